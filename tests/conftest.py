@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -25,7 +26,7 @@ pytest.register_assert_rewrite("tests.support")
 import toy_train  # noqa: E402
 from tests.support import budget, running  # noqa: E402
 from tests.support.rank_pool import RankPool  # noqa: E402
-from tests.support.running import Result  # noqa: E402
+from tests.support.running import Result, Run  # noqa: E402
 
 pytest_plugins = [
     *("tests.support.image_runs", "tests.support.image_models", "tests.support.finished_runs"),
@@ -116,6 +117,21 @@ def nothing_left_open() -> Iterator[None]:
 def run_script() -> Callable[..., Result]:
     """``run_script(module, *arguments) -> Result``; an unexpected exception passes through."""
     return running.run_script
+
+
+@pytest.fixture(scope="session")
+def run_once(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """``run_once(script, *arguments) -> (folder, output)``: what was run once is not run again, and
+    its folder is not to be written to."""
+
+    @cache
+    def run(*given: object) -> tuple[Path, str]:
+        folder = tmp_path_factory.mktemp("once") / "new" / "folder"
+        result = run_script(*given, f"--save_dir={folder}")
+        assert (result.code, result.err) == (0, ""), result.err
+        return folder, result.out
+
+    return run
 
 
 @pytest.fixture(scope="session")

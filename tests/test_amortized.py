@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,11 +15,10 @@ import train
 import visualize
 from tests.support.finished_runs import SIMULATION_NAMES, SMALL, good, write_csv
 from tests.support.outcomes import read_netcdf
-from tests.support.running import Result, refused, unless_given
+from tests.support.running import Result, Run, refused, unless_given
 from torch_utils.results import load_arrays
 from training.flow.solvers import SOLVERS
 
-Run = Callable[..., Result]
 FEW = ("--chains=2", "--draws=30", "--n_iters=3", "--batch-gpu=64")
 
 

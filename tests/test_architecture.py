@@ -36,13 +36,18 @@ def tree(path: Path) -> ast.Module:
 
 
 @cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(tree(path)))
+
+
+@cache
 def imported_names(path: Path) -> list[str]:
     """All that a file imports, anywhere in it, as dotted names."""
     found: list[str] = []
     package = module_name(path).split(".")
     if path.name != "__init__.py":
         package = package[:-1]
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -145,11 +150,11 @@ def test_nobody_outside_the_subjects_asks_for_the_kind_of_data() -> None:
             continue
         asserted = {
             part
-            for node in ast.walk(tree(path))
+            for node in nodes(path)
             if isinstance(node, ast.Assert)
             for part in ast.walk(node.test)
         }
-        asked = [ast.unparse(node) for node in ast.walk(tree(path)) if asks_for_kind(node)]
+        asked = [ast.unparse(node) for node in nodes(path) if asks_for_kind(node)]
         known = [ast.unparse(node) for node in asserted if asks_for_kind(node)]
         assert sorted(asked) == sorted(known), name
 
@@ -219,7 +224,7 @@ def test_no_file_can_be_opened_in_a_way_that_runs_code() -> None:
     assert not {
         f"{path}:{node.lineno}"
         for path in OURS.values()
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.Call) and may_run_code(node)
     }
 

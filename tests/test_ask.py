@@ -1,7 +1,6 @@
 """Questions about the rows of a raw CSV, by the scripts that people call and from Python."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +17,15 @@ import train
 from dnnlib.errors import DataError, UsageError
 from tests.support.finished_runs import good
 from tests.support.messy_tables import MESSY
-from tests.support.running import Result, refused
+from tests.support.running import Run, quick_endings, refused
 from torch_utils.snapshots import read_network, write_network
 from training import Answers, Records
 from training.data.records.encoding import encode
 from training.networks.questions import ABSENT, ASKED, KNOWN
 from training.subjects import NetworkFile, RecordFlow, RecordPrior
 
-Run = Callable[..., Result]
-QUICK = ("--duration=0.03", "--batch=64", "--width=32", "--depth=1", "--tick=8")
+SMALL = {"batch": 64, "width": 32, "depth": 1}
+QUICK = ("--duration=0.02", "--batch=64", "--width=32", "--depth=1", "--tick=8")
 COUNT = 600
 
 
@@ -189,11 +188,12 @@ def test_probabilities_of_a_discrete_number_add_to_one(network: Path) -> None:
     assert (error[np.exp(log_prob) > 1e-4] < 0.06).all()
 
 
-def test_python_gives_what_the_scripts_do(sold: Path, network: Path, tmp_path: Path) -> None:
-    pairs = [part.removeprefix("--").split("=") for part in QUICK]
-    options = {name: float(value) if "." in value else int(value) for name, value in pairs}
-    answers = Records.open(sold / "shop.csv").train(tmp_path, **options)
-    theirs = Answers.open(network)
+def test_python_gives_what_the_scripts_do(run_script: Run, sold: Path, tmp_path: Path) -> None:
+    with quick_endings():
+        answers = Records.open(sold / "shop.csv").train(tmp_path / "here", duration=0.002, **SMALL)
+    place = (f"--data={sold / 'shop.npz'}", f"--outdir={tmp_path / 'there'}", "--duration=0.002")
+    good(run_script(train, *place, *(f"--{name}={value}" for name, value in SMALL.items())))
+    theirs = Answers.open(next(tmp_path.glob("there/*/network-snapshot-*.pkl")))
     one, other = (each.flow.file.model.denoiser.state_dict() for each in (answers, theirs))
     assert all(torch.equal(one[name], other[name]) for name in other)
     frame = theirs.sample(50, {"gift": "yes"}, seed=3)
@@ -205,7 +205,8 @@ def test_python_gives_what_the_scripts_do(sold: Path, network: Path, tmp_path: P
 
 def test_minutes_are_a_duration_as_measured_here(sold: Path, tmp_path: Path) -> None:
     records = Records.open(sold / "shop.npz")
-    records.train(tmp_path, minutes=0.01, batch=64, width=32, depth=1)
+    with quick_endings():
+        records.train(tmp_path, minutes=0.01, **SMALL)
     (run,) = tmp_path.glob("*-records-*")
     duration = json.loads((run / "training_options.json").read_text())["options"]["duration"]
     assert (run / f"network-snapshot-{round(duration * 1e6) // 1000:06d}.pkl").exists()
@@ -240,7 +241,7 @@ def test_a_messy_table_is_asked_without_a_hand_on_it(
 
 def test_one_question_is_answered_alone(run_script: Run, sold: Path, tmp_path: Path) -> None:
     data, out = f"--data={sold / 'shop.npz'}", f"--outdir={tmp_path}"
-    good(run_script(train, data, out, "--nosubdir", "--ask=gift", *QUICK))
+    good(run_script(train, data, out, "--nosubdir", "--ask=gift", *QUICK, "--duration=0.012"))
     network = f"--network={max(tmp_path.glob('network-snapshot-*.pkl'))}"
     rows = (f"--data={sold / 'shop.csv'}", f"--dest={tmp_path / 'made.csv'}")
     refused(run_script(ask, "predict", network, *rows, "--columns=price"), 2, "--ask=gift")
@@ -258,7 +259,8 @@ def test_what_is_made_of_a_column_does_not_answer_for_it(tmp_path: Path) -> None
     rows = shop()[["city", "price"]]
     rows.loc[rows["city"] != "Rome", "price"] = np.nan
     records = Records.open(rows, is_missing=["price"])
-    answers = records.train(duration=0.03, batch=64, width=32, depth=1)
+    with quick_endings():
+        answers = records.train(duration=0.03, **SMALL)
     made = answers.predict(pandas.DataFrame({"price": [None, 10.0]}), ["city"])
     assert made["city_is_Rome"][0] < 0.3
     assert made["city_is_Rome"][1] > 0.9

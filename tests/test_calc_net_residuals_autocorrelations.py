@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import calc_net_residuals_autocorrelations as script
-from tests.support.running import refused
+from tests.support.running import Run, refused
 from torch_utils.results import load_arrays, save_arrays
 from torch_utils.streams import Stream
 from training.data.images.batches import normalize_pixels
@@ -26,7 +26,6 @@ from training.measure.residuals import noise_rows
 from training.model.model import Model
 from training.names import DEFAULT_SOLVER
 
-Run = Callable[..., Any]
 Arrays = dict[str, np.ndarray]
 
 ABOUT = {"data_name", "schedule", "noise", "dims_to_keep", "times", "origin"}

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import torch
 
 import calc_roundtrip_mse
 from tests.support.image_models import CLASSES, END
-from tests.support.running import unless_given
+from tests.support.running import Run, unless_given
 from torch_utils.results import load_arrays
 from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
@@ -21,9 +20,6 @@ from training.files.roundtrip import BIN_EDGES, histogram
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
 from training.subjects.samples import WorstImages
-
-Run = Callable[..., Any]
-Contents = Callable[[Path], dict[str, bytes]]
 
 COUNT = 10
 NUMBERS = ("mse", "mse_float", "max_abs_error", "exact_pixels")
@@ -57,19 +53,9 @@ def command(networks: dict[str, Path], images: Path) -> Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
-def measure(
-    run_script: Run, command: Run, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Found]:
-    """Runs a command as ``command`` makes it, once, and reads what it wrote."""
-
-    @cache
-    def start(*given: str) -> Found:
-        folder = tmp_path_factory.mktemp("measured")
-        result = run_script(calc_roundtrip_mse, *command(*given), f"--save_dir={folder}")
-        assert (result.code, result.err) == (0, ""), result.err
-        return Found(folder, result.out)
-
-    return start
+def measure(run_once: Run, command: Run) -> Callable[..., Found]:
+    """Runs a command as ``command`` makes it, and reads what it wrote."""
+    return cache(lambda *given: Found(*run_once(calc_roundtrip_mse, *command(*given))))
 
 
 def chosen(images: Path, count: int, seed: int = 42) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,21 +15,14 @@ import pytest
 from PIL import Image
 
 import dataset_tool
-from tests.support.running import refused
+from tests.support.image_files import encoded, write_zip
+from tests.support.running import Run, refused
 
 Files = dict[str, bytes]
-Run = Callable[..., Any]
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def encoded(pixels: np.ndarray | Image.Image, suffix: str = "png", **options: Any) -> bytes:
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    file = io.BytesIO()
-    image.save(file, format=suffix, **options)
-    return file.getvalue()
 
 
 def write_folder(folder: Path, files: Files) -> Path:
@@ -37,13 +30,6 @@ def write_folder(folder: Path, files: Files) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return folder
-
-
-def write_zip(path: Path, files: Files) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
 
 
 def read_output(dest: Path) -> tuple[list[np.ndarray], list[Any] | None]:

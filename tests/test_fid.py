@@ -6,7 +6,6 @@ features is known in closed form.
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,11 @@ from scipy import linalg
 import fid
 from tests.support.image_runs import write_images
 from tests.support.linear_detector import SIZE, LinearDetector, features_of
-from tests.support.running import unless_given
+from tests.support.running import Contents, Run, unless_given
 from torch_utils import distributed
 from training.data.images.batches import ImageDataset, pixel_batches
 from training.measure.kernel_distance import kernel_distance
 
-Run = Callable[..., Any]
-Contents = Callable[[Path], dict[str, bytes]]
 Arrays = dict[str, np.ndarray]
 COUNT = 23
 

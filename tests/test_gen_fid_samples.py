@@ -19,8 +19,9 @@ import gen_fid_samples
 import pfODE_int
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import seeded
+from tests.support.image_files import encoded
 from tests.support.image_models import CLASSES, END, SHAPE, write_image_set
-from tests.support.running import refused, unless_given
+from tests.support.running import Contents, Run, refused, unless_given
 from torch_utils.results import load_arrays
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
@@ -36,9 +37,6 @@ from training.runs.generation import SeedSampler, generate_images, parse_seeds
 from training.runs.latents import LatentChoice
 from training.runs.times import TimeChoice
 from training.subjects import ImageFlow, NetworkFile
-
-Run = Callable[..., Any]
-Contents = Callable[[Path], dict[str, bytes]]
 
 DIM, KEPT = 64, 10
 CPU = torch.device("cpu")
@@ -145,13 +143,13 @@ def test_not_a_bit_depends_on_the_company(
     basis = sampler.image_flow.file.model.denoiser.basis
     # In this layout, a product of up to three rows takes another kernel than one of more.
     basis.eigenvectors = basis.eigenvectors.contiguous()
-    seeds = torch.arange(70)
+    seeds = torch.arange(36)
     for part in (seeds, seeds.flip(0), *seeds.split(3), *seeds[:5].split(1)):
         sampler(part)
     whole, backwards = seen[:2]
     assert torch.equal(backwards.flip(0), whole)
-    assert torch.equal(torch.cat(seen[2:26]), whole)
-    assert torch.equal(torch.cat(seen[26:]), whole[:5])
+    assert torch.equal(torch.cat(seen[2:14]), whole)
+    assert torch.equal(torch.cat(seen[14:]), whole[:5])
 
 
 def sampler_of(network: Path, rows: int, latent: LatentChoice = CLOSED_FORM) -> SeedSampler:
@@ -251,21 +249,15 @@ def test_a_rerun_makes_only_what_is_missing(make: Run, twenty: Path, copy: Path)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def as_file(image: Image.Image, kind: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format=kind, **options)
-    return stream.getvalue()
-
-
 BROKEN: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
     "one byte short": lambda data: data[:-1],
     "one bit": lambda data: data[:60] + bytes([data[60] ^ 1]) + data[61:],
     "larger": lambda data: encode_png(np.zeros((16, 16, 1), np.uint8)),
     "in color": lambda data: encode_png(np.zeros((8, 8, 3), np.uint8)),
-    "a palette": lambda data: as_file(Image.fromarray(pixels(data)).convert("P"), "PNG"),
-    "16 bits": lambda data: as_file(Image.fromarray(pixels(data).astype(np.uint16)), "PNG"),
-    "JPEG": lambda data: as_file(Image.fromarray(pixels(data)), "JPEG"),
+    "a palette": lambda data: encoded(Image.fromarray(pixels(data)).convert("P")),
+    "16 bits": lambda data: encoded(pixels(data).astype(np.uint16)),
+    "JPEG": lambda data: encoded(pixels(data), "jpeg"),
 }
 
 

@@ -1,7 +1,6 @@
 """import_network.py: files of the paper's original code, recorded outputs, and hostile files."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,9 @@ import gen_fid_samples
 import import_network
 import toy_pfODE_int
 from tests.support.original_files import dumps, toy_content
-from tests.support.running import Result, refused
+from tests.support.running import Result, Run, refused
 from torch_utils.results import load_arrays
 from training.model.model import Model
-
-Run = Callable[..., Any]
 
 ROOT = Path(__file__).parent.parent
 # Files with random weights, 8 MB, and what the original code makes of some points.

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,10 +11,8 @@ import info
 import toy_pfODE_int
 import train
 from tests.support.image_models import save_image_model, write_image_set
-from tests.support.running import refused
+from tests.support.running import Run, refused
 from training.model.model import Model
-
-Run = Callable[..., Any]
 
 
 @pytest.fixture

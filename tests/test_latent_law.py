@@ -1,8 +1,6 @@
 """The law of latents through the scripts: learned, refitted, drawn from, and refused."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ import toy_mesh_exps
 import toy_pfODE_int
 import toy_train
 from tests.support.image_runs import network_file
-from tests.support.running import refused
+from tests.support.running import Run, refused
 from torch_utils.results import load_arrays, load_json
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
@@ -22,7 +20,6 @@ from training.flow.latent.laws import LearnedLaw
 from training.model.model import Model
 from training.pictures.trajectories.clouds import latent_law
 
-Run = Callable[..., Any]
 TINY = ("--duration=0.0008", "--batch=200", "--no-calibrate", "--nosubdir")
 
 
@@ -36,7 +33,7 @@ def networks(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[
         assert run_script(toy_train, "--data_name=circles", *TINY, *place).code == 0
         found[name] = network_file(folder / name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.subjects.toys.MOST", 2500)
+        patch.setattr("training.subjects.toys.MOST", 1000)
         refit = run_script(
             toy_train, f"--network={found['plain']}", "--refit_latent_law", whole=True
         )

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import torch
 
 import pfODE_int
 from tests.support.image_models import END, GAP, SHAPE
-from tests.support.running import refused, unless_given
+from tests.support.running import Contents, Run, refused, unless_given
 from tests.support.trajectories import KEYS
 from torch_utils.results import load_arrays
 from training.data.images.batches import normalize_pixels
@@ -22,8 +21,6 @@ from training.flow.solvers import SOLVERS
 from training.model.model import Model
 from training.names import DEFAULT_SOLVER
 
-Run = Callable[..., Any]
-Contents = Callable[[Path], dict[str, bytes]]
 Arrays = dict[str, np.ndarray]
 
 KINDS = ("melt", "roundtrip", "gen")
@@ -78,23 +75,9 @@ def command(networks: dict[str, Path], images: Path) -> Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
-def simulate(
-    run_script: Run, command: Run, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Found]:
-    """``simulate(network, ...)``, read back; in a folder of its own, unless one is given.
-
-    What was simulated once is not simulated again, and its folder is not to be written to.
-    """
-
-    @cache
-    def start(network: str, *given: str) -> Found:
-        folder = next((Path(text[11:]) for text in given if text.startswith("--save_dir=")), None)
-        folder = folder or tmp_path_factory.mktemp("simulated") / "new" / "folder"
-        result = run_script(pfODE_int, *command(network, *given, f"--save_dir={folder}"))
-        assert (result.code, result.err) == (0, ""), result.err
-        return Found(folder)
-
-    return start
+def simulate(run_once: Run, command: Run) -> Callable[..., Found]:
+    """``simulate(network, ...)``, read back."""
+    return cache(lambda *given: Found(run_once(pfODE_int, *command(*given))[0]))
 
 
 # Exponential solvers are exact here, so that single precision is all that limits the files.
@@ -224,16 +207,19 @@ def test_a_baseline_is_integrated_too(simulate: Run) -> None:
 
 @pytest.mark.parametrize("network", ["PRR", "classes"])
 def test_runs_from_an_earlier_melt_give_what_one_run_gives(
-    simulate: Run, tmp_path: Path, network: str
+    run_script: Run, command: Run, simulate: Run, tmp_path: Path, network: str
 ) -> None:
+    def add(*given: str) -> Found:
+        assert run_script(pfODE_int, *command(network, *given, f"--save_dir={tmp_path}")).code == 0
+        return Found(tmp_path)
+
     together = simulate(network, "--gen_source=empirical")
-    folder = f"--save_dir={tmp_path / 'apart'}"
-    melt = simulate(network, folder, "--sim_type=melt")
+    melt = add("--sim_type=melt")
     assert list(melt.parameters) == ["melt"]
     source = f"--prev_melt={melt.path('melt')}"
-    roundtrip = simulate(network, folder, "--sim_type=roundtrip", source)
+    roundtrip = add("--sim_type=roundtrip", source)
     assert list(roundtrip.parameters) == ["melt", "roundtrip"]
-    apart = simulate(network, folder, "--sim_type=gen", "--gen_source=empirical", source)
+    apart = add("--sim_type=gen", "--gen_source=empirical", source)
     for kind in KINDS:
         close_to(apart[kind], together[kind])
     # The entries of earlier runs stay as they were.

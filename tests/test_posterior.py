@@ -14,12 +14,11 @@ import posterior
 import train
 from tests.support.image_models import save_image_model, write_image_set
 from tests.support.outcomes import read_netcdf
-from tests.support.running import refused, unless_given
+from tests.support.running import Run, refused, unless_given
 from torch_utils.results import load_arrays
 from training.inference.samplers.elliptical import Elliptical
 from training.runs import posterior_checks, posteriors
 
-Run = Callable[..., Any]
 OBSERVATIONS = "x1,x2\n0.5,0.5\n1,-0.2\n-1.2,0.3\n0.1,1.1\n0.4,-0.9\n"
 FEW: dict[str, object] = {
     "--noise_std": 0.3,
@@ -32,6 +31,17 @@ FEW: dict[str, object] = {
     "--chain_n_iters": 2,
     "--batch-gpu": 64,
 }
+
+
+def few_draws(run_script: Run, word: str, standard: dict[str, object]) -> Run:
+    """``run(folder, option, ...)``, in which ``none`` stands for no such option."""
+
+    def run(folder: Path, *given: str) -> Any:
+        options = unless_given(standard, given)
+        kept = [option for option in options if not option.endswith("=none")]
+        return run_script(posterior, word, f"--save_dir={folder}", *kept)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -48,27 +58,15 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sample(run_script: Run, toy_network: Callable[..., Path], shelf: Path) -> Run:
     """``sample(folder, option, ...)``: few draws of a toy network's posteriors."""
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
-
-    def start(folder: Path, *given: str) -> Any:
-        own: dict[str, object] = {"--network": network, "--observation": shelf / "seen.csv"}
-        options = unless_given(own | FEW, given)
-        kept = [option for option in options if not option.endswith("=none")]
-        return run_script(posterior, "sample", f"--save_dir={folder}", *kept)
-
-    return start
+    own = {"--network": network, "--observation": shelf / "seen.csv"}
+    return few_draws(run_script, "sample", FEW | own)
 
 
 @pytest.fixture(scope="module")
 def check(run_script: Run, toy_network: Callable[..., Path]) -> Run:
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
-
-    def start(folder: Path, *given: str) -> Any:
-        own: dict[str, object] = {"--network": network, "--runs": 20, "--sampler": "pool"}
-        options = unless_given(FEW | own, given)
-        kept = [option for option in options if not option.endswith("=none")]
-        return run_script(posterior, "check", f"--save_dir={folder}", *kept)
-
-    return start
+    own = {"--network": network, "--runs": 20, "--sampler": "pool"}
+    return few_draws(run_script, "check", FEW | own)
 
 
 def drawn(folder: Path) -> dict[str, np.ndarray]:
@@ -150,7 +148,7 @@ def test_the_numbers_say_what_was_done(done: Path) -> None:
 
 
 def test_strict_exits_with_three_where_some_have_not_converged(sample: Run, tmp_path: Path) -> None:
-    result = sample(tmp_path / "few", "--strict")
+    result = sample(tmp_path / "few", "--strict", "--draws=5")
     assert (result.code, result.err) == (3, "")
     assert "have not converged" in result.out
     assert len(drawn(tmp_path / "few")["posterior/x"])
@@ -169,10 +167,9 @@ class Cut(BaseException):
     """In place of a kill."""
 
 
-def cut_short(run: Run, folder: Path, *given: str, whole: int = 2) -> None:
+def cut_short(run: Run, folder: Path, *given: str, whole: int = 2, checks: bool = False) -> None:
     """A run that ends after some groups of two."""
-    sampling = "sample" in run.__qualname__
-    module, name = (posteriors, "save_part") if sampling else (posterior_checks, "save_values")
+    module, name = (posterior_checks, "save_values") if checks else (posteriors, "save_part")
     kept: Any = getattr(module, name)
     places: list[Path] = []
 
@@ -206,7 +203,7 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_draws(sample: Run, tmp_pat
 def test_a_run_does_not_go_on_with_the_parts_of_another(sample: Run, tmp_path: Path) -> None:
     noise = tmp_path / "noise.npy"
     np.save(noise, np.array([0.3, 0.4]))
-    given = (f"--noise_std={noise}",)
+    given = (f"--noise_std={noise}", "--sampler=pool")
     cut_short(sample, tmp_path / "cut", *given)
     np.save(noise, np.array([0.3, 0.6]))
     with mock.patch("training.runs.posteriors.GROUP", 2):
@@ -238,7 +235,7 @@ def test_what_is_observed_comes_in_several_forms(sample: Run, tmp_path: Path) ->
     by_file = ("--likelihood=mask", f"--mask={tmp_path / 'mask.npy'}")
     ways["turned"] = (*by_file, f"--observation={tmp_path / 'turned.csv'}")
     for name, given in ways.items():
-        assert sample(tmp_path / name, *given).code == 0
+        assert sample(tmp_path / name, *given, "--sampler=pool").code == 0
         found, expected = (drawn(tmp_path / f) for f in (name, "name"))
         np.testing.assert_allclose(found["posterior/x"], expected["posterior/x"], atol=1e-9)
         np.testing.assert_array_equal(found["observed_data/y"], expected["observed_data/y"])
@@ -249,8 +246,8 @@ def test_a_likelihood_of_the_users_own(sample: Run, tmp_path: Path) -> None:
     density = "-((x - torch.tensor([0.5, 0.5])) / 0.3).square().sum(dim=1) / 2"
     mine.write_text(f"import torch\ndef f(x):\n    return {density}\n")
     own = (f"--likelihood={mine}:f", "--noise_std=none", "--observation=none")
-    assert sample(tmp_path / "own", *own).code == 0
-    assert sample(tmp_path / "gaussian").code == 0
+    assert sample(tmp_path / "own", *own, "--sampler=pool").code == 0
+    assert sample(tmp_path / "gaussian", "--sampler=pool").code == 0
     own_draws, known = drawn(tmp_path / "own"), drawn(tmp_path / "gaussian")["posterior/x"]
     np.testing.assert_allclose(own_draws["posterior/x"][:, :, 0], known[:, :, 0], atol=1e-9)
     assert not any(name.startswith("observed_data") for name in own_draws)
@@ -264,10 +261,10 @@ def test_images_are_observed_in_gray_levels(run_script: Run, shelf: Path, tmp_pa
         "--chain_n_iters=2",
     )
     source = f"--observation={shelf / 'blobs.zip'}"
-    folder = tmp_path / "hmc"
+    folder = tmp_path / "chains"
     result = run_script(
         *(posterior, "sample", f"--network={shelf / 'images.pkl'}", source, *few),
-        *("--likelihood=mask", "--mask=upper-half", "--sampler=hmc", "--pool=100"),
+        *("--likelihood=mask", "--mask=upper-half", "--sampler=elliptical", "--pool=100"),
         f"--save_dir={folder}",
     )
     assert (result.code, result.err) == (0, "")
@@ -429,7 +426,7 @@ def test_the_model_of_images_is_checked_by_images(check: Run, shelf: Path, tmp_p
 def test_a_check_that_was_cut_short_goes_on(check: Run, tmp_path: Path) -> None:
     with mock.patch("training.runs.posteriors.GROUP", 2):
         assert check(tmp_path / "whole").code == 0
-    cut_short(check, tmp_path / "cut", whole=3)
+    cut_short(check, tmp_path / "cut", whole=3, checks=True)
     with mock.patch("training.runs.posteriors.GROUP", 2):
         result = check(tmp_path / "cut")
     assert "3 group(s) of 2 were there" in result.out

@@ -1,15 +1,13 @@
 """``posterior.py mixture``: its files, that ranks do not matter, and what it refuses."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import posterior
+from tests.support.running import Run
 from torch_utils.results import load_arrays, load_json
 
-Run = Callable[..., Any]
 FEW = ("--data_name=circles", "--n_iters=6", "--pool=512", "--device_name=cpu")
 SMALL = ("--points=20", "--chains=2", "--draws=100", "--warmup=50")
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests.support.image_models import write_image_set
-from tests.support.image_runs import TINY, Contents, Run, write_images
-from tests.support.running import refused
+from tests.support.image_runs import TINY, write_images
+from tests.support.running import Contents, Run, refused
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
 from training.data.sources.writer import image_writer
@@ -416,16 +416,13 @@ def test_what_makes_no_sense_ends_with_one_line_and_nothing_written(
     assert code == 1 or not (tmp_path / "out").exists()
 
 
-def test_numbers_that_overflow_on_the_way_back_end_with_one_line_and_no_draft(
-    run_script: Run, tmp_path: Path
+@pytest.mark.parametrize(
+    ("arguments", "code", "parts"),
+    [("--end_vars=1e200", 1, ["NaN or infinite"]), ("--steps=2 --h=1e5", 2, ["noise overflows"])],
+)
+def test_numbers_that_overflow_on_the_way_end_with_one_line_and_no_draft(
+    run_script: Run, tmp_path: Path, arguments: str, code: int, parts: list[str]
 ) -> None:
-    script, *words = COMMANDS["exact"].format(out=tmp_path / "out").split()
-    result = run_script(import_module(script), *words, "--end_vars=1e200")
-    refused(result, 1, "NaN or infinite", "use more steps")
+    script, *words = f"{COMMANDS['exact']} {arguments}".format(out=tmp_path / "out").split()
+    refused(run_script(import_module(script), *words), code, *parts)
     assert not list(tmp_path.rglob(".*"))
-
-
-def test_a_time_at_which_the_noise_overflows_is_told(run_script: Run, tmp_path: Path) -> None:
-    script, *words = COMMANDS["exact"].format(out=tmp_path / "out").split()
-    result = run_script(import_module(script), *words, "--steps=2", "--h=1e5")
-    refused(result, 2, "the noise overflows")

@@ -1,17 +1,13 @@
 """report.py: one file of what scripts wrote; bad input leaves nothing."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import posterior
 import report
 import toy_pfODE_int
 from tests.support import picture_files as files
-from tests.support.running import refused
-
-Run = Callable[..., Any]
+from tests.support.running import Run, refused
 
 
 def test_what_scripts_wrote_is_reported(run_script: Run, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 import toy_train
 import train
-from tests.support.finished_runs import Run
 from tests.support.image_runs import equal, network_file, same_end, stats
+from tests.support.running import Contents, Run, refused
 from torch_utils.snapshots import read_state
 
 # The script, the fixture of a finished run, its states that are lost, and what is resumed.
@@ -54,3 +54,33 @@ def test_a_resumed_training_equals_an_unbroken_one(
     options, log = "training_options.json", "log.txt"
     assert (copy / options).read_bytes() == (whole / options).read_bytes()
     assert len((copy / log).read_text()) > len((whole / log).read_text())
+
+
+# The fixture of a run, an option that is another one, and what the refusal tells of both values.
+OTHERS = [
+    ("toy_run", "--data_name=moons", ["moons", "circles"]),
+    ("toy_run", "--outdir=elsewhere", ["elsewhere", "toy"]),
+    ("toy_run", "--no-calibrate", ["False", "True"]),
+    ("houses_run", "--xflip", []),
+    ("twelve", "--seed=7", ["7", "5"]),
+    ("twelve", "--cres=2,2", ["[1]"]),
+    ("twelve", "--data=.", ["blobs.zip"]),
+    ("twelve", "--transfer=other.pkl", ["None"]),
+]
+
+
+@pytest.mark.parametrize(("fixture", "option", "parts"), OTHERS)
+def test_a_resumed_run_refuses_to_become_another(
+    request: pytest.FixtureRequest,
+    run_script: Run,
+    contents: Contents,
+    fixture: str,
+    option: str,
+    parts: list[str],
+) -> None:
+    run: Path = request.getfixturevalue(fixture)
+    before = contents(run)
+    script = toy_train if fixture == "toy_run" else train
+    name = option.removeprefix("--no-").removeprefix("--").partition("=")[0]
+    refused(run_script(script, f"--resume={run}", option), 2, f"--{name}", *parts)
+    assert contents(run) == before

@@ -14,7 +14,7 @@ import pytest
 import trimesh
 
 import toy_mesh_exps
-from tests.support.running import unless_given
+from tests.support.running import Contents, Run, unless_given
 from torch_utils.results import load_arrays
 from training.data.toys import Toy
 from training.measure.boundaries import (
@@ -22,9 +22,6 @@ from training.measure.boundaries import (
 )
 from training.measure.containment import inside
 from training.measure.coverage import TABLE_HEAD
-
-Run = Callable[..., Any]
-Contents = Callable[[Path], dict[str, bytes]]
 
 STAGES = ("latent", "data", "end")
 NETWORKS = {
@@ -59,33 +56,21 @@ class Found:
 
 
 @pytest.fixture(scope="module")
-def measure(
-    run_script: Run, networks: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Found]:
-    """``measure("net", network_name, ...)`` or ``measure("exact", ...)``: few points and steps.
-
-    What was measured once is not measured again, and its folder is not to be written to.
-    """
+def measure(run_once: Run, networks: dict[str, Path]) -> Callable[..., Found]:
+    """``measure("net", network_name, ...)`` or ``measure("exact", ...)``: few points and steps."""
 
     @cache
     def start(score: str, *arguments: str) -> Found:
-        standard: dict[str, Any] = {
-            "--test_pts": 300,
-            "--steps": 6,
-            "--boundary_pts": 50,
-            "--r_num": 3,
-        }
+        standard: dict[str, Any] = {"--test_pts": 300, "--steps": 6}
+        standard |= {"--boundary_pts": 50, "--r_num": 3}
         if score == "net":
             arguments = (f"--network={networks[arguments[0]]}", *arguments[1:])
             standard["--paired"] = "--paired" in arguments
             arguments = tuple(text for text in arguments if text != "--paired")
         else:
             standard["--data_name"] = "circles"
-        folder = tmp_path_factory.mktemp("measured")
-        given = unless_given(standard, (f"--save_dir={folder}", f"--score={score}", *arguments))
-        result = run_script(toy_mesh_exps, *given)
-        assert (result.code, result.err) == (0, ""), result.err
-        return Found(folder, result.out)
+        given = unless_given(standard, (f"--score={score}", *arguments))
+        return Found(*run_once(toy_mesh_exps, *given))
 
     return start
 
@@ -156,7 +141,7 @@ def test_the_files_hold_what_was_counted(measure: Run, arguments: list[str], bou
 
 @pytest.mark.parametrize("eps", ["auto", "0.04"])
 def test_the_latents_have_the_law_of_eps_and_boundaries_its_radii(measure: Run, eps: str) -> None:
-    found = measure("exact", "--dims_to_keep=1", f"--eps={eps}", "--test_pts=4000")
+    found = measure("exact", "--dims_to_keep=1", f"--eps={eps}", "--test_pts=4000", "--steps=1")
     variance = np.array(found.result["latent_variance"])
     assert (variance[1] == 0.04) == (eps == "0.04")
     assert variance[0] == pytest.approx(1, abs=1e-6)
@@ -211,10 +196,9 @@ def test_the_help_says_what_the_columns_are_and_what_is_written(run_script: Run)
 def test_the_exact_score_goes_with_the_networks_schedule(
     measure: Run, networks: dict[str, Path]
 ) -> None:
-    network = (f"--network={networks['PRR']}", "--eps=auto")
-    with_network = measure("exact", *network, "--data_name=s_curve")
-    alike = ("--data_name=s_curve", "--dims_to_keep=2", "--rho=0.9", "--steps=6")
-    alone = measure("exact", *alike, f"--h={4 / 6}")
+    same = ("--data_name=s_curve", "--steps=3", "--test_pts=50")
+    with_network = measure("exact", f"--network={networks['PRR']}", "--eps=auto", *same)
+    alone = measure("exact", "--dims_to_keep=2", "--rho=0.9", f"--h={4 / 3}", *same)
     assert with_network.result["end_time"] == alone.result["end_time"] == 4
     for name, array in alone.arrays.items():
         if array.dtype.kind == "f":

@@ -12,13 +12,10 @@ import torch
 
 import distill
 import toy_pfODE_int
-from tests.support.running import refused, unless_given
+from tests.support.running import Contents, Run, refused, unless_given
 from tests.support.trajectories import KEYS
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
-
-Run = Callable[..., Any]
-Contents = Callable[[Path], dict[str, bytes]]
 
 SIMULATIONS = ("melt", "roundtrip", "gen")
 GAP = ("--g_type=constant_inflation_gap", "--inflation_gap=0.8")
@@ -51,13 +48,8 @@ class Simulated:
 
 
 @pytest.fixture(scope="session")
-def simulate(
-    run_script: Run, networks: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Simulated]:
-    """``simulate("exact", ...)`` or ``simulate("net", network_name, ...)``, read back.
-
-    What was simulated once is not simulated again, and its folder is not to be written to.
-    """
+def simulate(run_once: Run, networks: dict[str, Path]) -> Callable[..., Simulated]:
+    """``simulate("exact", ...)`` or ``simulate("net", network_name, ...)``, read back."""
 
     @cache
     def start(mode: str, *arguments: str) -> Simulated:
@@ -68,11 +60,7 @@ def simulate(
             standard["--data_name"] = "circles"
         if not any(text.startswith("--h=") for text in arguments):
             standard["--steps"] = 5
-        folder = tmp_path_factory.mktemp("simulated") / "new" / "folder"
-        given = unless_given(standard, arguments)
-        result = run_script(toy_pfODE_int, mode, f"--save_dir={folder}", *given)
-        assert (result.code, result.err) == (0, ""), result.err
-        return Simulated(folder)
+        return Simulated(run_once(toy_pfODE_int, mode, *unless_given(standard, arguments))[0])
 
     return start
 
@@ -200,14 +188,15 @@ def test_a_student_goes_its_own_way_and_is_corrected_by_its_teacher(
     run_script: Run, networks: dict[str, Path], tmp_path: Path
 ) -> None:
     place = (f"--network={networks['PRP']}", f"--dest={tmp_path / 'student.pkl'}")
-    assert run_script(distill, *place, "--calls=3", "--paths=300", "--steps=40").code == 0
+    assert run_script(distill, *place, "--calls=3", "--paths=300", "--steps=20").code == 0
     simulated = {}
     for name, more in (("plain", ()), ("corrected", ("--correct=teacher",))):
         given = ("net", f"--network={tmp_path / 'student.pkl'}", f"--save_dir={tmp_path / name}")
-        done = run_script(toy_pfODE_int, *given, "--solver=student", "--save_freq=1", *more)
+        few = ("--total_samples=500", "--save_freq=1")
+        done = run_script(toy_pfODE_int, *given, "--solver=student", *few, *more)
         assert done.code == 0, done.err
         simulated[name] = Simulated(tmp_path / name)
-        assert simulated[name].gen["xs_es"].shape == (4, 2000, 2)
+        assert simulated[name].gen["xs_es"].shape == (4, 500, 2)
     assert "Effective share of the student's draws" in done.out
     share = simulated["corrected"].parameters["simulations"]["gen"]["effective_share"]
     assert 0.01 < share < 1

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import toy_train
 from tests.support.image_runs import load, network_file, stats
-from tests.support.running import refused
+from tests.support.running import Contents, Run
 from torch_utils import distributed
 from torch_utils.snapshots import read_network, write_network, write_state
 from torch_utils.stats import RunningMeans
@@ -25,8 +25,6 @@ from training.learning.loss import NoiseDraws
 from training.learning.trainer import Trainer
 from training.names import OTHERS
 
-Run = Callable[..., Any]
-Contents = Callable[[Path], dict[str, bytes]]
 FEW = ("--duration=0.0008", "--batch=200")
 TINY = (*FEW, "--no-calibrate")
 
@@ -196,22 +194,6 @@ def test_each_point_is_used_twice_with_opposite_noise_beside_further_points(trai
         assert in_pairs(*seen[0]) == (pairs,) * 3
         others = seen[0][0].others
         assert (0 if others is None else len(others)) == count
-
-
-CHANGED = [
-    ("--data_name=moons", "--data_name", "moons", "circles"),
-    ("--outdir=elsewhere", "--outdir", "elsewhere", "toy"),
-    ("--no-calibrate", "--calibrate", "False", "True"),
-]
-
-
-def test_a_resumed_run_refuses_to_become_another(
-    run_script: Run, broken_off: Path, contents: Contents
-) -> None:
-    before = contents(broken_off)
-    for given, *parts in CHANGED:
-        refused(run_script(toy_train, f"--resume={broken_off}", given), 2, *parts)
-        assert contents(broken_off) == before
 
 
 def test_a_resumed_run_has_the_threads_that_it_began_with(

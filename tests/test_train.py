@@ -13,7 +13,6 @@ from tests.support.image_runs import (
     IMAGES,
     SIDE,
     TINY,
-    Run,
     assert_written,
     equal,
     load,
@@ -23,13 +22,14 @@ from tests.support.image_runs import (
     weights,
     write_images,
 )
+from tests.support.running import Run
 from training.data.images.batches import basis_batches
 from training.data.images.dataset import ImageDataset
 from training.flow.eigenbasis import EigenBasis
 
 
 def test_a_run_writes_what_is_promised_and_nothing_else(fit: Run) -> None:
-    folder = fit()
+    folder = fit("--augment=0")
     assert folder.name == "00000-blobs-PRP-ddpmpp-uncond-batch16-fp32"
     assert_written(folder)
     assert load(folder).denoiser.calibration is None
@@ -47,10 +47,10 @@ def test_the_network_file_knows_its_data(fit: Run, colors: Path) -> None:
 
 VARIANTS: list[tuple[list[str], dict[str, object]]] = [
     (
-        ["--arch=ncsnpp", "--ls=100", "--lr_decay", "--lr_ramp=0", "--no-bench"],
+        ["--arch=ncsnpp", "--cres=1,1", "--ls=100", "--lr_decay", "--lr_ramp=0", "--no-bench"],
         {"schedule.name": "PRP"},
     ),
-    (["--arch=adm", "--cbase=64", "--cres=1"], {"schedule.name": "PRP"}),
+    (["--arch=adm", "--cbase=64"], {"schedule.name": "PRP"}),
     (
         ["--precond=edm", "--output_gain"],
         {"schedule.name": "EDM", "preconditioning": "edm", "noise_cond": "log"},
@@ -103,7 +103,7 @@ def test_half_precision_trains_or_is_refused_in_one_line(
 
 
 def test_labels_reach_the_network_only_if_asked_for(fit: Run, twelve: Path) -> None:
-    model, blind = load(twelve), load(fit())
+    model, blind = load(twelve), load(fit("--augment=0"))
     x, t = torch.ones(1, SIDE**2, dtype=torch.float64), torch.tensor(3.0, dtype=torch.float64)
     one, other = (model.denoiser(x, t, labels=torch.eye(CLASSES)[[index]]) for index in (0, 1))
     assert (one - other).abs().max() > 1e-9
@@ -132,7 +132,9 @@ def test_augmented_variance_is_what_the_preconditioning_counts_on(fit: Run) -> N
 
 
 def test_mirror_images_count_as_data(fit: Run) -> None:
-    plain, mirrored = (load(fit(*flag)).denoiser.basis.mean for flag in ([], ["--xflip"]))
+    plain, mirrored = (
+        load(fit("--augment=0", *flag)).denoiser.basis.mean for flag in ([], ["--xflip"])
+    )
     mean = plain.reshape(SIDE, SIDE)
     torch.testing.assert_close(mirrored.reshape(SIDE, SIDE), (mean + mean.flip(1)) / 2)
 
@@ -185,10 +187,7 @@ def test_white_noise_is_denoised_as_it_should_be(
 
 
 def test_images_can_be_held_out_whose_loss_is_told(fit: Run, blobs: Path) -> None:
-    arguments = (
-        *("--held_out=0.2", "--tick=1", "--duration=0.002", "--lr=1e-4", "--batch=100"),
-        "--cres=1",
-    )
+    arguments = (*("--held_out=0.2", "--tick=1", "--duration=0.002", "--lr=1e-4", "--batch=100"),)
     folder = fit(*arguments)
     rest, held_out = ImageDataset(blobs).split(0.2, seed=0)
     assert (len(rest), len(held_out)) == (56, 14)

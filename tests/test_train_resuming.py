@@ -22,14 +22,12 @@ from tests.support.image_runs import (
     SIDE,
     TINY,
     TWELVE,
-    Contents,
-    Run,
     load,
     same_end,
     stats,
     write_images,
 )
-from tests.support.running import refused
+from tests.support.running import Contents, Run, refused
 from torch_utils.snapshots import read_state, write_state
 from training.data.images.batches import ImageBatches
 from training.flow.eigenbasis import EigenBasis
@@ -136,14 +134,6 @@ def test_a_state_without_the_output_gain_of_its_run_is_refused(
     refused(run_script(train, f"--resume={path}"), 1, lost)
 
 
-OTHERS = [
-    ("--seed=7", "5"),
-    ("--cres=2,2", "[1]"),
-    ("--data=.", "blobs.zip"),
-    ("--transfer=other.pkl", "None"),
-]
-
-
 def test_a_precision_that_a_trial_has_found_is_kept(
     run_script: Run, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,16 +154,6 @@ def test_a_precision_that_a_trial_has_found_is_kept(
     assert len(tried) == 1
 
 
-def test_a_resumed_run_refuses_to_become_another(
-    run_script: Run, twelve: Path, contents: Contents
-) -> None:
-    before = contents(twelve)
-    for given, saved in OTHERS:
-        result = run_script(train, f"--resume={twelve}", given)
-        refused(result, 2, given.partition("=")[0], saved)
-        assert contents(twelve) == before
-
-
 # Data that is gone, larger, in color, or of more classes, of which the last number is the last.
 CHANGED_DATA = [(0, 0, 0), (32, 1, 1), (8, 3, 1), (8, 1, 3)]
 
@@ -186,7 +166,7 @@ def test_a_run_whose_data_has_changed_cannot_be_resumed(
     write_images(data, random.uniform(0, 255, (40, 8, 8, 1)), [0, 1] * 20)
     place = (f"--outdir={folder}", "--nosubdir", f"--data={data}", "--cond")
     # At 8 and at 32 pixels, one level has the same weights.
-    assert run_script(train, *place, *TINY, "--cres=1").code == 0
+    assert run_script(train, *place, *TINY).code == 0
     options = folder / "training_options.json"  # more is left to do
     saved = json.loads(options.read_text())
     saved["options"]["duration"] *= 2

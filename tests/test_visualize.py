@@ -1,9 +1,7 @@
 """visualize.py: which pictures are made of which files; bad input leaves nothing."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +10,9 @@ from PIL import Image
 import toy_pfODE_int
 import visualize
 from tests.support import picture_files as files
-from tests.support.running import refused
+from tests.support.running import Run, refused
 from training.pictures import look
 from training.pictures.trajectories import album
-
-Run = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)

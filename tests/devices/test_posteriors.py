@@ -16,6 +16,18 @@ from training.names import SAMPLERS
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 1)
 FEW = {"chains": 2, "draws": 2, "warmup": 1, "pool": 16, "particles": 2}
+FEW_ROUNDS: dict[str, object] = {
+    "proposals.STEPS": 2,
+    "weights.BISECTIONS": 3,
+    "samplers.annealing.EXPONENTS": 3,
+    "samplers.annealing.MOST_ROUNDS": 3,
+    "samplers.annealing.MOST_FINAL": 2,
+    "samplers.refining.AGAIN": (64,),
+    "samplers.refining.DRAWN": (64, 64),
+    "samplers.tempering.MOVES": 1,
+    "samplers.tempering.LAST_MOVES": 2,
+    "samplers.twisted.STEPS": 4,
+}
 
 
 def prior_on(device: torch.device, deblurred: bool = False) -> Prior:
@@ -35,9 +47,9 @@ def problem_on(device: torch.device) -> Problem:
 def test_draws_are_those_of_the_cpu(
     cuda: FakeCuda, sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # On a card that is pretended each operation takes long: rough fits will do.
-    monkeypatch.setattr("training.inference.samplers.annealing.MOST_ROUNDS", 3)
-    monkeypatch.setattr("training.inference.samplers.annealing.MOST_FINAL", 2)
+    # On a card that is pretended each operation takes long: few rounds and rough fits will do.
+    for name, few in FEW_ROUNDS.items():
+        monkeypatch.setattr(f"training.inference.{name}", few)
     expected, found = (drawn(problem_on(device), sampler, **FEW) for device in (CPU, CARD))
     torch.testing.assert_close(found.points.cpu(), expected.points)
     torch.testing.assert_close(found.log_likelihood.cpu(), expected.log_likelihood)

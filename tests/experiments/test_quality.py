@@ -7,8 +7,6 @@ import torch
 from torch import Tensor
 
 from experiments.features import SECTORS, Classifier, energy, frechet, orientations
-from experiments.images import DIGITS, PATCHES
-from experiments.quality import spread, told
 
 
 def normal(count: int, seed: int, shift: float = 0.0) -> Tensor:
@@ -45,15 +43,3 @@ def test_a_classifier_learns_and_is_the_same_when_it_is_opened_again(tmp_path: P
     classifier.save(tmp_path / "features.npz")
     opened = Classifier.load(tmp_path / "features.npz", (1, 8, 8))
     torch.testing.assert_close(opened.of_pixels(pixels), classifier.of_pixels(pixels))
-
-
-def test_means_have_two_standard_deviations_of_trainings() -> None:
-    assert spread([1.0, 2.0, 3.0]) == (2.0, 2.0)
-    assert told([1.0, 2.0, 3.0]) == "2.000 ± 2.000"
-    assert told([2e-5, 2e-5]) == "2.0e-05 ± 0e+00"
-
-
-@pytest.mark.parametrize("plan", [DIGITS, PATCHES])
-def test_the_last_flow_of_a_data_set_keeps_all_of_it(plan: object) -> None:
-    assert plan.kept[-1] == plan.dim
-    assert sorted(plan.kept) == list(plan.kept)

@@ -8,7 +8,7 @@ from tests.fuzz.harness import run
 from tests.fuzz.readers import READERS as ALL
 
 SOME, MANY = 60, 2000
-EVERY = 16
+EVERY = 32
 """One in so many cases is run by ``make test``."""
 
 

@@ -17,7 +17,7 @@ from tests.fuzz.readers import READERS
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = tuple(str(ROOT / package) + "/" for package in ("dnnlib", "torch_utils", "training"))
-SOME, ALL = 10, 10_000
+SOME, ALL = 5, 10_000
 """Functions of each reader in the quick suite and in the slow one."""
 
 

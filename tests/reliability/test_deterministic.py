@@ -1,6 +1,5 @@
 """The same seed gives the same bytes, on one machine with as many threads."""
 
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,10 +11,8 @@ import toy_train
 import train
 from tests.support.finished_runs import SHORT_TOY
 from tests.support.image_runs import SHORT
-from tests.support.running import torch_settings_put_back
+from tests.support.running import Run, torch_settings_put_back
 from training.learning.trainer import Trainer
-
-Run = Callable[..., Any]
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,14 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import toy_train
 from tests.support.finished_runs import SHORT_TOY
 from tests.support.outcomes import assert_same, outcome
+from tests.support.running import Run, trained
 
-Run = Callable[..., Any]
 FullDisk = Callable[[int], AbstractContextManager[None]]
 
 
@@ -23,9 +22,7 @@ def results(folder: Path) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def unbroken(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unbroken")
-    options = (f"--outdir={folder}", "--nosubdir", "--keep=9", *SHORT_TOY)
-    assert run_script(toy_train, *options).code == 0
-    return folder
+    return trained(run_script, folder, toy_train, "--keep=9", *SHORT_TOY)
 
 
 # A state is about four times as large as a network.

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,11 @@ from torch.utils.data import dataloader
 
 import train
 from tests.support.image_runs import SHORT, same_end
+from tests.support.running import Run
 from training.data.images.batches import ImageBatches
 from training.data.images.dataset import ImageDataset
 from training.learning.trainer import Trainer
 
-Run = Callable[..., Any]
 STEPS = 12
 
 

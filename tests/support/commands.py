@@ -148,6 +148,11 @@ class Shelf:
         rows = "".join(f"{0.02 * row - 0.6},0.4\n" for row in range(67))
         return self._once("seen.csv", lambda path: path.write_text(f"x1,x2\n{rows}"))
 
+    @property
+    def few_houses(self) -> Path:
+        """Rows that are asked about."""
+        return self._once("houses.csv", lambda path: write_houses(path, 30))
+
     def colors(self, seed: int) -> Path:
         """Images of the linear detector's size."""
         shape = (13, SIZE, SIZE, 3)
@@ -211,23 +216,17 @@ def measured(command: str, shelf: Shelf) -> list[str]:
 
 
 POSTERIOR = (
-    *("--noise_std=0.3", "--chains=2", "--draws=7", "--warmup=2", "--pool=301", "--n_iters=3"),
+    *("--noise_std=0.3", "--chains=2", "--draws=5", "--warmup=1", "--pool=301", "--n_iters=3"),
     *("--chain_n_iters=2", "--device_name=cpu"),
 )
 RESIDUALS = "calc_net_residuals_autocorrelations"
 
 
-def asked(options: Sequence[str], shelf: Shelf) -> list[str]:
+def asked(word: str, options: Sequence[str], shelf: Shelf) -> list[str]:
     """Arguments of a command that answers questions."""
-    network = f"--network={shelf.questions}"
-    if "--count=20" in options:
-        return [network, *options]
-    rows = shelf.houses
-    if options:
-        rows = shelf.folder / "houses.csv"
-        if not rows.exists():
-            write_houses(rows, 30)
-    return [network, f"--data={rows}", *options]
+    rows = {"check": [f"--data={shelf.houses}"], "sample": []}
+    few = [f"--data={shelf.few_houses}"]
+    return [f"--network={shelf.questions}", *rows.get(word, few), *options]
 
 
 ALL = (
@@ -391,7 +390,7 @@ ALL = (
         Command(
             f"ask {word}",
             ask,
-            partial(asked, options),
+            partial(asked, word, options),
             place="--dest",
             file=f"answers.{ending}",
             tolerance=0,

@@ -2,7 +2,6 @@
 
 import csv
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,8 @@ import pytest
 import dataset_tool
 import toy_train
 import train
-from tests.support.running import Result
+from tests.support.running import Result, Run, trained
 
-Run = Callable[..., Result]
 # Eight reports, a state at every second one.
 TOY = (
     *("--data_name=circles", "--duration=0.008", "--batch=500", "--tick=1", "--dump=2"),
@@ -63,19 +61,15 @@ def houses(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def houses_run(run_script: Run, houses: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished training."""
-    folder = tmp_path_factory.mktemp("run")
-    place = (f"--outdir={folder}", "--nosubdir", f"--data={houses}")
-    good(run_script(train, *place, *SMALL, *PLAIN))
-    return folder
+    options = (f"--data={houses}", *SMALL, *PLAIN)
+    return trained(run_script, tmp_path_factory.mktemp("run"), train, *options)
 
 
 @pytest.fixture(scope="session")
 def questions_run(run_script: Run, houses: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished training for any question."""
-    folder = tmp_path_factory.mktemp("questions")
-    place = (f"--outdir={folder}", "--nosubdir", f"--data={houses}")
-    good(run_script(train, *place, *SMALL, "--any", "--keep=9"))
-    return folder
+    options = (f"--data={houses}", *SMALL, "--any", "--keep=9")
+    return trained(run_script, tmp_path_factory.mktemp("questions"), train, *options)
 
 
 @pytest.fixture(scope="session")
@@ -88,8 +82,8 @@ def simulations(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Pa
     source = write_csv(folder / "runs.csv", SIMULATION_NAMES, np.hstack([theta, y]))
     made = ("--conditions=y 1,y2", "--bounds=a:-1:1", "--held-out=0.2", f"--source={source}")
     good(run_script(dataset_tool, *made, f"--dest={folder / 'runs.npz'}"))
-    place = (f"--outdir={folder / 'run'}", "--nosubdir", f"--data={folder / 'runs.npz'}")
-    good(run_script(train, *place, *SMALL, *HOW, "--keep=9"))
+    options = (f"--data={folder / 'runs.npz'}", *SMALL, *HOW, "--keep=9")
+    trained(run_script, folder / "run", train, *options)
     shutil.copy(folder / "run" / "network-snapshot-000004.pkl", folder / "network.pkl")
     write_csv(folder / "seen.csv", SIMULATION_NAMES[2:], y[:3])
     np.save(folder / "seen.npy", y[:3])
@@ -99,6 +93,4 @@ def simulations(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def toy_run(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished training, not to be written to."""
-    folder = tmp_path_factory.mktemp("toy")
-    good(run_script(toy_train, f"--outdir={folder}", "--nosubdir", *TOY))
-    return folder
+    return trained(run_script, tmp_path_factory.mktemp("toy"), toy_train, *TOY)

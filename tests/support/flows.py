@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tests.support.draws import normal, seeded
 from training.data.toys import GaussianMixture, Toy
-from training.flow.denoisers import MixtureDenoiser
+from training.flow.denoisers import MixtureDenoiser, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
 from training.flow.pfode import ProbabilityFlow
@@ -94,6 +94,16 @@ def noisy_points(
     clean = flow.basis.to_eigen(toy.sample(count, generator))
     noise = normal(*clean.shape, generator=generator)
     return clean + flow.schedule.noise_variance(t).sqrt() * noise
+
+
+def network_flow() -> tuple[Toy, ProbabilityFlow]:
+    """Bumps, and the flow of a network in single precision with random weights."""
+    layers = [nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2)]
+    whole = nn.Sequential(*layers)
+    network = FunctionNetwork(lambda z, c: whole(torch.cat([z, c.expand(len(z))[:, None]], dim=1)))
+    toy, known = exact_flow("bumps2", 1)
+    denoiser = NetworkDenoiser(network, known.basis, known.schedule)
+    return toy, ProbabilityFlow(denoiser, known.schedule, known.basis)
 
 
 class Counted:

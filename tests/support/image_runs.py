@@ -1,7 +1,7 @@
 """Tiny trainings, on images and not, and how two of them are compared."""
 
 import json
-from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,17 +11,15 @@ import pytest
 import torch
 
 import train
+from tests.support.running import Run, trained
 from torch_utils.snapshots import Part, read_network, read_state
 from training.data.sources.writer import image_writer
 from training.model.model import Model
 
-Run = Callable[..., Any]
-Contents = Callable[[Path], dict[str, bytes]]
-
 ROOT = Path(train.__file__).parent
 IMAGES, CLASSES, SIDE = 70, 4, 8
 TINY = (
-    *("--preset=published", "--cbase=8", "--cres=1,1", "--batch=16", "--duration=0.000064"),
+    *("--preset=published", "--cbase=8", "--cres=1", "--batch=16", "--duration=0.000064"),
     *("--workers=0", "--no-calibrate"),
 )
 # Twelve steps with all that draws random numbers or asks for data.
@@ -127,17 +125,18 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("data") / "few.zip", images)
 
 
-@pytest.fixture
-def fit(run_script: Run, blobs: Path, tmp_path: Path) -> Run:
-    """Trains for four steps, without a look at its latents, and gives the run's folder."""
+@pytest.fixture(scope="session")
+def fit(run_script: Run, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Trains for four steps, without a look at its latents, and gives the run's folder, not to be
+    written to: the same options are trained with once."""
 
+    @cache
     def start(*arguments: object, data: Path = blobs) -> Path:
-        before = set(tmp_path.glob("out/*"))
-        place = (f"--outdir={tmp_path / 'out'}", f"--data={data}")
+        outdir = tmp_path_factory.mktemp("fit")
         with mock.patch("training.learning.run.learn_latent_law"):
-            result = run_script(train, *place, *TINY, *arguments)
+            result = run_script(train, f"--outdir={outdir}", f"--data={data}", *TINY, *arguments)
         assert (result.code, result.err) == (0, ""), result.err
-        (folder,) = set(tmp_path.glob("out/*")) - before
+        (folder,) = outdir.iterdir()
         return folder
 
     return start
@@ -146,18 +145,10 @@ def fit(run_script: Run, blobs: Path, tmp_path: Path) -> Run:
 @pytest.fixture(scope="session")
 def twelve(run_script: Run, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An unbroken run, not to be written to."""
-    folder = tmp_path_factory.mktemp("twelve")
-    place = (f"--outdir={folder}", "--nosubdir", f"--data={blobs}")
-    result = run_script(train, *place, *TWELVE)
-    assert (result.code, result.err) == (0, "")
-    return folder
+    return trained(run_script, tmp_path_factory.mktemp("twelve"), train, f"--data={blobs}", *TWELVE)
 
 
 @pytest.fixture(scope="session")
 def unbroken(run_script: Run, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A longer unbroken run, not to be written to."""
-    folder = tmp_path_factory.mktemp("unbroken")
-    place = (f"--outdir={folder}", "--nosubdir", f"--data={blobs}")
-    result = run_script(train, *place, *LONG)
-    assert (result.code, result.err) == (0, "")
-    return folder
+    return trained(run_script, tmp_path_factory.mktemp("unbroken"), train, f"--data={blobs}", *LONG)

@@ -87,6 +87,24 @@ def save_images(
     return save(folder / f"digits_PRRto{dim // 2}D_{kind}.npz", arrays, **changes)
 
 
+def save_table(
+    folder: Path, kind: str = "melt", dim: int = 4, count: int = 60, **changes: Any
+) -> Path:
+    """A table's results file, as ``pfODE_int.py`` names it; column d is of magnitude 10^d."""
+    generator = np.random.default_rng(int(kind == "gen"))
+    arrays: dict[str, Any] = simulation(kind, dim, count, kept=dim)
+    if dim == 1:
+        arrays["eigenvectors"] = np.ones((1, 1))
+    arrays |= {
+        "names": np.array([f"column_{index}" for index in range(dim)]),
+        "points": generator.normal(size=(count, dim)) * 10.0 ** (np.arange(dim) % 9) + 3,
+        "log_prob": generator.normal(size=count) - 5,
+    }
+    if kind != "gen":
+        arrays["row_index"] = np.arange(count) + 100
+    return save(folder / f"wine_PRP_{kind}.npz", arrays, **changes)
+
+
 def save_roundtrips(
     folder: Path, kept: int = 3, shape: tuple[int, ...] = (1, 4, 4), **changes: Any
 ) -> Path:

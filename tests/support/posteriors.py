@@ -126,13 +126,18 @@ def by_quadrature(prior: Prior, likelihood: Likelihood, observed: Tensor) -> tup
     line = torch.linspace(-6, 6, 601).double()
     w = torch.cartesian_prod(line, line)
     mean, root = affine(prior)
-    points = mean + w @ root.T
+    return moments_on_grid(mean + w @ root.T, -w.square().sum(dim=1) / 2, likelihood, observed)
+
+
+def moments_on_grid(
+    points: Tensor, log_prior: Tensor, likelihood: Likelihood, observed: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations ``[M, D]`` of posteriors, by sums over points ``[N, D]``."""
     moments = []
     for one in observed:
-        found = likelihood.log_prob(points, one.expand(len(points), -1))
-        weight = (found - w.square().sum(dim=1) / 2).softmax(0)
-        center = weight @ points
-        moments.append((center, (weight @ (points - center).square()).sqrt()))
+        weight = (log_prior + likelihood.log_prob(points, one.expand(len(points), -1))).softmax(0)
+        mean = weight @ points
+        moments.append((mean, (weight @ (points - mean).square()).sqrt()))
     means, stds = zip(*moments, strict=True)
     return torch.stack(means), torch.stack(stds)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import click
@@ -19,8 +19,13 @@ import pytest
 import torch
 
 from dnnlib.logs import logger
+from training.options.declared import Declared, takes
+from training.options.script import command
 from training.options.script import run_script as run_to_the_end
 
+S = TypeVar("S", bound=Declared)
+Run = Callable[..., Any]
+Contents = Callable[[Path], dict[str, bytes]]
 ALONE = {"RANK": "0", "WORLD_SIZE": "1"}
 # What changes numbers or speed of all that comes after: how it is read, and how it is set.
 TORCH_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
@@ -151,6 +156,27 @@ def run_script(
         logger.propagate = True
         logger.setLevel(logging.NOTSET)
     return Result(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def parsed(settings: type[S], *arguments: str) -> S:
+    """What a command that takes these settings is given."""
+    seen: list[S] = []
+
+    @command()
+    @takes(settings)
+    def main(given: S) -> None:
+        seen.append(given)
+
+    result = run_script(main, *arguments)
+    assert (result.code, result.err) == (0, "")
+    return seen[0]
+
+
+def trained(run_script: Run, folder: Path, script: ModuleType, *options: str) -> Path:
+    """The folder of a finished training."""
+    result = run_script(script, f"--outdir={folder}", "--nosubdir", *options)
+    assert (result.code, result.err) == (0, ""), result.err
+    return folder
 
 
 def unless_given(standard: dict[str, object], given: Iterable[object]) -> list[str]:

@@ -1,6 +1,7 @@
 """Threads of a CPU: as many as cores are idle, unless somebody said how many."""
 
 import os
+from itertools import chain, repeat
 
 import pytest
 import torch
@@ -21,37 +22,29 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 counts = [4]
 
 
-@pytest.mark.parametrize(("idle", "expected"), [(8.0, 4), (3.6, 4), (2.4, 2), (0.1, 1)])
-def test_a_busy_machine_gets_fewer_threads_until_the_work_is_done(
-    idle: float, expected: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("idle", "useful", "expected"),
+    [
+        *(([8.0], None, 4), ([3.6], None, 4), ([2.4], None, 2), ([0.1], None, 1)),
+        ([1.2, 4.0], None, 4),  # a burst of work is not a busy machine
+        *(([3.0], 1, 1), ([3.0], 2, 2), ([3.0], 8, 3)),
+    ],
+)
+def test_as_many_threads_as_are_idle_and_useful_are_taken_until_the_work_is_done(
+    idle: list[float], useful: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(threads, "idle_cores", lambda unknown: idle)
-    with cpu_threads():
+    looks = chain(idle, repeat(idle[-1]))
+    monkeypatch.setattr(threads, "idle_cores", lambda unknown: next(looks))
+    with cpu_threads(useful=useful):
         assert counts[-1] == expected
     assert counts[-1] == 4
-
-
-def test_a_burst_of_work_is_not_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = iter([1.2, 4.0])
-    monkeypatch.setattr(threads, "idle_cores", lambda unknown: next(looks))
-    with cpu_threads():
-        assert counts[-1] == 4
-
-
-def test_no_more_threads_are_taken_than_are_useful(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "idle_cores", lambda unknown: 3.0)
-    for useful, expected in ((1, 1), (2, 2), (8, 3)):
-        with cpu_threads(useful=useful):
-            assert counts[-1] == expected
-    with cpu_threads(2, useful=1):
-        assert counts[-1] == 2
 
 
 def test_what_somebody_said_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "idle_cores", lambda unknown: 0.0)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    for wanted, expected in ((1, 1), (2, 2), (64, 2)):
-        with cpu_threads(wanted):
+    for wanted, useful, expected in ((1, None, 1), (2, 1, 2), (64, None, 2)):
+        with cpu_threads(wanted, useful=useful):
             assert counts[-1] == expected
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     with cpu_threads(useful=1):

@@ -23,7 +23,7 @@ def with_courses(flow: ProbabilityFlow, noisy: Tensor) -> ProbabilityFlow:
     return flow
 
 
-@pytest.fixture(scope="module", params=["circles", "bumps5"])
+@pytest.fixture(scope="module", params=["circles", pytest.param("bumps5", marks=pytest.mark.slow)])
 def flow(request: pytest.FixtureRequest) -> ProbabilityFlow:
     """A flow that keeps all dimensions, or compresses most of five, with its courses."""
     toy, flow = exact_flow(request.param, dims_to_keep=2)

@@ -1,10 +1,8 @@
-"""Which sampler ``auto`` takes, when posteriors have converged, and an independent library."""
+"""Which sampler ``auto`` takes, and when posteriors have converged."""
 
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,10 +10,8 @@ from torch import Tensor
 from tests.support.draws import double, normal
 from tests.support.posteriors import (
     Parabola,
-    by_quadrature,
     drawn,
     gaussian_prior,
-    posterior,
     problem,
 )
 from training.inference import sampling
@@ -160,53 +156,3 @@ def test_a_width_that_rests_on_few_draws_has_not_converged() -> None:
 def test_in_many_dimensions_less_must_do() -> None:
     many = made(normal(4, 50, 9), "hmc")
     assert Summary.of(many, 100).converged.tolist() == [True]
-
-
-# An independent library.
-
-
-@pytest.fixture(scope="module")
-def blackjax() -> ModuleType:
-    found: ModuleType = pytest.importorskip("blackjax")
-    return found
-
-
-@pytest.mark.parametrize("kind", ["gaussian", "banana"])
-def test_draws_are_distributed_as_those_of_blackjax(kind: str, blackjax: ModuleType) -> None:
-    jax = pytest.importorskip("jax")
-    jnp = jax.numpy
-    prior = gaussian_prior()
-    observed = double([[0.5]])
-    gaussian = Gaussian(double(0.4), operator=double([[1.0, 0.7]]))
-    likelihood = gaussian if kind == "gaussian" else Parabola(noise=0.4)
-    points = prior.points(torch.cat([torch.zeros(1, 2), torch.eye(2)]).double()).points
-    mean, columns = points[0], points[1:] - points[0]
-
-    def log_density(w: Any) -> Any:
-        x = mean.numpy() + w @ columns.numpy()
-        seen = x[0] + 0.7 * x[1] if kind == "gaussian" else x[1] + x[0] ** 2
-        return -(w @ w) / 2 - ((0.5 - seen) / 0.4) ** 2 / 2
-
-    kernel = blackjax.nuts(log_density, 0.3, jnp.ones(2))
-
-    def step(state: Any, key: Any) -> Any:
-        state, _ = kernel.step(key, state)
-        return state, state.position
-
-    def chain(key: Any) -> Any:
-        start = kernel.init(jax.random.normal(key, (2,)))
-        return jax.lax.scan(step, start, jax.random.split(key, 1200))[1][200:]
-
-    theirs = jax.vmap(chain)(jax.random.split(jax.random.key(0), 4))
-    theirs = mean + torch.from_numpy(np.array(theirs)).double() @ columns
-    ours = drawn(problem(prior, likelihood, observed), "hmc", draws=150).points[0]
-    one, other = convergence(ours), convergence(theirs)
-    for moment, error in (("mean", "mcse_mean"), ("std", "mcse_std")):
-        gap = [getattr(x.flatten(0, 1), moment)(dim=0) for x in (ours, theirs)]
-        allowed = 4.5 * (getattr(one, error).square() + getattr(other, error).square()).sqrt()
-        assert ((gap[0] - gap[1]).abs() < allowed).all()
-    if kind == "gaussian":
-        exact = posterior(prior, gaussian, observed)[0][0]
-    else:
-        exact = by_quadrature(prior, likelihood, observed)[0][0]
-    assert ((theirs.mean(dim=(0, 1)) - exact).abs() < 4.5 * other.mcse_mean).all()

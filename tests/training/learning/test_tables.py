@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError
-from torch_utils.stats import RunningMeans
+from tests.support.trainers import run_steps
 from training.data.tables.foreign import ForeignTable
 from training.data.tables.making import TableChoices, make_table
 from training.data.tables.table import DataTable
@@ -66,10 +66,8 @@ def preparation(total: int = 30_000, dims_to_keep: int = 3, rows: int = 3000) ->
 def trained(prepared: Preparation) -> tuple[Trainer, Watch]:
     coordinates = prepared.coordinates(SPACE)
     model, loss = prepared.build(coordinates)
-    trainer, means = Trainer(model, loss, prepared.config), RunningMeans(CPU)
-    batches = prepared.source(coordinates).batches(0)
-    for _ in range(prepared.config.total_steps):
-        trainer.train_step(next(batches), means)
+    trainer = Trainer(model, loss, prepared.config)
+    run_steps(trainer, prepared.source(coordinates), prepared.config.total_steps)
     rows = prepared.held_out(coordinates, loss)
     assert rows is not None
     return trainer, Watch(rows, keeps_best=True)

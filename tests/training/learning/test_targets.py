@@ -16,7 +16,7 @@ from training.learning.targets import (
     telling_axis,
 )
 
-POINTS, OTHERS, NEAR = 10_000, 64, 16
+POINTS, OTHERS, NEAR = 6_000, 64, 16
 
 
 def dealt(points: Tensor, axis: int = 0, most: int = NEAR) -> OthersOfBatch:

@@ -174,26 +174,6 @@ def test_every_point_lies_in_exactly_one_of_the_cells_that_tile_space(turn: bool
         assert np.array_equal(whole == 1, half_open)
 
 
-def test_points_on_shared_edges_of_a_fan_and_faces_of_a_cone_lie_in_exactly_one_part() -> None:
-    corners = star(9)[0]
-    rim = [corners, np.roll(corners, -1, axis=0)]
-    # Points on the spokes, as well as floating-point numbers allow, and one on the hub.
-    points = np.concatenate([corners * part for part in (0.0, 0.1, 1 / 3, 0.7)])
-    triangles = [polygon([[0, 0], first, second]) for first, second in zip(*rim, strict=True)]
-    total = sum(winding_number(points, *triangle) for triangle in triangles)
-    assert np.array_equal(total, np.ones(len(points)))
-    vertices, faces = ball()
-    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
-    near = [vertices, vertices[edges].mean(axis=1), vertices[faces].mean(axis=1)]
-    points = np.concatenate([0 * vertices[:1], *(part * r for part in near for r in (0.3, 0.9))])
-    total = np.zeros(len(points), dtype=int)
-    for face in faces:
-        cone = np.concatenate([np.zeros((1, 3)), vertices[face]])
-        sides = np.array([[1, 2, 3], [0, 2, 1], [0, 3, 2], [0, 1, 3]])
-        total += winding_number(points, cone, sides)
-    assert np.array_equal(total, np.ones(len(points)))
-
-
 def test_rays_through_vertices_and_edges_of_a_ball_are_counted_once() -> None:
     vertices, faces = ball()
     for axis in range(3):

@@ -15,7 +15,7 @@ THICKNESS = 1  # of the swirl in eigenspace: variances are 1.09, 1 and 0.91
 
 
 def thickness_error(input_features: int) -> float:
-    """Mean squared error against the exact F of the swirl's thickness after 400 steps of Adam."""
+    """Mean squared error against the exact F of the swirl's thickness after 300 steps of Adam."""
     toy, flow = exact_flow("swirl")
     schedule, basis, t_max = flow.schedule, flow.basis, flow.schedule.default_t_max()
     ends = double([0.0, t_max])
@@ -25,9 +25,9 @@ def thickness_error(input_features: int) -> float:
     loss = DenoisingLoss(schedule, 0, t_max)
     regression = DenoisingRegression(denoiser)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
     generator = seeded()
-    for _ in range(400):
+    for _ in range(300):
         clean = basis.to_eigen(toy.sample(256, generator))
         optimizer.zero_grad()
         loss.per_sample(regression, clean, loss.draw(256, generator)).mean().backward()

@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError, dataclass
 
 import pytest
 
-from tests.support.running import run_script
+from tests.support.running import parsed, run_script
 from training.options.declared import Declared, argument, option, options_of, takes
 from training.options.script import command
 from training.options.types import COUNT
@@ -28,28 +28,15 @@ class Whole(Declared):
     shared: Shared = options_of(Shared, unset="{}, or the file's")
 
 
-def parsed(*arguments: str) -> Whole:
-    seen: list[Whole] = []
-
-    @command()
-    @takes(Whole)
-    def main(settings: Whole) -> None:
-        seen.append(settings)
-
-    result = run_script(main, *arguments)
-    assert (result.code, result.err) == (0, "")
-    return seen[0]
-
-
 def test_settings_hold_what_was_typed_and_the_defaults_which_are_those_in_python() -> None:
-    settings = parsed("a", "--name=x", "--batch_gpu=4", "--rate=2", "--no-paired", "b")
+    settings = parsed(Whole, "a", "--name=x", "--batch_gpu=4", "--rate=2", "--no-paired", "b")
     assert settings.paths == ("a", "b")
     assert (settings.name, settings.batch, settings.fast, settings.paired) == ("x", 4, False, False)
     assert (settings.shared.count, settings.shared.rate) == (3, 2.0)
     assert settings.given == settings.shared.given == {"name", "batch", "rate", "paired", "paths"}
     with pytest.raises(FrozenInstanceError):
         settings.name = "y"
-    typed = parsed("--name=x")
+    typed = parsed(Whole, "--name=x")
     assert typed.recorded() == Whole(name="x", paths=()).recorded()
 
 

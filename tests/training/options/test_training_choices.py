@@ -1,33 +1,16 @@
 """What is chosen for a training if nobody says."""
 
-from typing import TypeVar
-
 import pytest
 
-from tests.support.running import run_script
+from tests.support.running import parsed
 from training.commands.toy_train import training_on_toy
 from training.commands.train import tries_precisions
 from training.names import OTHERS
-from training.options.declared import Declared, takes
-from training.options.script import command
 from training.options.toy_train import ToyTrainSettings
 from training.options.train import TrainSettings
 from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY, TrainingRecipe
 
-S = TypeVar("S", bound=Declared)
 PRR = "--dims_to_keep=1"
-
-
-def parsed(cls: type[S], *arguments: str) -> S:
-    seen: list[S] = []
-
-    @command()
-    @takes(cls)
-    def main(settings: S) -> None:
-        seen.append(settings)
-
-    assert run_script(main, *arguments).code == 0
-    return seen[0]
 
 
 @pytest.mark.parametrize(

@@ -220,29 +220,6 @@ def test_observed_coordinates_are_among_the_points(tmp_path: Path) -> None:
             load_netcdf(path, 1)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"ranks": None}, "no array 'ranks'"),
-        ({"ranks": np.full((60, 4), 1.5)}, "from 0 to 1"),
-        ({"ranks": np.full((60, 4), np.nan)}, "finite"),
-        ({"ranks": np.full((59, 4), 0.5)}, r"is \[2, 60\], but should be \[2, 59\]"),
-        ({"regions": np.full((3, 60), 0.5)}, r"is \[3, 60\], but should be \[2, 60\]"),
-        ({"crps": np.ones((60, 5))}, "of 5 of 4 quantities"),
-        ({"crps": np.ones((60, 0))}, r"'crps' is \[60, 0\]"),
-        ({"names": np.array(["a", "a", "b", "c"])}, "all different"),
-        ({"names": np.arange(4)}, "all different"),
-    ],
-)
-def test_checks_that_cannot_be(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    path = save_check(tmp_path, **changes)
-    with pytest.raises(DataError, match=message) as raised:
-        pictures_of([path], None, None)
-    assert str(path) in str(raised.value)
-    with pytest.raises(DataError, match="too few runs"):
-        pictures_of([save_check(tmp_path, runs=19)], None, None)
-
-
 # Pictures.
 
 

@@ -11,8 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import kstwobign, spearmanr
 
-from dnnlib.errors import DataError
-from tests.support.picture_files import save, simulation
+from tests.support.picture_files import save_table
 from training.files.rows import SavedTable
 from training.files.stats import SavedTraining
 from training.pictures import look
@@ -29,22 +28,6 @@ from training.pictures.tables.columns import (
 )
 from training.pictures.training import draw_training
 from training.report.tables import density_results
-
-
-def save_table(folder: Path, kind: str, dim: int = 4, count: int = 60, **changes: Any) -> Path:
-    """A table's results file, as ``pfODE_int.py`` names it; column d is of magnitude 10^d."""
-    generator = np.random.default_rng(int(kind == "gen"))
-    arrays: dict[str, Any] = simulation(kind, dim, count, kept=dim)
-    if dim == 1:
-        arrays["eigenvectors"] = np.ones((1, 1))
-    arrays |= {
-        "names": np.array([f"column_{index}" for index in range(dim)]),
-        "points": generator.normal(size=(count, dim)) * 10.0 ** (np.arange(dim) % 9) + 3,
-        "log_prob": generator.normal(size=count) - 5,
-    }
-    if kind != "gen":
-        arrays["row_index"] = np.arange(count) + 100
-    return save(folder / f"wine_PRP_{kind}.npz", arrays, **changes)
 
 
 def load(folder: Path, kind: str = "melt", **changes: Any) -> SavedTable:
@@ -267,26 +250,6 @@ def test_constant_densities_and_few_rows(tmp_path: Path) -> None:
         words(figure)
     none = save_table(tmp_path, "melt", log_prob=np.full(60, np.nan))
     assert not [p for p in pictures_of([none], None, None) if "log_prob" in p.path.name]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"points": np.zeros((60, 3))}, r"'points' is \[60, 3\] float64.*\[60, 4\]"),
-        ({"points": np.full((60, 4), "x")}, "'points' .* should be numbers"),
-        ({"points": np.full((60, 4), np.nan)}, "no two rows"),
-        ({"names": np.array(["a", "b"])}, "not the names of 4 columns"),
-        ({"names": np.arange(4)}, "not the names of 4 columns"),
-        ({"log_prob": np.zeros(3)}, r"'log_prob' is \[3\]"),
-        ({"row_index": np.zeros(3)}, r"'row_index' is \[3\]"),
-        ({"xs_es": np.full((5, 60, 4), np.nan)}, "not finite"),
-    ],
-)
-def test_files_that_cannot_be(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    path = save_table(tmp_path, "melt", **changes)
-    with pytest.raises(DataError, match=message) as raised:
-        pictures_of([path], None, None)
-    assert str(path) in str(raised.value)
 
 
 def test_errors_of_log_densities_are_told_in_reports(tmp_path: Path) -> None:

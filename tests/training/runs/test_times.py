@@ -11,7 +11,7 @@ import torch
 import toy_pfODE_int
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double
-from tests.support.running import run_script
+from tests.support.running import Run, run_script
 from torch_utils.results import load_json
 from training.flow.grids import EqualErrorGrid
 from training.flow.isotropic import VPSchedule
@@ -20,8 +20,6 @@ from training.flow.solvers import SOLVERS
 from training.model.model import Model
 from training.runs.times import TimeChoice
 from training.subjects.networks import STORED, NetworkFile
-
-Run = Callable[..., Any]
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Image data sets and their streams: the same from any storage, worker, rank and starting point."""
 
-import io
 import os
 import pickle
 import re
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dnnlib.errors import DataError
+from tests.support.image_files import encoded, write_zip
 from tests.support.refusals import refusal
 from torch_utils import distributed
 from training.data.batches import Batch
@@ -67,20 +67,6 @@ def as_rank(monkeypatch: pytest.MonkeyPatch) -> AsRank:
         monkeypatch.setattr(distributed, "world_size", lambda: ranks)
 
     return pretend
-
-
-def png(pixels: np.ndarray | Image.Image, **options: Any) -> bytes:
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    file = io.BytesIO()
-    image.save(file, format="PNG", **options)
-    return file.getvalue()
-
-
-def write_zip(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
 
 
 def channels_first(pixels: np.ndarray) -> Tensor:
@@ -173,21 +159,21 @@ def test_gray_images_have_one_channel_and_jpegs_are_images_too(tmp_path: Path) -
     assert (dataset.image_shape, dataset[0][0].tolist()) == ((1, 8, 8), [[[99] * 8] * 8])
 
 
-GOOD = png(PIXELS[0])
+GOOD = encoded(PIXELS[0])
 BAD_FIRST = {
     "broken": (GOOD[:-40], "not a readable image"),
     "text": (b"?", "not an image"),
-    "oblong": (png(np.zeros((4, 6, 3), np.uint8)), "6x4, not square"),
-    "sixteen": (png(Image.fromarray(np.full((4, 4), 9, np.uint16))), "mode I"),
-    "palette": (png(Image.new("P", (4, 4))), "mode P"),
-    "alpha": (png(Image.new("RGBA", (4, 4))), "mode RGBA"),
-    "bits": (png(Image.new("1", (4, 4))), "mode 1"),
+    "oblong": (encoded(np.zeros((4, 6, 3), np.uint8)), "6x4, not square"),
+    "sixteen": (encoded(Image.fromarray(np.full((4, 4), 9, np.uint16))), "mode I"),
+    "palette": (encoded(Image.new("P", (4, 4))), "mode P"),
+    "alpha": (encoded(Image.new("RGBA", (4, 4))), "mode RGBA"),
+    "bits": (encoded(Image.new("1", (4, 4))), "mode 1"),
 }
 BAD_LATER = {
     **BAD_FIRST,
     "oblong": (BAD_FIRST["oblong"][0], "6x4 with 3 channel"),
-    "size": (png(np.zeros((5, 5, 3), np.uint8)), "5x5 with 3 channel"),
-    "gray": (png(np.zeros((4, 4), np.uint8)), "4x4 with 1 channel"),
+    "size": (encoded(np.zeros((5, 5, 3), np.uint8)), "5x5 with 3 channel"),
+    "gray": (encoded(np.zeros((4, 4), np.uint8)), "4x4 with 1 channel"),
 }
 
 

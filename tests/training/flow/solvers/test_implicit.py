@@ -5,13 +5,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dnnlib.errors import DataError
 from tests.support.draws import double, normal, seeded
 from tests.support.equations import START, last, riccati
-from tests.support.flows import FunctionNetwork, curved_flow, exact_flow
-from training.flow.denoisers import NetworkDenoiser
+from tests.support.flows import curved_flow, exact_flow, network_flow
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
 from training.flow.solvers.implicit import NODES, STAGES, gauss_legendre
@@ -42,14 +41,7 @@ def test_melting_and_generating_undo_each_other_at_any_number_of_steps(kept: int
 
 
 def test_a_network_in_single_precision_is_inverted_to_its_rounding() -> None:
-    generator = seeded()
-
-    layers = [nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2)]
-    whole = nn.Sequential(*layers)
-    network = FunctionNetwork(lambda z, c: whole(torch.cat([z, c.expand(len(z))[:, None]], dim=1)))
-    toy, known = exact_flow("bumps2", 1)
-    denoiser = NetworkDenoiser(network, known.basis, known.schedule)
-    flow = ProbabilityFlow(denoiser, known.schedule, known.basis)
+    (toy, flow), generator = network_flow(), seeded()
     for steps in (6, 30):
         assert roundtrip_error(flow, toy.sample(32, generator), steps) <= 1e-5
 

@@ -4,12 +4,11 @@ from math import log2
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.support.draws import double, normal, seeded
 from tests.support.equations import START, last, riccati, riccati_solution
-from tests.support.flows import FunctionNetwork, curved_flow, exact_flow
-from training.flow.denoisers import NetworkDenoiser
+from tests.support.flows import curved_flow, network_flow
 from training.flow.likelihood import DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
@@ -47,12 +46,8 @@ def test_a_generation_with_the_gap_undoes_a_melt_and_the_other_way_round(name: s
 
 @by_name
 def test_a_network_in_single_precision_is_undone_in_double(name: str) -> None:
-    layers = [nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2)]
-    whole = nn.Sequential(*layers)
-    network = FunctionNetwork(lambda z, c: whole(torch.cat([z, c.expand(len(z))[:, None]], dim=1)))
-    toy, known = exact_flow("bumps2", 1)
-    denoiser = NetworkDenoiser(network, known.basis, known.schedule)
-    flow, data = ProbabilityFlow(denoiser, known.schedule, known.basis), toy.sample(32, seeded())
+    toy, flow = network_flow()
+    data = toy.sample(32, seeded())
     back = there_and_back(flow, data, name, 10)
     assert (flow.to_data(back.end, back.times[-1]) - data).abs().max() < 1e-6
 

@@ -17,11 +17,17 @@ from tests.support.posteriors import (
     problem,
 )
 from training.inference.likelihoods import Gaussian
+from training.inference.samplers import annealing
 from training.inference.sampling import Problem
 
 SAMPLERS = ["pool", "refined", "annealed", "elliptical", "pcn", "hmc", "smc"]
 GAUSSIAN = [*SAMPLERS, "twisted"]
-LONG = {"pcn": {"draws": 1500, "warmup": 300}, "elliptical": {"draws": 250}, "hmc": {"draws": 60}}
+# Many chains cost what few do.
+LONG = {
+    "pcn": {"chains": 64, "draws": 150, "warmup": 100},
+    "elliptical": {"chains": 32, "draws": 40, "warmup": 20},
+    "hmc": {"chains": 32, "draws": 12, "warmup": 12},
+}
 of_gaussians = pytest.mark.parametrize("sampler", GAUSSIAN)
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS)
 OBSERVED = double([[0.3], [-1.0]])
@@ -78,11 +84,15 @@ def test_chains_of_a_coarse_flow_are_corrected(sampler: str) -> None:
 
 
 @of_gaussians
-def test_draws_are_functions_of_seed_and_number_alone(sampler: str) -> None:
+def test_draws_are_functions_of_seed_and_number_alone(
+    sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(annealing, "MOST_ROUNDS", 3)
+    monkeypatch.setattr(annealing, "MOST_FINAL", 2)
     observed = double([[0.3], [-1.0], [2.0]])
     likelihood = seen_obliquely().target.likelihood if sampler == "twisted" else Parabola()
     which = problem(gaussian_prior(), likelihood, observed)
-    few = {"draws": 8, "warmup": 8, "particles": 16, "pool": 256}
+    few = {"draws": 4, "warmup": 4, "particles": 16, "pool": 256}
     draws = drawn(which, sampler, **few)
     torch.testing.assert_close(drawn(which, sampler, **few).w, draws.w, rtol=0, atol=0)
     places = [2, 0]
@@ -113,7 +123,7 @@ def test_points_without_likelihood_are_never_drawn(sampler: str) -> None:
     mean, root = affine(prior)
     level = float(mean[0] + 1.2 * root[0].norm())  # 11.5 % of the prior
     draws = drawn(
-        problem(prior, Half(level), torch.zeros(1, 0).double()), sampler, draws=50, warmup=20
+        problem(prior, Half(level), torch.zeros(1, 0).double()), sampler, draws=50, warmup=5
     )
     assert draws.points[..., 0].min() > level
     assert draws.w.isfinite().all()
@@ -127,7 +137,10 @@ def test_no_likelihood_anywhere_is_told(sampler: str) -> None:
 
 
 @of_gaussians
-def test_observations_far_off_end_and_are_found(sampler: str) -> None:
+def test_observations_far_off_end_and_are_found(
+    sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(annealing, "MOST_FINAL", 2)
     likelihood = Gaussian(double(1e-3))
     observed = double([[4000.0, 0.0]])
     which = problem(gaussian_prior(), likelihood, observed)

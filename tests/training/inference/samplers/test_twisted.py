@@ -9,7 +9,7 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from tests.support.draws import double, seeded
 from tests.support.flows import Bumps
-from tests.support.posteriors import Parabola, drawn, gaussian_prior, problem
+from tests.support.posteriors import Parabola, drawn, gaussian_prior, moments_on_grid, problem
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
@@ -51,16 +51,9 @@ def by_quadrature(prior: Prior, likelihood: Gaussian, observed: Tensor) -> tuple
     """Means and standard deviations ``[M, 2]`` under the density of the exact denoiser."""
     flow = prior.flow
     assert isinstance(flow.denoiser, MixtureDenoiser)
-    states, first = flow.basis.to_eigen(GRID), prior.times[0]
-    points = prior.of_states(states)
-    density = flow.denoiser.log_density(states, first)
-    moments = []
-    for one in observed:
-        weight = (density + likelihood.log_prob(points, one.expand(len(points), -1))).softmax(0)
-        mean = weight @ points
-        moments.append((mean, (weight @ (points - mean).square()).sqrt()))
-    means, stds = zip(*moments, strict=True)
-    return torch.stack(means), torch.stack(stds)
+    states = flow.basis.to_eigen(GRID)
+    density = flow.denoiser.log_density(states, prior.times[0])
+    return moments_on_grid(prior.of_states(states), density, likelihood, observed)
 
 
 @pytest.mark.parametrize("curved", [False, True], ids=["linear", "curved"])
@@ -106,7 +99,7 @@ def test_single_precision_makes_the_same_of_the_same_numbers(
     # No weights choose, since a choice jumps.
     monkeypatch.setattr(twisted, "WORTH", 0.0)
     monkeypatch.setattr(twisted, "systematic", lambda weights, *_: torch.arange(50).expand(2, -1))
-    target = Target(bumps(bent()), Gaussian(double(0.1), torch.tensor([1])), double([[0.2]]), 50)
+    target = Target(bumps(bent()), Gaussian(double(0.1), torch.tensor([1])), double([[0.2]]), 100)
     found = []
     for dtype in (torch.float32, torch.float64):
         monkeypatch.setattr(twisted, "DTYPE", dtype)
