@@ -149,6 +149,8 @@ def _broken(path: Path, why: str) -> DataError:
 
 
 CHECK_FORMAT = "inflationary-flows posterior check 1"
+PREDICTIVE_FORMAT = "inflationary-flows posterior predictive 1"
+CALIBRATION_FORMAT = "inflationary-flows posterior calibration 1"
 MOST_LISTED = 2000
 """Numbers of a kind up to which the JSON lists them for each observation."""
 
@@ -232,10 +234,10 @@ def _number(value: Tensor) -> float | None:
     return float(value) if value.isfinite() else None
 
 
-def save_values(path: Path, values: RunValues, fingerprint: str) -> None:
-    """Writes what a check keeps of its runs."""
+def save_values(path: Path, values: RunValues, fingerprint: str, form: str = CHECK_FORMAT) -> None:
+    """Writes what a check, or a calibration, keeps of its runs."""
     arrays = {
-        "format": np.array(CHECK_FORMAT),
+        "format": np.array(form),
         "names": np.array(values.names),
         "ranks": values.ranks.cpu().numpy(),
         "crps": values.scores.cpu().numpy(),
@@ -313,7 +315,7 @@ class SavedCheck:
         level = parameter(numbers, "level")
         known = isinstance(level, float) and 0 < level < 1
         calibration = calibrate(values, level) if known else calibrate(values)
-        name, schedule = title_of(path.stem.removesuffix("_posterior_check"))
+        name, schedule = title_of(path.stem.rpartition("_posterior_")[0])
         return cls(values, calibration, name, schedule, parameter(numbers, "question"))
 
 

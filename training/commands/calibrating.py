@@ -1,0 +1,306 @@
+"""Held-out truths and what they guarantee: ``posterior.py calibrate``, and their use in others."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.files import require_new
+from dnnlib.logs import logger
+from torch_utils import distributed
+from torch_utils.distributed import process_group
+from training.commands.inference import Asked, prepared
+from training.data.tables.table import Rows
+from training.files.posterior import CALIBRATION_FORMAT, save_values
+from training.flow.held_out import HeldOut
+from training.flow.likelihood import Trace
+from training.flow.solvers import get_solver
+from training.inference.checking import Functions
+from training.inference.guarantee import Guarantee
+from training.inference.user_likelihood import UserFunction
+from training.measure.posterior.calibration import RunValues
+from training.measure.posterior.calibration import calibrate as tested
+from training.model.model import Model
+from training.names import FEWEST_RUNS, LARGEST_EXACT
+from training.options.inference import LEARNED_SOLVER, LEARNED_STEPS
+from training.options.posterior import CalibrateSettings, HeldOutOptions, SampleSettings
+from training.runs.holding import (
+    Observations,
+    contents_of,
+    ranks_of,
+    report_calibration,
+    summary_of,
+)
+from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
+from training.runs.posterior_results import report_check, report_files, write_numbers
+from training.runs.posteriors import Groups
+from training.subjects import NetworkFile, Subject, open_prior
+
+CONDITIONS_NETWORK = "conditions_network"
+SURPRISE, SPARSE, DENSE, RADIUS = "surprise", "low density", "high density", "latent radius"
+ROWS = 1024
+"""Conditions whose densities are taken at once."""
+
+
+def calibrate(settings: CalibrateSettings) -> None:
+    """Adds to a network file what truths that it has not seen say of its posteriors."""
+    began = perf_counter()
+    asked = Asked.open(settings)
+    subject, network = asked.subject, subject_file(asked)
+    if settings.learned and not subject.condition_names:
+        settings.likelihood.require()
+    dest = settings.dest or network.path
+    if settings.dest is not None or network.model.held_out is not None:
+        require_new([dest], settings.run.overwrite, "--dest")
+    functions = functions_of(settings.beside)
+    rows = subject.unseen(settings.data_root, settings.runs, settings.sampler.seed)
+    if len(rows) < FEWEST_RUNS:
+        raise DataError(f"{settings.data_root} has {len(rows)} fresh truths: give {FEWEST_RUNS}")
+    files = asked.files("posterior_calibration", ".npz")
+    with process_group(settings.run.device_name) as device:
+        asked = asked.on(device, list(files))
+        odd = Oddities.of(asked, settings.beside, rows.conditions)
+        sources = settings.likelihood.files
+        programs = [text.rpartition(":")[0] for text in settings.beside.function or ()]
+        groups, options = prepared(
+            asked, files[1], len(rows), [rows.points, rows.conditions], [*sources, *programs]
+        )
+        with groups.told_when_cut_short():
+            values = drawn(asked, rows, functions, groups)
+        if distributed.is_main():
+            truths = held_out_of(asked, rows, values, odd, list(functions))
+            guarantee, check = Guarantee(truths), tested(values)
+            save_values(files[0], values, groups.fingerprint, CALIBRATION_FORMAT)
+            content = {
+                **check.summary(),
+                "question": "model",
+                "solvers": asked.solvers,
+                "options": options,
+                "network_sha256": subject.digest,
+                "held_out": summary_of(guarantee),
+            }
+            write_numbers(files[1], CALIBRATION_FORMAT, began, content)
+            replace(Model.load(network.path), held_out=truths).save(dest)
+        groups.remove()
+        if distributed.is_main():
+            report_check(check)
+            report_calibration(guarantee)
+            logger.info(f"Wrote them to {dest}")
+            report_files(files[1], files[0], began)
+
+
+def subject_file(asked: Asked) -> NetworkFile:
+    """The network of a command that needs one."""
+    assert asked.subject.file is not None
+    return asked.subject.file
+
+
+def functions_of(options: HeldOutOptions) -> Functions:
+    """Functions of the user's, by name.
+
+    Raises:
+        UsageError: There is no such file or function, or two have one name.
+        DataError: A file raised.
+    """
+    functions = [UserFunction.load(text, "function") for text in options.function or ()]
+    names = [function.name for function in functions]
+    if len(set(names)) < len(names):
+        raise UsageError("--function names two functions alike: give each another name")
+    return dict(zip(names, functions, strict=True))
+
+
+def drawn(asked: Asked, rows: Rows, functions: Functions, groups: Groups) -> RunValues:
+    """Where truths lie in posteriors: of their conditions, or of observations that are simulated of
+    them."""
+    settings, subject, device = asked.settings, asked.subject, asked.fine.flow.device
+    if settings.learned:
+        assert rows.conditions is not None
+        runs = LearnedRuns(rows, len(rows), None)
+        amortized = asked.amortized(asked.fine, rows.conditions.to(device))
+        return LearnedCheck(amortized, runs, subject.names, functions).run(groups)
+    likelihood = asked.likelihood()
+    nothing = torch.zeros(1, subject.dim, dtype=torch.float64)
+    problem = asked.problem(likelihood, likelihood.simulate(nothing, torch.Generator()))
+    return Check(problem, asked.plan, subject.names, rows.points, functions).run(groups)
+
+
+def held_out_of(
+    asked: Asked, rows: Rows, values: RunValues, odd: "Oddities", functions: Sequence[str]
+) -> HeldOut:
+    """The part of the network file."""
+    ranks, names = ranks_of(values, functions)
+    whitened = odd.whitened if odd.whitened is not None else ranks[:, :0]
+    way = {**way_of(asked), CONDITIONS_NETWORK: odd.network}
+    plan, digest = asked.plan, asked.subject.digest
+    assert digest is not None
+    truths = HeldOut(
+        len(rows),
+        names,
+        len(functions),
+        whitened.shape[1],
+        odd.names,
+        plan.chains * plan.draws,
+        digest,
+        json.dumps(way, sort_keys=True),
+    )
+    truths.ranks.copy_(ranks)
+    truths.contents.copy_(contents_of(values))
+    truths.whitened.copy_(whitened)
+    truths.odd.copy_(odd.values)
+    return truths
+
+
+def way_of(asked: Asked) -> dict[str, Any]:
+    """What draws depend on beside the network, by the names of options."""
+    settings, fine = asked.settings, asked.fine
+    assert isinstance(settings, SampleSettings | CalibrateSettings)
+    prior = asked.sharpened(fine) if settings.learned else fine
+    way: dict[str, Any] = {
+        "deblur": settings.prior.deblur,
+        "sharpen": prior.sharpened,
+        "eps": asked.latent.name,
+        "n_iters": len(fine.times) - 1,
+        "likelihood": None if settings.learned else settings.likelihood.likelihood,
+    }
+    if isinstance(settings, SampleSettings) and settings.correct:
+        way["correct"] = settings.correct
+    if settings.learned:
+        return way
+    files = [Path(name) for name in settings.likelihood.files if name and Path(name).is_file()]
+    digest = sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return {
+        **way,
+        "sampler": settings.sampler.sampler,
+        "noise_std": settings.likelihood.noise_std,
+        "mask": settings.likelihood.mask,
+        "contents of files": digest if files else None,
+    }
+
+
+def guarantee_of(asked: Asked, settings: SampleSettings, functions: Functions) -> Guarantee | None:
+    """What held-out truths guarantee of draws like these; None if the network was not calibrated,
+    or it is not wanted.
+
+    Raises:
+        UsageError: It was calibrated for other draws or functions, or not at all, but is to refuse.
+    """
+    file = asked.subject.file
+    truths = None if file is None or not settings.held_out else file.model.held_out
+    if truths is None:
+        if settings.refuse is not None or settings.beside.given:
+            raise UsageError(
+                "--refuse and --function go with a network that was calibrated: run posterior.py "
+                "calibrate"
+            )
+        return None
+    own, known = way_of(asked), json.loads(truths.way)
+    other = {name: known.get(name) for name in {*own, *known} - {CONDITIONS_NETWORK}}
+    for name in sorted(other):
+        if own.get(name) != other[name]:
+            raise UsageError(
+                f"the network was calibrated with {name} = {other[name]}, not {own.get(name)}: "
+                "leave that as it was, calibrate again, or give --no-held_out"
+            )
+    names = truths.quantities[len(truths.names) :]
+    if truths.names != asked.subject.names or names != list(functions):
+        raise UsageError(
+            f"the network was calibrated with --function of {', '.join(names) or 'none'}: give "
+            "the same, calibrate again, or give --no-held_out"
+        )
+    return Guarantee(truths)
+
+
+def observations_of(
+    asked: Asked, settings: SampleSettings, guarantee: Guarantee, labels: Tensor | None
+) -> Observations:
+    """What is known of observations, by what they are given with ``[M, C]``.
+
+    Raises:
+        UsageError: They are to be refused, but p-values are not known.
+    """
+    refuse, truths = settings.refuse, guarantee.held_out
+    finest = (len(truths.oddities) + 1) / (truths.truths + 1)
+    if labels is None or not truths.whitened.shape[1]:
+        if refuse is not None:
+            raise UsageError("--refuse looks at conditions, and there are none here: leave it out")
+        return Observations()
+    if refuse is not None and refuse < finest:
+        raise UsageError(
+            f"--refuse={refuse:g} refuses nothing by {truths.truths} held-out truths: give "
+            f"{finest:.2g} or more, or calibrate with more truths"
+        )
+    odd = Oddities.of(asked, settings.beside, labels)
+    assert odd.whitened is not None
+    if odd.network != json.loads(truths.way)[CONDITIONS_NETWORK]:
+        if refuse is not None:
+            raise UsageError("the network was calibrated with another --conditions_network")
+        return Observations(odd.whitened)
+    return Observations(odd.whitened, *guarantee.p_values(odd.whitened, odd.values))
+
+
+@dataclass(frozen=True, eq=False)
+class Oddities:
+    """Numbers that are large of conditions unlike the others.
+
+    Attributes:
+        whitened: Conditions ``[M, C]`` in coordinates whose distances mean something; None where
+            there are none.
+        values: ``[M, K]``.
+        names: Of the K numbers.
+        network: Digest of the flow of conditions; None without.
+    """
+
+    whitened: Tensor | None
+    values: Tensor
+    names: list[str] = field(default_factory=list)
+    network: str | None = None
+
+    @classmethod
+    def of(cls, asked: Asked, options: HeldOutOptions, conditions: Tensor | None) -> "Oddities":
+        """Those of conditions ``[M, C]``.
+
+        Raises:
+            UsageError: The flow of conditions is of others.
+            DataError: Its file is broken.
+        """
+        subject, law = asked.subject, asked.subject.surprise
+        if options.conditions_network is not None and conditions is None:
+            raise UsageError("--conditions_network is for networks with conditions: leave it out")
+        if conditions is None or law is None:
+            count = 0 if conditions is None else len(conditions)
+            return cls(None, torch.zeros(count, 0, dtype=torch.float64))
+        straight = subject.straight(conditions.to(law.mean.device))
+        columns, names, digest = [law(straight)], [SURPRISE], None
+        if options.conditions_network is not None:
+            other = open_prior(NetworkFile.open(options.conditions_network))
+            density, radius = densities(other, list(subject.condition_names), conditions)
+            columns += [-density, density, radius]
+            names += [SPARSE, DENSE, RADIUS]
+            digest = other.digest
+        values = torch.stack([column.cpu().double() for column in columns], dim=1)
+        return cls(law.whitened(straight).cpu(), values, names, digest)
+
+
+def densities(other: Subject, names: list[str], conditions: Tensor) -> tuple[Tensor, Tensor]:
+    """Log densities ``[M]`` of conditions ``[M, C]`` under a flow of these, and radii ``[M]`` of
+    their latents. Raises UsageError if it is of other columns."""
+    unknown = sorted(set(other.names) - set(names))
+    if unknown or other.label_dim:
+        raise UsageError(
+            f"--conditions_network is a flow of {', '.join(other.names)}: it should be of "
+            f"{', '.join(names)}, without conditions"
+        )
+    points = conditions[:, [names.index(name) for name in other.names]].double()
+    prior = other.prior(other.flow.times(LEARNED_STEPS), get_solver(LEARNED_SOLVER))
+    trace = Trace("exact") if other.dim <= LARGEST_EXACT else Trace(probes=8)
+    blocks = torch.split(points.to(other.flow.device), ROWS)
+    density = torch.cat([prior.log_density(block, {}, trace) for block in blocks])
+    radius = torch.cat([prior.whitened(block).norm(dim=1) for block in blocks])
+    return density, radius
