@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,7 @@ from training.names import FEWEST_RUNS, LARGEST_EXACT
 from training.options.inference import LEARNED_SOLVER, LEARNED_STEPS
 from training.options.posterior import CalibrateSettings, HeldOutOptions, SampleSettings
 from training.runs.holding import (
+    SHOWN,
     Observations,
     contents_of,
     ranks_of,
@@ -77,7 +79,8 @@ def calibrate(settings: CalibrateSettings) -> None:
         if distributed.is_main():
             truths = held_out_of(asked, rows, values, odd, list(functions))
             guarantee, check = Guarantee(truths), tested(values)
-            save_values(files[0], values, groups.fingerprint, CALIBRATION_FORMAT)
+            beside = over_conditions(guarantee, rows, subject.condition_names)
+            save_values(files[0], values, groups.fingerprint, CALIBRATION_FORMAT, beside)
             content = {
                 **check.summary(),
                 "question": "model",
@@ -94,6 +97,19 @@ def calibrate(settings: CalibrateSettings) -> None:
             report_calibration(guarantee)
             logger.info(f"Wrote them to {dest}")
             report_files(files[1], files[0], began)
+
+
+def over_conditions(guarantee: Guarantee, rows: Rows, names: Sequence[str]) -> dict[str, Any]:
+    """What to ask for near each truth so that 90 % are held, and its conditions; nothing of fewer
+    than two."""
+    if rows.conditions is None or len(names) < 2 or not guarantee.near_count:
+        return {}
+    near, _ = guarantee.levels_near(guarantee.held_out.whitened, (SHOWN,))
+    return {
+        "conditions": rows.conditions.numpy(),
+        "condition_names": np.array(names),
+        "near": near.regions[:, 0].numpy(),
+    }
 
 
 def subject_file(asked: Asked) -> NetworkFile:
@@ -194,7 +210,7 @@ def guarantee_of(asked: Asked, settings: SampleSettings, functions: Functions) -
     file = asked.subject.file
     truths = None if file is None or not settings.held_out else file.model.held_out
     if truths is None:
-        if settings.refuse is not None or settings.beside.given:
+        if settings.refuse is not None or settings.beside.wanted:
             raise UsageError(
                 "--refuse and --function go with a network that was calibrated: run posterior.py "
                 "calibrate"
@@ -270,16 +286,23 @@ class Oddities:
             UsageError: The flow of conditions is of others.
             DataError: Its file is broken.
         """
-        subject, law = asked.subject, asked.subject.surprise
         if options.conditions_network is not None and conditions is None:
             raise UsageError("--conditions_network is for networks with conditions: leave it out")
+        return cls.of_conditions(asked.subject, options.conditions_network, conditions)
+
+    @classmethod
+    def of_conditions(
+        cls, subject: Subject, conditions_network: str | None, conditions: Tensor | None
+    ) -> "Oddities":
+        """Those of conditions ``[M, C]`` of a network; raises likewise."""
+        law = subject.surprise
         if conditions is None or law is None:
             count = 0 if conditions is None else len(conditions)
             return cls(None, torch.zeros(count, 0, dtype=torch.float64))
         straight = subject.straight(conditions.to(law.mean.device))
         columns, names, digest = [law(straight)], [SURPRISE], None
-        if options.conditions_network is not None:
-            other = open_prior(NetworkFile.open(options.conditions_network))
+        if conditions_network is not None:
+            other = open_prior(NetworkFile.open(conditions_network))
             density, radius = densities(other, list(subject.condition_names), conditions)
             columns += [-density, density, radius]
             names += [SPARSE, DENSE, RADIUS]

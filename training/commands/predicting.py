@@ -17,13 +17,14 @@ from training.files.arrays import evenly
 from training.files.posterior import PREDICTIVE_FORMAT
 from training.files.posterior_draws import SavedPosteriors, load_netcdf
 from training.inference.user_likelihood import UserFunction
-from training.measure.posterior.predictive import Predictive
+from training.measure.posterior.predictive import Predictive, needed
 from training.options.posterior import PredictSettings
 from training.runs.posterior_results import report_files, write_numbers
 
 FAILED = 3
 """Exit code of ``--strict``."""
-MOST_OBSERVATIONS = 100
+MOST_OBSERVATIONS = 20
+FEWEST_SIMULATIONS, MOST_SIMULATIONS = 1000, 20_000
 
 
 @first_rank_only
@@ -38,8 +39,10 @@ def predict(settings: PredictSettings) -> int:
     files = [settings.save_dir / f"{stem}_predictive{suffix}" for suffix in (".npz", ".json")]
     require_new(files, settings.overwrite)
     observed = torch.from_numpy(saved.observed)
-    simulated = simulations(saved, settings, observed.shape[1])
-    count = len(observed)
+    count, tests = len(observed), observed.shape[1] + len(functions)
+    most = min(needed(tests * count, settings.level), MOST_SIMULATIONS)
+    wanted = settings.simulations or max(FEWEST_SIMULATIONS, most)
+    simulated = simulations(saved, settings, observed.shape[1], wanted)
     names = saved.number_names(observed.shape[1])
     for function in functions:
         names.append(function.name)
@@ -61,8 +64,11 @@ def predict(settings: PredictSettings) -> int:
     return FAILED if result.failed and settings.strict else 0
 
 
-def simulations(saved: SavedPosteriors, settings: PredictSettings, width: int) -> Tensor:
-    """Data ``[M, S, K]`` of the draws of each observation.
+def simulations(
+    saved: SavedPosteriors, settings: PredictSettings, width: int, wanted: int
+) -> Tensor:
+    """Data ``[M, S, K]`` of the draws of each observation; where these are fewer than S, they are
+    taken again.
 
     Raises:
         UsageError: There is no simulator, and the file has no likelihood that could stand for it.
@@ -70,7 +76,8 @@ def simulations(saved: SavedPosteriors, settings: PredictSettings, width: int) -
     """
     chains, draws, count, dim = saved.points.shape
     every = torch.from_numpy(saved.points).movedim(2, 0).reshape(count, -1, dim)
-    every = every[:, evenly(chains * draws, settings.simulations)]
+    places = np.resize(evenly(chains * draws, wanted), wanted)
+    every = every[:, places]
     points = every.flatten(0, 1)
     if settings.simulator is None:
         if saved.likelihood is None:

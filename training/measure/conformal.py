@@ -102,6 +102,21 @@ def recalibrated(ranks: Tensor, levels: Tensor) -> Tensor:
     return torch.lerp(knots[below], knots[below + 1], place - below)
 
 
+def crossed(scores: Tensor) -> Tensor:
+    """Contents ``[n, V]`` as the other half of the truths has them: shares of its scores that are
+    smaller, even from 0 to 1 whatever the posterior is worth.
+
+    Args:
+        scores: ``[n, V]``, of n truths in any order.
+    """
+    made = torch.empty_like(scores)
+    for own, other in ((0, 1), (1, 0)):
+        ordered = scores[other::2].T.sort(dim=1).values.contiguous()
+        below = torch.searchsorted(ordered, scores[own::2].T.contiguous()).T
+        made[own::2] = (below + 0.5) / (ordered.shape[1] + 1)
+    return made
+
+
 def oddness(known: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
     """How odd each of M new rows is among n known ones, by K numbers at once.
 

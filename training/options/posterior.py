@@ -85,6 +85,11 @@ class HeldOutOptions(Declared):
         "density and latent radius tell observations that no data resemble",
     )
 
+    @property
+    def wanted(self) -> bool:
+        """Whether one of these was asked for."""
+        return bool(self.function or self.conditions_network)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSettings(CommonSettings):
@@ -147,7 +152,7 @@ class SampleSettings(CommonSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_there(self.observation, self.condition, self.truth)
-        if not self.held_out and (self.refuse is not None or self.beside.given):
+        if not self.held_out and (self.refuse is not None or self.beside.wanted):
             raise UsageError("--no-held_out leaves nothing for --refuse, or what goes with it")
         if self.learned:
             self.require_alone()
@@ -222,7 +227,7 @@ class CalibrateSettings(CommonSettings):
     """Options of ``calibrate``."""
 
     save_dir: Path = option(
-        idle=True, type=FILE, unset="that of the network", help="Folder of the results"
+        idle=True, type=FILE, unset="that of the network file", help="Folder of the results"
     )
     truth: str = option(
         type=choice(["data"]), default="data", help="Where truths come from: a data set."
@@ -254,10 +259,10 @@ class CalibrateSettings(CommonSettings):
                 "calibrate adds to a network file, as it is: give --network, and leave "
                 "--no-calibration out"
             )
-        if "://" in network and (self.dest is None or "save_dir" not in self.given):
-            raise UsageError("a network of a URL stays as it is: give --dest and --save_dir")
+        if "://" in network and self.dest is None:
+            raise UsageError("a network of a URL stays as it is: give --dest")
         if self.save_dir is None:
-            object.__setattr__(self, "save_dir", Path(network).parent)
+            object.__setattr__(self, "save_dir", (self.dest or Path(network)).parent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,7 +284,11 @@ class PredictSettings(Declared):
         help="Functions of data, FILE.py:name with commas, numbers [N] of data [N, K], that are "
         "compared too",
     )
-    simulations: int = option(type=COUNT, default=1000, help="Of each observation, at most.")
+    simulations: int | None = option(
+        type=COUNT,
+        unset="as many as p-values of so many numbers need, from 1000 to 20,000",
+        help="Data simulated of each observation's draws",
+    )
     level: float = option(
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         default=0.01,

@@ -12,6 +12,7 @@ uniform ones: a test fails less often than its level says, and sees less.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from statistics import NormalDist
 from typing import Any
 
@@ -23,6 +24,11 @@ from training.measure.posterior.verdicts import NAMED_FAILURES, SEEN, holm
 
 ENDS = (0.05, 0.5, 0.95)
 """Levels of the quantiles of simulated data that are told."""
+
+
+def needed(tests: int, level: float) -> int:
+    """Simulations without which not even an observation beyond all of them fails, surely."""
+    return ceil(2 * tests / level)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +116,11 @@ class Predictive:
             f"One that is {self.detectable:.1f} standard deviations off would have been seen in "
             f"{100 * SEEN:.0f} % of cases."
         )
+        if not failed and self.draws < needed(tests, self.level):
+            return (
+                f"Too few simulations to tell: {many} at level {self.level:g} need "
+                f"{needed(tests, self.level):,} of each observation, and there are {self.draws:,}"
+            )
         if not failed:
             return f"The model makes data like the observations, as far as {many} tell. {size}"
         listed = ", ".join(f"{name} (p = {self.adjusted[name]:.2g})" for name in failed[:3])
