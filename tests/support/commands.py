@@ -357,7 +357,6 @@ ALL = (
         place="--dest",
         file="network.pkl",
         tolerance=0,
-        needed=("--network",),
         foreign=("--data_root",),
     ),
     Command(

@@ -77,7 +77,8 @@ def calibrate(settings: CalibrateSettings) -> None:
         with groups.told_when_cut_short():
             values = drawn(asked, rows, functions, groups)
         if distributed.is_main():
-            truths = held_out_of(asked, rows, values, odd, list(functions))
+            model = Model.load(network.path)
+            truths = held_out_of(asked, rows, values, odd, list(functions), model.digest())
             guarantee, check = Guarantee(truths), tested(values)
             beside = over_conditions(guarantee, rows, subject.condition_names)
             save_values(files[0], values, groups.fingerprint, CALIBRATION_FORMAT, beside)
@@ -90,7 +91,7 @@ def calibrate(settings: CalibrateSettings) -> None:
                 "held_out": summary_of(guarantee),
             }
             write_numbers(files[1], CALIBRATION_FORMAT, began, content)
-            replace(Model.load(network.path), held_out=truths).save(dest)
+            replace(model, held_out=truths).save(dest)
         groups.remove()
         if distributed.is_main():
             report_check(check)
@@ -148,14 +149,18 @@ def drawn(asked: Asked, rows: Rows, functions: Functions, groups: Groups) -> Run
 
 
 def held_out_of(
-    asked: Asked, rows: Rows, values: RunValues, odd: "Oddities", functions: Sequence[str]
+    asked: Asked,
+    rows: Rows,
+    values: RunValues,
+    odd: "Oddities",
+    functions: Sequence[str],
+    digest: str,
 ) -> HeldOut:
-    """The part of the network file."""
+    """The part of the network file, whose other parts have this digest."""
     ranks, names = ranks_of(values, functions)
-    whitened = odd.whitened if odd.whitened is not None else ranks[:, :0]
+    whitened = ranks[:, :0] if odd.whitened is None else odd.whitened
     way = {**way_of(asked), CONDITIONS_NETWORK: odd.network}
-    plan, digest = asked.plan, asked.subject.digest
-    assert digest is not None
+    plan = asked.plan
     truths = HeldOut(
         len(rows),
         names,
@@ -179,6 +184,7 @@ def way_of(asked: Asked) -> dict[str, Any]:
     assert isinstance(settings, SampleSettings | CalibrateSettings)
     prior = asked.sharpened(fine) if settings.learned else fine
     way: dict[str, Any] = {
+        "calibration": settings.prior.calibration,
         "deblur": settings.prior.deblur,
         "sharpen": prior.sharpened,
         "eps": asked.latent.name,
@@ -297,8 +303,7 @@ class Oddities:
         """Those of conditions ``[M, C]`` of a network; raises likewise."""
         law = subject.surprise
         if conditions is None or law is None:
-            count = 0 if conditions is None else len(conditions)
-            return cls(None, torch.zeros(count, 0, dtype=torch.float64))
+            return cls(None, torch.zeros(1, 0, dtype=torch.float64))
         straight = subject.straight(conditions.to(law.mean.device))
         columns, names, digest = [law(straight)], [SURPRISE], None
         if conditions_network is not None:

@@ -119,13 +119,12 @@ class Model:
             UsageError: ``end_std`` is given for a schedule without a scale.
         """
         parts, about = read_model(Path(path), end_std)
-        courses, held_out = parts.courses, parts.held_out
+        courses = parts.courses
         if not calibrated:
             # What was fitted to the calibrated flow is not of another.
-            parts.denoiser.calibration, parts.denoiser.student = None, None
-            courses, held_out = {}, None
+            parts.denoiser.calibration, parts.denoiser.student, courses = None, None, {}
         device = device or "cpu"
         denoiser = parts.denoiser.eval().requires_grad_(False).to(device)
         moved = parts.coordinates.to(device) if parts.coordinates else None
         law = parts.learned.eval().requires_grad_(False).to(device) if parts.learned else None
-        return cls(denoiser, parts.recipe, about, moved, law, courses, held_out)
+        return cls(denoiser, parts.recipe, about, moved, law, courses, parts.held_out)

@@ -254,11 +254,8 @@ class CalibrateSettings(CommonSettings):
         super().__post_init__()
         require_there(self.data_root)
         network = self.prior.network
-        if network is None or not self.prior.calibration:
-            raise UsageError(
-                "calibrate adds to a network file, as it is: give --network, and leave "
-                "--no-calibration out"
-            )
+        if network is None:
+            raise UsageError("calibrate adds to a network file: give --network, not --data_name")
         if "://" in network and self.dest is None:
             raise UsageError("a network of a URL stays as it is: give --dest")
         if self.save_dir is None:
