@@ -28,7 +28,7 @@ gap          only of ``clusters``: halfway between two clusters of data
 
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from benchmarks.estimators.flow import ROOT, newest_network, save_simulations
 from benchmarks.simulators import TASKS, Task, Wheel
 from benchmarks.simulators.priors import Prior, Uniform
 from dnnlib.errors import DataError, UsageError
+from torch_utils.results import load_arrays, save_arrays
 from training.commands.calibrating import Oddities
 from training.commands.inference import Asked
 from training.flow.likelihood import Trace
@@ -192,7 +193,12 @@ class Fresh:
 
 
 def asked_of(plan: Plan, network: Path) -> Fresh:
-    """What a network says of 2,000 new simulations."""
+    """What a network says of 2,000 new simulations, which is kept beside it."""
+    path = plan.place / "fresh.npz"
+    names = [item.name for item in fields(Fresh)]
+    if path.exists():
+        arrays = load_arrays(path, names)
+        return Fresh(*(torch.from_numpy(arrays[name]) for name in names))
     fresh = plan.simulated(FRESH, 1)
     theta, data = (torch.from_numpy(each).double() for each in (fresh.theta, fresh.data))
     asked = plan.asked(network)
@@ -210,7 +216,9 @@ def asked_of(plan: Plan, network: Path) -> Fresh:
         densities.append(density)
     odd = Oddities.of(asked, HeldOutOptions(), data)
     assert odd.whitened is not None
-    return Fresh(torch.cat(contents), odd.whitened, torch.cat(densities))
+    made = Fresh(torch.cat(contents), odd.whitened, torch.cat(densities))
+    save_arrays(path, {name: getattr(made, name).numpy() for name in names})
+    return made
 
 
 def error_of(contents: Tensor, levels: Tensor) -> float:

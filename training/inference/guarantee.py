@@ -1,9 +1,9 @@
 """Intervals and regions that hold what they state, by truths that were held out.
 
 What a posterior states is asked for at another level (``measure.conformal``): that of all truths,
-so that it holds on average over observations; or that of the truths whose conditions are nearest to
-an observation. The first is guaranteed. The second holds, to ``1 / (K + 1)`` of K truths, as far as
-posteriors err alike wherever these lie, and says how far that is.
+so that it holds on average over observations, which is guaranteed; or that of the truths whose
+conditions are nearest to an observation. These hold on average too, by what levels of neighbors
+hold of the truths themselves, and nearby as far as posteriors err alike where the neighbors lie.
 
 Draws whose ranks in each coordinate are moved to where truths are have calibrated marginals, and
 the dependence between coordinates that they had.
@@ -11,13 +11,14 @@ the dependence between coordinates that they had.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
 from training.flow.held_out import HeldOut
-from training.measure.conformal import Holding, asked, oddness, recalibrated
+from training.measure.conformal import Holding, asked, local_contents, oddness, recalibrated
 from training.measure.posterior.coverage import central_values
 
 SHARES = (0.5, 0.8, 0.9, 0.95)
@@ -55,7 +56,9 @@ class Guarantee:
     def near_count(self) -> int:
         """K, truths that are near an observation; 0 where there are no conditions."""
         truths = self.held_out.truths
-        return min(truths, max(FEWEST_NEAR, truths // NEAR)) * bool(self.held_out.whitened.shape[1])
+        return min(truths - 1, max(FEWEST_NEAR, truths // NEAR)) * bool(
+            self.held_out.whitened.shape[1]
+        )
 
     def holding(self, share: float) -> Holding:
         """What regions of a stated share hold, on average and of a calibration like this."""
@@ -63,7 +66,8 @@ class Guarantee:
 
     def levels(self, shares: Sequence[float] = SHARES) -> Levels:
         """Levels that hold on average over observations."""
-        return self._by(slice(None), shares)
+        contents = torch.stack([asked(self._scores, share) for share in shares])
+        return Levels(contents[:, :-1], contents[:, -1])
 
     def levels_near(
         self, whitened: Tensor, shares: Sequence[float] = SHARES
@@ -78,20 +82,27 @@ class Guarantee:
             raise UsageError("these held-out truths have no conditions: none is near")
         apart = torch.cdist(whitened.to(self.held_out.whitened), self.held_out.whitened)
         nearest = apart.topk(self.near_count, largest=False)
-        parts = [self._by(places, shares) for places in nearest.indices]
-        levels = Levels(
-            torch.stack([part.intervals for part in parts]),
-            torch.stack([part.regions for part in parts]),
+        own = [asked(self._local, share) for share in shares]
+        contents = torch.stack(
+            [
+                torch.stack([asked(self._scores[places], each) for each in own])
+                for places in nearest.indices
+            ]
         )
-        return levels, nearest.values[:, -1]
+        return Levels(contents[..., :-1], contents[..., -1]), nearest.values[:, -1]
 
-    def _by(self, places: Tensor | slice, shares: Sequence[float]) -> Levels:
-        central = central_values(self.held_out.ranks[places])
-        contents = self.held_out.contents[places]
-        return Levels(
-            torch.stack([asked(central, share) for share in shares]),
-            torch.stack([asked(contents, share) for share in shares]),
-        )
+    @cached_property
+    def _scores(self) -> Tensor:
+        """Contents ``[n, Q + 1]`` of the smallest intervals and regions with the truths."""
+        central = central_values(self.held_out.ranks)
+        return torch.cat([central, self.held_out.contents[:, None]], dim=1)
+
+    @cached_property
+    def _local(self) -> Tensor:
+        """The same among those of the truths near each."""
+        apart = torch.cdist(self.held_out.whitened, self.held_out.whitened)
+        nearest = apart.fill_diagonal_(torch.inf).topk(self.near_count, largest=False)
+        return local_contents(self._scores, nearest.indices)
 
     def recalibrated(self, draws: Tensor) -> Tensor:
         """Draws ``[S, D]`` of a posterior whose ranks in each coordinate are moved to where truths

@@ -39,20 +39,36 @@ def fewest(share: float) -> int:
     return ceil(share / (1 - share) - TINY)
 
 
-def asked(scores: Tensor, share: float) -> Tensor:
+def asked(scores: Tensor, share: float | Tensor) -> Tensor:
     """Contents ``[...]`` to ask for, so that a share of truths is held.
 
     Args:
         scores: ``[n, ...]``, of n truths.
-        share: Between 0 and 1.
+        share: Between 0 and 1; one for all, or ``[...]``.
 
     Returns:
         1, for everything, where the truths are too few.
     """
-    place = ceil((len(scores) + 1) * share - TINY)
-    if place > len(scores):
-        return torch.ones_like(scores[0])
-    return scores.kthvalue(max(place, 1), dim=0).values
+    count = len(scores)
+    shares = torch.as_tensor(share, dtype=torch.float64).expand_as(scores[0])
+    place = ((count + 1) * shares - TINY).ceil().long().clamp_min(1)
+    ordered = scores.sort(dim=0).values.gather(0, place.clamp_max(count)[None] - 1)[0]
+    return ordered.masked_fill(place > count, 1.0)
+
+
+def local_contents(scores: Tensor, nearest: Tensor) -> Tensor:
+    """Where the score of each truth is among those of its neighbors, from 0 to 1, ``[n, ...]``.
+
+    Levels by neighbors alone need not hold on average: those in the midst are neighbors of many.
+    Asked for with what these contents hold on average (``asked``), they do, but for that a truth is
+    none of its own neighbors (as in Guan 2023, "Localized conformal prediction").
+
+    Args:
+        scores: ``[n, ...]``.
+        nearest: The places ``[n, K]`` of the neighbors of each, itself not among them.
+    """
+    below = torch.stack([(scores[k] < own).sum(0) for k, own in zip(nearest, scores, strict=True)])
+    return (below + 0.5) / (nearest.shape[1] + 1)
 
 
 @dataclass(frozen=True)

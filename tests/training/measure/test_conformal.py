@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import kstest, norm
 
-from training.measure.conformal import Holding, asked, fewest, oddness, recalibrated
+from training.measure.conformal import Holding, asked, fewest, local_contents, oddness, recalibrated
 
 REPETITIONS = 500
 
@@ -36,6 +36,26 @@ def test_too_few_truths_ask_for_everything() -> None:
     assert asked(scores, 0.9) == 1
     assert asked(torch.cat([scores, scores[:1]]), 0.9) == scores[-1]
     assert Holding.by(8, 0.9).mean == 1
+
+
+def test_levels_of_neighbors_hold_on_average_and_where_they_are() -> None:
+    """A posterior is too narrow by a factor that grows with the one condition."""
+    draw = np.random.default_rng(3)
+
+    def scores(y: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(2 * norm.cdf(np.abs(draw.normal(size=len(y))) * (1 + 2 * y)) - 1)
+
+    y, fresh = draw.beta(1, 2, size=1000), draw.beta(1, 2, size=4000)
+    known, new = scores(y), scores(fresh)
+    apart = np.abs(y[:, None] - y) + 9 * np.eye(len(y))
+    own = local_contents(known, torch.from_numpy(np.argsort(apart)[:, :100]))
+    nearest = np.argsort(np.abs(fresh[:, None] - y), axis=1)[:, :100]
+    near = torch.stack([asked(known[k], asked(own, 0.9)) for k in nearest])
+    held = (new <= near).numpy()
+    assert held.mean() == pytest.approx(0.9, abs=0.02)
+    wide = fresh > 0.6
+    assert held[wide].mean() == pytest.approx(0.9, abs=0.05)
+    assert (new <= asked(known, 0.9)).numpy()[wide].mean() < 0.83
 
 
 def test_recalibrated_levels_rise_and_make_ranks_even() -> None:

@@ -12,6 +12,7 @@ from torch_utils.results import open_arrays
 from training.files.arrays import title_of
 from training.files.posterior import SavedCheck, SavedPredictive
 from training.measure.conformal import crossed
+from training.measure.posterior.calibration import DENSEST
 from training.measure.posterior.coverage import central_values
 from training.pictures import look
 from training.pictures.look import BLUE, INK, joined, sequential_colors
@@ -25,11 +26,11 @@ MOST_ROWS, MOST_NUMBERS, BINS = 4, 6, 30
 def draw_after(saved: SavedCheck) -> Figure:
     """What regions hold whose levels the other half of the truths has set."""
     values = saved.values
-    after = {name: crossed(held[:, None])[:, 0] for name, held in values.regions.items()}
+    after = {DENSEST: crossed(values.regions[DENSEST][:, None])[:, 0]}
     # Ranks whose central intervals have the contents that are drawn.
     ranks = (1 + crossed(central_values(values.ranks))) / 2
     shown = replace(saved, values=replace(values, ranks=ranks, regions=after))
-    return draw_coverage(shown, "levels set by the other half of the truths")
+    return draw_coverage(shown, "levels by held-out truths, each by the other half of them")
 
 
 def has_map(path: Path) -> bool:
@@ -47,8 +48,8 @@ def draw_map(saved: SavedCheck, path: Path) -> Figure:
         1,
         1,
         MAP_SIZE,
-        f"Posterior of {saved.name}: what holds 90 % near each truth",
-        joined(saved.schedule, "content asked of the flow, %"),
+        f"{saved.name}: what holds 90 % nearby",
+        joined(saved.schedule, "content asked of the flow near each truth, %"),
         right=1.1,
     )
     axes = look.axes_at(figure, places[0, 0])
