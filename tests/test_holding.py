@@ -175,6 +175,24 @@ def test_rows_that_a_training_saw_are_no_fresh_truths(
     refused(calibrate(kept), 2, "network.pkl", "--overwrite")
 
 
+def test_observations_with_a_likelihood_are_held_out_and_refused_too(
+    run_script: Run, toy_network: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The middle of circles is a gap: no simulated observation is near it."""
+    network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
+    made = ("--noise_std=0.05", "--sampler=pool", "--pool=400", "--draws=20", "--n_iters=3")
+    place = (f"--network={network}", f"--dest={tmp_path / 'network.pkl'}", "--runs=99")
+    good(run_script(posterior, "calibrate", *place, *made))
+    seen = write_csv(tmp_path / "seen.csv", ["x1", "x2"], np.array([[1.0, 1.0], [0.0, 0.0]]))
+    given = (f"--network={tmp_path / 'network.pkl'}", f"--observation={seen}", *made)
+    result = run_script(posterior, "sample", *given, f"--save_dir={tmp_path}", "--refuse=0.05")
+    assert result.code == 3
+    assert "observation 2 (p = 0.0" in result.out
+    assert "observation 1 (" not in result.out
+    other = [option.replace("0.05", "0.06") for option in given]
+    refused(run_script(posterior, "sample", *other, f"--save_dir={tmp_path}"), 2, "noise_std")
+
+
 def test_a_model_is_held_against_what_was_observed(
     run_script: Run, done: Path, shelf: Path, tmp_path: Path
 ) -> None:

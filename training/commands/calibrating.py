@@ -20,11 +20,13 @@ from torch_utils.distributed import process_group
 from training.commands.inference import Asked, prepared
 from training.data.tables.table import Rows
 from training.files.posterior import CALIBRATION_FORMAT, save_values
+from training.flow.coordinates.surprise import MOST_CONDITIONS
 from training.flow.held_out import HeldOut
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
-from training.inference.checking import Functions
+from training.inference.checking import Functions, simulated
 from training.inference.guarantee import Guarantee
+from training.inference.likelihoods import Gaussian
 from training.inference.user_likelihood import UserFunction
 from training.measure.posterior.calibration import RunValues
 from training.measure.posterior.calibration import calibrate as tested
@@ -68,7 +70,7 @@ def calibrate(settings: CalibrateSettings) -> None:
     files = asked.files("posterior_calibration", ".npz")
     with process_group(settings.run.device_name) as device:
         asked = asked.on(device, list(files))
-        odd = Oddities.of(asked, settings.beside, rows.conditions)
+        odd = Oddities.of(asked, settings.beside, seen_of(asked, rows))
         sources = settings.likelihood.files
         programs = [text.rpartition(":")[0] for text in settings.beside.function or ()]
         groups, options = prepared(
@@ -146,6 +148,16 @@ def drawn(asked: Asked, rows: Rows, functions: Functions, groups: Groups) -> Run
     nothing = torch.zeros(1, subject.dim, dtype=torch.float64)
     problem = asked.problem(likelihood, likelihood.simulate(nothing, torch.Generator()))
     return Check(problem, asked.plan, subject.names, rows.points, functions).run(groups)
+
+
+def seen_of(asked: Asked, rows: Rows) -> Tensor:
+    """What is observed of truths: their conditions ``[n, C]``, or what is simulated of each, as its
+    posterior is then drawn of, ``[n, K]``."""
+    if asked.settings.learned:
+        assert rows.conditions is not None
+        return rows.conditions
+    numbers = list(range(len(rows)))
+    return simulated(asked.likelihood(), rows.points, numbers, asked.plan.seed)
 
 
 def held_out_of(
@@ -240,25 +252,27 @@ def guarantee_of(asked: Asked, settings: SampleSettings, functions: Functions) -
 
 
 def observations_of(
-    asked: Asked, settings: SampleSettings, guarantee: Guarantee, labels: Tensor | None
+    asked: Asked, settings: SampleSettings, guarantee: Guarantee, observed: Tensor
 ) -> Observations:
-    """What is known of observations, by what they are given with ``[M, C]``.
+    """What is known of observations ``[M, K]``, or conditions.
 
     Raises:
         UsageError: They are to be refused, but p-values are not known.
     """
     refuse, truths = settings.refuse, guarantee.held_out
     finest = (len(truths.oddities) + 1) / (truths.truths + 1)
-    if labels is None or not truths.whitened.shape[1]:
+    if not truths.whitened.shape[1]:
         if refuse is not None:
-            raise UsageError("--refuse looks at conditions, and there are none here: leave it out")
+            raise UsageError(
+                f"--refuse takes {MOST_CONDITIONS} observed numbers at most: leave it out"
+            )
         return Observations()
     if refuse is not None and refuse < finest:
         raise UsageError(
             f"--refuse={refuse:g} refuses nothing by {truths.truths} held-out truths: give "
             f"{finest:.2g} or more, or calibrate with more truths"
         )
-    odd = Oddities.of(asked, settings.beside, labels)
+    odd = Oddities.of(asked, settings.beside, observed)
     assert odd.whitened is not None
     if odd.network != json.loads(truths.way)[CONDITIONS_NETWORK]:
         if refuse is not None:
@@ -269,11 +283,11 @@ def observations_of(
 
 @dataclass(frozen=True, eq=False)
 class Oddities:
-    """Numbers that are large of conditions unlike the others.
+    """Numbers that are large of observations, or conditions, unlike the others.
 
     Attributes:
-        whitened: Conditions ``[M, C]`` in coordinates whose distances mean something; None where
-            there are none.
+        whitened: Observed numbers ``[M, C]`` in coordinates whose distances mean something; None
+            where they are too many.
         values: ``[M, K]``.
         names: Of the K numbers.
         network: Digest of the flow of conditions; None without.
@@ -285,24 +299,35 @@ class Oddities:
     network: str | None = None
 
     @classmethod
-    def of(cls, asked: Asked, options: HeldOutOptions, conditions: Tensor | None) -> "Oddities":
-        """Those of conditions ``[M, C]``.
+    def of(cls, asked: Asked, options: HeldOutOptions, observed: Tensor) -> "Oddities":
+        """Those of observed numbers ``[M, C]``.
 
         Raises:
-            UsageError: The flow of conditions is of others.
+            UsageError: There is a flow of conditions, but it is of others, or there are none.
             DataError: Its file is broken.
         """
-        if options.conditions_network is not None and conditions is None:
-            raise UsageError("--conditions_network is for networks with conditions: leave it out")
-        return cls.of_conditions(asked.subject, options.conditions_network, conditions)
+        if asked.settings.learned:
+            return cls.of_conditions(asked.subject, options.conditions_network, observed)
+        if options.conditions_network is not None:
+            raise UsageError("--conditions_network goes with --condition alone: leave it out")
+        likelihood, count = asked.likelihood(), observed.shape[1]
+        if not isinstance(likelihood, Gaussian) or count > MOST_CONDITIONS:
+            return cls(None, torch.zeros(1, 0, dtype=torch.float64))
+        # As if the prior were Gaussian, which decides nothing: held-out truths say what is odd.
+        mean, covariance = (part.cpu() for part in asked.fine.moments())
+        of_points = likelihood.observe(likelihood.observe(covariance).T)
+        variance, axes = torch.linalg.eigh(of_points + likelihood.covariance(count))
+        gain = axes / variance.sqrt() @ axes.T
+        whitened = (observed.cpu().double() - likelihood.observe(mean[None])) @ gain
+        return cls(whitened, whitened.square().sum(dim=1, keepdim=True) / 2, [SURPRISE])
 
     @classmethod
     def of_conditions(
-        cls, subject: Subject, conditions_network: str | None, conditions: Tensor | None
+        cls, subject: Subject, conditions_network: str | None, conditions: Tensor
     ) -> "Oddities":
         """Those of conditions ``[M, C]`` of a network; raises likewise."""
         law = subject.surprise
-        if conditions is None or law is None:
+        if law is None:
             return cls(None, torch.zeros(1, 0, dtype=torch.float64))
         straight = subject.straight(conditions.to(law.mean.device))
         columns, names, digest = [law(straight)], [SURPRISE], None

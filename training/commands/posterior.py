@@ -74,7 +74,7 @@ def sample(settings: SampleSettings) -> int:
     guarantee = guarantee_of(asked, settings, functions)
     seen = Observations()
     if guarantee is not None:
-        seen = observations_of(asked, settings, guarantee, labels)
+        seen = observations_of(asked, settings, guarantee, observed)
         refusal = None if settings.refuse is None else seen.refused(settings.refuse)
         if refusal:
             logger.warning(refusal)

@@ -18,8 +18,9 @@ What is not a number is null. ``{data}_{schedule}_posterior_check.json`` has the
 for ``--truth=flow``, model for ``--truth=data``), solvers, verdict, detectable (the error of
 coverage that so many runs see in 90 % of cases, in points), p_values and adjusted_p_values (Holm)
 by test, central_intervals and regions with what they hold at each of their levels, crps, and with
-``--condition`` near: of each observation passed, the quantity of the smallest p and this adjusted,
-tendency, mean_ranks, the distance of the farthest neighbor, local, surprise.
+``--condition`` near: detectable, in points, and of each observation passed, the quantity of the
+smallest p and this adjusted, tendency, mean_ranks, the distance of the farthest neighbor, local,
+surprise.
 ``..._posterior_check.npz`` has R runs and Q quantities, those of V coordinates first:
 
     names                    [Q], coordinates, log likelihood (or log density), radius

@@ -25,7 +25,7 @@ SHARES = (0.5, 0.8, 0.9, 0.95)
 """That intervals and regions are stated for."""
 NEAR, FEWEST_NEAR = 5, 50
 """One in so many truths is near an observation, but so many at least."""
-NEAREST = "distance to the nearest"
+NEAREST = "distance to the nearest of them"
 """The oddity that follows from the conditions themselves."""
 
 

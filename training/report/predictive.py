@@ -43,7 +43,7 @@ def section_of(path: Path, choice: Choice) -> Section:
     return Section(
         f"Data of the posterior of {name}",
         READING,
-        "docs/holding.md",
+        "docs/how-sure.md",
         str(path.parent),
         [NumberTable("Observed and simulated", head, rows[:MOST], more)],
         results,
