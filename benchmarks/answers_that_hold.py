@@ -30,7 +30,6 @@ import subprocess
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -326,8 +325,7 @@ def refused(plan: Plan) -> list[float]:
         options += [f"--draws={DRAWS // 4}", f"--save_dir={plan.place / 'odd'}", f"--dest={kept}"]
         options += [f"--conditions_network={of_data}", "--device_name=cpu", "--overwrite"]
         run("posterior.py", "calibrate", *options)
-    asked = plan.asked(kept, of_data)
-    settings: Any = asked.settings
+    asked, beside = plan.asked(kept, of_data), HeldOutOptions(conditions_network=str(of_data))
     assert asked.subject.file is not None
     assert asked.subject.file.model.held_out is not None
     guarantee = Guarantee(asked.subject.file.model.held_out)
@@ -335,12 +333,17 @@ def refused(plan: Plan) -> list[float]:
     sets = [data, *(disturbed(kind, data, draw) for kind in KINDS)]
     if isinstance(plan.task, Clusters):
         sets.append(data - 4 * np.sign(data))
-    return [share(guarantee, asked, settings.beside, each) for each in sets]
+    return [refused_share(guarantee, asked, each, beside) for each in sets]
 
 
-def share(guarantee: Guarantee, asked: Asked, options: HeldOutOptions, data: np.ndarray) -> float:
+def refused_share(
+    guarantee: Guarantee,
+    asked: Asked,
+    data: np.ndarray,
+    beside: HeldOutOptions = HeldOutOptions(),  # noqa: B008 a frozen one
+) -> float:
     """The share of data ``[n, C]`` that is refused."""
-    odd = Oddities.of(asked, options, torch.from_numpy(data).double())
+    odd = Oddities.of(asked, beside, torch.from_numpy(data).double())
     assert odd.whitened is not None
     p, _ = guarantee.p_values(odd.whitened, odd.values)
     return float((p <= FALSE_ALARMS).double().mean())
