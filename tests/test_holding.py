@@ -12,6 +12,7 @@ import pytest
 import dataset_tool
 import posterior
 import visualize
+from dnnlib.errors import DataError, UsageError
 from tests.support.finished_runs import SIMULATION_NAMES, good, write_csv
 from tests.support.outcomes import read_netcdf
 from tests.support.running import Result, refused
@@ -126,6 +127,26 @@ def test_samples_come_as_the_flow_says_and_as_held_out(done: Path, shelf: Path) 
     ends = guarantee.intervals(both, 0.9)
     np.testing.assert_allclose(ends, [first["held_out"]["0.9"][name] for name in ("a", "b")])
     np.testing.assert_allclose(guarantee.recalibrated(both), moved[:, :, 0].reshape(-1, 2))
+
+
+def test_python_calibrates_as_the_script_does(
+    shelf: Path, simulations: Path, tmp_path: Path
+) -> None:
+    place = {"network": simulations / "network.pkl", "dest": tmp_path / "network.pkl"}
+    few = {"chains": 2, "draws": 20, "n_iters": 3, "batch_gpu": 64}
+    function = (f"{shelf / 'mine.py'}:total",)
+    options: dict[str, Any] = {**place, **few, "function": function}
+    made = Guarantee.calibrate(data_root=shelf / "fresh.npz", **options)
+    own = Guarantee.open(shelf / "network.pkl")
+    assert repr(made) == "Guarantee(60 truths of a, b, total)"
+    assert (made.truths.held_out.ranks == own.truths.held_out.ranks).all()
+    assert made.holding(0.9).mean == pytest.approx(55 / 61)
+    p = made.p_values(np.array([[0.0, 0.0], [-1.5, 1.5]]))
+    assert p[1] < 0.05 < p[0]
+    with pytest.raises(UsageError, match="no option 'drawz': is 'draws' meant"):
+        Guarantee.calibrate(**place, drawz=3)
+    with pytest.raises(DataError, match="was not calibrated"):
+        Guarantee.open(simulations / "network.pkl")
 
 
 def test_what_no_data_resemble_is_refused_before_anything_is_drawn(
