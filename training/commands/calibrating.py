@@ -31,7 +31,7 @@ from training.inference.user_likelihood import UserFunction
 from training.measure.posterior.calibration import RunValues
 from training.measure.posterior.calibration import calibrate as tested
 from training.model.model import Model
-from training.names import FEWEST_RUNS, LARGEST_EXACT
+from training.names import FEWEST_RUNS, LARGEST_EXACT, PROBES
 from training.options.inference import LEARNED_SOLVER, LEARNED_STEPS
 from training.options.posterior import CalibrateSettings, HeldOutOptions, SampleSettings
 from training.runs.holding import (
@@ -49,8 +49,6 @@ from training.subjects import NetworkFile, Subject, open_prior
 
 CONDITIONS_NETWORK = "conditions_network"
 SURPRISE, SPARSE, DENSE, RADIUS = "surprise", "low density", "high density", "latent radius"
-ROWS = 1024
-"""Conditions whose densities are taken at once."""
 
 
 def calibrate(settings: CalibrateSettings) -> None:
@@ -319,7 +317,11 @@ class Oddities:
         variance, axes = torch.linalg.eigh(of_points + likelihood.covariance(count))
         gain = axes / variance.sqrt() @ axes.T
         whitened = (observed.cpu().double() - likelihood.observe(mean[None])) @ gain
-        return cls(whitened, whitened.square().sum(dim=1, keepdim=True) / 2, [SURPRISE])
+        columns, names = [whitened.square().sum(dim=1) / 2], [SURPRISE]
+        if likelihood.operator is None and likelihood.coordinates is None:
+            more = of_points_seen(asked, observed)
+            columns, names = [*columns, *more.values()], [*names, *more]
+        return cls(whitened, torch.stack(columns, dim=1), names)
 
     @classmethod
     def of_conditions(
@@ -333,27 +335,45 @@ class Oddities:
         columns, names, digest = [law(straight)], [SURPRISE], None
         if conditions_network is not None:
             other = open_prior(NetworkFile.open(conditions_network))
-            density, radius = densities(other, list(subject.condition_names), conditions)
-            columns += [-density, density, radius]
-            names += [SPARSE, DENSE, RADIUS]
+            more = of_flow(other, in_order(other, list(subject.condition_names), conditions))
+            columns, names = [*columns, *more.values()], [*names, *more]
             digest = other.digest
         values = torch.stack([column.cpu().double() for column in columns], dim=1)
         return cls(law.whitened(straight).cpu(), values, names, digest)
 
 
-def densities(other: Subject, names: list[str], conditions: Tensor) -> tuple[Tensor, Tensor]:
-    """Log densities ``[M]`` of conditions ``[M, C]`` under a flow of these, and radii ``[M]`` of
-    their latents. Raises UsageError if it is of other columns."""
-    unknown = sorted(set(other.names) - set(names))
-    if unknown or other.label_dim:
+def in_order(other: Subject, names: list[str], conditions: Tensor) -> Tensor:
+    """Conditions ``[M, C]`` of these names as a flow of them has its columns. Raises UsageError if
+    it is of others."""
+    if set(other.names) - set(names) or other.label_dim:
         raise UsageError(
             f"--conditions_network is a flow of {', '.join(other.names)}: it should be of "
             f"{', '.join(names)}, without conditions"
         )
-    points = conditions[:, [names.index(name) for name in other.names]].double()
-    prior = other.prior(other.flow.times(LEARNED_STEPS), get_solver(LEARNED_SOLVER))
-    trace = Trace("exact") if other.dim <= LARGEST_EXACT else Trace(probes=8)
-    blocks = torch.split(points.to(other.flow.device), ROWS)
-    density = torch.cat([prior.log_density(block, {}, trace) for block in blocks])
-    radius = torch.cat([prior.whitened(block).norm(dim=1) for block in blocks])
-    return density, radius
+    return conditions[:, [names.index(name) for name in other.names]]
+
+
+def of_points_seen(asked: Asked, observed: Tensor) -> dict[str, Tensor]:
+    """Oddities of whole points with noise under the prior's own flow. Images have latents alone:
+    their densities take too long."""
+    subject = asked.subject
+    return {} if subject.label_dim else of_flow(subject, observed, subject.is_readable)
+
+
+def of_flow(subject: Subject, points: Tensor, dense: bool = True) -> dict[str, Tensor]:
+    """Oddities ``[M]`` of points ``[M, D]`` under a flow, by name.
+
+    Args:
+        subject: The flow.
+        points: In the user's units.
+        dense: Whether to look at densities.
+    """
+    flow = subject.flow
+    prior = subject.prior(flow.times(LEARNED_STEPS), get_solver(LEARNED_SOLVER))
+    blocks = torch.split(points.double().to(flow.device), subject.block)
+    odd = {RADIUS: torch.cat([prior.whitened(block).norm(dim=1) for block in blocks])}
+    if dense:
+        trace = Trace("exact") if subject.dim <= LARGEST_EXACT else Trace(probes=PROBES)
+        density = torch.cat([prior.log_density(block, {}, trace) for block in blocks])
+        odd |= {SPARSE: -density, DENSE: density}
+    return {name: values.cpu().double() for name, values in odd.items()}
