@@ -11,6 +11,7 @@ import pytest
 
 import dataset_tool
 import posterior
+import report
 import visualize
 from dnnlib.errors import DataError, UsageError
 from tests.support.finished_runs import SIMULATION_NAMES, good, write_csv
@@ -239,7 +240,13 @@ def test_a_model_is_held_against_what_was_observed(
     assert "predictive_data.png" in pictures
 
 
-def test_calibrations_are_drawn(run_script: Run, shelf: Path, tmp_path: Path) -> None:
+def test_calibrations_are_drawn_and_reported(
+    run_script: Run, shelf: Path, done: Path, tmp_path: Path
+) -> None:
     path = shelf / "runs_PRP_posterior_calibration.npz"
     pictures = good(run_script(visualize, path, f"--dest={tmp_path}")).out
     assert all(f"calibration_{name}.png" in pictures for name in ("before", "after", "map"))
+    good(run_script(report, done, path, f"--dest={tmp_path / 'report.html'}"))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "as held out" in page
+    assert "Check of the posterior of runs" in page
