@@ -180,18 +180,21 @@ def test_calibrations_are_for_the_draws_that_they_were_made_of(
 
 
 def test_rows_that_a_training_saw_are_no_fresh_truths(
-    run_script: Run, simulations: Path, tmp_path: Path
+    run_script: Run, simulations: Path, questions_run: Path, houses: Path, tmp_path: Path
 ) -> None:
-    place = (f"--network={simulations / 'network.pkl'}", f"--dest={tmp_path / 'network.pkl'}")
+    dest = f"--dest={tmp_path / 'network.pkl'}"
 
-    def calibrate(data: Path) -> Result:
-        return run_script(posterior, "calibrate", *place, f"--data_root={data}", *FEW)
+    def calibrate(data: Path, network: Path = simulations / "network.pkl", *more: str) -> Result:
+        place = (f"--network={network}", dest, f"--data_root={data}")
+        return run_script(posterior, "calibrate", *place, *FEW, *more)
 
     refused(calibrate(simulations / "runs.npz"), 1, "have chosen between networks", "--kept")
     again = table(run_script, tmp_path, "again", 300, 0, "--held-out=0")
     refused(calibrate(again), 1, "was trained on at least 300 of its 300")
     few = table(run_script, tmp_path, "few", 12, 2, "--held-out=0")
     refused(calibrate(few), 1, "12 fresh truths")
+    questions = questions_run / "network-snapshot-000004.pkl"
+    refused(calibrate(houses, questions, "--noise_std=1"), 1, "not fresh", "--held-out=0")
     shutil.copy(simulations / "network.pkl", tmp_path / "network.pkl")
     kept = table(run_script, tmp_path, "kept", 100, 3, "--kept=0.3")
     refused(calibrate(kept), 2, "network.pkl", "--overwrite")
