@@ -165,11 +165,9 @@ def of_letters(folder: Path) -> str:
         run("train.py", data, f"--outdir={folder}", "--device_name=cpu")
         options = [f"--network={newest_network(folder)}", f"--data_root={folder / 'y.npz'}"]
         run("posterior.py", "calibrate", *options, *noise, f"--dest={done}", "--device_name=cpu")
-    asked = Asked.open(
-        CalibrateSettings(
-            prior=PriorOptions(network=str(done)), likelihood=LikelihoodOptions(noise_std="0.5")
-        )
-    )
+    likelihood = LikelihoodOptions(noise_std="0.5", given=frozenset({"noise_std"}))
+    prior = PriorOptions(network=str(done))
+    asked = Asked.open(CalibrateSettings(prior=prior, likelihood=likelihood))
     assert asked.subject.file is not None
     assert asked.subject.file.model.held_out is not None
     values = datasets.load_digits().data
