@@ -258,7 +258,7 @@ def observations_of(
         UsageError: They are to be refused, but p-values are not known.
     """
     refuse, truths = settings.refuse, guarantee.held_out
-    finest = (len(truths.oddities) + 1) / (truths.truths + 1)
+    finest = 1 / (truths.truths + 1)
     if not truths.whitened.shape[1]:
         if refuse is not None:
             raise UsageError(
@@ -272,7 +272,7 @@ def observations_of(
         )
     odd = Oddities.of(asked, settings.beside, observed)
     assert odd.whitened is not None
-    if odd.network != json.loads(truths.way)[CONDITIONS_NETWORK]:
+    if (odd.network, odd.names) != (json.loads(truths.way)[CONDITIONS_NETWORK], truths.oddities):
         if refuse is not None:
             raise UsageError("the network was calibrated with another --conditions_network")
         return Observations(odd.whitened)

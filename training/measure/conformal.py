@@ -18,7 +18,8 @@ m with a probability of ``m / (n + 1)``, and so
     p = #{i: t_i >= t} / (n + 1)
 
 with the new one counted is at most a with a probability of at most a, for any number t that treats
-all n + 1 alike. Several are joined by the smallest of their own p-values, which is such a number.
+all n + 1 alike. Several are joined by their own p-values p_k as ``t = sum_k 1 / p_k``, which is
+such a number: the smallest counts most, as in the harmonic mean p (Wilson 2019).
 """
 
 from dataclasses import dataclass
@@ -148,9 +149,9 @@ def oddness(known: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
     for place, row in enumerate(new):
         together = torch.cat([known[place] if known.ndim == 3 else known, row[None]])
         own = torch.stack([_at_least(column) for column in together.T], dim=1)
-        least = own.min(dim=1)
-        p_values.append((least.values <= least.values[-1]).double().mean())
-        oddest.append(least.indices[-1])
+        joined = (1 / own).sum(dim=1)
+        p_values.append((joined >= joined[-1]).double().mean())
+        oddest.append(own[-1].argmin())
     return torch.stack(p_values), torch.stack(oddest)
 
 
