@@ -47,7 +47,7 @@ from torch_utils.results import load_arrays, save_arrays
 from training.commands.calibrating import Oddities
 from training.commands.inference import Asked
 from training.flow.likelihood import Trace
-from training.inference.guarantee import Guarantee
+from training.inference.guarantee import HeldOutTruths
 from training.measure.posterior.coverage import highest_density_values
 from training.options.inference import PriorOptions, SamplerOptions
 from training.options.posterior import CalibrateSettings, HeldOutOptions
@@ -267,7 +267,7 @@ def coverage_of(plan: Plan) -> list[float]:
     truths = plan.asked(network).subject
     assert truths.file is not None
     assert truths.file.model.held_out is not None
-    guarantee = Guarantee(truths.file.model.held_out)
+    guarantee = HeldOutTruths(truths.file.model.held_out)
     near, _ = guarantee.levels_near(fresh.whitened, LEVELS)
     ways = [torch.tensor(LEVELS).double(), guarantee.levels(LEVELS).regions, near.regions]
     middles = torch.cdist(fresh.whitened[:10], fresh.whitened)
@@ -328,7 +328,7 @@ def refused(plan: Plan) -> list[float]:
     asked, beside = plan.asked(kept, of_data), HeldOutOptions(conditions_network=str(of_data))
     assert asked.subject.file is not None
     assert asked.subject.file.model.held_out is not None
-    guarantee = Guarantee(asked.subject.file.model.held_out)
+    guarantee = HeldOutTruths(asked.subject.file.model.held_out)
     data, draw = plan.simulated(FRESH // 4, 1).data, np.random.default_rng(plan.seed)
     sets = [data, *(disturbed(kind, data, draw) for kind in KINDS)]
     if isinstance(plan.task, Clusters):
@@ -337,7 +337,7 @@ def refused(plan: Plan) -> list[float]:
 
 
 def refused_share(
-    guarantee: Guarantee,
+    guarantee: HeldOutTruths,
     asked: Asked,
     data: np.ndarray,
     beside: HeldOutOptions = HeldOutOptions(),  # noqa: B008 a frozen one

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.answers_that_hold import FALSE_ALARMS, refused_share, run
 from benchmarks.estimators.flow import newest_network
 from training.commands.inference import Asked
-from training.inference.guarantee import SHARES, Guarantee, intervals
+from training.inference.guarantee import SHARES, HeldOutTruths, intervals
 from training.options.inference import LikelihoodOptions, PriorOptions, SamplerOptions
 from training.options.posterior import CalibrateSettings
 from training.options.script import run_script
@@ -88,7 +88,7 @@ def asked_of(network: Path) -> Asked:
     return Asked.open(CalibrateSettings(prior=prior, sampler=sampler))
 
 
-def held(asked: Asked, guarantee: Guarantee, path: Path) -> tuple[Tensor, Tensor]:
+def held(asked: Asked, guarantee: HeldOutTruths, path: Path) -> tuple[Tensor, Tensor]:
     """Whether intervals hold hidden cells of new rows ``[2, n, L, D]``, as the flow says and as
     held out, and their widths of the same shape."""
     rows = asked.subject.unseen(path, 10_000, 0)
@@ -118,7 +118,7 @@ def main(names: str, folder: Path) -> None:
         asked = asked_of(calibrated(name, place))
         assert asked.subject.file is not None
         assert asked.subject.file.model.held_out is not None
-        guarantee = Guarantee(asked.subject.file.model.held_out)
+        guarantee = HeldOutTruths(asked.subject.file.model.held_out)
         inside, widths = held(asked, guarantee, place / "new.npz")
         spread = asked.subject.unseen(place / "new.npz", 10_000, 0).points.std(dim=0)
         at = SHARES.index(0.9)
@@ -137,13 +137,13 @@ def main(names: str, folder: Path) -> None:
     print(f"\nRefused at {FALSE_ALARMS:.0%}, %:\n\n" + "\n".join(f"- {line}" for line in lines))
 
 
-def refusals(asked: Asked, guarantee: Guarantee, place: Path) -> str:
+def refusals(asked: Asked, guarantee: HeldOutTruths, place: Path) -> str:
     """Shares that are refused of what is given, in words."""
     new = np.loadtxt(place / "new.csv", delimiter=",", skiprows=1)[:, : asked.subject.label_dim]
     return in_words(guarantee, asked, {"new rows": new})
 
 
-def in_words(guarantee: Guarantee, asked: Asked, sets: dict[str, np.ndarray]) -> str:
+def in_words(guarantee: HeldOutTruths, asked: Asked, sets: dict[str, np.ndarray]) -> str:
     """Shares that are refused of sets of rows, and of the first with its numbers exchanged."""
     first = next(iter(sets.values()))
     sets = {**sets, "noise": np.random.default_rng(1).permuted(first, axis=0)}
@@ -175,7 +175,7 @@ def of_letters(folder: Path) -> str:
     sets = {"new digits": rows[:450], "letters": letters().reshape(-1, 64)[:, varies]}
     draw = np.random.default_rng(2)
     noisy = {kind: each + 0.5 * draw.normal(size=each.shape) for kind, each in sets.items()}
-    return in_words(Guarantee(asked.subject.file.model.held_out), asked, noisy)
+    return in_words(HeldOutTruths(asked.subject.file.model.held_out), asked, noisy)
 
 
 if __name__ == "__main__":

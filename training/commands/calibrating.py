@@ -25,7 +25,7 @@ from training.flow.held_out import HeldOut
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
 from training.inference.checking import Functions, simulated
-from training.inference.guarantee import Guarantee
+from training.inference.guarantee import HeldOutTruths
 from training.inference.likelihoods import Gaussian
 from training.inference.user_likelihood import UserFunction
 from training.measure.posterior.calibration import RunValues
@@ -36,6 +36,7 @@ from training.options.inference import LEARNED_SOLVER, LEARNED_STEPS
 from training.options.posterior import CalibrateSettings, HeldOutOptions, SampleSettings
 from training.runs.holding import (
     SHOWN,
+    HeldPosteriors,
     Observations,
     contents_of,
     ranks_of,
@@ -44,7 +45,7 @@ from training.runs.holding import (
 )
 from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
 from training.runs.posterior_results import report_check, report_files, write_numbers
-from training.runs.posteriors import Groups
+from training.runs.posteriors import Groups, sampled
 from training.subjects import NetworkFile, Subject, open_prior
 
 CONDITIONS_NETWORK = "conditions_network"
@@ -79,7 +80,7 @@ def calibrate(settings: CalibrateSettings) -> None:
         if distributed.is_main():
             model = Model.load(network.path)
             truths = held_out_of(asked, rows, values, odd, list(functions), model.digest())
-            guarantee, check = Guarantee(truths), tested(values)
+            guarantee, check = HeldOutTruths(truths), tested(values)
             beside = over_conditions(guarantee, rows, subject.condition_names)
             save_values(files[0], values, groups.fingerprint, CALIBRATION_FORMAT, beside)
             content = {
@@ -100,7 +101,7 @@ def calibrate(settings: CalibrateSettings) -> None:
             report_files(files[1], files[0], began)
 
 
-def over_conditions(guarantee: Guarantee, rows: Rows, names: Sequence[str]) -> dict[str, Any]:
+def over_conditions(guarantee: HeldOutTruths, rows: Rows, names: Sequence[str]) -> dict[str, Any]:
     """What to ask for near each truth so that 90 % are held, and its conditions; nothing of fewer
     than two."""
     if rows.conditions is None or len(names) < 2 or not guarantee.near_count:
@@ -216,7 +217,9 @@ def way_of(asked: Asked) -> dict[str, Any]:
     }
 
 
-def guarantee_of(asked: Asked, settings: SampleSettings, functions: Functions) -> Guarantee | None:
+def guarantee_of(
+    asked: Asked, settings: SampleSettings, functions: Functions
+) -> HeldOutTruths | None:
     """What held-out truths guarantee of draws like these; None if the network was not calibrated,
     or it is not wanted.
 
@@ -246,11 +249,11 @@ def guarantee_of(asked: Asked, settings: SampleSettings, functions: Functions) -
             f"the network was calibrated with --function of {', '.join(names) or 'none'}: give "
             "the same, calibrate again, or give --no-held_out"
         )
-    return Guarantee(truths)
+    return HeldOutTruths(truths)
 
 
 def observations_of(
-    asked: Asked, settings: SampleSettings, guarantee: Guarantee, observed: Tensor
+    asked: Asked, settings: SampleSettings, guarantee: HeldOutTruths, observed: Tensor
 ) -> Observations:
     """What is known of observations ``[M, K]``, or conditions.
 
@@ -277,6 +280,47 @@ def observations_of(
             raise UsageError("the network was calibrated with another --conditions_network")
         return Observations(odd.whitened)
     return Observations(odd.whitened, *guarantee.p_values(odd.whitened, odd.values))
+
+
+@dataclass(frozen=True, eq=False)
+class Applied:
+    """Held-out truths as they are applied to observations.
+
+    Attributes:
+        truths: Of the network.
+        observations: What is known of these.
+        functions: Of the user's.
+    """
+
+    truths: HeldOutTruths
+    observations: Observations
+    functions: Functions
+
+    @classmethod
+    def of(cls, asked: Asked, settings: SampleSettings, observed: Tensor) -> "Applied | None":
+        """To observations ``[M, K]``, or conditions; None if the network was not calibrated, or it
+        is not wanted. Raises as ``guarantee_of`` and ``observations_of`` do."""
+        functions = functions_of(settings.beside)
+        truths = guarantee_of(asked, settings, functions)
+        if truths is None:
+            return None
+        return cls(truths, observations_of(asked, settings, truths, observed), functions)
+
+    def refuses(self, level: float | None) -> bool:
+        """Whether an observation is refused at a level, of which it warns; None refuses none."""
+        refusal = None if level is None else self.observations.refused(level)
+        if refusal:
+            logger.warning(refusal)
+        return refusal is not None
+
+    def posteriors(self, groups: Groups, numbers: dict[str, Any]) -> HeldPosteriors:
+        """What they make of the draws of groups, which the numbers of a JSON file get too."""
+        every = (draws for draws, _ in sampled(groups))
+        held = HeldPosteriors.of(self.truths, self.observations, every, self.functions)
+        numbers["held_out"] = summary_of(self.truths)
+        for place, one in enumerate(numbers.get("posteriors", [])):
+            one["held_out"] = held.listed(place)
+        return held
 
 
 @dataclass(frozen=True, eq=False)

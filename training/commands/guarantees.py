@@ -29,7 +29,7 @@ class Guarantee:
     """
 
     subject: Subject
-    truths: guarantee.Guarantee
+    truths: guarantee.HeldOutTruths
 
     @classmethod
     def open(cls, location: str | Path) -> "Guarantee":
@@ -41,7 +41,7 @@ class Guarantee:
         file = NetworkFile.open(str(location))
         if file.model.held_out is None:
             raise DataError(f"{location} was not calibrated: run posterior.py calibrate")
-        return cls(open_prior(file), guarantee.Guarantee(file.model.held_out))
+        return cls(open_prior(file), guarantee.HeldOutTruths(file.model.held_out))
 
     @classmethod
     def calibrate(

@@ -10,7 +10,7 @@ from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
-from training.commands.calibrating import functions_of, guarantee_of, observations_of
+from training.commands.calibrating import Applied
 from training.commands.inference import Asked, prepared
 from training.files.observations import read_observations
 from training.files.posterior import FORMAT as MIXTURE_FORMAT
@@ -33,7 +33,6 @@ from training.options.posterior import (
     MixtureSettings,
     SampleSettings,
 )
-from training.runs.holding import HeldPosteriors, Observations
 from training.runs.latents import recorded_eps
 from training.runs.mixtures import MixturePlan, recover
 from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
@@ -70,15 +69,9 @@ def sample(settings: SampleSettings) -> int:
     likelihood = None if settings.learned else asked.likelihood()
     observed, labels = observations(asked, settings, likelihood)
     truth = truths(settings, asked.subject, len(observed))
-    functions = functions_of(settings.beside)
-    guarantee = guarantee_of(asked, settings, functions)
-    seen = Observations()
-    if guarantee is not None:
-        seen = observations_of(asked, settings, guarantee, observed)
-        refusal = None if settings.refuse is None else seen.refused(settings.refuse)
-        if refusal:
-            logger.warning(refusal)
-            return REFUSED
+    held_out = Applied.of(asked, settings, observed)
+    if held_out is not None and held_out.refuses(settings.refuse):
+        return REFUSED
     draws_file, numbers_file = asked.files("posterior", ".nc")
     with process_group(settings.run.device_name) as device:
         asked = asked.on(device, [draws_file, numbers_file])
@@ -117,20 +110,14 @@ def sample(settings: SampleSettings) -> int:
             prior,
             truth,
             all_draws.stats.get("effective_size"),
-            None if guarantee is None else guarantee.recalibrated,
+            None if held_out is None else held_out.truths.recalibrated,
         )
         blur = blur_of(subject, fine, likelihood, summary, labels)
         numbers = overview(all_draws, summary, subject.names, nats, truth, blur)
         if labels is not None and subject.condition_names:
             law = subject.surprise
             numbers["surprise"] = None if law is None or nats is None else law.summary(nats)
-        held = None
-        if guarantee is not None:
-            every = (draws for draws, _ in sampled(groups))
-            held = HeldPosteriors.of(guarantee, seen, every, functions)
-            numbers["held_out"] = held.summary()
-            for place, one in enumerate(numbers.get("posteriors", [])):
-                one["held_out"] = held.listed(place)
+        held = None if held_out is None else held_out.posteriors(groups, numbers)
         write_numbers(numbers_file, FORMAT, began, {**about, "rule": RULE, **numbers})
         groups.remove()
         report_draws(numbers, summary, subject.names if subject.is_readable else [], blur)

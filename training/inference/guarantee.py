@@ -43,7 +43,7 @@ class Levels:
 
 
 @dataclass(frozen=True, eq=False)
-class Guarantee:
+class HeldOutTruths:
     """What held-out truths make of posteriors.
 
     Attributes:

@@ -13,7 +13,7 @@ from training.inference.checking import DENSITY, LIKELIHOOD, RADIUS, Functions
 from training.inference.draws import Draws
 from training.inference.guarantee import (
     SHARES,
-    Guarantee,
+    HeldOutTruths,
     Levels,
     intervals,
     thresholds,
@@ -41,7 +41,7 @@ def contents_of(values: RunValues) -> Tensor:
     return values.regions[DENSEST].cpu()
 
 
-def summary_of(guarantee: Guarantee) -> dict[str, Any]:
+def summary_of(guarantee: HeldOutTruths) -> dict[str, Any]:
     """What a calibration says: levels to ask for, what holds them, and what it assumes."""
     held_out, levels = guarantee.held_out, guarantee.levels()
     curve = guarantee.levels(LEVELS)
@@ -85,7 +85,7 @@ def statement(truths: int, share: float = SHOWN) -> str:
     )
 
 
-def report_calibration(guarantee: Guarantee) -> None:
+def report_calibration(guarantee: HeldOutTruths) -> None:
     """Tells the guarantee, and what was asked for."""
     held_out, levels = guarantee.held_out, guarantee.levels()
     logger.info(statement(held_out.truths))
@@ -150,7 +150,7 @@ class HeldPosteriors:
         distances: Of the farthest of these ``[M]``; likewise.
     """
 
-    guarantee: Guarantee
+    guarantee: HeldOutTruths
     observations: Observations
     ends: Tensor
     thresholds: Tensor
@@ -160,7 +160,7 @@ class HeldPosteriors:
     @classmethod
     def of(
         cls,
-        guarantee: Guarantee,
+        guarantee: HeldOutTruths,
         observations: Observations,
         groups: Iterator[Draws],
         functions: Functions,
@@ -214,10 +214,6 @@ class HeldPosteriors:
             content["p_value"] = float(self.observations.p_values[index])
             content["oddest"] = self.observations.oddest[index]
         return content
-
-    def summary(self) -> dict[str, Any]:
-        """What the JSON says of all."""
-        return summary_of(self.guarantee)
 
     def report(self) -> None:
         """Tells the intervals of the first posteriors as held out, beside the flow's own."""
