@@ -177,6 +177,10 @@ def test_calibrations_are_for_the_draws_that_they_were_made_of(
     parts["held_out"].arguments["network"] = "0" * 64
     write_network(tmp_path / "moved.pkl", parts, about)
     refused(sample(tmp_path, f"--network={tmp_path / 'moved.pkl'}"), 1, "of another network")
+    for way in ("{", "[]", "[" * 100_000):
+        parts["held_out"].arguments["way"] = way
+        write_network(tmp_path / "odd.pkl", parts, about)
+        refused(sample(tmp_path, f"--network={tmp_path / 'odd.pkl'}"), 1, "is inconsistent")
 
 
 def test_rows_that_a_training_saw_are_no_fresh_truths(

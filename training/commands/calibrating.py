@@ -235,7 +235,7 @@ def guarantee_of(
                 "calibrate"
             )
         return None
-    own, known = way_of(asked), json.loads(truths.way)
+    own, known = way_of(asked), truths.made_with
     other = {name: known.get(name) for name in {*own, *known} - {CONDITIONS_NETWORK}}
     for name in sorted(other):
         if own.get(name) != other[name]:
@@ -275,7 +275,7 @@ def observations_of(
         )
     odd = Oddities.of(asked, settings.beside, observed)
     assert odd.whitened is not None
-    if (odd.network, odd.names) != (json.loads(truths.way)[CONDITIONS_NETWORK], truths.oddities):
+    if (odd.network, odd.names) != (truths.made_with.get(CONDITIONS_NETWORK), truths.oddities):
         if refuse is not None:
             raise UsageError("the network was calibrated with another --conditions_network")
         return Observations(odd.whitened)

@@ -4,7 +4,9 @@
 It holds numbers alone; what follows from them is in ``inference.guarantee``.
 """
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +73,22 @@ class HeldOut(nn.Module):
         """Of the coordinates."""
         return self.quantities[: len(self.quantities) - self.functions]
 
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """What draws depend on beside the network, by name. Raises ValueError if it is no JSON."""
+        try:
+            way = json.loads(self.way)
+        except RecursionError as error:
+            raise ValueError(
+                "what its held-out truths were made with is nested too deep"
+            ) from error
+        if not isinstance(way, dict):
+            raise ValueError("it does not say what its held-out truths were made with")
+        return way
+
     def check(self) -> None:
-        """Raises ValueError if ranks or contents are none."""
+        """Raises ValueError if ranks or contents are none, or it does not say what they are of."""
+        _ = self.made_with
         for values in (self.ranks, self.contents):
             if values.dtype != torch.float64 or not ((values >= 0) & (values <= 1)).all():
                 raise ValueError("ranks or contents of its held-out truths are not from 0 to 1")
