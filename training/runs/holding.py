@@ -220,7 +220,7 @@ class HeldPosteriors:
         held_out = self.guarantee.held_out
         logger.info(statement(held_out.truths))
         at = SHARES.index(SHOWN)
-        words = {FLOW: "flow", AVERAGE: "held out", NEAR: "held out, near"}
+        words = {FLOW: "flow", AVERAGE: "held out", NEAR: "near it"}
         for index in range(min(len(self.ends), MOST_SHOWN)):
             parts = []
             for place, name in list(enumerate(held_out.quantities))[:MOST_COLUMNS]:
