@@ -1,11 +1,18 @@
 """Posteriors of what was not seen, given what was, and tests of their calibration.
 
-sample draws from the posterior of each observation; check finds truths again; mixture infers the
-weights of a mixture over latents.
+sample draws from the posterior of each observation; check finds truths again; calibrate learns
+from truths what to ask for, so that intervals hold what they say; predict simulates data from
+draws; mixture infers the weights of a mixture over latents.
 """
 
 from training.options.declared import takes
-from training.options.posterior import CheckSettings, MixtureSettings, SampleSettings
+from training.options.posterior import (
+    CalibrateSettings,
+    CheckSettings,
+    MixtureSettings,
+    PredictSettings,
+    SampleSettings,
+)
 from training.options.script import group, run_script
 
 
@@ -45,6 +52,42 @@ def check(settings: CheckSettings) -> int:
     from training.commands import posterior as job  # here, so that --help need not wait for PyTorch
 
     return job.check(settings)
+
+
+@main.command()
+@takes(CalibrateSettings)
+def calibrate(settings: CalibrateSettings) -> None:
+    """Learn from truths that no training saw what intervals and regions to ask for.
+
+    The network file gets a part, by which sample gives intervals that hold what they say for
+    finitely many truths, on average and near the observation, and tells observations that no data
+    resemble.
+
+    \b
+    Files: the network file, or --dest
+           {data}_{schedule}_posterior_calibration.json    guarantee, levels, tests as of check
+           {data}_{schedule}_posterior_calibration.npz     ranks of each truth, as of check
+    """
+    from training.commands import calibrating as job  # here, so that --help need not wait
+
+    job.calibrate(settings)
+
+
+@main.command()
+@takes(PredictSettings)
+def predict(settings: PredictSettings) -> int | None:
+    """Simulate data from draws of posteriors, and see where the observations lie among them.
+
+    An observation that the model does not make of its own posterior says that prior or simulator
+    are wrong, which no calibration sees.
+
+    \b
+    Files: {draws}_predictive.json    ranks and p-values of each number, verdict
+           {draws}_predictive.npz     simulated data
+    """
+    from training.commands import predicting as job  # here, so that --help need not wait
+
+    return job.predict(settings)
 
 
 @main.command()

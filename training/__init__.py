@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from training.commands.answers import Answers
+    from training.commands.guarantees import Guarantee
     from training.commands.python import Images, Records, Table, Toy
     from training.flow.eigenbasis import EigenBasis
     from training.flow.latent.laws import GaussianLaw, LatentLaw
@@ -20,6 +21,7 @@ _HOMES = {
     "Answers": "commands.answers",
     "EigenBasis": "flow.eigenbasis",
     "Images": "commands.python",
+    "Guarantee": "commands.guarantees",
     "GaussianLaw": "flow.latent.laws",
     "InflationSchedule": "flow.schedules",
     "LatentLaw": "flow.latent.laws",
@@ -34,6 +36,7 @@ __all__ = [
     "Answers",
     "EigenBasis",
     "GaussianLaw",
+    "Guarantee",
     "Images",
     "InflationSchedule",
     "LatentLaw",

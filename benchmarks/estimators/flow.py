@@ -81,8 +81,10 @@ def newest_network(folder: Path) -> Path:
     return max(networks, key=lambda path: (path.parent, path.name))
 
 
-def save_simulations(path: Path, given: Simulations, held_out: float = 0.1) -> None:
-    """The data set that dataset_tool.py makes of parameters and data, some of it held out."""
+def save_simulations(
+    path: Path, given: Simulations, held_out: float = 0.1, kept: float = 0.0
+) -> None:
+    """The data set that dataset_tool.py makes of parameters and data, some held out or kept."""
     rows = np.hstack([given.theta, given.data])
     names = [f"theta{index + 1}" for index in range(given.theta.shape[1])]
     data_names = [f"y{index + 1}" for index in range(given.data.shape[1])]
@@ -95,7 +97,8 @@ def save_simulations(path: Path, given: Simulations, held_out: float = 0.1) -> N
     )
     bounds = dict.fromkeys(names, (low, high)) if bounded else {}
     table, _ = make_table(
-        source, TableChoices(data_names, bounds=bounds, held_out=held_out, seed=given.seed)
+        source,
+        TableChoices(data_names, bounds=bounds, held_out=held_out, kept=kept, seed=given.seed),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     save_table(path, table)

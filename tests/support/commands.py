@@ -350,6 +350,24 @@ ALL = (
         foreign=("--data_root",),
     ),
     Command(
+        "posterior calibrate",
+        posterior,
+        lambda shelf: [f"--network={shelf.toy}", "--runs=67", "--sampler=pool", *POSTERIOR],
+        place="--dest",
+        file="network.pkl",
+        tolerance=0,
+        foreign=("--data_root",),
+    ),
+    Command(
+        "posterior predict",
+        posterior,
+        lambda shelf: [
+            f"--draws={next(shelf.done('posterior sample').glob('*.nc'))}",
+            "--simulations=9",
+        ],
+        tolerance=0,
+    ),
+    Command(
         "posterior mixture",
         posterior,
         lambda shelf: [

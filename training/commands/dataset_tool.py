@@ -132,7 +132,7 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
     surveyed = SurveyedTable.of(cells.only(settings.wanted, exclude), choices)
     if surveyed.only_numbers:
         return make_table(surveyed.numbers(), of_numbers)
-    for name in ("conditions", "bounds", "dequantize"):
+    for name in ("conditions", "bounds", "dequantize", "kept"):
         if name in chosen.given:
             raise UsageError(f"--{name} is for tables of numbers without holes: {reason}")
     records, lines = surveyed.records()

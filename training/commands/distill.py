@@ -21,6 +21,7 @@ def run(settings: DistillSettings) -> None:
         raise UsageError(f"--dest is the teacher's file, {file.path}: give another")
     labels = open_subject(file).given_with(settings.data)
     measured = distill(file.model, settings.into(Lessons), labels)
+    file.model.held_out = None  # of the teacher's posteriors
     file.model.save(settings.dest)
     params = {"format": FORMAT, "options": settings.recorded(), **measured, **provenance()}
     save_json(params_path, params)

@@ -1,7 +1,9 @@
 """A question to a posterior: the options of a command of ``posterior.py``, and their subject."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from training.inference.target import Target
 from training.inference.user_likelihood import UserFunction, UserLikelihood
 from training.names import MOST_DEBLURRED, TEACHER
 from training.options.inference import (
+    CALIBRATION_DRAWS,
     CHAIN_STEPS,
     CHECK_DRAWS,
     DRAWS,
@@ -30,12 +33,14 @@ from training.options.inference import (
     STEPS,
 )
 from training.options.posterior import (
+    CalibrateSettings,
     CheckSettings,
     CommonSettings,
     InferenceSettings,
     SampleSettings,
 )
-from training.runs.latents import LatentChoice, latent_choice
+from training.runs.latents import LatentChoice, latent_choice, recorded_eps
+from training.runs.posteriors import Groups, fingerprint, group_size
 from training.subjects import NetworkFile, Subject, ToyFlow, open_prior
 
 
@@ -128,9 +133,12 @@ class Asked:
         """How to sample."""
         settings = self.settings
         assert isinstance(settings, CommonSettings)
-        few = settings.learned and isinstance(settings, CheckSettings)
-        how = settings.sampler
-        draws = how.draws or (CHECK_DRAWS if few else DRAWS)
+        how, usual = settings.sampler, DRAWS
+        if settings.learned and isinstance(settings, CheckSettings):
+            usual = CHECK_DRAWS
+        if settings.learned and isinstance(settings, CalibrateSettings):
+            usual = CALIBRATION_DRAWS
+        draws = how.draws or usual
         return how.into(SamplingPlan, draws=draws, pool=how.pool or self.subject.pool)
 
     def likelihood(self) -> Likelihood:
@@ -245,6 +253,38 @@ class Asked:
             return []
         names, places = self.subject.words, likelihood.coordinates
         return names if places is None else [names[place] for place in places.tolist()]
+
+
+def prepared(
+    asked: Asked,
+    numbers_file: Path,
+    count: int,
+    seen: Sequence[Tensor | None],
+    files: Sequence[str | Path | None],
+) -> tuple[Groups, dict[str, Any]]:
+    """Where the groups of a run are kept, and its options as they are recorded.
+
+    Args:
+        asked: Of the command.
+        numbers_file: The JSON file; groups are kept beside it.
+        count: Of posteriors.
+        seen: What was observed, or is to be found again.
+        files: Files that draws depend on.
+    """
+    plan, fine, settings = asked.plan, asked.fine, asked.settings
+    options = settings.recorded(
+        eps=recorded_eps(settings.prior.eps, asked.latent),
+        pool=plan.pool,
+        draws=plan.draws,
+        n_iters=len(fine.times) - 1,
+        device_name=str(fine.flow.device),
+    )
+    idle = type(settings).idle_names()
+    matters = {name: value for name, value in options.items() if name not in idle}
+    size = group_size(fine, plan, settings.learned)
+    identity = fingerprint(matters, asked.subject.digest, seen, files)
+    groups = Groups(numbers_file.with_suffix(".part"), identity, count, size)
+    return groups, options
 
 
 def _subject(settings: InferenceSettings) -> Subject:

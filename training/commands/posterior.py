@@ -1,10 +1,7 @@
 """Posteriors, checks of them, and mixtures: what ``posterior.py`` runs."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +10,8 @@ from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
-from training.commands.inference import Asked
+from training.commands.calibrating import Applied
+from training.commands.inference import Asked, prepared
 from training.files.observations import read_observations
 from training.files.posterior import FORMAT as MIXTURE_FORMAT
 from training.files.posterior import overview, save_mixture
@@ -50,8 +48,6 @@ from training.runs.posterior_results import (
 )
 from training.runs.posteriors import (
     Groups,
-    fingerprint,
-    group_size,
     latents_of,
     sample_groups,
     sample_learned,
@@ -60,8 +56,8 @@ from training.runs.posteriors import (
 from training.subjects import Subject, TableFlow
 from training.subjects.subject import required
 
-NOT_CONVERGED = NOT_CALIBRATED = 3
-"""Exit code of ``--strict``."""
+NOT_CONVERGED = NOT_CALIBRATED = REFUSED = 3
+"""Exit code of ``--strict`` and ``--refuse``."""
 PRIOR_DRAWS = 2000
 """In the file of draws, to compare posteriors with; none of images, where they would take long."""
 
@@ -73,6 +69,9 @@ def sample(settings: SampleSettings) -> int:
     likelihood = None if settings.learned else asked.likelihood()
     observed, labels = observations(asked, settings, likelihood)
     truth = truths(settings, asked.subject, len(observed))
+    held_out = Applied.of(asked, settings, observed)
+    if held_out is not None and held_out.refuses(settings.refuse):
+        return REFUSED
     draws_file, numbers_file = asked.files("posterior", ".nc")
     with process_group(settings.run.device_name) as device:
         asked = asked.on(device, [draws_file, numbers_file])
@@ -95,7 +94,7 @@ def sample(settings: SampleSettings) -> int:
         all_draws = Draws.joined([draws for draws, _ in parts])
         about = {
             "options": options,
-            "points": drawn_of(asked.sharpened(fine) if likelihood is None else fine),
+            "points": (asked.sharpened(fine) if likelihood is None else fine).kind,
             "solvers": asked.solvers,
             "samplers": list(all_draws.sampler),
             **subject.about,
@@ -111,15 +110,19 @@ def sample(settings: SampleSettings) -> int:
             prior,
             truth,
             all_draws.stats.get("effective_size"),
+            None if held_out is None else held_out.truths.recalibrated,
         )
         blur = blur_of(subject, fine, likelihood, summary, labels)
         numbers = overview(all_draws, summary, subject.names, nats, truth, blur)
         if labels is not None and subject.condition_names:
             law = subject.surprise
             numbers["surprise"] = None if law is None or nats is None else law.summary(nats)
+        held = None if held_out is None else held_out.posteriors(groups, numbers)
         write_numbers(numbers_file, FORMAT, began, {**about, "rule": RULE, **numbers})
         groups.remove()
         report_draws(numbers, summary, subject.names if subject.is_readable else [], blur)
+        if held is not None and subject.is_readable:
+            held.report()
         report_files(numbers_file, draws_file, began)
         missed = int((~summary.converged).sum())
         return NOT_CONVERGED if missed and settings.strict else 0
@@ -177,7 +180,7 @@ def mixture(settings: MixtureSettings) -> None:
         )
         content = {
             "components": {"mean": mean.tolist(), "std": std.tolist()},
-            "points": drawn_of(fine),
+            "points": fine.kind,
             "solvers": fine.solvers,
             "calibration": None if calibrated is None else calibrated.summary(),
             **numbers,
@@ -189,45 +192,6 @@ def mixture(settings: MixtureSettings) -> None:
         if calibrated is not None:
             logger.info(calibrated.verdict)
         report_files(numbers_file, draws_file, began)
-
-
-def drawn_of(prior: Prior) -> str:
-    """What the points of a prior are, as results say it."""
-    if prior.sharpened:
-        return "without the noise of the first time, to first order"
-    return "clean" if prior.deblurred else "with the noise of the first time"
-
-
-def prepared(
-    asked: Asked,
-    numbers_file: Path,
-    count: int,
-    seen: Sequence[Tensor | None],
-    files: Sequence[str | Path | None],
-) -> tuple[Groups, dict[str, Any]]:
-    """Where the groups of a run are kept, and its options as they are recorded.
-
-    Args:
-        asked: Of the command.
-        numbers_file: The JSON file; groups are kept beside it.
-        count: Of posteriors.
-        seen: What was observed, or is to be found again.
-        files: Files that draws depend on.
-    """
-    plan, fine, settings = asked.plan, asked.fine, asked.settings
-    options = settings.recorded(
-        eps=recorded_eps(settings.prior.eps, asked.latent),
-        pool=plan.pool,
-        draws=plan.draws,
-        n_iters=len(fine.times) - 1,
-        device_name=str(fine.flow.device),
-    )
-    idle = type(settings).idle_names()
-    matters = {name: value for name, value in options.items() if name not in idle}
-    size = group_size(fine, plan, settings.learned)
-    identity = fingerprint(matters, asked.subject.digest, seen, files)
-    groups = Groups(numbers_file.with_suffix(".part"), identity, count, size)
-    return groups, options
 
 
 def sample_observed(

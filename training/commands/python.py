@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from training.files.records import holds_records, load_records, save_records
 from training.files.table import holds_table, load_table, save_table
 from training.learning.run import Progress
 from training.model.model import Model
-from training.options.declared import Declared
+from training.options.declared import Declared, meant
 from training.options.toy_train import ToyTrainSettings
 from training.options.train import TrainSettings
 from training.options.training import as_typed
@@ -330,9 +329,7 @@ def _trained(
     known = cls().recorded().keys() - set(OWN)
     for name in options:
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f": is '{near[0]}' meant?" if near else ""
-            raise UsageError(f"train has no option '{name}'{hint}")
+            raise UsageError(f"train has no option '{name}'{meant(name, known)}")
     with tempfile.TemporaryDirectory() as folder, _alone():
         place = {"outdir": Path(folder), "nosubdir": True} if outdir is None else {"outdir": outdir}
         given = {**own, **place, **options}

@@ -11,7 +11,7 @@ from training.data.images.dataset import ImageDataset
 from training.files.formats import kind_of_arrays
 from training.files.records import holds_records, load_records
 from training.files.stats import STATS
-from training.files.table import holds_table, load_table
+from training.files.table import holds_table, load_whole
 from training.model.model import Model
 
 Fact = tuple[str, str]
@@ -102,6 +102,8 @@ def about_network(path: Path) -> Iterator[Fact]:
     if denoiser.student is not None and isinstance(about.get("student"), dict):
         errors = {k: v for k, v in about["student"].items() if isinstance(v, int | float)}
         yield "student", ", ".join(f"{name} {value:.2g}" for name, value in errors.items())
+    if model.held_out is not None:
+        yield "held-out truths", f"{model.held_out.truths}, by {model.held_out.draws} draws of each"
     yield "digest", model.digest()
 
 
@@ -112,9 +114,10 @@ def about_npz(path: Path) -> Iterator[Fact]:
 
 
 def about_table(path: Path) -> Iterator[Fact]:
-    table = load_table(path)
+    table = load_whole(path)
     held_out = int(table.held_out.sum())
-    yield "table", f"{len(table)} rows, {held_out} of them held out, {_size(path)}"
+    kept = "" if table.kept is None else f" and {int(table.kept.sum())} kept"
+    yield "table", f"{len(table)} rows, {held_out} of them held out{kept}, {_size(path)}"
     names = list(table.columns.names)
     listed = ", ".join(names[:MOST_KEYS]) + (", ..." if len(names) > MOST_KEYS else "")
     yield "columns", f"{table.dim}: {listed}"

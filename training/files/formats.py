@@ -74,6 +74,12 @@ FORMATS = {
         "draws of posteriors", "posteriors.album.pictures_of_posteriors", "posteriors"
     ),
     "posterior check": Format("runs of a check", "posteriors.album.pictures_of_check", "checks"),
+    "posterior calibration": Format(
+        "where held-out truths lie", "posteriors.album.pictures_of_calibration", "checks"
+    ),
+    "posterior predictive": Format(
+        "data simulated of posteriors", "posteriors.album.pictures_of_predictive", "predictive"
+    ),
     "answers": Format("answers about rows", "tables.answers.pictures_of_answers", "answers"),
     "check of answers": Format(
         "a check of answers", "tables.answers.pictures_of_check", "answer_checks"

@@ -18,8 +18,9 @@ What is not a number is null. ``{data}_{schedule}_posterior_check.json`` has the
 for ``--truth=flow``, model for ``--truth=data``), solvers, verdict, detectable (the error of
 coverage that so many runs see in 90 % of cases, in points), p_values and adjusted_p_values (Holm)
 by test, central_intervals and regions with what they hold at each of their levels, crps, and with
-``--condition`` near: of each observation passed, the quantity of the smallest p and this adjusted,
-tendency, mean_ranks, the distance of the farthest neighbor, local, surprise.
+``--condition`` near: detectable, in points, and of each observation passed, the quantity of the
+smallest p and this adjusted, tendency, mean_ranks, the distance of the farthest neighbor, local,
+surprise.
 ``..._posterior_check.npz`` has R runs and Q quantities, those of V coordinates first:
 
     names                    [Q], coordinates, log likelihood (or log density), radius
@@ -29,8 +30,26 @@ tendency, mean_ranks, the distance of the farthest neighbor, local, surprise.
     leaked                   [R], of flows with bounds: the share of draws beyond them
     format, fingerprint      [], of the file; of the run
 
-Both keep finished groups in ``..._posterior.part/`` or ``..._posterior_check.part/`` until the
-results are written. The same command goes on with those of its own options and inputs.
+``..._posterior_calibration.json`` has what that of a check has, and held_out: truths, their number;
+statement, what is guaranteed, and its assumption; holding, of stated shares what is held in the
+mean over calibrations, and by 90 % of them, low to high; levels, contents to ask for, by stated
+shares and names; near, how many truths are near an observation; curves, the same at many levels.
+``..._posterior_calibration.npz`` has what that of a check has, of truths in the place of runs, and
+where there are two conditions or more
+
+    conditions, condition_names   [R, C], [C], of the truths
+    near                     [R], the content to ask for near each, so that 90 % are held
+
+The JSON of draws by a calibrated network has the same held_out, and so has each posterior: flow,
+held_out and near, the ends of intervals by share and name, and the log_density above which the
+region lies (null for everything); distance, of the farthest truth near it; p_value, that it is like
+the held-out ones, and the oddest of its numbers. ``..._posterior_predictive.json`` has verdict,
+passed, detectable (in standard deviations of simulated data), adjusted_p_values, and of each
+observation by the names of numbers observed, rank, p_value, and quantiles of simulated data at 5,
+50 and 95 %; ``..._posterior_predictive.npz`` has names [Q], simulated [M, S, Q], observed [M, Q].
+
+All that sample keep finished groups in ``..._posterior.part/``, or the like, until the results are
+written. The same command goes on with those of its own options and inputs.
 
 ``{data}_{schedule}_mixture.npz`` has, for R runs, C chains of S draws and K components,
 
@@ -45,6 +64,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import ceil, inf
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -149,6 +169,8 @@ def _broken(path: Path, why: str) -> DataError:
 
 
 CHECK_FORMAT = "inflationary-flows posterior check 1"
+PREDICTIVE_FORMAT = "inflationary-flows posterior predictive 1"
+CALIBRATION_FORMAT = "inflationary-flows posterior calibration 1"
 MOST_LISTED = 2000
 """Numbers of a kind up to which the JSON lists them for each observation."""
 
@@ -232,10 +254,17 @@ def _number(value: Tensor) -> float | None:
     return float(value) if value.isfinite() else None
 
 
-def save_values(path: Path, values: RunValues, fingerprint: str) -> None:
-    """Writes what a check keeps of its runs."""
+def save_values(
+    path: Path,
+    values: RunValues,
+    fingerprint: str,
+    form: str = CHECK_FORMAT,
+    beside: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Writes what a check, or a calibration with more arrays beside them, keeps of its runs."""
     arrays = {
-        "format": np.array(CHECK_FORMAT),
+        **beside,
+        "format": np.array(form),
         "names": np.array(values.names),
         "ranks": values.ranks.cpu().numpy(),
         "crps": values.scores.cpu().numpy(),
@@ -313,8 +342,34 @@ class SavedCheck:
         level = parameter(numbers, "level")
         known = isinstance(level, float) and 0 < level < 1
         calibration = calibrate(values, level) if known else calibrate(values)
-        name, schedule = title_of(path.stem.removesuffix("_posterior_check"))
+        name, schedule = title_of(path.stem.rpartition("_posterior_")[0])
         return cls(values, calibration, name, schedule, parameter(numbers, "question"))
+
+
+@dataclass(frozen=True)
+class SavedPredictive:
+    """Data simulated of posteriors, as a file has them.
+
+    Attributes:
+        path: The file.
+        names: Of Q numbers.
+        simulated: ``[M, S, Q]``.
+        observed: ``[M, Q]``.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    simulated: np.ndarray
+    observed: np.ndarray
+
+    @classmethod
+    def load(cls, path: Path) -> "SavedPredictive":
+        """Reads a file. Raises DataError if it is broken."""
+        with open_arrays(path) as saved:
+            names = _texts(path, "names", saved.read("names"))
+            arrays = CheckedArrays(saved, path, Q=len(names))
+            simulated = arrays.read("simulated", "MSQ", largest=inf)
+            return cls(path, names, simulated, arrays.read("observed", "MQ", largest=inf))
 
 
 def _texts(path: Path, name: str, values: np.ndarray) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ It has ArviZ's groups, for M observations, C chains of S draws and D coordinates
     sample_stats/log_likelihood   [C, S, M], nats; not with --condition alone
     sample_stats/lp          [C, S, M], with --condition alone: log density of the flow's posterior
     observed_data/y          [M, K], what was observed; with --condition alone the conditions
+    held_out/x               [C, S, M, D], of a calibrated network: the same draws, their ranks in
+                             each coordinate moved to where held-out truths are
     prior/x                  [1, N, D], draws of the prior, none of images
     constant_data/truth      [M, D], where it is known
     constant_data/network_calls   [M], shared out evenly over observations sampled side by side
@@ -19,7 +21,7 @@ It has ArviZ's groups, for M observations, C chains of S draws and D coordinates
                              linear with Gaussian noise
     constant_data/seen, operator   [K], [K, D]: which coordinates were observed, or the linear map
     constant_data/description     [letters], bytes of JSON: format, coordinates, samplers, toy,
-                             image_shape
+                             image_shape, conditions
 
 Attributes are format and about, JSON of the options. Where weights chose the draws, posterior has
 effective_size, that of the observation with the least: readers of the draws alone take draws that
@@ -27,7 +29,7 @@ were chosen more than once for independent ones.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
@@ -52,7 +54,9 @@ FORMAT = "inflationary-flows posterior 1"
 DESCRIPTION = "constant_data/description"
 DRAWN = ("chain", "draw", "observation")
 """Dimensions of what there is one of for each draw."""
-DESCRIBED = ("samplers", "toy", "image_shape")
+HELD_OUT = "held_out"
+"""The group of draws by held-out truths."""
+DESCRIBED = ("samplers", "toy", "image_shape", "conditions")
 """What it takes from what is known about the run."""
 WORTH = (
     "Weights chose these draws, some of them more than once: those of the observation with the "
@@ -76,6 +80,7 @@ def save_netcdf(
     prior: Tensor | None = None,
     truth: Tensor | None = None,
     worth: Tensor | None = None,
+    recalibrated: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Writes draws group by group, so that memory holds one, whole or not at all.
 
@@ -90,9 +95,11 @@ def save_netcdf(
         prior: Draws of it, ``[N, D]``; None for none.
         truth: What the observations are of, ``[M, D]``; None where it is not known.
         worth: Effective sizes of draws that weights chose ``[M]``, NaN of others; None if none did.
+        recalibrated: Makes draws ``[S, D]`` of a posterior those by held-out truths; None for none.
     """
     sizes = dict(zip(("chain", "draw", "observation", "coordinate"), shape, strict=True))
     columns = shape[3] * (2 if attributes.get("image_shape") else 3) + 1
+    columns += shape[3] * (recalibrated is not None)
     numbers = prod(shape[:3]) * columns + (0 if prior is None else prior.numel())
     with ExitStack() as stack:
         temporary = stack.enter_context(atomic_path(path))
@@ -115,7 +122,11 @@ def save_netcdf(
         constant = _group(file, "constant_data", of_truth, named)
         described = {name: attributes.get(name) for name in DESCRIBED}
         _save_text(constant, {"format": FORMAT, "coordinates": list(names), **described})
-        _save_draws(parts, posterior, stats, constant, single)
+        held_out = None
+        if recalibrated is not None:
+            group = _group(file, HELD_OUT, sizes, {"coordinate": names})
+            held_out = group.create_variable("x", (*DRAWN, "coordinate"), "f8"), recalibrated
+        _save_draws(parts, posterior, stats, constant, single, held_out)
         if observed is not None:
             _save_observed(file, constant, observed, likelihood)
         if truth is not None:
@@ -143,8 +154,10 @@ def _save_draws(
     stats: h5netcdf.Group,
     constant: h5netcdf.Group,
     single: Sequence[str],
+    held_out: tuple[Any, Callable[[Tensor], Tensor]] | None,
 ) -> None:
-    """Adds draws, their densities, and what samplers say, group by group."""
+    """Adds draws, their densities, what samplers say, and perhaps draws by held-out truths, group
+    by group."""
     points = posterior.create_variable("x", (*DRAWN, "coordinate"), "f8")
     latents = posterior.create_variable("z", (*DRAWN, "latent"), "f8")
     calls = constant.create_variable("network_calls", ("observation",), "f8")
@@ -156,6 +169,10 @@ def _save_draws(
         for place, name in enumerate(single):
             posterior.variables[name][:, :, rows] = rows_drawn[..., place]
         latents[:, :, rows] = _chains_first(z)
+        if held_out is not None:
+            variable, moved = held_out
+            flat = [moved(each.flatten(0, 1)).view_as(each) for each in draws.points]
+            variable[:, :, rows] = _chains_first(torch.stack(flat))
         for name, each in _densities(draws).items():
             if name not in stats.variables:
                 stats.create_variable(name, DRAWN, "f8")
@@ -233,6 +250,7 @@ class SavedPosteriors:
         toy: The name of the toy; None of other data.
         image_shape: ``(C, H, W)`` of images; None of other data.
         truth: What the observations are of ``[m, D]``; None where it is not known.
+        conditions: Names of what was observed, of a flow that has learned the posterior.
     """
 
     path: Path
@@ -248,6 +266,17 @@ class SavedPosteriors:
     toy: str | None
     image_shape: tuple[int, int, int] | None
     truth: np.ndarray | None = None
+    conditions: Sequence[str] = ()
+
+    def number_names(self, count: int) -> list[str]:
+        """Names of the so many numbers of an observation."""
+        likelihood = self.likelihood
+        if likelihood is None and len(self.conditions) == count:
+            return list(self.conditions)
+        if likelihood is None or likelihood.operator is not None:
+            return [f"y{index + 1}" for index in range(count)]
+        places = range(count) if likelihood.coordinates is None else likelihood.coordinates.tolist()
+        return [self.names[place] for place in places]
 
 
 def is_posterior(path: Path) -> bool:
@@ -290,7 +319,7 @@ def load_netcdf(path: Path, most: int) -> SavedPosteriors:
         if saved.has("prior/x"):
             _require_shape(saved, "prior/x", (1, *saved.shape("prior/x")[1:2], dim))
             prior = saved.numbers("prior/x")[0]
-        sampler, toy, image_shape = (about.get(key) for key in DESCRIBED)
+        sampler, toy, image_shape, conditions = (about.get(key) for key in DESCRIBED)
         names = about.get("coordinates")
         if not (_are_texts(names, dim) and _are_texts(sampler, count)):
             raise DataError(f"{path}: names of coordinates or of samplers are not those of {shape}")
@@ -310,6 +339,7 @@ def load_netcdf(path: Path, most: int) -> SavedPosteriors:
             toy if isinstance(toy, str) else None,
             None if image_shape is None else tuple(image_shape),
             truth,
+            conditions if _are_texts(conditions, len(conditions or "")) else [],
         )
 
 

@@ -4,7 +4,8 @@
     names             [D], of the columns; without them x1, x2, ...
     steps, offsets    [D]: the step of a discrete column and a value of it; 0 for continuous ones
     bounds            [D, 2], lowest and highest value, NaN where there is none
-    held_out          [N], bool: rows that are not trained on
+    held_out          [N], bool: rows that are not trained on, but may choose between networks
+    kept              [N], bool: rows that no training sees at all, for posterior.py calibrate
     dropped_names     [K], columns of the source that are left out, since they follow from others:
                       dropped_offsets + points @ dropped_slopes.T
     dropped_offsets   [K]
@@ -53,15 +54,23 @@ def save_table(path: Path, table: DataTable) -> None:
     }
     if table.conditions is not None:
         arrays |= {"conditions": table.conditions, "condition_names": list(table.condition_names)}
+    if table.kept is not None:
+        arrays["kept"] = table.kept
     save_arrays(path, {name: np.asarray(values) for name, values in arrays.items()})
 
 
 def load_table(path: Path) -> DataTable:
-    """The data set of a file.
+    """The data set of a file, but for the rows that it keeps from all trainings.
 
     Raises:
         DataError: It is missing, broken, or no table.
     """
+    table = load_whole(path)
+    return table if table.kept is None else table.at(~table.kept)
+
+
+def load_whole(path: Path) -> DataTable:
+    """The data set of a file, with all its rows; raises as ``load_table``."""
     with open_arrays(path) as saved:
         arrays = CheckedArrays(saved, path)
         points = torch.from_numpy(arrays.read("points", "ND", least=0, largest=inf))
@@ -91,13 +100,21 @@ def load_table(path: Path) -> DataTable:
             order,
         )
         conditions, condition_names = _conditions(path, saved, arrays)
+        held_out, kept = (_chosen(path, saved, name, count) for name in ("held_out", "kept"))
+        if (held_out | kept).all():
+            raise DataError(f"{path}: all rows are held out or kept: there is nothing to train on")
+        if (held_out & kept).any():
+            raise DataError(
+                f"{path}: rows are both 'held_out' and 'kept': they can be one of these"
+            )
         return DataTable(
             points,
             Columns(names, steps, offsets, low, high),
-            _held_out(path, saved, count),
+            held_out,
             dropped,
             conditions,
             condition_names,
+            kept if kept.any() else None,
         )
 
 
@@ -160,14 +177,13 @@ def _bounds(path: Path, saved: SavedArrays, dim: int) -> tuple[Tensor, Tensor]:
     return low, high
 
 
-def _held_out(path: Path, saved: SavedArrays, count: int) -> Tensor:
-    if "held_out" not in saved.names:
+def _chosen(path: Path, saved: SavedArrays, name: str, count: int) -> Tensor:
+    """Which rows are held out, or kept; none where the file does not say."""
+    if name not in saved.names:
         return torch.zeros(count, dtype=torch.bool)
-    array = saved.read("held_out")
+    array = saved.read(name)
     if array.shape != (count,) or array.dtype != bool:
         raise DataError(
-            f"{path}: 'held_out' is {list(array.shape)} {array.dtype}, not [{count}] bool"
+            f"{path}: '{name}' is {list(array.shape)} {array.dtype}, not [{count}] bool"
         )
-    if array.all():
-        raise DataError(f"{path}: all rows are held out: there is nothing to train on")
     return torch.from_numpy(array.copy())

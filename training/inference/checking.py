@@ -10,8 +10,9 @@ and draws go through the same: so log densities of draws are not those that they
 but are taken as that of the truth is, from the point to its latent.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -25,10 +26,12 @@ from training.inference.likelihoods import Likelihood
 from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
-from training.measure.posterior.calibration import RunValues, run_values
+from training.measure.posterior.calibration import RunValues, Scalar, run_values
 from training.measure.posterior.convergence import convergence
 
 LIKELIHOOD, RADIUS, DENSITY = "log likelihood", "radius", "log density"
+Functions = Mapping[str, Callable[[Tensor], Tensor]]
+"""Numbers ``[N]`` of points ``[N, D]``, by name."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def check_runs(
     truths: Truths,
     names: Sequence[str],
     pool: Pool | None = None,
+    functions: Functions = MappingProxyType({}),
 ) -> tuple[RunValues, Draws]:
     """Samples the posterior of each run, and keeps what calibration needs of it.
 
@@ -114,6 +118,7 @@ def check_runs(
         truths: What is to be found again.
         names: Of the coordinates.
         pool: Prior draws, if all runs share them.
+        functions: Whose values are ranked, too.
     """
     draws = sample_posteriors(problem, plan, pool)
     target = problem.target
@@ -138,6 +143,7 @@ def check_runs(
         others={
             LIKELIHOOD: (log_likelihood, of_truth),
             RADIUS: (_radius(points, mean, scale), _radius(truths.points, mean, scale)),
+            **_of_functions(functions, points, truths.points),
         },
         log_density=density,
         scale=scale,
@@ -153,6 +159,7 @@ def check_learned(
     names: Sequence[str],
     references: Tensor | None = None,
     on_part: Callable[[float], object] | None = None,
+    functions: Functions = MappingProxyType({}),
 ) -> RunValues:
     """Draws from learned posteriors, and keeps what calibration needs of each run.
 
@@ -163,6 +170,7 @@ def check_learned(
         names: Of the coordinates.
         references: TARP's points ``[m, D]``; None for some that know nothing of conditions.
         on_part: As ``Amortized.sample`` takes it.
+        functions: Whose values are ranked, too.
     """
     # Beyond exact traces two probes do: what they are off by is alike for truths and draws, whose
     # ranks are as even with it as without.
@@ -184,13 +192,21 @@ def check_learned(
         truths,
         seeded_generator("cpu", hash_seed(amortized.seed, int(places[0]))),
         names=names,
-        others={DENSITY: scalar},
+        others={DENSITY: scalar, **_of_functions(functions, points, truths)},
         log_density=scalar,
         references=None if references is None else references.to(points),
         scale=covariance.diagonal().sqrt(),
         effective=drawn.stats.get("distinct"),
     )
     return replace(values, leaked=drawn.stats.get("leaked"))
+
+
+def _of_functions(functions: Functions, draws: Tensor, truths: Tensor) -> dict[str, Scalar]:
+    """Values of functions at draws ``[R, S, D]`` and truths ``[R, D]``."""
+    return {
+        name: (function(draws.flatten(0, 1)).view(draws.shape[:2]), function(truths))
+        for name, function in functions.items()
+    }
 
 
 def effective(draws: Draws) -> Tensor:

@@ -78,6 +78,13 @@ class Prior:
                 f"dimensions, but there are {self.flow.basis.dim}"
             )
 
+    @property
+    def kind(self) -> str:
+        """What its points are, as results say it."""
+        if self.sharpened:
+            return "without the noise of the first time, to first order"
+        return "clean" if self.deblurred else "with the noise of the first time"
+
     def way(self, use: str) -> tuple[Tensor, Solver]:
         """Times and solver for a use."""
         return self.ways.get(use, (self.times, self.solver))

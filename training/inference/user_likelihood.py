@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,6 +87,26 @@ class UserFunction:
                 f"tensor [{len(points)}]"
             )
         return checked(values.double(), str(self))
+
+    def simulated(self, points: Tensor, draw: np.random.Generator, width: int) -> Tensor:
+        """Data ``[N, width]`` that the function, a simulator, makes of points ``[N, D]`` by draws
+        of a generator; float64.
+
+        Raises:
+            DataError: The function raised, or returned something else.
+        """
+        try:
+            values = self.function(points, draw)
+        except Exception as error:
+            raise _in_a_line(error, self.path, str(self)) from None
+        wanted = (len(points), width)
+        if not isinstance(values, Tensor | np.ndarray) or tuple(values.shape) != wanted:
+            shape = list(values.shape) if hasattr(values, "shape") else type(values).__name__
+            raise DataError(
+                f"{self} returned {shape} for points {list(points.shape)}: it must return data "
+                f"{list(wanted)}"
+            )
+        return torch.as_tensor(values).double()
 
 
 class UserLikelihood(Likelihood):

@@ -255,6 +255,7 @@ def refit_latent_law(model: Model, plan: LawPlan, path: Path, device: torch.devi
     learn_latent_law(model, plan)
     if distributed.is_main():
         path.parent.mkdir(parents=True, exist_ok=True)
+        model.held_out = None  # of posteriors under another law
         model.save(path)
         logger.info(f"Wrote {path}")
     distributed.barrier()

@@ -9,6 +9,7 @@ import torch
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.courses import Course
 from training.flow.denoisers import NetworkDenoiser
+from training.flow.held_out import HeldOut
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.pfode import ProbabilityFlow
 from training.model.network_file import Parts, model_digest, read_model, write_model
@@ -26,6 +27,8 @@ class Model:
         coordinates: Between data space and the flow's, for tables; None where these are the same.
         learned: The law of compressed latents at the last time; None for the closed form.
         courses: How to integrate, by use, where nothing else is asked for.
+        held_out: What truths that no training has seen say of its posteriors; None if it was not
+            calibrated.
 
     Example:
         >>> import tempfile, torch
@@ -50,6 +53,7 @@ class Model:
     coordinates: Coordinates | None = None
     learned: ConditionalMixture | None = None
     courses: dict[str, Course] = field(default_factory=dict)
+    held_out: HeldOut | None = None
 
     def __repr__(self) -> str:
         return (
@@ -84,7 +88,14 @@ class Model:
 
     @property
     def _parts(self) -> Parts:
-        return Parts(self.recipe, self.denoiser, self.coordinates, self.learned, self.courses)
+        return Parts(
+            self.recipe,
+            self.denoiser,
+            self.coordinates,
+            self.learned,
+            self.courses,
+            self.held_out,
+        )
 
     @classmethod
     def load(
@@ -116,4 +127,4 @@ class Model:
         denoiser = parts.denoiser.eval().requires_grad_(False).to(device)
         moved = parts.coordinates.to(device) if parts.coordinates else None
         law = parts.learned.eval().requires_grad_(False).to(device) if parts.learned else None
-        return cls(denoiser, parts.recipe, about, moved, law, courses)
+        return cls(denoiser, parts.recipe, about, moved, law, courses, parts.held_out)

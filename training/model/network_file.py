@@ -29,11 +29,16 @@ code. It holds ``{"format": "inflationary-flows network", "version": 1, "parts":
                 arguments (solver, steps, dimensions, melts, quadrature, and the errors that were
                 measured: error in standard deviations, nats), times [steps + 1], and if it is
                 fitted weights [steps, steps] and integrals [steps], or of a quadrature [steps + 1]
+    held_out    of flows that were calibrated: HeldOut, with its arguments (truths n, quantities Q,
+                functions, conditions C, oddities K, draws, network, way) and ranks [n, Q],
+                contents [n], whitened [n, C], odd [n, K], in float64; network is the digest of all
+                other parts, and the file is refused where it is of another
     student     of flows that were distilled: FlowMapMLP, with the arguments of its teacher's
                 network and weights; courses of ``student`` go by it
 
 ``about`` has data_name, data_dim, dims_to_keep, tmin, tmax and seen; of toys augment_to; of images
-image_shape and label_dim; of tables columns, condition_names and dropped; of records columns,
+image_shape and label_dim; of tables columns, condition_names, dropped, and in rows
+the smallest 4,096 of the numbers of 64 bits that rows are known by; of records columns,
 records (JSON, as data sets of records have it), values (of each column those of its levels, none of
 a number) and ask (the columns of the one question, none for any); and with ``--disc=adapted
 --store_grid`` time_grid, a solver and its times; with a student its calls, and its errors beside
@@ -74,6 +79,7 @@ from training.flow.coordinates.coordinates import Coordinates
 from training.flow.courses import USES, Course
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
+from training.flow.held_out import HeldOut
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.output_gain import OutputGain
 from training.model.recipe import SCHEDULES, Recipe, basis_arguments, make_schedule
@@ -90,6 +96,8 @@ PARTS = {
 """The classes that each part may be of."""
 COORDINATES = "coordinates"
 """The part that only networks of tables have."""
+HELD_OUT = "held_out"
+"""The part of truths that were held out."""
 LATENT_LAW = "latent_law"
 """The part of a law of compressed latents."""
 COURSE = "course_{}"
@@ -108,6 +116,7 @@ class Parts(NamedTuple):
     coordinates: Coordinates | None
     learned: ConditionalMixture | None
     courses: dict[str, Course]
+    held_out: HeldOut | None = None
 
 
 def write_model(path: Path, about: Mapping[str, Any], parts: Parts) -> None:
@@ -116,9 +125,10 @@ def write_model(path: Path, about: Mapping[str, Any], parts: Parts) -> None:
 
 
 def model_digest(parts: Parts) -> str:
-    """SHA-256 of all parts of a network file, but not of what it says about itself."""
+    """SHA-256 of all that decides what the flow does: not of truths that were held out, and not of
+    what the file says about itself."""
     content = hashlib.sha256()
-    for name, part in sorted(_parts(parts).items()):
+    for name, part in sorted(_parts(parts._replace(held_out=None)).items()):
         content.update(repr((name, part.class_name, sorted(part.arguments.items()))).encode())
         for key, tensor in sorted(part.state.items()):
             content.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -154,6 +164,9 @@ def _parts(model: Parts) -> dict[str, Part]:
     if isinstance(student, FlowMapMLP):
         weights = _on_cpu(student.state_dict())
         parts[STUDENT] = Part("FlowMapMLP", student.arguments, weights)
+    if model.held_out is not None:
+        truths = model.held_out
+        parts[HELD_OUT] = Part("HeldOut", truths.arguments, _on_cpu(truths.state_dict()))
     for use, course in model.courses.items():
         parts[COURSE.format(use)] = Part("Course", course.arguments, _on_cpu(course.state_dict()))
     return parts
@@ -213,7 +226,27 @@ def read_model(path: Path, end_std: float = 1.0) -> tuple[Parts, dict[str, Any]]
         raise DataError(f"{path}: {error}") from error
     except MISFITS as error:
         raise DataError(f"{path} is inconsistent: {first_line(error)}") from error
-    return Parts(recipe, made, coordinates, learned, courses), about
+    return _with_held_out(
+        path, Parts(recipe, made, coordinates, learned, courses), parts.get(HELD_OUT)
+    ), about
+
+
+def _with_held_out(path: Path, parts: Parts, part: Part | None) -> Parts:
+    """The same with the held-out truths of a file. Raises DataError if they are broken, or those of
+    another network."""
+    if part is None:
+        return parts
+    truths = build(path, HELD_OUT, part, {"HeldOut": HeldOut})
+    assert isinstance(truths, HeldOut)
+    try:
+        truths.check()
+    except ValueError as error:
+        raise DataError(f"{path} is inconsistent: {error}") from error
+    if truths.network != model_digest(parts):
+        raise DataError(
+            f"{path} has held-out truths of another network: make it anew by posterior.py calibrate"
+        )
+    return parts._replace(held_out=truths)
 
 
 def _coordinates(path: Path, part: Part | None, dim: int, label_dim: int) -> Coordinates | None:

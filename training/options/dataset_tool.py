@@ -172,6 +172,12 @@ class TableOptions(Declared):
         default=0.1,
         help="Fraction of the rows that is not to be trained on.",
     )
+    kept: float = option(
+        type=FiniteFloat(min=0, max=0.9),
+        default=0.0,
+        help="Further fraction of a table of numbers that no training sees, nor any of its "
+        "choices: for posterior.py calibrate.",
+    )
     seed: int = option(type=SEED, default=0, help="Seed of the choice of these, and of toys.")
 
 

@@ -14,15 +14,16 @@ of each script's settings. Nothing changes settings: what a run finds out (the t
 the device) it hands to ``recorded``, which makes the parameters that are written with the results.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
+from difflib import get_close_matches
 from functools import partial, wraps
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import click
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import UsageError, in_one_line
 from training.names import IMAGES, RECORDS, TABLE, TOY
 
 SEVERAL = {TOY: "toys", TABLE: "tables", IMAGES: "images", RECORDS: "questions"}
@@ -251,6 +252,40 @@ def _parameter(
         attributes["help"] += f"  [default: {unset.format(declaration.unset)}]"
     names = declaration.names or (f"--{item.name}",)
     return DeclaredOption([item.name, *names], section=section, show_default=True, **attributes)
+
+
+def meant(name: str, known: Collection[str]) -> str:
+    """What else a name may be of those that are known, as the end of a sentence."""
+    near = get_close_matches(name, known, 1)
+    return f": is '{near[0]}' meant?" if near else ""
+
+
+def typed_by_name(cls: type[S], values: Mapping[str, Any]) -> S:
+    """Settings as if their options were typed, from Python.
+
+    Args:
+        cls: Of the command.
+        values: Of options, by name; others are left at their defaults.
+
+    Raises:
+        UsageError: There is no such option, or it does not take its value.
+    """
+    command = click.Command("called", params=list(parameters_of(cls)))
+    ctx = click.Context(command)
+    names = [str(param.name) for param in command.params]
+    for name in values:
+        if name not in names:
+            raise UsageError(f"there is no option '{name}'{meant(name, names)}")
+    own = {}
+    for param in command.params:
+        name = str(param.name)
+        try:
+            value = values[name] if name in values else param.get_default(ctx)
+            own[name] = param.type_cast_value(ctx, value)
+        except click.UsageError as error:
+            raise UsageError(in_one_line(error.format_message())) from error
+    settings: S = cls.of(own, frozenset(values))
+    return settings
 
 
 def spelled_alike(name: str) -> str:

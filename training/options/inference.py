@@ -25,8 +25,9 @@ from training.options.shared import calibration, seed
 from training.options.types import COUNT, FILE, NETWORK, choice
 
 LIKELIHOODS = ("gaussian", "mask", "linear")
-DRAWS, CHECK_DRAWS = 1000, 10
-"""Of each chain: a check without a likelihood ranks a truth among all of them, and needs few."""
+DRAWS, CHECK_DRAWS, CALIBRATION_DRAWS = 1000, 10, 50
+"""Of each chain: a check without a likelihood ranks a truth among all of them, and needs few; a
+calibration needs levels as fine as the truths are many."""
 SOLVER = "exp_ab2"
 """One call a step: draws are many, and their errors need only be small beside their spread."""
 STEPS, CHAIN_STEPS = 24, 10
@@ -153,7 +154,8 @@ class SamplerOptions(Declared):
     chains: int = option(type=COUNT, default=4, help="Chains of each observation.")
     draws: int | None = option(
         type=COUNT,
-        unset=f"{DRAWS}; {CHECK_DRAWS} of check without a likelihood",
+        unset=f"{DRAWS}; without a likelihood {CHECK_DRAWS} of check, {CALIBRATION_DRAWS} of "
+        "calibrate",
         help="Draws of each chain",
     )
     warmup: int | None = option(

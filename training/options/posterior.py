@@ -15,8 +15,8 @@ from training.names import (
 )
 from training.options.declared import Declared, option, options_of
 from training.options.inference import LIKELIHOODS, LikelihoodOptions, PriorOptions, SamplerOptions
-from training.options.shared import DeviceOptions, InflationOptions, save_dir, seed
-from training.options.types import COUNT, FILE, POSITIVE, choice
+from training.options.shared import DeviceOptions, InflationOptions, overwrite, save_dir, seed
+from training.options.types import COUNT, FILE, NETWORK, POSITIVE, Names, choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,31 @@ class CommonSettings(InferenceSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeldOutOptions(Declared):
+    """What held-out truths are to be looked at for, beside the parameters themselves."""
+
+    section = "Held-out truths"
+    function: tuple[str, ...] | None = option(
+        type=Names(),
+        unset="none",
+        help="Functions of the parameters, FILE.py:name with commas, numbers [N] of points [N, D]: "
+        "intervals of their values are held out too",
+    )
+    conditions_network: str | None = option(
+        idle=True,
+        type=NETWORK,
+        unset="none",
+        help="A flow of the conditions alone (train.py of their columns without --cond), whose "
+        "density and latent radius tell observations that no data resemble",
+    )
+
+    @property
+    def wanted(self) -> bool:
+        """Whether one of these was asked for."""
+        return bool(self.function or self.conditions_network)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleSettings(CommonSettings):
     """Options of ``sample``."""
 
@@ -104,6 +129,20 @@ class SampleSettings(CommonSettings):
     strict: bool = option(
         idle=True, is_flag=True, help="Exit with code 3 if a posterior has not converged."
     )
+    held_out: bool = option(
+        "--held_out/--no-held_out",
+        idle=True,
+        default=True,
+        help="If the network was calibrated (posterior.py calibrate): intervals and regions as "
+        "held-out truths have them too, and draws that are recalibrated by these.",
+    )
+    refuse: float | None = option(
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        unset="none",
+        help="Of a calibrated network: draw nothing, and exit with code 3, if an observation is so "
+        "odd that at most this share of those held out would be",
+    )
+    beside: HeldOutOptions = options_of(HeldOutOptions)
 
     @property
     def learned(self) -> bool:
@@ -113,6 +152,8 @@ class SampleSettings(CommonSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_there(self.observation, self.condition, self.truth)
+        if not self.held_out and (self.refuse is not None or self.beside.wanted):
+            raise UsageError("--no-held_out leaves nothing for --refuse, or what goes with it")
         if self.learned:
             self.require_alone()
             if self.correct and (self.prior.deblur or not self.log_prob):
@@ -179,6 +220,83 @@ class CheckSettings(CommonSettings):
             raise UsageError("--condition is for a check without a likelihood: leave that out")
         if self.neighbors is not None and self.condition is None:
             raise UsageError("--neighbors goes with --condition")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateSettings(CommonSettings):
+    """Options of ``calibrate``."""
+
+    save_dir: Path = option(
+        idle=True, type=FILE, unset="that of the network file", help="Folder of the results"
+    )
+    truth: str = option(
+        type=choice(["data"]), default="data", help="Where truths come from: a data set."
+    )
+    data_root: Path | None = option(
+        type=FILE,
+        unset="none",
+        help="Data set of truths: that of the training, if it was made with --kept, or one of new "
+        "rows, made with --held-out=0; of a toy's network none",
+    )
+    runs: int = option(
+        type=click.IntRange(min=FEWEST_RUNS), default=1000, help="Truths to use at most."
+    )
+    dest: Path | None = option(
+        idle=True, type=FILE, unset="the network file itself", help="Network file to write"
+    )
+    beside: HeldOutOptions = options_of(HeldOutOptions)
+
+    @property
+    def learned(self) -> bool:
+        return self.prior.network is not None and not self.likelihood.typed
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_there(self.data_root)
+        network = self.prior.network
+        if network is None:
+            raise UsageError("calibrate adds to a network file: give --network, not --data_name")
+        if "://" in network and self.dest is None:
+            raise UsageError("a network of a URL stays as it is: give --dest")
+        if self.save_dir is None:
+            object.__setattr__(self, "save_dir", (self.dest or Path(network)).parent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(Declared):
+    """Options of ``predict``."""
+
+    save_dir: Path = save_dir()
+    draws: Path = option(
+        type=FILE, required=True, help="Draws of posteriors, the .nc that sample wrote."
+    )
+    simulator: str | None = option(
+        unset="the likelihood of the draws, if it was gaussian, mask or linear",
+        help="FILE.py:function, data [N, K] of points [N, D] and a NumPy generator to draw by, in "
+        "the order of what was observed",
+    )
+    function: tuple[str, ...] | None = option(
+        type=Names(),
+        unset="none",
+        help="Functions of data, FILE.py:name with commas, numbers [N] of data [N, K], that are "
+        "compared too",
+    )
+    simulations: int | None = option(
+        type=COUNT,
+        unset="as many as p-values of so many numbers need, from 1000 to 20,000",
+        help="Data simulated of each observation's draws",
+    )
+    level: float = option(
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.01,
+        help="p-value, the number of comparisons accounted for, below which the model fails.",
+    )
+    strict: bool = option(idle=True, is_flag=True, help="Exit with code 3 if it fails.")
+    seed: int = seed("all draws")
+    overwrite: bool = overwrite()
+
+    def __post_init__(self) -> None:
+        require_there(self.draws)
 
 
 RUNS, POINTS = 100, 200

@@ -131,14 +131,31 @@ def _summary(saved: SavedPosteriors, listed: Any) -> list[NumberTable]:
                 _cell(posterior.get("ess_bulk"), name, "{:,.0f}"),
                 _cell(posterior.get("r_hat"), name),
             ]
-            rows.append([str(index + 1), name, *cells, " to ".join(ends), *diagnostics])
-    head = ["observation", "of", "mean", "std", "90 % interval", "effective draws", "R-hat"]
+            row = [str(index + 1), name, *cells, " to ".join(ends)]
+            rows.append([*row, *_held_out(posterior, name), *diagnostics])
+    head = ["observation", "of", "mean", "std", "90 % interval"]
+    head += ["as held out", "held-out data as odd"] * (len(rows[0]) > 7 if rows else 0)
+    head += ["effective draws", "R-hat"]
     return (
         [NumberTable("Summary", head, rows, part_of(saved, saved.points.shape[2]))] if rows else []
     )
 
 
-def _cell(values: Any, name: str, form: str = "{:.4g}") -> str:
+def _held_out(posterior: dict[str, Any], name: str) -> list[str]:
+    """The 90 % interval by held-out truths, and how odd the observation is; nothing of a network
+    that was not calibrated."""
+    held = posterior.get("held_out")
+    if not isinstance(held, dict):
+        return []
+    interval: Any = held.get("held_out")
+    for key in ("0.9", name):
+        interval = interval.get(key) if isinstance(interval, dict) else None
+    ends = dict(enumerate(interval)) if isinstance(interval, list) else {}
+    odd = _cell(held, "p_value", "{:.2%}")
+    return [" to ".join(_cell(ends, end) for end in (0, 1)), odd]
+
+
+def _cell(values: Any, name: str | int, form: str = "{:.4g}") -> str:
     value = values.get(name) if isinstance(values, dict) else None
     is_number = isinstance(value, int | float) and abs(value) < LARGEST
     return form.format(value).replace("-", "−") if is_number else "–"

@@ -7,7 +7,6 @@ of numbers, probabilities of levels, log densities.
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +22,8 @@ from training.data.records.records import CATEGORY, Records
 from training.data.records.writing import text_of, texts_of
 from training.files.answers import SCORES
 from training.files.arrays import evenly
+from training.measure.conformal import asked, fewest
+from training.measure.posterior.coverage import central_values
 from training.measure.posterior.ranks import ks_p_values
 from training.measure.posterior.verdicts import detectable, holm, verdict
 from training.measure.reliability import reliability
@@ -31,8 +32,6 @@ from training.subjects.records import CellLaw, Progress, RecordFlow
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 MOST_HELD_OUT = 2000
 """Held-out cells of a column by which intervals are set."""
-TINY = 1e-9
-"""Of what is rounded up."""
 FEWEST_CELLS = 20
 """Of a column that is tested."""
 MOST_COMPARED = 10_000
@@ -54,11 +53,7 @@ class Interval:
     """Central intervals.
 
     As the flow has them, or set by held-out rows so that they hold what they say, whatever the flow
-    is worth (split conformal prediction; the score of a cell is ``|2 u - 1|``, u its rank by the
-    flow, as in Chernozhukov, Wuethrich and Zhu 2021, "Distributional conformal prediction"). Of n
-    held-out cells, the ``ceil((n + 1) share)``-th smallest score is the level to ask for: a new
-    truth is then inside with at least that probability, if its row is exchangeable with those that
-    were held out, on average over both.
+    is worth (``measure.conformal``; the score of a cell is ``|2 u - 1|``, u its rank by the flow).
 
     Attributes:
         share: Probability of the intervals.
@@ -95,17 +90,16 @@ class Interval:
     def _held(self, flow: RecordFlow, held_out: Records, known: np.ndarray, place: int) -> float:
         values = held_out.at(held_out.held_out).values
         values = values[~np.isnan(values[:, place])][:MOST_HELD_OUT]
-        needed = ceil((len(values) + 1) * self.share - TINY)
-        name = flow.empty.names[place]
-        if needed > len(values):
+        name, needed = flow.empty.names[place], fewest(self.share)
+        if len(values) < needed:
             raise DataError(
                 f"{len(values)} cells of '{name}' are held out: intervals of {self.share:.0%} that "
-                f"hold need at least {ceil(self.share / (1 - self.share) - TINY)}"
+                f"hold need at least {needed}"
             )
         generator = seeded_generator("cpu", self.seed, Stream.HELD_OUT)
         which = torch.randint(len(known), (len(values),), generator=generator).numpy()
-        ranks = flow.ranks(values, known[which], place, generator)
-        level = float(np.sort(np.abs(2 * ranks - 1))[needed - 1])
+        ranks = torch.from_numpy(flow.ranks(values, known[which], place, generator))
+        level = float(asked(central_values(ranks), self.share))
         logger.info(
             f"Intervals of '{name}': {100 * level:.1f} % by the flow hold {self.share:.0%}, by "
             f"{len(values)} held-out cells"

@@ -2,7 +2,7 @@
 posteriors, are to find again."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from training.files.posterior import load_values, save_values
 from training.flow.coordinates.surprise import Surprise
 from training.inference.amortized import Amortized
 from training.inference.checking import (
+    Functions,
     check_learned,
     check_runs,
     simulated,
@@ -58,12 +59,14 @@ class Check:
         plan: How to sample.
         names: Of the coordinates.
         data: Truths ``[R, D]`` that the prior was not trained on; None for draws of the prior.
+        functions: Whose values are ranked, too.
     """
 
     problem: Problem
     plan: SamplingPlan
     names: list[str]
     data: Tensor | None
+    functions: Functions = field(default_factory=dict)
 
     def run(self, groups: Groups) -> RunValues:
         """The values of all runs, which share the whole pool."""
@@ -82,7 +85,7 @@ class Check:
         own = Target(target.prior, target.likelihood, observed, target.rows)
         problem = replace(self.problem, target=own, numbers=numbers)
         of_group = pool.of(torch.zeros(len(places), dtype=torch.int64)) if pool else None
-        return check_runs(problem, self.plan, truths, self.names, of_group)[0]
+        return check_runs(problem, self.plan, truths, self.names, of_group, self.functions)[0]
 
 
 SHARE = 10
@@ -231,11 +234,13 @@ class LearnedCheck:
         amortized: How to draw; its conditions are those of the runs.
         runs: What is to be found again.
         names: Of the coordinates.
+        functions: Whose values are ranked, too.
     """
 
     amortized: Amortized
     runs: LearnedRuns
     names: Sequence[str]
+    functions: Functions = field(default_factory=dict)
 
     def run(self, groups: Groups) -> RunValues:
         """The values of all runs."""
@@ -250,4 +255,5 @@ class LearnedCheck:
             self.names,
             None if references is None else references[places],
             progress,
+            self.functions,
         )

@@ -247,6 +247,10 @@ def report_near(local: LocalCalibration, distances: Tensor, on_average: bool) ->
             f"Of all {len(local.tests)} observations, posteriors near {len(local.failed)} are not "
             "calibrated"
         )
+    logger.info(
+        f"Near an observation, an error of {local.detectable:.0f} points of coverage or more would "
+        "have been seen in 90 % of cases"
+    )
 
 
 def write_numbers(path: Path, form: str, began: float, content: dict[str, Any]) -> None:

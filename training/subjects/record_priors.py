@@ -19,7 +19,7 @@ from training.data.records.cells import open_cells
 from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY
 from training.data.tables.foreign import listed
-from training.data.tables.table import Columns, DataTable, Dropped
+from training.data.tables.table import Columns, DataTable, Dropped, Rows
 from training.files.records import holds_records, load_records
 from training.model.questions import pack
 from training.networks.questions import ABSENT, ASKED, KNOWN
@@ -86,6 +86,17 @@ class RecordPrior(TableFlow):
         points, held_out = (torch.from_numpy(part[whole]) for part in (values, records.held_out))
         names = [records.names[place] for place in places]
         return DataTable(points, Columns.plain(names), held_out, Dropped.none(names))
+
+    def unseen(self, path: Path | None, count: int, seed: int) -> Rows:
+        if path is None or not holds_records(path):
+            return super().unseen(path, count, seed)
+        records = load_records(path)
+        if records.held_out.any() or self.answers.was_trained_on(records):
+            raise DataError(
+                f"{path}: rows that were trained on, or that are held out and have chosen between "
+                "networks, are not fresh: give new rows that are made with --held-out=0"
+            )
+        return Rows(self.truths(path, min(self.testable(path), count), seed))
 
     def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
         empty, numbers = self.answers.empty, self.answers.space.numbers

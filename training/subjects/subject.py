@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
+from training.data.tables.table import Rows
 from training.flow.coordinates.surprise import Surprise
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
@@ -222,6 +223,17 @@ class Subject(ABC):
             UsageError: A data set is missing, or is given for a toy.
             DataError: It is broken, or has too few rows.
         """
+
+    def unseen(self, path: Path | None, count: int, seed: int) -> Rows:
+        """Points, with their conditions, that neither trained the network nor chose anything of it:
+        so many at most, drawn at random. Of images the user's word is taken for it.
+
+        Raises:
+            UsageError: A data set is missing, or is given for a toy.
+            DataError: It is broken, has too few such points, or the network has seen them.
+        """
+        there = self.testable(path)
+        return Rows(self.truths(path, count if there is None else min(there, count), seed))
 
     def counted(self, number: int | None, otherwise: int) -> int | None:
         """How many points to take where a number is given or not; None for all that are held

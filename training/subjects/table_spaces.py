@@ -19,7 +19,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
 from training.data.batches import Batch
-from training.data.tables.table import DataTable, Rows, TableBatches
+from training.data.tables.table import DataTable, Rows, TableBatches, sketch_of
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.learning.building import Choices
 from training.learning.calibrating import CalibrationPlan
@@ -409,6 +409,7 @@ def about_table(table: DataTable, name: str) -> dict[str, Any]:
         "data_name": name,
         "columns": list(table.columns.names),
         "condition_names": list(table.condition_names),
+        "rows": sketch_of(table.row_numbers()),
         "dropped": {
             "names": list(dropped.names),
             "offsets": dropped.offsets.tolist(),

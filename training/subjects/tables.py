@@ -1,7 +1,7 @@
 """Tables: flows of a network whose points are rows, perhaps given with conditions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.tables.table import DataTable, Dropped, Rows, restored
+from training.data.tables.table import DataTable, Dropped, Rows, repeated_in, restored
 from training.files.observations import read_columns
-from training.files.table import load_table
+from training.files.table import load_table, load_whole
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.coordinates.surprise import Surprise
 from training.flow.likelihood import LOG_PROB_ERROR
@@ -139,6 +139,38 @@ class TableFlow(Subject):
 
     def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
         return self.samples(path, count, seed).points
+
+    def unseen(self, path: Path | None, count: int, seed: int) -> Rows:
+        path = required(path)
+        whole = load_whole(path)
+        if whole.kept is None and whole.held_out.any():
+            raise DataError(
+                f"{path}: rows that are held out have chosen between networks, and are not fresh: "
+                "make it by dataset_tool.py --kept=0.1 and train on it, or give new rows that are "
+                "made with --held-out=0"
+            )
+        table = whole if whole.kept is None else whole.at(whole.kept)
+        conditions = self._conditions_of(path, table) if self.conditions else None
+        rows = Rows(self._columns_of(path, table), conditions)
+        numbers = replace(table, points=rows.points, conditions=rows.conditions).row_numbers()
+        again = repeated_in(numbers, self._sketch)
+        # Rows of steps alone may well be alike.
+        if again == len(rows) or (again and (whole.columns.steps == 0).any()):
+            raise DataError(
+                f"{path}: {self.file.path.name} was trained on at least {again} of its {len(rows)} "
+                "fresh rows: calibrate on others"
+            )
+        chosen = torch.randperm(len(rows), generator=seeded_generator("cpu", seed, Stream.DATA))
+        rows = rows.at(chosen[:count].sort().values)
+        return Rows(self.dithered(rows.points, seed), rows.conditions)
+
+    @property
+    def _sketch(self) -> list[int]:
+        """Numbers of rows of the training. Raises DataError if they are none."""
+        numbers = self.file.model.about.get("rows", [])
+        if not (isinstance(numbers, list) and all(_is_number(each) for each in numbers)):
+            raise DataError(f"{self.file.path} has broken numbers of rows")
+        return numbers
 
     def fresh(
         self, path: Path | None, count: int, seed: int
@@ -347,6 +379,10 @@ def _drawn(path: Path, table: DataTable, count: int | None, seed: int) -> Tensor
     count = min(len(places), MOST_ROWS) if count is None else count
     chosen = torch.randperm(len(places), generator=seeded_generator("cpu", seed, Stream.DATA))
     return places[chosen[:count].sort().values]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**64
 
 
 def _are_texts(value: object) -> bool:

@@ -20,9 +20,9 @@ def test_a_local_test_claims_nothing_where_its_runs_are_far(
     tests = [LocalTest("a", 1e-5, 1e-5, "too low", [0.4]), LocalTest("a", 0.5, 1, "too low", [0.5])]
     reaches = torch.tensor([[0.5, 0.9], [0.2, 3.7]])
     with caplog.at_level(logging.INFO):
-        report_near(LocalCalibration(tests, 2, 0.01), reaches, on_average=True)
-        report_near(LocalCalibration(tests[::-1], 2, 0.01), reaches, on_average=True)
-    near, far, *others = caplog.messages
+        report_near(LocalCalibration(tests, 2, 0.01, 6), reaches, on_average=True)
+        report_near(LocalCalibration(tests[::-1], 2, 0.01, 6), reaches, on_average=True)
+    near, far, size, *others = caplog.messages
     assert near.startswith(
         "Observation 1: calibrated on average, but not here: the posterior is too"
     )
@@ -30,6 +30,7 @@ def test_a_local_test_claims_nothing_where_its_runs_are_far(
         "Observation 2: no local test, since the 2 simulations nearest to it lie up"
     )
     assert "3.7 standard deviations away; among them no miscalibration was seen" in far
+    assert size.startswith("Near an observation, an error of 100 points")
     assert others[0].startswith("Observation 1: no miscalibration seen")
     assert "no local test" in others[1]
     assert "among them posteriors are too low" in others[1]

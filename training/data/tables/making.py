@@ -18,7 +18,7 @@ from torch_utils.streams import Stream
 from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, joined, narrowed
 from training.data.tables.formats import NotNumbers
 from training.data.tables.marginals import EXACT, Marginal, told_of_no_quantities, told_of_steps
-from training.data.tables.table import Columns, DataTable, Dropped
+from training.data.tables.table import Columns, DataTable, Dropped, row_numbers
 
 LARGEST = 1e100
 """Of a value: its square has to be a number, and the sum of many squares."""
@@ -42,6 +42,7 @@ class TableChoices:
         bounds: Lowest and highest value by column, infinite where there is none.
         max_rows: Rows to take at most, the first ones; None for all.
         held_out: Fraction of the rows that is not to be trained on.
+        kept: Further fraction that no choice is to be made by either.
         seed: Seed of the choice of these.
     """
 
@@ -51,6 +52,7 @@ class TableChoices:
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     max_rows: int | None = None
     held_out: float = 0.1
+    kept: float = 0.0
     seed: int = 0
 
 
@@ -98,7 +100,13 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         lines += told_of_steps(dict(zip(names, chosen, strict=True)))
     columns = _bounded(columns, choices.bounds, values, source.name)
     held_out = choose_held_out(len(values), choices.held_out, choices.seed)
-    to_train = len(values) - int(held_out.sum())
+    beside = choose_held_out(len(values), choices.held_out + choices.kept, choices.seed) & ~held_out
+    to_train = len(values) - int((held_out | beside).sum())
+    if to_train < FEWEST_ROWS:
+        raise UsageError(
+            f"--held-out and --kept leave {to_train} of {len(values)} rows to train on: at least "
+            f"{FEWEST_ROWS} are needed"
+        )
     if len(names) >= to_train - 1:
         lines.append(
             f"Warning: {len(names)} columns, but {to_train} rows to train on: what columns have in "
@@ -115,6 +123,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         dropped,
         conditions,
         list(choices.conditions),
+        beside if beside.any() else None,
     )
     return table, [*lines, *_summary(table)]
 
@@ -333,13 +342,7 @@ def _bounded(
 
 def _repeated(values: np.ndarray) -> int:
     """How many rows repeat one before them, by numbers of 64 bits that hardly ever clash."""
-    totals = np.zeros(len(values), dtype=np.uint64)
-    for total, block in zip(_blocks(totals), _blocks(values), strict=True):
-        for column in block.T:
-            total ^= (column + 0.0).view(np.uint64)  # -0 as 0
-            total *= np.uint64(0x9E3779B97F4A7C15)
-            total ^= total >> np.uint64(32)
-    totals.sort()
+    totals = np.sort(np.concatenate([row_numbers(block) for block in _blocks(values)]))
     return int((totals[1:] == totals[:-1]).sum())
 
 
@@ -358,8 +361,10 @@ def _summary(table: DataTable) -> list[str]:
     variances = np.linalg.eigvalsh(correlation)[::-1]
     ratio = float(variances.sum() ** 2 / np.square(variances).sum())
     head = ", ".join(f"{value:.3g}" for value in variances[:8])
+    kept = "" if table.kept is None else f" and {int(table.kept.sum())} kept for calibration"
     lines = [
-        f"{len(points)} rows, {int(table.held_out.sum())} of them held out; {table.dim} columns"
+        f"{len(points)} rows, {int(table.held_out.sum())} of them held out{kept}; "
+        f"{table.dim} columns"
         + (f", conditioned on {len(table.condition_names)} more" if table.condition_names else "")
     ]
     width = max(map(len, names))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import count
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,9 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.data.records.records import NUMBER, WHOLE, RecordColumn, Records
+
+MOST_SKETCHED = 4096
+"""Rows of which a network file has the numbers, so that it is seen if they are used again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +98,7 @@ class DataTable:
         dropped: Columns of the source that are not among these.
         conditions: ``[N, C]``, float64: what points are to be conditioned on; None for nothing.
         condition_names: ``[C]``.
+        kept: ``[N]``, bool: rows that no training sees, nor any of its choices; None for none.
     """
 
     points: Tensor
@@ -102,6 +107,7 @@ class DataTable:
     dropped: Dropped
     conditions: Tensor | None = None
     condition_names: Sequence[str] = field(default_factory=list)
+    kept: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.points)
@@ -131,9 +137,44 @@ class DataTable:
         """C."""
         return len(self.condition_names)
 
+    def at(self, places: Tensor) -> "DataTable":
+        """Some rows, of which none is kept any more."""
+        rows = self.rows.at(places)
+        held_out = self.held_out[places]
+        return replace(
+            self, points=rows.points, held_out=held_out, conditions=rows.conditions, kept=None
+        )
+
+    def row_numbers(self) -> np.ndarray:
+        """Numbers of 64 bits ``[N]`` that hardly ever clash, by points and conditions."""
+        parts = [self.points] if self.conditions is None else [self.points, self.conditions]
+        return row_numbers(torch.cat(parts, dim=1).numpy())
+
     def without_conditions(self) -> "DataTable":
         """The points alone."""
         return replace(self, conditions=None, condition_names=[])
+
+
+def row_numbers(values: np.ndarray) -> np.ndarray:
+    """A number of 64 bits for each row ``[N, D]``; those of different rows hardly ever clash."""
+    totals = np.zeros(len(values), dtype=np.uint64)
+    for column in values.T:
+        totals ^= (np.ascontiguousarray(column) + 0.0).view(np.uint64)  # -0 as 0
+        totals *= np.uint64(0x9E3779B97F4A7C15)
+        totals ^= totals >> np.uint64(32)
+    return totals
+
+
+def sketch_of(numbers: np.ndarray) -> list[int]:
+    """The smallest of the numbers of rows: of any rows, those up to the largest of these are in it
+    or not among the rows that it is of."""
+    return [int(number) for number in np.unique(numbers)[:MOST_SKETCHED]]
+
+
+def repeated_in(numbers: np.ndarray, sketch: Sequence[int]) -> int:
+    """How many rows of these numbers are among those that a sketch is of, as far as it tells: all
+    of up to ``MOST_SKETCHED`` rows, and of more their share of these."""
+    return int(np.isin(numbers, np.array(sketch, dtype=np.uint64)).sum())
 
 
 def as_records(table: DataTable) -> Records:

@@ -19,7 +19,7 @@ from torch import Tensor
 from training.measure.posterior.calibration import RunValues
 from training.measure.posterior.coverage import central_values
 from training.measure.posterior.ranks import ks_p_values
-from training.measure.posterior.verdicts import holm
+from training.measure.posterior.verdicts import detectable, holm
 
 FARTHEST = 1.0
 """Standard deviations up to which runs are near an observation."""
@@ -53,11 +53,19 @@ class LocalCalibration:
         tests: One of each observation.
         runs: Near each.
         level: Adjusted p-values below it fail.
+        comparisons: Tests of all observations, which p-values account for.
     """
 
     tests: Sequence[LocalTest]
     runs: int
     level: float
+    comparisons: int
+
+    @property
+    def detectable(self) -> float:
+        """The error of coverage near an observation, in percentage points, that is seen in 90 % of
+        such checks."""
+        return 100 * detectable(self.level, self.comparisons, self.runs)
 
     @property
     def failed(self) -> list[int]:
@@ -67,7 +75,12 @@ class LocalCalibration:
     def summary(self) -> dict[str, Any]:
         """Plain numbers and lists, as a JSON file takes them."""
         listed = [{"passed": t.adjusted >= self.level, **asdict(t)} for t in self.tests]
-        return {"passed": not self.failed, "neighbors": self.runs, "observations": listed}
+        return {
+            "passed": not self.failed,
+            "neighbors": self.runs,
+            "detectable": self.detectable,
+            "observations": listed,
+        }
 
 
 def is_local(distance: float) -> bool:
@@ -110,7 +123,7 @@ def calibrate_near(values: RunValues, neighbors: Tensor, level: float = 0.01) ->
                 ranks.mean(dim=0).tolist(),
             )
         )
-    return LocalCalibration(tests, neighbors.shape[1], level)
+    return LocalCalibration(tests, neighbors.shape[1], level, len(p_values))
 
 
 def tendency(ranks: Tensor, of_coordinate: bool) -> str:

@@ -6,10 +6,16 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from training.files.posterior import SavedCheck
+from training.files.posterior import SavedCheck, SavedPredictive
 from training.files.posterior_draws import load_netcdf
 from training.pictures.look import Picture, figures
 from training.pictures.posteriors.checks import draw_chains, draw_coverage, draw_ranks, has_chains
+from training.pictures.posteriors.holding import (
+    draw_after,
+    draw_map,
+    draw_predictive,
+    has_map,
+)
 from training.pictures.posteriors.tables import draw_images, draw_marginals, draw_pairs
 from training.pictures.posteriors.toys import draw_toy, toy_of
 from training.pictures.posteriors.words import MOST_SHOWN
@@ -31,6 +37,22 @@ def pictures_of_posteriors(path: Path, folder: Path | None) -> list[Picture]:
     if has_chains(saved):
         draw["chains"] = partial(draw_chains, saved)
     return figures((folder or path.parent) / path.stem, draw)
+
+
+def pictures_of_calibration(path: Path, folder: Path | None) -> list[Picture]:
+    """The pictures of a file of held-out truths. Raises DataError if it is broken."""
+    saved = SavedCheck.load(path)
+    draw = {"before": partial(draw_coverage, saved), "after": partial(draw_after, saved)}
+    if has_map(path):
+        draw["map"] = partial(draw_map, saved, path)
+    return figures((folder or path.parent) / path.stem, draw)
+
+
+def pictures_of_predictive(path: Path, folder: Path | None) -> list[Picture]:
+    """The picture of a file of simulated data. Raises DataError if it is broken."""
+    saved = SavedPredictive.load(path)
+    stem = (folder or path.parent) / path.stem
+    return figures(stem, {"data": partial(draw_predictive, saved)})
 
 
 def pictures_of_check(path: Path, folder: Path | None) -> list[Picture]:

@@ -160,14 +160,20 @@ def draw_ranks(saved: SavedCheck) -> Figure:
     return figure
 
 
-def draw_coverage(saved: SavedCheck) -> Figure:
-    """A panel for each family of regions: what they hold, less what they say."""
+def draw_coverage(saved: SavedCheck, how: str = "") -> Figure:
+    """A panel for each family of regions: what they hold, less what they say.
+
+    Args:
+        saved: The runs.
+        how: How their levels were set, in words, where these are not the flow's own.
+    """
     dims = saved.values.scores.shape[1]
     families = {"central intervals": central_values(saved.values.ranks[:, :dims])}
     families |= {name: held[:, None] for name, held in saved.values.regions.items()}
     of = f"central intervals of {dims} dimensions: " * (dims > 1)
     thin = "each thin, mean thick" if dims <= MOST_LINES else "their mean"
-    figure, places = _page(saved, len(families), len(families), COVERAGE_SIZE, of + thin * bool(of))
+    note = of + thin * bool(of)
+    figure, places = _page(saved, len(families), len(families), COVERAGE_SIZE, note, how)
     curves = {name: Curve.of(held) for name, held in families.items()}
     reach = ROOM * max(curve.reach for curve in curves.values())
     for number, (name, curve) in enumerate(curves.items()):
@@ -246,11 +252,11 @@ def color_of(holds: bool) -> str:
 
 
 def _page(
-    saved: SavedCheck, count: int, across: int, size: tuple[float, float], note: str
+    saved: SavedCheck, count: int, across: int, size: tuple[float, float], note: str, how: str = ""
 ) -> tuple[Figure, np.ndarray]:
-    lines = textwrap.wrap(saved.calibration.verdict, LINE_LETTERS)
+    lines = [] if how else textwrap.wrap(saved.calibration.verdict, LINE_LETTERS)
     right = "no miscalibration seen" if saved.calibration.conclusive else "too few runs to tell"
-    outcome = right if saved.calibration.passed else "not calibrated"
+    outcome = how or (right if saved.calibration.passed else "not calibrated")
     verdict_height = look.LINE_HEIGHT * len(lines)
     figure, places = look.panel_page(
         -(-count // across),

@@ -10,8 +10,8 @@ import torch
 from dnnlib.errors import DataError, UsageError
 from training.data.tables.foreign import ForeignTable
 from training.data.tables.making import TableChoices, make_table
-from training.data.tables.table import DataTable, restored
-from training.files.table import load_table, save_table
+from training.data.tables.table import DataTable, repeated_in, restored, sketch_of
+from training.files.table import load_table, load_whole, save_table
 
 COUNT = 500
 
@@ -224,6 +224,22 @@ def test_rows_are_counted_held_out_and_conditioned_on_as_asked() -> None:
     assert torch.equal(again.held_out, table.held_out)
 
 
+def test_kept_rows_are_in_the_file_and_in_no_training(tmp_path: Path) -> None:
+    table, lines = make_table(mixed(), TableChoices(conditions=["price"], kept=0.2))
+    save_table(tmp_path / "table.npz", table)
+    whole, to_train = load_whole(tmp_path / "table.npz"), load_table(tmp_path / "table.npz")
+    assert whole.kept is not None
+    assert int(whole.kept.sum()) == COUNT // 5
+    assert any("100 kept" in line for line in lines)
+    assert len(to_train) == len(whole) - COUNT // 5
+    assert int(to_train.held_out.sum()) == COUNT // 10
+    kept = whole.at(whole.kept).row_numbers()
+    assert repeated_in(kept, sketch_of(to_train.row_numbers())) == 0
+    assert repeated_in(kept, sketch_of(whole.row_numbers())) == len(kept)
+    with pytest.raises(UsageError, match="--kept leave"):
+        make_table(mixed(), TableChoices(held_out=0.5, kept=0.5))
+
+
 def same(one: DataTable, other: DataTable) -> bool:
     assert one.columns.names == other.columns.names
     assert (one.dropped.names, one.dropped.order) == (other.dropped.names, other.dropped.order)
@@ -266,6 +282,7 @@ def test_a_broken_data_set_is_refused_in_one_line(tmp_path: Path) -> None:
         ({"names": np.arange(4)}, "not a list of text"),
         ({"held_out": np.ones(COUNT, dtype=bool)}, "nothing to train on"),
         ({"held_out": np.ones(COUNT)}, "'held_out'"),
+        ({"kept": sound["held_out"]}, "both"),
         ({"column_order": np.array(["a"])}, "column_order"),
         ({"dropped_slopes": np.ones((1, 1))}, "dropped_slopes"),
     ):

@@ -148,7 +148,8 @@ def test_a_verdict_names_what_fails_the_clearest_first() -> None:
     adjusted = {"a": 0.5, "b": 1e-3, "c": 1e-9, "d": 1e-4, "e": 5e-3}
     assert verdict(adjusted, 0.01, 100) == (
         "Not calibrated: c (p = 1e-09), d (p = 0.0001), b (p = 0.001) and 1 more failed, "
-        "of 5 tests of 100 runs at level 0.01, their number accounted for."
+        "of 5 tests of 100 runs at level 0.01, their number accounted for, which see an error of "
+        "25 points of coverage or more in 90 % of cases."
     )
     assert verdict({"a": 0.01}, 0.01, 100).startswith("No miscalibration seen in one test")
     with pytest.raises(DataError, match="nothing was tested"):

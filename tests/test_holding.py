@@ -1,0 +1,259 @@
+"""Answers that hold, by the scripts: calibrate, what sample makes of it, refusals, and predict."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dataset_tool
+import posterior
+import report
+import visualize
+from dnnlib.errors import DataError, UsageError
+from tests.support.finished_runs import SIMULATION_NAMES, good, write_csv
+from tests.support.outcomes import read_netcdf
+from tests.support.running import Result, refused
+from torch_utils.snapshots import read_network, write_network
+from training import Guarantee
+from training.model.model import Model
+
+Run = Callable[..., Result]
+FEW = ("--chains=2", "--draws=20", "--n_iters=3", "--batch-gpu=64")
+COUNT = 60
+
+
+def table(run_script: Run, folder: Path, name: str, count: int, seed: int, *made: str) -> Path:
+    """Simulations as those of the fixture."""
+    draw = np.random.default_rng(seed)
+    theta = draw.uniform(-1, 1, (count, 2))
+    y = theta @ [[1, 0], [1, 3]] + 0.1 * draw.normal(size=(count, 2))
+    source = write_csv(folder / f"{name}.csv", SIMULATION_NAMES, np.hstack([theta, y]))
+    options = ("--conditions=y 1,y2", "--bounds=a:-1:1", f"--source={source}", *made)
+    good(run_script(dataset_tool, *options, f"--dest={folder / name}.npz"))
+    return folder / f"{name}.npz"
+
+
+@pytest.fixture(scope="module")
+def shelf(run_script: Run, simulations: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibrated network, and what it was calibrated with."""
+    folder = tmp_path_factory.mktemp("holding")
+    fresh = table(run_script, folder, "fresh", COUNT, 1, "--held-out=0")
+    (folder / "mine.py").write_text(
+        "def total(points):\n    return points.sum(dim=1)\n"
+        "def simulate(points, draw):\n"
+        "    import numpy as np\n"
+        "    theta = points.numpy()\n"
+        "    return theta @ np.array([[1, 0], [1, 3]]) + 0.1 * draw.normal(size=theta.shape)\n"
+        "def flat(points, draw):\n    return points.sum(dim=1)\n"
+        "def wrong(points, draw):\n    return simulate(points, draw) + 9\n"
+    )
+    place = (f"--network={simulations / 'network.pkl'}", f"--dest={folder / 'network.pkl'}")
+    options = (f"--data_root={fresh}", f"--function={folder / 'mine.py'}:total")
+    result = run_script(posterior, "calibrate", *place, *options, *FEW)
+    (folder / "said.txt").write_text(good(result).out)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sample(run_script: Run, simulations: Path, shelf: Path) -> Run:
+    def start(folder: Path, *options: str) -> Result:
+        own: dict[str, object] = {
+            "network": shelf / "network.pkl",
+            "condition": simulations / "seen.csv",
+            "function": f"{shelf / 'mine.py'}:total",
+        }
+        given = [f"--{k}={v}" for k, v in own.items() if not any(f"--{k}=" in o for o in options)]
+        kept = [option for option in (*given, *options) if not option.endswith("=none")]
+        place = f"--save_dir={folder}"
+        return run_script(posterior, "sample", place, *FEW[:2], *FEW[3:], *kept)
+
+    return start
+
+
+def told(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(), parse_constant=pytest.fail)
+    return content
+
+
+@pytest.fixture(scope="module")
+def done(sample: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sampled")
+    result = good(sample(folder, "--n_iters=3"))
+    assert "held-out truths, regions of 90% hold 90%" in result.out
+    assert "near it" in result.out
+    return folder
+
+
+def test_a_calibration_is_a_part_of_the_network_and_says_what_it_guarantees(
+    shelf: Path, simulations: Path
+) -> None:
+    network, before = (Model.load(at / "network.pkl") for at in (shelf, simulations))
+    assert network.held_out is not None
+    assert network.digest() == before.digest()
+    assert network.held_out.quantities == ["a", "b", "total"]
+    content = told(shelf / "runs_PRP_posterior_calibration.json")
+    held_out = content["held_out"]
+    assert (held_out["truths"], held_out["near"]) == (COUNT, 50)
+    assert held_out["holding"]["0.9"]["mean"] == pytest.approx(55 / 61)
+    assert content["verdict"] in (shelf / "said.txt").read_text()
+    ranks = network.held_out.ranks[:, 2].numpy()
+    asked = np.sort(np.abs(2 * ranks - 1))[54]
+    assert held_out["levels"]["0.9"]["total"] == pytest.approx(asked)
+
+
+def test_samples_come_as_the_flow_says_and_as_held_out(done: Path, shelf: Path) -> None:
+    arrays, content = (
+        read_netcdf(done / "runs_PRP_posterior.nc"),
+        told(done / "runs_PRP_posterior.json"),
+    )
+    draws, moved = arrays["posterior/x"], arrays["held_out/x"]
+    assert moved.shape == draws.shape
+    flat = [each[:, :, 0, 0].flatten() for each in (draws, moved)]
+    assert (np.argsort(flat[0]) == np.argsort(flat[1])).all()
+    first = content["posteriors"][0]["held_out"]
+    low, high = first["flow"]["0.9"]["a"]
+    both = draws[:, :, 0].reshape(-1, 2)
+    assert ((both[:, 0] >= low) & (both[:, 0] <= high)).mean() == pytest.approx(0.9, abs=0.03)
+    low, high = first["flow"]["0.5"]["total"]
+    assert ((both.sum(1) >= low) & (both.sum(1) <= high)).mean() == pytest.approx(0.5, abs=0.03)
+    densest = arrays["sample_stats/lp"][:, :, 0] >= first["flow"]["0.8"]["log_density"]
+    assert densest.mean() == pytest.approx(0.8, abs=0.03)
+    assert 0.05 < first["p_value"] <= 1
+    # From Python it is the same.
+    guarantee = Guarantee.open(shelf / "network.pkl")
+    ends = guarantee.intervals(both, 0.9)
+    np.testing.assert_allclose(ends, [first["held_out"]["0.9"][name] for name in ("a", "b")])
+    np.testing.assert_allclose(guarantee.recalibrated(both), moved[:, :, 0].reshape(-1, 2))
+
+
+def test_python_calibrates_as_the_script_does(
+    shelf: Path, simulations: Path, tmp_path: Path
+) -> None:
+    place = {"network": simulations / "network.pkl", "dest": tmp_path / "network.pkl"}
+    few = {"chains": 2, "draws": 20, "n_iters": 3, "batch_gpu": 64}
+    function = (f"{shelf / 'mine.py'}:total",)
+    options: dict[str, Any] = {**place, **few, "function": function}
+    made = Guarantee.calibrate(data_root=shelf / "fresh.npz", **options)
+    own = Guarantee.open(shelf / "network.pkl")
+    assert repr(made) == "Guarantee(60 truths of a, b, total)"
+    assert (made.truths.held_out.ranks == own.truths.held_out.ranks).all()
+    assert made.holding(0.9).mean == pytest.approx(55 / 61)
+    p = made.p_values(np.array([[0.0, 0.0], [-1.5, 1.5]]))
+    assert p[1] < 0.05 < p[0]
+    with pytest.raises(UsageError, match="no option 'drawz': is 'draws' meant"):
+        Guarantee.calibrate(**place, drawz=3)
+    with pytest.raises(DataError, match="was not calibrated"):
+        Guarantee.open(simulations / "network.pkl")
+
+
+def test_what_no_data_resemble_is_refused_before_anything_is_drawn(
+    sample: Run, tmp_path: Path
+) -> None:
+    far = write_csv(tmp_path / "far.csv", SIMULATION_NAMES[2:], np.array([[0, 0], [-1.5, 1.5]]))
+    given = (f"--condition={far}", "--n_iters=3")
+    result = sample(tmp_path / "out", *given, "--refuse=0.05")
+    assert result.code == 3
+    assert "Refused: 1 of 2 observations" in result.out
+    assert "observation 2 (p = " in result.out
+    assert not (tmp_path / "out").exists()
+    refused(sample(tmp_path / "out", *given, "--refuse=0.001"), 2, "by 60 held-out truths")
+
+
+def test_calibrations_are_for_the_draws_that_they_were_made_of(
+    sample: Run, simulations: Path, shelf: Path, tmp_path: Path
+) -> None:
+    other = ("--n_iters=4",)
+    refused(sample(tmp_path, *other), 2, "n_iters = 3, not 4", "--no-held_out")
+    refused(sample(tmp_path, "--n_iters=3", "--function=none"), 2, "of total", "--no-held_out")
+    good(sample(tmp_path / "own", *other, "--function=none", "--no-held_out"))
+    assert "held_out" not in told(tmp_path / "own" / "runs_PRP_posterior.json")
+    plain = (f"--network={simulations / 'network.pkl'}", "--function=none", "--refuse=0.1")
+    refused(sample(tmp_path, *plain), 2, "posterior.py calibrate")
+    parts, about = read_network(shelf / "network.pkl")
+    parts["held_out"].arguments["network"] = "0" * 64
+    write_network(tmp_path / "moved.pkl", parts, about)
+    refused(sample(tmp_path, f"--network={tmp_path / 'moved.pkl'}"), 1, "of another network")
+    for way in ("{", "[]", "[" * 100_000):
+        parts["held_out"].arguments["way"] = way
+        write_network(tmp_path / "odd.pkl", parts, about)
+        refused(sample(tmp_path, f"--network={tmp_path / 'odd.pkl'}"), 1, "is inconsistent")
+
+
+def test_rows_that_a_training_saw_are_no_fresh_truths(
+    run_script: Run, simulations: Path, questions_run: Path, houses: Path, tmp_path: Path
+) -> None:
+    dest = f"--dest={tmp_path / 'network.pkl'}"
+
+    def calibrate(data: Path, network: Path = simulations / "network.pkl", *more: str) -> Result:
+        place = (f"--network={network}", dest, f"--data_root={data}")
+        return run_script(posterior, "calibrate", *place, *FEW, *more)
+
+    refused(calibrate(simulations / "runs.npz"), 1, "have chosen between networks", "--kept")
+    again = table(run_script, tmp_path, "again", 300, 0, "--held-out=0")
+    refused(calibrate(again), 1, "was trained on at least 300 of its 300")
+    few = table(run_script, tmp_path, "few", 12, 2, "--held-out=0")
+    refused(calibrate(few), 1, "12 fresh truths")
+    questions = questions_run / "network-snapshot-000004.pkl"
+    refused(calibrate(houses, questions, "--noise_std=1"), 1, "not fresh", "--held-out=0")
+    shutil.copy(simulations / "network.pkl", tmp_path / "network.pkl")
+    kept = table(run_script, tmp_path, "kept", 100, 3, "--kept=0.3")
+    refused(calibrate(kept), 2, "network.pkl", "--overwrite")
+
+
+def test_observations_with_a_likelihood_are_held_out_and_refused_too(
+    run_script: Run, toy_network: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The middle of circles is a gap: no simulated observation is near it."""
+    network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
+    made = ("--noise_std=0.05", "--sampler=pool", "--pool=400", "--draws=20", "--n_iters=3")
+    place = (f"--network={network}", f"--dest={tmp_path / 'network.pkl'}", "--runs=99")
+    good(run_script(posterior, "calibrate", *place, *made))
+    seen = write_csv(tmp_path / "seen.csv", ["x1", "x2"], np.array([[1.0, 1.0], [0.0, 0.0]]))
+    given = (f"--network={tmp_path / 'network.pkl'}", f"--observation={seen}", *made)
+    result = run_script(posterior, "sample", *given, f"--save_dir={tmp_path}", "--refuse=0.05")
+    assert result.code == 3
+    assert "observation 2 (p = 0.0" in result.out
+    assert "observation 1 (" not in result.out
+    other = [option.replace("0.05", "0.06") for option in given]
+    refused(run_script(posterior, "sample", *other, f"--save_dir={tmp_path}"), 2, "noise_std")
+
+
+def test_a_model_is_held_against_what_was_observed(
+    run_script: Run, done: Path, shelf: Path, tmp_path: Path
+) -> None:
+    draws = f"--draws={done / 'runs_PRP_posterior.nc'}"
+    program = shelf / "mine.py"
+
+    def predict(name: str, *options: str) -> Result:
+        given = (draws, f"--save_dir={tmp_path / name}", "--strict", *options)
+        return run_script(posterior, "predict", *given)
+
+    function = f"--function={program}:total"
+    result = good(predict("right", f"--simulator={program}:simulate", function))
+    content = told(tmp_path / "right" / "runs_PRP_posterior_predictive.json")
+    assert content["numbers"] == ["y 1", "y2", "total"]
+    assert content["verdict"] in result.out
+    assert "standard deviations off would have been seen in 90 % of cases" in result.out
+    wrong = predict("wrong", f"--simulator={program}:wrong")
+    assert wrong.code == 3
+    assert "does not make data like the observations" in wrong.out
+    refused(predict("none"), 2, "--simulator")
+    refused(predict("none", f"--simulator={program}:flat"), 1, "flat returned", "must return data")
+    pictures = good(run_script(visualize, tmp_path / "right", f"--dest={tmp_path}")).out
+    assert "predictive_data.png" in pictures
+
+
+def test_calibrations_are_drawn_and_reported(
+    run_script: Run, shelf: Path, done: Path, tmp_path: Path
+) -> None:
+    path = shelf / "runs_PRP_posterior_calibration.npz"
+    pictures = good(run_script(visualize, path, f"--dest={tmp_path}")).out
+    assert all(f"calibration_{name}.png" in pictures for name in ("before", "after", "map"))
+    good(run_script(report, done, path, f"--dest={tmp_path / 'report.html'}"))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "as held out" in page
+    assert "Check of the posterior of runs" in page

@@ -1,0 +1,423 @@
+"""Held-out truths and what they guarantee: ``posterior.py calibrate``, and their use in others."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.files import require_new
+from dnnlib.logs import logger
+from torch_utils import distributed
+from torch_utils.distributed import process_group
+from training.commands.inference import Asked, prepared
+from training.data.tables.table import Rows
+from training.files.posterior import CALIBRATION_FORMAT, save_values
+from training.flow.coordinates.surprise import MOST_CONDITIONS
+from training.flow.held_out import HeldOut
+from training.flow.likelihood import Trace
+from training.flow.solvers import get_solver
+from training.inference.checking import Functions, simulated
+from training.inference.guarantee import HeldOutTruths
+from training.inference.likelihoods import Gaussian
+from training.inference.user_likelihood import UserFunction
+from training.measure.posterior.calibration import RunValues
+from training.measure.posterior.calibration import calibrate as tested
+from training.model.model import Model
+from training.names import FEWEST_RUNS, LARGEST_EXACT, PROBES
+from training.options.inference import LEARNED_SOLVER, LEARNED_STEPS
+from training.options.posterior import CalibrateSettings, HeldOutOptions, SampleSettings
+from training.runs.holding import (
+    SHOWN,
+    HeldPosteriors,
+    Observations,
+    contents_of,
+    ranks_of,
+    report_calibration,
+    summary_of,
+)
+from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
+from training.runs.posterior_results import report_check, report_files, write_numbers
+from training.runs.posteriors import Groups, sampled
+from training.subjects import NetworkFile, Subject, open_prior
+
+CONDITIONS_NETWORK = "conditions_network"
+SURPRISE, SPARSE, DENSE, RADIUS = "surprise", "low density", "high density", "latent radius"
+
+
+def calibrate(settings: CalibrateSettings) -> None:
+    """Adds to a network file what truths that it has not seen say of its posteriors."""
+    began = perf_counter()
+    asked = Asked.open(settings)
+    subject, network = asked.subject, subject_file(asked)
+    if settings.learned and not subject.condition_names:
+        settings.likelihood.require()
+    dest = settings.dest or network.path
+    if settings.dest is not None or network.model.held_out is not None:
+        require_new([dest], settings.run.overwrite, "--dest")
+    functions = functions_of(settings.beside)
+    rows = subject.unseen(settings.data_root, settings.runs, settings.sampler.seed)
+    if len(rows) < FEWEST_RUNS:
+        raise DataError(f"{settings.data_root} has {len(rows)} fresh truths: give {FEWEST_RUNS}")
+    files = asked.files("posterior_calibration", ".npz")
+    with process_group(settings.run.device_name) as device:
+        asked = asked.on(device, list(files))
+        odd = Oddities.of(asked, settings.beside, seen_of(asked, rows))
+        sources = settings.likelihood.files
+        programs = [text.rpartition(":")[0] for text in settings.beside.function or ()]
+        groups, options = prepared(
+            asked, files[1], len(rows), [rows.points, rows.conditions], [*sources, *programs]
+        )
+        with groups.told_when_cut_short():
+            values = drawn(asked, rows, functions, groups)
+        if distributed.is_main():
+            model = Model.load(network.path)
+            truths = held_out_of(asked, rows, values, odd, list(functions), model.digest())
+            guarantee, check = HeldOutTruths(truths), tested(values)
+            beside = over_conditions(guarantee, rows, subject.condition_names)
+            save_values(files[0], values, groups.fingerprint, CALIBRATION_FORMAT, beside)
+            content = {
+                **check.summary(),
+                "question": "model",
+                "solvers": asked.solvers,
+                "options": options,
+                "network_sha256": subject.digest,
+                "held_out": summary_of(guarantee),
+            }
+            write_numbers(files[1], CALIBRATION_FORMAT, began, content)
+            replace(model, held_out=truths).save(dest)
+        groups.remove()
+        if distributed.is_main():
+            report_check(check)
+            report_calibration(guarantee)
+            logger.info(f"Wrote them to {dest}")
+            report_files(files[1], files[0], began)
+
+
+def over_conditions(guarantee: HeldOutTruths, rows: Rows, names: Sequence[str]) -> dict[str, Any]:
+    """What to ask for near each truth so that 90 % are held, and its conditions; nothing of fewer
+    than two."""
+    if rows.conditions is None or len(names) < 2 or not guarantee.near_count:
+        return {}
+    near, _ = guarantee.levels_near(guarantee.held_out.whitened, (SHOWN,))
+    return {
+        "conditions": rows.conditions.numpy(),
+        "condition_names": np.array(names),
+        "near": near.regions[:, 0].numpy(),
+    }
+
+
+def subject_file(asked: Asked) -> NetworkFile:
+    """The network of a command that needs one."""
+    assert asked.subject.file is not None
+    return asked.subject.file
+
+
+def functions_of(options: HeldOutOptions) -> Functions:
+    """Functions of the user's, by name.
+
+    Raises:
+        UsageError: There is no such file or function, or two have one name.
+        DataError: A file raised.
+    """
+    functions = [UserFunction.load(text, "function") for text in options.function or ()]
+    names = [function.name for function in functions]
+    if len(set(names)) < len(names):
+        raise UsageError("--function names two functions alike: give each another name")
+    return dict(zip(names, functions, strict=True))
+
+
+def drawn(asked: Asked, rows: Rows, functions: Functions, groups: Groups) -> RunValues:
+    """Where truths lie in posteriors: of their conditions, or of observations that are simulated of
+    them."""
+    settings, subject, device = asked.settings, asked.subject, asked.fine.flow.device
+    if settings.learned:
+        assert rows.conditions is not None
+        runs = LearnedRuns(rows, len(rows), None)
+        amortized = asked.amortized(asked.fine, rows.conditions.to(device))
+        return LearnedCheck(amortized, runs, subject.names, functions).run(groups)
+    likelihood = asked.likelihood()
+    nothing = torch.zeros(1, subject.dim, dtype=torch.float64)
+    problem = asked.problem(likelihood, likelihood.simulate(nothing, torch.Generator()))
+    return Check(problem, asked.plan, subject.names, rows.points, functions).run(groups)
+
+
+def seen_of(asked: Asked, rows: Rows) -> Tensor:
+    """What is observed of truths: their conditions ``[n, C]``, or what is simulated of each, as its
+    posterior is then drawn of, ``[n, K]``."""
+    if asked.settings.learned:
+        assert rows.conditions is not None
+        return rows.conditions
+    numbers = list(range(len(rows)))
+    return simulated(asked.likelihood(), rows.points, numbers, asked.plan.seed)
+
+
+def held_out_of(
+    asked: Asked,
+    rows: Rows,
+    values: RunValues,
+    odd: "Oddities",
+    functions: Sequence[str],
+    digest: str,
+) -> HeldOut:
+    """The part of the network file, whose other parts have this digest."""
+    ranks, names = ranks_of(values, functions)
+    whitened = ranks[:, :0] if odd.whitened is None else odd.whitened
+    way = {**way_of(asked), CONDITIONS_NETWORK: odd.network}
+    plan = asked.plan
+    truths = HeldOut(
+        len(rows),
+        names,
+        len(functions),
+        whitened.shape[1],
+        odd.names,
+        plan.chains * plan.draws,
+        digest,
+        json.dumps(way, sort_keys=True),
+    )
+    truths.ranks.copy_(ranks)
+    truths.contents.copy_(contents_of(values))
+    truths.whitened.copy_(whitened)
+    truths.odd.copy_(odd.values)
+    return truths
+
+
+def way_of(asked: Asked) -> dict[str, Any]:
+    """What draws depend on beside the network, by the names of options."""
+    settings, fine = asked.settings, asked.fine
+    assert isinstance(settings, SampleSettings | CalibrateSettings)
+    prior = asked.sharpened(fine) if settings.learned else fine
+    way: dict[str, Any] = {
+        "calibration": settings.prior.calibration,
+        "deblur": settings.prior.deblur,
+        "sharpen": prior.sharpened,
+        "eps": asked.latent.name,
+        "n_iters": len(fine.times) - 1,
+        "likelihood": None if settings.learned else settings.likelihood.likelihood,
+    }
+    if isinstance(settings, SampleSettings) and settings.correct:
+        way["correct"] = settings.correct
+    if settings.learned:
+        return way
+    files = [Path(name) for name in settings.likelihood.files if name and Path(name).is_file()]
+    digest = sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return {
+        **way,
+        "sampler": settings.sampler.sampler,
+        "noise_std": settings.likelihood.noise_std,
+        "mask": settings.likelihood.mask,
+        "contents of files": digest if files else None,
+    }
+
+
+def guarantee_of(
+    asked: Asked, settings: SampleSettings, functions: Functions
+) -> HeldOutTruths | None:
+    """What held-out truths guarantee of draws like these; None if the network was not calibrated,
+    or it is not wanted.
+
+    Raises:
+        UsageError: It was calibrated for other draws or functions, or not at all, but is to refuse.
+    """
+    file = asked.subject.file
+    truths = None if file is None or not settings.held_out else file.model.held_out
+    if truths is None:
+        if settings.refuse is not None or settings.beside.wanted:
+            raise UsageError(
+                "--refuse and --function go with a network that was calibrated: run posterior.py "
+                "calibrate"
+            )
+        return None
+    own, known = way_of(asked), truths.made_with
+    other = {name: known.get(name) for name in {*own, *known} - {CONDITIONS_NETWORK}}
+    for name in sorted(other):
+        if own.get(name) != other[name]:
+            raise UsageError(
+                f"the network was calibrated with {name} = {other[name]}, not {own.get(name)}: "
+                "leave that as it was, calibrate again, or give --no-held_out"
+            )
+    names = truths.quantities[len(truths.names) :]
+    if truths.names != asked.subject.names or names != list(functions):
+        raise UsageError(
+            f"the network was calibrated with --function of {', '.join(names) or 'none'}: give "
+            "the same, calibrate again, or give --no-held_out"
+        )
+    return HeldOutTruths(truths)
+
+
+def observations_of(
+    asked: Asked, settings: SampleSettings, guarantee: HeldOutTruths, observed: Tensor
+) -> Observations:
+    """What is known of observations ``[M, K]``, or conditions.
+
+    Raises:
+        UsageError: They are to be refused, but p-values are not known.
+    """
+    refuse, truths = settings.refuse, guarantee.held_out
+    finest = 1 / (truths.truths + 1)
+    if not truths.whitened.shape[1]:
+        if refuse is not None:
+            raise UsageError(
+                f"--refuse takes {MOST_CONDITIONS} observed numbers at most: leave it out"
+            )
+        return Observations()
+    if refuse is not None and refuse < finest:
+        raise UsageError(
+            f"--refuse={refuse:g} refuses nothing by {truths.truths} held-out truths: give "
+            f"{finest:.2g} or more, or calibrate with more truths"
+        )
+    odd = Oddities.of(asked, settings.beside, observed)
+    assert odd.whitened is not None
+    if (odd.network, odd.names) != (truths.made_with.get(CONDITIONS_NETWORK), truths.oddities):
+        if refuse is not None:
+            raise UsageError("the network was calibrated with another --conditions_network")
+        return Observations(odd.whitened)
+    return Observations(odd.whitened, *guarantee.p_values(odd.whitened, odd.values))
+
+
+@dataclass(frozen=True, eq=False)
+class Applied:
+    """Held-out truths as they are applied to observations.
+
+    Attributes:
+        truths: Of the network.
+        observations: What is known of these.
+        functions: Of the user's.
+    """
+
+    truths: HeldOutTruths
+    observations: Observations
+    functions: Functions
+
+    @classmethod
+    def of(cls, asked: Asked, settings: SampleSettings, observed: Tensor) -> "Applied | None":
+        """To observations ``[M, K]``, or conditions; None if the network was not calibrated, or it
+        is not wanted. Raises as ``guarantee_of`` and ``observations_of`` do."""
+        functions = functions_of(settings.beside)
+        truths = guarantee_of(asked, settings, functions)
+        if truths is None:
+            return None
+        return cls(truths, observations_of(asked, settings, truths, observed), functions)
+
+    def refuses(self, level: float | None) -> bool:
+        """Whether an observation is refused at a level, of which it warns; None refuses none."""
+        refusal = None if level is None else self.observations.refused(level)
+        if refusal:
+            logger.warning(refusal)
+        return refusal is not None
+
+    def posteriors(self, groups: Groups, numbers: dict[str, Any]) -> HeldPosteriors:
+        """What they make of the draws of groups, which the numbers of a JSON file get too."""
+        every = (draws for draws, _ in sampled(groups))
+        held = HeldPosteriors.of(self.truths, self.observations, every, self.functions)
+        numbers["held_out"] = summary_of(self.truths)
+        for place, one in enumerate(numbers.get("posteriors", [])):
+            one["held_out"] = held.listed(place)
+        return held
+
+
+@dataclass(frozen=True, eq=False)
+class Oddities:
+    """Numbers that are large of observations, or conditions, unlike the others.
+
+    Attributes:
+        whitened: Observed numbers ``[M, C]`` in coordinates whose distances mean something; None
+            where they are too many.
+        values: ``[M, K]``.
+        names: Of the K numbers.
+        network: Digest of the flow of conditions; None without.
+    """
+
+    whitened: Tensor | None
+    values: Tensor
+    names: list[str] = field(default_factory=list)
+    network: str | None = None
+
+    @classmethod
+    def of(cls, asked: Asked, options: HeldOutOptions, observed: Tensor) -> "Oddities":
+        """Those of observed numbers ``[M, C]``.
+
+        Raises:
+            UsageError: There is a flow of conditions, but it is of others, or there are none.
+            DataError: Its file is broken.
+        """
+        if asked.settings.learned:
+            return cls.of_conditions(asked.subject, options.conditions_network, observed)
+        if options.conditions_network is not None:
+            raise UsageError("--conditions_network goes with --condition alone: leave it out")
+        likelihood, count = asked.likelihood(), observed.shape[1]
+        if not isinstance(likelihood, Gaussian) or count > MOST_CONDITIONS:
+            return cls(None, torch.zeros(1, 0, dtype=torch.float64))
+        # As if the prior were Gaussian, which decides nothing: held-out truths say what is odd.
+        mean, covariance = (part.cpu() for part in asked.fine.moments())
+        of_points = likelihood.observe(likelihood.observe(covariance).T)
+        variance, axes = torch.linalg.eigh(of_points + likelihood.covariance(count))
+        gain = axes / variance.sqrt() @ axes.T
+        whitened = (observed.cpu().double() - likelihood.observe(mean[None])) @ gain
+        columns, names = [whitened.square().sum(dim=1) / 2], [SURPRISE]
+        if likelihood.operator is None and likelihood.coordinates is None:
+            more = of_points_seen(asked, observed)
+            columns, names = [*columns, *more.values()], [*names, *more]
+        return cls(whitened, torch.stack(columns, dim=1), names)
+
+    @classmethod
+    def of_conditions(
+        cls, subject: Subject, conditions_network: str | None, conditions: Tensor
+    ) -> "Oddities":
+        """Those of conditions ``[M, C]`` of a network; raises likewise."""
+        law = subject.surprise
+        if law is None:
+            return cls(None, torch.zeros(1, 0, dtype=torch.float64))
+        straight = subject.straight(conditions.to(law.mean.device))
+        columns, names, digest = [law(straight)], [SURPRISE], None
+        if conditions_network is not None:
+            other = open_prior(NetworkFile.open(conditions_network))
+            more = of_flow(other, in_order(other, list(subject.condition_names), conditions))
+            columns, names = [*columns, *more.values()], [*names, *more]
+            digest = other.digest
+        values = torch.stack([column.cpu().double() for column in columns], dim=1)
+        return cls(law.whitened(straight).cpu(), values, names, digest)
+
+
+def in_order(other: Subject, names: list[str], conditions: Tensor) -> Tensor:
+    """Conditions ``[M, C]`` of these names as a flow of them has its columns. Raises UsageError if
+    it is of others."""
+    if set(other.names) - set(names) or other.label_dim:
+        raise UsageError(
+            f"--conditions_network is a flow of {', '.join(other.names)}: it should be of "
+            f"{', '.join(names)}, without conditions"
+        )
+    return conditions[:, [names.index(name) for name in other.names]]
+
+
+def of_points_seen(asked: Asked, observed: Tensor) -> dict[str, Tensor]:
+    """Oddities of whole points with noise under the prior's own flow. Images have latents alone:
+    their densities take too long."""
+    subject = asked.subject
+    return {} if subject.label_dim else of_flow(subject, observed, subject.is_readable)
+
+
+def of_flow(subject: Subject, points: Tensor, dense: bool = True) -> dict[str, Tensor]:
+    """Oddities ``[M]`` of points ``[M, D]`` under a flow, by name.
+
+    Args:
+        subject: The flow.
+        points: In the user's units.
+        dense: Whether to look at densities.
+    """
+    flow = subject.flow
+    prior = subject.prior(flow.times(LEARNED_STEPS), get_solver(LEARNED_SOLVER))
+    blocks = torch.split(points.double().to(flow.device), subject.block)
+    odd = {RADIUS: torch.cat([prior.whitened(block).norm(dim=1) for block in blocks])}
+    if dense:
+        trace = Trace("exact") if subject.dim <= LARGEST_EXACT else Trace(probes=PROBES)
+        density = torch.cat([prior.log_density(block, {}, trace) for block in blocks])
+        odd |= {SPARSE: -density, DENSE: density}
+    return {name: values.cpu().double() for name, values in odd.items()}

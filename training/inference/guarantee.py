@@ -1,0 +1,174 @@
+"""Intervals and regions that hold what they state, by truths that were held out.
+
+What a posterior states is asked for at another level (``measure.conformal``): that of all truths,
+so that it holds on average over observations, which is guaranteed; or that of the truths whose
+conditions are nearest to an observation. These hold on average too, by what levels of neighbors
+hold of the truths themselves, and nearby as far as posteriors err alike where the neighbors lie.
+
+Draws whose ranks in each coordinate are moved to where truths are have calibrated marginals, and
+the dependence between coordinates that they had.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from training.flow.held_out import HeldOut
+from training.measure.conformal import Holding, asked, local_contents, oddness, recalibrated
+from training.measure.posterior.coverage import central_values
+
+SHARES = (0.5, 0.8, 0.9, 0.95)
+"""That intervals and regions are stated for."""
+NEAR, FEWEST_NEAR = 5, 50
+"""One in so many truths is near an observation, but so many at least."""
+NEAREST = "distance to the nearest of them"
+"""The oddity that follows from the conditions themselves."""
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """Contents to ask for, of L stated shares; of M observations where they are local.
+
+    Attributes:
+        intervals: ``[L, Q]`` or ``[M, L, Q]``, of central intervals of each quantity.
+        regions: ``[L]`` or ``[M, L]``, of highest-density regions.
+    """
+
+    intervals: Tensor
+    regions: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutTruths:
+    """What held-out truths make of posteriors.
+
+    Attributes:
+        held_out: The truths.
+    """
+
+    held_out: HeldOut
+
+    @property
+    def near_count(self) -> int:
+        """K, truths that are near an observation; 0 where there are no conditions."""
+        truths = self.held_out.truths
+        return min(truths - 1, max(FEWEST_NEAR, truths // NEAR)) * bool(
+            self.held_out.whitened.shape[1]
+        )
+
+    def holding(self, share: float) -> Holding:
+        """What regions of a stated share hold, on average and of a calibration like this."""
+        return Holding.by(self.held_out.truths, share)
+
+    def levels(self, shares: Sequence[float] = SHARES) -> Levels:
+        """Levels that hold on average over observations."""
+        contents = torch.stack([asked(self._scores, share) for share in shares])
+        return Levels(contents[:, :-1], contents[:, -1])
+
+    def levels_near(
+        self, whitened: Tensor, shares: Sequence[float] = SHARES
+    ) -> tuple[Levels, Tensor]:
+        """Levels by the truths nearest to each observation ``[M, C]``, and the distance ``[M]`` of
+        the farthest of these, in standard deviations of the conditions.
+
+        Raises:
+            UsageError: There are no conditions.
+        """
+        if not self.near_count:
+            raise UsageError("these held-out truths have no conditions: none is near")
+        apart = torch.cdist(whitened.to(self.held_out.whitened), self.held_out.whitened)
+        nearest = apart.topk(self.near_count, largest=False)
+        own = [asked(self._local, share) for share in shares]
+        contents = torch.stack(
+            [
+                torch.stack([asked(self._scores[places], each) for each in own])
+                for places in nearest.indices
+            ]
+        )
+        return Levels(contents[..., :-1], contents[..., -1]), nearest.values[:, -1]
+
+    @cached_property
+    def _scores(self) -> Tensor:
+        """Contents ``[n, Q + 1]`` of the smallest intervals and regions with the truths."""
+        central = central_values(self.held_out.ranks)
+        return torch.cat([central, self.held_out.contents[:, None]], dim=1)
+
+    @cached_property
+    def _local(self) -> Tensor:
+        """The same among those of the truths near each."""
+        apart = torch.cdist(self.held_out.whitened, self.held_out.whitened)
+        nearest = apart.fill_diagonal_(torch.inf).topk(self.near_count, largest=False)
+        return local_contents(self._scores, nearest.indices)
+
+    def recalibrated(self, draws: Tensor) -> Tensor:
+        """Draws ``[S, D]`` of a posterior whose ranks in each coordinate are moved to where truths
+        are; see ``measure.conformal.recalibrated``. Their dependence is that of the draws."""
+        count = len(draws)
+        columns = []
+        for place, column in enumerate(draws.double().T):
+            ordered, order = column.sort()
+            ranks = (torch.arange(count, dtype=torch.float64, device=draws.device) + 0.5) / count
+            moved = recalibrated(self.held_out.ranks[:, place].to(draws.device), ranks)
+            columns.append(torch.empty_like(column).scatter(0, order, at_levels(ordered, moved)))
+        return torch.stack(columns, dim=1)
+
+    def p_values(self, whitened: Tensor, odd: Tensor) -> tuple[Tensor, list[str]]:
+        """How probable it is that an observation like the held-out ones is as odd as each of these.
+
+        Args:
+            whitened: Conditions ``[M, C]``.
+            odd: Their other oddities ``[M, K]``.
+
+        Returns:
+            p-values ``[M]``, at most a in a share a of observations that are exchangeable with
+            those held out, and the name of the oddest number of each.
+        """
+        known = self.held_out.whitened
+        new = torch.cdist(whitened.to(known), known)
+        among = torch.cdist(known, known).fill_diagonal_(torch.inf).amin(dim=1)
+        distances = torch.minimum(among, new)
+        own = new.amin(dim=1)
+        every = self.held_out.odd.expand(len(odd), -1, -1)
+        p, oddest = oddness(
+            torch.cat([every, distances[:, :, None]], dim=2),
+            torch.cat([odd.to(known), own[:, None]], dim=1),
+        )
+        names = [*self.held_out.oddities, NEAREST]
+        return p, [names[place] for place in oddest.tolist()]
+
+
+def at_levels(ordered: Tensor, levels: Tensor) -> Tensor:
+    """Quantiles ``[...]`` of ordered draws ``[S]``, between the two nearest."""
+    place = levels.to(ordered) * len(ordered) - 0.5
+    place = place.clamp(0, len(ordered) - 1)
+    below = place.floor().long().clamp_max(max(len(ordered) - 2, 0))
+    above = (below + 1).clamp_max(len(ordered) - 1)
+    return torch.lerp(ordered[below], ordered[above], place - below)
+
+
+def intervals(values: Tensor, contents: Tensor) -> Tensor:
+    """Ends ``[L, Q, 2]`` of central intervals of draws ``[S, Q]``, by their contents ``[L, Q]``;
+    infinite where everything is asked for."""
+    ordered = values.double().sort(dim=0).values
+    ends = []
+    for column, content in zip(ordered.T, contents.T, strict=True):
+        low, high = (at_levels(column, (1 + sign * content) / 2) for sign in (-1, 1))
+        everything = content >= 1
+        ends.append(
+            torch.stack(
+                [low.masked_fill(everything, -torch.inf), high.masked_fill(everything, torch.inf)],
+                dim=1,
+            )
+        )
+    return torch.stack(ends, dim=1)
+
+
+def thresholds(log_density: Tensor, contents: Tensor) -> Tensor:
+    """Log densities ``[L]`` above which highest-density regions of these contents lie, by those of
+    draws ``[S]``; minus infinity where everything is asked for."""
+    ordered = log_density.double().sort().values
+    return at_levels(ordered, 1 - contents).masked_fill(contents >= 1, -torch.inf)

@@ -1,0 +1,152 @@
+"""Posterior predictive checks: does a model that explains an observation also produce its like?
+
+Data ``y_s`` are simulated of draws of a posterior, and numbers of the observation, its parts and
+functions of it, are ranked among theirs (Rubin 1984; Gelman, Meng and Stern 1996):
+
+    p = 2 min(u, 1 - u),    u = (#{y_s < y} + U (#{y_s = y} + 1)) / (S + 1),  U uniform.
+
+A small one says that the *model* is wrong, prior or simulator, however right the posterior is.
+Since the observation has also made the posterior, ranks of a right model are nearer to 1/2 than
+uniform ones: a test fails less often than its level says, and sees less.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from statistics import NormalDist
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.measure.posterior.ranks import fractional_ranks
+from training.measure.posterior.verdicts import NAMED_FAILURES, SEEN, holm
+
+ENDS = (0.05, 0.5, 0.95)
+"""Levels of the quantiles of simulated data that are told."""
+
+
+def needed(tests: int, level: float) -> int:
+    """Simulations without which not even an observation beyond all of them fails, surely."""
+    return ceil(2 * tests / level)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictive:
+    """Where M observations lie among data simulated of their posteriors, by Q numbers each.
+
+    Attributes:
+        names: ``[Q]``.
+        observed: ``[M, Q]``.
+        ranks: ``[M, Q]``, from 0 to 1.
+        quantiles: ``[M, Q, 3]`` of simulated data, at ``ENDS``.
+        draws: S.
+        level: Adjusted p-values below it fail.
+    """
+
+    names: Sequence[str]
+    observed: Tensor
+    ranks: Tensor
+    quantiles: Tensor
+    draws: int
+    level: float
+
+    @classmethod
+    def of(
+        cls,
+        simulated: Tensor,
+        observed: Tensor,
+        names: Sequence[str],
+        level: float,
+        generator: torch.Generator,
+    ) -> "Predictive":
+        """Ranks observations.
+
+        Args:
+            simulated: ``[M, S, Q]``.
+            observed: ``[M, Q]``.
+            names: Of the Q numbers.
+            level: Adjusted p-values below it fail.
+            generator: On the CPU.
+
+        Raises:
+            DataError: Of other shapes, or NaN.
+        """
+        ranks = fractional_ranks(simulated, observed, generator)
+        levels = torch.tensor(ENDS, dtype=simulated.dtype)
+        quantiles = torch.quantile(simulated, levels, dim=1).movedim(0, -1)
+        return cls(names, observed, ranks, quantiles, simulated.shape[1], level)
+
+    @property
+    def p_values(self) -> Tensor:
+        """``[M, Q]``, two-sided."""
+        return 2 * torch.minimum(self.ranks, 1 - self.ranks)
+
+    @property
+    def adjusted(self) -> dict[str, float]:
+        """P-values of all observations, their number accounted for."""
+        return holm(
+            {
+                f"{name} of observation {row + 1}": float(self.p_values[row, place])
+                for row in range(len(self.observed))
+                for place, name in enumerate(self.names)
+            }
+        )
+
+    @property
+    def failed(self) -> list[str]:
+        """What fails, the clearest first."""
+        adjusted = self.adjusted
+        names = sorted(adjusted, key=adjusted.__getitem__)
+        return [name for name in names if adjusted[name] < self.level]
+
+    @property
+    def detectable(self) -> float:
+        """How far, in standard deviations of simulated data that are normal, a model has to put
+        what it makes from an observation so that this is seen in 90 % of cases."""
+        tail = self.level / self.p_values.numel() / 2
+        return NormalDist().inv_cdf(1 - tail) + NormalDist().inv_cdf(SEEN)
+
+    @property
+    def verdict(self) -> str:
+        """What fails, or how large an error would have been seen."""
+        tests, failed = self.p_values.numel(), self.failed
+        many = f"{tests} numbers" if tests > 1 else "one number"
+        size = (
+            f"One that is {self.detectable:.1f} standard deviations off would have been seen in "
+            f"{100 * SEEN:.0f} % of cases."
+        )
+        if not failed and self.draws < needed(tests, self.level):
+            return (
+                f"Too few simulations to tell: {many} at level {self.level:g} need "
+                f"{needed(tests, self.level):,} of each observation, and there are {self.draws:,}"
+            )
+        if not failed:
+            return f"The model makes data like the observations, as far as {many} tell. {size}"
+        listed = ", ".join(f"{name} (p = {self.adjusted[name]:.2g})" for name in failed[:3])
+        more = f" and {len(failed) - NAMED_FAILURES} more" if len(failed) > NAMED_FAILURES else ""
+        return f"The model does not make data like the observations: {listed}{more}, of {many}."
+
+    def summary(self) -> dict[str, Any]:
+        """Plain numbers and lists, as a JSON file takes them."""
+        return {
+            "verdict": self.verdict,
+            "passed": not self.failed,
+            "detectable": self.detectable,
+            "level": self.level,
+            "numbers": list(self.names),
+            "simulations": self.draws,
+            "adjusted_p_values": self.adjusted,
+            "observations": [
+                {
+                    name: {
+                        "observed": float(self.observed[row, place]),
+                        "rank": float(self.ranks[row, place]),
+                        "p_value": float(self.p_values[row, place]),
+                        "quantiles": self.quantiles[row, place].tolist(),
+                    }
+                    for place, name in enumerate(self.names)
+                }
+                for row in range(len(self.observed))
+            ],
+        }
