@@ -37,7 +37,7 @@ ONE_ASKED = 0.45
 """Share of rows of which one cell is asked, and all others are known."""
 OTHERS, OTHERS_OF_FEW = 0.5, 0.85
 """Share of rows with any question in a training for one: of few rows the one alone would be learned
-by heart, and too few that are held out would choose the weights."""
+by heart, above all levels, and too few that are held out would choose the weights."""
 SOME_ABSENT = 0.25
 """Share of rows of which some cells are absent that could be known."""
 ALIKE = 8

@@ -13,7 +13,7 @@ from dnnlib.logs import logger
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
-from training.data.records.records import Records
+from training.data.records.records import CATEGORY, Records
 from training.files.records import columns_json
 from training.flow.eigenbasis import EigenBasis
 from training.learning.cost import require_batch
@@ -146,7 +146,8 @@ class RecordTraining(Training):
         if not self.ask:
             return None
         places = [self.records.names.index(name) for name in self.ask]
-        others = OTHERS_OF_FEW if self._rows < FEW_ROWS else OTHERS
+        levels = any(self.records.columns[place].type == CATEGORY for place in places)
+        others = OTHERS_OF_FEW if levels and self._rows < FEW_ROWS else OTHERS
         return OneQuestion([chosen.space.cell(place) for place in places], others)
 
     def _model(self, chosen: Chosen) -> tuple[Model, QuestionLoss]:
