@@ -56,7 +56,7 @@ def test_a_resumed_training_equals_an_unbroken_one(
     assert len((copy / log).read_text()) > len((whole / log).read_text())
 
 
-# The fixture of a run, an option that is another one, and what the refusal tells of both values.
+# The fixture of a run, an option with another value, and how the refusal names both values.
 OTHERS = [
     ("toy_run", "--data_name=moons", ["moons", "circles"]),
     ("toy_run", "--outdir=elsewhere", ["elsewhere", "toy"]),

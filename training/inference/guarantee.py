@@ -18,7 +18,14 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from training.flow.held_out import HeldOut
-from training.measure.conformal import Holding, asked, local_contents, oddness, recalibrated
+from training.measure.conformal import (
+    AT_ONCE,
+    Holding,
+    asked,
+    local_contents,
+    oddness,
+    recalibrated,
+)
 from training.measure.posterior.coverage import central_values
 
 SHARES = (0.5, 0.8, 0.9, 0.95)
@@ -83,12 +90,12 @@ class HeldOutTruths:
         apart = torch.cdist(whitened.to(self.held_out.whitened), self.held_out.whitened)
         nearest = apart.topk(self.near_count, largest=False)
         own = [asked(self._local, share) for share in shares]
-        contents = torch.stack(
-            [
-                torch.stack([asked(self._scores[places], each) for each in own])
-                for places in nearest.indices
-            ]
-        )
+        size = max(1, AT_ONCE // (self.near_count * self._scores.shape[1]))
+        parts = []
+        for places in torch.split(nearest.indices, size):
+            near = self._scores[places.T]  # [K, m, Q + 1]
+            parts.append(torch.stack([asked(near, each) for each in own], dim=1))
+        contents = torch.cat(parts)
         return Levels(contents[..., :-1], contents[..., -1]), nearest.values[:, -1]
 
     @cached_property
@@ -107,14 +114,11 @@ class HeldOutTruths:
     def recalibrated(self, draws: Tensor) -> Tensor:
         """Draws ``[S, D]`` of a posterior whose ranks in each coordinate are moved to where truths
         are; see ``measure.conformal.recalibrated``. Their dependence is that of the draws."""
-        count = len(draws)
-        columns = []
-        for place, column in enumerate(draws.double().T):
-            ordered, order = column.sort()
-            ranks = (torch.arange(count, dtype=torch.float64, device=draws.device) + 0.5) / count
-            moved = recalibrated(self.held_out.ranks[:, place].to(draws.device), ranks)
-            columns.append(torch.empty_like(column).scatter(0, order, at_levels(ordered, moved)))
-        return torch.stack(columns, dim=1)
+        ordered, order = draws.double().sort(dim=0)
+        levels = (torch.arange(len(draws)).to(ordered) + 0.5) / len(draws)
+        ranks = self.held_out.ranks[:, : draws.shape[1]]
+        moved = recalibrated(ranks, levels[:, None].expand_as(ordered))
+        return torch.empty_like(ordered).scatter(0, order, at_levels(ordered, moved))
 
     def p_values(self, whitened: Tensor, odd: Tensor) -> tuple[Tensor, list[str]]:
         """How probable it is that an observation like the held-out ones is as odd as each of these.
@@ -142,29 +146,20 @@ class HeldOutTruths:
 
 
 def at_levels(ordered: Tensor, levels: Tensor) -> Tensor:
-    """Quantiles ``[...]`` of ordered draws ``[S]``, between the two nearest."""
-    place = levels.to(ordered) * len(ordered) - 0.5
-    place = place.clamp(0, len(ordered) - 1)
+    """Quantiles ``[L, ...]`` of ordered draws ``[S, ...]``, between the two nearest."""
+    place = (levels.to(ordered) * len(ordered) - 0.5).clamp(0, len(ordered) - 1)
     below = place.floor().long().clamp_max(max(len(ordered) - 2, 0))
     above = (below + 1).clamp_max(len(ordered) - 1)
-    return torch.lerp(ordered[below], ordered[above], place - below)
+    return torch.lerp(ordered.gather(0, below), ordered.gather(0, above), place - below)
 
 
 def intervals(values: Tensor, contents: Tensor) -> Tensor:
     """Ends ``[L, Q, 2]`` of central intervals of draws ``[S, Q]``, by their contents ``[L, Q]``;
     infinite where everything is asked for."""
-    ordered = values.double().sort(dim=0).values
-    ends = []
-    for column, content in zip(ordered.T, contents.T, strict=True):
-        low, high = (at_levels(column, (1 + sign * content) / 2) for sign in (-1, 1))
-        everything = content >= 1
-        ends.append(
-            torch.stack(
-                [low.masked_fill(everything, -torch.inf), high.masked_fill(everything, torch.inf)],
-                dim=1,
-            )
-        )
-    return torch.stack(ends, dim=1)
+    ordered, everything = values.double().sort(dim=0).values, contents >= 1
+    low = at_levels(ordered, (1 - contents) / 2).masked_fill(everything, -torch.inf)
+    high = at_levels(ordered, (1 + contents) / 2).masked_fill(everything, torch.inf)
+    return torch.stack([low, high], dim=2)
 
 
 def thresholds(log_density: Tensor, contents: Tensor) -> Tensor:

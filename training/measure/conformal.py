@@ -32,7 +32,9 @@ from torch import Tensor
 TINY = 1e-9
 """Of what is rounded up."""
 CERTAINTY = 0.9
-"""How often a calibration is within the range that is told of it."""
+"""Of a single calibration: how often what it holds lies in the range that is stated."""
+AT_ONCE = 1 << 22
+"""Numbers that are compared at a time."""
 
 
 def fewest(share: float) -> int:
@@ -68,7 +70,9 @@ def local_contents(scores: Tensor, nearest: Tensor) -> Tensor:
         scores: ``[n, ...]``.
         nearest: The places ``[n, K]`` of the neighbors of each, itself not among them.
     """
-    below = torch.stack([(scores[k] < own).sum(0) for k, own in zip(nearest, scores, strict=True)])
+    size = max(1, AT_ONCE // (nearest.shape[1] * scores[0].numel()))
+    parts = zip(torch.split(nearest, size), torch.split(scores, size), strict=True)
+    below = torch.cat([(scores[places] < own[:, None]).sum(dim=1) for places, own in parts])
     return (below + 0.5) / (nearest.shape[1] + 1)
 
 
@@ -109,14 +113,15 @@ def recalibrated(ranks: Tensor, levels: Tensor) -> Tensor:
     moved to what this makes of it, is at or below a truth as often as it should be.
 
     Args:
-        ranks: Of n truths ``[n]``, in [0, 1].
-        levels: In [0, 1].
+        ranks: Of n truths ``[n, ...]``, in [0, 1].
+        levels: In [0, 1], ``[S, ...]``.
     """
-    ends = ranks.new_tensor([0.0, 1.0])
-    knots = torch.cat([ends[:1], ranks.sort().values, ends[1:]])
-    place = levels.to(ranks) * (len(ranks) + 1)
+    ranks = ranks.to(levels)
+    ends = torch.zeros_like(ranks[:1])
+    knots = torch.cat([ends, ranks.sort(dim=0).values, ends + 1])
+    place = levels * (len(ranks) + 1)
     below = place.floor().long().clamp(0, len(ranks))
-    return torch.lerp(knots[below], knots[below + 1], place - below)
+    return torch.lerp(knots.gather(0, below), knots.gather(0, below + 1), place - below)
 
 
 def crossed(scores: Tensor) -> Tensor:
@@ -146,16 +151,13 @@ def oddness(known: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
         number is the oddest ``[M]``.
     """
     p_values, oddest = [], []
-    for place, row in enumerate(new):
-        together = torch.cat([known[place] if known.ndim == 3 else known, row[None]])
-        own = torch.stack([_at_least(column) for column in together.T], dim=1)
+    known = known.expand(len(new), *known.shape[-2:])
+    size = max(1, AT_ONCE // known[0].numel())
+    for others, rows in zip(torch.split(known, size), torch.split(new, size), strict=True):
+        every = torch.cat([others, rows[:, None]], dim=1).mT.contiguous()  # [B, K, n + 1]
+        smaller = torch.searchsorted(every.sort(dim=2).values, every)
+        own = 1 - smaller.double() / every.shape[2]  # the share that is no less
         joined = (1 / own).sum(dim=1)
-        p_values.append((joined >= joined[-1]).double().mean())
-        oddest.append(own[-1].argmin())
-    return torch.stack(p_values), torch.stack(oddest)
-
-
-def _at_least(values: Tensor) -> Tensor:
-    """The share ``[n]`` of values ``[n]`` that are no less than each."""
-    ordered = values.sort().values
-    return 1 - torch.searchsorted(ordered, values.contiguous()).double() / len(values)
+        p_values.append((joined >= joined[:, -1:]).double().mean(dim=1))
+        oddest.append(own[:, :, -1].argmin(dim=1))
+    return torch.cat(p_values), torch.cat(oddest)

@@ -23,7 +23,7 @@ from training.measure.posterior.ranks import fractional_ranks
 from training.measure.posterior.verdicts import NAMED_FAILURES, SEEN, holm
 
 ENDS = (0.05, 0.5, 0.95)
-"""Levels of the quantiles of simulated data that are told."""
+"""Levels of the quantiles of simulated data in a summary."""
 
 
 def needed(tests: int, level: float) -> int:
