@@ -36,10 +36,9 @@ from training.files.records import holds_records, load_records, save_records
 from training.files.table import holds_table, load_table, save_table
 from training.learning.run import Progress
 from training.model.model import Model
-from training.options.declared import Declared, meant
+from training.options.declared import Declared, meant, typed_by_name
 from training.options.toy_train import ToyTrainSettings
 from training.options.train import TrainSettings
-from training.options.training import as_typed
 from training.subjects import NetworkFile, RecordFlow
 
 OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir", "network", "refit_latent_law")
@@ -333,11 +332,7 @@ def _trained(
     with tempfile.TemporaryDirectory() as folder, _alone():
         place = {"outdir": Path(folder), "nosubdir": True} if outdir is None else {"outdir": outdir}
         given = {**own, **place, **options}
-        try:
-            typed = as_typed(cls, cls().recorded() | given, Path("train"))
-        except DataError as error:
-            raise UsageError(str(error)) from error
-        network = run(cls.of(typed, frozenset(given)), progress)
+        network = run(typed_by_name(cls, given), progress)
         if network is None:
             raise UsageError("train: a dry run trains no model")
         return Model.load(network)

@@ -284,6 +284,8 @@ def typed_by_name(cls: type[S], values: Mapping[str, Any]) -> S:
             own[name] = param.type_cast_value(ctx, value)
         except click.UsageError as error:
             raise UsageError(in_one_line(error.format_message())) from error
+        except (TypeError, ValueError) as error:  # as of a list where one number is due
+            raise UsageError(f"option '{name}' does not take {values[name]!r}") from error
     settings: S = cls.of(own, frozenset(values))
     return settings
 

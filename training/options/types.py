@@ -128,8 +128,8 @@ class Integers(click.ParamType[tuple[int, ...]]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
+        if isinstance(value, tuple | list):
+            value = self.separator.join(map(str, value))
         try:
             numbers = tuple(int(part) for part in str(value).split(self.separator))
         except ValueError:
@@ -151,9 +151,8 @@ class Names(click.ParamType[tuple[str, ...]]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        names = tuple(parts_of(str(value)))
+        several = isinstance(value, tuple | list)
+        names = tuple(map(str, value)) if several else tuple(parts_of(str(value)))
         if not (names and all(names)):
             self.fail(f"'{value}' is not a list of names such as a,b,c", param, ctx)
         return names

@@ -93,6 +93,7 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path: Path) -> None:
         ({"sead": 1}, "no option 'sead': is 'seed' meant"),
         ({"data_name": "moons"}, "no option 'data_name'"),
         ({"lr": -1}, "--lr.*is not in the range"),
+        ({"lr": [1, 2]}, "'lr' does not take \\[1, 2\\]"),
         ({"dry_run": True}, "a dry run"),
     ):
         with pytest.raises(UsageError, match=words):
