@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError
 from training.commands import calibrating
+from training.commands.oddities import Oddities
 from training.inference import guarantee
 from training.inference.guarantee import Levels
 from training.measure.conformal import Holding
@@ -108,7 +109,7 @@ class Guarantee:
         """
         held_out = self.truths.held_out
         rows = _rows(conditions)
-        odd = calibrating.Oddities.of_conditions(self.subject, None, rows)
+        odd = Oddities.of_conditions(self.subject, None, rows)
         if odd.whitened is None or odd.names != held_out.oddities:
             raise DataError("p-values of this network need more than its conditions: use sample")
         return self.truths.p_values(odd.whitened, odd.values)[0].numpy()
@@ -116,7 +117,7 @@ class Guarantee:
     def _levels(self, share: float, condition: ArrayLike | None) -> Levels:
         if condition is None:
             return self.truths.levels([share])
-        odd = calibrating.Oddities.of_conditions(self.subject, None, _rows(condition)[None])
+        odd = Oddities.of_conditions(self.subject, None, _rows(condition)[None])
         if odd.whitened is None:
             raise DataError("this network has no conditions: nothing is near")
         near, _ = self.truths.levels_near(odd.whitened, [share])
