@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,13 +93,7 @@ def sample(settings: SampleSettings) -> int:
         parts = [(draws.without_draws(), summary) for draws, summary in sampled(groups)]
         summary = Summary.joined([part for _, part in parts])
         all_draws = Draws.joined([draws for draws, _ in parts])
-        about = {
-            "options": options,
-            "points": (asked.sharpened(fine) if likelihood is None else fine).kind,
-            "solvers": asked.solvers,
-            "samplers": list(all_draws.sampler),
-            **subject.about,
-        }
+        about = about_of(asked, options, all_draws)
         save_netcdf(
             draws_file,
             ((draws, latents_of(draws, fine)) for draws, _ in sampled(groups)),
@@ -126,6 +121,18 @@ def sample(settings: SampleSettings) -> int:
         report_files(numbers_file, draws_file, began)
         missed = int((~summary.converged).sum())
         return NOT_CONVERGED if missed and settings.strict else 0
+
+
+def about_of(asked: Asked, options: dict[str, Any], draws: Draws) -> dict[str, Any]:
+    """What both files say of how draws were made."""
+    prior = asked.sharpened(asked.fine) if asked.settings.learned else asked.fine
+    return {
+        "options": options,
+        "points": prior.kind,
+        "solvers": asked.solvers,
+        "samplers": list(draws.sampler),
+        **asked.subject.about,
+    }
 
 
 def check(settings: CheckSettings) -> int:

@@ -56,6 +56,8 @@ DRAWN = ("chain", "draw", "observation")
 """Dimensions of what there is one of for each draw."""
 HELD_OUT = "held_out"
 """The group of draws by held-out truths."""
+Moved = tuple[Any, Callable[[Tensor], Tensor]]
+"""A variable, and what makes its draws ``[S, D]`` of those of one posterior."""
 DESCRIBED = ("samplers", "toy", "image_shape", "conditions")
 """What it takes from what is known about the run."""
 WORTH = (
@@ -111,9 +113,7 @@ def save_netcdf(
         latents = [f"z{index + 1}" for index in range(shape[3])]
         named = {"coordinate": names, "latent": latents}
         posterior = _group(file, "posterior", {**sizes, "latent": shape[3]}, named)
-        single = [] if attributes.get("image_shape") else variable_names(names)
-        for name, own in zip(single, names, strict=False):
-            posterior.create_variable(name, DRAWN, "f8").attrs["long_name"] = own
+        single = _single(posterior, [] if attributes.get("image_shape") else names)
         if worth is not None:
             posterior.attrs["effective_size"] = float(worth[~worth.isnan()].min())
             posterior.attrs["comment"] = WORTH
@@ -122,10 +122,7 @@ def save_netcdf(
         constant = _group(file, "constant_data", of_truth, named)
         described = {name: attributes.get(name) for name in DESCRIBED}
         _save_text(constant, {"format": FORMAT, "coordinates": list(names), **described})
-        held_out = None
-        if recalibrated is not None:
-            group = _group(file, HELD_OUT, sizes, {"coordinate": names})
-            held_out = group.create_variable("x", (*DRAWN, "coordinate"), "f8"), recalibrated
+        held_out = _held_out_group(file, sizes, names, recalibrated)
         _save_draws(parts, posterior, stats, constant, single, held_out)
         if observed is not None:
             _save_observed(file, constant, observed, likelihood)
@@ -135,6 +132,27 @@ def save_netcdf(
             of_prior = {"chain": 1, "draw": len(prior), "coordinate": shape[3]}
             group = _group(file, "prior", of_prior, named)
             group.create_variable("x", tuple(of_prior), "f8")[:] = prior[None].cpu().numpy()
+
+
+def _single(posterior: h5netcdf.Group, names: Sequence[str]) -> list[str]:
+    """Names of variables of their own for coordinates, which it makes."""
+    single = variable_names(names)
+    for name, own in zip(single, names, strict=True):
+        posterior.create_variable(name, DRAWN, "f8").attrs["long_name"] = own
+    return single
+
+
+def _held_out_group(
+    file: h5netcdf.File,
+    sizes: dict[str, int],
+    names: Sequence[str],
+    recalibrated: Callable[[Tensor], Tensor] | None,
+) -> Moved | None:
+    """Where draws by held-out truths go, and what makes them; None if nothing does."""
+    if recalibrated is None:
+        return None
+    group = _group(file, HELD_OUT, sizes, {"coordinate": names})
+    return group.create_variable("x", (*DRAWN, "coordinate"), "f8"), recalibrated
 
 
 def _save_observed(
@@ -154,7 +172,7 @@ def _save_draws(
     stats: h5netcdf.Group,
     constant: h5netcdf.Group,
     single: Sequence[str],
-    held_out: tuple[Any, Callable[[Tensor], Tensor]] | None,
+    held_out: Moved | None,
 ) -> None:
     """Adds draws, their densities, what samplers say, and perhaps draws by held-out truths, group
     by group."""

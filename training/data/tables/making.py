@@ -69,11 +69,6 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
             raise UsageError(f"{source.name} has no column '{name}' (of those that are read)")
     lines = list(source.notes)
     values, holes = _collected(source, choices, lines)
-    if len(values) < FEWEST_ROWS:
-        whole = " without missing values" if choices.missing == "drop" else ""
-        raise DataError(
-            f"{source.name} has {len(values)} rows{whole}: at least {FEWEST_ROWS} are needed"
-        )
     names = list(source.names)
     marginals = {
         name: Marginal.of(np.delete(column, holes[name]) if name in holes else column)
@@ -94,19 +89,12 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         values, names = narrowed(values, kept), [names[index] for index in kept]
     columns = Columns.plain(names)
     if choices.dequantize:
-        chosen = [marginals[name] for name in names]
-        steps, offsets = ([getattr(one, key) for one in chosen] for key in ("step", "offset"))
-        columns = replace(columns, steps=_doubles(steps), offsets=_doubles(offsets))
-        lines += told_of_steps(dict(zip(names, chosen, strict=True)))
+        own = {name: marginals[name] for name in names}
+        columns = _stepped(columns, list(own.values()))
+        lines += told_of_steps(own)
     columns = _bounded(columns, choices.bounds, values, source.name)
-    held_out = choose_held_out(len(values), choices.held_out, choices.seed)
-    beside = choose_held_out(len(values), choices.held_out + choices.kept, choices.seed) & ~held_out
+    held_out, beside = _parted(len(values), choices)
     to_train = len(values) - int((held_out | beside).sum())
-    if to_train < FEWEST_ROWS:
-        raise UsageError(
-            f"--held-out and --kept leave {to_train} of {len(values)} rows to train on: at least "
-            f"{FEWEST_ROWS} are needed"
-        )
     if len(names) >= to_train - 1:
         lines.append(
             f"Warning: {len(names)} columns, but {to_train} rows to train on: what columns have in "
@@ -128,6 +116,25 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     return table, [*lines, *_summary(table)]
 
 
+def _parted(rows: int, choices: TableChoices) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which rows ``[N]`` are held out, and which kept. Raises UsageError if too few are left."""
+    held_out = choose_held_out(rows, choices.held_out, choices.seed)
+    kept = choose_held_out(rows, choices.held_out + choices.kept, choices.seed) & ~held_out
+    left = rows - int((held_out | kept).sum())
+    if left < FEWEST_ROWS:
+        raise UsageError(
+            f"--held-out and --kept leave {left} of {rows} rows to train on: at least "
+            f"{FEWEST_ROWS} are needed"
+        )
+    return held_out, kept
+
+
+def _stepped(columns: Columns, marginals: Sequence[Marginal]) -> Columns:
+    """Columns with the steps and offsets of their values."""
+    steps, offsets = ([getattr(one, key) for one in marginals] for key in ("step", "offset"))
+    return replace(columns, steps=_doubles(steps), offsets=_doubles(offsets))
+
+
 def _doubles(numbers: Sequence[float]) -> torch.Tensor:
     return torch.tensor(numbers, dtype=torch.float64)
 
@@ -135,8 +142,8 @@ def _doubles(numbers: Sequence[float]) -> torch.Tensor:
 def _collected(
     source: ForeignTable, choices: TableChoices, lines: list[str]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """All rows, and the places of missing values by column. Memory holds rows once, and a block
-    besides."""
+    """All rows, and the places of missing values by column; raises DataError if they are too few.
+    Memory holds rows once, and a block besides."""
     read = kept = holes = 0
 
     def sound() -> Iterator[np.ndarray]:
@@ -155,6 +162,11 @@ def _collected(
                 break
 
     values = joined(sound(), len(source.names))
+    if len(values) < FEWEST_ROWS:
+        whole = " without missing values" if choices.missing == "drop" else ""
+        raise DataError(
+            f"{source.name} has {len(values)} rows{whole}: at least {FEWEST_ROWS} are needed"
+        )
     if not holes:
         return values, {}
     if choices.missing == "drop":
