@@ -9,10 +9,13 @@ from pathlib import Path
 
 import yaml
 
+from inflationary_flows.__main__ import scripts
 from tests.support.budget import MOST_LINES, lines_of_tests
+from training.names import EXTRAS
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("dnnlib", "torch_utils", "training")
+FRONT = "inflationary_flows"
 LONGEST_MODULE = 500
 
 
@@ -21,11 +24,12 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-SCRIPTS = {path.stem: path for path in ROOT.glob("*.py")}
+SCRIPTS = scripts()
 LIBRARY = {
     module_name(path): path for package in PACKAGES for path in (ROOT / package).rglob("*.py")
 }
 MODULES = {**LIBRARY, **SCRIPTS}
+MODULES |= {module_name(path): path for path in (ROOT / FRONT).glob("*.py")}
 BESIDE = [path for room in ("benchmarks", "experiments") for path in (ROOT / room).glob("*.py")]
 OURS = {**MODULES, **{module_name(path): path for path in BESIDE}}
 
@@ -192,7 +196,11 @@ def test_both_lists_of_dependencies_are_one() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    assert sorted(pip) == sorted(project["dependencies"])
+    extras = project["optional-dependencies"]
+    for_all = re.findall(r"\w+", extras["all"][0].partition("[")[2])
+    assert sorted(pip) == sorted(sum((extras[name] for name in for_all), project["dependencies"]))
+    for package, extra in EXTRAS.items():
+        assert package.replace("_", "-") in " ".join(extras[extra])
     assert f"python{project['requires-python']}" in environment["dependencies"]
 
 
@@ -204,7 +212,7 @@ def test_what_the_library_imports_is_declared() -> None:
     known_as = {"PIL": "pillow", "sklearn": "scikit-learn", "torch_fidelity": "torch-fidelity"}
     for name, path in MODULES.items():
         for top in {imported.split(".")[0] for imported in imported_names(path)}:
-            if top not in sys.stdlib_module_names and top not in {*PACKAGES, *SCRIPTS}:
+            if top not in sys.stdlib_module_names and top not in {*PACKAGES, FRONT, *SCRIPTS}:
                 assert known_as.get(top, top) in declared, f"{name} imports {top}"
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import dnnlib
+from inflationary_flows.__main__ import scripts
 from tests.support.commands import ALL, COMMANDS, Command, Shelf, run_named
 from tests.support.outcomes import assert_same, outcome, read_netcdf
 from tests.support.rank_pool import RankPool
@@ -43,9 +44,9 @@ def given(command: Command, shelf: Shelf, **others: object) -> list[str]:
 
 def test_the_table_has_every_command() -> None:
     names = set()
-    for path in ROOT.glob("*.py"):
-        main = next(c.script for c in ALL if c.script.__name__ == path.stem).main
-        names |= {f"{path.stem} {word}".strip() for word in getattr(main, "commands", [""])}
+    for stem in scripts():
+        main = next(c.script for c in ALL if c.script.__name__ == stem).main
+        names |= {f"{stem} {word}".strip() for word in getattr(main, "commands", [""])}
     assert names == set(COMMANDS)
 
 

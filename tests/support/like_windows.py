@@ -33,7 +33,7 @@ MISSING = {
     *("SIGKILL", "SIGHUP", "SIGCHLD", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGPIPE", "SIGQUIT"),
     *("SIGSTOP", "SIGTSTP", "SIGCONT", "alarm", "setitimer", "pause", "sigwait", "pthread_kill"),
 }
-SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
+SCRIPTS = sorted({path.stem for path in ROOT.glob("*.py")} - {"setup"})
 TOY = ("--data_name=circles", "--device_name=cpu")
 RUNS: tuple[tuple[str, ...], ...] = (
     (

@@ -4,10 +4,11 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -16,6 +17,9 @@ from torch_utils import distributed
 from torch_utils.stats import RunningMeans, append_jsonl
 from training.learning.held_out import Score
 from training.learning.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 FORECAST_AFTER = 60.0
 """Seconds of training after which its end is foretold."""
@@ -101,8 +105,12 @@ class Reporter:
 
     def __enter__(self) -> "Reporter":
         if distributed.is_main():
-            self._writer = SummaryWriter(str(self._folder.path), purge_step=self._seen_at_tick + 1)
-            self._stack.callback(self._writer.close)
+            if find_spec("tensorboard"):
+                from torch.utils.tensorboard import SummaryWriter
+
+                purge = self._seen_at_tick + 1
+                self._writer = SummaryWriter(str(self._folder.path), purge_step=purge)
+                self._stack.callback(self._writer.close)
             # Of other ranks' loggers, this would lose the level, and all would tell everything.
             self._stack.enter_context(logging_redirect_tqdm(loggers=[logger]))
         self._stack.enter_context(self._bar)
@@ -157,11 +165,12 @@ class Reporter:
             peak = torch.cuda.max_memory_allocated(self._device)
             stats["Resources/peak_gpu_memory_gib"] = peak / 2**30
         self._tick_start, self._seen_at_tick, self._waited = now, seen, 0.0
-        if self._writer is None:
+        if not distributed.is_main():
             return
-        for name, value in stats.items():
-            self._writer.add_scalar(name, value, global_step=seen)
-        self._writer.flush()
+        if self._writer is not None:
+            for name, value in stats.items():
+                self._writer.add_scalar(name, value, global_step=seen)
+            self._writer.flush()
         append_jsonl(self._folder.path / "stats.jsonl", {"seen": seen, **stats})
         logger.info(
             f"kimg {seen / 1000:<9.1f} loss {stats.get('Loss/loss', float('nan')):<8.5f} "

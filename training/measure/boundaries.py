@@ -25,7 +25,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import trimesh
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import ConvexHull, QhullError
 from scipy.special import gammainc, roots_legendre
@@ -169,6 +168,8 @@ def write_mesh(path: Path, vertices: ArrayLike, faces: ArrayLike) -> None:
     if path.suffix != ".ply":
         raise UsageError(f"a mesh is written as .ply, not as {path.name}")
     require_closed(faces, vertices)
+    import trimesh  # here, since those who draw coverage may have no trimesh
+
     # Without processing, trimesh leaves vertices and faces as they are and in order.
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     with atomic_path(path) as temporary, temporary.open("wb") as file:

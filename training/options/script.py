@@ -20,6 +20,7 @@ import click
 from dnnlib.errors import InflationError
 from dnnlib.logs import setup_logging
 from dnnlib.memory import keep_freed_memory
+from training.names import EXTRAS
 from training.options.declared import SectionedCommand, SectionedGroup, spelled_alike
 
 CONTEXT = {
@@ -87,6 +88,11 @@ def run_script(script: click.Command) -> None:
         code, message = 128 + signal.SIGTERM, "stopped by SIGTERM"
     except InflationError as error:
         code, message = error.exit_code, str(error)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        wanted = f"pip install 'inflationary-flows[{EXTRAS[error.name]}]'"
+        code, message = 1, f"this command needs {error.name}, which is not installed: {wanted}"
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         code, message = 1, f"{where}{error.strerror or error}"

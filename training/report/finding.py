@@ -152,5 +152,5 @@ def _add_to_run(file: Path, subject: str, subjects: dict[tuple[Path, str, str], 
 def section_maker(kind: str) -> Reader:
     """What makes sections of a kind. Modules are imported when they are needed, since some take
     half a second."""
-    made: Reader = import_module(f"training.report.{FORMATS[kind].shown}").section_of
+    made: Reader = import_module(f"{__package__}.{FORMATS[kind].shown}").section_of
     return made

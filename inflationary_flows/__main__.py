@@ -1,0 +1,60 @@
+"""The command ``ifs``, which runs the scripts: ``ifs train --data=houses.npz``."""
+
+import ast
+import re
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+from training.options.script import run_script
+
+HERE = Path(__file__).parent
+SCRIPTS = HERE / "scripts" if (HERE / "scripts").is_dir() else HERE.parent
+"""Where they are: in an installed copy, or in the repository, at its top."""
+PROGRAM = "ifs"
+
+
+def scripts() -> dict[str, Path]:
+    """The scripts by the names of their commands."""
+    paths = sorted(SCRIPTS.glob("*.py"), key=lambda path: path.stem.lower())
+    return {path.stem: path for path in paths if path.stem != "setup"}
+
+
+def overview() -> str:
+    """What each command does, in a line."""
+    about = {name: _about(path) for name, path in scripts().items()}
+    width = max(map(len, about))
+    lines = [f"  {name:{width}}  {words}" for name, words in about.items()]
+    usage = f"Usage: {PROGRAM} COMMAND [OPTIONS]"
+    return "\n".join([usage, "", "Commands:", *lines, "", f"{PROGRAM} COMMAND --help says more."])
+
+
+def _about(path: Path) -> str:
+    """The start of what a script says of itself, which is not run for it."""
+    words = " ".join((ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split())
+    return re.split(r"[:.] ", words + " ")[0]
+
+
+def main() -> None:
+    """Runs the command that was typed; ends the process as its script does."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print(overview())
+        sys.exit(0 if len(sys.argv) > 1 else 2)
+    path = scripts().get(name.removesuffix(".py"))
+    if path is None:
+        line = f"there is no command '{name}': see {PROGRAM} --help"
+        print(f"{PROGRAM}: error: {line}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv[:2] = [f"{PROGRAM} {path.stem}"]
+    spec = spec_from_file_location(f"{PROGRAM}_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = module_from_spec(spec)
+    sys.modules[script.__name__] = script  # dataclasses look there for what annotations mean
+    spec.loader.exec_module(script)
+    run_script(script.main)
+
+
+if __name__ == "__main__":
+    main()
