@@ -203,6 +203,7 @@ def test_python_gives_what_the_scripts_do(run_script: Run, sold: Path, tmp_path:
     assert len(answers.complete(holes, tables=2)) == 2
 
 
+@pytest.mark.slow
 def test_minutes_are_a_duration_as_measured_here(sold: Path, tmp_path: Path) -> None:
     records = Records.open(sold / "shop.npz")
     with quick_endings():

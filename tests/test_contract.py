@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,24 @@ from training.flow.calibration import Calibration
 from training.model.model import Model
 
 ROOT = Path(__file__).parent.parent
-every_command = pytest.mark.parametrize("command", ALL, ids=lambda command: command.name)
-every_writer = pytest.mark.parametrize(
-    "command", [command for command in ALL if command.place], ids=lambda command: command.name
-)
 
 
-def some_commands(*options: str) -> pytest.MarkDecorator:
+def of_commands(chosen: Iterable[Command], *slow: str) -> pytest.MarkDecorator:
+    """A test of some commands, of those with these names in ``make test-all`` alone."""
+    params = [
+        pytest.param(each, id=each.name, marks=[pytest.mark.slow] * (each.name in slow))
+        for each in chosen
+    ]
+    return pytest.mark.parametrize("command", params)
+
+
+def some_commands(*options: str, slow: Sequence[str] = ()) -> pytest.MarkDecorator:
     """Those commands that have any of some options."""
-    chosen = [command for command in ALL if any(map(command.has, options))]
-    return pytest.mark.parametrize("command", chosen, ids=lambda command: command.name)
+    return of_commands([command for command in ALL if any(map(command.has, options))], *slow)
+
+
+every_command = of_commands(ALL)
+every_writer = of_commands([command for command in ALL if command.place])
 
 
 def given(command: Command, shelf: Shelf, **others: object) -> list[str]:
@@ -93,14 +101,13 @@ def test_devices_that_are_not_there_are_usage_errors(
 def test_a_dry_run_tells_the_options_and_writes_nothing(
     command: Command, shelf: Shelf, tmp_path: Path
 ) -> None:
-    for flags in (["-n"], ["--dry-run", "--card-memory=80"]):
-        arguments = given(command, shelf, lr=0.125)
-        result = command.run(*arguments, *command.at(tmp_path / "out"), *flags)
-        assert (result.code, result.err) == (0, "")
-        record = json.loads(result.out[result.out.index("\n{") :])
-        options, step = record["options"], record["step"]
-        assert (options["lr"], options["ls"], options["dry_run"]) == (0.125, 1, True)
-        assert step["largest"] == (step["rows"] if len(flags) > 1 else None)
+    arguments = given(command, shelf, lr=0.125)
+    result = command.run(*arguments, *command.at(tmp_path / "out"), "-n", "--card-memory=80")
+    assert (result.code, result.err) == (0, "")
+    record = json.loads(result.out[result.out.index("\n{") :])
+    options, step = record["options"], record["step"]
+    assert (options["lr"], options["ls"], options["dry_run"]) == (0.125, 1, True)
+    assert step["largest"] == step["rows"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -170,10 +177,6 @@ def test_results_of_before_are_not_replaced_unless_asked(
             *(2, folder / path.name, "--overwrite"),
         )
         assert contents(folder) == before
-    # If it may, it does the same again.
-    result = command.run(*command.given(shelf), *command.at(folder), "--overwrite")
-    assert (result.code, result.err) == (0, "")
-    assert_same(outcome(folder), outcome(shelf.done(command.name)), 0)
 
 
 @pytest.mark.parametrize("name", ["toy_train", "train"])
@@ -241,27 +244,25 @@ def test_the_parameters_are_beside_the_results(command: Command, shelf: Shelf) -
 LONG = ("ask fill", "ask score", "ask sample", "ask check", "distill")
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        pytest.param(command, id=command.name, marks=[pytest.mark.slow] * (command.name in LONG))
-        for command in ALL
-    ],
-)
-def test_two_ranks_give_what_one_gives(
+@of_commands(ALL, *LONG)
+def test_two_ranks_give_what_one_gives_also_in_place_of_results_of_before(
     command: Command, shelf: Shelf, two_ranks: RankPool, tmp_path: Path
 ) -> None:
     whole, folder = shelf.done(command.name), tmp_path / "out"
     folder.mkdir()
-    first, other = two_ranks.call(
-        run_named, command.name, *command.given(shelf), *command.at(folder)
-    )
+    arguments = [*command.given(shelf), *command.at(folder)]
+    if command.has("--overwrite"):
+        for path in filter(command.keeps, whole.iterdir()):
+            shutil.copy(path, folder)
+        arguments.append("--overwrite")
+    first, other = two_ranks.call(run_named, command.name, *arguments)
     assert (first.code, first.err) == (0, "")
     assert (other.code, other.out, other.err) == (0, "", "")
     assert len(first.out.splitlines()) == len(shelf.result(command.name).out.splitlines())
     assert_same(outcome(folder), outcome(whole), command.tolerance)
 
 
+@pytest.mark.slow
 def test_torchrun_tells_an_error_once(tmp_path: Path) -> None:
     script = ROOT / "toy_pfODE_int.py"
     wrong = ("exact", "--save_dir=x", "--data_name=circles", "--data_dim=3", "--device_name=cpu")
@@ -284,7 +285,11 @@ def test_torchrun_tells_an_error_once(tmp_path: Path) -> None:
 DENSITIES = ("--log_prob", "--trace=hutchinson")
 
 
-@some_commands("--calibration")
+# All open a network in one way.
+@some_commands(
+    "--calibration",
+    slow=sorted({*COMMANDS} - {"toy_pfODE_int net", "pfODE_int", "posterior check"}),
+)
 def test_the_calibration_of_a_network_is_used_unless_told_otherwise(
     command: Command, shelf: Shelf, tmp_path: Path
 ) -> None:

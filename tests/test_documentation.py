@@ -14,7 +14,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
 import pytest
 
@@ -94,7 +93,7 @@ class Shell:
         few = FEW.get(name, []) + (FEW_RUNS if "check" in words[:1] else [])
         if name == "train" and any(re.fullmatch(r"--data=.*\.npz", word) for word in words):
             few = FEW_ROWS
-        with mock.patch("training.learning.melting.MELT_STEPS", 3):
+        with quick_endings():
             done = self._run_script(importlib.import_module(name), *words, *few)
         assert done.code == 0, f"{name} {options}: {done.err}"
 

@@ -14,7 +14,7 @@ import pytest
 import trimesh
 
 import toy_mesh_exps
-from tests.support.running import Contents, Run, unless_given
+from tests.support.running import Contents, Run, slowly, unless_given
 from torch_utils.results import load_arrays
 from training.data.toys import Toy
 from training.measure.boundaries import (
@@ -75,13 +75,14 @@ def measure(run_once: Run, networks: dict[str, Path]) -> Callable[..., Found]:
     return start
 
 
+@pytest.mark.slow
 def test_a_wider_latent_space_has_wider_spheres_and_the_same_coverage(measure: Run) -> None:
     one, two = (measure("net", "PRP", *how).arrays for how in ((), ("--end_vars=2",)))
     np.testing.assert_allclose(two["boundary_latent"], 2 * one["boundary_latent"], rtol=1e-9)
     np.testing.assert_allclose(two["boundary_data"], one["boundary_data"], atol=1e-5)
 
 
-@pytest.mark.parametrize("dims_to_keep", [1, 2])
+@pytest.mark.parametrize("dims_to_keep", slowly([1, 2], 2))
 def test_in_the_exact_flow_of_circles_coverage_stays_within_three_tenths_of_a_point(
     measure: Run, dims_to_keep: int
 ) -> None:

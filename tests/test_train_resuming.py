@@ -134,6 +134,7 @@ def test_a_state_without_the_output_gain_of_its_run_is_refused(
     refused(run_script(train, f"--resume={path}"), 1, lost)
 
 
+@pytest.mark.slow
 def test_a_precision_that_a_trial_has_found_is_kept(
     run_script: Run, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

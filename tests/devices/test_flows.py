@@ -11,6 +11,7 @@ from tests.support.draws import double, normal, seeded
 from tests.support.fake_cuda import FakeCuda
 from tests.support.flows import SCHEDULES, bumps_under
 from tests.support.posteriors import conditional_prior
+from tests.support.running import slowly
 from training.flow.grids import choose_steps, fit_equal_error_grid
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.likelihood import Trace
@@ -38,7 +39,7 @@ def same_on_card(flow: ProbabilityFlow, compute: Callable[[ProbabilityFlow], Ten
     torch.testing.assert_close(found.detach().cpu(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", slowly(SOLVERS, "dopri5", "gauss4", "rev_rk5"))
 def test_points_melt_and_come_back_and_explicit_steps_wait_for_nothing(
     cuda: FakeCuda, solver: str
 ) -> None:

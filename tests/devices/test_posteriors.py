@@ -8,6 +8,7 @@ import torch
 from tests.support.draws import double
 from tests.support.fake_cuda import FakeCuda
 from tests.support.posteriors import drawn, gaussian_prior
+from tests.support.running import slowly
 from training.inference.likelihoods import Gaussian
 from training.inference.prior import Prior
 from training.inference.sampling import Problem
@@ -43,7 +44,9 @@ def problem_on(device: torch.device) -> Problem:
     return Problem(target, prior, [0, 1], True)
 
 
-@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "auto"])
+@pytest.mark.parametrize(
+    "sampler", slowly([name for name in SAMPLERS if name != "auto"], "elliptical", "hmc", "refined")
+)
 def test_draws_are_those_of_the_cpu(
     cuda: FakeCuda, sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

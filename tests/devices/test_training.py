@@ -14,6 +14,7 @@ from tests.support.card_training import (
 )
 from tests.support.draws import normal
 from tests.support.fake_cuda import FakeCuda, fake_cuda
+from tests.support.running import slowly
 from training.learning.targets import MOST_NEAR
 from training.learning.trainer import Trainer
 
@@ -25,7 +26,9 @@ def assert_on_card(trainer: Trainer) -> None:
     assert {tensor.device for tensor in tensors_of(trainer)} == {CARD}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", slowly(NETWORKS, "ADM", "NCSN++ of augmented images", "ToySongUNet")
+)
 def test_a_step_on_a_card_is_that_of_the_cpu(name: str) -> None:
     expected = run_steps(*trainer_on(CPU, name)).collect()
     with fake_cuda(devices=2):
@@ -37,7 +40,7 @@ def test_a_step_on_a_card_is_that_of_the_cpu(name: str) -> None:
         assert found[statistic] == pytest.approx(expected[statistic], rel=1e-3)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", slowly(["bf16", "fp16"], "fp16"))
 def test_lower_precisions_and_microbatches(cuda: FakeCuda, precision: str) -> None:
     settings = {"loss_scale": 2.0**-6, "batch_gpu": 3, "weight_decay": 0.1}
     trainer, source = trainer_on(CARD, "ADM", precision, **settings)

@@ -99,7 +99,7 @@ def run(name: str, *arguments: str) -> None:
     script.main.main([*arguments], standalone_mode=False)
 
 
-def main(folder: str) -> None:
+def main(folder: str, runs: str) -> None:
     sys.path.insert(0, str(ROOT))
     os.chdir(folder)
     multiprocessing.set_start_method("spawn")
@@ -118,7 +118,7 @@ def main(folder: str) -> None:
                 run(name, *command.split(), "--help")
     # It takes long, and no system makes a difference to it.
     vars(importlib.import_module("training.learning.run"))["find_courses"] = lambda *_: None
-    for name, *arguments in RUNS:
+    for name, *arguments in RUNS[: int(runs)]:
         run(name, *arguments)
     print(*sorted(str(path) for path in Path().rglob("*") if path.is_file()), sep="\n")
 
@@ -126,4 +126,4 @@ def main(folder: str) -> None:
 IMPORT = builtins.__import__
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -90,6 +90,11 @@ def refused(result: Result, code: int, *parts: object) -> None:
         assert str(part) in result.error
 
 
+def slowly(values: Iterable[object], *slow: object) -> list[Any]:
+    """Values of a parameter, of which some take long: ``make test-all`` alone has these."""
+    return [pytest.param(value, marks=[pytest.mark.slow] * (value in slow)) for value in values]
+
+
 @contextmanager
 def quick_endings() -> Iterator[None]:
     """Trainings fit little when they end: calibrations, laws of latents and courses are others'

@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 
 from tests.support.card_training import model_of
+from tests.support.running import slowly
 from tests.support.trainers import tiny_model
 from torch_utils.live_memory import GRAIN
 from training.learning.cost import PaperStep, largest_that_fits
@@ -37,7 +38,9 @@ def test_a_step_without_numbers_holds_what_one_with_numbers_does(name: str, prec
     assert fake.peak(4) == real.peak(4)
 
 
-@pytest.mark.parametrize("name", ["ADM", "ensemble with conditions", "ToySongUNet"])
+@pytest.mark.parametrize(
+    "name", slowly(["ADM", "ensemble with conditions", "ToySongUNet"], "ADM", "ToySongUNet")
+)
 def test_parameters_are_counted_and_are_there_four_times_between_steps(name: str) -> None:
     """Weights, averages, and the two moments of Adam."""
     model, _ = model_of(name)
@@ -61,6 +64,7 @@ def test_memory_is_affine_in_the_samples_at_a_time(peak: Callable[[int], int]) -
     assert second - first > 3 * GRAIN
 
 
+@pytest.mark.slow
 def test_half_precision_takes_less_and_a_card_normalizes_in_single(
     peak: Callable[[int], int],
 ) -> None:
@@ -68,6 +72,7 @@ def test_half_precision_takes_less_and_a_card_normalizes_in_single(
     assert host.peak(6) < card.peak(6) < peak(6)
 
 
+@pytest.mark.slow
 def test_the_most_samples_that_fit_do_and_one_more_does_not(
     images: PaperStep, peak: Callable[[int], int]
 ) -> None:

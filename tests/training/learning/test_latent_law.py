@@ -65,6 +65,7 @@ def test_many_dimensions_are_turned_to_their_axes_and_not_chained() -> None:
     assert abs(float((expected.log_prob(rows) - found).mean())) < 0.05
 
 
+@pytest.mark.slow
 def test_small_steps_find_what_large_ones_pass_over() -> None:
     width = torch.where(torch.arange(30) % 2 == 0, 1.25, 1.0)
     latents = Latents.split(normal(1000, 40) * torch.cat([torch.ones(10), width]), seed=0)

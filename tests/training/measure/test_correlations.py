@@ -202,6 +202,7 @@ for path in map(Path, sys.argv[1:]):
 
 
 # getrusage would count what the parent held when it forked the process.
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
 def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path) -> None:
     paths = [tmp_path / f"{count}.npz" for count in (5_000, 30_000)]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal
+from tests.support.running import slowly
 from training.measure.boundaries import gaussian_content, unit_sphere
 from training.measure.coverage import (
     STAGES,
@@ -160,7 +161,7 @@ def test_repetitions_are_counted_apart() -> None:
     np.testing.assert_array_equal(found.columns["fresh"], found.fresh)
 
 
-@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("dim", slowly([2, 3], 3))
 def test_the_default_alpha_fills_the_spheres_and_others_are_warned_of(dim: int) -> None:
     for radii, alpha in ((RADII, 0.2), (np.array([2.5]), None), (np.array([0.5, 3.0]), 0.6)):
         spheres = spheres_of(dim, 200, radii)

@@ -43,6 +43,7 @@ def thickness_error(input_features: int) -> float:
 
 # The thickness is uniform, nearly Gaussian: F = 0 has an error of 0.0215. Training leaves 0.0085
 # of it with the features, and 0.0216 without.
+@pytest.mark.slow
 def test_thickness_is_learnt_with_input_features() -> None:
     assert thickness_error(4) < 0.012
     assert thickness_error(0) > 0.018

@@ -16,6 +16,7 @@ from tests.support.posteriors import (
     posterior,
     problem,
 )
+from tests.support.running import slowly
 from training.inference.likelihoods import Gaussian
 from training.inference.samplers import annealing
 from training.inference.sampling import Problem
@@ -50,7 +51,7 @@ def test_a_gaussian_posterior(sampler: str) -> None:
     assert_moments(drawn(which, sampler, **LONG.get(sampler, {})), mean, std)
 
 
-@every_sampler
+@pytest.mark.parametrize("sampler", slowly(SAMPLERS, "elliptical", "hmc", "pcn"))
 def test_a_banana(sampler: str) -> None:
     which = problem(gaussian_prior(), Parabola(), OBSERVED)
     exact = by_quadrature(which.coarse, which.target.likelihood, OBSERVED)
@@ -69,7 +70,7 @@ def test_two_modes(sampler: str) -> None:
     assert ((first < 0).double().mean(dim=(1, 2)) > 0.01).all()
 
 
-@pytest.mark.parametrize("sampler", ["elliptical", "hmc", "smc"])
+@pytest.mark.parametrize("sampler", slowly(["elliptical", "hmc", "smc"], "elliptical"))
 def test_chains_of_a_coarse_flow_are_corrected(sampler: str) -> None:
     likelihood = Gaussian(double(0.5))
     observed = double([[0.3, 0.1], [-1.0, 0.4]])
@@ -117,7 +118,7 @@ class Half(Parabola):
         return torch.where(inside, 0 * points[:, 0], -torch.inf)
 
 
-@every_sampler
+@pytest.mark.parametrize("sampler", slowly(SAMPLERS, "hmc"))
 def test_points_without_likelihood_are_never_drawn(sampler: str) -> None:
     prior = gaussian_prior()
     mean, root = affine(prior)
@@ -136,7 +137,7 @@ def test_no_likelihood_anywhere_is_told(sampler: str) -> None:
         drawn(which, sampler, draws=20)
 
 
-@of_gaussians
+@pytest.mark.parametrize("sampler", slowly(GAUSSIAN, "smc"))
 def test_observations_far_off_end_and_are_found(
     sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
