@@ -9,25 +9,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from training.commands.answers import Answers
+    from training.commands.estimator import FlowDensity
     from training.commands.guarantees import Guarantee
-    from training.commands.python import Images, Records, Table, Toy
+    from training.commands.models import Model
+    from training.commands.python import Images, Records, Simulations, Table, Toy
+    from training.flow.distribution import FlowDistribution
     from training.flow.eigenbasis import EigenBasis
     from training.flow.latent.laws import GaussianLaw, LatentLaw
     from training.flow.pfode import ProbabilityFlow
     from training.flow.schedules import InflationSchedule
-    from training.model.model import Model
 
 _HOMES = {
     "Answers": "commands.answers",
     "EigenBasis": "flow.eigenbasis",
     "Images": "commands.python",
     "Guarantee": "commands.guarantees",
+    "FlowDensity": "commands.estimator",
+    "FlowDistribution": "flow.distribution",
     "GaussianLaw": "flow.latent.laws",
     "InflationSchedule": "flow.schedules",
     "LatentLaw": "flow.latent.laws",
-    "Model": "model.model",
+    "Model": "commands.models",
     "ProbabilityFlow": "flow.pfode",
     "Records": "commands.python",
+    "Simulations": "commands.python",
     "Table": "commands.python",
     "Toy": "commands.python",
 }
@@ -35,6 +40,8 @@ _HOMES = {
 __all__ = [
     "Answers",
     "EigenBasis",
+    "FlowDensity",
+    "FlowDistribution",
     "GaussianLaw",
     "Guarantee",
     "Images",
@@ -43,6 +50,7 @@ __all__ = [
     "Model",
     "ProbabilityFlow",
     "Records",
+    "Simulations",
     "Table",
     "Toy",
 ]

@@ -9,19 +9,18 @@ Options have the names that they have on the command line, mean the same, and gi
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.logs import logger
 from training.commands import toy_train, train
 from training.commands.answers import Answers
+from training.commands.frames import COLUMN, FRAMES, kind_of, numbers_of
 from training.commands.holes import telling_holes
+from training.commands.models import Model, left_alone
 from training.data import toys
 from training.data.images.dataset import ImageDataset
 from training.data.records import records
@@ -35,7 +34,6 @@ from training.data.tables.table import DataTable
 from training.files.records import holds_records, load_records, save_records
 from training.files.table import holds_table, load_table, save_table
 from training.learning.run import Progress
-from training.model.model import Model
 from training.options.declared import Declared, meant, typed_by_name
 from training.options.toy_train import ToyTrainSettings
 from training.options.train import TrainSettings
@@ -80,12 +78,14 @@ class Table:
         name: How results are named.
         lines: What was found and done, for people.
         path: The data set that it was read from; None if it is in memory alone.
+        kind: The package in whose kind of data frames or arrays models of it give rows.
     """
 
     rows: DataTable
     name: str
     lines: Sequence[str] = ()
     path: Path | None = None
+    kind: str = FRAMES
 
     @classmethod
     def open(
@@ -128,11 +128,11 @@ class Table:
             seed=seed,
         )
         if isinstance(source, str | Path):
-            foreign, name = open_table(str(source), columns, seed), Path(source).stem
+            foreign, name, kind = open_table(str(source), columns, seed), Path(source).stem, FRAMES
         else:
-            foreign = _in_memory(source, columns, name)
+            foreign, kind = _in_memory(source, columns, name), kind_of(source)
         rows, lines = make_table(foreign, choices)
-        return cls(rows, name, lines)
+        return cls(rows, name, lines, kind=kind)
 
     @property
     def columns(self) -> list[str]:
@@ -162,13 +162,62 @@ class Table:
             UsageError: There is no such option, or it does not take this value.
         """
         options = {"cond": self.rows.conditions is not None, **options}
-        if self.path is not None:
-            own = {"data": self.path}
-            return _trained(TrainSettings, train.run, own, outdir, progress, options)
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"{self.name}.npz"
-            save_table(path, self.rows)
-            return _trained(TrainSettings, train.run, {"data": path}, outdir, progress, options)
+            path = self.path or Path(folder) / f"{self.name}.npz"
+            if self.path is None:
+                save_table(path, self.rows)
+            model = _trained(TrainSettings, train.run, {"data": path}, outdir, progress, options)
+        model.kind = self.kind
+        return model
+
+
+@dataclass(frozen=True, eq=False, init=False, repr=False)
+class Simulations(Table):
+    """What a simulator gave: parameters, and for each row of them the data. A model of it is of
+    parameters given data."""
+
+    def __init__(
+        self,
+        parameters: Any,
+        data: Any,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        held_out: float = 0.1,
+        seed: int = 0,
+        name: str = "simulations",
+    ):
+        """Takes both as data frames, arrays or tensors, ``[N, D]`` and ``[N, C]``.
+
+        Args:
+            parameters: Columns without a name are called theta1, theta2, and so on.
+            data: Such are called y1, y2, and so on.
+            bounds: Lowest and highest value of parameters, by name.
+            held_out: Fraction of the simulations that is not to be trained on.
+            seed: Of the choice of these.
+            name: How results are named.
+
+        Raises:
+            DataError: They are no numbers, of another number of rows, or too few.
+            UsageError: A bound is of no parameter.
+        """
+        (own, rows), (conditions, given) = (
+            _named(source, what, stem)
+            for source, what, stem in ((parameters, "parameters", "theta"), (data, "data", "y"))
+        )
+        if len(rows) != len(given):
+            raise DataError(f"there are {len(rows)} rows of parameters and {len(given)} of data")
+        twice = sorted({*own} & {*conditions})
+        if twice:
+            raise DataError(f"'{twice[0]}' is a parameter and a column of data: rename one")
+        table = Table.open(
+            np.concatenate([rows, given], axis=1),
+            columns=[*own, *conditions],
+            conditions=conditions,
+            bounds=bounds,
+            held_out=held_out,
+            seed=seed,
+            name=name,
+        )
+        super().__init__(table.rows, name, table.lines, kind=kind_of(parameters))
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,25 +335,22 @@ class Images:
 
 def _in_memory(source: Any, columns: Sequence[str] | None, name: str) -> ForeignTable:
     """Rows of an array or a data frame."""
-    own = getattr(source, "columns", None)
-    try:
-        values = np.asarray(source.to_numpy() if own is not None else source, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: {error}: give numbers alone, or use Records.open") from error
-    if values.ndim != 2:
-        raise DataError(f"{name} has the shape {list(values.shape)}: give rows [N, D]")
-    if own is None:
-        names = numbered(values.shape[1]) if columns is None else list(columns)
-        if len(names) != values.shape[1]:
-            raise UsageError(f"columns names {len(names)}, but {name} has {values.shape[1]}")
-        wanted = None
-    else:
-        names, wanted = [str(each) for each in own], columns
+    own, values = numbers_of(source, name)
+    wanted = None if own is None else columns
+    names = own or (numbered(values.shape[1]) if columns is None else list(columns))
+    if len(names) != values.shape[1]:
+        raise UsageError(f"columns names {len(names)}, but {name} has {values.shape[1]}")
 
     def blocks() -> Iterator[np.ndarray]:
         return (values[at : at + BLOCK_ROWS] for at in range(0, len(values), BLOCK_ROWS))
 
     return with_columns(ForeignTable(name, names, blocks), wanted)
+
+
+def _named(source: Any, what: str, stem: str) -> tuple[list[str], np.ndarray]:
+    """Names of columns, and numbers ``[N, D]``."""
+    names, numbers = numbers_of(source, what, COLUMN)
+    return names or numbered(numbers.shape[1], stem), numbers
 
 
 def _trained(
@@ -329,24 +375,10 @@ def _trained(
     for name in options:
         if name not in known:
             raise UsageError(f"train has no option '{name}'{meant(name, known)}")
-    with tempfile.TemporaryDirectory() as folder, _alone():
+    with tempfile.TemporaryDirectory() as folder, left_alone():
         place = {"outdir": Path(folder), "nosubdir": True} if outdir is None else {"outdir": outdir}
         given = {**own, **place, **options}
         network = run(typed_by_name(cls, given), progress)
         if network is None:
             raise UsageError("train: a dry run trains no model")
         return Model.load(network)
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Around a training: random numbers of PyTorch go on as before it, and so does the log."""
-    handlers = list(logger.handlers)
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            for handler in logger.handlers[:]:
-                if handler not in handlers:
-                    logger.removeHandler(handler)
-                    handler.close()

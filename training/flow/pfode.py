@@ -95,7 +95,7 @@ class ProbabilityFlow:
         self.denoiser, self.schedule, self.basis = denoiser, schedule, basis
         self.courses = dict(courses or {})
         self._end_time, self.coordinates, self.learned = end_time, coordinates, learned
-        self._rows: int | None = None  # of conditions, if each point has its own
+        self.rows: int | None = None  # of conditions, if each point has its own
 
     def __repr__(self) -> str:
         try:
@@ -310,7 +310,7 @@ class ProbabilityFlow:
         given = {name: self._numbers(name, values) for name, values in conditions.items()}
         rows = {name: v if v.ndim > 1 else v[None] for name, v in given.items()}
         flow = copy(self)
-        flow._rows = max((len(v) for v in rows.values() if len(v) != 1), default=None)
+        flow.rows = max((len(v) for v in rows.values() if len(v) != 1), default=None)
         if self.coordinates is not None and not getattr(self.denoiser, "asks", False):
             flow.coordinates = self.coordinates.given(rows.get("labels"))
             labels = flow.coordinates.labels
@@ -487,9 +487,9 @@ class ProbabilityFlow:
             raise DataError(
                 f"{name} have shape {list(x.shape)}, but this flow has D = {dim}: give [N, {dim}]"
             )
-        if self._rows not in (None, len(x)):
+        if self.rows not in (None, len(x)):
             raise DataError(
-                f"there are {len(x)} {name}, but conditions for {self._rows}: give a row of these "
+                f"there are {len(x)} {name}, but conditions for {self.rows}: give a row of these "
                 "for each, or one for all"
             )
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -105,7 +105,7 @@ class Model:
         *,
         end_std: float = 1.0,
         calibrated: bool = True,
-    ) -> "Model":
+    ) -> Self:
         """Opens a network file, safely, ready for evaluation.
 
         Args:

@@ -275,6 +275,10 @@ class Subject(ABC):
                 finite.
         """
 
+    def dithered(self, points: Tensor, seed: int) -> Tensor:
+        """Points ``[n, D]`` with discrete coordinates spread evenly over their steps."""
+        return points
+
     def labels(self, given: Path | None) -> Tensor | None:
         """What the network is given with each observation, ``[M, L]``; None for nothing.
 

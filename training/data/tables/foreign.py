@@ -47,9 +47,9 @@ class ForeignTable:
     notes: Sequence[str] = ()
 
 
-def numbered(count: int) -> list[str]:
+def numbered(count: int, stem: str = "x") -> list[str]:
     """Names for columns that have none."""
-    return [f"x{index}" for index in range(1, count + 1)]
+    return [f"{stem}{index}" for index in range(1, count + 1)]
 
 
 def places_of(

@@ -1,0 +1,119 @@
+"""Models from Python: kinds of rows, names of columns, and posteriors as the command gives them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+import posterior
+from dnnlib.errors import InflationError
+from tests.support.running import Result, quick_endings
+from training import Model, Simulations, Table
+from training.files.posterior_draws import load_netcdf
+
+FEW = {"duration": 0.0004, "width": 8, "depth": 1, "batch": 100}
+ROWS = np.random.default_rng(0).normal(size=(60, 3)) @ [[1, 1, 0], [0, 1, 0], [0, 0, 3.0]]
+NAMES = ["a", "b", "c"]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    with quick_endings():
+        return Table.open(pandas.DataFrame(ROWS, columns=NAMES)).train(**FEW)
+
+
+@pytest.fixture(scope="module")
+def conditional() -> Model:
+    parameters = np.random.default_rng(1).uniform(-1, 1, (200, 2))
+    data = parameters + 0.3 * np.random.default_rng(2).normal(size=(200, 2))
+    with quick_endings():
+        return Simulations(parameters, data).train(**FEW)
+
+
+def test_rows_come_back_in_their_kind_and_columns_are_found_by_name(model: Model) -> None:
+    frame = pandas.DataFrame(ROWS, columns=NAMES)
+    drawn = model.sample(5, seed=1)
+    assert isinstance(drawn, pandas.DataFrame)
+    assert list(drawn.columns) == model.columns == NAMES
+    pandas.testing.assert_frame_equal(drawn, model.sample(5, seed=1))
+    expected = model.log_prob(frame)
+    for rows in (frame[["c", "a", "b"]], ROWS, torch.from_numpy(ROWS), dict(frame)):
+        np.testing.assert_array_equal(model.log_prob(rows), expected)
+    back = model.decode(model.encode(frame))
+    np.testing.assert_allclose(back.to_numpy(), ROWS, atol=1e-4)
+    with quick_endings():
+        tensors = Table.open(torch.from_numpy(ROWS)).train(**FEW)
+    assert isinstance(tensors.sample(2), torch.Tensor)
+
+
+def test_posteriors_are_those_of_the_command(
+    model: Model, run_script: Callable[..., Result], tmp_path: Path
+) -> None:
+    few = {"draws": 20, "pool": 300, "seed": 3, "n_iters": 2}
+    draws = model.posterior(noise_std=0.5).sample({"b": [0.4, 1.0], "a": [0.1, 0.0]}, **few)
+    model.save(tmp_path / "network.pkl")
+    (tmp_path / "seen.csv").write_text("b,a\n0.4,0.1\n1.0,0.0\n")
+    options = [f"--{name}={value}" for name, value in few.items()]
+    place = (f"--save_dir={tmp_path}", f"--observation={tmp_path / 'seen.csv'}")
+    what = ("--likelihood=mask", "--mask=b,a", "--noise_std=0.5")
+    run_script(
+        posterior, "sample", f"--network={tmp_path / 'network.pkl'}", *place, *what, *options
+    )
+    (path,) = tmp_path.glob("*.nc")
+    saved = load_netcdf(path, 2).points
+    np.testing.assert_array_equal(draws.points, np.moveaxis(saved, 2, 0).reshape(2, -1, 3))
+    table = draws.summary()
+    assert list(table["name"]) == NAMES * 2
+    np.testing.assert_allclose(table["mean"], draws.points.mean(axis=1).ravel(), rtol=1e-6)
+    assert list(draws.rows(1).columns) == NAMES
+    draws.save(tmp_path / "copy.nc")
+    assert load_netcdf(tmp_path / "copy.nc", 2).count == 2
+
+
+def test_what_a_simulator_gave_is_parameters_given_data(conditional: Model) -> None:
+    assert (conditional.columns, conditional.conditions) == (["theta1", "theta2"], ["y1", "y2"])
+    draws = conditional.posterior().sample([[0.1, 0.2], [0.3, 0.4]], draws=30)
+    assert draws.points.shape == (2, 120, 2)
+    assert conditional.sample(7, given={"y2": 0.2, "y1": 0.1}).shape == (7, 2)
+    rows = {"theta1": [0.1], "theta2": [0.2], "y1": [0.0], "y2": [0.3]}
+    expected = conditional.log_prob([[0.1, 0.2]], given=[0.0, 0.3])
+    np.testing.assert_array_equal(conditional.log_prob(rows), expected)
+    parameters = np.random.default_rng(3).uniform(-1, 1, (60, 2))
+    truths = Simulations(parameters, parameters, held_out=0.5)
+    assert "runs at level" in conditional.check(truths, runs=20, draws=5)["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda one, other: one.log_prob({"a": [1]}), "no column 'b': give a, b, c"),
+        (lambda one, other: one.log_prob(ROWS[:, :2]), "2 columns: give a, b, c in this order"),
+        (lambda one, other: one.log_prob({"a": [1], "b": [1, 2]}), "as many of each"),
+        (lambda one, other: one.sample(3, given=[1]), "conditional models, which this is not"),
+        (lambda one, other: other.sample(3), "say what y1, y2 are by given"),
+        (lambda one, other: other.sample(3, given=[[0, 0], [1, 1]]), "several rows"),
+        (lambda one, other: one.posterior(noise=1).sample([0, 0, 0]), "no option 'noise'"),
+        (lambda one, other: one.posterior(noise_std=1).check(3), "data is int: give a Table"),
+        (lambda one, other: Simulations(ROWS, ROWS[1:]), "60 rows of parameters and 59 of data"),
+        (lambda one, other: Simulations({"a": [0]}, {"a": [0]}), "'a' is a parameter and a column"),
+    ],
+)
+def test_mistakes_are_sentences(
+    model: Model, conditional: Model, call: Callable[[Model, Model], Any], message: str
+) -> None:
+    with pytest.raises(InflationError, match=message):
+        call(model, conditional)
+
+
+@pytest.mark.slow
+def test_an_estimator_of_scikit_learn_is_one() -> None:
+    from sklearn.utils.estimator_checks import check_estimator
+
+    from training.commands.estimator import FlowDensity
+
+    with quick_endings():
+        check_estimator(FlowDensity(duration=0.0002), on_skip=None)

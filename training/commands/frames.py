@@ -1,0 +1,89 @@
+"""Rows that people have in Python, as arrays and back: data frames, arrays, tensors, mappings."""
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+
+from dnnlib.errors import DataError
+
+ARRAYS = ("numpy", "builtins")
+"""Packages whose rows are given back as arrays; others are those of data frames, by their name."""
+ROW, COLUMN = (1, -1), (-1, 1)
+FRAMES = "pandas"
+"""The package of data frames that are made of files."""
+
+
+def kind_of(source: Any) -> str:
+    """The package whose kind of rows this is."""
+    return type(source).__module__.partition(".")[0]
+
+
+def numbers_of(
+    source: Any, what: str, flat: tuple[int, int] | None = None
+) -> tuple[list[str] | None, np.ndarray]:
+    """Names of columns, None where there are none, and numbers ``[N, D]``, float64.
+
+    Args:
+        source: A data frame; an array or a tensor; or a mapping of names to numbers or to columns.
+        what: What messages call it.
+        flat: The shape of what has one axis, ``ROW`` or ``COLUMN``; None if that is an error.
+
+    Raises:
+        DataError: These are no numbers, or no rows.
+    """
+    names: list[str] | None
+    if isinstance(source, Mapping):
+        columns = [np.atleast_1d(np.asarray(column)) for column in source.values()]
+        names, values = [str(name) for name in source], _stacked(columns, what)
+    else:
+        own = getattr(source, "columns", None)
+        names = None if own is None else [str(name) for name in own]
+        values = source.to_numpy() if names is not None else source
+    try:
+        numbers = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what}: {error}: give numbers alone, or use Records.open") from error
+    if numbers.ndim == 1 and flat is not None:
+        numbers = numbers.reshape(flat)
+    if numbers.ndim != 2:
+        raise DataError(f"{what} has the shape {list(numbers.shape)}: give rows [N, D]")
+    return names, numbers
+
+
+def columns_of(source: Any, wanted: Sequence[str], what: str) -> np.ndarray:
+    """The numbers ``[N, len(wanted)]`` of some columns by name, or of all in their order where they
+    have none.
+
+    Raises:
+        DataError: One is missing, or there is another number of them, or they are no numbers.
+    """
+    names, numbers = numbers_of(source, what, COLUMN if len(wanted) == 1 else ROW)
+    if names is None:
+        if numbers.shape[1] != len(wanted):
+            raise DataError(
+                f"{what} has {numbers.shape[1]} columns: give {', '.join(wanted)} in this order"
+            )
+        return numbers
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise DataError(f"{what} has no column '{missing[0]}': give {', '.join(wanted)}")
+    return numbers[:, [names.index(name) for name in wanted]]
+
+
+def rows_as(kind: str, names: Sequence[str], values: np.ndarray) -> Any:
+    """Rows ``[N, D]`` as a data frame, an array or a tensor, by the name of its package."""
+    if kind in ARRAYS:
+        return values
+    if kind == "torch":
+        return torch.from_numpy(values)
+    return import_module(kind).DataFrame(dict(zip(names, values.T, strict=True)))
+
+
+def _stacked(columns: Sequence[np.ndarray], what: str) -> np.ndarray:
+    lengths = sorted({len(column) for column in columns})
+    if len(lengths) != 1:
+        raise DataError(f"{what} has columns of {lengths} numbers: give as many of each")
+    return np.stack(columns, axis=1)

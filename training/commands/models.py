@@ -1,0 +1,386 @@
+"""Trained models from Python: rows in, rows out, and posteriors of what was not seen.
+
+    >>> from training import Table
+    >>> model = Table.open(frame).train(seed=0)                            # doctest: +SKIP
+    >>> rows = model.sample(1000)                                          # doctest: +SKIP
+    >>> draws = model.posterior(noise_std=0.1).sample({"price": 240.0})    # doctest: +SKIP
+    >>> draws.summary()                                                    # doctest: +SKIP
+
+Posteriors and checks are those of ``posterior.py``, whose options are taken by their names.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.files import atomic_path
+from dnnlib.logs import logger
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.commands import posterior
+from training.commands.frames import (
+    ARRAYS,
+    COLUMN,
+    FRAMES,
+    ROW,
+    columns_of,
+    numbers_of,
+    rows_as,
+)
+from training.data.tables.table import DataTable
+from training.files.posterior_draws import load_netcdf
+from training.files.table import save_table
+from training.flow.pfode import ProbabilityFlow
+from training.model import model
+from training.options.declared import typed_by_name
+from training.options.posterior import CheckSettings, SampleSettings
+from training.subjects import NetworkFile, Subject, open_prior
+
+
+@contextmanager
+def left_alone() -> Iterator[None]:
+    """Around a command: random numbers of PyTorch go on as before it, and so does the log."""
+    handlers = list(logger.handlers)
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            for handler in logger.handlers[:]:
+                if handler not in handlers:
+                    logger.removeHandler(handler)
+                    handler.close()
+
+
+@dataclass(repr=False)
+class Model(model.Model):
+    """A trained model; see ``training.model.model.Model`` for what it holds.
+
+    Rows of a table go in as a data frame, whose columns are found by their names, or as an array or
+    a tensor in the order of ``columns``; what comes back is of the same kind.
+
+    Attributes:
+        kind: The package of the rows that it was trained on, in whose kind rows are given; None for
+            pandas, or NumPy where there are no columns.
+    """
+
+    kind: str | None = None
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The flow, and what its points are."""
+        return open_prior(NetworkFile(Path("model"), self))
+
+    def rows_of(self, names: Sequence[str], values: np.ndarray) -> Any:
+        """Numbers ``[N, D]`` as rows of the model's kind."""
+        usual = ARRAYS[0] if self.subject.columns is None else FRAMES
+        return rows_as(self.kind or usual, names, values)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that rows have."""
+        return self._named(np.zeros((0, self.subject.dim)))[0]
+
+    @property
+    def conditions(self) -> list[str]:
+        """Names of what rows are given with."""
+        return list(self.subject.condition_names)
+
+    def sample(self, count: int, seed: int = 0, given: Any = None) -> Any:
+        """So many new rows, or images ``[count, C, H, W]`` from -1 to 1.
+
+        Args:
+            count: How many.
+            seed: Of all random numbers.
+            given: Of a conditional model, one row of conditions.
+
+        Raises:
+            UsageError: Conditions are missing, or not needed.
+            DataError: They are broken.
+        """
+        if self.conditions:
+            if given is None:
+                raise UsageError(f"the model is conditional: say what {self._wanted} are by given")
+            draws = self.posterior().sample(given, chains=1, draws=count, seed=seed)
+            if len(draws.points) != 1:
+                raise DataError("given has several rows: use posterior().sample")
+            points = torch.from_numpy(draws.points[0])
+        elif given is not None:
+            raise UsageError("given is for conditional models, which this is not")
+        else:
+            generator = seeded_generator("cpu", seed, Stream.LATENT)
+            points = self.subject.flow.sample(count, generator)
+        names, values = self._named(points.cpu().numpy(), drawn=True)
+        shape = self.subject.image_shape
+        return self.rows_of(names, values) if shape is None else values.reshape(-1, *shape)
+
+    def log_prob(self, rows: Any, given: Any = None, seed: int = 0) -> np.ndarray:
+        """Log densities ``[N]`` of rows, in nats.
+
+        Args:
+            rows: The rows; of a conditional model they may have its conditions as further columns.
+            given: Of a conditional model, its conditions: a row for each, or one for all.
+            seed: Discrete columns are spread over their steps by this.
+        """
+        flow = self._flow_given(rows, given)
+        return flow.log_prob(self._points(rows, seed)).cpu().numpy()
+
+    def encode(self, rows: Any, given: Any = None, seed: int = 0) -> np.ndarray:
+        """Latents ``[N, D]`` of rows; see ``log_prob``."""
+        flow = self._flow_given(rows, given)
+        return flow.encode(self._points(rows, seed)).cpu().numpy()
+
+    def decode(self, latents: Any, given: Any = None) -> Any:
+        """The rows of latents ``[N, D]``, undoing ``encode``."""
+        flow = self._flow_given(None, given)
+        names, values = self._named(flow.decode(latents).cpu().numpy())
+        return self.rows_of(names, values)
+
+    def posterior(
+        self,
+        noise_std: float | Sequence[float] | None = None,
+        mask: Sequence[str | int] | None = None,
+        **options: Any,
+    ) -> "Posterior":
+        """What rows may be, of which something was observed.
+
+        Args:
+            noise_std: Standard deviation of the noise of what is observed, in its units: one
+                number, or one for each. Of a conditional model none: its conditions are observed.
+            mask: The columns that are observed; None for those that an observation has by name.
+            options: Others of ``posterior.py sample``, by name.
+        """
+        noise = {} if noise_std is None else {"noise_std": _listed(noise_std)}
+        seen = {} if mask is None else {"likelihood": "mask", "mask": _listed(mask)}
+        return Posterior(self, {**noise, **seen, **options})
+
+    def check(self, data: Any = None, **options: Any) -> dict[str, Any]:
+        """Tests a conditional model on fresh rows; see ``Posterior.check``."""
+        return self.posterior().check(data, **options)
+
+    @property
+    def _wanted(self) -> str:
+        return ", ".join(self.conditions)
+
+    def _flow_given(self, rows: Any, given: Any) -> ProbabilityFlow:
+        if not self.conditions:
+            if given is not None:
+                raise UsageError("given is for conditional models, which this is not")
+            return self.subject.flow
+        source = rows if given is None else given
+        if source is None:
+            raise UsageError(f"the model is conditional: say what {self._wanted} are by given")
+        return self.subject.flow.given(labels=columns_of(source, self.conditions, "given"))
+
+    def _points(self, rows: Any, seed: int) -> torch.Tensor:
+        """Points ``[N, D]`` of rows, discrete columns spread over their steps."""
+        subject = self.subject
+        if subject.columns is None:
+            numbers = np.asarray(rows, dtype=np.float64)
+            return torch.from_numpy(numbers.reshape(len(numbers), -1).copy())
+        whole = self.columns
+        names, numbers = numbers_of(rows, "rows", COLUMN if subject.dim == 1 else ROW)
+        if names is None and numbers.shape[1] == len(whole) != len(subject.columns):
+            rows = dict(zip(whole, numbers.T, strict=True))
+        points = torch.from_numpy(columns_of(rows, subject.columns, "rows").copy())
+        return subject.dithered(points, seed)
+
+    def _named(self, points: np.ndarray, drawn: bool = False) -> tuple[list[str], np.ndarray]:
+        names, values = self.subject.as_source(torch.from_numpy(points), drawn=drawn)
+        return names, values.cpu().numpy()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Posterior:
+    """Posteriors of the points of a model, given observations.
+
+    Attributes:
+        model: The prior; or, of a conditional model, the posterior itself.
+        options: Those of ``posterior.py sample`` that are not the usual ones, by name.
+    """
+
+    model: Model
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Posterior({', '.join(f'{name}={value}' for name, value in self.options.items())})"
+
+    def sample(self, observed: Any, **options: Any) -> "PosteriorDraws":
+        """Draws of the posterior of each observation.
+
+        Args:
+            observed: A row for each: a mapping, a data frame, or an array in the order of columns.
+            options: Of ``posterior.py sample``, by name, such as ``draws`` or ``seed``.
+
+        Raises:
+            UsageError: Options do not go with each other, or there is no such option.
+            DataError: Observations are broken.
+        """
+        if self.model.subject.image_shape:
+            observed = np.asarray(observed).reshape(-1, self.model.subject.dim)
+        names, numbers = numbers_of(observed, "the observation", ROW)
+        given = {**self.options, **options}
+        place = "observation"
+        if self.model.conditions and "noise_std" not in given:
+            place, names = "condition", self.model.conditions
+            numbers = columns_of(observed, names, "the observation")
+        elif names is not None and "likelihood" not in given and set(names) < {*self._columns}:
+            given |= {"likelihood": "mask", "mask": ",".join(names)}
+        with TemporaryDirectory() as folder, left_alone():
+            path = Path(folder) / f"{place}.csv"
+            with path.open("w", newline="", encoding="utf-8") as file:
+                rows = [[repr(float(number)) for number in row] for row in numbers]
+                csv.writer(file).writerows([*([names] if names else []), *rows])
+            files = self._files(Path(folder))
+            posterior.sample(typed_by_name(SampleSettings, {**files, **given, place: path}))
+            return PosteriorDraws.load(Path(folder), self.model)
+
+    def check(self, data: Any = None, **options: Any) -> dict[str, Any]:
+        """Whether posteriors are calibrated: what ``posterior.py check`` writes.
+
+        Args:
+            data: Rows that the model was not trained on, as ``Table`` or a path: whether the model
+                is right. None finds draws of the flow again: whether the sampler is.
+            options: Of ``posterior.py check``, by name.
+
+        Returns:
+            The ``verdict``, which says how large an error would have been seen, ``p_values``,
+            coverage of ``central_intervals`` and ``regions``.
+        """
+        with TemporaryDirectory() as folder, left_alone():
+            given: dict[str, Any] = {**self._files(Path(folder)), **self.options, **options}
+            if data is not None:
+                given |= {"truth": "data", "data_root": _data_set(data, Path(folder))}
+            posterior.check(typed_by_name(CheckSettings, given))
+            return _facts(Path(folder), "posterior_check")
+
+    @property
+    def _columns(self) -> Sequence[str]:
+        return self.model.subject.columns or self.model.subject.names
+
+    def _files(self, folder: Path) -> dict[str, Any]:
+        self.model.save(folder / "network.pkl")
+        return {"network": folder / "network.pkl", "save_dir": folder}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PosteriorDraws:
+    """Draws of posteriors.
+
+    Attributes:
+        names: Of the D coordinates.
+        points: ``[M, S, D]``: of each of M observations S draws, all chains in a row.
+        facts: What ``posterior.py sample`` writes beside them; see ``training.files.posterior``.
+        content: Their netCDF-4 file.
+        model: Of which they are.
+    """
+
+    names: list[str]
+    points: np.ndarray
+    facts: Mapping[str, Any]
+    content: bytes
+    model: Model
+
+    @classmethod
+    def load(cls, folder: Path, of: Model) -> "PosteriorDraws":
+        """Those that ``posterior.py sample`` wrote to a folder.
+
+        Raises:
+            DataError: There are none, since it refused an observation.
+        """
+        path = next(folder.glob("*_posterior.nc"), None)
+        if path is None:
+            raise DataError("an observation was refused: no data are like it")
+        facts = _facts(folder, "posterior")
+        saved = load_netcdf(path, int(facts["observations"]))
+        points = np.moveaxis(saved.points, 2, 0)
+        points = points.reshape(len(points), -1, points.shape[-1])
+        return cls(saved.names, points, facts, path.read_bytes(), of)
+
+    def __repr__(self) -> str:
+        count, draws, _ = self.points.shape
+        return (
+            f"PosteriorDraws({count} observations, {draws} draws each, of "
+            f"{', '.join(self.names[:9])}{', ...' * (len(self.names) > 9)}; "
+            f"{int(self.converged.sum())} converged)"
+        )
+
+    @property
+    def converged(self) -> np.ndarray:
+        """Whether the draws of each observation converged ``[M]``."""
+        return np.array([each["converged"] for each in self._listed])
+
+    def rows(self, observation: int = 0) -> Any:
+        """The draws of one observation, in the kind of rows that the model was trained on."""
+        return self.model.rows_of(self.names, self.points[observation])
+
+    def summary(self) -> Any:
+        """A data frame with a row for each observation and coordinate: mean, std, quantiles, R-hat,
+        effective sizes, and whether the observation's draws converged."""
+        kinds = ("mean", "std", "r_hat", "ess_bulk", "ess_tail")
+        rows = [
+            {
+                "observation": number,
+                "name": name,
+                **{kind: each[kind][name] for kind in kinds},
+                **{f"q{level}": values[name] for level, values in each["quantiles"].items()},
+                "converged": each["converged"],
+            }
+            for number, each in enumerate(self._listed)
+            for name in self.names
+        ]
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        kind = self.model.kind
+        frames = FRAMES if kind is None or kind in (*ARRAYS, "torch") else kind
+        return import_module(frames).DataFrame(columns)
+
+    def to_arviz(self) -> Any:
+        """The draws for ArviZ, with log likelihoods, draws of the prior and what was observed."""
+        with TemporaryDirectory() as folder:
+            self.save(Path(folder) / "draws.nc")
+            return import_module("arviz").from_netcdf(Path(folder) / "draws.nc").load()
+
+    def save(self, path: str | Path) -> None:
+        """Writes the netCDF-4 file that ArviZ and ``visualize.py`` read."""
+        with atomic_path(Path(path)) as new:
+            new.write_bytes(self.content)
+
+    @property
+    def _listed(self) -> list[dict[str, Any]]:
+        listed = self.facts.get("posteriors")
+        if not isinstance(listed, list):
+            raise DataError("there are too many posteriors for a summary: see facts and points")
+        return listed
+
+
+def _data_set(data: Any, folder: Path) -> Path:
+    """The file of a data set, which may be in memory."""
+    if isinstance(data, str | Path):
+        return Path(data)
+    rows = getattr(data, "rows", None)
+    if not isinstance(rows, DataTable):
+        raise UsageError(f"data is {type(data).__name__}: give a Table, or a path")
+    save_table(folder / "truths.npz", rows)
+    return folder / "truths.npz"
+
+
+def _facts(folder: Path, kind: str) -> dict[str, Any]:
+    (path,) = folder.glob(f"*_{kind}.json")
+    facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return facts
+
+
+def _listed(values: Any) -> str:
+    """Numbers or names as an option has them, with commas."""
+    several = not isinstance(values, str) and hasattr(values, "__len__")
+    return ",".join(map(str, values)) if several else str(values)
