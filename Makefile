@@ -55,9 +55,13 @@ format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-# The page of every file and key, from the docstrings of the modules that own the formats.
+# The page of every file and key, from the docstrings of the modules that own the formats; then the
+# site, which fails if a link is broken.
 docs: $(READY)
 	$(RUN) docs/make_files.py
+	$(RUN) -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo "The site is in out/site: open index.html in a browser"
 
 # Types are checked beside the tests, which leave a core idle now and then.
 test: lint
