@@ -7,6 +7,7 @@ here says so before its block: ``<!-- not run: why -->``.
 
 import doctest
 import importlib
+import json
 import re
 import runpy
 import shutil
@@ -15,11 +16,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.pyplot
 import pytest
 
 from tests.support.running import Result, quick_endings
 
 ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 PAGES = ("README.md", "docs/theory.md", "docs/api.md", "docs/amortized.md")
 DEMO = "out/demo/PRP/network-snapshot-001000.pkl"
 FEW = {
@@ -126,6 +129,18 @@ def test_the_examples_of_docstrings_give_what_they_show(module: str) -> None:
     done = doctest.testmod(importlib.import_module(module))
     assert done.attempted > 0
     assert done.failed == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_cell_of_a_notebook_runs_and_none_keeps_what_it_gave(path: Path) -> None:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    codes = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in codes)
+    names = {"__name__": "__main__"}
+    for cell in codes:
+        exec(compile("".join(cell["source"]), str(path), "exec"), names)
+    matplotlib.pyplot.close("all")
 
 
 def test_files_that_pages_name_are_there() -> None:
