@@ -167,7 +167,7 @@ def _device(name: str | None) -> torch.device:
             raise UsageError(
                 f"device_name is {name}, but PyTorch sees no CUDA device here: give cpu"
             )
-        index = device.index
+        index: int | None = device.index
         if index is None:
             index = int(os.environ.get("LOCAL_RANK", "0"))
         if index >= torch.cuda.device_count():

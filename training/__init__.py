@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from training.commands.guarantees import Guarantee
     from training.commands.models import Model
     from training.commands.python import Images, Records, Simulations, Table, Toy
+    from training.commands.sbi import SbiPosterior
     from training.flow.distribution import FlowDistribution
     from training.flow.eigenbasis import EigenBasis
     from training.flow.latent.laws import GaussianLaw, LatentLaw
@@ -32,6 +33,7 @@ _HOMES = {
     "Model": "commands.models",
     "ProbabilityFlow": "flow.pfode",
     "Records": "commands.python",
+    "SbiPosterior": "commands.sbi",
     "Simulations": "commands.python",
     "Table": "commands.python",
     "Toy": "commands.python",
@@ -50,6 +52,7 @@ __all__ = [
     "Model",
     "ProbabilityFlow",
     "Records",
+    "SbiPosterior",
     "Simulations",
     "Table",
     "Toy",

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ class UserFunction:
             DataError: The function raised, or returned something else.
         """
         try:
-            values = self.function(points, *others)
+            values: Any = self.function(points, *others)
         except Exception as error:
             raise _in_a_line(error, self.path, str(self)) from None
         if not isinstance(values, Tensor) or values.shape != points.shape[:1]:
@@ -96,7 +97,7 @@ class UserFunction:
             DataError: The function raised, or returned something else.
         """
         try:
-            values = self.function(points, draw)
+            values: Any = self.function(points, draw)
         except Exception as error:
             raise _in_a_line(error, self.path, str(self)) from None
         wanted = (len(points), width)

@@ -258,7 +258,7 @@ class CalibrateSettings(CommonSettings):
             raise UsageError("calibrate adds to a network file: give --network, not --data_name")
         if "://" in network and self.dest is None:
             raise UsageError("a network of a URL stays as it is: give --dest")
-        if self.save_dir is None:
+        if "save_dir" not in self.given:
             object.__setattr__(self, "save_dir", (self.dest or Path(network)).parent)
 
 

@@ -12,7 +12,7 @@ import torch
 import posterior
 from dnnlib.errors import InflationError
 from tests.support.running import Result, quick_endings
-from training import Model, Simulations, Table
+from training import Model, SbiPosterior, Simulations, Table
 from training.files.posterior_draws import load_netcdf
 
 FEW = {"duration": 0.0004, "width": 8, "depth": 1, "batch": 100}
@@ -82,6 +82,10 @@ def test_what_a_simulator_gave_is_parameters_given_data(conditional: Model) -> N
     rows = {"theta1": [0.1], "theta2": [0.2], "y1": [0.0], "y2": [0.3]}
     expected = conditional.log_prob([[0.1, 0.2]], given=[0.0, 0.3])
     np.testing.assert_array_equal(conditional.log_prob(rows), expected)
+    several = SbiPosterior(conditional).sample_batched((3, 4), torch.zeros(5, 2))
+    alone = SbiPosterior(conditional).set_default_x([0.0, 0.3])
+    assert (several.shape, alone.sample().shape) == ((3, 4, 5, 2), (2,))
+    torch.testing.assert_close(alone.log_prob([[0.1, 0.2]]).numpy(), np.float32(expected))
     parameters = np.random.default_rng(3).uniform(-1, 1, (60, 2))
     truths = Simulations(parameters, parameters, held_out=0.5)
     assert "runs at level" in conditional.check(truths, runs=20, draws=5)["verdict"]
