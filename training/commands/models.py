@@ -315,6 +315,10 @@ class PosteriorDraws:
             f"{int(self.converged.sum())} converged)"
         )
 
+    def _repr_html_(self) -> str:
+        html: str = self.summary()._repr_html_()
+        return html
+
     @property
     def converged(self) -> np.ndarray:
         """Whether the draws of each observation converged ``[M]``."""

@@ -9,11 +9,13 @@ Options have the names that they have on the command line, mean the same, and gi
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from dnnlib.errors import DataError, UsageError
 from training.commands import toy_train, train
@@ -41,6 +43,7 @@ from training.subjects import NetworkFile, RecordFlow
 
 OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir", "network", "refit_latent_law")
 """Options that are said in another way here, or are for other uses of the scripts."""
+BAR = "{percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
 Run = Callable[[Any, Progress | None], Path | None]
 
 
@@ -53,13 +56,14 @@ class Toy(toys.Toy):
     """
 
     def train(
-        self, outdir: str | Path | None = None, progress: Progress | None = None, **options: Any
+        self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
     ) -> Model:
         """A model of it, as ``toy_train.py`` trains it.
 
         Args:
             outdir: Folder of the run, which gets its files; None keeps none.
-            progress: Called with the part of the training that is done, from 0 to 1.
+            progress: Called with the part of the training that is done, from 0 to 1; True shows a
+                bar, in a terminal or a notebook.
             options: Those of ``toy_train.py``, by name, such as ``dims_to_keep`` or ``seed``.
 
         Raises:
@@ -148,14 +152,15 @@ class Table:
         )
 
     def train(
-        self, outdir: str | Path | None = None, progress: Progress | None = None, **options: Any
+        self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
     ) -> Model:
         """A model of it, as ``train.py`` trains it; one of the columns given the conditions, if
         there are some, unless ``cond`` is False.
 
         Args:
             outdir: Folder of the run, which gets its files; None keeps none.
-            progress: Called with the part of the training that is done, from 0 to 1.
+            progress: Called with the part of the training that is done, from 0 to 1; True shows a
+                bar, in a terminal or a notebook.
             options: Those of ``train.py``, by name, such as ``dims_to_keep`` or ``seed``.
 
         Raises:
@@ -291,7 +296,7 @@ class Records(records.Records):
         save_records(Path(path), self)
 
     def train(
-        self, outdir: str | Path | None = None, progress: Progress | None = None, **options: Any
+        self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
     ) -> Answers:
         """What answers any question about such rows, or those of ``ask=("price",)`` alone, as
         ``train.py`` trains it; see ``Table.train``."""
@@ -327,7 +332,7 @@ class Images:
         return cls(Path(path), tuple(dataset.image_shape), len(dataset))
 
     def train(
-        self, outdir: str | Path | None = None, progress: Progress | None = None, **options: Any
+        self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
     ) -> Model:
         """A model of them, as ``train.py`` trains it; see ``Table.train``."""
         return _trained(TrainSettings, train.run, {"data": self.path}, outdir, progress, options)
@@ -358,7 +363,7 @@ def _trained(
     run: Run,
     own: Mapping[str, Any],
     outdir: str | Path | None,
-    progress: Progress | None,
+    progress: Progress | bool,
     options: Mapping[str, Any],
 ) -> Model:
     """The model that a script's training ends with.
@@ -378,7 +383,22 @@ def _trained(
     with tempfile.TemporaryDirectory() as folder, left_alone():
         place = {"outdir": Path(folder), "nosubdir": True} if outdir is None else {"outdir": outdir}
         given = {**own, **place, **options}
-        network = run(typed_by_name(cls, given), progress)
+        with _shown(progress) as tell:
+            network = run(typed_by_name(cls, given), tell)
         if network is None:
             raise UsageError("train: a dry run trains no model")
         return Model.load(network)
+
+
+@contextmanager
+def _shown(progress: Progress | bool) -> Iterator[Progress | None]:
+    """What is called with the part that is done; None for nothing."""
+    if not isinstance(progress, bool):
+        yield progress
+    elif not progress:
+        yield None
+    else:
+        with tqdm(
+            total=1.0, bar_format="{percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
+        ) as bar:
+            yield lambda part: bar.update(part - bar.n)
