@@ -82,7 +82,9 @@ class Model(model.Model):
         return open_prior(NetworkFile(Path("model"), self))
 
     def rows_of(self, names: Sequence[str], values: np.ndarray) -> Any:
-        """Numbers ``[N, D]`` as rows of the model's kind."""
+        """Numbers ``[N, D]`` as rows of the model's kind, or as images ``[N, C, H, W]``."""
+        if self.subject.image_shape is not None:
+            return values.reshape(-1, *self.subject.image_shape)
         usual = ARRAYS[0] if self.subject.columns is None else FRAMES
         return rows_as(self.kind or usual, names, values)
 
@@ -102,10 +104,11 @@ class Model(model.Model):
         Args:
             count: How many.
             seed: Of all random numbers.
-            given: Of a conditional model, one row of conditions.
+            given: Of a conditional model, one row of conditions; of one of classes, the number of
+                one, or of that of each image, or None for any.
 
         Raises:
-            UsageError: Conditions are missing, or not needed.
+            UsageError: Conditions are missing, or not needed, or there is no such class.
             DataError: They are broken.
         """
         if self.conditions:
@@ -115,21 +118,21 @@ class Model(model.Model):
             if len(draws.points) != 1:
                 raise DataError("given has several rows: use posterior().sample")
             points = torch.from_numpy(draws.points[0])
-        elif given is not None:
-            raise UsageError("given is for conditional models, which this is not")
         else:
+            drawn = self.subject.drawn_labels(count, seed, None) if given is None else None
+            flow = self.subject.flow.given(labels=drawn) if drawn is not None else None
             generator = seeded_generator("cpu", seed, Stream.LATENT)
-            points = self.subject.flow.sample(count, generator)
+            points = (flow or self._flow_given(None, given)).sample(count, generator)
         names, values = self._named(points.cpu().numpy(), drawn=True)
-        shape = self.subject.image_shape
-        return self.rows_of(names, values) if shape is None else values.reshape(-1, *shape)
+        return self.rows_of(names, values)
 
     def log_prob(self, rows: Any, given: Any = None, seed: int = 0) -> np.ndarray:
         """Log densities ``[N]`` of rows, in nats.
 
         Args:
             rows: The rows; of a conditional model they may have its conditions as further columns.
-            given: Of a conditional model, its conditions: a row for each, or one for all.
+            given: Of a conditional model, its conditions: a row for each, or one for all; of one of
+                classes, their numbers.
             seed: Discrete columns are spread over their steps by this.
         """
         flow = self._flow_given(rows, given)
@@ -173,6 +176,12 @@ class Model(model.Model):
         return ", ".join(self.conditions)
 
     def _flow_given(self, rows: Any, given: Any) -> ProbabilityFlow:
+        classes = 0 if self.conditions else self.subject.label_dim
+        if classes:
+            numbers = np.atleast_1d(np.asarray(-1 if given is None else given))
+            if not np.isin(numbers, np.arange(classes)).all():
+                raise UsageError(f"given is {given}: give classes, numbers from 0 to {classes - 1}")
+            return self.subject.flow.given(labels=np.eye(classes)[numbers.astype(int)])
         if not self.conditions:
             if given is not None:
                 raise UsageError("given is for conditional models, which this is not")

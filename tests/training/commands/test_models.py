@@ -11,6 +11,7 @@ import torch
 
 import posterior
 from dnnlib.errors import InflationError
+from tests.support.image_models import save_image_model
 from tests.support.running import Result, quick_endings
 from training import Model, SbiPosterior, Simulations, Table
 from training.files.posterior_draws import load_netcdf
@@ -89,6 +90,17 @@ def test_what_a_simulator_gave_is_parameters_given_data(conditional: Model) -> N
     parameters = np.random.default_rng(3).uniform(-1, 1, (60, 2))
     truths = Simulations(parameters, parameters, held_out=0.5)
     assert "runs at level" in conditional.check(truths, runs=20, draws=5)["verdict"]
+
+
+def test_images_of_classes_are_images(tmp_path: Path) -> None:
+    save_image_model(tmp_path / "a.pkl", 10, label_dim=3, output="random", t_max=3.0)
+    model = Model.load(tmp_path / "a.pkl")
+    images = model.sample(2, given=[0, 1])
+    assert images.shape == model.sample(2).shape == (2, 1, 8, 8)
+    back = model.decode(model.encode(images, given=[0, 1]), given=[0, 1])
+    np.testing.assert_allclose(back, images, atol=1e-3)
+    with pytest.raises(InflationError, match="classes, numbers from 0 to 2"):
+        model.sample(2, given=7)
 
 
 @pytest.mark.parametrize(
