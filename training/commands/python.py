@@ -55,6 +55,9 @@ class Toy(toys.Toy):
         2
     """
 
+    def __repr__(self) -> str:
+        return f"Toy('{self.name}')"
+
     def train(
         self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
     ) -> Model:
@@ -83,6 +86,12 @@ class Table:
         lines: What was found and done, for people.
         path: The data set that it was read from; None if it is in memory alone.
         kind: The package in whose kind of data frames or arrays models of it give rows.
+
+    Example:
+        >>> import numpy as np
+        >>> rows = np.random.default_rng(0).normal(size=(50, 2))
+        >>> Table.open(rows, columns=["size", "price"])
+        Table('table', 50 rows of size, price)
     """
 
     rows: DataTable
@@ -144,12 +153,9 @@ class Table:
         return list(self.rows.columns.names)
 
     def __repr__(self) -> str:
-        given = ", ".join(self.rows.condition_names)
-        return (
-            f"Table('{self.name}', {len(self.rows)} rows of {', '.join(self.columns)}"
-            + (f" given {given}" if given else "")
-            + ")"
-        )
+        columns, given = ", ".join(self.columns), ", ".join(self.rows.condition_names)
+        what = f"{columns} given {given}" if given else columns
+        return f"{type(self).__name__}('{self.name}', {len(self.rows)} rows of {what})"
 
     def train(
         self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
@@ -179,7 +185,14 @@ class Table:
 @dataclass(frozen=True, eq=False, init=False, repr=False)
 class Simulations(Table):
     """What a simulator gave: parameters, and for each row of them the data. A model of it is of
-    parameters given data."""
+    parameters given data.
+
+    Example:
+        >>> import numpy as np
+        >>> theta = np.random.default_rng(0).uniform(-1, 1, size=(50, 2))
+        >>> Simulations(theta, theta.sum(axis=1), bounds={"theta1": (-1, 1)})
+        Simulations('simulations', 50 rows of theta1, theta2 given y1)
+    """
 
     def __init__(
         self,
@@ -232,6 +245,12 @@ class Records(records.Records):
 
     Attributes:
         lines: What was found and done, for people.
+
+    Example:
+        >>> import pandas
+        >>> frame = pandas.DataFrame({"rooms": [1, 2, 3, 4] * 5, "garden": ["yes", "no"] * 10})
+        >>> [column.name for column in Records.open(frame).columns]
+        ['rooms', 'garden']
     """
 
     lines: Sequence[str] = ()
