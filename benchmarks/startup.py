@@ -16,6 +16,8 @@ from pathlib import Path
 
 import click
 
+from inflationary_flows.__main__ import scripts
+
 ROOT = Path(__file__).parent.parent
 MISTAKES = (
     ["train.py"],
@@ -49,7 +51,7 @@ def imported(arguments: list[str]) -> tuple[int, str]:
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--network", help="Network file, to be opened too.")
 def main(repeats: int, network: str | None) -> None:
-    helps = [[path.name, "--help"] for path in sorted(ROOT.glob("*.py"))]
+    helps = [[path.name, "--help"] for path in scripts().values()]
     opened = [["-c", OPEN, network]] if network else []
     print(f"{'command':<64}{'wall s':>8}{'CPU s':>8}{'modules':>9}  of these")
     for arguments in [*helps, *MISTAKES, *opened]:

@@ -20,8 +20,9 @@ from training.networks import IMAGE_NETWORKS, TOY_NETWORKS
 
 ROOT = Path(__file__).parent.parent
 HELP_OF_ALL = """
-import contextlib, importlib, io, pathlib, sys
-for path in sorted(pathlib.Path().glob("*.py")):
+import contextlib, importlib, io, sys
+from inflationary_flows.__main__ import scripts
+for path in scripts().values():
     main = importlib.import_module(path.stem).main
     for words in [[], *([name] for name in getattr(main, "commands", ()))]:
         with contextlib.redirect_stdout(io.StringIO()) as shown:
