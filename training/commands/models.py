@@ -41,6 +41,7 @@ from training.commands.frames import (
 from training.data.tables.table import DataTable
 from training.files.posterior_draws import load_netcdf
 from training.files.table import save_table
+from training.flow.cells import cell_log_prob, has_cells
 from training.flow.pfode import ProbabilityFlow
 from training.model import model
 from training.options.declared import typed_by_name
@@ -126,22 +127,34 @@ class Model(model.Model):
         names, values = self._named(points.cpu().numpy(), drawn=True)
         return self.rows_of(names, values)
 
-    def log_prob(self, rows: Any, given: Any = None, seed: int = 0) -> np.ndarray:
-        """Log densities ``[N]`` of rows, in nats.
+    def log_prob(self, rows: Any, given: Any = None) -> np.ndarray:
+        """Log densities ``[N]`` of rows, in nats; of discrete columns, of the step around a value
+        (``training.flow.cells``).
 
         Args:
             rows: The rows; of a conditional model they may have its conditions as further columns.
             given: Of a conditional model, its conditions: a row for each, or one for all; of one of
                 classes, their numbers.
-            seed: Discrete columns are spread over their steps by this.
         """
-        flow = self._flow_given(rows, given)
-        return flow.log_prob(self._points(rows, seed)).cpu().numpy()
+        flow, points = self._flow_given(rows, given), self._points(rows)
+        if not has_cells(flow):
+            return flow.log_prob(points).cpu().numpy()
+        way = flow.course("densities")
+        if flow.rows is None:
+            return cell_log_prob(flow, points, *way).density.log_prob.cpu().numpy()
+        # A cell has many points, all of which are under the conditions of its row.
+        each = columns_of(rows if given is None else given, self.conditions, "given")
+        cells = [
+            cell_log_prob(self.subject.flow.given(labels=one), point[None], *way).density.log_prob
+            for one, point in zip(each, points, strict=True)
+        ]
+        return torch.cat(cells).cpu().numpy()
 
     def encode(self, rows: Any, given: Any = None, seed: int = 0) -> np.ndarray:
-        """Latents ``[N, D]`` of rows; see ``log_prob``."""
-        flow = self._flow_given(rows, given)
-        return flow.encode(self._points(rows, seed)).cpu().numpy()
+        """Latents ``[N, D]`` of rows; see ``log_prob``. Discrete columns are spread over their
+        steps by a seed."""
+        points = self.subject.dithered(self._points(rows), seed)
+        return self._flow_given(rows, given).encode(points).cpu().numpy()
 
     def decode(self, latents: Any, given: Any = None) -> Any:
         """The rows of latents ``[N, D]``, undoing ``encode``."""
@@ -191,8 +204,8 @@ class Model(model.Model):
             raise UsageError(f"the model is conditional: say what {self._wanted} are by given")
         return self.subject.flow.given(labels=columns_of(source, self.conditions, "given"))
 
-    def _points(self, rows: Any, seed: int) -> torch.Tensor:
-        """Points ``[N, D]`` of rows, discrete columns spread over their steps."""
+    def _points(self, rows: Any) -> torch.Tensor:
+        """Points ``[N, D]`` of rows."""
         subject = self.subject
         if subject.columns is None:
             numbers = np.asarray(rows, dtype=np.float64)
@@ -201,8 +214,7 @@ class Model(model.Model):
         names, numbers = numbers_of(rows, "rows", COLUMN if subject.dim == 1 else ROW)
         if names is None and numbers.shape[1] == len(whole) != len(subject.columns):
             rows = dict(zip(whole, numbers.T, strict=True))
-        points = torch.from_numpy(columns_of(rows, subject.columns, "rows").copy())
-        return subject.dithered(points, seed)
+        return torch.from_numpy(columns_of(rows, subject.columns, "rows").copy())
 
     def _named(self, points: np.ndarray, drawn: bool = False) -> tuple[list[str], np.ndarray]:
         names, values = self.subject.as_source(torch.from_numpy(points), drawn=drawn)

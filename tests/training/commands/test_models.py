@@ -92,6 +92,18 @@ def test_what_a_simulator_gave_is_parameters_given_data(conditional: Model) -> N
     assert "runs at level" in conditional.check(truths, runs=20, draws=5)["verdict"]
 
 
+def test_discrete_columns_have_the_density_of_their_step() -> None:
+    counts = np.random.default_rng(0).integers(0, 6, (200, 1))
+    with quick_endings():
+        model = Simulations(counts, counts + ROWS[:1, :1]).train(**FEW)
+    alone = model.log_prob([[2]], given=[2.1])
+    each = model.log_prob([[2.2], [3]], given=[[2.1], [3.3]])
+    assert each[0] == pytest.approx(alone[0], abs=1e-6)
+    assert model.sample(3, given=[2.1]).ravel() == pytest.approx(
+        np.rint(model.sample(3, given=[2.1]).ravel())
+    )
+
+
 def test_images_of_classes_are_images(tmp_path: Path) -> None:
     save_image_model(tmp_path / "a.pkl", 10, label_dim=3, output="random", t_max=3.0)
     model = Model.load(tmp_path / "a.pkl")
