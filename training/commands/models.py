@@ -115,10 +115,11 @@ class Model(model.Model):
         if self.conditions:
             if given is None:
                 raise UsageError(f"the model is conditional: say what {self._wanted} are by given")
-            draws = self.posterior().sample(given, chains=1, draws=count, seed=seed)
+            # A chain has two draws at least.
+            draws = self.posterior().sample(given, chains=1, draws=max(count, 2), seed=seed)
             if len(draws.points) != 1:
                 raise DataError("given has several rows: use posterior().sample")
-            points = torch.from_numpy(draws.points[0])
+            points = torch.from_numpy(draws.points[0, :count])
         else:
             drawn = self.subject.drawn_labels(count, seed, None) if given is None else None
             flow = self.subject.flow.given(labels=drawn) if drawn is not None else None
@@ -323,7 +324,7 @@ class PosteriorDraws:
         if path is None:
             raise DataError("an observation was refused: no data are like it")
         facts = _facts(folder, "posterior")
-        saved = load_netcdf(path, int(facts["observations"]))
+        saved = load_netcdf(path, int(facts["observations"]), every_draw=True)
         points = np.moveaxis(saved.points, 2, 0)
         points = points.reshape(len(points), -1, points.shape[-1])
         return cls(saved.names, points, facts, path.read_bytes(), of)

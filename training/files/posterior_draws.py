@@ -303,12 +303,13 @@ def is_posterior(path: Path) -> bool:
         return _description(saved) is not None
 
 
-def load_netcdf(path: Path, most: int) -> SavedPosteriors:
+def load_netcdf(path: Path, most: int, every_draw: bool = False) -> SavedPosteriors:
     """What ``save_netcdf`` wrote of the first observations.
 
     Args:
         path: The file.
         most: Number of observations.
+        every_draw: Whether to read all draws, however many there are.
 
     Raises:
         DataError: The file is broken, or another.
@@ -325,7 +326,8 @@ def load_netcdf(path: Path, most: int) -> SavedPosteriors:
             )
         chains, draws, count, dim = shape
         shown = min(most, count)
-        every = max(1, -(-chains * draws * shown * dim // MOST_READ))
+        most_read = chains * draws * count * dim if every_draw else MOST_READ
+        every = max(1, -(-chains * draws * shown * dim // most_read))
         part = (slice(None), slice(None, None, every), slice(shown))
         place = "sample_stats/log_likelihood"
         known = saved.has(place)
