@@ -38,6 +38,8 @@ from training.commands.frames import (
     numbers_of,
     rows_as,
 )
+from training.commands.inference import Asked
+from training.commands.latent_density import LatentDensity
 from training.data.tables.table import DataTable
 from training.files.posterior_draws import load_netcdf
 from training.files.table import save_table
@@ -248,6 +250,34 @@ class Posterior:
             UsageError: Options do not go with each other, or there is no such option.
             DataError: Observations are broken.
         """
+        with TemporaryDirectory() as folder, left_alone():
+            posterior.sample(self._settings(observed, Path(folder), options))
+            return PosteriorDraws.load(Path(folder), self.model)
+
+    def latent_density(self, observed: Any, **options: Any) -> LatentDensity:
+        """The log density of one posterior in the latents of the flow, for other samplers.
+
+        Args:
+            observed: One observation; see ``sample``.
+            options: Likewise.
+
+        Raises:
+            UsageError: There are several observations, or there is no likelihood.
+            DataError: The observation is broken.
+        """
+        with TemporaryDirectory() as folder:
+            settings = self._settings(observed, Path(folder), options)
+            if settings.learned:
+                raise UsageError("latent_density is of a likelihood: give noise_std")
+            asked = Asked.open(settings)
+            likelihood = asked.likelihood()
+            seen, labels = posterior.observations(asked, settings, likelihood)
+        if len(seen) != 1:
+            raise UsageError(f"there are {len(seen)} observations: latent_density takes one")
+        return LatentDensity(asked.problem(likelihood, seen, labels).target)
+
+    def _settings(self, observed: Any, folder: Path, options: Mapping[str, Any]) -> SampleSettings:
+        """Settings of the command, whose files are in a folder."""
         if self.model.subject.image_shape:
             observed = np.asarray(observed).reshape(-1, self.model.subject.dim)
         names, numbers = numbers_of(observed, "the observation", ROW)
@@ -258,14 +288,11 @@ class Posterior:
             numbers = columns_of(observed, names, "the observation")
         elif names is not None and "likelihood" not in given and set(names) < {*self._columns}:
             given |= {"likelihood": "mask", "mask": ",".join(names)}
-        with TemporaryDirectory() as folder, left_alone():
-            path = Path(folder) / f"{place}.csv"
-            with path.open("w", newline="", encoding="utf-8") as file:
-                rows = [[repr(float(number)) for number in row] for row in numbers]
-                csv.writer(file).writerows([*([names] if names else []), *rows])
-            files = self._files(Path(folder))
-            posterior.sample(typed_by_name(SampleSettings, {**files, **given, place: path}))
-            return PosteriorDraws.load(Path(folder), self.model)
+        path = folder / f"{place}.csv"
+        with path.open("w", newline="", encoding="utf-8") as file:
+            rows = [[repr(float(number)) for number in row] for row in numbers]
+            csv.writer(file).writerows([*([names] if names else []), *rows])
+        return typed_by_name(SampleSettings, {**self._files(folder), **given, place: path})
 
     def check(self, data: Any = None, **options: Any) -> dict[str, Any]:
         """Whether posteriors are calibrated: what ``posterior.py check`` writes.

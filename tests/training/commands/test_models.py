@@ -75,6 +75,16 @@ def test_posteriors_are_those_of_the_command(
     assert load_netcdf(tmp_path / "copy.nc", 2).count == 2
 
 
+def test_latent_densities_have_the_gradients_of_the_posterior(model: Model) -> None:
+    density = model.posterior(noise_std=0.5, n_iters=4).latent_density({"b": 0.4})
+    w = (0.5 * torch.randn(3, 3, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(density, (w,), eps=1e-2, atol=1e-2, rtol=2e-2)
+    seen = density.points(w.detach())[:, 1]
+    expected = -0.5 * ((seen - 0.4) / 0.5) ** 2 - 0.5 * np.square(w.detach().numpy()).sum(axis=1)
+    found = density(w).detach().numpy() - expected
+    np.testing.assert_allclose(found, found[0], atol=1e-6)
+
+
 def test_what_a_simulator_gave_is_parameters_given_data(conditional: Model) -> None:
     assert (conditional.columns, conditional.conditions) == (["theta1", "theta2"], ["y1", "y2"])
     draws = conditional.posterior().sample([[0.1, 0.2], [0.3, 0.4]], draws=30)
