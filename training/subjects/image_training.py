@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from training.data.images.batches import (
     basis_batches,
     normalize_pixels,
 )
+from training.data.sketches import MOST_SKETCHED, Sketch, row_numbers
 from training.flow.calls import BLOCK_ROWS
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import Choices
@@ -48,6 +50,7 @@ VARIANCE_IMAGES = 10_000
 # is about one over their square root.
 CALIBRATION_POINTS = 1000
 MOST_MELTED = 10_000
+READ_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -129,6 +132,7 @@ class ImageTraining(Training):
             "data_name": images.name,
             "image_shape": list(images.image_shape),
             "label_dim": images.label_dim,
+            "rows": [] if wanted.dry_run else sketch_of(images, self.held_out),
         }
         config = wanted.config(recipe)
         if self.tries_precisions and device.type == "cpu":
@@ -255,6 +259,19 @@ def fit_basis(
     shape = dataset.image_shape
     variance = basis.second_moments(augmented_points(images, augmentation, shape, total, seed))
     return basis.cpu(), variance.cpu()
+
+
+def sketch_of(*datasets: ImageDataset | None) -> list[int]:
+    """What a network file has of images as they are, by which it is seen if they are used again: of
+    larger data sets those of some, always the same."""
+    numbers = []
+    for dataset in filter(None, datasets):
+        images = len(dataset.places)  # without mirror images, which come after these
+        chosen = torch.randperm(images, generator=seeded_generator("cpu", 0))[:MOST_SKETCHED]
+        for part in torch.split(chosen.sort().values, READ_AT_ONCE):
+            pixels, _ = dataset.read(part.tolist())
+            numbers.append(row_numbers(pixels.flatten(1).numpy()))
+    return Sketch.of(np.concatenate(numbers)).listed
 
 
 def open_alike(path: Path, dataset: ImageDataset, use_labels: bool) -> ImageDataset:
