@@ -135,7 +135,9 @@ class Plan:
             four = [self.task.simulate(given.theta, draw) for _ in range(4)]
             given = replace(given, data=np.mean(four, axis=0))
         save_simulations(table, given, kept=kept)
-        run("train.py", "--cond", f"--data={table}", f"--outdir={self.place}", "--device_name=cpu")
+        if not list(self.place.glob("*/network-snapshot-*.pkl")):
+            cpu = "--device_name=cpu"
+            run("train.py", "--cond", f"--data={table}", f"--outdir={self.place}", cpu)
         network = newest_network(self.place)
         options = [f"--network={network}", f"--data_root={truths}", f"--dest={done}"]
         options += [f"--draws={DRAWS // 4}", f"--save_dir={self.place}", "--device_name=cpu"]

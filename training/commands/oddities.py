@@ -57,9 +57,9 @@ class Oddities:
         # As if the prior were Gaussian, which decides nothing: held-out truths say what is odd.
         mean, covariance = (part.cpu() for part in asked.fine.moments())
         of_points = likelihood.observe(likelihood.observe(covariance).T)
-        cloud = Cloud.of(
-            likelihood.observe(mean[None])[0], of_points + likelihood.covariance(count)
-        )
+        noise = likelihood.covariance(count)
+        middle = likelihood.observe(mean[None])[0]
+        cloud = Cloud.of(middle, of_points + noise, noise.diagonal().sqrt())
         whole = likelihood.operator is None and likelihood.coordinates is None
         more = of_points_seen(asked, observed) if whole else {}
         return cls.of_cloud(cloud, observed.cpu().double(), more)

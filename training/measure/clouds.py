@@ -1,13 +1,14 @@
 """Where numbers lie among others, by the mean and covariance of these.
 
-With standardized numbers z of rows y ``[C]`` and correlations ``R = A diag(v) A^T``,
+With rows y ``[C]`` in units of their standard deviations, or of their noise, as z, and their
+covariance ``R = A diag(v) A^T``,
 
 surprise    ``z^T R^-1 z / 2``, minus a Gaussian's log density up to a constant
 alone       ``max_j |(R^-1 z)_j| / sqrt((R^-1)_jj)``, the largest error of a number that all others
             foretell linearly, in standard deviations of such errors (Lauritzen 1996, section 5.1)
-places      ``diag(v^(-1/4)) A^T z``, in which distances are taken: half way between standardized
-            numbers, of which a few wide directions drown all others, and whitened ones, in which
-            directions of nothing but noise do
+places      ``diag(v^(-1/4)) A^T z``, in which distances are taken: half way between z, of which a
+            few wide directions drown all others, and whitened numbers, in which directions of
+            nothing but noise do
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 LEAST_VARIANCE = 1e-9
-"""Of standardized numbers along an axis."""
+"""Along an axis, in those units."""
 MOST_AXES = 256
 """In which distances are taken, the widest: files of calibrated networks have them."""
 
@@ -27,7 +28,7 @@ class Cloud:
 
     Attributes:
         mean: ``[C]``.
-        gain: One over standard deviations ``[C]``, 0 of numbers that do not count.
+        gain: One over the units ``[C]``, 0 of numbers that do not count.
         variances: v ``[C]``, rising.
         axes: A ``[C, C]``.
     """
@@ -38,15 +39,16 @@ class Cloud:
     axes: Tensor
 
     @classmethod
-    def of(cls, mean: Tensor, covariance: Tensor) -> "Cloud":
-        """That of a mean ``[C]`` and a covariance ``[C, C]``, 0 of what does not count."""
-        std = covariance.diagonal().sqrt()
-        gain = torch.where(std > 0, 1 / std, 0.0)
+    def of(cls, mean: Tensor, covariance: Tensor, noise: Tensor | None = None) -> "Cloud":
+        """That of a mean ``[C]`` and a covariance ``[C, C]``, 0 of what does not count, in units of
+        the standard deviations of noise ``[C]``, if it is known."""
+        unit = covariance.diagonal().sqrt() if noise is None else noise
+        gain = torch.where(unit > 0, 1 / unit, 0.0)
         variances, axes = torch.linalg.eigh(gain[:, None] * covariance * gain)
         return cls(mean, gain, variances.clamp_min(LEAST_VARIANCE), axes)
 
     def along(self, rows: Tensor) -> Tensor:
-        """Standardized rows ``[N, C]`` along the axes."""
+        """Rows ``[N, C]`` in their units along the axes."""
         return (rows - self.mean) * self.gain @ self.axes
 
     def surprise(self, rows: Tensor) -> Tensor:
