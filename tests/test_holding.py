@@ -232,7 +232,7 @@ def test_observations_with_a_likelihood_are_held_out_and_refused_too(
 def test_images_and_tables_are_looked_at_by_their_own_flows_and_are_not_used_twice(
     fit: Run, blobs: Path, few: Path, simulations: Path, questions_run: Path, houses: Path
 ) -> None:
-    network = fit() / "network-snapshot-000000.pkl"  # type: ignore[operator]
+    network = fit() / "network-snapshot-000000.pkl"
     images = open_prior(NetworkFile.open(str(network)))
     with pytest.raises(DataError, match="at least 20 of its 20 fresh rows"):
         images.unseen(blobs, 20, 0)
