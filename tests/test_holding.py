@@ -234,7 +234,7 @@ def test_images_and_tables_are_looked_at_by_their_own_flows_and_are_not_used_twi
 ) -> None:
     network = fit() / "network-snapshot-000000.pkl"
     images = open_prior(NetworkFile.open(str(network)))
-    with pytest.raises(DataError, match="at least 20 of its 20 fresh rows"):
+    with pytest.raises(DataError, match="at least 20 of its 20"):
         images.unseen(blobs, 20, 0)
     assert len(images.unseen(few, 20, 0)) == 12
     table = questions_run / "network-snapshot-000004.pkl"

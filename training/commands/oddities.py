@@ -27,8 +27,8 @@ class Oddities:
     """Numbers that are large of observations, or conditions, unlike the others.
 
     Attributes:
-        whitened: Observed numbers ``[M, C]`` in coordinates whose distances mean something; None
-            where they are too many.
+        whitened: Observed numbers ``[M, C]`` in coordinates that distances are taken in; None where
+            they are too many.
         values: ``[M, K]``.
         names: Of the K numbers.
         network: Digest of the flow of conditions; None without.

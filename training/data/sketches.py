@@ -10,11 +10,15 @@ probability of about
 (Good 1953, "The population frequencies of species"), where hashing chooses the K.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import binom
+
+from dnnlib.errors import DataError
 
 MOST_SKETCHED = 4096
 """K, of larger data sets."""
@@ -46,6 +50,18 @@ class Sketch:
     def of(cls, numbers: np.ndarray | Sequence[int]) -> "Sketch":
         """That of the numbers of all rows."""
         return cls(np.sort(np.array(numbers, dtype=np.uint64))[:MOST_SKETCHED])
+
+    @classmethod
+    def read(cls, path: Path, about: Mapping[str, Any]) -> "Sketch":
+        """What a network file says of it; empty if that is nothing. Raises DataError if it is
+        broken."""
+        numbers = about.get("rows", [])
+        if not (
+            isinstance(numbers, list)
+            and all(isinstance(number, int) and 0 <= number < 2**64 for number in numbers)
+        ):
+            raise DataError(f"{path} has broken numbers of rows")
+        return cls.of(numbers)
 
     @property
     def listed(self) -> list[int]:

@@ -28,7 +28,7 @@ NEAR, FEWEST_NEAR = 5, 50
 """One in so many truths is near an observation, but so many at least."""
 AROUND = 5
 """Neighbors that distances are taken to."""
-NEAREST = "distance to the nearest of them"
+NEAREST = "distance to its neighbors"
 """The oddity that follows from the conditions themselves."""
 
 
@@ -109,7 +109,7 @@ class HeldOutTruths:
         """How probable it is that an observation like the held-out ones is as odd as each of these.
 
         Args:
-            whitened: Conditions ``[M, C]``.
+            whitened: Observations ``[M, C]``, as held-out ones are.
             odd: Their other oddities ``[M, K]``.
 
         Returns:

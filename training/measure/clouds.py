@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LEAST_VARIANCE = 1e-9
-"""Along an axis, in those units."""
+from training.flow.coordinates.conditions import LEAST_VARIANCE
+
 MOST_AXES = 256
 """In which distances are taken, the widest: files of calibrated networks have them."""
 

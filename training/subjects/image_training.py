@@ -215,18 +215,23 @@ class ImageTraining(Training):
 def take_weights(location: str, model: Model) -> None:
     """Starts a model from the weights of another one's network that have its names and shapes.
 
-    Its output gain stays behind: that belongs to the axes and times of the other one's data.
+    Its output gain stays behind: that belongs to the axes and times of the other one's data. What
+    the other one has seen, this one has, too.
 
     Raises:
         UsageError: None of them fits.
+        DataError: It does not say rightly what it has seen.
     """
     path = local_file(location)
-    given = Model.load(path).denoiser.network.state_dict()
+    other = Model.load(path)
+    given = other.denoiser.network.state_dict()
     own = model.denoiser.network.state_dict()
     fitting = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
     if not fitting:
         raise UsageError(f"{path} has no weights that fit this {model.recipe.network}")
     model.denoiser.network.load_state_dict({**own, **fitting})
+    seen = [Sketch.read(path, each.about).listed for each in (model, other)]
+    model.about["rows"] = Sketch.of(sum(seen, [])).listed
     logger.info(f"Took {len(fitting)} of {len(own)} tensors from {path}")
 
 

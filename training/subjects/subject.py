@@ -244,14 +244,13 @@ class Subject(ABC):
     def require_new(self, path: Path, numbers: np.ndarray, alike: bool = False) -> None:
         """Raises DataError if the training of the network has seen rows of these numbers; whether
         different ones may well be alike is said as ``Sketch.repeated_by_chance`` takes it."""
-        known = [] if self.file is None else self.file.model.about.get("rows", [])
-        if not (isinstance(known, list) and all(_is_number(each) for each in known)):
-            raise DataError(f"{path} cannot be told from the training: its rows are broken")
-        sketch = Sketch.of(known)
+        if self.file is None:
+            return
+        sketch = Sketch.read(self.file.path, self.file.model.about)
         if not sketch.repeated_by_chance(numbers, alike):
             raise DataError(
                 f"{path}: {self.data_name} was trained on at least {sketch.repeated(numbers)} of "
-                f"its {len(numbers)} fresh rows: calibrate on others"
+                f"its {len(numbers)} fresh truths: calibrate on others"
             )
 
     def counted(self, number: int | None, otherwise: int) -> int | None:
@@ -402,10 +401,6 @@ class Subject(ABC):
     def lines(self, kind: str, facts: Mapping[str, Any]) -> list[str]:
         """The most important numbers of a simulation of this kind, in words."""
         return []
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int) and 0 <= value < 2**64
 
 
 def summarize_variances(measured: Tensor, exact: Tensor, dims_to_keep: int) -> dict[str, float]:
