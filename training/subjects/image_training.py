@@ -230,8 +230,8 @@ def take_weights(location: str, model: Model) -> None:
     if not fitting:
         raise UsageError(f"{path} has no weights that fit this {model.recipe.network}")
     model.denoiser.network.load_state_dict({**own, **fitting})
-    seen = [Sketch.read(path, each.about).listed for each in (model, other)]
-    model.about["rows"] = Sketch.of(sum(seen, [])).listed
+    seen = [Sketch.read(path, each.about).numbers for each in (model, other)]
+    model.about["rows"] = Sketch.of(np.union1d(*seen)).listed
     logger.info(f"Took {len(fitting)} of {len(own)} tensors from {path}")
 
 
