@@ -3,6 +3,7 @@
     python benchmarks/answers_that_hold.py coverage [--task=two_moons,slcp] [--folder=out/holding]
         [--simulations=10000] [--wrong=none|noise|few]
     python benchmarks/answers_that_hold.py refusals [--task=...] [--folder=out/holding]
+    python benchmarks/answers_that_hold.py limits
 
 Of the simulations a tenth is kept for ``posterior.py calibrate``; ``train.py --cond`` trains on the
 others. ``coverage`` then asks 2,000 new simulations:
@@ -24,6 +25,9 @@ noise        to each number Gaussian noise of its own standard deviation is adde
 other        a simulator of the same numbers without what they have in common: each number is of a
              simulation of its own
 gap          only of ``clusters``: halfway between two clusters of data
+
+``limits`` shows the same of the best test that there is for each of these alone, that by the ratio
+of densities (Neyman and Pearson 1933), where the law of the data is known.
 """
 
 import subprocess
@@ -34,6 +38,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from scipy.stats import norm
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -349,6 +354,61 @@ def refused_share(
     assert odd.whitened is not None
     p, _ = guarantee.p_values(odd.whitened, odd.values)
     return float((p <= FALSE_ALARMS).double().mean())
+
+
+LAWS = {
+    "gaussian_mixture": (10.0, (1.0, 0.1)),
+    "gaussian_linear": (0.0, (0.2**0.5,)),
+    "gaussian_linear_uniform": (1.0, (0.1**0.5,)),
+}
+"""Numbers of data are uniform between -b and b, with noise that has one of these standard
+deviations for all of them; as (b, standard deviations)."""
+
+
+@main.command()
+@click.option("--seed", default=0)
+def limits(seed: int) -> None:
+    """Shares of observations that the best test for each disturbance refuses."""
+    print(f"| task | {' | '.join(KINDS)} |\n| --- | " + " | ".join(["---:"] * len(KINDS)) + " |")
+    for name in LAWS:
+        draw, task = np.random.default_rng(seed), TASKS[name](Wheel(Path()))
+        data = task.simulate(task.prior.sample(100_000, draw), draw)
+        cells = []
+        for kind in KINDS:
+            known, new = (
+                ratio(kind, rows, data.std(axis=0), *LAWS[name])
+                for rows in (data, disturbed(kind, data, draw))
+            )
+            share = (new > np.quantile(known, 1 - FALSE_ALARMS)).mean()
+            cells.append(f"{100 * max(share, FALSE_ALARMS):.1f}")  # or refuses at random
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def ratio(
+    kind: str, rows: np.ndarray, std: np.ndarray, half: float, noise: tuple[float, ...]
+) -> np.ndarray:
+    """By how much rows ``[n, C]`` are likelier if something is wrong with them ``[n]``."""
+
+    def density(y: np.ndarray, wider: np.ndarray | float = 0.0) -> np.ndarray:
+        """Of each number, by the noise ``[S, n, C]``."""
+        scale = np.hypot(np.array(noise)[:, None, None], wider)
+        if not half:
+            return np.asarray(norm.pdf(y, scale=scale))
+        return np.asarray((norm.cdf((y + half) / scale) - norm.cdf((y - half) / scale)) / 2 / half)
+
+    plain = density(rows)
+    moved = (density(rows - 3 * std) + density(rows + 3 * std)) / 2
+    if kind == "one":
+        places = range(rows.shape[1])
+        each = [np.where(np.arange(len(std)) == k, moved, plain).prod(axis=2) for k in places]
+        wrong = np.mean(each, axis=0).mean(axis=0)
+    elif kind == "all":
+        wrong = moved.prod(axis=2).mean(axis=0)
+    elif kind == "noise":
+        wrong = density(rows, std).prod(axis=2).mean(axis=0)
+    else:
+        wrong = plain.mean(axis=0).prod(axis=1)
+    return np.asarray(wrong / (plain.prod(axis=2).mean(axis=0) + 1e-300))
 
 
 if __name__ == "__main__":
