@@ -27,7 +27,8 @@ other        a simulator of the same numbers without what they have in common: e
 gap          only of ``clusters``: halfway between two clusters of data
 
 ``limits`` shows the same of the best test that there is for each of these alone, that by the ratio
-of densities (Neyman and Pearson 1933), where the law of the data is known.
+of densities (Neyman and Pearson 1933): of two numbers by counting simulations, and of independent
+Gaussian and uniform ones as they are.
 """
 
 import subprocess
@@ -62,6 +63,7 @@ SIX = (
     *("two_moons", "slcp", "bernoulli_glm", "gaussian_linear", "gaussian_linear_uniform"),
     "gaussian_mixture",
 )
+Draw = np.random.Generator
 LEVELS = [percent / 100 for percent in range(5, 100, 5)]
 FRESH, DRAWS, GROUP, NEARBY = 2000, 100, 50, 200
 FALSE_ALARMS = 0.05
@@ -356,13 +358,12 @@ def refused_share(
     return float((p <= FALSE_ALARMS).double().mean())
 
 
-LAWS = {
-    "gaussian_mixture": (10.0, (1.0, 0.1)),
-    "gaussian_linear": (0.0, (0.2**0.5,)),
-    "gaussian_linear_uniform": (1.0, (0.1**0.5,)),
-}
-"""Numbers of data are uniform between -b and b, with noise that has one of these standard
-deviations for all of them; as (b, standard deviations)."""
+PLANE = ("two_moons", "gaussian_mixture")
+"""Tasks with two numbers of data, whose densities are counted."""
+LAWS = {"gaussian_linear": (0.0, 0.2**0.5), "gaussian_linear_uniform": (1.0, 0.1**0.5)}
+"""Tasks whose numbers are uniform between -b and b, with Gaussian noise: b, and its standard
+deviation."""
+COUNTED, BINS = 2_000_000, 150
 
 
 @main.command()
@@ -370,45 +371,57 @@ deviations for all of them; as (b, standard deviations)."""
 def limits(seed: int) -> None:
     """Shares of observations that the best test for each disturbance refuses."""
     print(f"| task | {' | '.join(KINDS)} |\n| --- | " + " | ".join(["---:"] * len(KINDS)) + " |")
-    for name in LAWS:
+    for name in (*PLANE, *LAWS):
         draw, task = np.random.default_rng(seed), TASKS[name](Wheel(Path()))
-        data = task.simulate(task.prior.sample(100_000, draw), draw)
-        cells = []
+
+        def simulated(count: int, task: Task = task, draw: Draw = draw) -> np.ndarray:
+            return task.simulate(task.prior.sample(count, draw), draw)
+
+        many, cells = simulated(COUNTED), []
         for kind in KINDS:
-            known, new = (
-                ratio(kind, rows, data.std(axis=0), *LAWS[name])
-                for rows in (data, disturbed(kind, data, draw))
-            )
+            rows = simulated(COUNTED // 10)
+            sets = rows, disturbed(kind, rows, draw)
+            if name in PLANE:
+                known, new = counted(many, disturbed(kind, many, draw), *sets)
+            else:
+                known, new = (ratio(kind, each, many.std(axis=0), *LAWS[name]) for each in sets)
             share = (new > np.quantile(known, 1 - FALSE_ALARMS)).mean()
             cells.append(f"{100 * max(share, FALSE_ALARMS):.1f}")  # or refuses at random
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def ratio(
-    kind: str, rows: np.ndarray, std: np.ndarray, half: float, noise: tuple[float, ...]
-) -> np.ndarray:
-    """By how much rows ``[n, C]`` are likelier if something is wrong with them ``[n]``."""
+def counted(many: np.ndarray, wrong: np.ndarray, *sets: np.ndarray) -> list[np.ndarray]:
+    """How many times more of wrong rows ``[N, 2]`` than of others ``[N, 2]`` lie where rows
+    ``[n, 2]`` of some sets do."""
+    inner = [np.linspace(column.min(), column.max(), BINS) for column in many.T]
+    edges = [np.array([-np.inf, *each, np.inf]) for each in inner]
+    times = np.histogramdd(wrong, edges)[0] / (np.histogramdd(many, edges)[0] + 1e-3)
+    places = [
+        tuple(np.searchsorted(edge, y) - 1 for edge, y in zip(edges, rows.T, strict=True))
+        for rows in sets
+    ]
+    return [times[place] for place in places]
 
-    def density(y: np.ndarray, wider: np.ndarray | float = 0.0) -> np.ndarray:
-        """Of each number, by the noise ``[S, n, C]``."""
-        scale = np.hypot(np.array(noise)[:, None, None], wider)
+
+def ratio(kind: str, rows: np.ndarray, std: np.ndarray, half: float, noise: float) -> np.ndarray:
+    """By how many nats rows ``[n, C]`` are likelier if something is wrong with them ``[n]``, up to
+    a constant."""
+
+    def density(y: np.ndarray, scale: np.ndarray | float = noise) -> np.ndarray:
+        """Of each number ``[n, C]``."""
         if not half:
             return np.asarray(norm.pdf(y, scale=scale))
-        return np.asarray((norm.cdf((y + half) / scale) - norm.cdf((y - half) / scale)) / 2 / half)
+        return np.asarray(norm.cdf((y + half) / scale) - norm.cdf((y - half) / scale))
 
-    plain = density(rows)
-    moved = (density(rows - 3 * std) + density(rows + 3 * std)) / 2
-    if kind == "one":
-        places = range(rows.shape[1])
-        each = [np.where(np.arange(len(std)) == k, moved, plain).prod(axis=2) for k in places]
-        wrong = np.mean(each, axis=0).mean(axis=0)
-    elif kind == "all":
-        wrong = moved.prod(axis=2).mean(axis=0)
-    elif kind == "noise":
-        wrong = density(rows, std).prod(axis=2).mean(axis=0)
-    else:
-        wrong = plain.mean(axis=0).prod(axis=1)
-    return np.asarray(wrong / (plain.prod(axis=2).mean(axis=0) + 1e-300))
+    def times(wrong: np.ndarray) -> np.ndarray:
+        return np.asarray(np.log(wrong + 1e-300) - np.log(density(rows) + 1e-300))
+
+    if kind == "noise":
+        return np.asarray(times(density(rows, np.hypot(noise, std))).sum(axis=1))
+    if kind == "other":
+        return np.zeros(len(rows))
+    moved = times(density(rows - 3 * std) + density(rows + 3 * std))
+    return np.asarray(np.logaddexp.reduce(moved, axis=1) if kind == "one" else moved.sum(axis=1))
 
 
 if __name__ == "__main__":
