@@ -6,9 +6,9 @@ covariance ``R = A diag(v) A^T``,
 surprise    ``z^T R^-1 z / 2``, minus a Gaussian's log density up to a constant
 alone       ``max_j |(R^-1 z)_j| / sqrt((R^-1)_jj)``, the largest error of a number that all others
             foretell linearly, in standard deviations of such errors (Lauritzen 1996, section 5.1)
-places      ``diag(v^(-1/4)) A^T z``, in which distances are taken: half way between z, of which a
-            few wide directions drown all others, and whitened numbers, in which directions of
-            nothing but noise do
+places      ``R^(-1/4) z``, in which distances are taken: half way between z, of which a few wide
+            directions drown all others, and whitened numbers, in which directions of nothing but
+            noise do
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,6 @@ import torch
 from torch import Tensor
 
 from training.flow.coordinates.conditions import LEAST_VARIANCE
-
-MOST_AXES = 256
-"""In which distances are taken, the widest: files of calibrated networks have them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,5 +58,6 @@ class Cloud:
         return (scaled.abs() / (self.axes.square() / self.variances).sum(dim=1).sqrt()).amax(dim=1)
 
     def places(self, rows: Tensor) -> Tensor:
-        """``[N, min(C, MOST_AXES)]``."""
-        return (self.along(rows) * self.variances**-0.25)[:, -MOST_AXES:]
+        """``[N, C]``, the same wherever they are computed: not along the axes, whose signs are
+        any, but turned back."""
+        return self.along(rows) * self.variances**-0.25 @ self.axes.T
