@@ -3,6 +3,7 @@
     python benchmarks/answers_that_hold.py coverage [--task=two_moons,slcp] [--folder=out/holding]
         [--simulations=10000] [--wrong=none|noise|few]
     python benchmarks/answers_that_hold.py refusals [--task=...] [--folder=out/holding]
+    python benchmarks/answers_that_hold.py limits
 
 Of the simulations a tenth is kept for ``posterior.py calibrate``; ``train.py --cond`` trains on the
 others. ``coverage`` then asks 2,000 new simulations:
@@ -24,6 +25,10 @@ noise        to each number Gaussian noise of its own standard deviation is adde
 other        a simulator of the same numbers without what they have in common: each number is of a
              simulation of its own
 gap          only of ``clusters``: halfway between two clusters of data
+
+``limits`` shows the same of the best test that there is for each of these alone, that by the ratio
+of densities (Neyman and Pearson 1933): of two numbers by counting simulations, and of independent
+Gaussian and uniform ones as they are.
 """
 
 import subprocess
@@ -34,6 +39,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from scipy.stats import norm
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -57,6 +63,7 @@ SIX = (
     *("two_moons", "slcp", "bernoulli_glm", "gaussian_linear", "gaussian_linear_uniform"),
     "gaussian_mixture",
 )
+Draw = np.random.Generator
 LEVELS = [percent / 100 for percent in range(5, 100, 5)]
 FRESH, DRAWS, GROUP, NEARBY = 2000, 100, 50, 200
 FALSE_ALARMS = 0.05
@@ -135,7 +142,9 @@ class Plan:
             four = [self.task.simulate(given.theta, draw) for _ in range(4)]
             given = replace(given, data=np.mean(four, axis=0))
         save_simulations(table, given, kept=kept)
-        run("train.py", "--cond", f"--data={table}", f"--outdir={self.place}", "--device_name=cpu")
+        if not list(self.place.glob("*/network-snapshot-*.pkl")):
+            cpu = "--device_name=cpu"
+            run("train.py", "--cond", f"--data={table}", f"--outdir={self.place}", cpu)
         network = newest_network(self.place)
         options = [f"--network={network}", f"--data_root={truths}", f"--dest={done}"]
         options += [f"--draws={DRAWS // 4}", f"--save_dir={self.place}", "--device_name=cpu"]
@@ -347,6 +356,72 @@ def refused_share(
     assert odd.whitened is not None
     p, _ = guarantee.p_values(odd.whitened, odd.values)
     return float((p <= FALSE_ALARMS).double().mean())
+
+
+PLANE = ("two_moons", "gaussian_mixture")
+"""Tasks with two numbers of data, whose densities are counted."""
+LAWS = {"gaussian_linear": (0.0, 0.2**0.5), "gaussian_linear_uniform": (1.0, 0.1**0.5)}
+"""Tasks whose numbers are uniform between -b and b, with Gaussian noise: b, and its standard
+deviation."""
+COUNTED, BINS = 2_000_000, 150
+
+
+@main.command()
+@click.option("--seed", default=0)
+def limits(seed: int) -> None:
+    """Shares of observations that the best test for each disturbance refuses."""
+    print(f"| task | {' | '.join(KINDS)} |\n| --- | " + " | ".join(["---:"] * len(KINDS)) + " |")
+    for name in (*PLANE, *LAWS):
+        draw, task = np.random.default_rng(seed), TASKS[name](Wheel(Path()))
+
+        def simulated(count: int, task: Task = task, draw: Draw = draw) -> np.ndarray:
+            return task.simulate(task.prior.sample(count, draw), draw)
+
+        many, cells = simulated(COUNTED), []
+        for kind in KINDS:
+            rows = simulated(COUNTED // 10)
+            sets = rows, disturbed(kind, rows, draw)
+            if name in PLANE:
+                known, new = counted(many, disturbed(kind, many, draw), *sets)
+            else:
+                known, new = (ratio(kind, each, many.std(axis=0), *LAWS[name]) for each in sets)
+            share = (new > np.quantile(known, 1 - FALSE_ALARMS)).mean()
+            cells.append(f"{100 * max(share, FALSE_ALARMS):.1f}")  # or refuses at random
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def counted(many: np.ndarray, wrong: np.ndarray, *sets: np.ndarray) -> list[np.ndarray]:
+    """How many times more of wrong rows ``[N, 2]`` than of others ``[N, 2]`` lie where rows
+    ``[n, 2]`` of some sets do."""
+    inner = [np.linspace(column.min(), column.max(), BINS) for column in many.T]
+    edges = [np.array([-np.inf, *each, np.inf]) for each in inner]
+    times = np.histogramdd(wrong, edges)[0] / (np.histogramdd(many, edges)[0] + 1e-3)
+    places = [
+        tuple(np.searchsorted(edge, y) - 1 for edge, y in zip(edges, rows.T, strict=True))
+        for rows in sets
+    ]
+    return [times[place] for place in places]
+
+
+def ratio(kind: str, rows: np.ndarray, std: np.ndarray, half: float, noise: float) -> np.ndarray:
+    """By how many nats rows ``[n, C]`` are likelier if something is wrong with them ``[n]``, up to
+    a constant."""
+
+    def density(y: np.ndarray, scale: np.ndarray | float = noise) -> np.ndarray:
+        """Of each number ``[n, C]``."""
+        if not half:
+            return np.asarray(norm.pdf(y, scale=scale))
+        return np.asarray(norm.cdf((y + half) / scale) - norm.cdf((y - half) / scale))
+
+    def times(wrong: np.ndarray) -> np.ndarray:
+        return np.asarray(np.log(wrong + 1e-300) - np.log(density(rows) + 1e-300))
+
+    if kind == "noise":
+        return np.asarray(times(density(rows, np.hypot(noise, std))).sum(axis=1))
+    if kind == "other":
+        return np.zeros(len(rows))
+    moved = times(density(rows - 3 * std) + density(rows + 3 * std))
+    return np.asarray(np.logaddexp.reduce(moved, axis=1) if kind == "one" else moved.sum(axis=1))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import dataset_tool
 import posterior
@@ -19,7 +20,13 @@ from tests.support.outcomes import read_netcdf
 from tests.support.running import Result, refused
 from torch_utils.snapshots import read_network, write_network
 from training import Guarantee
+from training.commands.inference import Asked
+from training.commands.oddities import DENSE, Oddities, of_flow
 from training.model.model import Model
+from training.options.inference import LikelihoodOptions, PriorOptions
+from training.options.posterior import CalibrateSettings
+from training.subjects import NetworkFile, open_prior
+from training.subjects.record_priors import RecordPrior
 
 Run = Callable[..., Result]
 FEW = ("--chains=2", "--draws=20", "--n_iters=3", "--batch-gpu=64")
@@ -212,7 +219,7 @@ def test_observations_with_a_likelihood_are_held_out_and_refused_too(
     made = ("--noise_std=0.05", "--sampler=pool", "--pool=400", "--draws=20", "--n_iters=3")
     place = (f"--network={network}", f"--dest={tmp_path / 'network.pkl'}", "--runs=99")
     good(run_script(posterior, "calibrate", *place, *made))
-    seen = write_csv(tmp_path / "seen.csv", ["x1", "x2"], np.array([[1.0, 1.0], [0.0, 0.0]]))
+    seen = write_csv(tmp_path / "seen.csv", ["x1", "x2"], np.array([[1.25, 1.25], [0.0, 0.0]]))
     given = (f"--network={tmp_path / 'network.pkl'}", f"--observation={seen}", *made)
     result = run_script(posterior, "sample", *given, f"--save_dir={tmp_path}", "--refuse=0.05")
     assert result.code == 3
@@ -220,6 +227,43 @@ def test_observations_with_a_likelihood_are_held_out_and_refused_too(
     assert "observation 1 (" not in result.out
     other = [option.replace("0.05", "0.06") for option in given]
     refused(run_script(posterior, "sample", *other, f"--save_dir={tmp_path}"), 2, "noise_std")
+
+
+def test_images_and_tables_are_looked_at_by_their_own_flows_and_are_not_used_twice(
+    fit: Run, blobs: Path, few: Path, simulations: Path, questions_run: Path, houses: Path
+) -> None:
+    network = fit() / "network-snapshot-000000.pkl"
+    images = open_prior(NetworkFile.open(str(network)))
+    with pytest.raises(DataError, match="at least 20 of its 20"):
+        images.unseen(blobs, 20, 0)
+    assert len(images.unseen(few, 20, 0)) == 12
+    table = questions_run / "network-snapshot-000004.pkl"
+    rows = open_prior(NetworkFile.open(str(table))).truths(houses, 20, 0)
+    for path, seen, names in ((network, images.truths(blobs, 20, 0), 3), (table, rows, 5)):
+        settings = CalibrateSettings(
+            prior=PriorOptions(network=str(path)),
+            likelihood=LikelihoodOptions(noise_std="1", given=frozenset({"noise_std"})),
+        )
+        odd = Oddities.of(Asked.open(settings), settings.beside, seen)
+        other = Oddities.of(Asked.open(settings), settings.beside, seen + 9 * seen.std(dim=0))
+        assert odd.values.shape == (20, names)
+        assert (other.values[:, :3] > odd.values[:, :3]).double().mean() > 0.9
+
+
+def test_a_flow_of_any_question_has_the_density_of_some_columns(
+    questions_run: Path, houses: Path
+) -> None:
+    prior = open_prior(NetworkFile.open(str(questions_run / "network-snapshot-000004.pkl")))
+    assert isinstance(prior, RecordPrior)
+    rows = prior.truths(houses, 30, 0)[:, [0, 0]]
+    points, given = prior.of_columns(["other", prior.names[0]], rows)
+    density = of_flow(prior, points, given=given)[DENSE]
+    values = np.full((len(rows), len(prior.answers.empty.columns)), np.nan)
+    values[:, prior.answers.space.numbers[0]] = rows[:, 0]
+    expected = torch.from_numpy(prior.answers.log_prob(values, ~np.isnan(values))[0])
+    assert (density - expected).std() < 0.05 * expected.std()
+    with pytest.raises(UsageError, match="has numbers of"):
+        prior.of_columns(["other"], rows)
 
 
 def test_a_model_is_held_against_what_was_observed(

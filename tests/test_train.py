@@ -42,7 +42,9 @@ def test_the_network_file_knows_its_data(fit: Run, colors: Path) -> None:
     data = {"kind": "images", "data_name": "colors"}
     size = {"image_shape": [3, SIDE, SIDE], "label_dim": 0, "data_dim": dim}
     flow = {"dims_to_keep": 10, "tmin": 0.5, "tmax": 15.01, "seen": 64}
-    assert load(folder).about == data | size | flow
+    about = load(folder).about
+    assert len(about["rows"]) == 40
+    assert about == data | size | flow | {"rows": about["rows"]}
 
 
 VARIANTS: list[tuple[list[str], dict[str, object]]] = [

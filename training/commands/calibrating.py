@@ -18,7 +18,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from training.commands.inference import Asked, prepared
-from training.commands.oddities import Oddities
+from training.commands.oddities import ALONE, MOST_NUMBERS, SURPRISE, Oddities
 from training.data.tables.table import Rows
 from training.files.posterior import CALIBRATION_FORMAT, save_values
 from training.flow.coordinates.surprise import MOST_CONDITIONS
@@ -220,7 +220,8 @@ def guarantee_of(
     or it is not wanted.
 
     Raises:
-        UsageError: It was calibrated for other draws or functions, or not at all, but is to refuse.
+        UsageError: It was calibrated by another version, for other draws or functions, or not at
+            all, but is to refuse.
     """
     file = asked.subject.file
     truths = None if file is None or not settings.held_out else file.model.held_out
@@ -231,6 +232,7 @@ def guarantee_of(
                 "calibrate"
             )
         return None
+    require_known(truths)
     own, known = way_of(asked), truths.made_with
     other = {name: known.get(name) for name in {*own, *known} - {CONDITIONS_NETWORK}}
     for name in sorted(other):
@@ -248,6 +250,14 @@ def guarantee_of(
     return HeldOutTruths(truths)
 
 
+def require_known(truths: HeldOut) -> None:
+    """Raises UsageError if another version made them, whose conditions lie in other coordinates."""
+    if truths.oddities[:2] != [SURPRISE, ALONE][: len(truths.oddities)]:
+        raise UsageError(
+            "the network was calibrated by another version: calibrate again, or give --no-held_out"
+        )
+
+
 def observations_of(
     asked: Asked, settings: SampleSettings, guarantee: HeldOutTruths, observed: Tensor
 ) -> Observations:
@@ -261,7 +271,8 @@ def observations_of(
     if not truths.whitened.shape[1]:
         if refuse is not None:
             raise UsageError(
-                f"--refuse takes {MOST_CONDITIONS} observed numbers at most: leave it out"
+                f"--refuse takes {MOST_CONDITIONS} conditions at most, or {MOST_NUMBERS} numbers "
+                "with gaussian noise: leave it out"
             )
         return Observations()
     if refuse is not None and refuse < finest:

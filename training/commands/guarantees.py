@@ -38,10 +38,12 @@ class Guarantee:
 
         Raises:
             DataError: The file is missing or broken, or was not calibrated.
+            UsageError: Another version calibrated it.
         """
         file = NetworkFile.open(str(location))
         if file.model.held_out is None:
             raise DataError(f"{location} was not calibrated: run posterior.py calibrate")
+        calibrating.require_known(file.model.held_out)
         return cls(open_prior(file), guarantee.HeldOutTruths(file.model.held_out))
 
     @classmethod

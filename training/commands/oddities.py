@@ -7,16 +7,19 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from training.commands.inference import Asked
-from training.flow.coordinates.surprise import MOST_CONDITIONS
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
 from training.inference.likelihoods import Gaussian
+from training.measure.clouds import Cloud
 from training.names import LARGEST_EXACT, PROBES
 from training.options.inference import LEARNED_SOLVER, LEARNED_STEPS
 from training.options.posterior import HeldOutOptions
 from training.subjects import NetworkFile, Subject, open_prior
 
-SURPRISE, SPARSE, DENSE, RADIUS = "surprise", "low density", "high density", "latent radius"
+SURPRISE, ALONE = "surprise", "number that the others foretell worst"
+SPARSE, DENSE, RADIUS = "low density", "high density", "latent radius"
+MOST_NUMBERS = 4096
+"""Observed numbers whose covariance is looked at: 128 MB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +27,8 @@ class Oddities:
     """Numbers that are large of observations, or conditions, unlike the others.
 
     Attributes:
-        whitened: Observed numbers ``[M, C]`` in coordinates whose distances mean something; None
-            where they are too many.
+        whitened: Observed numbers ``[M, C]`` in coordinates that distances are taken in; None where
+            they are too many.
         values: ``[M, K]``.
         names: Of the K numbers.
         network: Digest of the flow of conditions; None without.
@@ -49,19 +52,17 @@ class Oddities:
         if options.conditions_network is not None:
             raise UsageError("--conditions_network goes with --condition alone: leave it out")
         likelihood, count = asked.likelihood(), observed.shape[1]
-        if not isinstance(likelihood, Gaussian) or count > MOST_CONDITIONS:
+        if not isinstance(likelihood, Gaussian) or count > MOST_NUMBERS:
             return cls(None, torch.zeros(1, 0, dtype=torch.float64))
         # As if the prior were Gaussian, which decides nothing: held-out truths say what is odd.
         mean, covariance = (part.cpu() for part in asked.fine.moments())
         of_points = likelihood.observe(likelihood.observe(covariance).T)
-        variance, axes = torch.linalg.eigh(of_points + likelihood.covariance(count))
-        gain = axes / variance.sqrt() @ axes.T
-        whitened = (observed.cpu().double() - likelihood.observe(mean[None])) @ gain
-        columns, names = [whitened.square().sum(dim=1) / 2], [SURPRISE]
-        if likelihood.operator is None and likelihood.coordinates is None:
-            more = of_points_seen(asked, observed)
-            columns, names = [*columns, *more.values()], [*names, *more]
-        return cls(whitened, torch.stack(columns, dim=1), names)
+        noise = likelihood.covariance(count)
+        middle = likelihood.observe(mean[None])[0]
+        cloud = Cloud.of(middle, of_points + noise, noise.diagonal().sqrt())
+        whole = likelihood.operator is None and likelihood.coordinates is None
+        more = of_points_seen(asked, observed) if whole else {}
+        return cls.of_cloud(cloud, observed.cpu().double(), more)
 
     @classmethod
     def of_conditions(
@@ -71,26 +72,22 @@ class Oddities:
         law = subject.surprise
         if law is None:
             return cls(None, torch.zeros(1, 0, dtype=torch.float64))
-        straight = subject.straight(conditions.to(law.mean.device))
-        columns, names, digest = [law(straight)], [SURPRISE], None
+        more, digest = {}, None
         if conditions_network is not None:
             other = open_prior(NetworkFile.open(conditions_network))
-            more = of_flow(other, in_order(other, list(subject.condition_names), conditions))
-            columns, names = [*columns, *more.values()], [*names, *more]
-            digest = other.digest
-        values = torch.stack([column.cpu().double() for column in columns], dim=1)
-        return cls(law.whitened(straight).cpu(), values, names, digest)
+            points, given = other.of_columns(list(subject.condition_names), conditions)
+            more, digest = of_flow(other, points, given=given), other.digest
+        cloud = Cloud.of(law.mean.cpu(), law.covariance.cpu())
+        straight = subject.straight(conditions.to(law.mean.device)).cpu().double()
+        return cls.of_cloud(cloud, straight, more, digest)
 
-
-def in_order(other: Subject, names: list[str], conditions: Tensor) -> Tensor:
-    """Conditions ``[M, C]`` of these names as a flow of them has its columns. Raises UsageError if
-    it is of others."""
-    if set(other.names) - set(names) or other.label_dim:
-        raise UsageError(
-            f"--conditions_network is a flow of {', '.join(other.names)}: it should be of "
-            f"{', '.join(names)}, without conditions"
-        )
-    return conditions[:, [names.index(name) for name in other.names]]
+    @classmethod
+    def of_cloud(
+        cls, cloud: Cloud, rows: Tensor, more: dict[str, Tensor], network: str | None = None
+    ) -> "Oddities":
+        """Those of rows ``[M, C]`` by the mean and covariance of others, and more by name."""
+        odd = {SURPRISE: cloud.surprise(rows), ALONE: cloud.alone(rows), **more}
+        return cls(cloud.places(rows), torch.stack(list(odd.values()), dim=1), list(odd), network)
 
 
 def of_points_seen(asked: Asked, observed: Tensor) -> dict[str, Tensor]:
@@ -100,20 +97,27 @@ def of_points_seen(asked: Asked, observed: Tensor) -> dict[str, Tensor]:
     return {} if subject.label_dim else of_flow(subject, observed, subject.is_readable)
 
 
-def of_flow(subject: Subject, points: Tensor, dense: bool = True) -> dict[str, Tensor]:
+def of_flow(
+    subject: Subject, points: Tensor, dense: bool = True, given: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Oddities ``[M]`` of points ``[M, D]`` under a flow, by name.
 
     Args:
         subject: The flow.
         points: In the user's units.
         dense: Whether to look at densities.
+        given: What its network is given with every point, of one row.
     """
     flow = subject.flow
     prior = subject.prior(flow.times(LEARNED_STEPS), get_solver(LEARNED_SOLVER))
-    blocks = torch.split(points.double().to(flow.device), subject.block)
-    odd = {RADIUS: torch.cat([prior.whitened(block).norm(dim=1) for block in blocks])}
+    trace = Trace("exact") if subject.dim <= LARGEST_EXACT else Trace(probes=PROBES)
+    radius, density = [], []
+    for block in torch.split(points.double().to(flow.device), subject.block):
+        beside = {k: v.to(flow.device).expand(len(block), -1) for k, v in (given or {}).items()}
+        radius.append(prior.whitened(block, beside).norm(dim=1).cpu().double())
+        if dense:
+            density.append(prior.log_density(block, beside, trace).cpu().double())
+    odd = {RADIUS: torch.cat(radius)}
     if dense:
-        trace = Trace("exact") if subject.dim <= LARGEST_EXACT else Trace(probes=PROBES)
-        density = torch.cat([prior.log_density(block, {}, trace) for block in blocks])
-        odd |= {SPARSE: -density, DENSE: density}
-    return {name: values.cpu().double() for name, values in odd.items()}
+        odd |= {SPARSE: -torch.cat(density), DENSE: torch.cat(density)}
+    return odd

@@ -33,7 +33,8 @@ surprise.
 ``..._posterior_calibration.json`` has what that of a check has, and held_out: truths, their number;
 statement, what is guaranteed, and its assumption; holding, of stated shares what is held in the
 mean over calibrations, and by 90 % of them, low to high; levels, contents to ask for, by stated
-shares and names; near, how many truths are near an observation; curves, the same at many levels.
+shares and names; near, how many truths are near an observation, and near_statement, what is
+guaranteed of these; curves, levels at many shares.
 ``..._posterior_calibration.npz`` has what that of a check has, of truths in the place of runs, and
 where there are two conditions or more
 

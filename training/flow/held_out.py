@@ -19,7 +19,7 @@ class HeldOut(nn.Module):
         truths: n.
         quantities: Names of Q quantities, coordinates first, and then the user's functions.
         functions: How many of these are the user's.
-        conditions: C, of the observations; 0 where posteriors are not looked at one by one.
+        conditions: C, coordinates of observations; 0 where distances between them are not taken.
         oddities: Names of K numbers that are large of observations unlike the others.
         draws: Of each posterior.
         network: SHA-256 of the network whose posteriors they are.
@@ -28,7 +28,7 @@ class HeldOut(nn.Module):
     Attributes:
         ranks: ``[n, Q]``, fractional ranks of truths among draws.
         contents: ``[n]``, of the smallest highest-density regions that hold the truths.
-        whitened: Conditions ``[n, C]`` in coordinates whose distances mean something.
+        whitened: Observations, or conditions, ``[n, C]``, half whitened (``measure.clouds``).
         odd: ``[n, K]``.
     """
 

@@ -1,9 +1,9 @@
 """Intervals and regions that hold what they state, by truths that were held out.
 
-What a posterior states is asked for at another level (``measure.conformal``): that of all truths,
-so that it holds on average over observations, which is guaranteed; or that of the truths whose
-conditions are nearest to an observation. These hold on average too, by what levels of neighbors
-hold of the truths themselves, and nearby as far as posteriors err alike where the neighbors lie.
+What a posterior states is asked for at another level: that of all truths (``measure.conformal``),
+or that of the truths whose conditions are nearest to an observation (``measure.neighbors``). Both
+hold on average over observations, which is guaranteed; that of the neighbors also follows
+posteriors that err alike where these lie.
 
 Draws whose ranks in each coordinate are moved to where truths are have calibrated marginals, and
 the dependence between coordinates that they had.
@@ -18,21 +18,17 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from training.flow.held_out import HeldOut
-from training.measure.conformal import (
-    AT_ONCE,
-    Holding,
-    asked,
-    local_contents,
-    oddness,
-    recalibrated,
-)
+from training.measure.conformal import Holding, asked, oddness, recalibrated
+from training.measure.neighbors import Neighbors
 from training.measure.posterior.coverage import central_values
 
 SHARES = (0.5, 0.8, 0.9, 0.95)
 """That intervals and regions are stated for."""
 NEAR, FEWEST_NEAR = 5, 50
 """One in so many truths is near an observation, but so many at least."""
-NEAREST = "distance to the nearest of them"
+AROUND = 5
+"""Neighbors that distances are taken to."""
+NEAREST = "distance to its neighbors"
 """The oddity that follows from the conditions themselves."""
 
 
@@ -80,23 +76,15 @@ class HeldOutTruths:
         self, whitened: Tensor, shares: Sequence[float] = SHARES
     ) -> tuple[Levels, Tensor]:
         """Levels by the truths nearest to each observation ``[M, C]``, and the distance ``[M]`` of
-        the farthest of these, in standard deviations of the conditions.
+        the farthest of these.
 
         Raises:
             UsageError: There are no conditions.
         """
         if not self.near_count:
             raise UsageError("these held-out truths have no conditions: none is near")
-        apart = torch.cdist(whitened.to(self.held_out.whitened), self.held_out.whitened)
-        nearest = apart.topk(self.near_count, largest=False)
-        own = [asked(self._local, share) for share in shares]
-        size = max(1, AT_ONCE // (self.near_count * self._scores.shape[1]))
-        parts = []
-        for places in torch.split(nearest.indices, size):
-            near = self._scores[places.T]  # [K, m, Q + 1]
-            parts.append(torch.stack([asked(near, each) for each in own], dim=1))
-        contents = torch.cat(parts)
-        return Levels(contents[..., :-1], contents[..., -1]), nearest.values[:, -1]
+        contents, distances = self._near.asked(self._scores, whitened, shares)
+        return Levels(contents[..., :-1], contents[..., -1]), distances
 
     @cached_property
     def _scores(self) -> Tensor:
@@ -105,11 +93,8 @@ class HeldOutTruths:
         return torch.cat([central, self.held_out.contents[:, None]], dim=1)
 
     @cached_property
-    def _local(self) -> Tensor:
-        """The same among those of the truths near each."""
-        apart = torch.cdist(self.held_out.whitened, self.held_out.whitened)
-        nearest = apart.fill_diagonal_(torch.inf).topk(self.near_count, largest=False)
-        return local_contents(self._scores, nearest.indices)
+    def _near(self) -> Neighbors:
+        return Neighbors.of(self.held_out.whitened, self.near_count)
 
     def recalibrated(self, draws: Tensor) -> Tensor:
         """Draws ``[S, D]`` of a posterior whose ranks in each coordinate are moved to where truths
@@ -124,23 +109,15 @@ class HeldOutTruths:
         """How probable it is that an observation like the held-out ones is as odd as each of these.
 
         Args:
-            whitened: Conditions ``[M, C]``.
+            whitened: Observations ``[M, C]``, as held-out ones are.
             odd: Their other oddities ``[M, K]``.
 
         Returns:
             p-values ``[M]``, at most a in a share a of observations that are exchangeable with
             those held out, and the name of the oddest number of each.
         """
-        known = self.held_out.whitened
-        new = torch.cdist(whitened.to(known), known)
-        among = torch.cdist(known, known).fill_diagonal_(torch.inf).amin(dim=1)
-        distances = torch.minimum(among, new)
-        own = new.amin(dim=1)
-        every = self.held_out.odd.expand(len(odd), -1, -1)
-        p, oddest = oddness(
-            torch.cat([every, distances[:, :, None]], dim=2),
-            torch.cat([odd.to(known), own[:, None]], dim=1),
-        )
+        known, own = Neighbors.of(self.held_out.whitened, AROUND).relative(whitened)
+        p, oddest = oddness((self.held_out.odd, odd.to(known)), (known[:, :, None], own[:, None]))
         names = [*self.held_out.oddities, NEAREST]
         return p, [names[place] for place in oddest.tolist()]
 

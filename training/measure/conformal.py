@@ -19,9 +19,11 @@ m with a probability of ``m / (n + 1)``, and so
 
 with the new one counted is at most a with a probability of at most a, for any number t that treats
 all n + 1 alike. Several are joined by their own p-values p_k as ``t = sum_k 1 / p_k``, which is
-such a number: the smallest counts most, as in the harmonic mean p (Wilson 2019).
+such a number: the smallest counts most, as in the harmonic mean p (Wilson 2019). Families of them
+are joined in the same way, so that one number that sees what no other does is not drowned by many.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -53,27 +55,15 @@ def asked(scores: Tensor, share: float | Tensor) -> Tensor:
         1, for everything, where the truths are too few.
     """
     count = len(scores)
-    shares = torch.as_tensor(share, dtype=torch.float64).expand_as(scores[0])
-    place = ((count + 1) * shares - TINY).ceil().long().clamp_min(1)
+    place = placed(count, share).expand_as(scores[0])
     ordered = scores.sort(dim=0).values.gather(0, place.clamp_max(count)[None] - 1)[0]
     return ordered.masked_fill(place > count, 1.0)
 
 
-def local_contents(scores: Tensor, nearest: Tensor) -> Tensor:
-    """Where the score of each truth is among those of its neighbors, from 0 to 1, ``[n, ...]``.
-
-    Levels by neighbors alone need not hold on average: those in the midst are neighbors of many.
-    Asked for with what these contents hold on average (``asked``), they do, but for that a truth is
-    none of its own neighbors (as in Guan 2023, "Localized conformal prediction").
-
-    Args:
-        scores: ``[n, ...]``.
-        nearest: The places ``[n, K]`` of the neighbors of each, itself not among them.
-    """
-    size = max(1, AT_ONCE // (nearest.shape[1] * scores[0].numel()))
-    parts = zip(torch.split(nearest, size), torch.split(scores, size), strict=True)
-    below = torch.cat([(scores[places] < own[:, None]).sum(dim=1) for places, own in parts])
-    return (below + 0.5) / (nearest.shape[1] + 1)
+def placed(truths: int, share: float | Tensor | Sequence[float]) -> Tensor:
+    """k, of shares ``[...]``; more than there are truths where these are too few."""
+    shares = torch.as_tensor(share, dtype=torch.float64)
+    return ((truths + 1) * shares - TINY).ceil().long().clamp_min(1)
 
 
 @dataclass(frozen=True)
@@ -139,25 +129,37 @@ def crossed(scores: Tensor) -> Tensor:
     return made
 
 
-def oddness(known: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-    """How odd each of M new rows is among n known ones, by K numbers at once.
+def oddness(*families: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """How odd each of M new rows is among n known ones, by numbers that are larger of odder rows.
 
     Args:
-        known: ``[n, K]``, or ``[M, n, K]`` where they depend on the new row; larger is odder.
-        new: ``[M, K]``.
+        families: Numbers that are joined first, and then with the others: those of known rows
+            ``[n, K]``, or ``[M, n, K]`` where they depend on the new row, and of new ones
+            ``[M, K]``.
 
     Returns:
         p-values ``[M]``, at most a in a share a of rows that are like the known ones; and which
-        number is the oddest ``[M]``.
+        number of all is the oddest ``[M]``.
     """
+    count = len(families[0][1])
+    known = [others.expand(count, *others.shape[-2:]) for others, _ in families]
+    size = max(1, AT_ONCE // sum(others[0].numel() for others in known))
     p_values, oddest = [], []
-    known = known.expand(len(new), *known.shape[-2:])
-    size = max(1, AT_ONCE // known[0].numel())
-    for others, rows in zip(torch.split(known, size), torch.split(new, size), strict=True):
-        every = torch.cat([others, rows[:, None]], dim=1).mT.contiguous()  # [B, K, n + 1]
-        smaller = torch.searchsorted(every.sort(dim=2).values, every)
-        own = 1 - smaller.double() / every.shape[2]  # the share that is no less
-        joined = (1 / own).sum(dim=1)
-        p_values.append((joined >= joined[:, -1:]).double().mean(dim=1))
-        oddest.append(own[:, :, -1].argmin(dim=1))
+    for rows in torch.split(torch.arange(count), size):
+        shares, joined = [], []
+        for others, (_, new) in zip(known, families, strict=True):
+            own = _no_less(torch.cat([others[rows], new[rows, None]], dim=1).mT)  # [m, K, n + 1]
+            shares.append(own[:, :, -1])
+            joined.append(_no_less((1 / own).sum(dim=1)))
+        together = sum(1 / each for each in joined)
+        assert isinstance(together, Tensor)
+        p_values.append(_no_less(together)[:, -1])
+        oddest.append(torch.cat(shares, dim=1).argmin(dim=1))
     return torch.cat(p_values), torch.cat(oddest)
+
+
+def _no_less(values: Tensor) -> Tensor:
+    """The share of numbers that are no less than each ``[..., n]``."""
+    values = values.contiguous()
+    smaller = torch.searchsorted(values.sort(dim=-1).values, values)
+    return 1 - smaller.double() / values.shape[-1]

@@ -81,8 +81,9 @@ class HeldOutOptions(Declared):
         idle=True,
         type=NETWORK,
         unset="none",
-        help="A flow of the conditions alone (train.py of their columns without --cond), whose "
-        "density and latent radius tell observations that no data resemble",
+        help="A flow of the conditions alone (train.py of their columns), or of any question about "
+        "them and others (train.py --any), whose density and latent radius tell observations that "
+        "no data resemble",
     )
 
     @property

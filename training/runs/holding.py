@@ -62,6 +62,7 @@ def summary_of(guarantee: HeldOutTruths) -> dict[str, Any]:
             for place, (share, row) in enumerate(zip(SHARES, levels.intervals, strict=True))
         },
         "near": guarantee.near_count or None,
+        "near_statement": near_statement(guarantee),
         "curves": {
             "levels": list(LEVELS),
             DENSEST: curve.regions.tolist(),
@@ -85,6 +86,16 @@ def statement(truths: int, share: float = SHOWN) -> str:
     )
 
 
+def near_statement(guarantee: HeldOutTruths) -> str | None:
+    """What is guaranteed of levels near an observation; None without conditions."""
+    if not guarantee.near_count:
+        return None
+    return (
+        f"Near an observation: by the {guarantee.near_count} truths nearest to it, which hold what "
+        "is stated or more on average over observations and calibrations, not at each observation"
+    )
+
+
 def report_calibration(guarantee: HeldOutTruths) -> None:
     """Tells the guarantee, and what was asked for."""
     held_out, levels = guarantee.held_out, guarantee.levels()
@@ -99,8 +110,9 @@ def report_calibration(guarantee: HeldOutTruths) -> None:
         logger.info(f"{what}: {own} % by the flow hold {shares} %")
     if len(columns) > MOST_COLUMNS:
         logger.info(f"The JSON has {len(columns) - MOST_COLUMNS} more")
-    if guarantee.near_count:
-        logger.info(f"Near an observation: by the {guarantee.near_count} truths nearest to it")
+    near = near_statement(guarantee)
+    if near is not None:
+        logger.info(near)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +120,7 @@ class Observations:
     """What is known of M observations before their posteriors are drawn.
 
     Attributes:
-        whitened: Conditions ``[M, C]``; None where there are none.
+        whitened: Conditions ``[M, C]`` as held-out truths have them; None where there are none.
         p_values: ``[M]``, that they are like the held-out ones; None where it is not known.
         oddest: The name of the oddest number of each.
     """

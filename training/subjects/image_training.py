@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from training.data.images.batches import (
     basis_batches,
     normalize_pixels,
 )
+from training.data.sketches import MOST_SKETCHED, Sketch, row_numbers
 from training.flow.calls import BLOCK_ROWS
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import Choices
@@ -48,6 +50,7 @@ VARIANCE_IMAGES = 10_000
 # is about one over their square root.
 CALIBRATION_POINTS = 1000
 MOST_MELTED = 10_000
+READ_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -129,6 +132,7 @@ class ImageTraining(Training):
             "data_name": images.name,
             "image_shape": list(images.image_shape),
             "label_dim": images.label_dim,
+            "rows": [] if wanted.dry_run else sketch_of(images, self.held_out),
         }
         config = wanted.config(recipe)
         if self.tries_precisions and device.type == "cpu":
@@ -211,18 +215,23 @@ class ImageTraining(Training):
 def take_weights(location: str, model: Model) -> None:
     """Starts a model from the weights of another one's network that have its names and shapes.
 
-    Its output gain stays behind: that belongs to the axes and times of the other one's data.
+    Its output gain stays behind: that belongs to the axes and times of the other one's data. What
+    the other one has seen, this one has, too.
 
     Raises:
         UsageError: None of them fits.
+        DataError: It does not say rightly what it has seen.
     """
     path = local_file(location)
-    given = Model.load(path).denoiser.network.state_dict()
+    other = Model.load(path)
+    given = other.denoiser.network.state_dict()
     own = model.denoiser.network.state_dict()
     fitting = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
     if not fitting:
         raise UsageError(f"{path} has no weights that fit this {model.recipe.network}")
     model.denoiser.network.load_state_dict({**own, **fitting})
+    seen = [Sketch.read(path, each.about).numbers for each in (model, other)]
+    model.about["rows"] = Sketch.of(np.union1d(*seen)).listed
     logger.info(f"Took {len(fitting)} of {len(own)} tensors from {path}")
 
 
@@ -255,6 +264,19 @@ def fit_basis(
     shape = dataset.image_shape
     variance = basis.second_moments(augmented_points(images, augmentation, shape, total, seed))
     return basis.cpu(), variance.cpu()
+
+
+def sketch_of(*datasets: ImageDataset | None) -> list[int]:
+    """What a network file has of images as they are, by which it is seen if they are used again: of
+    larger data sets those of some, always the same."""
+    numbers = []
+    for dataset in filter(None, datasets):
+        images = len(dataset.places)  # without mirror images, which come after these
+        chosen = torch.randperm(images, generator=seeded_generator("cpu", 0))[:MOST_SKETCHED]
+        for part in torch.split(chosen.sort().values, READ_AT_ONCE):
+            pixels, _ = dataset.read(part.tolist())
+            numbers.append(row_numbers(pixels.flatten(1).numpy()))
+    return Sketch.of(np.concatenate(numbers)).listed
 
 
 def open_alike(path: Path, dataset: ImageDataset, use_labels: bool) -> ImageDataset:

@@ -4,7 +4,7 @@ Levels that an observation has are known exactly, as part of the question. Those
 are absent, and so the law of numbers is that over all levels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from training.data.records.cells import open_cells
 from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY
 from training.data.tables.foreign import listed
-from training.data.tables.table import Columns, DataTable, Dropped, Rows
+from training.data.tables.table import Columns, DataTable, Dropped
 from training.files.records import holds_records, load_records
-from training.model.questions import pack
+from training.model.questions import EncodedRows, pack
 from training.networks.questions import ABSENT, ASKED, KNOWN
 from training.subjects.networks import NetworkFile, plain_name
 from training.subjects.records import RecordFlow
@@ -87,16 +87,8 @@ class RecordPrior(TableFlow):
         names = [records.names[place] for place in places]
         return DataTable(points, Columns.plain(names), held_out, Dropped.none(names))
 
-    def unseen(self, path: Path | None, count: int, seed: int) -> Rows:
-        if path is None or not holds_records(path):
-            return super().unseen(path, count, seed)
-        records = load_records(path)
-        if records.held_out.any() or self.answers.was_trained_on(records):
-            raise DataError(
-                f"{path}: rows that were trained on, or that are held out and have chosen between "
-                "networks, are not fresh: give new rows that are made with --held-out=0"
-            )
-        return Rows(self.truths(path, min(self.testable(path), count), seed))
+    def whole(self, path: Path) -> DataTable:
+        return self.table(path) if holds_records(path) else super().whole(path)
 
     def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
         empty, numbers = self.answers.empty, self.answers.space.numbers
@@ -116,6 +108,23 @@ class RecordPrior(TableFlow):
                 "it in a file of their own, and name what they have by --mask"
             )
         return torch.from_numpy(records.values)
+
+    def of_columns(self, names: Sequence[str], rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Those of the columns that are numbers; nothing is known of all others, nor asked."""
+        space, own = self.answers.space, self.names
+        asked = torch.tensor([name in names for name in own])
+        if not asked.any():
+            raise UsageError(
+                f"{self.data_name} has numbers of {listed(own)}: give a flow of {listed(names)}"
+            )
+        # The middle of a column that is not asked has the same density for all.
+        points = space.middle.repeat(len(rows), 1)
+        shared = [name for name in own if name in names]
+        points[:, asked] = rows.cpu().double()[:, [list(names).index(name) for name in shared]]
+        states = torch.where(asked, ASKED, ABSENT)[None]
+        levels = torch.full((1, len(space.categories)), ABSENT)
+        nothing = EncodedRows(torch.full((1, len(own)), torch.nan), levels)
+        return points, {"labels": pack(nothing, states, levels, space.level_counts)}
 
     def questions(self, path: Path) -> Tensor | None:
         space, names = self.answers.space, open_cells(str(path)).names

@@ -168,10 +168,15 @@ class RecordSpace:
         see ``encoded``."""
         numbers = self._numbers(values)
         missing = numbers.isnan()
-        points = torch.where(missing, self._at(0.0), numbers)
+        points = torch.where(missing, self.middle, numbers)
         if generator is not None:
             points = dither(points, self.coordinates.steps, generator)
         return torch.where(self._outside(points), self._at(-FAR), points), missing
+
+    @property
+    def middle(self) -> Tensor:
+        """The point whose coordinates are all 0 ``[1, D]``."""
+        return self._at(0.0)
 
     def _at(self, place: float) -> Tensor:
         """The point whose coordinates are all the same ``[1, D]``."""

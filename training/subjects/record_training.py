@@ -6,6 +6,7 @@ from functools import cached_property
 from math import log
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from dnnlib.errors import UsageError
@@ -14,6 +15,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.data.records.records import CATEGORY, Records
+from training.data.sketches import Sketch, row_numbers
 from training.files.records import columns_json
 from training.flow.eigenbasis import EigenBasis
 from training.learning.cost import require_batch
@@ -182,6 +184,7 @@ def about_records(
     records: Records, chosen: Chosen, name: str, ask: Sequence[str]
 ) -> dict[str, object]:
     """What a network file says of its records."""
+    numbers = records.values[:, chosen.space.numbers]
     return {
         "kind": RECORDS,
         "data_name": name,
@@ -190,6 +193,7 @@ def about_records(
         "values": [list(values) for values in chosen.space.values],
         "ask": list(ask),
         "rows_sha256": digest_of(records),
+        "rows": Sketch.of(row_numbers(numbers[~np.isnan(numbers).any(axis=1)])).listed,
     }
 
 

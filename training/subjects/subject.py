@@ -7,10 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import DataError, UsageError
+from training.data.sketches import Sketch, row_numbers
+from training.data.tables.foreign import listed
 from training.data.tables.table import Rows
 from training.flow.coordinates.surprise import Surprise
 from training.flow.pfode import ProbabilityFlow
@@ -226,14 +229,29 @@ class Subject(ABC):
 
     def unseen(self, path: Path | None, count: int, seed: int) -> Rows:
         """Points, with their conditions, that neither trained the network nor chose anything of it:
-        so many at most, drawn at random. Of images the user's word is taken for it.
+        so many at most, drawn at random.
 
         Raises:
             UsageError: A data set is missing, or is given for a toy.
             DataError: It is broken, has too few such points, or the network has seen them.
         """
         there = self.testable(path)
-        return Rows(self.truths(path, count if there is None else min(there, count), seed))
+        points = self.truths(path, count if there is None else min(there, count), seed)
+        if path is not None:
+            self.require_new(path, row_numbers(points.numpy()))
+        return Rows(points)
+
+    def require_new(self, path: Path, numbers: np.ndarray, alike: bool = False) -> None:
+        """Raises DataError if the training of the network has seen rows of these numbers; whether
+        different ones may well be alike is said as ``Sketch.repeated_by_chance`` takes it."""
+        if self.file is None:
+            return
+        sketch = Sketch.read(self.file.path, self.file.model.about)
+        if not sketch.repeated_by_chance(numbers, alike):
+            raise DataError(
+                f"{path}: {self.data_name} was trained on at least {sketch.repeated(numbers)} of "
+                f"its {len(numbers)} fresh truths: calibrate on others"
+            )
 
     def counted(self, number: int | None, otherwise: int) -> int | None:
         """How many points to take where a number is given or not; None for all that are held
@@ -294,6 +312,24 @@ class Subject(ABC):
                 "--condition is for networks with classes or conditions, which this has not"
             )
         return None
+
+    def of_columns(self, names: Sequence[str], rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Points ``[M, D]`` that rows of some columns are, and what the network is given with each,
+        ``[1, L]`` by name, so that their density is that of these columns up to a constant.
+
+        Args:
+            names: Of the columns ``[C]``.
+            rows: ``[M, C]``.
+
+        Raises:
+            UsageError: The flow has others, or is conditional.
+        """
+        if set(self.names) - set(names) or self.label_dim:
+            raise UsageError(
+                f"{self.data_name} is a flow of {listed(self.names)}: give one of "
+                f"{listed(names)}, without conditions"
+            )
+        return rows[:, [list(names).index(name) for name in self.names]], {}
 
     def questions(self, path: Path) -> Tensor | None:
         """What the network is given with each observation of a file beside its numbers, as it takes

@@ -19,7 +19,8 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
 from training.data.batches import Batch
-from training.data.tables.table import DataTable, Rows, TableBatches, sketch_of
+from training.data.sketches import Sketch
+from training.data.tables.table import DataTable, Rows, TableBatches
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.learning.building import Choices
 from training.learning.calibrating import CalibrationPlan
@@ -409,7 +410,7 @@ def about_table(table: DataTable, name: str) -> dict[str, Any]:
         "data_name": name,
         "columns": list(table.columns.names),
         "condition_names": list(table.condition_names),
-        "rows": sketch_of(table.row_numbers()),
+        "rows": Sketch.of(table.row_numbers()).listed,
         "dropped": {
             "names": list(dropped.names),
             "offsets": dropped.offsets.tolist(),

@@ -11,7 +11,7 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.tables.table import DataTable, Dropped, Rows, repeated_in, restored
+from training.data.tables.table import DataTable, Dropped, Rows, restored
 from training.files.observations import read_columns
 from training.files.table import load_table, load_whole
 from training.flow.coordinates.coordinates import Coordinates
@@ -122,6 +122,10 @@ class TableFlow(Subject):
         """The data set of a file. Raises DataError if it is missing, broken, or no table."""
         return load_table(path)
 
+    def whole(self, path: Path) -> DataTable:
+        """The same with rows that are kept from trainings; raises likewise."""
+        return load_whole(path)
+
     def testable(self, path: Path | None) -> int:
         return len(_testable(self.table(required(path))))
 
@@ -142,35 +146,21 @@ class TableFlow(Subject):
 
     def unseen(self, path: Path | None, count: int, seed: int) -> Rows:
         path = required(path)
-        whole = load_whole(path)
-        if whole.kept is None and whole.held_out.any():
+        table = self.whole(path)
+        if table.kept is None and table.held_out.any():
             raise DataError(
                 f"{path}: rows that are held out have chosen between networks, and are not fresh: "
-                "make it by dataset_tool.py --kept=0.1 and train on it, or give new rows that are "
-                "made with --held-out=0"
+                "give new rows that are made with --held-out=0, or train on a table of numbers of "
+                "which dataset_tool.py --kept=0.1 keeps some"
             )
-        table = whole if whole.kept is None else whole.at(whole.kept)
+        table = table if table.kept is None else table.at(table.kept)
         conditions = self._conditions_of(path, table) if self.conditions else None
         rows = Rows(self._columns_of(path, table), conditions)
         numbers = replace(table, points=rows.points, conditions=rows.conditions).row_numbers()
-        again = repeated_in(numbers, self._sketch)
-        # Rows of steps alone may well be alike.
-        if again == len(rows) or (again and (whole.columns.steps == 0).any()):
-            raise DataError(
-                f"{path}: {self.file.path.name} was trained on at least {again} of its {len(rows)} "
-                "fresh rows: calibrate on others"
-            )
+        self.require_new(path, numbers, alike=bool((self.coordinates.steps > 0).all()))
         chosen = torch.randperm(len(rows), generator=seeded_generator("cpu", seed, Stream.DATA))
         rows = rows.at(chosen[:count].sort().values)
         return Rows(self.dithered(rows.points, seed), rows.conditions)
-
-    @property
-    def _sketch(self) -> list[int]:
-        """Numbers of rows of the training. Raises DataError if they are none."""
-        numbers = self.file.model.about.get("rows", [])
-        if not (isinstance(numbers, list) and all(_is_number(each) for each in numbers)):
-            raise DataError(f"{self.file.path} has broken numbers of rows")
-        return numbers
 
     def fresh(
         self, path: Path | None, count: int, seed: int
@@ -379,10 +369,6 @@ def _drawn(path: Path, table: DataTable, count: int | None, seed: int) -> Tensor
     count = min(len(places), MOST_ROWS) if count is None else count
     chosen = torch.randperm(len(places), generator=seeded_generator("cpu", seed, Stream.DATA))
     return places[chosen[:count].sort().values]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int) and 0 <= value < 2**64
 
 
 def _are_texts(value: object) -> bool:

@@ -15,10 +15,11 @@ import torch
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
+from training.data.sketches import row_numbers
 from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, joined, narrowed
 from training.data.tables.formats import NotNumbers
 from training.data.tables.marginals import EXACT, Marginal, told_of_no_quantities, told_of_steps
-from training.data.tables.table import Columns, DataTable, Dropped, row_numbers
+from training.data.tables.table import Columns, DataTable, Dropped
 
 LARGEST = 1e100
 """Of a value: its square has to be a number, and the sum of many squares."""

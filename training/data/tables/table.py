@@ -14,9 +14,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.data.records.records import NUMBER, WHOLE, RecordColumn, Records
-
-MOST_SKETCHED = 4096
-"""Rows of which a network file has the numbers, so that it is seen if they are used again."""
+from training.data.sketches import row_numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,28 +151,6 @@ class DataTable:
     def without_conditions(self) -> "DataTable":
         """The points alone."""
         return replace(self, conditions=None, condition_names=[])
-
-
-def row_numbers(values: np.ndarray) -> np.ndarray:
-    """A number of 64 bits for each row ``[N, D]``; those of different rows hardly ever clash."""
-    totals = np.zeros(len(values), dtype=np.uint64)
-    for column in values.T:
-        totals ^= (np.ascontiguousarray(column) + 0.0).view(np.uint64)  # -0 as 0
-        totals *= np.uint64(0x9E3779B97F4A7C15)
-        totals ^= totals >> np.uint64(32)
-    return totals
-
-
-def sketch_of(numbers: np.ndarray) -> list[int]:
-    """The smallest of the numbers of rows: of any rows, those up to the largest of these are in it
-    or not among the rows that it is of."""
-    return [int(number) for number in np.unique(numbers)[:MOST_SKETCHED]]
-
-
-def repeated_in(numbers: np.ndarray, sketch: Sequence[int]) -> int:
-    """How many rows of these numbers are among those that a sketch is of, as far as it tells: all
-    of up to ``MOST_SKETCHED`` rows, and of more their share of these."""
-    return int(np.isin(numbers, np.array(sketch, dtype=np.uint64)).sum())
 
 
 def as_records(table: DataTable) -> Records:

@@ -92,6 +92,20 @@ class Surprise(nn.Module):
         """``r [..., C]``, float64."""
         return (conditions.to(self.mean) - self.mean) @ self.whitening.T
 
+    @property
+    def covariance(self) -> Tensor:
+        """Of the simulations ``[C, C]``; 0 of conditions that do not count."""
+        precision = self.whitening.T @ self.whitening
+        scale = precision.diagonal().sqrt()
+        counts = scale > 0
+        some = counts.nonzero()[:, 0]
+        units = scale[some, None] * scale[some]
+        covariance = torch.zeros_like(precision)
+        covariance[counts[:, None] & counts] = (
+            torch.linalg.inv(precision[some][:, some] / units) / units
+        ).flatten()
+        return covariance
+
     def forward(self, conditions: Tensor) -> Tensor:
         """The surprise of conditions ``[..., C]``, in nats.
 

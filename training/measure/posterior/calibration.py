@@ -134,8 +134,8 @@ def run_values(
     if references is None:
         references = reference_points(draws, generator)
     if scale is None:
-        spread = draws.flatten(0, 1).double().std(dim=0, correction=0)
-        scale = torch.where(spread > 0, spread, 1.0)
+        scale = draws.flatten(0, 1).double().std(dim=0, correction=0)
+    scale = torch.where(scale > 0, scale, 1.0)  # as of pixels that are always the same
     regions = {BALLS: tarp_values(draws, truth, references, generator, kept, scale)}
     if log_density is not None:
         regions[DENSEST] = highest_density_values(*log_density, generator, kept)

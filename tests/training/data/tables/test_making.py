@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from dnnlib.errors import DataError, UsageError
+from training.data.sketches import Sketch
 from training.data.tables.foreign import ForeignTable
 from training.data.tables.making import TableChoices, make_table
-from training.data.tables.table import DataTable, repeated_in, restored, sketch_of
+from training.data.tables.table import DataTable, restored
 from training.files.table import load_table, load_whole, save_table
 
 COUNT = 500
@@ -234,8 +235,8 @@ def test_kept_rows_are_in_the_file_and_in_no_training(tmp_path: Path) -> None:
     assert len(to_train) == len(whole) - COUNT // 5
     assert int(to_train.held_out.sum()) == COUNT // 10
     kept = whole.at(whole.kept).row_numbers()
-    assert repeated_in(kept, sketch_of(to_train.row_numbers())) == 0
-    assert repeated_in(kept, sketch_of(whole.row_numbers())) == len(kept)
+    assert Sketch.of(to_train.row_numbers()).repeated(kept) == 0
+    assert Sketch.of(whole.row_numbers()).repeated(kept) == len(kept)
     with pytest.raises(UsageError, match="--kept leave"):
         make_table(mixed(), TableChoices(held_out=0.5, kept=0.5))
 
