@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import binom
 
 from dnnlib.errors import DataError
 
@@ -80,6 +79,8 @@ class Sketch:
             numbers: Of the rows ``[n]``.
             alike: Whether different rows may well be alike, though none that were seen are.
         """
+        from scipy.stats import binom  # here, since trainings import this and need it not
+
         again, size = self.repeated(numbers), len(self.numbers)
         if not again:
             return True
