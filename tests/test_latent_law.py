@@ -77,6 +77,7 @@ def test_generation_draws_from_the_learned_law_unless_another_is_asked_for(
         np.testing.assert_allclose(load_arrays(path)["xs_es"][0], drawn.numpy(), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_coverage_carries_spheres_of_whitened_latents(
     run_script: Run, networks: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -152,6 +152,7 @@ def test_the_latents_have_the_law_of_eps_and_boundaries_its_radii(measure: Run, 
     np.testing.assert_allclose(radii, expected)
 
 
+@pytest.mark.slow
 def test_fresh_data_is_the_toy_with_the_first_noise(measure: Run) -> None:
     found = measure("exact", "--data_name=s_curve", "--test_pts=5000", "--gamma0=0.05", "--steps=1")
     fresh = found.arrays["fresh_data"][0]
@@ -160,6 +161,7 @@ def test_fresh_data_is_the_toy_with_the_first_noise(measure: Run) -> None:
     np.testing.assert_allclose(np.cov(fresh.T), covariance + 0.05 * np.eye(3), atol=0.06)
 
 
+@pytest.mark.slow
 def test_repetitions_are_the_seeds_that_follow(measure: Run) -> None:
     both = measure("exact", "--num_seeds=2", "--seed=5")
     alone = [measure("exact", f"--seed={seed}") for seed in (5, 6)]

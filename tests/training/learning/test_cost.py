@@ -58,6 +58,7 @@ def test_operations_of_a_perceptron_are_those_of_its_products() -> None:
     assert 2 * forward < both < 3 * forward
 
 
+@pytest.mark.slow
 def test_memory_is_affine_in_the_samples_at_a_time(peak: Callable[[int], int]) -> None:
     first, second, third = (peak(count) for count in (3, 6, 9))
     assert third - second == pytest.approx(second - first, rel=0.02)

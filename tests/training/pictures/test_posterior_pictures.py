@@ -360,6 +360,7 @@ def test_checks_say_their_verdict_and_color_what_leaves_its_band(tmp_path: Path)
     assert "at level 0.999" in SavedCheck.load(save_check(tmp_path)).calibration.verdict
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_odd_draws_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Constant ones, one observation, two draws, names that look like mathematics."""

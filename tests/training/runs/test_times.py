@@ -48,6 +48,7 @@ def simulate(network: Path, tmp_path: Path) -> Run:
     return start
 
 
+@pytest.mark.slow
 def test_a_smaller_tolerance_takes_more_steps_and_many_are_announced(simulate: Run) -> None:
     counts = []
     for tolerance in (1e-2, 1e-6):
