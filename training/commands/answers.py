@@ -1,4 +1,4 @@
-"""Answers about rows from Python: what ``ask.py`` gives, as pandas data frames."""
+"""Answers about rows from Python: what ``ask.py`` gives, as data frames."""
 
 import csv
 import importlib
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.commands.frames import FRAMES, kind_of
 from training.data.records.encoding import encode
 from training.data.records.records import Records
 from training.runs import asking
@@ -18,7 +19,8 @@ from training.subjects import NetworkFile, RecordFlow
 @dataclass(frozen=True, eq=False, repr=False)
 class Answers:
     """What a network of records answers. Rows are a data frame, or a path of a table, whose columns
-    have the names of those that it was trained on.
+    have the names of those that it was trained on; answers are data frames of the same kind, or of
+    pandas.
 
     Attributes:
         flow: The answers as arrays.
@@ -48,13 +50,14 @@ class Answers:
                 they hold; see ``Interval``.
         """
         records = self._encoded(rows)
-        return _frame(asking.fill(self.flow, records, Interval(interval, held_out)), records)
+        sheet = asking.fill(self.flow, records, Interval(interval, held_out))
+        return _like(rows, _frame(sheet, records))
 
     def complete(self, rows: Any, tables: int = 20, seed: int = 0) -> list[Any]:
         """So many tables with joint draws in the holes, for multiple imputation."""
         records = self._encoded(rows)
         return [
-            _frame(asking.completed(self.flow, records, seed + number), records)
+            _like(rows, _frame(asking.completed(self.flow, records, seed + number), records))
             for number in range(tables)
         ]
 
@@ -68,7 +71,7 @@ class Answers:
         """The rows with predictions of columns, given the cells of all others that are there; see
         ``fill``."""
         records, intervals = self._encoded(rows), Interval(interval, held_out)
-        return _frame(asking.predict(self.flow, records, columns, intervals), records)
+        return _like(rows, _frame(asking.predict(self.flow, records, columns, intervals), records))
 
     def score(self, rows: Any, odd: float = 0.01) -> Any:
         """Log density of each row, its error, and its odd cells.
@@ -78,7 +81,7 @@ class Answers:
             odd: Cells are odd whose value is this improbable, given the others of their row.
         """
         records = self._encoded(rows)
-        return _frame(asking.score(self.flow, records, odd), records)
+        return _like(rows, _frame(asking.score(self.flow, records, odd), records))
 
     def sample(self, count: int, given: Mapping[str, object] | None = None, seed: int = 0) -> Any:
         """So many rows, given what all of them have, by the names of columns."""
@@ -104,3 +107,15 @@ def _frame(sheet: Sheet, records: Records) -> Any:
     text.seek(0)
     pandas = importlib.import_module("pandas")
     return pandas.read_csv(text, decimal=records.decimal, skip_blank_lines=False)
+
+
+def _like(rows: Any, frame: Any) -> Any:
+    """A data frame of pandas as one of the kind of these rows, of which missing cells are None."""
+    kind = kind_of(rows)
+    if kind in (FRAMES, "builtins", "pathlib"):
+        return frame
+    columns = {
+        name: column.astype(object).where(column.notna(), None).tolist()
+        for name, column in frame.items()
+    }
+    return importlib.import_module(kind).DataFrame(columns)
