@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from training.commands.guarantees import Guarantee
     from training.commands.models import Model
     from training.commands.python import Images, Records, Simulations, Table, Toy
-    from training.commands.sbi import SbiPosterior
+    from training.commands.sbi import SbiPosterior, sbi_estimator
     from training.flow.distribution import FlowDistribution
     from training.flow.eigenbasis import EigenBasis
     from training.flow.latent.laws import GaussianLaw, LatentLaw
@@ -34,6 +34,7 @@ _HOMES = {
     "ProbabilityFlow": "flow.pfode",
     "Records": "commands.python",
     "SbiPosterior": "commands.sbi",
+    "sbi_estimator": "commands.sbi",
     "Simulations": "commands.python",
     "Table": "commands.python",
     "Toy": "commands.python",
@@ -56,6 +57,7 @@ __all__ = [
     "Simulations",
     "Table",
     "Toy",
+    "sbi_estimator",
 ]
 
 

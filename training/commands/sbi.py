@@ -1,5 +1,9 @@
-"""A model of simulations as the posterior that ``sbi`` and its diagnostics take."""
+"""For ``sbi``: a model of simulations as a posterior that its diagnostics take, and a flow that it
+trains itself."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -7,6 +11,8 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from training.commands.models import Model
+from training.flow.eigenbasis import EigenBasis
+from training.learning.building import Choices
 
 
 class SbiPosterior:
@@ -60,3 +66,73 @@ class SbiPosterior:
         if chosen is None:
             raise UsageError("no data were given: give x, or set_default_x")
         return chosen.reshape(1, -1)
+
+
+def sbi_estimator(width: int = 64, depth: int = 4, gamma0: float = 1e-3) -> Any:
+    """What builds a flow for ``sbi``'s own trainer: ``NPE(density_estimator=sbi_estimator())``.
+
+    Parameters and data are standardized, and nothing else is known of them: coordinates, bounds and
+    the choice of weights by held-out densities are those of ``Simulations(...).train()`` alone.
+
+    Args:
+        width: Of the network.
+        depth: Hidden layers.
+        gamma0: Variance of the noise of the first time, in squared standard deviations.
+    """
+    base = import_module("sbi.neural_nets.estimators.base").ConditionalDensityEstimator
+
+    class Estimator(base):  # type: ignore[misc, valid-type]
+        """A denoiser, trained by the denoising loss; samples and densities are its flow's."""
+
+        def __init__(self, theta: Tensor, x: Tensor):
+            arguments = {"width": width, "depth": depth, "label_dim": x[0].numel()}
+            choices = Choices("ifs", {"gamma0": gamma0}, "mlp", arguments, "ES", "log")
+            basis = EigenBasis.fit([theta.double()])
+            model, denoising = choices.build(basis)
+            super().__init__(model.denoiser, theta[0].shape, x[0].shape)
+            self._model, self._loss = model, denoising
+            self.register_buffer("middle", x.flatten(1).mean(dim=0))
+            self.register_buffer("spread", x.flatten(1).std(dim=0).clamp_min(1e-12))
+
+        @property
+        def embedding_net(self) -> Any:
+            return torch.nn.Identity()
+
+        def loss(self, input: Tensor, condition: Tensor, **_: Any) -> Tensor:
+            """The loss ``[B]`` of parameters ``[B, D]`` given data ``[B, C]``."""
+            generator = torch.Generator(input.device).manual_seed(int(torch.randint(2**62, ())))
+            clean = self._model.denoiser.basis.to_eigen(input.double())
+            regression = self._loss.regression(self.net)
+            draws = self._loss.draw(len(input), generator)
+            return self._loss.per_sample(
+                regression, clean, draws, {"labels": self._labels(condition)}
+            )
+
+        def log_prob(self, input: Tensor, condition: Tensor, **_: Any) -> Tensor:
+            """Log densities ``[S, B]`` of parameters ``[S, B, D]`` given data ``[B, C]``."""
+            rows = self._labels(condition).repeat(len(input), 1)
+            with self._resting():
+                density = self._model.flow.given(labels=rows).log_prob(input.flatten(0, 1))
+            return density.view(input.shape[:2]).float()
+
+        def sample(self, sample_shape: Any, condition: Tensor, **_: Any) -> Tensor:
+            """Parameters ``[*sample_shape, B, D]`` given data ``[B, C]``."""
+            count = torch.Size(sample_shape).numel()
+            rows = self._labels(condition).repeat(count, 1)
+            with self._resting():
+                points = self._model.flow.given(labels=rows).sample(len(rows))
+            return points.view(*sample_shape, len(condition), -1).float()
+
+        def _labels(self, condition: Tensor) -> Tensor:
+            return (condition.flatten(1) - self.middle) / self.spread
+
+        @contextmanager
+        def _resting(self) -> Iterator[None]:
+            """The network without dropout or gradients."""
+            training = self.net.training
+            self.net.eval()
+            with torch.no_grad():
+                yield
+            self.net.train(training)
+
+    return Estimator
