@@ -8,6 +8,7 @@ import numpy as np
 from dnnlib.errors import DataError, UsageError
 from torch_utils.results import Header, SavedArrays, last_line, load_json, open_arrays
 from training.data.images.dataset import ImageDataset
+from training.data.tables.trials import told_of_trials
 from training.files.formats import kind_of_arrays
 from training.files.records import holds_records, load_records
 from training.files.stats import STATS
@@ -127,6 +128,10 @@ def about_table(path: Path) -> Iterator[Fact]:
         yield "left out", ", ".join(table.dropped.names)
     if table.condition_names:
         yield "conditions", ", ".join(table.condition_names)
+    if table.covariates:
+        yield "covariates among them", ", ".join(table.covariates)
+    if table.datasets is not None:
+        yield "trials", told_of_trials(table.datasets)
 
 
 def about_records(path: Path) -> Iterator[Fact]:

@@ -158,6 +158,18 @@ class Names(click.ParamType[tuple[str, ...]]):
         return names
 
 
+class Groups(click.ParamType[tuple[tuple[str, ...], ...]]):
+    """Lists of names with semicolons between, such as y1,y2;y3,y4."""
+
+    name = "a1,b1;a2,b2"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[str, ...], ...]:
+        parts = value if isinstance(value, tuple | list) else str(value).split(";")
+        return tuple(Names().convert(part, param, ctx) for part in parts)
+
+
 class ColumnTypes(click.ParamType[tuple[tuple[str, str], ...]]):
     """Comma-separated types ``name:type``: one that ``training.names`` lists, levels in order, or
     the form of a date; quoted as names are."""
