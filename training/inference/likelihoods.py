@@ -10,6 +10,7 @@ the user's (``user_likelihood``).
 
 from abc import ABC, abstractmethod
 from math import log, pi
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,11 @@ from dnnlib.errors import DataError, UsageError
 
 class Likelihood(ABC):
     """``p(y | x)``."""
+
+    own: ClassVar[bool] = False
+    """Whether it keeps what was observed itself."""
+    in_the_end: ClassVar[str | None] = None
+    """The sampler that ``auto`` takes where no other has converged; None for what fits."""
 
     @abstractmethod
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 ``auto`` weights a pool of prior draws. In few dimensions it starts with a part of the pool, and
 makes the rest where that promises to be enough; it refines the pool where it is worth some draws
-but not enough, and anneals populations where posteriors have not converged by then. In many
-dimensions it goes on to particles or chains. In few dimensions all that does not rest on a good
+but not enough, and anneals populations where posteriors have not converged by then; of learned
+likelihoods, whose posteriors may be of any shape, it goes on to particles. In many dimensions it
+goes on to particles or chains. In few dimensions all that does not rest on a good
 pool is tested by wider proposals (``wider``): a posterior that fails has not converged.
 
 Chains and particles run on a coarse flow, of few steps. Their draws then go through the fine one,
@@ -197,11 +198,19 @@ def _in_few_dimensions(
         narrow = problem.of(poor)
         others = _tested(narrow, plan, _annealed(narrow, plan, pool.of(poor), on_part))
         draws = draws.replaced(poor, others)
+    last = problem.target.likelihood.in_the_end
+    poor = (~Summary.of(draws, plan.pool).converged).nonzero()[:, 0] if last else poor[:0]
+    if last and len(poor):
+        left = problem.of(poor)
+        walked = _walked(left, replace(plan, sampler=last), on_part)
+        draws = draws.replaced(poor, _tested(left, plan, walked))
     return draws
 
 
 def _in_the_end(problem: Problem) -> str:
     """The sampler that ``auto`` takes in many dimensions where no pool is enough."""
+    if problem.target.likelihood.in_the_end is not None:
+        return problem.target.likelihood.in_the_end
     if no_lookahead(problem.target) is None:
         return "twisted"
     return "hmc" if problem.differentiable else "elliptical"

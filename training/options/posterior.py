@@ -34,8 +34,16 @@ class InferenceSettings(Declared):
         """Whether the flow has learned the posterior itself, so that there is no likelihood."""
         return False
 
+    @property
+    def of_trials(self) -> bool:
+        """Whether a network has learned the likelihood."""
+        return self.prior.prior is not None
+
     def __post_init__(self) -> None:
-        if not self.learned:
+        if self.of_trials:
+            for name in sorted(self.likelihood.typed):
+                raise UsageError(f"--{name} goes without --prior, whose network is the likelihood")
+        elif not self.learned:
             self.likelihood.require()
 
 
@@ -147,7 +155,7 @@ class SampleSettings(CommonSettings):
     @property
     def learned(self) -> bool:
         alone = self.condition is not None and self.observation is None
-        return alone and not self.likelihood.typed
+        return alone and not self.likelihood.typed and not self.of_trials
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -162,6 +170,8 @@ class SampleSettings(CommonSettings):
             return
         for name in sorted(self.given & {"log_prob", "correct"}):
             raise UsageError(f"--{name} goes with --condition alone: leave it out")
+        if self.of_trials and (self.observation is None or self.condition is not None):
+            raise UsageError("--prior goes with --observation, a row for each trial, alone")
         own = self.likelihood.likelihood not in LIKELIHOODS
         if own != (self.observation is None):
             raise UsageError(
