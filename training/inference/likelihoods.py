@@ -23,8 +23,9 @@ class Likelihood(ABC):
 
     own: ClassVar[bool] = False
     """Whether it keeps what was observed itself."""
-    in_the_end: ClassVar[str | None] = None
-    """The sampler that ``auto`` takes where no other has converged; None for what fits."""
+    dear: ClassVar[bool] = False
+    """Whether it takes far longer than the prior's points do: ``auto`` then anneals at once, and
+    goes on to ``smc``."""
 
     @abstractmethod
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
@@ -46,6 +47,10 @@ class Likelihood(ABC):
     @abstractmethod
     def to(self, device: torch.device) -> "Likelihood":
         """Itself, on another device."""
+
+    def roughly(self) -> "Likelihood":
+        """One that is cheap and near, to find where posteriors are; itself, if it is cheap."""
+        return self
 
     def is_differentiable(self, points: Tensor) -> bool:
         """Whether gradients flow back to points such as these ``[N, D]``."""

@@ -143,6 +143,18 @@ MULTIPLIERS = Integers("a list of positive integers", "2,2,2", ",")
 SHAPE = Integers("a shape", "3x32x32", "x")
 
 
+class Numbers(click.ParamType[list[float]]):
+    """Comma-separated positive numbers."""
+
+    name = "p,q"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[float]:
+        parts = value if isinstance(value, list | tuple) else str(value).split(",")
+        return [float(POSITIVE.convert(part, param, ctx)) for part in parts]
+
+
 class Names(click.ParamType[tuple[str, ...]]):
     """Comma-separated names, such as age,weight; one with a comma in double quotes."""
 

@@ -108,7 +108,7 @@ def anneal(
 
 def _annealed(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int) -> Draws:
     # On the way densities need not be exact: only draws of the last law count.
-    hasty = target.with_prior(target.prior.hasty())
+    hasty = target.roughly(target.prior.hasty())
     swarm = Swarm(hasty, seeds, chains)
     states, worth, exponent = _start(swarm, pool)
     prior = _prior_law(swarm, pool)

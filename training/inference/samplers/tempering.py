@@ -5,9 +5,9 @@ much as leaves the weights worth half of the particles (Jasra, Stephens, Doucet 
 particles are then taken by weight, and moved at that exponent: in some steps by Crank-Nicolson, in
 the others along differences of particles of their population,
 
-    w' = w + g (w_a - w_b),      g = 2.38 / sqrt(2 d) times 2^(1 - 4 u), or 1,
+    w' = w + g (w_a - w_b),      g = 2.38 / sqrt(2 d) times 2, 1, 1/2, 1/4 or 1/8; or 1,
 
-u being uniform (differential evolution; ter Braak 2006): these have the shape and the size of the
+(differential evolution; ter Braak 2006): these have the shape and the size of the
 posterior, and g = 1 goes from mode to mode. One half of a population moves along the other's. Each
 observation has exponents of its own.
 """
@@ -37,6 +37,8 @@ LAST_MOVES = 24
 """Steps at the last one, after which particles that were copies of one another are not."""
 WALKS = 4
 """One of so many steps is of Crank-Nicolson."""
+LENGTHS = (2.0, 1.0, 0.5, 0.25, 0.125)
+"""Of steps along differences, in those that suit a normal law."""
 JUMPS = 0.1
 """Share of steps along differences that are as long as these."""
 ARRIVED = 1e-9
@@ -140,7 +142,8 @@ class _Swarm:
         first = (uniform[..., 0] * len(others)).long()
         # Another one than the first.
         second = (first + 1 + (uniform[..., 1] * (len(others) - 1)).long()) % len(others)
-        scale = 2.38 / (2 * dim) ** 0.5 * 2 ** (1 - 4 * uniform[..., 2])
+        sizes = 2.38 / (2 * dim) ** 0.5 * torch.tensor(LENGTHS).to(uniform)
+        scale = sizes[(uniform[..., 2] * len(LENGTHS)).long()]
         scale = torch.where(uniform[..., 3] < JUMPS, 1.0, scale)
         w = self._w.view(-1, particles, dim)[groups]
         one, other = (
