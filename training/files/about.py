@@ -14,6 +14,7 @@ from training.files.records import holds_records, load_records
 from training.files.stats import STATS
 from training.files.table import holds_table, load_whole
 from training.model.model import Model
+from training.names import LIKELIHOOD
 
 Fact = tuple[str, str]
 """A label, and what is known."""
@@ -65,6 +66,8 @@ def about_network(path: Path) -> Iterator[Fact]:
         listed = ", ".join(columns[:MOST_KEYS]) + (", ..." if len(columns) > MOST_KEYS else "")
         yield "columns", f"{len(columns)}: {listed}"
         yield "coordinates", ", then ".join(model.coordinates.names)
+        if isinstance(about.get(LIKELIHOOD), dict):
+            yield "likelihood", f"of one trial, given {', '.join(about['condition_names'])}"
         if "ask" in about:
             yield "answers", ", ".join(about.get("ask") or ["any question"])
     known = ", ".join(
