@@ -24,7 +24,7 @@ NATS = 0.01
 
 
 AT_REST = "exp_ab2"
-"""The solver of flows in which nothing moves, and of no other: it takes one call."""
+"""The solver of flows in which nothing moves: it takes one call."""
 
 
 class Use(NamedTuple):

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from dnnlib.errors import DataError, UsageError
 from training.flow.calls import BlockwiseDenoiser, Call, ConditionedDenoiser, CountedVelocity
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.courses import AT_REST, Course, student_times
+from training.flow.courses import Course, student_times
 from training.flow.denoisers import Denoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.latent.conditional import ConditionalMixture
@@ -118,12 +118,6 @@ class ProbabilityFlow:
         """The law of latents at the end time."""
         t = torch.tensor(self.end_time, dtype=torch.float64, device=self.device)
         return self.latent_law(t)
-
-    @property
-    def is_at_rest(self) -> bool:
-        """Whether its network is 0: data are Gaussian in its coordinates."""
-        course = self.courses.get("densities")
-        return course is not None and course.name == AT_REST
 
     def times(self, steps: int = DEFAULT_STEPS) -> Tensor:
         """The increasing times ``[steps + 1]`` of so many steps from the first to the end time."""

@@ -71,7 +71,7 @@ class TrialLikelihood(Likelihood):
         self, flow: ProbabilityFlow, trials: Trials, places: Sequence[int], rough: bool = False
     ):
         self._flow, self.trials, self._places = flow, trials, list(places)
-        self._rough = rough or flow.is_at_rest
+        self._rough = rough or bool(getattr(flow.denoiser, "says_nothing", False))
         coordinates = flow.coordinates
         assert coordinates is not None
         steps = coordinates.steps

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 
-from torch import nn
 from tqdm import tqdm
 
 from dnnlib.errors import DataError
@@ -39,7 +38,7 @@ def find_courses(model: Model, plan: LawPlan) -> None:
         plan: Has points, and the seed.
     """
     start, dim = time.monotonic(), model.denoiser.basis.dim
-    if _is_zero(model.denoiser.network):
+    if model.denoiser.says_nothing:
         model.courses = courses_at_rest(model.about["tmin"], model.about["tmax"], dim)
         logger.info("The network says nothing: integrations take one call")
     elif distributed.is_main():
@@ -59,12 +58,6 @@ def find_courses(model: Model, plan: LawPlan) -> None:
             f"{time.monotonic() - start:.1f} s)"
         )
     distributed.barrier()
-
-
-def _is_zero(network: nn.Module) -> bool:
-    """Whether what it gives is 0, as it is of one that was not trained."""
-    output = getattr(network, "output", None)
-    return isinstance(output, nn.Linear) and not output.weight.any() and not output.bias.any()
 
 
 def _chosen(
