@@ -2,13 +2,14 @@
 
 sample draws from the posterior of each observation; check finds truths again; calibrate learns
 from truths what to ask for, so that intervals hold what they say; predict simulates data from
-draws; mixture infers the weights of a mixture over latents.
+draws; compare weighs models; mixture infers the weights of a mixture over latents.
 """
 
 from training.options.declared import takes
 from training.options.posterior import (
     CalibrateSettings,
     CheckSettings,
+    CompareSettings,
     MixtureSettings,
     PredictSettings,
     SampleSettings,
@@ -88,6 +89,21 @@ def predict(settings: PredictSettings) -> int | None:
     from training.commands import predicting as job  # here, so that --help need not wait
 
     return job.predict(settings)
+
+
+@main.command()
+@takes(CompareSettings)
+def compare(settings: CompareSettings) -> int:
+    """Compare models by their evidence, given the trials of each observation.
+
+    A model is a likelihood that a network has learned, and a prior of its parameters.
+
+    \b
+    Files: comparison.json    log evidences with their errors, Bayes factors, probabilities
+    """
+    from training.commands import comparing as job  # here, so that --help need not wait
+
+    return job.compare(settings)
 
 
 @main.command()

@@ -42,6 +42,8 @@ class Stream(IntEnum):
     """Among which of these a sample looks."""
     QUESTIONS = 16
     """Which cells of rows are asked, known and absent in a training step."""
+    GAUSSIAN_START = 17
+    """Weights, batches and what is held out of a Gaussian that is fitted given conditions."""
     TRIED = 15
     """Latents, and noise of the first time, that solvers are tried on."""
 

@@ -83,6 +83,10 @@ METHODS = ("gain", "marginal", "path")
 """Of calibration."""
 LEARNED = "learned"
 """The law of latents of a network file."""
+LIKELIHOOD = "likelihood"
+"""What a network file has of a likelihood: bounds of its parameters."""
+UNIFORM = "uniform"
+"""The prior between the bounds of parameters."""
 
 # Training.
 OTHERS = 32768
@@ -97,7 +101,8 @@ others there: a step of iterative Gaussianization (Chen and Gopinath 2000)."""
 LOG = "log"
 """The logarithm of columns that are positive over decades."""
 WHITENINGS = ("none", "pca", "zca")
-LINEAR_STARTS = COND_SCREENS = (AUTO, "on", "off")
+COND_SCREENS = (AUTO, "on", "off")
+LINEAR_STARTS = (*COND_SCREENS, "gaussian")
 BOUNDED = (AUTO, "map", "reject")
 ADAM, SOAP = OPTIMIZERS = ("adam", "soap")
 """See ``learning.soap``."""
@@ -122,6 +127,8 @@ PARTICLES = 1024
 """Of a population of ``twisted``, unless draws are more."""
 TOY_POOL, IMAGE_POOL = 2**17, 2**12
 """Prior draws in a pool."""
+LEARNED_POOL = 2**12
+"""The same where a network says the likelihood, which is dear."""
 MOST_DEBLURRED = 16
 """Dimensions of which Jacobians of a denoiser are taken whole."""
 FEWEST_RUNS = 20

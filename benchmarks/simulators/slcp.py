@@ -25,6 +25,7 @@ class Slcp(Task):
 
     name = "slcp"
     data_dim = 2 * POINTS
+    trials = POINTS
 
     def __init__(self) -> None:
         self.prior = Uniform(-3, 3, 5)
@@ -94,7 +95,7 @@ class SlcpDistractors(Slcp):
     """The same eight numbers among 92 others."""
 
     name, files, observed = "slcp_distractors", "slcp", "observation_distractors"
-    data_dim = 100
+    data_dim, trials = 100, 1
 
     def __init__(self, distractors: Distractors):
         super().__init__()

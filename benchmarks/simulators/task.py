@@ -20,6 +20,7 @@ class Task(ABC):
         data_dim: C.
         files: The task whose files the package has it among; None for its own name.
         observed: Name of the file of an observation.
+        trials: Of how many trials, one after the other, data are.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Task(ABC):
     data_dim: int
     files: str | None = None
     observed: str = "observation"
+    trials: int = 1
 
     @property
     def dim(self) -> int:

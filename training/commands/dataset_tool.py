@@ -1,6 +1,7 @@
 """Makes data sets of images and of tables: what ``dataset_tool.py`` runs."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.records import Records
 from training.data.sources.formats import NAMES, open_source
 from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
+from training.data.tables.foreign import ForeignTable
 from training.data.tables.formats import NotNumbers, is_table, open_table
 from training.data.tables.making import TableChoices, make_table
 from training.data.tables.table import DataTable
+from training.data.tables.trials import Groups, groups_of, unrolled
 from training.files.records import FORMAT as RECORDS_FORMAT
 from training.files.records import save_records
 from training.files.table import FORMAT as TABLE_FORMAT
@@ -29,6 +32,8 @@ from training.names import IMAGES, TABLE
 from training.options.dataset_tool import DataSetSettings
 
 FORMAT = "inflationary-flows image data set 1"
+DATASET = "(dataset)"
+"""A column that no source has, of the number of its row."""
 
 
 @first_rank_only
@@ -96,6 +101,7 @@ def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
             "format": TABLE_FORMAT,
             "columns": list(made.columns.names),
             "conditions": list(made.condition_names),
+            "covariates": list(made.covariates),
             "dropped": list(made.dropped.names),
         }
     logger.info("\n".join([*lines, f"Wrote {dest}"]))
@@ -112,6 +118,7 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
     of_numbers = chosen.into(
         TableChoices,
         conditions=chosen.conditions or (),
+        covariates=chosen.covariates or (),
         dequantize=chosen.dequantize == "auto",
         bounds={name: (low, high) for name, low, high in chosen.bounds or ()},
     )
@@ -120,7 +127,10 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
     if not (of_records or chosen.decimal == ","):
         try:
             wanted = settings.wanted, chosen.seed, chosen.header, None, exclude, chosen.sep
-            return make_table(open_table(settings.source, *wanted), of_numbers)
+            source = open_table(settings.source, *wanted)
+            if chosen.repeats:
+                source, of_numbers = of_trials(source, chosen.repeats, of_numbers)
+            return make_table(source, of_numbers)
         except NotNumbers as error:
             reason = str(error)
     cells = open_cells(settings.source, chosen.sep, chosen.header, seed=chosen.seed)
@@ -132,11 +142,22 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
     surveyed = SurveyedTable.of(cells.only(settings.wanted, exclude), choices)
     if surveyed.only_numbers:
         return make_table(surveyed.numbers(), of_numbers)
-    for name in ("conditions", "bounds", "dequantize", "kept"):
+    trials = ("covariates", "dataset", "repeats")
+    for name in ("conditions", *trials, "bounds", "dequantize", "kept"):
         if name in chosen.given:
             raise UsageError(f"--{name} is for tables of numbers without holes: {reason}")
     records, lines = surveyed.records()
     return records, [*lines, *telling_holes(records)]
+
+
+def of_trials(
+    source: ForeignTable, repeats: Groups, choices: TableChoices
+) -> tuple[ForeignTable, TableChoices]:
+    """A source whose rows have several trials as one of a row each, and what is chosen of it."""
+    groups, columns = groups_of(repeats, source.names)
+    conditions = [name for name in columns if name not in choices.covariates]
+    whole = unrolled(source, groups, columns, DATASET)
+    return whole, replace(choices, conditions=conditions, dataset=DATASET)
 
 
 def params_path(dest: Path) -> Path:

@@ -21,7 +21,7 @@ from training.inference.prior import Prior, ways_of
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.inference.user_likelihood import UserFunction, UserLikelihood
-from training.names import MOST_DEBLURRED, TEACHER
+from training.names import LEARNED_POOL, MOST_DEBLURRED, TEACHER, UNIFORM
 from training.options.inference import (
     CALIBRATION_DRAWS,
     CHAIN_STEPS,
@@ -41,7 +41,8 @@ from training.options.posterior import (
 )
 from training.runs.latents import LatentChoice, latent_choice, recorded_eps
 from training.runs.posteriors import Groups, fingerprint, group_size
-from training.subjects import NetworkFile, Subject, ToyFlow, open_prior
+from training.subjects import NetworkFile, Subject, TableFlow, ToyFlow, open_prior
+from training.subjects.likelihoods import LearnedLikelihood
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,13 @@ class Asked:
         settings: Of the command.
         subject: The prior's network or toy.
         latent: Its law of latents.
+        learned: The likelihood that a network has learned; None without.
     """
 
     settings: InferenceSettings
     subject: Subject
     latent: LatentChoice
+    learned: LearnedLikelihood | None = None
 
     @classmethod
     def open(cls, settings: InferenceSettings) -> "Asked":
@@ -66,10 +69,10 @@ class Asked:
             UsageError: Options contradict it.
             DataError: The network file is missing or broken.
         """
-        subject = _subject(settings)
+        learned, subject = _opened(settings)
         latent = latent_choice(settings.prior.eps)
         known = (subject.flow, subject.t_max, subject.dims_to_keep)
-        return cls(settings, subject, latent.settled(*known))
+        return cls(settings, subject, latent.settled(*known), learned)
 
     def on(self, device: torch.device, files: list[Path]) -> "Asked":
         """The same with the flow and its law on the device, when all ranks know that they may write
@@ -139,7 +142,8 @@ class Asked:
         if settings.learned and isinstance(settings, CalibrateSettings):
             usual = CALIBRATION_DRAWS
         draws = how.draws or usual
-        return how.into(SamplingPlan, draws=draws, pool=how.pool or self.subject.pool)
+        pool = self.subject.pool if self.learned is None else LEARNED_POOL
+        return how.into(SamplingPlan, draws=draws, pool=how.pool or pool)
 
     def likelihood(self) -> Likelihood:
         """The likelihood.
@@ -149,6 +153,11 @@ class Asked:
             DataError: A file is broken.
         """
         options, subject = self.settings.likelihood, self.subject
+        if self.learned is not None:
+            assert isinstance(self.settings, SampleSettings)
+            assert isinstance(subject, TableFlow)
+            assert self.settings.observation is not None
+            return self.learned.likelihood(self.learned.trials(self.settings.observation), subject)
         if options.noise_std is None:
             return UserLikelihood.load(options.likelihood)
         noise = read_noise(options.noise_std)
@@ -287,12 +296,27 @@ def prepared(
     return groups, options
 
 
-def _subject(settings: InferenceSettings) -> Subject:
+def _opened(settings: InferenceSettings) -> tuple[LearnedLikelihood | None, Subject]:
+    """The likelihood that a network has learned, if it has, and the prior."""
     prior, inflation = settings.prior, settings.inflation
     if prior.network is None:
+        if prior.prior is not None:
+            raise UsageError("--prior goes with a --network that has learned a likelihood")
         assert prior.data_name is not None
-        return ToyFlow.closed_form(prior.data_name, inflation=inflation.arguments())
+        return None, ToyFlow.closed_form(prior.data_name, inflation=inflation.arguments())
     given = {name for name in inflation.given if getattr(inflation, name, None) is not None}
     if given:
         raise UsageError(f"--{min(given)} is for --data_name: a network knows its schedule")
-    return open_prior(NetworkFile.open(prior.network, calibrated=prior.calibration))
+    file = NetworkFile.open(prior.network, calibrated=prior.calibration)
+    learned = LearnedLikelihood.of(file)
+    if (learned is None) != (prior.prior is None):
+        raise UsageError(
+            f"{file.name} has learned no likelihood: leave --prior out"
+            if learned is None
+            else f"{file.name} has learned a likelihood: say what its parameters are before any "
+            f"trial, by --prior={UNIFORM} or a network of them"
+        )
+    if learned is not None:
+        assert prior.prior is not None
+        return learned, learned.prior(prior.prior)
+    return None, open_prior(file)

@@ -23,7 +23,7 @@ from training.inference.mixtures import Components
 from training.inference.prior import Prior
 from training.inference.summary import RULE, Summary
 from training.inference.target import prior_draws
-from training.inference.user_likelihood import UserLikelihood
+from training.inference.trials import TrialLikelihood
 from training.measure.posterior.calibration import calibrate
 from training.names import FEWEST_RUNS
 from training.options.posterior import (
@@ -78,6 +78,8 @@ def sample(settings: SampleSettings) -> int:
         asked = asked.on(device, [draws_file, numbers_file])
         subject = asked.subject
         files = [*settings.likelihood.files, (settings.correct or "").rpartition(":")[0]]
+        if asked.learned is not None:
+            files += [asked.learned.file.path, settings.observation]
         groups, options = prepared(asked, numbers_file, len(observed), [observed, labels], files)
         plan, fine = asked.plan, asked.fine
         prior, nats = None, surprise_of(subject, labels)
@@ -99,7 +101,7 @@ def sample(settings: SampleSettings) -> int:
             ((draws, latents_of(draws, fine)) for draws, _ in sampled(groups)),
             (plan.chains, plan.draws, len(observed), subject.dim),
             subject.names,
-            None if isinstance(likelihood, UserLikelihood) else observed,
+            None if likelihood is not None and likelihood.own else observed,
             about,
             likelihood,
             prior,
@@ -314,7 +316,9 @@ def observations(
     if likelihood is None:
         assert labels is not None
         return labels.double(), labels
-    if settings.observation is None:
+    if isinstance(likelihood, TrialLikelihood):
+        observed = torch.arange(len(likelihood.trials), dtype=torch.float64)[:, None]
+    elif settings.observation is None:
         observed = torch.zeros(1, 0, dtype=torch.float64)
     else:
         observed = asked.observed(settings.observation, likelihood)

@@ -8,7 +8,9 @@ from training.commands.shared import of_data_set
 from training.commands.training import refit, settled, train, wanted
 from training.data.images.dataset import ImageDataset
 from training.data.records.records import Records
+from training.data.tables.making import exchanged
 from training.data.tables.table import DataTable, as_records
+from training.data.tables.trials import one_of_each
 from training.files.records import holds_records, load_records
 from training.files.table import holds_table, load_table
 from training.learning.building import Choices
@@ -64,12 +66,14 @@ def training_on_table(settings: TrainSettings, data: Path) -> TableTraining:
     settings.require_kind(TABLE, str(data))
     require_network(settings, (TABLE_NETWORK,))
     table = with_wanted_conditions(settings, load_table(data))
+    likelihood = settings.data.likelihood
     choices = choices_of(settings, TABLE_NETWORK, table.dim, bool(settings.network.output_gain))
     return TableTraining(
         wanted=wanted(settings, choices, TableTraining.calibrates),
         table=table,
         path=data,
-        space=settings.table.into(Space),
+        space=settings.table.into(Space, **({"bounded": "map"} if likelihood else {})),
+        likelihood=likelihood,
         condition_shape=settings.table.cond_shape,
     )
 
@@ -142,11 +146,18 @@ def require_network(settings: TrainSettings, known: tuple[str, ...]) -> None:
 
 
 def with_wanted_conditions(settings: TrainSettings, table: DataTable) -> DataTable:
-    """The table, with conditions if they are wanted.
+    """The table, with conditions if they are wanted, or as the likelihood's.
 
     Raises:
         UsageError: They are wanted, but there are none; or an option is for them alone.
+        DataError: No data of a likelihood vary.
     """
+    if settings.data.likelihood:
+        settings.table.require_likelihood()
+        table, lines = exchanged(table, str(settings.data.data))
+        for line in lines:
+            logger.info(line)
+        return table
     if settings.data.cond and table.conditions is None:
         raise UsageError(
             f"--cond is given, but {settings.data.data} has no conditions: make it with "
@@ -158,4 +169,4 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable) -> DataTab
     if table.condition_dim:
         names = ", ".join(table.condition_names)
         logger.warning(f"Warning: {names} left out: --cond conditions the flow on such columns")
-    return table.without_conditions()
+    return one_of_each(table.without_conditions())

@@ -8,11 +8,13 @@ import numpy as np
 from dnnlib.errors import DataError, UsageError
 from torch_utils.results import Header, SavedArrays, last_line, load_json, open_arrays
 from training.data.images.dataset import ImageDataset
+from training.data.tables.trials import told_of_trials
 from training.files.formats import kind_of_arrays
 from training.files.records import holds_records, load_records
 from training.files.stats import STATS
 from training.files.table import holds_table, load_whole
 from training.model.model import Model
+from training.names import LIKELIHOOD
 
 Fact = tuple[str, str]
 """A label, and what is known."""
@@ -64,6 +66,8 @@ def about_network(path: Path) -> Iterator[Fact]:
         listed = ", ".join(columns[:MOST_KEYS]) + (", ..." if len(columns) > MOST_KEYS else "")
         yield "columns", f"{len(columns)}: {listed}"
         yield "coordinates", ", then ".join(model.coordinates.names)
+        if isinstance(about.get(LIKELIHOOD), dict):
+            yield "likelihood", f"of one trial, given {', '.join(about['condition_names'])}"
         if "ask" in about:
             yield "answers", ", ".join(about.get("ask") or ["any question"])
     known = ", ".join(
@@ -127,6 +131,10 @@ def about_table(path: Path) -> Iterator[Fact]:
         yield "left out", ", ".join(table.dropped.names)
     if table.condition_names:
         yield "conditions", ", ".join(table.condition_names)
+    if table.covariates:
+        yield "covariates among them", ", ".join(table.covariates)
+    if table.datasets is not None:
+        yield "trials", told_of_trials(table.datasets)
 
 
 def about_records(path: Path) -> Iterator[Fact]:

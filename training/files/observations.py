@@ -14,6 +14,7 @@ from torch_utils.results import load_array
 from training.data.images.dataset import ImageDataset
 from training.data.tables.foreign import ForeignTable, listed
 from training.data.tables.formats import SUFFIXES, open_table
+from training.inference.trials import Trials
 from training.names import HALVES
 
 
@@ -79,6 +80,34 @@ def read_columns(
     if missing:
         raise DataError(f"{path} has no column '{missing[0]}': give {listed(names)}")
     return _finite(open_table(str(path), names, known=known))
+
+
+DATASET = "dataset"
+"""The column of a file of trials that says which observation each is of."""
+
+
+def read_trials(path: Path, names: Sequence[str], covariates: Sequence[str]) -> Trials:
+    """Trials of observations: a row each, of one observation unless a column says of which.
+
+    Observations come in the order of their first rows.
+
+    Args:
+        path: A table.
+        names: Of the data of a trial.
+        covariates: Of what else is known of it.
+
+    Raises:
+        DataError: As ``read_columns``.
+    """
+    columns = [*names, *covariates]
+    several = path.suffix.lower() in SUFFIXES and DATASET in open_table(str(path), None).names
+    rows = read_columns(path, [*columns, DATASET] if several else columns)
+    numbers = np.zeros(len(rows), dtype=np.int64)
+    if several:
+        _, first, which = np.unique(rows[:, -1].numpy(), return_index=True, return_inverse=True)
+        numbers = first.argsort().argsort()[which]
+    data, given, _ = rows.tensor_split([len(names), len(columns)], dim=1)
+    return Trials.sorted(data, given, torch.from_numpy(numbers))
 
 
 def _finite(table: ForeignTable) -> Tensor:

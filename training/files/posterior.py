@@ -49,6 +49,10 @@ passed, detectable (in standard deviations of simulated data), adjusted_p_values
 observation by the names of numbers observed, rank, p_value, and quantiles of simulated data at 5,
 50 and 95 %; ``..._posterior_predictive.npz`` has names [Q], simulated [M, S, Q], observed [M, Q].
 
+``comparison.json`` has models by name, with network, prior, prior_probability and samplers, and of
+each observation by these names log_evidence, error (nats, of chance alone), probability,
+probability_error, log_bayes_factor (beside the best) and converged.
+
 All that sample keep finished groups in ``..._posterior.part/``, or the like, until the results are
 written. The same command goes on with those of its own options and inputs.
 
@@ -171,6 +175,7 @@ def _broken(path: Path, why: str) -> DataError:
 
 CHECK_FORMAT = "inflationary-flows posterior check 1"
 PREDICTIVE_FORMAT = "inflationary-flows posterior predictive 1"
+COMPARISON_FORMAT = "inflationary-flows model comparison 1"
 CALIBRATION_FORMAT = "inflationary-flows posterior calibration 1"
 MOST_LISTED = 2000
 """Numbers of a kind up to which the JSON lists them for each observation."""

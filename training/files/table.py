@@ -12,6 +12,9 @@
     dropped_slopes    [K, D]
     column_order      [D + K], all names as the source has them
     conditions, condition_names   [N, C] and [C], if points are to be conditioned on something
+    condition_steps, condition_offsets, condition_bounds   [C], [C], [C, 2], as of columns
+    covariates        [K], names of those conditions that are no data, such as a design or a time
+    datasets          [N], whole numbers: rows that are trials of one dataset have the same one
 
 Only points are needed. Beside the file, ``{name}_params.json`` has the options, what the tool found
 and did, and the versions.
@@ -38,14 +41,13 @@ FORMAT = "inflationary-flows table 1"
 def save_table(path: Path, table: DataTable) -> None:
     """Writes a data set, whole or not at all."""
     columns, dropped = table.columns, table.dropped
-    bounds = torch.stack([columns.low, columns.high], dim=1)
     arrays: dict[str, Any] = {
         "format": FORMAT,
         "points": table.points,
         "names": list(columns.names),
         "steps": columns.steps,
         "offsets": columns.offsets,
-        "bounds": torch.where(bounds.isfinite(), bounds, torch.nan),
+        "bounds": _as_stored(columns),
         "held_out": table.held_out,
         "dropped_names": np.array(dropped.names, dtype="U"),
         "dropped_offsets": dropped.offsets,
@@ -53,10 +55,27 @@ def save_table(path: Path, table: DataTable) -> None:
         "column_order": list(dropped.order),
     }
     if table.conditions is not None:
-        arrays |= {"conditions": table.conditions, "condition_names": list(table.condition_names)}
+        known = table.columns_of_conditions
+        arrays |= {
+            "conditions": table.conditions,
+            "condition_names": list(known.names),
+            "condition_steps": known.steps,
+            "condition_offsets": known.offsets,
+            "condition_bounds": _as_stored(known),
+        }
+    if table.covariates:
+        arrays["covariates"] = list(table.covariates)
+    if table.datasets is not None:
+        arrays["datasets"] = table.datasets
     if table.kept is not None:
         arrays["kept"] = table.kept
     save_arrays(path, {name: np.asarray(values) for name, values in arrays.items()})
+
+
+def _as_stored(columns: Columns) -> Tensor:
+    """Bounds ``[D, 2]``, NaN where there is none."""
+    bounds = torch.stack([columns.low, columns.high], dim=1)
+    return torch.where(bounds.isfinite(), bounds, torch.nan)
 
 
 def load_table(path: Path) -> DataTable:
@@ -80,13 +99,8 @@ def load_whole(path: Path) -> DataTable:
         names = _texts(path, saved, "names", [f"x{index}" for index in range(1, dim + 1)])
         if len(names) != dim:
             raise DataError(f"{path} has {dim} columns, but {len(names)} names")
-        require_names(names, path)
+        columns = _columns(path, saved, arrays, names)
         zeros = torch.zeros(dim, dtype=torch.float64)
-        steps = _numbers(arrays, saved, "steps", "D", zeros)
-        offsets = _numbers(arrays, saved, "offsets", "D", zeros)
-        if (steps < 0).any():
-            raise DataError(f"{path}: 'steps' has negative ones")
-        low, high = _bounds(path, saved, dim)
         gone = _texts(path, saved, "dropped_names", [])
         order = _texts(path, saved, "column_order", [*names, *gone])
         if sorted(order) != sorted([*names, *gone]):
@@ -99,7 +113,11 @@ def load_whole(path: Path) -> DataTable:
             _numbers(arrays, saved, "dropped_slopes", "KD", empty[:, None] * zeros),
             order,
         )
-        conditions, condition_names = _conditions(path, saved, arrays)
+        conditions, given = _conditions(path, saved, arrays)
+        covariates = _texts(path, saved, "covariates", [])
+        strange = [name for name in covariates if given is None or name not in given.names]
+        if strange:
+            raise DataError(f"{path}: the covariate '{strange[0]}' is none of its conditions")
         held_out, kept = (_chosen(path, saved, name, count) for name in ("held_out", "kept"))
         if (held_out | kept).all():
             raise DataError(f"{path}: all rows are held out or kept: there is nothing to train on")
@@ -109,28 +127,67 @@ def load_whole(path: Path) -> DataTable:
             )
         return DataTable(
             points,
-            Columns(names, steps, offsets, low, high),
+            columns,
             held_out,
             dropped,
             conditions,
-            condition_names,
+            [] if given is None else given.names,
             kept if kept.any() else None,
+            given,
+            covariates,
+            _datasets(path, saved, points, held_out, kept),
         )
+
+
+def _columns(
+    path: Path, saved: SavedArrays, arrays: CheckedArrays, names: Sequence[str], prefix: str = ""
+) -> Columns:
+    """What is known of columns, by arrays whose names begin so."""
+    require_names(names, path)
+    letter = "C" if prefix else "D"
+    zeros = torch.zeros(len(names), dtype=torch.float64)
+    steps = _numbers(arrays, saved, f"{prefix}steps", letter, zeros)
+    offsets = _numbers(arrays, saved, f"{prefix}offsets", letter, zeros)
+    if (steps < 0).any():
+        raise DataError(f"{path}: '{prefix}steps' has negative ones")
+    return Columns(names, steps, offsets, *_bounds(path, saved, f"{prefix}bounds", len(names)))
+
+
+def _datasets(
+    path: Path, saved: SavedArrays, points: Tensor, held_out: Tensor, kept: Tensor
+) -> Tensor | None:
+    """The dataset of each row, if the file says so."""
+    if "datasets" not in saved.names:
+        return None
+    array = saved.read("datasets")
+    if array.shape != (len(points),) or array.dtype.kind not in "iu":
+        raise DataError(
+            f"{path}: 'datasets' is {list(array.shape)} {array.dtype}, not [{len(points)}] whole "
+            "numbers"
+        )
+    _, first, which = np.unique(array, return_index=True, return_inverse=True)
+    rows = torch.stack([*points.T, held_out.to(points), kept.to(points)], dim=1)
+    apart = (rows != rows[first[which]]).any(dim=1)
+    if apart.any():
+        raise DataError(
+            f"{path}: row {int(apart.int().argmax()) + 1} has other points than the first of its "
+            "dataset, or is held out or kept where that is not"
+        )
+    return torch.from_numpy(which.astype(np.int64))
 
 
 def _conditions(
     path: Path, saved: SavedArrays, arrays: CheckedArrays
-) -> tuple[Tensor | None, Sequence[str]]:
-    """Conditions ``[N, C]`` and their names, if there are some."""
+) -> tuple[Tensor | None, Columns | None]:
+    """Conditions ``[N, C]`` and what is known of them, if there are some."""
     if "conditions" not in saved.names:
-        return None, []
+        return None, None
     conditions = torch.from_numpy(arrays.read("conditions", "NC", least=0, largest=inf))
     number = conditions.shape[1]
     names = _texts(path, saved, "condition_names", [f"y{k}" for k in range(1, number + 1)])
     if len(names) != number:
         raise DataError(f"{path} has {number} conditions, but {len(names)} names of conditions")
-    require_names(names, path)
-    return conditions, names
+    return conditions, _columns(path, saved, arrays, names, "condition_")
 
 
 def holds_table(path: Path) -> bool:
@@ -161,19 +218,19 @@ def _texts(path: Path, saved: SavedArrays, name: str, default: list[str]) -> lis
     return [str(entry) for entry in array]
 
 
-def _bounds(path: Path, saved: SavedArrays, dim: int) -> tuple[Tensor, Tensor]:
-    if "bounds" not in saved.names:
+def _bounds(path: Path, saved: SavedArrays, name: str, dim: int) -> tuple[Tensor, Tensor]:
+    if name not in saved.names:
         plain = Columns.plain([""] * dim)
         return plain.low, plain.high
-    array = saved.read("bounds")
+    array = saved.read(name)
     if array.shape != (dim, 2) or array.dtype.kind != "f":
-        raise DataError(f"{path}: 'bounds' is {list(array.shape)}, not [{dim}, 2]")
+        raise DataError(f"{path}: '{name}' is {list(array.shape)}, not [{dim}, 2]")
     bounds = torch.from_numpy(array.astype(np.float64))
     low, high = bounds.T
     low = torch.where(low.isfinite(), low, -torch.inf)
     high = torch.where(high.isfinite(), high, torch.inf)
     if (low >= high).any():
-        raise DataError(f"{path}: 'bounds' has a lower one that is not below the upper one")
+        raise DataError(f"{path}: '{name}' has a lower one that is not below the upper one")
     return low, high
 
 

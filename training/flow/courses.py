@@ -23,6 +23,10 @@ NATS = 0.01
 """What log densities may be off by."""
 
 
+AT_REST = "exp_ab2"
+"""The solver of flows in which nothing moves: it takes one call."""
+
+
 class Use(NamedTuple):
     """What a course is for.
 
@@ -169,3 +173,13 @@ class Course(nn.Module):
 def student_times(courses: Mapping[str, Course]) -> Tensor | None:
     """Increasing times of the calls of a student, by the courses of a flow; None without one."""
     return next((each.times for each in courses.values() if each.name == STUDENT), None)
+
+
+def courses_at_rest(first: float, last: float, dimensions: int) -> dict[str, Course]:
+    """Courses between two times of a flow whose network is 0: standardized states stay where they
+    are, so that one step is exact."""
+    courses = {}
+    for name, use in USES.items():
+        courses[name] = Course(AT_REST, 1, dimensions, use.melts, nats=0.0)
+        courses[name].times.copy_(torch.tensor([first, last], dtype=torch.float64))
+    return courses

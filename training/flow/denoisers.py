@@ -89,6 +89,12 @@ class NetworkDenoiser(nn.Module):
         """Whether labels are questions, in coordinates of the flow, not conditions with units."""
         return hasattr(self.network, "question_dim")
 
+    @property
+    def says_nothing(self) -> bool:
+        """Whether the network is 0, as before it is trained: it is the best linear denoiser."""
+        output = getattr(self.network, "output", None)
+        return isinstance(output, nn.Linear) and not output.weight.any() and not output.bias.any()
+
     def forward(
         self, x: Tensor, t: Tensor, to: Tensor | None = None, **conditions: Tensor
     ) -> Tensor:

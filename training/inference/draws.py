@@ -21,7 +21,9 @@ class Draws:
         points: Points of data space ``[M, C, S, D]``.
         log_likelihood: ``[M, C, S]``, in nats; NaN of a flow that has learned the posterior itself.
         stats: What the sampler says of each observation, ``[M]`` by name: ``acceptance``,
-            ``step_size``, ``effective_size`` and ``pareto_k`` of weights.
+            ``step_size``, ``effective_size`` and ``pareto_k`` of weights, and by these
+            ``evidence``, the log of the likelihood's mean over the prior, with ``evidence_error``,
+            in nats.
         sampler: The name of the sampler of each observation.
         log_density: Of the posterior, ``[M, C, S]`` in nats, where the flow has learned it.
         calls: Network calls of each observation ``[M]``, float64, on the CPU as the statistics are;

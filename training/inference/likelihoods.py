@@ -10,6 +10,7 @@ the user's (``user_likelihood``).
 
 from abc import ABC, abstractmethod
 from math import log, pi
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,12 @@ from dnnlib.errors import DataError, UsageError
 
 class Likelihood(ABC):
     """``p(y | x)``."""
+
+    own: ClassVar[bool] = False
+    """Whether it keeps what was observed itself."""
+    dear: ClassVar[bool] = False
+    """Whether it takes far longer than the prior's points do: ``auto`` then anneals at once, and
+    goes on to ``smc``."""
 
     @abstractmethod
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
@@ -40,6 +47,10 @@ class Likelihood(ABC):
     @abstractmethod
     def to(self, device: torch.device) -> "Likelihood":
         """Itself, on another device."""
+
+    def roughly(self) -> "Likelihood":
+        """One that is cheap and near, to find where posteriors are; itself, if it is cheap."""
+        return self
 
     def is_differentiable(self, points: Tensor) -> bool:
         """Whether gradients flow back to points such as these ``[N, D]``."""

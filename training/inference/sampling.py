@@ -2,12 +2,14 @@
 
 ``auto`` weights a pool of prior draws. In few dimensions it starts with a part of the pool, and
 makes the rest where that promises to be enough; it refines the pool where it is worth some draws
-but not enough, and anneals populations where posteriors have not converged by then. In many
+but not enough, and anneals populations where posteriors have not converged by then; of dear
+likelihoods, which networks have learned, it anneals at once, and goes on to particles. In many
 dimensions it goes on to particles or chains. In few dimensions all that does not rest on a good
 pool is tested by wider proposals (``wider``): a posterior that fails has not converged.
 
 Chains and particles run on a coarse flow, of few steps. Their draws then go through the fine one,
-and are taken again by the weights ``p(y | x_fine) / p(y | x_coarse)``, within their chains.
+and are taken again by the weights ``p(y | x_fine) / p(y | x_coarse)``, within their chains; of a
+dear likelihood what is cheap of it is the second.
 """
 
 from collections.abc import Callable
@@ -36,7 +38,12 @@ from training.inference.summary import Summary
 from training.inference.target import Target
 from training.inference.weights import require_some, systematic, tempered
 from training.inference.wider import tested
-from training.measure.posterior.importance import effective_size, k_threshold, smoothed_weights
+from training.measure.posterior.importance import (
+    effective_size,
+    k_threshold,
+    log_mean,
+    smoothed_weights,
+)
 from training.names import MOST_TESTED, SAMPLERS, WARMUP
 
 KERNELS: dict[str, type[Kernel]] = {
@@ -151,6 +158,8 @@ def _automatic(
     on_part: Callable[[float], object] | None,
 ) -> Draws:
     """The pool's draws where they are enough, and those of what fits where they are not."""
+    if problem.target.likelihood.dear:
+        return _of_dear_likelihoods(problem, plan, pool, on_part)
     if problem.target.prior.flow.basis.dim > MOST_TESTED:
         draws = _pooled(problem, plan, pool)
         poor = _poor(draws, plan)
@@ -176,6 +185,8 @@ def _automatic(
 def wants_more(target: Target, few: Pool, plan: SamplingPlan) -> Tensor:
     """Whether the whole pool is worth making for an observation, ``[M]``, by the first draws of it:
     they are worth too little, and it would not be. Where likelihoods are 0 at all of them, too."""
+    if target.likelihood.dear:
+        return torch.zeros(target.count, dtype=torch.bool, device=target.device)
     worth = few.worth(target)
     hopeless = worth * plan.pool / len(few.w) < DEFENDED
     return (worth < DEFENDED) & (~hopeless | (worth == 0))
@@ -197,6 +208,21 @@ def _in_few_dimensions(
         narrow = problem.of(poor)
         others = _tested(narrow, plan, _annealed(narrow, plan, pool.of(poor), on_part))
         draws = draws.replaced(poor, others)
+    return draws
+
+
+def _of_dear_likelihoods(
+    problem: Problem,
+    plan: SamplingPlan,
+    pool: Pool,
+    on_part: Callable[[float], object] | None,
+) -> Draws:
+    draws = _tested(problem, plan, _annealed(problem, plan, pool, on_part))
+    poor = (~Summary.of(draws, plan.pool).converged).nonzero()[:, 0]
+    if len(poor):
+        left = problem.of(poor)
+        walked = _walked(left, replace(plan, sampler="smc"), on_part)
+        draws = draws.replaced(poor, _tested(left, plan, walked))
     return draws
 
 
@@ -257,7 +283,7 @@ def _walked(
     if plan.sampler == "twisted":
         size = (plan.chains, plan.draws, plan.particles)
         return twist(problem.target, plan.seed, problem.numbers, *size, on_part)
-    coarse = problem.target.with_prior(problem.coarse)
+    coarse = problem.target.roughly(problem.coarse)
     if plan.sampler == "smc":
         noise = Noise(plan.seed, problem.numbers, plan.chains * plan.draws, coarse.device)
         draws = temper(coarse, noise, plan.chains, plan.draws, on_part)
@@ -336,11 +362,16 @@ def corrected(draws: Draws, problem: Problem, seed: int) -> Draws:
         ]
     ).to(target.device)
     picks = systematic(weights.log_weights.view(count * chains, size), start.flatten(), size)
+    stats = {**draws.stats, "fine_k": weights.k.cpu()}
+    if "evidence" in stats:
+        ratio, error = log_mean((log_likelihood - draws.log_likelihood).flatten(1))
+        stats["evidence"] = stats["evidence"] + ratio.cpu()
+        stats["evidence_error"] = stats["evidence_error"].hypot(error.cpu())
     moved = replace(
         draws,
         points=fine.points.view(count, chains, size, -1),
         log_likelihood=log_likelihood,
         calls=draws.calls + (target.calls - before) / count,
-        stats={**draws.stats, "fine_k": weights.k.cpu()},
+        stats=stats,
     )
     return moved.chosen(picks.view(count, chains, size))

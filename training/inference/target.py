@@ -107,6 +107,11 @@ class Target:
         """The same observations under another prior, no calls counted yet."""
         return Target(prior, self.likelihood, self.observed, self.rows, self.labels)
 
+    def roughly(self, prior: Prior) -> Target:
+        """The same observations under a prior of fewer steps, and what is cheap of the likelihood;
+        no calls counted yet."""
+        return Target(prior, self.likelihood.roughly(), self.observed, self.rows, self.labels)
+
     def of(self, places: Tensor) -> Target:
         """The observations at these places ``[m]`` alone, no calls counted yet."""
         labels = None if self.labels is None else self.labels[places]

@@ -117,6 +117,8 @@ class UserLikelihood(Likelihood):
         function: Log likelihoods ``[N]`` of points ``[N, D]``.
     """
 
+    own = True
+
     def __init__(self, function: UserFunction):
         self._function = function
 

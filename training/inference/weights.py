@@ -1,6 +1,6 @@
 """Which of weighted draws to take, and how to temper their weights."""
 
-from math import ceil, log2
+from math import ceil, log, log2
 
 import torch
 from torch import Tensor
@@ -102,3 +102,20 @@ def largest_exponent(
         fits = is_worth(most * middle.exp())
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
     return torch.where(is_worth(most), most, most * low.exp())
+
+
+def evidence_of(each: Tensor, by_weights: Tensor | None = None) -> dict[str, Tensor]:
+    """Logs of the likelihood's mean over the prior ``[M]``, and their errors in nats, as statistics
+    of draws.
+
+    Args:
+        each: As populations have them, ``[M, C]``.
+        by_weights: Errors of these by their weights; None where there are none.
+    """
+    chains = each.shape[1]
+    apart = (each - each.amax(dim=1, keepdim=True)).exp()
+    error = apart.std(dim=1, correction=0) / apart.mean(dim=1) / max(1, chains - 1) ** 0.5
+    if by_weights is not None:
+        error = torch.maximum(error, by_weights.square().sum(dim=1).sqrt() / chains)
+    evidence = each.logsumexp(dim=1) - log(chains)
+    return {"evidence": evidence.cpu(), "evidence_error": error.cpu()}

@@ -8,8 +8,13 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from training.data.tables.table import Columns
-from training.flow.coordinates.conditions import LinearPrediction, LongTails
-from training.flow.coordinates.coordinates import PREDICTION, Coordinates
+from training.flow.coordinates.conditions import (
+    GaussianPrediction,
+    LinearPrediction,
+    LongTails,
+    Prediction,
+)
+from training.flow.coordinates.coordinates import GAUSSIAN, PREDICTION, Coordinates
 from training.flow.coordinates.maps import (
     Bounded,
     Logarithm,
@@ -21,6 +26,7 @@ from training.flow.coordinates.maps import (
 )
 from training.flow.coordinates.surprise import MOST_CONDITIONS
 from training.flow.eigenbasis import EigenBasis
+from training.learning.gaussian_start import fit_gaussian
 from training.names import AXES_TOO, LOG
 
 CHAINS: dict[str, list[str]] = {
@@ -60,7 +66,7 @@ def fit_coordinates(
     marginals: str = "none",
     whiten: str = "zca",
     conditions: Tensor | None = None,
-    linear_start: bool = False,
+    start: str = "off",
     map_bounds: bool = True,
     relevant: Sequence[int] = (),
 ) -> Coordinates:
@@ -76,8 +82,8 @@ def fit_coordinates(
         whiten: Whether columns are only standardized (``none``), whitened along the principal axes
             (``pca``), or also turned back to the columns (``zca``).
         conditions: What points are given with, ``[N, C]``; None for nothing.
-        linear_start: Whether the best linear prediction from these is taken off before points are
-            whitened.
+        start: What is taken off before points are whitened: the best linear prediction from these
+            (``on``), or their mean and covariance by a network (``gaussian``); ``off`` is nothing.
         map_bounds: Whether columns with bounds are mapped to the line, or left as they are.
         relevant: Places of the conditions that the flow is to see; empty for all.
 
@@ -89,7 +95,7 @@ def fit_coordinates(
         raise UsageError(f"marginals={AXES_TOO} needs whitened axes: give whiten=pca or zca")
     count, dim = points.shape
     knots = min(max(count // ROWS_PER_KNOT, FEWEST_KNOTS), MOST_KNOTS)
-    names = _chain(columns, marginals, whiten, linear_start, map_bounds)
+    names = _chain(columns, marginals, whiten, start, map_bounds)
     given = 0 if conditions is None else conditions.shape[1]
     surprise = 0 < given <= MOST_CONDITIONS
     tails = long_tails(conditions, relevant)
@@ -101,9 +107,13 @@ def fit_coordinates(
         _fit_conditions(coordinates, conditions.double())
     c = coordinates.given(conditions).labels
     for map_ in coordinates.maps:
-        if isinstance(map_, LinearPrediction):
+        if isinstance(map_, Prediction):
             assert c is not None
-            map_.fit(c, x)
+            if isinstance(map_, GaussianPrediction):
+                fit_gaussian(map_, c, x)
+            else:
+                assert isinstance(map_, LinearPrediction)
+                map_.fit(c, x)
             x, _ = map_(x, c)
         else:
             assert isinstance(map_, PointMap)
@@ -113,7 +123,7 @@ def fit_coordinates(
 
 
 def _chain(
-    columns: Columns, marginals: str, whiten: str, linear_start: bool, map_bounds: bool
+    columns: Columns, marginals: str, whiten: str, start: str, map_bounds: bool
 ) -> list[str]:
     """Names of the maps, in their order."""
     bounded = bool(columns.low.isfinite().any() or columns.high.isfinite().any())
@@ -122,7 +132,8 @@ def _chain(
     scaled = marginals != "none" or whiten == "none"
     chain = CHAINS[marginals] if scaled else ["standardize"]
     limits = "bounded" if map_bounds else "limits"
-    names = [*[limits] * bounded, *chain, *[PREDICTION] * linear_start, last]
+    predicted = {"off": [], "on": [PREDICTION], "gaussian": ["standardize", GAUSSIAN]}[start]
+    names = [*[limits] * bounded, *chain, *predicted, last]
     return [*names, "normal scores", last] if marginals == AXES_TOO else names
 
 

@@ -12,7 +12,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.flow.calls import ConditionedDenoiser
-from training.flow.courses import Course
+from training.flow.courses import Course, courses_at_rest
 from training.flow.pfode import ProbabilityFlow
 from training.flow.trials import choose_courses
 from training.learning.melting import LawPlan
@@ -38,7 +38,10 @@ def find_courses(model: Model, plan: LawPlan) -> None:
         plan: Has points, and the seed.
     """
     start, dim = time.monotonic(), model.denoiser.basis.dim
-    if distributed.is_main():
+    if model.denoiser.says_nothing:
+        model.courses = courses_at_rest(model.about["tmin"], model.about["tmax"], dim)
+        logger.info("The network says nothing: integrations take one call")
+    elif distributed.is_main():
         # Convolutions take a hundred times as long as perceptrons do.
         cheap = dim <= LARGEST_EXACT and model.recipe.network in (TABLE_NETWORK, QUESTIONS)
         most = min(NUMBERS // dim, MOST, plan.count // SHARE) if cheap else 0

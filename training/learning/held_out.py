@@ -49,10 +49,10 @@ class Score:
     loss: float
     nats: float | None = None
 
-    def better_than(self, other: "Score") -> bool:
+    def better_than(self, other: "Score", margin: float = 0.0) -> bool:
         if self.nats is None or other.nats is None:
             return self.loss < other.loss
-        return self.nats > other.nats
+        return self.nats > other.nats + margin
 
 
 class Scored(Protocol):
@@ -171,6 +171,7 @@ class Watch:
         keeps_best: Whether the training ends with the weights that did best, not with the last.
         patience: Reports without a better score after which the training ends; None for no limit.
         looks_first: Whether a model that is not trained yet may do best.
+        margin: Nats by which others have to be better than that one.
 
     Attributes:
         seen: Samples trained on when the best weights were found; None before the first look.
@@ -182,9 +183,10 @@ class Watch:
         keeps_best: bool = False,
         patience: int | None = None,
         looks_first: bool = False,
+        margin: float = 0.0,
     ):
         self.held_out, self.keeps_best, self.patience = held_out, keeps_best, patience
-        self.looks_first = looks_first
+        self.looks_first, self._margin = looks_first, margin
         self.seen: int | None = None
         self._score: Score | None = None
         self._weights: dict[str, Tensor] = {}
@@ -201,7 +203,8 @@ class Watch:
         All ranks must call it together, and find the same.
         """
         score = self.held_out.score(model)
-        if self._score is None or score.better_than(self._score):
+        margin = 0.0 if self.seen else self._margin
+        if self._score is None or score.better_than(self._score, margin):
             self._score, self.seen, self._waited = score, seen, 0
             if self.keeps_best:
                 self._weights = {k: v.clone() for k, v in model.denoiser.state_dict().items()}

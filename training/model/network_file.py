@@ -37,9 +37,10 @@ code. It holds ``{"format": "inflationary-flows network", "version": 1, "parts":
                 network and weights; courses of ``student`` go by it
 
 ``about`` has data_name, data_dim, dims_to_keep, tmin, tmax and seen; of toys augment_to; of images
-image_shape and label_dim; of tables columns, condition_names and dropped; of images, tables and
-records in rows the smallest 4,096 of the numbers of 64 bits that rows are known by, of records by
-their numbers alone, and of images of so many at random; of records columns,
+image_shape and label_dim; of tables columns, condition_names and dropped, of likelihoods likelihood
+(bounds of each parameter by its name, None where there is none); of images, tables and records in
+rows the smallest 4,096 of the numbers of 64 bits that rows are known by, of records by their
+numbers alone, and of images of so many at random; of records columns,
 records (JSON, as data sets of records have it), values (of each column those of its levels, none of
 a number) and ask (the columns of the one question, none for any); and with ``--disc=adapted
 --store_grid`` time_grid, a solver and its times; with a student its calls, and its errors beside

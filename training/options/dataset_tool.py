@@ -27,6 +27,7 @@ from training.options.types import (
     SEED,
     ColumnTypes,
     FiniteFloat,
+    Groups,
     Names,
     Ranges,
     choice,
@@ -143,6 +144,23 @@ class TableOptions(Declared):
     conditions: tuple[str, ...] | None = option(
         type=Names(), unset="none", help="Columns, taken too, that are to be conditioned on"
     )
+    covariates: tuple[str, ...] | None = option(
+        type=Names(),
+        unset="none",
+        help="Columns that are known of each row and no data, such as a design or a time",
+    )
+    dataset: str | None = option(
+        unset="each row has parameters of its own",
+        help="Column of numbers that says which rows are trials of one dataset; parameters repeat "
+        "in each of these, and all of its rows are held out, or none",
+    )
+    repeats: tuple[tuple[str, ...], ...] | None = option(
+        type=Groups(),
+        unset="none",
+        help="Columns of each trial, where a row has several: y1,t1;y2,t2, called as the first "
+        "ones are, or y*,t* for all that are alike, called y and t; cells of trials that were not "
+        "made are empty. They are conditions, in place of --conditions, but for covariates",
+    )
     missing: str = option(
         type=choice(MISSING),
         default="keep",
@@ -180,6 +198,23 @@ class TableOptions(Declared):
     )
     seed: int = option(type=SEED, default=0, help="Seed of the choice of these, and of toys.")
 
+    @property
+    def roles(self) -> list[str]:
+        """Columns that are named for what they are; of ``--repeats`` the first trial's."""
+        beside = [] if self.dataset is None else [self.dataset]
+        return [*(self.conditions or ()), *(self.covariates or ()), *beside]
+
+    def __post_init__(self) -> None:
+        if self.repeats is not None:
+            for name in ("conditions", "dataset"):
+                if getattr(self, name) is not None:
+                    raise UsageError(
+                        f"--{name} is for one row a trial, and --repeats for one a dataset: give "
+                        "one of them"
+                    )
+        if self.missing == "mean" and (self.repeats or self.dataset):
+            raise UsageError("--missing=mean would make trials up: give --missing=drop")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSetSettings(Declared):
@@ -209,4 +244,4 @@ class DataSetSettings(Declared):
         if self.table.columns is None:
             return None
         columns = self.table.columns
-        return [*columns, *(name for name in self.table.conditions or () if name not in columns)]
+        return [*columns, *(name for name in self.table.roles if name not in columns)]

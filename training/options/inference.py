@@ -13,11 +13,13 @@ from training.names import (
     AMORTIZED_ROWS,
     HALVES,
     IMAGE_POOL,
+    LEARNED_POOL,
     MOST_TESTED,
     PARTICLES,
     SAMPLERS,
     TOY_NAMES,
     TOY_POOL,
+    UNIFORM,
     WARMUP,
 )
 from training.options.declared import Declared, option
@@ -45,6 +47,12 @@ class PriorOptions(Declared):
     )
     data_name: str | None = option(
         type=choice(TOY_NAMES), unset="none", help="A toy with its own denoiser, without a network"
+    )
+    prior: str | None = option(
+        unset="none",
+        help="Of a network that has learned a likelihood (train.py --likelihood): what its "
+        f"parameters are before any trial, {UNIFORM} between their bounds, or a network file of a "
+        "flow of them",
     )
     calibration: bool = calibration()
     eps: str | None = option(
@@ -166,7 +174,7 @@ class SamplerOptions(Declared):
     thin: int = option(type=COUNT, default=1, help="Steps of a chain for each draw.")
     pool: int | None = option(
         type=click.IntRange(min=100),
-        unset=f"{TOY_POOL}; {IMAGE_POOL} of images",
+        unset=f"{TOY_POOL}; {IMAGE_POOL} of images; {LEARNED_POOL} with --prior",
         help="Prior draws in the pool",
     )
     particles: int | None = option(

@@ -16,7 +16,7 @@ from training.names import (
 from training.options.declared import Declared, option, options_of
 from training.options.inference import LIKELIHOODS, LikelihoodOptions, PriorOptions, SamplerOptions
 from training.options.shared import DeviceOptions, InflationOptions, overwrite, save_dir, seed
-from training.options.types import COUNT, FILE, NETWORK, POSITIVE, Names, choice
+from training.options.types import COUNT, FILE, NETWORK, POSITIVE, Names, Numbers, choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,16 @@ class InferenceSettings(Declared):
         """Whether the flow has learned the posterior itself, so that there is no likelihood."""
         return False
 
+    @property
+    def of_trials(self) -> bool:
+        """Whether a network has learned the likelihood."""
+        return self.prior.prior is not None
+
     def __post_init__(self) -> None:
-        if not self.learned:
+        if self.of_trials:
+            for name in sorted(self.likelihood.typed):
+                raise UsageError(f"--{name} goes without --prior, whose network is the likelihood")
+        elif not self.learned:
             self.likelihood.require()
 
 
@@ -148,7 +156,7 @@ class SampleSettings(CommonSettings):
     @property
     def learned(self) -> bool:
         alone = self.condition is not None and self.observation is None
-        return alone and not self.likelihood.typed
+        return alone and not self.likelihood.typed and not self.of_trials
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -163,6 +171,8 @@ class SampleSettings(CommonSettings):
             return
         for name in sorted(self.given & {"log_prob", "correct"}):
             raise UsageError(f"--{name} goes with --condition alone: leave it out")
+        if self.of_trials and (self.observation is None or self.condition is not None):
+            raise UsageError("--prior goes with --observation, a row for each trial, alone")
         own = self.likelihood.likelihood not in LIKELIHOODS
         if own != (self.observation is None):
             raise UsageError(
@@ -298,6 +308,52 @@ class PredictSettings(Declared):
 
     def __post_init__(self) -> None:
         require_there(self.draws)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings(Declared):
+    """Options of ``compare``."""
+
+    save_dir: Path = save_dir()
+    networks: tuple[str, ...] = option(
+        "--network",
+        type=NETWORK,
+        multiple=True,
+        required=True,
+        help="Likelihoods that networks have learned (train.py --likelihood), a model each.",
+    )
+    priors: tuple[str, ...] = option(
+        "--prior",
+        multiple=True,
+        required=True,
+        help="Priors of their parameters, as sample takes them: one for each, or one for all.",
+    )
+    observation: Path = option(
+        type=FILE, required=True, help="Observations, as sample takes them: a row for each trial."
+    )
+    weights: list[float] | None = option(
+        type=Numbers(),
+        unset="all alike",
+        help="Probabilities of the models before any observation, with commas",
+    )
+    sampler: SamplerOptions = options_of(SamplerOptions)
+    strict: bool = option(
+        idle=True, is_flag=True, help="Exit with code 3 if a posterior has not converged."
+    )
+    run: DeviceOptions = options_of(DeviceOptions)
+
+    def __post_init__(self) -> None:
+        require_there(self.observation)
+        if len(self.networks) < 2:
+            raise UsageError("compare takes two models or more: give --network again")
+        for name in ("priors", "weights"):
+            values = getattr(self, name)
+            alone = name == "priors" and len(values) == 1
+            if values is not None and len(values) != len(self.networks) and not alone:
+                raise UsageError(
+                    f"--{name.removesuffix('s')} is given {len(values)} times for "
+                    f"{len(self.networks)} networks"
+                )
 
 
 RUNS, POINTS = 100, 200

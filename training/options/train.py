@@ -171,7 +171,8 @@ class TableOptions(Declared):
         default=AUTO,
         help="With --cond: take the best linear prediction of the columns from the conditions off "
         "before whitening, so that the flow starts from the linear-Gaussian posterior; auto tries "
-        "both on held-out rows.",
+        "both on held-out rows. With gaussian, which auto tries with --likelihood, mean and "
+        "covariance are what a small network makes of the conditions.",
     )
     bounded: str = option(
         type=choice(BOUNDED),
@@ -226,6 +227,14 @@ class TableOptions(Declared):
         help="Reports without a better score on held-out rows that end the training",
     )
 
+    def require_likelihood(self) -> None:
+        """Raises UsageError if an option was typed that leaves no likelihood."""
+        if self.bounded == "reject":
+            raise UsageError(
+                "--bounded=reject gives data beyond their bounds some of the likelihood: leave it "
+                "out with --likelihood"
+            )
+
     def require_nothing_of_conditions(self) -> None:
         """Raises UsageError if an option was typed that is for tables with conditions."""
         for name in sorted(self.given & CONDITIONAL):
@@ -247,6 +256,12 @@ class DataOptions(Declared):
     cond: bool = option(
         is_flag=True,
         help="Condition on the labels of the images, or on the conditions of the table.",
+    )
+    likelihood: bool = option(
+        is_flag=True,
+        of=TABLE,
+        help="In place of --cond: train the law of the data of one trial, given the parameters and "
+        "covariates. posterior.py multiplies it over trials.",
     )
     any: bool = option(
         is_flag=True,
@@ -386,10 +401,16 @@ class TrainSettings(Declared):
     law: LatentLawOptions = options_of(LatentLawOptions)
     run: RunOptions = options_of(RunOptions)
 
+    def __post_init__(self) -> None:
+        if self.data.likelihood and self.data.cond:
+            raise UsageError(
+                "--cond trains a posterior, and --likelihood a likelihood: give one of them"
+            )
+
     def require_none_of_complete_tables(self, what: str) -> None:
         """Raises UsageError if an option was typed that has no effect where questions are asked."""
         of_spaces = ("marginals", "whiten", "linear_start", "bounded", "ensemble", "cond")
-        for name in (*of_spaces, "cond_screen", "cond_shape", "cond_waves"):
+        for name in (*of_spaces, "likelihood", "cond_screen", "cond_shape", "cond_waves"):
             if name in self.given:
                 raise UsageError(
                     f"--{name} is for flows of whole rows, but {what} is trained for questions: "

@@ -143,6 +143,18 @@ MULTIPLIERS = Integers("a list of positive integers", "2,2,2", ",")
 SHAPE = Integers("a shape", "3x32x32", "x")
 
 
+class Numbers(click.ParamType[list[float]]):
+    """Comma-separated positive numbers."""
+
+    name = "p,q"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[float]:
+        parts = value if isinstance(value, list | tuple) else str(value).split(",")
+        return [float(POSITIVE.convert(part, param, ctx)) for part in parts]
+
+
 class Names(click.ParamType[tuple[str, ...]]):
     """Comma-separated names, such as age,weight; one with a comma in double quotes."""
 
@@ -156,6 +168,18 @@ class Names(click.ParamType[tuple[str, ...]]):
         if not (names and all(names)):
             self.fail(f"'{value}' is not a list of names such as a,b,c", param, ctx)
         return names
+
+
+class Groups(click.ParamType[tuple[tuple[str, ...], ...]]):
+    """Lists of names with semicolons between, such as y1,y2;y3,y4."""
+
+    name = "a1,b1;a2,b2"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[str, ...], ...]:
+        parts = value if isinstance(value, tuple | list) else str(value).split(";")
+        return tuple(Names().convert(part, param, ctx) for part in parts)
 
 
 class ColumnTypes(click.ParamType[tuple[tuple[str, str], ...]]):

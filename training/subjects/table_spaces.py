@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
+from math import isfinite
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from training.learning.melting import NETWORK_ROWS, LawPlan, points_to_melt
 from training.learning.trainer import Trainer, TrainingConfig
 from training.measure.dependence import independence_p_values
 from training.model.model import Model
-from training.names import AUTO, AXES_TOO, LOG, MARGINALS, TABLE
+from training.names import AUTO, AXES_TOO, LIKELIHOOD, LOG, MARGINALS, TABLE
 from training.recipes import FEW_ROWS
 
 MOST_ROWS = 2000
@@ -105,14 +106,10 @@ class Space:
     cond_screen: str = "off"
 
     def __str__(self) -> str:
-        start = ", linear start" if self.starts_linear else ""
+        start = {"on": ", linear start", "gaussian": ", Gaussian start"}.get(self.linear_start, "")
         left = ", bounds left alone" if self.bounded == "reject" else ""
         some = ", conditions screened" if self.cond_screen == "on" else ""
         return f"marginals {self.marginals}, whitening {self.whiten}{start}{left}{some}"
-
-    @property
-    def starts_linear(self) -> bool:
-        return self.linear_start == "on"
 
 
 @dataclass(frozen=True)
@@ -124,12 +121,14 @@ class Preparation:
         choices: The model to build.
         config: Of the training.
         device: Where it runs.
+        likelihood: Whether points are data, given parameters.
     """
 
     table: DataTable
     choices: Choices
     config: TrainingConfig
     device: torch.device
+    likelihood: bool = False
 
     @cached_property
     def relevant(self) -> list[int]:
@@ -137,7 +136,16 @@ class Preparation:
         return relevant_conditions(self.table.train_rows, self.config.seed)
 
     def coordinates(self, space: Space) -> Coordinates:
-        """Fitted to the rows that are trained on."""
+        """Fitted to the rows that are trained on, once."""
+        if space not in self._fitted:
+            self._fitted[space] = self._fit(space)
+        return self._fitted[space]
+
+    @cached_property
+    def _fitted(self) -> dict[Space, Coordinates]:
+        return {}
+
+    def _fit(self, space: Space) -> Coordinates:
         generator = seeded_generator("cpu", self.config.seed, Stream.DEQUANTIZATION)
         columns = self.table.columns
         rows = self.table.train_rows
@@ -148,7 +156,7 @@ class Preparation:
             space.marginals,
             space.whiten,
             rows.conditions,
-            space.starts_linear,
+            space.linear_start,
             space.bounded == "map",
             self.relevant if space.cond_screen == "on" else (),
         )
@@ -299,7 +307,10 @@ def choose_space(preparation: Preparation, wanted: Space) -> Space:
             conditions starts nowhere, and maps its bounds.
     """
     conditional = preparation.table.conditions is not None
-    screen = _screened(preparation, wanted.cond_screen) if conditional else "off"
+    cond_screen = wanted.cond_screen
+    if preparation.likelihood and cond_screen == AUTO:
+        cond_screen = "off"  # parameters that move no mean are hardly seen, and matter all the more
+    screen = _screened(preparation, cond_screen) if conditional else "off"
     spaces = [
         replace(space, cond_screen="off" if screen == "off" else "on")
         for space in _candidates(preparation, wanted)
@@ -336,6 +347,8 @@ def _candidates(preparation: Preparation, wanted: Space) -> list[Space]:
         whitenings = ["zca", "pca"] if all_kept else ["none"]
     candidates: Sequence[str] = [marginals] if marginals != AUTO else MARGINALS
     starts = [wanted.linear_start] if wanted.linear_start != AUTO else ["on", "off"]
+    if preparation.likelihood and wanted.linear_start == AUTO:
+        starts.insert(0, "gaussian")
     limited = bool((table.columns.low.isfinite() | table.columns.high.isfinite()).any())
     bounds = [wanted.bounded]
     if wanted.bounded == AUTO:
@@ -418,3 +431,15 @@ def about_table(table: DataTable, name: str) -> dict[str, Any]:
             "order": list(dropped.order),
         },
     }
+
+
+def about_likelihood(table: DataTable) -> dict[str, Any]:
+    """What a network says of the parameters that it is a likelihood of: bounds by name, None where
+    there is none."""
+    known = table.columns_of_conditions
+    bounds = {
+        name: [end if isfinite(end) else None for end in ends]
+        for name, *ends in zip(known.names, known.low.tolist(), known.high.tolist(), strict=True)
+        if name not in table.covariates
+    }
+    return {LIKELIHOOD: bounds}

@@ -21,11 +21,16 @@ from training.recipes import TableRecipe, describe_table_recipe, fitted_to_table
 from training.subjects.table_spaces import (
     Preparation,
     Space,
+    about_likelihood,
     about_table,
     choose_space,
     kept_dimensions,
 )
 from training.subjects.training import Start, Training
+
+LEAST_GAIN = 0.01
+"""Nats of a trial, by which a likelihood has to be better with its network than without: one
+without takes hardly any time."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,6 +41,7 @@ class TableTraining(Training):
         table: The table, with the conditions that are wanted.
         path: Of the table, whose stem results are named by.
         space: How the flow is to see it; what is ``auto`` is chosen by held-out rows.
+        likelihood: Whether points are data of one trial, given parameters and covariates.
         condition_shape: ``(C,)``, ``(C, L)`` or ``(C, H, W)`` of the conditions; None if the
             network is to see the numbers themselves.
     """
@@ -43,6 +49,7 @@ class TableTraining(Training):
     table: DataTable
     path: Path
     space: Space
+    likelihood: bool = False
     condition_shape: tuple[int, ...] | None = None
     calibrates = False
 
@@ -105,16 +112,21 @@ class TableTraining(Training):
         logger.info(describe_table_recipe(recipe, len(table.train_rows), table.dim, conditions))
         require_batch(recipe.batch, table.dim, device)
         wanted.check_dim(table.dim, f"the table {self.path}")
-        preparation = Preparation(table, self.choices, wanted.config(recipe), device)
+        config = wanted.config(recipe)
+        preparation = Preparation(table, self.choices, config, device, self.likelihood)
         space, coordinates = self._seen(preparation, resumed)
         model, loss = preparation.build(coordinates)
         model.about |= about_table(table, self.path.stem)
+        if self.likelihood:
+            model.about |= about_likelihood(table)
         only_given = bool(conditions) and model.about["dims_to_keep"] == table.dim
         fit = wanted.calibration_fit
 
         def watch() -> Watch | None:
             held_out = preparation.held_out(coordinates, loss)
-            return Watch(held_out, True, recipe.patience) if held_out else None
+            if held_out is None:
+                return None
+            return Watch(held_out, True, recipe.patience, self.likelihood, LEAST_GAIN)
 
         return Start(
             recipe=recipe,
@@ -126,7 +138,7 @@ class TableTraining(Training):
                 self.path.stem,
                 loss.schedule.name,
                 TABLE_NETWORK,
-                "cond" if conditions else None,
+                "likelihood" if self.likelihood else "cond" if conditions else None,
             ),
             source=lambda: preparation.source(coordinates),
             calibration=preparation.calibration(coordinates, fit) if fit else None,

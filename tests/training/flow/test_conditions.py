@@ -23,7 +23,7 @@ def rows(count: int = 4000) -> tuple[Tensor, Tensor]:
 @pytest.fixture
 def fitted() -> Coordinates:
     points, conditions = rows()
-    return fit_coordinates(points, Columns.plain("ab"), "none", "zca", conditions, True)
+    return fit_coordinates(points, Columns.plain("ab"), "none", "zca", conditions, "on")
 
 
 def test_what_is_left_of_points_is_white_and_tells_nothing_of_their_conditions(
@@ -78,7 +78,7 @@ def test_conditions_of_many_scales_are_seen_on_one() -> None:
 def test_a_condition_that_does_not_vary_tells_nothing() -> None:
     points, conditions = rows()
     conditions[:, 1] = 0.1  # whose mean is rounded
-    made = fit_coordinates(points, Columns.plain("ab"), "none", "zca", conditions, True)
+    made = fit_coordinates(points, Columns.plain("ab"), "none", "zca", conditions, "on")
     other = conditions[:5].clone()
     other[:, 1] = 3
     given, changed = (made.given(each).to_flow(points[:5]) for each in (conditions[:5], other))

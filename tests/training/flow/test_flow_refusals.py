@@ -34,7 +34,7 @@ to_dimension = InflationSchedule.to_dimension
 
 
 def conditional() -> Coordinates:
-    return fit_coordinates(POINTS, Columns.plain("ab"), "none", "zca", Y, True)
+    return fit_coordinates(POINTS, Columns.plain("ab"), "none", "zca", Y, "on")
 
 
 def law(name: str, value: float) -> None:

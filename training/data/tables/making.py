@@ -20,6 +20,7 @@ from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, joined, narro
 from training.data.tables.formats import NotNumbers
 from training.data.tables.marginals import EXACT, Marginal, told_of_no_quantities, told_of_steps
 from training.data.tables.table import Columns, DataTable, Dropped
+from training.data.tables.trials import numbered_datasets, told_of_trials
 
 LARGEST = 1e100
 """Of a value: its square has to be a number, and the sum of many squares."""
@@ -36,6 +37,9 @@ class TableChoices:
 
     Attributes:
         conditions: Columns that are conditioned on.
+        covariates: Columns that are conditioned on too, but are no data.
+        dataset: Column that says which rows are trials of one dataset; None where each row has
+            parameters of its own.
         missing: One of ``MISSING``: refuse missing values, drop their rows, or take the mean; to
             keep them is left to records (``NotNumbers`` is raised). Infinite ones are missing too,
             as a simulation that failed leaves them.
@@ -48,6 +52,8 @@ class TableChoices:
     """
 
     conditions: Sequence[str] = ()
+    covariates: Sequence[str] = ()
+    dataset: str | None = None
     missing: str = "refuse"
     dequantize: bool = True
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -65,36 +71,49 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
             no column that varies.
         UsageError: A column that was named is not there.
     """
-    for name in (*choices.conditions, *choices.bounds):
+    condition_names = [*choices.conditions, *choices.covariates]
+    wanted = [*condition_names, *([] if choices.dataset is None else [choices.dataset])]
+    for name in (*wanted, *choices.bounds):
         if name not in source.names:
             raise UsageError(f"{source.name} has no column '{name}' (of those that are read)")
+        if wanted.count(name) > 1:
+            raise UsageError(f"column '{name}' has two roles: it can have one of these")
     lines = list(source.notes)
     values, holes = _collected(source, choices, lines)
     names = list(source.names)
+    rest = [index for index, name in enumerate(names) if name not in wanted]
+    if not rest:
+        raise UsageError(f"{source.name}: all columns are conditions: --columns needs others too")
+    datasets, first = None, np.arange(len(values))
+    if choices.dataset is not None:
+        parameters = [names[index] for index in rest]
+        identifiers = values[:, names.index(choices.dataset)]
+        datasets, first = numbered_datasets(identifiers, values[:, rest], parameters, source)
+        lines.append(told_of_trials(datasets))
     marginals = {
-        name: Marginal.of(np.delete(column, holes[name]) if name in holes else column)
-        for name, column in zip(names, values.T, strict=True)
+        # Parameters repeat, but are no discrete ones by that.
+        name: Marginal.of(_present(column, holes.get(name), first if at in rest else None))
+        for at, (name, column) in enumerate(zip(names, values.T, strict=True))
+        if name != choices.dataset
     }
     if holes:
         _fill_in(values, names, holes, marginals, choices.dequantize, lines)
     lines += told_of_no_quantities(marginals)
-    given = [names.index(name) for name in choices.conditions]
-    rest = [index for index in range(len(names)) if index not in given]
-    if not rest:
-        raise UsageError(f"{source.name}: all columns are conditions: --columns needs others too")
+    given = [names.index(name) for name in condition_names]
     conditions = torch.from_numpy(values[:, given]) if given else None
-    if given:
+    condition_columns = _known(condition_names, marginals, choices)
+    if len(rest) < len(names):
         values, names = narrowed(values, rest), [names[index] for index in rest]
     kept, dropped = _independent(values, names, source.name, lines)
     if len(kept) < len(names):
         values, names = narrowed(values, kept), [names[index] for index in kept]
-    columns = Columns.plain(names)
+    columns = _known(names, marginals, choices)
+    _require_inside(columns, choices.bounds, values, source.name)
     if choices.dequantize:
-        own = {name: marginals[name] for name in names}
-        columns = _stepped(columns, list(own.values()))
-        lines += told_of_steps(own)
-    columns = _bounded(columns, choices.bounds, values, source.name)
-    held_out, beside = _parted(len(values), choices)
+        lines += told_of_steps({name: marginals[name] for name in names})
+    held_out, beside = _parted(len(first), choices)
+    if datasets is not None:
+        held_out, beside = held_out[datasets], beside[datasets]
     to_train = len(values) - int((held_out | beside).sum())
     if len(names) >= to_train - 1:
         lines.append(
@@ -102,7 +121,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
             "common is hardly known, and is shrunk when they are whitened; have more rows, or "
             "choose --columns"
         )
-    again = _repeated(values)
+    again = _repeated(values[first])
     if again:
         lines.append(f"{again} row(s) repeat another")
     table = DataTable(
@@ -111,10 +130,69 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         held_out,
         dropped,
         conditions,
-        list(choices.conditions),
+        condition_names,
         beside if beside.any() else None,
+        condition_columns if given else None,
+        choices.covariates,
+        datasets,
     )
     return table, [*lines, *_summary(table)]
+
+
+def _present(column: np.ndarray, holes: np.ndarray | None, places: np.ndarray | None) -> np.ndarray:
+    """The values of a column that are not missing, or those at some places."""
+    if holes is None:
+        return column if places is None else column[places]
+    present = np.ones(len(column), dtype=bool)
+    present[holes] = False
+    return column[present] if places is None else column[places[present[places]]]
+
+
+def _known(
+    names: Sequence[str], marginals: Mapping[str, Marginal], choices: TableChoices
+) -> Columns:
+    """What is known of columns."""
+    columns = Columns.plain(names)
+    if choices.dequantize:
+        columns = _stepped(columns, [marginals[name] for name in names])
+    return _bounded(columns, choices.bounds)
+
+
+def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
+    """The table of a likelihood, with lines about what was left out: the data of a trial as points,
+    given parameters and covariates, the roles that these have in a posterior's exchanged.
+
+    Args:
+        table: Parameters as points, given data and covariates.
+        source: What messages call it.
+
+    Raises:
+        UsageError: There are no data.
+        DataError: None of them varies.
+    """
+    names = list(table.condition_names)
+    data = [place for place, name in enumerate(names) if name not in table.covariates]
+    beside = [place for place, name in enumerate(names) if name in table.covariates]
+    if table.conditions is None or not data:
+        raise UsageError(
+            f"a likelihood is of data, which {source} has not: make it with dataset_tool.py "
+            "--conditions=NAMES or --repeats"
+        )
+    lines: list[str] = []
+    values = table.conditions[:, data].numpy()
+    kept, dropped = _independent(values, [names[place] for place in data], source, lines)
+    known = table.columns_of_conditions
+    columns, covariates = known.at([data[place] for place in kept]), known.at(beside)
+    likelihood = replace(
+        table,
+        points=torch.from_numpy(values[:, kept]),
+        columns=columns,
+        dropped=dropped,
+        conditions=torch.cat([table.points, table.conditions[:, beside]], dim=1),
+        condition_names=[*table.columns.names, *covariates.names],
+        condition_columns=Columns.joined(table.columns, covariates),
+    )
+    return likelihood, lines
 
 
 def _parted(rows: int, choices: TableChoices) -> tuple[torch.Tensor, torch.Tensor]:
@@ -333,9 +411,7 @@ def _follows(
     )
 
 
-def _bounded(
-    columns: Columns, bounds: Mapping[str, tuple[float, float]], values: np.ndarray, source: str
-) -> Columns:
+def _bounded(columns: Columns, bounds: Mapping[str, tuple[float, float]]) -> Columns:
     low, high = columns.low.clone(), columns.high.clone()
     for name, (least, most) in bounds.items():
         if name in columns.names:
@@ -343,14 +419,23 @@ def _bounded(
             # A value stands for the step around it, which may reach half a step beyond the bound.
             half = float(columns.steps[index]) / 2
             low[index], high[index] = least - half, most + half
+    return replace(columns, low=low, high=high)
+
+
+def _require_inside(
+    columns: Columns, bounds: Mapping[str, tuple[float, float]], values: np.ndarray, source: str
+) -> None:
+    """Raises DataError if a value ``[N, D]`` of a continuous column is at its bound."""
+    for index, name in enumerate(columns.names):
+        if name in bounds and not columns.steps[index]:
+            least, most = bounds[name]
             at = (values[:, index] == least) | (values[:, index] == most)
-            if at.any() and not half:
+            if at.any():
                 raise DataError(
                     f"{source}, column '{name}': {int(at.sum())} value(s) are at a bound itself, "
                     f"{values[at.argmax(), index]:.10g}, where a continuous column has none: give "
                     "a bound beyond them"
                 )
-    return replace(columns, low=low, high=high)
 
 
 def _repeated(values: np.ndarray) -> int:

@@ -41,6 +41,19 @@ class Columns:
         zeros = torch.zeros(len(names), dtype=torch.float64)
         return cls(names, zeros, zeros, zeros - torch.inf, zeros + torch.inf)
 
+    def at(self, places: Sequence[int]) -> "Columns":
+        """Some of them."""
+        names = [self.names[place] for place in places]
+        numbers = (self.steps, self.offsets, self.low, self.high)
+        return Columns(names, *(values[list(places)] for values in numbers))
+
+    @classmethod
+    def joined(cls, *parts: "Columns") -> "Columns":
+        """Those of several tables, side by side."""
+        numbers = ("steps", "offsets", "low", "high")
+        joined = (torch.cat([getattr(part, key) for part in parts]) for key in numbers)
+        return cls([name for part in parts for name in part.names], *joined)
+
 
 @dataclass(frozen=True, eq=False)
 class Dropped:
@@ -97,6 +110,10 @@ class DataTable:
         conditions: ``[N, C]``, float64: what points are to be conditioned on; None for nothing.
         condition_names: ``[C]``.
         kept: ``[N]``, bool: rows that no training sees, nor any of its choices; None for none.
+        condition_columns: What is known of conditions; None for their names alone.
+        covariates: Names of those conditions that are no data: a design, or a time.
+        datasets: ``[N]``, int64: the dataset of each row, where rows are trials; None where each
+            row has parameters of its own.
     """
 
     points: Tensor
@@ -106,6 +123,9 @@ class DataTable:
     conditions: Tensor | None = None
     condition_names: Sequence[str] = field(default_factory=list)
     kept: Tensor | None = None
+    condition_columns: Columns | None = None
+    covariates: Sequence[str] = ()
+    datasets: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.points)
@@ -135,12 +155,22 @@ class DataTable:
         """C."""
         return len(self.condition_names)
 
+    @property
+    def columns_of_conditions(self) -> Columns:
+        """What is known of conditions."""
+        return self.condition_columns or Columns.plain(self.condition_names)
+
     def at(self, places: Tensor) -> "DataTable":
         """Some rows, of which none is kept any more."""
         rows = self.rows.at(places)
         held_out = self.held_out[places]
         return replace(
-            self, points=rows.points, held_out=held_out, conditions=rows.conditions, kept=None
+            self,
+            points=rows.points,
+            held_out=held_out,
+            conditions=rows.conditions,
+            kept=None,
+            datasets=None if self.datasets is None else self.datasets[places],
         )
 
     def row_numbers(self) -> np.ndarray:
@@ -150,7 +180,9 @@ class DataTable:
 
     def without_conditions(self) -> "DataTable":
         """The points alone."""
-        return replace(self, conditions=None, condition_names=[])
+        return replace(
+            self, conditions=None, condition_names=[], condition_columns=None, covariates=()
+        )
 
 
 def as_records(table: DataTable) -> Records:

@@ -5,13 +5,18 @@ counts that are mostly small, after a power, or all that tells small ones apart 
 scale of the largest; and those with long tails by their normal scores, or one simulation that is
 far out would set the scale of all others. The best linear prediction ``c B`` of the points can be
 taken off them: what is left of points that are jointly Gaussian with their conditions is
-independent of these, and a flow of it without a network is already their exact conditional law.
+independent of these, and a flow of it without a network is already their exact conditional law. Of
+points whose mean and covariance depend on conditions in any way, a small network can say these.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from math import log10
+from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError
@@ -138,7 +143,22 @@ class ConditionScale(nn.Module):
         return straight
 
 
-class LinearPrediction(nn.Module):
+class Prediction(nn.Module, ABC):
+    """An invertible map of points ``[..., D]`` that is linear in these, given ``c [..., C]``."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """What is left of points ``[..., D]``, and ``log |det dy/dx| [...]``."""
+
+    @abstractmethod
+    def inverse(self, y: Tensor, c: Tensor) -> Tensor:
+        """The points ``[..., D]``."""
+
+    def check(self) -> None:
+        """Nothing that it can hold makes it no map."""
+
+
+class LinearPrediction(Prediction):
     """``y = x - c B``, whose Jacobian determinant is 1.
 
     Args:
@@ -166,11 +186,89 @@ class LinearPrediction(nn.Module):
         return x - c @ self.slopes, torch.zeros_like(x[..., 0])
 
     def inverse(self, y: Tensor, c: Tensor) -> Tensor:
-        """The points ``[..., D]``."""
         return y + c @ self.slopes
 
-    def check(self) -> None:
-        """Nothing that it can hold makes it no map."""
+
+MEMBERS, WIDTH, DEPTH = 3, 64, 2
+"""Networks of a Gaussian prediction, units of a layer, and layers after the first."""
+MOST_LOG_SCALE = 15.0
+"""Of a standard deviation, in those of the points."""
+
+
+class GaussianPrediction(Prediction):
+    """``y = U(c) (x - m(c)) / s(c)``, U lower triangular with ones on its diagonal.
+
+    Of points that are Gaussian given their conditions, with these means and the covariance
+    ``diag(s) (U' U)^-1 diag(s)``, y is standard normal whatever c is. Networks say m, log s and U,
+    whose means over the networks are taken.
+
+    Args:
+        dim: D.
+        conditions: C.
+    """
+
+    below: Tensor
+
+    def __init__(self, dim: int, conditions: int):
+        super().__init__()
+        if conditions < 1:
+            raise ValueError("a prediction needs conditions")
+        self.dim = dim
+        self.members = nn.ModuleList(
+            nn.ModuleList(
+                nn.Linear(wide, other)
+                for wide, other in pairwise([conditions, *[WIDTH] * (1 + DEPTH), self._said])
+            )
+            for _ in range(MEMBERS)
+        )
+        places = torch.tril_indices(dim, dim, -1)
+        self.register_buffer("below", places, persistent=False)
+        self.requires_grad_(False)  # but where it is fitted
+
+    @property
+    def _said(self) -> int:
+        """How many numbers a network says."""
+        return 2 * self.dim + self.dim * (self.dim - 1) // 2
+
+    def said(self, member: int, c: Tensor) -> Tensor:
+        """What a network says ``[..., K]`` of conditions ``[..., C]``, in the dtype of its
+        weights."""
+        layers = self.members[member]
+        assert isinstance(layers, nn.ModuleList)
+        first, *hidden, last = layers
+        assert isinstance(first, nn.Linear)
+        h = F.silu(first(c.to(first.weight)))
+        for layer in hidden:
+            h = h + F.silu(layer(h))
+        return cast(Tensor, last(h))
+
+    def parts(self, said: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``m``, ``log s [..., D]`` and ``U [..., D, D]``."""
+        mean, log_scale, turns = said.tensor_split([self.dim, 2 * self.dim], dim=-1)
+        log_scale = MOST_LOG_SCALE * torch.tanh(log_scale / MOST_LOG_SCALE)
+        unit = torch.eye(self.dim, dtype=said.dtype, device=said.device)
+        turn = unit.expand(*turns.shape[:-1], -1, -1).clone()
+        turn[..., self.below[0], self.below[1]] = turns
+        return mean, log_scale, turn
+
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        return self.normalized(x, self._mean(c).to(x))
+
+    def normalized(self, x: Tensor, said: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of what a network says."""
+        mean, log_scale, turn = self.parts(said)
+        y = (turn @ ((x - mean) * (-log_scale).exp())[..., None])[..., 0]
+        return y, -log_scale.sum(dim=-1).expand_as(x[..., 0])
+
+    def inverse(self, y: Tensor, c: Tensor) -> Tensor:
+        mean, log_scale, turn = self.parts(self._mean(c).to(y))
+        # Rows of points and matrices of their conditions, or one matrix for all.
+        turn = turn.expand(*y.shape, self.dim)
+        solved = torch.linalg.solve_triangular(turn, y[..., None], upper=False, unitriangular=True)
+        return mean + log_scale.exp() * solved[..., 0]
+
+    def _mean(self, c: Tensor) -> Tensor:
+        return torch.stack([self.said(k, c) for k in range(MEMBERS)]).mean(dim=0)
 
 
 def ridge(c: Tensor, x: Tensor) -> Tensor:

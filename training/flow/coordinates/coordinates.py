@@ -19,12 +19,21 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
-from training.flow.coordinates.conditions import ConditionScale, LinearPrediction
+from training.flow.coordinates.conditions import (
+    ConditionScale,
+    GaussianPrediction,
+    LinearPrediction,
+    Prediction,
+)
 from training.flow.coordinates.maps import LINEAR, MAPS, Limits, PointMap
 from training.flow.coordinates.surprise import Surprise
 
-PREDICTION = "prediction"
-"""The name of a ``LinearPrediction`` in network files."""
+PREDICTION, GAUSSIAN = "prediction", "gaussian"
+"""The names of a ``LinearPrediction`` and of a ``GaussianPrediction`` in network files."""
+PREDICTIONS: dict[str, type[Prediction]] = {
+    PREDICTION: LinearPrediction,
+    GAUSSIAN: GaussianPrediction,
+}
 
 
 class Coordinates(nn.Module):
@@ -32,7 +41,7 @@ class Coordinates(nn.Module):
 
     Args:
         dim: D.
-        maps: Names in ``MAPS``, or ``prediction``, in the order in which they are applied.
+        maps: Names in ``MAPS`` or ``PREDICTIONS``, in the order in which they are applied.
         knots: Number of knots of their splines.
         conditions: The number C of conditions that points are given with.
         surprise: Whether it is known where these lie.
@@ -79,7 +88,7 @@ class Coordinates(nn.Module):
         self.condition_dim, self.relevant = conditions, list(relevant)
         if any(not 0 <= place < conditions for place in (*self.relevant, *skewed, *tails)):
             raise ValueError(f"a relevant or skewed condition is none of {conditions}")
-        known = (*MAPS, PREDICTION)
+        known = (*MAPS, *PREDICTIONS)
         for name in self.names:
             if name not in known:
                 raise ValueError(f"unknown map '{name}': known are {', '.join(known)}")
@@ -87,7 +96,9 @@ class Coordinates(nn.Module):
         self.surprise = Surprise(conditions) if surprise and conditions else None
         self._given: Tensor | None = None
         self.maps = nn.ModuleList(
-            LinearPrediction(dim, self.label_dim) if name == PREDICTION else MAPS[name](dim, knots)
+            PREDICTIONS[name](dim, self.label_dim)
+            if name in PREDICTIONS
+            else MAPS[name](dim, knots)
             for name in self.names
         )
         for name in ("steps", "offsets", "least", "most"):
@@ -173,7 +184,7 @@ class Coordinates(nn.Module):
         u, c = points.double(), self.labels
         total = torch.zeros_like(u[..., 0])
         for map_ in self.maps:
-            u, log_det = map_(u, c) if isinstance(map_, LinearPrediction) else map_(u)
+            u, log_det = map_(u, c) if isinstance(map_, Prediction) else map_(u)
             _require_finite(u)
             total = total + log_det
         return u, total
@@ -247,20 +258,20 @@ class Coordinates(nn.Module):
         for part in (*self.maps, self.scale, self.surprise):
             if part is None:
                 continue
-            assert isinstance(part, PointMap | LinearPrediction | ConditionScale | Surprise)
+            assert isinstance(part, PointMap | Prediction | ConditionScale | Surprise)
             part.check()
 
     @property
     def _curved(self) -> int:
         """How many maps come before those that are linear to the end."""
-        linear = (*LINEAR, PREDICTION)
+        linear = (*LINEAR, *PREDICTIONS)
         return max((at + 1 for at, name in enumerate(self.names) if name not in linear), default=0)
 
     def _back(self, points: Tensor, part: slice) -> Tensor:
         """Points ``[..., D]`` back through some of the maps."""
         x, c = points.double(), self.labels
         for map_ in reversed(list(self.maps)[part]):
-            if isinstance(map_, LinearPrediction):
+            if isinstance(map_, Prediction):
                 assert c is not None
                 x = map_.inverse(x, c)
             else:

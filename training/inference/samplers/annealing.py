@@ -41,6 +41,7 @@ from training.inference.samplers.pool import TINY, Pool
 from training.inference.summary import ERRORS, STD_OFF
 from training.inference.target import Placed, Target
 from training.inference.weights import (
+    evidence_of,
     largest_exponent,
     require_some,
     systematic,
@@ -48,7 +49,7 @@ from training.inference.weights import (
     weighted_picks,
     z_order,
 )
-from training.measure.posterior.importance import effective_size, smoothed_weights
+from training.measure.posterior.importance import effective_size, log_mean, smoothed_weights
 
 NAME = "annealed"
 STAGE, SETTLING, FINAL = (256, 48), (384, 64), 640
@@ -107,7 +108,7 @@ def anneal(
 
 def _annealed(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int) -> Draws:
     # On the way densities need not be exact: only draws of the last law count.
-    hasty = target.with_prior(target.prior.hasty())
+    hasty = target.roughly(target.prior.hasty())
     swarm = Swarm(hasty, seeds, chains)
     states, worth, exponent = _start(swarm, pool)
     prior = _prior_law(swarm, pool)
@@ -201,11 +202,6 @@ class Swarm:
         self.sight = Sight.or_none(target)
         self._laws: list[tuple[int, Proposal]] = []
         self._log_mixture = torch.empty(0)
-
-    @property
-    def evidence(self) -> Tensor:
-        """Logs ``[G]`` of the integral of the likelihood, as each population has it."""
-        return self.log_weights(torch.ones_like(self.states[:, 0, 0])).logsumexp(dim=1)
 
     def states_of(self, points: Tensor) -> Tensor:
         """States ``[G, n, D]``, in standard deviations, of points ``[G, n, D]``."""
@@ -307,7 +303,7 @@ class Swarm:
         """So many of each population."""
         shape = (self.target.count, self.chains)
         log_weights = self.log_weights(torch.ones_like(self.states[:, 0, 0]))
-        smoothed = smoothed_weights(log_weights)
+        smoothed, (_, error) = smoothed_weights(log_weights), log_mean(log_weights)
         keys = torch.tensor([hash_seed(seed, chain) for seed, chain in self._keys])
         picks = weighted_picks(smoothed.log_weights, keys, count, z_order(self.states))
         rows = torch.arange(len(picks), device=picks.device)[:, None]
@@ -321,8 +317,8 @@ class Swarm:
             {
                 "effective_size": smoothed.effective_size.view(shape).sum(dim=1).cpu(),
                 "pareto_k": self._tails(log_weights).cpu(),
-                "evidence": self.evidence.view(shape).mean(dim=1).cpu(),
-                "evidence_spread": self.evidence.view(shape).std(dim=1, correction=0).cpu(),
+                # Weights have the number of their draws in them: their sum is the mean.
+                **evidence_of(log_weights.logsumexp(dim=1).view(shape), error.view(shape)),
             },
         )
 

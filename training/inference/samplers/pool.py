@@ -20,7 +20,7 @@ from torch_utils.streams import Stream
 from training.inference.draws import Draws
 from training.inference.target import Target
 from training.inference.weights import require_some, weighted_picks, z_order
-from training.measure.posterior.importance import effective_size, smoothed_weights
+from training.measure.posterior.importance import effective_size, log_mean, smoothed_weights
 
 BLOCK, CALL = 2**22, 2**17
 """Likelihoods that are held at once, and coordinates of points that go into one call of them."""
@@ -130,7 +130,7 @@ class Pool:
         first observation again, so that none depends on how many there are.
         """
         size, dim = self.points.shape[1:]
-        step = max(1, CALL // (size * dim))
+        step = 1 if target.likelihood.dear else max(1, CALL // (size * dim))
         places = torch.arange(*rows.indices(target.count), device=self.group.device)
         order = F.pad(torch.arange(len(places), device=places.device), (0, -len(places) % step))
         log_likelihood = []
@@ -168,6 +168,7 @@ class Pool:
         order = self.order.expand_as(log_weights)
         picks = weighted_picks(weights.log_weights, seeds, chains * draws, order)
         count = len(log_weights)
+        evidence, error = log_mean(log_weights)
         where = (count, chains, draws)
         group = self.group[rows][:, None]
         return Draws(
@@ -176,7 +177,12 @@ class Pool:
             log_weights.gather(1, picks).view(where),
             ["pool"] * count,
             torch.full((count,), self.calls, dtype=torch.float64),
-            {"effective_size": weights.effective_size.cpu(), "pareto_k": weights.k.cpu()},
+            {
+                "effective_size": weights.effective_size.cpu(),
+                "pareto_k": weights.k.cpu(),
+                "evidence": evidence.cpu(),
+                "evidence_error": error.cpu(),
+            },
         )
 
 

@@ -29,7 +29,7 @@ from training.inference.proposals import COMPONENTS, Proposal
 from training.inference.samplers.pool import TINY, Pool
 from training.inference.target import Target
 from training.inference.weights import require_some, systematic, tempered, weighted_picks, z_order
-from training.measure.posterior.importance import effective_size, smoothed_weights
+from training.measure.posterior.importance import effective_size, log_mean, smoothed_weights
 
 DRAWN = (512, 2048)
 """Points of each round, n_t."""
@@ -86,7 +86,9 @@ def _refined(
     near = _Near(target, pool, log_likelihood)
     for index, count in enumerate(drawn):
         near.add(seeds, index, count)
-    weights = smoothed_weights(near.of_all(log_likelihood))
+    raw = near.of_all(log_likelihood)
+    mean, error = log_mean(raw)
+    weights = smoothed_weights(raw)
     order = torch.cat(
         [pool.order.expand_as(log_likelihood), len(pool.w) + z_order(near.new)], dim=1
     )
@@ -98,7 +100,13 @@ def _refined(
         likelihood.view(target.count, *shape),
         ["refined"] * target.count,
         torch.full((target.count,), target.calls / target.count, dtype=torch.float64),
-        {"effective_size": weights.effective_size.cpu(), "pareto_k": weights.k.cpu()},
+        {
+            "effective_size": weights.effective_size.cpu(),
+            "pareto_k": weights.k.cpu(),
+            # Weights have the number of all draws in them: their sum is the likelihood's mean.
+            "evidence": (mean + log(raw.shape[1])).cpu(),
+            "evidence_error": error.cpu(),
+        },
     )
 
 

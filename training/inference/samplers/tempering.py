@@ -2,7 +2,13 @@
 
 Particles start as draws of the prior. The likelihood's exponent rises from 0 to 1, each time by as
 much as leaves the weights worth half of the particles (Jasra, Stephens, Doucet and Tsagaris 2011);
-particles are then taken by weight, and moved by steps of Crank-Nicolson at that exponent. Each
+particles are then taken by weight, and moved at that exponent: in some steps by Crank-Nicolson, in
+the others along differences of particles of their population,
+
+    w' = w + g (w_a - w_b),      g = 2.38 / sqrt(2 d) times 2, 1, 1/2, 1/4 or 1/8; or 1,
+
+(differential evolution; ter Braak 2006): these have the shape and the size of the
+posterior, and g = 1 goes from mode to mode. One half of a population moves along the other's. Each
 observation has exponents of its own.
 """
 
@@ -15,7 +21,13 @@ from training.inference.draws import Draws
 from training.inference.noise import Noise
 from training.inference.samplers.crank_nicolson import FIRST, LEAST, WANTED
 from training.inference.target import Target
-from training.inference.weights import largest_exponent, require_some, systematic
+from training.inference.weights import (
+    evidence_of,
+    largest_exponent,
+    require_some,
+    systematic,
+)
+from training.measure.posterior.importance import log_mean
 
 WORTH = 0.5
 """Part of the particles that weights are to be worth."""
@@ -23,6 +35,12 @@ MOVES = 8
 """Steps at each exponent."""
 LAST_MOVES = 24
 """Steps at the last one, after which particles that were copies of one another are not."""
+WALKS = 4
+"""One of so many steps is of Crank-Nicolson."""
+LENGTHS = (2.0, 1.0, 0.5, 0.25, 0.125)
+"""Of steps along differences, in those that suit a normal law."""
+JUMPS = 0.1
+"""Share of steps along differences that are as long as these."""
 ARRIVED = 1e-9
 """How near to 1 an exponent is 1."""
 
@@ -56,7 +74,10 @@ def temper(
         for move in range(LAST_MOVES):
             step += 1
             moving = going & (last | (move < MOVES))
-            if moving.any():
+            if moving.any() and move % WALKS:
+                for half in range(2):
+                    swarm.differ(moving, step, half)
+            elif moving.any():
                 swarm.move(moving, step)
         step += 1
         if on_part:
@@ -78,6 +99,7 @@ class _Swarm:
         self.exponent = torch.zeros(groups, dtype=torch.float64, device=target.device)
         self._size = torch.full_like(self.exponent, FIRST)
         self._stages = torch.zeros_like(self.exponent)
+        self._evidence = torch.zeros_like(self.exponent)
         require_some(self._log_likelihood.view(groups, particles))
 
     def raise_exponents(self, uniform: Tensor) -> Tensor:
@@ -89,6 +111,8 @@ class _Swarm:
         worth = WORTH * log_likelihood.isfinite().sum(dim=1)
         rise = largest_exponent(log_likelihood, 1 - self.exponent, worth)
         start = uniform.view(-1, particles)[:, 0]
+        mean, _ = log_mean(rise[:, None] * log_likelihood)
+        self._evidence += torch.where(going, mean, 0)
         picks = systematic(rise[:, None] * log_likelihood, start, particles)
         # Populations that have arrived stay as they are.
         own = torch.arange(particles, device=picks.device)
@@ -104,6 +128,38 @@ class _Swarm:
         self.exponent = torch.where(reached > 1 - ARRIVED, 1, reached)
         self._stages += going
         return going
+
+    def differ(self, moving: Tensor, step: int, half: int) -> None:
+        """A step of half of the particles of populations that are ``moving [G]``, along differences
+        of the other half."""
+        particles, dim = self._shape[2], self._target.dim
+        own = torch.arange(half, particles, 2, device=moving.device)
+        others = torch.arange(1 - half, particles, 2, device=moving.device)
+        if len(others) < 2:
+            return
+        groups = moving.nonzero()[:, 0]
+        uniform = self._noise.uniform(step, 5).view(-1, particles, 5)[groups][:, own]
+        first = (uniform[..., 0] * len(others)).long()
+        # Another one than the first.
+        second = (first + 1 + (uniform[..., 1] * (len(others) - 1)).long()) % len(others)
+        sizes = 2.38 / (2 * dim) ** 0.5 * torch.tensor(LENGTHS).to(uniform)
+        scale = sizes[(uniform[..., 2] * len(LENGTHS)).long()]
+        scale = torch.where(uniform[..., 3] < JUMPS, 1.0, scale)
+        w = self._w.view(-1, particles, dim)[groups]
+        one, other = (
+            w.gather(1, others[k][..., None].expand(-1, -1, dim)) for k in (first, second)
+        )
+        before = w[:, own]
+        proposed = (before + scale[..., None] * (one - other)).flatten(0, 1)
+        rows = (particles * groups[:, None] + own).flatten()
+        evaluated = self._target.evaluate(proposed, self._which[rows])
+        exponent = self.exponent[self._group[rows]]
+        gain = exponent * (evaluated.log_likelihood - self._log_likelihood[rows])
+        gain += (before.flatten(0, 1).square() - proposed.square()).sum(dim=1) / 2
+        fits = uniform[..., 4].flatten().log() < gain
+        taken = rows[fits]
+        self._w[taken], self._points[taken] = proposed[fits], evaluated.points[fits]
+        self._log_likelihood[taken] = evaluated.log_likelihood[fits]
 
     def move(self, moving: Tensor, step: int) -> None:
         """A step of Crank-Nicolson of the populations that are ``moving [G]``."""
@@ -135,5 +191,6 @@ class _Swarm:
             {
                 "step_size": self._size.view(count, -1).mean(dim=1).cpu(),
                 "stages": self._stages.view(count, -1).mean(dim=1).cpu(),
+                **evidence_of(self._evidence.view(count, -1)),
             },
         )

@@ -164,3 +164,13 @@ def _mean_log(theta: Tensor, excess: Tensor, inside: Tensor) -> Tensor:
     """``k(theta) [M, m]`` of ``theta [M, m]``: excesses of 0 add nothing."""
     summed = torch.log1p(-theta[:, :, None] * excess[:, None, :]).sum(dim=2)
     return summed / inside.sum(dim=1, keepdim=True)
+
+
+def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Logs of the means ``[M]`` of weights ``[M, P]``, and their standard errors in nats.
+
+    Of draws that are spread evenly, errors are smaller.
+    """
+    count = log_weights.shape[1]
+    spread = (1 / effective_size(log_weights) - 1 / count).clamp_min(0)
+    return log_weights.logsumexp(dim=1) - log(count), spread.sqrt()

@@ -1,0 +1,207 @@
+"""Likelihoods of trials against closed forms, and what claims of models are worth.
+
+    python benchmarks/trials.py conjugate
+    python benchmarks/trials.py claims
+
+conjugate: D parameters, uniform between -3 and 3, and trials ``y = theta + e``, e standard normal:
+posteriors are normal laws cut at the bounds, and evidences products of their shares. One likelihood
+is trained on datasets of 1 to 8 trials, and asked about observations of 1, 4, 16 and 64.
+
+mean       root mean square of what posterior means are off by, in exact standard deviations
+std        the same of standard deviations, as a share of the exact ones
+evidence   the same of log evidences, in nats; largest
+R-hat, s   largest; seconds of the CPU for an observation
+
+claims: two models of reaction times, of which each makes half of the observations: logs of times
+are normal, or times have a shift and an exponential tail. Probabilities of models are compared with
+how often they are right.
+"""
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from scipy.stats import norm, truncnorm
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.estimators.flow import children_seconds, newest_network
+from benchmarks.estimators.trials import run
+from torch_utils.results import load_json
+from training.files.rows import save_csv
+from training.options.script import run_script
+
+EDGE, TRIALS, MOST = 3.0, (1, 4, 16, 64), 8
+
+
+def trained(
+    folder: Path, name: str, theta: np.ndarray, trials: list[np.ndarray], bounds: str
+) -> tuple[Path, float]:
+    """The network of a likelihood, and its seconds of the CPU.
+
+    Args:
+        folder: Where files go.
+        name: Of the model.
+        theta: Parameters ``[N, D]``.
+        trials: Of each ``[n, K]``.
+        bounds: Of all parameters, ``low:high``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"theta{place + 1}" for place in range(theta.shape[1])]
+    data = [f"y{place + 1}" for place in range(trials[0].shape[1])]
+    counts = [len(each) for each in trials]
+    rows = np.column_stack(
+        [np.repeat(np.arange(len(theta)), counts), np.repeat(theta, counts, 0), np.vstack(trials)]
+    )
+    source, table = folder / f"{name}.csv", folder / f"{name}.npz"
+    save_csv(source, ["id", *names, *data], torch.from_numpy(rows))
+    before = children_seconds()
+    if not (folder / name).exists():
+        ranges = ",".join(f"{each}:{bounds}" for each in names)
+        making = [f"--source={source}", f"--dest={table}", "--overwrite", "--dataset=id"]
+        making += [f"--conditions={','.join(data)}", f"--bounds={ranges}", "--dequantize=none"]
+        run(["dataset_tool.py", *making])
+        run(["train.py", "--likelihood", f"--data={table}", f"--outdir={folder / name}"])
+    return newest_network(folder / name), children_seconds() - before
+
+
+def saved(path: Path, observations: list[np.ndarray]) -> Path:
+    """A file of trials ``[n, K]`` of observations."""
+    numbers = np.repeat(np.arange(len(observations)), [len(each) for each in observations])
+    names = [f"y{place + 1}" for place in range(observations[0].shape[1])]
+    rows = torch.from_numpy(np.column_stack([numbers, np.vstack(observations)]))
+    save_csv(path, ["dataset", *names], rows)
+    return path
+
+
+def exact(trials: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Means ``[D]``, standard deviations ``[D]`` and the log evidence given trials ``[n, D]``."""
+    count, mean = len(trials), trials.mean(axis=0)
+    std = count**-0.5
+    law = truncnorm((-EDGE - mean) / std, (EDGE - mean) / std, mean, std)
+    # p(y | theta) = p(y | its mean) N(mean; theta, 1 / n) up to what no theta enters.
+    rest = norm.logpdf(trials - mean).sum() + trials.shape[1] * np.log(2 * np.pi / count) / 2
+    inside = norm.cdf((EDGE - mean) / std) - norm.cdf((-EDGE - mean) / std)
+    return law.mean(), law.std(), float(rest + np.log(inside / (2 * EDGE)).sum())
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    pass
+
+
+@main.command()
+@click.option("--dims", default="2,5,10", help="Numbers of parameters.")
+@click.option("--simulations", default=5000, help="Datasets, of 1 to 8 trials.")
+@click.option("--observations", default=10, help="Of each number of trials.")
+@click.option("--folder", type=Path, default=Path("out/trials"))
+def conjugate(dims: str, simulations: int, observations: int, folder: Path) -> None:
+    """Compare posteriors and evidences with the exact ones."""
+    print("| D | trials | mean | std | evidence | largest | converged | R-hat | s |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for dim in map(int, dims.split(",")):
+        draw, place = np.random.default_rng(dim), (folder / f"normal{dim}").resolve()
+        theta = draw.uniform(-EDGE, EDGE, (simulations, dim))
+        counts = draw.integers(1, MOST + 1, simulations)
+        pairs = zip(theta, counts, strict=True)
+        trials = [row + draw.normal(size=(count, dim)) for row, count in pairs]
+        network, seconds = trained(place, "normal", theta, trials, f"{-EDGE}:{EDGE}")
+        print(f"trained in {seconds:.0f} s", file=sys.stderr)
+        for count in TRIALS:
+            truths = draw.uniform(-EDGE, EDGE, (observations, dim))
+            seen = [row + draw.normal(size=(count, dim)) for row in truths]
+            before = children_seconds()
+            found = sampled(network, saved(place / f"seen{count}.csv", seen), place)
+            seconds = (children_seconds() - before) / observations
+            print(f"| {dim} | {count} | {row_of(found, seen)} | {seconds:.1f} |", flush=True)
+
+
+def sampled(network: Path, seen: Path, folder: Path) -> dict[str, Any]:
+    """What ``posterior.py sample`` says of observations."""
+    place = folder / seen.stem
+    command = ["posterior.py", "sample", f"--network={network}", "--prior=uniform"]
+    run([*command, f"--observation={seen}", f"--save_dir={place}", "--overwrite"])
+    [path] = place.glob("*_posterior.json")
+    return load_json(path)
+
+
+def row_of(found: dict[str, Any], seen: list[np.ndarray]) -> str:
+    """Cells of the table."""
+    means, stds, evidences, r_hat = [], [], [], []
+    for one, trials in zip(found["posteriors"], seen, strict=True):
+        mean, std, evidence = exact(trials)
+        means.append((np.array(list(one["mean"].values())) - mean) / std)
+        stds.append(np.array(list(one["std"].values())) / std - 1)
+        evidences.append(one["statistics"]["evidence"] - evidence)
+        r_hat += [value for value in one["r_hat"].values() if value is not None]
+    parts = (means, stds, evidences)
+    mean_off, std_off, off = (float(np.sqrt(np.mean(np.square(part)))) for part in parts)
+    largest = float(np.abs(evidences).max())
+    rest = f"{found['converged']} of {len(seen)} | {max(r_hat, default=float('nan')):.3f}"
+    return f"{mean_off:.3f} | {std_off:.3f} | {off:.3f} | {largest:.3f} | {rest}"
+
+
+def log_normal(draw: np.random.Generator, theta: np.ndarray, count: int) -> np.ndarray:
+    """Times ``[count, 1]`` whose logs are normal: location and log of the scale."""
+    return np.exp(-1 + theta[0] / 2 + np.exp(-1 + theta[1] / 2) * draw.normal(size=(count, 1)))
+
+
+def shifted(draw: np.random.Generator, theta: np.ndarray, count: int) -> np.ndarray:
+    """Times ``[count, 1]`` with a normal part and an exponential one."""
+    normal = 0.3 + 0.05 * theta[0] + 0.05 * draw.normal(size=(count, 1))
+    return np.abs(normal) + 0.15 * np.exp(theta[1] / 2) * draw.exponential(size=(count, 1))
+
+
+MODELS = {"log-normal": log_normal, "shifted": shifted}
+BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 1.0)
+
+
+@main.command()
+@click.option("--simulations", default=3000, help="Datasets, of 1 to 8 trials.")
+@click.option("--observations", default=200, help="Half of each model.")
+@click.option("--trials", default=6, help="Of an observation.")
+@click.option("--folder", type=Path, default=Path("out/trials"))
+def claims(simulations: int, observations: int, trials: int, folder: Path) -> None:
+    """Are claims of 70 % right in 70 % of cases?"""
+    folder, draw, networks = (folder / "claims").resolve(), np.random.default_rng(0), []
+    for name, simulate in MODELS.items():
+        theta = draw.uniform(-1, 1, (simulations, 2))
+        counts = draw.integers(1, MOST + 1, simulations)
+        made = [simulate(draw, row, n) for row, n in zip(theta, counts, strict=True)]
+        networks.append(trained(folder, name, theta, made, "-1:1")[0])
+    true = np.arange(observations) % 2
+    laws = list(MODELS.values())
+    seen = [laws[which](draw, draw.uniform(-1, 1, 2), trials) for which in true]
+    before = children_seconds()
+    command = [f"--observation={saved(folder / 'seen.csv', seen)}", "--prior=uniform"]
+    command += [f"--network={network}" for network in networks]
+    run(["posterior.py", "compare", *command, f"--save_dir={folder / 'compared'}", "--overwrite"])
+    found = load_json(folder / "compared" / "comparison.json")["observations"]
+    chance = np.array([list(one["probability"].values()) for one in found])
+    said, right = chance.max(axis=1), chance.argmax(axis=1) == true
+    print("| claims of | number | in the mean | right | standard error |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for low, high in pairwise(BINS):
+        at = (said >= low) & (said <= high)
+        if at.any():
+            mean = said[at].mean()
+            error = np.sqrt(mean * (1 - mean) / at.sum())
+            print(
+                f"| {low:.0%} to {high:.0%} | {at.sum()} | {mean:.1%} | {right[at].mean():.1%} | "
+                f"{error:.1%} |"
+            )
+    score = -np.log(chance[np.arange(len(true)), true]).mean()
+    converged = sum(all(one["converged"].values()) for one in found)
+    seconds = (children_seconds() - before) / observations
+    print(
+        f"\nLog score {score:.3f} nats ({np.log(2):.3f} says nothing); {converged} of {len(found)} "
+        f"converged; {seconds:.1f} s an observation"
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,134 @@
+"""Repeated measurements: columns and long form alike, whole datasets held out, what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import dataset_tool
+import info
+from tests.support.finished_runs import good, write_csv
+from tests.support.running import Run, refused
+from training.data.tables.making import exchanged
+from training.data.tables.table import DataTable
+from training.data.tables.trials import one_of_each
+from training.files.table import load_table
+
+NAMES = ["a", "b", "y1", "n1", "t1", "y2", "n2", "t2"]
+
+
+def wide_rows() -> np.ndarray:
+    """Forty rows of two trials; every third has one alone."""
+    draw = np.random.default_rng(0)
+    theta, y = draw.uniform(-1, 1, (40, 2)), draw.normal(size=(40, 2))
+    counts, times = draw.poisson(3, (40, 2)), draw.uniform(0, 1, (40, 2))
+    rows = np.hstack([theta, np.stack([y, counts, times], axis=2).reshape(40, 6)])
+    rows[::3, 5:] = np.nan
+    return rows
+
+
+def long_rows(wide: np.ndarray) -> np.ndarray:
+    trials = wide[:, 2:].reshape(-1, 2, 3)
+    rows = [
+        [7 - row, *wide[row, :2], *trial]
+        for row in range(len(wide))
+        for trial in trials[row]
+        if not np.isnan(trial).any()
+    ]
+    return np.array(rows)
+
+
+@pytest.fixture
+def made(run_script: Run, tmp_path: Path) -> dict[str, DataTable]:
+    wide = wide_rows()
+    write_csv(tmp_path / "wide.csv", NAMES, wide)
+    write_csv(tmp_path / "long.csv", ["id", "a", "b", "y", "n", "t"], long_rows(wide))
+    forms = {
+        "wide": ["--repeats=y*,n*,t*"],
+        "named": ["--repeats=y1,n1,t1;y2,n2,t2"],
+        "long": ["--dataset=id", "--conditions=y,n"],
+    }
+    tables = {}
+    for form, options in forms.items():
+        source, dest = tmp_path / f"{'long' if form == 'long' else 'wide'}.csv", f"{form}.npz"
+        covariate = "t1" if form == "named" else "t"
+        more = [f"--covariates={covariate}", "--bounds=a:-1:1,n:0:", "--held-out=0.25"]
+        more = [each.replace("n:0", "n1:0") if form == "named" else each for each in more]
+        place = (f"--source={source}", f"--dest={tmp_path / dest}")
+        told = good(run_script(dataset_tool, *place, *options, *more)).out
+        assert "40 datasets of 1 to 2 trials each" in told
+        tables[form] = load_table(tmp_path / dest)
+    assert "datasets of 1 to 2 trials" in good(run_script(info, tmp_path / "long.npz")).out
+    return tables
+
+
+def test_columns_and_long_form_are_the_same_data(made: dict[str, DataTable]) -> None:
+    wide, named, long = made["wide"], made["named"], made["long"]
+    assert wide.datasets is not None
+    assert len(wide) == 40 + 26
+    for other in (named, long):
+        torch.testing.assert_close(other.points, wide.points, rtol=0, atol=0)
+        torch.testing.assert_close(other.conditions, wide.conditions, rtol=0, atol=0)
+    assert (wide.condition_names, named.condition_names) == (["y", "n", "t"], ["y1", "n1", "t1"])
+    # Parameters that repeat are no discrete ones; counts are.
+    assert not wide.columns.steps.any()
+    assert wide.columns_of_conditions.steps.tolist() == [0, 1, 0]
+    assert wide.columns_of_conditions.low.tolist() == [-torch.inf, -0.5, -torch.inf]
+
+
+def test_whole_datasets_are_held_out(made: dict[str, DataTable]) -> None:
+    for table in made.values():
+        assert table.datasets is not None
+        halves = (table.held_out, ~table.held_out)
+        held_out, others = (set(table.datasets[which].tolist()) for which in halves)
+        assert (len(held_out), len(others)) == (10, 30)
+        assert len(one_of_each(table)) == 40
+
+
+def test_roles_are_exchanged_for_a_likelihood(made: dict[str, DataTable]) -> None:
+    table = made["long"]
+    likelihood, _ = exchanged(table, "it")
+    assert (list(likelihood.columns.names), list(likelihood.condition_names)) == (
+        ["y", "n"],
+        ["a", "b", "t"],
+    )
+    assert table.conditions is not None
+    assert likelihood.conditions is not None
+    torch.testing.assert_close(likelihood.points, table.conditions[:, :2])
+    torch.testing.assert_close(likelihood.conditions[:, :2], table.points)
+    assert likelihood.columns_of_conditions.high.tolist() == [1, torch.inf, torch.inf]
+    assert likelihood.columns.steps.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "words"),
+    [
+        ("b", (), ("line 3", "column 'b'", "line 2", "same dataset")),
+        ("hole", (), ("line 4", "missing")),
+        ("", ("--repeats=y;n",), ("--conditions", "--repeats")),
+        ("", ("--covariates=y",), ("'y' has two roles",)),
+        ("", ("--missing=mean",), ("--missing=drop",)),
+    ],
+)
+def test_what_is_no_dataset_is_refused(
+    run_script: Run, tmp_path: Path, change: str, options: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    rows = long_rows(wide_rows())[1:]
+    if change:
+        rows[*((1, 2) if change == "b" else (2, 3))] = 0.5 if change == "b" else np.nan
+    source = write_csv(tmp_path / "long.csv", ["id", "a", "b", "y", "n", "t"], rows)
+    place = (f"--source={source}", f"--dest={tmp_path / 'd.npz'}", "--dataset=id")
+    result = run_script(dataset_tool, *place, "--conditions=y,n", "--covariates=t", *options)
+    refused(result, 1 if change == "b" else 2, *words)
+    assert not (tmp_path / "d.npz").exists()
+
+
+def test_a_row_without_trials_is_refused(run_script: Run, tmp_path: Path) -> None:
+    rows = wide_rows()
+    rows[4, 2:] = np.nan
+    source = write_csv(tmp_path / "wide.csv", NAMES, rows)
+    place = (f"--source={source}", f"--dest={tmp_path / 'd.npz'}")
+    refused(run_script(dataset_tool, *place, "--repeats=y*,n*,t*"), 1, "line 6 has no trials")
+    for groups, word in (("y1;y2,n2", "as many"), ("z*", "no column"), ("y1;y1", "twice")):
+        refused(run_script(dataset_tool, *place, f"--repeats={groups}"), 2, word)

@@ -1,0 +1,151 @@
+"""Learned likelihoods of trials: exact where the law is, posteriors and evidences by quadrature."""
+
+from dataclasses import replace
+from math import log, pi
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from tests.support.draws import double, normal
+from training.data.tables.table import Columns, DataTable, Dropped
+from training.flow.coordinates.conditions import GaussianPrediction
+from training.flow.courses import courses_at_rest
+from training.flow.pfode import ProbabilityFlow
+from training.inference.prior import Prior, ways_of
+from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
+from training.inference.target import Target
+from training.inference.trials import TrialLikelihood, Trials
+from training.learning.building import Choices
+from training.learning.gaussian_start import fit_gaussian
+from training.learning.trainer import TrainingConfig
+from training.measure.posterior.evidence import model_probabilities
+from training.subjects.likelihoods import uniform_model
+from training.subjects.table_spaces import Preparation, Space
+
+ENDS = torch.tensor([[-2.0, 2.0], [-1.0, 3.0]]).double()
+COUNTS = torch.tensor([1, 3, 7])
+
+
+def linear_flow(steps: Tensor | None = None) -> ProbabilityFlow:
+    """Of data ``y = a + b + e`` given a, b and a covariate, with e standard normal."""
+    theta, v = normal(20_000, 2, seed=1), normal(20_000, 1, seed=2)
+    y = theta.sum(dim=1, keepdim=True) + normal(20_000, 1, seed=3)
+    nothing = torch.zeros(len(y), dtype=torch.bool)
+    columns = Columns.plain("y")
+    if steps is not None:
+        columns = replace(columns, steps=steps)
+        y = y.round()
+    given = torch.cat([theta, v], dim=1)
+    table = DataTable(y, columns, nothing, Dropped.none("y"), given, list("abv"))
+    choices = Choices("ifs", {"gamma0": 1e-6}, "mlp", {"width": 8, "label_dim": 3}, "IS", "log")
+    prepared = Preparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
+    model, _ = prepared.build(prepared.coordinates(Space("none", "zca", "on")))
+    model.denoiser.eval().requires_grad_(False)
+    flow = model.flow
+    flow.courses = courses_at_rest(model.about["tmin"], model.about["tmax"], 1)
+    return flow
+
+
+def some_trials(seed: int = 5) -> Trials:
+    which = torch.arange(len(COUNTS)).repeat_interleave(COUNTS)
+    data = 0.5 + normal(len(which), 1, seed=seed)
+    order = torch.randperm(len(which), generator=torch.Generator().manual_seed(0))
+    return Trials.sorted(data[order], torch.zeros(len(which), 1).double(), which[order])
+
+
+@pytest.fixture(scope="module")
+def likelihood() -> TrialLikelihood:
+    return TrialLikelihood(linear_flow(), some_trials(), [1, 0])
+
+
+def exactly(points: Tensor, trials: Trials, which: int) -> Tensor:
+    ends = trials.counts.cumsum(0)
+    y = trials.data[ends[which] - trials.counts[which] : ends[which], 0]
+    return -((y - points.sum(dim=1, keepdim=True)).square() + log(2 * pi)).sum(dim=1) / 2
+
+
+def test_trials_of_each_observation_are_multiplied_whatever_their_number(
+    likelihood: TrialLikelihood,
+) -> None:
+    points = 0.5 * normal(50, 2, seed=4)
+    which = torch.arange(50) % 3
+    told = likelihood.log_prob(points, which[:, None].double())
+    for one in range(3):
+        rows = which == one
+        expected = exactly(points[rows], likelihood.trials, one)
+        torch.testing.assert_close(told[rows], expected, rtol=0.02, atol=0.2)
+    # Each by itself gives the same, and so does the flow's own integration.
+    pairs = zip(points.split(1), which.double()[:, None].split(1), strict=True)
+    torch.testing.assert_close(torch.cat([likelihood.log_prob(*row) for row in pairs]), told)
+    likelihood._rough = False
+    torch.testing.assert_close(likelihood.log_prob(points, which[:, None].double()), told)
+    likelihood._rough = True
+    with pytest.raises(UsageError, match="your own program"):
+        likelihood.simulate(points, torch.Generator())
+
+
+def test_counts_have_the_density_of_their_cell() -> None:
+    flow = linear_flow(double([1.0]))
+    trials = Trials(double([[1.0]]), double([[0.0]]), torch.tensor([1]))
+    told = TrialLikelihood(flow, trials, [0, 1]).log_prob(double([[0.3, 0.2]]), double([[0.0]]))
+    inner = torch.linspace(0.5, 1.5, 1001).double()[:, None]
+    given = flow.given(labels=double([[0.3, 0.2, 0.0]]))
+    exact = given.log_prob(inner).logsumexp(dim=0) - log(1001)
+    torch.testing.assert_close(told[0], exact, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("sampler", ["auto", "pool", "refined", "smc"])
+def test_posteriors_and_evidences_are_those_of_quadrature(
+    likelihood: TrialLikelihood, sampler: str
+) -> None:
+    model = uniform_model(["a", "b"], ENDS)
+    flow = model.flow
+    prior = Prior(flow, *flow.course("points"), ways=ways_of(flow))
+    observed = torch.arange(3).double()[:, None]
+    target = Target(prior, likelihood, observed, 256)
+    plan = SamplingPlan(sampler, draws=150 if sampler == "smc" else 500, pool=2048)
+    draws = sample_posteriors(Problem(target, prior, [0, 1, 2], False), plan)
+    sides = [torch.linspace(0, 1, 801).double()[1:] - 1 / 1600 for _ in range(2)]
+    grid = ENDS[:, 0] + torch.cartesian_prod(*sides) * (ENDS[:, 1] - ENDS[:, 0])
+    for which in range(3):
+        expected = exactly(grid, likelihood.trials, which)
+        weight = expected.softmax(dim=0)
+        mean = weight @ grid
+        std = (weight @ (grid - mean).square()).sqrt()
+        points = draws.points[which].flatten(0, 1)
+        assert ((points >= ENDS[:, 0]) & (points <= ENDS[:, 1])).all()
+        assert ((points.mean(dim=0) - mean).abs() < 0.15 * std).all()
+        assert ((points.std(dim=0) / std - 1).abs() < 0.1).all()
+        evidence = float(expected.logsumexp(dim=0) - log(len(grid)))
+        off = float(draws.stats["evidence"][which]) - evidence
+        assert abs(off) < 0.1 + 4 * float(draws.stats["evidence_error"][which])
+
+
+def test_a_gaussian_start_learns_means_scales_and_correlations() -> None:
+    c = normal(4000, 1, seed=1)
+    e = normal(4000, 2, seed=2)
+    e[:, 1] = 0.8 * e[:, 0] + 0.6 * e[:, 1]
+    x = torch.cat([c.square(), -c], dim=1) + (0.5 * c).exp() * e
+    map_ = GaussianPrediction(2, 1)
+    with mock.patch("training.learning.gaussian_start.STEPS", 240):
+        fit_gaussian(map_, c, x)
+    rest, log_det = map_(x, c)
+    torch.testing.assert_close(map_.inverse(rest, c), x, rtol=0, atol=1e-9)
+    assert (rest.T.cov() - torch.eye(2)).abs().max() < 0.1
+    exact = -c[:, 0] - log(0.6)
+    assert (log_det - exact).abs().mean() < 0.15
+    jacobian = torch.autograd.functional.jacobian(lambda row: map_(row, c[0])[0], x[0])
+    assert float(torch.linalg.slogdet(jacobian).logabsdet) == pytest.approx(float(log_det[0]))
+
+
+def test_probabilities_of_models_have_the_errors_of_their_evidences() -> None:
+    evidence, error = double([[1.0, 0.0, -1.0]]), double([[0.01, 0.02, 0.03]])
+    told = model_probabilities(evidence, error, double([1.0, 2.0, 1.0]))
+    weights = torch.tensor([1.0, 2.0, 1.0]) * evidence[0].exp()
+    torch.testing.assert_close(told.value[0], weights / weights.sum())
+    moved = evidence + error * normal(20_000, 3, seed=1)
+    spread = model_probabilities(moved, error, double([1.0, 2.0, 1.0])).value.std(dim=0)
+    torch.testing.assert_close(told.error[0], spread, rtol=0.05, atol=0)

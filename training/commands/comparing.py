@@ -1,0 +1,206 @@
+"""Models compared by their evidence: ``posterior.py compare``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from dnnlib.files import require_folder, require_new
+from dnnlib.logs import logger
+from torch_utils import distributed
+from torch_utils.distributed import process_group
+from training.commands.inference import Asked, prepared
+from training.files.posterior import COMPARISON_FORMAT
+from training.inference.draws import Draws
+from training.inference.summary import Summary
+from training.inference.trials import TrialLikelihood
+from training.measure.posterior.evidence import model_probabilities
+from training.options.inference import PriorOptions
+from training.options.posterior import CompareSettings, SampleSettings
+from training.runs.posterior_results import MOST_SHOWN, write_numbers
+from training.runs.posteriors import sample_groups, sampled
+
+NOT_CONVERGED = 3
+"""Exit code of ``--strict``."""
+LARGEST_ERROR = 0.1
+"""Nats of an evidence, from which on it is told."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Of one model, for M observations.
+
+    Attributes:
+        value: ``log Z [M]``, nats.
+        error: ``[M]``, of chance alone.
+        converged: Whether its posteriors have ``[M]``.
+        samplers: Of these.
+    """
+
+    value: Tensor
+    error: Tensor
+    converged: Tensor
+    samplers: Sequence[str]
+
+
+def compare(settings: CompareSettings) -> int:
+    """Evidences and probabilities of models, each a learned likelihood and a prior."""
+    began = perf_counter()
+    path = settings.save_dir / "comparison.json"
+    asked = [Asked.open(one) for one in of_each(settings)]
+    names = names_of(asked)
+    require_alike(asked, names)
+    require_new([path], settings.run.overwrite)
+    require_folder(settings.save_dir)
+    with process_group(settings.run.device_name) as device:
+        evidences = [
+            evidence_of(one.on(device, []), path.with_name(f"comparison_{place + 1}.json"))
+            for place, one in enumerate(asked)
+        ]
+    if not distributed.is_main():
+        return 0
+    value, error = (
+        torch.stack([getattr(one, key) for one in evidences], dim=1) for key in ("value", "error")
+    )
+    prior = torch.tensor(settings.weights or [1.0] * len(asked), dtype=torch.float64)
+    chances = model_probabilities(value, error, prior)
+    converged = torch.stack([one.converged for one in evidences], dim=1)
+    observations = [
+        {
+            "log_evidence": by_name(names, value[row]),
+            "error": by_name(names, error[row]),
+            "probability": by_name(names, chances.value[row]),
+            "probability_error": by_name(names, chances.error[row]),
+            "log_bayes_factor": by_name(names, value[row] - value[row].max()),
+            "converged": dict(zip(names, converged[row].tolist(), strict=True)),
+        }
+        for row in range(len(value))
+    ]
+    content = {
+        "models": {
+            name: {
+                "network": one.settings.prior.network,
+                "prior": one.settings.prior.prior,
+                "prior_probability": float(share),
+                "network_sha256": one.learned.table.digest if one.learned else None,
+                "samplers": list(found.samplers),
+            }
+            for name, one, share, found in zip(
+                names, asked, prior / prior.sum(), evidences, strict=True
+            )
+        },
+        "observations": observations,
+        "options": settings.recorded(device_name=str(device)),
+    }
+    write_numbers(path, COMPARISON_FORMAT, began, content)
+    report(names, value, error, chances.value, converged)
+    logger.info(f"Wrote {path} after {perf_counter() - began:.1f} s")
+    return NOT_CONVERGED if settings.strict and not converged.all() else 0
+
+
+def of_each(settings: CompareSettings) -> list[SampleSettings]:
+    """What is asked of each model."""
+    priors = settings.priors * (len(settings.networks) if len(settings.priors) == 1 else 1)
+    return [
+        SampleSettings(
+            save_dir=settings.save_dir,
+            prior=PriorOptions(network=network, prior=prior),
+            observation=settings.observation,
+            sampler=settings.sampler,
+            run=settings.run,
+        )
+        for network, prior in zip(settings.networks, priors, strict=True)
+    ]
+
+
+def names_of(asked: Sequence[Asked]) -> list[str]:
+    """Names of models: of their data sets, numbered where these are alike."""
+    names = [one.learned.table.data_name for one in asked if one.learned is not None]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{name} ({place + 1})" for place, name in enumerate(names)]
+
+
+def require_alike(asked: Sequence[Asked], names: Sequence[str]) -> None:
+    """Raises UsageError unless all models are of the same data, in the same units."""
+    laws = []
+    for one in asked:
+        assert one.learned is not None
+        table = one.learned.table
+        laws.append(dict(zip(table.names, table.coordinates.steps.tolist(), strict=True)))
+    for name, law in zip(names, laws, strict=True):
+        if law.keys() != laws[0].keys():
+            raise UsageError(
+                f"{names[0]} is of {', '.join(laws[0])}, and {name} of {', '.join(law)}: densities "
+                "of other data do not compare"
+            )
+        apart = [column for column in law if law[column] != laws[0][column]]
+        if apart:
+            raise UsageError(
+                f"'{apart[0]}' has steps of {laws[0][apart[0]]:g} in {names[0]}, but of "
+                f"{law[apart[0]]:g} in {name}: make both data sets with the same --dequantize, or "
+                "with more rows"
+            )
+
+
+def evidence_of(asked: Asked, place: Path) -> Evidence:
+    """The evidence of a model, on its device.
+
+    Args:
+        asked: The model.
+        place: A file beside which its draws are kept while they are made.
+    """
+    likelihood, settings = asked.likelihood(), asked.settings
+    assert isinstance(likelihood, TrialLikelihood)
+    assert isinstance(settings, SampleSettings)
+    assert asked.learned is not None
+    observed = torch.arange(len(likelihood.trials), dtype=torch.float64)[:, None]
+    files = [asked.learned.file.path, settings.observation]
+    groups, _ = prepared(asked, place, len(observed), [observed], files)
+    with groups.told_when_cut_short():
+        sample_groups(asked.problem(likelihood, observed), asked.plan, groups)
+    parts = [(draws.without_draws(), summary) for draws, summary in sampled(groups)]
+    draws = Draws.joined([draws for draws, _ in parts])
+    groups.remove()
+    if "evidence" not in draws.stats:
+        raise UsageError("chains have no evidence: give --sampler=auto, or one with weights")
+    stats = draws.stats
+    return Evidence(
+        stats["evidence"],
+        stats["evidence_error"],
+        Summary.joined([summary for _, summary in parts]).converged,
+        sorted(set(draws.sampler)),
+    )
+
+
+def by_name(names: Sequence[str], values: Tensor) -> dict[str, Any]:
+    return dict(zip(names, values.tolist(), strict=True))
+
+
+def report(
+    names: Sequence[str], value: Tensor, error: Tensor, chance: Tensor, converged: Tensor
+) -> None:
+    """Tells what the first observations speak for, and where numbers are not exact."""
+    for row in range(min(len(value), MOST_SHOWN)):
+        each = zip(names, value[row], error[row], chance[row], strict=True)
+        told = [f"{name} {z:.2f} ± {off:.2g} nats, probability {p:.3g}" for name, z, off, p in each]
+        logger.info(f"Observation {row + 1}: {'; '.join(told)}")
+    if len(value) > MOST_SHOWN:
+        logger.info(f"The JSON has the other {len(value) - MOST_SHOWN}")
+    wide = int((error > LARGEST_ERROR).sum())
+    if wide:
+        logger.warning(
+            f"Warning: {wide} evidence(s) are off by more than {LARGEST_ERROR:g} nats by chance: "
+            "give more --draws"
+        )
+    missed = int((~converged).any(dim=1).sum())
+    if missed:
+        logger.warning(
+            f"Warning: a posterior of {missed} of {len(value)} observations has not converged, and "
+            "its evidence may be off by more than it says: posterior.py sample says why"
+        )

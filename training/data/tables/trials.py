@@ -1,0 +1,146 @@
+"""Repeated measurements: a row for each trial, and which rows are of one dataset.
+
+A simulation that measures n times has one set of parameters, and n trials. It is kept in long form,
+one row a trial, the parameters the same in all rows of a dataset; numbers of trials may differ.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+from training.data.tables.foreign import ForeignTable, places_of
+from training.data.tables.table import DataTable
+
+Groups = Sequence[Sequence[str]]
+"""Columns of each trial, all groups in the same order."""
+STAR = "*"
+
+
+def groups_of(groups: Groups, names: Sequence[str]) -> tuple[Groups, Sequence[str]]:
+    """Groups of columns as they are, or all that are alike but for what ``*`` stands for; and what
+    columns of a trial are called, as in the first one, or without ``*``.
+
+    Args:
+        groups: As typed: ``y1,y2`` and ``y3,y4``, or ``y*,t*`` alone.
+        names: Of all columns.
+
+    Raises:
+        UsageError: Groups are of different sizes, or a column of one is not there.
+    """
+    if len(groups) == 1 and all(STAR in name for name in groups[0]):
+        first, *_ = groups[0]
+        form = re.compile(re.escape(first).replace(re.escape(STAR), "(.+)", 1))
+        matches = (form.fullmatch(name) for name in names)
+        keys = [match[1] for match in matches if match]
+        if not keys:
+            raise UsageError(f"--repeats={','.join(groups[0])}: no column is like '{first}'")
+        whole = [[name.replace(STAR, key, 1) for name in groups[0]] for key in keys]
+        return whole, [name.replace(STAR, "", 1).strip("_. ") or name for name in groups[0]]
+    for group in groups:
+        if len(group) != len(groups[0]):
+            raise UsageError(
+                f"--repeats has {','.join(groups[0])} in one trial, but {','.join(group)} in "
+                "another: give as many columns for each"
+            )
+    return groups, groups[0]
+
+
+def unrolled(
+    source: ForeignTable, groups: Groups, columns: Sequence[str], dataset: str
+) -> ForeignTable:
+    """A table whose rows have several trials, in long form.
+
+    A trial all of whose cells are missing was not made.
+
+    Args:
+        source: The table.
+        groups: Columns of each trial, as ``groups_of`` has them.
+        columns: What these are called.
+        dataset: The name of a new column: the number of the row, from 0.
+
+    Raises:
+        UsageError: A column is not there, or named twice.
+        DataError: When it is read: a row has no trials.
+    """
+    places = [places_of(source.names, group, source.name) for group in groups]
+    flat = [place for group in places for place in group]
+    if len(set(flat)) < len(flat):
+        raise UsageError("--repeats names a column twice: give each in one trial")
+    rest = [place for place in range(len(source.names)) if place not in flat]
+    names = [*(source.names[place] for place in rest), *columns, dataset]
+    rows: list[int] = []
+
+    def blocks() -> Iterator[np.ndarray]:
+        rows.clear()
+        begun = 0
+        for block in source.blocks():
+            trials = np.stack([block[:, group] for group in places], axis=1)
+            made = ~np.isnan(trials).all(axis=2)
+            if not made.any(axis=1).all():
+                row = begun + int((~made.any(axis=1)).argmax())
+                raise DataError(
+                    f"{source.name}, {source.place_of(row)} has no trials: leave it out"
+                )
+            which = made.nonzero()[0]
+            numbers = begun + which
+            rows.extend(numbers.tolist())
+            begun += len(block)
+            yield np.column_stack([block[which][:, rest], trials[made], numbers])
+
+    return ForeignTable(
+        source.name,
+        names,
+        blocks,
+        source.named,
+        lambda row: source.place_of(rows[row]),
+        source.notes,
+    )
+
+
+def numbered_datasets(
+    identifiers: np.ndarray, parameters: np.ndarray, names: Sequence[str], source: ForeignTable
+) -> tuple[Tensor, np.ndarray]:
+    """The number of the dataset of each row ``[N]``, from 0, and the first row of each.
+
+    Args:
+        identifiers: What says which rows belong together, ``[N]``.
+        parameters: ``[N, D]``.
+        names: Of these.
+        source: Where the rows are from, all of them.
+
+    Raises:
+        DataError: Parameters differ within a dataset.
+    """
+    _, first, which = np.unique(identifiers, return_index=True, return_inverse=True)
+    differ = parameters != parameters[first[which]]
+    if differ.any():
+        row, column = np.argwhere(differ)[0]
+        before = first[which[row]]
+        raise DataError(
+            f"{source.name}, {source.place_of(int(row))}, column '{names[column]}': "
+            f"{parameters[row, column]:.10g}, but {parameters[before, column]:.10g} in "
+            f"{source.place_of(int(before))} of the same dataset, {identifiers[row]:.10g}: all "
+            "trials of a dataset have its parameters"
+        )
+    return torch.from_numpy(which.astype(np.int64)), first
+
+
+def told_of_trials(datasets: Tensor) -> str:
+    """How many trials there are of how many datasets ``[N]``."""
+    counts = torch.unique(datasets, return_counts=True)[1]
+    least, most = int(counts.min()), int(counts.max())
+    trials = f"{least} to {most} trials" if least < most else f"{most} trial{'s' * (most > 1)}"
+    return f"{len(counts)} datasets of {trials} each"
+
+
+def one_of_each(table: DataTable) -> DataTable:
+    """The first row of each dataset: parameters as often as they were drawn."""
+    if table.datasets is None:
+        return table
+    _, which = np.unique(table.datasets.numpy(), return_index=True)
+    return replace(table.at(torch.from_numpy(np.sort(which))), datasets=None)
