@@ -28,7 +28,7 @@ from dnnlib.files import atomic_path
 from dnnlib.logs import logger
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.commands import posterior
+from training.commands import comparing, posterior
 from training.commands.frames import (
     ARRAYS,
     COLUMN,
@@ -46,8 +46,9 @@ from training.files.table import save_table
 from training.flow.cells import cell_log_prob, has_cells
 from training.flow.pfode import ProbabilityFlow
 from training.model import model
+from training.names import LIKELIHOOD
 from training.options.declared import typed_by_name
-from training.options.posterior import CheckSettings, SampleSettings
+from training.options.posterior import CheckSettings, CompareSettings, SampleSettings
 from training.subjects import NetworkFile, Subject, open_prior
 
 
@@ -97,6 +98,12 @@ class Model(model.Model):
         return self._named(np.zeros((0, self.subject.dim)))[0]
 
     @property
+    def covariates(self) -> list[str]:
+        """Of a likelihood, names of what is known of a trial beside its parameters."""
+        parameters = self.about.get(LIKELIHOOD, self.conditions)
+        return self.conditions[len(parameters) :]
+
+    @property
     def conditions(self) -> list[str]:
         """Names of what rows are given with."""
         return list(self.subject.condition_names)
@@ -117,6 +124,10 @@ class Model(model.Model):
         if self.conditions:
             if given is None:
                 raise UsageError(f"the model is conditional: say what {self._wanted} are by given")
+            if LIKELIHOOD in self.about:  # which leaves no bounds, as posteriors may
+                generator = seeded_generator("cpu", seed, Stream.LATENT)
+                points = self._flow_given(None, given).sample(count, generator)
+                return self.rows_of(*self._named(points.cpu().numpy(), drawn=True))
             # A chain has two draws at least.
             draws = self.posterior().sample(given, chains=1, draws=max(count, 2), seed=seed)
             if len(draws.points) != 1:
@@ -175,7 +186,8 @@ class Model(model.Model):
 
         Args:
             noise_std: Standard deviation of the noise of what is observed, in its units: one
-                number, or one for each. Of a conditional model none: its conditions are observed.
+                number, or one for each. Of a conditional model none: its conditions are observed;
+                of a likelihood ``prior="uniform"``, or a network file, and rows are trials.
             mask: The columns that are observed; None for those that an observation has by name.
             options: Others of ``posterior.py sample``, by name.
         """
@@ -283,7 +295,9 @@ class Posterior:
         names, numbers = numbers_of(observed, "the observation", ROW)
         given = {**self.options, **options}
         place = "observation"
-        if self.model.conditions and "noise_std" not in given:
+        if "prior" in given:
+            names = names or [*self._columns, *self.model.covariates]
+        elif self.model.conditions and "noise_std" not in given:
             place, names = "condition", self.model.conditions
             numbers = columns_of(observed, names, "the observation")
         elif names is not None and "likelihood" not in given and set(names) < {*self._columns}:
@@ -293,6 +307,36 @@ class Posterior:
             rows = [[repr(float(number)) for number in row] for row in numbers]
             csv.writer(file).writerows([*([names] if names else []), *rows])
         return typed_by_name(SampleSettings, {**self._files(folder), **given, place: path})
+
+    def compare(
+        self, others: Sequence["Posterior"], observed: Any, **options: Any
+    ) -> list[dict[str, Any]]:
+        """Evidences and probabilities of several likelihoods, of which this is the first.
+
+        Args:
+            others: Posteriors of further likelihoods, each with its prior.
+            observed: Trials; see ``sample``.
+            options: Of ``posterior.py compare``, by name.
+
+        Returns:
+            Of each observation ``log_evidence``, its ``error`` and ``probability``, by name.
+        """
+        several = [self, *others]
+        with TemporaryDirectory() as folder, left_alone():
+            settings = self._settings(observed, Path(folder), {})
+            paths = [Path(folder) / f"network{place}.pkl" for place in range(len(several))]
+            for path, each in zip(paths, several, strict=True):
+                each.model.save(path)
+            given: dict[str, Any] = {
+                "networks": list(map(str, paths)),
+                "priors": [str(each.options.get("prior")) for each in several],
+                "observation": settings.observation,
+                "save_dir": Path(folder),
+            }
+            comparing.compare(typed_by_name(CompareSettings, {**given, **options}))
+            facts = json.loads((Path(folder) / "comparison.json").read_text("utf-8"))
+        observations: list[dict[str, Any]] = facts["observations"]
+        return observations
 
     def check(self, data: Any = None, **options: Any) -> dict[str, Any]:
         """Whether posteriors are calibrated: what ``posterior.py check`` writes.

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from dnnlib.errors import DataError, UsageError
 from training.commands import toy_train, train
 from training.commands.answers import Answers
+from training.commands.dataset_tool import DATASET
 from training.commands.frames import COLUMN, FRAMES, kind_of, numbers_of
 from training.commands.holes import telling_holes
 from training.commands.models import Model, left_alone
@@ -199,6 +200,8 @@ class Simulations(Table):
         parameters: Any,
         data: Any,
         bounds: Mapping[str, tuple[float, float]] | None = None,
+        dataset: Any = None,
+        covariates: Sequence[str] = (),
         held_out: float = 0.1,
         seed: int = 0,
         name: str = "simulations",
@@ -209,6 +212,9 @@ class Simulations(Table):
             parameters: Columns without a name are called theta1, theta2, and so on.
             data: Such are called y1, y2, and so on.
             bounds: Lowest and highest value of parameters, by name.
+            dataset: Numbers ``[N]`` that say which rows are trials with the same parameters, of
+                which ``train(likelihood=True)`` learns the likelihood of one; None if none are.
+            covariates: Columns of the data that are known of each trial, such as a time.
             held_out: Fraction of the simulations that is not to be trained on.
             seed: Of the choice of these.
             name: How results are named.
@@ -221,15 +227,26 @@ class Simulations(Table):
             _named(source, what, stem)
             for source, what, stem in ((parameters, "parameters", "theta"), (data, "data", "y"))
         )
-        if len(rows) != len(given):
-            raise DataError(f"there are {len(rows)} rows of parameters and {len(given)} of data")
+        ids = None if dataset is None else numbers_of(dataset, "dataset", COLUMN)[1]
+        counts = sorted({len(rows), len(given), len(rows if ids is None else ids)})
+        if len(counts) > 1:
+            raise DataError(
+                f"parameters, data and dataset have {' and '.join(map(str, counts))} rows: give as "
+                "many of each"
+            )
         twice = sorted({*own} & {*conditions})
         if twice:
             raise DataError(f"'{twice[0]}' is a parameter and a column of data: rename one")
+        unknown = sorted({*covariates} - {*conditions})
+        if unknown:
+            raise UsageError(f"covariate '{unknown[0]}' is no column of the data")
+        beside = {} if ids is None else {DATASET: ids}
         table = Table.open(
-            np.concatenate([rows, given], axis=1),
-            columns=[*own, *conditions],
-            conditions=conditions,
+            np.concatenate([rows, given, *beside.values()], axis=1),
+            columns=[*own, *conditions, *beside],
+            conditions=[column for column in conditions if column not in covariates],
+            covariates=covariates,
+            dataset=next(iter(beside), None),
             bounds=bounds,
             held_out=held_out,
             seed=seed,

@@ -134,7 +134,7 @@ def model_digest(parts: Parts) -> str:
         content.update(repr((name, part.class_name, sorted(part.arguments.items()))).encode())
         for key, tensor in sorted(part.state.items()):
             content.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            content.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+            content.update(tensor.clone(memory_format=torch.contiguous_format).view(-1).view(torch.uint8).numpy().data)
     return content.hexdigest()
 
 
