@@ -107,6 +107,8 @@ class Table:
         source: object,
         columns: Sequence[str] | None = None,
         conditions: Sequence[str] = (),
+        covariates: Sequence[str] = (),
+        dataset: str | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         missing: str = "refuse",
         held_out: float = 0.1,
@@ -121,6 +123,8 @@ class Table:
             columns: Their names: of those of a file or a frame to take, None for all; of an array
                 what to call them.
             conditions: Columns, among these, that are to be conditioned on.
+            covariates: Columns that are known of each row too, and no data.
+            dataset: Column that says which rows are trials of one dataset.
             bounds: Lowest and highest value by column, infinite where there is none.
             missing: ``refuse`` missing values, ``drop`` their rows, or fill in the ``mean``.
             held_out: Fraction of the rows that is not to be trained on.
@@ -136,6 +140,8 @@ class Table:
             return cls(load_table(path), path.stem, path=path)
         choices = TableChoices(
             conditions=tuple(conditions),
+            covariates=tuple(covariates),
+            dataset=dataset,
             missing=missing,
             bounds=dict(bounds or {}),
             held_out=held_out,
@@ -162,7 +168,7 @@ class Table:
         self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
     ) -> Model:
         """A model of it, as ``train.py`` trains it; one of the columns given the conditions, if
-        there are some, unless ``cond`` is False.
+        there are some, unless ``cond`` is False, or ``likelihood`` is True.
 
         Args:
             outdir: Folder of the run, which gets its files; None keeps none.
@@ -173,7 +179,8 @@ class Table:
         Raises:
             UsageError: There is no such option, or it does not take this value.
         """
-        options = {"cond": self.rows.conditions is not None, **options}
+        cond = self.rows.conditions is not None and not options.get("likelihood")
+        options = {"cond": cond, **options}
         with tempfile.TemporaryDirectory() as folder:
             path = self.path or Path(folder) / f"{self.name}.npz"
             if self.path is None:

@@ -134,7 +134,9 @@ def model_digest(parts: Parts) -> str:
         content.update(repr((name, part.class_name, sorted(part.arguments.items()))).encode())
         for key, tensor in sorted(part.state.items()):
             content.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            content.update(tensor.clone(memory_format=torch.contiguous_format).view(-1).view(torch.uint8).numpy().data)
+            # Contiguous has any strides where there is one number, which views mind.
+            plain = tensor.clone(memory_format=torch.contiguous_format).view(-1)
+            content.update(plain.view(torch.uint8).numpy().data)
     return content.hexdigest()
 
 
