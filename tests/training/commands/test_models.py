@@ -102,6 +102,24 @@ def test_what_a_simulator_gave_is_parameters_given_data(conditional: Model) -> N
     assert "runs at level" in conditional.check(truths, runs=20, draws=5)["verdict"]
 
 
+def test_trials_are_multiplied_and_models_compared() -> None:
+    draw, dataset = np.random.default_rng(0), np.repeat(np.arange(80), 4)
+    parameters = draw.uniform(-1, 1, 80)[dataset]
+    data = parameters + draw.normal(0, 0.5, 320)
+    bounds = {"theta1": (-1.0, 1.0)}
+    with quick_endings():
+        model = Simulations(parameters, data, bounds, dataset).train(likelihood=True, **FEW)
+    assert (model.columns, model.conditions, model.covariates) == (["y1"], ["theta1"], [])
+    assert model.sample(3, given=[0.2]).shape == (3, 1)
+    trials = 0.2 + draw.normal(0, 0.5, (16, 1))
+    posterior = model.posterior(prior="uniform")
+    draws = posterior.sample(trials, draws=100).points[0]
+    assert draws.mean() == pytest.approx(trials.mean(), abs=0.1)
+    assert draws.std() == pytest.approx(0.5 / 4, rel=0.3)
+    (compared,) = posterior.compare([posterior], trials, draws=100)
+    assert list(compared["probability"].values()) == pytest.approx([0.5, 0.5], abs=0.05)
+
+
 def test_discrete_columns_have_the_density_of_their_step() -> None:
     counts = np.random.default_rng(0).integers(0, 6, (200, 1))
     with quick_endings():
@@ -136,7 +154,7 @@ def test_images_of_classes_are_images(tmp_path: Path) -> None:
         (lambda one, other: other.sample(3, given=[[0, 0], [1, 1]]), "several rows"),
         (lambda one, other: one.posterior(noise=1).sample([0, 0, 0]), "no option 'noise'"),
         (lambda one, other: one.posterior(noise_std=1).check(3), "data is int: give a Table"),
-        (lambda one, other: Simulations(ROWS, ROWS[1:]), "60 rows of parameters and 59 of data"),
+        (lambda one, other: Simulations(ROWS, ROWS[1:]), "have 59 and 60 rows"),
         (lambda one, other: Simulations({"a": [0]}, {"a": [0]}), "'a' is a parameter and a column"),
     ],
 )
