@@ -46,8 +46,12 @@ every_writer = of_commands([command for command in ALL if command.place])
 def given(command: Command, shelf: Shelf, **others: object) -> list[str]:
     """A command's arguments, of which some are others; those that are None are left out."""
     changed = {f"--{name}": value for name, value in others.items()}
+    names = [text.partition("=")[0] for text in command.given(shelf)]
     kept = [text for text in command.given(shelf) if text.partition("=")[0] not in changed]
-    return kept + [f"{name}={value}" for name, value in changed.items() if value is not None]
+    for name, value in changed.items():
+        if value is not None:
+            kept += [f"{name}={value}"] * max(1, names.count(name))
+    return kept
 
 
 def test_the_table_has_every_command() -> None:
@@ -81,7 +85,7 @@ def test_missing_options_are_named(command: Command, shelf: Shelf, tmp_path: Pat
     for name in required | set(command.needed):
         arguments = [*command.given(shelf), *command.at(tmp_path / "out")]
         left = [text for text in arguments if text.partition("=")[0] != name]
-        assert len(left) == len(arguments) - 1
+        assert len(left) < len(arguments)
         refused(command.run(*left), 2, f"Missing option '{name}'")
         assert list(tmp_path.iterdir()) == []
 

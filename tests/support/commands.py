@@ -33,7 +33,8 @@ from tests.support.finished_runs import write_houses
 from tests.support.image_models import save_image_model, write_image_set
 from tests.support.linear_detector import SIZE, LinearDetector
 from tests.support.original_files import dumps, toy_content
-from tests.support.running import ALONE, Result, run_script
+from tests.support.running import ALONE, Result, quick_endings, run_script
+from training import Simulations
 from training.data.sources.writer import image_writer
 
 Arguments = Callable[["Shelf"], list[str]]
@@ -147,6 +148,25 @@ class Shelf:
         """Noisy points of the toy: two groups of them, for two ranks."""
         rows = "".join(f"{0.02 * row - 0.6},0.4\n" for row in range(67))
         return self._once("seen.csv", lambda path: path.write_text(f"x1,x2\n{rows}"))
+
+    @property
+    def likelihood(self) -> Path:
+        """A likelihood of trials, which has hardly been trained."""
+        parameters = np.repeat(np.linspace(-0.9, 0.9, 40), 3)
+        data = parameters + np.random.default_rng(0).normal(0, 0.3, 120)
+
+        def make(path: Path) -> None:
+            table = Simulations(parameters, data, {"theta1": (-1, 1)}, np.arange(120) // 3)
+            with quick_endings():
+                table.train(likelihood=True, duration=0.0004, width=8, depth=1).save(path)
+
+        return self._once("likelihood.pkl", make)
+
+    @property
+    def trials(self) -> Path:
+        """Trials of two subjects."""
+        rows = "dataset,y1\n0,0.2\n0,0.4\n1,-0.3\n"
+        return self._once("trials.csv", lambda path: path.write_text(rows))
 
     @property
     def few_houses(self) -> Path:
@@ -357,6 +377,15 @@ ALL = (
         file="network.pkl",
         tolerance=0,
         foreign=("--data_root",),
+    ),
+    Command(
+        "posterior compare",
+        posterior,
+        lambda shelf: [
+            *(f"--network={shelf.likelihood}", f"--network={shelf.likelihood}", "--prior=uniform"),
+            *(f"--observation={shelf.trials}", "--draws=20", "--pool=300", "--device_name=cpu"),
+        ],
+        tolerance=0,
     ),
     Command(
         "posterior predict",

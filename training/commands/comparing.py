@@ -55,14 +55,16 @@ def compare(settings: CompareSettings) -> int:
     asked = [Asked.open(one) for one in of_each(settings)]
     names = names_of(asked)
     require_alike(asked, names)
-    require_new([path], settings.run.overwrite)
-    require_folder(settings.save_dir)
     with process_group(settings.run.device_name) as device:
+        require_new([path], settings.run.overwrite)
+        require_folder(settings.save_dir)
+        distributed.barrier()  # no rank writes before all have looked
         evidences = [
             evidence_of(one.on(device, []), path.with_name(f"comparison_{place + 1}.json"))
             for place, one in enumerate(asked)
         ]
-    if not distributed.is_main():
+        tells = distributed.is_main()
+    if not tells:
         return 0
     value, error = (
         torch.stack([getattr(one, key) for one in evidences], dim=1) for key in ("value", "error")
