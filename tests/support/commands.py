@@ -158,7 +158,7 @@ class Shelf:
         def make(path: Path) -> None:
             table = Simulations(parameters, data, {"theta1": (-1, 1)}, np.arange(120) // 3)
             with quick_endings():
-                table.train(likelihood=True, duration=0.0004, width=8, depth=1).save(path)
+                table.train(likelihood=True, linear_start="on", duration=0.0004, width=8).save(path)
 
         return self._once("likelihood.pkl", make)
 

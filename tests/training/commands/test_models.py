@@ -108,15 +108,17 @@ def test_trials_are_multiplied_and_models_compared() -> None:
     data = parameters + draw.normal(0, 0.5, 320)
     bounds = {"theta1": (-1.0, 1.0)}
     with quick_endings():
-        model = Simulations(parameters, data, bounds, dataset).train(likelihood=True, **FEW)
+        simulations = Simulations(parameters, data, bounds, dataset)
+        model = simulations.train(likelihood=True, linear_start="on", **FEW)
     assert (model.columns, model.conditions, model.covariates) == (["y1"], ["theta1"], [])
     assert model.sample(3, given=[0.2]).shape == (3, 1)
-    trials = 0.2 + draw.normal(0, 0.5, (16, 1))
+    trials = np.array([[0.3], [0.5], [-0.1], [0.2]])
     posterior = model.posterior(prior="uniform")
-    draws = posterior.sample(trials, draws=100).points[0]
-    assert draws.mean() == pytest.approx(trials.mean(), abs=0.1)
-    assert draws.std() == pytest.approx(0.5 / 4, rel=0.3)
-    (compared,) = posterior.compare([posterior], trials, draws=100)
+    few = {"draws": 100, "sampler": "pool", "pool": 400}
+    draws = posterior.sample(trials, **few).points[0]
+    assert draws.mean() == pytest.approx(trials.mean(), abs=0.15)
+    assert draws.std() == pytest.approx(0.5 / 2, rel=0.3)
+    (compared,) = posterior.compare([posterior], trials, **few)
     assert list(compared["probability"].values()) == pytest.approx([0.5, 0.5], abs=0.05)
 
 
