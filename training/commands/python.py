@@ -8,6 +8,7 @@ Options have the names that they have on the command line, mean the same, and gi
 """
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -18,6 +19,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.logs import logger
 from training.commands import toy_train, train
 from training.commands.answers import Answers
 from training.commands.dataset_tool import DATASET
@@ -44,6 +46,8 @@ from training.subjects import NetworkFile, RecordFlow
 
 OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir", "network", "refit_latent_law")
 """Options that are said in another way here, or are for other uses of the scripts."""
+SNAP = 10
+"""Reports between network files: what Ctrl-C leaves."""
 BAR = "{percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
 Run = Callable[[Any, Progress | None], Path | None]
 
@@ -425,12 +429,26 @@ def _trained(
             raise UsageError(f"train has no option '{name}'{meant(name, known)}")
     with tempfile.TemporaryDirectory() as folder, left_alone():
         place = {"outdir": Path(folder), "nosubdir": True} if outdir is None else {"outdir": outdir}
-        given = {**own, **place, **options}
-        with _shown(progress) as tell:
-            network = run(typed_by_name(cls, given), tell)
+        given = {"snap": SNAP, **own, **place, **options}
+        began = time.time()
+        try:
+            with _shown(progress) as tell:
+                network = run(typed_by_name(cls, given), tell)
+        except KeyboardInterrupt:
+            network = _newest(Path(outdir or folder), began)
+            if network is None:
+                raise
+            logger.warning(f"Warning: interrupted: the model is that of {network.name}")
         if network is None:
             raise UsageError("train: a dry run trains no model")
         return Model.load(network)
+
+
+def _newest(folder: Path, since: float) -> Path | None:
+    """The last network file of a run that began at this time; None if it wrote none."""
+    times = {path: path.stat().st_mtime for path in folder.rglob("network-snapshot-*.pkl")}
+    new = [path for path, written in times.items() if written >= since]
+    return max(new, key=lambda path: (times[path], path.name), default=None)
 
 
 @contextmanager
