@@ -196,6 +196,7 @@ def test_the_help_says_what_the_columns_are_and_what_is_written(run_script: Run)
         assert f"{{data}}_{{schedule}}_{name}" in told
 
 
+@pytest.mark.slow
 def test_the_exact_score_goes_with_the_networks_schedule(
     measure: Run, networks: dict[str, Path]
 ) -> None:

@@ -184,6 +184,7 @@ def test_the_network_says_what_the_options_leave_out(simulate: Run) -> None:
             np.testing.assert_array_equal(told[name], array)
 
 
+@pytest.mark.slow
 def test_a_student_goes_its_own_way_and_is_corrected_by_its_teacher(
     run_script: Run, networks: dict[str, Path], tmp_path: Path
 ) -> None:

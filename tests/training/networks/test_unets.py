@@ -142,6 +142,7 @@ def test_reduced_precision_is_close_and_returns_float32(name: str) -> None:
         assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddpmpp", "adm", pytest.param("ncsnpp", marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_the_network_compiles_without_a_break(name: str) -> None:

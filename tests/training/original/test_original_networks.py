@@ -181,6 +181,7 @@ ARGUMENTS: tuple[tuple[str, Any, str], ...] = (
 )
 
 
+@pytest.mark.slow
 def test_another_network_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "original.pkl"
     given = [("", "_init_kwargs", *argument) for argument in ARGUMENTS]

@@ -287,6 +287,7 @@ def test_solid_toys_have_a_row_for_each_observation(tmp_path: Path) -> None:
     assert "first 2 of 3" in words(figure)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_columns_that_were_not_observed_come_first(tmp_path: Path) -> None:
     seen = Gaussian(NOISE, torch.arange(20))

@@ -61,6 +61,7 @@ def test_a_smaller_tolerance_takes_more_steps_and_many_are_announced(simulate: R
     assert "200 steps of exp_rk5 are 1,200 denoiser calls each way" in result.out
 
 
+@pytest.mark.slow
 def test_adapted_times_are_uneven_and_can_be_kept(simulate: Run, network: Path) -> None:
     before = network.read_bytes()
     _, _, even = simulate("--steps=9")

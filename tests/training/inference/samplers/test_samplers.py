@@ -137,7 +137,7 @@ def test_no_likelihood_anywhere_is_told(sampler: str) -> None:
         drawn(which, sampler, draws=20)
 
 
-@pytest.mark.parametrize("sampler", slowly(GAUSSIAN, "smc"))
+@pytest.mark.parametrize("sampler", slowly(GAUSSIAN, "annealed", "smc"))
 def test_observations_far_off_end_and_are_found(
     sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
