@@ -8,7 +8,7 @@ import numpy as np
 from dnnlib.errors import DataError, UsageError
 from torch_utils.results import Header, SavedArrays, last_line, load_json, open_arrays
 from training.data.images.dataset import ImageDataset
-from training.data.tables.trials import told_of_trials
+from training.data.tables.trials import trials_in_words
 from training.files.formats import kind_of_arrays
 from training.files.records import holds_records, load_records
 from training.files.stats import STATS
@@ -134,7 +134,7 @@ def about_table(path: Path) -> Iterator[Fact]:
     if table.covariates:
         yield "covariates among them", ", ".join(table.covariates)
     if table.datasets is not None:
-        yield "trials", told_of_trials(table.datasets)
+        yield "trials", trials_in_words(table.datasets)
 
 
 def about_records(path: Path) -> Iterator[Fact]:

@@ -20,7 +20,7 @@ from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, joined, narro
 from training.data.tables.formats import NotNumbers
 from training.data.tables.marginals import EXACT, Marginal, told_of_no_quantities, told_of_steps
 from training.data.tables.table import Columns, DataTable, Dropped
-from training.data.tables.trials import numbered_datasets, told_of_trials
+from training.data.tables.trials import numbered_datasets, trials_in_words
 
 LARGEST = 1e100
 """Of a value: its square has to be a number, and the sum of many squares."""
@@ -71,25 +71,16 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
             no column that varies.
         UsageError: A column that was named is not there.
     """
-    condition_names = [*choices.conditions, *choices.covariates]
-    wanted = [*condition_names, *([] if choices.dataset is None else [choices.dataset])]
-    for name in (*wanted, *choices.bounds):
-        if name not in source.names:
-            raise UsageError(f"{source.name} has no column '{name}' (of those that are read)")
-        if wanted.count(name) > 1:
-            raise UsageError(f"column '{name}' has two roles: it can have one of these")
+    condition_names, rest = _roles(source, choices)
     lines = list(source.notes)
-    values, holes = _collected(source, choices, lines)
+    values, holes, rows = _collected(source, choices, lines)
     names = list(source.names)
-    rest = [index for index, name in enumerate(names) if name not in wanted]
-    if not rest:
-        raise UsageError(f"{source.name}: all columns are conditions: --columns needs others too")
     datasets, first = None, np.arange(len(values))
     if choices.dataset is not None:
         parameters = [names[index] for index in rest]
         identifiers = values[:, names.index(choices.dataset)]
-        datasets, first = numbered_datasets(identifiers, values[:, rest], parameters, source)
-        lines.append(told_of_trials(datasets))
+        datasets, first = numbered_datasets(identifiers, values[:, rest], parameters, source, rows)
+        lines.append(trials_in_words(datasets))
     marginals = {
         # Parameters repeat, but are no discrete ones by that.
         name: Marginal.of(_present(column, holes.get(name), first if at in rest else None))
@@ -137,6 +128,22 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         datasets,
     )
     return table, [*lines, *_summary(table)]
+
+
+def _roles(source: ForeignTable, choices: TableChoices) -> tuple[list[str], list[int]]:
+    """The names of what is conditioned on, and the places of the points' columns. Raises UsageError
+    if a column is not there or has two roles, or none is left."""
+    conditions = [*choices.conditions, *choices.covariates]
+    roles = [*conditions, *([] if choices.dataset is None else [choices.dataset])]
+    for name in (*roles, *choices.bounds):
+        if name not in source.names:
+            raise UsageError(f"{source.name} has no column '{name}' (of those that are read)")
+        if roles.count(name) > 1:
+            raise UsageError(f"column '{name}' has two roles: it can have one of these")
+    rest = [index for index, name in enumerate(source.names) if name not in roles]
+    if not rest:
+        raise UsageError(f"{source.name}: all columns are conditions: --columns needs others too")
+    return conditions, rest
 
 
 def _present(column: np.ndarray, holes: np.ndarray | None, places: np.ndarray | None) -> np.ndarray:
@@ -220,21 +227,25 @@ def _doubles(numbers: Sequence[float]) -> torch.Tensor:
 
 def _collected(
     source: ForeignTable, choices: TableChoices, lines: list[str]
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """All rows, and the places of missing values by column; raises DataError if they are too few.
-    Memory holds rows once, and a block besides."""
+) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray | None]:
+    """All rows, the places of missing values by column, and the numbers of the rows that are left
+    where some were dropped. Memory holds rows once, and a block besides. Raises DataError if they
+    are too few."""
     read = kept = holes = 0
+    numbers: list[np.ndarray] = []
 
     def sound() -> Iterator[np.ndarray]:
         nonlocal read, kept, holes
         for block in source.blocks():
             block = block if choices.max_rows is None else block[: choices.max_rows - read]
             _require_sound(block, source, choices, read)
-            read += len(block)
             missing = ~np.isfinite(block)
             holes += int(missing.sum())
+            first, read = read, read + len(block)
             if choices.missing == "drop":
-                block = block[~missing.any(axis=1)]
+                whole = np.flatnonzero(~missing.any(axis=1))
+                numbers.append(first + whole)
+                block = block[whole]
             kept += len(block)
             yield block
             if read == choices.max_rows:
@@ -247,13 +258,13 @@ def _collected(
             f"{source.name} has {len(values)} rows{whole}: at least {FEWEST_ROWS} are needed"
         )
     if not holes:
-        return values, {}
+        return values, {}, None
     if choices.missing == "drop":
         lines.append(
             f"Left out {read - kept} of {read} rows ({(read - kept) / read:.2%}), with {holes} "
             "missing or infinite value(s)"
         )
-        return values, {}
+        return values, {}, np.concatenate(numbers)
     places = {}
     for name, column in zip(source.names, values.T, strict=True):
         missing = np.flatnonzero(~np.isfinite(column))
@@ -261,7 +272,7 @@ def _collected(
             raise DataError(f"{source.name}: column '{name}' has no values at all")
         if len(missing):
             places[name] = missing
-    return values, places
+    return values, places, None
 
 
 def _require_sound(

@@ -103,7 +103,11 @@ def unrolled(
 
 
 def numbered_datasets(
-    identifiers: np.ndarray, parameters: np.ndarray, names: Sequence[str], source: ForeignTable
+    identifiers: np.ndarray,
+    parameters: np.ndarray,
+    names: Sequence[str],
+    source: ForeignTable,
+    rows: np.ndarray | None,
 ) -> tuple[Tensor, np.ndarray]:
     """The number of the dataset of each row ``[N]``, from 0, and the first row of each.
 
@@ -111,7 +115,8 @@ def numbered_datasets(
         identifiers: What says which rows belong together, ``[N]``.
         parameters: ``[N, D]``.
         names: Of these.
-        source: Where the rows are from, all of them.
+        source: Where the rows are from.
+        rows: Their numbers there ``[N]``; None if they are all of its rows.
 
     Raises:
         DataError: Parameters differ within a dataset.
@@ -121,16 +126,18 @@ def numbered_datasets(
     if differ.any():
         row, column = np.argwhere(differ)[0]
         before = first[which[row]]
+        places = [row, before] if rows is None else rows[[row, before]].tolist()
+        here, there = (source.place_of(int(place)) for place in places)
         raise DataError(
-            f"{source.name}, {source.place_of(int(row))}, column '{names[column]}': "
+            f"{source.name}, {here}, column '{names[column]}': "
             f"{parameters[row, column]:.10g}, but {parameters[before, column]:.10g} in "
-            f"{source.place_of(int(before))} of the same dataset, {identifiers[row]:.10g}: all "
+            f"{there} of the same dataset, {identifiers[row]:.10g}: all "
             "trials of a dataset have its parameters"
         )
     return torch.from_numpy(which.astype(np.int64)), first
 
 
-def told_of_trials(datasets: Tensor) -> str:
+def trials_in_words(datasets: Tensor) -> str:
     """How many trials there are of how many datasets ``[N]``."""
     counts = torch.unique(datasets, return_counts=True)[1]
     least, most = int(counts.min()), int(counts.max())

@@ -105,6 +105,7 @@ def test_roles_are_exchanged_for_a_likelihood(made: dict[str, DataTable]) -> Non
     ("change", "options", "words"),
     [
         ("b", (), ("line 3", "column 'b'", "line 2", "same dataset")),
+        ("late b", ("--missing=drop",), ("line 5", "column 'b'", "line 4", "same dataset")),
         ("hole", (), ("line 4", "missing")),
         ("", ("--repeats=y;n",), ("--conditions", "--repeats")),
         ("", ("--covariates=y",), ("'y' has two roles",)),
@@ -115,12 +116,15 @@ def test_what_is_no_dataset_is_refused(
     run_script: Run, tmp_path: Path, change: str, options: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     rows = long_rows(wide_rows())[1:]
-    if change:
-        rows[*((1, 2) if change == "b" else (2, 3))] = 0.5 if change == "b" else np.nan
+    of_dataset = change.endswith("b")
+    if change == "late b":
+        rows[0, 3], rows[2, 2] = np.nan, 0.5
+    elif change:
+        rows[*((1, 2) if of_dataset else (2, 3))] = 0.5 if of_dataset else np.nan
     source = write_csv(tmp_path / "long.csv", ["id", "a", "b", "y", "n", "t"], rows)
     place = (f"--source={source}", f"--dest={tmp_path / 'd.npz'}", "--dataset=id")
     result = run_script(dataset_tool, *place, "--conditions=y,n", "--covariates=t", *options)
-    refused(result, 1 if change == "b" else 2, *words)
+    refused(result, 1 if of_dataset else 2, *words)
     assert not (tmp_path / "d.npz").exists()
 
 
