@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import DataError
+from training.data.tables.foreign import listed
 
 ARRAYS = ("numpy", "builtins")
 """Packages whose rows are given back as arrays; others are those of data frames, by their name."""
@@ -64,12 +65,12 @@ def columns_of(source: Any, wanted: Sequence[str], what: str) -> np.ndarray:
     if names is None:
         if numbers.shape[1] != len(wanted):
             raise DataError(
-                f"{what} has {numbers.shape[1]} columns: give {', '.join(wanted)} in this order"
+                f"{what} has {numbers.shape[1]} columns: give {listed(wanted)} in this order"
             )
         return numbers
     missing = [name for name in wanted if name not in names]
     if missing:
-        raise DataError(f"{what} has no column '{missing[0]}': give {', '.join(wanted)}")
+        raise DataError(f"{what} has no column '{missing[0]}': give {listed(wanted)}")
     return numbers[:, [names.index(name) for name in wanted]]
 
 

@@ -87,10 +87,15 @@ class Model(model.Model):
 
     def rows_of(self, names: Sequence[str], values: np.ndarray) -> Any:
         """Numbers ``[N, D]`` as rows of the model's kind, or as images ``[N, C, H, W]``."""
-        if self.subject.image_shape is not None:
-            return values.reshape(-1, *self.subject.image_shape)
-        usual = ARRAYS[0] if self.subject.columns is None else FRAMES
-        return rows_as(self.kind or usual, names, values)
+        if self.subject.columns is None:
+            return values.reshape(-1, *self.subject.point_shape)
+        return rows_as(self.kind or FRAMES, names, values)
+
+    def flat(self, rows: Any) -> Any:
+        """Images ``[..., C, H, W]`` as rows ``[N, D]``; other rows as they are."""
+        shape = self.subject.point_shape
+        several = len(shape) > 1 and np.shape(rows)[-len(shape) :] == shape
+        return np.reshape(rows, (-1, self.subject.dim)) if several else rows
 
     @property
     def columns(self) -> list[str]:
@@ -122,14 +127,13 @@ class Model(model.Model):
             DataError: They are broken.
         """
         if self.conditions:
-            if given is None:
-                raise UsageError(f"the model is conditional: say what {self._wanted} are by given")
             if LIKELIHOOD in self.about:  # which leaves no bounds, as posteriors may
                 generator = seeded_generator("cpu", seed, Stream.LATENT)
                 points = self._flow_given(None, given).sample(count, generator)
                 return self.rows_of(*self._named(points.cpu().numpy(), drawn=True))
             # A chain has two draws at least.
-            draws = self.posterior().sample(given, chains=1, draws=max(count, 2), seed=seed)
+            row = self._conditions_of(None, given)
+            draws = self.posterior().sample(row, chains=1, draws=max(count, 2), seed=seed)
             if len(draws.points) != 1:
                 raise DataError("given has several rows: use posterior().sample")
             points = torch.from_numpy(draws.points[0, :count])
@@ -153,16 +157,10 @@ class Model(model.Model):
         flow, points = self._flow_given(rows, given), self._points(rows)
         if not has_cells(flow):
             return flow.log_prob(points).cpu().numpy()
-        way = flow.course("densities")
-        if flow.rows is None:
-            return cell_log_prob(flow, points, *way).density.log_prob.cpu().numpy()
-        # A cell has many points, all of which are under the conditions of its row.
-        each = columns_of(rows if given is None else given, self.conditions, "given")
-        cells = [
-            cell_log_prob(self.subject.flow.given(labels=one), point[None], *way).density.log_prob
-            for one, point in zip(each, points, strict=True)
-        ]
-        return torch.cat(cells).cpu().numpy()
+        labels = torch.from_numpy(self._conditions_of(rows, given)) if self.conditions else None
+        way = self.subject.flow.course("densities")
+        cells = cell_log_prob(self.subject.flow, points, *way, labels=labels)
+        return cells.density.log_prob.cpu().numpy()
 
     def encode(self, rows: Any, given: Any = None, seed: int = 0) -> np.ndarray:
         """Latents ``[N, D]`` of rows; see ``log_prob``. Discrete columns are spread over their
@@ -199,10 +197,6 @@ class Model(model.Model):
         """Tests a conditional model on fresh rows; see ``Posterior.check``."""
         return self.posterior().check(data, **options)
 
-    @property
-    def _wanted(self) -> str:
-        return ", ".join(self.conditions)
-
     def _flow_given(self, rows: Any, given: Any) -> ProbabilityFlow:
         classes = 0 if self.conditions else self.subject.label_dim
         if classes:
@@ -214,22 +208,24 @@ class Model(model.Model):
             if given is not None:
                 raise UsageError("given is for conditional models, which this is not")
             return self.subject.flow
+        return self.subject.flow.given(labels=self._conditions_of(rows, given))
+
+    def _conditions_of(self, rows: Any, given: Any) -> np.ndarray:
+        """Conditions ``[N, C]``, or ``[1, C]`` for all, which may be further columns of rows."""
         source = rows if given is None else given
         if source is None:
-            raise UsageError(f"the model is conditional: say what {self._wanted} are by given")
-        return self.subject.flow.given(labels=columns_of(source, self.conditions, "given"))
+            raise UsageError(
+                f"the model is conditional: say what {', '.join(self.conditions)} are by given"
+            )
+        return columns_of(source, self.conditions, "given")
 
     def _points(self, rows: Any) -> torch.Tensor:
         """Points ``[N, D]`` of rows."""
-        subject = self.subject
-        if subject.columns is None:
-            numbers = np.asarray(rows, dtype=np.float64)
-            return torch.from_numpy(numbers.reshape(len(numbers), -1).copy())
-        whole = self.columns
-        names, numbers = numbers_of(rows, "rows", COLUMN if subject.dim == 1 else ROW)
-        if names is None and numbers.shape[1] == len(whole) != len(subject.columns):
+        rows, own, whole = self.flat(rows), self.subject.names, self.columns
+        names, numbers = numbers_of(rows, "rows", COLUMN if len(own) == 1 else ROW)
+        if names is None and numbers.shape[1] == len(whole) != len(own):
             rows = dict(zip(whole, numbers.T, strict=True))
-        return torch.from_numpy(columns_of(rows, subject.columns, "rows").copy())
+        return torch.from_numpy(columns_of(rows, own, "rows").copy())
 
     def _named(self, points: np.ndarray, drawn: bool = False) -> tuple[list[str], np.ndarray]:
         names, values = self.subject.as_source(torch.from_numpy(points), drawn=drawn)
@@ -290,17 +286,16 @@ class Posterior:
 
     def _settings(self, observed: Any, folder: Path, options: Mapping[str, Any]) -> SampleSettings:
         """Settings of the command, whose files are in a folder."""
-        if self.model.subject.image_shape:
-            observed = np.asarray(observed).reshape(-1, self.model.subject.dim)
+        observed = self.model.flat(observed)
         names, numbers = numbers_of(observed, "the observation", ROW)
-        given = {**self.options, **options}
+        given, own = {**self.options, **options}, self.model.subject.names
         place = "observation"
         if "prior" in given:
-            names = names or [*self._columns, *self.model.covariates]
+            names = names or [*own, *self.model.covariates]
         elif self.model.conditions and "noise_std" not in given:
             place, names = "condition", self.model.conditions
             numbers = columns_of(observed, names, "the observation")
-        elif names is not None and "likelihood" not in given and set(names) < {*self._columns}:
+        elif names is not None and "likelihood" not in given and set(names) < {*own}:
             given |= {"likelihood": "mask", "mask": ",".join(names)}
         path = folder / f"{place}.csv"
         with path.open("w", newline="", encoding="utf-8") as file:
@@ -356,10 +351,6 @@ class Posterior:
                 given |= {"truth": "data", "data_root": _data_set(data, Path(folder))}
             posterior.check(typed_by_name(CheckSettings, given))
             return _facts(Path(folder), "posterior_check")
-
-    @property
-    def _columns(self) -> Sequence[str]:
-        return self.model.subject.columns or self.model.subject.names
 
     def _files(self, folder: Path) -> dict[str, Any]:
         self.model.save(folder / "network.pkl")

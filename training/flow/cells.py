@@ -62,17 +62,19 @@ def cell_log_prob(
     solver: Solver | str,
     trace: Trace | None = None,
     on_rows: Callable[[int], object] | None = None,
+    labels: Tensor | None = None,
 ) -> CellDensity:
     """Log densities of the cells of rows.
 
     Args:
-        flow: With discrete columns, and without conditions.
+        flow: With discrete columns.
         rows: ``[N, D]``; discrete columns may be anywhere in their steps.
         times: Increasing ``[steps + 1]``.
         solver: The solver, or its name.
         trace: The way to take traces of Jacobians; None for exact ones. Errors of estimated ones
             are averaged as if they were part of the density, which they raise.
         on_rows: Called with the number of rows that were done since the last call.
+        labels: Conditions of each row ``[N, C]``, or of all ``[1, C]``, of a flow of such.
 
     Raises:
         DataError: As ``ProbabilityFlow.log_prob``.
@@ -84,23 +86,31 @@ def cell_log_prob(
     means, errors = centers.new_empty(2, len(centers))
     looked_at = 0
 
-    def densities(cells: Tensor, shifts: Tensor) -> Tensor:
+    def of(places: Tensor, points: int = 1) -> ProbabilityFlow:
+        """The flow of so many points of each of the cells at places ``[n]``."""
+        if labels is None:
+            return flow
+        given = labels.to(centers).expand(len(centers), -1)[places]
+        return flow.given(labels=given.repeat_interleave(points, dim=0))
+
+    def densities(places: Tensor, shifts: Tensor) -> Tensor:
         """Log densities ``[n, SEQUENCES, m]`` at shifts ``[SEQUENCES, m, D]`` from centers."""
-        points = cells[:, None, None] + shifts
-        density = flow.log_prob_with_error(points.flatten(0, 2), times, solver, trace=trace)
+        points = centers[places, None, None] + shifts
+        under = of(places, shifts[..., 0].numel())
+        density = under.log_prob_with_error(points.flatten(0, 2), times, solver, trace=trace)
         return density.log_prob.view(points.shape[:-1])
 
     for block in torch.split(torch.arange(len(centers), device=centers.device), BLOCK_POINTS):
-        bound = _bound_at_centers(flow, centers[block], times[0])
+        bound = _bound_at_centers(of(block), centers[block], times[0])
         is_narrow = bound <= CELL_ERROR
         narrow, wide = block[is_narrow], block[~is_narrow]
         if len(narrow):
-            density = flow.log_prob_with_error(centers[narrow], times, solver, trace=trace)
+            density = of(narrow).log_prob_with_error(centers[narrow], times, solver, trace=trace)
             means[narrow] = density.log_prob
             errors[narrow] = bound[is_narrow].hypot(density.error)
             looked_at += len(narrow)
         for unsure in torch.split(wide, BLOCK_POINTS // FEWEST_POINTS) if len(wide) else ():
-            log_densities = densities(centers[unsure], shifts[:, : FEWEST_POINTS // SEQUENCES])
+            log_densities = densities(unsure, shifts[:, : FEWEST_POINTS // SEQUENCES])
             looked_at += log_densities.numel()
             means[unsure], errors[unsure] = mean_and_error(log_densities)
             while (size := log_densities.shape[2]) * SEQUENCES < CELL_POINTS:
@@ -108,7 +118,7 @@ def cell_log_prob(
                 unsure, log_densities = unsure[still], log_densities[still]
                 if not len(unsure):
                     break
-                more = densities(centers[unsure], shifts[:, size : 2 * size])
+                more = densities(unsure, shifts[:, size : 2 * size])
                 log_densities = torch.cat([log_densities, more], dim=2)
                 looked_at += more.numel()
                 means[unsure], errors[unsure] = mean_and_error(log_densities)

@@ -133,6 +133,11 @@ class Subject(ABC):
         """``(C, H, W)`` of images; None for other data."""
         return None
 
+    @property
+    def point_shape(self) -> tuple[int, ...]:
+        """Axes of a point: one, or those of an image."""
+        return self.image_shape or (self.dim,)
+
     def given_with(self, path: Path | None) -> Tensor | None:
         """What the network is given with the points of a data set, as it takes it, ``[N, L]``; None
         where it is given nothing.
