@@ -115,9 +115,9 @@ def conjugate(dims: str, simulations: int, observations: int, folder: Path) -> N
             truths = draw.uniform(-EDGE, EDGE, (observations, dim))
             seen = [row + draw.normal(size=(count, dim)) for row in truths]
             before = children_seconds()
-            found = sampled(network, saved(place / f"seen{count}.csv", seen), place)
+            posteriors = sampled(network, saved(place / f"seen{count}.csv", seen), place)
             seconds = (children_seconds() - before) / observations
-            print(f"| {dim} | {count} | {row_of(found, seen)} | {seconds:.1f} |", flush=True)
+            print(f"| {dim} | {count} | {row_of(posteriors, seen)} | {seconds:.1f} |", flush=True)
 
 
 def sampled(network: Path, seen: Path, folder: Path) -> dict[str, Any]:
@@ -129,10 +129,10 @@ def sampled(network: Path, seen: Path, folder: Path) -> dict[str, Any]:
     return load_json(path)
 
 
-def row_of(found: dict[str, Any], seen: list[np.ndarray]) -> str:
+def row_of(numbers: dict[str, Any], seen: list[np.ndarray]) -> str:
     """Cells of the table."""
     means, stds, evidences, r_hat = [], [], [], []
-    for one, trials in zip(found["posteriors"], seen, strict=True):
+    for one, trials in zip(numbers["posteriors"], seen, strict=True):
         mean, std, evidence = exact(trials)
         means.append((np.array(list(one["mean"].values())) - mean) / std)
         stds.append(np.array(list(one["std"].values())) / std - 1)
@@ -141,7 +141,7 @@ def row_of(found: dict[str, Any], seen: list[np.ndarray]) -> str:
     parts = (means, stds, evidences)
     mean_off, std_off, off = (float(np.sqrt(np.mean(np.square(part)))) for part in parts)
     largest = float(np.abs(evidences).max())
-    rest = f"{found['converged']} of {len(seen)} | {max(r_hat, default=float('nan')):.3f}"
+    rest = f"{numbers['converged']} of {len(seen)} | {max(r_hat, default=float('nan')):.3f}"
     return f"{mean_off:.3f} | {std_off:.3f} | {off:.3f} | {largest:.3f} | {rest}"
 
 
@@ -180,26 +180,26 @@ def claims(simulations: int, observations: int, trials: int, folder: Path) -> No
     command = [f"--observation={saved(folder / 'seen.csv', seen)}", "--prior=uniform"]
     command += [f"--network={network}" for network in networks]
     run(["posterior.py", "compare", *command, f"--save_dir={folder / 'compared'}", "--overwrite"])
-    found = load_json(folder / "compared" / "comparison.json")["observations"]
-    chance = np.array([list(one["probability"].values()) for one in found])
-    said, right = chance.max(axis=1), chance.argmax(axis=1) == true
+    compared = load_json(folder / "compared" / "comparison.json")["observations"]
+    chance = np.array([list(one["probability"].values()) for one in compared])
+    claimed, right = chance.max(axis=1), chance.argmax(axis=1) == true
     print("| claims of | number | in the mean | right | standard error |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for low, high in pairwise(BINS):
-        at = (said >= low) & (said <= high)
+        at = (claimed >= low) & (claimed <= high)
         if at.any():
-            mean = said[at].mean()
+            mean = claimed[at].mean()
             error = np.sqrt(mean * (1 - mean) / at.sum())
             print(
                 f"| {low:.0%} to {high:.0%} | {at.sum()} | {mean:.1%} | {right[at].mean():.1%} | "
                 f"{error:.1%} |"
             )
     score = -np.log(chance[np.arange(len(true)), true]).mean()
-    converged = sum(all(one["converged"].values()) for one in found)
+    converged = sum(all(one["converged"].values()) for one in compared)
     seconds = (children_seconds() - before) / observations
     print(
-        f"\nLog score {score:.3f} nats ({np.log(2):.3f} says nothing); {converged} of {len(found)} "
-        f"converged; {seconds:.1f} s an observation"
+        f"\nLog score {score:.3f} nats ({np.log(2):.3f} says nothing); {converged} of "
+        f"{observations} converged; {seconds:.1f} s an observation"
     )
 
 

@@ -53,17 +53,12 @@ def shelf(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def told(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(), parse_constant=pytest.fail)
-    return found
-
-
 @pytest.mark.parametrize("prior", ["uniform", "prior.pkl"])
 def test_posteriors_of_several_trials_are_drawn(
     run_script: Run, shelf: Path, tmp_path: Path, prior: str
 ) -> None:
-    said = prior if prior == "uniform" else str(shelf / prior)
-    place = (f"--network={shelf / 'one.pkl'}", f"--prior={said}", f"--save_dir={tmp_path}")
+    given = prior if prior == "uniform" else str(shelf / prior)
+    place = (f"--network={shelf / 'one.pkl'}", f"--prior={given}", f"--save_dir={tmp_path}")
     seen = f"--observation={shelf / 'seen.csv'}"
     result = run_script(posterior, "sample", *place, seen, *FEW)
     assert result.code == 0, result.err
@@ -84,11 +79,12 @@ def test_models_are_compared(run_script: Run, shelf: Path, tmp_path: Path) -> No
     result = run_script(posterior, "compare", *networks, *place, *FEW, "--weights=3,1")
     assert result.code == 0, result.err
     assert "Observation 3: one (1)" in result.out
-    found = told(tmp_path / "comparison.json")
-    for one in found["observations"]:
+    text = (tmp_path / "comparison.json").read_text()
+    compared: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
+    for one in compared["observations"]:
         assert sum(one["probability"].values()) == pytest.approx(1)
         assert one["probability"]["one (1)"] == pytest.approx(0.75, abs=0.1)
-    assert found["models"]["one (2)"]["prior_probability"] == 0.25
+    assert compared["models"]["one (2)"]["prior_probability"] == 0.25
     assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.json"]
 
 

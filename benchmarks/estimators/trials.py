@@ -1,5 +1,5 @@
 """Learned likelihoods of one trial: ``train.py --likelihood``, and ``posterior.py sample --prior``,
-by defaults. What is told to the program beside the data: which columns are trials."""
+by defaults. The program is given the data, and which columns are trials."""
 
 import subprocess
 import sys

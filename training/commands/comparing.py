@@ -28,7 +28,7 @@ from training.runs.posteriors import sample_groups, sampled
 NOT_CONVERGED = 3
 """Exit code of ``--strict``."""
 LARGEST_ERROR = 0.1
-"""Nats of an evidence, from which on it is told."""
+"""Nats of an evidence, from which on a warning is given."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ def compare(settings: CompareSettings) -> int:
                 "prior": one.settings.prior.prior,
                 "prior_probability": float(share),
                 "network_sha256": one.learned.table.digest if one.learned else None,
-                "samplers": list(found.samplers),
+                "samplers": list(evidence.samplers),
             }
-            for name, one, share, found in zip(
+            for name, one, share, evidence in zip(
                 names, asked, prior / prior.sum(), evidences, strict=True
             )
         },
@@ -106,7 +106,7 @@ def compare(settings: CompareSettings) -> int:
 
 
 def of_each(settings: CompareSettings) -> list[SampleSettings]:
-    """What is asked of each model."""
+    """Settings to sample the posterior of each model by."""
     priors = settings.priors * (len(settings.networks) if len(settings.priors) == 1 else 1)
     return [
         SampleSettings(
@@ -190,8 +190,10 @@ def report(
     """Tells what the first observations speak for, and where numbers are not exact."""
     for row in range(min(len(value), MOST_SHOWN)):
         each = zip(names, value[row], error[row], chance[row], strict=True)
-        told = [f"{name} {z:.2f} ± {off:.2g} nats, probability {p:.3g}" for name, z, off, p in each]
-        logger.info(f"Observation {row + 1}: {'; '.join(told)}")
+        verdicts = [
+            f"{name} {z:.2f} ± {off:.2g} nats, probability {p:.3g}" for name, z, off, p in each
+        ]
+        logger.info(f"Observation {row + 1}: {'; '.join(verdicts)}")
     if len(value) > MOST_SHOWN:
         logger.info(f"The JSON has the other {len(value) - MOST_SHOWN}")
     wide = int((error > LARGEST_ERROR).sum())

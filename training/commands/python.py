@@ -188,6 +188,7 @@ class Table:
         with tempfile.TemporaryDirectory() as folder:
             path = self.path or Path(folder) / f"{self.name}.npz"
             if self.path is None:
+                _require_unresumed(options)
                 save_table(path, self.rows)
             model = _trained(TrainSettings, train.run, {"data": path}, outdir, progress, options)
         model.kind = self.kind
@@ -347,6 +348,7 @@ class Records(records.Records):
     ) -> Answers:
         """What answers any question about such rows, or those of ``ask=("price",)`` alone, as
         ``train.py`` trains it; see ``Table.train``."""
+        _require_unresumed(options)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "records.npz"
             self.save(path)
@@ -428,20 +430,33 @@ def _trained(
         if name not in known:
             raise UsageError(f"train has no option '{name}'{meant(name, known)}")
     with tempfile.TemporaryDirectory() as folder, left_alone():
-        place = {"outdir": Path(folder), "nosubdir": True} if outdir is None else {"outdir": outdir}
-        given = {"snap": SNAP, **own, **place, **options}
+        run_folder = Path(options.get("resume") or outdir or folder)
+        if "resume" in options:
+            given = {**own, **options}  # all else as the run has it
+        else:
+            place = {"outdir": run_folder, "nosubdir": outdir is None}
+            given = {"snap": SNAP, **own, **place, **options}
         began = time.time()
         try:
             with _shown(progress) as tell:
                 network = run(typed_by_name(cls, given), tell)
         except KeyboardInterrupt:
-            network = _newest(Path(outdir or folder), began)
+            network = _newest(run_folder, began)
             if network is None:
                 raise
             logger.warning(f"Warning: interrupted: the model is that of {network.name}")
         if network is None:
             raise UsageError("train: a dry run trains no model")
         return Model.load(network)
+
+
+def _require_unresumed(options: Mapping[str, Any]) -> None:
+    """Raises UsageError if a training is to go on whose data were in memory, and are gone."""
+    if "resume" in options:
+        raise UsageError(
+            "a training on rows in memory cannot be resumed: train a Table.open of the .npz that "
+            "dataset_tool.py makes of them"
+        )
 
 
 def _newest(folder: Path, since: float) -> Path | None:

@@ -1,17 +1,18 @@
 """For ``sbi``: a model of simulations as a posterior that its diagnostics take, and a flow that it
 trains itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
 from training.commands.models import Model
 from training.flow.eigenbasis import EigenBasis
+from training.flow.pfode import ProbabilityFlow
 from training.learning.building import Choices
 
 
@@ -68,6 +69,66 @@ class SbiPosterior:
         return chosen.reshape(1, -1)
 
 
+class _Estimator(nn.Module):
+    """A denoiser that another program trains by the denoising loss; samples and densities are its
+    flow's.
+
+    Args:
+        theta: Parameters ``[N, D]``, by whose mean and spread others are standardized.
+        x: Data ``[N, ...]``, likewise.
+        gamma0: See ``sbi_estimator``.
+        network: Arguments of the network.
+    """
+
+    units: Tensor
+    given_units: Tensor
+
+    def __init__(self, theta: Tensor, x: Tensor, gamma0: float, network: Mapping[str, Any]):
+        super().__init__()
+        arguments = {**network, "label_dim": x[0].numel()}
+        choices = Choices("ifs", {"gamma0": gamma0}, "mlp", arguments, "ES", "log")
+        for name, rows in (("units", theta), ("given_units", x.flatten(1))):
+            units = torch.stack([rows.mean(dim=0), rows.std(dim=0).clamp_min(1e-12)])
+            self.register_buffer(name, units)
+        self._model, self._loss = choices.build(EigenBasis.fit([self._standard(theta)]))
+        self.denoiser = self._model.denoiser
+
+    def loss(self, theta: Tensor, x: Tensor) -> Tensor:
+        """The loss ``[B]`` of parameters ``[B, D]`` given data ``[B, ...]``."""
+        generator = torch.Generator(theta.device).manual_seed(int(torch.randint(2**62, ())))
+        clean = self.denoiser.basis.to_eigen(self._standard(theta))
+        draws = self._loss.draw(len(theta), generator)
+        regression = self._loss.regression(self.denoiser)
+        return self._loss.per_sample(regression, clean, draws, {"labels": self._labels(x)})
+
+    def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
+        """Log densities ``[S, B]`` of parameters ``[S, B, D]`` given data ``[B, ...]``."""
+        with self._flow(x, len(theta)) as flow:
+            density = flow.log_prob(self._standard(theta).flatten(0, 1)).view(theta.shape[:2])
+        return (density - self.units[1].log().sum()).float()
+
+    def sample(self, shape: torch.Size, x: Tensor) -> Tensor:
+        """Parameters ``[*shape, B, D]`` given data ``[B, ...]``."""
+        with self._flow(x, shape.numel()) as flow:
+            points = flow.sample(shape.numel() * len(x)).view(*shape, len(x), -1)
+        return (self.units[0] + self.units[1] * points).float()
+
+    def _standard(self, theta: Tensor) -> Tensor:
+        return ((theta - self.units[0]) / self.units[1]).double()
+
+    def _labels(self, x: Tensor) -> Tensor:
+        return (x.flatten(1) - self.given_units[0]) / self.given_units[1]
+
+    @contextmanager
+    def _flow(self, x: Tensor, times: int) -> Iterator[ProbabilityFlow]:
+        """The flow of so many points under each row of data, without dropout or gradients."""
+        training = self.training
+        self.eval()
+        with torch.no_grad():
+            yield self._model.flow.given(labels=self._labels(x).repeat(times, 1))
+        self.train(training)
+
+
 def sbi_estimator(width: int = 64, depth: int = 4, gamma0: float = 1e-3) -> Any:
     """What builds a flow for ``sbi``'s own trainer: ``NPE(density_estimator=sbi_estimator())``.
 
@@ -82,57 +143,23 @@ def sbi_estimator(width: int = 64, depth: int = 4, gamma0: float = 1e-3) -> Any:
     base = import_module("sbi.neural_nets.estimators.base").ConditionalDensityEstimator
 
     class Estimator(base):  # type: ignore[misc, valid-type]
-        """A denoiser, trained by the denoising loss; samples and densities are its flow's."""
+        """What sbi calls, by the names that it calls it."""
 
         def __init__(self, theta: Tensor, x: Tensor):
-            arguments = {"width": width, "depth": depth, "label_dim": x[0].numel()}
-            choices = Choices("ifs", {"gamma0": gamma0}, "mlp", arguments, "ES", "log")
-            basis = EigenBasis.fit([theta.double()])
-            model, denoising = choices.build(basis)
-            super().__init__(model.denoiser, theta[0].shape, x[0].shape)
-            self._model, self._loss = model, denoising
-            self.register_buffer("middle", x.flatten(1).mean(dim=0))
-            self.register_buffer("spread", x.flatten(1).std(dim=0).clamp_min(1e-12))
+            net = _Estimator(theta, x, gamma0, {"width": width, "depth": depth})
+            super().__init__(net, theta[0].shape, x[0].shape)
 
         @property
         def embedding_net(self) -> Any:
-            return torch.nn.Identity()
+            return nn.Identity()
 
         def loss(self, input: Tensor, condition: Tensor, **_: Any) -> Tensor:
-            """The loss ``[B]`` of parameters ``[B, D]`` given data ``[B, C]``."""
-            generator = torch.Generator(input.device).manual_seed(int(torch.randint(2**62, ())))
-            clean = self._model.denoiser.basis.to_eigen(input.double())
-            regression = self._loss.regression(self.net)
-            draws = self._loss.draw(len(input), generator)
-            return self._loss.per_sample(
-                regression, clean, draws, {"labels": self._labels(condition)}
-            )
+            return self.net.loss(input, condition)
 
         def log_prob(self, input: Tensor, condition: Tensor, **_: Any) -> Tensor:
-            """Log densities ``[S, B]`` of parameters ``[S, B, D]`` given data ``[B, C]``."""
-            rows = self._labels(condition).repeat(len(input), 1)
-            with self._resting():
-                density = self._model.flow.given(labels=rows).log_prob(input.flatten(0, 1))
-            return density.view(input.shape[:2]).float()
+            return self.net.log_prob(input, condition)
 
         def sample(self, sample_shape: Any, condition: Tensor, **_: Any) -> Tensor:
-            """Parameters ``[*sample_shape, B, D]`` given data ``[B, C]``."""
-            count = torch.Size(sample_shape).numel()
-            rows = self._labels(condition).repeat(count, 1)
-            with self._resting():
-                points = self._model.flow.given(labels=rows).sample(len(rows))
-            return points.view(*sample_shape, len(condition), -1).float()
-
-        def _labels(self, condition: Tensor) -> Tensor:
-            return (condition.flatten(1) - self.middle) / self.spread
-
-        @contextmanager
-        def _resting(self) -> Iterator[None]:
-            """The network without dropout or gradients."""
-            training = self.net.training
-            self.net.eval()
-            with torch.no_grad():
-                yield
-            self.net.train(training)
+            return self.net.sample(torch.Size(sample_shape), condition)
 
     return Estimator

@@ -84,7 +84,7 @@ class Sketch:
         again, size = self.repeated(numbers), len(self.numbers)
         if not again:
             return True
-        told = numbers if size < MOST_SKETCHED else numbers[numbers <= self.numbers[-1]]
+        comparable = numbers if size < MOST_SKETCHED else numbers[numbers <= self.numbers[-1]]
         once = int((np.unique(self.numbers, return_counts=True)[1] == 1).sum())
         chance = (size - once + alike) / (size + alike)
-        return bool(binom.sf(again - 1, len(told), chance) >= BY_CHANCE)
+        return bool(binom.sf(again - 1, len(comparable), chance) >= BY_CHANCE)

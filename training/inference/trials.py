@@ -99,7 +99,7 @@ class TrialLikelihood(Likelihood):
         # As many rows as hold so many pairs; one alone may have more.
         ends = torch.bincount(counts.cumsum(0) // MOST_PAIRS)
         start = 0
-        for size in ends.tolist():
+        for size in ends[ends > 0].tolist():
             rows = slice(start, start + size)
             total[rows] = self._sums(points[rows], which[rows], counts[rows])
             start += size

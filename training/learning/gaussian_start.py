@@ -76,7 +76,7 @@ def _fit(
 
 def nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -> Tensor:
     """Mean log density ``[]`` of points ``[N, D]`` by one network, up to a constant."""
-    y, log_det = map_.normalized(x, map_.said(member, c))
+    y, log_det = map_.normalized(x, map_.output(member, c))
     return (log_det - y.square().sum(dim=1) / 2).mean()
 
 

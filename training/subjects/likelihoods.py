@@ -80,25 +80,25 @@ class LearnedLikelihood:
         places = [names.index(name) for name in self.parameters]
         return TrialLikelihood(self.table.flow, trials, places)
 
-    def prior(self, said: str) -> TableFlow:
+    def prior(self, name: str) -> TableFlow:
         """The prior of the parameters.
 
         Args:
-            said: ``uniform``, or a network file, path or URL.
+            name: ``uniform``, or a network file, path or URL.
 
         Raises:
             UsageError: A parameter has no bounds, or the network is of other columns.
             DataError: The network file is missing or broken.
         """
-        if said == UNIFORM:
+        if name == UNIFORM:
             return self._uniform()
-        file = NetworkFile.open(said)
+        file = NetworkFile.open(name)
         if file.kind != TABLE:
-            raise UsageError(f"--prior={said} is of no table: give a flow of the parameters")
+            raise UsageError(f"--prior={name} is of no table: give a flow of the parameters")
         prior = TableFlow.of(file, {}).require_unconditional()
         if sorted(prior.names) != sorted(self.parameters):
             raise UsageError(
-                f"--prior={said} is a flow of {', '.join(prior.names)}, but the parameters are "
+                f"--prior={name} is a flow of {', '.join(prior.names)}, but the parameters are "
                 f"{', '.join(self.parameters)}"
             )
         return prior

@@ -81,8 +81,8 @@ def test_latent_densities_have_the_gradients_of_the_posterior(model: Model) -> N
     assert torch.autograd.gradcheck(density, (w,), eps=1e-2, atol=1e-2, rtol=2e-2)
     seen = density.points(w.detach())[:, 1]
     expected = -0.5 * ((seen - 0.4) / 0.5) ** 2 - 0.5 * np.square(w.detach().numpy()).sum(axis=1)
-    found = density(w).detach().numpy() - expected
-    np.testing.assert_allclose(found, found[0], atol=1e-6)
+    constant = density(w).detach().numpy() - expected
+    np.testing.assert_allclose(constant, constant[0], atol=1e-6)
 
 
 def test_what_a_simulator_gave_is_parameters_given_data(conditional: Model) -> None:

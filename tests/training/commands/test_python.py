@@ -59,6 +59,15 @@ def test_an_interrupted_training_gives_what_there_is() -> None:
     longer = {**SHORT, "duration": 0.04, "width": 8, "depth": 1}
     model = Table.open(np.random.default_rng(0).normal(size=(60, 2))).train(progress=stop, **longer)
     assert 0 < model.about["seen"] < 40_000
+    with pytest.raises(UsageError, match="in memory cannot be resumed"):
+        Table.open(np.zeros((20, 2)) + np.arange(20.0)[:, None]).train(resume="elsewhere")
+
+
+def test_a_training_goes_on_with_the_options_of_its_run(tmp_path: Path) -> None:
+    first = Toy("circles").train(tmp_path, **{**SHORT, "duration": 0.002})
+    (run,) = tmp_path.iterdir()
+    model = Toy("circles").train(resume=run, duration=SHORT["duration"])
+    assert (first.about["seen"], model.about["seen"]) == (2048, 4096)
 
 
 class Frame:

@@ -1,4 +1,4 @@
-"""Rows that were seen before are told from rows that are alike by chance."""
+"""Rows that were seen before, and rows that are only alike by chance."""
 
 import numpy as np
 

@@ -72,16 +72,18 @@ def test_trials_of_each_observation_are_multiplied_whatever_their_number(
 ) -> None:
     points = 0.5 * normal(50, 2, seed=4)
     which = torch.arange(50) % 3
-    told = likelihood.log_prob(points, which[:, None].double())
+    log_likelihood = likelihood.log_prob(points, which[:, None].double())
     for one in range(3):
         rows = which == one
         expected = exactly(points[rows], likelihood.trials, one)
-        torch.testing.assert_close(told[rows], expected, rtol=0.02, atol=0.2)
+        torch.testing.assert_close(log_likelihood[rows], expected, rtol=0.02, atol=0.2)
     # Each by itself gives the same, and so does the flow's own integration.
     pairs = zip(points.split(1), which.double()[:, None].split(1), strict=True)
-    torch.testing.assert_close(torch.cat([likelihood.log_prob(*row) for row in pairs]), told)
+    torch.testing.assert_close(
+        torch.cat([likelihood.log_prob(*row) for row in pairs]), log_likelihood
+    )
     likelihood._rough = False
-    torch.testing.assert_close(likelihood.log_prob(points, which[:, None].double()), told)
+    torch.testing.assert_close(likelihood.log_prob(points, which[:, None].double()), log_likelihood)
     likelihood._rough = True
     with pytest.raises(UsageError, match="your own program"):
         likelihood.simulate(points, torch.Generator())
@@ -90,11 +92,13 @@ def test_trials_of_each_observation_are_multiplied_whatever_their_number(
 def test_counts_have_the_density_of_their_cell() -> None:
     flow = linear_flow(double([1.0]))
     trials = Trials(double([[1.0]]), double([[0.0]]), torch.tensor([1]))
-    told = TrialLikelihood(flow, trials, [0, 1]).log_prob(double([[0.3, 0.2]]), double([[0.0]]))
+    log_likelihood = TrialLikelihood(flow, trials, [0, 1]).log_prob(
+        double([[0.3, 0.2]]), double([[0.0]])
+    )
     inner = torch.linspace(0.5, 1.5, 1001).double()[:, None]
     given = flow.given(labels=double([[0.3, 0.2, 0.0]]))
     exact = given.log_prob(inner).logsumexp(dim=0) - log(1001)
-    torch.testing.assert_close(told[0], exact, rtol=0, atol=0.02)
+    torch.testing.assert_close(log_likelihood[0], exact, rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("sampler", ["auto", "pool", "refined", "smc"])
@@ -143,9 +147,9 @@ def test_a_gaussian_start_learns_means_scales_and_correlations() -> None:
 
 def test_probabilities_of_models_have_the_errors_of_their_evidences() -> None:
     evidence, error = double([[1.0, 0.0, -1.0]]), double([[0.01, 0.02, 0.03]])
-    told = model_probabilities(evidence, error, double([1.0, 2.0, 1.0]))
+    chances = model_probabilities(evidence, error, double([1.0, 2.0, 1.0]))
     weights = torch.tensor([1.0, 2.0, 1.0]) * evidence[0].exp()
-    torch.testing.assert_close(told.value[0], weights / weights.sum())
+    torch.testing.assert_close(chances.value[0], weights / weights.sum())
     moved = evidence + error * normal(20_000, 3, seed=1)
     spread = model_probabilities(moved, error, double([1.0, 2.0, 1.0])).value.std(dim=0)
-    torch.testing.assert_close(told.error[0], spread, rtol=0.05, atol=0)
+    torch.testing.assert_close(chances.error[0], spread, rtol=0.05, atol=0)

@@ -217,7 +217,7 @@ class GaussianPrediction(Prediction):
         self.members = nn.ModuleList(
             nn.ModuleList(
                 nn.Linear(wide, other)
-                for wide, other in pairwise([conditions, *[WIDTH] * (1 + DEPTH), self._said])
+                for wide, other in pairwise([conditions, *[WIDTH] * (1 + DEPTH), self._outputs])
             )
             for _ in range(MEMBERS)
         )
@@ -226,12 +226,12 @@ class GaussianPrediction(Prediction):
         self.requires_grad_(False)  # but where it is fitted
 
     @property
-    def _said(self) -> int:
-        """How many numbers a network says."""
+    def _outputs(self) -> int:
+        """How many numbers a network gives."""
         return 2 * self.dim + self.dim * (self.dim - 1) // 2
 
-    def said(self, member: int, c: Tensor) -> Tensor:
-        """What a network says ``[..., K]`` of conditions ``[..., C]``, in the dtype of its
+    def output(self, member: int, c: Tensor) -> Tensor:
+        """What a network gives ``[..., K]`` of conditions ``[..., C]``, in the dtype of its
         weights."""
         layers = self.members[member]
         assert isinstance(layers, nn.ModuleList)
@@ -242,11 +242,11 @@ class GaussianPrediction(Prediction):
             h = h + F.silu(layer(h))
         return cast(Tensor, last(h))
 
-    def parts(self, said: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def parts(self, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``m``, ``log s [..., D]`` and ``U [..., D, D]``."""
-        mean, log_scale, turns = said.tensor_split([self.dim, 2 * self.dim], dim=-1)
+        mean, log_scale, turns = output.tensor_split([self.dim, 2 * self.dim], dim=-1)
         log_scale = MOST_LOG_SCALE * torch.tanh(log_scale / MOST_LOG_SCALE)
-        unit = torch.eye(self.dim, dtype=said.dtype, device=said.device)
+        unit = torch.eye(self.dim, dtype=output.dtype, device=output.device)
         turn = unit.expand(*turns.shape[:-1], -1, -1).clone()
         turn[..., self.below[0], self.below[1]] = turns
         return mean, log_scale, turn
@@ -254,9 +254,9 @@ class GaussianPrediction(Prediction):
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         return self.normalized(x, self._mean(c).to(x))
 
-    def normalized(self, x: Tensor, said: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of what a network says."""
-        mean, log_scale, turn = self.parts(said)
+    def normalized(self, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, by what a network gives."""
+        mean, log_scale, turn = self.parts(output)
         y = (turn @ ((x - mean) * (-log_scale).exp())[..., None])[..., 0]
         return y, -log_scale.sum(dim=-1).expand_as(x[..., 0])
 
@@ -268,7 +268,7 @@ class GaussianPrediction(Prediction):
         return mean + log_scale.exp() * solved[..., 0]
 
     def _mean(self, c: Tensor) -> Tensor:
-        return torch.stack([self.said(k, c) for k in range(MEMBERS)]).mean(dim=0)
+        return torch.stack([self.output(k, c) for k in range(MEMBERS)]).mean(dim=0)
 
 
 def ridge(c: Tensor, x: Tensor) -> Tensor:

@@ -37,8 +37,9 @@ def model_probabilities(evidence: Tensor, error: Tensor, prior: Tensor) -> Model
 
     Example:
         >>> import torch
-        >>> told = model_probabilities(torch.tensor([[0.0, 1.0]]), torch.zeros(1, 2), torch.ones(2))
-        >>> round(float(told.value[0, 1]), 3)
+        >>> evidence, error = torch.tensor([[0.0, 1.0]]), torch.zeros(1, 2)
+        >>> chances = model_probabilities(evidence, error, torch.ones(2))
+        >>> round(float(chances.value[0, 1]), 3)
         0.731
     """
     value = (evidence + prior.log()).softmax(dim=1)

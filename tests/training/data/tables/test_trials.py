@@ -56,8 +56,8 @@ def made(run_script: Run, tmp_path: Path) -> dict[str, DataTable]:
         more = [f"--covariates={covariate}", "--bounds=a:-1:1,n:0:", "--held-out=0.25"]
         more = [each.replace("n:0", "n1:0") if form == "named" else each for each in more]
         place = (f"--source={source}", f"--dest={tmp_path / dest}")
-        told = good(run_script(dataset_tool, *place, *options, *more)).out
-        assert "40 datasets of 1 to 2 trials each" in told
+        output = good(run_script(dataset_tool, *place, *options, *more)).out
+        assert "40 datasets of 1 to 2 trials each" in output
         tables[form] = load_table(tmp_path / dest)
     assert "datasets of 1 to 2 trials" in good(run_script(info, tmp_path / "long.npz")).out
     return tables
