@@ -19,11 +19,11 @@ from typing import NamedTuple
 import matplotlib.pyplot
 import pytest
 
-from tests.support.running import Result, quick_endings
+from tests.support.running import Result, quick_endings, slowly
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
-PAGES = ("README.md", "docs/theory.md", "docs/api.md", "docs/amortized.md")
+PAGES = ("README.md", "docs/theory.md", "docs/api.md", "docs/amortized.md", "docs/trials.md")
 DEMO = "out/demo/PRP/network-snapshot-001000.pkl"
 FEW = {
     "toy_train": ["--duration=0.0004", "--batch=100", "--no-calibrate"],
@@ -101,7 +101,7 @@ class Shell:
         assert done.code == 0, f"{name} {options}: {done.err}"
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", slowly(PAGES, "docs/trials.md"))
 def test_every_block_of_a_page_runs(
     page: str,
     run_script: Callable[..., Result],

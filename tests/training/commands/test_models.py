@@ -14,6 +14,7 @@ from dnnlib.errors import InflationError
 from tests.support.image_models import save_image_model
 from tests.support.running import Result, quick_endings
 from training import Model, SbiPosterior, Simulations, Table
+from training.commands.sbi import _Estimator
 from training.files.posterior_draws import load_netcdf
 
 FEW = {"duration": 0.0004, "width": 8, "depth": 1, "batch": 100}
@@ -120,6 +121,15 @@ def test_trials_are_multiplied_and_models_compared() -> None:
     assert draws.std() == pytest.approx(0.5 / 2, rel=0.3)
     (compared,) = posterior.compare([posterior], trials, **few)
     assert list(compared["probability"].values()) == pytest.approx([0.5, 0.5], abs=0.05)
+
+
+def test_what_sbi_trains_does_not_depend_on_units() -> None:
+    theta, x = torch.randn(50, 2), torch.randn(50, 3)
+    one, other = (_Estimator(k * theta, x, 1e-3, {"width": 8, "depth": 1}) for k in (1, 1000))
+    assert one.loss(theta, x).shape == (50,)
+    assert one.sample(torch.Size([4]), x[:3]).shape == (4, 3, 2)
+    density = one.log_prob(theta[None], x) - other.log_prob(1000 * theta[None], x)
+    torch.testing.assert_close(density, torch.full((1, 50), 2 * np.log(1000.0)).float())
 
 
 def test_discrete_columns_have_the_density_of_their_step() -> None:
