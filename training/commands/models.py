@@ -28,7 +28,6 @@ from dnnlib.files import atomic_path
 from dnnlib.logs import logger
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.commands import comparing, posterior
 from training.commands.frames import (
     ARRAYS,
     COLUMN,
@@ -38,7 +37,6 @@ from training.commands.frames import (
     numbers_of,
     rows_as,
 )
-from training.commands.inference import Asked
 from training.commands.latent_density import LatentDensity
 from training.data.tables.table import DataTable
 from training.files.posterior_draws import load_netcdf
@@ -258,6 +256,8 @@ class Posterior:
             UsageError: Options do not go with each other, or there is no such option.
             DataError: Observations are broken.
         """
+        from training.commands import posterior  # here, so that Model need not wait for it
+
         with TemporaryDirectory() as folder, left_alone():
             posterior.sample(self._settings(observed, Path(folder), options))
             return PosteriorDraws.load(Path(folder), self.model)
@@ -273,6 +273,9 @@ class Posterior:
             UsageError: There are several observations, or there is no likelihood.
             DataError: The observation is broken.
         """
+        from training.commands import posterior  # likewise
+        from training.commands.inference import Asked
+
         with TemporaryDirectory() as folder:
             settings = self._settings(observed, Path(folder), options)
             if settings.learned:
@@ -316,6 +319,8 @@ class Posterior:
         Returns:
             Of each observation ``log_evidence``, its ``error`` and ``probability``, by name.
         """
+        from training.commands import comparing  # likewise
+
         several = [self, *others]
         with TemporaryDirectory() as folder, left_alone():
             settings = self._settings(observed, Path(folder), {})
@@ -345,6 +350,8 @@ class Posterior:
             The ``verdict``, which says how large an error would have been seen, ``p_values``,
             coverage of ``central_intervals`` and ``regions``.
         """
+        from training.commands import posterior  # likewise
+
         with TemporaryDirectory() as folder, left_alone():
             given: dict[str, Any] = {**self._files(Path(folder)), **self.options, **options}
             if data is not None:
