@@ -84,6 +84,8 @@ METHODS = ("gain", "marginal", "path")
 LEARNED = "learned"
 """The law of latents of a network file."""
 LIKELIHOOD = "likelihood"
+TRIALS = "trials"
+DISCRETE = "discrete_parameters"
 """What a network file has of a likelihood: bounds of its parameters."""
 UNIFORM = "uniform"
 """The prior between the bounds of parameters."""

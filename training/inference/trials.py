@@ -79,6 +79,11 @@ class TrialLikelihood(Likelihood):
         centers = coordinates.rounded(trials.data.to(steps))
         self._points = centers[:, None] + cells.to(steps) * steps
 
+    @property
+    def numbers(self) -> Tensor:
+        """Of all observations, ``[M, 1]``."""
+        return torch.arange(len(self.trials), dtype=torch.float64)[:, None]
+
     def to(self, device: torch.device) -> "TrialLikelihood":
         self._flow = self._flow.to(device)
         trials, self._points = self.trials, self._points.to(device)
