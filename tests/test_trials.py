@@ -14,6 +14,7 @@ import dataset_tool
 import info
 import posterior
 import train
+import visualize
 from tests.support.finished_runs import SMALL, good, write_csv
 from tests.support.outcomes import read_netcdf
 from tests.support.running import Run, refused, trained
@@ -78,6 +79,31 @@ def test_posteriors_of_several_trials_are_drawn(
     assert "observed_data/y" not in arrays
 
 
+def test_members_of_a_population_are_drawn(run_script: Run, shelf: Path, tmp_path: Path) -> None:
+    rows = np.array([[place, 0.2 * place, 3, 0.5] for place in range(5) for _ in range(3)])
+    write_csv(tmp_path / "five.csv", ["dataset", "y", "n", "t"], rows)
+    place = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
+    good(run_script(posterior, "sample", *place, f"--observation={tmp_path / 'five.csv'}", *FEW))
+    [draws] = tmp_path.glob("*_posterior.nc")
+    asked = (f"--draws={draws}", *place[1:], "--bounds=tau:-1:1", "--steps=100")
+    result = run_script(posterior, "population", *asked)
+    assert result.code == 0, result.err
+    assert "tau: mean of its logit between -1 and 1" in result.out
+    [path] = tmp_path.glob("*_population.json")
+    content = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert content["coordinates"] == {"mu": "itself", "tau": "logit between -1 and 1"}
+    low, middle, high = content["population"]["tau"]["further"]["quantiles"].values()
+    assert -1 < low < middle < high < 1
+    # What all have in common narrows what each is.
+    means = [each["mu"]["mean"] for each in content["posteriors"]]
+    alone = [each["mu"]["alone"]["mean"] for each in content["posteriors"]]
+    assert np.std(means) < np.std(alone)
+    good(run_script(visualize, path.with_suffix(".npz")))
+    other = (*asked[:2], f"--save_dir={shelf}")
+    refused(run_script(posterior, "population", *other, "--bounds=x:0:"), 2, "mu, tau")
+    refused(run_script(posterior, "population", *other, "--bounds=mu:0:"), 1, "'mu' are beyond")
+
+
 def test_models_are_compared(run_script: Run, shelf: Path, tmp_path: Path) -> None:
     networks = [f"--network={shelf / 'one.pkl'}", f"--network={shelf / 'one.pkl'}"]
     place = ("--prior=uniform", f"--save_dir={tmp_path}", f"--observation={shelf / 'seen.csv'}")
@@ -135,7 +161,7 @@ def test_a_flow_of_posteriors_is_weighted_by_a_likelihood(
     for name, mean in of_likelihood["mean"].items():
         assert abs(corrected["mean"][name] - mean) < 0.2 * of_likelihood["std"][name]
     wrong = (*network[:1], f"--save_dir={tmp_path / 'no'}", *draws, *correct, "--repeats=y,n")
-    refused(run_script(posterior, "sample", *wrong), 2, "a trial of one.pkl is y, n, t")
+    refused(run_script(posterior, "sample", *wrong), 2, "one.pkl is y, n, t")
 
 
 def test_trials_in_a_row_multiply(shelf: Path) -> None:

@@ -12,6 +12,7 @@ from training.names import (
     FEWEST_RUNS,
     NEIGHBORS,
     TEACHER,
+    UNIFORM,
 )
 from training.options.declared import Declared, option, options_of
 from training.options.inference import LIKELIHOODS, LikelihoodOptions, PriorOptions, SamplerOptions
@@ -24,6 +25,7 @@ from training.options.types import (
     Groups,
     Names,
     Numbers,
+    Ranges,
     choice,
 )
 
@@ -376,6 +378,39 @@ class CompareSettings(Declared):
                     f"--{name.removesuffix('s')} is given {len(values)} times for "
                     f"{len(self.networks)} networks"
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopulationSettings(Declared):
+    """Options of ``population``."""
+
+    save_dir: Path = save_dir()
+    draws: Path = option(
+        type=FILE,
+        required=True,
+        help="Draws of posteriors, the .nc that sample wrote: each observation is a member.",
+    )
+    prior: str = option(
+        required=True,
+        help=f"What parameters were before any observation: {UNIFORM}, in the units of the draws, "
+        "or a network file of a flow of them.",
+    )
+    bounds: tuple[tuple[str, float, float], ...] | None = option(
+        type=Ranges(),
+        unset="none: the population is normal in parameters as they are",
+        help="Parameters in whose logs it is normal, of the distance from one bound, such as "
+        "speed:0:, or in logits between two",
+    )
+    chains: int = option(type=click.IntRange(min=2), default=4, help="Chains.")
+    steps: int = option(
+        type=click.IntRange(min=100), default=1000, help="Draws of each chain, after half as many."
+    )
+    strict: bool = option(idle=True, is_flag=True, help="Exit with code 3 if it has not converged.")
+    seed: int = seed("all draws")
+    overwrite: bool = overwrite()
+
+    def __post_init__(self) -> None:
+        require_there(self.draws)
 
 
 RUNS, POINTS = 100, 200

@@ -173,13 +173,16 @@ class LearnedLikelihood:
                 point, ``[n, K + V]``.
         """
         order = [list(names).index(name) for name in prior.names]
+        low, high = torch.tensor([self.bounds[name] for name in prior.names]).double().T
         size = len(self.table.names)
 
         def log_density(points: Tensor, conditions: Tensor) -> Tensor:
             data, covariates = conditions[0][places.to(points.device)].tensor_split([size], dim=1)
             one = Trials(data, covariates, torch.tensor([len(data)], device=points.device))
             likelihood = self.likelihood(one, names).to(points.device)
-            inside = prior.coordinates.inside(points[:, order])
+            own = points[:, order]
+            within = (own > low.to(own.device)) & (own < high.to(own.device))
+            inside = within.all(dim=1) & prior.coordinates.inside(own)
             density = points.new_full((len(points),), -inf)
             if inside.any():
                 rows = points[inside]
