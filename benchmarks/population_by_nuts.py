@@ -1,4 +1,4 @@
-"""The population of ``benchmarks/trials.py hierarchy`` by NUTS, which knows the simulator's density.
+"""The population of ``benchmarks/trials.py hierarchy`` by NUTS, by the simulator's own density.
 
     pip install blackjax
     python benchmarks/population_by_nuts.py out/trials/hierarchy

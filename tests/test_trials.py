@@ -205,7 +205,6 @@ def test_a_network_file_says_that_it_is_a_likelihood(run_script: Run, shelf: Pat
         ("{one} --prior=uniform {seen} --noise_std=1", 2, ("--noise_std", "--prior")),
         ("{one} --prior=uniform", 2, ("--observation", "a row for each trial")),
         ("{one} --prior=uniform --observation={folder}/hole.csv", 1, ("line 3", "'n'")),
-        ("{one} --prior=uniform {seen} --sampler=hmc", 2, ("hmc follows gradients",)),
         ("{one} --prior=uniform {seen} --repeats=y,n", 2, ("--repeats", "--correct=NETWORK")),
     ],
 )

@@ -25,6 +25,8 @@ from training.inference.likelihoods import Likelihood, checked
 
 BLOCK = 4096
 """Pairs of one call: with blocks of one size a likelihood does not depend on what is beside it."""
+FEW = 64
+"""The same where gradients are taken."""
 MOST_PAIRS = 2**22
 """That are held at once."""
 CELL_POINTS = 8
@@ -94,11 +96,12 @@ class TrialLikelihood(Likelihood):
     def roughly(self) -> "TrialLikelihood":
         return TrialLikelihood(self._flow, self.trials, self._places, True)
 
-    def is_differentiable(self, points: Tensor) -> bool:
-        return False
-
-    @torch.no_grad()
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
+        # Gradients are those of the Gaussian, which chains follow: the flow weighs their draws.
+        with torch.set_grad_enabled(self._rough and torch.is_grad_enabled()):
+            return checked(self._of_points(points, observed), "the learned likelihood")
+
+    def _of_points(self, points: Tensor, observed: Tensor) -> Tensor:
         which, total = observed[:, 0].long(), points.new_zeros(len(points))
         counts = self.trials.counts[which]
         # As many rows as hold so many pairs; one alone may have more.
@@ -108,7 +111,7 @@ class TrialLikelihood(Likelihood):
             rows = slice(start, start + size)
             total[rows] = self._sums(points[rows], which[rows], counts[rows])
             start += size
-        return checked(total, "the learned likelihood")
+        return total
 
     def _sums(self, points: Tensor, which: Tensor, counts: Tensor) -> Tensor:
         """Log likelihoods ``[n]`` of points, of observations ``[n]`` of so many trials ``[n]``."""
@@ -117,7 +120,8 @@ class TrialLikelihood(Likelihood):
         within = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
         trial = first[which][row] + within
         order = torch.arange(len(row), device=row.device)
-        blocks = torch.split(F.pad(order, (0, -len(row) % BLOCK)), BLOCK)
+        size = FEW if torch.is_grad_enabled() else BLOCK  # chains have few points at a time
+        blocks = torch.split(F.pad(order, (0, -len(row) % size)), size)
         densities = [self._of_pairs(points[row[at]], trial[at]) for at in blocks]
         density = torch.cat(densities)[: len(row)]
         return points.new_zeros(len(points)).index_add_(0, row, density)
