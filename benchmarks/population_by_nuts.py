@@ -4,8 +4,8 @@
     python benchmarks/population_by_nuts.py out/trials/hierarchy
 
 In an environment of its own, since blackjax is no dependency. A reaction time is a rest and an
-inverse Gaussian time. Priors are flat, as those of ``posterior.py population`` are; chains walk in
-standard normal members.
+inverse Gaussian time. Priors are those of ``posterior.py population``; chains walk in standard
+normal members.
 """
 
 import json
@@ -23,8 +23,8 @@ CHAINS, WARMUP, DRAWS = 4, 1000, 1000
 KEYS = ("theta1", "theta2", "theta3")
 
 
-def log_density(state: dict[str, Any], times: Any) -> Any:
-    """Of a state, up to a constant."""
+def log_density(state: dict[str, Any], times: Any, center: Any, scale: Any) -> Any:
+    """Of a state, up to a constant, with a member's center and scale under the prior."""
     spread = jnp.exp(state["log_spread"])
     member = state["mean"] + spread * state["member"]
     speed, caution = jnp.exp(member[:, :1]), jnp.exp(member[:, 1:2])
@@ -38,8 +38,9 @@ def log_density(state: dict[str, Any], times: Any) -> Any:
     outside = -50.0 - 1000.0 * (rest - times)
     likelihood = jnp.where(inside, of_time, outside).sum()
     normal = -0.5 * (state["member"] ** 2).sum()
-    # Flat in the spread, so that its log has the density exp(log spread).
-    return likelihood + normal + state["log_spread"].sum()
+    units = ((state["mean"] - center) / scale) ** 2 + (spread / scale) ** 2
+    # What is flat in the spread has the density exp(log spread) in its log.
+    return likelihood + normal - 0.5 * units.sum() + state["log_spread"].sum()
 
 
 @click.command(help=__doc__)
@@ -47,10 +48,14 @@ def log_density(state: dict[str, Any], times: Any) -> Any:
 def main(folder: Path) -> None:
     jax.config.update("jax_enable_x64", True)
     times = jnp.asarray(np.load(folder / "times.npz")["times"])
+    [path] = (folder / "population").glob("*_population.json")
+    content = json.loads(path.read_text())
+    prior = [content["prior"][name] for name in KEYS]
+    center, scale = (jnp.array([each[key] for each in prior]) for key in ("mean", "std"))
     began, key = time.perf_counter(), jax.random.key(0)
 
     def of(state: dict[str, Any]) -> Any:
-        return log_density(state, times)
+        return log_density(state, times, center, scale)
 
     def chain(key: Any) -> Any:
         start = {
@@ -73,8 +78,6 @@ def main(folder: Path) -> None:
     mean, spread = np.array(states["mean"]), np.exp(np.array(states["log_spread"]))
     seconds = time.perf_counter() - began
     print(f"NUTS: {seconds:.0f} s, {int(divergent.sum())} divergent of {CHAINS * DRAWS}")
-    [path] = (folder / "population").glob("*_population.json")
-    content = json.loads(path.read_text())
     print("| | NUTS | population | off, in standard deviations | width |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for what, values in (("mean", mean), ("spread", spread)):

@@ -85,7 +85,7 @@ def test_members_of_a_population_are_drawn(run_script: Run, shelf: Path, tmp_pat
     place = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
     good(run_script(posterior, "sample", *place, f"--observation={tmp_path / 'five.csv'}", *FEW))
     [draws] = tmp_path.glob("*_posterior.nc")
-    asked = (f"--draws={draws}", *place[1:], "--bounds=tau:-1:1", "--steps=100")
+    asked = (f"--draws={draws}", *place[1:], "--bounds=tau:-1:1", "--steps=100", "--chains=2")
     result = run_script(posterior, "population", *asked)
     assert result.code == 0, result.err
     assert "tau: mean of its logit between -1 and 1" in result.out

@@ -48,7 +48,8 @@ def population(settings: PopulationSettings) -> int:
         raise DataError(f"{settings.draws}: draws of '{column}' are beyond its --bounds")
     log_prior = log_prior_of(settings.prior, saved.names, points) - log_det
     plan = PopulationPlan(settings.chains, settings.steps, settings.steps // 2, seed=settings.seed)
-    drawn = sample_population(y, log_prior, plan)
+    center, scale = before_any(saved, coordinates, y)
+    drawn = sample_population(y, log_prior, center, scale, plan)
     count = len(points)
     members = points[torch.arange(count), drawn.members]
     levels = torch.tensor(QUANTILES).double()
@@ -67,6 +68,10 @@ def population(settings: PopulationSettings) -> int:
         "converged": drawn.converged,
         "worth": float(drawn.worth.min()),
         "coordinates": dict(zip(saved.names, words_of(coordinates), strict=True)),
+        "prior": {
+            name: {"mean": float(middle), "std": float(std)}
+            for name, middle, std in zip(saved.names, center, scale, strict=True)
+        },
         **numbers_of(result, drawn, points),
         "options": settings.recorded(),
     }
@@ -82,6 +87,16 @@ def members_of(saved: SavedPosteriors) -> Tensor:
     every = torch.from_numpy(saved.points).movedim(2, 0).reshape(count, -1, dim)
     most = max(MOST_WEIGHTS // count, FEWEST_DRAWS)
     return every[:, evenly(chains * draws, most)].double()
+
+
+def before_any(saved: SavedPosteriors, coordinates: Unbounded, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation ``[D]`` of a member under the prior; of flows that have learned
+    posteriors, whose files have no draws of it, of all draws ``[M, N, D]`` together."""
+    if saved.prior is not None:
+        y, _ = coordinates.of(torch.from_numpy(saved.prior).double())
+    rows = y.reshape(-1, y.shape[-1])
+    rows = rows[rows.isfinite().all(dim=1)]
+    return rows.mean(dim=0), rows.std(dim=0)
 
 
 def unbounded(settings: PopulationSettings, names: Sequence[str]) -> Unbounded:

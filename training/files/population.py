@@ -9,7 +9,8 @@ parameters:
 
 ``..._population.json`` has members, their number; converged; worth, the least that draws of a
 member alone are worth given the population; coordinates, by names, in which it is normal: itself,
-log of the distance from a bound, or logit between two; population, by names r_hat, and mean, std
+log of the distance from a bound, or logit between two; prior, by names the mean and std of a
+member there before any is known; population, by names r_hat, and mean, std
 and quantiles of its mean and spread there, and of a further member; and posteriors, of each member
 by names mean, std and quantiles, and alone its mean and std.
 """

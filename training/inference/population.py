@@ -7,10 +7,12 @@ population, draw s has the weight (Hogg, Myers and Bovy 2010, equation 9)
 
 whose mean over draws is the likelihood of the population, up to a constant. That is known for any
 mu and tau without a call of a network, so chains walk in both with the parameters summed out, draw
-these given both, and both given these, in turns (the two stages of Lunn et al. 2013). The prior of
-mu and of tau is flat.
+these given both, and both given these, in turns (the two stages of Lunn et al. 2013).
 
-Coordinates are those in which the population is normal.
+Before any member is known, mu is normal with the mean and the standard deviation s that a member
+has under the prior, and tau is half normal with this s. With flat priors there would be no
+posterior at all of parameters that may be as near to a bound as can be. Coordinates are those in
+which the population is normal.
 """
 
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ from torch_utils.streams import Stream
 from training.measure.posterior.convergence import convergence
 
 FEWEST_MEMBERS = 4
-"""Of a population: with a flat prior of spreads, three would hardly bound them."""
+"""Of a population."""
 FEWEST_WORTH = 50
 """Draws that those of each member have to be worth, given the population, on average."""
 LARGEST_R_HAT = 1.01
@@ -77,7 +79,7 @@ class PopulationPlan:
     chains: int = 4
     draws: int = 1000
     warmup: int = 500
-    thin: int = 2
+    thin: int = 8
     seed: int = 0
 
 
@@ -121,26 +123,31 @@ class Population:
         return self.mean + self.spread * noise
 
 
-def sample_population(draws: Tensor, log_prior: Tensor, plan: PopulationPlan) -> Population:
+def sample_population(
+    draws: Tensor, log_prior: Tensor, center: Tensor, scale: Tensor, plan: PopulationPlan
+) -> Population:
     """Draws of a population, given draws of the posterior of each of its members.
 
     Args:
         draws: ``[M, N, D]``, float64, on the CPU.
         log_prior: Log density of the prior that they were drawn under, ``[M, N]``, in the same
             coordinates, up to a constant.
+        center: Mean of a member under the prior ``[D]``.
+        scale: Its standard deviation ``[D]``.
         plan: How to sample.
 
     Raises:
-        DataError: There are too few members, or draws do not vary.
+        DataError: There are too few members, or a number is not finite.
     """
     count = len(draws)
     if count < FEWEST_MEMBERS:
         raise DataError(
             f"there are {count} posteriors: a population needs at least {FEWEST_MEMBERS}"
         )
-    center, scale = draws.mean(dim=(0, 1)), draws.flatten(0, 1).std(dim=0)
-    if not (scale > 0).all() or not draws.isfinite().all():
-        raise DataError("a coordinate of the draws does not vary, or is not finite")
+    if not ((scale > 0).all() and draws.isfinite().all() and log_prior.isfinite().all()):
+        raise DataError(
+            "a coordinate does not vary under the prior, or a draw has no density there"
+        )
     walk = _Walk((draws - center) / scale, log_prior, plan)
     chosen = walk.run()
     return Population(
@@ -173,7 +180,7 @@ class _Weights:
 
 
 class _Walk:
-    """Chains in mean and log spread, in units of all draws together.
+    """Chains in mean and log spread, both in units of the prior.
 
     Args:
         draws: ``[M, N, D]``.
@@ -191,7 +198,7 @@ class _Walk:
         plan, (count, _, dim) = self._plan, self._draws.shape
         rows, start = torch.arange(count), self._draws.mean(dim=1)
         # Each chain starts from another place.
-        state = self._given_members(start + self._noise(plan.chains, count, dim) / 4)
+        state = self._from_members(start + self._noise(plan.chains, count, dim) / 4)
         past, root = [state], torch.eye(2 * dim, dtype=torch.float64) / 10
         kept: list[tuple[Tensor, Tensor]] = []
         worth = torch.zeros(count, dtype=torch.float64)
@@ -205,7 +212,7 @@ class _Walk:
             elif (step - plan.warmup) % plan.thin == plan.thin - 1:
                 kept.append((state, picks))
                 worth += weights.worth().mean(dim=0)
-            state = self._given_members(self._draws[rows, picks])
+            state = self._given_members(state, self._draws[rows, picks])
         states = torch.stack([each for each, _ in kept], dim=1)
         members = torch.stack([picks for _, picks in kept], dim=1)
         mean, spread = states[..., :dim], states[..., dim:].exp()
@@ -226,23 +233,27 @@ class _Walk:
         return _Weights(relative, of_members + shape[1] * common)
 
     def _walked(self, state: Tensor, root: Tensor) -> tuple[Tensor, _Weights]:
-        """One step of a random walk with members summed out, and the weights after it.
-
-        Spreads have a flat prior, logs of them the density of a spread: ``exp(log tau)``.
-        """
+        """One step of a random walk with members summed out, and the weights after it."""
         size, dim = len(state), state.shape[1] // 2
         moved = state + STEP / (2 * dim) ** 0.5 * self._noise(*state.shape) @ root.T
         both = self._weights(torch.cat([state, moved]))
-        density = both.log_likelihood + torch.cat([state, moved])[:, dim:].sum(dim=1)
+        states = torch.cat([state, moved])
+        # A flat density of tau is exp(log tau) of its log.
+        density = both.log_likelihood + _log_prior(states) + states[:, dim:].sum(dim=1)
         accepted = self._uniform(size).log() < density[size:] - density[:size]
         taken = torch.arange(size) + size * accepted
-        weights = _Weights(both.relative[taken], both.log_likelihood[taken])
-        return torch.cat([state, moved])[taken], weights
+        return states[taken], _Weights(both.relative[taken], both.log_likelihood[taken])
 
-    def _given_members(self, members: Tensor) -> Tensor:
-        """Means and log spreads ``[C, 2 D]`` given the parameters of members ``[C, M, D]``: with a
-        flat prior of both, ``tau^2`` is inverse gamma of ``(M - 2) / 2`` and half of the squares,
-        and mu is normal given that."""
+    def _given_members(self, state: Tensor, members: Tensor) -> Tensor:
+        """Populations ``[C, 2 D]`` given the parameters of members ``[C, M, D]``: those of flat
+        priors, taken with the chance that the priors give them."""
+        moved = self._from_members(members)
+        gain = _log_prior(moved) - _log_prior(state)
+        return torch.where((self._uniform(len(state)).log() < gain)[:, None], moved, state)
+
+    def _from_members(self, members: Tensor) -> Tensor:
+        """The same with flat priors of mu and tau: ``tau^2`` is inverse gamma of ``(M - 2) / 2``
+        and half of the squares, and mu is normal given that."""
         count = members.shape[1]
         mean = members.mean(dim=1)
         squares = (members - mean[:, None]).square().sum(dim=1)
@@ -256,6 +267,12 @@ class _Walk:
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(shape, generator=self._generator, dtype=torch.float64)
+
+
+def _log_prior(state: Tensor) -> Tensor:
+    """Of means and spreads ``[C, 2 D]``, in units of the prior, up to a constant."""
+    mean, log_spread = state.chunk(2, dim=1)
+    return -(mean.square() + (2 * log_spread).exp()).sum(dim=1) / 2
 
 
 def _root_of(states: Tensor) -> Tensor:

@@ -6,14 +6,15 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from dnnlib.errors import DataError
-from tests.support.draws import normal
+from tests.support.draws import double, normal
 from training.inference.population import PopulationPlan, sample_population
 
 SEEN = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]).double()
 ERRORS = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]).double()
 """Effects of coaching in eight schools, and their standard errors (Rubin 1981)."""
 
-NUMBER, PLAN = 1500, PopulationPlan(draws=500, warmup=200)
+CENTER, SCALE = double([5.0]), double([12.0])
+NUMBER, PLAN = 1000, PopulationPlan(draws=250, warmup=150, thin=4)
 
 
 def reference() -> tuple[Tensor, Tensor, Tensor]:
@@ -26,6 +27,7 @@ def reference() -> tuple[Tensor, Tensor, Tensor]:
     )
     total = (ERRORS.square() + tau[..., None].square()).sqrt()
     density = Normal(mu[..., None], total).log_prob(SEEN).sum(dim=-1)
+    density += -(((mu - CENTER) / SCALE).square() + (tau / SCALE).square()) / 2
     weights = (density - density.max()).exp()
     weights /= weights.sum()
     values = torch.stack([mu, tau])
@@ -45,7 +47,9 @@ def draws() -> Tensor:
 
 
 def test_population_and_members_are_those_of_quadrature(draws: Tensor) -> None:
-    population = sample_population(draws, torch.zeros(draws.shape[:2]).double(), PLAN)
+    population = sample_population(
+        draws, torch.zeros(draws.shape[:2]).double(), CENTER, SCALE, PLAN
+    )
     assert population.converged
     mean, std, members = reference()
     sampled = torch.cat([population.mean, population.spread], dim=2).flatten(0, 1)
@@ -61,8 +65,8 @@ def test_the_prior_of_each_posterior_is_taken_off(draws: Tensor) -> None:
     precision = ERRORS**-2 + wide**-2
     centers = (SEEN * ERRORS**-2 / precision)[:, None]
     shrunken = (centers + precision[:, None] ** -0.5 * normal(8, NUMBER, seed=2))[..., None]
-    flat = sample_population(draws, torch.zeros(draws.shape[:2]).double(), PLAN)
-    other = sample_population(shrunken, law.log_prob(shrunken[..., 0]), PLAN)
+    flat = sample_population(draws, torch.zeros(draws.shape[:2]).double(), CENTER, SCALE, PLAN)
+    other = sample_population(shrunken, law.log_prob(shrunken[..., 0]), CENTER, SCALE, PLAN)
     for name in ("mean", "spread"):
         one, two = (getattr(each, name).flatten() for each in (flat, other))
         assert abs(float(one.mean() - two.mean())) < 0.15 * float(one.std())
@@ -70,4 +74,4 @@ def test_the_prior_of_each_posterior_is_taken_off(draws: Tensor) -> None:
 
 def test_few_members_are_no_population(draws: Tensor) -> None:
     with pytest.raises(DataError, match="there are 3 posteriors"):
-        sample_population(draws[:3], torch.zeros(3, NUMBER).double(), PLAN)
+        sample_population(draws[:3], torch.zeros(3, NUMBER).double(), CENTER, SCALE, PLAN)

@@ -33,6 +33,7 @@ def draw_population(saved: SavedPopulation, name: str) -> Figure:
             order = order[np.linspace(0, count - 1, MOST_MEMBERS).round().astype(int)]
         rows = np.arange(len(order))
         low, middle, high = further[:, place]
+        note = f"of a further member {low:.3g} to {high:.3g}"
         axes.axvspan(low, high, color=ORANGE, alpha=0.18, lw=0)
         axes.axvline(middle, color=ORANGE, lw=1.2)
         for values, color, shift in ((saved.alone, FAINT, 0.16), (together, BLUE, -0.16)):
@@ -41,5 +42,5 @@ def draw_population(saved: SavedPopulation, name: str) -> Figure:
             dots = MUTED if color == FAINT else color
             axes.scatter(middle, rows + shift, s=7, color=dots, lw=0, zorder=3)
         axes.set_yticks([])
-        look.label(axes, axis_name(saved.names[place], PANEL[0]))
+        look.name_panel(axes, axis_name(saved.names[place], PANEL[0]), note)
     return figure
