@@ -119,6 +119,7 @@ def population(settings: PopulationSettings) -> int | None:
     \b
     Files: {draws}_population.json    mean and spread, a further member, posteriors of the members
            {draws}_population.npz     draws of all of these
+           {draws}_population.pkl     a prior for further members, or for these once more
     """
     from training.commands import population as job  # here, so that --help need not wait
 

@@ -88,10 +88,10 @@ def test_members_of_a_population_are_drawn(run_script: Run, shelf: Path, tmp_pat
     asked = (f"--draws={draws}", *place[1:], "--bounds=tau:-1:1", "--steps=100", "--chains=2")
     result = run_script(posterior, "population", *asked)
     assert result.code == 0, result.err
-    assert "tau: mean of its logit between -1 and 1" in result.out
+    assert "tau: mean of its probit between -1 and 1" in result.out
     [path] = tmp_path.glob("*_population.json")
     content = json.loads(path.read_text(), parse_constant=pytest.fail)
-    assert content["coordinates"] == {"mu": "itself", "tau": "logit between -1 and 1"}
+    assert content["coordinates"] == {"mu": "itself", "tau": "probit between -1 and 1"}
     low, middle, high = content["population"]["tau"]["further"]["quantiles"].values()
     assert -1 < low < middle < high < 1
     # What all have in common narrows what each is.
@@ -99,6 +99,16 @@ def test_members_of_a_population_are_drawn(run_script: Run, shelf: Path, tmp_pat
     alone = [each["mu"]["alone"]["mean"] for each in content["posteriors"]]
     assert np.std(means) < np.std(alone)
     good(run_script(visualize, path.with_suffix(".npz")))
+    # Under the law of a further member draws are worth more, and what was known before is kept.
+    second = (place[0], f"--prior={path.with_suffix('.pkl')}", f"--save_dir={tmp_path / '2'}")
+    good(run_script(posterior, "sample", *second, f"--observation={tmp_path / 'five.csv'}", *FEW))
+    [draws] = (tmp_path / "2").glob("*_posterior.nc")
+    again = (f"--draws={draws}", *second[1:], "--steps=100", "--chains=2")
+    good(run_script(posterior, "population", *again))
+    [path] = (tmp_path / "2").glob("*_population.json")
+    more = json.loads(path.read_text())
+    assert more["prior"] == content["prior"]
+    assert more["noise"] < content["noise"]
     other = (*asked[:2], f"--save_dir={shelf}")
     refused(run_script(posterior, "population", *other, "--bounds=x:0:"), 2, "mu, tau")
     refused(run_script(posterior, "population", *other, "--bounds=mu:0:"), 1, "'mu' are beyond")

@@ -413,7 +413,7 @@ class PosteriorDraws:
 
         Args:
             prior: What parameters were before any observation: ``uniform``, or a network file.
-            bounds: Parameters in whose logs, of the distance from one bound, or logits, between
+            bounds: Parameters in whose logs, of the distance from one bound, or probits, between
                 two, the population is normal, such as ``{"speed": (0, inf)}``.
             options: Others of ``posterior.py population``, by name.
 

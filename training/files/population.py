@@ -7,12 +7,14 @@ parameters:
     members                  [C, S, M, D], parameters of the members, given all of them
     alone                    [3, M, D], quantiles of each alone at 5, 50 and 95 %
 
-``..._population.json`` has members, their number; converged; worth, the least that draws of a
-member alone are worth given the population; coordinates, by names, in which it is normal: itself,
-log of the distance from a bound, or logit between two; prior, by names the mean and std of a
+``..._population.json`` has members, their number; converged; noise, the nats by which draws
+of the members let the likelihood of a population err; worth, the least that those of a member are
+worth; coordinates, by names, in which it is normal: itself, log of the distance from a bound, or
+probit between two; prior, by names the mean and std of a
 member there before any is known; population, by names r_hat, and mean, std
 and quantiles of its mean and spread there, and of a further member; and posteriors, of each member
-by names mean, std and quantiles, and alone its mean and std.
+by names mean, std and quantiles, and alone its mean and std. ``..._population.pkl`` is the network
+file of a law half as wide again as that of a further member, a prior for another round.
 """
 
 from dataclasses import dataclass

@@ -27,41 +27,12 @@ from training.measure.posterior.convergence import convergence
 
 FEWEST_MEMBERS = 4
 """Of a population."""
-FEWEST_WORTH = 50
-"""Draws that those of each member have to be worth, given the population, on average."""
+LARGEST_NOISE = 0.3
+"""Nats by which draws of all members let the likelihood of a population err: about so many standard
+deviations may its mean and spread be off."""
 LARGEST_R_HAT = 1.01
 STEP = 2.38
 """Of a random walk, times the root of the number of dimensions: Roberts, Gelman and Gilks 1997."""
-
-
-@dataclass(frozen=True)
-class Unbounded:
-    """Coordinates of numbers between bounds: logs of the distance from one, logits between two.
-
-    Attributes:
-        low: ``[D]``, ``-inf`` where there is none.
-        high: ``[D]``, likewise ``inf``.
-    """
-
-    low: Tensor
-    high: Tensor
-
-    def of(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Coordinates ``[..., D]`` of points inside, and the log determinant ``[...]``."""
-        above, below = points - self.low, self.high - points
-        lower, upper = self.low.isfinite(), self.high.isfinite()
-        up, down = torch.where(lower, above, 1.0).log(), torch.where(upper, below, 1.0).log()
-        y = torch.where(lower | upper, up - down, points)
-        width = torch.where(lower & upper, self.high - self.low, 1.0).log()
-        return y, (width - up - down).sum(dim=-1)
-
-    def back(self, y: Tensor) -> Tensor:
-        """Points ``[..., D]`` of coordinates."""
-        lower, upper = self.low.isfinite(), self.high.isfinite()
-        low, high = self.low.nan_to_num(neginf=0.0), self.high.nan_to_num(posinf=0.0)
-        between = low + (high - low) * y.sigmoid()
-        one = torch.where(lower, low + y.exp(), high - (-y).exp())
-        return torch.where(lower & upper, between, torch.where(lower | upper, one, y))
 
 
 @dataclass(frozen=True)
@@ -112,9 +83,20 @@ class Population:
 
     @property
     def converged(self) -> bool:
-        """Whether chains agree, and draws of every member are worth enough."""
-        agree = bool((self.r_hat <= LARGEST_R_HAT).all())
-        return agree and float(self.worth.min()) >= FEWEST_WORTH
+        """Whether chains agree, and draws of the members are worth enough."""
+        return bool((self.r_hat <= LARGEST_R_HAT).all()) and self.noise <= LARGEST_NOISE
+
+    @property
+    def noise(self) -> float:
+        """Nats by which the log likelihood of a population errs: the mean of weights that are worth
+        n draws has a relative error of ``n^(-1/2)``, and those of all members add up."""
+        return float((1 / self.worth).sum().sqrt())
+
+    @property
+    def law(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation ``[D]`` of a further member."""
+        mean, spread = self.mean.flatten(0, 1), self.spread.flatten(0, 1)
+        return mean.mean(dim=0), (mean.var(dim=0) + spread.square().mean(dim=0)).sqrt()
 
     def further(self, seed: int) -> Tensor:
         """Parameters of a further member, one for each draw of the population, ``[C, S, D]``."""
@@ -170,7 +152,7 @@ class _Weights:
     def picked(self, uniform: Tensor) -> Tensor:
         """One draw for each member ``[C, M]``, by even numbers ``[C, M, 1]`` between 0 and 1."""
         sums = self.relative.cumsum(dim=2)
-        places = torch.searchsorted(sums, uniform * sums[..., -1:])[..., 0]
+        places = torch.searchsorted(sums, uniform.to(sums) * sums[..., -1:])[..., 0]
         return places.clamp(max=sums.shape[2] - 1)
 
     def worth(self) -> Tensor:
@@ -189,8 +171,10 @@ class _Walk:
     """
 
     def __init__(self, draws: Tensor, log_prior: Tensor, plan: PopulationPlan):
-        self._draws, self._log_prior, self._plan = draws, log_prior, plan
-        self._features = torch.cat([draws.square(), draws], dim=2).flatten(0, 1).T.contiguous()
+        self._draws, self._log_prior, self._plan = draws, log_prior.float(), plan
+        # Weights of draws, whose chance error is far larger, are in single precision.
+        features = torch.cat([draws.square(), draws], dim=2).float()
+        self._features = features.flatten(0, 1).T.contiguous()
         self._generator = seeded_generator("cpu", plan.seed, Stream.CHAINS)
 
     def run(self) -> Population:
@@ -224,13 +208,13 @@ class _Walk:
         precision = (-2 * log_spread).exp()
         factors = torch.cat([-precision / 2, mean * precision], dim=1)
         shape = (len(state), *self._log_prior.shape)
-        logits = (factors @ self._features).view(shape) - self._log_prior
+        logits = (factors.float() @ self._features).view(shape) - self._log_prior
         highest = logits.amax(dim=2, keepdim=True)
         relative = (logits - highest).exp_()
         # What all draws have in common.
         common = (-mean.square() * precision / 2 - log_spread).sum(dim=1)
-        of_members = (relative.sum(dim=2).log() + highest[..., 0]).sum(dim=1)
-        return _Weights(relative, of_members + shape[1] * common)
+        sums = relative.sum(dim=2).double().log() + highest[..., 0].double()
+        return _Weights(relative, sums.sum(dim=1) + shape[1] * common)
 
     def _walked(self, state: Tensor, root: Tensor) -> tuple[Tensor, _Weights]:
         """One step of a random walk with members summed out, and the weights after it."""

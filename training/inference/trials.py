@@ -64,15 +64,22 @@ class TrialLikelihood(Likelihood):
         flow: Of one trial given parameters and covariates.
         trials: Of the observations.
         places: Of the parameters, in their order, among the coordinates of points.
+        ends: Of the parameters ``[D, 2]``: beyond what was simulated the likelihood is 0. None for
+            none.
         rough: Whether the flow's network is left out.
     """
 
     own = dear = True
 
     def __init__(
-        self, flow: ProbabilityFlow, trials: Trials, places: Sequence[int], rough: bool = False
+        self,
+        flow: ProbabilityFlow,
+        trials: Trials,
+        places: Sequence[int],
+        ends: Tensor | None = None,
+        rough: bool = False,
     ):
-        self._flow, self.trials, self._places = flow, trials, list(places)
+        self._flow, self.trials, self._places, self._ends = flow, trials, list(places), ends
         self._rough = rough or bool(getattr(flow.denoiser, "says_nothing", False))
         coordinates = flow.coordinates
         assert coordinates is not None
@@ -94,12 +101,21 @@ class TrialLikelihood(Likelihood):
         return self
 
     def roughly(self) -> "TrialLikelihood":
-        return TrialLikelihood(self._flow, self.trials, self._places, True)
+        return TrialLikelihood(self._flow, self.trials, self._places, self._ends, True)
 
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
         # Gradients are those of the Gaussian, which chains follow: the flow weighs their draws.
         with torch.set_grad_enabled(self._rough and torch.is_grad_enabled()):
-            return checked(self._of_points(points, observed), "the learned likelihood")
+            total = checked(self._of_points(points, observed), "the learned likelihood")
+            return torch.where(self.inside(points), total, -torch.inf)
+
+    def inside(self, points: Tensor) -> Tensor:
+        """Whether parameters ``[N, D]`` are between the bounds of those that were simulated."""
+        if self._ends is None:
+            return torch.ones_like(points[:, 0], dtype=torch.bool)
+        low, high = self._ends.to(points.device).T
+        own = points[:, self._places]
+        return ((own > low) & (own < high)).all(dim=1)
 
     def _of_points(self, points: Tensor, observed: Tensor) -> Tensor:
         which, total = observed[:, 0].long(), points.new_zeros(len(points))

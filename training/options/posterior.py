@@ -399,7 +399,7 @@ class PopulationSettings(Declared):
         type=Ranges(),
         unset="none: the population is normal in parameters as they are",
         help="Parameters in whose logs it is normal, of the distance from one bound, such as "
-        "speed:0:, or in logits between two",
+        "speed:0:, or in probits between two",
     )
     chains: int = option(type=click.IntRange(min=2), default=4, help="Chains.")
     steps: int = option(

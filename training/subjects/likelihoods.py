@@ -21,7 +21,7 @@ from training.data.tables.table import Dropped
 from training.data.tables.trials import first_rows, one_of_each
 from training.files.observations import read_trials
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.coordinates.maps import Bounded
+from training.flow.coordinates.maps import Bounded, Standardize
 from training.flow.courses import courses_at_rest
 from training.flow.eigenbasis import EigenBasis
 from training.inference.amortized import LogPosterior
@@ -161,7 +161,8 @@ class LearnedLikelihood:
     def likelihood(self, trials: Trials, names: Sequence[str]) -> TrialLikelihood:
         """Of points whose coordinates are so named."""
         places = [names.index(name) for name in self.parameters]
-        return TrialLikelihood(self.table.flow, trials, places)
+        ends = torch.tensor(list(self.bounds.values()), dtype=torch.float64)
+        return TrialLikelihood(self.table.flow, trials, places, ends)
 
     def log_posterior(self, prior: TableFlow, names: Sequence[str], places: Tensor) -> LogPosterior:
         """Log densities of points, whose coordinates are so named, given several trials in a row.
@@ -173,16 +174,13 @@ class LearnedLikelihood:
                 point, ``[n, K + V]``.
         """
         order = [list(names).index(name) for name in prior.names]
-        low, high = torch.tensor([self.bounds[name] for name in prior.names]).double().T
         size = len(self.table.names)
 
         def log_density(points: Tensor, conditions: Tensor) -> Tensor:
             data, covariates = conditions[0][places.to(points.device)].tensor_split([size], dim=1)
             one = Trials(data, covariates, torch.tensor([len(data)], device=points.device))
             likelihood = self.likelihood(one, names).to(points.device)
-            own = points[:, order]
-            within = (own > low.to(own.device)) & (own < high.to(own.device))
-            inside = within.all(dim=1) & prior.coordinates.inside(own)
+            inside = likelihood.inside(points) & prior.coordinates.inside(points[:, order])
             density = points.new_full((len(points),), -inf)
             if inside.any():
                 rows = points[inside]
@@ -237,6 +235,13 @@ class LearnedLikelihood:
 
 def uniform_model(names: Sequence[str], ends: Tensor) -> Model:
     """A flow that is uniform between bounds ``[D, 2]`` of columns."""
+    zeros = torch.zeros(len(names), dtype=torch.float64)
+    return normal_model(names, ends, zeros, zeros + 1)
+
+
+def normal_model(names: Sequence[str], ends: Tensor, mean: Tensor, std: Tensor) -> Model:
+    """A flow of columns that are normal where bounds ``[D, 2]`` are mapped away (``Bounded``), with
+    means and standard deviations ``[D]`` there."""
     dim = len(names)
     unit = torch.ones(dim, dtype=torch.float64)
     # What the noise of the first time adds is taken off before: draws are uniform, not nearly so.
@@ -245,10 +250,12 @@ def uniform_model(names: Sequence[str], ends: Tensor) -> Model:
     choices = Choices("ifs", inflation, TABLE_NETWORK, {"width": 1, "depth": 1}, "IS", "log")
     with torch.random.fork_rng(devices=[]):
         model, _ = choices.build(basis)
-    coordinates = Coordinates(dim, ["bounded"])
-    (bounded,) = coordinates.maps
+    coordinates = Coordinates(dim, ["bounded", "standardize"])
+    bounded, standardize = coordinates.maps
     assert isinstance(bounded, Bounded)
+    assert isinstance(standardize, Standardize)
     bounded.set_bounds(ends[:, 0], ends[:, 1])
+    standardize.hold(mean=mean, std=std)
     about: dict[str, Any] = {"kind": TABLE, "columns": list(names), "condition_names": []}
     dropped = Dropped.none(names)
     about["dropped"] = {"names": [], "offsets": [], "slopes": [], "order": list(dropped.order)}
