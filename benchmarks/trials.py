@@ -182,14 +182,14 @@ def hierarchy(subjects: int, trials: int, folder: Path) -> None:
     seen = [reaction_times(draw, row, trials) for row in theta]
     times = np.stack([each[:, 0] for each in seen])
     np.savez(folder / "times.npz", times=times, theta=theta)
-    source, prior, ranges = saved(folder / "seen.csv", seen), "uniform", [COORDINATES]
+    source, prior, known = saved(folder / "seen.csv", seen), "uniform", [COORDINATES]
     for place in ("first", "second"):
         before, where = children_seconds(), f"--save_dir={folder / place}"
         asked = [f"--network={network}", f"--prior={prior}", f"--observation={source}", where]
         run(["posterior.py", "sample", *asked, "--overwrite"])
         between = children_seconds()
         [draws] = (folder / place).glob("*_posterior.nc")
-        own = [f"--draws={draws}", f"--prior={prior}", *ranges, where, "--overwrite"]
+        own = [f"--draws={draws}", f"--prior={prior}", *known, where, "--overwrite"]
         run(["posterior.py", "population", *own])
         [path] = (folder / place).glob("*_population.json")
         content = load_json(path)
@@ -198,7 +198,7 @@ def hierarchy(subjects: int, trials: int, folder: Path) -> None:
             f"{children_seconds() - between:.0f} s, to {content['noise']:.2f} nats, converged: "
             f"{content['converged']}"
         )
-        prior, ranges = str(path.with_suffix(".pkl")), []
+        prior, known = str(path.with_suffix(".pkl")), []
 
 
 def log_normal(draw: np.random.Generator, theta: np.ndarray, count: int) -> np.ndarray:
