@@ -1,0 +1,388 @@
+"""Rounds of simulations where the posterior of one observation may be: ``posterior.py rounds``.
+
+Each round draws parameters from the prior, within the region where the posterior of the round
+before may be (``training.inference.region``), has the user's program simulate their data, and
+trains a posterior on all simulations in the region, as ``train.py --cond`` does.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.files import atomic_path, require_folder, require_new
+from dnnlib.logs import logger
+from torch_utils.distributed import first_rank_only, process_group
+from torch_utils.results import provenance
+from torch_utils.seeds import hash_seed
+from training.commands import train
+from training.commands.inference import Asked
+from training.commands.models import left_alone
+from training.commands.posterior import check_learned, draw
+from training.data.tables.foreign import ForeignTable, numbered
+from training.data.tables.formats import open_table
+from training.data.tables.making import TableChoices, make_table
+from training.data.tables.table import DataTable
+from training.files.observations import read_observations
+from training.files.rounds import RoundFacts, load_round, save_round
+from training.files.table import load_table, save_table
+from training.inference.amortized import Amortized
+from training.inference.region import DRAWS, Bounds, Region, restricted
+from training.inference.user_likelihood import UserFunction
+from training.names import FEWEST_RUNS, UNIFORM
+from training.options.declared import typed_by_name
+from training.options.inference import PriorOptions, SamplerOptions
+from training.options.posterior import CheckSettings, SampleSettings
+from training.options.rounds import RoundsSettings
+from training.options.train import TrainSettings
+from training.runs.posteriors import fingerprint
+
+SHRINKS = 0.8
+"""A region that has more than this of the one before is not worth a training of its own."""
+MOST_CHECKED = 1000
+"""Held-out simulations that the check finds again."""
+
+
+@first_rank_only
+def rounds(settings: RoundsSettings) -> int:
+    """Simulates and trains in rounds, draws from the last posterior, and checks it."""
+    began = perf_counter()
+    with process_group(settings.run.device_name):  # a device that is not there is told first
+        asked = Question.of(settings)
+    results = sorted(settings.save_dir.glob(f"{asked.name}_*_posterior.*"))
+    require_new(results, settings.run.overwrite)
+    require_folder(settings.save_dir)
+    asked.require_own_rounds()
+    region, facts = Region(), list[RoundFacts]()
+    for place in asked.places():
+        region, made = place.simulations(region, facts)
+        facts.append(made)
+        place.train()
+        if made.last:
+            break
+    return asked.results(place, region, facts, began)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a command asks.
+
+    Attributes:
+        settings: Of the command.
+        simulator: The user's.
+        prior: The user's; None for uniform between bounds.
+        observed: ``[1, K]``.
+        data_names: Of these numbers.
+        fingerprint: Says all that rounds depend on.
+    """
+
+    settings: RoundsSettings
+    simulator: UserFunction
+    prior: UserFunction | None
+    observed: Tensor
+    data_names: Sequence[str]
+    fingerprint: str
+
+    @classmethod
+    def of(cls, settings: RoundsSettings) -> "Question":
+        """Opens what the options name.
+
+        Raises:
+            UsageError: There are several observations, or no such function.
+            DataError: A file is broken.
+        """
+        simulator = UserFunction.load(settings.simulator, "simulator")
+        prior = None
+        if settings.prior != UNIFORM:
+            prior = UserFunction.load(settings.prior, "prior")
+        observed = read_observations(settings.observation)
+        if len(observed) != 1:
+            raise UsageError(
+                f"{settings.observation} has {len(observed)} observations: rounds are for one, "
+                "since each has a region of its own; give them one after the other, each with its "
+                "own --save_dir, or train on all of the prior (train.py --cond)"
+            )
+        table = open_table(str(settings.observation), None, known=())
+        names = list(table.names) if table.named else numbered(observed.shape[1], "y")
+        idle = type(settings).idle_names() | {"chains", "draws"}
+        options = {key: value for key, value in settings.recorded().items() if key not in idle}
+        files = [simulator.path, *([] if prior is None else [prior.path])]
+        identity = fingerprint(options, None, [observed], files)
+        return cls(settings, simulator, prior, observed, names, identity)
+
+    @property
+    def name(self) -> str:
+        """What files are called by."""
+        return self.simulator.path.stem
+
+    def places(self) -> Iterator["Place"]:
+        """Of all rounds."""
+        return (Place(self, number) for number in range(1, self.settings.rounds + 1))
+
+    def require_own_rounds(self) -> None:
+        """Removes rounds of other options, if they may be replaced. Raises UsageError if not."""
+        folders = sorted(self.settings.save_dir.glob("round*/"))
+        for place in self.places():
+            if place.facts.exists() and load_round(place.facts)[0].fingerprint == self.fingerprint:
+                folders = [folder for folder in folders if folder != place.folder]
+        there = [folder for folder in folders if list(folder.glob("*_params.json"))]
+        if there and not self.settings.run.overwrite:
+            raise UsageError(
+                f"{there[0]} is of other options or files: give those, another --save_dir, or "
+                "--overwrite to replace it"
+            )
+        for folder in folders:
+            shutil.rmtree(folder)
+
+    def draws(self, count: int, draw: np.random.Generator) -> Tensor:
+        """So many of the prior ``[count, D]``."""
+        if self.prior is not None:
+            return self.prior.drawn(count, draw)
+        assert self.settings.bounds is not None
+        low, high = np.array([ends for _, *ends in self.settings.bounds]).T
+        return torch.from_numpy(draw.uniform(low, high, (count, len(low))))
+
+    def simulated(self, points: Tensor, draw: np.random.Generator) -> Tensor:
+        """Data ``[N, K]`` of parameters ``[N, D]``."""
+        return self.simulator.simulated(points, draw, self.observed.shape[1])
+
+    def parameter_names(self, count: int) -> list[str]:
+        """Of D parameters. Raises UsageError if bounds are of another number."""
+        if self.settings.bounds is None:
+            return numbered(count, "theta")
+        if len(self.settings.bounds) != count:
+            raise UsageError(
+                f"--bounds names {len(self.settings.bounds)} parameters, but {self.prior} draws "
+                f"{count}"
+            )
+        return [name for name, _, _ in self.settings.bounds]
+
+    def table(self, points: Tensor, data: Tensor, seed: int) -> tuple[DataTable, list[str]]:
+        """The data set of simulations, with lines about what was found.
+
+        Raises:
+            DataError: They are too few, beyond bounds, or parameters follow from others.
+        """
+        names = self.parameter_names(points.shape[1])
+        rows = torch.cat([points, data], dim=1).numpy()
+        source = ForeignTable(str(self.simulator), [*names, *self.data_names], lambda: iter([rows]))
+        bounds = {name: (low, high) for name, low, high in self.settings.bounds or ()}
+        table, lines = make_table(source, TableChoices(self.data_names, bounds=bounds, seed=seed))
+        if table.dim < len(names):
+            raise DataError(
+                f"parameter '{table.dropped.names[0]}' is constant or follows from the others: "
+                "leave it out of the prior"
+            )
+        return table, lines
+
+    def results(
+        self, place: "Place", region: Region, facts: Sequence[RoundFacts], began: float
+    ) -> int:
+        """Draws of the last posterior, and a check of it; returns the exit code."""
+        settings, told = self.settings, [vars(each) for each in facts]
+        for each in told:
+            each.pop("fingerprint")
+        sampling, asked = place.opened(region, settings.chains, settings.draws)
+        code = draw(sampling, asked, began, {"options": settings.recorded(), "rounds": told})
+        held_out = int(load_table(place.data).held_out.sum())
+        if held_out < FEWEST_RUNS:
+            logger.info(
+                f"{held_out} simulations of the last round are held out: a check needs "
+                f"{FEWEST_RUNS}"
+            )
+            return code
+        logger.info(f"A check within the region, on {held_out} simulations that are held out:")
+        checking = CheckSettings(
+            save_dir=settings.save_dir / "check",
+            prior=PriorOptions(network=str(place.network)),
+            truth="data",
+            data_root=place.data,
+            runs=min(held_out, MOST_CHECKED),
+            sampler=SamplerOptions(seed=settings.seed),
+            run=replace(settings.run, overwrite=True),
+        )
+        check_learned(checking, replace(Asked.open(checking), region=region), perf_counter())
+        return code
+
+
+@dataclass(frozen=True)
+class Place:
+    """A round.
+
+    Attributes:
+        question: What is asked.
+        number: Of the round, from 1 on.
+    """
+
+    question: Question
+    number: int
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        folder = self.question.settings.save_dir / f"round{self.number}"
+        object.__setattr__(self, "folder", folder)
+
+    @property
+    def data(self) -> Path:
+        """The file of its simulations."""
+        return self.folder / f"{self.question.name}.npz"
+
+    @property
+    def facts(self) -> Path:
+        """The file of what is known of these."""
+        return self.folder / f"{self.question.name}_params.json"
+
+    @property
+    def network(self) -> Path:
+        """The file of its posterior."""
+        return self.folder / "network.pkl"
+
+    @property
+    def before(self) -> "Place":
+        """The round before."""
+        return Place(self.question, self.number - 1)
+
+    @property
+    def seed(self) -> int:
+        """Of all that is random in it."""
+        return hash_seed(self.question.settings.seed, self.number)
+
+    def simulations(
+        self, region: Region, before: Sequence[RoundFacts]
+    ) -> tuple[Region, RoundFacts]:
+        """The region of this round and what is known of its simulations, which are made unless they
+        are there.
+
+        Args:
+            region: That of the round before.
+            before: What is known of the rounds before.
+        """
+        settings = self.question.settings
+        title = f"Round {self.number} of {settings.rounds}"
+        with process_group(settings.run.device_name) as device:
+            posterior = None
+            if self.number > 1:
+                posterior = self.before.posterior(region, device)
+            if self.data.exists():
+                facts, bounds = load_round(self.facts)
+                if posterior is not None and bounds is not None:
+                    region = Region([*region.parts, (bounds, posterior)])
+                logger.info(f"{title}: {facts.rows:,} simulations are there")
+                return region, facts
+            bounds = None
+            if posterior is not None:
+                bounds = Bounds.of(posterior)
+                region = Region([*region.parts, (bounds, posterior)])
+            facts = self._simulate(title, region, bounds, before)
+        return region, facts
+
+    def _simulate(
+        self, title: str, region: Region, bounds: Bounds | None, before: Sequence[RoundFacts]
+    ) -> RoundFacts:
+        question = self.question
+        settings, done = question.settings, sum(each.simulated for each in before)
+        left, turns = settings.simulations - done, settings.rounds - self.number + 1
+        size = left // turns
+        earlier = before[-1].share if before else None
+
+        def enough(share: float) -> int:
+            return left if earlier is not None and share > SHRINKS * earlier else size
+
+        generator = np.random.default_rng([self.seed, 0])
+        source = partial(question.draws, draw=generator)
+        drawn = restricted(source, region, size, enough)
+        points = drawn.points
+        last = turns == 1 or len(points) > size
+        error = f"{100 * drawn.error:.1g}"
+        remains = f"{100 * drawn.share:.3g} ± {error} % of the prior remain; " if bounds else ""
+        logger.info(f"{title}: {remains}{len(points):,} simulations")
+        if last and turns > 1:
+            logger.info("The region no longer shrinks: these are all that were left")
+        data = question.simulated(points, np.random.default_rng([self.seed, 1]))
+        sound = data.isfinite().all(dim=1)
+        failed = int((~sound).sum())
+        if failed:
+            logger.warning(
+                f"Warning: {failed:,} of {len(sound):,} simulations failed "
+                f"({failed / len(sound):.2%}) and are left out: if that depends on the parameters, "
+                "the posterior is another"
+            )
+        points, data = points[sound], data[sound]
+        if before:
+            old = load_table(self.before.data)
+            assert old.conditions is not None
+            inside = region(old.points)
+            points = torch.cat([old.points[inside], points])
+            data = torch.cat([old.conditions[inside], data])
+        table, lines = question.table(points, data, self.seed)
+        for line in lines:
+            logger.info(line)
+        facts = RoundFacts(
+            fingerprint=question.fingerprint,
+            round=self.number,
+            share=drawn.share,
+            error=drawn.error,
+            simulated=len(sound),
+            failed=failed,
+            rows=len(table),
+            last=last,
+        )
+        require_folder(self.folder)
+        save_round(self.facts, facts, bounds, provenance())
+        save_table(self.data, table)
+        return facts
+
+    def train(self) -> None:
+        """Trains the posterior, unless it is there."""
+        if self.network.exists():
+            return
+        settings, training = self.question.settings, self.folder / "training"
+        shutil.rmtree(training, ignore_errors=True)  # of a run that was cut short
+        typed = {
+            name: getattr(part, name)
+            for part in (settings.training, settings.table)
+            for name in part.given & set(part.__dataclass_fields__)
+        }
+        values = {
+            **typed,
+            "data": self.data,
+            "cond": True,
+            "outdir": training,
+            "nosubdir": True,
+            "seed": settings.seed,
+            "device_name": settings.run.device_name,
+        }
+        with left_alone():
+            path = train.run(typed_by_name(TrainSettings, values))
+        assert path is not None
+        with atomic_path(self.network) as temporary:
+            shutil.copyfile(path, temporary)
+
+    def opened(self, region: Region, chains: int, draws: int) -> tuple[SampleSettings, Asked]:
+        """How to draw from its posterior in a region."""
+        settings = self.question.settings
+        sampling = SampleSettings(
+            save_dir=settings.save_dir,
+            prior=PriorOptions(network=str(self.network)),
+            condition=settings.observation,
+            sampler=SamplerOptions(chains=chains, draws=draws, seed=settings.seed),
+            run=settings.run,
+        )
+        return sampling, replace(Asked.open(sampling), region=region)
+
+    def posterior(self, region: Region, device: torch.device) -> Amortized:
+        """Its posterior of the observation within its region, for the bounds of another."""
+        _, asked = self.opened(region, 1, DRAWS)
+        asked = replace(asked, subject=replace(asked.subject, flow=asked.subject.flow.to(device)))
+        conditions = asked.subject.labels(self.question.settings.observation)
+        assert conditions is not None
+        amortized = asked.amortized(asked.fine, conditions.to(device))
+        plain = replace(amortized.prior, sharpened=False)
+        return replace(amortized, prior=plain, trace=None, plausible=False)
