@@ -28,8 +28,9 @@ DRAWS = 10_000
 """Of the posterior, of which a region is made."""
 WIDER = 0.1
 """Of the range of these draws along an axis."""
-BLOCK, MOST_DRAWS = 2**15, 2**27
-"""Draws of the prior at once, and at most."""
+BLOCKS, MOST_DRAWS = (2**11, 2**17), 2**27
+"""Draws of the prior at once, twice as many each time from the first number to the other; and in
+all, at most."""
 EXACT = Trace("exact")
 HERE = torch.zeros(1, dtype=torch.int64)
 """The place of the one observation."""
@@ -142,17 +143,17 @@ def restricted(
     """
     if not region.parts:
         return Restricted(prior(count), 1.0, 0.0)
-    parts, tried, inside = [], 0, 0
+    parts, tried, inside, block = list[Tensor](), 0, 0, BLOCKS[0]
     while inside < count:
         if tried >= MOST_DRAWS:
             raise DataError(
                 f"of {tried:,} draws of the prior only {inside} are where the posterior may be, "
                 f"and {count} are wanted: give fewer --rounds, or a narrower prior"
             )
-        points = prior(BLOCK)
+        points = prior(block)
         points = points[region(points)]
         parts.append(points)
-        tried, inside = tried + BLOCK, inside + len(points)
+        tried, inside, block = tried + block, inside + len(points), min(2 * block, BLOCKS[1])
         if enough is not None and inside >= count:
             count, enough = enough(inside / tried), None
     share = inside / tried
