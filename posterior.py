@@ -125,7 +125,7 @@ def rounds(settings: RoundsSettings) -> int | None:
     """
     from training.commands import rounds as job  # here, so that --help need not wait
 
-    return job.rounds(settings)
+    return job.run(settings)
 
 
 @main.command()

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tests.support.commands import COMMANDS, Shelf
 from tests.support.finished_runs import good
 from tests.support.outcomes import assert_same, outcome, read_netcdf
-from tests.support.running import refused
+from tests.support.running import quick_endings, refused
 from torch_utils.results import load_arrays
+from training import rounds
+from training.inference.user_likelihood import UserFunction
 
 
 def told(folder: Path) -> dict[str, Any]:
@@ -22,14 +25,13 @@ def told(folder: Path) -> dict[str, Any]:
 
 def test_rounds_narrow_and_go_on_where_they_were_cut_short(shelf: Shelf, tmp_path: Path) -> None:
     whole, place = shelf.done("posterior rounds"), tmp_path / "place"
-    rounds = told(whole)["rounds"]
-    assert [one["round"] for one in rounds] == [1, 2]
-    assert rounds[0]["share"] == 1 > rounds[1]["share"] > 0
-    assert sum(one["simulated"] for one in rounds) == 160
-    assert rounds[0]["failed"] > 0  # those below -0.9
+    one, two = told(whole)["rounds"]
+    assert (one["round"], two["round"]) == (1, 2)
+    assert one["share"] == 1 > two["share"] > 0
+    assert (one["simulated"], two["simulated"], one["failed"] > 0) == (80, 80, True)
     first, second = (load_arrays(whole / f"round{n}" / "shelf.npz") for n in (1, 2))
     old = set(first["points"].ravel()) & set(second["points"].ravel())
-    assert len(second["points"]) == 80 - rounds[1]["failed"] + len(old) == rounds[1]["rows"]
+    assert len(second["points"]) == 80 - two["failed"] + len(old) == two["rows"]
     [path] = whole.glob("*.nc")
     arrays = read_netcdf(path)
     assert arrays["posterior/x"].shape == (4, 20, 1, 1)
@@ -45,3 +47,16 @@ def test_rounds_narrow_and_go_on_where_they_were_cut_short(shelf: Shelf, tmp_pat
     for path in place.glob("*_posterior.*"):
         path.unlink()
     refused(command.run(*given, "--seed=1"), 2, place / "round1", "is of other options")
+
+
+@pytest.mark.slow
+def test_python_gives_the_same(shelf: Shelf) -> None:
+    whole = shelf.done("posterior rounds")
+    options = dict(text[2:].split("=") for text in COMMANDS["posterior rounds"].given(shelf))
+    simulator = UserFunction.load(options.pop("simulator"), "simulator").function
+    del options["observation"], options["bounds"]
+    with quick_endings():
+        draws = rounds(simulator, {"y1": 0.2, "y2": 0.5}, {"theta": (-1, 1)}, **options)
+    [path] = whole.glob("*.nc")
+    x = read_netcdf(path)["posterior/x"]
+    np.testing.assert_array_equal(draws.points[0], x.reshape(-1, 1))

@@ -6,11 +6,13 @@ trains a posterior on all simulations in the region, as ``train.py --cond`` does
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +25,9 @@ from torch_utils.distributed import first_rank_only, process_group
 from torch_utils.results import provenance
 from torch_utils.seeds import hash_seed
 from training.commands import train
+from training.commands.frames import ROW, numbers_of
 from training.commands.inference import Asked
-from training.commands.models import left_alone
+from training.commands.models import Model, PosteriorDraws, left_alone
 from training.commands.posterior import check_learned, draw
 from training.data.tables.foreign import ForeignTable, numbered
 from training.data.tables.formats import open_table
@@ -32,6 +35,7 @@ from training.data.tables.making import TableChoices, make_table
 from training.data.tables.table import DataTable
 from training.files.observations import read_observations
 from training.files.rounds import RoundFacts, load_round, save_round
+from training.files.rows import save_csv
 from training.files.table import load_table, save_table
 from training.inference.amortized import Amortized
 from training.inference.region import DRAWS, Bounds, Region, restricted
@@ -43,6 +47,7 @@ from training.options.posterior import CheckSettings, SampleSettings
 from training.options.rounds import RoundsSettings
 from training.options.train import TrainSettings
 from training.runs.posteriors import fingerprint
+from training.subjects.networks import plain_name
 
 SHRINKS = 0.8
 """A region that has more than this of the one before is not worth a training of its own."""
@@ -51,11 +56,67 @@ MOST_CHECKED = 1000
 
 
 @first_rank_only
-def rounds(settings: RoundsSettings) -> int:
+def run(settings: RoundsSettings) -> int:
     """Simulates and trains in rounds, draws from the last posterior, and checks it."""
+    simulator = UserFunction.load(settings.simulator, "simulator")
+    own = settings.prior != UNIFORM
+    return in_rounds(
+        settings, simulator, UserFunction.load(settings.prior, "prior") if own else None
+    )
+
+
+def rounds(
+    simulator: Callable[..., Any],
+    observation: Any,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    prior: Callable[..., Any] | None = None,
+    outdir: str | Path | None = None,
+    **options: Any,
+) -> PosteriorDraws:
+    """Draws from the posterior of one observation, by rounds of simulations where it may be.
+
+    Args:
+        simulator: Data ``[N, K]`` of parameters ``[N, D]`` and a NumPy generator to draw by.
+        observation: Its K numbers: a mapping, a data frame of one row, or an array.
+        bounds: Lowest and highest value of each parameter, by name in the order of the simulator.
+        prior: Parameters ``[N, D]`` of a number N and a NumPy generator; None for uniform between
+            bounds.
+        outdir: Folder of the results, in which a run that was cut short goes on; None keeps none.
+        options: Of ``posterior.py rounds``, by name, such as ``simulations`` or ``seed``.
+
+    Raises:
+        UsageError: Options do not go with each other, or there is no such option.
+        DataError: The observation is broken, or what a function returned.
+    """
+    names, numbers = numbers_of(observation, "the observation", ROW)
+    programs = [None if each is None else _program(each) for each in (simulator, prior)]
+    with TemporaryDirectory() as folder, left_alone():
+        path, place = Path(folder) / "observation.csv", Path(outdir or folder)
+        names = names or numbered(numbers.shape[1], "y")
+        save_csv(path, names, torch.from_numpy(np.asarray(numbers, dtype=np.float64)))
+        given = {"observation": path, "save_dir": place, "simulator": str(programs[0])}
+        if prior is not None:
+            given["prior"] = str(programs[1])
+        if bounds is not None:
+            given["bounds"] = tuple((name, *ends) for name, ends in bounds.items())
+        settings = typed_by_name(RoundsSettings, {"overwrite": True, **given, **options})
+        assert programs[0] is not None
+        in_rounds(settings, programs[0], programs[1])
+        last = max(place.glob("round*/network.pkl"), key=lambda path: int(path.parent.name[5:]))
+        return PosteriorDraws.load(place, Model.load(last))
+
+
+def _program(function: Callable[..., Any]) -> UserFunction:
+    name = getattr(function, "__name__", type(function).__name__)
+    code = getattr(function, "__code__", None)
+    return UserFunction(Path(code.co_filename if code else f"{name}.py"), name, function)
+
+
+def in_rounds(settings: RoundsSettings, simulator: UserFunction, prior: UserFunction | None) -> int:
+    """Does what the command does, with these functions; returns the exit code."""
     began = perf_counter()
     with process_group(settings.run.device_name):  # a device that is not there is told first
-        asked = Question.of(settings)
+        asked = Question.of(settings, simulator, prior)
     results = sorted(settings.save_dir.glob(f"{asked.name}_*_posterior.*"))
     require_new(results, settings.run.overwrite)
     require_folder(settings.save_dir)
@@ -91,17 +152,15 @@ class Question:
     fingerprint: str
 
     @classmethod
-    def of(cls, settings: RoundsSettings) -> "Question":
-        """Opens what the options name.
+    def of(
+        cls, settings: RoundsSettings, simulator: UserFunction, prior: UserFunction | None
+    ) -> "Question":
+        """Opens the observation.
 
         Raises:
-            UsageError: There are several observations, or no such function.
-            DataError: A file is broken.
+            UsageError: There are several.
+            DataError: The file is broken.
         """
-        simulator = UserFunction.load(settings.simulator, "simulator")
-        prior = None
-        if settings.prior != UNIFORM:
-            prior = UserFunction.load(settings.prior, "prior")
         observed = read_observations(settings.observation)
         if len(observed) != 1:
             raise UsageError(
@@ -120,7 +179,7 @@ class Question:
     @property
     def name(self) -> str:
         """What files are called by."""
-        return self.simulator.path.stem
+        return plain_name(self.simulator.path.stem)
 
     def places(self) -> Iterator["Place"]:
         """Of all rounds."""
