@@ -99,7 +99,7 @@ def rounds(
             given["prior"] = str(programs[1])
         if bounds is not None:
             given["bounds"] = tuple((name, *ends) for name, ends in bounds.items())
-        settings = typed_by_name(RoundsSettings, {"overwrite": True, **given, **options})
+        settings = typed_by_name(RoundsSettings, {**given, **options})
         assert programs[0] is not None
         in_rounds(settings, programs[0], programs[1])
         last = max(place.glob("round*/network.pkl"), key=lambda path: int(path.parent.name[5:]))
@@ -170,10 +170,19 @@ class Question:
             )
         table = open_table(str(settings.observation), None, known=())
         names = list(table.names) if table.named else numbered(observed.shape[1], "y")
-        idle = type(settings).idle_names() | {"chains", "draws"}
+        # Contents of files count, not where they are.
+        idle = type(settings).idle_names() | {
+            "chains",
+            "draws",
+            "observation",
+            "simulator",
+            "prior",
+        }
         options = {key: value for key, value in settings.recorded().items() if key not in idle}
-        files = [simulator.path, *([] if prior is None else [prior.path])]
-        identity = fingerprint(options, None, [observed], files)
+        programs = [simulator, *([] if prior is None else [prior])]
+        options |= {"data": names, "functions": [each.name for each in programs]}
+        paths = [each.path for each in programs]
+        identity = fingerprint(options, None, [observed], paths)
         return cls(settings, simulator, prior, observed, names, identity)
 
     @property
@@ -186,19 +195,28 @@ class Question:
         return (Place(self, number) for number in range(1, self.settings.rounds + 1))
 
     def require_own_rounds(self) -> None:
-        """Removes rounds of other options, if they may be replaced. Raises UsageError if not."""
-        folders = sorted(self.settings.save_dir.glob("round*/"))
-        for place in self.places():
-            if place.facts.exists() and load_round(place.facts)[0].fingerprint == self.fingerprint:
-                folders = [folder for folder in folders if folder != place.folder]
-        there = [folder for folder in folders if list(folder.glob("*_params.json"))]
-        if there and not self.settings.run.overwrite:
-            raise UsageError(
-                f"{there[0]} is of other options or files: give those, another --save_dir, or "
-                "--overwrite to replace it"
-            )
-        for folder in folders:
-            shutil.rmtree(folder)
+        """Removes rounds of other options, if they may be replaced.
+
+        Raises:
+            UsageError: They may not.
+            DataError: Nor may one that is broken.
+        """
+        overwrite = self.settings.run.overwrite
+        found = self.settings.save_dir.glob("round*/*_params.json")
+        own = {place.facts for place in self.places()}
+        for path in sorted(path for path in found if path.parent.name[5:].isdecimal()):
+            try:
+                if path in own and load_round(path)[0].fingerprint == self.fingerprint:
+                    continue
+            except DataError:
+                if not overwrite:
+                    raise
+            if not overwrite:
+                raise UsageError(
+                    f"{path.parent} is of other options or files: give those, another --save_dir, "
+                    "or --overwrite to replace it"
+                )
+            shutil.rmtree(path.parent)
 
     def draws(self, count: int, draw: np.random.Generator) -> Tensor:
         """So many of the prior ``[count, D]``."""
