@@ -22,6 +22,9 @@ from training.files.table import save_table
 CHAINS = 4
 PRIOR_DRAWS = 10_000
 """Of a prior that is not uniform: they take no simulations."""
+SMALL = ("--width=32", "--depth=1")
+"""Their network: samplers call it for each state, and the priors of these tasks are normal in the
+coordinates that trials choose."""
 
 
 def of_trials(given: Simulations) -> Estimate:
@@ -79,7 +82,7 @@ def prior_of(given: Simulations) -> str:
     table, _ = make_table(source, TableChoices(bounds=bounds, seed=given.seed))
     folder.mkdir(parents=True, exist_ok=True)
     save_table(folder / "prior.npz", table)
-    command = ["train.py", f"--data={folder / 'prior.npz'}", f"--outdir={folder}"]
+    command = ["train.py", f"--data={folder / 'prior.npz'}", f"--outdir={folder}", *SMALL]
     run([*command, f"--seed={given.seed}", "--device_name=cpu"])
     return str(newest_network(folder))
 

@@ -41,6 +41,7 @@ from training.options.posterior import (
     SampleSettings,
 )
 from training.runs.latents import LatentChoice, latent_choice, recorded_eps
+from training.runs.posterior_results import BOUNDS
 from training.runs.posteriors import Groups, fingerprint, group_size
 from training.subjects import NetworkFile, Subject, TableFlow, ToyFlow, open_prior
 from training.subjects.likelihoods import LearnedLikelihood
@@ -91,6 +92,11 @@ class Asked:
         stem = f"{self.subject.stem}_{name}"
         folder = self.settings.save_dir
         return folder / f"{stem}{suffix}", folder / f"{stem}.json"
+
+    @property
+    def within(self) -> str:
+        """What draws are rejected beyond, in words."""
+        return BOUNDS if self.region is None else "the region"
 
     @property
     def rows(self) -> int:

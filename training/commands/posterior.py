@@ -129,7 +129,8 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
         held = None if held_out is None else held_out.posteriors(groups, numbers)
         write_numbers(numbers_file, FORMAT, began, {**about, "rule": RULE, **numbers})
         groups.remove()
-        report_draws(numbers, summary, subject.names if subject.is_readable else [], blur)
+        names = subject.names if subject.is_readable else []
+        report_draws(numbers, summary, names, blur, asked.within)
         if held is not None and subject.is_readable:
             held.report()
         report_files(numbers_file, draws_file, began)
@@ -317,7 +318,8 @@ def check_learned(settings: CheckSettings, asked: Asked, began: float) -> bool:
         if runs.neighbors is not None:
             near = NearObservations.of(values, runs.neighbors, settings.level, nats)
         drawn = values.at(slice(runs.count))
-        return write_check(drawn, settings.level, groups, files, began, content, near)
+        told = (content, near, asked.within)
+        return write_check(drawn, settings.level, groups, files, began, *told)
 
 
 def observations(
