@@ -1,7 +1,8 @@
 """Rounds of simulations for one observation after the other: ``posterior.py rounds``, by defaults.
 
-It is told the simulator, draws of the prior, and what parameters cannot leave. Each observation has
-simulations and trainings of its own, which are kept: what is there already is not made again.
+It is told the simulator and the prior, one of independent log-normal parameters by their quantiles,
+which are uniform. Each observation has simulations and trainings of its own, which are kept: what is
+there already is not made again.
 """
 
 import numpy as np
@@ -11,6 +12,7 @@ from benchmarks.estimators.estimate import Estimate, Simulations
 from benchmarks.estimators.flow import children_seconds
 from benchmarks.estimators.trials import CHAINS, parameter_names, run
 from benchmarks.simulators import Wheel
+from benchmarks.simulators.priors import LogNormal
 from torch_utils.results import load_json, save_json
 from training.files.netcdf import open_netcdf
 from training.files.rows import save_csv
@@ -24,7 +26,7 @@ TASK = TASKS["{task}"](Wheel(Path({wheel!r})))
 
 
 def simulate(theta, draw):
-    return TASK.simulate(theta.numpy(), draw)
+    return TASK.simulate({parameters}, draw)
 
 
 def prior(count, draw):
@@ -44,15 +46,18 @@ def of_rounds(given: Simulations) -> Estimate:
     program = folder / f"{given.task.name}.py"
     folder.mkdir(parents=True, exist_ok=True)
     wheel = Wheel.downloaded(folder.parent / "wheel").path
-    program.write_text(PROGRAM.format(task=given.task.name, wheel=str(wheel)))
+    by_quantiles = isinstance(law, LogNormal)
+    parameters = "TASK.prior.of_quantiles(theta.numpy())" if by_quantiles else "theta.numpy()"
+    text = PROGRAM.format(task=given.task.name, wheel=str(wheel), parameters=parameters)
+    program.write_text(text)
     command = ["posterior.py", "rounds", f"--simulator={program}:simulate", "--device_name=cpu"]
     command += [f"--simulations={len(given.theta)}", f"--draws={given.draws // CHAINS}"]
     command += [f"--seed={given.seed}"]
-    if not np.isfinite([law.low, law.high]).all():
+    low, high = (0, 1) if by_quantiles else (law.low, law.high)
+    if np.isfinite([low, high]).all():
+        command += ["--bounds=" + ",".join(f"{name}:{low}:{high}" for name in names)]
+    else:
         command += [f"--prior={program}:prior"]
-    if np.isfinite(law.low):
-        high = law.high if np.isfinite(law.high) else ""
-        command += ["--bounds=" + ",".join(f"{name}:{law.low}:{high}" for name in names)]
     about = {}
     for number in given.numbers or range(1, count + 1):
         place = folder / f"observation{number}"
@@ -65,7 +70,8 @@ def of_rounds(given: Simulations) -> Estimate:
             save_json(seconds, {"seconds": children_seconds() - before})
         [path] = place.glob("*_posterior.nc")
         with open_netcdf(path) as saved:
-            draws[number - 1] = saved.numbers("posterior/x").reshape(-1, len(names))
+            points = saved.numbers("posterior/x").reshape(-1, len(names))
+        draws[number - 1] = law.of_quantiles(points) if by_quantiles else points
         told = load_json(path.with_suffix(".json"))
         about[number] = {
             **load_json(seconds),

@@ -38,7 +38,7 @@ from training.files.rounds import RoundFacts, load_round, save_round
 from training.files.rows import save_csv
 from training.files.table import load_table, save_table
 from training.inference.amortized import Amortized
-from training.inference.region import DRAWS, Bounds, Region, restricted
+from training.inference.region import DRAWS, Bounds, Region, Restricted, restricted
 from training.inference.user_likelihood import UserFunction
 from training.names import FEWEST_RUNS, UNIFORM
 from training.options.declared import typed_by_name
@@ -218,13 +218,21 @@ class Question:
                 )
             shutil.rmtree(path.parent)
 
-    def draws(self, count: int, draw: np.random.Generator) -> Tensor:
-        """So many of the prior ``[count, D]``."""
+    def source(
+        self, region: Region, draw: np.random.Generator
+    ) -> tuple[Callable[[int], Tensor], float]:
+        """What draws so many of the prior ``[n, D]``, and from which part of it, with a region."""
         if self.prior is not None:
-            return self.prior.drawn(count, draw)
+            return partial(self.prior.drawn, draw=draw), 1.0
         assert self.settings.bounds is not None
-        low, high = np.array([ends for _, *ends in self.settings.bounds]).T
-        return torch.from_numpy(draw.uniform(low, high, (count, len(low))))
+        ends = torch.tensor([ends for _, *ends in self.settings.bounds], dtype=torch.float64)
+        low, high = region.within(*ends.T)
+        part = float(((high - low) / (ends[:, 1] - ends[:, 0])).prod())
+
+        def uniform(count: int) -> Tensor:
+            return torch.from_numpy(draw.uniform(low.numpy(), high.numpy(), (count, len(low))))
+
+        return uniform, part
 
     def simulated(self, points: Tensor, draw: np.random.Generator) -> Tensor:
         """Data ``[N, K]`` of parameters ``[N, D]``."""
@@ -357,31 +365,38 @@ class Place:
             if posterior is not None:
                 bounds = Bounds.of(posterior)
                 region = Region([*region.parts, (bounds, posterior)])
-            facts = self._simulate(title, region, bounds, before)
-        return region, facts
+            return self._simulate(title, region, bounds, before)
 
     def _simulate(
         self, title: str, region: Region, bounds: Bounds | None, before: Sequence[RoundFacts]
-    ) -> RoundFacts:
+    ) -> tuple[Region, RoundFacts]:
         question = self.question
         settings, done = question.settings, sum(each.simulated for each in before)
         left, turns = settings.simulations - done, settings.rounds - self.number + 1
         size = left // turns
-        earlier = before[-1].share if before else None
 
         def enough(share: float) -> int:
-            return left if earlier is not None and share > SHRINKS * earlier else size
+            return left if share > SHRINKS * before[-1].share else size
 
-        generator = np.random.default_rng([self.seed, 0])
-        source = partial(question.draws, draw=generator)
-        drawn = restricted(source, region, size, enough)
+        drawn = self._restricted(region, size, enough if before else None)
+        if drawn is None:
+            logger.info(f"{title}: too little of the prior remains to be drawn by rejection")
+            region, bounds, turns = Region(region.parts[:-1]), None, 1
+            drawn = self._restricted(region, left)
+        if drawn is None:
+            raise DataError(
+                f"{question.prior or 'the prior'} hardly has draws where the posterior may be: "
+                "give fewer --rounds, or a prior that is uniform between --bounds"
+            )
         points = drawn.points
         last = turns == 1 or len(points) > size
         error = f"{100 * drawn.error:.1g}"
-        remains = f"{100 * drawn.share:.3g} ± {error} % of the prior remain; " if bounds else ""
+        remains = (
+            f"{100 * drawn.share:.3g} ± {error} % of the prior remain; " if region.parts else ""
+        )
         logger.info(f"{title}: {remains}{len(points):,} simulations")
-        if last and turns > 1:
-            logger.info("The region no longer shrinks: these are all that were left")
+        if last and self.number < settings.rounds:
+            logger.info("The region shrinks no further: these are all that were left")
         data = question.simulated(points, np.random.default_rng([self.seed, 1]))
         sound = data.isfinite().all(dim=1)
         failed = int((~sound).sum())
@@ -414,7 +429,14 @@ class Place:
         require_folder(self.folder)
         save_round(self.facts, facts, bounds, provenance())
         save_table(self.data, table)
-        return facts
+        return region, facts
+
+    def _restricted(
+        self, region: Region, count: int, enough: Callable[[float], int] | None = None
+    ) -> Restricted | None:
+        """Draws of the prior in a region; see ``restricted``."""
+        source, part = self.question.source(region, np.random.default_rng([self.seed, 0]))
+        return restricted(source, region, count, enough, part)
 
     def train(self) -> None:
         """Trains the posterior, unless it is there."""

@@ -9,8 +9,8 @@ hassle-free simulation-based inference", section 3): the region holds all but a 
 and parameters from there have the law of the prior, but for a constant: what is learned of them
 needs no correction within R. Here R is also within a box, the range of these draws along their
 principal axes, wider by ``WIDER`` at either end: that tells most of a wide prior apart without a
-network. Each region lies within the one before, since older simulations would be fewer outside of
-it than new ones.
+network, and a uniform prior need not be drawn beyond it. Each region lies within the one before,
+since older simulations would be fewer outside of it than new ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dnnlib.errors import DataError
 from training.flow.likelihood import Trace
 from training.inference.amortized import Amortized
 
@@ -28,7 +27,7 @@ DRAWS = 10_000
 """Of the posterior, of which a region is made."""
 WIDER = 0.1
 """Of the range of these draws along an axis."""
-BLOCKS, MOST_DRAWS = (2**11, 2**17), 2**27
+BLOCKS, MOST_DRAWS = (2**11, 2**17), 2**25
 """Draws of the prior at once, twice as many each time from the first number to the other; and in
 all, at most."""
 EXACT = Trace("exact")
@@ -76,6 +75,12 @@ class Bounds:
         along = (points - self.center) @ self.axes
         return ((along >= self.low) & (along <= self.high)).all(dim=1)
 
+    def hull(self) -> tuple[Tensor, Tensor]:
+        """Least and largest number ``[D]`` of each coordinate in the box."""
+        sides = torch.linalg.inv(self.axes)
+        ends = torch.stack([self.low[:, None] * sides, self.high[:, None] * sides])
+        return self.center + ends.amin(dim=0).sum(dim=0), self.center + ends.amax(dim=0).sum(dim=0)
+
     def plain(self) -> dict[str, object]:
         """Plain numbers and lists, as a JSON file takes them."""
         names = ("center", "axes", "low", "high")
@@ -91,6 +96,14 @@ class Region:
     """
 
     parts: Sequence[tuple[Bounds, Amortized]] = ()
+
+    def within(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a box between ``low [D]`` and ``high [D]``, a smaller one that has all of the region
+        that is in it."""
+        for bounds, _ in self.parts:
+            least, most = bounds.hull()
+            low, high = torch.maximum(low, least), torch.minimum(high, most)
+        return low, high
 
     def __call__(self, points: Tensor) -> Tensor:
         """Whether points ``[N, D]`` are inside, ``[N]``, on their device."""
@@ -128,7 +141,8 @@ def restricted(
     region: Region,
     count: int,
     enough: Callable[[float], int] | None = None,
-) -> Restricted:
+    part: float = 1.0,
+) -> Restricted | None:
     """Draws of a prior that lie in a region, by rejection of all others.
 
     Args:
@@ -137,24 +151,23 @@ def restricted(
         count: How many are wanted.
         enough: How many are wanted of a region that has been found to hold such a share; None for
             as many.
+        part: Of the prior, from which its draws are, with all of the region.
 
-    Raises:
-        DataError: There are too few among ``MOST_DRAWS``.
+    Returns:
+        None if there are too few among ``MOST_DRAWS``.
     """
     if not region.parts:
         return Restricted(prior(count), 1.0, 0.0)
     parts, tried, inside, block = list[Tensor](), 0, 0, BLOCKS[0]
     while inside < count:
         if tried >= MOST_DRAWS:
-            raise DataError(
-                f"of {tried:,} draws of the prior only {inside} are where the posterior may be, "
-                f"and {count} are wanted: give fewer --rounds, or a narrower prior"
-            )
+            return None
         points = prior(block)
         points = points[region(points)]
         parts.append(points)
         tried, inside, block = tried + block, inside + len(points), min(2 * block, BLOCKS[1])
         if enough is not None and inside >= count:
-            count, enough = enough(inside / tried), None
+            count, enough = enough(part * inside / tried), None
     share = inside / tried
-    return Restricted(torch.cat(parts)[:count], share, (share * (1 - share) / tried) ** 0.5)
+    error = (share * (1 - share) / tried) ** 0.5
+    return Restricted(torch.cat(parts)[:count], part * share, part * error)
