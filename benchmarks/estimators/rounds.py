@@ -1,8 +1,8 @@
 """Rounds of simulations for one observation after the other: ``posterior.py rounds``, by defaults.
 
 It is told the simulator and the prior, one of independent log-normal parameters by their quantiles,
-which are uniform. Each observation has simulations and trainings of its own, which are kept: what is
-there already is not made again.
+which are uniform. Each observation has simulations and trainings of its own, which are kept: what
+is there already is not made again.
 """
 
 import numpy as np
@@ -46,7 +46,7 @@ def of_rounds(given: Simulations) -> Estimate:
     program = folder / f"{given.task.name}.py"
     folder.mkdir(parents=True, exist_ok=True)
     wheel = Wheel.downloaded(folder.parent / "wheel").path
-    by_quantiles = isinstance(law, LogNormal)
+    by_quantiles = law if isinstance(law, LogNormal) else None
     parameters = "TASK.prior.of_quantiles(theta.numpy())" if by_quantiles else "theta.numpy()"
     text = PROGRAM.format(task=given.task.name, wheel=str(wheel), parameters=parameters)
     program.write_text(text)
@@ -71,7 +71,7 @@ def of_rounds(given: Simulations) -> Estimate:
         [path] = place.glob("*_posterior.nc")
         with open_netcdf(path) as saved:
             points = saved.numbers("posterior/x").reshape(-1, len(names))
-        draws[number - 1] = law.of_quantiles(points) if by_quantiles else points
+        draws[number - 1] = by_quantiles.of_quantiles(points) if by_quantiles else points
         told = load_json(path.with_suffix(".json"))
         about[number] = {
             **load_json(seconds),
