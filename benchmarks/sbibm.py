@@ -105,6 +105,7 @@ class Plan:
         if np.isnan(draws[[number - 1 for number in self.numbers]]).any():
             scores = found["observations"]
             found = {**self._estimated(simulations, place, posteriors), "observations": scores}
+            save_json(path, found)
             draws = load_arrays(posteriors, ["draws"])["draws"]
         scores = found["observations"]
         missing = [
