@@ -38,7 +38,7 @@ from training.files.rounds import RoundFacts, load_round, save_round
 from training.files.rows import save_csv
 from training.files.table import load_table, save_table
 from training.inference.amortized import Amortized
-from training.inference.region import DRAWS, Bounds, Region, Restricted, restricted
+from training.inference.region import DRAWS, HERE, Bounds, Region, Restricted, restricted
 from training.inference.user_likelihood import UserFunction
 from training.names import FEWEST_RUNS, UNIFORM
 from training.options.declared import typed_by_name
@@ -51,6 +51,9 @@ from training.subjects.networks import plain_name
 
 SHRINKS = 0.8
 """A region that has more than this of the one before is not worth a training of its own."""
+LOST = 0.5
+"""Of a posterior's draws, that may be beyond the region it was trained in: if there are more, data
+of the region are unlike the observation, and the region has lost its parameters."""
 MOST_CHECKED = 1000
 """Held-out simulations that the check finds again."""
 
@@ -352,23 +355,44 @@ class Place:
         settings = self.question.settings
         title = f"Round {self.number} of {settings.rounds}"
         with process_group(settings.run.device_name) as device:
-            posterior = None
-            if self.number > 1:
-                posterior = self.before.posterior(region, device)
             if self.data.exists():
+                logger.info(f"{title}: simulations are there")
                 facts, bounds = load_round(self.facts)
-                if posterior is not None and bounds is not None:
-                    region = Region([*region.parts, (bounds, posterior)])
-                logger.info(f"{title}: {facts.rows:,} simulations are there")
+                region = Region() if facts.anew else region
+                if bounds is not None:
+                    part = (bounds, self.before.posterior(region, device))
+                    region = Region([*region.parts, part])
                 return region, facts
-            bounds = None
-            if posterior is not None:
+            bounds, anew = None, False
+            if self.number > 1:
+                beyond = self.before.beyond(region, device)
+                anew = beyond > LOST
+                if anew:
+                    logger.warning(
+                        f"Warning: {beyond:.0%} of the posterior are beyond the region that it "
+                        "was trained in, which had lost it: there is a new one, without older "
+                        "simulations. More --simulations or fewer --rounds make that rarer"
+                    )
+                    region = Region()
+                posterior = self.before.posterior(region, device)
                 bounds = Bounds.of(posterior)
                 region = Region([*region.parts, (bounds, posterior)])
-            return self._simulate(title, region, bounds, before)
+            return self._simulate(title, region, bounds, before, anew)
+
+    def beyond(self, region: Region, device: torch.device) -> float:
+        """The share of its posterior that is beyond a region."""
+        if not region.parts:
+            return 0.0
+        points = self.posterior(Region(), device).sample(HERE).points.flatten(0, 2)
+        return 1 - float(region(points).double().mean())
 
     def _simulate(
-        self, title: str, region: Region, bounds: Bounds | None, before: Sequence[RoundFacts]
+        self,
+        title: str,
+        region: Region,
+        bounds: Bounds | None,
+        before: Sequence[RoundFacts],
+        anew: bool,
     ) -> tuple[Region, RoundFacts]:
         question = self.question
         settings, done = question.settings, sum(each.simulated for each in before)
@@ -378,7 +402,7 @@ class Place:
         def enough(share: float) -> int:
             return left if share > SHRINKS * before[-1].share else size
 
-        drawn = self._restricted(region, size, enough if before else None)
+        drawn = self._restricted(region, size, enough if before and not anew else None)
         if drawn is None:
             logger.info(f"{title}: too little of the prior remains to be drawn by rejection")
             region, bounds, turns = Region(region.parts[:-1]), None, 1
@@ -407,7 +431,7 @@ class Place:
                 "the posterior is another"
             )
         points, data = points[sound], data[sound]
-        if before:
+        if before and not anew:
             old = load_table(self.before.data)
             assert old.conditions is not None
             inside = region(old.points)
@@ -425,6 +449,7 @@ class Place:
             failed=failed,
             rows=len(table),
             last=last,
+            anew=anew,
         )
         require_folder(self.folder)
         save_round(self.facts, facts, bounds, provenance())

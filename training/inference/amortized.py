@@ -219,9 +219,15 @@ class Amortized:
         """The draws to keep for one observation, how many were proposed, and which share of these
         was beyond the bounds. Raises DataError if too few are left."""
         if len(kept.w) < (1 if self.fewer else size):
+            beyond = (
+                "the bounds of the columns: train with --bounded=map"
+                if self.region is None
+                else "the region that it was trained in, which has lost the posterior: give more "
+                "simulations, or fewer rounds"
+            )
             raise DataError(
                 f"of {proposed} draws for observation {place + 1}, {proposed - len(kept.w)} are "
-                "beyond the bounds of the columns: train with --bounded=map"
+                f"beyond {beyond}"
             )
         share = len(kept.w) / proposed
         density = None if kept.density is None else kept.density[:size] - log(share)

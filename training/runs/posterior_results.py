@@ -112,6 +112,11 @@ def report_draws(
     leaked = numbers.get("leaked")
     if leaked is not None:
         _report_leaked(leaked["mean"], leaked["largest"], within)
+        if within != BOUNDS and leaked["largest"] > MOST_LEAKED:
+            logger.warning(
+                f"Warning: most of the posterior is beyond {within}, which has lost it: give more "
+                "--simulations, or fewer --rounds"
+            )
     held = numbers.get("truths_held")
     if held is not None:
         contents = "/".join(f"{100 * float(content):g}" for content in held)
