@@ -358,31 +358,29 @@ class Place:
             if self.data.exists():
                 logger.info(f"{title}: simulations are there")
                 facts, bounds = load_round(self.facts)
-                region = Region() if facts.anew else region
                 if bounds is not None:
                     part = (bounds, self.before.posterior(region, device))
                     region = Region([*region.parts, part])
+                elif facts.base < self.number - 1:
+                    region = Region(region.parts[:-1])
                 return region, facts
-            bounds, anew = None, False
-            if self.number > 1:
-                beyond = self.before.beyond(region, device)
-                anew = beyond > LOST
-                if anew:
-                    logger.warning(
-                        f"Warning: {beyond:.0%} of the posterior are beyond the region that it "
-                        "was trained in, which had lost it: there is a new one, without older "
-                        "simulations. More --simulations or fewer --rounds make that rarer"
-                    )
-                    region = Region()
+            base, bounds = self.number - 1, None
+            beyond = self.before.beyond(region, device) if region.parts else 0.0
+            if beyond > LOST:
+                base, region = lost(before), Region(region.parts[:-1])
+                logger.warning(
+                    f"Warning: {beyond:.0%} of the posterior are beyond the region that it was "
+                    "trained in, which had lost it: this round is in the region before that, "
+                    "without the simulations of the lost one"
+                )
+            elif base:
                 posterior = self.before.posterior(region, device)
                 bounds = Bounds.of(posterior)
                 region = Region([*region.parts, (bounds, posterior)])
-            return self._simulate(title, region, bounds, before, anew)
+            return self._simulate(title, region, bounds, before, base)
 
     def beyond(self, region: Region, device: torch.device) -> float:
         """The share of its posterior that is beyond a region."""
-        if not region.parts:
-            return 0.0
         points = self.posterior(Region(), device).sample(HERE).points.flatten(0, 2)
         return 1 - float(region(points).double().mean())
 
@@ -392,7 +390,7 @@ class Place:
         region: Region,
         bounds: Bounds | None,
         before: Sequence[RoundFacts],
-        anew: bool,
+        base: int,
     ) -> tuple[Region, RoundFacts]:
         question = self.question
         settings, done = question.settings, sum(each.simulated for each in before)
@@ -402,7 +400,7 @@ class Place:
         def enough(share: float) -> int:
             return left if share > SHRINKS * before[-1].share else size
 
-        drawn = self._restricted(region, size, enough if before and not anew else None)
+        drawn = self._restricted(region, size, enough if bounds else None)
         if drawn is None:
             logger.info(f"{title}: too little of the prior remains to be drawn by rejection")
             region, bounds, turns = Region(region.parts[:-1]), None, 1
@@ -431,8 +429,8 @@ class Place:
                 "the posterior is another"
             )
         points, data = points[sound], data[sound]
-        if before and not anew:
-            old = load_table(self.before.data)
+        if base:
+            old = load_table(replace(self, number=base).data)
             assert old.conditions is not None
             inside = region(old.points)
             points = torch.cat([old.points[inside], points])
@@ -449,7 +447,7 @@ class Place:
             failed=failed,
             rows=len(table),
             last=last,
-            anew=anew,
+            base=base,
         )
         require_folder(self.folder)
         save_round(self.facts, facts, bounds, provenance())
@@ -510,3 +508,11 @@ class Place:
         amortized = asked.amortized(asked.fine, conditions.to(device))
         plain = replace(amortized.prior, sharpened=False)
         return replace(amortized, prior=plain, trace=None, plausible=False)
+
+
+def lost(facts: Sequence[RoundFacts]) -> int:
+    """The round to go back to, where the region of the last of these has lost the posterior."""
+    owner = facts[-1]
+    while owner.base < owner.round - 1:  # it had the region of its base
+        owner = facts[owner.base - 1]
+    return owner.base

@@ -7,13 +7,14 @@
 
 The JSON has format, fingerprint (which run it is of), round, share of the prior that is in the
 region and its error, simulated (how many new ones) and failed (of these, which are left out), rows
-(of the data set), last (whether no round follows), anew (whether the posterior of the round before
-was mostly beyond its region, and this one is not within that), and region, null of the first round:
+(of the data set), last (whether no round follows), base (the round whose data set was taken over, 0
+for none: not the one before if the posterior was mostly beyond its region), and region, null where
+it is that of the base:
 
     least                   log density of the posterior of the round before, in nats
     center, axes, low, high     of a box: (theta - center) @ axes is between low and high
 
-The region of a round is where both hold, and within those of the rounds before since the last anew.
+The region of a round is where both hold, and within that of its base.
 Files appear in the order of this list but for the JSON, which is before the data set: a round that
 is there is not made again.
 """
@@ -44,8 +45,8 @@ class RoundFacts:
         failed: Of these, which are left out.
         rows: Of its data set.
         last: Whether no round follows.
-        anew: Whether its region is not within that of the round before, which had lost the
-            posterior, and its data set has new simulations alone.
+        base: The round whose data set was taken over, but for what is beyond the region; 0 for
+            none. It is the one before, unless that had lost the posterior.
     """
 
     fingerprint: str
@@ -56,7 +57,7 @@ class RoundFacts:
     failed: int
     rows: int
     last: bool
-    anew: bool
+    base: int
 
 
 def save_round(path: Path, facts: RoundFacts, bounds: Bounds | None, more: dict[str, Any]) -> None:
