@@ -91,9 +91,8 @@ def main(folder: Path) -> None:
                 f"{own['std'] / width:.2f} |"
             )
     member = mean[:, :, None] + spread[:, :, None] * np.array(states["member"])
-    theta = np.concatenate(
-        [np.exp(member[..., :2]), 0.1 + 0.4 / (1 + np.exp(-member[..., 2:]))], -1
-    )
+    rest = 0.1 + 0.4 * np.array(jax.scipy.stats.norm.cdf(member[..., 2:]))
+    theta = np.concatenate([np.exp(member[..., :2]), rest], axis=-1)
     off, width = [], []
     for row, each in enumerate(content["posteriors"]):
         for place, name in enumerate(KEYS):

@@ -19,7 +19,9 @@ from training.files.netcdf import open_netcdf
 from training.files.rows import save_csv
 from training.files.table import save_table
 
-CHAINS = 4
+CHAINS, OVER = 4, 4
+"""Draws are taken by weight, and some of them more than once: of so many times as many as wanted
+each OVER-th is kept, or a classifier knows some of them from training."""
 PRIOR_DRAWS = 10_000
 """Of a prior that is not uniform: they take no simulations."""
 SMALL = ("--width=32", "--depth=1")
@@ -49,12 +51,17 @@ def of_trials(given: Simulations) -> Estimate:
     place = given.folder / "posterior"
     network = newest_network(given.folder)
     sample = ["posterior.py", "sample", f"--network={network}", f"--prior={prior}", "--overwrite"]
-    sample += [f"--observation={seen}", f"--draws={given.draws // CHAINS}", f"--save_dir={place}"]
+    sample += [
+        f"--observation={seen}",
+        f"--draws={OVER * given.draws // CHAINS}",
+        f"--save_dir={place}",
+    ]
     run([*sample, f"--seed={given.seed}", "--device_name=cpu"])
     [path] = place.glob("*_posterior.nc")
     with open_netcdf(path) as saved:
         points = saved.numbers("posterior/x")
     summary = load_json(path.with_suffix(".json"))
+    points = points[:, ::OVER]
     draws = np.moveaxis(points, 2, 0).reshape(count, -1, points.shape[3])
     return Estimate(
         draws,

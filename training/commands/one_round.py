@@ -21,8 +21,8 @@ from torch_utils.distributed import process_group
 from torch_utils.results import provenance
 from torch_utils.seeds import hash_seed
 from training.commands import train
+from training.commands.called import left_alone
 from training.commands.inference import Asked
-from training.commands.models import left_alone
 from training.data.tables.foreign import ForeignTable, numbered
 from training.data.tables.formats import open_table
 from training.data.tables.making import TableChoices, make_table
