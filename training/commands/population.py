@@ -24,11 +24,11 @@ from training.inference.population import (
     PopulationPlan,
     sample_population,
 )
-from training.names import POPULATION, TABLE, UNIFORM
+from training.names import POPULATION, UNIFORM
 from training.options.posterior import PopulationSettings
 from training.runs.posterior_results import report_files, write_numbers
-from training.subjects import NetworkFile, TableFlow
-from training.subjects.likelihoods import normal_model
+from training.subjects import TableFlow
+from training.subjects.likelihoods import normal_model, prior_of
 
 NOT_CONVERGED = 3
 """Exit code of ``--strict``."""
@@ -191,24 +191,6 @@ def members_of(saved: SavedPosteriors) -> Tensor:
     every = torch.from_numpy(saved.points).movedim(2, 0).reshape(count, -1, dim)
     most = max(MOST_WEIGHTS // count, FEWEST_DRAWS)
     return every[:, evenly(chains * draws, most)].double()
-
-
-def prior_of(prior: str, names: Sequence[str]) -> TableFlow:
-    """The flow that draws were made under.
-
-    Raises:
-        UsageError: It is of other parameters.
-        DataError: Its file is missing or broken.
-    """
-    file = NetworkFile.open(prior)
-    if file.kind != TABLE:
-        raise UsageError(f"--prior={prior} is of no table: give a flow of the parameters")
-    flow = TableFlow.of(file, {}).require_unconditional()
-    if sorted(flow.names) != sorted(names):
-        raise UsageError(
-            f"--prior={prior} is a flow of {listed(flow.names)}, but draws are of {listed(names)}"
-        )
-    return flow
 
 
 def moments(values: np.ndarray) -> dict[str, Any]:

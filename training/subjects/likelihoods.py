@@ -103,14 +103,17 @@ class LearnedLikelihood:
 
     def warn_of_many(self, trials: Trials) -> None:
         """Warns of observations of more trials than the likelihood was learned well enough for."""
-        many = (trials.counts > self.most_trials).nonzero()[:, 0].tolist()
-        if many:
-            others = f", and {len(many) - 1} more have too many" if len(many) > 1 else ""
+        counts = trials.counts
+        most = int(counts.argmax())
+        off = CLOSE * (int(counts[most]) / self.most_trials) ** 0.5
+        if off > CLOSE:
+            others = int((counts > self.most_trials).sum()) - 1
+            more = f", and by more than {CLOSE:g} for {others} other(s)" if others else ""
             logger.warning(
-                f"Warning: observation {many[0] + 1} has {int(trials.counts[many[0]])} trials"
-                f"{others}: of as many simulations as {self.table.data_name} learned from, means "
-                f"of posteriors are right to {CLOSE:g} standard deviations up to some "
-                f"{int(self.most_trials)} trials, at best. Simulate more, and check with as many"
+                f"Warning: of as many simulations as {self.table.data_name} learned from, means of "
+                f"posteriors are off by {off:.2g} standard deviations at best for the "
+                f"{int(counts[most])} trial(s) of observation {most + 1}{more}: simulate more, and "
+                "check with as many trials"
             )
 
     def trials(self, path: Path) -> Trials:
@@ -209,16 +212,7 @@ class LearnedLikelihood:
             )
         if name == UNIFORM:
             return self._uniform()
-        file = NetworkFile.open(name)
-        if file.kind != TABLE:
-            raise UsageError(f"--prior={name} is of no table: give a flow of the parameters")
-        prior = TableFlow.of(file, {}).require_unconditional()
-        if sorted(prior.names) != sorted(self.parameters):
-            raise UsageError(
-                f"--prior={name} is a flow of {', '.join(prior.names)}, but the parameters are "
-                f"{', '.join(self.parameters)}"
-            )
-        return prior
+        return prior_of(name, self.parameters)
 
     def _uniform(self) -> TableFlow:
         names, ends = self.parameters, torch.tensor(list(self.bounds.values())).double()
@@ -231,6 +225,25 @@ class LearnedLikelihood:
         model = uniform_model(names, ends)
         about = {**model.about, "data_name": self.table.data_name}
         return TableFlow.of(NetworkFile(self.file.path, replace(model, about=about)), {})
+
+
+def prior_of(name: str, parameters: Sequence[str]) -> TableFlow:
+    """The flow of parameters that ``--prior`` names, a network file, path or URL.
+
+    Raises:
+        UsageError: It is of others.
+        DataError: The file is missing or broken.
+    """
+    file = NetworkFile.open(name)
+    if file.kind != TABLE:
+        raise UsageError(f"--prior={name} is of no table: give a flow of the parameters")
+    prior = TableFlow.of(file, {}).require_unconditional()
+    if sorted(prior.names) != sorted(parameters):
+        raise UsageError(
+            f"--prior={name} is a flow of {', '.join(prior.names)}, but the parameters are "
+            f"{', '.join(parameters)}"
+        )
+    return prior
 
 
 def uniform_model(names: Sequence[str], ends: Tensor) -> Model:
