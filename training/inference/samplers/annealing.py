@@ -250,12 +250,20 @@ class Swarm:
         volume = self.width.log().sum()
         placed = placed._replace(log_prior=placed.log_prior + volume)
         placed = Placed(*(part.view(len(states), count, *part.shape[1:]) for part in placed))
-        self._laws.append((count, proposal))
-        new = torch.stack([log(n) + law.log_prob(states) for n, law in self._laws]).logsumexp(dim=0)
-        if len(self._laws) == 1:
-            self.states, self.placed, self._log_mixture = states, placed, new
-            return
-        old = torch.logaddexp(self._log_mixture, log(count) + proposal.log_prob(self.states))
+        log_law = proposal.log_prob(states)
+        if len(self._laws) == 1 and self._laws[0][1] is proposal:
+            before = self._laws[0][0]
+            old = self._log_mixture + log(1 + count / before)
+            new, self._laws = log_law + log(before + count), [(before + count, proposal)]
+        else:
+            laws = [(n, law.log_prob(states)) for n, law in self._laws]
+            laws.append((count, log_law))
+            new = torch.stack([log(n) + each for n, each in laws]).logsumexp(dim=0)
+            self._laws.append((count, proposal))
+            if len(self._laws) == 1:
+                self.states, self.placed, self._log_mixture = states, placed, new
+                return
+            old = torch.logaddexp(self._log_mixture, log(count) + proposal.log_prob(self.states))
         self._log_mixture = torch.cat([old, new], dim=1)
         self.states = torch.cat([self.states, states], dim=1)
         pairs = zip(self.placed, placed, strict=True)
