@@ -31,6 +31,8 @@ SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 DECIMALS = (".", ",")
 HALVES = ("upper-half", "lower-half", "left-half", "right-half")
 """Parts of an image that may be all that was observed."""
+OPERATORS = ("blur:STD", "downsample:FACTOR", "crop:ROW,COLUMN,HEIGHT,WIDTH", "random:COUNT")
+"""Linear maps that have a name, with what is said of them; the last is of any points."""
 RAW_TABLES = (".csv", ".tsv", ".npy", ".parquet", ".feather")
 """Files that ``dataset_tool.py`` makes tables of."""
 

@@ -11,7 +11,12 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from torch_utils import distributed
-from training.files.observations import read_array, read_mask, read_noise, read_observations
+from training.files.observations import (
+    read_mask,
+    read_noise,
+    read_observations,
+    read_operator,
+)
 from training.flow.courses import student_times
 from training.flow.likelihood import Trace
 from training.flow.solvers import Solver, get_solver
@@ -165,13 +170,8 @@ class Asked:
             return Gaussian(noise, read_mask(options.mask, subject.names, subject.image_shape))
         if options.operator is None:
             return Gaussian(noise, dim=subject.dim)
-        matrix = read_array(options.operator, "an operator", (2,))
-        if matrix.shape[1] != subject.dim:
-            raise UsageError(
-                f"{options.operator} has {matrix.shape[1]} columns, but points have {subject.dim} "
-                "coordinates"
-            )
-        return Gaussian(noise, operator=matrix)
+        operator = read_operator(options.operator, subject.dim, subject.image_shape)
+        return Gaussian(noise, operator=operator)
 
     def problem(
         self, likelihood: Likelihood, observed: Tensor, labels: Tensor | None = None
@@ -241,11 +241,11 @@ class Asked:
         assert isinstance(likelihood, Gaussian)
         if likelihood.operator is None:
             return self.subject.points(source, likelihood.coordinates)
-        observed = read_observations(source, self.subject.image_shape)
-        if observed.shape[1] != len(likelihood.operator):
+        observed = read_observations(source, likelihood.operator.shape)
+        if observed.shape[1] != likelihood.operator.size:
             raise UsageError(
                 f"{source} has {observed.shape[1]} numbers in each observation, but "
-                f"{len(likelihood.operator)} are observed"
+                f"{likelihood.operator.size} are observed"
             )
         return observed
 

@@ -247,7 +247,7 @@ def _save_likelihood(group: h5netcdf.Group, likelihood: Gaussian, count: int) ->
         seen[:] = likelihood.coordinates.cpu().numpy()
     elif likelihood.operator is not None:
         matrix = group.create_variable("operator", ("number", "coordinate"), "f8")
-        matrix[:] = likelihood.operator.cpu().numpy()
+        matrix[:] = likelihood.operator.matrix.cpu().numpy()
 
 
 @dataclass(frozen=True)
