@@ -25,7 +25,7 @@ from training.names import (
 )
 from training.options.declared import Declared, option
 from training.options.shared import calibration, seed
-from training.options.types import COUNT, NETWORK, choice
+from training.options.types import COUNT, NETWORK, POSITIVE, choice
 
 LIKELIHOODS = ("gaussian", "mask", "linear")
 DRAWS, CHECK_DRAWS, CALIBRATION_DRAWS = 1000, 10, 50
@@ -191,4 +191,14 @@ class SamplerOptions(Declared):
         unset=f"{PARTICLES}, or --draws if these are more",
         help="Particles of a chain of twisted",
     )
+    minutes: float | None = option(
+        type=POSITIVE,
+        unset="as long as --particles take",
+        help="In place of --particles: as many as fit into about so many minutes, as a block of "
+        "network calls takes at the start",
+    )
     seed: int = seed("all draws")
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None and self.particles is not None:
+            raise UsageError("give either --particles or --minutes, in which as many fit")

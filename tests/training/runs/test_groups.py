@@ -71,8 +71,8 @@ def test_without_a_terminal_lines_say_how_far_a_long_step_is(
             move(2)
     assert caplog.messages == [
         "Making 10 draws",
-        "Draws: 40 % after 40 s",
-        "Draws: 80 % after 80 s",
+        "Draws: 40 % after 40 s, about 60 s to go",
+        "Draws: 80 % after 80 s, about 20 s to go",
     ]
 
 
