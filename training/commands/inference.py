@@ -107,7 +107,11 @@ class Asked:
         if steps is None and "points" in flow.courses:
             return replace(self._prior(*flow.course("points")), ways=ways_of(flow))
         name, usual = (LEARNED_SOLVER, LEARNED_STEPS) if learned else (SOLVER, STEPS)
-        return self._prior(flow.times(steps or usual), get_solver(name))
+        prior = self._prior(flow.times(steps or usual), get_solver(name))
+        if self.subject.is_readable:
+            return prior
+        # Latents of images are written beside their draws, and decide nothing.
+        return replace(prior, ways={"latents": (flow.times(CHAIN_STEPS), get_solver(SOLVER))})
 
     @property
     def coarse(self) -> Prior:
@@ -148,7 +152,9 @@ class Asked:
             usual = CALIBRATION_DRAWS
         draws = how.draws or usual
         pool = self.subject.pool if self.learned is None else LEARNED_POOL
-        return how.into(SamplingPlan, draws=draws, pool=how.pool or pool)
+        return how.into(
+            SamplingPlan, draws=draws, pool=how.pool or pool, steps=self.subject.particle_steps
+        )
 
     def likelihood(self) -> Likelihood:
         """The likelihood.

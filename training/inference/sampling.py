@@ -35,7 +35,7 @@ from training.inference.samplers.hamiltonian import Hamiltonian
 from training.inference.samplers.pool import Pool
 from training.inference.samplers.refining import refine
 from training.inference.samplers.tempering import temper
-from training.inference.samplers.twisted import STEPS, twist
+from training.inference.samplers.twisted import twist
 from training.inference.summary import Summary
 from training.inference.target import Target
 from training.inference.weights import require_some, systematic, tempered
@@ -46,7 +46,7 @@ from training.measure.posterior.importance import (
     log_mean,
     smoothed_weights,
 )
-from training.names import MOST_TESTED, SAMPLERS, WARMUP
+from training.names import MOST_TESTED, PARTICLE_STEPS, SAMPLERS, WARMUP
 
 KERNELS: dict[str, type[Kernel]] = {
     kernel.name: kernel for kernel in (Elliptical, CrankNicolson, Hamiltonian)
@@ -93,7 +93,7 @@ class SamplingPlan:
     first: int = FIRST
     seed: int = 0
     particles: int | None = None
-    steps: int = STEPS
+    steps: int = PARTICLE_STEPS
     minutes: float | None = None
 
     def __post_init__(self) -> None:

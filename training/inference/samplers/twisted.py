@@ -40,10 +40,9 @@ from training.inference.noise import Noise
 from training.inference.target import Target
 from training.inference.weights import require_some, systematic
 from training.measure.posterior.importance import effective_size
-from training.names import PARTICLES
+from training.names import PARTICLE_STEPS, PARTICLES
 
 NAME = "twisted"
-STEPS = 32
 WORTH = 0.5
 """Part of the particles that weights are worth at least: else they are taken by weight."""
 DTYPE = torch.float32
@@ -84,7 +83,7 @@ def twist(
     """
     require_lookahead(target)
     size = particles or max(draws, PARTICLES)
-    ahead = ahead or LookAhead(STEPS, seed, 1 / target.count)
+    ahead = ahead or LookAhead(PARTICLE_STEPS, seed, 1 / target.count)
     times, errors = ahead.times(target), ahead.errors(target)
     shared = ahead.share * ahead.calls
     most = max(1, AT_ONCE // (chains * size * target.dim))
