@@ -273,6 +273,12 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
             raise UsageError(f"--minutes is for twisted particles, and this is by {plan.sampler}")
         return problem, plan
     require_lookahead(target)
+    name = target.prior.flow.schedule.name
+    if name.startswith("PRR") and distributed.is_main():
+        logger.warning(
+            "Warning: populations of twisted particles seldom agree under a network that "
+            f"compresses dimensions, as this does ({name}): take one that keeps all"
+        )
     # All ranks go by the same number, their mean; they share the work.
     mine = torch.tensor([seconds_of_a_call(target)], device=target.device)
     each = float(distributed.sum_over_ranks(mine)) / distributed.world_size() ** 2
