@@ -86,6 +86,7 @@ def twist(
     ahead = ahead or LookAhead(PARTICLE_STEPS, seed, 1 / target.count)
     times, errors = ahead.times(target), ahead.errors(target)
     shared = ahead.share * ahead.calls
+    latents = len(target.prior.way("latents")[0]) - 1
     most = max(1, AT_ONCE // (chains * size * target.dim))
     parts = []
     for places in torch.split(torch.arange(target.count, device=target.device), most):
@@ -96,8 +97,10 @@ def twist(
             cloud.resample(WORTH, step)
             cloud.move(step)
             if on_part:
-                on_part(len(places) / target.count / ahead.steps)
+                on_part(len(places) / target.count / (ahead.steps + latents))
         part = cloud.draws(draws)
+        if on_part:
+            on_part(len(places) / target.count * latents / (ahead.steps + latents))
         parts.append(replace(part, calls=part.calls + shared))
     return Draws.joined(parts)
 
