@@ -26,7 +26,7 @@ from training.inference.target import Target
 PRIOR_DRAWS = 2**8
 """Draws of the prior that V is measured on: as its correlations are drawn towards 0 by their own
 errors, populations agree as well as with eight times as many, in 256 dimensions."""
-MOST_DIMENSIONS = 1024
+MOST_DIMENSIONS = 3072
 """Of points, up to which matrices of this size are decomposed at each step."""
 
 
