@@ -2,7 +2,8 @@
 
 sample draws from the posterior of each observation; check finds truths again; calibrate learns
 from truths what to ask for, so that intervals hold what they say; predict simulates data from
-draws; compare weighs models; mixture infers the weights of a mixture over latents.
+draws; compare weighs models; population infers what members of a population have in common; mixture
+infers the weights of a mixture over latents.
 """
 
 from training.options.declared import takes
@@ -11,6 +12,7 @@ from training.options.posterior import (
     CheckSettings,
     CompareSettings,
     MixtureSettings,
+    PopulationSettings,
     PredictSettings,
     SampleSettings,
 )
@@ -104,6 +106,24 @@ def compare(settings: CompareSettings) -> int:
     from training.commands import comparing as job  # here, so that --help need not wait
 
     return job.compare(settings)
+
+
+@main.command()
+@takes(PopulationSettings)
+def population(settings: PopulationSettings) -> int | None:
+    """Infer a population, of which each posterior is of one member.
+
+    Parameters of members are normal, with a mean and a spread that are not known, each parameter
+    for itself. What each member tells of these narrows the posteriors of all others.
+
+    \b
+    Files: {draws}_population.json    mean and spread, a further member, posteriors of the members
+           {draws}_population.npz     draws of all of these
+           {draws}_population.pkl     a prior for further members, or for these once more
+    """
+    from training.commands import population as job  # here, so that --help need not wait
+
+    return job.population(settings)
 
 
 @main.command()

@@ -2,6 +2,7 @@
 
     python benchmarks/trials.py conjugate
     python benchmarks/trials.py claims
+    python benchmarks/trials.py hierarchy
 
 conjugate: D parameters, uniform between -3 and 3, and trials ``y = theta + e``, e standard normal:
 posteriors are normal laws cut at the bounds, and evidences products of their shares. One likelihood
@@ -15,6 +16,10 @@ R-hat, s   largest; seconds of the CPU for an observation
 claims: two models of reaction times, of which each makes half of the observations: logs of times
 are normal, or times have a shift and an exponential tail. Probabilities of models are compared with
 how often they are right.
+
+hierarchy: 40 subjects of eight reaction times each (docs/trials.md), of one population. What
+``posterior.py population`` makes of posteriors by a learned likelihood is written beside the times,
+for ``population_by_nuts.py``, which knows the simulator's own density.
 """
 
 import sys
@@ -48,7 +53,7 @@ def trained(
         name: Of the model.
         theta: Parameters ``[N, D]``.
         trials: Of each ``[n, K]``.
-        bounds: Of all parameters, ``low:high``.
+        bounds: Of all parameters, ``low:high``, or of each, ``theta1:low:high,...``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"theta{place + 1}" for place in range(theta.shape[1])]
@@ -61,7 +66,7 @@ def trained(
     save_csv(source, ["id", *names, *data], torch.from_numpy(rows))
     before = children_seconds()
     if not (folder / name).exists():
-        ranges = ",".join(f"{each}:{bounds}" for each in names)
+        ranges = bounds if "," in bounds else ",".join(f"{each}:{bounds}" for each in names)
         making = [f"--source={source}", f"--dest={table}", "--overwrite", "--dataset=id"]
         making += [f"--conditions={','.join(data)}", f"--bounds={ranges}", "--dequantize=none"]
         run(["dataset_tool.py", *making])
@@ -143,6 +148,57 @@ def row_of(numbers: dict[str, Any], seen: list[np.ndarray]) -> str:
     largest = float(np.abs(evidences).max())
     rest = f"{numbers['converged']} of {len(seen)} | {max(r_hat, default=float('nan')):.3f}"
     return f"{mean_off:.3f} | {std_off:.3f} | {off:.3f} | {largest:.3f} | {rest}"
+
+
+RANGES = {"speed": (0.5, 4.0), "caution": (0.5, 2.0), "rest": (0.1, 0.5)}
+COORDINATES = "--bounds=speed:0:,caution:0:,rest:0.1:0.5"
+CENTER, SPREAD = np.array([np.log(1.8), 0.0, 0.0]), np.array([0.25, 0.15, 0.5])
+"""Of the population: logs of speed and caution, the logit of rest."""
+
+
+def reaction_times(draw: np.random.Generator, theta: np.ndarray, count: int) -> np.ndarray:
+    """Times ``[count, 1]`` of a subject ``[3]``."""
+    speed, caution, rest = theta
+    return rest + draw.wald(caution / speed, caution**2, (count, 1))
+
+
+@main.command()
+@click.option("--subjects", default=40)
+@click.option("--trials", default=8, help="Of a subject.")
+@click.option("--folder", type=Path, default=Path("out/trials"))
+def hierarchy(subjects: int, trials: int, folder: Path) -> None:
+    """A population by posteriors of its members."""
+    folder, draw = (folder / "hierarchy").resolve(), np.random.default_rng(0)
+    low, high = np.array(list(RANGES.values())).T
+    theta = draw.uniform(low, high, (2000, 3))
+    counts = draw.integers(5, 21, 2000)
+    made = [reaction_times(draw, row, n) for row, n in zip(theta, counts, strict=True)]
+    bounds = dict(zip(("theta1", "theta2", "theta3"), RANGES.values(), strict=True))
+    ranges = ",".join(f"{name}:{ends[0]}:{ends[1]}" for name, ends in bounds.items())
+    network, seconds = trained(folder, "race", theta, made, ranges)
+    print(f"trained in {seconds:.0f} s")
+    members = CENTER + SPREAD * draw.normal(size=(subjects, 3))
+    theta = np.column_stack([np.exp(members[:, :2]), 0.1 + 0.4 / (1 + np.exp(-members[:, 2]))])
+    seen = [reaction_times(draw, row, trials) for row in theta]
+    before = children_seconds()
+    posteriors = sampled(network, saved(folder / "seen.csv", seen), folder)
+    between = children_seconds()
+    [draws] = (folder / "seen").glob("*_posterior.nc")
+    names = {"speed": "theta1", "caution": "theta2", "rest": "theta3"}
+    coordinates = COORDINATES
+    for name, column in names.items():
+        coordinates = coordinates.replace(name, column)
+    command = ["posterior.py", "population", f"--draws={draws}", "--prior=uniform", coordinates]
+    run([*command, f"--save_dir={folder / 'population'}", "--overwrite"])
+    [path] = (folder / "population").glob("*_population.json")
+    content = load_json(path)
+    times = np.stack([each[:, 0] for each in seen])
+    np.savez(folder / "times.npz", times=times, theta=theta)
+    print(
+        f"{posteriors['converged']} of {subjects} posteriors converged, {between - before:.0f} s; "
+        f"population {children_seconds() - between:.0f} s, converged {content['converged']}, draws "
+        f"worth {content['worth']:.0f}; beside {path}: {folder / 'times.npz'}"
+    )
 
 
 def log_normal(draw: np.random.Generator, theta: np.ndarray, count: int) -> np.ndarray:

@@ -1,20 +1,25 @@
 """From repeated measurements to posteriors and models, by the scripts that people call."""
 
 import json
+from math import log
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 
 import dataset_tool
 import info
 import posterior
 import train
+import visualize
 from tests.support.finished_runs import SMALL, good, write_csv
 from tests.support.outcomes import read_netcdf
 from tests.support.running import Run, refused, trained
+from training.subjects.likelihoods import LearnedLikelihood
+from training.subjects.networks import NetworkFile
 
 NAMES = ["id", "mu", "tau", "y", "n", "t"]
 FEW = ("--chains=2", "--draws=60", "--pool=400", "--sampler=pool")
@@ -45,7 +50,8 @@ def shelf(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
             trained(run_script, folder / f"{name}-run", train, *where, start, "--keep=9")
         plain = (f"--data={folder / 'one.npz'}", *SMALL, "--marginals=none", "--whiten=zca")
         trained(run_script, folder / "prior-run", train, *plain)
-    for name in ("one", "two", "prior"):
+        trained(run_script, folder / "post-run", train, *plain, "--cond=True", "--linear_start=on")
+    for name in ("one", "two", "prior", "post"):
         *_, last = sorted((folder / f"{name}-run").glob("network-*.pkl"))
         last.rename(folder / f"{name}.pkl")
     seen = np.array([[7, 0.1, 2, 0.5], [5, 1.0, 4, 0.2], [7, 0.3, 3, 0.1], [9, 2, 1, 0.9]])
@@ -73,6 +79,41 @@ def test_posteriors_of_several_trials_are_drawn(
     assert "observed_data/y" not in arrays
 
 
+def test_members_of_a_population_are_drawn(run_script: Run, shelf: Path, tmp_path: Path) -> None:
+    rows = np.array([[place, 0.2 * place, 3, 0.5] for place in range(5) for _ in range(3)])
+    write_csv(tmp_path / "five.csv", ["dataset", "y", "n", "t"], rows)
+    place = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
+    good(run_script(posterior, "sample", *place, f"--observation={tmp_path / 'five.csv'}", *FEW))
+    [draws] = tmp_path.glob("*_posterior.nc")
+    asked = (f"--draws={draws}", *place[1:], "--bounds=tau:-1:1", "--steps=100", "--chains=2")
+    result = run_script(posterior, "population", *asked)
+    assert result.code == 0, result.err
+    assert "tau: mean of its probit between -1 and 1" in result.out
+    [path] = tmp_path.glob("*_population.json")
+    content = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert content["coordinates"] == {"mu": "itself", "tau": "probit between -1 and 1"}
+    low, middle, high = content["population"]["tau"]["further"]["quantiles"].values()
+    assert -1 < low < middle < high < 1
+    # What all have in common narrows what each is.
+    means = [each["mu"]["mean"] for each in content["posteriors"]]
+    alone = [each["mu"]["alone"]["mean"] for each in content["posteriors"]]
+    assert np.std(means) < np.std(alone)
+    good(run_script(visualize, path.with_suffix(".npz")))
+    # Under the law of a further member draws are worth more, and what was known before is kept.
+    second = (place[0], f"--prior={path.with_suffix('.pkl')}", f"--save_dir={tmp_path / '2'}")
+    good(run_script(posterior, "sample", *second, f"--observation={tmp_path / 'five.csv'}", *FEW))
+    [draws] = (tmp_path / "2").glob("*_posterior.nc")
+    again = (f"--draws={draws}", *second[1:], "--steps=100", "--chains=2")
+    good(run_script(posterior, "population", *again))
+    [path] = (tmp_path / "2").glob("*_population.json")
+    more = json.loads(path.read_text())
+    assert more["prior"] == content["prior"]
+    assert more["noise"] < content["noise"]
+    other = (*asked[:2], f"--save_dir={shelf}")
+    refused(run_script(posterior, "population", *other, "--bounds=x:0:"), 2, "mu, tau")
+    refused(run_script(posterior, "population", *other, "--bounds=mu:0:"), 1, "'mu' are beyond")
+
+
 def test_models_are_compared(run_script: Run, shelf: Path, tmp_path: Path) -> None:
     networks = [f"--network={shelf / 'one.pkl'}", f"--network={shelf / 'one.pkl'}"]
     place = ("--prior=uniform", f"--save_dir={tmp_path}", f"--observation={shelf / 'seen.csv'}")
@@ -86,6 +127,78 @@ def test_models_are_compared(run_script: Run, shelf: Path, tmp_path: Path) -> No
         assert one["probability"]["one (1)"] == pytest.approx(0.75, abs=0.1)
     assert compared["models"]["one (2)"]["prior_probability"] == 0.25
     assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.json"]
+
+
+def test_datasets_are_found_again_with_their_trials(shelf: Path) -> None:
+    learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
+    assert learned is not None
+    points, trials = learned.simulations(shelf / "one.npz", 10, 0, ["tau", "mu"])
+    rows = np.loadtxt(shelf / "runs.csv", delimiter=",", skiprows=1)
+    data = torch.cat([trials.data, trials.covariates], dim=1)
+    for point, own in zip(points, data.split(trials.counts.tolist()), strict=True):
+        of_point = rows[(rows[:, 1:3] == point.flip(0).numpy()).all(axis=1)]
+        assert (own.numpy() == of_point[:, 3:]).all()
+
+
+def test_likelihoods_are_checked_on_simulations(
+    run_script: Run, shelf: Path, tmp_path: Path
+) -> None:
+    place = (f"--network={shelf / 'two.pkl'}", f"--prior={shelf / 'prior.pkl'}", "--truth=data")
+    making = (f"--source={shelf / 'runs.csv'}", "--dataset=id", "--conditions=y,n")
+    making += ("--covariates=t", f"--dest={tmp_path / 'new.npz'}", "--held-out=0")
+    good(run_script(dataset_tool, *making))
+    data = (f"--data_root={tmp_path / 'new.npz'}", "--runs=20", f"--save_dir={tmp_path / 'out'}")
+    good(run_script(posterior, "check", *place, *data, *FEW))
+    [path] = (tmp_path / "out").glob("*_posterior_check.json")
+    assert json.loads(path.read_text())["question"] == "model"
+    refused(run_script(posterior, "check", *place[:2], *data[2:]), 2, "--data_root=SIMULATIONS")
+
+
+def test_a_flow_of_posteriors_is_weighted_by_a_likelihood(
+    run_script: Run, shelf: Path, tmp_path: Path
+) -> None:
+    write_csv(tmp_path / "one.csv", ["t", "y", "n"], np.array([[0.5, 1.0, 3]]))
+    draws = ("--draws=500", f"--condition={tmp_path / 'one.csv'}")
+    correct = (f"--correct={shelf / 'one.pkl'}", "--prior=uniform")
+    network = (f"--network={shelf / 'post.pkl'}", f"--save_dir={tmp_path}")
+    good(run_script(posterior, "sample", *network, *draws, *correct))
+    [path] = tmp_path.glob("*_posterior.json")
+    corrected = json.loads(path.read_text())["posteriors"][0]
+    direct = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
+    seen = (f"--observation={tmp_path / 'one.csv'}", "--overwrite", "--draws=500")
+    good(run_script(posterior, "sample", *direct, *seen))
+    of_likelihood = json.loads(path.read_text())["posteriors"][0]
+    for name, mean in of_likelihood["mean"].items():
+        assert abs(corrected["mean"][name] - mean) < 0.2 * of_likelihood["std"][name]
+    wrong = (*network[:1], f"--save_dir={tmp_path / 'no'}", *draws, *correct, "--repeats=y,n")
+    refused(run_script(posterior, "sample", *wrong), 2, "one.pkl is y, n, t")
+
+
+def test_trials_in_a_row_multiply(shelf: Path) -> None:
+    learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
+    assert learned is not None
+    prior = learned.prior("uniform")
+    density = learned.log_posterior(prior, ["tau", "mu"], torch.tensor([[0, 1, 2], [3, 4, 5]]))
+    single = learned.log_posterior(prior, ["tau", "mu"], torch.tensor([[0, 1, 2]]))
+    points = torch.tensor([[0.1, 0.5], [0.9, -0.9], [1.1, 0.0]]).double()
+    first, second = torch.tensor([[0.5, 3, 0.2]]).double(), torch.tensor([[1.5, 2, 0.9]]).double()
+    both = density(points, torch.cat([first, second], dim=1).expand(3, -1))
+    apart = single(points, first.expand(3, -1)) + single(points, second.expand(3, -1))
+    # Uniform between -1 and 1 in two dimensions.
+    assert both[:2].tolist() == pytest.approx((apart[:2] + log(4)).tolist(), abs=1e-6)
+    assert both[2] == -torch.inf
+
+
+def test_observations_of_more_trials_than_were_learned_for_are_named(
+    run_script: Run, shelf: Path, tmp_path: Path
+) -> None:
+    learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
+    assert learned is not None
+    # 135 datasets of two trials: 0.0025 x 270 x 2 / (2 x 4).
+    assert learned.most_trials == pytest.approx(0.17, abs=0.03)
+    place = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
+    result = run_script(posterior, "sample", *place, f"--observation={shelf / 'seen.csv'}", *FEW)
+    assert "observation 1 has 2 trials, and 2 more have too many" in result.err + result.out
 
 
 def test_a_network_file_says_that_it_is_a_likelihood(run_script: Run, shelf: Path) -> None:
@@ -102,7 +215,7 @@ def test_a_network_file_says_that_it_is_a_likelihood(run_script: Run, shelf: Pat
         ("{one} --prior=uniform {seen} --noise_std=1", 2, ("--noise_std", "--prior")),
         ("{one} --prior=uniform", 2, ("--observation", "a row for each trial")),
         ("{one} --prior=uniform --observation={folder}/hole.csv", 1, ("line 3", "'n'")),
-        ("{one} --prior=uniform {seen} --sampler=hmc", 2, ("hmc follows gradients",)),
+        ("{one} --prior=uniform {seen} --repeats=y,n", 2, ("--repeats", "--correct=NETWORK")),
     ],
 )
 def test_what_is_no_question_of_trials_is_refused(

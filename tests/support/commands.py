@@ -388,6 +388,15 @@ ALL = (
         tolerance=0,
     ),
     Command(
+        "posterior population",
+        posterior,
+        lambda shelf: [
+            f"--draws={next(shelf.done('posterior sample').glob('*.nc'))}",
+            *("--prior=uniform", "--bounds=x1:-9:9", "--steps=100", "--chains=2"),
+        ],
+        tolerance=0,
+    ),
+    Command(
         "posterior predict",
         posterior,
         lambda shelf: [

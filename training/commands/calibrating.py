@@ -142,7 +142,7 @@ def drawn(asked: Asked, rows: Rows, functions: Functions, groups: Groups) -> Run
     likelihood = asked.likelihood()
     nothing = torch.zeros(1, subject.dim, dtype=torch.float64)
     problem = asked.problem(likelihood, likelihood.simulate(nothing, torch.Generator()))
-    return Check(problem, asked.plan, subject.names, rows.points, functions).run(groups)
+    return Check(problem, asked.plan, subject.names, rows.points, functions=functions).run(groups)
 
 
 def seen_of(asked: Asked, rows: Rows) -> Tensor:

@@ -161,7 +161,8 @@ def evidence_of(asked: Asked, place: Path) -> Evidence:
     assert isinstance(likelihood, TrialLikelihood)
     assert isinstance(settings, SampleSettings)
     assert asked.learned is not None
-    observed = torch.arange(len(likelihood.trials), dtype=torch.float64)[:, None]
+    asked.learned.warn_of_many(likelihood.trials)
+    observed = likelihood.numbers
     files = [asked.learned.file.path, settings.observation]
     groups, _ = prepared(asked, place, len(observed), [observed], files)
     with groups.told_when_cut_short():

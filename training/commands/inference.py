@@ -11,6 +11,7 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from torch_utils import distributed
+from training.data.tables.trials import groups_of
 from training.files.observations import (
     read_mask,
     read_noise,
@@ -146,7 +147,7 @@ class Asked:
         settings = self.settings
         assert isinstance(settings, CommonSettings)
         how, usual = settings.sampler, DRAWS
-        if settings.learned and isinstance(settings, CheckSettings):
+        if (settings.learned or settings.of_trials) and isinstance(settings, CheckSettings):
             usual = CHECK_DRAWS
         if settings.learned and isinstance(settings, CalibrateSettings):
             usual = CALIBRATION_DRAWS
@@ -168,7 +169,9 @@ class Asked:
             assert isinstance(self.settings, SampleSettings)
             assert isinstance(subject, TableFlow)
             assert self.settings.observation is not None
-            return self.learned.likelihood(self.learned.trials(self.settings.observation), subject)
+            return self.learned.likelihood(
+                self.learned.trials(self.settings.observation), subject.names
+            )
         if options.noise_std is None:
             return UserLikelihood.load(options.likelihood)
         noise = read_noise(options.noise_std)
@@ -219,12 +222,15 @@ class Asked:
             sharp,
             *shape,
             Trace("exact") if wanted else None,
-            self._correction(prior, correct) if correct else None,
+            self._correction(prior, settings, correct) if correct else None,
             plausible=True,
         )
 
-    def _correction(self, prior: Prior, correct: str) -> LogPosterior:
-        """What draws are weighted by: a function of a file, or the teacher of a student."""
+    def _correction(self, prior: Prior, settings: SampleSettings, correct: str) -> LogPosterior:
+        """What draws are weighted by: a likelihood that was learned and its prior, a function of a
+        file, or the teacher of a student."""
+        if settings.prior.prior is not None:
+            return self._by_likelihood(settings, correct)
         if correct != TEACHER:
             return UserFunction.load(correct, "correct")
         flow = prior.flow
@@ -233,6 +239,31 @@ class Asked:
         if flow.coordinates is not None and flow.coordinates.steps.any():
             raise UsageError(f"--correct={TEACHER} weights densities, which no discrete column has")
         return by_teacher(flow)
+
+    def _by_likelihood(self, settings: SampleSettings, name: str) -> LogPosterior:
+        """The density of a posterior by a likelihood that was learned."""
+        file, subject = NetworkFile.open(name), self.subject
+        learned = LearnedLikelihood.of(file)
+        if learned is None:
+            raise UsageError(f"--correct={name} has learned no likelihood: leave --prior out")
+        assert isinstance(subject, TableFlow)
+        assert settings.prior.prior is not None
+        law, conditions = learned.prior(settings.prior.prior), list(subject.conditions)
+        if sorted(law.names) != sorted(subject.names):
+            raise UsageError(
+                f"{file.name} is a likelihood of {', '.join(law.names)}, but draws are of "
+                f"{', '.join(subject.names)}"
+            )
+        trials, _ = groups_of(settings.repeats or [learned.given], conditions)
+        for trial in trials:
+            unknown = [each for each in trial if each not in conditions]
+            if unknown or len(trial) != len(learned.given):
+                raise UsageError(
+                    f"a trial of {file.name} is {', '.join(learned.given)}, but the conditions are "
+                    f"{', '.join(conditions)}: say by --repeats which of them each trial has"
+                )
+        places = torch.tensor([[conditions.index(each) for each in trial] for trial in trials])
+        return learned.log_posterior(law, subject.names, places)
 
     def observed(self, source: Path, likelihood: Likelihood) -> Tensor:
         """What a likelihood takes of a file's observations ``[M, K]``.
@@ -314,6 +345,8 @@ def _opened(settings: InferenceSettings) -> tuple[LearnedLikelihood | None, Subj
     if given:
         raise UsageError(f"--{min(given)} is for --data_name: a network knows its schedule")
     file = NetworkFile.open(prior.network, calibrated=prior.calibration)
+    if isinstance(settings, SampleSettings) and settings.correct:
+        return None, open_prior(file)
     learned = LearnedLikelihood.of(file)
     if (learned is None) != (prior.prior is None):
         raise UsageError(

@@ -11,8 +11,7 @@ Posteriors and checks are those of ``posterior.py``, whose options are taken by 
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -25,9 +24,9 @@ import torch
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path
-from dnnlib.logs import logger
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
+from training.commands.called import data_set_of, facts_of, left_alone, listed_of
 from training.commands.frames import (
     ARRAYS,
     COLUMN,
@@ -38,30 +37,19 @@ from training.commands.frames import (
     rows_as,
 )
 from training.commands.latent_density import LatentDensity
-from training.data.tables.table import DataTable
 from training.files.posterior_draws import load_netcdf
-from training.files.table import save_table
 from training.flow.cells import cell_log_prob, has_cells
 from training.flow.pfode import ProbabilityFlow
 from training.model import model
-from training.names import LIKELIHOOD
+from training.names import LIKELIHOOD, UNIFORM
 from training.options.declared import typed_by_name
-from training.options.posterior import CheckSettings, CompareSettings, SampleSettings
+from training.options.posterior import (
+    CheckSettings,
+    CompareSettings,
+    PopulationSettings,
+    SampleSettings,
+)
 from training.subjects import NetworkFile, Subject, open_prior
-
-
-@contextmanager
-def left_alone() -> Iterator[None]:
-    """Around a command: random numbers of PyTorch go on as before it, and so does the log."""
-    handlers = list(logger.handlers)
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            for handler in logger.handlers[:]:
-                if handler not in handlers:
-                    logger.removeHandler(handler)
-                    handler.close()
 
 
 @dataclass(repr=False)
@@ -187,8 +175,8 @@ class Model(model.Model):
             mask: The columns that are observed; None for those that an observation has by name.
             options: Others of ``posterior.py sample``, by name.
         """
-        noise = {} if noise_std is None else {"noise_std": _listed(noise_std)}
-        seen = {} if mask is None else {"likelihood": "mask", "mask": _listed(mask)}
+        noise = {} if noise_std is None else {"noise_std": listed_of(noise_std)}
+        seen = {} if mask is None else {"likelihood": "mask", "mask": listed_of(mask)}
         return Posterior(self, {**noise, **seen, **options})
 
     def check(self, data: Any = None, **options: Any) -> dict[str, Any]:
@@ -355,9 +343,9 @@ class Posterior:
         with TemporaryDirectory() as folder, left_alone():
             given: dict[str, Any] = {**self._files(Path(folder)), **self.options, **options}
             if data is not None:
-                given |= {"truth": "data", "data_root": _data_set(data, Path(folder))}
+                given |= {"truth": "data", "data_root": data_set_of(data, Path(folder))}
             posterior.check(typed_by_name(CheckSettings, given))
-            return _facts(Path(folder), "posterior_check")
+            return facts_of(Path(folder), "posterior_check")
 
     def _files(self, folder: Path) -> dict[str, Any]:
         self.model.save(folder / "network.pkl")
@@ -392,7 +380,7 @@ class PosteriorDraws:
         path = next(folder.glob("*_posterior.nc"), None)
         if path is None:
             raise DataError("an observation was refused: no data are like it")
-        facts = _facts(folder, "posterior")
+        facts = facts_of(folder, "posterior")
         saved = load_netcdf(path, int(facts["observations"]), every_draw=True)
         points = np.moveaxis(saved.points, 2, 0)
         points = points.reshape(len(points), -1, points.shape[-1])
@@ -414,6 +402,38 @@ class PosteriorDraws:
     def converged(self) -> np.ndarray:
         """Whether the draws of each observation converged ``[M]``."""
         return np.array([each["converged"] for each in self._listed])
+
+    def population(
+        self,
+        prior: str = UNIFORM,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """What observations have in common, each a member of one population.
+
+        Args:
+            prior: What parameters were before any observation: ``uniform``, or a network file.
+            bounds: Parameters in whose logs, of the distance from one bound, or probits, between
+                two, the population is normal, such as ``{"speed": (0, inf)}``.
+            options: Others of ``posterior.py population``, by name.
+
+        Returns:
+            ``population``, by names mean, spread and a further member, and ``posteriors`` of the
+            members; see ``training.files.population``.
+
+        Raises:
+            DataError: There are too few observations.
+        """
+        from training.commands import population  # here, so that Model need not wait for it
+
+        with TemporaryDirectory() as folder, left_alone():
+            draws = Path(folder) / f"{self.model.subject.stem}_posterior.nc"
+            draws.write_bytes(self.content)
+            ranges = tuple((name, *ends) for name, ends in (bounds or {}).items())
+            given = {"draws": draws, "save_dir": Path(folder), "prior": prior, **options}
+            given |= {"bounds": ranges} if ranges else {}
+            population.population(typed_by_name(PopulationSettings, given))
+            return facts_of(Path(folder), "population")
 
     def rows(self, observation: int = 0) -> Any:
         """The draws of one observation, in the kind of rows that the model was trained on."""
@@ -456,26 +476,3 @@ class PosteriorDraws:
         if not isinstance(listed, list):
             raise DataError("there are too many posteriors for a summary: see facts and points")
         return listed
-
-
-def _data_set(data: Any, folder: Path) -> Path:
-    """The file of a data set, which may be in memory."""
-    if isinstance(data, str | Path):
-        return Path(data)
-    rows = getattr(data, "rows", None)
-    if not isinstance(rows, DataTable):
-        raise UsageError(f"data is {type(data).__name__}: give a Table, or a path")
-    save_table(folder / "truths.npz", rows)
-    return folder / "truths.npz"
-
-
-def _facts(folder: Path, kind: str) -> dict[str, Any]:
-    (path,) = folder.glob(f"*_{kind}.json")
-    facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return facts
-
-
-def _listed(values: Any) -> str:
-    """Numbers or names as an option has them, with commas."""
-    several = not isinstance(values, str) and hasattr(values, "__len__")
-    return ",".join(map(str, values)) if several else str(values)

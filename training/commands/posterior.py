@@ -77,8 +77,12 @@ def sample(settings: SampleSettings) -> int:
     with process_group(settings.run.device_name) as device:
         asked = asked.on(device, [draws_file, numbers_file])
         subject = asked.subject
-        files = [*settings.likelihood.files, (settings.correct or "").rpartition(":")[0]]
+        correct = settings.correct or ""
+        files = [*settings.likelihood.files, correct, correct.rpartition(":")[0]]
+        files += [settings.prior.prior] if correct else []
         if asked.learned is not None:
+            assert isinstance(likelihood, TrialLikelihood)
+            asked.learned.warn_of_many(likelihood.trials)
             files += [asked.learned.file.path, settings.observation]
         groups, options = prepared(asked, numbers_file, len(observed), [observed, labels], files)
         plan, fine = asked.plan, asked.fine
@@ -142,7 +146,7 @@ def check(settings: CheckSettings) -> int:
     began = perf_counter()
     asked = Asked.open(settings)
     require_checkable(settings, asked.subject)
-    wanted, settings = settings.runs, with_runs_there(settings, asked.subject)
+    wanted, settings = settings.runs, with_runs_there(settings, asked)
     if settings.runs < wanted:
         logger.info(
             f"{settings.data_root} has {settings.runs} truths to find again: all of them are used"
@@ -249,21 +253,16 @@ def surprise_of(subject: Subject, conditions: Tensor | None) -> Tensor | None:
 
 def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
     """Checks posteriors by a likelihood; returns whether no test fails."""
-    likelihood, plan, subject = asked.likelihood(), asked.plan, asked.subject
-    # A likelihood that cannot be drawn from is refused here, before anything is sampled.
-    nothing = torch.zeros(1, subject.dim, dtype=torch.float64)
-    seen = likelihood.simulate(nothing, torch.Generator())
-    data = None
-    if settings.truth == "data":
-        data = subject.truths(settings.data_root, settings.runs, plan.seed)
+    plan, subject = asked.plan, asked.subject
+    likelihood, observed, data = to_find_again(settings, asked)
     files = asked.files("posterior_check", ".npz")
     with process_group(settings.run.device_name) as device:
         asked = asked.on(device, list(files))
         sources = settings.likelihood.files
         groups, options = prepared(asked, files[1], settings.runs, [data], sources)
-        problem = asked.problem(likelihood, seen)
+        problem, simulates = asked.problem(likelihood, observed), asked.learned is None
         with groups.told_when_cut_short():
-            values = Check(problem, plan, subject.names, data).run(groups)
+            values = Check(problem, plan, subject.names, data, simulates).run(groups)
         question = "sampler" if data is None else "model"
         content = {
             "question": question,
@@ -272,6 +271,30 @@ def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
             "network_sha256": subject.digest,
         }
         return write_check(values, settings.level, groups, files, began, content)
+
+
+def to_find_again(
+    settings: CheckSettings, asked: Asked
+) -> tuple[Likelihood, Tensor, Tensor | None]:
+    """The likelihood of a check, what was observed, and truths ``[R, D]``; these are None if they
+    are drawn from the prior, and one observation stands for all if these are simulated.
+
+    Raises:
+        UsageError: The likelihood cannot be drawn from.
+        DataError: The data set is broken, or has too few truths.
+    """
+    subject, seed = asked.subject, settings.sampler.seed
+    if asked.learned is not None:
+        source = required(settings.data_root)
+        data, trials = asked.learned.simulations(source, settings.runs, seed, subject.names)
+        likelihood = asked.learned.likelihood(trials, subject.names)
+        return likelihood, likelihood.numbers, data
+    user = asked.likelihood()
+    nothing = torch.zeros(1, subject.dim, dtype=torch.float64)
+    observed = user.simulate(nothing, torch.Generator())
+    if settings.truth == "flow":
+        return user, observed, None
+    return user, observed, subject.truths(settings.data_root, settings.runs, seed)
 
 
 def check_learned(settings: CheckSettings, asked: Asked, began: float) -> bool:
@@ -317,7 +340,7 @@ def observations(
         assert labels is not None
         return labels.double(), labels
     if isinstance(likelihood, TrialLikelihood):
-        observed = torch.arange(len(likelihood.trials), dtype=torch.float64)[:, None]
+        observed = likelihood.numbers
     elif settings.observation is None:
         observed = torch.zeros(1, 0, dtype=torch.float64)
     else:
@@ -349,10 +372,16 @@ def truths(settings: SampleSettings, subject: Subject, count: int) -> Tensor | N
 
 def require_checkable(settings: CheckSettings, subject: Subject) -> None:
     """Raises UsageError unless the options are those of a check of this."""
+    if settings.of_trials and settings.truth == "flow":
+        raise UsageError(
+            "a learned likelihood is checked on simulations of your program: give --truth=data "
+            "--data_root=SIMULATIONS"
+        )
     if subject.label_dim and not subject.condition_names:
         raise UsageError("check is for networks without classes")
     if not subject.condition_names:
-        settings.likelihood.require()
+        if not settings.of_trials:
+            settings.likelihood.require()
         if settings.condition is not None:
             raise UsageError("--condition is for networks with conditions, which this has not")
         return
@@ -369,7 +398,7 @@ def require_checkable(settings: CheckSettings, subject: Subject) -> None:
         )
 
 
-def with_runs_there(settings: CheckSettings, subject: Subject) -> CheckSettings:
+def with_runs_there(settings: CheckSettings, asked: Asked) -> CheckSettings:
     """The same with no more runs than the data set has truths, unless their number was typed.
 
     Raises:
@@ -378,7 +407,10 @@ def with_runs_there(settings: CheckSettings, subject: Subject) -> CheckSettings:
     """
     if settings.truth != "data" or "runs" in settings.given:
         return settings
-    there = subject.testable(settings.data_root)
+    if asked.learned is None:
+        there = asked.subject.testable(settings.data_root)
+    else:
+        there = asked.learned.testable(required(settings.data_root))
     if there is None or there >= settings.runs:
         return settings
     if there < FEWEST_RUNS:

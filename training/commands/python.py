@@ -22,10 +22,11 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from training.commands import toy_train, train
 from training.commands.answers import Answers
+from training.commands.called import left_alone
 from training.commands.dataset_tool import DATASET
 from training.commands.frames import COLUMN, FRAMES, kind_of, numbers_of
 from training.commands.holes import telling_holes
-from training.commands.models import Model, left_alone
+from training.commands.models import Model
 from training.data import toys
 from training.data.images.dataset import ImageDataset
 from training.data.records import records

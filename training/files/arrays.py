@@ -69,6 +69,13 @@ def evenly(count: int, most: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
+def distinct_texts(path: Path, name: str, values: np.ndarray) -> tuple[str, ...]:
+    """Texts, all different. Raises DataError if they are not."""
+    if values.dtype.kind != "U" or values.ndim != 1 or len(np.unique(values)) != len(values):
+        raise DataError(f"{path}: '{name}' is not a list of names, all different")
+    return tuple(values.tolist())
+
+
 class CheckedArrays:
     """Reads arrays whose shapes are told in letters, such as ``SR``.
 

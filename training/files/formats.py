@@ -80,6 +80,7 @@ FORMATS = {
     "posterior predictive": Format(
         "data simulated of posteriors", "posteriors.album.pictures_of_predictive", "predictive"
     ),
+    "population": Format("a population of posteriors", "posteriors.album.pictures_of_population"),
     "answers": Format("answers about rows", "tables.answers.pictures_of_answers", "answers"),
     "check of answers": Format(
         "a check of answers", "tables.answers.pictures_of_check", "answer_checks"

@@ -78,7 +78,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError
 from torch_utils.results import load_arrays, open_arrays, save_arrays
-from training.files.arrays import CheckedArrays, parameter, title_of
+from training.files.arrays import CheckedArrays, distinct_texts, parameter, title_of
 from training.inference.draws import Draws
 from training.inference.summary import CONTENTS, LEVELS, REASONS, Summary
 from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate
@@ -295,7 +295,9 @@ def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
         made_by = str(saved.read("fingerprint"))
         if fingerprint is not None and made_by != fingerprint:
             return None
-        names, families = (_texts(path, key, saved.read(key)) for key in ("names", "region_names"))
+        names, families = (
+            distinct_texts(path, key, saved.read(key)) for key in ("names", "region_names")
+        )
         arrays = CheckedArrays(saved, path, Q=len(names), F=len(families))
         shares = {"ranks": arrays.read("ranks", "RQ"), "regions": arrays.read("regions", "FR")}
         scores = arrays.read("crps", "RV", largest=inf)
@@ -372,14 +374,7 @@ class SavedPredictive:
     def load(cls, path: Path) -> "SavedPredictive":
         """Reads a file. Raises DataError if it is broken."""
         with open_arrays(path) as saved:
-            names = _texts(path, "names", saved.read("names"))
+            names = distinct_texts(path, "names", saved.read("names"))
             arrays = CheckedArrays(saved, path, Q=len(names))
             simulated = arrays.read("simulated", "MSQ", largest=inf)
             return cls(path, names, simulated, arrays.read("observed", "MQ", largest=inf))
-
-
-def _texts(path: Path, name: str, values: np.ndarray) -> tuple[str, ...]:
-    """Texts, all different."""
-    if values.dtype.kind != "U" or values.ndim != 1 or len(np.unique(values)) != len(values):
-        raise DataError(f"{path}: '{name}' is not a list of names, all different")
-    return tuple(values.tolist())

@@ -25,6 +25,8 @@ from training.inference.likelihoods import Likelihood, checked
 
 BLOCK = 4096
 """Pairs of one call: with blocks of one size a likelihood does not depend on what is beside it."""
+FEW = 64
+"""The same where gradients are taken."""
 MOST_PAIRS = 2**22
 """That are held at once."""
 CELL_POINTS = 8
@@ -62,15 +64,22 @@ class TrialLikelihood(Likelihood):
         flow: Of one trial given parameters and covariates.
         trials: Of the observations.
         places: Of the parameters, in their order, among the coordinates of points.
+        ends: Of the parameters ``[D, 2]``: beyond what was simulated the likelihood is 0. None for
+            none.
         rough: Whether the flow's network is left out.
     """
 
     own = dear = True
 
     def __init__(
-        self, flow: ProbabilityFlow, trials: Trials, places: Sequence[int], rough: bool = False
+        self,
+        flow: ProbabilityFlow,
+        trials: Trials,
+        places: Sequence[int],
+        ends: Tensor | None = None,
+        rough: bool = False,
     ):
-        self._flow, self.trials, self._places = flow, trials, list(places)
+        self._flow, self.trials, self._places, self._ends = flow, trials, list(places), ends
         self._rough = rough or bool(getattr(flow.denoiser, "says_nothing", False))
         coordinates = flow.coordinates
         assert coordinates is not None
@@ -78,6 +87,11 @@ class TrialLikelihood(Likelihood):
         cells = offsets(steps > 0).flatten(0, 1)[:CELL_POINTS] if steps.any() else 0 * steps[None]
         centers = coordinates.rounded(trials.data.to(steps))
         self._points = centers[:, None] + cells.to(steps) * steps
+
+    @property
+    def numbers(self) -> Tensor:
+        """Of all observations, ``[M, 1]``."""
+        return torch.arange(len(self.trials), dtype=torch.float64)[:, None]
 
     def to(self, device: torch.device) -> "TrialLikelihood":
         self._flow = self._flow.to(device)
@@ -87,13 +101,23 @@ class TrialLikelihood(Likelihood):
         return self
 
     def roughly(self) -> "TrialLikelihood":
-        return TrialLikelihood(self._flow, self.trials, self._places, True)
+        return TrialLikelihood(self._flow, self.trials, self._places, self._ends, True)
 
-    def is_differentiable(self, points: Tensor) -> bool:
-        return False
-
-    @torch.no_grad()
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
+        # Gradients are those of the Gaussian, which chains follow: the flow weighs their draws.
+        with torch.set_grad_enabled(self._rough and torch.is_grad_enabled()):
+            total = checked(self._of_points(points, observed), "the learned likelihood")
+            return torch.where(self.inside(points), total, -torch.inf)
+
+    def inside(self, points: Tensor) -> Tensor:
+        """Whether parameters ``[N, D]`` are between the bounds of those that were simulated."""
+        if self._ends is None:
+            return torch.ones_like(points[:, 0], dtype=torch.bool)
+        low, high = self._ends.to(points.device).T
+        own = points[:, self._places]
+        return ((own > low) & (own < high)).all(dim=1)
+
+    def _of_points(self, points: Tensor, observed: Tensor) -> Tensor:
         which, total = observed[:, 0].long(), points.new_zeros(len(points))
         counts = self.trials.counts[which]
         # As many rows as hold so many pairs; one alone may have more.
@@ -103,7 +127,7 @@ class TrialLikelihood(Likelihood):
             rows = slice(start, start + size)
             total[rows] = self._sums(points[rows], which[rows], counts[rows])
             start += size
-        return checked(total, "the learned likelihood")
+        return total
 
     def _sums(self, points: Tensor, which: Tensor, counts: Tensor) -> Tensor:
         """Log likelihoods ``[n]`` of points, of observations ``[n]`` of so many trials ``[n]``."""
@@ -112,7 +136,8 @@ class TrialLikelihood(Likelihood):
         within = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
         trial = first[which][row] + within
         order = torch.arange(len(row), device=row.device)
-        blocks = torch.split(F.pad(order, (0, -len(row) % BLOCK)), BLOCK)
+        size = FEW if torch.is_grad_enabled() else BLOCK  # chains have few points at a time
+        blocks = torch.split(F.pad(order, (0, -len(row) % size)), size)
         densities = [self._of_pairs(points[row[at]], trial[at]) for at in blocks]
         density = torch.cat(densities)[: len(row)]
         return points.new_zeros(len(points)).index_add_(0, row, density)

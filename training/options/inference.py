@@ -53,7 +53,7 @@ class PriorOptions(Declared):
         unset="none",
         help="Of a network that has learned a likelihood (train.py --likelihood): what its "
         f"parameters are before any trial, {UNIFORM} between their bounds, or a network file of a "
-        "flow of them",
+        "flow of them; with sample --correct=NETWORK, of that one",
     )
     calibration: bool = calibration()
     eps: str | None = option(

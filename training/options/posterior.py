@@ -12,11 +12,22 @@ from training.names import (
     FEWEST_RUNS,
     NEIGHBORS,
     TEACHER,
+    UNIFORM,
 )
 from training.options.declared import Declared, option, options_of
 from training.options.inference import LIKELIHOODS, LikelihoodOptions, PriorOptions, SamplerOptions
 from training.options.shared import DeviceOptions, InflationOptions, overwrite, save_dir, seed
-from training.options.types import COUNT, FILE, NETWORK, POSITIVE, Names, Numbers, choice
+from training.options.types import (
+    COUNT,
+    FILE,
+    NETWORK,
+    POSITIVE,
+    Groups,
+    Names,
+    Numbers,
+    Ranges,
+    choice,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +137,15 @@ class SampleSettings(CommonSettings):
     correct: str | None = option(
         unset="none",
         help="With --condition alone: weight draws by the posterior itself, FILE.py:function, log "
-        f"densities up to a constant [N] of points [N, D] given conditions [N, C]; or {TEACHER}: "
-        "draws of a student (distill.py) by its teacher's density",
+        f"densities up to a constant [N] of points [N, D] given conditions [N, C]; {TEACHER}: "
+        "draws of a student (distill.py) by its teacher's density; or, with --prior, a network "
+        "that has learned the likelihood of a trial (train.py --likelihood)",
+    )
+    repeats: tuple[tuple[str, ...], ...] | None = option(
+        type=Groups(),
+        unset="conditions are one trial",
+        help="With --correct=NETWORK: the conditions of each trial, in the likelihood's order, as "
+        "y1,t1;y2,t2 or y*,t*",
     )
     truth: Path | None = option(
         type=FILE,
@@ -158,9 +176,15 @@ class SampleSettings(CommonSettings):
         alone = self.condition is not None and self.observation is None
         return alone and not self.likelihood.typed and not self.of_trials
 
+    @property
+    def of_trials(self) -> bool:
+        return super().of_trials and self.correct is None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require_there(self.observation, self.condition, self.truth)
+        if self.repeats is not None and (self.correct is None or self.prior.prior is None):
+            raise UsageError("--repeats goes with --prior and --correct=NETWORK, a likelihood")
         if not self.held_out and (self.refuse is not None or self.beside.wanted):
             raise UsageError("--no-held_out leaves nothing for --refuse, or what goes with it")
         if self.learned:
@@ -220,7 +244,7 @@ class CheckSettings(CommonSettings):
 
     @property
     def learned(self) -> bool:
-        return self.prior.network is not None and not self.likelihood.typed
+        return bool(self.prior.network) and not self.likelihood.typed and not self.of_trials
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -354,6 +378,39 @@ class CompareSettings(Declared):
                     f"--{name.removesuffix('s')} is given {len(values)} times for "
                     f"{len(self.networks)} networks"
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopulationSettings(Declared):
+    """Options of ``population``."""
+
+    save_dir: Path = save_dir()
+    draws: Path = option(
+        type=FILE,
+        required=True,
+        help="Draws of posteriors, the .nc that sample wrote: each observation is a member.",
+    )
+    prior: str = option(
+        required=True,
+        help=f"What parameters were before any observation: {UNIFORM}, in the units of the draws, "
+        "or a network file of a flow of them.",
+    )
+    bounds: tuple[tuple[str, float, float], ...] | None = option(
+        type=Ranges(),
+        unset="none: the population is normal in parameters as they are",
+        help="Parameters in whose logs it is normal, of the distance from one bound, such as "
+        "speed:0:, or in probits between two",
+    )
+    chains: int = option(type=click.IntRange(min=2), default=4, help="Chains.")
+    steps: int = option(
+        type=click.IntRange(min=100), default=1000, help="Draws of each chain, after half as many."
+    )
+    strict: bool = option(idle=True, is_flag=True, help="Exit with code 3 if it has not converged.")
+    seed: int = seed("all draws")
+    overwrite: bool = overwrite()
+
+    def __post_init__(self) -> None:
+        require_there(self.draws)
 
 
 RUNS, POINTS = 100, 200

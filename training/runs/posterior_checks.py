@@ -55,10 +55,11 @@ class Check:
     """Runs of a calibration check.
 
     Attributes:
-        problem: The posterior; its observations are replaced.
+        problem: The posterior; its observations are replaced, if they are simulated.
         plan: How to sample.
         names: Of the coordinates.
         data: Truths ``[R, D]`` that the prior was not trained on; None for draws of the prior.
+        simulates: Whether what is observed is simulated of truths, or is the problem's.
         functions: Whose values are ranked, too.
     """
 
@@ -66,6 +67,7 @@ class Check:
     plan: SamplingPlan
     names: list[str]
     data: Tensor | None
+    simulates: bool = True
     functions: Functions = field(default_factory=dict)
 
     def run(self, groups: Groups) -> RunValues:
@@ -83,7 +85,11 @@ class Check:
         else:
             rows = self.data[places].to(target.device)
             truths = truths_of_data(target, rows, numbers, seed)
-        observed = simulated(target.likelihood, truths.points, numbers, seed)
+        observed = (
+            target.observed[places.to(target.device)]
+            if not self.simulates
+            else simulated(target.likelihood, truths.points, numbers, seed)
+        )
         own = Target(target.prior, target.likelihood, observed, target.rows)
         problem = replace(self.problem, target=own, numbers=numbers)
         of_group = pool.of(torch.zeros(len(places), dtype=torch.int64)) if pool else None

@@ -118,7 +118,9 @@ def report_draws(
         for place in missed[:MOST_LINES]:
             reasons = "; ".join(REASONS[name] for name in summary.reasons(place))
             if SAMPLER in numbers["samplers"]:
-                reasons = "the flow is too far from the posterior that corrects it: train it longer"
+                reasons = (
+                    "the flow and what corrects it do not agree: train them longer, and check each"
+                )
             logger.warning(f"  observation {place + 1}: {reasons}")
         if len(missed) > MOST_LINES:
             logger.warning(f"  and {len(missed) - MOST_LINES} more: see the JSON")

@@ -6,27 +6,34 @@ coordinates where such columns are uniform.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.logs import logger
+from training.data.tables.foreign import listed
 from training.data.tables.table import Dropped
+from training.data.tables.trials import first_rows, one_of_each
 from training.files.observations import read_trials
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.coordinates.maps import Bounded
+from training.flow.coordinates.maps import Bounded, Standardize
 from training.flow.courses import courses_at_rest
 from training.flow.eigenbasis import EigenBasis
+from training.inference.amortized import LogPosterior
 from training.inference.trials import TrialLikelihood, Trials
 from training.learning.building import Choices
 from training.model.model import Model
-from training.names import LIKELIHOOD, TABLE, TABLE_NETWORK, UNIFORM
+from training.names import DISCRETE, LIKELIHOOD, TABLE, TABLE_NETWORK, TRIALS, UNIFORM
 from training.subjects.networks import NetworkFile
-from training.subjects.tables import TableFlow
+from training.subjects.tables import TableFlow, drawn_rows, testable_rows
 
+CLOSE = 0.05
+"""Standard deviations that means of posteriors may be off by."""
 LEAST_NOISE = 1e-10
 """Variance of the first time, of what is uniform: its draws are not to be blurred."""
 
@@ -39,11 +46,15 @@ class LearnedLikelihood:
         file: The network.
         table: Its flow: points are data, conditions are parameters and covariates.
         bounds: Of the parameters, by name, infinite where there is none.
+        discrete: Parameters of few values.
+        trained_on: Trials; None where that is not known.
     """
 
     file: NetworkFile
     table: TableFlow
     bounds: dict[str, tuple[float, float]]
+    discrete: list[str] = field(default_factory=list)
+    trained_on: int | None = None
 
     @classmethod
     def of(cls, file: NetworkFile) -> "LearnedLikelihood | None":
@@ -58,7 +69,9 @@ class LearnedLikelihood:
         table, bounds = TableFlow.of(file, {}), _bounds(stored)
         if bounds is None or list(bounds) != list(table.conditions[: len(bounds)]):
             raise DataError(f"{file.path} does not say which of its conditions are parameters")
-        return cls(file, table, bounds)
+        about = file.model.about
+        discrete = [name for name in bounds if name in about.get(DISCRETE, ())]
+        return cls(file, table, bounds, discrete, about.get(TRIALS))
 
     @property
     def parameters(self) -> list[str]:
@@ -70,15 +83,112 @@ class LearnedLikelihood:
         """Names of what else is known of a trial."""
         return self.table.conditions[len(self.bounds) :]
 
+    @property
+    def given(self) -> list[str]:
+        """Names of the data of a trial and of its covariates."""
+        return [*self.table.names, *self.covariates]
+
+    @property
+    def most_trials(self) -> float:
+        """Of an observation, for which so many simulations are enough at best.
+
+        The mean of K data, linear in D parameters and V covariates, has ``p = K (D + V + 1)``
+        numbers to learn, which N trials leave ``p / (2 N)`` nats of a trial off. In the posterior
+        of n trials that moves the means of D parameters by ``sqrt(n p / (N D))`` standard
+        deviations: here until that is ``CLOSE``.
+        """
+        dim = len(self.bounds)
+        numbers = len(self.table.names) * (dim + len(self.covariates) + 1)
+        return CLOSE**2 * (self.trained_on or inf) * dim / numbers
+
+    def warn_of_many(self, trials: Trials) -> None:
+        """Warns of observations of more trials than the likelihood was learned well enough for."""
+        many = (trials.counts > self.most_trials).nonzero()[:, 0].tolist()
+        if many:
+            others = f", and {len(many) - 1} more have too many" if len(many) > 1 else ""
+            logger.warning(
+                f"Warning: observation {many[0] + 1} has {int(trials.counts[many[0]])} trials"
+                f"{others}: of as many simulations as {self.table.data_name} learned from, means "
+                f"of posteriors are right to {CLOSE:g} standard deviations up to some "
+                f"{int(self.most_trials)} trials, at best. Simulate more, and check with as many"
+            )
+
     def trials(self, path: Path) -> Trials:
         """The trials of a file of observations, one in each row; raises as ``read_trials``."""
         return read_trials(path, self.table.names, self.covariates)
 
-    def likelihood(self, trials: Trials, prior: TableFlow) -> TrialLikelihood:
-        """Of points of a prior."""
-        names = prior.names
+    def testable(self, path: Path) -> int:
+        """How many datasets a data set has to test. Raises DataError if it is broken."""
+        return len(testable_rows(one_of_each(self.table.table(path))))
+
+    def simulations(
+        self, path: Path, count: int, seed: int, names: Sequence[str]
+    ) -> tuple[Tensor, Trials]:
+        """Datasets whose parameters are to be found again, held out if there are such.
+
+        Args:
+            path: A data set of trials.
+            count: R.
+            seed: Of the choice.
+            names: Of the parameters, in the order that is wanted.
+
+        Returns:
+            Parameters ``[R, D]``, and the trials of each.
+
+        Raises:
+            DataError: The data set is broken, has other columns, or fewer datasets.
+        """
+        table = self.table.table(path)
+        columns = (table.columns.names, names), (table.condition_names, self.given)
+        for there, wanted in columns:
+            for name in wanted:
+                if name not in there:
+                    raise DataError(
+                        f"{path} has {listed(there)}, but {self.file.name} is of {listed(wanted)}"
+                    )
+        assert table.conditions is not None
+        chosen = first_rows(table)[drawn_rows(path, one_of_each(table), count, seed)]
+        datasets = torch.arange(len(table)) if table.datasets is None else table.datasets
+        number = datasets.new_full((int(datasets.max()) + 1,), -1)
+        number[datasets[chosen]] = torch.arange(len(chosen))
+        which = number[datasets]
+        rows = table.conditions[which >= 0]
+        places = [table.condition_names.index(name) for name in self.given]
+        data, covariates = rows[:, places].tensor_split([len(self.table.names)], dim=1)
+        points = table.points[chosen][:, [table.columns.names.index(name) for name in names]]
+        return points, Trials.sorted(data, covariates, which[which >= 0])
+
+    def likelihood(self, trials: Trials, names: Sequence[str]) -> TrialLikelihood:
+        """Of points whose coordinates are so named."""
         places = [names.index(name) for name in self.parameters]
-        return TrialLikelihood(self.table.flow, trials, places)
+        ends = torch.tensor(list(self.bounds.values()), dtype=torch.float64)
+        return TrialLikelihood(self.table.flow, trials, places, ends)
+
+    def log_posterior(self, prior: TableFlow, names: Sequence[str], places: Tensor) -> LogPosterior:
+        """Log densities of points, whose coordinates are so named, given several trials in a row.
+
+        Args:
+            prior: Of the parameters.
+            names: Of the coordinates ``[D]``.
+            places: Where the data of each trial and its covariates are among the conditions of a
+                point, ``[n, K + V]``.
+        """
+        order = [list(names).index(name) for name in prior.names]
+        size = len(self.table.names)
+
+        def log_density(points: Tensor, conditions: Tensor) -> Tensor:
+            data, covariates = conditions[0][places.to(points.device)].tensor_split([size], dim=1)
+            one = Trials(data, covariates, torch.tensor([len(data)], device=points.device))
+            likelihood = self.likelihood(one, names).to(points.device)
+            inside = likelihood.inside(points) & prior.coordinates.inside(points[:, order])
+            density = points.new_full((len(points),), -inf)
+            if inside.any():
+                rows = points[inside]
+                law = prior.flow.to(points.device).log_prob(rows[:, order])
+                density[inside] = law + likelihood.log_prob(rows, rows.new_zeros(len(rows), 1))
+            return density
+
+        return log_density
 
     def prior(self, name: str) -> TableFlow:
         """The prior of the parameters.
@@ -87,9 +197,16 @@ class LearnedLikelihood:
             name: ``uniform``, or a network file, path or URL.
 
         Raises:
-            UsageError: A parameter has no bounds, or the network is of other columns.
+            UsageError: A parameter has no bounds, or is discrete, or the network is of other
+                columns.
             DataError: The network file is missing or broken.
         """
+        for each in self.discrete:
+            raise UsageError(
+                f"'{each}' has few values in the simulations, and posteriors are of continuous "
+                "parameters: train a likelihood for each of its values, and posterior.py compare "
+                "says how probable each is"
+            )
         if name == UNIFORM:
             return self._uniform()
         file = NetworkFile.open(name)
@@ -116,8 +233,15 @@ class LearnedLikelihood:
         return TableFlow.of(NetworkFile(self.file.path, replace(model, about=about)), {})
 
 
-def uniform_model(names: Sequence[str], ends: torch.Tensor) -> Model:
+def uniform_model(names: Sequence[str], ends: Tensor) -> Model:
     """A flow that is uniform between bounds ``[D, 2]`` of columns."""
+    zeros = torch.zeros(len(names), dtype=torch.float64)
+    return normal_model(names, ends, zeros, zeros + 1)
+
+
+def normal_model(names: Sequence[str], ends: Tensor, mean: Tensor, std: Tensor) -> Model:
+    """A flow of columns that are normal where bounds ``[D, 2]`` are mapped away (``Bounded``), with
+    means and standard deviations ``[D]`` there."""
     dim = len(names)
     unit = torch.ones(dim, dtype=torch.float64)
     # What the noise of the first time adds is taken off before: draws are uniform, not nearly so.
@@ -126,10 +250,12 @@ def uniform_model(names: Sequence[str], ends: torch.Tensor) -> Model:
     choices = Choices("ifs", inflation, TABLE_NETWORK, {"width": 1, "depth": 1}, "IS", "log")
     with torch.random.fork_rng(devices=[]):
         model, _ = choices.build(basis)
-    coordinates = Coordinates(dim, ["bounded"])
-    (bounded,) = coordinates.maps
+    coordinates = Coordinates(dim, ["bounded", "standardize"])
+    bounded, standardize = coordinates.maps
     assert isinstance(bounded, Bounded)
+    assert isinstance(standardize, Standardize)
     bounded.set_bounds(ends[:, 0], ends[:, 1])
+    standardize.hold(mean=mean, std=std)
     about: dict[str, Any] = {"kind": TABLE, "columns": list(names), "condition_names": []}
     dropped = Dropped.none(names)
     about["dropped"] = {"names": [], "offsets": [], "slopes": [], "order": list(dropped.order)}

@@ -32,7 +32,7 @@ from training.learning.melting import NETWORK_ROWS, LawPlan, points_to_melt
 from training.learning.trainer import Trainer, TrainingConfig
 from training.measure.dependence import independence_p_values
 from training.model.model import Model
-from training.names import AUTO, AXES_TOO, LIKELIHOOD, LOG, MARGINALS, TABLE
+from training.names import AUTO, AXES_TOO, DISCRETE, LIKELIHOOD, LOG, MARGINALS, TABLE, TRIALS
 from training.recipes import FEW_ROWS
 
 MOST_ROWS = 2000
@@ -433,13 +433,24 @@ def about_table(table: DataTable, name: str) -> dict[str, Any]:
     }
 
 
+FEWEST_VALUES = 30
+"""Of a parameter between its ends: one with fewer is discrete."""
+
+
 def about_likelihood(table: DataTable) -> dict[str, Any]:
     """What a network says of the parameters that it is a likelihood of: bounds by name, None where
-    there is none."""
-    known = table.columns_of_conditions
+    there is none; which are discrete; and how many trials it was trained on."""
+    known, conditions = table.columns_of_conditions, table.conditions
+    assert conditions is not None
+    places = [place for place, name in enumerate(known.names) if name not in table.covariates]
+    ends = torch.stack([known.low, known.high], dim=1)[places].tolist()
+    names = [known.names[place] for place in places]
     bounds = {
-        name: [end if isfinite(end) else None for end in ends]
-        for name, *ends in zip(known.names, known.low.tolist(), known.high.tolist(), strict=True)
-        if name not in table.covariates
+        name: [end if isfinite(end) else None for end in pair]
+        for name, pair in zip(names, ends, strict=True)
     }
-    return {LIKELIHOOD: bounds}
+    values = conditions[:, places]
+    spread = values.amax(dim=0) - values.amin(dim=0)
+    few = (spread < FEWEST_VALUES * known.steps[places]).tolist()
+    discrete = [name for name, is_few in zip(names, few, strict=True) if is_few]
+    return {LIKELIHOOD: bounds, TRIALS: len(table.train_rows), DISCRETE: discrete}

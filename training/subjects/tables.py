@@ -127,7 +127,7 @@ class TableFlow(Subject):
         return load_whole(path)
 
     def testable(self, path: Path | None) -> int:
-        return len(_testable(self.table(required(path))))
+        return len(testable_rows(self.table(required(path))))
 
     def counted(self, number: int | None, otherwise: int) -> int | None:
         return number
@@ -208,7 +208,7 @@ class TableFlow(Subject):
         """
         table = self.table(path)
         points = self._columns_of(path, table)
-        places = _drawn(path, table, count, seed)
+        places = drawn_rows(path, table, count, seed)
         return points[places], places
 
     def simulations(self, path: Path, count: int, seed: int) -> "Simulations":
@@ -219,8 +219,8 @@ class TableFlow(Subject):
         """
         table = self.table(path)
         points, conditions = self._columns_of(path, table), self._conditions_of(path, table)
-        drawn = _drawn(path, table, count, seed)
-        return Simulations(Rows(points, conditions), _testable(table), drawn)
+        drawn = drawn_rows(path, table, count, seed)
+        return Simulations(Rows(points, conditions), testable_rows(table), drawn)
 
     def halves(self, path: Path) -> tuple[Tensor, Tensor]:
         """Rows of a data set that are trained on, and those held out: ``[N, D]`` and ``[M, D]``.
@@ -355,14 +355,19 @@ class Simulations:
     drawn: Tensor
 
 
-def _testable(table: DataTable) -> Tensor:
+def testable_rows(table: DataTable) -> Tensor:
+    """The places of rows that are held out; of all, if none is."""
     places = torch.arange(len(table))
     return places[table.held_out] if table.held_out.any() else places
 
 
-def _drawn(path: Path, table: DataTable, count: int | None, seed: int) -> Tensor:
-    """The places of so many testable rows, drawn at random."""
-    places = _testable(table)
+def drawn_rows(path: Path, table: DataTable, count: int | None, seed: int) -> Tensor:
+    """The places of so many testable rows, drawn at random.
+
+    Raises:
+        DataError: There are fewer.
+    """
+    places = testable_rows(table)
     if count is not None and count > len(places):
         kind = "held-out rows" if table.held_out.any() else "rows"
         raise DataError(f"{path} has {len(places)} {kind}, but {count} were asked for")

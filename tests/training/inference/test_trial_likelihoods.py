@@ -89,6 +89,21 @@ def test_trials_of_each_observation_are_multiplied_whatever_their_number(
         likelihood.simulate(points, torch.Generator())
 
 
+def test_chains_follow_gradients_of_the_gaussian(likelihood: TrialLikelihood) -> None:
+    rough, observed = likelihood.roughly(), torch.full((6, 1), 2.0).double()
+    points = (0.5 * normal(6, 2, seed=4)).requires_grad_()
+    [gradient] = torch.autograd.grad(rough.log_prob(points, observed).sum(), points)
+    aside = 1e-4 * torch.eye(2).double()
+    differences = [
+        rough.log_prob((points + step).detach(), observed)
+        - rough.log_prob((points - step).detach(), observed)
+        for step in aside
+    ]
+    torch.testing.assert_close(
+        gradient, torch.stack(differences, dim=1) / 2e-4, rtol=1e-4, atol=1e-4
+    )
+
+
 def test_counts_have_the_density_of_their_cell() -> None:
     flow = linear_flow(double([1.0]))
     trials = Trials(double([[1.0]]), double([[0.0]]), torch.tensor([1]))
@@ -101,7 +116,9 @@ def test_counts_have_the_density_of_their_cell() -> None:
     torch.testing.assert_close(log_likelihood[0], exact, rtol=0, atol=0.02)
 
 
-@pytest.mark.parametrize("sampler", ["auto", "pool", "refined", "smc"])
+@pytest.mark.parametrize(
+    "sampler", ["auto", "pool", "refined", "smc", pytest.param("hmc", marks=pytest.mark.slow)]
+)
 def test_posteriors_and_evidences_are_those_of_quadrature(
     likelihood: TrialLikelihood, sampler: str
 ) -> None:
@@ -110,8 +127,8 @@ def test_posteriors_and_evidences_are_those_of_quadrature(
     prior = Prior(flow, *flow.course("points"), ways=ways_of(flow))
     observed = torch.arange(3).double()[:, None]
     target = Target(prior, likelihood, observed, 256)
-    plan = SamplingPlan(sampler, draws=150 if sampler == "smc" else 500, pool=2048)
-    draws = sample_posteriors(Problem(target, prior, [0, 1, 2], False), plan)
+    plan = SamplingPlan(sampler, draws=150 if sampler in ("smc", "hmc") else 500, pool=2048)
+    draws = sample_posteriors(Problem(target, prior, [0, 1, 2]), plan)
     sides = [torch.linspace(0, 1, 801).double()[1:] - 1 / 1600 for _ in range(2)]
     grid = ENDS[:, 0] + torch.cartesian_prod(*sides) * (ENDS[:, 1] - ENDS[:, 0])
     for which in range(3):
@@ -123,6 +140,8 @@ def test_posteriors_and_evidences_are_those_of_quadrature(
         assert ((points >= ENDS[:, 0]) & (points <= ENDS[:, 1])).all()
         assert ((points.mean(dim=0) - mean).abs() < 0.15 * std).all()
         assert ((points.std(dim=0) / std - 1).abs() < 0.1).all()
+        if sampler == "hmc":  # whose chains have none
+            continue
         evidence = float(expected.logsumexp(dim=0) - log(len(grid)))
         off = float(draws.stats["evidence"][which]) - evidence
         assert abs(off) < 0.1 + 4 * float(draws.stats["evidence_error"][which])

@@ -145,9 +145,14 @@ def trials_in_words(datasets: Tensor) -> str:
     return f"{len(counts)} datasets of {trials} each"
 
 
+def first_rows(table: DataTable) -> Tensor:
+    """The places of the first row of each dataset, in their order: of all rows, if each is one."""
+    if table.datasets is None:
+        return torch.arange(len(table))
+    _, first = np.unique(table.datasets.numpy(), return_index=True)
+    return torch.from_numpy(np.sort(first))
+
+
 def one_of_each(table: DataTable) -> DataTable:
     """The first row of each dataset: parameters as often as they were drawn."""
-    if table.datasets is None:
-        return table
-    _, which = np.unique(table.datasets.numpy(), return_index=True)
-    return replace(table.at(torch.from_numpy(np.sort(which))), datasets=None)
+    return table if table.datasets is None else replace(table.at(first_rows(table)), datasets=None)

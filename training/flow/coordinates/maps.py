@@ -84,6 +84,12 @@ class Bounded(PointMap):
         self.hold(low=low.nan_to_num(neginf=0.0), high=high.nan_to_num(posinf=0.0))
 
     @property
+    def ends(self) -> Tensor:
+        """Bounds ``[D, 2]``, infinite where there is none."""
+        low = torch.where(self.has_low > 0, self.low, -torch.inf)
+        return torch.stack([low, torch.where(self.has_high > 0, self.high, torch.inf)], dim=1)
+
+    @property
     def _kinds(self) -> tuple[Tensor, Tensor, Tensor]:
         """Which columns ``[D]`` have both bounds, a lower one alone, an upper one alone."""
         low, high = self.has_low > 0, self.has_high > 0

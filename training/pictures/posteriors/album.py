@@ -6,6 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from training.files.arrays import title_of
+from training.files.population import SavedPopulation
 from training.files.posterior import SavedCheck, SavedPredictive
 from training.files.posterior_draws import load_netcdf
 from training.pictures.look import Picture, figures
@@ -16,6 +18,7 @@ from training.pictures.posteriors.holding import (
     draw_predictive,
     has_map,
 )
+from training.pictures.posteriors.populations import draw_population
 from training.pictures.posteriors.tables import draw_images, draw_marginals, draw_pairs
 from training.pictures.posteriors.toys import draw_toy, toy_of
 from training.pictures.posteriors.words import MOST_SHOWN
@@ -53,6 +56,14 @@ def pictures_of_predictive(path: Path, folder: Path | None) -> list[Picture]:
     saved = SavedPredictive.load(path)
     stem = (folder or path.parent) / path.stem
     return figures(stem, {"data": partial(draw_predictive, saved)})
+
+
+def pictures_of_population(path: Path, folder: Path | None) -> list[Picture]:
+    """The picture of a population and its members. Raises DataError if it is broken."""
+    saved = SavedPopulation.load(path)
+    stem = (folder or path.parent) / path.stem
+    name, _ = title_of(path.stem.partition("_posterior")[0])
+    return figures(stem, {"members": partial(draw_population, saved, name)})
 
 
 def pictures_of_check(path: Path, folder: Path | None) -> list[Picture]:

@@ -1,0 +1,52 @@
+"""Commands that are called from Python: what goes in and out of their folders."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dnnlib.errors import UsageError
+from dnnlib.logs import logger
+from training.data.tables.table import DataTable
+from training.files.table import save_table
+
+
+@contextmanager
+def left_alone() -> Iterator[None]:
+    """Around a command: random numbers of PyTorch go on as before it, and so does the log."""
+    handlers = list(logger.handlers)
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            for handler in logger.handlers[:]:
+                if handler not in handlers:
+                    logger.removeHandler(handler)
+                    handler.close()
+
+
+def data_set_of(data: Any, folder: Path) -> Path:
+    """The file of a data set, which may be in memory."""
+    if isinstance(data, str | Path):
+        return Path(data)
+    rows = getattr(data, "rows", None)
+    if not isinstance(rows, DataTable):
+        raise UsageError(f"data is {type(data).__name__}: give a Table, or a path")
+    save_table(folder / "truths.npz", rows)
+    return folder / "truths.npz"
+
+
+def facts_of(folder: Path, kind: str) -> dict[str, Any]:
+    """What the JSON of a kind says in a folder."""
+    (path,) = folder.glob(f"*_{kind}.json")
+    facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return facts
+
+
+def listed_of(values: Any) -> str:
+    """Numbers or names as an option has them, with commas."""
+    several = not isinstance(values, str) and hasattr(values, "__len__")
+    return ",".join(map(str, values)) if several else str(values)

@@ -1,0 +1,278 @@
+"""Members of a population: what ``posterior.py population`` runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.files import require_folder, require_new
+from dnnlib.logs import logger
+from torch_utils.distributed import first_rank_only
+from training.data.tables.foreign import listed
+from training.files.arrays import evenly
+from training.files.population import FORMAT, QUANTILES, SavedPopulation
+from training.files.posterior_draws import SavedPosteriors, load_netcdf
+from training.flow.coordinates.maps import Bounded
+from training.inference.population import (
+    LARGEST_NOISE,
+    Population,
+    PopulationPlan,
+    sample_population,
+)
+from training.names import POPULATION, TABLE, UNIFORM
+from training.options.posterior import PopulationSettings
+from training.runs.posterior_results import report_files, write_numbers
+from training.subjects import NetworkFile, TableFlow
+from training.subjects.likelihoods import normal_model
+
+NOT_CONVERGED = 3
+"""Exit code of ``--strict``."""
+MOST_WEIGHTS, FEWEST_DRAWS = 2**17, 2000
+"""Draws of all members that are weighed in each step, unless that leaves one too few."""
+
+
+WIDER = 1.5
+"""By how much the prior of a second round is wider than a further member."""
+
+
+@first_rank_only
+def population(settings: PopulationSettings) -> int:
+    """Infers a population from a file of draws."""
+    began, saved = perf_counter(), load_netcdf(settings.draws, 2**31, every_draw=True)
+    stem = f"{settings.draws.stem}_population"
+    files = [settings.save_dir / f"{stem}{suffix}" for suffix in (".npz", ".json", ".pkl")]
+    require_new(files, settings.overwrite)
+    before = Before.of(settings, saved)
+    points = members_of(saved)
+    y, log_det = before.coordinates(points)
+    if not y.isfinite().all():
+        column = saved.names[int((~y.isfinite()).flatten(0, 1).any(dim=0).int().argmax())]
+        raise DataError(f"{settings.draws}: draws of '{column}' are beyond its bounds")
+    log_prior = before.log_prior(points, saved.names) - log_det
+    plan = PopulationPlan(settings.chains, settings.steps, settings.steps // 2, seed=settings.seed)
+    drawn = sample_population(y, log_prior, before.mean, before.std, plan)
+    count = len(points)
+    result = SavedPopulation(
+        tuple(saved.names),
+        drawn.mean.numpy(),
+        drawn.spread.numpy(),
+        before.coordinates.inverse(drawn.further(settings.seed)).numpy(),
+        points[torch.arange(count), drawn.members].numpy(),
+        points.quantile(torch.tensor(QUANTILES).double(), dim=1).numpy(),
+    )
+    require_folder(settings.save_dir)
+    result.save(files[0])
+    mean, std = drawn.law
+    model = normal_model(saved.names, before.ends, mean, WIDER * std)
+    about = {
+        "data_name": stem,
+        POPULATION: {"mean": before.mean.tolist(), "std": before.std.tolist()},
+    }
+    replace(model, about={**model.about, **about}).save(files[2])
+    content = {
+        "members": count,
+        "converged": drawn.converged,
+        "noise": drawn.noise,
+        "worth": float(drawn.worth.min()),
+        "coordinates": dict(zip(saved.names, before.words, strict=True)),
+        "prior": {
+            name: {"mean": float(middle), "std": float(width)}
+            for name, middle, width in zip(saved.names, before.mean, before.std, strict=True)
+        },
+        **numbers_of(result, drawn, points),
+        "options": settings.recorded(),
+    }
+    write_numbers(files[1], FORMAT, began, content)
+    report(result, drawn, before.words, points)
+    logger.info(f"Wrote {files[2].name}, a prior for a further member, or for these once more")
+    report_files(files[1], files[0], began)
+    return NOT_CONVERGED if settings.strict and not drawn.converged else 0
+
+
+@dataclass(frozen=True)
+class Before:
+    """What was known before any member.
+
+    Attributes:
+        ends: Bounds ``[D, 2]`` that coordinates map away.
+        mean: Of a member in these coordinates ``[D]``.
+        std: Its standard deviation there.
+        prior: What draws were made under; None for a uniform law.
+    """
+
+    ends: Tensor
+    mean: Tensor
+    std: Tensor
+    prior: TableFlow | None
+
+    @classmethod
+    def of(cls, settings: PopulationSettings, saved: SavedPosteriors) -> "Before":
+        """What options say of a file of draws; what an earlier population was known by, if draws
+        were made under the prior that it wrote.
+
+        Raises:
+            UsageError: Options do not fit the draws.
+            DataError: A file is missing or broken.
+        """
+        prior = None if settings.prior == UNIFORM else prior_of(settings.prior, saved.names)
+        known = None if prior is None else prior.file.model.about.get(POPULATION)
+        if known is not None:
+            assert prior is not None
+            if settings.bounds is not None:
+                raise UsageError("--bounds are those of the population before: leave them out")
+            order = [prior.names.index(name) for name in saved.names]
+            bounded = prior.coordinates.maps[0]
+            try:
+                mean, std = (
+                    torch.tensor(known[key], dtype=torch.float64)[order] for key in ("mean", "std")
+                )
+            except (KeyError, TypeError, ValueError, IndexError):
+                raise DataError(f"{settings.prior} says of a population what is none") from None
+            assert isinstance(bounded, Bounded)
+            return cls(bounded.ends[order], mean, std, prior)
+        named = {name: (low, high) for name, low, high in settings.bounds or ()}
+        for name in named:
+            if name not in saved.names:
+                raise UsageError(f"--bounds names '{name}', but draws are of {listed(saved.names)}")
+        pairs = [named.get(name, (-torch.inf, torch.inf)) for name in saved.names]
+        ends = torch.tensor(pairs, dtype=torch.float64)
+        # Flows that have learned posteriors have no draws of the prior in their files.
+        rows = (
+            members_of(saved).flatten(0, 1)
+            if saved.prior is None
+            else torch.from_numpy(saved.prior)
+        )
+        y, _ = bounded_by(ends)(rows.double())
+        y = y[y.isfinite().all(dim=1)]
+        return cls(ends, y.mean(dim=0), y.std(dim=0), prior)
+
+    @property
+    def coordinates(self) -> Bounded:
+        """In which the population is normal."""
+        return bounded_by(self.ends)
+
+    @property
+    def words(self) -> list[str]:
+        """What each coordinate is."""
+        words = []
+        for low, high in self.ends.tolist():
+            if np.isfinite([low, high]).all():
+                words.append(f"probit between {low:g} and {high:g}")
+            elif np.isfinite([low, high]).any():
+                words.append(f"log above {low:g}" if np.isfinite(low) else f"-log below {high:g}")
+            else:
+                words.append("itself")
+        return words
+
+    def log_prior(self, points: Tensor, names: Sequence[str]) -> Tensor:
+        """Log densities ``[M, N]`` of points ``[M, N, D]``, up to a constant. Raises DataError if
+        one has no place in the flow."""
+        if self.prior is None:
+            return torch.zeros(points.shape[:2], dtype=torch.float64)
+        order = [list(names).index(name) for name in self.prior.names]
+        return self.prior.flow.log_prob(points.flatten(0, 1)[:, order]).view(points.shape[:2])
+
+
+def bounded_by(ends: Tensor) -> Bounded:
+    """A map of bounds ``[D, 2]`` to the line."""
+    bounded = Bounded(len(ends))
+    bounded.set_bounds(ends[:, 0], ends[:, 1])
+    return bounded
+
+
+def members_of(saved: SavedPosteriors) -> Tensor:
+    """Draws ``[M, N, D]`` of each posterior, evenly spaced."""
+    chains, draws, count, dim = saved.points.shape
+    every = torch.from_numpy(saved.points).movedim(2, 0).reshape(count, -1, dim)
+    most = max(MOST_WEIGHTS // count, FEWEST_DRAWS)
+    return every[:, evenly(chains * draws, most)].double()
+
+
+def prior_of(prior: str, names: Sequence[str]) -> TableFlow:
+    """The flow that draws were made under.
+
+    Raises:
+        UsageError: It is of other parameters.
+        DataError: Its file is missing or broken.
+    """
+    file = NetworkFile.open(prior)
+    if file.kind != TABLE:
+        raise UsageError(f"--prior={prior} is of no table: give a flow of the parameters")
+    flow = TableFlow.of(file, {}).require_unconditional()
+    if sorted(flow.names) != sorted(names):
+        raise UsageError(
+            f"--prior={prior} is a flow of {listed(flow.names)}, but draws are of {listed(names)}"
+        )
+    return flow
+
+
+def moments(values: np.ndarray) -> dict[str, Any]:
+    """Of draws ``[N]``."""
+    quantiles = np.quantile(values, QUANTILES).tolist()
+    shown = dict(zip(map(str, QUANTILES), quantiles, strict=True))
+    return {"mean": float(values.mean()), "std": float(values.std()), "quantiles": shown}
+
+
+def numbers_of(result: SavedPopulation, drawn: Population, points: Tensor) -> dict[str, Any]:
+    """What the JSON has of the population and of each member, beside draws ``[M, N, D]`` of each
+    alone."""
+    names, r_hat = result.names, drawn.r_hat.tolist()
+    of_population = {
+        name: {
+            "r_hat": {"mean": r_hat[place], "spread": r_hat[place + len(names)]},
+            **{
+                key: moments(getattr(result, key)[..., place].ravel())
+                for key in ("mean", "spread", "further")
+            },
+        }
+        for place, name in enumerate(names)
+    }
+    posteriors = [
+        {
+            name: {
+                **moments(result.members[:, :, member, place].ravel()),
+                "alone": {"mean": float(own[:, place].mean()), "std": float(own[:, place].std())},
+            }
+            for place, name in enumerate(names)
+        }
+        for member, own in enumerate(points)
+    ]
+    return {"population": of_population, "posteriors": posteriors}
+
+
+def report(
+    result: SavedPopulation, drawn: Population, words: Sequence[str], points: Tensor
+) -> None:
+    """Tells of the population, and how much narrower posteriors of its members are."""
+    alone = points.std(dim=1).numpy()
+    narrower = np.median(result.members.std(axis=(0, 1)) / alone, axis=0)
+    for place, (name, coordinate) in enumerate(zip(result.names, words, strict=True)):
+        mean, spread, further = (
+            moments(getattr(result, key)[..., place].ravel())
+            for key in ("mean", "spread", "further")
+        )
+        low, _, high = further["quantiles"].values()
+        of = "" if coordinate == "itself" else f" of its {coordinate}"
+        logger.info(
+            f"{name}: mean{of} {mean['mean']:.4g} ± {mean['std']:.2g}, spread {spread['mean']:.3g} "
+            f"± {spread['std']:.2g}; a further member has {low:.4g} to {high:.4g} (90 %); members "
+            f"are {narrower[place]:.2g} times as wide as alone"
+        )
+    logger.info(
+        f"{points.shape[0]} members; largest R-hat {float(drawn.r_hat.max()):.3f}; draws of each "
+        f"alone are worth {float(drawn.worth.min()):.0f} to {float(drawn.worth.max()):.0f} in the "
+        f"population, whose likelihood they know to {drawn.noise:.2f} nats"
+    )
+    if not drawn.converged:
+        why = "chains do not agree: give more --steps"
+        if drawn.noise > LARGEST_NOISE:
+            why = (
+                "draws are worth too few: sample the members again by --prior=the .pkl, with more "
+                "--draws if need be, and infer the population by the same --prior"
+            )
+        logger.warning(f"Warning: the population has not converged: {why}")

@@ -1,0 +1,72 @@
+"""Populations of posteriors: ``{draws}_population.npz``, of C chains of S draws, M members and D
+parameters:
+
+    names                    [D]
+    mean, spread             [C, S, D], of the population, in coordinates in which it is normal
+    further                  [C, S, D], parameters of a further member
+    members                  [C, S, M, D], parameters of the members, given all of them
+    alone                    [3, M, D], quantiles of each alone at 5, 50 and 95 %
+
+``..._population.json`` has members, their number; converged; noise, the nats by which draws
+of the members let the likelihood of a population err; worth, the least that those of a member are
+worth; coordinates, by names, in which it is normal: itself, log of the distance from a bound, or
+probit between two; prior, by names the mean and std of a
+member there before any is known; population, by names r_hat, and mean, std
+and quantiles of its mean and spread there, and of a further member; and posteriors, of each member
+by names mean, std and quantiles, and alone its mean and std. ``..._population.pkl`` is the network
+file of a law half as wide again as that of a further member, a prior for another round.
+"""
+
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+
+import numpy as np
+
+from dnnlib.errors import DataError
+from torch_utils.results import open_arrays, save_arrays
+from training.files.arrays import CheckedArrays, distinct_texts
+
+FORMAT = "inflationary-flows population 1"
+QUANTILES = (0.05, 0.5, 0.95)
+
+
+@dataclass(frozen=True)
+class SavedPopulation:
+    """A population, as a file has it.
+
+    Attributes:
+        names: Of D parameters.
+        mean: Of the population, where it is normal, ``[C, S, D]``.
+        spread: Likewise.
+        further: Parameters of a further member ``[C, S, D]``.
+        members: Of the members ``[C, S, M, D]``.
+        alone: Quantiles of each alone ``[3, M, D]``.
+    """
+
+    names: tuple[str, ...]
+    mean: np.ndarray
+    spread: np.ndarray
+    further: np.ndarray
+    members: np.ndarray
+    alone: np.ndarray
+
+    def save(self, path: Path) -> None:
+        """Writes it, whole or not at all."""
+        arrays = {name: np.asarray(getattr(self, name)) for name in self.__dataclass_fields__}
+        save_arrays(path, {**arrays, "format": np.array(FORMAT)})
+
+    @classmethod
+    def load(cls, path: Path) -> "SavedPopulation":
+        """Reads a file. Raises DataError if it is broken."""
+        with open_arrays(path) as saved:
+            names = distinct_texts(path, "names", saved.read("names"))
+            arrays = CheckedArrays(saved, path, D=len(names))
+            shapes = {"mean": "CSD", "spread": "CSD", "further": "CSD", "members": "CSMD"}
+            numbers = {
+                name: arrays.read(name, letters, largest=inf)
+                for name, letters in {**shapes, "alone": "QMD"}.items()
+            }
+            if len(numbers["alone"]) != len(QUANTILES):
+                raise DataError(f"{path}: 'alone' has not the {len(QUANTILES)} quantiles")
+            return cls(names, **numbers)
