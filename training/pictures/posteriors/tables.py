@@ -229,16 +229,13 @@ def draw_images(saved: SavedPosteriors) -> Figure:
         columns.insert(0, Column(seen, "observed"))
         hidden = saved.likelihood is not None and saved.likelihood.coordinates is not None
         caption = joined("Tinted: pixels not observed" * hidden, caption, by=". ")
-    reach = max(float(std.max()), LEAST_REACH)
-    columns.append(Column(spread_cells(std, reach), "standard\ndeviation", space=APART))
     if saved.truth is not None:
         truth = saved.truth.reshape(shown, *shape)
         columns.insert(0, Column(gray_levels(truth), "truth"))
-        columns.append(Column(truth_cells(draws, truth), "truth among\ndraws"))
-        caption += (
-            ". Truth among draws: pale where it is in their middle, blue where nearly all are "
-            "above it, orange where nearly all are below"
-        )
+        columns.append(Column(truth_cells(draws, truth), "truth\nin draws", space=APART))
+        caption += ". Truth: blue below nearly all draws, orange above"
+    reach = max(float(std.max()), LEAST_REACH)
+    columns.append(Column(spread_cells(std, reach), "standard\ndeviation", space=APART))
     values = spread_cells(np.linspace(0, reach, 101), reach)
     name, details = name_and_details(saved)
     return draw_rows(
