@@ -2,8 +2,9 @@
 
 sample draws from the posterior of each observation; check finds truths again; calibrate learns
 from truths what to ask for, so that intervals hold what they say; predict simulates data from
-draws; compare weighs models; population infers what members of a population have in common; mixture
-infers the weights of a mixture over latents.
+draws; compare weighs models; population infers what members of a population have in common; rounds
+simulates where the posterior of one observation may be; mixture infers the weights of a mixture
+over latents.
 """
 
 from training.options.declared import takes
@@ -16,6 +17,7 @@ from training.options.posterior import (
     PredictSettings,
     SampleSettings,
 )
+from training.options.rounds import RoundsSettings
 from training.options.script import group, run_script
 
 
@@ -124,6 +126,26 @@ def population(settings: PopulationSettings) -> int | None:
     from training.commands import population as job  # here, so that --help need not wait
 
     return job.population(settings)
+
+
+@main.command()
+@takes(RoundsSettings)
+def rounds(settings: RoundsSettings) -> int | None:
+    """Simulate in rounds, where the posterior of one observation may be.
+
+    Each round draws parameters from the prior where the posterior of the round before has all but
+    0.01 % of its mass, and trains on all simulations from there. The same command goes on where a
+    run was cut short, and repeats no simulations.
+
+    \b
+    Files: round1/, round2/, ...               simulations, what is known of them, and networks
+           {data}_{schedule}_posterior.nc      draws of the last posterior, as of sample
+           {data}_{schedule}_posterior.json    summaries, options, rounds
+           check/                              a check within the last region, as of check
+    """
+    from training.commands import rounds as job  # here, so that --help need not wait
+
+    return job.run(settings)
 
 
 @main.command()

@@ -28,7 +28,7 @@ def log_density(state: dict[str, Any], times: Any, center: Any, scale: Any) -> A
     spread = jnp.exp(state["log_spread"])
     member = state["mean"] + spread * state["member"]
     speed, caution = jnp.exp(member[:, :1]), jnp.exp(member[:, 1:2])
-    rest = 0.1 + 0.4 * jax.nn.sigmoid(member[:, 2:])
+    rest = 0.1 + 0.4 * jax.scipy.stats.norm.cdf(member[:, 2:])
     since = times - rest
     inside = since > 1e-6
     since = jnp.where(inside, since, 1.0)
@@ -48,7 +48,7 @@ def log_density(state: dict[str, Any], times: Any, center: Any, scale: Any) -> A
 def main(folder: Path) -> None:
     jax.config.update("jax_enable_x64", True)
     times = jnp.asarray(np.load(folder / "times.npz")["times"])
-    [path] = (folder / "population").glob("*_population.json")
+    [path] = (folder / "second").glob("*_population.json")
     content = json.loads(path.read_text())
     prior = [content["prior"][name] for name in KEYS]
     center, scale = (jnp.array([each[key] for each in prior]) for key in ("mean", "std"))
@@ -91,9 +91,8 @@ def main(folder: Path) -> None:
                 f"{own['std'] / width:.2f} |"
             )
     member = mean[:, :, None] + spread[:, :, None] * np.array(states["member"])
-    theta = np.concatenate(
-        [np.exp(member[..., :2]), 0.1 + 0.4 / (1 + np.exp(-member[..., 2:]))], -1
-    )
+    rest = 0.1 + 0.4 * np.array(jax.scipy.stats.norm.cdf(member[..., 2:]))
+    theta = np.concatenate([np.exp(member[..., :2]), rest], axis=-1)
     off, width = [], []
     for row, each in enumerate(content["posteriors"]):
         for place, name in enumerate(KEYS):

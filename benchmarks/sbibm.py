@@ -2,7 +2,7 @@
 
     python benchmarks/sbibm.py validate [--tasks=two_moons,sir]
     python benchmarks/sbibm.py run --task=two_moons --simulations=1000,10000
-        [--method=flow,rounds,npe,fmpe,npse] [--observations=1-10]
+        [--method=flow,trials,rounds,npe,fmpe,npse] [--observations=1-10]
     python benchmarks/sbibm.py draw [--plot=out/sbibm/c2st.png]
     python benchmarks/sbibm.py check --task=two_moons --simulations=10000 [--runs=1000] [--deblur]
 
@@ -18,10 +18,11 @@ ranks         p-value of the ranks of the observations' log likelihoods among th
 
 ``run`` draws simulations, trains on them, draws from the posteriors of all ten observations, and
 compares with the reference. ``flow`` is ``train.py --cond`` and ``posterior.py sample --condition``
-by their defaults; ``rounds`` the same for one observation after the other, in rounds
-(``estimators/rounds.py``); ``npe``, ``fmpe`` and ``npse`` are of the package ``sbi``, which is
-to be installed for them. Each method gets the same simulations. Draws and results go to files of
-their own, and what is there already is not made again.
+by their defaults; ``trials`` is ``train.py --likelihood`` and ``sample --prior`` likewise;
+``npe``, ``fmpe`` and ``npse`` are of the package ``sbi``, which is to be installed. Each of
+these gets the same simulations. ``rounds`` is ``posterior.py rounds`` for one observation after the
+other, as many simulations for each. Draws and results go to files of their own, and what is there
+already is not made again.
 
 C2ST          cross-validated accuracy of a classifier that tells draws from the reference; 0.5 is
               perfect. Mean over observations
@@ -100,6 +101,12 @@ class Plan:
         if not path.exists():
             save_json(path, self._estimated(simulations, place, posteriors))
         found = load_json(path)
+        draws = load_arrays(posteriors, ["draws"])["draws"]
+        if np.isnan(draws[[number - 1 for number in self.numbers]]).any():
+            scores = found["observations"]
+            found = {**self._estimated(simulations, place, posteriors), "observations": scores}
+            save_json(path, found)
+            draws = load_arrays(posteriors, ["draws"])["draws"]
         scores = found["observations"]
         missing = [
             number
@@ -107,7 +114,6 @@ class Plan:
             if scores.get(str(number), {}).get("c2st_draws") != self.compared
         ]
         if missing:
-            draws = load_arrays(posteriors, ["draws"])["draws"]
             for start in range(0, len(missing), AT_ONCE):
                 these = missing[start : start + AT_ONCE]
                 for number, score in zip(these, self._scores(draws, these), strict=True):
@@ -135,7 +141,9 @@ class Plan:
         data = self.task.simulate(theta, draw)
         numbers = range(1, OBSERVATIONS + 1)
         observed = np.stack([self.wheel.observation(self.task, number) for number in numbers])
-        return Simulations(self.task, theta, data, observed, DRAWS, self.seed, folder)
+        return Simulations(
+            self.task, theta, data, observed, DRAWS, self.seed, folder, self.numbers or None
+        )
 
     def _estimated(self, simulations: int, folder: Path, posteriors: Path) -> dict[str, Any]:
         """Trains on simulations, and keeps draws of the posteriors."""

@@ -17,9 +17,9 @@ claims: two models of reaction times, of which each makes half of the observatio
 are normal, or times have a shift and an exponential tail. Probabilities of models are compared with
 how often they are right.
 
-hierarchy: 40 subjects of eight reaction times each (docs/trials.md), of one population. What
-``posterior.py population`` makes of posteriors by a learned likelihood is written beside the times,
-for ``population_by_nuts.py``, which knows the simulator's own density.
+hierarchy: 40 subjects of eight reaction times each (docs/trials.md), of one population:
+``posterior.py population`` of posteriors by a learned likelihood, and once more of those under the
+prior that it wrote. ``population_by_nuts.py`` compares it with NUTS by the simulator's own density.
 """
 
 import sys
@@ -151,7 +151,7 @@ def row_of(numbers: dict[str, Any], seen: list[np.ndarray]) -> str:
 
 
 RANGES = {"speed": (0.5, 4.0), "caution": (0.5, 2.0), "rest": (0.1, 0.5)}
-COORDINATES = "--bounds=speed:0:,caution:0:,rest:0.1:0.5"
+COORDINATES = "--bounds=theta1:0:,theta2:0:,theta3:0.1:0.5"
 CENTER, SPREAD = np.array([np.log(1.8), 0.0, 0.0]), np.array([0.25, 0.15, 0.5])
 """Of the population: logs of speed and caution, the logit of rest."""
 
@@ -180,25 +180,25 @@ def hierarchy(subjects: int, trials: int, folder: Path) -> None:
     members = CENTER + SPREAD * draw.normal(size=(subjects, 3))
     theta = np.column_stack([np.exp(members[:, :2]), 0.1 + 0.4 / (1 + np.exp(-members[:, 2]))])
     seen = [reaction_times(draw, row, trials) for row in theta]
-    before = children_seconds()
-    posteriors = sampled(network, saved(folder / "seen.csv", seen), folder)
-    between = children_seconds()
-    [draws] = (folder / "seen").glob("*_posterior.nc")
-    names = {"speed": "theta1", "caution": "theta2", "rest": "theta3"}
-    coordinates = COORDINATES
-    for name, column in names.items():
-        coordinates = coordinates.replace(name, column)
-    command = ["posterior.py", "population", f"--draws={draws}", "--prior=uniform", coordinates]
-    run([*command, f"--save_dir={folder / 'population'}", "--overwrite"])
-    [path] = (folder / "population").glob("*_population.json")
-    content = load_json(path)
     times = np.stack([each[:, 0] for each in seen])
     np.savez(folder / "times.npz", times=times, theta=theta)
-    print(
-        f"{posteriors['converged']} of {subjects} posteriors converged, {between - before:.0f} s; "
-        f"population {children_seconds() - between:.0f} s, converged {content['converged']}, draws "
-        f"worth {content['worth']:.0f}; beside {path}: {folder / 'times.npz'}"
-    )
+    source, prior, known = saved(folder / "seen.csv", seen), "uniform", [COORDINATES]
+    for place in ("first", "second"):
+        before, where = children_seconds(), f"--save_dir={folder / place}"
+        asked = [f"--network={network}", f"--prior={prior}", f"--observation={source}", where]
+        run(["posterior.py", "sample", *asked, "--overwrite"])
+        between = children_seconds()
+        [draws] = (folder / place).glob("*_posterior.nc")
+        own = [f"--draws={draws}", f"--prior={prior}", *known, where, "--overwrite"]
+        run(["posterior.py", "population", *own])
+        [path] = (folder / place).glob("*_population.json")
+        content = load_json(path)
+        print(
+            f"{place}: posteriors {between - before:.0f} s, population "
+            f"{children_seconds() - between:.0f} s, to {content['noise']:.2f} nats, converged: "
+            f"{content['converged']}"
+        )
+        prior, known = str(path.with_suffix(".pkl")), []
 
 
 def log_normal(draw: np.random.Generator, theta: np.ndarray, count: int) -> np.ndarray:

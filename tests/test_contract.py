@@ -245,7 +245,7 @@ def test_the_parameters_are_beside_the_results(command: Command, shelf: Shelf) -
 
 
 # Others that run on the first rank alone, as predictions and data sets are made, take longer.
-LONG = ("ask fill", "ask score", "ask sample", "ask check", "distill")
+LONG = ("ask fill", "ask score", "ask sample", "ask check", "distill", "posterior rounds")
 
 
 @of_commands(ALL, *LONG)

@@ -24,6 +24,7 @@ from tests.support.running import Result, quick_endings, slowly
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 PAGES = ("README.md", "docs/theory.md", "docs/api.md", "docs/amortized.md", "docs/trials.md")
+PAGES += ("docs/rounds.md",)
 DEMO = "out/demo/PRP/network-snapshot-001000.pkl"
 FEW = {
     "toy_train": ["--duration=0.0004", "--batch=100", "--no-calibrate"],
@@ -96,12 +97,14 @@ class Shell:
         few = FEW.get(name, []) + (FEW_RUNS if "check" in words[:1] else [])
         if name == "train" and any(re.fullmatch(r"--data=.*\.npz", word) for word in words):
             few = FEW_ROWS
+        if words[0] == "rounds":
+            few = ["--simulations=150", "--draws=20", *FEW_ROWS]
         with quick_endings():
             done = self._run_script(importlib.import_module(name), *words, *few)
         assert done.code == 0, f"{name} {options}: {done.err}"
 
 
-@pytest.mark.parametrize("page", slowly(PAGES, "docs/trials.md"))
+@pytest.mark.parametrize("page", slowly(PAGES, "docs/trials.md", "docs/rounds.md"))
 def test_every_block_of_a_page_runs(
     page: str,
     run_script: Callable[..., Result],

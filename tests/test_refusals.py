@@ -59,7 +59,7 @@ def write_small_files(folder: Path) -> None:
         np.save(folder / f"{name}.npy", array)
     np.savez(folder / "ref.npz", mu=np.zeros(6), sigma=np.eye(6))
     functions = "def f(x): return x[:, 0]\ndef nowhere(x): return x[:, 0].abs() * -float('inf')\n"
-    (folder / "mine.py").write_text(functions)
+    (folder / "mine.py").write_text(f"{functions}def one(x, draw): return x\n")
 
 
 def write_runs(folder: Path, simulations: Path) -> None:
@@ -125,6 +125,7 @@ COMMANDS = {
     "roundtrip": "calc_roundtrip_mse --save_dir={out} --network={of_classes} "
     "--data_root={images} --total_samples=10",
     "dataset_tool": "dataset_tool --source=digits --dest={out}",
+    "rounds": "posterior rounds --save_dir={out} --observation={here}/three.csv",
     "sample": "posterior sample --save_dir={out} --network={PRP} --draws=4 --pool=100",
     "noisy": "posterior sample --save_dir={out} --network={PRP} --observation={here}/seen.csv "
     "--noise_std=0.3 --draws=4 --pool=100",
@@ -272,6 +273,18 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("dataset_tool", "--patch=8", 2, ["--patch is for --source=patches"]),
     ("dataset_tool", "--first-image=5000", 1, ["has 1797 images, but 5000 are to be left out"]),
     # Posteriors.
+    ("rounds", "--simulator={here}/none.py:f --bounds=a:0:1", 2, ["--simulator", "none.py:f"]),
+    ("rounds", "--simulator={here}/mine.py:f", 2, ["--bounds=NAME:LOW:HIGH"]),
+    ("rounds", "--simulator={here}/mine.py:f --bounds=a:0:", 2, ["'a' has one"]),
+    ("rounds", "--simulator={here}/mine.py:f --bounds=a:0:1 --simulations=99", 2, ["24 for each"]),
+    ("rounds", "--simulator={here}/mine.py:one --bounds=a:0:1", 1, ["[2500, 1]", "[2500, 3]"]),
+    ("rounds", "--simulator={here}/mine.py:one --prior={here}/mine.py:one", 1, ["returned int"]),
+    (
+        "rounds",
+        "--simulator={here}/mine.py:f --bounds=a:0:1 --observation={here}/seen.csv",
+        2,
+        ["has 2 observations", "one after the other"],
+    ),
     ("noisy", "--observation={here}/three.csv", 1, ["column 'a', which is none of x1, x2"]),
     (
         "noisy",

@@ -99,11 +99,21 @@ R = TypeVar("R")
 
 
 def first_rank_only(command: Callable[[S], R]) -> Callable[[S], R | None]:
-    """A command that only the first of several processes runs, which makes the files."""
+    """A command that only the first of several processes runs, which makes the files.
+
+    It is alone then, also for groups that the command makes.
+    """
 
     @wraps(command)
     def run(settings: S) -> R | None:
-        return command(settings) if rank_from_environment() == 0 else None
+        if rank_from_environment() != 0:
+            return None
+        world = os.environ.pop("WORLD_SIZE", None)
+        try:
+            return command(settings)
+        finally:
+            if world is not None:
+                os.environ["WORLD_SIZE"] = world
 
     return run
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from training.commands.guarantees import Guarantee
     from training.commands.models import Model
     from training.commands.python import Images, Records, Simulations, Table, Toy
+    from training.commands.rounds import rounds
     from training.commands.sbi import SbiPosterior, sbi_estimator
     from training.flow.distribution import FlowDistribution
     from training.flow.eigenbasis import EigenBasis
@@ -34,6 +35,7 @@ _HOMES = {
     "ProbabilityFlow": "flow.pfode",
     "Records": "commands.python",
     "SbiPosterior": "commands.sbi",
+    "rounds": "commands.rounds",
     "sbi_estimator": "commands.sbi",
     "Simulations": "commands.python",
     "Table": "commands.python",
@@ -57,6 +59,7 @@ __all__ = [
     "Simulations",
     "Table",
     "Toy",
+    "rounds",
     "sbi_estimator",
 ]
 

@@ -21,6 +21,8 @@ class Simulations:
         draws: How many are wanted of each posterior, S.
         seed: Of training and draws.
         folder: Where a method may leave files.
+        numbers: Of the observations that are wanted, from 1 on, for a method that takes one after
+            the other; None for all.
     """
 
     task: Task
@@ -30,6 +32,7 @@ class Simulations:
     draws: int
     seed: int
     folder: Path
+    numbers: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Estimate:
     """Posteriors of the observations.
 
     Attributes:
-        draws: ``[M, S, D]``.
+        draws: ``[M, S, D]``, NaN for observations that were not wanted.
         train_seconds: Of the CPU.
         draw_seconds: Of the CPU, for all observations.
         about: More of it, to be kept beside the results.

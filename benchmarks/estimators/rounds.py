@@ -1,93 +1,82 @@
-"""A conditional flow for one observation, in rounds of simulations where its posterior may be.
+"""Rounds of simulations for one observation after the other: ``posterior.py rounds``, by defaults.
 
-Truncated proposals (Deistler, Goncalves and Macke 2022, "Truncated proposals for scalable and
-hassle-free simulation-based inference"): the first round draws parameters from the prior. Each
-further one draws them from the prior too, but only where the flow's density, given the observation,
-is above that of all but one of ``1 / BEYOND`` of its draws; and all earlier simulations from there
-are used again. Inside of that region parameters have the law of the prior, so that what is learned
-needs no correction.
+It is told the simulator and the prior, one of independent log-normal parameters by their quantiles,
+which are uniform. Each observation has simulations and trainings of its own, which are kept: what
+is there already is not made again.
 """
-
-import shutil
-import time
-from dataclasses import replace
 
 import numpy as np
 import torch
 
 from benchmarks.estimators.estimate import Estimate, Simulations
-from benchmarks.estimators.flow import posteriors, trained
-from training.flow.likelihood import Trace
-from training.inference.amortized import Amortized
+from benchmarks.estimators.flow import children_seconds
+from benchmarks.estimators.trials import CHAINS, parameter_names, run
+from benchmarks.simulators import Wheel
+from benchmarks.simulators.priors import LogNormal
+from torch_utils.results import load_json, save_json
+from training.files.netcdf import open_netcdf
+from training.files.rows import save_csv
 
-ROUNDS = 4
-"""The simulations are shared out evenly."""
-BEYOND = 1e-3
-"""Of the flow's draws, those of least density, where the region ends."""
-CANDIDATES = 10_000
-"""Draws of the flow that stand for the region: parameters are taken of these, weighted by the
-density of the prior over the flow's."""
+PROGRAM = """
+from pathlib import Path
+
+from benchmarks.simulators import TASKS, Wheel
+
+TASK = TASKS["{task}"](Wheel(Path({wheel!r})))
+
+
+def simulate(theta, draw):
+    return TASK.simulate({parameters}, draw)
+
+
+def prior(count, draw):
+    return TASK.prior.sample(count, draw)
+"""
 
 
 def of_rounds(given: Simulations) -> Estimate:
-    """Posteriors of the observations, a training of its own for each in each round but the first,
-    which they share."""
-    size = len(given.theta) // ROUNDS
-    first = replace(
-        given,
-        theta=given.theta[:size],
-        data=given.data[:size],
-        folder=given.folder / "round1",
-    )
-    network, _, seconds = trained(first)
-    start, draws, draw_seconds = network, [], 0.0
-    for place, seen in enumerate(given.observed):
-        network, theta, data = start, first.theta, first.data
-        for turn in range(2, ROUNDS + 1):
-            began = time.process_time()
-            one = replace(
-                given,
-                theta=theta,
-                data=data,
-                observed=seen[None],
-                draws=CANDIDATES,
-                folder=given.folder / f"round{turn}-{place + 1}",
-            )
-            theta, data = further(one, posteriors(network, one, Trace("exact")), size)
-            seconds += time.process_time() - began
-            network, _, more = trained(replace(one, theta=theta, data=data))
-            seconds += more
-        began = time.process_time()
-        last = posteriors(network, replace(given, observed=seen[None]))
-        draws.append(last.sample(torch.arange(1)).points[0, 0].double().numpy())
-        draw_seconds += time.process_time() - began
-    for folder in given.folder.glob("round*-*"):
-        shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
-    return Estimate(np.stack(draws), seconds, draw_seconds, {"rounds": ROUNDS})
+    """Posteriors of the observations that are wanted; draws of others are NaN.
 
-
-def further(given: Simulations, learned: Amortized, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Those of the simulations that are in the region of an observation, and new ones.
-
-    Args:
-        given: All simulations up to here, and the observation.
-        learned: The posterior.
-        size: How many new ones.
+    Raises:
+        DataError: A command failed.
     """
-    prior, draw = given.task.prior, np.random.default_rng([given.seed, len(given.theta)])
-    drawn = learned.sample(torch.arange(1))
-    assert drawn.log_density is not None
-    candidates, density = (
-        rows[0, 0].double().numpy() for rows in (drawn.points, drawn.log_density)
-    )
-    least = np.quantile(density, BEYOND)
-    of_old = learned.log_density(
-        torch.from_numpy(given.theta)[None], torch.arange(1), Trace("exact")
-    )
-    old = (of_old[0] >= least).numpy()
-    weight = np.where(density < least, -np.inf, prior.log_density(candidates) - density)
-    share = np.exp(weight - weight.max())
-    chosen = draw.choice(len(share), size, replace=False, p=share / share.sum())
-    theta = candidates[chosen]
-    data = given.task.simulate(theta, draw)
-    return np.concatenate([given.theta[old], theta]), np.concatenate([given.data[old], data])
+    count, names = len(given.observed), parameter_names(given)
+    draws = np.full((count, given.draws, len(names)), np.nan)
+    law, folder = given.task.prior, given.folder
+    program = folder / f"{given.task.name}.py"
+    folder.mkdir(parents=True, exist_ok=True)
+    wheel = Wheel.downloaded(folder.parent / "wheel").path
+    by_quantiles = law if isinstance(law, LogNormal) else None
+    parameters = "TASK.prior.of_quantiles(theta.numpy())" if by_quantiles else "theta.numpy()"
+    text = PROGRAM.format(task=given.task.name, wheel=str(wheel), parameters=parameters)
+    program.write_text(text)
+    command = ["posterior.py", "rounds", f"--simulator={program}:simulate", "--device_name=cpu"]
+    command += [f"--simulations={len(given.theta)}", f"--draws={given.draws // CHAINS}"]
+    command += [f"--seed={given.seed}"]
+    low, high = (0, 1) if by_quantiles else (law.low, law.high)
+    if np.isfinite([low, high]).all():
+        command += ["--bounds=" + ",".join(f"{name}:{low}:{high}" for name in names)]
+    else:
+        command += [f"--prior={program}:prior"]
+    about = {}
+    for number in given.numbers or range(1, count + 1):
+        place = folder / f"observation{number}"
+        seconds, seen = place / "took.json", folder / f"observation{number}.csv"
+        row = torch.from_numpy(given.observed[number - 1 : number])
+        save_csv(seen, [f"y{index + 1}" for index in range(row.shape[1])], row)
+        if not seconds.exists():
+            before = children_seconds()
+            run([*command, f"--observation={seen}", f"--save_dir={place}", "--overwrite"])
+            save_json(seconds, {"seconds": children_seconds() - before})
+        [path] = place.glob("*_posterior.nc")
+        with open_netcdf(path) as saved:
+            points = saved.numbers("posterior/x").reshape(-1, len(names))
+        draws[number - 1] = by_quantiles.of_quantiles(points) if by_quantiles else points
+        told = load_json(path.with_suffix(".json"))
+        about[number] = {
+            **load_json(seconds),
+            "rounds": told["rounds"],
+            "leaked": told["leaked"]["mean"],
+        }
+    took = sum(each["seconds"] for each in about.values())
+    return Estimate(draws, took, 0.0, {"train_command": command, "each": about})

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 
 import numpy as np
+from scipy.special import ndtri
 
 
 class Prior(ABC):
@@ -77,6 +78,10 @@ class LogNormal(Prior):
 
     def sample(self, count: int, draw: np.random.Generator) -> np.ndarray:
         return np.exp(self.location + self.scale * draw.normal(size=(count, self.dim)))
+
+    def of_quantiles(self, shares: np.ndarray) -> np.ndarray:
+        """Parameters ``[N, D]`` below which each has such shares ``[N, D]`` of its law."""
+        return np.exp(self.location + self.scale * ndtri(shares))
 
     def log_density(self, theta: np.ndarray) -> np.ndarray:
         possible = np.all(theta > 0, axis=1)

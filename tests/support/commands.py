@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from textwrap import dedent
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -167,6 +168,22 @@ class Shelf:
         """Trials of two subjects."""
         rows = "dataset,y1\n0,0.2\n0,0.4\n1,-0.3\n"
         return self._once("trials.csv", lambda path: path.write_text(rows))
+
+    @property
+    def simulator(self) -> Path:
+        """A simulator of one number, which fails at its edge, and tells of its calls."""
+        program = f"""
+            import numpy as np
+
+            def simulate(theta, draw):
+                with open({str(self.folder / "calls.txt")!r}, "a") as file:
+                    print(len(theta), file=file)
+                theta = np.asarray(theta)
+                data = theta * [1, 3] + draw.normal(0, 0.2, (len(theta), 2))
+                return np.where(theta < -0.9, np.nan, data)
+        """
+        self._once("one.csv", lambda path: path.write_text("y1,y2\n0.2,0.5\n"))
+        return self._once("shelf.py", lambda path: path.write_text(dedent(program)))
 
     @property
     def few_houses(self) -> Path:
@@ -395,6 +412,16 @@ ALL = (
             *("--prior=uniform", "--bounds=x1:-9:9", "--steps=100", "--chains=2"),
         ],
         tolerance=0,
+    ),
+    Command(
+        "posterior rounds",
+        posterior,
+        lambda shelf: [
+            *(f"--simulator={shelf.simulator}:simulate", "--bounds=theta:-1:1", "--rounds=2"),
+            *(f"--observation={shelf.folder / 'one.csv'}", "--simulations=160", "--draws=20"),
+            *("--width=8", "--depth=1", "--duration=0.001", "--linear_start=on", "--bounded=map"),
+            *("--marginals=none", "--whiten=zca", "--cond_screen=off", "--device_name=cpu"),
+        ],
     ),
     Command(
         "posterior predict",

@@ -1,7 +1,7 @@
 """Commands that are called from Python: what goes in and out of their folders."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from training.data.tables.table import DataTable
 from training.files.table import save_table
+from training.model.model import Model
 
 
 @contextmanager
@@ -50,3 +51,13 @@ def listed_of(values: Any) -> str:
     """Numbers or names as an option has them, with commas."""
     several = not isinstance(values, str) and hasattr(values, "__len__")
     return ",".join(map(str, values)) if several else str(values)
+
+
+def filed(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Options whose models are network files in a folder."""
+    given = dict(options)
+    for name, value in options.items():
+        if isinstance(value, Model):
+            given[name] = str(folder / f"{name}.pkl")
+            value.save(given[name])
+    return given

@@ -24,6 +24,7 @@ from training.flow.solvers import Solver, get_solver
 from training.inference.amortized import Amortized, LogPosterior, by_teacher
 from training.inference.likelihoods import Gaussian, Likelihood
 from training.inference.prior import Prior, ways_of
+from training.inference.region import Region
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.inference.user_likelihood import UserFunction, UserLikelihood
@@ -46,6 +47,7 @@ from training.options.posterior import (
     SampleSettings,
 )
 from training.runs.latents import LatentChoice, latent_choice, recorded_eps
+from training.runs.posterior_results import BOUNDS
 from training.runs.posteriors import Groups, fingerprint, group_size
 from training.subjects import NetworkFile, Subject, TableFlow, ToyFlow, open_prior
 from training.subjects.likelihoods import LearnedLikelihood
@@ -60,12 +62,14 @@ class Asked:
         subject: The prior's network or toy.
         latent: Its law of latents.
         learned: The likelihood that a network has learned; None without.
+        region: Where the posterior was trained, if it is not everywhere.
     """
 
     settings: InferenceSettings
     subject: Subject
     latent: LatentChoice
     learned: LearnedLikelihood | None = None
+    region: Region | None = None
 
     @classmethod
     def open(cls, settings: InferenceSettings) -> "Asked":
@@ -94,6 +98,11 @@ class Asked:
         stem = f"{self.subject.stem}_{name}"
         folder = self.settings.save_dir
         return folder / f"{stem}{suffix}", folder / f"{stem}.json"
+
+    @property
+    def within(self) -> str:
+        """What draws are rejected beyond, in words."""
+        return BOUNDS if self.region is None else "the region"
 
     @property
     def rows(self) -> int:
@@ -213,7 +222,7 @@ class Asked:
         rows = rows or self.subject.amortized_block(prior.flow.device)
         shape = (conditions, rows, plan.chains, plan.draws, plan.seed)
         if not isinstance(self.settings, SampleSettings):
-            return Amortized(sharp, *shape)
+            return Amortized(sharp, *shape, region=self.region)
         correct, settings = self.settings.correct, self.settings
         wanted = settings.log_prob and not settings.prior.deblur and self.subject.is_readable
         if correct and not wanted:
@@ -223,6 +232,7 @@ class Asked:
             *shape,
             Trace("exact") if wanted else None,
             self._correction(prior, settings, correct) if correct else None,
+            region=self.region,
             plausible=True,
         )
 

@@ -26,7 +26,7 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.commands.called import data_set_of, facts_of, left_alone, listed_of
+from training.commands.called import data_set_of, facts_of, filed, left_alone, listed_of
 from training.commands.frames import (
     ARRAYS,
     COLUMN,
@@ -171,9 +171,9 @@ class Model(model.Model):
         Args:
             noise_std: Standard deviation of the noise of what is observed, in its units: one
                 number, or one for each. Of a conditional model none: its conditions are observed;
-                of a likelihood ``prior="uniform"``, or a network file, and rows are trials.
+                of a likelihood ``prior="uniform"``, or a model, and rows are trials.
             mask: The columns that are observed; None for those that an observation has by name.
-            options: Others of ``posterior.py sample``, by name.
+            options: Others of ``posterior.py sample``, by name, such as ``correct``, a likelihood.
         """
         noise = {} if noise_std is None else {"noise_std": listed_of(noise_std)}
         seen = {} if mask is None else {"likelihood": "mask", "mask": listed_of(mask)}
@@ -279,9 +279,9 @@ class Posterior:
         """Settings of the command, whose files are in a folder."""
         observed = self.model.flat(observed)
         names, numbers = numbers_of(observed, "the observation", ROW)
-        given, own = {**self.options, **options}, self.model.subject.names
+        given, own = filed({**self.options, **options}, folder), self.model.subject.names
         place = "observation"
-        if "prior" in given:
+        if "prior" in given and "correct" not in given:
             names = names or [*own, *self.model.covariates]
         elif self.model.conditions and "noise_std" not in given:
             place, names = "condition", self.model.conditions
@@ -341,7 +341,7 @@ class Posterior:
         from training.commands import posterior  # likewise
 
         with TemporaryDirectory() as folder, left_alone():
-            given: dict[str, Any] = {**self._files(Path(folder)), **self.options, **options}
+            given = self._files(Path(folder)) | filed({**self.options, **options}, Path(folder))
             if data is not None:
                 given |= {"truth": "data", "data_root": data_set_of(data, Path(folder))}
             posterior.check(typed_by_name(CheckSettings, given))
@@ -405,14 +405,15 @@ class PosteriorDraws:
 
     def population(
         self,
-        prior: str = UNIFORM,
+        prior: str | Model = UNIFORM,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         **options: Any,
     ) -> dict[str, Any]:
         """What observations have in common, each a member of one population.
 
         Args:
-            prior: What parameters were before any observation: ``uniform``, or a network file.
+            prior: What parameters were before any observation: ``uniform``, a model, or a network
+                file.
             bounds: Parameters in whose logs, of the distance from one bound, or probits, between
                 two, the population is normal, such as ``{"speed": (0, inf)}``.
             options: Others of ``posterior.py population``, by name.
@@ -431,6 +432,7 @@ class PosteriorDraws:
             draws.write_bytes(self.content)
             ranges = tuple((name, *ends) for name, ends in (bounds or {}).items())
             given = {"draws": draws, "save_dir": Path(folder), "prior": prior, **options}
+            given = filed(given, Path(folder))
             given |= {"bounds": ranges} if ranges else {}
             population.population(typed_by_name(PopulationSettings, given))
             return facts_of(Path(folder), "population")

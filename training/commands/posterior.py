@@ -1,5 +1,6 @@
 """Posteriors, checks of them, and mixtures: what ``posterior.py`` runs."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -66,7 +67,18 @@ PRIOR_DRAWS = 2000
 def sample(settings: SampleSettings) -> int:
     """Draw from the posterior of each observation."""
     began = perf_counter()
-    asked = Asked.open(settings)
+    return draw(settings, Asked.open(settings), began, {})
+
+
+def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str, Any]) -> int:
+    """Draws from the posterior of each observation, and writes and tells the results.
+
+    Args:
+        settings: How.
+        asked: Of what.
+        began: When the command did.
+        more: What else both files say, in place of what this would.
+    """
     likelihood = None if settings.learned else asked.likelihood()
     observed, labels = observations(asked, settings, likelihood)
     truth = truths(settings, asked.subject, len(observed))
@@ -99,7 +111,7 @@ def sample(settings: SampleSettings) -> int:
         parts = [(draws.without_draws(), summary) for draws, summary in sampled(groups)]
         summary = Summary.joined([part for _, part in parts])
         all_draws = Draws.joined([draws for draws, _ in parts])
-        about = about_of(asked, options, all_draws)
+        about = {**about_of(asked, options, all_draws), **more}
         save_netcdf(
             draws_file,
             ((draws, latents_of(draws, fine)) for draws, _ in sampled(groups)),
@@ -121,7 +133,8 @@ def sample(settings: SampleSettings) -> int:
         held = None if held_out is None else held_out.posteriors(groups, numbers)
         write_numbers(numbers_file, FORMAT, began, {**about, "rule": RULE, **numbers})
         groups.remove()
-        report_draws(numbers, summary, subject.names if subject.is_readable else [], blur)
+        names = subject.names if subject.is_readable else []
+        report_draws(numbers, summary, names, blur, asked.within)
         if held is not None and subject.is_readable:
             held.report()
         report_files(numbers_file, draws_file, began)
@@ -328,7 +341,8 @@ def check_learned(settings: CheckSettings, asked: Asked, began: float) -> bool:
         if runs.neighbors is not None:
             near = NearObservations.of(values, runs.neighbors, settings.level, nats)
         drawn = values.at(slice(runs.count))
-        return write_check(drawn, settings.level, groups, files, began, content, near)
+        told = (content, near, asked.within)
+        return write_check(drawn, settings.level, groups, files, began, *told)
 
 
 def observations(

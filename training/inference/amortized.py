@@ -6,7 +6,8 @@ known up to a constant, weights ``p(y | theta) p(theta) / q(theta | y)`` correct
 learned wrongly: draws are taken again by them.
 
 Where columns have bounds but are not mapped to the line, what the flow puts beyond these is
-rejected and drawn anew, and q is divided by the share that is not.
+rejected and drawn anew, and q is divided by the share that is not. So is what it puts beyond a
+region that it was trained in (``training.inference.region``).
 """
 
 from collections.abc import Callable, Sequence
@@ -61,6 +62,8 @@ class Amortized:
         log_posterior: What corrects the draws; None for nothing.
         fewer: Whether an observation may have fewer draws than wanted, where nearly all are beyond
             bounds: they are repeated then, and the statistic ``distinct`` says how many they are.
+        region: Says of points ``[N, D]`` which are to be, ``[N]``; others are drawn anew, as those
+            beyond bounds are. None for all.
         plausible: Whether discrete columns are put at their steps, within the range of the data.
             Log densities stay those of the points before, whose law has a density.
     """
@@ -74,6 +77,7 @@ class Amortized:
     trace: Trace | None = None
     log_posterior: LogPosterior | None = None
     fewer: bool = False
+    region: Callable[[Tensor], Tensor] | None = None
     plausible: bool = False
 
     def sample(self, places: Tensor, on_part: Callable[[float], object] | None = None) -> Draws:
@@ -96,7 +100,7 @@ class Amortized:
         parts = draws.split([size] * len(numbers))
         coordinates, stats = self.prior.flow.coordinates, {}
         proposed = torch.full((len(numbers),), float(size), dtype=torch.float64)
-        if coordinates is not None and coordinates.rejects:
+        if coordinates is not None and (coordinates.rejects or self.region is not None):
             within = self._within(parts, numbers, coordinates)
             stats = {"leaked": proposed.new_tensor([leaked for _, _, leaked in within])}
             if self.fewer:
@@ -171,17 +175,28 @@ class Amortized:
         it took, and which share was not, by which the others have the more density."""
         size = len(parts[0].w)
         proposed = [size] * len(parts)
-        kept = [part.at(coordinates.inside(part.points)) for part in parts]
+        kept = self._inside(parts, coordinates)
         for turn in range(1, MOST_TURNS):
             missing = [index for index, part in enumerate(kept) if len(part.w) < size]
             if not missing:
                 break
             counts = [_more(len(kept[index].w), proposed[index], size) for index in missing]
             places = [numbers[index] for index in missing]
-            for index, part in zip(missing, self._again(places, counts, turn), strict=True):
+            again = self._again(places, counts, turn)
+            more = self._inside(again, coordinates)
+            for index, part, some in zip(missing, again, more, strict=True):
                 proposed[index] += len(part.w)
-                kept[index] = kept[index].and_more(part.at(coordinates.inside(part.points)))
+                kept[index] = kept[index].and_more(some)
         return [self._enough(*each, size) for each in zip(kept, proposed, numbers, strict=True)]
+
+    def _inside(self, parts: Sequence["_Proposed"], coordinates: Coordinates) -> list["_Proposed"]:
+        """Of each part what is between the bounds, and in the region."""
+        points = torch.cat([part.points for part in parts])
+        inside = coordinates.inside(points)
+        if self.region is not None:
+            inside[inside.clone()] = self.region(points[inside])
+        within = torch.split(inside, [len(part.w) for part in parts])
+        return [part.at(mask) for part, mask in zip(parts, within, strict=True)]
 
     def _again(self, places: Sequence[int], counts: Sequence[int], turn: int) -> list["_Proposed"]:
         """So many further draws for each of these observations. In which blocks they are is for
@@ -204,9 +219,15 @@ class Amortized:
         """The draws to keep for one observation, how many were proposed, and which share of these
         was beyond the bounds. Raises DataError if too few are left."""
         if len(kept.w) < (1 if self.fewer else size):
+            beyond = (
+                "the bounds of the columns: train with --bounded=map"
+                if self.region is None
+                else "the region that it was trained in, which has lost the posterior: give more "
+                "simulations, or fewer rounds"
+            )
             raise DataError(
                 f"of {proposed} draws for observation {place + 1}, {proposed - len(kept.w)} are "
-                "beyond the bounds of the columns: train with --bounded=map"
+                f"beyond {beyond}"
             )
         share = len(kept.w) / proposed
         density = None if kept.density is None else kept.density[:size] - log(share)

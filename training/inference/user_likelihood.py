@@ -89,6 +89,25 @@ class UserFunction:
             )
         return checked(values.double(), str(self))
 
+    def drawn(self, count: int, draw: np.random.Generator) -> Tensor:
+        """Points ``[count, D]`` that the function, a prior, draws by a generator; float64.
+
+        Raises:
+            DataError: The function raised, or returned something else.
+        """
+        try:
+            values: Any = self.function(count, draw)
+        except Exception as error:
+            raise _in_a_line(error, self.path, str(self)) from None
+        several = isinstance(values, Tensor | np.ndarray) and values.ndim == 2
+        if not several or len(values) != count or not torch.as_tensor(values).isfinite().all():
+            shape = list(values.shape) if hasattr(values, "shape") else type(values).__name__
+            raise DataError(
+                f"{self} returned {shape} for {count} draws: it must return finite numbers "
+                f"[{count}, D]"
+            )
+        return torch.as_tensor(values).double()
+
     def simulated(self, points: Tensor, draw: np.random.Generator, width: int) -> Tensor:
         """Data ``[N, width]`` that the function, a simulator, makes of points ``[N, D]`` by draws
         of a generator; float64.

@@ -34,6 +34,7 @@ MOST_SHOWN, MOST_COLUMNS = 5, 8
 MOST_BLUR = 0.3
 """Of a posterior's standard deviation, that the noise of the first time may be: it is then 5 %
 wider."""
+BOUNDS = "bounds"
 MOST_LINES = 20
 """Of one kind, about observations."""
 
@@ -82,7 +83,11 @@ def warn_of_unlike(law: Surprise | None, conditions: Tensor) -> Tensor | None:
 
 
 def report_draws(
-    numbers: dict[str, Any], summary: Summary, names: Sequence[str], blur: Tensor | None = None
+    numbers: dict[str, Any],
+    summary: Summary,
+    names: Sequence[str],
+    blur: Tensor | None = None,
+    within: str = BOUNDS,
 ) -> None:
     """Tells the most important numbers: of the first posteriors means and intervals too, of all why
     they have not converged.
@@ -92,6 +97,7 @@ def report_draws(
         summary: Of all posteriors.
         names: Of the coordinates; empty where they are none to read, as pixels.
         blur: As ``overview`` takes it.
+        within: What draws were rejected beyond, in words.
     """
     count = numbers["observations"]
     for index in range(min(count, MOST_SHOWN) if names else 0):
@@ -105,7 +111,12 @@ def report_draws(
     logger.info(f"{mixed}fewest effective draws {float(summary.ess_bulk.min()):.0f}")
     leaked = numbers.get("leaked")
     if leaked is not None:
-        _report_leaked(leaked["mean"], leaked["largest"])
+        _report_leaked(leaked["mean"], leaked["largest"], within)
+        if within != BOUNDS and leaked["largest"] > MOST_LEAKED:
+            logger.warning(
+                f"Warning: most of the posterior is beyond {within}, which has lost it: give more "
+                "--simulations, or fewer --rounds"
+            )
     held = numbers.get("truths_held")
     if held is not None:
         contents = "/".join(f"{100 * float(content):g}" for content in held)
@@ -164,11 +175,11 @@ def _report_blur(summary: Summary, names: Sequence[str], blur: Tensor | None) ->
     )
 
 
-def _report_leaked(mean: float, largest: float) -> None:
+def _report_leaked(mean: float, largest: float, within: str) -> None:
     logger.info(
-        f"Beyond bounds, and drawn anew: {mean:.2%} of draws, of one observation {largest:.2%}"
+        f"Beyond {within}, and drawn anew: {mean:.2%} of draws, of one observation {largest:.2%}"
     )
-    if largest > MOST_LEAKED:
+    if largest > MOST_LEAKED and within == BOUNDS:
         logger.warning(
             "Warning: of that observation the flow puts most of its mass where nothing can be, and "
             "its draws are only what is left within bounds: train with --bounded=map, which cannot "
@@ -200,11 +211,11 @@ def report_mixture(numbers: dict[str, Any]) -> None:
     logger.info(f"Weights of the first run: {shown}{true}")
 
 
-def report_check(calibration: CalibrationCheck) -> None:
-    """Tells the verdict, and what regions hold."""
+def report_check(calibration: CalibrationCheck, within: str = BOUNDS) -> None:
+    """Tells the verdict, and what regions hold; ``within`` as of ``report_draws``."""
     logger.info(calibration.verdict)
     if calibration.leaked is not None:
-        _report_leaked(*calibration.leaked)
+        _report_leaked(*calibration.leaked, within)
     for name, curve in {"central intervals": calibration.intervals, **calibration.regions}.items():
         places = [int((curve.levels - level).abs().argmin()) for level in SHOWN]
         held = "/".join(f"{100 * float(curve.pooled[place]):.1f}" for place in places)
@@ -306,6 +317,7 @@ def write_check(
     began: float,
     content: dict[str, Any],
     near: NearObservations | None = None,
+    within: str = BOUNDS,
 ) -> bool:
     """Writes and tells what the runs of a check say; returns whether no test fails.
 
@@ -317,6 +329,7 @@ def write_check(
         began: When the command did.
         content: What else the numbers say.
         near: What those near observations say; None without.
+        within: As of ``report_draws``.
     """
     calibration, (values_file, numbers_file) = calibrate(values, level), files
     if distributed.is_main():
@@ -327,7 +340,7 @@ def write_check(
         )
     groups.remove()
     if distributed.is_main():
-        report_check(calibration)
+        report_check(calibration, within)
         if near:
             report_near(near.calibration, near.distances, calibration.passed)
         report_files(numbers_file, values_file, began)

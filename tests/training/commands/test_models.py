@@ -121,6 +121,16 @@ def test_trials_are_multiplied_and_models_compared() -> None:
     assert draws.std() == pytest.approx(0.5 / 2, rel=0.3)
     (compared,) = posterior.compare([posterior], trials, **few)
     assert list(compared["probability"].values()) == pytest.approx([0.5, 0.5], abs=0.05)
+    fresh = Simulations(parameters, data, bounds, dataset, held_out=0.5)
+    assert "runs at level" in posterior.check(fresh, runs=20, **few)["verdict"]
+    four = {"dataset": [1, 2, 3, 4], "y1": [0.3, 0.5, -0.1, 0.2]}
+    common = posterior.sample(four, **few).population(steps=100, chains=2)
+    assert common["population"]["theta1"]["mean"]["mean"] == pytest.approx(0.2, abs=0.2)
+    with quick_endings():
+        learned = simulations.train(marginals="none", **FEW)
+    corrected = learned.posterior(correct=model, prior="uniform").sample([[0.3]], draws=500)
+    alone = posterior.sample([[0.3]], **few)
+    assert corrected.points.mean() == pytest.approx(alone.points.mean(), abs=0.1)
 
 
 def test_what_sbi_trains_does_not_depend_on_units() -> None:

@@ -12,7 +12,7 @@ from training.report.finding import section_maker
 
 FILES = Path(__file__).parents[3] / "training" / "files"
 BESIDE = {"simulations", "roundtrip errors", "roundtrip errors of rows", "image distances"}
-BESIDE |= {"generated images", "mixture", "model comparison", "trajectory"}
+BESIDE |= {"generated images", "mixture", "model comparison", "round", "trajectory"}
 """Kinds of JSON files and of draws of weights. What a trajectory is of says its kind."""
 
 

@@ -26,7 +26,7 @@ Of a deblurred prior, the further variables are drawn given z and the observatio
 """
 
 from collections.abc import Callable
-from math import log
+from math import ceil, log
 
 import torch
 from torch import Tensor
@@ -57,9 +57,10 @@ STAGE, SETTLING, FINAL = (256, 48), (384, 64), 640
 more; draws of a round of the last law."""
 SETTLED, MOST_ROUNDS, MOST_FINAL = 2, 30, 9
 """Rounds at the end of the way; rounds in all, and rounds of the last law, at most."""
-CONTENT, SHORT = 750, 0.5
-"""Draws that a population's weights are to be worth, and Pareto k of all: else there is another
-round of the last law, as where standard deviations are not yet exact (``summary``)."""
+USUAL, CONTENT, SHORT = 1000, 750, 0.5
+"""Draws that are wanted of a population, or more; draws that its weights are to be worth for so
+many, and Pareto k of all: else there is another round of the last law, as where standard deviations
+are not yet exact (``summary``)."""
 SPARE = 1.25
 """How many more than the summary's rule for standard deviations asks: it sees the kurtosis of draws
 that were taken by weight, which differs."""
@@ -129,10 +130,10 @@ def _annealed(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int
             break
     last = Proposal.fit(states, worth, swarm.uniform(MOST_ROUNDS)[:, 1:])
     last = swarm.defended(last, prior, exponent)
-    final = Swarm(target, seeds, chains)
-    for index in range(MOST_FINAL):
+    final, many = Swarm(target, seeds, chains), max(1.0, draws / USUAL)
+    for index in range(ceil(many * MOST_FINAL)):
         final.add(last, FINAL, MOST_ROUNDS + 1 + index)
-        if final.is_content():
+        if final.is_content(many * CONTENT):
             break
     target.calls += hasty.calls
     return final.draws(draws)
@@ -275,11 +276,11 @@ class Swarm:
             best = torch.where(fits, tried, best)
         return best
 
-    def is_content(self) -> bool:
-        """Whether the weights of all populations are worth enough, and their tails are short."""
+    def is_content(self, least: float) -> bool:
+        """Whether the weights of all populations are worth as much, and their tails are short."""
         log_weights = self.log_weights(torch.ones_like(self.states[:, 0, 0]))
         worth = effective_size(log_weights)
-        if not bool((worth >= CONTENT).all() and (self._tails(log_weights) <= SHORT).all()):
+        if not bool((worth >= least).all() and (self._tails(log_weights) <= SHORT).all()):
             return False
         points = self.placed.points.reshape(self.target.count, -1, len(self.width))
         weights = log_weights.view(self.target.count, -1, 1).softmax(dim=1)

@@ -1,0 +1,403 @@
+"""One round of ``posterior.py rounds``: where parameters are drawn, and what is trained on them.
+
+A round draws parameters from the prior within a region (``training.inference.region``), has the
+user's program simulate their data, and trains a posterior on all simulations in the region.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.files import atomic_path, require_folder
+from dnnlib.logs import logger
+from torch_utils.distributed import process_group
+from torch_utils.results import provenance
+from torch_utils.seeds import hash_seed
+from training.commands import train
+from training.commands.called import left_alone
+from training.commands.inference import Asked
+from training.data.tables.foreign import ForeignTable, numbered
+from training.data.tables.formats import open_table
+from training.data.tables.making import TableChoices, make_table
+from training.data.tables.table import DataTable
+from training.files.observations import read_observations
+from training.files.rounds import RoundFacts, load_round, save_round
+from training.files.table import load_table, save_table
+from training.inference.amortized import Amortized
+from training.inference.region import DRAWS, HERE, Bounds, Region, Restricted, restricted
+from training.inference.user_likelihood import UserFunction
+from training.options.declared import typed_by_name
+from training.options.inference import PriorOptions, SamplerOptions
+from training.options.posterior import SampleSettings
+from training.options.rounds import RoundsSettings
+from training.options.train import TrainSettings
+from training.runs.posteriors import fingerprint
+from training.subjects.networks import plain_name
+
+SHRINKS = 0.8
+"""A region that has more than this of the one before is not worth a training of its own."""
+LOST = 0.5
+"""Of a posterior's draws, that may be beyond the region it was trained in: if there are more, data
+of the region are unlike the observation, and the region has lost its parameters."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a command asks.
+
+    Attributes:
+        settings: Of the command.
+        simulator: The user's.
+        prior: The user's; None for uniform between bounds.
+        observed: ``[1, K]``.
+        data_names: Of these numbers.
+        fingerprint: Says all that rounds depend on.
+    """
+
+    settings: RoundsSettings
+    simulator: UserFunction
+    prior: UserFunction | None
+    observed: Tensor
+    data_names: Sequence[str]
+    fingerprint: str
+
+    @classmethod
+    def of(
+        cls, settings: RoundsSettings, simulator: UserFunction, prior: UserFunction | None
+    ) -> "Question":
+        """Opens the observation.
+
+        Raises:
+            UsageError: There are several.
+            DataError: The file is broken.
+        """
+        observed = read_observations(settings.observation)
+        if len(observed) != 1:
+            raise UsageError(
+                f"{settings.observation} has {len(observed)} observations: rounds are for one, "
+                "since each has a region of its own; give them one after the other, each with its "
+                "own --save_dir, or train on all of the prior (train.py --cond)"
+            )
+        table = open_table(str(settings.observation), None, known=())
+        names = list(table.names) if table.named else numbered(observed.shape[1], "y")
+        # Contents of files count, not where they are.
+        idle = type(settings).idle_names() | {
+            "chains",
+            "draws",
+            "observation",
+            "simulator",
+            "prior",
+        }
+        options = {key: value for key, value in settings.recorded().items() if key not in idle}
+        programs = [simulator, *([] if prior is None else [prior])]
+        options |= {"data": names, "functions": [each.name for each in programs]}
+        paths = [each.path for each in programs]
+        identity = fingerprint(options, None, [observed], paths)
+        return cls(settings, simulator, prior, observed, names, identity)
+
+    @property
+    def name(self) -> str:
+        """What files are called by."""
+        return plain_name(self.simulator.path.stem)
+
+    def places(self) -> Iterator["Place"]:
+        """Of all rounds."""
+        return (Place(self, number) for number in range(1, self.settings.rounds + 1))
+
+    def require_own_rounds(self) -> None:
+        """Removes rounds of other options, if they may be replaced.
+
+        Raises:
+            UsageError: They may not.
+            DataError: Nor may one that is broken.
+        """
+        overwrite = self.settings.run.overwrite
+        found = self.settings.save_dir.glob("round*/*_params.json")
+        own = {place.facts for place in self.places()}
+        for path in sorted(path for path in found if path.parent.name[5:].isdecimal()):
+            try:
+                if path in own and load_round(path)[0].fingerprint == self.fingerprint:
+                    continue
+            except DataError:
+                if not overwrite:
+                    raise
+            if not overwrite:
+                raise UsageError(
+                    f"{path.parent} is of other options or files: give those, another --save_dir, "
+                    "or --overwrite to replace it"
+                )
+            shutil.rmtree(path.parent)
+
+    def source(
+        self, region: Region, draw: np.random.Generator
+    ) -> tuple[Callable[[int], Tensor], float]:
+        """What draws so many of the prior ``[n, D]``, and from which part of it, with a region."""
+        if self.prior is not None:
+            return partial(self.prior.drawn, draw=draw), 1.0
+        assert self.settings.bounds is not None
+        ends = torch.tensor([ends for _, *ends in self.settings.bounds], dtype=torch.float64)
+        low, high = region.within(*ends.T)
+        part = float(((high - low) / (ends[:, 1] - ends[:, 0])).prod())
+
+        def uniform(count: int) -> Tensor:
+            return torch.from_numpy(draw.uniform(low.numpy(), high.numpy(), (count, len(low))))
+
+        return uniform, part
+
+    def simulated(self, points: Tensor, draw: np.random.Generator) -> Tensor:
+        """Data ``[N, K]`` of parameters ``[N, D]``."""
+        return self.simulator.simulated(points, draw, self.observed.shape[1])
+
+    def parameter_names(self, count: int) -> list[str]:
+        """Of D parameters. Raises UsageError if bounds are of another number."""
+        if self.settings.bounds is None:
+            return numbered(count, "theta")
+        if len(self.settings.bounds) != count:
+            raise UsageError(
+                f"--bounds names {len(self.settings.bounds)} parameters, but {self.prior} draws "
+                f"{count}"
+            )
+        return [name for name, _, _ in self.settings.bounds]
+
+    def table(self, points: Tensor, data: Tensor, seed: int) -> tuple[DataTable, list[str]]:
+        """The data set of simulations, with lines about what was found.
+
+        Raises:
+            DataError: They are too few, beyond bounds, or parameters follow from others.
+        """
+        names = self.parameter_names(points.shape[1])
+        rows = torch.cat([points, data], dim=1).numpy()
+        source = ForeignTable(str(self.simulator), [*names, *self.data_names], lambda: iter([rows]))
+        bounds = {name: (low, high) for name, low, high in self.settings.bounds or ()}
+        table, lines = make_table(source, TableChoices(self.data_names, bounds=bounds, seed=seed))
+        if table.dim < len(names):
+            raise DataError(
+                f"parameter '{table.dropped.names[0]}' is constant or follows from the others: "
+                "leave it out of the prior"
+            )
+        return table, lines
+
+
+@dataclass(frozen=True)
+class Place:
+    """A round.
+
+    Attributes:
+        question: What is asked.
+        number: Of the round, from 1 on.
+    """
+
+    question: Question
+    number: int
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        folder = self.question.settings.save_dir / f"round{self.number}"
+        object.__setattr__(self, "folder", folder)
+
+    @property
+    def data(self) -> Path:
+        """The file of its simulations."""
+        return self.folder / f"{self.question.name}.npz"
+
+    @property
+    def facts(self) -> Path:
+        """The file of what is known of these."""
+        return self.folder / f"{self.question.name}_params.json"
+
+    @property
+    def network(self) -> Path:
+        """The file of its posterior."""
+        return self.folder / "network.pkl"
+
+    @property
+    def before(self) -> "Place":
+        """The round before."""
+        return Place(self.question, self.number - 1)
+
+    @property
+    def seed(self) -> int:
+        """Of all that is random in it."""
+        return hash_seed(self.question.settings.seed, self.number)
+
+    def simulations(
+        self, region: Region, before: Sequence[RoundFacts]
+    ) -> tuple[Region, RoundFacts]:
+        """The region of this round and what is known of its simulations, which are made unless they
+        are there.
+
+        Args:
+            region: That of the round before.
+            before: What is known of the rounds before.
+        """
+        settings = self.question.settings
+        title = f"Round {self.number} of {settings.rounds}"
+        with process_group(settings.run.device_name) as device:
+            if self.data.exists():
+                logger.info(f"{title}: simulations are there")
+                facts, bounds = load_round(self.facts)
+                if bounds is not None:
+                    part = (bounds, self.before.posterior(region, device))
+                    region = Region([*region.parts, part])
+                elif facts.base < self.number - 1:
+                    region = Region(region.parts[:-1])
+                return region, facts
+            base, bounds = self.number - 1, None
+            beyond = self.before.beyond(region, device) if region.parts else 0.0
+            if beyond > LOST:
+                base, region = lost(before), Region(region.parts[:-1])
+                logger.warning(
+                    f"Warning: {beyond:.0%} of the posterior are beyond the region that it was "
+                    "trained in, which had lost it: this round is in the region before that, "
+                    "without the simulations of the lost one"
+                )
+            elif base:
+                posterior = self.before.posterior(region, device)
+                bounds = Bounds.of(posterior)
+                region = Region([*region.parts, (bounds, posterior)])
+            return self._simulate(title, region, bounds, before, base)
+
+    def beyond(self, region: Region, device: torch.device) -> float:
+        """The share of its posterior that is beyond a region."""
+        points = self.posterior(Region(), device).sample(HERE).points.flatten(0, 2)
+        return 1 - float(region(points).double().mean())
+
+    def _simulate(
+        self,
+        title: str,
+        region: Region,
+        bounds: Bounds | None,
+        before: Sequence[RoundFacts],
+        base: int,
+    ) -> tuple[Region, RoundFacts]:
+        question = self.question
+        settings, done = question.settings, sum(each.simulated for each in before)
+        left, turns = settings.simulations - done, settings.rounds - self.number + 1
+        size = left // turns
+
+        def enough(share: float) -> int:
+            return left if share > SHRINKS * before[-1].share else size
+
+        drawn = self._restricted(region, size, enough if bounds else None)
+        if drawn is None:
+            logger.info(f"{title}: too little of the prior remains to be drawn by rejection")
+            region, bounds, turns = Region(region.parts[:-1]), None, 1
+            drawn = self._restricted(region, left)
+        if drawn is None:
+            raise DataError(
+                f"{question.prior or 'the prior'} hardly has draws where the posterior may be: "
+                "give fewer --rounds, or a prior that is uniform between --bounds"
+            )
+        points = drawn.points
+        last = turns == 1 or len(points) > size
+        error = f"{100 * drawn.error:.1g}"
+        remains = (
+            f"{100 * drawn.share:.3g} ± {error} % of the prior remain; " if region.parts else ""
+        )
+        logger.info(f"{title}: {remains}{len(points):,} simulations")
+        if last and self.number < settings.rounds:
+            logger.info("The region shrinks no further: these are all that were left")
+        data = question.simulated(points, np.random.default_rng([self.seed, 1]))
+        sound = data.isfinite().all(dim=1)
+        failed = int((~sound).sum())
+        if failed:
+            logger.warning(
+                f"Warning: {failed:,} of {len(sound):,} simulations failed "
+                f"({failed / len(sound):.2%}) and are left out: if that depends on the parameters, "
+                "the posterior is another"
+            )
+        points, data = points[sound], data[sound]
+        if base:
+            old = load_table(replace(self, number=base).data)
+            assert old.conditions is not None
+            inside = region(old.points)
+            points = torch.cat([old.points[inside], points])
+            data = torch.cat([old.conditions[inside], data])
+        table, lines = question.table(points, data, self.seed)
+        for line in lines:
+            logger.info(line)
+        facts = RoundFacts(
+            fingerprint=question.fingerprint,
+            round=self.number,
+            share=drawn.share,
+            error=drawn.error,
+            simulated=len(sound),
+            failed=failed,
+            rows=len(table),
+            last=last,
+            base=base,
+        )
+        require_folder(self.folder)
+        save_round(self.facts, facts, bounds, provenance())
+        save_table(self.data, table)
+        return region, facts
+
+    def _restricted(
+        self, region: Region, count: int, enough: Callable[[float], int] | None = None
+    ) -> Restricted | None:
+        """Draws of the prior in a region; see ``restricted``."""
+        source, part = self.question.source(region, np.random.default_rng([self.seed, 0]))
+        return restricted(source, region, count, enough, part)
+
+    def train(self) -> None:
+        """Trains the posterior, unless it is there."""
+        if self.network.exists():
+            return
+        settings, training = self.question.settings, self.folder / "training"
+        shutil.rmtree(training, ignore_errors=True)  # of a run that was cut short
+        typed = {
+            name: getattr(part, name)
+            for part in (settings.training, settings.table)
+            for name in part.given & set(part.__dataclass_fields__)
+        }
+        values = {
+            **typed,
+            "data": self.data,
+            "cond": True,
+            "outdir": training,
+            "nosubdir": True,
+            "seed": settings.seed,
+            "device_name": settings.run.device_name,
+        }
+        with left_alone():
+            path = train.run(typed_by_name(TrainSettings, values))
+        assert path is not None
+        with atomic_path(self.network) as temporary:
+            shutil.copyfile(path, temporary)
+
+    def opened(self, region: Region, chains: int, draws: int) -> tuple[SampleSettings, Asked]:
+        """How to draw from its posterior in a region."""
+        settings = self.question.settings
+        sampling = SampleSettings(
+            save_dir=settings.save_dir,
+            prior=PriorOptions(network=str(self.network)),
+            condition=settings.observation,
+            sampler=SamplerOptions(chains=chains, draws=draws, seed=settings.seed),
+            run=settings.run,
+        )
+        return sampling, replace(Asked.open(sampling), region=region)
+
+    def posterior(self, region: Region, device: torch.device) -> Amortized:
+        """Its posterior of the observation within its region, for the bounds of another."""
+        _, asked = self.opened(region, 1, DRAWS)
+        asked = replace(asked, subject=replace(asked.subject, flow=asked.subject.flow.to(device)))
+        conditions = asked.subject.labels(self.question.settings.observation)
+        assert conditions is not None
+        amortized = asked.amortized(asked.fine, conditions.to(device))
+        plain = replace(amortized.prior, sharpened=False)
+        return replace(amortized, prior=plain, trace=None, plausible=False)
+
+
+def lost(facts: Sequence[RoundFacts]) -> int:
+    """The round to go back to, where the region of the last of these has lost the posterior."""
+    owner = facts[-1]
+    while owner.base < owner.round - 1:  # it had the region of its base
+        owner = facts[owner.base - 1]
+    return owner.base
