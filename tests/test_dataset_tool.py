@@ -92,7 +92,9 @@ def test_a_nested_folder_and_a_zip_come_out_in_the_order_of_their_names(
     ):
         images, labels = converted(source)
         assert_same(images, IN_ORDER)
-        assert labels is None
+        assert labels == [0, 0, 1, 1], "a class for each folder"
+    beside = write_folder(tmp_path / "beside", NESTED | {"x.png": encoded(RGB[0])})
+    assert converted(beside)[1] is None
 
 
 @pytest.mark.parametrize("make", [write_folder, write_zip])

@@ -272,6 +272,20 @@ def test_images_are_observed_in_gray_levels(run_script: Run, shelf: Path, tmp_pa
     assert found["posterior/x"].shape == (2, 3, 3, 64)
     assert found["observed_data/y"].shape == (3, 32)
     assert 0 <= found["observed_data/y"].min() < found["observed_data/y"].max() <= 255
+    small = ("--likelihood=linear", "--operator=downsample:2", f"--save_dir={tmp_path / 'small'}")
+    given = (
+        posterior,
+        "sample",
+        f"--network={shelf / 'images.pkl'}",
+        *few,
+        "--sampler=pool",
+        *small,
+    )
+    refused(run_script(*given, source), 1, "images of [1, 8, 8], but observed are [1, 4, 4]")
+    np.savetxt(tmp_path / "small.csv", np.full((1, 16), 100), delimiter=",")
+    seen = (f"--observation={tmp_path / 'small.csv'}", "--pool=100")
+    assert run_script(*given, *seen).code == 0
+    assert drawn(tmp_path / "small")["constant_data/operator"].sum(axis=1) == pytest.approx(1)
     truth = f"--truth={shelf / 'blobs.zip'}"
     result = run_script(
         *(posterior, "sample", f"--network={shelf / 'images.pkl'}", source, *few, truth),

@@ -90,3 +90,5 @@ class Stream(IntEnum):
     """Draws of the prior that say how far its denoiser is off."""
     POSTERIOR_DRAWS = 9
     """Draws of a flow that is given an observation."""
+    SEEN = 10
+    """Coordinates, or sums of them, that are observed at random."""

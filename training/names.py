@@ -31,6 +31,8 @@ SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 DECIMALS = (".", ",")
 HALVES = ("upper-half", "lower-half", "left-half", "right-half")
 """Parts of an image that may be all that was observed."""
+OPERATORS = ("blur:STD", "downsample:FACTOR", "crop:ROW,COLUMN,HEIGHT,WIDTH", "random:COUNT")
+"""Linear maps that have a name, with what is said of them; the last is of any points."""
 RAW_TABLES = (".csv", ".tsv", ".npy", ".parquet", ".feather")
 """Files that ``dataset_tool.py`` makes tables of."""
 
@@ -128,6 +130,8 @@ WARMUP = {"elliptical": 200, "pcn": 1000, "hmc": 300}
 """Steps before the first draw: hmc learns its metric in them, pcn walks slowly."""
 PARTICLES = 1024
 """Of a population of ``twisted``, unless draws are more."""
+PARTICLE_STEPS, IMAGE_PARTICLE_STEPS = 32, 16
+"""Steps of the diffusion that they follow. On digits they agree better by half of the steps."""
 TOY_POOL, IMAGE_POOL = 2**17, 2**12
 """Prior draws in a pool."""
 LEARNED_POOL = 2**12

@@ -16,7 +16,7 @@ from training.inference.target import Target
 from training.names import SAMPLERS
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 1)
-FEW = {"chains": 2, "draws": 2, "warmup": 1, "pool": 16, "particles": 2}
+FEW = {"chains": 2, "draws": 2, "warmup": 1, "pool": 16, "particles": 2, "steps": 4}
 FEW_ROUNDS: dict[str, object] = {
     "proposals.STEPS": 2,
     "weights.BISECTIONS": 3,
@@ -27,7 +27,6 @@ FEW_ROUNDS: dict[str, object] = {
     "samplers.refining.DRAWN": (64, 64),
     "samplers.tempering.MOVES": 1,
     "samplers.tempering.LAST_MOVES": 2,
-    "samplers.twisted.STEPS": 4,
 }
 
 

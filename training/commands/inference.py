@@ -12,7 +12,12 @@ from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from torch_utils import distributed
 from training.data.tables.trials import groups_of
-from training.files.observations import read_array, read_mask, read_noise, read_observations
+from training.files.observations import (
+    read_mask,
+    read_noise,
+    read_observations,
+    read_operator,
+)
 from training.flow.courses import student_times
 from training.flow.likelihood import Trace
 from training.flow.solvers import Solver, get_solver
@@ -112,7 +117,11 @@ class Asked:
         if steps is None and "points" in flow.courses:
             return replace(self._prior(*flow.course("points")), ways=ways_of(flow))
         name, usual = (LEARNED_SOLVER, LEARNED_STEPS) if learned else (SOLVER, STEPS)
-        return self._prior(flow.times(steps or usual), get_solver(name))
+        prior = self._prior(flow.times(steps or usual), get_solver(name))
+        if self.subject.is_readable:
+            return prior
+        # Latents of images are written beside their draws, and decide nothing.
+        return replace(prior, ways={"latents": (flow.times(CHAIN_STEPS), get_solver(SOLVER))})
 
     @property
     def coarse(self) -> Prior:
@@ -153,7 +162,9 @@ class Asked:
             usual = CALIBRATION_DRAWS
         draws = how.draws or usual
         pool = self.subject.pool if self.learned is None else LEARNED_POOL
-        return how.into(SamplingPlan, draws=draws, pool=how.pool or pool)
+        return how.into(
+            SamplingPlan, draws=draws, pool=how.pool or pool, steps=self.subject.particle_steps
+        )
 
     def likelihood(self) -> Likelihood:
         """The likelihood.
@@ -177,13 +188,8 @@ class Asked:
             return Gaussian(noise, read_mask(options.mask, subject.names, subject.image_shape))
         if options.operator is None:
             return Gaussian(noise, dim=subject.dim)
-        matrix = read_array(options.operator, "an operator", (2,))
-        if matrix.shape[1] != subject.dim:
-            raise UsageError(
-                f"{options.operator} has {matrix.shape[1]} columns, but points have {subject.dim} "
-                "coordinates"
-            )
-        return Gaussian(noise, operator=matrix)
+        operator = read_operator(options.operator, subject.dim, subject.image_shape)
+        return Gaussian(noise, operator=operator)
 
     def problem(
         self, likelihood: Likelihood, observed: Tensor, labels: Tensor | None = None
@@ -282,11 +288,11 @@ class Asked:
         assert isinstance(likelihood, Gaussian)
         if likelihood.operator is None:
             return self.subject.points(source, likelihood.coordinates)
-        observed = read_observations(source, self.subject.image_shape)
-        if observed.shape[1] != len(likelihood.operator):
+        observed = read_observations(source, likelihood.operator.shape)
+        if observed.shape[1] != likelihood.operator.size:
             raise UsageError(
                 f"{source} has {observed.shape[1]} numbers in each observation, but "
-                f"{len(likelihood.operator)} are observed"
+                f"{likelihood.operator.size} are observed"
             )
         return observed
 

@@ -11,11 +11,17 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.lists import parts_of, positive_numbers
 from torch_utils.inert_pickle import shown
 from torch_utils.results import load_array
+from torch_utils.seeds import hash_seed, seeded_generator
+from torch_utils.streams import Stream
 from training.data.images.dataset import ImageDataset
 from training.data.tables.foreign import ForeignTable, listed
 from training.data.tables.formats import SUFFIXES, open_table
+from training.inference.operators import LinearMap, MatrixMap, Separable
 from training.inference.trials import Trials
-from training.names import HALVES
+from training.names import HALVES, OPERATORS
+
+RANDOM = "random:"
+"""What a mask of random coordinates starts with."""
 
 
 def read_observations(path: Path, image_shape: Sequence[int] | None = None) -> Tensor:
@@ -23,7 +29,7 @@ def read_observations(path: Path, image_shape: Sequence[int] | None = None) -> T
 
     Args:
         path: A table (CSV, TSV, npy, npz or Parquet), or a zip or folder of images.
-        image_shape: ``(C, H, W)`` of the network's images; None where there are none.
+        image_shape: ``(C, H, W)`` of what is observed, if these are images; None if they are not.
 
     Raises:
         DataError: It is missing or broken, or holds values that are not finite.
@@ -32,7 +38,7 @@ def read_observations(path: Path, image_shape: Sequence[int] | None = None) -> T
         dataset = ImageDataset(path)
         if tuple(dataset.image_shape) != tuple(image_shape):
             raise DataError(
-                f"{path} has images of {list(dataset.image_shape)}, but the network's are "
+                f"{path} has images of {list(dataset.image_shape)}, but observed are "
                 f"{list(image_shape)} (channels, height, width)"
             )
         pixels, _ = dataset.read(range(len(dataset)))
@@ -167,7 +173,7 @@ def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None
 
     Args:
         text: Names of columns or numbers from 0 on, with commas; ``upper-half`` and so on, of
-            images; or a ``.npy`` of D booleans.
+            images; ``random:0.5``, a share of all at random; or a ``.npy`` of D booleans.
         names: Of the D coordinates.
         image_shape: ``(C, H, W)`` of images; None for other data.
 
@@ -182,6 +188,10 @@ def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None
             raise UsageError(f"{text} has {len(seen)} booleans, but there are {dim} coordinates")
     elif text in HALVES and image_shape is not None:
         seen = _half(text, image_shape)
+    elif text.startswith(RANDOM) and text not in names:
+        share = [*_numbers(text.removeprefix(RANDOM)), 0.0][0]
+        generator = seeded_generator("cpu", 0, Stream.SEEN)
+        seen = torch.rand(dim, generator=generator, dtype=torch.float64) < share
     else:
         seen = torch.zeros(dim, dtype=torch.bool)
         for part in parts_of(text):
@@ -191,6 +201,57 @@ def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None
             f"--mask={text} observes {'everything: use gaussian' if seen.all() else 'nothing'}"
         )
     return seen.nonzero()[:, 0]
+
+
+def read_operator(text: str, dim: int, image_shape: tuple[int, int, int] | None) -> LinearMap:
+    """A linear map of points of D.
+
+    Args:
+        text: A matrix ``[K, D]`` in a ``.npy``, or one of ``OPERATORS``.
+        dim: D.
+        image_shape: ``(C, H, W)`` of images; None for other data, of which there are fewer.
+
+    Raises:
+        UsageError: There is no such map of these points.
+        DataError: The file is broken.
+    """
+    if text.endswith(".npy"):
+        matrix = read_array(Path(text), "an operator", (2,))
+        if matrix.shape[1] != dim:
+            raise UsageError(
+                f"{text} has {matrix.shape[1]} columns, but points have {dim} coordinates"
+            )
+        return MatrixMap(matrix)
+    known = OPERATORS if image_shape is not None else OPERATORS[-1:]
+    name, _, given = text.partition(":")
+    numbers = _numbers(given)
+    wanted = {form.partition(":")[0]: form.count(",") + 1 for form in known}.get(name)
+    whole = name == "blur" or all(number == int(number) for number in numbers)
+    if len(numbers) != wanted or not whole or (name != "crop" and numbers[0] <= 0):
+        raise UsageError(f"--operator is '{text}': give {', '.join(known)}, or a .npy of a matrix")
+    if image_shape is None or name == "random":
+        return MatrixMap.random(int(numbers[0]), dim, hash_seed(0, Stream.SEEN))
+    if name == "blur":
+        return Separable.blur(numbers[0], image_shape)
+    height, width = image_shape[1:]
+    if name == "downsample":
+        factor = int(numbers[0])
+        if height % factor or width % factor:
+            raise UsageError(f"--operator={text} does not divide images of {width}x{height}")
+        return Separable.downsampling(factor, image_shape)
+    row, column, rows, columns = map(int, numbers)
+    if not (0 < rows <= height - row and 0 < columns <= width - column):
+        raise UsageError(f"--operator={text} is not within images of {width}x{height}")
+    return Separable.crop((row, column), (rows, columns), image_shape)
+
+
+def _numbers(text: str) -> list[float]:
+    """Finite numbers of 0 or more, with commas; none if there are others."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        return []
+    return numbers if all(0 <= number < torch.inf for number in numbers) else []
 
 
 def _place(part: str, names: Sequence[str], halves: Sequence[str]) -> int:

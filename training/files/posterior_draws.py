@@ -20,6 +20,7 @@ It has ArviZ's groups, for M observations, C chains of S draws and D coordinates
     constant_data/noise_std, noise_covariance   [K], [K, K]: one of them, if the likelihood is
                              linear with Gaussian noise
     constant_data/seen, operator   [K], [K, D]: which coordinates were observed, or the linear map
+    constant_data/operator_shape   [3], channels, height and width, where this makes images
     constant_data/description     [letters], bytes of JSON: format, coordinates, samplers, toy,
                              image_shape, conditions
 
@@ -49,6 +50,7 @@ from training.files.netcdf import SavedNumbers, open_netcdf
 from training.inference.amortized import SAMPLER
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian, Likelihood
+from training.inference.operators import MatrixMap
 
 FORMAT = "inflationary-flows posterior 1"
 DESCRIPTION = "constant_data/description"
@@ -247,7 +249,10 @@ def _save_likelihood(group: h5netcdf.Group, likelihood: Gaussian, count: int) ->
         seen[:] = likelihood.coordinates.cpu().numpy()
     elif likelihood.operator is not None:
         matrix = group.create_variable("operator", ("number", "coordinate"), "f8")
-        matrix[:] = likelihood.operator.cpu().numpy()
+        matrix[:] = likelihood.operator.matrix.cpu().numpy()
+        if likelihood.operator.shape is not None:
+            group.dimensions["axis"] = 3
+            group.create_variable("operator_shape", ("axis",), "i8")[:] = likelihood.operator.shape
 
 
 @dataclass(frozen=True)
@@ -424,7 +429,10 @@ def _load_likelihood(saved: SavedNumbers, count: int, dim: int) -> Gaussian | No
     elif saved.has("constant_data/operator"):
         _require_shape(saved, "constant_data/operator", (count, dim))
         matrix = saved.numbers("constant_data/operator").astype(np.float64)
-        operator = torch.from_numpy(matrix)
+        operator = MatrixMap(torch.from_numpy(matrix))
+        if saved.has("constant_data/operator_shape"):
+            sides = saved.numbers("constant_data/operator_shape").tolist()
+            operator.shape = tuple(sides) if _is_image(sides, count) else None
     places = torch.arange(count) if seen is None else seen
     if operator is None and (count == 0 or places.min() < 0 or places.max() >= dim):
         raise DataError(f"{saved.path}: observations are not of {dim} coordinates")

@@ -4,8 +4,8 @@ The observations here are linear in the point, with Gaussian noise,
 
     y = A x + n,      n ~ N(0, Sigma),
 
-where A is the identity, a choice of coordinates, or any matrix. Other likelihoods are functions of
-the user's (``user_likelihood``).
+where A is the identity, a choice of coordinates, or any linear map (``operators``). Other
+likelihoods are functions of the user's (``user_likelihood``).
 """
 
 from abc import ABC, abstractmethod
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
+from training.inference.operators import LinearMap, MatrixMap
 
 
 class Likelihood(ABC):
@@ -68,7 +69,8 @@ class Gaussian(Likelihood):
         noise: Standard deviation ``[]``, one for each number observed ``[K]``, or the covariance
             ``[K, K]``.
         coordinates: Which coordinates are seen ``[K]``; None for all.
-        operator: ``A [K, D]``; None for the identity. Only one of the two may be given.
+        operator: A linear map, or its matrix ``[K, D]``; None for the identity. Only one of the two
+            may be given.
         dim: D, to hold the noise of whole points against; None where it is not known.
 
     Raises:
@@ -86,16 +88,16 @@ class Gaussian(Likelihood):
         self,
         noise: Tensor,
         coordinates: Tensor | None = None,
-        operator: Tensor | None = None,
+        operator: LinearMap | Tensor | None = None,
         dim: int | None = None,
     ):
         if coordinates is not None and operator is not None:
             raise UsageError("an observation is of some coordinates, or by an operator, not both")
         self.coordinates = coordinates
-        self.operator = None if operator is None else operator.double()
+        self.operator = MatrixMap(operator) if isinstance(operator, Tensor) else operator
         self.root = _root(noise.double())
         size = dim if coordinates is None else len(coordinates)
-        size = size if operator is None else len(operator)
+        size = size if self.operator is None else self.operator.size
         if size is not None and self.root.ndim and len(self.root) != size:
             raise UsageError(f"the noise has {len(self.root)} entries for {size} observed numbers")
 
@@ -108,7 +110,7 @@ class Gaussian(Likelihood):
     def observe(self, points: Tensor) -> Tensor:
         """``A x [N, K]`` of points ``[N, D]``, without noise."""
         if self.operator is not None:
-            return points @ self.operator.T
+            return self.operator(points)
         return points if self.coordinates is None else points[:, self.coordinates]
 
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:

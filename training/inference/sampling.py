@@ -14,6 +14,7 @@ dear likelihood what is cheap of it is the second.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import log
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ from dnnlib.errors import UsageError
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.inference.draws import WEIGHTED, Draws
-from training.inference.lookahead import no_lookahead
+from training.inference.likelihoods import Gaussian
+from training.inference.lookahead import LookAhead, no_lookahead
 from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.samplers.annealing import anneal
@@ -44,7 +46,7 @@ from training.measure.posterior.importance import (
     log_mean,
     smoothed_weights,
 )
-from training.names import MOST_TESTED, SAMPLERS, WARMUP
+from training.names import MOST_TESTED, PARTICLE_STEPS, SAMPLERS, WARMUP
 
 KERNELS: dict[str, type[Kernel]] = {
     kernel.name: kernel for kernel in (Elliptical, CrankNicolson, Hamiltonian)
@@ -56,6 +58,9 @@ CONTENT, DEFENDED = 4000, 400
 """Draws that the weights of a pool are to be worth. From DEFENDED on it is refined, if it is worth
 less than CONTENT: its own weights then bound those of the draws that are added, so that nothing is
 left out unseen. In many dimensions DEFENDED must do."""
+SPARE = 5.0
+"""Nats by which the information of an observation is to be more than a pool can bear, before none
+is made: data that are not Gaussian tell less."""
 STARTS, STARTS_WORTH = 1024, 4
 """Prior draws that chains start from, and how many the weights are to be worth for each chain."""
 
@@ -74,6 +79,8 @@ class SamplingPlan:
         first: How many of them ``auto`` starts with in few dimensions; all, where many
             observations share them.
         particles: Of each of the populations of ``twisted``; None for its own number.
+        steps: Of their diffusion.
+        minutes: That they may take in all, instead of a number of them; None for no bound.
         seed: Of all random numbers.
     """
 
@@ -86,6 +93,8 @@ class SamplingPlan:
     first: int = FIRST
     seed: int = 0
     particles: int | None = None
+    steps: int = PARTICLE_STEPS
+    minutes: float | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -101,12 +110,19 @@ class Problem:
         coarse: The prior that chains and particles run on.
         numbers: The number of each observation, by which it is seeded.
         differentiable: Whether the likelihood is.
+        ahead: What observations share that ``twisted`` samples; None to measure it where needed.
     """
 
     target: Target
     coarse: Prior
     numbers: list[int]
     differentiable: bool = True
+    ahead: LookAhead | None = None
+
+    def looking_ahead(self, plan: SamplingPlan, count: int | None = None) -> "Problem":
+        """The same, with what so many observations are to share, by default these."""
+        share = 1 / (count or self.target.count)
+        return replace(self, ahead=LookAhead(plan.steps, plan.seed, share))
 
     def of(self, places: Tensor) -> "Problem":
         """The observations at these places ``[m]`` alone."""
@@ -132,6 +148,7 @@ def sample_posteriors(
         pool: Prior draws for these observations; None to draw them where they are needed.
         on_part: Called with the part of the work that was done since the last call.
     """
+    plan = settled(problem, plan)
     if plan.sampler not in ("auto", *WEIGHTED):
         return _tested(problem, plan, _walked(problem, plan, on_part))
     pool = pool or Pool.draw(problem.target, first_pool(problem.target, plan), plan.seed)
@@ -143,6 +160,27 @@ def sample_posteriors(
         return _defended(problem, plan, pool)
     draws = _annealed(problem, plan, pool, on_part)
     return _tested(problem, plan, replace(draws, calls=draws.calls + pool.calls))
+
+
+def settled(problem: Problem, plan: SamplingPlan) -> SamplingPlan:
+    """The plan, with the sampler that ``auto`` would come to where no pool can be enough.
+
+    Of Gaussian points and linear observations, weights of P prior draws are worth about
+    ``P exp(-I)`` of them, where I is the information of the observation in nats,
+    ``ln det(1 + Sigma^-1/2 A C A^T Sigma^-1/2) / 2``.
+    """
+    target = problem.target
+    likelihood = target.likelihood
+    many = target.prior.flow.basis.dim > MOST_TESTED
+    if plan.sampler != "auto" or not many or not isinstance(likelihood, Gaussian):
+        return plan
+    _, covariance = target.prior.moments(target.labels)
+    of_points = likelihood.observe(likelihood.observe(covariance).T)
+    noise = likelihood.covariance(len(of_points)).to(of_points)
+    determinants = torch.linalg.slogdet(torch.stack([of_points + noise, noise])).logabsdet
+    if log(plan.pool / DEFENDED) + SPARE > float(determinants[0] - determinants[1]) / 2:
+        return plan
+    return replace(plan, sampler=_in_the_end(problem))
 
 
 def first_pool(target: Target, plan: SamplingPlan) -> int:
@@ -282,7 +320,8 @@ def _walked(
     """Draws of particles or chains."""
     if plan.sampler == "twisted":
         size = (plan.chains, plan.draws, plan.particles)
-        return twist(problem.target, plan.seed, problem.numbers, *size, on_part)
+        ahead = (problem if problem.ahead else problem.looking_ahead(plan)).ahead
+        return twist(problem.target, plan.seed, problem.numbers, *size, on_part, ahead)
     coarse = problem.target.roughly(problem.coarse)
     if plan.sampler == "smc":
         noise = Noise(plan.seed, problem.numbers, plan.chains * plan.draws, coarse.device)

@@ -52,7 +52,8 @@ class Layout:
         if height != width or width < MIN_SIDE or width & (width - 1):
             raise UsageError(
                 f"images of {height} x {width} pixels do not fit this network: they must be "
-                "square, with a side of 8, 16, 32 or another power of two"
+                "square, with a side of 8, 16, 32 or another power of two (dataset_tool.py "
+                "--resolution=32x32 resamples them)"
             )
         if not self.widths or self.num_blocks < 1 or min(self.stem_width, *self.widths) < 1:
             raise UsageError("a U-Net needs at least one level, one block and one channel")

@@ -15,6 +15,7 @@ from training.names import (
     IMAGE_POOL,
     LEARNED_POOL,
     MOST_TESTED,
+    OPERATORS,
     PARTICLES,
     SAMPLERS,
     TOY_NAMES,
@@ -24,7 +25,7 @@ from training.names import (
 )
 from training.options.declared import Declared, option
 from training.options.shared import calibration, seed
-from training.options.types import COUNT, FILE, NETWORK, choice
+from training.options.types import COUNT, NETWORK, POSITIVE, choice
 
 LIKELIHOODS = ("gaussian", "mask", "linear")
 DRAWS, CHECK_DRAWS, CALIBRATION_DRAWS = 1000, 10, 50
@@ -108,10 +109,14 @@ class LikelihoodOptions(Declared):
     mask: str | None = option(
         unset="none",
         help="What is observed: coordinates by name or number from 0 on, with commas; "
-        f"{', '.join(HALVES)} of images; or a .npy of booleans, true where observed",
+        f"{', '.join(HALVES)} of images; random:0.5, so many of all at random, always the same; or "
+        "a .npy of booleans, true where observed",
     )
-    operator: Path | None = option(
-        type=FILE, unset="none", help="The matrix A [K, D] of linear, a .npy"
+    operator: str | None = option(
+        unset="none",
+        help="The map A of linear: the matrix [K, D], a .npy; of images also "
+        f"{', '.join(OPERATORS[:-1])}: a Gaussian kernel, means over squares, a cutting, all in "
+        f"pixels; {OPERATORS[-1]}, so many random sums",
     )
 
     @property
@@ -123,8 +128,7 @@ class LikelihoodOptions(Declared):
     def files(self) -> list[str | Path | None]:
         """What may be files among the options' values, on which draws depend."""
         program = self.likelihood.rpartition(":")[0]
-        arrays = [text for text in (self.noise_std, self.mask) if text and text.endswith(".npy")]
-        return [program, *arrays, self.operator]
+        return [program, *self._arrays]
 
     def require(self) -> None:
         """Raises UsageError unless the options make a likelihood."""
@@ -142,8 +146,13 @@ class LikelihoodOptions(Declared):
             raise UsageError(f"--noise_std goes with {', '.join(LIKELIHOODS)}, and is needed there")
         if self.noise_std is not None:
             positive_numbers(self.noise_std)
-        arrays = [text for text in (self.noise_std, self.mask) if text and text.endswith(".npy")]
-        require_there(*map(Path, arrays), self.operator)
+        require_there(*map(Path, self._arrays))
+
+    @property
+    def _arrays(self) -> list[str]:
+        """Values that are files of arrays."""
+        values = (self.noise_std, self.mask, self.operator)
+        return [text for text in values if text and text.endswith(".npy")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,4 +191,14 @@ class SamplerOptions(Declared):
         unset=f"{PARTICLES}, or --draws if these are more",
         help="Particles of a chain of twisted",
     )
+    minutes: float | None = option(
+        type=POSITIVE,
+        unset="as long as --particles take",
+        help="In place of --particles: as many as fit into about so many minutes, as a block of "
+        "network calls takes at the start",
+    )
     seed: int = seed("all draws")
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None and self.particles is not None:
+            raise UsageError("give either --particles or --minutes, in which as many fit")

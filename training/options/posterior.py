@@ -80,7 +80,7 @@ class CommonSettings(InferenceSettings):
 
     def require_alone(self) -> None:
         """Raises UsageError if an option was typed that is for a likelihood."""
-        of_samplers = {"sampler", "warmup", "thin", "pool", "particles", "chain_n_iters"}
+        of_samplers = {"sampler", "warmup", "thin", "pool", "particles", "minutes", "chain_n_iters"}
         for name in sorted(self.given & of_samplers):
             raise UsageError(f"--{name} is for a likelihood, and there is none: leave it out")
 

@@ -14,6 +14,7 @@ from training.pictures.posteriors.tables import (
     observed_cells,
     spread_cells,
     telling_columns,
+    truth_cells,
 )
 from training.pictures.posteriors.words import MOST_SHOWN, name_and_details, part_of, value_words
 from training.report import charts
@@ -167,7 +168,7 @@ def _images(saved: SavedPosteriors) -> Images:
     assert shape is not None
     draws = saved.points.reshape(-1, count, *shape)
     some = evenly(len(draws), MOST_DRAWS)
-    count = affordable(count, shape, len(some) + 4)
+    count = affordable(count, shape, len(some) + 5)
     std = draws.std(axis=0).mean(axis=1)[:count]
     reach = max(float(std.max()), 1.0)
     seen = observed_cells(saved)
@@ -179,6 +180,9 @@ def _images(saved: SavedPosteriors) -> Images:
     sheets.append(sheet(gray_levels(draws.mean(axis=0)[:count]), "mean"))
     spread = spread_cells(std, reach)
     sheets.append(sheet(spread, "std", f"0 to {brief(reach)} gray levels"))
+    if saved.truth is not None:
+        among = truth_cells(draws[:, :count], saved.truth[:count].reshape(-1, *shape))
+        sheets.append(sheet(among, "truth among draws", "blue: below them, orange: above"))
     sheets += [
         sheet(gray_levels(draws[place, :count]), f"draw {number + 1}")
         for number, place in enumerate(some)

@@ -26,7 +26,7 @@ from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.measure.posterior.calibration import RunValues
 from training.names import FEWEST_NEIGHBORS, NEIGHBORS
-from training.runs.posteriors import Groups, Progress, shared_pool
+from training.runs.posteriors import Groups, Progress, planned, shared_pool
 from training.subjects.tables import TableFlow
 
 
@@ -73,7 +73,9 @@ class Check:
     def run(self, groups: Groups) -> RunValues:
         """The values of all runs, which share the whole pool."""
         whole = replace(self, plan=replace(self.plan, first=self.plan.pool))
-        pool = shared_pool(self.problem.target, whole.plan, whole.plan.pool)
+        problem, plan = planned(self.problem, whole.plan, groups.count)
+        whole = replace(whole, plan=plan, problem=problem)
+        pool = shared_pool(self.problem.target, plan, plan.pool)
         return values_of_groups(groups, lambda places, _: whole._values(places, pool))
 
     def _values(self, places: Tensor, pool: Pool | None) -> RunValues:

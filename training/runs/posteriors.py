@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from math import log2
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dnnlib.errors import DataError
+from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_folder
 from dnnlib.logs import logger
 from torch_utils import distributed
@@ -27,13 +28,16 @@ from torch_utils.results import open_arrays
 from training.files.posterior import load_part, save_part
 from training.inference.amortized import Amortized
 from training.inference.draws import WEIGHTED, Draws
+from training.inference.lookahead import require_lookahead
 from training.inference.prior import Prior
 from training.inference.samplers.pool import Pool
+from training.inference.samplers.twisted import calls_of
 from training.inference.sampling import (
     Problem,
     SamplingPlan,
     first_pool,
     sample_posteriors,
+    settled,
     wants_more,
 )
 from training.inference.summary import Summary
@@ -70,9 +74,10 @@ def progress(begun: str, name: str, total: int, unit: str) -> Iterator[Callable[
             nonlocal done, last
             done, now = done + units, monotonic()
             if now - last >= EVERY and done < total:
-                last = now
+                last, left = now, (total - done) / max(done, 1e-9)
                 logger.info(
-                    f"{name.capitalize()}: {100 * done / total:.0f} % after {now - start:.0f} s"
+                    f"{name.capitalize()}: {100 * done / total:.0f} % after "
+                    f"{duration(now - start)}, about {duration((now - start) * left)} to go"
                 )
 
         yield move
@@ -218,12 +223,17 @@ def fingerprint(
     return content.hexdigest()
 
 
+FEWEST_PARTICLES, MOST_DOUBLINGS = 32, 10
+"""Of a population that is to fit into minutes, and how often it may be twice as many."""
+SHARE_OF_CALLS = 0.8
+"""Of the time, that network calls may take: weights and files take the rest."""
 LATENTS = 2**16
 """Draws whose latents are made at once."""
 
 
 def sample_groups(problem: Problem, plan: SamplingPlan, groups: Groups) -> None:
     """Samples all posteriors into the files of their groups."""
+    problem, plan = planned(problem, plan, problem.target.count)
     pool = first = shared_pool(problem.target, plan, first_pool(problem.target, plan))
     if first and len(first.w) < plan.pool and wants_more(problem.target, first, plan).any():
         pool = shared_pool(problem.target, plan, plan.pool, first)
@@ -234,6 +244,77 @@ def sample_groups(problem: Problem, plan: SamplingPlan, groups: Groups) -> None:
         return replace(draws, points=problem.target.prior.plausible(draws.points))
 
     _into_parts(groups, draw, plan.pool)
+
+
+def seconds_of_a_call(target: Target) -> float:
+    """Of one point, as a block of them takes it, its second time."""
+    states = torch.zeros(target.rows, target.prior.flow.basis.dim, device=target.device)
+    which = torch.zeros(target.rows, dtype=torch.int64, device=target.device)
+    alone = target.of(torch.arange(1))
+    for _ in range(2):
+        began = monotonic()
+        # To the CPU, since devices go on by themselves.
+        alone.denoised(states, alone.prior.times[-1], which).cpu()
+        seconds = monotonic() - began
+    return seconds / target.rows
+
+
+def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, SamplingPlan]:
+    """What posteriors of so many observations share, and the plan as it is carried out: where
+    particles are twisted, it tells what they are going to take, and makes them as many as fit.
+
+    Raises:
+        UsageError: There is no lookahead, or too few particles fit.
+    """
+    plan, target = settled(problem, plan), problem.target
+    problem = problem.looking_ahead(plan, count)
+    if plan.sampler != "twisted":
+        if plan.minutes is not None:
+            raise UsageError(f"--minutes is for twisted particles, and this is by {plan.sampler}")
+        return problem, plan
+    require_lookahead(target)
+    name = target.prior.flow.schedule.name
+    if name.startswith("PRR") and distributed.is_main():
+        logger.warning(
+            "Warning: populations of twisted particles seldom agree under a network that "
+            f"compresses dimensions, as this does ({name}): take one that keeps all"
+        )
+    # All ranks go by the same number, their mean; they share the work.
+    mine = torch.tensor([seconds_of_a_call(target)], device=target.device)
+    each = float(distributed.sum_over_ranks(mine)) / distributed.world_size() ** 2
+    shape = (target, count, plan.steps, plan.chains, plan.draws)
+    minutes = plan.minutes
+    if minutes is not None:
+        least, more = (calls_of(*shape, FEWEST_PARTICLES * n) for n in (1, 2))
+        calls = SHARE_OF_CALLS * 60 * minutes / each
+        times = 1 + (calls - least) / (more - least)
+        if times < 1:
+            raise UsageError(
+                f"--minutes is {minutes:g}, but {FEWEST_PARTICLES} particles of "
+                f"{plan.chains} chains and {count:,} observations take about "
+                f"{duration(least * each / SHARE_OF_CALLS)}"
+            )
+        particles = FEWEST_PARTICLES * 2 ** min(int(log2(times)), MOST_DOUBLINGS)
+        plan = replace(plan, particles=particles)
+        if distributed.is_main():
+            logger.info(f"{particles:,} particles of each chain fit into --minutes={minutes:g}")
+    calls = calls_of(*shape, plan.particles)
+    if calls * each >= EVERY and distributed.is_main():
+        logger.info(
+            f"Twisted particles take about {calls:,.0f} network calls, some "
+            f"{duration(calls * each)}; --minutes takes as many particles as fit"
+        )
+    total = plan.steps + 1
+    begun = "Measuring what noisy states tell of their ends"
+    assert problem.ahead is not None
+    with progress(begun, "look-ahead", total, "time") as move:
+        problem.ahead.errors(target, lambda part: move(part * total))
+    return problem, plan
+
+
+def duration(seconds: float) -> str:
+    """So many seconds, or minutes."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def sample_learned(amortized: Amortized, groups: Groups) -> None:

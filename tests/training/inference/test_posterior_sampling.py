@@ -63,6 +63,15 @@ def test_auto_goes_by_dimensions_and_gradients(dim: int, deblurred: bool, sample
     assert drawn(which, "auto", **FEW, particles=20).sampler == [sampler]
 
 
+def test_auto_makes_no_pool_that_cannot_be_enough() -> None:
+    plan, observed = sampling.SamplingPlan(pool=1000), double([[0.3] * 9])
+    for noise, sampler in ((2.0, "auto"), (0.05, "twisted")):
+        whole = problem(gaussian_prior(9), Gaussian(double(noise)), observed)
+        assert sampling.settled(whole, plan).sampler == sampler
+    few = problem(gaussian_prior(2), Gaussian(double(1e-6)), observed[:, :2])
+    assert sampling.settled(few, plan).sampler == "auto"
+
+
 def test_auto_follows_gradients_of_likelihoods_of_ones_own() -> None:
     which = problem(gaussian_prior(9), Parabola(noise=1e-3), double([[4.0]]))
     assert drawn(which, "auto", **FEW).sampler == ["hmc"]

@@ -19,6 +19,7 @@ from training.data.toys import Toy
 from training.files.posterior import SavedCheck
 from training.files.posterior_draws import DESCRIPTION, load_netcdf
 from training.inference.likelihoods import Gaussian
+from training.inference.operators import Separable
 from training.pictures import look
 from training.pictures.album import pictures_of
 from training.pictures.posteriors.checks import draw_chains, draw_coverage, draw_ranks, rank_counts
@@ -28,6 +29,7 @@ from training.pictures.posteriors.tables import (
     draw_pairs,
     observed_cells,
     telling_columns,
+    truth_cells,
 )
 from training.pictures.posteriors.toys import (
     content_levels,
@@ -324,9 +326,22 @@ def test_hidden_pixels_are_tinted(tmp_path: Path) -> None:
     assert all(f"draw {number}" in told for number in range(1, 7))
     assert "Tinted: pixels not observed" in told
     assert "truth" in told
-    assert len(figure.images) == 10 + 1  # and the scale of the standard deviation
+    assert len(figure.images) == 11 + 1  # and the scale of the standard deviation
     plain = load_netcdf(save_posterior(tmp_path, "digits", 16, image_shape=(1, 4, 4)), 6)
     assert "Tinted" not in words(draw_images(plain))
+    small = Gaussian(torch.tensor(1.0), operator=Separable.downsampling(2, (1, 4, 4)))
+    options |= {"likelihood": small}
+    of_small = observed_cells(load_netcdf(save_posterior(tmp_path, "small", 16, **options), 6))
+    assert of_small is not None
+    assert (of_small[:, ::2] == of_small[:, 1::2]).all(), "a pixel of four is two by two"
+
+
+def test_truths_are_colored_by_where_they_are_among_draws() -> None:
+    draws = np.arange(100.0)[:, None, None, None, None].repeat(3, axis=4)
+    below, middle, above = truth_cells(draws, np.array([-1, 49.5, 101]).reshape(1, 1, 1, 3))[0, 0]
+    assert below[2] > below[0]
+    assert above[0] > above[2]
+    assert middle.min() > 240
 
 
 def test_ranks_of_chains_tell_them_apart(tmp_path: Path) -> None:

@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from dnnlib.errors import UsageError
 from tests.support.draws import double
-from tests.support.posteriors import conditional_prior, problem
+from tests.support.posteriors import conditional_prior, gaussian_prior, problem
 from torch_utils.results import save_arrays
 from training.inference.likelihoods import Gaussian
+from training.inference.samplers.twisted import calls_of
 from training.inference.sampling import SamplingPlan
 from training.runs import posteriors
-from training.runs.posteriors import Groups, Progress, sample_groups, sampled
+from training.runs.posteriors import Groups, Progress, planned, sample_groups, sampled
 
 
 @pytest.fixture
@@ -71,9 +73,29 @@ def test_without_a_terminal_lines_say_how_far_a_long_step_is(
             move(2)
     assert caplog.messages == [
         "Making 10 draws",
-        "Draws: 40 % after 40 s",
-        "Draws: 80 % after 80 s",
+        "Draws: 40 % after 40 s, about 60 s to go",
+        "Draws: 80 % after 80 s, about 20 s to go",
     ]
+
+
+def test_as_many_particles_are_taken_as_fit_into_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(posteriors, "seconds_of_a_call", lambda target: 1e-3)
+    seen = Gaussian(double(0.5), torch.tensor([1]))
+    which = problem(gaussian_prior(), seen, double([[0.2]]))
+
+    def wanted(minutes: float | None, sampler: str = "twisted") -> SamplingPlan:
+        return planned(which, SamplingPlan(sampler, draws=50, minutes=minutes), 10)[1]
+
+    for minutes in (2, 4, 8):
+        fit = wanted(minutes).particles
+        assert fit is not None
+        calls = [calls_of(which.target, 10, 32, 4, 50, size) for size in (fit, 2 * fit)]
+        # Most of the time is for network calls.
+        assert calls[0] * 1e-3 < 0.8 * 60 * minutes < calls[1] * 1e-3
+    with pytest.raises(UsageError, match="32 particles of 4 chains and 10 observations take about"):
+        wanted(0.1)
+    with pytest.raises(UsageError, match="this is by hmc"):
+        wanted(2, "hmc")
 
 
 def test_posteriors_of_whole_steps_are_at_them(groups: Groups) -> None:

@@ -201,7 +201,7 @@ def read_labels(container: Container) -> dict[str, Label] | None:
     if content["labels"] is None:
         return None
     if not isinstance(content["labels"], list):
-        raise DataError(f'"labels" of {where} is neither null nor a list')
+        raise DataError(f'"labels" of {where} is neither null nor a list of [name, class]')
     labels: dict[str, Label] = {}
     for index, pair in enumerate(content["labels"]):
         match pair:

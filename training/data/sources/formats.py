@@ -31,6 +31,7 @@ from torch_utils.snapshots import first_line
 from training.data.images.codec import MAX_PIXELS, Decoder
 from training.data.images.containers import (
     LABEL_FILE,
+    MAX_CLASSES,
     MAX_FILE_BYTES,
     Container,
     Label,
@@ -202,6 +203,10 @@ def _files(container: Container) -> Source:
     labels: list[Label] | None = None
     if LABEL_FILE in container.names:
         labels = labels_of(container, names)
+    elif classes := _class_folders(names):
+        first = ", ".join(quoted(name) for name in classes[:10])
+        logger.info(f"{len(classes)} folders are as many classes, from 0 on: {first}")
+        labels = [classes.index(name.partition("/")[0]) for name in names]
     decode = Decoder()
 
     def images() -> Images:
@@ -211,6 +216,14 @@ def _files(container: Container) -> Source:
                 yield SourceImage(container.where(name), read, labels[index] if labels else None)
 
     return Source(images(), len(names))
+
+
+def _class_folders(names: list[str]) -> list[str]:
+    """The folders at the top that all images are in, in their order; none if there are fewer than
+    two, or some are thousands of images, as data sets of this project have them."""
+    folders = sorted({name.rpartition("/")[0].partition("/")[0] for name in names})
+    plain = "" not in folders and not any(re.fullmatch(r"\d{5}", folder) for folder in folders)
+    return folders if plain and 2 <= len(folders) <= MAX_CLASSES else []
 
 
 def _read_file(container: Container, name: str, decode: Decoder) -> np.ndarray:

@@ -27,9 +27,10 @@ from torch import Tensor
 
 from training.inference.draws import Draws
 from training.inference.lookahead import (
+    PRIOR_DRAWS,
+    LookAhead,
     Sight,
     added_noise,
-    error_covariances,
     expected_end,
     log_normal,
     log_standard,
@@ -39,10 +40,9 @@ from training.inference.noise import Noise
 from training.inference.target import Target
 from training.inference.weights import require_some, systematic
 from training.measure.posterior.importance import effective_size
-from training.names import PARTICLES
+from training.names import PARTICLE_STEPS, PARTICLES
 
 NAME = "twisted"
-STEPS = 32
 WORTH = 0.5
 """Part of the particles that weights are worth at least: else they are taken by weight."""
 DTYPE = torch.float32
@@ -62,6 +62,7 @@ def twist(
     draws: int,
     particles: int | None = None,
     on_part: Callable[[float], object] | None = None,
+    ahead: LookAhead | None = None,
 ) -> Draws:
     """Draws ``[M, C, S]`` of each observation's posterior, from C populations that know nothing of
     each other.
@@ -74,6 +75,7 @@ def twist(
         draws: S of each population.
         particles: Of each population; None for ``PARTICLES``, or S if that is more.
         on_part: Called with the part of the work that was done.
+        ahead: What further observations share with these; None if there are none.
 
     Raises:
         UsageError: There is no lookahead on this likelihood.
@@ -81,24 +83,38 @@ def twist(
     """
     require_lookahead(target)
     size = particles or max(draws, PARTICLES)
-    times = target.prior.flow.times(STEPS)
-    before = target.calls
-    errors = error_covariances(target, times, seed)
-    shared = (target.calls - before) / target.count
+    ahead = ahead or LookAhead(PARTICLE_STEPS, seed, 1 / target.count)
+    times, errors = ahead.times(target), ahead.errors(target)
+    shared = ahead.share * ahead.calls
+    latents = len(target.prior.way("latents")[0]) - 1
     most = max(1, AT_ONCE // (chains * size * target.dim))
     parts = []
     for places in torch.split(torch.arange(target.count, device=target.device), most):
         own = [numbers[place] for place in places.tolist()]
         noise = Noise(seed, own, chains * size, target.device, chunk=1, dtype=DTYPE)
         cloud = _Cloud(target.of(places), times, errors, noise, chains, size)
-        for step in reversed(range(STEPS)):
+        for step in reversed(range(ahead.steps)):
             cloud.resample(WORTH, step)
             cloud.move(step)
             if on_part:
-                on_part(len(places) / target.count / STEPS)
+                on_part(len(places) / target.count / (ahead.steps + latents))
         part = cloud.draws(draws)
+        if on_part:
+            on_part(len(places) / target.count * latents / (ahead.steps + latents))
         parts.append(replace(part, calls=part.calls + shared))
     return Draws.joined(parts)
+
+
+def calls_of(
+    target: Target, count: int, steps: int, chains: int, draws: int, particles: int | None
+) -> float:
+    """Network calls that ``twist`` takes for so many observations: at most, since draws that are of
+    one particle share theirs."""
+    size, prior = particles or max(draws, PARTICLES), target.prior
+    ahead = PRIOR_DRAWS * (len(prior.times) - 1 + steps + 1)
+    latents = len(prior.way("latents")[0]) - 1
+    moved = size * (steps + 1) + min(size, draws) * latents
+    return ahead + count * chains * moved
 
 
 class _Cloud:
@@ -123,10 +139,11 @@ class _Cloud:
         self._added = added_noise(target, times)
         rows = torch.arange(target.count * chains * particles, device=target.device)
         self._which = rows // (chains * particles)
-        normal = noise.normal(STEPS + 1, target.dim).flatten(0, 1).double()
+        self._steps = len(times) - 1
+        normal = noise.normal(self._steps + 1, target.dim).flatten(0, 1).double()
         start = target.melted(normal, self._which).to(DTYPE)
         self._x = start.view(target.count, -1, target.dim)
-        self._look(STEPS)
+        self._look(self._steps)
         self._log_weights = self._psi.clone()
         self._stages = torch.zeros(target.count, dtype=torch.float64, device=target.device)
 
@@ -170,19 +187,26 @@ class _Cloud:
         """So many of each population, by weight."""
         weights = self._by_population(self._log_weights)
         require_some(weights)
-        start = self._by_population(self._noise.uniform(STEPS, 1)[..., 0])[:, 0]
+        start = self._by_population(self._noise.uniform(self._steps, 1)[..., 0])[:, 0]
         rows = self._rows(systematic(weights, start, count))
         shape = (self._target.count, self._chains, count)
         points = _taken(self._points, rows)
         which = torch.arange(len(rows), device=rows.device).repeat_interleave(rows.shape[1])
-        w = self._target.whitened(points.flatten(0, 1), which)
+        # Draws of one particle, which follow each other, have the same variables.
+        flat = points.flatten(0, 1)
+        first = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
+        first[1:] = (flat[1:] != flat[:-1]).any(dim=1)
+        before = self._target.calls
+        w = self._target.whitened(flat[first], which[first])[first.cumsum(0) - 1]
+        own = first.view(shape[0], -1).double().mean(dim=1).cpu() / first.double().mean().cpu()
+        calls = (before + (self._target.calls - before) * own) / shape[0]
         worth = effective_size(weights).view(-1, self._chains).sum(dim=1)
         return Draws(
             w.view(*shape, -1),
             points.view(*shape, -1),
             self._psi.gather(1, rows).view(shape),
             [NAME] * shape[0],
-            torch.full((shape[0],), self._target.calls / shape[0], dtype=torch.float64),
+            calls,
             {"effective_size": worth.cpu(), "stages": self._stages.cpu()},
         )
 

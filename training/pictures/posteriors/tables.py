@@ -12,7 +12,7 @@ from training.files.arrays import evenly
 from training.files.posterior_draws import SavedPosteriors
 from training.pictures import look
 from training.pictures.images.grids import Column, Scale, draw_rows, pixel_cells
-from training.pictures.look import BLUE, FAINT, INK, MUTED, brief, joined
+from training.pictures.look import BLUE, DIVERGING, FAINT, INK, MUTED, brief, joined
 from training.pictures.posteriors.toys import TRUTH, mark_observed, mark_truth
 from training.pictures.posteriors.words import (
     axis_name,
@@ -206,6 +206,7 @@ DRAWS = 6
 APART = 20  # pixels before a column of another kind
 LEAST_REACH = 1.0
 """Gray levels of the standard deviation, at least, of the darkest color."""
+AMONG = LinearSegmentedColormap.from_list("among", DIVERGING)
 SPREAD = LinearSegmentedColormap.from_list("spread", ("#f4f5f8", BLUE, INK))
 
 
@@ -229,8 +230,10 @@ def draw_images(saved: SavedPosteriors) -> Figure:
         hidden = saved.likelihood is not None and saved.likelihood.coordinates is not None
         caption = joined("Tinted: pixels not observed" * hidden, caption, by=". ")
     if saved.truth is not None:
-        truth = gray_levels(saved.truth.reshape(shown, *shape))
-        columns.insert(0, Column(truth, "truth"))
+        truth = saved.truth.reshape(shown, *shape)
+        columns.insert(0, Column(gray_levels(truth), "truth"))
+        columns.append(Column(truth_cells(draws, truth), "truth\nin draws", space=APART))
+        caption += ". Truth: blue below nearly all draws, orange above"
     reach = max(float(std.max()), LEAST_REACH)
     columns.append(Column(spread_cells(std, reach), "standard\ndeviation", space=APART))
     values = spread_cells(np.linspace(0, reach, 101), reach)
@@ -254,12 +257,24 @@ def spread_cells(std: np.ndarray, reach: float) -> np.ndarray:
     return np.rint(255 * SPREAD(std / reach)[..., :3]).astype(np.uint8)
 
 
+def truth_cells(draws: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Where truths ``[m, C, H, W]`` lie among draws ``[S, m, C, H, W]``, as colors
+    ``[m, H, W, 3]``: how many draws are below, less how many are above, of the channel that is
+    farthest out."""
+    beyond = ((draws < truth).mean(axis=0) - (draws > truth).mean(axis=0)).astype(np.float64)
+    farthest = np.abs(beyond).argmax(axis=1)[:, None]
+    share = np.take_along_axis(beyond, farthest, axis=1)[:, 0]
+    return np.rint(255 * AMONG((1 + share) / 2)[..., :3]).astype(np.uint8)
+
+
 def observed_cells(saved: SavedPosteriors) -> np.ndarray | None:
     """What was observed, as images ``[m, H, W, 3]``; None where it is no part of an image."""
     shape, likelihood, observed = saved.image_shape, saved.likelihood, saved.observed
     assert shape is not None
-    if observed is None or likelihood is None or likelihood.operator is not None:
+    if observed is None or likelihood is None:
         return None
+    if likelihood.operator is not None:
+        return _small_cells(observed, likelihood.operator.shape, shape)
     places = likelihood.coordinates
     dim = int(np.prod(shape))
     where = np.arange(dim) if places is None else places.numpy()
@@ -269,3 +284,16 @@ def observed_cells(saved: SavedPosteriors) -> np.ndarray | None:
     seen: np.ndarray = known.reshape(shape).min(axis=0)
     tint = np.rint(255 * np.array(to_rgb(FAINT)) * (0.8, 0.9, 1.0)).astype(np.uint8)
     return np.where(seen[:, :, None], cells, tint)
+
+
+def _small_cells(
+    observed: np.ndarray, small: tuple[int, int, int] | None, shape: tuple[int, int, int]
+) -> np.ndarray | None:
+    """What a map made ``[m, K]`` in the place of images: as large as fits, in their upper left;
+    None where it made no images, or larger ones."""
+    if small is None or small[0] != shape[0] or small[1] > shape[1] or small[2] > shape[2]:
+        return None
+    times = min(shape[1] // small[1], shape[2] // small[2])
+    pixels = observed.reshape(-1, *small).repeat(times, axis=2).repeat(times, axis=3)
+    rest = ((0, 0), (0, 0), *((0, shape[k] - pixels.shape[k + 1]) for k in (1, 2)))
+    return gray_levels(np.pad(pixels, rest, constant_values=255))

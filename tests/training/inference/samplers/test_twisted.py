@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
-from tests.support.draws import double, seeded
+from tests.support.draws import double, normal, seeded
 from tests.support.flows import Bumps
 from tests.support.posteriors import Parabola, drawn, gaussian_prior, moments_on_grid, problem
 from training.flow.coordinates.coordinates import Coordinates
@@ -17,7 +17,7 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import get_solver
 from training.inference.likelihoods import Gaussian
-from training.inference.lookahead import no_lookahead
+from training.inference.lookahead import LookAhead, no_lookahead, shrunk
 from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.samplers import twisted
@@ -86,7 +86,7 @@ def test_draws_do_not_depend_on_how_many_observations_move_at_once(
     monkeypatch.setattr(twisted, "AT_ONCE", 1)
     alone = twist(target, 0, [0, 1], chains=2, draws=50, particles=50)
     torch.testing.assert_close(alone.points, together.points, rtol=1e-6, atol=1e-6)
-    assert (alone.calls == together.calls).all()
+    torch.testing.assert_close(alone.calls, together.calls)
 
 
 def test_single_precision_makes_the_same_of_the_same_numbers(
@@ -106,6 +106,29 @@ def test_single_precision_makes_the_same_of_the_same_numbers(
         found.append(twist(target, 0, [0], chains=2, draws=50, particles=50))
     torch.testing.assert_close(found[0].points, found[1].points, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found[0].stats, found[1].stats, rtol=1e-4, atol=0)
+
+
+def test_covariances_of_few_errors_keep_what_they_can_tell() -> None:
+    alone = normal(64, 40, seed=1)
+    together = alone + 3 * normal(64, 1, seed=2)
+    plain, shared = shrunk(alone), shrunk(together)
+    for errors, found in ((alone, plain), (together, shared)):
+        torch.testing.assert_close(found.diagonal(), errors.square().mean(dim=0))
+        assert torch.linalg.eigvalsh(found).min() > 0, "fewer draws than would tell all"
+    off = ~torch.eye(40, dtype=torch.bool)
+    assert plain[off].abs().max() < 0.1
+    assert (shared[off] / (together.T @ together / 64)[off]).min() > 0.9
+
+
+def test_observations_share_what_is_measured_once() -> None:
+    which = problem(gaussian_prior(), Gaussian(double(0.4), torch.tensor([0])), double([[0.3]]))
+    ahead = LookAhead(4, 0, 0.5)
+    first, second = (
+        twist(which.target.of(torch.tensor([0])), 0, [0], 2, 10, 10, ahead=ahead) for _ in range(2)
+    )
+    assert torch.equal(first.points, second.points)
+    assert first.calls == second.calls
+    assert ahead.calls > 0
 
 
 def test_likelihoods_without_a_lookahead_are_told() -> None:

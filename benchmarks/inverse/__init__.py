@@ -1,0 +1,1 @@
+"""Image posteriors that are known: priors, tasks, and samplers as others write them."""

@@ -1,0 +1,153 @@
+"""What an observation sees of a point: linear maps A, without their matrices.
+
+Most maps of images are *separable*: of each channel X they make
+
+    R X C^T,        with adjoint        Y -> R^T Y C,
+
+with a matrix R for rows and one C for columns of pixels. So are blur by a Gaussian kernel (its
+weights sum to 1 at the borders too), means over squares of pixels, and cuttings. Adjoints are those
+of the inner product, ``<A x, y> = <x, A^T y>``.
+"""
+
+from abc import ABC, abstractmethod
+from math import prod
+
+import torch
+from torch import Tensor
+
+from torch_utils.seeds import seeded_generator
+
+FARTHEST = 5.0
+"""Standard deviations after which the kernel of a blur is cut off."""
+
+
+class LinearMap(ABC):
+    """``A`` from points of D to observations of K numbers.
+
+    Attributes:
+        size: K.
+        shape: ``(C, H, W)`` of the images that it makes; None where it makes none.
+    """
+
+    size: int
+    shape: tuple[int, int, int] | None = None
+
+    @abstractmethod
+    def __call__(self, points: Tensor) -> Tensor:
+        """``A x [N, K]`` of points ``[N, D]``."""
+
+    @abstractmethod
+    def adjoint(self, values: Tensor) -> Tensor:
+        """``A^T y [N, D]`` of values ``[N, K]``."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> "LinearMap":
+        """Itself, on another device."""
+
+    @property
+    def matrix(self) -> Tensor:
+        """``A [K, D]``, float64."""
+        return self.adjoint(torch.eye(self.size, dtype=torch.float64))
+
+
+class MatrixMap(LinearMap):
+    """A matrix.
+
+    Args:
+        matrix: ``A [K, D]``.
+    """
+
+    def __init__(self, matrix: Tensor):
+        self._matrix = matrix.double()
+        self.size = len(matrix)
+
+    def __call__(self, points: Tensor) -> Tensor:
+        return points @ self._matrix.T.to(points)
+
+    def adjoint(self, values: Tensor) -> Tensor:
+        return values @ self._matrix.to(values)
+
+    def to(self, device: torch.device) -> "MatrixMap":
+        self._matrix = self._matrix.to(device)
+        return self
+
+    @property
+    def matrix(self) -> Tensor:
+        return self._matrix
+
+    @classmethod
+    def random(cls, size: int, dim: int, seed: int) -> "MatrixMap":
+        """Independent normal entries of variance ``1 / D``: what is seen of a point whose
+        coordinates are of size 1 is so, too."""
+        generator = seeded_generator("cpu", seed)
+        return cls(torch.randn(size, dim, generator=generator, dtype=torch.float64) / dim**0.5)
+
+
+class Separable(LinearMap):
+    """A matrix for rows of pixels and one for columns, the same for all channels.
+
+    Args:
+        rows: ``R [h, H]``.
+        columns: ``C [w, W]``.
+        channels: Of the images.
+
+    Example:
+        >>> import torch
+        >>> half = Separable.downsampling(2, (1, 2, 4))
+        >>> half(torch.tensor([[1.0, 3.0, 5.0, 7.0, 1.0, 3.0, 5.0, 7.0]])).tolist()
+        [[2.0, 6.0]]
+    """
+
+    def __init__(self, rows: Tensor, columns: Tensor, channels: int):
+        self._rows, self._columns = rows.double(), columns.double()
+        self._before = (channels, rows.shape[1], columns.shape[1])
+        self.shape = (channels, len(rows), len(columns))
+        self.size = prod(self.shape)
+
+    def __call__(self, points: Tensor) -> Tensor:
+        images = points.reshape(-1, *self._before)
+        return (self._rows.to(points) @ images @ self._columns.to(points).T).flatten(1)
+
+    def adjoint(self, values: Tensor) -> Tensor:
+        assert self.shape is not None
+        images = values.reshape(-1, *self.shape)
+        return (self._rows.to(values).T @ images @ self._columns.to(values)).flatten(1)
+
+    def to(self, device: torch.device) -> "Separable":
+        self._rows, self._columns = self._rows.to(device), self._columns.to(device)
+        return self
+
+    @classmethod
+    def blur(cls, std: float, shape: tuple[int, int, int]) -> "Separable":
+        """A Gaussian kernel of so many pixels' standard deviation, on images ``(C, H, W)``."""
+        channels, height, width = shape
+        return cls(_kernel(std, height), _kernel(std, width), channels)
+
+    @classmethod
+    def downsampling(cls, factor: int, shape: tuple[int, int, int]) -> "Separable":
+        """Means over squares of so many pixels' side, which divides both sides of images."""
+        channels, height, width = shape
+        return cls(_means(factor, height), _means(factor, width), channels)
+
+    @classmethod
+    def crop(
+        cls, corner: tuple[int, int], sides: tuple[int, int], shape: tuple[int, int, int]
+    ) -> "Separable":
+        """A rectangle from this row and column on, from 0, of so many rows and columns."""
+        channels, *whole = shape
+        parts = zip(corner, sides, whole, strict=True)
+        rows, columns = (torch.eye(size)[first : first + side] for first, side, size in parts)
+        return cls(rows, columns, channels)
+
+
+def _kernel(std: float, size: int) -> Tensor:
+    """Weights ``[size, size]`` of pixels in a line that is blurred."""
+    places = torch.arange(size, dtype=torch.float64)
+    apart = (places[:, None] - places).abs() / std
+    weights = (-apart.square() / 2).exp().masked_fill(apart > FARTHEST, 0.0)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def _means(factor: int, size: int) -> Tensor:
+    """``[size / factor, size]``."""
+    return torch.eye(size // factor).repeat_interleave(factor, dim=1) / factor
