@@ -24,6 +24,7 @@ MODULES = (
     "training/files/posterior_draws.py",
     "training/files/posterior.py",
     "training/files/rounds.py",
+    "training/files/population.py",
     "training/files/residuals.py",
     "training/files/correlations.py",
 )

@@ -24,8 +24,8 @@ from training.inference.likelihoods import Gaussian
 from training.inference.target import Target
 
 PRIOR_DRAWS = 2**8
-"""Draws of the prior that V is measured on: as its correlations are drawn towards 0 by their own
-errors, populations agree as well as with eight times as many, in 256 dimensions."""
+"""Draws of the prior that V is measured on, whose correlations are drawn towards 0 by their own
+errors: few, as most of the time of a posterior of images would go into more of them."""
 MOST_DIMENSIONS = 3072
 """Of points, up to which matrices of this size are decomposed at each step."""
 
