@@ -27,6 +27,7 @@ from training.inference.population import (
 from training.names import POPULATION, UNIFORM
 from training.options.posterior import PopulationSettings
 from training.runs.posterior_results import report_files, write_numbers
+from training.runs.posteriors import progress
 from training.subjects import TableFlow
 from training.subjects.likelihoods import normal_model, prior_of
 
@@ -34,8 +35,6 @@ NOT_CONVERGED = 3
 """Exit code of ``--strict``."""
 MOST_WEIGHTS, FEWEST_DRAWS = 2**17, 2000
 """Draws of all members that are weighed in each step, unless that leaves one too few."""
-
-
 WIDER = 1.5
 """By how much the prior of a second round is wider than a further member."""
 
@@ -55,7 +54,8 @@ def population(settings: PopulationSettings) -> int:
         raise DataError(f"{settings.draws}: draws of '{column}' are beyond its bounds")
     log_prior = before.log_prior(points, saved.names) - log_det
     plan = PopulationPlan(settings.chains, settings.steps, settings.steps // 2, seed=settings.seed)
-    drawn = sample_population(y, log_prior, before.mean, before.std, plan)
+    with progress(f"Weighing draws of {len(y)} members", "population", plan.steps, "step") as move:
+        drawn = sample_population(y, log_prior, before.mean, before.std, plan, move)
     count = len(points)
     result = SavedPopulation(
         tuple(saved.names),

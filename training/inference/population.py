@@ -15,6 +15,7 @@ posterior at all of parameters that may be as near to a bound as can be. Coordin
 which the population is normal.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,11 @@ class PopulationPlan:
     warmup: int = 500
     thin: int = 8
     seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Of each chain, those of the warm-up among them."""
+        return self.warmup + self.draws * self.thin
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,12 @@ class Population:
 
 
 def sample_population(
-    draws: Tensor, log_prior: Tensor, center: Tensor, scale: Tensor, plan: PopulationPlan
+    draws: Tensor,
+    log_prior: Tensor,
+    center: Tensor,
+    scale: Tensor,
+    plan: PopulationPlan,
+    on_step: Callable[[float], object] | None = None,
 ) -> Population:
     """Draws of a population, given draws of the posterior of each of its members.
 
@@ -117,6 +128,7 @@ def sample_population(
         center: Mean of a member under the prior ``[D]``.
         scale: Its standard deviation ``[D]``.
         plan: How to sample.
+        on_step: Called with 1 after each step.
 
     Raises:
         DataError: There are too few members, or a number is not finite.
@@ -131,7 +143,7 @@ def sample_population(
             "a coordinate does not vary under the prior, or a draw has no density there"
         )
     walk = _Walk((draws - center) / scale, log_prior, plan)
-    chosen = walk.run()
+    chosen = walk.run(on_step)
     return Population(
         center + scale * chosen.mean, scale * chosen.spread, chosen.members, chosen.worth
     )
@@ -177,7 +189,7 @@ class _Walk:
         self._features = features.flatten(0, 1).T.contiguous()
         self._generator = seeded_generator("cpu", plan.seed, Stream.CHAINS)
 
-    def run(self) -> Population:
+    def run(self, on_step: Callable[[float], object] | None) -> Population:
         """The chains after their warm-up."""
         plan, (count, _, dim) = self._plan, self._draws.shape
         rows, start = torch.arange(count), self._draws.mean(dim=1)
@@ -186,7 +198,7 @@ class _Walk:
         past, root = [state], torch.eye(2 * dim, dtype=torch.float64) / 10
         kept: list[tuple[Tensor, Tensor]] = []
         worth = torch.zeros(count, dtype=torch.float64)
-        for step in range(plan.warmup + plan.draws * plan.thin):
+        for step in range(plan.steps):
             state, weights = self._walked(state, root)
             picks = weights.picked(self._uniform(plan.chains, count, 1))
             if step < plan.warmup:
@@ -197,6 +209,8 @@ class _Walk:
                 kept.append((state, picks))
                 worth += weights.worth().mean(dim=0)
             state = self._given_members(state, self._draws[rows, picks])
+            if on_step:
+                on_step(1)
         states = torch.stack([each for each, _ in kept], dim=1)
         members = torch.stack([picks for _, picks in kept], dim=1)
         mean, spread = states[..., :dim], states[..., dim:].exp()
