@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
+from torch_utils import distributed
 from training.data.tables.foreign import listed
 from training.data.tables.table import Dropped
 from training.data.tables.trials import first_rows, one_of_each
@@ -106,7 +107,7 @@ class LearnedLikelihood:
         counts = trials.counts
         most = int(counts.argmax())
         off = CLOSE * (int(counts[most]) / self.most_trials) ** 0.5
-        if off > CLOSE:
+        if off > CLOSE and distributed.is_main():
             others = int((counts > self.most_trials).sum()) - 1
             more = f", and by more than {CLOSE:g} for {others} other(s)" if others else ""
             logger.warning(
