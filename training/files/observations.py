@@ -189,7 +189,10 @@ def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None
     elif text in HALVES and image_shape is not None:
         seen = _half(text, image_shape)
     elif text.startswith(RANDOM) and text not in names:
-        share = [*_numbers(text.removeprefix(RANDOM)), 0.0][0]
+        numbers = _numbers(text.removeprefix(RANDOM))
+        if len(numbers) != 1 or not 0 < numbers[0] <= 1:
+            raise UsageError(f"--mask={text}: give a share between 0 and 1, such as random:0.5")
+        [share] = numbers
         generator = seeded_generator("cpu", 0, Stream.SEEN)
         seen = torch.rand(dim, generator=generator, dtype=torch.float64) < share
     else:
