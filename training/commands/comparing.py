@@ -16,14 +16,12 @@ from torch_utils import distributed
 from torch_utils.distributed import process_group
 from training.commands.inference import Asked, prepared
 from training.files.posterior import COMPARISON_FORMAT
-from training.inference.draws import Draws
-from training.inference.summary import Summary
 from training.inference.trials import TrialLikelihood
 from training.measure.posterior.evidence import model_probabilities
 from training.options.inference import PriorOptions
 from training.options.posterior import CompareSettings, SampleSettings
 from training.runs.posterior_results import MOST_SHOWN, write_numbers
-from training.runs.posteriors import sample_groups, sampled
+from training.runs.posteriors import sample_groups, without_points
 
 NOT_CONVERGED = 3
 """Exit code of ``--strict``."""
@@ -167,8 +165,7 @@ def evidence_of(asked: Asked, place: Path) -> Evidence:
     groups, _ = prepared(asked, place, len(observed), [observed], files)
     with groups.told_when_cut_short():
         sample_groups(asked.problem(likelihood, observed), asked.plan, groups)
-    parts = [(draws.without_draws(), summary) for draws, summary in sampled(groups)]
-    draws = Draws.joined([draws for draws, _ in parts])
+    draws, summary = without_points(groups)
     groups.remove()
     if "evidence" not in draws.stats:
         raise UsageError("chains have no evidence: give --sampler=auto, or one with weights")
@@ -176,7 +173,7 @@ def evidence_of(asked: Asked, place: Path) -> Evidence:
     return Evidence(
         stats["evidence"],
         stats["evidence_error"],
-        Summary.joined([summary for _, summary in parts]).converged,
+        summary.converged,
         sorted(set(draws.sampler)),
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -54,6 +55,7 @@ from training.runs.posteriors import (
     sample_groups,
     sample_learned,
     sampled,
+    without_points,
 )
 from training.subjects import Subject, TableFlow
 from training.subjects.subject import required
@@ -89,13 +91,9 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
     with process_group(settings.run.device_name) as device:
         asked = asked.on(device, [draws_file, numbers_file])
         subject = asked.subject
-        correct = settings.correct or ""
-        files = [*settings.likelihood.files, correct, correct.rpartition(":")[0]]
-        files += [settings.prior.prior] if correct else []
-        if asked.learned is not None:
-            assert isinstance(likelihood, TrialLikelihood)
+        files = sources_of(asked, settings)
+        if isinstance(likelihood, TrialLikelihood) and asked.learned is not None:
             asked.learned.warn_of_many(likelihood.trials)
-            files += [asked.learned.file.path, settings.observation]
         groups, options = prepared(asked, numbers_file, len(observed), [observed, labels], files)
         plan, fine = asked.plan, asked.fine
         prior, nats = None, surprise_of(subject, labels)
@@ -108,9 +106,7 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
         if not distributed.is_main():
             groups.remove()
             return 0
-        parts = [(draws.without_draws(), summary) for draws, summary in sampled(groups)]
-        summary = Summary.joined([part for _, part in parts])
-        all_draws = Draws.joined([draws for draws, _ in parts])
+        all_draws, summary = without_points(groups)
         about = {**about_of(asked, options, all_draws), **more}
         save_netcdf(
             draws_file,
@@ -140,6 +136,17 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
         report_files(numbers_file, draws_file, began)
         missed = int((~summary.converged).sum())
         return NOT_CONVERGED if missed and settings.strict else 0
+
+
+def sources_of(asked: Asked, settings: SampleSettings) -> list[str | Path | None]:
+    """What may be files among the options' values, on which draws depend."""
+    correct = settings.correct or ""
+    files = [*settings.likelihood.files, correct, correct.rpartition(":")[0]]
+    if correct:
+        files.append(settings.prior.prior)
+    if asked.learned is not None:
+        files += [asked.learned.file.path, settings.observation]
+    return files
 
 
 def about_of(asked: Asked, options: dict[str, Any], draws: Draws) -> dict[str, Any]:
@@ -341,8 +348,8 @@ def check_learned(settings: CheckSettings, asked: Asked, began: float) -> bool:
         if runs.neighbors is not None:
             near = NearObservations.of(values, runs.neighbors, settings.level, nats)
         drawn = values.at(slice(runs.count))
-        told = (content, near, asked.within)
-        return write_check(drawn, settings.level, groups, files, began, *told)
+        beside = (content, near, asked.within)
+        return write_check(drawn, settings.level, groups, files, began, *beside)
 
 
 def observations(

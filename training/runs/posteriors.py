@@ -350,6 +350,12 @@ def sampled(groups: Groups) -> Iterator[tuple[Draws, Summary]]:
         yield part
 
 
+def without_points(groups: Groups) -> tuple[Draws, Summary]:
+    """What is known of all draws but these themselves, and their summary."""
+    parts = [(draws.without_draws(), summary) for draws, summary in sampled(groups)]
+    return Draws.joined([draws for draws, _ in parts]), Summary.joined([each for _, each in parts])
+
+
 def shared_pool(
     target: Target, plan: SamplingPlan, size: int, begun: Pool | None = None
 ) -> Pool | None:
