@@ -119,9 +119,9 @@ class Question:
             DataError: Nor may one that is broken.
         """
         overwrite = self.settings.run.overwrite
-        found = self.settings.save_dir.glob("round*/*_params.json")
+        paths = self.settings.save_dir.glob("round*/*_params.json")
         own = {place.facts for place in self.places()}
-        for path in sorted(path for path in found if path.parent.name[5:].isdecimal()):
+        for path in sorted(path for path in paths if path.parent.name[5:].isdecimal()):
             try:
                 if path in own and load_round(path)[0].fingerprint == self.fingerprint:
                     continue
@@ -167,7 +167,7 @@ class Question:
         return [name for name, _, _ in self.settings.bounds]
 
     def table(self, points: Tensor, data: Tensor, seed: int) -> tuple[DataTable, list[str]]:
-        """The data set of simulations, with lines about what was found.
+        """The data set of simulations, with lines about its columns.
 
         Raises:
             DataError: They are too few, beyond bounds, or parameters follow from others.
@@ -277,9 +277,9 @@ class Place:
         before: Sequence[RoundFacts],
         base: int,
     ) -> tuple[Region, RoundFacts]:
-        question = self.question
-        settings, done = question.settings, sum(each.simulated for each in before)
-        left, turns = settings.simulations - done, settings.rounds - self.number + 1
+        question, settings = self.question, self.question.settings
+        left = settings.simulations - sum(each.simulated for each in before)
+        turns = settings.rounds - self.number + 1
         size = left // turns
 
         def enough(share: float) -> int:
@@ -295,32 +295,17 @@ class Place:
                 f"{question.prior or 'the prior'} hardly has draws where the posterior may be: "
                 "give fewer --rounds, or a prior that is uniform between --bounds"
             )
-        points = drawn.points
-        last = turns == 1 or len(points) > size
-        error = f"{100 * drawn.error:.1g}"
-        remains = (
-            f"{100 * drawn.share:.3g} ± {error} % of the prior remain; " if region.parts else ""
-        )
-        logger.info(f"{title}: {remains}{len(points):,} simulations")
+        last = turns == 1 or len(drawn.points) > size
+        remains = ""
+        if region.parts:
+            share, error = f"{100 * drawn.share:.3g}", f"{100 * drawn.error:.1g}"
+            remains = f"{share} ± {error} % of the prior remain; "
+        logger.info(f"{title}: {remains}{len(drawn.points):,} simulations")
         if last and self.number < settings.rounds:
             logger.info("The region shrinks no further: these are all that were left")
-        data = question.simulated(points, np.random.default_rng([self.seed, 1]))
-        sound = data.isfinite().all(dim=1)
-        failed = int((~sound).sum())
-        if failed:
-            logger.warning(
-                f"Warning: {failed:,} of {len(sound):,} simulations failed "
-                f"({failed / len(sound):.2%}) and are left out: if that depends on the parameters, "
-                "the posterior is another"
-            )
-        points, data = points[sound], data[sound]
-        if base:
-            old = load_table(replace(self, number=base).data)
-            assert old.conditions is not None
-            inside = region(old.points)
-            points = torch.cat([old.points[inside], points])
-            data = torch.cat([old.conditions[inside], data])
-        table, lines = question.table(points, data, self.seed)
+        points, data = self._simulated(drawn.points)
+        failed = len(drawn.points) - len(points)
+        table, lines = question.table(*self._with_older(points, data, region, base), self.seed)
         for line in lines:
             logger.info(line)
         facts = RoundFacts(
@@ -328,7 +313,7 @@ class Place:
             round=self.number,
             share=drawn.share,
             error=drawn.error,
-            simulated=len(sound),
+            simulated=len(drawn.points),
             failed=failed,
             rows=len(table),
             last=last,
@@ -338,6 +323,31 @@ class Place:
         save_round(self.facts, facts, bounds, provenance())
         save_table(self.data, table)
         return region, facts
+
+    def _simulated(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Parameters ``[n, D]`` whose simulations did not fail, and their data ``[n, K]``."""
+        data = self.question.simulated(points, np.random.default_rng([self.seed, 1]))
+        sound = data.isfinite().all(dim=1)
+        failed = int((~sound).sum())
+        if failed:
+            logger.warning(
+                f"Warning: {failed:,} of {len(sound):,} simulations failed "
+                f"({failed / len(sound):.2%}) and are left out: if that depends on the parameters, "
+                "the posterior is another"
+            )
+        return points[sound], data[sound]
+
+    def _with_older(
+        self, points: Tensor, data: Tensor, region: Region, base: int
+    ) -> tuple[Tensor, Tensor]:
+        """The same after those of an earlier round that are in the region; of round 0 there are
+        none."""
+        if not base:
+            return points, data
+        old = load_table(replace(self, number=base).data)
+        assert old.conditions is not None
+        inside = region(old.points)
+        return torch.cat([old.points[inside], points]), torch.cat([old.conditions[inside], data])
 
     def _restricted(
         self, region: Region, count: int, enough: Callable[[float], int] | None = None

@@ -100,7 +100,7 @@ def _program(function: Callable[..., Any]) -> UserFunction:
 def in_rounds(settings: RoundsSettings, simulator: UserFunction, prior: UserFunction | None) -> int:
     """Does what the command does, with these functions; returns the exit code."""
     began = perf_counter()
-    with process_group(settings.run.device_name):  # a device that is not there is told first
+    with process_group(settings.run.device_name):  # a device that is not there is refused first
         asked = Question.of(settings, simulator, prior)
     there = sorted(settings.save_dir.glob(f"{asked.name}_*_posterior.*"))
     require_new(there, settings.run.overwrite)
@@ -118,11 +118,11 @@ def in_rounds(settings: RoundsSettings, simulator: UserFunction, prior: UserFunc
 
 def results(place: Place, region: Region, facts: Sequence[RoundFacts], began: float) -> int:
     """Draws of the last posterior, and a check of it; returns the exit code."""
-    settings, told = place.question.settings, [asdict(each) for each in facts]
-    for each in told:
+    settings, listed = place.question.settings, [asdict(each) for each in facts]
+    for each in listed:
         del each["fingerprint"]
     sampling, asked = place.opened(region, settings.chains, settings.draws)
-    code = draw(sampling, asked, began, {"options": settings.recorded(), "rounds": told})
+    code = draw(sampling, asked, began, {"options": settings.recorded(), "rounds": listed})
     held_out = int(load_table(place.data).held_out.sum())
     if held_out < FEWEST_RUNS:
         logger.info(

@@ -110,21 +110,34 @@ def cell_log_prob(
             errors[narrow] = bound[is_narrow].hypot(density.error)
             looked_at += len(narrow)
         for unsure in torch.split(wide, BLOCK_POINTS // FEWEST_POINTS) if len(wide) else ():
-            log_densities = densities(unsure, shifts[:, : FEWEST_POINTS // SEQUENCES])
-            looked_at += log_densities.numel()
-            means[unsure], errors[unsure] = mean_and_error(log_densities)
-            while (size := log_densities.shape[2]) * SEQUENCES < CELL_POINTS:
-                still = errors[unsure] > CELL_ERROR
-                unsure, log_densities = unsure[still], log_densities[still]
-                if not len(unsure):
-                    break
-                more = densities(unsure, shifts[:, size : 2 * size])
-                log_densities = torch.cat([log_densities, more], dim=2)
-                looked_at += more.numel()
-                means[unsure], errors[unsure] = mean_and_error(log_densities)
+            looked_at += _look_until_sure(densities, shifts, unsure, means, errors)
         if on_rows:
             on_rows(len(block))
     return CellDensity(Density(means, errors), looked_at / max(len(rows), 1))
+
+
+def _look_until_sure(
+    densities: Callable[[Tensor, Tensor], Tensor],
+    shifts: Tensor,
+    unsure: Tensor,
+    means: Tensor,
+    errors: Tensor,
+) -> int:
+    """Looks at more and more points of cells at places ``[n]``, until their means ``[N]`` are known
+    well enough, and writes these and their errors ``[N]``; returns how many points it looked at."""
+    log_densities = densities(unsure, shifts[:, : FEWEST_POINTS // SEQUENCES])
+    looked_at = log_densities.numel()
+    means[unsure], errors[unsure] = mean_and_error(log_densities)
+    while (size := log_densities.shape[2]) * SEQUENCES < CELL_POINTS:
+        still = errors[unsure] > CELL_ERROR
+        unsure, log_densities = unsure[still], log_densities[still]
+        if not len(unsure):
+            break
+        more = densities(unsure, shifts[:, size : 2 * size])
+        log_densities = torch.cat([log_densities, more], dim=2)
+        looked_at += more.numel()
+        means[unsure], errors[unsure] = mean_and_error(log_densities)
+    return looked_at
 
 
 def _bound_at_centers(flow: ProbabilityFlow, centers: Tensor, first: Tensor) -> Tensor:

@@ -105,13 +105,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     held_out, beside = _parted(len(first), choices)
     if datasets is not None:
         held_out, beside = held_out[datasets], beside[datasets]
-    to_train = len(values) - int((held_out | beside).sum())
-    if len(names) >= to_train - 1:
-        lines.append(
-            f"Warning: {len(names)} columns, but {to_train} rows to train on: what columns have in "
-            "common is hardly known, and is shrunk when they are whitened; have more rows, or "
-            "choose --columns"
-        )
+    lines += _told_of_few_rows(len(names), len(values) - int((held_out | beside).sum()))
     again = _repeated(values[first])
     if again:
         lines.append(f"{again} row(s) repeat another")
@@ -128,6 +122,16 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         datasets,
     )
     return table, [*lines, *_summary(table)]
+
+
+def _told_of_few_rows(columns: int, rows: int) -> list[str]:
+    """A warning, if columns are hardly fewer than the rows that are trained on."""
+    if columns < rows - 1:
+        return []
+    return [
+        f"Warning: {columns} columns, but {rows} rows to train on: what columns have in common is "
+        "hardly known, and is shrunk when they are whitened; have more rows, or choose --columns"
+    ]
 
 
 def _roles(source: ForeignTable, choices: TableChoices) -> tuple[list[str], list[int]]:
