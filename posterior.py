@@ -116,7 +116,7 @@ def population(settings: PopulationSettings) -> int | None:
     """Infer a population, of which each posterior is of one member.
 
     Parameters of members are normal, with a mean and a spread that are not known, each parameter
-    for itself. What each member tells of these narrows the posteriors of all others.
+    for itself. The data of each member narrow the posteriors of all the others.
 
     \b
     Files: {draws}_population.json    mean and spread, a further member, posteriors of the members

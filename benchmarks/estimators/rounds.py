@@ -1,6 +1,6 @@
 """Rounds of simulations for one observation after the other: ``posterior.py rounds``, by defaults.
 
-It is told the simulator and the prior, one of independent log-normal parameters by their quantiles,
+It gets the simulator and the prior; where parameters are independent and log-normal, as quantiles,
 which are uniform. Each observation has simulations and trainings of its own, which are kept: what
 is there already is not made again.
 """

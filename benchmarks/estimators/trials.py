@@ -77,7 +77,7 @@ def of_trials(given: Simulations) -> Estimate:
 
 
 def prior_of(given: Simulations) -> str:
-    """What ``--prior`` is told: uniform between bounds, or a flow of draws of the prior."""
+    """The value of ``--prior``: uniform between bounds, or a flow of draws of the prior."""
     law = given.task.prior
     if np.isfinite([law.low, law.high]).all():
         return "uniform"
