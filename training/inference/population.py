@@ -1,7 +1,7 @@
 """Datasets of one population: each has parameters of its own, ``theta_i ~ N(mu, diag(tau^2))``.
 
 Draws of the posterior of each dataset, under a prior ``pi``, stand for its likelihood. Given the
-population, draw s has the weight (Hogg, Myers and Bovy 2010, equation 9)
+population, draw s has the weight (Hogg, Myers and Bovy 2010)
 
     N(theta_is; mu, tau^2) / pi(theta_is),
 
