@@ -44,6 +44,8 @@ class Stream(IntEnum):
     """Which cells of rows are asked, known and absent in a training step."""
     GAUSSIAN_START = 17
     """Weights, batches and what is held out of a Gaussian that is fitted given conditions."""
+    LEVEL_START = 18
+    """The same of networks that say what levels are, given conditions."""
     TRIED = 15
     """Latents, and noise of the first time, that solvers are tried on."""
 

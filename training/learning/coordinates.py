@@ -1,6 +1,7 @@
 """Coordinates that suit the columns of a table, fitted to its rows."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from training.flow.coordinates.conditions import (
     LongTails,
     Prediction,
 )
-from training.flow.coordinates.coordinates import GAUSSIAN, PREDICTION, Coordinates
+from training.flow.coordinates.coordinates import GAUSSIAN, LEVELS, PREDICTION, Coordinates
+from training.flow.coordinates.levels import LevelPrediction
 from training.flow.coordinates.maps import (
     Bounded,
     Logarithm,
@@ -27,6 +29,7 @@ from training.flow.coordinates.maps import (
 from training.flow.coordinates.surprise import MOST_CONDITIONS
 from training.flow.eigenbasis import EigenBasis
 from training.learning.gaussian_start import fit_gaussian
+from training.learning.level_start import fit_levels
 from training.names import AXES_TOO, LOG
 
 CHAINS: dict[str, list[str]] = {
@@ -69,6 +72,8 @@ def fit_coordinates(
     start: str = "off",
     map_bounds: bool = True,
     relevant: Sequence[int] = (),
+    levels: Sequence[int] = (),
+    groups: Tensor | None = None,
 ) -> Coordinates:
     """Coordinates in which points have mean 0 and variance 1.
 
@@ -86,6 +91,10 @@ def fit_coordinates(
             (``on``), or their mean and covariance by a network (``gaussian``); ``off`` is nothing.
         map_bounds: Whether columns with bounds are mapped to the line, or left as they are.
         relevant: Places of the conditions that the flow is to see; empty for all.
+        levels: How many levels each column has ``[D]``, 0 of one that has none; empty if none has.
+            Where all have, that is all there is.
+        groups: Numbers of rows ``[N]`` that tell of each other, such as trials of one dataset; None
+            where those of equal conditions do.
 
     Raises:
         UsageError: A second spline was asked for without whitening.
@@ -96,11 +105,13 @@ def fit_coordinates(
     count, dim = points.shape
     knots = min(max(count // ROWS_PER_KNOT, FEWEST_KNOTS), MOST_KNOTS)
     names = _chain(columns, marginals, whiten, start, map_bounds)
+    if levels:
+        names = [LEVELS, *names] if 0 in levels else [LEVELS]
     given = 0 if conditions is None else conditions.shape[1]
     surprise = 0 < given <= MOST_CONDITIONS
     tails = long_tails(conditions, relevant)
     skewed = [place for place in skewed_conditions(conditions, relevant) if place not in tails]
-    coordinates = Coordinates(dim, names, knots, given, surprise, relevant, skewed, tails)
+    coordinates = Coordinates(dim, names, knots, given, surprise, relevant, skewed, tails, levels)
     x = points.double()
     coordinates.hold_steps(columns.steps, columns.offsets, x)
     if conditions is not None:
@@ -110,7 +121,12 @@ def fit_coordinates(
         if isinstance(map_, Prediction):
             assert c is not None
             if isinstance(map_, GaussianPrediction):
-                fit_gaussian(map_, c, x)
+                fit_gaussian(map_, c, x, groups)
+            elif isinstance(map_, LevelPrediction):
+                first, step = coordinates.least, coordinates.steps
+                map_.hold(first=first[map_.places], step=step[map_.places])
+                fit_levels(map_, c, x, groups)
+                columns = _without_bounds(columns, map_.places)
             else:
                 assert isinstance(map_, LinearPrediction)
                 map_.fit(c, x)
@@ -135,6 +151,13 @@ def _chain(
     predicted = {"off": [], "on": [PREDICTION], "gaussian": ["standardize", GAUSSIAN]}[start]
     names = [*[limits] * bounded, *chain, *predicted, last]
     return [*names, "normal scores", last] if marginals == AXES_TOO else names
+
+
+def _without_bounds(columns: Columns, places: Sequence[int]) -> Columns:
+    """Columns of which some have no bounds any more."""
+    low, high = columns.low.clone(), columns.high.clone()
+    low[list(places)], high[list(places)] = -torch.inf, torch.inf
+    return replace(columns, low=low, high=high)
 
 
 def _fit(map_: PointMap, x: Tensor, columns: Columns) -> None:

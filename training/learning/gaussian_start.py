@@ -4,6 +4,8 @@ Means and covariances are those of largest likelihood. Of each network other con
 out, with all points that are given with them: the weights that do best there are kept.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import cos, pi
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.flow.coordinates.conditions import MEMBERS, GaussianPrediction
+from training.flow.coordinates.conditions import GaussianPrediction
 from training.learning.soap import Soap
 
 STEPS, RATE, RISE = 2000, 1e-2, 0.1
@@ -26,52 +28,84 @@ LONGEST = 1.0
 """Of gradients."""
 
 
-def fit_gaussian(map_: GaussianPrediction, c: Tensor, x: Tensor) -> None:
+def fit_gaussian(
+    map_: GaussianPrediction, c: Tensor, x: Tensor, groups: Tensor | None = None
+) -> None:
     """Fits a prediction to standardized conditions ``[N, C]`` and points ``[N, D]``.
 
     It has random numbers of its own.
+
+    Args:
+        map_: The prediction.
+        c: The conditions.
+        x: The points.
+        groups: Of rows ``[N]``, which are held out together; None for rows of equal conditions.
     """
-    _, which = torch.unique(c, dim=0, return_inverse=True)
-    for member in range(MEMBERS):
+    for member, network in enumerate(map_.members):
         generator = seeded_generator("cpu", 0, Stream.GAUSSIAN_START, member)
-        held_out = (torch.rand(int(which.max()) + 1, generator=generator) < HELD_OUT)[which]
-        if held_out.all() or not held_out.any():  # of very few conditions
-            held_out = torch.rand(len(c), generator=generator) < HELD_OUT
-        train, test = ((c[part].float(), x[part].float()) for part in (~held_out, held_out))
-        _fit(map_, member, train, (test[0][:MOST_HELD_OUT], test[1][:MOST_HELD_OUT]), generator)
+        train, test = parted([c.float(), x.float()], c if groups is None else groups, generator)
+        begin(network, generator)
+        network.requires_grad_(True)
+        fit_network(network, partial(nats, map_, member), train, test, generator)
 
 
-def _fit(
-    map_: GaussianPrediction,
-    member: int,
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
+def parted(
+    parts: Sequence[Tensor], groups: Tensor, generator: torch.Generator
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Rows to train on, and others to judge by.
+
+    Args:
+        parts: Of rows, ``[N, ...]`` each.
+        groups: Numbers ``[N]`` or rows ``[N, C]`` that are equal where rows are held out together.
+        generator: The source of random numbers.
+    """
+    _, which = torch.unique(groups, dim=0, return_inverse=True)
+    held_out = (torch.rand(int(which.max()) + 1, generator=generator) < HELD_OUT)[which]
+    if held_out.all() or not held_out.any():  # of very few conditions
+        held_out = torch.rand(len(which), generator=generator) < HELD_OUT
+    return [part[~held_out] for part in parts], [part[held_out][:MOST_HELD_OUT] for part in parts]
+
+
+def fit_network(
+    network: nn.Module,
+    nats_of: Callable[..., Tensor],
+    train: Sequence[Tensor],
+    test: Sequence[Tensor],
     generator: torch.Generator,
-) -> None:
-    """Fits one network, which starts as mean 0 and covariance 1."""
-    network = map_.members[member].requires_grad_(True)
-    _begin(network, generator)
-    optimizer = Soap(network.parameters(), lr=RATE)
-    best, kept = -torch.inf, _weights(network)
+) -> float:
+    """Fits a network by stochastic gradients, keeps the weights that do best on other rows, and
+    returns their nats there.
+
+    Args:
+        network: The network, as it begins; what needs no gradient stays.
+        nats_of: The mean log density ``[]`` of rows by it.
+        train: Parts of rows to train on.
+        test: The same of others.
+        generator: The source of random numbers.
+    """
+    parameters = [each for each in network.parameters() if each.requires_grad]
+    optimizer = Soap(parameters, lr=RATE)
+    best, kept = -torch.inf, weights_of(network)
     batch = BATCHES[len(train[0]) > FEW]
     for step in range(STEPS):
         if step % (STEPS // LOOKS) == 0 or step == STEPS - 1:
             with torch.no_grad():
-                now = float(nats(map_, member, *test))
+                now = float(nats_of(*test))
             if now > best:
-                best, kept = now, _weights(network)
+                best, kept = now, weights_of(network)
         part = step / STEPS
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1, part / RISE) * (1 + cos(pi * part)) / 2
         rows = torch.randint(len(train[0]), (batch,), generator=generator)
         with torch.enable_grad():
             optimizer.zero_grad()
-            loss = -nats(map_, member, train[0][rows], train[1][rows])
+            loss = -nats_of(*(each[rows] for each in train))
             loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), LONGEST)
+        nn.utils.clip_grad_norm_(parameters, LONGEST)
         optimizer.step()
     network.load_state_dict(kept)
     network.requires_grad_(False)
+    return best
 
 
 def nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -> Tensor:
@@ -80,7 +114,7 @@ def nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -> Tensor:
     return (log_det - y.square().sum(dim=1) / 2).mean()
 
 
-def _begin(network: nn.Module, generator: torch.Generator) -> None:
+def begin(network: nn.Module, generator: torch.Generator) -> None:
     """Random weights as ``nn.Linear`` has them, and none in the last layer."""
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     with torch.no_grad():
@@ -90,5 +124,5 @@ def _begin(network: nn.Module, generator: torch.Generator) -> None:
                 part.copy_(bound * (2 * torch.rand(part.shape, generator=generator) - 1))
 
 
-def _weights(network: nn.Module) -> dict[str, Tensor]:
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in network.state_dict().items()}

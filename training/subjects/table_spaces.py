@@ -79,6 +79,8 @@ FEW_STEPS = 200
 many tell spaces apart as well."""
 MOST_NAMED = 12
 """Conditions that a line of the log names."""
+MOST_LEVELS = 7
+"""Of a column of a trial: what has more values is a count, of which further ones may come."""
 MOST_CALIBRATED = 10_000
 """Rows that a calibration is fitted to: the error of a slope is about one over their square root.
 """
@@ -135,6 +137,17 @@ class Preparation:
         """Places of the conditions that tell something; empty if they are all, or none does."""
         return relevant_conditions(self.table.train_rows, self.config.seed)
 
+    @cached_property
+    def levels(self) -> list[int]:
+        """How many each column of a trial has, 0 of one of numbers; empty where none has."""
+        columns, points = self.table.columns, self.table.points
+        if not self.likelihood:
+            return []
+        width = points.amax(dim=0) - points.amin(dim=0)
+        count = (width / columns.steps).round() + 1
+        few = (columns.steps > 0) & (count <= MOST_LEVELS)
+        return torch.where(few, count, 0.0).int().tolist() if few.any() else []
+
     def coordinates(self, space: Space) -> Coordinates:
         """Fitted to the rows that are trained on, once."""
         if space not in self._fitted:
@@ -148,8 +161,11 @@ class Preparation:
     def _fit(self, space: Space) -> Coordinates:
         generator = seeded_generator("cpu", self.config.seed, Stream.DEQUANTIZATION)
         columns = self.table.columns
-        rows = self.table.train_rows
+        table, rows = self.table, self.table.train_rows
         points = dither(rows.points, columns.steps, generator)
+        datasets = None
+        if table.datasets is not None and table.covariates:
+            datasets = table.datasets[~table.held_out]
         return fit_coordinates(
             points,
             columns,
@@ -159,6 +175,8 @@ class Preparation:
             space.linear_start,
             space.bounded == "map",
             self.relevant if space.cond_screen == "on" else (),
+            self.levels,
+            datasets,
         )
 
     def told_of_far_rows(self, coordinates: Coordinates, space: Space) -> str | None:
@@ -340,6 +358,8 @@ def choose_space(preparation: Preparation, wanted: Space) -> Space:
 
 def _candidates(preparation: Preparation, wanted: Space) -> list[Space]:
     """All that is left open, but for the conditions that are left out."""
+    if preparation.levels and all(preparation.levels):
+        return [Space("none", "none")]  # their probabilities say all
     table, marginals, whiten = preparation.table, wanted.marginals, wanted.whiten
     all_kept = preparation.choices.inflation.get("dims_to_keep", table.dim) >= table.dim
     whitenings: Sequence[str] = [whiten]

@@ -25,11 +25,13 @@ from training.flow.coordinates.conditions import (
     LinearPrediction,
     Prediction,
 )
+from training.flow.coordinates.levels import LevelPrediction
 from training.flow.coordinates.maps import LINEAR, MAPS, Limits, PointMap
 from training.flow.coordinates.surprise import Surprise
 
-PREDICTION, GAUSSIAN = "prediction", "gaussian"
-"""The names of a ``LinearPrediction`` and of a ``GaussianPrediction`` in network files."""
+PREDICTION, GAUSSIAN, LEVELS = "prediction", "gaussian", "levels"
+"""The names of a ``LinearPrediction``, a ``GaussianPrediction`` and a ``LevelPrediction`` in
+network files."""
 PREDICTIONS: dict[str, type[Prediction]] = {
     PREDICTION: LinearPrediction,
     GAUSSIAN: GaussianPrediction,
@@ -49,6 +51,7 @@ class Coordinates(nn.Module):
             empty if they are all.
         skewed: Places of conditions that go through a power before they are standardized.
         tails: Places of others, with long tails, whose normal scores are taken.
+        levels: How many levels each column has ``[D]``, 0 of one that has none; empty if none has.
 
     Attributes:
         scale: Of conditions; None where there are none.
@@ -82,27 +85,31 @@ class Coordinates(nn.Module):
         relevant: Sequence[int] = (),
         skewed: Sequence[int] = (),
         tails: Sequence[int] = (),
+        levels: Sequence[int] = (),
     ):
         super().__init__()
+        self.levels = list(levels)
         self.dim, self.names, self.knots = dim, list(maps), knots
         self.condition_dim, self.relevant = conditions, list(relevant)
         if any(not 0 <= place < conditions for place in (*self.relevant, *skewed, *tails)):
             raise ValueError(f"a relevant or skewed condition is none of {conditions}")
-        known = (*MAPS, *PREDICTIONS)
+        known = (*MAPS, *PREDICTIONS, LEVELS)
         for name in self.names:
             if name not in known:
                 raise ValueError(f"unknown map '{name}': known are {', '.join(known)}")
         self.scale = ConditionScale(conditions, skewed, tails) if conditions else None
         self.surprise = Surprise(conditions) if surprise and conditions else None
         self._given: Tensor | None = None
-        self.maps = nn.ModuleList(
-            PREDICTIONS[name](dim, self.label_dim)
-            if name in PREDICTIONS
-            else MAPS[name](dim, knots)
-            for name in self.names
-        )
+        self.maps = nn.ModuleList(self._made(name) for name in self.names)
         for name in ("steps", "offsets", "least", "most"):
             self.register_buffer(name, torch.zeros(dim, dtype=torch.float64))
+
+    def _made(self, name: str) -> nn.Module:
+        if name == LEVELS:
+            return LevelPrediction(self.dim, self.label_dim, self.levels)
+        if name in PREDICTIONS:
+            return PREDICTIONS[name](self.dim, self.label_dim)
+        return MAPS[name](self.dim, self.knots)
 
     def hold_steps(self, steps: Tensor, offsets: Tensor, points: Tensor) -> None:
         """Takes the steps of discrete columns ``[D]``, values of them ``[D]``, and their range in
@@ -120,6 +127,7 @@ class Coordinates(nn.Module):
         # Digests of networks that were written before there was more stay what they were.
         made |= {"conditions": self.condition_dim} if self.condition_dim else {}
         made |= {"surprise": True} if self.surprise else {}
+        made |= {"levels": self.levels} if self.levels else {}
         for name in ("skewed", "tails"):
             places = getattr(self.scale, name, [])
             made |= {name: places} if places else {}

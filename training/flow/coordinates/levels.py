@@ -1,0 +1,164 @@
+"""What levels are, given conditions: columns of few values, such as a choice or a hit or miss.
+
+A level k of L has the probability ``p_k(c)``, and the part of its step that lies below a point is
+``a``. The point's image is the normal score of its place among all levels,
+
+    y = Phi^-1(p_1 + ... + p_(k-1) + a p_k),   dy / dx = p_k / (step phi(y)),
+
+so that y is standard normal whatever c is, and the density over the whole step of a level is its
+probability, exactly. Several columns of levels follow each other: each is given those before it.
+
+Logits are those of a network with one layer of products, ``h + D (U h * G h)``: generalized linear
+models whose coefficients are parameters and whose predictors are covariates are of that kind. A
+layer more bends what is none; its weights are 0 where products alone do better.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.flow.coordinates.conditions import Prediction
+
+MEMBERS, WIDTH = 3, 32
+"""Networks of each column, whose logits are averaged, and units of their layers."""
+LEAST_SHARE = 1e-300
+"""Of what lies below or above a point, whose logarithm is taken."""
+
+
+class LevelNetwork(nn.Module):
+    """Logits of L levels.
+
+    Args:
+        inputs: Conditions and earlier columns C.
+        levels: L.
+    """
+
+    def __init__(self, inputs: int, levels: int):
+        super().__init__()
+        self.first = nn.Linear(inputs, WIDTH)
+        self.one, self.other, self.product = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.bend, self.last = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, levels)
+
+    def forward(self, c: Tensor) -> Tensor:
+        """``[..., L]`` of ``[..., C]``."""
+        h = self.first(c)
+        h = h + self.product(self.one(h) * self.other(h))
+        h = h + F.silu(self.bend(h))
+        return cast(Tensor, self.last(h))
+
+
+class LevelPrediction(Prediction):
+    """Normal scores of columns of levels; other columns stay as they are.
+
+    Args:
+        dim: D.
+        conditions: C.
+        counts: Levels of each column ``[D]``, 0 of one that has none.
+
+    Attributes:
+        places: Columns of levels.
+        first: The first level of each of these.
+        step: From a level to the next.
+    """
+
+    first: Tensor
+    step: Tensor
+
+    def __init__(self, dim: int, conditions: int, counts: Sequence[int]):
+        super().__init__()
+        if conditions < 1 or len(counts) != dim or any(count < 0 or count == 1 for count in counts):
+            raise ValueError("levels need conditions, and a column of them at least two")
+        self.counts = list(counts)
+        self.places = [place for place, count in enumerate(counts) if count]
+        self.networks = nn.ModuleList(
+            nn.ModuleList(LevelNetwork(conditions + before, counts[place]) for _ in range(MEMBERS))
+            for before, place in enumerate(self.places)
+        )
+        for name in ("first", "step"):
+            self.register_buffer(name, torch.ones(len(self.places), dtype=torch.float64))
+        self.requires_grad_(False)  # but where it is fitted
+
+    def hold(self, first: Tensor, step: Tensor) -> None:
+        """Takes the first levels and the steps of columns of levels."""
+        self.first.copy_(first)
+        self.step.copy_(step)
+
+    def numbers(self, x: Tensor) -> Tensor:
+        """Numbers from 0 of the levels ``[..., K]`` that points ``[..., D]`` are of."""
+        most = self.first.new_tensor([self.counts[place] - 1 for place in self.places])
+        return ((x[..., self.places] - self.first) / self.step).round().clamp_min(0).minimum(most)
+
+    def seen(self, number: int, c: Tensor, numbers: Tensor) -> Tensor:
+        """What networks of a column see: conditions ``[..., C]``, and earlier columns, from -1
+        to 1, of levels ``[..., K]``."""
+        wide = [self.counts[place] - 1 for place in self.places[:number]]
+        before = 2 * numbers[..., :number] / numbers.new_tensor(wide) - 1
+        c = c.expand(*before.shape[:-1], -1)
+        return torch.cat([c, before.to(c)], dim=-1)
+
+    def log_probabilities(self, number: int, seen: Tensor) -> Tensor:
+        """Of the levels of a column, ``[..., L]``, float64."""
+        networks = self.networks[number]
+        assert isinstance(networks, nn.ModuleList)
+        dtype = next(networks.parameters()).dtype
+        logits = torch.stack([network(seen.to(dtype)) for network in networks]).mean(dim=0)
+        return logits.double().log_softmax(dim=-1)
+
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        numbers, y = self.numbers(x), x.clone()
+        total = torch.zeros_like(x[..., 0])
+        within = (x[..., self.places] - self.first) / self.step - numbers + 0.5
+        for number, place in enumerate(self.places):
+            logs = self.log_probabilities(number, self.seen(number, c, numbers))
+            logs = logs.expand(*x.shape[:-1], -1)
+            level = numbers[..., number, None].long()
+            log_p = logs.gather(-1, level)[..., 0]
+            part = within[..., number].clamp(0, 1)
+            y[..., place] = _score(logs.exp(), level, part)
+            normal = -0.5 * (y[..., place].square() + torch.log(2 * torch.pi * y.new_ones(())))
+            total = total + log_p - self.step[number].log() - normal
+        return y, total
+
+    def inverse(self, y: Tensor, c: Tensor) -> Tensor:
+        x = y.clone()
+        numbers = y.new_zeros(*y.shape[:-1], len(self.places))
+        for number, place in enumerate(self.places):
+            p = self.log_probabilities(number, self.seen(number, c, numbers)).exp()
+            p = p.expand(*y.shape[:-1], -1)
+            below, above = torch.special.ndtr(y[..., place]), torch.special.ndtr(-y[..., place])
+            # Counted from the nearer end, where shares have all their digits.
+            low = below[..., None] > p.cumsum(dim=-1)[..., :-1]
+            high = above[..., None] < _from_above(p)[..., 1:]
+            level = torch.where(below < 0.5, low.sum(dim=-1), high.sum(dim=-1))[..., None]
+            own = p.gather(-1, level)[..., 0].clamp_min(LEAST_SHARE)
+            from_low = (below - (p.cumsum(dim=-1) - p).gather(-1, level)[..., 0]) / own
+            from_high = 1 - (above - (_from_above(p) - p).gather(-1, level)[..., 0]) / own
+            part = torch.where(below < 0.5, from_low, from_high).clamp(0, 1)
+            numbers[..., number] = level[..., 0].to(numbers)
+            x[..., place] = self.first[number] + self.step[number] * (
+                numbers[..., number] + part - 0.5
+            )
+        return x
+
+    def check(self) -> None:
+        """Raises ValueError if a step is not positive."""
+        if not (self.step > 0).all():
+            raise ValueError("a step between levels is not positive")
+
+
+def _from_above(p: Tensor) -> Tensor:
+    """Probabilities ``[..., L]`` of a level or one above it."""
+    return p.flip(-1).cumsum(dim=-1).flip(-1)
+
+
+def _score(p: Tensor, level: Tensor, part: Tensor) -> Tensor:
+    """Normal scores ``[...]`` of points in steps of levels ``[..., 1]``, a part ``[...]`` of which
+    lies below them."""
+    own = p.gather(-1, level)[..., 0]
+    below = (p.cumsum(dim=-1) - p).gather(-1, level)[..., 0] + part * own
+    above = (_from_above(p) - p).gather(-1, level)[..., 0] + (1 - part) * own
+    nearer = torch.minimum(below, above).clamp_min(LEAST_SHARE)
+    return torch.special.ndtri(nearer) * torch.where(below < above, 1.0, -1.0)
