@@ -3,14 +3,12 @@
     log p(y_1, ..., y_n | theta) = sum_i log p(y_i | theta, v_i),
 
 with covariates v of each trial. All pairs of a point and a trial of its observation are rows of one
-flow, whatever their number. A value of a discrete column stands for its step: the density of a
-trial is then the mean over points of its cell, the same for all theta.
-
-Where posteriors are is found by the Gaussian that the flow starts from: it takes one call, and the
-flow's own densities dozens.
+call, whatever their number. Where posteriors are is found by what is roughly the law of a trial,
+with gradients; the law itself weighs what is drawn there.
 """
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log, pi
 
@@ -57,36 +55,110 @@ class Trials:
         return cls(data[order], covariates[order], torch.bincount(datasets))
 
 
+class TrialLaw(ABC):
+    """``p(y | theta, v)``: what one trial may be, given parameters and covariates of it.
+
+    Rows do not depend on those beside them, and those of one size not on their number.
+    """
+
+    is_rough: bool = False
+    """Whether what is roughly the law is the law."""
+
+    @abstractmethod
+    def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
+        """Log densities ``[n]`` in nats, of levels or steps the probability's log but a constant.
+
+        Args:
+            trials: ``[n, K]``.
+            covariates: ``[n, V]``.
+            parameters: ``[n, D]``.
+        """
+
+    @abstractmethod
+    def rough(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
+        """The same, near and cheap and with gradients by the parameters, to find where posteriors
+        are."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> "TrialLaw":
+        """Itself, on another device."""
+
+
+class FlowLaw(TrialLaw):
+    """The law that a conditional flow has learned; roughly, the Gaussian that it starts from.
+
+    A value of a discrete column stands for its step: the density of a trial is then the mean over
+    points of its cell, the same for all theta. The Gaussian takes one call, and the flow's own
+    densities dozens.
+
+    Args:
+        flow: Its points are trials, its conditions parameters and then covariates.
+    """
+
+    def __init__(self, flow: ProbabilityFlow):
+        coordinates = flow.coordinates
+        assert coordinates is not None
+        steps = coordinates.steps
+        cells = offsets(steps > 0).flatten(0, 1)[:CELL_POINTS] if steps.any() else 0 * steps[None]
+        self._flow, self._cells = flow, cells.to(steps) * steps
+        self.is_rough = bool(getattr(flow.denoiser, "says_nothing", False))
+
+    def to(self, device: torch.device) -> "FlowLaw":
+        return FlowLaw(self._flow.to(device))
+
+    def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
+        flow = self._given(covariates, parameters)
+        return self._over_cells(trials, flow, flow.log_prob)
+
+    def rough(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
+        flow = self._given(covariates, parameters)
+        return self._over_cells(trials, flow, lambda y: _start_log_prob(flow, y))
+
+    def _given(self, covariates: Tensor, parameters: Tensor) -> ProbabilityFlow:
+        return self._flow.given(labels=torch.cat([parameters, covariates], dim=1))
+
+    def _over_cells(
+        self, trials: Tensor, flow: ProbabilityFlow, log_prob: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        assert flow.coordinates is not None
+        centers = flow.coordinates.rounded(trials)
+        of_cell = [log_prob(centers + shift) for shift in self._cells]
+        return torch.stack(of_cell).logsumexp(dim=0) - log(len(of_cell))
+
+
+def _start_log_prob(flow: ProbabilityFlow, y: Tensor) -> Tensor:
+    """Log densities ``[n]`` of a flow whose network says nothing, in one call."""
+    assert flow.coordinates is not None
+    u, log_det = flow.coordinates(y)
+    variance = flow.noisy_variance(flow.times(1)[0])
+    squares = flow.basis.to_eigen(u).square() / variance
+    return log_det - (squares + variance.log() + log(2 * pi)).sum(dim=1) / 2
+
+
 class TrialLikelihood(Likelihood):
     """A learned likelihood of trials; what was observed is the number of the observation.
 
     Args:
-        flow: Of one trial given parameters and covariates.
+        law: Of one trial.
         trials: Of the observations.
         places: Of the parameters, in their order, among the coordinates of points.
         ends: Of the parameters ``[D, 2]``: beyond what was simulated the likelihood is 0. None for
             none.
-        rough: Whether the flow's network is left out.
+        rough: Whether to take what is roughly the law.
     """
 
     own = dear = True
 
     def __init__(
         self,
-        flow: ProbabilityFlow,
+        law: TrialLaw,
         trials: Trials,
         places: Sequence[int],
         ends: Tensor | None = None,
         rough: bool = False,
     ):
-        self._flow, self.trials, self._places, self._ends = flow, trials, list(places), ends
-        self._rough = rough or bool(getattr(flow.denoiser, "says_nothing", False))
-        coordinates = flow.coordinates
-        assert coordinates is not None
-        steps = coordinates.steps
-        cells = offsets(steps > 0).flatten(0, 1)[:CELL_POINTS] if steps.any() else 0 * steps[None]
-        centers = coordinates.rounded(trials.data.to(steps))
-        self._points = centers[:, None] + cells.to(steps) * steps
+        self._law, self.trials, self._places, self._ends = law, trials, list(places), ends
+        self._rough = rough or law.is_rough
 
     @property
     def numbers(self) -> Tensor:
@@ -94,17 +166,16 @@ class TrialLikelihood(Likelihood):
         return torch.arange(len(self.trials), dtype=torch.float64)[:, None]
 
     def to(self, device: torch.device) -> "TrialLikelihood":
-        self._flow = self._flow.to(device)
-        trials, self._points = self.trials, self._points.to(device)
+        self._law, trials = self._law.to(device), self.trials
         parts = (trials.data, trials.covariates, trials.counts)
         self.trials = Trials(*(part.to(device) for part in parts))
         return self
 
     def roughly(self) -> "TrialLikelihood":
-        return TrialLikelihood(self._flow, self.trials, self._places, self._ends, True)
+        return TrialLikelihood(self._law, self.trials, self._places, self._ends, True)
 
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
-        # Gradients are those of the Gaussian, which chains follow: the flow weighs their draws.
+        # Chains follow gradients of what is rough: the law weighs their draws.
         with torch.set_grad_enabled(self._rough and torch.is_grad_enabled()):
             total = checked(self._of_points(points, observed), "the learned likelihood")
             return torch.where(self.inside(points), total, -torch.inf)
@@ -144,19 +215,9 @@ class TrialLikelihood(Likelihood):
 
     def _of_pairs(self, points: Tensor, trial: Tensor) -> Tensor:
         """Log densities ``[n]`` of trials ``[n]`` given points ``[n, D]``."""
-        given = torch.cat([points[:, self._places], self.trials.covariates[trial]], dim=1)
-        of_cell = [self._log_prob(y, given) for y in self._points[trial].unbind(1)]
-        return torch.stack(of_cell).logsumexp(dim=0) - log(len(of_cell))
-
-    def _log_prob(self, y: Tensor, given: Tensor) -> Tensor:
-        flow = self._flow.given(labels=given)
-        if not self._rough:
-            return flow.log_prob(y)
-        assert flow.coordinates is not None
-        u, log_det = flow.coordinates(y)
-        variance = flow.noisy_variance(flow.times(1)[0])
-        squares = flow.basis.to_eigen(u).square() / variance
-        return log_det - (squares + variance.log() + log(2 * pi)).sum(dim=1) / 2
+        log_prob = self._law.rough if self._rough else self._law.log_prob
+        trials = self.trials
+        return log_prob(trials.data[trial], trials.covariates[trial], points[:, self._places])
 
     def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:
         raise UsageError(

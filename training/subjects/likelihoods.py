@@ -26,7 +26,7 @@ from training.flow.coordinates.maps import Bounded, Standardize
 from training.flow.courses import courses_at_rest
 from training.flow.eigenbasis import EigenBasis
 from training.inference.amortized import LogPosterior
-from training.inference.trials import TrialLikelihood, Trials
+from training.inference.trials import FlowLaw, TrialLikelihood, Trials
 from training.learning.building import Choices
 from training.model.model import Model
 from training.names import DISCRETE, LIKELIHOOD, TABLE, TABLE_NETWORK, TRIALS, UNIFORM
@@ -166,7 +166,7 @@ class LearnedLikelihood:
         """Of points whose coordinates are so named."""
         places = [names.index(name) for name in self.parameters]
         ends = torch.tensor(list(self.bounds.values()), dtype=torch.float64)
-        return TrialLikelihood(self.table.flow, trials, places, ends)
+        return TrialLikelihood(FlowLaw(self.table.flow), trials, places, ends)
 
     def log_posterior(self, prior: TableFlow, names: Sequence[str], places: Tensor) -> LogPosterior:
         """Log densities of points, whose coordinates are so named, given several trials in a row.

@@ -17,7 +17,7 @@ from training.flow.pfode import ProbabilityFlow
 from training.inference.prior import Prior, ways_of
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
-from training.inference.trials import TrialLikelihood, Trials
+from training.inference.trials import FlowLaw, TrialLikelihood, Trials
 from training.learning.building import Choices
 from training.learning.gaussian_start import fit_gaussian
 from training.learning.trainer import TrainingConfig
@@ -58,7 +58,7 @@ def some_trials(seed: int = 5) -> Trials:
 
 @pytest.fixture(scope="module")
 def likelihood() -> TrialLikelihood:
-    return TrialLikelihood(linear_flow(), some_trials(), [1, 0])
+    return TrialLikelihood(FlowLaw(linear_flow()), some_trials(), [1, 0])
 
 
 def exactly(points: Tensor, trials: Trials, which: int) -> Tensor:
@@ -107,7 +107,7 @@ def test_chains_follow_gradients_of_the_gaussian(likelihood: TrialLikelihood) ->
 def test_counts_have_the_density_of_their_cell() -> None:
     flow = linear_flow(double([1.0]))
     trials = Trials(double([[1.0]]), double([[0.0]]), torch.tensor([1]))
-    log_likelihood = TrialLikelihood(flow, trials, [0, 1]).log_prob(
+    log_likelihood = TrialLikelihood(FlowLaw(flow), trials, [0, 1]).log_prob(
         double([[0.3, 0.2]]), double([[0.0]])
     )
     inner = torch.linspace(0.5, 1.5, 1001).double()[:, None]
