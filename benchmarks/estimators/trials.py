@@ -10,8 +10,10 @@ import torch
 
 from benchmarks.estimators.estimate import Estimate, Simulations
 from benchmarks.estimators.flow import ROOT, children_seconds, newest_network
+from benchmarks.simulators.priors import LogNormal, Normal
 from dnnlib.errors import DataError
 from torch_utils.results import load_json
+from training.commands.models import Model
 from training.data.tables.foreign import ForeignTable
 from training.data.tables.making import TableChoices, make_table
 from training.data.tables.trials import unrolled
@@ -22,11 +24,6 @@ from training.files.table import save_table
 CHAINS, OVER = 4, 4
 """Draws are taken by weight, and some of them more than once: of so many times as many as wanted
 each OVER-th is kept, or a classifier knows some of them from training."""
-PRIOR_DRAWS = 10_000
-"""Of a prior that is not uniform: they take no simulations."""
-SMALL = ("--width=32", "--depth=1")
-"""Their network: samplers call it for each state, and the priors of these tasks are normal in the
-coordinates that trials choose."""
 
 
 def of_trials(given: Simulations) -> Estimate:
@@ -43,10 +40,10 @@ def of_trials(given: Simulations) -> Estimate:
     prior = prior_of(given)
     trained = children_seconds()
     seen, count = given.folder / "observations.csv", len(given.observed)
-    rows = given.observed.reshape(count * given.task.trials, -1)
+    rows = with_covariates(given, given.observed).reshape(count * given.task.trials, -1)
     numbers = np.repeat(np.arange(count), given.task.trials)
     save_csv(
-        seen, ["dataset", *data_names(given)], torch.from_numpy(np.column_stack([numbers, rows]))
+        seen, ["dataset", *trial_names(given)], torch.from_numpy(np.column_stack([numbers, rows]))
     )
     place = given.folder / "posterior"
     network = newest_network(given.folder)
@@ -77,21 +74,20 @@ def of_trials(given: Simulations) -> Estimate:
 
 
 def prior_of(given: Simulations) -> str:
-    """The value of ``--prior``: uniform between bounds, or a flow of draws of the prior."""
-    law = given.task.prior
+    """The value of ``--prior``: uniform between bounds, or a normal law in closed form, of
+    parameters or of their logarithms."""
+    law, names = given.task.prior, parameter_names(given)
     if np.isfinite([law.low, law.high]).all():
         return "uniform"
-    folder = given.folder.with_name(f"{given.folder.name}-prior")
-    names = parameter_names(given)
-    rows = law.sample(PRIOR_DRAWS, np.random.default_rng([given.seed, 2]))
-    bounds = dict.fromkeys(names, (law.low, law.high)) if np.isfinite(law.low) else {}
-    source = ForeignTable("prior", names, lambda: iter([rows]))
-    table, _ = make_table(source, TableChoices(bounds=bounds, seed=given.seed))
-    folder.mkdir(parents=True, exist_ok=True)
-    save_table(folder / "prior.npz", table)
-    command = ["train.py", f"--data={folder / 'prior.npz'}", f"--outdir={folder}", *SMALL]
-    run([*command, f"--seed={given.seed}", "--device_name=cpu"])
-    return str(newest_network(folder))
+    if isinstance(law, Normal):
+        model = Model.normal(names, np.zeros(law.dim), np.linalg.inv(law.precision))
+    else:
+        assert isinstance(law, LogNormal)
+        bounds = dict.fromkeys(names, (0.0, np.inf))
+        model = Model.normal(names, law.location, law.scale, bounds)
+    path = given.folder / "prior.pkl"
+    model.save(path)
+    return str(path)
 
 
 def parameter_names(given: Simulations) -> list[str]:
@@ -104,17 +100,40 @@ def data_names(given: Simulations) -> list[str]:
     return [f"y{index + 1}" for index in range(given.data.shape[1] // given.task.trials)]
 
 
+def trial_names(given: Simulations) -> list[str]:
+    """Of the numbers of one trial, and of its covariates."""
+    covariates = given.task.covariates
+    known = 0 if covariates is None else covariates.shape[1]
+    return [*data_names(given), *(f"v{index + 1}" for index in range(known))]
+
+
+def with_covariates(given: Simulations, data: np.ndarray) -> np.ndarray:
+    """Data ``[N, C]``, each trial followed by its covariates."""
+    if given.task.covariates is None:
+        return data
+    each = data.reshape(len(data), given.task.trials, -1)
+    covariates = np.broadcast_to(
+        given.task.covariates, (*each.shape[:2], given.task.covariates.shape[1])
+    )
+    return np.concatenate([each, covariates], axis=2).reshape(len(data), -1)
+
+
 def save_trials(path: Path, given: Simulations, held_out: float = 0.1) -> None:
     """The data set that dataset_tool.py --repeats makes of parameters and data."""
     names = parameter_names(given)
-    columns = [f"z{index + 1}" for index in range(given.data.shape[1])]
-    rows, one = np.hstack([given.theta, given.data]), data_names(given)
+    rows, one = np.hstack([given.theta, with_covariates(given, given.data)]), trial_names(given)
+    columns = [f"z{index + 1}" for index in range(rows.shape[1] - len(names))]
     groups = [columns[at : at + len(one)] for at in range(0, len(columns), len(one))]
     source = ForeignTable(given.task.name, [*names, *columns], lambda: iter([rows]))
     ends = given.task.prior.low, given.task.prior.high
     bounds = dict.fromkeys(names, ends) if np.isfinite(ends).any() else {}
     choices = TableChoices(
-        one, dataset="(dataset)", bounds=bounds, held_out=held_out, seed=given.seed
+        data_names(given),
+        dataset="(dataset)",
+        covariates=one[len(data_names(given)) :],
+        bounds=bounds,
+        held_out=held_out,
+        seed=given.seed,
     )
     table, _ = make_table(unrolled(source, groups, one, "(dataset)"), choices)
     path.parent.mkdir(parents=True, exist_ok=True)

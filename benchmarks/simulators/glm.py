@@ -61,7 +61,11 @@ class BernoulliGlmRaw(BernoulliGlm):
     """Data are the spikes."""
 
     name, files, observed = "bernoulli_glm_raw", "bernoulli_glm", "observation_raw"
-    data_dim = 100
+    data_dim = trials = 100
+
+    def __init__(self, design: np.ndarray):
+        super().__init__(design)
+        self.covariates = design[:, 1:]
 
     def simulate(self, theta: np.ndarray, draw: np.random.Generator) -> np.ndarray:
         return self._spikes(theta, draw)

@@ -21,6 +21,7 @@ class Task(ABC):
         files: The task whose files the package has it among; None for its own name.
         observed: Name of the file of an observation.
         trials: Of how many trials, one after the other, data are.
+        covariates: Of each trial, ``[trials, V]``, the same in all simulations; None for none.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Task(ABC):
     files: str | None = None
     observed: str = "observation"
     trials: int = 1
+    covariates: np.ndarray | None = None
 
     @property
     def dim(self) -> int:

@@ -10,6 +10,7 @@ with gradients; the law itself weighs what is drawn there.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import log, pi
 
 import torch
@@ -101,38 +102,39 @@ class FlowLaw(TrialLaw):
         steps = coordinates.steps
         cells = offsets(steps > 0).flatten(0, 1)[:CELL_POINTS] if steps.any() else 0 * steps[None]
         self._flow, self._cells = flow, cells.to(steps) * steps
+        # Where all columns are levels the Gaussian has one density in a cell: that of its center.
+        all_levels = bool(coordinates.levels) and all(coordinates.levels)
+        self._rough_cells = 0 * steps[None] if all_levels else self._cells
         self.is_rough = bool(getattr(flow.denoiser, "says_nothing", False))
 
     def to(self, device: torch.device) -> "FlowLaw":
         return FlowLaw(self._flow.to(device))
 
     def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
-        flow = self._given(covariates, parameters)
-        return self._over_cells(trials, flow, flow.log_prob)
+        flow = self._flow.given(labels=torch.cat([parameters, covariates], dim=1))
+        return self._over_cells(trials, self._cells, flow.log_prob)
 
     def rough(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
-        flow = self._given(covariates, parameters)
-        return self._over_cells(trials, flow, lambda y: _start_log_prob(flow, y))
+        given = torch.cat([parameters, covariates], dim=1)
+        return self._over_cells(trials, self._rough_cells, partial(self._start_log_prob, given))
 
-    def _given(self, covariates: Tensor, parameters: Tensor) -> ProbabilityFlow:
-        return self._flow.given(labels=torch.cat([parameters, covariates], dim=1))
+    def _start_log_prob(self, given: Tensor, y: Tensor) -> Tensor:
+        """Log densities ``[n]`` of the flow if its network said nothing, in one call."""
+        flow = self._flow
+        assert flow.coordinates is not None
+        u, log_det = flow.coordinates.given(given)(y)
+        variance = flow.noisy_variance(flow.times(1)[0])
+        squares = flow.basis.to_eigen(u).square() / variance
+        return log_det - (squares + variance.log() + log(2 * pi)).sum(dim=1) / 2
 
     def _over_cells(
-        self, trials: Tensor, flow: ProbabilityFlow, log_prob: Callable[[Tensor], Tensor]
+        self, trials: Tensor, cells: Tensor, log_prob: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        assert flow.coordinates is not None
-        centers = flow.coordinates.rounded(trials)
-        of_cell = [log_prob(centers + shift) for shift in self._cells]
+        """Logs ``[n]`` of the mean densities at points of cells ``[P, K]`` of trials ``[n, K]``."""
+        assert self._flow.coordinates is not None
+        centers = self._flow.coordinates.rounded(trials)
+        of_cell = [log_prob(centers + shift) for shift in cells]
         return torch.stack(of_cell).logsumexp(dim=0) - log(len(of_cell))
-
-
-def _start_log_prob(flow: ProbabilityFlow, y: Tensor) -> Tensor:
-    """Log densities ``[n]`` of a flow whose network says nothing, in one call."""
-    assert flow.coordinates is not None
-    u, log_det = flow.coordinates(y)
-    variance = flow.noisy_variance(flow.times(1)[0])
-    squares = flow.basis.to_eigen(u).square() / variance
-    return log_det - (squares + variance.log() + log(2 * pi)).sum(dim=1) / 2
 
 
 class TrialLikelihood(Likelihood):

@@ -22,7 +22,7 @@ from training.data.tables.table import Dropped
 from training.data.tables.trials import first_rows, one_of_each
 from training.files.observations import read_trials
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.coordinates.maps import Bounded, Standardize
+from training.flow.coordinates.maps import Bounded, Standardize, WhitenPCA
 from training.flow.courses import courses_at_rest
 from training.flow.eigenbasis import EigenBasis
 from training.inference.amortized import LogPosterior
@@ -118,8 +118,30 @@ class LearnedLikelihood:
             )
 
     def trials(self, path: Path) -> Trials:
-        """The trials of a file of observations, one in each row; raises as ``read_trials``."""
-        return read_trials(path, self.table.names, self.covariates)
+        """The trials of a file of observations, one in each row.
+
+        Raises:
+            DataError: As ``read_trials``, or a level is none that was simulated.
+        """
+        trials = read_trials(path, self.table.names, self.covariates)
+        coordinates = self.table.coordinates
+        for name, count, values, least, step in zip(
+            self.table.names,
+            coordinates.levels,
+            trials.data.T,
+            coordinates.least,
+            coordinates.steps,
+            strict=False,  # of no levels, where no column has any
+        ):
+            place = (values - least) / step if count else 0 * values
+            other = (place < 0) | (place > count) | (place != place.round())
+            if other.any():
+                there = ", ".join(f"{float(least + k * step):g}" for k in range(count))
+                raise DataError(
+                    f"{path} has a trial whose '{name}' is {float(values[other][0]):g}, which was "
+                    f"never simulated: its levels are {there}"
+                )
+        return trials
 
     def testable(self, path: Path) -> int:
         """How many datasets a data set has to test. Raises DataError if it is broken."""
@@ -253,9 +275,9 @@ def uniform_model(names: Sequence[str], ends: Tensor) -> Model:
     return normal_model(names, ends, zeros, zeros + 1)
 
 
-def normal_model(names: Sequence[str], ends: Tensor, mean: Tensor, std: Tensor) -> Model:
+def normal_model(names: Sequence[str], ends: Tensor, mean: Tensor, spread: Tensor) -> Model:
     """A flow of columns that are normal where bounds ``[D, 2]`` are mapped away (``Bounded``), with
-    means and standard deviations ``[D]`` there."""
+    means ``[D]`` and standard deviations ``[D]``, or a covariance ``[D, D]``, there."""
     dim = len(names)
     unit = torch.ones(dim, dtype=torch.float64)
     # What the noise of the first time adds is taken off before: draws are uniform, not nearly so.
@@ -264,12 +286,16 @@ def normal_model(names: Sequence[str], ends: Tensor, mean: Tensor, std: Tensor) 
     choices = Choices("ifs", inflation, TABLE_NETWORK, {"width": 1, "depth": 1}, "IS", "log")
     with torch.random.fork_rng(devices=[]):
         model, _ = choices.build(basis)
-    coordinates = Coordinates(dim, ["bounded", "standardize"])
-    bounded, standardize = coordinates.maps
+    coordinates = Coordinates(dim, ["bounded", "pca" if spread.ndim > 1 else "standardize"])
+    bounded, linear = coordinates.maps
     assert isinstance(bounded, Bounded)
-    assert isinstance(standardize, Standardize)
     bounded.set_bounds(ends[:, 0], ends[:, 1])
-    standardize.hold(mean=mean, std=std)
+    if isinstance(linear, WhitenPCA):
+        variances, axes = torch.linalg.eigh(spread)
+        linear.hold(mean=mean, axes=axes, std=variances.sqrt())
+    else:
+        assert isinstance(linear, Standardize)
+        linear.hold(mean=mean, std=spread)
     about: dict[str, Any] = {"kind": TABLE, "columns": list(names), "condition_names": []}
     dropped = Dropped.none(names)
     about["dropped"] = {"names": [], "offsets": [], "slopes": [], "order": list(dropped.order)}
