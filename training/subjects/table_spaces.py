@@ -114,6 +114,15 @@ class Space:
         return f"marginals {self.marginals}, whitening {self.whiten}{start}{left}{some}"
 
 
+def levels_of(table: DataTable) -> list[int]:
+    """How many levels each column of points has, 0 of one of numbers; empty where none has any."""
+    points, steps = table.points, table.columns.steps
+    width = points.amax(dim=0) - points.amin(dim=0)
+    count = (width / steps).round() + 1
+    few = (steps > 0) & (count <= MOST_LEVELS)
+    return torch.where(few, count, 0.0).int().tolist() if few.any() else []
+
+
 @dataclass(frozen=True)
 class Preparation:
     """A table, with what is the same for all ways to see it.
@@ -139,14 +148,8 @@ class Preparation:
 
     @cached_property
     def levels(self) -> list[int]:
-        """How many each column of a trial has, 0 of one of numbers; empty where none has."""
-        columns, points = self.table.columns, self.table.points
-        if not self.likelihood:
-            return []
-        width = points.amax(dim=0) - points.amin(dim=0)
-        count = (width / columns.steps).round() + 1
-        few = (columns.steps > 0) & (count <= MOST_LEVELS)
-        return torch.where(few, count, 0.0).int().tolist() if few.any() else []
+        """How many each column of a trial has; see ``levels_of``. Empty of what is no likelihood."""
+        return levels_of(self.table) if self.likelihood else []
 
     def coordinates(self, space: Space) -> Coordinates:
         """Fitted to the rows that are trained on, once."""

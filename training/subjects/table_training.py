@@ -25,12 +25,16 @@ from training.subjects.table_spaces import (
     about_table,
     choose_space,
     kept_dimensions,
+    levels_of,
 )
 from training.subjects.training import Start, Training
 
 LEAST_GAIN = 0.01
 """Nats of a trial, by which a likelihood has to be better with its network than without: one
 without takes hardly any time."""
+PATIENCE = 3
+"""Reports that a network is waited for where data are all levels, whose probabilities it only
+mends."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,7 +61,11 @@ class TableTraining(Training):
     def recipe(self) -> TableRecipe:
         """By the numbers of rows, columns and conditions."""
         table, rows = self.table, len(self.table.train_rows)
-        return fitted_to_table(rows, table.dim, self.wanted.amounts, table.condition_dim)
+        amounts = dict(self.wanted.amounts)
+        levels = levels_of(table) if self.likelihood else []
+        if levels and all(levels) and amounts.get("patience") is None:
+            amounts["patience"] = PATIENCE
+        return fitted_to_table(rows, table.dim, amounts, table.condition_dim)
 
     @property
     def useful_threads(self) -> int | None:

@@ -128,7 +128,7 @@ class LevelPrediction(Prediction):
         for number, place in enumerate(self.places):
             p = self.log_probabilities(number, self.seen(number, c, numbers)).exp()
             p = p.expand(*y.shape[:-1], -1)
-            below, above = torch.special.ndtr(y[..., place]), torch.special.ndtr(-y[..., place])
+            below, above = _normal_share(y[..., place]), _normal_share(-y[..., place])
             # Counted from the nearer end, where shares have all their digits.
             low = below[..., None] > p.cumsum(dim=-1)[..., :-1]
             high = above[..., None] < _from_above(p)[..., 1:]
@@ -147,6 +147,11 @@ class LevelPrediction(Prediction):
         """Raises ValueError if a step is not positive."""
         if not (self.step > 0).all():
             raise ValueError("a step between levels is not positive")
+
+
+def _normal_share(y: Tensor) -> Tensor:
+    """What is below y ``[...]``, to all digits: ``torch.special.ndtr`` is 0 from -8.3 on."""
+    return torch.special.erfc(-y / 2**0.5) / 2
 
 
 def _from_above(p: Tensor) -> Tensor:
