@@ -5,6 +5,7 @@
         [--method=flow,trials,rounds,npe,fmpe,npse] [--observations=1-10]
     python benchmarks/sbibm.py draw [--plot=out/sbibm/c2st.png]
     python benchmarks/sbibm.py check --task=two_moons --simulations=10000 [--runs=1000] [--deblur]
+        [--method=flow|trials]
 
 Tasks are written anew (``simulators``); pip downloads the wheel of the package, for its
 observations and reference posteriors, into a folder of its own and does not install it.
@@ -123,7 +124,7 @@ class Plan:
         return found
 
     def checked(self, simulations: int, runs: int, deblur: bool) -> dict[str, Any]:
-        """What ``posterior.py check`` says of the flow of so many simulations."""
+        """What ``posterior.py check`` says of posteriors by so many simulations."""
         self.measured(simulations)
         place = self.folder / f"{self.task.name}-{simulations}-{self.method}-seed{self.seed}"
         return checked(
@@ -131,6 +132,7 @@ class Plan:
             runs,
             place.with_name(f"{place.name}-check"),
             deblur,
+            self.method == "trials",
         )
 
     def _simulated(self, simulations: int, folder: Path) -> Simulations:
@@ -266,19 +268,22 @@ def run(
 @main.command()
 @click.option("--task", "tasks", default="all", help="One, or more with commas.")
 @click.option("--simulations", default="1000,10000", help="How many, with commas.")
+@click.option("--method", type=click.Choice(["flow", "trials"]), default="flow")
 @click.option("--runs", default=1000, help="New simulations.")
 @click.option("--deblur", is_flag=True, help="Of draws without the noise of the first time.")
 @click.option("--seed", default=0)
 @click.option("--folder", type=Path, default=Path("out/sbibm"))
-def check(tasks: str, simulations: str, runs: int, deblur: bool, seed: int, folder: Path) -> None:
-    """Ask whether the flows are calibrated on new simulations."""
+def check(
+    tasks: str, simulations: str, method: str, runs: int, deblur: bool, seed: int, folder: Path
+) -> None:
+    """Ask whether posteriors are calibrated on new simulations."""
     wheel = Wheel.downloaded(folder / "wheel")
     print("| task | simulations | highest density | largest | TARP | central | smallest p | s |")
     print("| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
     for task in tasks_of(tasks, wheel):
         for count in map(int, simulations.split(",")):
             began = children_seconds()
-            plan = Plan(task, wheel, "flow", [], DRAWS, seed, folder.resolve())
+            plan = Plan(task, wheel, method, [], DRAWS, seed, folder.resolve())
             found = plan.checked(count, runs, deblur)
             seconds = children_seconds() - began
             print(f"| {task.name} | {count:,} | {coverage_of(found)} | {seconds:.0f} |", flush=True)

@@ -148,7 +148,7 @@ class Preparation:
 
     @cached_property
     def levels(self) -> list[int]:
-        """How many each column of a trial has; see ``levels_of``. Empty of what is no likelihood."""
+        """How many each column of a trial has (``levels_of``); empty of what is no likelihood."""
         return levels_of(self.table) if self.likelihood else []
 
     def coordinates(self, space: Space) -> Coordinates:
