@@ -282,7 +282,8 @@ def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
         groups, options = prepared(asked, files[1], settings.runs, [data], sources)
         problem, simulates = asked.problem(likelihood, observed), asked.learned is None
         with groups.told_when_cut_short():
-            values = Check(problem, plan, subject.names, data, simulates).run(groups)
+            functions = subject.quantities
+            values = Check(problem, plan, subject.names, data, simulates, functions).run(groups)
         question = "sampler" if data is None else "model"
         content = {
             "question": question,

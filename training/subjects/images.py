@@ -21,6 +21,7 @@ from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.trajectory import Trajectory
 from training.learning.melting import MOST, LawPlan
+from training.measure.image_quantities import image_quantities
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.model.model import Model
 from training.names import IMAGE_PARTICLE_STEPS, IMAGE_POOL, IMAGES, TOY_NAMES
@@ -98,6 +99,10 @@ class ImageFlow(Subject):
         channels, *sides = (range(1, size + 1) for size in self.shape)
         of = [f" of channel {number}" if len(channels) > 1 else "" for number in channels]
         return [f"the pixel in row {y}, column {x}{c}" for c, y, x in product(of, *sides)]
+
+    @property
+    def quantities(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        return image_quantities(self.shape)
 
     @property
     def label_dim(self) -> int:

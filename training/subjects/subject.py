@@ -91,6 +91,11 @@ class Subject(ABC):
         return self.names
 
     @property
+    def quantities(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """Functions of points ``[..., D]`` that a check of posteriors ranks beside coordinates."""
+        return {}
+
+    @property
     def columns(self) -> list[str] | None:
         """Names that files have of columns; None where there are no columns."""
         return None

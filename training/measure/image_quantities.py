@@ -1,0 +1,55 @@
+"""Numbers of whole images, whose posteriors are tested beside those of pixels.
+
+A sampler may have each pixel right and what pixels have in common wrong: the mean of a region has a
+posterior of its own, and so has the power of waves of a length.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import product
+
+import torch
+from torch import Tensor
+
+HALVES = ("upper", "lower"), ("left", "right")
+BANDS = ("long", "middle", "short")
+"""Of waves, by thirds of the highest frequency along an axis; what is beyond that is short too."""
+
+
+def image_quantities(shape: tuple[int, int, int]) -> Mapping[str, Callable[[Tensor], Tensor]]:
+    """Functions of images ``[..., C H W]``, by their names: means of four quarters, and the mean
+    power of waves in three bands.
+
+    Args:
+        shape: ``(C, H, W)``.
+    """
+    _, height, width = shape
+    if min(height, width) < 2:
+        return {}
+    quarters = {
+        f"mean {vertical} {horizontal}": partial(_mean, shape, (row, column))
+        for (row, vertical), (column, horizontal) in product(*map(enumerate, HALVES))
+    }
+    fine = 2 * torch.sqrt(
+        torch.fft.fftfreq(height).square()[:, None] + torch.fft.fftfreq(width).square()
+    )
+    bands = (3 * fine).long().clamp_max(len(BANDS) - 1)
+    bands[0, 0] = -1  # no wave: the mean
+    powers = {
+        f"power of {name} waves": partial(_power, shape, bands == place)
+        for place, name in enumerate(BANDS)
+        if (bands == place).any()
+    }
+    return quarters | powers
+
+
+def _mean(shape: tuple[int, int, int], half: tuple[int, int], images: Tensor) -> Tensor:
+    pixels = images.view(*images.shape[:-1], *shape)
+    for axis, part in zip((-2, -1), half, strict=True):
+        pixels = pixels.tensor_split(2, dim=axis)[part]
+    return pixels.mean(dim=(-3, -2, -1))
+
+
+def _power(shape: tuple[int, int, int], band: Tensor, images: Tensor) -> Tensor:
+    waves = torch.fft.fft2(images.view(*images.shape[:-1], *shape), norm="ortho").abs().square()
+    return waves[..., band.to(images.device)].mean(dim=(-2, -1))
