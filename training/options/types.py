@@ -11,7 +11,7 @@ import click
 
 from dnnlib.errors import DataError
 from dnnlib.lists import parts_of
-from training.names import COLUMN_TYPES, IDENTIFIER, RAW_TABLES
+from training.names import ANY_NUMBER, COLUMN_TYPES, IDENTIFIER, RAW_TABLES
 
 
 class FiniteFloat(click.FloatRange):
@@ -140,7 +140,26 @@ class Integers(click.ParamType[tuple[int, ...]]):
 
 
 MULTIPLIERS = Integers("a list of positive integers", "2,2,2", ",")
-SHAPE = Integers("a shape", "3x32x32", "x")
+
+
+class Shape(Integers):
+    """A shape, or ``set:K``, a set of any number of rows of K numbers."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple | list) and list(value[:1]) == [ANY_NUMBER]:
+            value = SET + self.separator.join(map(str, value[1:]))
+        if not (isinstance(value, str) and value.startswith(SET)):
+            return super().convert(value, param, ctx)
+        numbers = super().convert(value.removeprefix(SET), param, ctx)
+        if len(numbers) > 1:
+            self.fail(f"'{value}' is no set such as {SET}2, of rows of two numbers", param, ctx)
+        return ANY_NUMBER, *numbers
+
+
+SET = "set:"
+SHAPE = Shape("a shape", "3x32x32", "x")
 
 
 class Numbers(click.ParamType[list[float]]):
