@@ -166,6 +166,10 @@ class Asked:
             SamplingPlan, draws=draws, pool=how.pool or pool, steps=self.subject.particle_steps
         )
 
+    def is_of_trials(self, likelihood: Likelihood | None) -> bool:
+        """Whether trials were observed, whose numbers differ: a file of draws has none of them."""
+        return self.subject.of_sets or (likelihood is not None and likelihood.own)
+
     def likelihood(self) -> Likelihood:
         """The likelihood.
 

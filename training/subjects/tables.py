@@ -134,7 +134,6 @@ class TableFlow(Subject):
 
     @property
     def of_sets(self) -> bool:
-        """Whether points are given with sets of trials."""
         return self.coordinates.trials > 0
 
     def _in_sets(self, table: DataTable, path: Path) -> DataTable:
