@@ -11,6 +11,7 @@ import torch
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from training.data.tables.table import DataTable
+from training.flow.coordinates.conditions import are_there
 from training.flow.coordinates.coordinates import Coordinates
 from training.learning.building import Choices
 from training.learning.cost import require_batch
@@ -55,8 +56,12 @@ class TableTraining(Training):
 
     @cached_property
     def recipe(self) -> TableRecipe:
-        """By the numbers of rows, columns and conditions."""
+        """By the numbers of rows, columns and conditions. Of sets each trial counts as a row: each
+        epoch takes others of them, and a longer training learns none by heart."""
         table, rows = self.table, len(self.table.train_rows)
+        if self.of_sets and table.conditions is not None:
+            trials = table.conditions[~table.held_out].view(rows, -1, table.condition_dim)
+            rows = int(are_there(trials).sum())
         return fitted_to_table(rows, table.dim, self.wanted.amounts, table.condition_dim)
 
     @property
