@@ -152,7 +152,10 @@ def test_likelihoods_are_checked_on_simulations(
     data = (f"--data_root={tmp_path / 'new.npz'}", "--runs=20", f"--save_dir={tmp_path / 'out'}")
     good(run_script(posterior, "check", *place, *data, *FEW))
     [path] = (tmp_path / "out").glob("*_posterior_check.json")
-    assert json.loads(path.read_text())["question"] == "model"
+    content = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert content["question"] == "model"
+    # Of parameters between -1 and 1, of which trials tell something.
+    assert -log(4) - 0.5 < content["log_density"]["mean"] < 1
     refused(run_script(posterior, "check", *place[:2], *data[2:]), 2, "--data_root=SIMULATIONS")
 
 

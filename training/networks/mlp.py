@@ -93,7 +93,9 @@ class ConditionEmbedding(nn.Module):
         self.each = None
         if channels == ANY_NUMBER:
             [wide] = size
-            self.each = nn.Sequential(nn.Linear(wide, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH))
+            widths = [(wide, WIDTH), (WIDTH, WIDTH)]
+            deep = [layer for each in widths for layer in (nn.Linear(*each), nn.SiLU())]
+            self.each = nn.Sequential(*deep)
             layers += [nn.Linear(WIDTH + 1, WIDTH), nn.SiLU(), nn.Linear(WIDTH, FEATURES)]
         elif size:
             convolution = nn.Conv1d if len(size) == 1 else nn.Conv2d
