@@ -53,6 +53,8 @@ def shelf(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
         trained(run_script, folder / "post-run", train, *plain, "--cond=True", "--linear_start=on")
         sets = ("--cond=True", "--cond_shape=set:3", "--linear_start=on", "--bounded=map")
         trained(run_script, folder / "sets-run", train, *plain, *sets)
+        state = max((folder / "sets-run").glob("training-state-*.pt"))
+        good(run_script(train, f"--resume={state}"))
     for name in ("one", "two", "prior", "post", "sets"):
         *_, last = sorted((folder / f"{name}-run").glob("network-*.pkl"))
         last.rename(folder / f"{name}.pkl")

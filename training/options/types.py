@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ class Integers(click.ParamType[tuple[int, ...]]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
         if isinstance(value, tuple | list):
-            value = self.separator.join(map(str, value))
+            value = self.typed(value)
         try:
             numbers = tuple(int(part) for part in str(value).split(self.separator))
         except ValueError:
@@ -137,6 +137,10 @@ class Integers(click.ParamType[tuple[int, ...]]):
         if not numbers or min(numbers) < 1:
             self.fail(f"'{value}' is not {self.what} such as {self.name}", param, ctx)
         return numbers
+
+    def typed(self, numbers: Sequence[int]) -> str:
+        """Numbers as they are typed."""
+        return self.separator.join(map(str, numbers))
 
 
 MULTIPLIERS = Integers("a list of positive integers", "2,2,2", ",")
@@ -148,14 +152,18 @@ class Shape(Integers):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
-        if isinstance(value, tuple | list) and list(value[:1]) == [ANY_NUMBER]:
-            value = SET + self.separator.join(map(str, value[1:]))
+        if isinstance(value, tuple | list):
+            value = self.typed(value)
         if not (isinstance(value, str) and value.startswith(SET)):
             return super().convert(value, param, ctx)
-        numbers = super().convert(value.removeprefix(SET), param, ctx)
-        if len(numbers) > 1:
+        size = value.removeprefix(SET)
+        if not (size.isdecimal() and int(size)):
             self.fail(f"'{value}' is no set such as {SET}2, of rows of two numbers", param, ctx)
-        return ANY_NUMBER, *numbers
+        return ANY_NUMBER, int(size)
+
+    def typed(self, numbers: Sequence[int]) -> str:
+        first, *rest = numbers
+        return f"{SET}{super().typed(rest)}" if first == ANY_NUMBER else super().typed(numbers)
 
 
 SET = "set:"
