@@ -46,6 +46,7 @@ from benchmarks.estimators.trials import run
 from torch_utils.results import load_json
 from training.data.tables.trials import side_by_side
 from training.files.rows import save_csv
+from training.flow.coordinates.conditions import TrialScale
 from training.inference.trials import Trials
 from training.options.script import run_script
 from training.subjects import NetworkFile, TableFlow
@@ -277,15 +278,16 @@ LEVELS = (0.5, 0.8, 0.9, 0.95)
 @click.option("--model", type=click.Choice(["race", "normal"]), default="race")
 @click.option("--observations", default=200, help="Fresh datasets.")
 @click.option("--draws", default=500, help="Of each.")
+@click.option("--trials", type=int, help="Of each fresh dataset; by default as simulated.")
 @click.option("--folder", type=Path, default=Path("out/trials"))
-def sets(model: str, observations: int, draws: int, folder: Path) -> None:
+def sets(model: str, observations: int, draws: int, trials: int | None, folder: Path) -> None:
     """A posterior given sets of trials, a likelihood, and both."""
     folder, draw = (folder / f"sets-{model}").resolve(), np.random.default_rng(0)
     ends = list(RANGES.values()) if model == "race" else [(-EDGE, EDGE)] * 2
     low, high = np.array(ends).T
     least, most = (5, 20) if model == "race" else (1, MOST)
 
-    def simulated(count: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    def simulated(count: int, least: int, most: int) -> tuple[np.ndarray, list[np.ndarray]]:
         theta = draw.uniform(low, high, (count, len(ends)))
         numbers = draw.integers(least, most + 1, count)
         if model == "race":
@@ -295,7 +297,7 @@ def sets(model: str, observations: int, draws: int, folder: Path) -> None:
         return theta, trials
 
     ranges = ",".join(f"theta{k + 1}:{a}:{b}" for k, (a, b) in enumerate(ends))
-    theta, made = simulated(2000)
+    theta, made = simulated(2000, least, most)
     likelihood, seconds = trained(folder, model, theta, made, ranges)
     print(f"likelihood trained in {seconds:.0f} s of the CPU")
     before, shape = children_seconds(), f"--cond_shape=set:{made[0].shape[1]}"
@@ -303,10 +305,13 @@ def sets(model: str, observations: int, draws: int, folder: Path) -> None:
         data = f"--data={folder / f'{model}.npz'}"
         run(["train.py", "--cond", shape, data, f"--outdir={folder / 'set'}"])
         print(f"flow of sets trained in {children_seconds() - before:.0f} s")
-    truth, seen = simulated(observations)
+    truth, seen = simulated(observations, trials or least, trials or most)
     posterior = TableFlow.of(NetworkFile.open(str(newest_network(folder / "set"))), {})
     learned = LearnedLikelihood.of(NetworkFile.open(str(likelihood)))
     assert learned is not None
+    scale = posterior.coordinates.scale
+    assert isinstance(scale, TrialScale)
+    scale.most = max(scale.most, trials or 0)  # to see what is refused
     report_sets(posterior, learned, torch.from_numpy(truth), seen, draws)
     if model == "normal":
         exactly = [exact_density(*pair) for pair in zip(truth, seen, strict=True)]
