@@ -3,6 +3,7 @@
     python benchmarks/trials.py conjugate
     python benchmarks/trials.py claims
     python benchmarks/trials.py hierarchy
+    python benchmarks/trials.py sets
 
 conjugate: D parameters, uniform between -3 and 3, and trials ``y = theta + e``, e standard normal:
 posteriors are normal laws cut at the bounds, and evidences products of their shares. One likelihood
@@ -20,9 +21,15 @@ how often they are right.
 hierarchy: 40 subjects of eight reaction times each (docs/trials.md), of one population:
 ``posterior.py population`` of posteriors by a learned likelihood, and once more of those under the
 prior that it wrote. ``population_by_nuts.py`` compares it with NUTS by the simulator's own density.
+
+sets: a flow of posteriors given sets of trials, and a likelihood of one trial, of the same
+simulations: reaction times, or the conjugate model with two parameters. Of fresh datasets the log
+density of true parameters, where draws of the flow, weighted by the likelihood, give the evidence;
+and what central intervals hold of the parameters.
 """
 
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,8 +44,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.estimators.flow import children_seconds, newest_network
 from benchmarks.estimators.trials import run
 from torch_utils.results import load_json
+from training.data.tables.trials import side_by_side
 from training.files.rows import save_csv
+from training.flow.coordinates.conditions import TrialScale
+from training.inference.trials import Trials
 from training.options.script import run_script
+from training.subjects import NetworkFile, TableFlow
+from training.subjects.likelihoods import LearnedLikelihood
 
 EDGE, TRIALS, MOST = 3.0, (1, 4, 16, 64), 8
 
@@ -257,6 +269,112 @@ def claims(simulations: int, observations: int, trials: int, folder: Path) -> No
         f"\nLog score {score:.3f} nats ({np.log(2):.3f} says nothing); {converged} of "
         f"{observations} converged; {seconds:.1f} s an observation"
     )
+
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+
+
+@main.command()
+@click.option("--model", type=click.Choice(["race", "normal"]), default="race")
+@click.option("--observations", default=200, help="Fresh datasets.")
+@click.option("--draws", default=500, help="Of each.")
+@click.option("--trials", type=int, help="Of each fresh dataset; by default as simulated.")
+@click.option("--folder", type=Path, default=Path("out/trials"))
+def sets(model: str, observations: int, draws: int, trials: int | None, folder: Path) -> None:
+    """A posterior given sets of trials, a likelihood, and both."""
+    folder, draw = (folder / f"sets-{model}").resolve(), np.random.default_rng(0)
+    ends = list(RANGES.values()) if model == "race" else [(-EDGE, EDGE)] * 2
+    low, high = np.array(ends).T
+    least, most = (5, 20) if model == "race" else (1, MOST)
+
+    def simulated(count: int, least: int, most: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        theta = draw.uniform(low, high, (count, len(ends)))
+        numbers = draw.integers(least, most + 1, count)
+        if model == "race":
+            trials = [reaction_times(draw, row, n) for row, n in zip(theta, numbers, strict=True)]
+        else:
+            trials = [row + draw.normal(size=(n, 2)) for row, n in zip(theta, numbers, strict=True)]
+        return theta, trials
+
+    ranges = ",".join(f"theta{k + 1}:{a}:{b}" for k, (a, b) in enumerate(ends))
+    theta, made = simulated(2000, least, most)
+    likelihood, seconds = trained(folder, model, theta, made, ranges)
+    print(f"likelihood trained in {seconds:.0f} s of the CPU")
+    before, shape = children_seconds(), f"--cond_shape=set:{made[0].shape[1]}"
+    if not (folder / "set").exists():
+        data = f"--data={folder / f'{model}.npz'}"
+        run(["train.py", "--cond", shape, data, f"--outdir={folder / 'set'}"])
+        print(f"flow of sets trained in {children_seconds() - before:.0f} s")
+    truth, seen = simulated(observations, trials or least, trials or most)
+    posterior = TableFlow.of(NetworkFile.open(str(newest_network(folder / "set"))), {})
+    learned = LearnedLikelihood.of(NetworkFile.open(str(likelihood)))
+    assert learned is not None
+    scale = posterior.coordinates.scale
+    assert isinstance(scale, TrialScale)
+    scale.most = max(scale.most, trials or 0)  # to see what is refused
+    report_sets(posterior, learned, torch.from_numpy(truth), seen, draws)
+    if model == "normal":
+        exactly = [exact_density(*pair) for pair in zip(truth, seen, strict=True)]
+        print(f"| exact | {np.mean(exactly):.3f} | | | | |")
+
+
+def report_sets(
+    posterior: TableFlow,
+    learned: LearnedLikelihood,
+    truth: torch.Tensor,
+    seen: list[np.ndarray],
+    draws: int,
+) -> None:
+    """Rows of a table: the flow alone, and weighted."""
+    count = len(truth)
+    numbers = torch.arange(count).repeat_interleave(torch.tensor([len(each) for each in seen]))
+    data = torch.from_numpy(np.vstack(seen))
+    rows = side_by_side(data, numbers)
+    began, generator = time.process_time(), torch.Generator().manual_seed(0)
+    given = posterior.flow.given(labels=rows.repeat_interleave(draws, dim=0))
+    points = given.sample(count * draws, generator)
+    inside = posterior.coordinates.inside(points)
+    density = torch.where(inside, given.log_prob(points), torch.inf).view(count, draws)
+    share = inside.view(count, draws).double().mean(dim=1).log()
+    of_truth = posterior.flow.given(labels=rows).log_prob(truth) - share
+    middle = time.process_time()
+    law, trials = learned.prior("uniform"), Trials.sorted(data, data[:, :0], numbers)
+    likelihood = learned.likelihood(trials, posterior.names)
+    which = torch.arange(count, dtype=torch.float64)
+    each = likelihood.log_prob(points, which.repeat_interleave(draws)[:, None])
+    # The prior is uniform, of one density everywhere.
+    prior = law.flow.log_prob(truth[:1])
+    weights = each.view(count, draws) + prior - density
+    evidence = weights.logsumexp(dim=1) - np.log(draws)
+    weighted = likelihood.log_prob(truth, which[:, None]) + prior - evidence
+    end = time.process_time()
+    even = inside.view(count, draws).double()
+    effective = weights.softmax(dim=1).square().sum(dim=1).reciprocal()
+    print("| | log density | 50 % | 80 % | 90 % | 95 % | s an observation |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for name, values, weight, spent in (
+        ("flow", of_truth, even, middle - began),
+        ("weighted by the likelihood", weighted, weights.softmax(dim=1), end - began),
+    ):
+        below = (points.view(count, draws, -1) < truth[:, None]).double()
+        weight = weight / weight.sum(dim=1, keepdim=True)
+        rank = (below * weight[..., None]).sum(dim=1)
+        held = [float(((2 * rank - 1).abs() < level).double().mean()) for level in LEVELS]
+        cells = " | ".join(f"{100 * each:.1f}" for each in held)
+        error = float(values.std()) / count**0.5
+        print(f"| {name} | {values.mean():.3f} ± {error:.3f} | {cells} | {spent / count:.2f} |")
+    better = weighted - of_truth
+    print(
+        f"\nweighted minus flow {better.mean():.3f} ± {better.std() / count**0.5:.3f}; of {draws} "
+        f"draws {effective.median():.0f} are worth something, {effective.min():.0f} at least"
+    )
+
+
+def exact_density(theta: np.ndarray, trials: np.ndarray) -> float:
+    """The log density of parameters ``[D]`` of the conjugate model, given trials ``[n, D]``."""
+    mean, std = trials.mean(axis=0), len(trials) ** -0.5
+    ends = (-EDGE - mean) / std, (EDGE - mean) / std
+    return float(truncnorm(*ends, mean, std).logpdf(theta).sum())
 
 
 if __name__ == "__main__":

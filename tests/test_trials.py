@@ -51,7 +51,11 @@ def shelf(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
         plain = (f"--data={folder / 'one.npz'}", *SMALL, "--marginals=none", "--whiten=zca")
         trained(run_script, folder / "prior-run", train, *plain)
         trained(run_script, folder / "post-run", train, *plain, "--cond=True", "--linear_start=on")
-    for name in ("one", "two", "prior", "post"):
+        sets = ("--cond=True", "--cond_shape=set:3", "--linear_start=on", "--bounded=map")
+        trained(run_script, folder / "sets-run", train, *plain, *sets)
+        state = max((folder / "sets-run").glob("training-state-*.pt"))
+        good(run_script(train, f"--resume={state}"))
+    for name in ("one", "two", "prior", "post", "sets"):
         *_, last = sorted((folder / f"{name}-run").glob("network-*.pkl"))
         last.rename(folder / f"{name}.pkl")
     seen = np.array([[7, 0.1, 2, 0.5], [5, 1.0, 4, 0.2], [7, 0.3, 3, 0.1], [9, 2, 1, 0.9]])
@@ -150,7 +154,10 @@ def test_likelihoods_are_checked_on_simulations(
     data = (f"--data_root={tmp_path / 'new.npz'}", "--runs=20", f"--save_dir={tmp_path / 'out'}")
     good(run_script(posterior, "check", *place, *data, *FEW))
     [path] = (tmp_path / "out").glob("*_posterior_check.json")
-    assert json.loads(path.read_text())["question"] == "model"
+    content = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert content["question"] == "model"
+    # Of parameters between -1 and 1, of which trials tell something.
+    assert -log(4) - 0.5 < content["log_density"]["mean"] < 1
     refused(run_script(posterior, "check", *place[:2], *data[2:]), 2, "--data_root=SIMULATIONS")
 
 
@@ -174,15 +181,44 @@ def test_a_flow_of_posteriors_is_weighted_by_a_likelihood(
     refused(run_script(posterior, "sample", *wrong), 2, "one.pkl is y, n, t")
 
 
+def test_a_set_of_trials_has_one_posterior(run_script: Run, shelf: Path, tmp_path: Path) -> None:
+    assert "up to 3, of y, n, t" in good(run_script(info, shelf / "sets.pkl")).out
+    network = (f"--network={shelf / 'sets.pkl'}", f"--save_dir={tmp_path}", "--overwrite")
+    seen, correct = f"--condition={shelf / 'seen.csv'}", f"--correct={shelf / 'one.pkl'}"
+    for more in ((), (correct, "--prior=uniform", "--draws=50")):
+        result = good(run_script(posterior, "sample", *network, seen, *more))
+        assert "3 posterior(s)" in result.out
+    [path] = tmp_path.glob("*_posterior.json")
+    for one in json.loads(path.read_text())["posteriors"]:
+        assert one["statistics"]["effective_size"] > 20
+    making = (f"--source={shelf / 'runs.csv'}", "--dataset=id", "--conditions=y,n")
+    making += ("--covariates=t", f"--dest={tmp_path / 'new.npz'}", "--held-out=0")
+    good(run_script(dataset_tool, *making))
+    checked = ("--truth=data", f"--data_root={tmp_path / 'new.npz'}", "--runs=20")
+    good(run_script(posterior, "check", *network, *checked, seen))
+    many = np.array([[0.1, 2, 0.5]] * 4)
+    write_csv(tmp_path / "many.csv", ["y", "n", "t"], many)
+    place = (network[0], f"--save_dir={tmp_path / 'no'}")
+    of_many = f"--condition={tmp_path / 'many.csv'}"
+    refused(run_script(posterior, "sample", *place, of_many), 1, "4 trials", "more than 3")
+    wrong = (seen, correct, "--prior=uniform", "--repeats=y,n,t")
+    refused(run_script(posterior, "sample", *place, *wrong), 2, "leave --repeats out")
+    assert not (tmp_path / "no").exists()
+
+
 def test_trials_in_a_row_multiply(shelf: Path) -> None:
     learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
     assert learned is not None
     prior = learned.prior("uniform")
-    density = learned.log_posterior(prior, ["tau", "mu"], torch.tensor([[0, 1, 2], [3, 4, 5]]))
-    single = learned.log_posterior(prior, ["tau", "mu"], torch.tensor([[0, 1, 2]]))
+    density = learned.log_posterior(prior, ["tau", "mu"], torch.tensor([[0, 1, 2], [3, 4, 5]]), 6)
+    single = learned.log_posterior(prior, ["tau", "mu"], torch.tensor([[0, 1, 2]]), 3)
     points = torch.tensor([[0.1, 0.5], [0.9, -0.9], [1.1, 0.0]]).double()
     first, second = torch.tensor([[0.5, 3, 0.2]]).double(), torch.tensor([[1.5, 2, 0.9]]).double()
-    both = density(points, torch.cat([first, second], dim=1).expand(3, -1))
+    several = torch.cat([first, second], dim=1).expand(3, -1)
+    both = density(points, several)
+    # As a set, among which are trials that are not there.
+    padded = torch.cat([several, torch.full((3, 3), torch.nan)], dim=1)
+    torch.testing.assert_close(single(points, padded), both)
     apart = single(points, first.expand(3, -1)) + single(points, second.expand(3, -1))
     # Uniform between -1 and 1 in two dimensions.
     assert both[:2].tolist() == pytest.approx((apart[:2] + log(4)).tolist(), abs=1e-6)
@@ -238,3 +274,14 @@ def test_trainings_of_likelihoods_refuse_what_is_none(
     refused(run_script(train, *place, "--cond"), 2, "--cond", "--likelihood")
     refused(run_script(train, *place, "--bounded=reject"), 2, "--bounded=reject")
     refused(run_script(train, f"--data={houses}", *place[1:]), 2, "--conditions=NAMES")
+    refused(run_script(train, *place, "--cond_shape=set:3"), 2, "set:K is for --cond")
+    sets = (*place[1:3], "--cond")
+    refused(run_script(train, place[0], *sets, "--cond_shape=set:2"), 2, "y, n, t", "set:3")
+    refused(run_script(train, place[0], *sets, "--cond_shape=set:2x3"), 2, "set:2")
+    source = write_csv(
+        tmp_path / "a.csv", list("abc"), np.random.default_rng(0).normal(size=(40, 3))
+    )
+    making = (f"--source={source}", f"--dest={tmp_path / 'plain.npz'}", "--conditions=c")
+    good(run_script(dataset_tool, *making))
+    data = f"--data={tmp_path / 'plain.npz'}"
+    refused(run_script(train, data, *sets, "--cond_shape=set:1"), 2, "no trials", "--dataset=ID")

@@ -109,6 +109,9 @@ WHITENINGS = ("none", "pca", "zca")
 COND_SCREENS = (AUTO, "on", "off")
 LINEAR_STARTS = (*COND_SCREENS, "gaussian")
 BOUNDED = (AUTO, "map", "reject")
+ANY_NUMBER = -1
+"""In a shape, of what there may be any number: ``(ANY_NUMBER, K)`` is a set of trials of K numbers.
+"""
 ADAM, SOAP = OPTIMIZERS = ("adam", "soap")
 """See ``learning.soap``."""
 T_SAMPLINGS = ("uniform", "normal", "log_uniform")

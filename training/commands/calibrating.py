@@ -77,7 +77,8 @@ def calibrate(settings: CalibrateSettings) -> None:
             model = Model.load(network.path)
             truths = held_out_of(asked, rows, values, odd, list(functions), model.digest())
             guarantee, check = HeldOutTruths(truths), tested(values)
-            beside = over_conditions(guarantee, rows, subject.condition_names)
+            named = [] if subject.of_sets else subject.condition_names
+            beside = over_conditions(guarantee, rows, named)
             save_values(files[0], values, groups.fingerprint, CALIBRATION_FORMAT, beside)
             content = {
                 **check.summary(),

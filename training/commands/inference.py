@@ -166,6 +166,10 @@ class Asked:
             SamplingPlan, draws=draws, pool=how.pool or pool, steps=self.subject.particle_steps
         )
 
+    def is_of_trials(self, likelihood: Likelihood | None) -> bool:
+        """Whether trials were observed, whose numbers differ: a file of draws has none of them."""
+        return self.subject.of_sets or (likelihood is not None and likelihood.own)
+
     def likelihood(self) -> Likelihood:
         """The likelihood.
 
@@ -264,6 +268,8 @@ class Asked:
                 f"{file.name} is a likelihood of {', '.join(law.names)}, but draws are of "
                 f"{', '.join(subject.names)}"
             )
+        if settings.repeats and subject.of_sets:
+            raise UsageError(f"{subject.file.name} is given sets of trials: leave --repeats out")
         trials, _ = groups_of(settings.repeats or [learned.given], conditions)
         for trial in trials:
             unknown = [each for each in trial if each not in conditions]
@@ -273,7 +279,7 @@ class Asked:
                     f"{', '.join(conditions)}: say by --repeats which of them each trial has"
                 )
         places = torch.tensor([[conditions.index(each) for each in trial] for trial in trials])
-        return learned.log_posterior(law, subject.names, places)
+        return learned.log_posterior(law, subject.names, places, len(conditions))
 
     def observed(self, source: Path, likelihood: Likelihood) -> Tensor:
         """What a likelihood takes of a file's observations ``[M, K]``.

@@ -144,8 +144,9 @@ class Model(model.Model):
         Args:
             count: How many.
             seed: Of all random numbers.
-            given: Of a conditional model, one row of conditions; of one of classes, the number of
-                one, or of that of each image, or None for any.
+            given: Of a conditional model, one row of conditions, or of one of sets all trials of
+                one; of one of classes, the number of one, or of that of each image, or None for
+                any.
 
         Raises:
             UsageError: Conditions are missing, or not needed, or there is no such class.
@@ -157,7 +158,7 @@ class Model(model.Model):
                 points = self._flow_given(None, given).sample(count, generator)
                 return self.rows_of(*self._named(points.cpu().numpy(), drawn=True))
             # A chain has two draws at least.
-            row = self._conditions_of(None, given)
+            row = self._conditions_of(None, given).reshape(-1, len(self.conditions))
             draws = self.posterior().sample(row, chains=1, draws=max(count, 2), seed=seed)
             if len(draws.points) != 1:
                 raise DataError("given has several rows: use posterior().sample")
@@ -236,13 +237,15 @@ class Model(model.Model):
         return self.subject.flow.given(labels=self._conditions_of(rows, given))
 
     def _conditions_of(self, rows: Any, given: Any) -> np.ndarray:
-        """Conditions ``[N, C]``, or ``[1, C]`` for all, which may be further columns of rows."""
+        """Conditions ``[N, C]``, or ``[1, C]`` for all, which may be further columns of rows; of
+        sets all trials of one, ``[1, n C]``."""
         source = rows if given is None else given
         if source is None:
             raise UsageError(
                 f"the model is conditional: say what {', '.join(self.conditions)} are by given"
             )
-        return columns_of(source, self.conditions, "given")
+        values = columns_of(source, self.conditions, "given")
+        return values.reshape(1, -1) if self.subject.of_sets else values
 
     def _points(self, rows: Any) -> torch.Tensor:
         """Points ``[N, D]`` of rows."""
@@ -323,8 +326,12 @@ class Posterior:
         if "prior" in given and "correct" not in given:
             names = names or [*own, *self.model.covariates]
         elif self.model.conditions and "noise_std" not in given:
-            place, names = "condition", self.model.conditions
-            numbers = columns_of(observed, names, "the observation")
+            place = "condition"
+            if self.model.subject.of_sets:  # rows are trials, and may say of which observation
+                names = names or self.model.conditions
+            else:
+                names = self.model.conditions
+                numbers = columns_of(observed, names, "the observation")
         elif names is not None and "likelihood" not in given and set(names) < {*own}:
             given |= {"likelihood": "mask", "mask": ",".join(names)}
         path = folder / f"{place}.csv"

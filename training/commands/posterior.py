@@ -113,7 +113,7 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
             ((draws, latents_of(draws, fine)) for draws, _ in sampled(groups)),
             (plan.chains, plan.draws, len(observed), subject.dim),
             subject.names,
-            None if likelihood is not None and likelihood.own else observed,
+            None if asked.is_of_trials(likelihood) else observed,
             about,
             likelihood,
             prior,

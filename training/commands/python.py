@@ -226,7 +226,9 @@ class Simulations(Table):
             data: Such are called y1, y2, and so on.
             bounds: Lowest and highest value of parameters, by name.
             dataset: Numbers ``[N]`` that say which rows are trials with the same parameters, of
-                which ``train(likelihood=True)`` learns the likelihood of one; None if none are.
+                which ``train(likelihood=True)`` learns the likelihood of one, and
+                ``train(cond_shape="set:K")`` the posterior given all, K columns each; None if none
+                are.
             covariates: Columns of the data that are known of each trial, such as a time.
             held_out: Fraction of the simulations that is not to be trained on.
             seed: Of the choice of these.

@@ -10,12 +10,20 @@ from training.data.images.dataset import ImageDataset
 from training.data.records.records import Records
 from training.data.tables.making import exchanged
 from training.data.tables.table import DataTable, as_records
-from training.data.tables.trials import one_of_each
+from training.data.tables.trials import as_sets, one_of_each
 from training.files.records import holds_records, load_records
 from training.files.table import holds_table, load_table
 from training.learning.building import Choices
 from training.learning.run import Progress
-from training.names import AUTO, IMAGE_NETWORK_NAMES, IMAGES, QUESTIONS, TABLE, TABLE_NETWORK
+from training.names import (
+    ANY_NUMBER,
+    AUTO,
+    IMAGE_NETWORK_NAMES,
+    IMAGES,
+    QUESTIONS,
+    TABLE,
+    TABLE_NETWORK,
+)
 from training.options.train import TrainSettings
 from training.subjects import ImageTraining, NetworkFile, RecordTraining, TableTraining, Training
 from training.subjects.image_training import open_alike
@@ -164,6 +172,9 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable) -> DataTab
             "dataset_tool.py --conditions=NAMES"
         )
     if settings.data.cond:
+        shape = settings.table.cond_shape
+        if shape is not None and shape[0] == ANY_NUMBER:
+            return as_sets(table, shape[1], str(settings.data.data))
         return table
     settings.table.require_nothing_of_conditions()
     if table.condition_dim:

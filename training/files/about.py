@@ -66,6 +66,9 @@ def about_network(path: Path) -> Iterator[Fact]:
         listed = ", ".join(columns[:MOST_KEYS]) + (", ..." if len(columns) > MOST_KEYS else "")
         yield "columns", f"{len(columns)}: {listed}"
         yield "coordinates", ", then ".join(model.coordinates.names)
+        if model.coordinates.trials:
+            names = ", ".join(about["condition_names"])
+            yield "given", f"all trials of a dataset, up to {model.coordinates.trials}, of {names}"
         if isinstance(about.get(LIKELIHOOD), dict):
             yield "likelihood", f"of one trial, given {', '.join(about['condition_names'])}"
         if "ask" in about:

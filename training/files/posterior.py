@@ -17,7 +17,8 @@ has posteriors, for each observation
 What is not a number is null. ``{data}_{schedule}_posterior_check.json`` has the question (sampler
 for ``--truth=flow``, model for ``--truth=data``), solvers, verdict, detectable (the error of
 coverage that so many runs see in 90 % of cases, in points), p_values and adjusted_p_values (Holm)
-by test, central_intervals and regions with what they hold at each of their levels, crps, and with
+by test, central_intervals and regions with what they hold at each of their levels, crps,
+log_density with its mean over truths and error, where it is known up to no constant, and with
 ``--condition`` near: detectable, in points, and of each observation passed, the quantity of the
 smallest p and this adjusted, tendency, mean_ranks, the distance of the farthest neighbor, local,
 surprise.
@@ -28,6 +29,7 @@ surprise.
     crps                     [R, V], continuous ranked probability scores, in the data's units
     region_names, regions    [F], [F, R], contents of the smallest region that holds the truth
     leaked                   [R], of flows with bounds: the share of draws beyond them
+    log_density              [R], of truths under their posteriors, where it is known
     format, fingerprint      [], of the file; of the run
 
 ``..._posterior_calibration.json`` has what that of a check has, and held_out: truths, their number;
@@ -280,6 +282,8 @@ def save_values(
     }
     if values.leaked is not None:
         arrays["leaked"] = values.leaked.cpu().numpy()
+    if values.density is not None:
+        arrays["log_density"] = values.density.cpu().numpy()
     save_arrays(path, arrays)
 
 
@@ -303,6 +307,9 @@ def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
         scores = arrays.read("crps", "RV", largest=inf)
         if "leaked" in saved.names:
             shares["leaked"] = arrays.read("leaked", "R")
+        density = None
+        if "log_density" in saved.names:
+            density = torch.from_numpy(arrays.read("log_density", "R", largest=inf))
     if arrays.sizes["V"] > len(names):
         raise DataError(f"{path}: 'crps' is of {arrays.sizes['V']} of {len(names)} quantities")
     for name, values in shares.items():
@@ -315,6 +322,7 @@ def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
         dict(zip(families, regions, strict=True)),
         torch.from_numpy(scores),
         leaked[0] if leaked else None,
+        density,
     )
 
 

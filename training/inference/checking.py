@@ -149,7 +149,12 @@ def check_runs(
         scale=scale,
         effective=effective(draws),
     )
-    return values, draws
+    evidence = draws.stats.get("evidence")
+    if not target.likelihood.own or evidence is None or not evidence.isfinite().all():
+        return values, draws
+    of_prior = target.prior.log_density(truths.points, {}, Trace("exact"))
+    normalized = of_prior + of_truth - evidence.to(of_truth)
+    return replace(values, density=normalized.cpu().double()), draws
 
 
 def check_learned(
@@ -198,7 +203,8 @@ def check_learned(
         scale=covariance.diagonal().sqrt(),
         effective=drawn.stats.get("distinct"),
     )
-    return replace(values, leaked=drawn.stats.get("leaked"))
+    of_truths = scalar[1].cpu().double() if trace.is_exact(truths.shape[1]) else None
+    return replace(values, leaked=drawn.stats.get("leaked"), density=of_truths)
 
 
 def _of_functions(functions: Functions, draws: Tensor, truths: Tensor) -> dict[str, Scalar]:

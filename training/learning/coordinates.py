@@ -14,6 +14,7 @@ from training.flow.coordinates.conditions import (
     LinearPrediction,
     LongTails,
     Prediction,
+    are_there,
 )
 from training.flow.coordinates.coordinates import GAUSSIAN, LEVELS, PREDICTION, Coordinates
 from training.flow.coordinates.levels import LevelPrediction
@@ -74,6 +75,7 @@ def fit_coordinates(
     relevant: Sequence[int] = (),
     levels: Sequence[int] = (),
     groups: Tensor | None = None,
+    of_trial: int = 0,
 ) -> Coordinates:
     """Coordinates in which points have mean 0 and variance 1.
 
@@ -95,6 +97,8 @@ def fit_coordinates(
             Where all have, that is all there is.
         groups: Numbers of rows ``[N]`` that tell of each other, such as trials of one dataset; None
             where those of equal conditions do.
+        of_trial: Where conditions are those of several trials side by side, NaN for those that are
+            not there, how many of them are of one; 0 where they are not.
 
     Raises:
         UsageError: A second spline was asked for without whitening.
@@ -107,16 +111,23 @@ def fit_coordinates(
     names = _chain(columns, marginals, whiten, start, map_bounds)
     if levels:
         names = [LEVELS, *names] if 0 in levels else [LEVELS]
-    given = 0 if conditions is None else conditions.shape[1]
+    each, most = conditions, 0
+    if conditions is not None and of_trial:
+        each = conditions.reshape(len(conditions), -1, of_trial)
+        each, most = each[are_there(each)], each.shape[1]
+    given = 0 if each is None else each.shape[1]
     surprise = 0 < given <= MOST_CONDITIONS
-    tails = long_tails(conditions, relevant)
-    skewed = [place for place in skewed_conditions(conditions, relevant) if place not in tails]
-    coordinates = Coordinates(dim, names, knots, given, surprise, relevant, skewed, tails, levels)
+    tails = long_tails(each, relevant)
+    skewed = [place for place in skewed_conditions(each, relevant) if place not in tails]
+    coordinates = Coordinates(
+        dim, names, knots, given, surprise, relevant, skewed, tails, levels, most
+    )
     x = points.double()
     coordinates.hold_steps(columns.steps, columns.offsets, x)
     if conditions is not None:
-        _fit_conditions(coordinates, conditions.double())
-    c = coordinates.given(conditions).labels
+        assert each is not None
+        _fit_conditions(coordinates, conditions.double(), each.double())
+    c = coordinates.given(conditions).predictors
     for map_ in coordinates.maps:
         if isinstance(map_, Prediction):
             assert c is not None
@@ -221,12 +232,15 @@ def _fit_powers(map_: YeoJohnson, x: Tensor) -> None:
     map_.hold(location=middle, scale=spread, exponent=torch.tensor(_exponents(scaled)))
 
 
-def _fit_conditions(coordinates: Coordinates, conditions: Tensor) -> None:
+def _fit_conditions(coordinates: Coordinates, conditions: Tensor, each: Tensor) -> None:
+    """Takes the scale of conditions ``[N, C]``, or of sets ``[N, n C]`` of trials ``[T, C]``."""
+    scale = coordinates.each
+    assert scale is not None
     assert coordinates.scale is not None
-    if coordinates.scale.powers is not None:
-        _fit_powers(coordinates.scale.powers, conditions[:, coordinates.scale.skewed])
-    if coordinates.scale.scores is not None:
-        _fit_tails(coordinates.scale.scores, conditions[:, coordinates.scale.tails])
+    if scale.powers is not None:
+        _fit_powers(scale.powers, each[:, scale.skewed])
+    if scale.scores is not None:
+        _fit_tails(scale.scores, each[:, scale.tails])
     coordinates.scale.fit(conditions)
     if coordinates.surprise is not None:
         coordinates.surprise.fit(coordinates.straight(conditions), coordinates.relevant)

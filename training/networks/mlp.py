@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
+from training.names import ANY_NUMBER
 
 
 class MemberLinear(nn.Module):
@@ -75,7 +76,10 @@ class ConditionEmbedding(nn.Module):
 
     Conditions of shape ``[C]`` go through a perceptron with one hidden layer. Those of ``[C, L]``
     are a series, those of ``[C, H, W]`` an image, of C channels: convolutions halve it until it is
-    ``SMALLEST`` long, and a linear layer takes what is left.
+    ``SMALLEST`` long, and a linear layer takes what is left. Those of ``[ANY_NUMBER, K]`` are a set
+    of n trials y of K numbers, in any order: features are ``rho(mean_i phi(y_i), log n)``, phi and
+    rho perceptrons (Zaheer et al. 2017, "Deep sets"). The n trials of a point may stand among
+    others that are not there: K numbers of each are followed by 1 or 0, which says so.
 
     Args:
         shape: Of the conditions of one point.
@@ -86,7 +90,14 @@ class ConditionEmbedding(nn.Module):
         self.shape = tuple(shape)
         channels, *size = self.shape
         layers: list[nn.Module] = []
-        if size:
+        self.each = None
+        if channels == ANY_NUMBER:
+            [wide] = size
+            widths = [(wide, WIDTH), (WIDTH, WIDTH)]
+            deep = [layer for each in widths for layer in (nn.Linear(*each), nn.SiLU())]
+            self.each = nn.Sequential(*deep)
+            layers += [nn.Linear(WIDTH + 1, WIDTH), nn.SiLU(), nn.Linear(WIDTH, FEATURES)]
+        elif size:
             convolution = nn.Conv1d if len(size) == 1 else nn.Conv2d
             wide = CHANNELS
             while max(size) > SMALLEST or not layers:
@@ -99,9 +110,22 @@ class ConditionEmbedding(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, conditions: Tensor) -> Tensor:
-        """Features ``[B, FEATURES]`` of conditions ``[B, L]``, the shape flattened."""
-        out: Tensor = self.layers(conditions.view(-1, *self.shape))
+        """Features ``[B, FEATURES]`` of conditions ``[B, L]``, the shape flattened; of sets, of
+        ``[B, n (K + 1)]`` with any n."""
+        if self.each is None:
+            out: Tensor = self.layers(conditions.view(-1, *self.shape))
+            return out
+        trials = conditions.view(len(conditions), -1, self.label_dim)
+        there = trials[..., -1:]
+        number = there.sum(dim=1).clamp_min(1)
+        mean = (self.each(trials[..., :-1]) * there).sum(dim=1) / number
+        out = self.layers(torch.cat([mean, number.log()], dim=1))
         return out
+
+    @property
+    def label_dim(self) -> int:
+        """How many numbers it takes: of sets, of one trial."""
+        return self.shape[1] + 1 if self.each is not None else prod(self.shape)
 
 
 BOUND = 4.0
@@ -131,7 +155,8 @@ class ToyMLP(nn.Module):
         time_features: Number of cosines of the noise condition.
         input_features: Number of frequencies k per data dimension.
         dropout: Fraction of the hidden activations dropped in training.
-        label_dim: Number of conditions L, which are to be standardized; 0 for none.
+        label_dim: Number of conditions L, which are to be standardized; 0 for none. Of sets, the
+            numbers of one trial, and whether it is there; points are given with several.
         members: Number of networks K.
         condition_shape: Shape of the conditions, if they are embedded (``ConditionEmbedding``, one
             for all members); empty if the network sees them themselves.
@@ -158,9 +183,6 @@ class ToyMLP(nn.Module):
         super().__init__()
         if not 0 <= dropout < 1:
             raise UsageError(f"dropout is {dropout:g}: it must be at least 0 and less than 1")
-        if condition_shape and prod(condition_shape) != label_dim:
-            shape = " x ".join(map(str, condition_shape))
-            raise UsageError(f"conditions of shape {shape} are not {label_dim}")
         if members < 1:
             raise UsageError(f"an ensemble of {members} networks: it must have at least 1")
         self.label_dim, self.members = label_dim, members
@@ -173,6 +195,9 @@ class ToyMLP(nn.Module):
         self.register_buffer("frequencies", torch.tensor(frequencies), persistent=False)
         linear = nn.Linear if members == 1 else partial(MemberLinear, members)
         self.embedding = ConditionEmbedding(condition_shape) if condition_shape else None
+        if self.embedding and self.embedding.label_dim != label_dim:
+            shape = " x ".join(map(str, condition_shape))
+            raise UsageError(f"conditions of shape {shape} are not {label_dim}")
         seen = FEATURES if condition_shape else label_dim
         features = dim * (1 + 2 * input_features) + seen * (1 + 2 * condition_features)
         features += time_features

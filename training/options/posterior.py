@@ -125,7 +125,8 @@ class SampleSettings(CommonSettings):
         type=FILE,
         unset="none",
         help="What a conditional network is given, one observation in each row of a table: its "
-        "conditions by name, or its class. Alone, without --observation, it is all that was "
+        "conditions by name, or its class; of sets, one trial in each row, whose column dataset "
+        "says of which observation. Alone, without --observation, it is all that was "
         "observed, and the flow's own draws are the posterior's",
     )
     log_prob: bool = option(

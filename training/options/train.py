@@ -8,6 +8,7 @@ import click
 from dnnlib.errors import UsageError
 from training.names import (
     ADAM,
+    ANY_NUMBER,
     AUTO,
     AXES_TOO,
     BOUNDED,
@@ -199,7 +200,8 @@ class TableOptions(Declared):
         unset="none: the network sees the numbers themselves",
         help="With --cond: the conditions, in the order of their columns, are a series of C x L or "
         "an image of C x H x W, or C numbers that are too many; a small network, trained with the "
-        "other, makes 32 features of them.",
+        "other, makes 32 features of them. set:K: of a data set of trials, p(parameters | all "
+        "trials of a dataset), of K columns each, in whatever order and number.",
     )
     cond_waves: int | None = option(
         type=click.IntRange(0, MOST_WAVES),
@@ -234,6 +236,8 @@ class TableOptions(Declared):
                 "--bounded=reject gives data beyond their bounds some of the likelihood: leave it "
                 "out with --likelihood"
             )
+        if self.cond_shape is not None and self.cond_shape[0] == ANY_NUMBER:
+            raise UsageError("--cond_shape=set:K is for --cond: a likelihood is of one trial")
 
     def require_nothing_of_conditions(self) -> None:
         """Raises UsageError if an option was typed that is for tables with conditions."""

@@ -237,7 +237,7 @@ def as_typed(cls: type[Declared], options: Mapping[str, Any], source: Path) -> d
         if value is None and isinstance(param.get_default(ctx), int | float | str):
             raise DataError(f"{source} has no value of --{name}")
         if isinstance(value, list | tuple) and isinstance(param.type, Integers):
-            value = param.type.separator.join(map(str, value))
+            value = param.type.typed(value)
         if not isinstance(value, str | int | float | Path | None):
             raise DataError(f"{source}: --{name} is no single value, as it is on the command line")
         try:

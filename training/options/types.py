@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import click
 
 from dnnlib.errors import DataError
 from dnnlib.lists import parts_of
-from training.names import COLUMN_TYPES, IDENTIFIER, RAW_TABLES
+from training.names import ANY_NUMBER, COLUMN_TYPES, IDENTIFIER, RAW_TABLES
 
 
 class FiniteFloat(click.FloatRange):
@@ -129,7 +129,7 @@ class Integers(click.ParamType[tuple[int, ...]]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
         if isinstance(value, tuple | list):
-            value = self.separator.join(map(str, value))
+            value = self.typed(value)
         try:
             numbers = tuple(int(part) for part in str(value).split(self.separator))
         except ValueError:
@@ -138,9 +138,36 @@ class Integers(click.ParamType[tuple[int, ...]]):
             self.fail(f"'{value}' is not {self.what} such as {self.name}", param, ctx)
         return numbers
 
+    def typed(self, numbers: Sequence[int]) -> str:
+        """Numbers as they are typed."""
+        return self.separator.join(map(str, numbers))
+
 
 MULTIPLIERS = Integers("a list of positive integers", "2,2,2", ",")
-SHAPE = Integers("a shape", "3x32x32", "x")
+
+
+class Shape(Integers):
+    """A shape, or ``set:K``, a set of any number of rows of K numbers."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple | list):
+            value = self.typed(value)
+        if not (isinstance(value, str) and value.startswith(SET)):
+            return super().convert(value, param, ctx)
+        size = value.removeprefix(SET)
+        if not (size.isdecimal() and int(size)):
+            self.fail(f"'{value}' is no set such as {SET}2, of rows of two numbers", param, ctx)
+        return ANY_NUMBER, int(size)
+
+    def typed(self, numbers: Sequence[int]) -> str:
+        first, *rest = numbers
+        return f"{SET}{super().typed(rest)}" if first == ANY_NUMBER else super().typed(numbers)
+
+
+SET = "set:"
+SHAPE = Shape("a shape", "3x32x32", "x")
 
 
 class Numbers(click.ParamType[list[float]]):

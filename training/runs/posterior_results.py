@@ -216,6 +216,9 @@ def report_check(calibration: CalibrationCheck, within: str = BOUNDS) -> None:
     logger.info(calibration.verdict)
     if calibration.leaked is not None:
         _report_leaked(*calibration.leaked, within)
+    if calibration.density is not None:
+        mean, error = calibration.density
+        logger.info(f"Log density of truths: {mean:.3f} ± {error:.2g} nats in the mean")
     for name, curve in {"central intervals": calibration.intervals, **calibration.regions}.items():
         places = [int((curve.levels - level).abs().argmin()) for level in SHOWN]
         held = "/".join(f"{100 * float(curve.pooled[place]):.1f}" for place in places)

@@ -21,6 +21,7 @@ from training.data.tables.foreign import listed
 from training.data.tables.table import Dropped
 from training.data.tables.trials import first_rows, one_of_each
 from training.files.observations import read_trials
+from training.flow.coordinates.conditions import are_there
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.coordinates.maps import Bounded, Standardize, WhitenPCA
 from training.flow.courses import courses_at_rest
@@ -190,20 +191,24 @@ class LearnedLikelihood:
         ends = torch.tensor(list(self.bounds.values()), dtype=torch.float64)
         return TrialLikelihood(FlowLaw(self.table.flow), trials, places, ends)
 
-    def log_posterior(self, prior: TableFlow, names: Sequence[str], places: Tensor) -> LogPosterior:
+    def log_posterior(
+        self, prior: TableFlow, names: Sequence[str], places: Tensor, count: int
+    ) -> LogPosterior:
         """Log densities of points, whose coordinates are so named, given several trials in a row.
 
         Args:
             prior: Of the parameters.
             names: Of the coordinates ``[D]``.
             places: Where the data of each trial and its covariates are among the conditions of a
-                point, ``[n, K + V]``.
+                point, ``[n, K + V]``; of sets of trials, among those of one, ``[1, K + V]``.
+            count: Of these conditions.
         """
         order = [list(names).index(name) for name in prior.names]
         size = len(self.table.names)
 
         def log_density(points: Tensor, conditions: Tensor) -> Tensor:
-            data, covariates = conditions[0][places.to(points.device)].tensor_split([size], dim=1)
+            rows = conditions[0].view(-1, count)[:, places.to(points.device)].flatten(0, 1)
+            data, covariates = rows[are_there(rows)].tensor_split([size], dim=1)
             one = Trials(data, covariates, torch.tensor([len(data)], device=points.device))
             likelihood = self.likelihood(one, names).to(points.device)
             inside = likelihood.inside(points) & prior.coordinates.inside(points[:, order])

@@ -137,6 +137,11 @@ class Subject(ABC):
         return []
 
     @property
+    def of_sets(self) -> bool:
+        """Whether points are given with sets of trials."""
+        return False
+
+    @property
     def image_shape(self) -> tuple[int, int, int] | None:
         """``(C, H, W)`` of images; None for other data."""
         return None

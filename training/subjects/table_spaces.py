@@ -22,6 +22,7 @@ from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.data.sketches import Sketch
 from training.data.tables.table import DataTable, Rows, TableBatches
+from training.data.tables.trials import thinned
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.learning.building import Choices
 from training.learning.calibrating import CalibrationPlan
@@ -133,6 +134,7 @@ class Preparation:
         config: Of the training.
         device: Where it runs.
         likelihood: Whether points are data, given parameters.
+        of_sets: Whether points are given with sets of trials.
     """
 
     table: DataTable
@@ -140,6 +142,7 @@ class Preparation:
     config: TrainingConfig
     device: torch.device
     likelihood: bool = False
+    of_sets: bool = False
 
     @cached_property
     def relevant(self) -> list[int]:
@@ -164,7 +167,7 @@ class Preparation:
     def _fit(self, space: Space) -> Coordinates:
         generator = seeded_generator("cpu", self.config.seed, Stream.DEQUANTIZATION)
         columns = self.table.columns
-        table, rows = self.table, self.table.train_rows
+        table, rows = self.table, self._some_trials(self.table.train_rows, generator)
         points = dither(rows.points, columns.steps, generator)
         datasets = None
         if table.datasets is not None and table.covariates:
@@ -180,7 +183,16 @@ class Preparation:
             self.relevant if space.cond_screen == "on" else (),
             self.levels,
             datasets,
+            self.table.condition_dim if self.of_sets else 0,
         )
+
+    def _some_trials(self, rows: Rows, generator: torch.Generator) -> Rows:
+        """Rows as a training sees them: given random trials of a set, whose posterior is simulated
+        as well as that of all of them."""
+        if not self.of_sets or rows.conditions is None:
+            return rows
+        some = thinned(rows.conditions, self.table.condition_dim, generator)
+        return replace(rows, conditions=some)
 
     def told_of_far_rows(self, coordinates: Coordinates, space: Space) -> str | None:
         """What to say of rows that a flow in these coordinates gives next to no density.
@@ -220,14 +232,15 @@ class Preparation:
     def source(self, coordinates: Coordinates) -> TableBatches:
         """Batches of the rows that are trained on."""
         rows, config = self.table.train_rows, self.config
-        dithers = bool((coordinates.steps > 0).any())
+        draws = self.of_sets or bool((coordinates.steps > 0).any())
 
         def in_flow(rows: Rows, generator: torch.Generator) -> Batch:
+            rows = self._some_trials(rows, generator)
             points, labels, *_ = placed(coordinates, rows, generator)
             labels = None if labels is None else labels.float().to(self.device)
             return Batch(points.to(self.device), labels)
 
-        return TableBatches(rows, in_flow, dithers, config.batch, config.seed)
+        return TableBatches(rows, in_flow, draws, config.batch, config.seed)
 
     def calibration(self, coordinates: Coordinates, method: str) -> CalibrationPlan:
         """How to calibrate the trained model: on rows that are held out, if there are some.

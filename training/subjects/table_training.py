@@ -11,12 +11,13 @@ import torch
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from training.data.tables.table import DataTable
+from training.flow.coordinates.conditions import are_there
 from training.flow.coordinates.coordinates import Coordinates
 from training.learning.building import Choices
 from training.learning.cost import require_batch
 from training.learning.held_out import Watch
 from training.learning.resuming import Resumed
-from training.names import AXES_TOO, TABLE_NETWORK
+from training.names import ANY_NUMBER, AXES_TOO, TABLE_NETWORK
 from training.recipes import TableRecipe, describe_table_recipe, fitted_to_table
 from training.subjects.table_spaces import (
     Preparation,
@@ -46,8 +47,8 @@ class TableTraining(Training):
         path: Of the table, whose stem results are named by.
         space: How the flow is to see it; what is ``auto`` is chosen by held-out rows.
         likelihood: Whether points are data of one trial, given parameters and covariates.
-        condition_shape: ``(C,)``, ``(C, L)`` or ``(C, H, W)`` of the conditions; None if the
-            network is to see the numbers themselves.
+        condition_shape: ``(C,)``, ``(C, L)`` or ``(C, H, W)`` of the conditions, ``(ANY_NUMBER,
+            C)`` of sets of trials; None if the network is to see the numbers themselves.
     """
 
     table: DataTable
@@ -59,8 +60,12 @@ class TableTraining(Training):
 
     @cached_property
     def recipe(self) -> TableRecipe:
-        """By the numbers of rows, columns and conditions."""
+        """By the numbers of rows, columns and conditions. Of sets each trial counts as a row: each
+        epoch takes others of them, and a longer training learns none by heart."""
         table, rows = self.table, len(self.table.train_rows)
+        if self.of_sets and table.conditions is not None:
+            trials = table.conditions[~table.held_out].view(rows, -1, table.condition_dim)
+            rows = int(are_there(trials).sum())
         amounts = dict(self.wanted.amounts)
         levels = levels_of(table) if self.likelihood else []
         if levels and all(levels) and amounts.get("patience") is None:
@@ -70,6 +75,11 @@ class TableTraining(Training):
     @property
     def useful_threads(self) -> int | None:
         return self.recipe.useful_threads
+
+    @property
+    def of_sets(self) -> bool:
+        """Whether points are given with sets of trials."""
+        return self.condition_shape is not None and self.condition_shape[0] == ANY_NUMBER
 
     @cached_property
     def choices(self) -> Choices:
@@ -99,7 +109,7 @@ class TableTraining(Training):
 
     def _of_conditions(self) -> dict[str, Any]:
         """What the network is told of the conditions."""
-        count, shape = self.table.condition_dim, self.condition_shape
+        count, shape = self.table.condition_dim + self.of_sets, self.condition_shape
         if not count:
             return {}
         seen = {"label_dim": count, "condition_features": self.recipe.cond_waves}
@@ -107,7 +117,7 @@ class TableTraining(Training):
             return seen
         if self.space.cond_screen == "on":
             raise UsageError("--cond_screen=on leaves out parts of --cond_shape: give one of them")
-        if prod(shape) != count or len(shape) > 3:
+        if not self.of_sets and (prod(shape) != count or len(shape) > 3):
             raise UsageError(
                 f"--cond_shape={'x'.join(map(str, shape))} does not fit the {count} conditions of "
                 f"the table: give C, CxL or CxHxW whose product is {count}"
@@ -121,7 +131,8 @@ class TableTraining(Training):
         require_batch(recipe.batch, table.dim, device)
         wanted.check_dim(table.dim, f"the table {self.path}")
         config = wanted.config(recipe)
-        preparation = Preparation(table, self.choices, config, device, self.likelihood)
+        how = (config, device, self.likelihood, self.of_sets)
+        preparation = Preparation(table, self.choices, *how)
         space, coordinates = self._seen(preparation, resumed)
         model, loss = preparation.build(coordinates)
         model.about |= about_table(table, self.path.stem)

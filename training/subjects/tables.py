@@ -12,7 +12,8 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.tables.table import DataTable, Dropped, Rows, restored
-from training.files.observations import read_columns
+from training.data.tables.trials import as_sets, side_by_side
+from training.files.observations import read_columns, read_trials
 from training.files.table import load_table, load_whole
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.coordinates.surprise import Surprise
@@ -119,12 +120,24 @@ class TableFlow(Subject):
         return self
 
     def table(self, path: Path) -> DataTable:
-        """The data set of a file. Raises DataError if it is missing, broken, or no table."""
-        return load_table(path)
+        """The data set of a file, with a row for each set of trials, if the flow is given such.
+
+        Raises:
+            DataError: It is missing, broken, or no table.
+            UsageError: It has no sets of trials, or other ones.
+        """
+        return self._in_sets(load_table(path), path)
 
     def whole(self, path: Path) -> DataTable:
         """The same with rows that are kept from trainings; raises likewise."""
-        return load_whole(path)
+        return self._in_sets(load_whole(path), path)
+
+    @property
+    def of_sets(self) -> bool:
+        return self.coordinates.trials > 0
+
+    def _in_sets(self, table: DataTable, path: Path) -> DataTable:
+        return as_sets(table, len(self.conditions), str(path)) if self.of_sets else table
 
     def testable(self, path: Path | None) -> int:
         return len(testable_rows(self.table(required(path))))
@@ -183,7 +196,12 @@ class TableFlow(Subject):
             raise UsageError(
                 f"this network is conditional on {conditions}: say what by --condition"
             )
-        return read_columns(given, self.conditions)
+        if not self.of_sets:
+            return read_columns(given, self.conditions)
+        trials = read_trials(given, self.conditions, ())
+        rows = side_by_side(trials.data, torch.arange(len(trials)).repeat_interleave(trials.counts))
+        self.straight(rows.to(self.coordinates.steps.device))  # refuses what has too many
+        return rows
 
     def given_with(self, path: Path | None) -> Tensor | None:
         if not self.conditions:
@@ -256,7 +274,8 @@ class TableFlow(Subject):
             raise DataError(
                 f"{path} has no condition '{missing[0]}': those of the network are {wanted}"
             )
-        return table.conditions[:, [own.index(name) for name in self.conditions]]
+        trials = table.conditions.reshape(len(table), -1, len(own))
+        return trials[..., [own.index(name) for name in self.conditions]].flatten(1)
 
     def _columns_of(self, path: Path, table: DataTable) -> Tensor:
         names = list(table.columns.names)

@@ -131,6 +131,12 @@ def test_trials_are_multiplied_and_models_compared() -> None:
     corrected = learned.posterior(correct=model, prior="uniform").sample([[0.3]], draws=500)
     alone = posterior.sample([[0.3]], **few)
     assert corrected.points.mean() == pytest.approx(alone.points.mean(), abs=0.1)
+    with quick_endings():
+        sets = simulations.train(marginals="none", cond_shape="set:1", linear_start="on", **FEW)
+    own = sets.posterior(correct=model, prior="uniform").sample({"y1": trials[:, 0]}, draws=500)
+    assert own.points.mean() == pytest.approx(draws.mean(), abs=0.1)
+    assert len(sets.posterior(log_prob=False).sample(four, draws=10).points) == 4
+    assert sets.sample(3, given=trials).shape == (3, 1)
 
 
 def test_what_sbi_trains_does_not_depend_on_units() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dnnlib.errors import DataError
 from tests.support.draws import double, normal
 from training.data.tables.table import Columns
 from training.flow.coordinates.conditions import ridge
@@ -166,3 +167,44 @@ def test_far_conditions_do_not_hide_what_is_unlike_all_simulations() -> None:
     # By mean and covariance, which a few rows decide, nothing is unlike them.
     raw = Surprise(1).fit(far)
     assert float(raw(double([[-8.0]]))) < raw.limit
+
+
+def sets_of_trials() -> tuple[Tensor, Tensor]:
+    """Parameters ``[N, 1]``, and from 1 to 4 trials of two numbers each, side by side."""
+    theta, numbers = normal(4000, 1, seed=1), torch.arange(4000) % 4 + 1
+    trials = torch.stack([theta + normal(4000, 4, seed=2), 9 * normal(4000, 4, seed=3) + 5], dim=2)
+    trials[torch.arange(4) >= numbers[:, None]] = torch.nan
+    return theta, trials.flatten(1)
+
+
+def test_the_start_of_a_set_follows_from_its_mean_wherever_trials_stand() -> None:
+    theta, trials = sets_of_trials()
+    fitted = fit_coordinates(theta, Columns.plain("a"), "none", "zca", trials, "on", of_trial=2)
+    assert (fitted.condition_dim, fitted.label_dim, fitted.trials) == (2, 3, 4)
+    again = Coordinates(**fitted.arguments)  # type: ignore[arg-type]
+    again.load_state_dict(fitted.state_dict())
+    u = again.given(trials).to_flow(theta)
+    swapped = trials.view(-1, 4, 2)[:, [2, 0, 3, 1]].flatten(1)
+    padded = torch.cat([trials.new_full((4000, 6), torch.nan), trials], dim=1)
+    for other in (swapped, padded):
+        torch.testing.assert_close(fitted.given(other).to_flow(theta), u, rtol=0, atol=1e-12)
+    assert fitted.surprise is not None
+    assert fitted.surprise(fitted.straight(padded)).shape == (4000,)
+    # One slope for all n leaves 1 - 1 / (1 + E[1/n]) of the variance, and E[1/n] is 25/48.
+    given = fitted.given(trials)
+    widths = given.to_data(torch.ones_like(u)) - given.to_data(torch.zeros_like(u))
+    assert float(widths.mean().square()) == pytest.approx(25 / 73, abs=0.02)
+
+
+def test_sets_of_no_trials_too_many_or_with_holes_are_refused() -> None:
+    theta, trials = sets_of_trials()
+    fitted = fit_coordinates(theta, Columns.plain("a"), "none", "zca", trials, "on", of_trial=2)
+    nothing, hole = torch.full((1, 8), torch.nan), torch.tensor([[1.0, torch.nan]])
+    for bad, words in (
+        (nothing, "no trials"),
+        (hole, "NaN"),
+        (torch.ones(1, 10), "5 trials, but no simulation had more than 4"),
+        (torch.ones(1, 3), "trials of 2"),
+    ):
+        with pytest.raises(DataError, match=words):
+            fitted.given(bad).to_flow(theta[:1])

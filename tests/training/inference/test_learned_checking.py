@@ -38,9 +38,18 @@ def values(prior: Prior, truths: Tensor, y: Tensor, references: Tensor | None = 
 
 
 def test_the_right_posterior_passes(prior: Prior) -> None:
-    found = values(prior, *simulated())
+    truths, y = simulated()
+    found = values(prior, truths, y)
     assert found.names == ("a", "b", "log density")
-    assert calibrate(found).passed
+    of_truths = torch.distributions.Normal(torch.cat([0.64 * y, 0 * y], 1), torch.tensor([STD, 1]))
+    expected = of_truths.log_prob(truths).sum(dim=1)
+    assert found.density is not None
+    # But for the noise of the first time.
+    torch.testing.assert_close(found.density, expected, rtol=0, atol=0.15)
+    check = calibrate(found)
+    mean, error = float(expected.mean()), float(expected.std()) / RUNS**0.5
+    assert check.density == pytest.approx((mean, error), abs=0.02)
+    assert check.passed
     assert not calibrate_near(found, ENDS).failed
 
 

@@ -9,6 +9,7 @@ from tests.support.draws import double, seeded
 from tests.support.flows import exact_flow
 from training.flow.denoisers import NetworkDenoiser, noise_condition
 from training.learning.loss import DenoisingLoss, DenoisingRegression
+from training.names import ANY_NUMBER
 from training.networks.mlp import FEATURES, ConditionEmbedding, ToyMLP
 
 THICKNESS = 1  # of the swirl in eigenspace: variances are 1.09, 1 and 0.91
@@ -63,3 +64,16 @@ def test_features_of_a_point_depend_on_all_its_conditions_and_on_no_others(
     assert (slopes[[0, 2, 3]] == 0).all()
     # As many numbers for a large image as for a small one.
     assert sum(parameter.numel() for parameter in embedding.parameters()) < 40_000
+
+
+def test_features_of_a_set_know_neither_order_nor_padding_but_how_many_there_are() -> None:
+    torch.manual_seed(0)
+    embedding = ConditionEmbedding((ANY_NUMBER, 2))
+    trials = torch.cat([torch.randn(3, 5, 2, generator=seeded(1)), torch.ones(3, 5, 1)], dim=2)
+    trials[1, 2:] = 0  # which has two
+    features = embedding(trials.flatten(1))
+    for other in (trials[:, [3, 0, 4, 2, 1]], torch.cat([torch.zeros(3, 4, 3), trials], dim=1)):
+        torch.testing.assert_close(embedding(other.flatten(1)), features, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(embedding(trials[1:2, :2].flatten(1)), features[1:2])
+    twice = embedding(torch.cat([trials, trials], dim=1).flatten(1))
+    assert ((twice - features).abs().amax(dim=1) > 0.01).all()

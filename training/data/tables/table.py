@@ -83,7 +83,8 @@ class Rows:
 
     Attributes:
         points: ``[n, D]``.
-        conditions: What these are given with, ``[n, C]``; None for nothing.
+        conditions: What these are given with, ``[n, C]``, or of sets of m trials ``[n, m C]``; None
+            for nothing.
     """
 
     points: Tensor
@@ -108,6 +109,7 @@ class DataTable:
         held_out: ``[N]``, bool: rows that are not trained on.
         dropped: Columns of the source that are not among these.
         conditions: ``[N, C]``, float64: what points are to be conditioned on; None for nothing.
+            Of sets of trials (``trials.as_sets``) ``[N, n C]``.
         condition_names: ``[C]``.
         kept: ``[N]``, bool: rows that no training sees, nor any of its choices; None for none.
         condition_columns: What is known of conditions; None for their names alone.
@@ -174,8 +176,11 @@ class DataTable:
         )
 
     def row_numbers(self) -> np.ndarray:
-        """Numbers of 64 bits ``[N]`` that hardly ever clash, by points and conditions."""
-        parts = [self.points] if self.conditions is None else [self.points, self.conditions]
+        """Numbers of 64 bits ``[N]`` that hardly ever clash, by points and conditions; of sets, by
+        the first trial."""
+        parts = [self.points]
+        if self.conditions is not None:
+            parts.append(self.conditions[:, : self.condition_dim])
         return row_numbers(torch.cat(parts, dim=1).numpy())
 
     def without_conditions(self) -> "DataTable":

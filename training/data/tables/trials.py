@@ -2,6 +2,9 @@
 
 A simulation that measures n times has one set of parameters, and n trials. It is kept in long form,
 one row a trial, the parameters the same in all rows of a dataset; numbers of trials may differ.
+
+Where a dataset is one point, given all of its trials, these stand side by side in its row of
+conditions ``[N, n K]``, NaN beyond those that it has.
 """
 
 import re
@@ -156,3 +159,55 @@ def first_rows(table: DataTable) -> Tensor:
 def one_of_each(table: DataTable) -> DataTable:
     """The first row of each dataset: parameters as often as they were drawn."""
     return table if table.datasets is None else replace(table.at(first_rows(table)), datasets=None)
+
+
+def side_by_side(trials: Tensor, datasets: Tensor) -> Tensor:
+    """Trials ``[T, K]`` of M datasets, of these numbers ``[T]`` from 0, in rows ``[M, n K]``, NaN
+    where a dataset has fewer than n."""
+    counts = torch.bincount(datasets)
+    order = datasets.argsort(stable=True)
+    number = datasets[order]
+    place = torch.arange(len(order)) - (counts.cumsum(0) - counts)[number]
+    rows = trials.new_full((len(counts), int(counts.max()), trials.shape[1]), torch.nan)
+    rows[number, place] = trials[order]
+    return rows.flatten(1)
+
+
+def as_sets(table: DataTable, size: int, name: str) -> DataTable:
+    """A table with a row for each dataset, given all of its trials side by side.
+
+    Args:
+        table: Of trials.
+        size: Numbers of a trial that were asked for.
+        name: Of the table.
+
+    Raises:
+        UsageError: There are no trials, or they have other numbers.
+    """
+    if table.datasets is None or table.conditions is None:
+        raise UsageError(
+            f"{name} has no trials, which --cond_shape=set:{size} is of: make it with "
+            "dataset_tool.py --dataset=ID or --repeats"
+        )
+    if size != table.condition_dim:
+        raise UsageError(
+            f"--cond_shape=set:{size} does not fit trials of {', '.join(table.condition_names)}: "
+            f"give set:{table.condition_dim}"
+        )
+    first = first_rows(table)
+    number = torch.zeros(int(table.datasets.max()) + 1, dtype=torch.int64)
+    number[table.datasets[first]] = torch.arange(len(first))
+    rows = side_by_side(table.conditions, number[table.datasets])
+    kept = None if table.kept is None else table.kept[first]
+    return replace(table.at(first), conditions=rows, kept=kept, datasets=None)
+
+
+def thinned(conditions: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Sets of trials ``[N, n K]``, K being ``size``, of which random ones are left out: from 1 to
+    all that are there are kept, any number as often as another."""
+    trials = conditions.reshape(len(conditions), -1, size)
+    there = ~trials.isnan().all(dim=2)
+    kept = torch.rand(len(trials), generator=generator) * there.sum(dim=1)
+    keys = torch.rand(there.shape, generator=generator).masked_fill(~there, 2)
+    ranks = keys.argsort(dim=1).argsort(dim=1)
+    return torch.where((ranks <= kept[:, None])[..., None], trials, torch.nan).flatten(1)

@@ -7,6 +7,9 @@ far out would set the scale of all others. The best linear prediction ``c B`` of
 taken off them: what is left of points that are jointly Gaussian with their conditions is
 independent of these, and a flow of it without a network is already their exact conditional law. Of
 points whose mean and covariance depend on conditions in any way, a small network can say these.
+
+Conditions may be sets of any number n of trials, K numbers each, side by side in a row: then means
+over the trials of each number and of its square, and 1/n, take the place of c in a prediction.
 """
 
 from abc import ABC, abstractmethod
@@ -106,6 +109,16 @@ class ConditionScale(nn.Module):
         self.mean.copy_(conditions.mean(dim=0))
         self.gain.copy_(torch.where(std > 0, 1 / std, 0.0))
 
+    @property
+    def width(self) -> int:
+        """How many numbers predict points."""
+        return len(self.mean)
+
+    def predictors(self, conditions: Tensor) -> Tensor:
+        """What predicts points, ``[..., width]``: the same as ``forward``."""
+        standardized: Tensor = self(conditions)
+        return standardized
+
     def forward(self, conditions: Tensor) -> Tensor:
         """Standardized conditions ``[..., C]``, float64.
 
@@ -141,6 +154,96 @@ class ConditionScale(nn.Module):
         if self.scores is not None:
             straight[..., self.tails] = self.scores(conditions[..., self.tails])
         return straight
+
+
+class TrialScale(nn.Module):
+    """Of sets of trials, K conditions each, side by side in rows ``[..., n K]``, NaN for
+    those that are not there. Neither their order nor how many are not there says anything.
+
+    Args:
+        count: K.
+        most: Trials of a set, at most.
+        skewed: As ``ConditionScale`` has it, of a trial.
+        tails: Likewise.
+
+    Attributes:
+        each: Of a trial.
+        statistics: Of what is known of a set, the ``width`` numbers of ``straight``.
+    """
+
+    def __init__(
+        self, count: int, most: int, skewed: Sequence[int] = (), tails: Sequence[int] = ()
+    ):
+        super().__init__()
+        self.count, self.most = count, most
+        self.each = ConditionScale(count, skewed, tails)
+        self.statistics = ConditionScale(self.width)
+
+    @property
+    def width(self) -> int:
+        """How many numbers predict points."""
+        return 2 * self.count + 1
+
+    def fit(self, conditions: Tensor) -> None:
+        """Takes mean and spread of the trials of sets ``[N, n K]``, and of their statistics."""
+        rows = conditions.reshape(*conditions.shape[:-1], -1, self.count)
+        self.each.fit(rows[are_there(rows)])
+        self.statistics.fit(self.straight(conditions))
+
+    def forward(self, conditions: Tensor) -> Tensor:
+        """What a network sees of sets, ``[..., n (K + 1)]``, float64: standardized conditions of
+        each trial, and 1; or zeros.
+
+        Raises:
+            DataError: A set has no trials, too many, or one that is not finite.
+        """
+        c, there = self._trials(conditions)
+        return torch.cat([c, there[..., None].to(c)], dim=-1).flatten(-2)
+
+    def straight(self, conditions: Tensor) -> Tensor:
+        """Of the standardized conditions of sets, means ``[..., K]`` and means of squares
+        ``[..., K]`` over trials, and ``1/n [..., 1]``; raises likewise."""
+        c, there = self._trials(conditions)
+        share = 1 / there.sum(dim=-1, keepdim=True).to(c)
+        sums = torch.cat([c, c.square()], dim=-1).sum(dim=-2)
+        return torch.cat([sums * share, share], dim=-1)
+
+    def predictors(self, conditions: Tensor) -> Tensor:
+        """The same, standardized."""
+        standardized: Tensor = self.statistics(self.straight(conditions))
+        return standardized
+
+    def check(self) -> None:
+        """Raises ValueError if it holds what scales nothing."""
+        self.each.check()
+        self.statistics.check()
+
+    def _trials(self, conditions: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardized conditions ``[..., n, K]``, 0 of trials that are not there, and which are,
+        ``[..., n]``."""
+        if conditions.ndim == 0 or not conditions.shape[-1] or conditions.shape[-1] % self.count:
+            raise DataError(
+                f"conditions have shape {list(conditions.shape)}, but this flow has trials of "
+                f"{self.count}: give all trials of a point side by side, [N, n {self.count}]"
+            )
+        rows = conditions.to(self.each.mean).reshape(*conditions.shape[:-1], -1, self.count)
+        there = are_there(rows)
+        numbers = there.sum(dim=-1)
+        if not numbers.all():
+            raise DataError("an observation has no trials: give at least one")
+        if (numbers > self.most).any():
+            raise DataError(
+                f"an observation has {int(numbers.max())} trials, but no simulation had more than "
+                f"{self.most}: simulate as many, or learn the likelihood of one (train.py "
+                "--likelihood), which takes any number"
+            )
+        c = self.each(torch.where(there[..., None], rows, 0.0))
+        return torch.where(there[..., None], c, 0.0), there
+
+
+def are_there(trials: Tensor) -> Tensor:
+    """Which trials ``[..., K]`` are there, ``[...]``: those with some number."""
+    return ~trials.isnan().all(dim=-1)
 
 
 class Prediction(nn.Module, ABC):

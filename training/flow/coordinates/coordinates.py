@@ -24,6 +24,7 @@ from training.flow.coordinates.conditions import (
     GaussianPrediction,
     LinearPrediction,
     Prediction,
+    TrialScale,
 )
 from training.flow.coordinates.levels import LevelPrediction
 from training.flow.coordinates.maps import LINEAR, MAPS, Limits, PointMap
@@ -52,6 +53,8 @@ class Coordinates(nn.Module):
         skewed: Places of conditions that go through a power before they are standardized.
         tails: Places of others, with long tails, whose normal scores are taken.
         levels: How many levels each column has ``[D]``, 0 of one that has none; empty if none has.
+        trials: How many trials a point is given with at most, each of C conditions, which stand
+            side by side (``TrialScale``); 0 where it is given with C conditions.
 
     Attributes:
         scale: Of conditions; None where there are none.
@@ -86,9 +89,10 @@ class Coordinates(nn.Module):
         skewed: Sequence[int] = (),
         tails: Sequence[int] = (),
         levels: Sequence[int] = (),
+        trials: int = 0,
     ):
         super().__init__()
-        self.levels = list(levels)
+        self.levels, self.trials = list(levels), trials
         self.dim, self.names, self.knots = dim, list(maps), knots
         self.condition_dim, self.relevant = conditions, list(relevant)
         if any(not 0 <= place < conditions for place in (*self.relevant, *skewed, *tails)):
@@ -97,18 +101,27 @@ class Coordinates(nn.Module):
         for name in self.names:
             if name not in known:
                 raise ValueError(f"unknown map '{name}': known are {', '.join(known)}")
-        self.scale = ConditionScale(conditions, skewed, tails) if conditions else None
-        self.surprise = Surprise(conditions) if surprise and conditions else None
+        if trials and (trials < 0 or not conditions or relevant):
+            raise ValueError(f"{trials} trials of {conditions} conditions, of which some count")
+        self.scale: ConditionScale | TrialScale | None = None
+        if conditions:
+            self.scale = ConditionScale(conditions, skewed, tails)
+        if trials:
+            self.scale = TrialScale(conditions, trials, skewed, tails)
+        wide = 0 if self.scale is None else self.scale.width
+        self.surprise = Surprise(wide) if surprise and wide else None
         self._given: Tensor | None = None
-        self.maps = nn.ModuleList(self._made(name) for name in self.names)
+        seen = len(self.relevant) or wide
+        self.maps = nn.ModuleList(self._made(name, seen) for name in self.names)
         for name in ("steps", "offsets", "least", "most"):
             self.register_buffer(name, torch.zeros(dim, dtype=torch.float64))
 
-    def _made(self, name: str) -> nn.Module:
+    def _made(self, name: str, conditions: int) -> nn.Module:
+        """A map, of so many conditions if it predicts from these."""
         if name == LEVELS:
-            return LevelPrediction(self.dim, self.label_dim, self.levels)
+            return LevelPrediction(self.dim, conditions, self.levels)
         if name in PREDICTIONS:
-            return PREDICTIONS[name](self.dim, self.label_dim)
+            return PREDICTIONS[name](self.dim, conditions)
         return MAPS[name](self.dim, self.knots)
 
     def hold_steps(self, steps: Tensor, offsets: Tensor, points: Tensor) -> None:
@@ -129,14 +142,21 @@ class Coordinates(nn.Module):
         made |= {"surprise": True} if self.surprise else {}
         made |= {"levels": self.levels} if self.levels else {}
         for name in ("skewed", "tails"):
-            places = getattr(self.scale, name, [])
+            places = getattr(self.each, name, [])
             made |= {name: places} if places else {}
+        made |= {"trials": self.trials} if self.trials else {}
         return made | ({"relevant": self.relevant} if self.relevant else {})
 
     @property
     def label_dim(self) -> int:
-        """The number L of conditions that the network sees."""
-        return len(self.relevant) or self.condition_dim
+        """The number L of conditions that the network sees; of sets, of one trial and whether it is
+        there."""
+        return len(self.relevant) or self.condition_dim + bool(self.trials)
+
+    @property
+    def each(self) -> ConditionScale | None:
+        """Of conditions, or of those of one trial; None where there are none."""
+        return self.scale.each if isinstance(self.scale, TrialScale) else self.scale
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, maps={self.names}"
@@ -145,8 +165,8 @@ class Coordinates(nn.Module):
         """These coordinates, which hold the same buffers, of points that are given with conditions.
 
         Args:
-            conditions: ``[..., C]`` in their own units, a row for each point, or one for all; None
-                leaves things as they are.
+            conditions: ``[..., C]`` in their own units, a row for each point, or one for all; of
+                sets all trials of a point, ``[..., n C]``. None leaves things as they are.
 
         Raises:
             UsageError: There are no conditions to be given.
@@ -161,7 +181,7 @@ class Coordinates(nn.Module):
 
     def straight(self, conditions: Tensor) -> Tensor:
         """Conditions ``[..., C]`` of their own units as the surprise takes them: after powers of
-        skewed ones and normal scores of those with long tails."""
+        skewed ones and normal scores of those with long tails; or statistics of sets of trials."""
         return conditions if self.scale is None else self.scale.straight(conditions)
 
     @property
@@ -172,6 +192,24 @@ class Coordinates(nn.Module):
             UsageError: None were given, but there are some.
             DataError: They are not finite, or of another number.
         """
+        scale = self._scale_of_given
+        if scale is None or self._given is None:
+            return None
+        labels: Tensor = scale(self._given)
+        return labels[..., self.relevant] if self.relevant else labels
+
+    @property
+    def predictors(self) -> Tensor | None:
+        """What predictions are by: labels, or statistics of sets of trials ``[..., W]``; None
+        for none. Raises as ``labels`` does."""
+        scale = self._scale_of_given
+        if scale is None or self._given is None:
+            return None
+        predictors = scale.predictors(self._given)
+        return predictors[..., self.relevant] if self.relevant else predictors
+
+    @property
+    def _scale_of_given(self) -> ConditionScale | TrialScale | None:
         if self.scale is None:
             return None
         if self._given is None:
@@ -179,8 +217,7 @@ class Coordinates(nn.Module):
                 f"this flow is conditional: say what its {self.condition_dim} conditions are, in "
                 "Python by flow.given(labels=conditions)"
             )
-        labels: Tensor = self.scale(self._given)
-        return labels[..., self.relevant] if self.relevant else labels
+        return self.scale
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Points of flow space ``[..., D]``, and ``log |det du/dx| [...]``, of points ``[..., D]``.
@@ -189,7 +226,7 @@ class Coordinates(nn.Module):
             DataError: One is not finite, or outside of the bounds of its column.
             UsageError: The points are given with conditions, but none were said.
         """
-        u, c = points.double(), self.labels
+        u, c = points.double(), self.predictors
         total = torch.zeros_like(u[..., 0])
         for map_ in self.maps:
             u, log_det = map_(u, c) if isinstance(map_, Prediction) else map_(u)
@@ -266,7 +303,7 @@ class Coordinates(nn.Module):
         for part in (*self.maps, self.scale, self.surprise):
             if part is None:
                 continue
-            assert isinstance(part, PointMap | Prediction | ConditionScale | Surprise)
+            assert isinstance(part, PointMap | Prediction | ConditionScale | TrialScale | Surprise)
             part.check()
 
     @property
@@ -277,7 +314,7 @@ class Coordinates(nn.Module):
 
     def _back(self, points: Tensor, part: slice) -> Tensor:
         """Points ``[..., D]`` back through some of the maps."""
-        x, c = points.double(), self.labels
+        x, c = points.double(), self.predictors
         for map_ in reversed(list(self.maps)[part]):
             if isinstance(map_, Prediction):
                 assert c is not None

@@ -52,6 +52,8 @@ class RunValues:
         scores: ``[R, V]``, CRPS.
         leaked: The share ``[R]`` of a flow's draws that lay beyond bounds and were drawn anew; None
             where none can.
+        density: Log densities ``[R]`` of truths under their posteriors; None where these are known
+            up to a constant alone.
     """
 
     names: tuple[str, ...]
@@ -59,12 +61,15 @@ class RunValues:
     regions: Mapping[str, Tensor]
     scores: Tensor
     leaked: Tensor | None = None
+    density: Tensor | None = None
 
     def at(self, places: Tensor | slice) -> "RunValues":
         """Those of some runs."""
         regions = {name: held[places] for name, held in self.regions.items()}
         leaked = None if self.leaked is None else self.leaked[places]
-        return RunValues(self.names, self.ranks[places], regions, self.scores[places], leaked)
+        density = None if self.density is None else self.density[places]
+        scores = self.scores[places]
+        return RunValues(self.names, self.ranks[places], regions, scores, leaked, density)
 
     @classmethod
     def joined(cls, parts: Sequence["RunValues"]) -> "RunValues":
@@ -85,7 +90,15 @@ class RunValues:
             torch.cat([getattr(part, name) for part in parts]) for name in ("ranks", "scores")
         )
         leaked = [part.leaked for part in parts if part.leaked is not None]
-        return cls(parts[0].names, ranks, regions, scores, torch.cat(leaked) if leaked else None)
+        density = [part.density for part in parts if part.density is not None]
+        return cls(
+            parts[0].names,
+            ranks,
+            regions,
+            scores,
+            torch.cat(leaked) if leaked else None,
+            torch.cat(density) if len(density) == len(parts) else None,
+        )
 
 
 def run_values(
@@ -154,6 +167,9 @@ class CalibrationCheck:
         regions: The coverage of other regions, one variable each, by their family.
         crps: ``[V]``, means over runs.
         leaked: Mean and largest share of draws that lay beyond bounds; None where none can.
+        density: Mean log density of truths under their posteriors and its standard error, in nats;
+            None where it is not known. It is the larger, the better posteriors are: of several ways
+            to the same ones it says which to take.
         p_values: By what was tested, their number not accounted for.
         adjusted: The same, accounted for.
         level: Adjusted p-values below it fail.
@@ -166,6 +182,7 @@ class CalibrationCheck:
     regions: Mapping[str, CoverageCurve]
     crps: Tensor
     leaked: tuple[float, float] | None
+    density: tuple[float, float] | None
     p_values: Mapping[str, float]
     adjusted: Mapping[str, float]
     level: float
@@ -195,6 +212,8 @@ class CalibrationCheck:
         leaked = {}
         if self.leaked is not None:
             leaked["leaked"] = dict(zip(("mean", "largest"), self.leaked, strict=True))
+        if self.density is not None:
+            leaked["log_density"] = dict(zip(("mean", "error"), self.density, strict=True))
         return leaked | {
             "verdict": self.verdict,
             "passed": self.passed,
@@ -242,7 +261,13 @@ def calibrate(values: RunValues, level: float = 0.01) -> CalibrationCheck:
         None
         if values.leaked is None
         else (float(values.leaked.mean()), float(values.leaked.max())),
+        None if values.density is None else _mean_and_error(values.density),
         p_values,
         holm(p_values),
         level,
     )
+
+
+def _mean_and_error(values: Tensor) -> tuple[float, float]:
+    """The mean of values ``[R]``, and its standard error."""
+    return float(values.mean()), float(values.std()) / len(values) ** 0.5

@@ -12,7 +12,7 @@ from tests.support.finished_runs import good, write_csv
 from tests.support.running import Run, refused
 from training.data.tables.making import exchanged
 from training.data.tables.table import DataTable
-from training.data.tables.trials import one_of_each
+from training.data.tables.trials import as_sets, one_of_each, thinned
 from training.files.table import load_table
 
 NAMES = ["a", "b", "y1", "n1", "t1", "y2", "n2", "t2"]
@@ -136,3 +136,28 @@ def test_a_row_without_trials_is_refused(run_script: Run, tmp_path: Path) -> Non
     refused(run_script(dataset_tool, *place, "--repeats=y*,n*,t*"), 1, "line 6 has no trials")
     for groups, word in (("y1;y2,n2", "as many"), ("z*", "no column"), ("y1;y1", "twice")):
         refused(run_script(dataset_tool, *place, f"--repeats={groups}"), 2, word)
+
+
+def test_trials_of_a_dataset_stand_side_by_side(made: dict[str, DataTable]) -> None:
+    wide = wide_rows()
+    for form, table in made.items():
+        sets = as_sets(table, 3, form)
+        assert sets.conditions is not None
+        assert (len(sets), sets.datasets, sets.condition_dim) == (40, None, 3)
+        order = [np.flatnonzero(wide[:, 0] == a).item() for a in sets.points[:, 0].numpy()]
+        np.testing.assert_array_equal(sets.conditions.numpy(), wide[order, 2:])
+        assert int(sets.held_out.sum()) == 10
+
+
+def test_any_number_of_trials_is_kept_as_often_as_another() -> None:
+    trials = torch.arange(4000.0).view(1000, 4).repeat(1, 1)
+    trials[:500, 2:] = torch.nan  # of one trial, others have two
+    some = thinned(trials, 2, torch.Generator().manual_seed(0)).view(1000, 2, 2)
+    whole = some.isnan().any(dim=2)
+    assert (whole == some.isnan().all(dim=2)).all()
+    assert (some.flatten(1).isnan() | (some.flatten(1) == trials)).all()
+    numbers = (~whole).sum(dim=1)
+    assert (numbers[:500] == 1).all()
+    assert set(numbers[500:].tolist()) == {1, 2}
+    assert 200 < int((numbers[500:] == 1).sum()) < 300
+    assert 80 < int(whole[500:, 0].sum()) < 170
