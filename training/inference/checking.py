@@ -150,11 +150,10 @@ def check_runs(
         effective=effective(draws),
     )
     evidence = draws.stats.get("evidence")
-    if not target.likelihood.own or evidence is None or not evidence.isfinite().all():
+    if not target.likelihood.own or evidence is None:
         return values, draws
     of_prior = target.prior.log_density(truths.points, {}, Trace("exact"))
-    normalized = of_prior + of_truth - evidence.to(of_truth)
-    return replace(values, density=normalized.cpu().double()), draws
+    return replace(values, density=_known(of_prior + of_truth - evidence.to(of_truth))), draws
 
 
 def check_learned(
@@ -203,8 +202,13 @@ def check_learned(
         scale=covariance.diagonal().sqrt(),
         effective=drawn.stats.get("distinct"),
     )
-    of_truths = scalar[1].cpu().double() if trace.is_exact(truths.shape[1]) else None
+    of_truths = _known(scalar[1]) if trace.is_exact(truths.shape[1]) else None
     return replace(values, leaked=drawn.stats.get("leaked"), density=of_truths)
+
+
+def _known(densities: Tensor) -> Tensor | None:
+    """Log densities ``[R]`` on the CPU; None if a truth is where none can be, or has none."""
+    return densities.cpu().double() if densities.isfinite().all() else None
 
 
 def _of_functions(functions: Functions, draws: Tensor, truths: Tensor) -> dict[str, Scalar]:
