@@ -40,7 +40,7 @@ FEW = {
 FEW_ROWS = ["--duration=0.0004", "--batch=100", "--width=8", "--depth=1", "--linear_start=on"]
 """Of a training on a table."""
 """Options that make a script quick."""
-FEW_RUNS = ["--runs=50", "--chains=1"]
+FEW_RUNS = ["--runs=20", "--chains=1"]
 """Of a check of posteriors."""
 MANY = re.compile(r"\b[12]000\b")
 """Numbers of points in Python, in whose place there are a few."""
@@ -97,6 +97,8 @@ class Shell:
         few = FEW.get(name, []) + (FEW_RUNS if "check" in words[:1] else [])
         if name == "train" and any(re.fullmatch(r"--data=.*\.npz", word) for word in words):
             few = FEW_ROWS
+        if words[0] == "population":
+            few = []
         if words[0] == "rounds":
             few = ["--simulations=150", "--draws=20", *FEW_ROWS]
         with quick_endings():

@@ -177,8 +177,6 @@ def test_a_flow_of_posteriors_is_weighted_by_a_likelihood(
     of_likelihood = json.loads(path.read_text())["posteriors"][0]
     for name, mean in of_likelihood["mean"].items():
         assert abs(corrected["mean"][name] - mean) < 0.2 * of_likelihood["std"][name]
-    wrong = (*network[:1], f"--save_dir={tmp_path / 'no'}", *draws, *correct, "--repeats=y,n")
-    refused(run_script(posterior, "sample", *wrong), 2, "one.pkl is y, n, t")
 
 
 def test_a_set_of_trials_has_one_posterior(run_script: Run, shelf: Path, tmp_path: Path) -> None:
@@ -201,25 +199,18 @@ def test_a_set_of_trials_has_one_posterior(run_script: Run, shelf: Path, tmp_pat
     place = (network[0], f"--save_dir={tmp_path / 'no'}")
     of_many = f"--condition={tmp_path / 'many.csv'}"
     refused(run_script(posterior, "sample", *place, of_many), 1, "4 trials", "more than 3")
-    wrong = (seen, correct, "--prior=uniform", "--repeats=y,n,t")
-    refused(run_script(posterior, "sample", *place, *wrong), 2, "leave --repeats out")
     assert not (tmp_path / "no").exists()
 
 
-def test_trials_in_a_row_multiply(shelf: Path) -> None:
+def test_trials_of_a_set_multiply(shelf: Path) -> None:
     learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
     assert learned is not None
-    prior = learned.prior("uniform")
-    density = learned.log_posterior(prior, ["tau", "mu"], torch.tensor([[0, 1, 2], [3, 4, 5]]), 6)
-    single = learned.log_posterior(prior, ["tau", "mu"], torch.tensor([[0, 1, 2]]), 3)
+    density = learned.log_posterior(learned.prior("uniform"), ["tau", "mu"], torch.arange(3))
     points = torch.tensor([[0.1, 0.5], [0.9, -0.9], [1.1, 0.0]]).double()
     first, second = torch.tensor([[0.5, 3, 0.2]]).double(), torch.tensor([[1.5, 2, 0.9]]).double()
-    several = torch.cat([first, second], dim=1).expand(3, -1)
-    both = density(points, several)
-    # As a set, among which are trials that are not there.
-    padded = torch.cat([several, torch.full((3, 3), torch.nan)], dim=1)
-    torch.testing.assert_close(single(points, padded), both)
-    apart = single(points, first.expand(3, -1)) + single(points, second.expand(3, -1))
+    none = torch.full((1, 3), torch.nan)  # a trial that is not there
+    both = density(points, torch.cat([first, second, none], dim=1).expand(3, -1))
+    apart = density(points, first.expand(3, -1)) + density(points, second.expand(3, -1))
     # Uniform between -1 and 1 in two dimensions.
     assert both[:2].tolist() == pytest.approx((apart[:2] + log(4)).tolist(), abs=1e-6)
     assert both[2] == -torch.inf
@@ -254,7 +245,6 @@ def test_a_network_file_says_that_it_is_a_likelihood(run_script: Run, shelf: Pat
         ("{one} --prior=uniform {seen} --noise_std=1", 2, ("--noise_std", "--prior")),
         ("{one} --prior=uniform", 2, ("--observation", "a row for each trial")),
         ("{one} --prior=uniform --observation={folder}/hole.csv", 1, ("line 3", "'n'")),
-        ("{one} --prior=uniform {seen} --repeats=y,n", 2, ("--repeats", "--correct=NETWORK")),
     ],
 )
 def test_what_is_no_question_of_trials_is_refused(

@@ -11,7 +11,6 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from torch_utils import distributed
-from training.data.tables.trials import groups_of
 from training.files.observations import (
     read_mask,
     read_noise,
@@ -268,18 +267,14 @@ class Asked:
                 f"{file.name} is a likelihood of {', '.join(law.names)}, but draws are of "
                 f"{', '.join(subject.names)}"
             )
-        if settings.repeats and subject.of_sets:
-            raise UsageError(f"{subject.file.name} is given sets of trials: leave --repeats out")
-        trials, _ = groups_of(settings.repeats or [learned.given], conditions)
-        for trial in trials:
-            unknown = [each for each in trial if each not in conditions]
-            if unknown or len(trial) != len(learned.given):
-                raise UsageError(
-                    f"a trial of {file.name} is {', '.join(learned.given)}, but the conditions are "
-                    f"{', '.join(conditions)}: say by --repeats which of them each trial has"
-                )
-        places = torch.tensor([[conditions.index(each) for each in trial] for trial in trials])
-        return learned.log_posterior(law, subject.names, places, len(conditions))
+        if sorted(conditions) != sorted(learned.given):
+            raise UsageError(
+                f"a trial of {file.name} is {', '.join(learned.given)}, but the conditions of "
+                f"{subject.file.name} are {', '.join(conditions)}: train it given sets of trials "
+                "(train.py --cond_shape=set:K)"
+            )
+        places = torch.tensor([conditions.index(name) for name in learned.given])
+        return learned.log_posterior(law, subject.names, places)
 
     def observed(self, source: Path, likelihood: Likelihood) -> Tensor:
         """What a likelihood takes of a file's observations ``[M, K]``.

@@ -22,7 +22,6 @@ from training.options.types import (
     FILE,
     NETWORK,
     POSITIVE,
-    Groups,
     Names,
     Numbers,
     Ranges,
@@ -142,12 +141,6 @@ class SampleSettings(CommonSettings):
         "draws of a student (distill.py) by its teacher's density; or, with --prior, a network "
         "that has learned the likelihood of a trial (train.py --likelihood)",
     )
-    repeats: tuple[tuple[str, ...], ...] | None = option(
-        type=Groups(),
-        unset="conditions are one trial",
-        help="With --correct=NETWORK: the conditions of each trial, in the likelihood's order, as "
-        "y1,t1;y2,t2 or y*,t*",
-    )
     truth: Path | None = option(
         type=FILE,
         unset="none",
@@ -184,8 +177,6 @@ class SampleSettings(CommonSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_there(self.observation, self.condition, self.truth)
-        if self.repeats is not None and (self.correct is None or self.prior.prior is None):
-            raise UsageError("--repeats goes with --prior and --correct=NETWORK, a likelihood")
         if not self.held_out and (self.refuse is not None or self.beside.wanted):
             raise UsageError("--no-held_out leaves nothing for --refuse, or what goes with it")
         if self.learned:

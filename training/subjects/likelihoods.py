@@ -191,23 +191,20 @@ class LearnedLikelihood:
         ends = torch.tensor(list(self.bounds.values()), dtype=torch.float64)
         return TrialLikelihood(FlowLaw(self.table.flow), trials, places, ends)
 
-    def log_posterior(
-        self, prior: TableFlow, names: Sequence[str], places: Tensor, count: int
-    ) -> LogPosterior:
-        """Log densities of points, whose coordinates are so named, given several trials in a row.
+    def log_posterior(self, prior: TableFlow, names: Sequence[str], places: Tensor) -> LogPosterior:
+        """Log densities of points, whose coordinates are so named, given a trial or a set of them.
 
         Args:
             prior: Of the parameters.
             names: Of the coordinates ``[D]``.
-            places: Where the data of each trial and its covariates are among the conditions of a
-                point, ``[n, K + V]``; of sets of trials, among those of one, ``[1, K + V]``.
-            count: Of these conditions.
+            places: Of its data, and then its covariates, among the conditions of a trial
+                ``[K + V]``.
         """
         order = [list(names).index(name) for name in prior.names]
         size = len(self.table.names)
 
         def log_density(points: Tensor, conditions: Tensor) -> Tensor:
-            rows = conditions[0].view(-1, count)[:, places.to(points.device)].flatten(0, 1)
+            rows = conditions[0].view(-1, len(places))[:, places.to(points.device)]
             data, covariates = rows[are_there(rows)].tensor_split([size], dim=1)
             one = Trials(data, covariates, torch.tensor([len(data)], device=points.device))
             likelihood = self.likelihood(one, names).to(points.device)
