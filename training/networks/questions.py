@@ -30,7 +30,7 @@ depend on nothing.
 """
 
 from collections.abc import Sequence
-from math import pi
+from math import log, pi
 
 import torch
 import torch.nn.functional as F
@@ -142,6 +142,12 @@ class QuestionNetwork(nn.Module):
         self.register_buffer("reach", reach)
 
     @property
+    def is_start(self) -> bool:
+        """Whether numbers are the mixture's alone, as before it is trained."""
+        output = self.numbers.output
+        return not output.weight.any() and not output.bias.any()
+
+    @property
     def question_dim(self) -> int:
         """L, see ``pack``."""
         return 2 * self.dim + sum(self.level_counts) + len(self.level_counts)
@@ -228,10 +234,35 @@ class QuestionNetwork(nn.Module):
         at = torch.where(states == KNOWN, values, (states == ASKED) * x)
         return Start(x, gamma, self.reach, *self._weighed(at, states, level_known, gamma))
 
+    def start_log_prob(self, values: Tensor, states: Tensor, gamma: Tensor) -> Tensor:
+        """Log densities ``[B]`` that the mixture has of asked numbers, given those that are known.
+
+        Args:
+            values: Of known and asked numbers ``[B, D]``, float64.
+            states: Of numbers ``[B, D]``.
+            gamma: Variance ``[1]`` of the noise that asked ones have.
+        """
+        no_levels = values.new_zeros(len(values), len(self.category_of))
+        asked = states == ASKED
+        _, both, _ = self._joint(values, states, no_levels, gamma)
+        others = states.masked_fill(asked, ABSENT)
+        _, rest, _ = self._joint(values, others, no_levels, gamma)
+        # As absent, numbers have a density too, of their noise.
+        idle = asked.sum(dim=1) * log(2 * pi * NOTHING) / 2
+        return both.logsumexp(dim=1) - rest.logsumexp(dim=1) - idle
+
     def _weighed(
         self, values: Tensor, states: Tensor, level_known: Tensor, gamma: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """``w_k [B, M, D]``, ``r_k [B, M]`` and ``A_k^-1 [B or 1, M, D, D]``.
+        """``w_k [B, M, D]``, ``r_k [B, M]`` and ``A_k^-1 [B or 1, M, D, D]``; see ``_joint``."""
+        w, log_r, inverse = self._joint(values, states, level_known, gamma)
+        return w, log_r.softmax(dim=1), inverse
+
+    def _joint(
+        self, values: Tensor, states: Tensor, level_known: Tensor, gamma: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``w_k [B, M, D]``, logarithms ``[B, M]`` of what ``r_k`` are proportional to, and
+        ``A_k^-1 [B or 1, M, D, D]``.
 
         Questions that are alike, at the same noise, have one inverse.
 
@@ -254,7 +285,7 @@ class QuestionNetwork(nn.Module):
         off = values[:, None] - self.means
         w = (inverse @ off[..., None])[..., 0]
         log_r = self.weights.log() - (log_det + (off * w).sum(dim=-1)) / 2
-        return w, (log_r + level_known @ self.shares.log().T).softmax(dim=1), inverse
+        return w, log_r + level_known @ self.shares.log().T, inverse
 
     def level_log_probabilities(self, labels: Tensor) -> Tensor:
         """Of all levels, given what is known, ``[B, K]``."""

@@ -256,7 +256,13 @@ class TableFlow(Subject):
             raise DataError(
                 f"{path} has no condition '{missing[0]}': those of the network are {wanted}"
             )
-        return table.conditions[:, [own.index(name) for name in self.conditions]]
+        conditions = table.conditions[:, [own.index(name) for name in self.conditions]]
+        if conditions.isnan().any():
+            raise DataError(
+                f"{path} has trials with missing data, which only a likelihood takes: make it with "
+                "dataset_tool.py --missing=drop"
+            )
+        return conditions
 
     def _columns_of(self, path: Path, table: DataTable) -> Tensor:
         names = list(table.columns.names)

@@ -10,7 +10,7 @@ import dataset_tool
 import info
 from tests.support.finished_runs import good, write_csv
 from tests.support.running import Run, refused
-from training.data.tables.making import exchanged
+from training.data.tables.exchanged import exchanged
 from training.data.tables.table import DataTable
 from training.data.tables.trials import one_of_each
 from training.files.table import load_table
