@@ -87,7 +87,7 @@ def compare(settings: CompareSettings) -> int:
                 "network": one.settings.prior.network,
                 "prior": one.settings.prior.prior,
                 "prior_probability": float(share),
-                "network_sha256": one.learned.file.model.digest() if one.learned else None,
+                "network_sha256": one.learned.table.digest if one.learned else None,
                 "samplers": list(evidence.samplers),
             }
             for name, one, share, evidence in zip(
@@ -120,7 +120,7 @@ def of_each(settings: CompareSettings) -> list[SampleSettings]:
 
 def names_of(asked: Sequence[Asked]) -> list[str]:
     """Names of models: of their data sets, numbered where these are alike."""
-    names = [one.learned.data_name for one in asked if one.learned is not None]
+    names = [one.learned.table.data_name for one in asked if one.learned is not None]
     if len(set(names)) == len(names):
         return names
     return [f"{name} ({place + 1})" for place, name in enumerate(names)]
@@ -131,7 +131,8 @@ def require_alike(asked: Sequence[Asked], names: Sequence[str]) -> None:
     laws = []
     for one in asked:
         assert one.learned is not None
-        laws.append(dict(zip(one.learned.names, one.learned.steps.tolist(), strict=True)))
+        table = one.learned.table
+        laws.append(dict(zip(table.names, table.coordinates.steps.tolist(), strict=True)))
     for name, law in zip(names, laws, strict=True):
         if law.keys() != laws[0].keys():
             raise UsageError(

@@ -15,7 +15,7 @@ from training.files.records import holds_records, load_records
 from training.files.table import holds_table, load_table
 from training.learning.building import Choices
 from training.learning.run import Progress
-from training.names import AUTO, IMAGE_NETWORK_NAMES, IMAGES, QUESTIONS, TABLE, TABLE_NETWORK
+from training.names import AUTO, IMAGE_NETWORK_NAMES, IMAGES, QUESTIONS, TABLE, TABLE_NETWORK, TRIAL_NETWORK
 from training.options.train import TrainSettings
 from training.subjects import (
     ImageTraining,
@@ -90,16 +90,16 @@ def training_on_table(settings: TrainSettings, data: Path) -> TableTraining:
 def training_on_trials(settings: TrainSettings, data: Path, table: DataTable) -> TrialTraining:
     """What options say of a training on the table of a likelihood, of which data are missing.
     Raises UsageError if they contradict it."""
-    require_network(settings, (QUESTIONS,))
+    require_network(settings, (TRIAL_NETWORK,))
     what = f"the likelihood of {data}, which has missing data,"
     settings.require_none_of_complete_tables(what, but=["likelihood"])
-    choices = choices_of(settings, QUESTIONS, table.dim + table.condition_dim, False)
+    choices = choices_of(settings, TRIAL_NETWORK, table.dim, False)
     return TrialTraining(
         wanted=wanted(settings, choices, TrialTraining.calibrates),
-        records=as_records(table),
-        path=data,
-        ask=table.columns.names,
         table=table,
+        path=data,
+        space=Space("none", "none"),
+        likelihood=True,
     )
 
 

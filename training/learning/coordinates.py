@@ -73,7 +73,8 @@ def fit_coordinates(
     """Coordinates in which points have mean 0 and variance 1.
 
     Args:
-        points: ``[N, D]`` of data space, discrete columns dithered: of the training alone.
+        points: ``[N, D]`` of data space, discrete columns dithered: of the training alone. NaN
+            where they are missing: then each column has a map of its own.
         columns: What is known of the columns.
         marginals: What is done to each column: nothing; ``yeo-johnson``, a power; ``quantile``, a
             power and a spline through its normal scores; ``log``, the logarithm, if it is positive
@@ -101,7 +102,8 @@ def fit_coordinates(
     tails = long_tails(conditions, relevant)
     skewed = [place for place in skewed_conditions(conditions, relevant) if place not in tails]
     coordinates = Coordinates(dim, names, knots, given, surprise, relevant, skewed, tails)
-    x = points.double()
+    missing = points.isnan()
+    x = filled(points.double(), missing)
     coordinates.hold_steps(columns.steps, columns.offsets, x)
     if conditions is not None:
         _fit_conditions(coordinates, conditions.double())
@@ -110,16 +112,28 @@ def fit_coordinates(
         if isinstance(map_, Prediction):
             assert c is not None
             if isinstance(map_, GaussianPrediction):
-                fit_gaussian(map_, c, x)
+                fit_gaussian(map_, c, x.masked_fill(missing, torch.nan))
             else:
                 assert isinstance(map_, LinearPrediction)
                 map_.fit(c, x)
-            x, _ = map_(x, c)
+            x = filled(map_(x, c)[0], missing)
         else:
             assert isinstance(map_, PointMap)
             _fit(map_, x, columns)
             x, _ = map_(x)
     return coordinates
+
+
+def filled(x: Tensor, missing: Tensor) -> Tensor:
+    """Numbers ``[N, D]`` with those in place of missing ones that are in other rows of the column,
+    in their order: it has the law that it has where it is there."""
+    if not missing.any():
+        return x
+    x = x.clone()
+    for column, gone in zip(x.T, missing.T, strict=True):
+        there, count = column[~gone], int(gone.sum())
+        column[gone] = there[torch.arange(count) % len(there)]
+    return x
 
 
 def _chain(

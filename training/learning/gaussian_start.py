@@ -4,6 +4,7 @@ Means and covariances are those of largest likelihood. Of each network other con
 out, with all points that are given with them: the weights that do best there are kept.
 """
 
+from collections.abc import Callable
 from math import cos, pi
 
 import torch
@@ -29,8 +30,9 @@ LONGEST = 1.0
 def fit_gaussian(map_: GaussianPrediction, c: Tensor, x: Tensor) -> None:
     """Fits a prediction to standardized conditions ``[N, C]`` and points ``[N, D]``.
 
-    It has random numbers of its own.
+    It has random numbers of its own. Where numbers are missing, NaN, it predicts each by itself.
     """
+    score = separate_nats if bool(x.isnan().any()) else nats
     _, which = torch.unique(c, dim=0, return_inverse=True)
     for member in range(MEMBERS):
         generator = seeded_generator("cpu", 0, Stream.GAUSSIAN_START, member)
@@ -38,7 +40,8 @@ def fit_gaussian(map_: GaussianPrediction, c: Tensor, x: Tensor) -> None:
         if held_out.all() or not held_out.any():  # of very few conditions
             held_out = torch.rand(len(c), generator=generator) < HELD_OUT
         train, test = ((c[part].float(), x[part].float()) for part in (~held_out, held_out))
-        _fit(map_, member, train, (test[0][:MOST_HELD_OUT], test[1][:MOST_HELD_OUT]), generator)
+        few = (test[0][:MOST_HELD_OUT], test[1][:MOST_HELD_OUT])
+        _fit(map_, member, train, few, generator, score)
 
 
 def _fit(
@@ -47,6 +50,7 @@ def _fit(
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
     generator: torch.Generator,
+    score: Callable[[GaussianPrediction, int, Tensor, Tensor], Tensor],
 ) -> None:
     """Fits one network, which starts as mean 0 and covariance 1."""
     network = map_.members[member].requires_grad_(True)
@@ -57,7 +61,7 @@ def _fit(
     for step in range(STEPS):
         if step % (STEPS // LOOKS) == 0 or step == STEPS - 1:
             with torch.no_grad():
-                now = float(nats(map_, member, *test))
+                now = float(score(map_, member, *test))
             if now > best:
                 best, kept = now, _weights(network)
         part = step / STEPS
@@ -66,7 +70,7 @@ def _fit(
         rows = torch.randint(len(train[0]), (batch,), generator=generator)
         with torch.enable_grad():
             optimizer.zero_grad()
-            loss = -nats(map_, member, train[0][rows], train[1][rows])
+            loss = -score(map_, member, train[0][rows], train[1][rows])
             loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), LONGEST)
         optimizer.step()
@@ -78,6 +82,14 @@ def nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -> Tensor:
     """Mean log density ``[]`` of points ``[N, D]`` by one network, up to a constant."""
     y, log_det = map_.normalized(x, map_.output(member, c))
     return (log_det - y.square().sum(dim=1) / 2).mean()
+
+
+def separate_nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -> Tensor:
+    """The same of the numbers that are there, NaN being others, as if they were independent."""
+    mean, log_scale, _ = map_.parts(map_.output(member, c))
+    y = (x.nan_to_num(0.0) - mean) * (-log_scale).exp()
+    of_each = -log_scale - y.square() / 2
+    return of_each.masked_fill(x.isnan(), 0.0).sum(dim=1).mean()
 
 
 def _begin(network: nn.Module, generator: torch.Generator) -> None:

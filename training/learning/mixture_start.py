@@ -117,7 +117,6 @@ def fit_mixture(
     level_counts: Sequence[int],
     seed: int,
     counts: Sequence[int] = COMPONENTS,
-    given: Sequence[int] = (),
 ) -> tuple[Mixture, float]:
     """The mixture with the best number of components.
 
@@ -127,11 +126,10 @@ def fit_mixture(
         level_counts: Levels of each category.
         seed: Of where components start.
         counts: Numbers of components to try, rising from 1.
-        given: Places of numbers that others are given with, and that are always there.
 
     Returns:
-        The mixture, and the mean log density in nats of the other numbers of the rows that are held
-        out, given these and their levels.
+        The mixture, and the mean log density in nats of numbers of the rows that are held out,
+        given their levels.
     """
     few = rows.at(slice(0, MOST_ROWS))
     if len(torch.unique(~few.numbers.isnan(), dim=0)) > MOST_PATTERNS:
@@ -140,19 +138,12 @@ def fit_mixture(
     others = _Rows.of(held_out.at(slice(0, MOST_ROWS)), level_counts)
     dim = own.values.shape[1]
     unit = (others.patterns[others.which].sum(dim=1) * log(2 * pi) / 2).mean()
-    unit = unit - len(given) * log(2 * pi) / 2
-    alone = torch.full_like(held_out.numbers, torch.nan)
-    alone[:, list(given)] = held_out.numbers[:, list(given)]
-    known = _Rows.of(EncodedRows(alone, held_out.levels).at(slice(0, MOST_ROWS)), level_counts)
 
     def score(mixture: Mixture) -> float:
         if not len(others.values):
             return 0.0
         both = mixture.weights.log() + _log_densities(mixture, others)
-        total = both.logsumexp(dim=1)
-        if given:
-            total = total - (mixture.weights.log() + _log_densities(mixture, known)).logsumexp(1)
-        return float(total.mean() - unit)
+        return float(both.logsumexp(dim=1).mean() - unit)
 
     pooled, completed = _pooled(own)
     pooled = _with_wide(pooled, own)

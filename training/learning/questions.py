@@ -14,7 +14,7 @@ the mean over asked categories of the negative log probability of their levels.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from math import ceil, log, pi
+from math import ceil
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -53,13 +53,10 @@ class OneQuestion(NamedTuple):
     Attributes:
         columns: Places of those that are asked, given all others.
         others: Share of rows that have any question.
-        hidden: Share of rows of which further asked cells are absent, beside those that are
-            missing: so all patterns of missing cells are learned, also such as are rare.
     """
 
     columns: Sequence[int]
     others: float
-    hidden: float = 0.0
 
 
 def draw_states(
@@ -101,12 +98,7 @@ def draw_states(
         return states
     own = torch.full((rows, columns), KNOWN)
     own[:, list(one.columns)] = ASKED
-    own = own.masked_fill(~present, ABSENT)
-    if one.hidden:
-        share, some = uniform(1), uniform(1) < one.hidden
-        fewer = own.masked_fill(some & (uniform(columns) < share) & (own == ASKED), ABSENT)
-        own = torch.where((fewer == ASKED).any(dim=1, keepdim=True), fewer, own)
-    return torch.where(uniform(1) < one.others, states, own)
+    return torch.where(uniform(1) < one.others, states, own.masked_fill(~present, ABSENT))
 
 
 def questions(
@@ -249,15 +241,12 @@ class HeldOutQuestions:
         total: Their number over all ranks.
         loss: The loss of the training.
         seed: Seed of the times and the noise.
-        log_det: Log determinants ``[n]`` of coordinates of asked numbers, where no levels are
-            asked: then scores are in nats.
     """
 
     batch: Batch
     total: int
     loss: QuestionLoss
     seed: int
-    log_det: Tensor | None = None
 
     @classmethod
     def of(
@@ -268,22 +257,15 @@ class HeldOutQuestions:
         loss: QuestionLoss,
         seed: int,
         one: OneQuestion | None = None,
-        log_slopes: Tensor | None = None,
     ) -> "HeldOutQuestions":
-        """Questions about rows, each as often as it takes to make many; see ``QuestionBatches``.
-
-        Logarithms of slopes of numbers ``[N, D]`` make scores in nats."""
+        """Questions about rows, each as often as it takes to make many; see ``QuestionBatches``."""
         places = torch.arange(HELD_OUT_DRAWS) % len(known)
         generator = seeded_generator("cpu", seed, Stream.HELD_OUT)
         states = draw_states(known.at(places).present, generator, one, alike=ALIKE)
         batch = questions(cells.at(places), known.at(places), states, level_counts)
         assert batch.labels is not None
         mine = distributed.shard(HELD_OUT_DRAWS)
-        log_det = None
-        if log_slopes is not None:
-            log_det = ((states == ASKED) * log_slopes[places]).sum(dim=1)[mine]
-        own = Batch(batch.points[mine], batch.labels[mine])
-        return cls(own, HELD_OUT_DRAWS, loss, seed, log_det)
+        return cls(Batch(batch.points[mine], batch.labels[mine]), HELD_OUT_DRAWS, loss, seed)
 
     @torch.no_grad()
     def score(self, model: Model) -> Score:
@@ -298,41 +280,11 @@ class HeldOutQuestions:
         draws = NoiseDraws(draws.t[order][mine], draws.noise[mine])
         clean = model.denoiser.basis.to_eigen(self.batch.points.to(device))
         regression = self.loss.regression(model.denoiser)
-        total = torch.zeros(2, device=device, dtype=torch.float64)
+        total = torch.zeros(1, device=device, dtype=torch.float64)
         conditions = self.batch.conditions(device)
         for part in torch.split(torch.arange(len(clean), device=device), 1024):
             given = {name: rows[part] for name, rows in conditions.items()}
             rows = slice(int(part[0]), int(part[-1]) + 1)
             losses = self.loss.per_sample(regression, clean[rows], draws.of_rows(rows), given)
-            total[0] += losses.sum()
-            if self.log_det is not None:
-                t, noise = draws.t[rows], draws.noise[rows]
-                nats = self._nats(model, clean[rows], t, noise, losses, given["labels"])
-                total[1] += (nats + self.log_det.to(device)[part]).sum()
-        loss, mean = (distributed.sum_over_ranks(total) / self.total).tolist()
-        return Score(loss, None if self.log_det is None else mean)
-
-    def _nats(
-        self,
-        model: Model,
-        clean: Tensor,
-        t: Tensor,
-        noise: Tensor,
-        losses: Tensor,
-        labels: Tensor,
-    ) -> Tensor:
-        """Estimates ``[n]`` of log densities of asked numbers with the noise of the first time,
-        whose means are right; see ``learning.held_out``: here all variances are 1."""
-        network, schedule = model.denoiser.network, model.denoiser.schedule
-        assert isinstance(network, QuestionNetwork)
-        asked = (network.unpack(labels)[1] == ASKED).to(clean)
-        count = asked.sum(dim=1)
-        gamma = schedule.noise_variance(t)
-        target = (gamma.sqrt() * clean - noise) / (1 + gamma).sqrt()
-        less = (asked * target.square()).sum(dim=1) - count * losses
-        length = self.loss.t_max - self.loss.t_min
-        gain = length / 2 * (schedule.log_noise_rate(t) / (1 + gamma))[:, 0] * less
-        first = torch.tensor(self.loss.t_min, dtype=torch.float64, device=clean.device)
-        least = float(schedule.noise_variance(first)[0])
-        squares = (asked * clean.square()).sum(dim=1) + count * least
-        return gain - (squares / (1 + least) + count * log(2 * pi * (1 + least))) / 2
+            total += losses.sum()
+        return Score(float(distributed.sum_over_ranks(total)) / self.total)

@@ -190,7 +190,7 @@ class QuestionFlow:
         """
         dim = rows.numbers.shape[1]
         asked, level_asked = states[:, :dim] == ASKED, states[:, dim:] == ASKED
-        of_levels, states = torch.zeros_like(rows.numbers[:, 0]), states.clone()
+        of_levels, states = torch.zeros(len(rows), dtype=torch.float64), states.clone()
         for place in range(rows.levels.shape[1]):
             some = level_asked[:, place].nonzero()[:, 0]
             if len(some):
@@ -210,17 +210,6 @@ class QuestionFlow:
             idle = dim - asked[some].sum(dim=1)
             of_numbers[some] = joint + idle * log(2 * pi * variance) / 2
         return of_numbers, of_levels
-
-    def start_log_prob(self, rows: EncodedRows, states: Tensor) -> Tensor:
-        """Log densities ``[N]`` of asked numbers, as ``log_prob`` has them of a flow that is not
-        trained, in one call and with gradients.
-
-        Args:
-            rows: What is known, and the values of what is asked.
-            states: Of numbers ``[N, D]``; there are no levels.
-        """
-        gamma = self.flow.schedule.noise_variance(self.flow.times(1)[0])[:1]
-        return self.network.start_log_prob(rows.numbers, states, gamma)
 
     def noise_at(self, rows: EncodedRows, states: Tensor) -> tuple[Tensor, float]:
         """The mean of the noise of the first time ``[N, D]`` in asked numbers, in units of its

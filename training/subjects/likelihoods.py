@@ -21,7 +21,6 @@ from training.data.tables.foreign import listed
 from training.data.tables.table import Dropped
 from training.data.tables.trials import first_rows, one_of_each
 from training.files.observations import WITH_HOLES, read_trials
-from training.files.table import load_table
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.coordinates.maps import Bounded, Standardize
 from training.flow.courses import courses_at_rest
@@ -30,11 +29,11 @@ from training.inference.amortized import LogPosterior
 from training.inference.trials import FlowLaw, TrialLaw, TrialLikelihood, Trials
 from training.learning.building import Choices
 from training.model.model import Model
-from training.names import DISCRETE, LIKELIHOOD, RECORDS, TABLE, TABLE_NETWORK, TRIALS, UNIFORM
-from training.subjects.networks import NetworkFile, plain_name
-from training.subjects.records import RecordFlow
+from training.names import DISCRETE, LIKELIHOOD, TABLE, TABLE_NETWORK, TRIALS, UNIFORM
+from training.networks.trials import TrialNetwork
+from training.subjects.networks import NetworkFile
 from training.subjects.tables import TableFlow, drawn_rows, testable_rows
-from training.subjects.trial_questions import QuestionLaw
+from training.subjects.trial_laws import HolesLaw
 
 CLOSE = 0.05
 """Standard deviations that means of posteriors may be off by."""
@@ -48,25 +47,19 @@ class LearnedLikelihood:
 
     Attributes:
         file: The network.
+        table: Its flow: points are data, conditions are parameters and covariates.
         law: Of one trial.
-        names: Of its data ``[K]``.
-        steps: Of these ``[K]``, 0 of continuous ones.
-        conditions: Names of parameters, and then of covariates.
         bounds: Of the parameters, by name, infinite where there is none.
         discrete: Parameters of few values.
         trained_on: Trials; None where that is not known.
-        holes: Whether data of trials may be missing, as in the simulations.
     """
 
     file: NetworkFile
+    table: TableFlow
     law: TrialLaw
-    names: Sequence[str]
-    steps: Tensor
-    conditions: Sequence[str]
     bounds: dict[str, tuple[float, float]]
     discrete: list[str] = field(default_factory=list)
     trained_on: int | None = None
-    holes: bool = False
 
     @classmethod
     def of(cls, file: NetworkFile) -> "LearnedLikelihood | None":
@@ -78,29 +71,21 @@ class LearnedLikelihood:
         stored = file.model.about.get(LIKELIHOOD)
         if stored is None:
             return None
-        about, bounds, holes = file.model.about, _bounds(stored), file.kind == RECORDS
-        law: TrialLaw
-        if holes:
-            flow = RecordFlow.of(file)
-            size, columns = len(flow.ask), flow.empty.names
-            names, conditions = columns[:size], columns[size:]
-            if list(flow.ask) != list(range(size)):
-                raise DataError(f"{file.path} does not ask for its first columns: it is broken")
-            law, steps = QuestionLaw(flow), flow.space.coordinates.steps[:size]
-        else:
-            table = TableFlow.of(file, {})
-            names, conditions = table.names, list(table.conditions)
-            law, steps = FlowLaw(table.flow), table.coordinates.steps
-        if bounds is None or list(bounds) != conditions[: len(bounds)]:
+        table, bounds = TableFlow.of(file, {}), _bounds(stored)
+        if bounds is None or list(bounds) != list(table.conditions[: len(bounds)]):
             raise DataError(f"{file.path} does not say which of its conditions are parameters")
+        about = file.model.about
         discrete = [name for name in bounds if name in about.get(DISCRETE, ())]
-        trained_on = about.get(TRIALS)
-        return cls(file, law, names, steps, conditions, bounds, discrete, trained_on, holes)
+        network = file.model.denoiser.network
+        law: TrialLaw = FlowLaw(table.flow)
+        if isinstance(network, TrialNetwork):
+            law = HolesLaw(table.flow, network)
+        return cls(file, table, law, bounds, discrete, about.get(TRIALS))
 
     @property
-    def data_name(self) -> str:
-        """Of what it learned from."""
-        return plain_name(str(self.file.model.about.get("data_name", TABLE)))
+    def takes_holes(self) -> bool:
+        """Whether data of trials may be missing, as in the simulations."""
+        return isinstance(self.law, HolesLaw)
 
     @property
     def parameters(self) -> list[str]:
@@ -110,12 +95,12 @@ class LearnedLikelihood:
     @property
     def covariates(self) -> Sequence[str]:
         """Names of what else is known of a trial."""
-        return self.conditions[len(self.bounds) :]
+        return self.table.conditions[len(self.bounds) :]
 
     @property
     def given(self) -> list[str]:
         """Names of the data of a trial and of its covariates."""
-        return [*self.names, *self.covariates]
+        return [*self.table.names, *self.covariates]
 
     @property
     def most_trials(self) -> float:
@@ -127,7 +112,7 @@ class LearnedLikelihood:
         deviations: here until that is ``CLOSE``.
         """
         dim = len(self.bounds)
-        numbers = len(self.names) * (dim + len(self.covariates) + 1)
+        numbers = len(self.table.names) * (dim + len(self.covariates) + 1)
         return CLOSE**2 * (self.trained_on or inf) * dim / numbers
 
     def warn_of_many(self, trials: Trials) -> None:
@@ -139,7 +124,7 @@ class LearnedLikelihood:
             others = int((counts > self.most_trials).sum()) - 1
             more = f", and by more than {CLOSE:g} for {others} other(s)" if others else ""
             logger.warning(
-                f"Warning: of as many simulations as {self.data_name} learned from, means of "
+                f"Warning: of as many simulations as {self.table.data_name} learned from, means of "
                 f"posteriors are off by {off:.2g} standard deviations at best for the "
                 f"{int(counts[most])} trial(s) of observation {most + 1}{more}: simulate more, and "
                 "check with as many trials"
@@ -147,11 +132,11 @@ class LearnedLikelihood:
 
     def trials(self, path: Path) -> Trials:
         """The trials of a file of observations, one in each row; raises as ``read_trials``."""
-        return read_trials(path, self.names, self.covariates, self.holes)
+        return read_trials(path, self.table.names, self.covariates, self.takes_holes)
 
     def testable(self, path: Path) -> int:
         """How many datasets a data set has to test. Raises DataError if it is broken."""
-        return len(testable_rows(one_of_each(load_table(path))))
+        return len(testable_rows(one_of_each(self.table.table(path))))
 
     def simulations(
         self, path: Path, count: int, seed: int, names: Sequence[str]
@@ -170,7 +155,7 @@ class LearnedLikelihood:
         Raises:
             DataError: The data set is broken, has other columns, or fewer datasets.
         """
-        table = load_table(path)
+        table = self.table.table(path)
         columns = (table.columns.names, names), (table.condition_names, self.given)
         for there, wanted in columns:
             for name in wanted:
@@ -186,12 +171,9 @@ class LearnedLikelihood:
         which = number[datasets]
         rows = table.conditions[which >= 0]
         places = [table.condition_names.index(name) for name in self.given]
-        data, covariates = rows[:, places].tensor_split([len(self.names)], dim=1)
-        if data.isnan().any() and not self.holes:
-            raise DataError(
-                f"{path} has trials with missing numbers, which {self.file.name} does not take: "
-                f"{WITH_HOLES}"
-            )
+        data, covariates = rows[:, places].tensor_split([len(self.table.names)], dim=1)
+        if data.isnan().any() and not self.takes_holes:
+            raise DataError(f"{path} has trials with missing data: {WITH_HOLES}")
         points = table.points[chosen][:, [table.columns.names.index(name) for name in names]]
         return points, Trials.sorted(data, covariates, which[which >= 0])
 
@@ -211,7 +193,7 @@ class LearnedLikelihood:
                 point, ``[n, K + V]``.
         """
         order = [list(names).index(name) for name in prior.names]
-        size = len(self.names)
+        size = len(self.table.names)
 
         def log_density(points: Tensor, conditions: Tensor) -> Tensor:
             data, covariates = conditions[0][places.to(points.device)].tensor_split([size], dim=1)
@@ -257,7 +239,7 @@ class LearnedLikelihood:
                 f"with dataset_tool.py --bounds={name}:LOW:HIGH, or give a flow of the parameters"
             )
         model = uniform_model(names, ends)
-        about = {**model.about, "data_name": self.data_name}
+        about = {**model.about, "data_name": self.table.data_name}
         return TableFlow.of(NetworkFile(self.file.path, replace(model, about=about)), {})
 
 

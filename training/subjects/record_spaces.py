@@ -141,14 +141,10 @@ class RecordSpace:
     def log_slopes(self, values: np.ndarray) -> Tensor:
         """``log du/dx [n, D]`` of numbers, 0 where they are missing."""
         points, missing = self._points(values)
-        return torch.where(missing, 0.0, self.log_slopes_at(points))
-
-    def log_slopes_at(self, points: Tensor) -> Tensor:
-        """The same of points ``[n, D]`` that coordinates take."""
-        points = points.detach().requires_grad_(True)
+        points.requires_grad_(True)
         with torch.enable_grad():
             (slopes,) = torch.autograd.grad(self.coordinates.to_flow(points).sum(), points)
-        return slopes.log()
+        return torch.where(missing, 0.0, slopes.log())
 
     def impossible(self, values: np.ndarray) -> np.ndarray:
         """Which cells ``[n, P]`` are numbers without a place in the flow, such as 0 where it has
@@ -220,25 +216,14 @@ class Chosen:
     nats: dict[str, float]
 
 
-def choose_space(
-    records: Records, seed: int, known: Columns | None = None, given: Sequence[int] = ()
-) -> Chosen:
+def choose_space(records: Records, seed: int) -> Chosen:
     """What suits rows that train, by rows that are held out.
-
-    Args:
-        records: The rows.
-        seed: Of what is drawn.
-        known: What is known of columns, all of which are numbers; None if their values are to say.
-        given: Places of those that others are given with.
 
     Raises:
         DataError: A column has one value alone, or none, in the rows that train.
     """
     train, held_out = (records.at(rows).values for rows in (~records.held_out, records.held_out))
-    values = [
-        () if known else few_values(column, train[:, at])
-        for at, column in enumerate(records.columns)
-    ]
+    values = [few_values(column, train[:, at]) for at, column in enumerate(records.columns)]
     for column, numbers in zip(records.columns, train.T, strict=True):
         if len(np.unique(numbers[~np.isnan(numbers)])) < 2:
             raise DataError(
@@ -247,17 +232,17 @@ def choose_space(
             )
     numbers = [at for at, levels in enumerate(values) if not levels]
     generator = seeded_generator("cpu", seed, Stream.DEQUANTIZATION)
-    points, columns = _complete(records, train, numbers, generator, known)
+    points, columns = _complete(records, train, numbers, generator)
     tries = {}
     for marginals in MARGINALS if numbers else ("none",):
         if marginals == LOG and not bool(over_decades(points).any()):
             continue
         coordinates = fit_coordinates(points, columns, marginals, "none")
         space = RecordSpace(records.columns, values, coordinates)
-        tries[marginals] = _tried(space, marginals, train, held_out, seed, FIRST, given)
+        tries[marginals] = _tried(space, marginals, train, held_out, seed, FIRST)
     scores = {name: each.nats[name] for name, each in tries.items()}
     best = max(scores, key=scores.__getitem__)
-    chosen = _tried(tries[best].space, best, train, held_out, seed, COMPONENTS, given)
+    chosen = _tried(tries[best].space, best, train, held_out, seed, COMPONENTS)
     return replace(chosen, nats=scores | chosen.nats)
 
 
@@ -268,26 +253,19 @@ def _tried(
     held_out: np.ndarray,
     seed: int,
     counts: Sequence[int],
-    given: Sequence[int],
 ) -> Chosen:
     """A mixture in a space, and how well it does."""
     generator = seeded_generator("cpu", seed, Stream.DEQUANTIZATION)
     rows, others = space.encoded(train, generator), space.encoded(held_out, generator)
-    mixture, nats = fit_mixture(rows, others, space.level_counts, seed, counts, given)
-    log_slopes = space.log_slopes(held_out)
-    log_slopes[:, list(given)] = 0
-    slopes = float(log_slopes.sum(dim=1).mean()) if len(held_out) else 0.0
+    mixture, nats = fit_mixture(rows, others, space.level_counts, seed, counts)
+    slopes = float(space.log_slopes(held_out).sum(dim=1).mean()) if len(held_out) else 0.0
     if space.impossible(held_out).any():
         slopes = -inf
     return Chosen(space, marginals, mixture, {marginals: nats + slopes})
 
 
 def _complete(
-    records: Records,
-    train: np.ndarray,
-    numbers: Sequence[int],
-    generator: torch.Generator,
-    known: Columns | None,
+    records: Records, train: np.ndarray, numbers: Sequence[int], generator: torch.Generator
 ) -> tuple[Tensor, Columns]:
     """Numbers of rows that train, missing ones drawn from the others of their column, and what is
     known of the columns."""
@@ -304,10 +282,10 @@ def _complete(
         offsets.append(marginal.offset)
         drawn = torch.randint(len(present), (int(missing.sum()),), generator=generator)
         column[missing] = present[drawn]
-    if known is None:
-        known = replace(
-            Columns.plain([records.columns[place].name for place in numbers]),
-            steps=torch.tensor(steps, dtype=torch.float64),
-            offsets=torch.tensor(offsets, dtype=torch.float64),
-        )
+    known = Columns.plain([records.columns[place].name for place in numbers])
+    known = replace(
+        known,
+        steps=torch.tensor(steps, dtype=torch.float64),
+        offsets=torch.tensor(offsets, dtype=torch.float64),
+    )
     return dither(points, known.steps, generator), known

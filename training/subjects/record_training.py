@@ -38,7 +38,7 @@ from training.model.questions import EncodedRows
 from training.names import QUESTIONS, RECORDS
 from training.networks.questions import QuestionNetwork
 from training.recipes import FEW_ROWS, TableRecipe, describe_table_recipe, fitted_to_questions
-from training.subjects.record_spaces import Chosen, RecordSpace, choose_space, digest_of
+from training.subjects.record_spaces import Chosen, choose_space, digest_of
 from training.subjects.training import Start, Training
 
 MOST_NOISE = 1e4
@@ -62,8 +62,6 @@ class RecordTraining(Training):
     path: Path
     ask: Sequence[str] = ()
     calibrates = False
-    least_gain = 0.0
-    """Nats by which the network has to be better than its start, where scores are in nats."""
 
     @cached_property
     def recipe(self) -> TableRecipe:
@@ -82,7 +80,7 @@ class RecordTraining(Training):
     def start(self, device: torch.device, resumed: Resumed | None) -> Start:
         wanted, records, recipe = self.wanted, self.records, self.recipe
         logger.info(describe_table_recipe(recipe, self._rows, len(records.columns)))
-        chosen = self._chosen_space()
+        chosen = choose_space(records, wanted.seed)
         space, one = chosen.space, self._one_question(chosen)
         kept = wanted.choices.inflation.get("dims_to_keep")
         if wanted.choices.precond != "ifs" or kept not in (None, space.dim):
@@ -113,9 +111,8 @@ class RecordTraining(Training):
                 return None
             generator = seeded_generator("cpu", seed, Stream.HELD_OUT)
             spread, middle = space.encoded(held_out, generator), space.encoded(held_out)
-            slopes = self._log_slopes(space, held_out)
-            scored = HeldOutQuestions.of(spread, middle, counts, loss, seed, one, slopes)
-            return Watch(scored, True, recipe.patience, True, self.least_gain)
+            scored = HeldOutQuestions.of(spread, middle, counts, loss, seed, one)
+            return Watch(scored, True, recipe.patience, looks_first=True)
 
         def source() -> QuestionBatches:
             def cells_of(generator: torch.Generator) -> EncodedRows:
@@ -133,29 +130,12 @@ class RecordTraining(Training):
             loss=loss,
             config=config,
             resolved={**asdict(recipe), "marginals": chosen.marginals, "arch": QUESTIONS},
-            name=(self.path.stem, loss.schedule.name, QUESTIONS, self._ending),
+            name=(self.path.stem, loss.schedule.name, QUESTIONS, "-".join(self.ask) or None),
             source=source,
             calibration=None,
             law=wanted.law(LawPlan(points, None, TRIED, seed, NETWORK_ROWS, False, False)),
             watch=watch,
         )
-
-    def _chosen_space(self) -> Chosen:
-        """How the flow is to see the records."""
-        return choose_space(self.records, self.wanted.seed)
-
-    def _log_slopes(self, space: RecordSpace, values: np.ndarray) -> torch.Tensor | None:
-        """Of numbers of rows that are held out ``[n, D]``, if scores are to be in nats."""
-        return None
-
-    @property
-    def _ending(self) -> str | None:
-        """Of the name of a run."""
-        return "-".join(self.ask) or None
-
-    def _about(self, chosen: Chosen) -> dict[str, object]:
-        """What a network file says of its records."""
-        return about_records(self.records, chosen, self.path.stem, self.ask)
 
     def _one_question(self, chosen: Chosen) -> OneQuestion | None:
         """The one that is asked, if one is. Raises UsageError for unknown columns."""
@@ -196,7 +176,7 @@ class RecordTraining(Training):
         assert isinstance(network, QuestionNetwork)
         network.hold_mixture(*chosen.mixture)
         model.coordinates = space.coordinates
-        model.about |= self._about(chosen)
+        model.about |= about_records(self.records, chosen, self.path.stem, self.ask)
         return model, QuestionLoss(loss.schedule, loss.t_min, loss.t_max, loss.t_sampling)
 
 
@@ -224,5 +204,5 @@ def _told_of(chosen: Chosen) -> str:
     return (
         f"Starts from {count} normal law(s), marginals {chosen.marginals}, of "
         f"{len(chosen.space.numbers)} number(s) and {len(chosen.space.categories)} column(s) of "
-        f"levels; held-out nats by marginals: {scores}"
+        f"levels: held-out nats of numbers given levels by marginals: {scores}"
     )

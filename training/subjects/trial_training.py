@@ -1,75 +1,179 @@
 """A training on trials with holes: the law of the data that are there of a trial.
 
-It is one of questions whose known cells are parameters and covariates, and whose asked ones are the
-data that are there. In some rows further data are hidden, so that patterns of holes are learned
-that are rare in the simulations, or not there at all. Nothing is drawn in place of what is missing:
-what is learned is right if whether a number of a simulation is missing depends on its parameters
-and covariates, and not on data.
+The flow is of residuals: of each number, what parameters and covariates say of its mean and scale is
+taken off (``GaussianPrediction``, each number by itself, on the rows that have it). A mixture of
+normal laws of residuals is what the flow starts from, and its network is one of questions: numbers
+that are there are asked, the others absent. These are standard normal to the flow, and say nothing.
+
+In some rows further data are hidden, so that patterns of holes are learned that are rare in the
+simulations, or not there at all. Nothing is drawn in place of what is missing: what is learned is
+right if whether a number of a simulation is missing depends on its parameters and covariates, and
+not on data.
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from math import log, pi
+from typing import Any
 
-import numpy as np
+import torch
 from torch import Tensor
 
-from training.data.tables.table import Columns, DataTable
-from training.learning.questions import OneQuestion
-from training.recipes import TableRecipe, fitted_to_questions
-from training.subjects.record_spaces import Chosen, RecordSpace, choose_space
-from training.subjects.record_training import RecordTraining
-from training.subjects.table_spaces import about_likelihood
-from training.subjects.table_training import LEAST_GAIN
+from dnnlib.logs import logger
+from torch_utils import distributed
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.data.batches import Batch
+from training.data.tables.table import DataTable, Rows, TableBatches
+from training.flow.coordinates.coordinates import Coordinates, dither
+from training.flow.eigenbasis import EigenBasis
+from training.learning.coordinates import filled, fit_coordinates, over_decades
+from training.learning.held_out import TABLE_DRAWS, HeldOut
+from training.learning.loss import DenoisingLoss
+from training.learning.mixture_start import fit_mixture
+from training.learning.resuming import Resumed
+from training.learning.trainer import TrainingConfig
+from training.model.model import Model
+from training.model.questions import EncodedRows
+from training.names import LOG, TRIAL_NETWORK
+from training.networks.questions import ABSENT, ASKED
+from training.networks.trials import TrialNetwork
+from training.subjects.table_spaces import Preparation, Space
+from training.subjects.table_training import TableTraining
 
 HIDDEN = 0.25
-"""Share of rows of which further data are hidden, each number with one probability that is drawn
-anew between 0 and 1: few enough that most rows tell all that they have."""
-GAMMA0 = 1e-5
-"""Variance of the noise of the first time: it is in units of whole columns, and what parameters
-leave of a column may be a hundredth of that."""
+"""Share of rows of which further data are hidden, each number with a probability that is drawn
+between 0 and 1 for the row: few enough that most rows tell all that they have."""
+
+
+def residuals(coordinates: Coordinates, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers in coordinates in which each has a map of its own, and logarithms of the slopes of
+    these, both ``[N, K]``; of numbers that are missing, NaN, whatever they are.
+
+    Args:
+        coordinates: Given the conditions of the points.
+        points: ``[N, K]`` of data space.
+    """
+    grad = torch.is_grad_enabled()
+    # What is in place of a missing number has to be within its bounds.
+    middle = coordinates.to_data(torch.zeros_like(points)).detach()
+    points = torch.where(points.isnan(), middle, points).requires_grad_(True)
+    with torch.enable_grad():
+        u = coordinates.to_flow(points)
+        (slopes,) = torch.autograd.grad(u.sum(), points, create_graph=grad)
+    return (u, slopes.log()) if grad else (u.detach(), slopes.log())
+
+
+def placed_with_holes(
+    coordinates: Coordinates, rows: Rows, generator: torch.Generator
+) -> tuple[Batch, Tensor]:
+    """Rows as the network sees them, some of their data hidden, discrete columns dithered, with
+    states of data behind their labels; and log slopes ``[N, K]``, 0 of what is not asked."""
+    missing = rows.points.isnan()
+    given = coordinates.given(rows.conditions)
+    points = dither(rows.points, coordinates.steps, generator)
+    with torch.no_grad():
+        u, log_slopes = residuals(given, points)
+        labels = given.labels
+    assert labels is not None
+    some, share = torch.rand(2, len(u), 1, generator=generator, dtype=torch.float64).to(u)
+    drawn = torch.rand(u.shape, generator=generator, dtype=torch.float64).to(u)
+    fewer = missing | ((some < HIDDEN) & (drawn < share))
+    gone = torch.where(fewer.all(dim=1, keepdim=True), missing, fewer)
+    noise = torch.randn(u.shape, generator=generator, dtype=torch.float64).to(u)
+    states = torch.where(gone, float(ABSENT), float(ASKED)).to(labels)
+    batch = Batch(torch.where(gone, noise, u), torch.cat([labels, states], dim=1))
+    return batch, log_slopes.masked_fill(gone, 0.0)
+
+
+class TrialPreparation(Preparation):
+    """A table of trials with holes."""
+
+    def placed(self, coordinates: Coordinates, rows: Rows, generator: torch.Generator) -> Batch:
+        return placed_with_holes(coordinates, rows, generator)[0]
+
+    def _fit(self, space: Space) -> Coordinates:
+        generator = seeded_generator("cpu", self.config.seed, Stream.DEQUANTIZATION)
+        columns, rows = self.table.columns, self.table.train_rows
+        points = dither(rows.points, columns.steps, generator)
+        return fit_coordinates(
+            points, columns, space.marginals, "none", rows.conditions, space.linear_start
+        )
+
+    def build(self, coordinates: Coordinates) -> tuple[Model, DenoisingLoss]:
+        """An untrained model, which starts from a mixture of residuals, and its loss."""
+        encoded = [self._encoded(coordinates, part) for part in ("train", "held out")]
+        mixture, nats = fit_mixture(*encoded, [], self.config.seed)
+        count = len(mixture.weights)
+        logger.info(f"Residuals start from {count} normal law(s), {nats:.3f} nats held out")
+        seen = {**self.choices.network_arguments, "components": count}
+        unit = torch.ones(coordinates.dim, dtype=torch.float64)
+        choices = replace(self.choices, network_arguments=seen, space="ES")
+        model, loss = choices.build(EigenBasis(0 * unit, unit, unit.diag()))
+        network = model.denoiser.network
+        assert isinstance(network, TrialNetwork)
+        network.hold_mixture(*mixture)
+        model.denoiser.to(self.device)
+        return replace(model, coordinates=coordinates), loss
+
+    def _encoded(self, coordinates: Coordinates, part: str) -> EncodedRows:
+        rows = self.table.train_rows if part == "train" else self.table.held_out_rows
+        generator = seeded_generator("cpu", self.config.seed, Stream.DEQUANTIZATION)
+        points = dither(rows.points, coordinates.steps, generator)
+        with torch.no_grad():
+            u, _ = residuals(coordinates.given(rows.conditions), points)
+        u = u.masked_fill(points.isnan(), torch.nan)
+        return EncodedRows(u, torch.zeros(len(u), 0, dtype=torch.long))
+
+    def held_out(self, coordinates: Coordinates, loss: DenoisingLoss) -> HeldOut | None:
+        rows = self.table.held_out_rows
+        if not len(rows):
+            return None
+        generator = seeded_generator("cpu", self.config.seed, Stream.HELD_OUT)
+        batch, log_slopes = placed_with_holes(coordinates, rows, generator)
+        # Absent numbers are standard normal, with noise besides, to any network.
+        gone = batch.labels[:, -coordinates.dim :] == ABSENT
+        first = torch.tensor(loss.t_min, dtype=torch.float64)
+        least = loss.schedule.noise_variance(first)
+        variance = 1 + least
+        squares = (batch.points.square() + least) / variance
+        idle = gone * (squares + (2 * pi * variance).log()) / 2
+        log_det = (log_slopes + idle).sum(dim=1)
+        return HeldOut.of_rows(batch.points, log_det, loss, self.config.seed, batch.labels)
+
+    def source(self, coordinates: Coordinates) -> TableBatches:
+        rows, config = self.table.train_rows, self.config
+
+        def in_flow(rows: Rows, generator: torch.Generator) -> Batch:
+            points, labels, *_ = self.placed(coordinates, rows, generator)
+            return Batch(points.to(self.device), labels.float().to(self.device))
+
+        # Other data are hidden in each epoch.
+        return TableBatches(rows, in_flow, True, config.batch, config.seed)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TrialTraining(RecordTraining):
-    """A training of the law of what is there of a trial.
+class TrialTraining(TableTraining):
+    """A training of the law of what is there of a trial: data are points, NaN where they are
+    missing."""
 
-    Attributes:
-        table: Data of trials as points, with holes, given parameters and covariates; the records
-            are its rows.
-    """
+    network = TRIAL_NETWORK
 
-    table: DataTable
+    def _network_arguments(self) -> dict[str, Any]:
+        recipe = self.recipe
+        return {
+            "label_dim": self.table.condition_dim,
+            "width": recipe.width,
+            "depth": recipe.depth,
+        }
 
-    least_gain = LEAST_GAIN
+    def _preparation(self, config: TrainingConfig, device: torch.device) -> Preparation:
+        return TrialPreparation(self.table, self.choices, config, device, True)
 
-    @cached_property
-    def recipe(self) -> TableRecipe:
-        amounts = self.wanted.amounts
-        return fitted_to_questions(
-            self._rows, {**amounts, "gamma0": amounts.get("gamma0") or GAMMA0}
-        )
-
-    def _chosen_space(self) -> Chosen:
-        known = self.table.columns_of_conditions
-        plain = replace(Columns.plain(known.names), steps=known.steps, offsets=known.offsets)
-        columns = Columns.joined(self.table.columns, plain)
-        return choose_space(self.records, self.wanted.seed, columns, self._given)
-
-    @property
-    def _given(self) -> list[int]:
-        """Places of parameters and covariates."""
-        return list(range(self.table.dim, self.table.dim + self.table.condition_dim))
-
-    def _log_slopes(self, space: RecordSpace, values: np.ndarray) -> Tensor:
-        return space.log_slopes(values)
-
-    @property
-    def _ending(self) -> str:
-        return "likelihood"
-
-    def _about(self, chosen: Chosen) -> dict[str, object]:
-        known = {"condition_names": list(self.table.condition_names)}
-        return {**super()._about(chosen), **known, **about_likelihood(self.table)}
-
-    def _one_question(self, chosen: Chosen) -> OneQuestion:
-        return OneQuestion(list(range(self.table.dim)), 0.0, HIDDEN)
+    def _seen(self, preparation: Preparation, resumed: Resumed | None) -> tuple[Space, Coordinates]:
+        points = self.table.train_rows.points
+        positive = bool(over_decades(filled(points, points.isnan())).any())
+        space = Space(LOG if positive else "none", "none", "gaussian")
+        coordinates = preparation.coordinates(space)
+        if resumed:
+            resumed.take_coordinates(coordinates)
+        return space, coordinates
