@@ -15,7 +15,15 @@ from training.files.records import holds_records, load_records
 from training.files.table import holds_table, load_table
 from training.learning.building import Choices
 from training.learning.run import Progress
-from training.names import AUTO, IMAGE_NETWORK_NAMES, IMAGES, QUESTIONS, TABLE, TABLE_NETWORK, TRIAL_NETWORK
+from training.names import (
+    AUTO,
+    IMAGE_NETWORK_NAMES,
+    IMAGES,
+    QUESTIONS,
+    TABLE,
+    TABLE_NETWORK,
+    TRIAL_NETWORK,
+)
 from training.options.train import TrainSettings
 from training.subjects import (
     ImageTraining,

@@ -43,7 +43,11 @@ def find_courses(model: Model, plan: LawPlan) -> None:
         logger.info("The network says nothing: integrations take one call")
     elif distributed.is_main():
         # Convolutions take a hundred times as long as perceptrons do.
-        cheap = dim <= LARGEST_EXACT and model.recipe.network in (TABLE_NETWORK, QUESTIONS, TRIAL_NETWORK)
+        cheap = dim <= LARGEST_EXACT and model.recipe.network in (
+            TABLE_NETWORK,
+            QUESTIONS,
+            TRIAL_NETWORK,
+        )
         most = min(NUMBERS // dim, MOST, plan.count // SHARE) if cheap else 0
         batch = plan.points(max(most, FEWEST))
         steps = STEPS if cheap else FEW_STEPS

@@ -25,7 +25,10 @@ IMPORTED_NETWORKS: dict[str, type[nn.Module]] = {
 }
 """Networks that are not trained here, but imported from other code."""
 
-QUESTION_NETWORKS: dict[str, type[nn.Module]] = {"questions": QuestionNetwork, "trials": TrialNetwork}
+QUESTION_NETWORKS: dict[str, type[nn.Module]] = {
+    "questions": QuestionNetwork,
+    "trials": TrialNetwork,
+}
 """Networks of rows, some of whose cells are given or missing, constructed from ``dim`` and
 ``noise_range``."""
 

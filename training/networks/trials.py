@@ -1,8 +1,8 @@
 """A network of trials: F of the data that are there, given parameters and covariates.
 
-It is one of questions (``networks.questions``) whose numbers are residuals of data, asked where they
-are there and absent where they are missing, and whose conditions are parameters and covariates.
-Without states all data are asked: then its labels are those of any conditional network.
+It is one of questions (``networks.questions``) whose numbers are residuals of data, asked where
+they are there and absent where they are missing, and whose conditions are parameters and
+covariates. Without states all data are asked: labels are then those of any conditional network.
 """
 
 import torch

@@ -29,6 +29,7 @@ from training.names import (
     T_SAMPLINGS,
     TABLE,
     TABLE_NETWORK,
+    TRIAL_NETWORK,
     WHITENINGS,
 )
 from training.options.declared import Declared, option, options_of
@@ -69,8 +70,9 @@ class NetworkOptions(Declared):
 
     section = "Network"
     arch: str | None = option(
-        type=choice((*IMAGE_NETWORK_NAMES, TABLE_NETWORK, QUESTIONS)),
-        unset=f"ddpmpp; tables: {TABLE_NETWORK}; with --any, or of records: {QUESTIONS}",
+        type=choice((*IMAGE_NETWORK_NAMES, TABLE_NETWORK, QUESTIONS, TRIAL_NETWORK)),
+        unset=f"ddpmpp; tables: {TABLE_NETWORK}; with --any, or of records: {QUESTIONS}; of trials "
+        f"with missing data: {TRIAL_NETWORK}",
         help="Kind of network.",
     )
     cbase: int | None = option(

@@ -33,9 +33,10 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
     lines: list[str] = []
     values = table.conditions[:, data].numpy()
     whole = values[~np.isnan(values).any(axis=1)]
-    kept, dropped = list(range(len(data))), Dropped.none([names[place] for place in data])
+    own = [names[place] for place in data]
+    kept, dropped = list(range(len(data))), Dropped.none(own)
     if len(whole) == len(values) or len(whole) >= FEWEST_ROWS:
-        kept, dropped = independent(whole, dropped.order, source, lines)
+        kept, dropped = independent(whole, own, source, lines)
     if len(whole) < len(values) and dropped.names:
         raise DataError(
             f"{source}: '{dropped.names[0]}' is constant or follows from other data, of which some "
