@@ -16,9 +16,9 @@ R-hat, s   largest; seconds of the CPU for an observation
 
 holes: the same with 30 % of the numbers missing at random, in simulations and observations: by a
 likelihood that takes trials for what is there, by one that has only trials of which nothing is
-missing, and, of other observations without holes, by one of simulations without. Errors are those
-against the exact posterior of all numbers that are there; an observation that has no whole trial has
-the prior without these.
+missing, and, of observations without holes, by one of simulations without. Errors are those against
+the exact posterior of all numbers that are there; without these, an observation that has no whole
+trial has the prior. Evidences of fewer numbers do not compare.
 
 claims: two models of reaction times, of which each makes half of the observations: logs of times
 are normal, or times have a shift and an exponential tail. Probabilities of models are compared with
@@ -172,9 +172,7 @@ def prior_numbers(dim: int) -> dict[str, Any]:
 @click.option("--folder", type=Path, default=Path("out/trials"))
 def holes(dims: str, simulations: int, observations: int, folder: Path) -> None:
     """Compare posteriors of trials with missing numbers with the exact ones."""
-    print(
-        "| numbers | missing | trials | mean | std | evidence | largest | converged | R-hat | s |"
-    )
+    print("| D | missing | trials | mean | std | evidence | largest | converged | R-hat | s |")
     print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for dim in map(int, dims.split(",")):
         draw, place = np.random.default_rng(dim), (folder / f"holes{dim}").resolve()
