@@ -111,11 +111,12 @@ def fit_coordinates(
     for map_ in coordinates.maps:
         if isinstance(map_, Prediction):
             assert c is not None
+            holed = x.masked_fill(missing, torch.nan)
             if isinstance(map_, GaussianPrediction):
-                fit_gaussian(map_, c, x.masked_fill(missing, torch.nan))
+                fit_gaussian(map_, c, holed)
             else:
                 assert isinstance(map_, LinearPrediction)
-                map_.fit(c, x)
+                map_.fit(c, holed)
             x = filled(map_(x, c)[0], missing)
         else:
             assert isinstance(map_, PointMap)

@@ -1,7 +1,8 @@
 """A training on trials with holes: the law of the data that are there of a trial.
 
 The flow is of residuals: of each number, what parameters and covariates say of its mean and scale
-is taken off (``GaussianPrediction``, each number by itself, on the rows that have it). A mixture of
+is taken off (``GaussianPrediction``, or ``LinearPrediction`` where that does better on rows that
+are held out; each number by itself, on the rows that have it). A mixture of
 normal laws of residuals is what the flow starts from, and its network is one of questions: numbers
 that are there are asked, the others absent. These are standard normal to the flow, and say nothing.
 
@@ -30,7 +31,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.learning.coordinates import filled, fit_coordinates, over_decades
 from training.learning.held_out import HeldOut
 from training.learning.loss import DenoisingLoss
-from training.learning.mixture_start import fit_mixture
+from training.learning.mixture_start import Mixture, fit_mixture
 from training.learning.resuming import Resumed
 from training.learning.trainer import TrainingConfig
 from training.model.model import Model
@@ -47,6 +48,8 @@ MOST_NOISE = 1e3
 by as much less: with a correlation of 0.8 and a variance of 10, single trials were 0.3 nats off."""
 PATIENCE = 30
 """Reports: what the network adds to its start comes late, while learning rates fall."""
+STARTS = ("gaussian", "on")
+"""What may be taken off data, see ``Space.linear_start``: the best on rows that are held out is."""
 HIDDEN = 0.25
 """Share of rows of which further data are hidden, each number with a probability that is drawn
 between 0 and 1 for the row: few enough that most rows tell all that they have."""
@@ -111,14 +114,8 @@ class TrialPreparation(Preparation):
 
     def build(self, coordinates: Coordinates) -> tuple[Model, DenoisingLoss]:
         """An untrained model, which starts from a mixture of residuals, and its loss."""
-        table = self.table
-        train, held_out = (
-            self._encoded(coordinates, rows) for rows in (table.train_rows, table.held_out_rows)
-        )
-        mixture, nats = fit_mixture(train, held_out, [], self.config.seed)
-        count = len(mixture.weights)
-        logger.info(f"Residuals start from {count} normal law(s), {nats:.3f} nats held out")
-        seen = {**self.choices.network_arguments, "components": count}
+        mixture, _ = self.mixture(coordinates)
+        seen = {**self.choices.network_arguments, "components": len(mixture.weights)}
         unit = torch.ones(coordinates.dim, dtype=torch.float64)
         inflation = self.choices.inflation
         t_max = log(MOST_NOISE / inflation["gamma0"]) / (inflation.get("rho") or 1.0)
@@ -135,14 +132,21 @@ class TrialPreparation(Preparation):
         model.denoiser.to(self.device)
         return replace(model, coordinates=coordinates), loss
 
-    def _encoded(self, coordinates: Coordinates, rows: Rows) -> EncodedRows:
-        """Residuals, NaN where they are missing."""
+    def mixture(self, coordinates: Coordinates) -> tuple[Mixture, float]:
+        """What residuals start from, and mean nats of data of rows that are held out."""
+        train, _ = self._encoded(coordinates, self.table.train_rows)
+        held_out, slopes = self._encoded(coordinates, self.table.held_out_rows)
+        mixture, nats = fit_mixture(train, held_out, [], self.config.seed)
+        return mixture, nats + (float(slopes.sum(dim=1).mean()) if len(slopes) else 0.0)
+
+    def _encoded(self, coordinates: Coordinates, rows: Rows) -> tuple[EncodedRows, Tensor]:
+        """Residuals, NaN where they are missing, and log slopes ``[N, K]``, 0 there."""
         generator = seeded_generator("cpu", self.config.seed, Stream.DEQUANTIZATION)
         points = dither(rows.points, coordinates.steps, generator)
         with torch.no_grad():
-            u, _ = residuals(coordinates.given(rows.conditions), points)
-        u = u.masked_fill(points.isnan(), torch.nan)
-        return EncodedRows(u, torch.zeros(len(u), 0, dtype=torch.long))
+            u, slopes = residuals(coordinates.given(rows.conditions), points)
+        u, slopes = u.masked_fill(points.isnan(), torch.nan), slopes.masked_fill(points.isnan(), 0)
+        return EncodedRows(u, torch.zeros(len(u), 0, dtype=torch.long)), slopes
 
     def held_out(self, coordinates: Coordinates, loss: DenoisingLoss) -> HeldOut | None:
         rows = self.table.held_out_rows
@@ -206,7 +210,13 @@ class TrialTraining(TableTraining):
     def _seen(self, preparation: Preparation, resumed: Resumed | None) -> tuple[Space, Coordinates]:
         points = self.table.train_rows.points
         positive = bool(over_decades(filled(points, points.isnan())).any())
-        space = Space(LOG if positive else "none", "none", "gaussian")
+        assert isinstance(preparation, TrialPreparation)
+        nats = {}
+        for start in STARTS:
+            space = Space(LOG if positive else "none", "none", start)
+            mixture, nats[space] = preparation.mixture(preparation.coordinates(space))
+            logger.info(f"  {space}: {len(mixture.weights)} normal law(s), {nats[space]:.3f} nats")
+        space = max(nats, key=nats.__getitem__)
         coordinates = preparation.coordinates(space)
         if resumed:
             resumed.take_coordinates(coordinates)
