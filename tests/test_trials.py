@@ -15,6 +15,7 @@ import info
 import posterior
 import train
 import visualize
+from dnnlib.errors import DataError
 from tests.support.finished_runs import SMALL, good, write_csv
 from tests.support.outcomes import read_netcdf
 from tests.support.running import Run, refused, trained
@@ -243,7 +244,7 @@ def test_trials_may_have_missing_data_if_those_of_simulations_had(
     making = (f"--source={write_csv(tmp_path / 'holes.csv', NAMES, rows)}", "--dataset=id")
     making += ("--conditions=y,n", "--covariates=t", "--bounds=mu:-1:1,tau:-1:1", "--missing=keep")
     good(run_script(dataset_tool, *making, f"--dest={tmp_path / 'holes.npz'}"))
-    data, root = (f"--{name}={tmp_path / 'holes.npz'}" for name in ("data", "data_root"))
+    data = f"--data={tmp_path / 'holes.npz'}"
     with mock.patch("training.learning.gaussian_start.STEPS", 40):
         trained(run_script, tmp_path / "run", train, data, "--likelihood", *SMALL)
     *_, network = sorted((tmp_path / "run").glob("network-*.pkl"))
@@ -260,9 +261,10 @@ def test_trials_may_have_missing_data_if_those_of_simulations_had(
     none = f"--observation={tmp_path / 'none.csv'}"
     refused(run_script(posterior, "sample", *place, none, "--overwrite"), 1, "line 3", "no trial")
     refused(run_script(train, data, f"--outdir={tmp_path}", "-n", "--cond"), 2, "--likelihood")
-    other = (f"--network={shelf / 'one.pkl'}", *place[1:], "--truth=data", "--runs=20")
-    whole = run_script(posterior, "check", *other, root, "--overwrite")
-    refused(whole, 1, "missing data", "--missing=keep")
+    whole = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
+    assert whole is not None
+    with pytest.raises(DataError, match="missing data: only a likelihood"):
+        whole.simulations(tmp_path / "holes.npz", 10, 0, ["mu", "tau"])
 
 
 def test_trainings_of_likelihoods_refuse_what_is_none(

@@ -100,7 +100,7 @@ def training_on_trials(settings: TrainSettings, data: Path, table: DataTable) ->
     Raises UsageError if they contradict it."""
     require_network(settings, (TRIAL_NETWORK,))
     what = f"the likelihood of {data}, which has missing data,"
-    settings.require_none_of_complete_tables(what, but=["likelihood"])
+    settings.require_none_of_complete_tables(what, but=["likelihood", "cond"])
     choices = choices_of(settings, TRIAL_NETWORK, table.dim, False)
     return TrialTraining(
         wanted=wanted(settings, choices, TrialTraining.calibrates),
