@@ -1,6 +1,7 @@
 """Likelihoods of trials against closed forms, and what claims of models are worth.
 
     python benchmarks/trials.py conjugate
+    python benchmarks/trials.py holes
     python benchmarks/trials.py claims
     python benchmarks/trials.py hierarchy
     python benchmarks/trials.py sets
@@ -13,6 +14,12 @@ mean       root mean square of what posterior means are off by, in exact standar
 std        the same of standard deviations, as a share of the exact ones
 evidence   the same of log evidences, in nats; largest
 R-hat, s   largest; seconds of the CPU for an observation
+
+holes: the same with 30 % of the numbers missing at random, in simulations and observations: by a
+likelihood that takes trials for what is there, by one that has only trials of which nothing is
+missing, and, of observations without holes, by one of simulations without. Errors are those against
+the exact posterior of all numbers that are there; without these, an observation that has no whole
+trial has the prior. Evidences of fewer numbers do not compare.
 
 claims: two models of reaction times, of which each makes half of the observations: logs of times
 are normal, or times have a shift and an exponential tail. Probabilities of models are compared with
@@ -53,10 +60,19 @@ from training.subjects import NetworkFile, TableFlow
 from training.subjects.likelihoods import LearnedLikelihood
 
 EDGE, TRIALS, MOST = 3.0, (1, 4, 16, 64), 8
+PRIOR = (np.zeros(1), np.full(1, EDGE / 3**0.5), 0.0)
+"""Mean, standard deviation and log evidence of nothing."""
+SHARE, FEW_TRIALS = 0.3, (4, 16)
+"""Of numbers that are missing, and trials of observations of such."""
 
 
 def trained(
-    folder: Path, name: str, theta: np.ndarray, trials: list[np.ndarray], bounds: str
+    folder: Path,
+    name: str,
+    theta: np.ndarray,
+    trials: list[np.ndarray],
+    bounds: str,
+    missing: str = "refuse",
 ) -> tuple[Path, float]:
     """The network of a likelihood, and its seconds of the CPU.
 
@@ -66,6 +82,7 @@ def trained(
         theta: Parameters ``[N, D]``.
         trials: Of each ``[n, K]``.
         bounds: Of all parameters, ``low:high``, or of each, ``theta1:low:high,...``.
+        missing: What becomes of missing numbers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"theta{place + 1}" for place in range(theta.shape[1])]
@@ -80,6 +97,7 @@ def trained(
     if not (folder / name).exists():
         ranges = bounds if "," in bounds else ",".join(f"{each}:{bounds}" for each in names)
         making = [f"--source={source}", f"--dest={table}", "--overwrite", "--dataset=id"]
+        making += [f"--missing={missing}"]
         making += [f"--conditions={','.join(data)}", f"--bounds={ranges}", "--dequantize=none"]
         run(["dataset_tool.py", *making])
         run(["train.py", "--likelihood", f"--data={table}", f"--outdir={folder / name}"])
@@ -96,7 +114,13 @@ def saved(path: Path, observations: list[np.ndarray]) -> Path:
 
 
 def exact(trials: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Means ``[D]``, standard deviations ``[D]`` and the log evidence given trials ``[n, D]``."""
+    """Means ``[D]``, standard deviations ``[D]`` and the log evidence given trials ``[n, D]``, NaN
+    where numbers are missing."""
+    if np.isnan(trials).any():
+        columns = (column[~np.isnan(column), None] for column in trials.T)
+        parts = [exact(column) if len(column) else PRIOR for column in columns]
+        means, stds, evidences = zip(*parts, strict=True)
+        return np.concatenate(means), np.concatenate(stds), sum(evidences)
     count, mean = len(trials), trials.mean(axis=0)
     std = count**-0.5
     law = truncnorm((-EDGE - mean) / std, (EDGE - mean) / std, mean, std)
@@ -135,6 +159,59 @@ def conjugate(dims: str, simulations: int, observations: int, folder: Path) -> N
             posteriors = sampled(network, saved(place / f"seen{count}.csv", seen), place)
             seconds = (children_seconds() - before) / observations
             print(f"| {dim} | {count} | {row_of(posteriors, seen)} | {seconds:.1f} |", flush=True)
+
+
+def with_holes(
+    draw: np.random.Generator, theta: np.ndarray, count: int, share: float
+) -> np.ndarray:
+    """Trials ``[n, D]`` of which something is there, NaN where numbers are missing."""
+    trials = theta + draw.normal(size=(count, len(theta)))
+    gone = draw.uniform(size=trials.shape) < share
+    return np.where(gone, np.nan, trials)[~gone.all(axis=1)]
+
+
+def prior_numbers(dim: int) -> dict[str, Any]:
+    """What ``posterior.py sample`` would say of an observation without trials."""
+    mean, std, evidence = PRIOR
+    means, stds = ({f"theta{k}": float(part[0]) for k in range(dim)} for part in (mean, std))
+    return {"mean": means, "std": stds, "statistics": {"evidence": evidence}, "r_hat": {}}
+
+
+@main.command()
+@click.option("--dims", default="3", help="Numbers of parameters, and of data of a trial.")
+@click.option("--simulations", default=5000, help="Datasets, of 1 to 8 trials.")
+@click.option("--observations", default=10, help="Of each number of trials.")
+@click.option("--folder", type=Path, default=Path("out/trials"))
+def holes(dims: str, simulations: int, observations: int, folder: Path) -> None:
+    """Compare posteriors of trials with missing numbers with the exact ones."""
+    print("| D | missing | trials | mean | std | evidence | largest | converged | R-hat | s |")
+    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for dim in map(int, dims.split(",")):
+        draw, place = np.random.default_rng(dim), (folder / f"holes{dim}").resolve()
+        theta = draw.uniform(-EDGE, EDGE, (simulations, dim))
+        counts = draw.integers(1, MOST + 1, simulations)
+        truths = draw.uniform(-EDGE, EDGE, (observations, dim))
+        for missing, share in (("keep", SHARE), ("drop", SHARE), ("none", 0.0)):
+            draw = np.random.default_rng(dim)
+            made = [with_holes(draw, row, n, share) for row, n in zip(theta, counts, strict=True)]
+            kind = "refuse" if missing == "none" else missing
+            network, seconds = trained(place, missing, theta, made, f"{-EDGE}:{EDGE}", kind)
+            print(f"trained in {seconds:.0f} s", file=sys.stderr)
+            for count in FEW_TRIALS:
+                seen = [with_holes(draw, row, count, share) for row in truths]
+                whole = [each[~np.isnan(each).any(axis=1)] for each in seen]
+                asked = whole if missing == "drop" else seen
+                there = [bool(len(each)) for each in asked]
+                left = [each for each, some in zip(asked, there, strict=True) if some]
+                before = children_seconds()
+                posteriors = sampled(network, saved(place / f"{missing}{count}.csv", left), place)
+                seconds = (children_seconds() - before) / len(left)
+                known = iter(posteriors["posteriors"])
+                posteriors["posteriors"] = [
+                    next(known) if some else prior_numbers(dim) for some in there
+                ]
+                row = row_of(posteriors, seen)
+                print(f"| {dim} | {missing} | {count} | {row} | {seconds:.1f} |", flush=True)
 
 
 def sampled(network: Path, seen: Path, folder: Path) -> dict[str, Any]:

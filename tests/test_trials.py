@@ -15,6 +15,7 @@ import info
 import posterior
 import train
 import visualize
+from dnnlib.errors import DataError
 from tests.support.finished_runs import SMALL, good, write_csv
 from tests.support.outcomes import read_netcdf
 from tests.support.running import Run, refused, trained
@@ -244,7 +245,11 @@ def test_a_network_file_says_that_it_is_a_likelihood(run_script: Run, shelf: Pat
         ("{one} --prior={folder}/one.pkl {seen}", 2, ("conditional on mu, tau, t",)),
         ("{one} --prior=uniform {seen} --noise_std=1", 2, ("--noise_std", "--prior")),
         ("{one} --prior=uniform", 2, ("--observation", "a row for each trial")),
-        ("{one} --prior=uniform --observation={folder}/hole.csv", 1, ("line 3", "'n'")),
+        (
+            "{one} --prior=uniform --observation={folder}/hole.csv",
+            1,
+            ("line 3", "'n'", "--missing=keep"),
+        ),
     ],
 )
 def test_what_is_no_question_of_trials_is_refused(
@@ -255,6 +260,37 @@ def test_what_is_no_question_of_trials_is_refused(
     filled = words.format(**known, folder=shelf, seen=f"--observation={shelf / 'seen.csv'}")
     result = run_script(posterior, "sample", f"--save_dir={tmp_path}", *FEW, *filled.split())
     refused(result, code, *parts)
+
+
+def test_trials_may_have_missing_data_if_those_of_simulations_had(
+    run_script: Run, shelf: Path, tmp_path: Path
+) -> None:
+    rows = np.loadtxt(shelf / "runs.csv", delimiter=",", skiprows=1)
+    rows[::3, 3] = rows[1::4, 4] = np.nan
+    making = (f"--source={write_csv(tmp_path / 'holes.csv', NAMES, rows)}", "--dataset=id")
+    making += ("--conditions=y,n", "--covariates=t", "--bounds=mu:-1:1,tau:-1:1", "--missing=keep")
+    good(run_script(dataset_tool, *making, f"--dest={tmp_path / 'holes.npz'}"))
+    data = f"--data={tmp_path / 'holes.npz'}"
+    with mock.patch("training.learning.gaussian_start.STEPS", 40):
+        trained(run_script, tmp_path / "run", train, data, "--likelihood", *SMALL)
+    *_, network = sorted((tmp_path / "run").glob("network-*.pkl"))
+    (tmp_path / "seen.csv").write_text("dataset,y,n,t\n1,0.1,,0.5\n1,,3,0.2\n2,0.4,2,0.9\n")
+    place = (f"--network={network}", "--prior=uniform", f"--save_dir={tmp_path / 'out'}", *FEW)
+    good(run_script(posterior, "sample", *place, f"--observation={tmp_path / 'seen.csv'}"))
+    [path] = (tmp_path / "out").glob("*_posterior.nc")
+    assert np.isfinite(read_netcdf(path)["constant_data/evidence"]).all()
+    learned = LearnedLikelihood.of(NetworkFile.open(str(network)))
+    assert learned is not None
+    _, trials = learned.simulations(tmp_path / "holes.npz", 10, 0, ["mu", "tau"])
+    assert trials.data.isnan().any()
+    (tmp_path / "none.csv").write_text("y,n,t\n1,2,0.5\n,,0.5\n")
+    none = f"--observation={tmp_path / 'none.csv'}"
+    refused(run_script(posterior, "sample", *place, none, "--overwrite"), 1, "line 3", "no trial")
+    refused(run_script(train, data, f"--outdir={tmp_path}", "-n", "--cond"), 2, "--likelihood")
+    whole = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
+    assert whole is not None
+    with pytest.raises(DataError, match="missing data: only a likelihood"):
+        whole.simulations(tmp_path / "holes.npz", 10, 0, ["mu", "tau"])
 
 
 def test_trainings_of_likelihoods_refuse_what_is_none(

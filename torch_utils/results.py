@@ -161,15 +161,15 @@ class SavedArrays:
             "again"
         )
 
-    def numbers(self, name: str) -> np.ndarray:
-        """An array of finite numbers, in the byte order of this machine.
+    def numbers(self, name: str, holes: bool = False) -> np.ndarray:
+        """An array of finite numbers, or of such and NaN, in the byte order of this machine.
 
         Raises DataError if it holds anything else.
         """
         array = self.read(name)
         if array.dtype.kind not in "fiu":
             raise DataError(f"{self._path}: '{name}' holds {array.dtype}, where numbers should be")
-        if not np.isfinite(array).all():
+        if not (np.isfinite(array) | (holes & np.isnan(array))).all():
             raise DataError(f"{self._path}: '{name}' has values that are not finite")
         return array.astype(array.dtype.newbyteorder("="), copy=False)
 

@@ -41,6 +41,7 @@ TOY_NETWORK_NAMES = ("mlp", "ToyConvUNet", "ToySongUNet")
 IMAGE_NETWORK_NAMES = ("ddpmpp", "ncsnpp", "adm")
 TABLE_NETWORK = "mlp"
 QUESTIONS = "questions"
+TRIAL_NETWORK = "trials"
 """The network of records."""
 LABEL_DIM = 9
 """Of augmentation: x-flip, y-flip, n, cos phi - 1, sin phi, n cos a, n sin a, n_x, n_y."""

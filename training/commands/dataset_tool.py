@@ -115,8 +115,11 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
     """
     chosen = settings.table
     types, exclude = dict(chosen.types or ()), chosen.exclude or ()
+    # A failed simulation may leave holes too: what keeps them in trials is typed.
+    unsaid = bool(chosen.dataset or chosen.repeats) and "missing" not in chosen.given
     of_numbers = chosen.into(
         TableChoices,
+        missing="refuse" if unsaid else chosen.missing,
         conditions=chosen.conditions or (),
         covariates=chosen.covariates or (),
         dequantize=chosen.dequantize == "auto",

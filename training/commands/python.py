@@ -131,7 +131,8 @@ class Table:
             covariates: Columns that are known of each row too, and no data.
             dataset: Column that says which rows are trials of one dataset.
             bounds: Lowest and highest value by column, infinite where there is none.
-            missing: ``refuse`` missing values, ``drop`` their rows, or fill in the ``mean``.
+            missing: ``refuse`` missing values, ``drop`` their rows, fill in the ``mean``, or
+                ``keep`` those in data of trials.
             held_out: Fraction of the rows that is not to be trained on.
             seed: Of the choice of these.
             name: How results of what is no file are named.
@@ -218,6 +219,7 @@ class Simulations(Table):
         held_out: float = 0.1,
         seed: int = 0,
         name: str = "simulations",
+        missing: str = "refuse",
     ):
         """Takes both as data frames, arrays or tensors, ``[N, D]`` and ``[N, C]``.
 
@@ -233,6 +235,8 @@ class Simulations(Table):
             held_out: Fraction of the simulations that is not to be trained on.
             seed: Of the choice of these.
             name: How results are named.
+            missing: What becomes of missing data: ``refuse`` them, ``drop`` their rows, or ``keep``
+                them, where ``dataset`` says which rows are trials.
 
         Raises:
             DataError: They are no numbers, of another number of rows, or too few.
@@ -263,6 +267,7 @@ class Simulations(Table):
             covariates=covariates,
             dataset=next(iter(beside), None),
             bounds=bounds,
+            missing=missing,
             held_out=held_out,
             seed=seed,
             name=name,

@@ -8,7 +8,7 @@ from training.commands.shared import of_data_set
 from training.commands.training import refit, settled, train, wanted
 from training.data.images.dataset import ImageDataset
 from training.data.records.records import Records
-from training.data.tables.making import exchanged
+from training.data.tables.exchanged import exchanged
 from training.data.tables.table import DataTable, as_records
 from training.data.tables.trials import as_sets, one_of_each
 from training.files.records import holds_records, load_records
@@ -23,9 +23,17 @@ from training.names import (
     QUESTIONS,
     TABLE,
     TABLE_NETWORK,
+    TRIAL_NETWORK,
 )
 from training.options.train import TrainSettings
-from training.subjects import ImageTraining, NetworkFile, RecordTraining, TableTraining, Training
+from training.subjects import (
+    ImageTraining,
+    NetworkFile,
+    RecordTraining,
+    TableTraining,
+    Training,
+    TrialTraining,
+)
 from training.subjects.image_training import open_alike
 from training.subjects.table_spaces import Space
 
@@ -72,9 +80,11 @@ def training_on_records(settings: TrainSettings, data: Path, records: Records) -
 def training_on_table(settings: TrainSettings, data: Path) -> TableTraining:
     """What options say of a training on a table. Raises UsageError if they contradict it."""
     settings.require_kind(TABLE, str(data))
-    require_network(settings, (TABLE_NETWORK,))
     table = with_wanted_conditions(settings, load_table(data))
     likelihood = settings.data.likelihood
+    if table.points.isnan().any():
+        return training_on_trials(settings, data, table)
+    require_network(settings, (TABLE_NETWORK,))
     choices = choices_of(settings, TABLE_NETWORK, table.dim, bool(settings.network.output_gain))
     return TableTraining(
         wanted=wanted(settings, choices, TableTraining.calibrates),
@@ -83,6 +93,22 @@ def training_on_table(settings: TrainSettings, data: Path) -> TableTraining:
         space=settings.table.into(Space, **({"bounded": "map"} if likelihood else {})),
         likelihood=likelihood,
         condition_shape=settings.table.cond_shape,
+    )
+
+
+def training_on_trials(settings: TrainSettings, data: Path, table: DataTable) -> TrialTraining:
+    """What options say of a training on the table of a likelihood, of which data are missing.
+    Raises UsageError if they contradict it."""
+    require_network(settings, (TRIAL_NETWORK,))
+    what = f"the likelihood of {data}, which has missing data,"
+    settings.require_none_of_complete_tables(what, but=["likelihood", "cond"])
+    choices = choices_of(settings, TRIAL_NETWORK, table.dim, False)
+    return TrialTraining(
+        wanted=wanted(settings, choices, TrialTraining.calibrates),
+        table=table,
+        path=data,
+        space=Space("none", "none"),
+        likelihood=True,
     )
 
 
@@ -171,6 +197,11 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable) -> DataTab
             f"--cond is given, but {settings.data.data} has no conditions: make it with "
             "dataset_tool.py --conditions=NAMES"
         )
+    if settings.data.cond and table.has_holes:
+        raise UsageError(
+            f"{settings.data.data} has trials with missing data, which no flow given these takes: "
+            "give --likelihood in place of --cond, or make it with dataset_tool.py --missing=drop"
+        )
     if settings.data.cond:
         shape = settings.table.cond_shape
         if shape is not None and shape[0] == ANY_NUMBER:
@@ -179,5 +210,8 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable) -> DataTab
     settings.table.require_nothing_of_conditions()
     if table.condition_dim:
         names = ", ".join(table.condition_names)
-        logger.warning(f"Warning: {names} left out: --cond conditions the flow on such columns")
+        more = "--cond conditions the flow on such columns"
+        if table.has_holes:
+            more = "--likelihood trains the law of such data, also where some are missing"
+        logger.warning(f"Warning: {names} left out: {more}")
     return one_of_each(table.without_conditions())

@@ -88,7 +88,14 @@ class CheckedArrays:
     def __init__(self, saved: SavedArrays, path: Path, **sizes: int):
         self._saved, self._path, self.sizes = saved, path, sizes
 
-    def read(self, name: str, letters: str, least: int = 1, largest: float = LARGEST) -> np.ndarray:
+    def read(
+        self,
+        name: str,
+        letters: str,
+        least: int = 1,
+        largest: float = LARGEST,
+        holes: bool = False,
+    ) -> np.ndarray:
         """An array of finite numbers in float64.
 
         Args:
@@ -96,11 +103,12 @@ class CheckedArrays:
             letters: One an axis.
             least: Size that no axis is smaller than.
             largest: Magnitude that no value may pass.
+            holes: Whether NaN may be among them.
 
         Raises:
             DataError: It is missing, broken, not finite, far too large, or of another shape.
         """
-        values = self._saved.numbers(name)
+        values = self._saved.numbers(name, holes)
         shape = values.shape
         fits = len(shape) == len(letters) and min(shape, default=least) >= least
         if fits:

@@ -51,6 +51,8 @@ def read_columns(
     names: Sequence[str],
     row: Sequence[str] | None = None,
     others: Sequence[str] | None = None,
+    may: Sequence[str] = (),
+    hint: str = "",
 ) -> Tensor:
     """Columns ``[M, len(names)]`` of a table, float64, found by their names.
 
@@ -59,6 +61,8 @@ def read_columns(
         names: Of the columns.
         row: Those of a whole row, of which these are some; None if they are all.
         others: Names that columns may have besides; None for any.
+        may: Names of those whose values may be missing, but not all of a row.
+        hint: What to do about values that are missing otherwise.
 
     Raises:
         DataError: It is missing or broken, lacks a column, has one that is unknown, or holds values
@@ -75,7 +79,8 @@ def read_columns(
             wanted = f"{len(names)}" if len(row) == len(names) else f"{len(names)} or {len(row)}"
             raise DataError(f"{path} has {len(own)} columns without names: give {wanted}")
         order = row if len(own) == len(row) else names
-        return _finite(table)[:, [order.index(name) for name in names]]
+        places = [order.index(name) for name in names]
+        return _finite(table, [order.index(name) for name in may], hint)[:, places]
     unknown = [] if others is None else [name for name in own if name not in known]
     missing = [name for name in names if name not in own]
     if unknown:
@@ -85,14 +90,24 @@ def read_columns(
         )
     if missing:
         raise DataError(f"{path} has no column '{missing[0]}': give {listed(names)}")
-    return _finite(open_table(str(path), names, known=known))
+    table = open_table(str(path), names, known=known)
+    return _finite(table, [names.index(name) for name in may], hint)
 
 
 DATASET = "dataset"
 """The column of a file of trials that says which observation each is of."""
 
 
-def read_trials(path: Path, names: Sequence[str], covariates: Sequence[str]) -> Trials:
+WITH_HOLES = (
+    "only a likelihood that is trained on simulations with missing data (dataset_tool.py "
+    "--missing=keep) takes such trials"
+)
+"""What to do about trials with missing numbers."""
+
+
+def read_trials(
+    path: Path, names: Sequence[str], covariates: Sequence[str], holes: bool = False
+) -> Trials:
     """Trials of observations: a row each, of one observation unless a column says of which.
 
     Observations come in the order of their first rows.
@@ -101,32 +116,52 @@ def read_trials(path: Path, names: Sequence[str], covariates: Sequence[str]) -> 
         path: A table.
         names: Of the data of a trial.
         covariates: Of what else is known of it.
+        holes: Whether data may be missing, NaN, but not all of a trial.
 
     Raises:
         DataError: As ``read_columns``.
     """
     columns = [*names, *covariates]
     several = path.suffix.lower() in SUFFIXES and DATASET in open_table(str(path), None).names
-    rows = read_columns(path, [*columns, DATASET] if several else columns)
+    columns = [*columns, DATASET] if several else columns
+    rows = read_columns(path, columns, may=names if holes else (), hint="" if holes else WITH_HOLES)
     numbers = np.zeros(len(rows), dtype=np.int64)
     if several:
         _, first, which = np.unique(rows[:, -1].numpy(), return_index=True, return_inverse=True)
         numbers = first.argsort().argsort()[which]
-    data, given, _ = rows.tensor_split([len(names), len(columns)], dim=1)
+    sizes = [len(names), len(names) + len(covariates)]
+    data, given, _ = rows.tensor_split(sizes, dim=1)
     return Trials.sorted(data, given, torch.from_numpy(numbers))
 
 
-def _finite(table: ForeignTable) -> Tensor:
-    """All rows ``[M, K]`` of a table. Raises DataError if there are none, or one is not finite."""
+def _finite(table: ForeignTable, may: Sequence[int] = (), hint: str = "") -> Tensor:
+    """All rows ``[M, K]`` of a table.
+
+    Args:
+        table: The table.
+        may: Places of columns that may be NaN, but not all of them in a row.
+        hint: What to do about what is missing.
+
+    Raises:
+        DataError: There are none, or a value is missing that must not be, or infinite.
+    """
     blocks = list(table.blocks())
     if not blocks:
         raise DataError(f"{table.name} has no rows: give one observation in each")
     rows = np.concatenate(blocks)
-    if not np.isfinite(rows).all():
-        row, column = np.argwhere(~np.isfinite(rows))[0]
+    bad = ~np.isfinite(rows)
+    bad[:, may] &= ~np.isnan(rows[:, may])
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
         raise DataError(
             f"{table.name}, {table.place_of(int(row))}, column '{table.names[column]}': the value "
-            "is missing or not finite"
+            f"is missing or not finite{f': {hint}' if hint else ''}"
+        )
+    empty = np.isnan(rows[:, may]).all(axis=1)
+    if may and empty.any():
+        raise DataError(
+            f"{table.name}, {table.place_of(int(empty.argmax()))} has no data: it is no trial, "
+            "leave it out"
         )
     return torch.from_numpy(rows)
 

@@ -11,7 +11,8 @@
     dropped_offsets   [K]
     dropped_slopes    [K, D]
     column_order      [D + K], all names as the source has them
-    conditions, condition_names   [N, C] and [C], if points are to be conditioned on something
+    conditions, condition_names   [N, C] and [C], if points are to be conditioned on something;
+                      NaN where data of a trial are missing, but not all of them, nor covariates
     condition_steps, condition_offsets, condition_bounds   [C], [C], [C, 2], as of columns
     covariates        [K], names of those conditions that are no data, such as a design or a time
     datasets          [N], whole numbers: rows that are trials of one dataset have the same one
@@ -118,6 +119,8 @@ def load_whole(path: Path) -> DataTable:
         strange = [name for name in covariates if given is None or name not in given.names]
         if strange:
             raise DataError(f"{path}: the covariate '{strange[0]}' is none of its conditions")
+        if conditions is not None and given is not None:
+            _require_data(path, conditions, [name not in covariates for name in given.names])
         held_out, kept = (_chosen(path, saved, name, count) for name in ("held_out", "kept"))
         if (held_out | kept).all():
             raise DataError(f"{path}: all rows are held out or kept: there is nothing to train on")
@@ -182,12 +185,24 @@ def _conditions(
     """Conditions ``[N, C]`` and what is known of them, if there are some."""
     if "conditions" not in saved.names:
         return None, None
-    conditions = torch.from_numpy(arrays.read("conditions", "NC", least=0, largest=inf))
+    conditions = torch.from_numpy(arrays.read("conditions", "NC", 0, inf, holes=True))
     number = conditions.shape[1]
     names = _texts(path, saved, "condition_names", [f"y{k}" for k in range(1, number + 1)])
     if len(names) != number:
         raise DataError(f"{path} has {number} conditions, but {len(names)} names of conditions")
     return conditions, _columns(path, saved, arrays, names, "condition_")
+
+
+def _require_data(path: Path, conditions: Tensor, is_data: Sequence[bool]) -> None:
+    """Raises DataError if a covariate of ``[N, C]`` is missing, or all data of a row are."""
+    missing, data = conditions.isnan(), torch.tensor(is_data)
+    if missing[:, ~data].any():
+        row = int(missing[:, ~data].any(dim=1).int().argmax()) + 1
+        raise DataError(f"{path}: a covariate is missing in row {row}: only data may be")
+    empty = missing.any(dim=1) & missing[:, data].all(dim=1)
+    if empty.any():
+        row = int(empty.int().argmax()) + 1
+        raise DataError(f"{path}: 'conditions' has no data in row {row}: leave it out")
 
 
 def holds_table(path: Path) -> bool:

@@ -87,7 +87,7 @@ class NetworkDenoiser(nn.Module):
     @property
     def asks(self) -> bool:
         """Whether labels are questions, in coordinates of the flow, not conditions with units."""
-        return hasattr(self.network, "question_dim")
+        return bool(getattr(self.network, "asks", False))
 
     @property
     def says_nothing(self) -> bool:

@@ -80,7 +80,8 @@ def fit_coordinates(
     """Coordinates in which points have mean 0 and variance 1.
 
     Args:
-        points: ``[N, D]`` of data space, discrete columns dithered: of the training alone.
+        points: ``[N, D]`` of data space, discrete columns dithered: of the training alone. NaN
+            where they are missing: then each column has a map of its own.
         columns: What is known of the columns.
         marginals: What is done to each column: nothing; ``yeo-johnson``, a power; ``quantile``, a
             power and a spline through its normal scores; ``log``, the logarithm, if it is positive
@@ -122,7 +123,8 @@ def fit_coordinates(
     coordinates = Coordinates(
         dim, names, knots, given, surprise, relevant, skewed, tails, levels, most
     )
-    x = points.double()
+    missing = points.isnan()
+    x = filled(points.double(), missing)
     coordinates.hold_steps(columns.steps, columns.offsets, x)
     if conditions is not None:
         assert each is not None
@@ -131,8 +133,9 @@ def fit_coordinates(
     for map_ in coordinates.maps:
         if isinstance(map_, Prediction):
             assert c is not None
+            holed = x.masked_fill(missing, torch.nan)
             if isinstance(map_, GaussianPrediction):
-                fit_gaussian(map_, c, x, groups)
+                fit_gaussian(map_, c, holed, groups)
             elif isinstance(map_, LevelPrediction):
                 first, step = coordinates.least, coordinates.steps
                 map_.hold(first=first[map_.places], step=step[map_.places])
@@ -140,13 +143,25 @@ def fit_coordinates(
                 columns = _without_bounds(columns, map_.places)
             else:
                 assert isinstance(map_, LinearPrediction)
-                map_.fit(c, x)
-            x, _ = map_(x, c)
+                map_.fit(c, holed)
+            x = filled(map_(x, c)[0], missing)
         else:
             assert isinstance(map_, PointMap)
             _fit(map_, x, columns)
             x, _ = map_(x)
     return coordinates
+
+
+def filled(x: Tensor, missing: Tensor) -> Tensor:
+    """Numbers ``[N, D]`` with those in place of missing ones that are in other rows of the column,
+    in their order: it has the law that it has where it is there."""
+    if not missing.any():
+        return x
+    x = x.clone()
+    for column, gone in zip(x.T, missing.T, strict=True):
+        there, count = column[~gone], int(gone.sum())
+        column[gone] = there[torch.arange(count) % len(there)]
+    return x
 
 
 def _chain(

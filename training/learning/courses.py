@@ -17,7 +17,7 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.trials import choose_courses
 from training.learning.melting import LawPlan
 from training.model.model import Model
-from training.names import DEFAULT_STEPS, LARGEST_EXACT, QUESTIONS, TABLE_NETWORK
+from training.names import DEFAULT_STEPS, LARGEST_EXACT, QUESTIONS, TABLE_NETWORK, TRIAL_NETWORK
 
 NUMBERS, FEWEST, MOST = 2048, 16, 512
 """Of coordinates that solvers are tried on, from data and again from latents: points of so many,
@@ -43,7 +43,11 @@ def find_courses(model: Model, plan: LawPlan) -> None:
         logger.info("The network says nothing: integrations take one call")
     elif distributed.is_main():
         # Convolutions take a hundred times as long as perceptrons do.
-        cheap = dim <= LARGEST_EXACT and model.recipe.network in (TABLE_NETWORK, QUESTIONS)
+        cheap = dim <= LARGEST_EXACT and model.recipe.network in (
+            TABLE_NETWORK,
+            QUESTIONS,
+            TRIAL_NETWORK,
+        )
         most = min(NUMBERS // dim, MOST, plan.count // SHARE) if cheap else 0
         batch = plan.points(max(most, FEWEST))
         steps = STEPS if cheap else FEW_STEPS

@@ -33,7 +33,7 @@ def fit_gaussian(
 ) -> None:
     """Fits a prediction to standardized conditions ``[N, C]`` and points ``[N, D]``.
 
-    It has random numbers of its own.
+    It has random numbers of its own. Where numbers are missing, NaN, it predicts each by itself.
 
     Args:
         map_: The prediction.
@@ -41,12 +41,13 @@ def fit_gaussian(
         x: The points.
         groups: Of rows ``[N]``, which are held out together; None for rows of equal conditions.
     """
+    score = separate_nats if bool(x.isnan().any()) else nats
     for member, network in enumerate(map_.members):
         generator = seeded_generator("cpu", 0, Stream.GAUSSIAN_START, member)
         train, test = parted([c.float(), x.float()], c if groups is None else groups, generator)
         begin(network, generator)
         network.requires_grad_(True)
-        fit_network(network, partial(nats, map_, member), train, test, generator)
+        fit_network(network, partial(score, map_, member), train, test, generator)
 
 
 def parted(
@@ -112,6 +113,14 @@ def nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -> Tensor:
     """Mean log density ``[]`` of points ``[N, D]`` by one network, up to a constant."""
     y, log_det = map_.normalized(x, map_.output(member, c))
     return (log_det - y.square().sum(dim=1) / 2).mean()
+
+
+def separate_nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -> Tensor:
+    """The same of the numbers that are there, NaN being others, as if they were independent."""
+    mean, log_scale, _ = map_.parts(map_.output(member, c))
+    y = (x.nan_to_num(0.0) - mean) * (-log_scale).exp()
+    of_each = -log_scale - y.square() / 2
+    return of_each.masked_fill(x.isnan(), 0.0).sum(dim=1).mean()
 
 
 def begin(network: nn.Module, generator: torch.Generator) -> None:

@@ -6,6 +6,7 @@ from training.networks.mlp import ToyMLP
 from training.networks.original_toy_unet import OriginalToyConvUNet, OriginalToySongUNet
 from training.networks.questions import QuestionNetwork
 from training.networks.toy_unet import ToyConvUNet, ToySongUNet
+from training.networks.trials import TrialNetwork
 from training.networks.unet import ADMUNet, DDPMpp, NCSNpp
 
 TOY_NETWORKS: dict[str, type[nn.Module]] = {
@@ -24,8 +25,12 @@ IMPORTED_NETWORKS: dict[str, type[nn.Module]] = {
 }
 """Networks that are not trained here, but imported from other code."""
 
-QUESTION_NETWORKS: dict[str, type[nn.Module]] = {"questions": QuestionNetwork}
-"""Networks of rows, some of whose cells are given, constructed from ``dim`` and ``noise_range``."""
+QUESTION_NETWORKS: dict[str, type[nn.Module]] = {
+    "questions": QuestionNetwork,
+    "trials": TrialNetwork,
+}
+"""Networks of rows, some of whose cells are given or missing, constructed from ``dim`` and
+``noise_range``."""
 
 NETWORKS: dict[str, type[nn.Module]] = {
     **TOY_NETWORKS,

@@ -30,7 +30,7 @@ depend on nothing.
 """
 
 from collections.abc import Sequence
-from math import pi
+from math import log, pi
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +71,8 @@ class QuestionNetwork(nn.Module):
         input_features: Number of waves per number.
         dropout: Fraction of the hidden activations dropped in training.
         components: Components M of the mixture that it starts from.
+        conditions: Further numbers of each row, which are always known, and of which the mixture
+            knows nothing: the last ones of questions.
 
     Attributes:
         weights: Of the components ``[M]``.
@@ -87,6 +89,8 @@ class QuestionNetwork(nn.Module):
     covariances: Tensor
     shares: Tensor
     reach: Tensor
+    asks = True
+    """Whether labels are questions, in coordinates of the flow."""
     label_dim = 0
     """Without labels all numbers are asked, and nothing is known."""
 
@@ -101,6 +105,7 @@ class QuestionNetwork(nn.Module):
         input_features: int = 3,
         dropout: float = 0.0,
         components: int = 1,
+        conditions: int = 0,
     ):
         super().__init__()
         if not 0 <= dropout < 1:
@@ -111,7 +116,8 @@ class QuestionNetwork(nn.Module):
         levels, categories = sum(level_counts), len(level_counts)
         self.noise = NoiseFeatures(noise_range, time_features)
         seen = dim * (1 + 2 * input_features)
-        known = seen + dim + levels + categories
+        known = seen + dim + levels + categories + conditions * (1 + 2 * input_features)
+        self.conditions = conditions
         asked = seen + 2 * dim
         self._asked_size = asked + time_features
         self.numbers = _Layers(known + self._asked_size, width, depth, dim, dropout)
@@ -142,9 +148,20 @@ class QuestionNetwork(nn.Module):
         self.register_buffer("reach", reach)
 
     @property
+    def is_start(self) -> bool:
+        """Whether numbers are the mixture's alone, as before it is trained."""
+        output = self.numbers.output
+        return not output.weight.any() and not output.bias.any()
+
+    @property
     def question_dim(self) -> int:
         """L, see ``pack``."""
-        return 2 * self.dim + sum(self.level_counts) + len(self.level_counts)
+        return sum(self._sizes)
+
+    @property
+    def _sizes(self) -> list[int]:
+        """Of the parts of questions."""
+        return [self.dim, self.dim, sum(self.level_counts), len(self.level_counts), self.conditions]
 
     def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """F ``[B, D]``: 0 of what is not asked.
@@ -200,7 +217,8 @@ class QuestionNetwork(nn.Module):
         if labels is None:
             labels = z.new_zeros(1, self.question_dim).expand(len(z), -1)
             labels = labels.clone()
-            labels[:, 2 * self.dim + sum(self.level_counts) :] = ABSENT
+            first = 2 * self.dim + sum(self.level_counts)
+            labels[:, first : first + len(self.level_counts)] = ABSENT
         labels = labels.to(z.dtype)
         values, states, indicators, level_states = self.unpack(labels)
         asked = (states == ASKED).to(z.dtype)
@@ -209,6 +227,8 @@ class QuestionNetwork(nn.Module):
         gamma = (8 * c_noise.double()).exp()[..., None]
         start = self.closed_form(x_hat.double(), gamma, labels)
         given = self._given(values, states == KNOWN, indicators, level_states >= ASKED)
+        if self.conditions:
+            given = [*given, *with_waves(labels[:, -self.conditions :], self.frequencies)]
         seen = [*with_waves(x_hat, self.frequencies), asked, start.size.to(z.dtype)]
         h = torch.cat([*given, *seen, self.noise(c_noise).expand(len(z), -1)], dim=1)
         return asked, start, h
@@ -228,10 +248,35 @@ class QuestionNetwork(nn.Module):
         at = torch.where(states == KNOWN, values, (states == ASKED) * x)
         return Start(x, gamma, self.reach, *self._weighed(at, states, level_known, gamma))
 
+    def start_log_prob(self, values: Tensor, states: Tensor, gamma: Tensor) -> Tensor:
+        """Log densities ``[B]`` that the mixture has of asked numbers, given those that are known.
+
+        Args:
+            values: Of known and asked numbers ``[B, D]``, float64.
+            states: Of numbers ``[B, D]``.
+            gamma: Variance ``[1]`` of the noise that asked ones have.
+        """
+        no_levels = values.new_zeros(len(values), len(self.category_of))
+        asked = states == ASKED
+        _, both, _ = self._joint(values, states, no_levels, gamma)
+        others = states.masked_fill(asked, ABSENT)
+        _, rest, _ = self._joint(values, others, no_levels, gamma)
+        # As absent, numbers have a density too, of their noise.
+        idle = asked.sum(dim=1) * log(2 * pi * NOTHING) / 2
+        return both.logsumexp(dim=1) - rest.logsumexp(dim=1) - idle
+
     def _weighed(
         self, values: Tensor, states: Tensor, level_known: Tensor, gamma: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """``w_k [B, M, D]``, ``r_k [B, M]`` and ``A_k^-1 [B or 1, M, D, D]``.
+        """``w_k [B, M, D]``, ``r_k [B, M]`` and ``A_k^-1 [B or 1, M, D, D]``; see ``_joint``."""
+        w, log_r, inverse = self._joint(values, states, level_known, gamma)
+        return w, log_r.softmax(dim=1), inverse
+
+    def _joint(
+        self, values: Tensor, states: Tensor, level_known: Tensor, gamma: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``w_k [B, M, D]``, logarithms ``[B, M]`` of what ``r_k`` are proportional to, and
+        ``A_k^-1 [B or 1, M, D, D]``.
 
         Questions that are alike, at the same noise, have one inverse.
 
@@ -254,7 +299,7 @@ class QuestionNetwork(nn.Module):
         off = values[:, None] - self.means
         w = (inverse @ off[..., None])[..., 0]
         log_r = self.weights.log() - (log_det + (off * w).sum(dim=-1)) / 2
-        return w, (log_r + level_known @ self.shares.log().T).softmax(dim=1), inverse
+        return w, log_r + level_known @ self.shares.log().T, inverse
 
     def level_log_probabilities(self, labels: Tensor) -> Tensor:
         """Of all levels, given what is known, ``[B, K]``."""
@@ -291,8 +336,7 @@ class QuestionNetwork(nn.Module):
     def unpack(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Values ``[B, D]`` and states ``[B, D]`` of numbers, indicators ``[B, K]`` and states
         ``[B, C]`` of levels."""
-        sizes = [self.dim, self.dim, sum(self.level_counts), len(self.level_counts)]
-        values, states, indicators, level_states = labels.split_with_sizes(sizes, dim=1)
+        values, states, indicators, level_states, _ = labels.split_with_sizes(self._sizes, dim=1)
         return values, states, indicators, level_states
 
 

@@ -165,7 +165,7 @@ class TableOptions(Declared):
         type=choice(MISSING),
         default="keep",
         help="Keep missing values as they are, refuse them, drop their rows, or fill in the mean "
-        "of the column.",
+        "of the column. In data of trials they are refused unless this is typed.",
     )
     missing_values: tuple[str, ...] | None = option(
         "--missing_values",

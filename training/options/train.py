@@ -1,5 +1,6 @@
 """Settings of ``train.py``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from training.names import (
     T_SAMPLINGS,
     TABLE,
     TABLE_NETWORK,
+    TRIAL_NETWORK,
     WHITENINGS,
 )
 from training.options.declared import Declared, option, options_of
@@ -69,8 +71,9 @@ class NetworkOptions(Declared):
 
     section = "Network"
     arch: str | None = option(
-        type=choice((*IMAGE_NETWORK_NAMES, TABLE_NETWORK, QUESTIONS)),
-        unset=f"ddpmpp; tables: {TABLE_NETWORK}; with --any, or of records: {QUESTIONS}",
+        type=choice((*IMAGE_NETWORK_NAMES, TABLE_NETWORK, QUESTIONS, TRIAL_NETWORK)),
+        unset=f"ddpmpp; tables: {TABLE_NETWORK}; with --any, or of records: {QUESTIONS}; of trials "
+        f"with missing data: {TRIAL_NETWORK}",
         help="Kind of network.",
     )
     cbase: int | None = option(
@@ -411,11 +414,12 @@ class TrainSettings(Declared):
                 "--cond trains a posterior, and --likelihood a likelihood: give one of them"
             )
 
-    def require_none_of_complete_tables(self, what: str) -> None:
-        """Raises UsageError if an option was typed that has no effect where questions are asked."""
+    def require_none_of_complete_tables(self, what: str, but: Sequence[str] = ()) -> None:
+        """Raises UsageError if an option was typed that has no effect where questions are asked,
+        but for some."""
         of_spaces = ("marginals", "whiten", "linear_start", "bounded", "ensemble", "cond")
         for name in (*of_spaces, "likelihood", "cond_screen", "cond_shape", "cond_waves"):
-            if name in self.given:
+            if name in self.given and name not in but:
                 raise UsageError(
                     f"--{name} is for flows of whole rows, but {what} is trained for questions: "
                     "leave it out"

@@ -17,6 +17,7 @@ from training.subjects.table_training import TableTraining
 from training.subjects.tables import TableFlow
 from training.subjects.toys import ToyFlow, ToyTraining
 from training.subjects.training import Training, Wanted
+from training.subjects.trial_training import TrialTraining
 
 __all__ = [
     "ImageFlow",
@@ -31,6 +32,7 @@ __all__ = [
     "ToyFlow",
     "ToyTraining",
     "Training",
+    "TrialTraining",
     "Wanted",
     "open_prior",
     "open_subject",

@@ -20,19 +20,21 @@ from torch_utils import distributed
 from training.data.tables.foreign import listed
 from training.data.tables.table import Dropped
 from training.data.tables.trials import first_rows, one_of_each
-from training.files.observations import read_trials
+from training.files.observations import WITH_HOLES, read_trials
 from training.flow.coordinates.conditions import are_there
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.coordinates.maps import Bounded, Standardize, WhitenPCA
 from training.flow.courses import courses_at_rest
 from training.flow.eigenbasis import EigenBasis
 from training.inference.amortized import LogPosterior
-from training.inference.trials import FlowLaw, TrialLikelihood, Trials
+from training.inference.trials import FlowLaw, TrialLaw, TrialLikelihood, Trials
 from training.learning.building import Choices
 from training.model.model import Model
 from training.names import DISCRETE, LIKELIHOOD, TABLE, TABLE_NETWORK, TRIALS, UNIFORM
+from training.networks.trials import TrialNetwork
 from training.subjects.networks import NetworkFile
 from training.subjects.tables import TableFlow, drawn_rows, testable_rows
+from training.subjects.trial_laws import HolesLaw
 
 CLOSE = 0.05
 """Standard deviations that means of posteriors may be off by."""
@@ -47,6 +49,7 @@ class LearnedLikelihood:
     Attributes:
         file: The network.
         table: Its flow: points are data, conditions are parameters and covariates.
+        law: Of one trial.
         bounds: Of the parameters, by name, infinite where there is none.
         discrete: Parameters of few values.
         trained_on: Trials; None where that is not known.
@@ -54,6 +57,7 @@ class LearnedLikelihood:
 
     file: NetworkFile
     table: TableFlow
+    law: TrialLaw
     bounds: dict[str, tuple[float, float]]
     discrete: list[str] = field(default_factory=list)
     trained_on: int | None = None
@@ -73,7 +77,16 @@ class LearnedLikelihood:
             raise DataError(f"{file.path} does not say which of its conditions are parameters")
         about = file.model.about
         discrete = [name for name in bounds if name in about.get(DISCRETE, ())]
-        return cls(file, table, bounds, discrete, about.get(TRIALS))
+        network = file.model.denoiser.network
+        law: TrialLaw = FlowLaw(table.flow)
+        if isinstance(network, TrialNetwork):
+            law = HolesLaw(table.flow, network)
+        return cls(file, table, law, bounds, discrete, about.get(TRIALS))
+
+    @property
+    def takes_holes(self) -> bool:
+        """Whether data of trials may be missing, as in the simulations."""
+        return isinstance(self.law, HolesLaw)
 
     @property
     def parameters(self) -> list[str]:
@@ -124,7 +137,7 @@ class LearnedLikelihood:
         Raises:
             DataError: As ``read_trials``, or a level is none that was simulated.
         """
-        trials = read_trials(path, self.table.names, self.covariates)
+        trials = read_trials(path, self.table.names, self.covariates, self.takes_holes)
         coordinates = self.table.coordinates
         for name, count, values, least, step in zip(
             self.table.names,
@@ -182,6 +195,8 @@ class LearnedLikelihood:
         rows = table.conditions[which >= 0]
         places = [table.condition_names.index(name) for name in self.given]
         data, covariates = rows[:, places].tensor_split([len(self.table.names)], dim=1)
+        if data.isnan().any() and not self.takes_holes:
+            raise DataError(f"{path} has trials with missing data: {WITH_HOLES}")
         points = table.points[chosen][:, [table.columns.names.index(name) for name in names]]
         return points, Trials.sorted(data, covariates, which[which >= 0])
 
@@ -189,7 +204,7 @@ class LearnedLikelihood:
         """Of points whose coordinates are so named."""
         places = [names.index(name) for name in self.parameters]
         ends = torch.tensor(list(self.bounds.values()), dtype=torch.float64)
-        return TrialLikelihood(FlowLaw(self.table.flow), trials, places, ends)
+        return TrialLikelihood(self.law, trials, places, ends)
 
     def log_posterior(self, prior: TableFlow, names: Sequence[str], places: Tensor) -> LogPosterior:
         """Log densities of points, whose coordinates are so named, given a trial or a set of them.

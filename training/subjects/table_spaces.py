@@ -5,7 +5,7 @@ than the network does. The candidates are tried: each for a few hundred steps of
 own, and scored on rows that are held out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
@@ -116,8 +116,11 @@ class Space:
 
 
 def levels_of(table: DataTable) -> list[int]:
-    """How many levels each column of points has, 0 of one of numbers; empty where none has any."""
+    """How many levels each column of points has, 0 of one of numbers; empty where none has any, or
+    some are missing, of which levels are numbers, too."""
     points, steps = table.points, table.columns.steps
+    if points.isnan().any():
+        return []
     width = points.amax(dim=0) - points.amin(dim=0)
     count = (width / steps).round() + 1
     few = (steps > 0) & (count <= MOST_LEVELS)
@@ -236,7 +239,7 @@ class Preparation:
 
         def in_flow(rows: Rows, generator: torch.Generator) -> Batch:
             rows = self._some_trials(rows, generator)
-            points, labels, *_ = placed(coordinates, rows, generator)
+            points, labels, *_ = self.placed(coordinates, rows, generator)
             labels = None if labels is None else labels.float().to(self.device)
             return Batch(points.to(self.device), labels)
 
@@ -258,7 +261,7 @@ class Preparation:
             chosen = torch.randperm(len(rows), generator=generator)[:MOST_CALIBRATED]
             logger.info(f"The calibration is fitted to {len(chosen)} {kind}")
             mine = chosen[distributed.shard(len(chosen))]
-            return placed(coordinates, rows.at(mine), generator)
+            return self.placed(coordinates, rows.at(mine), generator)
 
         return CalibrationPlan(points, seed, method)
 
@@ -270,7 +273,12 @@ class Preparation:
         """
         table, config = self.table, self.config
         count = points_to_melt(config.total)
-        return rows_to_melt(table.train_rows, table.held_out_rows, coordinates, config.seed, count)
+        rows = table.train_rows, table.held_out_rows
+        return rows_to_melt(*rows, coordinates, config.seed, count, self.placed)
+
+    def placed(self, coordinates: Coordinates, rows: Rows, generator: torch.Generator) -> Batch:
+        """Rows as the network sees them; see ``placed``."""
+        return placed(coordinates, rows, generator)
 
     def of_one_network(self) -> "Preparation":
         """The same without an ensemble, whose members learn alike."""
@@ -302,7 +310,12 @@ def placed(coordinates: Coordinates, rows: Rows, generator: torch.Generator) -> 
 
 
 def rows_to_melt(
-    train: Rows, held_out: Rows, coordinates: Coordinates, seed: int, count: int
+    train: Rows,
+    held_out: Rows,
+    coordinates: Coordinates,
+    seed: int,
+    count: int,
+    place: Callable[[Coordinates, Rows, torch.Generator], Batch] = placed,
 ) -> LawPlan:
     """How to learn the law of latents from rows of a table.
 
@@ -312,6 +325,7 @@ def rows_to_melt(
         coordinates: Of the model.
         seed: Of all that is drawn.
         count: How many rows to melt; the same ones come again with other noise.
+        place: Puts rows where the network sees them, as ``placed`` does.
     """
 
     def points(rows: Rows, index: int, wanted: int) -> Batch:
@@ -321,7 +335,7 @@ def rows_to_melt(
             order = order.repeat(-(-wanted // len(rows)))
         chosen, device = rows.at(order[:wanted]), coordinates.steps.device
         chosen = Rows(chosen.points.to(device), chosen.conditions)
-        points, labels, *_ = placed(coordinates, chosen, generator)
+        points, labels, *_ = place(coordinates, chosen, generator)
         return Batch(points.cpu(), labels)
 
     judged = partial(points, held_out, 1) if len(held_out) else None

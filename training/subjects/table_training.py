@@ -17,6 +17,7 @@ from training.learning.building import Choices
 from training.learning.cost import require_batch
 from training.learning.held_out import Watch
 from training.learning.resuming import Resumed
+from training.learning.trainer import TrainingConfig
 from training.names import ANY_NUMBER, AXES_TOO, TABLE_NETWORK
 from training.recipes import TableRecipe, describe_table_recipe, fitted_to_table
 from training.subjects.table_spaces import (
@@ -57,6 +58,8 @@ class TableTraining(Training):
     likelihood: bool = False
     condition_shape: tuple[int, ...] | None = None
     calibrates = False
+    network = TABLE_NETWORK
+    """A name in ``NETWORKS``."""
 
     @cached_property
     def recipe(self) -> TableRecipe:
@@ -96,16 +99,26 @@ class TableTraining(Training):
         return replace(
             choices,
             inflation=inflation,
-            network=TABLE_NETWORK,
-            network_arguments={
-                "width": recipe.width,
-                "depth": recipe.depth,
-                "dropout": recipe.dropout,
-                # What is left out is not written either: networks without are what they were.
-                **self._of_conditions(),
-                **({"members": recipe.ensemble} if recipe.ensemble > 1 else {}),
-            },
+            network=self.network,
+            network_arguments=self._network_arguments(),
         )
+
+    def _network_arguments(self) -> dict[str, Any]:
+        """Of the network's constructor."""
+        recipe = self.recipe
+        return {
+            "width": recipe.width,
+            "depth": recipe.depth,
+            "dropout": recipe.dropout,
+            # What is left out is not written either: networks without are what they were.
+            **self._of_conditions(),
+            **({"members": recipe.ensemble} if recipe.ensemble > 1 else {}),
+        }
+
+    def _preparation(self, config: TrainingConfig, device: torch.device) -> Preparation:
+        """The table as its training prepares it."""
+        how = (config, device, self.likelihood, self.of_sets)
+        return Preparation(self.table, self.choices, *how)
 
     def _of_conditions(self) -> dict[str, Any]:
         """What the network is told of the conditions."""
@@ -130,9 +143,7 @@ class TableTraining(Training):
         logger.info(describe_table_recipe(recipe, len(table.train_rows), table.dim, conditions))
         require_batch(recipe.batch, table.dim, device)
         wanted.check_dim(table.dim, f"the table {self.path}")
-        config = wanted.config(recipe)
-        how = (config, device, self.likelihood, self.of_sets)
-        preparation = Preparation(table, self.choices, *how)
+        preparation = self._preparation(wanted.config(recipe), device)
         space, coordinates = self._seen(preparation, resumed)
         model, loss = preparation.build(coordinates)
         model.about |= about_table(table, self.path.stem)
@@ -152,11 +163,11 @@ class TableTraining(Training):
             model=model,
             loss=loss,
             config=preparation.config,
-            resolved={**asdict(recipe), **asdict(space), "arch": TABLE_NETWORK},
+            resolved={**asdict(recipe), **asdict(space), "arch": self.network},
             name=(
                 self.path.stem,
                 loss.schedule.name,
-                TABLE_NETWORK,
+                self.network,
                 "likelihood" if self.likelihood else "cond" if conditions else None,
             ),
             source=lambda: preparation.source(coordinates),

@@ -275,7 +275,13 @@ class TableFlow(Subject):
                 f"{path} has no condition '{missing[0]}': those of the network are {wanted}"
             )
         trials = table.conditions.reshape(len(table), -1, len(own))
-        return trials[..., [own.index(name) for name in self.conditions]].flatten(1)
+        conditions = trials[..., [own.index(name) for name in self.conditions]].flatten(1)
+        if not self.of_sets and conditions.isnan().any():
+            raise DataError(
+                f"{path} has trials with missing data, which only a likelihood takes: make it with "
+                "dataset_tool.py --missing=drop"
+            )
+        return conditions
 
     def _columns_of(self, path: Path, table: DataTable) -> Tensor:
         names = list(table.columns.names)

@@ -22,8 +22,12 @@ from training.learning.building import Choices
 from training.learning.gaussian_start import fit_gaussian
 from training.learning.trainer import TrainingConfig
 from training.measure.posterior.evidence import model_probabilities
+from training.networks.questions import ASKED
+from training.networks.trials import TrialNetwork
 from training.subjects.likelihoods import uniform_model
 from training.subjects.table_spaces import Preparation, Space
+from training.subjects.trial_laws import HolesLaw
+from training.subjects.trial_training import HIDDEN, TrialPreparation
 
 ENDS = torch.tensor([[-2.0, 2.0], [-1.0, 3.0]]).double()
 COUNTS = torch.tensor([1, 3, 7])
@@ -172,3 +176,53 @@ def test_probabilities_of_models_have_the_errors_of_their_evidences() -> None:
     moved = evidence + error * normal(20_000, 3, seed=1)
     spread = model_probabilities(moved, error, double([1.0, 2.0, 1.0])).value.std(dim=0)
     torch.testing.assert_close(chances.error[0], spread, rtol=0.05, atol=0)
+
+
+def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one() -> None:
+    a, e = normal(4000, 1, seed=1), normal(4000, 2, seed=2)
+    e[:, 1] = 0.8 * e[:, 0] + 0.6 * e[:, 1]
+    y = a + e
+    y[:, 1] = y[:, 1].exp()  # between its bounds, 0 and infinity
+    nan = torch.tensor(torch.nan).double()
+    holes = torch.where(normal(4000, 2, seed=3) < -0.7, nan, y)
+    holes[:, 0] = torch.where(holes.isnan().all(dim=1), y[:, 0], holes[:, 0])
+    columns = replace(Columns.plain("xy"), low=double([-torch.inf, 0.0]))
+    held_out = torch.arange(4000) >= 3500
+    table = DataTable(holes, columns, held_out, Dropped.none("xy"), a, ["a"])
+    choices = Choices("ifs", {"gamma0": 1e-3}, "trials", {"width": 8, "label_dim": 1}, "ES", "log")
+    prepared = TrialPreparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
+    with mock.patch("training.learning.gaussian_start.STEPS", 120):
+        model, _ = prepared.build(prepared.coordinates(Space("none", "none", "gaussian")))
+    model.denoiser.eval().requires_grad_(False)
+    network = model.denoiser.network
+    assert isinstance(network, TrialNetwork)
+    law, nothing = HolesLaw(model.flow, network), torch.zeros(300, 0).double()
+    points, seen = a[:300], y[:300].clone()
+    seen[:100, 0] = seen[100:200, 1] = torch.nan
+    off = seen.clone()
+    off[:, 1] = off[:, 1].log()
+    off = off - points
+    both = (off[:, 0].square() - 1.6 * off[:, 0] * off[:, 1] + off[:, 1].square()) / 0.36
+    exact = -(both + log(0.36)) / 2 - log(2 * pi) - seen[:, 1].log()
+    exact[:100] = -(off[:100, 1].square() + log(2 * pi)) / 2 - seen[:100, 1].log()
+    exact[100:200] = -(off[100:200, 0].square() + log(2 * pi)) / 2
+    rough = law.rough(seen, nothing, points)
+    for which in torch.arange(300).chunk(3):
+        assert (rough - exact)[which].abs().mean() < 0.1
+    # The flow of a network that is not trained is the same.
+    torch.testing.assert_close(law.log_prob(seen, nothing, points), rough, rtol=0, atol=0.01)
+    inside = points.clone().requires_grad_()
+    law.rough(seen, nothing, inside).sum().backward()  # type: ignore[no-untyped-call]
+    aside = [law.rough(seen, nothing, points + step) for step in (1e-3, -1e-3)]
+    assert inside.grad is not None
+    slopes = (aside[0] - aside[1]) / 2e-3  # of networks in single precision
+    torch.testing.assert_close(inside.grad[:, 0], slopes, rtol=0.01, atol=0.01)
+    # All that is there, or part of it, is asked of rows, and nothing else.
+    coordinates = prepared.coordinates(Space("none", "none", "gaussian"))
+    labels = prepared.placed(coordinates, table.rows, torch.Generator()).labels
+    assert labels is not None
+    asked = labels[:, 1:] == ASKED
+    assert not (asked & holes.isnan()).any()
+    assert asked.any(dim=1).all()
+    hidden = (~asked & ~holes.isnan()).any(dim=1)[~holes.isnan().any(dim=1)].double().mean()
+    assert hidden == pytest.approx(HIDDEN / 3, abs=0.03)

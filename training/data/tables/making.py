@@ -20,7 +20,7 @@ from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, joined, narro
 from training.data.tables.formats import NotNumbers
 from training.data.tables.marginals import EXACT, Marginal, told_of_no_quantities, told_of_steps
 from training.data.tables.table import Columns, DataTable, Dropped
-from training.data.tables.trials import numbered_datasets, trials_in_words
+from training.data.tables.trials import holes_in_words, numbered_datasets, trials_in_words
 
 LARGEST = 1e100
 """Of a value: its square has to be a number, and the sum of many squares."""
@@ -29,6 +29,10 @@ DEPENDENT = 1e-11
 """Variance that others leave of a standardized column, from which it may be their sum."""
 FOLLOWS = 1e-6
 """Largest difference from that sum, in standard deviations."""
+MEAN = "--missing=mean fills in the column's mean"
+KEEP = "--missing=keep takes a trial for the data that are there"
+ONLY_DATA = "and --missing=keep is for data that were not measured: all else is known of a trial"
+"""What to do about missing values."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,9 @@ class TableChoices:
         dataset: Column that says which rows are trials of one dataset; None where each row has
             parameters of its own.
         missing: One of ``MISSING``: refuse missing values, drop their rows, or take the mean; to
-            keep them is left to records (``NotNumbers`` is raised). Infinite ones are missing too,
-            as a simulation that failed leaves them.
+            keep them is for data of trials, and otherwise left to records (``NotNumbers`` is
+            raised). Infinite ones are missing too, as a simulation that failed leaves them, but are
+            not kept.
         dequantize: Whether to look for discrete columns.
         bounds: Lowest and highest value by column, infinite where there is none.
         max_rows: Rows to take at most, the first ones; None for all.
@@ -61,6 +66,12 @@ class TableChoices:
     held_out: float = 0.1
     kept: float = 0.0
     seed: int = 0
+
+    def holes(self, names: Sequence[str]) -> list[int]:
+        """Places of the columns that may have holes: data of trials, if missing values are kept."""
+        if self.missing != "keep" or self.dataset is None:
+            return []
+        return [names.index(name) for name in self.conditions]
 
 
 def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, list[str]]:
@@ -87,7 +98,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         for at, (name, column) in enumerate(zip(names, values.T, strict=True))
         if name != choices.dataset
     }
-    if holes:
+    if holes and choices.missing == "mean":
         _fill_in(values, names, holes, marginals, choices.dequantize, lines)
     lines += told_of_no_quantities(marginals)
     given = [names.index(name) for name in condition_names]
@@ -95,7 +106,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     condition_columns = _known(condition_names, marginals, choices)
     if len(rest) < len(names):
         values, names = narrowed(values, rest), [names[index] for index in rest]
-    kept, dropped = _independent(values, names, source.name, lines)
+    kept, dropped = independent(values, names, source.name, lines)
     if len(kept) < len(names):
         values, names = narrowed(values, kept), [names[index] for index in kept]
     columns = _known(names, marginals, choices)
@@ -121,6 +132,8 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         choices.covariates,
         datasets,
     )
+    if table.has_holes:
+        lines.append(f"Trials are of the data that are there; missing: {holes_in_words(table)}")
     return table, [*lines, *_summary(table)]
 
 
@@ -169,43 +182,6 @@ def _known(
     return _bounded(columns, choices.bounds)
 
 
-def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
-    """The table of a likelihood, with lines about what was left out: the data of a trial as points,
-    given parameters and covariates, the roles that these have in a posterior's exchanged.
-
-    Args:
-        table: Parameters as points, given data and covariates.
-        source: What messages call it.
-
-    Raises:
-        UsageError: There are no data.
-        DataError: None of them varies.
-    """
-    names = list(table.condition_names)
-    data = [place for place, name in enumerate(names) if name not in table.covariates]
-    beside = [place for place, name in enumerate(names) if name in table.covariates]
-    if table.conditions is None or not data:
-        raise UsageError(
-            f"a likelihood is of data, which {source} has not: make it with dataset_tool.py "
-            "--conditions=NAMES or --repeats"
-        )
-    lines: list[str] = []
-    values = table.conditions[:, data].numpy()
-    kept, dropped = _independent(values, [names[place] for place in data], source, lines)
-    known = table.columns_of_conditions
-    columns, covariates = known.at([data[place] for place in kept]), known.at(beside)
-    likelihood = replace(
-        table,
-        points=torch.from_numpy(values[:, kept]),
-        columns=columns,
-        dropped=dropped,
-        conditions=torch.cat([table.points, table.conditions[:, beside]], dim=1),
-        condition_names=[*table.columns.names, *covariates.names],
-        condition_columns=Columns.joined(table.columns, covariates),
-    )
-    return likelihood, lines
-
-
 def _parted(rows: int, choices: TableChoices) -> tuple[torch.Tensor, torch.Tensor]:
     """Which rows ``[N]`` are held out, and which kept. Raises UsageError if too few are left."""
     held_out = choose_held_out(rows, choices.held_out, choices.seed)
@@ -237,6 +213,7 @@ def _collected(
     are too few."""
     read = kept = holes = 0
     numbers: list[np.ndarray] = []
+    may = choices.holes(source.names)
 
     def sound() -> Iterator[np.ndarray]:
         nonlocal read, kept, holes
@@ -246,8 +223,9 @@ def _collected(
             missing = ~np.isfinite(block)
             holes += int(missing.sum())
             first, read = read, read + len(block)
-            if choices.missing == "drop":
-                whole = np.flatnonzero(~missing.any(axis=1))
+            if choices.missing == "drop" or may:
+                gone = missing[:, may].all(axis=1) if may else missing.any(axis=1)
+                whole = np.flatnonzero(~gone)
                 numbers.append(first + whole)
                 block = block[whole]
             kept += len(block)
@@ -269,6 +247,8 @@ def _collected(
             "missing or infinite value(s)"
         )
         return values, {}, np.concatenate(numbers)
+    if kept < read:
+        lines.append(f"Left out {read - kept} of {read} rows, which have no data at all")
     places = {}
     for name, column in zip(source.names, values.T, strict=True):
         missing = np.flatnonzero(~np.isfinite(column))
@@ -276,7 +256,7 @@ def _collected(
             raise DataError(f"{source.name}: column '{name}' has no values at all")
         if len(missing):
             places[name] = missing
-    return values, places, None
+    return values, places, np.concatenate(numbers) if may else None
 
 
 def _require_sound(
@@ -291,12 +271,14 @@ def _require_sound(
     finite = np.isfinite(block)
     broken = finite & (np.abs(block) > LARGEST)
     holes = ~finite if choices.missing in ("keep", "refuse") else np.zeros_like(finite)
+    may = choices.holes(source.names)
+    holes[:, may] &= ~np.isnan(block[:, may])
     for bad, form in (
         (broken, "{value:g} is no value that can be squared: mend it, or leave the column out"),
         (
             holes,
-            "the value is missing ({value:g}): --missing=drop leaves such rows out, --missing=mean "
-            "fills in the column's mean",
+            "the value is missing ({value:g}): --missing=drop leaves such rows out, "
+            + (MEAN if choices.dataset is None else ONLY_DATA if may else KEEP),
         ),
         (
             finite & ((block < low) | (block > high)),
@@ -309,7 +291,8 @@ def _require_sound(
             first, here, last = (
                 source.place_of(before + int(each)) for each in (0, row, len(block) - 1)
             )
-            error = NotNumbers if bad is holes and choices.missing == "keep" else DataError
+            elsewhere = bad is holes and choices.missing == "keep" and not may
+            error = NotNumbers if elsewhere else DataError
             raise error(
                 f"{source.name}, {here}, column '{source.names[column]}': {message} "
                 f"({int(bad.sum())} such value(s) from {first} to {last})"
@@ -358,7 +341,7 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return mean, std, correlation / count
 
 
-def _independent(
+def independent(
     values: np.ndarray, names: list[str], source: str, lines: list[str]
 ) -> tuple[list[int], Dropped]:
     """Which columns stay, and how the others follow from them.

@@ -109,7 +109,8 @@ class DataTable:
         held_out: ``[N]``, bool: rows that are not trained on.
         dropped: Columns of the source that are not among these.
         conditions: ``[N, C]``, float64: what points are to be conditioned on; None for nothing.
-            Of sets of trials (``trials.as_sets``) ``[N, n C]``.
+            Of sets of trials (``trials.as_sets``) ``[N, n C]``. NaN where data of a trial
+            are missing.
         condition_names: ``[C]``.
         kept: ``[N]``, bool: rows that no training sees, nor any of its choices; None for none.
         condition_columns: What is known of conditions; None for their names alone.
@@ -156,6 +157,11 @@ class DataTable:
     def condition_dim(self) -> int:
         """C."""
         return len(self.condition_names)
+
+    @property
+    def has_holes(self) -> bool:
+        """Whether data of trials are missing."""
+        return self.conditions is not None and bool(self.conditions.isnan().any())
 
     @property
     def columns_of_conditions(self) -> Columns:

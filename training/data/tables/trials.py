@@ -148,6 +148,16 @@ def trials_in_words(datasets: Tensor) -> str:
     return f"{len(counts)} datasets of {trials} each"
 
 
+def holes_in_words(table: DataTable) -> str:
+    """Shares of data that are missing, by column; empty if none are."""
+    if not table.has_holes:
+        return ""
+    assert table.conditions is not None
+    shares = table.conditions.isnan().double().mean(dim=0).tolist()
+    pairs = zip(table.condition_names, shares, strict=True)
+    return ", ".join(f"{name} {share:.1%}" for name, share in pairs if share)
+
+
 def first_rows(table: DataTable) -> Tensor:
     """The places of the first row of each dataset, in their order: of all rows, if each is one."""
     if table.datasets is None:

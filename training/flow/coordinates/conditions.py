@@ -281,8 +281,15 @@ class LinearPrediction(Prediction):
         self.register_buffer("slopes", torch.zeros(conditions, dim, dtype=torch.float64))
 
     def fit(self, c: Tensor, x: Tensor) -> None:
-        """Takes the best slopes from ``c [N, C]`` to ``x [N, D]``."""
-        self.slopes.copy_(ridge(c, x))
+        """Takes the best slopes from ``c [N, C]`` to ``x [N, D]``; where numbers are missing, NaN,
+        of each column those of the rows that have it."""
+        if not x.isnan().any():
+            self.slopes.copy_(ridge(c, x))
+            return
+        for place, column in enumerate(x.T):
+            there = ~column.isnan()
+            own = c[there] - c[there].mean(dim=0)
+            self.slopes[:, place] = ridge(own, column[there, None])[:, 0]
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """What is left of points ``[..., D]`` given ``[..., C]``, and log determinants of 0."""

@@ -10,7 +10,7 @@ import dataset_tool
 import info
 from tests.support.finished_runs import good, write_csv
 from tests.support.running import Run, refused
-from training.data.tables.making import exchanged
+from training.data.tables.exchanged import exchanged
 from training.data.tables.table import DataTable
 from training.data.tables.trials import as_sets, one_of_each, thinned
 from training.files.table import load_table
@@ -106,7 +106,9 @@ def test_roles_are_exchanged_for_a_likelihood(made: dict[str, DataTable]) -> Non
     [
         ("b", (), ("line 3", "column 'b'", "line 2", "same dataset")),
         ("late b", ("--missing=drop",), ("line 5", "column 'b'", "line 4", "same dataset")),
-        ("hole", (), ("line 4", "missing")),
+        ("hole", (), ("line 4", "missing", "--missing=keep")),
+        ("hole in a", ("--missing=keep",), ("line 4", "column 'a'", "all else is known")),
+        ("infinity", ("--missing=keep",), ("line 4", "column 'y'", "(inf)")),
         ("", ("--repeats=y;n",), ("--conditions", "--repeats")),
         ("", ("--covariates=y",), ("'y' has two roles",)),
         ("", ("--missing=mean",), ("--missing=drop",)),
@@ -116,16 +118,35 @@ def test_what_is_no_dataset_is_refused(
     run_script: Run, tmp_path: Path, change: str, options: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     rows = long_rows(wide_rows())[1:]
-    of_dataset = change.endswith("b")
     if change == "late b":
         rows[0, 3], rows[2, 2] = np.nan, 0.5
+    elif change == "b":
+        rows[1, 2] = 0.5
     elif change:
-        rows[*((1, 2) if of_dataset else (2, 3))] = 0.5 if of_dataset else np.nan
+        rows[2, 1 if change.endswith("a") else 3] = np.inf if change == "infinity" else np.nan
     source = write_csv(tmp_path / "long.csv", ["id", "a", "b", "y", "n", "t"], rows)
     place = (f"--source={source}", f"--dest={tmp_path / 'd.npz'}", "--dataset=id")
     result = run_script(dataset_tool, *place, "--conditions=y,n", "--covariates=t", *options)
-    refused(result, 1 if of_dataset else 2, *words)
+    refused(result, 1 if change else 2, *words)
     assert not (tmp_path / "d.npz").exists()
+
+
+def test_missing_data_of_trials_are_kept(run_script: Run, tmp_path: Path) -> None:
+    rows = long_rows(wide_rows())
+    rows[::4, 3] = rows[1::4, 4] = np.nan
+    rows[8, 4] = np.nan  # of this trial nothing is there
+    source = write_csv(tmp_path / "long.csv", ["id", "a", "b", "y", "n", "t"], rows)
+    place = (f"--source={source}", f"--dest={tmp_path / 'd.npz'}", "--dataset=id")
+    roles = ("--conditions=y,n", "--covariates=t", "--missing=keep")
+    assert "Left out 1 of" in good(run_script(dataset_tool, *place, *roles)).out
+    table = load_table(tmp_path / "d.npz")
+    assert table.conditions is not None
+    torch.testing.assert_close(
+        table.conditions, torch.from_numpy(np.delete(rows, 8, 0)[:, 3:]), equal_nan=True
+    )
+    assert "y 24.6%, n 26.2%" in good(run_script(info, tmp_path / "d.npz")).out
+    likelihood, _ = exchanged(table, "d")
+    assert likelihood.points.isnan().sum() == table.conditions.isnan().sum()
 
 
 def test_a_row_without_trials_is_refused(run_script: Run, tmp_path: Path) -> None:
