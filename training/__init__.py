@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from training.commands.estimator import FlowDensity
     from training.commands.guarantees import Guarantee
     from training.commands.models import Model
+    from training.commands.priors import normal_prior
     from training.commands.python import Images, Records, Simulations, Table, Toy
     from training.commands.rounds import rounds
     from training.commands.sbi import SbiPosterior, sbi_estimator
@@ -35,6 +36,7 @@ _HOMES = {
     "ProbabilityFlow": "flow.pfode",
     "Records": "commands.python",
     "SbiPosterior": "commands.sbi",
+    "normal_prior": "commands.priors",
     "rounds": "commands.rounds",
     "sbi_estimator": "commands.sbi",
     "Simulations": "commands.python",
@@ -59,6 +61,7 @@ __all__ = [
     "Simulations",
     "Table",
     "Toy",
+    "normal_prior",
     "rounds",
     "sbi_estimator",
 ]

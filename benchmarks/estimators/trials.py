@@ -13,7 +13,7 @@ from benchmarks.estimators.flow import ROOT, children_seconds, newest_network
 from benchmarks.simulators.priors import LogNormal, Normal
 from dnnlib.errors import DataError
 from torch_utils.results import load_json
-from training.commands.models import Model
+from training.commands.priors import normal_prior
 from training.data.tables.foreign import ForeignTable
 from training.data.tables.making import TableChoices, make_table
 from training.data.tables.trials import unrolled
@@ -80,11 +80,11 @@ def prior_of(given: Simulations) -> str:
     if np.isfinite([law.low, law.high]).all():
         return "uniform"
     if isinstance(law, Normal):
-        model = Model.normal(names, np.zeros(law.dim), np.linalg.inv(law.precision))
+        model = normal_prior(names, np.zeros(law.dim), np.linalg.inv(law.precision))
     else:
         assert isinstance(law, LogNormal)
         bounds = dict.fromkeys(names, (0.0, np.inf))
-        model = Model.normal(names, law.location, law.scale, bounds)
+        model = normal_prior(names, law.location, law.scale, bounds)
     path = given.folder / "prior.pkl"
     model.save(path)
     return str(path)

@@ -12,7 +12,7 @@ Posteriors and checks are those of ``posterior.py``, whose options are taken by 
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -50,7 +50,6 @@ from training.options.posterior import (
     SampleSettings,
 )
 from training.subjects import NetworkFile, Subject, open_prior
-from training.subjects.likelihoods import normal_model
 
 
 @dataclass(repr=False)
@@ -66,44 +65,6 @@ class Model(model.Model):
     """
 
     kind: str | None = None
-
-    @classmethod
-    def normal(
-        cls,
-        columns: Sequence[str],
-        mean: Any,
-        spread: Any,
-        bounds: Mapping[str, tuple[float, float]] | None = None,
-    ) -> "Model":
-        """A normal law in closed form, such as the prior of parameters: no network is trained.
-
-        Args:
-            columns: Their names ``[D]``.
-            mean: ``[D]``.
-            spread: Standard deviations ``[D]``, or a covariance ``[D, D]``.
-            bounds: Lowest and highest value by column, infinite where there is none: the column is
-                normal where they are mapped away, by its logarithm above one and its probit between
-                two, as ``posterior.py population`` has it.
-
-        Raises:
-            UsageError: Sizes do not fit, a bound is of no column, or a spread is not positive.
-        """
-        ends = dict.fromkeys(columns, (-np.inf, np.inf)) | dict(bounds or {})
-        means, values = (np.asarray(each, dtype=np.float64) for each in (mean, spread))
-        dim = len(columns)
-        square = values.ndim == 2
-        if len(ends) != dim or means.shape != (dim,) or values.shape != (dim,) * (1 + square):
-            raise UsageError(
-                "a normal law takes as many means as columns, as many standard deviations or a "
-                "covariance of these, and bounds of none but these"
-            )
-        if square and not np.allclose(values, values.T):
-            raise UsageError("the covariance of a normal law is not symmetric")
-        if not (np.linalg.eigvalsh(values) if square else values).min() > 0:
-            raise UsageError("the spread of a normal law is not positive")
-        low_high = torch.tensor([ends[name] for name in columns], dtype=torch.float64)
-        made = normal_model(columns, low_high, torch.tensor(means), torch.tensor(values))
-        return cls(**{each.name: getattr(made, each.name) for each in fields(model.Model)})
 
     @cached_property
     def subject(self) -> Subject:

@@ -1,0 +1,58 @@
+"""Priors in closed form, from Python.
+
+>>> from training import normal_prior
+>>> prior = normal_prior(["speed", "rest"], [0.0, 0.3], [1.0, 0.1], {"speed": (0, float("inf"))})
+>>> prior.sample(3, seed=0).round(2)
+   speed  rest
+0   3.05  0.25
+1   0.12  0.32
+2   1.81  0.25
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from dnnlib.errors import UsageError
+from training.commands.models import Model
+from training.model import model
+from training.subjects.likelihoods import normal_model
+
+
+def normal_prior(
+    columns: Sequence[str],
+    mean: Any,
+    spread: Any,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+) -> Model:
+    """A normal law, as the prior of a learned likelihood: no network is trained.
+
+    Args:
+        columns: Names of the parameters ``[D]``.
+        mean: ``[D]``.
+        spread: Standard deviations ``[D]``, or a covariance ``[D, D]``.
+        bounds: Lowest and highest value by column, infinite where there is none: the column is
+            normal where they are mapped away, by its logarithm above one and its probit between
+            two, as ``posterior.py population`` has it.
+
+    Raises:
+        UsageError: Sizes do not fit, a bound is of no column, or a spread is not positive.
+    """
+    ends = dict.fromkeys(columns, (-np.inf, np.inf)) | dict(bounds or {})
+    means, values = (np.asarray(each, dtype=np.float64) for each in (mean, spread))
+    dim, square = len(columns), values.ndim == 2
+    if len(ends) != dim or means.shape != (dim,) or values.shape != (dim,) * (1 + square):
+        raise UsageError(
+            "a normal law takes as many means as columns, as many standard deviations or a "
+            "covariance of these, and bounds of none but these"
+        )
+    if square and not np.allclose(values, values.T):
+        raise UsageError("the covariance of a normal law is not symmetric")
+    if not (np.linalg.eigvalsh(values) if square else values).min() > 0:
+        raise UsageError("the spread of a normal law is not positive")
+    low_high = torch.tensor([ends[name] for name in columns], dtype=torch.float64)
+    made = normal_model(columns, low_high, torch.from_numpy(means), torch.from_numpy(values))
+    return Model(**{each.name: getattr(made, each.name) for each in fields(model.Model)})
