@@ -122,9 +122,6 @@ class DivergenceIntegral:
         dim: D.
 
     Attributes:
-        solver: The given solver, which now takes the integral along: simulate with this one. Among
-            the states it is further coordinates, in nats per dimension, that an adaptive solver
-            controls as any other.
         products: Vector-Jacobian products that were taken.
     """
 
@@ -134,8 +131,18 @@ class DivergenceIntegral:
         self._exact, self._own = trace.is_exact(dim) or solver.maps, trace.kind == "exact"
         self._integrals = torch.zeros(0, 1)
         self.products = 0
-        pairs = self._integrate if solver.pairs else None
-        self.solver = replace(solver, method=self._states, pairs=pairs)
+
+    @property
+    def solver(self) -> Solver:
+        """The given solver, which now takes the integral along: simulate with this one. Among the
+        states it is further coordinates, in nats per dimension, that an adaptive solver controls
+        as any other.
+
+        It is made anew: held here it would be a circle, whose states the collector of such comes to
+        only after gigabytes.
+        """
+        pairs = self._integrate if self._given.pairs else None
+        return replace(self._given, method=self._states, pairs=pairs)
 
     @property
     def value(self) -> Tensor:
