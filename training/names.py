@@ -41,8 +41,8 @@ TOY_NETWORK_NAMES = ("mlp", "ToyConvUNet", "ToySongUNet")
 IMAGE_NETWORK_NAMES = ("ddpmpp", "ncsnpp", "adm")
 TABLE_NETWORK = "mlp"
 QUESTIONS = "questions"
-TRIAL_NETWORK = "trials"
 """The network of records."""
+TRIAL_NETWORK = "trials"
 LABEL_DIM = 9
 """Of augmentation: x-flip, y-flip, n, cos phi - 1, sin phi, n cos a, n sin a, n_x, n_y."""
 PRECISIONS = ("fp32", "bf16", "fp16")

@@ -205,6 +205,8 @@ class Model(model.Model):
             raise UsageError(
                 f"the model is conditional: say what {', '.join(self.conditions)} are by given"
             )
+        if given is None and self.subject.of_sets:
+            raise UsageError("the model is given sets of trials: say by given which they are")
         values = columns_of(source, self.conditions, "given")
         return values.reshape(1, -1) if self.subject.of_sets else values
 

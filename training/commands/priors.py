@@ -41,6 +41,7 @@ def normal_prior(
     Raises:
         UsageError: Sizes do not fit, a bound is of no column, or a spread is not positive.
     """
+    columns = list(columns)
     ends = dict.fromkeys(columns, (-np.inf, np.inf)) | dict(bounds or {})
     means, values = (np.asarray(each, dtype=np.float64) for each in (mean, spread))
     dim, square = len(columns), values.ndim == 2
@@ -49,6 +50,10 @@ def normal_prior(
             "a normal law takes as many means as columns, as many standard deviations or a "
             "covariance of these, and bounds of none but these"
         )
+    if not (dim and np.isfinite(means).all() and np.isfinite(values).all()):
+        raise UsageError("a normal law has columns, and no mean or spread that is NaN or infinite")
+    if not all(low < high for low, high in ends.values()):
+        raise UsageError("a bound of a normal law is not below the other")
     if square and not np.allclose(values, values.T):
         raise UsageError("the covariance of a normal law is not symmetric")
     if not (np.linalg.eigvalsh(values) if square else values).min() > 0:

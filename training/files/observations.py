@@ -99,8 +99,8 @@ DATASET = "dataset"
 
 
 WITH_HOLES = (
-    "only a likelihood that is trained on simulations with missing data (dataset_tool.py "
-    "--missing=keep) takes such trials"
+    "data, not covariates, may be missing, and only of likelihoods that are trained on simulations "
+    "with missing data (dataset_tool.py --missing=keep)"
 )
 """What to do about trials with missing numbers."""
 

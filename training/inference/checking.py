@@ -202,7 +202,9 @@ def check_learned(
         scale=covariance.diagonal().sqrt(),
         effective=drawn.stats.get("distinct"),
     )
-    of_truths = _known(scalar[1]) if trace.is_exact(truths.shape[1]) else None
+    # Blurred ones, of draws that are deblurred, are of another law.
+    known = drawn.log_density is not None and trace.is_exact(truths.shape[1])
+    of_truths = _known(scalar[1]) if known else None
     return replace(values, leaked=drawn.stats.get("leaked"), density=of_truths)
 
 

@@ -102,9 +102,8 @@ class FlowLaw(TrialLaw):
         steps = coordinates.steps
         cells = offsets(steps > 0).flatten(0, 1)[:CELL_POINTS] if steps.any() else 0 * steps[None]
         self._flow, self._cells = flow, cells.to(steps) * steps
-        # Where all columns are levels the Gaussian has one density in a cell: that of its center.
-        all_levels = bool(coordinates.levels) and all(coordinates.levels)
-        self._rough_cells = 0 * steps[None] if all_levels else self._cells
+        # Of levels the Gaussian has one density in a cell: that of its center.
+        self._rough_cells = 0 * steps[None] if coordinates.levels else self._cells
         self.is_rough = bool(getattr(flow.denoiser, "says_nothing", False))
 
     def to(self, device: torch.device) -> "FlowLaw":

@@ -1,14 +1,13 @@
 """Coordinates that suit the columns of a table, fitted to its rows."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
-from training.data.tables.table import Columns
+from training.data.tables.table import Columns, Levels
 from training.flow.coordinates.conditions import (
     GaussianPrediction,
     LinearPrediction,
@@ -73,7 +72,7 @@ def fit_coordinates(
     start: str = "off",
     map_bounds: bool = True,
     relevant: Sequence[int] = (),
-    levels: Sequence[int] = (),
+    levels: Levels | None = None,
     groups: Tensor | None = None,
     of_trial: int = 0,
 ) -> Coordinates:
@@ -94,8 +93,7 @@ def fit_coordinates(
             (``on``), or their mean and covariance by a network (``gaussian``); ``off`` is nothing.
         map_bounds: Whether columns with bounds are mapped to the line, or left as they are.
         relevant: Places of the conditions that the flow is to see; empty for all.
-        levels: How many levels each column has ``[D]``, 0 of one that has none; empty if none has.
-            Where all have, that is all there is.
+        levels: Those of all columns, whose probabilities are then all there is; None for numbers.
         groups: Numbers of rows ``[N]`` that tell of each other, such as trials of one dataset; None
             where those of equal conditions do.
         of_trial: Where conditions are those of several trials side by side, NaN for those that are
@@ -111,7 +109,7 @@ def fit_coordinates(
     knots = min(max(count // ROWS_PER_KNOT, FEWEST_KNOTS), MOST_KNOTS)
     names = _chain(columns, marginals, whiten, start, map_bounds)
     if levels:
-        names = [LEVELS, *names] if 0 in levels else [LEVELS]
+        names = [LEVELS]
     each, most = conditions, 0
     if conditions is not None and of_trial:
         each = conditions.reshape(len(conditions), -1, of_trial)
@@ -120,8 +118,9 @@ def fit_coordinates(
     surprise = 0 < given <= MOST_CONDITIONS
     tails = long_tails(each, relevant)
     skewed = [place for place in skewed_conditions(each, relevant) if place not in tails]
+    counts = levels.counts if levels else ()
     coordinates = Coordinates(
-        dim, names, knots, given, surprise, relevant, skewed, tails, levels, most
+        dim, names, knots, given, surprise, relevant, skewed, tails, counts, most
     )
     missing = points.isnan()
     x = filled(points.double(), missing)
@@ -137,10 +136,9 @@ def fit_coordinates(
             if isinstance(map_, GaussianPrediction):
                 fit_gaussian(map_, c, holed, groups)
             elif isinstance(map_, LevelPrediction):
-                first, step = coordinates.least, coordinates.steps
-                map_.hold(first=first[map_.places], step=step[map_.places])
+                assert levels is not None
+                map_.hold(first=levels.first, step=coordinates.steps)
                 fit_levels(map_, c, x, groups)
-                columns = _without_bounds(columns, map_.places)
             else:
                 assert isinstance(map_, LinearPrediction)
                 map_.fit(c, holed)
@@ -177,13 +175,6 @@ def _chain(
     predicted = {"off": [], "on": [PREDICTION], "gaussian": ["standardize", GAUSSIAN]}[start]
     names = [*[limits] * bounded, *chain, *predicted, last]
     return [*names, "normal scores", last] if marginals == AXES_TOO else names
-
-
-def _without_bounds(columns: Columns, places: Sequence[int]) -> Columns:
-    """Columns of which some have no bounds any more."""
-    low, high = columns.low.clone(), columns.high.clone()
-    low[list(places)], high[list(places)] = -torch.inf, torch.inf
-    return replace(columns, low=low, high=high)
 
 
 def _fit(map_: PointMap, x: Tensor, columns: Columns) -> None:

@@ -27,10 +27,17 @@ class TrialNetwork(QuestionNetwork):
         label_dim: int,
         width: int = 256,
         depth: int = 3,
+        dropout: float = 0.0,
         components: int = 1,
     ):
         super().__init__(
-            dim, noise_range, width=width, depth=depth, components=components, conditions=label_dim
+            dim,
+            noise_range,
+            width=width,
+            depth=depth,
+            dropout=dropout,
+            components=components,
+            conditions=label_dim,
         )
         self.label_dim = label_dim
 

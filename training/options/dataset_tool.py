@@ -212,8 +212,6 @@ class TableOptions(Declared):
                         f"--{name} is for one row a trial, and --repeats for one a dataset: give "
                         "one of them"
                     )
-        if self.missing == "mean" and (self.repeats or self.dataset):
-            raise UsageError("--missing=mean would make trials up: give --missing=drop")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,11 +18,13 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
 from training.data.tables.foreign import listed
+from training.data.tables.marginals import EXACT
 from training.data.tables.table import Dropped
 from training.data.tables.trials import first_rows, one_of_each
 from training.files.observations import WITH_HOLES, read_trials
 from training.flow.coordinates.conditions import are_there
 from training.flow.coordinates.coordinates import Coordinates
+from training.flow.coordinates.levels import LevelPrediction
 from training.flow.coordinates.maps import Bounded, Standardize, WhitenPCA
 from training.flow.courses import courses_at_rest
 from training.flow.eigenbasis import EigenBasis
@@ -138,24 +140,27 @@ class LearnedLikelihood:
             DataError: As ``read_trials``, or a level is none that was simulated.
         """
         trials = read_trials(path, self.table.names, self.covariates, self.takes_holes)
-        coordinates = self.table.coordinates
-        for name, count, values, least, step in zip(
-            self.table.names,
-            coordinates.levels,
-            trials.data.T,
-            coordinates.least,
-            coordinates.steps,
-            strict=False,  # of no levels, where no column has any
-        ):
-            place = (values - least) / step if count else 0 * values
-            other = (place < 0) | (place > count) | (place != place.round())
-            if other.any():
-                there = ", ".join(f"{float(least + k * step):g}" for k in range(count))
-                raise DataError(
-                    f"{path} has a trial whose '{name}' is {float(values[other][0]):g}, which was "
-                    f"never simulated: its levels are {there}"
-                )
+        self._require_levels(trials.data, str(path))
         return trials
+
+    def _require_levels(self, data: Tensor, where: str) -> None:
+        """Raises DataError if data ``[T, K]`` that are all levels have another value."""
+        coordinates = self.table.coordinates
+        if not coordinates.levels:
+            return
+        [levels] = coordinates.maps
+        assert isinstance(levels, LevelPrediction)
+        first, step = levels.first, levels.step
+        nearest = first + step * levels.numbers(data)
+        wrong = (data - nearest).abs() > EXACT * (1 + nearest.abs())
+        if wrong.any():
+            row, column = wrong.nonzero()[0].tolist()
+            last = float(first[column] + step[column] * (levels.counts[column] - 1))
+            raise DataError(
+                f"{where} has a trial whose '{self.table.names[column]}' is "
+                f"{float(data[row, column]):g}: its levels are from {float(first[column]):g} to "
+                f"{last:g} in steps of {float(step[column]):g}"
+            )
 
     def testable(self, path: Path) -> int:
         """How many datasets a data set has to test. Raises DataError if it is broken."""
@@ -195,6 +200,7 @@ class LearnedLikelihood:
         rows = table.conditions[which >= 0]
         places = [table.condition_names.index(name) for name in self.given]
         data, covariates = rows[:, places].tensor_split([len(self.table.names)], dim=1)
+        self._require_levels(data, str(path))
         if data.isnan().any() and not self.takes_holes:
             raise DataError(f"{path} has trials with missing data: {WITH_HOLES}")
         points = table.points[chosen][:, [table.columns.names.index(name) for name in names]]
@@ -221,6 +227,7 @@ class LearnedLikelihood:
         def log_density(points: Tensor, conditions: Tensor) -> Tensor:
             rows = conditions[0].view(-1, len(places))[:, places.to(points.device)]
             data, covariates = rows[are_there(rows)].tensor_split([size], dim=1)
+            self._require_levels(data, "--condition")
             one = Trials(data, covariates, torch.tensor([len(data)], device=points.device))
             likelihood = self.likelihood(one, names).to(points.device)
             inside = likelihood.inside(points) & prior.coordinates.inside(points[:, order])

@@ -9,19 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
-from math import isfinite
-from typing import Any
 
 import torch
 
+from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
 from training.data.batches import Batch
-from training.data.sketches import Sketch
-from training.data.tables.table import DataTable, Rows, TableBatches
+from training.data.tables.table import DataTable, Levels, Rows, TableBatches
 from training.data.tables.trials import thinned
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.learning.building import Choices
@@ -33,7 +31,7 @@ from training.learning.melting import NETWORK_ROWS, LawPlan, points_to_melt
 from training.learning.trainer import Trainer, TrainingConfig
 from training.measure.dependence import independence_p_values
 from training.model.model import Model
-from training.names import AUTO, AXES_TOO, DISCRETE, LIKELIHOOD, LOG, MARGINALS, TABLE, TRIALS
+from training.names import AUTO, AXES_TOO, LOG, MARGINALS
 from training.recipes import FEW_ROWS
 
 MOST_ROWS = 2000
@@ -80,8 +78,6 @@ FEW_STEPS = 200
 many tell spaces apart as well."""
 MOST_NAMED = 12
 """Conditions that a line of the log names."""
-MOST_LEVELS = 7
-"""Of a column of a trial: what has more values is a count, of which further ones may come."""
 MOST_CALIBRATED = 10_000
 """Rows that a calibration is fitted to: the error of a slope is about one over their square root.
 """
@@ -115,18 +111,6 @@ class Space:
         return f"marginals {self.marginals}, whitening {self.whiten}{start}{left}{some}"
 
 
-def levels_of(table: DataTable) -> list[int]:
-    """How many levels each column of points has, 0 of one of numbers; empty where none has any, or
-    some are missing, of which levels are numbers, too."""
-    points, steps = table.points, table.columns.steps
-    if points.isnan().any():
-        return []
-    width = points.amax(dim=0) - points.amin(dim=0)
-    count = (width / steps).round() + 1
-    few = (steps > 0) & (count <= MOST_LEVELS)
-    return torch.where(few, count, 0.0).int().tolist() if few.any() else []
-
-
 @dataclass(frozen=True)
 class Preparation:
     """A table, with what is the same for all ways to see it.
@@ -153,9 +137,9 @@ class Preparation:
         return relevant_conditions(self.table.train_rows, self.config.seed)
 
     @cached_property
-    def levels(self) -> list[int]:
-        """How many each column of a trial has (``levels_of``); empty of what is no likelihood."""
-        return levels_of(self.table) if self.likelihood else []
+    def levels(self) -> Levels | None:
+        """Those of the data of a trial; None of what is no likelihood, or has other columns too."""
+        return self.table.levels if self.likelihood else None
 
     def coordinates(self, space: Space) -> Coordinates:
         """Fitted to the rows that are trained on, once."""
@@ -388,8 +372,8 @@ def choose_space(preparation: Preparation, wanted: Space) -> Space:
 
 def _candidates(preparation: Preparation, wanted: Space) -> list[Space]:
     """All that is left open, but for the conditions that are left out."""
-    if preparation.levels and all(preparation.levels):
-        return [Space("none", "none")]  # their probabilities say all
+    if preparation.levels:  # their probabilities say all
+        return [_of_levels(preparation, wanted)]
     table, marginals, whiten = preparation.table, wanted.marginals, wanted.whiten
     all_kept = preparation.choices.inflation.get("dims_to_keep", table.dim) >= table.dim
     whitenings: Sequence[str] = [whiten]
@@ -417,6 +401,17 @@ def _candidates(preparation: Preparation, wanted: Space) -> list[Space]:
             candidates = [LOG, "none"] if wide else ["none"]
         whitenings = ["zca"] if whiten == AUTO else whitenings
     return [Space(*each) for each in product(candidates, whitenings, starts, bounds)]
+
+
+def _of_levels(preparation: Preparation, wanted: Space) -> Space:
+    """That of data which are all levels. Raises UsageError if another is wanted."""
+    kept, dim = preparation.choices.inflation.get("dims_to_keep"), preparation.table.dim
+    if {wanted.marginals, wanted.whiten, wanted.linear_start} != {AUTO} or kept not in (None, dim):
+        raise UsageError(
+            "data that are all levels have probabilities, and no coordinates: leave --marginals, "
+            "--whiten, --linear_start and --dims_to_keep out"
+        )
+    return Space("none", "none")
 
 
 def _over_decades(table: DataTable) -> list[str]:
@@ -463,44 +458,3 @@ def kept_dimensions(wanted: int | str | None, table: DataTable) -> int:
     points = table.train_rows.points
     basis = basis_in(fit_coordinates(points, table.columns, "none", "none"), points)
     return max(1, round(basis.participation_ratio))
-
-
-def about_table(table: DataTable, name: str) -> dict[str, Any]:
-    """What a network says of the table that it was trained on."""
-    dropped = table.dropped
-    return {
-        "kind": TABLE,
-        "data_name": name,
-        "columns": list(table.columns.names),
-        "condition_names": list(table.condition_names),
-        "rows": Sketch.of(table.row_numbers()).listed,
-        "dropped": {
-            "names": list(dropped.names),
-            "offsets": dropped.offsets.tolist(),
-            "slopes": dropped.slopes.tolist(),
-            "order": list(dropped.order),
-        },
-    }
-
-
-FEWEST_VALUES = 30
-"""Of a parameter between its ends: one with fewer is discrete."""
-
-
-def about_likelihood(table: DataTable) -> dict[str, Any]:
-    """What a network says of the parameters that it is a likelihood of: bounds by name, None where
-    there is none; which are discrete; and how many trials it was trained on."""
-    known, conditions = table.columns_of_conditions, table.conditions
-    assert conditions is not None
-    places = [place for place, name in enumerate(known.names) if name not in table.covariates]
-    ends = torch.stack([known.low, known.high], dim=1)[places].tolist()
-    names = [known.names[place] for place in places]
-    bounds = {
-        name: [end if isfinite(end) else None for end in pair]
-        for name, pair in zip(names, ends, strict=True)
-    }
-    values = conditions[:, places]
-    spread = values.amax(dim=0) - values.amin(dim=0)
-    few = (spread < FEWEST_VALUES * known.steps[places]).tolist()
-    discrete = [name for name, is_few in zip(names, few, strict=True) if is_few]
-    return {LIKELIHOOD: bounds, TRIALS: len(table.train_rows), DISCRETE: discrete}

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
+from training.data.sketches import Sketch
 from training.data.tables.table import DataTable
 from training.flow.coordinates.conditions import are_there
 from training.flow.coordinates.coordinates import Coordinates
@@ -18,16 +19,21 @@ from training.learning.cost import require_batch
 from training.learning.held_out import Watch
 from training.learning.resuming import Resumed
 from training.learning.trainer import TrainingConfig
-from training.names import ANY_NUMBER, AXES_TOO, TABLE_NETWORK
+from training.names import (
+    ANY_NUMBER,
+    AXES_TOO,
+    DISCRETE,
+    LIKELIHOOD,
+    TABLE,
+    TABLE_NETWORK,
+    TRIALS,
+)
 from training.recipes import TableRecipe, describe_table_recipe, fitted_to_table
 from training.subjects.table_spaces import (
     Preparation,
     Space,
-    about_likelihood,
-    about_table,
     choose_space,
     kept_dimensions,
-    levels_of,
 )
 from training.subjects.training import Start, Training
 
@@ -70,8 +76,7 @@ class TableTraining(Training):
             trials = table.conditions[~table.held_out].view(rows, -1, table.condition_dim)
             rows = int(are_there(trials).sum())
         amounts = dict(self.wanted.amounts)
-        levels = levels_of(table) if self.likelihood else []
-        if levels and all(levels) and amounts.get("patience") is None:
+        if self.likelihood and table.levels and amounts.get("patience") is None:
             amounts["patience"] = PATIENCE
         return fitted_to_table(rows, table.dim, amounts, table.condition_dim)
 
@@ -189,3 +194,44 @@ class TableTraining(Training):
         if far:
             logger.warning(f"Warning: {far}, or try --marginals={AXES_TOO}")
         return space, coordinates
+
+
+def about_table(table: DataTable, name: str) -> dict[str, Any]:
+    """What a network says of the table that it was trained on."""
+    dropped = table.dropped
+    return {
+        "kind": TABLE,
+        "data_name": name,
+        "columns": list(table.columns.names),
+        "condition_names": list(table.condition_names),
+        "rows": Sketch.of(table.row_numbers()).listed,
+        "dropped": {
+            "names": list(dropped.names),
+            "offsets": dropped.offsets.tolist(),
+            "slopes": dropped.slopes.tolist(),
+            "order": list(dropped.order),
+        },
+    }
+
+
+FEWEST_VALUES = 30
+"""Of a parameter between its ends: one with fewer is discrete."""
+
+
+def about_likelihood(table: DataTable) -> dict[str, Any]:
+    """What a network says of the parameters that it is a likelihood of: bounds by name, None where
+    there is none; which are discrete; and how many trials it was trained on."""
+    known, conditions = table.columns_of_conditions, table.conditions
+    assert conditions is not None
+    places = [place for place, name in enumerate(known.names) if name not in table.covariates]
+    ends = torch.stack([known.low, known.high], dim=1)[places].tolist()
+    names = [known.names[place] for place in places]
+    bounds = {
+        name: [end if isfinite(end) else None for end in pair]
+        for name, pair in zip(names, ends, strict=True)
+    }
+    values = conditions[:, places]
+    spread = values.amax(dim=0) - values.amin(dim=0)
+    few = (spread < FEWEST_VALUES * known.steps[places]).tolist()
+    discrete = [name for name, is_few in zip(names, few, strict=True) if is_few]
+    return {LIKELIHOOD: bounds, TRIALS: len(table.train_rows), DISCRETE: discrete}

@@ -196,6 +196,7 @@ class TrialTraining(TableTraining):
             "label_dim": self.table.condition_dim,
             "width": recipe.width,
             "depth": recipe.depth,
+            "dropout": recipe.dropout,
         }
 
     def _preparation(self, config: TrainingConfig, device: torch.device) -> Preparation:

@@ -25,10 +25,10 @@ from training.networks.mlp import ToyMLP
 from training.subjects.table_spaces import (
     Preparation,
     Space,
-    about_table,
     choose_space,
     relevant_conditions,
 )
+from training.subjects.table_training import about_table
 
 CPU = torch.device("cpu")
 LINEAR = Space("none", "zca", "on")

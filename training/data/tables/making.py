@@ -83,6 +83,8 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         UsageError: A column that was named is not there.
     """
     condition_names, rest = _roles(source, choices)
+    if choices.dataset is not None and choices.missing == "mean":
+        raise UsageError("--missing=mean would make trials up: give --missing=drop")
     lines = list(source.notes)
     values, holes, rows = _collected(source, choices, lines)
     names = list(source.names)

@@ -55,6 +55,23 @@ class Columns:
         return cls([name for part in parts for name in part.names], *joined)
 
 
+MOST_LEVELS = 7
+"""Of a column: what has more values is a count, of which further ones may come."""
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """Columns of few values, from a first one in steps.
+
+    Attributes:
+        counts: Of the values ``[D]``.
+        first: ``[D]``, float64.
+    """
+
+    counts: Sequence[int]
+    first: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Dropped:
     """Columns that have no density, as functions of those that have one.
@@ -180,6 +197,14 @@ class DataTable:
             kept=None,
             datasets=None if self.datasets is None else self.datasets[places],
         )
+
+    @property
+    def levels(self) -> Levels | None:
+        """Those of points; None where a column has more values, or some that are missing."""
+        steps, first = self.columns.steps, self.points.amin(dim=0)
+        counts = ((self.points.amax(dim=0) - first) / steps).round() + 1
+        few = bool(((steps > 0) & (counts <= MOST_LEVELS)).all())
+        return Levels(counts.int().tolist(), first) if few else None
 
     def row_numbers(self) -> np.ndarray:
         """Numbers of 64 bits ``[N]`` that hardly ever clash, by points and conditions; of sets, by

@@ -52,7 +52,7 @@ class Coordinates(nn.Module):
             empty if they are all.
         skewed: Places of conditions that go through a power before they are standardized.
         tails: Places of others, with long tails, whose normal scores are taken.
-        levels: How many levels each column has ``[D]``, 0 of one that has none; empty if none has.
+        levels: How many levels each column has ``[D]``; empty where they are numbers.
         trials: How many trials a point is given with at most, each of C conditions, which stand
             side by side (``TrialScale``); 0 where it is given with C conditions.
 

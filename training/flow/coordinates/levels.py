@@ -1,4 +1,4 @@
-"""What levels are, given conditions: columns of few values, such as a choice or a hit or miss.
+"""What levels are, given conditions: points of few values, such as a choice or a hit or miss.
 
 A level k of L has the probability ``p_k(c)``, and the part of its step that lies below a point is
 ``a``. The point's image is the normal score of its place among all levels,
@@ -51,17 +51,16 @@ class LevelNetwork(nn.Module):
 
 
 class LevelPrediction(Prediction):
-    """Normal scores of columns of levels; other columns stay as they are.
+    """Normal scores of columns of levels.
 
     Args:
         dim: D.
         conditions: C.
-        counts: Levels of each column ``[D]``, 0 of one that has none.
+        counts: Levels of each column ``[D]``.
 
     Attributes:
-        places: Columns of levels.
-        first: The first level of each of these.
-        step: From a level to the next.
+        first: The first level of each ``[D]``.
+        step: From a level to the next ``[D]``.
     """
 
     first: Tensor
@@ -69,16 +68,15 @@ class LevelPrediction(Prediction):
 
     def __init__(self, dim: int, conditions: int, counts: Sequence[int]):
         super().__init__()
-        if conditions < 1 or len(counts) != dim or any(count < 0 or count == 1 for count in counts):
+        if conditions < 1 or len(counts) != dim or min(counts) < 2:
             raise ValueError("levels need conditions, and a column of them at least two")
         self.counts = list(counts)
-        self.places = [place for place, count in enumerate(counts) if count]
         self.networks = nn.ModuleList(
-            nn.ModuleList(LevelNetwork(conditions + before, counts[place]) for _ in range(MEMBERS))
-            for before, place in enumerate(self.places)
+            nn.ModuleList(LevelNetwork(conditions + before, count) for _ in range(MEMBERS))
+            for before, count in enumerate(counts)
         )
         for name in ("first", "step"):
-            self.register_buffer(name, torch.ones(len(self.places), dtype=torch.float64))
+            self.register_buffer(name, torch.ones(dim, dtype=torch.float64))
         self.requires_grad_(False)  # but where it is fitted
 
     def hold(self, first: Tensor, step: Tensor) -> None:
@@ -87,14 +85,14 @@ class LevelPrediction(Prediction):
         self.step.copy_(step)
 
     def numbers(self, x: Tensor) -> Tensor:
-        """Numbers from 0 of the levels ``[..., K]`` that points ``[..., D]`` are of."""
-        most = self.first.new_tensor([self.counts[place] - 1 for place in self.places])
-        return ((x[..., self.places] - self.first) / self.step).round().clamp_min(0).minimum(most)
+        """Numbers from 0 of the levels ``[..., D]`` that points ``[..., D]`` are of."""
+        most = self.first.new_tensor(self.counts) - 1
+        return ((x - self.first) / self.step).round().clamp_min(0).minimum(most)
 
     def seen(self, number: int, c: Tensor, numbers: Tensor) -> Tensor:
         """What networks of a column see: conditions ``[..., C]``, and earlier columns, from -1
-        to 1, of levels ``[..., K]``."""
-        wide = [self.counts[place] - 1 for place in self.places[:number]]
+        to 1, of levels ``[..., D]``."""
+        wide = [count - 1 for count in self.counts[:number]]
         before = 2 * numbers[..., :number] / numbers.new_tensor(wide) - 1
         c = c.expand(*before.shape[:-1], -1)
         return torch.cat([c, before.to(c)], dim=-1)
@@ -110,25 +108,25 @@ class LevelPrediction(Prediction):
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         numbers, y = self.numbers(x), x.clone()
         total = torch.zeros_like(x[..., 0])
-        within = (x[..., self.places] - self.first) / self.step - numbers + 0.5
-        for number, place in enumerate(self.places):
+        within = (x - self.first) / self.step - numbers + 0.5
+        for number in range(len(self.counts)):
             logs = self.log_probabilities(number, self.seen(number, c, numbers))
             logs = logs.expand(*x.shape[:-1], -1)
             level = numbers[..., number, None].long()
             log_p = logs.gather(-1, level)[..., 0]
             part = within[..., number].clamp(0, 1)
-            y[..., place] = _score(logs.exp(), level, part)
-            normal = -0.5 * (y[..., place].square() + torch.log(2 * torch.pi * y.new_ones(())))
+            y[..., number] = _score(logs.exp(), level, part)
+            normal = -0.5 * (y[..., number].square() + torch.log(2 * torch.pi * y.new_ones(())))
             total = total + log_p - self.step[number].log() - normal
         return y, total
 
     def inverse(self, y: Tensor, c: Tensor) -> Tensor:
         x = y.clone()
-        numbers = y.new_zeros(*y.shape[:-1], len(self.places))
-        for number, place in enumerate(self.places):
+        numbers = torch.zeros_like(y)
+        for number in range(len(self.counts)):
             p = self.log_probabilities(number, self.seen(number, c, numbers)).exp()
             p = p.expand(*y.shape[:-1], -1)
-            below, above = _normal_share(y[..., place]), _normal_share(-y[..., place])
+            below, above = _normal_share(y[..., number]), _normal_share(-y[..., number])
             # Counted from the nearer end, where shares have all their digits.
             low = below[..., None] > p.cumsum(dim=-1)[..., :-1]
             high = above[..., None] < _from_above(p)[..., 1:]
@@ -138,7 +136,7 @@ class LevelPrediction(Prediction):
             from_high = 1 - (above - (_from_above(p) - p).gather(-1, level)[..., 0]) / own
             part = torch.where(below < 0.5, from_low, from_high).clamp(0, 1)
             numbers[..., number] = level[..., 0].to(numbers)
-            x[..., place] = self.first[number] + self.step[number] * (
+            x[..., number] = self.first[number] + self.step[number] * (
                 numbers[..., number] + part - 0.5
             )
         return x
