@@ -153,20 +153,6 @@ def test_the_roundtrip_starts_where_the_melt_ended_and_comes_home(case: Found) -
     assert 0 < facts["mse_float"] < facts["max_abs_error"] ** 2
 
 
-def standard(found: Found) -> np.ndarray:
-    """The normal numbers that the latents of a generation are made of."""
-    return found["gen"]["xs_es"][0] / latent_std(found["gen"])[0]
-
-
-def test_latents_have_the_closed_form_and_follow_from_the_seed(case: Found, simulate: Run) -> None:
-    numbers = standard(case)
-    assert abs(numbers.mean()) < 4 / numbers.size**0.5
-    assert abs(numbers.var() - 1) < 4 * (2 / numbers.size) ** 0.5
-    other = simulate("PRP", "--sim_type=gen", "--seed=3", "--n_iters=1")
-    np.testing.assert_allclose(standard(other), numbers, rtol=1e-6)
-    assert not np.isclose(standard(simulate("PRP", "--sim_type=gen", "--n_iters=1")), numbers).any()
-
-
 def test_parameters_tell_all_about_each_simulation(case: Found, images: Path) -> None:
     assert list(case.parameters) == list(KINDS)
     known = {"n_iters": 8, "save_freq": 3, "seed": 3, "bs": COUNT, "sim_type": "all"}
