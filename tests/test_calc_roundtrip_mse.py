@@ -18,6 +18,7 @@ from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
 from training.files.roundtrip import BIN_EDGES, histogram
 from training.flow.solvers import SOLVERS
+from training.measure.roundtrip import RoundtripErrors
 from training.model.model import Model
 from training.subjects.samples import WorstImages
 
@@ -62,18 +63,6 @@ def chosen(images: Path, count: int, seed: int = 42) -> tuple[torch.Tensor, torc
     """The images that a seed chooses, and their labels."""
     dataset = ImageDataset(images, use_labels=True, max_size=count, seed=seed)
     return dataset.read(range(count))
-
-
-def errors_of(originals: np.ndarray, levels: np.ndarray) -> dict[str, np.ndarray]:
-    """Errors of each image, ``[N]``, from gray levels ``[N, ...]`` before rounding."""
-    original, level = (x.reshape(len(x), -1).astype(np.float64) for x in (originals, levels))
-    rounded = np.clip(np.rint(level), 0, 255) - original
-    return {
-        "mse": (rounded**2).mean(axis=1),
-        "mse_float": ((level - original) ** 2).mean(axis=1),
-        "max_abs_error": np.abs(level - original).max(axis=1),
-        "exact": (rounded == 0).mean(axis=1),
-    }
 
 
 def test_the_promised_files_are_written_and_the_last_line_tells_the_numbers(measure: Run) -> None:
@@ -123,7 +112,9 @@ def test_images_are_melted_and_brought_back_under_their_own_class(
 def test_the_numbers_are_those_of_the_kept_images(measure: Run) -> None:
     found = measure("classes", f"--keep_worst={COUNT}")
     arrays = found.arrays
-    for name, values in errors_of(arrays["originals"], arrays["returned"]).items():
+    images, data = arrays["originals"].reshape(COUNT, -1), arrays["returned"] / 127.5 - 1
+    errors = RoundtripErrors.of(torch.from_numpy(images), torch.from_numpy(data).flatten(1))
+    for name, values in zip(ERRORS, errors.columns().T, strict=True):
         np.testing.assert_allclose(arrays[name], values, rtol=1e-4)
         np.testing.assert_array_equal(arrays[name], arrays[f"all_{name}"][arrays["indices"]])
     mse, mse_float, largest, exact = (arrays[f"all_{name}"] for name in ERRORS)

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy import linalg
 
 import fid
 from tests.support.image_runs import write_images
@@ -22,6 +21,7 @@ from tests.support.linear_detector import SIZE, LinearDetector, features_of
 from tests.support.running import Contents, Run, unless_given
 from torch_utils import distributed
 from training.data.images.batches import ImageDataset, pixel_batches
+from training.measure.frechet import frechet_distance
 from training.measure.kernel_distance import kernel_distance
 
 Arrays = dict[str, np.ndarray]
@@ -161,9 +161,8 @@ def test_none_and_all_images_may_be_taken(tool: Tool, data: Path) -> None:
 def test_the_distances_are_those_of_the_features(tool: Tool, data: Path, generated: Path) -> None:
     result = tool.calc(generated, tool.ref(data))
     first, second = features_of(noise(18, seed=1) // 2), features_of(noise())
-    shift, covs = first.mean(dim=0) - second.mean(dim=0), [np.cov(x.T) for x in (first, second)]
-    root = linalg.sqrtm(covs[0] @ covs[1]).real
-    expected = float(shift.square().sum()) + np.trace(covs[0] + covs[1] - 2 * root)
+    moments = [part for x in (first, second) for part in (x.mean(dim=0), x.T.cov())]
+    expected = frechet_distance(*moments)
     assert result["fid"] == pytest.approx(expected, rel=1e-5)
     assert (result["count"], result["reference_count"]) == (18, COUNT)
     kid, subsets = result["kid"], result["kid"]["over_subsets"]

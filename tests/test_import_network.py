@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-import gen_fid_samples
 import import_network
 import toy_pfODE_int
 from tests.support.original_files import dumps, toy_content
@@ -69,16 +68,6 @@ def test_a_network_of_the_original_code_gives_what_it_gave(
     # The loss is weighted by 1/c_out, computed in float32 with cancellation.
     weight = 1 / model.denoiser.coefficients(t.double()).c_out
     torch.testing.assert_close(weight, known_weight.double(), rtol=2e-4, atol=0)
-
-
-@needs_recorded
-def test_a_network_of_images_makes_images(run_script: Run, bring: Run, tmp_path: Path) -> None:
-    bring(RECORDED["image_8x8_prr10"], "--data_name=digits")
-    folder = tmp_path / "images"
-    options = (f"--save_dir={folder}", f"--network={tmp_path / 'network.pkl'}", "--seeds=0-2")
-    few = ("--n_iters=3", "--solver=euler", "--dims_to_keep=10")
-    assert run_script(gen_fid_samples, *options, *few).code == 0
-    assert sorted(path.name for path in folder.glob("*.png")) == [f"{n:06d}.png" for n in range(3)]
 
 
 # The script.

@@ -16,7 +16,6 @@ from tests.support.image_models import save_image_model, write_image_set
 from tests.support.outcomes import read_netcdf
 from tests.support.running import Run, refused, unless_given
 from torch_utils.results import load_arrays
-from training.inference.samplers.elliptical import Elliptical
 from training.runs import posterior_checks, posteriors
 
 OBSERVATIONS = "x1,x2\n0.5,0.5\n1,-0.2\n-1.2,0.3\n0.1,1.1\n0.4,-0.9\n"
@@ -325,40 +324,6 @@ def test_observations_far_from_the_prior_are_told(sample: Run, tmp_path: Path) -
     assert " standard deviations from what the prior expects: is it in" in result.out
     assert result.code == 3
     assert told(tmp_path / "far")["posteriors"][1]["converged"] is False
-
-
-def test_chains_that_do_not_move_are_not_converged(sample: Run, tmp_path: Path) -> None:
-    def stay(self: Elliptical, state: Any, noise: Any, index: int) -> Any:
-        return 0 * state.by_observation(state.evaluated.log_likelihood).mean(dim=1)
-
-    with mock.patch.object(Elliptical, "step", stay):
-        seen = (tmp_path / "seen.csv", f"--observation={tmp_path / 'seen.csv'}")
-        seen[0].write_text("x1,x2\n0.5,0.5\n")
-        given = ("--strict", "--draws=200", "--sampler=elliptical", seen[1])
-        assert sample(tmp_path, *given).code == 3
-    assert told(tmp_path)["converged"] == 0
-
-
-@pytest.fixture(scope="module")
-def wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Likelihoods of one's own."""
-    path = tmp_path_factory.mktemp("wrong") / "mine.py"
-    path.write_text("def f(x): return x[:, 0]\ndef bad(x): raise ValueError('mine')\n")
-    return path
-
-
-def test_a_likelihood_that_raises_shows_its_own_traceback(
-    sample: Run, wrong: Path, tmp_path: Path
-) -> None:
-    own = ("--noise_std=none", "--observation=none")
-    result = sample(tmp_path / "out", f"--likelihood={wrong}:bad", *own)
-    assert result.code == 1
-    *shown, line = result.err.splitlines()
-    assert "mine.py:bad raised ValueError: mine" in line
-    assert shown[0].startswith("Traceback")
-    assert 'mine.py", line 2, in bad' in shown[1]
-    assert "training/" not in result.err
-    assert not (tmp_path / "out").exists()
 
 
 # Checks.

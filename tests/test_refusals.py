@@ -14,18 +14,10 @@ import pytest
 from tests.support.image_models import write_image_set
 from tests.support.image_runs import TINY, write_images
 from tests.support.running import Contents, Run, refused
+from tests.test_toy_pfODE_int import NETWORKS
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
 from training.data.sources.writer import image_writer
-
-GAP = ("--g_type=constant_inflation_gap", "--inflation_gap=0.8")
-TOYS = {
-    "PRP": ("--data_name=circles", "--tmax=7.01"),
-    "PRR": ("--data_name=swirl", "--dims_to_keep=2", "--tmax=6", "--rho=0.9", "--space=IS"),
-    "gap": ("--data_name=moons", "--dims_to_keep=1", *GAP, "--gamma0=0.001"),
-    "embedded": ("--data_name=circles", "--augment_to=4", "--dims_to_keep=2", "--tmax=4"),
-    "EDM": ("--data_name=circles", "--precond=edm", "--tmax=20"),
-}
 
 
 def noise(count: int = 20, side: int = 8) -> np.ndarray:
@@ -101,7 +93,7 @@ def places(
         "constant": np.full((9, 8, 8, 1), 3),
     }.items():
         write_images(folder / f"{name}.zip", pixels)
-    toys = {name: toy_network(*options) for name, options in TOYS.items()}
+    toys = {name: toy_network(*options) for name, options in NETWORKS.items()}
     data = {"images": images, "blobs": blobs, "colors": colors, "here": folder}
     tables = {"houses": houses, "csv": houses.with_suffix(".csv"), "runs": simulations}
     tables["of_houses"] = houses_run / "network-snapshot-000004.pkl"
@@ -199,10 +191,10 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("net", "--network={embedded} --augment_to=0", 2, ["--augment_to", "0", "4"]),
     ("net", "--network={PRR} --rho=1.0", 2, ["--rho", "1.0", "0.9"]),
     ("net", "--network={gap} --inflation_gap=1.02", 2, ["--inflation_gap", "1.02", "0.8"]),
-    ("net", "--network={EDM} --rho=1.0", 2, ["--rho", "1.0", "None"]),
+    ("net", "--network={edm} --rho=1.0", 2, ["--rho", "1.0", "None"]),
     ("net", "--steps=8 --h=1", 2, ["8", "7.01"]),
     ("net", "--h=0.4", 2, ["--h=0.4", "7.01", "--steps=17"]),
-    ("net", "--network={EDM} --steps=1 --h=0.001", 2, ["0.001", "0.002"]),
+    ("net", "--network={edm} --steps=1 --h=0.001", 2, ["0.001", "0.002"]),
     ("net", "--network=http://example.com/network.pkl", 2, ["https"]),
     ("exact", "--data_dim=3", 2, ["3", "2"]),
     ("exact", "--augment_to=1", 2, ["1", "2"]),

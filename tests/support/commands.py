@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
 from types import ModuleType
@@ -13,23 +14,6 @@ import click
 import numpy as np
 import pytest
 
-import ask
-import calc_net_residuals_autocorrelations
-import calc_roundtrip_mse
-import dataset_tool
-import distill
-import fid
-import gen_fid_samples
-import import_network
-import info
-import pfODE_int
-import posterior
-import report
-import toy_mesh_exps
-import toy_pfODE_int
-import toy_train
-import train
-import visualize
 from tests.support.finished_runs import write_houses
 from tests.support.image_models import save_image_model, write_image_set
 from tests.support.linear_detector import SIZE, LinearDetector
@@ -49,7 +33,6 @@ class Command:
 
     Attributes:
         name: What a user types, without the ``.py``.
-        script: The script.
         given: Its arguments, without the place of its results.
         place: The option for that place; empty if it only prints.
         file: Name of the result, if the place is a file.
@@ -57,10 +40,10 @@ class Command:
         tolerance: How far two ranks may be from one, relative to the largest number.
         added_to: End of the names of files that are not in the way of new results.
         foreign: Options that are for other data than its arguments are.
+        script: The script.
     """
 
     name: str
-    script: ModuleType
     given: Arguments
     place: str = "--save_dir"
     file: str = ""
@@ -68,6 +51,10 @@ class Command:
     tolerance: float = 1e-5
     added_to: str = "(none)"
     foreign: tuple[str, ...] = ()
+    script: ModuleType = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "script", import_module(self.name.split()[0]))
 
     @property
     def declared(self) -> click.Command:
@@ -269,7 +256,6 @@ def asked(word: str, options: Sequence[str], shelf: Shelf) -> list[str]:
 ALL = (
     Command(
         "toy_train",
-        toy_train,
         lambda shelf: [
             *("--nosubdir", "--data_name=circles", "--dims_to_keep=1", "--lr=0.01"),
             *("--duration=0.002", "--batch=501", "--batch-gpu=150", "--calibration_fit=path"),
@@ -280,7 +266,6 @@ ALL = (
     ),
     Command(
         "train",
-        train,
         # No dropout, which each rank draws for itself.
         lambda shelf: [
             *("--nosubdir", f"--data={shelf.more_images}", "--cond", "--cbase=8", "--cres=1"),
@@ -295,7 +280,6 @@ ALL = (
     *(
         Command(
             f"toy_pfODE_int {mode}",
-            toy_pfODE_int,
             toy_simulation(mode),
             needed=() if mode == "net" else ("--data_name",),
             tolerance=1e-6,
@@ -304,7 +288,6 @@ ALL = (
     ),
     Command(
         "pfODE_int",
-        pfODE_int,
         lambda shelf: [
             *image_flow(shelf),
             *(f"--data_root={shelf.images}", "--bs=5", "--log_prob", "--trace=hutchinson"),
@@ -314,16 +297,14 @@ ALL = (
     ),
     Command(
         "gen_fid_samples",
-        gen_fid_samples,
         lambda shelf: [*image_flow(shelf), "--seeds=0-6", "--bs=3"],
         tolerance=0,
         added_to="",
     ),
-    Command("fid ref", fid, lambda shelf: measured("ref", shelf), "--dest", "ref.npz"),
-    Command("fid calc", fid, lambda shelf: measured("calc", shelf), "--dest", "result.json"),
+    Command("fid ref", lambda shelf: measured("ref", shelf), "--dest", "ref.npz"),
+    Command("fid calc", lambda shelf: measured("calc", shelf), "--dest", "result.json"),
     Command(
         "calc_roundtrip_mse",
-        calc_roundtrip_mse,
         # The last batch is one image, of which one rank has nothing to do.
         lambda shelf: [
             *image_flow(shelf),
@@ -332,7 +313,6 @@ ALL = (
     ),
     Command(
         f"{RESIDUALS} extracttoys",
-        calc_net_residuals_autocorrelations,
         lambda shelf: [
             *(f"--network={shelf.toy}", "--n_time_pts=3", "--n_samples=7", "--noise=path"),
             "--device_name=cpu",
@@ -340,7 +320,6 @@ ALL = (
     ),
     Command(
         f"{RESIDUALS} extract",
-        calc_net_residuals_autocorrelations,
         lambda shelf: [
             *(f"--network={shelf.network}", f"--data_root={shelf.images}", "--n_time_pts=3"),
             *("--n_samples=10", "--bs=7", "--batch-gpu=4", "--noise=path", "--device_name=cpu"),
@@ -348,7 +327,6 @@ ALL = (
     ),
     Command(
         f"{RESIDUALS} calctoys",
-        calc_net_residuals_autocorrelations,
         lambda shelf: [
             f"--res_root={next(shelf.done(f'{RESIDUALS} extracttoys').glob('*.npz'))}",
             "--device_name=cpu",
@@ -356,12 +334,10 @@ ALL = (
     ),
     Command(
         f"{RESIDUALS} calc",
-        calc_net_residuals_autocorrelations,
         lambda shelf: [f"--res_root={shelf.done(f'{RESIDUALS} extract')}", "--device_name=cpu"],
     ),
     Command(
         "toy_mesh_exps",
-        toy_mesh_exps,
         lambda shelf: [
             *(f"--network={shelf.toy}", "--test_pts=31", "--boundary_pts=21", "--steps=3"),
             *("--r_num=3", "--device_name=cpu"),
@@ -372,7 +348,6 @@ ALL = (
     ),
     Command(
         "posterior sample",
-        posterior,
         lambda shelf: [
             *(f"--network={shelf.toy}", f"--observation={shelf.observations}", *POSTERIOR),
             "--sampler=pcn",
@@ -381,14 +356,12 @@ ALL = (
     ),
     Command(
         "posterior check",
-        posterior,
         lambda shelf: [f"--network={shelf.toy}", "--runs=67", "--sampler=pool", *POSTERIOR],
         tolerance=0,
         foreign=("--data_root",),
     ),
     Command(
         "posterior calibrate",
-        posterior,
         lambda shelf: [f"--network={shelf.toy}", "--runs=67", "--sampler=pool", *POSTERIOR],
         place="--dest",
         file="network.pkl",
@@ -397,7 +370,6 @@ ALL = (
     ),
     Command(
         "posterior compare",
-        posterior,
         lambda shelf: [
             *(f"--network={shelf.likelihood}", f"--network={shelf.likelihood}", "--prior=uniform"),
             *(f"--observation={shelf.trials}", "--draws=20", "--pool=300", "--device_name=cpu"),
@@ -406,7 +378,6 @@ ALL = (
     ),
     Command(
         "posterior population",
-        posterior,
         lambda shelf: [
             f"--draws={next(shelf.done('posterior sample').glob('*.nc'))}",
             *("--prior=uniform", "--bounds=x1:-9:9", "--steps=100", "--chains=2"),
@@ -415,7 +386,6 @@ ALL = (
     ),
     Command(
         "posterior rounds",
-        posterior,
         lambda shelf: [
             *(f"--simulator={shelf.simulator}:simulate", "--bounds=theta:-1:1", "--rounds=2"),
             *(f"--observation={shelf.folder / 'one.csv'}", "--simulations=160", "--draws=20"),
@@ -425,7 +395,6 @@ ALL = (
     ),
     Command(
         "posterior predict",
-        posterior,
         lambda shelf: [
             f"--draws={next(shelf.done('posterior sample').glob('*.nc'))}",
             "--simulations=9",
@@ -434,7 +403,6 @@ ALL = (
     ),
     Command(
         "posterior mixture",
-        posterior,
         lambda shelf: [
             *(f"--network={shelf.toy}", "--noise_std=0.3", "--points=7", "--runs=5", "--pool=130"),
             *("--chains=2", "--draws=9", "--warmup=3", "--n_iters=3", "--device_name=cpu"),
@@ -445,7 +413,6 @@ ALL = (
     ),
     Command(
         "dataset_tool",
-        dataset_tool,
         lambda shelf: [f"--source={shelf.images}", "--max-images=5"],
         place="--dest",
         file="set.zip",
@@ -454,7 +421,6 @@ ALL = (
     ),
     Command(
         "import_network",
-        import_network,
         lambda shelf: [f"--source={shelf.original}"],
         place="--dest",
         file="network.pkl",
@@ -462,7 +428,6 @@ ALL = (
     ),
     Command(
         "distill",
-        distill,
         lambda shelf: [f"--network={shelf.toy}", "--calls=2", "--paths=40", "--steps=3"],
         place="--dest",
         file="student.pkl",
@@ -472,7 +437,6 @@ ALL = (
     *(
         Command(
             f"ask {word}",
-            ask,
             partial(asked, word, options),
             place="--dest",
             file=f"answers.{ending}",
@@ -486,10 +450,9 @@ ALL = (
             ("check", "json"),
         )
     ),
-    Command("info", info, lambda shelf: [str(shelf.toy), str(shelf.images)], place=""),
+    Command("info", lambda shelf: [str(shelf.toy), str(shelf.images)], place=""),
     Command(
         "visualize",
-        visualize,
         lambda shelf: [
             str(next(shelf.done("toy_pfODE_int exact").glob("*_melt_results.npz"))),
             "--no-animation",
@@ -498,7 +461,6 @@ ALL = (
     ),
     Command(
         "report",
-        report,
         lambda shelf: [str(next(shelf.done("toy_pfODE_int exact").glob("*_melt_results.npz")))],
         place="--dest",
         file="report.html",

@@ -1,8 +1,6 @@
 """What tests of solvers share: a nonlinear equation with its solution, and how errors fall."""
 
-import numpy as np
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from training.flow.solvers import Method, Velocity
@@ -24,19 +22,3 @@ def last(method: Method, v: Velocity, x: Tensor, times: Tensor) -> Tensor:
     """The state at the last time."""
     *_, end = method(v, x, times)
     return end
-
-
-def scipys_end(v: Velocity, x: Tensor, times: Tensor) -> Tensor:
-    """The state at the last time by the order 8 method of scipy, all samples as one vector."""
-
-    def right_side(t: float, state: np.ndarray) -> np.ndarray:
-        rows = torch.from_numpy(state).view(x.shape)
-        return v(rows, torch.tensor(t, dtype=torch.float64)).flatten().numpy()
-
-    span = (float(times[0]), float(times[-1]))
-    with torch.no_grad():
-        found = solve_ivp(
-            right_side, span, x.flatten().numpy(), method="DOP853", rtol=1e-12, atol=1e-14
-        )
-    assert found.success
-    return torch.from_numpy(found.y[:, -1]).view(x.shape)

@@ -27,7 +27,6 @@ from training.inference.mixtures import (
     sample_weights,
 )
 from training.inference.samplers.pool import even_normal
-from training.measure.posterior.calibration import calibrate, run_values
 
 CHAINS, DRAWS, WARMUP, SEED = 4, 1000, 200, 3
 
@@ -140,17 +139,6 @@ def test_a_data_set_has_its_draws_whatever_is_sampled_beside_it() -> None:
     assert torch.equal(alone[0], together[2])
 
 
-def test_the_order_of_points_and_components_does_not_matter() -> None:
-    """Draws cannot be the same, since each point has its own random numbers; their law is."""
-    evidence = log_evidence(100, 3)
-    order = torch.tensor([2, 0, 1])
-    exact = quadrature(evidence, 1.0)
-    turned = quadrature(evidence.flip(0)[:, order], 1.0)
-    torch.testing.assert_close(turned.mean, exact.mean[order], rtol=1e-9, atol=0)
-    draws = weights_of(evidence.flip(0)[None, :, order])[0]
-    assert (draws.mean(dim=(0, 1)) - exact.mean[order]).abs().max() < 0.01
-
-
 def test_chains_start_apart_and_come_to_the_same() -> None:
     evidence = log_evidence(1, 100, 2)
     first = sample_weights(evidence, 1.0, 50, 1, 0, SEED)[0, :, 0, 0]
@@ -158,28 +146,6 @@ def test_chains_start_apart_and_come_to_the_same() -> None:
     exact = quadrature(evidence[0], 1.0)
     means = weights_of(evidence)[0].mean(dim=1)
     assert (means - exact.mean).abs().max() < 0.02
-
-
-@pytest.mark.parametrize(("tempered", "passes"), [(1.0, True), (3.0, False)])
-def test_runs_are_calibrated_unless_evidence_is_overstated(tempered: float, passes: bool) -> None:
-    runs, points, count, concentration = 100, 60, 3, 1.0
-    generator = seeded_generator("cpu", 11)
-    uniform = torch.rand(runs, count, generator=generator, dtype=torch.float64)
-    truth = dirichlet(torch.full((runs, count), concentration, dtype=torch.float64), uniform)
-    which = torch.multinomial(truth, points, replacement=True, generator=generator)
-    mean = torch.tensor([-1.0, 0.0, 1.5], dtype=torch.float64)
-    noise = torch.randn(runs, points, generator=generator, dtype=torch.float64)
-    evidence = -((mean[which] + 0.7 * noise)[..., None] - mean).square() / (2 * 0.7**2)
-    draws = sample_weights(tempered * evidence, concentration, 2, 300, 100, SEED).flatten(1, 2)
-    found = [
-        log_likelihood(torch.cat([d, t[None]]), e)
-        for d, t, e in zip(draws, truth, evidence, strict=True)
-    ]
-    of_all = torch.stack(found)
-    others = {"log likelihood": (of_all[:, :-1], of_all[:, -1])}
-    effective = torch.full((runs,), 150.0)
-    values = run_values(draws, truth, generator, others=others, effective=effective)
-    assert calibrate(values, 0.01).passed == passes
 
 
 def test_uniform_numbers_become_dirichlet_weights() -> None:

@@ -10,8 +10,6 @@ import pytest
 import torch
 
 from dnnlib.errors import DataError
-from tests.support.draws import seeded
-from tests.support.flows import exact_flow
 from tests.support.trainers import Troubled, assert_same_state, circles_trainer, weights
 from torch_utils.snapshots import read_state
 from training.data.batches import BatchSource
@@ -35,24 +33,6 @@ def statistics(folder: RunFolder) -> list[dict[str, float]]:
     lines = map(json.loads, (folder.path / "stats.jsonl").read_text().splitlines())
     machine = ("Timing", "Resources")
     return [{k: v for k, v in line.items() if not k.startswith(machine)} for line in lines]
-
-
-def test_training_on_circles_approaches_the_exact_denoiser(run_folder: MakeFolder) -> None:
-    generator = seeded()
-    sizes = {"width": 64, "depth": 3, "total": 150_000, "tick": 50_000}
-    trainer, source = circles_trainer(**sizes, lr=8e-3, lr_decay=True)
-    folder = run_folder("run")
-    train(trainer, source, folder)
-    denoiser = Model.load(folder.network_path(150_000)).denoiser
-    toy, flow = exact_flow("circles")
-    t, noise = trainer.loss.draw(2000, generator)
-    x = flow.basis.to_eigen(toy.sample(2000, generator))
-    x = x + flow.schedule.noise_variance(t).sqrt() * noise
-    c = denoiser.coefficients(t)
-    exact = flow.denoiser(x, t)
-    error = ((denoiser(x, t) - exact) / c.c_out).square().mean()
-    untrained = ((c.c_skip * x - exact) / c.c_out).square().mean()
-    assert float(error / untrained) < 0.8
 
 
 def test_a_run_writes_reports_files_and_averaged_weights(run_folder: MakeFolder) -> None:

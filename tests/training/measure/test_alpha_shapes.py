@@ -14,11 +14,11 @@ def normal(count: int, dim: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, dim))
 
 
-def filled(count: int, dim: int, keep: str) -> np.ndarray:
-    """Uniform points of the unit ball with a hole, or of a cube that lacks a corner."""
+def shell(count: int, dim: int) -> np.ndarray:
+    """Uniform points of the unit ball with a hole."""
     points = np.random.default_rng(1).uniform(-1, 1, (count, dim))
     radius = np.linalg.norm(points, axis=1)
-    return points[(radius < 1) & (radius > 0.5) if keep == "shell" else (points < 0).any(axis=1)]
+    return points[(radius < 1) & (radius > 0.5)]
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -47,23 +47,6 @@ def test_its_volume_grows_with_alpha_to_the_hulls(dim: int) -> None:
     for alpha in (1e12, np.inf):
         assert np.array_equal(inside(tests, *alpha_shape(points, alpha)), in_hull)
     assert np.array_equal(alpha_shape(points, np.inf).faces, convex_hull(points).faces)
-
-
-@pytest.mark.parametrize(("dim", "count", "alpha"), [(2, 4000, 0.15), (3, 12_000, 0.3)])
-def test_holes_stay_open_which_the_hull_fills(dim: int, count: int, alpha: float) -> None:
-    tests = np.random.default_rng(2).uniform(-1.2, 1.2, (2000, dim))
-    radius, margin = np.linalg.norm(tests, axis=1), 0.12
-    regions = {
-        "shell": ((radius > 0.5 + margin) & (radius < 1 - margin), radius < 0.5 - margin),
-        "notch": ((tests < -0.1).any(axis=1), (tests > 0.2).all(axis=1)),
-    }
-    for keep, (solid, empty) in regions.items():
-        points = filled(count, dim, keep)
-        shape, hull = (inside(tests, *alpha_shape(points, a)) for a in (alpha, np.inf))
-        inner = abs(tests).max(axis=1) < 0.9
-        assert shape[solid & inner].all()
-        assert not shape[empty].any()
-        assert hull[radius < 0.3].all()
 
 
 def test_radii_of_regular_random_and_flat_simplices() -> None:
@@ -109,16 +92,6 @@ def test_a_lattice_and_points_that_occur_twice_are_no_trouble(dim: int) -> None:
     assert np.array_equal(winding_number(tests, *shape), expected)
 
 
-@pytest.mark.parametrize("dim", [2, 3])
-def test_the_order_of_points_does_not_matter_and_alpha_is_a_length(dim: int) -> None:
-    points, tests = normal(400, dim), normal(1000, dim, seed=1)
-    expected = inside(tests, *alpha_shape(points, 0.4))
-    turn, _ = np.linalg.qr(normal(dim, dim))
-    assert np.array_equal(inside(tests, *alpha_shape(points[::-1], 0.4)), expected)
-    moved = alpha_shape(3 * points @ turn + 5, 1.2)
-    assert np.array_equal(inside(3 * tests @ turn + 5, *moved), expected)
-
-
 @pytest.mark.parametrize("alpha", [0.5, np.inf])
 def test_what_has_no_shape_is_an_error(alpha: float) -> None:
     line = np.outer(np.arange(5), [1.0, 2.0])
@@ -139,7 +112,7 @@ def test_what_has_no_shape_is_an_error(alpha: float) -> None:
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_the_filling_alpha_is_the_smallest_that_gives_the_hull(dim: int) -> None:
-    points = filled(600, dim, "shell")
+    points = shell(600, dim)
     alpha = filling_alpha(points)
     most = (1 - FILLED) * ConvexHull(points).volume
     assert enclosed_volume(*alpha_shape(points, 1.0001 * alpha)) >= most

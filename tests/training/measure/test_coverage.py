@@ -270,18 +270,3 @@ def test_equal_boundaries_differ_by_nothing(count: int) -> None:
     assert found.columns() == {"paired": ["+0.000"] * 3, "s.e.": ["0.000"] * 3}
     arrays = found.arrays()
     assert {array.shape for array in arrays.values()} == {(2, 3)}
-
-
-def test_the_difference_is_that_of_two_runs() -> None:
-    fresh = normal(2, 300, 2)
-    runs = []
-    for boundaries in (OURS, THEIRS):
-        points = {name: points_of(fresh) for name in ("latent", "data", "end")}
-        runs.append(measure_coverage(points, dict.fromkeys(points, boundaries), fresh).fresh)
-    found = pair(fresh, OURS, THEIRS)
-    np.testing.assert_allclose(found.difference, runs[0] - runs[1], atol=1e-15)
-    np.testing.assert_array_equal(found.exact, runs[1])
-
-
-def points_of(test: torch.Tensor) -> Points:
-    return Points(test, SPHERES.vertices)

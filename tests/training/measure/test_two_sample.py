@@ -1,4 +1,4 @@
-"""The energy distance: against SciPy, its invariances, and what it can tell apart."""
+"""The energy distance: against SciPy, and what it can tell apart."""
 
 import pytest
 import torch
@@ -12,18 +12,6 @@ def test_in_one_dimension_it_is_the_square_of_scipys() -> None:
     first, second = normal(300, 1), 0.5 + 2 * normal(200, 1, seed=1)
     expected = stats.energy_distance(first[:, 0].numpy(), second[:, 0].numpy()) ** 2
     assert energy_distance(first, second) == pytest.approx(expected, rel=1e-9)
-
-
-def test_order_rotations_and_shifts_of_both_do_not_matter_and_scales_do() -> None:
-    first, second = normal(100, 3), normal(80, 3, seed=1)
-    assert energy_distance(first, first.flip(0)) == pytest.approx(0, abs=1e-12)
-    assert energy_distance(first, second) == pytest.approx(energy_distance(second, first))
-    first, second = normal(100, 3), normal(80, 3, seed=1) + 0.2
-    rotation, _ = torch.linalg.qr(normal(3, 3, seed=2))
-    moved = energy_distance(first @ rotation + 5, second @ rotation + 5)
-    assert moved == pytest.approx(energy_distance(first, second), rel=1e-9)
-    scaled = energy_distance(3 * first, 3 * second)
-    assert scaled == pytest.approx(3 * energy_distance(first, second), rel=1e-9)
 
 
 def test_samples_of_one_law_are_as_close_as_their_sizes_allow() -> None:

@@ -131,22 +131,6 @@ def test_the_flow_calls_its_network_in_blocks(open_flow: Open) -> None:
         torch.testing.assert_close(out, image_flow.file.model.denoiser(x, t), rtol=1e-5, atol=1e-6)
 
 
-def test_images_are_drawn_by_seed_without_repetition(open_flow: Open, tmp_path: Path) -> None:
-    image_flow = open_flow("PRP")
-    pixels = write_image_set(tmp_path / "data.zip", 30)
-    places = {image.tobytes(): place for place, image in enumerate(pixels)}
-
-    def chosen(count: int, seed: int) -> list[int]:
-        dataset = image_flow.dataset(tmp_path / "data.zip", count, seed)
-        found, labels = dataset.read(range(len(dataset)))
-        assert labels.shape == (count, 0)
-        return [places[image.tobytes()] for image in found.numpy()]
-
-    assert len(set(chosen(12, 1))) == 12
-    assert chosen(12, 1) == chosen(12, 1) != chosen(12, 2)
-    assert chosen(30, 1) == list(range(30))
-
-
 def test_classes_come_with_images_if_a_network_takes_them(open_flow: Open, tmp_path: Path) -> None:
     path = tmp_path / "data.zip"
     pixels = write_image_set(path, 30, classes=3)

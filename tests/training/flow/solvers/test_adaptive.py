@@ -1,4 +1,4 @@
-"""The adaptive method: tolerances, independence of a batch, and independent implementations."""
+"""The adaptive method: tolerances, independence of a batch, and an independent implementation."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError
 from tests.support.draws import double, normal
-from tests.support.equations import START, last, riccati, riccati_solution, scipys_end
+from tests.support.equations import START, last, riccati, riccati_solution
 from tests.support.flows import Counted, curved_flow
 from training.flow.solvers import adaptive
 from training.flow.solvers.adaptive import dormand_prince
@@ -68,15 +68,13 @@ def test_a_sample_has_the_same_bits_alone_and_with_stiffer_ones() -> None:
 
 
 @pytest.mark.parametrize("backwards", [False, True], ids=["melt", "generate"])
-def test_it_agrees_with_independent_implementations(backwards: bool) -> None:
+def test_it_agrees_with_an_independent_implementation(backwards: bool) -> None:
     flow = curved_flow()
     times = flow.schedule.times(4, flow.schedule.default_t_max())
     times = times.flip(0) if backwards else times
     y = normal(4, 2)
     v, dopri5 = flow.standardized_velocity, {"method": "dopri5", "rtol": 1e-9, "atol": 1e-9}
     found = list(dormand_prince(1e-9, 1e-9)(v, y, times))
-    right = scipys_end(v, y, times[[0, -1]])
-    torch.testing.assert_close(found[-1], right, rtol=0, atol=1e-7)
     for row in range(2):
         theirs = torchdiffeq.odeint(lambda t, x: v(x, t), y[[row]], times, **dopri5)
         ours = torch.stack([y, *found])[:, [row]]
