@@ -289,7 +289,7 @@ def test_trials_may_have_missing_data_if_those_of_simulations_had(
     refused(run_script(train, data, f"--outdir={tmp_path}", "-n", "--cond"), 2, "--likelihood")
     whole = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
     assert whole is not None
-    with pytest.raises(DataError, match="missing data: only a likelihood"):
+    with pytest.raises(DataError, match="missing data: data, not covariates"):
         whole.simulations(tmp_path / "holes.npz", 10, 0, ["mu", "tau"])
 
 
