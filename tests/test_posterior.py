@@ -395,10 +395,8 @@ def test_the_model_of_images_is_checked_by_images(check: Run, shelf: Path, tmp_p
     assert found["question"] == "model"
     arrays = load_arrays(next((tmp_path / "out").glob("*.npz")))
     assert arrays["names"].tolist()[:2] == ["pixel0", "pixel1"]
-    assert arrays["ranks"].shape == (
-        20,
-        64 + 7 + 2,
-    )  # pixels, quarters and waves, radius and log likelihood
+    # Of pixels, of quarters and waves, of radius and log likelihood.
+    assert arrays["ranks"].shape == (20, 64 + 7 + 2)
     # Noise in all pixels, of 256 levels, is not what the network has.
     assert found["verdict"].startswith("Not calibrated")
     assert 10 < arrays["crps"].mean() < 128

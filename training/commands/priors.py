@@ -4,9 +4,9 @@
 >>> prior = normal_prior(["speed", "rest"], [0.0, 0.3], [1.0, 0.1], {"speed": (0, float("inf"))})
 >>> prior.sample(3, seed=0).round(2)
    speed  rest
-0   3.05  0.25
-1   0.12  0.32
-2   1.81  0.25
+0   0.95  0.44
+1   4.39  0.22
+2   0.31  0.35
 """
 
 from collections.abc import Mapping, Sequence

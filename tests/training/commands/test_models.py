@@ -127,11 +127,6 @@ def test_trials_are_multiplied_and_models_compared() -> None:
     common = posterior.sample(four, **few).population(steps=100, chains=2)
     assert common["population"]["theta1"]["mean"]["mean"] == pytest.approx(0.2, abs=0.2)
     with quick_endings():
-        learned = simulations.train(marginals="none", **FEW)
-    corrected = learned.posterior(correct=model, prior="uniform").sample([[0.3]], draws=500)
-    alone = posterior.sample([[0.3]], **few)
-    assert corrected.points.mean() == pytest.approx(alone.points.mean(), abs=0.1)
-    with quick_endings():
         sets = simulations.train(marginals="none", cond_shape="set:1", linear_start="on", **FEW)
     own = sets.posterior(correct=model, prior="uniform").sample({"y1": trials[:, 0]}, draws=500)
     assert own.points.mean() == pytest.approx(draws.mean(), abs=0.1)
