@@ -85,6 +85,13 @@ class TrialLaw(ABC):
         """Itself, on another device."""
 
 
+def cell_shifts(steps: Tensor) -> Tensor:
+    """From a trial to points of its cell ``[P, K]``, by the steps of discrete columns ``[K]``."""
+    if not steps.any():
+        return 0 * steps[None]
+    return offsets(steps > 0).flatten(0, 1)[:CELL_POINTS].to(steps) * steps
+
+
 class FlowLaw(TrialLaw):
     """The law that a conditional flow has learned; roughly, the Gaussian that it starts from.
 
@@ -99,11 +106,9 @@ class FlowLaw(TrialLaw):
     def __init__(self, flow: ProbabilityFlow):
         coordinates = flow.coordinates
         assert coordinates is not None
-        steps = coordinates.steps
-        cells = offsets(steps > 0).flatten(0, 1)[:CELL_POINTS] if steps.any() else 0 * steps[None]
-        self._flow, self._cells = flow, cells.to(steps) * steps
+        self._flow, self._cells = flow, cell_shifts(coordinates.steps)
         # Of levels the Gaussian has one density in a cell: that of its center.
-        self._rough_cells = 0 * steps[None] if coordinates.levels else self._cells
+        self._rough_cells = self._cells[:1] * 0 if coordinates.levels else self._cells
         self.is_rough = bool(getattr(flow.denoiser, "says_nothing", False))
 
     def to(self, device: torch.device) -> "FlowLaw":

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from training.flow.calls import ConditionedDenoiser
-from training.flow.cells import offsets
 from training.flow.pfode import ProbabilityFlow
-from training.inference.trials import CELL_POINTS, TrialLaw
+from training.inference.trials import TrialLaw, cell_shifts
 from training.networks.questions import ABSENT, ASKED
 from training.networks.trials import TrialNetwork
 from training.subjects.trial_training import residuals
@@ -28,9 +27,8 @@ class HolesLaw(TrialLaw):
 
     def __init__(self, flow: ProbabilityFlow, network: TrialNetwork):
         assert flow.coordinates is not None
-        steps = flow.coordinates.steps
-        cells = offsets(steps > 0).flatten(0, 1)[:CELL_POINTS] if steps.any() else 0 * steps[None]
-        self._flow, self._network, self._cells = flow, network, cells.to(steps) * steps
+        self._flow, self._network = flow, network
+        self._cells = cell_shifts(flow.coordinates.steps)
         self.is_rough = network.is_start
 
     def to(self, device: torch.device) -> "HolesLaw":

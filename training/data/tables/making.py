@@ -31,7 +31,10 @@ FOLLOWS = 1e-6
 """Largest difference from that sum, in standard deviations."""
 MEAN = "--missing=mean fills in the column's mean"
 KEEP = "--missing=keep takes a trial for the data that are there"
-ONLY_DATA = "and --missing=keep is for data that were not measured: all else is known of a trial"
+ONLY_DATA = (
+    "and --missing=keep is for empty cells among data of trials, not for infinite values, "
+    "parameters or covariates"
+)
 """What to do about missing values."""
 
 
@@ -275,6 +278,8 @@ def _require_sound(
     holes = ~finite if choices.missing in ("keep", "refuse") else np.zeros_like(finite)
     may = choices.holes(source.names)
     holes[:, may] &= ~np.isnan(block[:, may])
+    if may:  # rows without data are left out, whatever else they lack
+        holes &= ~np.isnan(block[:, may]).all(axis=1, keepdims=True)
     for bad, form in (
         (broken, "{value:g} is no value that can be squared: mend it, or leave the column out"),
         (

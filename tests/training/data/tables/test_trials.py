@@ -107,7 +107,7 @@ def test_roles_are_exchanged_for_a_likelihood(made: dict[str, DataTable]) -> Non
         ("b", (), ("line 3", "column 'b'", "line 2", "same dataset")),
         ("late b", ("--missing=drop",), ("line 5", "column 'b'", "line 4", "same dataset")),
         ("hole", (), ("line 4", "missing", "--missing=keep")),
-        ("hole in a", ("--missing=keep",), ("line 4", "column 'a'", "all else is known")),
+        ("hole in a", ("--missing=keep",), ("line 4", "column 'a'", "not for infinite values")),
         ("infinity", ("--missing=keep",), ("line 4", "column 'y'", "(inf)")),
         ("", ("--repeats=y;n",), ("--conditions", "--repeats")),
         ("", ("--covariates=y",), ("'y' has two roles",)),
