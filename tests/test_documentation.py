@@ -96,7 +96,8 @@ class Shell:
             words = [word.replace(full, cut) for word in words]
         few = FEW.get(name, []) + (FEW_RUNS if "check" in words[:1] else [])
         if name == "train" and any(re.fullmatch(r"--data=.*\.npz", word) for word in words):
-            few = FEW_ROWS
+            of_levels = any("flashes" in word for word in words)  # which have no linear start
+            few = [each for each in FEW_ROWS if not (of_levels and "linear" in each)]
         if words[0] == "population":
             few = []
         if words[0] == "rounds":
