@@ -219,7 +219,7 @@ def _load(
         # Without its own, the loader would draw from the process's generator.
         generator=torch.Generator().manual_seed(0),
     )
-    with _worker_errors_only_when_waiting():
+    with worker_errors_only_when_waiting():
         results = iter(loader)
     try:
         while True:
@@ -255,7 +255,7 @@ def _means_dead_worker(error: Exception) -> bool:
 
 
 @contextmanager
-def _worker_errors_only_when_waiting() -> Iterator[None]:
+def worker_errors_only_when_waiting() -> Iterator[None]:
     """Keeps torch, in the block, from raising errors of dead workers in a signal handler.
 
     Such an error could come in the middle of a step of Adam. Whoever waits for data gets it anyway.

@@ -29,6 +29,7 @@ from training.data.images.batches import (
     basis_batches,
     normalize_pixels,
     to_pixels,
+    worker_errors_only_when_waiting,
 )
 from training.data.sources.writer import image_writer
 
@@ -147,8 +148,9 @@ def test_a_data_set_travels_by_pickle_and_to_forked_workers(stored: Stored) -> N
     for each in (copy, dataset):
         for first, second in zip(each.read([5, 3]), before, strict=True):
             assert torch.equal(first, second)
-    loader = DataLoader(dataset, batch_size=4, num_workers=2)
-    assert torch.equal(torch.cat([pixels for pixels, _ in loader]), channels_first(PIXELS))
+    with worker_errors_only_when_waiting():  # or torch's handler is there in later tests
+        loader = DataLoader(dataset, batch_size=4, num_workers=2)
+        assert torch.equal(torch.cat([pixels for pixels, _ in loader]), channels_first(PIXELS))
 
 
 def test_gray_images_have_one_channel_and_jpegs_are_images_too(tmp_path: Path) -> None:
