@@ -65,6 +65,10 @@ STARTS, STARTS_WORTH = 1024, 4
 """Prior draws that chains start from, and how many the weights are to be worth for each chain."""
 
 
+FEWEST = 250
+"""Draws of each chain that are taken of dear likelihoods, of which as many as are wanted stay."""
+
+
 @dataclass(frozen=True)
 class SamplingPlan:
     """How to sample.
@@ -255,13 +259,16 @@ def _of_dear_likelihoods(
     pool: Pool,
     on_part: Callable[[float], object] | None,
 ) -> Draws:
+    # Of few draws nothing seems to converge, and so many particles alone are no population.
+    wanted, plan = plan.draws, replace(plan, draws=max(plan.draws, FEWEST))
     draws = _tested(problem, plan, _annealed(problem, plan, pool, on_part))
     poor = (~Summary.of(draws, plan.pool).converged).nonzero()[:, 0]
     if len(poor):
         left = problem.of(poor)
         walked = _walked(left, replace(plan, sampler="smc"), on_part)
         draws = draws.replaced(poor, _tested(left, plan, walked))
-    return draws
+    every = torch.arange(wanted, device=draws.w.device) * plan.draws // wanted
+    return draws.chosen(every.expand(*draws.w.shape[:2], -1))
 
 
 def _in_the_end(problem: Problem) -> str:

@@ -151,6 +151,15 @@ def test_posteriors_and_evidences_are_those_of_quadrature(
         assert abs(off) < 0.1 + 4 * float(draws.stats["evidence_error"][which])
 
 
+def test_few_draws_are_some_of_many(likelihood: TrialLikelihood) -> None:
+    model = uniform_model(["a", "b"], ENDS)
+    prior = Prior(model.flow, *model.flow.course("points"), ways=ways_of(model.flow))
+    problem = Problem(Target(prior, likelihood, double([[2.0]]), 256), prior, [2])
+    plan = SamplingPlan("auto", draws=250, pool=2048)
+    few, many = (sample_posteriors(problem, replace(plan, draws=draws)) for draws in (10, 250))
+    assert torch.equal(few.points, many.points[:, :, ::25])
+
+
 def test_a_gaussian_start_learns_means_scales_and_correlations() -> None:
     c = normal(4000, 1, seed=1)
     e = normal(4000, 2, seed=2)
@@ -217,7 +226,7 @@ def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one() -> None:
     assert inside.grad is not None
     slopes = (aside[0] - aside[1]) / 2e-3  # of networks in single precision
     torch.testing.assert_close(inside.grad[:, 0], slopes, rtol=0.01, atol=0.01)
-    # All that is there, or part of it, is asked of rows, and nothing else.
+    # Each row is asked for all of its data, or for some of them.
     coordinates = prepared.coordinates(Space("none", "none", "gaussian"))
     labels = prepared.placed(coordinates, table.rows, torch.Generator()).labels
     assert labels is not None
