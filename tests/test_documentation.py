@@ -98,10 +98,8 @@ class Shell:
         if name == "train" and any(re.fullmatch(r"--data=.*\.npz", word) for word in words):
             of_levels = any("flashes" in word for word in words)  # which have no linear start
             few = [each for each in FEW_ROWS if not (of_levels and "linear" in each)]
-        if words[0] == "population":
-            few = []
-        if words[0] == "rounds":
-            few = ["--simulations=150", "--draws=20", *FEW_ROWS]
+        of_rounds = ["--simulations=150", "--draws=20", *FEW_ROWS]
+        few = {"population": [], "rounds": of_rounds}.get(words[0], few)
         with quick_endings():
             done = self._run_script(importlib.import_module(name), *words, *few)
         assert done.code == 0, f"{name} {options}: {done.err}"

@@ -245,11 +245,7 @@ def test_a_network_file_says_that_it_is_a_likelihood(run_script: Run, shelf: Pat
         ("{one} --prior={folder}/one.pkl {seen}", 2, ("conditional on mu, tau, t",)),
         ("{one} --prior=uniform {seen} --noise_std=1", 2, ("--noise_std", "--prior")),
         ("{one} --prior=uniform", 2, ("--observation", "a row for each trial")),
-        (
-            "{one} --prior=uniform --observation={folder}/hole.csv",
-            1,
-            ("line 3", "'n'", "--missing=keep"),
-        ),
+        ("{one} --prior=uniform --observation={folder}/hole.csv", 1, ("line 3", "=keep")),
     ],
 )
 def test_what_is_no_question_of_trials_is_refused(
@@ -304,9 +300,8 @@ def test_trainings_of_likelihoods_refuse_what_is_none(
     sets = (*place[1:3], "--cond")
     refused(run_script(train, place[0], *sets, "--cond_shape=set:2"), 2, "y, n, t", "set:3")
     refused(run_script(train, place[0], *sets, "--cond_shape=set:2x3"), 2, "set:2")
-    source = write_csv(
-        tmp_path / "a.csv", list("abc"), np.random.default_rng(0).normal(size=(40, 3))
-    )
+    values = np.random.default_rng(0).normal(size=(40, 3))
+    source = write_csv(tmp_path / "a.csv", list("abc"), values)
     making = (f"--source={source}", f"--dest={tmp_path / 'plain.npz'}", "--conditions=c")
     good(run_script(dataset_tool, *making))
     data = f"--data={tmp_path / 'plain.npz'}"

@@ -132,22 +132,27 @@ def fit_coordinates(
     for map_ in coordinates.maps:
         if isinstance(map_, Prediction):
             assert c is not None
-            holed = x.masked_fill(missing, torch.nan)
-            if isinstance(map_, GaussianPrediction):
-                fit_gaussian(map_, c, holed, groups)
-            elif isinstance(map_, LevelPrediction):
+            if isinstance(map_, LevelPrediction):
                 assert levels is not None
                 map_.hold(first=levels.first, step=coordinates.steps)
-                fit_levels(map_, c, x, groups)
-            else:
-                assert isinstance(map_, LinearPrediction)
-                map_.fit(c, holed)
+            _fit_prediction(map_, c, x.masked_fill(missing, torch.nan), groups)
             x = filled(map_(x, c)[0], missing)
         else:
             assert isinstance(map_, PointMap)
             _fit(map_, x, columns)
             x, _ = map_(x)
     return coordinates
+
+
+def _fit_prediction(map_: Prediction, c: Tensor, x: Tensor, groups: Tensor | None) -> None:
+    """Fits what ``c [N, C]`` predict of points ``[N, D]``, NaN where they are missing."""
+    if isinstance(map_, GaussianPrediction):
+        fit_gaussian(map_, c, x, groups)
+    elif isinstance(map_, LevelPrediction):
+        fit_levels(map_, c, x, groups)
+    else:
+        assert isinstance(map_, LinearPrediction)
+        map_.fit(c, x)
 
 
 def filled(x: Tensor, missing: Tensor) -> Tensor:
