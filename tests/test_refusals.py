@@ -88,7 +88,7 @@ def places(
     (folder / "folder.npz").mkdir()
     for name, pixels in {
         "gray": noise(),
-        "odd": noise(side=12),
+        "small": noise(side=7),
         "lone": noise(count=1),
         "constant": np.full((9, 8, 8, 1), 3),
     }.items():
@@ -178,7 +178,7 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("train", "--transfer={PRP}", 2, ["{PRP}"]),
     ("train", "--data={here}/empty", 1, ["empty", "dataset_tool.py"]),
     ("train", "--data={here}/gray.zip --cond", 1, ["gray.zip", "labels"]),
-    ("train", "--data={here}/odd.zip", 2, ["12 x 12", "power of two"]),
+    ("train", "--data={here}/small.zip", 2, ["7 x 7", "8 or more"]),
     ("train", "--data={here}/lone.zip --augment=0", 1, ["one point"]),
     ("train", "--data={here}/constant.zip", 1, ["does not vary"]),
     ("train", "--data={here}/mixed.zip", 1, ["mixed.zip", "16x16", "8x8"]),

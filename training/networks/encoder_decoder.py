@@ -26,11 +26,12 @@ class Layout:
     """Sizes of a U-Net.
 
     Attributes:
-        image_shape: Channels, height and width; the latter equal, a power of two and at least 8.
+        image_shape: Channels, height and width; the latter equal, and at least 8.
         stem_width: Channels made of the image before the first block.
         widths: Channels of each level, the finest first.
         num_blocks: Residual blocks of an encoder level.
-        attention_resolutions: Resolutions at which blocks have attention.
+        attention_resolutions: Resolutions at which blocks have attention; a resolution that is no
+            power of two counts as the next one that is.
         decoder_attends_once: Whether only the last block of a decoder level has attention.
         further_channels: What the first layer sees beside the image.
     """
@@ -49,17 +50,17 @@ class Layout:
                 f"an image shape is (channels, height, width), not {list(self.image_shape)}"
             )
         _, height, width = self.image_shape
-        if height != width or width < MIN_SIDE or width & (width - 1):
+        if height != width or width < MIN_SIDE:
             raise UsageError(
                 f"images of {height} x {width} pixels do not fit this network: they must be "
-                "square, with a side of 8, 16, 32 or another power of two (dataset_tool.py "
-                "--resolution=32x32 resamples them)"
+                f"square, with a side of {MIN_SIDE} or more (dataset_tool.py --resolution=32x32 "
+                "resamples them)"
             )
         if not self.widths or self.num_blocks < 1 or min(self.stem_width, *self.widths) < 1:
             raise UsageError("a U-Net needs at least one level, one block and one channel")
         if max(self.stem_width, *self.widths) > MAX_WIDTH:
             raise UsageError(f"a level of a U-Net has {MAX_WIDTH} channels at most")
-        if self.resolution(self.depth - 1) < 1:
+        if width >> (self.depth - 1) < 1:
             raise UsageError(
                 f"{self.depth} levels halve images of {width} x {width} pixels too often: "
                 f"give channel_mult at most {width.bit_length()} entries"
@@ -70,11 +71,16 @@ class Layout:
         """Number of levels."""
         return len(self.widths)
 
-    def resolution(self, level: int) -> int:
-        return self.image_shape[1] >> level
+    @property
+    def side(self) -> int:
+        """Height and width of images with a border, that all levels halve evenly."""
+        unit = 1 << (self.depth - 1)
+        return -(-self.image_shape[1] // unit) * unit
 
     def attends(self, level: int) -> bool:
-        return self.resolution(level) in self.attention_resolutions
+        """Whether blocks of a level have attention."""
+        resolution = self.side >> level
+        return 1 << (resolution - 1).bit_length() in self.attention_resolutions
 
 
 class InputSkip(nn.Module):

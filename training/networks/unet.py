@@ -6,7 +6,8 @@ DDPM++, the embedding of ADM scales as well as shifts, heads of attention have 6
 blocks have attention, nothing divides by ``sqrt(2)``, and class labels enter the embedding late.
 
 Networks take and give flat images ``[B, C H W]``, for that is what a flow sees. Inside, images are
-channels-last, which is what the convolutions of most processors prefer.
+channels-last, which is what the convolutions of most processors prefer. Where the coarser levels
+do not halve their side evenly, they get a border of zeros, which is cut off again.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
@@ -53,6 +55,8 @@ class ImageUNet(nn.Module):
     ):
         super().__init__()
         self.image_shape = tuple(layout.image_shape)
+        border = layout.side - layout.image_shape[1]
+        self._border = (border // 2, border - border // 2) * 2
         self.waves = PixelWaves(pixel_waves) if pixel_waves else None
         if self.waves is not None:
             further = self.image_shape[0] * self.waves.per_channel
@@ -90,24 +94,31 @@ class ImageUNet(nn.Module):
                 f"input of shape {tuple(z.shape)} is no batch of flat {channels} x {height} x "
                 f"{width} images"
             )
-        image = z.reshape(-1, *self.image_shape).contiguous(memory_format=torch.channels_last)
+        image = self._bordered(z.reshape(-1, *self.image_shape))
         embedding = self.embedding(c_noise.expand(len(z)), labels, augment_labels)
         further = None
         if self.waves is not None:
             if pixels is None or pixel_noise is None:
                 raise UsageError("this network takes the noisy pixels with each whitened image")
             noisy = pixels.reshape(-1, *self.image_shape)
-            further = self.waves(noisy, pixel_noise.expand(len(z)))
-            further = further.contiguous(memory_format=torch.channels_last)
+            further = self._bordered(self.waves(noisy, pixel_noise.expand(len(z))))
         features = self.encoder(image, embedding, further)
-        return self.decoder(features, embedding).flatten(1).to(z.dtype)
+        bordered, first = self.decoder(features, embedding), self._border[0]
+        own = bordered[..., first : first + height, first : first + width]
+        return own.flatten(1).to(z.dtype)
+
+    def _bordered(self, images: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]`` in a border of zeros."""
+        if any(self._border):
+            images = F.pad(images, self._border)
+        return images.contiguous(memory_format=torch.channels_last)
 
 
 class UNet(ImageUNet):
     """The family of DDPM++ and NCSN++.
 
     Args:
-        image_shape: ``(C, H, W)``, with H = W a power of two and at least 8.
+        image_shape: ``(C, H, W)``, with H = W at least 8.
         label_dim: Number of classes; 0 for none.
         augment_dim: Number of augmentation labels; 0 for none.
         model_channels: Channels of the finest level, but for its factor.
@@ -185,7 +196,7 @@ class ADMUNet(ImageUNet):
     """ADM: 279.6 million parameters at 32 x 32, which made its name at 64 x 64 and above.
 
     Args:
-        image_shape: ``(C, H, W)``, with H = W a power of two and at least 8.
+        image_shape: ``(C, H, W)``, with H = W at least 8.
         label_dim: Number of classes; 0 for none.
         augment_dim: Number of augmentation labels; 0 for none.
         model_channels: Channels of the finest level, but for its factor.

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from dnnlib.errors import UsageError
 from tests.support.draws import seeded
@@ -56,8 +57,21 @@ def test_parameter_counts_are_the_published_ones() -> None:
 
 @every_network
 @torch.no_grad()
+def test_other_sides_are_those_of_a_border_of_zeros(name: str) -> None:
+    net, larger = (network(name, side, channel_mult=[1, 2, 2]) for side in (10, 12))
+    larger.load_state_dict(net.state_dict())
+    z, c_noise = inputs(2, 10)
+    bordered = pad(z.view(2, 10, 10), (1, 1, 1, 1)).flatten(1)
+    cut = larger(bordered, c_noise).view(2, 12, 12)[:, 1:-1, 1:-1].flatten(1)
+    torch.testing.assert_close(net(z, c_noise), cut)
+    waves = network(name, 10, channel_mult=[1, 2, 2], pixel_waves=2)
+    assert waves(z, c_noise, pixels=z, pixel_noise=c_noise).shape == z.shape
+
+
+@every_network
+@torch.no_grad()
 def test_outputs_are_shaped_like_inputs_and_begin_near_zero(name: str) -> None:
-    for side, channels in ((8, 3), (16, 1), (32, 3)):
+    for side, channels in ((8, 3), (17, 1), (32, 3)):
         net = network(name, side, channels)
         z, c_noise = inputs(2, side, channels)
         output = net(z, c_noise)
@@ -191,8 +205,8 @@ def test_variants_of_encoder_and_decoder() -> None:
 
 @every_network
 def test_impossible_sizes_and_inputs_are_refused(name: str) -> None:
-    for shape in ((1, 12, 12), (3, 4, 4), (3, 16, 8), (0, 8, 8), (8, 8), (1, 0, 0)):
-        with pytest.raises(UsageError, match=r"power of two|image shape"):
+    for shape in ((3, 7, 7), (3, 16, 8), (0, 8, 8), (8, 8), (1, 0, 0)):
+        with pytest.raises(UsageError, match=r"square|image shape"):
             IMAGE_NETWORKS[name](image_shape=shape, **SMALL[name])
     no_features = ({"model_channels": 7}, "noise features")
     if name == "ncsnpp":
