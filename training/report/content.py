@@ -173,6 +173,7 @@ class Images:
         columns: Of images in a sheet.
         shape: Height and width of an image in pixels.
         note: Below the strip.
+        draws: Further sheets, of which the end of the strip shows one; empty for none.
     """
 
     kind: ClassVar[str] = "images"
@@ -184,6 +185,7 @@ class Images:
     shape: tuple[int, int]
     note: str = ""
     moved: str = ""
+    draws: Sequence[Sheet] = ()
 
     @property
     def rows(self) -> int:

@@ -27,6 +27,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 POLICY = "POLICY-OF-THIS-PAGE"
 SCRIPT = re.compile(r"<script(?P<attributes>[^>]*)>(?P<text>.*?)</script>", re.S | re.I)
 OTHER_ENDINGS = 8
+BOKEH = ("bokeh_css", "bokeh_js", "plot_script")
+"""What Bokeh puts into the template."""
 
 
 def page_of(findings: Findings, title: str, choice: Choice) -> str:
@@ -37,27 +39,33 @@ def page_of(findings: Findings, title: str, choice: Choice) -> str:
         title: Its heading.
         choice: How much is shown.
     """
-    html = file_html(
-        _document(findings.sections),
-        INLINE,
-        title=title,
-        suppress_callback_warning=True,  # there are none, and to look for them takes a while
-        template=_environment().get_template("page.html.jinja"),
-        template_variables={
-            "findings": findings,
-            "others": ", ".join(
-                f"{count} {ending}" for ending, count in findings.others.most_common(OTHER_ENDINGS)
-            ),
-            "results": [result for section in findings.sections for result in section.results],
-            "choice": choice,
-            "policy": POLICY,
-            "style": (TEMPLATES / "report.css").read_text(encoding="utf-8"),
-            "script": (TEMPLATES / "report.js").read_text(encoding="utf-8"),
-            "side": {"elevation": ELEVATION, "azimuth": AZIMUTH},
-            "version": dnnlib.__version__,
-            "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        },
-    )
+    shown = {
+        "findings": findings,
+        "others": ", ".join(
+            f"{count} {ending}" for ending, count in findings.others.most_common(OTHER_ENDINGS)
+        ),
+        "results": [result for section in findings.sections for result in section.results],
+        "choice": choice,
+        "policy": POLICY,
+        "style": (TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        "script": (TEMPLATES / "report.js").read_text(encoding="utf-8"),
+        "side": {"elevation": ELEVATION, "azimuth": AZIMUTH},
+        "version": dnnlib.__version__,
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    template = _environment().get_template("page.html.jinja")
+    plots = list(_plots(findings.sections))
+    if plots:
+        html = file_html(
+            _document(plots),
+            INLINE,
+            title=title,
+            suppress_callback_warning=True,  # there are none, and to look for them takes a while
+            template=template,
+            template_variables=shown,
+        )
+    else:  # Bokeh refuses to make a page without any
+        html = template.render(**shown, title=title, **dict.fromkeys(BOKEH, ""))
     return html.replace(POLICY, policy_of(html), 1)
 
 
@@ -84,11 +92,11 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _document(sections: Sequence[Section]) -> Document:
+def _document(plots: Sequence[figure]) -> Document:
     """All plots of the page."""
     document = Document()
     with document.models.freeze():  # or all models would be looked through for each plot
-        for plot in _plots(sections):
+        for plot in plots:
             document.add_root(plot)
     return document
 

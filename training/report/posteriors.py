@@ -38,7 +38,8 @@ READING = (
 )
 MOST_POINTS = 1500
 MOST_COLUMNS = 12
-MOST_DRAWS = 6
+MOST_DRAWS = 32
+"""Of a posterior of images."""
 LARGEST = 1e300
 """Of numbers that are shown."""
 
@@ -163,7 +164,7 @@ def _cell(values: Any, name: str | int, form: str = "{:.4g}") -> str:
 
 
 def _images(saved: SavedPosteriors) -> Images:
-    """Posteriors of images: what was observed, the mean, the spread, and draws."""
+    """Posteriors of images: what was observed, the mean, the spread, and one draw after another."""
     shape, count = saved.image_shape, saved.points.shape[2]
     assert shape is not None
     draws = saved.points.reshape(-1, count, *shape)
@@ -183,8 +184,8 @@ def _images(saved: SavedPosteriors) -> Images:
     if saved.truth is not None:
         among = truth_cells(draws[:, :count], saved.truth[:count].reshape(-1, *shape))
         sheets.append(sheet(among, "truth among draws", "blue: below them, orange: above"))
-    sheets += [
-        sheet(gray_levels(draws[place, :count]), f"draw {number + 1}")
+    drawn = [
+        sheet(gray_levels(draws[place, :count]), f"draw {number + 1} of {len(some)}")
         for number, place in enumerate(some)
     ]
     return Images(
@@ -195,4 +196,5 @@ def _images(saved: SavedPosteriors) -> Images:
         sheet_columns(count),
         (shape[1], shape[2]),
         part_of(saved, count),
+        draws=drawn,
     )

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from tests.support import picture_files as files
-from tests.training.report.conftest import NASTY
+from tests.training.report.conftest import CHOICE, NASTY
+from training.report.finding import found_in
+from training.report.page import page_of
 
 pytestmark = pytest.mark.browser
 
@@ -152,6 +154,24 @@ def test_an_image_that_is_chosen_is_shown_and_held(page: Any) -> None:
     assert set(places) == {str(7 % 4)}
     flow.locator(".coloring").select_option(label="label")
     assert "Class of the data" in flow.locator(".meaning").text_content()
+
+
+def test_a_slider_goes_through_draws_of_an_image_on_a_page_without_charts(
+    opened: Opened, tmp_path: Path
+) -> None:
+    files.save_posterior(tmp_path, "digits", 16, image_shape=(1, 4, 4), prior=False)
+    path = tmp_path / "report.html"
+    path.write_text(page_of(found_in([tmp_path], CHOICE), "digits", CHOICE), encoding="utf-8")
+    with opened(path) as page:
+        page.locator(".grid .cell").nth(2).click()
+        drawn, seen = page.locator(".drawn"), set()
+        for number in (0, 1, 31):
+            page.evaluate(SET, [page.locator(".draw").element_handle(), number])
+            label = f"draw {number + 1} of 32 of observation 3"
+            assert drawn.get_attribute("aria-label") == label
+            seen.add(drawn.evaluate("cell => getComputedStyle(cell).backgroundImage"))
+        assert len(seen) == 3
+        assert not page.complaints
 
 
 def test_coordinates_of_a_posterior_can_be_chosen(page: Any) -> None:

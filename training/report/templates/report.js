@@ -213,14 +213,28 @@ function images(element, flows) {
     cell.style.setProperty("--y", Math.floor(index / columns));
   };
   const buttons = [...element.querySelectorAll(".grid .cell")];
+  const label = (cell) => {
+    const { textContent } = element.querySelector(".chosen");
+    cell.setAttribute("aria-label", `${cell.dataset.title} of ${textContent}`);
+  };
   const choose = (button) => {
     for (const each of buttons) each.setAttribute("aria-pressed", String(each === button));
     element.querySelector(".chosen").textContent = button.title;
     for (const cell of element.querySelectorAll(".strip .cell")) {
       cut(cell, Number(button.dataset.index));
-      cell.setAttribute("aria-label", `${cell.dataset.title} of ${button.title}`);
+      label(cell);
     }
   };
+  const drawn = element.querySelector(".drawn");
+  const slider = element.querySelector(".draw");
+  slider?.addEventListener("input", () => {
+    const number = Number(slider.value);
+    drawn.className = `cell drawn sheet-${Number(drawn.dataset.first) + number}`;
+    drawn.dataset.title = `draw ${number + 1} of ${Number(slider.max) + 1}`;
+    drawn.nextElementSibling.textContent = drawn.dataset.title;
+    slider.setAttribute("aria-valuetext", drawn.dataset.title);
+    label(drawn);
+  });
   for (const button of buttons) {
     cut(button, Number(button.dataset.index));
     button.addEventListener("click", () => {
@@ -234,16 +248,18 @@ function images(element, flows) {
   }
 }
 
-/** Begins as soon as Bokeh has made its document. */
+/** Begins as soon as Bokeh has made its document, if there are charts. */
 function begin() {
   const doc = window.Bokeh?.documents[0];
-  if (doc === undefined || !doc.is_idle) {
-    setTimeout(begin, 30);
-    return;
+  if (document.querySelector(".plot") !== null) {
+    if (doc === undefined || !doc.is_idle) {
+      setTimeout(begin, 30);
+      return;
+    }
+    const dark = window.matchMedia("(prefers-color-scheme: dark)");
+    dress(doc, dark.matches);
+    dark.addEventListener("change", () => dress(doc, dark.matches));
   }
-  const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  dress(doc, dark.matches);
-  dark.addEventListener("change", () => dress(doc, dark.matches));
   const flows = [...document.querySelectorAll(".flow")].map((element) => new Flow(element, doc));
   for (const element of document.querySelectorAll(".views")) views(element, doc);
   for (const element of document.querySelectorAll(".images")) images(element, flows);
