@@ -3,9 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/inverse_problems.py [--priors=field-8,mixture-16]
         [--tasks=noise,half,random,blur,down-2,down-4,sums] [--noises=0.5,0.1] [--images=8]
         [--samplers=twisted,dps,diffpir] [--particles=1024]
+        [--write=FOLDER | --network=NET.pkl]
 
 Priors are Gaussian random fields and mixtures of eight of them (``inverse.priors``), of 8 x 8 or
-16 x 16 pixels of unit variance, each with its exact denoiser, so that the sampler alone is tested.
+16 x 16 pixels of unit variance, and levels that jump from pixel to pixel (``inverse.jumps``), each
+with its exact denoiser, so that the sampler alone is tested.
 Observations are of truths that were drawn from the prior, with noise of so many standard deviations
 of a pixel: of all pixels, of the upper half, of a random half, blurred by a kernel of 1.5 pixels,
 means over squares of 2 or 4 pixels, and a quarter as many random sums as there are pixels.
@@ -22,32 +24,48 @@ CRPS       of truths, over that of draws of the exact posterior
 R-hat      median, and 99th percentile over pixels and images
 calls      of the denoiser for each image; a gradient counts as three
 seconds    of the CPU for each image
+
+``--write`` writes 5,000 draws of one prior as images of 8 bits and ends; a network that
+``train.py`` has learned from them takes the exact denoiser's place with ``--network``, so that
+sampler and network are tested.
 """
 
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
 import torch
+from PIL import Image
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.inverse.jumps import Jumps
+from benchmarks.inverse.known import Drawn, Mixture
 from benchmarks.inverse.priors import Fields
 from benchmarks.inverse.rivals import diffpir, dps
 from training.files.observations import read_mask, read_operator
 from training.flow.solvers import get_solver
-from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
 from training.inference.prior import Prior
 from training.inference.samplers.twisted import twist
 from training.inference.target import Target
 from training.measure.posterior.convergence import convergence
 from training.measure.posterior.crps import crps
+from training.subjects import NetworkFile, open_prior
 
-PRIORS = {"field-8": (8, 1), "mixture-8": (8, 8), "field-16": (16, 1), "mixture-16": (16, 8)}
-"""Side, and components."""
+Known = Mixture | Drawn
+PRIORS: dict[str, Callable[[], Fields | Jumps]] = {
+    "field-8": partial(Fields.of, 8, 1),
+    "mixture-8": partial(Fields.of, 8, 8),
+    "jumps-8": partial(Jumps, 8),
+    "field-16": partial(Fields.of, 16, 1),
+    "mixture-16": partial(Fields.of, 16, 8),
+}
 TASKS = {
     "noise": "",
     "half": "upper-half",
@@ -60,6 +78,8 @@ TASKS = {
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 CHAINS, DRAWS, FEW, ROWS = 4, 1000, 400, 4096
 DIRECTIONS, EXACT_DRAWS = 32, 4000
+STEP, WRITTEN, NETWORK_ROWS = 30.0, 5000, 64
+"""Gray levels of a standard deviation in images of 8 bits, how many, and of a network's block."""
 
 
 def likelihood_of(task: str, noise: float, shape: tuple[int, int, int]) -> Gaussian:
@@ -73,33 +93,17 @@ def likelihood_of(task: str, noise: float, shape: tuple[int, int, int]) -> Gauss
     return Gaussian(std, operator=read_operator(text, dim, shape))
 
 
-def exact_draws(known: ExactPosterior, count: int) -> Tensor:
-    """``[M, S, D]``."""
-    generator = torch.Generator().manual_seed(7)
-    chosen = known.weights.multinomial(count, replacement=True, generator=generator)
-    value, axes = torch.linalg.eigh(known.covariance)
-    root = axes * value.clamp_min(0).sqrt()
-    noise = torch.randn(*chosen.shape, len(root), generator=generator, dtype=torch.float64)
-    centers = known.centers.gather(1, chosen[:, :, None].expand(-1, -1, len(root)))
-    return centers + noise @ root.T
-
-
-def apart(points: Tensor, known: ExactPosterior) -> float:
+def apart(points: Tensor, known: Known) -> float:
     """Mean largest difference of distribution functions of projections."""
     dim = points.shape[2]
     generator = torch.Generator().manual_seed(8)
     ways = torch.randn(DIRECTIONS, dim, generator=generator, dtype=torch.float64)
-    centers, values = known.centers @ ways.T, (points @ ways.T).sort(dim=1).values
-    width = ((ways @ known.covariance) * ways).sum(dim=1).clamp_min(1e-30).sqrt()
-    share = torch.zeros_like(values)
-    for k in range(centers.shape[1]):
-        below = torch.special.ndtr((values - centers[:, k, None]) / width)
-        share += known.weights[:, k, None, None] * below
+    values = (points @ ways.T).sort(dim=1).values
     steps = torch.arange(1, values.shape[1] + 1).double()[:, None] / values.shape[1]
-    return float((share - steps).abs().amax(dim=1).mean())
+    return float((known.below_along(ways, values) - steps).abs().amax(dim=1).mean())
 
 
-def compared(points: Tensor, known: ExactPosterior, truth: Tensor) -> list[str]:
+def compared(points: Tensor, known: Known, truth: Tensor) -> list[str]:
     """Cells of the table, of draws ``[M, S, D]``."""
     held = []
     for level in LEVELS:
@@ -107,7 +111,7 @@ def compared(points: Tensor, known: ExactPosterior, truth: Tensor) -> list[str]:
         held.append(float((known.below(ends[1]) - known.below(ends[0])).mean()))
     mean = ((points.mean(dim=1) - known.mean) / known.std).square().mean().sqrt()
     ratio = points.std(dim=1) / known.std
-    right = crps(exact_draws(known, EXACT_DRAWS), truth).mean()
+    right = crps(known.draws(EXACT_DRAWS), truth).mean()
     return [
         " ".join(f"{100 * share:.1f}" for share in held),
         f"{float(mean):.3f}",
@@ -130,6 +134,23 @@ def sampled(sampler: str, target: Target, particles: int) -> tuple[Tensor, str]:
     return draws.points.flatten(1, 2), shown
 
 
+def write(fields: Fields | Jumps, folder: Path) -> None:
+    """Draws of the prior as images of 8 bits, which lose what is beyond 4.2 deviations."""
+    folder.mkdir(parents=True)
+    gray = fields.sample(WRITTEN, seed=1).mul(STEP).add(127.5).round().clamp(0, 255).byte()
+    for number, pixels in enumerate(gray.view(-1, *fields.shape[1:]).numpy()):
+        Image.fromarray(pixels).save(folder / f"{number:04d}.png")
+
+
+def of_network(path: str) -> Prior:
+    """The prior that a network has learned, of pixels in units of the fields."""
+    subject = open_prior(NetworkFile.open(path))
+    flow = subject.flow
+    ways = {"latents": (flow.times(10), get_solver("exp_ab2"))}
+    prior = replace(subject.prior(*flow.course("look"), False), ways=ways)
+    return replace(prior, unit=prior.unit * STEP, origin=(prior.origin - 127.5) / STEP)
+
+
 @click.command(help=__doc__)
 @click.option("--priors", default=",".join(PRIORS), show_default=True)
 @click.option("--tasks", default=",".join(TASKS), show_default=True)
@@ -137,22 +158,38 @@ def sampled(sampler: str, target: Target, particles: int) -> tuple[Tensor, str]:
 @click.option("--images", type=int, default=8, show_default=True)
 @click.option("--samplers", default="twisted", show_default=True)
 @click.option("--particles", type=int, default=1024, show_default=True)
-def main(priors: str, tasks: str, noises: str, images: int, samplers: str, particles: int) -> None:
+@click.option("--write", "folder", type=click.Path(exists=False, path_type=Path))
+@click.option("--network")
+def main(
+    priors: str,
+    tasks: str,
+    noises: str,
+    images: int,
+    samplers: str,
+    particles: int,
+    folder: Path | None,
+    network: str | None,
+) -> None:
     torch.set_num_threads(1)
+    if folder is not None:
+        write(PRIORS[priors](), folder)
+        return
     columns = "prior | task | noise | sampler | coverage | mean | std | apart | CRPS | R-hat"
     print(f"| {columns} | calls | seconds |")
     print("| --- | --- | ---: | --- | --- | ---: | --- | ---: | ---: | --- | ---: | ---: |")
     for name in priors.split(","):
-        fields = Fields.of(*PRIORS[name])
+        fields = PRIORS[name]()
         flow, truth = fields.flow, fields.sample(images, seed=2)
-        prior = Prior(flow, flow.times(24), get_solver("exp_ab2"))
+        prior, rows = Prior(flow, flow.times(24), get_solver("exp_ab2")), ROWS
+        if network is not None:
+            prior, rows = of_network(network), NETWORK_ROWS
         for task in tasks.split(","):
             for noise in map(float, noises.split(",")):
                 likelihood = likelihood_of(task, noise, fields.shape)
                 observed = likelihood.simulate(truth, torch.Generator().manual_seed(3))
                 known = fields.posterior(likelihood, observed)
                 for sampler in samplers.split(","):
-                    target = Target(prior, likelihood, observed, ROWS)
+                    target = Target(prior, likelihood, observed, rows)
                     began = time.process_time()
                     points, mixing = sampled(sampler, target, particles)
                     seconds = (time.process_time() - began) / images

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from benchmarks.inverse.known import Mixture
 from training import EigenBasis, InflationSchedule
 from training.flow.pfode import ProbabilityFlow
-from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
 
 GAMMA0 = 1e-4
@@ -65,10 +65,10 @@ class Fields:
         noise = torch.randn(count, len(self.covariance), generator=generator, dtype=torch.float64)
         return self.means[chosen] + noise @ torch.linalg.cholesky(self.covariance).T
 
-    def posterior(self, likelihood: Gaussian, observed: Tensor) -> ExactPosterior:
+    def posterior(self, likelihood: Gaussian, observed: Tensor) -> Mixture:
         """That of points with the noise of the first time, as the flow has them."""
         blurred = self.covariance + GAMMA0 * torch.eye(len(self.covariance)).double()
-        return ExactPosterior.of(self.weights, self.means, blurred, likelihood, observed)
+        return Mixture.of(self.weights, self.means, blurred, likelihood, observed)
 
     @property
     def flow(self) -> ProbabilityFlow:

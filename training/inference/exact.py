@@ -9,6 +9,7 @@ for each component).
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class ExactPosterior:
         covariance: Tensor,
         likelihood: Gaussian,
         observed: Tensor,
-    ) -> "ExactPosterior":
+    ) -> Self:
         """The posterior of each observation.
 
         Args:

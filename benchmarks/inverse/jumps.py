@@ -1,0 +1,171 @@
+"""A prior of levels that jump, whose posterior is known by Gibbs sampling, with its exact denoiser.
+
+A signal of D numbers, read row by row as an image, begins with a level that is standard normal; at
+each further number it jumps, with probability p, to another one. Noise of variance g gives a
+segment of n numbers whose sum is S the evidence, but for what all segmentations share,
+
+    log m = S^2 / (2 g (g + n)) - log(1 + n / g) / 2,
+
+and its level the mean ``S / (n + g)``. Sums over all segmentations come forwards and backwards
+(Fearnhead 2006, "Exact and efficient Bayesian inference for multiple changepoint problems"). Under
+a linear likelihood evidence is not a product of segments: there jumps are sampled one by one with
+the levels integrated out, by many chains at once.
+"""
+
+from dataclasses import dataclass
+from math import log, log1p
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from benchmarks.inverse.known import Drawn
+from training import EigenBasis, InflationSchedule
+from training.flow.pfode import ProbabilityFlow
+from training.inference.likelihoods import Gaussian
+
+GAMMA0 = 1e-4
+JUMP = 0.1
+"""Probability p."""
+SEGMENTS, CHAINS, WARMUP, SWEEPS = 24, 48, 60, 100
+"""Most segments of a signal, of which there are 7 to be expected; and of the Gibbs sampler."""
+AT_ONCE = 64
+"""Signals of the denoiser, whose segments fit into a processor's cache."""
+
+
+@dataclass(frozen=True)
+class Jumps:
+    """The prior.
+
+    Attributes:
+        side: Of the square that the signal is read into.
+    """
+
+    side: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (1, self.side, self.side)
+
+    @property
+    def dim(self) -> int:
+        return self.side**2
+
+    def sample(self, count: int, seed: int) -> Tensor:
+        """``[N, D]``."""
+        generator = torch.Generator().manual_seed(seed)
+        jumps = torch.rand(count, self.dim, generator=generator) < JUMP
+        levels = torch.randn(count, self.dim, generator=generator, dtype=torch.float64)
+        jumps[:, 0] = False
+        return levels.gather(1, jumps.cumsum(dim=1))
+
+    @property
+    def flow(self) -> ProbabilityFlow:
+        """With the exact denoiser; all dimensions are kept."""
+        place = torch.arange(self.dim).double()
+        covariance = (1 - JUMP) ** (place - place[:, None]).abs()
+        basis = EigenBasis.from_moments(torch.zeros_like(place), covariance)
+        top = basis.top_variance
+        schedule = InflationSchedule.to_dimension(
+            self.dim, self.dim, top_variance=top, gamma0=GAMMA0
+        )
+        return ProbabilityFlow(JumpDenoiser(basis, schedule), schedule, basis)
+
+    def posterior(self, likelihood: Gaussian, observed: Tensor) -> Drawn:
+        """That of points with the noise of the first time, as the flow has them."""
+        return Drawn(torch.stack([self._gibbs(likelihood, seen) for seen in observed]))
+
+    def _gibbs(self, likelihood: Gaussian, seen: Tensor) -> Tensor:
+        """``[S, D]``, of one observation."""
+        generator = torch.Generator().manual_seed(9)
+        unit = torch.eye(self.dim, dtype=torch.float64)
+        operator = likelihood.observe(unit).T
+        noise = likelihood.covariance(len(operator))
+        blurred = noise + GAMMA0 * operator @ operator.T
+        precise = torch.linalg.solve(blurred, operator)
+        information, pull = operator.T @ precise, precise.T @ seen
+        # Sums over segments are differences of sums from the beginning.
+        squares = pad(information.cumsum(dim=0).cumsum(dim=1), (1, 0, 1, 0))
+        pulls = pad(pull.cumsum(dim=0), (1, 0))
+        place = torch.arange(self.dim)
+        jumps = torch.rand(CHAINS, self.dim, generator=generator) < JUMP
+        jumps[:, 0] = True
+
+        def fitted(jumps: Tensor) -> tuple[Tensor, Tensor]:
+            """Root of the precision of the levels, which are of no pixel at the end, and pull."""
+            begins = torch.where(jumps, place, self.dim).sort(dim=1).values[:, :SEGMENTS]
+            ends = pad(begins, (0, 1), value=self.dim)
+            sums = squares[ends[:, :, None], ends[:, None]].diff(dim=1).diff(dim=2)
+            root = torch.linalg.cholesky(sums + torch.eye(sums.shape[1]).double())
+            return root, pulls[ends].diff(dim=1)
+
+        def evidence(jumps: Tensor) -> Tensor:
+            root, pulled = fitted(jumps)
+            solved = torch.linalg.solve_triangular(root, pulled[..., None], upper=False)
+            volume = root.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+            return solved.square().sum(dim=(1, 2)) / 2 - volume
+
+        points = []
+        gain = GAMMA0 * torch.linalg.solve(blurred, operator).T
+        for sweep in range(WARMUP + SWEEPS):
+            for here in (1 + torch.randperm(self.dim - 1, generator=generator)).tolist():
+                both = jumps.repeat(2, 1)
+                both[:CHAINS, here], both[CHAINS:, here] = True, False
+                odds = evidence(both).view(2, -1)
+                share = torch.sigmoid(odds[0] - odds[1] + log(JUMP) - log1p(-JUMP))
+                jumps[:, here] = torch.rand(CHAINS, generator=generator) < share
+            if sweep < WARMUP:
+                continue
+            root, pulled = fitted(jumps)
+            mean = torch.cholesky_solve(pulled[..., None], root)
+            normal = torch.randn(mean.shape, generator=generator, dtype=torch.float64)
+            level = mean + torch.linalg.solve_triangular(root.mT, normal, upper=True)
+            signal = level[..., 0].gather(1, jumps.cumsum(dim=1) - 1)
+            # The noise of the first time, given the observation (Matheron's rule).
+            blur = GAMMA0**0.5 * torch.randn(signal.shape, generator=generator).double()
+            other = torch.randn(CHAINS, len(operator), generator=generator).double()
+            off = seen - (signal + blur) @ operator.T - other @ torch.linalg.cholesky(noise).T
+            points.append(signal + blur + off @ gain.T)
+        return torch.cat(points)
+
+
+class JumpDenoiser(nn.Module):
+    """The exact denoiser, of states ``[B, D]`` in eigenspace and a time ``[]``, in their dtype."""
+
+    def __init__(self, basis: EigenBasis, schedule: InflationSchedule):
+        super().__init__()
+        self.schedule, self.basis = schedule, basis
+        place = torch.arange(basis.dim)
+        self.length = length = (place - place[:, None] + 1).clamp_min(0).double()
+        inner = (length - 1).clamp_min(0) * log1p(-JUMP)
+        last = (place == basis.dim - 1) | (length == 0)
+        self.log_prior = torch.where(last, inner, inner + log(JUMP))
+        self.log_prior[length == 0] = -torch.inf
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        gamma = self.schedule.noise_variance(t.double()).reshape(-1)[0]
+        axes, length = self.basis.eigenvectors.double(), self.length
+        scale = 1 / (gamma + length)
+        log_prior = self.log_prior - (length / gamma).log1p() / 2
+        blocks = torch.split(x.double() @ axes.T, AT_ONCE)
+        denoised = torch.cat([_denoised(block, scale, gamma, log_prior) for block in blocks])
+        return (denoised @ axes).to(x)
+
+
+def _denoised(pixels: Tensor, scale: Tensor, gamma: Tensor, log_prior: Tensor) -> Tensor:
+    """Of signals ``[B, D]``; ``1 / (g + n)`` and what a segment has of itself, ``[D, D]``."""
+    count, dim = pixels.shape
+    sums = pixels.new_zeros(count, dim + 1)
+    torch.cumsum(pixels, dim=1, out=sums[:, 1:])
+    total = sums[:, None, 1:] - sums[:, :-1, None]  # of segments [B, first, last]
+    level = total * scale
+    fit = total.mul_(level).div_(2 * gamma).add_(log_prior)
+    before, after = torch.zeros_like(sums), torch.zeros_like(sums)
+    for end in range(dim):
+        before[:, end + 1] = (before[:, : end + 1] + fit[:, : end + 1, end]).logsumexp(dim=1)
+    for first in reversed(range(dim)):
+        after[:, first] = (fit[:, first, first:] + after[:, first + 1 :]).logsumexp(dim=1)
+    fit += before[:, :-1, None]
+    fit += after[:, None, 1:] - after[:, :1, None]
+    over = level.mul_(fit.exp_()).cumsum(dim=1)
+    return over.triu().sum(dim=2)
