@@ -261,14 +261,26 @@ def _of_dear_likelihoods(
 ) -> Draws:
     # Of few draws nothing seems to converge, and so many particles alone are no population.
     wanted, plan = plan.draws, replace(plan, draws=max(plan.draws, FEWEST))
+    count = problem.target.count
     draws = _tested(problem, plan, _annealed(problem, plan, pool, on_part))
     poor = (~Summary.of(draws, plan.pool).converged).nonzero()[:, 0]
     if len(poor):
         left = problem.of(poor)
-        walked = _walked(left, replace(plan, sampler="smc"), on_part)
+        walked = _walked(left, replace(plan, sampler="smc"), _once_more(on_part, len(poor) / count))
         draws = draws.replaced(poor, _tested(left, plan, walked))
     every = torch.arange(wanted, device=draws.w.device) * plan.draws // wanted
     return draws.chosen(every.expand(*draws.w.shape[:2], -1))
+
+
+def _once_more(
+    on_part: Callable[[float], object] | None, share: float
+) -> Callable[[float], object] | None:
+    """What is told of a share of all observations that are drawn once more: first, that their part
+    of the work is not done."""
+    if on_part is None:
+        return None
+    on_part(-share)
+    return lambda part: on_part(share * part)
 
 
 def _in_the_end(problem: Problem) -> str:
