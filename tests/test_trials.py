@@ -289,6 +289,46 @@ def test_trials_may_have_missing_data_if_those_of_simulations_had(
         whole.simulations(tmp_path / "holes.npz", 10, 0, ["mu", "tau"])
 
 
+def test_levels_beside_a_number_have_their_probabilities_and_it_a_law_given_each(
+    run_script: Run, tmp_path: Path
+) -> None:
+    draw = np.random.default_rng(0)
+    theta = draw.uniform(-1, 1, 300).repeat(5)
+    choice = draw.uniform(size=1500) < 1 / (1 + np.exp(-3 * theta))
+    y = theta + 3 * choice + 0.5 * draw.normal(size=1500)
+    rows = np.column_stack([np.arange(1500) // 5, theta, y, choice])
+    source = write_csv(tmp_path / "runs.csv", ["id", "theta", "y", "choice"], rows)
+    making = (f"--source={source}", "--dataset=id", "--conditions=y,choice", "--bounds=theta:-1:1")
+    good(run_script(dataset_tool, *making, f"--dest={tmp_path / 'runs.npz'}"))
+    few = mock.patch("training.learning.gaussian_start.STEPS", 100)
+    with few, mock.patch("training.subjects.table_training.LEAST_GAIN", 100.0):
+        data = (f"--data={tmp_path / 'runs.npz'}", "--likelihood", "--linear_start=gaussian")
+        trained(run_script, tmp_path / "run", train, *data, *SMALL)
+    *_, network = sorted((tmp_path / "run").glob("network-*.pkl"))
+    assert "choice, by their probabilities" in run_script(info, str(network)).out
+    learned = LearnedLikelihood.of(NetworkFile.open(str(network)))
+    assert learned is not None
+    assert (learned.data, list(learned.covariates)) == (["y", "choice"], [])
+    places = torch.linspace(-4, 7, 1101).double()
+    for parameter in (-0.6, 0.0, 0.6):
+        of_level, means = [], []
+        for level in (0.0, 1.0):
+            trials = torch.stack([places, torch.full_like(places, level)], dim=1)
+            given = torch.full_like(places, parameter)[:, None]
+            density = learned.law.log_prob(trials, given[:, :0], given).exp() * 0.01
+            of_level.append(float(density.sum()))
+            means.append(float((density * places).sum() / density.sum()))
+        assert sum(of_level) == pytest.approx(1, abs=1e-3)
+        assert of_level[1] == pytest.approx(1 / (1 + np.exp(-3 * parameter)), abs=0.07)
+        assert means == pytest.approx([parameter, parameter + 3], abs=0.15)
+    (tmp_path / "seen.csv").write_text("y,choice\n3.1,1\n0.2,0\n")
+    place = (f"--network={network}", "--prior=uniform", f"--save_dir={tmp_path / 'out'}", *FEW)
+    good(run_script(posterior, "sample", *place, f"--observation={tmp_path / 'seen.csv'}"))
+    (tmp_path / "wrong.csv").write_text("y,choice\n3.1,2\n")
+    wrong = f"--observation={tmp_path / 'wrong.csv'}"
+    refused(run_script(posterior, "sample", *place, wrong, "--overwrite"), 1, "'choice' is 2")
+
+
 def test_trainings_of_likelihoods_refuse_what_is_none(
     run_script: Run, shelf: Path, houses: Path, tmp_path: Path
 ) -> None:

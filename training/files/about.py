@@ -70,7 +70,12 @@ def about_network(path: Path) -> Iterator[Fact]:
             names = ", ".join(about["condition_names"])
             yield "given", f"all trials of a dataset, up to {model.coordinates.trials}, of {names}"
         if isinstance(about.get(LIKELIHOOD), dict):
-            yield "likelihood", f"of one trial, given {', '.join(about['condition_names'])}"
+            given, levels = about["condition_names"], model.coordinates.beside
+            if levels is not None:
+                first = len(given) - len(levels.counts)
+                given, beside = given[:first], ", ".join(given[first:])
+                yield "levels", f"{beside}, by their probabilities, and columns given these"
+            yield "likelihood", f"of one trial, given {', '.join(given)}"
         if "ask" in about:
             yield "answers", ", ".join(about.get("ask") or ["any question"])
     known = ", ".join(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from training.flow.cells import offsets
+from training.flow.coordinates.coordinates import Coordinates
 from training.flow.pfode import ProbabilityFlow
 from training.inference.likelihoods import Likelihood, checked
 
@@ -139,6 +140,41 @@ class FlowLaw(TrialLaw):
         centers = self._flow.coordinates.rounded(trials)
         of_cell = [log_prob(centers + shift) for shift in cells]
         return torch.stack(of_cell).logsumexp(dim=0) - log(len(of_cell))
+
+
+class WithLevels(TrialLaw):
+    """The law of trials of numbers and levels, in this order: probabilities of levels, and the law
+    of numbers given these, which are covariates to it.
+
+    Args:
+        numbers: That law.
+        coordinates: They know the probabilities of levels, the last of its conditions.
+    """
+
+    def __init__(self, numbers: TrialLaw, coordinates: Coordinates):
+        self._numbers, self._coordinates = numbers, coordinates
+        self.is_rough = numbers.is_rough
+
+    def to(self, device: torch.device) -> "WithLevels":
+        return WithLevels(self._numbers.to(device), self._coordinates.to(device))
+
+    def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
+        return self._with_levels(self._numbers.log_prob, trials, covariates, parameters)
+
+    def rough(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
+        return self._with_levels(self._numbers.rough, trials, covariates, parameters)
+
+    def _with_levels(
+        self,
+        of_numbers: Callable[[Tensor, Tensor, Tensor], Tensor],
+        trials: Tensor,
+        covariates: Tensor,
+        parameters: Tensor,
+    ) -> Tensor:
+        numbers, levels = trials.tensor_split([self._coordinates.dim], dim=1)
+        beside = torch.cat([covariates, levels], dim=1)
+        log_levels = self._coordinates.log_levels(torch.cat([parameters, beside], dim=1))
+        return log_levels + of_numbers(numbers, beside, parameters)
 
 
 class TrialLikelihood(Likelihood):

@@ -134,7 +134,7 @@ def fit_coordinates(
             assert c is not None
             if isinstance(map_, LevelPrediction):
                 assert levels is not None
-                map_.hold(first=levels.first, step=coordinates.steps)
+                map_.hold(first=levels.first, step=levels.steps)
             _fit_prediction(map_, c, x.masked_fill(missing, torch.nan), groups)
             x = filled(map_(x, c)[0], missing)
         else:

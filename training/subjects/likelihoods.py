@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
@@ -29,7 +29,7 @@ from training.flow.coordinates.maps import Bounded, Standardize, WhitenPCA
 from training.flow.courses import courses_at_rest
 from training.flow.eigenbasis import EigenBasis
 from training.inference.amortized import LogPosterior
-from training.inference.trials import FlowLaw, TrialLaw, TrialLikelihood, Trials
+from training.inference.trials import FlowLaw, TrialLaw, TrialLikelihood, Trials, WithLevels
 from training.learning.building import Choices
 from training.model.model import Model
 from training.names import DISCRETE, LIKELIHOOD, TABLE, TABLE_NETWORK, TRIALS, UNIFORM
@@ -55,6 +55,7 @@ class LearnedLikelihood:
         bounds: Of the parameters, by name, infinite where there is none.
         discrete: Parameters of few values.
         trained_on: Trials; None where that is not known.
+        beside: Data that are levels, given which the flow has the others: its last conditions.
     """
 
     file: NetworkFile
@@ -63,6 +64,7 @@ class LearnedLikelihood:
     bounds: dict[str, tuple[float, float]]
     discrete: list[str] = field(default_factory=list)
     trained_on: int | None = None
+    beside: Sequence[str] = ()
 
     @classmethod
     def of(cls, file: NetworkFile) -> "LearnedLikelihood | None":
@@ -83,7 +85,10 @@ class LearnedLikelihood:
         law: TrialLaw = FlowLaw(table.flow)
         if isinstance(network, TrialNetwork):
             law = HolesLaw(table.flow, network)
-        return cls(file, table, law, bounds, discrete, about.get(TRIALS))
+        beside = list(table.conditions[len(table.conditions) - _levels_beside(table) :])
+        if beside:
+            law = WithLevels(law, table.coordinates)
+        return cls(file, table, law, bounds, discrete, about.get(TRIALS), beside)
 
     @property
     def takes_holes(self) -> bool:
@@ -96,14 +101,20 @@ class LearnedLikelihood:
         return list(self.bounds)
 
     @property
+    def data(self) -> list[str]:
+        """Names of the data of a trial, levels beside numbers last."""
+        return [*self.table.names, *self.beside]
+
+    @property
     def covariates(self) -> Sequence[str]:
         """Names of what else is known of a trial."""
-        return self.table.conditions[len(self.bounds) :]
+        conditions = self.table.conditions
+        return conditions[len(self.bounds) : len(conditions) - len(self.beside)]
 
     @property
     def given(self) -> list[str]:
         """Names of the data of a trial and of its covariates."""
-        return [*self.table.names, *self.covariates]
+        return [*self.data, *self.covariates]
 
     @property
     def most_trials(self) -> float:
@@ -115,7 +126,7 @@ class LearnedLikelihood:
         deviations: here until that is ``CLOSE``.
         """
         dim = len(self.bounds)
-        numbers = len(self.table.names) * (dim + len(self.covariates) + 1)
+        numbers = len(self.data) * (dim + len(self.covariates) + 1)
         return CLOSE**2 * (self.trained_on or inf) * dim / numbers
 
     def warn_of_many(self, trials: Trials) -> None:
@@ -139,25 +150,29 @@ class LearnedLikelihood:
         Raises:
             DataError: As ``read_trials``, or a level is none that was simulated.
         """
-        trials = read_trials(path, self.table.names, self.covariates, self.takes_holes)
+        trials = read_trials(path, self.data, self.covariates, self.takes_holes)
         self._require_levels(trials.data, str(path))
         return trials
 
     def _require_levels(self, data: Tensor, where: str) -> None:
-        """Raises DataError if data ``[T, K]`` that are all levels have another value."""
+        """Raises DataError if data ``[T, K]`` that are levels have another value."""
         coordinates = self.table.coordinates
-        if not coordinates.levels:
+        levels: nn.Module | None = coordinates.beside
+        if coordinates.levels:
+            [levels] = coordinates.maps
+        if levels is None:
             return
-        [levels] = coordinates.maps
         assert isinstance(levels, LevelPrediction)
+        names = self.data[-len(levels.counts) :]
         first, step = levels.first, levels.step
+        data = data[:, -len(names) :]
         nearest = first + step * levels.numbers(data)
         wrong = (data - nearest).abs() > EXACT * (1 + nearest.abs())
         if wrong.any():
             row, column = wrong.nonzero()[0].tolist()
             last = float(first[column] + step[column] * (levels.counts[column] - 1))
             raise DataError(
-                f"{where} has a trial whose '{self.table.names[column]}' is "
+                f"{where} has a trial whose '{names[column]}' is "
                 f"{float(data[row, column]):g}: its levels are from {float(first[column]):g} to "
                 f"{last:g} in steps of {float(step[column]):g}"
             )
@@ -199,7 +214,7 @@ class LearnedLikelihood:
         which = number[datasets]
         rows = table.conditions[which >= 0]
         places = [table.condition_names.index(name) for name in self.given]
-        data, covariates = rows[:, places].tensor_split([len(self.table.names)], dim=1)
+        data, covariates = rows[:, places].tensor_split([len(self.data)], dim=1)
         self._require_levels(data, str(path))
         if data.isnan().any() and not self.takes_holes:
             raise DataError(f"{path} has trials with missing data: {WITH_HOLES}")
@@ -222,7 +237,7 @@ class LearnedLikelihood:
                 ``[K + V]``.
         """
         order = [list(names).index(name) for name in prior.names]
-        size = len(self.table.names)
+        size = len(self.data)
 
         def log_density(points: Tensor, conditions: Tensor) -> Tensor:
             rows = conditions[0].view(-1, len(places))[:, places.to(points.device)]
@@ -326,6 +341,12 @@ def normal_model(names: Sequence[str], ends: Tensor, mean: Tensor, spread: Tenso
     courses = courses_at_rest(model.about["tmin"], model.about["tmax"], dim)
     model.denoiser.eval().requires_grad_(False)
     return replace(model, about={**model.about, **about}, coordinates=coordinates, courses=courses)
+
+
+def _levels_beside(table: TableFlow) -> int:
+    """How many of the last conditions are levels of a trial."""
+    beside = table.coordinates.beside
+    return 0 if beside is None else len(beside.counts)
 
 
 def _bounds(stored: object) -> dict[str, tuple[float, float]] | None:

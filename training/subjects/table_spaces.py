@@ -11,6 +11,7 @@ from functools import cached_property, partial
 from itertools import product
 
 import torch
+from torch import Tensor
 
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
@@ -26,6 +27,7 @@ from training.learning.building import Choices
 from training.learning.calibrating import CalibrationPlan
 from training.learning.coordinates import basis_in, fit_coordinates, over_decades
 from training.learning.held_out import HeldOut
+from training.learning.level_start import fit_levels
 from training.learning.loss import DenoisingLoss
 from training.learning.melting import NETWORK_ROWS, LawPlan, points_to_melt
 from training.learning.trainer import Trainer, TrainingConfig
@@ -154,11 +156,8 @@ class Preparation:
     def _fit(self, space: Space) -> Coordinates:
         generator = seeded_generator("cpu", self.config.seed, Stream.DEQUANTIZATION)
         columns = self.table.columns
-        table, rows = self.table, self._some_trials(self.table.train_rows, generator)
+        rows = self._some_trials(self.table.train_rows, generator)
         points = dither(rows.points, columns.steps, generator)
-        datasets = None
-        if table.datasets is not None and table.covariates:
-            datasets = table.datasets[~table.held_out]
         return fit_coordinates(
             points,
             columns,
@@ -169,9 +168,29 @@ class Preparation:
             space.bounded == "map",
             self.relevant if space.cond_screen == "on" else (),
             self.levels,
-            datasets,
+            self._datasets,
             self.table.condition_dim if self.of_sets else 0,
         )
+
+    def learn_levels(self, coordinates: Coordinates) -> None:
+        """Fits the law of levels that are data beside the points, if there are such."""
+        levels, conditions = self.table.levels_beside, self.table.train_rows.conditions
+        if levels is None or conditions is None:
+            return
+        law = coordinates.know_levels(levels.counts)
+        law.hold(first=levels.first, step=levels.steps)
+        labels, first = coordinates.given(conditions).labels, -len(levels.counts)
+        assert labels is not None
+        fit_levels(law, labels[:, :first], conditions[:, first:], self._datasets)
+
+    @property
+    def _datasets(self) -> Tensor | None:
+        """Of the rows that are trained on, where trials of one tell of each other though they
+        differ in covariates."""
+        table = self.table
+        if table.datasets is None or not table.covariates:
+            return None
+        return table.datasets[~table.held_out]
 
     def _some_trials(self, rows: Rows, generator: torch.Generator) -> Rows:
         """Rows as a training sees them: given random trials of a set, whose posterior is simulated

@@ -188,6 +188,7 @@ class TableTraining(Training):
             wanted = replace(wanted, cond_screen="off")
         space = choose_space(preparation, wanted)
         coordinates = preparation.coordinates(space)
+        preparation.learn_levels(coordinates)
         if resumed:
             resumed.take_coordinates(coordinates)
         far = preparation.told_of_far_rows(coordinates, space)

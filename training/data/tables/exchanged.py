@@ -7,7 +7,7 @@ import torch
 
 from dnnlib.errors import DataError, UsageError
 from training.data.tables.making import FEWEST_ROWS, independent
-from training.data.tables.table import Columns, DataTable, Dropped
+from training.data.tables.table import Columns, DataTable, Dropped, Levels
 
 
 def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
@@ -31,10 +31,15 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
             "--conditions=NAMES or --repeats"
         )
     lines: list[str] = []
-    values = table.conditions[:, data].numpy()
+    known = table.columns_of_conditions
+    counts = Levels.of(known.at(data), table.conditions[:, data]).counts
+    levels = [place for place, count in zip(data, counts, strict=True) if count > 1]
+    if len(levels) == len(data) or bool(table.conditions[:, data].isnan().any()):
+        levels = []
+    numbers = [place for place in data if place not in levels]
+    values, own = table.conditions[:, numbers].numpy(), [names[place] for place in numbers]
     whole = values[~np.isnan(values).any(axis=1)]
-    own = [names[place] for place in data]
-    kept, dropped = list(range(len(data))), Dropped.none(own)
+    kept, dropped = list(range(len(numbers))), Dropped.none(own)
     if len(whole) == len(values) or len(whole) >= FEWEST_ROWS:
         kept, dropped = independent(whole, own, source, lines)
     if len(whole) < len(values) and dropped.names:
@@ -42,15 +47,22 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
             f"{source}: '{dropped.names[0]}' is constant or follows from other data, of which some "
             "are missing: leave it out by dataset_tool.py --columns"
         )
-    known = table.columns_of_conditions
-    columns, covariates = known.at([data[place] for place in kept]), known.at(beside)
+    few = [names[place] for place in levels]
+    if few:
+        lines.append(
+            f"{', '.join(few)} of few values: probabilities are learned of these, and a flow of "
+            f"{', '.join(own)} given them"
+        )
+    given = known.at([*beside, *levels])
     likelihood = replace(
         table,
         points=torch.from_numpy(values[:, kept]),
-        columns=columns,
+        columns=known.at([numbers[place] for place in kept]),
         dropped=dropped,
-        conditions=torch.cat([table.points, table.conditions[:, beside]], dim=1),
-        condition_names=[*table.columns.names, *covariates.names],
-        condition_columns=Columns.joined(table.columns, covariates),
+        conditions=torch.cat([table.points, table.conditions[:, [*beside, *levels]]], dim=1),
+        condition_names=[*table.columns.names, *given.names],
+        condition_columns=Columns.joined(table.columns, given),
+        covariates=given.names,
+        beside=few,
     )
     return likelihood, lines

@@ -66,10 +66,20 @@ class Levels:
     Attributes:
         counts: Of the values ``[D]``.
         first: ``[D]``, float64.
+        steps: ``[D]``, float64.
     """
 
     counts: Sequence[int]
     first: Tensor
+    steps: Tensor
+
+    @classmethod
+    def of(cls, columns: Columns, values: Tensor) -> "Levels":
+        """Those of values ``[N, D]``; a count of 0 for columns that have more, or missing ones."""
+        first, steps = values.amin(dim=0), columns.steps
+        counts = ((values.amax(dim=0) - first) / steps).round() + 1
+        few = (steps > 0) & (counts <= MOST_LEVELS)
+        return cls(torch.where(few, counts, 0.0).int().tolist(), first, steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +141,12 @@ class DataTable:
         condition_names: ``[C]``.
         kept: ``[N]``, bool: rows that no training sees, nor any of its choices; None for none.
         condition_columns: What is known of conditions; None for their names alone.
-        covariates: Names of those conditions that are no data: a design, or a time.
+        covariates: Names of those conditions that are no data: a design, or a time; of the table
+            of a likelihood also ``beside``.
         datasets: ``[N]``, int64: the dataset of each row, where rows are trials; None where each
             row has parameters of its own.
+        beside: Of the table of a likelihood, names of data that are levels beside numbers: these
+            are points, given the levels, which are the last conditions.
     """
 
     points: Tensor
@@ -146,6 +159,7 @@ class DataTable:
     condition_columns: Columns | None = None
     covariates: Sequence[str] = ()
     datasets: Tensor | None = None
+    beside: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.points)
@@ -201,10 +215,17 @@ class DataTable:
     @property
     def levels(self) -> Levels | None:
         """Those of points; None where a column has more values, or some that are missing."""
-        steps, first = self.columns.steps, self.points.amin(dim=0)
-        counts = ((self.points.amax(dim=0) - first) / steps).round() + 1
-        few = bool(((steps > 0) & (counts <= MOST_LEVELS)).all())
-        return Levels(counts.int().tolist(), first) if few else None
+        levels = Levels.of(self.columns, self.points)
+        return levels if all(levels.counts) else None
+
+    @property
+    def levels_beside(self) -> Levels | None:
+        """Those of ``beside``; None where there are none."""
+        if self.conditions is None or not self.beside:
+            return None
+        places = range(self.condition_dim - len(self.beside), self.condition_dim)
+        known = self.columns_of_conditions.at(places)
+        return Levels.of(known, self.conditions[:, list(places)])
 
     def row_numbers(self) -> np.ndarray:
         """Numbers of 64 bits ``[N]`` that hardly ever clash, by points and conditions; of sets, by

@@ -55,6 +55,8 @@ class Coordinates(nn.Module):
         levels: How many levels each column has ``[D]``; empty where they are numbers.
         trials: How many trials a point is given with at most, each of C conditions, which stand
             side by side (``TrialScale``); 0 where it is given with C conditions.
+        beside: How many levels each of the last conditions has, if these are levels of a trial
+            whose law is to be known, given the other conditions; empty for none.
 
     Attributes:
         scale: Of conditions; None where there are none.
@@ -90,6 +92,7 @@ class Coordinates(nn.Module):
         tails: Sequence[int] = (),
         levels: Sequence[int] = (),
         trials: int = 0,
+        beside: Sequence[int] = (),
     ):
         super().__init__()
         self.levels, self.trials = list(levels), trials
@@ -115,6 +118,27 @@ class Coordinates(nn.Module):
         self.maps = nn.ModuleList(self._made(name, seen) for name in self.names)
         for name in ("steps", "offsets", "least", "most"):
             self.register_buffer(name, torch.zeros(dim, dtype=torch.float64))
+        self.beside: LevelPrediction | None = None
+        if beside:
+            self.know_levels(beside)
+
+    def know_levels(self, counts: Sequence[int]) -> LevelPrediction:
+        """Takes the last conditions as levels, so many of each, and returns their law, which is to
+        be fitted."""
+        if self.trials or self.relevant:
+            raise ValueError("levels beside points are conditions among others, all of which count")
+        others = self.condition_dim - len(counts)
+        self.beside = LevelPrediction(len(counts), others, counts)
+        return self.beside
+
+    def log_levels(self, conditions: Tensor) -> Tensor:
+        """Log probabilities ``[..., ]`` of the levels among conditions ``[..., C]``, given the
+        others; gradients flow back to these."""
+        beside, labels = self.beside, self.given(conditions).labels
+        assert beside is not None
+        assert labels is not None
+        first = self.condition_dim - len(beside.counts)
+        return beside.log_prob(conditions[..., first:], labels[..., :first])
 
     def _made(self, name: str, conditions: int) -> nn.Module:
         """A map, of so many conditions if it predicts from these."""
@@ -145,6 +169,7 @@ class Coordinates(nn.Module):
             places = getattr(self.each, name, [])
             made |= {name: places} if places else {}
         made |= {"trials": self.trials} if self.trials else {}
+        made |= {"beside": self.beside.counts} if self.beside else {}
         return made | ({"relevant": self.relevant} if self.relevant else {})
 
     @property
@@ -300,7 +325,7 @@ class Coordinates(nn.Module):
             raise ValueError("a step is negative")
         if (self.least > self.most).any():
             raise ValueError("a column's smallest value is above its largest")
-        for part in (*self.maps, self.scale, self.surprise):
+        for part in (*self.maps, self.scale, self.surprise, self.beside):
             if part is None:
                 continue
             assert isinstance(part, PointMap | Prediction | ConditionScale | TrialScale | Surprise)

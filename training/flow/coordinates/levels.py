@@ -105,6 +105,15 @@ class LevelPrediction(Prediction):
         logits = torch.stack([network(seen.to(dtype)) for network in networks]).mean(dim=0)
         return logits.double().log_softmax(dim=-1)
 
+    def log_prob(self, x: Tensor, c: Tensor) -> Tensor:
+        """Log probabilities ``[...]`` of the levels of points ``[..., D]``, given conditions."""
+        numbers = self.numbers(x)
+        total = torch.zeros_like(x[..., 0])
+        for number in range(len(self.counts)):
+            logs = self.log_probabilities(number, self.seen(number, c, numbers))
+            total = total + logs.gather(-1, numbers[..., number, None].long())[..., 0]
+        return total
+
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         numbers, y = self.numbers(x), x.clone()
         total = torch.zeros_like(x[..., 0])
