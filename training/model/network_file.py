@@ -17,9 +17,10 @@ code. It holds ``{"format": "inflationary-flows network", "version": 1, "parts":
                 output_gain_times [K], output_gains [K, D],
                 calibration_times [K], calibration_gains [K, D], calibration_slopes [K, D]
     coordinates of tables: Coordinates, with its arguments (dim, maps, knots; of C conditions also
-                conditions, surprise, relevant, skewed, tails, trials, and levels by column) and
+                conditions, surprise, relevant, skewed, tails, trials, levels by column, and beside,
+                the levels of the last conditions) and
                 buffers: of discrete columns steps, offsets, least, most [D]; what each map holds,
-                levels their networks among them; of conditions
+                levels their networks among them, as levels beside points do; of conditions
                 scale.mean, scale.gain [C], surprise.mean [C], surprise.whitening [C, C],
                 surprise.quantiles [4]; of sets of trials scale.each of the C of a trial, and
                 scale.statistics of the numbers of a set, 2 C + 1, of which the surprise is
