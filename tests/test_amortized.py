@@ -13,9 +13,9 @@ import distill
 import posterior
 import train
 import visualize
-from tests.support.finished_runs import SIMULATION_NAMES, SMALL, good, write_csv
+from tests.support.finished_runs import SIMULATION_NAMES, SMALL, write_csv
 from tests.support.outcomes import read_netcdf
-from tests.support.running import Result, Run, refused, unless_given
+from tests.support.running import Result, Run, good, refused, run_script, unless_given
 from torch_utils.results import load_arrays
 from training.flow.solvers import SOLVERS
 
@@ -23,7 +23,7 @@ FEW = ("--chains=2", "--draws=30", "--n_iters=3", "--batch-gpu=64")
 
 
 @pytest.fixture(scope="module")
-def sample(run_script: Run, simulations: Path) -> Run:
+def sample(simulations: Path) -> Run:
     def start(folder: Path, *options: str, run: Run = run_script) -> Result:
         place = (f"--network={simulations / 'network.pkl'}", f"--save_dir={folder}")
         seen = (
@@ -79,9 +79,7 @@ def test_draws_densities_and_intervals_are_written(done: Path, simulations: Path
     assert first["ess_bulk"] == {"a": 60, "b": 60}
 
 
-def test_independent_draws_are_drawn_without_chains(
-    done: Path, run_script: Run, tmp_path: Path
-) -> None:
+def test_independent_draws_are_drawn_without_chains(done: Path, tmp_path: Path) -> None:
     shutil.copy(done / "runs_PRP_posterior.nc", tmp_path)
     told = good(run_script(visualize, tmp_path)).out
     assert "posterior_marginals.png" in told
@@ -128,8 +126,7 @@ def test_draws_are_corrected_by_a_posterior_of_the_users(sample: Run, tmp_path: 
         "    return -((theta - y[:, :1]) ** 2).sum(dim=1)\n"
     )
     option = f"--correct={tmp_path / 'mine.py'}"
-    result = sample(tmp_path / "out", f"{option}:posterior")
-    assert result.code == 0
+    good(sample(tmp_path / "out", f"{option}:posterior"))
     first = told(tmp_path / "out")["posteriors"][0]
     assert 1 < first["statistics"]["effective_size"] < 60
     assert first["ess_bulk"]["a"] == pytest.approx(first["statistics"]["effective_size"])
@@ -140,7 +137,7 @@ def test_draws_are_corrected_by_a_posterior_of_the_users(sample: Run, tmp_path: 
 
 
 def test_draws_of_a_student_are_corrected_by_its_teacher(
-    sample: Run, run_script: Run, simulations: Path, tmp_path: Path
+    sample: Run, simulations: Path, tmp_path: Path
 ) -> None:
     place, data = f"--network={simulations / 'network.pkl'}", f"--data={simulations / 'runs.npz'}"
     taught = ("--paths=200", "--steps=20", "--calls=2", f"--dest={tmp_path / 'student.pkl'}")
@@ -159,8 +156,7 @@ def test_with_a_likelihood_the_flow_is_the_prior_given_the_conditions(
 ) -> None:
     write_csv(tmp_path / "points.csv", ["a"], np.array([[0.1], [0.2], [-0.3]]))
     more = ("--likelihood=mask", "--mask=a", "--noise_std=0.3", "--sampler=pool", "--pool=200")
-    result = sample(tmp_path, f"--observation={tmp_path / 'points.csv'}", *more)
-    assert result.code == 0, result.err
+    good(sample(tmp_path, f"--observation={tmp_path / 'points.csv'}", *more))
     assert drawn(tmp_path)["sample_stats/log_likelihood"].shape == (2, 30, 3)
     two = write_csv(tmp_path / "two.csv", ["a"], np.zeros((2, 1)))
     refused(
@@ -172,7 +168,7 @@ def test_with_a_likelihood_the_flow_is_the_prior_given_the_conditions(
 
 
 @pytest.fixture(scope="module")
-def check(run_script: Run, simulations: Path) -> Run:
+def check(simulations: Path) -> Run:
     def start(folder: Path, *options: str) -> Result:
         given = unless_given(
             {
@@ -249,8 +245,6 @@ def test_truths_from_elsewhere_are_not_found_again(
     assert "not here" not in result.out
 
 
-def test_trainings_without_conditions_say_so(
-    run_script: Run, simulations: Path, tmp_path: Path
-) -> None:
+def test_trainings_without_conditions_say_so(simulations: Path, tmp_path: Path) -> None:
     place = (f"--data={simulations / 'runs.npz'}", f"--outdir={tmp_path / 'run'}", "-n")
     assert "y 1, y2 left out: --cond" in good(run_script(train, *place, *SMALL)).out

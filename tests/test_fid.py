@@ -18,7 +18,7 @@ from PIL import Image
 import fid
 from tests.support.image_runs import write_images
 from tests.support.linear_detector import SIZE, LinearDetector, features_of
-from tests.support.running import Contents, Run, unless_given
+from tests.support.running import Run, contents, good, run_script, unless_given
 from torch_utils import distributed
 from training.data.images.batches import ImageDataset, pixel_batches
 from training.measure.frechet import frechet_distance
@@ -65,15 +65,13 @@ class Tool:
 
     def ref(self, data: Path, *more: str, name: str = "ref.npz") -> Path:
         dest = self.folder / name
-        result = self("ref", f"--data={data}", f"--dest={dest}", *more)
-        assert (result.code, result.err) == (0, ""), result.err
+        good(self("ref", f"--data={data}", f"--dest={dest}", *more))
         return dest
 
     def calc(self, images: Path, reference: Path, *more: str) -> dict[str, Any]:
         dest = self.folder / "result.json"
         given = (f"--images={images}", f"--ref={reference}", f"--dest={dest}", "--overwrite")
-        result = self("calc", *given, *more)
-        assert (result.code, result.err) == (0, ""), result.err
+        result = good(self("calc", *given, *more))
         return {**json.loads(dest.read_text()), "printed": result.out}
 
     def __call__(self, command: str, *more: str) -> Any:
@@ -82,7 +80,7 @@ class Tool:
 
 
 @pytest.fixture
-def tool(run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
     monkeypatch.setattr("training.commands.fid.InceptionDetector", LinearDetector)
     weights = tmp_path / "weights.pth"
     weights.write_bytes(b"a detector")
@@ -184,12 +182,11 @@ def test_subsets_that_are_the_whole_sets_tell_nothing(tool: Tool, generated: Pat
 
 
 def test_a_result_is_printed_and_written_only_if_asked(
-    tool: Tool, data: Path, generated: Path, contents: Contents, tmp_path: Path
+    tool: Tool, data: Path, generated: Path, tmp_path: Path
 ) -> None:
     reference = tool.ref(data)
     before = contents(tmp_path)
-    result = tool("calc", f"--images={generated}", f"--ref={reference}")
-    assert (result.code, result.err) == (0, "")
+    result = good(tool("calc", f"--images={generated}", f"--ref={reference}"))
     assert result.out.startswith("FID ")
     assert contents(tmp_path) == before
 
@@ -231,7 +228,7 @@ def test_without_features_there_is_no_kid(
 
 
 @pytest.fixture
-def refused(tool: Tool, contents: Contents, tmp_path: Path) -> Run:
+def refused(tool: Tool, tmp_path: Path) -> Run:
     """``refused(code, command, *arguments)``: the one line; nothing was written."""
 
     def check(code: int, command: str, *arguments: str) -> str:

@@ -21,7 +21,8 @@ from dnnlib.errors import DataError, UsageError
 from tests.support.draws import seeded
 from tests.support.image_files import encoded
 from tests.support.image_models import CLASSES, END, SHAPE, write_image_set
-from tests.support.running import Contents, Run, refused, unless_given
+from tests.support.refusals import refusal
+from tests.support.running import Run, contents, good, refused, run_script, unless_given
 from torch_utils.results import load_arrays
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
@@ -45,7 +46,7 @@ FAST = {"--solver": "heun", "--n_iters": 2, "--batch-gpu": 4, "--device_name": "
 
 
 @pytest.fixture(scope="session")
-def start(run_script: Run, networks: dict[str, Path]) -> Run:
+def start(networks: dict[str, Path]) -> Run:
     """``start(folder, *arguments, network=)`` runs the script and gives its result."""
 
     def run(folder: Path, *arguments: object, network: str = "random") -> Any:
@@ -60,8 +61,7 @@ def make(start: Run) -> Run:
     """As ``start``, but the run must succeed; gives the images by name."""
 
     def run(folder: Path, *arguments: object, **options: Any) -> dict[str, bytes]:
-        result = start(folder, *arguments, **options)
-        assert (result.code, result.err) == (0, ""), result.err
+        good(start(folder, *arguments, **options))
         return images(folder)
 
     return run
@@ -137,7 +137,7 @@ def test_not_a_bit_depends_on_the_company(
     monkeypatch.setattr(
         generation,
         "to_pixels",
-        lambda points: seen.append(points) or to_pixels(points),  # type: ignore[func-returns-value]
+        lambda points: seen.append(points) or to_pixels(points),
     )
     sampler = sampler_of(networks[network], 16)
     basis = sampler.image_flow.file.model.denoiser.basis
@@ -185,7 +185,7 @@ def test_a_linear_flow_gives_the_images_of_the_closed_form(
 
 
 def test_latents_can_have_the_variances_of_a_melt(
-    run_script: Run, start: Run, make: Run, networks: dict[str, Path], tmp_path: Path
+    start: Run, make: Run, networks: dict[str, Path], tmp_path: Path
 ) -> None:
     write_image_set(tmp_path / "noise.zip", 4)
     solving = ("--solver=heun", "--n_iters=2")
@@ -268,7 +268,7 @@ DIFFERENCES = [
 ]
 
 
-def test_other_settings_are_refused(start: Run, copy: Path, contents: Contents) -> None:
+def test_other_settings_are_refused(start: Run, copy: Path) -> None:
     before = contents(copy)
     for option, here, there in DIFFERENCES:
         other = {"network": option} if option == "other" else {}
@@ -300,7 +300,7 @@ def test_overwriting_leaves_no_image_of_other_settings(
 
 
 def test_overwriting_is_refused_if_images_of_other_settings_would_remain(
-    start: Run, copy: Path, contents: Contents
+    start: Run, copy: Path
 ) -> None:
     before = contents(copy)
     refused(start(copy, "--seeds=0-18", "--overwrite", network="other"), 2, copy / "000019.png")
@@ -328,7 +328,7 @@ def test_an_overwriting_that_breaks_off_leaves_no_mixture(
 
 
 def test_images_that_nobody_knows_are_not_added_to(
-    start: Run, make: Run, twenty: Path, copy: Path, contents: Contents
+    start: Run, make: Run, twenty: Path, copy: Path
 ) -> None:
     (copy / PARAMETERS).unlink()
     before = contents(copy)
@@ -377,8 +377,7 @@ WRONG_SEEDS = [
 
 def test_seeds_that_are_none_are_told() -> None:
     for text in WRONG_SEEDS:
-        with pytest.raises(UsageError, match="--seeds"):
-            parse_seeds(text)
+        assert "--seeds" in refusal(parse_seeds, text, kind=UsageError)
 
 
 def test_latents_of_a_learned_law_do_not_depend_on_the_batch(

@@ -11,7 +11,7 @@ import torch
 import import_network
 import toy_pfODE_int
 from tests.support.original_files import dumps, toy_content
-from tests.support.running import Result, Run, refused
+from tests.support.running import Result, Run, contents, good, refused, run_script
 from torch_utils.results import load_arrays
 from training.model.model import Model
 
@@ -29,7 +29,7 @@ needs_recorded = pytest.mark.skipif(
 
 
 @pytest.fixture
-def bring(run_script: Run, tmp_path: Path) -> Run:
+def bring(tmp_path: Path) -> Run:
     """``bring(source, *options)``: imports a file, or content of one, as ``network.pkl``."""
 
     def run(source: Any, *options: str) -> Result:
@@ -50,8 +50,7 @@ def bring(run_script: Run, tmp_path: Path) -> Run:
 def test_a_network_of_the_original_code_gives_what_it_gave(
     bring: Run, tmp_path: Path, name: str
 ) -> None:
-    result = bring(RECORDED[name])
-    assert (result.code, result.err) == (0, "")
+    good(bring(RECORDED[name]))
     model = Model.load(tmp_path / "network.pkl")
     with np.load(RECORDED[name].with_suffix(".npz")) as file:
         space = file["space"]
@@ -73,11 +72,8 @@ def test_a_network_of_the_original_code_gives_what_it_gave(
 # The script.
 
 
-def test_an_imported_toy_network_can_be_simulated(
-    run_script: Run, bring: Run, tmp_path: Path
-) -> None:
-    result = bring(toy_content())
-    assert result.code == 0
+def test_an_imported_toy_network_can_be_simulated(bring: Run, tmp_path: Path) -> None:
+    result = good(bring(toy_content()))
     assert "OriginalToyConvUNet" in result.out
     place = (f"--save_dir={tmp_path}", f"--network={tmp_path / 'network.pkl'}")
     known = ("--data_name=circles", "--data_dim=2", "--dims_to_keep=2", "--solver=euler")
@@ -89,7 +85,7 @@ def test_an_imported_toy_network_can_be_simulated(
     assert melt["times"][-1] == 6.0
 
 
-def test_the_source_is_never_replaced(bring: Run, tmp_path: Path, contents: Run) -> None:
+def test_the_source_is_never_replaced(bring: Run, tmp_path: Path) -> None:
     (tmp_path / "original.pkl").write_bytes(dumps(toy_content()))
     before = contents(tmp_path)
     for name in ("original.pkl", "./original.pkl"):

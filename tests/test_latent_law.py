@@ -11,7 +11,7 @@ import toy_mesh_exps
 import toy_pfODE_int
 import toy_train
 from tests.support.image_runs import network_file
-from tests.support.running import Run, refused
+from tests.support.running import good, refused, run_script
 from torch_utils.results import load_arrays, load_json
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
@@ -24,7 +24,7 @@ TINY = ("--duration=0.0008", "--batch=200", "--no-calibrate", "--nosubdir")
 
 
 @pytest.fixture(scope="module")
-def networks(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Hardly trained ones of circles: that keep one dimension, with and without a law; and both."""
     folder = tmp_path_factory.mktemp("networks")
     found = {}
@@ -43,7 +43,7 @@ def networks(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return found
 
 
-def test_a_refit_changes_nothing_but_the_law(run_script: Run, networks: dict[str, Path]) -> None:
+def test_a_refit_changes_nothing_but_the_law(networks: dict[str, Path]) -> None:
     told = run_script(info, networks["law"]).out
     assert "mixtures of 12 normal laws given the kept ones" in told
     plain, law = (Model.load(networks[name]) for name in ("plain", "law"))
@@ -55,7 +55,7 @@ def test_a_refit_changes_nothing_but_the_law(run_script: Run, networks: dict[str
 
 
 def test_generation_draws_from_the_learned_law_unless_another_is_asked_for(
-    run_script: Run, networks: dict[str, Path], tmp_path: Path
+    networks: dict[str, Path], tmp_path: Path
 ) -> None:
     count = 64
     for name, options, told in (
@@ -64,8 +64,7 @@ def test_generation_draws_from_the_learned_law_unless_another_is_asked_for(
     ):
         place = (f"--save_dir={tmp_path / name}", f"--total_samples={count}", "--steps=4")
         network = f"--network={networks['law']}"
-        result = run_script(toy_pfODE_int, "net", network, *place, *options)
-        assert result.code == 0, result.err
+        good(run_script(toy_pfODE_int, "net", network, *place, *options))
         parameters = load_json(tmp_path / name / "circles_PRRto1D_net_sim_params.json")
         assert parameters["options"]["eps"] == name
         path = tmp_path / name / "circles_PRRto1D_net_gen_results.npz"
@@ -79,13 +78,14 @@ def test_generation_draws_from_the_learned_law_unless_another_is_asked_for(
 
 @pytest.mark.slow
 def test_coverage_carries_spheres_of_whitened_latents(
-    run_script: Run, networks: dict[str, Path], tmp_path: Path
+    networks: dict[str, Path], tmp_path: Path
 ) -> None:
     options = ("--test_pts=2000", "--boundary_pts=400", "--steps=8", "--no-paired")
-    result = run_script(
-        toy_mesh_exps, f"--network={networks['law']}", f"--save_dir={tmp_path}", *options
+    good(
+        run_script(
+            toy_mesh_exps, f"--network={networks['law']}", f"--save_dir={tmp_path}", *options
+        )
     )
-    assert result.code == 0, result.err
     found = load_json(tmp_path / "circles_PRRto1D_coverage.json")
     assert found["options"]["eps"] == "learned"
     arrays = load_arrays(tmp_path / "circles_PRRto1D_coverage.npz")
@@ -96,7 +96,7 @@ def test_coverage_carries_spheres_of_whitened_latents(
 
 
 def test_what_makes_no_sense_is_refused_in_one_line(
-    run_script: Run, networks: dict[str, Path], tmp_path: Path
+    networks: dict[str, Path], tmp_path: Path
 ) -> None:
     law, plain, preserving = (networks[name] for name in ("law", "plain", "PRP"))
     for arguments, part in (

@@ -12,7 +12,7 @@ import torch
 
 import pfODE_int
 from tests.support.image_models import END, SHAPE
-from tests.support.running import Contents, Run, refused, unless_given
+from tests.support.running import Run, contents, refused, run_script, unless_given
 from tests.support.trajectories import KEYS
 from torch_utils.results import load_arrays
 from training.data.images.batches import normalize_pixels
@@ -174,7 +174,7 @@ def test_parameters_tell_all_about_each_simulation(case: Found, images: Path) ->
 
 @pytest.mark.parametrize("network", ["PRR", "classes"])
 def test_runs_from_an_earlier_melt_give_what_one_run_gives(
-    run_script: Run, command: Run, simulate: Run, tmp_path: Path, network: str
+    command: Run, simulate: Run, tmp_path: Path, network: str
 ) -> None:
     def add(*given: str) -> Found:
         assert run_script(pfODE_int, *command(network, *given, f"--save_dir={tmp_path}")).code == 0
@@ -230,9 +230,7 @@ def test_images_are_generated_of_the_class_asked_for(simulate: Run) -> None:
 
 
 @pytest.fixture
-def refuse(
-    run_script: Run, command: Run, contents: Contents, tmp_path: Path
-) -> Callable[..., None]:
+def refuse(command: Run, tmp_path: Path) -> Callable[..., None]:
     """``refuse(network, arguments, code, *parts)``; no file is left."""
     place = f"--save_dir={tmp_path / 'out'}"
 
@@ -255,9 +253,7 @@ def test_what_is_no_melt_of_this_flow_is_told(refuse: Run, simulate: Run, kind: 
         refuse(used, [*more, f"--prev_melt={melt}"], 1, *parts)
 
 
-def test_parameters_that_cannot_be_read_are_not_written_over(
-    run_script: Run, command: Run, contents: Contents, tmp_path: Path
-) -> None:
+def test_parameters_that_cannot_be_read_are_not_written_over(command: Run, tmp_path: Path) -> None:
     (tmp_path / "blobs_PRP_HD_pfODE_int_sim_params.json").write_text("{")
     before = contents(tmp_path)
     result = run_script(pfODE_int, *command("PRP", f"--save_dir={tmp_path}", "--overwrite"))

@@ -14,7 +14,7 @@ import posterior
 import train
 from tests.support.image_models import save_image_model, write_image_set
 from tests.support.outcomes import read_netcdf
-from tests.support.running import Run, refused, unless_given
+from tests.support.running import Run, good, refused, run_script, unless_given
 from torch_utils.results import load_arrays
 from training.runs import posterior_checks, posteriors
 
@@ -32,7 +32,7 @@ FEW: dict[str, object] = {
 }
 
 
-def few_draws(run_script: Run, word: str, standard: dict[str, object]) -> Run:
+def few_draws(word: str, standard: dict[str, object]) -> Run:
     """``run(folder, option, ...)``, in which ``none`` stands for no such option."""
 
     def run(folder: Path, *given: str) -> Any:
@@ -54,18 +54,18 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sample(run_script: Run, toy_network: Callable[..., Path], shelf: Path) -> Run:
+def sample(toy_network: Callable[..., Path], shelf: Path) -> Run:
     """``sample(folder, option, ...)``: few draws of a toy network's posteriors."""
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
     own = {"--network": network, "--observation": shelf / "seen.csv"}
-    return few_draws(run_script, "sample", FEW | own)
+    return few_draws("sample", FEW | own)
 
 
 @pytest.fixture(scope="module")
-def check(run_script: Run, toy_network: Callable[..., Path]) -> Run:
+def check(toy_network: Callable[..., Path]) -> Run:
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
     own = {"--network": network, "--runs": 20, "--sampler": "pool"}
-    return few_draws(run_script, "check", FEW | own)
+    return few_draws("check", FEW | own)
 
 
 def drawn(folder: Path) -> dict[str, np.ndarray]:
@@ -94,8 +94,7 @@ def assert_same_draws(found: Path, expected: Path) -> None:
 @pytest.fixture(scope="module")
 def done(sample: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("done")
-    result = sample(folder, "--draws=45")
-    assert (result.code, result.err) == (0, "")
+    result = good(sample(folder, "--draws=45"))
     assert "5 of 5 have not converged" in result.out
     return folder
 
@@ -254,19 +253,20 @@ def test_a_likelihood_of_the_users_own(sample: Run, tmp_path: Path) -> None:
     refused(sample(tmp_path / "hmc", *own, "--sampler=hmc"), 2, "gradients")
 
 
-def test_images_are_observed_in_gray_levels(run_script: Run, shelf: Path, tmp_path: Path) -> None:
+def test_images_are_observed_in_gray_levels(shelf: Path, tmp_path: Path) -> None:
     few = (
         *("--noise_std=20", "--draws=3", "--warmup=2", "--chains=2", "--n_iters=2"),
         "--chain_n_iters=2",
     )
     source = f"--observation={shelf / 'blobs.zip'}"
     folder = tmp_path / "chains"
-    result = run_script(
-        *(posterior, "sample", f"--network={shelf / 'images.pkl'}", source, *few),
-        *("--likelihood=mask", "--mask=upper-half", "--sampler=elliptical", "--pool=100"),
-        f"--save_dir={folder}",
+    good(
+        run_script(
+            *(posterior, "sample", f"--network={shelf / 'images.pkl'}", source, *few),
+            *("--likelihood=mask", "--mask=upper-half", "--sampler=elliptical", "--pool=100"),
+            f"--save_dir={folder}",
+        )
     )
-    assert (result.code, result.err) == (0, "")
     found = drawn(folder)
     assert found["posterior/x"].shape == (2, 3, 3, 64)
     assert found["observed_data/y"].shape == (3, 32)
@@ -286,11 +286,17 @@ def test_images_are_observed_in_gray_levels(run_script: Run, shelf: Path, tmp_pa
     assert run_script(*given, *seen).code == 0
     assert drawn(tmp_path / "small")["constant_data/operator"].sum(axis=1) == pytest.approx(1)
     truth = f"--truth={shelf / 'blobs.zip'}"
-    result = run_script(
-        *(posterior, "sample", f"--network={shelf / 'images.pkl'}", source, *few, truth),
-        *("--sampler=pool", "--pool=100", "--noise_std=2000", f"--save_dir={tmp_path / 'truth'}"),
+    result = good(
+        run_script(
+            *(posterior, "sample", f"--network={shelf / 'images.pkl'}", source, *few, truth),
+            *(
+                "--sampler=pool",
+                "--pool=100",
+                "--noise_std=2000",
+                f"--save_dir={tmp_path / 'truth'}",
+            ),
+        )
     )
-    assert result.code == 0
     found, held = drawn(tmp_path / "truth"), told(tmp_path / "truth")["truths_held"]
     # Whole images are observed, and nothing was added to them.
     assert np.array_equal(found["constant_data/truth"], found["observed_data/y"])
@@ -331,8 +337,7 @@ def test_observations_far_from_the_prior_are_told(sample: Run, tmp_path: Path) -
 
 @pytest.mark.parametrize("truth", ["flow", "data"])
 def test_a_check_tells_ranks_coverage_and_a_verdict(truth: str, check: Run, tmp_path: Path) -> None:
-    result = check(tmp_path, f"--truth={truth}", "--runs=30")
-    assert (result.code, result.err) == (0, "")
+    result = good(check(tmp_path, f"--truth={truth}", "--runs=30"))
     assert "Central intervals with 50/80/90/95 % hold" in result.out
     found = told(tmp_path)
     assert found["question"] == {"flow": "sampler", "data": "model"}[truth]
@@ -348,7 +353,7 @@ def test_a_check_tells_ranks_coverage_and_a_verdict(truth: str, check: Run, tmp_
 
 
 @pytest.fixture(scope="module")
-def table(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A table with held-out rows, and a network that was trained on the others."""
     folder = tmp_path_factory.mktemp("table")
     data, points = folder / "rows.npz", np.random.default_rng(0).normal(size=(100, 2))
@@ -366,8 +371,7 @@ def test_the_model_of_a_table_is_checked_by_its_held_out_rows(
 ) -> None:
     data, network = table
     given = (f"--network={network}", "--truth=data", "--noise_std=0.5,5")
-    every = check(tmp_path / "own", *given, "--runs=none", f"--data_root={data}")
-    assert every.code == 0
+    every = good(check(tmp_path / "own", *given, "--runs=none", f"--data_root={data}"))
     assert "25 truths to find again: all of them are used" in every.out
     assert told(tmp_path / "own")["options"]["runs"] == 25
     assert told(tmp_path / "own")["question"] == "model"

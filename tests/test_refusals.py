@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.image_models import write_image_set
 from tests.support.image_runs import TINY, write_images
-from tests.support.running import Contents, Run, refused
+from tests.support.running import contents, refused, run_script
 from tests.test_toy_pfODE_int import NETWORKS
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
@@ -401,9 +401,7 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("command", "arguments", "code", "parts"), CASES, ids=[f"{c} {a}" for c, a, *_ in CASES]
 )
 def test_what_makes_no_sense_ends_with_one_line_and_nothing_written(
-    run_script: Run,
     places: dict[str, object],
-    contents: Contents,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     command: str,
@@ -426,7 +424,7 @@ def test_what_makes_no_sense_ends_with_one_line_and_nothing_written(
     [("--end_vars=1e200", 1, ["NaN or infinite"]), ("--steps=2 --h=1e5", 2, ["noise overflows"])],
 )
 def test_numbers_that_overflow_on_the_way_end_with_one_line_and_no_draft(
-    run_script: Run, tmp_path: Path, arguments: str, code: int, parts: list[str]
+    tmp_path: Path, arguments: str, code: int, parts: list[str]
 ) -> None:
     script, *words = f"{COMMANDS['exact']} {arguments}".format(out=tmp_path / "out").split()
     refused(run_script(import_module(script), *words), code, *parts)

@@ -14,7 +14,7 @@ import pytest
 import trimesh
 
 import toy_mesh_exps
-from tests.support.running import Contents, Run, slowly, unless_given
+from tests.support.running import Run, contents, good, run_script, slowly, unless_given
 from torch_utils.results import load_arrays
 from training.data.toys import Toy
 from training.measure.boundaries import (
@@ -185,7 +185,7 @@ def test_the_table_is_shown_and_the_parameters_are_saved(measure: Run) -> None:
     assert found.result["denoiser_calls"] == 2 * 6 * 6
 
 
-def test_the_help_says_what_the_columns_are_and_what_is_written(run_script: Run) -> None:
+def test_the_help_says_what_the_columns_are_and_what_is_written() -> None:
     told = " ".join(run_script(toy_mesh_exps, "--help").out.split())
     meanings = told.partition("Columns")[2].partition("Files:")[0]
     places = [meanings.index(f" {head.removesuffix(' %')} ") for head in TABLE_HEAD[1:]]
@@ -210,7 +210,7 @@ def test_the_exact_score_goes_with_the_networks_schedule(
 
 
 def test_networks_are_paired_with_the_exact_flow_where_it_costs_little(
-    run_script: Run, networks: dict[str, Path], tmp_path: Path
+    networks: dict[str, Path], tmp_path: Path
 ) -> None:
     few = ("--test_pts=100", "--steps=2", "--boundary_pts=20", "--r_num=2")
     for number, (given, expected) in enumerate(
@@ -222,8 +222,7 @@ def test_networks_are_paired_with_the_exact_flow_where_it_costs_little(
         )
     ):
         place = tmp_path / str(number)
-        result = run_script(toy_mesh_exps, *given, *few, f"--save_dir={place}")
-        assert (result.code, result.err) == (0, "")
+        result = good(run_script(toy_mesh_exps, *given, *few, f"--save_dir={place}"))
         found = Found(place, result.out)
         assert found.result["options"]["paired"] is expected
         assert (found.result["paired"] is not None) == expected
@@ -231,7 +230,7 @@ def test_networks_are_paired_with_the_exact_flow_where_it_costs_little(
 
 
 @pytest.fixture
-def remeasure(run_script: Run, tmp_path: Path) -> Callable[..., int]:
+def remeasure(tmp_path: Path) -> Callable[..., int]:
     """``remeasure(*arguments)``: the exit code of a run over the results of before."""
     few = ("--test_pts=20", "--steps=2", "--boundary_pts=12", "--overwrite", "--solver=euler")
     alike = ("--score=exact", "--data_name=s_curve", f"--save_dir={tmp_path}", *few)
@@ -257,7 +256,7 @@ def test_overwriting_leaves_no_meshes_of_former_radii(remeasure: Run, tmp_path: 
 
 
 def test_meshes_of_former_radii_stay_until_there_are_new_results(
-    remeasure: Run, tmp_path: Path, contents: Contents, monkeypatch: pytest.MonkeyPatch
+    remeasure: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert remeasure("--r_num=4") == 0
     before = contents(tmp_path)

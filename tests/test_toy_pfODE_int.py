@@ -12,7 +12,7 @@ import torch
 
 import distill
 import toy_pfODE_int
-from tests.support.running import Contents, Run, refused, unless_given
+from tests.support.running import Run, contents, good, refused, run_script, unless_given
 from tests.support.trajectories import KEYS
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
@@ -186,7 +186,7 @@ def test_the_network_says_what_the_options_leave_out(simulate: Run) -> None:
 
 @pytest.mark.slow
 def test_a_student_goes_its_own_way_and_is_corrected_by_its_teacher(
-    run_script: Run, networks: dict[str, Path], tmp_path: Path
+    networks: dict[str, Path], tmp_path: Path
 ) -> None:
     place = (f"--network={networks['PRP']}", f"--dest={tmp_path / 'student.pkl'}")
     assert run_script(distill, *place, "--calls=3", "--paths=300", "--steps=20").code == 0
@@ -194,8 +194,7 @@ def test_a_student_goes_its_own_way_and_is_corrected_by_its_teacher(
     for name, more in (("plain", ()), ("corrected", ("--correct=teacher",))):
         given = ("net", f"--network={tmp_path / 'student.pkl'}", f"--save_dir={tmp_path / name}")
         few = ("--total_samples=500", "--save_freq=1")
-        done = run_script(toy_pfODE_int, *given, "--solver=student", *few, *more)
-        assert done.code == 0, done.err
+        done = good(run_script(toy_pfODE_int, *given, "--solver=student", *few, *more))
         simulated[name] = Simulated(tmp_path / name)
         assert simulated[name].gen["xs_es"].shape == (4, 500, 2)
     assert "Effective share of the student's draws" in done.out
@@ -213,9 +212,7 @@ def test_a_student_goes_its_own_way_and_is_corrected_by_its_teacher(
         refused(run_script(toy_pfODE_int, *flow, no, "--solver=student"), 2, "no student")
 
 
-def test_other_results_and_files_in_the_folder_stay(
-    run_script: Run, tmp_path: Path, contents: Contents
-) -> None:
+def test_other_results_and_files_in_the_folder_stay(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     few = (f"--save_dir={tmp_path}", "--total_samples=4", "--steps=2")
     before = contents(tmp_path)
@@ -236,7 +233,7 @@ def test_other_results_and_files_in_the_folder_stay(
 
 
 @pytest.fixture
-def refuse(run_script: Run, networks: dict[str, Path], tmp_path: Path) -> Callable[..., None]:
+def refuse(networks: dict[str, Path], tmp_path: Path) -> Callable[..., None]:
     """``refuse(arguments, code, *parts)``; a network is given by its name or path."""
 
     def check(arguments: tuple[str, ...], code: int, *parts: object) -> None:

@@ -22,7 +22,7 @@ from tests.support.image_runs import (
     weights,
     write_images,
 )
-from tests.support.running import Run
+from tests.support.running import Run, good, run_script
 from training.data.images.batches import basis_batches
 from training.data.images.dataset import ImageDataset
 from training.flow.eigenbasis import EigenBasis
@@ -92,9 +92,7 @@ def test_every_variant_trains_and_its_network_knows_what_it_is(
         assert model.denoiser(x, torch.tensor(t, dtype=torch.float64)).isfinite().all()
 
 
-def test_half_precision_trains_or_is_refused_in_one_line(
-    run_script: Run, blobs: Path, tmp_path: Path
-) -> None:
+def test_half_precision_trains_or_is_refused_in_one_line(blobs: Path, tmp_path: Path) -> None:
     place = (f"--outdir={tmp_path / 'out'}", "--nosubdir", f"--data={blobs}")
     result = run_script(train, *place, *TINY, "--precision=fp16")
     if result.code:
@@ -142,14 +140,13 @@ def test_mirror_images_count_as_data(fit: Run) -> None:
 
 
 def test_a_transferred_network_starts_from_the_weights_of_another(
-    run_script: Run, fit: Run, blobs: Path, tmp_path: Path
+    fit: Run, blobs: Path, tmp_path: Path
 ) -> None:
     source = fit("--lr=0.01")
     outdir = tmp_path / "transferred"
     place = (f"--outdir={outdir}", "--nosubdir", f"--data={blobs}")
     still = ("--lr=1e-30", "--cond", "--seed=3", f"--transfer={network_file(source)}")
-    result = run_script(train, *place, *TINY, *still)
-    assert (result.code, result.err) == (0, "")
+    result = good(run_script(train, *place, *TINY, *still))
     given, own = weights(source), weights(outdir)
     label = {"embedding.label.weight", "embedding.label.bias"}
     assert set(own) - set(given) == label
@@ -163,17 +160,14 @@ def test_a_transferred_network_starts_from_the_weights_of_another(
 @pytest.mark.parametrize(
     "precond", ["vp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("edm", "ve"))]
 )
-def test_white_noise_is_denoised_as_it_should_be(
-    run_script: Run, tmp_path: Path, precond: str
-) -> None:
+def test_white_noise_is_denoised_as_it_should_be(tmp_path: Path, precond: str) -> None:
     std, first, last = 0.3, 0.1, 0.5
     pixels = 127.5 * (1 + std * np.random.default_rng(2).normal(size=(2000, SIDE, SIDE, 1)))
     data = write_images(tmp_path / "white.zip", pixels)
     place = (f"--outdir={tmp_path / 'out'}", "--nosubdir", f"--data={data}", "--workers=0")
     recipe = ("--cbase=16", "--cres=1", "--batch=64", "--duration=0.003", "--augment=0")
     steady = ("--dropout=0", "--lr=2e-3", "--lr_decay", "--ema=0.0002", f"--precond={precond}")
-    result = run_script(train, *place, *recipe, *steady, f"--tmin={first}", f"--tmax={last}")
-    assert (result.code, result.err) == (0, "")
+    good(run_script(train, *place, *recipe, *steady, f"--tmin={first}", f"--tmax={last}"))
     denoiser = load(tmp_path / "out").denoiser
     random = torch.Generator().manual_seed(0)
     for t in torch.linspace(first, last, 4, dtype=torch.float64):
@@ -210,7 +204,6 @@ def test_the_last_network_is_calibrated_on_the_images_as_they_are_or_on_others(
     how = ("--augment=0.5", "--dims_to_keep=5", "--calibrate")
     own, held_out = fit(*how), fit(*how, f"--calibration_data={few}")
     calibration, other = (load(folder).denoiser.calibration for folder in (own, held_out))
-    assert calibration is not None
     assert calibration.gains.shape[1] == SIDE**2
     assert calibration.times[[0, -1]].tolist() == [0, 15.01]
     assert f"Calibrated on {IMAGES} points" in (own / "log.txt").read_text()

@@ -1,4 +1,4 @@
-"""Trainings that are stopped and resumed: as if nothing had happened, or refused."""
+"""Trainings that are stopped and go on: as if nothing had happened, to the last bit, or refused."""
 
 import json
 import os
@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import toy_train
 import train
 from tests.support.image_runs import (
     LONG,
@@ -22,20 +24,85 @@ from tests.support.image_runs import (
     SIDE,
     TINY,
     TWELVE,
+    equal,
     load,
+    network_file,
     same_end,
     stats,
     write_images,
 )
-from tests.support.running import Contents, Run, refused
+from tests.support.running import contents, good, refused, run_script
 from torch_utils.snapshots import read_state, write_state
 from training.data.images.batches import ImageBatches
 from training.flow.eigenbasis import EigenBasis
 from training.subjects import image_training as job
 
+# The script, the fixture of a finished run, its states that are lost, and what is resumed.
+KINDS = {
+    "a toy": (toy_train, "toy_run", (6, 8), "training-state-000004.pt"),
+    "a table with its best weights": (train, "houses_run", (3, 4), ""),
+    "a table for any question": (train, "questions_run", (3, 4), ""),
+    "a table with conditions": (train, "simulations", (3, 4), ""),
+}
+
+
+@pytest.mark.parametrize(("script", "fixture", "lost", "location"), KINDS.values(), ids=KINDS)
+def test_a_resumed_training_equals_an_unbroken_one(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    script: ModuleType,
+    fixture: str,
+    lost: tuple[int, ...],
+    location: str,
+) -> None:
+    whole, copy = request.getfixturevalue(fixture), tmp_path / "copy"
+    whole = whole / "run" if fixture == "simulations" else whole
+    shutil.copytree(whole, copy)
+    states = [f"training-state-{number:06d}.pt" for number in lost]
+    for name in (*states, network_file(whole).name):
+        (copy / name).unlink()
+    # It was stopped in the middle of a line.
+    lines = (copy / "stats.jsonl").read_text().splitlines(keepends=True)
+    (copy / "stats.jsonl").write_text("".join(lines[: lost[0] - 1]) + lines[lost[0] - 1][:20])
+    good(run_script(script, f"--resume={copy / location}"))
+    assert all(equal(read_state(copy / name), read_state(whole / name)) for name in states)
+    assert same_end(copy, whole)
+    one, other = (
+        [(line["seen"], line["Loss/loss"]) for line in stats(run)] for run in (copy, whole)
+    )
+    assert one == other
+    options, log = "training_options.json", "log.txt"
+    assert (copy / options).read_bytes() == (whole / options).read_bytes()
+    assert len((copy / log).read_text()) > len((whole / log).read_text())
+
+
+# The fixture of a run, an option with another value, and how the refusal names both values.
+OTHERS = [
+    ("toy_run", "--data_name=moons", ["moons", "circles"]),
+    ("toy_run", "--outdir=elsewhere", ["elsewhere", "toy"]),
+    ("toy_run", "--no-calibrate", ["False", "True"]),
+    ("houses_run", "--xflip", []),
+    ("twelve", "--seed=7", ["7", "5"]),
+    ("twelve", "--cres=2,2", ["[1]"]),
+    ("twelve", "--data=.", ["blobs.zip"]),
+    ("twelve", "--transfer=other.pkl", ["None"]),
+]
+
+
+@pytest.mark.parametrize(("fixture", "option", "parts"), OTHERS)
+def test_a_resumed_run_refuses_to_become_another(
+    request: pytest.FixtureRequest, fixture: str, option: str, parts: list[str]
+) -> None:
+    run: Path = request.getfixturevalue(fixture)
+    before = contents(run)
+    script = toy_train if fixture == "toy_run" else train
+    name = option.removeprefix("--no-").removeprefix("--").partition("=")[0]
+    refused(run_script(script, f"--resume={run}", option), 2, f"--{name}", *parts)
+    assert contents(run) == before
+
 
 def test_a_resumed_run_equals_an_unbroken_one_and_refits_nothing(
-    run_script: Run, blobs: Path, twelve: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    blobs: Path, twelve: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = ImageBatches.batches
 
@@ -58,15 +125,14 @@ def test_a_resumed_run_equals_an_unbroken_one_and_refits_nothing(
         pytest.fail("the basis was fitted again")
 
     monkeypatch.setattr(EigenBasis, "fit", refuse)
-    result = run_script(train, f"--resume={folder}", "--workers=2", "--cache")
-    assert (result.code, result.err) == (0, "")
+    good(run_script(train, f"--resume={folder}", "--workers=2", "--cache"))
     assert same_end(folder, twelve)
     assert [line["seen"] for line in stats(folder)] == [96, 192]
 
 
 @pytest.mark.hostile
 def test_a_signal_to_the_whole_group_saves_and_ends_with_one_line(
-    run_script: Run, blobs: Path, unbroken: Path, tmp_path: Path
+    blobs: Path, unbroken: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "out"
     process = subprocess.Popen(
@@ -91,8 +157,7 @@ def test_a_signal_to_the_whole_group_saves_and_ends_with_one_line(
     state = max(folder.glob("training-state-*.pt"))
     assert "SIGTERM" in line
     assert f"--resume={state}" in line
-    result = run_script(train, f"--resume={state}")
-    assert (result.code, result.err) == (0, "")
+    good(run_script(train, f"--resume={state}"))
     assert same_end(folder, unbroken)
 
 
@@ -124,7 +189,7 @@ def test_an_output_gain_is_trained_averaged_and_kept(twelve: Path) -> None:
 
 @pytest.mark.parametrize("lost", STATES_OF_GAINS)
 def test_a_state_without_the_output_gain_of_its_run_is_refused(
-    lost: str, run_script: Run, twelve: Path, tmp_path: Path
+    lost: str, twelve: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "training-state-000000.pt"
     state = read_state(max(twelve.glob("training-state-*.pt")))
@@ -136,7 +201,7 @@ def test_a_state_without_the_output_gain_of_its_run_is_refused(
 
 @pytest.mark.slow
 def test_a_precision_that_a_trial_has_found_is_kept(
-    run_script: Run, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[object] = []
 
@@ -159,9 +224,7 @@ def test_a_precision_that_a_trial_has_found_is_kept(
 CHANGED_DATA = [(0, 0, 0), (32, 1, 1), (8, 3, 1), (8, 1, 3)]
 
 
-def test_a_run_whose_data_has_changed_cannot_be_resumed(
-    run_script: Run, tmp_path: Path, contents: Contents
-) -> None:
+def test_a_run_whose_data_has_changed_cannot_be_resumed(tmp_path: Path) -> None:
     data, folder = tmp_path / "data.zip", tmp_path / "out"
     random = np.random.default_rng(0)
     write_images(data, random.uniform(0, 255, (40, 8, 8, 1)), [0, 1] * 20)

@@ -16,9 +16,9 @@ import posterior
 import train
 import visualize
 from dnnlib.errors import DataError
-from tests.support.finished_runs import SMALL, good, write_csv
+from tests.support.finished_runs import SMALL, write_csv
 from tests.support.outcomes import read_netcdf
-from tests.support.running import Run, refused, trained
+from tests.support.running import good, refused, run_script, trained
 from training.subjects.likelihoods import LearnedLikelihood
 from training.subjects.networks import NetworkFile
 
@@ -27,7 +27,7 @@ FEW = ("--chains=2", "--draws=60", "--pool=400", "--sampler=pool")
 
 
 @pytest.fixture(scope="module")
-def shelf(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two likelihoods, a flow of their parameters, and trials of three observations."""
     folder = tmp_path_factory.mktemp("trials")
     draw = np.random.default_rng(0)
@@ -48,12 +48,12 @@ def shelf(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("one", "two"):
             where = (f"--data={folder / f'{name}.npz'}", "--likelihood", *SMALL)
             start = "--linear_start=gaussian" if name == "one" else "--linear_start=on"
-            trained(run_script, folder / f"{name}-run", train, *where, start, "--keep=9")
+            trained(folder / f"{name}-run", train, *where, start, "--keep=9")
         plain = (f"--data={folder / 'one.npz'}", *SMALL, "--marginals=none", "--whiten=zca")
-        trained(run_script, folder / "prior-run", train, *plain)
-        trained(run_script, folder / "post-run", train, *plain, "--cond=True", "--linear_start=on")
+        trained(folder / "prior-run", train, *plain)
+        trained(folder / "post-run", train, *plain, "--cond=True", "--linear_start=on")
         sets = ("--cond=True", "--cond_shape=set:3", "--linear_start=on", "--bounded=map")
-        trained(run_script, folder / "sets-run", train, *plain, *sets)
+        trained(folder / "sets-run", train, *plain, *sets)
         state = max((folder / "sets-run").glob("training-state-*.pt"))
         good(run_script(train, f"--resume={state}"))
     for name in ("one", "two", "prior", "post", "sets"):
@@ -65,14 +65,11 @@ def shelf(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("prior", ["uniform", "prior.pkl"])
-def test_posteriors_of_several_trials_are_drawn(
-    run_script: Run, shelf: Path, tmp_path: Path, prior: str
-) -> None:
+def test_posteriors_of_several_trials_are_drawn(shelf: Path, tmp_path: Path, prior: str) -> None:
     given = prior if prior == "uniform" else str(shelf / prior)
     place = (f"--network={shelf / 'one.pkl'}", f"--prior={given}", f"--save_dir={tmp_path}")
     seen = f"--observation={shelf / 'seen.csv'}"
-    result = run_script(posterior, "sample", *place, seen, *FEW)
-    assert result.code == 0, result.err
+    result = good(run_script(posterior, "sample", *place, seen, *FEW))
     assert "3 posterior(s)" in result.out
     [path] = tmp_path.glob("*_posterior.nc")
     arrays = read_netcdf(path)
@@ -84,15 +81,14 @@ def test_posteriors_of_several_trials_are_drawn(
     assert "observed_data/y" not in arrays
 
 
-def test_members_of_a_population_are_drawn(run_script: Run, shelf: Path, tmp_path: Path) -> None:
+def test_members_of_a_population_are_drawn(shelf: Path, tmp_path: Path) -> None:
     rows = np.array([[place, 0.2 * place, 3, 0.5] for place in range(5) for _ in range(3)])
     write_csv(tmp_path / "five.csv", ["dataset", "y", "n", "t"], rows)
     place = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
     good(run_script(posterior, "sample", *place, f"--observation={tmp_path / 'five.csv'}", *FEW))
     [draws] = tmp_path.glob("*_posterior.nc")
     asked = (f"--draws={draws}", *place[1:], "--bounds=tau:-1:1", "--steps=100", "--chains=2")
-    result = run_script(posterior, "population", *asked)
-    assert result.code == 0, result.err
+    result = good(run_script(posterior, "population", *asked))
     assert "tau: mean of its probit between -1 and 1" in result.out
     [path] = tmp_path.glob("*_population.json")
     content = json.loads(path.read_text(), parse_constant=pytest.fail)
@@ -119,11 +115,10 @@ def test_members_of_a_population_are_drawn(run_script: Run, shelf: Path, tmp_pat
     refused(run_script(posterior, "population", *other, "--bounds=mu:0:"), 1, "'mu' are beyond")
 
 
-def test_models_are_compared(run_script: Run, shelf: Path, tmp_path: Path) -> None:
+def test_models_are_compared(shelf: Path, tmp_path: Path) -> None:
     networks = [f"--network={shelf / 'one.pkl'}", f"--network={shelf / 'one.pkl'}"]
     place = ("--prior=uniform", f"--save_dir={tmp_path}", f"--observation={shelf / 'seen.csv'}")
-    result = run_script(posterior, "compare", *networks, *place, *FEW, "--weights=3,1")
-    assert result.code == 0, result.err
+    result = good(run_script(posterior, "compare", *networks, *place, *FEW, "--weights=3,1"))
     assert "Observation 3: one (1)" in result.out
     text = (tmp_path / "comparison.json").read_text()
     compared: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
@@ -136,7 +131,6 @@ def test_models_are_compared(run_script: Run, shelf: Path, tmp_path: Path) -> No
 
 def test_datasets_are_found_again_with_their_trials(shelf: Path) -> None:
     learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
-    assert learned is not None
     points, trials = learned.simulations(shelf / "one.npz", 10, 0, ["tau", "mu"])
     rows = np.loadtxt(shelf / "runs.csv", delimiter=",", skiprows=1)
     data = torch.cat([trials.data, trials.covariates], dim=1)
@@ -145,9 +139,7 @@ def test_datasets_are_found_again_with_their_trials(shelf: Path) -> None:
         assert (own.numpy() == of_point[:, 3:]).all()
 
 
-def test_likelihoods_are_checked_on_simulations(
-    run_script: Run, shelf: Path, tmp_path: Path
-) -> None:
+def test_likelihoods_are_checked_on_simulations(shelf: Path, tmp_path: Path) -> None:
     place = (f"--network={shelf / 'two.pkl'}", f"--prior={shelf / 'prior.pkl'}", "--truth=data")
     making = (f"--source={shelf / 'runs.csv'}", "--dataset=id", "--conditions=y,n")
     making += ("--covariates=t", f"--dest={tmp_path / 'new.npz'}", "--held-out=0")
@@ -162,9 +154,7 @@ def test_likelihoods_are_checked_on_simulations(
     refused(run_script(posterior, "check", *place[:2], *data[2:]), 2, "--data_root=SIMULATIONS")
 
 
-def test_a_flow_of_posteriors_is_weighted_by_a_likelihood(
-    run_script: Run, shelf: Path, tmp_path: Path
-) -> None:
+def test_a_flow_of_posteriors_is_weighted_by_a_likelihood(shelf: Path, tmp_path: Path) -> None:
     write_csv(tmp_path / "one.csv", ["t", "y", "n"], np.array([[0.5, 1.0, 3]]))
     draws = ("--draws=500", f"--condition={tmp_path / 'one.csv'}")
     correct = (f"--correct={shelf / 'one.pkl'}", "--prior=uniform")
@@ -180,7 +170,7 @@ def test_a_flow_of_posteriors_is_weighted_by_a_likelihood(
         assert abs(corrected["mean"][name] - mean) < 0.2 * of_likelihood["std"][name]
 
 
-def test_a_set_of_trials_has_one_posterior(run_script: Run, shelf: Path, tmp_path: Path) -> None:
+def test_a_set_of_trials_has_one_posterior(shelf: Path, tmp_path: Path) -> None:
     assert "up to 3, of y, n, t" in good(run_script(info, shelf / "sets.pkl")).out
     network = (f"--network={shelf / 'sets.pkl'}", f"--save_dir={tmp_path}", "--overwrite")
     seen, correct = f"--condition={shelf / 'seen.csv'}", f"--correct={shelf / 'one.pkl'}"
@@ -205,7 +195,6 @@ def test_a_set_of_trials_has_one_posterior(run_script: Run, shelf: Path, tmp_pat
 
 def test_trials_of_a_set_multiply(shelf: Path) -> None:
     learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
-    assert learned is not None
     density = learned.log_posterior(learned.prior("uniform"), ["tau", "mu"], torch.arange(3))
     points = torch.tensor([[0.1, 0.5], [0.9, -0.9], [1.1, 0.0]]).double()
     first, second = torch.tensor([[0.5, 3, 0.2]]).double(), torch.tensor([[1.5, 2, 0.9]]).double()
@@ -218,10 +207,9 @@ def test_trials_of_a_set_multiply(shelf: Path) -> None:
 
 
 def test_observations_of_more_trials_than_were_learned_for_are_named(
-    run_script: Run, shelf: Path, tmp_path: Path
+    shelf: Path, tmp_path: Path
 ) -> None:
     learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
-    assert learned is not None
     # 135 datasets of two trials: 0.0025 x 270 x 2 / (2 x 4).
     assert learned.most_trials == pytest.approx(0.17, abs=0.03)
     place = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
@@ -232,7 +220,7 @@ def test_observations_of_more_trials_than_were_learned_for_are_named(
     )
 
 
-def test_a_network_file_says_that_it_is_a_likelihood(run_script: Run, shelf: Path) -> None:
+def test_a_network_file_says_that_it_is_a_likelihood(shelf: Path) -> None:
     assert "of one trial, given mu, tau, t" in good(run_script(info, shelf / "one.pkl")).out
 
 
@@ -249,7 +237,7 @@ def test_a_network_file_says_that_it_is_a_likelihood(run_script: Run, shelf: Pat
     ],
 )
 def test_what_is_no_question_of_trials_is_refused(
-    run_script: Run, shelf: Path, tmp_path: Path, words: str, code: int, parts: tuple[str, ...]
+    shelf: Path, tmp_path: Path, words: str, code: int, parts: tuple[str, ...]
 ) -> None:
     (shelf / "hole.csv").write_text("y,n,t\n0,1,0.5\n1,,0.5\n")
     known = {name: f"--network={shelf / f'{name}.pkl'}" for name in ("one", "two", "prior")}
@@ -259,7 +247,7 @@ def test_what_is_no_question_of_trials_is_refused(
 
 
 def test_trials_may_have_missing_data_if_those_of_simulations_had(
-    run_script: Run, shelf: Path, tmp_path: Path
+    shelf: Path, tmp_path: Path
 ) -> None:
     rows = np.loadtxt(shelf / "runs.csv", delimiter=",", skiprows=1)
     rows[::3, 3] = rows[1::4, 4] = np.nan
@@ -268,7 +256,7 @@ def test_trials_may_have_missing_data_if_those_of_simulations_had(
     good(run_script(dataset_tool, *making, f"--dest={tmp_path / 'holes.npz'}"))
     data = f"--data={tmp_path / 'holes.npz'}"
     with mock.patch("training.learning.gaussian_start.STEPS", 40):
-        trained(run_script, tmp_path / "run", train, data, "--likelihood", *SMALL)
+        trained(tmp_path / "run", train, data, "--likelihood", *SMALL)
     *_, network = sorted((tmp_path / "run").glob("network-*.pkl"))
     (tmp_path / "seen.csv").write_text("dataset,y,n,t\n1,0.1,,0.5\n1,,3,0.2\n2,0.4,2,0.9\n")
     place = (f"--network={network}", "--prior=uniform", f"--save_dir={tmp_path / 'out'}", *FEW)
@@ -276,7 +264,6 @@ def test_trials_may_have_missing_data_if_those_of_simulations_had(
     [path] = (tmp_path / "out").glob("*_posterior.nc")
     assert np.isfinite(read_netcdf(path)["constant_data/evidence"]).all()
     learned = LearnedLikelihood.of(NetworkFile.open(str(network)))
-    assert learned is not None
     _, trials = learned.simulations(tmp_path / "holes.npz", 10, 0, ["mu", "tau"])
     assert trials.data.isnan().any()
     (tmp_path / "none.csv").write_text("y,n,t\n1,2,0.5\n,,0.5\n")
@@ -284,13 +271,12 @@ def test_trials_may_have_missing_data_if_those_of_simulations_had(
     refused(run_script(posterior, "sample", *place, none, "--overwrite"), 1, "line 3", "no trial")
     refused(run_script(train, data, f"--outdir={tmp_path}", "-n", "--cond"), 2, "--likelihood")
     whole = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
-    assert whole is not None
     with pytest.raises(DataError, match="missing data: data, not covariates"):
         whole.simulations(tmp_path / "holes.npz", 10, 0, ["mu", "tau"])
 
 
 def test_trainings_of_likelihoods_refuse_what_is_none(
-    run_script: Run, shelf: Path, houses: Path, tmp_path: Path
+    shelf: Path, houses: Path, tmp_path: Path
 ) -> None:
     place = (f"--data={shelf / 'one.npz'}", f"--outdir={tmp_path}", "-n", "--likelihood")
     refused(run_script(train, *place, "--cond"), 2, "--cond", "--likelihood")

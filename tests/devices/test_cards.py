@@ -1,4 +1,4 @@
-"""Which card a rank takes: of several on a machine, and of those that it may see."""
+"""Which card a rank takes, and pretended cards, which refuse what real ones do."""
 
 from typing import Any
 from unittest import mock
@@ -49,3 +49,23 @@ def test_ranks_count_the_cards_that_they_may_see(monkeypatch: pytest.MonkeyPatch
     refused = pytest.raises(UsageError, match="1 was asked for, but there are 1")
     with fake_cuda(devices=1), refused, distributed.process_group(None):
         pass
+
+
+def test_devices_do_not_mix(cuda: FakeCuda) -> None:
+    first, second = torch.ones(2, device="cuda"), torch.ones(2, device="cuda:1")
+    assert (first.device.index, second.device.index) == (0, 1)
+    one = torch.tensor([0], device="cuda")
+    with pytest.raises(RuntimeError, match="same device"):
+        first + torch.ones(2)
+    with pytest.raises(RuntimeError, match="same device"):
+        first + second
+    with pytest.raises(RuntimeError, match="index"):
+        torch.ones(2)[one]
+    with pytest.raises(RuntimeError, match="numpy"):
+        first.numpy()
+    with pytest.raises(RuntimeError, match="generator"):
+        torch.randn(2, generator=torch.Generator("cuda"))
+    with pytest.raises(RuntimeError, match="generator"):
+        torch.randn(2, generator=torch.Generator(), device="cuda")
+    # As on a card, numbers of the CPU and its indices go along.
+    assert (first * torch.tensor(2.0))[torch.tensor([1])].tolist() == [2.0]

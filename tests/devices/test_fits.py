@@ -81,7 +81,6 @@ def test_mixtures_in_chains_are_inverted(cuda: FakeCuda) -> None:
 def test_residuals(cuda: FakeCuda, solver: Solver | None) -> None:
     found: dict[torch.device, list[Quantities]] = {}
     batch = points_and_labels(NAME, 5)
-    assert batch.labels is not None
     labels = batch.labels
     for device in (CPU, CARD):
         model, _ = model_of(NAME)

@@ -108,7 +108,6 @@ def test_coordinates_and_conditions_of_tables(cuda: FakeCuda) -> None:
 
 def test_image_networks_in_blocks_with_classes(cuda: FakeCuda) -> None:
     batch = points_and_labels("DDPM++ of classes", 3)
-    assert batch.labels is not None
     labels = batch.labels
 
     def melted(flow: ProbabilityFlow) -> Tensor:

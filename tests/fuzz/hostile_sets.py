@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
-from tests.fuzz import image_samples
+from tests.fuzz import samples
 from tests.fuzz.cases import Write
 from tests.fuzz.hostile import MIB, UP, Contents, anything, named, packed_zeros
 from tests.fuzz.hostile_pickles import VALUES, program
@@ -41,7 +41,7 @@ def idx_files() -> dict[str, Write]:
 
     def labels_are(make: Callable[[Path], object]) -> Write:
         def write(folder: Path) -> Path:
-            image_samples.mnist(8)(folder)
+            samples.mnist(8)(folder)
             (folder / labels).unlink()
             make(folder / labels)
             return folder / images
@@ -96,7 +96,7 @@ def _endless(start: bytes, mib: int) -> Callable[[], bytes]:
 
 def tars() -> dict[str, Write]:
     """Archives in the place of CIFAR-10."""
-    batch = image_samples.cifar_batch(2)
+    batch = samples.cifar_batch(2)
     passwords = f"{UP}etc/passwd"
     text = b"\x80\x02}U\x04dataT" + struct.pack("<i", 62 * MIB)
     programs = {name: program(mapping(data=value, labels=b"]")) for name, value in VALUES.items()}
@@ -137,7 +137,7 @@ def stores() -> dict[str, Write]:
 
     def changed(offset: int, value: int) -> Write:
         def write(folder: Path) -> Path:
-            image_samples.lsun(60)(folder)
+            samples.lsun(60)(folder)
             data = bytearray((folder / "data.mdb").read_bytes())
             width = 8 if offset >= 32 else 2
             for start in (16, 4096 + 16):

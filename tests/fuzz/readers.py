@@ -12,7 +12,6 @@ from tests.fuzz.hostile_arrays import ARRAYS, npz, rows, statistics, texts, trai
 from tests.fuzz.hostile_images import image_sets, images
 from tests.fuzz.hostile_pickles import bare, networks, states, torch_files
 from tests.fuzz.hostile_sets import idx_files, stores, tars
-from tests.fuzz.image_samples import cifar, image_file, image_set, lsun, mnist, pickle_of_a_batch
 from tests.fuzz.mutations import (
     Mutate,
     in_gzip,
@@ -22,6 +21,7 @@ from tests.fuzz.mutations import (
     mutate_png,
     mutate_text,
 )
+from tests.fuzz.samples import cifar, image_file, image_set, lsun, mnist, pickle_of_a_batch
 from tests.support import answer_files, picture_files
 from torch_utils.results import load_json
 from training.data.sources import lmdb_process

@@ -18,7 +18,7 @@ from tests.support.finished_runs import write_houses
 from tests.support.image_models import save_image_model, write_image_set
 from tests.support.linear_detector import SIZE, LinearDetector
 from tests.support.original_files import dumps, toy_content
-from tests.support.running import ALONE, Result, quick_endings, run_script
+from tests.support.running import ALONE, Result, good, quick_endings, run_script
 from training import Simulations
 from training.data.sources.writer import image_writer
 
@@ -204,8 +204,7 @@ class Shelf:
 
         def make(folder: Path) -> None:
             folder.mkdir()
-            result = command.run(*command.given(self), *command.at(folder))
-            assert (result.code, result.err) == (0, ""), result
+            result = good(command.run(*command.given(self), *command.at(folder)))
             self._made[f"result of {name}"] = result
 
         return self._once(name.replace(" ", "-"), make)

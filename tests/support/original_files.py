@@ -242,7 +242,7 @@ def toy_network(network: OriginalToyConvUNet) -> Persistent:
     for way, blocks in (("down", network.down), ("up", network.up)):
         for number, layer in enumerate(blocks, start=1):
             gnorm = nn.GroupNorm(layer.norm.num_groups, layer.norm.num_channels)
-            gnorm.weight, gnorm.bias = layer.norm.weight, layer.norm.bias  # type: ignore[assignment]
+            gnorm.weight, gnorm.bias = layer.norm.weight, layer.norm.bias
             children[f"{way}resblock{number}"] = module(
                 "ToyResidualBlock",
                 {

@@ -11,17 +11,20 @@ LONGEST = 800
 
 
 def refusal(
-    read: Callable[..., object], *arguments: object, kind: type[InflationError] = DataError
+    read: Callable[..., object],
+    *arguments: object,
+    kind: type[InflationError] = DataError,
+    **options: object,
 ) -> str:
     """The message with which a call is refused: one printable line that names every path given.
 
     Args:
         read: The function to call.
-        arguments: Its arguments.
+        arguments: Its arguments; options are those with names.
         kind: The error that it must raise.
     """
     with pytest.raises(kind) as caught:
-        read(*arguments)
+        read(*arguments, **options)
     message = str(caught.value)
     assert message.isprintable()
     assert len(message) < LONGEST

@@ -4,6 +4,7 @@ import inspect
 import io
 import logging
 import os
+import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
@@ -81,6 +82,12 @@ class Result:
         return lines[0]
 
 
+def good(result: Result) -> Result:
+    """The same, of which it is asserted that all went well."""
+    assert (result.code, result.err) == (0, ""), result
+    return result
+
+
 def refused(result: Result, code: int, *parts: object) -> None:
     """Asserts that a script wrote nothing and ended with one line, in which these parts are."""
     assert result.code == code, result
@@ -88,6 +95,28 @@ def refused(result: Result, code: int, *parts: object) -> None:
     assert ".py: error: " in result.error
     for part in parts:
         assert str(part) in result.error
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file below a folder; folders end in a slash."""
+    paths = sorted(folder.rglob("*"))
+    return {
+        str(path.relative_to(folder)) + "/" * path.is_dir(): (
+            b"" if path.is_dir() else path.read_bytes()
+        )
+        for path in paths
+    }
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """In the block, no file can grow beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def slowly(values: Iterable[object], *slow: object) -> list[Any]:
@@ -172,15 +201,13 @@ def parsed(settings: type[S], *arguments: str) -> S:
     def main(given: S) -> None:
         seen.append(given)
 
-    result = run_script(main, *arguments)
-    assert (result.code, result.err) == (0, "")
+    good(run_script(main, *arguments))
     return seen[0]
 
 
-def trained(run_script: Run, folder: Path, script: ModuleType, *options: str) -> Path:
+def trained(folder: Path, script: ModuleType, *options: str) -> Path:
     """The folder of a finished training."""
-    result = run_script(script, f"--outdir={folder}", "--nosubdir", *options)
-    assert (result.code, result.err) == (0, ""), result.err
+    good(run_script(script, f"--outdir={folder}", "--nosubdir", *options))
     return folder
 
 

@@ -3,13 +3,12 @@
 import os
 import tracemalloc
 import zipfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.support.running import full_disk
 from torch_utils.array_stream import stream_arrays
 from torch_utils.results import load_arrays
 
@@ -65,9 +64,7 @@ def test_rows_may_lie_anyhow_in_memory_and_come_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [None, b"old"])
-def test_a_stream_that_stops_leaves_what_was_there(
-    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]], before: bytes | None
-) -> None:
+def test_a_stream_that_stops_leaves_what_was_there(tmp_path: Path, before: bytes | None) -> None:
     path = tmp_path / "a.npz"
     if before:
         path.write_bytes(before)

@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import nn
 
-from dnnlib.errors import DataError
 from tests.support.refusals import refusal
 from torch_utils import snapshots
 from torch_utils.snapshots import Part, build, read_network, read_state, write_network, write_state
@@ -232,8 +231,7 @@ def test_a_tower_without_its_tensors_is_not_built(path: Path) -> None:
     torch.save(of_part(**{"class": "tower", "arguments": {"depth": 60_000}}), path)
     parts, _ = read_network(path)
     began = time.process_time()
-    with pytest.raises(DataError, match="far more tensors"):
-        build(path, "network", parts["network"], {"tower": Tower})
+    assert "far more tensors" in refusal(build, path, "network", parts["network"], {"tower": Tower})
     assert time.process_time() - began < 10
     assert len(list(Tower(2000).parameters())) == 4000  # others may be built
 

@@ -1,4 +1,4 @@
-"""Models from Python: kinds of rows, names of columns, and posteriors as the command gives them."""
+"""Models from Python: rows, names of columns, priors, and posteriors as commands give them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +8,13 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 
 import posterior
-from dnnlib.errors import InflationError
+from dnnlib.errors import InflationError, UsageError
 from tests.support.image_models import save_image_model
-from tests.support.running import Result, quick_endings
-from training import Model, SbiPosterior, Simulations, Table
+from tests.support.running import quick_endings, run_script
+from training import Model, SbiPosterior, Simulations, Table, normal_prior
 from training.commands.sbi import _Estimator
 from training.files.posterior_draws import load_netcdf
 
@@ -52,9 +53,7 @@ def test_rows_come_back_in_their_kind_and_columns_are_found_by_name(model: Model
     assert isinstance(tensors.sample(2), torch.Tensor)
 
 
-def test_posteriors_are_those_of_the_command(
-    model: Model, run_script: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_posteriors_are_those_of_the_command(model: Model, tmp_path: Path) -> None:
     few = {"draws": 20, "pool": 300, "seed": 3, "n_iters": 2}
     draws = model.posterior(noise_std=0.5).sample({"b": [0.4, 1.0], "a": [0.1, 0.0]}, **few)
     model.save(tmp_path / "network.pkl")
@@ -196,3 +195,33 @@ def test_an_estimator_of_scikit_learn_is_one() -> None:
 
     with quick_endings():
         check_estimator(FlowDensity(duration=0.0002), on_skip=None)
+
+
+COVARIANCE = [[2.0, 0.9], [0.9, 1.0]]
+
+
+def test_a_normal_prior_has_its_density() -> None:
+    rows = np.array([[1.0, 2.0], [3.0, 1.0]])
+    expected = multivariate_normal([1, 2], COVARIANCE).logpdf(rows)
+    prior = normal_prior("ab", [1, 2], COVARIANCE)
+    np.testing.assert_allclose(prior.log_prob(rows), expected, atol=1e-6)
+    # Above 0 it is the logarithm that is normal.
+    bounded = normal_prior("ab", [1, 2], COVARIANCE, {"a": (0, np.inf), "b": (0, np.inf)})
+    expected -= rows.sum(axis=1)
+    np.testing.assert_allclose(bounded.log_prob(np.exp(rows)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "bounds", "why"),
+    [
+        ([1.0], [1.0, 1.0], None, "as many means"),
+        ([1.0, 2.0], [1.0, 1.0], {"c": (0, 1)}, "bounds of none but these"),
+        ([1.0, 2.0], [[1.0, 0.5], [0.0, 1.0]], None, "not symmetric"),
+        ([1.0, 2.0], [[1.0, 2.0], [2.0, 1.0]], None, "not positive"),
+    ],
+)
+def test_what_is_no_normal_law_is_refused(
+    mean: list[float], spread: object, bounds: dict[str, tuple[float, float]] | None, why: str
+) -> None:
+    with pytest.raises(UsageError, match=why):
+        normal_prior("ab", mean, spread, bounds)

@@ -11,6 +11,7 @@ import toy_train
 import train
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
+from tests.support.refusals import refusal
 from tests.support.running import run_script
 from training import Images, Table, Toy
 
@@ -93,8 +94,6 @@ def test_a_table_of_a_file_an_array_or_a_frame_is_one_and_trains_as_the_script_d
         Table.open(Frame(names, values), conditions=["b"], name="rows"),
     ):
         assert torch.equal(other.rows.points, of_file.rows.points)
-        assert other.rows.conditions is not None
-        assert of_file.rows.conditions is not None
         assert torch.equal(other.rows.conditions, of_file.rows.conditions)
     with_options = {**SHORT, "linear_start": "on", "cond_screen": "off"}
     assert of_file.train(tmp_path / "here", **with_options).courses
@@ -126,5 +125,4 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path: Path) -> None:
             Table.open(source)
     with pytest.raises(UsageError, match="names 1, but table has 2"):
         Table.open(np.zeros((30, 2)), columns=["a"])
-    with pytest.raises(DataError, match="none"):
-        Images.open(tmp_path / "none.zip")
+    assert "none" in refusal(Images.open, tmp_path / "none.zip")

@@ -105,7 +105,6 @@ def test_a_saved_melt_gives_its_end_its_start_and_its_labels(melted: Path) -> No
     assert saved.path == melted
     assert torch.equal(saved.x, kept.end)
     assert torch.equal(saved.start, kept.states[0])
-    assert saved.labels is not None
     assert torch.equal(saved.labels, torch.eye(6)[:, :2])
 
 

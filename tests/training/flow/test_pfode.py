@@ -12,6 +12,7 @@ from torch.func import jacfwd
 from dnnlib.errors import DataError, UsageError
 from tests.support import flows
 from tests.support.draws import double, normal, seeded
+from tests.support.refusals import refusal
 from training.flow.isotropic import EDMSchedule
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import NoiseSchedule
@@ -91,8 +92,7 @@ def test_states_are_kept_at_the_start_every_so_often_and_at_the_end() -> None:
     generated = flow.generate(data, times, RK4, save_every=1)
     assert torch.equal(generated.times, times.flip(0))
     assert torch.equal(generated.states[0], data)
-    with pytest.raises(UsageError, match="save_freq"):
-        flow.melt(data, times, RK4, save_every=0)
+    assert "save_freq" in refusal(flow.melt, data, times, RK4, save_every=0, kind=UsageError)
 
 
 def test_states_go_one_by_one_to_who_asks_for_them_and_only_the_ends_are_kept() -> None:
@@ -197,7 +197,7 @@ def test_a_flow_in_blocks_is_the_same_flow(labelled_flow: ProbabilityFlow) -> No
 
     def counted(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         sizes.append(len(x))
-        denoised: Tensor = labelled_flow.denoiser(x, t, labels=labels)  # type: ignore[call-arg]
+        denoised: Tensor = labelled_flow.denoiser(x, t, labels=labels)
         return denoised
 
     flow = ProbabilityFlow(counted, labelled_flow.schedule, labelled_flow.basis)

@@ -1,30 +1,46 @@
-"""Checks of posteriors: they pass where prior, noise and sampler are right, and can fail."""
+"""Checks of posteriors, sampled and learned: they pass what is right, and can fail."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
-from tests.support.draws import double
-from tests.support.posteriors import ROWS, gaussian_prior
+from tests.support.draws import double, normal
+from tests.support.posteriors import (
+    ROWS,
+    affine,
+    conditional_prior,
+    gaussian_prior,
+    limited,
+    posterior,
+    problem,
+)
+from training.inference import wider
+from training.inference.amortized import Amortized
 from training.inference.checking import (
     LIKELIHOOD,
+    check_learned,
     check_runs,
     simulated,
     truths_of_data,
     truths_of_prior,
 )
+from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian
 from training.inference.prior import Prior
 from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate
+from training.measure.posterior.local import calibrate_near
 
-RUNS = 1000
+SAMPLED = 1000
 PLAN = SamplingPlan("pool", draws=100, pool=4096, seed=1)
 EMPTY = torch.zeros(1, 2).double()
 
 
-def values(prior: Prior, told: float, numbers: list[int]) -> RunValues:
+def of_samples(prior: Prior, told: float, numbers: list[int]) -> RunValues:
     """Runs with a noise of 0.5, where the posterior assumes another."""
     target = Target(prior, Gaussian(double(0.5)), EMPTY, ROWS)
     truths = truths_of_prior(target, numbers, PLAN.seed)
@@ -41,7 +57,7 @@ def prior(request: pytest.FixtureRequest) -> Prior:
 
 
 def found(prior: Prior, told: float) -> CalibrationCheck:
-    return calibrate(values(prior, told, list(range(RUNS))))
+    return calibrate(of_samples(prior, told, list(range(SAMPLED))))
 
 
 def test_the_right_model_passes(prior: Prior) -> None:
@@ -72,10 +88,133 @@ def test_truths_of_data_have_variables_of_the_prior() -> None:
     points = mean + noise @ torch.linalg.cholesky(covariance).T
     truths = truths_of_data(target, points, range(count), 1)
     assert torch.equal(truths.points, points)
-    assert truths.w is not None
     assert (truths.w.mean(dim=0).abs() < 4.5 / count**0.5).all()
     assert ((truths.w.T.cov() - torch.eye(2)).abs() < 4.5 * (2 / count) ** 0.5).all()
     # The noise is that of the first time: without it variables would be those of the points.
     gap = prior.points(truths.w).points - points
     expected = prior.flow.schedule.noise_variance(prior.times[0]).mean() / 0.25
     torch.testing.assert_close(gap.square().mean(), expected, rtol=0.15, atol=0)
+
+
+RUNS, NEAR, STD = 300, 75, 0.6
+ORDER = normal(RUNS, 1, seed=5)[:, 0].argsort()
+ENDS = torch.stack([ORDER[:NEAR], ORDER[-NEAR:]])
+"""Runs near a low observation, and near a high one."""
+
+
+@pytest.fixture(scope="module")
+def learned() -> Prior:
+    return conditional_prior()
+
+
+def learnable(noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Truths ``[R, 2]`` of the posteriors of conditions ``[R, 1]``."""
+    y = 1.25 * normal(RUNS, 1, seed=5)
+    noise = normal(RUNS, 2, seed=6) if noise is None else noise
+    return torch.cat([0.64 * y + STD * noise[:, :1], noise[:, 1:]], dim=1), y
+
+
+def of_learned(
+    learned: Prior, truths: Tensor, y: Tensor, references: Tensor | None = None
+) -> RunValues:
+    amortized = Amortized(learned, y, rows=2048, chains=1, draws=60, seed=2)
+    return check_learned(amortized, truths, torch.arange(RUNS), "ab", references)
+
+
+def test_the_right_posterior_passes(learned: Prior) -> None:
+    truths, y = learnable()
+    found = of_learned(learned, truths, y)
+    assert found.names == ("a", "b", "log density")
+    of_truths = torch.distributions.Normal(torch.cat([0.64 * y, 0 * y], 1), torch.tensor([STD, 1]))
+    expected = of_truths.log_prob(truths).sum(dim=1)
+    # But for the noise of the first time.
+    torch.testing.assert_close(found.density, expected, rtol=0, atol=0.15)
+    check = calibrate(found)
+    mean, error = float(expected.mean()), float(expected.std()) / RUNS**0.5
+    assert check.density == pytest.approx((mean, error), abs=0.02)
+    assert check.passed
+    assert not calibrate_near(found, ENDS).failed
+
+
+Change = Callable[[Tensor, Tensor], Tensor]
+CHANGES: dict[str, tuple[Change, list[str]]] = {
+    # Truths that are spread by 1.9 are found by a posterior that is too narrow.
+    "wide here, narrow there": (
+        lambda noise, high: torch.where(high, 0.45 * noise, 1.9 * noise),
+        ["too narrow", "too wide"],
+    ),
+    "low here, high there": (
+        lambda noise, high: noise + torch.where(high, -0.7, 0.7),
+        ["too low", "too high"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_wrong_on_both_sides_is_told_where_it_is(name: str, learned: Prior) -> None:
+    change, tendencies = CHANGES[name]
+    noise = normal(RUNS, 2, seed=6)
+    high = (ORDER.argsort() >= RUNS // 2)[:, None]
+    noise[:, :1] = change(noise[:, :1], high)
+    found = of_learned(learned, *learnable(noise))
+    near = calibrate_near(found, ENDS)
+    assert near.failed == [0, 1]
+    assert [(test.quantity, test.tendency) for test in near.tests] == [
+        ("a", tendency) for tendency in tendencies
+    ]
+
+
+def test_a_posterior_that_is_wrong_for_half_of_the_observations_fails(learned: Prior) -> None:
+    noise = normal(RUNS, 2, seed=6)
+    noise[ORDER[: RUNS // 2]] *= 2
+    found = of_learned(learned, *learnable(noise))
+    assert not calibrate(found).passed
+    near = calibrate_near(found, ENDS)
+    assert near.failed == [0]
+    assert "narrow" in near.tests[0].tendency
+
+
+def test_only_points_that_know_conditions_see_a_posterior_that_does_not() -> None:
+    learned, (truths, y) = conditional_prior("off"), learnable()
+    alone = calibrate(of_learned(learned, truths, y))
+    assert alone.passed
+    nearest = torch.cat([0.64 * y + STD * normal(RUNS, 1, seed=8), normal(RUNS, 1, seed=9)], dim=1)
+    found = calibrate(of_learned(learned, truths, y, nearest))
+    assert [name for name, p in found.adjusted.items() if p < 0.01] == ["TARP"]
+
+
+def test_what_leaks_is_not_taken_for_density(learned: Prior) -> None:
+    """Truths of the posterior between bounds, of which the flow has a third beyond."""
+    low = -0.4
+    inside = torch.special.ndtr(torch.tensor(low).double())
+    level = inside + (1 - inside) * torch.special.ndtr(normal(RUNS, 1, seed=10))
+    noise = torch.cat([normal(RUNS, 1, seed=6), torch.special.ndtri(level)], dim=1)
+    found = of_learned(limited(learned, low), *learnable(noise))
+    assert calibrate(found).passed
+    assert not calibrate(of_learned(learned, *learnable(noise))).passed
+
+
+@pytest.mark.parametrize("dim", [2, 8])
+@pytest.mark.parametrize(
+    ("narrower", "beside", "passes"), [(1.0, 0.0, True), (0.6, 0.0, False), (1.0, 0.5, False)]
+)
+def test_draws_that_are_too_narrow_or_beside_fail(
+    dim: int, narrower: float, beside: float, passes: bool
+) -> None:
+    likelihood, observed = Gaussian(double(0.05), torch.tensor([0])), double([[0.3]])
+    which = problem(gaussian_prior(dim), likelihood, observed)
+    which.target.rows = 256
+    mean, covariance = posterior(which.coarse, likelihood, observed)
+    root = torch.linalg.cholesky(covariance)
+    noise = narrower * normal(4 * 500, dim)
+    points = mean + (noise + beside * torch.eye(dim).double()[-1]) @ root.T
+    start, columns = affine(which.coarse)
+    w = torch.linalg.solve(columns, (points - start).T).T
+    shape = (1, 4, 500)
+    found = likelihood.log_prob(points, observed.expand(len(points), -1)).view(shape)
+    draws = Draws(w.view(*shape, -1), points.view(*shape, -1), found, ["hmc"], torch.zeros(1))
+    told = wider.tested(which.target, draws, torch.tensor([7]))
+    assert told.stats["test_worth"] > wider.FEWEST_WORTH
+    assert bool(told.stats["test"] <= 1) == passes
+    assert told.calls > 0
+    assert torch.equal(told.points, draws.points)

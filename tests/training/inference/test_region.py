@@ -35,7 +35,6 @@ def test_a_region_is_where_density_is_and_its_share_is_told() -> None:
     squares = [-2 * (bounds.least + log(2 * pi * 0.6)) for bounds, _ in parts]
     assert 12 < min(squares) <= max(squares) < 25  # 1e-4 is at 18.4, here of 2,000 draws
     one = restricted(prior, Region(parts[:1]), 200)
-    assert one is not None
     assert one.points.shape == (200, 2)
     ellipse = pi * squares[0] * 0.6 / (2 * HALF) ** 2
     assert one.share == pytest.approx(ellipse, abs=4 * one.error + 0.02 * ellipse)
@@ -49,7 +48,6 @@ def test_a_region_is_where_density_is_and_its_share_is_told() -> None:
     assert (ellipses | ~found).all()
     assert (ellipses & ~found).sum() <= 0.06 * ellipses.sum()  # the box has no room for tips
     more = restricted(prior, Region(parts[:1]), 200, lambda share: 250 if share > 0.1 else 0)
-    assert more is not None
     assert len(more.points) == 250
     drawn = replace(of[0.5], region=Region(parts[1:])).sample(torch.zeros(1, dtype=torch.int64))
     assert (radius(drawn.points.flatten(0, 2), 2.0) <= squares[1] + 1e-9).all()

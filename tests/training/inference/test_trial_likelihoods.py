@@ -23,7 +23,6 @@ from training.learning.gaussian_start import fit_gaussian
 from training.learning.trainer import TrainingConfig
 from training.measure.posterior.evidence import model_probabilities
 from training.networks.questions import ASKED
-from training.networks.trials import TrialNetwork
 from training.subjects.likelihoods import uniform_model
 from training.subjects.table_spaces import Preparation, Space
 from training.subjects.trial_laws import HolesLaw
@@ -204,7 +203,6 @@ def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one() -> None:
         model, _ = prepared.build(prepared.coordinates(Space("none", "none", "gaussian")))
     model.denoiser.eval().requires_grad_(False)
     network = model.denoiser.network
-    assert isinstance(network, TrialNetwork)
     law, nothing = HolesLaw(model.flow, network), torch.zeros(300, 0).double()
     points, seen = a[:300], y[:300].clone()
     seen[:100, 0] = seen[100:200, 1] = torch.nan
@@ -221,15 +219,13 @@ def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one() -> None:
     # The flow of a network that is not trained is the same.
     torch.testing.assert_close(law.log_prob(seen, nothing, points), rough, rtol=0, atol=0.01)
     inside = points.clone().requires_grad_()
-    law.rough(seen, nothing, inside).sum().backward()  # type: ignore[no-untyped-call]
+    law.rough(seen, nothing, inside).sum().backward()
     aside = [law.rough(seen, nothing, points + step) for step in (1e-3, -1e-3)]
-    assert inside.grad is not None
     slopes = (aside[0] - aside[1]) / 2e-3  # of networks in single precision
     torch.testing.assert_close(inside.grad[:, 0], slopes, rtol=0.01, atol=0.01)
     # Each row is asked for all of its data, or for some of them.
     coordinates = prepared.coordinates(Space("none", "none", "gaussian"))
     labels = prepared.placed(coordinates, table.rows, torch.Generator()).labels
-    assert labels is not None
     asked = labels[:, 1:] == ASKED
     assert not (asked & holes.isnan()).any()
     assert asked.any(dim=1).all()

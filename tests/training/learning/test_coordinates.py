@@ -11,6 +11,7 @@ from sklearn.preprocessing import PowerTransformer
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
+from tests.support.refusals import refusal
 from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates
 from training.learning.coordinates import basis_in, fit_coordinates, over_decades
@@ -152,8 +153,7 @@ def test_discrete_columns_are_dithered_within_their_step_and_rounded_back() -> N
 def test_what_has_no_coordinates_is_said_with_the_name_of_its_column() -> None:
     points, columns = table(), bounded_columns()
     points[7, 1] = 1.5
-    with pytest.raises(DataError, match=r"column 'uniform' has 1\.5 in row 7"):
-        fit_coordinates(points, columns)
+    assert "column 'uniform' has 1.5 in row 7" in refusal(fit_coordinates, points, columns)
     points = table()
     points[:, 2] = 3
     for marginals, whiten in (("quantile", "zca"), ("none", "none")):

@@ -1,4 +1,4 @@
-"""What several ranks compute equals what one computes, up to the order of summation."""
+"""x"""
 
 import math
 import os

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError
+from tests.support.refusals import refusal
 from tests.support.trainers import run_steps
 from training.data.tables.foreign import ForeignTable
 from training.data.tables.making import TableChoices, make_table
@@ -69,7 +70,6 @@ def trained(prepared: Preparation) -> tuple[Trainer, Watch]:
     trainer = Trainer(model, loss, prepared.config)
     run_steps(trainer, prepared.source(coordinates), prepared.config.total_steps)
     rows = prepared.held_out(coordinates, loss)
-    assert rows is not None
     return trainer, Watch(rows, keeps_best=True)
 
 
@@ -113,15 +113,12 @@ def test_held_out_nats_are_a_bound_that_training_raises() -> None:
     prepared = preparation(total=15_000)
     trainer, watch = trained(prepared)
     model, coordinates = trainer.averaged, trainer.averaged.coordinates
-    assert coordinates is not None
     untrained, _ = prepared.build(coordinates)
     start, end = (watch.held_out.score(one).nats for one in (untrained, model))
     generator = torch.Generator().manual_seed(1)
     u, log_det = coordinates(coordinates.dithered(prepared.table.held_out_rows.points, generator))
     noisy = u + 0.1 * torch.randn(u.shape, generator=generator, dtype=torch.float64)
     density = replace(model, coordinates=None).flow.log_prob(noisy) + log_det
-    assert start is not None
-    assert end is not None
     assert start + 0.3 < end < float(density.mean())
 
 
@@ -225,7 +222,6 @@ def test_the_best_weights_are_calibrated_and_saved_whatever_becomes_of_that(
     weights = watch.state()["best"]["weights"]
     assert all(torch.equal(best.denoiser.state_dict()[k], v) for k, v in weights.items())
     calibration = trainer.averaged.denoiser.calibration
-    assert calibration is not None
     assert calibration.slopes.any()
     held_out = coordinates.to_flow(prepared.table.held_out_rows.points)
     points = plan.points().points
@@ -259,5 +255,4 @@ def test_a_watch_is_resumed_with_its_best_weights_and_its_patience() -> None:
     with pytest.raises(DataError, match="best weights of another model"):
         other.restore({"best": wide}, model, "state.pt")
     for broken in ({"best": {"seen": 1}}, {"best": {**watch.state()["best"], "weights": {"a": 1}}}):
-        with pytest.raises(DataError, match=r"state\.pt has a broken 'best'"):
-            other.restore(broken, model, "state.pt")
+        assert "state.pt has a broken 'best'" in refusal(other.restore, broken, model, "state.pt")

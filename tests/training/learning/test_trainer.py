@@ -81,7 +81,6 @@ def test_microbatches_add_up_to_the_gradient_of_the_batch() -> None:
 def test_each_sample_of_each_step_has_a_lot_and_further_points_keep_their_places() -> None:
     trainer, source = circles_trainer(others=600, batch=32)
     others = next(source.batches(0)).others
-    assert others is not None
     first = trainer.dealt(others)
     assert len(first.lots.unique()) == 32
     trainer.step += 1

@@ -15,6 +15,7 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from tests.support.draws import double, normal
 from tests.support.flows import gaussian_flow
+from tests.support.refusals import refusal
 from torch_utils.results import save_arrays
 from training.flow.denoisers import Denoiser, MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
@@ -89,8 +90,7 @@ def test_what_cannot_be_correlated_is_refused() -> None:
     for which, size in product((0, 1), (1e39, 1e160, 1e238, 1e300)):
         rows = [normal(20, 3, seed=1), normal(20, 3, seed=2)]
         rows[which][:, 1] *= size
-        with pytest.raises(DataError, match=r"r varies by more than 3\.4e"):
-            correlate(batches(*rows, size=7), "r")
+        assert "r varies by more than 3.4e" in refusal(correlate, batches(*rows, size=7), "r")
         rows[which][:, 1] /= size * 1e-30
         assert correlate(batches(*rows, size=7), "r").matrix.isfinite().all()
 

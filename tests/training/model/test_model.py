@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import random_basis
 from tests.support.refusals import refusal
@@ -111,8 +111,7 @@ def test_courses_are_found_saved_and_belong_to_the_calibrated_flow(
     spoiled = model.courses["points"]
     spoiled.times.zero_()
     model.save(tmp_path / "broken.pkl")
-    with pytest.raises(DataError, match="do not increase"):
-        Model.load(tmp_path / "broken.pkl")
+    assert "do not increase" in refusal(Model.load, tmp_path / "broken.pkl")
 
 
 def test_an_output_gain_is_saved_and_stays(model: Model, tmp_path: Path) -> None:
@@ -274,8 +273,7 @@ def test_the_schedule_takes_its_dimension_and_top_variance_from_the_basis() -> N
     schedule = make_schedule("ifs", {"dims_to_keep": 2, "rho": 1.5}, basis, end_std=2.0)
     assert (schedule.dim, schedule.top_variance, schedule.end_std) == (4, basis.top_variance, 2.0)
     assert make_schedule("edm", {"t_min": 0.01}, basis).dim == 4
-    with pytest.raises(UsageError, match="ifs, edm"):
-        make_schedule("cosine", {}, basis)
+    assert "ifs, edm" in refusal(make_schedule, "cosine", {}, basis, kind=UsageError)
 
 
 def test_parameters_are_counted(model: Model) -> None:

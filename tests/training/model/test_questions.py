@@ -13,7 +13,7 @@ from training.flow.solvers import get_solver
 from training.learning.building import Choices
 from training.model.questions import EncodedRows, QuestionFlow
 from training.names import LOG
-from training.networks.questions import ABSENT, ASKED, EXACT, KNOWN, QuestionNetwork
+from training.networks.questions import ABSENT, ASKED, EXACT, KNOWN
 from training.subjects.record_spaces import choose_space
 
 DIM, COUNTS = 4, [3, 2]
@@ -36,7 +36,6 @@ def untrained() -> QuestionFlow:
     ones = torch.ones(DIM, dtype=torch.float64)
     model, _ = choices.build(EigenBasis(0 * ones, ones, ones.diag()))
     network = model.denoiser.eval().requires_grad_(False).network
-    assert isinstance(network, QuestionNetwork)
     network.hold_mixture(WEIGHTS, MEANS, COVARIANCES, SHARES, 100 * ones)
     return QuestionFlow(model.flow, network, model.flow.times(40), get_solver("exp_rk5"))
 

@@ -23,6 +23,7 @@ from tests.support.picture_files import (
     save_table,
     save_toy_matrices,
 )
+from tests.support.refusals import refusal
 from training.measure.boundaries import unit_sphere
 from training.pictures.album import drawable_files, pictures_of
 
@@ -135,5 +136,4 @@ def test_kinds_are_known_by_their_format(tmp_path: Path) -> None:
     path = save_melt(tmp_path, format=np.array("inflationary-flows fid reference 1"))
     with pytest.raises(DataError, match="holds features of images, which are not drawn"):
         pictures_of([path], None, None)
-    with pytest.raises(DataError, match="holds neither"):
-        drawable_files([tmp_path])
+    assert "holds neither" in refusal(drawable_files, [tmp_path])

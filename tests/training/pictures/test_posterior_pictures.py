@@ -14,6 +14,7 @@ from scipy.stats import multivariate_normal
 
 from dnnlib.errors import DataError
 from tests.support.picture_files import save_check, save_posterior
+from tests.support.refusals import refusal
 from tests.training.pictures.test_table_pictures import words
 from training.data.toys import Toy
 from training.files.posterior import SavedCheck
@@ -103,8 +104,6 @@ def test_what_is_saved_of_posteriors_is_read_again(tmp_path: Path, kind: str) ->
     saved = load_netcdf(save_posterior(tmp_path, likelihood=likelihood), 2)
     assert saved.points.shape == (2, 40, 2, 2)
     assert (saved.count, saved.every, saved.toy, saved.names) == (3, 1, "circles", ["x1", "x2"])
-    assert saved.likelihood is not None
-    assert saved.observed is not None
     assert np.array_equal(saved.truth, saved.points[0, 0])
     points = torch.from_numpy(saved.points[:, :, 1].reshape(-1, 2))
     observed = torch.from_numpy(saved.observed[1]).expand(len(points), -1)
@@ -218,8 +217,7 @@ def test_observed_coordinates_are_among_the_points(tmp_path: Path) -> None:
     path = save_posterior(tmp_path, likelihood=GAUSSIANS["coordinate"])
     for place in (-1, 2):
         replaced("constant_data/seen", data=np.array([place]))(path)
-        with pytest.raises(DataError, match="not of 2 coordinates"):
-            load_netcdf(path, 1)
+        assert "not of 2 coordinates" in refusal(load_netcdf, path, 1)
 
 
 # Pictures.
@@ -260,7 +258,6 @@ def test_toys_show_prior_draws_contours_and_what_was_observed(tmp_path: Path, ki
     for index, axes in enumerate(panels):
         prior, draws, mark, *_, truth = axes.lines
         assert saved.prior is not None
-        assert saved.observed is not None
         assert np.array_equal(prior.get_xydata(), saved.prior)
         assert np.array_equal(draws.get_xydata(), saved.points[:, :, index].reshape(-1, 2))
         assert np.array_equal(truth.get_xydata()[0], saved.truth[index])
@@ -302,7 +299,6 @@ def test_columns_that_were_not_observed_come_first(tmp_path: Path) -> None:
     pairs = draw_pairs(saved)
     assert len(pairs.axes) == 1 + 15
     assert "observation 1 of 3" in words(pairs)
-    assert saved.observed is not None
     marks = [line.get_xdata()[0] for line in marginals.axes[1].lines]
     first = int(next(title for title in titles if title)[1:]) - 1
     expected = (*saved.observed[:, first], *saved.truth[:, first])
@@ -314,8 +310,6 @@ def test_hidden_pixels_are_tinted(tmp_path: Path) -> None:
     options: dict[str, Any] = {"likelihood": seen, "image_shape": (1, 4, 4), "prior": False}
     saved = load_netcdf(save_posterior(tmp_path, "digits", 16, **options), 6)
     cells = observed_cells(saved)
-    assert cells is not None
-    assert saved.observed is not None
     shown = np.clip(np.rint(saved.observed[0]), 0, 255)
     assert np.array_equal(cells[0, :2, :, 0].ravel(), shown)
     tints = cells[0, 2:].reshape(-1, 3)
@@ -332,7 +326,6 @@ def test_hidden_pixels_are_tinted(tmp_path: Path) -> None:
     small = Gaussian(torch.tensor(1.0), operator=Separable.downsampling(2, (1, 4, 4)))
     options |= {"likelihood": small}
     of_small = observed_cells(load_netcdf(save_posterior(tmp_path, "small", 16, **options), 6))
-    assert of_small is not None
     assert (of_small[:, ::2] == of_small[:, 1::2]).all(), "a pixel of four is two by two"
 
 

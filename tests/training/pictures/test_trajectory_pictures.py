@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.proj3d import proj_transform
 from PIL import Image
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import UsageError
 from tests.support.picture_files import SAVED, save_images, save_simulation
+from tests.support.refusals import refusal
 from training.files.trajectory import SavedTrajectory
 from training.pictures.look import BLUE, ORANGE
 from training.pictures.trajectories import album, clouds
@@ -92,8 +93,7 @@ def test_kinds_and_latent_laws_are_told_by_time_name_and_parameters(tmp_path: Pa
     (tmp_path / "digits_PRRto8D_HD_pfODE_int_sim_params.json").write_text(content)
     assert latent_law(images) == "latents: variances of the melt"
     (tmp_path / "circles_PRRto1D_exact_sim_params.json").write_text("[1]")
-    with pytest.raises(DataError, match="sim_params"):
-        latent_law(gen)
+    assert "sim_params" in refusal(latent_law, gen)
 
 
 def test_embedded_toys_show_the_dimensions_that_hold_data(tmp_path: Path) -> None:
@@ -320,8 +320,7 @@ def test_mp4_needs_ffmpeg_and_even_frames(tmp_path: Path, monkeypatch: pytest.Mo
     frames = [np.full((7, 9, 3), value, np.uint8) for value in (1, 2)]
     path = tmp_path / "a.mp4"
     monkeypatch.setattr(album.shutil, "which", lambda name: None)
-    with pytest.raises(UsageError, match="ffmpeg"):
-        album.write_mp4(path, frames, [0.1, 1.0])
+    assert "ffmpeg" in refusal(album.write_mp4, path, frames, [0.1, 1.0], kind=UsageError)
     program = tmp_path / "ffmpeg"
     program.write_text('#!/bin/sh\nfor last; do :; done\necho "$*" >"$last.told"\ncat >"$last"\n')
     program.chmod(0o755)
@@ -330,5 +329,4 @@ def test_mp4_needs_ffmpeg_and_even_frames(tmp_path: Path, monkeypatch: pytest.Mo
     assert "-s 8x6 " in Path(f"{path}.told").read_text()
     assert path.read_bytes() == bytes([1]) * (8 * 6 * 3 * 3) + bytes([2]) * (8 * 6 * 3 * 30)
     program.write_text("#!/bin/sh\ncat >/dev/null\necho no such codec >&2\nexit 3\n")
-    with pytest.raises(DataError, match="no such codec"):
-        album.write_mp4(path, frames, [0.1, 1.0])
+    assert "no such codec" in refusal(album.write_mp4, path, frames, [0.1, 1.0])

@@ -112,8 +112,7 @@ def test_a_network_of_no_images_is_a_data_error(networks: dict[str, Path], tmp_p
             opened(**about)
     flow = opened(data_name=None, label_dim=None)
     assert (flow.data_name, flow.label_dim) == ("images", 0)
-    with pytest.raises(DataError, match=r"none\.pkl"):
-        NetworkFile.open(str(tmp_path / "none.pkl"))
+    assert "none.pkl" in refusal(NetworkFile.open, str(tmp_path / "none.pkl"))
 
 
 @torch.no_grad()
@@ -163,7 +162,6 @@ def test_a_class_is_one_of_the_networks_and_a_label_one_hot(open_flow: Open) -> 
     with_classes, without = open_flow("PRR"), open_flow("PRP")
     classes = torch.tensor([2, 0, 1, 2])
     labels = with_classes.one_hot(classes)
-    assert labels is not None
     assert torch.equal(labels, torch.eye(3)[classes])
     assert without.one_hot(classes) is None
     for number in (None, 0, 2):
@@ -191,8 +189,7 @@ def test_names_are_plain_parts_of_the_names_of_files() -> None:
     for name in ("cifar10", "cifar10-32x32", "a.b+c_d", "größe", "_x", "7"):
         assert plain_name(name) == name
     for name in ("", ".", "..", "-", "a/b", "../a", "a b", "a\\b", "a\n", "~", "*"):
-        with pytest.raises(UsageError, match="data_name"):
-            plain_name(name)
+        assert "data_name" in refusal(plain_name, name, kind=UsageError)
 
 
 def test_variances_are_summarized_by_their_ratios() -> None:

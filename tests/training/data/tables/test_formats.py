@@ -8,6 +8,7 @@ import pytest
 
 from dnnlib.errors import DataError, InflationError, UsageError
 from tests.fuzz.hostile import npy, zip_bomb
+from tests.support.refusals import refusal
 from training.data.tables.foreign import BLOCK_ROWS
 from training.data.tables.formats import NotNumbers, is_table, open_table
 from training.data.tables.text import LONGEST_LINE
@@ -86,8 +87,7 @@ def test_tables_that_ship_and_toys_are_read_by_name() -> None:
     assert rows_of("wine").shape == (178, 13)
     assert rows_of("toy:s_curve").shape == (20_000, 3)
     np.testing.assert_array_equal(rows_of("toy:moons"), rows_of("toy:moons"))
-    with pytest.raises(UsageError, match="unknown toy 'pie'"):
-        open_table("toy:pie", None)
+    assert "unknown toy 'pie'" in refusal(open_table, "toy:pie", None, kind=UsageError)
 
 
 def test_empty_cells_and_their_like_are_missing(tmp_path: Path) -> None:
@@ -151,8 +151,7 @@ def test_arrays_that_are_no_tables_are_refused(tmp_path: Path) -> None:
                 rows_of(tmp_path / f"{name}{suffix}")
     header = "{'descr': '<f8', 'fortran_order': False, 'shape': (33554432, 2), }"
     (tmp_path / "bomb.npz").write_bytes(zip_bomb("points.npy", 512, npy(header, b"")))
-    with pytest.raises(DataError, match="promises"):
-        rows_of(tmp_path / "bomb.npz")
+    assert "promises" in refusal(rows_of, tmp_path / "bomb.npz")
     np.savez(tmp_path / "two.npz", one=ROWS, other=ROWS)
     np.savez(tmp_path / "names.npz", points=ROWS, names=["a"])
     np.save(tmp_path / "none.npy", np.zeros((20, 0)))
@@ -168,5 +167,4 @@ def test_arrays_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("a,b\n1,2\n")
     with pytest.raises(InflationError, match=r"no readable Parquet|needs pyarrow"):
         rows_of(tmp_path / "text.parquet")
-    with pytest.raises(DataError, match="does not exist"):
-        rows_of(tmp_path / "nothing.csv")
+    assert "does not exist" in refusal(rows_of, tmp_path / "nothing.csv")

@@ -8,8 +8,8 @@ import torch
 
 import dataset_tool
 import info
-from tests.support.finished_runs import good, write_csv
-from tests.support.running import Run, refused
+from tests.support.finished_runs import write_csv
+from tests.support.running import good, refused, run_script
 from training.data.tables.exchanged import exchanged
 from training.data.tables.table import DataTable
 from training.data.tables.trials import as_sets, one_of_each, thinned
@@ -40,7 +40,7 @@ def long_rows(wide: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def made(run_script: Run, tmp_path: Path) -> dict[str, DataTable]:
+def made(tmp_path: Path) -> dict[str, DataTable]:
     wide = wide_rows()
     write_csv(tmp_path / "wide.csv", NAMES, wide)
     write_csv(tmp_path / "long.csv", ["id", "a", "b", "y", "n", "t"], long_rows(wide))
@@ -79,7 +79,6 @@ def test_columns_and_long_form_are_the_same_data(made: dict[str, DataTable]) -> 
 
 def test_whole_datasets_are_held_out(made: dict[str, DataTable]) -> None:
     for table in made.values():
-        assert table.datasets is not None
         halves = (table.held_out, ~table.held_out)
         held_out, others = (set(table.datasets[which].tolist()) for which in halves)
         assert (len(held_out), len(others)) == (10, 30)
@@ -93,8 +92,6 @@ def test_roles_are_exchanged_for_a_likelihood(made: dict[str, DataTable]) -> Non
         ["y", "n"],
         ["a", "b", "t"],
     )
-    assert table.conditions is not None
-    assert likelihood.conditions is not None
     torch.testing.assert_close(likelihood.points, table.conditions[:, :2])
     torch.testing.assert_close(likelihood.conditions[:, :2], table.points)
     assert likelihood.columns_of_conditions.high.tolist() == [1, torch.inf, torch.inf]
@@ -115,7 +112,7 @@ def test_roles_are_exchanged_for_a_likelihood(made: dict[str, DataTable]) -> Non
     ],
 )
 def test_what_is_no_dataset_is_refused(
-    run_script: Run, tmp_path: Path, change: str, options: tuple[str, ...], words: tuple[str, ...]
+    tmp_path: Path, change: str, options: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     rows = long_rows(wide_rows())[1:]
     if change == "late b":
@@ -131,7 +128,7 @@ def test_what_is_no_dataset_is_refused(
     assert not (tmp_path / "d.npz").exists()
 
 
-def test_missing_data_of_trials_are_kept(run_script: Run, tmp_path: Path) -> None:
+def test_missing_data_of_trials_are_kept(tmp_path: Path) -> None:
     rows = long_rows(wide_rows())
     rows[::4, 3] = rows[1::4, 4] = np.nan
     rows[8, 4] = np.nan  # of this trial nothing is there
@@ -140,7 +137,6 @@ def test_missing_data_of_trials_are_kept(run_script: Run, tmp_path: Path) -> Non
     roles = ("--conditions=y,n", "--covariates=t", "--missing=keep")
     assert "Left out 1 of" in good(run_script(dataset_tool, *place, *roles)).out
     table = load_table(tmp_path / "d.npz")
-    assert table.conditions is not None
     torch.testing.assert_close(
         table.conditions, torch.from_numpy(np.delete(rows, 8, 0)[:, 3:]), equal_nan=True
     )
@@ -149,7 +145,7 @@ def test_missing_data_of_trials_are_kept(run_script: Run, tmp_path: Path) -> Non
     assert likelihood.points.isnan().sum() == table.conditions.isnan().sum()
 
 
-def test_a_row_without_trials_is_refused(run_script: Run, tmp_path: Path) -> None:
+def test_a_row_without_trials_is_refused(tmp_path: Path) -> None:
     rows = wide_rows()
     rows[4, 2:] = np.nan
     source = write_csv(tmp_path / "wide.csv", NAMES, rows)
@@ -163,7 +159,6 @@ def test_trials_of_a_dataset_stand_side_by_side(made: dict[str, DataTable]) -> N
     wide = wide_rows()
     for form, table in made.items():
         sets = as_sets(table, 3, form)
-        assert sets.conditions is not None
         assert (len(sets), sets.datasets, sets.condition_dim) == (40, None, 3)
         order = [np.flatnonzero(wide[:, 0] == a).item() for a in sets.points[:, 0].numpy()]
         np.testing.assert_array_equal(sets.conditions.numpy(), wide[order, 2:])

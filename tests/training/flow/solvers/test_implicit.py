@@ -11,6 +11,7 @@ from dnnlib.errors import DataError
 from tests.support.draws import double, normal, seeded
 from tests.support.equations import START, last, riccati
 from tests.support.flows import curved_flow, exact_flow, network_flow
+from tests.support.refusals import refusal
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
 from training.flow.solvers.implicit import NODES, STAGES, gauss_legendre
@@ -169,5 +170,4 @@ def test_an_iteration_that_leaves_a_solution_has_not_found_it() -> None:
         last(gauss_legendre, lambda x, t: -8 * x.tanh(), x, ONE_STEP)
     # One of these samples is carried past a solution that repels the iteration.
     toy, flow = exact_flow("circles", 1)
-    with pytest.raises(DataError, match="has no solution that"):
-        roundtrip_error(flow, toy.sample(300, seeded()), 1)
+    assert "has no solution that" in refusal(roundtrip_error, flow, toy.sample(300, seeded()), 1)

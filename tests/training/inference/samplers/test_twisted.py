@@ -50,7 +50,6 @@ def bent() -> Coordinates:
 def by_quadrature(prior: Prior, likelihood: Gaussian, observed: Tensor) -> tuple[Tensor, Tensor]:
     """Means and standard deviations ``[M, 2]`` under the density of the exact denoiser."""
     flow = prior.flow
-    assert isinstance(flow.denoiser, MixtureDenoiser)
     states = flow.basis.to_eigen(GRID)
     density = flow.denoiser.log_density(states, prior.times[0])
     return moments_on_grid(prior.of_states(states), density, likelihood, observed)

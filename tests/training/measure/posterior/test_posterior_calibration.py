@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError
 from tests.support.draws import double, normal, seeded
+from tests.support.refusals import refusal
 from training.measure.posterior.calibration import (
     CalibrationCheck,
     RunValues,
@@ -140,8 +141,7 @@ def test_holm_multiplies_by_the_hypotheses_that_are_left() -> None:
     found = holm({"a": 0.03, "b": 0.01, "c": 0.04, "d": 0.9})
     assert found == pytest.approx({"a": 0.09, "b": 0.04, "c": 0.09, "d": 0.9})
     assert list(found) == ["a", "b", "c", "d"]
-    with pytest.raises(DataError, match="nan"):
-        holm({"a": float("nan")})
+    assert "nan" in refusal(holm, {"a": float("nan")})
 
 
 def test_a_verdict_names_what_fails_the_clearest_first() -> None:
@@ -152,8 +152,7 @@ def test_a_verdict_names_what_fails_the_clearest_first() -> None:
         "25 points of coverage or more in 90 % of cases."
     )
     assert verdict({"a": 0.01}, 0.01, 100).startswith("No miscalibration seen in one test")
-    with pytest.raises(DataError, match="nothing was tested"):
-        verdict({}, 0.01, 100)
+    assert "nothing was tested" in refusal(verdict, {}, 0.01, 100)
 
 
 def test_a_verdict_says_how_large_an_error_the_runs_would_have_seen() -> None:

@@ -1,4 +1,6 @@
-"""Errors of a roundtrip in gray levels, by hand and by an independent computation."""
+"""Errors of a roundtrip and of a denoiser, against known ones, and what is measured of images."""
+
+from math import pi
 
 import numpy as np
 import pytest
@@ -6,7 +8,12 @@ import torch
 from torch import Tensor
 
 from tests.support.draws import normal, seeded
+from tests.support.flows import FunctionNetwork, exact_flow
 from training.data.images.batches import normalize_pixels, to_pixels
+from training.flow.denoisers import NetworkDenoiser
+from training.flow.pfode import ProbabilityFlow
+from training.measure.excess_error import excess_error, noisy_points
+from training.measure.image_quantities import BANDS, image_quantities
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 
 
@@ -75,3 +82,58 @@ def test_columns_are_the_attributes_of_each_image_and_become_them_again(original
     pairs = zip(originals.split(4), returned.split(4), strict=True)
     parts = torch.cat([RoundtripErrors.of(*pair).columns() for pair in pairs])
     torch.testing.assert_close(parts, columns, rtol=1e-14, atol=0)
+
+
+@pytest.fixture
+def points() -> tuple[ProbabilityFlow, Tensor]:
+    """An exact flow, and more clean points of it than one chunk holds."""
+    toy, flow = exact_flow("bumps2", 1)
+    return flow, flow.basis.to_eigen(toy.sample(9000, seeded()))
+
+
+def test_a_right_network_has_no_excess_error(points: tuple[ProbabilityFlow, Tensor]) -> None:
+    flow, clean = points
+    x, t = noisy_points(clean[:100], flow.schedule, 4.0, seeded())
+    zero = FunctionNetwork(lambda z, c: torch.zeros_like(z))
+    denoiser = NetworkDenoiser(zero, flow.basis, flow.schedule)
+    c = denoiser.coefficients(t)
+    residual = ((flow.denoiser(x, t) - c.c_skip * x) / c.c_out).float()
+    right = NetworkDenoiser(FunctionNetwork(lambda z, c: residual), flow.basis, flow.schedule)
+    assert excess_error(right, flow.denoiser, x, t).max() < 1e-10
+    untrained = excess_error(denoiser, flow.denoiser, x, t)
+    torch.testing.assert_close(untrained, residual.double().square(), rtol=1e-4, atol=1e-8)
+
+
+def test_errors_come_one_a_sample_in_order(points: tuple[ProbabilityFlow, Tensor]) -> None:
+    flow, clean = points
+    x, t = noisy_points(clean, flow.schedule, 4.0, seeded())
+    ones = FunctionNetwork(lambda z, c: torch.ones_like(z))
+    one = NetworkDenoiser(ones, flow.basis, flow.schedule)
+    whole = excess_error(one, flow.denoiser, x, t)
+    assert whole.shape == (9000, 2)
+    last = excess_error(one, flow.denoiser, x[-10:], t[-10:])
+    torch.testing.assert_close(whole[-10:], last)
+
+
+def test_points_are_noisy_by_their_own_times(points: tuple[ProbabilityFlow, Tensor]) -> None:
+    flow, clean = points
+    x, t = noisy_points(clean, flow.schedule, 4.0, seeded())
+    assert (t / 4 * len(t)).floor().tolist() == [*range(len(t))]
+    noise = (x - clean) / flow.schedule.noise_variance(t).sqrt()
+    assert ((noise.square().mean(0) - 1).abs() < 4 * (2 / len(t)) ** 0.5).all()
+
+
+def test_quarters_are_where_they_are_and_powers_add_up_to_the_variance() -> None:
+    images = normal(5, 2 * 6 * 8, seed=1)
+    values = {name: f(images) for name, f in image_quantities((2, 6, 8)).items()}
+    pixels = images.view(5, 2, 6, 8)
+    torch.testing.assert_close(values["mean upper right"], pixels[:, :, :3, 4:].mean((1, 2, 3)))
+    torch.testing.assert_close(values["mean lower left"], pixels[:, :, 3:, :4].mean((1, 2, 3)))
+    columns = (torch.arange(8) / 8).expand(6, 8)
+    # By Parseval the power of a wave of amplitude 1 is half of the pixels, all in its band.
+    for wave, name in ((columns, "long"), (4 * columns, "short"), (2 * columns, "middle")):
+        image = torch.cos(2 * pi * wave).double().flatten()[None]
+        functions = image_quantities((1, 6, 8))
+        powers = {band: float(functions[f"power of {band} waves"](image)) for band in BANDS}
+        assert max(powers, key=powers.__getitem__) == name
+        assert sum(value < 1e-12 for value in powers.values()) == 2
