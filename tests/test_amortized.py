@@ -1,6 +1,5 @@
 """From simulations to posteriors without a likelihood, by the scripts that people call."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import posterior
 import train
 import visualize
 from tests.support.finished_runs import SIMULATION_NAMES, SMALL, write_csv
-from tests.support.outcomes import read_netcdf
-from tests.support.running import Result, Run, good, refused, run_script, unless_given
+from tests.support.outcomes import drawn, told
+from tests.support.running import Run, good, refused, run_script, starter
 from torch_utils.results import load_arrays
 from training.flow.solvers import SOLVERS
 
@@ -24,27 +23,8 @@ FEW = ("--chains=2", "--draws=30", "--n_iters=3", "--batch-gpu=64")
 
 @pytest.fixture(scope="module")
 def sample(simulations: Path) -> Run:
-    def start(folder: Path, *options: str, run: Run = run_script) -> Result:
-        place = (f"--network={simulations / 'network.pkl'}", f"--save_dir={folder}")
-        seen = (
-            ()
-            if any("--condition" in o for o in options)
-            else (f"--condition={simulations / 'seen.csv'}",)
-        )
-        kept = [option for option in options if not option.endswith("=none")]
-        return run(posterior, "sample", *place, *FEW, *seen, *kept)
-
-    return start
-
-
-def drawn(folder: Path) -> dict[str, np.ndarray]:
-    return read_netcdf(folder / "runs_PRP_posterior.nc")
-
-
-def told(folder: Path) -> dict[str, Any]:
-    text = (folder / "runs_PRP_posterior.json").read_text()
-    found: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
-    return found
+    seen = f"--condition={simulations / 'seen.csv'}"
+    return starter(posterior, "sample", f"--network={simulations / 'network.pkl'}", *FEW, seen)
 
 
 @pytest.fixture(scope="module")
@@ -169,29 +149,13 @@ def test_with_a_likelihood_the_flow_is_the_prior_given_the_conditions(
 
 @pytest.fixture(scope="module")
 def check(simulations: Path) -> Run:
-    def start(folder: Path, *options: str) -> Result:
-        given = unless_given(
-            {
-                "--network": simulations / "network.pkl",
-                "--data_root": simulations / "runs.npz",
-                "--truth": "data",
-                "--runs": 24,
-                "--chains": 2,
-                "--draws": 10,
-                "--n_iters": 3,
-            },
-            options,
-        )
-        kept = [option for option in given if not option.endswith("=none")]
-        return run_script(posterior, "check", f"--save_dir={folder}", *kept)
-
-    return start
+    place = (f"--network={simulations / 'network.pkl'}", f"--data_root={simulations / 'runs.npz'}")
+    few = ("--truth=data", "--runs=24", "--chains=2", "--draws=10", "--n_iters=3")
+    return starter(posterior, "check", *place, *few)
 
 
 def checked(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    numbers = folder / "runs_PRP_posterior_check.json"
-    found: dict[str, Any] = json.loads(numbers.read_text(), parse_constant=pytest.fail)
-    return found, load_arrays(numbers.with_suffix(".npz"))
+    return told(folder), load_arrays(folder / "runs_PRP_posterior_check.npz")
 
 
 def test_a_check_asks_whether_the_flow_finds_held_out_simulations_again(

@@ -1,6 +1,5 @@
 """Answers that hold, by the scripts: calibrate, what sample makes of it, refusals, and predict."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +15,9 @@ import report
 import visualize
 from dnnlib.errors import UsageError
 from tests.support.finished_runs import SIMULATION_NAMES, write_csv
-from tests.support.outcomes import read_netcdf
+from tests.support.outcomes import drawn, told
 from tests.support.refusals import refusal
-from tests.support.running import Result, good, refused, run_script
+from tests.support.running import Result, Run, good, refused, run_script, starter
 from torch_utils.snapshots import read_network, write_network
 from training import Guarantee
 from training.commands.inference import Asked
@@ -28,7 +27,6 @@ from training.options.inference import LikelihoodOptions, PriorOptions
 from training.options.posterior import CalibrateSettings
 from training.subjects import NetworkFile, open_prior
 
-Run = Callable[..., Result]
 FEW = ("--chains=2", "--draws=20", "--n_iters=3", "--batch-gpu=64")
 COUNT = 60
 
@@ -67,23 +65,9 @@ def shelf(simulations: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sample(simulations: Path, shelf: Path) -> Run:
-    def start(folder: Path, *options: str) -> Result:
-        own: dict[str, object] = {
-            "network": shelf / "network.pkl",
-            "condition": simulations / "seen.csv",
-            "function": f"{shelf / 'mine.py'}:total",
-        }
-        given = [f"--{k}={v}" for k, v in own.items() if not any(f"--{k}=" in o for o in options)]
-        kept = [option for option in (*given, *options) if not option.endswith("=none")]
-        place = f"--save_dir={folder}"
-        return run_script(posterior, "sample", place, *FEW[:2], *FEW[3:], *kept)
-
-    return start
-
-
-def told(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(), parse_constant=pytest.fail)
-    return content
+    place = (f"--network={shelf / 'network.pkl'}", f"--condition={simulations / 'seen.csv'}")
+    own = (*place, f"--function={shelf / 'mine.py'}:total", "--n_iters=none")
+    return starter(posterior, "sample", *FEW, *own)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +85,7 @@ def test_a_calibration_is_a_part_of_the_network_and_says_what_it_guarantees(
     network, before = (Model.load(at / "network.pkl") for at in (shelf, simulations))
     assert network.digest() == before.digest()
     assert network.held_out.quantities == ["a", "b", "total"]
-    content = told(shelf / "runs_PRP_posterior_calibration.json")
+    content = told(shelf, "*_calibration.json")
     held_out = content["held_out"]
     assert (held_out["truths"], held_out["near"]) == (COUNT, 50)
     assert held_out["holding"]["0.9"]["mean"] == pytest.approx(55 / 61)
@@ -112,10 +96,7 @@ def test_a_calibration_is_a_part_of_the_network_and_says_what_it_guarantees(
 
 
 def test_samples_come_as_the_flow_says_and_as_held_out(done: Path, shelf: Path) -> None:
-    arrays, content = (
-        read_netcdf(done / "runs_PRP_posterior.nc"),
-        told(done / "runs_PRP_posterior.json"),
-    )
+    arrays, content = drawn(done), told(done)
     draws, moved = arrays["posterior/x"], arrays["held_out/x"]
     assert moved.shape == draws.shape
     flat = [each[:, :, 0, 0].flatten() for each in (draws, moved)]
@@ -175,7 +156,7 @@ def test_calibrations_are_for_the_draws_that_they_were_made_of(
     refused(sample(tmp_path, *other), 2, "n_iters = 3, not 4", "--no-held_out")
     refused(sample(tmp_path, "--n_iters=3", "--function=none"), 2, "of total", "--no-held_out")
     good(sample(tmp_path / "own", *other, "--function=none", "--no-held_out"))
-    assert "held_out" not in told(tmp_path / "own" / "runs_PRP_posterior.json")
+    assert "held_out" not in told(tmp_path / "own")
     plain = (f"--network={simulations / 'network.pkl'}", "--function=none", "--refuse=0.1")
     refused(sample(tmp_path, *plain), 2, "posterior.py calibrate")
     parts, about = read_network(shelf / "network.pkl")
@@ -271,7 +252,7 @@ def test_a_model_is_held_against_what_was_observed(done: Path, shelf: Path, tmp_
 
     function = f"--function={program}:total"
     result = good(predict("right", f"--simulator={program}:simulate", function))
-    content = told(tmp_path / "right" / "runs_PRP_posterior_predictive.json")
+    content = told(tmp_path / "right")
     assert content["numbers"] == ["y 1", "y2", "total"]
     assert content["verdict"] in result.out
     assert "standard deviations off would have been seen in 90 % of cases" in result.out

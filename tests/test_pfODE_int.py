@@ -12,8 +12,8 @@ import torch
 
 import pfODE_int
 from tests.support.image_models import END, SHAPE
+from tests.support.outcomes import TRAJECTORY
 from tests.support.running import Run, contents, refused, run_script, unless_given
-from tests.support.trajectories import KEYS
 from torch_utils.results import load_arrays
 from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
@@ -108,10 +108,10 @@ def test_the_promised_files_have_the_promised_arrays(case: Found) -> None:
     sizes = {"S": 4, "N": COUNT, "D": DIM}
     for kind, arrays in case.arrays.items():
         which = {"image_index"} if kind != "gen" else set()
-        assert set(arrays) == {*KEYS, "format", "image_shape", "network_sha256", *which}
+        assert set(arrays) == {*TRAJECTORY, "format", "image_shape", "network_sha256", *which}
         assert len(str(arrays["network_sha256"])) == 64
         assert tuple(arrays["image_shape"]) == SHAPE
-        for name, axes in KEYS.items():
+        for name, axes in TRAJECTORY.items():
             assert arrays[name].shape == tuple(sizes[axis] for axis in axes)
             assert arrays[name].dtype == ("float32" if axes == ("S", "N", "D") else "float64")
             assert np.isfinite(arrays[name]).all()

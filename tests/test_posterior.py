@@ -1,6 +1,5 @@
 """``posterior.py``: what it writes, that it goes on where it was, and what it refuses."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,34 +12,16 @@ import pytest
 import posterior
 import train
 from tests.support.image_models import save_image_model, write_image_set
-from tests.support.outcomes import read_netcdf
-from tests.support.running import Run, good, refused, run_script, unless_given
+from tests.support.outcomes import assert_same, drawn, told
+from tests.support.running import Run, good, refused, run_script, starter
 from torch_utils.results import load_arrays
 from training.runs import posterior_checks, posteriors
 
 OBSERVATIONS = "x1,x2\n0.5,0.5\n1,-0.2\n-1.2,0.3\n0.1,1.1\n0.4,-0.9\n"
-FEW: dict[str, object] = {
-    "--noise_std": 0.3,
-    "--sampler": "pcn",
-    "--chains": 2,
-    "--draws": 12,
-    "--warmup": 3,
-    "--pool": 300,
-    "--n_iters": 3,
-    "--chain_n_iters": 2,
-    "--batch-gpu": 64,
-}
-
-
-def few_draws(word: str, standard: dict[str, object]) -> Run:
-    """``run(folder, option, ...)``, in which ``none`` stands for no such option."""
-
-    def run(folder: Path, *given: str) -> Any:
-        options = unless_given(standard, given)
-        kept = [option for option in options if not option.endswith("=none")]
-        return run_script(posterior, word, f"--save_dir={folder}", *kept)
-
-    return run
+FEW = (
+    *("--noise_std=0.3", "--sampler=pcn", "--chains=2", "--draws=12", "--warmup=3", "--pool=300"),
+    *("--n_iters=3", "--chain_n_iters=2", "--batch-gpu=64"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,35 +38,15 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sample(toy_network: Callable[..., Path], shelf: Path) -> Run:
     """``sample(folder, option, ...)``: few draws of a toy network's posteriors."""
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
-    own = {"--network": network, "--observation": shelf / "seen.csv"}
-    return few_draws("sample", FEW | own)
+    own = (f"--network={network}", f"--observation={shelf / 'seen.csv'}")
+    return starter(posterior, "sample", *FEW, *own)
 
 
 @pytest.fixture(scope="module")
 def check(toy_network: Callable[..., Path]) -> Run:
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
-    own = {"--network": network, "--runs": 20, "--sampler": "pool"}
-    return few_draws("check", FEW | own)
-
-
-def drawn(folder: Path) -> dict[str, np.ndarray]:
-    """All numbers of a folder's netCDF, by group and name."""
-    (path,) = folder.glob("*_posterior.nc")
-    return read_netcdf(path)
-
-
-def told(folder: Path) -> dict[str, Any]:
-    (path,) = folder.glob("*.json")
-    # JSON has neither NaN nor infinities.
-    found: dict[str, Any] = json.loads(path.read_text(), parse_constant=pytest.fail)
-    return found
-
-
-def assert_same_draws(found: Path, expected: Path) -> None:
-    one, other = drawn(found), drawn(expected)
-    assert one.keys() == other.keys()
-    for name, values in other.items():
-        np.testing.assert_array_equal(one[name], values, err_msg=name)
+    own = (f"--network={network}", "--runs=20", "--sampler=pool")
+    return starter(posterior, "check", *FEW, *own)
 
 
 # What is written.
@@ -194,7 +155,7 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_draws(sample: Run, tmp_pat
         result = sample(tmp_path / "cut")
     assert result.code == 0
     assert "2 group(s) of 2 were there" in result.out
-    assert_same_draws(tmp_path / "cut", tmp_path / "whole")
+    assert_same(drawn(tmp_path / "cut"), drawn(tmp_path / "whole"))
     assert sorted(path.suffix for path in (tmp_path / "cut").iterdir()) == [".json", ".nc"]
 
 
@@ -209,7 +170,7 @@ def test_a_run_does_not_go_on_with_the_parts_of_another(sample: Run, tmp_path: P
         result = sample(tmp_path / "cut", *given)
     assert result.code == 0
     assert "were there" not in result.out
-    assert_same_draws(tmp_path / "cut", tmp_path / "whole")
+    assert_same(drawn(tmp_path / "cut"), drawn(tmp_path / "whole"))
 
 
 # Likelihoods.
@@ -415,5 +376,4 @@ def test_a_check_that_was_cut_short_goes_on(check: Run, tmp_path: Path) -> None:
         result = check(tmp_path / "cut")
     assert "3 group(s) of 2 were there" in result.out
     one, other = (load_arrays(next((tmp_path / f).glob("*.npz"))) for f in ("cut", "whole"))
-    for name, values in other.items():
-        np.testing.assert_array_equal(one[name], values, err_msg=name)
+    assert_same(one, other)

@@ -1,16 +1,14 @@
 """Mixtures and rounds of simulations, by the script that people call."""
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import posterior
 from tests.support.commands import COMMANDS, Shelf
-from tests.support.outcomes import assert_same, outcome, read_netcdf
+from tests.support.outcomes import assert_same, drawn, outcome, told
 from tests.support.running import good, quick_endings, refused, run_script
 from torch_utils.results import load_arrays, load_json
 from training import rounds
@@ -62,23 +60,16 @@ def test_weights_can_be_given(tmp_path: Path) -> None:
     assert (arrays["truth"] == [0.2, 0.3, 0.5]).all()
 
 
-def told(folder: Path) -> dict[str, Any]:
-    [path] = folder.glob("*_posterior.json")
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
-
-
 def test_rounds_narrow_and_go_on_where_they_were_cut_short(shelf: Shelf, tmp_path: Path) -> None:
     whole, place = shelf.done("posterior rounds"), tmp_path / "place"
-    one, two = told(whole)["rounds"]
+    one, two = told(whole, "*_posterior.json")["rounds"]
     assert (one["round"], two["round"]) == (1, 2)
     assert one["share"] == 1 > two["share"] > 0
     assert (one["simulated"], two["simulated"], one["failed"] > 0) == (80, 80, True)
     first, second = (load_arrays(whole / f"round{n}" / "shelf.npz") for n in (1, 2))
     old = set(first["points"].ravel()) & set(second["points"].ravel())
     assert len(second["points"]) == 80 - two["failed"] + len(old) == two["rows"]
-    [path] = whole.glob("*.nc")
-    arrays = read_netcdf(path)
+    arrays = drawn(whole)
     assert arrays["posterior/x"].shape == (4, 20, 1, 1)
     assert np.abs(arrays["posterior/x"]).max() < 1
 
@@ -102,6 +93,5 @@ def test_python_gives_the_same(shelf: Shelf) -> None:
     del options["observation"], options["bounds"]
     with quick_endings():
         draws = rounds(simulator, {"y1": 0.2, "y2": 0.5}, {"theta": (-1, 1)}, **options)
-    [path] = whole.glob("*.nc")
-    x = read_netcdf(path)["posterior/x"]
+    x = drawn(whole)["posterior/x"]
     np.testing.assert_array_equal(draws.points[0], x.reshape(-1, 1))

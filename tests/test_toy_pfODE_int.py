@@ -12,8 +12,8 @@ import torch
 
 import distill
 import toy_pfODE_int
+from tests.support.outcomes import TRAJECTORY
 from tests.support.running import Run, contents, good, refused, run_script, unless_given
-from tests.support.trajectories import KEYS
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
 
@@ -97,8 +97,8 @@ def test_the_promised_files_have_the_promised_arrays(case: Simulated) -> None:
     sizes = {"S": 4, "N": 7, "D": case.options["data_dim"]}
     digest = {"network_sha256"} if case.stem.endswith("_net") else set()
     for arrays in case.all:
-        assert set(arrays) == {*KEYS, "format", *digest}
-        for name, axes in KEYS.items():
+        assert set(arrays) == {*TRAJECTORY, "format", *digest}
+        for name, axes in TRAJECTORY.items():
             assert arrays[name].shape == tuple(sizes[axis] for axis in axes)
             assert np.isfinite(arrays[name]).all()
 

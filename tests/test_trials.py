@@ -1,9 +1,7 @@
 """From repeated measurements to posteriors and models, by the scripts that people call."""
 
-import json
 from math import log
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -17,7 +15,7 @@ import train
 import visualize
 from dnnlib.errors import DataError
 from tests.support.finished_runs import SMALL, write_csv
-from tests.support.outcomes import read_netcdf
+from tests.support.outcomes import drawn, told
 from tests.support.running import good, refused, run_script, trained
 from training.subjects.likelihoods import LearnedLikelihood
 from training.subjects.networks import NetworkFile
@@ -71,8 +69,7 @@ def test_posteriors_of_several_trials_are_drawn(shelf: Path, tmp_path: Path, pri
     seen = f"--observation={shelf / 'seen.csv'}"
     result = good(run_script(posterior, "sample", *place, seen, *FEW))
     assert "3 posterior(s)" in result.out
-    [path] = tmp_path.glob("*_posterior.nc")
-    arrays = read_netcdf(path)
+    arrays = drawn(tmp_path)
     x = arrays["posterior/x"]
     assert x.shape == (2, 60, 3, 2)
     assert (np.abs(x) <= 1).all() or prior != "uniform"
@@ -90,8 +87,7 @@ def test_members_of_a_population_are_drawn(shelf: Path, tmp_path: Path) -> None:
     asked = (f"--draws={draws}", *place[1:], "--bounds=tau:-1:1", "--steps=100", "--chains=2")
     result = good(run_script(posterior, "population", *asked))
     assert "tau: mean of its probit between -1 and 1" in result.out
-    [path] = tmp_path.glob("*_population.json")
-    content = json.loads(path.read_text(), parse_constant=pytest.fail)
+    content = told(tmp_path, "*_population.json")
     assert content["coordinates"] == {"mu": "itself", "tau": "probit between -1 and 1"}
     low, middle, high = content["population"]["tau"]["further"]["quantiles"].values()
     assert -1 < low < middle < high < 1
@@ -99,15 +95,15 @@ def test_members_of_a_population_are_drawn(shelf: Path, tmp_path: Path) -> None:
     means = [each["mu"]["mean"] for each in content["posteriors"]]
     alone = [each["mu"]["alone"]["mean"] for each in content["posteriors"]]
     assert np.std(means) < np.std(alone)
-    good(run_script(visualize, path.with_suffix(".npz")))
+    law = next(tmp_path.glob("*_population.pkl"))
+    good(run_script(visualize, law.with_suffix(".npz")))
     # Under the law of a further member draws are worth more, and what was known before is kept.
-    second = (place[0], f"--prior={path.with_suffix('.pkl')}", f"--save_dir={tmp_path / '2'}")
+    second = (place[0], f"--prior={law}", f"--save_dir={tmp_path / '2'}")
     good(run_script(posterior, "sample", *second, f"--observation={tmp_path / 'five.csv'}", *FEW))
     [draws] = (tmp_path / "2").glob("*_posterior.nc")
     again = (f"--draws={draws}", *second[1:], "--steps=100", "--chains=2")
     good(run_script(posterior, "population", *again))
-    [path] = (tmp_path / "2").glob("*_population.json")
-    more = json.loads(path.read_text())
+    more = told(tmp_path / "2", "*_population.json")
     assert more["prior"] == content["prior"]
     assert more["noise"] < content["noise"]
     other = (*asked[:2], f"--save_dir={shelf}")
@@ -120,8 +116,7 @@ def test_models_are_compared(shelf: Path, tmp_path: Path) -> None:
     place = ("--prior=uniform", f"--save_dir={tmp_path}", f"--observation={shelf / 'seen.csv'}")
     result = good(run_script(posterior, "compare", *networks, *place, *FEW, "--weights=3,1"))
     assert "Observation 3: one (1)" in result.out
-    text = (tmp_path / "comparison.json").read_text()
-    compared: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
+    compared = told(tmp_path)
     for one in compared["observations"]:
         assert sum(one["probability"].values()) == pytest.approx(1)
         assert one["probability"]["one (1)"] == pytest.approx(0.75, abs=0.1)
@@ -146,8 +141,7 @@ def test_likelihoods_are_checked_on_simulations(shelf: Path, tmp_path: Path) -> 
     good(run_script(dataset_tool, *making))
     data = (f"--data_root={tmp_path / 'new.npz'}", "--runs=20", f"--save_dir={tmp_path / 'out'}")
     good(run_script(posterior, "check", *place, *data, *FEW))
-    [path] = (tmp_path / "out").glob("*_posterior_check.json")
-    content = json.loads(path.read_text(), parse_constant=pytest.fail)
+    content = told(tmp_path / "out")
     assert content["question"] == "model"
     # Of parameters between -1 and 1, of which trials tell something.
     assert -log(4) - 0.5 < content["log_density"]["mean"] < 1
@@ -160,12 +154,11 @@ def test_a_flow_of_posteriors_is_weighted_by_a_likelihood(shelf: Path, tmp_path:
     correct = (f"--correct={shelf / 'one.pkl'}", "--prior=uniform")
     network = (f"--network={shelf / 'post.pkl'}", f"--save_dir={tmp_path}")
     good(run_script(posterior, "sample", *network, *draws, *correct))
-    [path] = tmp_path.glob("*_posterior.json")
-    corrected = json.loads(path.read_text())["posteriors"][0]
+    corrected = told(tmp_path)["posteriors"][0]
     direct = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
     seen = (f"--observation={tmp_path / 'one.csv'}", "--overwrite", "--draws=500")
     good(run_script(posterior, "sample", *direct, *seen))
-    of_likelihood = json.loads(path.read_text())["posteriors"][0]
+    of_likelihood = told(tmp_path)["posteriors"][0]
     for name, mean in of_likelihood["mean"].items():
         assert abs(corrected["mean"][name] - mean) < 0.2 * of_likelihood["std"][name]
 
@@ -177,8 +170,7 @@ def test_a_set_of_trials_has_one_posterior(shelf: Path, tmp_path: Path) -> None:
     for more in ((), (correct, "--prior=uniform", "--draws=50")):
         result = good(run_script(posterior, "sample", *network, seen, *more))
         assert "3 posterior(s)" in result.out
-    [path] = tmp_path.glob("*_posterior.json")
-    for one in json.loads(path.read_text())["posteriors"]:
+    for one in told(tmp_path)["posteriors"]:
         assert one["statistics"]["effective_size"] > 20
     making = (f"--source={shelf / 'runs.csv'}", "--dataset=id", "--conditions=y,n")
     making += ("--covariates=t", f"--dest={tmp_path / 'new.npz'}", "--held-out=0")
@@ -261,8 +253,7 @@ def test_trials_may_have_missing_data_if_those_of_simulations_had(
     (tmp_path / "seen.csv").write_text("dataset,y,n,t\n1,0.1,,0.5\n1,,3,0.2\n2,0.4,2,0.9\n")
     place = (f"--network={network}", "--prior=uniform", f"--save_dir={tmp_path / 'out'}", *FEW)
     good(run_script(posterior, "sample", *place, f"--observation={tmp_path / 'seen.csv'}"))
-    [path] = (tmp_path / "out").glob("*_posterior.nc")
-    assert np.isfinite(read_netcdf(path)["constant_data/evidence"]).all()
+    assert np.isfinite(drawn(tmp_path / "out")["constant_data/evidence"]).all()
     learned = LearnedLikelihood.of(NetworkFile.open(str(network)))
     _, trials = learned.simulations(tmp_path / "holes.npz", 10, 0, ["mu", "tau"])
     assert trials.data.isnan().any()

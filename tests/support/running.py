@@ -218,3 +218,15 @@ def unless_given(standard: dict[str, object], given: Iterable[object]) -> list[s
         *(f"{name}={value}" for name, value in standard.items() if name not in names),
         *map(str, given),
     ]
+
+
+def starter(script: ModuleType, word: str, *standard: str) -> Run:
+    """``start(folder, option, ...)``: runs a command with these options, unless others are given,
+    of which ``none`` stands for no such option."""
+    known: dict[str, object] = dict(option.split("=", 1) for option in standard)
+
+    def start(folder: Path, *given: str) -> Result:
+        kept = [option for option in unless_given(known, given) if not option.endswith("=none")]
+        return run_script(script, word, f"--save_dir={folder}", *kept)
+
+    return start

@@ -11,8 +11,8 @@ import torch
 from dnnlib.errors import DataError
 from tests.support.draws import normal
 from tests.support.flows import Counted, random_basis
+from tests.support.outcomes import TRAJECTORY
 from tests.support.refusals import refusal
-from tests.support.trajectories import KEYS
 from torch_utils.results import load_arrays, save_arrays
 from training.files.trajectory import SavedEnd, describe_state, trajectory_file
 from training.flow.pfode import ProbabilityFlow
@@ -38,7 +38,7 @@ def arrays(tmp_path: Path) -> dict[str, np.ndarray]:
 
 def test_results_have_their_arrays_and_explain_themselves(arrays: dict[str, np.ndarray]) -> None:
     sizes = {"S": 9, "N": 6, "D": 3}
-    shapes = {name: tuple(sizes[axis] for axis in axes) for name, axes in KEYS.items()}
+    shapes = {name: tuple(sizes[axis] for axis in axes) for name, axes in TRAJECTORY.items()}
     assert str(arrays.pop("format")) == "inflationary-flows trajectory 1"
     assert {name: array.shape for name, array in arrays.items()} == shapes
     assert all(array.dtype == np.float64 for array in arrays.values())
@@ -71,7 +71,7 @@ def test_a_file_has_what_memory_has(tmp_path: Path, save_every: int, dtype: str)
         streamed = getattr(simulator, simulate)(*start, **file).trajectory
         assert torch.equal(streamed.states, kept.states[[0, -1]])
         arrays = load_arrays(path)
-        assert set(arrays) == {*KEYS, "labels", "format"}
+        assert set(arrays) == {*TRAJECTORY, "labels", "format"}
         np.testing.assert_array_equal(arrays["times"], kept.times)
         np.testing.assert_array_equal(arrays["labels"], labels, strict=True)
         for index, state in enumerate(zip(kept.times, kept.states, kept.updates, strict=True)):

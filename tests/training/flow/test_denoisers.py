@@ -20,25 +20,21 @@ from training.flow.preconditioning import PRECONDITIONINGS
 from training.flow.schedules import InflationSchedule
 
 
-def time(value: float) -> Tensor:
-    return double(value)
-
-
 @pytest.mark.parametrize(("name", "t", "kept"), [("circles", 3.0, 2), ("moons", 2.0, 1)])
 def test_the_exact_denoiser_is_the_posterior_mean_of_samples(
     name: str, t: float, kept: int, generator: torch.Generator
 ) -> None:
     toy, flow = exact_flow(name, kept)
-    x = noisy_points(toy, flow, 8, time(t), generator)
+    x = noisy_points(toy, flow, 8, double(t), generator)
     clean = flow.basis.to_eigen(toy.sample(200_000, generator))
-    square = (x[:, None] - clean).square() / flow.schedule.noise_variance(time(t))
+    square = (x[:, None] - clean).square() / flow.schedule.noise_variance(double(t))
     weights = (-0.5 * square.sum(-1)).softmax(dim=1)
     mean = weights @ clean
     # Standard error of a self-normalized importance estimate, by the delta method.
     deviation = (clean - mean[:, None]).square()
     error = (weights.square()[:, :, None] * deviation).sum(dim=1).sqrt()
     assert float(error.max()) < 0.05  # of values of order one
-    deviations = (flow.denoiser(x, time(t)) - mean) / error
+    deviations = (flow.denoiser(x, double(t)) - mean) / error
     assert float(deviations.abs().max()) < 5
     assert float(deviations.square().mean()) < 2
 
@@ -52,7 +48,7 @@ def test_the_score_is_the_gradient_of_the_log_density_at_one_time_or_one_for_eac
 ) -> None:
     toy, flow = exact_flow(name, kept, embed)
     each = torch.linspace(0.1, flow.schedule.default_t_max(), 16, dtype=torch.float64)
-    for t in (time(0.0), time(3.0), each):
+    for t in (double(0.0), double(3.0), each):
         x = noisy_points(toy, flow, 16, t, generator).requires_grad_()
         density = flow.denoiser.log_density(x, t)
         (gradient,) = torch.autograd.grad(density.sum(), x)
@@ -69,9 +65,9 @@ def test_a_dimension_with_hardly_any_noise_is_hardly_denoised(name: str, embed: 
     generator = seeded()
     toy, flow = exact_flow(name, 2 + embed // 4, embed)
     for t in (4.0, 7.0, 11.0):
-        gamma = flow.schedule.noise_variance(time(t))
-        x = noisy_points(toy, flow, 50, time(t), generator)
-        change = flow.denoiser(x, time(t)) - x
+        gamma = flow.schedule.noise_variance(double(t))
+        x = noisy_points(toy, flow, 50, double(t), generator)
+        change = flow.denoiser(x, double(t)) - x
         # E[noise | x] of a Gaussian noise of standard deviation sqrt(gamma).
         assert (change[:, -1].abs() < 5 * gamma[-1].sqrt()).all()
 
@@ -80,14 +76,14 @@ def test_the_density_integrates_to_one() -> None:
     _, flow = exact_flow("moons", 1)
     axis = torch.arange(-6, 6, 0.1, dtype=torch.float64)
     for t in (0.0, 3.0):
-        density = flow.denoiser.log_density(torch.cartesian_prod(axis, axis), time(t)).exp()
+        density = flow.denoiser.log_density(torch.cartesian_prod(axis, axis), double(t)).exp()
         assert float(density.sum()) * 0.1**2 == pytest.approx(1, abs=1e-7)
 
 
 def test_an_embedded_density_is_the_toys_own_times_noise_off_its_subspace() -> None:
     generator = seeded()
     (toy, flow), (_, embedded) = exact_flow("moons"), exact_flow("moons", augment_to=4)
-    t = time(2.0)
+    t = double(2.0)
     gamma = float(flow.schedule.noise_variance(t)[0])
     intrinsic = toy.sample(20, generator)
     off = normal(20, 4, generator=generator)
@@ -102,8 +98,8 @@ def test_an_embedded_density_is_the_toys_own_times_noise_off_its_subspace() -> N
 def test_little_noise_leaves_a_clean_point_and_much_noise_the_mean() -> None:
     toy, flow = exact_flow("s_curve", gamma0=1e-8)
     x = flow.basis.to_eigen(toy.sample(50, seeded()))
-    assert (flow.denoiser(x, time(0.0)) - x).abs().max() < 1e-5
-    assert flow.denoiser(x, time(40.0)).abs().max() < 1e-6
+    assert (flow.denoiser(x, double(0.0)) - x).abs().max() < 1e-5
+    assert flow.denoiser(x, double(40.0)).abs().max() < 1e-6
 
 
 def test_the_discrete_denoiser_is_a_softmax_over_its_points(generator: torch.Generator) -> None:
@@ -112,7 +108,7 @@ def test_the_discrete_denoiser_is_a_softmax_over_its_points(generator: torch.Gen
     eigen = basis.to_eigen(points)
     x = eigen[:40] + 0.1 * normal(40, 3, generator=generator)
     denoiser = DiscreteDenoiser(points, basis, schedule)
-    for t in (time(0.0), time(3.0), torch.linspace(0, 7, 40, dtype=torch.float64)):
+    for t in (double(0.0), double(3.0), torch.linspace(0, 7, 40, dtype=torch.float64)):
         gamma = schedule.noise_variance(t).expand(40, 3)
         square = ((x[:, None] - eigen) ** 2 / gamma[:, None]).sum(-1)
         expected = (-0.5 * square).softmax(dim=1) @ eigen
@@ -140,7 +136,7 @@ def test_denoised_points_have_the_precision_of_the_noisy_ones() -> None:
         NetworkDenoiser(network, flow.basis, flow.schedule),
     ):
         for dtype in (torch.float32, torch.float64):
-            for t in (time(1.0), torch.ones(3, dtype=torch.float64)):
+            for t in (double(1.0), torch.ones(3, dtype=torch.float64)):
                 assert denoiser(torch.ones(3, 2, dtype=dtype), t).dtype is dtype
 
 
@@ -163,7 +159,7 @@ def test_a_dimension_without_variance_is_denoised_to_its_mean() -> None:
     given = torch.tensor([0.5, 0.0])
     denoiser = NetworkDenoiser(network, basis, schedule, data_variance=given)
     assert denoiser.data_variance.tolist() == [0.5, 0.0]
-    denoised = denoiser(torch.ones(1, 2), time(1.0))[0]
+    denoised = denoiser(torch.ones(1, 2), double(1.0))[0]
     assert denoised[0] > 0
     assert denoised[1] == 0
 
@@ -182,7 +178,7 @@ def test_half_precision_is_the_networks_alone() -> None:
     x = normal(50, 3)
     results = []
     for denoiser.precision in ("fp32", "bf16"):
-        results.append(denoiser(x, time(1.0)))
+        results.append(denoiser(x, double(1.0)))
     assert seen == [torch.float32, torch.bfloat16]
     assert results[1].dtype == torch.float64
     # bfloat16 has eight bits.
@@ -198,9 +194,9 @@ def test_image_space_networks_equal_eigenspace_ones_up_to_rotation() -> None:
     eigen = NetworkDenoiser(network, basis, schedule, space="ES")
     image = NetworkDenoiser(rotated(network, basis), basis, schedule, space="IS")
     # Two rotations in single precision.
-    torch.testing.assert_close(image(x, time(3.0)), eigen(x, time(3.0)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(image(x, double(3.0)), eigen(x, double(3.0)), rtol=0, atol=1e-5)
     unrotated = NetworkDenoiser(network, basis, schedule, space="IS")
-    assert (unrotated(x, time(3.0)) - eigen(x, time(3.0))).abs().max() > 0.01
+    assert (unrotated(x, double(3.0)) - eigen(x, double(3.0))).abs().max() > 0.01
 
 
 def test_the_noise_condition_is_a_quarter_of_the_log_of_the_largest_std() -> None:

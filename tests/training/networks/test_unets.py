@@ -204,6 +204,7 @@ def test_impossible_sizes_and_inputs_are_refused(name: str) -> None:
     if name == "ncsnpp":
         no_features = ({"model_channels": 0}, "at least one")
     for options, message in (
+        *(({"pixel_waves": count}, "waves") for count in (-1, MOST_WAVES + 1)),
         ({"channel_mult": [1, 1, 1, 1, 1]}, "at most 4 entries"),
         ({"channel_mult": []}, "at least one level"),
         ({"num_blocks": 0}, "at least one level"),
@@ -259,25 +260,11 @@ def test_a_denoiser_shows_the_noisy_points_as_they_are_in_image_space(space: str
     )
 
 
-@pytest.mark.parametrize("name", list(IMAGE_NETWORKS))
+@every_network
 def test_image_networks_learn_from_pixels_and_do_not_go_without(name: str) -> None:
-    small: dict[str, Any] = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1}
-    small |= {"attention_resolutions": [], "dropout": 0.0}
-    small |= {"head_channels": 8} if name == "adm" else {}
-    net = IMAGE_NETWORKS[name](image_shape=[3, 8, 8], pixel_waves=2, **small)
-    generator = seeded(2)
-    with torch.no_grad():  # outputs begin near zero
-        for parameter in net.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    z, pixels = torch.randn(2, 2, 192, generator=generator)
-    c_noise = torch.tensor(0.1)
+    net, c_noise = network(name, channels=3, pixel_waves=2, dropout=0.0), torch.tensor(0.1)
+    z, pixels = torch.randn(2, 2, 192, generator=seeded(2))
     pixels.requires_grad_()
     net(z, c_noise, pixels=pixels, pixel_noise=torch.tensor(0.1)).square().sum().backward()
     assert (pixels.grad != 0).all()
     assert "noisy pixels" in refusal(net, z, c_noise, kind=UsageError)
-
-
-def test_a_number_of_waves_that_is_none_is_refused() -> None:
-    for count in (-1, MOST_WAVES + 1):
-        with pytest.raises(UsageError, match="waves"):
-            IMAGE_NETWORKS["ddpmpp"](image_shape=[1, 8, 8], pixel_waves=count)
