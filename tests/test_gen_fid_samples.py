@@ -135,9 +135,7 @@ def test_not_a_bit_depends_on_the_company(
     seen: list[torch.Tensor] = []
     to_pixels = generation.to_pixels
     monkeypatch.setattr(
-        generation,
-        "to_pixels",
-        lambda points: seen.append(points) or to_pixels(points),
+        generation, "to_pixels", lambda points: seen.append(points) or to_pixels(points)
     )
     sampler = sampler_of(networks[network], 16)
     basis = sampler.image_flow.file.model.denoiser.basis

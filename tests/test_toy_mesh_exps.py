@@ -17,9 +17,7 @@ import toy_mesh_exps
 from tests.support.running import Run, contents, good, run_script, slowly, unless_given
 from torch_utils.results import load_arrays
 from training.data.toys import Toy
-from training.measure.boundaries import (
-    gaussian_content,
-)
+from training.measure.boundaries import gaussian_content
 from training.measure.containment import inside
 from training.measure.coverage import TABLE_HEAD
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import train
+from tests.support.draws import seeded
 from tests.support.image_runs import (
     CLASSES,
     IMAGES,
@@ -169,7 +170,7 @@ def test_white_noise_is_denoised_as_it_should_be(tmp_path: Path, precond: str) -
     steady = ("--dropout=0", "--lr=2e-3", "--lr_decay", "--ema=0.0002", f"--precond={precond}")
     good(run_script(train, *place, *recipe, *steady, f"--tmin={first}", f"--tmax={last}"))
     denoiser = load(tmp_path / "out").denoiser
-    random = torch.Generator().manual_seed(0)
+    random = seeded()
     for t in torch.linspace(first, last, 4, dtype=torch.float64):
         gamma, c = denoiser.schedule.noise_variance(t)[0], denoiser.coefficients(t)
         variance = std**2 + gamma

@@ -27,6 +27,7 @@ from experiments.features import SECTORS, Classifier, energy, frechet, orientati
 from experiments.lab import Lab
 from experiments.participation_ratio import basis_of, measured, settled
 from experiments.trainings import Training, side_by_side, trained
+from tests.support.draws import seeded
 from tests.support.running import run_script
 from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule
@@ -126,7 +127,7 @@ def test_states_end_at_the_dimensions_that_are_kept(tmp_path: Path) -> None:
 
 
 def normal(count: int, seed: int, shift: float = 0.0) -> Tensor:
-    draws = torch.randn(count, 8, generator=torch.Generator().manual_seed(seed))
+    draws = torch.randn(count, 8, generator=seeded(seed))
     return draws.double() + shift
 
 
@@ -152,7 +153,7 @@ def test_edges_that_run_across_are_in_the_sector_of_their_gradient(sector: int) 
 
 def test_a_classifier_learns_and_is_the_same_when_it_is_opened_again(tmp_path: Path) -> None:
     labels = torch.arange(200) % 2
-    noise = torch.randint(0, 100, (200, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    noise = torch.randint(0, 100, (200, 1, 8, 8), generator=seeded())
     pixels = (noise + 100 * labels[:, None, None, None]).to(torch.uint8)
     classifier = Classifier.trained(pixels, labels, 60)
     assert classifier.accuracy(pixels, labels) > 0.95
@@ -180,7 +181,7 @@ def linear_flow(schedule: NoiseSchedule, factor: float = 1.0) -> ProbabilityFlow
 
 
 def clean(count: int) -> Tensor:
-    draws = torch.randn(count, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    draws = torch.randn(count, 3, generator=seeded(3), dtype=torch.float64)
     return draws * BASIS.eigenvalues.sqrt()
 
 

@@ -19,6 +19,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
+from tests.support.draws import seeded
 from training.data.toys import Toy
 from training.names import TOY_NAMES
 from training.networks.original_toy_unet import OriginalToyConvUNet, OriginalToySongUNet
@@ -74,7 +75,7 @@ def dumps(content: Any, protocol: int = 4) -> bytes:
 
 def randomized(network: nn.Module, seed: int = 0) -> nn.Module:
     """The network with nothing left at zero, so that all has a part in what it gives."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     for tensor in network.state_dict().values():
         tensor.copy_(0.2 * torch.randn(tensor.shape, generator=generator))
     return network.eval()
@@ -282,14 +283,14 @@ def precond(
 
 def random_axes(dim: int) -> Tensor:
     """Orthonormal columns ``[dim, dim]`` in float64."""
-    square = torch.randn(dim, dim, generator=torch.Generator().manual_seed(dim))
+    square = torch.randn(dim, dim, generator=seeded(dim))
     return torch.linalg.qr(square.double()).Q
 
 
 def toy_points(name: str = "circles", count: int = 2000) -> Tensor:
     """Points ``[count, D]`` of a toy; circles for a name that no toy has."""
     toy = Toy(name if name in TOY_NAMES else "circles")
-    return toy.sample(count, torch.Generator().manual_seed(0))
+    return toy.sample(count, seeded())
 
 
 def toy_song_network(network: OriginalToySongUNet, **init_kwargs: Any) -> Persistent:

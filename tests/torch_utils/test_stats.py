@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dnnlib.memory import keep_freed_memory
+from tests.support.draws import seeded
 from torch_utils.live_memory import GRAIN, LiveMemory
 from torch_utils.stats import RunningMeans, append_jsonl, keep_lines_until
 
@@ -16,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def test_means_of_several_adds_are_those_of_all_values() -> None:
-    means, generator = RunningMeans(CPU), torch.Generator().manual_seed(0)
+    means, generator = RunningMeans(CPU), seeded()
     assert means.collect() == {}
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64):
         parts = [

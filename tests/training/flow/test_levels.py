@@ -32,7 +32,7 @@ def levels() -> Coordinates:
 
 
 def some(count: int) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     levels = torch.randint(3, (count, 2), generator=generator) % torch.tensor([3, 2])
     within = torch.rand(count, 2, generator=generator, dtype=torch.float64) - 0.5
     return torch.tensor([4.0, 0.0]) + torch.tensor([2.0, 1.0]) * (levels + within)
@@ -80,7 +80,7 @@ def test_probabilities_of_levels_are_learned_where_products_and_where_bends_matt
     monkeypatch.setattr(levels_module, "MEMBERS", 1)
     c = normal(20_000, 2, seed=3)
     p = lapse / 2 + (1 - lapse) * torch.sigmoid(3 * c[:, 0] * c[:, 1])
-    draw = torch.rand(len(p), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    draw = torch.rand(len(p), generator=seeded(4), dtype=torch.float64)
     map_ = LevelPrediction(1, 2, [2])
     map_.hold(first=torch.zeros(1), step=torch.ones(1))
     fit_levels(map_, c, (draw < p).double()[:, None])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.draws import double, normal
+from tests.support.draws import double, normal, seeded
 from tests.support.posteriors import (
     ROWS,
     affine,
@@ -84,7 +84,7 @@ def test_truths_of_data_have_variables_of_the_prior() -> None:
     prior, count = gaussian_prior(unit=0.5, origin=10.0), 2000
     target = Target(prior, Gaussian(double(0.5)), EMPTY, ROWS)
     mean, covariance = prior.moments()
-    noise = torch.randn(count, 2, generator=torch.Generator().manual_seed(0)).double()
+    noise = torch.randn(count, 2, generator=seeded()).double()
     points = mean + noise @ torch.linalg.cholesky(covariance).T
     truths = truths_of_data(target, points, range(count), 1)
     assert torch.equal(truths.points, points)

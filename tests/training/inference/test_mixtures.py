@@ -15,12 +15,7 @@ from tests.support.refusals import refusal
 from torch_utils.seeds import seeded_generator
 from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
-from training.inference.mixture_moments import (
-    can_integrate,
-    importance,
-    moments,
-    quadrature,
-)
+from training.inference.mixture_moments import can_integrate, importance, moments, quadrature
 from training.inference.mixtures import (
     Components,
     Evidence,

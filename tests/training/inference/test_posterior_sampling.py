@@ -8,12 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.support.draws import double, normal
-from tests.support.posteriors import (
-    Parabola,
-    drawn,
-    gaussian_prior,
-    problem,
-)
+from tests.support.posteriors import Parabola, drawn, gaussian_prior, problem
 from training.inference import sampling
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.draws import double
+from tests.support.draws import double, seeded
 from tests.support.posteriors import conditional_prior
 from training.inference.amortized import Amortized
 from training.inference.region import Bounds, Region, restricted
@@ -22,7 +22,7 @@ def radius(points: Tensor, y: float) -> Tensor:
 
 
 def test_a_region_is_where_density_is_and_its_share_is_told() -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
 
     def prior(count: int) -> Tensor:
         return HALF * (2 * torch.rand(count, 2, generator=generator, dtype=torch.float64) - 1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
-from tests.support.draws import double, normal
+from tests.support.draws import double, normal, seeded
 from training.data.tables.table import Columns, DataTable, Dropped
 from training.flow.coordinates.conditions import GaussianPrediction
 from training.flow.courses import courses_at_rest
@@ -55,7 +55,7 @@ def linear_flow(steps: Tensor | None = None) -> ProbabilityFlow:
 def some_trials(seed: int = 5) -> Trials:
     which = torch.arange(len(COUNTS)).repeat_interleave(COUNTS)
     data = 0.5 + normal(len(which), 1, seed=seed)
-    order = torch.randperm(len(which), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(which), generator=seeded())
     return Trials.sorted(data[order], torch.zeros(len(which), 1).double(), which[order])
 
 

@@ -23,12 +23,7 @@ from training.learning.loss import DenoisingRegression
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 from training.networks.mlp import ToyMLP
-from training.subjects.table_spaces import (
-    Preparation,
-    Space,
-    choose_space,
-    relevant_conditions,
-)
+from training.subjects.table_spaces import Preparation, Space, choose_space, relevant_conditions
 from training.subjects.table_training import about_table
 
 CPU = torch.device("cpu")

@@ -11,6 +11,7 @@ from sklearn.preprocessing import PowerTransformer
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
+from tests.support.draws import seeded
 from tests.support.refusals import refusal
 from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates
@@ -76,7 +77,7 @@ def test_units_far_apart_are_no_dependence(whiten: str) -> None:
 
 
 def test_the_way_back_is_defined_far_out_and_inverts(fitted: Coordinates) -> None:
-    u = 6 * torch.randn(500, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    u = 6 * torch.randn(500, 4, generator=seeded(2), dtype=torch.float64)
     points = fitted.to_data(u)
     assert points.isfinite().all()
     inside = fitted.to_flow(points.clamp(max=1e12)) if "bounded" not in fitted.names else u
@@ -129,9 +130,7 @@ def test_scores_make_columns_normal_and_powers_are_those_of_scikit_learn() -> No
 
 def test_whitening_back_keeps_what_is_thin() -> None:
     points = table()
-    points[:, 3] = points[:, :3].sum(dim=1) + 1e-4 * torch.randn(
-        2000, generator=torch.Generator().manual_seed(0)
-    )
+    points[:, 3] = points[:, :3].sum(dim=1) + 1e-4 * torch.randn(2000, generator=seeded())
     fitted = fit_coordinates(points, Columns.plain(NAMES), "none", "zca")
     back = fitted.to_data(fitted.to_flow(points))
     thickness = (back[:, 3] - back[:, :3].sum(dim=1)).std()
@@ -144,7 +143,7 @@ def test_discrete_columns_are_dithered_within_their_step_and_rounded_back() -> N
     steps, offsets = torch.tensor([0.5, 0.0]), torch.tensor([0.25, 0.0])
     columns = Columns(columns.names, steps, offsets, columns.low, columns.high)
     fitted = fit_coordinates(points, columns, "none", "none")
-    dithered = fitted.dithered(points, torch.Generator().manual_seed(0))
+    dithered = fitted.dithered(points, seeded())
     assert torch.equal(dithered[:, 1], points[:, 1])
     assert 0 < float((dithered - points)[:, 0].abs().max()) <= 0.25
     torch.testing.assert_close(fitted.rounded(dithered), points, rtol=0, atol=1e-12)

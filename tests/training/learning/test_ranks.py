@@ -1,4 +1,4 @@
-"""x"""
+"""What several ranks compute equals what one computes, up to the order of summation."""
 
 import math
 import os

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError
+from tests.support.draws import seeded
 from tests.support.refusals import refusal
 from tests.support.trainers import run_steps
 from training.data.tables.foreign import ForeignTable
@@ -27,12 +28,7 @@ from training.learning.run import train
 from training.learning.run_folder import RunFolder
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
-from training.subjects.table_spaces import (
-    Preparation,
-    Space,
-    choose_space,
-    kept_dimensions,
-)
+from training.subjects.table_spaces import Preparation, Space, choose_space, kept_dimensions
 
 CPU = torch.device("cpu")
 SPACE = Space("yeo-johnson", "zca")
@@ -93,10 +89,10 @@ def test_held_out_nats_of_the_exact_denoiser_are_the_mean_log_density(
     # float32 of z would cost digits where the noise is least
     monkeypatch.setattr(torch, "get_default_dtype", lambda: torch.float64)
     monkeypatch.setattr(denoiser, "residual", residual)
-    points = toy.sample(100_000, torch.Generator().manual_seed(0))
+    points = toy.sample(100_000, seeded())
     shift = torch.full((100_000,), 0.7, dtype=torch.float64)
     nats = HeldOut.of_rows(points, shift, loss, seed=0).score(model).nats
-    clean, generator = basis.to_eigen(points), torch.Generator().manual_seed(1)
+    clean, generator = basis.to_eigen(points), seeded(1)
     first, last = torch.tensor([loss.t_min, loss.t_max], dtype=torch.float64)
     start, end = (
         clean + denoiser.schedule.sample_noise(100_000, t, generator) for t in (first, last)
@@ -115,7 +111,7 @@ def test_held_out_nats_are_a_bound_that_training_raises() -> None:
     model, coordinates = trainer.averaged, trainer.averaged.coordinates
     untrained, _ = prepared.build(coordinates)
     start, end = (watch.held_out.score(one).nats for one in (untrained, model))
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     u, log_det = coordinates(coordinates.dithered(prepared.table.held_out_rows.points, generator))
     noisy = u + 0.1 * torch.randn(u.shape, generator=generator, dtype=torch.float64)
     density = replace(model, coordinates=None).flow.log_prob(noisy) + log_det

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.draws import seeded
 from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
@@ -26,7 +27,7 @@ def dealt(points: Tensor, axis: int = 0, most: int = NEAR) -> OthersOfBatch:
 
 def test_points_find_all_that_are_near_or_those_of_a_part() -> None:
     """The half, quarter, ..., as they were drawn, that its lot says."""
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     points = 2 * torch.rand(203, 3, generator=generator, dtype=torch.float64) - 1
     intervals = torch.tensor([[0.5, 0.08], [0.2, 0.4], [-3, 0.1], [3, 0.1], [0.9, 0.3], [1, 9]])
     places, widths = intervals.double().repeat(20, 1).unbind(dim=1)
@@ -64,7 +65,7 @@ def test_they_have_the_mean_of_plain_targets_and_less_variance(
     basis = EigenBasis.from_moments(*toy.moments())
     schedule = InflationSchedule.to_dimension(kept, 2, top_variance=basis.top_variance)
     exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     # Others are drawn anew for each few points: those that share them are not independent.
     clean = basis.to_eigen(toy.sample(POINTS, generator)).view(-1, 4, 2)
     others = basis.to_eigen(toy.sample(len(clean) * OTHERS, generator)).view(-1, OTHERS, 2)
@@ -97,7 +98,7 @@ def test_a_point_that_is_far_from_all_others_keeps_its_own() -> None:
 
 @pytest.mark.parametrize("std", [1e-2, 1e-5])
 def test_shifts_are_right_in_units_of_narrow_noise_too(std: float) -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     clean = 2 + torch.rand(4, 3, generator=generator, dtype=torch.float64)
     noise = torch.randn(4, 3, generator=generator, dtype=torch.float64)
     others = clean.repeat(4, 1) + std * torch.randn(16, 3, generator=generator, dtype=torch.float64)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.stats import kstest, norm
 
+from tests.support.draws import seeded
 from training.measure.conformal import Holding, asked, fewest, oddness, recalibrated
 from training.measure.held_out_ranks import density_ranks, latent_coverage
 
@@ -12,7 +13,7 @@ VARIANCE = torch.tensor([4.0, 1.0, 0.01], dtype=torch.float64)
 
 
 def latents(scale: float = 1.0) -> torch.Tensor:
-    draws = torch.randn(5000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    draws = torch.randn(5000, 3, generator=seeded(), dtype=torch.float64)
     return scale * draws * VARIANCE.sqrt()
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.proj3d import proj_transform
 from PIL import Image
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import DataError, UsageError
 from tests.support.picture_files import SAVED, save_images, save_simulation
 from tests.support.refusals import refusal
 from training.files.trajectory import SavedTrajectory
@@ -320,7 +320,8 @@ def test_mp4_needs_ffmpeg_and_even_frames(tmp_path: Path, monkeypatch: pytest.Mo
     frames = [np.full((7, 9, 3), value, np.uint8) for value in (1, 2)]
     path = tmp_path / "a.mp4"
     monkeypatch.setattr(album.shutil, "which", lambda name: None)
-    assert "ffmpeg" in refusal(album.write_mp4, path, frames, [0.1, 1.0], kind=UsageError)
+    with pytest.raises(UsageError, match="ffmpeg"):
+        album.write_mp4(path, frames, [0.1, 1.0])
     program = tmp_path / "ffmpeg"
     program.write_text('#!/bin/sh\nfor last; do :; done\necho "$*" >"$last.told"\ncat >"$last"\n')
     program.chmod(0o755)
@@ -329,4 +330,5 @@ def test_mp4_needs_ffmpeg_and_even_frames(tmp_path: Path, monkeypatch: pytest.Mo
     assert "-s 8x6 " in Path(f"{path}.told").read_text()
     assert path.read_bytes() == bytes([1]) * (8 * 6 * 3 * 3) + bytes([2]) * (8 * 6 * 3 * 30)
     program.write_text("#!/bin/sh\ncat >/dev/null\necho no such codec >&2\nexit 3\n")
-    assert "no such codec" in refusal(album.write_mp4, path, frames, [0.1, 1.0])
+    with pytest.raises(DataError, match="no such codec"):
+        album.write_mp4(path, frames, [0.1, 1.0])

@@ -158,9 +158,7 @@ def test_images_that_are_called_after_a_toy_are_images(tmp_path: Path) -> None:
     assert subject.words[51] == "the pixel in row 7, column 4"
 
 
-def test_where_no_law_of_conditions_is_known_that_is_said(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_where_no_law_of_conditions_is_known_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         assert warn_of_unlike(None, torch.zeros(2, 3)) is None
     assert "is not known" in caplog.text

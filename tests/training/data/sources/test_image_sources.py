@@ -1,4 +1,4 @@
-"""Foreign formats, read through dataset_tool.py or directly; and pickles that are not run."""
+"""Foreign formats of images, pickles that are not run, and data sets that appear whole or never."""
 
 import gzip
 import io
@@ -23,6 +23,7 @@ from tests.support.refusals import refusal
 from tests.support.running import run_script
 from training.data.images.codec import Decoder
 from training.data.sources.formats import open_source, patches, read_plain_pickle
+from training.data.sources.writer import image_writer
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -282,3 +283,42 @@ def test_pipes_are_no_sources(tmp_path: Path) -> None:
     path = write_mnist(tmp_path, IMAGES, None)
     os.mkfifo(tmp_path / "train-labels-idx1-ubyte.gz")
     assert "train-labels" in refusal(lambda: read_all(path))
+
+
+BLACK = np.zeros((4, 4, 1), np.uint8)
+
+
+def write_labels(path: Path, labels: list[int | None]) -> None:
+    with image_writer(path) as writer:
+        for label in labels:
+            writer.add(BLACK, label)
+
+
+@pytest.mark.parametrize("name", ["set.zip", "set"])
+def test_a_set_without_sense_is_refused_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="no images that can be read"):
+        write_labels(tmp_path / name, [])
+    for labels in ([1, None], [None, 1]):
+        with pytest.raises(DataError, match="not all of the first 2"):
+            write_labels(tmp_path / name, labels)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "before").touch()
+    rename = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no"):
+        write_labels(folder, [None])
+    assert [path.name for path in folder.iterdir()] == ["before"]
+    assert list(tmp_path.iterdir()) == [folder]

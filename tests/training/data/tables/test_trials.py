@@ -8,6 +8,7 @@ import torch
 
 import dataset_tool
 import info
+from tests.support.draws import seeded
 from tests.support.finished_runs import write_csv
 from tests.support.running import good, refused, run_script
 from training.data.tables.exchanged import exchanged
@@ -168,7 +169,7 @@ def test_trials_of_a_dataset_stand_side_by_side(made: dict[str, DataTable]) -> N
 def test_any_number_of_trials_is_kept_as_often_as_another() -> None:
     trials = torch.arange(4000.0).view(1000, 4).repeat(1, 1)
     trials[:500, 2:] = torch.nan  # of one trial, others have two
-    some = thinned(trials, 2, torch.Generator().manual_seed(0)).view(1000, 2, 2)
+    some = thinned(trials, 2, seeded()).view(1000, 2, 2)
     whole = some.isnan().any(dim=2)
     assert (whole == some.isnan().all(dim=2)).all()
     assert (some.flatten(1).isnan() | (some.flatten(1) == trials)).all()

@@ -72,7 +72,7 @@ def test_a_mixture_given_what_is_seen_is_the_mixture_times_the_likelihood(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(proposals, "LEAST_SHARE", 0.0)
-    uniform = torch.rand(1, 3, generator=torch.Generator().manual_seed(0)).double()
+    uniform = torch.rand(1, 3, generator=seeded()).double()
     law = Proposal.fit(normal(1, 200, 3), double([200.0]), uniform)
     operator, observed = normal(2, 3, seed=1), double([[0.5, -0.3]])
     noise = double([[[0.2, 0.05], [0.05, 0.1]]])

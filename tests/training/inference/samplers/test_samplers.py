@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
-from tests.support.draws import double, normal
+from tests.support.draws import double, normal, seeded
 from tests.support.posteriors import (
     STEPS,
     Parabola,
@@ -100,7 +100,7 @@ def test_weights_sum_to_the_evidence(heaviest: int) -> None:
 def test_a_fit_finds_the_components() -> None:
     centers, count = double([[-2.0, 0.0], [2.0, 1.0]]), 2000
     draws = centers.repeat_interleave(count // 2, dim=0) + 0.3 * normal(count, 2)
-    uniform = torch.rand(1, 2, generator=torch.Generator().manual_seed(0)).double()
+    uniform = torch.rand(1, 2, generator=seeded()).double()
     found = Proposal.fit(draws[None], double([float(count)]), uniform)
     order = found.mean[0, :, 0].argsort()
     torch.testing.assert_close(found.mean[0, order], centers, rtol=0, atol=0.05)
@@ -114,7 +114,7 @@ def test_a_fit_finds_the_components() -> None:
 
 
 def test_densities_and_draws_are_those_of_a_mixture() -> None:
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     uniform = torch.rand(2, 3, generator=generator).double()
     law = Proposal.fit(normal(2, 200, 2), double([200.0, 20.0]), uniform)
     w = law.draw(torch.rand(2, 20000, 3, generator=generator).double())
