@@ -116,9 +116,7 @@ def test_draws_are_corrected_by_a_posterior_of_the_users(sample: Run, tmp_path: 
         refused(sample(tmp_path / "no", f"{option}:posterior", other), 2, "--correct", other)
 
 
-def test_draws_of_a_student_are_corrected_by_its_teacher(
-    sample: Run, simulations: Path, tmp_path: Path
-) -> None:
+def test_teachers_correct_students_draws(sample: Run, simulations: Path, tmp_path: Path) -> None:
     place, data = f"--network={simulations / 'network.pkl'}", f"--data={simulations / 'runs.npz'}"
     taught = ("--paths=200", "--steps=20", "--calls=2", f"--dest={tmp_path / 'student.pkl'}")
     refused(run_script(distill, place, *taught), 2, "--data", "conditions")
@@ -193,9 +191,7 @@ def test_a_check_asks_whether_the_flow_finds_held_out_simulations_again(
     np.testing.assert_allclose(same["crps"], arrays["crps"])
 
 
-def test_truths_from_elsewhere_are_not_found_again(
-    check: Run, simulations: Path, tmp_path: Path
-) -> None:
+def test_others_truths_are_not_found_again(check: Run, simulations: Path, tmp_path: Path) -> None:
     arrays = load_arrays(simulations / "runs.npz")
     moved = {**arrays, "points": arrays["points"] / 9 + 0.8 * np.sign(arrays["points"])}
     np.savez(tmp_path / "moved.npz", **moved)

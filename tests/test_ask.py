@@ -300,9 +300,7 @@ def test_a_prior_of_numbers_has_the_density_of_the_answers(network: Path, tmp_pa
     assert torch.allclose(prior.flow.log_prob(points[3:]), expected[3:], atol=1e-3)
 
 
-def test_posteriors_know_levels_that_were_observed(
-    sold: Path, network: Path, tmp_path: Path
-) -> None:
+def test_posteriors_know_the_levels_observed(sold: Path, network: Path, tmp_path: Path) -> None:
     seen, out = tmp_path / "seen.csv", tmp_path / "out"
     noise = ("--likelihood=mask", "--mask=total", "--noise_std=40", "--sampler=pool", "--pool=1000")
     options = (f"--network={network}", *noise, "--draws=50", f"--save_dir={out}")

@@ -93,9 +93,7 @@ def numpy_correlations(first: np.ndarray, later: np.ndarray) -> np.ndarray:
     ("given", "times"),
     [(["--h=0.5"], [0, 0.5, 1, 1.5]), ([], torch.linspace(0, 7.01, STEPS, dtype=torch.float64))],
 )
-def test_toys_files_have_the_promised_names_and_contents(
-    run: Run, given: list[str], times: Any
-) -> None:
+def test_toy_files_have_their_names_and_contents(run: Run, given: list[str], times: Any) -> None:
     folder = run("toy", *given)
     assert sorted(os.listdir(folder)) == [TOY_FILE.replace("npz", "json"), TOY_FILE]
     arrays = load_arrays(folder / TOY_FILE)
@@ -253,9 +251,7 @@ CONTRADICTIONS = {
 
 
 @pytest.mark.parametrize("network", CONTRADICTIONS)
-def test_options_that_contradict_the_files_are_refused_with_both_values(
-    run: Run, network: str
-) -> None:
+def test_options_that_contradict_files_are_refused_with_both_values(run: Run, network: str) -> None:
     command, source = results_of(network, run(network))
     for option, known in CONTRADICTIONS[network].items():
         line = refusal(command, source, option, code=2)
@@ -315,9 +311,7 @@ OF: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("network", OF)
-def test_a_summary_tells_what_it_was_made_of(
-    run: Run, places: dict[str, Path], network: str
-) -> None:
+def test_a_summary_tells_what_it_is_of(run: Run, places: dict[str, Path], network: str) -> None:
     folder = run(network, "--seed=7", "--noise=path", "--solver=heun")
     command, source = results_of(network, folder)
     (parameters,) = folder.glob("*.json")

@@ -100,9 +100,7 @@ def test_devices_that_are_not_there_are_usage_errors(
 
 
 @some_commands("--dry_run", "--dry-run")
-def test_a_dry_run_tells_the_options_and_writes_nothing(
-    command: Command, shelf: Shelf, tmp_path: Path
-) -> None:
+def test_dry_runs_only_tell_the_options(command: Command, shelf: Shelf, tmp_path: Path) -> None:
     arguments = given(command, shelf, lr=0.125)
     result = good(command.run(*arguments, *command.at(tmp_path / "out"), "-n", "--card-memory=80"))
     record = json.loads(result.out[result.out.index("\n{") :])
@@ -150,9 +148,7 @@ def test_sources_that_are_none_are_told(command: Command, shelf: Shelf, tmp_path
 
 
 @every_writer
-def test_a_file_in_the_place_of_a_folder_is_told_and_stays(
-    command: Command, shelf: Shelf, tmp_path: Path
-) -> None:
+def test_a_file_in_a_folders_place_stays(command: Command, shelf: Shelf, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("precious")
     # A file of results has a folder itself, which is not the one in whose place it is.
     for folder in (tmp_path / "x", tmp_path / "x" / "y" / "z")[bool(command.file) :]:
@@ -163,9 +159,7 @@ def test_a_file_in_the_place_of_a_folder_is_told_and_stays(
 
 
 @some_commands("--overwrite")
-def test_results_of_before_are_not_replaced_unless_asked(
-    command: Command, shelf: Shelf, tmp_path: Path
-) -> None:
+def test_no_result_is_replaced_unless_asked(command: Command, shelf: Shelf, tmp_path: Path) -> None:
     made = [path for path in shelf.done(command.name).iterdir() if command.keeps(path)]
     folder = tmp_path / "new"
     for path in made:

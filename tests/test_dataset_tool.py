@@ -78,9 +78,7 @@ IN_ORDER = [RGB[0], RGB[2], RGB[1], RGB[3]]
 LABELS = {"labels": [["a/x0.png", 5], ["b/x1.png", 0], ["a/x2.png", 1], ["b/x3.png", 2]]}
 
 
-def test_a_nested_folder_and_a_zip_come_out_in_the_order_of_their_names(
-    converted: Run, tmp_path: Path
-) -> None:
+def test_nested_folders_and_zips_come_out_in_order_of_names(converted: Run, tmp_path: Path) -> None:
     clutter = {"readme.txt": b"?", ".hidden.png": b"?", "__MACOSX/a/._x0.png": b"?"}
     for source in (
         write_folder(tmp_path / "folder", NESTED | clutter),
@@ -141,18 +139,14 @@ def test_a_center_crop_keeps_the_middle(converted: Run, tmp_path: Path) -> None:
     assert_same(converted(source, "--transform=center-crop")[0], [wide[:, 1:5], tall[2:6]])
 
 
-def test_a_wide_crop_has_the_aspect_and_black_above_and_below(
-    converted: Run, tmp_path: Path
-) -> None:
+def test_wide_crops_keep_the_aspect_between_black_bars(converted: Run, tmp_path: Path) -> None:
     wide, tall = noise(4, 12), noise(9, 8)
     source = write_folder(tmp_path / "s", {"0.png": encoded(wide), "1.png": encoded(tall)})
     images, _ = converted(source, "--transform=center_crop_wide", "--resolution=8x4")
     assert_same(images, [np.pad(x, ((2, 2), (0, 0))) for x in (wide[:, 2:10], tall[2:6])])
 
 
-def test_a_resolution_averages_constant_blocks_to_themselves(
-    converted: Run, tmp_path: Path
-) -> None:
+def test_a_resolution_averages_even_blocks_to_themselves(converted: Run, tmp_path: Path) -> None:
     quadrants = np.kron(np.array([[0, 50], [100, 250]], np.uint8), np.ones((32, 32), np.uint8))
     source = write_folder(tmp_path / "s", {"0.png": encoded(quadrants)})
     (image,), _ = converted(source, "--resolution=16X16")
@@ -200,9 +194,7 @@ def test_kinds_are_converted_to_gray_or_rgb_and_it_is_said_once(tmp_path: Path) 
     assert sum("transparent" in note for note in notes) == 1
 
 
-def test_gray_stays_gray_and_an_upright_photograph_is_upright(
-    converted: Run, tmp_path: Path
-) -> None:
+def test_gray_stays_gray_and_upright_photographs_upright(converted: Run, tmp_path: Path) -> None:
     source = write_folder(tmp_path / "s", {f"{i}.png": encoded(g) for i, g in enumerate(GRAY)})
     assert_same(converted(source)[0], GRAY)
     exif = Image.Exif()

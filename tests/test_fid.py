@@ -199,9 +199,7 @@ def test_few_images_are_noted(tool: Tool, data: Path, generated: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, ">f8"])
-def test_a_reference_of_others_needs_only_its_moments(
-    tool: Tool, data: Path, generated: Path, dtype: Any
-) -> None:
+def test_foreign_moments_are_enough(tool: Tool, data: Path, generated: Path, dtype: Any) -> None:
     own = arrays_of(tool.ref(data))
     foreign = tool.folder / "foreign.npz"
     np.savez(foreign, mu=own["mu"].astype(dtype), sigma=own["sigma"].astype(dtype))
@@ -215,9 +213,7 @@ def test_a_reference_of_others_needs_only_its_moments(
 
 
 @pytest.mark.parametrize("where", ["ref", "calc"])
-def test_without_features_there_is_no_kid(
-    tool: Tool, data: Path, generated: Path, where: str
-) -> None:
+def test_no_kid_without_features(tool: Tool, data: Path, generated: Path, where: str) -> None:
     of = {where: ["--kid_features=0"]}
     result = tool.calc(generated, tool.ref(data, *of.get("ref", [])), *of.get("calc", []))
     assert result["kid"] is None
@@ -265,9 +261,7 @@ def test_too_few_images_are_refused(refused: Run, tool: Tool, data: Path, tmp_pa
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_breaks_midway_leaves_nothing(
-    refused: Run, tmp_path: Path, workers: int
-) -> None:
+def test_images_that_break_midway_leave_nothing(refused: Run, tmp_path: Path, workers: int) -> None:
     folder = write_images(tmp_path / "images", noise(9))
     broken = sorted(folder.rglob("*.png"))[6]
     broken.write_bytes(broken.read_bytes()[:60])
@@ -277,9 +271,7 @@ def test_an_image_that_breaks_midway_leaves_nothing(
     assert message.startswith(str(broken))
 
 
-def test_images_of_another_shape_are_refused(
-    refused: Run, tool: Tool, data: Path, tmp_path: Path
-) -> None:
+def test_images_of_other_shapes_fail(refused: Run, tool: Tool, data: Path, tmp_path: Path) -> None:
     reference = tool.ref(data)
     for name, pixels, shape in (
         ("gray.zip", noise(3, channels=1), "1x4x4"),
@@ -292,9 +284,7 @@ def test_images_of_another_shape_are_refused(
         )
 
 
-def test_a_reference_by_another_detector_is_refused(
-    refused: Run, tool: Tool, data: Path, tmp_path: Path
-) -> None:
+def test_other_detectors_are_refused(refused: Run, tool: Tool, data: Path, tmp_path: Path) -> None:
     reference = tool.ref(data)
     other = tmp_path / "other.pth"
     other.write_bytes(b"another detector")

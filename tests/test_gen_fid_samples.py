@@ -287,9 +287,7 @@ def test_overwriting_makes_all_that_is_asked_for(make: Run, twenty: Path, copy: 
     assert counts(copy) == (0, 2, 0)
 
 
-def test_overwriting_leaves_no_image_of_other_settings(
-    make: Run, copy: Path, tmp_path: Path
-) -> None:
+def test_overwriting_leaves_no_image_of_others(make: Run, copy: Path, tmp_path: Path) -> None:
     asked = ("--seeds=0-20", "--subdirs")
     fresh = make(tmp_path / "fresh", *asked, network="other")
     assert make(copy, *asked, "--overwrite", network="other") == fresh
@@ -297,9 +295,7 @@ def test_overwriting_leaves_no_image_of_other_settings(
     assert make(copy, *asked, network="other") == fresh
 
 
-def test_overwriting_is_refused_if_images_of_other_settings_would_remain(
-    start: Run, copy: Path
-) -> None:
+def test_overwriting_is_refused_if_images_of_others_would_remain(start: Run, copy: Path) -> None:
     before = contents(copy)
     refused(start(copy, "--seeds=0-18", "--overwrite", network="other"), 2, copy / "000019.png")
     assert contents(copy) == before
@@ -325,9 +321,7 @@ def test_an_overwriting_that_breaks_off_leaves_no_mixture(
     assert make(copy, "--seeds=0-19", network="other") == fresh
 
 
-def test_images_that_nobody_knows_are_not_added_to(
-    start: Run, make: Run, twenty: Path, copy: Path
-) -> None:
+def test_unknown_images_are_not_added_to(start: Run, make: Run, twenty: Path, copy: Path) -> None:
     (copy / PARAMETERS).unlink()
     before = contents(copy)
     refused(start(copy, "--seeds=0-30"), 2, PARAMETERS)
@@ -378,9 +372,7 @@ def test_seeds_that_are_none_are_told() -> None:
         assert "--seeds" in refusal(parse_seeds, text, kind=UsageError)
 
 
-def test_latents_of_a_learned_law_do_not_depend_on_the_batch(
-    networks: dict[str, Path], tmp_path: Path
-) -> None:
+def test_learned_latents_depend_on_no_batch(networks: dict[str, Path], tmp_path: Path) -> None:
     model = Model.load(networks["PRR"])
     law = ConditionalMixture(KEPT, DIM - KEPT, width=96, chained=False).requires_grad_(False)
     torch.nn.init.normal_(law.output.weight, std=0.1, generator=seeded(0))

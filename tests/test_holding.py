@@ -117,9 +117,7 @@ def test_samples_come_as_the_flow_says_and_as_held_out(done: Path, shelf: Path) 
     np.testing.assert_allclose(guarantee.recalibrated(both), moved[:, :, 0].reshape(-1, 2))
 
 
-def test_python_calibrates_as_the_script_does(
-    shelf: Path, simulations: Path, tmp_path: Path
-) -> None:
+def test_python_calibrates_as_scripts_do(shelf: Path, simulations: Path, tmp_path: Path) -> None:
     place = {"network": simulations / "network.pkl", "dest": tmp_path / "network.pkl"}
     few = {"chains": 2, "draws": 20, "n_iters": 3, "batch_gpu": 64}
     function = (f"{shelf / 'mine.py'}:total",)
@@ -136,9 +134,7 @@ def test_python_calibrates_as_the_script_does(
     assert "was not calibrated" in refusal(Guarantee.open, simulations / "network.pkl")
 
 
-def test_what_no_data_resemble_is_refused_before_anything_is_drawn(
-    sample: Run, tmp_path: Path
-) -> None:
+def test_what_no_data_resemble_is_refused_before_any_draws(sample: Run, tmp_path: Path) -> None:
     far = write_csv(tmp_path / "far.csv", SIMULATION_NAMES[2:], np.array([[0, 0], [-1.5, 1.5]]))
     given = (f"--condition={far}", "--n_iters=3")
     result = sample(tmp_path / "out", *given, "--refuse=0.05")
@@ -228,9 +224,7 @@ def test_images_and_tables_are_looked_at_by_their_own_flows_and_are_not_used_twi
         assert (other.values[:, :3] > odd.values[:, :3]).double().mean() > 0.9
 
 
-def test_a_flow_of_any_question_has_the_density_of_some_columns(
-    questions_run: Path, houses: Path
-) -> None:
+def test_flows_of_any_question_have_densities_of_columns(questions_run: Path, houses: Path) -> None:
     prior = open_prior(NetworkFile.open(str(questions_run / "network-snapshot-000004.pkl")))
     rows = prior.truths(houses, 30, 0)[:, [0, 0]]
     points, given = prior.of_columns(["other", prior.names[0]], rows)

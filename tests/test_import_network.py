@@ -47,9 +47,7 @@ def bring(tmp_path: Path) -> Run:
 
 @needs_recorded
 @pytest.mark.parametrize("name", NAMES)
-def test_a_network_of_the_original_code_gives_what_it_gave(
-    bring: Run, tmp_path: Path, name: str
-) -> None:
+def test_networks_of_the_original_code_give_the_same(bring: Run, tmp_path: Path, name: str) -> None:
     good(bring(RECORDED[name]))
     model = Model.load(tmp_path / "network.pkl")
     with np.load(RECORDED[name].with_suffix(".npz")) as file:

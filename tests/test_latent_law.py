@@ -77,9 +77,7 @@ def test_generation_draws_from_the_learned_law_unless_another_is_asked_for(
 
 
 @pytest.mark.slow
-def test_coverage_carries_spheres_of_whitened_latents(
-    networks: dict[str, Path], tmp_path: Path
-) -> None:
+def test_coverage_carries_white_spheres(networks: dict[str, Path], tmp_path: Path) -> None:
     options = ("--test_pts=2000", "--boundary_pts=400", "--steps=8", "--no-paired")
     good(
         run_script(
@@ -95,9 +93,7 @@ def test_coverage_carries_spheres_of_whitened_latents(
     assert np.abs(np.square(arrays["test_latent"]).mean(axis=(0, 1)) - 1).max() < 0.15
 
 
-def test_what_makes_no_sense_is_refused_in_one_line(
-    networks: dict[str, Path], tmp_path: Path
-) -> None:
+def test_what_makes_no_sense_is_refused(networks: dict[str, Path], tmp_path: Path) -> None:
     law, plain, preserving = (networks[name] for name in ("law", "plain", "PRP"))
     for arguments, part in (
         ((f"--network={plain}",), "go together"),

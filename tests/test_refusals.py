@@ -212,12 +212,7 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("rounds", "--simulator={here}/mine.py:one --prior={here}/mine.py:one", 1, ["returned int"]),
     ("rounds", f"{MINE}f --bounds=a:0:1 --observation={{here}}/seen.csv", 2, ["2 observations"]),
     ("noisy", "--observation={here}/three.csv", 1, ["column 'a', which is none of x1, x2"]),
-    (
-        "noisy",
-        f"{THREE} --likelihood=linear --operator={{here}}/wrong.npy",
-        2,
-        ["3 numbers in"],
-    ),
+    ("noisy", f"{THREE} --likelihood=linear --operator={{here}}/wrong.npy", 2, ["3 numbers in"]),
     ("noisy", "--truth={here}/truth.csv", 2, ["--truth has 1 points, but there are 2"]),
     ("noisy", "--noise_std=-1", 2, ["must be positive"]),
     ("noisy", "--noise_std=much", 2, ["much"]),

@@ -100,9 +100,7 @@ def test_a_lone_generation_goes_by_the_course_of_the_network_unless_told_otherwi
     assert (taken["solver"], taken["n_iters"]) == way
 
 
-def test_numbers_can_be_names_and_conditions_need_not_be_left_out_of_columns(
-    tmp_path: Path,
-) -> None:
+def test_numbers_can_be_names_and_conditions_may_be_among_the_columns(tmp_path: Path) -> None:
     (tmp_path / "years.csv").write_text("2000,2001,2002\n" + "3,1,2\n4,1.5,7\n5,0,1.5\n" * 5)
     making = (dataset_tool, f"--source={tmp_path / 'years.csv'}", f"--dest={tmp_path / 'y.npz'}")
     refused(run_script(*making), 1, "--header=yes")
@@ -131,9 +129,7 @@ def test_what_is_only_numbers_is_a_table_and_what_is_not_is_records(tmp_path: Pa
     assert len(load_table(dest)) == 44
 
 
-def test_held_out_rows_melt_return_and_have_densities(
-    network: Path, houses: Path, tmp_path: Path
-) -> None:
+def test_held_out_rows_melt_and_have_densities(network: Path, houses: Path, tmp_path: Path) -> None:
     where = (f"--network={network}", f"--data_root={houses}", f"--save_dir={tmp_path}")
     good(run_script(pfODE_int, *where, "--log_prob", "--n_iters=10", "--bs=60"))
     melt = load_arrays(tmp_path / "houses_PRP_melt.npz")
@@ -185,9 +181,7 @@ def test_held_out_rows_are_counted_in_spheres_that_are_carried_to_them(
     refused(with_data, 2, "3 columns", "pfODE_int.py --sim_type=melt")
 
 
-def test_residuals_of_held_out_rows_are_correlated(
-    network: Path, houses: Path, tmp_path: Path
-) -> None:
+def test_residuals_of_held_out_rows_correlate(network: Path, houses: Path, tmp_path: Path) -> None:
     out, correlated = tmp_path / "residuals", tmp_path / "correlations"
     place = ("extract", f"--network={network}", f"--data_root={houses}", f"--save_dir={out}")
     good(run_script(calc_residuals, *place, "--n_time_pts=3", "--noise=path"))
@@ -203,9 +197,7 @@ def test_residuals_of_held_out_rows_are_correlated(
     assert len(summary["times"]) == 3
 
 
-def test_a_network_that_does_not_fit_its_table_is_told(
-    network: Path, houses: Path, tmp_path: Path
-) -> None:
+def test_misfits_of_network_and_table_are_told(network: Path, houses: Path, tmp_path: Path) -> None:
     """Columns in another order are found by name; others, and broken files, are refused."""
     rows = write_houses(tmp_path / "rows.csv")
     turned, fewer = tmp_path / "turned.npz", tmp_path / "fewer.npz"
@@ -272,9 +264,7 @@ RANKED = (
 )
 
 
-def test_two_ranks_choose_and_train_what_one_does(
-    two_ranks: RankPool, houses: Path, tmp_path: Path
-) -> None:
+def test_two_ranks_train_what_one_does(two_ranks: RankPool, houses: Path, tmp_path: Path) -> None:
     choices = []
     for name, run in (("one", run_script), ("both", two_ranks.run)):
         place = (f"--outdir={tmp_path / name}", "--nosubdir", f"--data={houses}")
@@ -308,9 +298,7 @@ def joined_batches() -> list[torch.Tensor]:
         return whole_batches()
 
 
-def test_each_row_comes_once_an_epoch_from_any_step_on_and_on_any_number_of_ranks(
-    two_ranks: RankPool,
-) -> None:
+def test_rows_come_once_an_epoch_from_any_step_on_any_number_of_ranks(two_ranks: RankPool) -> None:
     steps = whole_batches()
     numbers = torch.cat(steps[:3]).floor()[:, 0] // 2
     for epoch in (numbers[:7], numbers[7:14]):

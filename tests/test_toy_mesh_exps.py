@@ -195,9 +195,7 @@ def test_the_help_says_what_the_columns_are_and_what_is_written() -> None:
 
 
 @pytest.mark.slow
-def test_the_exact_score_goes_with_the_networks_schedule(
-    measure: Run, networks: dict[str, Path]
-) -> None:
+def test_the_exact_score_has_the_networks_schedule(measure: Run, networks: dict[str, Path]) -> None:
     same = ("--data_name=s_curve", "--steps=3", "--test_pts=50")
     with_network = measure("exact", f"--network={networks['PRR']}", "--eps=auto", *same)
     alone = measure("exact", "--dims_to_keep=2", "--rho=0.9", f"--h={4 / 3}", *same)

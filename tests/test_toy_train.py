@@ -219,9 +219,7 @@ SPOILED: dict[str, Callable[[Path, Path], object]] = {
 
 
 @pytest.mark.parametrize("how", SPOILED)
-def test_what_cannot_be_resumed_is_told_in_one_line_and_left_alone(
-    broken_off: Path, how: str
-) -> None:
+def test_what_cannot_be_resumed_is_told_and_left_alone(broken_off: Path, how: str) -> None:
     state = broken_off / "training-state-000004.pt"
     SPOILED[how](broken_off / "training_options.json", state)
     before = contents(broken_off)

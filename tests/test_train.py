@@ -140,9 +140,7 @@ def test_mirror_images_count_as_data(fit: Run) -> None:
     torch.testing.assert_close(mirrored.reshape(SIDE, SIDE), (mean + mean.flip(1)) / 2)
 
 
-def test_a_transferred_network_starts_from_the_weights_of_another(
-    fit: Run, blobs: Path, tmp_path: Path
-) -> None:
+def test_transfer_starts_from_the_weights_of_another(fit: Run, blobs: Path, tmp_path: Path) -> None:
     source = fit("--lr=0.01")
     outdir = tmp_path / "transferred"
     place = (f"--outdir={outdir}", "--nosubdir", f"--data={blobs}")
@@ -199,9 +197,7 @@ def test_images_can_be_held_out_whose_loss_is_told(fit: Run, blobs: Path) -> Non
     assert equal(dict(model.denoiser.state_dict()), dict(other.denoiser.state_dict()))
 
 
-def test_the_last_network_is_calibrated_on_the_images_as_they_are_or_on_others(
-    fit: Run, few: Path
-) -> None:
+def test_the_last_network_is_calibrated_on_the_images_or_on_others(fit: Run, few: Path) -> None:
     how = ("--augment=0.5", "--dims_to_keep=5", "--calibrate")
     own, held_out = fit(*how), fit(*how, f"--calibration_data={few}")
     calibration, other = (load(folder).denoiser.calibration for folder in (own, held_out))

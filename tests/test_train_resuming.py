@@ -188,9 +188,7 @@ def test_an_output_gain_is_trained_averaged_and_kept(twelve: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", STATES_OF_GAINS)
-def test_a_state_without_the_output_gain_of_its_run_is_refused(
-    lost: str, twelve: Path, tmp_path: Path
-) -> None:
+def test_states_without_output_gain_are_refused(lost: str, twelve: Path, tmp_path: Path) -> None:
     path = tmp_path / "training-state-000000.pt"
     state = read_state(max(twelve.glob("training-state-*.pt")))
     del state[lost]

@@ -198,9 +198,7 @@ def test_trials_of_a_set_multiply(shelf: Path) -> None:
     assert both[2] == -torch.inf
 
 
-def test_observations_of_more_trials_than_were_learned_for_are_named(
-    shelf: Path, tmp_path: Path
-) -> None:
+def test_observations_of_more_trials_than_learned_are_named(shelf: Path, tmp_path: Path) -> None:
     learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
     # 135 datasets of two trials: 0.0025 x 270 x 2 / (2 x 4).
     assert learned.most_trials == pytest.approx(0.17, abs=0.03)
@@ -238,9 +236,7 @@ def test_what_is_no_question_of_trials_is_refused(
     refused(result, code, *parts)
 
 
-def test_trials_may_have_missing_data_if_those_of_simulations_had(
-    shelf: Path, tmp_path: Path
-) -> None:
+def test_trials_may_lack_data_if_those_of_simulations_did(shelf: Path, tmp_path: Path) -> None:
     rows = np.loadtxt(shelf / "runs.csv", delimiter=",", skiprows=1)
     rows[::3, 3] = rows[1::4, 4] = np.nan
     making = (f"--source={write_csv(tmp_path / 'holes.csv', NAMES, rows)}", "--dataset=id")
@@ -266,9 +262,7 @@ def test_trials_may_have_missing_data_if_those_of_simulations_had(
         whole.simulations(tmp_path / "holes.npz", 10, 0, ["mu", "tau"])
 
 
-def test_trainings_of_likelihoods_refuse_what_is_none(
-    shelf: Path, houses: Path, tmp_path: Path
-) -> None:
+def test_learning_likelihoods_refuses_others(shelf: Path, houses: Path, tmp_path: Path) -> None:
     place = (f"--data={shelf / 'one.npz'}", f"--outdir={tmp_path}", "-n", "--likelihood")
     refused(run_script(train, *place, "--cond"), 2, "--cond", "--likelihood")
     refused(run_script(train, *place, "--bounded=reject"), 2, "--bounded=reject")

@@ -14,9 +14,7 @@ from torch_utils import distributed
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_ranks_of_a_machine_take_a_card_each(
-    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, rank: int
-) -> None:
+def test_ranks_take_a_card_each(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
     for name, value in {"WORLD_SIZE": 2, "RANK": 2 + rank, "LOCAL_RANK": rank}.items():
         monkeypatch.setenv(name, str(value))
     store: Any = dist.HashStore()
@@ -34,9 +32,7 @@ def test_ranks_of_a_machine_take_a_card_each(
         assert {tensor.device for tensor in tensors_of(trainer)} == {device}
 
 
-def test_a_named_card_is_taken_whatever_the_rank(
-    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_named_cards_are_taken_by_any_rank(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")
     with distributed.process_group("cuda:1") as device:
         assert device == torch.device("cuda", 1)

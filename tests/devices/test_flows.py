@@ -40,9 +40,7 @@ def same_on_card(flow: ProbabilityFlow, compute: Callable[[ProbabilityFlow], Ten
 
 
 @pytest.mark.parametrize("solver", slowly(SOLVERS, "dopri5", "gauss4", "rev_rk5"))
-def test_points_melt_and_come_back_and_explicit_steps_wait_for_nothing(
-    cuda: FakeCuda, solver: str
-) -> None:
+def test_points_melt_and_return_and_explicit_steps_never_wait(cuda: FakeCuda, solver: str) -> None:
     flow, points = network_flow(), normal(3, 2)
     method = get_solver(solver, rtol=0.1, atol=0.1)
     steps = 1 + method.multistep

@@ -46,9 +46,7 @@ def problem_on(device: torch.device) -> Problem:
 @pytest.mark.parametrize(
     "sampler", slowly([name for name in SAMPLERS if name != "auto"], "elliptical", "hmc", "refined")
 )
-def test_draws_are_those_of_the_cpu(
-    cuda: FakeCuda, sampler: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_draws_are_the_cpus(cuda: FakeCuda, sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # On a card that is pretended each operation takes long: few rounds and rough fits will do.
     for name, few in FEW_ROUNDS.items():
         monkeypatch.setattr(f"training.inference.{name}", few)

@@ -19,9 +19,7 @@ from tests.support.running import full_disk
 
 
 @pytest.mark.parametrize("old", [None, "old"])
-def test_the_destination_holds_what_the_block_wrote_when_it_ends(
-    tmp_path: Path, old: str | None
-) -> None:
+def test_the_destination_holds_what_the_block_wrote(tmp_path: Path, old: str | None) -> None:
     path = tmp_path / "x" / "y" / "a.npz"
     if old:
         require_folder(path.parent)
@@ -75,9 +73,7 @@ def test_files_and_folders_do_not_take_each_others_place(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_permissions_are_those_of_an_ordinary_new_file(
-    tmp_path: Path, mask: int, mode: int
-) -> None:
+def test_permissions_are_those_of_ordinary_new_files(tmp_path: Path, mask: int, mode: int) -> None:
     before = os.umask(mask)
     try:
         with atomic_path(tmp_path / "a.txt") as temporary:
@@ -161,9 +157,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path: Path
     assert sorted(os.listdir(tmp_path)) == [other.name, "a.txt"]
 
 
-def test_what_another_machine_left_is_removed_after_a_day(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_others_leftovers_go_after_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.txt"
     left = leave_temporary(path)
     monkeypatch.setattr("dnnlib.files._machine", lambda: "other")
@@ -187,9 +181,7 @@ def test_the_temporary_of_a_living_writer_is_left_alone(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_a_full_disk_is_an_error_with_the_name_of_the_file_even_if_torch_hides_it(
-    tmp_path: Path,
-) -> None:
+def test_a_full_disk_is_an_error_that_names_the_file_even_if_torch_hides_it(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     path.write_text("old")
     with pytest.raises(OSError, match="too large"), full_disk(1000), atomic_path(path) as temporary:

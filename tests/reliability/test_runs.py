@@ -23,9 +23,7 @@ from training.learning.trainer import Trainer
 
 
 @pytest.mark.hostile
-def test_a_seed_gives_the_same_bytes_twice_and_another_does_not(
-    blobs: Path, tmp_path: Path
-) -> None:
+def test_a_seed_gives_the_same_bytes_twice_and_another_others(blobs: Path, tmp_path: Path) -> None:
     options = (f"--data={blobs}", *SHORT, "--augment=0.5", "--no-calibrate", "--deterministic")
     files = []
     for name, seed in (("one", 3), ("two", 3), ("other", 4)):

@@ -198,9 +198,7 @@ keys = st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=6).map(tuple)
 
 
 @given(one=keys, other=keys)
-def test_a_seed_follows_from_its_keys_their_order_and_number(
-    one: tuple[int, ...], other: tuple[int, ...]
-) -> None:
+def test_seeds_follow_keys_order_and_number(one: tuple[int, ...], other: tuple[int, ...]) -> None:
     assert 0 <= hash_seed(*one) < 2**63
     torch.Generator().manual_seed(hash_seed(*one))
     assert (hash_seed(*one) == hash_seed(*other)) == (one == other)

@@ -97,9 +97,7 @@ def rows_of(path: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("read", [load_arrays, rows_of, load_json])
-def test_what_is_no_file_of_this_kind_is_refused(
-    tmp_path: Path, read: Callable[[Path], object]
-) -> None:
+def test_no_file_of_this_kind_is_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
     assert "does not exist" in refusal(read, tmp_path / "none")
     refusal(read, tmp_path)
     os.mkfifo(tmp_path / "pipe")
@@ -114,9 +112,7 @@ def test_what_is_no_file_of_this_kind_is_refused(
 
 
 @pytest.mark.parametrize("read", [load_arrays, rows_of])
-def test_arrays_that_are_not_as_they_say_are_refused(
-    tmp_path: Path, read: Callable[[Path], object]
-) -> None:
+def test_arrays_not_as_they_say_are_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
     path = tmp_path / "a.npz"
     # Some are plain arrays after all, but of another type or not finite, which is others' business.
     plain = {"a header of old", "dates", "letters beyond all", "not finite", "columns"}
@@ -135,9 +131,7 @@ def test_arrays_that_are_not_as_they_say_are_refused(
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_an_archive_with_a_wrong_byte_is_refused_or_read_whole(
-    tmp_path: Path, save: Callable[..., None]
-) -> None:
+def test_a_wrong_byte_is_refused_or_read_whole(tmp_path: Path, save: Callable[..., None]) -> None:
     path = tmp_path / "a.npz"
     save(path, xs=ARRAYS["xs"], labels=ARRAYS["labels"])
     whole = path.read_bytes()

@@ -62,9 +62,7 @@ def test_states_of_modules_and_optimizers_come_back(zipped: bool) -> None:
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
-def test_what_is_no_data_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
-) -> None:
+def test_what_is_no_data_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     form_of: dict[str, Callable[[bytes], bytes]] = {"zip": torch_file, "legacy": legacy}
     passed = set()

@@ -36,9 +36,7 @@ def arguments(**options: object) -> list[str]:
     return [*off, *(f"--{name}={value}" for name, value in named.items())]
 
 
-def test_a_toy_gives_the_bytes_of_the_script_and_leaves_random_numbers_alone(
-    tmp_path: Path,
-) -> None:
+def test_toys_give_the_bytes_of_the_script_and_leave_random_numbers_alone(tmp_path: Path) -> None:
     torch.manual_seed(5)
     state, handlers, parts = torch.get_rng_state(), list(logger.handlers), list[float]()
     model = Toy("circles").train(tmp_path / "here", parts.append, dims_to_keep=1, **SHORT)
@@ -81,9 +79,7 @@ class Frame:
         return self.values
 
 
-def test_a_table_of_a_file_an_array_or_a_frame_is_one_and_trains_as_the_script_does(
-    tmp_path: Path,
-) -> None:
+def test_tables_of_files_arrays_and_frames_train_as_with_the_script(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(300, 2)).round(5)
     source, names = tmp_path / "rows.csv", ["a", "b"]
     np.savetxt(source, values, delimiter=",", header="a,b", comments="", fmt="%.5f")

@@ -59,18 +59,14 @@ def test_a_first_row_of_numbers_that_are_names_is_a_header(tmp_path: Path) -> No
         ("x1,x2\n", "has no rows"),
     ],
 )
-def test_what_does_not_fit_is_told_with_its_row_and_column(
-    tmp_path: Path, text: str, match: str
-) -> None:
+def test_what_does_not_fit_is_told_by_row_and_column(tmp_path: Path, text: str, match: str) -> None:
     with pytest.raises(DataError, match=match) as found:
         read(tmp_path, text, "x1", "x2")
     assert "\n" not in str(found.value)
     assert "--columns" not in str(found.value)
 
 
-def test_what_has_no_names_of_its_own_is_taken_in_order_whatever_it_is_called(
-    tmp_path: Path,
-) -> None:
+def test_what_has_no_names_of_its_own_is_taken_in_order_whatever_its_name(tmp_path: Path) -> None:
     assert read_observations(written(tmp_path, "x2,foo\n1,2\n")).tolist() == [[1, 2]]
 
 

@@ -28,9 +28,7 @@ def fitted() -> Coordinates:
     return fit_coordinates(points, Columns.plain("ab"), "none", "zca", conditions, "on")
 
 
-def test_what_is_left_of_points_is_white_and_tells_nothing_of_their_conditions(
-    fitted: Coordinates,
-) -> None:
+def test_what_is_left_of_points_is_white_and_free_of_their_conditions(fitted: Coordinates) -> None:
     points, conditions = rows()
     given = fitted.given(conditions)
     left, labels = given.to_flow(points), given.labels

@@ -98,9 +98,7 @@ def test_the_chosen_number_of_steps_reaches_the_tolerance(name: str) -> None:
     assert counts[0] < counts[-1]
 
 
-def test_a_tolerance_that_no_number_of_steps_reaches_is_told(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_tolerance_that_no_steps_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = curved_flow()
     monkeypatch.setattr("training.flow.grids.MOST_STEPS", 16)
     even = partial(flow.schedule.times, t_max=END)
@@ -129,9 +127,7 @@ def usual(off: Tensor) -> float:
     return float(off.abs().flatten().quantile(0.9))
 
 
-def test_a_course_is_as_good_as_it_says_on_fresh_latents_and_takes_few_calls(
-    flow: ProbabilityFlow,
-) -> None:
+def test_courses_are_as_good_as_they_say_on_latents_at_few_calls(flow: ProbabilityFlow) -> None:
     latents = flow.latent.sample(500, seeded(3))
     right = flow.generate(latents, flow.times(40), "exp_rk5")
     points = flow.to_data(right.end, flow.times()[0])
@@ -151,9 +147,7 @@ def test_a_course_is_as_good_as_it_says_on_fresh_latents_and_takes_few_calls(
     assert flow.courses["look"].calls < flow.courses["points"].calls
 
 
-def test_samples_and_densities_go_by_courses_unless_times_or_a_solver_are_given(
-    flow: ProbabilityFlow,
-) -> None:
+def test_flows_go_by_courses_unless_times_or_a_solver_are_given(flow: ProbabilityFlow) -> None:
     latents = flow.latent.sample(5, seeded(4))
     assert torch.equal(flow.sample(5, seeded(4)), flow.decode(latents, *flow.course("points")))
     finer = flow.sample(5, seeded(4), flow.times())

@@ -38,9 +38,7 @@ def some(count: int) -> Tensor:
     return torch.tensor([4.0, 0.0]) + torch.tensor([2.0, 1.0]) * (levels + within)
 
 
-def test_scores_are_invertible_and_their_slopes_are_those_of_differences(
-    levels: Coordinates,
-) -> None:
+def test_scores_are_invertible_and_their_slopes_those_of_differences(levels: Coordinates) -> None:
     points, given = some(200), levels.given(normal(200, 1, seed=2))
     scores, log_det = given(points)
     torch.testing.assert_close(given.to_data(scores), points, rtol=1e-9, atol=1e-9)

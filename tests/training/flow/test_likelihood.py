@@ -157,9 +157,7 @@ def test_the_divergence_is_the_trace_of_the_jacobian(name: str) -> None:
 @pytest.mark.parametrize(
     ("members", "waves", "space"), [(1, 4, "IS"), (3, 4, "IS"), (1, 0, "IS"), (1, 4, "ES")]
 )
-def test_a_network_takes_its_traces_as_backward_passes_do(
-    members: int, waves: int, space: str
-) -> None:
+def test_networks_take_traces_as_backward_passes_do(members: int, waves: int, space: str) -> None:
     torch.manual_seed(0)
     schedule, basis = InflationSchedule.to_dimension(2, 5), random_basis(5)
     network = ToyMLP(5, (-4.0, 4.0), 32, 3, input_features=waves, label_dim=2, members=members)

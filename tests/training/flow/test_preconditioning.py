@@ -64,9 +64,7 @@ def test_inputs_and_targets_have_unit_variance_and_are_uncorrelated(kind: str) -
 
 
 @pytest.mark.parametrize("name", PRECONDITIONINGS)
-def test_the_target_for_the_scaled_input_is_what_a_network_must_give_to_denoise_perfectly(
-    name: str,
-) -> None:
+def test_the_target_is_what_a_network_must_give_to_denoise_perfectly(name: str) -> None:
     basis, schedule = random_basis(3), InflationSchedule.to_dimension(2, 3)
     identity = FunctionNetwork(lambda z, c: z)
     denoiser = NetworkDenoiser(identity, basis, schedule, preconditioning=name)

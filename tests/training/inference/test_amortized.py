@@ -40,9 +40,7 @@ def in_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.inference.amortized.FEW", 1024)
 
 
-def test_draws_have_the_moments_and_the_density_of_the_posterior(
-    prior: Prior, amortized: Amortized
-) -> None:
+def test_draws_have_the_posteriors_moments_and_density(prior: Prior, amortized: Amortized) -> None:
     drawn = amortized.sample(ALL)
     points = drawn.points.flatten(1, 2)
     assert ((points[..., 0].mean(dim=1) - 0.64 * Y[:, 0]).abs() < 4 * STD / 1000**0.5).all()
@@ -56,7 +54,7 @@ def test_draws_have_the_moments_and_the_density_of_the_posterior(
     assert found.r_hat.isnan().all()
 
 
-def test_draws_are_functions_of_seed_and_number_alone(amortized: Amortized) -> None:
+def test_draws_depend_only_on_seed_and_number(amortized: Amortized) -> None:
     together, alone = amortized.sample(ALL), amortized.sample(ALL[1:2])
     assert torch.equal(together.points[1:2], alone.points)
     assert torch.equal(together.of(ALL[1:2]).calls, alone.calls)

@@ -198,9 +198,7 @@ def test_what_leaks_is_not_taken_for_density(learned: Prior) -> None:
 @pytest.mark.parametrize(
     ("narrower", "beside", "passes"), [(1.0, 0.0, True), (0.6, 0.0, False), (1.0, 0.5, False)]
 )
-def test_draws_that_are_too_narrow_or_beside_fail(
-    dim: int, narrower: float, beside: float, passes: bool
-) -> None:
+def test_narrow_or_moved_draws_fail(dim: int, narrower: float, beside: float, passes: bool) -> None:
     likelihood, observed = Gaussian(double(0.05), torch.tensor([0])), double([[0.3]])
     which = problem(gaussian_prior(dim), likelihood, observed)
     which.target.rows = 256

@@ -205,9 +205,7 @@ def test_wrong_numbers_are_told(body: str, message: str, file: Path) -> None:
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_its_own_traceback_is_shown(
-    relative: bool, file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_traceback_is_shown(relative: bool, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = written(
         file if relative else file.absolute(), "return g(x)\ndef g(x): raise KeyError(7)"
     )

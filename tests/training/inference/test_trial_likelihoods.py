@@ -70,9 +70,7 @@ def exactly(points: Tensor, trials: Trials, which: int) -> Tensor:
     return -((y - points.sum(dim=1, keepdim=True)).square() + log(2 * pi)).sum(dim=1) / 2
 
 
-def test_trials_of_each_observation_are_multiplied_whatever_their_number(
-    likelihood: TrialLikelihood,
-) -> None:
+def test_trials_of_an_observation_are_multiplied_in_any_number(likelihood: TrialLikelihood) -> None:
     points = 0.5 * normal(50, 2, seed=4)
     which = torch.arange(50) % 3
     log_likelihood = likelihood.log_prob(points, which[:, None].double())
@@ -122,9 +120,7 @@ def test_counts_have_the_density_of_their_cell() -> None:
 @pytest.mark.parametrize(
     "sampler", ["auto", "pool", "refined", "smc", pytest.param("hmc", marks=pytest.mark.slow)]
 )
-def test_posteriors_and_evidences_are_those_of_quadrature(
-    likelihood: TrialLikelihood, sampler: str
-) -> None:
+def test_posterior_and_evidence_match_quadrature(likelihood: TrialLikelihood, sampler: str) -> None:
     model = uniform_model(["a", "b"], ENDS)
     flow = model.flow
     prior = Prior(flow, *flow.course("points"), ways=ways_of(flow))

@@ -122,9 +122,7 @@ def decades(count: int) -> DataTable:
     return DataTable(10**power, Columns.plain("a"), held_out, Dropped.none("a"), y, ["y"])
 
 
-def test_logarithms_of_parameters_over_decades_are_tried_and_taken(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_logarithms_of_wide_parameters_are_taken(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     table = decades(500)
     chosen = choose_space(preparation(table), Space("auto", "auto", "on"))

@@ -180,9 +180,7 @@ BROKEN: list[tuple[str, str, float, str]] = [
 
 
 @pytest.mark.parametrize(("name", "buffer", "value", "match"), BROKEN)
-def test_coordinates_that_cannot_be_inverted_are_refused(
-    name: str, buffer: str, value: float, match: str
-) -> None:
+def test_singular_coordinates_are_refused(name: str, buffer: str, value: float, match: str) -> None:
     coordinates = Coordinates(3, [name], 4)
     coordinates.check()
     getattr(coordinates.maps[0], buffer).fill_(value)

@@ -129,17 +129,13 @@ def test_memory_is_affine_in_the_samples_at_a_time(peak: Callable[[int], int]) -
 
 
 @pytest.mark.slow
-def test_half_precision_takes_less_and_a_card_normalizes_in_single(
-    peak: Callable[[int], int],
-) -> None:
+def test_half_precision_takes_less_but_norms_are_single(peak: Callable[[int], int]) -> None:
     card, host = (paper("ADM", "bf16", card=card) for card in (True, False))
     assert host.peak(6) < card.peak(6) < peak(6)
 
 
 @pytest.mark.slow
-def test_the_most_samples_that_fit_do_and_one_more_does_not(
-    images: PaperStep, peak: Callable[[int], int]
-) -> None:
+def test_the_most_fit_and_one_more_does_not(images: PaperStep, peak: Callable[[int], int]) -> None:
     assert largest_that_fits(peak, peak(6), ROWS) == 6
     cost = images.cost(card=80)
     assert (cost.largest, cost.peak_bytes) == (ROWS, peak(4))

@@ -95,9 +95,7 @@ def test_melted_points_are_standardized_and_have_the_noise_of_the_first_time(mod
     assert ((ratio - 1).abs() < 4 * (2 / 4000) ** 0.5).all()
 
 
-def test_the_gaussian_stays_where_it_is_right(
-    model: Model, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_gaussian_stays_where_it_is_right(model: Model, caplog: pytest.LogCaptureFixture) -> None:
     plan = LawPlan(lambda count: gaussian_points(model, count), None, 1000, 0, 256)
     with caplog.at_level(logging.INFO):
         learn_latent_law(model, plan)

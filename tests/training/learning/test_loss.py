@@ -77,9 +77,7 @@ def test_the_noise_is_standard_normal_and_independent_of_the_times() -> None:
     [(EDMSchedule(2), 0.002, 80.0), (EDMSchedule(2), 0.5, 1.0), (PRR, 0.0, 5.0)],
     ids=["EDM", "EDM, a short range", "PRR"],
 )
-def test_normal_times_have_a_normal_log(
-    schedule: NoiseSchedule, t_min: float, t_max: float
-) -> None:
+def test_normal_times_have_normal_logs(schedule: NoiseSchedule, t_min: float, t_max: float) -> None:
     count = 256
     t = DenoisingLoss(schedule, t_min, t_max, "normal").draw(count, seeded()).t
     law = NormalDist(LOG_STD_MEAN, LOG_STD_STD)
@@ -98,9 +96,7 @@ def test_normal_times_have_a_normal_log(
 
 
 @pytest.mark.parametrize(("schedule", "ends"), [(VESchedule(2), (0.01, 100.0)), (PRR, (0.5, 5.0))])
-def test_log_uniform_times_have_an_even_log(
-    schedule: NoiseSchedule, ends: tuple[float, float]
-) -> None:
+def test_logs_of_uniform_are_even(schedule: NoiseSchedule, ends: tuple[float, float]) -> None:
     t = DenoisingLoss(schedule, *ends, "log_uniform").draw(64, seeded()).t
     low, high = schedule.reference_log_noise(double(ends))
     quantiles = (schedule.reference_log_noise(t) - low) / (high - low)

@@ -27,9 +27,7 @@ def half_trainer(loss_scale: float = 1.0) -> tuple[Trainer, ToyBatches]:
     return Trainer(model, trainer.loss, config), source
 
 
-def test_it_doubles_after_many_finite_steps_and_is_halved_by_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_it_doubles_after_finite_steps_and_else_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(safeguards, "GROWTH_STEPS", 3)
     scale, found = LossScale(1.0, True, CPU), []
     for outcome in "+++ ++- +++ +++":
@@ -107,9 +105,7 @@ def test_a_trial_changes_neither_the_network_nor_what_is_drawn_after_it() -> Non
     assert all(value.grad is None for value in model.denoiser.parameters())
 
 
-def test_the_batch_that_it_is_tried_with_is_not_learnt_from(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_batch_it_is_tried_with_is_not_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[nn.Module] = []
     monkeypatch.setattr(nn.Module, "compile", lambda network: asked.append(network))
     weights = []

@@ -118,9 +118,7 @@ def test_held_out_nats_are_a_bound_that_training_raises() -> None:
     assert start + 0.3 < end < float(density.mean())
 
 
-def test_the_coordinates_that_do_best_on_held_out_rows_are_chosen(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_coordinates_best_on_held_out_rows_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = 60
     monkeypatch.setattr("training.subjects.table_spaces.PILOT_STEPS", steps)
     prepared = preparation(total=20_000)

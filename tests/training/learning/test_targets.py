@@ -56,9 +56,7 @@ def test_points_are_found_along_the_axis_that_tells_most(kept: int, axis: int) -
 
 
 @pytest.mark.parametrize("kept", [1, 2])
-def test_they_have_the_mean_of_plain_targets_and_less_variance(
-    kept: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_mean_is_plain_and_variance_less(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # Where a third of the points are outside of their own intervals, it shows if that does harm.
     monkeypatch.setattr("training.learning.targets.HALF_WIDTH", 1.0)
     toy = Toy("moons")

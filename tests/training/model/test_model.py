@@ -94,9 +94,7 @@ def test_a_calibration_is_saved_and_can_be_left_out(model: Model, tmp_path: Path
     assert torch.equal(Model.load(tmp_path / "again.pkl").denoiser(x, t), calibrated)
 
 
-def test_courses_are_found_saved_and_belong_to_the_calibrated_flow(
-    model: Model, tmp_path: Path
-) -> None:
+def test_courses_are_found_saved_and_of_the_calibrated_flow(model: Model, tmp_path: Path) -> None:
     points = normal(60, 2, seed=1)
     plan = LawPlan(lambda count: Batch(points[:count]), None, 600, 0, 128)
     find_courses(model, plan)
@@ -220,9 +218,7 @@ def test_an_inconsistent_file_is_a_data_error_that_names_it(model: Model, tmp_pa
         assert part in told[damage], damage
 
 
-def test_a_file_that_does_not_say_what_it_is_of_is_a_data_error(
-    model: Model, tmp_path: Path
-) -> None:
+def test_files_that_do_not_say_what_they_are_of_are_refused(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "network.pkl"
     for changes, part in (
         ({"data_dim": 3}, "says data_dim 3, but its basis has 2"),

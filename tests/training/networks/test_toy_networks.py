@@ -136,9 +136,7 @@ def test_thickness_is_learnt_with_input_features() -> None:
 
 
 @pytest.mark.parametrize("shape", [(100,), (2, 37), (1, 3, 3), (3, 9, 5)])
-def test_features_of_a_point_depend_on_all_its_conditions_and_on_no_others(
-    shape: tuple[int, ...],
-) -> None:
+def test_features_of_a_point_depend_on_its_conditions_and_no_others(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     embedding = ConditionEmbedding(shape)
     conditions = torch.randn(4, prod(shape), generator=seeded(1), requires_grad=True)

@@ -66,9 +66,7 @@ def test_the_original_makes_columns_orthonormal_one_after_the_other() -> None:
 
 @pytest.mark.parametrize("name", ["circles", "moons", "s_curve"])
 @pytest.mark.parametrize("space", ["ES", "IS"])
-def test_a_network_of_an_embedded_toy_denoises_our_embedding_of_it(
-    imported: Any, name: str, space: str
-) -> None:
+def test_networks_of_embedded_toys_denoise_our_own(imported: Any, name: str, space: str) -> None:
     content = files.toy_content(name, space, points=embedded(files.toy_points(name)))
     content["dataset_kwargs"]["augment_to"] = N
     model = imported(content).model

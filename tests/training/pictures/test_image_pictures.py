@@ -272,9 +272,7 @@ def test_bins_hold_all_errors_and_are_even_in_the_logarithm(values: list[float])
 
 
 @pytest.mark.parametrize(("largest", "marked"), [(0.1, False), (0.5, True), (20.0, False)])
-def test_errors_are_counted_and_tell_where_rounding_restores(
-    tmp_path: Path, largest: float, marked: bool
-) -> None:
+def test_errors_tell_where_rounding_restores(tmp_path: Path, largest: float, marked: bool) -> None:
     errors = largest * np.linspace(0.8, 1.2, 50)
     changes = {"all_mse_float": np.where(errors < errors[2], 0, errors**2)}
     path = save_roundtrips(tmp_path, 0, all_max_abs_error=errors, **changes)

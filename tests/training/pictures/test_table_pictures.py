@@ -221,9 +221,7 @@ NAMES = ["$x^", "a\nb\t\\", "", "ï" * 200]
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("dim", [1, 4])
-def test_odd_rows_names_and_densities_are_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dim: int
-) -> None:
+def test_odd_tables_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dim: int) -> None:
     monkeypatch.setattr(look, "DPI", 30)
     for kind in ("melt", "roundtrip", "gen"):
         made = load(tmp_path, kind, count=20)

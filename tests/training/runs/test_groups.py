@@ -115,9 +115,7 @@ def test_posteriors_of_whole_steps_are_at_them(groups: Groups) -> None:
         torch.testing.assert_close(summary.mean[:, 0], draws.points[..., 0].mean(dim=(1, 2)))
 
 
-def test_a_local_test_claims_nothing_where_its_runs_are_far(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_local_tests_claim_nothing_where_runs_are_far(caplog: pytest.LogCaptureFixture) -> None:
     tests = [LocalTest("a", 1e-5, 1e-5, "too low", [0.4]), LocalTest("a", 0.5, 1, "too low", [0.5])]
     reaches = torch.tensor([[0.5, 0.9], [0.2, 3.7]])
     with caplog.at_level(logging.INFO):
@@ -137,9 +135,7 @@ def test_a_local_test_claims_nothing_where_its_runs_are_far(
     assert "among them posteriors are too low" in others[1]
 
 
-def test_draws_of_which_most_were_beyond_bounds_are_explained(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_draws_mostly_beyond_bounds_are_explained(caplog: pytest.LogCaptureFixture) -> None:
     ranks = torch.rand(20, 1, generator=seeded(), dtype=torch.float64)
     for most, explained in ((0.3, False), (0.9848, True)):
         leaked = torch.linspace(0, most, 20)

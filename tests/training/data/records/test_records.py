@@ -37,9 +37,7 @@ def rows_of(path: Path, separator: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", MESSY)
-def test_a_messy_table_goes_in_with_its_types_and_comes_back_equal(
-    tmp_path: Path, name: str
-) -> None:
+def test_messy_tables_go_in_with_their_types_and_come_back(tmp_path: Path, name: str) -> None:
     content, types = MESSY[name]
     path, back = tmp_path / name, tmp_path / "back.csv"
     path.write_text(content, encoding="utf-8")

@@ -293,9 +293,7 @@ ROWS = np.random.default_rng(0).normal(size=(2 * BLOCK_ROWS + 7, 5))
 
 
 @pytest.mark.parametrize("chunk", [1, 1000, foreign.CHUNK])
-def test_blocks_of_any_size_are_joined_in_their_order(
-    monkeypatch: pytest.MonkeyPatch, chunk: int
-) -> None:
+def test_blocks_of_any_size_keep_their_order(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr(foreign, "CHUNK", chunk)
     blocks = np.split(ROWS, [0, 3, 3, 90, BLOCK_ROWS])
     found = joined(iter(blocks), 5)

@@ -66,9 +66,7 @@ ORDERS = {"euler": (EULER, 1), "heun": (HEUN, 2), "rk4": (RK4, 4), "Cash-Karp": 
 
 
 @pytest.mark.parametrize(("tableau", "order"), ORDERS.values(), ids=ORDERS)
-def test_means_are_of_the_next_even_order_and_gaps_of_the_next_odd_one(
-    tableau: Tableau, order: int
-) -> None:
+def test_means_are_of_the_next_even_order_gaps_of_the_odd(tableau: Tableau, order: int) -> None:
     found = []
     for steps in (16, 32):
         times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
@@ -80,9 +78,7 @@ def test_means_are_of_the_next_even_order_and_gaps_of_the_next_odd_one(
 
 
 @pytest.mark.parametrize("coupling", [0.5, 0.9, 1.0])
-def test_any_coupling_is_undone_at_uneven_steps_and_the_more_loosely_the_smaller(
-    coupling: float,
-) -> None:
+def test_any_coupling_is_undone_at_uneven_steps_and_looser_ones_less_well(coupling: float) -> None:
     method = reversible(CASH_KARP, coupling)
     times = double([0.0, 0.2, 0.24, 0.5, 1.0, 1.1, 1.4, 1.5, 1.8, 2.0])
     *_, (end, gap) = method(riccati, START, None, times)

@@ -68,9 +68,7 @@ def test_clean_points_are_drawn_with_the_variables_behind_them() -> None:
     torch.testing.assert_close(points, draws.points.flatten(0, 2))
 
 
-def test_a_mixture_given_what_is_seen_is_the_mixture_times_the_likelihood(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_conditioned_mixture_is_mixture_times_likelihood(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proposals, "LEAST_SHARE", 0.0)
     uniform = torch.rand(1, 3, generator=seeded()).double()
     law = Proposal.fit(normal(1, 200, 3), double([200.0]), uniform)

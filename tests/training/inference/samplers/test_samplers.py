@@ -192,9 +192,7 @@ def test_chains_of_a_coarse_flow_are_corrected(sampler: str) -> None:
 
 
 @of_gaussians
-def test_draws_are_functions_of_seed_and_number_alone(
-    sampler: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_draws_are_of_seed_and_number_alone(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annealing, "MOST_ROUNDS", 3)
     monkeypatch.setattr(annealing, "MOST_FINAL", 2)
     observed = double([[0.3], [-1.0], [2.0]])
@@ -244,9 +242,7 @@ def test_no_likelihood_anywhere_is_told(sampler: str) -> None:
 
 
 @pytest.mark.parametrize("sampler", slowly(GAUSSIAN, "annealed", "smc"))
-def test_observations_far_off_end_and_are_found(
-    sampler: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_observations_far_off_are_found(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annealing, "MOST_FINAL", 2)
     likelihood = Gaussian(double(1e-3))
     observed = double([[4000.0, 0.0]])

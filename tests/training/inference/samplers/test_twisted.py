@@ -74,9 +74,7 @@ def test_posteriors_of_several_modes(curved: bool) -> None:
     assert (again - draws.points).abs().mean() < 0.02
 
 
-def test_draws_do_not_depend_on_how_many_observations_move_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     likelihood = Gaussian(double(0.3), torch.tensor([1]))
     target = Target(bumps(bent()), likelihood, double([[0.2], [-1.0]]), 256)
     parts: list[float] = []
@@ -88,9 +86,7 @@ def test_draws_do_not_depend_on_how_many_observations_move_at_once(
     torch.testing.assert_close(alone.calls, together.calls)
 
 
-def test_single_precision_makes_the_same_of_the_same_numbers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_single_precision_makes_the_same_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     def normal(self: Noise, step: int, size: int) -> Tensor:
         return torch.randn(1, 100, size, generator=seeded(step)).to(twisted.DTYPE)
 

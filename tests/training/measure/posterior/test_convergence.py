@@ -108,9 +108,7 @@ def test_the_errors_of_autoregressive_chains_are_those_of_theory() -> None:
     assert (found.r_hat < 1.02).all()
 
 
-def test_variables_do_not_depend_on_the_blocks_they_come_in(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_variables_do_not_depend_on_their_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     draws = autoregressive(0.5, 2, 40, 3, 2)
     together = convergence(draws)
     monkeypatch.setattr(module, "BLOCK_NUMBERS", 160)

@@ -130,9 +130,7 @@ def test_a_calibration_is_plain_numbers_in_json() -> None:
     ("draws", "names", "error"),
     [((30, 5), None, "must be"), ((30, 5, 2), ("x",), "names"), ((30, 5, 2), ("x", "x"), "names")],
 )
-def test_bad_runs_are_refused(
-    draws: tuple[int, ...], names: tuple[str, ...] | None, error: str
-) -> None:
+def test_bad_runs_fail(draws: tuple[int, ...], names: tuple[str, ...] | None, error: str) -> None:
     with pytest.raises(DataError, match=error):
         run_values(normal(*draws), normal(30, *draws[2:]), seeded(), names=names)
 
