@@ -82,9 +82,7 @@ def test_conditions_are_found_by_name_or_by_their_order(
         assert expected.keys() - found.keys() == {"sample_stats/lp"}
 
 
-def test_an_observation_unlike_all_simulations_is_told_of(
-    sample: Run, done: Path, simulations: Path, tmp_path: Path
-) -> None:
+def test_strange_data_are_told(sample: Run, done: Path, simulations: Path, tmp_path: Path) -> None:
     limit = told(done)["surprise"]["limit"]
     assert 2 < limit < 20
     nats = [one["surprise"] for one in told(done)["posteriors"]]
@@ -129,7 +127,7 @@ def test_teachers_correct_students_draws(sample: Run, simulations: Path, tmp_pat
     refused(sample(tmp_path / "no", "--correct=teacher"), 2, "networks by distill.py")
 
 
-def test_with_a_likelihood_the_flow_is_the_prior_given_the_conditions(
+def test_a_likelihood_makes_the_flow_a_prior(
     sample: Run, simulations: Path, tmp_path: Path
 ) -> None:
     write_csv(tmp_path / "points.csv", ["a"], np.array([[0.1], [0.2], [-0.3]]))
@@ -137,9 +135,8 @@ def test_with_a_likelihood_the_flow_is_the_prior_given_the_conditions(
     good(sample(tmp_path, f"--observation={tmp_path / 'points.csv'}", *more))
     assert drawn(tmp_path)["sample_stats/log_likelihood"].shape == (2, 30, 3)
     two = write_csv(tmp_path / "two.csv", ["a"], np.zeros((2, 1)))
-    refused(
-        sample(tmp_path / "no", f"--observation={two}", *more), 2, "3 rows of conditions", "2 obs"
-    )
+    result = sample(tmp_path / "no", f"--observation={two}", *more)
+    refused(result, 2, "3 rows of conditions", "2 obs")
 
 
 # Checks.
@@ -159,9 +156,8 @@ def checked(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def test_a_check_asks_whether_the_flow_finds_held_out_simulations_again(
     check: Run, simulations: Path, tmp_path: Path
 ) -> None:
-    far = write_csv(
-        tmp_path / "seen.csv", SIMULATION_NAMES[2:], np.array([[0.3, 0.4], [-1.5, 1.5]])
-    )
+    rows = np.array([[0.3, 0.4], [-1.5, 1.5]])
+    far = write_csv(tmp_path / "seen.csv", SIMULATION_NAMES[2:], rows)
     told = good(check(tmp_path / "out", f"--condition={far}")).out
     found, arrays = checked(tmp_path / "out")
     assert (found["question"], found["options"]["draws"]) == ("model", 10)

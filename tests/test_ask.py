@@ -156,9 +156,8 @@ def test_a_check_hides_cells_of_held_out_rows(sold: Path, network: Path, tmp_pat
 
 def test_other_scripts_say_what_answers(network: Path, tmp_path: Path) -> None:
     assert "city" in good(run_script(info, network)).out
-    wrong = run_script(
-        pfODE_int, f"--network={network}", "--sim_type=gen", f"--save_dir={tmp_path}"
-    )
+    place = (f"--network={network}", f"--save_dir={tmp_path}")
+    wrong = run_script(pfODE_int, *place, "--sim_type=gen")
     refused(wrong, 2, "ask.py")
 
 
@@ -255,9 +254,8 @@ def test_what_is_made_of_a_column_does_not_answer_for_it(tmp_path: Path) -> None
     made = answers.predict(pandas.DataFrame({"price": [None, 10.0]}), ["city"])
     assert made["city_is_Rome"][0] < 0.3
     assert made["city_is_Rome"][1] > 0.9
-    both = answers.predict(
-        pandas.DataFrame({"city": ["Rome"] * 2, "price": [None, 10.0]}), ["price"]
-    )
+    rome = pandas.DataFrame({"city": ["Rome"] * 2, "price": [None, 10.0]})
+    both = answers.predict(rome, ["price"])
     assert abs(both["price_predicted"][0] - both["price_predicted"][1]) < 0.2
     drawn = answers.sample(400, seed=1)
     assert list(drawn.columns) == ["city", "price"]

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,9 +47,7 @@ def test_the_help_names_the_files_that_are_written(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def places(
-    toy_network: Callable[..., Path], networks: dict[str, Path], images: Path
-) -> dict[str, Path]:
+def places(toy_network: Run, networks: dict[str, Path], images: Path) -> dict[str, Path]:
     """Network files of a toy and of images, and the images."""
     toy = toy_network("--data_name=circles", "--tmax=7.01")
     return {"toy": toy, "data": images, "images": networks["PRP"], "classes": networks["classes"]}
@@ -107,9 +104,7 @@ def test_toy_files_have_their_names_and_contents(run: Run, given: list[str], tim
 
 
 @pytest.mark.parametrize("noise", ["independent", "path"])
-def test_toy_residuals_are_those_of_the_same_points_at_every_time(
-    run: Run, places: dict[str, Path], noise: str
-) -> None:
+def test_toy_residuals_keep_their_points(run: Run, places: dict[str, Path], noise: str) -> None:
     arrays = load_arrays(run("toy", f"--noise={noise}", "--seed=3") / TOY_FILE)
     clean = arrays["net_outputs"] - arrays["net_residuals"]
     np.testing.assert_allclose(clean, np.broadcast_to(clean[0], clean.shape), atol=1e-5)
@@ -173,9 +168,7 @@ def test_images_have_a_file_a_time_with_the_promised_contents(run: Run) -> None:
     np.testing.assert_allclose(arrays["times"], np.linspace(0, 2, STEPS))
 
 
-def test_path_residuals_of_images_are_along_their_melts_under_their_classes(
-    run: Run, places: dict[str, Path]
-) -> None:
+def test_path_residuals_are_along_melts_of_their_classes(run: Run, places: dict[str, Path]) -> None:
     dataset = ImageDataset(places["data"], use_labels=True, max_size=COUNT, seed=0)
     pixels, labels = dataset.read(range(COUNT))
     flow = Model.load(places["classes"]).flow.given(labels=labels)

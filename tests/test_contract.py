@@ -276,9 +276,7 @@ DENSITIES = ("--log_prob", "--trace=hutchinson")
     "--calibration",
     slow=sorted({*COMMANDS} - {"toy_pfODE_int net", "pfODE_int", "posterior check"}),
 )
-def test_the_calibration_of_a_network_is_used_unless_told_otherwise(
-    command: Command, shelf: Shelf, tmp_path: Path
-) -> None:
+def test_a_calibration_is_used_by_default(command: Command, shelf: Shelf, tmp_path: Path) -> None:
     network = next(text for text in command.given(shelf) if text.startswith("--network="))
     model = Model.load(network.partition("=")[2], calibrated=False)
     model.save(tmp_path / "plain.pkl")

@@ -105,9 +105,8 @@ def test_labels_of_a_folder_or_zip_follow_their_images(
 
 
 def test_a_folder_has_the_files_of_a_zip_and_both_are_the_same_each_time(tmp_path: Path) -> None:
-    source = write_folder(
-        tmp_path / "source", NESTED | {"dataset.json": json.dumps(LABELS).encode()}
-    )
+    labels = {"dataset.json": json.dumps(LABELS).encode()}
+    source = write_folder(tmp_path / "source", NESTED | labels)
     for name in ("a.zip", "b.zip", "folder"):
         assert tool(source, tmp_path / name).code == 0
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()

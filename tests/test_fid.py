@@ -181,9 +181,7 @@ def test_subsets_that_are_the_whole_sets_tell_nothing(tool: Tool, generated: Pat
     assert result["printed"].splitlines()[1].endswith("(features of 18 images against 18)")
 
 
-def test_a_result_is_printed_and_written_only_if_asked(
-    tool: Tool, data: Path, generated: Path, tmp_path: Path
-) -> None:
+def test_nothing_unasked_is_left(tool: Tool, data: Path, generated: Path, tmp_path: Path) -> None:
     reference = tool.ref(data)
     before = contents(tmp_path)
     result = good(tool("calc", f"--images={generated}", f"--ref={reference}"))
@@ -327,9 +325,7 @@ def test_bad_references_are_refused(refused: Run, tool: Tool, data: Path, tmp_pa
 # How images are read.
 
 
-def test_images_come_in_the_order_asked_for_and_each_rank_has_its_share(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_come_in_order_shared_by_ranks(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, items = ImageDataset(data), torch.tensor([5, 2, 19, 3])
     parts = list(pixel_batches(dataset, items, batch=3))
     assert [(len(part), part.dtype) for part in parts] == [(3, torch.uint8), (1, torch.uint8)]

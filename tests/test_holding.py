@@ -1,7 +1,6 @@
 """Answers that hold, by the scripts: calibrate, what sample makes of it, refusals, and predict."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +78,7 @@ def done(sample: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_calibration_is_a_part_of_the_network_and_says_what_it_guarantees(
-    shelf: Path, simulations: Path
-) -> None:
+def test_calibrations_in_networks_say_what_they_guarantee(shelf: Path, simulations: Path) -> None:
     network, before = (Model.load(at / "network.pkl") for at in (shelf, simulations))
     assert network.digest() == before.digest()
     assert network.held_out.quantities == ["a", "b", "total"]
@@ -187,7 +184,7 @@ def test_rows_that_a_training_saw_are_no_fresh_truths(
 
 
 def test_observations_with_a_likelihood_are_held_out_and_refused_too(
-    toy_network: Callable[..., Path], tmp_path: Path
+    toy_network: Run, tmp_path: Path
 ) -> None:
     """The middle of circles is a gap: no simulated observation is near it."""
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")

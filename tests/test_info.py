@@ -1,6 +1,5 @@
 """What ``info.py`` says of files: by what they are, in lines of a label and a fact."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import info
 import toy_pfODE_int
 import train
 from tests.support.image_models import save_image_model, write_image_set
-from tests.support.running import good, refused, run_script
+from tests.support.running import Run, good, refused, run_script
 from training.model.model import Model
 
 
@@ -21,7 +20,7 @@ def facts(path: Path) -> dict[str, str]:
     return {name: fact.strip() for name, fact in pairs}
 
 
-def test_a_network_and_its_simulations(toy_network: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_network_and_its_simulations(toy_network: Run, tmp_path: Path) -> None:
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
     found = facts(network)
     assert found["trained on"].startswith("circles, 0.0004 million")
@@ -67,7 +66,7 @@ def test_tables_and_their_networks(tmp_path: Path) -> None:
     assert network["coordinates"] == "yeo-johnson, then normal scores, then pca"
 
 
-def test_a_run_its_reports_and_options(toy_network: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_run_its_reports_and_options(toy_network: Run, tmp_path: Path) -> None:
     network = toy_network("--data_name=circles", "--augment_to=3", "--tmax=5")
     assert facts(network)["embedded in"] == "3 dimensions"
     grid = {"time_grid": {"solver": "heun", "times": [0.0, 1.0, 5.0]}}

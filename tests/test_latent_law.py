@@ -54,9 +54,7 @@ def test_a_refit_changes_nothing_but_the_law(networks: dict[str, Path]) -> None:
     assert (plain.recipe, plain.about) == (law.recipe, law.about)
 
 
-def test_generation_draws_from_the_learned_law_unless_another_is_asked_for(
-    networks: dict[str, Path], tmp_path: Path
-) -> None:
+def test_generation_draws_from_the_learned_law(networks: dict[str, Path], tmp_path: Path) -> None:
     count = 64
     for name, options, told in (
         ("learned", (), "learned law"),
@@ -79,11 +77,8 @@ def test_generation_draws_from_the_learned_law_unless_another_is_asked_for(
 @pytest.mark.slow
 def test_coverage_carries_white_spheres(networks: dict[str, Path], tmp_path: Path) -> None:
     options = ("--test_pts=2000", "--boundary_pts=400", "--steps=8", "--no-paired")
-    good(
-        run_script(
-            toy_mesh_exps, f"--network={networks['law']}", f"--save_dir={tmp_path}", *options
-        )
-    )
+    place = (f"--network={networks['law']}", f"--save_dir={tmp_path}")
+    good(run_script(toy_mesh_exps, *place, *options))
     found = load_json(tmp_path / "circles_PRRto1D_coverage.json")
     assert found["options"]["eps"] == "learned"
     arrays = load_arrays(tmp_path / "circles_PRRto1D_coverage.npz")

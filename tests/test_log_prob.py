@@ -93,7 +93,7 @@ def toy_flow(mode: str, network: Path) -> tuple[ProbabilityFlow, float]:
 
 @pytest.mark.parametrize("mode", ["exact", "discrete", "net"])
 def test_toys_get_the_density_of_their_points_at_the_first_time(
-    mode: str, simulate: Run, toy_network: Callable[..., Path]
+    mode: str, simulate: Run, toy_network: Run
 ) -> None:
     network = toy_network("--data_name=circles", "--tmax=5")
     which = f"--network={network}" if mode == "net" else "--dims_to_keep=1"
@@ -125,17 +125,14 @@ def test_parameters_tell_the_mean_its_error_and_the_cost(simulate: Run) -> None:
         facts = found.facts[kind]
         assert_facts_fit(facts["likelihood"], found[kind], "log_prob")
         assert facts["denoiser_calls"] == facts["likelihood"]["denoiser_calls"] == calls
-        assert (
-            facts["likelihood"]["jacobian_products"] == 2 * WEIGHED * calls // SOLVER.calls_per_step
-        )
+        products = 2 * WEIGHED * calls // SOLVER.calls_per_step
+        assert facts["likelihood"]["jacobian_products"] == products
     one = simulate(toy_pfODE_int, "exact", *TOY, "--total_samples=1", "--log_prob")
     assert one.facts["gen"]["likelihood"]["log_prob"]["standard_error"] is None
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda one: one.__name__)
-def test_nothing_else_is_written_and_nothing_without_the_option(
-    script: Any, simulate: Run, arguments: Run
-) -> None:
+def test_densities_alone_are_added_if_asked(script: Any, simulate: Run, arguments: Run) -> None:
     along = simulate(script, *arguments(script, "classes in ES"), *DENSITIES[script])
     alone = simulate(script, *arguments(script, "classes in ES"))
     images = {"log_prob", "log_prob_error", "bits_per_dim"}

@@ -200,9 +200,7 @@ def test_runs_from_an_earlier_melt_give_what_one_run_gives(
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_each_image_has_its_own_class_in_all_simulations(
-    simulate: Run, networks: dict[str, Path], images: Path
-) -> None:
+def test_images_keep_their_classes(simulate: Run, networks: dict[str, Path], images: Path) -> None:
     found, flow = simulate("classes", "--seed=5"), Model.load(networks["classes"]).flow
     _, own = ImageDataset(images, use_labels=True, max_size=COUNT, seed=5).read(range(COUNT))
     for kind in KINDS:

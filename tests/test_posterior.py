@@ -215,49 +215,23 @@ def test_a_likelihood_of_the_users_own(sample: Run, tmp_path: Path) -> None:
 
 
 def test_images_are_observed_in_gray_levels(shelf: Path, tmp_path: Path) -> None:
-    few = (
-        *("--noise_std=20", "--draws=3", "--warmup=2", "--chains=2", "--n_iters=2"),
-        "--chain_n_iters=2",
-    )
-    source = f"--observation={shelf / 'blobs.zip'}"
-    folder = tmp_path / "chains"
-    good(
-        run_script(
-            *(posterior, "sample", f"--network={shelf / 'images.pkl'}", source, *few),
-            *("--likelihood=mask", "--mask=upper-half", "--sampler=elliptical", "--pool=100"),
-            f"--save_dir={folder}",
-        )
-    )
-    found = drawn(folder)
+    network, source = f"--network={shelf / 'images.pkl'}", f"--observation={shelf / 'blobs.zip'}"
+    few = ["--noise_std=20", "--draws=3", "--warmup=2", "--chains=2", "--n_iters=2"]
+    few += ["--chain_n_iters=2", "--sampler=pool", "--pool=100"]
+    start = starter(posterior, "sample", network, *few)
+    chains = ("--likelihood=mask", "--mask=upper-half", "--sampler=elliptical")
+    good(start(tmp_path / "chains", source, *chains))
+    found = drawn(tmp_path / "chains")
     assert found["posterior/x"].shape == (2, 3, 3, 64)
     assert found["observed_data/y"].shape == (3, 32)
     assert 0 <= found["observed_data/y"].min() < found["observed_data/y"].max() <= 255
-    small = ("--likelihood=linear", "--operator=downsample:2", f"--save_dir={tmp_path / 'small'}")
-    given = (
-        posterior,
-        "sample",
-        f"--network={shelf / 'images.pkl'}",
-        *few,
-        "--sampler=pool",
-        *small,
-    )
-    refused(run_script(*given, source), 1, "images of [1, 8, 8], but observed are [1, 4, 4]")
+    given = (tmp_path / "small", "--likelihood=linear", "--operator=downsample:2")
+    refused(start(*given, source), 1, "images of [1, 8, 8], but observed are [1, 4, 4]")
     np.savetxt(tmp_path / "small.csv", np.full((1, 16), 100), delimiter=",")
-    seen = (f"--observation={tmp_path / 'small.csv'}", "--pool=100")
-    assert run_script(*given, *seen).code == 0
+    assert start(*given, f"--observation={tmp_path / 'small.csv'}").code == 0
     assert drawn(tmp_path / "small")["constant_data/operator"].sum(axis=1) == pytest.approx(1)
     truth = f"--truth={shelf / 'blobs.zip'}"
-    result = good(
-        run_script(
-            *(posterior, "sample", f"--network={shelf / 'images.pkl'}", source, *few, truth),
-            *(
-                "--sampler=pool",
-                "--pool=100",
-                "--noise_std=2000",
-                f"--save_dir={tmp_path / 'truth'}",
-            ),
-        )
-    )
+    result = good(start(tmp_path / "truth", source, truth, "--noise_std=2000"))
     found, held = drawn(tmp_path / "truth"), told(tmp_path / "truth")["truths_held"]
     # Whole images are observed, and nothing was added to them.
     assert np.array_equal(found["constant_data/truth"], found["observed_data/y"])
@@ -267,18 +241,17 @@ def test_images_are_observed_in_gray_levels(shelf: Path, tmp_path: Path) -> None
     assert 0 < held["0.5"] < held["0.95"] < 1
     assert "% hold" in result.out
     (tmp_path / "classes.csv").write_text("class\n0\n2\n1\n")
-    network = (f"--network={shelf / 'classes.pkl'}", source, *few, "--sampler=pool", "--pool=100")
     condition = f"--condition={tmp_path / 'classes.csv'}"
-    run = (posterior, "sample", *network, f"--save_dir={tmp_path / 'of classes'}")
-    assert run_script(*run, condition).code == 0
-    refused(run_script(*run, "--overwrite"), 2, "3 classes", "--condition")
+    run = (tmp_path / "of classes", f"--network={shelf / 'classes.pkl'}", source)
+    assert start(*run, condition).code == 0
+    refused(start(*run, "--overwrite"), 2, "3 classes", "--condition")
     for content, part in (
         ("class\n0\n2\n", "2 classes for 3"),
         ("class\n0\n2\n3\n", "beyond 0 to 2"),
         ("class\n0\n2\n0.5\n", "whole numbers"),
     ):
         (tmp_path / "classes.csv").write_text(content)
-        refused(run_script(*run, condition, "--overwrite"), 2, part)
+        refused(start(*run, condition, "--overwrite"), 2, part)
 
 
 # What is refused, or warned of.
@@ -327,9 +300,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return data, folder / "network-snapshot-000004.pkl"
 
 
-def test_the_model_of_a_table_is_checked_by_its_held_out_rows(
-    check: Run, table: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_held_out_rows_check_a_table(check: Run, table: tuple[Path, Path], tmp_path: Path) -> None:
     data, network = table
     given = (f"--network={network}", "--truth=data", "--noise_std=0.5,5")
     every = good(check(tmp_path / "own", *given, "--runs=none", f"--data_root={data}"))

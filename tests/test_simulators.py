@@ -114,9 +114,8 @@ def test_distractors_stand_between_the_data_of_slcp() -> None:
     draw = np.random.default_rng(0)
     roots = np.tril(draw.normal(size=(2, 92, 92)))
     weights, centres = np.array([0.3, 0.7]), draw.normal(size=(2, 92))
-    task = SlcpDistractors(
-        Distractors(weights, np.full(2, 2.0), centres, roots, draw.permutation(100))
-    )
+    law = Distractors(weights, np.full(2, 2.0), centres, roots, draw.permutation(100))
+    task = SlcpDistractors(law)
     theta = task.prior.sample(50, draw)
     data = task.simulate(theta, np.random.default_rng(3))
     told = Slcp().simulate(theta, np.random.default_rng(3))

@@ -224,9 +224,7 @@ def test_misfits_of_network_and_table_are_told(network: Path, houses: Path, tmp_
         refused(run_script(pfODE_int, *broken_one), 1, broken, told)
 
 
-def test_a_table_is_calibrated_on_its_held_out_rows_if_asked_to(
-    houses_run: Path, houses: Path, tmp_path: Path
-) -> None:
+def test_tables_calibrate_on_held_out_rows(houses_run: Path, houses: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     training = (train, f"--data={houses}", "--nosubdir", *SMALL, *PLAIN)
     how = ("--calibrate", "--calibration_fit=path")

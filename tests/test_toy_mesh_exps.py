@@ -81,9 +81,7 @@ def test_a_wider_latent_space_has_wider_spheres_and_the_same_coverage(measure: R
 
 
 @pytest.mark.parametrize("dims_to_keep", slowly([1, 2], 2))
-def test_in_the_exact_flow_of_circles_coverage_stays_within_three_tenths_of_a_point(
-    measure: Run, dims_to_keep: int
-) -> None:
+def test_exact_coverage_of_circles_is_within_three_tenths(measure: Run, dims_to_keep: int) -> None:
     defaults = ("--boundary_pts=200", "--r_num=7", "--steps=16", "--test_pts=2000")
     found = measure("exact", f"--dims_to_keep={dims_to_keep}", *defaults)
     assert found.largest_change <= 0.003
@@ -205,9 +203,7 @@ def test_the_exact_score_has_the_networks_schedule(measure: Run, networks: dict[
             np.testing.assert_allclose(with_network.arrays[name], array, atol=1e-9)
 
 
-def test_networks_are_paired_with_the_exact_flow_where_it_costs_little(
-    networks: dict[str, Path], tmp_path: Path
-) -> None:
+def test_networks_pair_with_cheap_exact_flows(networks: dict[str, Path], tmp_path: Path) -> None:
     few = ("--test_pts=100", "--steps=2", "--boundary_pts=20", "--r_num=2")
     for number, (given, expected) in enumerate(
         (

@@ -29,7 +29,7 @@ NETWORKS = {
 
 
 @pytest.fixture(scope="session")
-def networks(toy_network: Callable[..., Path]) -> dict[str, Path]:
+def networks(toy_network: Run) -> dict[str, Path]:
     return {name: toy_network(*options) for name, options in NETWORKS.items()}
 
 
@@ -185,9 +185,7 @@ def test_the_network_says_what_the_options_leave_out(simulate: Run) -> None:
 
 
 @pytest.mark.slow
-def test_a_student_goes_its_own_way_and_is_corrected_by_its_teacher(
-    networks: dict[str, Path], tmp_path: Path
-) -> None:
+def test_students_are_corrected_by_their_teacher(networks: dict[str, Path], tmp_path: Path) -> None:
     place = (f"--network={networks['PRP']}", f"--dest={tmp_path / 'student.pkl'}")
     assert run_script(distill, *place, "--calls=3", "--paths=300", "--steps=20").code == 0
     simulated = {}

@@ -131,9 +131,7 @@ def test_a_resumed_run_equals_an_unbroken_one_and_refits_nothing(
 
 
 @pytest.mark.hostile
-def test_a_signal_to_the_whole_group_saves_and_ends_with_one_line(
-    blobs: Path, unbroken: Path, tmp_path: Path
-) -> None:
+def test_signals_to_all_save_and_end_in_a_line(blobs: Path, unbroken: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     process = subprocess.Popen(
         [sys.executable, "train.py", f"--outdir={folder}", "--nosubdir", f"--data={blobs}", *LONG],

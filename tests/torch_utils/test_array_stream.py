@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from tests.support.running import full_disk
 from torch_utils.array_stream import stream_arrays
@@ -47,9 +48,9 @@ def test_streamed_arrays_are_those_that_numpy_would_write(tmp_path: Path) -> Non
         stream(tmp_path / "a.npz", dtype)
         back = load_arrays(tmp_path / "a.npz")
         for name, array in CUBES.items():
-            np.testing.assert_array_equal(back[name], array.astype(dtype), strict=True)
+            assert_array_equal(back[name], array.astype(dtype), strict=True)
         for name, small in SMALL.items():
-            np.testing.assert_array_equal(back[name], small, strict=True)
+            assert_array_equal(back[name], small, strict=True)
 
 
 def test_rows_may_lie_anyhow_in_memory_and_come_again(tmp_path: Path) -> None:
@@ -58,9 +59,7 @@ def test_rows_may_lie_anyhow_in_memory_and_come_again(tmp_path: Path) -> None:
         for index, row in enumerate(cube):
             file.put("xs", index, np.full((2, 3), np.nan))
             file.put("xs", index, row.T)
-    np.testing.assert_array_equal(
-        load_arrays(tmp_path / "a.npz")["xs"], cube.transpose(0, 2, 1), strict=True
-    )
+    assert_array_equal(load_arrays(tmp_path / "a.npz")["xs"], cube.transpose(0, 2, 1), strict=True)
 
 
 @pytest.mark.parametrize("before", [None, b"old"])

@@ -200,9 +200,8 @@ def test_toys_that_do_not_exist_or_do_not_fit_are_usage_errors() -> None:
 
 def test_batches_of_pairs_have_further_points_for_a_few_steps() -> None:
     def stream(first_step: int) -> list[Batch]:
-        source = ToyBatches(
-            Toy("moons"), 5, 0, torch.device("cpu"), others=2 * 8 * 5, antithetic=True
-        )
+        cpu, others = torch.device("cpu"), 2 * 8 * 5
+        source = ToyBatches(Toy("moons"), 5, 0, cpu, others=others, antithetic=True)
         return list(islice(source.batches(first_step), 4))
 
     batches = stream(0)

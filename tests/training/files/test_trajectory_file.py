@@ -108,9 +108,7 @@ def test_a_saved_melt_gives_its_end_its_start_and_its_labels(melted: Path) -> No
     assert torch.equal(saved.labels, torch.eye(6)[:, :2])
 
 
-def test_a_melt_by_a_reversible_solver_is_undone_from_its_file(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_melts_are_undone_from_their_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, solver = tmp_path / "melt.npz", SOLVERS["rev_rk5"]
     simulator = Simulator(FLOW, TIMES, solver, save_every=3)
     start = simulator.melt(DATA, path=path).trajectory.states[0]

@@ -76,9 +76,8 @@ def test_conditions_are_embedded_once_for_all_calls(points: Tensor, rows: int, g
     labels = normal(given, 12, seed=3)
     expected = [denoiser(points, t, labels=labels.expand(11, -1)) for t in (T, 2 * T)]
     embedded.clear()
-    calls = ConditionedDenoiser(
-        BlockwiseDenoiser(denoiser, rows) if rows else denoiser, {"labels": labels}
-    )
+    in_blocks = BlockwiseDenoiser(denoiser, rows) if rows else denoiser
+    calls = ConditionedDenoiser(in_blocks, {"labels": labels})
     for t, right in zip((T, 2 * T), expected, strict=True):
         torch.testing.assert_close(calls(points, t), right, rtol=0, atol=1e-6)
     assert len(embedded) == (ceil(given / rows) if rows else 1)

@@ -236,9 +236,8 @@ def test_quantiles_are_of_rows_that_are_left_out() -> None:
 
 def test_what_breaks_a_rule_of_all_simulations_is_most_surprising() -> None:
     first = normal(2000, 2, seed=4)
-    law = Surprise(4).fit(
-        torch.cat([first, first.sum(dim=1, keepdim=True), 0 * first[:, :1] + 7], 1)
-    )
+    total, seven = first.sum(dim=1, keepdim=True), 0 * first[:, :1] + 7
+    law = Surprise(4).fit(torch.cat([first, total, seven], 1))
     like = double([1.0, -0.5, 0.5, 7.0])
     assert float(law(like)) < law.limit
     rounded = like + 1e-7

@@ -64,9 +64,8 @@ def wild(chained: bool = True) -> ConditionalMixture:
 
 def jacobians(mixture: ConditionalMixture, kept: Tensor, compressed: Tensor) -> Tensor:
     """``[N, C, C]`` of scores by what they are of."""
-    whole = torch.autograd.functional.jacobian(
-        lambda x: mixture.whiten(kept, x).sum(dim=0), compressed
-    )
+    jacobian = torch.autograd.functional.jacobian
+    whole = jacobian(lambda x: mixture.whiten(kept, x).sum(dim=0), compressed)
     return whole.permute(1, 0, 2)
 
 

@@ -123,9 +123,7 @@ def test_where_nearly_all_is_beyond_bounds_a_check_takes_fewer_draws(amortized: 
         replace(amortized, prior=prior, draws=200).sample(ALL)
 
 
-def test_draws_of_whole_steps_are_at_them_with_the_density_that_they_had(
-    prior: Prior, amortized: Amortized
-) -> None:
+def test_stepped_draws_are_at_steps_with_their_density(prior: Prior, amortized: Amortized) -> None:
     flow = copy.deepcopy(prior.flow)
     one = double([[1.0, 0.0], [-1.0, 0.0]])
     flow.coordinates.hold_steps(double([1.0, 0.0]), double([0.0, 0.0]), one)

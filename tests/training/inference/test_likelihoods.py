@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
+from torch.testing import assert_close
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
@@ -49,9 +50,9 @@ def test_the_density_is_torchs(form: str) -> None:
     likelihood, matrix, covariance = FORMS[form]
     observed = normal(len(POINTS), len(matrix), seed=3)
     expected = MultivariateNormal(POINTS @ matrix.T, covariance).log_prob(observed)
-    torch.testing.assert_close(likelihood.log_prob(POINTS, observed), expected)
+    assert_close(likelihood.log_prob(POINTS, observed), expected)
     root = likelihood.curvature_root(DIM)
-    torch.testing.assert_close(root.T @ root, matrix.T @ torch.linalg.inv(covariance) @ matrix)
+    assert_close(root.T @ root, matrix.T @ torch.linalg.inv(covariance) @ matrix)
 
 
 @every_form
@@ -73,7 +74,7 @@ def test_deviations_are_those_of_what_the_prior_expects(form: str) -> None:
     std = (matrix @ root @ root.T @ matrix.T + covariance).diagonal().sqrt()
     z = Normal(matrix @ mean, std).cdf(observed)
     found = likelihood.deviations(mean, root @ root.T, observed)
-    torch.testing.assert_close(Normal(0.0, 1.0).cdf(-found), torch.minimum(z, 1 - z))
+    assert_close(Normal(0.0, 1.0).cdf(-found), torch.minimum(z, 1 - z))
 
 
 @pytest.mark.parametrize(
@@ -119,25 +120,23 @@ def named(text: str) -> LinearMap:
 def test_adjoints_are_those_of_the_inner_product(text: str) -> None:
     seen, values = named(text), normal(3, named(text).size, seed=2)
     there, back = (seen(IMAGES) * values).sum(dim=1), (IMAGES * seen.adjoint(values)).sum(dim=1)
-    torch.testing.assert_close(there, back)
-    torch.testing.assert_close(IMAGES @ seen.matrix.T, seen(IMAGES))
+    assert_close(there, back)
+    assert_close(IMAGES @ seen.matrix.T, seen(IMAGES))
 
 
 def test_maps_of_images_are_torchs() -> None:
     images = IMAGES.view(-1, *SHAPE)
     means = F.avg_pool2d(images, 2).flatten(1)
-    torch.testing.assert_close(named("downsample:2")(IMAGES), means)
-    torch.testing.assert_close(named("crop:1,2,3,4")(IMAGES), images[:, :, 1:4, 2:6].flatten(1))
+    assert_close(named("downsample:2")(IMAGES), means)
+    assert_close(named("crop:1,2,3,4")(IMAGES), images[:, :, 1:4, 2:6].flatten(1))
     blur = named("blur:0.7")
     assert blur.shape == SHAPE
-    torch.testing.assert_close(blur(torch.ones(1, PIXELS)), torch.ones(1, PIXELS))
+    assert_close(blur(torch.ones(1, PIXELS)), torch.ones(1, PIXELS))
     spot = torch.zeros(SHAPE).double()
     spot[0, 2, 3] = 1
     found = blur(spot.view(1, -1)).view(SHAPE)
     # Away from the borders, neighbors have exp(-1 / (2 std^2)) of the middle.
-    torch.testing.assert_close(
-        found[0, 2, 4] / found[0, 2, 3], torch.tensor(0.36).double(), atol=0.02, rtol=0
-    )
+    assert_close(found[0, 2, 4] / found[0, 2, 3], torch.tensor(0.36).double(), atol=0.02, rtol=0)
     assert not found[1].any()
 
 
@@ -182,7 +181,7 @@ def written(file: Path, body: str) -> UserLikelihood:
 
 def test_it_is_the_users_function(file: Path) -> None:
     found = written(file, "return -x.square().sum(dim=1)")
-    torch.testing.assert_close(found.log_prob(PAIRS, NOTHING), -PAIRS.square().sum(dim=1))
+    assert_close(found.log_prob(PAIRS, NOTHING), -PAIRS.square().sum(dim=1))
     assert found.is_differentiable(PAIRS)
     assert not written(file, "return -x.detach().square().sum(dim=1)").is_differentiable(PAIRS)
     with pytest.raises(UsageError, match="draws no observations"):
@@ -206,9 +205,8 @@ def test_wrong_numbers_are_told(body: str, message: str, file: Path) -> None:
 
 @pytest.mark.parametrize("relative", [True, False])
 def test_traceback_is_shown(relative: bool, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = written(
-        file if relative else file.absolute(), "return g(x)\ndef g(x): raise KeyError(7)"
-    )
+    path = file if relative else file.absolute()
+    found = written(path, "return g(x)\ndef g(x): raise KeyError(7)")
     message = refusal(found.log_prob, PAIRS, NOTHING)
     assert message.endswith("mine.py:f raised KeyError: 7")
     shown = capsys.readouterr().err

@@ -36,9 +36,8 @@ def reference() -> tuple[Tensor, Tensor, Tensor]:
     mean = (weights * values).sum(dim=(1, 2))
     std = (weights * (values - mean[:, None, None]).square()).sum(dim=(1, 2)).sqrt()
     share = tau[..., None].square() / total.square()
-    members = (weights[..., None] * (mu[..., None] + share * (SEEN - mu[..., None]))).sum(
-        dim=(0, 1)
-    )
+    means = mu[..., None] + share * (SEEN - mu[..., None])
+    members = (weights[..., None] * means).sum(dim=(0, 1))
     return mean, std, members
 
 
@@ -49,9 +48,8 @@ def draws() -> Tensor:
 
 
 def test_population_and_members_are_those_of_quadrature(draws: Tensor) -> None:
-    population = sample_population(
-        draws, torch.zeros(draws.shape[:2]).double(), CENTER, SCALE, PLAN
-    )
+    even = torch.zeros(draws.shape[:2]).double()
+    population = sample_population(draws, even, CENTER, SCALE, PLAN)
     assert population.r_hat.max() < 1.03
     mean, std, members = reference()
     sampled = torch.cat([population.mean, population.spread], dim=2).flatten(0, 1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
+from torch.testing import assert_close
 
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal
@@ -27,13 +28,13 @@ def test_blurred_points_have_the_law_of_the_data_with_the_first_noise() -> None:
     mean, root = affine(prior)
     axes = flow.basis.eigenvectors
     noisy = axes @ torch.diag(flow.noisy_variance(prior.times[0])) @ axes.T
-    torch.testing.assert_close(mean, 10 + flow.basis.mean / 0.5)
-    torch.testing.assert_close(root @ root.T, noisy / 0.25)
+    assert_close(mean, 10 + flow.basis.mean / 0.5)
+    assert_close(root @ root.T, noisy / 0.25)
 
 
 def test_variables_are_found_again() -> None:
     prior, w = gaussian_prior(3, **UNITS), normal(5, 3)
-    torch.testing.assert_close(prior.whitened(prior.points(w).points), w)
+    assert_close(prior.whitened(prior.points(w).points), w)
 
 
 def test_deblurred_points_have_the_law_of_clean_data() -> None:
@@ -42,8 +43,8 @@ def test_deblurred_points_have_the_law_of_clean_data() -> None:
     assert prior.dim == 6
     mean, root = affine(prior)
     expected, covariance = prior.moments()
-    torch.testing.assert_close(mean, expected)
-    torch.testing.assert_close(root @ root.T, covariance)
+    assert_close(mean, expected)
+    assert_close(root @ root.T, covariance)
     blurred = gaussian_prior(3, **UNITS)
     assert (affine(blurred)[1].square().sum(dim=1) - covariance.diagonal()).min() > 0.1
 
@@ -57,17 +58,17 @@ def test_sharpened_points_lose_the_first_noise_to_first_order() -> None:
     left = axes.T @ root @ root.T @ axes - torch.diag(flow.basis.eigenvalues)
     variance = flow.noisy_variance(prior.times[0])
     gamma = flow.schedule.noise_variance(prior.times[0])
-    torch.testing.assert_close(left, torch.diag(gamma.square() / (4 * variance)))
+    assert_close(left, torch.diag(gamma.square() / (4 * variance)))
     points, density = prior.points_and_density(w, {}, Trace("exact"))
-    torch.testing.assert_close(points.points, prior.points(w).points)
+    assert_close(points.points, prior.points(w).points)
     assert points.calls == blurred.points(w).calls + 1
     exact = MultivariateNormal(affine(prior)[0], root @ root.T).log_prob(points.points)
     # The same steps of the same solver, whose error is that of the blurred density.
     error = blurred.points_and_density(w, {}, Trace("exact"))
     law = MultivariateNormal(affine(blurred)[0], affine(blurred)[1] @ affine(blurred)[1].T)
     expected = exact + error[1] - law.log_prob(error[0].points)
-    torch.testing.assert_close(density, expected)
-    torch.testing.assert_close(prior.log_density(points.points, {}, Trace("exact")), density)
+    assert_close(density, expected)
+    assert_close(prior.log_density(points.points, {}, Trace("exact")), density)
 
 
 def test_many_dimensions_are_not_deblurred() -> None:
@@ -89,13 +90,11 @@ def curved(rows: int = 4) -> Target:
 def test_gradients_are_differences() -> None:
     target, w, step = curved(), normal(5, 2), 1e-5
     found, gradient = target.slope(w, WHICH)
-    torch.testing.assert_close(found.points, target.points(w, WHICH))
+    assert_close(found.points, target.points(w, WHICH))
     for axis in range(2):
         shift = step * torch.eye(2).double()[axis]
         up, down = (target.evaluate(w + s * shift, WHICH).log_likelihood for s in (1, -1))
-        torch.testing.assert_close(
-            gradient[:, axis], (up - down) / (2 * step), rtol=1e-6, atol=1e-6
-        )
+        assert_close(gradient[:, axis], (up - down) / (2 * step), rtol=1e-6, atol=1e-6)
 
 
 def test_curvature_is_the_hessian_of_a_linear_gaussian_case() -> None:
@@ -106,7 +105,7 @@ def test_curvature_is_the_hessian_of_a_linear_gaussian_case() -> None:
     seen = operator @ root
     expected = seen.T @ torch.linalg.inv(covariance) @ seen
     found = target.curvature(normal(5, 3), WHICH)
-    torch.testing.assert_close(found, expected.expand(5, 3, 3))
+    assert_close(found, expected.expand(5, 3, 3))
     assert Target(prior, Parabola(), OBSERVED, 4).curvature(normal(5, 3), WHICH) is None
 
 

@@ -7,6 +7,7 @@ from unittest import mock
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
@@ -77,14 +78,12 @@ def test_trials_of_an_observation_are_multiplied_in_any_number(likelihood: Trial
     for one in range(3):
         rows = which == one
         expected = exactly(points[rows], likelihood.trials, one)
-        torch.testing.assert_close(log_likelihood[rows], expected, rtol=0.02, atol=0.2)
+        assert_close(log_likelihood[rows], expected, rtol=0.02, atol=0.2)
     # Each by itself gives the same, and so does the flow's own integration.
     pairs = zip(points.split(1), which.double()[:, None].split(1), strict=True)
-    torch.testing.assert_close(
-        torch.cat([likelihood.log_prob(*row) for row in pairs]), log_likelihood
-    )
+    assert_close(torch.cat([likelihood.log_prob(*row) for row in pairs]), log_likelihood)
     likelihood._rough = False
-    torch.testing.assert_close(likelihood.log_prob(points, which[:, None].double()), log_likelihood)
+    assert_close(likelihood.log_prob(points, which[:, None].double()), log_likelihood)
     likelihood._rough = True
     with pytest.raises(UsageError, match="your own program"):
         likelihood.simulate(points, torch.Generator())
@@ -100,9 +99,7 @@ def test_chains_follow_gradients_of_the_gaussian(likelihood: TrialLikelihood) ->
         - rough.log_prob((points - step).detach(), observed)
         for step in aside
     ]
-    torch.testing.assert_close(
-        gradient, torch.stack(differences, dim=1) / 2e-4, rtol=1e-4, atol=1e-4
-    )
+    assert_close(gradient, torch.stack(differences, dim=1) / 2e-4, rtol=1e-4, atol=1e-4)
 
 
 def test_counts_have_the_density_of_their_cell() -> None:
@@ -114,7 +111,7 @@ def test_counts_have_the_density_of_their_cell() -> None:
     inner = torch.linspace(0.5, 1.5, 1001).double()[:, None]
     given = flow.given(labels=double([[0.3, 0.2, 0.0]]))
     exact = given.log_prob(inner).logsumexp(dim=0) - log(1001)
-    torch.testing.assert_close(log_likelihood[0], exact, rtol=0, atol=0.02)
+    assert_close(log_likelihood[0], exact, rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +161,7 @@ def test_a_gaussian_start_learns_means_scales_and_correlations() -> None:
     with mock.patch("training.learning.gaussian_start.STEPS", 240):
         fit_gaussian(map_, c, x)
     rest, log_det = map_(x, c)
-    torch.testing.assert_close(map_.inverse(rest, c), x, rtol=0, atol=1e-9)
+    assert_close(map_.inverse(rest, c), x, rtol=0, atol=1e-9)
     assert (rest.T.cov() - torch.eye(2)).abs().max() < 0.1
     exact = -c[:, 0] - log(0.6)
     assert (log_det - exact).abs().mean() < 0.15
@@ -176,10 +173,10 @@ def test_probabilities_of_models_have_the_errors_of_their_evidences() -> None:
     evidence, error = double([[1.0, 0.0, -1.0]]), double([[0.01, 0.02, 0.03]])
     chances = model_probabilities(evidence, error, double([1.0, 2.0, 1.0]))
     weights = torch.tensor([1.0, 2.0, 1.0]) * evidence[0].exp()
-    torch.testing.assert_close(chances.value[0], weights / weights.sum())
+    assert_close(chances.value[0], weights / weights.sum())
     moved = evidence + error * normal(20_000, 3, seed=1)
     spread = model_probabilities(moved, error, double([1.0, 2.0, 1.0])).value.std(dim=0)
-    torch.testing.assert_close(chances.error[0], spread, rtol=0.05, atol=0)
+    assert_close(chances.error[0], spread, rtol=0.05, atol=0)
 
 
 def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one() -> None:
@@ -213,12 +210,12 @@ def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one() -> None:
     for which in torch.arange(300).chunk(3):
         assert (rough - exact)[which].abs().mean() < 0.1
     # The flow of a network that is not trained is the same.
-    torch.testing.assert_close(law.log_prob(seen, nothing, points), rough, rtol=0, atol=0.01)
+    assert_close(law.log_prob(seen, nothing, points), rough, rtol=0, atol=0.01)
     inside = points.clone().requires_grad_()
     law.rough(seen, nothing, inside).sum().backward()
     aside = [law.rough(seen, nothing, points + step) for step in (1e-3, -1e-3)]
     slopes = (aside[0] - aside[1]) / 2e-3  # of networks in single precision
-    torch.testing.assert_close(inside.grad[:, 0], slopes, rtol=0.01, atol=0.01)
+    assert_close(inside.grad[:, 0], slopes, rtol=0.01, atol=0.01)
     # Each row is asked for all of its data, or for some of them.
     coordinates = prepared.coordinates(Space("none", "none", "gaussian"))
     labels = prepared.placed(coordinates, table.rows, torch.Generator()).labels

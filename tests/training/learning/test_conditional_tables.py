@@ -172,9 +172,8 @@ def test_screening_is_chosen_by_what_it_gains() -> None:
     assert choose_space(prepared, Space("none", "zca", "on", "map", "auto")).cond_screen == "on"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Preparation, "pilot", lambda _, space, steps: space.cond_screen == "off")
-        assert (
-            choose_space(prepared, Space("none", "zca", "on", "map", "auto")).cond_screen == "off"
-        )
+        space = Space("none", "zca", "on", "map", "auto")
+        assert choose_space(prepared, space).cond_screen == "off"
 
 
 def test_densities_given_conditions_integrate_to_one_and_follow_them() -> None:

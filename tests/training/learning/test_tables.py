@@ -39,9 +39,8 @@ def table(count: int = 3000) -> DataTable:
     draw = np.random.default_rng(0)
     a, b = draw.gamma(2, 1, count), draw.integers(0, 6, count) * 0.5
     values = np.stack([a, b, a**2 + 0.3 * draw.normal(size=count)], axis=1)
-    made, _ = make_table(
-        ForeignTable("x.csv", list("abc"), lambda: iter([values])), TableChoices(held_out=0.2)
-    )
+    foreign = ForeignTable("x.csv", list("abc"), lambda: iter([values]))
+    made, _ = make_table(foreign, TableChoices(held_out=0.2))
     return made
 
 
@@ -169,9 +168,7 @@ def weights_of(trainer: Trainer) -> Tensor:
     return torch.cat([p.flatten() for p in trainer.averaged.denoiser.parameters()])
 
 
-def test_the_training_ends_with_its_best_weights_when_patience_does(
-    run_folder: Callable[[str], RunFolder],
-) -> None:
+def test_patience_ends_it_with_the_best_weights(run_folder: Callable[[str], RunFolder]) -> None:
     prepared = preparation()
     coordinates = prepared.coordinates(SPACE)
 
@@ -194,9 +191,7 @@ class Failure(Exception):
     pass
 
 
-def test_the_best_weights_are_calibrated_and_saved_whatever_becomes_of_that(
-    run_folder: Callable[[str], RunFolder],
-) -> None:
+def test_best_weights_are_saved_calibrated_or_not(run_folder: Callable[[str], RunFolder]) -> None:
     prepared = preparation(10_000)
     coordinates = prepared.coordinates(Space("yeo-johnson", "none"))
     trainer = Trainer(*prepared.build(coordinates), prepared.config)

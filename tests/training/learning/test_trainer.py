@@ -93,9 +93,8 @@ def test_each_sample_of_each_step_has_a_lot_and_further_points_keep_their_places
 def test_gradients_of_pixels_in_single_precision_are_right_to_a_millionth() -> None:
     """However small the variance along some axes is."""
     model = image_model(output="random")
-    basis = EigenBasis(
-        image_basis(64).mean, torch.logspace(0, -7, 64), image_basis(64).eigenvectors
-    )
+    plain = image_basis(64)
+    basis = EigenBasis(plain.mean, torch.logspace(0, -7, 64), plain.eigenvectors)
     model.denoiser.basis, model.denoiser.data_variance = basis, basis.floored_variance()
     loss = DenoisingLoss(model.denoiser.schedule, 0.0, 6.0)
     trainer = Trainer(model, loss, TrainingConfig(total=8, batch=8))

@@ -97,9 +97,8 @@ def test_a_number_alone_is_what_linear_regression_on_the_others_leaves() -> None
 
 
 def test_a_law_of_conditions_gives_the_covariance_of_those_that_count() -> None:
-    rows = torch.from_numpy(np.random.default_rng(2).normal(size=(400, 3))) * torch.tensor(
-        [1e-3, 1.0, 1e4]
-    )
+    sizes = torch.tensor([1e-3, 1.0, 1e4])
+    rows = torch.from_numpy(np.random.default_rng(2).normal(size=(400, 3))) * sizes
     rows[:, 2] += 1e6 * rows[:, 0]
     law = Surprise(3).fit(rows, relevant=[0, 2])
     expected = rows.T.cov(correction=0)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
+from torch.testing import assert_close
 
 from torch_utils.seeds import seeded_generator
 from training.data.records.records import NUMBER, RecordColumn, Records
@@ -84,10 +85,8 @@ def test_absent_cells_and_other_rows_change_nothing() -> None:
         flow.log_prob(EncodedRows(numbers[at : at + 1], levels[at : at + 1]), states[at : at + 1])
         for at in range(3)
     ]
-    torch.testing.assert_close(
-        torch.cat([pair[0] for pair in alone]), of_numbers, atol=1e-4, rtol=0
-    )
-    torch.testing.assert_close(torch.cat([pair[1] for pair in alone]), of_levels, atol=1e-6, rtol=0)
+    assert_close(torch.cat([pair[0] for pair in alone]), of_numbers, atol=1e-4, rtol=0)
+    assert_close(torch.cat([pair[1] for pair in alone]), of_levels, atol=1e-6, rtol=0)
 
 
 def test_quantiles_ranks_and_draws_of_a_number_agree() -> None:
@@ -102,8 +101,8 @@ def test_quantiles_ranks_and_draws_of_a_number_agree() -> None:
     numbers = many.numbers[:3].clone()
     numbers[:, 1] = quantiles
     ranks = flow.ranks(EncodedRows(numbers, many.levels[:3]), states[:3], 1)
-    torch.testing.assert_close(ranks, levels.double(), atol=1e-3, rtol=0)
-    torch.testing.assert_close(drawn_rows.numbers[:, 0], many.numbers[:, 0])
+    assert_close(ranks, levels.double(), atol=1e-3, rtol=0)
+    assert_close(drawn_rows.numbers[:, 0], many.numbers[:, 0])
     assert bool(drawn_rows.numbers[:, 2].isnan().all() & (drawn_rows.levels[:, 1] == -1).all())
 
 

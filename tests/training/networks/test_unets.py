@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.testing import assert_close
 
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
@@ -93,7 +94,7 @@ def test_labels_reach_the_output_and_missing_ones_are_zeros(name: str) -> None:
     zeros = net(z, c_noise, torch.zeros(2, 3), torch.zeros(2, 9))
     classes = [net(z, c_noise, torch.eye(3)[[i, i]]) for i in range(3)]
     augmented = net(z, c_noise, None, torch.ones(2, 9))
-    torch.testing.assert_close(none, zeros)
+    assert_close(none, zeros)
     for other in (*classes, augmented):
         assert float((other - none).abs().max()) > 1e-3
     assert float((classes[0] - classes[1]).abs().max()) > 1e-3
@@ -104,7 +105,7 @@ def test_labels_reach_the_output_and_missing_ones_are_zeros(name: str) -> None:
             nn.init.zeros_(parameter)
     weightless.load_state_dict(without.state_dict(), strict=False)
     given = weightless(z, c_noise, torch.eye(3)[:2])
-    torch.testing.assert_close(without(z, c_noise), given)
+    assert_close(without(z, c_noise), given)
     for kind, *labels in (
         ("class ", torch.zeros(2, 10)),
         ("augmentation ", None, torch.zeros(2, 9)),
@@ -118,9 +119,9 @@ def test_labels_reach_the_output_and_missing_ones_are_zeros(name: str) -> None:
 def test_images_of_a_batch_and_their_noise_do_not_influence_each_other(name: str) -> None:
     net, (z, c_noise) = network(name), inputs(3)
     alone = torch.cat([net(z[i : i + 1], c_noise[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(net(z, c_noise), alone, rtol=1e-4, atol=1e-4)
+    assert_close(net(z, c_noise), alone, rtol=1e-4, atol=1e-4)
     one = torch.tensor(0.7)
-    torch.testing.assert_close(net(z, one), net(z, one.expand(3)))
+    assert_close(net(z, one), net(z, one.expand(3)))
     assert float((net(z, one) - net(z, one + 0.5)).abs().max()) > 1e-3
 
 
@@ -158,7 +159,7 @@ def test_the_network_compiles_without_a_break(name: str) -> None:
     net, (z, c_noise) = network(name, **few[name]), inputs(2)
     with warnings.catch_warnings():  # older compilers of torch leave filters of their own
         compiled = torch.compile(net, fullgraph=True, backend="eager")
-        torch.testing.assert_close(compiled(z, c_noise), net(z, c_noise))
+        assert_close(compiled(z, c_noise), net(z, c_noise))
 
 
 @every_network
@@ -173,7 +174,7 @@ def test_convolutions_keep_their_channels_last_when_loaded(name: str, tmp_path: 
     for parameter in loaded.parameters():
         if parameter.ndim == 4:
             assert parameter.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(loaded(z, c_noise), net(z, c_noise))
+    assert_close(loaded(z, c_noise), net(z, c_noise))
 
 
 def test_variants_of_encoder_and_decoder() -> None:
@@ -188,7 +189,7 @@ def test_variants_of_encoder_and_decoder() -> None:
     torch.manual_seed(0)
     same = network("ddpmpp", **settings)
     with torch.no_grad():
-        torch.testing.assert_close(ncsnpp(*inputs(2)), same(*inputs(2)))
+        assert_close(ncsnpp(*inputs(2)), same(*inputs(2)))
     assert "embedding.features.frequencies" in same.state_dict()
     for option in ("encoder_type", "decoder_type", "noise_features"):
         with pytest.raises(UsageError, match=r"unknown .* 'nonsense': choose one of [sp]\w+, "):
@@ -225,7 +226,7 @@ def test_waves_are_those_of_clean_pixels_on_average_over_their_noise() -> None:
     average = waves(clean + noise, torch.zeros(len(noise))).mean(dim=0)
     found = waves(clean, variance)[0]
     assert found.shape == (waves.per_channel, 1, 5)
-    torch.testing.assert_close(found[1:], average[1:], rtol=0, atol=0.02)
+    assert_close(found[1:], average[1:], rtol=0, atol=0.02)
     assert float(found[1:3].abs().max()) > 0.8  # the slowest, which that noise hardly blurs
 
 
@@ -253,11 +254,9 @@ def test_a_denoiser_shows_the_noisy_points_as_they_are_in_image_space(space: str
     points, t = normal(4, 3), double([0.0, 1.0, 3.0, 6.0])
     network = Seeing()
     NetworkDenoiser(network, basis, schedule, space=space)(basis.to_eigen(points), t)
-    torch.testing.assert_close(network.seen["pixels"], points.float(), rtol=1e-4, atol=1e-4)
+    assert_close(network.seen["pixels"], points.float(), rtol=1e-4, atol=1e-4)
     # Of all pixels together, the noise is the same in any axes.
-    torch.testing.assert_close(
-        network.seen["pixel_noise"], schedule.noise_variance(t).mean(1).float()
-    )
+    assert_close(network.seen["pixel_noise"], schedule.noise_variance(t).mean(1).float())
 
 
 @every_network

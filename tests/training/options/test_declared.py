@@ -150,8 +150,6 @@ def test_targets_of_toys_are_averaged_where_it_pays(
         (("--dry-run",), False),
     ],
 )
-def test_a_trial_decides_of_precisions_on_a_cpu_if_nothing_else_does(
-    given: tuple[str, ...], expected: bool
-) -> None:
+def test_a_trial_decides_precision_if_nothing_else(given: tuple[str, ...], expected: bool) -> None:
     settings = parsed(TrainSettings, "--data=.", *given)
     assert tries_precisions(settings) is expected

@@ -253,9 +253,8 @@ def test_what_is_no_file_of_a_network_is_refused(write: Any, tmp_path: Path) -> 
     for content in contents:
         assert "holds no network" in refusal(read_original, write(content))
     path = write({})
-    path.write_bytes(
-        files.dumps(files.toy_content()).replace(b"\x8c\x05class\x94", b"\x8c\x05clash\x94", 1)
-    )
+    content = files.dumps(files.toy_content())
+    path.write_bytes(content.replace(b"\x8c\x05class\x94", b"\x8c\x05clash\x94", 1))
     assert "not the description of an object" in refusal(read_original, path)
     torch.save({}, path)
     assert "is a zip" in refusal(read_original, path)

@@ -98,9 +98,7 @@ def test_an_image_network_gives_what_it_gave(
 
 
 @pytest.mark.parametrize("space", ["IS", "ES"])
-def test_the_denoiser_is_the_one_that_was_trained(
-    tmp_path: Path, points: tuple[Tensor, Tensor], space: str
-) -> None:
+def test_it_denoises_as_trained(tmp_path: Path, points: tuple[Tensor, Tensor], space: str) -> None:
     network, content = image_file(tmp_path / "original.pkl", "ddpmpp", space)
     state = content["ema"].state
     axes, exponents = torch.from_numpy(state["_init_kwargs"]["W"]), state["g"].double()

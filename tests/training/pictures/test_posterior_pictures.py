@@ -252,9 +252,8 @@ def test_toys_show_prior_draws_contours_and_what_was_observed(tmp_path: Path, ki
     assert "Posterior of circles" in told
     assert "80 draws each" in told
     panels = figure.axes[1:]  # after the legend
-    assert [axes.get_title(loc="left") for axes in panels] == [
-        f"Observation {k}" for k in (1, 2, 3)
-    ]
+    titles = [axes.get_title(loc="left") for axes in panels]
+    assert titles == [f"Observation {k}" for k in (1, 2, 3)]
     for index, axes in enumerate(panels):
         prior, draws, mark, *_, truth = axes.lines
         assert saved.prior is not None

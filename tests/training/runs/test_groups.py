@@ -45,9 +45,7 @@ def cut_short(groups: Groups, whole: int, fingerprint: str = "this run") -> None
         groups.run(work)
 
 
-def test_a_run_that_is_cut_short_says_what_is_kept_and_how_to_go_on(
-    groups: Groups, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_runs_cut_short_say_how_to_go_on(groups: Groups, caplog: pytest.LogCaptureFixture) -> None:
     cut_short(groups, 2)
     assert f"4 of 5 posteriors are done and kept in {groups.folder}" in caplog.text
     assert "The same command goes on from there" in caplog.text
@@ -122,12 +120,10 @@ def test_local_tests_claim_nothing_where_runs_are_far(caplog: pytest.LogCaptureF
         report_near(LocalCalibration(tests, 2, 0.01, 6), reaches, on_average=True)
         report_near(LocalCalibration(tests[::-1], 2, 0.01, 6), reaches, on_average=True)
     near, far, size, *others = caplog.messages
-    assert near.startswith(
-        "Observation 1: calibrated on average, but not here: the posterior is too"
-    )
-    assert far.startswith(
-        "Observation 2: no local test, since the 2 simulations nearest to it lie up"
-    )
+    not_here = "Observation 1: calibrated on average, but not here: the posterior is too"
+    assert near.startswith(not_here)
+    no_test = "Observation 2: no local test, since the 2 simulations nearest to it lie up"
+    assert far.startswith(no_test)
     assert "3.7 standard deviations away; among them no miscalibration was seen" in far
     assert size.startswith("Near an observation, an error of 100 points")
     assert others[0].startswith("Observation 1: no miscalibration seen")

@@ -53,9 +53,7 @@ def open_flow(networks: dict[str, Path]) -> Open:
     return start
 
 
-def test_what_the_network_knows_and_what_may_be_said_and_chosen(
-    open_flow: Open, networks: dict[str, Path]
-) -> None:
+def test_what_is_known_and_what_may_be_said(open_flow: Open, networks: dict[str, Path]) -> None:
     flow = open_flow("PRR")
     known = {"data_dim": 64, "dims_to_keep": 10, "img_size": 8, "img_ch": 1, "data_name": "blobs"}
     assert flow.known == known

@@ -97,9 +97,8 @@ def records_of(tmp_path: Path, content: str, **choices: Any) -> tuple[Any, str]:
 
 def test_types_that_are_given_are_taken(tmp_path: Path) -> None:
     days = [f"{FIRST + timedelta(row % 12):%d/%m/%Y}" for row in range(COUNT)]
-    content = text(
-        "a,b,c,d,e", drawn(1, 2, 3), drawn("s", "m", "l"), days, range(COUNT), drawn(0, 1)
-    )
+    sizes, bits = drawn("s", "m", "l"), drawn(0, 1)
+    content = text("a,b,c,d,e", drawn(1, 2, 3), sizes, days, range(COUNT), bits)
     records, lines = records_of(tmp_path, content)
     assert types_of(records) == "whole category date identifier category"
     assert "read as %m/%d/%Y" in lines

@@ -304,9 +304,7 @@ def test_a_set_without_sense_is_refused_and_leaves_nothing(tmp_path: Path, name:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_take_its_place_leaves_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_move_leaves_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "before").touch()

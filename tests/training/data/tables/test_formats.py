@@ -41,9 +41,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_a_table_is_the_same_in_every_format_and_its_columns_are_chosen_by_name(
-    tmp_path: Path, suffix: str
-) -> None:
+def test_tables_are_one_in_every_format_with_columns_by_name(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"table{suffix}"
     WRITERS[suffix](path)
     assert is_table(str(path))

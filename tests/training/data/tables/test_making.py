@@ -33,9 +33,8 @@ def mixed() -> ForeignTable:
     """Two columns with a density, two discrete ones, a constant one, and a sum."""
     a, b = numbers(0), numbers(1)
     count, price = np.floor(3 * np.abs(numbers(2))), np.round(1 + numbers(3) ** 2, 2)
-    return source(
-        a=a, fixed=np.full(COUNT, 7.0), count=count, total=a - 2 * b + 1, b=b, price=price
-    )
+    total, fixed = a - 2 * b + 1, np.full(COUNT, 7.0)
+    return source(a=a, fixed=fixed, count=count, total=total, b=b, price=price)
 
 
 def test_what_has_no_density_is_left_out_and_can_be_restored() -> None:
@@ -115,9 +114,8 @@ def test_steps_are_those_of_present_values_and_what_is_filled_in_is_a_spike() ->
     # Mean, and most ages, have other digits than whole years: together they had steps of 5e-07.
     ages, years = np.round(40 + 10 * numbers(), 6), np.round(40 + 10 * numbers(1))
     ages[:100], years[:50] = np.nan, np.nan
-    table, lines = make_table(
-        source(a=numbers(2), age=ages, year=years), TableChoices(missing="mean")
-    )
+    given = source(a=numbers(2), age=ages, year=years)
+    table, lines = make_table(given, TableChoices(missing="mean"))
     assert table.columns.steps.tolist() == [0, 0, 1]
     assert len(set(table.points[:50, 2].tolist())) == 1
     assert float(table.points[0, 2]) == np.round(np.nanmean(years))
@@ -133,9 +131,8 @@ def test_values_at_steps_have_the_digits_of_these() -> None:
 
 def test_more_columns_than_rows_are_kept_with_a_warning() -> None:
     columns = {f"c{index}": numbers(index, 60) for index in range(100)}
-    table, lines = make_table(
-        source(fixed=np.ones(60), **columns, last=numbers(100, 60)), TableChoices()
-    )
+    given = source(fixed=np.ones(60), **columns, last=numbers(100, 60))
+    table, lines = make_table(given, TableChoices())
     assert table.dim == 101
     assert any("Warning: 101 columns, but 54 rows to train on" in line for line in lines)
     _, lines = make_table(source(**dict(list(columns.items())[:20])), TableChoices())
@@ -149,9 +146,8 @@ def test_columns_that_number_rows_are_told() -> None:
     (told,) = [line for line in lines if "identifier" in line]
     assert "row, user_id looks like" in told
     assert told.endswith("--columns=a,b")
-    _, lines = make_table(
-        source(a=numbers(), paid=np.floor(numbers() * 3), n=order % 9), TableChoices()
-    )
+    given = source(a=numbers(), paid=np.floor(numbers() * 3), n=order % 9)
+    _, lines = make_table(given, TableChoices())
     assert not any("identifier" in line for line in lines)
 
 
@@ -174,9 +170,8 @@ def test_values_beyond_bounds_are_told_with_their_row() -> None:
     with pytest.raises(DataError, match=r"'price': 1 value.* at a bound itself, 351"):
         make_table(source(a=numbers(1), price=price), TableChoices(bounds={"price": (351, np.inf)}))
     count = np.floor(3 * np.abs(numbers()))
-    table, _ = make_table(
-        source(a=numbers(1), count=count), TableChoices(bounds={"count": (0, 99)})
-    )
+    choices = TableChoices(bounds={"count": (0, 99)})
+    table, _ = make_table(source(a=numbers(1), count=count), choices)
     assert table.columns.low.tolist() == [-np.inf, -0.5]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 
 import dataset_tool
 import info
@@ -69,8 +70,8 @@ def test_columns_and_long_form_are_the_same_data(made: dict[str, DataTable]) -> 
     assert wide.datasets is not None
     assert len(wide) == 40 + 26
     for other in (named, long):
-        torch.testing.assert_close(other.points, wide.points, rtol=0, atol=0)
-        torch.testing.assert_close(other.conditions, wide.conditions, rtol=0, atol=0)
+        assert_close(other.points, wide.points, rtol=0, atol=0)
+        assert_close(other.conditions, wide.conditions, rtol=0, atol=0)
     assert (wide.condition_names, named.condition_names) == (["y", "n", "t"], ["y1", "n1", "t1"])
     # Parameters that repeat are no discrete ones; counts are.
     assert not wide.columns.steps.any()
@@ -89,12 +90,10 @@ def test_whole_datasets_are_held_out(made: dict[str, DataTable]) -> None:
 def test_roles_are_exchanged_for_a_likelihood(made: dict[str, DataTable]) -> None:
     table = made["long"]
     likelihood, _ = exchanged(table, "it")
-    assert (list(likelihood.columns.names), list(likelihood.condition_names)) == (
-        ["y", "n"],
-        ["a", "b", "t"],
-    )
-    torch.testing.assert_close(likelihood.points, table.conditions[:, :2])
-    torch.testing.assert_close(likelihood.conditions[:, :2], table.points)
+    names = (list(likelihood.columns.names), list(likelihood.condition_names))
+    assert names == (["y", "n"], ["a", "b", "t"])
+    assert_close(likelihood.points, table.conditions[:, :2])
+    assert_close(likelihood.conditions[:, :2], table.points)
     assert likelihood.columns_of_conditions.high.tolist() == [1, torch.inf, torch.inf]
     assert likelihood.columns.steps.tolist() == [0, 1]
 
@@ -138,9 +137,7 @@ def test_missing_data_of_trials_are_kept(tmp_path: Path) -> None:
     roles = ("--conditions=y,n", "--covariates=t", "--missing=keep")
     assert "Left out 1 of" in good(run_script(dataset_tool, *place, *roles)).out
     table = load_table(tmp_path / "d.npz")
-    torch.testing.assert_close(
-        table.conditions, torch.from_numpy(np.delete(rows, 8, 0)[:, 3:]), equal_nan=True
-    )
+    assert_close(table.conditions, torch.from_numpy(np.delete(rows, 8, 0)[:, 3:]), equal_nan=True)
     assert "y 24.6%, n 26.2%" in good(run_script(info, tmp_path / "d.npz")).out
     likelihood, _ = exchanged(table, "d")
     assert likelihood.points.isnan().sum() == table.conditions.isnan().sum()

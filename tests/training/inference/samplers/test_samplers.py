@@ -108,9 +108,8 @@ def test_a_fit_finds_the_components() -> None:
     torch.testing.assert_close(found.root[0, 0].diagonal().mean(), double(0.345), rtol=0.05, atol=0)
     # Draws that are worth nothing leave what the prior on covariances says.
     wide = Proposal.fit(draws[None], double([1e-9]), uniform)
-    assert (wide.root.diagonal(dim1=2, dim2=3) > 2 * found.root.diagonal(dim1=2, dim2=3))[
-        ..., 0
-    ].all()
+    one, other = (plan.root.diagonal(dim1=2, dim2=3)[..., 0] for plan in (wide, found))
+    assert (one > 2 * other).all()
 
 
 def test_densities_and_draws_are_those_of_a_mixture() -> None:
@@ -228,9 +227,8 @@ def test_points_without_likelihood_are_never_drawn(sampler: str) -> None:
     prior = gaussian_prior()
     mean, root = affine(prior)
     level = float(mean[0] + 1.2 * root[0].norm())  # 11.5 % of the prior
-    draws = drawn(
-        problem(prior, Half(level), torch.zeros(1, 0).double()), sampler, draws=50, warmup=5
-    )
+    half = problem(prior, Half(level), torch.zeros(1, 0).double())
+    draws = drawn(half, sampler, draws=50, warmup=5)
     assert draws.points[..., 0].min() > level
     assert draws.w.isfinite().all()
 

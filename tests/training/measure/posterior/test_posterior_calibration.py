@@ -212,10 +212,8 @@ def test_errors_that_even_out_are_found_where_they_are() -> None:
     assert float(calibrate(values).p_values["ranks of b"]) > 0.01
     found = calibrate_near(values, HALVES)
     assert found.failed == [0, 1]
-    assert [(test.quantity, test.tendency) for test in found.tests] == [
-        ("b", "too high"),
-        ("b", "too low"),
-    ]
+    both = [(test.quantity, test.tendency) for test in found.tests]
+    assert both == [("b", "too high"), ("b", "too low")]
     summary = found.summary()
     assert (summary["passed"], summary["neighbors"]) == (False, NEAR)
     assert [one["passed"] for one in summary["observations"]] == [False, False]
@@ -223,14 +221,10 @@ def test_errors_that_even_out_are_found_where_they_are() -> None:
 
 def test_widths_are_told_by_intervals_and_by_log_densities() -> None:
     ranks = uniform(RUNS, 3)
-    ranks[HALVES[0], 0], ranks[HALVES[1], 0] = (
-        wide(ranks[HALVES[0], 0]),
-        narrow(ranks[HALVES[1], 0]),
-    )
+    for half, change in zip(HALVES, (wide, narrow), strict=True):
+        ranks[half, 0] = change(ranks[half, 0])
     tests = calibrate_near(of_ranks(ranks), HALVES).tests
-    assert [(test.quantity, test.tendency) for test in tests] == [
-        ("a", "too wide"),
-        ("a", "too narrow"),
-    ]
+    both = [(test.quantity, test.tendency) for test in tests]
+    assert both == [("a", "too wide"), ("a", "too narrow")]
     assert tendency(uniform(50) / 2, False) == "too narrow or misplaced"
     assert tendency(0.5 + uniform(50) / 2, False) == "too wide"
