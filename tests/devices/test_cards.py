@@ -8,8 +8,9 @@ import torch
 import torch.distributed as dist
 
 from dnnlib.errors import UsageError
-from tests.support.card_training import run_steps, tensors_of, trainer_on
+from tests.support.card_training import tensors_of, trainer_on
 from tests.support.fake_cuda import FakeCuda, fake_cuda
+from tests.support.trainers import run_steps
 from torch_utils import distributed
 
 

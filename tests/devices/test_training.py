@@ -8,13 +8,13 @@ from tests.support.card_training import (
     NETWORKS,
     Repeated,
     points_and_labels,
-    run_steps,
     tensors_of,
     trainer_on,
 )
 from tests.support.draws import normal
 from tests.support.fake_cuda import FakeCuda, fake_cuda
 from tests.support.running import slowly
+from tests.support.trainers import run_steps
 from training.learning.targets import MOST_NEAR
 from training.learning.trainer import Trainer
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from tests.support.draws import normal, seeded
 from tests.support.image_models import image_basis
-from torch_utils.stats import RunningMeans
 from training.data.augment import AugmentedBatches, GeometricAugmentation
 from training.data.batches import Batch, BatchSource
 from training.flow.eigenbasis import EigenBasis
@@ -97,14 +96,6 @@ def trainer_on(
         there = Repeated(Batch(points_and_labels(name).points.to(device)))
         source = AugmentedBatches(there, GeometricAugmentation(0.5), SHAPE, BATCH, seed=0)
     return trainer, source
-
-
-def run_steps(trainer: Trainer, source: BatchSource, steps: int = 1) -> RunningMeans:
-    """Trains, and gives the statistics."""
-    batches, means = source.batches(trainer.step), RunningMeans(trainer.device)
-    for _ in range(steps):
-        trainer.train_step(next(batches), means)
-    return means
 
 
 def tensors_of(trainer: Trainer) -> list[Tensor]:

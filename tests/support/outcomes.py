@@ -14,7 +14,7 @@ from PIL import Image
 
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, read_state
-from training.files.trajectory import STATE_KEYS
+from training.files.trajectory import PARAMETERS_FORMAT, STATE_KEYS
 
 IGNORED = {
     *("seconds", "command", "origin", "started", "finished", "options", "torchrun_launch"),
@@ -34,6 +34,7 @@ TRAJECTORY = {
     "noise_variance": ("S", "D"),
 }
 """Shapes of a simulation's arrays: ``S`` saved times, ``N`` samples, ``D`` dimensions."""
+KINDS = ("melt", "roundtrip", "gen")
 PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -58,6 +59,24 @@ def drawn(folder: Path) -> dict[str, np.ndarray]:
     """All numbers of a folder's draws, by group and name."""
     (path,) = folder.glob("*_posterior.nc")
     return read_netcdf(path)
+
+
+class Simulations:
+    """What a command that simulates wrote: arrays and their paths by kind, and its parameters."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        (path,) = folder.glob("*_sim_params.json")
+        self.stem = path.name.removesuffix("_sim_params.json").removesuffix("_HD_pfODE_int")
+        self.parameters: dict[str, Any] = json.loads(path.read_text())
+        assert self.parameters.pop("format") == PARAMETERS_FORMAT
+        self.facts = self.parameters.get("simulations", self.parameters)
+        names = ((kind, folder.glob(f"{self.stem}_{kind}*.npz")) for kind in KINDS)
+        self.paths = {kind: path for kind, paths in names for path in paths}
+        self.arrays = {kind: load_arrays(path) for kind, path in self.paths.items()}
+
+    def __getitem__(self, kind: str) -> dict[str, np.ndarray]:
+        return self.arrays[kind]
 
 
 def told(folder: Path, name: str = "*.json") -> dict[str, Any]:

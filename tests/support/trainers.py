@@ -86,10 +86,12 @@ def assert_same_state(one: Any, other: Any) -> None:
         assert same(value, second[key]), key
 
 
-def run_steps(trainer: Trainer, source: BatchSource, steps: int) -> None:
+def run_steps(trainer: Trainer, source: BatchSource, steps: int = 1) -> RunningMeans:
+    """Trains, and gives the statistics."""
     batches, means = source.batches(trainer.step), RunningMeans(trainer.device)
     for _ in range(steps):
         trainer.train_step(next(batches), means)
+    return means
 
 
 def weights(module: nn.Module) -> Tensor:

@@ -1,6 +1,9 @@
-"""Likelihoods: Gaussian ones, linear maps that they look through, and those of a user's file."""
+"""Likelihoods: Gaussian ones, those of a user's file, and learned ones of trials."""
 
+from dataclasses import replace
+from math import log, pi
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -12,10 +15,27 @@ from torch.testing import assert_close
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.refusals import refusal
+from training.data.tables.table import Columns, DataTable, Dropped
 from training.files.observations import read_mask, read_operator
+from training.flow.coordinates.conditions import GaussianPrediction
+from training.flow.courses import courses_at_rest
+from training.flow.pfode import ProbabilityFlow
 from training.inference.likelihoods import Gaussian
 from training.inference.operators import LinearMap
+from training.inference.prior import Prior, ways_of
+from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
+from training.inference.target import Target
+from training.inference.trials import FlowLaw, TrialLikelihood, Trials
 from training.inference.user_likelihood import UserLikelihood
+from training.learning.building import Choices
+from training.learning.gaussian_start import fit_gaussian
+from training.learning.trainer import TrainingConfig
+from training.measure.posterior.evidence import model_probabilities
+from training.networks.questions import ASKED
+from training.subjects.likelihoods import uniform_model
+from training.subjects.table_spaces import Preparation, Space
+from training.subjects.trial_laws import HolesLaw
+from training.subjects.trial_training import HIDDEN, TrialPreparation
 
 DIM = 3
 POINTS = normal(5, DIM, seed=1)
@@ -236,3 +256,200 @@ def test_what_is_no_function_is_told(text: str, file: Path) -> None:
     file.write_text("def f(x): return x\ng = 3\n")
     with pytest.raises(UsageError, match=r"FILE\.py:function|has no function"):
         UserLikelihood.load(text)
+
+
+ENDS = torch.tensor([[-2.0, 2.0], [-1.0, 3.0]]).double()
+COUNTS = torch.tensor([1, 3, 7])
+
+
+def linear_flow(steps: Tensor | None = None) -> ProbabilityFlow:
+    """Of data ``y = a + b + e`` given a, b and a covariate, with e standard normal."""
+    theta, v = normal(20_000, 2, seed=1), normal(20_000, 1, seed=2)
+    y = theta.sum(dim=1, keepdim=True) + normal(20_000, 1, seed=3)
+    nothing = torch.zeros(len(y), dtype=torch.bool)
+    columns = Columns.plain("y")
+    if steps is not None:
+        columns = replace(columns, steps=steps)
+        y = y.round()
+    given = torch.cat([theta, v], dim=1)
+    table = DataTable(y, columns, nothing, Dropped.none("y"), given, list("abv"))
+    choices = Choices("ifs", {"gamma0": 1e-6}, "mlp", {"width": 8, "label_dim": 3}, "IS", "log")
+    prepared = Preparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
+    model, _ = prepared.build(prepared.coordinates(Space("none", "zca", "on")))
+    model.denoiser.eval().requires_grad_(False)
+    flow = model.flow
+    flow.courses = courses_at_rest(model.about["tmin"], model.about["tmax"], 1)
+    return flow
+
+
+def some_trials(seed: int = 5) -> Trials:
+    which = torch.arange(len(COUNTS)).repeat_interleave(COUNTS)
+    data = 0.5 + normal(len(which), 1, seed=seed)
+    order = torch.randperm(len(which), generator=seeded())
+    return Trials.sorted(data[order], torch.zeros(len(which), 1).double(), which[order])
+
+
+@pytest.fixture(scope="module")
+def likelihood() -> TrialLikelihood:
+    return TrialLikelihood(FlowLaw(linear_flow()), some_trials(), [1, 0])
+
+
+def exactly(points: Tensor, trials: Trials, which: int) -> Tensor:
+    ends = trials.counts.cumsum(0)
+    y = trials.data[ends[which] - trials.counts[which] : ends[which], 0]
+    return -((y - points.sum(dim=1, keepdim=True)).square() + log(2 * pi)).sum(dim=1) / 2
+
+
+def test_trials_of_an_observation_are_multiplied_in_any_number(likelihood: TrialLikelihood) -> None:
+    points = 0.5 * normal(50, 2, seed=4)
+    which = torch.arange(50) % 3
+    log_likelihood = likelihood.log_prob(points, which[:, None].double())
+    for one in range(3):
+        rows = which == one
+        expected = exactly(points[rows], likelihood.trials, one)
+        assert_close(log_likelihood[rows], expected, rtol=0.02, atol=0.2)
+    # Each by itself gives the same, and so does the flow's own integration.
+    pairs = zip(points.split(1), which.double()[:, None].split(1), strict=True)
+    assert_close(torch.cat([likelihood.log_prob(*row) for row in pairs]), log_likelihood)
+    likelihood._rough = False
+    assert_close(likelihood.log_prob(points, which[:, None].double()), log_likelihood)
+    likelihood._rough = True
+    with pytest.raises(UsageError, match="your own program"):
+        likelihood.simulate(points, torch.Generator())
+
+
+def test_chains_follow_gradients_of_the_gaussian(likelihood: TrialLikelihood) -> None:
+    rough, observed = likelihood.roughly(), torch.full((6, 1), 2.0).double()
+    points = (0.5 * normal(6, 2, seed=4)).requires_grad_()
+    [gradient] = torch.autograd.grad(rough.log_prob(points, observed).sum(), points)
+    aside = 1e-4 * torch.eye(2).double()
+    differences = [
+        rough.log_prob((points + step).detach(), observed)
+        - rough.log_prob((points - step).detach(), observed)
+        for step in aside
+    ]
+    assert_close(gradient, torch.stack(differences, dim=1) / 2e-4, rtol=1e-4, atol=1e-4)
+
+
+def test_counts_have_the_density_of_their_cell() -> None:
+    flow = linear_flow(double([1.0]))
+    trials = Trials(double([[1.0]]), double([[0.0]]), torch.tensor([1]))
+    log_likelihood = TrialLikelihood(FlowLaw(flow), trials, [0, 1]).log_prob(
+        double([[0.3, 0.2]]), double([[0.0]])
+    )
+    inner = torch.linspace(0.5, 1.5, 1001).double()[:, None]
+    given = flow.given(labels=double([[0.3, 0.2, 0.0]]))
+    exact = given.log_prob(inner).logsumexp(dim=0) - log(1001)
+    assert_close(log_likelihood[0], exact, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "sampler", ["auto", "pool", "refined", "smc", pytest.param("hmc", marks=pytest.mark.slow)]
+)
+def test_posterior_and_evidence_match_quadrature(likelihood: TrialLikelihood, sampler: str) -> None:
+    model = uniform_model(["a", "b"], ENDS)
+    flow = model.flow
+    prior = Prior(flow, *flow.course("points"), ways=ways_of(flow))
+    observed = torch.arange(3).double()[:, None]
+    target = Target(prior, likelihood, observed, 256)
+    plan = SamplingPlan(sampler, draws=150 if sampler in ("smc", "hmc") else 500, pool=2048)
+    draws = sample_posteriors(Problem(target, prior, [0, 1, 2]), plan)
+    sides = [torch.linspace(0, 1, 801).double()[1:] - 1 / 1600 for _ in range(2)]
+    grid = ENDS[:, 0] + torch.cartesian_prod(*sides) * (ENDS[:, 1] - ENDS[:, 0])
+    for which in range(3):
+        expected = exactly(grid, likelihood.trials, which)
+        weight = expected.softmax(dim=0)
+        mean = weight @ grid
+        std = (weight @ (grid - mean).square()).sqrt()
+        points = draws.points[which].flatten(0, 1)
+        assert ((points >= ENDS[:, 0]) & (points <= ENDS[:, 1])).all()
+        assert ((points.mean(dim=0) - mean).abs() < 0.15 * std).all()
+        assert ((points.std(dim=0) / std - 1).abs() < 0.1).all()
+        if sampler == "hmc":  # whose chains have none
+            continue
+        evidence = float(expected.logsumexp(dim=0) - log(len(grid)))
+        off = float(draws.stats["evidence"][which]) - evidence
+        assert abs(off) < 0.1 + 4 * float(draws.stats["evidence_error"][which])
+
+
+def test_few_draws_are_some_of_many(likelihood: TrialLikelihood) -> None:
+    model = uniform_model(["a", "b"], ENDS)
+    prior = Prior(model.flow, *model.flow.course("points"), ways=ways_of(model.flow))
+    problem = Problem(Target(prior, likelihood, double([[2.0]]), 256), prior, [2])
+    plan = SamplingPlan("auto", draws=250, pool=2048)
+    few, many = (sample_posteriors(problem, replace(plan, draws=draws)) for draws in (10, 250))
+    assert torch.equal(few.points, many.points[:, :, ::25])
+
+
+def test_a_gaussian_start_learns_means_scales_and_correlations() -> None:
+    c = normal(4000, 1, seed=1)
+    e = normal(4000, 2, seed=2)
+    e[:, 1] = 0.8 * e[:, 0] + 0.6 * e[:, 1]
+    x = torch.cat([c.square(), -c], dim=1) + (0.5 * c).exp() * e
+    map_ = GaussianPrediction(2, 1)
+    with mock.patch("training.learning.gaussian_start.STEPS", 240):
+        fit_gaussian(map_, c, x)
+    rest, log_det = map_(x, c)
+    assert_close(map_.inverse(rest, c), x, rtol=0, atol=1e-9)
+    assert (rest.T.cov() - torch.eye(2)).abs().max() < 0.1
+    exact = -c[:, 0] - log(0.6)
+    assert (log_det - exact).abs().mean() < 0.15
+    jacobian = torch.autograd.functional.jacobian(lambda row: map_(row, c[0])[0], x[0])
+    assert float(torch.linalg.slogdet(jacobian).logabsdet) == pytest.approx(float(log_det[0]))
+
+
+def test_probabilities_of_models_have_the_errors_of_their_evidences() -> None:
+    evidence, error = double([[1.0, 0.0, -1.0]]), double([[0.01, 0.02, 0.03]])
+    chances = model_probabilities(evidence, error, double([1.0, 2.0, 1.0]))
+    weights = torch.tensor([1.0, 2.0, 1.0]) * evidence[0].exp()
+    assert_close(chances.value[0], weights / weights.sum())
+    moved = evidence + error * normal(20_000, 3, seed=1)
+    spread = model_probabilities(moved, error, double([1.0, 2.0, 1.0])).value.std(dim=0)
+    assert_close(chances.error[0], spread, rtol=0.05, atol=0)
+
+
+def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one() -> None:
+    a, e = normal(4000, 1, seed=1), normal(4000, 2, seed=2)
+    e[:, 1] = 0.8 * e[:, 0] + 0.6 * e[:, 1]
+    y = a + e
+    y[:, 1] = y[:, 1].exp()  # between its bounds, 0 and infinity
+    nan = torch.tensor(torch.nan).double()
+    holes = torch.where(normal(4000, 2, seed=3) < -0.7, nan, y)
+    holes[:, 0] = torch.where(holes.isnan().all(dim=1), y[:, 0], holes[:, 0])
+    columns = replace(Columns.plain("xy"), low=double([-torch.inf, 0.0]))
+    held_out = torch.arange(4000) >= 3500
+    table = DataTable(holes, columns, held_out, Dropped.none("xy"), a, ["a"])
+    choices = Choices("ifs", {"gamma0": 1e-3}, "trials", {"width": 8, "label_dim": 1}, "ES", "log")
+    prepared = TrialPreparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
+    with mock.patch("training.learning.gaussian_start.STEPS", 120):
+        model, _ = prepared.build(prepared.coordinates(Space("none", "none", "gaussian")))
+    model.denoiser.eval().requires_grad_(False)
+    network = model.denoiser.network
+    law, nothing = HolesLaw(model.flow, network), torch.zeros(300, 0).double()
+    points, seen = a[:300], y[:300].clone()
+    seen[:100, 0] = seen[100:200, 1] = torch.nan
+    off = seen.clone()
+    off[:, 1] = off[:, 1].log()
+    off = off - points
+    both = (off[:, 0].square() - 1.6 * off[:, 0] * off[:, 1] + off[:, 1].square()) / 0.36
+    exact = -(both + log(0.36)) / 2 - log(2 * pi) - seen[:, 1].log()
+    exact[:100] = -(off[:100, 1].square() + log(2 * pi)) / 2 - seen[:100, 1].log()
+    exact[100:200] = -(off[100:200, 0].square() + log(2 * pi)) / 2
+    rough = law.rough(seen, nothing, points)
+    for which in torch.arange(300).chunk(3):
+        assert (rough - exact)[which].abs().mean() < 0.1
+    # The flow of a network that is not trained is the same.
+    assert_close(law.log_prob(seen, nothing, points), rough, rtol=0, atol=0.01)
+    inside = points.clone().requires_grad_()
+    law.rough(seen, nothing, inside).sum().backward()
+    aside = [law.rough(seen, nothing, points + step) for step in (1e-3, -1e-3)]
+    slopes = (aside[0] - aside[1]) / 2e-3  # of networks in single precision
+    assert_close(inside.grad[:, 0], slopes, rtol=0.01, atol=0.01)
+    # Each row is asked for all of its data, or for some of them.
+    coordinates = prepared.coordinates(Space("none", "none", "gaussian"))
+    labels = prepared.placed(coordinates, table.rows, torch.Generator()).labels
+    asked = labels[:, 1:] == ASKED
+    assert not (asked & holes.isnan()).any()
+    assert asked.any(dim=1).all()
+    hidden = (~asked & ~holes.isnan()).any(dim=1)[~holes.isnan().any(dim=1)].double().mean()
+    assert hidden == pytest.approx(HIDDEN / 3, abs=0.03)

@@ -1,6 +1,7 @@
 """Spheres, hulls and alpha shapes: what they hold, closed forms, and mesh files."""
 
 import math
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -191,8 +192,9 @@ def test_a_mesh_comes_back_from_its_file(tmp_path: Path) -> None:
 
 def test_what_is_no_mesh_is_not_written(tmp_path: Path) -> None:
     vertices, faces = unit_sphere(3, 10)
-    assert "not a polygon" in refusal(write_mesh, tmp_path / "a.ply", *unit_sphere(2, 10))
-    assert "not closed" in refusal(write_mesh, tmp_path / "a.ply", vertices, faces[1:])
+    write = partial(write_mesh, tmp_path / "a.ply")
+    assert "not a polygon" in refusal(write, *unit_sphere(2, 10))
+    assert "not closed" in refusal(write, vertices, faces[1:])
     with pytest.raises(DataError, match="1 of 10 mesh vertices are not finite"):
         write_mesh(tmp_path / "a.ply", np.where(vertices == vertices[3], np.nan, vertices), faces)
     with pytest.raises(UsageError, match=r"as \.ply, not as a\.stl"):

@@ -15,7 +15,7 @@ from scipy.stats import multivariate_normal
 from dnnlib.errors import DataError
 from tests.support.picture_files import save_check, save_posterior
 from tests.support.refusals import refusal
-from tests.training.pictures.test_table_pictures import words
+from tests.training.pictures.test_training_pictures import words
 from training.data.toys import Toy
 from training.files.posterior import SavedCheck
 from training.files.posterior_draws import DESCRIPTION, load_netcdf
