@@ -70,11 +70,8 @@ def test_conditions_are_found_by_name_or_by_their_order(
     sample: Run, done: Path, simulations: Path, tmp_path: Path
 ) -> None:
     seen = np.load(simulations / "seen.npy")
-    turned = write_csv(
-        tmp_path / "turned.csv",
-        ["y2", "other", "y 1"],
-        np.stack([seen[:, 1], seen[:, 0], seen[:, 0]], 1),
-    )
+    columns = np.stack([seen[:, 1], seen[:, 0], seen[:, 0]], 1)
+    turned = write_csv(tmp_path / "turned.csv", ["y2", "other", "y 1"], columns)
     for name, path in (("named", turned), ("array", simulations / "seen.npy")):
         good(sample(tmp_path / name, f"--condition={path}", "--no-log_prob"))
         found, expected = drawn(tmp_path / name), drawn(done)

@@ -167,10 +167,8 @@ def test_no_result_is_replaced_unless_asked(command: Command, shelf: Shelf, tmp_
         folder.mkdir()
         shutil.copy(path, folder)
         before = contents(folder)
-        refused(
-            command.run(*command.given(shelf), *command.at(folder)),
-            *(2, folder / path.name, "--overwrite"),
-        )
+        result = command.run(*command.given(shelf), *command.at(folder))
+        refused(result, 2, folder / path.name, "--overwrite")
         assert contents(folder) == before
 
 

@@ -29,7 +29,7 @@ FEW = (
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shelf")
     (folder / "seen.csv").write_text(OBSERVATIONS)
     write_image_set(folder / "blobs.zip", 3, classes=3)
@@ -39,10 +39,10 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sample(toy_network: Callable[..., Path], shelf: Path) -> Run:
+def sample(toy_network: Callable[..., Path], files: Path) -> Run:
     """``sample(folder, option, ...)``: few draws of a toy network's posteriors."""
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
-    own = (f"--network={network}", f"--observation={shelf / 'seen.csv'}")
+    own = (f"--network={network}", f"--observation={files / 'seen.csv'}")
     return starter(posterior, "sample", *FEW, *own)
 
 
@@ -218,8 +218,8 @@ def test_a_likelihood_of_the_users_own(sample: Run, tmp_path: Path) -> None:
     refused(sample(tmp_path / "hmc", *own, "--sampler=hmc"), 2, "gradients")
 
 
-def test_images_are_observed_in_gray_levels(shelf: Path, tmp_path: Path) -> None:
-    network, source = f"--network={shelf / 'images.pkl'}", f"--observation={shelf / 'blobs.zip'}"
+def test_images_are_observed_in_gray_levels(files: Path, tmp_path: Path) -> None:
+    network, source = f"--network={files / 'images.pkl'}", f"--observation={files / 'blobs.zip'}"
     few = ["--noise_std=20", "--draws=3", "--warmup=2", "--chains=2", "--n_iters=2"]
     few += ["--chain_n_iters=2", "--sampler=pool", "--pool=100"]
     start = starter(posterior, "sample", network, *few)
@@ -234,7 +234,7 @@ def test_images_are_observed_in_gray_levels(shelf: Path, tmp_path: Path) -> None
     np.savetxt(tmp_path / "small.csv", np.full((1, 16), 100), delimiter=",")
     assert start(*given, f"--observation={tmp_path / 'small.csv'}").code == 0
     assert drawn(tmp_path / "small")["constant_data/operator"].sum(axis=1) == pytest.approx(1)
-    truth = f"--truth={shelf / 'blobs.zip'}"
+    truth = f"--truth={files / 'blobs.zip'}"
     result = good(start(tmp_path / "truth", source, truth, "--noise_std=2000"))
     found, held = drawn(tmp_path / "truth"), told(tmp_path / "truth")["truths_held"]
     # Whole images are observed, and nothing was added to them.
@@ -246,7 +246,7 @@ def test_images_are_observed_in_gray_levels(shelf: Path, tmp_path: Path) -> None
     assert "% hold" in result.out
     (tmp_path / "classes.csv").write_text("class\n0\n2\n1\n")
     condition = f"--condition={tmp_path / 'classes.csv'}"
-    run = (tmp_path / "of classes", f"--network={shelf / 'classes.pkl'}", source)
+    run = (tmp_path / "of classes", f"--network={files / 'classes.pkl'}", source)
     assert start(*run, condition).code == 0
     refused(start(*run, "--overwrite"), 2, "3 classes", "--condition")
     for content, part in (
@@ -326,9 +326,9 @@ def test_held_out_rows_check_a_table(check: Run, table: tuple[Path, Path], tmp_p
     refused(check(tmp_path / "many", *given, "--runs=26", elsewhere), 1, "25 held-out rows")
 
 
-def test_the_model_of_images_is_checked_by_images(check: Run, shelf: Path, tmp_path: Path) -> None:
+def test_the_model_of_images_is_checked_by_images(check: Run, files: Path, tmp_path: Path) -> None:
     write_image_set(tmp_path / "many.zip", 21)
-    given = (f"--network={shelf / 'images.pkl'}", "--truth=data", "--noise_std=20", "--pool=100")
+    given = (f"--network={files / 'images.pkl'}", "--truth=data", "--noise_std=20", "--pool=100")
     root = f"--data_root={tmp_path / 'many.zip'}"
     assert check(tmp_path / "out", *given, root).code == 0
     found = told(tmp_path / "out")

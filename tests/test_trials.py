@@ -204,10 +204,8 @@ def test_observations_of_more_trials_than_learned_are_named(shelf: Path, tmp_pat
     assert learned.most_trials == pytest.approx(0.17, abs=0.03)
     place = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
     result = run_script(posterior, "sample", *place, f"--observation={shelf / 'seen.csv'}", *FEW)
-    assert (
-        "for the 2 trial(s) of observation 1, and by more than 0.05 for 2 other(s)"
-        in result.err + result.out
-    )
+    named = "for the 2 trial(s) of observation 1, and by more than 0.05 for 2 other(s)"
+    assert named in result.err + result.out
 
 
 def test_a_network_file_says_that_it_is_a_likelihood(shelf: Path) -> None:

@@ -77,10 +77,8 @@ def points_and_labels(name: str, count: int = BATCH) -> Batch:
     """A batch on the CPU that a network takes."""
     _, sizes = NETWORKS[name]
     labels = sizes.get("label_dim")
-    return Batch(
-        normal(count, 64 if "image_shape" in sizes else 2).float(),
-        normal(count, labels, seed=1).float() if labels else None,
-    )
+    points = normal(count, 64 if "image_shape" in sizes else 2).float()
+    return Batch(points, normal(count, labels, seed=1).float() if labels else None)
 
 
 def trainer_on(

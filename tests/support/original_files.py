@@ -138,13 +138,8 @@ def conv(layer: nn.Conv2d, taps: Any = None, **attributes: Any) -> Persistent:
 
 
 def norm(layer: nn.GroupNorm) -> Persistent:
-    return module(
-        "GroupNorm",
-        weight=layer.weight,
-        bias=layer.bias,
-        num_groups=layer.num_groups,
-        eps=layer.eps,
-    )
+    sizes = {"num_groups": layer.num_groups, "eps": layer.eps}
+    return module("GroupNorm", weight=layer.weight, bias=layer.bias, **sizes)
 
 
 def block(layer: Any, taps: Any) -> Persistent:
@@ -244,14 +239,10 @@ def toy_network(network: OriginalToyConvUNet) -> Persistent:
         for number, layer in enumerate(blocks, start=1):
             gnorm = nn.GroupNorm(layer.norm.num_groups, layer.norm.num_channels)
             gnorm.weight, gnorm.bias = layer.norm.weight, layer.norm.bias
-            children[f"{way}resblock{number}"] = module(
-                "ToyResidualBlock",
-                {
-                    "conv1": conv(layer.conv, [1, 1], stride=layer.stride, up=way == "up"),
-                    "dense1": linear(layer.modulation, "Linear_FR"),
-                    "gnorm1": gnorm,
-                },
-            )
+            first = conv(layer.conv, [1, 1], stride=layer.stride, up=way == "up")
+            dense = linear(layer.modulation, "Linear_FR")
+            parts = {"conv1": first, "dense1": dense, "gnorm1": gnorm}
+            children[f"{way}resblock{number}"] = module("ToyResidualBlock", parts)
     return module("ToyConvUNet", children, _init_args=(), _init_kwargs={})
 
 
@@ -348,17 +339,12 @@ def toy_content(
     pca = PCA(n_components=dim).fit(points.numpy())
     network = network or toy_network(small_toy_network(dim))
     moments = (pca.explained_variance_, torch.from_numpy(pca.components_.T.copy()))
+    data = {"dset_name": name, "orig_data_dim": dim, "working_data_dim": dim}
     return {
         "ema": precond(network, "IFsToyPreCond", [0.0] * dim, *moments, space=space, rho=rho),
         "loss_fn": Persistent("IFsToyLoss", t_min=1e-7, t_max=7.01, rho=rho),
         "augment_pipe": None,
-        "dataset_kwargs": {
-            "dset_name": name,
-            "orig_data_dim": dim,
-            "working_data_dim": dim,
-            "augment_to": 0,
-            "pca_trf": pca,
-        },
+        "dataset_kwargs": {**data, "augment_to": 0, "pca_trf": pca},
     }
 
 
@@ -370,16 +356,9 @@ def image_content(
     written = image_network(class_name, network, **init_kwargs)
     eigenvalues = np.linspace(1.5, 0.1, len(exponents))
     shape = {"img_resolution": side, "img_channels": channels}
+    basis = (eigenvalues, random_axes(len(exponents)))
     return {
-        "ema": precond(
-            written,
-            "IFsPreCond",
-            exponents,
-            eigenvalues,
-            random_axes(len(exponents)),
-            space,
-            **shape,
-        ),
+        "ema": precond(written, "IFsPreCond", exponents, *basis, space, **shape),
         "loss_fn": Persistent("IFsLoss", t_min=1e-7, t_max=12.5, t_sampling="uniform"),
         "dataset_kwargs": {"path": "/data/my set.zip", "resolution": side},
     }

@@ -202,11 +202,8 @@ def save_image_matrices(folder: Path, dim: int = 7, **changes: Any) -> Path:
         arrays = {name: values[index] for name, values in matrices.items() if values.ndim}
         arrays |= {"time": np.array(time), "format": matrices["format"]}
         path = folder / f"{IMAGE_STEM}_times0_{index}.npz"
-        save(
-            path,
-            {**arrays, "time": time, "format": matrices["format"]},
-            **(changes if index == len(TIMES) - 1 else {}),
-        )
+        at_time = {**arrays, "time": time, "format": matrices["format"]}
+        save(path, at_time, **(changes if index == len(TIMES) - 1 else {}))
     return path
 
 

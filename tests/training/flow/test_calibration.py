@@ -403,11 +403,8 @@ def test_courses_are_as_good_as_they_say_on_latents_at_few_calls(flow: Probabili
     for name, use in USES.items():
         course = flow.courses[name]
         assert course.error <= use.error
-        way = (
-            (flow.melt(points, *flow.course(name)))
-            if use.melts
-            else (flow.generate(latents, *flow.course(name)))
-        )
+        start, simulate = (points, flow.melt) if use.melts else (latents, flow.generate)
+        way = simulate(start, *flow.course(name))
         assert way.calls == course.calls <= 30
         off = (way.end - (latents if use.melts else right.end)) / flow.latent_std(way.times[-1])
         assert usual(off) < 2 * course.error

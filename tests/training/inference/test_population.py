@@ -28,11 +28,8 @@ EVEN = torch.special.ndtri((torch.arange(500).double() + 0.5) / 500)
 def reference() -> tuple[Tensor, Tensor, Tensor]:
     """Means and standard deviations ``[2]`` of mu and tau under flat priors, and means ``[M]`` of
     the members, on a grid."""
-    mu, tau = torch.meshgrid(
-        torch.linspace(-60, 80, 561).double(),
-        torch.linspace(0.05, 120, 2400).double(),
-        indexing="ij",
-    )
+    axes = torch.linspace(-60, 80, 561).double(), torch.linspace(0.05, 120, 2400).double()
+    mu, tau = torch.meshgrid(*axes, indexing="ij")
     total = (ERRORS.square() + tau[..., None].square()).sqrt()
     density = Normal(mu[..., None], total).log_prob(SEEN).sum(dim=-1)
     density += -(((mu - CENTER) / SCALE).square() + (tau / SCALE).square()) / 2

@@ -149,12 +149,8 @@ def test_rows_are_drawn_alike_whoever_takes_which(monkeypatch: pytest.MonkeyPatc
 def test_pairs_are_spread_evenly_over_times(count: int) -> None:
     """Of an odd number of samples the last one is alone, in a stratum of half the width."""
     loss, cpu, rows = DenoisingLoss(PRR, 0.0, 1.0), torch.device("cpu"), slice(0, count)
-    t = torch.stack(
-        [
-            loss.draw_rows(rows, count, torch.float64, cpu, (0, step), antithetic=True).t
-            for step in range(2000)
-        ]
-    )
+    steps = ((rows, count, torch.float64, cpu, (0, step)) for step in range(2000))
+    t = torch.stack([loss.draw_rows(*step, antithetic=True).t for step in steps])
     first = torch.arange(count).div(2, rounding_mode="floor") * 2 / count
     width = torch.full((count,), 2 / count)
     width[-1] *= 1 - (count % 2) / 2
