@@ -1,18 +1,24 @@
-"""Steps of training: what they change, and the precision that they take."""
+"""Steps of training: what they change, their precision, and what several ranks compute."""
 
 import math
+import os
+import signal
+import time
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, TrainingError, UsageError
 from tests.support.card_training import model_of
 from tests.support.draws import normal, seeded
 from tests.support.image_models import image_basis, image_model
+from tests.support.rank_pool import RankPool
 from tests.support.trainers import (
     Troubled,
     assert_same_state,
@@ -21,6 +27,7 @@ from tests.support.trainers import (
     tensors,
     weights,
 )
+from torch_utils import distributed
 from torch_utils.stats import RunningMeans
 from training.data.batches import Batch, ToyBatches
 from training.flow.eigenbasis import EigenBasis
@@ -28,6 +35,7 @@ from training.learning import safeguards, speed
 from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.safeguards import LARGEST, MAX_SKIPPED_IN_A_ROW, START, LossScale
 from training.learning.speed import compile_network, fastest_precision, gradient_seconds
+from training.learning.stopping import StopRequest
 from training.learning.trainer import Trainer, TrainingConfig
 
 CPU = torch.device("cpu")
@@ -319,3 +327,44 @@ def test_what_cannot_be_compiled_is_refused_in_one_line(monkeypatch: pytest.Monk
             patch.setattr(type(trainer.denoiser.network), broken, fail)
             with pytest.raises(UsageError, match=r"here \(no compiler\): leave --compile out$"):
                 compile_network(trainer, source)
+
+
+def work_in_which_one_loss_overflows() -> tuple[int, bool]:
+    """The number of skipped steps, and whether the weights are what they were."""
+    with distributed.process_group("cpu"):
+        trainer, source = circles_trainer()
+        before = [weights.clone() for weights in trainer.denoiser.parameters()]
+        per_sample = DenoisingLoss.per_sample
+        more = math.inf if distributed.rank() == 1 else 0.0
+        overflowing = lambda *given: per_sample(*given) + more  # noqa: E731
+        with mock.patch.object(DenoisingLoss, "per_sample", overflowing):
+            trainer.train_step(next(source.batches(0)), RunningMeans(CPU))
+        same = map(torch.equal, trainer.denoiser.parameters(), before)
+        return trainer.skipped, all(same)
+
+
+def test_a_loss_that_overflows_on_one_rank_is_skipped_by_all(two_ranks: RankPool) -> None:
+    assert list(two_ranks.call(work_in_which_one_loss_overflows)) == [(1, True), (1, True)]
+
+
+def work_until_a_signal() -> tuple[int | None, int, int]:
+    """The signal, the step after which it is known, and how often ranks asked each other."""
+    with distributed.process_group("cpu"), StopRequest() as stop:
+        with mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as asked:
+            for step in range(1, 100_000):
+                if step == 50 and distributed.rank() == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(1e-4)
+                number = stop.agreed(CPU)
+                if number:
+                    break
+        return number, step, asked.call_count
+
+
+def test_ranks_that_rarely_ask_each_other_stop_at_the_same_step(two_ranks: RankPool) -> None:
+    one, other = two_ranks.call(work_until_a_signal)
+    assert one == other
+    number, step, asked = one
+    assert number == signal.SIGTERM
+    assert 50 <= step < 100_000
+    assert asked < step / 4

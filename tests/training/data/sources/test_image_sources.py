@@ -326,12 +326,11 @@ def test_a_failed_move_leaves_the_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == [folder]
 
 
-lmdb = pytest.importorskip("lmdb", reason="stores are read by the package of LMDB")
-
 LENGTHS = (0, 1, 50, 2000, 2050, 4096, 30_000)
 
 
 def write_store(folder: Path, batches: list[dict[bytes, bytes]], removed: list[bytes]) -> Path:
+    lmdb = pytest.importorskip("lmdb", reason="stores are read by the package of LMDB")
     with lmdb.open(str(folder), map_size=1 << 28, lock=False) as store:
         for batch in batches:
             with store.begin(write=True) as transaction:
