@@ -16,8 +16,7 @@ import posterior
 import train
 from dnnlib.errors import UsageError
 from tests.support.messy_tables import MESSY
-from tests.support.refusals import refusal
-from tests.support.running import good, quick_endings, refused, run_script
+from tests.support.running import good, quick_endings, refusal, refused, run_script
 from torch_utils.snapshots import read_network, write_network
 from training import Answers, Records
 from training.data.records.encoding import encode

@@ -21,8 +21,7 @@ from dnnlib.errors import DataError, UsageError
 from tests.support.draws import seeded
 from tests.support.image_files import encoded
 from tests.support.image_models import CLASSES, END, SHAPE, write_image_set
-from tests.support.refusals import refusal
-from tests.support.running import Run, contents, good, refused, run_script, unless_given
+from tests.support.running import Run, contents, good, refusal, refused, run_script, unless_given
 from torch_utils.results import load_arrays
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream

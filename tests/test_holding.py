@@ -15,8 +15,7 @@ import visualize
 from dnnlib.errors import UsageError
 from tests.support.finished_runs import SIMULATION_NAMES, write_csv
 from tests.support.outcomes import drawn, told
-from tests.support.refusals import refusal
-from tests.support.running import Result, Run, good, refused, run_script, starter
+from tests.support.running import Result, Run, good, refusal, refused, run_script, starter
 from torch_utils.snapshots import read_network, write_network
 from training import Guarantee
 from training.commands.inference import Asked

@@ -17,7 +17,7 @@ from benchmarks.simulators.slcp import Distractors, Slcp, SlcpDistractors
 from benchmarks.simulators.task import Task
 from benchmarks.simulators.validation import reference_scores, simulator_scores
 from dnnlib.errors import UsageError
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 
 DESIGN = np.random.default_rng(0).normal(size=(100, 10))
 TASKS = [

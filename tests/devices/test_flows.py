@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.card_training import model_of, points_and_labels
 from tests.support.draws import double, normal, seeded
 from tests.support.fake_cuda import FakeCuda
 from tests.support.flows import SCHEDULES, bumps_under
 from tests.support.posteriors import conditional_prior, drawn, gaussian_prior
 from tests.support.running import slowly
+from tests.support.trainers import model_of, points_and_labels
 from training.data.batches import Batch
 from training.flow.calibration import fit_calibration
 from training.flow.eigenbasis import EigenBasis

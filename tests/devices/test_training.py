@@ -8,18 +8,18 @@ import torch
 import torch.distributed as dist
 
 from dnnlib.errors import UsageError
-from tests.support.card_training import (
+from tests.support.draws import normal
+from tests.support.fake_cuda import FakeCuda, fake_cuda
+from tests.support.running import slowly
+from tests.support.trainers import (
     BATCH,
     NETWORKS,
     Repeated,
     points_and_labels,
+    run_steps,
     tensors_of,
     trainer_on,
 )
-from tests.support.draws import normal
-from tests.support.fake_cuda import FakeCuda, fake_cuda
-from tests.support.running import slowly
-from tests.support.trainers import run_steps
 from torch_utils import distributed
 from training.learning.targets import MOST_NEAR
 from training.learning.trainer import Trainer

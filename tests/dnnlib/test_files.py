@@ -14,8 +14,7 @@ import torch
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path, require_folder, require_new, require_room, require_writable
-from tests.support.refusals import refusal
-from tests.support.running import full_disk
+from tests.support.running import full_disk, refusal
 
 
 @pytest.mark.parametrize("old", [None, "old"])

@@ -1,4 +1,4 @@
-"""Runs scripts in this process, as a user would run them."""
+"""Runs scripts in this process, as a user would, and looks at what an error says."""
 
 import inspect
 import io
@@ -19,6 +19,7 @@ import click
 import pytest
 import torch
 
+from dnnlib.errors import DataError, InflationError
 from dnnlib.logs import logger
 from training.options.declared import Declared, takes
 from training.options.script import command
@@ -27,6 +28,7 @@ from training.options.script import run_script as run_to_the_end
 S = TypeVar("S", bound=Declared)
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]
+LONGEST = 800
 ALONE = {"RANK": "0", "WORLD_SIZE": "1"}
 # What changes numbers or speed of all that comes after: how it is read, and how it is set.
 TORCH_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
@@ -95,6 +97,29 @@ def refused(result: Result, code: int, *parts: object) -> None:
     assert ".py: error: " in result.error
     for part in parts:
         assert str(part) in result.error
+
+
+def refusal(
+    read: Callable[..., object],
+    *arguments: object,
+    kind: type[InflationError] = DataError,
+    **options: object,
+) -> str:
+    """The message with which a call is refused: one printable line that names every path given.
+
+    Args:
+        read: The function to call.
+        arguments: Its arguments; options are those with names.
+        kind: The error that it must raise.
+    """
+    with pytest.raises(kind) as caught:
+        read(*arguments, **options)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < LONGEST
+    for path in arguments:
+        assert not isinstance(path, Path) or str(path) in message
+    return message
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -22,8 +22,7 @@ from tests.fuzz.hostile import made, npy, zip_bomb, zip_of
 from tests.fuzz.hostile_arrays import ARRAYS as HOSTILE_ARRAYS
 from tests.fuzz.hostile_arrays import saved
 from tests.fuzz.pickles import Call
-from tests.support.refusals import refusal
-from tests.support.running import full_disk
+from tests.support.running import full_disk, refusal
 from torch_utils import results
 from torch_utils.array_rows import open_rows
 from torch_utils.array_stream import stream_arrays

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from torch_utils import snapshots
 from torch_utils.snapshots import Part, build, read_network, read_state, write_network, write_state
 

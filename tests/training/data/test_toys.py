@@ -14,7 +14,7 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from tests.support.draws import normal, seeded
 from tests.support.flows import law_distance
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from training.data import toys
 from training.data.batches import Batch, ToyBatches
 from training.data.toys import LARGEST_MISMATCH, UNSCALED, Toy

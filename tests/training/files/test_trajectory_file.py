@@ -15,7 +15,7 @@ from dnnlib.errors import DataError, UsageError
 from tests.support.draws import normal
 from tests.support.flows import Counted, random_basis
 from tests.support.outcomes import TRAJECTORY
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from torch_utils.results import load_arrays, save_arrays
 from training.files.formats import FORMATS, PREFIX
 from training.files.observations import read_columns, read_mask, read_observations

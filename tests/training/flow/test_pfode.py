@@ -14,7 +14,7 @@ from dnnlib.errors import DataError, UsageError
 from tests.support import flows
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import FunctionNetwork, curved_flow, random_basis
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from training.data.tables.table import Columns
 from training.flow.calibration import Calibration, fit_calibration
 from training.flow.coordinates.coordinates import Coordinates

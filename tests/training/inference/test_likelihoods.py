@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from training.data.tables.table import Columns, DataTable, Dropped
 from training.files.observations import read_mask, read_operator
 from training.flow.coordinates.conditions import GaussianPrediction

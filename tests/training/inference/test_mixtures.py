@@ -14,7 +14,7 @@ from torch.distributions import Normal
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, seeded
 from tests.support.posteriors import conditional_prior
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from torch_utils.seeds import seeded_generator
 from training.inference.amortized import Amortized
 from training.inference.exact import ExactPosterior

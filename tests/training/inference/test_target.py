@@ -14,7 +14,7 @@ from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal
 from tests.support.flows import curved_flow
 from tests.support.posteriors import Parabola, affine, conditional_prior, gaussian_prior, limited
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
 from training.inference.amortized import Amortized

@@ -11,7 +11,7 @@ from torch.distributions import MultivariateNormal
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from tests.support.trainers import run_steps
 from torch_utils.snapshots import Part, read_network, write_network
 from training.data.tables.table import Columns, DataTable, Dropped

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import seeded
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates
 from training.learning.coordinates import basis_in, fit_coordinates, over_decades

@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.support.card_training import model_of
 from tests.support.running import slowly
-from tests.support.trainers import tiny_model
+from tests.support.trainers import model_of, tiny_model
 from torch_utils.live_memory import GRAIN
 from training.learning.cost import PaperStep, largest_that_fits
 from training.learning.trainer import TrainingConfig

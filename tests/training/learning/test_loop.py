@@ -17,7 +17,7 @@ import torch
 
 from dnnlib.errors import DataError
 from dnnlib.logs import logger
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from tests.support.trainers import Troubled, assert_same_state, circles_trainer, weights
 from torch_utils.snapshots import read_state
 from training.data.batches import BatchSource

@@ -16,7 +16,7 @@ from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import FunctionNetwork, random_basis, rotated
 from tests.support.posteriors import conditional_prior
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from torch_utils.seeds import seeded_generator
 from training.data.toys import Toy
 from training.flow.courses import USES, Course, student_times

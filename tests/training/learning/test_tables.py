@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError
 from tests.support.draws import seeded
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from tests.support.trainers import run_steps
 from training.data.tables.foreign import ForeignTable
 from training.data.tables.making import TableChoices, make_table

@@ -15,7 +15,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, TrainingError, UsageError
-from tests.support.card_training import model_of
 from tests.support.draws import normal, seeded
 from tests.support.image_models import image_basis, image_model
 from tests.support.rank_pool import RankPool
@@ -23,6 +22,7 @@ from tests.support.trainers import (
     Troubled,
     assert_same_state,
     circles_trainer,
+    model_of,
     run_steps,
     tensors,
     weights,

@@ -14,7 +14,7 @@ from scipy.spatial.distance import pdist
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import seeded
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from training.measure.alpha_shapes import FILLED, alpha_shape, circumradii, filling_alpha
 from training.measure.boundaries import (
     Boundary,

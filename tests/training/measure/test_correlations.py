@@ -15,7 +15,7 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from tests.support.draws import double, normal
 from tests.support.flows import gaussian_flow
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from torch_utils.results import save_arrays
 from training.flow.denoisers import Denoiser, MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis

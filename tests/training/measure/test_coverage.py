@@ -9,8 +9,7 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal
-from tests.support.refusals import refusal
-from tests.support.running import slowly
+from tests.support.running import refusal, slowly
 from training.measure.boundaries import gaussian_content, unit_sphere
 from training.measure.coverage import (
     STAGES,

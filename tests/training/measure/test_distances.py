@@ -12,7 +12,7 @@ from torch_fidelity.metric_kid import kernel_poly, mmd2
 from dnnlib.errors import DataError
 from tests.support.draws import normal, seeded
 from tests.support.rank_pool import RankPool
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from training.measure import kernel_distance as module

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import random_basis
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from torch_utils.snapshots import Part, build, read_network, write_network
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.schedules import InflationSchedule

@@ -15,8 +15,7 @@ import toy_pfODE_int
 import toy_train
 from dnnlib.errors import DataError, InflationError, TrainingError, UsageError, agree
 from dnnlib.files import atomic_path
-from tests.support.refusals import refusal
-from tests.support.running import parsed, run_script
+from tests.support.running import parsed, refusal, run_script
 from training.commands.shared import image_times, steps_and_end
 from training.commands.toy_train import training_on_toy
 from training.commands.train import tries_precisions

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dnnlib.errors import DataError, UsageError
 from tests.support import original_files as files
 from tests.support.draws import normal, seeded
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from training.data.toys import Toy
 from training.flow.schedules import InflationSchedule
 from training.model.model import Model

@@ -19,7 +19,7 @@ from tests.support.original_files import (
     randomized,
     toy_content,
 )
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from training.networks import NETWORKS
 from training.original.model import import_original
 

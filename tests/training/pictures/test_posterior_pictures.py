@@ -14,7 +14,7 @@ from scipy.stats import multivariate_normal
 
 from dnnlib.errors import DataError
 from tests.support.picture_files import save_check, save_posterior
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from tests.training.pictures.test_training_pictures import words
 from training.data.toys import Toy
 from training.files.posterior import SavedCheck

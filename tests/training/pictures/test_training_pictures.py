@@ -15,7 +15,7 @@ from scipy.stats import kstwobign, spearmanr
 from dnnlib.errors import DataError
 from tests.support.answer_files import COUNT, TABLE, save
 from tests.support.picture_files import save_table
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from training.files.answers import SavedAnswers
 from training.files.arrays import stem_of, title_of
 from training.files.records import columns_json

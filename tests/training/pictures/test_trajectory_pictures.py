@@ -30,7 +30,7 @@ from tests.support.picture_files import (
     save_table,
     save_toy_matrices,
 )
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from training.files.trajectory import SavedTrajectory
 from training.measure.boundaries import unit_sphere
 from training.pictures.album import drawable_files, pictures_of

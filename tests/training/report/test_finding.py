@@ -14,7 +14,7 @@ import pytest
 
 from dnnlib.errors import DataError
 from tests.support import picture_files as files
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from tests.training.report.conftest import CHOICE, NASTY
 from training.report.content import Choice, Flow, Section
 from training.report.finding import Findings, found_in

@@ -13,7 +13,7 @@ from dnnlib.errors import UsageError
 from tests.support.draws import double, seeded
 from tests.support.image_models import save_image_model
 from tests.support.posteriors import conditional_prior, gaussian_prior, problem
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from torch_utils.results import save_arrays
 from training.inference.likelihoods import Gaussian
 from training.inference.samplers.twisted import calls_of

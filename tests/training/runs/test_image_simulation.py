@@ -14,8 +14,7 @@ from dnnlib.errors import DataError, InflationError, UsageError
 from tests.support.draws import double, normal
 from tests.support.flows import exact_flow, random_basis
 from tests.support.image_models import SHAPE, save_image_model, write_image_set
-from tests.support.refusals import refusal
-from tests.support.running import Run, run_script
+from tests.support.running import Run, refusal, run_script
 from torch_utils.results import load_json
 from torch_utils.snapshots import read_network, write_network
 from training.flow.calls import BLOCK_ROWS

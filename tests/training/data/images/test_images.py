@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from dnnlib.errors import DataError
 from tests.support.image_files import encoded, write_zip
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from torch_utils import distributed
 from training.data.batches import Batch
 from training.data.images.batches import (

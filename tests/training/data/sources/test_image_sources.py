@@ -21,8 +21,7 @@ from sklearn.datasets import load_digits, load_sample_images
 
 import dataset_tool
 from dnnlib.errors import DataError, UsageError
-from tests.support.refusals import refusal
-from tests.support.running import run_script
+from tests.support.running import refusal, run_script
 from training.data.images.codec import Decoder
 from training.data.sources import lmdb_process, lmdb_store
 from training.data.sources.formats import open_source, patches, read_plain_pickle

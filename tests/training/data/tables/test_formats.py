@@ -14,8 +14,7 @@ from dnnlib.errors import DataError, InflationError, UsageError
 from tests.fuzz.hostile import npy, zip_bomb
 from tests.support.draws import seeded
 from tests.support.finished_runs import write_csv
-from tests.support.refusals import refusal
-from tests.support.running import good, refused, run_script
+from tests.support.running import good, refusal, refused, run_script
 from training.data.tables.exchanged import exchanged
 from training.data.tables.foreign import BLOCK_ROWS
 from training.data.tables.formats import NotNumbers, is_table, open_table

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dnnlib.errors import DataError, UsageError
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from training.data.sketches import Sketch
 from training.data.tables import foreign
 from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, joined, narrowed

@@ -12,7 +12,7 @@ from dnnlib.errors import DataError
 from tests.support.draws import double, normal, seeded
 from tests.support.equations import START, last, riccati, riccati_solution
 from tests.support.flows import curved_flow, exact_flow, network_flow
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from training.flow.likelihood import DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS

@@ -22,8 +22,7 @@ from tests.support.posteriors import (
     posterior,
     problem,
 )
-from tests.support.refusals import refusal
-from tests.support.running import slowly
+from tests.support.running import refusal, slowly
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis

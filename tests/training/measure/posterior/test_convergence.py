@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from training.measure.posterior import convergence as module
 from training.measure.posterior import importance
 from training.measure.posterior.convergence import Convergence, convergence

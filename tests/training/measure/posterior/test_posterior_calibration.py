@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from training.measure.posterior.calibration import (
     CalibrationCheck,
     RunValues,
