@@ -145,9 +145,8 @@ def test_every_cell_of_a_notebook_runs_and_none_keeps_what_it_gave(path: Path) -
 
 def test_files_that_pages_name_are_there() -> None:
     for page in (*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
-        named = re.findall(
-            r"`((?:tests|training|benchmarks|torch_utils)/[\w/]+\.py)`", page.read_text()
-        )
+        rooms = "tests|training|benchmarks|torch_utils"
+        named = re.findall(rf"`((?:{rooms})/[\w/]+\.py)`", page.read_text())
         missing = [name for name in named if not (ROOT / name).exists()]
         assert not missing, page
 

@@ -134,10 +134,8 @@ def places(path: Path) -> list[int]:
 
 @pytest.mark.parametrize(("option", "count"), [("--kid_features", 9), ("--num", 8)])
 def test_so_many_random_images_are_taken(tool: Tool, data: Path, option: str, count: int) -> None:
-    paths = [
-        tool.ref(data, f"{option}={count}", f"--seed={seed}", name=f"{name}.npz")
-        for name, seed in (("a", 3), ("b", 3), ("c", 4))
-    ]
+    given, seeds = f"{option}={count}", {"a.npz": 3, "b.npz": 3, "c.npz": 4}
+    paths = [tool.ref(data, given, f"--seed={seed}", name=name) for name, seed in seeds.items()]
     chosen = [places(path) for path in paths]
     assert [len(set(one)) for one in chosen] == [count] * 3
     assert chosen[0] == chosen[1] == sorted(chosen[0])

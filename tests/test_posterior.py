@@ -185,14 +185,11 @@ def test_what_is_observed_comes_in_several_forms(sample: Run, tmp_path: Path) ->
     np.save(tmp_path / "mask.npy", np.array([False, True]))
     (tmp_path / "one.csv").write_text("x2\n0.5\n-0.2\n0.3\n1.1\n-0.9\n")
     (tmp_path / "map.csv").write_text("y\n0.5\n-0.2\n0.3\n1.1\n-0.9\n")
+    observed = f"--observation={tmp_path / 'map.csv'}"
     ways = {
         "name": ("--likelihood=mask", "--mask=x2"),
         "number": ("--likelihood=mask", "--mask=1", f"--observation={tmp_path / 'one.csv'}"),
-        "map": (
-            "--likelihood=linear",
-            f"--operator={tmp_path / 'a.npy'}",
-            f"--observation={tmp_path / 'map.csv'}",
-        ),
+        "map": ("--likelihood=linear", f"--operator={tmp_path / 'a.npy'}", observed),
     }
     (tmp_path / "turned.csv").write_text("x2,x1\n0.5,0\n-0.2,0\n0.3,0\n1.1,0\n-0.9,0\n")
     by_file = ("--likelihood=mask", f"--mask={tmp_path / 'mask.npy'}")

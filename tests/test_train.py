@@ -37,7 +37,7 @@ from tests.support.image_runs import (
     weights,
     write_images,
 )
-from tests.support.running import Run, contents, good, refused, run_script
+from tests.support.running import Run, contents, good, refused, run_script, slowly
 from torch_utils.snapshots import read_state, write_state
 from training.data.images.batches import ImageBatches, basis_batches
 from training.data.images.dataset import ImageDataset
@@ -172,9 +172,7 @@ def test_transfer_starts_from_the_weights_of_another(fit: Run, blobs: Path, tmp_
 # Pixels around gray with variance xi, independent. Then the optimal denoiser is linear,
 # D = xi / (xi + gamma) x. It is that of F = 0 for edm, whose sigma_data^2 is xi, and for vp and ve
 # of F = E[n | x], up to sign, which has mean square gamma / (xi + gamma), all to be learned.
-@pytest.mark.parametrize(
-    "precond", ["vp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("edm", "ve"))]
-)
+@pytest.mark.parametrize("precond", slowly(("vp", "edm", "ve"), "edm", "ve"))
 def test_white_noise_is_denoised_as_it_should_be(tmp_path: Path, precond: str) -> None:
     std, first, last = 0.3, 0.1, 0.5
     pixels = 127.5 * (1 + std * np.random.default_rng(2).normal(size=(2000, SIDE, SIDE, 1)))

@@ -105,16 +105,14 @@ class View:
         return torch._utils._rebuild_tensor_v2, arguments
 
 
-def module(
-    class_name: str, children: Mapping[str, Any] | None = None, **attributes: Any
-) -> Persistent:
+def module(kind: str, children: Mapping[str, Any] | None = None, **attributes: Any) -> Persistent:
     """A module with parameters and buffers given as tensors."""
     tensors = {key: value for key, value in attributes.items() if isinstance(value, Tensor)}
     parameters = {k: v for k, v in tensors.items() if isinstance(v, nn.Parameter)}
     buffers = {k: v for k, v in tensors.items() if k not in parameters}
     plain = {key: value for key, value in attributes.items() if key not in tensors}
     return Persistent(
-        class_name,
+        kind,
         training=False,
         _parameters=parameters,
         _buffers=buffers,

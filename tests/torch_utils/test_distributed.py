@@ -217,10 +217,8 @@ def test_different_keys_give_different_seeds() -> None:
 
 
 def test_generators_of_the_same_keys_draw_the_same() -> None:
-    one, same, other = (
-        torch.randn(100, generator=seeded_generator("cpu", *keys))
-        for keys in ((1, 2), (1, 2), (2, 1))
-    )
+    generators = (seeded_generator("cpu", *keys) for keys in ((1, 2), (1, 2), (2, 1)))
+    one, same, other = (torch.randn(100, generator=generator) for generator in generators)
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert abs(float(torch.corrcoef(torch.stack([one, other]))[0, 1])) < 0.5

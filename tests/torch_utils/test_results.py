@@ -100,7 +100,7 @@ def rows_of(path: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("read", [load_arrays, rows_of, load_json])
-def test_no_file_of_this_kind_is_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
+def test_other_files_are_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
     assert "does not exist" in refusal(read, tmp_path / "none")
     refusal(read, tmp_path)
     os.mkfifo(tmp_path / "pipe")

@@ -103,7 +103,7 @@ def test_a_training_state_gives_back_what_it_was_given_and_is_no_network(tmp_pat
 
 
 @pytest.mark.parametrize("opener", [load, read_state])
-def test_no_file_of_this_kind_is_refused(
+def test_other_files_are_refused(
     tmp_path: Path, path: Path, refused: Callable[..., str], opener: Callable[[Path], object]
 ) -> None:
     assert "does not exist" in refusal(opener, path)

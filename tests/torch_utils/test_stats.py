@@ -20,10 +20,9 @@ def test_means_of_several_adds_are_those_of_all_values() -> None:
     means, generator = RunningMeans(CPU), seeded()
     assert means.collect() == {}
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64):
-        parts = [
-            (10 + 3 * torch.randn(shape, generator=generator)).to(dtype)
-            for shape in ((7,), (2, 5), (), (3, 1, 2))
-        ]
+        shapes = ((7,), (2, 5), (), (3, 1, 2))
+        numbers = (torch.randn(shape, generator=generator) for shape in shapes)
+        parts = [(10 + 3 * number).to(dtype) for number in numbers]
         for part in parts:
             means.add("loss", part)
             means.add("a", torch.full((2,), 3.0))

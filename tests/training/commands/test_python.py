@@ -22,14 +22,8 @@ from training import Images, Model, SbiPosterior, Simulations, Table, Toy, norma
 from training.commands.sbi import _Estimator
 from training.files.posterior_draws import load_netcdf
 
-SHORT = {
-    "duration": 0.004,
-    "batch": 256,
-    "seed": 3,
-    "threads": 1,
-    "calibrate": False,
-    "latent_law": "gaussian",
-}
+SHORT = {"duration": 0.004, "batch": 256, "seed": 3, "threads": 1}
+SHORT |= {"calibrate": False, "latent_law": "gaussian"}
 
 
 def only_network(folder: Path) -> bytes:
@@ -174,9 +168,8 @@ def test_posteriors_are_those_of_the_command(model: Model, tmp_path: Path) -> No
     options = [f"--{name}={value}" for name, value in few.items()]
     place = (f"--save_dir={tmp_path}", f"--observation={tmp_path / 'seen.csv'}")
     what = ("--likelihood=mask", "--mask=b,a", "--noise_std=0.5")
-    run_script(
-        posterior, "sample", f"--network={tmp_path / 'network.pkl'}", *place, *what, *options
-    )
+    network = f"--network={tmp_path / 'network.pkl'}"
+    run_script(posterior, "sample", network, *place, *what, *options)
     (path,) = tmp_path.glob("*.nc")
     saved = load_netcdf(path, 2).points
     np.testing.assert_array_equal(draws.points, np.moveaxis(saved, 2, 0).reshape(2, -1, 3))

@@ -108,10 +108,8 @@ def surprise(toy: Toy, points: Tensor) -> float:
     basis = EigenBasis.from_moments(*toy.moments())
     schedule = InflationSchedule.to_dimension(toy.dim, toy.dim)
     exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
-    own, others = (
-        exact.log_density(basis.to_eigen(sample), torch.tensor(0.0))
-        for sample in (toy.sample(len(points), seeded(3)), points)
-    )
+    samples, now = (toy.sample(len(points), seeded(3)), points), torch.tensor(0.0)
+    own, others = (exact.log_density(basis.to_eigen(sample), now) for sample in samples)
     error = (own.var() + others.var()).sqrt() / len(points) ** 0.5
     return float((own.mean() - others.mean()).abs() / error)
 

@@ -8,28 +8,14 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
+from tests.support import flows
 from tests.support.draws import double, normal, seeded
-from tests.support.flows import (
-    Bumps,
-    FunctionNetwork,
-    curved_flow,
-    exact_flow,
-    gaussian_flow,
-    noisy_points,
-    random_basis,
-)
+from training.flow import grids
 from training.flow.calibration import PRIOR_STD, Calibration, fit_calibration
 from training.flow.calls import ConditionedDenoiser
 from training.flow.courses import NATS, USES, Course
 from training.flow.denoisers import MixtureDenoiser, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.flow.grids import (
-    FEWEST_STEPS,
-    LEAST_DENSITY,
-    EqualErrorGrid,
-    choose_steps,
-    fit_equal_error_grid,
-)
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
@@ -43,9 +29,9 @@ SLOPE_METHODS = ("marginal", "path")
 DOUBLE = torch.float64
 
 
-def bumps() -> Bumps:
+def bumps() -> flows.Bumps:
     """Three bumps that are wider than others', so that few steps follow their flow."""
-    toy = Bumps(3)
+    toy = flows.Bumps(3)
     toy.mixture = toy.mixture._replace(covariance=2.5 * toy.mixture.covariance)
     return toy
 
@@ -70,7 +56,7 @@ def biased(
         ideal = (exact(x, t) - c.c_skip * x) / c.c_out
         return scale * (ideal + slope * z + curve * z**3)
 
-    network = FunctionNetwork(spoiled)
+    network = flows.FunctionNetwork(spoiled)
     denoiser = NetworkDenoiser(network, basis, schedule, data_variance=variance)
     return denoiser
 
@@ -155,9 +141,9 @@ def test_the_gain_that_a_perfect_network_lost_is_found(scale: float) -> None:
 
 
 def test_where_the_output_does_not_vary_its_gain_is_one() -> None:
-    basis = random_basis(2)
+    basis = flows.random_basis(2)
     schedule = InflationSchedule.to_dimension(2, 2, top_variance=basis.top_variance)
-    silent = NetworkDenoiser(FunctionNetwork(lambda z, c: 0 * z), basis, schedule)
+    silent = NetworkDenoiser(flows.FunctionNetwork(lambda z, c: 0 * z), basis, schedule)
     points = normal(300, 2)
     for method in METHODS:
         found = fit_calibration(silent, points, nodes(3), 0, method)
@@ -176,7 +162,7 @@ def test_a_single_point_moves_no_gain_far(size: float) -> None:
     def network(z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         return torch.stack([size * (z[:, 1].abs() > 5), 0 * z[:, 1]], dim=1)
 
-    denoiser = NetworkDenoiser(FunctionNetwork(network), basis, schedule)
+    denoiser = NetworkDenoiser(flows.FunctionNetwork(network), basis, schedule)
     moved = (fit_calibration(denoiser, points, nodes(5), 0).gains[:, 0] - 1).abs()
     assert 0.02 < moved.max() < PRIOR_STD / 2 + 1e-3
 
@@ -270,9 +256,9 @@ def test_neither_the_block_size_nor_its_last_block_matters(method: str) -> None:
 def test_conditions_go_to_the_network_row_by_row() -> None:
     """A network whose output is its label times z has the weighted mean label for its slope, times
     what gain it is given."""
-    basis = random_basis(2)
+    basis = flows.random_basis(2)
     schedule = InflationSchedule.to_dimension(2, 2, top_variance=basis.top_variance)
-    network = FunctionNetwork(lambda z, c, labels: labels * z)
+    network = flows.FunctionNetwork(lambda z, c, labels: labels * z)
     denoiser = NetworkDenoiser(network, basis, schedule)
     points = normal(700, 2)
     labels = (torch.arange(700) % 2).float()[:, None]
@@ -305,22 +291,22 @@ def rms(difference: Tensor) -> float:
 
 
 def test_times_of_any_number_of_steps_are_quantiles_of_the_grid() -> None:
-    grid = EqualErrorGrid(double([0.0, 1.0, 4.0]))
+    grid = grids.EqualErrorGrid(double([0.0, 1.0, 4.0]))
     assert (grid(1).tolist(), grid(2).tolist()) == ([0, 4], [0, 1, 4])
     assert grid(4).tolist() == [0, 0.5, 1, 2.5, 4]
 
 
 @pytest.mark.parametrize("name", ["rk4", "exp_rk5", "gauss4"])
 def test_adapted_times_make_nearly_equal_errors_that_add_up_to_less(name: str) -> None:
-    flow, solver = curved_flow(), SOLVERS[name]
+    flow, solver = flows.curved_flow(), SOLVERS[name]
     latents, best = latents_of(flow), SOLVERS["exp_rk5"]
-    grid = fit_equal_error_grid(flow, latents, flow.schedule.times(1, LAST), solver)
+    grid = grids.fit_equal_error_grid(flow, latents, flow.schedule.times(1, LAST), solver)
     even = flow.schedule.times(24, LAST)
     found = grid(24)
     assert found[[0, -1]].tolist() == [0, LAST]
     steps = found.diff()
     assert (steps > 0).all()
-    assert steps.max() / steps.min() <= 1.01 / LEAST_DENSITY
+    assert steps.max() / steps.min() <= 1.01 / grids.LEAST_DENSITY
 
     def spread(times: Tensor) -> float:
         """How much the error of a step varies, in powers of two."""
@@ -347,7 +333,7 @@ def test_adapted_times_make_nearly_equal_errors_that_add_up_to_less(name: str) -
 
 @pytest.mark.parametrize("name", ["rk4", "exp_ab2", "exp_rk5", "gauss4"])
 def test_the_chosen_number_of_steps_reaches_the_tolerance(name: str) -> None:
-    flow, solver = curved_flow(), SOLVERS[name]
+    flow, solver = flows.curved_flow(), SOLVERS[name]
     latents = latents_of(flow)
 
     def even(steps: int) -> Tensor:
@@ -356,9 +342,9 @@ def test_the_chosen_number_of_steps_reaches_the_tolerance(name: str) -> None:
     exact = flow.generate(latents, even(100), SOLVERS["exp_rk5"]).end
     counts = []
     for tolerance in (1e-2, 1e-3, 1e-4):
-        chosen = choose_steps(flow, latents, even, solver, tolerance)
+        chosen = grids.choose_steps(flow, latents, even, solver, tolerance)
         counts.append(chosen.steps)
-        assert chosen.steps >= FEWEST_STEPS // 2
+        assert chosen.steps >= grids.FEWEST_STEPS // 2
         assert rms(flow.generate(latents, even(chosen.steps), solver).end - exact) < 1.3 * tolerance
         assert chosen.error <= tolerance * 1.0001
     assert counts == sorted(counts)
@@ -366,11 +352,11 @@ def test_the_chosen_number_of_steps_reaches_the_tolerance(name: str) -> None:
 
 
 def test_a_tolerance_that_no_steps_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    flow = curved_flow()
+    flow = flows.curved_flow()
     monkeypatch.setattr("training.flow.grids.MOST_STEPS", 16)
     even = partial(flow.schedule.times, t_max=LAST)
     with pytest.raises(UsageError, match=r"1e-14.*at best"):
-        choose_steps(flow, latents_of(flow), even, SOLVERS["euler"], 1e-14)
+        grids.choose_steps(flow, latents_of(flow), even, SOLVERS["euler"], 1e-14)
 
 
 COUNT = 256
@@ -385,8 +371,8 @@ def with_courses(flow: ProbabilityFlow, noisy: Tensor) -> ProbabilityFlow:
 @pytest.fixture(scope="module", params=["circles", pytest.param("bumps5", marks=pytest.mark.slow)])
 def flow(request: pytest.FixtureRequest) -> ProbabilityFlow:
     """A flow that keeps all dimensions, or compresses most of five, with its courses."""
-    toy, flow = exact_flow(request.param, dims_to_keep=2)
-    return with_courses(flow, noisy_points(toy, flow, COUNT, flow.times()[0], seeded(1)))
+    toy, flow = flows.exact_flow(request.param, dims_to_keep=2)
+    return with_courses(flow, flows.noisy_points(toy, flow, COUNT, flow.times()[0], seeded(1)))
 
 
 def usual(off: Tensor) -> float:
@@ -425,7 +411,7 @@ def test_flows_go_by_courses_unless_times_or_a_solver_are_given(flow: Probabilit
 
 def test_a_gaussian_flow_stands_still_and_takes_the_fewest_calls() -> None:
     schedule = InflationSchedule.to_dimension(3, 3, top_variance=2.0)
-    flow = gaussian_flow(random_basis(3), schedule)
+    flow = flows.gaussian_flow(flows.random_basis(3), schedule)
     noisy = flow.noisy_std(flow.times()[0]) * normal(COUNT, 3, seed=1)
     with_courses(flow, noisy)
     assert [course.calls for course in flow.courses.values()] == [4, 4, 4, 4, 18]
@@ -433,7 +419,7 @@ def test_a_gaussian_flow_stands_still_and_takes_the_fewest_calls() -> None:
 
 
 def test_each_trajectory_is_followed_under_its_own_conditions() -> None:
-    toy, flow = exact_flow("circles")
+    toy, flow = flows.exact_flow("circles")
     shifts = normal(2 * COUNT, 2, seed=5)
     denoiser = flow.denoiser
 
@@ -443,7 +429,7 @@ def test_each_trajectory_is_followed_under_its_own_conditions() -> None:
     def under(rows: slice) -> ProbabilityFlow:
         return flow.with_denoiser(ConditionedDenoiser(shifted, {"labels": shifts[rows]}))
 
-    noisy = noisy_points(toy, flow, COUNT, flow.times()[0], seeded(1)) + 0.1 * shifts[:COUNT]
+    noisy = flows.noisy_points(toy, flow, COUNT, flow.times()[0], seeded(1)) + 0.1 * shifts[:COUNT]
     latents = flow.latent.sample(COUNT, seeded(2))
     courses = choose_courses(under, noisy, latents, steps=32)
     assert set(courses) == set(USES)

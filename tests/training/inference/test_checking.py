@@ -8,28 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support import posteriors
 from tests.support.draws import double, normal, seeded
-from tests.support.posteriors import (
-    ROWS,
-    Parabola,
-    affine,
-    conditional_prior,
-    drawn,
-    gaussian_prior,
-    limited,
-    posterior,
-    problem,
-)
-from training.inference import sampling, wider
+from training.inference import checking, sampling, wider
 from training.inference.amortized import Amortized
-from training.inference.checking import (
-    LIKELIHOOD,
-    check_learned,
-    check_runs,
-    simulated,
-    truths_of_data,
-    truths_of_prior,
-)
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian
 from training.inference.prior import Prior
@@ -48,18 +30,18 @@ EMPTY = torch.zeros(1, 2).double()
 
 def of_samples(prior: Prior, told: float, numbers: list[int]) -> RunValues:
     """Runs with a noise of 0.5, where the posterior assumes another."""
-    target = Target(prior, Gaussian(double(0.5)), EMPTY, ROWS)
-    truths = truths_of_prior(target, numbers, PLAN.seed)
-    observed = simulated(target.likelihood, truths.points, numbers, PLAN.seed)
-    sampled = Target(prior, Gaussian(double(told)), observed, ROWS)
-    return check_runs(
+    target = Target(prior, Gaussian(double(0.5)), EMPTY, posteriors.ROWS)
+    truths = checking.truths_of_prior(target, numbers, PLAN.seed)
+    observed = checking.simulated(target.likelihood, truths.points, numbers, PLAN.seed)
+    sampled = Target(prior, Gaussian(double(told)), observed, posteriors.ROWS)
+    return checking.check_runs(
         Problem(sampled, prior, numbers), PLAN, truths, ["x1", "x2"], Pool.draw(sampled, 4096, 1)
     )[0]
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["blurred", "deblurred"])
 def prior(request: pytest.FixtureRequest) -> Prior:
-    return gaussian_prior(deblurred=request.param)
+    return posteriors.gaussian_prior(deblurred=request.param)
 
 
 def found(prior: Prior, told: float) -> CalibrationCheck:
@@ -72,27 +54,27 @@ def test_the_right_model_passes(prior: Prior) -> None:
 
 def test_the_likelihood_finds_a_noise_misstated_by_a_fifth(prior: Prior) -> None:
     adjusted = found(prior, 0.4).adjusted
-    assert adjusted[f"ranks of {LIKELIHOOD}"] < 0.01
+    assert adjusted[f"ranks of {checking.LIKELIHOOD}"] < 0.01
 
 
 def test_truths_and_observations_are_functions_of_seed_and_number() -> None:
-    target = Target(gaussian_prior(), Gaussian(double(0.5)), EMPTY, ROWS)
-    whole = truths_of_prior(target, range(5), 1)
-    part = truths_of_prior(target, [3, 1], 1)
+    target = Target(posteriors.gaussian_prior(), Gaussian(double(0.5)), EMPTY, posteriors.ROWS)
+    whole = checking.truths_of_prior(target, range(5), 1)
+    part = checking.truths_of_prior(target, [3, 1], 1)
     assert torch.equal(part.points, whole.points[[3, 1]])
-    seen = simulated(target.likelihood, whole.points, list(range(5)), 1)
-    assert torch.equal(simulated(target.likelihood, part.points, [3, 1], 1), seen[[3, 1]])
+    seen = checking.simulated(target.likelihood, whole.points, list(range(5)), 1)
+    assert torch.equal(checking.simulated(target.likelihood, part.points, [3, 1], 1), seen[[3, 1]])
     torch.testing.assert_close((seen - whole.points).std(), double(0.5), rtol=0.6, atol=0)
 
 
 def test_truths_of_data_have_variables_of_the_prior() -> None:
     """Standard normal ones, if the data are as the prior has them."""
-    prior, count = gaussian_prior(unit=0.5, origin=10.0), 2000
-    target = Target(prior, Gaussian(double(0.5)), EMPTY, ROWS)
+    prior, count = posteriors.gaussian_prior(unit=0.5, origin=10.0), 2000
+    target = Target(prior, Gaussian(double(0.5)), EMPTY, posteriors.ROWS)
     mean, covariance = prior.moments()
     noise = torch.randn(count, 2, generator=seeded()).double()
     points = mean + noise @ torch.linalg.cholesky(covariance).T
-    truths = truths_of_data(target, points, range(count), 1)
+    truths = checking.truths_of_data(target, points, range(count), 1)
     assert torch.equal(truths.points, points)
     assert (truths.w.mean(dim=0).abs() < 4.5 / count**0.5).all()
     assert ((truths.w.T.cov() - torch.eye(2)).abs() < 4.5 * (2 / count) ** 0.5).all()
@@ -110,7 +92,7 @@ ENDS = torch.stack([ORDER[:NEAR], ORDER[-NEAR:]])
 
 @pytest.fixture(scope="module")
 def learned() -> Prior:
-    return conditional_prior()
+    return posteriors.conditional_prior()
 
 
 def learnable(noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -124,7 +106,7 @@ def of_learned(
     learned: Prior, truths: Tensor, y: Tensor, references: Tensor | None = None
 ) -> RunValues:
     amortized = Amortized(learned, y, rows=2048, chains=1, draws=60, seed=2)
-    return check_learned(amortized, truths, torch.arange(RUNS), "ab", references)
+    return checking.check_learned(amortized, truths, torch.arange(RUNS), "ab", references)
 
 
 def test_the_right_posterior_passes(learned: Prior) -> None:
@@ -181,7 +163,7 @@ def test_a_posterior_that_is_wrong_for_half_of_the_observations_fails(learned: P
 
 
 def test_only_points_that_know_conditions_see_a_posterior_that_does_not() -> None:
-    learned, (truths, y) = conditional_prior("off"), learnable()
+    learned, (truths, y) = posteriors.conditional_prior("off"), learnable()
     alone = calibrate(of_learned(learned, truths, y))
     assert alone.passed
     nearest = torch.cat([0.64 * y + STD * normal(RUNS, 1, seed=8), normal(RUNS, 1, seed=9)], dim=1)
@@ -195,7 +177,7 @@ def test_what_leaks_is_not_taken_for_density(learned: Prior) -> None:
     inside = torch.special.ndtr(torch.tensor(low).double())
     level = inside + (1 - inside) * torch.special.ndtr(normal(RUNS, 1, seed=10))
     noise = torch.cat([normal(RUNS, 1, seed=6), torch.special.ndtri(level)], dim=1)
-    found = of_learned(limited(learned, low), *learnable(noise))
+    found = of_learned(posteriors.limited(learned, low), *learnable(noise))
     assert calibrate(found).passed
     assert not calibrate(of_learned(learned, *learnable(noise))).passed
 
@@ -206,13 +188,13 @@ def test_what_leaks_is_not_taken_for_density(learned: Prior) -> None:
 )
 def test_narrow_or_moved_draws_fail(dim: int, narrower: float, beside: float, passes: bool) -> None:
     likelihood, observed = Gaussian(double(0.05), torch.tensor([0])), double([[0.3]])
-    which = problem(gaussian_prior(dim), likelihood, observed)
+    which = posteriors.problem(posteriors.gaussian_prior(dim), likelihood, observed)
     which.target.rows = 256
-    mean, covariance = posterior(which.coarse, likelihood, observed)
+    mean, covariance = posteriors.posterior(which.coarse, likelihood, observed)
     root = torch.linalg.cholesky(covariance)
     noise = narrower * normal(4 * 500, dim)
     points = mean + (noise + beside * torch.eye(dim).double()[-1]) @ root.T
-    start, columns = affine(which.coarse)
+    start, columns = posteriors.affine(which.coarse)
     w = torch.linalg.solve(columns, (points - start).T).T
     shape = (1, 4, 500)
     found = likelihood.log_prob(points, observed.expand(len(points), -1)).view(shape)
@@ -229,7 +211,7 @@ FEW = {"draws": 20, "warmup": 10, "chains": 2}
 
 def masked(dim: int, noise: float, observed: Tensor, deblurred: bool = False) -> Problem:
     likelihood = Gaussian(double(noise), torch.tensor([0]))
-    return problem(gaussian_prior(dim, deblurred), likelihood, observed)
+    return posteriors.problem(posteriors.gaussian_prior(dim, deblurred), likelihood, observed)
 
 
 def test_auto_refines_a_pool_that_is_not_enough_and_anneals_where_it_is_worth_nothing() -> None:
@@ -237,16 +219,17 @@ def test_auto_refines_a_pool_that_is_not_enough_and_anneals_where_it_is_worth_no
     whole, first = 2**15, sampling.FIRST
     which, few = masked(2, 0.3, observed), {**FEW, "draws": 250, "chains": 4}
     which = replace(which, target=replace(which.target, rows=256))
-    draws = drawn(which, "auto", pool=whole, **few)
+    draws = posteriors.drawn(which, "auto", pool=whole, **few)
     assert draws.sampler == ["pool", "annealed", "refined"]
     # The rest of the pool is made for the third alone, whatever is beside it.
     for index, size in enumerate((first, first, whole)):
         for name, pool in ((draws.sampler[index], size), ("auto", whole)):
-            alone = drawn(which.of(torch.tensor([index])), name, pool=pool, **few)
+            alone = posteriors.drawn(which.of(torch.tensor([index])), name, pool=pool, **few)
             assert torch.equal(draws.points[index], alone.points[0])
     worth = draws.stats["effective_size"]
     part, all_of_it = (
-        drawn(which, "pool", pool=size, **few).stats["effective_size"] for size in (first, whole)
+        posteriors.drawn(which, "pool", pool=size, **few).stats["effective_size"]
+        for size in (first, whole)
     )
     assert worth[0] == part[0] > sampling.CONTENT > all_of_it[2] > sampling.DEFENDED > part[2]
     assert all_of_it[1] < sampling.DEFENDED
@@ -263,21 +246,23 @@ def test_auto_refines_a_pool_that_is_not_enough_and_anneals_where_it_is_worth_no
 )
 def test_auto_goes_by_dimensions_and_gradients(dim: int, deblurred: bool, sampler: str) -> None:
     which = masked(dim, 1e-3, double([[4.0]]), deblurred)
-    assert drawn(which, "auto", **FEW, particles=20).sampler == [sampler]
+    assert posteriors.drawn(which, "auto", **FEW, particles=20).sampler == [sampler]
 
 
 def test_auto_makes_no_pool_that_cannot_be_enough() -> None:
     plan, observed = sampling.SamplingPlan(pool=1000), double([[0.3] * 9])
     for noise, sampler in ((2.0, "auto"), (0.05, "twisted")):
-        whole = problem(gaussian_prior(9), Gaussian(double(noise)), observed)
+        whole = posteriors.problem(posteriors.gaussian_prior(9), Gaussian(double(noise)), observed)
         assert sampling.settled(whole, plan).sampler == sampler
-    few = problem(gaussian_prior(2), Gaussian(double(1e-6)), observed[:, :2])
+    few = posteriors.problem(posteriors.gaussian_prior(2), Gaussian(double(1e-6)), observed[:, :2])
     assert sampling.settled(few, plan).sampler == "auto"
 
 
 def test_auto_follows_gradients_of_likelihoods_of_ones_own() -> None:
-    which = problem(gaussian_prior(9), Parabola(noise=1e-3), double([[4.0]]))
-    assert drawn(which, "auto", **FEW).sampler == ["hmc"]
+    which = posteriors.problem(
+        posteriors.gaussian_prior(9), posteriors.Parabola(noise=1e-3), double([[4.0]])
+    )
+    assert posteriors.drawn(which, "auto", **FEW).sampler == ["hmc"]
 
 
 # Summaries.

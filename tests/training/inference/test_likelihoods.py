@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
-from tests.support.running import refusal
+from tests.support.running import refusal, slowly
 from training.data.tables.table import Columns, DataTable, Dropped
 from training.files.observations import read_mask, read_operator
 from training.flow.coordinates.conditions import GaussianPrediction
@@ -249,13 +249,11 @@ def test_a_file_that_fails_is_told(
     assert "user_likelihood" not in shown
 
 
-@pytest.mark.parametrize(
-    "text", ["none.py:f", "mine.txt:f", "mine.py:", "mine.py:g", "mine.py:x.y"]
-)
-def test_what_is_no_function_is_told(text: str, file: Path) -> None:
+def test_what_is_no_function_is_told(file: Path) -> None:
     file.write_text("def f(x): return x\ng = 3\n")
-    with pytest.raises(UsageError, match=r"FILE\.py:function|has no function"):
-        UserLikelihood.load(text)
+    for text in ("none.py:f", "mine.txt:f", "mine.py:", "mine.py:g", "mine.py:x.y"):
+        with pytest.raises(UsageError, match=r"FILE\.py:function|has no function"):
+            UserLikelihood.load(text)
 
 
 ENDS = torch.tensor([[-2.0, 2.0], [-1.0, 3.0]]).double()
@@ -323,11 +321,9 @@ def test_chains_follow_gradients_of_the_gaussian(likelihood: TrialLikelihood) ->
     points = (0.5 * normal(6, 2, seed=4)).requires_grad_()
     [gradient] = torch.autograd.grad(rough.log_prob(points, observed).sum(), points)
     aside = 1e-4 * torch.eye(2).double()
-    differences = [
-        rough.log_prob((points + step).detach(), observed)
-        - rough.log_prob((points - step).detach(), observed)
-        for step in aside
-    ]
+    ends = ([points + step, points - step] for step in aside)
+    values = ([rough.log_prob(end.detach(), observed) for end in both] for both in ends)
+    differences = [up - down for up, down in values]
     assert_close(gradient, torch.stack(differences, dim=1) / 2e-4, rtol=1e-4, atol=1e-4)
 
 
@@ -343,9 +339,7 @@ def test_counts_have_the_density_of_their_cell() -> None:
     assert_close(log_likelihood[0], exact, rtol=0, atol=0.02)
 
 
-@pytest.mark.parametrize(
-    "sampler", ["auto", "pool", "refined", "smc", pytest.param("hmc", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("sampler", slowly(("auto", "pool", "refined", "smc", "hmc"), "hmc"))
 def test_posterior_and_evidence_match_quadrature(likelihood: TrialLikelihood, sampler: str) -> None:
     model = uniform_model(["a", "b"], ENDS)
     flow = model.flow

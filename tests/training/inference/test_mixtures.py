@@ -117,9 +117,7 @@ def test_the_evidence_of_a_flow_that_does_nothing_is_that_of_normal_laws() -> No
 def test_a_point_that_no_component_reaches_is_refused() -> None:
     points = torch.zeros(2, 4, 1, dtype=torch.float64)
     observed = torch.tensor([[0.0], [1e200]], dtype=torch.float64)
-    assert "observation 2" in refusal(
-        Evidence.of, points, Gaussian(torch.tensor(0.1)), observed, kind=DataError
-    )
+    assert "observation 2" in refusal(Evidence.of, points, Gaussian(torch.tensor(0.1)), observed)
 
 
 @pytest.mark.parametrize("components", [2, 3])
@@ -311,10 +309,8 @@ def test_a_region_is_where_density_is_and_its_share_is_told() -> None:
     def prior(count: int) -> Tensor:
         return HALF * (2 * torch.rand(count, 2, generator=generator, dtype=torch.float64) - 1)
 
-    of = {
-        y: Amortized(conditional_prior(), double([[y]]), rows=1024, chains=1, draws=2000, seed=0)
-        for y in (0.5, 2.0)
-    }
+    few = {"rows": 1024, "chains": 1, "draws": 2000, "seed": 0}
+    of = {y: Amortized(conditional_prior(), double([[y]]), **few) for y in (0.5, 2.0)}
     parts = [(Bounds.of(posterior), posterior) for posterior in of.values()]
     squares = [-2 * (bounds.least + log(2 * pi * 0.6)) for bounds, _ in parts]
     assert 12 < min(squares) <= max(squares) < 25  # 1e-4 is at 18.4, here of 2,000 draws

@@ -13,16 +13,8 @@ from tests.support.trainers import tiny_model
 from torch_utils.seeds import seeded_generator
 from training.data.batches import Batch
 from training.flow.latent.normal_mixtures import LOG_ROOT
-from training.learning import mixture_start
+from training.learning import melting, mixture_start
 from training.learning.latent_law import CHAINED, FREE, GENTLE, TURNED, Latents, candidates_for, fit
-from training.learning.melting import (
-    LawPlan,
-    check_kept,
-    enough_time,
-    learn_latent_law,
-    points_to_melt,
-    standardized_latents,
-)
 from training.learning.mixture_start import completed, fit_mixture
 from training.learning.questions import OneQuestion, QuestionBatches, draw_states
 from training.model.model import Model
@@ -97,15 +89,15 @@ def gaussian_points(model: Model, count: int) -> Batch:
 
 
 def test_melted_points_are_standardized_and_have_the_noise_of_the_first_time(model: Model) -> None:
-    found = standardized_latents(model.flow, gaussian_points(model, 4000), seed=0)
+    found = melting.standardized_latents(model.flow, gaussian_points(model, 4000), seed=0)
     ratio = found.square().mean(dim=0)
     assert ((ratio - 1).abs() < 4 * (2 / 4000) ** 0.5).all()
 
 
 def test_a_gaussian_stays_where_it_is_right(model: Model, caplog: pytest.LogCaptureFixture) -> None:
-    plan = LawPlan(lambda count: gaussian_points(model, count), None, 1000, 0, 256)
+    plan = melting.LawPlan(lambda count: gaussian_points(model, count), None, 1000, 0, 256)
     with caplog.at_level(logging.INFO):
-        learn_latent_law(model, plan)
+        melting.learn_latent_law(model, plan)
     assert model.learned is None
     assert "the Gaussian is as good" in caplog.text
     assert "The kept latents (1) look normal, as samples assume" in caplog.text
@@ -115,10 +107,10 @@ def test_a_gaussian_stays_where_it_is_right(model: Model, caplog: pytest.LogCapt
 def test_kept_latents_that_are_not_normal_are_told_with_a_time_that_would_do(model: Model) -> None:
     signs = torch.where(normal(2000, 1) < 0, -1.0, 1.0) + 0.3 * normal(2000, 1, generator=seeded(4))
     rows = torch.cat([signs, normal(2000, 1, generator=seeded(5))], dim=1)
-    lost = check_kept(Latents.split(rows, 0), 1, seed=0)
+    lost = melting.check_kept(Latents.split(rows, 0), 1, seed=0)
     assert lost.nats > 10 * lost.error
     assert lost.nats > 0.1
-    time = enough_time(model, lost.nats)
+    time = melting.enough_time(model, lost.nats)
     schedule, xi = model.denoiser.schedule, model.denoiser.basis.eigenvalues[0]
     now, then = (
         xi / (xi + schedule.noise_variance(double(t))[0])
@@ -128,7 +120,7 @@ def test_kept_latents_that_are_not_normal_are_told_with_a_time_that_would_do(mod
 
 
 def test_longer_trainings_melt_more_points() -> None:
-    assert [points_to_melt(count) for count in (1e3, 1e6, 1e9)] == [300, 20_000, 100_000]
+    assert [melting.points_to_melt(count) for count in (1e3, 1e6, 1e9)] == [300, 20_000, 100_000]
 
 
 GENERATOR = seeded_generator("cpu", 3)

@@ -198,14 +198,10 @@ def test_states_are_in_order_and_a_resumed_run_keeps_its_own(folder: RunFolder) 
     assert numbers(folder) == [2, 3, 5, 6, 999_999, 1_000_000]
 
 
-@pytest.mark.parametrize(
-    ("seen", "kept"), [(6000, [5, 6]), (5000, [2, 5, 6]), (7000, [1, 2, 5, 6])]
-)
-def test_a_run_killed_before_it_removed_old_states_removes_them_when_it_goes_on(
-    folder: RunFolder, seen: int, kept: list[int]
-) -> None:
+@pytest.mark.parametrize(("at", "kept"), [(6000, [5, 6]), (5000, [2, 5, 6]), (7000, [1, 2, 5, 6])])
+def test_old_states_that_a_kill_left_are_removed(folder: RunFolder, at: int, kept: list) -> None:
     save(folder, 1, 2, 5, 6)
-    RunFolder.reopen(folder.path, seen, keep=2)
+    RunFolder.reopen(folder.path, at, keep=2)
     assert numbers(folder) == kept
 
 

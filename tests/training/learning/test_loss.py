@@ -139,30 +139,28 @@ def test_draws_follow_from_the_generator_and_impossible_laws_are_refused() -> No
 def test_rows_are_drawn_alike_whoever_takes_which(monkeypatch: pytest.MonkeyPatch) -> None:
     loss, count, keys = DenoisingLoss(PRR, 0.5, 7.0), 23, (5, 1, 7)
 
-    def taken(
-        *rows: slice, dtype: torch.dtype = torch.float64, pairs: bool = False
-    ) -> list[Tensor]:
+    def took(*rows: slice, dtype: torch.dtype = torch.float64, pairs: bool = False) -> list[Tensor]:
         cpu = torch.device("cpu")
         drawn = [loss.draw_rows(part, count, dtype, cpu, keys, antithetic=pairs) for part in rows]
         return [torch.cat(parts) for parts in zip(*drawn, strict=True)]
 
     whole = slice(0, count)
     torch.testing.assert_close(
-        taken(whole), list(loss.draw(count, seeded_generator("cpu", *keys))), rtol=0, atol=0
+        took(whole), list(loss.draw(count, seeded_generator("cpu", *keys))), rtol=0, atol=0
     )
     for size in (1, 4, 5, 23):  # rows of a block
         monkeypatch.setattr("training.learning.loss.NOISE_BLOCK", 3 * size)
         for dtype in (torch.float32, torch.float64):
-            t, noise = taken(whole, dtype=dtype)
+            t, noise = took(whole, dtype=dtype)
             assert (t.dtype, noise.dtype, len(noise.unique())) == (torch.float64, dtype, 3 * count)
-            paired = taken(whole, dtype=dtype, pairs=True)
+            paired = took(whole, dtype=dtype, pairs=True)
             assert torch.equal(paired[0][1::2], paired[0][:-1:2])
             assert torch.equal(paired[1][1::2], -paired[1][:-1:2])
             assert len(paired[1].abs().unique()) == 3 * 12
             for cuts in ((0, 11, 23), (0, 1, 4, 20, 23)):
                 shares = [slice(*ends) for ends in pairwise(cuts)]
                 for pairs, expected in ((False, (t, noise)), (True, paired)):
-                    found = taken(*shares, dtype=dtype, pairs=pairs)
+                    found = took(*shares, dtype=dtype, pairs=pairs)
                     assert all(map(torch.equal, found, expected))
 
 

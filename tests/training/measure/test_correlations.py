@@ -128,10 +128,8 @@ def test_rounding_does_not_count_as_variation() -> None:
     """Residuals of 1e-7, where D is of order 1 and other residuals are small, too."""
     count, times = 500, torch.arange(3.0)
     table = Autocorrelations(["net_outputs", "net_residuals"], 3, 8)
-    sizes = {
-        "net_outputs": torch.tensor([1.0] * 5 + [1e-3] * 3),
-        "net_residuals": torch.tensor([0.02] * 4 + [1e-5] + [1e-7] * 3),
-    }
+    sizes = {"net_outputs": torch.tensor([1.0] * 5 + [1e-3] * 3)}
+    sizes["net_residuals"] = torch.tensor([0.02] * 4 + [1e-5] + [1e-7] * 3)
     expected = {}
     for number, (name, size) in enumerate(sizes.items()):
         start, noise = normal(count, 8, seed=number), normal(count, 8, seed=9)
@@ -175,9 +173,8 @@ def test_a_dimension_that_fades_into_rounding_makes_no_steps() -> None:
     kept = torch.tensor([1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
     for index, fading in enumerate([1e-2, 1e-4, 2e-6, 0.5e-6, 1.5e-6, 0.2e-6]):
         later = kept[index] * start + 0.1 * index * normal(count, 3, seed=index + 1)
-        later[:, 2] = (
-            fading * normal(count, 1, seed=9 + index)[:, 0] if index else fading * start[:, 2]
-        )
+        other = normal(count, 1, seed=9 + index)[:, 0] if index else start[:, 2]
+        later[:, 2] = fading * other
         first = torch.cat([start[:, :2], 1e-2 * start[:, 2:]], dim=1)
         table.put("r", index, correlate([(first, later)], "r"))
     arrays, facts = table.summary(times, count)

@@ -264,11 +264,8 @@ def test_lists_of_names_and_ranges_are_taken_or_told() -> None:
     assert Names().convert("a, b c", None, None) == ("a", "b c")
     assert Names().convert('a, "price, EUR"', None, None) == ("a", "price, EUR")
     assert Names().convert(("a",), None, None) == ("a",)
-    assert Ranges().convert("a:0:1,b:c:2:,d::-1", None, None) == (
-        ("a", 0.0, 1.0),
-        ("b:c", 2.0, math.inf),
-        ("d", -math.inf, -1.0),
-    )
+    ranges = Ranges().convert("a:0:1,b:c:2:,d::-1", None, None)
+    assert ranges == (("a", 0.0, 1.0), ("b:c", 2.0, math.inf), ("d", -math.inf, -1.0))
     assert Ranges().convert((("a", 0.0, 1.0),), None, None) == (("a", 0.0, 1.0),)
     assert Ranges().convert('"a, b:0:1",c::2', None, None)[0] == ("a, b", 0.0, 1.0)
     types = 'a:b:number,when:%H:%M,"c, d:s<m"'

@@ -183,13 +183,8 @@ def test_numbers_may_be_those_of_numpy_or_torch(write: Any) -> None:
 def test_time_and_data_are_those_of_the_file_and_a_missing_time_the_papers(write: Any) -> None:
     path = write(small_content())
     about = import_original(path).model.about
-    facts = {
-        "kind": "images",
-        "data_name": "my_set",
-        "image_shape": [1, 8, 8],
-        "label_dim": 0,
-        "data_dim": DIM,
-    }
+    facts = {"kind": "images", "data_name": "my_set", "image_shape": [1, 8, 8]}
+    facts |= {"label_dim": 0, "data_dim": DIM}
     assert about == {**facts, "dims_to_keep": DIM, "tmin": 0.0, "tmax": 12.5}
     about = import_original(path, data_name="digits", t_max=5.0).model.about
     assert (about["data_name"], about["tmax"]) == ("digits", 5.0)

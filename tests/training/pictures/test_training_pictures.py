@@ -26,16 +26,8 @@ from training.measure.reliability import Z, reliability, wilson
 from training.pictures import look
 from training.pictures.album import pictures_of
 from training.pictures.look import brief, colors_of_places, joined, sequential_colors
+from training.pictures.tables import columns
 from training.pictures.tables.album import column_errors, draw_densities, draw_roundtrip, uniformity
-from training.pictures.tables.columns import (
-    chance,
-    distances,
-    draw_marginals,
-    draw_pairs,
-    limits,
-    rank_correlations,
-    telling_columns,
-)
 from training.pictures.training import draw_training, running_median
 from training.report.content import Choice
 from training.report.finding import found_in
@@ -259,40 +251,43 @@ def panel_names(figure: Figure) -> list[str]:
 def test_distances_are_told_with_what_chance_makes_of_them() -> None:
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(400, 3))
-    far = distances(rows, rows * [1, 1e9, -1] + [0, 0, 100])
+    far = columns.distances(rows, rows * [1, 1e9, -1] + [0, 0, 100])
     assert far[0] == 0
     assert far[2] == 1
-    assert chance(300, 200) == pytest.approx(kstwobign.isf(0.05) / np.sqrt(120), rel=1e-3)
+    assert columns.chance(300, 200) == pytest.approx(kstwobign.isf(0.05) / np.sqrt(120), rel=1e-3)
     pairs = generator.normal(size=(2, 200, 80, 5))
-    passed = [distances(*pair).max() > chance(80, 80, 5) for pair in zip(*pairs, strict=True)]
+    passed = [
+        columns.distances(*pair).max() > columns.chance(80, 80, 5)
+        for pair in zip(*pairs, strict=True)
+    ]
     assert 0.005 < np.mean(passed) < 0.08
 
 
 def test_rank_correlations_are_those_of_scipy_and_0_of_constant_columns() -> None:
     rows = np.random.default_rng(0).normal(size=(50, 4)).round(1)
     rows[:, 1] += rows[:, 0]
-    assert np.allclose(rank_correlations(rows), spearmanr(rows).statistic)
+    assert np.allclose(columns.rank_correlations(rows), spearmanr(rows).statistic)
     rows[:, 2] = 7
-    assert np.allclose(rank_correlations(rows)[2], 0)
+    assert np.allclose(columns.rank_correlations(rows)[2], 0)
 
 
 def test_pairs_are_of_the_columns_whose_correlations_differ() -> None:
     data, samples = np.eye(7), np.eye(7)
     samples[2, 5] = samples[5, 2] = 0.9
     samples[5, 6] = samples[6, 5] = -0.4
-    assert telling_columns([data, samples], 3).tolist() == [2, 5, 6]
-    assert telling_columns([data, data], 3).size == 3
-    assert telling_columns([samples[:2, :2]], 5).tolist() == [0, 1]
+    assert columns.telling_columns([data, samples], 3).tolist() == [2, 5, 6]
+    assert columns.telling_columns([data, data], 3).size == 3
+    assert columns.telling_columns([samples[:2, :2]], 5).tolist() == [0, 1]
 
 
 def test_limits_hold_all_of_few_rows_and_no_wild_samples() -> None:
     few = np.random.default_rng(0).normal(size=20)
-    low, high = limits(few)
+    low, high = columns.limits(few)
     assert low < few.min() < few.max() < high
-    low, high = limits(few, 1e12 * few)
+    low, high = columns.limits(few, 1e12 * few)
     assert high - low < 4 * np.ptp(few)
     for value in (0.0, -3.0, 1e12, 1e-200):
-        low, high = limits(np.full(5, value), np.full(3, value))
+        low, high = columns.limits(np.full(5, value), np.full(3, value))
         assert low < value < high
 
 
@@ -311,7 +306,7 @@ def test_the_worst_columns_come_first_by_name_and_distance(tmp_path: Path) -> No
     points = melt.points.copy()
     points[:, 40] += 1e9
     gen = load(tmp_path, "gen", dim=61, count=20, points=points)
-    figure = draw_marginals([melt, gen])
+    figure = columns.draw_marginals([melt, gen])
     told = words(figure)
     assert panel_names(figure)[0] == "column_40"
     assert len(panel_names(figure)) == 20
@@ -326,7 +321,7 @@ def test_the_worst_columns_come_first_by_name_and_distance(tmp_path: Path) -> No
 
 def test_one_set_alone_keeps_the_order_of_the_table(tmp_path: Path) -> None:
     for kind, label in (("melt", "data"), ("gen", "samples"), ("roundtrip", "returned rows")):
-        figure = draw_marginals([load(tmp_path, kind)])
+        figure = columns.draw_marginals([load(tmp_path, kind)])
         assert panel_names(figure) == [f"column_{index}" for index in range(4)]
         assert label in words(figure)
     (first, *_) = pictures_of([tmp_path / "wine_PRP_gen.npz"], None, None)
@@ -336,7 +331,7 @@ def test_one_set_alone_keeps_the_order_of_the_table(tmp_path: Path) -> None:
 
 def test_data_are_below_the_diagonal_and_samples_above_it(tmp_path: Path) -> None:
     tables = [load(tmp_path), load(tmp_path, "gen")]
-    figure = draw_pairs(tables)
+    figure = columns.draw_pairs(tables)
     panels = np.array(figure.axes[1:]).reshape(4, 4)  # after the legend
     for row, across in ((2, 1), (1, 2)):
         shown = panels[row, across].lines[0].get_xydata()
@@ -442,12 +437,12 @@ def test_odd_tables_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, d
     assert len(table.rows) == (17 if dim > 1 else 20)
     assert len(table.densities) == 19
     if dim == 4:
-        assert "17 rows of data (3 not finite, left out)" in words(draw_marginals([table]))
+        assert "17 rows of data (3 not finite, left out)" in words(columns.draw_marginals([table]))
 
 
 def test_constant_densities_and_few_rows(tmp_path: Path) -> None:
     two = [load(tmp_path, kind, count=2, log_prob=np.zeros(2)) for kind in ("melt", "gen")]
-    for figure in (draw_densities(two), draw_marginals(two), draw_pairs(two)):
+    for figure in (draw_densities(two), columns.draw_marginals(two), columns.draw_pairs(two)):
         words(figure)
     none = save_table(tmp_path, "melt", log_prob=np.full(60, np.nan))
     assert not [p for p in pictures_of([none], None, None) if "log_prob" in p.path.name]

@@ -35,15 +35,8 @@ from training.files.trajectory import SavedTrajectory
 from training.measure.boundaries import unit_sphere
 from training.pictures.album import drawable_files, pictures_of
 from training.pictures.look import BLUE, ORANGE
-from training.pictures.trajectories import album, clouds
+from training.pictures.trajectories import album, clouds, latents
 from training.pictures.trajectories.clouds import latent_law, row_of
-from training.pictures.trajectories.latents import (
-    draw_densities,
-    draw_joint,
-    draw_latents,
-    draw_spectrum,
-    mean_ratio,
-)
 
 
 def load(folder: Path, kind: str = "melt", dim: int = 2, **changes: Any) -> SavedTrajectory:
@@ -194,7 +187,7 @@ def test_panels_fall_where_points_move(saved: int) -> None:
 
 def test_latents_are_densities_beside_the_closed_form(tmp_path: Path) -> None:
     melt = load(tmp_path, dim=9)
-    figure = draw_latents(melt)
+    figure = latents.draw_latents(melt)
     assert len(figure.axes) == 6
     ratios = melt.last_variance / melt.latent_variance()
     for number, axes in enumerate(figure.axes):
@@ -211,7 +204,7 @@ def test_latents_are_densities_beside_the_closed_form(tmp_path: Path) -> None:
 def test_latents_far_from_the_closed_form_are_told_of(tmp_path: Path) -> None:
     states = np.zeros((SAVED, 30, 2))
     states[-1, :, 1] = 9
-    first, second = draw_latents(load(tmp_path, xs_es=states)).axes
+    first, second = latents.draw_latents(load(tmp_path, xs_es=states)).axes
     assert any("tallest bar cut" in text.get_text() for text in first.texts)
     assert any("lie beyond" in text.get_text() for text in second.texts)
 
@@ -221,7 +214,7 @@ def test_the_joint_and_the_quantiles_are_in_units_of_the_closed_form(tmp_path: P
     melt = load(tmp_path)
     states = generator.normal(size=(SAVED, 4000, 2)) * np.sqrt(melt.latent_variance())
     melt = load(tmp_path, xs_es=states, tilde_xs=None)
-    joint, quantiles = draw_joint(melt).axes
+    joint, quantiles = latents.draw_joint(melt).axes
     units = states[-1] / np.sqrt(melt.latent_variance())
     drawn = joint.lines[0].get_xydata()
     assert len(drawn) == 3000
@@ -246,7 +239,7 @@ def test_spectra_show_all_variances_and_their_ratios(tmp_path: Path, dim: int, s
     states[-1, :, 3] = 0
     melt = load(tmp_path, dim=dim, xs_es=states)
     exact, measured = melt.latent_variance(), melt.last_variance
-    below_above = draw_spectrum(melt).axes
+    below_above = latents.draw_spectrum(melt).axes
     for axes, values in zip(below_above, (measured, measured / exact), strict=True):
         low, high = axes.get_ylim()
         drawn = np.full(dim, np.nan)
@@ -263,16 +256,18 @@ def test_spectra_show_all_variances_and_their_ratios(tmp_path: Path, dim: int, s
 def test_the_mean_ratio_has_the_error_of_gaussian_samples() -> None:
     samples = np.random.default_rng(0).normal(size=(200, 50, 40))
     means = np.square(samples).mean(axis=(1, 2))
-    error = float(mean_ratio(np.square(samples[0]).mean(axis=0), 50).split("± ")[1].split()[0])
+    error = float(
+        latents.mean_ratio(np.square(samples[0]).mean(axis=0), 50).split("± ")[1].split()[0]
+    )
     assert error == pytest.approx(means.std(), rel=0.15)
-    told = mean_ratio(np.array([0.8, 0.9, 1.1]), 200)
+    told = latents.mean_ratio(np.array([0.8, 0.9, 1.1]), 200)
     assert told == "kept dimensions: mean ratio 0.933 ± 0.054 (standard error), 2 of 3 below 1"
 
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_log_densities_color_the_points(tmp_path: Path, dim: int) -> None:
     values = np.linspace(-4, -1, 30)
-    figure = draw_densities(load(tmp_path, "gen", dim, log_prob=values))
+    figure = latents.draw_densities(load(tmp_path, "gen", dim, log_prob=values))
     histogram, points, bar = figure.axes
     assert sum(patch.get_height() for patch in histogram.patches) == 29  # the lowest is told of
     assert "mean −2.5 ± 0.1" in words(figure)
@@ -288,7 +283,7 @@ def test_log_densities_color_the_points(tmp_path: Path, dim: int) -> None:
 def test_images_have_bits_per_dimension(tmp_path: Path) -> None:
     densities = {"log_prob": np.zeros(10), "bits_per_dim": np.linspace(1, 2, 10)}
     saved = SavedTrajectory.load(save_images(tmp_path, "melt", **densities))
-    (axes,) = draw_densities(saved).axes
+    (axes,) = latents.draw_densities(saved).axes
     assert axes.get_xlabel() == "bits per dimension"
     assert axes.get_title(loc="left").startswith("mean 1.5 ±")
     assert sum(patch.get_height() for patch in axes.patches) == 10

@@ -297,6 +297,8 @@ def test_options_that_contradict_each_other_are_usage_errors(simulate: Run, tmp_
         (["--tol=1e-3"], "--tol"),
         (["--rtol=1e-3"], "--rtol"),
         (["--steps=auto", "--h=0.1"], "--h"),
+        (["--steps=auto", "--solver=dopri5"], "--rtol"),
+        (["--disc=adapted", "--solver=dopri5"], "dopri5"),
         (["--store_grid"], "--disc=adapted"),
         (["--steps=0"], "0"),
         (["--steps=many"], "many"),

@@ -193,12 +193,8 @@ def wide_rows() -> np.ndarray:
 
 def long_rows(wide: np.ndarray) -> np.ndarray:
     trials = wide[:, 2:].reshape(-1, 2, 3)
-    rows = [
-        [7 - row, *wide[row, :2], *trial]
-        for row in range(len(wide))
-        for trial in trials[row]
-        if not np.isnan(trial).any()
-    ]
+    pairs = ((row, trial) for row in range(len(wide)) for trial in trials[row])
+    rows = [[7 - row, *wide[row, :2], *trial] for row, trial in pairs if not np.isnan(trial).any()]
     return np.array(rows)
 
 

@@ -178,9 +178,8 @@ def test_the_equations_of_the_stages_are_solved() -> None:
     for (t, following), after in zip(pairwise(times), states, strict=True):
         h = following - t
         # The last calls at both nodes give the slopes of the step.
-        slopes = [
-            next(k for s, k in reversed(asked) if torch.allclose(s, t + node * h)) for node in NODES
-        ]
+        places = (t + node * h for node in NODES)
+        slopes = [next(k for s, k in reversed(asked) if torch.allclose(s, at)) for at in places]
         for i in range(2):
             inside = before + h * sum(a * k for a, k in zip(STAGES[i], slopes, strict=True))
             expected = riccati(inside, t + NODES[i] * h)

@@ -151,10 +151,8 @@ def test_smoothing_makes_weighted_means_less_noisy() -> None:
     log_weights = 1.5 * x.square()
     smoothed = smoothed_weights(log_weights)
     raw = log_weights.softmax(dim=1)
-    errors = [
-        ((weights * x).sum(dim=1)).square().mean().sqrt()
-        for weights in (raw, smoothed.log_weights.exp())
-    ]
+    both = (raw, smoothed.log_weights.exp())
+    errors = [((weights * x).sum(dim=1)).square().mean().sqrt() for weights in both]
     assert errors[1] < 0.95 * errors[0]
     torch.testing.assert_close(smoothed.log_weights.logsumexp(1).exp(), torch.ones(300).double())
 
