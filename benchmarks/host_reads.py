@@ -14,9 +14,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.support.card_training import model_of, run_steps, trainer_on
 from tests.support.draws import normal
 from tests.support.fake_cuda import FakeCuda, fake_cuda
+from tests.support.trainers import model_of, run_steps, trainer_on
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
 

@@ -7,12 +7,10 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import gc
-import resource
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +24,7 @@ pytest.register_assert_rewrite("tests.support")
 import toy_train  # noqa: E402
 from tests.support import budget, running  # noqa: E402
 from tests.support.rank_pool import RankPool  # noqa: E402
-from tests.support.running import Result, Run  # noqa: E402
+from tests.support.running import Run, good, run_script  # noqa: E402
 
 pytest_plugins = [
     *("tests.support.image_runs", "tests.support.image_models", "tests.support.finished_runs"),
@@ -114,21 +112,14 @@ def nothing_left_open() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def run_script() -> Callable[..., Result]:
-    """``run_script(module, *arguments) -> Result``; an unexpected exception passes through."""
-    return running.run_script
-
-
-@pytest.fixture(scope="session")
-def run_once(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run_once(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """``run_once(script, *arguments) -> (folder, output)``: what was run once is not run again, and
     its folder is not to be written to."""
 
     @cache
     def run(*given: object) -> tuple[Path, str]:
         folder = tmp_path_factory.mktemp("once") / "new" / "folder"
-        result = run_script(*given, f"--save_dir={folder}")
-        assert (result.code, result.err) == (0, ""), result.err
+        result = good(run_script(*given, f"--save_dir={folder}"))
         return folder, result.out
 
     return run
@@ -143,9 +134,7 @@ def two_ranks() -> Iterator[RankPool]:
 
 
 @pytest.fixture(scope="session")
-def toy_network(
-    run_script: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Path]:
+def toy_network(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """``toy_network(option, ...)``: the file of one that has hardly been trained, made once."""
     made: dict[tuple[str, ...], Path] = {}
 
@@ -159,38 +148,6 @@ def toy_network(
         return made[given]
 
     return train
-
-
-@pytest.fixture(scope="session")
-def contents() -> Callable[[Path], dict[str, bytes]]:
-    """``contents(folder)``: the bytes of every file below it; folders end in a slash."""
-
-    def read(folder: Path) -> dict[str, bytes]:
-        paths = sorted(folder.rglob("*"))
-        return {
-            str(path.relative_to(folder)) + "/" * path.is_dir(): (
-                b"" if path.is_dir() else path.read_bytes()
-            )
-            for path in paths
-        }
-
-    return read
-
-
-@pytest.fixture
-def full_disk() -> Callable[[int], AbstractContextManager[None]]:
-    """``with full_disk(n):`` no file can grow beyond n bytes."""
-
-    @contextmanager
-    def limit(size: int) -> Iterator[None]:
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-    return limit
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
-"""From simulations to posteriors without a likelihood, by the scripts that people call."""
+"""From simulations to posteriors, and checks of these, by the scripts that people call."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import distill
 import posterior
 import train
 import visualize
-from tests.support.finished_runs import SIMULATION_NAMES, SMALL, good, write_csv
-from tests.support.outcomes import read_netcdf
-from tests.support.running import Result, Run, refused, unless_given
+from tests.support.finished_runs import SIMULATION_NAMES, SMALL, write_csv
+from tests.support.outcomes import drawn, told
+from tests.support.running import Run, good, refused, run_script, starter
 from torch_utils.results import load_arrays
 from training.flow.solvers import SOLVERS
 
@@ -23,28 +22,9 @@ FEW = ("--chains=2", "--draws=30", "--n_iters=3", "--batch-gpu=64")
 
 
 @pytest.fixture(scope="module")
-def sample(run_script: Run, simulations: Path) -> Run:
-    def start(folder: Path, *options: str, run: Run = run_script) -> Result:
-        place = (f"--network={simulations / 'network.pkl'}", f"--save_dir={folder}")
-        seen = (
-            ()
-            if any("--condition" in o for o in options)
-            else (f"--condition={simulations / 'seen.csv'}",)
-        )
-        kept = [option for option in options if not option.endswith("=none")]
-        return run(posterior, "sample", *place, *FEW, *seen, *kept)
-
-    return start
-
-
-def drawn(folder: Path) -> dict[str, np.ndarray]:
-    return read_netcdf(folder / "runs_PRP_posterior.nc")
-
-
-def told(folder: Path) -> dict[str, Any]:
-    text = (folder / "runs_PRP_posterior.json").read_text()
-    found: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
-    return found
+def sample(simulations: Path) -> Run:
+    seen = f"--condition={simulations / 'seen.csv'}"
+    return starter(posterior, "sample", f"--network={simulations / 'network.pkl'}", *FEW, seen)
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +59,7 @@ def test_draws_densities_and_intervals_are_written(done: Path, simulations: Path
     assert first["ess_bulk"] == {"a": 60, "b": 60}
 
 
-def test_independent_draws_are_drawn_without_chains(
-    done: Path, run_script: Run, tmp_path: Path
-) -> None:
+def test_independent_draws_are_drawn_without_chains(done: Path, tmp_path: Path) -> None:
     shutil.copy(done / "runs_PRP_posterior.nc", tmp_path)
     told = good(run_script(visualize, tmp_path)).out
     assert "posterior_marginals.png" in told
@@ -92,11 +70,8 @@ def test_conditions_are_found_by_name_or_by_their_order(
     sample: Run, done: Path, simulations: Path, tmp_path: Path
 ) -> None:
     seen = np.load(simulations / "seen.npy")
-    turned = write_csv(
-        tmp_path / "turned.csv",
-        ["y2", "other", "y 1"],
-        np.stack([seen[:, 1], seen[:, 0], seen[:, 0]], 1),
-    )
+    columns = np.stack([seen[:, 1], seen[:, 0], seen[:, 0]], 1)
+    turned = write_csv(tmp_path / "turned.csv", ["y2", "other", "y 1"], columns)
     for name, path in (("named", turned), ("array", simulations / "seen.npy")):
         good(sample(tmp_path / name, f"--condition={path}", "--no-log_prob"))
         found, expected = drawn(tmp_path / name), drawn(done)
@@ -104,9 +79,7 @@ def test_conditions_are_found_by_name_or_by_their_order(
         assert expected.keys() - found.keys() == {"sample_stats/lp"}
 
 
-def test_an_observation_unlike_all_simulations_is_told_of(
-    sample: Run, done: Path, simulations: Path, tmp_path: Path
-) -> None:
+def test_strange_data_are_told(sample: Run, done: Path, simulations: Path, tmp_path: Path) -> None:
     limit = told(done)["surprise"]["limit"]
     assert 2 < limit < 20
     nats = [one["surprise"] for one in told(done)["posteriors"]]
@@ -128,8 +101,7 @@ def test_draws_are_corrected_by_a_posterior_of_the_users(sample: Run, tmp_path: 
         "    return -((theta - y[:, :1]) ** 2).sum(dim=1)\n"
     )
     option = f"--correct={tmp_path / 'mine.py'}"
-    result = sample(tmp_path / "out", f"{option}:posterior")
-    assert result.code == 0
+    good(sample(tmp_path / "out", f"{option}:posterior"))
     first = told(tmp_path / "out")["posteriors"][0]
     assert 1 < first["statistics"]["effective_size"] < 60
     assert first["ess_bulk"]["a"] == pytest.approx(first["statistics"]["effective_size"])
@@ -139,9 +111,7 @@ def test_draws_are_corrected_by_a_posterior_of_the_users(sample: Run, tmp_path: 
         refused(sample(tmp_path / "no", f"{option}:posterior", other), 2, "--correct", other)
 
 
-def test_draws_of_a_student_are_corrected_by_its_teacher(
-    sample: Run, run_script: Run, simulations: Path, tmp_path: Path
-) -> None:
+def test_teachers_correct_students_draws(sample: Run, simulations: Path, tmp_path: Path) -> None:
     place, data = f"--network={simulations / 'network.pkl'}", f"--data={simulations / 'runs.npz'}"
     taught = ("--paths=200", "--steps=20", "--calls=2", f"--dest={tmp_path / 'student.pkl'}")
     refused(run_script(distill, place, *taught), 2, "--data", "conditions")
@@ -154,56 +124,37 @@ def test_draws_of_a_student_are_corrected_by_its_teacher(
     refused(sample(tmp_path / "no", "--correct=teacher"), 2, "networks by distill.py")
 
 
-def test_with_a_likelihood_the_flow_is_the_prior_given_the_conditions(
+def test_a_likelihood_makes_the_flow_a_prior(
     sample: Run, simulations: Path, tmp_path: Path
 ) -> None:
     write_csv(tmp_path / "points.csv", ["a"], np.array([[0.1], [0.2], [-0.3]]))
     more = ("--likelihood=mask", "--mask=a", "--noise_std=0.3", "--sampler=pool", "--pool=200")
-    result = sample(tmp_path, f"--observation={tmp_path / 'points.csv'}", *more)
-    assert result.code == 0, result.err
+    good(sample(tmp_path, f"--observation={tmp_path / 'points.csv'}", *more))
     assert drawn(tmp_path)["sample_stats/log_likelihood"].shape == (2, 30, 3)
     two = write_csv(tmp_path / "two.csv", ["a"], np.zeros((2, 1)))
-    refused(
-        sample(tmp_path / "no", f"--observation={two}", *more), 2, "3 rows of conditions", "2 obs"
-    )
+    result = sample(tmp_path / "no", f"--observation={two}", *more)
+    refused(result, 2, "3 rows of conditions", "2 obs")
 
 
 # Checks.
 
 
 @pytest.fixture(scope="module")
-def check(run_script: Run, simulations: Path) -> Run:
-    def start(folder: Path, *options: str) -> Result:
-        given = unless_given(
-            {
-                "--network": simulations / "network.pkl",
-                "--data_root": simulations / "runs.npz",
-                "--truth": "data",
-                "--runs": 24,
-                "--chains": 2,
-                "--draws": 10,
-                "--n_iters": 3,
-            },
-            options,
-        )
-        kept = [option for option in given if not option.endswith("=none")]
-        return run_script(posterior, "check", f"--save_dir={folder}", *kept)
-
-    return start
+def check(simulations: Path) -> Run:
+    place = (f"--network={simulations / 'network.pkl'}", f"--data_root={simulations / 'runs.npz'}")
+    few = ("--truth=data", "--runs=24", "--chains=2", "--draws=10", "--n_iters=3")
+    return starter(posterior, "check", *place, *few)
 
 
 def checked(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    numbers = folder / "runs_PRP_posterior_check.json"
-    found: dict[str, Any] = json.loads(numbers.read_text(), parse_constant=pytest.fail)
-    return found, load_arrays(numbers.with_suffix(".npz"))
+    return told(folder), load_arrays(folder / "runs_PRP_posterior_check.npz")
 
 
 def test_a_check_asks_whether_the_flow_finds_held_out_simulations_again(
     check: Run, simulations: Path, tmp_path: Path
 ) -> None:
-    far = write_csv(
-        tmp_path / "seen.csv", SIMULATION_NAMES[2:], np.array([[0.3, 0.4], [-1.5, 1.5]])
-    )
+    rows = np.array([[0.3, 0.4], [-1.5, 1.5]])
+    far = write_csv(tmp_path / "seen.csv", SIMULATION_NAMES[2:], rows)
     told = good(check(tmp_path / "out", f"--condition={far}")).out
     found, arrays = checked(tmp_path / "out")
     assert (found["question"], found["options"]["draws"]) == ("model", 10)
@@ -233,9 +184,7 @@ def test_a_check_asks_whether_the_flow_finds_held_out_simulations_again(
     np.testing.assert_allclose(same["crps"], arrays["crps"])
 
 
-def test_truths_from_elsewhere_are_not_found_again(
-    check: Run, simulations: Path, tmp_path: Path
-) -> None:
+def test_others_truths_are_not_found_again(check: Run, simulations: Path, tmp_path: Path) -> None:
     arrays = load_arrays(simulations / "runs.npz")
     moved = {**arrays, "points": arrays["points"] / 9 + 0.8 * np.sign(arrays["points"])}
     np.savez(tmp_path / "moved.npz", **moved)
@@ -249,8 +198,6 @@ def test_truths_from_elsewhere_are_not_found_again(
     assert "not here" not in result.out
 
 
-def test_trainings_without_conditions_say_so(
-    run_script: Run, simulations: Path, tmp_path: Path
-) -> None:
+def test_trainings_without_conditions_say_so(simulations: Path, tmp_path: Path) -> None:
     place = (f"--data={simulations / 'runs.npz'}", f"--outdir={tmp_path / 'run'}", "-n")
     assert "y 1, y2 left out: --cond" in good(run_script(train, *place, *SMALL)).out

@@ -14,10 +14,9 @@ import info
 import pfODE_int
 import posterior
 import train
-from dnnlib.errors import DataError, UsageError
-from tests.support.finished_runs import good
+from dnnlib.errors import UsageError
 from tests.support.messy_tables import MESSY
-from tests.support.running import Run, quick_endings, refused
+from tests.support.running import good, quick_endings, refusal, refused, run_script
 from torch_utils.snapshots import read_network, write_network
 from training import Answers, Records
 from training.data.records.encoding import encode
@@ -74,9 +73,7 @@ def read(path: Path) -> pandas.DataFrame:
     return pandas.read_csv(path)
 
 
-def test_holes_are_filled_and_the_rest_stays(
-    run_script: Run, sold: Path, network: Path, tmp_path: Path
-) -> None:
+def test_holes_are_filled_and_the_rest_stays(sold: Path, network: Path, tmp_path: Path) -> None:
     out = tmp_path / "filled.csv"
     rows = (f"--network={network}", f"--data={sold / 'shop.csv'}")
     good(run_script(ask, "fill", *rows, f"--dest={out}"))
@@ -96,9 +93,7 @@ def test_holes_are_filled_and_the_rest_stays(
     refused(run_script(ask, "fill", *rows, f"--dest={out}"), 2, "overwrite")
 
 
-def test_columns_are_predicted_from_the_others(
-    run_script: Run, sold: Path, network: Path, tmp_path: Path
-) -> None:
+def test_columns_are_predicted_from_the_others(sold: Path, network: Path, tmp_path: Path) -> None:
     fresh, out = shop(900).iloc[COUNT:].reset_index(drop=True), tmp_path / "predicted.csv"
     fresh.drop(columns="total").to_csv(tmp_path / "fresh.csv", index=False)
     data = f"--data={tmp_path / 'fresh.csv'}"
@@ -115,7 +110,7 @@ def test_columns_are_predicted_from_the_others(
     assert abs(made["city_is_Oslo"][fresh["price"] > 18].mean() - 0.6) < 0.15
 
 
-def test_odd_cells_are_named(run_script: Run, network: Path, tmp_path: Path) -> None:
+def test_odd_cells_are_named(network: Path, tmp_path: Path) -> None:
     rows = shop(12)
     rows.loc[3, "total"] = 99.0
     rows.to_csv(tmp_path / "rows.csv", index=False)
@@ -129,7 +124,7 @@ def test_odd_cells_are_named(run_script: Run, network: Path, tmp_path: Path) -> 
     assert scores["odd_cells"].isna().mean() > 0.6
 
 
-def test_rows_are_drawn_given_what_all_have(run_script: Run, network: Path, tmp_path: Path) -> None:
+def test_rows_are_drawn_given_what_all_have(network: Path, tmp_path: Path) -> None:
     out = tmp_path / "drawn.csv"
     options = ("--count=400", "--given=city:Rome", f"--dest={out}", f"--data={out}")
     shop().to_csv(out, index=False)
@@ -147,9 +142,7 @@ def test_rows_are_drawn_given_what_all_have(run_script: Run, network: Path, tmp_
     refused(unknown, 2, "Rome")
 
 
-def test_a_check_hides_cells_of_held_out_rows(
-    run_script: Run, sold: Path, network: Path, tmp_path: Path
-) -> None:
+def test_a_check_hides_cells_of_held_out_rows(sold: Path, network: Path, tmp_path: Path) -> None:
     out = tmp_path / "check.json"
     data = (f"--data={sold / 'shop.npz'}", f"--dest={out}", "--hidden=0.5")
     printed = good(run_script(ask, "check", f"--network={network}", *data)).out
@@ -160,11 +153,10 @@ def test_a_check_hides_cells_of_held_out_rows(
     assert facts["copies"]["drawn"] > 0.3 * facts["copies"]["held_out"]
 
 
-def test_other_scripts_say_what_answers(run_script: Run, network: Path, tmp_path: Path) -> None:
+def test_other_scripts_say_what_answers(network: Path, tmp_path: Path) -> None:
     assert "city" in good(run_script(info, network)).out
-    wrong = run_script(
-        pfODE_int, f"--network={network}", "--sim_type=gen", f"--save_dir={tmp_path}"
-    )
+    place = (f"--network={network}", f"--save_dir={tmp_path}")
+    wrong = run_script(pfODE_int, *place, "--sim_type=gen")
     refused(wrong, 2, "ask.py")
 
 
@@ -172,8 +164,7 @@ def test_a_network_whose_columns_make_no_sense_is_refused(network: Path, tmp_pat
     parts, about = read_network(network)
     for name, wrong in (("values", [1.0] * 5), ("ask", [["city"]]), ("records", "{}")):
         write_network(tmp_path / "wrong.pkl", parts, {**about, name: wrong})
-        with pytest.raises(DataError, match="broken"):
-            Answers.open(tmp_path / "wrong.pkl")
+        assert "broken" in refusal(Answers.open, tmp_path / "wrong.pkl")
 
 
 def test_probabilities_of_a_discrete_number_add_to_one(network: Path) -> None:
@@ -188,7 +179,7 @@ def test_probabilities_of_a_discrete_number_add_to_one(network: Path) -> None:
     assert (error[np.exp(log_prob) > 1e-4] < 0.06).all()
 
 
-def test_python_gives_what_the_scripts_do(run_script: Run, sold: Path, tmp_path: Path) -> None:
+def test_python_gives_what_the_scripts_do(sold: Path, tmp_path: Path) -> None:
     with quick_endings():
         answers = Records.open(sold / "shop.csv").train(tmp_path / "here", duration=0.002, **SMALL)
     place = (f"--data={sold / 'shop.npz'}", f"--outdir={tmp_path / 'there'}", "--duration=0.002")
@@ -211,15 +202,12 @@ def test_minutes_are_a_duration_as_measured_here(sold: Path, tmp_path: Path) -> 
     (run,) = tmp_path.glob("*-records-*")
     duration = json.loads((run / "training_options.json").read_text())["options"]["duration"]
     assert (run / f"network-snapshot-{round(duration * 1e6) // 1000:06d}.pkl").exists()
-    with pytest.raises(UsageError, match="one of them"):
-        records.train(minutes=0.01, duration=0.1)
+    assert "one of them" in refusal(records.train, minutes=0.01, duration=0.1, kind=UsageError)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MESSY)
-def test_a_messy_table_is_asked_without_a_hand_on_it(
-    run_script: Run, tmp_path: Path, name: str
-) -> None:
+def test_a_messy_table_is_asked_without_a_hand_on_it(tmp_path: Path, name: str) -> None:
     source, data, out = tmp_path / name, tmp_path / "data.npz", tmp_path / "answers.csv"
     source.write_text(MESSY[name][0], encoding="utf-8")
     good(run_script(dataset_tool, f"--source={source}", f"--dest={data}"))
@@ -240,7 +228,7 @@ def test_a_messy_table_is_asked_without_a_hand_on_it(
     assert "No miscalibration seen" in good(run_script(ask, *check, "--level=0.001")).out
 
 
-def test_one_question_is_answered_alone(run_script: Run, sold: Path, tmp_path: Path) -> None:
+def test_one_question_is_answered_alone(sold: Path, tmp_path: Path) -> None:
     data, out = f"--data={sold / 'shop.npz'}", f"--outdir={tmp_path}"
     good(run_script(train, data, out, "--nosubdir", "--ask=gift", *QUICK, "--duration=0.012"))
     network = f"--network={max(tmp_path.glob('network-snapshot-*.pkl'))}"
@@ -265,9 +253,8 @@ def test_what_is_made_of_a_column_does_not_answer_for_it(tmp_path: Path) -> None
     made = answers.predict(pandas.DataFrame({"price": [None, 10.0]}), ["city"])
     assert made["city_is_Rome"][0] < 0.3
     assert made["city_is_Rome"][1] > 0.9
-    both = answers.predict(
-        pandas.DataFrame({"city": ["Rome"] * 2, "price": [None, 10.0]}), ["price"]
-    )
+    rome = pandas.DataFrame({"city": ["Rome"] * 2, "price": [None, 10.0]})
+    both = answers.predict(rome, ["price"])
     assert abs(both["price_predicted"][0] - both["price_predicted"][1]) < 0.2
     drawn = answers.sample(400, seed=1)
     assert list(drawn.columns) == ["city", "price"]
@@ -290,8 +277,7 @@ def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network: Path) -> 
 
     assert holds() < 0.5, "the network has not seen such noise"
     assert abs(holds(held_out=held_out) - 0.8) < 0.05
-    with pytest.raises(DataError, match="at least 4"):
-        holds(held_out=held_out.at(np.arange(3)))
+    assert "at least 4" in refusal(holds, held_out=held_out.at(np.arange(3)))
 
 
 def test_a_prior_of_numbers_has_the_density_of_the_answers(network: Path, tmp_path: Path) -> None:
@@ -300,7 +286,6 @@ def test_a_prior_of_numbers_has_the_density_of_the_answers(network: Path, tmp_pa
     rows.to_csv(tmp_path / "rows.csv", index=False)
     prior = RecordPrior.of(NetworkFile.open(str(network)), {})
     points, questions = (read(tmp_path / "rows.csv") for read in (prior.points, prior.questions))
-    assert questions is not None
     answers, space = prior.answers, prior.answers.space
     levels = [answers.empty.columns[0].levels.index(city) for city in rows["city"][:3]]
     values = np.column_stack([[*levels, np.nan], rows[prior.names], np.full(4, np.nan)])
@@ -312,9 +297,7 @@ def test_a_prior_of_numbers_has_the_density_of_the_answers(network: Path, tmp_pa
     assert torch.allclose(prior.flow.log_prob(points[3:]), expected[3:], atol=1e-3)
 
 
-def test_posteriors_know_levels_that_were_observed(
-    run_script: Run, sold: Path, network: Path, tmp_path: Path
-) -> None:
+def test_posteriors_know_the_levels_observed(sold: Path, network: Path, tmp_path: Path) -> None:
     seen, out = tmp_path / "seen.csv", tmp_path / "out"
     noise = ("--likelihood=mask", "--mask=total", "--noise_std=40", "--sampler=pool", "--pool=1000")
     options = (f"--network={network}", *noise, "--draws=50", f"--save_dir={out}")

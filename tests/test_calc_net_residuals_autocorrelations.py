@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 import torch
 
 import calc_net_residuals_autocorrelations as script
-from tests.support.running import Run, refused
+from tests.support.running import Run, good, refused, run_script
 from torch_utils.results import load_arrays, save_arrays
 from torch_utils.streams import Stream
 from training.data.images.batches import normalize_pixels
@@ -38,7 +37,7 @@ TOY_FILE = "circles_PRP_toy_net_outputs_residuals.npz"
 
 
 @pytest.mark.parametrize("name", ["extracttoys", "extract", "calctoys", "calc"])
-def test_the_help_names_the_files_that_are_written(run_script: Run, name: str) -> None:
+def test_the_help_names_the_files_that_are_written(name: str) -> None:
     told = run_script(script, name, "--help").out.partition("Options:")[0]
     toys = name.endswith("toys")
     stem = ("{toy}" if toys else "{data}") + "_{schedule}_" + "toy_" * toys
@@ -48,16 +47,14 @@ def test_the_help_names_the_files_that_are_written(run_script: Run, name: str) -
 
 
 @pytest.fixture(scope="module")
-def places(
-    toy_network: Callable[..., Path], networks: dict[str, Path], images: Path
-) -> dict[str, Path]:
+def places(toy_network: Run, networks: dict[str, Path], images: Path) -> dict[str, Path]:
     """Network files of a toy and of images, and the images."""
     toy = toy_network("--data_name=circles", "--tmax=7.01")
     return {"toy": toy, "data": images, "images": networks["PRP"], "classes": networks["classes"]}
 
 
 @pytest.fixture
-def run(run_script: Run, places: dict[str, Path], tmp_path: Path) -> Run:
+def run(places: dict[str, Path], tmp_path: Path) -> Run:
     """``run(network, *arguments)``: extracts into a new folder, which it gives."""
     numbers = iter(range(100))
 
@@ -65,18 +62,16 @@ def run(run_script: Run, places: dict[str, Path], tmp_path: Path) -> Run:
         folder = tmp_path / f"extracted{next(numbers)}"
         data = () if network == "toy" else (f"--data_root={places['data']}",)
         command = (TOY if network == "toy" else IMAGE) + [f"--network={places[network]}", *data]
-        result = run_script(script, *command, f"--save_dir={folder}", *arguments)
-        assert (result.code, result.err) == (0, ""), result
+        good(run_script(script, *command, f"--save_dir={folder}", *arguments))
         return folder
 
     return start
 
 
-def correlate(run_script: Run, command: str, source: Path, *arguments: str) -> Path:
+def correlate(command: str, source: Path, *arguments: str) -> Path:
     folder = source.parent / f"{source.name}-correlated"
     place = (f"--save_dir={folder}", f"--res_root={source}")
-    result = run_script(script, command, *place, *arguments)
-    assert (result.code, result.err) == (0, ""), result
+    good(run_script(script, command, *place, *arguments))
     return folder
 
 
@@ -95,9 +90,7 @@ def numpy_correlations(first: np.ndarray, later: np.ndarray) -> np.ndarray:
     ("given", "times"),
     [(["--h=0.5"], [0, 0.5, 1, 1.5]), ([], torch.linspace(0, 7.01, STEPS, dtype=torch.float64))],
 )
-def test_toys_files_have_the_promised_names_and_contents(
-    run: Run, given: list[str], times: Any
-) -> None:
+def test_toy_files_have_their_names_and_contents(run: Run, given: list[str], times: Any) -> None:
     folder = run("toy", *given)
     assert sorted(os.listdir(folder)) == [TOY_FILE.replace("npz", "json"), TOY_FILE]
     arrays = load_arrays(folder / TOY_FILE)
@@ -111,9 +104,7 @@ def test_toys_files_have_the_promised_names_and_contents(
 
 
 @pytest.mark.parametrize("noise", ["independent", "path"])
-def test_toy_residuals_are_those_of_the_same_points_at_every_time(
-    run: Run, places: dict[str, Path], noise: str
-) -> None:
+def test_toy_residuals_keep_their_points(run: Run, places: dict[str, Path], noise: str) -> None:
     arrays = load_arrays(run("toy", f"--noise={noise}", "--seed=3") / TOY_FILE)
     clean = arrays["net_outputs"] - arrays["net_residuals"]
     np.testing.assert_allclose(clean, np.broadcast_to(clean[0], clean.shape), atol=1e-5)
@@ -137,19 +128,19 @@ def test_toy_residuals_are_those_of_the_same_points_at_every_time(
         np.testing.assert_allclose(arrays["exact_residuals"][index], error, atol=1e-4)
 
 
-def test_without_exact_there_are_no_exact_residuals(run_script: Run, run: Run) -> None:
+def test_without_exact_there_are_no_exact_residuals(run: Run) -> None:
     folder = run("toy", "--no-exact")
     assert "exact_residuals" not in load_arrays(folder / TOY_FILE)
-    results = correlate(run_script, "calctoys", folder / TOY_FILE)
+    results = correlate("calctoys", folder / TOY_FILE)
     names = {"format", "net_outputs_acs", "net_residuals_acs", "times"}
     assert set(load_arrays(results / "circles_PRP_toy_autocorrelations.npz")) == names
 
 
-def test_toy_correlations_are_those_of_numpy(run_script: Run, run: Run) -> None:
+def test_toy_correlations_are_those_of_numpy(run: Run) -> None:
     source = run("toy") / TOY_FILE
     arrays = load_arrays(source)
     same = ("--data_name=circles", f"--n_time_pts={STEPS}", f"--n_samples={COUNT}", "--data_dim=2")
-    folder = correlate(run_script, "calctoys", source, *same, "--dims_to_keep=2")
+    folder = correlate("calctoys", source, *same, "--dims_to_keep=2")
     stem = "circles_PRP_toy_autocorrelations"
     names = [f"{stem}{end}" for end in (".npz", "_summary.json", "_summary.npz")]
     assert sorted(os.listdir(folder)) == names
@@ -177,9 +168,7 @@ def test_images_have_a_file_a_time_with_the_promised_contents(run: Run) -> None:
     np.testing.assert_allclose(arrays["times"], np.linspace(0, 2, STEPS))
 
 
-def test_path_residuals_of_images_are_along_their_melts_under_their_classes(
-    run: Run, places: dict[str, Path]
-) -> None:
+def test_path_residuals_are_along_melts_of_their_classes(run: Run, places: dict[str, Path]) -> None:
     dataset = ImageDataset(places["data"], use_labels=True, max_size=COUNT, seed=0)
     pixels, labels = dataset.read(range(COUNT))
     flow = Model.load(places["classes"]).flow.given(labels=labels)
@@ -192,9 +181,9 @@ def test_path_residuals_of_images_are_along_their_melts_under_their_classes(
         np.testing.assert_allclose(arrays["net_outputs"], output, atol=1e-4)
 
 
-def test_image_correlations_are_those_of_numpy(run_script: Run, run: Run) -> None:
+def test_image_correlations_are_those_of_numpy(run: Run) -> None:
     source = run("images")
-    folder = correlate(run_script, "calc", source, "--bs=3", "--dims_to_keep=64")
+    folder = correlate("calc", source, "--bs=3", "--dims_to_keep=64")
     stem = "blobs_PRP_autocorrelations"
     paths = [f"{stem}_times0_{index}.npz" for index in range(STEPS)]
     assert set(os.listdir(folder)) == {*paths, f"{stem}_summary.npz", f"{stem}_summary.json"}
@@ -209,7 +198,7 @@ def test_image_correlations_are_those_of_numpy(run_script: Run, run: Run) -> Non
 
 
 def test_the_disk_is_looked_at_before_anything_is_written(
-    run_script: Run, places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = SimpleNamespace(free=2**30)
     monkeypatch.setattr(residual_files.shutil, "disk_usage", lambda path: usage)
@@ -238,22 +227,14 @@ def results_of(network: str, folder: Path) -> tuple[str, Path]:
     return ("calctoys", folder / TOY_FILE) if network == "toy" else ("calc", folder)
 
 
-@pytest.fixture
-def refusal(run_script: Run) -> Callable[..., str]:
-    """``refusal(command, source, *arguments, code=, begun=)``: the line; nothing was written.
-
-    If it had begun, the folder of its results may be there.
-    """
-
-    def check(command: str, source: Path, *arguments: str, code: int, begun: bool = False) -> str:
-        folder = source.parent / "refused"
-        place = (f"--save_dir={folder}", f"--res_root={source}")
-        result = run_script(script, command, *place, *arguments)
-        refused(result, code)
-        assert list(folder.iterdir()) == [] if begun else not folder.exists()
-        return result.error
-
-    return check
+def refusal(command: str, source: Path, *arguments: str, code: int) -> str:
+    """The line with which it is refused; nothing was written."""
+    folder = source.parent / "refused"
+    place = (f"--save_dir={folder}", f"--res_root={source}")
+    result = run_script(script, command, *place, *arguments)
+    refused(result, code)
+    assert not folder.exists()
+    return result.error
 
 
 CONTRADICTIONS = {
@@ -263,9 +244,7 @@ CONTRADICTIONS = {
 
 
 @pytest.mark.parametrize("network", CONTRADICTIONS)
-def test_options_that_contradict_the_files_are_refused_with_both_values(
-    refusal: Run, run: Run, network: str
-) -> None:
+def test_options_that_contradict_files_are_refused_with_both_values(run: Run, network: str) -> None:
     command, source = results_of(network, run(network))
     for option, known in CONTRADICTIONS[network].items():
         line = refusal(command, source, option, code=2)
@@ -273,21 +252,17 @@ def test_options_that_contradict_the_files_are_refused_with_both_values(
         assert known in line
 
 
-def test_of_two_extractions_in_a_folder_one_is_chosen_by_name(
-    run_script: Run, refusal: Run, run: Run
-) -> None:
+def test_of_two_extractions_in_a_folder_one_is_chosen_by_name(run: Run) -> None:
     folder, other = run("images"), run("classes", "--data_name=other")
     shutil.copytree(other, folder, dirs_exist_ok=True)
     line = refusal("calc", folder, code=2)
     assert "--data_name=other" in line
     assert "--data_name=blobs" in line
-    results = correlate(run_script, "calc", folder, "--data_name=other")
+    results = correlate("calc", folder, "--data_name=other")
     assert (results / "other_PRRto10D_autocorrelations_times0_0.npz").exists()
 
 
-def test_files_of_another_extraction_among_those_of_images_are_refused(
-    refusal: Run, run: Run
-) -> None:
+def test_files_of_another_extraction_among_those_of_images_are_refused(run: Run) -> None:
     folder, other = run("images"), run("images", "--seed=1")
     path = folder / "blobs_PRP_net_outputs_residuals_time2.npz"
     before = path.with_name(path.name.replace("time2", "time1")).read_bytes()
@@ -298,7 +273,7 @@ def test_files_of_another_extraction_among_those_of_images_are_refused(
     assert path.name in refusal("calc", folder, code=1)
 
 
-def test_broken_files_of_toys_are_told_in_one_line(refusal: Run, run: Run) -> None:
+def test_broken_files_of_toys_are_told_in_one_line(run: Run) -> None:
     path = run("toy") / TOY_FILE
     arrays = load_arrays(path)
     changes: list[tuple[Arrays, str]] = [
@@ -329,16 +304,14 @@ OF: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("network", OF)
-def test_a_summary_tells_what_it_was_made_of(
-    run_script: Run, refusal: Run, run: Run, places: dict[str, Path], network: str
-) -> None:
+def test_a_summary_tells_what_it_is_of(run: Run, places: dict[str, Path], network: str) -> None:
     folder = run(network, "--seed=7", "--noise=path", "--solver=heun")
     command, source = results_of(network, folder)
     (parameters,) = folder.glob("*.json")
     origin = str(load_arrays(next(folder.glob("*.npz")))["origin"])
 
     def extraction() -> dict[str, Any]:
-        (path,) = correlate(run_script, command, source, "--overwrite").glob("*_summary.json")
+        (path,) = correlate(command, source, "--overwrite").glob("*_summary.json")
         return json.loads(path.read_text())["extraction"]
 
     of = {"network": str(places[network]), "calibration": True}

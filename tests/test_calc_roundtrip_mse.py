@@ -123,9 +123,7 @@ def test_the_numbers_are_those_of_the_kept_images(measure: Run) -> None:
 
 
 @pytest.mark.parametrize(("network", "keep"), [("PRP", 4), ("classes", 0), ("classes", 100)])
-def test_the_worst_images_are_kept_in_their_order(
-    measure: Run, images: Path, network: str, keep: int
-) -> None:
+def test_the_worst_images_keep_order(measure: Run, images: Path, network: str, keep: int) -> None:
     arrays = measure(network, f"--keep_worst={keep}", "--bs=3").arrays
     pixels, labels = chosen(images, COUNT)
     order = np.argsort(-arrays["all_mse_float"], kind="stable")[:keep]

@@ -4,8 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from inflationary_flows.__main__ import scripts
 from tests.support.commands import ALL, COMMANDS, Command, Shelf, run_named
 from tests.support.outcomes import assert_same, outcome, read_netcdf
 from tests.support.rank_pool import RankPool
-from tests.support.running import Contents, refused
+from tests.support.running import contents, full_disk, good, refused
 from torch_utils.results import load_arrays
 from training.flow.calibration import Calibration
 from training.model.model import Model
@@ -67,8 +66,7 @@ def test_the_table_has_every_command() -> None:
 
 @every_command
 def test_help_tells_every_option_and_its_default(command: Command) -> None:
-    result = command.run("--help")
-    assert (result.code, result.err) == (0, "")
+    result = good(command.run("--help"))
     assert command.run("-h") == result
     for option in command.options:
         assert option.opts[-1] in result.out
@@ -102,12 +100,9 @@ def test_devices_that_are_not_there_are_usage_errors(
 
 
 @some_commands("--dry_run", "--dry-run")
-def test_a_dry_run_tells_the_options_and_writes_nothing(
-    command: Command, shelf: Shelf, tmp_path: Path
-) -> None:
+def test_dry_runs_only_tell_the_options(command: Command, shelf: Shelf, tmp_path: Path) -> None:
     arguments = given(command, shelf, lr=0.125)
-    result = command.run(*arguments, *command.at(tmp_path / "out"), "-n", "--card-memory=80")
-    assert (result.code, result.err) == (0, "")
+    result = good(command.run(*arguments, *command.at(tmp_path / "out"), "-n", "--card-memory=80"))
     record = json.loads(result.out[result.out.index("\n{") :])
     options, step = record["options"], record["step"]
     assert (options["lr"], options["ls"], options["dry_run"]) == (0.125, 1, True)
@@ -153,9 +148,7 @@ def test_sources_that_are_none_are_told(command: Command, shelf: Shelf, tmp_path
 
 
 @every_writer
-def test_a_file_in_the_place_of_a_folder_is_told_and_stays(
-    command: Command, shelf: Shelf, tmp_path: Path
-) -> None:
+def test_a_file_in_a_folders_place_stays(command: Command, shelf: Shelf, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("precious")
     # A file of results has a folder itself, which is not the one in whose place it is.
     for folder in (tmp_path / "x", tmp_path / "x" / "y" / "z")[bool(command.file) :]:
@@ -166,9 +159,7 @@ def test_a_file_in_the_place_of_a_folder_is_told_and_stays(
 
 
 @some_commands("--overwrite")
-def test_results_of_before_are_not_replaced_unless_asked(
-    command: Command, shelf: Shelf, contents: Contents, tmp_path: Path
-) -> None:
+def test_no_result_is_replaced_unless_asked(command: Command, shelf: Shelf, tmp_path: Path) -> None:
     made = [path for path in shelf.done(command.name).iterdir() if command.keeps(path)]
     folder = tmp_path / "new"
     for path in made:
@@ -176,17 +167,13 @@ def test_results_of_before_are_not_replaced_unless_asked(
         folder.mkdir()
         shutil.copy(path, folder)
         before = contents(folder)
-        refused(
-            command.run(*command.given(shelf), *command.at(folder)),
-            *(2, folder / path.name, "--overwrite"),
-        )
+        result = command.run(*command.given(shelf), *command.at(folder))
+        refused(result, 2, folder / path.name, "--overwrite")
         assert contents(folder) == before
 
 
 @pytest.mark.parametrize("name", ["toy_train", "train"])
-def test_a_run_is_never_replaced(
-    name: str, shelf: Shelf, contents: Contents, tmp_path: Path
-) -> None:
+def test_a_run_is_never_replaced(name: str, shelf: Shelf, tmp_path: Path) -> None:
     command, before = COMMANDS[name], contents(shelf.done(name))
     result = command.run(*command.given(shelf), *command.at(shelf.done(name)))
     refused(result, 2, "holds a run already", "--resume")
@@ -194,13 +181,7 @@ def test_a_run_is_never_replaced(
 
 
 @every_writer
-def test_a_full_disk_leaves_no_file(
-    command: Command,
-    shelf: Shelf,
-    contents: Contents,
-    full_disk: Callable[[int], AbstractContextManager[None]],
-    tmp_path: Path,
-) -> None:
+def test_a_full_disk_leaves_no_file(command: Command, shelf: Shelf, tmp_path: Path) -> None:
     arguments, folder = command.given(shelf), tmp_path / "out"
     largest = max(path.stat().st_size for path in shelf.done(command.name).rglob("*"))
     with full_disk(largest // 2):
@@ -217,8 +198,7 @@ def test_a_full_disk_leaves_no_file(
 
 @every_command
 def test_a_run_in_a_pipe_shows_no_progress(command: Command, shelf: Shelf) -> None:
-    result = shelf.result(command.name)
-    assert (result.code, result.err) == (0, "")
+    result = good(shelf.result(command.name))
     assert "Wrote" in result.out or command.name in ("fid calc", "info")
     assert "\r" not in result.out
 
@@ -294,9 +274,7 @@ DENSITIES = ("--log_prob", "--trace=hutchinson")
     "--calibration",
     slow=sorted({*COMMANDS} - {"toy_pfODE_int net", "pfODE_int", "posterior check"}),
 )
-def test_the_calibration_of_a_network_is_used_unless_told_otherwise(
-    command: Command, shelf: Shelf, tmp_path: Path
-) -> None:
+def test_a_calibration_is_used_by_default(command: Command, shelf: Shelf, tmp_path: Path) -> None:
     network = next(text for text in command.given(shelf) if text.startswith("--network="))
     model = Model.load(network.partition("=")[2], calibrated=False)
     model.save(tmp_path / "plain.pkl")

@@ -16,7 +16,7 @@ from PIL import Image
 
 import dataset_tool
 from tests.support.image_files import encoded, write_zip
-from tests.support.running import Run, refused
+from tests.support.running import Result, Run, contents, good, refused, run_script
 
 Files = dict[str, bytes]
 
@@ -49,22 +49,18 @@ def read_output(dest: Path) -> tuple[list[np.ndarray], list[Any] | None]:
     return [np.asarray(Image.open(io.BytesIO(found[name]))) for name in names], labels
 
 
-@pytest.fixture
-def tool(run_script: Run) -> Run:
-    """``tool(source, dest, *options)`` runs the script."""
-    return lambda source, dest, *more: run_script(
-        dataset_tool, f"--source={source}", f"--dest={dest}", *more
-    )
+def tool(source: object, dest: object, *more: str) -> Result:
+    """Runs the script."""
+    return run_script(dataset_tool, f"--source={source}", f"--dest={dest}", *more)
 
 
 @pytest.fixture
-def converted(tool: Run, tmp_path: Path) -> Run:
+def converted(tmp_path: Path) -> Run:
     """``converted(source, *options) -> (images, labels)``, which must succeed."""
 
     def run(source: object, *more: str) -> tuple[list[np.ndarray], list[Any] | None]:
         dest = tmp_path / "converted.zip"
-        result = tool(source, dest, "--overwrite", *more)
-        assert (result.code, result.err) == (0, "")
+        good(tool(source, dest, "--overwrite", *more))
         return read_output(dest)
 
     return run
@@ -82,9 +78,7 @@ IN_ORDER = [RGB[0], RGB[2], RGB[1], RGB[3]]
 LABELS = {"labels": [["a/x0.png", 5], ["b/x1.png", 0], ["a/x2.png", 1], ["b/x3.png", 2]]}
 
 
-def test_a_nested_folder_and_a_zip_come_out_in_the_order_of_their_names(
-    converted: Run, tmp_path: Path
-) -> None:
+def test_nested_folders_and_zips_come_out_in_order_of_names(converted: Run, tmp_path: Path) -> None:
     clutter = {"readme.txt": b"?", ".hidden.png": b"?", "__MACOSX/a/._x0.png": b"?"}
     for source in (
         write_folder(tmp_path / "folder", NESTED | clutter),
@@ -110,12 +104,9 @@ def test_labels_of_a_folder_or_zip_follow_their_images(
     assert converted(none)[1] is None
 
 
-def test_a_folder_has_the_files_of_a_zip_and_both_are_the_same_each_time(
-    tool: Run, contents: Callable[[Path], Files], tmp_path: Path
-) -> None:
-    source = write_folder(
-        tmp_path / "source", NESTED | {"dataset.json": json.dumps(LABELS).encode()}
-    )
+def test_a_folder_has_the_files_of_a_zip_and_both_are_the_same_each_time(tmp_path: Path) -> None:
+    labels = {"dataset.json": json.dumps(LABELS).encode()}
+    source = write_folder(tmp_path / "source", NESTED | labels)
     for name in ("a.zip", "b.zip", "folder"):
         assert tool(source, tmp_path / name).code == 0
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
@@ -129,7 +120,7 @@ def test_a_folder_has_the_files_of_a_zip_and_both_are_the_same_each_time(
     assert (tmp_path / "c.zip").read_bytes() == (tmp_path / "a.zip").read_bytes()
 
 
-def test_pngs_are_not_compressed_and_a_thousand_lie_in_a_folder(tool: Run, tmp_path: Path) -> None:
+def test_pngs_are_not_compressed_and_a_thousand_lie_in_a_folder(tmp_path: Path) -> None:
     assert tool("digits", tmp_path / "d").code == 0
     assert len(list((tmp_path / "d" / "00000").iterdir())) == 1000
     assert len(list((tmp_path / "d" / "00001").iterdir())) == 797
@@ -147,18 +138,14 @@ def test_a_center_crop_keeps_the_middle(converted: Run, tmp_path: Path) -> None:
     assert_same(converted(source, "--transform=center-crop")[0], [wide[:, 1:5], tall[2:6]])
 
 
-def test_a_wide_crop_has_the_aspect_and_black_above_and_below(
-    converted: Run, tmp_path: Path
-) -> None:
+def test_wide_crops_keep_the_aspect_between_black_bars(converted: Run, tmp_path: Path) -> None:
     wide, tall = noise(4, 12), noise(9, 8)
     source = write_folder(tmp_path / "s", {"0.png": encoded(wide), "1.png": encoded(tall)})
     images, _ = converted(source, "--transform=center_crop_wide", "--resolution=8x4")
     assert_same(images, [np.pad(x, ((2, 2), (0, 0))) for x in (wide[:, 2:10], tall[2:6])])
 
 
-def test_a_resolution_averages_constant_blocks_to_themselves(
-    converted: Run, tmp_path: Path
-) -> None:
+def test_a_resolution_averages_even_blocks_to_themselves(converted: Run, tmp_path: Path) -> None:
     quadrants = np.kron(np.array([[0, 50], [100, 250]], np.uint8), np.ones((32, 32), np.uint8))
     source = write_folder(tmp_path / "s", {"0.png": encoded(quadrants)})
     (image,), _ = converted(source, "--resolution=16X16")
@@ -178,7 +165,7 @@ def test_no_more_than_the_asked_number_of_images(converted: Run, tmp_path: Path)
 # Kinds of files.
 
 
-def test_kinds_are_converted_to_gray_or_rgb_and_it_is_said_once(tool: Run, tmp_path: Path) -> None:
+def test_kinds_are_converted_to_gray_or_rgb_and_it_is_said_once(tmp_path: Path) -> None:
     color = Image.fromarray(np.full((4, 4, 3), (200, 100, 0), np.uint8))
     half = color.convert("RGBA")
     half.putalpha(0)
@@ -197,8 +184,7 @@ def test_kinds_are_converted_to_gray_or_rgb_and_it_is_said_once(tool: Run, tmp_p
         "9.jpg": (encoded(Image.new("CMYK", (4, 4), (0, 0, 0, 255)), "jpeg"), [0] * 3),
     }
     source = write_folder(tmp_path / "s", {name: data for name, (data, _) in files.items()})
-    result = tool(source, tmp_path / "d.zip")
-    assert result.code == 0
+    result = good(tool(source, tmp_path / "d.zip"))
     images, _ = read_output(tmp_path / "d.zip")
     means = [image.mean(axis=(0, 1)).round().tolist() for image in images]
     assert means == [mean for _, mean in files.values()]
@@ -207,9 +193,7 @@ def test_kinds_are_converted_to_gray_or_rgb_and_it_is_said_once(tool: Run, tmp_p
     assert sum("transparent" in note for note in notes) == 1
 
 
-def test_gray_stays_gray_and_an_upright_photograph_is_upright(
-    converted: Run, tmp_path: Path
-) -> None:
+def test_gray_stays_gray_and_upright_photographs_upright(converted: Run, tmp_path: Path) -> None:
     source = write_folder(tmp_path / "s", {f"{i}.png": encoded(g) for i, g in enumerate(GRAY)})
     assert_same(converted(source)[0], GRAY)
     exif = Image.Exif()
@@ -218,9 +202,7 @@ def test_gray_stays_gray_and_an_upright_photograph_is_upright(
     assert_same(converted(turned)[0], [RGB[0][::-1, ::-1]])
 
 
-def test_color_among_gray_is_never_dropped_unasked(
-    tool: Run, converted: Run, tmp_path: Path
-) -> None:
+def test_color_among_gray_is_never_dropped_unasked(converted: Run, tmp_path: Path) -> None:
     source = write_folder(tmp_path / "s", {"0.png": encoded(GRAY[0]), "1.png": encoded(RGB[0])})
     result = tool(source, tmp_path / "d.zip", "--skip-bad")
     refused(result, 1, "1.png", "--channels=3")
@@ -254,30 +236,27 @@ BAD_FILES = {
 @pytest.mark.parametrize("kind", BAD_FILES)
 @pytest.mark.parametrize("make", [write_folder, write_zip])
 def test_a_bad_file_stops_the_tool_or_is_skipped_and_counted(
-    tool: Run, tmp_path: Path, kind: str, make: Callable[[Path, Files], Path]
+    tmp_path: Path, kind: str, make: Callable[[Path, Files], Path]
 ) -> None:
     data, message = BAD_FILES[kind]
     source = make(tmp_path / "source.zip", NESTED | {"b/bad.png": data})
     for dest in ("d.zip", "d"):
         refused(tool(source, tmp_path / dest), 1, "b/bad.png", message)
         assert os.listdir(tmp_path) == ["source.zip"]
-    result = tool(source, tmp_path / "d.zip", "--skip-bad")
-    assert result.code == 0
+    result = good(tool(source, tmp_path / "d.zip", "--skip-bad"))
     assert "skipped 1" in result.out
     assert "b/bad.png" in result.out
     assert_same(read_output(tmp_path / "d.zip")[0], IN_ORDER)
 
 
-def test_skipping_everything_is_an_error(tool: Run, tmp_path: Path) -> None:
+def test_skipping_everything_is_an_error(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "s", {f"{i:02d}.png": b"bad" for i in range(30)})
     result = tool(source, tmp_path / "d.zip", "--skip-bad")
     refused(result, 1, "all 30 were skipped")
     assert sum(line.startswith("Skipped") for line in result.out.splitlines()) == 20
 
 
-def test_what_is_no_data_set_is_never_replaced(
-    tool: Run, contents: Callable[[Path], Files], tmp_path: Path
-) -> None:
+def test_what_is_no_data_set_is_never_replaced(tmp_path: Path) -> None:
     home = write_folder(tmp_path / "home", {"thesis.tex": b"x"})
     write_folder(tmp_path / "home" / "images", NESTED)
     write_folder(tmp_path / "a.zip", {"dataset.json": b"x"})
@@ -296,14 +275,14 @@ def test_what_is_no_data_set_is_never_replaced(
         assert contents(tmp_path) == before
 
 
-def test_a_folder_of_before_is_replaced_if_asked(tool: Run, tmp_path: Path) -> None:
+def test_a_folder_of_before_is_replaced_if_asked(tmp_path: Path) -> None:
     for count in (2, 3):
         result = tool("digits", tmp_path / "d", f"--max-images={count}", "--overwrite")
         assert (result.code, len(read_output(tmp_path / "d")[0])) == (0, count)
     assert sorted(os.listdir(tmp_path)) == ["d", "d_params.json"]
 
 
-def test_a_zip_entry_that_says_it_is_huge_is_not_read(tool: Run, tmp_path: Path) -> None:
+def test_a_zip_entry_that_says_it_is_huge_is_not_read(tmp_path: Path) -> None:
     source = write_zip(tmp_path / "s.zip", {"x.png": GOOD})
     data = source.read_bytes()
     field = data.index(b"PK\x01\x02") + 24

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import matplotlib.pyplot
 import pytest
 
-from tests.support.running import Result, quick_endings, slowly
+from tests.support.running import quick_endings, run_script, slowly
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
@@ -72,8 +72,8 @@ def blocks_of(page: str) -> Iterator[Block]:
 class Shell:
     """Runs the lines of shell blocks: scripts in this process; bash expands their words."""
 
-    def __init__(self, run_script: Callable[..., Result]):
-        self._run_script, self._assigned = run_script, ""
+    def __init__(self) -> None:
+        self._assigned = ""
 
     def run(self, text: str) -> None:
         for line in text.replace("\\\n", " ").splitlines():
@@ -101,23 +101,19 @@ class Shell:
         of_rounds = ["--simulations=150", "--draws=20", *FEW_ROWS]
         few = {"population": [], "rounds": of_rounds}.get(words[0], few)
         with quick_endings():
-            done = self._run_script(importlib.import_module(name), *words, *few)
+            done = run_script(importlib.import_module(name), *words, *few)
         assert done.code == 0, f"{name} {options}: {done.err}"
 
 
 @pytest.mark.parametrize("page", slowly(PAGES, "docs/trials.md", "docs/rounds.md"))
 def test_every_block_of_a_page_runs(
-    page: str,
-    run_script: Callable[..., Result],
-    toy_network: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    page: str, toy_network: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     demo = tmp_path / DEMO
     demo.parent.mkdir(parents=True)
     shutil.copyfile(toy_network("--data_name=circles"), demo)
     monkeypatch.chdir(tmp_path)
-    shell, names = Shell(run_script), {"__name__": "__main__"}
+    shell, names = Shell(), {"__name__": "__main__"}
     blocks = list(blocks_of(page))
     assert blocks
     for block in blocks:
@@ -149,9 +145,8 @@ def test_every_cell_of_a_notebook_runs_and_none_keeps_what_it_gave(path: Path) -
 
 def test_files_that_pages_name_are_there() -> None:
     for page in (*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
-        named = re.findall(
-            r"`((?:tests|training|benchmarks|torch_utils)/[\w/]+\.py)`", page.read_text()
-        )
+        rooms = "tests|training|benchmarks|torch_utils"
+        named = re.findall(rf"`((?:{rooms})/[\w/]+\.py)`", page.read_text())
         missing = [name for name in named if not (ROOT / name).exists()]
         assert not missing, page
 

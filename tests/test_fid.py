@@ -18,7 +18,7 @@ from PIL import Image
 import fid
 from tests.support.image_runs import write_images
 from tests.support.linear_detector import SIZE, LinearDetector, features_of
-from tests.support.running import Contents, Run, unless_given
+from tests.support.running import Run, contents, good, run_script, unless_given
 from torch_utils import distributed
 from training.data.images.batches import ImageDataset, pixel_batches
 from training.measure.frechet import frechet_distance
@@ -65,15 +65,13 @@ class Tool:
 
     def ref(self, data: Path, *more: str, name: str = "ref.npz") -> Path:
         dest = self.folder / name
-        result = self("ref", f"--data={data}", f"--dest={dest}", *more)
-        assert (result.code, result.err) == (0, ""), result.err
+        good(self("ref", f"--data={data}", f"--dest={dest}", *more))
         return dest
 
     def calc(self, images: Path, reference: Path, *more: str) -> dict[str, Any]:
         dest = self.folder / "result.json"
         given = (f"--images={images}", f"--ref={reference}", f"--dest={dest}", "--overwrite")
-        result = self("calc", *given, *more)
-        assert (result.code, result.err) == (0, ""), result.err
+        result = good(self("calc", *given, *more))
         return {**json.loads(dest.read_text()), "printed": result.out}
 
     def __call__(self, command: str, *more: str) -> Any:
@@ -82,7 +80,7 @@ class Tool:
 
 
 @pytest.fixture
-def tool(run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
     monkeypatch.setattr("training.commands.fid.InceptionDetector", LinearDetector)
     weights = tmp_path / "weights.pth"
     weights.write_bytes(b"a detector")
@@ -136,10 +134,8 @@ def places(path: Path) -> list[int]:
 
 @pytest.mark.parametrize(("option", "count"), [("--kid_features", 9), ("--num", 8)])
 def test_so_many_random_images_are_taken(tool: Tool, data: Path, option: str, count: int) -> None:
-    paths = [
-        tool.ref(data, f"{option}={count}", f"--seed={seed}", name=f"{name}.npz")
-        for name, seed in (("a", 3), ("b", 3), ("c", 4))
-    ]
+    given, seeds = f"{option}={count}", {"a.npz": 3, "b.npz": 3, "c.npz": 4}
+    paths = [tool.ref(data, given, f"--seed={seed}", name=name) for name, seed in seeds.items()]
     chosen = [places(path) for path in paths]
     assert [len(set(one)) for one in chosen] == [count] * 3
     assert chosen[0] == chosen[1] == sorted(chosen[0])
@@ -183,13 +179,10 @@ def test_subsets_that_are_the_whole_sets_tell_nothing(tool: Tool, generated: Pat
     assert result["printed"].splitlines()[1].endswith("(features of 18 images against 18)")
 
 
-def test_a_result_is_printed_and_written_only_if_asked(
-    tool: Tool, data: Path, generated: Path, contents: Contents, tmp_path: Path
-) -> None:
+def test_nothing_unasked_is_left(tool: Tool, data: Path, generated: Path, tmp_path: Path) -> None:
     reference = tool.ref(data)
     before = contents(tmp_path)
-    result = tool("calc", f"--images={generated}", f"--ref={reference}")
-    assert (result.code, result.err) == (0, "")
+    result = good(tool("calc", f"--images={generated}", f"--ref={reference}"))
     assert result.out.startswith("FID ")
     assert contents(tmp_path) == before
 
@@ -202,9 +195,7 @@ def test_few_images_are_noted(tool: Tool, data: Path, generated: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, ">f8"])
-def test_a_reference_of_others_needs_only_its_moments(
-    tool: Tool, data: Path, generated: Path, dtype: Any
-) -> None:
+def test_foreign_moments_are_enough(tool: Tool, data: Path, generated: Path, dtype: Any) -> None:
     own = arrays_of(tool.ref(data))
     foreign = tool.folder / "foreign.npz"
     np.savez(foreign, mu=own["mu"].astype(dtype), sigma=own["sigma"].astype(dtype))
@@ -218,9 +209,7 @@ def test_a_reference_of_others_needs_only_its_moments(
 
 
 @pytest.mark.parametrize("where", ["ref", "calc"])
-def test_without_features_there_is_no_kid(
-    tool: Tool, data: Path, generated: Path, where: str
-) -> None:
+def test_no_kid_without_features(tool: Tool, data: Path, generated: Path, where: str) -> None:
     of = {where: ["--kid_features=0"]}
     result = tool.calc(generated, tool.ref(data, *of.get("ref", [])), *of.get("calc", []))
     assert result["kid"] is None
@@ -231,7 +220,7 @@ def test_without_features_there_is_no_kid(
 
 
 @pytest.fixture
-def refused(tool: Tool, contents: Contents, tmp_path: Path) -> Run:
+def refused(tool: Tool, tmp_path: Path) -> Run:
     """``refused(code, command, *arguments)``: the one line; nothing was written."""
 
     def check(code: int, command: str, *arguments: str) -> str:
@@ -268,9 +257,7 @@ def test_too_few_images_are_refused(refused: Run, tool: Tool, data: Path, tmp_pa
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_breaks_midway_leaves_nothing(
-    refused: Run, tmp_path: Path, workers: int
-) -> None:
+def test_images_that_break_midway_leave_nothing(refused: Run, tmp_path: Path, workers: int) -> None:
     folder = write_images(tmp_path / "images", noise(9))
     broken = sorted(folder.rglob("*.png"))[6]
     broken.write_bytes(broken.read_bytes()[:60])
@@ -280,9 +267,7 @@ def test_an_image_that_breaks_midway_leaves_nothing(
     assert message.startswith(str(broken))
 
 
-def test_images_of_another_shape_are_refused(
-    refused: Run, tool: Tool, data: Path, tmp_path: Path
-) -> None:
+def test_images_of_other_shapes_fail(refused: Run, tool: Tool, data: Path, tmp_path: Path) -> None:
     reference = tool.ref(data)
     for name, pixels, shape in (
         ("gray.zip", noise(3, channels=1), "1x4x4"),
@@ -295,9 +280,7 @@ def test_images_of_another_shape_are_refused(
         )
 
 
-def test_a_reference_by_another_detector_is_refused(
-    refused: Run, tool: Tool, data: Path, tmp_path: Path
-) -> None:
+def test_other_detectors_are_refused(refused: Run, tool: Tool, data: Path, tmp_path: Path) -> None:
     reference = tool.ref(data)
     other = tmp_path / "other.pth"
     other.write_bytes(b"another detector")
@@ -340,9 +323,7 @@ def test_bad_references_are_refused(refused: Run, tool: Tool, data: Path, tmp_pa
 # How images are read.
 
 
-def test_images_come_in_the_order_asked_for_and_each_rank_has_its_share(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_come_in_order_shared_by_ranks(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, items = ImageDataset(data), torch.tensor([5, 2, 19, 3])
     parts = list(pixel_batches(dataset, items, batch=3))
     assert [(len(part), part.dtype) for part in parts] == [(3, torch.uint8), (1, torch.uint8)]

@@ -1,110 +1,200 @@
-"""What ``info.py`` says of files: by what they are, in lines of a label and a fact."""
+"""What files are told to be, and networks of the original code that are brought in."""
 
-from collections.abc import Callable
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import dataset_tool
+import import_network
 import info
 import toy_pfODE_int
 import train
 from tests.support.image_models import save_image_model, write_image_set
-from tests.support.running import Run, refused
+from tests.support.original_files import dumps, toy_content
+from tests.support.running import Result, Run, contents, good, refused, run_script
+from torch_utils.results import load_arrays
 from training.model.model import Model
 
 
-@pytest.fixture
-def facts(run_script: Run) -> Callable[[Path], dict[str, str]]:
-    def told(path: Path) -> dict[str, str]:
-        result = run_script(info, path)
-        assert (result.code, result.err) == (0, "")
-        first, *lines = result.out.splitlines()
-        assert first == str(path)
-        return dict(line.strip().split("  ", 1) for line in lines)
-
-    return told
+def facts(path: Path) -> dict[str, str]:
+    """What the script says of a file, by name."""
+    first, *lines = good(run_script(info, path)).out.splitlines()
+    assert first == str(path)
+    pairs = (line.strip().split("  ", 1) for line in lines)
+    return {name: fact.strip() for name, fact in pairs}
 
 
-def test_a_network_and_what_was_simulated_with_it(
-    facts: Callable[[Path], dict[str, str]],
-    run_script: Run,
-    toy_network: Callable[..., Path],
-    tmp_path: Path,
-) -> None:
+def test_a_network_and_its_simulations(toy_network: Run, tmp_path: Path) -> None:
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
-    found = {name: fact.strip() for name, fact in facts(network).items()}
+    found = facts(network)
     assert found["trained on"].startswith("circles, 0.0004 million")
     assert found["schedule"].startswith("PRRto1D: keeps 1 of 2 dimensions; rho 1")
     assert (found["times"], found["network"].split()[0]) == ("0 to 5", "mlp")
     few = ("--total_samples=7", "--steps=2")
     assert run_script(toy_pfODE_int, "net", f"--network={network}", f"--save_dir={tmp_path}", *few)
     melt = facts(next(tmp_path.glob("*_melt_results.npz")))
-    assert melt["results"].strip().startswith("trajectory, ")
-    assert melt["network_sha256"].strip() == found["digest"]
-    assert melt["xs_es"].strip() == "[2, 7, 2] float64"
+    assert melt["results"].startswith("trajectory, ")
+    assert melt["network_sha256"] == found["digest"]
+    assert melt["xs_es"] == "[2, 7, 2] float64"
     run = facts(network.parent)
-    assert run["networks"].strip() == f"1, the last {network.name}"
+    assert run["networks"] == f"1, the last {network.name}"
 
 
-def test_networks_and_sets_of_images(
-    facts: Callable[[Path], dict[str, str]], tmp_path: Path
-) -> None:
+def test_networks_and_sets_of_images(tmp_path: Path) -> None:
     save_image_model(tmp_path / "n.pkl", 10, label_dim=3)
-    assert facts(tmp_path / "n.pkl")["images"].strip() == "8x8 pixels, 1 channel(s), 3 classes"
+    assert facts(tmp_path / "n.pkl")["images"] == "8x8 pixels, 1 channel(s), 3 classes"
     write_image_set(tmp_path / "set.zip", 5)
     assert facts(tmp_path / "set.zip") == {"images": "5, of 8x8 pixels, 1 channel(s)"}
 
 
-def test_what_is_nothing_of_ours_is_refused(run_script: Run, tmp_path: Path) -> None:
+def test_what_is_nothing_of_ours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     assert "is no file of this project" in run_script(info, tmp_path / "notes.txt").error
     assert run_script(info, tmp_path / "none.npz").code == 1
 
 
-def test_tables_and_their_networks(
-    facts: Callable[[Path], dict[str, str]], run_script: Run, tmp_path: Path
-) -> None:
+def test_tables_and_their_networks(tmp_path: Path) -> None:
     table, run = tmp_path / "wine.npz", tmp_path / "run"
     columns = ("--columns=alcohol,ash,magnesium", "--conditions=hue")
     assert run_script(dataset_tool, "--source=wine", f"--dest={table}", *columns).code == 0
-    found = {name: fact.strip() for name, fact in facts(table).items()}
+    found = facts(table)
     assert found["table"].startswith("178 rows, 18 of them held out")
     assert found["columns"] == "3: alcohol, ash, magnesium"
     assert (found["discrete columns"], found["conditions"]) == ("3", "hue")
     few = ("--duration=0.001", "--width=8", "--depth=1", "--marginals=quantile", "--whiten=pca")
     place = (f"--outdir={run}", "--nosubdir", f"--data={table}")
-    told = run_script(train, *place, *few)
-    assert told.code == 0
+    told = good(run_script(train, *place, *few))
     assert "hue left out: --cond" in told.out
     network = facts(next(run.glob("network-*.pkl")))
-    assert network["columns"].strip() == "3: alcohol, ash, magnesium"
-    assert network["coordinates"].strip() == "yeo-johnson, then normal scores, then pca"
+    assert network["columns"] == "3: alcohol, ash, magnesium"
+    assert network["coordinates"] == "yeo-johnson, then normal scores, then pca"
 
 
-def test_a_run_with_its_reports_and_its_options(
-    facts: Callable[[Path], dict[str, str]],
-    run_script: Run,
-    toy_network: Callable[..., Path],
-    tmp_path: Path,
-) -> None:
+def test_a_run_its_reports_and_options(toy_network: Run, tmp_path: Path) -> None:
     network = toy_network("--data_name=circles", "--augment_to=3", "--tmax=5")
-    assert facts(network)["embedded in"].strip() == "3 dimensions"
+    assert facts(network)["embedded in"] == "3 dimensions"
     grid = {"time_grid": {"solver": "heun", "times": [0.0, 1.0, 5.0]}}
     model = Model.load(network)
     replace(model, about={**model.about, **grid}).save(tmp_path / "grid.pkl")
-    assert facts(tmp_path / "grid.pkl")["stored times"].strip() == "of heun"
+    assert facts(tmp_path / "grid.pkl")["stored times"] == "of heun"
     run = facts(network.parent)
-    assert run["samples"].strip() == "0.0004 million"
+    assert run["samples"] == "0.0004 million"
     assert float(run["last loss"]) > 0
     assert float(run["seconds"]) > 0
     options = facts(network.parent / "training_options.json")
-    assert options["parameters"].strip().startswith("inflationary-flows training run 1")
-    assert options["options"].strip().endswith("entries")
+    assert options["parameters"].startswith("inflationary-flows training run 1")
+    assert options["options"].endswith("entries")
     copy = tmp_path / "copy"
     copy.mkdir()
     (copy / "training_options.json").write_text("{}")
-    assert facts(copy)["run of"].strip() == "an unknown script"
+    assert facts(copy)["run of"] == "an unknown script"
     (copy / "stats.jsonl").write_text("{")
     refused(run_script(info, copy), 1, "stats.jsonl", "last line")
+
+
+ROOT = Path(__file__).parent.parent
+# Files with random weights, 8 MB, and what the original code makes of some points.
+FOLDERS = (ROOT / "tests" / "fixtures", ROOT.parent / "shared" / "fixtures")
+NAMES = ("toy_circles_prp", "image_8x8_prr10")
+RECORDED = {
+    name: next((f for folder in FOLDERS if (f := folder / f"{name}.pkl").exists()), None)
+    for name in NAMES
+}
+needs_recorded = pytest.mark.skipif(
+    None in RECORDED.values(), reason=f"needs {' and '.join(NAMES)} in {FOLDERS[0]}"
+)
+
+
+@pytest.fixture
+def bring(tmp_path: Path) -> Run:
+    """``bring(source, *options)``: imports a file, or content of one, as ``network.pkl``."""
+
+    def run(source: Any, *options: str) -> Result:
+        if not isinstance(source, Path):
+            content, source = source, tmp_path / "original.pkl"
+            source.write_bytes(dumps(content))
+        place = f"--dest={tmp_path / 'network.pkl'}"
+        return run_script(import_network, f"--source={source}", place, *options)
+
+    return run
+
+
+# What the original gives.
+
+
+@needs_recorded
+@pytest.mark.parametrize("name", NAMES)
+def test_networks_of_the_original_code_give_the_same(bring: Run, tmp_path: Path, name: str) -> None:
+    good(bring(RECORDED[name]))
+    model = Model.load(tmp_path / "network.pkl")
+    with np.load(RECORDED[name].with_suffix(".npz")) as file:
+        space = file["space"]
+        x, t, given, known_weight = (
+            torch.from_numpy(file[key]) for key in ("x_es", "t", "denoised", "weight")
+        )
+    denoised = model.denoiser(x, t).double()
+    if space == "IS":
+        # Recorded as images, from points in eigenspace.
+        denoised = model.denoiser.basis.from_eigen(denoised)
+    error = (denoised - given.double()).norm(dim=1) / given.double().norm(dim=1)
+    assert error.max() < 2e-6
+    assert model.denoiser.noise_cond == "ddpm_float32"
+    # The loss is weighted by 1/c_out, computed in float32 with cancellation.
+    weight = 1 / model.denoiser.coefficients(t.double()).c_out
+    torch.testing.assert_close(weight, known_weight.double(), rtol=2e-4, atol=0)
+
+
+# The script.
+
+
+def test_an_imported_toy_network_can_be_simulated(bring: Run, tmp_path: Path) -> None:
+    result = good(bring(toy_content()))
+    assert "OriginalToyConvUNet" in result.out
+    place = (f"--save_dir={tmp_path}", f"--network={tmp_path / 'network.pkl'}")
+    known = ("--data_name=circles", "--data_dim=2", "--dims_to_keep=2", "--solver=euler")
+    few = ("--total_samples=5", "--steps=4", "--h=1.5", "--save_freq=2")
+    assert run_script(toy_pfODE_int, "net", *place, *known, *few).code == 0
+    melt = load_arrays(tmp_path / "circles_PRP_net_melt_results.npz")
+    assert melt["xs"].shape == (3, 5, 2)
+    assert np.isfinite(melt["xs"]).all()
+    assert melt["times"][-1] == 6.0
+
+
+def test_the_source_is_never_replaced(bring: Run, tmp_path: Path) -> None:
+    (tmp_path / "original.pkl").write_bytes(dumps(toy_content()))
+    before = contents(tmp_path)
+    for name in ("original.pkl", "./original.pkl"):
+        dest = f"--dest={tmp_path}/{name}"
+        refused(bring(tmp_path / "original.pkl", dest, "--overwrite"), 2, "give another")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "code", "message"),
+    [
+        (toy_content("spirals"), (), 1, "toy 'spirals'"),
+        (toy_content(), ("--data_name=moons",), 2, "data_name is moons"),
+        (toy_content(), ("--tmax=8",), 2, "tmax is 8, but"),
+    ],
+)
+def test_what_cannot_be_imported_is_one_line(
+    bring: Run, tmp_path: Path, content: Any, options: tuple[str, ...], code: int, message: str
+) -> None:
+    refused(bring(content, *options), code, message)
+    assert os.listdir(tmp_path) == ["original.pkl"]
+
+
+# Hostile files.
+
+
+def test_source_text_is_not_run(bring: Run, tmp_path: Path) -> None:
+    marker, content = tmp_path / "marker", toy_content()
+    content["ema"].source = f"open({str(marker)!r}, 'w').close()"
+    content["ema"].child("model").source = content["ema"].source
+    assert bring(content).code == 0
+    assert not marker.exists()

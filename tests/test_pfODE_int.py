@@ -1,50 +1,46 @@
-"""Image integration from the command line: what it writes, that it is right, what it refuses."""
+"""Image integration from the command line: what it writes, densities, and learned latents."""
 
-import json
 import os
 from collections.abc import Callable
 from functools import cache
+from math import log
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import info
 import pfODE_int
+import toy_mesh_exps
+import toy_pfODE_int
+import toy_train
 from tests.support.image_models import END, SHAPE
-from tests.support.running import Contents, Run, refused, unless_given
-from tests.support.trajectories import KEYS
-from torch_utils.results import load_arrays
+from tests.support.image_runs import network_file
+from tests.support.outcomes import KINDS, TRAJECTORY, Simulations
+from tests.support.running import Run, contents, good, refused, run_script, unless_given
+from torch_utils.results import load_arrays, load_json
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
 from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
+from training.data.toys import Toy
+from training.files.trajectory import SavedTrajectory
+from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.latent.laws import LearnedLaw
+from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
+from training.model.recipe import make_schedule
 from training.names import DEFAULT_SOLVER
+from training.pictures.trajectories.clouds import latent_law
+from training.subjects.images import dequantized
 
 Arrays = dict[str, np.ndarray]
 
-KINDS = ("melt", "roundtrip", "gen")
 COUNT, DIM = 5, 64
-
-
-class Found:
-    """What one command wrote: arrays by simulation, and its parameters."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        (parameters,) = folder.glob("*_HD_pfODE_int_sim_params.json")
-        self.stem = parameters.name.removesuffix("_HD_pfODE_int_sim_params.json")
-        self.parameters = json.loads(parameters.read_text())
-        assert self.parameters.pop("format") == "inflationary-flows simulations 1"
-        self.arrays = {
-            kind: load_arrays(self.path(kind)) for kind in KINDS if self.path(kind).exists()
-        }
-
-    def path(self, kind: str) -> Path:
-        return self.folder / f"{self.stem}_{kind}.npz"
-
-    def __getitem__(self, kind: str) -> Arrays:
-        return self.arrays[kind]
 
 
 def close_to(found: Arrays, expected: Arrays) -> None:
@@ -75,9 +71,9 @@ def command(networks: dict[str, Path], images: Path) -> Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
-def simulate(run_once: Run, command: Run) -> Callable[..., Found]:
+def simulate(run_once: Run, command: Run) -> Callable[..., Simulations]:
     """``simulate(network, ...)``, read back."""
-    return cache(lambda *given: Found(run_once(pfODE_int, *command(*given))[0]))
+    return cache(lambda *given: Simulations(run_once(pfODE_int, *command(*given))[0]))
 
 
 # Exponential solvers are exact here, so that single precision is all that limits the files.
@@ -89,7 +85,7 @@ CASES = {
 
 
 @pytest.fixture(params=list(CASES))
-def case(request: pytest.FixtureRequest, simulate: Run) -> Found:
+def case(request: pytest.FixtureRequest, simulate: Run) -> Simulations:
     """All simulations of closed-form Gaussian data; states at steps 0, 3, 6 and 8."""
     found = simulate(*CASES[request.param], "--n_iters=8", "--save_freq=3", "--seed=3")
     assert found.stem == request.param
@@ -102,22 +98,22 @@ def latent_std(arrays: Arrays) -> np.ndarray:
     return arrays["scale"][:, None] * np.sqrt(variance)
 
 
-def test_the_promised_files_have_the_promised_arrays(case: Found) -> None:
+def test_the_promised_files_have_the_promised_arrays(case: Simulations) -> None:
     names = {f"{case.stem}_{kind}.npz" for kind in KINDS}
     assert set(os.listdir(case.folder)) == {*names, f"{case.stem}_HD_pfODE_int_sim_params.json"}
     sizes = {"S": 4, "N": COUNT, "D": DIM}
     for kind, arrays in case.arrays.items():
         which = {"image_index"} if kind != "gen" else set()
-        assert set(arrays) == {*KEYS, "format", "image_shape", "network_sha256", *which}
+        assert set(arrays) == {*TRAJECTORY, "format", "image_shape", "network_sha256", *which}
         assert len(str(arrays["network_sha256"])) == 64
         assert tuple(arrays["image_shape"]) == SHAPE
-        for name, axes in KEYS.items():
+        for name, axes in TRAJECTORY.items():
             assert arrays[name].shape == tuple(sizes[axis] for axis in axes)
             assert arrays[name].dtype == ("float32" if axes == ("S", "N", "D") else "float64")
             assert np.isfinite(arrays[name]).all()
 
 
-def test_the_scale_and_the_times_are_those_asked_for(case: Found) -> None:
+def test_the_scale_and_the_times_are_those_asked_for(case: Simulations) -> None:
     first = {"other_PRRto10D": 0.3}.get(case.stem, 0.0)
     last = {"blobs_PRRto10D": 2.5}.get(case.stem, END)
     times = np.linspace(first, last, 9)
@@ -128,7 +124,7 @@ def test_the_scale_and_the_times_are_those_asked_for(case: Found) -> None:
         np.testing.assert_allclose(latent_std(arrays)[:, 0], end_std, rtol=1e-12)
 
 
-def test_the_melt_starts_at_the_images_that_the_seed_chooses(case: Found, images: Path) -> None:
+def test_the_melt_starts_at_images_that_the_seed_chooses(case: Simulations, images: Path) -> None:
     pixels, _ = ImageDataset(images, max_size=COUNT, seed=3).read(range(COUNT))
     clean = normalize_pixels(pixels).flatten(1).double().numpy()
     start = case["melt"]["tilde_xs"][0]
@@ -142,7 +138,7 @@ def test_the_melt_starts_at_the_images_that_the_seed_chooses(case: Found, images
         np.testing.assert_allclose(start, clean, atol=2e-7)
 
 
-def test_the_roundtrip_starts_where_the_melt_ended_and_comes_home(case: Found) -> None:
+def test_the_roundtrip_starts_where_the_melt_ended_and_comes_home(case: Simulations) -> None:
     np.testing.assert_array_equal(case["roundtrip"]["xs_es"][0], case["melt"]["xs_es"][-1])
     home, start = case["roundtrip"]["tilde_xs"][-1], case["melt"]["tilde_xs"][0]
     np.testing.assert_allclose(home, start, atol=1e-6)
@@ -153,7 +149,7 @@ def test_the_roundtrip_starts_where_the_melt_ended_and_comes_home(case: Found) -
     assert 0 < facts["mse_float"] < facts["max_abs_error"] ** 2
 
 
-def test_parameters_tell_all_about_each_simulation(case: Found, images: Path) -> None:
+def test_parameters_tell_all_about_each_simulation(case: Simulations, images: Path) -> None:
     assert list(case.parameters) == list(KINDS)
     known = {"n_iters": 8, "save_freq": 3, "seed": 3, "bs": COUNT, "sim_type": "all"}
     known |= {"data_dim": DIM, "img_size": 8, "img_ch": 1, "data_root": str(images)}
@@ -174,16 +170,16 @@ def test_parameters_tell_all_about_each_simulation(case: Found, images: Path) ->
 
 @pytest.mark.parametrize("network", ["PRR", "classes"])
 def test_runs_from_an_earlier_melt_give_what_one_run_gives(
-    run_script: Run, command: Run, simulate: Run, tmp_path: Path, network: str
+    command: Run, simulate: Run, tmp_path: Path, network: str
 ) -> None:
-    def add(*given: str) -> Found:
+    def add(*given: str) -> Simulations:
         assert run_script(pfODE_int, *command(network, *given, f"--save_dir={tmp_path}")).code == 0
-        return Found(tmp_path)
+        return Simulations(tmp_path)
 
     together = simulate(network, "--gen_source=empirical")
     melt = add("--sim_type=melt")
     assert list(melt.parameters) == ["melt"]
-    source = f"--prev_melt={melt.path('melt')}"
+    source = f"--prev_melt={melt.paths['melt']}"
     roundtrip = add("--sim_type=roundtrip", source)
     assert list(roundtrip.parameters) == ["melt", "roundtrip"]
     apart = add("--sim_type=gen", "--gen_source=empirical", source)
@@ -193,16 +189,14 @@ def test_runs_from_an_earlier_melt_give_what_one_run_gives(
     gen = apart.parameters["gen"]
     assert apart.parameters == {**roundtrip.parameters, "gen": gen}
     assert roundtrip.parameters["melt"] == melt.parameters["melt"]
-    assert gen["options"]["prev_melt"] == str(melt.path("melt"))
+    assert gen["options"]["prev_melt"] == str(melt.paths["melt"])
     for name in ("mse", "mse_float", "max_abs_error", "exact_pixels"):
         one, other = (found.parameters["roundtrip"][name] for found in (apart, together))
         # In gray levels: starting from single precision costs 1e-5 of them.
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_each_image_has_its_own_class_in_all_simulations(
-    simulate: Run, networks: dict[str, Path], images: Path
-) -> None:
+def test_images_keep_their_classes(simulate: Run, networks: dict[str, Path], images: Path) -> None:
     found, flow = simulate("classes", "--seed=5"), Model.load(networks["classes"]).flow
     _, own = ImageDataset(images, use_labels=True, max_size=COUNT, seed=5).read(range(COUNT))
     for kind in KINDS:
@@ -230,9 +224,7 @@ def test_images_are_generated_of_the_class_asked_for(simulate: Run) -> None:
 
 
 @pytest.fixture
-def refuse(
-    run_script: Run, command: Run, contents: Contents, tmp_path: Path
-) -> Callable[..., None]:
+def refuse(command: Run, tmp_path: Path) -> Callable[..., None]:
     """``refuse(network, arguments, code, *parts)``; no file is left."""
     place = f"--save_dir={tmp_path / 'out'}"
 
@@ -251,15 +243,238 @@ def test_what_is_no_melt_of_this_flow_is_told(refuse: Run, simulate: Run, kind: 
         ("PRP", "PRR", ["melt.npz", "scales"]),
         ("PRR", "classes", ["another network"]),
     ):
-        melt = simulate(made, "--sim_type=melt").path("melt")
+        melt = simulate(made, "--sim_type=melt").paths["melt"]
         refuse(used, [*more, f"--prev_melt={melt}"], 1, *parts)
 
 
-def test_parameters_that_cannot_be_read_are_not_written_over(
-    run_script: Run, command: Run, contents: Contents, tmp_path: Path
-) -> None:
+def test_parameters_that_cannot_be_read_are_not_written_over(command: Run, tmp_path: Path) -> None:
     (tmp_path / "blobs_PRP_HD_pfODE_int_sim_params.json").write_text("{")
     before = contents(tmp_path)
     result = run_script(pfODE_int, *command("PRP", f"--save_dir={tmp_path}", "--overwrite"))
     refused(result, 1, "sim_params.json is not readable JSON")
     assert contents(tmp_path) == before
+
+
+TOY = ("--data_name=circles", "--total_samples=12", "--steps=8", "--save_freq=3")
+COUNT, DIM = 5, 64
+LEVELS = 127.5
+SCRIPTS = [toy_pfODE_int, pfODE_int]
+DENSITIES = {toy_pfODE_int: ("--log_prob",), pfODE_int: ("--log_prob", "--probes=2")}
+SOLVER = SOLVERS["exp_rk5"]
+WEIGHED = 4
+"""Of its six stages, those that have a weight: the others take no trace."""
+
+
+@pytest.fixture(scope="module")
+def written(run_once: Run) -> Callable[..., Simulations]:
+    """``written(script, ...)``, read back."""
+    return cache(lambda *given: Simulations(run_once(*given)[0]))
+
+
+@pytest.fixture(scope="module")
+def arguments(networks: dict[str, Path], images: Path) -> Run:
+    """``arguments(script, network)``: few samples and steps; toys are exact."""
+
+    def choose(script: Any, network: str) -> list[str]:
+        if script is toy_pfODE_int:
+            return ["exact", *TOY]
+        few = [f"--bs={COUNT}", "--n_iters=2", "--batch-gpu=2", "--save_freq=2"]
+        return [f"--network={networks[network]}", f"--data_root={images}", *few]
+
+    return choose
+
+
+def toy_flow(mode: str, network: Path) -> tuple[ProbabilityFlow, float]:
+    """The flow that a mode of the script integrates, and its T."""
+    if mode == "net":
+        model = Model.load(network)
+        return model.flow, model.about["tmax"]
+    toy = Toy("circles")
+    basis = EigenBasis.from_moments(*toy.moments())
+    schedule = make_schedule("ifs", {"dims_to_keep": 1}, basis)
+    denoiser = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
+    return ProbabilityFlow(denoiser, schedule, basis), schedule.default_t_max()
+
+
+@pytest.mark.parametrize("mode", ["exact", "discrete", "net"])
+def test_toys_get_the_density_of_their_points_at_the_first_time(
+    mode: str, written: Run, toy_network: Run
+) -> None:
+    network = toy_network("--data_name=circles", "--tmax=5")
+    which = f"--network={network}" if mode == "net" else "--dims_to_keep=1"
+    found = written(toy_pfODE_int, mode, *TOY, which, "--log_prob")
+    flow, end = toy_flow(mode, network)
+    if mode == "discrete":
+        points = torch.from_numpy(found["melt"]["tilde_xs"][0])
+        flow.denoiser = DiscreteDenoiser(points, flow.basis, flow.schedule)
+    times = flow.schedule.times(8, end)
+    for kind in KINDS:
+        points = torch.from_numpy(found[kind]["tilde_xs"][0 if kind == "melt" else -1])
+        expected, densities = flow.log_prob(points, times, SOLVER), found[kind]["log_prob"]
+        assert (densities.shape, densities.dtype) == ((12,), np.float64)
+        # Of generated points the way back is another integration, in few steps.
+        tolerance = 1e-6 if kind == "melt" else 2e-2
+        np.testing.assert_allclose(densities, expected, rtol=0, atol=tolerance)
+
+
+def assert_facts_fit(facts: dict[str, Any], arrays: Arrays, *names: str) -> None:
+    for name in names:
+        values = arrays[name]
+        error = values.std(ddof=1) / len(values) ** 0.5
+        assert facts[name] == pytest.approx({"mean": values.mean(), "standard_error": error})
+
+
+def test_parameters_tell_the_mean_its_error_and_the_cost(written: Run) -> None:
+    found, calls = written(toy_pfODE_int, "exact", *TOY, "--log_prob"), 8 * SOLVER.calls_per_step
+    for kind in KINDS:
+        facts = found.facts[kind]
+        assert_facts_fit(facts["likelihood"], found[kind], "log_prob")
+        assert facts["denoiser_calls"] == facts["likelihood"]["denoiser_calls"] == calls
+        products = 2 * WEIGHED * calls // SOLVER.calls_per_step
+        assert facts["likelihood"]["jacobian_products"] == products
+    one = written(toy_pfODE_int, "exact", *TOY, "--total_samples=1", "--log_prob")
+    assert one.facts["gen"]["likelihood"]["log_prob"]["standard_error"] is None
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda one: one.__name__)
+def test_densities_alone_are_added_if_asked(script: Any, written: Run, arguments: Run) -> None:
+    along = written(script, *arguments(script, "classes in ES"), *DENSITIES[script])
+    alone = written(script, *arguments(script, "classes in ES"))
+    images = {"log_prob", "log_prob_error", "bits_per_dim"}
+    densities = {"log_prob"} if script is toy_pfODE_int else images
+    for kind in KINDS:
+        assert set(along[kind]) - set(alone[kind]) == densities
+        for name, array in alone[kind].items():
+            np.testing.assert_array_equal(along[kind][name], array)
+        assert "likelihood" not in alone.facts[kind]
+
+
+def gaussian(network: Path, points: np.ndarray) -> np.ndarray:
+    """Log densities of the best linear denoiser's flow: data plus noise, as if Gaussian."""
+    flow = Model.load(network).flow
+    spread = flow.basis.eigenvalues + flow.schedule.noise_variance(torch.tensor(0.0).double())
+    axes = flow.basis.eigenvectors
+    law = torch.distributions.MultivariateNormal(flow.basis.mean, axes * spread @ axes.T)
+    return law.log_prob(torch.from_numpy(points).double()).numpy()
+
+
+def test_images_get_the_density_of_their_dequantized_copies(
+    written: Run, arguments: Run, networks: dict[str, Path], images: Path
+) -> None:
+    more = (*DENSITIES[pfODE_int], "--seed=3", "--start_noise")  # which is not theirs
+    found = written(pfODE_int, *arguments(pfODE_int, "PRR"), *more)
+    pixels, _ = ImageDataset(images, max_size=COUNT, seed=3).read(range(COUNT))
+    data = normalize_pixels(pixels).flatten(1)
+    for kind in KINDS:
+        arrays, facts = found[kind], found.facts[kind]["likelihood"]
+        points = arrays["tilde_xs"][-1]
+        points = dequantized(data, seed=3).numpy() if kind == "melt" else points
+        # Others are saved in single precision.
+        tolerance = 1e-6 if kind == "melt" else 1e-2
+        expected = gaussian(networks["PRR"], points)
+        np.testing.assert_allclose(arrays["log_prob"], expected, rtol=0, atol=tolerance)
+        levels = -(arrays["log_prob"] / DIM - log(LEVELS)) / log(2)
+        np.testing.assert_allclose(arrays["bits_per_dim"], levels, rtol=1e-12)
+        assert_facts_fit(facts, arrays, "log_prob", "bits_per_dim")
+        assert facts["denoiser_calls"] == 2 * SOLVER.calls_per_step
+        assert facts["jacobian_products"] == 2 * 2 * WEIGHED
+
+
+def test_noise_of_dequantization_fills_the_bin_of_each_level() -> None:
+    levels = torch.arange(256.0).expand(300, -1)
+    data = normalize_pixels(levels.to(torch.uint8))
+    noisy = (dequantized(data, seed=0) + 1) * LEVELS
+    offset = noisy - levels
+    # Normalized pixels are in single precision.
+    assert -0.5 - 1e-4 <= offset.min() < -0.49
+    assert 0.49 < offset.max() <= 0.5 + 1e-4
+    assert abs(offset.mean()) < 4 * (1 / 12 / offset.numel()) ** 0.5
+    assert offset.var() == pytest.approx(1 / 12, rel=0.02)
+    assert torch.equal(dequantized(data[:7], seed=0), dequantized(data, seed=0)[:7])
+    assert not torch.equal(dequantized(data, seed=1), dequantized(data, seed=0))
+
+
+TINY = ("--duration=0.0008", "--batch=200", "--no-calibrate", "--nosubdir")
+
+
+@pytest.fixture(scope="module")
+def laws(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Hardly trained ones of circles: that keep one dimension, with and without a law; and both."""
+    folder = tmp_path_factory.mktemp("laws")
+    found = {}
+    for name, kept, law in (("plain", 1, "gaussian"), ("PRP", 2, "learned")):
+        place = (f"--outdir={folder / name}", f"--dims_to_keep={kept}", f"--latent_law={law}")
+        assert run_script(toy_train, "--data_name=circles", *TINY, *place).code == 0
+        found[name] = network_file(folder / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.subjects.toys.MOST", 1000)
+        refit = run_script(
+            toy_train, f"--network={found['plain']}", "--refit_latent_law", whole=True
+        )
+    assert refit.code == 0
+    found["law"] = found["plain"].with_name(f"{found['plain'].stem}-law.pkl")
+    assert f"Wrote {found['law']}" in refit.out
+    return found
+
+
+def test_a_refit_changes_nothing_but_the_law(laws: dict[str, Path]) -> None:
+    told = run_script(info, laws["law"]).out
+    assert "mixtures of 12 normal laws given the kept ones" in told
+    plain, law = (Model.load(laws[name]) for name in ("plain", "law"))
+    assert plain.learned is None
+    assert law.learned is not None
+    weights, same = (model.denoiser.state_dict() for model in (plain, law))
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+    assert (plain.recipe, plain.about) == (law.recipe, law.about)
+
+
+def test_generation_draws_from_the_learned_law(laws: dict[str, Path], tmp_path: Path) -> None:
+    count = 64
+    for name, options, told in (
+        ("learned", (), "learned law"),
+        ("auto", ("--eps=auto",), "closed form"),
+    ):
+        place = (f"--save_dir={tmp_path / name}", f"--total_samples={count}", "--steps=4")
+        network = f"--network={laws['law']}"
+        good(run_script(toy_pfODE_int, "net", network, *place, *options))
+        parameters = load_json(tmp_path / name / "circles_PRRto1D_net_sim_params.json")
+        assert parameters["options"]["eps"] == name
+        path = tmp_path / name / "circles_PRRto1D_net_gen_results.npz"
+        assert told in latent_law(SavedTrajectory.load(path))
+        flow = Model.load(laws["law"]).flow
+        law = flow.latent if name == "learned" else flow.with_law(None).latent
+        assert isinstance(law, LearnedLaw) == (name == "learned")
+        drawn = law.sample(count, seeded_generator("cpu", 0, Stream.LATENT))
+        np.testing.assert_allclose(load_arrays(path)["xs_es"][0], drawn.numpy(), rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_coverage_carries_white_spheres(laws: dict[str, Path], tmp_path: Path) -> None:
+    options = ("--test_pts=2000", "--boundary_pts=400", "--steps=8", "--no-paired")
+    place = (f"--network={laws['law']}", f"--save_dir={tmp_path}")
+    good(run_script(toy_mesh_exps, *place, *options))
+    found = load_json(tmp_path / "circles_PRRto1D_coverage.json")
+    assert found["options"]["eps"] == "learned"
+    arrays = load_arrays(tmp_path / "circles_PRRto1D_coverage.npz")
+    assert np.abs(arrays["coverage"][:, 0] - arrays["exact"]).max() < 0.05
+    # The network has learned nothing, but its law knows where it puts the data.
+    assert np.abs(arrays["coverage_fresh"] - arrays["exact"]).max() < 0.06
+    assert np.abs(np.square(arrays["test_latent"]).mean(axis=(0, 1)) - 1).max() < 0.15
+
+
+def test_what_makes_no_sense_is_refused(laws: dict[str, Path], tmp_path: Path) -> None:
+    law, plain, preserving = (laws[name] for name in ("law", "plain", "PRP"))
+    for arguments, part in (
+        ((f"--network={plain}",), "go together"),
+        (("--refit_latent_law",), "go together"),
+        ((f"--network={plain}", "--refit_latent_law"), "exists: move it"),
+        ((f"--network={preserving}", "--refit_latent_law"), "compresses none of its 2"),
+        ((f"--network={plain}", "--refit_latent_law", "--data_name=moons"), "moons"),
+    ):
+        refused(run_script(toy_train, *arguments), 2, part)
+    place = (f"--save_dir={tmp_path}", "--total_samples=8")
+    for network, options, part in (
+        (plain, ("--eps=learned",), "has no learned law"),
+        (law, ("--eps=learned", "--steps=4", "--h=1"), "is that of T = 4.899, not 4"),
+    ):
+        refused(run_script(toy_pfODE_int, "net", f"--network={network}", *place, *options), 2, part)

@@ -1,6 +1,6 @@
-"""``posterior.py``: what it writes, that it goes on where it was, and what it refuses."""
+"""Posteriors from the command line, checked and explained, and mixtures."""
 
-import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,39 +12,24 @@ import pytest
 
 import posterior
 import train
+from tests.support.commands import COMMANDS, Shelf
 from tests.support.image_models import save_image_model, write_image_set
-from tests.support.outcomes import read_netcdf
-from tests.support.running import Run, refused, unless_given
-from torch_utils.results import load_arrays
+from tests.support.outcomes import assert_same, drawn, outcome, told
+from tests.support.running import Run, good, quick_endings, refused, run_script, starter
+from torch_utils.results import load_arrays, load_json
+from training import rounds
+from training.inference.user_likelihood import UserFunction
 from training.runs import posterior_checks, posteriors
 
 OBSERVATIONS = "x1,x2\n0.5,0.5\n1,-0.2\n-1.2,0.3\n0.1,1.1\n0.4,-0.9\n"
-FEW: dict[str, object] = {
-    "--noise_std": 0.3,
-    "--sampler": "pcn",
-    "--chains": 2,
-    "--draws": 12,
-    "--warmup": 3,
-    "--pool": 300,
-    "--n_iters": 3,
-    "--chain_n_iters": 2,
-    "--batch-gpu": 64,
-}
-
-
-def few_draws(run_script: Run, word: str, standard: dict[str, object]) -> Run:
-    """``run(folder, option, ...)``, in which ``none`` stands for no such option."""
-
-    def run(folder: Path, *given: str) -> Any:
-        options = unless_given(standard, given)
-        kept = [option for option in options if not option.endswith("=none")]
-        return run_script(posterior, word, f"--save_dir={folder}", *kept)
-
-    return run
+FEW = (
+    *("--noise_std=0.3", "--sampler=pcn", "--chains=2", "--draws=12", "--warmup=3", "--pool=300"),
+    *("--n_iters=3", "--chain_n_iters=2", "--batch-gpu=64"),
+)
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shelf")
     (folder / "seen.csv").write_text(OBSERVATIONS)
     write_image_set(folder / "blobs.zip", 3, classes=3)
@@ -54,38 +39,18 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sample(run_script: Run, toy_network: Callable[..., Path], shelf: Path) -> Run:
+def sample(toy_network: Callable[..., Path], files: Path) -> Run:
     """``sample(folder, option, ...)``: few draws of a toy network's posteriors."""
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
-    own = {"--network": network, "--observation": shelf / "seen.csv"}
-    return few_draws(run_script, "sample", FEW | own)
+    own = (f"--network={network}", f"--observation={files / 'seen.csv'}")
+    return starter(posterior, "sample", *FEW, *own)
 
 
 @pytest.fixture(scope="module")
-def check(run_script: Run, toy_network: Callable[..., Path]) -> Run:
+def check(toy_network: Callable[..., Path]) -> Run:
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
-    own = {"--network": network, "--runs": 20, "--sampler": "pool"}
-    return few_draws(run_script, "check", FEW | own)
-
-
-def drawn(folder: Path) -> dict[str, np.ndarray]:
-    """All numbers of a folder's netCDF, by group and name."""
-    (path,) = folder.glob("*_posterior.nc")
-    return read_netcdf(path)
-
-
-def told(folder: Path) -> dict[str, Any]:
-    (path,) = folder.glob("*.json")
-    # JSON has neither NaN nor infinities.
-    found: dict[str, Any] = json.loads(path.read_text(), parse_constant=pytest.fail)
-    return found
-
-
-def assert_same_draws(found: Path, expected: Path) -> None:
-    one, other = drawn(found), drawn(expected)
-    assert one.keys() == other.keys()
-    for name, values in other.items():
-        np.testing.assert_array_equal(one[name], values, err_msg=name)
+    own = (f"--network={network}", "--runs=20", "--sampler=pool")
+    return starter(posterior, "check", *FEW, *own)
 
 
 # What is written.
@@ -94,8 +59,7 @@ def assert_same_draws(found: Path, expected: Path) -> None:
 @pytest.fixture(scope="module")
 def done(sample: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("done")
-    result = sample(folder, "--draws=45")
-    assert (result.code, result.err) == (0, "")
+    result = good(sample(folder, "--draws=45"))
     assert "5 of 5 have not converged" in result.out
     return folder
 
@@ -195,7 +159,7 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_draws(sample: Run, tmp_pat
         result = sample(tmp_path / "cut")
     assert result.code == 0
     assert "2 group(s) of 2 were there" in result.out
-    assert_same_draws(tmp_path / "cut", tmp_path / "whole")
+    assert_same(drawn(tmp_path / "cut"), drawn(tmp_path / "whole"))
     assert sorted(path.suffix for path in (tmp_path / "cut").iterdir()) == [".json", ".nc"]
 
 
@@ -210,7 +174,7 @@ def test_a_run_does_not_go_on_with_the_parts_of_another(sample: Run, tmp_path: P
         result = sample(tmp_path / "cut", *given)
     assert result.code == 0
     assert "were there" not in result.out
-    assert_same_draws(tmp_path / "cut", tmp_path / "whole")
+    assert_same(drawn(tmp_path / "cut"), drawn(tmp_path / "whole"))
 
 
 # Likelihoods.
@@ -221,14 +185,11 @@ def test_what_is_observed_comes_in_several_forms(sample: Run, tmp_path: Path) ->
     np.save(tmp_path / "mask.npy", np.array([False, True]))
     (tmp_path / "one.csv").write_text("x2\n0.5\n-0.2\n0.3\n1.1\n-0.9\n")
     (tmp_path / "map.csv").write_text("y\n0.5\n-0.2\n0.3\n1.1\n-0.9\n")
+    observed = f"--observation={tmp_path / 'map.csv'}"
     ways = {
         "name": ("--likelihood=mask", "--mask=x2"),
         "number": ("--likelihood=mask", "--mask=1", f"--observation={tmp_path / 'one.csv'}"),
-        "map": (
-            "--likelihood=linear",
-            f"--operator={tmp_path / 'a.npy'}",
-            f"--observation={tmp_path / 'map.csv'}",
-        ),
+        "map": ("--likelihood=linear", f"--operator={tmp_path / 'a.npy'}", observed),
     }
     (tmp_path / "turned.csv").write_text("x2,x1\n0.5,0\n-0.2,0\n0.3,0\n1.1,0\n-0.9,0\n")
     by_file = ("--likelihood=mask", f"--mask={tmp_path / 'mask.npy'}")
@@ -254,43 +215,24 @@ def test_a_likelihood_of_the_users_own(sample: Run, tmp_path: Path) -> None:
     refused(sample(tmp_path / "hmc", *own, "--sampler=hmc"), 2, "gradients")
 
 
-def test_images_are_observed_in_gray_levels(run_script: Run, shelf: Path, tmp_path: Path) -> None:
-    few = (
-        *("--noise_std=20", "--draws=3", "--warmup=2", "--chains=2", "--n_iters=2"),
-        "--chain_n_iters=2",
-    )
-    source = f"--observation={shelf / 'blobs.zip'}"
-    folder = tmp_path / "chains"
-    result = run_script(
-        *(posterior, "sample", f"--network={shelf / 'images.pkl'}", source, *few),
-        *("--likelihood=mask", "--mask=upper-half", "--sampler=elliptical", "--pool=100"),
-        f"--save_dir={folder}",
-    )
-    assert (result.code, result.err) == (0, "")
-    found = drawn(folder)
+def test_images_are_observed_in_gray_levels(files: Path, tmp_path: Path) -> None:
+    network, source = f"--network={files / 'images.pkl'}", f"--observation={files / 'blobs.zip'}"
+    few = ["--noise_std=20", "--draws=3", "--warmup=2", "--chains=2", "--n_iters=2"]
+    few += ["--chain_n_iters=2", "--sampler=pool", "--pool=100"]
+    start = starter(posterior, "sample", network, *few)
+    chains = ("--likelihood=mask", "--mask=upper-half", "--sampler=elliptical")
+    good(start(tmp_path / "chains", source, *chains))
+    found = drawn(tmp_path / "chains")
     assert found["posterior/x"].shape == (2, 3, 3, 64)
     assert found["observed_data/y"].shape == (3, 32)
     assert 0 <= found["observed_data/y"].min() < found["observed_data/y"].max() <= 255
-    small = ("--likelihood=linear", "--operator=downsample:2", f"--save_dir={tmp_path / 'small'}")
-    given = (
-        posterior,
-        "sample",
-        f"--network={shelf / 'images.pkl'}",
-        *few,
-        "--sampler=pool",
-        *small,
-    )
-    refused(run_script(*given, source), 1, "images of [1, 8, 8], but observed are [1, 4, 4]")
+    given = (tmp_path / "small", "--likelihood=linear", "--operator=downsample:2")
+    refused(start(*given, source), 1, "images of [1, 8, 8], but observed are [1, 4, 4]")
     np.savetxt(tmp_path / "small.csv", np.full((1, 16), 100), delimiter=",")
-    seen = (f"--observation={tmp_path / 'small.csv'}", "--pool=100")
-    assert run_script(*given, *seen).code == 0
+    assert start(*given, f"--observation={tmp_path / 'small.csv'}").code == 0
     assert drawn(tmp_path / "small")["constant_data/operator"].sum(axis=1) == pytest.approx(1)
-    truth = f"--truth={shelf / 'blobs.zip'}"
-    result = run_script(
-        *(posterior, "sample", f"--network={shelf / 'images.pkl'}", source, *few, truth),
-        *("--sampler=pool", "--pool=100", "--noise_std=2000", f"--save_dir={tmp_path / 'truth'}"),
-    )
-    assert result.code == 0
+    truth = f"--truth={files / 'blobs.zip'}"
+    result = good(start(tmp_path / "truth", source, truth, "--noise_std=2000"))
     found, held = drawn(tmp_path / "truth"), told(tmp_path / "truth")["truths_held"]
     # Whole images are observed, and nothing was added to them.
     assert np.array_equal(found["constant_data/truth"], found["observed_data/y"])
@@ -300,18 +242,17 @@ def test_images_are_observed_in_gray_levels(run_script: Run, shelf: Path, tmp_pa
     assert 0 < held["0.5"] < held["0.95"] < 1
     assert "% hold" in result.out
     (tmp_path / "classes.csv").write_text("class\n0\n2\n1\n")
-    network = (f"--network={shelf / 'classes.pkl'}", source, *few, "--sampler=pool", "--pool=100")
     condition = f"--condition={tmp_path / 'classes.csv'}"
-    run = (posterior, "sample", *network, f"--save_dir={tmp_path / 'of classes'}")
-    assert run_script(*run, condition).code == 0
-    refused(run_script(*run, "--overwrite"), 2, "3 classes", "--condition")
+    run = (tmp_path / "of classes", f"--network={files / 'classes.pkl'}", source)
+    assert start(*run, condition).code == 0
+    refused(start(*run, "--overwrite"), 2, "3 classes", "--condition")
     for content, part in (
         ("class\n0\n2\n", "2 classes for 3"),
         ("class\n0\n2\n3\n", "beyond 0 to 2"),
         ("class\n0\n2\n0.5\n", "whole numbers"),
     ):
         (tmp_path / "classes.csv").write_text(content)
-        refused(run_script(*run, condition, "--overwrite"), 2, part)
+        refused(start(*run, condition, "--overwrite"), 2, part)
 
 
 # What is refused, or warned of.
@@ -331,8 +272,7 @@ def test_observations_far_from_the_prior_are_told(sample: Run, tmp_path: Path) -
 
 @pytest.mark.parametrize("truth", ["flow", "data"])
 def test_a_check_tells_ranks_coverage_and_a_verdict(truth: str, check: Run, tmp_path: Path) -> None:
-    result = check(tmp_path, f"--truth={truth}", "--runs=30")
-    assert (result.code, result.err) == (0, "")
+    result = good(check(tmp_path, f"--truth={truth}", "--runs=30"))
     assert "Central intervals with 50/80/90/95 % hold" in result.out
     found = told(tmp_path)
     assert found["question"] == {"flow": "sampler", "data": "model"}[truth]
@@ -348,7 +288,7 @@ def test_a_check_tells_ranks_coverage_and_a_verdict(truth: str, check: Run, tmp_
 
 
 @pytest.fixture(scope="module")
-def table(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A table with held-out rows, and a network that was trained on the others."""
     folder = tmp_path_factory.mktemp("table")
     data, points = folder / "rows.npz", np.random.default_rng(0).normal(size=(100, 2))
@@ -361,13 +301,10 @@ def table(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return data, folder / "network-snapshot-000004.pkl"
 
 
-def test_the_model_of_a_table_is_checked_by_its_held_out_rows(
-    check: Run, table: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_held_out_rows_check_a_table(check: Run, table: tuple[Path, Path], tmp_path: Path) -> None:
     data, network = table
     given = (f"--network={network}", "--truth=data", "--noise_std=0.5,5")
-    every = check(tmp_path / "own", *given, "--runs=none", f"--data_root={data}")
-    assert every.code == 0
+    every = good(check(tmp_path / "own", *given, "--runs=none", f"--data_root={data}"))
     assert "25 truths to find again: all of them are used" in every.out
     assert told(tmp_path / "own")["options"]["runs"] == 25
     assert told(tmp_path / "own")["question"] == "model"
@@ -386,9 +323,9 @@ def test_the_model_of_a_table_is_checked_by_its_held_out_rows(
     refused(check(tmp_path / "many", *given, "--runs=26", elsewhere), 1, "25 held-out rows")
 
 
-def test_the_model_of_images_is_checked_by_images(check: Run, shelf: Path, tmp_path: Path) -> None:
+def test_the_model_of_images_is_checked_by_images(check: Run, files: Path, tmp_path: Path) -> None:
     write_image_set(tmp_path / "many.zip", 21)
-    given = (f"--network={shelf / 'images.pkl'}", "--truth=data", "--noise_std=20", "--pool=100")
+    given = (f"--network={files / 'images.pkl'}", "--truth=data", "--noise_std=20", "--pool=100")
     root = f"--data_root={tmp_path / 'many.zip'}"
     assert check(tmp_path / "out", *given, root).code == 0
     found = told(tmp_path / "out")
@@ -411,5 +348,87 @@ def test_a_check_that_was_cut_short_goes_on(check: Run, tmp_path: Path) -> None:
         result = check(tmp_path / "cut")
     assert "3 group(s) of 2 were there" in result.out
     one, other = (load_arrays(next((tmp_path / f).glob("*.npz"))) for f in ("cut", "whole"))
-    for name, values in other.items():
-        np.testing.assert_array_equal(one[name], values, err_msg=name)
+    assert_same(one, other)
+
+
+MIXED = ("--data_name=circles", "--n_iters=6", "--pool=512", "--device_name=cpu")
+SMALL = ("--points=20", "--chains=2", "--draws=100", "--warmup=50")
+
+
+def test_weights_are_found_again(tmp_path: Path) -> None:
+    options = (*MIXED, *SMALL, "--noise_std=0.1", "--runs=21")
+    result = good(run_script(posterior, "mixture", *options, f"--save_dir={tmp_path}"))
+    found = load_json(tmp_path / "circles_PRP_mixture.json")
+    arrays = load_arrays(tmp_path / "circles_PRP_mixture.npz")
+    assert arrays["weights"].shape == (21, 2, 100, 3)
+    assert arrays["truth"].shape == (21, 3)
+    assert arrays["observed"].shape == (21, 20, 2)
+    np.testing.assert_allclose(arrays["weights"].sum(axis=3), 1)
+    assert found["compared_with"] == "quadrature"
+    assert found["largest_difference"]["mean"] < 0.05
+    assert found["calibration"]["runs"] == 21
+    assert found["calibration"]["verdict"] in result.out
+    assert len(found["posteriors"]) == 21
+    # What was observed says something of the weights.
+    mean = arrays["weights"].mean(axis=(1, 2))
+    assert np.corrcoef(mean.ravel(), arrays["truth"].ravel())[0, 1] > 0.5
+
+
+def test_your_own_observations_and_components(tmp_path: Path) -> None:
+    means, seen = tmp_path / "means.csv", tmp_path / "seen.npy"
+    means.write_text("a,b\n-2,0\n2,0\n", encoding="utf-8")
+    np.save(seen, np.array([[0.1], [0.3], [-0.2], [0.5], [0.0]]))
+    options = (f"--means={means}", f"--observation={seen}", "--likelihood=mask", "--mask=x1")
+    place = f"--save_dir={tmp_path / 'out'}"
+    good(run_script(posterior, "mixture", *MIXED, *options, "--noise_std=0.3", "--draws=50", place))
+    found = load_json(tmp_path / "out" / "circles_PRP_mixture.json")
+    assert found["calibration"] is None
+    assert found["components"] == {"mean": [[-2, 0], [2, 0]], "std": [0.5, 0.5]}
+    assert "truth" not in found["posteriors"][0]
+    again = run_script(posterior, "mixture", *MIXED, *options, "--noise_std=0.3", place)
+    assert again.code == 2
+    assert "--overwrite" in again.error
+
+
+def test_weights_can_be_given(tmp_path: Path) -> None:
+    options = (*MIXED, *SMALL, "--noise_std=0.2", "--runs=3", "--weights=0.2,0.3,0.5")
+    assert run_script(posterior, "mixture", *options, f"--save_dir={tmp_path}").code == 0
+    arrays = load_arrays(tmp_path / "circles_PRP_mixture.npz")
+    assert (arrays["truth"] == [0.2, 0.3, 0.5]).all()
+
+
+def test_rounds_narrow_and_go_on_where_they_were_cut_short(shelf: Shelf, tmp_path: Path) -> None:
+    whole, place = shelf.done("posterior rounds"), tmp_path / "place"
+    one, two = told(whole, "*_posterior.json")["rounds"]
+    assert (one["round"], two["round"]) == (1, 2)
+    assert one["share"] == 1 > two["share"] > 0
+    assert (one["simulated"], two["simulated"], one["failed"] > 0) == (80, 80, True)
+    first, second = (load_arrays(whole / f"round{n}" / "shelf.npz") for n in (1, 2))
+    old = set(first["points"].ravel()) & set(second["points"].ravel())
+    assert len(second["points"]) == 80 - two["failed"] + len(old) == two["rows"]
+    arrays = drawn(whole)
+    assert arrays["posterior/x"].shape == (4, 20, 1, 1)
+    assert np.abs(arrays["posterior/x"]).max() < 1
+
+    calls, command = shelf.folder / "calls.txt", COMMANDS["posterior rounds"]
+    before, given = calls.read_text(), [*command.given(shelf), *command.at(place)]
+    shutil.copytree(whole, place)
+    shutil.rmtree(place / "round2")
+    good(command.run(*given, "--overwrite"))
+    assert calls.read_text() == before + "80\n"
+    assert_same(outcome(place), outcome(whole))
+    for path in place.glob("*_posterior.*"):
+        path.unlink()
+    refused(command.run(*given, "--seed=1"), 2, place / "round1", "is of other options")
+
+
+@pytest.mark.slow
+def test_python_gives_the_same(shelf: Shelf) -> None:
+    whole = shelf.done("posterior rounds")
+    options = dict(text[2:].split("=") for text in COMMANDS["posterior rounds"].given(shelf))
+    simulator = UserFunction.load(options.pop("simulator"), "simulator").function
+    del options["observation"], options["bounds"]
+    with quick_endings():
+        draws = rounds(simulator, {"y1": 0.2, "y2": 0.5}, {"theta": (-1, 1)}, **options)
+    x = drawn(whole)["posterior/x"]
+    np.testing.assert_array_equal(draws.points[0], x.reshape(-1, 1))

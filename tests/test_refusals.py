@@ -13,21 +13,10 @@ import pytest
 
 from tests.support.image_models import write_image_set
 from tests.support.image_runs import TINY, write_images
-from tests.support.running import Contents, Run, refused
+from tests.support.running import contents, refused, run_script
 from tests.test_toy_pfODE_int import NETWORKS
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
-from training.data.sources.writer import image_writer
-
-
-def noise(count: int = 20, side: int = 8) -> np.ndarray:
-    return np.random.default_rng(0).uniform(0, 255, (count, side, side, 1))
-
-
-def write_mixed(path: Path) -> None:
-    with image_writer(path) as writer:
-        for side in (8, 8, 16):
-            writer.add(np.arange(side * side, dtype=np.uint8).reshape(side, side, 1), None)
 
 
 def write_small_files(folder: Path) -> None:
@@ -38,7 +27,6 @@ def write_small_files(folder: Path) -> None:
         "one": "class\n1\n",
         "truth": "x2,x1\n9,9\n",
         "other": "y 1,y3\n1,2\n",
-        "holes": "y 1,y2\n1,\n",
         "words": "size;pet\n1,5;cat\n2,5;dog\n" * 9,
     }.items():
         (folder / f"{name}.csv").write_text(text)
@@ -83,16 +71,10 @@ def places(
     write_small_files(folder)
     write_runs(folder, simulations)
     write_image_set(folder / "few.zip", 4)
-    write_mixed(folder / "mixed.zip")
     (folder / "empty").mkdir()
     (folder / "folder.npz").mkdir()
-    for name, pixels in {
-        "gray": noise(),
-        "small": noise(side=7),
-        "lone": noise(count=1),
-        "constant": np.full((9, 8, 8, 1), 3),
-    }.items():
-        write_images(folder / f"{name}.zip", pixels)
+    write_images(folder / "small.zip", np.zeros((20, 7, 7, 1)))
+    write_images(folder / "constant.zip", np.full((9, 8, 8, 1), 3))
     toys = {name: toy_network(*options) for name, options in NETWORKS.items()}
     data = {"images": images, "blobs": blobs, "colors": colors, "here": folder}
     tables = {"houses": houses, "csv": houses.with_suffix(".csv"), "runs": simulations}
@@ -106,7 +88,7 @@ COMMANDS = {
     "exact": "toy_pfODE_int exact --save_dir={out} --data_name=circles --total_samples=3",
     "net": "toy_pfODE_int net --save_dir={out} --network={PRP}",
     "pfODE": "pfODE_int --save_dir={out} --network={of_PRP} --data_root={images} --bs=5",
-    "pfODE of one kind": "pfODE_int --save_dir={out} --network={of_PRP} --n_iters=2",
+    "pfODE alone": "pfODE_int --save_dir={out} --network={of_PRP} --n_iters=2",
     "mesh": "toy_mesh_exps --save_dir={out} --network={PRP}",
     "exact mesh": "toy_mesh_exps --save_dir={out} --score=exact",
     "extract": "calc_net_residuals_autocorrelations extract --save_dir={out} --n_samples=3 "
@@ -130,8 +112,6 @@ COMMANDS = {
     "rows": "pfODE_int --save_dir={out} --network={of_houses} --sim_type=gen",
     "rows back": "calc_roundtrip_mse --save_dir={out} --network={of_houses} --data_root={houses}",
     "rows in spheres": "toy_mesh_exps --save_dir={out} --network={of_houses} --data_root={houses}",
-    "rows' residuals": "calc_net_residuals_autocorrelations extract --save_dir={out} "
-    "--network={of_houses} --data_root={houses}",
     "table": "dataset_tool --source={csv} --dest={out}.npz",
     "train with conditions": "train --outdir={out} --data={runs}/runs.npz",
     "given": "posterior sample --save_dir={out} --network={runs}/network.pkl --draws=4",
@@ -140,92 +120,58 @@ COMMANDS = {
     "report": "report --dest={out}",
 }
 SEEN, RUNS = "--condition={runs}/seen.csv", "--truth=data --data_root={runs}/runs.npz"
-OWN = "--likelihood={here}/mine.py:"
+OWN, MINE = "--likelihood={here}/mine.py:", "--simulator={here}/mine.py:"
+THREE = "--observation={here}/three.csv"
 CASES: list[tuple[str, str, int, list[str]]] = [
     ("nothing", "--pool=100", 2, ["--network", "--data_name"]),
     # Trainings of toys.
     ("toy_train", "--data_dim=3", 2, ["3", "2", "circles"]),
-    ("toy_train", "--dims_to_keep=3", 2, ["dims_to_keep", "3", "2"]),
-    ("toy_train", "--augment_to=1", 2, ["augment_to", "1", "2"]),
-    ("toy_train", "--augment_to=4 --data_dim=2", 2, ["data_dim", "2", "4"]),
-    ("toy_train", "--tmin=6 --tmax=5", 2, ["tmin", "6", "5"]),
     ("toy_train", "--gamma0=10", 2, ["tmax"]),
-    ("toy_train", "--batch=10000000000000000", 2, ["--batch", "GiB"]),
     ("toy_train", "--tmax=1e6", 2, ["tmax", "1e+06", "1e+30"]),
     ("toy_train", "--g_type=orig --inflation_gap=2", 2, ["g_type", "inflation_gap"]),
     ("toy_train", "--precond=edm --rho=2", 2, ["rho", "2", "edm"]),
     ("toy_train", "--precond=edm --dims_to_keep=1", 2, ["dims_to_keep", "1", "2", "edm"]),
     ("toy_train", "--precond=edm --calibrate", 2, ["calibrate", "ifs", "edm"]),
-    ("toy_train", "--precond=edm --tmin=90", 2, ["tmin", "90"]),
     ("toy_train", "--desc=a/b", 2, ["a/b"]),
     # Trainings on images.
     ("train", "--card-memory=24", 2, ["card-memory", "dry-run"]),
     ("train", "--data_dim=3072", 2, ["data_dim", "3072", "64", "blobs"]),
-    ("train", "--dims_to_keep=65", 2, ["dims_to_keep", "65", "64"]),
     ("train", "--cres=2,x", 2, ["cres", "2,x", "2,2,2"]),
     ("train", "--cres=1,1,1,1,1", 2, ["--cres=1,1,1,1,1: ", "8"]),
     ("train", "--cbase=7", 2, ["--cbase=7"]),
     ("train", "--arch=adm", 2, ["64", "8"]),
-    ("train", "--precond=edm --rho=2", 2, ["rho", "2", "edm"]),
-    ("train", "--precond=edm --dims_to_keep=5", 2, ["dims_to_keep", "5", "64", "edm"]),
-    ("train", "--tmin=20", 2, ["tmin", "20", "15.01"]),
     ("train", "--batch=99999999999", 2, ["--batch", "GiB"]),
     ("train", "--cbase=20000", 2, ["--cbase=20000", "GiB"]),
     ("train", "--cbase=100000000", 2, ["--cbase=100000000", "65536"]),
-    ("train", "--transfer=http://example.org/n.pkl", 2, ["http://example.org", "https"]),
-    ("train", "--transfer=none.pkl", 1, ["none.pkl"]),
-    ("train", f"--transfer={__file__}", 1, [Path(__file__).name]),
     ("train", "--transfer={PRP}", 2, ["{PRP}"]),
-    ("train", "--data={here}/empty", 1, ["empty", "dataset_tool.py"]),
-    ("train", "--data={here}/gray.zip --cond", 1, ["gray.zip", "labels"]),
     ("train", "--data={here}/small.zip", 2, ["7 x 7", "8 or more"]),
-    ("train", "--data={here}/lone.zip --augment=0", 1, ["one point"]),
     ("train", "--data={here}/constant.zip", 1, ["does not vary"]),
-    ("train", "--data={here}/mixed.zip", 1, ["mixed.zip", "16x16", "8x8"]),
     ("train", "--calibrate --calibration_data={colors}", 1, ["{colors}"]),
     ("train", "--calibration_data={colors}", 2, ["--calibration_data"]),
-    ("train", "--calibration_fit=path", 2, ["--calibration_fit"]),
-    ("train", "--precond=vp --calibrate", 2, ["--calibrate", "vp"]),
     # Simulations of toys.
     ("net", "--data_name=moons", 2, ["--data_name", "moons", "circles", ".pkl"]),
-    ("net", "--network={embedded} --augment_to=0", 2, ["--augment_to", "0", "4"]),
-    ("net", "--network={PRR} --rho=1.0", 2, ["--rho", "1.0", "0.9"]),
-    ("net", "--network={gap} --inflation_gap=1.02", 2, ["--inflation_gap", "1.02", "0.8"]),
     ("net", "--network={edm} --rho=1.0", 2, ["--rho", "1.0", "None"]),
     ("net", "--steps=8 --h=1", 2, ["8", "7.01"]),
     ("net", "--h=0.4", 2, ["--h=0.4", "7.01", "--steps=17"]),
-    ("net", "--network={edm} --steps=1 --h=0.001", 2, ["0.001", "0.002"]),
     ("net", "--network=http://example.com/network.pkl", 2, ["https"]),
     ("exact", "--data_dim=3", 2, ["3", "2"]),
-    ("exact", "--augment_to=1", 2, ["1", "2"]),
-    ("exact", "--gamma0=10", 2, ["gamma0", "10"]),
-    ("exact", "--g_type=orig --inflation_gap=2", 2, ["g_type", "inflation_gap"]),
     ("exact", "--eps=garbage", 2, ["eps", "garbage", "auto", "empirical"]),
     ("exact", "--total_samples=10000000000000000", 1, ["memory"]),
     ("exact", "--h=1e-300", 2, ["makes more than"]),
     ("exact", "--trace=exact", 2, ["--trace goes with --log_prob"]),
-    ("exact", "--no-log_prob --probes=2", 2, ["--probes goes with --log_prob"]),
     ("exact", "--log_prob --trace=exact --probes=2", 2, ["an exact trace has none"]),
     # Simulations of images.
-    ("pfODE of one kind", "--sim_type=roundtrip", 2, ["--sim_type=roundtrip", "--prev_melt"]),
-    (
-        "pfODE of one kind",
-        "--sim_type=gen --gen_source=empirical",
-        2,
-        ["--sim_type=gen", "--prev_melt"],
-    ),
-    ("pfODE of one kind", "--sim_type=gen --prev_melt=x.npz", 2, ["--prev_melt"]),
-    ("pfODE of one kind", "--sim_type=roundtrip --prev_melt=x.npz --bs=3", 2, ["--bs", "melt"]),
+    ("pfODE alone", "--sim_type=roundtrip", 2, ["--sim_type=roundtrip", "--prev_melt"]),
+    ("pfODE alone", "--sim_type=gen --gen_source=empirical", 2, ["--sim_type=gen", "--prev_melt"]),
+    ("pfODE alone", "--sim_type=roundtrip --prev_melt=x.npz --bs=3", 2, ["--bs", "melt"]),
     ("pfODE", "--prev_melt=x.npz", 2, ["--prev_melt", "roundtrip", "empirical"]),
     ("pfODE", "--eps=empirical", 2, ["--eps", "--gen_source=empirical"]),
     ("pfODE", "--eps=auto --gen_source=empirical", 2, ["--eps", "diag"]),
-    ("pfODE", "--network={of_classes} --class=3", 2, ["class is 3", "classes 0 to 2"]),
     ("pfODE", "--disc=vp_ode --vpode_disc_eps=3", 2, ["vpode_disc_eps is 3", "T = 3"]),
     ("pfODE", "--network={of_late} --end_time=0.4", 2, ["0.4", "0.5"]),
     ("pfODE", "--network={of_PRR} --dims_to_keep=64", 2, ["dims_to_keep is 64", "PRR.pkl"]),
     ("pfODE", "--data_name=a/b", 2, ["data_name", "a/b"]),
     ("pfODE", "--data_root={here}/few.zip", 1, ["has 4 images", "5 were"]),
-    ("pfODE", "--trace=exact", 2, ["--trace goes with --log_prob"]),
     ("gen_fid", "--seeds=7-3", 2, ["give 3-7"]),
     ("gen_fid", "--gen_source=empirical", 2, ["prev_melt"]),
     ("gen_fid", "--gen_source=empirical --prev_melt=m.npz --eps=1", 2, ["eps"]),
@@ -236,25 +182,18 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("gen_fid", "--network={of_classes} --class=3", 2, ["0 to 2"]),
     ("roundtrip", "--dims_to_keep=64", 2, ["dims_to_keep is 64", "10"]),
     ("roundtrip", "--end_time=3.5", 2, ["end_time is 3.5", "T = 3"]),
-    ("roundtrip", "--network={of_PRP} --data_root={here}/few.zip", 1, ["has 4 images", "10 were"]),
     # Coverage and residuals.
     ("mesh", "--data_name=moons", 2, ["data_name", "moons", "circles"]),
-    ("mesh", "--network={embedded}", 2, ["4-D"]),
-    ("mesh", "--h=99", 2, ["99", "T"]),
     ("mesh", "--r_min=4", 2, ["r_min", "4", "3.5"]),
-    ("mesh", "--boundary_pts=2", 2, ["3 points", "2"]),
     ("mesh", "--network={PRR} --boundary_pts=100000 --r_num=11", 2, ["boundary_pts", "1,000,000"]),
     ("mesh", "--num_seeds=501", 2, ["num_seeds * test_pts", "10,000,000"]),
     ("mesh", "--steps=1000000000", 2, ["steps", "1000000"]),
     ("mesh", "--alpha=1", 2, ["alpha", "transport"]),
-    ("mesh", "--eps=empirical", 2, ["eps", "empirical"]),
     ("exact mesh", "", 2, ["--data_name"]),
     ("exact mesh", "--data_name=moons --paired", 2, ["--paired", "exact"]),
     ("extracttoys", "--data_name=moons", 2, ["moons", "circles"]),
     ("extracttoys", "--n_time_pts=703 --h=0.01", 2, ["7.02", "7.01"]),
-    ("extract", "--n_samples=31", 1, ["30", "31"]),
     ("extract", "--dims_to_keep=10", 2, ["10", "64"]),
-    ("extract", "--end_time=4", 2, ["4", "3"]),
     # Data sets.
     ("dataset_tool", "--resolution=32", 2, ["not of the form WxH"]),
     ("dataset_tool", "--resolution=0x0", 2, ["sides can be"]),
@@ -271,32 +210,17 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("rounds", "--simulator={here}/mine.py:f --bounds=a:0:1 --simulations=99", 2, ["24 for each"]),
     ("rounds", "--simulator={here}/mine.py:one --bounds=a:0:1", 1, ["[2500, 1]", "[2500, 3]"]),
     ("rounds", "--simulator={here}/mine.py:one --prior={here}/mine.py:one", 1, ["returned int"]),
-    (
-        "rounds",
-        "--simulator={here}/mine.py:f --bounds=a:0:1 --observation={here}/seen.csv",
-        2,
-        ["has 2 observations", "one after the other"],
-    ),
+    ("rounds", f"{MINE}f --bounds=a:0:1 --observation={{here}}/seen.csv", 2, ["2 observations"]),
     ("noisy", "--observation={here}/three.csv", 1, ["column 'a', which is none of x1, x2"]),
-    (
-        "noisy",
-        "--observation={here}/three.csv --likelihood=linear --operator={here}/wrong.npy",
-        2,
-        ["3 numbers in each observation, but 2"],
-    ),
-    ("noisy", "--truth={here}/three.csv", 1, ["column 'a', which is none of x1, x2"]),
+    ("noisy", f"{THREE} --likelihood=linear --operator={{here}}/wrong.npy", 2, ["3 numbers in"]),
     ("noisy", "--truth={here}/truth.csv", 2, ["--truth has 1 points, but there are 2"]),
     ("noisy", "--noise_std=-1", 2, ["must be positive"]),
     ("noisy", "--noise_std=much", 2, ["much"]),
-    ("noisy", "--noise_std=1,2,3", 2, ["3 entries for 2"]),
-    ("noisy", "--noise_std={here}/wrong.npy", 2, ["not positive definite"]),
     ("noisy", "--noise_std={here}/nothing.npy", 1, ["nothing.npy"]),
     ("noisy", "--likelihood=mask --mask={here}/none.npy", 2, ["nothing"]),
     ("noisy", "--likelihood=mask --mask=x1,x2", 2, ["everything"]),
     ("noisy", "--likelihood=mask --mask={here}/wide.npy", 1, ["a mask"]),
     ("noisy", "--likelihood=mask --mask={here}/long.npy", 2, ["4 booleans"]),
-    ("noisy", "--likelihood=mask --mask=x9", 2, ["x9"]),
-    ("noisy", "--likelihood=mask --mask=upper-half", 2, ["upper-half"]),
     ("noisy", "--likelihood=mask", 2, ["--mask"]),
     ("noisy", "--mask=x1", 2, ["--likelihood=mask"]),
     ("noisy", "--likelihood=linear --operator={here}/wide.npy", 2, ["3 columns"]),
@@ -307,14 +231,10 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("noisy", "--deblur --sampler=hmc", 2, ["--deblur"]),
     ("sample", "--observation={here}/seen.csv", 2, ["--noise_std"]),
     ("sample", f"{OWN}f --observation={{here}}/seen.csv", 2, ["--observation"]),
-    ("sample", "--likelihood={here}/none.py:f", 2, ["none.py"]),
-    ("sample", f"{OWN}g", 2, ["no function 'g'"]),
     ("sample", f"{OWN}nowhere", 1, ["the likelihood is 0"]),
     ("mixture", "--weights=0.5,0.6,0.1", 2, ["3 numbers that sum to 1"]),
     ("mixture", "--weights=a,b", 2, ["with commas"]),
     ("mixture", "--component_std=0.5,0.5", 2, ["3 components have 2 widths"]),
-    ("mixture", "--component_std=0", 2, ["must be positive"]),
-    ("mixture", "--means=/nowhere.csv", 1, ["nowhere.csv"]),
     ("mixture", "--components=3 --means=/nowhere.csv", 2, ["leave out --components"]),
     ("mixture", "--observation=/nowhere.csv --runs=3", 2, ["--runs is for simulated data"]),
     ("mixture", "--chain_n_iters=3", 2, ["--chain_n_iters is for sample and check"]),
@@ -326,43 +246,32 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("check", "--noise_std=1 --network={of_classes}", 2, ["classes"]),
     # Distances of images.
     ("fid ref", "", 1, ["none.pth"]),
-    ("fid calc", "", 1, ["none.pth"]),
     ("fid ref", "--dest={out}/result.json", 2, ["--dest is {out}/result.json", "end in .npz"]),
     ("fid ref", "--dest={here}/folder.npz", 2, ["folder.npz is a folder"]),
     ("fid calc", "--dest={out}/noname", 2, ["--dest is {out}/noname", "end in .json"]),
     # Tables, whose options are not those of images.
     ("train a table", "--xflip", 2, ["--xflip is for images", "{houses}"]),
     ("train a table", "--arch=adm", 2, ["--arch=adm does not go with", "mlp"]),
-    ("train a table", "--data_dim=4", 2, ["data_dim is 4", "3"]),
     ("train a table", "--calibration_fit=path", 2, ["--calibration_fit", "or give --calibrate"]),
-    ("train a table", "--calibration_data=x", 2, ["--calibration_data is for"]),
     ("rows", "--class=1", 2, ["--class is for images", "{of_houses}"]),
     ("rows", "--data_root={houses}", 2, ["--data_root goes with a melt"]),
     ("rows", "--sim_type=roundtrip --prev_melt=m.npz --csv=x", 2, ["--csv goes"]),
     ("rows", "--sim_type=all --data_root={houses} --bs=61", 1, ["60 held-out rows", "61"]),
     ("rows back", "--img_size=3", 2, ["--img_size is for images"]),
-    ("rows' residuals", "--n_samples=61", 1, ["60 held-out rows", "61"]),
     ("mesh", "--network={of_houses}", 2, ["Missing option '--data_root'"]),
     ("rows in spheres", "--num_seeds=2", 2, ["--num_seeds", "for toys", "000004.pkl"]),
-    ("rows in spheres", "--paired", 2, ["--paired", "for toys", "000004.pkl"]),
-    ("rows in spheres", "--score=exact", 2, ["--score", "for toys", "000004.pkl"]),
     ("rows in spheres", "--data_name=moons", 2, ["moons", "houses"]),
-    ("rows in spheres", "--rho=3", 2, ["--rho is 3"]),
     ("exact mesh", "--data_name=moons --data_root={houses}", 2, ["goes with networks of tables"]),
     ("table", "--resolution=8x8", 2, ["--resolution is for images"]),
     ("table", "--dest={out}.zip", 2, ["ends in .npz"]),
-    ("table", "--columns=size,age", 2, ["no column 'age'"]),
+    ("table", "--types=age:number", 2, ["no column 'age'"]),
     ("table", "--bounds=size:3:1", 2, ["low must be below high"]),
     ("table", "--exclude=prize", 2, ["no column 'prize' (is 'price' meant?)"]),
     ("table", "--columns=size --conditions=size", 2, ["all columns are conditions"]),
     ("table", "--types=size", 2, ["'size' is not name:type"]),
-    ("table", "--types=age:number", 2, ["no column 'age'"]),
-    ("table", "--types=price:a<b", 2, ["column 'price' has", "none of a<b"]),
     ("table", "--source={here}/words.csv --conditions=pet", 2, ["--conditions is for", "line 2"]),
-    ("table", "--source={here}/words.csv --missing=refuse --sep=comma", 1, ["line 2 has 2 cells"]),
     ("dataset_tool", "--bounds=a:0:1", 2, ["for tables"]),
     # Tables with conditions.
-    ("train with conditions", "--cond --cond_shape=3", 2, ["--cond_shape=3", "2 conditions"]),
     ("train with conditions", "--cond --cond_shape=1x1x1x2", 2, ["=1x1x1x2", "2 conditions"]),
     ("train with conditions", "--cond --cond_shape=2 --cond_screen=on", 2, ["one of them"]),
     *(
@@ -372,13 +281,9 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("train with conditions", "--cond --data={here}/plain.npz", 2, ["no conditions"]),
     ("train with conditions", "--cond --data={here}/few.npz", 1, ["2 conditions, but 1 names"]),
     ("given", "--condition={here}/other.csv", 1, ["other.csv", "no column 'y2'"]),
-    ("given", "--condition={here}/holes.csv", 1, ["holes.csv", "line 2, column 'y2'"]),
-    ("given", "--condition={here}/wide.npy", 1, ["wide.npy", "3 columns"]),
     ("given", "--condition={runs}/network.pkl", 1, ["network.pkl", "no table"]),
-    ("given", "", 2, ["--noise_std"]),
     ("given", "--noise_std=1 --observation={runs}/network.pkl", 2, ["y 1, y2"]),
     ("given", f"{SEEN} --sampler=hmc", 2, ["--sampler is for a likelihood"]),
-    ("given", f"{SEEN} --network={{PRP}}", 2, ["is for networks with classes or conditions"]),
     ("given", f"{SEEN} --network={{here}}/broken.pkl", 1, ["does not name its 2 conditions"]),
     ("rows", "--network={runs}/network.pkl", 2, ["conditional on y 1, y2", "posterior.py sample"]),
     ("check given", "--truth=flow", 2, ["give --truth=data --data_root="]),
@@ -389,10 +294,7 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("check given", f"{RUNS} --neighbors=20", 2, ["--neighbors goes with --condition"]),
     ("check given", f"{RUNS} --noise_std=1", 2, ["leave --noise_std out"]),
     ("check given", f"{RUNS} --noise_std=1 {SEEN}", 2, ["without a likelihood"]),
-    ("check given", "--truth=data --network={PRP}", 2, ["--noise_std"]),
     # Reports.
-    ("report", "{here}/missing --dest={out}/a.html", 1, ["missing does not exist"]),
-    ("report", "{here}/empty --dest={out}/a.html", 1, ["nothing to report"]),
     ("report", "{here}/empty --dest=report.txt", 2, ["ends in .html"]),
 ]
 
@@ -401,9 +303,7 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("command", "arguments", "code", "parts"), CASES, ids=[f"{c} {a}" for c, a, *_ in CASES]
 )
 def test_what_makes_no_sense_ends_with_one_line_and_nothing_written(
-    run_script: Run,
     places: dict[str, object],
-    contents: Contents,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     command: str,
@@ -426,7 +326,7 @@ def test_what_makes_no_sense_ends_with_one_line_and_nothing_written(
     [("--end_vars=1e200", 1, ["NaN or infinite"]), ("--steps=2 --h=1e5", 2, ["noise overflows"])],
 )
 def test_numbers_that_overflow_on_the_way_end_with_one_line_and_no_draft(
-    run_script: Run, tmp_path: Path, arguments: str, code: int, parts: list[str]
+    tmp_path: Path, arguments: str, code: int, parts: list[str]
 ) -> None:
     script, *words = f"{COMMANDS['exact']} {arguments}".format(out=tmp_path / "out").split()
     refused(run_script(import_module(script), *words), code, *parts)

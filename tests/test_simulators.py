@@ -17,6 +17,7 @@ from benchmarks.simulators.slcp import Distractors, Slcp, SlcpDistractors
 from benchmarks.simulators.task import Task
 from benchmarks.simulators.validation import reference_scores, simulator_scores
 from dnnlib.errors import UsageError
+from tests.support.running import refusal
 
 DESIGN = np.random.default_rng(0).normal(size=(100, 10))
 TASKS = [
@@ -113,9 +114,8 @@ def test_distractors_stand_between_the_data_of_slcp() -> None:
     draw = np.random.default_rng(0)
     roots = np.tril(draw.normal(size=(2, 92, 92)))
     weights, centres = np.array([0.3, 0.7]), draw.normal(size=(2, 92))
-    task = SlcpDistractors(
-        Distractors(weights, np.full(2, 2.0), centres, roots, draw.permutation(100))
-    )
+    law = Distractors(weights, np.full(2, 2.0), centres, roots, draw.permutation(100))
+    task = SlcpDistractors(law)
     theta = task.prior.sample(50, draw)
     data = task.simulate(theta, np.random.default_rng(3))
     told = Slcp().simulate(theta, np.random.default_rng(3))
@@ -149,5 +149,4 @@ def test_the_classifier_is_as_good_as_that_of_the_benchmark() -> None:
 def test_observations_are_numbers_and_ranges() -> None:
     assert numbers_of("1-3,7") == [1, 2, 3, 7]
     for text in ("0", "3-1", "11", "a", "1,"):
-        with pytest.raises(UsageError, match="--observations"):
-            numbers_of(text)
+        assert "--observations" in refusal(numbers_of, text, kind=UsageError)

@@ -1,9 +1,12 @@
-"""Scripts say what they are without waiting for what they compute with."""
+"""Scripts start at once, run where there is no POSIX, and install below one name."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from training import names
@@ -95,3 +98,71 @@ def test_names_that_options_offer_are_those_that_there_are() -> None:
     assert tuple(DTYPES) == names.PRECISIONS
     assert set(KERNELS) == set(names.WARMUP) < set(names.SAMPLERS)
     assert tuple(_RECIPES) == names.TOY_NAMES
+
+
+@pytest.mark.parametrize(
+    ("runs", "kinds"),
+    [
+        ("2", {".npz", ".json", ".pkl", ".pt"}),
+        pytest.param("5", {".zip", ".png"}, marks=pytest.mark.slow),
+    ],
+)
+def test_scripts_run_without_what_windows_lacks(tmp_path: Path, runs: str, kinds: set[str]) -> None:
+    command = [sys.executable, "-X", "warn_default_encoding", "tests/support/like_windows.py"]
+    done = subprocess.run(
+        [*command, str(tmp_path), runs], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    names = [line for line in done.stdout.splitlines() if (tmp_path / line).is_file()]
+    assert {Path(name).suffix for name in names} >= kinds
+    assert not [name for name in names if re.search(r'[<>:"|?*]|[. ]$', name)]
+
+
+PROGRAM = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+from inflationary_flows.__main__ import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with packages of the same names that are others', and a copy beside it."""
+    pytest.importorskip("setuptools")
+    folder = tmp_path_factory.mktemp("elsewhere")
+    build = (sys.executable, "setup.py", "-q", "egg_info", f"--egg-base={folder}", "build")
+    made = (f"--build-base={folder / 'build'}", f"--build-lib={folder / 'copy'}")
+    subprocess.run([*build, *made], cwd=ROOT, check=True, capture_output=True)
+    for name in ("dnnlib", "torch_utils", "training"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("raise ImportError('of another program')")
+    return folder
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join(map(str, (folder / "copy", folder)))
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_copy_works_beside_other_packages_of_our_names(elsewhere: Path) -> None:
+    assert {path.name for path in (elsewhere / "copy").iterdir()} == {"inflationary_flows"}
+    exact = ("toy_pfODE_int", "exact", "--data_name=circles", "--total_samples=9", "--steps=2")
+    result = run(elsewhere, *exact, "--device_name=cpu", "--save_dir=out")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert list((elsewhere / "out").glob("circles_PRP_*.npz"))
+
+
+def test_mistakes_are_a_line_with_the_name_of_the_command(elsewhere: Path) -> None:
+    for arguments, code, line in [
+        (("trian",), 2, "ifs: error: there is no command 'trian': see ifs --help\n"),
+        (("info.py", "a.pkl"), 1, "ifs info: error: a.pkl does not exist\n"),
+    ]:
+        result = run(elsewhere, *arguments)
+        assert (result.returncode, result.stderr) == (code, line)

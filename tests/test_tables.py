@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +16,11 @@ import info
 import pfODE_int
 import toy_mesh_exps
 import train
-from tests.support.finished_runs import HOUSE_NAMES, PLAIN, SMALL, good, write_houses
+from tests.support.finished_runs import HOUSE_NAMES, PLAIN, SMALL, write_houses
 from tests.support.image_runs import equal, stats
 from tests.support.outcomes import assert_same, outcome
 from tests.support.rank_pool import RankPool
-from tests.support.running import Run, refused
+from tests.support.running import contents, good, refused, run_script
 from torch_utils import distributed
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
@@ -39,7 +38,7 @@ def network(houses_run: Path) -> Path:
     return houses_run / "network-snapshot-000004.pkl"
 
 
-def test_what_a_table_leaves_out_is_told(run_script: Run, houses: Path) -> None:
+def test_what_a_table_leaves_out_is_told(houses: Path) -> None:
     told = good(run_script(info, houses)).out
     assert "left out" in told
     assert "fixed, double" in told
@@ -51,7 +50,7 @@ def read_rows(path: Path) -> tuple[list[str], np.ndarray]:
     return names, np.array(rows, dtype=float)
 
 
-def test_samples_come_as_rows_of_the_source(run_script: Run, network: Path, tmp_path: Path) -> None:
+def test_samples_come_as_rows_of_the_source(network: Path, tmp_path: Path) -> None:
     out = tmp_path / "samples.csv"
     options = ("--sim_type=gen", "--bs=40", f"--csv={out}", f"--save_dir={tmp_path}")
     told = good(run_script(pfODE_int, f"--network={network}", *options)).out
@@ -87,11 +86,7 @@ def test_samples_come_as_rows_of_the_source(run_script: Run, network: Path, tmp_
     ],
 )
 def test_a_lone_generation_goes_by_the_course_of_the_network_unless_told_otherwise(
-    network: Path,
-    options: tuple[str, ...],
-    way: tuple[str, int],
-    run_script: Run,
-    tmp_path: Path,
+    network: Path, options: tuple[str, ...], way: tuple[str, int], tmp_path: Path
 ) -> None:
     model = Model.load(network)
     course = Course("exp_rk5", 3, 3, melts=False)
@@ -105,9 +100,7 @@ def test_a_lone_generation_goes_by_the_course_of_the_network_unless_told_otherwi
     assert (taken["solver"], taken["n_iters"]) == way
 
 
-def test_numbers_can_be_names_and_conditions_need_not_be_left_out_of_columns(
-    run_script: Run, tmp_path: Path
-) -> None:
+def test_numbers_can_be_names_and_conditions_may_be_among_the_columns(tmp_path: Path) -> None:
     (tmp_path / "years.csv").write_text("2000,2001,2002\n" + "3,1,2\n4,1.5,7\n5,0,1.5\n" * 5)
     making = (dataset_tool, f"--source={tmp_path / 'years.csv'}", f"--dest={tmp_path / 'y.npz'}")
     refused(run_script(*making), 1, "--header=yes")
@@ -117,9 +110,7 @@ def test_numbers_can_be_names_and_conditions_need_not_be_left_out_of_columns(
     assert (table.columns.names, table.condition_names) == (["2002"], ["2001", "2000"])
 
 
-def test_what_is_only_numbers_is_a_table_and_what_is_not_is_records(
-    run_script: Run, tmp_path: Path
-) -> None:
+def test_what_is_only_numbers_is_a_table_and_what_is_not_is_records(tmp_path: Path) -> None:
     source, dest = tmp_path / "table.csv", tmp_path / "table.npz"
     making = (dataset_tool, f"--source={source}", f"--dest={dest}", "--overwrite")
     rows = "".join(f"{row};{row % 7},{row % 3};${row % 5},000;0{row % 2}\n" for row in range(50))
@@ -138,9 +129,7 @@ def test_what_is_only_numbers_is_a_table_and_what_is_not_is_records(
     assert len(load_table(dest)) == 44
 
 
-def test_held_out_rows_melt_return_and_have_densities(
-    run_script: Run, network: Path, houses: Path, tmp_path: Path
-) -> None:
+def test_held_out_rows_melt_and_have_densities(network: Path, houses: Path, tmp_path: Path) -> None:
     where = (f"--network={network}", f"--data_root={houses}", f"--save_dir={tmp_path}")
     good(run_script(pfODE_int, *where, "--log_prob", "--n_iters=10", "--bs=60"))
     melt = load_arrays(tmp_path / "houses_PRP_melt.npz")
@@ -170,7 +159,7 @@ def test_held_out_rows_melt_return_and_have_densities(
 
 
 def test_held_out_rows_are_counted_in_spheres_that_are_carried_to_them(
-    run_script: Run, network: Path, houses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: Path, houses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = (toy_mesh_exps, f"--network={network}", f"--save_dir={tmp_path / 'out'}")
     few = ("--test_pts=50", "--r_num=3", "--r_max=2", "--boundary_pts=1500")
@@ -192,9 +181,7 @@ def test_held_out_rows_are_counted_in_spheres_that_are_carried_to_them(
     refused(with_data, 2, "3 columns", "pfODE_int.py --sim_type=melt")
 
 
-def test_residuals_of_held_out_rows_are_correlated(
-    run_script: Run, network: Path, houses: Path, tmp_path: Path
-) -> None:
+def test_residuals_of_held_out_rows_correlate(network: Path, houses: Path, tmp_path: Path) -> None:
     out, correlated = tmp_path / "residuals", tmp_path / "correlations"
     place = ("extract", f"--network={network}", f"--data_root={houses}", f"--save_dir={out}")
     good(run_script(calc_residuals, *place, "--n_time_pts=3", "--noise=path"))
@@ -210,9 +197,7 @@ def test_residuals_of_held_out_rows_are_correlated(
     assert len(summary["times"]) == 3
 
 
-def test_a_network_that_does_not_fit_its_table_is_told(
-    run_script: Run, network: Path, houses: Path, tmp_path: Path
-) -> None:
+def test_misfits_of_network_and_table_are_told(network: Path, houses: Path, tmp_path: Path) -> None:
     """Columns in another order are found by name; others, and broken files, are refused."""
     rows = write_houses(tmp_path / "rows.csv")
     turned, fewer = tmp_path / "turned.npz", tmp_path / "fewer.npz"
@@ -239,9 +224,7 @@ def test_a_network_that_does_not_fit_its_table_is_told(
         refused(run_script(pfODE_int, *broken_one), 1, broken, told)
 
 
-def test_a_table_is_calibrated_on_its_held_out_rows_if_asked_to(
-    run_script: Run, houses_run: Path, houses: Path, tmp_path: Path
-) -> None:
+def test_tables_calibrate_on_held_out_rows(houses_run: Path, houses: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     training = (train, f"--data={houses}", "--nosubdir", *SMALL, *PLAIN)
     how = ("--calibrate", "--calibration_fit=path")
@@ -250,7 +233,6 @@ def test_a_table_is_calibrated_on_its_held_out_rows_if_asked_to(
         Model.load(place / "network-snapshot-000004.pkl").denoiser for place in (houses_run, folder)
     )
     assert plain.calibration is None
-    assert calibrated.calibration is not None
     assert calibrated.calibration.slopes.any()
     assert equal(plain.network.state_dict(), calibrated.network.state_dict())
     assert "The calibration is fitted to 60 held-out rows" in (folder / "log.txt").read_text()
@@ -264,9 +246,7 @@ def shifted(table: DataTable) -> DataTable:
     return replace(table, points=table.points + 1)
 
 
-def test_a_run_is_resumed_with_its_own_table_only(
-    run_script: Run, houses_run: Path, contents: Callable[[Path], dict[str, bytes]]
-) -> None:
+def test_a_run_is_resumed_with_its_own_table_only(houses_run: Path) -> None:
     before = contents(houses_run)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.commands.train.load_table", lambda path: shifted(load_table(path)))
@@ -282,9 +262,7 @@ RANKED = (
 )
 
 
-def test_two_ranks_choose_and_train_what_one_does(
-    run_script: Run, two_ranks: RankPool, houses: Path, tmp_path: Path
-) -> None:
+def test_two_ranks_train_what_one_does(two_ranks: RankPool, houses: Path, tmp_path: Path) -> None:
     choices = []
     for name, run in (("one", run_script), ("both", two_ranks.run)):
         place = (f"--outdir={tmp_path / name}", "--nosubdir", f"--data={houses}")
@@ -318,9 +296,7 @@ def joined_batches() -> list[torch.Tensor]:
         return whole_batches()
 
 
-def test_each_row_comes_once_an_epoch_from_any_step_on_and_on_any_number_of_ranks(
-    two_ranks: RankPool,
-) -> None:
+def test_rows_come_once_an_epoch_from_any_step_on_any_number_of_ranks(two_ranks: RankPool) -> None:
     steps = whole_batches()
     numbers = torch.cat(steps[:3]).floor()[:, 0] // 2
     for epoch in (numbers[:7], numbers[7:14]):

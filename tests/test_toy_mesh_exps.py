@@ -14,12 +14,10 @@ import pytest
 import trimesh
 
 import toy_mesh_exps
-from tests.support.running import Contents, Run, slowly, unless_given
+from tests.support.running import Run, contents, good, run_script, slowly, unless_given
 from torch_utils.results import load_arrays
 from training.data.toys import Toy
-from training.measure.boundaries import (
-    gaussian_content,
-)
+from training.measure.boundaries import gaussian_content
 from training.measure.containment import inside
 from training.measure.coverage import TABLE_HEAD
 
@@ -83,9 +81,7 @@ def test_a_wider_latent_space_has_wider_spheres_and_the_same_coverage(measure: R
 
 
 @pytest.mark.parametrize("dims_to_keep", slowly([1, 2], 2))
-def test_in_the_exact_flow_of_circles_coverage_stays_within_three_tenths_of_a_point(
-    measure: Run, dims_to_keep: int
-) -> None:
+def test_exact_coverage_of_circles_is_within_three_tenths(measure: Run, dims_to_keep: int) -> None:
     defaults = ("--boundary_pts=200", "--r_num=7", "--steps=16", "--test_pts=2000")
     found = measure("exact", f"--dims_to_keep={dims_to_keep}", *defaults)
     assert found.largest_change <= 0.003
@@ -185,7 +181,7 @@ def test_the_table_is_shown_and_the_parameters_are_saved(measure: Run) -> None:
     assert found.result["denoiser_calls"] == 2 * 6 * 6
 
 
-def test_the_help_says_what_the_columns_are_and_what_is_written(run_script: Run) -> None:
+def test_the_help_says_what_the_columns_are_and_what_is_written() -> None:
     told = " ".join(run_script(toy_mesh_exps, "--help").out.split())
     meanings = told.partition("Columns")[2].partition("Files:")[0]
     places = [meanings.index(f" {head.removesuffix(' %')} ") for head in TABLE_HEAD[1:]]
@@ -197,9 +193,7 @@ def test_the_help_says_what_the_columns_are_and_what_is_written(run_script: Run)
 
 
 @pytest.mark.slow
-def test_the_exact_score_goes_with_the_networks_schedule(
-    measure: Run, networks: dict[str, Path]
-) -> None:
+def test_the_exact_score_has_the_networks_schedule(measure: Run, networks: dict[str, Path]) -> None:
     same = ("--data_name=s_curve", "--steps=3", "--test_pts=50")
     with_network = measure("exact", f"--network={networks['PRR']}", "--eps=auto", *same)
     alone = measure("exact", "--dims_to_keep=2", "--rho=0.9", f"--h={4 / 3}", *same)
@@ -209,9 +203,7 @@ def test_the_exact_score_goes_with_the_networks_schedule(
             np.testing.assert_allclose(with_network.arrays[name], array, atol=1e-9)
 
 
-def test_networks_are_paired_with_the_exact_flow_where_it_costs_little(
-    run_script: Run, networks: dict[str, Path], tmp_path: Path
-) -> None:
+def test_networks_pair_with_cheap_exact_flows(networks: dict[str, Path], tmp_path: Path) -> None:
     few = ("--test_pts=100", "--steps=2", "--boundary_pts=20", "--r_num=2")
     for number, (given, expected) in enumerate(
         (
@@ -222,8 +214,7 @@ def test_networks_are_paired_with_the_exact_flow_where_it_costs_little(
         )
     ):
         place = tmp_path / str(number)
-        result = run_script(toy_mesh_exps, *given, *few, f"--save_dir={place}")
-        assert (result.code, result.err) == (0, "")
+        result = good(run_script(toy_mesh_exps, *given, *few, f"--save_dir={place}"))
         found = Found(place, result.out)
         assert found.result["options"]["paired"] is expected
         assert (found.result["paired"] is not None) == expected
@@ -231,7 +222,7 @@ def test_networks_are_paired_with_the_exact_flow_where_it_costs_little(
 
 
 @pytest.fixture
-def remeasure(run_script: Run, tmp_path: Path) -> Callable[..., int]:
+def remeasure(tmp_path: Path) -> Callable[..., int]:
     """``remeasure(*arguments)``: the exit code of a run over the results of before."""
     few = ("--test_pts=20", "--steps=2", "--boundary_pts=12", "--overwrite", "--solver=euler")
     alike = ("--score=exact", "--data_name=s_curve", f"--save_dir={tmp_path}", *few)
@@ -257,7 +248,7 @@ def test_overwriting_leaves_no_meshes_of_former_radii(remeasure: Run, tmp_path: 
 
 
 def test_meshes_of_former_radii_stay_until_there_are_new_results(
-    remeasure: Run, tmp_path: Path, contents: Contents, monkeypatch: pytest.MonkeyPatch
+    remeasure: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert remeasure("--r_num=4") == 0
     before = contents(tmp_path)

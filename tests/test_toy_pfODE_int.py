@@ -1,6 +1,5 @@
 """Toy integration from the command line: what it writes, that it is right, and what it refuses."""
 
-import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,12 +11,10 @@ import torch
 
 import distill
 import toy_pfODE_int
-from tests.support.running import Contents, Run, refused, unless_given
-from tests.support.trajectories import KEYS
-from torch_utils.results import load_arrays
+from tests.support.outcomes import KINDS, TRAJECTORY, Simulations, assert_same
+from tests.support.running import Run, contents, good, refused, run_script, unless_given
 from torch_utils.snapshots import read_network, write_network
 
-SIMULATIONS = ("melt", "roundtrip", "gen")
 GAP = ("--g_type=constant_inflation_gap", "--inflation_gap=0.8")
 NETWORKS = {
     "PRP": ("--data_name=circles", "--tmax=7.01"),
@@ -29,30 +26,16 @@ NETWORKS = {
 
 
 @pytest.fixture(scope="session")
-def networks(toy_network: Callable[..., Path]) -> dict[str, Path]:
+def networks(toy_network: Run) -> dict[str, Path]:
     return {name: toy_network(*options) for name, options in NETWORKS.items()}
 
 
-class Simulated:
-    """The results of one command."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        (parameters,) = folder.glob("*_sim_params.json")
-        self.stem = parameters.name.removesuffix("_sim_params.json")
-        self.parameters: dict[str, Any] = json.loads(parameters.read_text())
-        self.options: dict[str, Any] = self.parameters["options"]
-        self.all = [load_arrays(folder / f"{self.stem}_{kind}_results.npz") for kind in SIMULATIONS]
-        self.melt, self.roundtrip, self.gen = self.all
-        self.latents = self.gen["xs_es"][0]
-
-
 @pytest.fixture(scope="session")
-def simulate(run_once: Run, networks: dict[str, Path]) -> Callable[..., Simulated]:
+def simulate(run_once: Run, networks: dict[str, Path]) -> Callable[..., Simulations]:
     """``simulate("exact", ...)`` or ``simulate("net", network_name, ...)``, read back."""
 
     @cache
-    def start(mode: str, *arguments: str) -> Simulated:
+    def start(mode: str, *arguments: str) -> Simulations:
         standard: dict[str, object] = {"--total_samples": 7, "--save_freq": 2}
         if mode == "net":
             arguments = (f"--network={networks[arguments[0]]}", *arguments[1:])
@@ -60,7 +43,7 @@ def simulate(run_once: Run, networks: dict[str, Path]) -> Callable[..., Simulate
             standard["--data_name"] = "circles"
         if not any(text.startswith("--h=") for text in arguments):
             standard["--steps"] = 5
-        return Simulated(run_once(toy_pfODE_int, mode, *unless_given(standard, arguments))[0])
+        return Simulations(run_once(toy_pfODE_int, mode, *unless_given(standard, arguments))[0])
 
     return start
 
@@ -83,41 +66,41 @@ CASES = {
 
 
 @pytest.fixture(params=list(CASES))
-def case(request: pytest.FixtureRequest, simulate: Run) -> Simulated:
+def case(request: pytest.FixtureRequest, simulate: Run) -> Simulations:
     """Seven samples, five steps, every second saved: states at steps 0, 2, 4 and 5."""
     found = simulate(*CASES[request.param])
     assert found.stem == request.param
     return found
 
 
-def test_the_promised_files_have_the_promised_arrays(case: Simulated) -> None:
-    files = {f"{case.stem}_{name}_results.npz" for name in SIMULATIONS}
+def test_the_promised_files_have_the_promised_arrays(case: Simulations) -> None:
+    files = {f"{case.stem}_{name}_results.npz" for name in KINDS}
     names = {path.name for path in case.folder.iterdir()}
     assert names == {*files, f"{case.stem}_sim_params.json"}
-    sizes = {"S": 4, "N": 7, "D": case.options["data_dim"]}
+    sizes = {"S": 4, "N": 7, "D": case.parameters["options"]["data_dim"]}
     digest = {"network_sha256"} if case.stem.endswith("_net") else set()
-    for arrays in case.all:
-        assert set(arrays) == {*KEYS, "format", *digest}
-        for name, axes in KEYS.items():
+    for arrays in case.arrays.values():
+        assert set(arrays) == {*TRAJECTORY, "format", *digest}
+        for name, axes in TRAJECTORY.items():
             assert arrays[name].shape == tuple(sizes[axis] for axis in axes)
             assert np.isfinite(arrays[name]).all()
 
 
-def test_a_roundtrip_runs_back_from_where_the_melt_ended(case: Simulated) -> None:
+def test_a_roundtrip_runs_back_from_where_the_melt_ended(case: Simulations) -> None:
     end = case.parameters["end_time"]
-    assert (np.diff(case.melt["times"]) > 0).all()
+    assert (np.diff(case["melt"]["times"]) > 0).all()
     if "EDM" not in case.stem:
         saved = end / 5 * np.array([0, 2, 4, 5])
-        np.testing.assert_allclose(case.melt["times"], saved, atol=1e-12)
-        np.testing.assert_allclose(case.gen["times"], end - saved, atol=1e-12)
-    np.testing.assert_array_equal(case.roundtrip["times"], case.gen["times"])
-    assert case.gen["times"][0] == case.melt["times"][-1] == pytest.approx(end)
-    assert case.gen["times"][-1] == case.melt["times"][0]
-    np.testing.assert_array_equal(case.roundtrip["xs_es"][0], case.melt["xs_es"][-1])
+        np.testing.assert_allclose(case["melt"]["times"], saved, atol=1e-12)
+        np.testing.assert_allclose(case["gen"]["times"], end - saved, atol=1e-12)
+    np.testing.assert_array_equal(case["roundtrip"]["times"], case["gen"]["times"])
+    assert case["gen"]["times"][0] == case["melt"]["times"][-1] == pytest.approx(end)
+    assert case["gen"]["times"][-1] == case["melt"]["times"][0]
+    np.testing.assert_array_equal(case["roundtrip"]["xs_es"][0], case["melt"]["xs_es"][-1])
 
 
-def test_parameters_tell_the_values_that_were_used_and_the_cost(case: Simulated) -> None:
-    options, arrays = case.options, case.melt
+def test_parameters_tell_the_values_that_were_used_and_the_cost(case: Simulations) -> None:
+    options, arrays = case.parameters["options"], case["melt"]
     kept, dim = options["dims_to_keep"], options["data_dim"]
     assert options["data_name"] == case.stem.rsplit("_", 2)[0]
     assert dim == len(arrays["mean"])
@@ -125,7 +108,7 @@ def test_parameters_tell_the_values_that_were_used_and_the_cost(case: Simulated)
     assert (options["steps"], options["total_samples"]) == (5, 7)
     assert options["h"] == pytest.approx(case.parameters["end_time"] / 5)
     assert options["device_name"] == ("cuda" if torch.cuda.is_available() else "cpu")
-    for name in SIMULATIONS:
+    for name in KINDS:
         assert case.parameters["simulations"][name]["denoiser_calls"] == 5 * 6
         assert case.parameters["simulations"][name]["seconds"] > 0
     if "EDM" not in case.stem:
@@ -144,7 +127,7 @@ def test_parameters_tell_the_values_that_were_used_and_the_cost(case: Simulated)
 def test_an_exact_roundtrip_ends_where_the_melt_began(simulate: Run) -> None:
     few = ("--steps=40", "--total_samples=20", "--save_freq=40")
     found = simulate("exact", "--data_name=s_curve", "--dims_to_keep=2", *few)
-    errors = found.roundtrip["tilde_xs_es"][-1] - found.melt["tilde_xs_es"][0]
+    errors = found["roundtrip"]["tilde_xs_es"][-1] - found["melt"]["tilde_xs_es"][0]
     facts = found.parameters["simulations"]["roundtrip"]
     assert facts["rms_error"] == pytest.approx(np.sqrt((errors**2).mean()))
     assert facts["max_abs_error"] == pytest.approx(np.abs(errors).max())
@@ -156,53 +139,48 @@ def test_eps_is_the_variance_of_the_compressed_latents(simulate: Run) -> None:
         simulate("net", "PRR", f"--eps={eps}") for eps in ("auto", "0.04", "empirical")
     )
     facts = auto.parameters["simulations"]["melt"]
-    normal = auto.latents / np.sqrt(facts["closed_form_variance"])
-    np.testing.assert_array_equal(number.latents[:, :2], auto.latents[:, :2])
-    np.testing.assert_allclose(number.latents[:, 2], 0.2 * normal[:, 2])
-    melted = (empirical.melt["xs_es"][-1] ** 2).mean(axis=0)
-    np.testing.assert_allclose(empirical.latents, normal * np.sqrt(melted), rtol=1e-9)
+    normal = auto["gen"]["xs_es"][0] / np.sqrt(facts["closed_form_variance"])
+    np.testing.assert_array_equal(number["gen"]["xs_es"][0][:, :2], auto["gen"]["xs_es"][0][:, :2])
+    np.testing.assert_allclose(number["gen"]["xs_es"][0][:, 2], 0.2 * normal[:, 2])
+    melted = (empirical["melt"]["xs_es"][-1] ** 2).mean(axis=0)
+    np.testing.assert_allclose(empirical["gen"]["xs_es"][0], normal * np.sqrt(melted), rtol=1e-9)
 
 
 @pytest.mark.parametrize("mode", [("exact",), ("discrete",), ("net", "PRR")])
 def test_another_seed_gives_other_points_and_latents(simulate: Run, mode: tuple[str, ...]) -> None:
     one, other = (simulate(*mode, "--seed=0"), simulate(*mode, "--seed=1"))
-    for first, second in zip(one.all, other.all, strict=True):
+    for first, second in zip(one.arrays.values(), other.arrays.values(), strict=True):
         assert not np.isclose(first["xs"][0], second["xs"][0]).any()
 
 
 def test_data_and_latents_are_drawn_apart(simulate: Run) -> None:
     found = simulate("exact", "--total_samples=500", "--steps=2")
-    correlation = np.corrcoef(found.melt["xs_es"][0], found.latents, rowvar=False)
+    correlation = np.corrcoef(found["melt"]["xs_es"][0], found["gen"]["xs_es"][0], rowvar=False)
     assert np.abs(correlation[:2, 2:]).max() < 0.2
 
 
 def test_the_network_says_what_the_options_leave_out(simulate: Run) -> None:
     schedule = ("--dims_to_keep=1", *GAP, "--gamma0=0.001", "--rho=1", "--augment_to=0")
     spoken = simulate("net", "gap", "--data_name=moons", "--data_dim=2", *schedule)
-    for told, expected in zip(spoken.all, simulate("net", "gap").all, strict=True):
-        for name, array in expected.items():
-            np.testing.assert_array_equal(told[name], array)
+    assert_same(spoken.arrays, simulate("net", "gap").arrays)
 
 
 @pytest.mark.slow
-def test_a_student_goes_its_own_way_and_is_corrected_by_its_teacher(
-    run_script: Run, networks: dict[str, Path], tmp_path: Path
-) -> None:
+def test_students_are_corrected_by_their_teacher(networks: dict[str, Path], tmp_path: Path) -> None:
     place = (f"--network={networks['PRP']}", f"--dest={tmp_path / 'student.pkl'}")
     assert run_script(distill, *place, "--calls=3", "--paths=300", "--steps=20").code == 0
     simulated = {}
     for name, more in (("plain", ()), ("corrected", ("--correct=teacher",))):
         given = ("net", f"--network={tmp_path / 'student.pkl'}", f"--save_dir={tmp_path / name}")
         few = ("--total_samples=500", "--save_freq=1")
-        done = run_script(toy_pfODE_int, *given, "--solver=student", *few, *more)
-        assert done.code == 0, done.err
-        simulated[name] = Simulated(tmp_path / name)
-        assert simulated[name].gen["xs_es"].shape == (4, 500, 2)
+        done = good(run_script(toy_pfODE_int, *given, "--solver=student", *few, *more))
+        simulated[name] = Simulations(tmp_path / name)
+        assert simulated[name]["gen"]["xs_es"].shape == (4, 500, 2)
     assert "Effective share of the student's draws" in done.out
     share = simulated["corrected"].parameters["simulations"]["gen"]["effective_share"]
     assert 0.01 < share < 1
     taken, drawn = (
-        set(map(tuple, simulated[name].latents.tolist())) for name in reversed(simulated)
+        set(map(tuple, simulated[name]["gen"]["xs_es"][0].tolist())) for name in reversed(simulated)
     )
     assert share / 2 < len(taken & drawn) / len(drawn) < 1
     assert taken <= drawn
@@ -213,9 +191,7 @@ def test_a_student_goes_its_own_way_and_is_corrected_by_its_teacher(
         refused(run_script(toy_pfODE_int, *flow, no, "--solver=student"), 2, "no student")
 
 
-def test_other_results_and_files_in_the_folder_stay(
-    run_script: Run, tmp_path: Path, contents: Contents
-) -> None:
+def test_other_results_and_files_in_the_folder_stay(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     few = (f"--save_dir={tmp_path}", "--total_samples=4", "--steps=2")
     before = contents(tmp_path)
@@ -236,7 +212,7 @@ def test_other_results_and_files_in_the_folder_stay(
 
 
 @pytest.fixture
-def refuse(run_script: Run, networks: dict[str, Path], tmp_path: Path) -> Callable[..., None]:
+def refuse(networks: dict[str, Path], tmp_path: Path) -> Callable[..., None]:
     """``refuse(arguments, code, *parts)``; a network is given by its name or path."""
 
     def check(arguments: tuple[str, ...], code: int, *parts: object) -> None:

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import toy_train
 from tests.support.image_runs import load, network_file, stats
-from tests.support.running import Contents, Run
+from tests.support.running import Run, contents, good, run_script
 from torch_utils import distributed
 from torch_utils.snapshots import read_network, write_network, write_state
 from torch_utils.stats import RunningMeans
@@ -30,13 +30,12 @@ TINY = (*FEW, "--no-calibrate")
 
 
 @pytest.fixture
-def train(run_script: Run, tmp_path: Path) -> Run:
+def train(tmp_path: Path) -> Run:
     """Trains for four steps and gives the run's folder."""
 
     def start(*arguments: str, size: tuple[str, ...] = TINY) -> Path:
         before = set(tmp_path.glob("out/*"))
-        result = run_script(toy_train, f"--outdir={tmp_path / 'out'}", *size, *arguments)
-        assert (result.code, result.err) == (0, ""), result.err
+        good(run_script(toy_train, f"--outdir={tmp_path / 'out'}", *size, *arguments))
         (folder,) = set(tmp_path.glob("out/*")) - before
         return folder
 
@@ -139,23 +138,20 @@ def test_edm_in_eigenspace_counts_on_the_variance_of_each_dimension(train: Run) 
     torch.testing.assert_close(denoiser.noise_condition(two), two.log() / 4)
 
 
-def test_a_resumed_run_may_change_how_it_is_run(run_script: Run, broken_off: Path) -> None:
+def test_a_resumed_run_may_change_how_it_is_run(broken_off: Path) -> None:
     free = ("--snap=1", "--dump=1", "--batch-gpu=100", "--device_name=cpu", "--seed=5")
     result = run_script(toy_train, f"--resume={broken_off}", *free)
     assert (result.code, "The training is now" in result.out) == (0, False)
     assert (broken_off / "network-snapshot-000008.pkl").exists()
 
 
-def test_a_finished_run_can_be_extended_and_not_made_shorter(
-    run_script: Run, train: Run, contents: Contents
-) -> None:
+def test_a_finished_run_can_be_extended_and_not_made_shorter(train: Run) -> None:
     folder = train("--data_name=circles", "--no-calibrate")
     before = contents(folder)
     result = run_script(toy_train, f"--resume={folder}", "--duration=0.0005")
     assert (result.code, "0.0008" in result.error) == (2, True)
     assert contents(folder) == before
-    result = run_script(toy_train, f"--resume={folder}", "--duration=0.0016", "--tick=1")
-    assert (result.code, result.err) == (0, "")
+    result = good(run_script(toy_train, f"--resume={folder}", "--duration=0.0016", "--tick=1"))
     assert "The training is now one of 0.0016 million samples" in result.out
     assert [line["seen"] for line in stats(folder)] == [800, 1000, 1600]
     # The rate goes on along the cosine of the new length.
@@ -196,9 +192,7 @@ def test_each_point_is_used_twice_with_opposite_noise_beside_further_points(trai
         assert (0 if others is None else len(others)) == count
 
 
-def test_a_resumed_run_has_the_threads_that_it_began_with(
-    run_script: Run, broken_off: Path
-) -> None:
+def test_a_resumed_run_has_the_threads_that_it_began_with(broken_off: Path) -> None:
     options = broken_off / "training_options.json"
     saved = json.loads(options.read_text())
     assert saved["options"]["threads"] == torch.get_num_threads()
@@ -225,9 +219,7 @@ SPOILED: dict[str, Callable[[Path, Path], object]] = {
 
 
 @pytest.mark.parametrize("how", SPOILED)
-def test_what_cannot_be_resumed_is_told_in_one_line_and_left_alone(
-    run_script: Run, broken_off: Path, contents: Contents, how: str
-) -> None:
+def test_what_cannot_be_resumed_is_told_and_left_alone(broken_off: Path, how: str) -> None:
     state = broken_off / "training-state-000004.pt"
     SPOILED[how](broken_off / "training_options.json", state)
     before = contents(broken_off)

@@ -1,9 +1,7 @@
 """From repeated measurements to posteriors and models, by the scripts that people call."""
 
-import json
 from math import log
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -16,18 +14,18 @@ import posterior
 import train
 import visualize
 from dnnlib.errors import DataError
-from tests.support.finished_runs import SMALL, good, write_csv
-from tests.support.outcomes import read_netcdf
-from tests.support.running import Run, refused, trained
+from tests.support.finished_runs import SMALL, write_csv
+from tests.support.outcomes import drawn, told
+from tests.support.running import good, refused, run_script, trained
 from training.subjects.likelihoods import LearnedLikelihood
 from training.subjects.networks import NetworkFile
 
 NAMES = ["id", "mu", "tau", "y", "n", "t"]
-FEW = ("--chains=2", "--draws=60", "--pool=400", "--sampler=pool")
+POOL = ("--chains=2", "--draws=60", "--pool=400", "--sampler=pool")
 
 
 @pytest.fixture(scope="module")
-def shelf(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two likelihoods, a flow of their parameters, and trials of three observations."""
     folder = tmp_path_factory.mktemp("trials")
     draw = np.random.default_rng(0)
@@ -48,12 +46,12 @@ def shelf(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("one", "two"):
             where = (f"--data={folder / f'{name}.npz'}", "--likelihood", *SMALL)
             start = "--linear_start=gaussian" if name == "one" else "--linear_start=on"
-            trained(run_script, folder / f"{name}-run", train, *where, start, "--keep=9")
+            trained(folder / f"{name}-run", train, *where, start, "--keep=9")
         plain = (f"--data={folder / 'one.npz'}", *SMALL, "--marginals=none", "--whiten=zca")
-        trained(run_script, folder / "prior-run", train, *plain)
-        trained(run_script, folder / "post-run", train, *plain, "--cond=True", "--linear_start=on")
+        trained(folder / "prior-run", train, *plain)
+        trained(folder / "post-run", train, *plain, "--cond=True", "--linear_start=on")
         sets = ("--cond=True", "--cond_shape=set:3", "--linear_start=on", "--bounded=map")
-        trained(run_script, folder / "sets-run", train, *plain, *sets)
+        trained(folder / "sets-run", train, *plain, *sets)
         state = max((folder / "sets-run").glob("training-state-*.pt"))
         good(run_script(train, f"--resume={state}"))
     for name in ("one", "two", "prior", "post", "sets"):
@@ -65,17 +63,13 @@ def shelf(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("prior", ["uniform", "prior.pkl"])
-def test_posteriors_of_several_trials_are_drawn(
-    run_script: Run, shelf: Path, tmp_path: Path, prior: str
-) -> None:
+def test_posteriors_of_several_trials_are_drawn(shelf: Path, tmp_path: Path, prior: str) -> None:
     given = prior if prior == "uniform" else str(shelf / prior)
     place = (f"--network={shelf / 'one.pkl'}", f"--prior={given}", f"--save_dir={tmp_path}")
     seen = f"--observation={shelf / 'seen.csv'}"
-    result = run_script(posterior, "sample", *place, seen, *FEW)
-    assert result.code == 0, result.err
+    result = good(run_script(posterior, "sample", *place, seen, *POOL))
     assert "3 posterior(s)" in result.out
-    [path] = tmp_path.glob("*_posterior.nc")
-    arrays = read_netcdf(path)
+    arrays = drawn(tmp_path)
     x = arrays["posterior/x"]
     assert x.shape == (2, 60, 3, 2)
     assert (np.abs(x) <= 1).all() or prior != "uniform"
@@ -84,18 +78,16 @@ def test_posteriors_of_several_trials_are_drawn(
     assert "observed_data/y" not in arrays
 
 
-def test_members_of_a_population_are_drawn(run_script: Run, shelf: Path, tmp_path: Path) -> None:
+def test_members_of_a_population_are_drawn(shelf: Path, tmp_path: Path) -> None:
     rows = np.array([[place, 0.2 * place, 3, 0.5] for place in range(5) for _ in range(3)])
     write_csv(tmp_path / "five.csv", ["dataset", "y", "n", "t"], rows)
     place = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
-    good(run_script(posterior, "sample", *place, f"--observation={tmp_path / 'five.csv'}", *FEW))
+    good(run_script(posterior, "sample", *place, f"--observation={tmp_path / 'five.csv'}", *POOL))
     [draws] = tmp_path.glob("*_posterior.nc")
     asked = (f"--draws={draws}", *place[1:], "--bounds=tau:-1:1", "--steps=100", "--chains=2")
-    result = run_script(posterior, "population", *asked)
-    assert result.code == 0, result.err
+    result = good(run_script(posterior, "population", *asked))
     assert "tau: mean of its probit between -1 and 1" in result.out
-    [path] = tmp_path.glob("*_population.json")
-    content = json.loads(path.read_text(), parse_constant=pytest.fail)
+    content = told(tmp_path, "*_population.json")
     assert content["coordinates"] == {"mu": "itself", "tau": "probit between -1 and 1"}
     low, middle, high = content["population"]["tau"]["further"]["quantiles"].values()
     assert -1 < low < middle < high < 1
@@ -103,15 +95,15 @@ def test_members_of_a_population_are_drawn(run_script: Run, shelf: Path, tmp_pat
     means = [each["mu"]["mean"] for each in content["posteriors"]]
     alone = [each["mu"]["alone"]["mean"] for each in content["posteriors"]]
     assert np.std(means) < np.std(alone)
-    good(run_script(visualize, path.with_suffix(".npz")))
+    law = next(tmp_path.glob("*_population.pkl"))
+    good(run_script(visualize, law.with_suffix(".npz")))
     # Under the law of a further member draws are worth more, and what was known before is kept.
-    second = (place[0], f"--prior={path.with_suffix('.pkl')}", f"--save_dir={tmp_path / '2'}")
-    good(run_script(posterior, "sample", *second, f"--observation={tmp_path / 'five.csv'}", *FEW))
+    second = (place[0], f"--prior={law}", f"--save_dir={tmp_path / '2'}")
+    good(run_script(posterior, "sample", *second, f"--observation={tmp_path / 'five.csv'}", *POOL))
     [draws] = (tmp_path / "2").glob("*_posterior.nc")
     again = (f"--draws={draws}", *second[1:], "--steps=100", "--chains=2")
     good(run_script(posterior, "population", *again))
-    [path] = (tmp_path / "2").glob("*_population.json")
-    more = json.loads(path.read_text())
+    more = told(tmp_path / "2", "*_population.json")
     assert more["prior"] == content["prior"]
     assert more["noise"] < content["noise"]
     other = (*asked[:2], f"--save_dir={shelf}")
@@ -119,14 +111,12 @@ def test_members_of_a_population_are_drawn(run_script: Run, shelf: Path, tmp_pat
     refused(run_script(posterior, "population", *other, "--bounds=mu:0:"), 1, "'mu' are beyond")
 
 
-def test_models_are_compared(run_script: Run, shelf: Path, tmp_path: Path) -> None:
+def test_models_are_compared(shelf: Path, tmp_path: Path) -> None:
     networks = [f"--network={shelf / 'one.pkl'}", f"--network={shelf / 'one.pkl'}"]
     place = ("--prior=uniform", f"--save_dir={tmp_path}", f"--observation={shelf / 'seen.csv'}")
-    result = run_script(posterior, "compare", *networks, *place, *FEW, "--weights=3,1")
-    assert result.code == 0, result.err
+    result = good(run_script(posterior, "compare", *networks, *place, *POOL, "--weights=3,1"))
     assert "Observation 3: one (1)" in result.out
-    text = (tmp_path / "comparison.json").read_text()
-    compared: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
+    compared = told(tmp_path)
     for one in compared["observations"]:
         assert sum(one["probability"].values()) == pytest.approx(1)
         assert one["probability"]["one (1)"] == pytest.approx(0.75, abs=0.1)
@@ -136,7 +126,6 @@ def test_models_are_compared(run_script: Run, shelf: Path, tmp_path: Path) -> No
 
 def test_datasets_are_found_again_with_their_trials(shelf: Path) -> None:
     learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
-    assert learned is not None
     points, trials = learned.simulations(shelf / "one.npz", 10, 0, ["tau", "mu"])
     rows = np.loadtxt(shelf / "runs.csv", delimiter=",", skiprows=1)
     data = torch.cat([trials.data, trials.covariates], dim=1)
@@ -145,50 +134,43 @@ def test_datasets_are_found_again_with_their_trials(shelf: Path) -> None:
         assert (own.numpy() == of_point[:, 3:]).all()
 
 
-def test_likelihoods_are_checked_on_simulations(
-    run_script: Run, shelf: Path, tmp_path: Path
-) -> None:
+def test_likelihoods_are_checked_on_simulations(shelf: Path, tmp_path: Path) -> None:
     place = (f"--network={shelf / 'two.pkl'}", f"--prior={shelf / 'prior.pkl'}", "--truth=data")
     making = (f"--source={shelf / 'runs.csv'}", "--dataset=id", "--conditions=y,n")
     making += ("--covariates=t", f"--dest={tmp_path / 'new.npz'}", "--held-out=0")
     good(run_script(dataset_tool, *making))
     data = (f"--data_root={tmp_path / 'new.npz'}", "--runs=20", f"--save_dir={tmp_path / 'out'}")
-    good(run_script(posterior, "check", *place, *data, *FEW))
-    [path] = (tmp_path / "out").glob("*_posterior_check.json")
-    content = json.loads(path.read_text(), parse_constant=pytest.fail)
+    good(run_script(posterior, "check", *place, *data, *POOL))
+    content = told(tmp_path / "out")
     assert content["question"] == "model"
     # Of parameters between -1 and 1, of which trials tell something.
     assert -log(4) - 0.5 < content["log_density"]["mean"] < 1
     refused(run_script(posterior, "check", *place[:2], *data[2:]), 2, "--data_root=SIMULATIONS")
 
 
-def test_a_flow_of_posteriors_is_weighted_by_a_likelihood(
-    run_script: Run, shelf: Path, tmp_path: Path
-) -> None:
+def test_a_flow_of_posteriors_is_weighted_by_a_likelihood(shelf: Path, tmp_path: Path) -> None:
     write_csv(tmp_path / "one.csv", ["t", "y", "n"], np.array([[0.5, 1.0, 3]]))
     draws = ("--draws=500", f"--condition={tmp_path / 'one.csv'}")
     correct = (f"--correct={shelf / 'one.pkl'}", "--prior=uniform")
     network = (f"--network={shelf / 'post.pkl'}", f"--save_dir={tmp_path}")
     good(run_script(posterior, "sample", *network, *draws, *correct))
-    [path] = tmp_path.glob("*_posterior.json")
-    corrected = json.loads(path.read_text())["posteriors"][0]
+    corrected = told(tmp_path)["posteriors"][0]
     direct = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
     seen = (f"--observation={tmp_path / 'one.csv'}", "--overwrite", "--draws=500")
     good(run_script(posterior, "sample", *direct, *seen))
-    of_likelihood = json.loads(path.read_text())["posteriors"][0]
+    of_likelihood = told(tmp_path)["posteriors"][0]
     for name, mean in of_likelihood["mean"].items():
         assert abs(corrected["mean"][name] - mean) < 0.2 * of_likelihood["std"][name]
 
 
-def test_a_set_of_trials_has_one_posterior(run_script: Run, shelf: Path, tmp_path: Path) -> None:
+def test_a_set_of_trials_has_one_posterior(shelf: Path, tmp_path: Path) -> None:
     assert "up to 3, of y, n, t" in good(run_script(info, shelf / "sets.pkl")).out
     network = (f"--network={shelf / 'sets.pkl'}", f"--save_dir={tmp_path}", "--overwrite")
     seen, correct = f"--condition={shelf / 'seen.csv'}", f"--correct={shelf / 'one.pkl'}"
     for more in ((), (correct, "--prior=uniform", "--draws=50")):
         result = good(run_script(posterior, "sample", *network, seen, *more))
         assert "3 posterior(s)" in result.out
-    [path] = tmp_path.glob("*_posterior.json")
-    for one in json.loads(path.read_text())["posteriors"]:
+    for one in told(tmp_path)["posteriors"]:
         assert one["statistics"]["effective_size"] > 20
     making = (f"--source={shelf / 'runs.csv'}", "--dataset=id", "--conditions=y,n")
     making += ("--covariates=t", f"--dest={tmp_path / 'new.npz'}", "--held-out=0")
@@ -205,7 +187,6 @@ def test_a_set_of_trials_has_one_posterior(run_script: Run, shelf: Path, tmp_pat
 
 def test_trials_of_a_set_multiply(shelf: Path) -> None:
     learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
-    assert learned is not None
     density = learned.log_posterior(learned.prior("uniform"), ["tau", "mu"], torch.arange(3))
     points = torch.tensor([[0.1, 0.5], [0.9, -0.9], [1.1, 0.0]]).double()
     first, second = torch.tensor([[0.5, 3, 0.2]]).double(), torch.tensor([[1.5, 2, 0.9]]).double()
@@ -217,22 +198,17 @@ def test_trials_of_a_set_multiply(shelf: Path) -> None:
     assert both[2] == -torch.inf
 
 
-def test_observations_of_more_trials_than_were_learned_for_are_named(
-    run_script: Run, shelf: Path, tmp_path: Path
-) -> None:
+def test_observations_of_more_trials_than_learned_are_named(shelf: Path, tmp_path: Path) -> None:
     learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
-    assert learned is not None
     # 135 datasets of two trials: 0.0025 x 270 x 2 / (2 x 4).
     assert learned.most_trials == pytest.approx(0.17, abs=0.03)
     place = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
-    result = run_script(posterior, "sample", *place, f"--observation={shelf / 'seen.csv'}", *FEW)
-    assert (
-        "for the 2 trial(s) of observation 1, and by more than 0.05 for 2 other(s)"
-        in result.err + result.out
-    )
+    result = run_script(posterior, "sample", *place, f"--observation={shelf / 'seen.csv'}", *POOL)
+    named = "for the 2 trial(s) of observation 1, and by more than 0.05 for 2 other(s)"
+    assert named in result.err + result.out
 
 
-def test_a_network_file_says_that_it_is_a_likelihood(run_script: Run, shelf: Path) -> None:
+def test_a_network_file_says_that_it_is_a_likelihood(shelf: Path) -> None:
     assert "of one trial, given mu, tau, t" in good(run_script(info, shelf / "one.pkl")).out
 
 
@@ -249,18 +225,16 @@ def test_a_network_file_says_that_it_is_a_likelihood(run_script: Run, shelf: Pat
     ],
 )
 def test_what_is_no_question_of_trials_is_refused(
-    run_script: Run, shelf: Path, tmp_path: Path, words: str, code: int, parts: tuple[str, ...]
+    shelf: Path, tmp_path: Path, words: str, code: int, parts: tuple[str, ...]
 ) -> None:
     (shelf / "hole.csv").write_text("y,n,t\n0,1,0.5\n1,,0.5\n")
     known = {name: f"--network={shelf / f'{name}.pkl'}" for name in ("one", "two", "prior")}
     filled = words.format(**known, folder=shelf, seen=f"--observation={shelf / 'seen.csv'}")
-    result = run_script(posterior, "sample", f"--save_dir={tmp_path}", *FEW, *filled.split())
+    result = run_script(posterior, "sample", f"--save_dir={tmp_path}", *POOL, *filled.split())
     refused(result, code, *parts)
 
 
-def test_trials_may_have_missing_data_if_those_of_simulations_had(
-    run_script: Run, shelf: Path, tmp_path: Path
-) -> None:
+def test_trials_may_lack_data_if_those_of_simulations_did(shelf: Path, tmp_path: Path) -> None:
     rows = np.loadtxt(shelf / "runs.csv", delimiter=",", skiprows=1)
     rows[::3, 3] = rows[1::4, 4] = np.nan
     making = (f"--source={write_csv(tmp_path / 'holes.csv', NAMES, rows)}", "--dataset=id")
@@ -268,15 +242,13 @@ def test_trials_may_have_missing_data_if_those_of_simulations_had(
     good(run_script(dataset_tool, *making, f"--dest={tmp_path / 'holes.npz'}"))
     data = f"--data={tmp_path / 'holes.npz'}"
     with mock.patch("training.learning.gaussian_start.STEPS", 40):
-        trained(run_script, tmp_path / "run", train, data, "--likelihood", *SMALL)
+        trained(tmp_path / "run", train, data, "--likelihood", *SMALL)
     *_, network = sorted((tmp_path / "run").glob("network-*.pkl"))
     (tmp_path / "seen.csv").write_text("dataset,y,n,t\n1,0.1,,0.5\n1,,3,0.2\n2,0.4,2,0.9\n")
-    place = (f"--network={network}", "--prior=uniform", f"--save_dir={tmp_path / 'out'}", *FEW)
+    place = (f"--network={network}", "--prior=uniform", f"--save_dir={tmp_path / 'out'}", *POOL)
     good(run_script(posterior, "sample", *place, f"--observation={tmp_path / 'seen.csv'}"))
-    [path] = (tmp_path / "out").glob("*_posterior.nc")
-    assert np.isfinite(read_netcdf(path)["constant_data/evidence"]).all()
+    assert np.isfinite(drawn(tmp_path / "out")["constant_data/evidence"]).all()
     learned = LearnedLikelihood.of(NetworkFile.open(str(network)))
-    assert learned is not None
     _, trials = learned.simulations(tmp_path / "holes.npz", 10, 0, ["mu", "tau"])
     assert trials.data.isnan().any()
     (tmp_path / "none.csv").write_text("y,n,t\n1,2,0.5\n,,0.5\n")
@@ -284,13 +256,12 @@ def test_trials_may_have_missing_data_if_those_of_simulations_had(
     refused(run_script(posterior, "sample", *place, none, "--overwrite"), 1, "line 3", "no trial")
     refused(run_script(train, data, f"--outdir={tmp_path}", "-n", "--cond"), 2, "--likelihood")
     whole = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
-    assert whole is not None
     with pytest.raises(DataError, match="missing data: data, not covariates"):
         whole.simulations(tmp_path / "holes.npz", 10, 0, ["mu", "tau"])
 
 
 def test_levels_beside_a_number_have_their_probabilities_and_it_a_law_given_each(
-    run_script: Run, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     draw = np.random.default_rng(0)
     theta = draw.uniform(-1, 1, 300).repeat(5)
@@ -303,9 +274,9 @@ def test_levels_beside_a_number_have_their_probabilities_and_it_a_law_given_each
     few = mock.patch("training.learning.gaussian_start.STEPS", 100)
     with few, mock.patch("training.subjects.table_training.LEAST_GAIN", 100.0):
         data = (f"--data={tmp_path / 'runs.npz'}", "--likelihood", "--linear_start=gaussian")
-        trained(run_script, tmp_path / "run", train, *data, *SMALL)
+        trained(tmp_path / "run", train, *data, *SMALL)
     *_, network = sorted((tmp_path / "run").glob("network-*.pkl"))
-    assert "choice, by their probabilities" in run_script(info, str(network)).out
+    assert "choice, by their probabilities" in good(run_script(info, network)).out
     learned = LearnedLikelihood.of(NetworkFile.open(str(network)))
     assert learned is not None
     assert (learned.data, list(learned.covariates)) == (["y", "choice"], [])
@@ -322,16 +293,14 @@ def test_levels_beside_a_number_have_their_probabilities_and_it_a_law_given_each
         assert of_level[1] == pytest.approx(1 / (1 + np.exp(-3 * parameter)), abs=0.07)
         assert means == pytest.approx([parameter, parameter + 3], abs=0.15)
     (tmp_path / "seen.csv").write_text("y,choice\n3.1,1\n0.2,0\n")
-    place = (f"--network={network}", "--prior=uniform", f"--save_dir={tmp_path / 'out'}", *FEW)
+    place = (f"--network={network}", "--prior=uniform", f"--save_dir={tmp_path / 'out'}", *POOL)
     good(run_script(posterior, "sample", *place, f"--observation={tmp_path / 'seen.csv'}"))
     (tmp_path / "wrong.csv").write_text("y,choice\n3.1,2\n")
     wrong = f"--observation={tmp_path / 'wrong.csv'}"
     refused(run_script(posterior, "sample", *place, wrong, "--overwrite"), 1, "'choice' is 2")
 
 
-def test_trainings_of_likelihoods_refuse_what_is_none(
-    run_script: Run, shelf: Path, houses: Path, tmp_path: Path
-) -> None:
+def test_learning_likelihoods_refuses_others(shelf: Path, houses: Path, tmp_path: Path) -> None:
     place = (f"--data={shelf / 'one.npz'}", f"--outdir={tmp_path}", "-n", "--likelihood")
     refused(run_script(train, *place, "--cond"), 2, "--cond", "--likelihood")
     refused(run_script(train, *place, "--bounded=reject"), 2, "--bounded=reject")

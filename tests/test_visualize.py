@@ -1,16 +1,19 @@
-"""visualize.py: which pictures are made of which files; bad input leaves nothing."""
+"""visualize.py and report.py: pictures and a page of what scripts wrote; bad input writes none."""
 
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import posterior
+import report
 import toy_pfODE_int
 import visualize
 from tests.support import picture_files as files
-from tests.support.running import Run, refused
+from tests.support.running import good, refused, run_script
 from training.pictures import look
 from training.pictures.trajectories import album
 
@@ -32,13 +35,12 @@ def is_picture(path: Path) -> bool:
         return image.width > 100 and image.height > 30
 
 
-def test_what_a_simulation_wrote_is_drawn(run_script: Run, tmp_path: Path) -> None:
+def test_what_a_simulation_wrote_is_drawn(tmp_path: Path) -> None:
     few = ("--total_samples=60", "--steps=4", "--save_freq=1", "--solver=euler", "--eps=1e-2")
     toy = ("--data_name=s_curve", "--dims_to_keep=2", f"--save_dir={tmp_path}")
     assert run_script(toy_pfODE_int, "exact", *toy, *few).code == 0
     dest, stem = tmp_path / "new" / "pictures", "s_curve_PRRto2D_exact"
-    result = run_script(visualize, tmp_path, f"--dest={dest}")
-    assert (result.code, result.err) == (0, "")
+    result = good(run_script(visualize, tmp_path, f"--dest={dest}"))
     made = [f"melt_{kind}.png" for kind in ("clouds", "joint", "latents")]
     made += ["gen_animation.gif", "gen_clouds.png", "melt_animation.gif"]
     made = sorted(f"{stem}_{name}" for name in [*made, "overview.png", "roundtrip_clouds.png"])
@@ -51,7 +53,7 @@ def test_what_a_simulation_wrote_is_drawn(run_script: Run, tmp_path: Path) -> No
         assert image.n_frames == 5
 
 
-def test_every_kind_of_file_is_drawn(run_script: Run, tmp_path: Path) -> None:
+def test_every_kind_of_file_is_drawn(tmp_path: Path) -> None:
     """All in one folder, of which what is no result is left out."""
     densities = {"log_prob": np.arange(10.0), "bits_per_dim": np.arange(10.0)}
     for kind in ("melt", "roundtrip", "gen"):
@@ -62,8 +64,7 @@ def test_every_kind_of_file_is_drawn(run_script: Run, tmp_path: Path) -> None:
     files.save_stats(tmp_path)
     np.savez(tmp_path / "other.npz", mu=np.zeros(3))
     np.savez(tmp_path / "residuals.npz", format="inflationary-flows residuals 1")
-    result = run_script(visualize, tmp_path, f"--dest={tmp_path / 'pictures'}", "--no-animation")
-    assert (result.code, result.err) == (0, "")
+    good(run_script(visualize, tmp_path, f"--dest={tmp_path / 'pictures'}", "--no-animation"))
     stems = {
         "circles_PRP_coverage": "boundaries radius",
         "circles_PRRto1D_exact": "melt_clouds melt_joint melt_latents melt_log_prob",
@@ -78,7 +79,7 @@ def test_every_kind_of_file_is_drawn(run_script: Run, tmp_path: Path) -> None:
     assert all(is_picture(path) for path in (tmp_path / "pictures").iterdir())
 
 
-def test_folders_and_zips_of_images(run_script: Run, tmp_path: Path) -> None:
+def test_folders_and_zips_of_images(tmp_path: Path) -> None:
     folder, pixels = tmp_path / "fid", np.arange(64, dtype=np.uint8).reshape(8, 8)
     for seed in (5, 1003):
         path = folder / f"{seed // 1000 * 1000:06d}" / f"{seed:06d}.png"
@@ -93,14 +94,12 @@ def test_folders_and_zips_of_images(run_script: Run, tmp_path: Path) -> None:
     refused(run_script(visualize, folder, "--overwrite"), 1, path.name)
 
 
-def test_pictures_lie_beside_their_file(run_script: Run, tmp_path: Path) -> None:
+def test_pictures_lie_beside_their_file(tmp_path: Path) -> None:
     assert run_script(visualize, files.save_stats(tmp_path)).code == 0
     assert is_picture(tmp_path / "training_curve.png")
 
 
-def test_what_cannot_be_drawn_as_asked(
-    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_drawn_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [files.save_stats(tmp_path / name) for name in "ab"]
     dest = f"--dest={tmp_path / 'pictures'}"
     refused(run_script(visualize, *runs, dest), 2, "training_curve.png")
@@ -120,7 +119,7 @@ def test_what_cannot_be_drawn_as_asked(
     ],
 )
 def test_a_bad_file_is_told_of_before_anything_is_drawn(
-    run_script: Run, tmp_path: Path, name: str, content: bytes | None, message: str
+    tmp_path: Path, name: str, content: bytes | None, message: str
 ) -> None:
     good, path = files.save_stats(tmp_path / "good"), tmp_path / name
     path.parent.mkdir(exist_ok=True)
@@ -130,3 +129,33 @@ def test_a_bad_file_is_told_of_before_anything_is_drawn(
     result = run_script(visualize, good, given, f"--dest={tmp_path / 'pictures'}")
     refused(result, 1, message, given)
     assert not (tmp_path / "pictures").exists()
+
+
+def test_what_scripts_wrote_is_reported(tmp_path: Path) -> None:
+    few = ("--total_samples=60", "--steps=4", "--save_freq=1", "--solver=euler", "--eps=1e-2")
+    toy = ("--data_name=s_curve", "--dims_to_keep=2", f"--save_dir={tmp_path / 'toy'}")
+    assert run_script(toy_pfODE_int, "exact", *toy, *few).code == 0
+    fast = ("--n_iters=4", "--pool=400", "--sampler=pool")
+    check = ("--data_name=circles", *fast, f"--save_dir={tmp_path}")
+    seen = ("--likelihood=mask", "--mask=x2", "--noise_std=0.3", "--runs=20", "--draws=10")
+    assert run_script(posterior, "check", *check, *seen).code == 0
+    dest = tmp_path / "new" / "report.html"
+    with mock.patch("webbrowser.open") as opened:
+        result = run_script(report, tmp_path, f"--dest={dest}", "--points=50", "--open")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(f"Wrote {dest}: 2 sections, ")
+    opened.assert_called_once_with(dest.as_uri())
+    text = dest.read_text(encoding="utf-8")
+    option = "<dt>noise_std</dt><dd>0.3</dd>"
+    for told in ("s curve: the flow", "ranks of truths", "50 of 60 points", option):
+        assert told in text
+    refused(run_script(report, tmp_path, f"--dest={dest}"), 2, dest, "--overwrite")
+    assert run_script(report, tmp_path, f"--dest={dest}", "--overwrite").code == 0
+
+
+def test_a_report_of_a_folder_with_a_broken_file_names_it(tmp_path: Path) -> None:
+    files.save_stats(tmp_path)
+    (tmp_path / "broken.npz").write_bytes(b"no zip")
+    result = good(run_script(report, tmp_path, f"--dest={tmp_path / 'a.html'}"))
+    assert f"Left out {tmp_path / 'broken.npz'}" in result.out
+    assert "broken.npz is not a readable .npz" in (tmp_path / "a.html").read_text(encoding="utf-8")

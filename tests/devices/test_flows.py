@@ -1,22 +1,34 @@
-"""Flows on a card: maps and densities of the CPU, and explicit solvers wait for nothing."""
+"""Flows, posteriors and fits on a card: results of the CPU, and no waiting."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.support.card_training import model_of, points_and_labels
 from tests.support.draws import double, normal, seeded
 from tests.support.fake_cuda import FakeCuda
 from tests.support.flows import SCHEDULES, bumps_under
-from tests.support.posteriors import conditional_prior
+from tests.support.posteriors import conditional_prior, drawn, gaussian_prior
 from tests.support.running import slowly
+from tests.support.trainers import model_of, points_and_labels
+from training.data.batches import Batch
+from training.flow.calibration import fit_calibration
+from training.flow.eigenbasis import EigenBasis
 from training.flow.grids import choose_steps, fit_equal_error_grid
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
-from training.flow.solvers import SOLVERS, get_solver
+from training.flow.solvers import SOLVERS, Solver, get_solver
+from training.inference.likelihoods import Gaussian
+from training.inference.prior import Prior
+from training.inference.sampling import Problem
+from training.inference.target import Target
+from training.learning.latent_law import Candidate, fit
+from training.learning.melting import LawPlan, melted_latents
+from training.measure.residuals import Extractor, Quantities, ResidualProbe
+from training.names import METHODS, SAMPLERS
 
 CARD = torch.device("cuda", 1)
 AT_THE_END = 1
@@ -40,9 +52,7 @@ def same_on_card(flow: ProbabilityFlow, compute: Callable[[ProbabilityFlow], Ten
 
 
 @pytest.mark.parametrize("solver", slowly(SOLVERS, "dopri5", "gauss4", "rev_rk5"))
-def test_points_melt_and_come_back_and_explicit_steps_wait_for_nothing(
-    cuda: FakeCuda, solver: str
-) -> None:
+def test_points_melt_and_return_and_explicit_steps_never_wait(cuda: FakeCuda, solver: str) -> None:
     flow, points = network_flow(), normal(3, 2)
     method = get_solver(solver, rtol=0.1, atol=0.1)
     steps = 1 + method.multistep
@@ -108,7 +118,6 @@ def test_coordinates_and_conditions_of_tables(cuda: FakeCuda) -> None:
 
 def test_image_networks_in_blocks_with_classes(cuda: FakeCuda) -> None:
     batch = points_and_labels("DDPM++ of classes", 3)
-    assert batch.labels is not None
     labels = batch.labels
 
     def melted(flow: ProbabilityFlow) -> Tensor:
@@ -127,3 +136,137 @@ def test_grids_of_times_are_fitted(cuda: FakeCuda, monkeypatch: pytest.MonkeyPat
     latents = normal(2, 2).to(CARD)
     grid = fit_equal_error_grid(flow, latents, flow.times(2), solver)
     assert choose_steps(flow, latents, grid, solver, tolerance=10.0).steps <= 8
+
+
+CPU, CARD = torch.device("cpu"), torch.device("cuda", 1)
+FEW = {"chains": 2, "draws": 2, "warmup": 1, "pool": 16, "particles": 2, "steps": 4}
+FEW_ROUNDS: dict[str, object] = {
+    "proposals.STEPS": 2,
+    "weights.BISECTIONS": 3,
+    "samplers.annealing.EXPONENTS": 3,
+    "samplers.annealing.MOST_ROUNDS": 3,
+    "samplers.annealing.MOST_FINAL": 2,
+    "samplers.refining.AGAIN": (64,),
+    "samplers.refining.DRAWN": (64, 64),
+    "samplers.tempering.MOVES": 1,
+    "samplers.tempering.LAST_MOVES": 2,
+}
+
+
+def prior_on(device: torch.device, deblurred: bool = False) -> Prior:
+    prior = gaussian_prior(deblurred=deblurred)
+    prior.flow.to(device)
+    return replace(prior, times=prior.times.to(device))
+
+
+def problem_on(device: torch.device) -> Problem:
+    likelihood = Gaussian(double(0.4), operator=double([[1.0, 0.7]])).to(device)
+    prior = prior_on(device)
+    target = Target(prior, likelihood, double([[0.3], [-1.0]]).to(device), rows=512)
+    return Problem(target, prior, [0, 1], True)
+
+
+@pytest.mark.parametrize(
+    "sampler", slowly([name for name in SAMPLERS if name != "auto"], "elliptical", "hmc", "refined")
+)
+def test_draws_are_the_cpus(cuda: FakeCuda, sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a card that is pretended each operation takes long: few rounds and rough fits will do.
+    for name, few in FEW_ROUNDS.items():
+        monkeypatch.setattr(f"training.inference.{name}", few)
+    expected, found = (drawn(problem_on(device), sampler, **FEW) for device in (CPU, CARD))
+    torch.testing.assert_close(found.points.cpu(), expected.points)
+    torch.testing.assert_close(found.log_likelihood.cpu(), expected.log_likelihood)
+
+
+def test_points_without_the_noise_of_the_first_time(cuda: FakeCuda) -> None:
+    prior = prior_on(CARD, deblurred=True)
+    w = torch.ones(3, prior.dim, dtype=torch.float64, device=CARD)
+    assert prior.points(w).points.device == CARD
+    assert {moment.device for moment in prior.moments()} == {CARD}
+
+
+CPU, CARD = torch.device("cpu"), torch.device("cuda", 1)
+NAME = "ensemble with conditions"
+
+
+def test_an_eigenbasis(cuda: FakeCuda) -> None:
+    batches = [normal(5, 3, seed=seed) for seed in range(3)]
+    expected = EigenBasis.fit(batches)
+    there = [batch.to(CARD) for batch in batches]
+    cuda.reads.clear()
+    found = EigenBasis.fit(there[:2])
+    few = cuda.reads.total()
+    cuda.reads.clear()
+    found = EigenBasis.fit(there)
+    assert cuda.reads.total() == few, "a batch more is not waited for"
+    assert found.eigenvectors.device == CARD
+    torch.testing.assert_close(found.eigenvectors.cpu(), expected.eigenvectors)
+    more = iter([normal(4, 3, seed=9)])
+    assert found.second_moments(more).device == CARD
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_calibrations(cuda: FakeCuda, method: str) -> None:
+    found = []
+    for device in (CPU, CARD):
+        model, _ = model_of(NAME)
+        denoiser = model.denoiser.eval().requires_grad_(False).to(device)
+        batch = points_and_labels(NAME, 6)
+        points = denoiser.basis.to_eigen(batch.points.to(device))
+        times = torch.linspace(0.1, 3, 2, dtype=torch.float64)
+        denoiser.calibration = fit_calibration(
+            denoiser, points, times, 0, method, conditions=batch.conditions(device)
+        )
+        out = denoiser(points, times[0].to(device), **batch.conditions(device))
+        assert denoiser.calibration.gains.device == device
+        found.append(out.cpu())
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
+def test_laws_of_latents(cuda: FakeCuda) -> None:
+    model, _ = model_of("MLP")
+    model.denoiser.eval().requires_grad_(False).to(CARD)
+    plan = LawPlan(lambda count: Batch(normal(count, 2)), None, 8, seed=0, rows=8)
+    latents = melted_latents(model.flow.in_blocks(8), plan, 8, lambda part: None)
+    # The law is learned on the CPU, which is faster for networks so small.
+    assert {latents.train.device, latents.held_out.device} == {CPU}
+    law = fit(latents, 1, Candidate("tiny", {"components": 2, "width": 4}, 1, 4, 1e-3), seed=0)
+    on_card = model.flow.with_law(law.mixture.to(CARD)).latent
+    w = normal(4, 2).to(CARD)
+    x = on_card.unwhiten(w)
+    torch.testing.assert_close(on_card.whiten(x).cpu(), w.cpu(), rtol=1e-5, atol=1e-6)
+    assert on_card.log_prob(x).device == CARD
+
+
+def test_mixtures_in_chains_are_inverted(cuda: FakeCuda) -> None:
+    mixture = ConditionalMixture(1, 2, components=2, width=4, depth=1)
+    kept, scores = normal(3, 1), normal(3, 2, seed=1)
+    expected = mixture.unwhiten(kept, scores)
+    found = mixture.to(CARD).unwhiten(kept.to(CARD), scores.to(CARD))
+    torch.testing.assert_close(found.detach().cpu(), expected.detach())
+
+
+@pytest.mark.parametrize("solver", [None, SOLVERS["heun"]], ids=["independent", "path"])
+def test_residuals(cuda: FakeCuda, solver: Solver | None) -> None:
+    found: dict[torch.device, list[Quantities]] = {}
+    batch = points_and_labels(NAME, 5)
+    labels = batch.labels
+    for device in (CPU, CARD):
+        model, _ = model_of(NAME)
+        model.denoiser.eval().requires_grad_(False).to(device)
+        probe = ResidualProbe(model.flow, model.flow.times(2).cpu())
+        extractor = Extractor(
+            probe,
+            lambda rows: (batch.points[rows.start : rows.stop], {"labels": labels[rows.start :]}),
+            count=5,
+            batch=5,
+            seed=0,
+            stream=0,
+            solver=solver,
+        )
+        taken: list[Quantities] = []
+        extractor.run(lambda index, first, rows, taken=taken: taken.append(dict(rows)))
+        found[device] = taken
+    for one, other in zip(found[CPU], found[CARD], strict=True):
+        for name in one:
+            torch.testing.assert_close(other[name], one[name], rtol=1e-4, atol=1e-5)

@@ -194,9 +194,7 @@ def test_a_failed_download_says_why_in_one_line_and_leaves_nothing(
     assert names(cache) == []
 
 
-def test_a_redirect_to_https_is_followed_and_its_own_body_not_read(
-    origin: str, cache: Path
-) -> None:
+def test_redirects_to_https_are_followed_and_their_bodies_unread(origin: str, cache: Path) -> None:
     assert local_file(f"{origin}/redirect?/file", cache).read_bytes() == BODY
     assert "more than 10 redirects" in refusal(f"{origin}/redirect?/redirect", cache)
 
@@ -222,9 +220,7 @@ def test_an_impossible_host_is_one_line(cache: Path, host: str) -> None:
     assert f"https://{host}/file" in refusal(f"https://{host}/file", cache)
 
 
-def test_a_refused_connection_and_an_impossible_folder_are_one_line(
-    origin: str, cache: Path
-) -> None:
+def test_refused_connections_and_impossible_folders_are_one_line(origin: str, cache: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound but not listening
         closed = f"https://127.0.0.1:{unused.getsockname()[1]}/file"

@@ -1,25 +1,45 @@
-"""Trainings of experiments are done once, go on where they were killed, and run side by side."""
+"""Experiments: trainings and parts that are done once, what flows and images are compared by."""
 
 import subprocess
-from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 import toy_train
 from dnnlib.errors import DataError
 from experiments import trainings
+from experiments.against_isotropic import (
+    GAMMA0,
+    LEVELS,
+    bits,
+    calls_needed,
+    gaussian_bits,
+    levels_of,
+    losses,
+    noisy_images,
+)
+from experiments.features import SECTORS, Classifier, energy, frechet, orientations
 from experiments.lab import Lab
+from experiments.participation_ratio import basis_of, measured, settled
 from experiments.trainings import Training, side_by_side, trained
-from tests.support.running import Result
+from tests.support.draws import seeded
+from tests.support.running import run_script
+from training.flow.eigenbasis import EigenBasis
+from training.flow.isotropic import EDMSchedule
+from training.flow.pfode import ProbabilityFlow
+from training.flow.schedules import InflationSchedule, NoiseSchedule
 
 OPTIONS = ("--data_name=circles", "--duration=0.0004", "--batch=100", "--no-calibrate")
 TRAINING = Training("circles", "toy_train.py", OPTIONS)
 
 
 @pytest.fixture
-def here(run_script: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Scripts run in this process. Returns the options of each that did."""
     ran: list[str] = []
 
@@ -82,3 +102,116 @@ def test_side_by_side_trainings_have_one_thread_and_a_process_of_their_own(
     networks = side_by_side(lab, three)
     assert [path.read_text() for path in networks] == [f"1 --nosubdir --data={k}" for k in "abc"]
     assert lab.taken > 0
+
+
+def test_a_part_that_is_there_is_not_measured_again(tmp_path: Path) -> None:
+    one, calls = Lab("name", "cpu", tmp_path, False), []
+
+    def measure() -> dict[str, Any]:
+        calls.append(1)
+        return {"number": 3}
+
+    assert one.part("key", measure) == one.part("key", measure) == {"number": 3}
+    assert len(calls) == 1
+    assert Lab("name", "gpu", tmp_path, False).part("key", measure)
+    assert len(calls) == 2
+
+
+def test_states_end_at_the_dimensions_that_are_kept(tmp_path: Path) -> None:
+    found = measured(basis_of(Lab("name", "cpu", tmp_path, False), "swirl"), 2)
+    assert found["PRP"]["ratios"][0] == pytest.approx(found["data"], rel=1e-3)
+    assert found["PRP"]["ratios"][-1] == pytest.approx(3, rel=0.01)
+    assert 2 < found["PRR"]["ratios"][-1] < 2.3
+    assert settled(found["PRP"]["ratios"]) == 0
+    assert settled([2.0, 1.2, 1.04, 1.0]) == pytest.approx(2 / 3)
+
+
+def normal(count: int, seed: int, shift: float = 0.0) -> Tensor:
+    draws = torch.randn(count, 8, generator=seeded(seed))
+    return draws.double() + shift
+
+
+@pytest.mark.parametrize("distance", [energy, frechet])
+def test_a_distance_is_near_zero_for_one_law_and_grows_with_a_shift(distance: object) -> None:
+    same, near, far = (distance(normal(600, 0), normal(600, 1, s)) for s in (0.0, 0.3, 0.6))
+    assert abs(same) < 0.1 < near < far
+
+
+def test_the_energy_distance_is_right_on_average_for_few_samples() -> None:
+    found = torch.tensor([energy(normal(5, k), normal(5, 1000 + k)) for k in range(400)])
+    assert abs(float(found.mean())) < 3 * float(found.std()) / 20
+
+
+@pytest.mark.parametrize("sector", range(SECTORS))
+def test_edges_that_run_across_are_in_the_sector_of_their_gradient(sector: int) -> None:
+    angle = torch.tensor((sector + 0.5) / SECTORS - 0.5) * torch.pi
+    down, across = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    waves = torch.sin(0.4 * (angle.cos() * across + angle.sin() * down))
+    pixels = (127 + 100 * waves).round().to(torch.uint8).expand(2, 3, 16, 16)
+    assert orientations(pixels).tolist() == [sector, sector]
+
+
+def test_a_classifier_learns_and_is_the_same_when_it_is_opened_again(tmp_path: Path) -> None:
+    labels = torch.arange(200) % 2
+    noise = torch.randint(0, 100, (200, 1, 8, 8), generator=seeded())
+    pixels = (noise + 100 * labels[:, None, None, None]).to(torch.uint8)
+    classifier = Classifier.trained(pixels, labels, 60)
+    assert classifier.accuracy(pixels, labels) > 0.95
+    classifier.save(tmp_path / "features.npz")
+    opened = Classifier.load(tmp_path / "features.npz", (1, 8, 8))
+    torch.testing.assert_close(opened.of_pixels(pixels), classifier.of_pixels(pixels))
+
+
+BASIS = EigenBasis(torch.zeros(3), torch.tensor([4.0, 1.0, 0.25]), torch.eye(3))
+SCHEDULES = {
+    "PRP": InflationSchedule.to_dimension(3, 3, top_variance=4.0),
+    "PRR": InflationSchedule.to_dimension(1, 3, top_variance=4.0),
+    "edm": EDMSchedule(3),
+}
+
+
+def linear_flow(schedule: NoiseSchedule, factor: float = 1.0) -> ProbabilityFlow:
+    """That of a Gaussian, or one that denoises by another factor."""
+
+    def denoiser(x: Tensor, t: Tensor) -> Tensor:
+        gamma = schedule.noise_variance(t)
+        return factor * BASIS.eigenvalues / (BASIS.eigenvalues + gamma) * x
+
+    return ProbabilityFlow(denoiser, schedule, BASIS, 2 * schedule.default_t_max())
+
+
+def clean(count: int) -> Tensor:
+    draws = torch.randn(count, 3, generator=seeded(3), dtype=torch.float64)
+    return draws * BASIS.eigenvalues.sqrt()
+
+
+@pytest.mark.parametrize("name", ["PRP", "edm"])
+def test_levels_are_what_the_best_linear_denoiser_leaves(name: str) -> None:
+    schedule = SCHEDULES[name]
+    times = levels_of(schedule, BASIS.eigenvalues, 2 * schedule.default_t_max())
+    gamma, variance = schedule.noise_variance(times), BASIS.eigenvalues
+    left = (variance * gamma / (variance + gamma)).sum(dim=1) / variance.sum()
+    torch.testing.assert_close(left.tolist(), list(LEVELS), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["PRP", "edm"])
+def test_the_best_linear_denoiser_has_a_loss_of_one_and_others_more(name: str) -> None:
+    schedule = SCHEDULES[name]
+    times = levels_of(schedule, BASIS.eigenvalues, 2 * schedule.default_t_max())
+    assert losses(linear_flow(schedule), times, clean(100)) == pytest.approx([1] * len(LEVELS))
+    assert min(losses(linear_flow(schedule, 0.5), times, clean(2000))) > 1
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_bits_of_a_gaussian_are_its_own_whatever_the_noise(name: str) -> None:
+    noisy = noisy_images(BASIS, clean(50))
+    assert noisy.var() > GAMMA0
+    own = gaussian_bits(BASIS, noisy)
+    # At the end time the Gaussian of the closed form is the law of latents.
+    assert bits(linear_flow(SCHEDULES[name]), noisy) == pytest.approx(own, abs=2e-3)
+
+
+def test_calls_are_those_from_which_the_error_stays_small() -> None:
+    assert calls_needed("exp_rk5", [9, 0.9, 2.0, 0.5, 0.1]) == 48
+    assert calls_needed("exp_rk5", [0.5, 0.4, 0.3, 0.2, 0.1]) == 6
+    assert calls_needed("heun", [9, 8, 7, 6, 5, 4]) == inf

@@ -115,7 +115,6 @@ class Cases:
         names = [name for name in sample.files if self.reader.mutation_of(name)]
         name = random.choice(names)
         mutate = self.reader.mutation_of(name)
-        assert mutate is not None
         same_end = [content for end, content in other.files.items() if end[-4:] == name[-4:]]
         content = sample.files[name]
         mutant = mutate(content, random.choice(same_end or [content]), random)

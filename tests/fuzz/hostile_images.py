@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import hostile, image_samples
+from tests.fuzz import hostile, samples
 from tests.fuzz.cases import Write, written
 from tests.fuzz.hostile import MIB, Contents, inside, named, packed_zeros, png, zip_of
 
@@ -32,7 +32,7 @@ def _bmp(width: int, height: int, depth: int, *rest: int) -> bytes:
     return b"BM" + struct.pack("<IIIIiiHHIIiiII", 100, 0, 54, 40, width, height, 1, depth, *rest)
 
 
-GOOD = image_samples.png(8)
+GOOD = samples.png(8)
 _ROWS = zlib.compress(bytes(8 * 25))
 
 

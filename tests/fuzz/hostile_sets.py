@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
-from tests.fuzz import image_samples
+from tests.fuzz import samples
 from tests.fuzz.cases import Write
 from tests.fuzz.hostile import MIB, UP, Contents, anything, named, packed_zeros
 from tests.fuzz.hostile_pickles import VALUES, program
@@ -41,7 +41,7 @@ def idx_files() -> dict[str, Write]:
 
     def labels_are(make: Callable[[Path], object]) -> Write:
         def write(folder: Path) -> Path:
-            image_samples.mnist(8)(folder)
+            samples.mnist(8)(folder)
             (folder / labels).unlink()
             make(folder / labels)
             return folder / images
@@ -68,12 +68,10 @@ def _header(name: str, size: int, kind: bytes = tarfile.REGTYPE, link: str = "")
     return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
 
 
-def _member(
-    name: str, content: bytes, kind: bytes = tarfile.REGTYPE, size: int | None = None
-) -> bytes:
+def _entry(name: str, data: bytes, kind: bytes = tarfile.REGTYPE, size: int | None = None) -> bytes:
     """A member that may say that it has another size."""
-    header = _header(name, len(content) if size is None else size, kind)
-    return header + content + bytes(-len(content) % 512)
+    header = _header(name, len(data) if size is None else size, kind)
+    return header + data + bytes(-len(data) % 512)
 
 
 def _sparse() -> bytes:
@@ -96,7 +94,7 @@ def _endless(start: bytes, mib: int) -> Callable[[], bytes]:
 
 def tars() -> dict[str, Write]:
     """Archives in the place of CIFAR-10."""
-    batch = image_samples.cifar_batch(2)
+    batch = samples.cifar_batch(2)
     passwords = f"{UP}etc/passwd"
     text = b"\x80\x02}U\x04dataT" + struct.pack("<i", 62 * MIB)
     programs = {name: program(mapping(data=value, labels=b"]")) for name, value in VALUES.items()}
@@ -104,25 +102,25 @@ def tars() -> dict[str, Write]:
         "no members": _tar(),
         "a link in the place of a batch": _tar(_header(BATCH, 0, tarfile.SYMTYPE, passwords)),
         "a pipe in it": _tar(_header(BATCH, 0, tarfile.FIFOTYPE)),
-        "a member outside": _tar(_member(f"{UP}tmp/RAN", b"x"), _member(f"/{BATCH}", batch)),
+        "a member outside": _tar(_entry(f"{UP}tmp/RAN", b"x"), _entry(f"/{BATCH}", batch)),
         "a batch of 2^60 bytes": _tar(_header(BATCH, 2**60), batch),
         "holes of 2^60 bytes": _tar(_sparse()),
         "a name of two gigabytes": _endless(_header("x", 2 << 30, tarfile.GNUTYPE_LONGNAME), 256),
         "facts of two gigabytes": _endless(_header("x", 2 << 30, tarfile.XHDTYPE), 256),
         "facts that are odd": _tar(
-            _member("x", b"99999999999999999 path=a\n", tarfile.XHDTYPE, size=30)
+            _entry("x", b"99999999999999999 path=a\n", tarfile.XHDTYPE, size=30)
         ),
         "a size that is negative": _tar(
-            _member("x", b"16 size=-2000000\n", tarfile.XHDTYPE, size=24), _header(BATCH, 0)
+            _entry("x", b"16 size=-2000000\n", tarfile.XHDTYPE, size=24), _header(BATCH, 0)
         ),
         "a member of 2^40 bytes first": lambda: gzip_of_zeros(256, _header("x", 1 << 40)),
         "three gigabytes first": lambda: gzip_of_zeros(3 << 10, _header("x", 3 << 30)),
         "a batch of 63 MiB": lambda: gzip_of_zeros(64, _header(BATCH, 63 * MIB)),
         "a string of 63 MiB": _endless(_header(BATCH, 63 * MIB) + text, 64),
-        "a strange name": _tar(_member("\x1b[2J/data_batch_1", batch[:-9] + bytes(9))),
+        "a strange name": _tar(_entry("\x1b[2J/data_batch_1", batch[:-9] + bytes(9))),
         "a loop of links": _tar(_header(BATCH, 0, tarfile.LNKTYPE, BATCH)),
         **{
-            f"pickle: {name}": _tar(_member(BATCH, content))
+            f"pickle: {name}": _tar(_entry(BATCH, content))
             for name, content in programs.items()
             if len(content) < 1000
         },
@@ -137,7 +135,7 @@ def stores() -> dict[str, Write]:
 
     def changed(offset: int, value: int) -> Write:
         def write(folder: Path) -> Path:
-            image_samples.lsun(60)(folder)
+            samples.lsun(60)(folder)
             data = bytearray((folder / "data.mdb").read_bytes())
             width = 8 if offset >= 32 else 2
             for start in (16, 4096 + 16):

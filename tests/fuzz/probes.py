@@ -14,14 +14,13 @@ from tests.fuzz import samples
 from torch_utils.array_rows import open_rows
 from torch_utils.results import load_arrays, open_arrays
 from torch_utils.snapshots import read_state
-from torch_utils.stats import RunningMeans, keep_lines_until
+from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
-from training.data.images.codec import Decoder, decode_exact
 from training.data.images.dataset import ImageDataset
 from training.data.records.cells import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.writing import frame_of, texts_of
-from training.data.sources.formats import open_source, read_plain_pickle
+from training.data.sources.formats import open_source
 from training.data.tables.formats import open_table
 from training.data.tables.making import TableChoices, make_table
 from training.data.tables.table import restored
@@ -37,20 +36,11 @@ from training.learning.resuming import Resumed
 from training.measure import detector
 from training.measure.correlations import correlate
 from training.model.model import Model
-from training.original.model import import_original
 from training.pictures.album import pictures_of
 from training.runs.residuals import row_pairs, toy_correlations
 
 CPU = torch.device("cpu")
 MOST_IMAGES = 50
-
-
-def use_network(path: Path) -> None:
-    check_model(Model.load(path))
-
-
-def use_original(path: Path) -> None:
-    check_model(import_original(path).model)
 
 
 def check_model(model: Model) -> None:
@@ -197,10 +187,6 @@ def use_statistics(path: Path) -> None:
     assert np.isfinite(saved.samples).all()
 
 
-def use_resumed_statistics(path: Path) -> None:
-    keep_lines_until(path, "seen", 2500)
-
-
 def use_images(path: Path) -> None:
     for labels in (False, True):
         dataset = ImageDataset(path, use_labels=labels, cache=labels)
@@ -218,7 +204,7 @@ def use_source(path: Path) -> None:
     source = open_source(str(path))
     try:
         for index, image in enumerate(source.images):
-            _check_pixels(image.read())
+            check_pixels(image.read())
             assert image.label is None or np.isfinite(image.label).all()
             if index > MOST_IMAGES:
                 break
@@ -226,23 +212,11 @@ def use_source(path: Path) -> None:
         source.images.close()
 
 
-def use_image_to_convert(path: Path) -> None:
-    _check_pixels(Decoder()(path.read_bytes(), str(path)))
-
-
-def use_image_of_a_set(path: Path) -> None:
-    _check_pixels(decode_exact(path.read_bytes(), str(path)))
-
-
-def _check_pixels(pixels: np.ndarray) -> None:
+def check_pixels(pixels: np.ndarray) -> None:
     assert pixels.dtype == np.uint8
     assert pixels.ndim == 3
     assert pixels.shape[2] in (1, 3)
     assert 0 < pixels.size <= 3 << 26
-
-
-def use_pickle(path: Path) -> None:
-    read_plain_pickle(path.read_bytes(), str(path))
 
 
 class TinyInception(nn.Module):

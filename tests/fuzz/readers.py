@@ -12,7 +12,6 @@ from tests.fuzz.hostile_arrays import ARRAYS, npz, rows, statistics, texts, trai
 from tests.fuzz.hostile_images import image_sets, images
 from tests.fuzz.hostile_pickles import bare, networks, states, torch_files
 from tests.fuzz.hostile_sets import idx_files, stores, tars
-from tests.fuzz.image_samples import cifar, image_file, image_set, lsun, mnist, pickle_of_a_batch
 from tests.fuzz.mutations import (
     Mutate,
     in_gzip,
@@ -22,9 +21,16 @@ from tests.fuzz.mutations import (
     mutate_png,
     mutate_text,
 )
+from tests.fuzz.probes import check_model, check_pixels
+from tests.fuzz.samples import cifar, image_file, image_set, lsun, mnist, pickle_of_a_batch
 from tests.support import answer_files, picture_files
 from torch_utils.results import load_json
+from torch_utils.stats import keep_lines_until
+from training.data.images.codec import Decoder, decode_exact
 from training.data.sources import lmdb_process
+from training.data.sources.formats import read_plain_pickle
+from training.model.model import Model
+from training.original.model import import_original
 
 NPZ: dict[str, Mutate] = {".npz": in_zip}
 IMAGES: dict[str, Mutate] = {".zip": in_zip, ".png": mutate_png, ".json": mutate_text}
@@ -55,7 +61,7 @@ ALL = (
             *(samples.network(), samples.network(1, "ifs", True), samples.network(2, "edm")),
             written("network-snapshot-000001.pkl", samples.save_network_of_table),
         ),
-        probes.use_network,
+        lambda path: check_model(Model.load(path)),
         {".pkl": in_zip},
         {**torch_files("network.pkl"), **networks("network.pkl")},
     ),
@@ -69,7 +75,7 @@ ALL = (
     Reader(
         "original network",
         (samples.original("toy", 4), samples.original("images", 4), samples.original("images", 5)),
-        probes.use_original,
+        lambda path: check_model(import_original(path).model),
         {".pkl": mutate_bytes},
         {**anything("original.pkl"), **bare("original.pkl")},
     ),
@@ -185,7 +191,7 @@ ALL = (
     Reader(
         "statistics of a resumed run",
         (picture_files.save_stats,),
-        probes.use_resumed_statistics,
+        lambda path: keep_lines_until(path, "seen", 2500),
         LINES,
         statistics(),
         writes=True,
@@ -204,11 +210,17 @@ ALL = (
         IMAGES,
         image_sets(),
     ),
-    Reader("image of a set", IMAGE_FILES, probes.use_image_of_a_set, IMAGE, images()),
+    Reader(
+        "image of a set",
+        IMAGE_FILES,
+        lambda path: check_pixels(decode_exact(path.read_bytes(), str(path))),
+        IMAGE,
+        images(),
+    ),
     Reader(
         "image to convert",
         IMAGE_FILES + OTHER_IMAGE_FILES,
-        probes.use_image_to_convert,
+        lambda path: check_pixels(Decoder()(path.read_bytes(), str(path))),
         IMAGE,
         images(),
     ),
@@ -217,7 +229,7 @@ ALL = (
     Reader(
         "pickle of a batch",
         tuple(map(pickle_of_a_batch, (2, 3, 4, 5))),
-        probes.use_pickle,
+        lambda path: read_plain_pickle(path.read_bytes(), str(path)),
         {".pickle": mutate_bytes},
         bare("batch.pickle"),
     ),

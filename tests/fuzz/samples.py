@@ -1,8 +1,11 @@
-"""Valid files, as small as they come: from these, mutants are made."""
+"""Valid files, data sets and images, as small as they come: from these, mutants are made."""
 
+import gzip
 import io
 import math
+import pickle
 import re
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 import toy_train
 from tests.fuzz.cases import Write, written
+from tests.fuzz.mutations import tar
 from tests.support.original_files import dumps, image_content, randomized, toy_content
 from torch_utils.results import load_arrays, save_arrays, save_json
 from torch_utils.snapshots import write_state
@@ -21,6 +26,7 @@ from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
 from training.data.records.cells import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
+from training.data.sources.writer import image_writer
 from training.files.posterior import save_part, save_values
 from training.files.records import save_records
 from training.files.trajectory import FORMAT
@@ -278,3 +284,76 @@ def original(kind: str, protocol: int) -> Write:
         path.write_bytes(without_addresses(dumps(content, protocol)))
 
     return written("network-snapshot-000000.pkl", save)
+
+
+def pixels(count: int, channels: int = 1, size: int = 8) -> np.ndarray:
+    generator = np.random.default_rng(channels)
+    return generator.integers(0, 256, (count, size, size, channels), dtype=np.uint8)
+
+
+def png(size: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels(1, 3, size)[0]).save(file, "png")
+    return file.getvalue()
+
+
+def image_set(name: str, channels: int, vectors: bool = False) -> Write:
+    """A zip or folder of four images with labels."""
+
+    def save(path: Path) -> None:
+        with image_writer(path) as writer:
+            for index, image in enumerate(pixels(4, channels)):
+                writer.add(image, [0.5, float(index)] if vectors else index % 3)
+
+    return written(name, save)
+
+
+def image_file(name: str, mode: str = "RGB", **options: Any) -> Write:
+    """An image in a format that its name tells."""
+    image = Image.fromarray(pixels(1, 3)[0]).convert(mode)
+    return written(name, lambda path: image.save(path, **options))
+
+
+def mnist(side: int) -> Write:
+    def write(folder: Path) -> Path:
+        images = pixels(4, 1, side)[..., 0]
+        for name, values in (("images-idx3", images), ("labels-idx1", np.arange(4))):
+            header = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
+            content = gzip.compress(header + values.astype(np.uint8).tobytes(), mtime=0)
+            (folder / f"train-{name}-ubyte.gz").write_bytes(content)
+        return folder / "train-images-idx3-ubyte.gz"
+
+    return write
+
+
+def cifar_batch(protocol: int, keys: tuple[Any, Any] = (b"data", b"labels")) -> bytes:
+    rows = np.random.default_rng(0).integers(0, 256, (2, 3072), dtype=np.uint8)
+    content = {keys[0]: rows, keys[1]: [3, 7], "batch_label": "training batch 1 of 5"}
+    return pickle.dumps(content, protocol=protocol)
+
+
+def cifar(protocol: int) -> Write:
+    members = {f"cifar-10-batches-py/data_batch_{n}": cifar_batch(protocol) for n in (1, 2)}
+    content = gzip.compress(tar({**members, "cifar-10-batches-py/readme.html": b"<p>"}), 1, mtime=0)
+    return written("cifar-10-python.tar.gz", lambda path: path.write_bytes(content))
+
+
+def pickle_of_a_batch(protocol: int) -> Write:
+    return written("batch.pickle", lambda path: path.write_bytes(cifar_batch(protocol)))
+
+
+def lsun(count: int) -> Write:
+    """An LMDB of images; with many, of some pages."""
+
+    def write(folder: Path) -> Path:
+        import lmdb
+
+        with (
+            lmdb.open(str(folder), map_size=1 << 22, lock=False) as store,
+            store.begin(write=True) as to,
+        ):
+            for index in range(count):
+                to.put(f"key{index:04d}".encode(), png(8 if index % 2 else 48))
+        return folder
+
+    return write

@@ -34,9 +34,7 @@ def run(script: str, outdir: Path, die_at: int, *options: str) -> tuple[Path, st
 @pytest.mark.slow
 @pytest.mark.hostile
 @pytest.mark.parametrize("script", ["toy_train", "train"])
-def test_a_rank_that_dies_ends_in_the_unbroken_result(
-    script: str, blobs: Path, tmp_path: Path
-) -> None:
+def test_ranks_that_die_end_with_the_same_result(script: str, blobs: Path, tmp_path: Path) -> None:
     # Before the first state it starts anew in its folder.
     steps, options = [0, 1, 7], list(SHORT_TOY)
     if script == "train":

@@ -1,8 +1,7 @@
 """Every command of every script, with arguments that make it do a little of its work."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
@@ -16,15 +15,11 @@ import pytest
 
 from tests.support.finished_runs import write_houses
 from tests.support.image_models import save_image_model, write_image_set
+from tests.support.image_runs import write_images
 from tests.support.linear_detector import SIZE, LinearDetector
 from tests.support.original_files import dumps, toy_content
-from tests.support.running import ALONE, Result, quick_endings, run_script
+from tests.support.running import ALONE, Result, good, quick_endings, run_script
 from training import Simulations
-from training.data.sources.writer import image_writer
-
-Arguments = Callable[["Shelf"], list[str]]
-# Odd numbers throughout: two ranks share them unequally.
-IMAGE_FLOW = ("--n_iters=2", "--solver=heun", "--batch-gpu=4", "--device_name=cpu")
 
 
 @dataclass(frozen=True)
@@ -33,7 +28,7 @@ class Command:
 
     Attributes:
         name: What a user types, without the ``.py``.
-        given: Its arguments, without the place of its results.
+        words: Its arguments, without the place of its results.
         place: The option for that place; empty if it only prints.
         file: Name of the result, if the place is a file.
         needed: Options that it cannot do without, beside those that click knows as required.
@@ -44,7 +39,7 @@ class Command:
     """
 
     name: str
-    given: Arguments
+    words: str
     place: str = "--save_dir"
     file: str = ""
     needed: tuple[str, ...] = ()
@@ -74,6 +69,10 @@ class Command:
     def keeps(self, path: Path) -> bool:
         """Whether a result of before is in the way of a new one."""
         return path.is_file() and not path.name.endswith(self.added_to)
+
+    def given(self, shelf: "Shelf") -> list[str]:
+        """Its arguments, with what is on the shelf in place."""
+        return [word.format(shelf) for word in self.words.split()]
 
     def at(self, folder: Path) -> list[str]:
         """The argument for results in a folder, if it has results."""
@@ -177,17 +176,14 @@ class Shelf:
         """Rows that are asked about."""
         return self._once("houses.csv", lambda path: write_houses(path, 30))
 
-    def colors(self, seed: int) -> Path:
+    def _colors(self, seed: int) -> Path:
         """Images of the linear detector's size."""
         shape = (13, SIZE, SIZE, 3)
         pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+        return self._once(f"colors{seed}.zip", lambda path: write_images(path, pixels))
 
-        def write(path: Path) -> None:
-            with image_writer(path) as writer:
-                for image in pixels:
-                    writer.add(image, None)
-
-        return self._once(f"colors{seed}.zip", write)
+    colors = property(lambda self: self._colors(0))
+    other_colors = property(lambda self: self._colors(1))
 
     @property
     def original(self) -> Path:
@@ -204,11 +200,16 @@ class Shelf:
 
         def make(folder: Path) -> None:
             folder.mkdir()
-            result = command.run(*command.given(self), *command.at(folder))
-            assert (result.code, result.err) == (0, ""), result
+            result = good(command.run(*command.given(self), *command.at(folder)))
             self._made[f"result of {name}"] = result
 
         return self._once(name.replace(" ", "-"), make)
+
+    def __getitem__(self, place: str) -> Path:
+        """The results of a command, or the first of some: its name with dashes, files."""
+        command, _, files = place.partition("/")
+        folder = self.done(next(name for name in COMMANDS if name.replace(" ", "-") == command))
+        return next(folder.glob(files)) if files else folder
 
     def result(self, name: str) -> Result:
         """What that process printed."""
@@ -217,253 +218,174 @@ class Shelf:
         return result
 
 
-def image_flow(shelf: Shelf) -> list[str]:
-    return [f"--network={shelf.network}", *IMAGE_FLOW]
-
-
-def toy_simulation(mode: str) -> Arguments:
-    def given(shelf: Shelf) -> list[str]:
-        which = f"--network={shelf.toy}" if mode == "net" else "--data_name=circles"
-        density = [] if mode == "discrete" else ["--log_prob"]
-        few = ["--total_samples=7", "--steps=3", "--save_freq=2", "--device_name=cpu"]
-        return [which, *few, *density]
-
-    return given
-
-
-def measured(command: str, shelf: Shelf) -> list[str]:
-    few = ("--num_images=11", "--kid_features=5", "--workers=0", "--batch=3")
-    source = [f"--data={shelf.colors(0)}"]
-    if command == "calc":
-        source = [f"--images={shelf.colors(1)}", f"--ref={shelf.done('fid ref') / 'ref.npz'}"]
-    return [*source, f"--detector={shelf.detector}", "--device_name=cpu", *few]
-
-
-POSTERIOR = (
-    *("--noise_std=0.3", "--chains=2", "--draws=5", "--warmup=1", "--pool=301", "--n_iters=3"),
-    *("--chain_n_iters=2", "--device_name=cpu"),
+# What a user types: ``{0.name}`` is a thing of the shelf, ``{0[command/file]}`` one of the results
+# of a command, whose name has dashes for spaces. Odd numbers: two ranks share them unequally.
+IMAGE_FLOW = "--network={0.network} --n_iters=2 --solver=heun --batch-gpu=4 --device_name=cpu"
+MEASURED = (
+    "--detector={0.detector} --device_name=cpu --num_images=11 --kid_features=5 --workers=0"
+    " --batch=3"
 )
+POSTERIOR = (
+    "--noise_std=0.3 --chains=2 --draws=5 --warmup=1 --pool=301 --n_iters=3 --chain_n_iters=2"
+    " --device_name=cpu"
+)
+FEW_POINTS = "--total_samples=7 --steps=3 --save_freq=2 --device_name=cpu"
 RESIDUALS = "calc_net_residuals_autocorrelations"
-
-
-def asked(word: str, options: Sequence[str], shelf: Shelf) -> list[str]:
-    """Arguments of a command that answers questions."""
-    rows = {"check": [f"--data={shelf.houses}"], "sample": []}
-    few = [f"--data={shelf.few_houses}"]
-    return [f"--network={shelf.questions}", *rows.get(word, few), *options]
-
-
 ALL = (
     Command(
         "toy_train",
-        lambda shelf: [
-            *("--nosubdir", "--data_name=circles", "--dims_to_keep=1", "--lr=0.01"),
-            *("--duration=0.002", "--batch=501", "--batch-gpu=150", "--calibration_fit=path"),
-            "--device_name=cpu",
-        ],
+        "--nosubdir --data_name=circles --dims_to_keep=1 --lr=0.01 --duration=0.002 --batch=501"
+        " --batch-gpu=150 --calibration_fit=path --device_name=cpu",
         place="--outdir",
         needed=("--data_name", "--outdir"),
     ),
     Command(
         "train",
         # No dropout, which each rank draws for itself.
-        lambda shelf: [
-            *("--nosubdir", f"--data={shelf.more_images}", "--cond", "--cbase=8", "--cres=1"),
-            *("--batch=17", "--batch-gpu=5", "--duration=0.000051", "--workers=0", "--dropout=0"),
-            *("--augment=0.5", "--batch_pca=69", "--output_gain", "--calibration_fit=path"),
-            *(f"--calibration_data={shelf.images}", "--device_name=cpu"),
-        ],
+        "--nosubdir --data={0.more_images} --cond --cbase=8 --cres=1 --batch=17 --batch-gpu=5"
+        " --duration=0.000051 --workers=0 --dropout=0 --augment=0.5 --batch_pca=69 --output_gain"
+        " --calibration_fit=path --calibration_data={0.images} --device_name=cpu",
         place="--outdir",
         needed=("--data", "--outdir"),
         tolerance=1e-3,
     ),
+    Command("toy_pfODE_int net", f"{FEW_POINTS} --network={{0.toy}} --log_prob", tolerance=1e-6),
     *(
         Command(
             f"toy_pfODE_int {mode}",
-            toy_simulation(mode),
-            needed=() if mode == "net" else ("--data_name",),
+            f"{FEW_POINTS} --data_name=circles{density}",
+            needed=("--data_name",),
             tolerance=1e-6,
         )
-        for mode in ("net", "discrete", "exact")
+        for mode, density in (("discrete", ""), ("exact", " --log_prob"))
     ),
     Command(
         "pfODE_int",
-        lambda shelf: [
-            *image_flow(shelf),
-            *(f"--data_root={shelf.images}", "--bs=5", "--log_prob", "--trace=hutchinson"),
-        ],
+        f"{IMAGE_FLOW} --data_root={{0.images}} --bs=5 --log_prob --trace=hutchinson",
         needed=("--data_root",),
         added_to=".json",
     ),
+    Command("gen_fid_samples", f"{IMAGE_FLOW} --seeds=0-6 --bs=3", tolerance=0, added_to=""),
+    Command("fid ref", f"--data={{0.colors}} {MEASURED}", "--dest", "ref.npz"),
     Command(
-        "gen_fid_samples",
-        lambda shelf: [*image_flow(shelf), "--seeds=0-6", "--bs=3"],
-        tolerance=0,
-        added_to="",
+        "fid calc",
+        f"--images={{0.other_colors}} --ref={{0[fid-ref/ref.npz]}} {MEASURED}",
+        "--dest",
+        "result.json",
     ),
-    Command("fid ref", lambda shelf: measured("ref", shelf), "--dest", "ref.npz"),
-    Command("fid calc", lambda shelf: measured("calc", shelf), "--dest", "result.json"),
     Command(
         "calc_roundtrip_mse",
         # The last batch is one image, of which one rank has nothing to do.
-        lambda shelf: [
-            *image_flow(shelf),
-            *(f"--data_root={shelf.images}", "--total_samples=10", "--bs=3", "--keep_worst=4"),
-        ],
+        f"{IMAGE_FLOW} --data_root={{0.images}} --total_samples=10 --bs=3 --keep_worst=4",
     ),
     Command(
         f"{RESIDUALS} extracttoys",
-        lambda shelf: [
-            *(f"--network={shelf.toy}", "--n_time_pts=3", "--n_samples=7", "--noise=path"),
-            "--device_name=cpu",
-        ],
+        "--network={0.toy} --n_time_pts=3 --n_samples=7 --noise=path --device_name=cpu",
     ),
     Command(
         f"{RESIDUALS} extract",
-        lambda shelf: [
-            *(f"--network={shelf.network}", f"--data_root={shelf.images}", "--n_time_pts=3"),
-            *("--n_samples=10", "--bs=7", "--batch-gpu=4", "--noise=path", "--device_name=cpu"),
-        ],
+        "--network={0.network} --data_root={0.images} --n_time_pts=3 --n_samples=10 --bs=7"
+        " --batch-gpu=4 --noise=path --device_name=cpu",
     ),
     Command(
         f"{RESIDUALS} calctoys",
-        lambda shelf: [
-            f"--res_root={next(shelf.done(f'{RESIDUALS} extracttoys').glob('*.npz'))}",
-            "--device_name=cpu",
-        ],
+        f"--res_root={{0[{RESIDUALS}-extracttoys/*.npz]}} --device_name=cpu",
     ),
-    Command(
-        f"{RESIDUALS} calc",
-        lambda shelf: [f"--res_root={shelf.done(f'{RESIDUALS} extract')}", "--device_name=cpu"],
-    ),
+    Command(f"{RESIDUALS} calc", f"--res_root={{0[{RESIDUALS}-extract]}} --device_name=cpu"),
     Command(
         "toy_mesh_exps",
-        lambda shelf: [
-            *(f"--network={shelf.toy}", "--test_pts=31", "--boundary_pts=21", "--steps=3"),
-            *("--r_num=3", "--device_name=cpu"),
-        ],
+        "--network={0.toy} --test_pts=31 --boundary_pts=21 --steps=3 --r_num=3 --device_name=cpu",
         needed=("--network",),
         tolerance=1e-8,
         foreign=("--data_root",),
     ),
     Command(
         "posterior sample",
-        lambda shelf: [
-            *(f"--network={shelf.toy}", f"--observation={shelf.observations}", *POSTERIOR),
-            "--sampler=pcn",
-        ],
+        f"--network={{0.toy}} --observation={{0.observations}} {POSTERIOR} --sampler=pcn",
         tolerance=0,
     ),
     Command(
         "posterior check",
-        lambda shelf: [f"--network={shelf.toy}", "--runs=67", "--sampler=pool", *POSTERIOR],
+        f"--network={{0.toy}} --runs=67 --sampler=pool {POSTERIOR}",
         tolerance=0,
         foreign=("--data_root",),
     ),
     Command(
         "posterior calibrate",
-        lambda shelf: [f"--network={shelf.toy}", "--runs=67", "--sampler=pool", *POSTERIOR],
-        place="--dest",
-        file="network.pkl",
+        f"--network={{0.toy}} --runs=67 --sampler=pool {POSTERIOR}",
+        "--dest",
+        "network.pkl",
         tolerance=0,
         foreign=("--data_root",),
     ),
     Command(
         "posterior compare",
-        lambda shelf: [
-            *(f"--network={shelf.likelihood}", f"--network={shelf.likelihood}", "--prior=uniform"),
-            *(f"--observation={shelf.trials}", "--draws=20", "--pool=300", "--device_name=cpu"),
-        ],
+        "--network={0.likelihood} --network={0.likelihood} --prior=uniform"
+        " --observation={0.trials} --draws=20 --pool=300 --device_name=cpu",
         tolerance=0,
     ),
     Command(
         "posterior population",
-        lambda shelf: [
-            f"--draws={next(shelf.done('posterior sample').glob('*.nc'))}",
-            *("--prior=uniform", "--bounds=x1:-9:9", "--steps=100", "--chains=2"),
-        ],
+        "--draws={0[posterior-sample/*.nc]} --prior=uniform --bounds=x1:-9:9 --steps=100"
+        " --chains=2",
         tolerance=0,
     ),
     Command(
         "posterior rounds",
-        lambda shelf: [
-            *(f"--simulator={shelf.simulator}:simulate", "--bounds=theta:-1:1", "--rounds=2"),
-            *(f"--observation={shelf.folder / 'one.csv'}", "--simulations=160", "--draws=20"),
-            *("--width=8", "--depth=1", "--duration=0.001", "--linear_start=on", "--bounded=map"),
-            *("--marginals=none", "--whiten=zca", "--cond_screen=off", "--device_name=cpu"),
-        ],
+        "--simulator={0.simulator}:simulate --bounds=theta:-1:1 --rounds=2"
+        " --observation={0.folder}/one.csv --simulations=160 --draws=20 --width=8 --depth=1"
+        " --duration=0.001 --linear_start=on --bounded=map --marginals=none --whiten=zca"
+        " --cond_screen=off --device_name=cpu",
     ),
-    Command(
-        "posterior predict",
-        lambda shelf: [
-            f"--draws={next(shelf.done('posterior sample').glob('*.nc'))}",
-            "--simulations=9",
-        ],
-        tolerance=0,
-    ),
+    Command("posterior predict", "--draws={0[posterior-sample/*.nc]} --simulations=9", tolerance=0),
     Command(
         "posterior mixture",
-        lambda shelf: [
-            *(f"--network={shelf.toy}", "--noise_std=0.3", "--points=7", "--runs=5", "--pool=130"),
-            *("--chains=2", "--draws=9", "--warmup=3", "--n_iters=3", "--device_name=cpu"),
-        ],
+        "--network={0.toy} --noise_std=0.3 --points=7 --runs=5 --pool=130 --chains=2 --draws=9"
+        " --warmup=3 --n_iters=3 --device_name=cpu",
         # On some processors BLAS rounds a row of a product by its place among the others.
         tolerance=1e-12,
         foreign=("--observation",),
     ),
     Command(
         "dataset_tool",
-        lambda shelf: [f"--source={shelf.images}", "--max-images=5"],
-        place="--dest",
-        file="set.zip",
+        "--source={0.images} --max-images=5",
+        "--dest",
+        "set.zip",
         tolerance=0,
         added_to=".json",
     ),
-    Command(
-        "import_network",
-        lambda shelf: [f"--source={shelf.original}"],
-        place="--dest",
-        file="network.pkl",
-        tolerance=0,
-    ),
+    Command("import_network", "--source={0.original}", "--dest", "network.pkl", tolerance=0),
     Command(
         "distill",
-        lambda shelf: [f"--network={shelf.toy}", "--calls=2", "--paths=40", "--steps=3"],
-        place="--dest",
-        file="student.pkl",
+        "--network={0.toy} --calls=2 --paths=40 --steps=3",
+        "--dest",
+        "student.pkl",
         tolerance=0,
         foreign=("--data",),
     ),
     *(
         Command(
             f"ask {word}",
-            partial(asked, word, options),
-            place="--dest",
-            file=f"answers.{ending}",
+            f"--network={{0.questions}} {asked}",
+            "--dest",
+            f"answers.{ending}",
             tolerance=0,
         )
-        for word, ending, *options in (
-            ("fill", "csv"),
-            ("predict", "csv", "--columns=price"),
-            ("score", "csv"),
+        for word, ending, asked in (
+            ("fill", "csv", "--data={0.few_houses}"),
+            ("predict", "csv", "--data={0.few_houses} --columns=price"),
+            ("score", "csv", "--data={0.few_houses}"),
             ("sample", "csv", "--count=20"),
-            ("check", "json"),
+            ("check", "json", "--data={0.houses}"),
         )
     ),
-    Command("info", lambda shelf: [str(shelf.toy), str(shelf.images)], place=""),
-    Command(
-        "visualize",
-        lambda shelf: [
-            str(next(shelf.done("toy_pfODE_int exact").glob("*_melt_results.npz"))),
-            "--no-animation",
-        ],
-        tolerance=0,
-    ),
+    Command("info", "{0.toy} {0.images}", place=""),
+    Command("visualize", "{0[toy_pfODE_int-exact/*_melt_results.npz]} --no-animation", tolerance=0),
     Command(
         "report",
-        lambda shelf: [str(next(shelf.done("toy_pfODE_int exact").glob("*_melt_results.npz")))],
-        place="--dest",
-        file="report.html",
+        "{0[toy_pfODE_int-exact/*_melt_results.npz]}",
+        "--dest",
+        "report.html",
         tolerance=0,
     ),
 )

@@ -203,7 +203,7 @@ class CardGenerator(Generator):
         return made
 
     @property
-    def device(self) -> torch.device:  # type: ignore[override]
+    def device(self) -> torch.device:
         return self._card
 
 

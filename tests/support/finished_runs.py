@@ -10,7 +10,7 @@ import pytest
 import dataset_tool
 import toy_train
 import train
-from tests.support.running import Result, Run, trained
+from tests.support.running import good, run_script, trained
 
 # Eight reports, a state at every second one.
 TOY = (
@@ -26,11 +26,6 @@ SIMULATION_NAMES = ["a", "b", "y 1", "y2"]
 SMALL = ("--width=16", "--depth=1", "--batch=50", "--duration=0.004", "--tick=1", "--dump=1")
 PLAIN = ("--marginals=yeo-johnson", "--whiten=zca", "--keep=9")
 HOW = ("--cond", "--ensemble=2", "--bounded=reject", "--cond_shape=1x2")
-
-
-def good(result: Result) -> Result:
-    assert (result.code, result.err) == (0, ""), result.err
-    return result
 
 
 def write_houses(path: Path, count: int = 300) -> Path:
@@ -50,7 +45,7 @@ def write_csv(path: Path, names: list[str], rows: np.ndarray) -> Path:
 
 
 @pytest.fixture(scope="session")
-def houses(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def houses(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("table")
     source = write_houses(folder / "houses.csv")
     path = folder / "houses.npz"
@@ -59,21 +54,21 @@ def houses(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def houses_run(run_script: Run, houses: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def houses_run(houses: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished training."""
     options = (f"--data={houses}", *SMALL, *PLAIN)
-    return trained(run_script, tmp_path_factory.mktemp("run"), train, *options)
+    return trained(tmp_path_factory.mktemp("run"), train, *options)
 
 
 @pytest.fixture(scope="session")
-def questions_run(run_script: Run, houses: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def questions_run(houses: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished training for any question."""
     options = (f"--data={houses}", *SMALL, "--any", "--keep=9")
-    return trained(run_script, tmp_path_factory.mktemp("questions"), train, *options)
+    return trained(tmp_path_factory.mktemp("questions"), train, *options)
 
 
 @pytest.fixture(scope="session")
-def simulations(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def simulations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table of simulations, a training on it, and observations."""
     folder = tmp_path_factory.mktemp("shelf")
     draw = np.random.default_rng(0)
@@ -83,7 +78,7 @@ def simulations(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Pa
     made = ("--conditions=y 1,y2", "--bounds=a:-1:1", "--held-out=0.2", f"--source={source}")
     good(run_script(dataset_tool, *made, f"--dest={folder / 'runs.npz'}"))
     options = (f"--data={folder / 'runs.npz'}", *SMALL, *HOW, "--keep=9")
-    trained(run_script, folder / "run", train, *options)
+    trained(folder / "run", train, *options)
     shutil.copy(folder / "run" / "network-snapshot-000004.pkl", folder / "network.pkl")
     write_csv(folder / "seen.csv", SIMULATION_NAMES[2:], y[:3])
     np.save(folder / "seen.npy", y[:3])
@@ -91,6 +86,6 @@ def simulations(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
-def toy_run(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished training, not to be written to."""
-    return trained(run_script, tmp_path_factory.mktemp("toy"), toy_train, *TOY)
+    return trained(tmp_path_factory.mktemp("toy"), toy_train, *TOY)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train
-from tests.support.running import Run, trained
+from tests.support.running import Run, run_script, trained
 from torch_utils.snapshots import Part, read_network, read_state
 from training.data.sources.writer import image_writer
 from training.model.model import Model
@@ -126,7 +126,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def fit(run_script: Run, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def fit(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Trains for four steps, without a look at its latents, and gives the run's folder, not to be
     written to: the same options are trained with once."""
 
@@ -143,12 +143,12 @@ def fit(run_script: Run, blobs: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="session")
-def twelve(run_script: Run, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def twelve(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An unbroken run, not to be written to."""
-    return trained(run_script, tmp_path_factory.mktemp("twelve"), train, f"--data={blobs}", *TWELVE)
+    return trained(tmp_path_factory.mktemp("twelve"), train, f"--data={blobs}", *TWELVE)
 
 
 @pytest.fixture(scope="session")
-def unbroken(run_script: Run, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unbroken(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A longer unbroken run, not to be written to."""
-    return trained(run_script, tmp_path_factory.mktemp("unbroken"), train, f"--data={blobs}", *LONG)
+    return trained(tmp_path_factory.mktemp("unbroken"), train, f"--data={blobs}", *LONG)

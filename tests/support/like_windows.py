@@ -86,10 +86,8 @@ def wants_closed(function: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-def complain(
-    message: Warning | str, category: type[Warning], file: str, line: int, *_: Any
-) -> None:
-    if category is EncodingWarning and is_ours(file):
+def complain(message: Warning | str, kind: type[Warning], file: str, line: int, *_: Any) -> None:
+    if kind is EncodingWarning and is_ours(file):
         raise AssertionError(f"{file}:{line}: {message}")
 
 

@@ -19,6 +19,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
+from tests.support.draws import seeded
 from training.data.toys import Toy
 from training.names import TOY_NAMES
 from training.networks.original_toy_unet import OriginalToyConvUNet, OriginalToySongUNet
@@ -74,7 +75,7 @@ def dumps(content: Any, protocol: int = 4) -> bytes:
 
 def randomized(network: nn.Module, seed: int = 0) -> nn.Module:
     """The network with nothing left at zero, so that all has a part in what it gives."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     for tensor in network.state_dict().values():
         tensor.copy_(0.2 * torch.randn(tensor.shape, generator=generator))
     return network.eval()
@@ -104,16 +105,14 @@ class View:
         return torch._utils._rebuild_tensor_v2, arguments
 
 
-def module(
-    class_name: str, children: Mapping[str, Any] | None = None, **attributes: Any
-) -> Persistent:
+def module(kind: str, children: Mapping[str, Any] | None = None, **attributes: Any) -> Persistent:
     """A module with parameters and buffers given as tensors."""
     tensors = {key: value for key, value in attributes.items() if isinstance(value, Tensor)}
     parameters = {k: v for k, v in tensors.items() if isinstance(v, nn.Parameter)}
     buffers = {k: v for k, v in tensors.items() if k not in parameters}
     plain = {key: value for key, value in attributes.items() if key not in tensors}
     return Persistent(
-        class_name,
+        kind,
         training=False,
         _parameters=parameters,
         _buffers=buffers,
@@ -137,13 +136,8 @@ def conv(layer: nn.Conv2d, taps: Any = None, **attributes: Any) -> Persistent:
 
 
 def norm(layer: nn.GroupNorm) -> Persistent:
-    return module(
-        "GroupNorm",
-        weight=layer.weight,
-        bias=layer.bias,
-        num_groups=layer.num_groups,
-        eps=layer.eps,
-    )
+    sizes = {"num_groups": layer.num_groups, "eps": layer.eps}
+    return module("GroupNorm", weight=layer.weight, bias=layer.bias, **sizes)
 
 
 def block(layer: Any, taps: Any) -> Persistent:
@@ -242,15 +236,11 @@ def toy_network(network: OriginalToyConvUNet) -> Persistent:
     for way, blocks in (("down", network.down), ("up", network.up)):
         for number, layer in enumerate(blocks, start=1):
             gnorm = nn.GroupNorm(layer.norm.num_groups, layer.norm.num_channels)
-            gnorm.weight, gnorm.bias = layer.norm.weight, layer.norm.bias  # type: ignore[assignment]
-            children[f"{way}resblock{number}"] = module(
-                "ToyResidualBlock",
-                {
-                    "conv1": conv(layer.conv, [1, 1], stride=layer.stride, up=way == "up"),
-                    "dense1": linear(layer.modulation, "Linear_FR"),
-                    "gnorm1": gnorm,
-                },
-            )
+            gnorm.weight, gnorm.bias = layer.norm.weight, layer.norm.bias
+            first = conv(layer.conv, [1, 1], stride=layer.stride, up=way == "up")
+            dense = linear(layer.modulation, "Linear_FR")
+            parts = {"conv1": first, "dense1": dense, "gnorm1": gnorm}
+            children[f"{way}resblock{number}"] = module("ToyResidualBlock", parts)
     return module("ToyConvUNet", children, _init_args=(), _init_kwargs={})
 
 
@@ -282,14 +272,14 @@ def precond(
 
 def random_axes(dim: int) -> Tensor:
     """Orthonormal columns ``[dim, dim]`` in float64."""
-    square = torch.randn(dim, dim, generator=torch.Generator().manual_seed(dim))
+    square = torch.randn(dim, dim, generator=seeded(dim))
     return torch.linalg.qr(square.double()).Q
 
 
 def toy_points(name: str = "circles", count: int = 2000) -> Tensor:
     """Points ``[count, D]`` of a toy; circles for a name that no toy has."""
     toy = Toy(name if name in TOY_NAMES else "circles")
-    return toy.sample(count, torch.Generator().manual_seed(0))
+    return toy.sample(count, seeded())
 
 
 def toy_song_network(network: OriginalToySongUNet, **init_kwargs: Any) -> Persistent:
@@ -347,17 +337,12 @@ def toy_content(
     pca = PCA(n_components=dim).fit(points.numpy())
     network = network or toy_network(small_toy_network(dim))
     moments = (pca.explained_variance_, torch.from_numpy(pca.components_.T.copy()))
+    data = {"dset_name": name, "orig_data_dim": dim, "working_data_dim": dim}
     return {
         "ema": precond(network, "IFsToyPreCond", [0.0] * dim, *moments, space=space, rho=rho),
         "loss_fn": Persistent("IFsToyLoss", t_min=1e-7, t_max=7.01, rho=rho),
         "augment_pipe": None,
-        "dataset_kwargs": {
-            "dset_name": name,
-            "orig_data_dim": dim,
-            "working_data_dim": dim,
-            "augment_to": 0,
-            "pca_trf": pca,
-        },
+        "dataset_kwargs": {**data, "augment_to": 0, "pca_trf": pca},
     }
 
 
@@ -369,16 +354,9 @@ def image_content(
     written = image_network(class_name, network, **init_kwargs)
     eigenvalues = np.linspace(1.5, 0.1, len(exponents))
     shape = {"img_resolution": side, "img_channels": channels}
+    basis = (eigenvalues, random_axes(len(exponents)))
     return {
-        "ema": precond(
-            written,
-            "IFsPreCond",
-            exponents,
-            eigenvalues,
-            random_axes(len(exponents)),
-            space,
-            **shape,
-        ),
+        "ema": precond(written, "IFsPreCond", exponents, *basis, space, **shape),
         "loss_fn": Persistent("IFsLoss", t_min=1e-7, t_max=12.5, t_sampling="uniform"),
         "dataset_kwargs": {"path": "/data/my set.zip", "resolution": side},
     }

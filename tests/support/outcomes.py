@@ -8,11 +8,13 @@ from typing import Any
 
 import h5netcdf
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, read_state
+from training.files.trajectory import PARAMETERS_FORMAT, STATE_KEYS
 
 IGNORED = {
     *("seconds", "command", "origin", "started", "finished", "options", "torchrun_launch"),
@@ -22,6 +24,17 @@ ERRORS = ("roundtrip/rms_error", "roundtrip/max_abs_error")
 """Of toys and tables, whose points are about one in size."""
 OWN_TO_A_PAGE = re.compile(r"p\d{4,}|[0-9a-f-]{36}|[-0-9]{10} [:0-9]{5} UTC|sha256-[^']+")
 """Bokeh's numbers of its models, the time, and digests of scripts."""
+TRAJECTORY = {
+    "times": ("S",),
+    **dict.fromkeys(STATE_KEYS, ("S", "N", "D")),
+    "mean": ("D",),
+    "eigenvectors": ("D", "D"),
+    "eigenvalues": ("D",),
+    "scale": ("S",),
+    "noise_variance": ("S", "D"),
+}
+"""Shapes of a simulation's arrays: ``S`` saved times, ``N`` samples, ``D`` dimensions."""
+KINDS = ("melt", "roundtrip", "gen")
 PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -40,6 +53,36 @@ def read_netcdf(path: Path) -> dict[str, np.ndarray]:
         else values
         for name, values in read.items()
     }
+
+
+def drawn(folder: Path) -> dict[str, np.ndarray]:
+    """All numbers of a folder's draws, by group and name."""
+    (path,) = folder.glob("*_posterior.nc")
+    return read_netcdf(path)
+
+
+class Simulations:
+    """What a command that simulates wrote: arrays and their paths by kind, and its parameters."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        (path,) = folder.glob("*_sim_params.json")
+        self.stem = path.name.removesuffix("_sim_params.json").removesuffix("_HD_pfODE_int")
+        self.parameters: dict[str, Any] = json.loads(path.read_text())
+        assert self.parameters.pop("format") == PARAMETERS_FORMAT
+        self.facts = self.parameters.get("simulations", self.parameters)
+        names = ((kind, folder.glob(f"{self.stem}_{kind}*.npz")) for kind in KINDS)
+        self.paths = {kind: path for kind, paths in names for path in paths}
+        self.arrays = {kind: load_arrays(path) for kind, path in self.paths.items()}
+
+    def __getitem__(self, kind: str) -> dict[str, np.ndarray]:
+        return self.arrays[kind]
+
+
+def told(folder: Path, name: str = "*.json") -> dict[str, Any]:
+    """The one file of that name in a folder: JSON, which has neither NaN nor infinities."""
+    (path,) = folder.glob(name)
+    return json.loads(path.read_text(), parse_constant=pytest.fail)
 
 
 def read_bytes(path: Path) -> bytes:

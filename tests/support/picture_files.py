@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests.support.draws import seeded
 from training.files import correlations as of_lags
 from training.files import coverage, roundtrip, trajectory
 from training.files.posterior import save_values
@@ -139,7 +140,7 @@ def save_coverage(
     """Coverage under a flow that scales the latent and bends it; with an alpha, refitted."""
     std = torch.tensor(LATENT_STD[dim], dtype=torch.float64)
     spheres = Spheres(RADII, unit_sphere(dim, SIZES[dim]))
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     test, fresh = torch.randn(2, seeds, count, dim, generator=generator, dtype=torch.float64)
     units = Points(test, spheres.vertices)
     points = {"latent": units, "data": units.mapped(bent), "end": units}
@@ -201,11 +202,8 @@ def save_image_matrices(folder: Path, dim: int = 7, **changes: Any) -> Path:
         arrays = {name: values[index] for name, values in matrices.items() if values.ndim}
         arrays |= {"time": np.array(time), "format": matrices["format"]}
         path = folder / f"{IMAGE_STEM}_times0_{index}.npz"
-        save(
-            path,
-            {**arrays, "time": time, "format": matrices["format"]},
-            **(changes if index == len(TIMES) - 1 else {}),
-        )
+        at_time = {**arrays, "time": time, "format": matrices["format"]}
+        save(path, at_time, **(changes if index == len(TIMES) - 1 else {}))
     return path
 
 
@@ -222,7 +220,7 @@ def save_posterior(
     prior: bool = True,
 ) -> Path:
     """Draws of posteriors as ``posterior.py sample`` writes them, with normal ones as prior."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     chains, middle, width = 2, 0.0 if image_shape is None else 127.5, 1.0
     width = width if image_shape is None else 40.0
     likelihood = likelihood or Gaussian(torch.tensor(0.3))
@@ -245,7 +243,7 @@ def save_check(
     folder: Path, dims: int = 2, runs: int = 60, shift: float = 0.0, **changes: Any
 ) -> Path:
     """The runs of a check; ``shift`` adds to the ranks of the first dimension."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     ranks = torch.rand(runs, dims + 2, generator=generator).double()
     ranks[:, 0] = (ranks[:, 0] + shift).clamp(0, 1)
     names = (*(f"x{index + 1}" for index in range(dims)), "log likelihood", "radius")

@@ -10,7 +10,6 @@ from tests.support.draws import double, normal
 from tests.support.flows import gaussian_flow, random_basis
 from training.data.tables.table import Columns, DataTable, Dropped
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.coordinates.maps import Limits
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import get_solver
 from training.inference.draws import POOLED, Draws
@@ -77,7 +76,6 @@ def conditional_prior(start: str = "on") -> Prior:
 def limited(prior: Prior, low: float) -> Prior:
     """The same points, but the second column is not to be below a bound."""
     coordinates = prior.flow.coordinates
-    assert coordinates is not None
     made = Coordinates(2, ["limits", *coordinates.names], coordinates.knots, 1, True)
     state = coordinates.state_dict().items()
     moved = {
@@ -85,7 +83,6 @@ def limited(prior: Prior, low: float) -> Prior:
         for name, values in state
     }
     limits = made.maps[0]
-    assert isinstance(limits, Limits)
     limits.set_bounds(double([-torch.inf, low]), double([torch.inf, torch.inf]))
     made.load_state_dict(moved | {f"maps.0.{k}": v for k, v in limits.state_dict().items()})
     flow = copy(prior.flow)

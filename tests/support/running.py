@@ -1,9 +1,10 @@
-"""Runs scripts in this process, as a user would run them."""
+"""Runs scripts in this process, as a user would, and looks at what an error says."""
 
 import inspect
 import io
 import logging
 import os
+import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
@@ -18,6 +19,7 @@ import click
 import pytest
 import torch
 
+from dnnlib.errors import DataError, InflationError
 from dnnlib.logs import logger
 from training.options.declared import Declared, takes
 from training.options.script import command
@@ -26,6 +28,7 @@ from training.options.script import run_script as run_to_the_end
 S = TypeVar("S", bound=Declared)
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]
+LONGEST = 800
 ALONE = {"RANK": "0", "WORLD_SIZE": "1"}
 # What changes numbers or speed of all that comes after: how it is read, and how it is set.
 TORCH_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
@@ -81,6 +84,12 @@ class Result:
         return lines[0]
 
 
+def good(result: Result) -> Result:
+    """The same, of which it is asserted that all went well."""
+    assert (result.code, result.err) == (0, ""), result
+    return result
+
+
 def refused(result: Result, code: int, *parts: object) -> None:
     """Asserts that a script wrote nothing and ended with one line, in which these parts are."""
     assert result.code == code, result
@@ -88,6 +97,51 @@ def refused(result: Result, code: int, *parts: object) -> None:
     assert ".py: error: " in result.error
     for part in parts:
         assert str(part) in result.error
+
+
+def refusal(
+    read: Callable[..., object],
+    *arguments: object,
+    kind: type[InflationError] = DataError,
+    **options: object,
+) -> str:
+    """The message with which a call is refused: one printable line that names every path given.
+
+    Args:
+        read: The function to call.
+        arguments: Its arguments; options are those with names.
+        kind: The error that it must raise.
+    """
+    with pytest.raises(kind) as caught:
+        read(*arguments, **options)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < LONGEST
+    for path in arguments:
+        assert not isinstance(path, Path) or str(path) in message
+    return message
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file below a folder; folders end in a slash."""
+    paths = sorted(folder.rglob("*"))
+    return {
+        str(path.relative_to(folder)) + "/" * path.is_dir(): (
+            b"" if path.is_dir() else path.read_bytes()
+        )
+        for path in paths
+    }
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """In the block, no file can grow beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def slowly(values: Iterable[object], *slow: object) -> list[Any]:
@@ -172,15 +226,13 @@ def parsed(settings: type[S], *arguments: str) -> S:
     def main(given: S) -> None:
         seen.append(given)
 
-    result = run_script(main, *arguments)
-    assert (result.code, result.err) == (0, "")
+    good(run_script(main, *arguments))
     return seen[0]
 
 
-def trained(run_script: Run, folder: Path, script: ModuleType, *options: str) -> Path:
+def trained(folder: Path, script: ModuleType, *options: str) -> Path:
     """The folder of a finished training."""
-    result = run_script(script, f"--outdir={folder}", "--nosubdir", *options)
-    assert (result.code, result.err) == (0, ""), result.err
+    good(run_script(script, f"--outdir={folder}", "--nosubdir", *options))
     return folder
 
 
@@ -191,3 +243,15 @@ def unless_given(standard: dict[str, object], given: Iterable[object]) -> list[s
         *(f"{name}={value}" for name, value in standard.items() if name not in names),
         *map(str, given),
     ]
+
+
+def starter(script: ModuleType, word: str, *standard: str) -> Run:
+    """``start(folder, option, ...)``: runs a command with these options, unless others are given,
+    of which ``none`` stands for no such option."""
+    known: dict[str, object] = dict(option.split("=", 1) for option in standard)
+
+    def start(folder: Path, *given: str) -> Result:
+        kept = [option for option in unless_given(known, given) if not option.endswith("=none")]
+        return run_script(script, word, f"--save_dir={folder}", *kept)
+
+    return start

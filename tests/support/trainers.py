@@ -1,4 +1,4 @@
-"""Models and trainers of small networks on circles, for tests, and what is done with trainers."""
+"""Small trainers on the CPU, and of every network on a card."""
 
 import math
 import os
@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tests.support.draws import normal, seeded
+from tests.support.image_models import image_basis
 from torch_utils.stats import RunningMeans
+from training.data.augment import AugmentedBatches, GeometricAugmentation
 from training.data.batches import Batch, BatchSource, ToyBatches
 from training.data.toys import Toy
 from training.flow.eigenbasis import EigenBasis
@@ -86,11 +89,100 @@ def assert_same_state(one: Any, other: Any) -> None:
         assert same(value, second[key]), key
 
 
-def run_steps(trainer: Trainer, source: BatchSource, steps: int) -> None:
+def run_steps(trainer: Trainer, source: BatchSource, steps: int = 1) -> RunningMeans:
+    """Trains, and gives the statistics."""
     batches, means = source.batches(trainer.step), RunningMeans(trainer.device)
     for _ in range(steps):
         trainer.train_step(next(batches), means)
+    return means
 
 
 def weights(module: nn.Module) -> Tensor:
     return nn.utils.parameters_to_vector(module.parameters()).detach().clone()
+
+
+BATCH = 4
+SHAPE = (1, 8, 8)
+UNET = {
+    "image_shape": SHAPE,
+    "model_channels": 8,
+    "channel_mult": [1],
+    "num_blocks": 1,
+    "attention_resolutions": [8],
+    "dropout": 0.0,
+}
+"""Without dropout, whose draws go by the layout in memory, which can differ on a card."""
+MLP = {"width": 8, "depth": 1}
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "DDPM++ of classes": ("ddpmpp", {**UNET, "channel_mult": [1, 1], "label_dim": 3}),
+    "NCSN++ of augmented images": ("ncsnpp", {**UNET, "augment_dim": 9}),
+    "ADM": ("adm", {**UNET, "head_channels": 8}),
+    "MLP": ("mlp", MLP),
+    "ensemble with conditions": ("mlp", {**MLP, "members": 2, "label_dim": 3, "dropout": 0.1}),
+    "embedded conditions": ("mlp", {**MLP, "label_dim": 16, "condition_shape": [1, 4, 4]}),
+    "ToyConvUNet": ("ToyConvUNet", {"channels": 8}),
+    "ToySongUNet": ("ToySongUNet", {"channels": 8}),
+}
+
+
+@dataclass
+class Repeated:
+    """The same batch at every step."""
+
+    batch: Batch
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        while True:
+            yield self.batch
+
+
+def model_of(name: str) -> tuple[Model, DenoisingLoss]:
+    """A model of a network in ``NETWORKS`` with random weights, equal at each call."""
+    network, sizes = NETWORKS[name]
+    images = "image_shape" in sizes
+    basis = image_basis(64) if images else EigenBasis(torch.ones(2), torch.ones(2), torch.eye(2))
+    choices = Choices(
+        precond="ifs",
+        inflation={"dims_to_keep": 1},
+        network=network,
+        network_arguments=sizes,
+        space="ES" if network == "mlp" else "IS",
+        noise_cond="log",
+        output_gain=not images,
+    )
+    model, loss = choices.build(basis)
+    generator = seeded()
+    for weights in model.denoiser.parameters():
+        nn.init.normal_(weights, std=0.1, generator=generator)
+    return model, loss
+
+
+def points_and_labels(name: str, count: int = BATCH) -> Batch:
+    """A batch on the CPU that a network takes."""
+    _, sizes = NETWORKS[name]
+    labels = sizes.get("label_dim")
+    points = normal(count, 64 if "image_shape" in sizes else 2).float()
+    return Batch(points, normal(count, labels, seed=1).float() if labels else None)
+
+
+def trainer_on(
+    device: torch.device, name: str, precision: str = "fp32", **settings: Any
+) -> tuple[Trainer, BatchSource]:
+    """A trainer on a device, and batches from the CPU; settings go to the configuration."""
+    model, loss = model_of(name)
+    model.denoiser.to(device)
+    model.denoiser.precision = precision
+    trainer = Trainer(model, loss, TrainingConfig(total=100, batch=BATCH, lr_ramp=0, **settings))
+    source: BatchSource = Repeated(points_and_labels(name))
+    if "augment_dim" in NETWORKS[name][1]:
+        there = Repeated(Batch(points_and_labels(name).points.to(device)))
+        source = AugmentedBatches(there, GeometricAugmentation(0.5), SHAPE, BATCH, seed=0)
+    return trainer, source
+
+
+def tensors_of(trainer: Trainer) -> list[Tensor]:
+    """All that a trainer holds."""
+    moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
+    modules = (trainer.denoiser, trainer.averaged.denoiser)
+    moments.append(trainer.loss_scale.value)
+    return [*moments, *(tensor for module in modules for tensor in module.state_dict().values())]

@@ -1,5 +1,7 @@
-"""Ranks share rows exactly and put them together again; devices are named or refused."""
+"""Ranks, devices, threads and seeds."""
 
+import os
+from itertools import chain, product, repeat
 from typing import Any
 from unittest import mock
 
@@ -10,9 +12,11 @@ from hypothesis import strategies as st
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.rank_pool import RankPool
-from torch_utils import distributed
+from torch_utils import distributed, threads
 from torch_utils.distributed import gather_rows, is_main, process_group, shard, sum_over_ranks
+from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.stats import RunningMeans
+from torch_utils.threads import CHOSEN_BY_USER, cpu_threads, idle_cores
 
 
 @given(count=st.integers(0, 2000), ranks=st.integers(1, 64))
@@ -134,3 +138,95 @@ def test_ranks_that_cannot_meet_are_told_in_a_sentence(monkeypatch: pytest.Monke
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(DataError, match="did not find each other"), process_group("cpu"):
         pass
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Threads of PyTorch: the four that there are, and all that are asked for."""
+    for name in CHOSEN_BY_USER:
+        monkeypatch.delenv(name, raising=False)
+    asked = [4]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: asked[-1])
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("idle", "useful", "expected"),
+    [
+        *(([8.0], None, 4), ([3.6], None, 4), ([2.4], None, 2), ([0.1], None, 1)),
+        ([1.2, 4.0], None, 4),  # a burst of work is not a busy machine
+        *(([3.0], 1, 1), ([3.0], 2, 2), ([3.0], 8, 3)),
+    ],
+)
+def test_as_many_threads_as_are_idle_and_useful_are_taken_until_the_work_is_done(
+    idle: list[float],
+    useful: int | None,
+    expected: int,
+    counts: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = chain(idle, repeat(idle[-1]))
+    monkeypatch.setattr(threads, "idle_cores", lambda unknown: next(looks))
+    with cpu_threads(useful=useful):
+        assert counts[-1] == expected
+    assert counts[-1] == 4
+
+
+def test_what_somebody_said_counts(counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "idle_cores", lambda unknown: 0.0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    for wanted, useful, expected in ((1, None, 1), (2, 1, 2), (64, None, 2)):
+        with cpu_threads(wanted, useful=useful):
+            assert counts[-1] == expected
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    with cpu_threads(useful=1):
+        assert counts[-1] == 4
+
+
+def test_idle_cores_are_those_that_did_nothing_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "LOOK", 0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    looks = iter([[100, 0, 50, 400, 20, 0, 0, 0], [110, 0, 55, 440, 25, 0, 0, 0]])
+    monkeypatch.setattr(threads, "_cpu_times", lambda: next(looks))
+    assert idle_cores(unknown=0) == pytest.approx(8 * 45 / 60)
+    monkeypatch.setattr(threads, "_cpu_times", lambda: int("not told"))
+    assert idle_cores(unknown=3) == 3
+
+
+keys = st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=6).map(tuple)
+
+
+@given(one=keys, other=keys)
+def test_seeds_follow_keys_order_and_number(one: tuple[int, ...], other: tuple[int, ...]) -> None:
+    assert 0 <= hash_seed(*one) < 2**63
+    torch.Generator().manual_seed(hash_seed(*one))
+    assert (hash_seed(*one) == hash_seed(*other)) == (one == other)
+    assert hash_seed(*one) != hash_seed(*one, 0)
+
+
+def test_different_keys_give_different_seeds() -> None:
+    for length, side in ((1, 10_000), (2, 100), (3, 22)):
+        seeds = {hash_seed(*keys) for keys in product(range(side), repeat=length)}
+        assert len(seeds) == side**length
+    # Words of 32 bits do not run into each other.
+    for one, other in (((2**32,), (0, 1)), ((2**33 + 3, 0, 9), (3, 2, 0, 9))):
+        assert hash_seed(*one) != hash_seed(*other)
+    with pytest.raises(ValueError, match=r"non-negative|>= 0|negative"):
+        hash_seed(-1)
+
+
+def test_generators_of_the_same_keys_draw_the_same() -> None:
+    generators = (seeded_generator("cpu", *keys) for keys in ((1, 2), (1, 2), (2, 1)))
+    one, same, other = (torch.randn(100, generator=generator) for generator in generators)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert abs(float(torch.corrcoef(torch.stack([one, other]))[0, 1])) < 0.5
+
+
+def test_generators_do_not_touch_the_global_one() -> None:
+    before = torch.get_rng_state()
+    generator = seeded_generator(torch.device("cpu"), 1)
+    torch.rand(5, generator=generator)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert generator.device == torch.device("cpu")

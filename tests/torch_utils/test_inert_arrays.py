@@ -1,8 +1,9 @@
-"""Arrays and tensors of pickles: the values that NumPy and torch would give, and no others."""
+"""Arrays, tensors and arguments of files: the values that NumPy and torch give, and no others."""
 
 import pickle
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from tests.fuzz.pickles import Call
+from torch_utils.arguments import check_arguments
 from torch_utils.inert_arrays import ARRAY_NAMES, SCALAR_NAMES, TENSOR_NAMES
 from torch_utils.inert_pickle import PickleError, PickleReader
 
@@ -173,3 +175,54 @@ def test_a_text_is_no_source_of_endless_bytes() -> None:
     assert PickleReader(encode + call + b"\x87.", NAMES).read()[-1] == text.encode()
     with pytest.raises(PickleError, match="too often"):
         PickleReader(encode + 100 * call + b".", NAMES).read()
+
+
+class Base:
+    def __init__(self, size: int, scale: float = 1.0, shape: Sequence[int] = (1, 2)):
+        pass
+
+
+class Passes(Base):
+    def __init__(self, name: str, ends: tuple[float, float] | None = None, **others: Any):
+        pass
+
+
+class Holds:
+    sizes_of = Base
+
+    def __init__(self, flag: bool, **others: Any):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (Base, {"size": 3, "scale": 2, "shape": [4]}),
+        (Passes, {"name": "a", "ends": [0, 1.5], "size": 3}),
+        (Passes, {"name": "a", "ends": None, "size": 3, "scale": 0.5}),
+        (Holds, {"flag": True, "size": 3}),
+    ],
+)
+def test_fitting_arguments_pass(kind: type, arguments: dict[str, Any]) -> None:
+    check_arguments(kind, arguments)
+    missing = {key: value for key, value in arguments.items() if key != "size"}
+    check_arguments(kind, missing, beside=["size"])
+    with pytest.raises(ValueError, match="lacks the argument 'size'"):
+        check_arguments(kind, missing)
+
+
+WRONG: list[tuple[type, list[dict[str, Any]]]] = [
+    (Base, [{"size": 3.0}, {"size": True}, {"size": None}, {"scale": "1"}, {"shape": 3}]),
+    (Base, [{"shape": [1, "2"]}, {"odd": 1}]),
+    (Passes, [{"ends": [0.0]}, {"ends": [0.0, "1"]}, {"others": 1}]),
+    (Holds, [{"flag": 1}, {"scale": []}]),
+]
+
+
+@pytest.mark.parametrize(("kind", "wrong"), [(kind, one) for kind, all_ in WRONG for one in all_])
+def test_others_are_named(kind: type, wrong: dict[str, Any]) -> None:
+    right = {"size": 1} | ({"name": "a"} if kind is Passes else {})
+    right |= {"flag": False} if kind is Holds else {}
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"argument '{name}'"):
+        check_arguments(kind, right | wrong)

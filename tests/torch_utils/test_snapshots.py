@@ -15,8 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from dnnlib.errors import DataError
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from torch_utils import snapshots
 from torch_utils.snapshots import Part, build, read_network, read_state, write_network, write_state
 
@@ -104,7 +103,7 @@ def test_a_training_state_gives_back_what_it_was_given_and_is_no_network(tmp_pat
 
 
 @pytest.mark.parametrize("opener", [load, read_state])
-def test_what_is_no_file_of_this_kind_is_refused(
+def test_other_files_are_refused(
     tmp_path: Path, path: Path, refused: Callable[..., str], opener: Callable[[Path], object]
 ) -> None:
     assert "does not exist" in refusal(opener, path)
@@ -138,9 +137,7 @@ def test_an_incomplete_file_is_refused(refused: Callable[..., str]) -> None:
     refused(payload(format=torch.zeros(2)))
 
 
-def test_only_classes_of_the_registry_are_built_and_with_their_arguments(
-    refused: Callable[..., str],
-) -> None:
+def test_only_registered_classes_are_built_by_their_arguments(refused: Callable[..., str]) -> None:
     for name in ("os.system", "Linear", "torch.nn.Linear", ""):
         message = refused(of_part(**{"class": name}))
         assert f"'{name}'" in message
@@ -183,9 +180,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name(refused: Callable[..., str]
 # What is short to write and long to read.
 
 
-def test_what_promises_more_than_the_file_has_is_refused_at_once(
-    path: Path, refused: Callable[..., str]
-) -> None:
+def test_promises_beyond_the_file_fail_at_once(path: Path, refused: Callable[..., str]) -> None:
     began = time.process_time()
     wide = {"in_features": 60_000, "out_features": 60_000}
     assert "do not fit" in refused(of_part(arguments=wide))
@@ -232,8 +227,7 @@ def test_a_tower_without_its_tensors_is_not_built(path: Path) -> None:
     torch.save(of_part(**{"class": "tower", "arguments": {"depth": 60_000}}), path)
     parts, _ = read_network(path)
     began = time.process_time()
-    with pytest.raises(DataError, match="far more tensors"):
-        build(path, "network", parts["network"], {"tower": Tower})
+    assert "far more tensors" in refusal(build, path, "network", parts["network"], {"tower": Tower})
     assert time.process_time() - began < 10
     assert len(list(Tower(2000).parameters())) == 4000  # others may be built
 

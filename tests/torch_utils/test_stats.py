@@ -1,25 +1,28 @@
-"""Running means against NumPy; a log of lines that a resumed run continues."""
+"""Running means, a log that a resumed run continues, and bytes that live."""
 
 import json
+import platform
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from dnnlib.memory import keep_freed_memory
+from tests.support.draws import seeded
+from torch_utils.live_memory import GRAIN, LiveMemory
 from torch_utils.stats import RunningMeans, append_jsonl, keep_lines_until
 
 CPU = torch.device("cpu")
 
 
 def test_means_of_several_adds_are_those_of_all_values() -> None:
-    means, generator = RunningMeans(CPU), torch.Generator().manual_seed(0)
+    means, generator = RunningMeans(CPU), seeded()
     assert means.collect() == {}
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64):
-        parts = [
-            (10 + 3 * torch.randn(shape, generator=generator)).to(dtype)
-            for shape in ((7,), (2, 5), (), (3, 1, 2))
-        ]
+        shapes = ((7,), (2, 5), (), (3, 1, 2))
+        numbers = (torch.randn(shape, generator=generator) for shape in shapes)
+        parts = [(10 + 3 * number).to(dtype) for number in numbers]
         for part in parts:
             means.add("loss", part)
             means.add("a", torch.full((2,), 3.0))
@@ -79,3 +82,33 @@ def test_a_broken_last_line_is_dropped_and_the_file_can_go_on(tmp_path: Path) ->
         append_jsonl(path, {"seen": 3})
         found = [json.loads(line) for line in path.read_text().splitlines()]
         assert found == [{"seen": 1}, {"seen": 3}]
+
+
+def test_storages_count_once_in_whole_grains_and_until_they_are_let_go() -> None:
+    with LiveMemory() as memory:
+        large = torch.zeros(GRAIN)
+        small = torch.ones(1)
+        assert memory.now == memory.peak == 4 * GRAIN + GRAIN
+        view = large.view(2, -1)[0]
+        del large
+        assert memory.now == 5 * GRAIN
+        view.add_(1)
+        del view
+        assert (memory.now, memory.peak) == (GRAIN, 5 * GRAIN)
+        memory.restart()
+        assert memory.peak == GRAIN
+    assert float(small) == 1
+
+
+def test_what_waits_for_the_backward_pass_counts() -> None:
+    weights = torch.ones(GRAIN, requires_grad=True)
+    with LiveMemory() as memory:
+        loss = weights.exp().sum()
+        assert memory.now == 4 * GRAIN + GRAIN  # the exponential, which is its own derivative
+        loss.backward()
+        del loss
+        assert memory.now == 4 * GRAIN  # the gradient
+
+
+def test_memory_is_kept_where_the_c_library_is_glibc() -> None:
+    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")

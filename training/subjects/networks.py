@@ -143,5 +143,5 @@ class NetworkFile:
 def plain_name(name: str) -> str:
     """A name that may be part of a file's. Raises UsageError for any other."""
     if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", name):
-        raise UsageError(f"--data_name is '{name}': use letters, digits and . _ + - only")
+        raise UsageError(f"--data_name is {name!r}: use letters, digits and . _ + - only")
     return name

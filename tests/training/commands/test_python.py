@@ -1,27 +1,29 @@
-"""Training from Python: the same bytes as the scripts, and nothing else touched."""
+"""What Python offers: trainings as by the scripts, and models that are asked."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 
 import dataset_tool
+import posterior
 import toy_train
 import train
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import DataError, InflationError, UsageError
 from dnnlib.logs import logger
-from tests.support.running import run_script
-from training import Images, Table, Toy
+from tests.support.image_models import save_image_model
+from tests.support.running import quick_endings, refusal, run_script
+from training import Images, Model, SbiPosterior, Simulations, Table, Toy, normal_prior
+from training.commands.sbi import _Estimator
+from training.files.posterior_draws import load_netcdf
 
-SHORT = {
-    "duration": 0.004,
-    "batch": 256,
-    "seed": 3,
-    "threads": 1,
-    "calibrate": False,
-    "latent_law": "gaussian",
-}
+SHORT = {"duration": 0.004, "batch": 256, "seed": 3, "threads": 1}
+SHORT |= {"calibrate": False, "latent_law": "gaussian"}
 
 
 def only_network(folder: Path) -> bytes:
@@ -35,9 +37,7 @@ def arguments(**options: object) -> list[str]:
     return [*off, *(f"--{name}={value}" for name, value in named.items())]
 
 
-def test_a_toy_gives_the_bytes_of_the_script_and_leaves_random_numbers_alone(
-    tmp_path: Path,
-) -> None:
+def test_toys_give_the_bytes_of_the_script_and_leave_random_numbers_alone(tmp_path: Path) -> None:
     torch.manual_seed(5)
     state, handlers, parts = torch.get_rng_state(), list(logger.handlers), list[float]()
     model = Toy("circles").train(tmp_path / "here", parts.append, dims_to_keep=1, **SHORT)
@@ -80,9 +80,7 @@ class Frame:
         return self.values
 
 
-def test_a_table_of_a_file_an_array_or_a_frame_is_one_and_trains_as_the_script_does(
-    tmp_path: Path,
-) -> None:
+def test_tables_of_files_arrays_and_frames_train_as_with_the_script(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(300, 2)).round(5)
     source, names = tmp_path / "rows.csv", ["a", "b"]
     np.savetxt(source, values, delimiter=",", header="a,b", comments="", fmt="%.5f")
@@ -93,8 +91,6 @@ def test_a_table_of_a_file_an_array_or_a_frame_is_one_and_trains_as_the_script_d
         Table.open(Frame(names, values), conditions=["b"], name="rows"),
     ):
         assert torch.equal(other.rows.points, of_file.rows.points)
-        assert other.rows.conditions is not None
-        assert of_file.rows.conditions is not None
         assert torch.equal(other.rows.conditions, of_file.rows.conditions)
     with_options = {**SHORT, "linear_start": "on", "cond_screen": "off"}
     assert of_file.train(tmp_path / "here", **with_options).courses
@@ -126,5 +122,211 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path: Path) -> None:
             Table.open(source)
     with pytest.raises(UsageError, match="names 1, but table has 2"):
         Table.open(np.zeros((30, 2)), columns=["a"])
-    with pytest.raises(DataError, match="none"):
-        Images.open(tmp_path / "none.zip")
+    assert "none" in refusal(Images.open, tmp_path / "none.zip")
+
+
+FEW = {"duration": 0.0004, "width": 8, "depth": 1, "batch": 100}
+ROWS = np.random.default_rng(0).normal(size=(60, 3)) @ [[1, 1, 0], [0, 1, 0], [0, 0, 3.0]]
+NAMES = ["a", "b", "c"]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    with quick_endings():
+        return Table.open(pandas.DataFrame(ROWS, columns=NAMES)).train(**FEW)
+
+
+@pytest.fixture(scope="module")
+def conditional() -> Model:
+    parameters = np.random.default_rng(1).uniform(-1, 1, (200, 2))
+    data = parameters + 0.3 * np.random.default_rng(2).normal(size=(200, 2))
+    with quick_endings():
+        return Simulations(parameters, data).train(**FEW)
+
+
+def test_rows_come_back_in_their_kind_and_columns_are_found_by_name(model: Model) -> None:
+    frame = pandas.DataFrame(ROWS, columns=NAMES)
+    drawn = model.sample(5, seed=1)
+    assert isinstance(drawn, pandas.DataFrame)
+    assert list(drawn.columns) == model.columns == NAMES
+    pandas.testing.assert_frame_equal(drawn, model.sample(5, seed=1))
+    expected = model.log_prob(frame)
+    for rows in (frame[["c", "a", "b"]], ROWS, torch.from_numpy(ROWS), dict(frame)):
+        np.testing.assert_array_equal(model.log_prob(rows), expected)
+    back = model.decode(model.encode(frame))
+    np.testing.assert_allclose(back.to_numpy(), ROWS, atol=1e-4)
+    with quick_endings():
+        tensors = Table.open(torch.from_numpy(ROWS)).train(**FEW)
+    assert isinstance(tensors.sample(2), torch.Tensor)
+
+
+def test_posteriors_are_those_of_the_command(model: Model, tmp_path: Path) -> None:
+    few = {"draws": 20, "pool": 300, "seed": 3, "n_iters": 2}
+    draws = model.posterior(noise_std=0.5).sample({"b": [0.4, 1.0], "a": [0.1, 0.0]}, **few)
+    model.save(tmp_path / "network.pkl")
+    (tmp_path / "seen.csv").write_text("b,a\n0.4,0.1\n1.0,0.0\n")
+    options = [f"--{name}={value}" for name, value in few.items()]
+    place = (f"--save_dir={tmp_path}", f"--observation={tmp_path / 'seen.csv'}")
+    what = ("--likelihood=mask", "--mask=b,a", "--noise_std=0.5")
+    network = f"--network={tmp_path / 'network.pkl'}"
+    run_script(posterior, "sample", network, *place, *what, *options)
+    (path,) = tmp_path.glob("*.nc")
+    saved = load_netcdf(path, 2).points
+    np.testing.assert_array_equal(draws.points, np.moveaxis(saved, 2, 0).reshape(2, -1, 3))
+    table = draws.summary()
+    assert list(table["name"]) == NAMES * 2
+    np.testing.assert_allclose(table["mean"], draws.points.mean(axis=1).ravel(), rtol=1e-6)
+    assert list(draws.rows(1).columns) == NAMES
+    draws.save(tmp_path / "copy.nc")
+    assert load_netcdf(tmp_path / "copy.nc", 2).count == 2
+
+
+def test_latent_densities_have_the_gradients_of_the_posterior(model: Model) -> None:
+    density = model.posterior(noise_std=0.5, n_iters=4).latent_density({"b": 0.4})
+    w = (0.5 * torch.randn(3, 3, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(density, (w,), eps=1e-2, atol=1e-2, rtol=2e-2)
+    seen = density.points(w.detach())[:, 1]
+    expected = -0.5 * ((seen - 0.4) / 0.5) ** 2 - 0.5 * np.square(w.detach().numpy()).sum(axis=1)
+    constant = density(w).detach().numpy() - expected
+    np.testing.assert_allclose(constant, constant[0], atol=1e-6)
+
+
+def test_what_a_simulator_gave_is_parameters_given_data(conditional: Model) -> None:
+    assert (conditional.columns, conditional.conditions) == (["theta1", "theta2"], ["y1", "y2"])
+    draws = conditional.posterior().sample([[0.1, 0.2], [0.3, 0.4]], draws=30)
+    assert draws.points.shape == (2, 120, 2)
+    assert conditional.sample(1, given={"y2": 0.2, "y1": 0.1}).shape == (1, 2)
+    rows = {"theta1": [0.1], "theta2": [0.2], "y1": [0.0], "y2": [0.3]}
+    expected = conditional.log_prob([[0.1, 0.2]], given=[0.0, 0.3])
+    np.testing.assert_array_equal(conditional.log_prob(rows), expected)
+    several = SbiPosterior(conditional).sample_batched((3, 4), torch.zeros(5, 2))
+    alone = SbiPosterior(conditional).set_default_x([0.0, 0.3])
+    assert (several.shape, alone.sample().shape) == ((3, 4, 5, 2), (2,))
+    torch.testing.assert_close(alone.log_prob([[0.1, 0.2]]).numpy(), np.float32(expected))
+    parameters = np.random.default_rng(3).uniform(-1, 1, (60, 2))
+    truths = Simulations(parameters, parameters, held_out=0.5)
+    assert "runs at level" in conditional.check(truths, runs=20, draws=5)["verdict"]
+
+
+def test_trials_are_multiplied_and_models_compared() -> None:
+    draw, dataset = np.random.default_rng(0), np.repeat(np.arange(80), 4)
+    parameters = draw.uniform(-1, 1, 80)[dataset]
+    data = parameters + draw.normal(0, 0.5, 320)
+    bounds = {"theta1": (-1.0, 1.0)}
+    with quick_endings():
+        simulations = Simulations(parameters, data, bounds, dataset)
+        model = simulations.train(likelihood=True, linear_start="on", **FEW)
+    assert (model.columns, model.conditions, model.covariates) == (["y1"], ["theta1"], [])
+    assert model.sample(3, given=[0.2]).shape == (3, 1)
+    trials = np.array([[0.3], [0.5], [-0.1], [0.2]])
+    posterior = model.posterior(prior="uniform")
+    few = {"draws": 100, "sampler": "pool", "pool": 400}
+    draws = posterior.sample(trials, **few).points[0]
+    assert draws.mean() == pytest.approx(trials.mean(), abs=0.15)
+    assert draws.std() == pytest.approx(0.5 / 2, rel=0.3)
+    (compared,) = posterior.compare([posterior], trials, **few)
+    assert list(compared["probability"].values()) == pytest.approx([0.5, 0.5], abs=0.05)
+    fresh = Simulations(parameters, data, bounds, dataset, held_out=0.5)
+    assert "runs at level" in posterior.check(fresh, runs=20, **few)["verdict"]
+    four = {"dataset": [1, 2, 3, 4], "y1": [0.3, 0.5, -0.1, 0.2]}
+    common = posterior.sample(four, **few).population(steps=100, chains=2)
+    assert common["population"]["theta1"]["mean"]["mean"] == pytest.approx(0.2, abs=0.2)
+    with quick_endings():
+        sets = simulations.train(marginals="none", cond_shape="set:1", linear_start="on", **FEW)
+    own = sets.posterior(correct=model, prior="uniform").sample({"y1": trials[:, 0]}, draws=500)
+    assert own.points.mean() == pytest.approx(draws.mean(), abs=0.1)
+    assert len(sets.posterior(log_prob=False).sample(four, draws=10).points) == 4
+    assert sets.sample(3, given=trials).shape == (3, 1)
+
+
+def test_what_sbi_trains_does_not_depend_on_units() -> None:
+    theta, x = torch.randn(50, 2), torch.randn(50, 3)
+    one, other = (_Estimator(k * theta, x, 1e-3, {"width": 8, "depth": 1}) for k in (1, 1000))
+    assert one.loss(theta, x).shape == (50,)
+    assert one.sample(torch.Size([4]), x[:3]).shape == (4, 3, 2)
+    density = one.log_prob(theta[None], x) - other.log_prob(1000 * theta[None], x)
+    torch.testing.assert_close(density, torch.full((1, 50), 2 * np.log(1000.0)).float())
+
+
+def test_discrete_columns_have_the_density_of_their_step() -> None:
+    counts = np.random.default_rng(0).integers(0, 6, (200, 1))
+    with quick_endings():
+        model = Simulations(counts, counts + ROWS[:1, :1]).train(**FEW)
+    alone = model.log_prob([[2]], given=[2.1])
+    each = model.log_prob([[2.2], [3]], given=[[2.1], [3.3]])
+    assert each[0] == pytest.approx(alone[0], abs=1e-6)
+    whole = model.sample(3, given=[2.1]).ravel()
+    assert whole == pytest.approx(np.rint(whole))
+
+
+def test_images_of_classes_are_images(tmp_path: Path) -> None:
+    save_image_model(tmp_path / "a.pkl", 10, label_dim=3, output="random", t_max=3.0)
+    model = Model.load(tmp_path / "a.pkl")
+    images = model.sample(2, given=[0, 1])
+    assert images.shape == model.sample(2).shape == (2, 1, 8, 8)
+    back = model.decode(model.encode(images, given=[0, 1]), given=[0, 1])
+    np.testing.assert_allclose(back, images, atol=1e-3)
+    with pytest.raises(InflationError, match="classes, numbers from 0 to 2"):
+        model.sample(2, given=7)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda one, other: one.log_prob({"a": [1]}), "no column 'b': give a, b, c"),
+        (lambda one, other: one.log_prob(ROWS[:, :2]), "2 columns: give a, b, c in this order"),
+        (lambda one, other: one.log_prob({"a": [1], "b": [1, 2]}), "as many of each"),
+        (lambda one, other: one.sample(3, given=[1]), "conditional models, which this is not"),
+        (lambda one, other: other.sample(3), "say what y1, y2 are by given"),
+        (lambda one, other: other.sample(3, given=[[0, 0], [1, 1]]), "several rows"),
+        (lambda one, other: one.posterior(noise=1).sample([0, 0, 0]), "no option 'noise'"),
+        (lambda one, other: one.posterior(noise_std=1).check(3), "data is int: give a Table"),
+        (lambda one, other: Simulations(ROWS, ROWS[1:]), "have 59 and 60 rows"),
+        (lambda one, other: Simulations({"a": [0]}, {"a": [0]}), "'a' is a parameter and a column"),
+    ],
+)
+def test_mistakes_are_sentences(
+    model: Model, conditional: Model, call: Callable[[Model, Model], Any], message: str
+) -> None:
+    with pytest.raises(InflationError, match=message):
+        call(model, conditional)
+
+
+@pytest.mark.slow
+def test_an_estimator_of_scikit_learn_is_one() -> None:
+    from sklearn.utils.estimator_checks import check_estimator
+
+    from training.commands.estimator import FlowDensity
+
+    with quick_endings():
+        check_estimator(FlowDensity(duration=0.0002), on_skip=None)
+
+
+COVARIANCE = [[2.0, 0.9], [0.9, 1.0]]
+
+
+def test_a_normal_prior_has_its_density() -> None:
+    rows = np.array([[1.0, 2.0], [3.0, 1.0]])
+    expected = multivariate_normal([1, 2], COVARIANCE).logpdf(rows)
+    prior = normal_prior("ab", [1, 2], COVARIANCE)
+    np.testing.assert_allclose(prior.log_prob(rows), expected, atol=1e-6)
+    # Above 0 it is the logarithm that is normal.
+    bounded = normal_prior("ab", [1, 2], COVARIANCE, {"a": (0, np.inf), "b": (0, np.inf)})
+    expected -= rows.sum(axis=1)
+    np.testing.assert_allclose(bounded.log_prob(np.exp(rows)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "bounds", "why"),
+    [
+        ([1.0], [1.0, 1.0], None, "as many means"),
+        ([1.0, 2.0], [1.0, 1.0], {"c": (0, 1)}, "bounds of none but these"),
+        ([1.0, 2.0], [[1.0, 0.5], [0.0, 1.0]], None, "not symmetric"),
+        ([1.0, 2.0], [[1.0, 2.0], [2.0, 1.0]], None, "not positive"),
+    ],
+)
+def test_what_is_no_normal_law_is_refused(
+    mean: list[float], spread: object, bounds: dict[str, tuple[float, float]] | None, why: str
+) -> None:
+    with pytest.raises(UsageError, match=why):
+        normal_prior("ab", mean, spread, bounds)

@@ -93,10 +93,8 @@ def test_warps_move_an_image_to_where_its_labels_say() -> None:
 
 def test_negative_stretches_whole_shifts_and_quarter_turns_are_exact() -> None:
     images = waves(centres(32, 32), 32, 32)[None]
-    along, across = (
-        ALWAYS.apply(images, unchanged(stretch=n, stretch_angle=angle))[0]
-        for n, angle in ((-1.0, 0.4), (1.0, 0.4 + pi / 2))
-    )
+    ways = (unchanged(stretch=n, stretch_angle=a) for n, a in ((-1.0, 0.4), (1.0, 0.4 + pi / 2)))
+    along, across = (ALWAYS.apply(images, way)[0] for way in ways)
     torch.testing.assert_close(along, across, rtol=0, atol=1e-5)
     shifted, _ = ALWAYS.apply(images, unchanged(shift=[1.25, -0.75]))
     torch.testing.assert_close(images[..., 3:, :-5], shifted[..., :-3, 5:], rtol=0, atol=0.003)

@@ -1,24 +1,33 @@
-"""Results files: all of the promised arrays, consistent, written while the simulation runs."""
+"""Files: ends of melts that are gone on from, observations, and the kinds of all."""
 
+import ast
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import h5netcdf
 import numpy as np
 import pytest
 import torch
 
-from dnnlib.errors import DataError
+from dnnlib.errors import DataError, UsageError
 from tests.support.draws import normal
 from tests.support.flows import Counted, random_basis
-from tests.support.refusals import refusal
-from tests.support.trajectories import KEYS
+from tests.support.outcomes import TRAJECTORY
+from tests.support.running import refusal
 from torch_utils.results import load_arrays, save_arrays
+from training.files.formats import FORMATS, PREFIX
+from training.files.observations import read_columns, read_mask, read_observations
+from training.files.posterior_draws import save_netcdf, variable_names
 from training.files.trajectory import SavedEnd, describe_state, trajectory_file
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
 from training.flow.trajectory import State
+from training.inference.draws import Draws
+from training.pictures.album import drawing_of
+from training.report.finding import section_maker
 from training.runs.simulator import Simulator
 
 RK4 = SOLVERS["rk4"]
@@ -38,7 +47,7 @@ def arrays(tmp_path: Path) -> dict[str, np.ndarray]:
 
 def test_results_have_their_arrays_and_explain_themselves(arrays: dict[str, np.ndarray]) -> None:
     sizes = {"S": 9, "N": 6, "D": 3}
-    shapes = {name: tuple(sizes[axis] for axis in axes) for name, axes in KEYS.items()}
+    shapes = {name: tuple(sizes[axis] for axis in axes) for name, axes in TRAJECTORY.items()}
     assert str(arrays.pop("format")) == "inflationary-flows trajectory 1"
     assert {name: array.shape for name, array in arrays.items()} == shapes
     assert all(array.dtype == np.float64 for array in arrays.values())
@@ -71,7 +80,7 @@ def test_a_file_has_what_memory_has(tmp_path: Path, save_every: int, dtype: str)
         streamed = getattr(simulator, simulate)(*start, **file).trajectory
         assert torch.equal(streamed.states, kept.states[[0, -1]])
         arrays = load_arrays(path)
-        assert set(arrays) == {*KEYS, "labels", "format"}
+        assert set(arrays) == {*TRAJECTORY, "labels", "format"}
         np.testing.assert_array_equal(arrays["times"], kept.times)
         np.testing.assert_array_equal(arrays["labels"], labels, strict=True)
         for index, state in enumerate(zip(kept.times, kept.states, kept.updates, strict=True)):
@@ -105,13 +114,10 @@ def test_a_saved_melt_gives_its_end_its_start_and_its_labels(melted: Path) -> No
     assert saved.path == melted
     assert torch.equal(saved.x, kept.end)
     assert torch.equal(saved.start, kept.states[0])
-    assert saved.labels is not None
     assert torch.equal(saved.labels, torch.eye(6)[:, :2])
 
 
-def test_a_melt_by_a_reversible_solver_is_undone_from_its_file(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_melts_are_undone_from_their_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, solver = tmp_path / "melt.npz", SOLVERS["rev_rk5"]
     simulator = Simulator(FLOW, TIMES, solver, save_every=3)
     start = simulator.melt(DATA, path=path).trajectory.states[0]
@@ -187,3 +193,119 @@ def test_a_melt_of_another_network_is_refused(tmp_path: Path) -> None:
         assert len(SavedEnd.load(path, FLOW, TIMES, known).x) == len(DATA)
     with pytest.raises(DataError, match=r"another network.*aaaa.*bbbb"):
         SavedEnd.load(path, FLOW, TIMES, "b" * 64)
+
+
+ROW = ["x1", "x2", "x3"]
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "seen.csv"
+    path.write_text(text)
+    return path
+
+
+def read(folder: Path, text: str, *names: str) -> list[list[float]]:
+    found: list[list[float]] = read_columns(written(folder, text), names, ROW, ["total"]).tolist()
+    return found
+
+
+def test_columns_are_found_by_name_in_whatever_order_they_stand(tmp_path: Path) -> None:
+    assert read(tmp_path, "x2,x1\n2,1\n4,3\n", "x1", "x2") == [[1, 2], [3, 4]]
+    # Of a whole row only what is seen has to be a number.
+    assert read(tmp_path, "x3,total,x2,x1\n,9,?,1\n", "x1") == [[1]]
+    assert read(tmp_path, "x2\n5\n", "x2") == [[5]]
+
+
+def test_numbers_without_names_are_whole_rows_or_what_is_seen_in_its_order(tmp_path: Path) -> None:
+    assert read(tmp_path, "1,2,3\n6,5,4\n", "x1", "x3") == [[1, 3], [6, 4]]
+    assert read(tmp_path, "1,2\n6,5\n", "x1", "x3") == [[1, 2], [6, 5]]
+    np.save(tmp_path / "seen.npy", np.array([[7.0, 8.0, 9.0]]))
+    assert read_columns(tmp_path / "seen.npy", ["x2"], ROW).tolist() == [[8]]
+
+
+def test_a_first_row_of_numbers_that_are_names_is_a_header(tmp_path: Path) -> None:
+    path = written(tmp_path, "2001,2000\n1,2\n")
+    assert read_columns(path, ["2000", "2001"]).tolist() == [[2, 1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("foo\n1\n", "a column 'foo', which is none of x1, x2, x3"),
+        ("x1,x2,foo\n1,2,3\n", "a column 'foo', which is none of x1, x2, x3"),
+        ("x1,x3\n1,2\n", "no column 'x2': give x1, x2"),
+        ("x1,x2,x1\n1,2,3\n", "two columns 'x1'"),
+        ("1,2,3,4\n", "4 columns without names: give 2 or 3"),
+        ("x1,x2\n1,2\n3,\n", "line 3, column 'x2': the value is missing"),
+        ("x1,x2\n1,2\n3,four\n", "line 3, column 'x2': 'four' is no number: mend it, or leave"),
+        ("x1,x2\n", "has no rows"),
+    ],
+)
+def test_what_does_not_fit_is_told_by_row_and_column(tmp_path: Path, text: str, match: str) -> None:
+    with pytest.raises(DataError, match=match) as found:
+        read(tmp_path, text, "x1", "x2")
+    assert "\n" not in str(found.value)
+    assert "--columns" not in str(found.value)
+
+
+def test_what_has_no_names_of_its_own_is_taken_in_order_whatever_its_name(tmp_path: Path) -> None:
+    assert read_observations(written(tmp_path, "x2,foo\n1,2\n")).tolist() == [[1, 2]]
+
+
+def test_a_mask_takes_names_with_commas_and_says_what_it_could_be() -> None:
+    names = ["age", "price, EUR", "size"]
+    assert read_mask('"price, EUR",age', names, None).tolist() == [0, 1]
+    with pytest.raises(UsageError, match="names 'top': give coordinates by name"):
+        read_mask("top", names, None)
+    with pytest.raises(UsageError, match="give upper-half, lower-half, left-half, right-half, or"):
+        read_mask("top", names, (1, 1, 3))
+
+
+NAMES = ["body_mass_g", "x", "km/h", "draw", "..", "x_"]
+
+
+def test_columns_are_variables_by_names_that_netcdf_takes_and_that_are_free(tmp_path: Path) -> None:
+    assert variable_names(NAMES) == ["body_mass_g", "x_", "km_h", "draw_", "_", "x__"]
+    points, dim = normal(3, 2, 5, 6), len(NAMES)
+    drawn = Draws(points, points, points[..., 0], ["pool"] * 3, torch.ones(3))
+    worth = torch.tensor([7.0, 2.5, torch.nan])
+    path, about = tmp_path / "draws.nc", {"samplers": drawn.sampler}
+    parts = iter([(drawn, -points)])
+    save_netcdf(path, parts, (2, 5, 3, dim), NAMES, None, about, worth=worth)
+    with h5netcdf.File(path) as file:
+        posterior = file["posterior"]
+        for place, name in enumerate(variable_names(NAMES)):
+            variable = posterior[name]
+            assert variable.dimensions == ("chain", "draw", "observation")
+            assert variable.attrs["long_name"] == NAMES[place]
+            np.testing.assert_array_equal(variable[...], posterior["x"][..., place])
+        assert posterior["z"].dimensions[-1] == "latent"
+        assert posterior["latent"][0] == b"z1"
+        # As draws alone they would seem to be worth up to ten each.
+        assert posterior.attrs["effective_size"] == 2.5
+
+
+FILES = Path(__file__).parents[3] / "training" / "files"
+BESIDE = {"simulations", "roundtrip errors", "roundtrip errors of rows", "image distances"}
+BESIDE |= {"generated images", "mixture", "model comparison", "round", "trajectory"}
+"""Kinds of JSON files and of draws of weights. What a trajectory is of says its kind."""
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_draws_and_shows_a_kind_exists(kind: str) -> None:
+    if FORMATS[kind].drawn:
+        assert callable(drawing_of(kind))
+    if FORMATS[kind].shown:
+        assert callable(section_maker(kind))
+
+
+def test_every_format_has_a_line() -> None:
+    written = {
+        value
+        for path in FILES.glob("*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).endswith("FORMAT")
+        for value in [getattr(import_module(f"training.files.{path.stem}"), node.targets[0].id)]
+    }
+    kinds = {text.removeprefix(PREFIX).rpartition(" ")[0] for text in written}
+    assert kinds - BESIDE <= FORMATS.keys()

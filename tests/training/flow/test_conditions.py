@@ -1,15 +1,16 @@
-"""Coordinates of points that are given with conditions: what is predicted is taken off."""
+"""Conditions: what is predicted of points is taken off, and which ones are surprising."""
 
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
 from dnnlib.errors import DataError
 from tests.support.draws import double, normal
 from training.data.tables.table import Columns
 from training.flow.coordinates.conditions import ridge
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.coordinates.surprise import Surprise
+from training.flow.coordinates.surprise import LEVELS, Surprise
 from training.learning.coordinates import fit_coordinates
 
 SLOPES = double([[1.0, -2.0], [0.5, 0.0], [0.0, 3.0]])
@@ -27,13 +28,10 @@ def fitted() -> Coordinates:
     return fit_coordinates(points, Columns.plain("ab"), "none", "zca", conditions, "on")
 
 
-def test_what_is_left_of_points_is_white_and_tells_nothing_of_their_conditions(
-    fitted: Coordinates,
-) -> None:
+def test_what_is_left_of_points_is_white_and_free_of_their_conditions(fitted: Coordinates) -> None:
     points, conditions = rows()
     given = fitted.given(conditions)
     left, labels = given.to_flow(points), given.labels
-    assert labels is not None
     torch.testing.assert_close(labels.T.cov(correction=0).diagonal(), torch.ones(3).double())
     both = torch.cat([left, labels], dim=1).T.cov(correction=0)
     torch.testing.assert_close(both[:2, :2], torch.eye(2).double())
@@ -59,7 +57,6 @@ def test_conditions_of_many_scales_are_seen_on_one() -> None:
     conditions = torch.cat([counts, steady, torch.ones_like(counts)], dim=1)
     fitted = fit_coordinates(points, Columns.plain("a"), conditions=conditions)
     labels = fitted.given(conditions).labels
-    assert labels is not None
     # Of equal counts in all scales, whose logarithm is nearly the point.
     assert (labels[counts[:, 0].argsort(), 0].diff() >= 0).all()
     found, plain = (
@@ -108,7 +105,6 @@ def test_a_condition_that_is_far_out_once_in_a_while_leaves_the_others_their_sca
     conditions = torch.cat([far, steady], dim=1)
     fitted = fit_coordinates(points, Columns.plain("a"), conditions=conditions)
     labels = fitted.given(conditions).labels
-    assert labels is not None
     typical = (far == near)[:, 0]
     assert float(labels[typical, 0].std()) == pytest.approx(1, abs=0.1)
     seen = torch.cat([labels[typical, :1], points[typical]], dim=1).T.corrcoef()[0, 1]
@@ -116,7 +112,6 @@ def test_a_condition_that_is_far_out_once_in_a_while_leaves_the_others_their_sca
     assert (labels[far[:, 0].argsort(), 0].diff() >= 0).all()
     # What is farther out than all of them is so by the logarithm.
     beyond = fitted.given(double([[-1e9, 0.0], [1e9, 0.0]])).labels
-    assert beyond is not None
     assert -20 < beyond[0, 0] < labels[:, 0].min() < labels[:, 0].max() < beyond[1, 0] < 200
     read = Coordinates(**fitted.arguments)
     read.load_state_dict(fitted.state_dict())
@@ -132,14 +127,12 @@ def test_conditions_over_decades_are_seen_in_each_of_them() -> None:
     conditions = (5 * points).exp()
     fitted = fit_coordinates(points, Columns.plain("a"), conditions=conditions)
     labels = fitted.given(conditions).labels
-    assert labels is not None
     # Quantiles of 2,000 rows are off by some hundredths, but for the outermost.
     assert float((labels - points).abs().quantile(0.98)) < 0.15
     lower = points < -2  # which a power squeezes together
     seen = torch.cat([labels[lower], points[lower]]).view(2, -1).corrcoef()[0, 1]
     assert seen > 0.99
     nothing = fitted.given(double([[0.0]])).labels
-    assert nothing is not None
     assert -20 < float(nothing) < float(labels.min()) - 1
 
 
@@ -161,7 +154,6 @@ def test_far_conditions_do_not_hide_what_is_unlike_all_simulations() -> None:
     far = torch.where(torch.arange(2000)[:, None] % 300 == 7, 3000 * near.abs(), near)
     fitted = fit_coordinates(points, Columns.plain("a"), conditions=far)
     law = fitted.surprise
-    assert law is not None
     seen = law(fitted.straight(double([[0.5], [-2.0], [-8.0], [1e6]])))
     assert (seen > law.limit).tolist() == [False, False, True, True]
     # By mean and covariance, which a few rows decide, nothing is unlike them.
@@ -181,14 +173,13 @@ def test_the_start_of_a_set_follows_from_its_mean_wherever_trials_stand() -> Non
     theta, trials = sets_of_trials()
     fitted = fit_coordinates(theta, Columns.plain("a"), "none", "zca", trials, "on", of_trial=2)
     assert (fitted.condition_dim, fitted.label_dim, fitted.trials) == (2, 3, 4)
-    again = Coordinates(**fitted.arguments)  # type: ignore[arg-type]
+    again = Coordinates(**fitted.arguments)
     again.load_state_dict(fitted.state_dict())
     u = again.given(trials).to_flow(theta)
     swapped = trials.view(-1, 4, 2)[:, [2, 0, 3, 1]].flatten(1)
     padded = torch.cat([trials.new_full((4000, 6), torch.nan), trials], dim=1)
     for other in (swapped, padded):
         torch.testing.assert_close(fitted.given(other).to_flow(theta), u, rtol=0, atol=1e-12)
-    assert fitted.surprise is not None
     assert fitted.surprise(fitted.straight(padded)).shape == (4000,)
     # One slope for all n leaves 1 - 1 / (1 + E[1/n]) of the variance, and E[1/n] is 25/48.
     given = fitted.given(trials)
@@ -208,3 +199,53 @@ def test_sets_of_no_trials_too_many_or_with_holes_are_refused() -> None:
     ):
         with pytest.raises(DataError, match=words):
             fitted.given(bad).to_flow(theta[:1])
+
+
+UNITS = double([1e-3, 1.0, 1e5])
+
+
+def simulated(count: int, seed: int = 1) -> Tensor:
+    """Three correlated Gaussian conditions in units far apart."""
+    mixed = normal(count, 3, seed=seed) @ double([[1.0, 0.9, 0], [0, 0.3, 0], [0.5, 0, 2]])
+    return (mixed + 5) * UNITS
+
+
+def test_of_gaussian_conditions_it_is_a_difference_of_log_densities() -> None:
+    y = simulated(20_000)
+    law = Surprise(3).fit(y)
+    exact = MultivariateNormal(y.mean(dim=0), y.T.cov(correction=0))
+    others = simulated(50, seed=2)
+    found, expected = law(others), -exact.log_prob(others)
+    torch.testing.assert_close(found - found[0], expected - expected[0])
+    # Half a chi-squared variable of three degrees: its median is 1.183, its 99.9 % quantile 8.13.
+    assert float(law(y.mean(dim=0))) == pytest.approx(-1.183, abs=0.03)
+    assert law.limit == pytest.approx(8.13 - 1.18, abs=0.6)
+
+
+def test_quantiles_are_of_rows_that_are_left_out() -> None:
+    """Thirty rows of ten conditions: their own distances would be a quarter of new ones'."""
+    y = normal(30, 10, seed=3)
+    left = []
+    for row in range(30):
+        rest = torch.cat([y[:row], y[row + 1 :]])
+        apart = y[row] - rest.mean(dim=0)
+        left.append(apart @ torch.linalg.solve(rest.T.cov(correction=0), apart) / 2)
+    expected = torch.stack(left).quantile(double(LEVELS))
+    torch.testing.assert_close(Surprise(10).fit(y).quantiles, expected)
+
+
+def test_what_breaks_a_rule_of_all_simulations_is_most_surprising() -> None:
+    first = normal(2000, 2, seed=4)
+    total, seven = first.sum(dim=1, keepdim=True), 0 * first[:, :1] + 7
+    law = Surprise(4).fit(torch.cat([first, total, seven], 1))
+    like = double([1.0, -0.5, 0.5, 7.0])
+    assert float(law(like)) < law.limit
+    rounded = like + 1e-7
+    assert float(law(rounded)) < law.limit
+    for place in (2, 3):
+        other = like.clone()
+        other[place] += 0.01
+        assert float(law(other)) > 1000
+    # As far from the mean along what varies, it is no more surprising than a Gaussian number.
+    far = double([6.0, 0.0, 6.0, 7.0])
+    assert float(law(far)) == pytest.approx(18, abs=3)

@@ -1,47 +1,51 @@
-"""Checks of posteriors: they pass where prior, noise and sampler are right, and can fail."""
+"""Checks of posteriors, which sampler is taken, and when they have converged."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from tests.support.draws import double
-from tests.support.posteriors import ROWS, gaussian_prior
-from training.inference.checking import (
-    LIKELIHOOD,
-    check_runs,
-    simulated,
-    truths_of_data,
-    truths_of_prior,
-)
+from tests.support import posteriors
+from tests.support.draws import double, normal, seeded
+from training.inference import checking, sampling, wider
+from training.inference.amortized import Amortized
+from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian
 from training.inference.prior import Prior
 from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan
+from training.inference.summary import LEVELS, Summary
 from training.inference.target import Target
 from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate
+from training.measure.posterior.convergence import convergence
+from training.measure.posterior.local import calibrate_near
 
-RUNS = 1000
+SAMPLED = 1000
 PLAN = SamplingPlan("pool", draws=100, pool=4096, seed=1)
 EMPTY = torch.zeros(1, 2).double()
 
 
-def values(prior: Prior, told: float, numbers: list[int]) -> RunValues:
+def of_samples(prior: Prior, told: float, numbers: list[int]) -> RunValues:
     """Runs with a noise of 0.5, where the posterior assumes another."""
-    target = Target(prior, Gaussian(double(0.5)), EMPTY, ROWS)
-    truths = truths_of_prior(target, numbers, PLAN.seed)
-    observed = simulated(target.likelihood, truths.points, numbers, PLAN.seed)
-    sampled = Target(prior, Gaussian(double(told)), observed, ROWS)
-    return check_runs(
+    target = Target(prior, Gaussian(double(0.5)), EMPTY, posteriors.ROWS)
+    truths = checking.truths_of_prior(target, numbers, PLAN.seed)
+    observed = checking.simulated(target.likelihood, truths.points, numbers, PLAN.seed)
+    sampled = Target(prior, Gaussian(double(told)), observed, posteriors.ROWS)
+    return checking.check_runs(
         Problem(sampled, prior, numbers), PLAN, truths, ["x1", "x2"], Pool.draw(sampled, 4096, 1)
     )[0]
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["blurred", "deblurred"])
 def prior(request: pytest.FixtureRequest) -> Prior:
-    return gaussian_prior(deblurred=request.param)
+    return posteriors.gaussian_prior(deblurred=request.param)
 
 
 def found(prior: Prior, told: float) -> CalibrationCheck:
-    return calibrate(values(prior, told, list(range(RUNS))))
+    return calibrate(of_samples(prior, told, list(range(SAMPLED))))
 
 
 def test_the_right_model_passes(prior: Prior) -> None:
@@ -50,32 +54,302 @@ def test_the_right_model_passes(prior: Prior) -> None:
 
 def test_the_likelihood_finds_a_noise_misstated_by_a_fifth(prior: Prior) -> None:
     adjusted = found(prior, 0.4).adjusted
-    assert adjusted[f"ranks of {LIKELIHOOD}"] < 0.01
+    assert adjusted[f"ranks of {checking.LIKELIHOOD}"] < 0.01
 
 
 def test_truths_and_observations_are_functions_of_seed_and_number() -> None:
-    target = Target(gaussian_prior(), Gaussian(double(0.5)), EMPTY, ROWS)
-    whole = truths_of_prior(target, range(5), 1)
-    part = truths_of_prior(target, [3, 1], 1)
+    target = Target(posteriors.gaussian_prior(), Gaussian(double(0.5)), EMPTY, posteriors.ROWS)
+    whole = checking.truths_of_prior(target, range(5), 1)
+    part = checking.truths_of_prior(target, [3, 1], 1)
     assert torch.equal(part.points, whole.points[[3, 1]])
-    seen = simulated(target.likelihood, whole.points, list(range(5)), 1)
-    assert torch.equal(simulated(target.likelihood, part.points, [3, 1], 1), seen[[3, 1]])
+    seen = checking.simulated(target.likelihood, whole.points, list(range(5)), 1)
+    assert torch.equal(checking.simulated(target.likelihood, part.points, [3, 1], 1), seen[[3, 1]])
     torch.testing.assert_close((seen - whole.points).std(), double(0.5), rtol=0.6, atol=0)
 
 
 def test_truths_of_data_have_variables_of_the_prior() -> None:
     """Standard normal ones, if the data are as the prior has them."""
-    prior, count = gaussian_prior(unit=0.5, origin=10.0), 2000
-    target = Target(prior, Gaussian(double(0.5)), EMPTY, ROWS)
+    prior, count = posteriors.gaussian_prior(unit=0.5, origin=10.0), 2000
+    target = Target(prior, Gaussian(double(0.5)), EMPTY, posteriors.ROWS)
     mean, covariance = prior.moments()
-    noise = torch.randn(count, 2, generator=torch.Generator().manual_seed(0)).double()
+    noise = torch.randn(count, 2, generator=seeded()).double()
     points = mean + noise @ torch.linalg.cholesky(covariance).T
-    truths = truths_of_data(target, points, range(count), 1)
+    truths = checking.truths_of_data(target, points, range(count), 1)
     assert torch.equal(truths.points, points)
-    assert truths.w is not None
     assert (truths.w.mean(dim=0).abs() < 4.5 / count**0.5).all()
     assert ((truths.w.T.cov() - torch.eye(2)).abs() < 4.5 * (2 / count) ** 0.5).all()
     # The noise is that of the first time: without it variables would be those of the points.
     gap = prior.points(truths.w).points - points
     expected = prior.flow.schedule.noise_variance(prior.times[0]).mean() / 0.25
     torch.testing.assert_close(gap.square().mean(), expected, rtol=0.15, atol=0)
+
+
+RUNS, NEAR, STD = 300, 75, 0.6
+ORDER = normal(RUNS, 1, seed=5)[:, 0].argsort()
+ENDS = torch.stack([ORDER[:NEAR], ORDER[-NEAR:]])
+"""Runs near a low observation, and near a high one."""
+
+
+@pytest.fixture(scope="module")
+def learned() -> Prior:
+    return posteriors.conditional_prior()
+
+
+def learnable(noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Truths ``[R, 2]`` of the posteriors of conditions ``[R, 1]``."""
+    y = 1.25 * normal(RUNS, 1, seed=5)
+    noise = normal(RUNS, 2, seed=6) if noise is None else noise
+    return torch.cat([0.64 * y + STD * noise[:, :1], noise[:, 1:]], dim=1), y
+
+
+def of_learned(
+    learned: Prior, truths: Tensor, y: Tensor, references: Tensor | None = None
+) -> RunValues:
+    amortized = Amortized(learned, y, rows=2048, chains=1, draws=60, seed=2)
+    return checking.check_learned(amortized, truths, torch.arange(RUNS), "ab", references)
+
+
+def test_the_right_posterior_passes(learned: Prior) -> None:
+    truths, y = learnable()
+    found = of_learned(learned, truths, y)
+    assert found.names == ("a", "b", "log density")
+    of_truths = torch.distributions.Normal(torch.cat([0.64 * y, 0 * y], 1), torch.tensor([STD, 1]))
+    expected = of_truths.log_prob(truths).sum(dim=1)
+    # But for the noise of the first time.
+    torch.testing.assert_close(found.density, expected, rtol=0, atol=0.15)
+    check = calibrate(found)
+    mean, error = float(expected.mean()), float(expected.std()) / RUNS**0.5
+    assert check.density == pytest.approx((mean, error), abs=0.02)
+    assert check.passed
+    assert not calibrate_near(found, ENDS).failed
+
+
+Change = Callable[[Tensor, Tensor], Tensor]
+CHANGES: dict[str, tuple[Change, list[str]]] = {
+    # Truths that are spread by 1.9 are found by a posterior that is too narrow.
+    "wide here, narrow there": (
+        lambda noise, high: torch.where(high, 0.45 * noise, 1.9 * noise),
+        ["too narrow", "too wide"],
+    ),
+    "low here, high there": (
+        lambda noise, high: noise + torch.where(high, -0.7, 0.7),
+        ["too low", "too high"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_wrong_on_both_sides_is_told_where_it_is(name: str, learned: Prior) -> None:
+    change, tendencies = CHANGES[name]
+    noise = normal(RUNS, 2, seed=6)
+    high = (ORDER.argsort() >= RUNS // 2)[:, None]
+    noise[:, :1] = change(noise[:, :1], high)
+    found = of_learned(learned, *learnable(noise))
+    near = calibrate_near(found, ENDS)
+    assert near.failed == [0, 1]
+    assert [(test.quantity, test.tendency) for test in near.tests] == [
+        ("a", tendency) for tendency in tendencies
+    ]
+
+
+def test_a_posterior_that_is_wrong_for_half_of_the_observations_fails(learned: Prior) -> None:
+    noise = normal(RUNS, 2, seed=6)
+    noise[ORDER[: RUNS // 2]] *= 2
+    found = of_learned(learned, *learnable(noise))
+    assert not calibrate(found).passed
+    near = calibrate_near(found, ENDS)
+    assert near.failed == [0]
+    assert "narrow" in near.tests[0].tendency
+
+
+def test_only_points_that_know_conditions_see_a_posterior_that_does_not() -> None:
+    learned, (truths, y) = posteriors.conditional_prior("off"), learnable()
+    alone = calibrate(of_learned(learned, truths, y))
+    assert alone.passed
+    nearest = torch.cat([0.64 * y + STD * normal(RUNS, 1, seed=8), normal(RUNS, 1, seed=9)], dim=1)
+    found = calibrate(of_learned(learned, truths, y, nearest))
+    assert [name for name, p in found.adjusted.items() if p < 0.01] == ["TARP"]
+
+
+def test_what_leaks_is_not_taken_for_density(learned: Prior) -> None:
+    """Truths of the posterior between bounds, of which the flow has a third beyond."""
+    low = -0.4
+    inside = torch.special.ndtr(torch.tensor(low).double())
+    level = inside + (1 - inside) * torch.special.ndtr(normal(RUNS, 1, seed=10))
+    noise = torch.cat([normal(RUNS, 1, seed=6), torch.special.ndtri(level)], dim=1)
+    found = of_learned(posteriors.limited(learned, low), *learnable(noise))
+    assert calibrate(found).passed
+    assert not calibrate(of_learned(learned, *learnable(noise))).passed
+
+
+@pytest.mark.parametrize("dim", [2, 8])
+@pytest.mark.parametrize(
+    ("narrower", "beside", "passes"), [(1.0, 0.0, True), (0.6, 0.0, False), (1.0, 0.5, False)]
+)
+def test_narrow_or_moved_draws_fail(dim: int, narrower: float, beside: float, passes: bool) -> None:
+    likelihood, observed = Gaussian(double(0.05), torch.tensor([0])), double([[0.3]])
+    which = posteriors.problem(posteriors.gaussian_prior(dim), likelihood, observed)
+    which.target.rows = 256
+    mean, covariance = posteriors.posterior(which.coarse, likelihood, observed)
+    root = torch.linalg.cholesky(covariance)
+    noise = narrower * normal(4 * 500, dim)
+    points = mean + (noise + beside * torch.eye(dim).double()[-1]) @ root.T
+    start, columns = posteriors.affine(which.coarse)
+    w = torch.linalg.solve(columns, (points - start).T).T
+    shape = (1, 4, 500)
+    found = likelihood.log_prob(points, observed.expand(len(points), -1)).view(shape)
+    draws = Draws(w.view(*shape, -1), points.view(*shape, -1), found, ["hmc"], torch.zeros(1))
+    told = wider.tested(which.target, draws, torch.tensor([7]))
+    assert told.stats["test_worth"] > wider.FEWEST_WORTH
+    assert bool(told.stats["test"] <= 1) == passes
+    assert told.calls > 0
+    assert torch.equal(told.points, draws.points)
+
+
+FEW = {"draws": 20, "warmup": 10, "chains": 2}
+
+
+def masked(dim: int, noise: float, observed: Tensor, deblurred: bool = False) -> Problem:
+    likelihood = Gaussian(double(noise), torch.tensor([0]))
+    return posteriors.problem(posteriors.gaussian_prior(dim, deblurred), likelihood, observed)
+
+
+def test_auto_refines_a_pool_that_is_not_enough_and_anneals_where_it_is_worth_nothing() -> None:
+    observed = double([[0.3], [5.5], [-1.5]])  # the second is far out
+    whole, first = 2**15, sampling.FIRST
+    which, few = masked(2, 0.3, observed), {**FEW, "draws": 250, "chains": 4}
+    which = replace(which, target=replace(which.target, rows=256))
+    draws = posteriors.drawn(which, "auto", pool=whole, **few)
+    assert draws.sampler == ["pool", "annealed", "refined"]
+    # The rest of the pool is made for the third alone, whatever is beside it.
+    for index, size in enumerate((first, first, whole)):
+        for name, pool in ((draws.sampler[index], size), ("auto", whole)):
+            alone = posteriors.drawn(which.of(torch.tensor([index])), name, pool=pool, **few)
+            assert torch.equal(draws.points[index], alone.points[0])
+    worth = draws.stats["effective_size"]
+    part, all_of_it = (
+        posteriors.drawn(which, "pool", pool=size, **few).stats["effective_size"]
+        for size in (first, whole)
+    )
+    assert worth[0] == part[0] > sampling.CONTENT > all_of_it[2] > sampling.DEFENDED > part[2]
+    assert all_of_it[1] < sampling.DEFENDED
+    # Calls of what was tried first count. What rests on a good pool is not tested further.
+    assert draws.calls[0] < draws.calls[2] < draws.calls[1]
+    assert draws.stats["test"].isnan().tolist() == [True, False, True]
+    assert draws.stats["test"][1] < 1
+    assert Summary.of(draws, whole).converged.all()
+
+
+@pytest.mark.parametrize(
+    ("dim", "deblurred", "sampler"),
+    [(8, False, "annealed"), (9, False, "twisted"), (9, True, "elliptical")],
+)
+def test_auto_goes_by_dimensions_and_gradients(dim: int, deblurred: bool, sampler: str) -> None:
+    which = masked(dim, 1e-3, double([[4.0]]), deblurred)
+    assert posteriors.drawn(which, "auto", **FEW, particles=20).sampler == [sampler]
+
+
+def test_auto_makes_no_pool_that_cannot_be_enough() -> None:
+    plan, observed = sampling.SamplingPlan(pool=1000), double([[0.3] * 9])
+    for noise, sampler in ((2.0, "auto"), (0.05, "twisted")):
+        whole = posteriors.problem(posteriors.gaussian_prior(9), Gaussian(double(noise)), observed)
+        assert sampling.settled(whole, plan).sampler == sampler
+    few = posteriors.problem(posteriors.gaussian_prior(2), Gaussian(double(1e-6)), observed[:, :2])
+    assert sampling.settled(few, plan).sampler == "auto"
+
+
+def test_auto_follows_gradients_of_likelihoods_of_ones_own() -> None:
+    which = posteriors.problem(
+        posteriors.gaussian_prior(9), posteriors.Parabola(noise=1e-3), double([[4.0]])
+    )
+    assert posteriors.drawn(which, "auto", **FEW).sampler == ["hmc"]
+
+
+# Summaries.
+
+
+def made(w: Tensor, sampler: str = "hmc", **stats: float) -> Draws:
+    """Draws ``[1, C, S, D]`` that are their own points."""
+    known = {name: double([value]) for name, value in stats.items()}
+    return Draws(w[None], w[None], w[None, ..., 0], [sampler], torch.zeros(1), known)
+
+
+def test_summaries_are_those_of_the_draws() -> None:
+    w = normal(4, 500, 2)
+    summary, flat = Summary.of(made(w, fine_k=0.1), 100), w.flatten(0, 1)
+    torch.testing.assert_close(summary.mean[0], flat.mean(dim=0))
+    torch.testing.assert_close(summary.std[0], flat.std(dim=0))
+    torch.testing.assert_close(summary.quantiles[0], flat.quantile(double(LEVELS), dim=0).T)
+    torch.testing.assert_close(summary.r_hat[0], convergence(w).r_hat)
+    assert summary.converged.tolist() == [True]
+
+
+def stuck(w: Tensor) -> Tensor:
+    return w[:1, :1].expand_as(w).clone()
+
+
+def one_stuck(w: Tensor) -> Tensor:
+    w[0] = w[0, 0]
+    return w
+
+
+def one_constant(w: Tensor) -> Tensor:
+    w[..., 1] = 3.0
+    return w
+
+
+@pytest.mark.parametrize(
+    ("change", "draws", "k", "converged"),
+    [
+        (lambda w: w, 500, 0.1, True),
+        (one_constant, 500, 0.1, True),  # no chain differs in it
+        (stuck, 500, 0.1, False),  # R-hat is NaN
+        (one_stuck, 500, 0.1, False),
+        (lambda w: w[:, :1].expand_as(w), 500, 0.1, False),  # each at its own place
+        (lambda w: w + torch.arange(4)[:, None, None], 500, 0.1, False),
+        (lambda w: w, 20, 0.1, False),  # too few
+        (lambda w: w, 2, 0.1, False),
+        (lambda w: w, 500, 0.9, False),  # the fine flow is another
+        (lambda w: w, 500, torch.inf, False),
+    ],
+)
+def test_chains_that_have_converged(change: Any, draws: int, k: float, converged: bool) -> None:
+    w = change(normal(4, draws, 2))
+    assert Summary.of(made(w, fine_k=k), 100).converged.tolist() == [converged]
+
+
+@pytest.mark.parametrize(
+    ("k", "worth", "converged"),
+    [(0.3, 3000, True), (0.3, 1000, False), (0.9, 3000, False), (torch.inf, 3000, False)],
+)
+def test_pools_that_have_converged(k: float, worth: float, converged: bool) -> None:
+    draws = made(normal(4, 50, 2), "pool", pareto_k=k, effective_size=worth)
+    summary = Summary.of(draws, 4096)
+    assert summary.converged.tolist() == [converged]
+    assert summary.r_hat.isnan().all()
+    assert (summary.ess_bulk == min(worth, 200)).all()  # not more than there are
+
+
+@pytest.mark.parametrize(
+    ("apart", "test", "converged"),
+    [(0.0, 0.5, True), (0.3, 0.5, False), (0.0, 1.5, False), (0.0, torch.inf, False)],
+)
+def test_populations_that_do_not_agree_or_fail_the_test_have_not_converged(
+    apart: float, test: float, converged: bool
+) -> None:
+    w = normal(4, 500, 2) + apart * torch.arange(4)[:, None, None]
+    draws = made(w, "annealed", pareto_k=0.1, effective_size=4000.0, test=test)
+    assert Summary.of(draws, 4096).converged.tolist() == [converged]
+
+
+def test_a_width_that_rests_on_few_draws_has_not_converged() -> None:
+    """One draw of a thousand is far out: it alone makes most of the width."""
+    w = normal(4, 500, 2)
+    w[0, :2, 0] = 100.0
+    draws = made(w, "pool", pareto_k=0.1, effective_size=4000.0)
+    assert Summary.of(draws, 4096).converged.tolist() == [False]
+
+
+def test_in_many_dimensions_less_must_do() -> None:
+    many = made(normal(4, 50, 9), "hmc")
+    assert Summary.of(many, 100).converged.tolist() == [True]

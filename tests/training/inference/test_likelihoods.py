@@ -1,14 +1,41 @@
-"""Gaussian likelihoods against torch's distributions, and what they refuse."""
+"""Likelihoods: Gaussian ones, those of a user's file, and learned ones of trials."""
+
+from dataclasses import replace
+from math import log, pi
+from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
+from torch.testing import assert_close
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
-from tests.support.refusals import refusal
+from tests.support.running import refusal, slowly
+from training.data.tables.table import Columns, DataTable, Dropped
+from training.files.observations import read_mask, read_operator
+from training.flow.coordinates.conditions import GaussianPrediction
+from training.flow.courses import courses_at_rest
+from training.flow.pfode import ProbabilityFlow
 from training.inference.likelihoods import Gaussian
+from training.inference.operators import LinearMap
+from training.inference.prior import Prior, ways_of
+from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
+from training.inference.target import Target
+from training.inference.trials import FlowLaw, TrialLikelihood, Trials
+from training.inference.user_likelihood import UserLikelihood
+from training.learning.building import Choices
+from training.learning.gaussian_start import fit_gaussian
+from training.learning.trainer import TrainingConfig
+from training.measure.posterior.evidence import model_probabilities
+from training.networks.questions import ASKED
+from training.subjects.likelihoods import uniform_model
+from training.subjects.table_spaces import Preparation, Space
+from training.subjects.trial_laws import HolesLaw
+from training.subjects.trial_training import HIDDEN, TrialPreparation
 
 DIM = 3
 POINTS = normal(5, DIM, seed=1)
@@ -43,9 +70,9 @@ def test_the_density_is_torchs(form: str) -> None:
     likelihood, matrix, covariance = FORMS[form]
     observed = normal(len(POINTS), len(matrix), seed=3)
     expected = MultivariateNormal(POINTS @ matrix.T, covariance).log_prob(observed)
-    torch.testing.assert_close(likelihood.log_prob(POINTS, observed), expected)
+    assert_close(likelihood.log_prob(POINTS, observed), expected)
     root = likelihood.curvature_root(DIM)
-    torch.testing.assert_close(root.T @ root, matrix.T @ torch.linalg.inv(covariance) @ matrix)
+    assert_close(root.T @ root, matrix.T @ torch.linalg.inv(covariance) @ matrix)
 
 
 @every_form
@@ -67,7 +94,7 @@ def test_deviations_are_those_of_what_the_prior_expects(form: str) -> None:
     std = (matrix @ root @ root.T @ matrix.T + covariance).diagonal().sqrt()
     z = Normal(matrix @ mean, std).cdf(observed)
     found = likelihood.deviations(mean, root @ root.T, observed)
-    torch.testing.assert_close(Normal(0.0, 1.0).cdf(-found), torch.minimum(z, 1 - z))
+    assert_close(Normal(0.0, 1.0).cdf(-found), torch.minimum(z, 1 - z))
 
 
 @pytest.mark.parametrize(
@@ -97,3 +124,326 @@ def test_observations_that_are_nan_are_told() -> None:
     observed[2, 1] = torch.nan
     with pytest.raises(DataError, match="NaN or infinite at 1 of 5"):
         Gaussian(double(1.0)).log_prob(POINTS, observed)
+
+
+SHAPE = (2, 4, 6)
+PIXELS = 48
+IMAGES = normal(3, PIXELS, seed=1)
+NAMES = ("blur:0.7", "downsample:2", "crop:1,2,3,4", "random:5")
+
+
+def named(text: str) -> LinearMap:
+    return read_operator(text, PIXELS, SHAPE)
+
+
+@pytest.mark.parametrize("text", NAMES)
+def test_adjoints_are_those_of_the_inner_product(text: str) -> None:
+    seen, values = named(text), normal(3, named(text).size, seed=2)
+    there, back = (seen(IMAGES) * values).sum(dim=1), (IMAGES * seen.adjoint(values)).sum(dim=1)
+    assert_close(there, back)
+    assert_close(IMAGES @ seen.matrix.T, seen(IMAGES))
+
+
+def test_maps_of_images_are_torchs() -> None:
+    images = IMAGES.view(-1, *SHAPE)
+    means = F.avg_pool2d(images, 2).flatten(1)
+    assert_close(named("downsample:2")(IMAGES), means)
+    assert_close(named("crop:1,2,3,4")(IMAGES), images[:, :, 1:4, 2:6].flatten(1))
+    blur = named("blur:0.7")
+    assert blur.shape == SHAPE
+    assert_close(blur(torch.ones(1, PIXELS)), torch.ones(1, PIXELS))
+    spot = torch.zeros(SHAPE).double()
+    spot[0, 2, 3] = 1
+    found = blur(spot.view(1, -1)).view(SHAPE)
+    # Away from the borders, neighbors have exp(-1 / (2 std^2)) of the middle.
+    assert_close(found[0, 2, 4] / found[0, 2, 3], torch.tensor(0.36).double(), atol=0.02, rtol=0)
+    assert not found[1].any()
+
+
+def test_random_masks_see_their_share_and_always_the_same() -> None:
+    names = [f"pixel{place}" for place in range(1000)]
+    seen = read_mask("random:0.3", names, None)
+    assert 250 < len(seen) < 350
+    assert torch.equal(seen, read_mask("random:0.3", names, None))
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("blur", "blur:STD"),
+        ("blur:0", "blur:STD"),
+        ("downsample:1.5", "downsample:FACTOR"),
+        ("downsample:4", "does not divide images of 6x4"),
+        ("crop:1,2,3", "crop:ROW"),
+        ("crop:1,2,4,4", "not within images of 6x4"),
+        ("random:nan", "random:COUNT"),
+        ("turn:2", "'turn:2'"),
+    ],
+)
+def test_maps_that_there_are_not_are_told(text: str, part: str) -> None:
+    assert part in refusal(named, text, kind=UsageError)
+    assert "a .npy" in refusal(read_operator, "blur:1", 2, None, kind=UsageError)
+
+
+PAIRS, NOTHING = normal(5, 2), torch.zeros(5, 0).double()
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return Path("mine.py")
+
+
+def written(file: Path, body: str) -> UserLikelihood:
+    file.write_text(f"import torch\ndef f(x):\n    {body}\n")
+    return UserLikelihood.load(f"{file}:f")
+
+
+def test_it_is_the_users_function(file: Path) -> None:
+    found = written(file, "return -x.square().sum(dim=1)")
+    assert_close(found.log_prob(PAIRS, NOTHING), -PAIRS.square().sum(dim=1))
+    assert found.is_differentiable(PAIRS)
+    assert not written(file, "return -x.detach().square().sum(dim=1)").is_differentiable(PAIRS)
+    with pytest.raises(UsageError, match="draws no observations"):
+        found.simulate(PAIRS, torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return x", "returned [5, 2] for points [5, 2]: it must return a tensor [5]"),
+        ("return x.sum()", "returned [] for points"),
+        ("return 1.0", "returned float for points"),
+        ("return x[:, 0] * float('nan')", "is NaN or infinite at 5 of 5 points"),
+        ("return x[:, 0].abs() * float('inf')", "is NaN or infinite at 5 of 5 points"),
+    ],
+)
+def test_wrong_numbers_are_told(body: str, message: str, file: Path) -> None:
+    found = written(file, body)
+    assert message in refusal(found.log_prob, PAIRS, NOTHING)
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_traceback_is_shown(relative: bool, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = file if relative else file.absolute()
+    found = written(path, "return g(x)\ndef g(x): raise KeyError(7)")
+    message = refusal(found.log_prob, PAIRS, NOTHING)
+    assert message.endswith("mine.py:f raised KeyError: 7")
+    shown = capsys.readouterr().err
+    assert "in f" in shown
+    assert "in g" in shown
+    assert "user_likelihood" not in shown
+
+
+@pytest.mark.parametrize(
+    ("content", "error"), [("1 / 0", "ZeroDivisionError"), ("def f(:", "SyntaxError")]
+)
+def test_a_file_that_fails_is_told(
+    content: str, error: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(content)
+    with pytest.raises(DataError, match=f"mine.py raised {error}"):
+        UserLikelihood.load(f"{file}:f")
+    shown = capsys.readouterr().err
+    assert "mine.py" in shown
+    assert "user_likelihood" not in shown
+
+
+def test_what_is_no_function_is_told(file: Path) -> None:
+    file.write_text("def f(x): return x\ng = 3\n")
+    for text in ("none.py:f", "mine.txt:f", "mine.py:", "mine.py:g", "mine.py:x.y"):
+        with pytest.raises(UsageError, match=r"FILE\.py:function|has no function"):
+            UserLikelihood.load(text)
+
+
+ENDS = torch.tensor([[-2.0, 2.0], [-1.0, 3.0]]).double()
+COUNTS = torch.tensor([1, 3, 7])
+
+
+def linear_flow(steps: Tensor | None = None) -> ProbabilityFlow:
+    """Of data ``y = a + b + e`` given a, b and a covariate, with e standard normal."""
+    theta, v = normal(20_000, 2, seed=1), normal(20_000, 1, seed=2)
+    y = theta.sum(dim=1, keepdim=True) + normal(20_000, 1, seed=3)
+    nothing = torch.zeros(len(y), dtype=torch.bool)
+    columns = Columns.plain("y")
+    if steps is not None:
+        columns = replace(columns, steps=steps)
+        y = y.round()
+    given = torch.cat([theta, v], dim=1)
+    table = DataTable(y, columns, nothing, Dropped.none("y"), given, list("abv"))
+    choices = Choices("ifs", {"gamma0": 1e-6}, "mlp", {"width": 8, "label_dim": 3}, "IS", "log")
+    prepared = Preparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
+    model, _ = prepared.build(prepared.coordinates(Space("none", "zca", "on")))
+    model.denoiser.eval().requires_grad_(False)
+    flow = model.flow
+    flow.courses = courses_at_rest(model.about["tmin"], model.about["tmax"], 1)
+    return flow
+
+
+def some_trials(seed: int = 5) -> Trials:
+    which = torch.arange(len(COUNTS)).repeat_interleave(COUNTS)
+    data = 0.5 + normal(len(which), 1, seed=seed)
+    order = torch.randperm(len(which), generator=seeded())
+    return Trials.sorted(data[order], torch.zeros(len(which), 1).double(), which[order])
+
+
+@pytest.fixture(scope="module")
+def likelihood() -> TrialLikelihood:
+    return TrialLikelihood(FlowLaw(linear_flow()), some_trials(), [1, 0])
+
+
+def exactly(points: Tensor, trials: Trials, which: int) -> Tensor:
+    ends = trials.counts.cumsum(0)
+    y = trials.data[ends[which] - trials.counts[which] : ends[which], 0]
+    return -((y - points.sum(dim=1, keepdim=True)).square() + log(2 * pi)).sum(dim=1) / 2
+
+
+def test_trials_of_an_observation_are_multiplied_in_any_number(likelihood: TrialLikelihood) -> None:
+    points = 0.5 * normal(50, 2, seed=4)
+    which = torch.arange(50) % 3
+    log_likelihood = likelihood.log_prob(points, which[:, None].double())
+    for one in range(3):
+        rows = which == one
+        expected = exactly(points[rows], likelihood.trials, one)
+        assert_close(log_likelihood[rows], expected, rtol=0.02, atol=0.2)
+    # Each by itself gives the same, and so does the flow's own integration.
+    pairs = zip(points.split(1), which.double()[:, None].split(1), strict=True)
+    assert_close(torch.cat([likelihood.log_prob(*row) for row in pairs]), log_likelihood)
+    likelihood._rough = False
+    assert_close(likelihood.log_prob(points, which[:, None].double()), log_likelihood)
+    likelihood._rough = True
+    with pytest.raises(UsageError, match="your own program"):
+        likelihood.simulate(points, torch.Generator())
+
+
+def test_chains_follow_gradients_of_the_gaussian(likelihood: TrialLikelihood) -> None:
+    rough, observed = likelihood.roughly(), torch.full((6, 1), 2.0).double()
+    points = (0.5 * normal(6, 2, seed=4)).requires_grad_()
+    [gradient] = torch.autograd.grad(rough.log_prob(points, observed).sum(), points)
+    aside = 1e-4 * torch.eye(2).double()
+    ends = ([points + step, points - step] for step in aside)
+    values = ([rough.log_prob(end.detach(), observed) for end in both] for both in ends)
+    differences = [up - down for up, down in values]
+    assert_close(gradient, torch.stack(differences, dim=1) / 2e-4, rtol=1e-4, atol=1e-4)
+
+
+def test_counts_have_the_density_of_their_cell() -> None:
+    flow = linear_flow(double([1.0]))
+    trials = Trials(double([[1.0]]), double([[0.0]]), torch.tensor([1]))
+    log_likelihood = TrialLikelihood(FlowLaw(flow), trials, [0, 1]).log_prob(
+        double([[0.3, 0.2]]), double([[0.0]])
+    )
+    inner = torch.linspace(0.5, 1.5, 1001).double()[:, None]
+    given = flow.given(labels=double([[0.3, 0.2, 0.0]]))
+    exact = given.log_prob(inner).logsumexp(dim=0) - log(1001)
+    assert_close(log_likelihood[0], exact, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("sampler", slowly(("auto", "pool", "refined", "smc", "hmc"), "hmc"))
+def test_posterior_and_evidence_match_quadrature(likelihood: TrialLikelihood, sampler: str) -> None:
+    model = uniform_model(["a", "b"], ENDS)
+    flow = model.flow
+    prior = Prior(flow, *flow.course("points"), ways=ways_of(flow))
+    observed = torch.arange(3).double()[:, None]
+    target = Target(prior, likelihood, observed, 256)
+    plan = SamplingPlan(sampler, draws=150 if sampler in ("smc", "hmc") else 500, pool=2048)
+    draws = sample_posteriors(Problem(target, prior, [0, 1, 2]), plan)
+    sides = [torch.linspace(0, 1, 801).double()[1:] - 1 / 1600 for _ in range(2)]
+    grid = ENDS[:, 0] + torch.cartesian_prod(*sides) * (ENDS[:, 1] - ENDS[:, 0])
+    for which in range(3):
+        expected = exactly(grid, likelihood.trials, which)
+        weight = expected.softmax(dim=0)
+        mean = weight @ grid
+        std = (weight @ (grid - mean).square()).sqrt()
+        points = draws.points[which].flatten(0, 1)
+        assert ((points >= ENDS[:, 0]) & (points <= ENDS[:, 1])).all()
+        assert ((points.mean(dim=0) - mean).abs() < 0.15 * std).all()
+        assert ((points.std(dim=0) / std - 1).abs() < 0.1).all()
+        if sampler == "hmc":  # whose chains have none
+            continue
+        evidence = float(expected.logsumexp(dim=0) - log(len(grid)))
+        off = float(draws.stats["evidence"][which]) - evidence
+        assert abs(off) < 0.1 + 4 * float(draws.stats["evidence_error"][which])
+
+
+def test_few_draws_are_some_of_many(likelihood: TrialLikelihood) -> None:
+    model = uniform_model(["a", "b"], ENDS)
+    prior = Prior(model.flow, *model.flow.course("points"), ways=ways_of(model.flow))
+    problem = Problem(Target(prior, likelihood, double([[2.0]]), 256), prior, [2])
+    plan = SamplingPlan("auto", draws=250, pool=2048)
+    few, many = (sample_posteriors(problem, replace(plan, draws=draws)) for draws in (10, 250))
+    assert torch.equal(few.points, many.points[:, :, ::25])
+
+
+def test_a_gaussian_start_learns_means_scales_and_correlations() -> None:
+    c = normal(4000, 1, seed=1)
+    e = normal(4000, 2, seed=2)
+    e[:, 1] = 0.8 * e[:, 0] + 0.6 * e[:, 1]
+    x = torch.cat([c.square(), -c], dim=1) + (0.5 * c).exp() * e
+    map_ = GaussianPrediction(2, 1)
+    with mock.patch("training.learning.gaussian_start.STEPS", 240):
+        fit_gaussian(map_, c, x)
+    rest, log_det = map_(x, c)
+    assert_close(map_.inverse(rest, c), x, rtol=0, atol=1e-9)
+    assert (rest.T.cov() - torch.eye(2)).abs().max() < 0.1
+    exact = -c[:, 0] - log(0.6)
+    assert (log_det - exact).abs().mean() < 0.15
+    jacobian = torch.autograd.functional.jacobian(lambda row: map_(row, c[0])[0], x[0])
+    assert float(torch.linalg.slogdet(jacobian).logabsdet) == pytest.approx(float(log_det[0]))
+
+
+def test_probabilities_of_models_have_the_errors_of_their_evidences() -> None:
+    evidence, error = double([[1.0, 0.0, -1.0]]), double([[0.01, 0.02, 0.03]])
+    chances = model_probabilities(evidence, error, double([1.0, 2.0, 1.0]))
+    weights = torch.tensor([1.0, 2.0, 1.0]) * evidence[0].exp()
+    assert_close(chances.value[0], weights / weights.sum())
+    moved = evidence + error * normal(20_000, 3, seed=1)
+    spread = model_probabilities(moved, error, double([1.0, 2.0, 1.0])).value.std(dim=0)
+    assert_close(chances.error[0], spread, rtol=0.05, atol=0)
+
+
+def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one() -> None:
+    a, e = normal(4000, 1, seed=1), normal(4000, 2, seed=2)
+    e[:, 1] = 0.8 * e[:, 0] + 0.6 * e[:, 1]
+    y = a + e
+    y[:, 1] = y[:, 1].exp()  # between its bounds, 0 and infinity
+    nan = torch.tensor(torch.nan).double()
+    holes = torch.where(normal(4000, 2, seed=3) < -0.7, nan, y)
+    holes[:, 0] = torch.where(holes.isnan().all(dim=1), y[:, 0], holes[:, 0])
+    columns = replace(Columns.plain("xy"), low=double([-torch.inf, 0.0]))
+    held_out = torch.arange(4000) >= 3500
+    table = DataTable(holes, columns, held_out, Dropped.none("xy"), a, ["a"])
+    choices = Choices("ifs", {"gamma0": 1e-3}, "trials", {"width": 8, "label_dim": 1}, "ES", "log")
+    prepared = TrialPreparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
+    with mock.patch("training.learning.gaussian_start.STEPS", 120):
+        model, _ = prepared.build(prepared.coordinates(Space("none", "none", "gaussian")))
+    model.denoiser.eval().requires_grad_(False)
+    network = model.denoiser.network
+    law, nothing = HolesLaw(model.flow, network), torch.zeros(300, 0).double()
+    points, seen = a[:300], y[:300].clone()
+    seen[:100, 0] = seen[100:200, 1] = torch.nan
+    off = seen.clone()
+    off[:, 1] = off[:, 1].log()
+    off = off - points
+    both = (off[:, 0].square() - 1.6 * off[:, 0] * off[:, 1] + off[:, 1].square()) / 0.36
+    exact = -(both + log(0.36)) / 2 - log(2 * pi) - seen[:, 1].log()
+    exact[:100] = -(off[:100, 1].square() + log(2 * pi)) / 2 - seen[:100, 1].log()
+    exact[100:200] = -(off[100:200, 0].square() + log(2 * pi)) / 2
+    rough = law.rough(seen, nothing, points)
+    for which in torch.arange(300).chunk(3):
+        assert (rough - exact)[which].abs().mean() < 0.1
+    # The flow of a network that is not trained is the same.
+    assert_close(law.log_prob(seen, nothing, points), rough, rtol=0, atol=0.01)
+    inside = points.clone().requires_grad_()
+    law.rough(seen, nothing, inside).sum().backward()
+    aside = [law.rough(seen, nothing, points + step) for step in (1e-3, -1e-3)]
+    slopes = (aside[0] - aside[1]) / 2e-3  # of networks in single precision
+    assert_close(inside.grad[:, 0], slopes, rtol=0.01, atol=0.01)
+    # Each row is asked for all of its data, or for some of them.
+    coordinates = prepared.coordinates(Space("none", "none", "gaussian"))
+    labels = prepared.placed(coordinates, table.rows, torch.Generator()).labels
+    asked = labels[:, 1:] == ASKED
+    assert not (asked & holes.isnan()).any()
+    assert asked.any(dim=1).all()
+    hidden = (~asked & ~holes.isnan()).any(dim=1)[~holes.isnan().any(dim=1)].double().mean()
+    assert hidden == pytest.approx(HIDDEN / 3, abs=0.03)

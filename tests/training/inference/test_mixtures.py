@@ -1,6 +1,7 @@
-"""Weights of mixtures: evidence against closed forms, Gibbs' method against exact moments."""
+"""Mixtures and populations, against quadrature, and where a posterior may be."""
 
-from math import log
+from dataclasses import replace
+from math import log, pi
 
 import numpy as np
 import pytest
@@ -8,17 +9,17 @@ import torch
 from scipy.stats import dirichlet as dirichlet_law
 from scipy.stats import kstest
 from torch import Tensor
+from torch.distributions import Normal
 
 from dnnlib.errors import DataError, UsageError
-from tests.support.refusals import refusal
+from tests.support.draws import double, seeded
+from tests.support.posteriors import conditional_prior
+from tests.support.running import refusal
 from torch_utils.seeds import seeded_generator
+from training.inference.amortized import Amortized
+from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
-from training.inference.mixture_moments import (
-    can_integrate,
-    importance,
-    moments,
-    quadrature,
-)
+from training.inference.mixture_moments import can_integrate, importance, moments, quadrature
 from training.inference.mixtures import (
     Components,
     Evidence,
@@ -26,7 +27,60 @@ from training.inference.mixtures import (
     log_likelihood,
     sample_weights,
 )
+from training.inference.population import PopulationPlan, sample_population
+from training.inference.region import Bounds, Region, restricted
 from training.inference.samplers.pool import even_normal
+
+WEIGHTS = double([0.5, 0.3, 0.2])
+MEANS = double([[-1.0, 0.3], [0.8, 1.0], [0.2, -1.2]])
+COVARIANCE = double([[0.3, 0.1], [0.1, 0.2]])
+OBSERVED = {
+    "point": (Gaussian(double(0.4)), [[0.2, 0.1], [-0.9, 0.5]]),
+    "widths": (Gaussian(double([0.3, 0.6])), [[0.2, 0.1], [2.0, -1.5]]),
+    "coordinate": (Gaussian(double(0.4), torch.tensor([1])), [[0.1], [1.4]]),
+    "linear": (Gaussian(double(0.5), operator=double([[1.0, 2.0]])), [[0.3], [-2.0]]),
+    "covariance": (Gaussian(double([[0.2, 0.1], [0.1, 0.3]])), [[0.2, 0.1], [1.0, 1.0]]),
+}
+
+
+@pytest.mark.parametrize("kind", OBSERVED)
+def test_moments_are_those_of_quadrature(kind: str) -> None:
+    likelihood, rows = OBSERVED[kind]
+    line = torch.linspace(-6, 6, 401, dtype=torch.float64)
+    grid = torch.cartesian_prod(line, line)
+    law = torch.distributions.MultivariateNormal(MEANS[:, None], COVARIANCE)
+    prior = (WEIGHTS.log()[:, None] + law.log_prob(grid)).logsumexp(dim=0)
+    found = ExactPosterior.of(WEIGHTS, MEANS, COVARIANCE, likelihood, double(rows))
+    for index, seen in enumerate(double(rows)):
+        log_density = prior + likelihood.log_prob(grid, seen.expand(len(grid), -1))
+        density = log_density.softmax(dim=0)
+        mean = density @ grid
+        std = (density @ (grid - mean).square()).sqrt()
+        torch.testing.assert_close(found.mean[index], mean, rtol=0, atol=1e-9)
+        torch.testing.assert_close(found.std[index], std, rtol=1e-9, atol=0)
+        # Not the moments alone.
+        point = grid[(grid - double([0.4, -0.2])).square().sum(dim=1).argmin()].requires_grad_()
+        below = found.below(point.expand(len(rows), -1))[index]
+        slopes = torch.autograd.grad(below.sum(), point)[0]
+        marginal = torch.stack([density[grid[:, i] == point[i]].sum() for i in range(2)])
+        torch.testing.assert_close(slopes, marginal / (line[1] - line[0]), rtol=1e-9, atol=0)
+        ends = found.below(double([[-30.0, 30.0]]).expand(len(rows), -1))[index]
+        torch.testing.assert_close(ends, double([0, 1]), rtol=0, atol=1e-12)
+        parts = torch.distributions.MultivariateNormal(found.centers[index], found.covariance)
+        mixture = torch.distributions.MixtureSameFamily(
+            torch.distributions.Categorical(found.weights[index]), parts
+        )
+        near = density > 1e-6 * density.max()
+        ratio = mixture.log_prob(grid[near]) - density[near].log()
+        assert float(ratio.max() - ratio.min()) < 1e-8
+
+
+def test_a_component_without_width_stays_where_it_is() -> None:
+    flat = torch.diag(double([0.3, 0.0]))
+    found = ExactPosterior.of(WEIGHTS, MEANS, flat, Gaussian(double(0.4)), double([[0.2, 0.1]]))
+    np.testing.assert_array_equal(found.centers[0, :, 1], MEANS[:, 1])
+    assert float(found.covariance[1, 1]) == 0
+
 
 CHAINS, DRAWS, WARMUP, SEED = 4, 1000, 200, 3
 
@@ -63,9 +117,7 @@ def test_the_evidence_of_a_flow_that_does_nothing_is_that_of_normal_laws() -> No
 def test_a_point_that_no_component_reaches_is_refused() -> None:
     points = torch.zeros(2, 4, 1, dtype=torch.float64)
     observed = torch.tensor([[0.0], [1e200]], dtype=torch.float64)
-    assert "observation 2" in refusal(
-        Evidence.of, points, Gaussian(torch.tensor(0.1)), observed, kind=DataError
-    )
+    assert "observation 2" in refusal(Evidence.of, points, Gaussian(torch.tensor(0.1)), observed)
 
 
 @pytest.mark.parametrize("components", [2, 3])
@@ -175,3 +227,114 @@ def test_components_without_width_or_of_one_alone_are_refused() -> None:
     assert "positive" in refusal(Components, mean, std, kind=UsageError)
     assert "two or more" in refusal(Components, mean[:1], std[:1], kind=UsageError)
     assert "2 components have 3 widths" in refusal(Components, mean, torch.ones(3), kind=UsageError)
+
+
+SEEN = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]).double()
+ERRORS = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]).double()
+"""Effects of coaching in eight schools, and their standard errors (Rubin 1981)."""
+
+CENTER, SCALE = double([5.0]), double([12.0])
+PLAN = PopulationPlan(draws=500, warmup=200, thin=4)
+EVEN = torch.special.ndtri((torch.arange(500).double() + 0.5) / 500)
+"""Draws of a normal law without chance."""
+
+
+def reference() -> tuple[Tensor, Tensor, Tensor]:
+    """Means and standard deviations ``[2]`` of mu and tau under flat priors, and means ``[M]`` of
+    the members, on a grid."""
+    axes = torch.linspace(-60, 80, 561).double(), torch.linspace(0.05, 120, 2400).double()
+    mu, tau = torch.meshgrid(*axes, indexing="ij")
+    total = (ERRORS.square() + tau[..., None].square()).sqrt()
+    density = Normal(mu[..., None], total).log_prob(SEEN).sum(dim=-1)
+    density += -(((mu - CENTER) / SCALE).square() + (tau / SCALE).square()) / 2
+    weights = (density - density.max()).exp()
+    weights /= weights.sum()
+    values = torch.stack([mu, tau])
+    mean = (weights * values).sum(dim=(1, 2))
+    std = (weights * (values - mean[:, None, None]).square()).sum(dim=(1, 2)).sqrt()
+    share = tau[..., None].square() / total.square()
+    means = mu[..., None] + share * (SEEN - mu[..., None])
+    members = (weights[..., None] * means).sum(dim=(0, 1))
+    return mean, std, members
+
+
+@pytest.fixture(scope="module")
+def draws() -> Tensor:
+    """Of members alone, whose prior is flat."""
+    return (SEEN[:, None] + ERRORS[:, None] * EVEN)[..., None]
+
+
+def test_population_and_members_are_those_of_quadrature(draws: Tensor) -> None:
+    even = torch.zeros(draws.shape[:2]).double()
+    population = sample_population(draws, even, CENTER, SCALE, PLAN)
+    assert population.r_hat.max() < 1.03
+    mean, std, members = reference()
+    sampled = torch.cat([population.mean, population.spread], dim=2).flatten(0, 1)
+    assert ((sampled.mean(dim=0) - mean).abs() / std).tolist() == pytest.approx([0, 0], abs=0.1)
+    assert (sampled.std(dim=0) / std).tolist() == pytest.approx([1, 1], abs=0.1)
+    own = draws[torch.arange(8), population.members.flatten(0, 1), 0].mean(dim=0)
+    assert ((own - members).abs() / ERRORS).max() < 0.1
+
+
+def test_the_prior_of_each_posterior_is_taken_off(draws: Tensor) -> None:
+    # Under a prior N(0, 20^2), draws are of the product with it.
+    wide, law = 20.0, Normal(torch.tensor(0.0).double(), 20.0)
+    precision = ERRORS**-2 + wide**-2
+    centers = (SEEN * ERRORS**-2 / precision)[:, None]
+    shrunken = (centers + precision[:, None] ** -0.5 * EVEN)[..., None]
+    flat = sample_population(draws, torch.zeros(draws.shape[:2]).double(), CENTER, SCALE, PLAN)
+    other = sample_population(shrunken, law.log_prob(shrunken[..., 0]), CENTER, SCALE, PLAN)
+    for name in ("mean", "spread"):
+        one, two = (getattr(each, name).flatten() for each in (flat, other))
+        assert abs(float(one.mean() - two.mean())) < 0.15 * float(one.std())
+
+
+def test_few_members_are_no_population(draws: Tensor) -> None:
+    with pytest.raises(DataError, match="there are 3 posteriors"):
+        sample_population(draws[:3], torch.zeros(3, 500).double(), CENTER, SCALE, PLAN)
+
+
+STD = double([0.6, 1.0])
+HALF = 6.0
+
+
+def radius(points: Tensor, y: float) -> Tensor:
+    """Squared, in standard deviations."""
+    return ((points - double([0.64 * y, 0.0])) / STD).square().sum(dim=1)
+
+
+def test_a_region_is_where_density_is_and_its_share_is_told() -> None:
+    generator = seeded()
+
+    def prior(count: int) -> Tensor:
+        return HALF * (2 * torch.rand(count, 2, generator=generator, dtype=torch.float64) - 1)
+
+    few = {"rows": 1024, "chains": 1, "draws": 2000, "seed": 0}
+    of = {y: Amortized(conditional_prior(), double([[y]]), **few) for y in (0.5, 2.0)}
+    parts = [(Bounds.of(posterior), posterior) for posterior in of.values()]
+    squares = [-2 * (bounds.least + log(2 * pi * 0.6)) for bounds, _ in parts]
+    assert 12 < min(squares) <= max(squares) < 25  # 1e-4 is at 18.4, here of 2,000 draws
+    one = restricted(prior, Region(parts[:1]), 200)
+    assert one.points.shape == (200, 2)
+    ellipse = pi * squares[0] * 0.6 / (2 * HALF) ** 2
+    assert one.share == pytest.approx(ellipse, abs=4 * one.error + 0.02 * ellipse)
+    low, high = Region(parts[:1]).within(double([-HALF, -HALF]), double([HALF, 1.0]))
+    assert (low > -HALF).all()
+    assert high[1] == 1.0
+    assert ((one.points > low)[:, 0] & (one.points < high)[:, 0]).all()
+    points = prior(4000)
+    inside = [radius(points, y) <= square for y, square in zip(of, squares, strict=True)]
+    found, ellipses = Region(parts)(points), inside[0] & inside[1]
+    assert (ellipses | ~found).all()
+    assert (ellipses & ~found).sum() <= 0.06 * ellipses.sum()  # the box has no room for tips
+    more = restricted(prior, Region(parts[:1]), 200, lambda share: 250 if share > 0.1 else 0)
+    assert len(more.points) == 250
+    drawn = replace(of[0.5], region=Region(parts[1:])).sample(torch.zeros(1, dtype=torch.int64))
+    assert (radius(drawn.points.flatten(0, 2), 2.0) <= squares[1] + 1e-9).all()
+
+
+def test_what_no_prior_reaches_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.inference.region.MOST_DRAWS", 1000)
+    posterior = Amortized(conditional_prior(), double([[0.5]]), 1024, 1, 200, 0)
+    region = Region([(Bounds.of(posterior), posterior)])
+    assert restricted(lambda count: torch.full((count, 2), 9.0).double(), region, 5) is None

@@ -1,17 +1,85 @@
-"""Log likelihoods of variables: gradients, curvature and blocks."""
+"""Targets of samplers, and posteriors that a conditional flow has learned."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal
+from torch.testing import assert_close
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal
 from tests.support.flows import curved_flow
-from tests.support.posteriors import Parabola, affine, gaussian_prior
+from tests.support.posteriors import Parabola, affine, conditional_prior, gaussian_prior, limited
+from tests.support.running import refusal
+from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
+from training.inference.amortized import Amortized
 from training.inference.likelihoods import Gaussian
 from training.inference.prior import Prior
+from training.inference.summary import Summary
 from training.inference.target import FARTHEST, GRADIENT_CALLS, Target
+from training.measure.posterior.ranks import kept_by_thinning
+
+UNITS = {"unit": 0.5, "origin": 10.0}
+
+
+def test_blurred_points_have_the_law_of_the_data_with_the_first_noise() -> None:
+    prior = gaussian_prior(3, **UNITS)
+    flow = prior.flow
+    mean, root = affine(prior)
+    axes = flow.basis.eigenvectors
+    noisy = axes @ torch.diag(flow.noisy_variance(prior.times[0])) @ axes.T
+    assert_close(mean, 10 + flow.basis.mean / 0.5)
+    assert_close(root @ root.T, noisy / 0.25)
+
+
+def test_variables_are_found_again() -> None:
+    prior, w = gaussian_prior(3, **UNITS), normal(5, 3)
+    assert_close(prior.whitened(prior.points(w).points), w)
+
+
+def test_deblurred_points_have_the_law_of_clean_data() -> None:
+    """Of a Gaussian, whose posterior given noisy points is Gaussian, exactly."""
+    prior = gaussian_prior(3, deblurred=True, **UNITS)
+    assert prior.dim == 6
+    mean, root = affine(prior)
+    expected, covariance = prior.moments()
+    assert_close(mean, expected)
+    assert_close(root @ root.T, covariance)
+    blurred = gaussian_prior(3, **UNITS)
+    assert (affine(blurred)[1].square().sum(dim=1) - covariance.diagonal()).min() > 0.1
+
+
+def test_sharpened_points_lose_the_first_noise_to_first_order() -> None:
+    """Of a Gaussian of variance v what is left of gamma is gamma² / (4 (v + gamma)), exactly."""
+    blurred, prior = gaussian_prior(3), replace(gaussian_prior(3), sharpened=True)
+    flow, w = prior.flow, normal(4, 3)
+    _, root = affine(prior)
+    axes = flow.basis.eigenvectors
+    left = axes.T @ root @ root.T @ axes - torch.diag(flow.basis.eigenvalues)
+    variance = flow.noisy_variance(prior.times[0])
+    gamma = flow.schedule.noise_variance(prior.times[0])
+    assert_close(left, torch.diag(gamma.square() / (4 * variance)))
+    points, density = prior.points_and_density(w, {}, Trace("exact"))
+    assert_close(points.points, prior.points(w).points)
+    assert points.calls == blurred.points(w).calls + 1
+    exact = MultivariateNormal(affine(prior)[0], root @ root.T).log_prob(points.points)
+    # The same steps of the same solver, whose error is that of the blurred density.
+    error = blurred.points_and_density(w, {}, Trace("exact"))
+    law = MultivariateNormal(affine(blurred)[0], affine(blurred)[1] @ affine(blurred)[1].T)
+    expected = exact + error[1] - law.log_prob(error[0].points)
+    assert_close(density, expected)
+    assert_close(prior.log_density(points.points, {}, Trace("exact")), density)
+
+
+def test_many_dimensions_are_not_deblurred() -> None:
+    with pytest.raises(UsageError, match="at most 16 dimensions, but there are 17"):
+        gaussian_prior(17, deblurred=True)
+
 
 STEPS = 3
 OBSERVED = double([[0.5, 0.1], [-0.5, 1.0]])
@@ -27,13 +95,11 @@ def curved(rows: int = 4) -> Target:
 def test_gradients_are_differences() -> None:
     target, w, step = curved(), normal(5, 2), 1e-5
     found, gradient = target.slope(w, WHICH)
-    torch.testing.assert_close(found.points, target.points(w, WHICH))
+    assert_close(found.points, target.points(w, WHICH))
     for axis in range(2):
         shift = step * torch.eye(2).double()[axis]
         up, down = (target.evaluate(w + s * shift, WHICH).log_likelihood for s in (1, -1))
-        torch.testing.assert_close(
-            gradient[:, axis], (up - down) / (2 * step), rtol=1e-6, atol=1e-6
-        )
+        assert_close(gradient[:, axis], (up - down) / (2 * step), rtol=1e-6, atol=1e-6)
 
 
 def test_curvature_is_the_hessian_of_a_linear_gaussian_case() -> None:
@@ -44,7 +110,7 @@ def test_curvature_is_the_hessian_of_a_linear_gaussian_case() -> None:
     seen = operator @ root
     expected = seen.T @ torch.linalg.inv(covariance) @ seen
     found = target.curvature(normal(5, 3), WHICH)
-    torch.testing.assert_close(found, expected.expand(5, 3, 3))
+    assert_close(found, expected.expand(5, 3, 3))
     assert Target(prior, Parabola(), OBSERVED, 4).curvature(normal(5, 3), WHICH) is None
 
 
@@ -88,5 +154,144 @@ def test_a_likelihood_without_gradients_is_told() -> None:
             return super().log_prob(points.detach(), observed)
 
     target = Target(gaussian_prior(), Detached(), OBSERVED, 4)
-    with pytest.raises(UsageError, match="has no gradients"):
-        target.slope(normal(5, 2), WHICH)
+    assert "has no gradients" in refusal(target.slope, normal(5, 2), WHICH, kind=UsageError)
+
+
+Y = double([[0.5], [-1.0], [2.0]])
+STD = 0.6
+
+
+@pytest.fixture(scope="module")
+def prior() -> Prior:
+    return conditional_prior()
+
+
+@pytest.fixture(scope="module")
+def amortized(prior: Prior) -> Amortized:
+    return Amortized(prior, Y, rows=1024, chains=2, draws=500, seed=0, trace=Trace())
+
+
+ALL = torch.arange(3)
+
+
+@pytest.fixture
+def in_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn again comes in few calls."""
+    monkeypatch.setattr("training.inference.amortized.FEW", 1024)
+
+
+def test_draws_have_the_posteriors_moments_and_density(prior: Prior, amortized: Amortized) -> None:
+    drawn = amortized.sample(ALL)
+    points = drawn.points.flatten(1, 2)
+    assert ((points[..., 0].mean(dim=1) - 0.64 * Y[:, 0]).abs() < 4 * STD / 1000**0.5).all()
+    assert ((points.std(dim=1) / double([STD, 1.0]) - 1).abs() < 0.1).all()
+    for index, y in enumerate(Y):
+        expected = prior.flow.given(labels=y[None]).log_prob(points[index, :50])
+        torch.testing.assert_close(drawn.log_density[index].flatten()[:50], expected)
+    found = Summary.of(drawn, 1000)
+    assert found.converged.all()
+    assert (found.ess_bulk == 1000).all()
+    assert found.r_hat.isnan().all()
+
+
+def test_draws_depend_only_on_seed_and_number(amortized: Amortized) -> None:
+    together, alone = amortized.sample(ALL), amortized.sample(ALL[1:2])
+    assert torch.equal(together.points[1:2], alone.points)
+    assert torch.equal(together.of(ALL[1:2]).calls, alone.calls)
+    other = replace(amortized, seed=1).sample(ALL[1:2])
+    assert not torch.equal(other.points, alone.points)
+    plain = replace(amortized, trace=None).sample(ALL)
+    assert plain.log_density is None
+    torch.testing.assert_close(plain.points, together.points)
+
+
+def shifted(points: Tensor, y: Tensor) -> Tensor:
+    """Another posterior, up to a constant, of which the first column is 0.3 to the right."""
+    mean = torch.cat([0.64 * y + 0.3, 0 * y], dim=1)
+    return 7 - ((points - mean) / double([STD, 1.0])).square().sum(dim=1) / 2
+
+
+def test_a_correction_takes_draws_again_by_the_posterior_itself(amortized: Amortized) -> None:
+    drawn = replace(amortized, log_posterior=shifted).sample(ALL)
+    worth = drawn.stats["effective_size"]
+    # exp(-0.3^2 / 0.6^2) of 1,000, but for the draws' own scatter
+    assert ((worth / 1000 - 0.78).abs() < 0.1).all()
+    points = drawn.points.flatten(1, 2)
+    error = (points[..., 0].mean(dim=1) - 0.64 * Y[:, 0] - 0.3).abs()
+    assert (error < 4 * STD / worth.sqrt()).all()
+    assert drawn.log_density.shape == (3, 2, 500)
+    found = Summary.of(drawn, 1000)
+    torch.testing.assert_close(found.ess_bulk[:, 0], worth)
+    alone = replace(amortized, log_posterior=shifted).sample(ALL[2:])
+    assert torch.equal(alone.points[0], drawn.points[2])
+
+
+@pytest.mark.usefixtures("in_large_blocks")
+def test_what_is_beyond_bounds_is_rejected_and_counted(
+    prior: Prior, amortized: Amortized, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of ``N(0, 1)``, 0.159 are below -1."""
+    whole = replace(amortized, prior=limited(prior, -1.0), draws=1000)
+    drawn, free = whole.sample(ALL), replace(amortized, draws=1000).sample(ALL)
+    assert drawn.points[..., 1].min() > -1
+    leaked = drawn.stats["leaked"]
+    assert ((leaked - 0.159).abs() < 0.03).all()
+    kept = free.points[..., 1] > -1
+    count = int(kept[0].sum())
+    assert torch.equal(drawn.points[0].flatten(0, 1)[:count], free.points[0][kept[0]])
+    expected = free.log_density[0][kept[0]] - torch.log1p(-leaked[0])
+    torch.testing.assert_close(drawn.log_density[0].flatten()[:count], expected)
+    assert (drawn.calls > free.calls).all()
+    assert torch.equal(whole.sample(ALL[1:2]).points[0], drawn.points[1])
+    monkeypatch.setattr("training.inference.amortized.MOST_TURNS", 3)
+    with pytest.raises(DataError, match="beyond the bounds"):
+        replace(amortized, prior=limited(prior, 9.0)).sample(ALL)
+
+
+@pytest.mark.usefixtures("in_large_blocks")
+def test_where_nearly_all_is_beyond_bounds_a_check_takes_fewer_draws(amortized: Amortized) -> None:
+    """Of ``N(0, 1)``, 0.0013 are above 3: of 80,000 draws some hundred."""
+    prior = limited(amortized.prior, 3.0)
+    few = replace(amortized, prior=prior, draws=200, trace=None, fewer=True).sample(ALL)
+    kept = kept_by_thinning(few.stats["distinct"], 400)
+    for points, own, number in zip(
+        few.points.flatten(1, 2), kept, few.stats["distinct"], strict=True
+    ):
+        assert 10 < number < 400
+        assert len(points[own].unique(dim=0)) == len(points.unique(dim=0)) == number
+    with pytest.raises(DataError, match="beyond the bounds"):
+        replace(amortized, prior=prior, draws=200).sample(ALL)
+
+
+def test_stepped_draws_are_at_steps_with_their_density(prior: Prior, amortized: Amortized) -> None:
+    flow = copy.deepcopy(prior.flow)
+    one = double([[1.0, 0.0], [-1.0, 0.0]])
+    flow.coordinates.hold_steps(double([1.0, 0.0]), double([0.0, 0.0]), one)
+    stepwise = replace(amortized, prior=replace(prior, flow=flow))
+    free, whole = stepwise.sample(ALL), replace(stepwise, plausible=True).sample(ALL)
+    assert set(whole.points[..., 0].flatten().tolist()) == {-1, 0, 1}
+    assert (free.points[..., 0] > 1.5).any()
+    expected = free.points[..., 0].round().clamp(-1, 1)
+    torch.testing.assert_close(whole.points[..., 0], expected)
+    assert torch.equal(whole.points[..., 1], free.points[..., 1])
+    assert torch.equal(whole.log_density, free.log_density)
+    # A correction asks for the density of what can be.
+    asked: list[Tensor] = []
+
+    def density(points: Tensor, y: Tensor) -> Tensor:
+        asked.append(points)
+        return shifted(points, y)
+
+    replace(stepwise, plausible=True, log_posterior=density).sample(ALL)
+    assert all((points[:, 0] == points[:, 0].round()).all() for points in asked)
+
+
+def test_what_cannot_be_corrected_is_told(prior: Prior, amortized: Amortized) -> None:
+    def nowhere(points: Tensor, y: Tensor) -> Tensor:
+        return torch.full_like(points[:, 0], -torch.inf)
+
+    with pytest.raises(DataError, match="0 at all of 1000 draws"):
+        replace(amortized, log_posterior=nowhere).sample(ALL)
+    blurred: Callable[..., object] = replace(prior, deblurred=True).points_and_density
+    with pytest.raises(UsageError, match="deblur"):
+        blurred(torch.zeros(1, 4).double(), {"labels": Y[:1]}, Trace())

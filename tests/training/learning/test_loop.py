@@ -1,7 +1,13 @@
-"""The training loop: resuming, stopping, and what a run writes."""
+"""The training loop and its folder: resuming, stopping, and what a run writes and says."""
 
+import hashlib
 import json
+import logging
+import os
+import re
 import signal
+import threading
+import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -10,13 +16,17 @@ import pytest
 import torch
 
 from dnnlib.errors import DataError
+from dnnlib.logs import logger
+from tests.support.running import refusal
 from tests.support.trainers import Troubled, assert_same_state, circles_trainer, weights
 from torch_utils.snapshots import read_state
 from training.data.batches import BatchSource
+from training.learning import stopping
+from training.learning.report import Forecast, spoken
 from training.learning.resuming import Resumed
 from training.learning.run import run_training, train
-from training.learning.run_folder import Place, RunFolder
-from training.learning.stopping import StoppedBySignal
+from training.learning.run_folder import Place, RunFolder, states_in
+from training.learning.stopping import StoppedBySignal, StopRequest
 from training.learning.trainer import Trainer
 from training.model.model import Model
 
@@ -107,9 +117,7 @@ def test_a_signal_during_the_last_step_does_not_stop_a_finished_run(run_folder: 
 
 
 @pytest.mark.parametrize("trouble", [DataError("no fit"), KeyboardInterrupt()])
-def test_a_failing_calibration_costs_no_training(
-    run_folder: MakeFolder, trouble: BaseException
-) -> None:
+def test_failed_calibrations_lose_nothing(run_folder: MakeFolder, trouble: BaseException) -> None:
     def fail(model: Model) -> None:
         raise trouble
 
@@ -136,9 +144,7 @@ def test_a_run_that_is_complete_does_nothing_when_resumed(run_folder: MakeFolder
     assert statistics(folder) == before
 
 
-def test_a_jumping_clock_changes_no_report(
-    run_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jumping_clocks_do_no_harm(run_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     jumps = count(0, -86_400)
     monkeypatch.setattr("time.time", lambda: 1.8e9 + next(jumps))
     trainer, source = circles_trainer()
@@ -147,3 +153,175 @@ def test_a_jumping_clock_changes_no_report(
     for line in (folder.path / "stats.jsonl").read_text().splitlines():
         timing = {k: v for k, v in json.loads(line).items() if k.startswith("Timing")}
         assert all(0 <= value < 60 for value in timing.values()), timing
+
+
+@pytest.fixture
+def folder(run_folder: Callable[[str], RunFolder]) -> RunFolder:
+    return run_folder("run")
+
+
+def save(folder: RunFolder, *numbers: int, keep: int = 9) -> None:
+    for number in numbers:
+        folder.save_state({"step": number}, 1000 * number, keep)
+
+
+def numbers(folder: RunFolder) -> list[int]:
+    return [int(path.stem.rpartition("-")[2]) for path in states_in(folder.path)]
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(1, [5]), (9, [1, 2, 3, 4, 5])])
+def test_the_newest_states_stay(folder: RunFolder, keep: int, kept: list[int]) -> None:
+    save(folder, *range(1, 6), keep=keep)
+    assert numbers(folder) == kept
+
+
+def test_older_states_go_after_the_newer_one_is_written_and_not_if_it_cannot_be(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(folder, 1, keep=1)
+
+    def fail(path: Path, state: object) -> None:
+        assert numbers(folder) == [1]
+        raise OSError("no space")
+
+    monkeypatch.setattr("training.learning.run_folder.write_state", fail)
+    with pytest.raises(OSError, match="no space"):
+        save(folder, 2, keep=1)
+    assert numbers(folder) == [1]
+
+
+def test_states_are_in_order_and_a_resumed_run_keeps_its_own(folder: RunFolder) -> None:
+    save(folder, 1, 2, 5, 6)
+    save(folder, 3, keep=2)
+    assert numbers(folder) == [2, 3, 5, 6]
+    save(folder, 999_999, 1_000_000)
+    assert numbers(folder) == [2, 3, 5, 6, 999_999, 1_000_000]
+
+
+@pytest.mark.parametrize(("at", "kept"), [(6000, [5, 6]), (5000, [2, 5, 6]), (7000, [1, 2, 5, 6])])
+def test_old_states_that_a_kill_left_are_removed(folder: RunFolder, at: int, kept: list) -> None:
+    save(folder, 1, 2, 5, 6)
+    RunFolder.reopen(folder.path, at, keep=2)
+    assert numbers(folder) == kept
+
+
+def test_a_torn_newest_state_is_skipped_with_a_warning(folder: RunFolder) -> None:
+    save(folder, 1, 2, 3)
+    for number, length in ((2, 0), (3, 300)):
+        path = folder.state_path(1000 * number)
+        path.write_bytes(path.read_bytes()[:length])
+    resumed = Resumed.find(folder.path)
+    assert (resumed.path, resumed.state["step"]) == (folder.state_path(1000), 1)
+    log = (folder.path / "log.txt").read_text()
+    for number in (2, 3):
+        assert f"Warning: {folder.state_path(1000 * number)} is " in log
+    assert "000003" in refusal(Resumed.find, folder.state_path(3000))
+
+
+def test_a_folder_without_a_whole_state_is_an_error(folder: RunFolder) -> None:
+    assert "no training-state-*.pt" in refusal(Resumed.find, folder.path)
+    for number in (1, 2):
+        folder.state_path(1000 * number).write_bytes(b"torn")
+    with pytest.raises(DataError, match=r"no state that can be read.*000001"):
+        Resumed.find(folder.path)
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, str]]:
+    """Lines of the log, with their times."""
+    lines: list[tuple[float, str]] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append((time.monotonic(), record.getMessage()))
+
+    monkeypatch.setattr(logger, "handlers", [Keep()])
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    logger.manager._clear_cache()
+    return lines
+
+
+def test_a_signal_is_acknowledged_though_no_python_runs(told: list[tuple[float, str]]) -> None:
+    with StopRequest() as stop:
+        kill = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+        kill.start()
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000)  # without a line of Python
+        ended = time.monotonic()
+        kill.join()
+        assert stop.agreed(CPU) == signal.SIGINT
+    ((when, line),) = told
+    assert "stopping after this step" in line
+    assert when < ended
+
+
+@pytest.mark.parametrize("wish", [60, 0], ids=["one wish", "two wishes"])
+def test_two_signals_are_one_wish_or_act_at_once(
+    wish: float, told: list[tuple[float, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def act(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stopping, "ONE_WISH", wish)
+    before = signal.signal(signal.SIGINT, act)
+    try:
+        with StopRequest():
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.2)
+        acted = False
+    except KeyboardInterrupt:
+        acted = True
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert acted == (wish == 0)
+    assert len(told) == 1 + acted
+
+
+def test_the_block_ends_though_a_worker_holds_copies_of_its_sockets() -> None:
+    with StopRequest() as stop:
+        copy = os.dup(stop._mouth.fileno())  # as a forked process has it
+    os.close(copy)
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.now = 100.0
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+
+
+@pytest.mark.parametrize(
+    ("step", "told_after", "words"),
+    [
+        (1.0, 60, r"^10 s a thousand samples: about 16 min to go, until [-\d]{10} \d\d:\d\d$"),
+        (100.0, 1, r"^1e\+03 s a thousand samples: about 28 h to go, until "),
+        (7000.0, 1, r"7e\+04 s .*about 81 days to go; a shorter --duration"),
+    ],
+)
+def test_the_end_is_foretold_once_after_a_minute_or_the_first_step(
+    step: float, told_after: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    forecast = Forecast(seen=0, total=100_000)
+    lines = []
+    clock.now += 3 if told_after > 1 else 0  # the first step is slower
+    for _ in range(100):
+        clock.now += step
+        lines.append(forecast.line(100))
+    (index,) = (index for index, line in enumerate(lines) if line)
+    assert told_after - 4 <= index + 1 <= told_after
+    assert re.search(words, str(lines[index]))
+
+
+def test_a_training_under_a_minute_foretells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    forecast = Forecast(seen=500, total=1000)
+    clock.now += 100
+    assert forecast.line(500) is None
+
+
+def test_times_are_spoken_in_the_largest_unit_that_fits() -> None:
+    seconds = (3, 119, 121, 7300, 200_000, 3e8)
+    assert [spoken(s) for s in seconds] == ["3 s", "119 s", "2 min", "2 h", "2 days", "10 years"]

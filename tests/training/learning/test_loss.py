@@ -1,8 +1,11 @@
-"""The denoising loss: its value, its invariances, and the law of its times."""
+"""The denoising loss, the law of its times, its targets, and networks that are distilled."""
 
+from dataclasses import replace
 from itertools import pairwise
 from math import nan
+from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -12,12 +15,31 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import FunctionNetwork, random_basis, rotated
+from tests.support.posteriors import conditional_prior
+from tests.support.running import refusal
 from torch_utils.seeds import seeded_generator
-from training.flow.denoisers import NetworkDenoiser
+from training.data.toys import Toy
+from training.flow.courses import USES, Course, student_times
+from training.flow.denoisers import MixtureDenoiser, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule, VESchedule
+from training.flow.likelihood import Trace
+from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule, NoiseSchedule
+from training.flow.solvers.student import BY_STUDENT
+from training.inference.amortized import Amortized, by_teacher
+from training.learning.distilling import Lessons, Paths, carry, distill, measure
 from training.learning.loss import LOG_STD_MEAN, LOG_STD_STD, DenoisingLoss, DenoisingRegression
+from training.learning.targets import (
+    LOT_BITS,
+    OtherPoints,
+    OthersOfBatch,
+    averaging_shift,
+    telling_axis,
+)
+from training.model.model import Model
+from training.model.recipe import Recipe
+from training.networks.flow_map import FlowMapMLP
 
 PRR = InflationSchedule.to_dimension(1, 3, top_variance=2.0)
 
@@ -76,9 +98,7 @@ def test_the_noise_is_standard_normal_and_independent_of_the_times() -> None:
     [(EDMSchedule(2), 0.002, 80.0), (EDMSchedule(2), 0.5, 1.0), (PRR, 0.0, 5.0)],
     ids=["EDM", "EDM, a short range", "PRR"],
 )
-def test_normal_times_have_a_normal_log(
-    schedule: NoiseSchedule, t_min: float, t_max: float
-) -> None:
+def test_normal_times_have_normal_logs(schedule: NoiseSchedule, t_min: float, t_max: float) -> None:
     count = 256
     t = DenoisingLoss(schedule, t_min, t_max, "normal").draw(count, seeded()).t
     law = NormalDist(LOG_STD_MEAN, LOG_STD_STD)
@@ -97,9 +117,7 @@ def test_normal_times_have_a_normal_log(
 
 
 @pytest.mark.parametrize(("schedule", "ends"), [(VESchedule(2), (0.01, 100.0)), (PRR, (0.5, 5.0))])
-def test_log_uniform_times_have_an_even_log(
-    schedule: NoiseSchedule, ends: tuple[float, float]
-) -> None:
+def test_logs_of_uniform_are_even(schedule: NoiseSchedule, ends: tuple[float, float]) -> None:
     t = DenoisingLoss(schedule, *ends, "log_uniform").draw(64, seeded()).t
     low, high = schedule.reference_log_noise(double(ends))
     quantiles = (schedule.reference_log_noise(t) - low) / (high - low)
@@ -113,8 +131,7 @@ def test_draws_follow_from_the_generator_and_impossible_laws_are_refused() -> No
     assert torch.equal(first.noise, again.noise)
     assert not torch.equal(first.noise, other.noise)
     for ends in ((2.0, 2.0), (3.0, 2.0), (0.0, nan)):
-        with pytest.raises(UsageError, match="tmin"):
-            DenoisingLoss(PRR, *ends)
+        assert "tmin" in refusal(DenoisingLoss, PRR, *ends, kind=UsageError)
     with pytest.raises(UsageError, match="choose one of uniform, normal"):
         DenoisingLoss(PRR, 0.0, 1.0, "cosine")
 
@@ -122,30 +139,28 @@ def test_draws_follow_from_the_generator_and_impossible_laws_are_refused() -> No
 def test_rows_are_drawn_alike_whoever_takes_which(monkeypatch: pytest.MonkeyPatch) -> None:
     loss, count, keys = DenoisingLoss(PRR, 0.5, 7.0), 23, (5, 1, 7)
 
-    def taken(
-        *rows: slice, dtype: torch.dtype = torch.float64, pairs: bool = False
-    ) -> list[Tensor]:
+    def took(*rows: slice, dtype: torch.dtype = torch.float64, pairs: bool = False) -> list[Tensor]:
         cpu = torch.device("cpu")
         drawn = [loss.draw_rows(part, count, dtype, cpu, keys, antithetic=pairs) for part in rows]
         return [torch.cat(parts) for parts in zip(*drawn, strict=True)]
 
     whole = slice(0, count)
     torch.testing.assert_close(
-        taken(whole), list(loss.draw(count, seeded_generator("cpu", *keys))), rtol=0, atol=0
+        took(whole), list(loss.draw(count, seeded_generator("cpu", *keys))), rtol=0, atol=0
     )
     for size in (1, 4, 5, 23):  # rows of a block
         monkeypatch.setattr("training.learning.loss.NOISE_BLOCK", 3 * size)
         for dtype in (torch.float32, torch.float64):
-            t, noise = taken(whole, dtype=dtype)
+            t, noise = took(whole, dtype=dtype)
             assert (t.dtype, noise.dtype, len(noise.unique())) == (torch.float64, dtype, 3 * count)
-            paired = taken(whole, dtype=dtype, pairs=True)
+            paired = took(whole, dtype=dtype, pairs=True)
             assert torch.equal(paired[0][1::2], paired[0][:-1:2])
             assert torch.equal(paired[1][1::2], -paired[1][:-1:2])
             assert len(paired[1].abs().unique()) == 3 * 12
             for cuts in ((0, 11, 23), (0, 1, 4, 20, 23)):
                 shares = [slice(*ends) for ends in pairwise(cuts)]
                 for pairs, expected in ((False, (t, noise)), (True, paired)):
-                    found = taken(*shares, dtype=dtype, pairs=pairs)
+                    found = took(*shares, dtype=dtype, pairs=pairs)
                     assert all(map(torch.equal, found, expected))
 
 
@@ -153,12 +168,8 @@ def test_rows_are_drawn_alike_whoever_takes_which(monkeypatch: pytest.MonkeyPatc
 def test_pairs_are_spread_evenly_over_times(count: int) -> None:
     """Of an odd number of samples the last one is alone, in a stratum of half the width."""
     loss, cpu, rows = DenoisingLoss(PRR, 0.0, 1.0), torch.device("cpu"), slice(0, count)
-    t = torch.stack(
-        [
-            loss.draw_rows(rows, count, torch.float64, cpu, (0, step), antithetic=True).t
-            for step in range(2000)
-        ]
-    )
+    steps = ((rows, count, torch.float64, cpu, (0, step)) for step in range(2000))
+    t = torch.stack([loss.draw_rows(*step, antithetic=True).t for step in steps])
     first = torch.arange(count).div(2, rounding_mode="floor") * 2 / count
     width = torch.full((count,), 2 / count)
     width[-1] *= 1 - (count % 2) / 2
@@ -174,3 +185,220 @@ def test_a_share_draws_no_more_than_its_blocks(monkeypatch: pytest.MonkeyPatch) 
         loss = DenoisingLoss(PRR, 0.5, 7.0)
         loss.draw_rows(slice(9, 13), 18, torch.float32, torch.device("cpu"), (0,))
     assert [call.args for call in drawn.call_args_list] == [(4, 3), (4, 3)]
+
+
+POINTS, OTHERS, NEAR = 6_000, 64, 16
+
+
+def dealt(points: Tensor, axis: int = 0, most: int = NEAR) -> OthersOfBatch:
+    """Further points, of which samples take parts in turn."""
+    return OthersOfBatch(OtherPoints.of(points, axis, most), torch.arange(4) << LOT_BITS - 2)
+
+
+def test_points_find_all_that_are_near_or_those_of_a_part() -> None:
+    """The half, quarter, ..., as they were drawn, that its lot says."""
+    generator = seeded(1)
+    points = 2 * torch.rand(203, 3, generator=generator, dtype=torch.float64) - 1
+    intervals = torch.tensor([[0.5, 0.08], [0.2, 0.4], [-3, 0.1], [3, 0.1], [0.9, 0.3], [1, 9]])
+    places, widths = intervals.double().repeat(20, 1).unbind(dim=1)
+    lots = torch.randint(1 << LOT_BITS, (len(places),), generator=generator)
+    for axis in (0, 2):
+        near, counts = OtherPoints.of(points, axis, most=30).near(places, widths, lots)
+        intervals_found = zip(places, widths, lots, near.movedim(1, 0), counts, strict=True)
+        for place, width, lot, found, count in intervals_found:
+            for parts in (1, 2, 4, 8):
+                part = points[:200].view(parts, -1, 3)[
+                    lot * parts >> LOT_BITS
+                ]  # 203 have no eighths
+                inside = part[(part[:, axis] - place).abs() <= width]
+                if len(inside) <= 30:
+                    break
+            expected = inside[inside[:, axis].argsort()].float()
+            assert torch.equal(found[:, :count].T, expected)
+
+
+@pytest.mark.parametrize(("kept", "axis"), [(1, 1), (2, 0)])
+def test_points_are_found_along_the_axis_that_tells_most(kept: int, axis: int) -> None:
+    toy = Toy("moons")
+    basis = EigenBasis.from_moments(*toy.moments())
+    schedule = InflationSchedule.to_dimension(kept, 2, top_variance=basis.top_variance)
+    assert telling_axis(basis, schedule, schedule.default_t_max()) == axis
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_the_mean_is_plain_and_variance_less(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where a third of the points are outside of their own intervals, it shows if that does harm.
+    monkeypatch.setattr("training.learning.targets.HALF_WIDTH", 1.0)
+    toy = Toy("moons")
+    basis = EigenBasis.from_moments(*toy.moments())
+    schedule = InflationSchedule.to_dimension(kept, 2, top_variance=basis.top_variance)
+    exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
+    generator = seeded()
+    # Others are drawn anew for each few points: those that share them are not independent.
+    clean = basis.to_eigen(toy.sample(POINTS, generator)).view(-1, 4, 2)
+    others = basis.to_eigen(toy.sample(len(clean) * OTHERS, generator)).view(-1, OTHERS, 2)
+    noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
+    t = torch.tensor(0.4 * schedule.default_t_max(), dtype=torch.float64)
+    variance = schedule.noise_variance(t).expand(4, 2)
+    axis = telling_axis(basis, schedule, schedule.default_t_max())
+    batches = zip(clean, noise, others, strict=True)
+    found = torch.stack(
+        [e + averaging_shift(e, n, variance, dealt(more, axis, NEAR)) for e, n, more in batches]
+    )
+    noisy = clean + variance.sqrt() * noise
+    mean = exact(noisy.view(-1, 2), t).view_as(noisy)
+    for factor in (torch.ones_like(noisy), noisy, noisy.sin(), noisy.flip(2)):
+        off = ((found - mean) * factor).mean(dim=1)
+        score = off.mean(dim=0) / (off.std(dim=0) / len(off) ** 0.5)
+        assert score.abs().max() < 4.5
+    plain, averaged = ((each - mean).square().mean() for each in (clean, found))
+    assert averaged < 0.95 * plain
+
+
+def test_a_point_that_is_far_from_all_others_keeps_its_own() -> None:
+    clean, others = torch.zeros(4, 3).double(), torch.full((5, 3), 30.0).double()
+    noise, variance = torch.ones(4, 3).double(), torch.full((4, 3), 0.01).double()
+    assert averaging_shift(clean, noise, variance, dealt(others)).abs().max() < 1e-30
+    # And where noise drowns all, it is any of them.
+    found = clean + averaging_shift(clean, noise, 1e12 * variance, dealt(others))
+    torch.testing.assert_close(found, torch.full((4, 3), 25.0).double(), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("std", [1e-2, 1e-5])
+def test_shifts_are_right_in_units_of_narrow_noise_too(std: float) -> None:
+    generator = seeded()
+    clean = 2 + torch.rand(4, 3, generator=generator, dtype=torch.float64)
+    noise = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    others = clean.repeat(4, 1) + std * torch.randn(16, 3, generator=generator, dtype=torch.float64)
+    found = averaging_shift(clean, noise, torch.full((4, 3), std**2).double(), dealt(others))
+    offsets = (others.float().double() - clean.float().double()[:, None]) / std
+    weights = (-(offsets - noise[:, None]).square().sum(dim=2) / 2).exp()
+    own = (-noise.square().sum(dim=1, keepdim=True) / 2).exp()
+    expected = (weights[..., None] * offsets).sum(dim=1) / (own + weights.sum(dim=1, keepdim=True))
+    torch.testing.assert_close(found / std, expected, rtol=1e-4, atol=1e-5)
+
+
+SIZES = {"dim": 2, "noise_range": [-1.0, 0.3], "width": 24, "depth": 2}
+
+
+def teacher(slope: float) -> Model:
+    """A network that was not trained: of Gaussian data, or bent the more its output weighs."""
+    basis = EigenBasis(torch.zeros(2), torch.tensor([1.0, 0.3]), torch.eye(2))
+    recipe = Recipe("ifs", {"dims_to_keep": 1}, "mlp", SIZES)
+    model = Model(recipe.build(basis), recipe, {"data_dim": 2, "dims_to_keep": 1})
+    model.about |= {"tmin": 0.0, "tmax": 5.0}
+    network = model.denoiser.network
+    for weight, seed in ((network.input.weight, 1), (network.output.weight, 2)):
+        weight.data = slope * normal(*weight.shape, seed=seed).float() / 3
+    model.denoiser.eval().requires_grad_(False)
+    return model
+
+
+def random_student(network: dict[str, Any], slope: float) -> FlowMapMLP:
+    student = FlowMapMLP.of(network)
+    for layer, seed in ((student.body.output, 3), (student.growth, 4), (student.further, 5)):
+        layer.weight.data = slope * normal(*layer.weight.shape, seed=seed).float()
+    return student.eval().requires_grad_(False)
+
+
+def courses_of(flow: ProbabilityFlow) -> dict[str, Course]:
+    courses = {}
+    for name, use in USES.items():
+        courses[name] = Course("student", 3, flow.basis.dim, use.melts)
+        courses[name].times.copy_(flow.times(3))
+    return courses
+
+
+def with_student(model: Model, slope: float) -> Model:
+    """A student that is off by a random network, and courses by it."""
+    model.denoiser.student = random_student(model.recipe.network_arguments, slope)
+    model.courses = courses_of(model.flow)
+    return model
+
+
+def test_a_student_without_weights_is_the_flow_map_of_gaussian_data() -> None:
+    flow = with_student(teacher(0), 0).flow
+    x, times = normal(20, 2), double([4.0, 0.5, 3.0])
+    along = flow.simulate(x, times, BY_STUDENT, save_every=1)
+    torch.testing.assert_close(along.states, flow.simulate(x, times, "exp_rk5", 1).states)
+    assert along.calls == 2
+    assert carry(flow, x, times)[1].abs().max() == 0
+
+
+def test_log_determinants_are_what_a_student_says_or_those_of_its_own_jacobian() -> None:
+    flow = with_student(teacher(0), 0.3).flow
+    x, times = normal(5, 2), double([0.0, 2.0, 5.0])
+    first = flow.carried(x, times[:2])
+    second = flow.carried(first, times[1:])
+    end, growth = carry(flow, x, times)
+    assert torch.equal(end, second[:, :2])
+    torch.testing.assert_close(growth, first[:, 2] + second[:, 2])
+
+    def through(row: Tensor) -> Tensor:
+        return flow.carried(flow.carried(row[None], times[:2]), times[1:])[0, :2]
+
+    jacobians = torch.stack([torch.autograd.functional.jacobian(through, row) for row in x])
+    torch.testing.assert_close(carry(flow, x, times, own=True)[1], jacobians.det().abs().log())
+
+
+def test_a_student_knows_its_error_and_its_file_carries_it(tmp_path: Path) -> None:
+    model = teacher(0.4)
+    lessons = Lessons(calls=2, paths=2000, steps=1, batch=256, lr=3e-3, seed=0, width=24)
+    before = distill(model, lessons, None)
+    after = distill(model, replace(lessons, steps=300), None)
+    assert after["generated"] < before["generated"] / 3
+    model.save(tmp_path / "student.pkl")
+    loaded = Model.load(tmp_path / "student.pkl")
+    assert loaded.digest() == model.digest()
+    flow, known = loaded.flow, loaded.about["student"]
+    knots = student_times(flow.courses)
+    fresh = Paths.follow(flow, knots, 400, None, seeded(9), lambda count: None)
+    measured = measure(flow, fresh, 2)
+    assert set(measured) == set(known) - {"calls"}
+    for name, error in measured.items():
+        assert known[name] / 2 < error < 2 * known[name], name
+    assert flow.courses["densities"].nats == known["nats_melted"]
+    # What it says of its own samples, beside what its teacher says of them.
+    points = flow.sample(500, seeded(1))
+    off = flow.log_prob(points) - flow.log_prob(points, flow.times(), "exp_rk5")
+    assert float(off.square().mean().sqrt()) < 3 * known["nats_melted"]
+    assert Model.load(tmp_path / "student.pkl", calibrated=False).denoiser.student is None
+
+
+def test_a_wider_student_starts_as_its_teacher() -> None:
+    model = teacher(1)
+    distill(model, Lessons(1, 10, 1, 1, 1e-30, 0, width=40), None)
+    z, t, to = normal(5, 2).float(), torch.tensor(0.1), torch.tensor(-0.4)
+    out = model.denoiser.student(z, t, to)
+    torch.testing.assert_close(out[:, :2], model.denoiser.network(z, t))
+
+
+def test_draws_of_a_wrong_student_are_its_teachers_once_they_are_corrected() -> None:
+    prior, y = conditional_prior(), double([[1.0]])
+    flow = prior.flow
+    network = {"dim": 2, "noise_range": [-1.0, 0.3], "width": 8, "label_dim": 1}
+    flow.denoiser.student = random_student(network, 0.15)
+    flow.courses = courses_of(flow)
+    ways = {name: flow.course(name) for name in ("points_and_densities", "densities")}
+    prior = replace(prior, ways=ways)
+    draw = Amortized(prior, y, 1000, 1, 4000, 0, Trace("exact"))
+    wrong = draw.sample(torch.arange(1)).points[0, 0]
+    drawn = replace(draw, log_posterior=by_teacher(flow)).sample(torch.arange(1))
+    right, effective = drawn.points[0, 0], float(drawn.stats["effective_size"])
+    assert 400 < effective < 3900
+    means, stds = double([0.64, 0.0]), double([0.6, 1.0])
+    assert ((right.mean(dim=0) - means) / stds).abs().max() < 4 / effective**0.5
+    assert (right.std(dim=0) / stds - 1).abs().max() < 4 / effective**0.5
+    assert ((wrong.mean(dim=0) - means) / stds).abs().max() > 0.1
+
+
+def test_what_cannot_be_is_refused() -> None:
+    flow = teacher(0).flow
+    with pytest.raises(UsageError, match="no student"):
+        flow.simulate(normal(3, 2), flow.times(2), "student")
+    model = teacher(0)
+    model.recipe = replace(model.recipe, network="ToyConvUNet")
+    with pytest.raises(UsageError, match="students are of perceptrons"):
+        distill(model, Lessons(1, 1, 1, 1, 1.0, 0), None)
+    with pytest.raises(UsageError, match="--width is 8, but the teacher's is 24"):
+        distill(teacher(0), Lessons(1, 10, 1, 1, 1.0, 0, width=8), None)

@@ -15,6 +15,7 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from tests.support.draws import double, normal
 from tests.support.flows import gaussian_flow
+from tests.support.running import refusal
 from torch_utils.results import save_arrays
 from training.flow.denoisers import Denoiser, MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
@@ -89,8 +90,7 @@ def test_what_cannot_be_correlated_is_refused() -> None:
     for which, size in product((0, 1), (1e39, 1e160, 1e238, 1e300)):
         rows = [normal(20, 3, seed=1), normal(20, 3, seed=2)]
         rows[which][:, 1] *= size
-        with pytest.raises(DataError, match=r"r varies by more than 3\.4e"):
-            correlate(batches(*rows, size=7), "r")
+        assert "r varies by more than 3.4e" in refusal(correlate, batches(*rows, size=7), "r")
         rows[which][:, 1] /= size * 1e-30
         assert correlate(batches(*rows, size=7), "r").matrix.isfinite().all()
 
@@ -128,10 +128,8 @@ def test_rounding_does_not_count_as_variation() -> None:
     """Residuals of 1e-7, where D is of order 1 and other residuals are small, too."""
     count, times = 500, torch.arange(3.0)
     table = Autocorrelations(["net_outputs", "net_residuals"], 3, 8)
-    sizes = {
-        "net_outputs": torch.tensor([1.0] * 5 + [1e-3] * 3),
-        "net_residuals": torch.tensor([0.02] * 4 + [1e-5] + [1e-7] * 3),
-    }
+    sizes = {"net_outputs": torch.tensor([1.0] * 5 + [1e-3] * 3)}
+    sizes["net_residuals"] = torch.tensor([0.02] * 4 + [1e-5] + [1e-7] * 3)
     expected = {}
     for number, (name, size) in enumerate(sizes.items()):
         start, noise = normal(count, 8, seed=number), normal(count, 8, seed=9)
@@ -175,9 +173,8 @@ def test_a_dimension_that_fades_into_rounding_makes_no_steps() -> None:
     kept = torch.tensor([1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
     for index, fading in enumerate([1e-2, 1e-4, 2e-6, 0.5e-6, 1.5e-6, 0.2e-6]):
         later = kept[index] * start + 0.1 * index * normal(count, 3, seed=index + 1)
-        later[:, 2] = (
-            fading * normal(count, 1, seed=9 + index)[:, 0] if index else fading * start[:, 2]
-        )
+        other = normal(count, 1, seed=9 + index)[:, 0] if index else start[:, 2]
+        later[:, 2] = fading * other
         first = torch.cat([start[:, :2], 1e-2 * start[:, 2:]], dim=1)
         table.put("r", index, correlate([(first, later)], "r"))
     arrays, facts = table.summary(times, count)

@@ -20,7 +20,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import seeded
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from training.measure import detector as module
 from training.measure.detector import InceptionDetector, expected_shapes, find_detector
 

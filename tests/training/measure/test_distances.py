@@ -12,6 +12,7 @@ from torch_fidelity.metric_kid import kernel_poly, mmd2
 from dnnlib.errors import DataError
 from tests.support.draws import normal, seeded
 from tests.support.rank_pool import RankPool
+from tests.support.running import refusal
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from training.measure import kernel_distance as module
@@ -77,8 +78,7 @@ def test_points_without_a_covariance_are_an_error() -> None:
     for value in (float("nan"), float("inf")):
         points = normal(5, 3)
         points[3, 1] = value
-        with pytest.raises(DataError, match="not finite"):
-            moments_of([points])
+        assert "not finite" in refusal(moments_of, [points])
 
 
 def of_a_rank(name: str, rank: int) -> list[Tensor]:
@@ -181,8 +181,7 @@ def test_what_is_no_gaussian_is_refused() -> None:
             frechet_distance(*spoil(*good), *good)
         with pytest.raises(DataError, match=f"the second Gaussian.*{message}"):
             frechet_distance(*good, *spoil(*good))
-    with pytest.raises(DataError, match="Gaussians of 4 and 5 dimensions"):
-        frechet_distance(*good, *gaussian(5, 0))
+    assert "Gaussians of 4 and 5 dimensions" in refusal(frechet_distance, *good, *gaussian(5, 0))
 
 
 def test_it_is_the_sum_over_pairs_that_defines_it_and_torch_fidelitys() -> None:

@@ -1,20 +1,39 @@
-"""Image networks: their sizes, conditions, precisions and errors."""
+"""Image networks and their blocks: definitions, sizes, conditions, precisions and errors."""
 
 import warnings
+from dataclasses import replace
 from itertools import product
+from math import pi, sqrt
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.testing import assert_close
 
 from dnnlib.errors import UsageError
-from tests.support.draws import seeded
+from tests.support.draws import double, normal, seeded
+from tests.support.flows import random_basis
+from tests.support.running import refusal
 from torch_utils.snapshots import Part, build, read_network, write_network
+from training.flow.denoisers import NetworkDenoiser
+from training.flow.schedules import InflationSchedule
+from training.names import MOST_WAVES
 from training.networks import IMAGE_NETWORKS, NETWORKS
-from training.networks.encoder_decoder import DECODER_TYPES, ENCODER_TYPES
+from training.networks.blocks import (
+    BlockStyle,
+    FIRFilter,
+    ResidualBlock,
+    SelfAttention,
+    fan_in_init,
+    xavier_init,
+)
+from training.networks.embedding import ConditionEmbedding, FourierFeatures, PositionalFeatures
+from training.networks.encoder_decoder import DECODER_TYPES, ENCODER_TYPES, InputResidual
+from training.networks.pixels import PixelWaves
 
 # Small, yet with several levels and attention in encoder and decoder.
 SIZES = {"model_channels": 8, "num_blocks": 1, "attention_resolutions": [4]}
@@ -61,7 +80,7 @@ def test_other_sides_are_those_of_a_border_of_zeros(name: str) -> None:
     net, larger = (network(name, side, channel_mult=[1, 2, 2]) for side in (10, 12))
     larger.load_state_dict(net.state_dict())
     z, c_noise = inputs(2, 10)
-    bordered = pad(z.view(2, 10, 10), (1, 1, 1, 1)).flatten(1)
+    bordered = F.pad(z.view(2, 10, 10), (1, 1, 1, 1)).flatten(1)
     cut = larger(bordered, c_noise).view(2, 12, 12)[:, 1:-1, 1:-1].flatten(1)
     torch.testing.assert_close(net(z, c_noise), cut)
     waves = network(name, 10, channel_mult=[1, 2, 2], pixel_waves=2)
@@ -101,7 +120,7 @@ def test_labels_reach_the_output_and_missing_ones_are_zeros(name: str) -> None:
     zeros = net(z, c_noise, torch.zeros(2, 3), torch.zeros(2, 9))
     classes = [net(z, c_noise, torch.eye(3)[[i, i]]) for i in range(3)]
     augmented = net(z, c_noise, None, torch.ones(2, 9))
-    torch.testing.assert_close(none, zeros)
+    assert_close(none, zeros)
     for other in (*classes, augmented):
         assert float((other - none).abs().max()) > 1e-3
     assert float((classes[0] - classes[1]).abs().max()) > 1e-3
@@ -112,7 +131,7 @@ def test_labels_reach_the_output_and_missing_ones_are_zeros(name: str) -> None:
             nn.init.zeros_(parameter)
     weightless.load_state_dict(without.state_dict(), strict=False)
     given = weightless(z, c_noise, torch.eye(3)[:2])
-    torch.testing.assert_close(without(z, c_noise), given)
+    assert_close(without(z, c_noise), given)
     for kind, *labels in (
         ("class ", torch.zeros(2, 10)),
         ("augmentation ", None, torch.zeros(2, 9)),
@@ -126,9 +145,9 @@ def test_labels_reach_the_output_and_missing_ones_are_zeros(name: str) -> None:
 def test_images_of_a_batch_and_their_noise_do_not_influence_each_other(name: str) -> None:
     net, (z, c_noise) = network(name), inputs(3)
     alone = torch.cat([net(z[i : i + 1], c_noise[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(net(z, c_noise), alone, rtol=1e-4, atol=1e-4)
+    assert_close(net(z, c_noise), alone, rtol=1e-4, atol=1e-4)
     one = torch.tensor(0.7)
-    torch.testing.assert_close(net(z, one), net(z, one.expand(3)))
+    assert_close(net(z, one), net(z, one.expand(3)))
     assert float((net(z, one) - net(z, one + 0.5)).abs().max()) > 1e-3
 
 
@@ -166,7 +185,7 @@ def test_the_network_compiles_without_a_break(name: str) -> None:
     net, (z, c_noise) = network(name, **few[name]), inputs(2)
     with warnings.catch_warnings():  # older compilers of torch leave filters of their own
         compiled = torch.compile(net, fullgraph=True, backend="eager")
-        torch.testing.assert_close(compiled(z, c_noise), net(z, c_noise))
+        assert_close(compiled(z, c_noise), net(z, c_noise))
 
 
 @every_network
@@ -181,7 +200,7 @@ def test_convolutions_keep_their_channels_last_when_loaded(name: str, tmp_path: 
     for parameter in loaded.parameters():
         if parameter.ndim == 4:
             assert parameter.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(loaded(z, c_noise), net(z, c_noise))
+    assert_close(loaded(z, c_noise), net(z, c_noise))
 
 
 def test_variants_of_encoder_and_decoder() -> None:
@@ -196,7 +215,7 @@ def test_variants_of_encoder_and_decoder() -> None:
     torch.manual_seed(0)
     same = network("ddpmpp", **settings)
     with torch.no_grad():
-        torch.testing.assert_close(ncsnpp(*inputs(2)), same(*inputs(2)))
+        assert_close(ncsnpp(*inputs(2)), same(*inputs(2)))
     assert "embedding.features.frequencies" in same.state_dict()
     for option in ("encoder_type", "decoder_type", "noise_features"):
         with pytest.raises(UsageError, match=r"unknown .* 'nonsense': choose one of [sp]\w+, "):
@@ -212,14 +231,231 @@ def test_impossible_sizes_and_inputs_are_refused(name: str) -> None:
     if name == "ncsnpp":
         no_features = ({"model_channels": 0}, "at least one")
     for options, message in (
+        *(({"pixel_waves": count}, "waves") for count in (-1, MOST_WAVES + 1)),
         ({"channel_mult": [1, 1, 1, 1, 1]}, "at most 4 entries"),
         ({"channel_mult": []}, "at least one level"),
         ({"num_blocks": 0}, "at least one level"),
-        ({"dropout": 1.5}, "dropout"),
         no_features,
     ):
         with pytest.raises(UsageError, match=message):
             network(name, **options)
-    for shape in ((2, 63), (2, 1, 8, 8), (64,)):  # type: ignore[assignment]
+    for shape in ((2, 63), (2, 1, 8, 8), (64,)):
         with pytest.raises(UsageError, match="no batch of flat 1 x 8 x 8 images"):
             network(name)(torch.zeros(shape), torch.tensor(0.0))
+
+
+def test_waves_are_those_of_clean_pixels_on_average_over_their_noise() -> None:
+    waves, clean = PixelWaves(3), torch.linspace(-1, 1, 5).reshape(1, 1, 1, 5)
+    variance = torch.tensor([0.02])
+    noise = variance.sqrt() * torch.randn(40_000, 1, 1, 5, generator=seeded())
+    average = waves(clean + noise, torch.zeros(len(noise))).mean(dim=0)
+    found = waves(clean, variance)[0]
+    assert found.shape == (waves.per_channel, 1, 5)
+    assert_close(found[1:], average[1:], rtol=0, atol=0.02)
+    assert float(found[1:3].abs().max()) > 0.8  # the slowest, which that noise hardly blurs
+
+
+def test_waves_tell_gray_levels_apart_that_lie_close_together() -> None:
+    levels = torch.linspace(-1, 1, 17).reshape(1, 1, 1, 17)
+    between = levels[..., 1:] - 1 / 16
+    on, off = (PixelWaves(5)(u, torch.tensor([5e-4]))[0, -1, 0] for u in (levels, between))
+    assert float((on.min() - off.max()).abs()) > 1
+
+
+class Seeing(nn.Module):
+    """A network that keeps what it was shown."""
+
+    waves = PixelWaves(1)
+
+    def forward(self, z: Tensor, c_noise: Tensor, **seen: Tensor) -> Tensor:
+        self.seen = seen
+        return z
+
+
+@pytest.mark.parametrize("space", ["ES", "IS"])
+def test_a_denoiser_shows_the_noisy_points_as_they_are_in_image_space(space: str) -> None:
+    basis = random_basis(3)
+    schedule = InflationSchedule.to_dimension(1, 3, top_variance=basis.top_variance)
+    points, t = normal(4, 3), double([0.0, 1.0, 3.0, 6.0])
+    network = Seeing()
+    NetworkDenoiser(network, basis, schedule, space=space)(basis.to_eigen(points), t)
+    assert_close(network.seen["pixels"], points.float(), rtol=1e-4, atol=1e-4)
+    # Of all pixels together, the noise is the same in any axes.
+    assert_close(network.seen["pixel_noise"], schedule.noise_variance(t).mean(1).float())
+
+
+@every_network
+def test_image_networks_learn_from_pixels_and_do_not_go_without(name: str) -> None:
+    net, c_noise = network(name, channels=3, pixel_waves=2, dropout=0.0), torch.tensor(0.1)
+    z, pixels = torch.randn(2, 2, 192, generator=seeded(2))
+    pixels.requires_grad_()
+    net(z, c_noise, pixels=pixels, pixel_noise=torch.tensor(0.1)).square().sum().backward()
+    assert (pixels.grad != 0).all()
+    assert "noisy pixels" in refusal(net, z, c_noise, kind=UsageError)
+
+
+FILTERS = [(1, 1), (1, 3, 3, 1), (1, 2, 5, 5, 2, 1)]
+DDPMPP = BlockStyle(embedding_dim=12, dropout=0.0)
+OTHER = {"scaled_by_embedding": True, "residual_scale": 1.0, "projected_resampling": False}
+ADM = replace(DDPMPP, head_channels=4, init=fan_in_init, last_gain=0.0, qkv_gain=1.0, **OTHER)
+STYLES = pytest.mark.parametrize("style", [DDPMPP, ADM], ids=["ddpmpp", "adm"])
+
+
+def stirred(module: nn.Module) -> nn.Module:
+    """The module with all its parameters moved away from where they start."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    return module
+
+
+@pytest.mark.parametrize("taps", FILTERS)
+def test_resampling_keeps_constants_and_one_way_is_the_transpose_of_the_other(taps: Any) -> None:
+    fir, ones = FIRFilter(taps), torch.ones(1, 2, 16, 16)
+    torch.testing.assert_close(fir.kernel.sum(), torch.tensor(1.0))
+    margin = len(taps)
+    up, middle = fir.up(ones), fir.down(ones)[..., 3:-3, 3:-3]
+    assert up.shape == (1, 2, 32, 32)
+    inner = up[..., margin:-margin, margin:-margin]
+    torch.testing.assert_close(inner, torch.ones_like(inner))
+    torch.testing.assert_close(fir.down(up)[..., 4:-4, 4:-4], ones[..., 4:-4, 4:-4])
+    torch.testing.assert_close(middle, torch.ones_like(middle))
+    fine, coarse = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 8, 8)
+    down, up = (fir.down(fine) * coarse).sum(), (fine * fir.up(coarse)).sum()
+    torch.testing.assert_close(4 * down, up)
+
+
+def test_box_filter_equals_the_general_path() -> None:
+    box, general, x = FIRFilter((1, 1)), FIRFilter((2, 2)), torch.randn(2, 3, 8, 8)
+    assert box.is_box
+    assert not general.is_box
+    torch.testing.assert_close(box.down(x), general.down(x))
+    torch.testing.assert_close(box.up(x), general.up(x))
+    torch.testing.assert_close(box.down(box.up(x)), x)
+
+
+@pytest.mark.parametrize("taps", FILTERS)
+def test_strided_convolution_of_the_blurred_is_the_convolution_downsampled(taps: Any) -> None:
+    layer = InputResidual(3, 5, BlockStyle(embedding_dim=4, fir_taps=taps))
+    features, image = torch.randn(2, 5, 4, 4), torch.randn(2, 3, 8, 8)
+    full = F.conv2d(image, layer.conv.weight, padding=1 + layer.fir.reach)
+    kernel = layer.fir.kernel.expand(5, -1, -1, -1)
+    small = F.conv2d(full, kernel, layer.conv.bias, stride=2, groups=5)
+    x, passed_on = layer(features, image)
+    assert passed_on is x
+    torch.testing.assert_close(x, (features + small) * sqrt(0.5))
+
+
+def test_positional_features_are_waves_of_geometric_frequencies() -> None:
+    c_noise = torch.tensor([0.0, 0.3, 700.0])
+    frequencies = 10 ** torch.linspace(0, -4, 8, dtype=torch.float64)
+    phase = c_noise[:, None].double() * frequencies
+    features = PositionalFeatures(16)(c_noise).double()
+    torch.testing.assert_close(features[:, :8], phase.sin(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(features[:, 8:], phase.cos(), atol=1e-4, rtol=0)
+    features = PositionalFeatures(8, last=False, cosines_first=True)
+    torch.testing.assert_close(features.frequencies, torch.tensor([1.0, 1e-1, 1e-2, 1e-3]))
+    torch.testing.assert_close(features(torch.zeros(1)), torch.tensor([[1.0] * 4 + [0.0] * 4]))
+    assert not features.state_dict()
+    exponents = np.arange(32, dtype=np.float32) / np.float32(31)
+    known = torch.from_numpy(np.float32(1e-4) ** exponents)
+    given = PositionalFeatures(64, float32=True).frequencies
+    torch.testing.assert_close(given, known, rtol=1.2e-7, atol=0)
+    assert not torch.equal(given, PositionalFeatures(64).frequencies)
+
+
+def test_fourier_features_have_random_frequencies_that_are_kept_in_the_state() -> None:
+    features = FourierFeatures(4096)
+    assert float(features.frequencies.std()) == pytest.approx(16, rel=0.05)
+    assert set(features.state_dict()) == {"frequencies"}
+    assert not list(features.parameters())
+    waves = features(torch.tensor([0.1]))
+    torch.testing.assert_close(waves[:, :2048], (0.2 * pi * features.frequencies[None]).sin())
+    torch.testing.assert_close(waves[:, :2048] ** 2 + waves[:, 2048:] ** 2, torch.ones(1, 2048))
+
+
+def test_impossible_sizes_are_refused() -> None:
+    for taps in ((), (1,), (1, 2, 1), (1, -1)):
+        assert "even number of taps" in refusal(FIRFilter, taps, kind=UsageError)
+    for make, width in product((PositionalFeatures, FourierFeatures), (0, 7)):
+        assert "noise features" in refusal(make, width, kind=UsageError)
+    assert "heads of 4 channels do not divide 6" in refusal(SelfAttention, 6, ADM, kind=UsageError)
+    rounded = replace(ADM, rounded_heads=True)
+    assert SelfAttention(6, rounded).heads == 1
+    assert ResidualBlock(8, 3, rounded, attention=True).attention is None
+    with pytest.raises(UsageError, match="2 attention heads do not divide 11"):
+        SelfAttention(11, rounded)
+    for dropout in (-0.1, 1.0):
+        assert "dropout" in refusal(BlockStyle, embedding_dim=4, dropout=dropout, kind=UsageError)
+
+
+def test_one_hot_labels_are_scaled_to_unit_mean_square() -> None:
+    embedding = ConditionEmbedding(PositionalFeatures(8), 8, DDPMPP, label_dim=4)
+    seen = []
+    embedding.label.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    embedding(torch.randn(4), torch.eye(4))
+    torch.testing.assert_close(seen[0], 2 * torch.eye(4))
+
+
+@pytest.mark.parametrize("head_channels", [None, 4])
+def test_attention_equals_a_softmax_written_out(head_channels: Any) -> None:
+    channels, side = 8, 3
+    style = BlockStyle(embedding_dim=4, head_channels=head_channels)
+    attention = stirred(SelfAttention(channels, style))
+    x = torch.randn(2, channels, side, side)
+    width = head_channels or channels
+    qkv = attention.qkv(attention.norm(x)).reshape(2, channels // width, width, 3, side * side)
+    expected = torch.empty(2, channels, side * side)
+    for image in range(2):
+        for head in range(channels // width):
+            query, key, value = qkv[image, head].unbind(1)
+            weights = torch.softmax(query.T @ key / sqrt(width), dim=1)
+            expected[image, head * width : (head + 1) * width] = value @ weights.T
+    expected = attention.projection(expected.reshape(x.shape))
+    torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-4)
+
+
+@STYLES
+def test_block_starts_as_its_skip(style: Any) -> None:
+    for resampling, channels in product((None, "up", "down"), (8, 12)):
+        block = ResidualBlock(8, channels, style, resampling, attention=True)
+        x = torch.randn(2, 8, 8, 8)
+        resampled = getattr(block.fir, resampling)(x) if resampling else x
+        skip, side = block.skip(resampled), {"up": 16, "down": 4}.get(resampling, 8)
+        assert skip.shape == (2, channels, side, side)
+        scale = style.residual_scale**2  # one for the convolutions, one for the attention
+        start = block(x, torch.randn(2, 12))
+        torch.testing.assert_close(start, scale * skip, atol=1e-4, rtol=1e-4)
+        projected = channels != 8 or (resampling and style is DDPMPP)
+        assert isinstance(block.skip, nn.Conv2d) == bool(projected)
+
+
+@STYLES
+def test_block_follows_its_definition(style: Any) -> None:
+    block = stirred(ResidualBlock(8, 12, style))
+    x, embedding = torch.randn(2, 8, 4, 4), torch.randn(2, 12)
+    h = block.conv1(F.silu(block.norm1(x)))
+    affine = block.modulation(embedding)[:, :, None, None]
+    if style is ADM:
+        h = block.norm2(h) * (1 + affine[:, :12]) + affine[:, 12:]
+    else:
+        h = block.norm2(h + affine)
+    expected = (block.skip(x) + block.conv2(F.silu(h))) * style.residual_scale
+    torch.testing.assert_close(block(x, embedding), expected)
+
+
+def test_groups_of_the_normalization() -> None:
+    groups = {2: 1, 8: 2, 96: 24, 128: 32, 512: 32, 180: 30}
+    assert {channels: DDPMPP.norm(channels).num_groups for channels in groups} == groups
+
+
+def test_initial_weights() -> None:
+    conv = nn.Conv2d(40, 80, 3)
+    xavier_init(conv, 0.5)
+    assert float(conv.weight.detach().std()) == pytest.approx(0.5 * sqrt(2 / (9 * 120)), rel=0.02)
+    assert not conv.bias.any()
+    fan_in_init(conv)
+    assert float(conv.weight.detach().std()) == pytest.approx(sqrt(1 / (3 * 9 * 40)), rel=0.02)
+    assert float(conv.bias.detach().abs().max()) <= 1 / sqrt(9 * 40)
+    fan_in_init(conv, 0.0)
+    assert not conv.weight.any()

@@ -19,7 +19,7 @@ from tests.support.original_files import (
     randomized,
     toy_content,
 )
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from training.networks import NETWORKS
 from training.original.model import import_original
 
@@ -98,9 +98,7 @@ def test_an_image_network_gives_what_it_gave(
 
 
 @pytest.mark.parametrize("space", ["IS", "ES"])
-def test_the_denoiser_is_the_one_that_was_trained(
-    tmp_path: Path, points: tuple[Tensor, Tensor], space: str
-) -> None:
+def test_it_denoises_as_trained(tmp_path: Path, points: tuple[Tensor, Tensor], space: str) -> None:
     network, content = image_file(tmp_path / "original.pkl", "ddpmpp", space)
     state = content["ema"].state
     axes, exponents = torch.from_numpy(state["_init_kwargs"]["W"]), state["g"].double()

@@ -1,15 +1,37 @@
-"""Pictures of training: the losses of a run, with gaps, and records that are refused."""
+"""Pictures of training, of answers and of tables, and the look of all."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from scipy.stats import kstwobign, spearmanr
 
 from dnnlib.errors import DataError
+from tests.support.answer_files import COUNT, TABLE, save
+from tests.support.picture_files import save_table
+from tests.support.running import refusal
+from training.files.answers import SavedAnswers
+from training.files.arrays import stem_of, title_of
+from training.files.records import columns_json
+from training.files.rows import SavedTable
 from training.files.stats import SavedTraining
+from training.measure.association import associations
+from training.measure.reliability import Z, reliability, wilson
+from training.pictures import look
+from training.pictures.album import pictures_of
+from training.pictures.look import brief, colors_of_places, joined, sequential_colors
+from training.pictures.tables import columns
+from training.pictures.tables.album import column_errors, draw_densities, draw_roundtrip, uniformity
 from training.pictures.training import draw_training, running_median
+from training.report.content import Choice
+from training.report.finding import found_in
+from training.report.tables import density_results
 
 
 def report(seen: int, **changes: Any) -> str:
@@ -64,3 +86,373 @@ def test_wrong_records(tmp_path: Path) -> None:
         (tmp_path / "stats.jsonl").write_text(text)
         with pytest.raises(DataError, match=message):
             SavedTraining.load(tmp_path / "stats.jsonl")
+
+
+LUMA = [0.299, 0.587, 0.114]
+
+
+def test_colors_tell_places_apart_and_hold_for_red_green_blindness() -> None:
+    """Lightness tells up from down, blue against yellow tells left from right."""
+    across, up = (axis.ravel() for axis in np.meshgrid(*[np.linspace(-1.5, 1.5, 7)] * 2))
+    places = np.stack([across, up], axis=1)
+    colors = colors_of_places(places, 1.0)
+    assert ((colors >= 0) & (colors <= 1)).all()
+    luma = (colors @ LUMA).reshape(7, 7)
+    assert (np.diff(luma, axis=0) > 0).all()
+    assert luma.max() < 0.85  # they are seen on white
+    yellowness = (colors[:, 0] + colors[:, 1] - 2 * colors[:, 2]).reshape(7, 7)
+    assert (yellowness[:, -1] - yellowness[:, 0] > 0.4).all()
+    assert np.abs(colors_of_places(places + 1e-3, 1.0) - colors).max() < 0.05
+    assert np.allclose(colors_of_places(7 * places, 7.0), colors)
+
+
+def test_sequential_colors_get_lighter_and_differ() -> None:
+    colors = sequential_colors(7)
+    luma = colors @ LUMA
+    assert (np.diff(luma) > 0).all()
+    assert luma.max() < 0.85
+    assert np.abs(np.diff(colors, axis=0)).sum(axis=1).min() > 0.1
+    assert sequential_colors(1).shape == (1, 3)
+
+
+def test_panels_fill_the_page_without_overlap() -> None:
+    figure, places = look.panel_page(2, 3, (2.0, 1.0), "title", "subtitle", left=0.7, gap=0.4)
+    width, height = figure.get_size_inches()
+    left, bottom, wide, high = np.moveaxis(places, -1, 0)
+    assert np.allclose(np.diff(left, axis=1), 2.4)
+    assert (bottom[0] > bottom[1] + high[1] + 0.5).all()
+    assert left.min() == pytest.approx(0.7)
+    assert bottom.min() > 0
+    assert (left + wide).max() < width
+    assert (bottom + high).max() < height - look.TOP
+    axes = look.axes_at(figure, places[1, 2])
+    assert np.allclose(axes.get_position().bounds * np.array([width, height] * 2), places[1, 2])
+    assert [text.get_text() for text in figure.texts] == ["title", "subtitle"]
+
+
+def test_words_and_titles() -> None:
+    shown = [brief(value) for value in (0, 0.00123, 0.5, 3.14, 12.7, 104.2, 9.96e-5, 1.7e-12)]
+    assert shown == ["0", "0.0012", "0.5", "3.1", "13", "104", "1·10⁻⁴", "1.7·10⁻¹²"]
+    assert joined("a", "", "b") == "a · b"
+    font = FontProperties(size=10)
+    assert look.shortened("short", 5, font) == "short"
+    assert look.shortened("WWWWWWWWWW WWW", 1.4, font) == "WWWWWWWWW…"
+    for name, *expected in (
+        ("s_curve_PRRto2D_exact_melt_results", "s curve", "PRRto2D schedule, exact denoiser"),
+        ("circles_PRP_net_gen_results", "circles", "PRP schedule, trained network"),
+        ("cifar10_PRRto100D_roundtrip", "cifar10", "PRRto100D schedule"),
+        ("my_own_file", "my own file", ""),
+    ):
+        assert [*title_of(stem_of(Path(f"x/{name}.npz")))] == expected
+
+
+CHECK = {"cells": 40, "coverage": {"0.5": 0.6, "0.9": 1.0}, "reliability": [[0.2, 0.25, 40]]}
+
+
+def test_answers_are_read_as_they_were_written(tmp_path: Path) -> None:
+    numbers, levels = SavedAnswers.load(save(tmp_path, "predict")).asked
+    assert (numbers.low == 4).all()
+    assert (numbers.guess == 5).all()
+    assert numbers.known.sum() == COUNT - 1
+    assert (numbers.right == ((numbers.truth >= 4) & (numbers.truth <= 6))).all()
+    assert (levels.probability == 0.75).all()
+    assert (levels.right == (levels.truth == 1)).all()
+    scores = SavedAnswers.load(save(tmp_path, "score"))
+    assert np.isnan(scores.tails[0, 0])
+    assert (scores.tails[1:] == [0.001, 0.5]).all()
+
+
+def test_all_answers_are_drawn_and_reported(tmp_path: Path) -> None:
+    check: dict[str, Any] = {"format": "inflationary-flows check of answers 1", "rows": 40}
+    check |= {"verdict": "$fine$", "adjusted": {"ranks of b": 0.5}, "detectable": 0.3}
+    check |= {"level": 0.05, "columns": {"b": CHECK}}
+    (tmp_path / "check.json").write_text(json.dumps(check))
+    endings = {"sample": {"marginals", "associations"}, "score": {"odd"}, "predict": {"cells"}}
+    for question, expected in endings.items():
+        save(tmp_path, question)
+        pictures = pictures_of([tmp_path, tmp_path / "answers.csv"], tmp_path / "new", None)
+        names = {f"answers_{ending}.png" for ending in expected}
+        names |= {"check_intervals.png", "check_levels.png"}
+        assert {each.path.name for each in pictures} == names
+        for picture in pictures:
+            picture.write(tmp_path / picture.path.name)
+        findings = found_in([tmp_path], Choice())
+        assert (len(findings.sections), findings.broken, findings.foreign) == (2, [], [])
+    check["columns"] = {"b": CHECK | {"reliability": [[0.2, 7, 40]]}}
+    (tmp_path / "check.json").write_text(json.dumps(check))
+    assert "no check of ask" in refusal(pictures_of, [tmp_path / "check.json"], None, None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sheet": None},
+        {"sheet": "../answers.csv"},
+        {"sheet": "none.csv"},
+        {"beside": -1},
+        {"table": None},
+        {"table": json.loads(columns_json(TABLE)) | {"separator": "ab"}},
+        {"options": {"interval": 2.0}},
+    ],
+)
+def test_strange_files_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = save(tmp_path, "predict", **changes)
+    with pytest.raises(DataError, match=r"broken, or not|not beside it"):
+        SavedAnswers.load(path)
+
+
+def test_associations_are_those_of_the_types() -> None:
+    draw = np.random.default_rng(0)
+    level, other = draw.integers(0, 3, (2, 4000)).astype(float)
+    number = np.exp(draw.normal(size=4000))
+    tied = np.where(level == 1, number + 100, number)
+    rows = np.stack([number, tied, level, level[::-1].copy(), other, level], axis=1)
+    rows[::7, 0] = np.nan
+    made = associations(rows, np.array([False, False, True, True, True, True]))
+    there = ~np.isnan(rows[:, 0])
+    assert np.isclose(made[0, 1], spearmanr(number[there], tied[there]).statistic)
+    assert made[2, 5] == pytest.approx(1)
+    assert made[1, 2] == made[2, 1] > 0.8
+    assert max(made[0, 4], made[2, 3], made[2, 4]) < 0.05
+
+
+def test_reliability_is_that_of_bins_and_the_range_is_wilsons() -> None:
+    shares = np.array([[0.05, 0.95], [0.07, 0.93], [0.95, 0.05]])
+    bins = reliability(shares, np.array([[0, 1], [1, 0], [1, 0]]) == 1)
+    assert np.allclose(bins, [[0.17 / 3, 1 / 3, 3], [2.83 / 3, 2 / 3, 3]])
+    share, count = np.array([0.0, 0.3, 1.0]), np.array([5, 20, 9])
+    for end in wilson(share, count):
+        assert np.allclose(np.abs(share - end), Z * np.sqrt(end * (1 - end) / count))
+
+
+def load(folder: Path, kind: str = "melt", **changes: Any) -> SavedTable:
+    return SavedTable.load(save_table(folder, kind, **changes))
+
+
+def words(figure: Figure) -> str:
+    """All texts of a figure that is drawn, coarsely."""
+    figure.set_dpi(20)
+    FigureCanvasAgg(figure).draw()
+    texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+    told = [text.get_text() for text in texts]
+    for axes in figure.axes:
+        told += [axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()]
+    return " | ".join(told)
+
+
+def panel_names(figure: Figure) -> list[str]:
+    names = [axes.get_title(loc="left") for axes in figure.axes]
+    return [name for name in names if name]
+
+
+# Figures.
+
+
+def test_distances_are_told_with_what_chance_makes_of_them() -> None:
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(400, 3))
+    far = columns.distances(rows, rows * [1, 1e9, -1] + [0, 0, 100])
+    assert far[0] == 0
+    assert far[2] == 1
+    assert columns.chance(300, 200) == pytest.approx(kstwobign.isf(0.05) / np.sqrt(120), rel=1e-3)
+    pairs = generator.normal(size=(2, 200, 80, 5))
+    passed = [
+        columns.distances(*pair).max() > columns.chance(80, 80, 5)
+        for pair in zip(*pairs, strict=True)
+    ]
+    assert 0.005 < np.mean(passed) < 0.08
+
+
+def test_rank_correlations_are_those_of_scipy_and_0_of_constant_columns() -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 4)).round(1)
+    rows[:, 1] += rows[:, 0]
+    assert np.allclose(columns.rank_correlations(rows), spearmanr(rows).statistic)
+    rows[:, 2] = 7
+    assert np.allclose(columns.rank_correlations(rows)[2], 0)
+
+
+def test_pairs_are_of_the_columns_whose_correlations_differ() -> None:
+    data, samples = np.eye(7), np.eye(7)
+    samples[2, 5] = samples[5, 2] = 0.9
+    samples[5, 6] = samples[6, 5] = -0.4
+    assert columns.telling_columns([data, samples], 3).tolist() == [2, 5, 6]
+    assert columns.telling_columns([data, data], 3).size == 3
+    assert columns.telling_columns([samples[:2, :2]], 5).tolist() == [0, 1]
+
+
+def test_limits_hold_all_of_few_rows_and_no_wild_samples() -> None:
+    few = np.random.default_rng(0).normal(size=20)
+    low, high = columns.limits(few)
+    assert low < few.min() < few.max() < high
+    low, high = columns.limits(few, 1e12 * few)
+    assert high - low < 4 * np.ptp(few)
+    for value in (0.0, -3.0, 1e12, 1e-200):
+        low, high = columns.limits(np.full(5, value), np.full(3, value))
+        assert low < value < high
+
+
+def test_ranks_of_one_law_are_uniform() -> None:
+    generator = np.random.default_rng(0)
+    values = [uniformity(*generator.normal(size=(2, 40))) for _ in range(300)]
+    assert 0.01 < np.mean(np.array(values) < 0.05) < 0.08
+    assert uniformity(np.zeros(40) - 9, generator.normal(size=40)) < 1e-6
+
+
+# Pictures.
+
+
+def test_the_worst_columns_come_first_by_name_and_distance(tmp_path: Path) -> None:
+    melt = load(tmp_path, dim=61, count=20)
+    points = melt.points.copy()
+    points[:, 40] += 1e9
+    gen = load(tmp_path, "gen", dim=61, count=20, points=points)
+    figure = columns.draw_marginals([melt, gen])
+    told = words(figure)
+    assert panel_names(figure)[0] == "column_40"
+    assert len(panel_names(figure)) == 20
+    assert "KS distance 1.000" in told
+    assert "20 worst-fitted of 61" in told
+    assert "not shown: KS at most 0 " in told
+    for axes in figure.axes[1:20]:
+        low, high = axes.get_xlim()
+        column = melt.points[:, int(axes.get_title(loc="left").removeprefix("column_"))]
+        assert low < column.min() < column.max() < high
+
+
+def test_one_set_alone_keeps_the_order_of_the_table(tmp_path: Path) -> None:
+    for kind, label in (("melt", "data"), ("gen", "samples"), ("roundtrip", "returned rows")):
+        figure = columns.draw_marginals([load(tmp_path, kind)])
+        assert panel_names(figure) == [f"column_{index}" for index in range(4)]
+        assert label in words(figure)
+    (first, *_) = pictures_of([tmp_path / "wine_PRP_gen.npz"], None, None)
+    assert first.path.name == "wine_PRP_marginals.png"
+    assert first.note.startswith("samples alone")
+
+
+def test_data_are_below_the_diagonal_and_samples_above_it(tmp_path: Path) -> None:
+    tables = [load(tmp_path), load(tmp_path, "gen")]
+    figure = columns.draw_pairs(tables)
+    panels = np.array(figure.axes[1:]).reshape(4, 4)  # after the legend
+    for row, across in ((2, 1), (1, 2)):
+        shown = panels[row, across].lines[0].get_xydata()
+        assert np.allclose(shown, tables[int(across > row)].points[:, [across, row]])
+    assert panels[2, 1].get_xlim() == panels[0, 1].get_xlim() == panels[1, 1].get_xlim()
+    assert panels[2, 1].get_ylim() == panels[1, 2].get_xlim()
+
+
+def test_densities_tell_p_and_the_least_likely_row(tmp_path: Path) -> None:
+    melt, gen = load(tmp_path), load(tmp_path, "gen")
+    told = words(draw_densities([melt, gen]))
+    p = uniformity(melt.densities, gen.densities)
+    assert f"KS p = {p:.2g}" in told
+    assert f"row {100 + melt.densities.argmin()} of the data" in told
+    alone = words(draw_densities([gen]))
+    assert "least likely" not in alone
+    assert "KS" not in alone
+
+
+def test_errors_of_roundtrips_are_in_standard_deviations(tmp_path: Path) -> None:
+    melt = load(tmp_path)
+    std = melt.points.std(axis=0)
+    back = load(tmp_path, "roundtrip", points=melt.points + 1e-3 * std * [1, 2, 0, 4])
+    root, largest = column_errors(melt, back)
+    assert np.allclose(root, [1e-3, 2e-3, 0, 4e-3], atol=1e-9)
+    assert np.allclose(root, largest, atol=1e-9)
+    (axes,) = draw_roundtrip(melt, back).axes
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == ["column_3", "column_1", "column_0", "column_2"]
+
+
+def test_a_folder_of_a_run_is_drawn_and_other_units_are_not(tmp_path: Path) -> None:
+    for kind in ("melt", "roundtrip", "gen"):
+        save_table(tmp_path, kind)
+    kinds = "log_prob marginals melt_joint melt_latents pairs roundtrip spectrum"
+    expected = {f"wine_PRP_{kind}.png" for kind in kinds.split()}
+    pictures = pictures_of([tmp_path], tmp_path / "there", "gif")
+    assert {picture.path.name for picture in pictures} == expected
+    assert {picture.path.parent for picture in pictures} == {tmp_path / "there"}
+    save_table(tmp_path, "gen", names=np.array(["other", "columns", "than", "those"]))
+    names = [picture.path.name for picture in pictures_of([tmp_path], None, None)]
+    assert names.count("wine_PRP_marginals.png") == 2
+
+
+def test_the_best_report_on_held_out_rows_is_marked(tmp_path: Path) -> None:
+    nats = [-9.0, -3.0, -2.0, -2.5]
+    lines = [
+        {
+            "seen": 1e6 * (k + 1),
+            "Loss/loss": 0.9 - 0.1 * k,
+            "Progress/learning_rate": 1e-3,
+            "Loss/held_out": 0.95 + 0.01 * k,
+            "Likelihood/held_out_nats": nats[k],
+        }
+        for k in range(4)
+    ]
+    path = tmp_path / "stats.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    saved = SavedTraining.load(path)
+    figure = draw_training(saved, "run")
+    loss_axes, nats_axes, _ = figure.axes
+    assert saved.best == 2  # by nats, not by loss
+    assert loss_axes.lines[-1].get_xydata().tolist() == [[3, 0.97]]
+    assert nats_axes.lines[-1].get_xydata().tolist() == [[3, -2.0]]
+    assert np.allclose(nats_axes.lines[0].get_ydata(), nats)
+    assert "best −2 nats" in words(figure)
+    images = replace(saved, nats=None)  # which have a held-out loss alone
+    assert images.best == 0
+    assert len(draw_training(images, "run").axes) == 2
+
+
+# What is odd.
+
+
+def strange(points: np.ndarray) -> np.ndarray:
+    """A constant column, one of two values, and rows that are NaN, infinite or far too large."""
+    points = points.copy()
+    points[:, 0], points[:, 1] = 5, points[:, 1] > 0
+    points[:3, 2] = np.nan, -np.inf, 1e300
+    return points
+
+
+NAMES = ["$x^", "a\nb\t\\", "", "ï" * 200]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dim", [1, 4])
+def test_odd_tables_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dim: int) -> None:
+    monkeypatch.setattr(look, "DPI", 30)
+    for kind in ("melt", "roundtrip", "gen"):
+        made = load(tmp_path, kind, count=20)
+        wild = np.where(np.arange(20) == 4, -np.inf, made.log_prob)
+        points = strange(made.points)[:, -dim:]
+        changes = {"points": points, "names": np.array(NAMES[-dim:]), "log_prob": wild}
+        save_table(tmp_path, kind, dim, 20, **changes)
+    own = {f"wine_PRP_{kind}.png" for kind in ("log_prob", "marginals", "pairs", "roundtrip")}
+    drawn = [p for p in pictures_of([tmp_path], None, None) if p.path.name in own]
+    assert len(drawn) == len(own) - (dim == 1)  # one column has no pairs
+    for picture in drawn:
+        picture.write(picture.path)
+        assert picture.path.stat().st_size > 1000
+    table = SavedTable.load(tmp_path / "wine_PRP_melt.npz")
+    assert len(table.rows) == (17 if dim > 1 else 20)
+    assert len(table.densities) == 19
+    if dim == 4:
+        assert "17 rows of data (3 not finite, left out)" in words(columns.draw_marginals([table]))
+
+
+def test_constant_densities_and_few_rows(tmp_path: Path) -> None:
+    two = [load(tmp_path, kind, count=2, log_prob=np.zeros(2)) for kind in ("melt", "gen")]
+    for figure in (draw_densities(two), columns.draw_marginals(two), columns.draw_pairs(two)):
+        words(figure)
+    none = save_table(tmp_path, "melt", log_prob=np.full(60, np.nan))
+    assert not [p for p in pictures_of([none], None, None) if "log_prob" in p.path.name]
+
+
+def test_errors_of_log_densities_are_told_in_reports(tmp_path: Path) -> None:
+    assert not density_results(load(tmp_path), "wine")
+    errors = np.where(np.arange(60) == 0, 0.4, 0.0)
+    (result,) = density_results(load(tmp_path, log_prob_error=errors), "wine")
+    assert result.value == "0.052 nats, root mean square of the rows; 0.4 at most"
+    assert not result.holds
+    (result,) = density_results(load(tmp_path, log_prob_error=errors / 2), "wine")
+    assert result.holds

@@ -66,9 +66,7 @@ def lasso(page: Any, chart: Any, low: float, high: float) -> None:
     page.mouse.up()
 
 
-def test_it_opens_offline_without_a_word(
-    opened: Opened, page: Any, path: Path, tmp_path: Path
-) -> None:
+def test_opens_offline_and_silently(opened: Opened, page: Any, path: Path, tmp_path: Path) -> None:
     with opened(path, 400, dark=True) as small:
         for each, width, dark in ((page, 1280, False), (small, 400, True)):
             assert not each.complaints

@@ -1,4 +1,4 @@
-"""Runs of many posteriors: what they tell while they work, and when they are cut short."""
+"""Runs of many posteriors: what they tell while they work and when they end."""
 
 import logging
 from itertools import count
@@ -10,14 +10,20 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
-from tests.support.draws import double
+from tests.support.draws import double, seeded
+from tests.support.image_models import save_image_model
 from tests.support.posteriors import conditional_prior, gaussian_prior, problem
+from tests.support.running import refusal
 from torch_utils.results import save_arrays
 from training.inference.likelihoods import Gaussian
 from training.inference.samplers.twisted import calls_of
 from training.inference.sampling import SamplingPlan
+from training.measure.posterior.calibration import RunValues, calibrate
+from training.measure.posterior.local import LocalCalibration, LocalTest
 from training.runs import posteriors
+from training.runs.posterior_results import report_check, report_near, warn_of_unlike
 from training.runs.posteriors import Groups, Progress, planned, sample_groups, sampled
+from training.subjects import ImageFlow, NetworkFile, open_subject
 
 
 @pytest.fixture
@@ -39,9 +45,7 @@ def cut_short(groups: Groups, whole: int, fingerprint: str = "this run") -> None
         groups.run(work)
 
 
-def test_a_run_that_is_cut_short_says_what_is_kept_and_how_to_go_on(
-    groups: Groups, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_runs_cut_short_say_how_to_go_on(groups: Groups, caplog: pytest.LogCaptureFixture) -> None:
     cut_short(groups, 2)
     assert f"4 of 5 posteriors are done and kept in {groups.folder}" in caplog.text
     assert "The same command goes on from there" in caplog.text
@@ -71,11 +75,8 @@ def test_without_a_terminal_lines_say_how_far_a_long_step_is(
     ):
         for _ in range(5):
             move(2)
-    assert caplog.messages == [
-        "Making 10 draws",
-        "Draws: 40 % after 40 s, about 60 s to go",
-        "Draws: 80 % after 80 s, about 20 s to go",
-    ]
+    first, second = (f"Draws: {n} % after {n} s, about {100 - n} s to go" for n in (40, 80))
+    assert caplog.messages == ["Making 10 draws", first, second]
 
 
 def test_as_many_particles_are_taken_as_fit_into_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,19 +89,16 @@ def test_as_many_particles_are_taken_as_fit_into_minutes(monkeypatch: pytest.Mon
 
     for minutes in (2, 4, 8):
         fit = wanted(minutes).particles
-        assert fit is not None
         calls = [calls_of(which.target, 10, 32, 4, 50, size) for size in (fit, 2 * fit)]
         # Most of the time is for network calls.
         assert calls[0] * 1e-3 < 0.8 * 60 * minutes < calls[1] * 1e-3
     with pytest.raises(UsageError, match="32 particles of 4 chains and 10 observations take about"):
         wanted(0.1)
-    with pytest.raises(UsageError, match="this is by hmc"):
-        wanted(2, "hmc")
+    assert "this is by hmc" in refusal(wanted, 2, "hmc", kind=UsageError)
 
 
 def test_posteriors_of_whole_steps_are_at_them(groups: Groups) -> None:
     prior = conditional_prior()
-    assert prior.flow.coordinates is not None
     one = double([[1.0, 0.0], [-1.0, 0.0]])
     prior.flow.coordinates.hold_steps(double([1.0, 0.0]), double([0.0, 0.0]), one)
     likelihood = Gaussian(double(0.5), torch.tensor([1]))
@@ -110,3 +108,46 @@ def test_posteriors_of_whole_steps_are_at_them(groups: Groups) -> None:
     for draws, summary in sampled(groups):
         assert set(draws.points[..., 0].flatten().tolist()) == {-1, 0, 1}
         torch.testing.assert_close(summary.mean[:, 0], draws.points[..., 0].mean(dim=(1, 2)))
+
+
+def test_local_tests_claim_nothing_where_runs_are_far(caplog: pytest.LogCaptureFixture) -> None:
+    tests = [LocalTest("a", 1e-5, 1e-5, "too low", [0.4]), LocalTest("a", 0.5, 1, "too low", [0.5])]
+    reaches = torch.tensor([[0.5, 0.9], [0.2, 3.7]])
+    with caplog.at_level(logging.INFO):
+        report_near(LocalCalibration(tests, 2, 0.01, 6), reaches, on_average=True)
+        report_near(LocalCalibration(tests[::-1], 2, 0.01, 6), reaches, on_average=True)
+    near, far, size, *others = caplog.messages
+    not_here = "Observation 1: calibrated on average, but not here: the posterior is too"
+    assert near.startswith(not_here)
+    no_test = "Observation 2: no local test, since the 2 simulations nearest to it lie up"
+    assert far.startswith(no_test)
+    assert "3.7 standard deviations away; among them no miscalibration was seen" in far
+    assert size.startswith("Near an observation, an error of 100 points")
+    assert others[0].startswith("Observation 1: no miscalibration seen")
+    assert "no local test" in others[1]
+    assert "among them posteriors are too low" in others[1]
+
+
+def test_draws_mostly_beyond_bounds_are_explained(caplog: pytest.LogCaptureFixture) -> None:
+    ranks = torch.rand(20, 1, generator=seeded(), dtype=torch.float64)
+    for most, explained in ((0.3, False), (0.9848, True)):
+        leaked = torch.linspace(0, most, 20)
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            report_check(calibrate(RunValues(("a",), ranks, {}, ranks, leaked)))
+        assert ("train with --bounded=map" in caplog.text) is explained
+
+
+def test_images_that_are_called_after_a_toy_are_images(tmp_path: Path) -> None:
+    save_image_model(tmp_path / "network.pkl", data_name="moons", t_max=3.0)
+    subject = open_subject(NetworkFile.open(str(tmp_path / "network.pkl")))
+    assert isinstance(subject, ImageFlow)
+    assert subject.image_shape == (1, 8, 8)
+    # As a sentence calls them: the 52nd number.
+    assert subject.words[51] == "the pixel in row 7, column 4"
+
+
+def test_where_no_law_of_conditions_is_known_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        assert warn_of_unlike(None, torch.zeros(2, 3)) is None
+    assert "is not known" in caplog.text

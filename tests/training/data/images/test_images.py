@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from dnnlib.errors import DataError
 from tests.support.image_files import encoded, write_zip
-from tests.support.refusals import refusal
+from tests.support.running import refusal
 from torch_utils import distributed
 from training.data.batches import Batch
 from training.data.images.batches import (
@@ -83,8 +83,7 @@ def test_pixels_become_numbers_from_minus_one_to_one_and_come_back_rounded_and_c
     points = (torch.tensor([-300, -0.4, 0.4, 0.6, 254.4, 254.6, 1e9]) / 127.5) - 1
     assert to_pixels(points).tolist() == [0, 0, 0, 1, 254, 255, 255]
     for value in (float("nan"), float("inf")):
-        with pytest.raises(DataError, match="not finite"):
-            to_pixels(torch.tensor([0.0, value]))
+        assert "not finite" in refusal(to_pixels, torch.tensor([0.0, value]))
 
 
 @pytest.mark.parametrize("cache", [False, True])
@@ -106,7 +105,7 @@ def test_a_data_set_is_its_images_and_labels(stored: Stored, cache: bool) -> Non
     # Mirrored copies follow the originals.
     dataset = ImageDataset(stored(), use_labels=True, xflip=True, cache=cache)
     assert len(dataset) == 2 * COUNT
-    pixels, labels = dataset.read(range(2 * COUNT))  # type: ignore[assignment]
+    pixels, labels = dataset.read(range(2 * COUNT))
     mirrored = np.concatenate([PIXELS, PIXELS[:, :, ::-1]])
     assert torch.equal(pixels, channels_first(mirrored))
     assert torch.equal(labels[:COUNT], labels[COUNT:])
@@ -117,8 +116,7 @@ def test_labels_are_not_needed_unless_asked_for(stored: Stored) -> None:
         dataset = ImageDataset(stored(labels=labels))
         assert (dataset.label_dim, dataset.has_labels) == (0, False)
         assert dataset[3][1].shape == (0,)
-    with pytest.raises(DataError, match="no labels"):
-        ImageDataset(stored(labels="none"), use_labels=True)
+    assert "no labels" in refusal(ImageDataset, stored(labels="none"), use_labels=True)
 
 
 @pytest.mark.parametrize("xflip", [False, True])

@@ -1,4 +1,4 @@
-"""Tables as people have them: what their columns are taken for, and that they come back equal."""
+"""Tables as people have them: what columns and rows are taken for; they come back equal."""
 
 import csv
 from datetime import date, timedelta
@@ -11,6 +11,7 @@ import pytest
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.messy_tables import COUNT, COUNTS, DRAW, FIRST, MESSY, drawn, holes, sizes, text
+from tests.support.running import refusal
 from training.commands.holes import telling_holes
 from training.commands.python import Records
 from training.data.records.cells import open_cells
@@ -18,6 +19,7 @@ from training.data.records.encoding import encode
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.records import CATEGORY, RecordColumn
 from training.data.records.writing import save_records_csv
+from training.data.sketches import MOST_SKETCHED, Sketch, row_numbers
 from training.files.records import load_records, save_records
 
 
@@ -35,9 +37,7 @@ def rows_of(path: Path, separator: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", MESSY)
-def test_a_messy_table_goes_in_with_its_types_and_comes_back_equal(
-    tmp_path: Path, name: str
-) -> None:
+def test_messy_tables_go_in_with_their_types_and_come_back(tmp_path: Path, name: str) -> None:
     content, types = MESSY[name]
     path, back = tmp_path / name, tmp_path / "back.csv"
     path.write_text(content, encoding="utf-8")
@@ -97,9 +97,8 @@ def records_of(tmp_path: Path, content: str, **choices: Any) -> tuple[Any, str]:
 
 def test_types_that_are_given_are_taken(tmp_path: Path) -> None:
     days = [f"{FIRST + timedelta(row % 12):%d/%m/%Y}" for row in range(COUNT)]
-    content = text(
-        "a,b,c,d,e", drawn(1, 2, 3), drawn("s", "m", "l"), days, range(COUNT), drawn(0, 1)
-    )
+    sizes, bits = drawn("s", "m", "l"), drawn(0, 1)
+    content = text("a,b,c,d,e", drawn(1, 2, 3), sizes, days, range(COUNT), bits)
     records, lines = records_of(tmp_path, content)
     assert types_of(records) == "whole category date identifier category"
     assert "read as %m/%d/%Y" in lines
@@ -131,10 +130,8 @@ def test_rare_levels_are_one_and_unknown_ones_are_missing(tmp_path: Path) -> Non
     np.testing.assert_array_equal(later.values[:, 1], [2, np.nan, np.nan, 0])
     assert np.isnan(later.values[:, 0]).all()
     assert later.beside["more"].tolist() == list("wxyz")
-    assert told == [
-        "table lacks a: all their cells are missing",
-        "'strange' is an unknown level of 'b': 1 cell(s) are missing",
-    ]
+    unknown = "'strange' is an unknown level of 'b': 1 cell(s) are missing"
+    assert told == ["table lacks a: all their cells are missing", unknown]
     with pytest.raises(DataError, match="table, row 2, column 'a': 'x' is no number"):
         encode(pandas.DataFrame({"a": ["1", "x"]}), records.columns)
     with pytest.raises(DataError, match="has none of the columns a, b"):
@@ -190,8 +187,7 @@ def test_missing_cells_are_kept_or_refused_or_dropped_or_filled_in(tmp_path: Pat
     words = ["n.a." if row % 9 == 4 else size for row, size in enumerate(sizes(1))]
     _, lines = records_of(tmp_path, text("a,b", words, drawn("x", "y")))
     assert "'a' has numbers, but for 22 cells" in lines
-    with pytest.raises(DataError, match="constants and identifiers alone"):
-        records_of(tmp_path, "a,b\n" + "1,\n" * 20)
+    assert "constants and identifiers alone" in refusal(records_of, tmp_path, "a,b\n" + "1,\n" * 20)
 
 
 def test_broken_records_are_refused(tmp_path: Path) -> None:
@@ -217,3 +213,24 @@ def test_broken_records_are_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"broken|nothing to train"):
             load_records(tmp_path / "broken.npz")
     assert RecordColumn("b", CATEGORY, ("x", "y", "z")) in records.columns
+
+
+def test_rows_that_were_seen_are_told_from_those_that_chance_repeats() -> None:
+    draw = np.random.default_rng(0)
+
+    def numbers(count: int, levels: int) -> np.ndarray:
+        return row_numbers(draw.integers(levels, size=(count, 4)).astype(float))
+
+    for count, levels in ((300, 9), (3 * MOST_SKETCHED, 30)):
+        seen, fresh = numbers(count, levels), numbers(1000, levels)
+        sketch = Sketch.of(seen)
+        assert len(sketch.listed) == min(count, MOST_SKETCHED)
+        assert sketch.repeated(fresh) > 0
+        assert sketch.repeated_by_chance(fresh, alike=True)
+        again = np.concatenate([fresh, seen[:100]])
+        assert not sketch.repeated_by_chance(again, alike=True)
+    few, once = numbers(500, 2), Sketch.of(row_numbers(draw.normal(size=(100, 2))))
+    assert Sketch.of(few).repeated_by_chance(few, alike=True)  # nothing can tell
+    assert not once.repeated_by_chance(once.numbers[:1], alike=False)
+    assert once.repeated_by_chance(once.numbers[:1], alike=True)
+    assert not once.repeated_by_chance(once.numbers[:9], alike=True)

@@ -5,6 +5,7 @@ from unittest import mock
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 
 from tests.support.draws import double, normal
 from tests.support.posteriors import Parabola, gaussian_prior, problem
@@ -57,8 +58,8 @@ def test_leapfrog_with_the_momentum_turned_goes_back() -> None:
     end, momentum, _ = leap(w, q)
     assert (end - w).abs().min() > 1e-3
     back, turned, _ = leap(end, -momentum)
-    torch.testing.assert_close(back, w, rtol=0, atol=1e-10)
-    torch.testing.assert_close(-turned, q, rtol=0, atol=1e-10)
+    assert_close(back, w, rtol=0, atol=1e-10)
+    assert_close(-turned, q, rtol=0, atol=1e-10)
 
 
 def test_leapfrog_keeps_volume() -> None:
@@ -72,15 +73,13 @@ def test_leapfrog_keeps_volume() -> None:
             ends.append(torch.cat([moved_w, moved_q.flatten(0, 1)], dim=1))
         columns.append((ends[0] - ends[1]) / (2 * step))
     determinants = torch.linalg.det(torch.stack(columns, dim=2))
-    torch.testing.assert_close(determinants, torch.ones_like(determinants), rtol=0, atol=1e-6)
+    assert_close(determinants, torch.ones_like(determinants), rtol=0, atol=1e-6)
 
 
 def test_the_error_of_the_energy_falls_as_the_square_of_the_step() -> None:
     w, q = start()
     errors = torch.stack([Leapfrog(0.4 / n, n)(w, q)[2].abs() for n in (8, 16)])
-    torch.testing.assert_close(
-        errors[0] / errors[1], torch.full((8,), 4.0).double(), rtol=0.15, atol=0
-    )
+    assert_close(errors[0] / errors[1], torch.full((8,), 4.0).double(), rtol=0.15, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["curvature", "covariance"])
@@ -90,7 +89,6 @@ def test_the_metric_is_learned(kind: str) -> None:
     target = problem(gaussian_prior(), likelihood, OBSERVED).target
     kernel = Hamiltonian(target)
     curvature = target.curvature(normal(1, 2), torch.zeros(1, dtype=torch.int64))
-    assert curvature is not None
     mass = torch.eye(2).double() + curvature[0]
     if kind == "covariance":
         with mock.patch.object(Hamiltonian, "_is_curved", False):
@@ -103,4 +101,4 @@ def test_the_metric_is_learned(kind: str) -> None:
         kernel.start(normal(2 * CHAINS, 2), CHAINS)
         tolerance = 1e-9
     found = kernel._root @ kernel._root.mT
-    torch.testing.assert_close(found, mass.expand(2, 2, 2), rtol=tolerance, atol=tolerance)
+    assert_close(found, mass.expand(2, 2, 2), rtol=tolerance, atol=tolerance)

@@ -1,25 +1,149 @@
-"""All samplers: posteriors that are known, and draws that depend on nothing but their seed."""
+"""Samplers: known posteriors, precision, refusals; populations, annealed and twisted."""
+
+from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
 
-from dnnlib.errors import DataError, UsageError
-from tests.support.draws import double
+from dnnlib.errors import UsageError
+from tests.support.draws import double, normal, seeded
+from tests.support.flows import Bumps, exact_flow
 from tests.support.posteriors import (
+    STEPS,
     Parabola,
     affine,
     assert_moments,
     by_quadrature,
     drawn,
     gaussian_prior,
+    moments_on_grid,
     posterior,
     problem,
 )
-from tests.support.running import slowly
+from tests.support.running import refusal, slowly
+from training.flow.coordinates.coordinates import Coordinates
+from training.flow.denoisers import MixtureDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.pfode import ProbabilityFlow
+from training.flow.schedules import InflationSchedule
+from training.flow.solvers import get_solver
+from training.inference import proposals, sampling
+from training.inference.draws import Draws
+from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
-from training.inference.samplers import annealing
-from training.inference.sampling import Problem
+from training.inference.lookahead import LookAhead, no_lookahead, shrunk
+from training.inference.noise import Noise
+from training.inference.prior import Prior
+from training.inference.proposals import Proposal
+from training.inference.samplers import annealing, refining, twisted
+from training.inference.samplers.twisted import twist
+from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
+from training.inference.summary import Summary
+from training.inference.target import Target
+from training.inference.weights import weighted_picks, z_order
+
+SEEN = double([[0.3, 0.1], [-0.5, 0.2]])
+NARROW = Gaussian(double(0.03))
+
+
+@pytest.mark.parametrize(("deblurred", "noise"), [(False, 0.03), (True, 0.1)])
+def test_a_narrow_posterior_is_worth_more_at_a_cost_that_is_told(
+    deblurred: bool, noise: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "DEFENDED", 0)  # else it would be tested, at a cost of its own
+    narrow = Gaussian(double(noise))
+    which = problem(gaussian_prior(deblurred=deblurred), narrow, SEEN)
+    pool, refined = (drawn(which, sampler, draws=500) for sampler in ("pool", "refined"))
+    worth = refined.stats["effective_size"]
+    assert worth.min() > 1000
+    assert (worth > 5 * pool.stats["effective_size"]).all()
+    assert refined.stats["pareto_k"].max() < 0.7
+    mean, covariance = posterior(which.coarse, narrow, SEEN)
+    assert_moments(refined, mean, covariance.diagonal().sqrt().expand_as(mean))
+    points = affine(which.coarse)[0] + refined.w @ affine(which.coarse)[1].T
+    torch.testing.assert_close(refined.points, points)
+    seen = SEEN[:, None, None].expand_as(points).flatten(0, 2)
+    expected = narrow.log_prob(points.flatten(0, 2), seen)
+    torch.testing.assert_close(refined.log_likelihood.flatten(), expected)
+    calls_of_a_point = float(pool.calls[0]) * len(SEEN) / 4096
+    assert calls_of_a_point >= STEPS
+    added = sum(refining.DRAWN) * calls_of_a_point
+    torch.testing.assert_close(refined.calls, pool.calls + added)
+
+
+def wrong(draws: Tensor, worth: Tensor, uniform: Tensor) -> Proposal:
+    """Narrow, and beside the posterior."""
+    count, (size, dim) = uniform.shape[1], draws.shape[::2]
+    mean = torch.linspace(-2, 2, count, dtype=torch.float64)[:, None].expand(size, count, dim)
+    root = 0.2 * torch.eye(dim, dtype=torch.float64).expand(size, count, dim, dim)
+    return Proposal(torch.full_like(uniform, 1 / count), mean, root)
+
+
+def test_the_pool_defends_against_wrong_fits() -> None:
+    which = problem(gaussian_prior(), Parabola(), double([[0.3], [-1.0]]))
+    exact = by_quadrature(which.coarse, which.target.likelihood, which.target.observed)
+    with mock.patch.object(Proposal, "fit", wrong):
+        assert_moments(drawn(which, "refined"), *exact)
+
+
+@pytest.mark.parametrize("heaviest", [64, 2**13])
+def test_weights_sum_to_the_evidence(heaviest: int) -> None:
+    """Wherever the few draws end at which densities are taken."""
+    which = problem(gaussian_prior(), NARROW, SEEN)
+    sums: list[Tensor] = []
+    kept = refining.smoothed_weights
+
+    def watched(log_weights: Tensor) -> object:
+        sums.append(log_weights.logsumexp(dim=1))
+        return kept(log_weights)
+
+    with (
+        mock.patch.object(refining, "HEAVIEST", heaviest),
+        mock.patch.object(refining, "smoothed_weights", watched),
+    ):
+        drawn(which, "refined", pool=2**13)
+    found = torch.cat(sums)[: len(SEEN)]
+    mean, root = affine(which.coarse)
+    covariance = root @ root.T + 0.03**2 * torch.eye(2).double()
+    law = torch.distributions.MultivariateNormal(mean, covariance)
+    torch.testing.assert_close(found, law.log_prob(SEEN), rtol=0, atol=0.05)
+
+
+# Laws that are fitted.
+
+
+def test_a_fit_finds_the_components() -> None:
+    centers, count = double([[-2.0, 0.0], [2.0, 1.0]]), 2000
+    draws = centers.repeat_interleave(count // 2, dim=0) + 0.3 * normal(count, 2)
+    uniform = torch.rand(1, 2, generator=seeded()).double()
+    found = Proposal.fit(draws[None], double([float(count)]), uniform)
+    order = found.mean[0, :, 0].argsort()
+    torch.testing.assert_close(found.mean[0, order], centers, rtol=0, atol=0.05)
+    torch.testing.assert_close(found.shares, double([[0.5, 0.5]]), rtol=0, atol=0.01)
+    torch.testing.assert_close(found.root[0, 0].diagonal().mean(), double(0.345), rtol=0.05, atol=0)
+    # Draws that are worth nothing leave what the prior on covariances says.
+    wide = Proposal.fit(draws[None], double([1e-9]), uniform)
+    one, other = (plan.root.diagonal(dim1=2, dim2=3)[..., 0] for plan in (wide, found))
+    assert (one > 2 * other).all()
+
+
+def test_densities_and_draws_are_those_of_a_mixture() -> None:
+    generator = seeded(1)
+    uniform = torch.rand(2, 3, generator=generator).double()
+    law = Proposal.fit(normal(2, 200, 2), double([200.0, 20.0]), uniform)
+    w = law.draw(torch.rand(2, 20000, 3, generator=generator).double())
+    for index in range(2):
+        parts = torch.distributions.MultivariateNormal(law.mean[index], scale_tril=law.root[index])
+        mixture = torch.distributions.MixtureSameFamily(
+            torch.distributions.Categorical(law.shares[index]), parts
+        )
+        torch.testing.assert_close(law.log_prob(w)[index], mixture.log_prob(w[index]))
+        error = (mixture.variance / len(w[index])).sqrt()
+        assert ((w[index].mean(dim=0) - mixture.mean).abs() < 4.5 * error).all()
+        torch.testing.assert_close(w[index].var(dim=0), mixture.variance, rtol=0.05, atol=0)
+
 
 SAMPLERS = ["pool", "refined", "annealed", "elliptical", "pcn", "hmc", "smc"]
 GAUSSIAN = [*SAMPLERS, "twisted"]
@@ -45,7 +169,6 @@ def seen_obliquely() -> Problem:
 def test_a_gaussian_posterior(sampler: str) -> None:
     which = seen_obliquely()
     likelihood = which.target.likelihood
-    assert isinstance(likelihood, Gaussian)
     mean, covariance = posterior(which.coarse, likelihood, OBSERVED)
     std = covariance.diagonal().sqrt().expand_as(mean)
     assert_moments(drawn(which, sampler, **LONG.get(sampler, {})), mean, std)
@@ -85,9 +208,7 @@ def test_chains_of_a_coarse_flow_are_corrected(sampler: str) -> None:
 
 
 @of_gaussians
-def test_draws_are_functions_of_seed_and_number_alone(
-    sampler: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_draws_are_of_seed_and_number_alone(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annealing, "MOST_ROUNDS", 3)
     monkeypatch.setattr(annealing, "MOST_FINAL", 2)
     observed = double([[0.3], [-1.0], [2.0]])
@@ -123,9 +244,8 @@ def test_points_without_likelihood_are_never_drawn(sampler: str) -> None:
     prior = gaussian_prior()
     mean, root = affine(prior)
     level = float(mean[0] + 1.2 * root[0].norm())  # 11.5 % of the prior
-    draws = drawn(
-        problem(prior, Half(level), torch.zeros(1, 0).double()), sampler, draws=50, warmup=5
-    )
+    half = problem(prior, Half(level), torch.zeros(1, 0).double())
+    draws = drawn(half, sampler, draws=50, warmup=5)
     assert draws.points[..., 0].min() > level
     assert draws.w.isfinite().all()
 
@@ -133,14 +253,11 @@ def test_points_without_likelihood_are_never_drawn(sampler: str) -> None:
 @every_sampler
 def test_no_likelihood_anywhere_is_told(sampler: str) -> None:
     which = problem(gaussian_prior(), Half(1e9), torch.zeros(1, 0).double())
-    with pytest.raises(DataError, match="the likelihood is 0 at all of"):
-        drawn(which, sampler, draws=20)
+    assert "the likelihood is 0 at all of" in refusal(drawn, which, sampler, draws=20)
 
 
 @pytest.mark.parametrize("sampler", slowly(GAUSSIAN, "annealed", "smc"))
-def test_observations_far_off_end_and_are_found(
-    sampler: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_observations_far_off_are_found(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annealing, "MOST_FINAL", 2)
     likelihood = Gaussian(double(1e-3))
     observed = double([[4000.0, 0.0]])
@@ -150,5 +267,198 @@ def test_observations_far_off_end_and_are_found(
 
 
 def test_a_sampler_that_does_not_exist_is_told() -> None:
-    with pytest.raises(UsageError, match="gibbs"):
-        drawn(seen_obliquely(), "gibbs")
+    assert "gibbs" in refusal(drawn, seen_obliquely(), "gibbs", kind=UsageError)
+
+
+def sampled(observed: Tensor, noise: float, deblurred: bool) -> tuple[Draws, ExactPosterior]:
+    """Draws given the first two of three coordinates of bumps, and the exact posterior."""
+    toy, flow = exact_flow("bumps3", gamma0=1e-4)
+    likelihood = Gaussian(double(noise), torch.tensor([0, 1]))
+    prior = Prior(flow, flow.times(24), get_solver("exp_ab2", 1e-6, 1e-6), deblurred)
+    target = Target(prior, likelihood, observed, 256)
+    draws = sample_posteriors(Problem(target, prior, [0]), SamplingPlan(pool=2**12))
+    weights, means, covariance, _ = toy.mixture
+    noisy = covariance + (0 if deblurred else 1e-4) * torch.eye(3).double()
+    return draws, ExactPosterior.of(weights, means, noisy, likelihood, observed)
+
+
+@pytest.mark.parametrize(
+    ("noise", "deblurred"), [(1e-3, False), pytest.param(5e-3, True, marks=pytest.mark.slow)]
+)
+def test_narrow_posteriors_are_as_wide_as_they_should_be(noise: float, deblurred: bool) -> None:
+    """The noise is a tenth of the first time's, or half: among latents that is a thin curved
+    thread."""
+    observed = Bumps(3).sample(1, seeded(4))[:, :2]
+    draws, exact = sampled(observed, noise, deblurred)
+    summary = Summary.of(draws, 2**12)
+    assert draws.sampler == ["annealed"]
+    assert summary.converged.all()
+    assert ((summary.std / exact.std).log().abs() < 0.05).all()
+    assert ((summary.mean - exact.mean).abs() < 0.1 * exact.std).all()
+
+
+def test_where_steps_are_too_few_the_test_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two bumps, ten of their widths from each, the flow is not integrated well."""
+    monkeypatch.setattr(annealing, "MOST_FINAL", 2)  # else it looks on for what it cannot find
+    observed = Bumps(3).mixture.means[:2, :2].mean(dim=0, keepdim=True)
+    draws, exact = sampled(observed, 5e-3, False)
+    summary = Summary.of(draws, 2**12)
+    assert ((summary.std / exact.std).log().abs() > 0.2).any()
+    assert not summary.converged.any()
+
+
+def test_clean_points_are_drawn_with_the_variables_behind_them() -> None:
+    narrow, observed = Gaussian(double(0.1)), double([[0.3, 0.1]])
+    which = problem(gaussian_prior(deblurred=True), narrow, observed)
+    draws = drawn(which, "annealed")
+    mean, covariance = posterior(which.coarse, narrow, observed)
+    assert_moments(draws, mean, covariance.diagonal().sqrt().expand_as(mean))
+    points = which.target.prior.points(draws.w.flatten(0, 2)).points
+    torch.testing.assert_close(points, draws.points.flatten(0, 2))
+
+
+def test_a_conditioned_mixture_is_mixture_times_likelihood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposals, "LEAST_SHARE", 0.0)
+    uniform = torch.rand(1, 3, generator=seeded()).double()
+    law = Proposal.fit(normal(1, 200, 3), double([200.0]), uniform)
+    operator, observed = normal(2, 3, seed=1), double([[0.5, -0.3]])
+    noise = double([[[0.2, 0.05], [0.05, 0.1]]])
+    rows = normal(1, 50, 3, seed=2)
+    seen = torch.distributions.MultivariateNormal(rows @ operator.T, noise)
+    apart = law.log_prob(rows) + seen.log_prob(observed)
+    apart = apart - law.conditioned(operator, observed, noise).log_prob(rows)
+    torch.testing.assert_close(apart, apart[:, :1].expand_as(apart))
+
+
+def test_picks_along_a_curve_keep_moments_that_random_ones_lose() -> None:
+    rows = normal(1, 4000, 2)
+    equal, ranked = torch.zeros(1, 4000).double(), z_order(rows)
+    assert ranked.sort().values.tolist() == [list(range(4000))]
+    error = {}
+    for name, order in (("curve", ranked), ("none", torch.arange(4000)[None])):
+        picks = [weighted_picks(equal, torch.tensor([seed]), 200, order)[0] for seed in range(50)]
+        means = torch.stack([rows[0, each].mean(dim=0) for each in picks])
+        error[name] = float((means - rows[0].mean(dim=0)).square().mean().sqrt())
+    assert error["curve"] < error["none"] / 3
+
+
+LINE = torch.linspace(-5, 5, 501).double()
+GRID = torch.cartesian_prod(LINE, LINE)
+
+
+def bumps(coordinates: Coordinates | None = None, kept: int = 2) -> Prior:
+    """Three Gaussians with their own denoiser."""
+    toy = Bumps(2)
+    basis = EigenBasis.from_moments(*toy.moments())
+    schedule = InflationSchedule.to_dimension(kept, 2, top_variance=basis.top_variance, gamma0=0.01)
+    exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
+    flow = ProbabilityFlow(exact, schedule, basis, coordinates=coordinates)
+    return Prior(flow, flow.times(24), get_solver("exp_ab2"))
+
+
+def bent() -> Coordinates:
+    """Columns that are curved, and then mixed."""
+    coordinates = Coordinates(2, ["yeo-johnson", "zca"])
+    coordinates.maps[0].hold(exponent=double([0.4, 1.7]))
+    turned = double([[0.8, -0.6], [0.6, 0.8]])
+    coordinates.maps[1].hold(axes=turned, std=double([1.5, 0.7]), mean=double([0.1, -0.2]))
+    return coordinates
+
+
+def quadrature(prior: Prior, likelihood: Gaussian, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations ``[M, 2]`` under the density of the exact denoiser."""
+    flow = prior.flow
+    states = flow.basis.to_eigen(GRID)
+    density = flow.denoiser.log_density(states, prior.times[0])
+    return moments_on_grid(prior.of_states(states), density, likelihood, observed)
+
+
+@pytest.mark.parametrize("curved", [False, True], ids=["linear", "curved"])
+def test_posteriors_of_several_modes(curved: bool) -> None:
+    prior = bumps(bent() if curved else None)
+    likelihood = Gaussian(double(0.3), torch.tensor([1]))
+    observed = double([[0.2], [-1.0], [1.4]])
+    target = Target(prior, likelihood, observed, 4096)
+    draws = twist(target, 0, [0, 1, 2], chains=4, draws=1000, particles=2000)
+    mean, std = quadrature(prior, likelihood, observed)
+    points = draws.points.flatten(1, 2)
+    assert (std[:, 0] > 2 * std[:, 1]).any(), "the hidden coordinate has several modes"
+    torch.testing.assert_close((points.mean(dim=1) - mean) / std, 0 * mean, atol=0.1, rtol=0)
+    torch.testing.assert_close(points.std(dim=1) / std, 0 * std + 1, atol=0.06, rtol=0)
+    # Populations agree, and their points are those of their variables.
+    apart = draws.points.mean(dim=2) - draws.points.mean(dim=(1, 2), keepdim=True)[:, :, 0]
+    assert (apart.abs() < 0.3 * std[:, None]).all()
+    again = prior.points(draws.w.flatten(0, 2)).points.view_as(draws.points)
+    assert (again - draws.points).abs().mean() < 0.02
+
+
+def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    likelihood = Gaussian(double(0.3), torch.tensor([1]))
+    target = Target(bumps(bent()), likelihood, double([[0.2], [-1.0]]), 256)
+    parts: list[float] = []
+    together = twist(target, 0, [0, 1], chains=2, draws=50, particles=50, on_part=parts.append)
+    assert abs(sum(parts) - 1) < 1e-9
+    monkeypatch.setattr(twisted, "AT_ONCE", 1)
+    alone = twist(target, 0, [0, 1], chains=2, draws=50, particles=50)
+    torch.testing.assert_close(alone.points, together.points, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(alone.calls, together.calls)
+
+
+def test_single_precision_makes_the_same_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def normal(self: Noise, step: int, size: int) -> Tensor:
+        return torch.randn(1, 100, size, generator=seeded(step)).to(twisted.DTYPE)
+
+    monkeypatch.setattr(Noise, "normal", normal)
+    # No weights choose, since a choice jumps.
+    monkeypatch.setattr(twisted, "WORTH", 0.0)
+    monkeypatch.setattr(twisted, "systematic", lambda weights, *_: torch.arange(50).expand(2, -1))
+    target = Target(bumps(bent()), Gaussian(double(0.1), torch.tensor([1])), double([[0.2]]), 100)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        monkeypatch.setattr(twisted, "DTYPE", dtype)
+        found.append(twist(target, 0, [0], chains=2, draws=50, particles=50))
+    torch.testing.assert_close(found[0].points, found[1].points, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[0].stats, found[1].stats, rtol=1e-4, atol=0)
+
+
+def test_covariances_of_few_errors_keep_what_they_can_tell() -> None:
+    alone = normal(64, 40, seed=1)
+    together = alone + 3 * normal(64, 1, seed=2)
+    plain, shared = shrunk(alone), shrunk(together)
+    for errors, found in ((alone, plain), (together, shared)):
+        torch.testing.assert_close(found.diagonal(), errors.square().mean(dim=0))
+        assert torch.linalg.eigvalsh(found).min() > 0, "fewer draws than would tell all"
+    off = ~torch.eye(40, dtype=torch.bool)
+    assert plain[off].abs().max() < 0.1
+    assert (shared[off] / (together.T @ together / 64)[off]).min() > 0.9
+
+
+def test_observations_share_what_is_measured_once() -> None:
+    which = problem(gaussian_prior(), Gaussian(double(0.4), torch.tensor([0])), double([[0.3]]))
+    ahead = LookAhead(4, 0, 0.5)
+    first, second = (
+        twist(which.target.of(torch.tensor([0])), 0, [0], 2, 10, 10, ahead=ahead) for _ in range(2)
+    )
+    assert torch.equal(first.points, second.points)
+    assert first.calls == second.calls
+    assert ahead.calls > 0
+
+
+def test_likelihoods_without_a_lookahead_are_told() -> None:
+    observed = double([[0.3]])
+    seen = Gaussian(double(0.4), torch.tensor([0]))
+    mixed = Gaussian(double(0.4), operator=double([[1.0, 0.7]]))
+    plain = problem(gaussian_prior(), seen, observed)
+    labelled = replace(plain.target, labels=torch.zeros(1, 1))
+    others = {
+        "one's own": problem(gaussian_prior(), Parabola(), observed),
+        "clean": problem(gaussian_prior(deblurred=True), seen, observed),
+        "does not grow": problem(bumps(kept=1), seen, observed),
+        "operator": problem(bumps(bent()), mixed, observed),
+        "conditions": replace(plain, target=labelled),
+    }
+    assert no_lookahead(plain.target) is None
+    for message, which in others.items():
+        assert no_lookahead(which.target)
+        with pytest.raises(UsageError, match=message):
+            drawn(which, "twisted", particles=20)

@@ -1,4 +1,4 @@
-"""Measures of convergence: ArviZ's, and what is known of chains of a known autocorrelation."""
+"""What draws are worth: convergence of chains, and weights, against ArviZ and what is known."""
 
 from types import ModuleType
 from typing import Any
@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from dnnlib.errors import DataError
-from tests.support.draws import normal
+from dnnlib.errors import DataError, UsageError
+from tests.support.draws import double, normal, seeded
+from tests.support.running import refusal
 from training.measure.posterior import convergence as module
+from training.measure.posterior import importance
 from training.measure.posterior.convergence import Convergence, convergence
+from training.measure.posterior.importance import effective_size, k_threshold, smoothed_weights
 
 OF_ARVIZ: dict[str, tuple[str, dict[str, Any]]] = {
     "r_hat": ("rhat", {"method": "rank"}),
@@ -94,8 +97,7 @@ def test_three_draws_a_chain_are_too_few() -> None:
 
 @pytest.mark.parametrize("shape", [(10,), (0, 10)])
 def test_what_is_no_set_of_chains_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(DataError, match=r"must be \[chains, draws, \.\.\.\]"):
-        convergence(torch.zeros(shape))
+    assert "must be [chains, draws, ...]" in refusal(convergence, torch.zeros(shape))
 
 
 def test_the_errors_of_autoregressive_chains_are_those_of_theory() -> None:
@@ -106,9 +108,7 @@ def test_the_errors_of_autoregressive_chains_are_those_of_theory() -> None:
     assert (found.r_hat < 1.02).all()
 
 
-def test_variables_do_not_depend_on_the_blocks_they_come_in(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_variables_do_not_depend_on_their_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     draws = autoregressive(0.5, 2, 40, 3, 2)
     together = convergence(draws)
     monkeypatch.setattr(module, "BLOCK_NUMBERS", 160)
@@ -116,3 +116,76 @@ def test_variables_do_not_depend_on_the_blocks_they_come_in(
     assert apart.r_hat.shape == (3, 2)
     for name in OF_ARVIZ:
         torch.testing.assert_close(getattr(apart, name), getattr(together, name))
+
+
+@pytest.mark.parametrize("count", [2, 20, 21, 60, 1000])
+@pytest.mark.parametrize("efficiency", [1.0, 0.3])
+def test_weights_and_shapes_are_those_of_arviz(
+    count: int, efficiency: float, arviz: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not hasattr(arviz, "psislw"):
+        pytest.skip("ArviZ 1 fits shapes in another way, and not for its users")
+    monkeypatch.setattr(importance, "BLOCK_NUMBERS", 3 * 95 * 60)
+    scales = double([0.01, 0.5, 1, 2, 5, 50, 1000])[:, None]
+    weights = torch.cat([scales * normal(7, count), -scales * normal(7, count).square()])
+    weights[3, : count // 2] = -torch.inf
+    found = smoothed_weights(weights + 700, efficiency)
+    with np.errstate(all="ignore"):
+        expected, k = arviz.psislw(weights.numpy().copy(), efficiency)
+    np.testing.assert_allclose(found.k, k, rtol=1e-8)
+    # Far below the largest weight logarithms lose what sums of 700 do.
+    np.testing.assert_allclose(found.log_weights, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_shape_is_that_of_the_tail() -> None:
+    """Weights ``u^-k`` have a Pareto tail of shape k."""
+    uniform = torch.rand(20, 20_000, generator=seeded(), dtype=torch.float64)
+    for k in (0.3, 0.7, 1.2):
+        found = smoothed_weights(-k * uniform.log()).k
+        assert float(found.mean()) == pytest.approx(k, abs=0.04)
+
+
+def test_smoothing_makes_weighted_means_less_noisy() -> None:
+    """A proposal 0.5 wide of a standard normal: k is 0.75 there, and smoothing pays."""
+    x = 0.5 * normal(300, 500)
+    log_weights = 1.5 * x.square()
+    smoothed = smoothed_weights(log_weights)
+    raw = log_weights.softmax(dim=1)
+    both = (raw, smoothed.log_weights.exp())
+    errors = [((weights * x).sum(dim=1)).square().mean().sqrt() for weights in both]
+    assert errors[1] < 0.95 * errors[0]
+    torch.testing.assert_close(smoothed.log_weights.logsumexp(1).exp(), torch.ones(300).double())
+
+
+def test_weights_without_a_tail_say_so() -> None:
+    equal = torch.zeros(1, 100, dtype=torch.float64)
+    few, none, one = (torch.full((1, 100), -torch.inf, dtype=torch.float64) for _ in range(3))
+    # Many that are hardly above the smallest numbers there are, and one beside which they vanish.
+    steep = torch.cat([torch.linspace(-708.3, -707.9, 99).double(), double([0.0])])[None]
+    few[0, :3] = double([1.0, 2.0, 3.0])
+    one[0, 5] = -1e5
+    found = smoothed_weights(torch.cat([equal, few, none, one, steep]))
+    assert found.k.tolist() == [-torch.inf, *[torch.inf] * 4]
+    assert found.effective_size.tolist() == pytest.approx([100, 1.959, 0, 1, 1], abs=1e-3)
+    assert (found.log_weights[2] == -torch.inf).all()
+
+
+def test_the_effective_size_of_known_weights() -> None:
+    weights = double([[1, 1, 1, 1], [1, 0, 0, 0], [3, 1, 0, 0], [0, 0, 0, 0]])
+    found = effective_size(weights.log() + 5000)
+    torch.testing.assert_close(found, double([4, 1, 1.6, 0]))
+
+
+def test_the_threshold_falls_for_few_draws() -> None:
+    assert k_threshold(100) == 0.5
+    assert k_threshold(2200) == 0.7 == k_threshold(10**6)
+    assert "at least two" in refusal(k_threshold, 1, kind=UsageError)
+
+
+@pytest.mark.parametrize(
+    ("weights", "error"),
+    [(torch.zeros(5), "must be"), (double([[torch.nan]]), "NaN"), (double([[torch.inf]]), "NaN")],
+)
+def test_what_is_no_weight_is_refused(weights: torch.Tensor, error: str) -> None:
+    with pytest.raises(DataError, match=error):
+        smoothed_weights(weights)

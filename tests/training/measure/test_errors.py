@@ -1,0 +1,364 @@
+"""Errors of a roundtrip, distances of samples, and held-out truths."""
+
+from dataclasses import replace
+from math import pi
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from scipy.stats import kstest, norm
+from torch import Tensor
+
+from tests.support.draws import normal, seeded
+from tests.support.flows import FunctionNetwork, exact_flow
+from training.data.images.batches import normalize_pixels, to_pixels
+from training.flow.coordinates.surprise import Surprise
+from training.flow.denoisers import NetworkDenoiser
+from training.flow.pfode import ProbabilityFlow
+from training.measure.clouds import Cloud
+from training.measure.conformal import Holding, asked, fewest, oddness, recalibrated
+from training.measure.dependence import independence_p_values
+from training.measure.excess_error import excess_error, noisy_points
+from training.measure.held_out_ranks import density_ranks, latent_coverage
+from training.measure.image_quantities import BANDS, image_quantities
+from training.measure.neighbors import NONE, Neighbors
+from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
+from training.measure.two_sample import CHUNK, energy_distance, mean_distance
+
+
+def data_of(levels: object) -> Tensor:
+    """Gray levels as data."""
+    return torch.as_tensor(levels, dtype=torch.float64) / LEVELS_PER_UNIT - 1
+
+
+@pytest.fixture
+def originals() -> Tensor:
+    return torch.randint(256, (9, 20), generator=seeded()).to(torch.uint8)
+
+
+def test_exact_returns_have_no_error_and_differences_do_not_wrap(originals: Tensor) -> None:
+    summary = RoundtripErrors.of(originals, normalize_pixels(originals)).summary()
+    # Data in single precision are off by 1e-5 gray levels.
+    assert summary.pop("max_abs_error") < 2e-5
+    assert summary.pop("mse_float") < 1e-10
+    assert summary == {"mse": 0.0, "exact_pixels": 1.0}
+    black, white = torch.zeros(1, 5, dtype=torch.uint8), torch.full((1, 5), 255, dtype=torch.uint8)
+    for original, returned in ((black, white), (white, black)):
+        summary = RoundtripErrors.of(original, normalize_pixels(returned)).summary()
+        assert (summary["mse"], summary["mse_float"]) == (255**2, pytest.approx(255**2))
+        assert (summary["max_abs_error"], summary["exact_pixels"]) == (pytest.approx(255), 0)
+
+
+def test_examples_by_hand_also_of_fractions_of_a_gray_level() -> None:
+    originals = torch.tensor([[0, 255, 100, 7], [1, 2, 3, 4]], dtype=torch.uint8)
+    # Differences -2, +3, +0.4, -0.6, of which two round to nothing more than black and white.
+    errors = RoundtripErrors.of(originals, data_of([[-2, 258, 100.4, 6.4], [1, 2, 3, 4.75]]))
+    torch.testing.assert_close(errors.mse_float, torch.tensor([13.52 / 4, 0.5625 / 4]).double())
+    torch.testing.assert_close(errors.largest, torch.tensor([3, 0.75]).double())
+    torch.testing.assert_close(errors.mse, torch.tensor([1 / 4, 1 / 4]).double())
+    torch.testing.assert_close(errors.exact, torch.tensor([3 / 4, 3 / 4]).double())
+    summary = errors.summary()
+    assert (summary["mse"], summary["mse_float"]) == (0.25, pytest.approx(14.0825 / 8))
+    assert (summary["max_abs_error"], summary["exact_pixels"]) == (pytest.approx(3.0), 0.75)
+    errors = RoundtripErrors.of(torch.tensor([[10.3, 20.6]]), data_of([[10.4, 20.2]]))
+    assert float(errors.largest) == pytest.approx(0.4, rel=1e-5)
+    assert float(errors.mse_float) == pytest.approx((0.1**2 + 0.4**2) / 2, rel=1e-5)
+    assert float(errors.exact) == 0.5  # 10 stays 10, but 21 becomes 20
+    assert float(errors.mse) == 0.5
+
+
+def test_rounding_is_that_of_saved_images(originals: Tensor) -> None:
+    noise = 1.2 * normal(9, 20)
+    returned = data_of(originals.double() + noise)
+    errors = RoundtripErrors.of(originals, returned)
+    difference = to_pixels(returned).numpy().astype(np.int64) - originals.numpy()
+    np.testing.assert_allclose(errors.mse, (difference**2).mean(axis=1))
+    np.testing.assert_allclose(errors.exact, (difference == 0).mean(axis=1))
+    np.testing.assert_allclose(errors.mse_float, (noise**2).mean(dim=1), rtol=1e-9)
+    np.testing.assert_allclose(errors.largest, noise.abs().amax(dim=1), rtol=1e-9)
+
+
+def test_columns_are_the_attributes_of_each_image_and_become_them_again(originals: Tensor) -> None:
+    returned = data_of(originals.double() + torch.randn(9, 20, generator=seeded()))
+    errors = RoundtripErrors.of(originals, returned)
+    columns = errors.columns()
+    assert (columns.shape, columns.dtype) == ((9, 4), torch.float64)
+    again = RoundtripErrors.from_columns(columns)
+    for index, name in enumerate(("mse", "mse_float", "largest", "exact")):
+        assert torch.equal(columns[:, index], getattr(errors, name))
+        assert torch.equal(getattr(again, name), getattr(errors, name))
+    assert again.summary() == errors.summary()
+    pairs = zip(originals.split(4), returned.split(4), strict=True)
+    parts = torch.cat([RoundtripErrors.of(*pair).columns() for pair in pairs])
+    torch.testing.assert_close(parts, columns, rtol=1e-14, atol=0)
+
+
+@pytest.fixture
+def points() -> tuple[ProbabilityFlow, Tensor]:
+    """An exact flow, and more clean points of it than one chunk holds."""
+    toy, flow = exact_flow("bumps2", 1)
+    return flow, flow.basis.to_eigen(toy.sample(9000, seeded()))
+
+
+def test_a_right_network_has_no_excess_error(points: tuple[ProbabilityFlow, Tensor]) -> None:
+    flow, clean = points
+    x, t = noisy_points(clean[:100], flow.schedule, 4.0, seeded())
+    zero = FunctionNetwork(lambda z, c: torch.zeros_like(z))
+    denoiser = NetworkDenoiser(zero, flow.basis, flow.schedule)
+    c = denoiser.coefficients(t)
+    residual = ((flow.denoiser(x, t) - c.c_skip * x) / c.c_out).float()
+    right = NetworkDenoiser(FunctionNetwork(lambda z, c: residual), flow.basis, flow.schedule)
+    assert excess_error(right, flow.denoiser, x, t).max() < 1e-10
+    untrained = excess_error(denoiser, flow.denoiser, x, t)
+    torch.testing.assert_close(untrained, residual.double().square(), rtol=1e-4, atol=1e-8)
+
+
+def test_errors_come_one_a_sample_in_order(points: tuple[ProbabilityFlow, Tensor]) -> None:
+    flow, clean = points
+    x, t = noisy_points(clean, flow.schedule, 4.0, seeded())
+    ones = FunctionNetwork(lambda z, c: torch.ones_like(z))
+    one = NetworkDenoiser(ones, flow.basis, flow.schedule)
+    whole = excess_error(one, flow.denoiser, x, t)
+    assert whole.shape == (9000, 2)
+    last = excess_error(one, flow.denoiser, x[-10:], t[-10:])
+    torch.testing.assert_close(whole[-10:], last)
+
+
+def test_points_are_noisy_by_their_own_times(points: tuple[ProbabilityFlow, Tensor]) -> None:
+    flow, clean = points
+    x, t = noisy_points(clean, flow.schedule, 4.0, seeded())
+    assert (t / 4 * len(t)).floor().tolist() == [*range(len(t))]
+    noise = (x - clean) / flow.schedule.noise_variance(t).sqrt()
+    assert ((noise.square().mean(0) - 1).abs() < 4 * (2 / len(t)) ** 0.5).all()
+
+
+def test_quarters_are_where_they_are_and_powers_add_up_to_the_variance() -> None:
+    images = normal(5, 2 * 6 * 8, seed=1)
+    values = {name: f(images) for name, f in image_quantities((2, 6, 8)).items()}
+    pixels = images.view(5, 2, 6, 8)
+    torch.testing.assert_close(values["mean upper right"], pixels[:, :, :3, 4:].mean((1, 2, 3)))
+    torch.testing.assert_close(values["mean lower left"], pixels[:, :, 3:, :4].mean((1, 2, 3)))
+    columns = (torch.arange(8) / 8).expand(6, 8)
+    # By Parseval the power of a wave of amplitude 1 is half of the pixels, all in its band.
+    for wave, name in ((columns, "long"), (4 * columns, "short"), (2 * columns, "middle")):
+        image = torch.cos(2 * pi * wave).double().flatten()[None]
+        functions = image_quantities((1, 6, 8))
+        powers = {band: float(functions[f"power of {band} waves"](image)) for band in BANDS}
+        assert max(powers, key=powers.__getitem__) == name
+        assert sum(value < 1e-12 for value in powers.values()) == 2
+
+
+def test_in_one_dimension_it_is_the_square_of_scipys() -> None:
+    first, second = normal(300, 1), 0.5 + 2 * normal(200, 1, seed=1)
+    expected = stats.energy_distance(first[:, 0].numpy(), second[:, 0].numpy()) ** 2
+    assert energy_distance(first, second) == pytest.approx(expected, rel=1e-9)
+
+
+def test_samples_of_one_law_are_as_close_as_their_sizes_allow() -> None:
+    first, second = normal(1000, 2), normal(500, 2, seed=1)
+    expected = mean_distance(first, first) * (1 / 1000 + 1 / 500)
+    assert expected / 4 < energy_distance(first, second) < 4 * expected
+    assert energy_distance(first, second + 0.3) > 10 * expected
+
+
+def test_mean_distances_do_not_know_of_chunks_and_close_points_keep_their_digits() -> None:
+    first, second = normal(CHUNK + 5, 2), normal(7, 2, seed=1)
+    whole = (first[:, None] - second).norm(dim=-1).mean()
+    assert mean_distance(first, second) == pytest.approx(float(whole), rel=1e-12)
+    assert mean_distance(second, first) == pytest.approx(float(whole), rel=1e-12)
+    first = torch.full((2, 2), 1e6, dtype=torch.float64)
+    # Differences are exact; the sum 1e6 + 1e-6 itself is rounded to 1e-10.
+    assert mean_distance(first, first + 1e-6) == pytest.approx(1e-6 * 2**0.5, rel=1e-3)
+
+
+def u_centered(numbers: Tensor) -> Tensor:
+    """By the definition, term by term."""
+    n = len(numbers)
+    a = torch.cdist(numbers[:, None], numbers[:, None], p=1)
+    found = torch.zeros_like(a)
+    for i in range(n):
+        for j in range(n):
+            if i != j:
+                rows = (a[i].sum() + a[j].sum()) / (n - 2)
+                found[i, j] = a[i, j] - rows + a.sum() / ((n - 1) * (n - 2))
+    return found
+
+
+def test_p_values_are_those_of_the_definition() -> None:
+    x, y = normal(15, 1, seed=1), normal(15, 1, seed=2).square()
+    a, b = u_centered(x[:, 0]), u_centered(y[:, 0])
+    correlation = (a * b).sum() / (a.square().sum() * b.square().sum()).sqrt()
+    statistic = (15 * correlation + 1).clamp_min(0)
+    expected = torch.distributions.Chi2(torch.tensor(1.0).double()).cdf(statistic)
+    torch.testing.assert_close(independence_p_values(x, y), (1 - expected).reshape(1, 1))
+
+
+def test_what_is_independent_is_found_no_more_often_than_its_level_says() -> None:
+    """Of normal numbers and of some without a variance: 2,000 tests each."""
+    columns = normal(100, 2, seed=3)
+    cauchy = torch.empty(100, 1000).double().cauchy_(generator=seeded(4))
+    for conditions in (normal(100, 1000, seed=5), cauchy):
+        found = independence_p_values(columns, conditions)
+        for level in (0.05, 0.01):
+            chance = (level * (1 - level) / found.numel()) ** 0.5
+            assert float((found < level).double().mean()) < level + 4 * chance
+
+
+def test_dependence_of_any_form_is_seen_and_units_are_none() -> None:
+    x, other = normal(300, 1, seed=6), normal(300, 1, seed=7)
+    conditions = torch.cat([x.square(), x * other, 1e6 * x.exp() + 3, torch.ones_like(x)], dim=1)
+    found = independence_p_values(torch.cat([x, x.square()], dim=1), conditions)
+    assert (found[:3].min(dim=1).values < 1e-6).all()
+    assert (found[3] == 1).all()
+    torch.testing.assert_close(independence_p_values(1e3 * x, conditions), found[:, :1])
+
+
+def test_a_number_alone_is_what_linear_regression_on_the_others_leaves() -> None:
+    draw = np.random.default_rng(1)
+    rows = draw.normal(size=(5000, 3)) @ [[1, 0.9, 0], [0, 0.3, 0], [0, 0, 100]] + 7
+    mean = torch.from_numpy(rows.mean(axis=0))
+    cloud = Cloud.of(mean, torch.from_numpy(np.cov(rows.T)))
+    errors = []
+    for k in range(3):
+        others = np.delete(rows, k, axis=1) - np.delete(rows, k, axis=1).mean(axis=0)
+        own = rows[:, k] - rows[:, k].mean()
+        left = own - others @ np.linalg.lstsq(others, own, rcond=None)[0]
+        errors.append(np.abs(left) / left.std())
+    np.testing.assert_allclose(cloud.alone(torch.from_numpy(rows)), np.max(errors, 0), rtol=1e-3)
+
+
+def test_a_law_of_conditions_gives_the_covariance_of_those_that_count() -> None:
+    sizes = torch.tensor([1e-3, 1.0, 1e4])
+    rows = torch.from_numpy(np.random.default_rng(2).normal(size=(400, 3))) * sizes
+    rows[:, 2] += 1e6 * rows[:, 0]
+    law = Surprise(3).fit(rows, relevant=[0, 2])
+    expected = rows.T.cov(correction=0)
+    expected[1], expected[:, 1] = 0, 0
+    torch.testing.assert_close(law.covariance, expected, rtol=1e-6, atol=1e-12)
+    cloud = Cloud.of(law.mean, law.covariance)
+    nats = law(rows) + law.quantiles[0]
+    torch.testing.assert_close(cloud.surprise(rows), nats, rtol=1e-6, atol=1e-9)
+    # Places do not depend on signs of axes, which differ from machine to machine.
+    signs = torch.tensor([1.0, -1.0, -1.0])
+    turned = replace(cloud, axes=cloud.axes * signs)
+    torch.testing.assert_close(turned.places(rows), cloud.places(rows))
+
+
+def test_the_new_row_counts_as_a_neighbor_of_the_others() -> None:
+    draw = np.random.default_rng(0)
+    known, new = (torch.from_numpy(draw.normal(size=(n, 2))) for n in (30, 7))
+    of_known, of_new = Neighbors.of(known, 4).relative(new)
+    for row, (others, own) in enumerate(zip(of_known, of_new, strict=True)):
+        every = torch.cat([known, new[row : row + 1]])
+        apart = torch.cdist(every, every).fill_diagonal_(torch.inf).topk(4, largest=False)
+        mean = apart.values.mean(dim=1)
+        expected = (mean + NONE) / (mean[apart.indices].mean(dim=1) + NONE)
+        torch.testing.assert_close(torch.cat([others, own[None]]), expected)
+
+
+def test_levels_of_neighbors_hold_on_average_for_few_truths_whatever_the_network_is_worth() -> None:
+    """A posterior is too narrow by a factor that grows with the one condition."""
+    draw = np.random.default_rng(3)
+
+    def made(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        y = draw.beta(1, 2, size=count)
+        scores = 2 * norm.cdf(np.abs(draw.normal(size=count)) * (1 + 4 * y)) - 1
+        return torch.from_numpy(y)[:, None], torch.from_numpy(scores)[:, None]
+
+    for truths, count, repetitions in ((30, 10, 300), (1000, 100, 1)):
+        held, wide = [], []
+        for _ in range(repetitions):
+            (y, scores), (fresh, new) = made(truths), made(3000 // repetitions)
+            contents, _ = Neighbors.of(y, count).asked(scores, fresh, (0.5, 0.9))
+            held.append((new[:, None] <= contents)[..., 0].double().mean(dim=0))
+            wide.append((new <= contents[:, 1])[fresh > 0.6])
+        mean, error = torch.stack(held).mean(dim=0), 0.03 if repetitions == 1 else 0.02
+        assert (mean > torch.tensor([0.5, 0.9]) - error).all()
+        assert (mean < torch.tensor([0.5, 0.9]) + 2 / count + error).all()
+    assert abs(float(torch.cat(wide).double().mean()) - 0.9) < 0.05
+
+
+VARIANCE = torch.tensor([4.0, 1.0, 0.01], dtype=torch.float64)
+
+
+def latents(scale: float = 1.0) -> torch.Tensor:
+    draws = torch.randn(5000, 3, generator=seeded(), dtype=torch.float64)
+    return scale * draws * VARIANCE.sqrt()
+
+
+def test_coverage_is_that_of_chi_squared_if_latents_are_gaussian() -> None:
+    right, wide = (latent_coverage(latents(scale) / VARIANCE.sqrt()) for scale in (1.0, 1.1))
+    np.testing.assert_allclose(right["coverage"], right["expected"], atol=0.03)
+    # Of a Gaussian in 3 dimensions, within 1 and 2 standard deviations.
+    assert right["expected"][1] == pytest.approx(0.1987, abs=1e-4)
+    assert right["expected"][3] == pytest.approx(0.7385, abs=1e-4)
+    assert right["ks_p_value"] > 0.01 > 1e-6 > wide["ks_p_value"]
+
+
+def test_ranks_are_even_among_draws_of_the_same_law() -> None:
+    draws = latents().sum(dim=1)
+    same, less = (density_ranks(draws[:2000] - shift, draws[2000:]) for shift in (0, 0.5))
+    assert same["ks_p_value"] > 0.01 > 1e-6 > less["ks_p_value"]
+    assert same["mean_rank"] == pytest.approx(0.5, abs=0.03)
+    assert less["mean_rank"] < 0.45
+
+
+REPETITIONS = 500
+
+
+def contents(draw: np.random.Generator, *shape: int) -> torch.Tensor:
+    """Contents of central intervals with truths, by a posterior that is half as wide as it is."""
+    return torch.from_numpy(2 * norm.cdf(np.abs(draw.normal(size=shape)) * 2) - 1)
+
+
+@pytest.mark.parametrize("count", [50, 200, 1000])
+def test_a_wrong_posterior_holds_what_is_stated_whatever_the_number_of_truths(count: int) -> None:
+    """Given the truths, what a level holds is known: no new truths are needed to measure it."""
+    draw = np.random.default_rng(count)
+    level = asked(contents(draw, count, REPETITIONS), 0.9).numpy()
+    held = 2 * norm.cdf(norm.ppf((1 + level) / 2) / 2) - 1
+    expected = Holding.by(count, 0.9)
+    error = held.std() / REPETITIONS**0.5
+    assert 0.9 <= expected.mean <= 0.9 + 1 / (count + 1)
+    assert held.mean() == pytest.approx(expected.mean, abs=4 * error)
+    assert 0.9 - 4 * error < held.mean() < 0.9 + 1 / (count + 1) + 4 * error
+    within = ((held > expected.low) & (held < expected.high)).mean()
+    assert within == pytest.approx(0.9, abs=4 * (0.09 / REPETITIONS) ** 0.5)
+
+
+def test_too_few_truths_ask_for_everything() -> None:
+    scores = torch.linspace(0.1, 0.4, 8).double()
+    assert fewest(0.9) == 9
+    assert asked(scores, 0.9) == 1
+    assert asked(torch.cat([scores, scores[:1]]), 0.9) == scores[-1]
+    assert Holding.by(8, 0.9).mean == 1
+
+
+def test_recalibrated_levels_rise_and_make_ranks_even() -> None:
+    draw = np.random.default_rng(1)
+    ranks = torch.from_numpy(norm.cdf(1.5 * draw.normal(size=2000) + 0.3))
+    levels = torch.linspace(0, 1, 101).double()
+    moved = recalibrated(ranks, levels)
+    assert (moved[[0, -1]] == torch.tensor([0, 1])).all()
+    assert (moved.diff() > 0).all()
+    fresh = norm.cdf(1.5 * draw.normal(size=2000) + 0.3)
+    back = np.interp(fresh, moved.numpy(), levels.numpy())
+    assert kstest(back, "uniform").pvalue > 0.01
+    assert kstest(fresh, "uniform").pvalue < 1e-9
+
+
+def test_p_values_of_rows_like_the_others_are_no_smaller_than_they_should_be() -> None:
+    draw = np.random.default_rng(2)
+    rows = torch.from_numpy(draw.normal(size=(REPETITIONS, 40, 3))) ** 2
+    families = [[(each[:-1, k], each[-1:, k]) for k in ([0, 1], [2])] for each in rows]
+    p = torch.cat([oddness(*each)[0] for each in families])
+    for level in (0.05, 0.1, 0.3):
+        assert (p <= level).double().mean() < level + 3 * (level / REPETITIONS) ** 0.5
+    others = torch.from_numpy(draw.normal(size=(200, 20)))
+    alone = torch.arange(200.0)[:, None].double()
+    new = torch.full((1, 20), 0.0).double()
+    far, oddest = oddness((others, new), (alone, torch.tensor([[199.5]])))
+    assert far < 0.02  # 20 others do not drown it
+    assert oddest == 20
+    assert oddness((torch.cat([others, alone], 1), torch.tensor([[*[0.0] * 20, 199.5]])))[0] > far
