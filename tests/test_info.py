@@ -58,7 +58,7 @@ def test_what_is_nothing_of_ours_is_refused(tmp_path: Path) -> None:
     assert run_script(info, tmp_path / "none.npz").code == 1
 
 
-def test_tables_and_their_networks(tmp_path: Path) -> None:
+def test_tables_and_their_networks_are_described(tmp_path: Path) -> None:
     table, run = tmp_path / "wine.npz", tmp_path / "run"
     columns = ("--columns=alcohol,ash,magnesium", "--conditions=hue")
     assert run_script(dataset_tool, "--source=wine", f"--dest={table}", *columns).code == 0

@@ -189,7 +189,7 @@ CPU, CARD = torch.device("cpu"), torch.device("cuda", 1)
 NAME = "ensemble with conditions"
 
 
-def test_an_eigenbasis(cuda: FakeCuda) -> None:
+def test_an_eigenbasis_is_fitted_on_the_card(cuda: FakeCuda) -> None:
     batches = [normal(5, 3, seed=seed) for seed in range(3)]
     expected = EigenBasis.fit(batches)
     there = [batch.to(CARD) for batch in batches]
@@ -206,7 +206,7 @@ def test_an_eigenbasis(cuda: FakeCuda) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_calibrations(cuda: FakeCuda, method: str) -> None:
+def test_calibrations_are_the_cpus(cuda: FakeCuda, method: str) -> None:
     found = []
     for device in (CPU, CARD):
         model, _ = model_of(NAME)
@@ -223,7 +223,7 @@ def test_calibrations(cuda: FakeCuda, method: str) -> None:
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
 
 
-def test_laws_of_latents(cuda: FakeCuda) -> None:
+def test_laws_of_latents_are_learned_on_the_cpu(cuda: FakeCuda) -> None:
     model, _ = model_of("MLP")
     model.denoiser.eval().requires_grad_(False).to(CARD)
     plan = LawPlan(lambda count: Batch(normal(count, 2)), None, 8, seed=0, rows=8)
@@ -247,7 +247,7 @@ def test_mixtures_in_chains_are_inverted(cuda: FakeCuda) -> None:
 
 
 @pytest.mark.parametrize("solver", [None, SOLVERS["heun"]], ids=["independent", "path"])
-def test_residuals(cuda: FakeCuda, solver: Solver | None) -> None:
+def test_residuals_are_the_cpus(cuda: FakeCuda, solver: Solver | None) -> None:
     found: dict[torch.device, list[Quantities]] = {}
     batch = points_and_labels(NAME, 5)
     labels = batch.labels

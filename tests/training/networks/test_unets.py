@@ -449,7 +449,7 @@ def test_groups_of_the_normalization() -> None:
     assert {channels: DDPMPP.norm(channels).num_groups for channels in groups} == groups
 
 
-def test_initial_weights() -> None:
+def test_weights_start_with_their_scales() -> None:
     conv = nn.Conv2d(40, 80, 3)
     xavier_init(conv, 0.5)
     assert float(conv.weight.detach().std()) == pytest.approx(0.5 * sqrt(2 / (9 * 120)), rel=0.02)

@@ -130,7 +130,7 @@ def test_panels_fill_the_page_without_overlap() -> None:
     assert [text.get_text() for text in figure.texts] == ["title", "subtitle"]
 
 
-def test_words_and_titles() -> None:
+def test_numbers_and_titles_are_short() -> None:
     shown = [brief(value) for value in (0, 0.00123, 0.5, 3.14, 12.7, 104.2, 9.96e-5, 1.7e-12)]
     assert shown == ["0", "0.0012", "0.5", "3.1", "13", "104", "1·10⁻⁴", "1.7·10⁻¹²"]
     assert joined("a", "", "b") == "a · b"

@@ -437,7 +437,7 @@ def test_a_simulation_that_went_wrong_anywhere_is_not_drawn(tmp_path: Path, name
         (save_check, {"runs": 19}, "too few runs"),
     ],
 )
-def test_impossible_values(
+def test_impossible_values_are_refused(
     tmp_path: Path, save: Callable[..., Path], changes: dict[str, Any], message: str
 ) -> None:
     path = save(tmp_path, **changes)
