@@ -12,7 +12,7 @@ from training.flow.courses import NATS, USES, Course
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers.fitted import fitted
-from training.flow.trials import choose_courses
+from training.flow.trials import LEAST_SIZE, choose_courses, gauss_rule
 
 COUNT = 256
 
@@ -46,11 +46,8 @@ def test_a_course_is_as_good_as_it_says_on_fresh_latents_and_takes_few_calls(
     for name, use in USES.items():
         course = flow.courses[name]
         assert course.error <= use.error
-        way = (
-            (flow.melt(points, *flow.course(name)))
-            if use.melts
-            else (flow.generate(latents, *flow.course(name)))
-        )
+        go = flow.melt if use.melts else flow.generate
+        way = go(points if use.melts else latents, *flow.course(name))
         assert way.calls == course.calls <= 30
         off = (way.end - (latents if use.melts else right.end)) / flow.latent_std(way.times[-1])
         assert usual(off) < 2 * course.error
@@ -121,12 +118,14 @@ def test_a_course_says_what_is_wrong_with_it() -> None:
         Course("nothing", 3, 2, melts=False).check()
 
 
-def test_a_quadrature_is_right_for_polynomials() -> None:
-    course = Course("exp_rk5", 8, 5, melts=True, quadrature=True)
-    course.place(lambda steps: torch.linspace(0.5, 2.5, steps + 1, dtype=torch.float64))
+@pytest.mark.parametrize(("melts", "sign"), [(True, 1), (False, -1)])
+def test_a_quadrature_is_right_for_sizes_times_polynomials(melts: bool, sign: int) -> None:
+    course = Course("exp_rk5", 8, 5, melts, quadrature=True)
+    fine = torch.linspace(0.5, 2.5, 100_001, dtype=torch.float64)
+    sizes = (1 + LEAST_SIZE) * (0.5 - fine).exp() - LEAST_SIZE
+    course.place(lambda steps: fine[[0, -1]], gauss_rule(fine[::5000], sizes[::5000]))
     for power in range(14):
-        right = (2.5 ** (power + 1) - 0.5 ** (power + 1)) / (power + 1)
-        assert float(course.integrals @ course.times**power) == pytest.approx(right, rel=1e-12)
-    first, *inner, last = course.solver.quadrature or ()
-    assert (first, last) == (0, 0)
-    assert min(inner) > 0
+        right = torch.trapezoid((-fine).exp() * fine**power, fine)
+        reached = course.integrals @ ((-course.way).exp() * course.way**power)
+        assert float(reached) == pytest.approx(sign * float(right), rel=1e-8)
+    assert (sign * course.integrals[1:-1]).min() > 0 == course.integrals[[0, -1]].abs().max()
