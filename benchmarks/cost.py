@@ -56,8 +56,8 @@ ROOT = Path(__file__).parent.parent
 CASES = ("circles", "circles_PRR", "moons", "magic", "breast_cancer")
 FINE = 80
 """Steps of exp_rk5 that errors are measured against."""
-BLOCK = 500
-"""Rows of one call."""
+BLOCK = 1000
+"""Rows of one call, about as many as programs make."""
 
 
 def run(script: str, *arguments: str) -> None:
@@ -222,7 +222,7 @@ def tails() -> None:
 
 def embedding(turns: int) -> None:
     """Prints what a call costs by what is given, embedded at each call and once for all."""
-    z, t = torch.randn(2 * BLOCK, 2), torch.tensor(0.3)
+    z, t = torch.randn(BLOCK, 2), torch.tensor(0.3)
     print("| conditions | ms a call of 1,000 rows, before | ms |")
     print("| --- | ---: | ---: |")
     for shape in ((2,), (3, 64), (1, 16, 16)):

@@ -72,7 +72,7 @@ slightly turned, sheared and moved; ``straight`` has columns as they are, not cu
 the learned law of the latents of 20 kept dimensions, or the closed form of it, and ``calibrated``
 is corrected on rows that were held out of the training."""
 COPIES, HELD_OUT = 9, 150
-ROWS, GROUP = 2048, 27
+ROWS, GROUP = 256, 27
 """Points of a network call, but of chains no more than move at once; digits that are asked of at
 once."""
 

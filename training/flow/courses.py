@@ -11,7 +11,6 @@ from sys import intern
 from typing import NamedTuple
 
 import torch
-from numpy.polynomial.legendre import leggauss
 from torch import Tensor, nn
 
 from training.flow.solvers import SOLVERS, Solver
@@ -23,6 +22,8 @@ NATS = 0.01
 """What log densities may be off by."""
 
 
+GaussRule = Callable[[int], tuple[Tensor, Tensor]]
+"""Of a number n, the nodes and weights ``[n]`` of a quadrature: see ``trials.gauss_rule``."""
 AT_REST = "exp_ab2"
 """The solver of flows in which nothing moves: it takes one call."""
 
@@ -142,18 +143,18 @@ class Course(nn.Module):
         """Calls, and products for traces where the use takes these."""
         return self.calls + (self.traces * self.dimensions if use.densities else 0)
 
-    def place(self, grid: Callable[[int], Tensor]) -> None:
-        """Puts its times on a grid, by the number of steps; those of a quadrature at the nodes of
-        Gauss and Legendre, and at both ends, which count for nothing."""
+    def place(self, grid: Callable[[int], Tensor], rule: GaussRule | None = None) -> None:
+        """Puts its times on a grid, by the number of steps; those of a quadrature at the nodes of a
+        rule of Gauss, and at both ends of the grid, which count for nothing."""
         if self.name == FITTED or not self.quadrature:
             self.times.copy_(grid(self.steps))
             return
-        first, last = grid(1).tolist()
-        nodes, weights = (torch.from_numpy(each) for each in leggauss(self.steps - 1))
-        self.times[0], self.times[-1] = first, last
-        self.times[1:-1] = first + (last - first) / 2 * (1 + nodes)
+        assert rule is not None, "a quadrature goes by a rule"
+        nodes, weights = rule(self.steps - 1)
+        self.times[[0, -1]] = grid(1)
+        self.times[1:-1] = nodes
         self.integrals.zero_()
-        self.integrals[1:-1] = (last - first) / 2 * weights
+        self.integrals[1:-1] = weights if self.melts else -weights.flip(0)
 
     def serves(self, use: Use) -> bool:
         """Whether its errors are small enough."""

@@ -139,8 +139,8 @@ class NetworkDenoiser(nn.Module):
         c_noise = self.noise_condition(t).to(torch.get_default_dtype())
         rows = z
         if self.space == "IS":
-            rows, axes = self.basis.rotate_back(z), self.basis.eigenvectors
-            matrix = axes @ matrix.to(axes) @ axes.T
+            rows = self.basis.rotate_back(z)
+            matrix = self.basis.rotate_back(self.basis.rotate_back(matrix).T)
         out, trace = traces(rows.to(c_noise.dtype), c_noise, matrix, **conditions)
         denoised = self._denoised(x, c, z, t, self._in_eigenspace(out.to(z.dtype), t))
         return denoised, straight.sum() + trace.to(x.dtype)

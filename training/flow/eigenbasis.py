@@ -27,8 +27,8 @@ class EigenBasis(nn.Module):
         self.register_buffer("mean", mean.double())
         self.register_buffer("eigenvalues", eigenvalues.double())
         self.register_buffer("eigenvectors", eigenvectors.double())
-        self._rounded: tuple[Tensor, Tensor] | None = None  # W, and W in another dtype
-        self.register_load_state_dict_post_hook(_forget_rounded)  # type: ignore[no-untyped-call]
+        self._kept: tuple[Tensor, dict[torch.dtype, Tensor] | None] | None = None  # see _axes
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, participation_ratio={self.participation_ratio:.4g}"
@@ -119,22 +119,26 @@ class EigenBasis(nn.Module):
 
     def rotate_back(self, vectors: Tensor) -> Tensor:
         """Differences of points, ``[..., D]``, from eigenspace to image space: no mean is added."""
-        return vectors @ self._axes(vectors.dtype).T
+        axes = self._axes(vectors.dtype)
+        return vectors if axes is None else vectors @ axes.T
 
     def rotate(self, vectors: Tensor) -> Tensor:
         """Differences of points, ``[..., D]``, from image space to eigenspace."""
-        return vectors @ self._axes(vectors.dtype)
+        axes = self._axes(vectors.dtype)
+        return vectors if axes is None else vectors @ axes
 
-    def _axes(self, dtype: torch.dtype) -> Tensor:
-        """W in a dtype. It is kept, since a training asks for it twice a step."""
-        if dtype == self.eigenvectors.dtype:
-            return self.eigenvectors
-        known = self._rounded
-        if known is None or known[0] is not self.eigenvectors or known[1].dtype != dtype:
+    def _axes(self, dtype: torch.dtype) -> Tensor | None:
+        """W in a dtype; None where it turns nothing, as that of tables. It is kept, since
+        a training asks for it twice a step."""
+        if self._kept is None or self._kept[0] is not self.eigenvectors:
+            axes = self.eigenvectors
+            turns = axes.is_meta or not torch.equal(axes, identity(self.dim).to(axes))
+            self._kept = axes, {} if turns else None
+        rounded = self._kept[1]
+        if rounded is not None and dtype not in rounded:
             with torch.inference_mode(False):  # else it would be of no use where gradients are
-                known = self.eigenvectors, self.eigenvectors.to(dtype)
-            self._rounded = known
-        return known[1]
+                rounded[dtype] = self.eigenvectors.to(dtype)
+        return None if rounded is None else rounded[dtype]
 
 
 def identity(dim: int) -> Tensor:
@@ -145,9 +149,9 @@ def identity(dim: int) -> Tensor:
     return torch.zeros(dim, dim, dtype=torch.float64).fill_diagonal_(1)
 
 
-def _forget_rounded(basis: nn.Module, keys: object) -> None:
+def _forget(basis: nn.Module, keys: object) -> None:
     assert isinstance(basis, EigenBasis)
-    basis._rounded = None
+    basis._kept = None
 
 
 class _Sums:

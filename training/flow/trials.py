@@ -8,9 +8,9 @@ calls are off by, from a far finer integration. Tried are
   points: step by step, by least squares on some of the trajectories, at the states that it has
   come to, so that a step mends what those before it did wrong. Its integrals of the divergence
   are sums over the same times, fitted too;
-* ``exp_rk5``, where that is cheaper; of given points in more than three dimensions also with traces
-  at the ends of its steps alone, or of those of ``exp_rk4``, by the quadrature of Gauss and
-  Legendre.
+* ``exp_rk5``, where that is cheaper; in more than three dimensions also with traces at the ends of
+  its steps alone, or of those of ``exp_rk4``, by a quadrature of Gauss whose nodes are close where
+  traces are large.
 
 Errors are half of what 19 in 20 of all others are off by at most, which is the standard deviation
 of what is normal, or a fifth of what 99 in 100 are, if that is more: where modes part, a few are
@@ -25,10 +25,12 @@ from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
 import torch
+from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
-from training.flow.courses import USES, Course, Use
+from training.flow.courses import USES, Course, GaussRule, Use
 from training.flow.grids import fit_equal_error_grid
 from training.flow.likelihood import (
     FEW_PRODUCTS,
@@ -52,6 +54,9 @@ RIDGE = 1e-10
 """Of the sum of squares of the slopes: it decides nothing but what these leave open."""
 FITTED_TO = 4
 """Weights are few, and errors that are rare but large are to be seen: most trajectories judge."""
+LEAST_SIZE, FINE = 0.05, 256
+"""Share of the largest trace that is counted on everywhere; nodes by which those of a quadrature
+are computed."""
 PILOTS = 64
 """Trajectories by which times are placed."""
 
@@ -65,15 +70,14 @@ class Trajectories:
         times: Increasing ``[S]``, float64.
         states: ``[S, N, D]``, float64. One of ``FITTED_TO`` is fitted to, the others judge.
         of_data: How many of the N start from data; the others follow them.
-        integrals: Of the divergence from the first time to the last, ``[N]``; None where they
-            were not taken.
+        traces: Divergences ``[S, N]``; None where they were not taken.
     """
 
     flow: ProbabilityFlow
     times: Tensor
     states: Tensor
     of_data: int
-    integrals: Tensor | None
+    traces: Tensor | None
 
     @classmethod
     @torch.no_grad()
@@ -102,14 +106,18 @@ class Trajectories:
         made = downward.simulate(latents, times.flip(0), "exp_rk5", save_every=1).states
         states = torch.cat([melted, made.flip(0)], dim=1)
         states = states / torch.stack([flow.latent_std(t) for t in times])[:, None]
-        integrals = None
+        traces = None
         if densities and flow.basis.dim <= LARGEST_EXACT:
-            traces = [
-                value_and_divergence(flow.slope(), x, t)[1]
-                for x, t in zip(states, times, strict=True)
-            ]
-            integrals = integral_weights(times, len(times)) @ torch.stack(traces)
-        return cls(flow, times, states, count, integrals)
+            slope, along = flow.slope(), zip(states, times, strict=True)
+            traces = torch.stack([value_and_divergence(slope, x, t)[1] for x, t in along])
+        return cls(flow, times, states, count, traces)
+
+    @property
+    def integrals(self) -> Tensor | None:
+        """Of the divergence from the first time to the last, ``[N]``."""
+        if self.traces is None:
+            return None
+        return integral_weights(self.times, len(self.times)) @ self.traces
 
     def error(self, off: Tensor) -> float:
         """The usual error of what is off by ``[N]`` or ``[N, D]``, of those that judge."""
@@ -154,10 +162,13 @@ def choose_courses(
     few = slice(0, min(PILOTS, len(noisy)))
     ends = right.states[-1, few] * right.flow.latent_std(right.times[-1])
     grid = fit_equal_error_grid(under(few), ends, right.times, SOLVERS["exp_rk5"])
+    rule = None
+    if right.traces is not None:
+        rule = gauss_rule(right.times, right.traces.square().mean(dim=1).sqrt())
     courses: dict[str, Course] = {}
-    for wanted in _alike(densities=right.integrals is not None):
+    for wanted in _alike(densities=rule is not None):
         for course in candidates(right.flow.basis.dim, USES[wanted[0]], 6 * steps):
-            course.place(grid)
+            course.place(grid, rule)
             try_one = try_fitted if course.name == FITTED else try_plain
             try_one(course, right, USES[wanted[0]])
             if on_trial:
@@ -186,11 +197,47 @@ def candidates(dim: int, use: Use, calls: int) -> list[Course]:
     numbers = () if use.melts and use.densities else FITS
     fits = [Course(FITTED, steps, dim, use.melts, use.densities) for steps in numbers]
     plain = [Course("exp_rk5", steps, dim, use.melts) for steps in STEPS]
-    if use.melts and use.densities and dim > FEW_PRODUCTS:
+    if use.densities and dim > FEW_PRODUCTS:
         ways = product(("exp_rk4", "exp_rk5"), STEPS)
-        plain += [Course(name, steps, dim, True, quadrature=True) for name, steps in ways]
+        plain += [Course(name, steps, dim, use.melts, quadrature=True) for name, steps in ways]
     few = [course for course in fits + plain if course.calls < calls]
     return sorted(few, key=lambda course: course.cost(use))
+
+
+def gauss_rule(times: Tensor, sizes: Tensor) -> GaussRule:
+    """Quadratures of functions that are about so large: n nodes are right for the sizes times
+    polynomials of degree less than 2 n.
+
+    The polynomials that are orthogonal under the sizes come by Stieltjes's procedure; nodes are
+    eigenvalues of the matrix of their recurrence, and weights squares of its eigenvectors (Golub
+    and Welsch 1969; Gautschi 2004, *Orthogonal Polynomials*, sections 2.2 and 3.1).
+
+    Args:
+        times: Increasing ``[S]``, float64.
+        sizes: There ``[S]``, not negative; they are taken to be ``LEAST_SIZE`` of the largest more.
+    """
+    from scipy.interpolate import CubicSpline
+
+    first, last = times[[0, -1]].tolist()
+    sizes = sizes / (float(sizes.max()) or 1.0) + LEAST_SIZE
+    log_size = CubicSpline(times.cpu().numpy(), sizes.log().cpu().numpy())
+    x, weights = leggauss(FINE)
+    weights = weights * np.exp(log_size(first + (last - first) / 2 * (1 + x)))
+
+    def rule(count: int) -> tuple[Tensor, Tensor]:
+        before, now, beside = np.zeros(FINE), np.full(FINE, weights.sum() ** -0.5), 0.0
+        recurrence = np.zeros((count + 1, count + 1))
+        for k in range(count):
+            recurrence[k, k] = place = weights @ (x * now**2)
+            following = (x - place) * now - beside * before
+            recurrence[k + 1, k] = beside = (weights @ following**2) ** 0.5
+            before, now = now, following / beside
+        nodes, vectors = np.linalg.eigh(recurrence[:count, :count])  # reads what is below
+        nodes = first + (last - first) / 2 * (1 + nodes)
+        shares = (last - first) / 2 * weights.sum() * vectors[0] ** 2 / np.exp(log_size(nodes))
+        return torch.from_numpy(nodes), torch.from_numpy(shares)
+
+    return rule
 
 
 def try_plain(course: Course, right: Trajectories, use: Use) -> None:

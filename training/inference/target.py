@@ -26,8 +26,8 @@ FARTHEST = 10.0
 """Standard deviations beyond which a variable has no likelihood. The prior puts 1e-23 there, and
 steps of chains that went astray, where the flow may overflow, are refused by it."""
 AT_ONCE, FEW_DIMENSIONS = 4, 64
-"""Blocks' worth of points of so few dimensions that are made, or placed, at once: they come by the
-thousand, and do not take much memory."""
+"""Blocks' worth of points of so few dimensions that are made, moved or placed at once: they come by
+the thousand, and do not take much memory."""
 GRADIENT_CALLS = 4
 """Calls that a gradient counts as: forward, forward again, and twice as much backward."""
 
@@ -177,7 +177,7 @@ class Target:
             self._calls = 1
             return (self.prior.denoised(states, t, self._conditions(which)),)
 
-        return self._in_blocks(block, 1, states, which)[0]
+        return self._in_blocks(block, 1, states, which, self._many)[0]
 
     @torch.no_grad()
     def to_states(self, points: Tensor, which: Tensor) -> Tensor:
@@ -234,7 +234,7 @@ class Target:
             self._calls = len(self.prior.way("latents")[0]) - 1
             return (self.prior.whitened(points, self._conditions(which)),)
 
-        return self._in_blocks(block, 1, points, which)[0]
+        return self._in_blocks(block, 1, points, which, self._many)[0]
 
     def slope(self, w: Tensor, which: Tensor) -> Slope:
         """Points, log likelihoods, and their gradients.
@@ -325,9 +325,11 @@ class Target:
         count, size = len(rows), size or self.rows
         blocks = []
         for start in range(0, count, size):
-            block = torch.arange(start, min(start + size, count), device=rows.device)
-            block = torch.cat([block, block[:1].expand(-len(block) % (unit or size))])
-            blocks.append(function(rows[block], which[block]))
+            block = [each[start : start + size] for each in (rows, which)]
+            if missing := -len(block[0]) % (unit or size):
+                first = [each[:1].expand(missing, *each.shape[1:]) for each in block]
+                block = [torch.cat(parts) for parts in zip(block, first, strict=True)]
+            blocks.append(function(*block))
         self.calls += count * cost * self._calls
         return [torch.cat(parts)[:count] for parts in zip(*blocks, strict=True)]
 

@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from math import ceil
 
 import torch
-from scipy.stats import beta
 from torch import Tensor
 
 TINY = 1e-9
@@ -91,6 +90,8 @@ class Holding:
         if place > truths:
             return cls(truths, share, 1.0, 1.0, 1.0)
         tail = (1 - CERTAINTY) / 2
+        from scipy.stats import beta  # takes most of a second to import
+
         low, high = beta.ppf([tail, 1 - tail], place, truths + 1 - place).tolist()
         return cls(truths, share, place / (truths + 1), low, high)
 

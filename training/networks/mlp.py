@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from math import ceil, pi, prod, sqrt
 
 import torch
@@ -129,9 +130,9 @@ class ConditionEmbedding(nn.Module):
 
 
 BOUND = 4.0
-AT_ONCE = 512
-"""Tangents, points times directions, that go through the layers at once on a CPU: those of a layer
-and its product then stay in the cache of a core."""
+AT_ONCE = 2**16
+"""Numbers of the tangents, of points times directions, that go through the layers at once on a CPU:
+those of a layer and its product then stay in the cache of a core."""
 
 
 class ToyMLP(nn.Module):
@@ -276,49 +277,26 @@ class ToyMLP(nn.Module):
             h = h + active
         out: Tensor = self.output(h)
         inward = by_coordinate(_of_members(self.input.weight), z.shape[1], self._frequencies)
-        outward = _of_members(matrix.to(z) @ self.output.weight)
         through = [_of_members(layer.weight).mT for layer in self.hidden]
-        slopes = [_of_members(slope) for slope in slopes]
+        # Few features go into the first layer: its product with the input is made first.
+        first = inward @ through[0][:, None]
+        outward = _of_members(matrix.to(z) @ self.output.weight) / self.members
+        steep = [_of_members(slope)[:, None] for slope in slopes]
         bends = slopes_of_waves(z, self.frequencies[: self._frequencies])
-        rows = len(z) if z.is_cuda else AT_ONCE
-        traces = [
-            self._traced(bends[:, at], inward, [s[:, at] for s in slopes], through, outward)
-            for at in (slice(i, i + rows) for i in range(0, len(z), rows))
-        ]
-        trace = torch.cat(traces) if traces else z[:, 0]
-        return (out.mean(dim=0) if self.members > 1 else out), trace
-
-    def _traced(
-        self,
-        bends: Tensor,
-        inward: Tensor,
-        slopes: Sequence[Tensor],
-        through: Sequence[Tensor],
-        outward: Tensor,
-    ) -> Tensor:
-        """Traces ``[b]`` of ``with_trace``, averaged over K members.
-
-        Args:
-            bends: Slopes of features ``[D, b, 1 + 2 f]``.
-            inward: Their weights ``[K, D, 1 + 2 f, width]``.
-            slopes: Of activations, ``[K, b, width]`` of each layer.
-            through: Transposed weights ``[K, width, width]`` of each layer.
-            outward: ``[K, D, width]``, what tangents are multiplied by in the end.
-        """
-        dim, count = bends.shape[:2]
-        directions = dim if bends.is_cuda else max(1, AT_ONCE // count)
-        trace = torch.zeros_like(bends[0, :, 0])
-        for at in (slice(i, i + directions) for i in range(0, dim, directions)):
-            tangents = torch.matmul(bends[at], inward[:, at])
-            # Few features go into the first layer: its product with the input is made first.
-            product = torch.matmul(bends[at], inward[:, at] @ through[0][:, None])
-            tangents.addcmul_(product, slopes[0][:, None])
+        rows = max(1, len(z) if z.is_cuda else AT_ONCE // h.shape[-1])
+        directions = len(bends) if z.is_cuda else max(1, rows // max(1, len(z)))
+        trace = torch.zeros_like(z[:, 0])
+        for some, at in product(_parts(len(z), rows), _parts(len(bends), directions)):
+            entering = bends[at, some]
+            tangents = entering @ inward[:, at]
+            further = entering @ first[:, at]
+            tangents.addcmul_(further, steep[0][:, :, some])
             flat = (len(tangents), -1, tangents.shape[3])
-            for slope, weight in zip(slopes[1:], through[1:], strict=True):
-                torch.bmm(tangents.view(flat), weight, out=product.view(flat))
-                tangents.addcmul_(product, slope[:, None])
-            trace += torch.matmul(tangents, outward[:, at, :, None]).sum(dim=(1, 3)).mean(dim=0)
-        return trace
+            for slope, weight in zip(steep[1:], through[1:], strict=True):
+                torch.bmm(tangents.view(flat), weight, out=further.view(flat))
+                tangents.addcmul_(further, slope[:, :, some])
+            trace[some] += (tangents @ outward[:, at, :, None]).sum(dim=(0, 1, 3))
+        return (out.mean(dim=0) if self.members > 1 else out), trace
 
     def features_of(self, labels: Tensor) -> Tensor:
         """What the first layer sees ``[B, ...]`` of conditions ``[B, L]``, whatever z and the time
@@ -345,6 +323,10 @@ class ToyMLP(nn.Module):
         return torch.cat(seen, dim=1)
 
 
+def _parts(count: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
 def _of_members(values: nn.Module | Tensor) -> Tensor:
     """``[K, ...]`` of K networks, of which one has none of this dimension."""
     assert isinstance(values, Tensor)
@@ -355,7 +337,7 @@ def silu_and_slope(rows: Tensor) -> tuple[Tensor, Tensor]:
     """``silu`` of rows, and its derivative."""
     steep = rows.sigmoid()
     active = rows * steep
-    return active, torch.addcmul(steep, active, 1 - steep)
+    return active, active.lerp(steep.new_ones(()), steep)
 
 
 def with_waves(rows: Tensor, frequencies: Tensor) -> list[Tensor]:

@@ -20,7 +20,7 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
 from training.flow.solvers.fitted import fitted
-from training.flow.trials import choose_courses
+from training.flow.trials import LEAST_SIZE, choose_courses, gauss_rule
 from training.names import METHODS
 
 BIAS = 0.15
@@ -459,12 +459,14 @@ def test_a_course_says_what_is_wrong_with_it() -> None:
         Course("nothing", 3, 2, melts=False).check()
 
 
-def test_a_quadrature_is_right_for_polynomials() -> None:
-    course = Course("exp_rk5", 8, 5, melts=True, quadrature=True)
-    course.place(lambda steps: torch.linspace(0.5, 2.5, steps + 1, dtype=torch.float64))
+@pytest.mark.parametrize(("melts", "sign"), [(True, 1), (False, -1)])
+def test_a_quadrature_is_right_for_sizes_times_polynomials(melts: bool, sign: int) -> None:
+    course = Course("exp_rk5", 8, 5, melts, quadrature=True)
+    fine = torch.linspace(0.5, 2.5, 100_001, dtype=torch.float64)
+    sizes = (1 + LEAST_SIZE) * (0.5 - fine).exp() - LEAST_SIZE
+    course.place(lambda steps: fine[[0, -1]], gauss_rule(fine[::5000], sizes[::5000]))
     for power in range(14):
-        right = (2.5 ** (power + 1) - 0.5 ** (power + 1)) / (power + 1)
-        assert float(course.integrals @ course.times**power) == pytest.approx(right, rel=1e-12)
-    first, *inner, last = course.solver.quadrature or ()
-    assert (first, last) == (0, 0)
-    assert min(inner) > 0
+        right = torch.trapezoid((-fine).exp() * fine**power, fine)
+        reached = course.integrals @ ((-course.way).exp() * course.way**power)
+        assert float(reached) == pytest.approx(sign * float(right), rel=1e-8)
+    assert (sign * course.integrals[1:-1]).min() > 0 == course.integrals[[0, -1]].abs().max()

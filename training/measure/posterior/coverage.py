@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from dnnlib.errors import UsageError
@@ -106,6 +105,8 @@ def coverage_curve(
     Raises:
         UsageError: A level is not between 0 and 1.
     """
+    from scipy.stats import binom  # takes most of a second to import
+
     if not all(0 < level < 1 for level in levels):
         raise UsageError(f"levels of coverage are {list(levels)}: they must be between 0 and 1")
     runs = len(values)

@@ -17,7 +17,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy.stats import binom, chi2, kstwo
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
@@ -119,6 +118,8 @@ def uniformity(values: Tensor) -> Uniformity:
     bins = min(MOST_BINS, runs // FEWEST_IN_BIN)
     counts = counts_in_bins(values, bins)
     statistic = (counts - runs / bins).square().sum(dim=0) / (runs / bins)
+    from scipy.stats import chi2  # takes most of a second to import
+
     p = torch.from_numpy(np.asarray(chi2.sf(statistic.cpu().numpy(), bins - 1)))
     return Uniformity(ks_p_values(values), p, values.mean(dim=0).cpu(), bins)
 
@@ -136,6 +137,8 @@ def ks_p_values(values: Tensor) -> Tensor:
     ordered = values.double().sort(dim=0).values
     step = torch.arange(1, runs + 1, dtype=torch.float64, device=values.device)[:, None] / runs
     distance = torch.maximum(step - ordered, ordered - step + 1 / runs).amax(dim=0)
+    from scipy.stats import kstwo
+
     return torch.from_numpy(np.asarray(kstwo.sf(distance.cpu().numpy(), runs)))
 
 
@@ -189,6 +192,8 @@ def simultaneous_band(runs: int, points: int = 100, level: float = 0.95) -> Band
     counts = generator.multinomial(runs, np.full(points, 1 / points), size=SIMULATIONS)
     at_most = counts.cumsum(axis=1)[:, :-1]
     place = np.arange(1, points) / points
+    from scipy.stats import binom
+
     law = binom(runs, place)
     tails = np.minimum(law.cdf(at_most), law.sf(at_most - 1))
     pointwise = np.quantile(2 * tails.min(axis=1), 1 - level)

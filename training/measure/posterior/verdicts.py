@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from statistics import NormalDist
 
 import torch
-from scipy.stats import kstwo
 
 from dnnlib.errors import DataError
 
@@ -54,6 +53,8 @@ def detectable(level: float, tests: int, runs: int) -> float:
         tests: Their number, which is accounted for.
         runs: R.
     """
+    from scipy.stats import kstwo  # takes most of a second to import
+
     farthest = float(kstwo.isf(level / tests, runs))
     return min(1.0, farthest + NormalDist().inv_cdf(SEEN) / (2 * runs**0.5))
 
