@@ -11,10 +11,9 @@ How far m is off differs from place to place. Its average over the prior, ``V(t)
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dnnlib.errors import UsageError
@@ -22,13 +21,11 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.inference.curved_columns import CurvedColumns
 from training.inference.likelihoods import Gaussian
-from training.inference.target import FEW_DIMENSIONS, Target
+from training.inference.target import Target
 
 PRIOR_DRAWS = 2**8
 """Draws of the prior that V is measured on, whose correlations are drawn towards 0 by their own
 errors: few, as most of the time of a posterior of images would go into more of them."""
-LEAST_DENSITY, TINY = 0.2, 1e-300
-"""Of times, beside the root of how fast states move then over how fast they do at most."""
 MOST_DIMENSIONS = 3072
 """Of points, up to which matrices of this size are decomposed at each step."""
 
@@ -148,31 +145,30 @@ class LookAhead:
     seed: int
     share: float
     calls: float = 0
-    _known: tuple[Tensor, list[Tensor]] | None = None
+    _errors: list[Tensor] = field(default_factory=list)
 
-    def times_and_errors(
+    def times(self, target: Target) -> Tensor:
+        """``[steps + 1]``, increasing."""
+        return target.prior.flow.times(self.steps)
+
+    def errors(
         self, target: Target, on_part: Callable[[float], object] | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Increasing times ``[steps + 1]``, in few dimensions closer where states move faster, and
-        ``V [D, D]`` at each; tells after each measurement which part of all it was."""
-        if self._known is None:
+    ) -> list[Tensor]:
+        """``V [D, D]`` at each time; tells after each which part of all it was."""
+        if not self._errors:
             alone = target.of(torch.arange(1))
-            even = target.prior.flow.times(self.steps)
-            errors, speeds = measured(alone, even, self.seed, on_part)
-            self._known, self.calls = (even, list(errors)), alone.calls
-            if target.dim < FEW_DIMENSIONS:  # in more, all was measured with even times
-                self._known = _placed(target, even, errors, speeds)
-        return self._known
+            self._errors = error_covariances(alone, self.times(target), self.seed, on_part)
+            self.calls = alone.calls
+        return self._errors
 
 
-def measured(
+def error_covariances(
     target: Target,
     times: Tensor,
     seed: int,
     on_part: Callable[[float], object] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """``V [T, D, D]`` at each of the times ``[T]``, on the same draws of the prior: see ``shrunk``;
-    and how fast standardized states move then, their root mean square ``[T]``."""
+) -> list[Tensor]:
+    """``V [D, D]`` at each of the times ``[T]``, on the same draws of the prior: see ``shrunk``."""
     generator = seeded_generator("cpu", seed, Stream.LOOKAHEAD)
     shape = (PRIOR_DRAWS, target.dim)
     w, *noise = (
@@ -181,37 +177,13 @@ def measured(
     )
     first = torch.zeros(PRIOR_DRAWS, dtype=torch.int64, device=target.device)
     ends = target.states(w, first)
-    flow, covariances, speeds = target.prior.flow, [], []
+    covariances = []
     for t, normal in zip(times, noise, strict=True):
-        states = ends + _added(target, t).sqrt() * normal
-        denoised = target.denoised(states, t, first)
-        covariances.append(shrunk(ends - _expected_end(target, states, denoised, t)))
-        variance = flow.noisy_variance(t)
-        left = flow.basis.eigenvalues / variance * states - denoised
-        speed = flow.schedule.log_noise_rate(t) / 2 * left / variance.sqrt()
-        speeds.append(speed.square().mean().sqrt())
+        seen = expected_end(target, ends + _added(target, t).sqrt() * normal, t, first)
+        covariances.append(shrunk(ends - seen))
         if on_part:
             on_part(1 / len(times))
-    return torch.stack(covariances), torch.stack(speeds)
-
-
-def _placed(
-    target: Target, even: Tensor, errors: Tensor, speeds: Tensor
-) -> tuple[Tensor, list[Tensor]]:
-    """As many times, the closer the faster states move, and V there: between even times, V over the
-    noise that was added is taken to be linear."""
-    density = (speeds / speeds.max().clamp_min(TINY)).sqrt() + LEAST_DENSITY
-    mass = F.pad((density[1:] + density[:-1]).cumsum(0), (1, 0))
-    wanted = torch.linspace(0, float(mass[-1]), len(even)).to(mass)
-    after = torch.searchsorted(mass, wanted).clamp(1, len(even) - 1)
-    part = ((wanted - mass[after - 1]) / (mass[after] - mass[after - 1])).to(even)
-    times = even[after - 1].lerp(even[after], part)
-    times[0], times[-1] = even[0], even[-1]
-    before, now = (added_noise(target, each).sqrt() for each in (even, times))
-    unit = errors / (before[:, :, None] * before[:, None])
-    unit[0] = unit[1]  # nothing is added at the first time
-    unit = unit[after - 1].lerp(unit[after], part[:, None, None])
-    return times, list(unit * now[:, :, None] * now[:, None])
+    return covariances
 
 
 def shrunk(errors: Tensor) -> Tensor:
@@ -230,11 +202,7 @@ def shrunk(errors: Tensor) -> Tensor:
 
 def expected_end(target: Target, states: Tensor, t: Tensor, which: Tensor) -> Tensor:
     """``m [N, D]`` of states ``[N, D]`` at time ``t []``."""
-    return _expected_end(target, states, target.denoised(states, t, which), t)
-
-
-def _expected_end(target: Target, states: Tensor, denoised: Tensor, t: Tensor) -> Tensor:
-    schedule = target.prior.flow.schedule
+    denoised, schedule = target.denoised(states, t, which), target.prior.flow.schedule
     share = schedule.noise_variance(target.prior.times[0]) / schedule.noise_variance(t)
     return denoised.lerp(states, share.to(states))
 

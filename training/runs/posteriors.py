@@ -308,7 +308,7 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
     begun = "Measuring what noisy states tell of their ends"
     assert problem.ahead is not None
     with progress(begun, "look-ahead", total, "time") as move:
-        problem.ahead.times_and_errors(target, lambda part: move(part * total))
+        problem.ahead.errors(target, lambda part: move(part * total))
     return problem, plan
 
 

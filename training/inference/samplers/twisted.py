@@ -84,7 +84,7 @@ def twist(
     require_lookahead(target)
     size = particles or max(draws, PARTICLES)
     ahead = ahead or LookAhead(PARTICLE_STEPS, seed, 1 / target.count)
-    times, errors = ahead.times_and_errors(target)
+    times, errors = ahead.times(target), ahead.errors(target)
     shared = ahead.share * ahead.calls
     latents = len(target.prior.way("latents")[0]) - 1
     most = max(1, AT_ONCE // (chains * size * target.dim))
