@@ -132,7 +132,9 @@ class EigenBasis(nn.Module):
         a training asks for it twice a step."""
         if self._kept is None or self._kept[0] is not self.eigenvectors:
             axes = self.eigenvectors
-            turns = axes.is_meta or not torch.equal(axes, identity(self.dim).to(axes))
+            # Tensors without numbers, meta or of another type, may turn.
+            known = type(axes) is Tensor and not axes.is_meta
+            turns = not known or not torch.equal(axes, identity(self.dim).to(axes))
             self._kept = axes, {} if turns else None
         rounded = self._kept[1]
         if rounded is not None and dtype not in rounded:
