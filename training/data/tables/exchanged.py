@@ -24,7 +24,7 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
     """
     names = list(table.condition_names)
     data = [place for place, name in enumerate(names) if name not in table.covariates]
-    beside = [place for place, name in enumerate(names) if name in table.covariates]
+    covariates = [place for place, name in enumerate(names) if name in table.covariates]
     if table.conditions is None or not data:
         raise UsageError(
             f"a likelihood is of data, which {source} has not: make it with dataset_tool.py "
@@ -53,13 +53,14 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
             f"{', '.join(few)} of few values: probabilities are learned of these, and a flow of "
             f"{', '.join(own)} given them"
         )
-    given = known.at([*beside, *levels])
+    last = [*covariates, *levels]
+    given = known.at(last)
     likelihood = replace(
         table,
         points=torch.from_numpy(values[:, kept]),
         columns=known.at([numbers[place] for place in kept]),
         dropped=dropped,
-        conditions=torch.cat([table.points, table.conditions[:, [*beside, *levels]]], dim=1),
+        conditions=torch.cat([table.points, table.conditions[:, last]], dim=1),
         condition_names=[*table.columns.names, *given.names],
         condition_columns=Columns.joined(table.columns, given),
         covariates=given.names,

@@ -132,7 +132,7 @@ class Coordinates(nn.Module):
         return self.beside
 
     def log_levels(self, conditions: Tensor) -> Tensor:
-        """Log probabilities ``[..., ]`` of the levels among conditions ``[..., C]``, given the
+        """Log probabilities ``[...]`` of the levels among conditions ``[..., C]``, given the
         others; gradients flow back to these."""
         beside, labels = self.beside, self.given(conditions).labels
         assert beside is not None
