@@ -77,7 +77,8 @@ class LearnedLikelihood:
         if stored is None:
             return None
         table, bounds = TableFlow.of(file, {}), _bounds(stored)
-        if bounds is None or list(bounds) != list(table.conditions[: len(bounds)]):
+        first = len(table.conditions) - _levels_beside(table)
+        if bounds is None or list(bounds) != list(table.conditions[:first][: len(bounds)]):
             raise DataError(f"{file.path} does not say which of its conditions are parameters")
         about = file.model.about
         discrete = [name for name in bounds if name in about.get(DISCRETE, ())]
@@ -85,7 +86,7 @@ class LearnedLikelihood:
         law: TrialLaw = FlowLaw(table.flow)
         if isinstance(network, TrialNetwork):
             law = HolesLaw(table.flow, network)
-        beside = list(table.conditions[len(table.conditions) - _levels_beside(table) :])
+        beside = list(table.conditions[first:])
         if beside:
             law = WithLevels(law, table.coordinates)
         return cls(file, table, law, bounds, discrete, about.get(TRIALS), beside)
