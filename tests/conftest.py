@@ -155,5 +155,5 @@ def arviz() -> ModuleType:
     """ArviZ, which warns of its future when it is imported; tests without it are skipped."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found: ModuleType = pytest.importorskip("arviz", minversion="0.23")
-    return found
+        got: ModuleType = pytest.importorskip("arviz", minversion="0.23")
+    return got

@@ -13,7 +13,7 @@ import posterior
 import train
 import visualize
 from tests.support.finished_runs import SIMULATION_NAMES, SMALL, write_csv
-from tests.support.outcomes import drawn, told
+from tests.support.outcomes import drawn, only_json
 from tests.support.running import Run, good, refused, run_script, starter
 from torch_utils.results import load_arrays
 from training.flow.solvers import SOLVERS
@@ -30,13 +30,13 @@ def sample(simulations: Path) -> Run:
 @pytest.fixture(scope="module")
 def done(sample: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("done")
-    told = good(sample(folder)).out
-    assert "3 posterior(s): 3 by flow" in told
+    text = good(sample(folder)).out
+    assert "3 posterior(s): 3 by flow" in text
     return folder
 
 
 def test_draws_densities_and_intervals_are_written(done: Path, simulations: Path) -> None:
-    arrays, found = drawn(done), told(done)
+    arrays, got = drawn(done), only_json(done)
     x = arrays["posterior/x"]
     assert x.shape == (2, 30, 3, 2)
     assert arrays["posterior/coordinate"].tolist() == ["a", "b"]
@@ -44,15 +44,15 @@ def test_draws_densities_and_intervals_are_written(done: Path, simulations: Path
     assert arrays["sample_stats/lp"].shape == (2, 30, 3)
     assert "sample_stats/log_likelihood" not in arrays
     np.testing.assert_array_equal(arrays["observed_data/y"], np.load(simulations / "seen.npy"))
-    assert (found["samplers"], found["converged"], found["r_hat"]) == ({"flow": 3}, 3, None)
-    assert found["conditions"] == ["y 1", "y2"]
-    assert 0 < found["leaked"]["mean"] <= found["leaked"]["largest"] < 1
+    assert (got["samplers"], got["converged"], got["r_hat"]) == ({"flow": 3}, 3, None)
+    assert got["conditions"] == ["y 1", "y2"]
+    assert 0 < got["leaked"]["mean"] <= got["leaked"]["largest"] < 1
     leaked = arrays["constant_data/leaked"]
     proposed = 60 / (1 - leaked)
     calls = 3 * SOLVERS["exp_rk5"].calls_per_step + 1  # one more sharpens the draws
     assert (arrays["constant_data/network_calls"] >= calls * 60).all()
     assert (arrays["constant_data/network_calls"] <= calls * (1.5 * proposed + 60)).all()
-    first = found["posteriors"][0]
+    first = got["posteriors"][0]
     mean = dict(zip(("a", "b"), x[:, :, 0].mean(axis=(0, 1)), strict=True))
     assert first["mean"] == pytest.approx(mean, rel=1e-9)
     assert first["quantiles"]["0.05"]["b"] < first["quantiles"]["0.95"]["b"]
@@ -61,9 +61,9 @@ def test_draws_densities_and_intervals_are_written(done: Path, simulations: Path
 
 def test_independent_draws_are_drawn_without_chains(done: Path, tmp_path: Path) -> None:
     shutil.copy(done / "runs_PRP_posterior.nc", tmp_path)
-    told = good(run_script(visualize, tmp_path)).out
-    assert "posterior_marginals.png" in told
-    assert "chains" not in told
+    text = good(run_script(visualize, tmp_path)).out
+    assert "posterior_marginals.png" in text
+    assert "chains" not in text
 
 
 def test_conditions_are_found_by_name_or_by_their_order(
@@ -74,17 +74,17 @@ def test_conditions_are_found_by_name_or_by_their_order(
     turned = write_csv(tmp_path / "turned.csv", ["y2", "other", "y 1"], columns)
     for name, path in (("named", turned), ("array", simulations / "seen.npy")):
         good(sample(tmp_path / name, f"--condition={path}", "--no-log_prob"))
-        found, expected = drawn(tmp_path / name), drawn(done)
-        np.testing.assert_allclose(found["posterior/x"], expected["posterior/x"], rtol=1e-9)
-        assert expected.keys() - found.keys() == {"sample_stats/lp"}
+        got, expected = drawn(tmp_path / name), drawn(done)
+        np.testing.assert_allclose(got["posterior/x"], expected["posterior/x"], rtol=1e-9)
+        assert expected.keys() - got.keys() == {"sample_stats/lp"}
 
 
 def test_strange_data_are_told(sample: Run, done: Path, simulations: Path, tmp_path: Path) -> None:
-    limit = told(done)["surprise"]["limit"]
+    limit = only_json(done)["surprise"]["limit"]
     assert 2 < limit < 20
-    nats = [one["surprise"] for one in told(done)["posteriors"]]
-    assert max(nats) == told(done)["surprise"]["largest"] < limit
-    assert told(done)["surprise"]["unlike"] == 0
+    nats = [one["surprise"] for one in only_json(done)["posteriors"]]
+    assert max(nats) == only_json(done)["surprise"]["largest"] < limit
+    assert only_json(done)["surprise"]["unlike"] == 0
     # Both conditions are usual, but not together.
     far = write_csv(tmp_path / "far.csv", SIMULATION_NAMES[2:], np.array([[0, 0], [-1.5, 1.5]]))
     with mock.patch("training.inference.amortized.MOST_TURNS", 3):
@@ -102,7 +102,7 @@ def test_draws_are_corrected_by_a_posterior_of_the_users(sample: Run, tmp_path: 
     )
     option = f"--correct={tmp_path / 'mine.py'}"
     good(sample(tmp_path / "out", f"{option}:posterior"))
-    first = told(tmp_path / "out")["posteriors"][0]
+    first = only_json(tmp_path / "out")["posteriors"][0]
     assert 1 < first["statistics"]["effective_size"] < 60
     assert first["ess_bulk"]["a"] == pytest.approx(first["statistics"]["effective_size"])
     refused(sample(tmp_path / "no", f"{option}:other"), 2, "no function 'other'")
@@ -119,7 +119,7 @@ def test_teachers_correct_students_draws(sample: Run, simulations: Path, tmp_pat
     seen = (f"--condition={simulations / 'seen.csv'}", "--chains=2", "--draws=30")
     student = (f"--network={tmp_path / 'student.pkl'}", f"--save_dir={tmp_path / 'out'}")
     good(run_script(posterior, "sample", *student, *seen, "--correct=teacher"))
-    assert 1 < told(tmp_path / "out")["posteriors"][0]["statistics"]["effective_size"] <= 60
+    assert 1 < only_json(tmp_path / "out")["posteriors"][0]["statistics"]["effective_size"] <= 60
     assert drawn(tmp_path / "out")["constant_data/network_calls"].max() < 2 * 60 * 4
     refused(sample(tmp_path / "no", "--correct=teacher"), 2, "networks by distill.py")
 
@@ -147,7 +147,7 @@ def check(simulations: Path) -> Run:
 
 
 def checked(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    return told(folder), load_arrays(folder / "runs_PRP_posterior_check.npz")
+    return only_json(folder), load_arrays(folder / "runs_PRP_posterior_check.npz")
 
 
 def test_a_check_asks_whether_the_flow_finds_held_out_simulations_again(
@@ -155,27 +155,27 @@ def test_a_check_asks_whether_the_flow_finds_held_out_simulations_again(
 ) -> None:
     rows = np.array([[0.3, 0.4], [-1.5, 1.5]])
     far = write_csv(tmp_path / "seen.csv", SIMULATION_NAMES[2:], rows)
-    told = good(check(tmp_path / "out", f"--condition={far}")).out
-    found, arrays = checked(tmp_path / "out")
-    assert (found["question"], found["options"]["draws"]) == ("model", 10)
+    text = good(check(tmp_path / "out", f"--condition={far}")).out
+    got, arrays = checked(tmp_path / "out")
+    assert (got["question"], got["options"]["draws"]) == ("model", 10)
     names = ["a", "b", "log density"]
     assert arrays["names"].tolist() == names
     assert (arrays["ranks"].shape, arrays["crps"].shape) == ((24, 3), (24, 2))
     assert arrays["region_names"].tolist() == ["TARP", "highest-density regions"]
-    assert found["verdict"] in told
+    assert got["verdict"] in text
     leaked = arrays["leaked"]
     assert leaked.shape == (24,)
-    assert 0 < leaked.mean() == pytest.approx(found["leaked"]["mean"])
-    assert leaked.max() == pytest.approx(found["leaked"]["largest"])
-    assert f"{leaked.mean():.2%} of draws" in told
-    assert found["near"]["neighbors"] == 20
-    near = found["near"]["observations"]
+    assert 0 < leaked.mean() == pytest.approx(got["leaked"]["mean"])
+    assert leaked.max() == pytest.approx(got["leaked"]["largest"])
+    assert f"{leaked.mean():.2%} of draws" in text
+    assert got["near"]["neighbors"] == 20
+    near = got["near"]["observations"]
     assert [one["quantity"] in names for one in near] == [True, True]
     assert near[0]["surprise"] < 2 < near[1]["surprise"]
     assert near[0]["distance"] < 2 < near[1]["distance"]
     assert [one["local"] for one in near] == [False, False]
-    assert "observation 2 is unlike the simulations" in told
-    assert "Observation 1: no local test" in told
+    assert "observation 2 is unlike the simulations" in text
+    assert "Observation 1: no local test" in text
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".json", ".npz"]
     # The runs that are drawn at random are the same without observations.
     good(check(tmp_path / "alone"))
@@ -191,8 +191,8 @@ def test_others_truths_are_not_found_again(check: Run, simulations: Path, tmp_pa
     given = (f"--data_root={tmp_path / 'moved.npz'}", f"--condition={simulations / 'seen.csv'}")
     result = check(tmp_path / "out", *given, "--runs=60", "--strict")
     assert result.code == 3
-    found, _ = checked(tmp_path / "out")
-    assert found["verdict"].startswith("Not calibrated")
+    got, _ = checked(tmp_path / "out")
+    assert got["verdict"].startswith("Not calibrated")
     # A test that is not local fails too, but claims nothing of the observation.
     assert "Observation 1: no local test" in result.out
     assert "not here" not in result.out

@@ -47,21 +47,21 @@ def nodes(path: Path) -> list[ast.AST]:
 @cache
 def imported_names(path: Path) -> list[str]:
     """All that a file imports, anywhere in it, as dotted names."""
-    found: list[str] = []
+    got: list[str] = []
     package = module_name(path).split(".")
     if path.name != "__init__.py":
         package = package[:-1]
     for node in nodes(path):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            got += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
             for alias in node.names:
                 # What is imported from a package may be a module of its own.
                 whole = f"{base}.{alias.name}"
-                found.append(whole if whole in OURS else base)
-    return found
+                got.append(whole if whole in OURS else base)
+    return got
 
 
 @cache

@@ -38,12 +38,12 @@ TOY_FILE = "circles_PRP_toy_net_outputs_residuals.npz"
 
 @pytest.mark.parametrize("name", ["extracttoys", "extract", "calctoys", "calc"])
 def test_the_help_names_the_files_that_are_written(name: str) -> None:
-    told = run_script(script, name, "--help").out.partition("Options:")[0]
+    text = run_script(script, name, "--help").out.partition("Options:")[0]
     toys = name.endswith("toys")
     stem = ("{toy}" if toys else "{data}") + "_{schedule}_" + "toy_" * toys
     kind = "net_outputs_residuals" if name.startswith("extract") else "autocorrelations"
-    assert f"Files: {stem}{kind}" in told
-    assert (f"{stem}{kind}_summary.npz and .json" in told) == name.startswith("calc")
+    assert f"Files: {stem}{kind}" in text
+    assert (f"{stem}{kind}_summary.npz and .json" in text) == name.startswith("calc")
 
 
 @pytest.fixture(scope="module")
@@ -144,12 +144,12 @@ def test_toy_correlations_are_those_of_numpy(run: Run) -> None:
     stem = "circles_PRP_toy_autocorrelations"
     names = [f"{stem}{end}" for end in (".npz", "_summary.json", "_summary.npz")]
     assert sorted(os.listdir(folder)) == names
-    found, summary = load_arrays(folder / names[0]), load_arrays(folder / names[2])
+    got, summary = load_arrays(folder / names[0]), load_arrays(folder / names[2])
     facts = json.loads((folder / names[1]).read_text())["quantities"]
     for name in TOY_KEYS:
         expected = [numpy_correlations(arrays[name][0], later) for later in arrays[name]]
-        assert found[f"{name}_acs"].dtype == np.float32
-        np.testing.assert_allclose(found[f"{name}_acs"], expected, atol=1e-6)
+        assert got[f"{name}_acs"].dtype == np.float32
+        np.testing.assert_allclose(got[f"{name}_acs"], expected, atol=1e-6)
         mean = np.trace(expected[1]) / 2
         assert facts[name]["mean_at_next_time"] == pytest.approx(mean, abs=1e-6)
     np.testing.assert_array_equal(summary["lags"], arrays["times"])
@@ -172,11 +172,11 @@ def test_path_residuals_are_along_melts_of_their_classes(run: Run, places: dict[
     dataset = ImageDataset(places["data"], use_labels=True, max_size=COUNT, seed=0)
     pixels, labels = dataset.read(range(COUNT))
     flow = Model.load(places["classes"]).flow.given(labels=labels)
-    found = image_times(run("classes", "--noise=path", "--solver=heun"), "blobs_PRRto10D")
-    times = torch.from_numpy(found[0]["times"])
+    got = image_times(run("classes", "--noise=path", "--solver=heun"), "blobs_PRRto10D")
+    times = torch.from_numpy(got[0]["times"])
     points = normalize_pixels(pixels).flatten(1)
     states = flow.melt(points, times, SOLVERS["heun"], save_every=1).states
-    for arrays, state, t in zip(found, states, times, strict=True):
+    for arrays, state, t in zip(got, states, times, strict=True):
         output = flow.denoiser(state / flow.schedule.scale(t), t)
         np.testing.assert_allclose(arrays["net_outputs"], output, atol=1e-4)
 
@@ -189,12 +189,12 @@ def test_image_correlations_are_those_of_numpy(run: Run) -> None:
     assert set(os.listdir(folder)) == {*paths, f"{stem}_summary.npz", f"{stem}_summary.json"}
     extracted = image_times(source)
     for index, path in enumerate(paths):
-        found = load_arrays(folder / path)
-        assert found["time"] == extracted[index]["time"]
+        got = load_arrays(folder / path)
+        assert got["time"] == extracted[index]["time"]
         for name in IMAGE_KEYS:
             expected = numpy_correlations(extracted[0][name], extracted[index][name])
-            assert found[f"{name}_acs"].dtype == np.float32
-            np.testing.assert_allclose(found[f"{name}_acs"], expected, atol=1e-6)
+            assert got[f"{name}_acs"].dtype == np.float32
+            np.testing.assert_allclose(got[f"{name}_acs"], expected, atol=1e-6)
 
 
 def test_the_disk_is_looked_at_before_anything_is_written(

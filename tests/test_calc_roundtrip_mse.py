@@ -81,19 +81,19 @@ def test_the_promised_files_are_written_and_the_last_line_tells_the_numbers(meas
 
 
 def test_with_small_steps_the_images_come_back_exactly(measure: Run) -> None:
-    found = measure("PRP", "--solver=exp_rk5", "--n_iters=2", "--total_samples=4")
-    assert (found.result["mse"], found.result["exact_pixels"]) == (0, 1)
-    assert 0 < found.result["mse_float"] < found.result["max_abs_error"] ** 2 < 1e-4
-    assert found.result["denoiser_calls"] == 2 * 2 * 6
+    got = measure("PRP", "--solver=exp_rk5", "--n_iters=2", "--total_samples=4")
+    assert (got.result["mse"], got.result["exact_pixels"]) == (0, 1)
+    assert 0 < got.result["mse_float"] < got.result["max_abs_error"] ** 2 < 1e-4
+    assert got.result["denoiser_calls"] == 2 * 2 * 6
 
 
 def test_images_are_melted_and_brought_back_under_their_own_class(
     measure: Run, networks: dict[str, Path], images: Path
 ) -> None:
-    found = measure("classes", f"--keep_worst={COUNT}").arrays
+    got = measure("classes", f"--keep_worst={COUNT}").arrays
     pixels, labels = chosen(images, COUNT)
     flow, times = Model.load(networks["classes"]).flow, torch.linspace(0, END, 5).double()
-    points, order = normalize_pixels(pixels).flatten(1), found["indices"]
+    points, order = normalize_pixels(pixels).flatten(1), got["indices"]
 
     def levels_and_latents(**conditions: torch.Tensor) -> list[np.ndarray]:
         given = flow.given(**conditions)
@@ -103,15 +103,15 @@ def test_images_are_melted_and_brought_back_under_their_own_class(
         return [((data + 1) * 127.5).numpy()[order], melt.numpy()[order]]
 
     levels, latents = levels_and_latents(labels=labels)
-    np.testing.assert_allclose(found["returned"].reshape(COUNT, -1), levels, atol=1e-3)
-    np.testing.assert_allclose(found["latents"], latents, atol=1e-5)
+    np.testing.assert_allclose(got["returned"].reshape(COUNT, -1), levels, atol=1e-3)
+    np.testing.assert_allclose(got["latents"], latents, atol=1e-5)
     others, _ = levels_and_latents()
     assert np.abs(levels - others).max() > 0.1
 
 
 def test_the_numbers_are_those_of_the_kept_images(measure: Run) -> None:
-    found = measure("classes", f"--keep_worst={COUNT}")
-    arrays = found.arrays
+    got = measure("classes", f"--keep_worst={COUNT}")
+    arrays = got.arrays
     images, data = arrays["originals"].reshape(COUNT, -1), arrays["returned"] / 127.5 - 1
     errors = RoundtripErrors.of(torch.from_numpy(images), torch.from_numpy(data).flatten(1))
     for name, values in zip(ERRORS, errors.columns().T, strict=True):
@@ -119,7 +119,7 @@ def test_the_numbers_are_those_of_the_kept_images(measure: Run) -> None:
         np.testing.assert_array_equal(arrays[name], arrays[f"all_{name}"][arrays["indices"]])
     mse, mse_float, largest, exact = (arrays[f"all_{name}"] for name in ERRORS)
     expected = [mse.mean(), mse_float.mean(), largest.max(), exact.mean()]
-    assert found.numbers == pytest.approx(expected, rel=1e-12)
+    assert got.numbers == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(("network", "keep"), [("PRP", 4), ("classes", 0), ("classes", 100)])
@@ -161,23 +161,23 @@ def test_rows_of_the_largest_errors_are_kept_equal_ones_as_added() -> None:
 def test_the_histogram_has_places_for_zeros_edges_and_what_is_beyond() -> None:
     first, last = BIN_EDGES[0], BIN_EDGES[-1]
     values = torch.stack([0 * first, first / 2, first, BIN_EDGES[1], 0.99 * last, last, 10 * last])
-    told = histogram(values)
-    assert (told["below"], told["above"]) == (2, 2)
-    filled = {place: count for place, count in enumerate(told["counts"]) if count}
+    text = histogram(values)
+    assert (text["below"], text["above"]) == (2, 2)
+    filled = {place: count for place, count in enumerate(text["counts"]) if count}
     assert filled == {0: 1, 1: 1, len(BIN_EDGES) - 2: 1}
-    assert len(told["counts"]) == len(told["edges"]) - 1
+    assert len(text["counts"]) == len(text["edges"]) - 1
     nothing = histogram(torch.zeros(0, dtype=torch.float64))
     assert not any([nothing["below"], nothing["above"], *nothing["counts"]])
 
 
 def test_the_size_of_batches_changes_nothing(measure: Run) -> None:
-    found, expected = measure("classes", "--bs=7"), measure("classes")
-    np.testing.assert_allclose(found.numbers, expected.numbers, rtol=1e-9)
+    got, expected = measure("classes", "--bs=7"), measure("classes")
+    np.testing.assert_allclose(got.numbers, expected.numbers, rtol=1e-9)
     for name in ("rms_error_histogram", "images", "denoiser_calls"):
-        assert found.result[name] == expected.result[name]
-    assert set(found.arrays) == set(expected.arrays)
+        assert got.result[name] == expected.result[name]
+    assert set(got.arrays) == set(expected.arrays)
     for name in expected.arrays.keys() - {"format"}:
-        one, other = found.arrays[name], expected.arrays[name]
+        one, other = got.arrays[name], expected.arrays[name]
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9, err_msg=name)
     smaller = measure("classes", "--batch_gpu=3")
     np.testing.assert_allclose(smaller.numbers, expected.numbers, rtol=1e-4)

@@ -206,12 +206,12 @@ def test_a_run_in_a_pipe_shows_no_progress(command: Command, shelf: Shelf) -> No
 @every_writer
 def test_the_parameters_are_beside_the_results(command: Command, shelf: Shelf) -> None:
     assert not list(shelf.done(command.name).rglob(".*"))
-    found = [json.loads(path.read_text()) for path in shelf.done(command.name).glob("*.json")]
-    assert len(found) == (command.name not in ("visualize", "report"))
-    for told in found:
-        several = {name: value for name, value in told.items() if isinstance(value, dict)}
-        runs = told.get("runs")
-        alone = [told] if "options" in told else several.values()
+    got = [json.loads(path.read_text()) for path in shelf.done(command.name).glob("*.json")]
+    assert len(got) == (command.name not in ("visualize", "report"))
+    for text in got:
+        several = {name: value for name, value in text.items() if isinstance(value, dict)}
+        runs = text.get("runs")
+        alone = [text] if "options" in text else several.values()
         for one in runs if isinstance(runs, list) else alone:
             names = {option.name.rstrip("_") for option in command.options}
             assert names <= set(one["options"])
@@ -289,12 +289,12 @@ def test_a_calibration_is_used_by_default(command: Command, shelf: Shelf, tmp_pa
         arguments = given(command, shelf, network=tmp_path / f"{network}.pkl")
         arguments = [text for text in arguments if text not in DENSITIES]
         assert command.run(*arguments, *more, *command.at(folder)).code == 0
-        found: dict[str, Any] = {path.name: path.read_bytes() for path in folder.glob("*.png")}
+        got: dict[str, Any] = {path.name: path.read_bytes() for path in folder.glob("*.png")}
         for path in (*folder.glob("*.npz"), *folder.glob("*.nc")):
             arrays = load_arrays(path) if path.suffix == ".npz" else read_netcdf(path)
-            found[path.name] = {name: x for name, x in arrays.items() if x.dtype.kind == "f"}
-        assert found
-        return found
+            got[path.name] = {name: x for name, x in arrays.items() if x.dtype.kind == "f"}
+        assert got
+        return got
 
     absent = numbers("plain")
     assert_same(numbers("calibrated", "--no-calibration"), absent, 0)

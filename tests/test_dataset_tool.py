@@ -35,18 +35,18 @@ def write_folder(folder: Path, files: Files) -> Path:
 def read_output(dest: Path) -> tuple[list[np.ndarray], list[Any] | None]:
     """Pixels in order and labels, read with nothing of the project; checks the names."""
     if dest.is_dir():
-        found = {p.relative_to(dest).as_posix(): p.read_bytes() for p in dest.rglob("*.*")}
+        got = {p.relative_to(dest).as_posix(): p.read_bytes() for p in dest.rglob("*.*")}
     else:
         with zipfile.ZipFile(dest) as archive:
             assert all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
-            found = {name: archive.read(name) for name in archive.namelist()}
-    labels = json.loads(found.pop("dataset.json"))["labels"]
-    names = [f"{index // 1000:05d}/img{index:08d}.png" for index in range(len(found))]
-    assert sorted(found) == names
+            got = {name: archive.read(name) for name in archive.namelist()}
+    labels = json.loads(got.pop("dataset.json"))["labels"]
+    names = [f"{index // 1000:05d}/img{index:08d}.png" for index in range(len(got))]
+    assert sorted(got) == names
     if labels is not None:
         assert [name for name, _ in labels] == names
         labels = [label for _, label in labels]
-    return [np.asarray(Image.open(io.BytesIO(found[name]))) for name in names], labels
+    return [np.asarray(Image.open(io.BytesIO(got[name]))) for name in names], labels
 
 
 def tool(source: object, dest: object, *more: str) -> Result:

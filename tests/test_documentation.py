@@ -64,9 +64,9 @@ class Block(NamedTuple):
 
 def blocks_of(page: str) -> Iterator[Block]:
     """The blocks of Python and shell that run."""
-    for found in BLOCK.finditer((ROOT / page).read_text(encoding="utf-8")):
-        if found["language"] in ("python", "bash") and not found["skipped"]:
-            yield Block(found["language"], found["text"])
+    for got in BLOCK.finditer((ROOT / page).read_text(encoding="utf-8")):
+        if got["language"] in ("python", "bash") and not got["skipped"]:
+            yield Block(got["language"], got["text"])
 
 
 class Shell:

@@ -101,15 +101,15 @@ def test_a_reference_holds_the_moments_and_what_they_are_of(tool: Tool, data: Pa
     np.testing.assert_allclose(arrays["features"], features, rtol=1e-5, atol=1e-6)
     assert arrays["features"].dtype == np.float32
     identity = hashlib.sha256(tool.weights.read_bytes()).hexdigest()
-    told = json.loads(path.with_suffix(".json").read_text())
-    for found in (arrays, told):
-        assert (int(found["count"]), str(found["detector"])) == (COUNT, identity)
-        assert list(found["image_shape"]) == [3, SIZE, SIZE]
+    text = json.loads(path.with_suffix(".json").read_text())
+    for got in (arrays, text):
+        assert (int(got["count"]), str(got["detector"])) == (COUNT, identity)
+        assert list(got["image_shape"]) == [3, SIZE, SIZE]
     assert {entry.name for entry in path.parent.iterdir()} == {"ref.npz", "ref.json"}
-    assert told["features"] == COUNT
-    assert told["options"]["data"] == str(data)
-    assert told["options"]["device_name"] == "cpu"
-    assert {"seconds", "torch_fidelity"} <= told.keys()
+    assert text["features"] == COUNT
+    assert text["options"]["data"] == str(data)
+    assert text["options"]["device_name"] == "cpu"
+    assert {"seconds", "torch_fidelity"} <= text.keys()
 
 
 def test_batches_and_workers_change_nothing(tool: Tool, data: Path) -> None:
@@ -127,9 +127,9 @@ def test_batches_and_workers_change_nothing(tool: Tool, data: Path) -> None:
 def places(path: Path) -> list[int]:
     """Which images' features a reference of the data holds, in their order."""
     kept, features = torch.from_numpy(arrays_of(path)["features"]), features_of(noise())
-    distances, found = torch.cdist(kept.double(), features).min(dim=1)
+    distances, got = torch.cdist(kept.double(), features).min(dim=1)
     assert (distances < 1e-5).all()
-    return found.tolist()
+    return got.tolist()
 
 
 @pytest.mark.parametrize(("option", "count"), [("--kid_features", 9), ("--num", 8)])
@@ -169,8 +169,8 @@ def test_the_distances_are_those_of_the_features(tool: Tool, data: Path, generat
     assert result["options"]["images"] == str(generated)
     fid_line, kid_line = result["printed"].splitlines()
     assert fid_line == f"FID {result['fid']:.6g} (18 images against {COUNT})"
-    told = f"KID x 1000 {1000 * kid['value']:.6g} (features of 18 images against {COUNT}); "
-    assert kid_line.startswith(told)
+    text = f"KID x 1000 {1000 * kid['value']:.6g} (features of 18 images against {COUNT}); "
+    assert kid_line.startswith(text)
 
 
 def test_subsets_that_are_the_whole_sets_tell_nothing(tool: Tool, generated: Path) -> None:

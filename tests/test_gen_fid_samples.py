@@ -175,10 +175,10 @@ def test_a_linear_flow_gives_the_images_of_the_closed_form(
     points = ends @ basis.eigenvectors.T + basis.mean
     levels = ((points + 1) * 127.5).clamp(0, 255).reshape(6, *model.about["image_shape"]).numpy()
     expected = levels.transpose(0, 2, 3, 1)
-    found = np.stack([pixels(data) for data in made.values()]).reshape(expected.shape)
+    got = np.stack([pixels(data) for data in made.values()]).reshape(expected.shape)
     near_half = np.abs(expected % 1 - 0.5) < 1e-3
     assert near_half.mean() < 0.01
-    np.testing.assert_array_equal(found[~near_half], expected.round()[~near_half])
+    np.testing.assert_array_equal(got[~near_half], expected.round()[~near_half])
 
 
 def test_latents_can_have_the_variances_of_a_melt(

@@ -14,7 +14,7 @@ import report
 import visualize
 from dnnlib.errors import UsageError
 from tests.support.finished_runs import SIMULATION_NAMES, write_csv
-from tests.support.outcomes import drawn, told
+from tests.support.outcomes import drawn, only_json
 from tests.support.running import Result, Run, good, refusal, refused, run_script, starter
 from torch_utils.snapshots import read_network, write_network
 from training import Guarantee
@@ -81,7 +81,7 @@ def test_calibrations_in_networks_say_what_they_guarantee(shelf: Path, simulatio
     network, before = (Model.load(at / "network.pkl") for at in (shelf, simulations))
     assert network.digest() == before.digest()
     assert network.held_out.quantities == ["a", "b", "total"]
-    content = told(shelf, "*_calibration.json")
+    content = only_json(shelf, "*_calibration.json")
     held_out = content["held_out"]
     assert (held_out["truths"], held_out["near"]) == (COUNT, 50)
     assert held_out["holding"]["0.9"]["mean"] == pytest.approx(55 / 61)
@@ -92,7 +92,7 @@ def test_calibrations_in_networks_say_what_they_guarantee(shelf: Path, simulatio
 
 
 def test_samples_come_as_the_flow_says_and_as_held_out(done: Path, shelf: Path) -> None:
-    arrays, content = drawn(done), told(done)
+    arrays, content = drawn(done), only_json(done)
     draws, moved = arrays["posterior/x"], arrays["held_out/x"]
     assert moved.shape == draws.shape
     flat = [each[:, :, 0, 0].flatten() for each in (draws, moved)]
@@ -148,7 +148,7 @@ def test_calibrations_are_for_the_draws_that_they_were_made_of(
     refused(sample(tmp_path, *other), 2, "n_iters = 3, not 4", "--no-held_out")
     refused(sample(tmp_path, "--n_iters=3", "--function=none"), 2, "of total", "--no-held_out")
     good(sample(tmp_path / "own", *other, "--function=none", "--no-held_out"))
-    assert "held_out" not in told(tmp_path / "own")
+    assert "held_out" not in only_json(tmp_path / "own")
     plain = (f"--network={simulations / 'network.pkl'}", "--function=none", "--refuse=0.1")
     refused(sample(tmp_path, *plain), 2, "posterior.py calibrate")
     parts, about = read_network(shelf / "network.pkl")
@@ -242,7 +242,7 @@ def test_a_model_is_held_against_what_was_observed(done: Path, shelf: Path, tmp_
 
     function = f"--function={program}:total"
     result = good(predict("right", f"--simulator={program}:simulate", function))
-    content = told(tmp_path / "right")
+    content = only_json(tmp_path / "right")
     assert content["numbers"] == ["y 1", "y2", "total"]
     assert content["verdict"] in result.out
     assert "standard deviations off would have been seen in 90 % of cases" in result.out

@@ -1,4 +1,4 @@
-"""What files are told to be, and networks of the original code that are brought in."""
+"""What info.py says of files, and networks of the original code that are converted."""
 
 import os
 from dataclasses import replace
@@ -31,15 +31,15 @@ def facts(path: Path) -> dict[str, str]:
 
 def test_a_network_and_its_simulations(toy_network: Run, tmp_path: Path) -> None:
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
-    found = facts(network)
-    assert found["trained on"].startswith("circles, 0.0004 million")
-    assert found["schedule"].startswith("PRRto1D: keeps 1 of 2 dimensions; rho 1")
-    assert (found["times"], found["network"].split()[0]) == ("0 to 5", "mlp")
+    got = facts(network)
+    assert got["trained on"].startswith("circles, 0.0004 million")
+    assert got["schedule"].startswith("PRRto1D: keeps 1 of 2 dimensions; rho 1")
+    assert (got["times"], got["network"].split()[0]) == ("0 to 5", "mlp")
     few = ("--total_samples=7", "--steps=2")
     assert run_script(toy_pfODE_int, "net", f"--network={network}", f"--save_dir={tmp_path}", *few)
     melt = facts(next(tmp_path.glob("*_melt_results.npz")))
     assert melt["results"].startswith("trajectory, ")
-    assert melt["network_sha256"] == found["digest"]
+    assert melt["network_sha256"] == got["digest"]
     assert melt["xs_es"] == "[2, 7, 2] float64"
     run = facts(network.parent)
     assert run["networks"] == f"1, the last {network.name}"
@@ -62,14 +62,14 @@ def test_tables_and_their_networks_are_described(tmp_path: Path) -> None:
     table, run = tmp_path / "wine.npz", tmp_path / "run"
     columns = ("--columns=alcohol,ash,magnesium", "--conditions=hue")
     assert run_script(dataset_tool, "--source=wine", f"--dest={table}", *columns).code == 0
-    found = facts(table)
-    assert found["table"].startswith("178 rows, 18 of them held out")
-    assert found["columns"] == "3: alcohol, ash, magnesium"
-    assert (found["discrete columns"], found["conditions"]) == ("3", "hue")
+    got = facts(table)
+    assert got["table"].startswith("178 rows, 18 of them held out")
+    assert got["columns"] == "3: alcohol, ash, magnesium"
+    assert (got["discrete columns"], got["conditions"]) == ("3", "hue")
     few = ("--duration=0.001", "--width=8", "--depth=1", "--marginals=quantile", "--whiten=pca")
     place = (f"--outdir={run}", "--nosubdir", f"--data={table}")
-    told = good(run_script(train, *place, *few))
-    assert "hue left out: --cond" in told.out
+    text = good(run_script(train, *place, *few))
+    assert "hue left out: --cond" in text.out
     network = facts(next(run.glob("network-*.pkl")))
     assert network["columns"] == "3: alcohol, ash, magnesium"
     assert network["coordinates"] == "yeo-johnson, then normal scores, then pca"

@@ -87,9 +87,9 @@ CASES = {
 @pytest.fixture(params=list(CASES))
 def case(request: pytest.FixtureRequest, simulate: Run) -> Simulations:
     """All simulations of closed-form Gaussian data; states at steps 0, 3, 6 and 8."""
-    found = simulate(*CASES[request.param], "--n_iters=8", "--save_freq=3", "--seed=3")
-    assert found.stem == request.param
-    return found
+    got = simulate(*CASES[request.param], "--n_iters=8", "--save_freq=3", "--seed=3")
+    assert got.stem == request.param
+    return got
 
 
 def latent_std(arrays: Arrays) -> np.ndarray:
@@ -191,16 +191,16 @@ def test_runs_from_an_earlier_melt_give_what_one_run_gives(
     assert roundtrip.parameters["melt"] == melt.parameters["melt"]
     assert gen["options"]["prev_melt"] == str(melt.paths["melt"])
     for name in ("mse", "mse_float", "max_abs_error", "exact_pixels"):
-        one, other = (found.parameters["roundtrip"][name] for found in (apart, together))
+        one, other = (got.parameters["roundtrip"][name] for got in (apart, together))
         # In gray levels: starting from single precision costs 1e-5 of them.
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 def test_images_keep_their_classes(simulate: Run, networks: dict[str, Path], images: Path) -> None:
-    found, flow = simulate("classes", "--seed=5"), Model.load(networks["classes"]).flow
+    got, flow = simulate("classes", "--seed=5"), Model.load(networks["classes"]).flow
     _, own = ImageDataset(images, use_labels=True, max_size=COUNT, seed=5).read(range(COUNT))
     for kind in KINDS:
-        arrays = found[kind]
+        arrays = got[kind]
         labels = torch.from_numpy(arrays["labels"])
         assert len(set(labels.argmax(dim=1).tolist())) > 1
         assert kind == "gen" or torch.equal(labels, own)
@@ -215,9 +215,9 @@ def test_images_keep_their_classes(simulate: Run, networks: dict[str, Path], ima
 
 
 def test_images_are_generated_of_the_class_asked_for(simulate: Run) -> None:
-    found = simulate("classes", "--sim_type=gen", "--class=2")
-    assert set(found["gen"]["labels"].argmax(axis=1).tolist()) == {2}
-    assert found.parameters["gen"]["options"]["class"] == 2
+    got = simulate("classes", "--sim_type=gen", "--class=2")
+    assert set(got["gen"]["labels"].argmax(axis=1).tolist()) == {2}
+    assert got.parameters["gen"]["options"]["class"] == 2
 
 
 # What is refused.
@@ -302,15 +302,15 @@ def test_toys_get_the_density_of_their_points_at_the_first_time(
 ) -> None:
     network = toy_network("--data_name=circles", "--tmax=5")
     which = f"--network={network}" if mode == "net" else "--dims_to_keep=1"
-    found = written(toy_pfODE_int, mode, *TOY, which, "--log_prob")
+    got = written(toy_pfODE_int, mode, *TOY, which, "--log_prob")
     flow, end = toy_flow(mode, network)
     if mode == "discrete":
-        points = torch.from_numpy(found["melt"]["tilde_xs"][0])
+        points = torch.from_numpy(got["melt"]["tilde_xs"][0])
         flow.denoiser = DiscreteDenoiser(points, flow.basis, flow.schedule)
     times = flow.schedule.times(8, end)
     for kind in KINDS:
-        points = torch.from_numpy(found[kind]["tilde_xs"][0 if kind == "melt" else -1])
-        expected, densities = flow.log_prob(points, times, SOLVER), found[kind]["log_prob"]
+        points = torch.from_numpy(got[kind]["tilde_xs"][0 if kind == "melt" else -1])
+        expected, densities = flow.log_prob(points, times, SOLVER), got[kind]["log_prob"]
         assert (densities.shape, densities.dtype) == ((12,), np.float64)
         # Of generated points the way back is another integration, in few steps.
         tolerance = 1e-6 if kind == "melt" else 2e-2
@@ -325,10 +325,10 @@ def assert_facts_fit(facts: dict[str, Any], arrays: Arrays, *names: str) -> None
 
 
 def test_parameters_tell_the_mean_its_error_and_the_cost(written: Run) -> None:
-    found, calls = written(toy_pfODE_int, "exact", *TOY, "--log_prob"), 8 * SOLVER.calls_per_step
+    got, calls = written(toy_pfODE_int, "exact", *TOY, "--log_prob"), 8 * SOLVER.calls_per_step
     for kind in KINDS:
-        facts = found.facts[kind]
-        assert_facts_fit(facts["likelihood"], found[kind], "log_prob")
+        facts = got.facts[kind]
+        assert_facts_fit(facts["likelihood"], got[kind], "log_prob")
         assert facts["denoiser_calls"] == facts["likelihood"]["denoiser_calls"] == calls
         products = 2 * WEIGHED * calls // SOLVER.calls_per_step
         assert facts["likelihood"]["jacobian_products"] == products
@@ -362,11 +362,11 @@ def test_images_get_the_density_of_their_dequantized_copies(
     written: Run, arguments: Run, networks: dict[str, Path], images: Path
 ) -> None:
     more = (*DENSITIES[pfODE_int], "--seed=3", "--start_noise")  # which is not theirs
-    found = written(pfODE_int, *arguments(pfODE_int, "PRR"), *more)
+    got = written(pfODE_int, *arguments(pfODE_int, "PRR"), *more)
     pixels, _ = ImageDataset(images, max_size=COUNT, seed=3).read(range(COUNT))
     data = normalize_pixels(pixels).flatten(1)
     for kind in KINDS:
-        arrays, facts = found[kind], found.facts[kind]["likelihood"]
+        arrays, facts = got[kind], got.facts[kind]["likelihood"]
         points = arrays["tilde_xs"][-1]
         points = dequantized(data, seed=3).numpy() if kind == "melt" else points
         # Others are saved in single precision.
@@ -418,8 +418,8 @@ def laws(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_a_refit_changes_nothing_but_the_law(laws: dict[str, Path]) -> None:
-    told = run_script(info, laws["law"]).out
-    assert "mixtures of 12 normal laws given the kept ones" in told
+    text = run_script(info, laws["law"]).out
+    assert "mixtures of 12 normal laws given the kept ones" in text
     plain, law = (Model.load(laws[name]) for name in ("plain", "law"))
     assert plain.learned is None
     assert law.learned is not None
@@ -430,7 +430,7 @@ def test_a_refit_changes_nothing_but_the_law(laws: dict[str, Path]) -> None:
 
 def test_generation_draws_from_the_learned_law(laws: dict[str, Path], tmp_path: Path) -> None:
     count = 64
-    for name, options, told in (
+    for name, options, text in (
         ("learned", (), "learned law"),
         ("auto", ("--eps=auto",), "closed form"),
     ):
@@ -440,7 +440,7 @@ def test_generation_draws_from_the_learned_law(laws: dict[str, Path], tmp_path: 
         parameters = load_json(tmp_path / name / "circles_PRRto1D_net_sim_params.json")
         assert parameters["options"]["eps"] == name
         path = tmp_path / name / "circles_PRRto1D_net_gen_results.npz"
-        assert told in latent_law(SavedTrajectory.load(path))
+        assert text in latent_law(SavedTrajectory.load(path))
         flow = Model.load(laws["law"]).flow
         law = flow.latent if name == "learned" else flow.with_law(None).latent
         assert isinstance(law, LearnedLaw) == (name == "learned")
@@ -453,8 +453,8 @@ def test_coverage_carries_white_spheres(laws: dict[str, Path], tmp_path: Path) -
     options = ("--test_pts=2000", "--boundary_pts=400", "--steps=8", "--no-paired")
     place = (f"--network={laws['law']}", f"--save_dir={tmp_path}")
     good(run_script(toy_mesh_exps, *place, *options))
-    found = load_json(tmp_path / "circles_PRRto1D_coverage.json")
-    assert found["options"]["eps"] == "learned"
+    got = load_json(tmp_path / "circles_PRRto1D_coverage.json")
+    assert got["options"]["eps"] == "learned"
     arrays = load_arrays(tmp_path / "circles_PRRto1D_coverage.npz")
     assert np.abs(arrays["coverage"][:, 0] - arrays["exact"]).max() < 0.05
     # The network has learned nothing, but its law knows where it puts the data.

@@ -14,7 +14,7 @@ import posterior
 import train
 from tests.support.commands import COMMANDS, Shelf
 from tests.support.image_models import save_image_model, write_image_set
-from tests.support.outcomes import assert_same, drawn, outcome, told
+from tests.support.outcomes import assert_same, drawn, only_json, outcome
 from tests.support.running import Run, good, quick_endings, refused, run_script, starter
 from torch_utils.results import load_arrays, load_json
 from training import rounds
@@ -66,7 +66,7 @@ def done(sample: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_arviz_opens_the_draws_and_measures_what_we_do(done: Path, arviz: ModuleType) -> None:
     (path,) = done.glob("*.nc")
-    data, found = arviz.from_netcdf(path), told(done)
+    data, got = arviz.from_netcdf(path), only_json(done)
     x = data.posterior["x"]
     assert x.dims == ("chain", "draw", "observation", "coordinate")
     assert x.shape == data.posterior["z"].shape == (2, 45, 5, 2)
@@ -88,7 +88,7 @@ def test_arviz_opens_the_draws_and_measures_what_we_do(done: Path, arviz: Module
         "mean": x.mean(("chain", "draw")),
         "std": x.std(("chain", "draw"), ddof=1),
     }.items():
-        ours = [[one[name][column] for column in ("x1", "x2")] for one in found["posteriors"]]
+        ours = [[one[name][column] for column in ("x1", "x2")] for one in got["posteriors"]]
         np.testing.assert_allclose(ours, theirs.values, rtol=1e-6, err_msg=name)
     seen, residuals = np.array([0.5, 0.5]), x[:, :, 0].values
     density = -((residuals - seen) ** 2).sum(-1) / 0.18 - np.log(2 * np.pi * 0.09)
@@ -96,17 +96,17 @@ def test_arviz_opens_the_draws_and_measures_what_we_do(done: Path, arviz: Module
 
 
 def test_the_numbers_say_what_was_done(done: Path) -> None:
-    found = told(done)
-    assert found["samplers"] == {"pcn": 5}
-    assert (found["observations"], found["coordinates"]) == (5, ["x1", "x2"])
-    assert found["points"] == "with the noise of the first time"
-    assert found["solvers"]["points"] == {"solver": "exp_ab2", "n_iters": 3}
-    assert 0 == found["converged"] < found["network_calls"]
-    assert found["r_hat"]["largest"] >= found["r_hat"]["quantile_90"]
-    assert "R-hat" in found["rule"]
-    first = found["posteriors"][0]
+    got = only_json(done)
+    assert got["samplers"] == {"pcn": 5}
+    assert (got["observations"], got["coordinates"]) == (5, ["x1", "x2"])
+    assert got["points"] == "with the noise of the first time"
+    assert got["solvers"]["points"] == {"solver": "exp_ab2", "n_iters": 3}
+    assert 0 == got["converged"] < got["network_calls"]
+    assert got["r_hat"]["largest"] >= got["r_hat"]["quantile_90"]
+    assert "R-hat" in got["rule"]
+    first = got["posteriors"][0]
     assert " ".join(first["quantiles"]) == "0.025 0.05 0.1 0.25 0.5 0.75 0.9 0.95 0.975"
-    assert found["options"]["noise_std"] == "0.3"
+    assert got["options"]["noise_std"] == "0.3"
     assert sorted(path.suffix for path in done.iterdir()) == [".json", ".nc"]
 
 
@@ -117,10 +117,10 @@ def test_strict_exits_with_three_where_some_have_not_converged(sample: Run, tmp_
     assert len(drawn(tmp_path / "few")["posterior/x"])
     few = ("--draws=2", "--chains=1")  # without any R-hat
     assert sample(tmp_path / "two", "--strict", *few).code == 3
-    assert told(tmp_path / "two")["r_hat"] is None
+    assert only_json(tmp_path / "two")["r_hat"] is None
     enough = ("--sampler=pool", "--pool=4000", "--noise_std=1.5")
     assert sample(tmp_path / "enough", "--strict", *enough).code == 0
-    assert told(tmp_path / "enough")["converged"] == 5
+    assert only_json(tmp_path / "enough")["converged"] == 5
 
 
 # The same, however it is run.
@@ -196,9 +196,9 @@ def test_what_is_observed_comes_in_several_forms(sample: Run, tmp_path: Path) ->
     ways["turned"] = (*by_file, f"--observation={tmp_path / 'turned.csv'}")
     for name, given in ways.items():
         assert sample(tmp_path / name, *given, "--sampler=pool").code == 0
-        found, expected = (drawn(tmp_path / f) for f in (name, "name"))
-        np.testing.assert_allclose(found["posterior/x"], expected["posterior/x"], atol=1e-9)
-        np.testing.assert_array_equal(found["observed_data/y"], expected["observed_data/y"])
+        got, expected = (drawn(tmp_path / f) for f in (name, "name"))
+        np.testing.assert_allclose(got["posterior/x"], expected["posterior/x"], atol=1e-9)
+        np.testing.assert_array_equal(got["observed_data/y"], expected["observed_data/y"])
 
 
 def test_a_likelihood_of_the_users_own(sample: Run, tmp_path: Path) -> None:
@@ -222,10 +222,10 @@ def test_images_are_observed_in_gray_levels(files: Path, tmp_path: Path) -> None
     start = starter(posterior, "sample", network, *few)
     chains = ("--likelihood=mask", "--mask=upper-half", "--sampler=elliptical")
     good(start(tmp_path / "chains", source, *chains))
-    found = drawn(tmp_path / "chains")
-    assert found["posterior/x"].shape == (2, 3, 3, 64)
-    assert found["observed_data/y"].shape == (3, 32)
-    assert 0 <= found["observed_data/y"].min() < found["observed_data/y"].max() <= 255
+    got = drawn(tmp_path / "chains")
+    assert got["posterior/x"].shape == (2, 3, 3, 64)
+    assert got["observed_data/y"].shape == (3, 32)
+    assert 0 <= got["observed_data/y"].min() < got["observed_data/y"].max() <= 255
     given = (tmp_path / "small", "--likelihood=linear", "--operator=downsample:2")
     refused(start(*given, source), 1, "images of [1, 8, 8], but observed are [1, 4, 4]")
     np.savetxt(tmp_path / "small.csv", np.full((1, 16), 100), delimiter=",")
@@ -233,11 +233,11 @@ def test_images_are_observed_in_gray_levels(files: Path, tmp_path: Path) -> None
     assert drawn(tmp_path / "small")["constant_data/operator"].sum(axis=1) == pytest.approx(1)
     truth = f"--truth={files / 'blobs.zip'}"
     result = good(start(tmp_path / "truth", source, truth, "--noise_std=2000"))
-    found, held = drawn(tmp_path / "truth"), told(tmp_path / "truth")["truths_held"]
+    got, held = drawn(tmp_path / "truth"), only_json(tmp_path / "truth")["truths_held"]
     # Whole images are observed, and nothing was added to them.
-    assert np.array_equal(found["constant_data/truth"], found["observed_data/y"])
-    low, high = np.quantile(found["posterior/x"], [0.05, 0.95], axis=(0, 1))
-    inside = (low <= found["constant_data/truth"]) & (found["constant_data/truth"] <= high)
+    assert np.array_equal(got["constant_data/truth"], got["observed_data/y"])
+    low, high = np.quantile(got["posterior/x"], [0.05, 0.95], axis=(0, 1))
+    inside = (low <= got["constant_data/truth"]) & (got["constant_data/truth"] <= high)
     assert held["0.9"] == pytest.approx(inside.mean())
     assert 0 < held["0.5"] < held["0.95"] < 1
     assert "% hold" in result.out
@@ -264,7 +264,7 @@ def test_observations_far_from_the_prior_are_told(sample: Run, tmp_path: Path) -
     assert "in observation 2, x2 is " in result.out
     assert " standard deviations from what the prior expects: is it in" in result.out
     assert result.code == 3
-    assert told(tmp_path / "far")["posteriors"][1]["converged"] is False
+    assert only_json(tmp_path / "far")["posteriors"][1]["converged"] is False
 
 
 # Checks.
@@ -274,12 +274,12 @@ def test_observations_far_from_the_prior_are_told(sample: Run, tmp_path: Path) -
 def test_a_check_tells_ranks_coverage_and_a_verdict(truth: str, check: Run, tmp_path: Path) -> None:
     result = good(check(tmp_path, f"--truth={truth}", "--runs=30"))
     assert "Central intervals with 50/80/90/95 % hold" in result.out
-    found = told(tmp_path)
-    assert found["question"] == {"flow": "sampler", "data": "model"}[truth]
-    assert found["verdict"] in result.out
+    got = only_json(tmp_path)
+    assert got["question"] == {"flow": "sampler", "data": "model"}[truth]
+    assert got["verdict"] in result.out
     names = ["x1", "x2", "log likelihood", "radius"]
-    assert all(f"ranks of {name}" in found["p_values"] for name in names)
-    assert {"central_intervals", "regions", "adjusted_p_values", "crps"} <= set(found)
+    assert all(f"ranks of {name}" in got["p_values"] for name in names)
+    assert {"central_intervals", "regions", "adjusted_p_values", "crps"} <= set(got)
     arrays = load_arrays(next(tmp_path.glob("*.npz")))
     assert arrays["names"].tolist() == names
     assert arrays["ranks"].shape == (30, 4)
@@ -306,9 +306,9 @@ def test_held_out_rows_check_a_table(check: Run, table: tuple[Path, Path], tmp_p
     given = (f"--network={network}", "--truth=data", "--noise_std=0.5,5")
     every = good(check(tmp_path / "own", *given, "--runs=none", f"--data_root={data}"))
     assert "25 truths to find again: all of them are used" in every.out
-    assert told(tmp_path / "own")["options"]["runs"] == 25
-    assert told(tmp_path / "own")["question"] == "model"
-    assert told(tmp_path / "own")["verdict"].startswith("No miscalibration")
+    assert only_json(tmp_path / "own")["options"]["runs"] == 25
+    assert only_json(tmp_path / "own")["question"] == "model"
+    assert only_json(tmp_path / "own")["verdict"].startswith("No miscalibration")
     arrays = load_arrays(next((tmp_path / "own").glob("*.npz")))
     assert arrays["names"].tolist() == ["length", "weight", "log likelihood", "radius"]
     assert arrays["ranks"].shape == (25, 4)
@@ -319,7 +319,7 @@ def test_held_out_rows_check_a_table(check: Run, table: tuple[Path, Path], tmp_p
     np.savez(tmp_path / "others.npz", **others)
     elsewhere = f"--data_root={tmp_path / 'others.npz'}"
     assert check(tmp_path / "elsewhere", *given, elsewhere).code == 0
-    assert told(tmp_path / "elsewhere")["verdict"].startswith("Not calibrated")
+    assert only_json(tmp_path / "elsewhere")["verdict"].startswith("Not calibrated")
     refused(check(tmp_path / "many", *given, "--runs=26", elsewhere), 1, "25 held-out rows")
 
 
@@ -328,14 +328,14 @@ def test_the_model_of_images_is_checked_by_images(check: Run, files: Path, tmp_p
     given = (f"--network={files / 'images.pkl'}", "--truth=data", "--noise_std=20", "--pool=100")
     root = f"--data_root={tmp_path / 'many.zip'}"
     assert check(tmp_path / "out", *given, root).code == 0
-    found = told(tmp_path / "out")
-    assert found["question"] == "model"
+    got = only_json(tmp_path / "out")
+    assert got["question"] == "model"
     arrays = load_arrays(next((tmp_path / "out").glob("*.npz")))
     assert arrays["names"].tolist()[:2] == ["pixel0", "pixel1"]
     # Of pixels, of quarters and waves, of radius and log likelihood.
     assert arrays["ranks"].shape == (20, 64 + 7 + 2)
     # Noise in all pixels, of 256 levels, is not what the network has.
-    assert found["verdict"].startswith("Not calibrated")
+    assert got["verdict"].startswith("Not calibrated")
     assert 10 < arrays["crps"].mean() < 128
     refused(check(tmp_path / "more", *given, root, "--runs=22"), 1, "21 images")
 
@@ -358,17 +358,17 @@ SMALL = ("--points=20", "--chains=2", "--draws=100", "--warmup=50")
 def test_weights_are_found_again(tmp_path: Path) -> None:
     options = (*MIXED, *SMALL, "--noise_std=0.1", "--runs=21")
     result = good(run_script(posterior, "mixture", *options, f"--save_dir={tmp_path}"))
-    found = load_json(tmp_path / "circles_PRP_mixture.json")
+    got = load_json(tmp_path / "circles_PRP_mixture.json")
     arrays = load_arrays(tmp_path / "circles_PRP_mixture.npz")
     assert arrays["weights"].shape == (21, 2, 100, 3)
     assert arrays["truth"].shape == (21, 3)
     assert arrays["observed"].shape == (21, 20, 2)
     np.testing.assert_allclose(arrays["weights"].sum(axis=3), 1)
-    assert found["compared_with"] == "quadrature"
-    assert found["largest_difference"]["mean"] < 0.05
-    assert found["calibration"]["runs"] == 21
-    assert found["calibration"]["verdict"] in result.out
-    assert len(found["posteriors"]) == 21
+    assert got["compared_with"] == "quadrature"
+    assert got["largest_difference"]["mean"] < 0.05
+    assert got["calibration"]["runs"] == 21
+    assert got["calibration"]["verdict"] in result.out
+    assert len(got["posteriors"]) == 21
     # What was observed says something of the weights.
     mean = arrays["weights"].mean(axis=(1, 2))
     assert np.corrcoef(mean.ravel(), arrays["truth"].ravel())[0, 1] > 0.5
@@ -381,10 +381,10 @@ def test_your_own_observations_and_components(tmp_path: Path) -> None:
     options = (f"--means={means}", f"--observation={seen}", "--likelihood=mask", "--mask=x1")
     place = f"--save_dir={tmp_path / 'out'}"
     good(run_script(posterior, "mixture", *MIXED, *options, "--noise_std=0.3", "--draws=50", place))
-    found = load_json(tmp_path / "out" / "circles_PRP_mixture.json")
-    assert found["calibration"] is None
-    assert found["components"] == {"mean": [[-2, 0], [2, 0]], "std": [0.5, 0.5]}
-    assert "truth" not in found["posteriors"][0]
+    got = load_json(tmp_path / "out" / "circles_PRP_mixture.json")
+    assert got["calibration"] is None
+    assert got["components"] == {"mean": [[-2, 0], [2, 0]], "std": [0.5, 0.5]}
+    assert "truth" not in got["posteriors"][0]
     again = run_script(posterior, "mixture", *MIXED, *options, "--noise_std=0.3", place)
     assert again.code == 2
     assert "--overwrite" in again.error
@@ -399,7 +399,7 @@ def test_weights_can_be_given(tmp_path: Path) -> None:
 
 def test_rounds_narrow_and_go_on_where_they_were_cut_short(shelf: Shelf, tmp_path: Path) -> None:
     whole, place = shelf.done("posterior rounds"), tmp_path / "place"
-    one, two = told(whole, "*_posterior.json")["rounds"]
+    one, two = only_json(whole, "*_posterior.json")["rounds"]
     assert (one["round"], two["round"]) == (1, 2)
     assert one["share"] == 1 > two["share"] > 0
     assert (one["simulated"], two["simulated"], one["failed"] > 0) == (80, 80, True)

@@ -118,18 +118,18 @@ def test_distractors_stand_between_the_data_of_slcp() -> None:
     task = SlcpDistractors(law)
     theta = task.prior.sample(50, draw)
     data = task.simulate(theta, np.random.default_rng(3))
-    told = Slcp().simulate(theta, np.random.default_rng(3))
-    found = task.log_likelihood(theta, data)
-    np.testing.assert_allclose(found, Slcp().log_likelihood(theta, told))
+    text = Slcp().simulate(theta, np.random.default_rng(3))
+    got = task.log_likelihood(theta, data)
+    np.testing.assert_allclose(got, Slcp().log_likelihood(theta, text))
 
 
 def test_a_classifier_tells_what_differs_and_no_more() -> None:
     draw = np.random.default_rng(0)
     reference, same = draw.normal(size=(2, 1000, 2))
     others = same + np.array([[[0, 0]], [[1, 0]], [[6, 0]]])
-    found = c2st(np.stack([reference] * 3), others)
+    got = c2st(np.stack([reference] * 3), others)
     # The best classifier of two Gaussians at a distance of 1 is right Phi(1/2) of the time.
-    assert np.abs(np.array(found) - [0.5, norm.cdf(0.5), norm.cdf(3)]).max() < 0.04
+    assert np.abs(np.array(got) - [0.5, norm.cdf(0.5), norm.cdf(3)]).max() < 0.04
 
 
 @pytest.mark.slow
@@ -141,9 +141,9 @@ def test_the_classifier_is_as_good_as_that_of_the_benchmark() -> None:
     theirs = MLPClassifier((20, 20), max_iter=EPOCHS, random_state=0)
     folds = KFold(FOLDS, shuffle=True, random_state=0)
     wanted = cross_val_score(theirs, rows, np.repeat([0, 1], 1000), cv=folds).mean()
-    [found] = c2st(reference[None], curved[None])
+    [got] = c2st(reference[None], curved[None])
     assert wanted > 0.6
-    assert abs(found - wanted) < 0.03
+    assert abs(got - wanted) < 0.03
 
 
 def test_observations_are_numbers_and_ranges() -> None:

@@ -39,9 +39,9 @@ def network(houses_run: Path) -> Path:
 
 
 def test_what_a_table_leaves_out_is_told(houses: Path) -> None:
-    told = good(run_script(info, houses)).out
-    assert "left out" in told
-    assert "fixed, double" in told
+    text = good(run_script(info, houses)).out
+    assert "left out" in text
+    assert "fixed, double" in text
 
 
 def read_rows(path: Path) -> tuple[list[str], np.ndarray]:
@@ -53,8 +53,8 @@ def read_rows(path: Path) -> tuple[list[str], np.ndarray]:
 def test_samples_come_as_rows_of_the_source(network: Path, tmp_path: Path) -> None:
     out = tmp_path / "samples.csv"
     options = ("--sim_type=gen", "--bs=40", f"--csv={out}", f"--save_dir={tmp_path}")
-    told = good(run_script(pfODE_int, f"--network={network}", *options)).out
-    assert f"Wrote {out}" in told
+    text = good(run_script(pfODE_int, f"--network={network}", *options)).out
+    assert f"Wrote {out}" in text
     names, rows = read_rows(out)
     assert names == HOUSE_NAMES
     assert rows.shape == (40, 5)
@@ -115,11 +115,11 @@ def test_what_is_only_numbers_is_a_table_and_what_is_not_is_records(tmp_path: Pa
     making = (dataset_tool, f"--source={source}", f"--dest={dest}", "--overwrite")
     rows = "".join(f"{row};{row % 7},{row % 3};${row % 5},000;0{row % 2}\n" for row in range(50))
     source.write_text(";a;b;c\n" + rows)
-    told = good(run_script(*making, "--exclude=b,c")).out
-    assert "Left out the first column" in told
+    text = good(run_script(*making, "--exclude=b,c")).out
+    assert "Left out the first column" in text
     np.testing.assert_allclose(load_table(dest).points[:4, 0], [0, 1.1, 2.2, 3.0])
-    told = good(run_script(*making, "--columns=a,c")).out
-    assert "c       category  2 levels: 00, 01" in told
+    text = good(run_script(*making, "--columns=a,c")).out
+    assert "c       category  2 levels: 00, 01" in text
     assert load_records(dest).names == ["a", "c"]
     assert "a (number), c (category)" in good(run_script(info, dest)).out
     source.write_text("a,b\n" + "".join(f"{row % 7},{row % 9 or ''}\n" for row in range(50)))
@@ -145,17 +145,17 @@ def test_held_out_rows_melt_and_have_densities(network: Path, houses: Path, tmp_
     rows = tmp_path / "rows.csv"
     alone = ("--sim_type=melt", "--log_prob", f"--csv={rows}", "--overwrite", "--n_iters=10")
     good(run_script(pfODE_int, *where, *alone, "--seed=5"))  # which spreads them otherwise
-    names, found = read_rows(rows)
+    names, got = read_rows(rows)
     assert names == [*HOUSE_NAMES, "log_prob", "log_prob_error"]
     assert (load_arrays(tmp_path / "houses_PRP_melt.npz")["points"] != melt["points"]).any()
-    np.testing.assert_allclose(found[:, -2], melt["log_prob"], rtol=1e-9)
-    np.testing.assert_allclose(found[:, -1], melt["log_prob_error"], rtol=1e-6)
-    told = good(run_script(calc_roundtrip_mse, *where, "--n_iters=4", "--seed=3")).out
+    np.testing.assert_allclose(got[:, -2], melt["log_prob"], rtol=1e-9)
+    np.testing.assert_allclose(got[:, -1], melt["log_prob_error"], rtol=1e-6)
+    text = good(run_script(calc_roundtrip_mse, *where, "--n_iters=4", "--seed=3")).out
     result = json.loads((tmp_path / "houses_PRP_roundtrip_mse_seed3.json").read_text())
     assert result["format"] == "inflationary-flows roundtrip errors of rows 1"
     assert (result["rows"], set(result["columns"])) == (60, {"size", "room count", "price"})
     assert 0 < result["rms_error"] < 0.1
-    assert "Roundtrip of 60 rows" in told
+    assert "Roundtrip of 60 rows" in text
 
 
 def test_held_out_rows_are_counted_in_spheres_that_are_carried_to_them(
@@ -163,8 +163,8 @@ def test_held_out_rows_are_counted_in_spheres_that_are_carried_to_them(
 ) -> None:
     place = (toy_mesh_exps, f"--network={network}", f"--save_dir={tmp_path / 'out'}")
     few = ("--test_pts=50", "--r_num=3", "--r_max=2", "--boundary_pts=1500")
-    told = good(run_script(*place, f"--data_root={houses}", *few)).out
-    assert f"fresh: 60 rows of {houses}" in told
+    text = good(run_script(*place, f"--data_root={houses}", *few)).out
+    assert f"fresh: 60 rows of {houses}" in text
     arrays = load_arrays(tmp_path / "out" / "houses_PRP_coverage.npz")
     held_out = load_arrays(houses)["points"][np.flatnonzero(load_arrays(houses)["held_out"])]
     noise = 6 * 0.1 * held_out.std(axis=0) + [0, 0.5, 0.05]
@@ -215,13 +215,13 @@ def test_misfits_of_network_and_table_are_told(network: Path, houses: Path, tmp_
     parts, about = read_network(network)
     broken = tmp_path / "broken.pkl"
     broken_one = (f"--network={broken}", f"--save_dir={tmp_path / 'out'}", "--sim_type=gen")
-    for change, told in (
+    for change, text in (
         ({"columns": ["size"]}, "does not name its 3 columns"),
         ({"dropped": 3}, "dropped columns"),
         ({"dropped": {**about["dropped"], "slopes": [[1.0]]}}, "dropped columns"),
     ):
         write_network(broken, parts, {**about, **change})
-        refused(run_script(pfODE_int, *broken_one), 1, broken, told)
+        refused(run_script(pfODE_int, *broken_one), 1, broken, text)
 
 
 def test_tables_calibrate_on_held_out_rows(houses_run: Path, houses: Path, tmp_path: Path) -> None:
@@ -236,10 +236,10 @@ def test_tables_calibrate_on_held_out_rows(houses_run: Path, houses: Path, tmp_p
     assert calibrated.calibration.slopes.any()
     assert equal(plain.network.state_dict(), calibrated.network.state_dict())
     assert "The calibration is fitted to 60 held-out rows" in (folder / "log.txt").read_text()
-    told = [
+    text = [
         json.loads((place / "training_options.json").read_text()) for place in (houses_run, folder)
     ]
-    assert [one["options"]["calibrate"] for one in told] == [False, True]
+    assert [one["options"]["calibrate"] for one in text] == [False, True]
 
 
 def shifted(table: DataTable) -> DataTable:
@@ -266,8 +266,8 @@ def test_two_ranks_train_what_one_does(two_ranks: RankPool, houses: Path, tmp_pa
     choices = []
     for name, run in (("one", run_script), ("both", two_ranks.run)):
         place = (f"--outdir={tmp_path / name}", "--nosubdir", f"--data={houses}")
-        told = good(run(train, *place, *RANKED)).out.splitlines()
-        choices.append([line for line in told if "nats on held-out" in line or "Chosen" in line])
+        text = good(run(train, *place, *RANKED)).out.splitlines()
+        choices.append([line for line in text if "nats on held-out" in line or "Chosen" in line])
     assert len(choices[0]) == 4
     assert choices[0] == choices[1]
     assert_same(outcome(tmp_path / "both"), outcome(tmp_path / "one"), 1e-5)

@@ -83,18 +83,18 @@ def test_a_wider_latent_space_has_wider_spheres_and_the_same_coverage(measure: R
 @pytest.mark.parametrize("dims_to_keep", slowly([1, 2], 2))
 def test_exact_coverage_of_circles_is_within_three_tenths(measure: Run, dims_to_keep: int) -> None:
     defaults = ("--boundary_pts=200", "--r_num=7", "--steps=16", "--test_pts=2000")
-    found = measure("exact", f"--dims_to_keep={dims_to_keep}", *defaults)
-    assert found.largest_change <= 0.003
-    assert max(found.result["changed_sides"]) <= 0.003
-    np.testing.assert_allclose(found.result["radii"], np.linspace(0.5, 3.5, 7))
+    got = measure("exact", f"--dims_to_keep={dims_to_keep}", *defaults)
+    assert got.largest_change <= 0.003
+    assert max(got.result["changed_sides"]) <= 0.003
+    np.testing.assert_allclose(got.result["radii"], np.linspace(0.5, 3.5, 7))
     exact = gaussian_content(np.linspace(0.5, 3.5, 7), 2)
-    np.testing.assert_allclose(found.result["exact"], exact)
-    within = np.array(found.result["exact_within_boundary"])
-    error = np.abs(found.column("latent")[0] - within) / np.sqrt(within * (1 - within) / 2000)
+    np.testing.assert_allclose(got.result["exact"], exact)
+    within = np.array(got.result["exact_within_boundary"])
+    error = np.abs(got.column("latent")[0] - within) / np.sqrt(within * (1 - within) / 2000)
     assert (error < 4).all()
     if dims_to_keep == 2:
         # Nothing is compressed, and the exact flow gives the data: so these are inside as well.
-        fresh = np.abs(found.column("fresh")[0] - exact) / np.sqrt(exact * (1 - exact) / 2000)
+        fresh = np.abs(got.column("fresh")[0] - exact) / np.sqrt(exact * (1 - exact) / 2000)
         assert (fresh < 4).all()
 
 
@@ -138,20 +138,20 @@ def test_the_files_hold_what_was_counted(measure: Run, arguments: list[str], bou
 
 @pytest.mark.parametrize("eps", ["auto", "0.04"])
 def test_the_latents_have_the_law_of_eps_and_boundaries_its_radii(measure: Run, eps: str) -> None:
-    found = measure("exact", "--dims_to_keep=1", f"--eps={eps}", "--test_pts=4000", "--steps=1")
-    variance = np.array(found.result["latent_variance"])
+    got = measure("exact", "--dims_to_keep=1", f"--eps={eps}", "--test_pts=4000", "--steps=1")
+    variance = np.array(got.result["latent_variance"])
     assert (variance[1] == 0.04) == (eps == "0.04")
     assert variance[0] == pytest.approx(1, abs=1e-6)
-    np.testing.assert_allclose(found.arrays["test_latent"][0].var(axis=0), variance, rtol=0.1)
-    radii = np.sqrt((found.arrays["boundary_latent"] ** 2 / variance).sum(axis=2))
-    expected = np.broadcast_to(found.arrays["radii"][:, None], radii.shape)
+    np.testing.assert_allclose(got.arrays["test_latent"][0].var(axis=0), variance, rtol=0.1)
+    radii = np.sqrt((got.arrays["boundary_latent"] ** 2 / variance).sum(axis=2))
+    expected = np.broadcast_to(got.arrays["radii"][:, None], radii.shape)
     np.testing.assert_allclose(radii, expected)
 
 
 @pytest.mark.slow
 def test_fresh_data_is_the_toy_with_the_first_noise(measure: Run) -> None:
-    found = measure("exact", "--data_name=s_curve", "--test_pts=5000", "--gamma0=0.05", "--steps=1")
-    fresh = found.arrays["fresh_data"][0]
+    got = measure("exact", "--data_name=s_curve", "--test_pts=5000", "--gamma0=0.05", "--steps=1")
+    fresh = got.arrays["fresh_data"][0]
     mean, covariance = (moment.numpy() for moment in Toy("s_curve").moments())
     np.testing.assert_allclose(fresh.mean(axis=0), mean, atol=0.06)
     np.testing.assert_allclose(np.cov(fresh.T), covariance + 0.05 * np.eye(3), atol=0.06)
@@ -169,27 +169,27 @@ def test_repetitions_are_the_seeds_that_follow(measure: Run) -> None:
 
 
 def test_the_table_is_shown_and_the_parameters_are_saved(measure: Run) -> None:
-    found = measure("net", "PRP")
-    head, first, *_ = (line.split() for line in found.told.splitlines())
-    mean = [100 * found.result["coverage"][name]["mean"][0] for name in (*STAGES, "fresh")]
+    got = measure("net", "PRP")
+    head, first, *_ = (line.split() for line in got.told.splitlines())
+    mean = [100 * got.result["coverage"][name]["mean"][0] for name in (*STAGES, "fresh")]
     assert (head[0], first[:2]) == ("radius", ["0.5", "11.75"])
     assert [float(cell) for cell in first[2:6]] == pytest.approx(mean, abs=0.006)
-    options = found.result["options"]
+    options = got.result["options"]
     known = {"data_name": "circles", "data_dim": 2, "dims_to_keep": 2, "steps": 6}
     assert {name: options[name] for name in known} == known
-    assert options["h"] == pytest.approx(found.result["end_time"] / 6)
-    assert found.result["denoiser_calls"] == 2 * 6 * 6
+    assert options["h"] == pytest.approx(got.result["end_time"] / 6)
+    assert got.result["denoiser_calls"] == 2 * 6 * 6
 
 
 def test_the_help_says_what_the_columns_are_and_what_is_written() -> None:
-    told = " ".join(run_script(toy_mesh_exps, "--help").out.split())
-    meanings = told.partition("Columns")[2].partition("Files:")[0]
+    text = " ".join(run_script(toy_mesh_exps, "--help").out.split())
+    meanings = text.partition("Columns")[2].partition("Files:")[0]
     places = [meanings.index(f" {head.removesuffix(' %')} ") for head in TABLE_HEAD[1:]]
     assert places == sorted(places)
     for name in ("exact", "latent", "largest_change", "changed_sides"):
         assert f'("{name}")' in meanings
     for name in ("coverage.json", "coverage.npz", "r{radius}_{latent|data|end}.ply"):
-        assert f"{{data}}_{{schedule}}_{name}" in told
+        assert f"{{data}}_{{schedule}}_{name}" in text
 
 
 @pytest.mark.slow
@@ -215,10 +215,10 @@ def test_networks_pair_with_cheap_exact_flows(networks: dict[str, Path], tmp_pat
     ):
         place = tmp_path / str(number)
         result = good(run_script(toy_mesh_exps, *given, *few, f"--save_dir={place}"))
-        found = Found(place, result.out)
-        assert found.result["options"]["paired"] is expected
-        assert (found.result["paired"] is not None) == expected
-        assert ("paired_difference" in found.arrays) == ("s.e." in found.told) == expected
+        got = Found(place, result.out)
+        assert got.result["options"]["paired"] is expected
+        assert (got.result["paired"] is not None) == expected
+        assert ("paired_difference" in got.arrays) == ("s.e." in got.told) == expected
 
 
 @pytest.fixture

@@ -68,9 +68,9 @@ CASES = {
 @pytest.fixture(params=list(CASES))
 def case(request: pytest.FixtureRequest, simulate: Run) -> Simulations:
     """Seven samples, five steps, every second saved: states at steps 0, 2, 4 and 5."""
-    found = simulate(*CASES[request.param])
-    assert found.stem == request.param
-    return found
+    got = simulate(*CASES[request.param])
+    assert got.stem == request.param
+    return got
 
 
 def test_the_promised_files_have_the_promised_arrays(case: Simulations) -> None:
@@ -126,9 +126,9 @@ def test_parameters_tell_the_values_that_were_used_and_the_cost(case: Simulation
 
 def test_an_exact_roundtrip_ends_where_the_melt_began(simulate: Run) -> None:
     few = ("--steps=40", "--total_samples=20", "--save_freq=40")
-    found = simulate("exact", "--data_name=s_curve", "--dims_to_keep=2", *few)
-    errors = found["roundtrip"]["tilde_xs_es"][-1] - found["melt"]["tilde_xs_es"][0]
-    facts = found.parameters["simulations"]["roundtrip"]
+    got = simulate("exact", "--data_name=s_curve", "--dims_to_keep=2", *few)
+    errors = got["roundtrip"]["tilde_xs_es"][-1] - got["melt"]["tilde_xs_es"][0]
+    facts = got.parameters["simulations"]["roundtrip"]
     assert facts["rms_error"] == pytest.approx(np.sqrt((errors**2).mean()))
     assert facts["max_abs_error"] == pytest.approx(np.abs(errors).max())
     assert facts["rms_error"] < 1e-3
@@ -154,8 +154,8 @@ def test_another_seed_gives_other_points_and_latents(simulate: Run, mode: tuple[
 
 
 def test_data_and_latents_are_drawn_apart(simulate: Run) -> None:
-    found = simulate("exact", "--total_samples=500", "--steps=2")
-    correlation = np.corrcoef(found["melt"]["xs_es"][0], found["gen"]["xs_es"][0], rowvar=False)
+    got = simulate("exact", "--total_samples=500", "--steps=2")
+    correlation = np.corrcoef(got["melt"]["xs_es"][0], got["gen"]["xs_es"][0], rowvar=False)
     assert np.abs(correlation[:2, 2:]).max() < 0.2
 
 

@@ -15,7 +15,7 @@ import train
 import visualize
 from dnnlib.errors import DataError
 from tests.support.finished_runs import SMALL, write_csv
-from tests.support.outcomes import drawn, told
+from tests.support.outcomes import drawn, only_json
 from tests.support.running import good, refused, run_script, trained
 from training.subjects.likelihoods import LearnedLikelihood
 from training.subjects.networks import NetworkFile
@@ -87,7 +87,7 @@ def test_members_of_a_population_are_drawn(shelf: Path, tmp_path: Path) -> None:
     asked = (f"--draws={draws}", *place[1:], "--bounds=tau:-1:1", "--steps=100", "--chains=2")
     result = good(run_script(posterior, "population", *asked))
     assert "tau: mean of its probit between -1 and 1" in result.out
-    content = told(tmp_path, "*_population.json")
+    content = only_json(tmp_path, "*_population.json")
     assert content["coordinates"] == {"mu": "itself", "tau": "probit between -1 and 1"}
     low, middle, high = content["population"]["tau"]["further"]["quantiles"].values()
     assert -1 < low < middle < high < 1
@@ -103,7 +103,7 @@ def test_members_of_a_population_are_drawn(shelf: Path, tmp_path: Path) -> None:
     [draws] = (tmp_path / "2").glob("*_posterior.nc")
     again = (f"--draws={draws}", *second[1:], "--steps=100", "--chains=2")
     good(run_script(posterior, "population", *again))
-    more = told(tmp_path / "2", "*_population.json")
+    more = only_json(tmp_path / "2", "*_population.json")
     assert more["prior"] == content["prior"]
     assert more["noise"] < content["noise"]
     other = (*asked[:2], f"--save_dir={shelf}")
@@ -116,7 +116,7 @@ def test_models_are_compared(shelf: Path, tmp_path: Path) -> None:
     place = ("--prior=uniform", f"--save_dir={tmp_path}", f"--observation={shelf / 'seen.csv'}")
     result = good(run_script(posterior, "compare", *networks, *place, *POOL, "--weights=3,1"))
     assert "Observation 3: one (1)" in result.out
-    compared = told(tmp_path)
+    compared = only_json(tmp_path)
     for one in compared["observations"]:
         assert sum(one["probability"].values()) == pytest.approx(1)
         assert one["probability"]["one (1)"] == pytest.approx(0.75, abs=0.1)
@@ -141,7 +141,7 @@ def test_likelihoods_are_checked_on_simulations(shelf: Path, tmp_path: Path) -> 
     good(run_script(dataset_tool, *making))
     data = (f"--data_root={tmp_path / 'new.npz'}", "--runs=20", f"--save_dir={tmp_path / 'out'}")
     good(run_script(posterior, "check", *place, *data, *POOL))
-    content = told(tmp_path / "out")
+    content = only_json(tmp_path / "out")
     assert content["question"] == "model"
     # Of parameters between -1 and 1, of which trials tell something.
     assert -log(4) - 0.5 < content["log_density"]["mean"] < 1
@@ -154,11 +154,11 @@ def test_a_flow_of_posteriors_is_weighted_by_a_likelihood(shelf: Path, tmp_path:
     correct = (f"--correct={shelf / 'one.pkl'}", "--prior=uniform")
     network = (f"--network={shelf / 'post.pkl'}", f"--save_dir={tmp_path}")
     good(run_script(posterior, "sample", *network, *draws, *correct))
-    corrected = told(tmp_path)["posteriors"][0]
+    corrected = only_json(tmp_path)["posteriors"][0]
     direct = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
     seen = (f"--observation={tmp_path / 'one.csv'}", "--overwrite", "--draws=500")
     good(run_script(posterior, "sample", *direct, *seen))
-    of_likelihood = told(tmp_path)["posteriors"][0]
+    of_likelihood = only_json(tmp_path)["posteriors"][0]
     for name, mean in of_likelihood["mean"].items():
         assert abs(corrected["mean"][name] - mean) < 0.2 * of_likelihood["std"][name]
 
@@ -170,7 +170,7 @@ def test_a_set_of_trials_has_one_posterior(shelf: Path, tmp_path: Path) -> None:
     for more in ((), (correct, "--prior=uniform", "--draws=50")):
         result = good(run_script(posterior, "sample", *network, seen, *more))
         assert "3 posterior(s)" in result.out
-    for one in told(tmp_path)["posteriors"]:
+    for one in only_json(tmp_path)["posteriors"]:
         assert one["statistics"]["effective_size"] > 20
     making = (f"--source={shelf / 'runs.csv'}", "--dataset=id", "--conditions=y,n")
     making += ("--covariates=t", f"--dest={tmp_path / 'new.npz'}", "--held-out=0")

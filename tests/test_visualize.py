@@ -46,8 +46,8 @@ def test_what_a_simulation_wrote_is_drawn(tmp_path: Path) -> None:
     made = sorted(f"{stem}_{name}" for name in [*made, "overview.png", "roundtrip_clouds.png"])
     assert names(dest) == made
     notes = [" (5 frames: more with --save_freq=1)" * name.endswith("gif") for name in made]
-    told = [f"Wrote {dest / name}{note}" for name, note in zip(made, notes, strict=True)]
-    assert sorted(result.out.splitlines()) == sorted(told)
+    text = [f"Wrote {dest / name}{note}" for name, note in zip(made, notes, strict=True)]
+    assert sorted(result.out.splitlines()) == sorted(text)
     assert all(is_picture(path) for path in dest.iterdir())
     with Image.open(dest / f"{stem}_melt_animation.gif") as image:
         assert image.n_frames == 5

@@ -46,9 +46,9 @@ def network_flow(name: str = "MLP") -> ProbabilityFlow:
 def same_on_card(flow: ProbabilityFlow, compute: Callable[[ProbabilityFlow], Tensor]) -> None:
     """Asserts that a result is on the card of its flow, and is that of the CPU."""
     expected = compute(flow)
-    found = compute(flow.to(CARD))
-    assert found.device == CARD
-    torch.testing.assert_close(found.detach().cpu(), expected, rtol=1e-4, atol=1e-5)
+    got = compute(flow.to(CARD))
+    assert got.device == CARD
+    torch.testing.assert_close(got.detach().cpu(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("solver", slowly(SOLVERS, "dopri5", "gauss4", "rev_rk5"))
@@ -173,9 +173,9 @@ def test_draws_are_the_cpus(cuda: FakeCuda, sampler: str, monkeypatch: pytest.Mo
     # On a card that is pretended each operation takes long: few rounds and rough fits will do.
     for name, few in FEW_ROUNDS.items():
         monkeypatch.setattr(f"training.inference.{name}", few)
-    expected, found = (drawn(problem_on(device), sampler, **FEW) for device in (CPU, CARD))
-    torch.testing.assert_close(found.points.cpu(), expected.points)
-    torch.testing.assert_close(found.log_likelihood.cpu(), expected.log_likelihood)
+    expected, got = (drawn(problem_on(device), sampler, **FEW) for device in (CPU, CARD))
+    torch.testing.assert_close(got.points.cpu(), expected.points)
+    torch.testing.assert_close(got.log_likelihood.cpu(), expected.log_likelihood)
 
 
 def test_points_without_the_noise_of_the_first_time(cuda: FakeCuda) -> None:
@@ -194,20 +194,20 @@ def test_an_eigenbasis_is_fitted_on_the_card(cuda: FakeCuda) -> None:
     expected = EigenBasis.fit(batches)
     there = [batch.to(CARD) for batch in batches]
     cuda.reads.clear()
-    found = EigenBasis.fit(there[:2])
+    got = EigenBasis.fit(there[:2])
     few = cuda.reads.total()
     cuda.reads.clear()
-    found = EigenBasis.fit(there)
+    got = EigenBasis.fit(there)
     assert cuda.reads.total() == few, "a batch more is not waited for"
-    assert found.eigenvectors.device == CARD
-    torch.testing.assert_close(found.eigenvectors.cpu(), expected.eigenvectors)
+    assert got.eigenvectors.device == CARD
+    torch.testing.assert_close(got.eigenvectors.cpu(), expected.eigenvectors)
     more = iter([normal(4, 3, seed=9)])
-    assert found.second_moments(more).device == CARD
+    assert got.second_moments(more).device == CARD
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_calibrations_are_the_cpus(cuda: FakeCuda, method: str) -> None:
-    found = []
+    got = []
     for device in (CPU, CARD):
         model, _ = model_of(NAME)
         denoiser = model.denoiser.eval().requires_grad_(False).to(device)
@@ -219,8 +219,8 @@ def test_calibrations_are_the_cpus(cuda: FakeCuda, method: str) -> None:
         )
         out = denoiser(points, times[0].to(device), **batch.conditions(device))
         assert denoiser.calibration.gains.device == device
-        found.append(out.cpu())
-    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+        got.append(out.cpu())
+    torch.testing.assert_close(got[1], got[0], rtol=1e-4, atol=1e-5)
 
 
 def test_laws_of_latents_are_learned_on_the_cpu(cuda: FakeCuda) -> None:
@@ -242,13 +242,13 @@ def test_mixtures_in_chains_are_inverted(cuda: FakeCuda) -> None:
     mixture = ConditionalMixture(1, 2, components=2, width=4, depth=1)
     kept, scores = normal(3, 1), normal(3, 2, seed=1)
     expected = mixture.unwhiten(kept, scores)
-    found = mixture.to(CARD).unwhiten(kept.to(CARD), scores.to(CARD))
-    torch.testing.assert_close(found.detach().cpu(), expected.detach())
+    got = mixture.to(CARD).unwhiten(kept.to(CARD), scores.to(CARD))
+    torch.testing.assert_close(got.detach().cpu(), expected.detach())
 
 
 @pytest.mark.parametrize("solver", [None, SOLVERS["heun"]], ids=["independent", "path"])
 def test_residuals_are_the_cpus(cuda: FakeCuda, solver: Solver | None) -> None:
-    found: dict[torch.device, list[Quantities]] = {}
+    got: dict[torch.device, list[Quantities]] = {}
     batch = points_and_labels(NAME, 5)
     labels = batch.labels
     for device in (CPU, CARD):
@@ -266,7 +266,7 @@ def test_residuals_are_the_cpus(cuda: FakeCuda, solver: Solver | None) -> None:
         )
         taken: list[Quantities] = []
         extractor.run(lambda index, first, rows, taken=taken: taken.append(dict(rows)))
-        found[device] = taken
-    for one, other in zip(found[CPU], found[CARD], strict=True):
+        got[device] = taken
+    for one, other in zip(got[CPU], got[CARD], strict=True):
         for name in one:
             torch.testing.assert_close(other[name], one[name], rtol=1e-4, atol=1e-5)

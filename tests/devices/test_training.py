@@ -39,11 +39,11 @@ def test_a_step_on_a_card_is_that_of_the_cpu(name: str) -> None:
     expected = run_steps(*trainer_on(CPU, name)).collect()
     with fake_cuda(devices=2):
         trainer, source = trainer_on(CARD, name)
-        found = run_steps(trainer, source).collect()
+        got = run_steps(trainer, source).collect()
         assert_on_card(trainer)
     assert trainer.skipped == 0
     for statistic in ("Loss/loss", "Gradient/norm"):
-        assert found[statistic] == pytest.approx(expected[statistic], rel=1e-3)
+        assert got[statistic] == pytest.approx(expected[statistic], rel=1e-3)
 
 
 @pytest.mark.parametrize("precision", slowly(["bf16", "fp16"], "fp16"))
@@ -79,8 +79,8 @@ def test_averaged_targets_of_a_card_are_those_of_the_cpu_and_wait_for_nothing() 
         cuda.reads.clear()
         means = run_steps(trainer, Repeated(batch))
         assert sum(cuda.reads.values()) == 0, cuda.reads
-        found = means.collect()
-    assert found["Loss/loss"] == pytest.approx(expected["Loss/loss"], rel=1e-6)
+        got = means.collect()
+    assert got["Loss/loss"] == pytest.approx(expected["Loss/loss"], rel=1e-6)
 
 
 def test_augmentation_waits_and_sends_for_nothing(cuda: FakeCuda) -> None:

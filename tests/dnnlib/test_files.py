@@ -44,8 +44,8 @@ def test_a_block_that_raises_changes_nothing(
     with pytest.raises(error), atomic_path(path) as temporary:  # noqa: PT012
         temporary.write_text("half")
         raise error
-    found = [(file.name, file.read_text()) for file in tmp_path.iterdir()]
-    assert found == ([("a.txt", "old")] if old else [])
+    got = [(file.name, file.read_text()) for file in tmp_path.iterdir()]
+    assert got == ([("a.txt", "old")] if old else [])
 
 
 def test_files_and_folders_do_not_take_each_others_place(tmp_path: Path) -> None:

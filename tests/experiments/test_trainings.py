@@ -118,11 +118,11 @@ def test_a_part_that_is_there_is_not_measured_again(tmp_path: Path) -> None:
 
 
 def test_states_end_at_the_dimensions_that_are_kept(tmp_path: Path) -> None:
-    found = measured(basis_of(Lab("name", "cpu", tmp_path, False), "swirl"), 2)
-    assert found["PRP"]["ratios"][0] == pytest.approx(found["data"], rel=1e-3)
-    assert found["PRP"]["ratios"][-1] == pytest.approx(3, rel=0.01)
-    assert 2 < found["PRR"]["ratios"][-1] < 2.3
-    assert settled(found["PRP"]["ratios"]) == 0
+    got = measured(basis_of(Lab("name", "cpu", tmp_path, False), "swirl"), 2)
+    assert got["PRP"]["ratios"][0] == pytest.approx(got["data"], rel=1e-3)
+    assert got["PRP"]["ratios"][-1] == pytest.approx(3, rel=0.01)
+    assert 2 < got["PRR"]["ratios"][-1] < 2.3
+    assert settled(got["PRP"]["ratios"]) == 0
     assert settled([2.0, 1.2, 1.04, 1.0]) == pytest.approx(2 / 3)
 
 
@@ -138,8 +138,8 @@ def test_a_distance_is_near_zero_for_one_law_and_grows_with_a_shift(distance: ob
 
 
 def test_the_energy_distance_is_right_on_average_for_few_samples() -> None:
-    found = torch.tensor([energy(normal(5, k), normal(5, 1000 + k)) for k in range(400)])
-    assert abs(float(found.mean())) < 3 * float(found.std()) / 20
+    got = torch.tensor([energy(normal(5, k), normal(5, 1000 + k)) for k in range(400)])
+    assert abs(float(got.mean())) < 3 * float(got.std()) / 20
 
 
 @pytest.mark.parametrize("sector", range(SECTORS))

@@ -40,14 +40,14 @@ def run(reader: str, folder: Path, mutants: int, seed: int = 0, every: int = 1) 
     report, known = Report(), READERS[reader]
     cases = range(0, len(known.hostile) + mutants, every)
     while report.cases < len(cases):
-        told, tells = FORKS.Pipe(duplex=False)
+        text, tells = FORKS.Pipe(duplex=False)
         left = cases[report.cases :]
         process = FORKS.Process(target=_try, args=(reader, seed, folder, left, tells))
         process.start()
         tells.close()
         try:
             while True:
-                case, outcome, why = told.recv()
+                case, outcome, why = text.recv()
                 if outcome == "failed":
                     raise RuntimeError(f"{reader}: {why}")
                 if outcome == "violation":

@@ -96,10 +96,10 @@ def place(data: bytes, random: Random) -> int:
 def mutate_text(data: bytes, other: bytes, random: Random) -> bytes:
     """JSON, or other text, in which a value, not a name, becomes something else."""
     names_and_values = re.finditer(rb'"[^"]*"\s*:|("[^"]*"|-?\d[\d.e+-]*)', data)
-    found = [match for match in names_and_values if match[1]]
-    if random.random() < 0.3 or not found:
+    got = [match for match in names_and_values if match[1]]
+    if random.random() < 0.3 or not got:
         return mutate_bytes(data, other, random)
-    chosen = random.choice(found)
+    chosen = random.choice(got)
     word = random.choice((*WORDS, str(random.choice(INTEGERS)))).encode()
     return data[: chosen.start()] + word + data[chosen.end() :]
 

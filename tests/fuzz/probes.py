@@ -101,18 +101,18 @@ def use_array_of_a_posterior(path: Path) -> None:
 
 
 def use_part_of_a_posterior(path: Path) -> None:
-    found = load_part(path, "this run")
-    if found is not None:
-        draws, summary = found
+    got = load_part(path, "this run")
+    if got is not None:
+        draws, summary = got
         assert draws.points.shape[:3] == draws.log_likelihood.shape
         assert len(summary.mean) == draws.count == len(draws.sampler)
 
 
 def use_part_of_a_check(path: Path) -> None:
-    found = load_values(path, "this run")
-    if found is not None:
-        assert found.ranks.shape[1] == len(found.names)
-        assert all(len(contents) == len(found.ranks) for contents in found.regions.values())
+    got = load_values(path, "this run")
+    if got is not None:
+        assert got.ranks.shape[1] == len(got.names)
+        assert all(len(contents) == len(got.ranks) for contents in got.regions.values())
 
 
 def use_melt(path: Path) -> None:
@@ -151,9 +151,9 @@ def use_texts_to_convert(path: Path) -> None:
 def use_toy_residuals(path: Path) -> None:
     made = Extraction.read(path)
     for name, shape in saved_shapes(path, axes=3).items():
-        found = list(toy_correlations(path, name, range(shape[0]), CPU))
-        assert len(found) == shape[0]
-        assert all(correlation.matrix.isfinite().all() for _, correlation in found)
+        got = list(toy_correlations(path, name, range(shape[0]), CPU))
+        assert len(got) == shape[0]
+        assert all(correlation.matrix.isfinite().all() for _, correlation in got)
     assert made.times.ndim == 1
 
 
@@ -163,8 +163,8 @@ def use_image_residuals(path: Path) -> None:
     require_same(path, Extraction.read(first), shapes)
     for name in shapes:
         later = first.with_name(first.name.replace("time0", "time1"))
-        found = correlate(row_pairs(first, later, name, 2, CPU), str(later))
-        assert found.matrix.isfinite().all()
+        got = correlate(row_pairs(first, later, name, 2, CPU), str(later))
+        assert got.matrix.isfinite().all()
 
 
 def use_reference(path: Path) -> None:

@@ -207,14 +207,14 @@ class Trial:
 
     def _files(self) -> dict[str, tuple[int, ...]]:
         """Facts of all files of the case and around it, which change if anything does."""
-        found: dict[str, tuple[int, ...]] = {}
+        got: dict[str, tuple[int, ...]] = {}
         for top in (self._case, self._outside):
             for folder, folders, files in os.walk(top):
                 for name in ("", *folders, *files):
                     path = os.path.join(folder, name)
                     info = os.lstat(path)
-                    found[path] = (info.st_mode, info.st_size, info.st_mtime_ns, info.st_nlink)
-        return found
+                    got[path] = (info.st_mode, info.st_size, info.st_mtime_ns, info.st_nlink)
+        return got
 
     def _noise_size(self) -> int:
         return os.fstat(self._noise.fileno()).st_size

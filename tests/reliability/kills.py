@@ -29,7 +29,7 @@ def run(name: str, arguments: list[str], kill_at: int = NEVER) -> tuple[int, Res
     Raises:
         ProcessLookupError: It was killed.
     """
-    told, tells = FORKS.Pipe(duplex=False)
+    text, tells = FORKS.Pipe(duplex=False)
     process = FORKS.Process(target=_run, args=(name, arguments, kill_at, tells))
     process.start()
     tells.close()
@@ -37,7 +37,7 @@ def run(name: str, arguments: list[str], kill_at: int = NEVER) -> tuple[int, Res
     if process.exitcode == -signal.SIGKILL:
         raise ProcessLookupError(f"{name} was killed")
     assert process.exitcode == 0, f"{name} failed, or takes too long"
-    result: tuple[int, Result] = told.recv()
+    result: tuple[int, Result] = text.recv()
     return result
 
 

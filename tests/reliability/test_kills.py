@@ -73,7 +73,7 @@ def test_after_a_kill_files_are_whole_and_the_next_run_ends_as_an_unbroken_one(
         # This one's parameters tell of each run.
         parameters = r".*\.json" if name == "gen_fid_samples" else "none"
         one, other = (
-            {file: content for file, content in found.items() if not re.fullmatch(parameters, file)}
-            for found in (outcome(place), unbroken)
+            {file: content for file, content in got.items() if not re.fullmatch(parameters, file)}
+            for got in (outcome(place), unbroken)
         )
         assert_same(one, other)

@@ -79,7 +79,7 @@ class Simulations:
         return self.arrays[kind]
 
 
-def told(folder: Path, name: str = "*.json") -> dict[str, Any]:
+def only_json(folder: Path, name: str = "*.json") -> dict[str, Any]:
     """The one file of that name in a folder: JSON, which has neither NaN nor infinities."""
     (path,) = folder.glob(name)
     return json.loads(path.read_text(), parse_constant=pytest.fail)

@@ -150,10 +150,10 @@ def save_coverage(
         else refitted(item.boundary, alpha)
         for name, item in points.items()
     }
-    found = measure_coverage(points, boundaries, bent(fresh))
+    got = measure_coverage(points, boundaries, bent(fresh))
     latent = units.mapped(lambda values: values * std)
     carried = {"latent": latent, "data": points["data"], "end": latent}
-    result = CoverageResult(spheres, found, carried, boundaries, bent(fresh), calls=0)
+    result = CoverageResult(spheres, got, carried, boundaries, bent(fresh), calls=0)
     arrays = {"format": np.array(coverage.FORMAT), **coverage.result_arrays(result)}
     return save(folder / "circles_PRP_coverage.npz", arrays, **changes)
 
@@ -226,8 +226,8 @@ def save_posterior(
     likelihood = likelihood or Gaussian(torch.tensor(0.3))
     points = middle + width * torch.randn(count, chains, draws, dim, generator=generator).double()
     observed = likelihood.simulate(points[:, 0, 0], generator)
-    found = likelihood.log_prob(points.flatten(0, 2), observed.repeat_interleave(2 * draws, 0))
-    made = Draws(points, points, found.view(points.shape[:3]), [sampler] * count, torch.ones(count))
+    got = likelihood.log_prob(points.flatten(0, 2), observed.repeat_interleave(2 * draws, 0))
+    made = Draws(points, points, got.view(points.shape[:3]), [sampler] * count, torch.ones(count))
     toy = name if name in TOY_NAMES else None
     about = {"samplers": made.sampler, "toy": toy, "image_shape": image_shape}
     path = folder / f"{name}_PRP_posterior.nc"

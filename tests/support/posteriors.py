@@ -156,9 +156,9 @@ def assert_moments(draws: Draws, mean: Tensor, std: Tensor, errors: float = 4.5)
     """Asserts that draws have means and standard deviations ``[M, D]``, to so many standard errors,
     which themselves are small."""
     for index in range(draws.count):
-        found = convergence(draws.points[index])
+        got = convergence(draws.points[index])
         points = draws.points[index].flatten(0, 1)
-        error_of_mean, error_of_std = found.mcse_mean, found.mcse_std
+        error_of_mean, error_of_std = got.mcse_mean, got.mcse_std
         if draws.sampler[index] in POOLED:
             # Weighted and taken again: the weights say what they are worth.
             error_of_mean = std[index] / draws.stats["effective_size"][index].sqrt()

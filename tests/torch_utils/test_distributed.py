@@ -107,7 +107,7 @@ def test_other_errors_pass_and_the_group_is_left() -> None:
 def gathered() -> dict[str, Any]:
     """What one of two ranks finds."""
     with process_group("cpu") as device:
-        found: dict[str, Any] = {
+        got: dict[str, Any] = {
             "backend": torch.distributed.get_backend(),
             "place": (distributed.rank(), distributed.world_size(), is_main()),
             "sum": sum_over_ranks(torch.tensor([1.0, distributed.rank()])).tolist(),
@@ -119,17 +119,17 @@ def gathered() -> dict[str, Any]:
             assert torch.equal(gather_rows(deep[:, shard(count)], count, dim=1), deep)
         means = RunningMeans(device)
         means.add("a", torch.arange(7.0)[shard(7)])
-        found["means"] = means.collect()["a"]
+        got["means"] = means.collect()["a"]
         distributed.barrier()
-    return {**found, "left": not torch.distributed.is_initialized()}
+    return {**got, "left": not torch.distributed.is_initialized()}
 
 
 def test_two_ranks_gather_sum_and_average_alike(two_ranks: RankPool) -> None:
-    for rank, found in enumerate(two_ranks.call(gathered)):
-        assert (found["backend"], found["place"]) == ("gloo", (rank, 2, rank == 0))
-        assert found["sum"] == [2.0, 1.0]
-        assert found["means"] == {"mean": 3.0, "std": 2.0, "count": 7.0}
-        assert found["left"]
+    for rank, got in enumerate(two_ranks.call(gathered)):
+        assert (got["backend"], got["place"]) == ("gloo", (rank, 2, rank == 0))
+        assert got["sum"] == [2.0, 1.0]
+        assert got["means"] == {"mean": 3.0, "std": 2.0, "count": 7.0}
+        assert got["left"]
 
 
 def test_ranks_that_cannot_meet_are_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

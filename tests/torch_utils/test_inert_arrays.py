@@ -33,13 +33,13 @@ def test_arrays_and_numbers_of_numpy_are_read_as_they_were(protocol: int) -> Non
     for dtype, shape in product(DTYPES, [(), (0,), (5,), (2, 3, 4)]):
         array = np.asarray(7 * np.random.default_rng(0).standard_normal(shape)).astype(dtype)
         for given in (array, np.asfortranarray(array)):
-            found = read({"x": given, "y": given}, protocol)
-            np.testing.assert_array_equal(found["x"], given, strict=True)
-            assert found["y"] is found["x"]
+            got = read({"x": given, "y": given}, protocol)
+            np.testing.assert_array_equal(got["x"], given, strict=True)
+            assert got["y"] is got["x"]
         number = np.asarray([1.5]).astype(dtype)[0]
-        found = read(number, protocol)
-        assert found == number
-        assert type(found) in (bool, int, float)
+        got = read(number, protocol)
+        assert got == number
+        assert type(got) in (bool, int, float)
 
 
 TENSORS = {
@@ -66,8 +66,8 @@ def test_tensors_are_read_as_they_were(protocol: int) -> None:
 
 def test_nothing_is_copied_and_nothing_can_be_changed() -> None:
     shared = np.arange(4.0)
-    found = read([shared, torch.arange(4.0)])
-    for array in found:
+    got = read([shared, torch.arange(4.0)])
+    for array in got:
         assert not array.flags.writeable
         assert array.base is not None
 

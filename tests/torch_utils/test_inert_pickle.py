@@ -48,12 +48,12 @@ def test_values_are_read_as_they_were(protocol: int) -> None:
         del value["sets"]  # which are made by a call there
     if protocol == 5:
         value["bytes"] = bytearray(b"abc")
-    found = read(pickle.dumps(value, protocol=protocol))
-    assert found == value
-    assert found["shared"][0] is found["shared"][1]
+    got = read(pickle.dumps(value, protocol=protocol))
+    assert got == value
+    assert got["shared"][0] is got["shared"][1]
     shared.append(shared)  # a list may hold itself
-    found = read(pickle.dumps(shared, protocol=protocol))
-    assert found[1] is found
+    got = read(pickle.dumps(shared, protocol=protocol))
+    assert got[1] is got
 
 
 def test_pickles_are_read_one_after_the_other() -> None:
@@ -314,11 +314,11 @@ def test_a_changed_byte_is_named_by_its_member_or_changes_no_value() -> None:
         changed = bytearray(data)
         changed[start] ^= 0x41
         try:
-            found = load(bytes(changed))
+            got = load(bytes(changed))
         except REFUSED as error:
             errors[start] = error
             continue
-        assert torch.equal(found["a"], torch.full((4,), 7.0))
+        assert torch.equal(got["a"], torch.full((4,), 7.0))
     assert isinstance(errors[place], ChecksumError)
     assert "data/0" in str(errors[place])
 

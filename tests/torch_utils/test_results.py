@@ -95,8 +95,8 @@ def test_a_missing_array_is_named_with_those_there_are(tmp_path: Path) -> None:
 def rows_of(path: Path) -> dict[str, np.ndarray]:
     """The array ``a``, read row by row."""
     with open_rows(path, "a") as rows:
-        found = list(rows.batches(2))
-    return {"a": np.concatenate(found) if found else np.zeros(0)}
+        got = list(rows.batches(2))
+    return {"a": np.concatenate(got) if got else np.zeros(0)}
 
 
 @pytest.mark.parametrize("read", [load_arrays, rows_of, load_json])
@@ -316,5 +316,5 @@ def test_no_more_is_on_the_disk_on_the_way_than_in_the_end(tmp_path: Path) -> No
     with stream_arrays(path, {"xs": (50, 1000)}, np.dtype("float64"), {}) as file:
         for index in range(50):
             file.put("xs", index, np.arange(1000.0))
-            most = max(most, sum(found.stat().st_size for found in tmp_path.rglob("*")))
+            most = max(most, sum(got.stat().st_size for got in tmp_path.rglob("*")))
     assert most <= path.stat().st_size < 50 * 1000 * 8 + 1000

@@ -95,8 +95,8 @@ def test_a_training_state_gives_back_what_it_was_given_and_is_no_network(tmp_pat
     write_state(state, {"seen": 5, "optimizer": optimizer.state_dict()})
     back = read_state(state)
     assert back["seen"] == 5
-    known, found = optimizer.state_dict()["state"][0], back["optimizer"]["state"][0]
-    assert torch.equal(found["exp_avg"], known["exp_avg"])
+    known, got = optimizer.state_dict()["state"][0], back["optimizer"]["state"][0]
+    assert torch.equal(got["exp_avg"], known["exp_avg"])
     write_network(network, {"network": linear()}, {})
     assert "not a network file" in refusal(load, state)
     assert "not a training state" in refusal(read_state, network)

@@ -27,12 +27,12 @@ def test_means_of_several_adds_are_those_of_all_values() -> None:
             means.add("loss", part)
             means.add("a", torch.full((2,), 3.0))
         whole = np.concatenate([part.double().numpy().ravel() for part in parts])
-        found = means.collect()
-        assert list(found) == ["loss", "a"]
-        assert found["loss"]["mean"] == pytest.approx(whole.mean(), rel=1e-12)
-        assert found["loss"]["std"] == pytest.approx(whole.std(), rel=1e-9)
-        assert found["loss"]["count"] == len(whole)
-        assert found["a"] == {"mean": 3.0, "std": 0.0, "count": 8.0}
+        got = means.collect()
+        assert list(got) == ["loss", "a"]
+        assert got["loss"]["mean"] == pytest.approx(whole.mean(), rel=1e-12)
+        assert got["loss"]["std"] == pytest.approx(whole.std(), rel=1e-9)
+        assert got["loss"]["count"] == len(whole)
+        assert got["a"] == {"mean": 3.0, "std": 0.0, "count": 8.0}
     assert means.collect() == {}
 
 
@@ -80,8 +80,8 @@ def test_a_broken_last_line_is_dropped_and_the_file_can_go_on(tmp_path: Path) ->
         path.write_text(f'{{"seen": 1}}\n{end}')
         keep_lines_until(path, "seen", 10)
         append_jsonl(path, {"seen": 3})
-        found = [json.loads(line) for line in path.read_text().splitlines()]
-        assert found == [{"seen": 1}, {"seen": 3}]
+        got = [json.loads(line) for line in path.read_text().splitlines()]
+        assert got == [{"seen": 1}, {"seen": 3}]
 
 
 def test_storages_count_once_in_whole_grains_and_until_they_are_let_go() -> None:

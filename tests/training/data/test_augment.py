@@ -143,7 +143,7 @@ def test_images_that_are_only_flipped_are_exact(generator: torch.Generator) -> N
     mirrored = NEVER(images, generator)[1][:, 0].double().mean()
     assert abs(mirrored - 0.5) < 4 * 0.5 / 1000**0.5
     kept = ALWAYS(images[:3].requires_grad_(), generator)
-    assert not any(found.requires_grad for found in kept)
+    assert not any(got.requires_grad for got in kept)
 
 
 def test_labels_are_in_their_documented_order() -> None:

@@ -161,8 +161,8 @@ def test_twice_the_nodes_change_nothing(name: str, monkeypatch: pytest.MonkeyPat
     one, other = (MixtureDenoiser(*t.mixture, basis=basis, schedule=schedule) for t in (toy, fine))
     start = torch.tensor(0.0)
     for kind in ("forward", "log_density"):
-        found, finer = (getattr(denoiser, kind)(x, start) for denoiser in (one, other))
-        torch.testing.assert_close(found, finer, rtol=0, atol=1e-7)
+        got, finer = (getattr(denoiser, kind)(x, start) for denoiser in (one, other))
+        torch.testing.assert_close(got, finer, rtol=0, atol=1e-7)
 
 
 def test_an_embedded_toy_is_the_toy_in_a_fixed_subspace() -> None:
@@ -216,9 +216,9 @@ def test_batches_of_pairs_have_further_points_for_a_few_steps() -> None:
 def test_batches_follow_from_seed_and_step() -> None:
     def stream(seed: int, first_step: int, count: int) -> list[Tensor]:
         batches = ToyBatches(Toy("circles"), 6, seed, torch.device("cpu")).batches(first_step)
-        found = list(islice(batches, count))
-        assert all(batch.labels is None for batch in found)
-        return [batch.points for batch in found]
+        got = list(islice(batches, count))
+        assert all(batch.labels is None for batch in got)
+        return [batch.points for batch in got]
 
     whole = stream(0, 0, 6)
     assert whole[0].shape == (6, 2)

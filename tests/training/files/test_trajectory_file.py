@@ -205,8 +205,8 @@ def written(folder: Path, text: str) -> Path:
 
 
 def read(folder: Path, text: str, *names: str) -> list[list[float]]:
-    found: list[list[float]] = read_columns(written(folder, text), names, ROW, ["total"]).tolist()
-    return found
+    got: list[list[float]] = read_columns(written(folder, text), names, ROW, ["total"]).tolist()
+    return got
 
 
 def test_columns_are_found_by_name_in_whatever_order_they_stand(tmp_path: Path) -> None:
@@ -242,10 +242,10 @@ def test_a_first_row_of_numbers_that_are_names_is_a_header(tmp_path: Path) -> No
     ],
 )
 def test_what_does_not_fit_is_told_by_row_and_column(tmp_path: Path, text: str, match: str) -> None:
-    with pytest.raises(DataError, match=match) as found:
+    with pytest.raises(DataError, match=match) as got:
         read(tmp_path, text, "x1", "x2")
-    assert "\n" not in str(found.value)
-    assert "--columns" not in str(found.value)
+    assert "\n" not in str(got.value)
+    assert "--columns" not in str(got.value)
 
 
 def test_what_has_no_names_of_its_own_is_taken_in_order_whatever_its_name(tmp_path: Path) -> None:

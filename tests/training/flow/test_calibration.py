@@ -108,10 +108,10 @@ def test_it_scales_the_output_and_subtracts_a_part_of_the_input(ramp: Calibratio
 @pytest.mark.parametrize("bias", [0.0, BIAS])
 def test_the_slope_that_spoiled_a_network_is_found(method: str, bias: float) -> None:
     denoiser = biased(bias)
-    found = fit_calibration(denoiser, toy_points(denoiser, 5000), nodes(5), 0, method)
+    got = fit_calibration(denoiser, toy_points(denoiser, 5000), nodes(5), 0, method)
     # The gain applies to the bias too. The rest of F is below one in size and uncorrelated with z:
     # 3.5 standard errors of the mean.
-    torch.testing.assert_close(found.slopes, bias * found.gains, rtol=0, atol=0.05)
+    torch.testing.assert_close(got.slopes, bias * got.gains, rtol=0, atol=0.05)
 
 
 def output_power(denoiser: NetworkDenoiser, points: Tensor, times: Tensor) -> Tensor:
@@ -129,15 +129,15 @@ def output_power(denoiser: NetworkDenoiser, points: Tensor, times: Tensor) -> Te
 def test_the_gain_that_a_perfect_network_lost_is_found(scale: float) -> None:
     denoiser = biased(scale=scale)
     points, times = toy_points(denoiser, 5000), nodes(9)
-    found = fit_calibration(denoiser, points, times, 0, "marginal")
-    slopes = found.gains * scale * BIAS
-    torch.testing.assert_close(found.slopes, slopes, rtol=0, atol=0.05)
+    got = fit_calibration(denoiser, points, times, 0, "marginal")
+    slopes = got.gains * scale * BIAS
+    torch.testing.assert_close(got.slopes, slopes, rtol=0, atol=0.05)
     # Where the exact F hardly varies there is little to see a gain by. Elsewhere the standard error
     # is at most 1 / sqrt(5000 * 0.1), 4.5 %.
     seen = output_power(biased(slope=0), points, times) > 0.1
     assert seen.sum() >= 6
-    assert ((found.gains * scale - 1)[seen].abs() < 0.12).all()
-    assert (found.gains * scale - 1)[seen].mean().abs() < 0.03
+    assert ((got.gains * scale - 1)[seen].abs() < 0.12).all()
+    assert (got.gains * scale - 1)[seen].mean().abs() < 0.03
 
 
 def test_where_the_output_does_not_vary_its_gain_is_one() -> None:
@@ -146,9 +146,9 @@ def test_where_the_output_does_not_vary_its_gain_is_one() -> None:
     silent = NetworkDenoiser(flows.FunctionNetwork(lambda z, c: 0 * z), basis, schedule)
     points = normal(300, 2)
     for method in METHODS:
-        found = fit_calibration(silent, points, nodes(3), 0, method)
-        torch.testing.assert_close(found.gains, torch.ones_like(found.gains))
-        torch.testing.assert_close(found.slopes, torch.zeros_like(found.slopes))
+        got = fit_calibration(silent, points, nodes(3), 0, method)
+        torch.testing.assert_close(got.gains, torch.ones_like(got.gains))
+        torch.testing.assert_close(got.slopes, torch.zeros_like(got.slopes))
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -170,8 +170,8 @@ def test_a_single_point_moves_no_gain_far(size: float) -> None:
 @pytest.mark.parametrize("method", SLOPE_METHODS)
 def test_a_single_point_moves_no_slope_far(method: str) -> None:
     denoiser = biased(slope=3)
-    found = fit_calibration(denoiser, toy_points(denoiser, 1), nodes(5), 0, method)
-    assert 0.02 < found.slopes.abs().max() < PRIOR_STD / 2 + 1e-3
+    got = fit_calibration(denoiser, toy_points(denoiser, 1), nodes(5), 0, method)
+    assert 0.02 < got.slopes.abs().max() < PRIOR_STD / 2 + 1e-3
 
 
 @pytest.mark.parametrize("method", SLOPE_METHODS)
@@ -181,8 +181,8 @@ def test_a_perfect_network_gets_no_slope(method: str) -> None:
     power = output_power(denoiser, toy_points(denoiser, 5000), nodes(9))
     squares = []
     for seed in range(3):
-        found = fit_calibration(denoiser, toy_points(denoiser, count, seed), nodes(9), seed, method)
-        squares.append(found.slopes.square().mean())
+        got = fit_calibration(denoiser, toy_points(denoiser, count, seed), nodes(9), seed, method)
+        squares.append(got.slopes.square().mean())
     # Of the mean of F z; z has power 1.
     assert torch.stack(squares).mean() < 0.1 * (power / count).mean()
 
@@ -190,10 +190,10 @@ def test_a_perfect_network_gets_no_slope(method: str) -> None:
 def test_a_fit_of_the_gain_alone_has_no_slopes() -> None:
     denoiser = biased(scale=0.6)
     points = toy_points(denoiser, 300)
-    found = fit_calibration(denoiser, points, nodes(5), 0)
-    assert not found.slopes.any()
+    got = fit_calibration(denoiser, points, nodes(5), 0)
+    assert not got.slopes.any()
     other = fit_calibration(denoiser, points, nodes(5), 0, "path")
-    assert torch.equal(found.gains, other.gains)
+    assert torch.equal(got.gains, other.gains)
 
 
 def test_melted_variances_have_their_closed_form_after_a_path_fit() -> None:
@@ -265,13 +265,13 @@ def test_conditions_go_to_the_network_row_by_row() -> None:
 
     def mean_label(labels: Tensor) -> Tensor:
         given = {"labels": labels}
-        found = fit_calibration(denoiser, points, nodes(3), 0, "marginal", 64, given)
-        return found.slopes / found.gains
+        got = fit_calibration(denoiser, points, nodes(3), 0, "marginal", 64, given)
+        return got.slopes / got.gains
 
-    found, rest = mean_label(labels), mean_label(1 - labels)
+    got, rest = mean_label(labels), mean_label(1 - labels)
     # But for what the prior takes away.
-    torch.testing.assert_close(found + rest, torch.ones_like(found), rtol=0, atol=1e-4)
-    assert (found - 0.5).abs().max() < 0.1
+    torch.testing.assert_close(got + rest, torch.ones_like(got), rtol=0, atol=1e-4)
+    assert (got - 0.5).abs().max() < 0.1
 
 
 def values(calibration: Calibration) -> Tensor:
@@ -302,9 +302,9 @@ def test_adapted_times_make_nearly_equal_errors_that_add_up_to_less(name: str) -
     latents, best = latents_of(flow), SOLVERS["exp_rk5"]
     grid = grids.fit_equal_error_grid(flow, latents, flow.schedule.times(1, LAST), solver)
     even = flow.schedule.times(24, LAST)
-    found = grid(24)
-    assert found[[0, -1]].tolist() == [0, LAST]
-    steps = found.diff()
+    got = grid(24)
+    assert got[[0, -1]].tolist() == [0, LAST]
+    steps = got.diff()
     assert (steps > 0).all()
     assert steps.max() / steps.min() <= 1.01 / grids.LEAST_DENSITY
 
@@ -320,7 +320,7 @@ def test_adapted_times_make_nearly_equal_errors_that_add_up_to_less(name: str) -
             errors.append(rms((flow.generate(start, pair, solver).end - exact) / std))
         return log2(max(errors) / min(errors))
 
-    assert spread(found) < 0.75 * spread(even)
+    assert spread(got) < 0.75 * spread(even)
     # Latents that the grid was not fitted to.
     others = latents_of(flow, 200, seed=1)
     exact = flow.generate(others, flow.schedule.times(100, LAST), best).end

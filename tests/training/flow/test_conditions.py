@@ -59,10 +59,10 @@ def test_conditions_of_many_scales_are_seen_on_one() -> None:
     labels = fitted.given(conditions).labels
     # Of equal counts in all scales, whose logarithm is nearly the point.
     assert (labels[counts[:, 0].argsort(), 0].diff() >= 0).all()
-    found, plain = (
+    got, plain = (
         torch.cat([values, points], dim=1).T.corrcoef()[0, 1] for values in (labels[:, :1], counts)
     )
-    assert found > 0.7 > plain + 0.4
+    assert got > 0.7 > plain + 0.4
     # What is not skewed is standardized as it is, and what is constant says nothing.
     torch.testing.assert_close(labels[:, 1:2], (steady - steady.mean()) / steady.std(correction=0))
     assert not labels[:, 2].any()
@@ -215,8 +215,8 @@ def test_of_gaussian_conditions_it_is_a_difference_of_log_densities() -> None:
     law = Surprise(3).fit(y)
     exact = MultivariateNormal(y.mean(dim=0), y.T.cov(correction=0))
     others = simulated(50, seed=2)
-    found, expected = law(others), -exact.log_prob(others)
-    torch.testing.assert_close(found - found[0], expected - expected[0])
+    got, expected = law(others), -exact.log_prob(others)
+    torch.testing.assert_close(got - got[0], expected - expected[0])
     # Half a chi-squared variable of three degrees: its median is 1.183, its 99.9 % quantile 8.13.
     assert float(law(y.mean(dim=0))) == pytest.approx(-1.183, abs=0.03)
     assert law.limit == pytest.approx(8.13 - 1.18, abs=0.6)

@@ -131,8 +131,8 @@ def test_chunks_do_not_change_the_exact_denoiser() -> None:
     for elements in (1, 30):
         chunked = MixtureDenoiser(*toy.mixture, **known, chunk_elements=elements)
         for kind in ("forward", "log_density"):
-            found, whole = (getattr(one, kind)(x, each) for one in (chunked, flow.denoiser))
-            torch.testing.assert_close(found, whole, rtol=0, atol=1e-12)
+            got, whole = (getattr(one, kind)(x, each) for one in (chunked, flow.denoiser))
+            torch.testing.assert_close(got, whole, rtol=0, atol=1e-12)
 
 
 def test_denoised_points_have_the_precision_of_the_noisy_ones() -> None:
@@ -439,8 +439,8 @@ def test_edm_is_that_of_the_mean_variance_and_vp_and_ve_predict_the_noise() -> N
     xi = double([3.0, 1.0])
     gamma = torch.logspace(-2, 2, 5, dtype=torch.float64)[:, None].expand(5, 2)
     mean = torch.full((2,), 2.0, dtype=torch.float64)
-    found, expected = PRECONDITIONINGS["edm"](xi, gamma), per_dimension(mean, gamma)
-    torch.testing.assert_close(tuple(found), tuple(expected))
+    got, expected = PRECONDITIONINGS["edm"](xi, gamma), per_dimension(mean, gamma)
+    torch.testing.assert_close(tuple(got), tuple(expected))
     for name, sign in (("vp", 1), ("ve", -1)):
         c = PRECONDITIONINGS[name](xi, gamma)
         assert (c.clean_weight == 0).all()

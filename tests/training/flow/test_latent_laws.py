@@ -112,9 +112,9 @@ def test_gradients_reach_kept_latents_and_scores() -> None:
 
 def test_untrained_it_is_nearly_standard_normal() -> None:
     x = torch.linspace(-3, 3, 61, dtype=torch.float64)[:, None]
-    found = ConditionalMixture(0, 1).requires_grad_(False).log_prob(x[:, :0], x)
+    got = ConditionalMixture(0, 1).requires_grad_(False).log_prob(x[:, :0], x)
     expected = torch.distributions.Normal(0.0, 1.0).log_prob(x[:, 0])
-    assert float((found - expected).abs().max()) < 0.02
+    assert float((got - expected).abs().max()) < 0.02
 
 
 def test_a_law_of_latents_has_draws_densities_and_its_own_digest() -> None:
@@ -293,20 +293,20 @@ def by_quadrature(flow: ProbabilityFlow, rows: Tensor) -> Tensor:
     nodes, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(16))
     first, last = torch.cartesian_prod(nodes, nodes).unbind(1)
     shifts = torch.stack([first, first, last], dim=1) * flow.coordinates.steps / 2
-    found = flow.log_prob((rows[:, None] + shifts).flatten(0, 1)).view(len(rows), -1)
-    return (found + torch.cartesian_prod(weights, weights).prod(dim=1).log()).logsumexp(1) - log(4)
+    got = flow.log_prob((rows[:, None] + shifts).flatten(0, 1)).view(len(rows), -1)
+    return (got + torch.cartesian_prod(weights, weights).prod(dim=1).log()).logsumexp(1) - log(4)
 
 
 def test_a_density_is_the_mean_over_the_cell_to_the_error_that_it_tells() -> None:
     flow, rows = discrete_flow()
-    (found, error), points = cell_log_prob(flow, rows, flow.times(), "exp_rk5")
-    off = (found - by_quadrature(flow, rows)).abs()
+    (got, error), points = cell_log_prob(flow, rows, flow.times(), "exp_rk5")
+    off = (got - by_quadrature(flow, rows)).abs()
     assert (off < 4 * error).all()
     assert (error <= CELL_ERROR).all()
     assert FEWEST_POINTS < points < CELL_POINTS
     flow, rows = discrete_flow(STEPS / 64)
-    (found, error), points = cell_log_prob(flow, rows, flow.times(), "exp_rk5")
-    off = (found - by_quadrature(flow, rows)).abs()
+    (got, error), points = cell_log_prob(flow, rows, flow.times(), "exp_rk5")
+    off = (got - by_quadrature(flow, rows)).abs()
     assert points == 1
     assert (off <= error).all()
     assert 0.0001 < off.max() < error.max() <= CELL_ERROR
@@ -319,6 +319,6 @@ def test_it_depends_on_the_cell_alone_and_not_on_where_in_it_or_with_what_a_row_
     assert sum(done) == len(rows)
     for seed in range(2):
         moved = flow.coordinates.dithered(rows[2:], seeded(seed))
-        (found, _), _ = cell_log_prob(flow, moved, flow.times(), "exp_rk5")
-        torch.testing.assert_close(found, whole[2:], rtol=0, atol=1e-9)
-        assert ((flow.log_prob(moved) - found).abs() > 0.1).any()
+        (got, _), _ = cell_log_prob(flow, moved, flow.times(), "exp_rk5")
+        torch.testing.assert_close(got, whole[2:], rtol=0, atol=1e-9)
+        assert ((flow.log_prob(moved) - got).abs() > 0.1).any()

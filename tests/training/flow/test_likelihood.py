@@ -62,9 +62,9 @@ def test_the_density_is_that_of_the_mixture(name: str, kept: int, options: dict[
     toy, flow = exact_flow(name, kept, **options)
     points = toy.sample(60, seeded())
     times = flow.schedule.times(20, flow.schedule.default_t_max())
-    found = flow.log_prob(points, times, DEFAULT, flow.denoiser.log_density)
+    got = flow.log_prob(points, times, DEFAULT, flow.denoiser.log_density)
     truth = flow.denoiser.log_density(flow.basis.to_eigen(points), times[0])
-    error = (found - truth).abs()
+    error = (got - truth).abs()
     assert error.mean() < 1e-3
     assert error.max() < 2e-2
 
@@ -74,11 +74,11 @@ def test_gaussian_data_have_a_gaussian_density(schedule: NoiseSchedule) -> None:
     basis = random_basis(3)
     points = 2 * normal(10, 3)
     times = schedule.times(1, min(6.0, schedule.default_t_max()))
-    found = gaussian_flow(basis, schedule).log_prob(points, times, DEFAULT)
+    got = gaussian_flow(basis, schedule).log_prob(points, times, DEFAULT)
     spread = basis.eigenvalues + schedule.noise_variance(times[0])
     covariance = basis.eigenvectors * spread @ basis.eigenvectors.T
     law = torch.distributions.MultivariateNormal(basis.mean, covariance)
-    torch.testing.assert_close(found, law.log_prob(points), rtol=0, atol=1e-11)
+    torch.testing.assert_close(got, law.log_prob(points), rtol=0, atol=1e-11)
 
 
 @every_schedule
@@ -93,8 +93,8 @@ def test_a_density_changes_by_the_determinant_of_the_map(schedule: NoiseSchedule
     # The one of the scaled variable, and the one of the standardized variable.
     for solver in (RK4, DEFAULT) if schedule.name == "PRRto1D" else (DEFAULT,):
         x, log_volume = melted_with_determinant(flow, points, times, solver)
-        found = flow.log_prob(points, times, solver, logistic)
-        torch.testing.assert_close(found, logistic(x, times[-1]) + log_volume, rtol=0, atol=1e-4)
+        got = flow.log_prob(points, times, solver, logistic)
+        torch.testing.assert_close(got, logistic(x, times[-1]) + log_volume, rtol=0, atol=1e-4)
 
 
 def test_of_many_columns_a_density_is_the_determinant_of_the_map_both_ways() -> None:
@@ -107,8 +107,8 @@ def test_of_many_columns_a_density_is_the_determinant_of_the_map_both_ways() -> 
     assert ((flow.log_prob(points, trace=Trace("hutchinson", 2)) - right).abs() > 0.05).any()
     integral = DivergenceIntegral(DEFAULT, Trace(), rows, 24)
     back = flow.generate(flow.encode(points), times, integral.solver)
-    found, error = flow.log_prob_along(back, integral)
-    torch.testing.assert_close(found, right, rtol=0, atol=1e-3)
+    got, error = flow.log_prob_along(back, integral)
+    torch.testing.assert_close(got, right, rtol=0, atol=1e-3)
     assert not error.any()
     # At both ends of the steps, and nowhere else.
     assert integral.products == 24 * len(times)
@@ -119,8 +119,8 @@ def test_every_solver_integrates_it(name: str) -> None:
     flow, points = curved_flow(2), normal(8, 2)
     right = flow.log_prob(points, flow.schedule.times(40, 4.0), DEFAULT)
     times = flow.schedule.times({"euler": 100, "dopri5": 1}.get(name, 40), 4.0)
-    found = flow.log_prob(points, times, SOLVERS[name])
-    assert (found / right - 1).abs().max() < (0.1 if name == "euler" else 1e-2)
+    got = flow.log_prob(points, times, SOLVERS[name])
+    assert (got / right - 1).abs().max() < (0.1 if name == "euler" else 1e-2)
 
 
 def test_generated_points_have_the_density_that_melting_them_finds() -> None:
@@ -130,9 +130,9 @@ def test_generated_points_have_the_density_that_melting_them_finds() -> None:
     for solver in (RK4, DEFAULT, SOLVERS["dopri5"]):
         integral = DensityPlan(Trace()).along(solver, slice(0, 12), 2)
         generated = flow.generate(latent, times, integral.solver)
-        found, _ = flow.log_prob_along(generated, integral)
+        got, _ = flow.log_prob_along(generated, integral)
         points = flow.to_data(generated.end, times[0])
-        torch.testing.assert_close(found, flow.log_prob(points, times, solver), rtol=0, atol=1e-3)
+        torch.testing.assert_close(got, flow.log_prob(points, times, solver), rtol=0, atol=1e-3)
 
 
 def test_states_are_what_they_are_without_densities() -> None:
@@ -179,8 +179,8 @@ def test_networks_take_traces_as_backward_passes_do(members: int, waves: int, sp
         for standardized in (True, False):
             v = part.slope(standardized)
             value, each = value_and_products(v, w, t, units)
-            found, right = v.with_divergence(w, t), (value, each.sum(dim=1))
-            torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
+            got, right = v.with_divergence(w, t), (value, each.sum(dim=1))
+            torch.testing.assert_close(got, right, rtol=1e-5, atol=1e-5)
     network.train()  # has no such traces
     assert flow.slope().with_divergence(w, t) is None
 
@@ -191,12 +191,12 @@ def test_estimated_densities_scatter_about_the_exact_ones_as_their_errors_say() 
     exact = flow.log_prob(points[:1], trace=EXACT)
     spreads = []
     for probes in (2, 8):
-        found, error = flow.log_prob_with_error(points, trace=Trace("hutchinson", probes, seed=3))
-        spreads.append(float(found.std()))
+        got, error = flow.log_prob_with_error(points, trace=Trace("hutchinson", probes, seed=3))
+        spreads.append(float(got.std()))
         # The mean is off by four standard errors once in 16,000 times.
-        assert (found.mean() - exact).abs() < 4 * found.std() / count**0.5
+        assert (got.mean() - exact).abs() < 4 * got.std() / count**0.5
         rms = error.square().mean().sqrt()
-        assert float((found - exact).square().mean().sqrt() / rms) == pytest.approx(1, abs=0.12)
+        assert float((got - exact).square().mean().sqrt() / rms) == pytest.approx(1, abs=0.12)
     assert spreads[0] > 1e-2
     assert spreads[1] == pytest.approx(spreads[0] / 2, rel=0.2)
 
@@ -243,11 +243,11 @@ def test_blocks_and_conditions_give_each_point_its_own_density(generator: torch.
     flow = ProbabilityFlow(denoise, schedule, basis)
     blocks = ProbabilityFlow(RecomputedDenoiser(denoise), schedule, basis).in_blocks(3)
     for solver in (DEFAULT, SOLVERS["dopri5"]):
-        found = blocks.given(labels=labels).log_prob(points, times, solver)
+        got = blocks.given(labels=labels).log_prob(points, times, solver)
         for index in range(7):
             row = slice(index, index + 1)
             one = flow.given(labels=labels[row]).log_prob(points[row], times, solver)
-            torch.testing.assert_close(found[row], one, rtol=0, atol=1e-10)
+            torch.testing.assert_close(got[row], one, rtol=0, atol=1e-10)
 
 
 def test_a_recomputed_denoiser_keeps_nothing_of_its_calls(generator: torch.Generator) -> None:
@@ -288,8 +288,8 @@ def test_the_gaussian_is_that_of_the_noisy_data_and_levels_cost_eight_bits() -> 
     density = double([-12 * log(256 / 127.5)])
     torch.testing.assert_close(bits_per_dim(density, 12, 127.5), torch.tensor([8.0]).double())
     exact, estimated = Density(density, 0 * density), Density(density, density.abs())
-    found = DensityPlan(Trace(), 127.5).arrays(exact, 12)
-    assert set(found) == {"log_prob", "bits_per_dim"}
+    got = DensityPlan(Trace(), 127.5).arrays(exact, 12)
+    assert set(got) == {"log_prob", "bits_per_dim"}
     assert set(DensityPlan(Trace()).arrays(estimated, 12)) == {"log_prob", "log_prob_error"}
 
 
@@ -308,7 +308,7 @@ def test_gradients_are_those_of_plain_autograd(solver: Solver) -> None:
     times = given_times(flow).flip(0)
     leaf = normal(4, 2).requires_grad_()
     end = flow.simulate(leaf, times, solver, differentiable=True).end
-    (found,) = torch.autograd.grad(end.square().sum(), leaf)
+    (got,) = torch.autograd.grad(end.square().sum(), leaf)
     visited = times[[0, -1]] if solver.adaptive else times
     if solver.standardized:
         start = leaf / flow.latent_std(times[0])
@@ -318,15 +318,15 @@ def test_gradients_are_those_of_plain_autograd(solver: Solver) -> None:
         *_, plain = solver.method(flow.velocity, leaf, visited)
     assert torch.equal(plain, end)
     (expected,) = torch.autograd.grad(plain.square().sum(), leaf)
-    torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(got, expected, rtol=1e-13, atol=1e-13)
 
 
 def test_gradients_reach_through_every_saved_state() -> None:
     flow, solver = curved_flow(), SOLVERS["exp_rk5"]
     leaf = normal(4, 2).requires_grad_()
     times = given_times(flow)
-    found = flow.simulate(leaf, times, solver, save_every=2, differentiable=True)
-    for index, state in enumerate(found.states):
+    got = flow.simulate(leaf, times, solver, save_every=2, differentiable=True)
+    for index, state in enumerate(got.states):
         (gradient,) = torch.autograd.grad(state.sum(), leaf, retain_graph=True)
         if index == 0:
             assert (gradient == 1).all()
@@ -396,8 +396,8 @@ def test_gradients_take_no_more_calls_and_no_graph_is_kept_without_them(solver: 
         for tensor in (plain.times, plain.states, plain.updates):
             assert not tensor.requires_grad
     plain = flow.generate(x, times, solver)
-    found = flow.generate(x, times, solver, differentiable=True)
-    assert found.calls == plain.calls
-    assert torch.equal(found.end, plain.end)
-    found.end.sum().backward()
-    assert found.calls == plain.calls
+    got = flow.generate(x, times, solver, differentiable=True)
+    assert got.calls == plain.calls
+    assert torch.equal(got.end, plain.end)
+    got.end.sum().backward()
+    assert got.calls == plain.calls

@@ -19,8 +19,8 @@ def test_they_are_natural_cubic_splines(generator: torch.Generator) -> None:
         values = normal(nodes, 3, generator=generator)
         t = torch.linspace(float(times[0]), float(times[-1]), 101, dtype=DOUBLE)
         expected = CubicSpline(times, values, bc_type="natural")(t)
-        found = NaturalSpline(times).weights(t) @ values
-        torch.testing.assert_close(found, torch.from_numpy(expected))
+        got = NaturalSpline(times).weights(t) @ values
+        torch.testing.assert_close(got, torch.from_numpy(expected))
 
 
 def test_they_are_constant_outside_of_their_nodes_and_weights_sum_to_one() -> None:
@@ -45,8 +45,8 @@ def test_it_multiplies_the_output_in_eigenspace_and_begins_as_one() -> None:
     z = normal(3, 3)
     for space in ("IS", "ES"):
         denoiser = NetworkDenoiser(network, basis, schedule, space=space, output_gain=gain)
-        found = denoiser.residual(z, TIMES), denoiser.residual(z, TIMES[1])
-        torch.testing.assert_close(found, (gains * z, gains[1] * z), rtol=1e-5, atol=1e-5)
+        got = denoiser.residual(z, TIMES), denoiser.residual(z, TIMES[1])
+        torch.testing.assert_close(got, (gains * z, gains[1] * z), rtol=1e-5, atol=1e-5)
         assert denoiser.residual(z.float(), TIMES).dtype == torch.float32
     ones = OutputGain.ones(0.5, 7, 2)
     torch.testing.assert_close(ones(torch.linspace(0, 9, 30, dtype=DOUBLE)), torch.ones(30, 2))

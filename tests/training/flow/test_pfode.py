@@ -217,10 +217,10 @@ def test_a_flow_in_blocks_is_the_same_flow(labelled_flow: ProbabilityFlow) -> No
     data, labels = normal(7, 3, generator=generator), normal(7, 1, generator=generator)
     times, blocks = flow.schedule.times(5, 5.0), flow.in_blocks(3)
     assert (blocks.schedule, blocks.basis) == (flow.schedule, flow.basis)
-    found = blocks.given(labels=labels).melt(data, times, RK4, save_every=1)
-    assert sizes == [3] * (3 * found.calls)
+    got = blocks.given(labels=labels).melt(data, times, RK4, save_every=1)
+    assert sizes == [3] * (3 * got.calls)
     expected = labelled_flow.given(labels=labels).melt(data, times, RK4, save_every=1)
-    torch.testing.assert_close(found.states, expected.states, rtol=0, atol=1e-13)
+    torch.testing.assert_close(got.states, expected.states, rtol=0, atol=1e-13)
 
 
 def test_arrays_and_lists_are_taken_as_tensors_are(labelled_flow: ProbabilityFlow) -> None:

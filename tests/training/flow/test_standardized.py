@@ -24,8 +24,8 @@ def test_the_standardized_velocity_is_a_change_of_variables(schedule: NoiseSched
         # dx/dt = d(std y)/dt = std' y + std y'
         std, rate = jvp(flow.latent_std, (t,), (torch.ones_like(t),))
         expected = (flow.velocity(std * y, t) - rate * y) / std
-        found = flow.standardized_velocity(y, t)
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+        got = flow.standardized_velocity(y, t)
+        torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
 
 @every_schedule

@@ -111,17 +111,17 @@ def of_learned(
 
 def test_the_right_posterior_passes(learned: Prior) -> None:
     truths, y = learnable()
-    found = of_learned(learned, truths, y)
-    assert found.names == ("a", "b", "log density")
+    got = of_learned(learned, truths, y)
+    assert got.names == ("a", "b", "log density")
     of_truths = torch.distributions.Normal(torch.cat([0.64 * y, 0 * y], 1), torch.tensor([STD, 1]))
     expected = of_truths.log_prob(truths).sum(dim=1)
     # But for the noise of the first time.
-    torch.testing.assert_close(found.density, expected, rtol=0, atol=0.15)
-    check = calibrate(found)
+    torch.testing.assert_close(got.density, expected, rtol=0, atol=0.15)
+    check = calibrate(got)
     mean, error = float(expected.mean()), float(expected.std()) / RUNS**0.5
     assert check.density == pytest.approx((mean, error), abs=0.02)
     assert check.passed
-    assert not calibrate_near(found, ENDS).failed
+    assert not calibrate_near(got, ENDS).failed
 
 
 Change = Callable[[Tensor, Tensor], Tensor]
@@ -144,8 +144,8 @@ def test_what_is_wrong_on_both_sides_is_told_where_it_is(name: str, learned: Pri
     noise = normal(RUNS, 2, seed=6)
     high = (ORDER.argsort() >= RUNS // 2)[:, None]
     noise[:, :1] = change(noise[:, :1], high)
-    found = of_learned(learned, *learnable(noise))
-    near = calibrate_near(found, ENDS)
+    got = of_learned(learned, *learnable(noise))
+    near = calibrate_near(got, ENDS)
     assert near.failed == [0, 1]
     assert [(test.quantity, test.tendency) for test in near.tests] == [
         ("a", tendency) for tendency in tendencies
@@ -155,9 +155,9 @@ def test_what_is_wrong_on_both_sides_is_told_where_it_is(name: str, learned: Pri
 def test_a_posterior_that_is_wrong_for_half_of_the_observations_fails(learned: Prior) -> None:
     noise = normal(RUNS, 2, seed=6)
     noise[ORDER[: RUNS // 2]] *= 2
-    found = of_learned(learned, *learnable(noise))
-    assert not calibrate(found).passed
-    near = calibrate_near(found, ENDS)
+    got = of_learned(learned, *learnable(noise))
+    assert not calibrate(got).passed
+    near = calibrate_near(got, ENDS)
     assert near.failed == [0]
     assert "narrow" in near.tests[0].tendency
 
@@ -167,8 +167,8 @@ def test_only_points_that_know_conditions_see_a_posterior_that_does_not() -> Non
     alone = calibrate(of_learned(learned, truths, y))
     assert alone.passed
     nearest = torch.cat([0.64 * y + STD * normal(RUNS, 1, seed=8), normal(RUNS, 1, seed=9)], dim=1)
-    found = calibrate(of_learned(learned, truths, y, nearest))
-    assert [name for name, p in found.adjusted.items() if p < 0.01] == ["TARP"]
+    got = calibrate(of_learned(learned, truths, y, nearest))
+    assert [name for name, p in got.adjusted.items() if p < 0.01] == ["TARP"]
 
 
 def test_what_leaks_is_not_taken_for_density(learned: Prior) -> None:
@@ -177,8 +177,8 @@ def test_what_leaks_is_not_taken_for_density(learned: Prior) -> None:
     inside = torch.special.ndtr(torch.tensor(low).double())
     level = inside + (1 - inside) * torch.special.ndtr(normal(RUNS, 1, seed=10))
     noise = torch.cat([normal(RUNS, 1, seed=6), torch.special.ndtri(level)], dim=1)
-    found = of_learned(posteriors.limited(learned, low), *learnable(noise))
-    assert calibrate(found).passed
+    got = of_learned(posteriors.limited(learned, low), *learnable(noise))
+    assert calibrate(got).passed
     assert not calibrate(of_learned(learned, *learnable(noise))).passed
 
 
@@ -197,13 +197,13 @@ def test_narrow_or_moved_draws_fail(dim: int, narrower: float, beside: float, pa
     start, columns = posteriors.affine(which.coarse)
     w = torch.linalg.solve(columns, (points - start).T).T
     shape = (1, 4, 500)
-    found = likelihood.log_prob(points, observed.expand(len(points), -1)).view(shape)
-    draws = Draws(w.view(*shape, -1), points.view(*shape, -1), found, ["hmc"], torch.zeros(1))
-    told = wider.tested(which.target, draws, torch.tensor([7]))
-    assert told.stats["test_worth"] > wider.FEWEST_WORTH
-    assert bool(told.stats["test"] <= 1) == passes
-    assert told.calls > 0
-    assert torch.equal(told.points, draws.points)
+    got = likelihood.log_prob(points, observed.expand(len(points), -1)).view(shape)
+    draws = Draws(w.view(*shape, -1), points.view(*shape, -1), got, ["hmc"], torch.zeros(1))
+    text = wider.tested(which.target, draws, torch.tensor([7]))
+    assert text.stats["test_worth"] > wider.FEWEST_WORTH
+    assert bool(text.stats["test"] <= 1) == passes
+    assert text.calls > 0
+    assert torch.equal(text.points, draws.points)
 
 
 FEW = {"draws": 20, "warmup": 10, "chains": 2}

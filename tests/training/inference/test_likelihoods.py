@@ -79,8 +79,8 @@ def test_the_density_is_torchs(form: str) -> None:
 def test_observations_have_the_mean_and_covariance_of_the_density(form: str) -> None:
     likelihood, matrix, covariance = FORMS[form]
     count = 20000
-    found = likelihood.simulate(POINTS[:1].expand(count, -1), seeded())
-    residuals = (found - matrix @ POINTS[0]) @ torch.linalg.inv(torch.linalg.cholesky(covariance)).T
+    got = likelihood.simulate(POINTS[:1].expand(count, -1), seeded())
+    residuals = (got - matrix @ POINTS[0]) @ torch.linalg.inv(torch.linalg.cholesky(covariance)).T
     assert (residuals.mean(dim=0).abs() < 4.5 / count**0.5).all()
     identity = torch.eye(len(matrix)).double()
     assert ((residuals.T.cov() - identity).abs() < 4.5 * (2 / count) ** 0.5).all()
@@ -93,8 +93,8 @@ def test_deviations_are_those_of_what_the_prior_expects(form: str) -> None:
     observed = normal(2, len(matrix), seed=6)
     std = (matrix @ root @ root.T @ matrix.T + covariance).diagonal().sqrt()
     z = Normal(matrix @ mean, std).cdf(observed)
-    found = likelihood.deviations(mean, root @ root.T, observed)
-    assert_close(Normal(0.0, 1.0).cdf(-found), torch.minimum(z, 1 - z))
+    got = likelihood.deviations(mean, root @ root.T, observed)
+    assert_close(Normal(0.0, 1.0).cdf(-got), torch.minimum(z, 1 - z))
 
 
 @pytest.mark.parametrize(
@@ -154,10 +154,10 @@ def test_maps_of_images_are_torchs() -> None:
     assert_close(blur(torch.ones(1, PIXELS)), torch.ones(1, PIXELS))
     spot = torch.zeros(SHAPE).double()
     spot[0, 2, 3] = 1
-    found = blur(spot.view(1, -1)).view(SHAPE)
+    got = blur(spot.view(1, -1)).view(SHAPE)
     # Away from the borders, neighbors have exp(-1 / (2 std^2)) of the middle.
-    assert_close(found[0, 2, 4] / found[0, 2, 3], torch.tensor(0.36).double(), atol=0.02, rtol=0)
-    assert not found[1].any()
+    assert_close(got[0, 2, 4] / got[0, 2, 3], torch.tensor(0.36).double(), atol=0.02, rtol=0)
+    assert not got[1].any()
 
 
 def test_random_masks_see_their_share_and_always_the_same() -> None:
@@ -200,12 +200,12 @@ def written(file: Path, body: str) -> UserLikelihood:
 
 
 def test_it_is_the_users_function(file: Path) -> None:
-    found = written(file, "return -x.square().sum(dim=1)")
-    assert_close(found.log_prob(PAIRS, NOTHING), -PAIRS.square().sum(dim=1))
-    assert found.is_differentiable(PAIRS)
+    got = written(file, "return -x.square().sum(dim=1)")
+    assert_close(got.log_prob(PAIRS, NOTHING), -PAIRS.square().sum(dim=1))
+    assert got.is_differentiable(PAIRS)
     assert not written(file, "return -x.detach().square().sum(dim=1)").is_differentiable(PAIRS)
     with pytest.raises(UsageError, match="draws no observations"):
-        found.simulate(PAIRS, torch.Generator())
+        got.simulate(PAIRS, torch.Generator())
 
 
 @pytest.mark.parametrize(
@@ -219,15 +219,15 @@ def test_it_is_the_users_function(file: Path) -> None:
     ],
 )
 def test_wrong_numbers_are_told(body: str, message: str, file: Path) -> None:
-    found = written(file, body)
-    assert message in refusal(found.log_prob, PAIRS, NOTHING)
+    got = written(file, body)
+    assert message in refusal(got.log_prob, PAIRS, NOTHING)
 
 
 @pytest.mark.parametrize("relative", [True, False])
 def test_traceback_is_shown(relative: bool, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = file if relative else file.absolute()
-    found = written(path, "return g(x)\ndef g(x): raise KeyError(7)")
-    message = refusal(found.log_prob, PAIRS, NOTHING)
+    got = written(path, "return g(x)\ndef g(x): raise KeyError(7)")
+    message = refusal(got.log_prob, PAIRS, NOTHING)
     assert message.endswith("mine.py:f raised KeyError: 7")
     shown = capsys.readouterr().err
     assert "in f" in shown

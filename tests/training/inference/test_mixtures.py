@@ -50,25 +50,25 @@ def test_moments_are_those_of_quadrature(kind: str) -> None:
     grid = torch.cartesian_prod(line, line)
     law = torch.distributions.MultivariateNormal(MEANS[:, None], COVARIANCE)
     prior = (WEIGHTS.log()[:, None] + law.log_prob(grid)).logsumexp(dim=0)
-    found = ExactPosterior.of(WEIGHTS, MEANS, COVARIANCE, likelihood, double(rows))
+    got = ExactPosterior.of(WEIGHTS, MEANS, COVARIANCE, likelihood, double(rows))
     for index, seen in enumerate(double(rows)):
         log_density = prior + likelihood.log_prob(grid, seen.expand(len(grid), -1))
         density = log_density.softmax(dim=0)
         mean = density @ grid
         std = (density @ (grid - mean).square()).sqrt()
-        torch.testing.assert_close(found.mean[index], mean, rtol=0, atol=1e-9)
-        torch.testing.assert_close(found.std[index], std, rtol=1e-9, atol=0)
+        torch.testing.assert_close(got.mean[index], mean, rtol=0, atol=1e-9)
+        torch.testing.assert_close(got.std[index], std, rtol=1e-9, atol=0)
         # Not the moments alone.
         point = grid[(grid - double([0.4, -0.2])).square().sum(dim=1).argmin()].requires_grad_()
-        below = found.below(point.expand(len(rows), -1))[index]
+        below = got.below(point.expand(len(rows), -1))[index]
         slopes = torch.autograd.grad(below.sum(), point)[0]
         marginal = torch.stack([density[grid[:, i] == point[i]].sum() for i in range(2)])
         torch.testing.assert_close(slopes, marginal / (line[1] - line[0]), rtol=1e-9, atol=0)
-        ends = found.below(double([[-30.0, 30.0]]).expand(len(rows), -1))[index]
+        ends = got.below(double([[-30.0, 30.0]]).expand(len(rows), -1))[index]
         torch.testing.assert_close(ends, double([0, 1]), rtol=0, atol=1e-12)
-        parts = torch.distributions.MultivariateNormal(found.centers[index], found.covariance)
+        parts = torch.distributions.MultivariateNormal(got.centers[index], got.covariance)
         mixture = torch.distributions.MixtureSameFamily(
-            torch.distributions.Categorical(found.weights[index]), parts
+            torch.distributions.Categorical(got.weights[index]), parts
         )
         near = density > 1e-6 * density.max()
         ratio = mixture.log_prob(grid[near]) - density[near].log()
@@ -77,9 +77,9 @@ def test_moments_are_those_of_quadrature(kind: str) -> None:
 
 def test_a_component_without_width_stays_where_it_is() -> None:
     flat = torch.diag(double([0.3, 0.0]))
-    found = ExactPosterior.of(WEIGHTS, MEANS, flat, Gaussian(double(0.4)), double([[0.2, 0.1]]))
-    np.testing.assert_array_equal(found.centers[0, :, 1], MEANS[:, 1])
-    assert float(found.covariance[1, 1]) == 0
+    got = ExactPosterior.of(WEIGHTS, MEANS, flat, Gaussian(double(0.4)), double([[0.2, 0.1]]))
+    np.testing.assert_array_equal(got.centers[0, :, 1], MEANS[:, 1])
+    assert float(got.covariance[1, 1]) == 0
 
 
 CHAINS, DRAWS, WARMUP, SEED = 4, 1000, 200, 3
@@ -103,15 +103,15 @@ def test_the_evidence_of_a_flow_that_does_nothing_is_that_of_normal_laws() -> No
     )
     observed = torch.tensor([[1.4, 0.2], [-0.3, 0.4], [0.0, -2.0]], dtype=torch.float64)
     noise = 0.3
-    found = Evidence.of(points, Gaussian(torch.tensor(noise)), observed)
+    got = Evidence.of(points, Gaussian(torch.tensor(noise)), observed)
     variance = components.std.square() + noise**2
     square = (observed[:, None] - components.mean).square().sum(dim=2)
     exact = -square / (2 * variance) - (2 * torch.pi * variance).log()
     # Points that a component hardly reaches are known less well, and matter less.
     near = exact > exact.amax(dim=1, keepdim=True) - 5
-    assert (found.log - exact)[near].abs().max() < 0.02
-    together = found.halves.logsumexp(dim=0) - log(2)
-    torch.testing.assert_close(together, found.log, rtol=0, atol=1e-12)
+    assert (got.log - exact)[near].abs().max() < 0.02
+    together = got.halves.logsumexp(dim=0) - log(2)
+    torch.testing.assert_close(together, got.log, rtol=0, atol=1e-12)
 
 
 def test_a_point_that_no_component_reaches_is_refused() -> None:
@@ -124,8 +124,8 @@ def test_a_point_that_no_component_reaches_is_refused() -> None:
 @pytest.mark.parametrize("concentration", [0.4, 1.0, 3.0])
 def test_weights_are_those_of_quadrature(components: int, concentration: float) -> None:
     evidence = log_evidence(3, 150, components)
-    found = weights_of(evidence, concentration)
-    for of_run, draws in zip(evidence, found.flatten(1, 2), strict=True):
+    got = weights_of(evidence, concentration)
+    for of_run, draws in zip(evidence, got.flatten(1, 2), strict=True):
         exact = quadrature(of_run, concentration)
         assert (draws.mean(dim=0) - exact.mean).abs().max() < 0.01
         torch.testing.assert_close(draws.std(dim=0), exact.std, rtol=0.08, atol=0)
@@ -168,20 +168,20 @@ def test_many_components_are_checked_by_importance_weights() -> None:
     evidence = log_evidence(100, 6)
     assert not can_integrate(100, 6)
     draws = weights_of(evidence[None])[0].flatten(0, 1)
-    found = moments(evidence, 1.0, draws, SEED)
-    assert found.method == "importance"
-    assert (draws.mean(dim=0) - found.mean).abs().max() < 0.01
-    torch.testing.assert_close(draws.std(dim=0), found.std, rtol=0.08, atol=0)
+    got = moments(evidence, 1.0, draws, SEED)
+    assert got.method == "importance"
+    assert (draws.mean(dim=0) - got.mean).abs().max() < 0.01
+    torch.testing.assert_close(draws.std(dim=0), got.std, rtol=0.08, atol=0)
 
 
 def test_importance_weights_agree_with_quadrature_within_their_error() -> None:
     evidence = log_evidence(40, 3)
     exact = quadrature(evidence, 1.0)
     draws = weights_of(evidence[None])[0].flatten(0, 1)
-    found = importance(evidence, 1.0, draws, SEED)
-    assert 0 < found.error < 2e-3
-    assert (found.mean - exact.mean).abs().max() < 4 * found.error
-    torch.testing.assert_close(found.std, exact.std, rtol=0.02, atol=0)
+    got = importance(evidence, 1.0, draws, SEED)
+    assert 0 < got.error < 2e-3
+    assert (got.mean - exact.mean).abs().max() < 4 * got.error
+    torch.testing.assert_close(got.std, exact.std, rtol=0.02, atol=0)
 
 
 def test_a_data_set_has_its_draws_whatever_is_sampled_beside_it() -> None:
@@ -203,10 +203,10 @@ def test_chains_start_apart_and_come_to_the_same() -> None:
 def test_uniform_numbers_become_dirichlet_weights() -> None:
     shapes = torch.tensor([0.3, 1.0, 4.0], dtype=torch.float64).expand(2000, 3)
     generator = seeded_generator("cpu", 2)
-    found = dirichlet(shapes, torch.rand(2000, 3, generator=generator, dtype=torch.float64))
+    got = dirichlet(shapes, torch.rand(2000, 3, generator=generator, dtype=torch.float64))
     for k in range(3):
         a = float(shapes[0, k])
-        assert kstest(found[:, k].numpy(), "beta", (a, 5.3 - a)).pvalue > 1e-3
+        assert kstest(got[:, k].numpy(), "beta", (a, 5.3 - a)).pvalue > 1e-3
     # Where all gamma variables are too small for numbers, weights are still weights.
     tiny = dirichlet(torch.full((2,), 1e-4, dtype=torch.float64), torch.tensor([0.5, 0.5]).double())
     assert tiny.tolist() == [0.5, 0.5]
@@ -324,9 +324,9 @@ def test_a_region_is_where_density_is_and_its_share_is_told() -> None:
     assert ((one.points > low)[:, 0] & (one.points < high)[:, 0]).all()
     points = prior(4000)
     inside = [radius(points, y) <= square for y, square in zip(of, squares, strict=True)]
-    found, ellipses = Region(parts)(points), inside[0] & inside[1]
-    assert (ellipses | ~found).all()
-    assert (ellipses & ~found).sum() <= 0.06 * ellipses.sum()  # the box has no room for tips
+    got, ellipses = Region(parts)(points), inside[0] & inside[1]
+    assert (ellipses | ~got).all()
+    assert (ellipses & ~got).sum() <= 0.06 * ellipses.sum()  # the box has no room for tips
     more = restricted(prior, Region(parts[:1]), 200, lambda share: 250 if share > 0.1 else 0)
     assert len(more.points) == 250
     drawn = replace(of[0.5], region=Region(parts[1:])).sample(torch.zeros(1, dtype=torch.int64))

@@ -94,8 +94,8 @@ def curved(rows: int = 4) -> Target:
 
 def test_gradients_are_differences() -> None:
     target, w, step = curved(), normal(5, 2), 1e-5
-    found, gradient = target.slope(w, WHICH)
-    assert_close(found.points, target.points(w, WHICH))
+    got, gradient = target.slope(w, WHICH)
+    assert_close(got.points, target.points(w, WHICH))
     for axis in range(2):
         shift = step * torch.eye(2).double()[axis]
         up, down = (target.evaluate(w + s * shift, WHICH).log_likelihood for s in (1, -1))
@@ -109,8 +109,8 @@ def test_curvature_is_the_hessian_of_a_linear_gaussian_case() -> None:
     target = Target(prior, Gaussian(covariance, operator=operator), OBSERVED, 4)
     seen = operator @ root
     expected = seen.T @ torch.linalg.inv(covariance) @ seen
-    found = target.curvature(normal(5, 3), WHICH)
-    assert_close(found, expected.expand(5, 3, 3))
+    got = target.curvature(normal(5, 3), WHICH)
+    assert_close(got, expected.expand(5, 3, 3))
     assert Target(prior, Parabola(), OBSERVED, 4).curvature(normal(5, 3), WHICH) is None
 
 
@@ -142,10 +142,10 @@ def test_calls_are_counted() -> None:
 def test_variables_that_went_astray_have_no_likelihood() -> None:
     target, w = curved(), normal(5, 2)
     w[1], w[3, 0] = torch.nan, 2 * FARTHEST
-    for found in (target.evaluate(w, WHICH), target.slope(w, WHICH).evaluated):
-        gone = found.log_likelihood == -torch.inf
+    for got in (target.evaluate(w, WHICH), target.slope(w, WHICH).evaluated):
+        gone = got.log_likelihood == -torch.inf
         assert gone.tolist() == [False, True, False, True, False]
-        assert found.points.isfinite().all()
+        assert got.points.isfinite().all()
 
 
 def test_a_likelihood_without_gradients_is_told() -> None:
@@ -188,10 +188,10 @@ def test_draws_have_the_posteriors_moments_and_density(prior: Prior, amortized: 
     for index, y in enumerate(Y):
         expected = prior.flow.given(labels=y[None]).log_prob(points[index, :50])
         torch.testing.assert_close(drawn.log_density[index].flatten()[:50], expected)
-    found = Summary.of(drawn, 1000)
-    assert found.converged.all()
-    assert (found.ess_bulk == 1000).all()
-    assert found.r_hat.isnan().all()
+    got = Summary.of(drawn, 1000)
+    assert got.converged.all()
+    assert (got.ess_bulk == 1000).all()
+    assert got.r_hat.isnan().all()
 
 
 def test_draws_depend_only_on_seed_and_number(amortized: Amortized) -> None:
@@ -220,8 +220,8 @@ def test_a_correction_takes_draws_again_by_the_posterior_itself(amortized: Amort
     error = (points[..., 0].mean(dim=1) - 0.64 * Y[:, 0] - 0.3).abs()
     assert (error < 4 * STD / worth.sqrt()).all()
     assert drawn.log_density.shape == (3, 2, 500)
-    found = Summary.of(drawn, 1000)
-    torch.testing.assert_close(found.ess_bulk[:, 0], worth)
+    got = Summary.of(drawn, 1000)
+    torch.testing.assert_close(got.ess_bulk[:, 0], worth)
     alone = replace(amortized, log_posterior=shifted).sample(ALL[2:])
     assert torch.equal(alone.points[0], drawn.points[2])
 

@@ -92,9 +92,9 @@ def test_an_untrained_flow_is_the_linear_gaussian_posterior() -> None:
     assert ((drawn.mean(dim=0) - exact.mean).abs() < 0.04 * std).all()
     scale = std[:, None] * std
     assert ((drawn.T.cov() - exact.covariance_matrix).abs() < 0.05 * scale).all()
-    found = model.flow.given(labels=y).log_prob(drawn[:200])
-    torch.testing.assert_close(found, exact.log_prob(drawn[:200]), rtol=0, atol=0.15)
-    assert float((found - exact.log_prob(drawn[:200])).mean().abs()) < 0.02
+    got = model.flow.given(labels=y).log_prob(drawn[:200])
+    torch.testing.assert_close(got, exact.log_prob(drawn[:200]), rtol=0, atol=0.15)
+    assert float((got - exact.log_prob(drawn[:200])).mean().abs()) < 0.02
     held_out = prepared.held_out(coordinates, loss)
     rows = prepared.table.held_out_rows
     expected = exact_posterior(rows.conditions).log_prob(rows.points).mean()
@@ -154,13 +154,13 @@ def test_conditions_that_tell_nothing_are_left_out_of_account(tmp_path: Path) ->
     flow = Model.load(tmp_path / "network.pkl").flow
     y = normal(1, 30, seed=7)
     points = normal(5, 3, seed=8)
-    found = flow.given(labels=y).log_prob(points)
+    got = flow.given(labels=y).log_prob(points)
     alone = preparation(gaussian(1000), steps=1)
     fewer, _ = alone.build(alone.coordinates(LINEAR))
-    torch.testing.assert_close(found, fewer.flow.given(labels=y[:, TELLING]).log_prob(points))
+    torch.testing.assert_close(got, fewer.flow.given(labels=y[:, TELLING]).log_prob(points))
     other = y + 100
     other[:, TELLING] = y[:, TELLING]
-    torch.testing.assert_close(flow.given(labels=other).log_prob(points), found, rtol=0, atol=0)
+    torch.testing.assert_close(flow.given(labels=other).log_prob(points), got, rtol=0, atol=0)
     coordinates = flow.coordinates
     torch.testing.assert_close(coordinates.surprise(other), coordinates.surprise(y))
     with pytest.raises(DataError, match="C = 30"):
@@ -248,8 +248,8 @@ def test_a_conditional_ensemble_is_read_as_it_was_written(tmp_path: Path) -> Non
     model, read = saved(path), Model.load(path)
     assert read.digest() == model.digest()
     points, y = normal(5, 3), normal(5, 2, seed=7)
-    found, expected = (m.flow.given(labels=y).log_prob(points) for m in (read, model))
-    assert torch.equal(found, expected)
+    got, expected = (m.flow.given(labels=y).log_prob(points) for m in (read, model))
+    assert torch.equal(got, expected)
     assert read.about["condition_names"] == ["y1", "y2"]
 
 
@@ -261,7 +261,7 @@ def test_a_file_whose_conditions_do_not_fit_is_refused(tmp_path: Path) -> None:
     own = ("scale", "surprise")
     names = {name: value for name, value in good.state.items() if not name.startswith(own)}
     plain = {name: value for name, value in names.items() if "slopes" not in name}
-    for state, arguments, told in (
+    for state, arguments, text in (
         ({**good.state, "scale.gain": -torch.ones(2).double()}, {}, "gain"),
         ({**good.state, "surprise.quantiles": -torch.ones(4).double()}, {}, "quantiles"),
         (names, {"conditions": 0}, "needs conditions"),
@@ -282,7 +282,7 @@ def test_a_file_whose_conditions_do_not_fit_is_refused(tmp_path: Path) -> None:
     ):
         arguments = {**good.arguments, **arguments}
         write_network(path, {**parts, "coordinates": Part("Coordinates", arguments, state)}, about)
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=text):
             Model.load(path)
 
 

@@ -62,8 +62,8 @@ def test_coordinates_are_read_as_they_were_fitted(fitted: Coordinates) -> None:
     read = Coordinates(fitted.dim, fitted.names, fitted.knots)
     read.load_state_dict(fitted.state_dict())
     points = table(50, seed=3)
-    for found, expected in zip(read(points), fitted(points), strict=True):
-        assert torch.equal(found, expected)
+    for got, expected in zip(read(points), fitted(points), strict=True):
+        assert torch.equal(got, expected)
 
 
 @pytest.mark.parametrize("whiten", WHITENINGS)
@@ -229,8 +229,8 @@ def test_draws_are_put_at_steps_that_the_data_had() -> None:
     coordinates = fit_coordinates(dithered, columns, "none", "none")
     draws = torch.tensor([[-1.9, -7.0, -9.87], [1.2, 6.141900006, 0.5], [7.0, 99.0, 9.0]])
     expected = [[0.5, 0.75, -9.87], [1.5, 6.25, 0.5], [1.5, 80.25, 9.0]]
-    found = coordinates.plausible(draws.double())
-    torch.testing.assert_close(found, torch.tensor(expected).double())
+    got = coordinates.plausible(draws.double())
+    torch.testing.assert_close(got, torch.tensor(expected).double())
     assert float(coordinates.rounded(draws.double())[2, 0]) == 6.5  # a row of other data stays
 
 

@@ -60,8 +60,8 @@ def test_many_dimensions_are_turned_to_their_axes_and_not_chained() -> None:
     turned = fitted.mixture.turned(rows)
     torch.testing.assert_close(turned.T @ turned / 2000, torch.eye(2).double(), atol=0.1, rtol=0)
     expected = torch.distributions.MultivariateNormal(torch.zeros(2).double(), mix @ mix.T)
-    found = fitted.mixture.log_prob(rows[:, :0], rows)
-    assert abs(float((expected.log_prob(rows) - found).mean())) < 0.05
+    got = fitted.mixture.log_prob(rows[:, :0], rows)
+    assert abs(float((expected.log_prob(rows) - got).mean())) < 0.05
 
 
 @pytest.mark.slow
@@ -89,8 +89,8 @@ def gaussian_points(model: Model, count: int) -> Batch:
 
 
 def test_melted_points_are_standardized_and_have_the_noise_of_the_first_time(model: Model) -> None:
-    found = melting.standardized_latents(model.flow, gaussian_points(model, 4000), seed=0)
-    ratio = found.square().mean(dim=0)
+    got = melting.standardized_latents(model.flow, gaussian_points(model, 4000), seed=0)
+    ratio = got.square().mean(dim=0)
     assert ((ratio - 1).abs() < 4 * (2 / 4000) ** 0.5).all()
 
 

@@ -230,7 +230,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, str]]:
+def only_json(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, str]]:
     """Lines of the log, with their times."""
     lines: list[tuple[float, str]] = []
 

@@ -160,8 +160,8 @@ def test_rows_are_drawn_alike_whoever_takes_which(monkeypatch: pytest.MonkeyPatc
             for cuts in ((0, 11, 23), (0, 1, 4, 20, 23)):
                 shares = [slice(*ends) for ends in pairwise(cuts)]
                 for pairs, expected in ((False, (t, noise)), (True, paired)):
-                    found = took(*shares, dtype=dtype, pairs=pairs)
-                    assert all(map(torch.equal, found, expected))
+                    got = took(*shares, dtype=dtype, pairs=pairs)
+                    assert all(map(torch.equal, got, expected))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -205,7 +205,7 @@ def test_points_find_all_that_are_near_or_those_of_a_part() -> None:
     for axis in (0, 2):
         near, counts = OtherPoints.of(points, axis, most=30).near(places, widths, lots)
         intervals_found = zip(places, widths, lots, near.movedim(1, 0), counts, strict=True)
-        for place, width, lot, found, count in intervals_found:
+        for place, width, lot, got, count in intervals_found:
             for parts in (1, 2, 4, 8):
                 part = points[:200].view(parts, -1, 3)[
                     lot * parts >> LOT_BITS
@@ -214,7 +214,7 @@ def test_points_find_all_that_are_near_or_those_of_a_part() -> None:
                 if len(inside) <= 30:
                     break
             expected = inside[inside[:, axis].argsort()].float()
-            assert torch.equal(found[:, :count].T, expected)
+            assert torch.equal(got[:, :count].T, expected)
 
 
 @pytest.mark.parametrize(("kept", "axis"), [(1, 1), (2, 0)])
@@ -242,16 +242,16 @@ def test_the_mean_is_plain_and_variance_less(kept: int, monkeypatch: pytest.Monk
     variance = schedule.noise_variance(t).expand(4, 2)
     axis = telling_axis(basis, schedule, schedule.default_t_max())
     batches = zip(clean, noise, others, strict=True)
-    found = torch.stack(
+    got = torch.stack(
         [e + averaging_shift(e, n, variance, dealt(more, axis, NEAR)) for e, n, more in batches]
     )
     noisy = clean + variance.sqrt() * noise
     mean = exact(noisy.view(-1, 2), t).view_as(noisy)
     for factor in (torch.ones_like(noisy), noisy, noisy.sin(), noisy.flip(2)):
-        off = ((found - mean) * factor).mean(dim=1)
+        off = ((got - mean) * factor).mean(dim=1)
         score = off.mean(dim=0) / (off.std(dim=0) / len(off) ** 0.5)
         assert score.abs().max() < 4.5
-    plain, averaged = ((each - mean).square().mean() for each in (clean, found))
+    plain, averaged = ((each - mean).square().mean() for each in (clean, got))
     assert averaged < 0.95 * plain
 
 
@@ -260,8 +260,8 @@ def test_a_point_that_is_far_from_all_others_keeps_its_own() -> None:
     noise, variance = torch.ones(4, 3).double(), torch.full((4, 3), 0.01).double()
     assert averaging_shift(clean, noise, variance, dealt(others)).abs().max() < 1e-30
     # And where noise drowns all, it is any of them.
-    found = clean + averaging_shift(clean, noise, 1e12 * variance, dealt(others))
-    torch.testing.assert_close(found, torch.full((4, 3), 25.0).double(), rtol=1e-3, atol=0)
+    got = clean + averaging_shift(clean, noise, 1e12 * variance, dealt(others))
+    torch.testing.assert_close(got, torch.full((4, 3), 25.0).double(), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("std", [1e-2, 1e-5])
@@ -270,12 +270,12 @@ def test_shifts_are_right_in_units_of_narrow_noise_too(std: float) -> None:
     clean = 2 + torch.rand(4, 3, generator=generator, dtype=torch.float64)
     noise = torch.randn(4, 3, generator=generator, dtype=torch.float64)
     others = clean.repeat(4, 1) + std * torch.randn(16, 3, generator=generator, dtype=torch.float64)
-    found = averaging_shift(clean, noise, torch.full((4, 3), std**2).double(), dealt(others))
+    got = averaging_shift(clean, noise, torch.full((4, 3), std**2).double(), dealt(others))
     offsets = (others.float().double() - clean.float().double()[:, None]) / std
     weights = (-(offsets - noise[:, None]).square().sum(dim=2) / 2).exp()
     own = (-noise.square().sum(dim=1, keepdim=True) / 2).exp()
     expected = (weights[..., None] * offsets).sum(dim=1) / (own + weights.sum(dim=1, keepdim=True))
-    torch.testing.assert_close(found / std, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got / std, expected, rtol=1e-4, atol=1e-5)
 
 
 SIZES = {"dim": 2, "noise_range": [-1.0, 0.3], "width": 24, "depth": 2}

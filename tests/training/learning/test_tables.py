@@ -137,9 +137,9 @@ def test_rows_far_from_all_others_are_told_of_and_drawn_in() -> None:
     rows[:, 2] = rows[:, 0] + 0.02 * rows[:, 1]
     rows[int((~prepared.table.held_out).int().argmax()), 2] += 3  # no odd value in its column
     odd = replace(prepared, table=replace(prepared.table, points=rows))
-    told = odd.told_of_far_rows(odd.coordinates(space), space)
-    assert told
-    assert told.startswith("1 row(s) are up to")
+    text = odd.told_of_far_rows(odd.coordinates(space), space)
+    assert text
+    assert text.startswith("1 row(s) are up to")
     axes = replace(space, marginals="quantile-axes")
     assert odd.told_of_far_rows(odd.coordinates(axes), axes) is None
     nats = {"none": -3.0, "yeo-johnson": -2.0, "quantile": -1.0}
@@ -197,16 +197,16 @@ def test_best_weights_are_saved_calibrated_or_not(run_folder: Callable[[str], Ru
     trainer = Trainer(*prepared.build(coordinates), prepared.config)
     watch, folder = Watch(Scores([1, 2]), keeps_best=True), run_folder("run")
     plan = prepared.calibration(coordinates, "path")
-    found: list[Model] = []
+    got: list[Model] = []
 
     def finish(model: Model) -> None:
-        found.append(copy.deepcopy(model))
+        got.append(copy.deepcopy(model))
         calibrate(model, plan)
         raise Failure
 
     with pytest.raises(Failure):
         train(trainer, prepared.source(coordinates), folder, finish, watch)
-    (best,), saved = found, Model.load(folder.network_path(trainer.seen))
+    (best,), saved = got, Model.load(folder.network_path(trainer.seen))
     assert saved.digest() == best.digest()
     weights = watch.state()["best"]["weights"]
     assert all(torch.equal(best.denoiser.state_dict()[k], v) for k, v in weights.items())

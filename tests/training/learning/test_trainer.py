@@ -120,8 +120,8 @@ def test_gradients_of_pixels_in_single_precision_are_right_to_a_millionth() -> N
         trainer.accumulate(Batch(points.to(dtype)), draws, RunningMeans(CPU))
         gradients.append(torch.cat([p.grad.flatten() for p in trainer.denoiser.parameters()]))
         trainer.optimizer.zero_grad()
-    exact, found = gradients
-    assert (found - exact).norm() < 1e-6 * exact.norm()
+    exact, got = gradients
+    assert (got - exact).norm() < 1e-6 * exact.norm()
 
 
 def test_the_loss_scale_does_not_reach_the_weights() -> None:
@@ -222,12 +222,12 @@ def half_trainer(loss_scale: float = 1.0) -> tuple[Trainer, ToyBatches]:
 
 def test_it_doubles_after_finite_steps_and_else_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(safeguards, "GROWTH_STEPS", 3)
-    scale, found = LossScale(1.0, True, CPU), []
+    scale, got = LossScale(1.0, True, CPU), []
     for outcome in "+++ ++- +++ +++":
         if outcome != " ":
             scale.update(torch.tensor(outcome == "+"))
-            found.append(float(scale.value) / START)
-    assert found == [1, 1, 2, 2, 2, 1, 1, 1, 2, 2, 2, 4]
+            got.append(float(scale.value) / START)
+    assert got == [1, 1, 2, 2, 2, 1, 1, 1, 2, 2, 2, 4]
     for _ in range(100):
         scale.update(torch.tensor(True))
     assert scale.value == LARGEST

@@ -52,33 +52,33 @@ def test_correlations_are_those_of_numpy_for_any_batches() -> None:
     expected = numpys(first, later)
     assert np.abs(expected - expected.T).max() > 0.1
     for size in (1, 7, 100, 301, 1000):
-        found = correlate(batches(first, later, size=size), "r")
-        np.testing.assert_allclose(found.matrix, expected, rtol=0, atol=1e-11)
-        np.testing.assert_array_equal(found.diagonal, found.matrix.diagonal())
-        np.testing.assert_allclose(found.std, later.numpy().std(axis=0), rtol=1e-10)
-        assert found.varies.all()
+        got = correlate(batches(first, later, size=size), "r")
+        np.testing.assert_allclose(got.matrix, expected, rtol=0, atol=1e-11)
+        np.testing.assert_array_equal(got.diagonal, got.matrix.diagonal())
+        np.testing.assert_allclose(got.std, later.numpy().std(axis=0), rtol=1e-10)
+        assert got.varies.all()
     for sign in (1, -1):
         itself = correlate([(first, sign * 3 * first)], "r").diagonal
         torch.testing.assert_close(itself, torch.full_like(itself, sign), atol=1e-12, rtol=0)
     single = first.float(), later.float()
-    found = correlate(batches(*single, size=64), "r")
-    np.testing.assert_allclose(found.matrix, numpys(*single), rtol=0, atol=1e-10)
+    got = correlate(batches(*single, size=64), "r")
+    np.testing.assert_allclose(got.matrix, numpys(*single), rtol=0, atol=1e-10)
     # A first sample far out costs little precision.
     for rows in (first, later):
         rows[0] = rows.mean(dim=0) + 1000 * rows.std(dim=0)
-    found = correlate([(first, later)], "r")
-    np.testing.assert_allclose(found.matrix, numpys(first, later), rtol=0, atol=1e-9)
+    got = correlate([(first, later)], "r")
+    np.testing.assert_allclose(got.matrix, numpys(first, later), rtol=0, atol=1e-9)
 
 
 def test_dimensions_that_do_not_vary_get_zeros_and_are_marked() -> None:
     first, later = related()
     first[:, 1], later[:, 3] = 0.1, 1e9 / 3
-    found = correlate(batches(first, later, size=10), "r")
-    assert found.varies.tolist() == [True, False, True, False, True]
-    assert not found.matrix[1].any()
-    assert not found.matrix[:, 3].any()
-    assert found.std[3] == 0
-    kept = found.matrix[[0, 2, 4]][:, [0, 1, 2, 4]]
+    got = correlate(batches(first, later, size=10), "r")
+    assert got.varies.tolist() == [True, False, True, False, True]
+    assert not got.matrix[1].any()
+    assert not got.matrix[:, 3].any()
+    assert got.std[3] == 0
+    kept = got.matrix[[0, 2, 4]][:, [0, 1, 2, 4]]
     assert (kept != 0).all()
 
 
@@ -103,10 +103,10 @@ def test_a_process_that_forgets_exponentially_has_its_known_correlations_and_tim
     start = state = normal(count, 3)
     table = Autocorrelations(["r"], len(times), 3)
     for index in range(len(times)):
-        found = correlate(batches(start, state, size=999), "r")
-        off = found.matrix - torch.diag(found.diagonal)
+        got = correlate(batches(start, state, size=999), "r")
+        off = got.matrix - torch.diag(got.diagonal)
         assert off.abs().max() < 5 / count**0.5
-        table.put("r", index, found)
+        table.put("r", index, got)
         state = decay * state + (1 - decay**2).sqrt() * normal(count, 3, seed=index + 1)
     arrays, facts = table.gathered(len(times), torch.device("cpu")).summary(times, count)
     exact = (-rates * times[:, None]).exp()
@@ -136,9 +136,9 @@ def test_rounding_does_not_count_as_variation() -> None:
         signs = torch.tensor([1.0] * 5 + [-1.0] * 3)
         for index in range(3):
             later = start * signs**index + 0.5 * index * noise
-            found = correlate([(size * start, size * later)], name)
-            table.put(name, index, found)
-            expected[name, index] = found.diagonal
+            got = correlate([(size * start, size * later)], name)
+            table.put(name, index, got)
+            expected[name, index] = got.diagonal
     arrays, facts = table.summary(times, count)
     for index in range(3):
         mean = float(arrays["net_residuals_mean"][index])
@@ -251,7 +251,7 @@ class Record:
         self._found.append(found)
 
     def __getitem__(self, name: str) -> Tensor:
-        return torch.stack([found[name] for found in self._found])
+        return torch.stack([got[name] for got in self._found])
 
 
 def test_independent_residuals_of_the_exact_denoiser_correlate_as_known() -> None:
@@ -269,9 +269,9 @@ def test_independent_residuals_of_the_exact_denoiser_correlate_as_known() -> Non
     np.testing.assert_allclose(residuals.var(dim=1) / unknown, 1, atol=0.06)
     fraction = (gamma / (XI + gamma)).sqrt()
     for index in range(1, 5):
-        found = correlate([(residuals[0], residuals[index])], "r")
+        got = correlate([(residuals[0], residuals[index])], "r")
         exact = torch.diag(fraction[0] * fraction[index])
-        np.testing.assert_allclose(found.matrix, exact, atol=5 / count**0.5)
+        np.testing.assert_allclose(got.matrix, exact, atol=5 / count**0.5)
     assert float((fraction[0] * fraction[4]).max()) > 0.4
 
 
@@ -321,37 +321,37 @@ def test_residuals_that_are_not_finite_are_an_error_that_names_their_time() -> N
 
 def test_of_a_line_it_is_half_of_where_it_ends_or_comes_down_to_the_scatter() -> None:
     lags = torch.linspace(0, 5, 11, dtype=torch.float64)
-    found = correlation_time(lags, 1 - lags / 3.2)
-    assert (found.gone, found.integral) == pytest.approx((3.2, 1.6))
-    assert found.bound is None
-    assert (found.e_folding, str(found)) == (pytest.approx(3.2 * (1 - 1 / math.e)), "1.6")
-    found = correlation_time(lags, 1 - lags / 4, scatter=0.25)
-    assert (found.gone, found.integral) == pytest.approx((3, 3 * 0.625))
+    got = correlation_time(lags, 1 - lags / 3.2)
+    assert (got.gone, got.integral) == pytest.approx((3.2, 1.6))
+    assert got.bound is None
+    assert (got.e_folding, str(got)) == (pytest.approx(3.2 * (1 - 1 / math.e)), "1.6")
+    got = correlation_time(lags, 1 - lags / 4, scatter=0.25)
+    assert (got.gone, got.integral) == pytest.approx((3, 3 * 0.625))
 
 
 def test_all_counts_up_to_the_first_zero_if_there_is_one() -> None:
     lags = torch.arange(6.0)
     rises_again = torch.tensor([1.0, 0.5, -0.5, 0.9, 0.9, 0.9])
-    found = correlation_time(lags, rises_again)
-    assert (found.gone, found.integral) == pytest.approx((1.5, 0.75 + 0.125))
+    got = correlation_time(lags, rises_again)
+    assert (got.gone, got.integral) == pytest.approx((1.5, 0.75 + 0.125))
     lags = torch.tensor([0.0, 1, 3])
-    found = correlation_time(lags, torch.tensor([1.0, 0.8, 0.6]))
-    assert (found.integral, found.bound) == (pytest.approx(0.9 + 1.4), "lower")
-    assert math.isnan(found.gone)
-    assert math.isnan(found.e_folding)
-    assert str(found) == "at least 2.3"
+    got = correlation_time(lags, torch.tensor([1.0, 0.8, 0.6]))
+    assert (got.integral, got.bound) == (pytest.approx(0.9 + 1.4), "lower")
+    assert math.isnan(got.gone)
+    assert math.isnan(got.e_folding)
+    assert str(got) == "at least 2.3"
 
 
 def test_of_dimensions_that_do_not_vary_or_few_samples_nothing_lasts() -> None:
     lags = torch.tensor([0.0, 1, 3])
     _, facts = Autocorrelations(["r"], 3, 2).summary(lags, 100)
     assert facts["r"]["most_constant_dims"] == 2
-    found = correlation_time(lags, torch.zeros(3))
-    assert (found.integral, found.bound) == (0, None)
+    got = correlation_time(lags, torch.zeros(3))
+    assert (got.integral, got.bound) == (0, None)
     for count in (2, 4, 5, 6):
         mean = torch.tensor([1.0, 0.8, 0.7])
-        found = correlation_time(torch.arange(3.0), mean, scatter_of(count))
-        assert (found.integral, found.bound) == (1, "upper")
+        got = correlation_time(torch.arange(3.0), mean, scatter_of(count))
+        assert (got.integral, got.bound) == (1, "upper")
 
 
 def fresh(spacing: float, count: int, seed: int, dim: int = 2) -> CorrelationTime:
@@ -368,37 +368,37 @@ def fresh(spacing: float, count: int, seed: int, dim: int = 2) -> CorrelationTim
 @pytest.mark.parametrize(("count", "spacing"), [(100, 0.05), (1000, 0.2)])
 def test_what_is_gone_at_once_lasts_less_than_the_spacing(count: int, spacing: float) -> None:
     for seed in range(5):
-        found = fresh(spacing, count, seed)
-        assert (found.integral, found.bound) == (pytest.approx(spacing), "upper")
-        assert (found.e_folding, str(found)) == (pytest.approx(spacing), f"< {spacing}")
+        got = fresh(spacing, count, seed)
+        assert (got.integral, got.bound) == (pytest.approx(spacing), "upper")
+        assert (got.e_folding, str(got)) == (pytest.approx(spacing), f"< {spacing}")
 
 
 def test_a_small_rest_over_a_few_lags_is_no_time_either() -> None:
     """Above the scatter at the next lag by chance, and gone thereafter."""
     lags = torch.arange(0, 1, 0.05)
     rest = torch.tensor([1.0, 0.03, 0.025, 0.022, *[0.001] * 16])
-    found = correlation_time(lags, rest, scatter=0.02)
-    assert (found.integral, found.bound) == (pytest.approx(0.05), "upper")
-    assert 0.15 < found.gone < 0.2
+    got = correlation_time(lags, rest, scatter=0.02)
+    assert (got.integral, got.bound) == (pytest.approx(0.05), "upper")
+    assert 0.15 < got.gone < 0.2
 
 
 def test_an_exponential_lasts_as_long_on_any_grid_and_two_times_bound_it() -> None:
     for spacing, count in product((0.01, 0.1, 0.5), (1000, 100_000)):
         lags = torch.arange(0, 20, spacing, dtype=torch.float64)
-        found = correlation_time(lags, (-lags).exp(), scatter_of(count))
+        got = correlation_time(lags, (-lags).exp(), scatter_of(count))
         # What is cut off at the end, and the trapezoids.
-        assert found.integral == pytest.approx(1, abs=scatter_of(count) + spacing**2 / 10)
-        assert found.bound is None
+        assert got.integral == pytest.approx(1, abs=scatter_of(count) + spacing**2 / 10)
+        assert got.bound is None
     for last, bound in ((0.5, "lower"), (0.3, "upper")):
-        found = correlation_time(torch.tensor([0.0, 2]), torch.tensor([1.0, last]), 0.01)
-        assert found.bound == bound
+        got = correlation_time(torch.tensor([0.0, 2]), torch.tensor([1.0, last]), 0.01)
+        assert got.bound == bound
         rate = -math.log(last) / 2
-        assert (1 / rate < found.integral) == (bound == "upper")
+        assert (1 / rate < got.integral) == (bound == "upper")
 
 
 def test_chance_scatters_as_it_is_said_to() -> None:
     count, repeats = 50, 4000
     first, later = normal(count, repeats, seed=1), normal(count, repeats, seed=2)
     for shape in (torch.clone, torch.exp, lambda x: x**3):  # normal, skewed, and with heavy tails
-        found = correlate([(shape(first), shape(later))], "r").diagonal
-        assert float(found.std()) == pytest.approx(scatter_of(count) / 2, rel=0.05)
+        got = correlate([(shape(first), shape(later))], "r").diagonal
+        assert float(got.std()) == pytest.approx(scatter_of(count) / 2, rel=0.05)

@@ -95,10 +95,10 @@ def test_carrying_goes_to_the_data_and_brings_all_back_to_their_places() -> None
 def test_membership_at_the_start_is_that_of_the_radius(dim: int) -> None:
     spheres = spheres_of(dim, 8000 if dim == 3 else 2000)
     points = normal(2, 300, dim)
-    found = membership(points, transported(spheres.vertices, spheres.unit))
-    assert found.shape == (7, 2, 300)
+    got = membership(points, transported(spheres.vertices, spheres.unit))
+    assert got.shape == (7, 2, 300)
     expected = points.norm(dim=2) < torch.from_numpy(RADII)[:, None, None]
-    assert (found != expected).double().mean() < 2e-3
+    assert (got != expected).double().mean() < 2e-3
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -108,10 +108,10 @@ def test_a_linear_map_changes_nothing_however_few_the_boundary_points(dim: int) 
     within = spheres.content_within()
     for sign in (1, -1):
         matrix[0] *= sign
-        found = cover(spheres, lambda x: x @ matrix.T + 5, lambda x: (x - 5) @ matrix.T.inverse())
-        assert (found.changed == 0).all()
-        assert (found.largest_change == 0).all()
-        error = np.abs(found.test[0, 0] - within) / np.sqrt(within * (1 - within) / 3000)
+        got = cover(spheres, lambda x: x @ matrix.T + 5, lambda x: (x - 5) @ matrix.T.inverse())
+        assert (got.changed == 0).all()
+        assert (got.largest_change == 0).all()
+        error = np.abs(got.test[0, 0] - within) / np.sqrt(within * (1 - within) / 3000)
         assert (error < 4).all()
 
 
@@ -131,20 +131,20 @@ def test_changes_that_cancel_in_a_count_are_seen_as_changes_of_sides() -> None:
     sides = dict(zip(STAGES, (test, swapped, test), strict=True))
     points = {stage: Points(side, spheres.vertices) for stage, side in sides.items()}
     boundaries = dict.fromkeys(STAGES, transported(spheres.vertices, spheres.unit))
-    found = measure_coverage(points, boundaries, test)
-    np.testing.assert_array_equal(found.test[0, :, 0], 0.5)
-    np.testing.assert_array_equal(found.changed[0, :, 0], [0, 1, 0])
-    assert found.largest_change == 0
+    got = measure_coverage(points, boundaries, test)
+    np.testing.assert_array_equal(got.test[0, :, 0], 0.5)
+    np.testing.assert_array_equal(got.changed[0, :, 0], [0, 1, 0])
+    assert got.largest_change == 0
 
 
 def test_fresh_data_of_another_law_than_the_generated_one_shows() -> None:
     spheres = spheres_of(2, 400)
     wide = bent(2 * normal(20000, 2, seed=3))[None]
-    found = cover(spheres, bent, unbent, fresh=wide)
+    got = cover(spheres, bent, unbent, fresh=wide)
     expected = gaussian_content(RADII / 2, 2)
-    deviation = np.abs(found.fresh[0] - expected) / np.sqrt(expected * (1 - expected) / 20000)
+    deviation = np.abs(got.fresh[0] - expected) / np.sqrt(expected * (1 - expected) / 20000)
     assert (deviation < 4).all()
-    assert (np.abs(found.test[0, 1] - expected) > 0.01).any()
+    assert (np.abs(got.test[0, 1] - expected) > 0.01).any()
 
 
 def test_repetitions_are_counted_apart() -> None:
@@ -153,11 +153,11 @@ def test_repetitions_are_counted_apart() -> None:
     test = torch.stack([inner, inner + 1.2, inner + 9])
     boundary = transported(spheres.vertices, spheres.unit)
     points = dict.fromkeys(STAGES, Points(test, spheres.vertices))
-    found = measure_coverage(points, dict.fromkeys(STAGES, boundary), test)
+    got = measure_coverage(points, dict.fromkeys(STAGES, boundary), test)
     for index in range(3):
-        np.testing.assert_array_equal(found.test[:, index], [[1, 1], [0, 1], [0, 0]])
-    np.testing.assert_array_equal(found.fresh, [[1, 1], [0, 1], [0, 0]])
-    np.testing.assert_array_equal(found.columns["fresh"], found.fresh)
+        np.testing.assert_array_equal(got.test[:, index], [[1, 1], [0, 1], [0, 0]])
+    np.testing.assert_array_equal(got.fresh, [[1, 1], [0, 1], [0, 0]])
+    np.testing.assert_array_equal(got.columns["fresh"], got.fresh)
 
 
 @pytest.mark.parametrize("dim", slowly([2, 3], 3))
@@ -200,12 +200,12 @@ def test_summary_and_table_have_the_same_numbers(repetitions: int) -> None:
     test = np.array([[[0.1, 0.4], [0.11, 0.4], [0.1, 0.37]], [[0.3, 0.4]] * 3])[:repetitions]
     fresh, changed = np.array([[0.2, 0.5], [0.2, 0.7]])[:repetitions], np.zeros_like(test)
     changed[0, 1, 0] = 0.04
-    found = Coverage(test, fresh, changed)
-    facts = summary(spheres, found, np.array([0.1, 0.5]))
+    got = Coverage(test, fresh, changed)
+    facts = summary(spheres, got, np.array([0.1, 0.5]))
     assert facts["coverage"]["latent"]["by_seed"] == test[:, 0].tolist()
     assert facts["largest_change"] == pytest.approx([0.01, 0.03])
     assert (facts["changed_sides"], facts["exact_within_boundary"]) == ([0.04, 0], [0.1, 0.5])
-    head, first, second = (line.split() for line in table(spheres, found))
+    head, first, second = (line.split() for line in table(spheres, got))
     assert head[::2] == ["radius", "%", "%", "%", "%", "%", "moved"]
     if repetitions == 1:
         assert facts["coverage"]["fresh"]["two_std"] is None
@@ -224,25 +224,25 @@ OURS, THEIRS = (transported(r * SPHERES.vertices, SPHERES.unit) for r in (1.05, 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_it_is_the_difference_of_the_counts_with_the_error_of_a_paired_sample(seeds: int) -> None:
     fresh = normal(seeds, 2000, 2)
-    found = pair(fresh, OURS, THEIRS)
+    got = pair(fresh, OURS, THEIRS)
     radius, radii = fresh.norm(dim=2)[None].numpy(), SPHERES.radii[:, None, None]
     inner, outer = radius < radii, radius < 1.05 * radii
     each = outer.astype(float) - inner  # polygons of 200 sides are circles to 1e-4
-    np.testing.assert_allclose(found.exact, inner.mean(axis=2).T, atol=2e-3)
-    np.testing.assert_allclose(found.difference, each.mean(axis=2).T, atol=2e-3)
+    np.testing.assert_allclose(got.exact, inner.mean(axis=2).T, atol=2e-3)
+    np.testing.assert_allclose(got.difference, each.mean(axis=2).T, atol=2e-3)
     error = each.std(axis=2, ddof=1).T / np.sqrt(2000)
-    np.testing.assert_allclose(found.error, error, rtol=0.05)
+    np.testing.assert_allclose(got.error, error, rtol=0.05)
     pooled = each.reshape(3, -1).std(axis=1, ddof=1) / np.sqrt(2000 * seeds)
-    np.testing.assert_allclose(found.whole_error, pooled, rtol=0.05)
-    of_count = np.sqrt(found.exact * (1 - found.exact) / 2000)
-    assert (found.error < 0.6 * of_count).all()
+    np.testing.assert_allclose(got.whole_error, pooled, rtol=0.05)
+    of_count = np.sqrt(got.exact * (1 - got.exact) / 2000)
+    assert (got.error < 0.6 * of_count).all()
 
 
 def test_the_error_is_the_spread_of_the_difference_over_draws() -> None:
-    found = pair(normal(400, 500, 2), OURS, THEIRS)
-    spread = found.difference.std(axis=0, ddof=1)
-    np.testing.assert_allclose(np.sqrt(np.square(found.error).mean(axis=0)), spread, rtol=0.15)
-    np.testing.assert_allclose(found.whole_error, spread / 20, rtol=0.15)
+    got = pair(normal(400, 500, 2), OURS, THEIRS)
+    spread = got.difference.std(axis=0, ddof=1)
+    np.testing.assert_allclose(np.sqrt(np.square(got.error).mean(axis=0)), spread, rtol=0.15)
+    np.testing.assert_allclose(got.whole_error, spread / 20, rtol=0.15)
 
 
 def test_points_that_cancel_in_the_difference_are_in_the_error() -> None:
@@ -252,19 +252,19 @@ def test_points_that_cancel_in_the_difference_are_in_the_error() -> None:
     ours = transported(spheres.vertices + shift, spheres.unit)
     theirs = transported(spheres.vertices, spheres.unit)
     swap = double([[[-0.9, 0.0], [1.1, 0.0], [0.0, 0.0], [9.0, 0.0]]])
-    found = pair(swap, ours, theirs)
-    assert (found.difference, found.error) == (0, pytest.approx(np.sqrt((2 / 4) / 3)))
+    got = pair(swap, ours, theirs)
+    assert (got.difference, got.error) == (0, pytest.approx(np.sqrt((2 / 4) / 3)))
     assert pair(fresh, ours, theirs).difference == 0.25
 
 
 @pytest.mark.parametrize("count", [1, 50])
 def test_equal_boundaries_differ_by_nothing(count: int) -> None:
-    found = pair(normal(2, count, 2), OURS, OURS)
-    assert not found.difference.any()
-    assert not found.error.any()
-    facts = found.summary()
+    got = pair(normal(2, count, 2), OURS, OURS)
+    assert not got.difference.any()
+    assert not got.error.any()
+    facts = got.summary()
     assert facts["standard_error"] == [0, 0, 0]
-    assert facts["fresh_exact"]["by_seed"] == found.exact.tolist()
-    assert found.columns() == {"paired": ["+0.000"] * 3, "s.e.": ["0.000"] * 3}
-    arrays = found.arrays()
+    assert facts["fresh_exact"]["by_seed"] == got.exact.tolist()
+    assert got.columns() == {"paired": ["+0.000"] * 3, "s.e.": ["0.000"] * 3}
+    arrays = got.arrays()
     assert {array.shape for array in arrays.values()} == {(2, 3)}

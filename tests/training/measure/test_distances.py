@@ -47,17 +47,17 @@ def test_streamed_moments_are_those_of_numpy() -> None:
     # The points themselves are rounded when they are moved, and their products by as much.
     for offset, rounding in ((0.0, 1e-15), (1e6, 1e-9)):
         for batch in (1, 4, 100):
-            found = moments_of(list((points + offset).split(batch)))
-            assert found.count == 41
-            assert found.mean.dtype == found.covariance.dtype == torch.float64
+            got = moments_of(list((points + offset).split(batch)))
+            assert got.count == 41
+            assert got.mean.dtype == got.covariance.dtype == torch.float64
             mean = points.mean(dim=0) + offset
-            np.testing.assert_allclose(found.mean, mean, rtol=0, atol=10 * rounding)
+            np.testing.assert_allclose(got.mean, mean, rtol=0, atol=10 * rounding)
             covariance, atol = np.cov(points.T), 30 * rounding
-            np.testing.assert_allclose(found.covariance, covariance, rtol=1e-12, atol=atol)
-            assert torch.equal(found.covariance, found.covariance.T)
+            np.testing.assert_allclose(got.covariance, covariance, rtol=1e-12, atol=atol)
+            assert torch.equal(got.covariance, got.covariance.T)
     single = (1000 + normal(3000, 2)).float()
-    found = moments_of(list(single.split(7)))
-    np.testing.assert_allclose(found.covariance, np.cov(single.double().T), rtol=1e-9, atol=1e-9)
+    got = moments_of(list(single.split(7)))
+    np.testing.assert_allclose(got.covariance, np.cov(single.double().T), rtol=1e-9, atol=1e-9)
 
 
 def test_moments_can_be_taken_again_after_more_was_added() -> None:
@@ -97,12 +97,12 @@ def test_ranks_together_have_the_moments_of_one(two_ranks: RankPool) -> None:
     first, second = two_ranks.call(moments_of_shares)
     for name in SHARES:
         points = torch.cat([*of_a_rank(name, 0), *of_a_rank(name, 1)])
-        found = first[name]
-        assert found.count == second[name].count == 41
-        np.testing.assert_allclose(found.mean, points.mean(dim=0), rtol=1e-13)
-        np.testing.assert_allclose(found.covariance, np.cov(points.T), rtol=1e-12)
-        assert torch.equal(found.mean, second[name].mean)
-        assert torch.equal(found.covariance, second[name].covariance)
+        got = first[name]
+        assert got.count == second[name].count == 41
+        np.testing.assert_allclose(got.mean, points.mean(dim=0), rtol=1e-13)
+        np.testing.assert_allclose(got.covariance, np.cov(points.T), rtol=1e-12)
+        assert torch.equal(got.mean, second[name].mean)
+        assert torch.equal(got.covariance, second[name].covariance)
 
 
 def test_it_is_the_formula_with_scipys_root_and_torch_fidelitys() -> None:
@@ -113,12 +113,12 @@ def test_it_is_the_formula_with_scipys_root_and_torch_fidelitys() -> None:
         (mean1, cov1), (mean2, cov2) = gaussian(dim, 0), gaussian(dim, 10)
         root = linalg.sqrtm(cov1.numpy() @ cov2.numpy()).real
         expected = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * root.trace()
-        found = frechet_distance(mean1, cov1, mean2, cov2)
-        assert found == pytest.approx(float(expected), rel=1e-9)
+        got = frechet_distance(mean1, cov1, mean2, cov2)
+        assert got == pytest.approx(float(expected), rel=1e-9)
     stats = [{"mu": mean1.numpy(), "sigma": cov1.numpy()}]
     stats += [{"mu": mean2.numpy(), "sigma": cov2.numpy()}]
     theirs = fid_statistics_to_metric(*stats, verbose=False)[KEY_METRIC_FID]
-    assert found == pytest.approx(theirs, rel=1e-9)
+    assert got == pytest.approx(theirs, rel=1e-9)
 
 
 def test_of_commuting_covariances_it_is_that_of_the_standard_deviations() -> None:
@@ -126,16 +126,16 @@ def test_of_commuting_covariances_it_is_that_of_the_standard_deviations() -> Non
     stds1, stds2 = torch.linspace(0, 3, 7).double(), torch.tensor([2, 0, 0.1, 1, 5, 0, 1]).double()
     covs = [(axes * stds.square()) @ axes.T for stds in (stds1, stds2)]
     shift = normal(7, seed=3)
-    found = frechet_distance(normal(7), covs[0], normal(7) + shift, covs[1])
+    got = frechet_distance(normal(7), covs[0], normal(7) + shift, covs[1])
     expected = shift.square().sum() + (stds1 - stds2).square().sum()
-    assert found == pytest.approx(float(expected), rel=1e-12)
+    assert got == pytest.approx(float(expected), rel=1e-12)
 
 
 def test_few_points_in_many_dimensions_are_at_no_distance_from_themselves() -> None:
     few = moments_of([normal(50, 400)])
-    found = frechet_distance(few.mean, few.covariance, few.mean, few.covariance)
+    got = frechet_distance(few.mean, few.covariance, few.mean, few.covariance)
     # The root of the product of the covariances would leave 1e-7 of the trace.
-    assert 0 <= found < 1e-12 * float(few.covariance.trace())
+    assert 0 <= got < 1e-12 * float(few.covariance.trace())
 
 
 @pytest.mark.parametrize("sizes", [(10, 10), (10, 300), (200, 15)])
@@ -145,16 +145,16 @@ def test_singular_covariances_of_few_points_lose_no_digits(sizes: tuple[int, int
     (_, mean1, cov1), (_, mean2, cov2) = (vars(moments_of([x])).values() for x in (first, second))
     expected = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace()
     expected -= 2 * singular_values(first, second)
-    found = frechet_distance(mean1, cov1, mean2, cov2)
-    assert found == pytest.approx(float(expected), rel=1e-12)
+    got = frechet_distance(mean1, cov1, mean2, cov2)
+    assert got == pytest.approx(float(expected), rel=1e-12)
 
 
 def test_points_without_variance_are_as_far_as_their_means() -> None:
     nothing, (mean, cov) = torch.zeros(4, 4), gaussian(4, 0)
     assert frechet_distance(torch.zeros(4), nothing, torch.ones(4), nothing) == 4
     expected = float(mean.square().sum() + cov.trace())
-    found = frechet_distance(torch.zeros(4), nothing, mean, cov)
-    assert found == pytest.approx(expected, rel=1e-12)
+    got = frechet_distance(torch.zeros(4), nothing, mean, cov)
+    assert got == pytest.approx(expected, rel=1e-12)
 
 
 def test_moments_rounded_to_float32_give_its_digits() -> None:
@@ -201,8 +201,8 @@ def test_it_is_the_sum_over_pairs_that_defines_it_and_torch_fidelitys() -> None:
     options = {"kid_kernel_poly_degree": 3, "kid_kernel_poly_coef0": 1}
     pairs = ((one, one), (one, other), (other, other))
     kernels = [kernel_poly(x, y, kid_kernel_poly_gamma=None, **options) for x, y in pairs]
-    found = kernel_distance(torch.from_numpy(one), torch.from_numpy(other))
-    assert found == pytest.approx(mmd2(*kernels), rel=1e-10)
+    got = kernel_distance(torch.from_numpy(one), torch.from_numpy(other))
+    assert got == pytest.approx(mmd2(*kernels), rel=1e-10)
 
 
 def test_neither_blocks_nor_order_nor_float32_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,21 +224,21 @@ def test_on_average_it_is_the_distance_of_the_distributions(shift: float) -> Non
     expected = 3 * shift**2 + 3 * (second - 1) ** 2 + third**2
     draws = 1000
     x, y = normal(draws, 6, 1), shift + normal(draws, 5, 1, seed=1)
-    found = [kernel_distance(x[draw], y[draw]) for draw in range(draws)]
-    error = statistics.stdev(found) / draws**0.5
-    assert abs(statistics.fmean(found) - expected) < 4 * error
+    got = [kernel_distance(x[draw], y[draw]) for draw in range(draws)]
+    error = statistics.stdev(got) / draws**0.5
+    assert abs(statistics.fmean(got) - expected) < 4 * error
     # Pairs of a point with itself would add more than that: E k(x, x) - E k(x, x') = 28 - 4.
     assert 4 * error < 24 * (1 / 6 + 1 / 5)
 
 
 def test_subsets_have_the_mean_of_all_draw_no_point_twice_and_follow_the_seed() -> None:
     first, second = normal(60, 4), normal(90, 4, seed=1)
-    found = subset_distances(first, second, seeded(), subsets=200, size=20)
-    assert (found.subsets, found.size) == (200, 20)
-    error = found.std / 200**0.5
-    assert abs(found.mean - kernel_distance(first, second)) < 4 * error
+    got = subset_distances(first, second, seeded(), subsets=200, size=20)
+    assert (got.subsets, got.size) == (200, 20)
+    error = got.std / 200**0.5
+    assert abs(got.mean - kernel_distance(first, second)) < 4 * error
     larger = subset_distances(first, second, seeded(), subsets=200, size=50)
-    assert larger.std < found.std / 2
+    assert larger.std < got.std / 2
     first, second = normal(30, 4), normal(30, 4, seed=1)
     whole = subset_distances(first, second, seeded(), subsets=5, size=1000)
     assert whole.size == 30
@@ -256,8 +256,8 @@ def test_sizes_and_numbers_are_the_customary_ones(monkeypatch: pytest.MonkeyPatc
         return 0.0
 
     monkeypatch.setattr(module, "kernel_distance", note)
-    found = subset_distances(normal(1001, 1), normal(1500, 1), seeded())
-    assert (found.subsets, found.size) == (100, 1000)
+    got = subset_distances(normal(1001, 1), normal(1500, 1), seeded())
+    assert (got.subsets, got.size) == (100, 1000)
     assert sizes == [(1000, 1000)] * 100
 
 

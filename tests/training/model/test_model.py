@@ -221,13 +221,13 @@ def test_an_inconsistent_file_is_a_data_error_that_names_it(model: Model, tmp_pa
     path = tmp_path / "network.pkl"
     with_output_gain(calibrate(model)).save(path)
     parts, about = read_network(path)
-    told = {}
+    text = {}
     for damage, (name, apply) in DAMAGES.items():
         damaged = {**parts, name: apply(parts[name])}
         write_network(path, {key: part for key, part in damaged.items() if part}, about)
-        told[damage] = refusal(Model.load, path)
+        text[damage] = refusal(Model.load, path)
     for damage, part in TOLD.items():
-        assert part in told[damage], damage
+        assert part in text[damage], damage
 
 
 def test_files_that_do_not_say_what_they_are_of_are_refused(model: Model, tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_a_law_of_latents_is_saved_and_refused_where_it_does_not_belong(tmp_path
     flat = law.state_dict() | {"axes": torch.zeros(1, 1, dtype=torch.float64)}
     single = {name: tensor.float() for name, tensor in law.state_dict().items()}
     wide = ConditionalMixture(2, 1)
-    for part, told in (
+    for part, text in (
         (Part("ConditionalMixture", law.arguments, flat), "cannot be inverted"),
         (Part("ConditionalMixture", law.arguments, single), "not in float64"),
         (Part("ConditionalMixture", wide.arguments, wide.state_dict()), "it keeps 1 of 2"),
@@ -265,7 +265,7 @@ def test_a_law_of_latents_is_saved_and_refused_where_it_does_not_belong(tmp_path
         (Part("Pickle", {}, {}), "does not know"),
     ):
         write_network(path, {**parts, "latent_law": part}, about)
-        assert told in refusal(Model.load, path)
+        assert text in refusal(Model.load, path)
 
 
 def test_a_recipe_builds_equal_models_from_equal_seeds(model: Model) -> None:

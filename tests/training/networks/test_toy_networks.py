@@ -67,8 +67,8 @@ def test_a_point_depends_on_all_its_inputs_and_on_no_other_point(name: str) -> N
     z, c_noise = (tensor.requires_grad_() for tensor in inputs(6))
     output = net(z, c_noise)
     for index in range(3):
-        found = torch.autograd.grad(output[:, index].sum(), (z, c_noise), retain_graph=True)
-        assert all((gradient != 0).all() for gradient in found)
+        got = torch.autograd.grad(output[:, index].sum(), (z, c_noise), retain_graph=True)
+        assert all((gradient != 0).all() for gradient in got)
     with torch.no_grad():
         alone = torch.cat([net(z[i : i + 1], c_noise[i : i + 1]) for i in range(6)])
         torch.testing.assert_close(output, alone, rtol=1e-4, atol=1e-5)

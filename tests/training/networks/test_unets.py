@@ -249,10 +249,10 @@ def test_waves_are_those_of_clean_pixels_on_average_over_their_noise() -> None:
     variance = torch.tensor([0.02])
     noise = variance.sqrt() * torch.randn(40_000, 1, 1, 5, generator=seeded())
     average = waves(clean + noise, torch.zeros(len(noise))).mean(dim=0)
-    found = waves(clean, variance)[0]
-    assert found.shape == (waves.per_channel, 1, 5)
-    assert_close(found[1:], average[1:], rtol=0, atol=0.02)
-    assert float(found[1:3].abs().max()) > 0.8  # the slowest, which that noise hardly blurs
+    got = waves(clean, variance)[0]
+    assert got.shape == (waves.per_channel, 1, 5)
+    assert_close(got[1:], average[1:], rtol=0, atol=0.02)
+    assert float(got[1:3].abs().max()) > 0.8  # the slowest, which that noise hardly blurs
 
 
 def test_waves_tell_gray_levels_apart_that_lie_close_together() -> None:

@@ -231,8 +231,8 @@ def test_a_file_with_impossible_facts_is_refused(write: Any) -> None:
         ("loss_fn", {"t_max": "late"}, "has str as its 't_max'"),
     ):
         content = files.toy_content()
-        found = content[section]
-        (found.state if isinstance(found, files.Persistent) else found).update(changes)
+        got = content[section]
+        (got.state if isinstance(got, files.Persistent) else got).update(changes)
         assert message in refusal(import_original, write(content))
     content = files.toy_content()
     for kind, shown in (("VPPrecond", "VPPrecond"), ("a\nb", r"a\nb")):
@@ -314,8 +314,8 @@ def test_a_toy_that_was_not_scaled_is_not_taken_for_one_that_was(
     assert f"is unscaled_{name} here" in caplog.text
     assert imported(files.toy_content(name)).model.about["data_name"] == name
     content = files.toy_content(name, points=1.5 * files.toy_points(name))
-    told = rf"are 2\.\d+, [12]\.\d+, 0\.5.* here .*, 0\.25 of {name} and"
-    with pytest.raises(DataError, match=told):
+    text = rf"are 2\.\d+, [12]\.\d+, 0\.5.* here .*, 0\.25 of {name} and"
+    with pytest.raises(DataError, match=text):
         imported(content)
 
 
@@ -408,8 +408,8 @@ def test_an_isotropic_toy_denoises_points_as_they_are(imported: Any, name: str, 
         out = network((u / (1 + sigma**2).sqrt()[:, None]).float(), sigma.log() / 4)
     known = (u + sigma[:, None] * (1 + sigma**2).sqrt()[:, None] * out) / (1 + sigma**2)[:, None]
     basis = model.denoiser.basis
-    found = basis.from_eigen(model.denoiser(basis.to_eigen(u), sigma.double()))
-    torch.testing.assert_close(found, known, rtol=1e-4, atol=1e-4)
+    got = basis.from_eigen(model.denoiser(basis.to_eigen(u), sigma.double()))
+    torch.testing.assert_close(got, known, rtol=1e-4, atol=1e-4)
 
 
 def test_an_isotropic_toy_in_eigenspace_counts_on_each_variance(imported: Any) -> None:

@@ -133,8 +133,8 @@ def test_a_toy_network_gives_what_it_gave(tmp_path: Path) -> None:
 
 def parts(content: dict[str, Any], *names: str) -> dict[str, Any]:
     """The attributes of a module of the network in a content."""
-    found = content["ema"].child("model", *names)
-    return found.state if isinstance(found, Persistent) else found.__dict__
+    got = content["ema"].child("model", *names)
+    return got.state if isinstance(got, Persistent) else got.__dict__
 
 
 GONE = object()

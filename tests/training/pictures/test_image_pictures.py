@@ -213,10 +213,10 @@ def test_a_roundtrip_shows_both_ways_and_the_difference(tmp_path: Path, error: f
     start = saved_array(melt.path, "tilde_xs")[0, :8].reshape(8, 1, 4, 4)
     assert np.array_equal(original, tiled(fitted(data_cells(start), 128), 1, 8))
     small = error == 3e-6
-    factor, told, reach = (200000, "× 2·10⁵", "6.4·10⁻⁴") if small else (20, "× 20", "6.4")
+    factor, text, reach = (200000, "× 2·10⁵", "6.4·10⁻⁴") if small else (20, "× 20", "6.4")
     wrong = (back[-1, :8].reshape(8, 1, 4, 4).astype(float) - start) * 127.5
     assert np.array_equal(difference, tiled(fitted(difference_cells(wrong, factor), 128), 1, 8))
-    assert {told, f"up to ±{reach} gray levels"} <= set(texts(figure))
+    assert {text, f"up to ±{reach} gray levels"} <= set(texts(figure))
     assert np.allclose(scale[0, 0] / 255.0, to_rgb(BLUE), atol=2e-3)
     assert (returned == original).all() == (error < 1e-3)
 
@@ -310,9 +310,9 @@ def test_folders_of_images_are_known_by_their_names(tmp_path: Path) -> None:
         (tmp_path / "fid" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(tmp_path / "fid" / name)
     (tmp_path / "fid" / "gen_params.json").write_text("{}")
-    found, count = first_images(tmp_path / "fid", 6)
+    got, count = first_images(tmp_path / "fid", 6)
     assert count == 10
-    assert np.array_equal(found[:, 0], pixels[:6])
+    assert np.array_equal(got[:, 0], pixels[:6])
     # A picture never lies among its images.
     for given_path, picture in (
         ("fid", "fid_images.png"),
@@ -410,8 +410,8 @@ def test_cuts_are_those_of_an_independent_library_also_through_vertices() -> Non
     for axis in range(3):
         segments = trimesh.intersections.mesh_plane(mesh, np.eye(3)[axis], np.zeros(3))
         expected = np.linalg.norm(np.diff(segments, axis=1), axis=-1).sum()
-        found = np.linalg.norm(np.diff(cut(moved, axis), axis=1), axis=-1).sum()
-        assert found == pytest.approx(expected, rel=1e-9)
+        got = np.linalg.norm(np.diff(cut(moved, axis), axis=1), axis=-1).sum()
+        assert got == pytest.approx(expected, rel=1e-9)
     hull = trimesh.convex.convex_hull(np.concatenate([np.eye(3), -np.eye(3)]))
     octahedron = Boundary(np.asarray(hull.vertices), np.asarray(hull.faces, dtype=np.int64))
     for axis in range(3):
@@ -471,8 +471,8 @@ def test_what_made_the_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     path = save_coverage(tmp_path)
-    for score, told in (('"net"', "PRP schedule · trained network · 200"), ("7", "schedule · 200")):
+    for score, text in (('"net"', "PRP schedule · trained network · 200"), ("7", "schedule · 200")):
         path.with_suffix(".json").write_text(f'{{"options": {{"score": {score}}}}}')
         picture = pictures_of([path], None, None)[0]
         picture.write(picture.path)
-        assert told in joined_texts(drawn[-1])
+        assert text in joined_texts(drawn[-1])

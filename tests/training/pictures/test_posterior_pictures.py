@@ -67,10 +67,10 @@ def test_the_exact_posterior_is_prior_times_likelihood(kind: str) -> None:
     log_likelihood = likelihood.log_prob(grid, observed.expand(len(grid), -1))
     expected = (prior + log_likelihood).softmax(dim=0).view(141, 161).numpy()
     exact = toys.exact_posterior(toy, likelihood, observed.numpy())
-    found = toys.plane_density(exact, x, y, (0, 1))
-    assert found.sum() * 4 * float(cell.prod()) == pytest.approx(1, abs=0.01)
+    got = toys.plane_density(exact, x, y, (0, 1))
+    assert got.sum() * 4 * float(cell.prod()) == pytest.approx(1, abs=0.01)
     # Of total variation.
-    assert np.abs(found / found.sum() - expected).sum() / 2 < 0.02
+    assert np.abs(got / got.sum() - expected).sum() / 2 < 0.02
 
 
 def test_contours_hold_what_they_say() -> None:
@@ -234,9 +234,9 @@ def test_what_is_drawn_follows_from_the_data(tmp_path: Path) -> None:
 def test_toys_show_prior_draws_contours_and_what_was_observed(tmp_path: Path, kind: str) -> None:
     saved = load_netcdf(save_posterior(tmp_path, likelihood=GAUSSIANS[kind]), 6)
     figure = toys.draw_toy(saved, Toy("circles"))
-    told = words(figure)
-    assert "Posterior of circles" in told
-    assert "80 draws each" in told
+    text = words(figure)
+    assert "Posterior of circles" in text
+    assert "80 draws each" in text
     panels = figure.axes[1:]  # after the legend
     titles = [axes.get_title(loc="left") for axes in panels]
     assert titles == [f"Observation {k}" for k in (1, 2, 3)]
@@ -301,10 +301,10 @@ def test_hidden_pixels_are_tinted(tmp_path: Path) -> None:
     assert (tints == tints[0]).all()
     assert len(set(tints[0].tolist())) == 3  # no gray
     figure = tables.draw_images(saved)
-    told = words(figure)
-    assert all(f"draw {number}" in told for number in range(1, 7))
-    assert "Tinted: pixels not observed" in told
-    assert "truth" in told
+    text = words(figure)
+    assert all(f"draw {number}" in text for number in range(1, 7))
+    assert "Tinted: pixels not observed" in text
+    assert "truth" in text
     assert len(figure.images) == 11 + 1  # and the scale of the standard deviation
     plain = load_netcdf(save_posterior(tmp_path, "digits", 16, image_shape=(1, 4, 4)), 6)
     assert "Tinted" not in words(tables.draw_images(plain))
@@ -330,10 +330,10 @@ def test_ranks_of_chains_tell_them_apart(tmp_path: Path) -> None:
     chains = np.arange(40.0).reshape(2, 20)  # one below the other
     assert rank_counts(chains, 4).tolist() == [[10, 10, 0, 0], [0, 0, 10, 10]]
     figure = draw_chains(load_netcdf(save_posterior(tmp_path, "wine", 7), 6))
-    told = words(figure)
-    assert "4 of 7 coordinates, of the largest R-hat" in told
-    assert "log likelihood" in told
-    assert told.count("R-hat") == 1 + 5
+    text = words(figure)
+    assert "4 of 7 coordinates, of the largest R-hat" in text
+    assert "log likelihood" in text
+    assert text.count("R-hat") == 1 + 5
     assert len(figure.axes) == 1 + 2 * 5
 
 
@@ -347,9 +347,9 @@ def test_checks_say_their_verdict_and_color_what_leaves_its_band(tmp_path: Path)
         (bad, "not calibrated"),
     ):
         for figure in (draw_ranks(saved), draw_coverage(saved)):
-            told = words(figure).replace(" | ", " ")
-            assert f"Posterior of circles: {found}" in told
-            assert saved.calibration.verdict.split(",")[0] in told
+            text = words(figure).replace(" | ", " ")
+            assert f"Posterior of circles: {found}" in text
+            assert saved.calibration.verdict.split(",")[0] in text
     colors = [axes.lines[-1].get_color() for axes in draw_ranks(bad).axes[1:]]
     assert colors[0] != colors[1] == colors[2] == colors[3]
     titles = [axes.get_title(loc="left") for axes in draw_coverage(bad).axes[1:]]

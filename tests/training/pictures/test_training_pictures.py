@@ -307,12 +307,12 @@ def test_the_worst_columns_come_first_by_name_and_distance(tmp_path: Path) -> No
     points[:, 40] += 1e9
     gen = load(tmp_path, "gen", dim=61, count=20, points=points)
     figure = columns.draw_marginals([melt, gen])
-    told = words(figure)
+    text = words(figure)
     assert panel_names(figure)[0] == "column_40"
     assert len(panel_names(figure)) == 20
-    assert "KS distance 1.000" in told
-    assert "20 worst-fitted of 61" in told
-    assert "not shown: KS at most 0 " in told
+    assert "KS distance 1.000" in text
+    assert "20 worst-fitted of 61" in text
+    assert "not shown: KS at most 0 " in text
     for axes in figure.axes[1:20]:
         low, high = axes.get_xlim()
         column = melt.points[:, int(axes.get_title(loc="left").removeprefix("column_"))]
@@ -342,10 +342,10 @@ def test_data_are_below_the_diagonal_and_samples_above_it(tmp_path: Path) -> Non
 
 def test_densities_tell_p_and_the_least_likely_row(tmp_path: Path) -> None:
     melt, gen = load(tmp_path), load(tmp_path, "gen")
-    told = words(draw_densities([melt, gen]))
+    text = words(draw_densities([melt, gen]))
     p = uniformity(melt.densities, gen.densities)
-    assert f"KS p = {p:.2g}" in told
-    assert f"row {100 + melt.densities.argmin()} of the data" in told
+    assert f"KS p = {p:.2g}" in text
+    assert f"row {100 + melt.densities.argmin()} of the data" in text
     alone = words(draw_densities([gen]))
     assert "least likely" not in alone
     assert "KS" not in alone

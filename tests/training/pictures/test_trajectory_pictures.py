@@ -87,7 +87,7 @@ def test_kinds_and_latent_laws_are_told_by_time_name_and_parameters(tmp_path: Pa
     assert (melt.kind, roundtrip.kind, gen.kind) == ("melt", "roundtrip", "gen")
     assert latent_law(gen) == ""
     exact = f"closed form {gen.latent_variance()[1]:.2g}"
-    for eps, told in (
+    for eps, text in (
         ("auto", "latents: closed form"),
         ("1e-2", f"latents: ε = 1e-2, {exact}"),
         ("paper:0.3", f"latents: A0² and ε = 0.3, {exact}"),
@@ -96,7 +96,7 @@ def test_kinds_and_latent_laws_are_told_by_time_name_and_parameters(tmp_path: Pa
     ):
         content = json.dumps({"options": {"eps": eps}})
         (tmp_path / "circles_PRRto1D_exact_sim_params.json").write_text(content)
-        assert (latent_law(gen), latent_law(melt)) == (told, "")
+        assert (latent_law(gen), latent_law(melt)) == (text, "")
     assert exact not in words(clouds.draw_trajectories([gen]))
     images = SavedTrajectory.load(save_images(tmp_path, "gen"))
     content = json.dumps({"gen": {"options": {"eps": "auto", "gen_source": "empirical"}}})
@@ -110,8 +110,8 @@ def test_embedded_toys_show_the_dimensions_that_hold_data(tmp_path: Path) -> Non
     for values, shown in (([1, 1, 0, 0, 0], 2), ([2, 1, 1, 0], 3), ([1.0] * 9, 2)):
         saved = load(tmp_path, dim=len(values), eigenvalues=np.array(values, dtype=float))
         assert np.array_equal(clouds.points_of(saved), saved.states[..., :shown])
-        told = f"first {shown} of {len(values)} eigen-dimensions"
-        assert told in row_of(saved, np.arange(SAVED)).subtitle
+        text = f"first {shown} of {len(values)} eigen-dimensions"
+        assert text in row_of(saved, np.arange(SAVED)).subtitle
 
 
 def test_large_files_are_drawn_by_evenly_spaced_samples(tmp_path: Path) -> None:
@@ -260,8 +260,8 @@ def test_the_mean_ratio_has_the_error_of_gaussian_samples() -> None:
         latents.mean_ratio(np.square(samples[0]).mean(axis=0), 50).split("± ")[1].split()[0]
     )
     assert error == pytest.approx(means.std(), rel=0.15)
-    told = latents.mean_ratio(np.array([0.8, 0.9, 1.1]), 200)
-    assert told == "kept dimensions: mean ratio 0.933 ± 0.054 (standard error), 2 of 3 below 1"
+    text = latents.mean_ratio(np.array([0.8, 0.9, 1.1]), 200)
+    assert text == "kept dimensions: mean ratio 0.933 ± 0.054 (standard error), 2 of 3 below 1"
 
 
 @pytest.mark.parametrize("dim", [2, 3])

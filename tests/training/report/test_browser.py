@@ -49,8 +49,8 @@ def part(page: Any, title: str, kind: str) -> Any:
 
 def points_of(page: Any, flow: Any) -> dict[str, Any]:
     settings = flow.evaluate("node => JSON.parse(node.dataset.flow)")
-    found: dict[str, Any] = page.evaluate(POINTS, f"{settings['name']}-points")
-    return found
+    got: dict[str, Any] = page.evaluate(POINTS, f"{settings['name']}-points")
+    return got
 
 
 def lasso(page: Any, chart: Any, low: float, high: float) -> None:
@@ -86,15 +86,15 @@ def test_points_move_to_where_the_file_has_them(page: Any, everything: Path) -> 
     flow.scroll_into_view_if_needed()
     for frame in (files.SAVED - 1, 2):
         page.evaluate(SET, [flow.locator(".when").element_handle(), frame])
-        found = points_of(page, flow)
-        there = expected[frame, found["sample"]]
-        np.testing.assert_allclose(np.array([found["x"], found["y"]]).T, there, rtol=1e-5)
+        got = points_of(page, flow)
+        there = expected[frame, got["sample"]]
+        np.testing.assert_allclose(np.array([got["x"], got["y"]]).T, there, rtol=1e-5)
         assert flow.locator(".told-time").text_content() == f"t = {frame:.2f}"
     flow.locator(".play").click()
     page.wait_for_timeout(400)
     assert flow.locator(".play").text_content() == "Pause"
     flow.locator(".play").click()
-    assert points_of(page, flow)["x"] != found["x"]
+    assert points_of(page, flow)["x"] != got["x"]
     assert not page.complaints
 
 
@@ -102,10 +102,10 @@ def test_what_is_held_in_one_panel_is_held_in_all(page: Any) -> None:
     flow = part(page, "exact denoiser", "flow")
     lasso(page, flow.locator(".plot").first, 0.2, 0.5)
     flow.locator(".clear:enabled").wait_for()
-    found = points_of(page, flow)
-    places = np.array([found["x"], found["y"]]).T
+    got = points_of(page, flow)
+    places = np.array([got["x"], got["y"]]).T
     held = np.zeros(len(places), dtype=bool)
-    held[found["held"]] = True
+    held[got["held"]] = True
     # The left ones, in a chart whose time is the first.
     assert 0 < held.sum() < len(held)
     assert places[held, 0].max() < places[~held, 0].max()
@@ -142,8 +142,8 @@ def test_an_image_that_is_chosen_is_shown_and_held(page: Any) -> None:
     assert images.locator(".chosen").text_content() == "image 7"
     assert images.locator(".strip .cell").first.get_attribute("aria-label") == "original of image 7"
     flow = part(page, "images in the flow", "flow")
-    found = points_of(page, flow)
-    assert [found["sample"][index] for index in found["held"]] == [7]
+    got = points_of(page, flow)
+    assert [got["sample"][index] for index in got["held"]] == [7]
     assert images.locator(".grid .held").count() == 1
     # Another image is cut from the same sheets.
     places = images.locator(".strip .cell").evaluate_all(

@@ -51,13 +51,13 @@ def test_broken_and_foreign_files_are_named_and_stop_nothing(tmp_path: Path) -> 
     np.savez(tmp_path / "other.npz", mu=np.zeros(3))
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / ".hidden.npz").write_bytes(b"no zip")
-    found = found_in([tmp_path], CHOICE)
-    broken = {Path(path).name for path, _ in found.broken}
+    got = found_in([tmp_path], CHOICE)
+    broken = {Path(path).name for path, _ in got.broken}
     gen = "circles_PRRto1D_exact_gen_results.npz"
     assert broken == {"no.npz", "no.json", "stats.jsonl", gen}
-    assert [flow.moved for flow in flows(found)] == ["melt"]
-    assert [Path(path).name for path, _ in found.foreign] == ["other.json", "other.npz"]
-    assert found.others == {".txt": 1}
+    assert [flow.moved for flow in flows(got)] == ["melt"]
+    assert [Path(path).name for path, _ in got.foreign] == ["other.json", "other.npz"]
+    assert got.others == {".txt": 1}
 
 
 def test_nothing_to_report_is_an_error_that_says_what_would_be(tmp_path: Path) -> None:
@@ -111,12 +111,12 @@ def test_a_check_is_ticked_only_if_its_runs_would_have_seen_a_large_error(tmp_pa
     ):
         path = files.save_check(tmp_path, runs=runs, shift=shift)
         (section,) = found_in([path], CHOICE).sections
-        found = results_of(section)
-        assert found.pop("ranks of truths")[1] is ranks
-        del found["expected coverage, central intervals"]  # follows from them
-        for told, holds in found.values():
+        got = results_of(section)
+        assert got.pop("ranks of truths")[1] is ranks
+        del got["expected coverage, central intervals"]  # follows from them
+        for text, holds in got.values():
             assert holds is others
-            assert ("too few runs to tell" in told) == (others is None)
+            assert ("too few runs to tell" in text) == (others is None)
 
 
 def test_what_ran_is_told_by_its_parameters(tmp_path: Path) -> None:
@@ -157,9 +157,9 @@ def test_wild_parameters_stop_nothing(tmp_path: Path) -> None:
         names = ("posteriors", "r_hat", "converged", "observations", "ess_bulk")
         wilder = {**whole, **dict.fromkeys(names, wild)}
         posterior.write_text(json.dumps(wilder))
-        found = found_in([tmp_path], CHOICE)
-        assert len(found.sections) == 2
-        assert not found.broken
+        got = found_in([tmp_path], CHOICE)
+        assert len(got.sections) == 2
+        assert not got.broken
 
 
 LOADING = {"src", "srcset", "data", "action", "formaction", "background", "poster"}

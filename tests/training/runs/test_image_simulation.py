@@ -74,8 +74,8 @@ def test_what_is_known_and_what_may_be_said(open_flow: Open, networks: dict[str,
     assert (flow.image_shape, flow.label_dim) == (SHAPE, 3)
     times = TimeChoice(4, 6.0).of(flow, flow.on(CPU), RK4)
     torch.testing.assert_close(times, torch.linspace(0.5, 6, 5, dtype=torch.float64))
-    said = {"data_dim": 192, "dims_to_keep": None, "img_size": 8, "img_ch": 3}
-    flow = open_flow("RGB", "mine", said=said)
+    words = {"data_dim": 192, "dims_to_keep": None, "img_size": 8, "img_ch": 3}
+    flow = open_flow("RGB", "mine", said=words)
     assert (flow.data_name, flow.image_shape) == ("mine", (3, 8, 8))
     denoiser = open_flow("PRP", end_std=2.5, precision="bf16").file.model.denoiser
     assert (denoiser.schedule.end_std, denoiser.precision) == (2.5, "bf16")
@@ -144,8 +144,8 @@ def test_the_flow_calls_its_network_in_blocks(open_flow: Open) -> None:
 def test_classes_come_with_images_if_a_network_takes_them(open_flow: Open, tmp_path: Path) -> None:
     path = tmp_path / "data.zip"
     pixels = write_image_set(path, 30, classes=3)
-    found, labels = open_flow("PRR").dataset(path, 12, 1).read(range(12))
-    for image, label in zip(found.numpy(), labels, strict=True):
+    got, labels = open_flow("PRR").dataset(path, 12, 1).read(range(12))
+    for image, label in zip(got.numpy(), labels, strict=True):
         (place,) = np.flatnonzero((pixels == image).all(axis=(1, 2, 3)))
         assert label.tolist() == [float(place % 3 == index) for index in range(3)]
     assert open_flow("PRP").dataset(path, 4, 0).label_dim == 0
@@ -206,8 +206,8 @@ def test_names_are_plain_parts_of_the_names_of_files() -> None:
 def test_variances_are_summarized_by_their_ratios() -> None:
     exact = double([2.0, 4.0, 1.0, 1.0])
     measured = double([2.2, 3.0, 1.0, 9.0])
-    found = summarize_variances(measured, exact, 3)
-    assert found == pytest.approx({"mean": (1.1 + 0.75 + 1) / 3, "worst": 0.75})
+    got = summarize_variances(measured, exact, 3)
+    assert got == pytest.approx({"mean": (1.1 + 0.75 + 1) / 3, "worst": 0.75})
     assert summarize_variances(measured, exact, 4)["worst"] == 9.0
 
 

@@ -50,12 +50,12 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     folder = tmp_path_factory.mktemp("sets")
 
     def path(kind: str = "zip", labels: str = "classes") -> Path:
-        found = folder / (f"{labels}.zip" if kind == "zip" else labels)
-        if not found.exists():
-            with image_writer(found) as writer:
+        got = folder / (f"{labels}.zip" if kind == "zip" else labels)
+        if not got.exists():
+            with image_writer(got) as writer:
                 for pixels, label in zip(PIXELS, LABELS[labels], strict=True):
                     writer.add(pixels, label)
-        return found
+        return got
 
     return path
 

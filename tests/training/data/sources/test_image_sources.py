@@ -378,9 +378,9 @@ def test_images_come_in_the_order_of_their_keys(tmp_path: Path) -> None:
         Image.fromarray(image).save(file, "webp", lossless=True)
     write_store(tmp_path, [{b"%d" % key: files[key].getvalue() for key in (2, 0, 1)}], [])
     images, _ = open_source(str(tmp_path))
-    for found, expected in zip(images, pixels, strict=True):
-        np.testing.assert_array_equal(found.read(), expected)
-        assert found.label is None
+    for got, expected in zip(images, pixels, strict=True):
+        np.testing.assert_array_equal(got.read(), expected)
+        assert got.label is None
 
 
 def test_a_reader_may_stop_before_the_end(store: Path) -> None:
@@ -423,11 +423,11 @@ def test_the_process_sends_what_the_reader_reads(
         monkeypatch.setattr(lmdb_process.faulthandler, name, lambda *args, **kwargs: None)
     lmdb_process.main(str(store), most)
     sent.buffer.seek(0)
-    found = lmdb_store._Store(store, sent.buffer)
-    assert found.count == len(expected)
+    got = lmdb_store._Store(store, sent.buffer)
+    assert got.count == len(expected)
     if most == LENGTHS[-1]:
-        assert [found.next_entry() for _ in expected] == expected
-        assert found.next_entry() is None
+        assert [got.next_entry() for _ in expected] == expected
+        assert got.next_entry() is None
     else:
         with pytest.raises(DataError, match="more than any image"):
-            [found.next_entry() for _ in expected]
+            [got.next_entry() for _ in expected]

@@ -139,10 +139,10 @@ def test_a_hostile_text_is_refused_in_one_line_that_says_where(tmp_path: Path, c
     content, match = HOSTILE[case]
     path = tmp_path / "table.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(DataError, match=match) as found:
+    with pytest.raises(DataError, match=match) as got:
         rows_of(path)
-    assert str(path) in str(found.value)
-    assert "\n" not in str(found.value)
+    assert str(path) in str(got.value)
+    assert "\n" not in str(got.value)
 
 
 def test_arrays_that_are_no_tables_are_refused(tmp_path: Path) -> None:

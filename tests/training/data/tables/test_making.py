@@ -39,13 +39,13 @@ def mixed() -> ForeignTable:
 
 def test_what_has_no_density_is_left_out_and_can_be_restored() -> None:
     table, lines = make_table(mixed(), TableChoices())
-    told = "\n".join(lines)
+    text = "\n".join(lines)
     # b stands after the sum, which is thereby the one that stays
     assert list(table.columns.names) == ["a", "count", "total", "price"]
-    assert "constant column(s): fixed" in told
-    assert "follow exactly from those before them: b" in told
+    assert "constant column(s): fixed" in text
+    assert "follow exactly from those before them: b" in text
     assert table.columns.steps.tolist() == [0, 1, 0, 0.01]
-    assert "participation ratio" in told
+    assert "participation ratio" in text
     names, rows = list(mixed().names), np.concatenate(list(mixed().blocks()))
     back = restored(table.points, table.columns.names, table.dropped)
     assert list(table.dropped.order) == names
@@ -119,8 +119,8 @@ def test_steps_are_those_of_present_values_and_what_is_filled_in_is_a_spike() ->
     assert table.columns.steps.tolist() == [0, 0, 1]
     assert len(set(table.points[:50, 2].tolist())) == 1
     assert float(table.points[0, 2]) == np.round(np.nanmean(years))
-    (told,) = [line for line in lines if "spike" in line]
-    assert "age (100 rows, 20.00%), year (50 rows, 10.00%)" in told
+    (text,) = [line for line in lines if "spike" in line]
+    assert "age (100 rows, 20.00%), year (50 rows, 10.00%)" in text
 
 
 def test_values_at_steps_have_the_digits_of_these() -> None:
@@ -143,9 +143,9 @@ def test_columns_that_number_rows_are_told() -> None:
     order = np.random.default_rng(0).permutation(COUNT)
     columns = {"a": numbers(), "row": order + 7.0, "user_id": order**2 + 1.0, "b": order**2 + 2.0}
     _, lines = make_table(source(**columns), TableChoices())
-    (told,) = [line for line in lines if "identifier" in line]
-    assert "row, user_id looks like" in told
-    assert told.endswith("--columns=a,b")
+    (text,) = [line for line in lines if "identifier" in line]
+    assert "row, user_id looks like" in text
+    assert text.endswith("--columns=a,b")
     given = source(a=numbers(), paid=np.floor(numbers() * 3), n=order % 9)
     _, lines = make_table(given, TableChoices())
     assert not any("identifier" in line for line in lines)
@@ -187,9 +187,9 @@ def test_values_beyond_bounds_are_told_with_their_row() -> None:
 )
 def test_a_far_value_that_repeats_is_told(values: np.ndarray, told: bool) -> None:
     _, lines = make_table(source(a=numbers(5), b=values), TableChoices())
-    found = [line for line in lines if "stands for a missing value" in line]
-    assert len(found) == told
-    assert all("b is -999 in" in line for line in found)
+    got = [line for line in lines if "stands for a missing value" in line]
+    assert len(got) == told
+    assert all("b is -999 in" in line for line in got)
 
 
 def test_values_that_cannot_be_squared_and_tables_without_content_are_refused() -> None:
@@ -250,9 +250,9 @@ def test_a_data_set_is_read_as_it_was_written_and_points_alone_are_one(tmp_path:
     choices = TableChoices(conditions=["price"], bounds={"a": (-np.inf, 50.0)})
     table, _ = make_table(mixed(), choices)
     save_table(tmp_path / "table.npz", table)
-    found = load_table(tmp_path / "table.npz")
-    assert same(found, table)
-    assert torch.equal(found.conditions, table.conditions)
+    got = load_table(tmp_path / "table.npz")
+    assert same(got, table)
+    assert torch.equal(got.conditions, table.conditions)
     np.savez(tmp_path / "plain.npz", points=np.eye(3, dtype=np.float32))
     plain = load_table(tmp_path / "plain.npz")
     assert (list(plain.columns.names), len(plain.train_rows)) == (["x1", "x2", "x3"], 3)
@@ -291,16 +291,16 @@ ROWS = np.random.default_rng(0).normal(size=(2 * BLOCK_ROWS + 7, 5))
 def test_blocks_of_any_size_keep_their_order(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr(foreign, "CHUNK", chunk)
     blocks = np.split(ROWS, [0, 3, 3, 90, BLOCK_ROWS])
-    found = joined(iter(blocks), 5)
-    np.testing.assert_array_equal(found, ROWS)
-    assert not np.shares_memory(found, ROWS)
+    got = joined(iter(blocks), 5)
+    np.testing.assert_array_equal(got, ROWS)
+    assert not np.shares_memory(got, ROWS)
     assert joined(iter([]), 5).shape == (0, 5)
 
 
 @pytest.mark.parametrize("places", [[0, 2, 3], [4, 1], [], [0, 1, 2, 3, 4]], ids=str)
 def test_columns_stay_in_the_memory_of_all(places: list[int]) -> None:
     values = ROWS.copy()
-    found = narrowed(values, places)
-    np.testing.assert_array_equal(found, ROWS[:, places])
-    assert np.shares_memory(found, values) or not places
-    assert found.flags.c_contiguous
+    got = narrowed(values, places)
+    np.testing.assert_array_equal(got, ROWS[:, places])
+    assert np.shares_memory(got, values) or not places
+    assert got.flags.c_contiguous

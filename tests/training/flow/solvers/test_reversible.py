@@ -72,12 +72,12 @@ ORDERS = {"euler": (EULER, 1), "heun": (HEUN, 2), "rk4": (RK4, 4), "Cash-Karp": 
 
 @pytest.mark.parametrize(("tableau", "order"), ORDERS.values(), ids=ORDERS)
 def test_means_are_of_the_next_even_order_gaps_of_the_odd(tableau: Tableau, order: int) -> None:
-    found = []
+    got = []
     for steps in (16, 32):
         times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
         *_, (mean, gap) = reversible(tableau)(riccati, START, None, times)
-        found.append((float((mean - riccati_solution(1.0)).abs().max()), float(gap.abs().max())))
-    means, gaps = zip(*found, strict=True)
+        got.append((float((mean - riccati_solution(1.0)).abs().max()), float(gap.abs().max())))
+    means, gaps = zip(*got, strict=True)
     assert log2(means[0] / means[1]) == pytest.approx(order + order % 2, abs=0.25)
     assert log2(gaps[0] / gaps[1]) == pytest.approx(order + 1 - order % 2, abs=0.25)
 
@@ -115,8 +115,8 @@ def test_densities_go_along_both_ways() -> None:
     returned = flow.generate(melt.end, times, back.solver, gap=melt.gap)
     torch.testing.assert_close(flow.to_data(returned.end, times[0]), data, rtol=0, atol=1e-12)
     for trajectory, integral in ((melt, there), (returned, back)):
-        found, _ = flow.log_prob_along(trajectory, integral)
-        torch.testing.assert_close(found, right, rtol=0, atol=1e-5)
+        got, _ = flow.log_prob_along(trajectory, integral)
+        torch.testing.assert_close(got, right, rtol=0, atol=1e-5)
 
 
 GAUSS4 = SOLVERS["gauss4"]

@@ -78,9 +78,9 @@ def test_states_are_at_every_time_but_the_first(solver: Solver) -> None:
 def test_solvers_are_found_by_their_names() -> None:
     assert [solver.order for solver in SOLVERS.values()] == [1, 2, 4, 2, 4, 5, 5, 4, 2, 6]
     for name, solver in SOLVERS.items():
-        found = get_solver(name)
-        assert found == solver.with_method(found.method)
-        assert found is solver or solver.adaptive
+        got = get_solver(name)
+        assert got == solver.with_method(got.method)
+        assert got is solver or solver.adaptive
     with pytest.raises(UsageError, match=r"'midpoint'.*euler, heun, rk4"):
         get_solver("midpoint")
 
@@ -265,10 +265,10 @@ def test_it_agrees_with_an_independent_implementation(backwards: bool) -> None:
     times = times.flip(0) if backwards else times
     y = normal(4, 2)
     v, dopri5 = flow.standardized_velocity, {"method": "dopri5", "rtol": 1e-9, "atol": 1e-9}
-    found = list(dormand_prince(1e-9, 1e-9)(v, y, times))
+    got = list(dormand_prince(1e-9, 1e-9)(v, y, times))
     for row in range(2):
         theirs = torchdiffeq.odeint(lambda t, x: v(x, t), y[[row]], times, **dopri5)
-        ours = torch.stack([y, *found])[:, [row]]
+        ours = torch.stack([y, *got])[:, [row]]
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-7)
 
 

@@ -100,5 +100,5 @@ def test_the_metric_is_learned(kind: str) -> None:
     else:
         kernel.start(normal(2 * CHAINS, 2), CHAINS)
         tolerance = 1e-9
-    found = kernel._root @ kernel._root.mT
-    assert_close(found, mass.expand(2, 2, 2), rtol=tolerance, atol=tolerance)
+    got = kernel._root @ kernel._root.mT
+    assert_close(got, mass.expand(2, 2, 2), rtol=tolerance, atol=tolerance)

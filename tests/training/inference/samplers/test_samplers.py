@@ -104,11 +104,11 @@ def test_weights_sum_to_the_evidence(heaviest: int) -> None:
         mock.patch.object(refining, "smoothed_weights", watched),
     ):
         drawn(which, "refined", pool=2**13)
-    found = torch.cat(sums)[: len(SEEN)]
+    got = torch.cat(sums)[: len(SEEN)]
     mean, root = affine(which.coarse)
     covariance = root @ root.T + 0.03**2 * torch.eye(2).double()
     law = torch.distributions.MultivariateNormal(mean, covariance)
-    torch.testing.assert_close(found, law.log_prob(SEEN), rtol=0, atol=0.05)
+    torch.testing.assert_close(got, law.log_prob(SEEN), rtol=0, atol=0.05)
 
 
 # Laws that are fitted.
@@ -118,14 +118,14 @@ def test_a_fit_finds_the_components() -> None:
     centers, count = double([[-2.0, 0.0], [2.0, 1.0]]), 2000
     draws = centers.repeat_interleave(count // 2, dim=0) + 0.3 * normal(count, 2)
     uniform = torch.rand(1, 2, generator=seeded()).double()
-    found = Proposal.fit(draws[None], double([float(count)]), uniform)
-    order = found.mean[0, :, 0].argsort()
-    torch.testing.assert_close(found.mean[0, order], centers, rtol=0, atol=0.05)
-    torch.testing.assert_close(found.shares, double([[0.5, 0.5]]), rtol=0, atol=0.01)
-    torch.testing.assert_close(found.root[0, 0].diagonal().mean(), double(0.345), rtol=0.05, atol=0)
+    got = Proposal.fit(draws[None], double([float(count)]), uniform)
+    order = got.mean[0, :, 0].argsort()
+    torch.testing.assert_close(got.mean[0, order], centers, rtol=0, atol=0.05)
+    torch.testing.assert_close(got.shares, double([[0.5, 0.5]]), rtol=0, atol=0.01)
+    torch.testing.assert_close(got.root[0, 0].diagonal().mean(), double(0.345), rtol=0.05, atol=0)
     # Draws that are worth nothing leave what the prior on covariances says.
     wide = Proposal.fit(draws[None], double([1e-9]), uniform)
-    one, other = (plan.root.diagonal(dim1=2, dim2=3)[..., 0] for plan in (wide, found))
+    one, other = (plan.root.diagonal(dim1=2, dim2=3)[..., 0] for plan in (wide, got))
     assert (one > 2 * other).all()
 
 
@@ -413,21 +413,21 @@ def test_single_precision_makes_the_same_of_them(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(twisted, "WORTH", 0.0)
     monkeypatch.setattr(twisted, "systematic", lambda weights, *_: torch.arange(50).expand(2, -1))
     target = Target(bumps(bent()), Gaussian(double(0.1), torch.tensor([1])), double([[0.2]]), 100)
-    found = []
+    got = []
     for dtype in (torch.float32, torch.float64):
         monkeypatch.setattr(twisted, "DTYPE", dtype)
-        found.append(twist(target, 0, [0], chains=2, draws=50, particles=50))
-    torch.testing.assert_close(found[0].points, found[1].points, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found[0].stats, found[1].stats, rtol=1e-4, atol=0)
+        got.append(twist(target, 0, [0], chains=2, draws=50, particles=50))
+    torch.testing.assert_close(got[0].points, got[1].points, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got[0].stats, got[1].stats, rtol=1e-4, atol=0)
 
 
 def test_covariances_of_few_errors_keep_what_they_can_tell() -> None:
     alone = normal(64, 40, seed=1)
     together = alone + 3 * normal(64, 1, seed=2)
     plain, shared = shrunk(alone), shrunk(together)
-    for errors, found in ((alone, plain), (together, shared)):
-        torch.testing.assert_close(found.diagonal(), errors.square().mean(dim=0))
-        assert torch.linalg.eigvalsh(found).min() > 0, "fewer draws than would tell all"
+    for errors, got in ((alone, plain), (together, shared)):
+        torch.testing.assert_close(got.diagonal(), errors.square().mean(dim=0))
+        assert torch.linalg.eigvalsh(got).min() > 0, "fewer draws than would tell all"
     off = ~torch.eye(40, dtype=torch.bool)
     assert plain[off].abs().max() < 0.1
     assert (shared[off] / (together.T @ together / 64)[off]).min() > 0.9

@@ -71,11 +71,11 @@ def test_an_infinite_draw_leaves_nothing_to_measure_but_other_variables() -> Non
     draws = normal(4, 50, 2)
     alone = convergence(draws[..., 1])
     draws[0, 3, 0] = -torch.inf
-    found = convergence(draws)
+    got = convergence(draws)
     for name in OF_ARVIZ:
-        assert getattr(found, name)[0].isnan()
+        assert getattr(got, name)[0].isnan()
         # To rounding: sums of many variables may be taken in another order.
-        torch.testing.assert_close(getattr(found, name)[1], getattr(alone, name))
+        torch.testing.assert_close(getattr(got, name)[1], getattr(alone, name))
 
 
 def test_tails_do_not_know_how_repeated_draws_were_rounded() -> None:
@@ -90,9 +90,9 @@ def test_no_variables_have_no_measures() -> None:
 
 
 def test_three_draws_a_chain_are_too_few() -> None:
-    found = convergence(normal(4, 3, 2, 5))
-    assert found.r_hat.shape == (2, 5)
-    assert all(getattr(found, name).isnan().all() for name in OF_ARVIZ)
+    got = convergence(normal(4, 3, 2, 5))
+    assert got.r_hat.shape == (2, 5)
+    assert all(getattr(got, name).isnan().all() for name in OF_ARVIZ)
 
 
 @pytest.mark.parametrize("shape", [(10,), (0, 10)])
@@ -102,10 +102,10 @@ def test_what_is_no_set_of_chains_is_refused(shape: tuple[int, ...]) -> None:
 
 def test_the_errors_of_autoregressive_chains_are_those_of_theory() -> None:
     """The mean of n draws has the variance ``(1 + a) / (1 - a) / n``."""
-    found = convergence(autoregressive(0.6, 4, 2000, 50))
-    assert float(found.ess_bulk.mean()) == pytest.approx(8000 * 0.4 / 1.6, rel=0.03)
-    assert float(found.mcse_mean.mean()) == pytest.approx((4 / 8000) ** 0.5, rel=0.03)
-    assert (found.r_hat < 1.02).all()
+    got = convergence(autoregressive(0.6, 4, 2000, 50))
+    assert float(got.ess_bulk.mean()) == pytest.approx(8000 * 0.4 / 1.6, rel=0.03)
+    assert float(got.mcse_mean.mean()) == pytest.approx((4 / 8000) ** 0.5, rel=0.03)
+    assert (got.r_hat < 1.02).all()
 
 
 def test_variables_do_not_depend_on_their_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,20 +129,20 @@ def test_weights_and_shapes_are_those_of_arviz(
     scales = double([0.01, 0.5, 1, 2, 5, 50, 1000])[:, None]
     weights = torch.cat([scales * normal(7, count), -scales * normal(7, count).square()])
     weights[3, : count // 2] = -torch.inf
-    found = smoothed_weights(weights + 700, efficiency)
+    got = smoothed_weights(weights + 700, efficiency)
     with np.errstate(all="ignore"):
         expected, k = arviz.psislw(weights.numpy().copy(), efficiency)
-    np.testing.assert_allclose(found.k, k, rtol=1e-8)
+    np.testing.assert_allclose(got.k, k, rtol=1e-8)
     # Far below the largest weight logarithms lose what sums of 700 do.
-    np.testing.assert_allclose(found.log_weights, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(got.log_weights, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_the_shape_is_that_of_the_tail() -> None:
     """Weights ``u^-k`` have a Pareto tail of shape k."""
     uniform = torch.rand(20, 20_000, generator=seeded(), dtype=torch.float64)
     for k in (0.3, 0.7, 1.2):
-        found = smoothed_weights(-k * uniform.log()).k
-        assert float(found.mean()) == pytest.approx(k, abs=0.04)
+        got = smoothed_weights(-k * uniform.log()).k
+        assert float(got.mean()) == pytest.approx(k, abs=0.04)
 
 
 def test_smoothing_makes_weighted_means_less_noisy() -> None:
@@ -164,16 +164,16 @@ def test_weights_without_a_tail_say_so() -> None:
     steep = torch.cat([torch.linspace(-708.3, -707.9, 99).double(), double([0.0])])[None]
     few[0, :3] = double([1.0, 2.0, 3.0])
     one[0, 5] = -1e5
-    found = smoothed_weights(torch.cat([equal, few, none, one, steep]))
-    assert found.k.tolist() == [-torch.inf, *[torch.inf] * 4]
-    assert found.effective_size.tolist() == pytest.approx([100, 1.959, 0, 1, 1], abs=1e-3)
-    assert (found.log_weights[2] == -torch.inf).all()
+    got = smoothed_weights(torch.cat([equal, few, none, one, steep]))
+    assert got.k.tolist() == [-torch.inf, *[torch.inf] * 4]
+    assert got.effective_size.tolist() == pytest.approx([100, 1.959, 0, 1, 1], abs=1e-3)
+    assert (got.log_weights[2] == -torch.inf).all()
 
 
 def test_the_effective_size_of_known_weights() -> None:
     weights = double([[1, 1, 1, 1], [1, 0, 0, 0], [3, 1, 0, 0], [0, 0, 0, 0]])
-    found = effective_size(weights.log() + 5000)
-    torch.testing.assert_close(found, double([4, 1, 1.6, 0]))
+    got = effective_size(weights.log() + 5000)
+    torch.testing.assert_close(got, double([4, 1, 1.6, 0]))
 
 
 def test_the_threshold_falls_for_few_draws() -> None:

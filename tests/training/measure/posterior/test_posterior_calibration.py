@@ -70,34 +70,34 @@ def smallest(found: CalibrationCheck, words: str) -> float:
 
 
 def test_exact_posteriors_pass() -> None:
-    found = calibrate(gaussian_values(0.5, 0.5, dims=3, runs=1000))
-    assert found.passed
-    assert found.verdict.startswith("No miscalibration seen in 14 tests of 1000 runs")
-    assert float(found.crps.mean()) == pytest.approx(0.2**0.5 / torch.pi**0.5, rel=0.04)
-    assert abs(found.intervals.pooled_deviation) < 3
+    got = calibrate(gaussian_values(0.5, 0.5, dims=3, runs=1000))
+    assert got.passed
+    assert got.verdict.startswith("No miscalibration seen in 14 tests of 1000 runs")
+    assert float(got.crps.mean()) == pytest.approx(0.2**0.5 / torch.pi**0.5, rel=0.04)
+    assert abs(got.intervals.pooled_deviation) < 3
 
 
 def test_a_dimension_that_never_changes_is_no_failure() -> None:
     draws, truth = normal(200, 50, 2), normal(200, 2, seed=1)
     draws[..., 1] = truth[:, 1] = 7
-    found = calibrate(run_values(draws, truth, seeded()))
-    assert found.passed
-    assert float(found.crps[1]) == pytest.approx(0, abs=1e-12)
+    got = calibrate(run_values(draws, truth, seeded()))
+    assert got.passed
+    assert float(got.crps[1]) == pytest.approx(0, abs=1e-12)
 
 
 def test_narrow_posteriors_fail_in_coverage_and_in_tarp() -> None:
-    found = calibrate(gaussian_values(0.5, 0.5, dims=3, width=0.8, runs=1000))
-    assert not found.passed
+    got = calibrate(gaussian_values(0.5, 0.5, dims=3, width=0.8, runs=1000))
+    assert not got.passed
     for words in ("central intervals of x1", "TARP", "highest-density regions"):
-        assert smallest(found, words) < 1e-3
-    assert found.intervals.pooled_deviation < -6
-    assert found.verdict.startswith("Not calibrated: ")
+        assert smallest(got, words) < 1e-3
+    assert got.intervals.pooled_deviation < -6
+    assert got.verdict.startswith("Not calibrated: ")
 
 
 def test_only_the_rank_of_the_log_likelihood_finds_a_misstated_noise() -> None:
-    found = calibrate(gaussian_values(2.0, 0.8 * 2.0, dims=20))
-    assert smallest(found, " of x") > 0.01 > 1e-10 > smallest(found, "ranks of log-likelihood")
-    assert "ranks of log-likelihood" in found.verdict
+    got = calibrate(gaussian_values(2.0, 0.8 * 2.0, dims=20))
+    assert smallest(got, " of x") > 0.01 > 1e-10 > smallest(got, "ranks of log-likelihood")
+    assert "ranks of log-likelihood" in got.verdict
 
 
 def test_portions_of_runs_are_joined() -> None:
@@ -134,8 +134,8 @@ def test_portions_of_runs_are_joined() -> None:
 
 
 def test_a_calibration_is_plain_numbers_in_json() -> None:
-    found = calibrate(gaussian_values(0.5, 0.5, dims=2, runs=40))
-    summary = found.summary()
+    got = calibrate(gaussian_values(0.5, 0.5, dims=2, runs=40))
+    summary = got.summary()
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert summary["quantities"] == ["x1", "x2", "log-likelihood"]
     assert set(summary["regions"]) == {"TARP", "highest-density regions"}
@@ -152,9 +152,9 @@ def test_bad_runs_fail(draws: tuple[int, ...], names: tuple[str, ...] | None, er
 
 
 def test_holm_multiplies_by_the_hypotheses_that_are_left() -> None:
-    found = holm({"a": 0.03, "b": 0.01, "c": 0.04, "d": 0.9})
-    assert found == pytest.approx({"a": 0.09, "b": 0.04, "c": 0.09, "d": 0.9})
-    assert list(found) == ["a", "b", "c", "d"]
+    got = holm({"a": 0.03, "b": 0.01, "c": 0.04, "d": 0.9})
+    assert got == pytest.approx({"a": 0.09, "b": 0.04, "c": 0.09, "d": 0.9})
+    assert list(got) == ["a", "b", "c", "d"]
     assert "nan" in refusal(holm, {"a": float("nan")})
 
 
@@ -212,12 +212,12 @@ def narrow(ranks: Tensor) -> Tensor:
 
 
 def test_right_posteriors_pass_and_their_number_is_accounted_for() -> None:
-    found = calibrate_near(of_ranks(uniform(RUNS, 3)), HALVES)
-    assert not found.failed
-    for test in found.tests:
+    got = calibrate_near(of_ranks(uniform(RUNS, 3)), HALVES)
+    assert not got.failed
+    for test in got.tests:
         assert test.adjusted >= min(1, 2 * test.p)
     # Ten tests: three of ranks and two of intervals, near each of two observations.
-    assert min(t.adjusted / t.p for t in found.tests if t.adjusted < 1) == pytest.approx(10)
+    assert min(t.adjusted / t.p for t in got.tests if t.adjusted < 1) == pytest.approx(10)
 
 
 def test_errors_that_even_out_are_found_where_they_are() -> None:
@@ -226,11 +226,11 @@ def test_errors_that_even_out_are_found_where_they_are() -> None:
     ranks[HALVES[1], 1] = 1 - (1 - ranks[HALVES[1], 1]) ** 2
     values = of_ranks(ranks)
     assert float(calibrate(values).p_values["ranks of b"]) > 0.01
-    found = calibrate_near(values, HALVES)
-    assert found.failed == [0, 1]
-    both = [(test.quantity, test.tendency) for test in found.tests]
+    got = calibrate_near(values, HALVES)
+    assert got.failed == [0, 1]
+    both = [(test.quantity, test.tendency) for test in got.tests]
     assert both == [("b", "too high"), ("b", "too low")]
-    summary = found.summary()
+    summary = got.summary()
     assert (summary["passed"], summary["neighbors"]) == (False, NEAR)
     assert [one["passed"] for one in summary["observations"]] == [False, False]
 
@@ -266,9 +266,9 @@ def test_ranks_among_draws_of_any_number_are_uniform() -> None:
     everything = normal(4000, 8, 2)
     kept = kept_by_thinning(double([3, 5]).repeat(2000), 7)
     for mask in (None, kept):
-        found = uniformity(fractional_ranks(everything[:, 1:], everything[:, 0], seeded(), mask))
-        assert (found.ks_p > 0.01).all()
-        assert (found.chi_squared_p > 0.01).all()
+        got = uniformity(fractional_ranks(everything[:, 1:], everything[:, 0], seeded(), mask))
+        assert (got.ks_p > 0.01).all()
+        assert (got.chi_squared_p > 0.01).all()
 
 
 def test_thinning_keeps_evenly_spaced_draws() -> None:
@@ -293,10 +293,10 @@ def test_ranks_among_correlated_draws_are_uniform_only_after_thinning() -> None:
 
 def test_p_values_are_those_of_scipy() -> None:
     values = torch.rand(500, 3, generator=seeded(), dtype=torch.float64).pow(double([1, 1.1, 1.3]))
-    found = uniformity(values)
-    for column, ks, chi in zip(values.T.numpy(), found.ks_p, found.chi_squared_p, strict=True):
+    got = uniformity(values)
+    for column, ks, chi in zip(values.T.numpy(), got.ks_p, got.chi_squared_p, strict=True):
         assert float(ks) == pytest.approx(kstest(column, "uniform", method="exact").pvalue)
-        counts = np.histogram(column, bins=found.bins, range=(0, 1))[0]
+        counts = np.histogram(column, bins=got.bins, range=(0, 1))[0]
         assert float(chi) == pytest.approx(chisquare(counts).pvalue)
 
 
@@ -336,8 +336,8 @@ def test_values_of_tarp_are_contents_of_balls() -> None:
     reach = (truth - point).abs()
     expected = double(norm.cdf(point + reach) - norm.cdf(point - reach))[:, 0]
     for scale in (None, double([7.0])):
-        found = tarp_values(draws, truth, point, seeded(), scale=scale)
-        torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
+        got = tarp_values(draws, truth, point, seeded(), scale=scale)
+        torch.testing.assert_close(got, expected, atol=0.02, rtol=0)
 
 
 def test_a_curve_is_exact_where_coverage_is_known() -> None:
@@ -377,19 +377,19 @@ def test_what_has_no_coverage_is_refused() -> None:
 def test_the_score_of_a_gaussian_is_its_closed_form() -> None:
     """``sigma (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi))`` (Gneiting and Raftery, eq. 21)."""
     z = double([-2.0, -0.5, 0.0, 1.0, 3.0])
-    found = crps(7 + 2 * normal(5, 200_000), 7 + 2 * z)
+    got = crps(7 + 2 * normal(5, 200_000), 7 + 2 * z)
     expected = z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - torch.pi**-0.5
-    torch.testing.assert_close(found, 2 * expected, atol=0.01, rtol=0)
+    torch.testing.assert_close(got, 2 * expected, atol=0.01, rtol=0)
 
 
 def test_the_score_is_that_of_all_pairs_and_fair() -> None:
     draws, truth = normal(4000, 3, 2), normal(4000, 2, seed=1)
     pairs = (draws[:, :, None] - draws[:, None]).abs().sum(dim=(1, 2)) / (3 * 2)
     expected = (draws - truth[:, None]).abs().mean(dim=1) - pairs / 2
-    found = crps(draws, truth)
-    torch.testing.assert_close(found, expected)
+    got = crps(draws, truth)
+    torch.testing.assert_close(got, expected)
     # Three draws score on average what the law does: 1 / sqrt(pi).
-    assert float(found.mean()) == pytest.approx(torch.pi**-0.5, abs=0.02)
+    assert float(got.mean()) == pytest.approx(torch.pi**-0.5, abs=0.02)
 
 
 def test_one_draw_has_no_score() -> None:
