@@ -275,8 +275,8 @@ def _of_dear_likelihoods(
 def _once_more(
     on_part: Callable[[float], object] | None, share: float
 ) -> Callable[[float], object] | None:
-    """What is told of a share of all observations that are drawn once more: first, that their part
-    of the work is not done."""
+    """Progress while a share of all observations is drawn a second time: their part of the work is
+    taken back first, since it is to be done again."""
     if on_part is None:
         return None
     on_part(-share)

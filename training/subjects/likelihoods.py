@@ -55,7 +55,6 @@ class LearnedLikelihood:
         bounds: Of the parameters, by name, infinite where there is none.
         discrete: Parameters of few values.
         trained_on: Trials; None where that is not known.
-        beside: Data that are levels, given which the flow has the others: its last conditions.
     """
 
     file: NetworkFile
@@ -64,7 +63,6 @@ class LearnedLikelihood:
     bounds: dict[str, tuple[float, float]]
     discrete: list[str] = field(default_factory=list)
     trained_on: int | None = None
-    beside: Sequence[str] = ()
 
     @classmethod
     def of(cls, file: NetworkFile) -> "LearnedLikelihood | None":
@@ -86,10 +84,9 @@ class LearnedLikelihood:
         law: TrialLaw = FlowLaw(table.flow)
         if isinstance(network, TrialNetwork):
             law = HolesLaw(table.flow, network)
-        beside = list(table.conditions[first:])
-        if beside:
+        if first < len(table.conditions):
             law = WithLevels(law, table.coordinates)
-        return cls(file, table, law, bounds, discrete, about.get(TRIALS), beside)
+        return cls(file, table, law, bounds, discrete, about.get(TRIALS))
 
     @property
     def takes_holes(self) -> bool:
@@ -102,15 +99,19 @@ class LearnedLikelihood:
         return list(self.bounds)
 
     @property
+    def _first_level(self) -> int:
+        """Where levels that stand beside numbers begin among the conditions: they are the last."""
+        return len(self.table.conditions) - _levels_beside(self.table)
+
+    @property
     def data(self) -> list[str]:
         """Names of the data of a trial, levels beside numbers last."""
-        return [*self.table.names, *self.beside]
+        return [*self.table.names, *self.table.conditions[self._first_level :]]
 
     @property
     def covariates(self) -> Sequence[str]:
         """Names of what else is known of a trial."""
-        conditions = self.table.conditions
-        return conditions[len(self.bounds) : len(conditions) - len(self.beside)]
+        return self.table.conditions[len(self.bounds) : self._first_level]
 
     @property
     def given(self) -> list[str]:
