@@ -62,22 +62,7 @@ def about_network(path: Path) -> Iterator[Fact]:
     elif about.get("augment_to"):
         yield "embedded in", f"{about['augment_to']} dimensions"
     elif model.coordinates is not None:
-        columns = about.get("columns", [])
-        listed = ", ".join(columns[:MOST_KEYS]) + (", ..." if len(columns) > MOST_KEYS else "")
-        yield "columns", f"{len(columns)}: {listed}"
-        yield "coordinates", ", then ".join(model.coordinates.names)
-        if model.coordinates.trials:
-            names = ", ".join(about["condition_names"])
-            yield "given", f"all trials of a dataset, up to {model.coordinates.trials}, of {names}"
-        if isinstance(about.get(LIKELIHOOD), dict):
-            given, levels = about["condition_names"], model.coordinates.beside
-            if levels is not None:
-                first = len(given) - len(levels.counts)
-                given, beside = given[:first], ", ".join(given[first:])
-                yield "levels", f"{beside}, by their probabilities, and columns given these"
-            yield "likelihood", f"of one trial, given {', '.join(given)}"
-        if "ask" in about:
-            yield "answers", ", ".join(about.get("ask") or ["any question"])
+        yield from _about_columns(model)
     known = ", ".join(
         f"{name} {recipe.schedule_arguments[name]}"
         for name in SCHEDULE_NAMES
@@ -117,6 +102,28 @@ def about_network(path: Path) -> Iterator[Fact]:
     if model.held_out is not None:
         yield "held-out truths", f"{model.held_out.truths}, by {model.held_out.draws} draws of each"
     yield "digest", model.digest()
+
+
+def _about_columns(model: Model) -> Iterator[Fact]:
+    """What a flow of a table, or of trials, is of and given with."""
+    about, coordinates = model.about, model.coordinates
+    assert coordinates is not None
+    columns = about.get("columns", [])
+    listed = ", ".join(columns[:MOST_KEYS]) + (", ..." if len(columns) > MOST_KEYS else "")
+    yield "columns", f"{len(columns)}: {listed}"
+    yield "coordinates", ", then ".join(coordinates.names)
+    if coordinates.trials:
+        names = ", ".join(about["condition_names"])
+        yield "given", f"all trials of a dataset, up to {coordinates.trials}, of {names}"
+    if isinstance(about.get(LIKELIHOOD), dict):
+        given, levels = about["condition_names"], coordinates.beside
+        if levels is not None:
+            first = len(given) - len(levels.counts)
+            given, beside = given[:first], ", ".join(given[first:])
+            yield "levels", f"{beside}, by their probabilities, and columns given these"
+        yield "likelihood", f"of one trial, given {', '.join(given)}"
+    if "ask" in about:
+        yield "answers", ", ".join(about.get("ask") or ["any question"])
 
 
 def about_npz(path: Path) -> Iterator[Fact]:
