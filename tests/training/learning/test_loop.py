@@ -230,7 +230,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def only_json(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, str]]:
+def wishes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, str]]:
     """Lines of the log, with their times."""
     lines: list[tuple[float, str]] = []
 
@@ -244,7 +244,7 @@ def only_json(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, str]]:
     return lines
 
 
-def test_a_signal_is_acknowledged_though_no_python_runs(told: list[tuple[float, str]]) -> None:
+def test_a_signal_is_acknowledged_though_no_python_runs(wishes: list[tuple[float, str]]) -> None:
     with StopRequest() as stop:
         kill = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
         kill.start()
@@ -252,14 +252,14 @@ def test_a_signal_is_acknowledged_though_no_python_runs(told: list[tuple[float, 
         ended = time.monotonic()
         kill.join()
         assert stop.agreed(CPU) == signal.SIGINT
-    ((when, line),) = told
+    ((when, line),) = wishes
     assert "stopping after this step" in line
     assert when < ended
 
 
 @pytest.mark.parametrize("wish", [60, 0], ids=["one wish", "two wishes"])
 def test_two_signals_are_one_wish_or_act_at_once(
-    wish: float, told: list[tuple[float, str]], monkeypatch: pytest.MonkeyPatch
+    wish: float, wishes: list[tuple[float, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def act(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -277,7 +277,7 @@ def test_two_signals_are_one_wish_or_act_at_once(
     finally:
         signal.signal(signal.SIGINT, before)
     assert acted == (wish == 0)
-    assert len(told) == 1 + acted
+    assert len(wishes) == 1 + acted
 
 
 def test_the_block_ends_though_a_worker_holds_copies_of_its_sockets() -> None:
