@@ -55,7 +55,8 @@ from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY, Records
 from training.files.records import load_as_records
 from training.subjects.networks import NetworkFile
-from training.subjects.records import LevelLaw, RecordFlow
+from training.subjects.record_laws import LevelLaw
+from training.subjects.records import RecordFlow
 
 TEST_SHARE, MOST_TEST = 0.2, 1000
 HIDDEN, MISSING = 0.2, 0.3

@@ -29,12 +29,14 @@ COUNT = 600
 
 
 def shop(count: int = COUNT) -> pandas.DataFrame:
-    """Sales whose law is known: cities have prices of their own, and gifts follow the price."""
+    """Sales whose law is known: cities have prices of their own, gifts follow the price, and tips
+    are often none, or ten."""
     draw = np.random.default_rng(0)
     city = draw.choice(["Rome", "Oslo", "Bath"], count, p=[0.5, 0.3, 0.2])
     means = {"Rome": 10.0, "Oslo": 20.0, "Bath": 20.0}
     price = np.array([means[name] for name in city]) + draw.normal(0, 1, count)
     items = draw.poisson(30, count)
+    usual = np.where(draw.random(count) < 0.45, 10, 1 + draw.poisson(11, count))
     return pandas.DataFrame(
         {
             "city": city,
@@ -42,6 +44,7 @@ def shop(count: int = COUNT) -> pandas.DataFrame:
             "items": items,
             "total": (price * items + draw.normal(0, 5, count)).round(1),
             "gift": np.where(draw.random(count) < (price > 15) * 0.8 + 0.1, "yes", "no"),
+            "tip": np.where(draw.random(count) < (price > 15) * 0.5, 0, usual),
         }
     )
 
@@ -59,7 +62,7 @@ def sold(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.running import run_script
 
     source, dest = f"--source={folder / 'shop.csv'}", folder / "shop.npz"
-    good(run_script(dataset_tool, source, f"--dest={dest}"))
+    good(run_script(dataset_tool, source, f"--dest={dest}", "--held-out=0.2"))
     good(run_script(train, f"--data={dest}", f"--outdir={folder / 'run'}", "--nosubdir", *QUICK))
     return folder
 
@@ -162,26 +165,49 @@ def test_other_scripts_say_what_answers(network: Path, tmp_path: Path) -> None:
 
 def test_a_network_whose_columns_make_no_sense_is_refused(network: Path, tmp_path: Path) -> None:
     parts, about = read_network(network)
-    for name, wrong in (("values", [1.0] * 5), ("ask", [["city"]]), ("records", "{}")):
+    for name, wrong in (("values", [1.0] * 6), ("ask", [["city"]]), ("records", "{}")):
         write_network(tmp_path / "wrong.pkl", parts, {**about, name: wrong})
         assert "broken" in refusal(Answers.open, tmp_path / "wrong.pkl")
 
 
 def test_probabilities_of_a_discrete_number_add_to_one(network: Path) -> None:
     flow = RecordFlow.of(NetworkFile.open(str(network)))
-    items = np.arange(10.0, 54.0)
-    values = np.full((len(items), 5), np.nan)
-    values[:, 0], values[:, 1], values[:, 2] = 1, 20.0, items
-    asked = np.zeros_like(values, dtype=bool)
-    asked[:, 2] = True
-    log_prob, error = flow.log_prob(values, asked)
-    assert abs(np.exp(log_prob).sum() - 1) < 0.03
-    assert (error[np.exp(log_prob) > 1e-4] < 0.06).all()
+    for place, numbers in ((2, np.arange(10.0, 54.0)), (5, np.arange(40.0))):
+        values = np.full((len(numbers), 6), np.nan)
+        values[:, 0], values[:, 1], values[:, place] = 1, 20.0, numbers
+        asked = np.zeros_like(values, dtype=bool)
+        asked[:, place] = True
+        log_prob, error = flow.log_prob(values, asked)
+        assert abs(np.exp(log_prob).sum() - 1) < 0.03
+        assert (error[np.exp(log_prob) > 1e-4] < 0.06).all()
+
+
+def test_values_that_are_often_the_same_have_a_probability(network: Path) -> None:
+    flow = RecordFlow.of(NetworkFile.open(str(network)))
+    assert [one for one in flow.space.values if len(one) == 3 and np.isnan(one[-1])] == [
+        pytest.approx((0, 10, np.nan), nan_ok=True)
+    ]
+    values = np.tile([1, 20.0, 30, 600, 0, np.nan], (40, 1))
+    known = ~np.isnan(values)
+    values[:, 5] = np.arange(40)
+    log_prob, _ = flow.log_prob(values, ~known)
+    middle = flow.ranks(values, known, 5)
+    whole = np.exp(log_prob).cumsum() - np.exp(log_prob) / 2
+    assert np.abs(middle - whole).max() < 0.03
+    atoms = flow.laws(values, known, 5, middle.tolist())
+    assert atoms.atoms is not None
+    assert np.allclose(atoms.atoms.probabilities[0], np.exp(log_prob)[[0, 10]], atol=1e-6)
+    far = np.abs(atoms.quantiles[0] - np.arange(40))
+    assert far[log_prob > np.log(0.01)].max() <= 1
+    drawn = flow.drawn(np.repeat(values[:1], 4000, axis=0), ~known[:1].repeat(4000, 0), 0)
+    shares = (drawn[:, 5, None] == np.arange(40)).mean(axis=0)
+    assert np.abs(shares - np.exp(log_prob)).max() < 0.03
 
 
 def test_python_gives_what_the_scripts_do(sold: Path, tmp_path: Path) -> None:
     with quick_endings():
-        answers = Records.open(sold / "shop.csv").train(tmp_path / "here", duration=0.002, **SMALL)
+        records = Records.open(sold / "shop.csv", held_out=0.2)
+        answers = records.train(tmp_path / "here", duration=0.002, **SMALL)
     place = (f"--data={sold / 'shop.npz'}", f"--outdir={tmp_path / 'there'}", "--duration=0.002")
     good(run_script(train, *place, *(f"--{name}={value}" for name, value in SMALL.items())))
     theirs = Answers.open(next(tmp_path.glob("there/*/network-snapshot-*.pkl")))
@@ -282,15 +308,18 @@ def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network: Path) -> 
 
 def test_a_prior_of_numbers_has_the_density_of_the_answers(network: Path, tmp_path: Path) -> None:
     rows = shop(4).drop(columns="gift")
+    rows["tip"] = [12, 8, 9, 15]
     rows.loc[3, "city"] = None  # not seen
     rows.to_csv(tmp_path / "rows.csv", index=False)
     prior = RecordPrior.of(NetworkFile.open(str(network)), {})
     points, questions = (read(tmp_path / "rows.csv") for read in (prior.points, prior.questions))
     answers, space = prior.answers, prior.answers.space
     levels = [answers.empty.columns[0].levels.index(city) for city in rows["city"][:3]]
-    values = np.column_stack([[*levels, np.nan], rows[prior.names], np.full(4, np.nan)])
-    states = space.states(torch.tensor([[KNOWN, ASKED, ASKED, ASKED, ABSENT]] * 4))
+    numbers = rows[prior.names[:3]], np.full(4, np.nan), rows["tip"]
+    values = np.column_stack([[*levels, np.nan], *numbers])
+    states = space.states(torch.tensor([[KNOWN, ASKED, ASKED, ASKED, ABSENT, ASKED]] * 4))
     states[3, space.cell(0)] = ABSENT
+    states[:, space.level_cell(5)] = KNOWN
     of_numbers, _ = answers.questions.log_prob(space.encoded(values), states)
     expected = of_numbers + space.log_slopes(values).sum(dim=1)
     assert torch.allclose(prior.flow.given(labels=questions).log_prob(points), expected, atol=1e-3)

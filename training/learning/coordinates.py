@@ -19,6 +19,7 @@ from training.flow.coordinates.coordinates import GAUSSIAN, LEVELS, PREDICTION, 
 from training.flow.coordinates.levels import LevelPrediction
 from training.flow.coordinates.maps import (
     Bounded,
+    Gaps,
     Logarithm,
     NormalScores,
     PointMap,
@@ -178,12 +179,16 @@ def _chain(
     chain = CHAINS[marginals] if scaled else ["standardize"]
     limits = "bounded" if map_bounds else "limits"
     predicted = {"off": [], "on": [PREDICTION], "gaussian": ["standardize", GAUSSIAN]}[start]
-    names = [*[limits] * bounded, *chain, *predicted, last]
+    gaps = columns.gaps is not None
+    names = [*[limits] * bounded, *["gaps"] * gaps, *chain, *predicted, last]
     return [*names, "normal scores", last] if marginals == AXES_TOO else names
 
 
 def _fit(map_: PointMap, x: Tensor, columns: Columns) -> None:
-    if isinstance(map_, Logarithm):
+    if isinstance(map_, Gaps):
+        assert columns.gaps is not None
+        map_.hold(places=columns.gaps, steps=torch.where(columns.steps > 0, columns.steps, 1.0))
+    elif isinstance(map_, Logarithm):
         unbounded = torch.full_like(x[0], torch.inf)
         map_.set_bounds(torch.where(over_decades(x), 0.0, -unbounded), unbounded)
     elif isinstance(map_, Bounded):

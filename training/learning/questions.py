@@ -65,16 +65,22 @@ def draw_states(
     one: OneQuestion | None = None,
     drawn: bool = False,
     alike: int = 1,
+    atoms: Sequence[int] = (),
 ) -> Tensor:
     """States of cells ``[B, P]`` of random questions.
 
     Args:
-        present: Whether cells are not missing ``[B, P]``, on the CPU.
+        present: Whether cells are not missing ``[B, P]``, on the CPU; see ``EncodedRows.present``.
         generator: The source of random numbers, on the CPU.
         one: The one question that matters, which some rows have; None for any question.
         drawn: Whether missing cells have been drawn; otherwise they are absent.
         alike: Rows, one after the other, of one question.
+        atoms: Places of the numbers whose states the last categories have, too.
     """
+    if atoms:
+        own = present[:, : present.shape[1] - len(atoms)]
+        states = draw_states(own, generator, one, drawn, alike)
+        return torch.cat([states, states[:, list(atoms)]], dim=1)
     rows, columns = present.shape
 
     def uniform(count: int) -> Tensor:
@@ -123,7 +129,7 @@ class QuestionBatches:
     Args:
         cells_of: Gives all rows by a generator, whose draws spread discrete columns.
         known: All rows, as they are where they are known.
-        level_counts: Levels of each category.
+        network: That is trained.
         batch: Batch size over all ranks.
         seed: Of the orders, the questions and the draws.
         one: The one question that matters; None for any question.
@@ -134,14 +140,15 @@ class QuestionBatches:
         self,
         cells_of: Callable[[torch.Generator], EncodedRows],
         known: EncodedRows,
-        level_counts: Sequence[int],
+        network: QuestionNetwork,
         batch: int,
         seed: int,
         one: OneQuestion | None = None,
         complete: Callable[[EncodedRows, torch.Generator], EncodedRows] | None = None,
     ):
-        self._complete = None if bool(known.present.all()) else complete
-        self._cells_of, self._known, self._level_counts = cells_of, known, level_counts
+        self._present = known.present(network.atoms)
+        self._complete = None if bool(self._present.all()) else complete
+        self._cells_of, self._known, self._network = cells_of, known, network
         self._batch, self._seed, self._one = batch, seed, one
         self._epoch, self._cells, self._middle = -1, known, known
         self._order = torch.arange(len(known))
@@ -150,10 +157,10 @@ class QuestionBatches:
         for step in count(first_step):
             places, cells, known = self._at(step)
             generator = seeded_generator("cpu", self._seed, Stream.QUESTIONS, step)
-            present = self._known.at(places).present
+            present, atoms = self._present[places], self._network.atoms
             drawn = self._complete is not None
-            states = draw_states(present, generator, self._one, drawn, ALIKE)
-            batch = questions(cells, known, states, self._level_counts)
+            states = draw_states(present, generator, self._one, drawn, ALIKE, atoms)
+            batch = questions(cells, known, states, self._network.level_counts)
             mine = distributed.shard(self._batch)
             assert batch.labels is not None
             yield Batch(batch.points[mine], batch.labels[mine])
@@ -253,7 +260,7 @@ class HeldOutQuestions:
         cls,
         cells: EncodedRows,
         known: EncodedRows,
-        level_counts: Sequence[int],
+        network: QuestionNetwork,
         loss: QuestionLoss,
         seed: int,
         one: OneQuestion | None = None,
@@ -261,8 +268,9 @@ class HeldOutQuestions:
         """Questions about rows, each as often as it takes to make many; see ``QuestionBatches``."""
         places = torch.arange(HELD_OUT_DRAWS) % len(known)
         generator = seeded_generator("cpu", seed, Stream.HELD_OUT)
-        states = draw_states(known.at(places).present, generator, one, alike=ALIKE)
-        batch = questions(cells.at(places), known.at(places), states, level_counts)
+        present = known.at(places).present(network.atoms)
+        states = draw_states(present, generator, one, alike=ALIKE, atoms=network.atoms)
+        batch = questions(cells.at(places), known.at(places), states, network.level_counts)
         assert batch.labels is not None
         mine = distributed.shard(HELD_OUT_DRAWS)
         return cls(Batch(batch.points[mine], batch.labels[mine]), HELD_OUT_DRAWS, loss, seed)

@@ -36,10 +36,12 @@ class EncodedRows(NamedTuple):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    @property
-    def present(self) -> Tensor:
-        """Whether cells are not missing ``[N, D + C]``, numbers first."""
-        return torch.cat([~self.numbers.isnan(), self.levels >= 0], dim=1)
+    def present(self, atoms: Sequence[int] = ()) -> Tensor:
+        """Whether cells are not missing ``[N, D + C]``, numbers first; numbers of the last levels,
+        by their places, are there as much as these."""
+        numbers, levels = ~self.numbers.isnan(), self.levels >= 0
+        numbers[:, list(atoms)] = levels[:, levels.shape[1] - len(atoms) :]
+        return torch.cat([numbers, levels], dim=1)
 
     def at(self, places: Tensor | slice) -> "EncodedRows":
         """Some rows, by their places or by booleans."""
@@ -149,20 +151,21 @@ class QuestionFlow:
         return EncodedRows(numbers, levels)
 
     def quantiles(self, known: EncodedRows, states: Tensor, place: int, levels: Tensor) -> Tensor:
-        """Quantiles ``[N, Q]`` of one number that is asked, at levels ``[Q]`` between 0 and 1.
+        """Quantiles ``[N, Q]`` of one number that is asked, at levels between 0 and 1.
 
         Args:
             known: The cells.
             states: ``[N, D + C]``, in which it alone is asked.
             place: Of the number.
-            levels: Increasing.
+            levels: ``[Q]``, or each row's own, ``[N, Q]``.
         """
         count, dim = known.numbers.shape
-        latents = torch.zeros(len(levels), count, dim, dtype=torch.float64)
-        latents[..., place] = torch.special.ndtri(levels.double())[:, None]
-        labels = self._labels(known, states).repeat(len(levels), 1)
+        levels = levels.double().expand(count, -1)
+        latents = torch.zeros(levels.shape[1], count, dim, dtype=torch.float64)
+        latents[..., place] = torch.special.ndtri(levels).T
+        labels = self._labels(known, states).repeat(len(latents), 1)
         points = self._generated(labels, latents.flatten(0, 1))
-        return points[:, place].view(len(levels), count).T
+        return points[:, place].view(len(latents), count).T
 
     def ranks(self, rows: EncodedRows, states: Tensor, place: int) -> Tensor:
         """What the distribution function of one number has at its value ``[N]``.
@@ -189,7 +192,7 @@ class QuestionFlow:
             states: ``[N, D + C]``.
         """
         dim = rows.numbers.shape[1]
-        asked, level_asked = states[:, :dim] == ASKED, states[:, dim:] == ASKED
+        level_asked = states[:, dim:] == ASKED
         of_levels, states = torch.zeros(len(rows), dtype=torch.float64), states.clone()
         for place in range(rows.levels.shape[1]):
             some = level_asked[:, place].nonzero()[:, 0]
@@ -198,11 +201,12 @@ class QuestionFlow:
                 level = rows.levels[some, place, None]
                 of_levels[some] += shares.gather(1, level)[:, 0].double().log()
                 states[some, dim + place] = KNOWN
-        of_numbers = torch.zeros_like(of_levels)
+        of_numbers, labels = torch.zeros_like(of_levels), self._labels(rows, states)
+        asked = self.network.unpack(labels)[1] == ASKED  # but those at atoms
         some = asked.any(dim=1)
         if some.any():
             points = torch.where(asked, rows.numbers, 0.0)[some]
-            flow = self.of(self._labels(rows, states)[some])
+            flow = self.of(labels[some])
             times, solver = self.flow.course("densities", self.times, self.solver)
             joint = flow.log_prob_with_error(points, times, solver).log_prob
             # What is not asked is a standard normal number at 0, with the noise of the first time.
@@ -216,9 +220,10 @@ class QuestionFlow:
         standard deviation, and this; see ``flow.cells``."""
         first = self.flow.times()[0]
         std = float(self.flow.schedule.noise_variance(first)[0].sqrt())
-        points = torch.where(states[:, : rows.numbers.shape[1]] == ASKED, rows.numbers, 0.0)
+        labels = self._labels(rows, states)
+        points = torch.where(self.network.unpack(labels)[1] == ASKED, rows.numbers, 0.0)
         with torch.no_grad():
-            clean = self.of(self._labels(rows, states)).denoiser(points, first).double()
+            clean = self.of(labels).denoiser(points, first).double()
         return (points - clean) / std, std
 
     def _labels(self, known: EncodedRows, states: Tensor) -> Tensor:

@@ -27,6 +27,10 @@ mixture is kept within what this can be: in a row that contradicts itself, as on
 number does, it would be anywhere. Levels start from the shares of the components that they are
 given. Cells that are not asked have F = 0: to the flow they are standard normal numbers, which
 depend on nothing.
+
+A number that is often exactly the same, as 0, has no density there. It has a category beside it,
+whose levels are such *atoms*, and whose last level is that it is any other number. Where it is at
+an atom, the number itself is absent, whatever its state.
 """
 
 from collections.abc import Sequence
@@ -73,6 +77,7 @@ class QuestionNetwork(nn.Module):
         components: Components M of the mixture that it starts from.
         conditions: Further numbers of each row, which are always known, and of which the mixture
             knows nothing: the last ones of questions.
+        atoms: Places of the numbers whose atoms the last categories have.
 
     Attributes:
         weights: Of the components ``[M]``.
@@ -92,7 +97,7 @@ class QuestionNetwork(nn.Module):
     asks = True
     """Whether labels are questions, in coordinates of the flow."""
     label_dim = 0
-    """Without labels all numbers are asked, and nothing is known."""
+    """Without labels all numbers are asked, none is at an atom, and nothing else is known."""
 
     def __init__(
         self,
@@ -106,13 +111,16 @@ class QuestionNetwork(nn.Module):
         dropout: float = 0.0,
         components: int = 1,
         conditions: int = 0,
+        atoms: Sequence[int] = (),
     ):
         super().__init__()
         if not 0 <= dropout < 1:
             raise UsageError(f"dropout is {dropout:g}: it must be at least 0 and less than 1")
         if any(count < 2 for count in level_counts):
             raise UsageError("a category has at least 2 levels")
-        self.dim, self.level_counts = dim, list(level_counts)
+        if len(atoms) > len(level_counts) or any(not 0 <= place < dim for place in atoms):
+            raise UsageError(f"atoms of numbers {list(atoms)}, of which there are {dim}")
+        self.dim, self.level_counts, self.atoms = dim, list(level_counts), list(atoms)
         levels, categories = sum(level_counts), len(level_counts)
         self.noise = NoiseFeatures(noise_range, time_features)
         seen = dim * (1 + 2 * input_features)
@@ -219,6 +227,7 @@ class QuestionNetwork(nn.Module):
             labels = labels.clone()
             first = 2 * self.dim + sum(self.level_counts)
             labels[:, first : first + len(self.level_counts)] = ABSENT
+            labels = self._elsewhere(labels)
         labels = labels.to(z.dtype)
         values, states, indicators, level_states = self.unpack(labels)
         asked = (states == ASKED).to(z.dtype)
@@ -232,6 +241,14 @@ class QuestionNetwork(nn.Module):
         seen = [*with_waves(x_hat, self.frequencies), asked, start.size.to(z.dtype)]
         h = torch.cat([*given, *seen, self.noise(c_noise).expand(len(z), -1)], dim=1)
         return asked, start, h
+
+    def _elsewhere(self, labels: Tensor) -> Tensor:
+        """Questions ``[B, L]`` in which numbers with atoms are known to be at none of them."""
+        levels = sum(self.level_counts)
+        for category in range(len(self.level_counts) - len(self.atoms), len(self.level_counts)):
+            labels[:, 2 * self.dim + sum(self.level_counts[: category + 1]) - 1] = 1
+            labels[:, 2 * self.dim + levels + category] = KNOWN
+        return labels
 
     def closed_form(self, x_hat: Tensor, gamma: Tensor, labels: Tensor) -> "Start":
         """The mixture's denoiser.
@@ -337,6 +354,13 @@ class QuestionNetwork(nn.Module):
         """Values ``[B, D]`` and states ``[B, D]`` of numbers, indicators ``[B, K]`` and states
         ``[B, C]`` of levels."""
         values, states, indicators, level_states, _ = labels.split_with_sizes(self._sizes, dim=1)
+        if self.atoms:
+            categories = slice(len(self.level_counts) - len(self.atoms), None)
+            last = torch.tensor(self.level_counts).cumsum(0)[categories] - 1
+            elsewhere = indicators[:, last.to(labels.device)] > 0
+            gone = (level_states[:, categories] >= ASKED) & ~elsewhere
+            states = states.clone()
+            states[:, self.atoms] = states[:, self.atoms].masked_fill(gone, ABSENT)
         return values, states, indicators, level_states
 
 

@@ -27,7 +27,8 @@ from training.measure.posterior.coverage import central_values
 from training.measure.posterior.ranks import ks_p_values
 from training.measure.posterior.verdicts import detectable, holm, verdict
 from training.measure.reliability import reliability
-from training.subjects.records import CellLaw, Progress, RecordFlow
+from training.subjects.record_laws import CellLaw
+from training.subjects.records import Progress, RecordFlow
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 MOST_HELD_OUT = 2000
@@ -65,10 +66,13 @@ class Interval:
     held_out: Records | None = None
     seed: int = 0
 
-    def require_fresh(self, flow: RecordFlow) -> None:
-        """Raises DataError if the held-out rows are of other columns, or may be trained on."""
-        if self.held_out is not None:
-            _require_of_training(flow, self.held_out)
+    def answers_of(self, flow: RecordFlow) -> RecordFlow:
+        """The flow as it answers. Intervals that held-out rows set may have to be wider than what
+        the training had. Raises DataError if these are of other columns, or may be trained on."""
+        if self.held_out is None:
+            return flow
+        _require_of_training(flow, self.held_out)
+        return replace(flow, within=False)
 
     def levels(self, flow: RecordFlow, known: np.ndarray, place: int) -> tuple[float, float, float]:
         """Levels of the quantiles at the ends, and of the median between.
@@ -120,7 +124,7 @@ def fill(
     values, holes = np.array(records.values), np.isnan(records.values)
     missing = np.flatnonzero(holes.any(axis=0))
     flow.require_asked(missing.tolist())
-    interval.require_fresh(flow)
+    flow = interval.answers_of(flow)
     beside: list[tuple[str, list[str]]] = []
     for place in missing.tolist():
         rows = np.flatnonzero(holes[:, place])
@@ -148,14 +152,15 @@ def predict(
     progress: Progress | None = None,
 ) -> Sheet:
     """Rows with predictions of columns beside them, each given the cells that are there of all
-    other columns: medians and intervals of numbers, the likeliest level and all probabilities.
+    other columns: medians and intervals of numbers, the likeliest level and all probabilities, also
+    of values that a number often has.
 
     Raises:
         UsageError: There is no such column, or the network was not trained for it.
     """
     places = [place_of(records, name) for name in columns]
     flow.require_asked(places)
-    interval.require_fresh(flow)
+    flow = interval.answers_of(flow)
     known = ~np.isnan(records.values)
     known[:, places] = False
     every = np.arange(len(records))
@@ -168,10 +173,11 @@ def predict(
         beside.append((f"{column.name}_predicted", texts))
         if column.type != CATEGORY:
             beside += _spread(flow, records, law, place, every, len(records))
-        if law.levels is not None:
-            for at, value in enumerate(law.levels.values.tolist()):
+        likely = law.levels or law.atoms
+        if likely is not None:
+            for at, value in enumerate(likely.values.tolist()):
                 level = text_of(column, value, records.decimal)
-                shares = law.levels.probabilities[:, at]
+                shares = likely.probabilities[:, at]
                 beside.append((f"{column.name}_is_{level}", [f"{one:.4f}" for one in shares]))
     names, texts_of_rows = texts_of(records)
     return _joined(names, texts_of_rows, beside)

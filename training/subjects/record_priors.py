@@ -1,7 +1,8 @@
 """Numbers of records as points: a flow of questions in which all numbers are asked.
 
 Levels that an observation has are known exactly, as part of the question. Those that it has not
-are absent, and so the law of numbers is that over all levels.
+are absent, and so the law of numbers is that over all levels. Numbers with atoms have a density
+elsewhere alone: their law is that of rows where they are at none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.logs import logger
 from torch_utils.inert_pickle import shown
 from training.data.records.cells import open_cells
 from training.data.records.encoding import encode
@@ -57,6 +59,10 @@ class RecordPrior(TableFlow):
                 f"{file.path} sees all columns as levels, and a posterior is of numbers: give it "
                 "to ask.py"
             )
+        space = answers.space
+        for place in space.atoms:
+            atoms = ", ".join(f"{atom:g}" for atom in space.values[space.numbers[place]][:-1])
+            logger.info(f"'{names[place]}' has a density where it is not {atoms}: so it is here")
         name = plain_name(data_name or str(file.model.about.get("data_name", "records")))
         known = {"data_dim": len(names), "dims_to_keep": len(names), "data_name": name}
         file.agreed(expected, {**file.known, **known})
@@ -83,6 +89,9 @@ class RecordPrior(TableFlow):
         ]
         values = records.values[:, places]
         whole = ~np.isnan(values).any(axis=1)
+        space = self.answers.space
+        if list(records.columns) == list(space.columns):
+            whole &= ~space.at_atoms(records.values).any(axis=1)
         points, held_out = (torch.from_numpy(part[whole]) for part in (values, records.held_out))
         names = [records.names[place] for place in places]
         return DataTable(points, Columns.plain(names), held_out, Dropped.none(names))
@@ -122,15 +131,28 @@ class RecordPrior(TableFlow):
         shared = [name for name in own if name in names]
         points[:, asked] = rows.cpu().double()[:, [list(names).index(name) for name in shared]]
         states = torch.where(asked, ASKED, ABSENT)[None]
-        levels = torch.full((1, len(space.categories)), ABSENT)
+        level_states = torch.full((1, len(space.categories)), ABSENT)
+        levels = self._elsewhere(level_states)
+        level_states[levels >= 0] = KNOWN
         nothing = EncodedRows(torch.full((1, len(own)), torch.nan), levels)
-        return points, {"labels": pack(nothing, states, levels, space.level_counts)}
+        return points, {"labels": pack(nothing, states, level_states, space.level_counts)}
+
+    def _elsewhere(self, levels: Tensor) -> Tensor:
+        """Levels ``[n, C]`` in which numbers with atoms are at none."""
+        space = self.answers.space
+        last = torch.tensor(space.level_counts, dtype=levels.dtype) - 1
+        atoms = torch.arange(levels.shape[1]) >= levels.shape[1] - len(space.atoms)
+        return torch.where(atoms, last, levels)
 
     def questions(self, path: Path) -> Tensor | None:
         space, names = self.answers.space, open_cells(str(path)).names
         columns = space.columns
         # Weekday and season are made of a date, which is a number that is seen with noise.
-        places = [at for at in space.categories if columns[at].name in names and not columns[at].of]
+        places = [
+            at
+            for at in space.categories
+            if columns[at].name in names and not columns[at].of and at not in space.numbers
+        ]
         if not places:
             return None
         records, unknown = encode(str(path), [columns[place] for place in places])
@@ -139,6 +161,7 @@ class RecordPrior(TableFlow):
         values = np.full((len(records), len(columns)), np.nan)
         values[:, places] = records.values
         rows = space.encoded(values)
+        rows = EncodedRows(rows.numbers, self._elsewhere(rows.levels))
         known = rows.levels >= 0
         misfits = np.argwhere(~known.numpy() & ~np.isnan(values[:, space.categories]))
         if len(misfits):

@@ -5,14 +5,16 @@ maps, and how many components the mixture has that the flow starts from, is what
 held-out rows the best density given their levels.
 
 Numbers of few different values, such as cylinders or grades, are seen as levels too: these have
-probabilities, and draws have values that were there.
+probabilities, and draws have values that were there. So have *atoms*: values that a number has in
+many rows, as 0 where nothing was measured, or 40 hours a week. Where it is at none of them, it is a
+number, and a step of a discrete one that an atom fills is taken out of its axis (``Gaps``).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
-from math import inf
+from math import inf, isnan, nan
 
 import numpy as np
 import torch
@@ -25,7 +27,7 @@ from training.data.records.records import CATEGORY, DATE, RecordColumn, Records
 from training.data.tables.marginals import Marginal
 from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates, dither
-from training.flow.coordinates.maps import Logarithm
+from training.flow.coordinates.maps import MOST_GAPS, NOWHERE, ROUNDED, Logarithm
 from training.learning.coordinates import fit_coordinates, over_decades
 from training.learning.mixture_start import COMPONENTS, FIRST, Mixture, fit_mixture
 from training.model.questions import EncodedRows
@@ -35,6 +37,14 @@ FEW_VALUES = 12
 """Different values of a number that is seen as levels, at most."""
 ROWS_PER_VALUE = 10
 """Rows that there are for each of them, at least on average."""
+ATOM, ROWS_OF_ATOM = 0.05, 20
+"""Share of the rows, and rows, that have a value which is an atom, at least."""
+ABOVE_NEIGHBORS = 5.0
+"""Times as many as have each of the ``NEIGHBORS`` values next to it, by their median."""
+NEIGHBORS = 2
+"""On each side."""
+FEWEST_ELSEWHERE = 30
+"""Rows that are at no atom, for these to be a number."""
 FAR = 6.0
 """Standard deviations at which numbers are put that have no place in the flow."""
 MARGINALS = ("none", "yeo-johnson", "quantile", LOG)
@@ -59,13 +69,29 @@ def few_values(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
     return tuple(different.tolist()) if few else ()
 
 
+def atoms_of(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
+    """The atoms of a column that is a number, of which ``few_values`` has none."""
+    if column.type == DATE:
+        return ()
+    different, counts = np.unique(values[~np.isnan(values)], return_counts=True)
+    often = counts >= max(ROWS_OF_ATOM, ATOM * counts.sum())
+    around = np.pad(counts.astype(np.float64), NEIGHBORS, constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(around, 2 * NEIGHBORS + 1)
+    usual = np.nanmedian(np.delete(windows, NEIGHBORS, axis=1), axis=1)
+    atoms = different[often & (counts >= ABOVE_NEIGHBORS * usual)]
+    elsewhere = counts[~np.isin(different, atoms)].sum()
+    fits = 0 < len(atoms) <= MOST_GAPS and elsewhere >= FEWEST_ELSEWHERE
+    return tuple(atoms.tolist()) if fits else ()
+
+
 @dataclass(frozen=True, eq=False)
 class RecordSpace:
     """Between values of records ``[n, P]`` and what a flow knows of them.
 
     Attributes:
         columns: The P columns.
-        values: Of each column the values of its levels; none of numbers.
+        values: Of each column the values of its levels; of a number its atoms, and then NaN, for
+            all others; none of numbers without atoms.
         coordinates: Of the D numbers; of one that is never there, if there are none.
     """
 
@@ -76,12 +102,18 @@ class RecordSpace:
     @cached_property
     def numbers(self) -> list[int]:
         """Places of the columns that are numbers."""
-        return [place for place, values in enumerate(self.values) if not values]
+        return [place for place, values in enumerate(self.values) if is_number(values)]
 
     @cached_property
     def categories(self) -> list[int]:
-        """Places of the columns that have levels."""
-        return [place for place, values in enumerate(self.values) if values]
+        """Places of the columns that have levels; those of numbers with atoms are last."""
+        levels = [place for place, values in enumerate(self.values) if values]
+        return sorted(levels, key=lambda place: (place in self.numbers, place))
+
+    @property
+    def atoms(self) -> list[int]:
+        """Of the numbers that have some, their places among numbers."""
+        return [self.numbers.index(place) for place in self.categories if place in self.numbers]
 
     @property
     def level_counts(self) -> list[int]:
@@ -94,16 +126,22 @@ class RecordSpace:
         return self.coordinates.dim
 
     def cell(self, place: int) -> int:
-        """Where states of questions have a column."""
+        """Where states of questions have a column; of a number with atoms, the number."""
         if place in self.numbers:
             return self.numbers.index(place)
+        return self.level_cell(place)
+
+    def level_cell(self, place: int) -> int:
+        """Where they have the levels of a column."""
         return self.dim + self.categories.index(place)
 
     def states(self, by_column: Tensor) -> Tensor:
         """States ``[n, D + C]`` of those by column ``[n, P]``."""
         states = torch.full((len(by_column), self.dim + len(self.categories)), -1)
-        for place in range(len(self.columns)):
+        for place, values in enumerate(self.values):
             states[:, self.cell(place)] = by_column[:, place]
+            if values:
+                states[:, self.level_cell(place)] = by_column[:, place]
         return states
 
     def encoded(self, values: np.ndarray, generator: torch.Generator | None = None) -> EncodedRows:
@@ -118,6 +156,23 @@ class RecordSpace:
         there = torch.where(missing, torch.nan, self.coordinates.to_flow(points))
         return EncodedRows(there, self._levels(values))
 
+    def encoded_elsewhere(
+        self, values: np.ndarray, place: int, generator: torch.Generator | None = None
+    ) -> EncodedRows:
+        """The same, with a number that has atoms, at ``place``, taken for none of them: one that is
+        an atom is put between its neighbors."""
+        points, missing = self._points(values, generator)
+        at, atoms = self.numbers.index(place), self.values[place][:-1]
+        is_atom = torch.from_numpy(level_of(values[:, place], atoms) >= 0)
+        below = torch.from_numpy(values[:, place]) - self.coordinates.steps[at] / 2
+        points[:, at] = torch.where(is_atom, below, points[:, at])
+        points = torch.where(self._outside(points), self._at(-FAR), points)
+        missing[:, at] = False
+        numbers = torch.where(missing, torch.nan, self.coordinates.to_flow(points))
+        levels = self._levels(values)
+        levels[:, self.categories.index(place)] = len(atoms)
+        return EncodedRows(numbers, levels)
+
     def decoded(self, rows: EncodedRows) -> np.ndarray:
         """Values ``[n, P]`` of rows of the flow, discrete numbers at their steps."""
         values = np.full((len(rows), len(self.columns)), np.nan)
@@ -128,14 +183,17 @@ class RecordSpace:
             missing = rows.numbers.isnan()
             points = self.coordinates.to_data(rows.numbers.nan_to_num(0.0))
             points = torch.where(missing, torch.nan, self.coordinates.plausible(points))
-            values[:, self.numbers] = points.numpy()
+            atoms = values[:, self.numbers]
+            values[:, self.numbers] = np.where(np.isnan(atoms), points.numpy(), atoms)
         return values
 
-    def decoded_numbers(self, place: int, there: Tensor) -> np.ndarray:
-        """Values ``[...]`` of one column that is a number, of numbers of the flow ``[...]``."""
+    def decoded_numbers(self, place: int, there: Tensor, within: bool) -> np.ndarray:
+        """Values ``[...]`` of one column that is a number, of numbers of the flow ``[...]``;
+        discrete ones within their range, if asked for."""
         rows = torch.zeros(there.numel(), self.dim, dtype=torch.float64)
         rows[:, self.cell(place)] = there.flatten()
-        points = self.coordinates.plausible(self.coordinates.to_data(rows))
+        points = self.coordinates.to_data(rows)
+        points = self.coordinates.plausible(points) if within else self.coordinates.rounded(points)
         return np.asarray(points[:, self.cell(place)].view(there.shape))
 
     def log_slopes(self, values: np.ndarray) -> Tensor:
@@ -153,6 +211,11 @@ class RecordSpace:
         if self.numbers:
             flags[:, self.numbers] = self._outside(self._numbers(values)).numpy()
         return flags
+
+    def at_atoms(self, values: np.ndarray) -> np.ndarray:
+        """Which numbers ``[n, D]`` of values ``[n, P]`` are atoms."""
+        numbers = values[:, self.numbers]
+        return np.isnan(self._numbers(values).numpy()) & ~np.isnan(numbers)
 
     def _outside(self, points: Tensor) -> Tensor:
         outside = torch.zeros_like(points, dtype=torch.bool)
@@ -183,20 +246,40 @@ class RecordSpace:
         return self.coordinates.to_data(torch.full((1, self.dim), place, dtype=torch.float64))
 
     def _numbers(self, values: np.ndarray) -> Tensor:
+        """Numbers ``[n, D]``; NaN where they are missing or at an atom."""
         if not self.numbers:
             return torch.full((len(values), 1), torch.nan, dtype=torch.float64)
-        return torch.from_numpy(values[:, self.numbers].astype(np.float64))
+        numbers = values[:, self.numbers].astype(np.float64)
+        for place in self.atoms:
+            level = level_of(numbers[:, place], self.values[self.numbers[place]][:-1])
+            numbers[level >= 0, place] = np.nan
+        return torch.from_numpy(numbers)
 
     def _levels(self, values: np.ndarray) -> Tensor:
         """Places of levels ``[n, C]``; -1 of values that are none."""
         levels = np.full((len(values), len(self.categories)), -1, dtype=np.int64)
         for index, place in enumerate(self.categories):
-            known = np.array(self.values[place])
-            near = np.abs(values[:, place, None] - known)
-            nearest = near.argmin(axis=1)
-            right = np.isclose(values[:, place], known[nearest], rtol=1e-9, atol=1e-12)
-            levels[:, index] = np.where(right, nearest, -1)
+            own, column = self.values[place], values[:, place]
+            if is_number(own):
+                level = level_of(column, own[:-1])
+                elsewhere = (level < 0) & ~np.isnan(column)
+                levels[:, index] = np.where(elsewhere, len(own) - 1, level)
+            else:
+                levels[:, index] = level_of(column, own)
         return torch.from_numpy(levels)
+
+
+def is_number(values: Sequence[float]) -> bool:
+    """Whether a column with such values of levels is a number, at least elsewhere."""
+    return not values or isnan(values[-1])
+
+
+def level_of(values: np.ndarray, known: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Places ``[n]`` among known values; -1 of those that are none of them."""
+    of_each = np.array(known)
+    nearest = np.abs(values[:, None] - of_each).argmin(axis=1)
+    right = np.isclose(values, of_each[nearest], rtol=1e-9, atol=1e-12)
+    return np.where(right, nearest, -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,9 +313,13 @@ def choose_space(records: Records, seed: int) -> Chosen:
                 f"column '{column.name}' has fewer than two values in the rows that train: leave "
                 f"it out by dataset_tool.py --exclude={column.name}"
             )
-    numbers = [at for at, levels in enumerate(values) if not levels]
+    for at, column in enumerate(records.columns):
+        atoms = () if values[at] else atoms_of(column, train[:, at])
+        values[at] = values[at] or ((*atoms, nan) if atoms else ())
+    numbers = [at for at, levels in enumerate(values) if is_number(levels)]
     generator = seeded_generator("cpu", seed, Stream.DEQUANTIZATION)
-    points, columns = _complete(records, train, numbers, generator)
+    of_numbers = [values[at][:-1] for at in numbers]
+    points, columns = _complete(records, train, numbers, of_numbers, generator)
     tries = {}
     for marginals in MARGINALS if numbers else ("none",):
         if marginals == LOG and not bool(over_decades(points).any()):
@@ -265,21 +352,30 @@ def _tried(
 
 
 def _complete(
-    records: Records, train: np.ndarray, numbers: Sequence[int], generator: torch.Generator
+    records: Records,
+    train: np.ndarray,
+    numbers: Sequence[int],
+    atoms: Sequence[Sequence[float]],
+    generator: torch.Generator,
 ) -> tuple[Tensor, Columns]:
-    """Numbers of rows that train, missing ones drawn from the others of their column, and what is
-    known of the columns."""
+    """Numbers of rows that train, missing ones and atoms drawn from the others of their column, and
+    what is known of the columns."""
     if not numbers:
         points = torch.randn(len(train), 1, generator=generator, dtype=torch.float64)
         return points, Columns.plain(["none"])
     points = torch.from_numpy(train[:, numbers].copy())
     steps, offsets = [], []
-    for column in points.T:
+    gaps = torch.full((len(numbers), MOST_GAPS), NOWHERE, dtype=torch.float64)
+    for at, column in enumerate(points.T):
         missing = column.isnan()
+        if atoms[at]:
+            missing |= torch.from_numpy(level_of(column.numpy(), atoms[at]) >= 0)
         present = column[~missing]
         marginal = Marginal.of(present.numpy())
         steps.append(marginal.step)
         offsets.append(marginal.offset)
+        own = _within(atoms[at], marginal, present)
+        gaps[at, : len(own)] = torch.tensor(own, dtype=torch.float64)
         drawn = torch.randint(len(present), (int(missing.sum()),), generator=generator)
         column[missing] = present[drawn]
     known = Columns.plain([records.columns[place].name for place in numbers])
@@ -287,5 +383,19 @@ def _complete(
         known,
         steps=torch.tensor(steps, dtype=torch.float64),
         offsets=torch.tensor(offsets, dtype=torch.float64),
+        gaps=gaps if bool((gaps < NOWHERE).any()) else None,
     )
     return dither(points, known.steps, generator), known
+
+
+def _within(atoms: Sequence[float], marginal: Marginal, present: Tensor) -> list[float]:
+    """The atoms that are at steps of a discrete column, between its other values."""
+    if not marginal.step:
+        return []
+    least, most = float(present.min()), float(present.max())
+    steps = [(atom - marginal.offset) / marginal.step for atom in atoms]
+    return [
+        atom
+        for atom, step in zip(atoms, steps, strict=True)
+        if least < atom < most and abs(step - round(step)) < ROUNDED
+    ]

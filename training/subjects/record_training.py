@@ -38,7 +38,7 @@ from training.model.questions import EncodedRows
 from training.names import QUESTIONS, RECORDS
 from training.networks.questions import QuestionNetwork
 from training.recipes import FEW_ROWS, TableRecipe, describe_table_recipe, fitted_to_questions
-from training.subjects.record_spaces import Chosen, choose_space, digest_of
+from training.subjects.record_spaces import Chosen, RecordSpace, choose_space, digest_of
 from training.subjects.training import Start, Training
 
 MOST_NOISE = 1e4
@@ -91,6 +91,8 @@ class RecordTraining(Training):
         logger.info(_told_of(chosen))
         require_batch(recipe.batch, space.dim, device)
         model, loss = self._model(chosen)
+        network = model.denoiser.network
+        assert isinstance(network, QuestionNetwork)
         if resumed:
             resumed.take_coordinates(space.coordinates)
         train, held_out = (
@@ -102,7 +104,7 @@ class RecordTraining(Training):
             generator = seeded_generator("cpu", seed, Stream.MELTED_POINTS)
             places = torch.randperm(len(known), generator=generator)[:count]
             some = known.at(places)
-            states = draw_states(some.present, generator, one)
+            states = draw_states(some.present(space.atoms), generator, one, atoms=space.atoms)
             cells = space.encoded(train[places.numpy()], generator)
             return questions(cells, some, states, counts)
 
@@ -111,7 +113,7 @@ class RecordTraining(Training):
                 return None
             generator = seeded_generator("cpu", seed, Stream.HELD_OUT)
             spread, middle = space.encoded(held_out, generator), space.encoded(held_out)
-            scored = HeldOutQuestions.of(spread, middle, counts, loss, seed, one)
+            scored = HeldOutQuestions.of(spread, middle, network, loss, seed, one)
             return Watch(scored, True, recipe.patience, looks_first=True)
 
         def source() -> QuestionBatches:
@@ -121,7 +123,7 @@ class RecordTraining(Training):
             def complete(rows: EncodedRows, generator: torch.Generator) -> EncodedRows:
                 return completed(chosen.mixture, rows, counts, generator)
 
-            return QuestionBatches(cells_of, known, counts, recipe.batch, seed, one, complete)
+            return QuestionBatches(cells_of, known, network, recipe.batch, seed, one, complete)
 
         config = wanted.config(recipe)
         return Start(
@@ -165,6 +167,7 @@ class RecordTraining(Training):
             network=QUESTIONS,
             network_arguments={
                 "level_counts": space.level_counts,
+                "atoms": space.atoms,
                 "width": recipe.width,
                 "depth": recipe.depth,
                 "dropout": recipe.dropout,
@@ -204,5 +207,16 @@ def _told_of(chosen: Chosen) -> str:
     return (
         f"Starts from {count} normal law(s), marginals {chosen.marginals}, of "
         f"{len(chosen.space.numbers)} number(s) and {len(chosen.space.categories)} column(s) of "
-        f"levels: held-out nats of numbers given levels by marginals: {scores}"
+        f"levels{_told_of_atoms(chosen.space)}: held-out nats of numbers given levels by "
+        f"marginals: {scores}"
     )
+
+
+def _told_of_atoms(space: RecordSpace) -> str:
+    """Which numbers have values with a probability of their own."""
+    texts = [
+        f"{space.columns[place].name} is {' or '.join(f'{atom:g}' for atom in atoms)}"
+        for place in space.numbers
+        if (atoms := space.values[place][:-1])
+    ]
+    return f", beside probabilities that {', '.join(texts)}" if texts else ""

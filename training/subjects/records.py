@@ -7,8 +7,9 @@ Whole rows are drawn.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from functools import cached_property, partial
+from math import isnan
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,71 +26,17 @@ from training.model.questions import QuestionFlow
 from training.names import CELL_ERROR, CELL_POINTS, RECORDS
 from training.networks.questions import ABSENT, ASKED, KNOWN, QuestionNetwork
 from training.subjects.networks import NetworkFile
-from training.subjects.record_spaces import RecordSpace, digest_of
+from training.subjects.record_laws import CellLaw, LevelLaw, RowScores
+from training.subjects.record_spaces import RecordSpace, digest_of, level_of
 
 MOST_NUMBERS = 1 << 24
 """Of inverses that are held at a time: 128 MB."""
 MOST_ROWS = 4096
 """Of one call."""
+TINY = 1e-12
+"""Of a probability that is divided by, or a level."""
 Progress = Callable[[int], object]
 """Called with the number of cells that were answered since the last call."""
-
-
-class LevelLaw(NamedTuple):
-    """Probabilities of levels.
-
-    Attributes:
-        values: Of the levels ``[L]``.
-        probabilities: ``[n, L]``.
-    """
-
-    values: np.ndarray
-    probabilities: np.ndarray
-
-    @property
-    def likeliest(self) -> np.ndarray:
-        """Values ``[n]``."""
-        return np.asarray(self.values[self.probabilities.argmax(axis=1)])
-
-    def at(self, truth: np.ndarray) -> np.ndarray:
-        """Probabilities ``[n]`` of values that are there."""
-        near = np.abs(self.values - truth[:, None]).argmin(axis=1)
-        return np.asarray(self.probabilities[np.arange(len(near)), near])
-
-    def ranks(self, truth: np.ndarray, generator: torch.Generator) -> np.ndarray:
-        """What distribution functions have at values ``[n]``, each spread over its probability."""
-        below = np.where(self.values < truth[:, None], self.probabilities, 0.0).sum(axis=1)
-        drawn = torch.rand(len(truth), generator=generator, dtype=torch.float64).numpy()
-        return np.asarray(below + self.at(truth) * drawn)
-
-
-class CellLaw(NamedTuple):
-    """What one column may be in each of n rows, given others.
-
-    Attributes:
-        quantiles: ``[n, Q]``; of levels of a category they mean little.
-        levels: Of a column that is seen as levels; None of a number.
-    """
-
-    quantiles: np.ndarray
-    levels: LevelLaw | None = None
-
-
-@dataclass(frozen=True)
-class RowScores:
-    """How likely rows are.
-
-    Attributes:
-        log_prob: Log density ``[n]`` in nats of the source's cells that are there: of continuous
-            numbers in their units, of others the probability of their value.
-        error: Of this ``[n]``.
-        tails: Of each cell ``[n, P]``, given the others of its row: the probability of a value as
-            unlikely, or as far out on its side or the other; NaN where it is missing.
-    """
-
-    log_prob: np.ndarray
-    error: np.ndarray
-    tails: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,12 +48,14 @@ class RecordFlow:
         empty: Records of no rows, which have the columns.
         space: Between these and the flow.
         ask: Places of columns that alone are asked; empty for any question.
+        within: Whether quantiles of discrete numbers stay within the range that they had.
     """
 
     file: NetworkFile
     empty: Records
     space: RecordSpace
     ask: Sequence[int]
+    within: bool = True
 
     @classmethod
     def of(cls, file: NetworkFile) -> "RecordFlow":
@@ -128,13 +77,14 @@ class RecordFlow:
             and len(values) == len(empty.columns)
             and all(isinstance(column, list) for column in values)
             and all(isinstance(x, float) for column in values for x in column)
+            and not any(isnan(x) for column in values for x in column[:-1])
             and isinstance(ask, list)
             and all(name in empty.names for name in ask)
         ):
             raise broken
         space = RecordSpace(empty.columns, [tuple(column) for column in values], coordinates)
-        counts = space.level_counts
-        if (network.dim, network.level_counts) != (max(1, len(space.numbers)), counts):
+        own = (max(1, len(space.numbers)), space.level_counts, space.atoms)
+        if own != (network.dim, network.level_counts, network.atoms):
             raise broken
         return cls(file, empty, space, [empty.names.index(name) for name in ask])
 
@@ -166,6 +116,8 @@ class RecordFlow:
             levels: Of quantiles, rising.
             progress: Called with numbers of rows.
         """
+        if self._has_atoms(place):
+            return self._law_with_atoms(values, known, place, levels, progress)
         at, asked = self.space.cell(place), self._only(place, len(values))
         is_number = place in self.space.numbers
         parts = []
@@ -182,7 +134,7 @@ class RecordFlow:
                 progress(len(states))
         whole = torch.cat(parts) if parts else torch.zeros(0, 1, dtype=torch.float64)
         if is_number:
-            return CellLaw(self.space.decoded_numbers(place, whole))
+            return CellLaw(self.space.decoded_numbers(place, whole, self.within))
         shares, own = whole.numpy(), np.array(self.space.values[place])
         below = shares.cumsum(axis=1) / shares.sum(axis=1, keepdims=True)
         which = [(below < level - 1e-9).sum(axis=1).clip(max=len(own) - 1) for level in levels]
@@ -235,8 +187,8 @@ class RecordFlow:
         """Probabilities ``[n]`` of values of one column that are as far out as those of the rows,
         on their side or the other, or of levels that are as unlikely."""
         if place in self.space.numbers:
-            ranks = self.ranks(values, known, place)
-            return np.asarray(2 * np.minimum(ranks, 1 - ranks))
+            below, upto = self._below(values, known, place)
+            return np.asarray((2 * np.minimum(upto, 1 - below)).clip(max=1.0))
         levels = self.laws(values, known, place, (0.5,)).levels
         assert levels is not None
         own = levels.at(values[:, place])
@@ -264,13 +216,99 @@ class RecordFlow:
             assert law is not None
             assert generator is not None
             return law.ranks(values[:, place], generator)
-        at, asked = self.space.cell(place), self._only(place, len(values))
-        parts = [torch.zeros(0, dtype=torch.float64)]
+        below, upto = self._below(values, known, place, generator)
+        if generator is None or not self._has_atoms(place):
+            return (below + upto) / 2
+        drawn = torch.rand(len(values), generator=generator, dtype=torch.float64).numpy()
+        return below + drawn * (upto - below)
+
+    def _has_atoms(self, place: int) -> bool:
+        """Whether a column is a number with atoms."""
+        return place in self.space.numbers and bool(self.space.values[place])
+
+    def _below(
+        self,
+        values: np.ndarray,
+        known: np.ndarray,
+        place: int,
+        generator: torch.Generator | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities ``[n]`` that a column which is a number is less than its values, and that
+        it is not more; arguments are those of ``ranks``."""
+        if not self._has_atoms(place):
+            ranks = self._ranks_elsewhere(values, known, place, generator)
+            return ranks, ranks
+        column, atoms = values[:, place], np.array(self.space.values[place][:-1])
+        shares = self._shares(values, known, place)
+        at = level_of(column, atoms)
+        elsewhere = shares[:, -1] * self._ranks_elsewhere(values, known, place, generator)
+        less = (atoms < column[:, None]) & (np.arange(len(atoms)) != at[:, None])
+        below = elsewhere + np.where(less, shares[:, :-1], 0.0).sum(axis=1)
+        own = np.where(at >= 0, shares[np.arange(len(at)), at], 0.0)
+        return below, below + own
+
+    def _shares(self, values: np.ndarray, known: np.ndarray, place: int) -> np.ndarray:
+        """Probabilities ``[n, L]`` of a number's atoms, and of being none of them."""
+        asked, at = self._only(place, len(values)), self.space.level_cell(place)
+        parts = [torch.zeros(0, len(self.space.values[place]), dtype=torch.float64)]
         for rows in self._blocks(len(values)):
             states = self._states(values[rows], known[rows], asked[rows])
-            middle = self.space.encoded(values[rows])
+            encoded = self.space.encoded(values[rows])
+            shares = self.questions.level_probabilities(encoded, states, at - self.space.dim)
+            parts.append(shares.double())
+        return torch.cat(parts).numpy()
+
+    def _law_with_atoms(
+        self,
+        values: np.ndarray,
+        known: np.ndarray,
+        place: int,
+        levels: Sequence[float],
+        progress: Progress | None,
+    ) -> CellLaw:
+        """That of a number with atoms. Its quantile is an atom where the distribution function
+        jumps over the level, and elsewhere the flow's, at what is left without atoms below."""
+        atoms, shares = self.space.values[place][:-1], self._shares(values, known, place)
+        wanted = np.tile(np.array(levels, dtype=np.float64), (len(values), 1))
+        left, made = np.array(wanted), np.full(wanted.shape, np.nan)
+        moved = np.array(values)
+        for at, atom in enumerate(atoms):
+            moved[:, place] = atom
+            below, upto = (part[:, None] for part in self._below(moved, known, place))
+            made[(below <= wanted) & (wanted <= upto)] = atom
+            left -= np.where(upto < wanted, shares[:, at, None], 0.0)
+        left = (left / shares[:, -1:].clip(min=TINY)).clip(TINY, 1 - TINY)
+        at, asked = self.space.cell(place), self._only(place, len(values))
+        for rows in self._blocks(len(values), len(levels)):
+            states = self._states(values[rows], known[rows], asked[rows])
+            states[:, self.space.level_cell(place)] = KNOWN
+            encoded = self.space.encoded_elsewhere(values[rows], place)
+            there = self.questions.quantiles(encoded, states, at, torch.from_numpy(left[rows]))
+            own = self.space.decoded_numbers(place, there.double(), self.within)
+            made[rows] = np.where(np.isnan(made[rows]), own, made[rows])
+            if progress:
+                progress(len(states))
+        return CellLaw(made, atoms=LevelLaw(np.array(atoms), shares[:, :-1]))
+
+    def _ranks_elsewhere(
+        self,
+        values: np.ndarray,
+        known: np.ndarray,
+        place: int,
+        generator: torch.Generator | None,
+    ) -> np.ndarray:
+        """Ranks ``[n]`` of a number that is at no atom; see ``ranks``."""
+        space = self.space
+        at, asked = space.cell(place), self._only(place, len(values))
+        parts = [torch.zeros(0, dtype=torch.float64)]
+        for rows in self._blocks(len(values)):
+            states, encoded = self._states(values[rows], known[rows], asked[rows]), space.encoded
+            if self._has_atoms(place):
+                states[:, space.level_cell(place)] = KNOWN
+                encoded = partial(space.encoded_elsewhere, place=place)
+            middle = encoded(values[rows])
             if generator is not None:
-                middle.numbers[:, at] = self.space.encoded(values[rows], generator).numbers[:, at]
+                middle.numbers[:, at] = encoded(values[rows], generator=generator).numbers[:, at]
             parts.append(self.questions.ranks(middle, states, at))
         return torch.cat(parts).numpy()
 
@@ -287,6 +325,7 @@ class RecordFlow:
         means, errors = np.zeros((2, len(values)))
         steps = self.space.coordinates.steps
         discrete = self._by_cell(asked)[:, : self.space.dim] & (steps > 0)
+        discrete &= ~self.space.encoded(values).numbers.isnan()  # at an atom it is no number
         for rows in self._blocks(len(values)):
             part, of_cell = np.arange(len(values))[rows], discrete[rows]
             bound = self._bound_at_centers(values[rows], asked[rows], of_cell)
@@ -369,7 +408,8 @@ class RecordFlow:
         """Values whose asked numbers are moved by a shift, ``[D]`` or ``[n, D]``."""
         moved = np.array(values)
         if self.space.numbers:
-            by = np.where(asked[:, self.space.numbers], shift.numpy(), 0.0)
+            elsewhere = asked[:, self.space.numbers] & ~self.space.at_atoms(values)
+            by = np.where(elsewhere, shift.numpy(), 0.0)
             moved[:, self.space.numbers] += by
         return moved
 

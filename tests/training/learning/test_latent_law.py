@@ -19,7 +19,7 @@ from training.learning.mixture_start import completed, fit_mixture
 from training.learning.questions import OneQuestion, QuestionBatches, draw_states
 from training.model.model import Model
 from training.model.questions import EncodedRows
-from training.networks.questions import ABSENT, ASKED, KNOWN
+from training.networks.questions import ABSENT, ASKED, KNOWN, QuestionNetwork
 
 SHORT = replace(CHAINED, steps=500, rate=5e-3)
 STD = 0.3
@@ -157,7 +157,8 @@ def test_to_be_absent_says_nothing_though_what_is_missing_does() -> None:
     def complete(cells: EncodedRows, generator: torch.Generator) -> EncodedRows:
         return completed(mixture, cells, [], generator)
 
-    source = QuestionBatches(lambda _: known, known, [], 4000, 0, None, complete)
+    network = QuestionNetwork(2, (-1.0, 1.0))
+    source = QuestionBatches(lambda _: known, known, network, 4000, 0, None, complete)
     batches = list(islice(source.batches(0), 8))
     points = torch.cat([batch.points for batch in batches])
     states = torch.cat([batch.labels[:, 2:4] for batch in batches if batch.labels is not None])

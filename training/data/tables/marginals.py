@@ -132,7 +132,7 @@ def told_of_steps(marginals: Mapping[str, Marginal]) -> list[str]:
     if atoms:
         lines.append(
             f"Column(s) that have no density, as one value has a share of its own: "
-            f"{', '.join(atoms)}"
+            f"{', '.join(atoms)}; train.py --any gives such values a probability"
         )
     return lines
 

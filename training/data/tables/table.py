@@ -27,6 +27,8 @@ class Columns:
         offsets: A value of each ``[D]``, from which its steps count.
         low: Lower bounds ``[D]``, ``-inf`` where there is none.
         high: Upper bounds ``[D]``, ``inf`` where there is none.
+        gaps: Values that discrete ones never have within their range ``[D, G]``, rising, those
+            behind the last beyond all; None for none.
     """
 
     names: Sequence[str]
@@ -34,6 +36,7 @@ class Columns:
     offsets: Tensor
     low: Tensor
     high: Tensor
+    gaps: Tensor | None = None
 
     @classmethod
     def plain(cls, names: Sequence[str]) -> "Columns":
@@ -45,7 +48,8 @@ class Columns:
         """Some of them."""
         names = [self.names[place] for place in places]
         numbers = (self.steps, self.offsets, self.low, self.high)
-        return Columns(names, *(values[list(places)] for values in numbers))
+        part = Columns(names, *(values[list(places)] for values in numbers))
+        return part if self.gaps is None else replace(part, gaps=self.gaps[list(places)])
 
     @classmethod
     def joined(cls, *parts: "Columns") -> "Columns":

@@ -51,6 +51,10 @@ class PointMap(nn.Module, ABC):
         """Raises ValueError if what it holds does not make an invertible map."""
 
 
+MOST_GAPS, NOWHERE = 11, 1e300
+"""Of a column, and where those are that it does not have: files hold finite numbers."""
+ROUNDED = 1e-6
+"""Of a step: what differs by less are values of one."""
 ROUNDING = 4 * torch.finfo(torch.float64).eps
 """Of a bounded column, relative to its bounds."""
 
@@ -147,6 +151,42 @@ class Limits(Bounded):
         above = (x > self.low) | (self.has_low == 0)
         below = (x < self.high) | (self.has_high == 0)
         return (above & below).all(dim=-1)
+
+
+class Gaps(PointMap):
+    """Takes steps out of discrete columns, and moves what lies above them down.
+
+    A value of its own probability has no part in a density: the interval of one step around it is
+    empty, and without it the density of the others may be smooth.
+
+    Attributes:
+        places: Middles of the intervals ``[D, MOST_GAPS]``, rising, ``NOWHERE`` behind the last.
+        steps: Their lengths ``[D]``.
+    """
+
+    places: Tensor
+    steps: Tensor
+
+    def __init__(self, dim: int, knots: int = 0):
+        super().__init__(dim, knots)
+        self.hold(
+            places=torch.full((dim, MOST_GAPS), NOWHERE, dtype=torch.float64), steps=torch.ones(dim)
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        below = (self.places < x[..., None]).sum(dim=-1)
+        return x - self.steps * below, torch.zeros_like(x[..., 0])
+
+    def inverse(self, y: Tensor) -> Tensor:
+        before = torch.arange(MOST_GAPS, device=y.device)
+        # Where intervals begin, of which those before are taken out already.
+        ends = self.places - self.steps[:, None] * (0.5 + before)
+        return y + self.steps * (ends <= y[..., None]).sum(dim=-1)
+
+    def check(self) -> None:
+        near = self.places.diff(dim=-1) < self.steps[:, None] * (1 - ROUNDED)
+        if (self.steps <= 0).any() or (near & (self.places[:, 1:] < NOWHERE)).any():
+            raise ValueError("steps that are taken out of a column are not apart")
 
 
 class YeoJohnson(PointMap):
@@ -374,6 +414,7 @@ class WhitenZCA(WhitenPCA):
 MAPS: dict[str, type[PointMap]] = {
     "bounded": Bounded,
     "limits": Limits,
+    "gaps": Gaps,
     "log": Logarithm,
     "yeo-johnson": YeoJohnson,
     "normal scores": NormalScores,
