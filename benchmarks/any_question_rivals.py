@@ -1,10 +1,11 @@
-"""Tables that packages bring, and what people use to fill or predict their cells.
+"""Tables that packages bring, and what people use to fill or predict their cells, or to draw rows.
 
 Imputers get numbers and places of levels, NaN where cells are missing, and answer what is hidden:
-MICE by draws, forests by a guess and probabilities of levels.
+MICE by draws, forests by a guess and probabilities of levels. Generators get such rows, too.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import product
@@ -323,9 +324,50 @@ PREDICTORS: dict[str, tuple[str, Callable[[OneColumn, int], np.ndarray]]] = {
 """By name, the package that it needs, and what it predicts."""
 
 
-def predictors() -> Iterator[str]:
+Generator = Callable[[np.ndarray, Sequence[RecordColumn], int, int], np.ndarray]
+"""Takes complete rows ``[N, P]``, the columns, how many rows to draw and a seed."""
+
+
+def forest_diffusion(
+    train: np.ndarray, columns: Sequence[RecordColumn], count: int, seed: int
+) -> np.ndarray:
+    """ForestDiffusion (Jolicoeur-Martineau et al. 2024): gradient-boosted trees as a flow."""
+    categories = [at for at, column in enumerate(columns) if column.type == CATEGORY]
+    whole = [
+        at
+        for at, values in enumerate(train.T)
+        if at not in categories and (values == values.round()).all()
+    ]
+    model = import_module("ForestDiffusion").ForestDiffusionModel(
+        train, cat_indexes=categories, int_indexes=whole, n_jobs=1, seed=seed
+    )
+    return np.asarray(model.generate(batch_size=count))
+
+
+def of_ctgan(
+    name: str, train: np.ndarray, columns: Sequence[RecordColumn], count: int, seed: int
+) -> np.ndarray:
+    """A synthesizer of SDV's ctgan (Xu et al. 2019), for 300 epochs."""
+    frame = pd.DataFrame(train, columns=[f"c{at}" for at in range(len(columns))])
+    categories = [f"c{at}" for at, column in enumerate(columns) if column.type == CATEGORY]
+    frame = frame.astype(dict.fromkeys(categories, int))
+    model = getattr(import_module("ctgan"), name)(enable_gpu=False)
+    model.set_random_state(seed)
+    model.fit(frame, categories)
+    return np.asarray(model.sample(count), dtype=np.float64)
+
+
+GENERATORS: dict[str, tuple[str, Generator]] = {
+    "ForestDiffusion": ("ForestDiffusion", forest_diffusion),
+    "TVAE": ("ctgan", partial(of_ctgan, "TVAE")),
+    "CTGAN": ("ctgan", partial(of_ctgan, "CTGAN")),
+}
+"""By name, the package that it needs, and what it draws."""
+
+
+def installed(methods: Mapping[str, tuple[str, Any]]) -> Iterator[str]:
     """Those that are installed; says of the others that they are left out."""
-    for name, (package, _) in PREDICTORS.items():
+    for name, (package, _) in methods.items():
         if find_spec(package) is None:
             print(f"{name} is left out: {package} is not installed", flush=True)
         else:

@@ -119,25 +119,34 @@ class QuestionFlow:
     def draws(self, known: EncodedRows, states: Tensor, generator: torch.Generator) -> EncodedRows:
         """One draw of what is asked for each row; known cells stay, absent ones are missing.
 
+        Levels come one after the other, then numbers. After these each level is drawn once more,
+        given all others: a step of Gibbs sampling, which leaves a law as it is. Where what was
+        learned is none, as questions do not agree, it is nearer to these last questions, of which
+        a training has most.
+
         Args:
             known: The cells.
             states: ``[N, D + C]``.
             generator: The source of random numbers, on the CPU.
         """
-        dim = known.numbers.shape[1]
+        dim, categories = known.numbers.shape[1], known.levels.shape[1]
         levels, states = known.levels.clone(), states.clone()
-        asked = states[:, :dim] == ASKED
+        absent, asked = states == ABSENT, states[:, :dim] == ASKED
         level_asked = states[:, dim:] == ASKED
-        for place in range(levels.shape[1]):
+
+        def draw(place: int, numbers: Tensor) -> None:
             rows = level_asked[:, place].nonzero()[:, 0]
             # All are drawn, so that a row's draw does not depend on questions of others.
             uniform = torch.rand(len(levels), generator=generator, dtype=torch.float64)
             if len(rows):
-                now = EncodedRows(known.numbers[rows], levels[rows])
+                states[rows, dim + place] = ASKED
+                now = EncodedRows(numbers[rows], levels[rows])
                 shares = self.level_probabilities(now, states[rows], place).double().cumsum(1)
-                drawn = (uniform[rows, None] > shares / shares[:, -1:]).sum(dim=1)
-                levels[rows, place] = drawn
+                levels[rows, place] = (uniform[rows, None] > shares / shares[:, -1:]).sum(dim=1)
                 states[rows, dim + place] = KNOWN
+
+        for place in range(categories):
+            draw(place, known.numbers)
         latents = torch.randn(len(levels), dim, generator=generator, dtype=torch.float64)
         numbers = known.numbers.clone()
         if asked.any():
@@ -146,9 +155,11 @@ class QuestionFlow:
             numbers[some] = torch.where(
                 asked[some], self._generated(labels, latents[some]), numbers[some]
             )
-        numbers = torch.where(states[:, :dim] == ABSENT, torch.nan, numbers)
-        levels = torch.where(states[:, dim:] == ABSENT, -1, levels)
-        return EncodedRows(numbers, levels)
+        states[:, :dim] = torch.where(asked, KNOWN, states[:, :dim])
+        for place in range(categories - len(self.network.atoms)):  # of these, numbers are drawn
+            draw(place, numbers)
+        numbers = torch.where(absent[:, :dim], torch.nan, numbers)
+        return EncodedRows(numbers, torch.where(absent[:, dim:], -1, levels))
 
     def quantiles(self, known: EncodedRows, states: Tensor, place: int, levels: Tensor) -> Tensor:
         """Quantiles ``[N, Q]`` of one number that is asked, at levels between 0 and 1.
