@@ -158,8 +158,13 @@ class Course(nn.Module):
 
     def serves(self, use: Use) -> bool:
         """Whether its errors are small enough."""
-        dense = not use.densities or (self.nats is not None and self.nats <= NATS)
-        return dense and self.error <= use.error
+        dense = not use.densities or self.nats is not None
+        return dense and self.excess(use) <= 1
+
+    def excess(self, use: Use) -> float:
+        """The larger of its errors, as far as they were measured, in units of what may be."""
+        nats = self.nats if use.densities and self.nats is not None else 0.0
+        return max(self.error / use.error, nats / NATS)
 
     def check(self) -> None:
         """Raises ValueError unless it can be gone along."""

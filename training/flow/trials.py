@@ -48,6 +48,9 @@ FITS = (4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 18, 20, 22, 24)
 """Calls of the method that is fitted."""
 STEPS = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 20)
 """Of ``exp_rk4`` and ``exp_rk5``."""
+FASTEST = 8
+"""Power of the number of steps by which an error falls at most: what a trial shows to be too few
+for that is not tried."""
 ORDER = 4
 """Of the method of Adams that fits are kept near."""
 RIDGE = 1e-10
@@ -167,7 +170,11 @@ def choose_courses(
         rule = gauss_rule(right.times, right.traces.square().mean(dim=1).sqrt())
     courses: dict[str, Course] = {}
     for wanted in _alike(densities=rule is not None):
+        least: dict[tuple[str, bool], float] = {}
         for course in candidates(right.flow.basis.dim, USES[wanted[0]], 6 * steps):
+            kind = (course.name, course.quadrature)
+            if course.steps < least.get(kind, 0):
+                continue
             course.place(grid, rule)
             try_one = try_fitted if course.name == FITTED else try_plain
             try_one(course, right, USES[wanted[0]])
@@ -178,6 +185,8 @@ def choose_courses(
             wanted = [name for name in wanted if name not in served]
             if not wanted:
                 break
+            excess = min(course.excess(USES[name]) for name in wanted)
+            least[kind] = course.steps * excess ** (1 / FASTEST)
     return courses
 
 
