@@ -363,6 +363,8 @@ GENERATORS: dict[str, tuple[str, Generator]] = {
     "CTGAN": ("ctgan", partial(of_ctgan, "CTGAN")),
 }
 """By name, the package that it needs, and what it draws."""
+SLOW = ("ForestDiffusion",)
+"""Those that take hours where rows are many."""
 
 
 def installed(methods: Mapping[str, tuple[str, Any]]) -> Iterator[str]:
