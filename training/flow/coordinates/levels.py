@@ -13,7 +13,7 @@ models whose coefficients are parameters and whose predictors are covariates are
 layer more bends what is none; its weights are 0 where products alone do better.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -107,21 +107,24 @@ class LevelPrediction(Prediction):
 
     def log_prob(self, x: Tensor, c: Tensor) -> Tensor:
         """Log probabilities ``[...]`` of the levels of points ``[..., D]``, given conditions."""
-        numbers = self.numbers(x)
         total = torch.zeros_like(x[..., 0])
-        for number in range(len(self.counts)):
-            logs = self.log_probabilities(number, self.seen(number, c, numbers))
-            total = total + logs.gather(-1, numbers[..., number, None].long())[..., 0]
+        for _, logs, level in self._of_columns(self.numbers(x), c):
+            total = total + logs.gather(-1, level)[..., 0]
         return total
+
+    def _of_columns(self, numbers: Tensor, c: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Of each column its place, log probabilities ``[..., L]`` and its levels ``[..., 1]``,
+        whose numbers are ``[..., D]``."""
+        for place in range(len(self.counts)):
+            logs = self.log_probabilities(place, self.seen(place, c, numbers))
+            level = numbers[..., place, None].long()
+            yield place, logs.expand(*numbers.shape[:-1], -1), level
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         numbers, y = self.numbers(x), x.clone()
         total = torch.zeros_like(x[..., 0])
         within = (x - self.first) / self.step - numbers + 0.5
-        for number in range(len(self.counts)):
-            logs = self.log_probabilities(number, self.seen(number, c, numbers))
-            logs = logs.expand(*x.shape[:-1], -1)
-            level = numbers[..., number, None].long()
+        for number, logs, level in self._of_columns(numbers, c):
             log_p = logs.gather(-1, level)[..., 0]
             part = within[..., number].clamp(0, 1)
             y[..., number] = _score(logs.exp(), level, part)
