@@ -14,7 +14,8 @@ synthetic   whole rows are drawn, and held against test rows
 Networks are trained by the commands, with their defaults, in folders under ``--dest``, as are
 figures; those that are there are not made again. Errors are in ranges of the column in the rows
 that train. ``hold`` is the percentage of truths in central intervals of 50, 80, 90 and 95 %: ranks
-of tied numbers are spread at random. Means over the seeds, each a split of the rows.
+of tied numbers are spread at random; ``calibrated`` is that of intervals that held-out rows set, as
+by ``ask.py --calibrate``. Means over the seeds, each a split of the rows.
 """
 
 import subprocess
@@ -51,11 +52,13 @@ from benchmarks.any_question_rivals import (
     pinball,
     read_frame,
 )
+from dnnlib.errors import DataError
 from torch_utils.results import load_json, provenance, save_json
 from torch_utils.seeds import seeded_generator
 from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY, Records
 from training.files.records import load_as_records
+from training.runs.asking import Interval
 from training.subjects.networks import NetworkFile
 from training.subjects.record_laws import LevelLaw
 from training.subjects.records import RecordFlow
@@ -146,6 +149,7 @@ class CellScores:
     errors: list[float] = field(default_factory=list)
     crps: list[float] = field(default_factory=list)
     ranks: list[float] = field(default_factory=list)
+    calibrated: list[list[bool]] = field(default_factory=list)
     hits: list[float] = field(default_factory=list)
     nats: list[float] = field(default_factory=list)
 
@@ -194,6 +198,7 @@ class CellScores:
             "mae": float(np.mean(self.errors)) if self.errors else None,
             "crps": float(np.mean(self.crps)) if self.crps else None,
             "hold": [float((off < each / 200).mean()) for each in INTERVALS] if len(off) else None,
+            "calibrated": np.mean(self.calibrated, 0).tolist() if self.calibrated else None,
             "accuracy": float(np.mean(self.hits)) if self.hits else None,
             "log_loss": float(np.mean(self.nats)) if self.nats else None,
         }
@@ -211,11 +216,19 @@ def score_flow(model: Trained, values: np.ndarray, hidden: np.ndarray, seed: int
         if column.type == CATEGORY:
             assert law.levels is not None
             scores.of_levels(law.levels.probabilities, truth)
-        elif law.levels is not None:
+            continue
+        ranks = flow.ranks(values[rows], known, place, seeded_generator("cpu", seed))
+        if law.levels is not None:
             scores.of_values(law.levels, truth, unit, seed)
         else:
-            ranks = flow.ranks(values[rows], known, place, seeded_generator("cpu", seed))
             scores.of_quantiles(law.quantiles, ranks, truth, unit)
+        intervals = [Interval(share / 100, model.rows, seed) for share in INTERVALS]
+        try:
+            ends = np.array([each.levels(flow, known, place)[::2] for each in intervals])
+        except DataError:  # too few cells are held out
+            continue
+        inside = (ends[:, 0] <= ranks[:, None]) & (ranks[:, None] <= ends[:, 1])
+        scores.calibrated += inside.tolist()
     return scores
 
 
@@ -407,8 +420,8 @@ PARTS = {
     }),
     "imputation": Part(impute, (*COMPLETE, "missing"), {
         "MAE": column("mae"), "CRPS": column("crps"), "50/80/90/95 hold": column("hold", 100),
-        "accuracy, %": column("accuracy", 100), "log loss": column("log_loss"),
-        "s": column("seconds"),
+        "calibrated": column("calibrated", 100), "accuracy, %": column("accuracy", 100),
+        "log loss": column("log_loss"), "s": column("seconds"),
     }),
     "prediction": Part(predict, COMPLETE, {
         "CRPS or log loss": column("loss"), "90 % hold": column("hold", 100),
