@@ -76,7 +76,7 @@ def main(settings: Settings) -> None:
     with without_collector():
         sections = write(settings)
     size = settings.dest.stat().st_size / 1e6
-    logger.info(f"Wrote {settings.dest}: {sections} sections, {size:.1f} MB")
+    logger.info(f"Wrote {settings.dest}: {sections} section(s), {size:.1f} MB")
     if settings.open:
         webbrowser.open(settings.dest.resolve().as_uri())
 

@@ -20,6 +20,8 @@ coverage   what the exact posterior has between the ends of central intervals of
 mean       error of means in the exact posterior's standard deviations, root of the mean square
 std        standard deviations over the exact ones: mean, and root of the mean square of what is off
 apart      how far distribution functions are apart along 32 random directions, in percent
+energy     energy distance from draws of the exact posterior along 8 random directions together,
+           over what as many independent draws of it have, for which it is 1
 CRPS       of truths, over that of draws of the exact posterior
 R-hat      median, and 99th percentile over pixels and images
 calls      of the denoiser for each image; a gradient counts as three
@@ -56,6 +58,7 @@ from training.inference.samplers.twisted import twist
 from training.inference.target import Target
 from training.measure.posterior.convergence import convergence
 from training.measure.posterior.crps import crps
+from training.measure.two_sample import energy_distance, mean_distance
 from training.subjects import NetworkFile, open_prior
 
 Known = Mixture | Drawn
@@ -77,7 +80,7 @@ TASKS = {
 }
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 CHAINS, DRAWS, FEW, ROWS = 4, 1000, 400, 4096
-DIRECTIONS, EXACT_DRAWS = 32, 4000
+DIRECTIONS, TOGETHER, EXACT_DRAWS = 32, 8, 4000
 STEP, WRITTEN, NETWORK_ROWS = 30.0, 5000, 64
 """Gray levels of a standard deviation in images of 8 bits, how many, and of a network's block."""
 
@@ -103,6 +106,19 @@ def apart(points: Tensor, known: Known) -> float:
     return float((known.below_along(ways, values) - steps).abs().amax(dim=1).mean())
 
 
+def energy(points: Tensor, exact: Tensor) -> float:
+    """Mean energy distance of projections of draws ``[M, S, D]`` and exact ones ``[M, E, D]``, over
+    that of S independent draws."""
+    generator = torch.Generator().manual_seed(9)
+    ways = torch.randn(points.shape[2], TOGETHER, generator=generator, dtype=torch.float64)
+    ratios = []
+    for drawn, known in zip(points @ ways, exact @ ways, strict=True):
+        std = known.std(dim=0)
+        chance = mean_distance(known / std, known / std) * (1 / len(drawn) + 1 / len(known))
+        ratios.append(energy_distance(drawn / std, known / std) / chance)
+    return sum(ratios) / len(ratios)
+
+
 def compared(points: Tensor, known: Known, truth: Tensor) -> list[str]:
     """Cells of the table, of draws ``[M, S, D]``."""
     held = []
@@ -111,12 +127,14 @@ def compared(points: Tensor, known: Known, truth: Tensor) -> list[str]:
         held.append(float((known.below(ends[1]) - known.below(ends[0])).mean()))
     mean = ((points.mean(dim=1) - known.mean) / known.std).square().mean().sqrt()
     ratio = points.std(dim=1) / known.std
-    right = crps(known.draws(EXACT_DRAWS), truth).mean()
+    exact = known.draws(EXACT_DRAWS)
+    right = crps(exact, truth).mean()
     return [
         " ".join(f"{100 * share:.1f}" for share in held),
         f"{float(mean):.3f}",
         f"{float(ratio.mean()):.3f}, {float((ratio - 1).square().mean().sqrt()):.3f}",
         f"{100 * apart(points, known):.1f}",
+        f"{energy(points, exact):.1f}",
         f"{float(crps(points, truth).mean() / right):.3f}",
     ]
 
@@ -174,9 +192,9 @@ def main(
     if folder is not None:
         write(PRIORS[priors](), folder)
         return
-    columns = "prior | task | noise | sampler | coverage | mean | std | apart | CRPS | R-hat"
-    print(f"| {columns} | calls | seconds |")
-    print("| --- | --- | ---: | --- | --- | ---: | --- | ---: | ---: | --- | ---: | ---: |")
+    columns = "prior | task | noise | sampler | coverage | mean | std | apart | energy | CRPS"
+    print(f"| {columns} | R-hat | calls | seconds |")
+    print(f"| --- | --- | ---: | --- | --- | ---: | --- |{3 * ' ---: |'} --- | ---: | ---: |")
     for name in priors.split(","):
         fields = PRIORS[name]()
         flow, truth = fields.flow, fields.sample(images, seed=2)

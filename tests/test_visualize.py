@@ -143,7 +143,7 @@ def test_what_scripts_wrote_is_reported(tmp_path: Path) -> None:
     with mock.patch("webbrowser.open") as opened:
         result = run_script(report, tmp_path, f"--dest={dest}", "--points=50", "--open")
     assert (result.code, result.err) == (0, "")
-    assert result.out.startswith(f"Wrote {dest}: 2 sections, ")
+    assert result.out.startswith(f"Wrote {dest}: 2 section(s), ")
     opened.assert_called_once_with(dest.as_uri())
     text = dest.read_text(encoding="utf-8")
     option = "<dt>noise_std</dt><dd>0.3</dd>"

@@ -15,6 +15,7 @@ from training.flow.solvers import get_solver
 from training.inference.draws import POOLED, Draws
 from training.inference.likelihoods import Gaussian, Likelihood, checked
 from training.inference.prior import Prior
+from training.inference.progress import OnPart
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
 from training.learning.building import Choices
@@ -146,10 +147,12 @@ def problem(
     return Problem(target, coarse or prior, list(range(len(observed))), not prior.deblurred)
 
 
-def drawn(which: Problem, sampler: str, seed: int = 0, **others: int) -> Draws:
+def drawn(
+    which: Problem, sampler: str, seed: int = 0, on_part: OnPart = None, **others: int
+) -> Draws:
     """Few draws, but enough to see that they are right."""
     few = {"chains": 4, "draws": 250, "warmup": 60, "pool": 4096} | others
-    return sample_posteriors(which, SamplingPlan(sampler, seed=seed, **few))
+    return sample_posteriors(which, SamplingPlan(sampler, seed=seed, **few), on_part=on_part)
 
 
 def assert_moments(draws: Draws, mean: Tensor, std: Tensor, errors: float = 4.5) -> None:

@@ -114,13 +114,15 @@ class Asked:
         steps, learned = self.settings.prior.n_iters, self.settings.learned
         flow = self.subject.flow
         if steps is None and "points" in flow.courses:
-            return replace(self._prior(*flow.course("points")), ways=ways_of(flow))
-        name, usual = (LEARNED_SOLVER, LEARNED_STEPS) if learned else (SOLVER, STEPS)
-        prior = self._prior(flow.times(steps or usual), get_solver(name))
+            prior = replace(self._prior(*flow.course("points")), ways=ways_of(flow))
+        else:
+            name, usual = (LEARNED_SOLVER, LEARNED_STEPS) if learned else (SOLVER, STEPS)
+            prior = self._prior(flow.times(steps or usual), get_solver(name))
         if self.subject.is_readable:
             return prior
         # Latents of images are written beside their draws, and decide nothing.
-        return replace(prior, ways={"latents": (flow.times(CHAIN_STEPS), get_solver(SOLVER))})
+        latents = (flow.times(CHAIN_STEPS), get_solver(SOLVER))
+        return replace(prior, ways={**prior.ways, "latents": latents})
 
     @property
     def coarse(self) -> Prior:

@@ -27,6 +27,7 @@ from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.inference.draws import Draws
 from training.inference.prior import Prior
+from training.inference.progress import OnPart
 from training.inference.weights import weighted_picks, z_order
 from training.measure.posterior.importance import smoothed_weights
 from training.names import DEFAULT_SOLVER
@@ -80,7 +81,7 @@ class Amortized:
     region: Callable[[Tensor], Tensor] | None = None
     plausible: bool = False
 
-    def sample(self, places: Tensor, on_part: Callable[[float], object] | None = None) -> Draws:
+    def sample(self, places: Tensor, on_part: OnPart = None) -> Draws:
         """Draws ``[m, C, S]`` of the observations at these places ``[m]``.
 
         Args:
@@ -147,7 +148,7 @@ class Amortized:
         w: Tensor,
         which: Tensor,
         rows: int,
-        on_part: Callable[[float], object] | None = None,
+        on_part: OnPart = None,
     ) -> "_Proposed":
         """Points of variables ``[N, dim]``, each given the conditions of an observation ``[N]``, in
         blocks of so many rows."""

@@ -23,6 +23,7 @@ from training.flow.likelihood import Trace
 from training.inference.amortized import Amortized
 from training.inference.draws import WEIGHTED, Draws
 from training.inference.likelihoods import Likelihood
+from training.inference.progress import OnPart
 from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
@@ -86,7 +87,8 @@ def truths_of_data(target: Target, points: Tensor, numbers: Sequence[int], seed:
     flow = prior.flow.in_blocks(target.rows)
     clean = (points - prior.origin) * prior.unit
     states = flow.schedule.scale(start) * (flow.to_eigen(clean) + noise)
-    melted = flow.simulate(states, *prior.way("densities")).end
+    # The way of the draws' variables, so that both are off by the same.
+    melted = flow.simulate(states, *prior.way("latents")).end
     return Truths(points, flow.latent_law(prior.times[-1]).whiten(melted))
 
 
@@ -109,6 +111,7 @@ def check_runs(
     names: Sequence[str],
     pool: Pool | None = None,
     functions: Functions = MappingProxyType({}),
+    on_part: OnPart = None,
 ) -> tuple[RunValues, Draws]:
     """Samples the posterior of each run, and keeps what calibration needs of it.
 
@@ -119,8 +122,9 @@ def check_runs(
         names: Of the coordinates.
         pool: Prior draws, if all runs share them.
         functions: Whose values are ranked, too.
+        on_part: Called with the part of the work that was done.
     """
-    draws = sample_posteriors(problem, plan, pool)
+    draws = sample_posteriors(problem, plan, pool, on_part)
     target = problem.target
     mean, covariance = target.prior.moments()
     count, dim = truths.points.shape
@@ -162,7 +166,7 @@ def check_learned(
     places: Tensor,
     names: Sequence[str],
     references: Tensor | None = None,
-    on_part: Callable[[float], object] | None = None,
+    on_part: OnPart = None,
     functions: Functions = MappingProxyType({}),
 ) -> RunValues:
     """Draws from learned posteriors, and keeps what calibration needs of each run.

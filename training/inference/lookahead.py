@@ -10,7 +10,6 @@ How far m is off differs from place to place. Its average over the prior, ``V(t)
 ``N(y; A m, A V A^T + R)``, given x_t.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +20,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.inference.curved_columns import CurvedColumns
 from training.inference.likelihoods import Gaussian
+from training.inference.progress import OnPart, share_of
 from training.inference.target import Target
 
 PRIOR_DRAWS = 2**8
@@ -151,10 +151,8 @@ class LookAhead:
         """``[steps + 1]``, increasing."""
         return target.prior.flow.times(self.steps)
 
-    def errors(
-        self, target: Target, on_part: Callable[[float], object] | None = None
-    ) -> list[Tensor]:
-        """``V [D, D]`` at each time; tells after each which part of all it was."""
+    def errors(self, target: Target, on_part: OnPart = None) -> list[Tensor]:
+        """``V [D, D]`` at each time."""
         if not self._errors:
             alone = target.of(torch.arange(1))
             self._errors = error_covariances(alone, self.times(target), self.seed, on_part)
@@ -166,7 +164,7 @@ def error_covariances(
     target: Target,
     times: Tensor,
     seed: int,
-    on_part: Callable[[float], object] | None = None,
+    on_part: OnPart = None,
 ) -> list[Tensor]:
     """``V [D, D]`` at each of the times ``[T]``, on the same draws of the prior: see ``shrunk``."""
     generator = seeded_generator("cpu", seed, Stream.LOOKAHEAD)
@@ -176,13 +174,15 @@ def error_covariances(
         for _ in range(1 + len(times))
     )
     first = torch.zeros(PRIOR_DRAWS, dtype=torch.int64, device=target.device)
-    ends = target.states(w, first)
+    drawn = target.prior.calls("points")
+    calls = drawn + len(times)
+    ends = target.states(w, first, share_of(on_part, drawn / calls))
     covariances = []
     for t, normal in zip(times, noise, strict=True):
         seen = expected_end(target, ends + _added(target, t).sqrt() * normal, t, first)
         covariances.append(shrunk(ends - seen))
         if on_part:
-            on_part(1 / len(times))
+            on_part(1 / calls)
     return covariances
 
 

@@ -89,6 +89,11 @@ class Prior:
         """Times and solver for a use."""
         return self.ways.get(use, (self.times, self.solver))
 
+    def calls(self, use: str) -> int:
+        """Network calls of a point for a use, but for the first ones of a multistep method."""
+        times, solver = self.way(use)
+        return (len(times) - 1) * (solver.calls_per_step or 1)
+
     def hasty(self) -> "Prior":
         """The same by half the steps to densities, rounded up, for what need not be exact."""
         times, solver = self.way("densities")

@@ -12,7 +12,6 @@ and are taken again by the weights ``p(y | x_fine) / p(y | x_coarse)``, within t
 dear likelihood what is cheap of it is the second.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import log
 
@@ -27,6 +26,7 @@ from training.inference.likelihoods import Gaussian
 from training.inference.lookahead import LookAhead, no_lookahead
 from training.inference.noise import Noise
 from training.inference.prior import Prior
+from training.inference.progress import OnPart, share_of, with_more_calls
 from training.inference.samplers.annealing import anneal
 from training.inference.samplers.chains import Kernel, run_chains
 from training.inference.samplers.crank_nicolson import CrankNicolson
@@ -142,7 +142,7 @@ def sample_posteriors(
     problem: Problem,
     plan: SamplingPlan,
     pool: Pool | None = None,
-    on_part: Callable[[float], object] | None = None,
+    on_part: OnPart = None,
 ) -> Draws:
     """Draws ``[M, C, S]`` from each posterior.
 
@@ -197,7 +197,7 @@ def _automatic(
     problem: Problem,
     plan: SamplingPlan,
     pool: Pool,
-    on_part: Callable[[float], object] | None,
+    on_part: OnPart,
 ) -> Draws:
     """The pool's draws where they are enough, and those of what fits where they are not."""
     if problem.target.likelihood.dear:
@@ -238,7 +238,7 @@ def _in_few_dimensions(
     problem: Problem,
     plan: SamplingPlan,
     pool: Pool,
-    on_part: Callable[[float], object] | None,
+    on_part: OnPart,
 ) -> Draws:
     draws = _pooled(problem, plan, pool)
     worth = draws.stats["effective_size"]
@@ -257,7 +257,7 @@ def _of_dear_likelihoods(
     problem: Problem,
     plan: SamplingPlan,
     pool: Pool,
-    on_part: Callable[[float], object] | None,
+    on_part: OnPart,
 ) -> Draws:
     # Of few draws nothing seems to converge, and so many particles alone are no population.
     wanted, plan = plan.draws, replace(plan, draws=max(plan.draws, FEWEST))
@@ -266,21 +266,13 @@ def _of_dear_likelihoods(
     poor = (~Summary.of(draws, plan.pool).converged).nonzero()[:, 0]
     if len(poor):
         left = problem.of(poor)
-        walked = _walked(left, replace(plan, sampler="smc"), _once_more(on_part, len(poor) / count))
+        share = len(poor) / count
+        if on_part:
+            on_part(-share)  # it is to be done again
+        walked = _walked(left, replace(plan, sampler="smc"), share_of(on_part, share))
         draws = draws.replaced(poor, _tested(left, plan, walked))
     every = torch.arange(wanted, device=draws.w.device) * plan.draws // wanted
     return draws.chosen(every.expand(*draws.w.shape[:2], -1))
-
-
-def _once_more(
-    on_part: Callable[[float], object] | None, share: float
-) -> Callable[[float], object] | None:
-    """Progress while a share of all observations is drawn a second time: their part of the work is
-    taken back first, since it is to be done again."""
-    if on_part is None:
-        return None
-    on_part(-share)
-    return lambda part: on_part(share * part)
 
 
 def _in_the_end(problem: Problem) -> str:
@@ -299,9 +291,7 @@ def _refined(problem: Problem, plan: SamplingPlan, pool: Pool) -> Draws:
     return refine(problem.target, pool, problem.seeds(plan.seed), plan.chains, plan.draws)
 
 
-def _annealed(
-    problem: Problem, plan: SamplingPlan, pool: Pool, on_part: Callable[[float], object] | None
-) -> Draws:
+def _annealed(problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart) -> Draws:
     """Likewise."""
     shape = (plan.chains, plan.draws)
     return anneal(problem.target, pool, problem.seeds(plan.seed), *shape, on_part)
@@ -333,28 +323,29 @@ def _poor(draws: Draws, plan: SamplingPlan) -> Tensor:
     return (~((draws.stats["effective_size"] >= DEFENDED) & trusted)).nonzero()[:, 0]
 
 
-def _walked(
-    problem: Problem, plan: SamplingPlan, on_part: Callable[[float], object] | None
-) -> Draws:
+def _walked(problem: Problem, plan: SamplingPlan, on_part: OnPart) -> Draws:
     """Draws of particles or chains."""
     if plan.sampler == "twisted":
         size = (plan.chains, plan.draws, plan.particles)
         ahead = (problem if problem.ahead else problem.looking_ahead(plan)).ahead
         return twist(problem.target, plan.seed, problem.numbers, *size, on_part, ahead)
-    coarse = problem.target.roughly(problem.coarse)
+    target, coarse = problem.target, problem.target.roughly(problem.coarse)
+    more = target.count * plan.chains * plan.draws * target.prior.calls("points")
+    on_coarse = with_more_calls(on_part, lambda: coarse.calls, more)
     if plan.sampler == "smc":
         noise = Noise(plan.seed, problem.numbers, plan.chains * plan.draws, coarse.device)
-        draws = temper(coarse, noise, plan.chains, plan.draws, on_part)
+        draws = temper(coarse, noise, plan.chains, plan.draws, on_coarse)
     else:
-        draws = _chains(problem, plan, coarse, on_part)
-    return corrected(draws, problem, plan.seed)
+        draws = _chains(problem, plan, coarse, on_coarse)
+    left = more / max(more + coarse.calls, 1)
+    return corrected(draws, problem, plan.seed, share_of(on_part, left))
 
 
 def _chains(
     problem: Problem,
     plan: SamplingPlan,
     coarse: Target,
-    on_part: Callable[[float], object] | None,
+    on_part: OnPart,
 ) -> Draws:
     if plan.sampler == "hmc" and not problem.differentiable:
         raise UsageError("hmc follows gradients, which this likelihood does not have: give another")
@@ -399,14 +390,14 @@ def starts(target: Target, seeds: Tensor, chains: int, seed: int) -> Tensor:
     return pool.w[torch.stack(picks).to(pool.w.device)]
 
 
-def corrected(draws: Draws, problem: Problem, seed: int) -> Draws:
+def corrected(draws: Draws, problem: Problem, seed: int, on_part: OnPart = None) -> Draws:
     """Draws of the coarse posterior, taken again within their chains so that they are of the fine
     one, at its points; ``fine_k`` says how far the two are apart."""
     target = problem.target
     count, chains, size = draws.log_likelihood.shape
     which = torch.arange(count, device=target.device).repeat_interleave(chains * size)
     before = target.calls
-    fine = target.evaluate(draws.w.flatten(0, 2), which)
+    fine = target.evaluate(draws.w.flatten(0, 2), which, on_part)
     log_likelihood = fine.log_likelihood.view(count, chains, size)
     weights = smoothed_weights((log_likelihood - draws.log_likelihood).flatten(1))
     start = torch.stack(

@@ -21,6 +21,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.inference.likelihoods import Likelihood
 from training.inference.prior import Prior
+from training.inference.progress import OnPart
 
 FARTHEST = 10.0
 """Standard deviations beyond which a variable has no likelihood. The prior puts 1e-23 there, and
@@ -118,7 +119,7 @@ class Target:
         return Target(self.prior, self.likelihood, self.observed[places], self.rows, labels)
 
     @torch.no_grad()
-    def evaluate(self, w: Tensor, which: Tensor) -> Evaluated:
+    def evaluate(self, w: Tensor, which: Tensor, on_part: OnPart = None) -> Evaluated:
         """Points and log likelihoods.
 
         Raises:
@@ -131,22 +132,16 @@ class Target:
             log_likelihood = self.likelihood.log_prob(points, self.observed[which])
             return points, log_likelihood.masked_fill(astray, -torch.inf)
 
-        return Evaluated(*self._in_blocks(block, 1, w, which))
+        return Evaluated(*self._in_blocks(block, 1, w, which, on_part=on_part))
 
     @torch.no_grad()
-    def points(
-        self, w: Tensor, which: Tensor, on_part: Callable[[float], object] | None = None
-    ) -> Tensor:
-        """Points ``[N, D]`` alone; tells after each block which part of all it was."""
+    def points(self, w: Tensor, which: Tensor, on_part: OnPart = None) -> Tensor:
+        """Points ``[N, D]`` alone."""
 
         def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
-            points = self._points(w, which)
-            if on_part:
-                on_part(min(1.0, self._many / count))
-            return (points,)
+            return (self._points(w, which),)
 
-        count = len(w)
-        return self._in_blocks(block, 1, w, which, self._many)[0]
+        return self._in_blocks(block, 1, w, which, self.many, on_part=on_part)[0]
 
     @torch.no_grad()
     def melted(self, w: Tensor, which: Tensor) -> Tensor:
@@ -154,14 +149,14 @@ class Target:
         return self._in_blocks(self._without_calls(self.prior.melted), 1, w, which)[0]
 
     @torch.no_grad()
-    def states(self, w: Tensor, which: Tensor) -> Tensor:
+    def states(self, w: Tensor, which: Tensor, on_part: OnPart = None) -> Tensor:
         """Unscaled states ``[N, D]`` at the first time."""
 
         def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             states, self._calls = self.prior.states(w, self._conditions(which))
             return (states,)
 
-        return self._in_blocks(block, 1, w, which)[0]
+        return self._in_blocks(block, 1, w, which, on_part=on_part)[0]
 
     @torch.no_grad()
     def of_states(self, states: Tensor, which: Tensor) -> Tensor:
@@ -177,7 +172,7 @@ class Target:
             self._calls = 1
             return (self.prior.denoised(states, t, self._conditions(which)),)
 
-        return self._in_blocks(block, 1, states, which, self._many)[0]
+        return self._in_blocks(block, 1, states, which, self.many)[0]
 
     @torch.no_grad()
     def to_states(self, points: Tensor, which: Tensor) -> Tensor:
@@ -224,17 +219,17 @@ class Target:
 
         rows = torch.arange(len(states), device=states.device)
         # A population has always as many: how its last block is cut depends on nothing beside it.
-        return Placed(*self._in_blocks(block, 1, rows, which, self._many, self.rows))
+        return Placed(*self._in_blocks(block, 1, rows, which, self.many, self.rows))
 
     @torch.no_grad()
-    def whitened(self, points: Tensor, which: Tensor) -> Tensor:
+    def whitened(self, points: Tensor, which: Tensor, on_part: OnPart = None) -> Tensor:
         """The variables ``[N, dim]`` of points ``[N, D]``."""
 
         def block(points: Tensor, which: Tensor) -> tuple[Tensor, ...]:
-            self._calls = len(self.prior.way("latents")[0]) - 1
+            self._calls = self.prior.calls("latents")
             return (self.prior.whitened(points, self._conditions(which)),)
 
-        return self._in_blocks(block, 1, points, which, self._many)[0]
+        return self._in_blocks(block, 1, points, which, self.many, on_part=on_part)[0]
 
     def slope(self, w: Tensor, which: Tensor) -> Slope:
         """Points, log likelihoods, and their gradients.
@@ -288,7 +283,8 @@ class Target:
         return jacobian.mT @ jacobian
 
     @property
-    def _many(self) -> int:
+    def many(self) -> int:
+        """Points of a block where no more is kept of them than they are."""
         few = self.prior.flow.basis.dim <= FEW_DIMENSIONS
         return AT_ONCE * self.rows if few else self.rows
 
@@ -318,10 +314,11 @@ class Target:
         which: Tensor,
         size: int | None = None,
         unit: int | None = None,
+        on_part: OnPart = None,
     ) -> list[Tensor]:
         """What a function makes of rows, called with exactly so many of them at a time, by default
         ``self.rows``; what is left is filled up to that, or to a multiple of a unit, by its first
-        row again."""
+        row again. Tells after each block which part of all it was."""
         count, size = len(rows), size or self.rows
         blocks = []
         for start in range(0, count, size):
@@ -330,6 +327,8 @@ class Target:
                 first = [each[:1].expand(missing, *each.shape[1:]) for each in block]
                 block = [torch.cat(parts) for parts in zip(block, first, strict=True)]
             blocks.append(function(*block))
+            if on_part:
+                on_part(min(size, count - start) / count)
         self.calls += count * cost * self._calls
         return [torch.cat(parts)[:count] for parts in zip(*blocks, strict=True)]
 

@@ -34,10 +34,11 @@ class Forecast:
     Args:
         seen: Samples trained on before.
         total: Samples at the end.
+        follows: Whether more is fitted to the trained network, which takes time of its own.
     """
 
-    def __init__(self, seen: int, total: int):
-        self._total = total
+    def __init__(self, seen: int, total: int, follows: bool = False):
+        self._total, self._follows = total, follows
         self._start = self._begin = time.monotonic()
         self._seen_at_begin = self._seen = seen
         self._steps, self._told = 0, False
@@ -56,7 +57,8 @@ class Forecast:
         line = f"{1000 * pace:.3g} s a thousand samples: about {spoken(left)} to go"
         if left < LONG:
             end = datetime.now() + timedelta(seconds=left)
-            return f"{line}, until {end:%Y-%m-%d %H:%M}"
+            rest = ", without what is fitted at its end" if self._follows else ""
+            return f"{line}, until {end:%Y-%m-%d %H:%M}{rest}"
         return f"{line}; a shorter --duration or a smaller network would end sooner"
 
 
@@ -83,9 +85,12 @@ class Reporter:
         device: Where the statistics are summed.
         seen: Samples trained on before.
         total: Samples at the end.
+        follows: As ``Forecast`` takes it.
     """
 
-    def __init__(self, folder: RunFolder, device: torch.device, seen: int, total: int):
+    def __init__(
+        self, folder: RunFolder, device: torch.device, seen: int, total: int, follows: bool = False
+    ):
         self.means = RunningMeans(device)
         self._folder, self._device = folder, device
         self._bar = tqdm(
@@ -96,7 +101,7 @@ class Reporter:
             disable=None if distributed.is_main() else True,
         )
         self._writer: SummaryWriter | None = None
-        self._forecast = Forecast(seen, total)
+        self._forecast = Forecast(seen, total, follows)
         self._seen_at_tick = seen
         self._start = self._tick_start = time.monotonic()
         self._waited = 0.0

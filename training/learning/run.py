@@ -54,7 +54,7 @@ def train(
         StoppedBySignal: SIGINT or SIGTERM came; network and state were saved.
     """
     config = trainer.config
-    reporter = Reporter(folder, trainer.device, trainer.seen, config.total)
+    reporter = Reporter(folder, trainer.device, trainer.seen, config.total, finish is not None)
     batches = source.batches(trainer.step)
     try:
         with reporter:

@@ -76,9 +76,9 @@ class Check:
         problem, plan = planned(self.problem, whole.plan, groups.count)
         whole = replace(whole, plan=plan, problem=problem)
         pool = shared_pool(self.problem.target, plan, plan.pool)
-        return values_of_groups(groups, lambda places, _: whole._values(places, pool))
+        return values_of_groups(groups, lambda places, on: whole._values(places, pool, on))
 
-    def _values(self, places: Tensor, pool: Pool | None) -> RunValues:
+    def _values(self, places: Tensor, pool: Pool | None, progress: Progress) -> RunValues:
         numbers, seed, target = places.tolist(), self.plan.seed, self.problem.target
         if self.data is None:
             truths = truths_of_prior(target, numbers, seed)
@@ -93,7 +93,8 @@ class Check:
         own = Target(target.prior, target.likelihood, observed, target.rows)
         problem = replace(self.problem, target=own, numbers=numbers)
         of_group = pool.of(torch.zeros(len(places), dtype=torch.int64)) if pool else None
-        return check_runs(problem, self.plan, truths, self.names, of_group, self.functions)[0]
+        beside = (of_group, self.functions, progress)
+        return check_runs(problem, self.plan, truths, self.names, *beside)[0]
 
 
 SHARE = 10

@@ -1,6 +1,6 @@
 """What ``posterior.py`` says of its results: files of numbers, and lines."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -15,6 +15,7 @@ from torch_utils.results import provenance, save_json
 from training.files.posterior import CHECK_FORMAT, save_values
 from training.flow.coordinates.surprise import MOST_CONDITIONS, Surprise
 from training.inference.amortized import SAMPLER
+from training.inference.samplers.twisted import NAME as TWISTED
 from training.inference.summary import LEVELS, REASONS, Summary
 from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate
 from training.measure.posterior.local import LocalCalibration, calibrate_near, is_local
@@ -126,15 +127,23 @@ def report_draws(
     if numbers["converged"] < count:
         missed = (~summary.converged).nonzero()[:, 0].tolist()
         logger.warning(f"Warning: {len(missed)} of {count} have not converged:")
+        alike: dict[str, list[str]] = {}
         for place in missed[:MOST_LINES]:
-            reasons = "; ".join(REASONS[name] for name in summary.reasons(place))
-            if SAMPLER in numbers["samplers"]:
-                reasons = (
-                    "the flow and what corrects it do not agree: train them longer, and check each"
-                )
-            logger.warning(f"  observation {place + 1}: {reasons}")
+            alike.setdefault(_why(numbers["samplers"], summary, place), []).append(f"{place + 1}")
+        for why, places in alike.items():
+            logger.warning(f"  observation {', '.join(places)}: {why}")
         if len(missed) > MOST_LINES:
             logger.warning(f"  and {len(missed) - MOST_LINES} more: see the JSON")
+
+
+def _why(samplers: Mapping[str, int], summary: Summary, place: int) -> str:
+    """Why a posterior has not converged, and what to do."""
+    if SAMPLER in samplers:
+        return "the flow and what corrects it do not agree: train them longer, and check each"
+    names = summary.reasons(place)
+    if TWISTED in samplers and {"worth", "chains"}.issuperset(names):
+        return "its populations of particles do not agree: give more --minutes or --particles"
+    return "; ".join(REASONS[name] for name in names)
 
 
 def _moments(summary: Summary, names: Sequence[str], index: int) -> str:

@@ -248,15 +248,15 @@ def sample_groups(problem: Problem, plan: SamplingPlan, groups: Groups) -> None:
 
 def seconds_of_a_call(target: Target) -> float:
     """Of one point, as a block of them takes it, its second time."""
-    states = torch.zeros(target.rows, target.prior.flow.basis.dim, device=target.device)
-    which = torch.zeros(target.rows, dtype=torch.int64, device=target.device)
+    states = torch.zeros(target.many, target.prior.flow.basis.dim, device=target.device)
+    which = torch.zeros(target.many, dtype=torch.int64, device=target.device)
     alone = target.of(torch.arange(1))
     for _ in range(2):
         began = monotonic()
         # To the CPU, since devices go on by themselves.
         alone.denoised(states, alone.prior.times[-1], which).cpu()
         seconds = monotonic() - began
-    return seconds / target.rows
+    return seconds / target.many
 
 
 def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, SamplingPlan]:

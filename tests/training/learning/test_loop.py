@@ -295,7 +295,7 @@ class Clock:
 @pytest.mark.parametrize(
     ("step", "told_after", "words"),
     [
-        (1.0, 60, r"^10 s a thousand samples: about 16 min to go, until [-\d]{10} \d\d:\d\d$"),
+        (1.0, 60, r"^10 s a thousand samples: about 16 min to go, until .* \d\d:\d\d, without"),
         (100.0, 1, r"^1e\+03 s a thousand samples: about 28 h to go, until "),
         (7000.0, 1, r"7e\+04 s .*about 81 days to go; a shorter --duration"),
     ],
@@ -304,7 +304,7 @@ def test_the_end_is_foretold_once_after_a_minute_or_the_first_step(
     step: float, told_after: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(monkeypatch)
-    forecast = Forecast(seen=0, total=100_000)
+    forecast = Forecast(seen=0, total=100_000, follows=True)
     lines = []
     clock.now += 3 if told_after > 1 else 0  # the first step is slower
     for _ in range(100):

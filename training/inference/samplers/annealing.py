@@ -25,7 +25,6 @@ The populations know nothing of each other, and each becomes a chain, so that R-
 Of a deblurred prior, the further variables are drawn given z and the observation (``place``).
 """
 
-from collections.abc import Callable
 from math import ceil, log
 
 import torch
@@ -36,6 +35,7 @@ from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.inference.draws import Draws
 from training.inference.lookahead import Sight
+from training.inference.progress import OnPart
 from training.inference.proposals import COMPONENTS, Proposal
 from training.inference.samplers.pool import TINY, Pool
 from training.inference.summary import ERRORS, STD_OFF
@@ -85,7 +85,7 @@ def anneal(
     seeds: Tensor,
     chains: int,
     draws: int,
-    on_part: Callable[[float], object] | None = None,
+    on_part: OnPart = None,
 ) -> Draws:
     """Draws by weight ``[M, C, S]``, a population in each chain; their calls are without the
     pool's.

@@ -6,7 +6,6 @@ says whether they can be trusted (Vehtari, Simpson, Gelman, Yao and Gabry 2024):
 cannot.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +17,7 @@ from torch_utils import distributed
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.inference.draws import Draws
+from training.inference.progress import OnPart
 from training.inference.target import Target
 from training.inference.weights import require_some, weighted_picks, z_order
 from training.measure.posterior.importance import effective_size, log_mean, smoothed_weights
@@ -53,7 +53,7 @@ class Pool:
         size: int,
         seed: int,
         shared: bool = False,
-        on_part: Callable[[float], object] | None = None,
+        on_part: OnPart = None,
         begun: "Pool | None" = None,
     ) -> "Pool":
         """So many draws.
@@ -81,7 +81,7 @@ class Pool:
         target: Target,
         w: Tensor,
         shared: bool,
-        on_part: Callable[[float], object] | None,
+        on_part: OnPart,
     ) -> "Pool":
         size = len(w)
         if target.labels is None:

@@ -12,13 +12,12 @@ posterior, and g = 1 goes from mode to mode. One half of a population moves alon
 observation has exponents of its own.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from training.inference.draws import Draws
 from training.inference.noise import Noise
+from training.inference.progress import OnPart
 from training.inference.samplers.crank_nicolson import FIRST, LEAST, WANTED
 from training.inference.target import Target
 from training.inference.weights import (
@@ -50,7 +49,7 @@ def temper(
     noise: Noise,
     chains: int,
     particles: int,
-    on_part: Callable[[float], object] | None = None,
+    on_part: OnPart = None,
 ) -> Draws:
     """Populations of particles of each observation's posterior, ``[M, C, P]`` of equal weights.
 

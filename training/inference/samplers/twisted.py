@@ -19,7 +19,7 @@ particles, draws are those of the posterior under the prior that p makes of all 
 diffusion, not the flow; both have the same law if the denoiser is exact and steps are many.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -37,6 +37,8 @@ from training.inference.lookahead import (
     require_lookahead,
 )
 from training.inference.noise import Noise
+from training.inference.prior import Prior
+from training.inference.progress import OnPart, share_of
 from training.inference.target import Target
 from training.inference.weights import require_some, systematic
 from training.measure.posterior.importance import effective_size
@@ -61,7 +63,7 @@ def twist(
     chains: int,
     draws: int,
     particles: int | None = None,
-    on_part: Callable[[float], object] | None = None,
+    on_part: OnPart = None,
     ahead: LookAhead | None = None,
 ) -> Draws:
     """Draws ``[M, C, S]`` of each observation's posterior, from C populations that know nothing of
@@ -86,7 +88,7 @@ def twist(
     ahead = ahead or LookAhead(PARTICLE_STEPS, seed, 1 / target.count)
     times, errors = ahead.times(target), ahead.errors(target)
     shared = ahead.share * ahead.calls
-    latents = len(target.prior.way("latents")[0]) - 1
+    moved, latents = _calls_of_a_population(target.prior, ahead.steps, draws, size)
     most = max(1, AT_ONCE // (chains * size * target.dim))
     parts = []
     for places in torch.split(torch.arange(target.count, device=target.device), most):
@@ -97,10 +99,9 @@ def twist(
             cloud.resample(WORTH, step)
             cloud.move(step)
             if on_part:
-                on_part(len(places) / target.count / (ahead.steps + latents))
-        part = cloud.draws(draws)
-        if on_part:
-            on_part(len(places) / target.count * latents / (ahead.steps + latents))
+                on_part(len(places) / target.count * moved / (moved + latents) / ahead.steps)
+        left = len(places) / target.count * latents / (moved + latents)
+        part = cloud.draws(draws, share_of(on_part, left))
         parts.append(replace(part, calls=part.calls + shared))
     return Draws.joined(parts)
 
@@ -111,10 +112,13 @@ def calls_of(
     """Network calls that ``twist`` takes for so many observations: at most, since draws that are of
     one particle share theirs."""
     size, prior = particles or max(draws, PARTICLES), target.prior
-    ahead = PRIOR_DRAWS * (len(prior.times) - 1 + steps + 1)
-    latents = len(prior.way("latents")[0]) - 1
-    moved = size * (steps + 1) + min(size, draws) * latents
-    return ahead + count * chains * moved
+    ahead = PRIOR_DRAWS * (prior.calls("points") + steps + 1)
+    return ahead + count * chains * sum(_calls_of_a_population(prior, steps, draws, size))
+
+
+def _calls_of_a_population(prior: Prior, steps: int, draws: int, size: int) -> tuple[int, int]:
+    """To move its particles, and for the latents of its draws."""
+    return size * (steps + 1), min(size, draws) * prior.calls("latents")
 
 
 class _Cloud:
@@ -183,8 +187,8 @@ class _Cloud:
             self._arrive()
         self._log_weights = self._log_weights + gained + self._psi - old
 
-    def draws(self, count: int) -> Draws:
-        """So many of each population, by weight."""
+    def draws(self, count: int, on_part: OnPart = None) -> Draws:
+        """So many of each population, by weight; tells how far their latents are."""
         weights = self._by_population(self._log_weights)
         require_some(weights)
         start = self._by_population(self._noise.uniform(self._steps, 1)[..., 0])[:, 0]
@@ -197,7 +201,7 @@ class _Cloud:
         first = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
         first[1:] = (flat[1:] != flat[:-1]).any(dim=1)
         before = self._target.calls
-        w = self._target.whitened(flat[first], which[first])[first.cumsum(0) - 1]
+        w = self._target.whitened(flat[first], which[first], on_part)[first.cumsum(0) - 1]
         own = first.view(shape[0], -1).double().mean(dim=1).cpu() / first.double().mean().cpu()
         calls = (before + (self._target.calls - before) * own) / shape[0]
         worth = effective_size(weights).view(-1, self._chains).sum(dim=1)

@@ -199,7 +199,9 @@ def test_chains_of_a_coarse_flow_are_corrected(sampler: str) -> None:
     observed = double([[0.3, 0.1], [-1.0, 0.4]])
     fine, coarse = gaussian_prior(), gaussian_prior(error=0.03)
     assert (affine(fine)[1] - affine(coarse)[1]).abs().max() > 0.03
-    draws = drawn(problem(fine, likelihood, observed, coarse), sampler, **LONG.get(sampler, {}))
+    which, parts = problem(fine, likelihood, observed, coarse), list[float]()
+    draws = drawn(which, sampler, on_part=parts.append, **LONG.get(sampler, {}))
+    assert abs(sum(parts) - 1) < 1e-9
     mean, covariance = posterior(fine, likelihood, observed)
     assert_moments(draws, mean, covariance.diagonal().sqrt().expand_as(mean))
     # At points of the fine flow.
@@ -394,10 +396,15 @@ def test_posteriors_of_several_modes(curved: bool) -> None:
 
 def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     likelihood = Gaussian(double(0.3), torch.tensor([1]))
-    target = Target(bumps(bent()), likelihood, double([[0.2], [-1.0]]), 256)
+    prior = bumps(bent())
+    ways = {"latents": (prior.flow.times(4), get_solver("exp_rk5"))}
+    target = Target(replace(prior, ways=ways), likelihood, double([[0.2], [-1.0]]), 8)
     parts: list[float] = []
     together = twist(target, 0, [0, 1], chains=2, draws=50, particles=50, on_part=parts.append)
+    # Progress does not wait for latents, and what they take is told before.
     assert abs(sum(parts) - 1) < 1e-9
+    assert max(parts) < 0.15
+    assert 0.9 < float(together.calls.sum()) / twisted.calls_of(target, 2, 32, 2, 50, 50) <= 1
     monkeypatch.setattr(twisted, "AT_ONCE", 1)
     alone = twist(target, 0, [0, 1], chains=2, draws=50, particles=50)
     torch.testing.assert_close(alone.points, together.points, rtol=1e-6, atol=1e-6)

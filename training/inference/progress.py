@@ -1,0 +1,38 @@
+"""Progress of a piece of work: what does it tells which part of all it did since it last told."""
+
+from collections.abc import Callable
+
+OnPart = Callable[[float], object] | None
+"""Called with the part of the work that was done since the last call; None where nobody asks."""
+
+
+def share_of(on_part: OnPart, share: float) -> OnPart:
+    """The progress of work that is this share of a larger one, whose is ``on_part``."""
+    if on_part is None:
+        return None
+    return lambda part: on_part(share * part)
+
+
+def with_more_calls(on_part: OnPart, calls: Callable[[], int], more: float) -> OnPart:
+    """The progress of work that is not all: so many network calls more follow it.
+
+    What share of all it is shows as it goes on: if a part f of it took c calls, all of it will take
+    c / f, and ``f c / (c + f more)`` of everything is done.
+
+    Args:
+        on_part: The progress of all.
+        calls: Says how many it has taken.
+        more: Calls.
+    """
+    if on_part is None:
+        return None
+    done = told = 0.0
+
+    def move(part: float) -> None:
+        nonlocal done, told
+        done += part
+        place = done * calls() / max(calls() + done * more, 1)
+        on_part(place - told)
+        told = place
+
+    return move
