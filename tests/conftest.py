@@ -79,9 +79,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     )
 
 
-# Guards: a test leaves the process as it found it.
-
-
 @pytest.fixture(autouse=True)
 def nothing_global_changes() -> Iterator[None]:
     """Fails a test that leaves torch with other global settings. Seeds torch's own generator."""
@@ -108,9 +105,6 @@ def nothing_left_open() -> Iterator[None]:
     gc.freeze()  # what is alive still is not looked at again
 
 
-# Scripts.
-
-
 @pytest.fixture(scope="session")
 def run_once(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """``run_once(script, *arguments) -> (folder, output)``: what was run once is not run again, and
@@ -127,7 +121,6 @@ def run_once(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def two_ranks() -> Iterator[RankPool]:
-    """Two ranks, which run scripts and functions."""
     pool = RankPool()
     yield pool
     pool.close()

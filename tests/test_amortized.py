@@ -124,9 +124,7 @@ def test_teachers_correct_students_draws(sample: Run, simulations: Path, tmp_pat
     refused(sample(tmp_path / "no", "--correct=teacher"), 2, "networks by distill.py")
 
 
-def test_a_likelihood_makes_the_flow_a_prior(
-    sample: Run, simulations: Path, tmp_path: Path
-) -> None:
+def test_a_likelihood_makes_a_flow_a_prior(sample: Run, simulations: Path, tmp_path: Path) -> None:
     write_csv(tmp_path / "points.csv", ["a"], np.array([[0.1], [0.2], [-0.3]]))
     more = ("--likelihood=mask", "--mask=a", "--noise_std=0.3", "--sampler=pool", "--pool=200")
     good(sample(tmp_path, f"--observation={tmp_path / 'points.csv'}", *more))
@@ -134,9 +132,6 @@ def test_a_likelihood_makes_the_flow_a_prior(
     two = write_csv(tmp_path / "two.csv", ["a"], np.zeros((2, 1)))
     result = sample(tmp_path / "no", f"--observation={two}", *more)
     refused(result, 2, "3 rows of conditions", "2 obs")
-
-
-# Checks.
 
 
 @pytest.fixture(scope="module")

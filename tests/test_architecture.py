@@ -17,6 +17,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("dnnlib", "torch_utils", "training")
 FRONT = "inflationary_flows"
 LONGEST_MODULE = 500
+OPTIONS, COMMANDS, SUBJECTS = "training.options", "training.commands", "training.subjects"
+KINDS = {"TOY", "TABLE", "IMAGES"}
+NOUNS = {"ToyFlow", "TableFlow", "ImageFlow", "ToyTraining", "TableTraining", "ImageTraining"}
 
 
 def module_name(path: Path) -> str:
@@ -66,7 +69,6 @@ def imported_names(path: Path) -> list[str]:
 
 @cache
 def imports(name: str) -> set[str]:
-    """The modules of this project that a module imports."""
     return {other for other in imported_names(OURS[name]) if other in OURS} - {name}
 
 
@@ -109,9 +111,6 @@ def test_dependencies_point_downward_only() -> None:
     assert not upward
 
 
-OPTIONS, COMMANDS, SUBJECTS = "training.options", "training.commands", "training.subjects"
-
-
 def test_options_are_values_and_import_nothing_but_names() -> None:
     below = ("dnnlib", "training.names", "training.recipes", OPTIONS)
     assert not {
@@ -132,10 +131,6 @@ def test_only_commands_know_both_options_and_libraries() -> None:
         if name != "training" and not within(name, OPTIONS, COMMANDS):
             assert "options[" not in path.read_text(encoding="utf-8"), name
             assert not any(within(other, OPTIONS, COMMANDS) for other in imports(name)), name
-
-
-KINDS = {"TOY", "TABLE", "IMAGES"}
-NOUNS = {"ToyFlow", "TableFlow", "ImageFlow", "ToyTraining", "TableTraining", "ImageTraining"}
 
 
 def asks_for_kind(node: ast.AST) -> bool:

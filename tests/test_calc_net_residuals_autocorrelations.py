@@ -34,6 +34,14 @@ COUNT, STEPS = 10, 4
 TOY = ["extracttoys", f"--n_time_pts={STEPS}", f"--n_samples={COUNT}"]
 IMAGE = ["extract", f"--n_time_pts={STEPS}", f"--n_samples={COUNT}", "--batch-gpu=4"]
 TOY_FILE = "circles_PRP_toy_net_outputs_residuals.npz"
+CONTRADICTIONS = {
+    "toy": {"--data_name=moons": "circles", f"--n_time_pts={STEPS + 1}": str(STEPS)},
+    "images": {"--n_samples=11": str(COUNT), "--dims_to_keep=10": "64"},
+}
+OF: dict[str, dict[str, Any]] = {
+    "toy": {"data_name": "circles", "dims_to_keep": 2},
+    "images": {"data_name": "blobs", "dims_to_keep": 64},
+}
 
 
 @pytest.mark.parametrize("name", ["extracttoys", "extract", "calctoys", "calc"])
@@ -237,12 +245,6 @@ def refusal(command: str, source: Path, *arguments: str, code: int) -> str:
     return result.error
 
 
-CONTRADICTIONS = {
-    "toy": {"--data_name=moons": "circles", f"--n_time_pts={STEPS + 1}": str(STEPS)},
-    "images": {"--n_samples=11": str(COUNT), "--dims_to_keep=10": "64"},
-}
-
-
 @pytest.mark.parametrize("network", CONTRADICTIONS)
 def test_options_that_contradict_files_are_refused_with_both_values(run: Run, network: str) -> None:
     command, source = results_of(network, run(network))
@@ -295,12 +297,6 @@ def test_broken_files_of_toys_are_told_in_one_line(run: Run) -> None:
     assert "net_residuals" in refusal("calctoys", path, code=1)
     path.unlink()
     assert TOY_FILE in refusal("calctoys", path, code=1)
-
-
-OF: dict[str, dict[str, Any]] = {
-    "toy": {"data_name": "circles", "dims_to_keep": 2},
-    "images": {"data_name": "blobs", "dims_to_keep": 64},
-}
 
 
 @pytest.mark.parametrize("network", OF)

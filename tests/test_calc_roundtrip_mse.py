@@ -1,4 +1,4 @@
-"""Roundtrip errors from the command line: against a closed form, however the work is shared."""
+"""Roundtrip errors from the command line: of images and batches against what a flow does."""
 
 import json
 import os
@@ -28,8 +28,6 @@ ERRORS = ("mse", "mse_float", "max_abs_error", "exact")
 
 
 class Found:
-    """What one command wrote and told."""
-
     def __init__(self, folder: Path, told: str):
         (path,) = folder.glob("*_roundtrip_mse_seed*.json")
         self.folder, self.stem, self.told = folder, path.stem, told
@@ -60,7 +58,6 @@ def measure(run_once: Run, command: Run) -> Callable[..., Found]:
 
 
 def chosen(images: Path, count: int, seed: int = 42) -> tuple[torch.Tensor, torch.Tensor]:
-    """The images that a seed chooses, and their labels."""
     dataset = ImageDataset(images, use_labels=True, max_size=count, seed=seed)
     return dataset.read(range(count))
 
@@ -90,7 +87,7 @@ def test_with_small_steps_the_images_come_back_exactly(measure: Run) -> None:
 def test_images_are_melted_and_brought_back_under_their_own_class(
     measure: Run, networks: dict[str, Path], images: Path
 ) -> None:
-    got = measure("classes", f"--keep_worst={COUNT}").arrays
+    got = measure("classes", f"--keep_worst={COUNT}", "--bs=3").arrays
     pixels, labels = chosen(images, COUNT)
     flow, times = Model.load(networks["classes"]).flow, torch.linspace(0, END, 5).double()
     points, order = normalize_pixels(pixels).flatten(1), got["indices"]
@@ -110,7 +107,7 @@ def test_images_are_melted_and_brought_back_under_their_own_class(
 
 
 def test_the_numbers_are_those_of_the_kept_images(measure: Run) -> None:
-    got = measure("classes", f"--keep_worst={COUNT}")
+    got = measure("classes", f"--keep_worst={COUNT}", "--bs=3")
     arrays = got.arrays
     images, data = arrays["originals"].reshape(COUNT, -1), arrays["returned"] / 127.5 - 1
     errors = RoundtripErrors.of(torch.from_numpy(images), torch.from_numpy(data).flatten(1))
@@ -168,16 +165,3 @@ def test_the_histogram_has_places_for_zeros_edges_and_what_is_beyond() -> None:
     assert len(text["counts"]) == len(text["edges"]) - 1
     nothing = histogram(torch.zeros(0, dtype=torch.float64))
     assert not any([nothing["below"], nothing["above"], *nothing["counts"]])
-
-
-def test_the_size_of_batches_changes_nothing(measure: Run) -> None:
-    got, expected = measure("classes", "--bs=7"), measure("classes")
-    np.testing.assert_allclose(got.numbers, expected.numbers, rtol=1e-9)
-    for name in ("rms_error_histogram", "images", "denoiser_calls"):
-        assert got.result[name] == expected.result[name]
-    assert set(got.arrays) == set(expected.arrays)
-    for name in expected.arrays.keys() - {"format"}:
-        one, other = got.arrays[name], expected.arrays[name]
-        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9, err_msg=name)
-    smaller = measure("classes", "--batch_gpu=3")
-    np.testing.assert_allclose(smaller.numbers, expected.numbers, rtol=1e-4)

@@ -22,6 +22,10 @@ from training.flow.calibration import Calibration
 from training.model.model import Model
 
 ROOT = Path(__file__).parent.parent
+SOURCES = ("data", "data_root", "images", "source", "res_root", "ref")
+# Others that run on the first rank alone, as predictions and data sets are made, take longer.
+LONG = ("ask fill", "ask score", "ask sample", "ask check", "distill", "posterior rounds")
+DENSITIES = ("--log_prob", "--trace=hutchinson")
 
 
 def of_commands(chosen: Iterable[Command], *slow: str) -> pytest.MarkDecorator:
@@ -34,7 +38,6 @@ def of_commands(chosen: Iterable[Command], *slow: str) -> pytest.MarkDecorator:
 
 
 def some_commands(*options: str, slow: Sequence[str] = ()) -> pytest.MarkDecorator:
-    """Those commands that have any of some options."""
     return of_commands([command for command in ALL if any(map(command.has, options))], *slow)
 
 
@@ -59,9 +62,6 @@ def test_the_table_has_every_command() -> None:
         main = next(c.script for c in ALL if c.script.__name__ == stem).main
         names |= {f"{stem} {word}".strip() for word in getattr(main, "commands", [""])}
     assert names == set(COMMANDS)
-
-
-# Help and options.
 
 
 @every_command
@@ -110,9 +110,6 @@ def test_dry_runs_only_tell_the_options(command: Command, shelf: Shelf, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-# Files that are read.
-
-
 @some_commands("--network")
 def test_networks_that_are_none_are_told(command: Command, shelf: Shelf, tmp_path: Path) -> None:
     for name, content in {"none": None, "empty": b"", "text": b"x" * 99, "zero": b"\0"}.items():
@@ -124,9 +121,6 @@ def test_networks_that_are_none_are_told(command: Command, shelf: Shelf, tmp_pat
             arguments = [*arguments, "--refit_latent_law"]
         refused(command.run(*arguments, *command.at(tmp_path / "out")), 1, path)
         assert not (tmp_path / "out").exists()
-
-
-SOURCES = ("data", "data_root", "images", "source", "res_root", "ref")
 
 
 def sources_of(command: Command) -> list[str]:
@@ -142,9 +136,6 @@ def test_sources_that_are_none_are_told(command: Command, shelf: Shelf, tmp_path
             arguments = given(command, shelf, **{option: path})
             refused(command.run(*arguments, *command.at(tmp_path / "out")), 1, path)
             assert not list((tmp_path / "out").glob("*"))
-
-
-# Files that are written.
 
 
 @every_writer
@@ -221,13 +212,6 @@ def test_the_parameters_are_beside_the_results(command: Command, shelf: Shelf) -
             assert one.get("seconds", 1) > 0
 
 
-# Two ranks.
-
-
-# Others that run on the first rank alone, as predictions and data sets are made, take longer.
-LONG = ("ask fill", "ask score", "ask sample", "ask check", "distill", "posterior rounds")
-
-
 @of_commands(ALL, *LONG)
 def test_two_ranks_give_what_one_gives_also_in_place_of_results_of_before(
     command: Command, shelf: Shelf, two_ranks: RankPool, tmp_path: Path
@@ -264,9 +248,6 @@ def test_torchrun_tells_an_error_once(tmp_path: Path) -> None:
     assert "data_dim is 3" in line
     assert f'File "{script}"' not in done.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-DENSITIES = ("--log_prob", "--trace=hutchinson")
 
 
 # All open a network in one way.

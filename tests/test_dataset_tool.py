@@ -50,7 +50,6 @@ def read_output(dest: Path) -> tuple[list[np.ndarray], list[Any] | None]:
 
 
 def tool(source: object, dest: object, *more: str) -> Result:
-    """Runs the script."""
     return run_script(dataset_tool, f"--source={source}", f"--dest={dest}", *more)
 
 
@@ -129,9 +128,6 @@ def test_pngs_are_not_compressed_and_a_thousand_lie_in_a_folder(tmp_path: Path) 
     assert (tmp_path / "z" / "00000" / "img00000000.png").stat().st_size > 64 * 64
 
 
-# Transforms, against crops made by hand.
-
-
 def test_a_center_crop_keeps_the_middle(converted: Run, tmp_path: Path) -> None:
     wide, tall = noise(4, 7, 3), noise(9, 4, 3)
     source = write_folder(tmp_path / "s", {"0.png": encoded(wide), "1.png": encoded(tall)})
@@ -160,9 +156,6 @@ def test_no_more_than_the_asked_number_of_images(converted: Run, tmp_path: Path)
     source = write_folder(tmp_path / "s", NESTED)
     assert_same(converted(source, "--max-images=3")[0], IN_ORDER[:3])
     assert_same(converted(source, "--max-images=9")[0], IN_ORDER)
-
-
-# Kinds of files.
 
 
 def test_kinds_are_converted_to_gray_or_rgb_and_it_is_said_once(tmp_path: Path) -> None:
@@ -210,8 +203,6 @@ def test_color_among_gray_is_never_dropped_unasked(converted: Run, tmp_path: Pat
     luma = np.asarray(Image.fromarray(RGB[0]).convert("L"))
     assert_same(converted(source, "--channels=1")[0], [GRAY[0], luma])
 
-
-# Bad input: one line that names it, the exit code, and nothing at the destination.
 
 GOOD = encoded(RGB[0])
 

@@ -63,7 +63,6 @@ class Block(NamedTuple):
 
 
 def blocks_of(page: str) -> Iterator[Block]:
-    """The blocks of Python and shell that run."""
     for got in BLOCK.finditer((ROOT / page).read_text(encoding="utf-8")):
         if got["language"] in ("python", "bash") and not got["skipped"]:
             yield Block(got["language"], got["text"])

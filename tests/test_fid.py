@@ -52,9 +52,6 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# With a linear map as the detector.
-
-
 @dataclass(frozen=True)
 class Tool:
     """Runs the script with the linear detector; results are read back."""
@@ -93,7 +90,7 @@ def arrays_of(path: Path) -> Arrays:
 
 
 def test_a_reference_holds_the_moments_and_what_they_are_of(tool: Tool, data: Path) -> None:
-    path = tool.ref(data)
+    path = tool.ref(data, "--workers=2", "--batch=4")
     arrays, features = arrays_of(path), features_of(noise())
     assert (arrays["mu"].dtype, arrays["sigma"].dtype) == (np.float64, np.float64)
     np.testing.assert_allclose(arrays["mu"], features.mean(dim=0), rtol=1e-6)
@@ -112,18 +109,6 @@ def test_a_reference_holds_the_moments_and_what_they_are_of(tool: Tool, data: Pa
     assert {"seconds", "torch_fidelity"} <= text.keys()
 
 
-def test_batches_and_workers_change_nothing(tool: Tool, data: Path) -> None:
-    limited = "--kid_features=9"
-    one = arrays_of(tool.ref(data, limited))
-    two = arrays_of(tool.ref(data, limited, "--workers=2", "--batch=4", name="two.npz"))
-    assert one.keys() == two.keys()
-    for name in one:
-        if one[name].dtype.kind == "f":
-            np.testing.assert_allclose(two[name], one[name], rtol=1e-6, atol=1e-7)
-        else:
-            assert np.array_equal(two[name], one[name])
-
-
 def places(path: Path) -> list[int]:
     """Which images' features a reference of the data holds, in their order."""
     kept, features = torch.from_numpy(arrays_of(path)["features"]), features_of(noise())
@@ -134,8 +119,8 @@ def places(path: Path) -> list[int]:
 
 @pytest.mark.parametrize(("option", "count"), [("--kid_features", 9), ("--num", 8)])
 def test_so_many_random_images_are_taken(tool: Tool, data: Path, option: str, count: int) -> None:
-    given, seeds = f"{option}={count}", {"a.npz": 3, "b.npz": 3, "c.npz": 4}
-    paths = [tool.ref(data, given, f"--seed={seed}", name=name) for name, seed in seeds.items()]
+    given, seeds = (f"{option}={count}", "--batch=4"), {"a.npz": 3, "b.npz": 3, "c.npz": 4}
+    paths = [tool.ref(data, *given, f"--seed={seed}", name=name) for name, seed in seeds.items()]
     chosen = [places(path) for path in paths]
     assert [len(set(one)) for one in chosen] == [count] * 3
     assert chosen[0] == chosen[1] == sorted(chosen[0])
@@ -214,9 +199,6 @@ def test_no_kid_without_features(tool: Tool, data: Path, generated: Path, where:
     result = tool.calc(generated, tool.ref(data, *of.get("ref", [])), *of.get("calc", []))
     assert result["kid"] is None
     assert "KID" not in result["printed"]
-
-
-# What is refused.
 
 
 @pytest.fixture
@@ -318,9 +300,6 @@ def test_bad_references_are_refused(refused: Run, tool: Tool, data: Path, tmp_pa
         error = refused(1, *calc_arguments(data, path, tmp_path))
         assert error.startswith(str(path))
         assert message in error
-
-
-# How images are read.
 
 
 def test_images_come_in_order_shared_by_ranks(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

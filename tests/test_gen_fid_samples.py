@@ -42,6 +42,10 @@ DIM, KEPT = 64, 10
 CPU = torch.device("cpu")
 CLOSED_FORM = LatentChoice()
 FAST = {"--solver": "heun", "--n_iters": 2, "--batch-gpu": 4, "--device_name": "cpu"}
+WRONG_SEEDS = [
+    *("", ",", "1,", "a", "1.5", "-3", "3-", "1-2-3", "1e3", "٣", "1;2"),
+    *("7-3", "1000000000", "5-99999999999999999999", "0-10000000", "0-9999999,5"),
+]
 
 
 @pytest.fixture(scope="session")
@@ -358,12 +362,6 @@ def test_seeds_are_numbers_and_ranges_in_any_order() -> None:
     assert parse_seeds("9,1, 2,5-7,6-8").tolist() == [1, 2, 5, 6, 7, 8, 9]
     assert parse_seeds("0-49999").tolist() == list(range(50000))
     assert parse_seeds("999999999").tolist() == [999999999]
-
-
-WRONG_SEEDS = [
-    *("", ",", "1,", "a", "1.5", "-3", "3-", "1-2-3", "1e3", "٣", "1;2"),
-    *("7-3", "1000000000", "5-99999999999999999999", "0-10000000", "0-9999999,5"),
-]
 
 
 def test_seeds_that_are_none_are_told() -> None:

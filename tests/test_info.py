@@ -22,7 +22,6 @@ from training.model.model import Model
 
 
 def facts(path: Path) -> dict[str, str]:
-    """What the script says of a file, by name."""
     first, *lines = good(run_script(info, path)).out.splitlines()
     assert first == str(path)
     pairs = (line.strip().split("  ", 1) for line in lines)
@@ -124,9 +123,6 @@ def bring(tmp_path: Path) -> Run:
     return run
 
 
-# What the original gives.
-
-
 @needs_recorded
 @pytest.mark.parametrize("name", NAMES)
 def test_networks_of_the_original_code_give_the_same(bring: Run, tmp_path: Path, name: str) -> None:
@@ -147,9 +143,6 @@ def test_networks_of_the_original_code_give_the_same(bring: Run, tmp_path: Path,
     # The loss is weighted by 1/c_out, computed in float32 with cancellation.
     weight = 1 / model.denoiser.coefficients(t.double()).c_out
     torch.testing.assert_close(weight, known_weight.double(), rtol=2e-4, atol=0)
-
-
-# The script.
 
 
 def test_an_imported_toy_network_can_be_simulated(bring: Run, tmp_path: Path) -> None:
@@ -187,9 +180,6 @@ def test_what_cannot_be_imported_is_one_line(
 ) -> None:
     refused(bring(content, *options), code, message)
     assert os.listdir(tmp_path) == ["original.pkl"]
-
-
-# Hostile files.
 
 
 def test_source_text_is_not_run(bring: Run, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from training.subjects.images import dequantized
 Arrays = dict[str, np.ndarray]
 
 COUNT, DIM = 5, 64
+TINY = ("--duration=0.0008", "--batch=200", "--no-calibrate", "--nosubdir")
 
 
 def close_to(found: Arrays, expected: Arrays) -> None:
@@ -220,9 +221,6 @@ def test_images_are_generated_of_the_class_asked_for(simulate: Run) -> None:
     assert got.parameters["gen"]["options"]["class"] == 2
 
 
-# What is refused.
-
-
 @pytest.fixture
 def refuse(command: Run, tmp_path: Path) -> Callable[..., None]:
     """``refuse(network, arguments, code, *parts)``; no file is left."""
@@ -256,7 +254,7 @@ def test_parameters_that_cannot_be_read_are_not_written_over(command: Run, tmp_p
 
 
 TOY = ("--data_name=circles", "--total_samples=12", "--steps=8", "--save_freq=3")
-COUNT, DIM = 5, 64
+HALVES = ("--batch-gpu=2", "--save_freq=2")
 LEVELS = 127.5
 SCRIPTS = [toy_pfODE_int, pfODE_int]
 DENSITIES = {toy_pfODE_int: ("--log_prob",), pfODE_int: ("--log_prob", "--probes=2")}
@@ -269,19 +267,6 @@ WEIGHED = 4
 def written(run_once: Run) -> Callable[..., Simulations]:
     """``written(script, ...)``, read back."""
     return cache(lambda *given: Simulations(run_once(*given)[0]))
-
-
-@pytest.fixture(scope="module")
-def arguments(networks: dict[str, Path], images: Path) -> Run:
-    """``arguments(script, network)``: few samples and steps; toys are exact."""
-
-    def choose(script: Any, network: str) -> list[str]:
-        if script is toy_pfODE_int:
-            return ["exact", *TOY]
-        few = [f"--bs={COUNT}", "--n_iters=2", "--batch-gpu=2", "--save_freq=2"]
-        return [f"--network={networks[network]}", f"--data_root={images}", *few]
-
-    return choose
 
 
 def toy_flow(mode: str, network: Path) -> tuple[ProbabilityFlow, float]:
@@ -337,9 +322,9 @@ def test_parameters_tell_the_mean_its_error_and_the_cost(written: Run) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda one: one.__name__)
-def test_densities_alone_are_added_if_asked(script: Any, written: Run, arguments: Run) -> None:
-    along = written(script, *arguments(script, "classes in ES"), *DENSITIES[script])
-    alone = written(script, *arguments(script, "classes in ES"))
+def test_densities_alone_are_added_if_asked(script: Any, written: Run, command: Run) -> None:
+    given = ["exact", *TOY] if script is toy_pfODE_int else command("classes in ES", *HALVES)
+    along, alone = written(script, *given, *DENSITIES[script]), written(script, *given)
     images = {"log_prob", "log_prob_error", "bits_per_dim"}
     densities = {"log_prob"} if script is toy_pfODE_int else images
     for kind in KINDS:
@@ -359,10 +344,10 @@ def gaussian(network: Path, points: np.ndarray) -> np.ndarray:
 
 
 def test_images_get_the_density_of_their_dequantized_copies(
-    written: Run, arguments: Run, networks: dict[str, Path], images: Path
+    simulate: Run, networks: dict[str, Path], images: Path
 ) -> None:
     more = (*DENSITIES[pfODE_int], "--seed=3", "--start_noise")  # which is not theirs
-    got = written(pfODE_int, *arguments(pfODE_int, "PRR"), *more)
+    got = simulate("PRR", *HALVES, *more)
     pixels, _ = ImageDataset(images, max_size=COUNT, seed=3).read(range(COUNT))
     data = normalize_pixels(pixels).flatten(1)
     for kind in KINDS:
@@ -392,9 +377,6 @@ def test_noise_of_dequantization_fills_the_bin_of_each_level() -> None:
     assert offset.var() == pytest.approx(1 / 12, rel=0.02)
     assert torch.equal(dequantized(data[:7], seed=0), dequantized(data, seed=0)[:7])
     assert not torch.equal(dequantized(data, seed=1), dequantized(data, seed=0))
-
-
-TINY = ("--duration=0.0008", "--batch=200", "--no-calibrate", "--nosubdir")
 
 
 @pytest.fixture(scope="module")

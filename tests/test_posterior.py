@@ -26,6 +26,8 @@ FEW = (
     *("--noise_std=0.3", "--sampler=pcn", "--chains=2", "--draws=12", "--warmup=3", "--pool=300"),
     *("--n_iters=3", "--chain_n_iters=2", "--batch-gpu=64"),
 )
+MIXED = ("--data_name=circles", "--n_iters=6", "--pool=512", "--device_name=cpu")
+SMALL = ("--points=20", "--chains=2", "--draws=100", "--warmup=50")
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +53,6 @@ def check(toy_network: Callable[..., Path]) -> Run:
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
     own = (f"--network={network}", "--runs=20", "--sampler=pool")
     return starter(posterior, "check", *FEW, *own)
-
-
-# What is written.
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +122,6 @@ def test_strict_exits_with_three_where_some_have_not_converged(sample: Run, tmp_
     assert only_json(tmp_path / "enough")["converged"] == 5
 
 
-# The same, however it is run.
-
-
 class Cut(BaseException):
     """In place of a kill."""
 
@@ -175,9 +171,6 @@ def test_a_run_does_not_go_on_with_the_parts_of_another(sample: Run, tmp_path: P
     assert result.code == 0
     assert "were there" not in result.out
     assert_same(drawn(tmp_path / "cut"), drawn(tmp_path / "whole"))
-
-
-# Likelihoods.
 
 
 def test_what_is_observed_comes_in_several_forms(sample: Run, tmp_path: Path) -> None:
@@ -255,9 +248,6 @@ def test_images_are_observed_in_gray_levels(files: Path, tmp_path: Path) -> None
         refused(start(*run, condition, "--overwrite"), 2, part)
 
 
-# What is refused, or warned of.
-
-
 def test_observations_far_from_the_prior_are_told(sample: Run, tmp_path: Path) -> None:
     (tmp_path / "far.csv").write_text("x1,x2\n0,0.5\n0,100\n")
     result = sample(tmp_path / "far", f"--observation={tmp_path / 'far.csv'}", "--strict")
@@ -265,9 +255,6 @@ def test_observations_far_from_the_prior_are_told(sample: Run, tmp_path: Path) -
     assert " standard deviations from what the prior expects: is it in" in result.out
     assert result.code == 3
     assert only_json(tmp_path / "far")["posteriors"][1]["converged"] is False
-
-
-# Checks.
 
 
 @pytest.mark.parametrize("truth", ["flow", "data"])
@@ -351,10 +338,6 @@ def test_a_check_that_was_cut_short_goes_on(check: Run, tmp_path: Path) -> None:
     assert_same(one, other)
 
 
-MIXED = ("--data_name=circles", "--n_iters=6", "--pool=512", "--device_name=cpu")
-SMALL = ("--points=20", "--chains=2", "--draws=100", "--warmup=50")
-
-
 def test_weights_are_found_again(tmp_path: Path) -> None:
     options = (*MIXED, *SMALL, "--noise_std=0.1", "--runs=21")
     result = good(run_script(posterior, "mixture", *options, f"--save_dir={tmp_path}"))
@@ -385,9 +368,6 @@ def test_your_own_observations_and_components(tmp_path: Path) -> None:
     assert got["calibration"] is None
     assert got["components"] == {"mean": [[-2, 0], [2, 0]], "std": [0.5, 0.5]}
     assert "truth" not in got["posteriors"][0]
-    again = run_script(posterior, "mixture", *MIXED, *options, "--noise_std=0.3", place)
-    assert again.code == 2
-    assert "--overwrite" in again.error
 
 
 def test_weights_can_be_given(tmp_path: Path) -> None:

@@ -35,12 +35,6 @@ def simulated(task: Task, count: int) -> tuple[np.ndarray, np.ndarray]:
     return theta, task.simulate(theta, draw)
 
 
-def posterior_draws(seen: np.ndarray, count: int) -> np.ndarray:
-    """Of the Gaussian linear task: N(seen / 2, 0.05)."""
-    noise = np.random.default_rng(2).normal(size=(count, 10))
-    return seen / 2 + 0.05**0.5 * noise
-
-
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_likelihoods_are_those_of_the_simulators(task: Task) -> None:
     theta, data = simulated(task, 2000)
@@ -52,7 +46,8 @@ def test_likelihoods_are_those_of_the_simulators(task: Task) -> None:
 
 def test_scores_of_a_reference_see_place_and_width() -> None:
     task, seen = GaussianLinear(), np.linspace(-1, 1, 10)
-    draw, theta = np.random.default_rng(0), posterior_draws(seen, 5000)
+    draw = np.random.default_rng(0)
+    theta = seen / 2 + 0.05**0.5 * np.random.default_rng(2).normal(size=(5000, 10))
     assert np.abs(reference_scores(task, theta, seen, draw)).max() < FAR
     shifted = reference_scores(task, theta + 0.03, seen, draw)
     wider = reference_scores(task, seen / 2 + 1.1 * (theta - seen / 2), seen, draw)

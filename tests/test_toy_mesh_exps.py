@@ -35,8 +35,6 @@ def networks(toy_network: Callable[..., Path]) -> dict[str, Path]:
 
 
 class Found:
-    """What one command wrote and told."""
-
     def __init__(self, folder: Path, told: str):
         (path,) = folder.glob("*_coverage.json")
         self.folder, self.told = folder, told

@@ -208,26 +208,6 @@ def test_other_results_and_files_in_the_folder_stay(tmp_path: Path) -> None:
         before = after
 
 
-# What is refused.
-
-
-@pytest.fixture
-def refuse(networks: dict[str, Path], tmp_path: Path) -> Callable[..., None]:
-    """``refuse(arguments, code, *parts)``; a network is given by its name or path."""
-
-    def check(arguments: tuple[str, ...], code: int, *parts: object) -> None:
-        mode, *more = arguments
-        if mode in ("exact", "discrete"):
-            source = ["--data_name=circles", "--total_samples=3", "--steps=2"]
-        else:
-            source, mode = [f"--network={networks.get(mode, mode)}"], "net"
-        place = f"--save_dir={tmp_path / 'x'}"
-        refused(run_script(toy_pfODE_int, mode, place, *source, *more), code, *parts)
-        assert not (tmp_path / "x").exists()
-
-    return check
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -239,7 +219,7 @@ def refuse(networks: dict[str, Path], tmp_path: Path) -> Callable[..., None]:
     ids=lambda changes: repr(changes)[:40],
 )
 def test_a_network_of_no_toy_is_told_in_one_line_by_name(
-    refuse: Run, networks: dict[str, Path], tmp_path: Path, changes: dict[str, Any]
+    networks: dict[str, Path], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     parts, about = read_network(networks["PRP"])
     state = parts["basis"].state
@@ -247,4 +227,6 @@ def test_a_network_of_no_toy_is_told_in_one_line_by_name(
     about |= {name: value for name, value in changes.items() if name not in state}
     known = {name: value for name, value in about.items() if value is not None}
     write_network(tmp_path / "network.pkl", parts, known)
-    refuse((str(tmp_path / "network.pkl"),), 1, "network.pkl")
+    given = (f"--network={tmp_path / 'network.pkl'}", f"--save_dir={tmp_path / 'out'}")
+    refused(run_script(toy_pfODE_int, "net", *given), 1, "network.pkl")
+    assert not (tmp_path / "out").exists()

@@ -31,8 +31,6 @@ TINY = (*FEW, "--no-calibrate")
 
 @pytest.fixture
 def train(tmp_path: Path) -> Run:
-    """Trains for four steps and gives the run's folder."""
-
     def start(*arguments: str, size: tuple[str, ...] = TINY) -> Path:
         before = set(tmp_path.glob("out/*"))
         good(run_script(toy_train, f"--outdir={tmp_path / 'out'}", *size, *arguments))

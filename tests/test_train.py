@@ -44,6 +44,10 @@ from training.data.images.dataset import ImageDataset
 from training.flow.eigenbasis import EigenBasis
 from training.subjects import image_training as job
 
+STATES_OF_GAINS = ("output_gain", "averaged_output_gain")
+# Data that is gone, larger, in color, or of more classes, of which the last number is the last.
+CHANGED_DATA = [(0, 0, 0), (32, 1, 1), (8, 3, 1), (8, 1, 3)]
+
 
 def test_a_run_writes_what_is_promised_and_nothing_else(fit: Run) -> None:
     folder = fit("--augment=0")
@@ -64,40 +68,35 @@ def test_the_network_file_knows_its_data(fit: Run, colors: Path) -> None:
     assert about == data | size | flow | {"rows": about["rows"]}
 
 
-VARIANTS: list[tuple[list[str], dict[str, object]]] = [
-    (
-        ["--arch=ncsnpp", "--cres=1,1", "--ls=100", "--lr_decay", "--lr_ramp=0", "--no-bench"],
-        {"schedule.name": "PRP"},
-    ),
-    (["--arch=adm", "--cbase=64"], {"schedule.name": "PRP"}),
-    (
-        ["--precond=edm", "--output_gain"],
-        {"schedule.name": "EDM", "preconditioning": "edm", "noise_cond": "log"},
-    ),
-    (["--precond=vp"], {"schedule.name": "VP", "preconditioning": "vp", "noise_cond": "ddpm"}),
-    (["--precond=ve"], {"schedule.name": "VE", "preconditioning": "ve", "noise_cond": "log"}),
-    (
-        ["--space=ES", "--t_sampling=normal", "--pixel_waves=2", "--blocks=2"],
-        {"space": "ES", "network.waves.per_channel": 5},
-    ),
-    (
-        ["--space=IS", "--t-sampling=log_uniform", "--pixel_waves=0", "--blocks=0"],
-        {"space": "IS", "network.waves": None},
-    ),
-    (["--noise_cond=ddpm", "--precision=bf16"], {"noise_cond": "ddpm"}),
-    (
-        ["--dims_to_keep=5", "--g_type=constant_inflation_gap", "--inflation_gap=1.25"],
-        {"schedule.name": "PRRto5D"},
-    ),
-    (["--dims_to_keep=5", "--g_rescaling=0.5", "--gamma0=0.001"], {"schedule.gamma0": 1e-3}),
-]
+VARIANTS: dict[str, dict[str, object]] = {
+    "--arch=ncsnpp --cres=1,1 --ls=100 --lr_decay --lr_ramp=0 --no-bench": {"schedule.name": "PRP"},
+    "--arch=adm --cbase=64": {"schedule.name": "PRP"},
+    "--precond=edm --output_gain": {
+        "schedule.name": "EDM",
+        "preconditioning": "edm",
+        "noise_cond": "log",
+    },
+    "--precond=vp": {"schedule.name": "VP", "preconditioning": "vp", "noise_cond": "ddpm"},
+    "--precond=ve": {"schedule.name": "VE", "preconditioning": "ve", "noise_cond": "log"},
+    "--space=ES --t_sampling=normal --pixel_waves=2 --blocks=2": {
+        "space": "ES",
+        "network.waves.per_channel": 5,
+    },
+    "--space=IS --t-sampling=log_uniform --pixel_waves=0 --blocks=0": {
+        "space": "IS",
+        "network.waves": None,
+    },
+    "--noise_cond=ddpm --precision=bf16": {"noise_cond": "ddpm"},
+    "--dims_to_keep=5 --g_type=constant_inflation_gap --inflation_gap=1.25": {
+        "schedule.name": "PRRto5D"
+    },
+    "--dims_to_keep=5 --g_rescaling=0.5 --gamma0=0.001": {"schedule.gamma0": 1e-3},
+}
 
 
-@pytest.mark.parametrize(("arguments", "known"), VARIANTS, ids=[" ".join(v[0]) for v in VARIANTS])
-def test_every_variant_trains_and_its_network_knows_what_it_is(
-    fit: Run, arguments: list[str], known: dict[str, object]
-) -> None:
-    folder = fit(*arguments)
+@pytest.mark.parametrize("arguments", VARIANTS)
+def test_every_variant_trains_and_its_network_knows_what_it_is(fit: Run, arguments: str) -> None:
+    folder, known = fit(*arguments.split()), VARIANTS[arguments]
     (line,) = stats(folder)
     assert 0 < line["Loss/loss"] < 20
     assert line["Progress/skipped_steps"] == 0
@@ -361,9 +360,6 @@ def wait_until(so: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-STATES_OF_GAINS = ("output_gain", "averaged_output_gain")
-
-
 def test_an_output_gain_is_trained_averaged_and_kept(twelve: Path) -> None:
     gains = load(twelve).denoiser.output_gain.gains
     assert gains.shape[1] == SIDE**2
@@ -401,10 +397,6 @@ def test_a_precision_that_a_trial_has_found_is_kept(
     assert saved["options"]["precision"] == "bf16"
     assert run_script(train, f"--resume={folder}").code == 0
     assert len(tried) == 1
-
-
-# Data that is gone, larger, in color, or of more classes, of which the last number is the last.
-CHANGED_DATA = [(0, 0, 0), (32, 1, 1), (8, 3, 1), (8, 1, 3)]
 
 
 def test_a_run_whose_data_has_changed_cannot_be_resumed(tmp_path: Path) -> None:

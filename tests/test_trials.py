@@ -38,8 +38,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = write_csv(folder / "runs.csv", NAMES, np.array(rows))
     making = (f"--source={source}", "--dataset=id", "--conditions=y,n", "--covariates=t")
     bounds = "--bounds=mu:-1:1,tau:-1:1"
-    for name, more in {"one": [bounds], "two": ["--bounds=mu:-1:1"]}.items():
-        good(run_script(dataset_tool, *making, *more, f"--dest={folder / f'{name}.npz'}"))
+    for name, more in {"one": bounds, "two": "--bounds=mu:-1:1", "new": "--held-out=0"}.items():
+        good(run_script(dataset_tool, *making, more, f"--dest={folder / f'{name}.npz'}"))
     few = mock.patch("training.learning.gaussian_start.STEPS", 40)
     # Without a network, whose densities take long.
     with few, mock.patch("training.subjects.table_training.LEAST_GAIN", 100.0):
@@ -136,10 +136,7 @@ def test_datasets_are_found_again_with_their_trials(shelf: Path) -> None:
 
 def test_likelihoods_are_checked_on_simulations(shelf: Path, tmp_path: Path) -> None:
     place = (f"--network={shelf / 'two.pkl'}", f"--prior={shelf / 'prior.pkl'}", "--truth=data")
-    making = (f"--source={shelf / 'runs.csv'}", "--dataset=id", "--conditions=y,n")
-    making += ("--covariates=t", f"--dest={tmp_path / 'new.npz'}", "--held-out=0")
-    good(run_script(dataset_tool, *making))
-    data = (f"--data_root={tmp_path / 'new.npz'}", "--runs=20", f"--save_dir={tmp_path / 'out'}")
+    data = (f"--data_root={shelf / 'new.npz'}", "--runs=20", f"--save_dir={tmp_path / 'out'}")
     good(run_script(posterior, "check", *place, *data, *POOL))
     content = only_json(tmp_path / "out")
     assert content["question"] == "model"
@@ -172,10 +169,7 @@ def test_a_set_of_trials_has_one_posterior(shelf: Path, tmp_path: Path) -> None:
         assert "3 posterior(s)" in result.out
     for one in only_json(tmp_path)["posteriors"]:
         assert one["statistics"]["effective_size"] > 20
-    making = (f"--source={shelf / 'runs.csv'}", "--dataset=id", "--conditions=y,n")
-    making += ("--covariates=t", f"--dest={tmp_path / 'new.npz'}", "--held-out=0")
-    good(run_script(dataset_tool, *making))
-    checked = ("--truth=data", f"--data_root={tmp_path / 'new.npz'}", "--runs=20")
+    checked = ("--truth=data", f"--data_root={shelf / 'new.npz'}", "--runs=20")
     good(run_script(posterior, "check", *network, *checked, seen))
     many = np.array([[0.1, 2, 0.5]] * 4)
     write_csv(tmp_path / "many.csv", ["y", "n", "t"], many)
@@ -260,7 +254,7 @@ def test_trials_may_lack_data_if_those_of_simulations_did(shelf: Path, tmp_path:
         whole.simulations(tmp_path / "holes.npz", 10, 0, ["mu", "tau"])
 
 
-def test_levels_beside_a_number_have_their_probabilities_and_it_a_law_given_each(
+def test_levels_beside_a_number_have_probabilities_and_it_a_law_given_each(
     tmp_path: Path,
 ) -> None:
     draw = np.random.default_rng(0)

@@ -9,6 +9,5 @@ from tests.support.fake_cuda import FakeCuda, fake_cuda
 
 @pytest.fixture
 def cuda() -> Iterator[FakeCuda]:
-    """What happens on the two cards."""
     with fake_cuda(devices=2) as cards:
         yield cards

@@ -45,6 +45,10 @@ BODY = Random(0).randbytes(300_001)  # several chunks, and not a whole number
 DIGEST = sha256(BODY).hexdigest()
 WRONG_DIGEST = sha256(b"something else").hexdigest()
 HITS: Counter[str] = Counter()
+NO_PLACES = (
+    *("", "/net.pkl", "user:password@host/net.pkl", "host/a b", "host/ä", "host/a\nb"),
+    *("host/n#sha256=" + "0" * 63, "host/n#sha256=" + "g" * 64, "host/n#md5=" + "0" * 32),
+)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -130,12 +134,6 @@ def test_a_path_is_returned_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
         location = str(tmp_path / missing)
         assert repr(location) in refusal(location)
     assert "is a folder" in refusal(str(tmp_path))
-
-
-NO_PLACES = (
-    *("", "/net.pkl", "user:password@host/net.pkl", "host/a b", "host/ä", "host/a\nb"),
-    *("host/n#sha256=" + "0" * 63, "host/n#sha256=" + "g" * 64, "host/n#md5=" + "0" * 32),
-)
 
 
 @pytest.mark.parametrize(

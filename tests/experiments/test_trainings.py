@@ -12,17 +12,7 @@ from torch import Tensor
 
 import toy_train
 from dnnlib.errors import DataError
-from experiments import trainings
-from experiments.against_isotropic import (
-    GAMMA0,
-    LEVELS,
-    bits,
-    calls_needed,
-    gaussian_bits,
-    levels_of,
-    losses,
-    noisy_images,
-)
+from experiments import against_isotropic, trainings
 from experiments.features import SECTORS, Classifier, energy, frechet, orientations
 from experiments.lab import Lab
 from experiments.participation_ratio import basis_of, measured, settled
@@ -188,30 +178,34 @@ def clean(count: int) -> Tensor:
 @pytest.mark.parametrize("name", ["PRP", "edm"])
 def test_levels_are_what_the_best_linear_denoiser_leaves(name: str) -> None:
     schedule = SCHEDULES[name]
-    times = levels_of(schedule, BASIS.eigenvalues, 2 * schedule.default_t_max())
+    times = against_isotropic.levels_of(schedule, BASIS.eigenvalues, 2 * schedule.default_t_max())
     gamma, variance = schedule.noise_variance(times), BASIS.eigenvalues
     left = (variance * gamma / (variance + gamma)).sum(dim=1) / variance.sum()
-    torch.testing.assert_close(left.tolist(), list(LEVELS), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(left.tolist(), list(against_isotropic.LEVELS), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["PRP", "edm"])
 def test_the_best_linear_denoiser_has_a_loss_of_one_and_others_more(name: str) -> None:
     schedule = SCHEDULES[name]
-    times = levels_of(schedule, BASIS.eigenvalues, 2 * schedule.default_t_max())
-    assert losses(linear_flow(schedule), times, clean(100)) == pytest.approx([1] * len(LEVELS))
-    assert min(losses(linear_flow(schedule, 0.5), times, clean(2000))) > 1
+    times = against_isotropic.levels_of(schedule, BASIS.eigenvalues, 2 * schedule.default_t_max())
+    assert against_isotropic.losses(linear_flow(schedule), times, clean(100)) == pytest.approx(
+        [1] * len(against_isotropic.LEVELS)
+    )
+    assert min(against_isotropic.losses(linear_flow(schedule, 0.5), times, clean(2000))) > 1
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_bits_of_a_gaussian_are_its_own_whatever_the_noise(name: str) -> None:
-    noisy = noisy_images(BASIS, clean(50))
-    assert noisy.var() > GAMMA0
-    own = gaussian_bits(BASIS, noisy)
+    noisy = against_isotropic.noisy_images(BASIS, clean(50))
+    assert noisy.var() > against_isotropic.GAMMA0
+    own = against_isotropic.gaussian_bits(BASIS, noisy)
     # At the end time the Gaussian of the closed form is the law of latents.
-    assert bits(linear_flow(SCHEDULES[name]), noisy) == pytest.approx(own, abs=2e-3)
+    assert against_isotropic.bits(linear_flow(SCHEDULES[name]), noisy) == pytest.approx(
+        own, abs=2e-3
+    )
 
 
 def test_calls_are_those_from_which_the_error_stays_small() -> None:
-    assert calls_needed("exp_rk5", [9, 0.9, 2.0, 0.5, 0.1]) == 48
-    assert calls_needed("exp_rk5", [0.5, 0.4, 0.3, 0.2, 0.1]) == 6
-    assert calls_needed("heun", [9, 8, 7, 6, 5, 4]) == inf
+    assert against_isotropic.calls_needed("exp_rk5", [9, 0.9, 2.0, 0.5, 0.1]) == 48
+    assert against_isotropic.calls_needed("exp_rk5", [0.5, 0.4, 0.3, 0.2, 0.1]) == 6
+    assert against_isotropic.calls_needed("heun", [9, 8, 7, 6, 5, 4]) == inf

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from unittest import mock
 
-from tests.fuzz.mutations import Mutate
+from tests.fuzz.mutations import BY_END, Mutate
 
 MADE = time.struct_time((2026, 1, 1, 0, 0, 0, 3, 1, 0))
 Write = Callable[[Path], Path]
@@ -35,9 +35,9 @@ class Reader:
         name: Of the reader.
         valid: Write files that it reads, two or more kinds of them.
         probe: How they are opened and used.
+        hostile: Write files that were made by hand.
         mutate: By the last part of a file's name, such as ``.zip``; '' for all others. Files that
             no part fits are left as they are.
-        hostile: Write files that were made by hand.
         parses: Whether headers may be parsed by ``ast.literal_eval``.
         runs: Script that another process may run; None for none.
         writes: Whether files may be written beside the one that is opened.
@@ -48,8 +48,8 @@ class Reader:
     name: str
     valid: tuple[Write, ...]
     probe: Probe
-    mutate: Mapping[str, Mutate]
     hostile: Mapping[str, Write] = field(default_factory=dict)
+    mutate: Mapping[str, Mutate] = field(default_factory=BY_END.copy)
     parses: bool = False
     runs: Path | None = None
     writes: bool = False
@@ -57,7 +57,6 @@ class Reader:
     also_allowed: tuple[type[Exception], ...] = ()
 
     def mutation_of(self, name: str) -> Mutate | None:
-        """How a file of this name is mutated."""
         return next((how for end, how in self.mutate.items() if name.endswith(end)), None)
 
 

@@ -28,8 +28,6 @@ def made(content: bytes | Callable[[], bytes]) -> bytes:
 
 
 def named(name: str, contents: Contents) -> dict[str, Write]:
-    """Files of one name with these contents."""
-
     def writer(content: bytes | Callable[[], bytes]) -> Write:
         return written(name, lambda path: path.write_bytes(made(content)))
 
@@ -149,7 +147,6 @@ def strange_zips(name: str, content: bytes) -> Contents:
 
 
 def npy(header: str, content: bytes, version: bytes = b"\x01\x00") -> bytes:
-    """The file of an array with this header."""
     text = header.encode("latin-1") + b"\n"
     return b"\x93NUMPY" + version + struct.pack("<H", len(text)) + text + content
 

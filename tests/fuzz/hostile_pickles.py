@@ -10,8 +10,8 @@ import torch
 from tests.fuzz import hostile, pickles, samples
 from tests.fuzz.cases import Write
 from tests.fuzz.hostile import COMMAND, named, zip_of
-from tests.fuzz.mutations import tar
 from tests.fuzz.pickles import START, STOP, call, doubled, name, number, sequence, text
+from tests.support.image_files import tar
 from torch_utils.snapshots import NETWORK_FORMAT, STATE_FORMAT, VERSION
 
 BASIS = ("mean", "eigenvalues", "eigenvectors")
@@ -69,6 +69,7 @@ VALUES: dict[str, bytes] = {
     "a number of a million digits": b"L" + b"9" * 1_000_000 + b"L\n",
     "a place of 2^32": b"]r" + struct.pack("<I", 2**32 - 1),
     # What would take time.
+    "2^60 tuples": doubled(60),
     "a key of 2^60 tuples": b"}" + doubled(60) + b"Ns",
     "a set of 2^60 tuples": b"\x8f(" + doubled(60) + b"\x90",
     "an ordered key": call("collections OrderedDict", b"](" + sequence(doubled(60), b"N") + b"e"),
@@ -91,7 +92,6 @@ def program(value: bytes) -> bytes:
 
 
 def bare(file_name: str) -> dict[str, Write]:
-    """Files that are pickles of these values."""
     return named(file_name, {key: program(value) for key, value in VALUES.items()})
 
 

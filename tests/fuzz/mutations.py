@@ -15,6 +15,8 @@ import zlib
 from collections.abc import Callable
 from random import Random
 
+from tests.support.image_files import tar
+
 Mutate = Callable[[bytes, bytes, Random], bytes]
 WIDTHS = {1: "b", 2: "h", 4: "i", 8: "q"}
 INTEGERS = (
@@ -146,11 +148,8 @@ def in_tar(data: bytes, other: bytes, random: Random) -> bytes:
     return gzip.compress(tar(members), compresslevel=1, mtime=0)
 
 
-def tar(members: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return file.getvalue()
+OF_TEXT = dict.fromkeys((".json", ".jsonl", ".csv"), mutate_text)
+OF_ZIPS = dict.fromkeys((".npz", ".zip", ".pt", ".pth", ".pkl"), in_zip)
+BY_END: dict[str, Mutate] = {**OF_TEXT, **OF_ZIPS, ".png": mutate_png, ".gz": in_gzip}
+BY_END[""] = mutate_bytes
+"""By the last part of a file's name."""

@@ -24,7 +24,6 @@ def text(value: str) -> bytes:
 
 
 def number(value: float) -> bytes:
-    """An integer or a float."""
     if isinstance(value, float):
         return b"G" + struct.pack(">d", value)
     if -(2**31) <= value < 2**31:
@@ -41,7 +40,6 @@ def name(module_and_name: str) -> bytes:
 
 
 def sequence(*items: bytes) -> bytes:
-    """A tuple."""
     return b"(" + b"".join(items) + b"t"
 
 

@@ -9,18 +9,9 @@ from tests.fuzz import probes, samples
 from tests.fuzz.cases import Probe, Reader, Write, written
 from tests.fuzz.hostile import anything, named
 from tests.fuzz.hostile_arrays import ARRAYS, npz, rows, statistics, texts, training_options
-from tests.fuzz.hostile_images import image_sets, images
+from tests.fuzz.hostile_images import idx_files, image_sets, images, stores, tars
 from tests.fuzz.hostile_pickles import bare, networks, states, torch_files
-from tests.fuzz.hostile_sets import idx_files, stores, tars
-from tests.fuzz.mutations import (
-    Mutate,
-    in_gzip,
-    in_tar,
-    in_zip,
-    mutate_bytes,
-    mutate_png,
-    mutate_text,
-)
+from tests.fuzz.mutations import in_tar, mutate_bytes
 from tests.fuzz.probes import check_model, check_pixels
 from tests.fuzz.samples import cifar, image_file, image_set, lsun, mnist, pickle_of_a_batch
 from tests.support import answer_files, picture_files
@@ -32,10 +23,6 @@ from training.data.sources.formats import read_plain_pickle
 from training.model.model import Model
 from training.original.model import import_original
 
-NPZ: dict[str, Mutate] = {".npz": in_zip}
-IMAGES: dict[str, Mutate] = {".zip": in_zip, ".png": mutate_png, ".json": mutate_text}
-IMAGE: dict[str, Mutate] = {".png": mutate_png, "": mutate_bytes}
-LINES: dict[str, Mutate] = {".jsonl": mutate_text}
 IMAGE_FILES = (
     *(image_file("i.png"), image_file("i.png", "L"), image_file("i.jpg"), image_file("i.bmp")),
     image_file("i.webp", lossless=True),
@@ -50,8 +37,13 @@ def arrays(
     name: str, probe: Probe, file: str, make: samples.Make, victim: str, *others: Write
 ) -> Reader:
     """A reader of an ``.npz`` with these arrays, of which ``victim`` is bad in hostile files."""
-    hostile = npz(file, make(), victim)
-    return Reader(name, (samples.arrays(file, make), *others), probe, NPZ, hostile, parses=True)
+    valid = (samples.arrays(file, make), *others)
+    return Reader(name, valid, probe, npz(file, make(), victim), parses=True)
+
+
+def lone_array(name: str, file: str, probe: Probe) -> Reader:
+    hostile = {**anything(file), **named(file, ARRAYS)}
+    return Reader(name, (written(file, samples.save_lone_array),), probe, hostile, parses=True)
 
 
 ALL = (
@@ -62,29 +54,22 @@ ALL = (
             written("network-snapshot-000001.pkl", samples.save_network_of_table),
         ),
         lambda path: check_model(Model.load(path)),
-        {".pkl": in_zip},
         {**torch_files("network.pkl"), **networks("network.pkl")},
     ),
     Reader(
-        "training state",
-        (samples.state(2), samples.state(1)),
-        probes.use_state,
-        {".pt": in_zip},
+        *("training state", (samples.state(2), samples.state(1)), probes.use_state),
         {**torch_files("training-state.pt"), **states("training-state.pt")},
     ),
     Reader(
         "original network",
         (samples.original("toy", 4), samples.original("images", 4), samples.original("images", 5)),
         lambda path: check_model(import_original(path).model),
-        {".pkl": mutate_bytes},
         {**anything("original.pkl"), **bare("original.pkl")},
+        mutate={"": mutate_bytes},
     ),
     Reader(
-        "detector",
-        (samples.detector(zipped=True), samples.detector(zipped=False)),
-        probes.use_detector,
-        {".pth": in_zip, ".old": mutate_bytes},
-        torch_files("weights.pth"),
+        *("detector", (samples.detector(zipped=True), samples.detector(zipped=False))),
+        *(probes.use_detector, torch_files("weights.pth")),
     ),
     *(
         arrays(name, probe, "a.npz", samples.some_arrays, "rows", samples.compressed_arrays)
@@ -97,9 +82,7 @@ ALL = (
     arrays(
         "toy residuals", probes.use_toy_residuals, "r.npz", samples.toy_residuals, "net_outputs"
     ),
-    Reader(
-        "image residuals", (samples.image_residuals,), probes.use_image_residuals, NPZ, parses=True
-    ),
+    Reader("image residuals", (samples.image_residuals,), probes.use_image_residuals, parses=True),
     arrays(
         *("table", probes.use_table, "table.npz", samples.table, "points"),
         samples.arrays("table.npz", lambda: {"points": samples.table()["points"]}),
@@ -107,36 +90,17 @@ ALL = (
     Reader(
         "rows to convert",
         (written("rows.csv", samples.save_rows), written("rows.csv", samples.save_rows_with_holes)),
-        probes.use_rows_to_convert,
-        {".csv": mutate_text},
-        rows(),
+        *(probes.use_rows_to_convert, rows()),
         parses=True,
     ),
     Reader(
-        "texts to convert",
-        (written("rows.csv", samples.save_texts),),
-        probes.use_texts_to_convert,
-        {".csv": mutate_text},
-        rows(),
+        *("texts to convert", (written("rows.csv", samples.save_texts),)),
+        *(probes.use_texts_to_convert, rows()),
         parses=True,
     ),
     arrays("records", probes.use_records, "table.npz", samples.records, "values"),
-    Reader(
-        "array to convert",
-        (written("rows.npy", samples.save_lone_array),),
-        probes.use_rows_to_convert,
-        {".npy": mutate_bytes},
-        {**anything("rows.npy"), **named("rows.npy", ARRAYS)},
-        parses=True,
-    ),
-    Reader(
-        "array of a posterior",
-        (written("noise.npy", samples.save_lone_array),),
-        probes.use_array_of_a_posterior,
-        {".npy": mutate_bytes},
-        {**anything("noise.npy"), **named("noise.npy", ARRAYS)},
-        parses=True,
-    ),
+    lone_array("array to convert", "rows.npy", probes.use_rows_to_convert),
+    lone_array("array of a posterior", "noise.npy", probes.use_array_of_a_posterior),
     arrays(
         *("part of a posterior", probes.use_part_of_a_posterior, "group-00000.npz"),
         *(samples.part_of_a_posterior, "points"),
@@ -160,85 +124,55 @@ ALL = (
             lambda folder: picture_files.save_posterior(folder, draws=5),
             lambda folder: picture_files.save_posterior(folder, "wine", 3, draws=5, prior=False),
         ),
-        probes.use_pictures,
-        {".nc": mutate_bytes},
-        anything("circles_PRP_posterior.nc"),
+        *(probes.use_pictures, anything("circles_PRP_posterior.nc")),
     ),
     Reader(
         "answers",
         tuple(partial(answer_files.save, question=question) for question in answer_files.HEADS),
-        probes.use_answers,
-        {".json": mutate_text, ".csv": mutate_text},
-        texts("answers_params.json"),
+        *(probes.use_answers, texts("answers_params.json")),
     ),
-    Reader("statistics", (picture_files.save_stats,), probes.use_statistics, LINES, statistics()),
+    Reader("statistics", (picture_files.save_stats,), probes.use_statistics, statistics()),
     Reader(
-        "parameters",
-        (written("circles_PRP_sim_params.json", samples.parameters),),
-        load_json,
-        {".json": mutate_text},
-        texts("params.json"),
+        *("parameters", (written("circles_PRP_sim_params.json", samples.parameters),)),
+        *(load_json, texts("params.json")),
     ),
     Reader(
-        "training options",
-        (written("training_options.json", samples.training_options),),
-        probes.use_options,
-        {".json": mutate_text},
-        training_options(),
+        *("training options", (written("training_options.json", samples.training_options),)),
+        *(probes.use_options, training_options()),
         names_file=False,
         also_allowed=(click.ClickException,),
     ),
     Reader(
-        "statistics of a resumed run",
-        (picture_files.save_stats,),
-        lambda path: keep_lines_until(path, "seen", 2500),
-        LINES,
-        statistics(),
+        *("statistics of a resumed run", (picture_files.save_stats,)),
+        *(lambda path: keep_lines_until(path, "seen", 2500), statistics()),
         writes=True,
     ),
     Reader(
         "image data set",
         (image_set("set.zip", 1), image_set("set.zip", 3, vectors=True), image_set("set", 1)),
-        probes.use_images,
-        IMAGES,
-        image_sets(),
+        *(probes.use_images, image_sets()),
     ),
     Reader(
-        "images to convert",
-        (image_set("set.zip", 3), image_set("set", 1)),
-        probes.use_source,
-        IMAGES,
-        image_sets(),
+        *("images to convert", (image_set("set.zip", 3), image_set("set", 1))),
+        *(probes.use_source, image_sets()),
     ),
     Reader(
-        "image of a set",
-        IMAGE_FILES,
-        lambda path: check_pixels(decode_exact(path.read_bytes(), str(path))),
-        IMAGE,
-        images(),
+        *("image of a set", IMAGE_FILES),
+        *(lambda path: check_pixels(decode_exact(path.read_bytes(), str(path))), images()),
     ),
     Reader(
-        "image to convert",
-        IMAGE_FILES + OTHER_IMAGE_FILES,
-        lambda path: check_pixels(Decoder()(path.read_bytes(), str(path))),
-        IMAGE,
-        images(),
+        *("image to convert", IMAGE_FILES + OTHER_IMAGE_FILES),
+        *(lambda path: check_pixels(Decoder()(path.read_bytes(), str(path))), images()),
     ),
-    Reader("idx", (mnist(28), mnist(5)), probes.use_source, {".gz": in_gzip}, idx_files()),
-    Reader("cifar", (cifar(2), cifar(4)), probes.use_source, {".gz": in_tar}, tars()),
+    Reader("idx", (mnist(28), mnist(5)), probes.use_source, idx_files()),
+    Reader("cifar", (cifar(2), cifar(4)), probes.use_source, tars(), mutate={".gz": in_tar}),
     Reader(
-        "pickle of a batch",
-        tuple(map(pickle_of_a_batch, (2, 3, 4, 5))),
+        *("pickle of a batch", tuple(map(pickle_of_a_batch, (2, 3, 4, 5)))),
         lambda path: read_plain_pickle(path.read_bytes(), str(path)),
-        {".pickle": mutate_bytes},
         bare("batch.pickle"),
     ),
     Reader(
-        "lmdb",
-        (lsun(3), lsun(60)),
-        probes.use_source,
-        {".mdb": mutate_bytes},
-        stores(),
+        *("lmdb", (lsun(3), lsun(60)), probes.use_source, stores()),
         runs=Path(lmdb_process.__file__),
     ),
 )

@@ -5,7 +5,6 @@ import io
 import math
 import pickle
 import re
-import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from PIL import Image
 
 import toy_train
 from tests.fuzz.cases import Write, written
-from tests.fuzz.mutations import tar
+from tests.support.image_files import encoded, tar, write_mnist, write_store
 from tests.support.original_files import dumps, image_content, randomized, toy_content
 from torch_utils.results import load_arrays, save_arrays, save_json
 from torch_utils.snapshots import write_state
@@ -73,7 +72,6 @@ def network(*options: Any) -> Write:
 
 
 def toy_trainer(kept: int = 2) -> Trainer:
-    """A trainer after a step."""
     model, loss = toy_model(kept)
     trainer = Trainer(model, loss, TrainingConfig(total=100, batch=4))
     trainer.train_step(Batch(POINTS), RunningMeans(torch.device("cpu")))
@@ -88,7 +86,6 @@ def state(kept: int) -> Write:
 
 
 def arrays(name: str, made: Make) -> Write:
-    """An ``.npz`` of this name."""
     return written(name, lambda path: save_arrays(path, made()))
 
 
@@ -130,7 +127,6 @@ def part_of_a_check() -> dict[str, Any]:
 
 
 def melt(kept: int = 2, labels: bool = False) -> dict[str, Any]:
-    """What the end of a melt is read from."""
     flow = toy_model(kept)[0].flow
     scale, noise = flow.schedule.scale(TIMES), flow.schedule.noise_variance(TIMES)
     spread = (flow.basis.eigenvalues + noise).sqrt() * scale[:, None]
@@ -149,7 +145,6 @@ def melt(kept: int = 2, labels: bool = False) -> dict[str, Any]:
 
 
 def table() -> dict[str, Any]:
-    """A table with all that one can have."""
     points = np.random.default_rng(0).normal(size=(12, 2))
     return {
         "format": np.array("inflationary-flows table 1"),
@@ -174,7 +169,6 @@ def save_texts(path: Path) -> None:
 
 
 def records() -> dict[str, Any]:
-    """Records with all that they can have."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "a.csv"
         save_texts(path)
@@ -263,7 +257,6 @@ def without_addresses(data: bytes) -> bytes:
 
 
 def training_options(path: Path) -> None:
-    """What ``toy_train.py`` writes at the start of a run."""
     context = toy_train.main.make_context("toy_train.py", ["--outdir=out", "--data_name=circles"])
     options = {name: value for name, value in context.params.items() if name != "resume"}
     save_json(path, {"options": options, "code_version": "1.0"})
@@ -292,14 +285,10 @@ def pixels(count: int, channels: int = 1, size: int = 8) -> np.ndarray:
 
 
 def png(size: int) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels(1, 3, size)[0]).save(file, "png")
-    return file.getvalue()
+    return encoded(pixels(1, 3, size)[0])
 
 
 def image_set(name: str, channels: int, vectors: bool = False) -> Write:
-    """A zip or folder of four images with labels."""
-
     def save(path: Path) -> None:
         with image_writer(path) as writer:
             for index, image in enumerate(pixels(4, channels)):
@@ -309,21 +298,12 @@ def image_set(name: str, channels: int, vectors: bool = False) -> Write:
 
 
 def image_file(name: str, mode: str = "RGB", **options: Any) -> Write:
-    """An image in a format that its name tells."""
     image = Image.fromarray(pixels(1, 3)[0]).convert(mode)
     return written(name, lambda path: image.save(path, **options))
 
 
 def mnist(side: int) -> Write:
-    def write(folder: Path) -> Path:
-        images = pixels(4, 1, side)[..., 0]
-        for name, values in (("images-idx3", images), ("labels-idx1", np.arange(4))):
-            header = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
-            content = gzip.compress(header + values.astype(np.uint8).tobytes(), mtime=0)
-            (folder / f"train-{name}-ubyte.gz").write_bytes(content)
-        return folder / "train-images-idx3-ubyte.gz"
-
-    return write
+    return lambda folder: write_mnist(folder, pixels(4, 1, side)[..., 0], np.arange(4))
 
 
 def cifar_batch(protocol: int, keys: tuple[Any, Any] = (b"data", b"labels")) -> bytes:
@@ -344,16 +324,5 @@ def pickle_of_a_batch(protocol: int) -> Write:
 
 def lsun(count: int) -> Write:
     """An LMDB of images; with many, of some pages."""
-
-    def write(folder: Path) -> Path:
-        import lmdb
-
-        with (
-            lmdb.open(str(folder), map_size=1 << 22, lock=False) as store,
-            store.begin(write=True) as to,
-        ):
-            for index in range(count):
-                to.put(f"key{index:04d}".encode(), png(8 if index % 2 else 48))
-        return folder
-
-    return write
+    images = {b"key%04d" % index: png(8 if index % 2 else 48) for index in range(count)}
+    return lambda folder: write_store(folder, [images])

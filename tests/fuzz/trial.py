@@ -154,7 +154,7 @@ class Trial:
         self._case.mkdir()
         opened = self._cases.write(index, self._case)
         before, noise = self._files(), self._noise_size()
-        _reset_peak()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak of memory
         memory, start = _status("VmRSS"), time.process_time()
         faulthandler.dump_traceback_later(HANGS_AFTER, exit=True, file=self._trace)
         with warnings.catch_warnings(record=True) as warned:
@@ -218,10 +218,6 @@ class Trial:
 
     def _noise_size(self) -> int:
         return os.fstat(self._noise.fileno()).st_size
-
-
-def _reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def _status(name: str) -> int:

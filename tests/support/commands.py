@@ -53,7 +53,6 @@ class Command:
 
     @property
     def declared(self) -> click.Command:
-        """What click knows of it."""
         main = self.script.main
         words = self.name.split()[1:]
         command: click.Command = main.commands[words[0]] if words else main
@@ -138,7 +137,6 @@ class Shelf:
 
     @property
     def likelihood(self) -> Path:
-        """A likelihood of trials, which has hardly been trained."""
         parameters = np.repeat(np.linspace(-0.9, 0.9, 40), 3)
         data = parameters + np.random.default_rng(0).normal(0, 0.3, 120)
 
@@ -151,7 +149,6 @@ class Shelf:
 
     @property
     def trials(self) -> Path:
-        """Trials of two subjects."""
         rows = "dataset,y1\n0,0.2\n0,0.4\n1,-0.3\n"
         return self._once("trials.csv", lambda path: path.write_text(rows))
 
@@ -173,11 +170,9 @@ class Shelf:
 
     @property
     def few_houses(self) -> Path:
-        """Rows that are asked about."""
         return self._once("houses.csv", lambda path: write_houses(path, 30))
 
     def _colors(self, seed: int) -> Path:
-        """Images of the linear detector's size."""
         shape = (13, SIZE, SIZE, 3)
         pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
         return self._once(f"colors{seed}.zip", lambda path: write_images(path, pixels))
@@ -187,7 +182,6 @@ class Shelf:
 
     @property
     def original(self) -> Path:
-        """A network file of the paper's original code."""
         return self._once("original.pkl", lambda path: path.write_bytes(dumps(toy_content())))
 
     @property
@@ -212,7 +206,6 @@ class Shelf:
         return next(folder.glob(files)) if files else folder
 
     def result(self, name: str) -> Result:
-        """What that process printed."""
         self.done(name)
         result: Result = self._made[f"result of {name}"]
         return result

@@ -119,7 +119,6 @@ class Counted:
 
 
 def bumps_under(schedule: NoiseSchedule) -> tuple[Toy, ProbabilityFlow]:
-    """Bumps, and their exact flow under a schedule."""
     toy = Bumps(schedule.dim)
     basis = EigenBasis.from_moments(*toy.moments())
     denoiser = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)

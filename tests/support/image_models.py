@@ -61,27 +61,13 @@ def image_model(
     if precond == "ifs":
         inflation["dims_to_keep"] = dims_to_keep or basis.dim
     sizes = {"model_channels": 8, "channel_mult": [1], "num_blocks": 1, "dropout": 0.0}
-    arguments = {"image_shape": list(image_shape), "label_dim": label_dim, **sizes}
+    about = {"image_shape": list(image_shape), "label_dim": label_dim}
+    arguments = {**about, **sizes, "attention_resolutions": []}
     first = None if precond != "ifs" and t_min == 0 else t_min
-    choices = Choices(
-        precond=precond,
-        inflation=inflation,
-        network="ddpmpp",
-        network_arguments={**arguments, "attention_resolutions": []},
-        space=space,
-        noise_cond="log",
-        t_min=first,
-        t_max=t_max,
-    )
+    choices = Choices(precond, inflation, "ddpmpp", arguments, space, "log", first, t_max)
     model, _ = choices.build(basis)
     fill(model.denoiser.network, output)
-    model.about |= {
-        "kind": "images",
-        "data_name": data_name,
-        "image_shape": list(image_shape),
-        "label_dim": label_dim,
-        "seen": 0,
-    }
+    model.about |= {"kind": "images", "data_name": data_name, **about, "seen": 0}
     return model
 
 
@@ -99,7 +85,6 @@ def fill(network: nn.Module, output: str) -> None:
 
 
 def save_image_model(path: Path, *arguments: Any, **options: Any) -> Model:
-    """Saves what ``image_model`` makes as a network file, and gives it."""
     model = image_model(*arguments, **options)
     model.save(path)
     return model
@@ -151,7 +136,6 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirty random images with classes."""
     path = tmp_path_factory.mktemp("data") / "blobs.zip"
     write_image_set(path, 30, classes=CLASSES)
     return path

@@ -49,6 +49,7 @@ RUNS: tuple[tuple[str, ...], ...] = (
         "--latent_law=gaussian",
     ),
 )
+IMPORT = builtins.__import__
 
 
 def is_ours(file: str) -> bool:
@@ -120,8 +121,6 @@ def main(folder: str, runs: str) -> None:
         run(name, *arguments)
     print(*sorted(str(path) for path in Path().rglob("*") if path.is_file()), sep="\n")
 
-
-IMPORT = builtins.__import__
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

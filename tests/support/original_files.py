@@ -53,7 +53,6 @@ class Persistent:
         return _reconstruct_persistent_obj, (meta,)
 
     def child(self, *names: str) -> Any:
-        """A module within this one."""
         module: Any = self
         for name in names:
             state = module.state if isinstance(module, Persistent) else module.__dict__
@@ -224,7 +223,6 @@ def image_network(class_name: str, network: Any, **init_kwargs: Any) -> Persiste
 
 
 def toy_network(network: OriginalToyConvUNet) -> Persistent:
-    """A toy network, as the original writes it."""
     children: dict[str, Any] = {}
     for kind, embedding in (("fc", network.layer_embedding), ("conv", network.block_embedding)):
         children[f"map_{kind}_noise"] = module("FourierEmbedding", freqs=embedding[0].frequencies)
@@ -311,7 +309,6 @@ def edm(class_name: str, network: Persistent, **attributes: Any) -> Persistent:
 def edm_content(
     class_name: str, network: Persistent, data: dict[str, Any], **attributes: Any
 ) -> dict[str, Any]:
-    """A file of an isotropic model."""
     loss = Persistent(f"{class_name.removesuffix('PreCond')}Loss", P_mean=-1.2, P_std=1.2)
     return {"ema": edm(class_name, network, **attributes), "loss_fn": loss, "dataset_kwargs": data}
 

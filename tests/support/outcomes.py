@@ -56,7 +56,6 @@ def read_netcdf(path: Path) -> dict[str, np.ndarray]:
 
 
 def drawn(folder: Path) -> dict[str, np.ndarray]:
-    """All numbers of a folder's draws, by group and name."""
     (path,) = folder.glob("*_posterior.nc")
     return read_netcdf(path)
 

@@ -70,7 +70,6 @@ def simulation(kind: str, dim: int = 2, count: int = 30, kept: int = 1) -> dict[
 
 
 def save_simulation(folder: Path, kind: str, dim: int = 2, **changes: Any) -> Path:
-    """A toy's results file, as ``toy_pfODE_int.py`` names it."""
     path = folder / f"circles_PRRto1D_exact_{kind}_results.npz"
     return save(path, simulation(kind, dim), **changes)
 
@@ -82,7 +81,6 @@ def save_images(
     count: int = 10,
     **changes: Any,
 ) -> Path:
-    """A results file of images, as ``pfODE_int.py`` names it."""
     dim = math.prod(shape)
     arrays = {**simulation(kind, dim, count, dim // 2), "image_shape": np.array(shape)}
     return save(folder / f"digits_PRRto{dim // 2}D_{kind}.npz", arrays, **changes)
@@ -109,7 +107,6 @@ def save_table(
 def save_roundtrips(
     folder: Path, kept: int = 3, shape: tuple[int, ...] = (1, 4, 4), **changes: Any
 ) -> Path:
-    """The worst roundtrips of 50 images."""
     generator = np.random.default_rng(0)
     originals = generator.integers(0, 256, (kept, *shape), dtype=np.uint8)
     arrays = {
@@ -182,7 +179,6 @@ def correlations(
 
 
 def save_summary(folder: Path, dim: int = 2, stem: str = TOY_STEM, **changes: Any) -> Path:
-    """The summary of a toy's correlations."""
     summary, _ = correlations(dim, QUANTITIES)
     return save(folder / f"{stem}_summary.npz", summary, **changes)
 
@@ -257,7 +253,6 @@ def save_check(
 
 
 def save_stats(folder: Path, reports: int = 5) -> Path:
-    """The record of a training run."""
     lines = [
         json.dumps({"seen": 1000 * k, "Loss/loss": 1 / k, "Progress/learning_rate": 1e-3})
         for k in range(1, reports + 1)

@@ -77,7 +77,6 @@ class RankPool:
         return result
 
     def close(self) -> None:
-        """Ends the ranks; they start again if there is more to do."""
         for rank, process in zip(self._ranks, self._processes, strict=True):
             rank.close()
             process.join(LAST_WORDS)

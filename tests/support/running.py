@@ -231,7 +231,6 @@ def parsed(settings: type[S], *arguments: str) -> S:
 
 
 def trained(folder: Path, script: ModuleType, *options: str) -> Path:
-    """The folder of a finished training."""
     good(run_script(script, f"--outdir={folder}", "--nosubdir", *options))
     return folder
 

@@ -28,14 +28,7 @@ def tiny_model(
     network: str = "mlp", space: str = "ES", dims_to_keep: int = 2, **sizes: int
 ) -> tuple[Model, DenoisingLoss]:
     """An untrained small network for circles, equal at each call, and its loss."""
-    choices = Choices(
-        precond="ifs",
-        inflation={"dims_to_keep": dims_to_keep},
-        network=network,
-        network_arguments=sizes,
-        space=space,
-        noise_cond="log",
-    )
+    choices = Choices("ifs", {"dims_to_keep": dims_to_keep}, network, sizes, space, "log")
     return choices.build(EigenBasis.from_moments(*Toy("circles").moments()))
 
 
@@ -90,7 +83,6 @@ def assert_same_state(one: Any, other: Any) -> None:
 
 
 def run_steps(trainer: Trainer, source: BatchSource, steps: int = 1) -> RunningMeans:
-    """Trains, and gives the statistics."""
     batches, means = source.batches(trainer.step), RunningMeans(trainer.device)
     for _ in range(steps):
         trainer.train_step(next(batches), means)
@@ -127,8 +119,6 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass
 class Repeated:
-    """The same batch at every step."""
-
     batch: Batch
 
     def batches(self, first_step: int) -> Iterator[Batch]:
@@ -141,15 +131,8 @@ def model_of(name: str) -> tuple[Model, DenoisingLoss]:
     network, sizes = NETWORKS[name]
     images = "image_shape" in sizes
     basis = image_basis(64) if images else EigenBasis(torch.ones(2), torch.ones(2), torch.eye(2))
-    choices = Choices(
-        precond="ifs",
-        inflation={"dims_to_keep": 1},
-        network=network,
-        network_arguments=sizes,
-        space="ES" if network == "mlp" else "IS",
-        noise_cond="log",
-        output_gain=not images,
-    )
+    space, gain = "ES" if network == "mlp" else "IS", not images
+    choices = Choices("ifs", {"dims_to_keep": 1}, network, sizes, space, "log", output_gain=gain)
     model, loss = choices.build(basis)
     generator = seeded()
     for weights in model.denoiser.parameters():
@@ -158,7 +141,6 @@ def model_of(name: str) -> tuple[Model, DenoisingLoss]:
 
 
 def points_and_labels(name: str, count: int = BATCH) -> Batch:
-    """A batch on the CPU that a network takes."""
     _, sizes = NETWORKS[name]
     labels = sizes.get("label_dim")
     points = normal(count, 64 if "image_shape" in sizes else 2).float()
@@ -181,7 +163,6 @@ def trainer_on(
 
 
 def tensors_of(trainer: Trainer) -> list[Tensor]:
-    """All that a trainer holds."""
     moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
     modules = (trainer.denoiser, trainer.averaged.denoiser)
     moments.append(trainer.loss_scale.value)

@@ -88,15 +88,10 @@ def test_a_network_file_gives_back_what_it_was_given(path: Path) -> None:
 
 def test_a_training_state_gives_back_what_it_was_given_and_is_no_network(tmp_path: Path) -> None:
     state, network = tmp_path / "s.pt", tmp_path / "n.pkl"
-    parameter = torch.ones(3, requires_grad=True)
-    optimizer = torch.optim.Adam([parameter])
-    parameter.sum().backward()
-    optimizer.step()
-    write_state(state, {"seen": 5, "optimizer": optimizer.state_dict()})
+    write_state(state, {"seen": 5, "optimizer": {0: torch.arange(3.0)}})
     back = read_state(state)
     assert back["seen"] == 5
-    known, got = optimizer.state_dict()["state"][0], back["optimizer"]["state"][0]
-    assert torch.equal(got["exp_avg"], known["exp_avg"])
+    assert torch.equal(back["optimizer"][0], torch.arange(3.0))
     write_network(network, {"network": linear()}, {})
     assert "not a network file" in refusal(load, state)
     assert "not a training state" in refusal(read_state, network)
@@ -175,9 +170,6 @@ def test_tensors_that_do_not_fit_are_refused_by_name(refused: Callable[..., str]
     whole = {"format": snapshots.STATE_FORMAT, "version": 1, "optimizer": optimizer}
     message = refused(whole, read_state)
     assert "'optimizer.state.0.exp_avg' has values that are not finite" in message
-
-
-# What is short to write and long to read.
 
 
 def test_promises_beyond_the_file_fail_at_once(path: Path, refused: Callable[..., str]) -> None:

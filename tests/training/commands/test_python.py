@@ -24,6 +24,10 @@ from training.files.posterior_draws import load_netcdf
 
 SHORT = {"duration": 0.004, "batch": 256, "seed": 3, "threads": 1}
 SHORT |= {"calibrate": False, "latent_law": "gaussian"}
+FEW = {"duration": 0.0004, "width": 8, "depth": 1, "batch": 100}
+ROWS = np.random.default_rng(0).normal(size=(60, 3)) @ [[1, 1, 0], [0, 1, 0], [0, 0, 3.0]]
+NAMES = ["a", "b", "c"]
+COVARIANCE = [[2.0, 0.9], [0.9, 1.0]]
 
 
 def only_network(folder: Path) -> bytes:
@@ -71,8 +75,6 @@ def test_a_training_goes_on_with_the_options_of_its_run(tmp_path: Path) -> None:
 
 
 class Frame:
-    """What a data frame of any library has."""
-
     def __init__(self, columns: list[str], values: np.ndarray):
         self.columns, self.values = columns, values
 
@@ -123,11 +125,6 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="names 1, but table has 2"):
         Table.open(np.zeros((30, 2)), columns=["a"])
     assert "none" in refusal(Images.open, tmp_path / "none.zip")
-
-
-FEW = {"duration": 0.0004, "width": 8, "depth": 1, "batch": 100}
-ROWS = np.random.default_rng(0).normal(size=(60, 3)) @ [[1, 1, 0], [0, 1, 0], [0, 0, 3.0]]
-NAMES = ["a", "b", "c"]
 
 
 @pytest.fixture(scope="module")
@@ -300,9 +297,6 @@ def test_an_estimator_of_scikit_learn_is_one() -> None:
 
     with quick_endings():
         check_estimator(FlowDensity(duration=0.0002), on_skip=None)
-
-
-COVARIANCE = [[2.0, 0.9], [0.9, 1.0]]
 
 
 def test_a_normal_prior_has_its_density() -> None:

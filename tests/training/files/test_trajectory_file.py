@@ -35,6 +35,8 @@ SCHEDULE = InflationSchedule.to_dimension(1, 3, top_variance=2.0, end_std=0.7)
 # Nonlinear, with a mean, a rotation and unequal noise.
 FLOW = ProbabilityFlow(lambda x, t: x.tanh(), SCHEDULE, random_basis(3))
 DATA, TIMES = normal(6, 3), torch.linspace(0, 4, 9, dtype=torch.float64)
+ROW = ["x1", "x2", "x3"]
+NAMES = ["body_mass_g", "x", "km/h", "draw", "..", "x_"]
 
 
 @pytest.fixture
@@ -195,9 +197,6 @@ def test_a_melt_of_another_network_is_refused(tmp_path: Path) -> None:
         SavedEnd.load(path, FLOW, TIMES, "b" * 64)
 
 
-ROW = ["x1", "x2", "x3"]
-
-
 def written(folder: Path, text: str) -> Path:
     path = folder / "seen.csv"
     path.write_text(text)
@@ -259,9 +258,6 @@ def test_a_mask_takes_names_with_commas_and_says_what_it_could_be() -> None:
         read_mask("top", names, None)
     with pytest.raises(UsageError, match="give upper-half, lower-half, left-half, right-half, or"):
         read_mask("top", names, (1, 1, 3))
-
-
-NAMES = ["body_mass_g", "x", "km/h", "draw", "..", "x_"]
 
 
 def test_columns_are_variables_by_names_that_netcdf_takes_and_that_are_free(tmp_path: Path) -> None:

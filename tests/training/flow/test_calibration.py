@@ -27,6 +27,8 @@ BIAS = 0.15
 END = 5.0
 SLOPE_METHODS = ("marginal", "path")
 DOUBLE = torch.float64
+LAST = 6.0
+COUNT = 256
 
 
 def bumps() -> flows.Bumps:
@@ -278,9 +280,6 @@ def values(calibration: Calibration) -> Tensor:
     return torch.stack([calibration.gains, calibration.slopes])
 
 
-LAST = 6.0
-
-
 def latents_of(flow: ProbabilityFlow, count: int = 32, seed: int = 0) -> Tensor:
     law = flow.latent_law(double(LAST))
     return law.sample(count, seeded(seed))
@@ -357,9 +356,6 @@ def test_a_tolerance_that_no_steps_reach_is_told(monkeypatch: pytest.MonkeyPatch
     even = partial(flow.schedule.times, t_max=LAST)
     with pytest.raises(UsageError, match=r"1e-14.*at best"):
         grids.choose_steps(flow, latents_of(flow), even, SOLVERS["euler"], 1e-14)
-
-
-COUNT = 256
 
 
 def with_courses(flow: ProbabilityFlow, noisy: Tensor) -> ProbabilityFlow:

@@ -14,6 +14,7 @@ from training.flow.coordinates.surprise import LEVELS, Surprise
 from training.learning.coordinates import fit_coordinates
 
 SLOPES = double([[1.0, -2.0], [0.5, 0.0], [0.0, 3.0]])
+UNITS = double([1e-3, 1.0, 1e5])
 
 
 def rows(count: int = 4000) -> tuple[Tensor, Tensor]:
@@ -199,9 +200,6 @@ def test_sets_of_no_trials_too_many_or_with_holes_are_refused() -> None:
     ):
         with pytest.raises(DataError, match=words):
             fitted.given(bad).to_flow(theta[:1])
-
-
-UNITS = double([1e-3, 1.0, 1e5])
 
 
 def simulated(count: int, seed: int = 1) -> Tensor:

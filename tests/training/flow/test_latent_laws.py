@@ -25,6 +25,9 @@ from training.learning.level_start import fit_levels
 from training.names import CELL_ERROR, CELL_POINTS
 
 VARIANCE = double([4.0, 1.0, 1e-4])
+KEPT, COMPRESSED = 2, 3
+ROWS, COMPONENTS = 500, 6
+STEPS = double([0.5, 0, 0.5])
 
 
 def test_draws_and_densities_are_those_of_independent_normals() -> None:
@@ -57,9 +60,6 @@ def test_a_number_sets_the_compressed_dimensions_alone() -> None:
     assert law.variance is VARIANCE
     with pytest.raises(UsageError, match="eps is nan: it must be a positive"):
         law.with_compressed(float("nan"), 1)
-
-
-KEPT, COMPRESSED = 2, 3
 
 
 def wild(chained: bool = True) -> ConditionalMixture:
@@ -110,13 +110,6 @@ def test_gradients_reach_kept_latents_and_scores() -> None:
     assert gradcheck(mixture.whiten, leaves)
 
 
-def test_untrained_it_is_nearly_standard_normal() -> None:
-    x = torch.linspace(-3, 3, 61, dtype=torch.float64)[:, None]
-    got = ConditionalMixture(0, 1).requires_grad_(False).log_prob(x[:, :0], x)
-    expected = torch.distributions.Normal(0.0, 1.0).log_prob(x[:, 0])
-    assert float((got - expected).abs().max()) < 0.02
-
-
 def test_a_law_of_latents_has_draws_densities_and_its_own_digest() -> None:
     _, flow = exact_flow("s_curve", 2)
     mixture = ConditionalMixture(2, 1).requires_grad_(False)
@@ -152,9 +145,6 @@ def test_the_density_and_the_samples_of_a_flow_are_those_of_its_law() -> None:
     torch.testing.assert_close(learned.log_prob(points, early), flow.log_prob(points, early))
 
 
-ROWS, COMPONENTS = 500, 6
-
-
 def mixtures(rows: int = ROWS, seed: int = 0) -> NormalMixture:
     """Of wide and of narrow components, some of them far apart."""
     logits, mean, log_std = normal(3, rows, COMPONENTS, generator=seeded(seed)).unbind()
@@ -179,28 +169,6 @@ def test_scores_are_the_normal_quantiles_of_the_distribution_function() -> None:
     middle = (below > 1e-3) & (below < 1 - 1e-3)
     expected = torch.special.ndtri(below)
     torch.testing.assert_close(mixture.normal_score(v)[middle], expected[middle])
-
-
-def test_the_slope_of_scores_is_the_ratio_of_densities() -> None:
-    mixture, v = mixtures(), normal(ROWS, generator=seeded(3)).requires_grad_()
-    w = mixture.normal_score(v)
-    (slope,) = torch.autograd.grad(w.sum(), v)
-    ratio = mixture.log_density(v) - torch.distributions.Normal(0.0, 1.0).log_prob(w)
-    torch.testing.assert_close(slope.log(), ratio.detach(), atol=1e-9, rtol=1e-9)
-
-
-def test_gradients_reach_values_and_parameters() -> None:
-    start = (*mixtures(3), normal(3, generator=seeded(4)))
-    leaves = tuple(tensor.clone().requires_grad_() for tensor in start)
-
-    def score(*parts: Tensor) -> Tensor:
-        return NormalMixture(*parts[:3]).normal_score(parts[3])
-
-    def quantile(*parts: Tensor) -> Tensor:
-        return NormalMixture(parts[0].log_softmax(dim=-1), *parts[1:3]).quantile(parts[3])
-
-    assert gradcheck(score, leaves)
-    assert gradcheck(quantile, leaves)
 
 
 def test_logarithms_of_probabilities_that_underflow_have_a_quantile() -> None:
@@ -275,9 +243,6 @@ def test_probabilities_of_levels_are_learned_where_products_and_where_bends_matt
     off = float((learned - p).square().mean().sqrt())
     assert off < 0.02 + 0.04 * lapse, off
     assert map_.get_submodule("networks.0.0.bend").weight.any() or not lapse
-
-
-STEPS = double([0.5, 0, 0.5])
 
 
 def discrete_flow(steps: Tensor = STEPS) -> tuple[ProbabilityFlow, Tensor]:

@@ -1,15 +1,17 @@
-"""Schedules: rates against autograd, closed forms, laws of the exponents, bad arguments."""
+"""Schedules: rates, closed forms, exponents; and the variable that they standardize."""
 
 from math import exp, log
 
 import pytest
 import torch
 from torch import Tensor
-from torch.func import jacfwd, vmap
+from torch.func import jacfwd, jvp, vmap
 
-from tests.support.draws import double
+from tests.support import flows
+from tests.support.draws import double, normal, seeded
 from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
 from training.flow.schedules import InflationSchedule, NoiseSchedule
+from training.flow.solvers import SOLVERS, Solver
 
 to_dimension = InflationSchedule.to_dimension
 GAP = {"g_type": "constant_inflation_gap"}
@@ -26,7 +28,12 @@ SCHEDULES = {**INFLATIONS, **ISOTROPIC}
 TIMES = torch.linspace(0.05, 7, 9, dtype=torch.float64)
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-every_inflation = pytest.mark.parametrize("schedule", INFLATIONS.values(), ids=INFLATIONS)
+some_schedules = pytest.mark.parametrize(
+    "schedule", [flows.SCHEDULES[k] for k in ("PRP", "PRR", "EDM")]
+)
+
+
+STANDARDIZED = {name: solver for name, solver in SOLVERS.items() if solver.standardized}
 
 
 @every_schedule
@@ -44,7 +51,7 @@ def test_rates_are_derivatives_and_times_follow_from_the_noise(schedule: NoiseSc
     torch.testing.assert_close(schedule.latent_variance(t, xi), expected)
 
 
-@every_inflation
+@pytest.mark.parametrize("schedule", INFLATIONS.values(), ids=INFLATIONS)
 def test_the_top_dimension_has_deviation_A0_as_kept_ones_end(schedule: InflationSchedule) -> None:
     top, end_std = schedule.top_variance, schedule.end_std
     data_variance = torch.linspace(top, 0.0, schedule.dim, dtype=torch.float64)
@@ -145,3 +152,59 @@ def test_a_vector_of_times_is_treated_one_by_one(schedule: NoiseSchedule) -> Non
         torch.testing.assert_close(function(TIMES), one_by_one, rtol=1e-14, atol=0)
         table = function(TIMES.reshape(3, 3))
         torch.testing.assert_close(table.flatten(0, 1), one_by_one, rtol=1e-14, atol=0)
+
+
+@some_schedules
+def test_the_standardized_velocity_is_a_change_of_variables(schedule: NoiseSchedule) -> None:
+    _, flow = flows.bumps_under(schedule)
+    y = normal(20, 3)
+    for t in schedule.times(5, 4.0):
+        # dx/dt = d(std y)/dt = std' y + std y'
+        std, rate = jvp(flow.latent_std, (t,), (torch.ones_like(t),))
+        expected = (flow.velocity(std * y, t) - rate * y) / std
+        got = flow.standardized_velocity(y, t)
+        torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+
+
+@some_schedules
+def test_rows_may_have_times_of_their_own(schedule: NoiseSchedule) -> None:
+    _, flow = flows.bumps_under(schedule)
+    y = normal(6, 3)
+    t = schedule.times(5, 4.0)
+    for kind in ("velocity", "standardized_velocity", "noisy_std", "latent_std"):
+        function = getattr(flow, kind)
+        points = (y,) if "velocity" in kind else ()
+        together = function(*points, t)
+        assert together.shape == (6, 3)
+        for row in range(6):
+            alone = function(*(rows[[row]] for rows in points), t[row])
+            torch.testing.assert_close(together[row], alone.view(3), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", STANDARDIZED)
+@some_schedules
+def test_gaussian_data_are_carried_exactly_in_any_steps(schedule: NoiseSchedule, name: str) -> None:
+    flow = flows.gaussian_flow(flows.random_basis(3), schedule)
+    data = normal(20, 3)
+    for steps in (1, 4):
+        times = schedule.times(steps, 5.0)
+        melt = flow.melt(data, times, SOLVERS[name], save_every=1)
+        start = melt.states[0] / flow.latent_std(times[0])
+        for t, state in zip(times, melt.states, strict=True):
+            expected = flow.latent_std(t) * start
+            torch.testing.assert_close(state, expected, rtol=1e-12, atol=1e-12)
+        back = flow.generate(melt.end, times, SOLVERS[name]).end
+        torch.testing.assert_close(back, melt.states[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", STANDARDIZED.values(), ids=STANDARDIZED)
+def test_a_dimension_whose_noise_does_not_grow_moves_by_the_scale_alone(solver: Solver) -> None:
+    toy, flow = flows.exact_flow("bumps2", 1, g_type="orig")
+    assert flow.schedule.growth_rates.tolist() == [2, 0]
+    times = flow.schedule.times(4, flow.schedule.default_t_max())
+    melt = flow.melt(toy.sample(16, seeded()), times, solver)
+    expected = flow.schedule.scale(times[-1]) / flow.schedule.scale(times[0])
+    moved = melt.end / melt.states[0]
+    torch.testing.assert_close(moved[:, 1], expected.expand(16), rtol=1e-14, atol=0)
+    assert (moved[:, 0] / moved[:, 1] - 1).abs().min() > 1e-3
+    assert (flow.standardized_velocity(melt.states[0], times[0])[:, 1] == 0).all()

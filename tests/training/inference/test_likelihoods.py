@@ -63,6 +63,13 @@ FORMS: dict[str, tuple[Gaussian, Tensor, Tensor]] = {
 }
 """Likelihoods, their matrix and their covariance."""
 every_form = pytest.mark.parametrize("form", FORMS)
+SHAPE = (2, 4, 6)
+PIXELS = 48
+IMAGES = normal(3, PIXELS, seed=1)
+NAMES = ("blur:0.7", "downsample:2", "crop:1,2,3,4", "random:5")
+PAIRS, NOTHING = normal(5, 2), torch.zeros(5, 0).double()
+ENDS = torch.tensor([[-2.0, 2.0], [-1.0, 3.0]]).double()
+COUNTS = torch.tensor([1, 3, 7])
 
 
 @every_form
@@ -126,12 +133,6 @@ def test_observations_that_are_nan_are_told() -> None:
         Gaussian(double(1.0)).log_prob(POINTS, observed)
 
 
-SHAPE = (2, 4, 6)
-PIXELS = 48
-IMAGES = normal(3, PIXELS, seed=1)
-NAMES = ("blur:0.7", "downsample:2", "crop:1,2,3,4", "random:5")
-
-
 def named(text: str) -> LinearMap:
     return read_operator(text, PIXELS, SHAPE)
 
@@ -183,9 +184,6 @@ def test_random_masks_see_their_share_and_always_the_same() -> None:
 def test_maps_that_there_are_not_are_told(text: str, part: str) -> None:
     assert part in refusal(named, text, kind=UsageError)
     assert "a .npy" in refusal(read_operator, "blur:1", 2, None, kind=UsageError)
-
-
-PAIRS, NOTHING = normal(5, 2), torch.zeros(5, 0).double()
 
 
 @pytest.fixture
@@ -256,10 +254,6 @@ def test_what_is_no_function_is_told(file: Path) -> None:
             UserLikelihood.load(text)
 
 
-ENDS = torch.tensor([[-2.0, 2.0], [-1.0, 3.0]]).double()
-COUNTS = torch.tensor([1, 3, 7])
-
-
 def linear_flow(steps: Tensor | None = None) -> ProbabilityFlow:
     """Of data ``y = a + b + e`` given a, b and a covariate, with e standard normal."""
     theta, v = normal(20_000, 2, seed=1), normal(20_000, 1, seed=2)
@@ -280,16 +274,13 @@ def linear_flow(steps: Tensor | None = None) -> ProbabilityFlow:
     return flow
 
 
-def some_trials(seed: int = 5) -> Trials:
-    which = torch.arange(len(COUNTS)).repeat_interleave(COUNTS)
-    data = 0.5 + normal(len(which), 1, seed=seed)
-    order = torch.randperm(len(which), generator=seeded())
-    return Trials.sorted(data[order], torch.zeros(len(which), 1).double(), which[order])
-
-
 @pytest.fixture(scope="module")
 def likelihood() -> TrialLikelihood:
-    return TrialLikelihood(FlowLaw(linear_flow()), some_trials(), [1, 0])
+    which = torch.arange(len(COUNTS)).repeat_interleave(COUNTS)
+    data = 0.5 + normal(len(which), 1, seed=5)
+    order = torch.randperm(len(which), generator=seeded())
+    trials = Trials.sorted(data[order], torch.zeros(len(which), 1).double(), which[order])
+    return TrialLikelihood(FlowLaw(linear_flow()), trials, [1, 0])
 
 
 def exactly(points: Tensor, trials: Trials, which: int) -> Tensor:

@@ -24,7 +24,6 @@ from training.inference.mixtures import (
     Components,
     Evidence,
     dirichlet,
-    log_likelihood,
     sample_weights,
 )
 from training.inference.population import PopulationPlan, sample_population
@@ -41,6 +40,9 @@ OBSERVED = {
     "linear": (Gaussian(double(0.5), operator=double([[1.0, 2.0]])), [[0.3], [-2.0]]),
     "covariance": (Gaussian(double([[0.2, 0.1], [0.1, 0.3]])), [[0.2, 0.1], [1.0, 1.0]]),
 }
+CHAINS, DRAWS, WARMUP, SEED = 4, 1000, 200, 3
+STD = double([0.6, 1.0])
+HALF = 6.0
 
 
 @pytest.mark.parametrize("kind", OBSERVED)
@@ -80,9 +82,6 @@ def test_a_component_without_width_stays_where_it_is() -> None:
     got = ExactPosterior.of(WEIGHTS, MEANS, flat, Gaussian(double(0.4)), double([[0.2, 0.1]]))
     np.testing.assert_array_equal(got.centers[0, :, 1], MEANS[:, 1])
     assert float(got.covariance[1, 1]) == 0
-
-
-CHAINS, DRAWS, WARMUP, SEED = 4, 1000, 200, 3
 
 
 def log_evidence(*shape: int, spread: float = 2.0) -> Tensor:
@@ -129,23 +128,6 @@ def test_weights_are_those_of_quadrature(components: int, concentration: float) 
         exact = quadrature(of_run, concentration)
         assert (draws.mean(dim=0) - exact.mean).abs().max() < 0.01
         torch.testing.assert_close(draws.std(dim=0), exact.std, rtol=0.08, atol=0)
-
-
-@pytest.mark.parametrize("concentration", [0.4, 2.0])
-def test_quadrature_is_that_on_a_fine_grid(concentration: float) -> None:
-    evidence = log_evidence(30, 2)
-    # pi = u^(1 / alpha) near 0, and as near 1, makes the prior's poles flat.
-    step = torch.linspace(0, 1, 20001, dtype=torch.float64)[:-1] + 0.5 / 20000
-    u = step.pow(1 / concentration) * 0.5
-    pi = torch.cat([u, 1 - u])
-    other = (1 - u).pow(concentration - 1).repeat(2)
-    share = other * log_likelihood(torch.stack([pi, 1 - pi], dim=1), evidence).exp()
-    share = share / share.sum()
-    mean = (share * pi).sum()
-    std = (share * (pi - mean).square()).sum().sqrt()
-    exact = quadrature(evidence, concentration)
-    torch.testing.assert_close(exact.mean, torch.stack([mean, 1 - mean]), rtol=1e-6, atol=0)
-    torch.testing.assert_close(exact.std, torch.stack([std, std]), rtol=1e-6, atol=0)
 
 
 def test_components_that_do_not_overlap_leave_a_dirichlet_law() -> None:
@@ -292,10 +274,6 @@ def test_the_prior_of_each_posterior_is_taken_off(draws: Tensor) -> None:
 def test_few_members_are_no_population(draws: Tensor) -> None:
     with pytest.raises(DataError, match="there are 3 posteriors"):
         sample_population(draws[:3], torch.zeros(3, 500).double(), CENTER, SCALE, PLAN)
-
-
-STD = double([0.6, 1.0])
-HALF = 6.0
 
 
 def radius(points: Tensor, y: float) -> Tensor:

@@ -25,6 +25,12 @@ from training.inference.target import FARTHEST, GRADIENT_CALLS, Target
 from training.measure.posterior.ranks import kept_by_thinning
 
 UNITS = {"unit": 0.5, "origin": 10.0}
+STEPS = 3
+OBSERVED = double([[0.5, 0.1], [-0.5, 1.0]])
+WHICH = torch.tensor([0, 1, 1, 0, 1])
+Y = double([[0.5], [-1.0], [2.0]])
+STD = 0.6
+ALL = torch.arange(3)
 
 
 def test_blurred_points_have_the_law_of_the_data_with_the_first_noise() -> None:
@@ -79,11 +85,6 @@ def test_sharpened_points_lose_the_first_noise_to_first_order() -> None:
 def test_many_dimensions_are_not_deblurred() -> None:
     with pytest.raises(UsageError, match="at most 16 dimensions, but there are 17"):
         gaussian_prior(17, deblurred=True)
-
-
-STEPS = 3
-OBSERVED = double([[0.5, 0.1], [-0.5, 1.0]])
-WHICH = torch.tensor([0, 1, 1, 0, 1])
 
 
 def curved(rows: int = 4) -> Target:
@@ -157,10 +158,6 @@ def test_a_likelihood_without_gradients_is_told() -> None:
     assert "has no gradients" in refusal(target.slope, normal(5, 2), WHICH, kind=UsageError)
 
 
-Y = double([[0.5], [-1.0], [2.0]])
-STD = 0.6
-
-
 @pytest.fixture(scope="module")
 def prior() -> Prior:
     return conditional_prior()
@@ -169,9 +166,6 @@ def prior() -> Prior:
 @pytest.fixture(scope="module")
 def amortized(prior: Prior) -> Amortized:
     return Amortized(prior, Y, rows=1024, chains=2, draws=500, seed=0, trace=Trace())
-
-
-ALL = torch.arange(3)
 
 
 @pytest.fixture

@@ -54,14 +54,8 @@ def bent(count: int) -> DataTable:
 def preparation(table: DataTable, steps: int = 100, members: int = 1) -> Preparation:
     more = {"members": members} if members > 1 else {}
     network = {"width": 32, "depth": 2, "label_dim": table.condition_dim, **more}
-    choices = Choices(
-        precond="ifs",
-        inflation={"dims_to_keep": table.dim, "gamma0": GAMMA0},
-        network="mlp",
-        network_arguments=network,
-        space="IS",
-        noise_cond="log",
-    )
+    inflation = {"dims_to_keep": table.dim, "gamma0": GAMMA0}
+    choices = Choices("ifs", inflation, "mlp", network, "IS", "log")
     config = TrainingConfig(total=100 * steps, batch=100, lr=5e-3, lr_ramp=1000, lr_decay=True)
     return Preparation(table, choices, config, CPU)
 

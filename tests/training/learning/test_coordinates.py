@@ -19,6 +19,7 @@ from training.learning.coordinates import basis_in, fit_coordinates, over_decade
 from training.names import AXES_TOO, LOG, MARGINALS, WHITENINGS
 
 NAMES = ["gamma", "uniform", "rate", "sum"]
+SPACES = [*product(MARGINALS, WHITENINGS), (AXES_TOO, "pca"), (AXES_TOO, "zca")]
 
 
 def table(count: int = 2000, seed: int = 0) -> Tensor:
@@ -33,9 +34,6 @@ def bounded_columns() -> Columns:
     low, high = plain.low.clone(), plain.high.clone()
     low[1], high[1], low[2] = 0, 1, 0
     return Columns(NAMES, plain.steps, plain.offsets, low, high)
-
-
-SPACES = [*product(MARGINALS, WHITENINGS), (AXES_TOO, "pca"), (AXES_TOO, "zca")]
 
 
 @pytest.fixture(params=[(*space, bounded) for space in SPACES for bounded in (False, True)])

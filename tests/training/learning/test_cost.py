@@ -19,6 +19,7 @@ from training.recipes import ImageRecipe, fitted, published
 
 NAMES = ("model_channels", "channel_mult", "dropout", "pixel_waves")
 CPU, CUDA = "cpu", "cuda"
+ROWS = 12
 
 
 @pytest.mark.parametrize(("arch", "network"), [("ddpmpp", UNet), ("adm", ADMUNet)])
@@ -73,9 +74,6 @@ def test_what_a_user_chose_is_kept_and_all_else_is_chosen(
         assert recipe.lr_ramp <= 10
         assert len(recipe.cres) <= side.bit_length()
         assert arch != "adm" or "cbase" in chosen or recipe.cbase % 64 == 0
-
-
-ROWS = 12
 
 
 def paper(name: str, precision: str = "fp32", card: bool = False, fake: bool = True) -> PaperStep:

@@ -31,6 +31,7 @@ from training.learning.trainer import Trainer
 from training.model.model import Model
 
 MakeFolder = Callable[[str], RunFolder]
+CPU = torch.device("cpu")
 
 
 def go_on(trainer: Trainer, source: BatchSource, location: Path) -> None:
@@ -224,9 +225,6 @@ def test_a_folder_without_a_whole_state_is_an_error(folder: RunFolder) -> None:
         folder.state_path(1000 * number).write_bytes(b"torn")
     with pytest.raises(DataError, match=r"no state that can be read.*000001"):
         Resumed.find(folder.path)
-
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture

@@ -42,6 +42,8 @@ from training.model.recipe import Recipe
 from training.networks.flow_map import FlowMapMLP
 
 PRR = InflationSchedule.to_dimension(1, 3, top_variance=2.0)
+POINTS, OTHERS, NEAR = 6_000, 64, 16
+SIZES = {"dim": 2, "noise_range": [-1.0, 0.3], "width": 24, "depth": 2}
 
 
 def gaussian_data(basis: EigenBasis, count: int, generator: torch.Generator) -> Tensor:
@@ -187,9 +189,6 @@ def test_a_share_draws_no_more_than_its_blocks(monkeypatch: pytest.MonkeyPatch) 
     assert [call.args for call in drawn.call_args_list] == [(4, 3), (4, 3)]
 
 
-POINTS, OTHERS, NEAR = 6_000, 64, 16
-
-
 def dealt(points: Tensor, axis: int = 0, most: int = NEAR) -> OthersOfBatch:
     """Further points, of which samples take parts in turn."""
     return OthersOfBatch(OtherPoints.of(points, axis, most), torch.arange(4) << LOT_BITS - 2)
@@ -276,9 +275,6 @@ def test_shifts_are_right_in_units_of_narrow_noise_too(std: float) -> None:
     own = (-noise.square().sum(dim=1, keepdim=True) / 2).exp()
     expected = (weights[..., None] * offsets).sum(dim=1) / (own + weights.sum(dim=1, keepdim=True))
     torch.testing.assert_close(got / std, expected, rtol=1e-4, atol=1e-5)
-
-
-SIZES = {"dim": 2, "noise_range": [-1.0, 0.3], "width": 24, "depth": 2}
 
 
 def teacher(slope: float) -> Model:

@@ -45,14 +45,8 @@ def table(count: int = 3000) -> DataTable:
 
 
 def preparation(total: int = 30_000, dims_to_keep: int = 3, rows: int = 3000) -> Preparation:
-    choices = Choices(
-        precond="ifs",
-        inflation={"dims_to_keep": dims_to_keep, "gamma0": 1e-2},
-        network="mlp",
-        network_arguments={"width": 32, "depth": 2},
-        space="IS",
-        noise_cond="log",
-    )
+    inflation, network = {"dims_to_keep": dims_to_keep, "gamma0": 1e-2}, {"width": 32, "depth": 2}
+    choices = Choices("ifs", inflation, "mlp", network, "IS", "log")
     config = TrainingConfig(
         total=total, batch=100, lr=3e-3, lr_ramp=1000, lr_decay=True, tick=5000, state_ticks=1
     )

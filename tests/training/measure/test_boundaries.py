@@ -206,13 +206,6 @@ def normal(count: int, dim: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, dim))
 
 
-def shell(count: int, dim: int) -> np.ndarray:
-    """Uniform points of the unit ball with a hole."""
-    points = np.random.default_rng(1).uniform(-1, 1, (count, dim))
-    radius = np.linalg.norm(points, axis=1)
-    return points[(radius < 1) & (radius > 0.5)]
-
-
 @pytest.mark.parametrize("dim", [2, 3])
 def test_it_holds_the_points_in_simplices_of_smaller_radius(dim: int) -> None:
     points, tests = normal(800, dim), normal(1000, dim, seed=1)
@@ -303,7 +296,9 @@ def test_what_has_no_shape_is_an_error(alpha: float) -> None:
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_the_filling_alpha_is_the_smallest_that_gives_the_hull(dim: int) -> None:
-    points = shell(600, dim)
+    points = np.random.default_rng(1).uniform(-1, 1, (600, dim))
+    radius = np.linalg.norm(points, axis=1)
+    points = points[(radius < 1) & (radius > 0.5)]
     alpha = filling_alpha(points)
     most = (1 - FILLED) * ConvexHull(points).volume
     assert enclosed_volume(*alpha_shape(points, 1.0001 * alpha)) >= most

@@ -1,26 +1,43 @@
-"""Frechet and kernel distances: against closed forms, loops, SciPy and torch-fidelity."""
+"""Distances of images: features, Frechet and kernel distances, against closed forms and loops."""
 
+import errno
+import hashlib
+import os
+import socket
 import statistics
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from scipy import linalg
 from torch import Tensor
-from torch_fidelity.metric_kid import kernel_poly, mmd2
+from torch_fidelity.feature_extractor_inceptionv3 import (
+    URL_INCEPTION_V3,
+    FeatureExtractorInceptionV3,
+)
 
-from dnnlib.errors import DataError
+from dnnlib.errors import DataError, UsageError
 from tests.support.draws import normal, seeded
 from tests.support.rank_pool import RankPool
 from tests.support.running import refusal
 from torch_utils import distributed
 from torch_utils.distributed import process_group
-from training.measure import kernel_distance as module
+from training.measure import detector as module
+from training.measure import kernel_distance as kernel
+from training.measure.detector import InceptionDetector, expected_shapes, find_detector
 from training.measure.frechet import FeatureStatistics, Moments, frechet_distance
 from training.measure.kernel_distance import kernel_distance, subset_distances
 
 Gaussian = tuple[Tensor, Tensor]
 SHARES = {"uneven": ([30, 11], 0.0), "far": ([20, 21], 1e3), "one has none": ([41, 0], 0.0)}
+State = dict[str, Any]
+known_shapes = cache(expected_shapes)
+one_network = cache(module._Inception)
 
 
 def gaussian(dim: int, seed: int, rank: int | None = None) -> Gaussian:
@@ -34,12 +51,6 @@ def moments_of(batches: list[Tensor]) -> Moments:
     for batch in batches:
         statistics.add(batch)
     return statistics.moments()
-
-
-def singular_values(first: Tensor, second: Tensor) -> float:
-    """The last trace for the covariances of few points, from the points: no ``d x d`` matrix."""
-    first, second = ((x - x.mean(dim=0)) / (len(x) - 1) ** 0.5 for x in (first, second))
-    return float(torch.linalg.svdvals(first @ second.T).sum())
 
 
 def test_streamed_moments_are_those_of_numpy() -> None:
@@ -105,20 +116,13 @@ def test_ranks_together_have_the_moments_of_one(two_ranks: RankPool) -> None:
         assert torch.equal(got.covariance, second[name].covariance)
 
 
-def test_it_is_the_formula_with_scipys_root_and_torch_fidelitys() -> None:
-    # Imported here, since the ranks of the test above import this module and have no use for it.
-    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
-
+def test_it_is_the_formula_with_scipys_root() -> None:
     for dim in (1, 2, 30):
         (mean1, cov1), (mean2, cov2) = gaussian(dim, 0), gaussian(dim, 10)
         root = linalg.sqrtm(cov1.numpy() @ cov2.numpy()).real
         expected = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * root.trace()
         got = frechet_distance(mean1, cov1, mean2, cov2)
         assert got == pytest.approx(float(expected), rel=1e-9)
-    stats = [{"mu": mean1.numpy(), "sigma": cov1.numpy()}]
-    stats += [{"mu": mean2.numpy(), "sigma": cov2.numpy()}]
-    theirs = fid_statistics_to_metric(*stats, verbose=False)[KEY_METRIC_FID]
-    assert got == pytest.approx(theirs, rel=1e-9)
 
 
 def test_of_commuting_covariances_it_is_that_of_the_standard_deviations() -> None:
@@ -144,7 +148,9 @@ def test_singular_covariances_of_few_points_lose_no_digits(sizes: tuple[int, int
     first, second = normal(sizes[0], 256) * scale, normal(sizes[1], 256, seed=1) * scale
     (_, mean1, cov1), (_, mean2, cov2) = (vars(moments_of([x])).values() for x in (first, second))
     expected = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace()
-    expected -= 2 * singular_values(first, second)
+    # The last trace from the points: no ``d x d`` matrix.
+    first, second = ((x - x.mean(dim=0)) / (len(x) - 1) ** 0.5 for x in (first, second))
+    expected -= 2 * torch.linalg.svdvals(first @ second.T).sum()
     got = frechet_distance(mean1, cov1, mean2, cov2)
     assert got == pytest.approx(float(expected), rel=1e-12)
 
@@ -184,7 +190,7 @@ def test_what_is_no_gaussian_is_refused() -> None:
     assert "Gaussians of 4 and 5 dimensions" in refusal(frechet_distance, *good, *gaussian(5, 0))
 
 
-def test_it_is_the_sum_over_pairs_that_defines_it_and_torch_fidelitys() -> None:
+def test_it_is_the_sum_over_pairs_that_defines_it() -> None:
     first, second = normal(7, 3), 0.5 + normal(5, 3, seed=1)
 
     def k(x: Tensor, y: Tensor) -> float:
@@ -197,12 +203,6 @@ def test_it_is_the_sum_over_pairs_that_defines_it_and_torch_fidelitys() -> None:
     expected = within(first) + within(second)
     expected -= 2 * statistics.fmean(k(x, y) for x in first for y in second)
     assert kernel_distance(first, second) == pytest.approx(expected, rel=1e-10)
-    one, other = (normal(40, 16, seed=seed).numpy() for seed in (0, 1))
-    options = {"kid_kernel_poly_degree": 3, "kid_kernel_poly_coef0": 1}
-    pairs = ((one, one), (one, other), (other, other))
-    kernels = [kernel_poly(x, y, kid_kernel_poly_gamma=None, **options) for x, y in pairs]
-    got = kernel_distance(torch.from_numpy(one), torch.from_numpy(other))
-    assert got == pytest.approx(mmd2(*kernels), rel=1e-10)
 
 
 def test_neither_blocks_nor_order_nor_float32_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,23 +212,8 @@ def test_neither_blocks_nor_order_nor_float32_change_it(monkeypatch: pytest.Monk
     first, second = first.float(), second.float()
     assert kernel_distance(first, second) == kernel_distance(first.double(), second.double())
     for block in (1, 3, 8):
-        monkeypatch.setattr(module, "BLOCK", block)
+        monkeypatch.setattr(kernel, "BLOCK", block)
         assert kernel_distance(first, second) == pytest.approx(whole, rel=1e-6)
-
-
-@pytest.mark.parametrize("shift", [0.0, 0.7])
-def test_on_average_it_is_the_distance_of_the_distributions(shift: float) -> None:
-    # In one dimension (xy + 1)^3 expands, and the distance is sum_k binom(3, k) (m_k - m'_k)^2
-    # with raw moments m_k: here of N(0, 1) and N(shift, 1).
-    second, third = 1 + shift**2, shift**3 + 3 * shift
-    expected = 3 * shift**2 + 3 * (second - 1) ** 2 + third**2
-    draws = 1000
-    x, y = normal(draws, 6, 1), shift + normal(draws, 5, 1, seed=1)
-    got = [kernel_distance(x[draw], y[draw]) for draw in range(draws)]
-    error = statistics.stdev(got) / draws**0.5
-    assert abs(statistics.fmean(got) - expected) < 4 * error
-    # Pairs of a point with itself would add more than that: E k(x, x) - E k(x, x') = 28 - 4.
-    assert 4 * error < 24 * (1 / 6 + 1 / 5)
 
 
 def test_subsets_have_the_mean_of_all_draw_no_point_twice_and_follow_the_seed() -> None:
@@ -255,7 +240,7 @@ def test_sizes_and_numbers_are_the_customary_ones(monkeypatch: pytest.MonkeyPatc
         sizes.append((len(first), len(second)))
         return 0.0
 
-    monkeypatch.setattr(module, "kernel_distance", note)
+    monkeypatch.setattr(kernel, "kernel_distance", note)
     got = subset_distances(normal(1001, 1), normal(1500, 1), seeded())
     assert (got.subsets, got.size) == (100, 1000)
     assert sizes == [(1000, 1000)] * 100
@@ -275,3 +260,191 @@ def test_what_has_no_distance_is_refused() -> None:
                 kernel_distance(*pair)
             with pytest.raises(DataError, match=message):
                 subset_distances(*pair, generator=seeded())
+
+
+def random_state() -> State:
+    """Weights of unit gain, as a stand-in for the trained ones, which need a download."""
+    generator = seeded()
+
+    def weight(name: str, shape: tuple[int, ...]) -> Tensor:
+        if len(shape) > 1:
+            fan_in = torch.Size(shape[1:]).numel()
+            return torch.randn(shape, generator=generator) * (2 / fan_in) ** 0.5
+        noise = 0.1 * torch.rand(shape, generator=generator)
+        return noise + (1.0 if name.endswith((".bn.weight", ".running_var")) else 0.0)
+
+    return {name: weight(name, shape) for name, shape in known_shapes().items()}
+
+
+def small_state() -> State:
+    """Weights of the right shapes that take no room in a file."""
+    return {name: torch.zeros(1).expand(shape) for name, shape in known_shapes().items()}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("detector") / "weights.pth"
+    torch.save(random_state(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def detector(weights: Path) -> InceptionDetector:
+    return InceptionDetector(weights)
+
+
+def noise(count: int, channels: int = 3, size: int = 8, seed: int = 0) -> Tensor:
+    generator = seeded(seed)
+    return torch.randint(256, (count, channels, size, size), generator=generator).to(torch.uint8)
+
+
+def test_features_are_torch_fidelitys(weights: Path, detector: InceptionDetector) -> None:
+    assert module.DEFAULT_URL == URL_INCEPTION_V3
+    assert URL_INCEPTION_V3.startswith("https://")
+    # Its constructor may open this file, since it is ours.
+    theirs = FeatureExtractorInceptionV3("theirs", ["2048"], str(weights))
+    pixels = noise(2)
+    features = detector(pixels)
+    assert (features.shape, features.dtype) == ((2, detector.dim), torch.float32)
+    torch.testing.assert_close(features, theirs(pixels)[0], rtol=1e-5, atol=1e-6)
+    assert features.std(dim=0).mean() > 1e-3  # and tell images apart
+    assert detector.identity == hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+def test_a_feature_depends_on_its_image_alone(detector: InceptionDetector) -> None:
+    before = torch.get_rng_state()
+    settings = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    gray = noise(2, channels=1)
+    whole = detector(gray)
+    rgb = gray.repeat(1, 3, 1, 1)
+    parts = torch.cat([detector(rgb[:1]), detector(rgb[1:])])
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark) == settings
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_files_with_and_without_counts_of_batches_are_read(tmp_path: Path, zipped: bool) -> None:
+    state = small_state()
+    layers = [name.removesuffix("running_var") for name in state if name.endswith("running_var")]
+    if not zipped:
+        state |= {f"{layer}num_batches_tracked": torch.tensor(7) for layer in layers}
+    torch.save(state, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    before = torch.get_rng_state()
+    assert not InceptionDetector(tmp_path / "w.pth")(noise(1)).any()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def refused(path: Path) -> str:
+    # Laying a network out takes half a second, and before a refusal it gets no weights.
+    with (
+        mock.patch.object(module, "expected_shapes", known_shapes),
+        mock.patch.object(module, "_Inception", one_network),
+    ):
+        return refusal(InceptionDetector, path)
+
+
+def replaced(name: str, value: Any) -> Callable[[], State]:
+    """The state with another value of that name, or none."""
+    return lambda: {k: v for k, v in {**small_state(), name: value}.items() if v is not None}
+
+
+KERNEL, BIAS = "Mixed_7c.branch_pool.conv.weight", "Conv2d_1a_3x3.bn.bias"
+FOREIGN: dict[str, tuple[Callable[[], Any], str]] = {
+    "a list": (lambda: [torch.zeros(3)], "not a dictionary of tensors by name"),
+    "a tensor": (lambda: torch.zeros(3), "not a dictionary of tensors by name"),
+    "numbered": (lambda: {0: torch.zeros(3)}, "not a dictionary of tensors by name"),
+    "nothing": (dict, "it has no 'Conv2d_1a_3x3.bn.bias'"),
+    "nested": (lambda: {"state_dict": small_state()}, "it has no 'Conv2d_1a_3x3.bn.bias'"),
+    "one missing": (replaced(KERNEL, None), f"it has no '{KERNEL}'"),
+    "one more": (replaced("AuxLogits.weight", torch.zeros(1)), "an unknown 'AuxLogits.weight'"),
+    "a number": (replaced(BIAS, 1.5), f"'{BIAS}' is not a tensor"),
+    "a shape": (replaced(BIAS, torch.zeros(31)), f"'{BIAS}' is of shape [31], not [32]"),
+    "a type": (replaced(BIAS, torch.zeros(32).half()), f"'{BIAS}' is of type torch.float16, not"),
+    "a NaN": (replaced(BIAS, torch.zeros(32) / 0), f"'{BIAS}' has values that are not finite"),
+}
+
+
+def test_other_contents_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.pth"
+    for content, message in FOREIGN.values():
+        torch.save(content(), path)
+        error = refused(path)
+        assert f"{path} is not the FID Inception-v3: " in error
+        assert message in error
+    torch.save({**small_state(), BIAS: torch.zeros(32, device="meta")}, path)
+    assert "never loaded" in refused(path)
+
+
+def test_what_is_no_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "w.pth"
+    torch.save([print], path)
+    assert "never loaded" in refused(path)
+    for zipped, message in ((True, "cut short"), (False, "broken")):
+        torch.save(small_state(), path, _use_new_zipfile_serialization=zipped)
+        path.write_bytes(path.read_bytes()[:10_000])
+        assert message in refused(path)
+    path.write_bytes(b"not weights")
+    assert "the detector" in refused(path)
+    assert "cannot be read: No such file" in refused(tmp_path / "missing.pth")
+    assert "cannot be read: Is a directory" in refused(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    assert "device or pipe" in refused(tmp_path / "pipe")
+    monkeypatch.setattr(module, "MAX_BYTES", 3 << 20)
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # takes no room on disk
+    assert refused(path).endswith("is larger than 3 MiB: it is another")
+
+
+@pytest.fixture
+def unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The default's place in an empty cache; at the port of its server nobody answers."""
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    digits = hashlib.sha256(b"the default weights").hexdigest()[:8]
+    monkeypatch.setenv("INFLATIONARY_FLOWS_CACHE", str(tmp_path / "cache"))
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        url = f"https://127.0.0.1:{bound.getsockname()[1]}/v1/weights-2015-12-05-{digits}.pth"
+        monkeypatch.setattr(module, "DEFAULT_URL", url)
+        yield tmp_path / "cache" / url.rpartition("/")[2]
+
+
+def test_without_the_default_an_error_says_how_to_supply_it(unreachable: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        find_detector(None)
+    assert str(caught.value) == (
+        f"the Inception weights are not here: cannot download {module.DEFAULT_URL}: "
+        f"[Errno {errno.ECONNREFUSED}] Connection refused; download it elsewhere and give "
+        f"--detector=PATH, or put it at {unreachable}"
+    )
+    unreachable.parent.mkdir(exist_ok=True)
+    unreachable.write_bytes(b"the default weights")
+    assert find_detector(None) == unreachable
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_another_file_in_place_of_the_default_is_refused(
+    unreachable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placed: bool
+) -> None:
+    path = unreachable if placed else tmp_path / "downloaded"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"something else")
+    if not placed:
+        monkeypatch.setattr(module, "local_file", lambda url, max_bytes: path)
+    digits = hashlib.sha256(b"something else").hexdigest()[:8]
+    with pytest.raises(DataError) as caught:
+        find_detector(None)
+    assert str(caught.value).startswith(
+        f"{path} is not the file of {module.DEFAULT_URL}: its SHA-256 starts with {digits}; remove "
+    )
+
+
+def test_a_given_detector_is_a_path_or_an_https_url(unreachable: Path, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    path.touch()
+    assert find_detector(str(path)) == path
+    with pytest.raises(UsageError, match="http:// is not supported"):
+        find_detector("http://127.0.0.1/w.pth")
+    with pytest.raises(DataError, match=r"^cannot download https://127\.0\.0\.1"):
+        find_detector(module.DEFAULT_URL)

@@ -37,6 +37,9 @@ from training.names import LOG
 from training.networks.questions import ABSENT, ASKED, EXACT, KNOWN
 from training.subjects.record_spaces import choose_space
 
+DIM, COUNTS = 4, [3, 2]
+GENERATOR = seeded_generator("cpu", 7)
+
 
 @pytest.fixture
 def model() -> Model:
@@ -157,10 +160,6 @@ def drop(part: Part, *names: str) -> Part:
     return replace(part, state={key: part.state[key] for key in part.state if key not in names})
 
 
-def doubles(*values: float) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
 FLOATS = torch.arange(9, dtype=torch.float64)
 # One example of each part and rule: what tensors, calibrations and gains must be in themselves is
 # tested with them.
@@ -175,9 +174,9 @@ DAMAGES: dict[str, tuple[str, Callable[[Part], Part | None]]] = {
     "a basis of other dimensions": ("basis", widen_basis),
     "a basis of no shape": ("basis", change(mean=torch.zeros(2, 2))),
     "a basis without mean": ("basis", lambda part: replace(part, state={})),
-    "rising eigenvalues": ("basis", change(eigenvalues=doubles(0.5, 1.0))),
-    "negative eigenvalues": ("basis", change(eigenvalues=doubles(1.0, -0.5))),
-    "eigenvalues of zero": ("basis", change(eigenvalues=doubles(0.0, 0.0))),
+    "rising eigenvalues": ("basis", change(eigenvalues=double([0.5, 1.0]))),
+    "negative eigenvalues": ("basis", change(eigenvalues=double([1.0, -0.5]))),
+    "eigenvalues of zero": ("basis", change(eigenvalues=double([0.0, 0.0]))),
     "axes that are not orthonormal": ("basis", change(eigenvectors=torch.ones(2, 2).double())),
     "a basis in single precision": ("basis", change(eigenvalues=torch.tensor([1.0, 0.5]))),
     "more dimensions kept than there are": ("schedule", change(dims_to_keep=3)),
@@ -307,10 +306,6 @@ def test_the_digest_knows_each_weight_and_each_correction(model: Model, tmp_path
     ones = torch.ones(2, 2, dtype=torch.float64)
     model.denoiser.calibration = Calibration(torch.tensor([0.0, 7.0]).double(), ones, 0 * ones)
     assert model.digest() not in (digest, changed)
-
-
-DIM, COUNTS = 4, [3, 2]
-GENERATOR = seeded_generator("cpu", 7)
 
 
 def drawn(*shape: int) -> Tensor:

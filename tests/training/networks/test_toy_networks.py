@@ -23,6 +23,8 @@ from training.networks.questions import QuestionNetwork
 NOISE_RANGE = (-0.95, 0.28)
 
 every_network = pytest.mark.parametrize("name", ["mlp", "ToyConvUNet", "ToySongUNet"])
+THICKNESS = 1  # of the swirl in eigenspace: variances are 1.09, 1 and 0.91
+CHANNELS = (32, 64, 32, 96)
 
 
 def network(name: str, dim: int = 3) -> nn.Module:
@@ -95,9 +97,6 @@ def test_noise_features_are_cosines_of_the_place_in_the_range() -> None:
     ends = features(torch.tensor([-1.0, 0.0, 1.0]))
     expected = torch.tensor([[1.0, 1.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 1.0, -1.0]])
     torch.testing.assert_close(ends, expected, rtol=0, atol=1e-6)
-
-
-THICKNESS = 1  # of the swirl in eigenspace: variances are 1.09, 1 and 0.91
 
 
 def thickness_error(input_features: int) -> float:
@@ -185,9 +184,6 @@ def test_traces_are_those_of_the_jacobian(condition: float) -> None:
     exact = torch.einsum("ibi,i->b", torch.autograd.functional.jacobian(total, z), factors)
     torch.testing.assert_close(trace, exact, rtol=1e-8, atol=1e-9)
     torch.testing.assert_close(out, network(z, at, labels))
-
-
-CHANNELS = (32, 64, 32, 96)
 
 
 def written_out(weights: dict[str, Tensor], z: Tensor, c_noise: Tensor) -> Tensor:

@@ -41,6 +41,8 @@ from training.options.types import (
 from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY, TrainingRecipe
 from training.runs.latents import LatentChoice, latent_choice, recorded_eps
 
+PRR = "--dims_to_keep=1"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Flags(Declared):
@@ -402,9 +404,6 @@ def test_eps_is_a_name_or_a_number_and_what_is_recorded_was_used() -> None:
     assert recorded_eps("1e-2", LatentChoice()) == "auto"
     for text in ("0", "-1", "nan", "inf", "small", "", "paper:0", "auto:1"):
         assert "auto, empirical, or a positive" in refusal(latent_choice, text, kind=UsageError)
-
-
-PRR = "--dims_to_keep=1"
 
 
 @pytest.mark.parametrize(

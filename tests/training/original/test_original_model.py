@@ -22,10 +22,12 @@ from training.networks import NETWORKS
 from training.networks.original_toy_unet import OriginalToySongUNet
 from training.original.file import DEEPEST_MODULE, read_original
 from training.original.flow import original_embedding
-from training.original.model import Imported, import_original
+from training.original.model import import_original
 
 DIM = 64
 SMALL = {"model_channels": 4, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}
+SIZES = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "dropout": 0.13}
+N = 5
 
 
 @pytest.fixture
@@ -284,18 +286,9 @@ def test_modules_are_no_maze_and_weights_are_not_made_of_few_numbers(write: Any)
     assert "tensor of shape [4, 2] of 1 values" in refusal(import_original, write(content))
 
 
-SIZES = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "dropout": 0.13}
-N = 5
-
-
 @pytest.fixture
-def imported(tmp_path: Path) -> Any:
-    def imported(content: Any, **options: Any) -> Imported:
-        path = tmp_path / "original.pkl"
-        path.write_bytes(files.dumps(content))
-        return import_original(path, **options)
-
-    return imported
+def imported(write: Any) -> Any:
+    return lambda content, **options: import_original(write(content), **options)
 
 
 def embedded(points: Tensor) -> Tensor:

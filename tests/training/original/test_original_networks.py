@@ -46,18 +46,15 @@ CASES = {
 }
 
 
-def our_network(class_name: str, kwargs: dict[str, Any]) -> nn.Module:
+@cache
+def network_of(case: str) -> nn.Module:
     """Ours with random weights, of the original's arguments."""
+    class_name, kwargs = CASES[case]
     name = "adm" if class_name == "DhariwalUNet" else "ddpmpp"
     left_out = ("channel_mult_noise", "channel_mult_emb", "label_dropout")
     arguments = {OURS.get(k, k): v for k, v in kwargs.items() if k not in left_out}
     arguments |= {"rounded_heads": True} if name == "adm" else {}
     return randomized(NETWORKS[name](image_shape=SHAPE, **arguments, float32_frequencies=True))
-
-
-@cache
-def network_of(case: str) -> nn.Module:
-    return our_network(*CASES[case])
 
 
 def image_file(path: Path, case: str, space: str = "IS") -> tuple[nn.Module, dict[str, Any]]:
@@ -69,7 +66,6 @@ def image_file(path: Path, case: str, space: str = "IS") -> tuple[nn.Module, dic
 
 
 def refused(path: Path, content: dict[str, Any]) -> str:
-    """Why a file with this content is not imported."""
     path.write_bytes(dumps(content))
     return refusal(import_original, path)
 

@@ -17,18 +17,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import chi2
 
+from tests.support import picture_files as files
 from tests.support.draws import seeded
-from tests.support.picture_files import (
-    LATENT_STD,
-    RADII,
-    SAVED,
-    SIZES,
-    bent,
-    save,
-    save_coverage,
-    save_images,
-    save_roundtrips,
-)
 from training.files.coverage import SavedCoverage
 from training.files.trajectory import SavedTrajectory
 from training.measure.boundaries import Boundary, gaussian_content_within, unit_sphere
@@ -43,7 +33,7 @@ from training.pictures.images.grids import (
     holds_images,
     tiled,
 )
-from training.pictures.images.simulations import GridAnimation, moving_columns
+from training.pictures.images.simulations import moving_columns
 from training.pictures.look import BLUE, ORANGE, brief, sequential_colors
 
 
@@ -67,7 +57,7 @@ def saved_array(path: Path, name: str) -> np.ndarray:
 
 
 def load(*arguments: Any, **changes: Any) -> SavedTrajectory:
-    return SavedTrajectory.load(save_images(*arguments, **changes))
+    return SavedTrajectory.load(files.save_images(*arguments, **changes))
 
 
 def drawn(*paths: Path) -> list[str]:
@@ -191,14 +181,6 @@ def test_rows_show_the_images_of_all_columns_and_blocks() -> None:
     assert [text for text in texts(figure) if text[:1] == "n"] == notes
 
 
-def test_frames_of_a_grid_hold_its_images() -> None:
-    cells = some_pixels(3, 10, 8, 8, 3)
-    moving = GridAnimation(cells, np.array([2.0, 1.0, 0.0]), "t", "s")
-    for frame, images in zip(moving.frames(), cells, strict=True):
-        there = shown_by(moving.figure, frame, moving.figure.images[0])
-        assert np.array_equal(there, tiled(fitted(images[:9], 134), 3, 2))
-
-
 @pytest.mark.parametrize("error", [0.0, 3e-6, 0.02])
 def test_a_roundtrip_shows_both_ways_and_the_difference(tmp_path: Path, error: float) -> None:
     melt = load(tmp_path, "melt")
@@ -224,9 +206,9 @@ def test_a_roundtrip_shows_both_ways_and_the_difference(tmp_path: Path, error: f
 def test_a_roundtrip_of_two_states_has_no_ways(tmp_path: Path) -> None:
     pair = []
     for kind in ("melt", "roundtrip"):
-        with np.load(save_images(tmp_path, kind, count=3)) as archive:
+        with np.load(files.save_images(tmp_path, kind, count=3)) as archive:
             arrays = {name: archive[name] for name in archive if archive[name].ndim}
-        ends = {name: array[[0, -1]] for name, array in arrays.items() if len(array) == SAVED}
+        ends = {name: array[[0, -1]] for name, array in arrays.items() if len(array) == files.SAVED}
         pair.append(load(tmp_path, kind, count=3, **ends))
     figure = simulations.draw_roundtrip(*pair)
     assert len(figure.images) == 5  # original, latent, return, difference, and their scale
@@ -243,28 +225,28 @@ def test_paths_samples_and_animations_end_in_the_images(tmp_path: Path) -> None:
     (samples,) = simulations.draw_samples(gen).images
     assert np.array_equal(samples.get_array(), tiled(fitted(last, 96), 4, 6))
     moving = simulations.animate_grid(gen, "t", "s")
-    assert len(moving.frames()) == SAVED
+    assert len(moving.frames()) == files.SAVED
     assert np.array_equal(moving.image, tiled(fitted(last[:9], 134), 3, 2))
 
 
 def test_a_roundtrip_from_elsewhere_is_no_pair_of_the_melt(tmp_path: Path) -> None:
     stem = "digits_PRRto8D"
-    melt, back = save_images(tmp_path, "melt"), save_images(tmp_path, "roundtrip")
+    melt, back = files.save_images(tmp_path, "melt"), files.save_images(tmp_path, "roundtrip")
     assert f"{stem}_roundtrip.png" in drawn(melt, back)
     assert f"{stem}_melt_path.png" not in drawn(melt, back)
     alone = {f"{stem}_melt_path.png", f"{stem}_roundtrip_path.png"}
     assert alone <= {*drawn(melt), *drawn(back)}
     other = saved_array(back, "tilde_xs")[:, ::-1]
     for changes in ({"tilde_xs": other}, {"count": 9}):
-        save_images(tmp_path, "roundtrip", **changes)
+        files.save_images(tmp_path, "roundtrip", **changes)
         assert alone <= set(drawn(melt, back))
     (tmp_path / "there").mkdir()
-    assert alone <= set(drawn(melt, save_images(tmp_path / "there", "roundtrip")))
+    assert alone <= set(drawn(melt, files.save_images(tmp_path / "there", "roundtrip")))
 
 
 @pytest.mark.parametrize(("kept", "shape"), [(3, (1, 4, 4)), (20, (3, 5, 5))])
 def test_worst_roundtrips_are_compared(tmp_path: Path, kept: int, shape: tuple[int, ...]) -> None:
-    saved = roundtrips.SavedRoundtrips.load(save_roundtrips(tmp_path, kept, shape))
+    saved = roundtrips.SavedRoundtrips.load(files.save_roundtrips(tmp_path, kept, shape))
     figure = roundtrips.draw_worst(saved)
     blocks, shown = (1, 3) if kept == 3 else (2, 16)
     rows = math.ceil(shown / blocks)
@@ -293,7 +275,7 @@ def test_bins_hold_all_errors_and_are_even_in_the_logarithm(values: list[float])
 def test_errors_tell_where_rounding_restores(tmp_path: Path, largest: float, marked: bool) -> None:
     errors = largest * np.linspace(0.8, 1.2, 50)
     changes = {"all_mse_float": np.where(errors < errors[2], 0, errors**2)}
-    path = save_roundtrips(tmp_path, 0, all_max_abs_error=errors, **changes)
+    path = files.save_roundtrips(tmp_path, 0, all_max_abs_error=errors, **changes)
     assert drawn(path) == ["digits_PRP_roundtrip_mse_seed42_errors.png"]
     first, second = roundtrips.draw_errors(roundtrips.SavedRoundtrips.load(path)).axes
     assert sum(bar.get_height() for bar in first.patches) == 48
@@ -342,12 +324,12 @@ def joined_texts(figure: Figure) -> str:
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_latent_points_are_read_in_units_of_their_deviations(tmp_path: Path, dim: int) -> None:
-    path = save_coverage(tmp_path, dim)
+    path = files.save_coverage(tmp_path, dim)
     saved = SavedCoverage.load(path)
     assert (saved.dim, saved.count, saved.refitted) == (dim, 200, False)
-    assert np.allclose(saved.latent_std, LATENT_STD[dim])
+    assert np.allclose(saved.latent_std, files.LATENT_STD[dim])
     for stage in ("latent", "end"):
-        for radius, boundary in zip(RADII, saved.boundaries[stage], strict=True):
+        for radius, boundary in zip(files.RADII, saved.boundaries[stage], strict=True):
             assert np.allclose(np.linalg.norm(boundary.vertices, axis=1), radius)
         assert 0.8 < saved.points[stage].std(axis=0).min() < 1.2
     with np.load(path) as arrays:
@@ -357,26 +339,26 @@ def test_latent_points_are_read_in_units_of_their_deviations(tmp_path: Path, dim
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_refitted_boundaries_have_the_vertices_of_smaller_ones(tmp_path: Path, dim: int) -> None:
-    saved = SavedCoverage.load(save_coverage(tmp_path, dim, alpha=2.0))
+    saved = SavedCoverage.load(files.save_coverage(tmp_path, dim, alpha=2.0))
     contents = [gaussian_content_within(*boundary) for boundary in saved.boundaries["latent"]]
-    assert np.allclose(contents, chi2.cdf(RADII**2, dim), atol=0.06)
-    assert len(saved.boundaries["data"][2].vertices) == 3 * SIZES[dim]
+    assert np.allclose(contents, chi2.cdf(files.RADII**2, dim), atol=0.06)
+    assert len(saved.boundaries["data"][2].vertices) == 3 * files.SIZES[dim]
     # With a small alpha there may be no boundary at all.
     faces = np.zeros((0, dim), dtype=np.int64)
-    saved = SavedCoverage.load(save_coverage(tmp_path, dim, alpha=2.0, faces_latent_0=faces))
+    saved = SavedCoverage.load(files.save_coverage(tmp_path, dim, alpha=2.0, faces_latent_0=faces))
     assert "refitted" in joined_texts(draw_boundaries(saved, "toy", ""))
     assert "boundaries refitted" in joined_texts(draw_radius(saved, "toy", ""))
 
 
 @pytest.mark.parametrize(("dim", "seeds"), [(2, 1), (3, 4)])
 def test_fractions_are_beside_their_band(tmp_path: Path, dim: int, seeds: int) -> None:
-    saved = SavedCoverage.load(save_coverage(tmp_path, dim, seeds))
+    saved = SavedCoverage.load(files.save_coverage(tmp_path, dim, seeds))
     above, below = draw_radius(saved, "toy", "").axes
     radius, curve = above.lines[0].get_data()
     exact = chi2.cdf(radius**2, dim)
     assert np.allclose(curve, exact, atol=1e-12)
     assert radius[0] == 0
-    assert radius[-1] > RADII[-1]
+    assert radius[-1] > files.RADII[-1]
     (band,) = (item for item in below.collections if isinstance(item, PolyCollection))
     edge = band.get_paths()[0].vertices
     expected = 200 * np.sqrt(exact * (1 - exact) / 200)
@@ -387,10 +369,10 @@ def test_fractions_are_beside_their_band(tmp_path: Path, dim: int, seeds: int) -
     columns = [*np.moveaxis(saved.coverage, 1, 0), saved.fresh]
     for line, bar, values in zip(above.lines[1:], below.containers, columns, strict=True):
         mean = values.mean(axis=0)
-        assert np.allclose(line.get_xydata(), np.stack([RADII, mean], axis=1))
+        assert np.allclose(line.get_xydata(), np.stack([files.RADII, mean], axis=1))
         marks, _, bars = bar.lines
-        assert np.allclose(marks.get_ydata(), 100 * (mean - chi2.cdf(RADII**2, dim)))
-        assert np.abs(marks.get_xdata() - RADII).max() < np.diff(RADII).min() / 3
+        assert np.allclose(marks.get_ydata(), 100 * (mean - chi2.cdf(files.RADII**2, dim)))
+        assert np.abs(marks.get_xdata() - files.RADII).max() < np.diff(files.RADII).min() / 3
         assert len(bars) == (seeds > 1)
         for item in bars:
             ends = np.array(item.get_segments())[:, :, 1]
@@ -398,14 +380,14 @@ def test_fractions_are_beside_their_band(tmp_path: Path, dim: int, seeds: int) -
     notes = " ".join(text.get_text() for text in below.texts)
     assert ("4 seeds" in notes) == (seeds == 4)
     (dashed,) = (line for line in below.lines if line.get_linestyle() == "--")
-    unit = unit_sphere(dim, SIZES[dim])
-    lost = [gaussian_content_within(*unit.scaled(r)) - chi2.cdf(r**2, dim) for r in RADII]
+    unit = unit_sphere(dim, files.SIZES[dim])
+    lost = [gaussian_content_within(*unit.scaled(r)) - chi2.cdf(r**2, dim) for r in files.RADII]
     assert np.allclose(dashed.get_ydata(), [0, *(100 * np.array(lost))], atol=1e-9)
 
 
 def test_cuts_are_those_of_an_independent_library_also_through_vertices() -> None:
     rough = unit_sphere(3, 300, seeded(1))
-    moved = Boundary(bent(torch.from_numpy(rough.vertices)).numpy(), rough.faces)
+    moved = Boundary(files.bent(torch.from_numpy(rough.vertices)).numpy(), rough.faces)
     mesh = trimesh.Trimesh(*moved, process=False)
     for axis in range(3):
         segments = trimesh.intersections.mesh_plane(mesh, np.eye(3)[axis], np.zeros(3))
@@ -422,13 +404,13 @@ def test_cuts_are_those_of_an_independent_library_also_through_vertices() -> Non
 
 @pytest.mark.parametrize(("dim", "panels"), [(2, 3), (3, 6)])
 def test_boundaries_keep_their_colors_and_panels(tmp_path: Path, dim: int, panels: int) -> None:
-    saved = SavedCoverage.load(save_coverage(tmp_path, dim))
+    saved = SavedCoverage.load(files.save_coverage(tmp_path, dim))
     *shown, key = draw_boundaries(saved, "toy", "details").axes
     assert len(shown) == panels
     for axes in shown:
         lines = [item for item in axes.collections if isinstance(item, LineCollection)]
         colors = np.array([line.get_color()[0][:3] for line in lines])
-        assert np.allclose(colors, sequential_colors(len(RADII)))
+        assert np.allclose(colors, sequential_colors(len(files.RADII)))
         corners = np.concatenate([np.concatenate(line.get_segments()) for line in lines])
         box = np.array([axes.get_xlim(), axes.get_ylim()])
         assert ((corners > box[:, 0]) & (corners < box[:, 1])).all()
@@ -439,8 +421,10 @@ def test_boundaries_keep_their_colors_and_panels(tmp_path: Path, dim: int, panel
         segments = shown[1].collections[1].get_segments()
         assert np.allclose(np.array(segments)[:, 0], saved.boundaries["data"][1].vertices)
     names = [text.get_text() for text in key.get_legend().get_texts()]
-    contents = chi2.cdf(RADII**2, dim)
-    assert names == [f"r = {r:g}: {part:.1%}" for r, part in zip(RADII, contents, strict=True)]
+    contents = chi2.cdf(files.RADII**2, dim)
+    assert names == [
+        f"r = {r:g}: {part:.1%}" for r, part in zip(files.RADII, contents, strict=True)
+    ]
 
 
 def test_limits_leave_out_strays_but_no_boundary() -> None:
@@ -453,14 +437,14 @@ def test_limits_leave_out_strays_but_no_boundary() -> None:
 
 @pytest.mark.parametrize("count", [1, 30])
 def test_one_radius_and_many(tmp_path: Path, count: int) -> None:
-    with np.load(save_coverage(tmp_path)) as file:
+    with np.load(files.save_coverage(tmp_path)) as file:
         arrays = dict(file)
     radii = np.linspace(0.2, 3, count)
     for name in ("boundary_latent", "boundary_data", "boundary_end"):
-        arrays[name] = arrays[name][:1] / RADII[0] * radii[:, None, None]
+        arrays[name] = arrays[name][:1] / files.RADII[0] * radii[:, None, None]
     for name in ("coverage", "coverage_fresh"):
         arrays[name] = arrays[name][..., :1].repeat(count, axis=-1)
-    saved = SavedCoverage.load(save(tmp_path / "a_coverage.npz", arrays, radii=radii))
+    saved = SavedCoverage.load(files.save(tmp_path / "a_coverage.npz", arrays, radii=radii))
     assert len(draw_radius(saved, "toy", "").axes) == 2
     names = draw_boundaries(saved, "toy", "").axes[-1].get_legend().get_texts()
     assert len(names) == min(count, 7)
@@ -470,7 +454,7 @@ def test_one_radius_and_many(tmp_path: Path, count: int) -> None:
 def test_what_made_the_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-    path = save_coverage(tmp_path)
+    path = files.save_coverage(tmp_path)
     for score, text in (('"net"', "PRP schedule · trained network · 200"), ("7", "schedule · 200")):
         path.with_suffix(".json").write_text(f'{{"options": {{"score": {score}}}}}')
         picture = pictures_of([path], None, None)[0]

@@ -33,6 +33,7 @@ GAUSSIANS = {
     "linear": Gaussian(NOISE, operator=torch.tensor([[1.0, 2.0]])),
     "covariance": Gaussian(torch.tensor([[0.1, 0.05], [0.05, 0.2]], dtype=torch.float64)),
 }
+X, SHAPE = "posterior/x", (2, 40, 3, 2)
 
 
 @pytest.fixture(autouse=True)
@@ -49,9 +50,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def names(folder: Path) -> set[str]:
     return {picture.path.name for picture in pictures_of([folder], None, None)}
-
-
-# Exact posteriors.
 
 
 @pytest.mark.parametrize("kind", GAUSSIANS)
@@ -79,9 +77,6 @@ def test_contours_hold_what_they_say() -> None:
     outer, inner = toys.content_levels(density, (0.5, 0.9))
     assert inner == pytest.approx(0.5 / (2 * np.pi), rel=0.02)
     assert outer == pytest.approx(0.1 / (2 * np.pi), rel=0.02)
-
-
-# Files.
 
 
 @pytest.mark.parametrize("kind", GAUSSIANS)
@@ -152,9 +147,6 @@ def cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:3000])
 
 
-X, SHAPE = "posterior/x", (2, 40, 3, 2)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -204,9 +196,6 @@ def test_observed_coordinates_are_among_the_points(tmp_path: Path) -> None:
     for place in (-1, 2):
         replaced("constant_data/seen", data=np.array([place]))(path)
         assert "not of 2 coordinates" in refusal(load_netcdf, path, 1)
-
-
-# Pictures.
 
 
 def test_what_is_drawn_follows_from_the_data(tmp_path: Path) -> None:

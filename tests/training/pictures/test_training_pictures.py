@@ -33,6 +33,10 @@ from training.report.content import Choice
 from training.report.finding import found_in
 from training.report.tables import density_results
 
+LUMA = [0.299, 0.587, 0.114]
+CHECK = {"cells": 40, "coverage": {"0.5": 0.6, "0.9": 1.0}, "reliability": [[0.2, 0.25, 40]]}
+NAMES = ["$x^", "a\nb\t\\", "", "ï" * 200]
+
 
 def report(seen: int, **changes: Any) -> str:
     record = {"seen": seen, "Loss/loss": 0.9, "Progress/learning_rate": 1e-3, **changes}
@@ -88,9 +92,6 @@ def test_wrong_records(tmp_path: Path) -> None:
             SavedTraining.load(tmp_path / "stats.jsonl")
 
 
-LUMA = [0.299, 0.587, 0.114]
-
-
 def test_colors_tell_places_apart_and_hold_for_red_green_blindness() -> None:
     """Lightness tells up from down, blue against yellow tells left from right."""
     across, up = (axis.ravel() for axis in np.meshgrid(*[np.linspace(-1.5, 1.5, 7)] * 2))
@@ -144,9 +145,6 @@ def test_numbers_and_titles_are_short() -> None:
         ("my_own_file", "my own file", ""),
     ):
         assert [*title_of(stem_of(Path(f"x/{name}.npz")))] == expected
-
-
-CHECK = {"cells": 40, "coverage": {"0.5": 0.6, "0.9": 1.0}, "reliability": [[0.2, 0.25, 40]]}
 
 
 def test_answers_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -245,9 +243,6 @@ def panel_names(figure: Figure) -> list[str]:
     return [name for name in names if name]
 
 
-# Figures.
-
-
 def test_distances_are_told_with_what_chance_makes_of_them() -> None:
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(400, 3))
@@ -296,9 +291,6 @@ def test_ranks_of_one_law_are_uniform() -> None:
     values = [uniformity(*generator.normal(size=(2, 40))) for _ in range(300)]
     assert 0.01 < np.mean(np.array(values) < 0.05) < 0.08
     assert uniformity(np.zeros(40) - 9, generator.normal(size=40)) < 1e-6
-
-
-# Pictures.
 
 
 def test_the_worst_columns_come_first_by_name_and_distance(tmp_path: Path) -> None:
@@ -403,20 +395,6 @@ def test_the_best_report_on_held_out_rows_is_marked(tmp_path: Path) -> None:
     assert len(draw_training(images, "run").axes) == 2
 
 
-# What is odd.
-
-
-def strange(points: np.ndarray) -> np.ndarray:
-    """A constant column, one of two values, and rows that are NaN, infinite or far too large."""
-    points = points.copy()
-    points[:, 0], points[:, 1] = 5, points[:, 1] > 0
-    points[:3, 2] = np.nan, -np.inf, 1e300
-    return points
-
-
-NAMES = ["$x^", "a\nb\t\\", "", "ï" * 200]
-
-
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("dim", [1, 4])
 def test_odd_tables_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dim: int) -> None:
@@ -424,8 +402,11 @@ def test_odd_tables_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, d
     for kind in ("melt", "roundtrip", "gen"):
         made = load(tmp_path, kind, count=20)
         wild = np.where(np.arange(20) == 4, -np.inf, made.log_prob)
-        points = strange(made.points)[:, -dim:]
-        changes = {"points": points, "names": np.array(NAMES[-dim:]), "log_prob": wild}
+        # A constant column, one of two values, and rows that are NaN, infinite or far too large.
+        points = made.points.copy()
+        points[:, 0], points[:, 1] = 5, points[:, 1] > 0
+        points[:3, 2] = np.nan, -np.inf, 1e300
+        changes = {"points": points[:, -dim:], "names": np.array(NAMES[-dim:]), "log_prob": wild}
         save_table(tmp_path, kind, dim, 20, **changes)
     own = {f"wine_PRP_{kind}.png" for kind in ("log_prob", "marginals", "pairs", "roundtrip")}
     drawn = [p for p in pictures_of([tmp_path], None, None) if p.path.name in own]

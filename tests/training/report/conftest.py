@@ -45,7 +45,6 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def html(everything: Path) -> str:
-    """The report of it."""
     return page_of(found_in([everything], CHOICE), everything.name, CHOICE)
 
 

@@ -28,7 +28,6 @@ SET = "([node, value]) => { node.value = value; node.dispatchEvent(new Event('in
 
 @pytest.fixture(scope="module")
 def path(html: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of everything, in a file."""
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(html, encoding="utf-8")
     return path

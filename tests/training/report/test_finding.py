@@ -20,6 +20,9 @@ from training.report.content import Choice, Flow, Section
 from training.report.finding import Findings, found_in
 from training.report.runs import roundtrip_results, run_of
 
+WILD: tuple[object, ...] = (None, [], {}, "text", math.inf, 10**400, [[]], {"a": [1]})
+LOADING = {"src", "srcset", "data", "action", "formaction", "background", "poster"}
+
 
 def flows(found: Findings) -> list[Flow]:
     return [part for section in found.sections for part in section.parts if isinstance(part, Flow)]
@@ -135,9 +138,6 @@ def test_what_ran_is_told_by_its_parameters(tmp_path: Path) -> None:
     assert "probes" not in dict(run.options)
 
 
-WILD: tuple[object, ...] = (None, [], {}, "text", math.inf, 10**400, [[]], {"a": [1]})
-
-
 def test_wild_parameters_stop_nothing(tmp_path: Path) -> None:
     melt = files.save_simulation(tmp_path, "melt", image_index=np.full(30, 1e30))
     path = melt.with_name("circles_PRRto1D_exact_sim_params.json")
@@ -160,9 +160,6 @@ def test_wild_parameters_stop_nothing(tmp_path: Path) -> None:
         got = found_in([tmp_path], CHOICE)
         assert len(got.sections) == 2
         assert not got.broken
-
-
-LOADING = {"src", "srcset", "data", "action", "formaction", "background", "poster"}
 
 
 class Tags(HTMLParser):

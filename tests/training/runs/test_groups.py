@@ -28,7 +28,6 @@ from training.subjects import ImageFlow, NetworkFile, open_subject
 
 @pytest.fixture
 def groups(tmp_path: Path) -> Groups:
-    """Five posteriors in groups of two."""
     return Groups(tmp_path / "out" / "posterior.part", "this run", 5, 2)
 
 

@@ -13,7 +13,7 @@ import toy_pfODE_int
 from dnnlib.errors import DataError, InflationError, UsageError
 from tests.support.draws import double, normal
 from tests.support.flows import exact_flow, random_basis
-from tests.support.image_models import SHAPE, save_image_model, write_image_set
+from tests.support.image_models import END, SHAPE, write_image_set
 from tests.support.running import Run, refusal, run_script
 from torch_utils.results import load_json
 from torch_utils.snapshots import read_network, write_network
@@ -39,21 +39,6 @@ RK4 = SOLVERS["rk4"]
 Open = Callable[..., ImageFlow]
 
 
-@pytest.fixture(scope="module")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("networks")
-    kinds: dict[str, dict[str, Any]] = {
-        "PRP": {},
-        "PRR": {"dims_to_keep": 10, "output": "random", "label_dim": 3, "t_min": 0.5},
-        "RGB": {"image_shape": (3, 8, 8), "data_name": "colors"},
-        "VP": {"precond": "vp", "t_max": 1.0},
-    }
-    paths = {name: folder / f"{name}.pkl" for name in kinds}
-    for name, options in kinds.items():
-        save_image_model(paths[name], **options)
-    return paths
-
-
 @pytest.fixture
 def open_flow(networks: dict[str, Path]) -> Open:
     """``open_flow(name, data_name, ...)``: the flow of one of the networks."""
@@ -67,15 +52,16 @@ def open_flow(networks: dict[str, Path]) -> Open:
 
 
 def test_what_is_known_and_what_may_be_said(open_flow: Open, networks: dict[str, Path]) -> None:
-    flow = open_flow("PRR")
+    flow = open_flow("classes")
     known = {"data_dim": 64, "dims_to_keep": 10, "img_size": 8, "img_ch": 1, "data_name": "blobs"}
     assert flow.known == known
-    assert (flow.file.path, flow.stem) == (networks["PRR"], "blobs_PRRto10D")
+    assert (flow.file.path, flow.stem) == (networks["classes"], "blobs_PRRto10D")
     assert (flow.image_shape, flow.label_dim) == (SHAPE, 3)
-    times = TimeChoice(4, 6.0).of(flow, flow.on(CPU), RK4)
-    torch.testing.assert_close(times, torch.linspace(0.5, 6, 5, dtype=torch.float64))
+    late = open_flow("late")
+    times = TimeChoice(4, END).of(late, late.on(CPU), RK4)
+    torch.testing.assert_close(times, torch.linspace(0.5, END, 5, dtype=torch.float64))
     words = {"data_dim": 192, "dims_to_keep": None, "img_size": 8, "img_ch": 3}
-    flow = open_flow("RGB", "mine", said=words)
+    flow = open_flow("colors", "mine", said=words)
     assert (flow.data_name, flow.image_shape) == ("mine", (3, 8, 8))
     denoiser = open_flow("PRP", end_std=2.5, precision="bf16").file.model.denoiser
     assert (denoiser.schedule.end_std, denoiser.precision) == (2.5, "bf16")
@@ -84,9 +70,9 @@ def test_what_is_known_and_what_may_be_said(open_flow: Open, networks: dict[str,
 def test_what_contradicts_the_network_is_a_usage_error_with_both_values(open_flow: Open) -> None:
     for network, name, value, known in (
         ("PRP", "data_dim", 65, "64"),
-        ("PRR", "dims_to_keep", 64, "10"),
+        ("classes", "dims_to_keep", 64, "10"),
         ("PRP", "img_size", 16, "8"),
-        ("RGB", "img_ch", 1, "3"),
+        ("colors", "img_ch", 1, "3"),
     ):
         with pytest.raises(UsageError, match=rf"--{name} is {value}, .* has {known}"):
             open_flow(network, said={name: value})
@@ -95,19 +81,14 @@ def test_what_contradicts_the_network_is_a_usage_error_with_both_values(open_flo
         open_flow("VP", end_std=2.0)
 
 
-def altered(source: Path, path: Path, about: dict[str, Any]) -> Path:
-    """A copy of a network file that says other things about itself."""
-    parts, known = read_network(source)
-    changed = {name: value for name, value in {**known, **about}.items() if value is not None}
-    write_network(path, parts, changed)
-    return path
-
-
 def test_a_network_of_no_images_is_a_data_error(networks: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "n.pkl"
 
     def opened(**about: Any) -> ImageFlow:
-        return ImageFlow.of(NetworkFile.open(str(altered(networks["PRP"], path, about))), {})
+        parts, known = read_network(networks["PRP"])
+        changed = {name: value for name, value in {**known, **about}.items() if value is not None}
+        write_network(path, parts, changed)
+        return ImageFlow.of(NetworkFile.open(str(path)), {})
 
     wrong = (8, "1x8", [1, 8], [1, 2, 3, 4], [1, 8, 9], [-1, -8, 8], [1.0, 8, 8])
     for about, message in (
@@ -128,7 +109,7 @@ def test_a_network_of_no_images_is_a_data_error(networks: dict[str, Path], tmp_p
 
 @torch.no_grad()
 def test_the_flow_calls_its_network_in_blocks(open_flow: Open) -> None:
-    image_flow = open_flow("PRR")
+    image_flow = open_flow("classes")
     sizes: list[int] = []
     network = image_flow.file.model.denoiser.network
     network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
@@ -144,7 +125,7 @@ def test_the_flow_calls_its_network_in_blocks(open_flow: Open) -> None:
 def test_classes_come_with_images_if_a_network_takes_them(open_flow: Open, tmp_path: Path) -> None:
     path = tmp_path / "data.zip"
     pixels = write_image_set(path, 30, classes=3)
-    got, labels = open_flow("PRR").dataset(path, 12, 1).read(range(12))
+    got, labels = open_flow("classes").dataset(path, 12, 1).read(range(12))
     for image, label in zip(got.numpy(), labels, strict=True):
         (place,) = np.flatnonzero((pixels == image).all(axis=(1, 2, 3)))
         assert label.tolist() == [float(place % 3 == index) for index in range(3)]
@@ -155,11 +136,11 @@ def test_data_that_do_not_fit_are_an_error_of_both_values(open_flow: Open, tmp_p
     path = tmp_path / "data.zip"
     for network, made, parts in (
         ("PRP", {"count": 5}, ["has 5 images", "6 were asked for"]),
-        ("RGB", {"count": 6}, ["8x8 pixels in 1 channel", "8x8 pixels in 3 channel"]),
+        ("colors", {"count": 6}, ["8x8 pixels in 1 channel", "8x8 pixels in 3 channel"]),
         ("PRP", {"count": 6, "image_shape": (1, 16, 16)}, ["16x16", "8x8"]),
-        ("PRR", {"count": 6}, ["no labels"]),
-        ("PRR", {"count": 6, "classes": 2}, ["labels of length 2", "takes 3"]),
-        ("PRR", {"count": 6, "classes": 5}, ["labels of length 5", "takes 3"]),
+        ("classes", {"count": 6}, ["no labels"]),
+        ("classes", {"count": 6, "classes": 2}, ["labels of length 2", "takes 3"]),
+        ("classes", {"count": 6, "classes": 5}, ["labels of length 5", "takes 3"]),
     ):
         write_image_set(path, **made)
         message = refusal(open_flow(network).dataset, path, 6, 0)
@@ -170,7 +151,7 @@ def test_data_that_do_not_fit_are_an_error_of_both_values(open_flow: Open, tmp_p
 
 
 def test_a_class_is_one_of_the_networks_and_a_label_one_hot(open_flow: Open) -> None:
-    with_classes, without = open_flow("PRR"), open_flow("PRP")
+    with_classes, without = open_flow("classes"), open_flow("PRP")
     classes = torch.tensor([2, 0, 1, 2])
     labels = with_classes.one_hot(classes)
     assert torch.equal(labels, torch.eye(3)[classes])
@@ -178,7 +159,7 @@ def test_a_class_is_one_of_the_networks_and_a_label_one_hot(open_flow: Open) -> 
     for number in (None, 0, 2):
         with_classes.check_class(number)
     without.check_class(None)
-    with pytest.raises(UsageError, match=r"class is 3, but PRR\.pkl has classes 0 to 2"):
+    with pytest.raises(UsageError, match=r"class is 3, but classes\.pkl has classes 0 to 2"):
         with_classes.check_class(3)
     with pytest.raises(UsageError, match=r"class is 0, but PRP\.pkl has no classes"):
         without.check_class(0)

@@ -7,7 +7,6 @@ import pickle
 import re
 import struct
 import sys
-import tarfile
 from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
@@ -21,12 +20,17 @@ from sklearn.datasets import load_digits, load_sample_images
 
 import dataset_tool
 from dnnlib.errors import DataError, UsageError
+from tests.support.image_files import encoded, idx, tar, write_mnist, write_store
 from tests.support.running import refusal, run_script
 from training.data.images.codec import Decoder
 from training.data.sources import lmdb_process, lmdb_store
 from training.data.sources.formats import open_source, patches, read_plain_pickle
 from training.data.sources.lmdb_store import DATA_FILE, count_entries, read_entries
 from training.data.sources.writer import image_writer
+
+IDX = "t-images-idx3-ubyte.gz"
+BLACK = np.zeros((4, 4, 1), np.uint8)
+LENGTHS = (0, 1, 50, 2000, 2050, 4096, 30_000)
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -58,33 +62,13 @@ def cifar_batch(pixels: np.ndarray, labels: list[int]) -> bytes:
     )
 
 
-def write_tar(path: Path, files: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w:gz") as archive:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return path
-
-
 def write_cifar(folder: Path, *batches: bytes) -> Path:
     """The archive, with its batches in no order, as in the published one."""
     names = [f"cifar-10-batches-py/data_batch_{index + 1}" for index in range(len(batches))]
     files = dict(reversed(list(zip(names, batches, strict=True))))
     other = {"cifar-10-batches-py/readme.html": b"<p>", "cifar-10-batches-py/test_batch": b"?"}
-    return write_tar(folder / "cifar-10-python.tar.gz", other | files)
-
-
-def idx(values: np.ndarray) -> bytes:
-    sizes = struct.pack(f">{values.ndim}I", *values.shape)
-    return bytes([0, 0, 8, values.ndim]) + sizes + values.tobytes()
-
-
-def write_mnist(folder: Path, images: np.ndarray, labels: np.ndarray | None) -> Path:
-    path = folder / "train-images-idx3-ubyte.gz"
-    path.write_bytes(gzip.compress(idx(images)))
-    if labels is not None:
-        (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
+    path = folder / "cifar-10-python.tar.gz"
+    path.write_bytes(gzip.compress(tar(other | files)))
     return path
 
 
@@ -167,9 +151,6 @@ def test_fewer_patches_are_the_first_of_more() -> None:
         patches(False, 64, 1_000_000)
 
 
-# Bad sources: one line that says what is wrong, the exit code, and nothing at the destination.
-
-
 def cifar(data: bytes) -> Callable[[Path], Path]:
     return lambda folder: write_cifar(folder, data)
 
@@ -195,9 +176,6 @@ def cut(make: Callable[[Path], Path], count: int) -> Callable[[Path], Path]:
     return run
 
 
-IDX = "t-images-idx3-ubyte.gz"
-
-
 def zipped(data: bytes) -> Callable[[Path], Path]:
     return written(IDX, gzip.compress(data))
 
@@ -210,7 +188,7 @@ BAD_SOURCES: dict[str, tuple[Callable[[Path], Path], int, str]] = {
     "not a zip": (written("a.zip", b"PK?"), 1, "not a readable zip"),
     "not a tar": (written("a.tar.gz", gzip.compress(b"?" * 600)), 1, "not a readable .tar.gz"),
     "cut tar": (cut(cifar(GOOD_BATCH), 300), 1, "not a readable .tar.gz"),
-    "other tar": (lambda folder: write_tar(folder / "a.tgz", {"train": b""}), 1, "no data_batch_1"),
+    "other tar": (written("a.tgz", gzip.compress(tar({"train": b""}))), 1, "no data_batch_1"),
     "cut pickle": (cifar(GOOD_BATCH[:-2]), 1, "data_batch_1"),
     "few labels": (cifar(cifar_batch(noise(2, 3072), [1])), 1, "no 'labels'"),
     "high label": (cifar(cifar_batch(noise(2, 3072), [1, 10])), 1, "no 'labels'"),
@@ -252,15 +230,11 @@ def test_transparent_images_are_laid_on_white_whatever_their_mode(tmp_path: Path
     colors = noise(6, 6, 4)
     image = Image.fromarray(colors)
     for mode in ("RGBA", "LA", "PA"):
-        file = io.BytesIO()
-        image.convert("P" if mode == "PA" else mode).save(file, "png")
-        pixels = Decoder()(file.getvalue(), "here")
+        pixels = Decoder()(encoded(image.convert("P" if mode == "PA" else mode)), "here")
         assert pixels.shape == (6, 6, 1 if mode == "LA" else 3)
-    file = io.BytesIO()
-    image.save(file, "png")
     alpha = colors[..., 3:] / 255
     expected = colors[..., :3] * alpha + 255 * (1 - alpha)
-    assert np.abs(Decoder()(file.getvalue(), "here") - expected).max() <= 1
+    assert np.abs(Decoder()(encoded(image), "here") - expected).max() <= 1
 
 
 def test_anything_else_in_a_pickle_is_refused_by_name() -> None:
@@ -286,9 +260,6 @@ def test_pipes_are_no_sources(tmp_path: Path) -> None:
     path = write_mnist(tmp_path, IMAGES, None)
     os.mkfifo(tmp_path / "train-labels-idx1-ubyte.gz")
     assert "train-labels" in refusal(lambda: read_all(path))
-
-
-BLACK = np.zeros((4, 4, 1), np.uint8)
 
 
 def write_labels(path: Path, labels: list[int | None]) -> None:
@@ -325,22 +296,6 @@ def test_a_failed_move_leaves_the_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == [folder]
 
 
-LENGTHS = (0, 1, 50, 2000, 2050, 4096, 30_000)
-
-
-def write_store(folder: Path, batches: list[dict[bytes, bytes]], removed: list[bytes]) -> Path:
-    lmdb = pytest.importorskip("lmdb", reason="stores are read by the package of LMDB")
-    with lmdb.open(str(folder), map_size=1 << 28, lock=False) as store:
-        for batch in batches:
-            with store.begin(write=True) as transaction:
-                for key, value in batch.items():
-                    transaction.put(key, value)
-        with store.begin(write=True) as transaction:
-            for key in removed:
-                transaction.delete(key)
-    return folder
-
-
 def random_batch(count: int, random: Random) -> dict[bytes, bytes]:
     return {
         random.randbytes(random.choice((1, 8, 40, 400))): random.randbytes(random.choice(LENGTHS))
@@ -354,7 +309,7 @@ def refused(folder: Path) -> str:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    return write_store(tmp_path, [random_batch(60, Random(1))], [])
+    return write_store(tmp_path, [random_batch(60, Random(1))])
 
 
 @pytest.mark.parametrize("count", [0, 700])
@@ -372,11 +327,9 @@ def test_entries_come_as_they_were_written(tmp_path: Path, count: int) -> None:
 
 
 def test_images_come_in_the_order_of_their_keys(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 3), dtype=np.uint8)
-    files = [io.BytesIO() for _ in range(3)]
-    for image, file in zip(pixels, files, strict=True):
-        Image.fromarray(image).save(file, "webp", lossless=True)
-    write_store(tmp_path, [{b"%d" % key: files[key].getvalue() for key in (2, 0, 1)}], [])
+    pixels = noise(3, 6, 6, 3)
+    files = [encoded(image, "webp", lossless=True) for image in pixels]
+    write_store(tmp_path, [{b"%d" % key: files[key] for key in (2, 0, 1)}])
     images, _ = open_source(str(tmp_path))
     for got, expected in zip(images, pixels, strict=True):
         np.testing.assert_array_equal(got.read(), expected)

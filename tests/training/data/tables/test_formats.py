@@ -25,6 +25,7 @@ from training.files.table import load_table
 
 NAMES = ["a", "b c", "d"]
 ROWS = np.random.default_rng(0).normal(size=(2 * BLOCK_ROWS + 5, 3))
+WIDE = ["a", "b", "y1", "n1", "t1", "y2", "n2", "t2"]
 
 
 def rows_of(source: str | Path, wanted: list[str] | None = None) -> np.ndarray:
@@ -176,9 +177,6 @@ def test_arrays_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InflationError, match=r"no readable Parquet|needs pyarrow"):
         rows_of(tmp_path / "text.parquet")
     assert "does not exist" in refusal(rows_of, tmp_path / "nothing.csv")
-
-
-WIDE = ["a", "b", "y1", "n1", "t1", "y2", "n2", "t2"]
 
 
 def wide_rows() -> np.ndarray:

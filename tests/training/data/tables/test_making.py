@@ -17,6 +17,7 @@ from training.data.tables.table import DataTable, restored
 from training.files.table import load_table, load_whole, save_table
 
 COUNT = 500
+ROWS = np.random.default_rng(0).normal(size=(2 * BLOCK_ROWS + 7, 5))
 
 
 def source(**columns: Any) -> ForeignTable:
@@ -282,9 +283,6 @@ def test_a_broken_data_set_is_refused_in_one_line(tmp_path: Path) -> None:
         np.savez(tmp_path / "broken.npz", **{**sound, **changes})
         with pytest.raises(DataError, match=match):
             load_table(tmp_path / "broken.npz")
-
-
-ROWS = np.random.default_rng(0).normal(size=(2 * BLOCK_ROWS + 7, 5))
 
 
 @pytest.mark.parametrize("chunk", [1, 1000, foreign.CHUNK])

@@ -46,6 +46,8 @@ from training.inference.weights import weighted_picks, z_order
 
 SEEN = double([[0.3, 0.1], [-0.5, 0.2]])
 NARROW = Gaussian(double(0.03))
+LINE = torch.linspace(-5, 5, 501).double()
+GRID = torch.cartesian_prod(LINE, LINE)
 
 
 @pytest.mark.parametrize(("deblurred", "noise"), [(False, 0.03), (True, 0.1)])
@@ -111,9 +113,6 @@ def test_weights_sum_to_the_evidence(heaviest: int) -> None:
     torch.testing.assert_close(got, law.log_prob(SEEN), rtol=0, atol=0.05)
 
 
-# Laws that are fitted.
-
-
 def test_a_fit_finds_the_components() -> None:
     centers, count = double([[-2.0, 0.0], [2.0, 1.0]]), 2000
     draws = centers.repeat_interleave(count // 2, dim=0) + 0.3 * normal(count, 2)
@@ -153,8 +152,6 @@ LONG = {
     "elliptical": {"chains": 32, "draws": 40, "warmup": 20},
     "hmc": {"chains": 32, "draws": 12, "warmup": 12},
 }
-of_gaussians = pytest.mark.parametrize("sampler", GAUSSIAN)
-every_sampler = pytest.mark.parametrize("sampler", SAMPLERS)
 OBSERVED = double([[0.3], [-1.0]])
 
 
@@ -209,7 +206,7 @@ def test_chains_of_a_coarse_flow_are_corrected(sampler: str) -> None:
     torch.testing.assert_close(draws.points, expected)
 
 
-@of_gaussians
+@pytest.mark.parametrize("sampler", GAUSSIAN)
 def test_draws_are_of_seed_and_number_alone(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annealing, "MOST_ROUNDS", 3)
     monkeypatch.setattr(annealing, "MOST_FINAL", 2)
@@ -252,7 +249,7 @@ def test_points_without_likelihood_are_never_drawn(sampler: str) -> None:
     assert draws.w.isfinite().all()
 
 
-@every_sampler
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_no_likelihood_anywhere_is_told(sampler: str) -> None:
     which = problem(gaussian_prior(), Half(1e9), torch.zeros(1, 0).double())
     assert "the likelihood is 0 at all of" in refusal(drawn, which, sampler, draws=20)
@@ -342,10 +339,6 @@ def test_picks_along_a_curve_keep_moments_that_random_ones_lose() -> None:
         means = torch.stack([rows[0, each].mean(dim=0) for each in picks])
         error[name] = float((means - rows[0].mean(dim=0)).square().mean().sqrt())
     assert error["curve"] < error["none"] / 3
-
-
-LINE = torch.linspace(-5, 5, 501).double()
-GRID = torch.cartesian_prod(LINE, LINE)
 
 
 def bumps(coordinates: Coordinates | None = None, kept: int = 2) -> Prior:

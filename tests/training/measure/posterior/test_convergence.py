@@ -36,7 +36,6 @@ def autoregressive(correlation: float, *shape: int) -> Tensor:
 
 
 def require_equal(found: Convergence, draws: Tensor, arviz: ModuleType) -> None:
-    """Compares all measures of draws ``[C, S, V]`` with those of ArviZ."""
     for name, (function, options) in OF_ARVIZ.items():
         measure = getattr(arviz, function)
         with np.errstate(all="ignore"):

@@ -1,6 +1,7 @@
 """Ranks and regions of posteriors: what is calibrated passes, and what is not is named."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -34,6 +35,9 @@ from training.measure.posterior.ranks import (
 )
 from training.measure.posterior.tarp import reference_points, tarp_values
 from training.measure.posterior.verdicts import detectable, holm, verdict
+
+RUNS, NEAR = 400, 100
+HALVES = torch.arange(RUNS).view(2, -1)[:, :NEAR]
 
 
 def gaussian_values(
@@ -142,15 +146,6 @@ def test_a_calibration_is_plain_numbers_in_json() -> None:
     assert len(summary["central_intervals"]["found"][0]) == 2
 
 
-@pytest.mark.parametrize(
-    ("draws", "names", "error"),
-    [((30, 5), None, "must be"), ((30, 5, 2), ("x",), "names"), ((30, 5, 2), ("x", "x"), "names")],
-)
-def test_bad_runs_fail(draws: tuple[int, ...], names: tuple[str, ...] | None, error: str) -> None:
-    with pytest.raises(DataError, match=error):
-        run_values(normal(*draws), normal(30, *draws[2:]), seeded(), names=names)
-
-
 def test_holm_multiplies_by_the_hypotheses_that_are_left() -> None:
     got = holm({"a": 0.03, "b": 0.01, "c": 0.04, "d": 0.9})
     assert got == pytest.approx({"a": 0.09, "b": 0.04, "c": 0.09, "d": 0.9})
@@ -184,10 +179,6 @@ def test_errors_are_seen_as_often_as_the_verdict_says() -> None:
     moved = (values >= 0.5 - error) & (values < 0.5)
     seen = ks_p_values(torch.where(moved, 0.5 - error, values)) < level / tests
     assert 0.88 < float(seen.double().mean()) < 0.95
-
-
-RUNS, NEAR = 400, 100
-HALVES = torch.arange(RUNS).view(2, -1)[:, :NEAR]
 
 
 def uniform(*shape: int) -> Tensor:
@@ -246,12 +237,6 @@ def test_widths_are_told_by_intervals_and_by_log_densities() -> None:
     assert tendency(0.5 + uniform(50) / 2, False) == "too wide"
 
 
-def test_a_rank_counts_the_draws_below_the_truth() -> None:
-    draws = double([[1, 2, 3], [1, 2, 3]])[..., None]
-    ranks = fractional_ranks(draws, double([[2.5], [0]]), seeded())
-    assert (4 * ranks).floor().tolist() == [[2], [0]]
-
-
 def test_equal_draws_give_a_truth_any_place_among_them() -> None:
     draws = torch.zeros(20_000, 4, 1, dtype=torch.float64)
     draws[:, 3] = 1
@@ -308,18 +293,6 @@ def test_a_band_holds_its_share_of_uniform_samples() -> None:
     assert not simultaneous_band(300).holds(samples[:, :5] ** 1.5).any()
 
 
-def test_what_has_no_ranks_is_refused() -> None:
-    draws, truth = normal(30, 5, 2), normal(30, 2)
-    with pytest.raises(DataError, match=r"\[30, 5, 2\] and truths \[30, 3\]"):
-        fractional_ranks(draws, normal(30, 3), seeded())
-    assert "NaN" in refusal(fractional_ranks, draws, truth * torch.nan, seeded())
-    assert "NaN" in refusal(kept_by_thinning, double([torch.nan]), 5)
-    assert "19 runs are too few" in refusal(uniformity, torch.rand(19, 2))
-    for values in (-torch.rand(30, 1), 1.1 + torch.rand(30, 1)):
-        assert "outside of [0, 1]" in refusal(uniformity, values)
-    assert "level 1" in refusal(simultaneous_band, 100, level=1, kind=UsageError)
-
-
 def test_values_are_contents_of_regions_with_the_truth_on_the_edge() -> None:
     """In closed form for Gaussian draws: ``|2 Phi(z) - 1|``, and chi-squared of the radius."""
     draws, truth = normal(20, 20_000, 2), normal(20, 2, seed=1)
@@ -368,12 +341,6 @@ def test_reference_points_are_spread_like_draws() -> None:
     assert points.std(dim=0).tolist() == pytest.approx([2, 2], abs=0.15)
 
 
-def test_what_has_no_coverage_is_refused() -> None:
-    draws, truth = normal(30, 5, 2), normal(30, 2)
-    assert "reference points" in refusal(tarp_values, draws, truth, truth[:5], seeded())
-    assert "between 0 and 1" in refusal(coverage_curve, truth, levels=(0.5, 50), kind=UsageError)
-
-
 def test_the_score_of_a_gaussian_is_its_closed_form() -> None:
     """``sigma (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi))`` (Gneiting and Raftery, eq. 21)."""
     z = double([-2.0, -0.5, 0.0, 1.0, 3.0])
@@ -392,8 +359,25 @@ def test_the_score_is_that_of_all_pairs_and_fair() -> None:
     assert float(got.mean()) == pytest.approx(torch.pi**-0.5, abs=0.02)
 
 
-def test_one_draw_has_no_score() -> None:
-    assert "at least two" in refusal(crps, normal(3, 1), normal(3))
+def test_what_makes_no_sense_is_refused() -> None:
+    draws, truth, odd = normal(30, 5, 2), normal(30, 2), normal(30, 3)
+    many = (draws, truth, seeded())
+    for call, given, message in (
+        (run_values, (draws[..., 0], truth[:, 0], seeded()), "must be"),
+        (partial(run_values, names=("x",)), many, "names"),
+        (partial(run_values, names=("x", "x")), many, "names"),
+        (fractional_ranks, (draws, odd, seeded()), "[30, 5, 2] and truths [30, 3]"),
+        (fractional_ranks, (draws, truth * torch.nan, seeded()), "NaN"),
+        (kept_by_thinning, (double([torch.nan]), 5), "NaN"),
+        (uniformity, (torch.rand(19, 2),), "19 runs are too few"),
+        (uniformity, (-torch.rand(30, 1),), "outside of [0, 1]"),
+        (uniformity, (1.1 + torch.rand(30, 1),), "outside of [0, 1]"),
+        (tarp_values, (draws, truth, truth[:5], seeded()), "reference points"),
+        (crps, (normal(3, 1), normal(3)), "at least two"),
+    ):
+        assert message in refusal(call, *given)
+    assert "level 1" in refusal(simultaneous_band, 100, level=1, kind=UsageError)
+    assert "between 0 and 1" in refusal(coverage_curve, truth, levels=(0.5, 50), kind=UsageError)
 
 
 def check(shift: float, draws: int = 4000) -> Predictive:
