@@ -22,7 +22,7 @@ from training.data.records.made import says_missing
 from training.data.records.records import Records
 from training.files.records import without_rows
 from training.flow.cells import SEQUENCES, mean_and_error, offsets
-from training.model.questions import QuestionFlow
+from training.model.questions import EncodedRows, QuestionFlow
 from training.names import CELL_ERROR, CELL_POINTS, RECORDS
 from training.networks.questions import ABSENT, ASKED, KNOWN, QuestionNetwork
 from training.subjects.networks import NetworkFile
@@ -118,24 +118,11 @@ class RecordFlow:
         """
         if self._has_atoms(place):
             return self._law_with_atoms(values, known, place, levels, progress)
-        at, asked = self.space.cell(place), self._only(place, len(values))
-        is_number = place in self.space.numbers
-        parts = []
-        for rows in self._blocks(len(values), 1 if not is_number else len(levels)):
-            states = self._states(values[rows], known[rows], asked[rows])
-            encoded = self.space.encoded(values[rows])
-            if is_number:
-                wanted = torch.tensor(list(levels), dtype=torch.float64)
-                part = self.questions.quantiles(encoded, states, at, wanted)
-            else:
-                part = self.questions.level_probabilities(encoded, states, at - self.space.dim)
-            parts.append(part.double())
-            if progress:
-                progress(len(states))
-        whole = torch.cat(parts) if parts else torch.zeros(0, 1, dtype=torch.float64)
-        if is_number:
-            return CellLaw(self.space.decoded_numbers(place, whole, self.within))
-        shares, own = whole.numpy(), np.array(self.space.values[place])
+        if place in self.space.numbers:
+            wanted = np.tile(np.array(levels, dtype=np.float64), (len(values), 1))
+            return CellLaw(self._quantiles_elsewhere(values, known, place, wanted, progress))
+        shares = self._shares(values, known, place, progress)
+        own = np.array(self.space.values[place])
         below = shares.cumsum(axis=1) / shares.sum(axis=1, keepdims=True)
         which = [(below < level - 1e-9).sum(axis=1).clip(max=len(own) - 1) for level in levels]
         return CellLaw(np.stack([own[at] for at in which], axis=1), LevelLaw(own, shares))
@@ -235,20 +222,27 @@ class RecordFlow:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities ``[n]`` that a column which is a number is less than its values, and that
         it is not more; arguments are those of ``ranks``."""
+        ranks = self._ranks_elsewhere(values, known, place, generator)
         if not self._has_atoms(place):
-            ranks = self._ranks_elsewhere(values, known, place, generator)
             return ranks, ranks
-        column, atoms = values[:, place], np.array(self.space.values[place][:-1])
-        shares = self._shares(values, known, place)
-        at = level_of(column, atoms)
-        elsewhere = shares[:, -1] * self._ranks_elsewhere(values, known, place, generator)
+        return self._with_atoms(values[:, place], ranks, self._shares(values, known, place), place)
+
+    def _with_atoms(
+        self, column: np.ndarray, ranks: np.ndarray, shares: np.ndarray, place: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``_below`` of values ``[n]`` of a number, of their ranks elsewhere ``[n]`` and of
+        ``_shares``."""
+        atoms = np.array(self.space.values[place][:-1])
+        at, elsewhere = level_of(column, atoms), shares[:, -1] * ranks
         less = (atoms < column[:, None]) & (np.arange(len(atoms)) != at[:, None])
         below = elsewhere + np.where(less, shares[:, :-1], 0.0).sum(axis=1)
         own = np.where(at >= 0, shares[np.arange(len(at)), at], 0.0)
         return below, below + own
 
-    def _shares(self, values: np.ndarray, known: np.ndarray, place: int) -> np.ndarray:
-        """Probabilities ``[n, L]`` of a number's atoms, and of being none of them."""
+    def _shares(
+        self, values: np.ndarray, known: np.ndarray, place: int, progress: Progress | None = None
+    ) -> np.ndarray:
+        """Probabilities ``[n, L]`` of levels, or of a number's atoms and of being none of them."""
         asked, at = self._only(place, len(values)), self.space.level_cell(place)
         parts = [torch.zeros(0, len(self.space.values[place]), dtype=torch.float64)]
         for rows in self._blocks(len(values)):
@@ -256,6 +250,8 @@ class RecordFlow:
             encoded = self.space.encoded(values[rows])
             shares = self.questions.level_probabilities(encoded, states, at - self.space.dim)
             parts.append(shares.double())
+            if progress:
+                progress(len(states))
         return torch.cat(parts).numpy()
 
     def _law_with_atoms(
@@ -274,21 +270,46 @@ class RecordFlow:
         moved = np.array(values)
         for at, atom in enumerate(atoms):
             moved[:, place] = atom
-            below, upto = (part[:, None] for part in self._below(moved, known, place))
+            ranks = self._ranks_elsewhere(moved, known, place, None)
+            ends = self._with_atoms(moved[:, place], ranks, shares, place)
+            below, upto = (part[:, None] for part in ends)
             made[(below <= wanted) & (wanted <= upto)] = atom
             left -= np.where(upto < wanted, shares[:, at, None], 0.0)
         left = (left / shares[:, -1:].clip(min=TINY)).clip(TINY, 1 - TINY)
-        at, asked = self.space.cell(place), self._only(place, len(values))
-        for rows in self._blocks(len(values), len(levels)):
-            states = self._states(values[rows], known[rows], asked[rows])
-            states[:, self.space.level_cell(place)] = KNOWN
-            encoded = self.space.encoded_elsewhere(values[rows], place)
-            there = self.questions.quantiles(encoded, states, at, torch.from_numpy(left[rows]))
-            own = self.space.decoded_numbers(place, there.double(), self.within)
-            made[rows] = np.where(np.isnan(made[rows]), own, made[rows])
+        own = self._quantiles_elsewhere(values, known, place, left, progress)
+        made = np.where(np.isnan(made), own, made)
+        return CellLaw(made, atoms=LevelLaw(np.array(atoms), shares[:, :-1]))
+
+    def _quantiles_elsewhere(
+        self,
+        values: np.ndarray,
+        known: np.ndarray,
+        place: int,
+        levels: np.ndarray,
+        progress: Progress | None,
+    ) -> np.ndarray:
+        """Quantiles ``[n, Q]`` of a number that is at no atom, at levels ``[n, Q]``."""
+        space, asked = self.space, self._only(place, len(values))
+        parts = [torch.zeros(0, levels.shape[1], dtype=torch.float64)]
+        for rows in self._blocks(len(values), levels.shape[1]):
+            encoded, states = self._elsewhere(values[rows], known[rows], asked[rows], place)
+            wanted = torch.from_numpy(levels[rows])
+            at = space.cell(place)
+            parts.append(self.questions.quantiles(encoded(), states, at, wanted).double())
             if progress:
                 progress(len(states))
-        return CellLaw(made, atoms=LevelLaw(np.array(atoms), shares[:, :-1]))
+        return space.decoded_numbers(place, torch.cat(parts), self.within)
+
+    def _elsewhere(
+        self, values: np.ndarray, known: np.ndarray, asked: np.ndarray, place: int
+    ) -> tuple[Callable[..., EncodedRows], Tensor]:
+        """What encodes rows, by a generator, and states of a question about a number, which is at
+        no atom."""
+        states = self._states(values, known, asked)
+        if not self._has_atoms(place):
+            return partial(self.space.encoded, values), states
+        states[:, self.space.level_cell(place)] = KNOWN
+        return partial(self.space.encoded_elsewhere, values, place), states
 
     def _ranks_elsewhere(
         self,
@@ -298,17 +319,13 @@ class RecordFlow:
         generator: torch.Generator | None,
     ) -> np.ndarray:
         """Ranks ``[n]`` of a number that is at no atom; see ``ranks``."""
-        space = self.space
-        at, asked = space.cell(place), self._only(place, len(values))
+        at, asked = self.space.cell(place), self._only(place, len(values))
         parts = [torch.zeros(0, dtype=torch.float64)]
         for rows in self._blocks(len(values)):
-            states, encoded = self._states(values[rows], known[rows], asked[rows]), space.encoded
-            if self._has_atoms(place):
-                states[:, space.level_cell(place)] = KNOWN
-                encoded = partial(space.encoded_elsewhere, place=place)
-            middle = encoded(values[rows])
+            encoded, states = self._elsewhere(values[rows], known[rows], asked[rows], place)
+            middle = encoded()
             if generator is not None:
-                middle.numbers[:, at] = encoded(values[rows], generator=generator).numbers[:, at]
+                middle.numbers[:, at] = encoded(generator=generator).numbers[:, at]
             parts.append(self.questions.ranks(middle, states, at))
         return torch.cat(parts).numpy()
 
