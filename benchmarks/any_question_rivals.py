@@ -357,7 +357,8 @@ def of_ctgan(
     model = getattr(import_module("ctgan"), name)(enable_gpu=False)
     model.set_random_state(seed)
     model.fit(frame, categories)
-    return np.asarray(model.sample(count), dtype=np.float64)
+    drawn = np.asarray(model.sample(count), dtype=np.float64)
+    return np.where((train == train.round()).all(axis=0), drawn.round(), drawn)
 
 
 GENERATORS: dict[str, tuple[str, Generator]] = {

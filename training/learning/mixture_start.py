@@ -6,10 +6,12 @@ shares of the levels of each category: known levels tell the component, and thro
 By expectation maximization, which takes what is missing as unknown: each component replaces a
 number by its mean given the row's other cells, and adds its covariance (Ghahramani and Jordan 1994,
 "Supervised learning from incomplete data via an EM approach"). So it is right where cells are
-missing at random given the others. Covariances are drawn towards the pooled one as by as many rows
-as there are numbers, and shares as by one row. A last component is wide, of independent numbers,
-for rows that fit nowhere else: of it only the weight is fitted. The number of the others is that of
-the best mean log density of held-out numbers given their levels; one makes a Gaussian copula.
+missing at random given the others. Covariances are drawn towards their mean as by four times as
+many rows as there are numbers (Friedman 1989, "Regularized discriminant analysis"): so a component
+costs little more than its mean, and few rows may have several. Shares are drawn towards the overall
+ones as by one row. A last component is wide, of independent numbers, for rows that fit nowhere
+else: of it only the weight is fitted. The number of the others is that of the best mean log density
+of held-out numbers and levels; one makes a Gaussian copula.
 """
 
 from collections.abc import Sequence
@@ -39,7 +41,9 @@ COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 FIRST = (1, 4)
 """That are tried where only spaces are to be compared."""
 ROWS_PER_NUMBER = 2
-"""Rows that there are, at least, for each number of a mixture."""
+"""Rows that there are, at least, for each number of the means."""
+IN_COMMON = 4
+"""Rows for each number, as by which covariances are drawn towards their mean."""
 MOST_CUBED = 100_000
 """Components times the cube of the numbers, at most: every step of a training takes inverses."""
 MOST_NUMBERS = 1 << 23
@@ -149,8 +153,7 @@ def fit_mixture(
     pooled = _with_wide(pooled, own)
     best, of_best, worse = pooled, score(pooled), 0
     for count in counts[1:]:
-        numbers = count * dim * (dim + 3) / 2
-        too_few = not len(others.values) or len(few) < ROWS_PER_NUMBER * numbers
+        too_few = not len(others.values) or len(few) < ROWS_PER_NUMBER * count * dim
         if too_few or count * dim**3 > MOST_CUBED:
             break
         generator = seeded_generator("cpu", seed, Stream.QUESTIONS, count)
@@ -237,7 +240,7 @@ def _fitted(
 
 
 def _step(mixture: Mixture, rows: _Rows, pooled: Mixture | None) -> tuple[Mixture, Tensor, float]:
-    """A step of expectation maximization, towards the pooled law if there is one.
+    """A step of expectation maximization; of several components, towards what they have in common.
 
     Returns:
         The mixture after it; the rows with missing numbers at their means; and their mean log
@@ -261,8 +264,12 @@ def _step(mixture: Mixture, rows: _Rows, pooled: Mixture | None) -> tuple[Mixtur
     if pooled is None:
         shares = shares + 0.5
     else:
-        share = total[..., None] / (total[..., None] + dim)
-        covariances = share * covariances + (1 - share) * pooled.covariances[0]
+        # Their mean is itself drawn towards the pooled covariance, as by one row for each number.
+        counts = total[..., None]
+        of_all = (counts * covariances)[:-1].sum(dim=0) + dim * pooled.covariances[0]
+        in_common = of_all / (counts[:-1].sum() + dim)
+        share = counts / (counts + IN_COMMON * dim)
+        covariances = share * covariances + (1 - share) * in_common
         shares = shares + pooled.shares[0]
         # Of the last, which is wide, only the weight is fitted.
         weights = torch.cat([weights[:-1], weights[-1:] + FEW / 10])
