@@ -132,8 +132,8 @@ def fit_mixture(
         counts: Numbers of components to try, rising from 1.
 
     Returns:
-        The mixture, and the mean log density in nats of numbers of the rows that are held out,
-        given their levels.
+        The mixture, and the mean log density in nats of numbers and levels of the rows that are
+        held out.
     """
     few = rows.at(slice(0, MOST_ROWS))
     if len(torch.unique(~few.numbers.isnan(), dim=0)) > MOST_PATTERNS:

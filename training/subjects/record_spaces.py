@@ -2,7 +2,7 @@
 
 Each number goes through maps of its column alone, so that any of them may be known or asked. Which
 maps, and how many components the mixture has that the flow starts from, is what gives numbers of
-held-out rows the best density given their levels.
+held-out rows the best density.
 
 Numbers of few different values, such as cylinders or grades, are seen as levels too: these have
 probabilities, and draws have values that were there. So have *atoms*: values that a number has in
@@ -290,7 +290,7 @@ class Chosen:
         space: The space.
         marginals: What numbers go through.
         mixture: In the space.
-        nats: Mean log density of held-out numbers given their levels, by marginals.
+        nats: Mean log density of held-out numbers and levels, by marginals.
     """
 
     space: RecordSpace

@@ -207,8 +207,7 @@ def _told_of(chosen: Chosen) -> str:
     return (
         f"Starts from {count} normal law(s), marginals {chosen.marginals}, of "
         f"{len(chosen.space.numbers)} number(s) and {len(chosen.space.categories)} column(s) of "
-        f"levels{_told_of_atoms(chosen.space)}: held-out nats of numbers given levels by "
-        f"marginals: {scores}"
+        f"levels{_told_of_atoms(chosen.space)}: held-out nats by marginals: {scores}"
     )
 
 
