@@ -20,8 +20,11 @@ from tests.support.running import good, quick_endings, refusal, refused, run_scr
 from torch_utils.snapshots import read_network, write_network
 from training import Answers, Records
 from training.data.records.encoding import encode
+from training.data.records.records import RecordColumn
+from training.flow.coordinates.maps import NOWHERE, Gaps
 from training.networks.questions import ABSENT, ASKED, KNOWN
 from training.subjects import NetworkFile, RecordFlow, RecordPrior
+from training.subjects.record_spaces import atoms_of, level_of
 
 SMALL = {"batch": 64, "width": 32, "depth": 1}
 QUICK = ("--duration=0.02", "--batch=64", "--width=32", "--depth=1", "--tick=8")
@@ -202,6 +205,24 @@ def test_values_that_are_often_the_same_have_a_probability(network: Path) -> Non
     drawn = flow.drawn(np.repeat(values[:1], 4000, axis=0), ~known[:1].repeat(4000, 0), 0)
     shares = (drawn[:, 5, None] == np.arange(40)).mean(axis=0)
     assert np.abs(shares - np.exp(log_prob)).max() < 0.03
+
+
+def test_atoms_are_values_that_stand_out() -> None:
+    counts, amount = RecordColumn("counts", "whole"), RecordColumn("amount", "number")
+    draw = np.random.default_rng(0)
+    assert atoms_of(counts, draw.poisson(15, 2000).astype(float)) == (), "usual values are none"
+    weeks = np.concatenate([np.full(900, 40.0), draw.poisson(30, 900), np.full(200, 0.0)])
+    assert atoms_of(counts, weeks) == (0.0, 40.0)
+    tiny = np.concatenate([np.zeros(300), draw.normal(5e-13, 1e-13, 700)])
+    assert atoms_of(amount, tiny) == (0.0,)
+    assert level_of(np.array([0.0, 1e-13, np.nan]), [0.0]).tolist() == [0, -1, -1]
+    gaps = Gaps(1)
+    gaps.hold(places=torch.tensor([[3.0, 5.0, *[NOWHERE] * 9]], dtype=torch.float64))
+    steps = torch.tensor([1.0, 2, 4, 6, 7], dtype=torch.float64)
+    x = (steps[:, None] + torch.linspace(-0.49, 0.49, 9)).view(-1, 1)
+    there, _ = gaps(x)
+    assert torch.allclose(gaps.inverse(there), x)
+    assert torch.equal(there.view(5, 9).round()[:, 0], torch.arange(1.0, 6).double())
 
 
 def test_python_gives_what_the_scripts_do(sold: Path, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ CSVs have the columns of the source, in its order, as it writes them, and behind
               holes, and empty where there was none; with --tables nothing, in M files
               {dest}_1.csv, ...
     predict   {column}_predicted, of numbers {column}_low and {column}_high, and {column}_is_{level}
-              for each level, its probability; also of numbers that have few different values
+              for each level, its probability; also of numbers that have few different values, and
+              for each value that a number often has
     sample    nothing; with --data a second file, {dest}_real.csv, has rows to compare with
 
 A name that is taken gets a _ after it. ``score`` has before the columns of the source

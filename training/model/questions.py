@@ -119,10 +119,10 @@ class QuestionFlow:
     def draws(self, known: EncodedRows, states: Tensor, generator: torch.Generator) -> EncodedRows:
         """One draw of what is asked for each row; known cells stay, absent ones are missing.
 
-        Levels come one after the other, then numbers. After these each level is drawn once more,
-        given all others: a step of Gibbs sampling, which leaves a law as it is. Where what was
-        learned is none, as questions do not agree, it is nearer to these last questions, of which
-        a training has most.
+        Levels come one after the other, then numbers. After these each level, but for those of
+        atoms, is drawn once more, given all others: a step of Gibbs sampling, which leaves a law as
+        it is. Where what was learned is none, as questions do not agree, it is nearer to these last
+        questions, of which a training has most.
 
         Args:
             known: The cells.

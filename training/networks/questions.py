@@ -28,9 +28,8 @@ number does, it would be anywhere. Levels start from the shares of the component
 given. Cells that are not asked have F = 0: to the flow they are standard normal numbers, which
 depend on nothing.
 
-A number that is often exactly the same, as 0, has no density there. It has a category beside it,
-whose levels are such *atoms*, and whose last level is that it is any other number. Where it is at
-an atom, the number itself is absent, whatever its state.
+A number that is often the same, as 0, has a category beside it, whose levels are such *atoms*, and
+whose last level is that it is at none: the number is absent at an atom, whatever its state.
 """
 
 from collections.abc import Sequence
@@ -80,6 +79,7 @@ class QuestionNetwork(nn.Module):
         atoms: Places of the numbers whose atoms the last categories have.
 
     Attributes:
+        others, with_atoms: Of numbers with atoms, their levels of being at none, and their places.
         weights: Of the components ``[M]``.
         means: Of numbers ``[M, D]``.
         covariances: ``[M, D, D]``.
@@ -89,6 +89,8 @@ class QuestionNetwork(nn.Module):
 
     frequencies: Tensor
     category_of: Tensor
+    others: Tensor
+    with_atoms: Tensor
     weights: Tensor
     means: Tensor
     covariances: Tensor
@@ -118,7 +120,7 @@ class QuestionNetwork(nn.Module):
             raise UsageError(f"dropout is {dropout:g}: it must be at least 0 and less than 1")
         if any(count < 2 for count in level_counts):
             raise UsageError("a category has at least 2 levels")
-        if len(atoms) > len(level_counts) or any(not 0 <= place < dim for place in atoms):
+        if len(atoms) > len(level_counts) or not set(atoms) <= set(range(dim)):
             raise UsageError(f"atoms of numbers {list(atoms)}, of which there are {dim}")
         self.dim, self.level_counts, self.atoms = dim, list(level_counts), list(atoms)
         levels, categories = sum(level_counts), len(level_counts)
@@ -135,6 +137,13 @@ class QuestionNetwork(nn.Module):
         places = [at for at, count in enumerate(level_counts) for _ in range(count)]
         category_of = torch.tensor(places, dtype=torch.long)
         self.register_buffer("category_of", category_of, persistent=False)
+        ends = torch.tensor(level_counts, dtype=torch.long).cumsum(0) - 1
+        for name, held in (
+            ("others", ends[categories - len(atoms) :]),
+            ("with_atoms", list(atoms)),
+        ):
+            held = torch.as_tensor(held, dtype=torch.long)
+            self.register_buffer(name, held, persistent=False)
         means = torch.zeros(components, dim, dtype=torch.float64)
         shares = [1 / count for count in level_counts for _ in range(count)]
         self.hold_mixture(
@@ -227,7 +236,7 @@ class QuestionNetwork(nn.Module):
             labels = labels.clone()
             first = 2 * self.dim + sum(self.level_counts)
             labels[:, first : first + len(self.level_counts)] = ABSENT
-            labels = self._elsewhere(labels)
+            labels = self._at_no_atom(labels)
         labels = labels.to(z.dtype)
         values, states, indicators, level_states = self.unpack(labels)
         asked = (states == ASKED).to(z.dtype)
@@ -242,12 +251,11 @@ class QuestionNetwork(nn.Module):
         h = torch.cat([*given, *seen, self.noise(c_noise).expand(len(z), -1)], dim=1)
         return asked, start, h
 
-    def _elsewhere(self, labels: Tensor) -> Tensor:
+    def _at_no_atom(self, labels: Tensor) -> Tensor:
         """Questions ``[B, L]`` in which numbers with atoms are known to be at none of them."""
-        levels = sum(self.level_counts)
-        for category in range(len(self.level_counts) - len(self.atoms), len(self.level_counts)):
-            labels[:, 2 * self.dim + sum(self.level_counts[: category + 1]) - 1] = 1
-            labels[:, 2 * self.dim + levels + category] = KNOWN
+        first = 2 * self.dim + sum(self.level_counts) + len(self.level_counts) - len(self.atoms)
+        labels[:, 2 * self.dim + self.others] = 1
+        labels[:, first : first + len(self.atoms)] = KNOWN
         return labels
 
     def closed_form(self, x_hat: Tensor, gamma: Tensor, labels: Tensor) -> "Start":
@@ -355,12 +363,10 @@ class QuestionNetwork(nn.Module):
         ``[B, C]`` of levels."""
         values, states, indicators, level_states, _ = labels.split_with_sizes(self._sizes, dim=1)
         if self.atoms:
-            categories = slice(len(self.level_counts) - len(self.atoms), None)
-            last = torch.tensor(self.level_counts).cumsum(0)[categories] - 1
-            elsewhere = indicators[:, last.to(labels.device)] > 0
-            gone = (level_states[:, categories] >= ASKED) & ~elsewhere
-            states = states.clone()
-            states[:, self.atoms] = states[:, self.atoms].masked_fill(gone, ABSENT)
+            of_atoms = level_states[:, len(self.level_counts) - len(self.atoms) :]
+            gone = (of_atoms >= ASKED) & (indicators[:, self.others] == 0)
+            own = states[:, self.with_atoms].masked_fill(gone, ABSENT)
+            states = states.index_copy(1, self.with_atoms, own)
         return values, states, indicators, level_states
 
 

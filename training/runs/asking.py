@@ -280,7 +280,7 @@ def best_guess(flow: RecordFlow, law: CellLaw, place: int) -> np.ndarray:
     if flow.empty.columns[place].type == CATEGORY:
         assert law.levels is not None
         return law.levels.likeliest
-    return np.asarray(law.quantiles[:, 1])
+    return flow.space.within_range(place, law.quantiles[:, 1])
 
 
 def _spread(

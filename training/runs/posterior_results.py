@@ -131,7 +131,7 @@ def report_draws(
         for place in missed[:MOST_LINES]:
             alike.setdefault(_why(numbers["samplers"], summary, place), []).append(f"{place + 1}")
         for why, places in alike.items():
-            logger.warning(f"  observation {', '.join(places)}: {why}")
+            logger.warning(f"  observation(s) {', '.join(places)}: {why}")
         if len(missed) > MOST_LINES:
             logger.warning(f"  and {len(missed) - MOST_LINES} more: see the JSON")
 
@@ -141,7 +141,7 @@ def _why(samplers: Mapping[str, int], summary: Summary, place: int) -> str:
     if SAMPLER in samplers:
         return "the flow and what corrects it do not agree: train them longer, and check each"
     names = summary.reasons(place)
-    if TWISTED in samplers and {"worth", "chains"}.issuperset(names):
+    if set(samplers) == {TWISTED} and {"worth", "chains"}.issuperset(names):
         return "its populations of particles do not agree: give more --minutes or --particles"
     return "; ".join(REASONS[name] for name in names)
 

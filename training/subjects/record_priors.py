@@ -26,6 +26,7 @@ from training.files.records import holds_records, load_records
 from training.model.questions import EncodedRows, pack
 from training.networks.questions import ABSENT, ASKED, KNOWN
 from training.subjects.networks import NetworkFile, plain_name
+from training.subjects.record_spaces import level_of
 from training.subjects.records import RecordFlow
 from training.subjects.tables import TableFlow
 
@@ -78,9 +79,11 @@ class RecordPrior(TableFlow):
         )
 
     def table(self, path: Path) -> DataTable:
-        """The numbers of a data set; of records, of those rows that have all of them."""
+        """The numbers of a data set, of those rows that have all of them, none at an atom."""
         if not holds_records(path):
-            return super().table(path)
+            table = super().table(path)
+            atoms = self._are_atoms(self.column_names, table.points.numpy()).any(axis=1)
+            return table.at(torch.from_numpy(~atoms)) if atoms.any() else table
         records = load_records(path)
         places = [
             place
@@ -88,12 +91,9 @@ class RecordPrior(TableFlow):
             if column.name in self.column_names and column.type != CATEGORY
         ]
         values = records.values[:, places]
-        whole = ~np.isnan(values).any(axis=1)
-        space = self.answers.space
-        if list(records.columns) == list(space.columns):
-            whole &= ~space.at_atoms(records.values).any(axis=1)
-        points, held_out = (torch.from_numpy(part[whole]) for part in (values, records.held_out))
         names = [records.names[place] for place in places]
+        whole = ~np.isnan(values).any(axis=1) & ~self._are_atoms(names, values).any(axis=1)
+        points, held_out = (torch.from_numpy(part[whole]) for part in (values, records.held_out))
         return DataTable(points, Columns.plain(names), held_out, Dropped.none(names))
 
     def whole(self, path: Path) -> DataTable:
@@ -116,7 +116,25 @@ class RecordPrior(TableFlow):
                 f"{path}, row {row + 1}: '{records.names[column]}' is missing: give rows without "
                 "it in a file of their own, and name what they have by --mask"
             )
+        atoms = np.argwhere(self._are_atoms(records.names, records.values))
+        if len(atoms):
+            row, column = atoms[0]
+            raise DataError(
+                f"{path}, row {row + 1}: '{records.names[column]}' is "
+                f"{records.values[row, column]:g}, as it is so often that it has no density there: "
+                "leave such rows out, or ask ask.py"
+            )
         return torch.from_numpy(records.values)
+
+    def _are_atoms(self, names: Sequence[str], values: np.ndarray) -> np.ndarray:
+        """Which values ``[n, K]`` of columns of these names are atoms."""
+        space, own = self.answers.space, self.answers.empty.names
+        flags = np.zeros(values.shape, dtype=bool)
+        for at, name in enumerate(names):
+            atoms = space.values[own.index(name)][:-1] if name in self.column_names else ()
+            if atoms:
+                flags[:, at] = level_of(values[:, at], atoms) >= 0
+        return flags
 
     def of_columns(self, names: Sequence[str], rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Those of the columns that are numbers; nothing is known of all others, nor asked."""
@@ -132,12 +150,14 @@ class RecordPrior(TableFlow):
         points[:, asked] = rows.cpu().double()[:, [list(names).index(name) for name in shared]]
         states = torch.where(asked, ASKED, ABSENT)[None]
         level_states = torch.full((1, len(space.categories)), ABSENT)
-        levels = self._elsewhere(level_states)
+        levels = self._at_no_atom(level_states)
+        of_atoms = slice(len(space.categories) - len(space.atoms), None)
+        levels[:, of_atoms] = levels[:, of_atoms].masked_fill(~asked[space.atoms], ABSENT)
         level_states[levels >= 0] = KNOWN
         nothing = EncodedRows(torch.full((1, len(own)), torch.nan), levels)
         return points, {"labels": pack(nothing, states, level_states, space.level_counts)}
 
-    def _elsewhere(self, levels: Tensor) -> Tensor:
+    def _at_no_atom(self, levels: Tensor) -> Tensor:
         """Levels ``[n, C]`` in which numbers with atoms are at none."""
         space = self.answers.space
         last = torch.tensor(space.level_counts, dtype=levels.dtype) - 1
@@ -161,7 +181,7 @@ class RecordPrior(TableFlow):
         values = np.full((len(records), len(columns)), np.nan)
         values[:, places] = records.values
         rows = space.encoded(values)
-        rows = EncodedRows(rows.numbers, self._elsewhere(rows.levels))
+        rows = EncodedRows(rows.numbers, self._at_no_atom(rows.levels))
         known = rows.levels >= 0
         misfits = np.argwhere(~known.numpy() & ~np.isnan(values[:, space.categories]))
         if len(misfits):

@@ -27,7 +27,7 @@ from training.data.records.records import CATEGORY, DATE, RecordColumn, Records
 from training.data.tables.marginals import Marginal
 from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates, dither
-from training.flow.coordinates.maps import MOST_GAPS, NOWHERE, ROUNDED, Logarithm
+from training.flow.coordinates.maps import MOST_GAPS, NOWHERE, Logarithm
 from training.learning.coordinates import fit_coordinates, over_decades
 from training.learning.mixture_start import COMPONENTS, FIRST, Mixture, fit_mixture
 from training.model.questions import EncodedRows
@@ -41,6 +41,8 @@ ATOM, ROWS_OF_ATOM = 0.05, 20
 """Share of the rows, and rows, that have a value which is an atom, at least."""
 ABOVE_NEIGHBORS = 5.0
 """Times as many as have each of the ``NEIGHBORS`` values next to it, by their median."""
+SAME = 1e-12
+"""What values of one level differ by at most, relative to them: as much as a sum of decimals."""
 NEIGHBORS = 2
 """On each side."""
 FEWEST_ELSEWHERE = 30
@@ -78,10 +80,10 @@ def atoms_of(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
     around = np.pad(counts.astype(np.float64), NEIGHBORS, constant_values=np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(around, 2 * NEIGHBORS + 1)
     usual = np.nanmedian(np.delete(windows, NEIGHBORS, axis=1), axis=1)
-    atoms = different[often & (counts >= ABOVE_NEIGHBORS * usual)]
+    places = np.flatnonzero(often & (counts >= ABOVE_NEIGHBORS * usual))
+    atoms = different[places[np.argsort(-counts[places], kind="stable")[:MOST_GAPS]]]
     elsewhere = counts[~np.isin(different, atoms)].sum()
-    fits = 0 < len(atoms) <= MOST_GAPS and elsewhere >= FEWEST_ELSEWHERE
-    return tuple(atoms.tolist()) if fits else ()
+    return tuple(sorted(atoms.tolist())) if elsewhere >= FEWEST_ELSEWHERE else ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,12 +191,26 @@ class RecordSpace:
 
     def decoded_numbers(self, place: int, there: Tensor, within: bool) -> np.ndarray:
         """Values ``[...]`` of one column that is a number, of numbers of the flow ``[...]``;
-        discrete ones within their range, if asked for."""
+        discrete ones within their range if asked for, and else not below 0 where they had no such
+        values."""
         rows = torch.zeros(there.numel(), self.dim, dtype=torch.float64)
         rows[:, self.cell(place)] = there.flatten()
         points = self.coordinates.to_data(rows)
-        points = self.coordinates.plausible(points) if within else self.coordinates.rounded(points)
+        if within:
+            points = self.coordinates.plausible(points)
+        else:
+            low = torch.where(self.coordinates.least >= 0, 0.0, -inf)
+            low = torch.where(self.coordinates.steps > 0, low, -inf)
+            points = torch.maximum(self.coordinates.rounded(points), low)
         return np.asarray(points[:, self.cell(place)].view(there.shape))
+
+    def within_range(self, place: int, values: np.ndarray) -> np.ndarray:
+        """Values ``[n]`` of a column, those of a discrete number within its range."""
+        if place not in self.numbers:
+            return values
+        at, held = self.numbers.index(place), self.coordinates
+        ends = (float(held.least[at]), float(held.most[at]))
+        return values.clip(*ends) if held.steps[at] > 0 else values
 
     def log_slopes(self, values: np.ndarray) -> Tensor:
         """``log du/dx [n, D]`` of numbers, 0 where they are missing."""
@@ -278,7 +294,7 @@ def level_of(values: np.ndarray, known: Sequence[float] | np.ndarray) -> np.ndar
     """Places ``[n]`` among known values; -1 of those that are none of them."""
     of_each = np.array(known)
     nearest = np.abs(values[:, None] - of_each).argmin(axis=1)
-    right = np.isclose(values, of_each[nearest], rtol=1e-9, atol=1e-12)
+    right = np.isclose(values, of_each[nearest], rtol=SAME, atol=0.0)
     return np.where(right, nearest, -1)
 
 
@@ -372,9 +388,13 @@ def _complete(
             missing |= torch.from_numpy(level_of(column.numpy(), atoms[at]) >= 0)
         present = column[~missing]
         marginal = Marginal.of(present.numpy())
+        if atoms[at] and marginal.step:  # of atoms too, so that these are at steps
+            values = np.concatenate([present.numpy(), np.repeat(atoms[at], 2)])
+            marginal = replace(marginal, step=Marginal.of(values).step)
         steps.append(marginal.step)
         offsets.append(marginal.offset)
-        own = _within(atoms[at], marginal, present)
+        least, most = float(present.min()), float(present.max())
+        own = [atom for atom in atoms[at] if marginal.step and least < atom < most]
         gaps[at, : len(own)] = torch.tensor(own, dtype=torch.float64)
         drawn = torch.randint(len(present), (int(missing.sum()),), generator=generator)
         column[missing] = present[drawn]
@@ -386,16 +406,3 @@ def _complete(
         gaps=gaps if bool((gaps < NOWHERE).any()) else None,
     )
     return dither(points, known.steps, generator), known
-
-
-def _within(atoms: Sequence[float], marginal: Marginal, present: Tensor) -> list[float]:
-    """The atoms that are at steps of a discrete column, between its other values."""
-    if not marginal.step:
-        return []
-    least, most = float(present.min()), float(present.max())
-    steps = [(atom - marginal.offset) / marginal.step for atom in atoms]
-    return [
-        atom
-        for atom, step in zip(atoms, steps, strict=True)
-        if least < atom < most and abs(step - round(step)) < ROUNDED
-    ]

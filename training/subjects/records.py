@@ -8,7 +8,7 @@ Whole rows are drawn.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from math import isnan
+from math import isfinite, isnan
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ class RecordFlow:
             and len(values) == len(empty.columns)
             and all(isinstance(column, list) for column in values)
             and all(isinstance(x, float) for column in values for x in column)
-            and not any(isnan(x) for column in values for x in column[:-1])
+            and all(_are_levels(column) for column in values)
             and isinstance(ask, list)
             and all(name in empty.names for name in ask)
         ):
@@ -120,7 +120,7 @@ class RecordFlow:
             return self._law_with_atoms(values, known, place, levels, progress)
         if place in self.space.numbers:
             wanted = np.tile(np.array(levels, dtype=np.float64), (len(values), 1))
-            return CellLaw(self._quantiles_elsewhere(values, known, place, wanted, progress))
+            return CellLaw(self._quantiles_of_number(values, known, place, wanted, progress))
         shares = self._shares(values, known, place, progress)
         own = np.array(self.space.values[place])
         below = shares.cumsum(axis=1) / shares.sum(axis=1, keepdims=True)
@@ -222,7 +222,7 @@ class RecordFlow:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities ``[n]`` that a column which is a number is less than its values, and that
         it is not more; arguments are those of ``ranks``."""
-        ranks = self._ranks_elsewhere(values, known, place, generator)
+        ranks = self._ranks_of_number(values, known, place, generator)
         if not self._has_atoms(place):
             return ranks, ranks
         return self._with_atoms(values[:, place], ranks, self._shares(values, known, place), place)
@@ -270,17 +270,17 @@ class RecordFlow:
         moved = np.array(values)
         for at, atom in enumerate(atoms):
             moved[:, place] = atom
-            ranks = self._ranks_elsewhere(moved, known, place, None)
+            ranks = self._ranks_of_number(moved, known, place, None)
             ends = self._with_atoms(moved[:, place], ranks, shares, place)
             below, upto = (part[:, None] for part in ends)
             made[(below <= wanted) & (wanted <= upto)] = atom
             left -= np.where(upto < wanted, shares[:, at, None], 0.0)
         left = (left / shares[:, -1:].clip(min=TINY)).clip(TINY, 1 - TINY)
-        own = self._quantiles_elsewhere(values, known, place, left, progress)
+        own = self._quantiles_of_number(values, known, place, left, progress)
         made = np.where(np.isnan(made), own, made)
         return CellLaw(made, atoms=LevelLaw(np.array(atoms), shares[:, :-1]))
 
-    def _quantiles_elsewhere(
+    def _quantiles_of_number(
         self,
         values: np.ndarray,
         known: np.ndarray,
@@ -288,11 +288,11 @@ class RecordFlow:
         levels: np.ndarray,
         progress: Progress | None,
     ) -> np.ndarray:
-        """Quantiles ``[n, Q]`` of a number that is at no atom, at levels ``[n, Q]``."""
+        """Quantiles ``[n, Q]`` of a number, which is at no atom, at levels ``[n, Q]``."""
         space, asked = self.space, self._only(place, len(values))
         parts = [torch.zeros(0, levels.shape[1], dtype=torch.float64)]
         for rows in self._blocks(len(values), levels.shape[1]):
-            encoded, states = self._elsewhere(values[rows], known[rows], asked[rows], place)
+            encoded, states = self._about_number(values[rows], known[rows], asked[rows], place)
             wanted = torch.from_numpy(levels[rows])
             at = space.cell(place)
             parts.append(self.questions.quantiles(encoded(), states, at, wanted).double())
@@ -300,7 +300,7 @@ class RecordFlow:
                 progress(len(states))
         return space.decoded_numbers(place, torch.cat(parts), self.within)
 
-    def _elsewhere(
+    def _about_number(
         self, values: np.ndarray, known: np.ndarray, asked: np.ndarray, place: int
     ) -> tuple[Callable[..., EncodedRows], Tensor]:
         """What encodes rows, by a generator, and states of a question about a number, which is at
@@ -311,18 +311,18 @@ class RecordFlow:
         states[:, self.space.level_cell(place)] = KNOWN
         return partial(self.space.encoded_elsewhere, values, place), states
 
-    def _ranks_elsewhere(
+    def _ranks_of_number(
         self,
         values: np.ndarray,
         known: np.ndarray,
         place: int,
         generator: torch.Generator | None,
     ) -> np.ndarray:
-        """Ranks ``[n]`` of a number that is at no atom; see ``ranks``."""
+        """Ranks ``[n]`` of a number, among those at no atom; see ``ranks``."""
         at, asked = self.space.cell(place), self._only(place, len(values))
         parts = [torch.zeros(0, dtype=torch.float64)]
         for rows in self._blocks(len(values)):
-            encoded, states = self._elsewhere(values[rows], known[rows], asked[rows], place)
+            encoded, states = self._about_number(values[rows], known[rows], asked[rows], place)
             middle = encoded()
             if generator is not None:
                 middle.numbers[:, at] = encoded(generator=generator).numbers[:, at]
@@ -346,7 +346,7 @@ class RecordFlow:
         for rows in self._blocks(len(values)):
             part, of_cell = np.arange(len(values))[rows], discrete[rows]
             bound = self._bound_at_centers(values[rows], asked[rows], of_cell)
-            narrow, wide = part[bound <= CELL_ERROR], part[bound > CELL_ERROR]
+            narrow, wide = part[bound <= CELL_ERROR], part[~(bound <= CELL_ERROR)]
             means[narrow] = self._log_densities(values[narrow], asked[narrow])
             errors[narrow] = bound[bound <= CELL_ERROR]
             for some in self._blocks(len(wide), CELL_POINTS):
@@ -480,3 +480,9 @@ class RecordFlow:
         numbers = network.covariances.numel() * repeats
         size = max(1, min(MOST_ROWS // repeats, MOST_NUMBERS // numbers))
         return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _are_levels(values: Sequence[float]) -> bool:
+    """Whether values of levels are finite and different, but for a last NaN of all others."""
+    own = values[:-1] if values and isnan(values[-1]) else values
+    return all(isfinite(value) for value in own) and len(set(own)) == len(own)

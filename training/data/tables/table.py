@@ -53,7 +53,7 @@ class Columns:
 
     @classmethod
     def joined(cls, *parts: "Columns") -> "Columns":
-        """Those of several tables, side by side."""
+        """Those of several tables, side by side, none of which has gaps."""
         numbers = ("steps", "offsets", "low", "high")
         joined = (torch.cat([getattr(part, key) for part in parts]) for key in numbers)
         return cls([name for part in parts for name in part.names], *joined)

@@ -27,7 +27,7 @@ from training.flow.coordinates.conditions import (
     TrialScale,
 )
 from training.flow.coordinates.levels import LevelPrediction
-from training.flow.coordinates.maps import LINEAR, MAPS, Limits, PointMap
+from training.flow.coordinates.maps import LINEAR, MAPS, Gaps, Limits, PointMap
 from training.flow.coordinates.surprise import Surprise
 
 PREDICTION, GAUSSIAN, LEVELS = "prediction", "gaussian", "levels"
@@ -325,6 +325,9 @@ class Coordinates(nn.Module):
             raise ValueError("a step is negative")
         if (self.least > self.most).any():
             raise ValueError("a column's smallest value is above its largest")
+        for map_ in self.maps:
+            if isinstance(map_, Gaps) and ((map_.steps != self.steps) & map_.some).any():
+                raise ValueError("steps that are taken out of a column are not as long as its own")
         for part in (*self.maps, self.scale, self.surprise, self.beside):
             if part is None:
                 continue

@@ -173,6 +173,11 @@ class Gaps(PointMap):
             places=torch.full((dim, MOST_GAPS), NOWHERE, dtype=torch.float64), steps=torch.ones(dim)
         )
 
+    @property
+    def some(self) -> Tensor:
+        """Which columns have any ``[D]``."""
+        return (self.places < NOWHERE).any(dim=1)
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         below = (self.places < x[..., None]).sum(dim=-1)
         return x - self.steps * below, torch.zeros_like(x[..., 0])
@@ -181,7 +186,8 @@ class Gaps(PointMap):
         before = torch.arange(MOST_GAPS, device=y.device)
         # Where intervals begin, of which those before are taken out already.
         ends = self.places - self.steps[:, None] * (0.5 + before)
-        return y + self.steps * (ends <= y[..., None]).sum(dim=-1)
+        passed = (ends <= y[..., None]) & (self.places < NOWHERE)
+        return y + self.steps * passed.sum(dim=-1)
 
     def check(self) -> None:
         near = self.places.diff(dim=-1) < self.steps[:, None] * (1 - ROUNDED)
