@@ -51,10 +51,9 @@ from training.networks.mlp import (
 
 ABSENT, ASKED, KNOWN = -1, 0, 1
 """States of cells."""
-EXACT = 1e-5
-"""Variance of what is known exactly, so that columns that follow from others have an inverse."""
-NOTHING = 1e10
-"""The same of what is not known at all."""
+EXACT, NOTHING = 1e-5, 1e10
+"""Variances of what is known exactly, so that columns that follow from others have an inverse, and
+of what is not known at all."""
 FAR = 4.0
 """Standard deviations of noise, at most."""
 LEAST = 1e-8
@@ -137,13 +136,10 @@ class QuestionNetwork(nn.Module):
         places = [at for at, count in enumerate(level_counts) for _ in range(count)]
         category_of = torch.tensor(places, dtype=torch.long)
         self.register_buffer("category_of", category_of, persistent=False)
-        ends = torch.tensor(level_counts, dtype=torch.long).cumsum(0) - 1
-        for name, held in (
-            ("others", ends[categories - len(atoms) :]),
-            ("with_atoms", list(atoms)),
-        ):
-            held = torch.as_tensor(held, dtype=torch.long)
-            self.register_buffer(name, held, persistent=False)
+        others = torch.tensor(level_counts, dtype=torch.long).cumsum(0)[categories - len(atoms) :]
+        self.register_buffer("others", others - 1, persistent=False)
+        with_atoms = torch.tensor(atoms, dtype=torch.long)
+        self.register_buffer("with_atoms", with_atoms, persistent=False)
         means = torch.zeros(components, dim, dtype=torch.float64)
         shares = [1 / count for count in level_counts for _ in range(count)]
         self.hold_mixture(
