@@ -6,6 +6,7 @@ import socket
 import traceback
 from collections.abc import Callable
 from importlib import import_module
+from itertools import cycle
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any, NoReturn
@@ -30,6 +31,9 @@ class RankPool:
     def __init__(self) -> None:
         self._processes: list[Any] = []
         self._ranks: list[Connection] = []
+        # Not ports that the system gives: between two calls it may give one to another's ranks.
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        self._ports = cycle(range(20_000 + 500 * worker, 20_500 + 500 * worker))
 
     def call(self, function: Callable[..., Any], *arguments: object) -> list[Any]:
         """Calls a function on both ranks at once, and gives what each returned.
@@ -44,8 +48,7 @@ class RankPool:
         """
         if not self._ranks:
             self._start()
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
+        port = next(port for port in self._ports if _is_free(port))
         # The connection's own pickles would have tensors in memory that processes share.
         job = pickle.dumps((port, function, arguments))
         for rank in self._ranks:
@@ -96,6 +99,11 @@ class RankPool:
         # The other rank may wait for the one that failed: both start anew.
         self.close()
         raise RanksFailedError("\n".join(why))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) != 0
 
 
 def _run_script(name: str, *arguments: str) -> Result:
