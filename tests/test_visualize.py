@@ -143,8 +143,8 @@ def test_what_scripts_wrote_is_reported(tmp_path: Path) -> None:
     opened.assert_called_once_with(dest.as_uri())
     text = dest.read_text(encoding="utf-8")
     html = ("<dt>noise_std</dt><dd>0.3</dd>", "not looked into: 1 .txt")
-    for told in ("s curve: the flow", "ranks of truths", "50 of 60 points", *html):
-        assert told in text
+    for words in ("s curve: the flow", "ranks of truths", "50 of 60 points", *html):
+        assert words in text
 
 
 def test_a_report_of_a_folder_with_a_broken_file_names_it(tmp_path: Path) -> None:

@@ -247,18 +247,8 @@ class Simulations(Table):
             for source, what, stem in ((parameters, "parameters", "theta"), (data, "data", "y"))
         )
         ids = None if dataset is None else numbers_of(dataset, "dataset", COLUMN)[1]
-        counts = sorted({len(rows), len(given), len(rows if ids is None else ids)})
-        if len(counts) > 1:
-            raise DataError(
-                f"parameters, data and dataset have {' and '.join(map(str, counts))} rows: give as "
-                "many of each"
-            )
-        twice = sorted({*own} & {*conditions})
-        if twice:
-            raise DataError(f"'{twice[0]}' is a parameter and a column of data: rename one")
-        unknown = sorted({*covariates} - {*conditions})
-        if unknown:
-            raise UsageError(f"covariate '{unknown[0]}' is no column of the data")
+        counts = {len(rows), len(given), len(rows if ids is None else ids)}
+        _require_consistent(counts, own, conditions, covariates)
         beside = {} if ids is None else {DATASET: ids}
         table = Table.open(
             np.concatenate([rows, given, *beside.values()], axis=1),
@@ -273,6 +263,24 @@ class Simulations(Table):
             name=name,
         )
         super().__init__(table.rows, name, table.lines, kind=kind_of(parameters))
+
+
+def _require_consistent(
+    counts: set[int], parameters: Sequence[str], data: Sequence[str], covariates: Sequence[str]
+) -> None:
+    """Raises DataError of different numbers of rows, or a name that two columns have, and
+    UsageError of a covariate that is no data."""
+    if len(counts) > 1:
+        raise DataError(
+            f"parameters, data and dataset have {' and '.join(map(str, sorted(counts)))} rows: "
+            "give as many of each"
+        )
+    twice = sorted({*parameters} & {*data})
+    if twice:
+        raise DataError(f"'{twice[0]}' is a parameter and a column of data: rename one")
+    unknown = sorted({*covariates} - {*data})
+    if unknown:
+        raise UsageError(f"covariate '{unknown[0]}' is no column of the data")
 
 
 @dataclass(frozen=True, eq=False)

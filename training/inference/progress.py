@@ -26,13 +26,13 @@ def with_more_calls(on_part: OnPart, calls: Callable[[], int], more: float) -> O
     """
     if on_part is None:
         return None
-    done = told = 0.0
+    done = before = 0.0
 
     def move(part: float) -> None:
-        nonlocal done, told
+        nonlocal done, before
         done += part
         place = done * calls() / max(calls() + done * more, 1)
-        on_part(place - told)
-        told = place
+        on_part(place - before)
+        before = place
 
     return move

@@ -106,23 +106,12 @@ def fit_coordinates(
     """
     if marginals == AXES_TOO and whiten == "none":
         raise UsageError(f"marginals={AXES_TOO} needs whitened axes: give whiten=pca or zca")
-    count, dim = points.shape
-    knots = min(max(count // ROWS_PER_KNOT, FEWEST_KNOTS), MOST_KNOTS)
-    names = _chain(columns, marginals, whiten, start, map_bounds)
-    if levels:
-        names = [LEVELS]
+    names = [LEVELS] if levels else _chain(columns, marginals, whiten, start, map_bounds)
     each, most = conditions, 0
     if conditions is not None and of_trial:
         each = conditions.reshape(len(conditions), -1, of_trial)
         each, most = each[are_there(each)], each.shape[1]
-    given = 0 if each is None else each.shape[1]
-    surprise = 0 < given <= MOST_CONDITIONS
-    tails = long_tails(each, relevant)
-    skewed = [place for place in skewed_conditions(each, relevant) if place not in tails]
-    counts = levels.counts if levels else ()
-    coordinates = Coordinates(
-        dim, names, knots, given, surprise, relevant, skewed, tails, counts, most
-    )
+    coordinates = _empty(points, names, each, most, relevant, levels)
     missing = points.isnan()
     x = filled(points.double(), missing)
     coordinates.hold_steps(columns.steps, columns.offsets, x)
@@ -143,6 +132,26 @@ def fit_coordinates(
             _fit(map_, x, columns)
             x, _ = map_(x)
     return coordinates
+
+
+def _empty(
+    points: Tensor,
+    names: Sequence[str],
+    each: Tensor | None,
+    trials: int,
+    relevant: Sequence[int],
+    levels: Levels | None,
+) -> Coordinates:
+    """Coordinates of points ``[N, D]`` with maps of these names, which are not fitted yet, and what
+    is to be done to conditions, or to those of each trial, ``[N, C]``."""
+    count, dim = points.shape
+    knots = min(max(count // ROWS_PER_KNOT, FEWEST_KNOTS), MOST_KNOTS)
+    given = 0 if each is None else each.shape[1]
+    surprise = 0 < given <= MOST_CONDITIONS
+    tails = long_tails(each, relevant)
+    skewed = [place for place in skewed_conditions(each, relevant) if place not in tails]
+    counts = levels.counts if levels else ()
+    return Coordinates(dim, names, knots, given, surprise, relevant, skewed, tails, counts, trials)
 
 
 def _fit_prediction(map_: Prediction, c: Tensor, x: Tensor, groups: Tensor | None) -> None:

@@ -60,10 +60,10 @@ class RecordPrior(TableFlow):
                 f"{file.path} sees all columns as levels, and a posterior is of numbers: give it "
                 "to ask.py"
             )
-        space = answers.space
-        for place in space.atoms:
-            atoms = ", ".join(f"{atom:g}" for atom in space.values[space.numbers[place]][:-1])
-            logger.info(f"'{names[place]}' has a density where it is not {atoms}: so it is here")
+        for name, place in zip(names, answers.space.numbers, strict=True):
+            atoms = ", ".join(f"{atom:g}" for atom in answers.space.atoms_at(place))
+            if atoms:
+                logger.info(f"Posteriors are of rows in which '{name}' is not {atoms}")
         name = plain_name(data_name or str(file.model.about.get("data_name", "records")))
         known = {"data_dim": len(names), "dims_to_keep": len(names), "data_name": name}
         file.agreed(expected, {**file.known, **known})
@@ -131,7 +131,7 @@ class RecordPrior(TableFlow):
         space, own = self.answers.space, self.answers.empty.names
         flags = np.zeros(values.shape, dtype=bool)
         for at, name in enumerate(names):
-            atoms = space.values[own.index(name)][:-1] if name in self.column_names else ()
+            atoms = space.atoms_at(own.index(name)) if name in own else ()
             if atoms:
                 flags[:, at] = level_of(values[:, at], atoms) >= 0
         return flags

@@ -24,7 +24,7 @@ from dnnlib.errors import DataError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.records import CATEGORY, DATE, RecordColumn, Records
-from training.data.tables.marginals import Marginal
+from training.data.tables.marginals import OFTEN, Marginal
 from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.flow.coordinates.maps import MOST_GAPS, NOWHERE, Logarithm
@@ -38,7 +38,8 @@ FEW_VALUES = 12
 ROWS_PER_VALUE = 10
 """Rows that there are for each of them, at least on average."""
 ATOM, ROWS_OF_ATOM = 0.05, 20
-"""Share of the rows, and rows, that have a value which is an atom, at least."""
+"""Share of the rows, and rows, that have a value which is an atom of a discrete column, at least;
+of a continuous one ``OFTEN`` is enough, since no density has what repeats."""
 ABOVE_NEIGHBORS = 5.0
 """Times as many as have each of the ``NEIGHBORS`` values next to it, by their median."""
 SAME = 1e-12
@@ -75,8 +76,10 @@ def atoms_of(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
     """The atoms of a column that is a number, of which ``few_values`` has none."""
     if column.type == DATE:
         return ()
-    different, counts = np.unique(values[~np.isnan(values)], return_counts=True)
-    often = counts >= max(ROWS_OF_ATOM, ATOM * counts.sum())
+    present = values[~np.isnan(values)]
+    different, counts = np.unique(present, return_counts=True)
+    share = ATOM if Marginal.of(present).step else OFTEN
+    often = counts >= max(ROWS_OF_ATOM, share * counts.sum())
     around = np.pad(counts.astype(np.float64), NEIGHBORS, constant_values=np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(around, 2 * NEIGHBORS + 1)
     usual = np.nanmedian(np.delete(windows, NEIGHBORS, axis=1), axis=1)
@@ -116,6 +119,10 @@ class RecordSpace:
     def atoms(self) -> list[int]:
         """Of the numbers that have some, their places among numbers."""
         return [self.numbers.index(place) for place in self.categories if place in self.numbers]
+
+    def atoms_at(self, place: int) -> tuple[float, ...]:
+        """Those of a column; none of one that is no number."""
+        return tuple(self.values[place][:-1]) if place in self.numbers else ()
 
     @property
     def level_counts(self) -> list[int]:
@@ -164,7 +171,7 @@ class RecordSpace:
         """The same, with a number that has atoms, at ``place``, taken for none of them: one that is
         an atom is put between its neighbors."""
         points, missing = self._points(values, generator)
-        at, atoms = self.numbers.index(place), self.values[place][:-1]
+        at, atoms = self.numbers.index(place), self.atoms_at(place)
         is_atom = torch.from_numpy(level_of(values[:, place], atoms) >= 0)
         below = torch.from_numpy(values[:, place]) - self.coordinates.steps[at] / 2
         points[:, at] = torch.where(is_atom, below, points[:, at])
@@ -230,8 +237,11 @@ class RecordSpace:
 
     def at_atoms(self, values: np.ndarray) -> np.ndarray:
         """Which numbers ``[n, D]`` of values ``[n, P]`` are atoms."""
-        numbers = values[:, self.numbers]
-        return np.isnan(self._numbers(values).numpy()) & ~np.isnan(numbers)
+        flags = np.zeros((len(values), self.dim), dtype=bool)
+        for at in self.atoms:
+            place = self.numbers[at]
+            flags[:, at] = level_of(values[:, place], self.atoms_at(place)) >= 0
+        return flags
 
     def _outside(self, points: Tensor) -> Tensor:
         outside = torch.zeros_like(points, dtype=torch.bool)
@@ -266,22 +276,17 @@ class RecordSpace:
         if not self.numbers:
             return torch.full((len(values), 1), torch.nan, dtype=torch.float64)
         numbers = values[:, self.numbers].astype(np.float64)
-        for place in self.atoms:
-            level = level_of(numbers[:, place], self.values[self.numbers[place]][:-1])
-            numbers[level >= 0, place] = np.nan
-        return torch.from_numpy(numbers)
+        return torch.from_numpy(np.where(self.at_atoms(values), np.nan, numbers))
 
     def _levels(self, values: np.ndarray) -> Tensor:
         """Places of levels ``[n, C]``; -1 of values that are none."""
         levels = np.full((len(values), len(self.categories)), -1, dtype=np.int64)
         for index, place in enumerate(self.categories):
-            own, column = self.values[place], values[:, place]
-            if is_number(own):
-                level = level_of(column, own[:-1])
-                elsewhere = (level < 0) & ~np.isnan(column)
-                levels[:, index] = np.where(elsewhere, len(own) - 1, level)
-            else:
-                levels[:, index] = level_of(column, own)
+            column, atoms = values[:, place], self.atoms_at(place)
+            level = level_of(column, atoms or self.values[place])
+            if atoms:
+                level = np.where((level < 0) & ~np.isnan(column), len(atoms), level)
+            levels[:, index] = level
         return torch.from_numpy(levels)
 
 

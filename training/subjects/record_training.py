@@ -216,6 +216,6 @@ def _told_of_atoms(space: RecordSpace) -> str:
     texts = [
         f"{space.columns[place].name} is {' or '.join(f'{atom:g}' for atom in atoms)}"
         for place in space.numbers
-        if (atoms := space.values[place][:-1])
+        if (atoms := space.atoms_at(place))
     ]
     return f", beside probabilities that {', '.join(texts)}" if texts else ""

@@ -116,7 +116,7 @@ class RecordFlow:
             levels: Of quantiles, rising.
             progress: Called with numbers of rows.
         """
-        if self._has_atoms(place):
+        if self.space.atoms_at(place):
             return self._law_with_atoms(values, known, place, levels, progress)
         if place in self.space.numbers:
             wanted = np.tile(np.array(levels, dtype=np.float64), (len(values), 1))
@@ -204,14 +204,10 @@ class RecordFlow:
             assert generator is not None
             return law.ranks(values[:, place], generator)
         below, upto = self._below(values, known, place, generator)
-        if generator is None or not self._has_atoms(place):
+        if generator is None or not self.space.atoms_at(place):
             return (below + upto) / 2
         drawn = torch.rand(len(values), generator=generator, dtype=torch.float64).numpy()
         return below + drawn * (upto - below)
-
-    def _has_atoms(self, place: int) -> bool:
-        """Whether a column is a number with atoms."""
-        return place in self.space.numbers and bool(self.space.values[place])
 
     def _below(
         self,
@@ -223,7 +219,7 @@ class RecordFlow:
         """Probabilities ``[n]`` that a column which is a number is less than its values, and that
         it is not more; arguments are those of ``ranks``."""
         ranks = self._ranks_of_number(values, known, place, generator)
-        if not self._has_atoms(place):
+        if not self.space.atoms_at(place):
             return ranks, ranks
         return self._with_atoms(values[:, place], ranks, self._shares(values, known, place), place)
 
@@ -232,7 +228,7 @@ class RecordFlow:
     ) -> tuple[np.ndarray, np.ndarray]:
         """``_below`` of values ``[n]`` of a number, of their ranks elsewhere ``[n]`` and of
         ``_shares``."""
-        atoms = np.array(self.space.values[place][:-1])
+        atoms = np.array(self.space.atoms_at(place))
         at, elsewhere = level_of(column, atoms), shares[:, -1] * ranks
         less = (atoms < column[:, None]) & (np.arange(len(atoms)) != at[:, None])
         below = elsewhere + np.where(less, shares[:, :-1], 0.0).sum(axis=1)
@@ -264,7 +260,7 @@ class RecordFlow:
     ) -> CellLaw:
         """That of a number with atoms. Its quantile is an atom where the distribution function
         jumps over the level, and elsewhere the flow's, at what is left without atoms below."""
-        atoms, shares = self.space.values[place][:-1], self._shares(values, known, place)
+        atoms, shares = self.space.atoms_at(place), self._shares(values, known, place)
         wanted = np.tile(np.array(levels, dtype=np.float64), (len(values), 1))
         left, made = np.array(wanted), np.full(wanted.shape, np.nan)
         moved = np.array(values)
@@ -306,7 +302,7 @@ class RecordFlow:
         """What encodes rows, by a generator, and states of a question about a number, which is at
         no atom."""
         states = self._states(values, known, asked)
-        if not self._has_atoms(place):
+        if not self.space.atoms_at(place):
             return partial(self.space.encoded, values), states
         states[:, self.space.level_cell(place)] = KNOWN
         return partial(self.space.encoded_elsewhere, values, place), states
@@ -342,7 +338,7 @@ class RecordFlow:
         means, errors = np.zeros((2, len(values)))
         steps = self.space.coordinates.steps
         discrete = self._by_cell(asked)[:, : self.space.dim] & (steps > 0)
-        discrete &= ~self.space.encoded(values).numbers.isnan()  # at an atom it is no number
+        discrete &= ~torch.from_numpy(self.space.at_atoms(values))
         for rows in self._blocks(len(values)):
             part, of_cell = np.arange(len(values))[rows], discrete[rows]
             bound = self._bound_at_centers(values[rows], asked[rows], of_cell)

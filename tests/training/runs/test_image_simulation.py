@@ -44,9 +44,14 @@ def open_flow(networks: dict[str, Path]) -> Open:
     """``open_flow(name, data_name, ...)``: the flow of one of the networks."""
 
     def start(
-        name: str, data_name: str | None = None, said: dict[str, Any] | None = None, **choice: Any
+        name: str,
+        data_name: str | None = None,
+        expected: dict[str, Any] | None = None,
+        **choice: Any,
     ) -> ImageFlow:
-        return ImageFlow.of(NetworkFile.open(str(networks[name]), **choice), said or {}, data_name)
+        return ImageFlow.of(
+            NetworkFile.open(str(networks[name]), **choice), expected or {}, data_name
+        )
 
     return start
 
@@ -61,7 +66,7 @@ def test_what_is_known_and_what_may_be_said(open_flow: Open, networks: dict[str,
     times = TimeChoice(4, END).of(late, late.on(CPU), RK4)
     torch.testing.assert_close(times, torch.linspace(0.5, END, 5, dtype=torch.float64))
     words = {"data_dim": 192, "dims_to_keep": None, "img_size": 8, "img_ch": 3}
-    flow = open_flow("colors", "mine", said=words)
+    flow = open_flow("colors", "mine", expected=words)
     assert (flow.data_name, flow.image_shape) == ("mine", (3, 8, 8))
     denoiser = open_flow("PRP", end_std=2.5, precision="bf16").file.model.denoiser
     assert (denoiser.schedule.end_std, denoiser.precision) == (2.5, "bf16")
@@ -75,7 +80,7 @@ def test_what_contradicts_the_network_is_a_usage_error_with_both_values(open_flo
         ("colors", "img_ch", 1, "3"),
     ):
         with pytest.raises(UsageError, match=rf"--{name} is {value}, .* has {known}"):
-            open_flow(network, said={name: value})
+            open_flow(network, expected={name: value})
     # A baseline has no scale.
     with pytest.raises(InflationError, match=r"end_vars is 2, but a model of vp"):
         open_flow("VP", end_std=2.0)

@@ -394,7 +394,7 @@ def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch: pytest.Monkey
     target = Target(replace(prior, ways=ways), likelihood, double([[0.2], [-1.0]]), 8)
     parts: list[float] = []
     together = twist(target, 0, [0, 1], chains=2, draws=50, particles=50, on_part=parts.append)
-    # Progress does not wait for latents, and what they take is told before.
+    # Latents take most of the calls here: they are counted in the estimate, and move the progress.
     assert abs(sum(parts) - 1) < 1e-9
     assert max(parts) < 0.15
     assert 0.9 < float(together.calls.sum()) / twisted.calls_of(target, 2, 32, 2, 50, 50) <= 1
