@@ -22,7 +22,7 @@ from training import Answers, Records
 from training.data.records.encoding import encode
 from training.data.records.records import RecordColumn
 from training.flow.coordinates.maps import NOWHERE, Gaps
-from training.networks.questions import ABSENT, ASKED, KNOWN
+from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.subjects import NetworkFile, RecordFlow, RecordPrior
 from training.subjects.record_spaces import atoms_of, level_of
 

@@ -31,7 +31,8 @@ from training.learning.loss import DenoisingLoss, DenoisingRegression, NoiseDraw
 from training.learning.targets import OthersOfBatch
 from training.model.model import Model
 from training.model.questions import EncodedRows, pack
-from training.networks.questions import ABSENT, ASKED, KNOWN, QuestionNetwork
+from training.networks.mixture import ABSENT, ASKED, KNOWN
+from training.networks.questions import QuestionNetwork
 
 ONE_ASKED = 0.45
 """Share of rows of which one cell is asked, and all others are known."""

@@ -10,8 +10,8 @@ code. It holds ``{"format": "inflationary-flows network", "version": 1, "parts":
     basis       EigenBasis: mean [D], eigenvalues [D], eigenvectors [D, D], in float64
     network     a name in ``NETWORKS``, with its arguments and weights; that of questions about
                 rows, ``questions``, also has the mixture of M components that it starts from, of D
-                numbers and K levels in all: weights [M], means [M, D], covariances [M, D, D],
-                shares [M, K], reach [D], in float64
+                numbers and K levels in all: mixture.weights [M], mixture.means [M, D],
+                mixture.covariances [M, D, D], mixture.shares [M, K], mixture.reach [D], in float64
     denoiser    NetworkDenoiser, with its arguments (space, noise_cond, preconditioning),
                 data_variance [D] and, if there are such,
                 output_gain_times [K], output_gains [K, D],

@@ -19,7 +19,8 @@ from torch import Tensor
 from training.flow.calls import ConditionedDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
-from training.networks.questions import ABSENT, ASKED, KNOWN, QuestionNetwork
+from training.networks.mixture import ABSENT, ASKED, KNOWN
+from training.networks.questions import QuestionNetwork
 
 
 class EncodedRows(NamedTuple):

@@ -8,16 +8,9 @@ their levels. A row is answered in this order,
 
 all of which is exact: probabilities by one call, a density by the flow.
 
-The flow starts from a closed form: a mixture whose components are normal laws of numbers (weights
-p_k, means m_k, covariances C_k), each with shares of the levels. Let v be what is known, and asked
-cells x as they are with noise of variance gamma; in component k these have the covariance ``A_k =
-C_k + diag(gamma of asked cells, 0 of known ones)``. With ``w_k = A_k^-1 (v - m_k)`` and the
-responsibilities ``r_k``, proportional to ``p_k N(v; m_k, A_k)`` times the shares of known levels,
-the mixture's denoiser is ``D = x - gamma w``, ``w = sum_k r_k w_k``. The variance of its error is
-
-    s^2 = gamma (1 - gamma sum_k r_k ((A_k^-1)_ii - (w_k - w)^2)),
-
-and in units of F, with what the layers give as f, which is 0 at first,
+The flow starts from the closed form of a mixture (``networks.mixture``), whose denoiser of x, the
+asked cells with noise of variance gamma, is ``D = x - gamma w``, and whose errors have standard
+deviations s. In units of F, with what the layers give as f, which is 0 at first,
 
     F = sqrt(gamma (1 + gamma)) (x / (1 + gamma) - w) + sqrt((1 + gamma) / gamma) s f.
 
@@ -33,13 +26,14 @@ whose last level is that it is at none: the number is absent at an atom, whateve
 """
 
 from collections.abc import Sequence
-from math import log, pi
+from math import pi
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
+from training.networks.mixture import ABSENT, ASKED, KNOWN, Start, StartMixture
 from training.networks.mlp import (
     BOUND,
     NoiseFeatures,
@@ -48,16 +42,6 @@ from training.networks.mlp import (
     slopes_of_waves,
     with_waves,
 )
-
-ABSENT, ASKED, KNOWN = -1, 0, 1
-"""States of cells."""
-EXACT, NOTHING = 1e-5, 1e10
-"""Variances of what is known exactly, so that columns that follow from others have an inverse, and
-of what is not known at all."""
-FAR = 4.0
-"""Standard deviations of noise, at most."""
-LEAST = 1e-8
-"""Of the variance of an error, in units of the noise's."""
 
 
 class QuestionNetwork(nn.Module):
@@ -79,22 +63,13 @@ class QuestionNetwork(nn.Module):
 
     Attributes:
         others, with_atoms: Of numbers with atoms, their levels of being at none, and their places.
-        weights: Of the components ``[M]``.
-        means: Of numbers ``[M, D]``.
-        covariances: ``[M, D, D]``.
-        shares: Of levels ``[M, K]``, which add to 1 in each category.
-        reach: How far from 0 numbers may be ``[D]``.
+        mixture: That it starts from.
     """
 
     frequencies: Tensor
     category_of: Tensor
     others: Tensor
     with_atoms: Tensor
-    weights: Tensor
-    means: Tensor
-    covariances: Tensor
-    shares: Tensor
-    reach: Tensor
     asks = True
     """Whether labels are questions, in coordinates of the flow."""
     label_dim = 0
@@ -140,25 +115,7 @@ class QuestionNetwork(nn.Module):
         self.register_buffer("others", others - 1, persistent=False)
         with_atoms = torch.tensor(atoms, dtype=torch.long)
         self.register_buffer("with_atoms", with_atoms, persistent=False)
-        means = torch.zeros(components, dim, dtype=torch.float64)
-        shares = [1 / count for count in level_counts for _ in range(count)]
-        self.hold_mixture(
-            torch.full((components,), 1 / components, dtype=torch.float64),
-            means,
-            torch.eye(dim, dtype=torch.float64).repeat(components, 1, 1),
-            torch.tensor([shares] * components, dtype=torch.float64),
-            torch.full((dim,), torch.inf, dtype=torch.float64),
-        )
-
-    def hold_mixture(
-        self, weights: Tensor, means: Tensor, covariances: Tensor, shares: Tensor, reach: Tensor
-    ) -> None:
-        """Takes the mixture that it starts from; see the attributes."""
-        self.register_buffer("weights", weights)
-        self.register_buffer("means", means)
-        self.register_buffer("covariances", covariances)
-        self.register_buffer("shares", shares)
-        self.register_buffer("reach", reach)
+        self.mixture = StartMixture(dim, level_counts, components)
 
     @property
     def is_start(self) -> bool:
@@ -263,64 +220,10 @@ class QuestionNetwork(nn.Module):
             labels: ``[B, L]``.
         """
         values, states, indicators, level_states = self.unpack(labels.to(x_hat))
-        x = (1 + gamma).sqrt() * x_hat
         # Levels that are asked are known to numbers.
-        level_known = self._of_levels((level_states >= ASKED).to(x)) * indicators
-        at = torch.where(states == KNOWN, values, (states == ASKED) * x)
-        return Start(x, gamma, self.reach, *self._weighed(at, states, level_known, gamma))
-
-    def start_log_prob(self, values: Tensor, states: Tensor, gamma: Tensor) -> Tensor:
-        """Log densities ``[B]`` that the mixture has of asked numbers, given those that are known.
-
-        Args:
-            values: Of known and asked numbers ``[B, D]``, float64.
-            states: Of numbers ``[B, D]``.
-            gamma: Variance ``[1]`` of the noise that asked ones have.
-        """
-        no_levels = values.new_zeros(len(values), len(self.category_of))
-        asked = states == ASKED
-        _, both, _ = self._joint(values, states, no_levels, gamma)
-        others = states.masked_fill(asked, ABSENT)
-        _, rest, _ = self._joint(values, others, no_levels, gamma)
-        # As absent, numbers have a density too, of their noise.
-        idle = asked.sum(dim=1) * log(2 * pi * NOTHING) / 2
-        return both.logsumexp(dim=1) - rest.logsumexp(dim=1) - idle
-
-    def _weighed(
-        self, values: Tensor, states: Tensor, level_known: Tensor, gamma: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """``w_k [B, M, D]``, ``r_k [B, M]`` and ``A_k^-1 [B or 1, M, D, D]``; see ``_joint``."""
-        w, log_r, inverse = self._joint(values, states, level_known, gamma)
-        return w, log_r.softmax(dim=1), inverse
-
-    def _joint(
-        self, values: Tensor, states: Tensor, level_known: Tensor, gamma: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """``w_k [B, M, D]``, logarithms ``[B, M]`` of what ``r_k`` are proportional to, and
-        ``A_k^-1 [B or 1, M, D, D]``.
-
-        Questions that are alike, at the same noise, have one inverse.
-
-        Args:
-            values: Of known and asked numbers ``[B, D]``.
-            states: Of numbers ``[B, D]``.
-            level_known: Indicators of known levels ``[B, K]``.
-            gamma: ``[1]`` or ``[B, 1]``.
-        """
-        with torch.no_grad():
-            places, first = alike(states, gamma)
-            states, gamma = states[first], gamma.expand(len(places), 1)[first]
-            # Cells that are absent have so much noise that they say nothing.
-            noise = torch.where(
-                states == ASKED, gamma, torch.where(states == KNOWN, EXACT, NOTHING)
-            )
-            inverse, log_det = inverted(self.covariances + torch.diag_embed(noise)[:, None])
-            if len(first) > 1:
-                inverse, log_det = inverse.index_select(0, places), log_det[places]
-        off = values[:, None] - self.means
-        w = (inverse @ off[..., None])[..., 0]
-        log_r = self.weights.log() - (log_det + (off * w).sum(dim=-1)) / 2
-        return w, log_r + level_known @ self.shares.log().T, inverse
+        level_known = self._of_levels((level_states >= ASKED).to(x_hat)) * indicators
+        x = (1 + gamma).sqrt() * x_hat
+        return self.mixture.start(x, gamma, values, states, level_known)
 
     def level_log_probabilities(self, labels: Tensor) -> Tensor:
         """Of all levels, given what is known, ``[B, K]``."""
@@ -335,10 +238,8 @@ class QuestionNetwork(nn.Module):
     def _level_start(self, labels: Tensor) -> Tensor:
         """Logarithms ``[B, K]`` of what the mixture has for levels, given what is known."""
         values, states, indicators, level_states = self.unpack(labels.double())
-        known = torch.where(states == KNOWN, states, float(ABSENT))
         level_known = self._of_levels((level_states == KNOWN).double()) * indicators
-        _, r, _ = self._weighed(values, known, level_known, values.new_zeros(1))
-        return (r @ self.shares).log()
+        return self.mixture.log_levels(values, states, level_known)
 
     def _given(
         self, values: Tensor, is_known: Tensor, indicators: Tensor, level_is_known: Tensor
@@ -364,49 +265,6 @@ class QuestionNetwork(nn.Module):
             own = states[:, self.with_atoms].masked_fill(gone, ABSENT)
             states = states.index_copy(1, self.with_atoms, own)
         return values, states, indicators, level_states
-
-
-class Start:
-    """What the mixture that a flow starts from says of asked numbers.
-
-    Args:
-        x: Asked numbers with noise ``[B, D]``, float64.
-        gamma: Its variance ``[1]`` or ``[B, 1]``.
-        reach: See ``QuestionNetwork``.
-        w: ``w_k [B, M, D]``.
-        r: ``r_k [B, M]``.
-        inverse: ``A_k^-1 [B or 1, M, D, D]``.
-
-    Attributes:
-        value: F ``[B, D]``.
-        size: Of what is left of it ``[B, D]``.
-        slopes: ``dF_i / dz_i [B, D]``.
-    """
-
-    def __init__(
-        self, x: Tensor, gamma: Tensor, reach: Tensor, w: Tensor, r: Tensor, inverse: Tensor
-    ):
-        self._gamma, self._r, self._inverse = gamma, r, inverse
-        mean = (r[..., None] * w).sum(dim=1)
-        self._off = w - mean[:, None]
-        self._of_each = inverse.diagonal(dim1=-2, dim2=-1) - self._off.square()
-        steep = (r[..., None] * self._of_each).sum(dim=1)  # dw_i / dx_i
-        value = (gamma * (1 + gamma)).sqrt() * (x / (1 + gamma) - mean)
-        most = (gamma.sqrt() * reach + FAR) / (1 + gamma).sqrt()
-        self.value = value.clamp(-most, most)
-        self._left = (1 + gamma) * (1 - gamma * steep)
-        self.size = self._left.clamp(LEAST, 1.0).sqrt()
-        slopes = gamma.sqrt() * (1 - (1 + gamma) * steep)
-        self.slopes = torch.where(self.value == value, slopes, 0.0)
-
-    def slopes_of_sizes(self, place: int) -> Tensor:
-        """``d size_i / dz_j [B, D]`` along one number j: with ``u_k = w_k - w``, ``s = sum_k r_k
-        ((A_k^-1)_ii - u_ki^2)`` has ``ds_i/dx_j = -sum_k r_k (u_kj ((A_k^-1)_ii - u_ki^2) + 2 u_ki
-        (A_k^-1)_ij)``."""
-        gamma, r, off = self._gamma, self._r[..., None], self._off
-        along = off[..., place, None] * self._of_each + 2 * off * self._inverse[..., place]
-        slopes = (1 + gamma) ** 1.5 * gamma * (r * along).sum(dim=1) / (2 * self.size)
-        return torch.where((self._left > LEAST) & (self._left < 1), slopes, 0.0)
 
 
 class _Layers(nn.Module):
@@ -463,38 +321,3 @@ class _Layers(nn.Module):
             product = inward @ (weights @ weight.T) if first else tangents @ weight.T
             tangents.addcmul_(product, slope)
         return tangents
-
-
-def alike(states: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """Of rows of states ``[B, D]`` with noise ``[1]`` or ``[B, 1]``, the number ``[B]`` of those
-    that are the same, and one row ``[U]`` of each number."""
-    if gamma.ndim == 1 and bool((states == states[:1]).all()):  # as of all draws of a flow
-        return states[:, 0].long() * 0, states[:1, 0].long() * 0
-    _, places = torch.unique(gamma.expand(len(states), 1), return_inverse=True)
-    places = places[:, 0]
-    # Rows as digits of base 3: what torch has for rows compares them one by one.
-    for part in torch.split(states.long() - ABSENT, 24, dim=1):
-        digits = 3 ** torch.arange(part.shape[1], device=part.device)
-        key = places * 3 ** part.shape[1] + (part * digits).sum(dim=1)
-        _, places = torch.unique(key, return_inverse=True)
-    rows = torch.arange(len(places), device=places.device)
-    count = int(places.max()) + 1 if len(places) else 0
-    return places, rows.new_empty(count).scatter_(0, places, rows)
-
-
-def inverted(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Inverses ``[..., D, D]`` of symmetric positive matrices, and logarithms ``[...]`` of their
-    determinants: by sweeps (Goodnight 1979), all matrices at a time, since for small ones a
-    library's call for each takes three times as long."""
-    dim = matrices.shape[-1]
-    swept = matrices.reshape(-1, dim, dim).permute(1, 2, 0).contiguous()
-    log_det = torch.zeros_like(swept[0, 0])
-    for k in range(dim):
-        pivot = swept[k, k].clone()
-        log_det += pivot.log()
-        row, column = swept[k] / pivot, swept[:, k].clone()
-        column[k] = 0
-        swept.addcmul_(column[:, None], row[None], value=-1)
-        swept[k], swept[:, k], swept[k, k] = row, -column / pivot, 1 / pivot
-    inverses = swept.permute(2, 0, 1).contiguous()
-    return inverses.view(matrices.shape), log_det.view(matrices.shape[:-2])

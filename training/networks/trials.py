@@ -8,7 +8,8 @@ covariates. Without states all data are asked: labels are then those of any cond
 import torch
 from torch import Tensor
 
-from training.networks.questions import ASKED, QuestionNetwork, Start
+from training.networks.mixture import ASKED, Start
+from training.networks.questions import QuestionNetwork
 
 
 class TrialNetwork(QuestionNetwork):

@@ -24,7 +24,7 @@ from training.data.tables.foreign import listed
 from training.data.tables.table import Columns, DataTable, Dropped
 from training.files.records import holds_records, load_records
 from training.model.questions import EncodedRows, pack
-from training.networks.questions import ABSENT, ASKED, KNOWN
+from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.subjects.networks import NetworkFile, plain_name
 from training.subjects.record_spaces import level_of
 from training.subjects.records import RecordFlow

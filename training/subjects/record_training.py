@@ -177,7 +177,7 @@ class RecordTraining(Training):
         model, loss = choices.build(EigenBasis(0 * ones, ones, ones.diag()))
         network = model.denoiser.network
         assert isinstance(network, QuestionNetwork)
-        network.hold_mixture(*chosen.mixture)
+        network.mixture.hold(*chosen.mixture)
         model.coordinates = space.coordinates
         model.about |= about_records(self.records, chosen, self.path.stem, self.ask)
         return model, QuestionLoss(loss.schedule, loss.t_min, loss.t_max, loss.t_sampling)

@@ -24,7 +24,8 @@ from training.files.records import without_rows
 from training.flow.cells import SEQUENCES, mean_and_error, offsets
 from training.model.questions import EncodedRows, QuestionFlow
 from training.names import CELL_ERROR, CELL_POINTS, RECORDS
-from training.networks.questions import ABSENT, ASKED, KNOWN, QuestionNetwork
+from training.networks.mixture import ABSENT, ASKED, KNOWN
+from training.networks.questions import QuestionNetwork
 from training.subjects.networks import NetworkFile
 from training.subjects.record_laws import CellLaw, LevelLaw, RowScores
 from training.subjects.record_spaces import RecordSpace, digest_of, level_of
@@ -473,7 +474,7 @@ class RecordFlow:
     def _blocks(self, count: int, repeats: int = 1) -> Iterator[slice]:
         """Rows of one call, each so many times."""
         network: Any = self.file.model.denoiser.network
-        numbers = network.covariances.numel() * repeats
+        numbers = network.mixture.covariances.numel() * repeats
         size = max(1, min(MOST_ROWS // repeats, MOST_NUMBERS // numbers))
         return (slice(start, min(start + size, count)) for start in range(0, count, size))
 

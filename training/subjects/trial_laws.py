@@ -9,7 +9,7 @@ from torch import Tensor
 from training.flow.calls import ConditionedDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.inference.trials import TrialLaw, cell_shifts
-from training.networks.questions import ABSENT, ASKED
+from training.networks.mixture import ABSENT, ASKED
 from training.networks.trials import TrialNetwork
 from training.subjects.trial_training import residuals
 
@@ -60,7 +60,7 @@ class HolesLaw(TrialLaw):
 
     def _of_start(self, u: Tensor, labels: Tensor, states: Tensor) -> Tensor:
         gamma = self._flow.schedule.noise_variance(self._flow.times(1)[0])[:1]
-        return self._network.start_log_prob(u, states, gamma)
+        return self._network.mixture.log_prob(u, states, gamma)
 
     def _of_flow(self, u: Tensor, labels: Tensor, states: Tensor) -> Tensor:
         given = {"labels": torch.cat([labels, states.to(labels)], dim=1).float()}

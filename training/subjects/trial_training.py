@@ -37,7 +37,7 @@ from training.learning.trainer import TrainingConfig
 from training.model.model import Model
 from training.model.questions import EncodedRows
 from training.names import LOG, TRIAL_NETWORK
-from training.networks.questions import ABSENT, ASKED
+from training.networks.mixture import ABSENT, ASKED
 from training.networks.trials import TrialNetwork
 from training.recipes import TableRecipe
 from training.subjects.table_spaces import Preparation, Space
@@ -128,7 +128,7 @@ class TrialPreparation(Preparation):
         model, loss = choices.build(EigenBasis(0 * unit, unit, unit.diag()))
         network = model.denoiser.network
         assert isinstance(network, TrialNetwork)
-        network.hold_mixture(*mixture)
+        network.mixture.hold(*mixture)
         model.denoiser.to(self.device)
         return replace(model, coordinates=coordinates), loss
 

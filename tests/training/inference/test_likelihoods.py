@@ -31,7 +31,7 @@ from training.learning.building import Choices
 from training.learning.gaussian_start import fit_gaussian
 from training.learning.trainer import TrainingConfig
 from training.measure.posterior.evidence import model_probabilities
-from training.networks.questions import ASKED
+from training.networks.mixture import ASKED
 from training.subjects.likelihoods import uniform_model
 from training.subjects.table_spaces import Preparation, Space
 from training.subjects.trial_laws import HolesLaw

@@ -19,7 +19,8 @@ from training.learning.mixture_start import completed, fit_mixture
 from training.learning.questions import OneQuestion, QuestionBatches, draw_states
 from training.model.model import Model
 from training.model.questions import EncodedRows
-from training.networks.questions import ABSENT, ASKED, KNOWN, QuestionNetwork
+from training.networks.mixture import ABSENT, ASKED, KNOWN
+from training.networks.questions import QuestionNetwork
 
 SHORT = replace(CHAINED, steps=500, rate=5e-3)
 STD = 0.3

@@ -34,7 +34,7 @@ from training.model.model import Model
 from training.model.questions import EncodedRows, QuestionFlow
 from training.model.recipe import make_schedule
 from training.names import LOG
-from training.networks.questions import ABSENT, ASKED, EXACT, KNOWN
+from training.networks.mixture import ABSENT, ASKED, EXACT, KNOWN
 from training.subjects.record_spaces import choose_space
 
 DIM, COUNTS = 4, [3, 2]
@@ -324,7 +324,7 @@ def untrained() -> QuestionFlow:
     ones = torch.ones(DIM, dtype=torch.float64)
     model, _ = choices.build(EigenBasis(0 * ones, ones, ones.diag()))
     network = model.denoiser.eval().requires_grad_(False).network
-    network.hold_mixture(WEIGHTS, MEANS, COVARIANCES, SHARES, 100 * ones)
+    network.mixture.hold(WEIGHTS, MEANS, COVARIANCES, SHARES, 100 * ones)
     return QuestionFlow(model.flow, network, model.flow.times(40), get_solver("exp_rk5"))
 
 

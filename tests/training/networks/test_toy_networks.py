@@ -169,8 +169,8 @@ def test_traces_are_those_of_the_jacobian(condition: float) -> None:
     network = QuestionNetwork(dim, (-1.15, 1.15), [2, 3], width=32, depth=3, components=components)
     network = network.double().eval()
     factor = torch.randn(components, dim, dim, dtype=torch.float64)
-    network.covariances = factor @ factor.mT / dim + 0.1 * torch.eye(dim)
-    network.means = torch.randn(components, dim, dtype=torch.float64)
+    network.mixture.covariances = factor @ factor.mT / dim + 0.1 * torch.eye(dim)
+    network.mixture.means = torch.randn(components, dim, dtype=torch.float64)
     for weight in network.parameters():
         weight.data += 0.2 * torch.randn_like(weight)
     labels = torch.randint(-1, 2, (rows, network.question_dim)).double()
