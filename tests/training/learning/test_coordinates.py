@@ -56,6 +56,16 @@ def test_points_come_back_and_the_log_determinant_is_that_of_autograd(fitted: Co
     torch.testing.assert_close(log_det[:8], expected, rtol=1e-7, atol=1e-7)
 
 
+def test_slopes_are_right_where_a_column_has_its_median() -> None:
+    points = table(101)
+    fitted = fit_coordinates(points, Columns.plain(NAMES), "yeo-johnson", "none")
+    middle = points.median(dim=0).values[None]
+    u, log_det = fitted(middle)
+    for map_, at, sign in ((fitted.to_flow, middle, 1), (fitted.to_data, u, -1)):
+        jacobian = torch.autograd.functional.jacobian(map_, at)[0, :, 0]
+        torch.testing.assert_close(jacobian.slogdet().logabsdet, sign * log_det[0])
+
+
 def test_coordinates_are_read_as_they_were_fitted(fitted: Coordinates) -> None:
     read = Coordinates(fitted.dim, fitted.names, fitted.knots)
     read.load_state_dict(fitted.state_dict())

@@ -58,7 +58,8 @@ class LongTails(nn.Module):
     def logarithms(self, conditions: Tensor) -> Tensor:
         """What the spline is of, ``[..., K]``."""
         s = (conditions - self.location) / self.scale
-        return s.sign() * s.abs().log1p()
+        sign = torch.where(s >= 0, 1.0, -1.0).to(s)  # whose gradient would be 0 at 0, with abs()
+        return sign * (sign * s).log1p()
 
     def forward(self, conditions: Tensor) -> Tensor:
         """Scores ``[..., K]`` of conditions."""

@@ -222,19 +222,26 @@ class YeoJohnson(PointMap):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         s = (x - self.location) / self.scale
-        exponent = torch.where(s >= 0, self.exponent, 2 - self.exponent)
-        length = s.abs().log1p()
+        exponent, sign, size = self._sides(s)
+        length = size.log1p()
         flat = exponent == 0
         power = torch.expm1(exponent * length) / torch.where(flat, 1.0, exponent)
-        y = s.sign() * torch.where(flat, length, power)
+        y = sign * torch.where(flat, length, power)
         return y, ((exponent - 1) * length - self.scale.log()).sum(dim=-1)
 
     def inverse(self, y: Tensor) -> Tensor:
-        exponent = torch.where(y >= 0, self.exponent, 2 - self.exponent)
+        exponent, sign, size = self._sides(y)
         flat = exponent == 0
-        length = (exponent * y.abs()).log1p() / torch.where(flat, 1.0, exponent)
-        s = y.sign() * torch.expm1(torch.where(flat, y.abs(), length))
+        length = (exponent * size).log1p() / torch.where(flat, 1.0, exponent)
+        s = sign * torch.expm1(torch.where(flat, size, length))
         return self.location + self.scale * s
+
+    def _sides(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Exponents, signs and absolute values: of these two, gradients at 0 would be 0, where a
+        column's median is."""
+        right = s >= 0
+        sign = torch.where(right, 1.0, -1.0).to(s)
+        return torch.where(right, self.exponent, 2 - self.exponent), sign, sign * s
 
     def check(self) -> None:
         if (self.scale <= 0).any() or (self.exponent < 0).any() or (self.exponent > 2).any():
