@@ -104,6 +104,9 @@ MARGINALS = ("none", "yeo-johnson", "quantile")
 AXES_TOO = "quantile-axes"
 """``quantile``, and a spline along the whitened axes too, which draws in rows that are far from all
 others there: a step of iterative Gaussianization (Chen and Gopinath 2000)."""
+EVENED = {"quantile-0.05": 0.05, "quantile-0.2": 0.2, "quantile-0.5": 0.5}
+"""What is done to marginals of records, too: a column gets the quantiles that it has with so much
+noise, in standard deviations."""
 LOG = "log"
 """The logarithm of columns that are positive over decades."""
 WHITENINGS = ("none", "pca", "zca")

@@ -31,7 +31,7 @@ from training.flow.coordinates.surprise import MOST_CONDITIONS
 from training.flow.eigenbasis import EigenBasis
 from training.learning.gaussian_start import fit_gaussian
 from training.learning.level_start import fit_levels
-from training.names import AXES_TOO, LOG
+from training.names import AXES_TOO, EVENED, LOG
 
 CHAINS: dict[str, list[str]] = {
     "none": [],
@@ -39,8 +39,10 @@ CHAINS: dict[str, list[str]] = {
     "quantile": ["yeo-johnson", "normal scores"],
     LOG: ["log", "standardize"],
     AXES_TOO: ["yeo-johnson", "normal scores"],
-}
+} | {name: ["yeo-johnson", "normal scores"] for name in EVENED}
 """By what is done to the marginals, names of maps."""
+NOISES = 20
+"""That each row has, for quantiles of a column with noise."""
 MOST_ROWS = 20_000
 """Rows that an exponent is fitted to: its error is then a hundredth."""
 SKEWED = 1.0
@@ -84,9 +86,11 @@ def fit_coordinates(
             where they are missing: then each column has a map of its own.
         columns: What is known of the columns.
         marginals: What is done to each column: nothing; ``yeo-johnson``, a power; ``quantile``, a
-            power and a spline through its normal scores; ``log``, the logarithm, if it is positive
-            over decades; ``quantile-axes``, as ``quantile``, and a spline along the whitened axes,
-            which are then whitened again.
+            power and a spline through its normal scores; a name in ``EVENED``, the same with the
+            quantiles that it has with so much noise in place of scores, which evens out what is
+            narrower, as edges and heaps, and bends relations of columns no more; ``log``, the
+            logarithm, if it is positive over decades; ``quantile-axes``, as ``quantile``, and a
+            spline along the whitened axes, which are then whitened again.
         whiten: Whether columns are only standardized (``none``), whitened along the principal axes
             (``pca``), or also turned back to the columns (``zca``).
         conditions: What points are given with, ``[N, C]``; None for nothing.
@@ -129,7 +133,7 @@ def fit_coordinates(
             x = filled(map_(x, c)[0], missing)
         else:
             assert isinstance(map_, PointMap)
-            _fit(map_, x, columns)
+            _fit(map_, x, columns, EVENED.get(marginals))
             x, _ = map_(x)
     return coordinates
 
@@ -193,7 +197,7 @@ def _chain(
     return [*names, "normal scores", last] if marginals == AXES_TOO else names
 
 
-def _fit(map_: PointMap, x: Tensor, columns: Columns) -> None:
+def _fit(map_: PointMap, x: Tensor, columns: Columns, noise: float | None) -> None:
     if isinstance(map_, Gaps):
         assert columns.gaps is not None
         map_.hold(places=columns.gaps, steps=torch.where(columns.steps > 0, columns.steps, 1.0))
@@ -207,7 +211,7 @@ def _fit(map_: PointMap, x: Tensor, columns: Columns) -> None:
         _require_spread(x[:: -(-len(x) // MOST_ROWS)].std(dim=0, correction=0), columns)
         _fit_powers(map_, x)
     elif isinstance(map_, NormalScores):
-        _fit_scores(map_, x)
+        _fit_scores(map_, x, noise)
     elif isinstance(map_, WhitenPCA):
         _fit_axes(map_, x, columns)
     elif isinstance(map_, Standardize):
@@ -355,15 +359,22 @@ def _exponents(scaled: np.ndarray) -> list[float]:
     return [best(column) for column in scaled.T]
 
 
-def _fit_scores(map_: NormalScores, x: Tensor) -> None:
+def _fit_scores(map_: NormalScores, x: Tensor, noise: float | None) -> None:
     """Knots at quantiles; slopes there are harmonic means of those on both sides.
 
-    (Fritsch and Butland 1984.)
+    (Fritsch and Butland 1984.) Scores are normal, or quantiles with noise, in standard deviations.
     """
     levels, places = _quantiles(x, map_.knots)
-    gap = LEAST_GAP * x.std(dim=0)
-    steps = torch.arange(map_.knots, dtype=torch.float64)[:, None] * gap
-    scores = torch.special.ndtri(levels)[:, None].expand_as(places).contiguous()
+    std = x.std(dim=0)
+    steps = torch.arange(map_.knots, dtype=torch.float64)[:, None] * LEAST_GAP * std
+    if noise is None:
+        scores = torch.special.ndtri(levels)[:, None].expand_as(places).contiguous()
+    else:
+        some = x[:: -(-len(x) // MOST_ROWS)]
+        draws = torch.special.ndtri((torch.arange(NOISES, dtype=torch.float64) + 0.5) / NOISES)
+        spread = some[:, None] + noise * std * draws[:, None]
+        scores = _at_levels(spread.flatten(0, 1), levels)
+        scores = (scores - steps).cummax(dim=0).values + steps
     _hold_spline(map_, places, scores, steps)
 
 
@@ -374,13 +385,18 @@ def _quantiles(x: Tensor, knots: int) -> tuple[Tensor, Tensor]:
     # of columns that hardly vary far out.
     end = torch.tensor([0.5 / len(x)], dtype=torch.float64)
     levels = torch.cat([end, inner, 1 - end])
+    return levels, _at_levels(x, levels)
+
+
+def _at_levels(x: Tensor, levels: Tensor) -> Tensor:
+    """Quantiles ``[K, D]`` of rows ``[N, D]`` at levels ``[K]``."""
     ordered = x.sort(dim=0).values
     # Linear between order statistics; torch.quantile takes no large inputs.
     place = (levels * len(x) - 0.5).clamp(0, len(x) - 1)
     below = place.floor().long()
     above = (below + 1).clamp(max=len(x) - 1)
     part = (place - below)[:, None]
-    return levels, ordered[below] * (1 - part) + ordered[above] * part
+    return ordered[below] * (1 - part) + ordered[above] * part
 
 
 def _hold_spline(map_: NormalScores, places: Tensor, scores: Tensor, steps: Tensor) -> None:

@@ -31,7 +31,7 @@ from training.flow.coordinates.maps import MOST_GAPS, NOWHERE, Logarithm
 from training.learning.coordinates import fit_coordinates, over_decades
 from training.learning.mixture_start import COMPONENTS, FIRST, Mixture, fit_mixture
 from training.model.questions import EncodedRows
-from training.names import LOG
+from training.names import EVENED, LOG
 
 FEW_VALUES = 12
 """Different values of a number that is seen as levels, at most."""
@@ -50,7 +50,7 @@ FEWEST_ELSEWHERE = 30
 """Rows that are at no atom, for these to be a number."""
 FAR = 6.0
 """Standard deviations at which numbers are put that have no place in the flow."""
-MARGINALS = ("none", "yeo-johnson", "quantile", LOG)
+MARGINALS = ("none", "yeo-johnson", "quantile", *EVENED, LOG)
 """That are tried."""
 
 
