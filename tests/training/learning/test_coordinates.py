@@ -16,10 +16,11 @@ from tests.support.running import refusal
 from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates
 from training.learning.coordinates import basis_in, fit_coordinates, over_decades
-from training.names import AXES_TOO, LOG, MARGINALS, WHITENINGS
+from training.names import AXES_TOO, EVENED, LOG, MARGINALS, WHITENINGS
 
 NAMES = ["gamma", "uniform", "rate", "sum"]
 SPACES = [*product(MARGINALS, WHITENINGS), (AXES_TOO, "pca"), (AXES_TOO, "zca")]
+SPACES.append(("quantile-0.2", "none"))
 
 
 def table(count: int = 2000, seed: int = 0) -> Tensor:
@@ -128,6 +129,23 @@ def test_scores_make_columns_normal_and_powers_are_those_of_scikit_learn() -> No
     assert float(power.exponent) == pytest.approx(expected.lambdas_[0], abs=1e-3)
     known = torch.from_numpy(expected.transform(scaled.numpy()))
     torch.testing.assert_close(power(points[:, [0]])[0], known, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", EVENED)
+def test_a_column_gets_the_quantiles_that_it_has_with_noise(name: str) -> None:
+    draw = np.random.default_rng(0)
+    heaps = torch.from_numpy(np.where(draw.random(20_000) < 0.7, draw.normal(0, 1, 20_000), 0.7))
+    points = (heaps + 0.01 * torch.randn(20_000, generator=seeded()))[:, None]
+    columns, levels = Columns.plain(["heaps"]), torch.linspace(0.02, 0.98, 97).double()
+    plain, evened = (fit_coordinates(points, columns, m, "none") for m in ("yeo-johnson", name))
+    u = plain.to_flow(points)
+    noisy = u + EVENED[name] * torch.randn(u.shape, generator=seeded(1)).double()
+    noisy = ((noisy - noisy.mean()) / noisy.std()).quantile(levels, dim=0)
+    apart = [
+        float((each.quantile(levels, dim=0) - noisy).abs().max())
+        for each in (evened.to_flow(points), u)
+    ]
+    assert apart[0] < apart[1] / 5
 
 
 def test_whitening_back_keeps_what_is_thin() -> None:
