@@ -153,9 +153,9 @@ FEW = {"chains": 2, "draws": 2, "warmup": 1, "pool": 16, "particles": 2, "steps"
 FEW_ROUNDS: dict[str, object] = {
     "proposals.STEPS": 2,
     "weights.BISECTIONS": 3,
-    "samplers.annealing.EXPONENTS": 3,
-    "samplers.annealing.MOST_ROUNDS": 3,
-    "samplers.annealing.MOST_FINAL": 2,
+    "samplers.annealing.EXPONENTS": 2,
+    "samplers.annealing.MOST_ROUNDS": 2,
+    "samplers.annealing.MOST_FINAL": 1,
     "samplers.refining.AGAIN": (64,),
     "samplers.refining.DRAWN": (64, 64),
     "samplers.tempering.MOVES": 1,
