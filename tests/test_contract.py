@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = ("data", "data_root", "images", "source", "res_root", "ref")
 # Others that run on the first rank alone, as predictions and data sets are made, take longer.
 LONG = ("ask fill", "ask score", "ask sample", "ask check", "distill", "posterior rounds")
-DENSITIES = ("--log_prob", "--trace=hutchinson")
+DENSITIES = ("--log_prob", "--trace=hutchinson", "--probes=2")
 
 
 def of_commands(chosen: Iterable[Command], *slow: str) -> pytest.MarkDecorator:

@@ -167,6 +167,9 @@ def quick_endings() -> Iterator[None]:
         mock.patch.multiple("training.learning.melting", MELT_STEPS=3, CHECK_STEPS=20, FEWEST=60),
         mock.patch.multiple("training.learning.latent_law", STEPS_PER_ROW=1, FEWEST_STEPS=40),
         mock.patch("training.subjects.toys.CALIBRATION_POINTS", 200),
+        mock.patch("training.learning.calibrating.NODES", 5),
+        mock.patch("training.learning.held_out.TABLE_DRAWS", 500),
+        mock.patch("training.subjects.table_spaces.PILOT_STEPS", 20),
         mock.patch("training.learning.run.find_courses", rough_courses),
     ):
         yield
