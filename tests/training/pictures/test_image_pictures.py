@@ -318,10 +318,6 @@ def test_other_folders_are_none(tmp_path: Path) -> None:
         assert holds_images(tmp_path) is holds
 
 
-def joined_texts(figure: Figure) -> str:
-    return " | ".join(text.get_text() for text in figure.texts)
-
-
 @pytest.mark.parametrize("dim", [2, 3])
 def test_latent_points_are_read_in_units_of_their_deviations(tmp_path: Path, dim: int) -> None:
     path = files.save_coverage(tmp_path, dim)
@@ -346,8 +342,8 @@ def test_refitted_boundaries_have_the_vertices_of_smaller_ones(tmp_path: Path, d
     # With a small alpha there may be no boundary at all.
     faces = np.zeros((0, dim), dtype=np.int64)
     saved = SavedCoverage.load(files.save_coverage(tmp_path, dim, alpha=2.0, faces_latent_0=faces))
-    assert "refitted" in joined_texts(draw_boundaries(saved, "toy", ""))
-    assert "boundaries refitted" in joined_texts(draw_radius(saved, "toy", ""))
+    assert "refitted" in str(texts(draw_boundaries(saved, "toy", "")))
+    assert "boundaries refitted" in str(texts(draw_radius(saved, "toy", "")))
 
 
 @pytest.mark.parametrize(("dim", "seeds"), [(2, 1), (3, 4)])
@@ -459,4 +455,4 @@ def test_what_made_the_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         path.with_suffix(".json").write_text(f'{{"options": {{"score": {score}}}}}')
         picture = pictures_of([path], None, None)[0]
         picture.write(picture.path)
-        assert text in joined_texts(drawn[-1])
+        assert text in str(texts(drawn[-1]))
