@@ -21,7 +21,7 @@ import torch
 
 from dnnlib.errors import DataError, InflationError
 from dnnlib.logs import logger
-from training.flow.courses import USES, Course
+from training.flow.courses import USES, Course, courses_at_rest
 from training.model.model import Model
 from training.options.declared import Declared, takes
 from training.options.script import command
@@ -152,9 +152,14 @@ def slowly(values: Iterable[object], *slow: object) -> list[Any]:
 
 
 def rough_courses(model: Model, plan: object) -> None:
-    """A few steps for every use, in place of those that a search would find."""
+    """A few steps for every use, in place of those that a search would find; one where nothing
+    moves."""
+    dim = model.denoiser.basis.dim
+    if model.denoiser.says_nothing:
+        model.courses = courses_at_rest(model.about["tmin"], model.about["tmax"], dim)
+        return
     for name, use in USES.items():
-        course = Course("exp_rk5", 5, model.denoiser.basis.dim, use.melts, nats=0.0)
+        course = Course("exp_rk5", 5, dim, use.melts, nats=0.0)
         course.place(model.flow.times)
         model.courses[name] = course
 
