@@ -1,4 +1,4 @@
-"""What all tests share: scripts in this process, two ranks, tiny networks, and guards."""
+"""Starts the tests: what they share is in ``support/suite.py``."""
 
 import os
 
@@ -6,68 +6,26 @@ import os
 # and threads would only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import gc
-import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from functools import cache
-from pathlib import Path
-from types import ModuleType
 
 import pytest
-import torch
 from hypothesis import settings
 
 pytest.register_assert_rewrite("tests.support")
 
-import toy_train  # noqa: E402
-from tests.support import budget, running  # noqa: E402
-from tests.support.rank_pool import RankPool  # noqa: E402
-from tests.support.running import Run, good, run_script  # noqa: E402
-
-pytest_plugins = [
-    *("tests.support.image_runs", "tests.support.image_models", "tests.support.finished_runs"),
-    "tests.support.commands",
-]
+from tests.support import budget  # noqa: E402
 
 STARTED = time.monotonic()
-FORKING = ("test_fuzz.py", "test_kills.py")
-"""Files whose tests start processes from one that has imported all."""
-torch.set_num_threads(1)
 settings.register_profile("few", max_examples=25, derandomize=True, deadline=None)
 settings.register_profile("many", max_examples=500, deadline=None)
 settings.load_profile("few")
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts tests for parallel workers, each of which gets neighbors.
-
-    Those of two ranks and others that fork come first, so that one worker imports all for what it
-    forks. Those of a folder, or of a script by their name, stay together, whatever their order:
-    they share fixtures.
-    """
-
-    def room(item: pytest.Item) -> tuple[Path, str]:
-        folder, name = item.path.parent, item.path.stem.split("_")[1]
-        return folder, name if folder == Path(__file__).parent else ""
-
-    first: dict[tuple[Path, str], int] = {}
-    for index, item in enumerate(items):
-        first.setdefault(room(item), index)
-
-    def place(item: pytest.Item) -> tuple[bool, int]:
-        forks = item.path.name in FORKING or "two_ranks" in getattr(item, "fixturenames", ())
-        return not forks, first[room(item)]
-
-    items.sort(key=place)
-
-
-def pytest_collection_finish() -> None:
-    # What is imported by now stays: the collector need not look at it after each module.
-    gc.collect()
-    gc.freeze()
+def pytest_configure(config: pytest.Config) -> None:
+    """A process that has others run the tests, once it is ready, does not wait for PyTorch."""
+    has_others = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
+    if not has_others:
+        config.pluginmanager.import_plugin("tests.support.suite")
 
 
 @pytest.hookimpl(trylast=True)
@@ -77,76 +35,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_sep(
         "=", f"{minutes:.1f} minutes, {lines:,} of at most {budget.MOST_LINES:,} lines of tests"
     )
-
-
-@pytest.fixture(autouse=True)
-def nothing_global_changes() -> Iterator[None]:
-    """Fails a test that leaves torch with other global settings. Seeds torch's own generator."""
-    torch.manual_seed(0)
-    with running.torch_settings_put_back() as changed:
-        yield
-    assert not changed, "the test leaves torch changed"
-
-
-@pytest.hookimpl(wrapper=True, trylast=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Fails a test that leaves other filters of warnings, which pytest would put back."""
-    before, imported = list(warnings.filters), len(sys.modules)
-    yield
-    # Some libraries set filters when they are first imported.
-    assert list(warnings.filters) == before or len(sys.modules) > imported
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_left_open() -> Iterator[None]:
-    """A file that a test leaves open is told of here, not whenever the collector finds it."""
-    yield
-    gc.collect()
-    gc.freeze()  # what is alive still is not looked at again
-
-
-@pytest.fixture(scope="session")
-def run_once(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """``run_once(script, *arguments) -> (folder, output)``: what was run once is not run again, and
-    its folder is not to be written to."""
-
-    @cache
-    def run(*given: object) -> tuple[Path, str]:
-        folder = tmp_path_factory.mktemp("once") / "new" / "folder"
-        result = good(run_script(*given, f"--save_dir={folder}"))
-        return folder, result.out
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def two_ranks() -> Iterator[RankPool]:
-    pool = RankPool()
-    yield pool
-    pool.close()
-
-
-@pytest.fixture(scope="session")
-def toy_network(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``toy_network(option, ...)``: the file of one that has hardly been trained, made once."""
-    made: dict[tuple[str, ...], Path] = {}
-
-    def train(*given: str) -> Path:
-        if given not in made:
-            outdir = tmp_path_factory.mktemp("toy_network")
-            place = (f"--outdir={outdir}", "--nosubdir")
-            few = ("--duration=0.0004", "--batch=100", "--lr=0.1")
-            assert run_script(toy_train, *place, *few, *given).code == 0
-            (made[given],) = outdir.glob("network-*.pkl")
-        return made[given]
-
-    return train
-
-
-@pytest.fixture(scope="session")
-def arviz() -> ModuleType:
-    """ArviZ, which warns of its future when it is imported; tests without it are skipped."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        got: ModuleType = pytest.importorskip("arviz", minversion="0.23")
-    return got

@@ -137,7 +137,7 @@ def asks_for_kind(node: ast.AST) -> bool:
     """Whether an expression compares the kind of data, or looks at the class of a subject."""
     if isinstance(node, ast.Compare):
         return any(isinstance(side, ast.Name) and side.id in KINDS for side in node.comparators)
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
         return any(isinstance(part, ast.Name) and part.id in NOUNS for part in ast.walk(node))
     return False
 

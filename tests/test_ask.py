@@ -62,8 +62,6 @@ def sold(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a CSV, its data set and a run on it."""
     folder = tmp_path_factory.mktemp("sold")
     with_holes(shop()).to_csv(folder / "shop.csv", index=False)
-    from tests.support.running import run_script
-
     source, dest = f"--source={folder / 'shop.csv'}", folder / "shop.npz"
     good(run_script(dataset_tool, source, f"--dest={dest}", "--held-out=0.2"))
     good(run_script(train, f"--data={dest}", f"--outdir={folder / 'run'}", "--nosubdir", *QUICK))

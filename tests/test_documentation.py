@@ -20,6 +20,7 @@ import matplotlib.pyplot
 import pytest
 
 from tests.support.running import quick_endings, run_script, slowly
+from training.pictures import look
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
@@ -44,6 +45,8 @@ FEW_RUNS = ["--runs=20", "--chains=1"]
 """Of a check of posteriors."""
 MANY = re.compile(r"\b[12]000\b")
 """Numbers of points in Python, in whose place there are a few."""
+FEW_DRAWS = ("}, draws=50", "}, draws=50, pool=300")
+"""Of posteriors with a likelihood, and of the pool that they are chosen from."""
 LAST_SNAPSHOT = {"network-snapshot-001000": "network-snapshot-000000"}
 """What a training that is cut short calls its network."""
 BLOCK = re.compile(
@@ -112,6 +115,7 @@ def test_every_block_of_a_page_runs(
     demo.parent.mkdir(parents=True)
     shutil.copyfile(toy_network("--data_name=circles"), demo)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(look, "DPI", 30)  # pictures of few pixels are drawn sooner
     shell, names = Shell(), {"__name__": "__main__"}
     blocks = list(blocks_of(page))
     assert blocks
@@ -120,7 +124,8 @@ def test_every_block_of_a_page_runs(
             shell.run(block.text)
         else:
             with quick_endings():
-                exec(compile(MANY.sub("20", block.text), page, "exec"), names)
+                few = MANY.sub("20", block.text).replace(*FEW_DRAWS)
+                exec(compile(few, page, "exec"), names)
 
 
 @pytest.mark.parametrize("module", EXAMPLES)

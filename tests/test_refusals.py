@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.image_models import write_image_set
 from tests.support.image_runs import TINY, write_images
 from tests.support.running import contents, refused, run_script
 from tests.test_toy_pfODE_int import NETWORKS
@@ -26,7 +25,6 @@ def write_small_files(folder: Path) -> None:
         "three": "a,b,c\n1,2,3\n",
         "one": "class\n1\n",
         "truth": "x2,x1\n9,9\n",
-        "other": "y 1,y3\n1,2\n",
         "words": "size;pet\n1,5;cat\n2,5;dog\n" * 9,
     }.items():
         (folder / f"{name}.csv").write_text(text)
@@ -38,8 +36,8 @@ def write_small_files(folder: Path) -> None:
     }.items():
         np.save(folder / f"{name}.npy", array)
     np.savez(folder / "ref.npz", mu=np.zeros(6), sigma=np.eye(6))
-    functions = "def f(x): return x[:, 0]\ndef nowhere(x): return x[:, 0].abs() * -float('inf')\n"
-    (folder / "mine.py").write_text(f"{functions}def one(x, draw): return x\n")
+    functions = "def f(x): return x[:, 0]\ndef one(x, draw): return x\n"
+    (folder / "mine.py").write_text(functions)
 
 
 def write_runs(folder: Path, simulations: Path) -> None:
@@ -70,7 +68,6 @@ def places(
     folder = tmp_path_factory.mktemp("places")
     write_small_files(folder)
     write_runs(folder, simulations)
-    write_image_set(folder / "few.zip", 4)
     (folder / "empty").mkdir()
     (folder / "folder.npz").mkdir()
     write_images(folder / "small.zip", np.zeros((20, 7, 7, 1)))
@@ -91,13 +88,9 @@ COMMANDS = {
     "pfODE alone": "pfODE_int --save_dir={out} --network={of_PRP} --n_iters=2",
     "mesh": "toy_mesh_exps --save_dir={out} --network={PRP}",
     "exact mesh": "toy_mesh_exps --save_dir={out} --score=exact",
-    "extract": "calc_net_residuals_autocorrelations extract --save_dir={out} --n_samples=3 "
-    "--network={of_PRP} --data_root={images}",
     "extracttoys": "calc_net_residuals_autocorrelations extracttoys --save_dir={out} "
     "--n_samples=3 --network={PRP}",
     "gen_fid": "gen_fid_samples --save_dir={out} --network={of_PRP}",
-    "roundtrip": "calc_roundtrip_mse --save_dir={out} --network={of_classes} "
-    "--data_root={images} --total_samples=10",
     "dataset_tool": "dataset_tool --source=digits --dest={out}",
     "rounds": "posterior rounds --save_dir={out} --observation={here}/three.csv",
     "sample": "posterior sample --save_dir={out} --network={PRP} --draws=4 --pool=100",
@@ -152,10 +145,8 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("net", "--data_name=moons", 2, ["--data_name", "moons", "circles", ".pkl"]),
     ("net", "--network={edm} --rho=1.0", 2, ["--rho", "1.0", "None"]),
     ("net", "--steps=8 --h=1", 2, ["8", "7.01"]),
-    ("net", "--h=0.4", 2, ["--h=0.4", "7.01", "--steps=17"]),
     ("net", "--network=http://example.com/network.pkl", 2, ["https"]),
     ("exact", "--data_dim=3", 2, ["3", "2"]),
-    ("exact", "--eps=garbage", 2, ["eps", "garbage", "auto", "empirical"]),
     ("exact", "--total_samples=10000000000000000", 1, ["memory"]),
     ("exact", "--h=1e-300", 2, ["makes more than"]),
     ("exact", "--trace=exact", 2, ["--trace goes with --log_prob"]),
@@ -167,10 +158,7 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("pfODE", "--prev_melt=x.npz", 2, ["--prev_melt", "roundtrip", "empirical"]),
     ("pfODE", "--eps=empirical", 2, ["--eps", "--gen_source=empirical"]),
     ("pfODE", "--eps=auto --gen_source=empirical", 2, ["--eps", "diag"]),
-    ("pfODE", "--disc=vp_ode --vpode_disc_eps=3", 2, ["vpode_disc_eps is 3", "T = 3"]),
     ("pfODE", "--network={of_late} --end_time=0.4", 2, ["0.4", "0.5"]),
-    ("pfODE", "--data_name=a/b", 2, ["data_name", "a/b"]),
-    ("pfODE", "--data_root={here}/few.zip", 1, ["has 4 images", "5 were"]),
     ("gen_fid", "--seeds=7-3", 2, ["give 3-7"]),
     ("gen_fid", "--gen_source=empirical", 2, ["prev_melt"]),
     ("gen_fid", "--gen_source=empirical --prev_melt=m.npz --eps=1", 2, ["eps"]),
@@ -178,11 +166,7 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("gen_fid", "--prev_melt=m.npz", 2, ["gen_source=empirical"]),
     ("gen_fid", "--end_vars=1e200", 2, ["overflows"]),
     ("gen_fid", "--n_iters=10000000000000000", 1, ["memory"]),
-    ("gen_fid", "--network={of_classes} --class=3", 2, ["0 to 2"]),
-    ("roundtrip", "--dims_to_keep=64", 2, ["dims_to_keep is 64", "10"]),
-    ("roundtrip", "--end_time=3.5", 2, ["end_time is 3.5", "T = 3"]),
     # Coverage and residuals.
-    ("mesh", "--data_name=moons", 2, ["data_name", "moons", "circles"]),
     ("mesh", "--r_min=4", 2, ["r_min", "4", "3.5"]),
     ("mesh", "--network={PRR} --boundary_pts=100000 --r_num=11", 2, ["boundary_pts", "1,000,000"]),
     ("mesh", "--num_seeds=501", 2, ["num_seeds * test_pts", "10,000,000"]),
@@ -190,9 +174,7 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("mesh", "--alpha=1", 2, ["alpha", "transport"]),
     ("exact mesh", "", 2, ["--data_name"]),
     ("exact mesh", "--data_name=moons --paired", 2, ["--paired", "exact"]),
-    ("extracttoys", "--data_name=moons", 2, ["moons", "circles"]),
     ("extracttoys", "--n_time_pts=703 --h=0.01", 2, ["7.02", "7.01"]),
-    ("extract", "--dims_to_keep=10", 2, ["10", "64"]),
     # Data sets.
     ("dataset_tool", "--resolution=32", 2, ["not of the form WxH"]),
     ("dataset_tool", "--resolution=0x0", 2, ["sides can be"]),
@@ -210,10 +192,8 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("rounds", "--simulator={here}/mine.py:one --bounds=a:0:1", 1, ["[2500, 1]", "[2500, 3]"]),
     ("rounds", "--simulator={here}/mine.py:one --prior={here}/mine.py:one", 1, ["returned int"]),
     ("rounds", f"{MINE}f --bounds=a:0:1 --observation={{here}}/seen.csv", 2, ["2 observations"]),
-    ("noisy", "--observation={here}/three.csv", 1, ["column 'a', which is none of x1, x2"]),
     ("noisy", f"{THREE} --likelihood=linear --operator={{here}}/wrong.npy", 2, ["3 numbers in"]),
     ("noisy", "--truth={here}/truth.csv", 2, ["--truth has 1 points, but there are 2"]),
-    ("noisy", "--noise_std=-1", 2, ["must be positive"]),
     ("noisy", "--noise_std=much", 2, ["much"]),
     ("noisy", "--noise_std={here}/nothing.npy", 1, ["nothing.npy"]),
     ("noisy", "--likelihood=mask --mask={here}/none.npy", 2, ["nothing"]),
@@ -230,15 +210,12 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("noisy", "--deblur --sampler=hmc", 2, ["--deblur"]),
     ("sample", "--observation={here}/seen.csv", 2, ["--noise_std"]),
     ("sample", f"{OWN}f --observation={{here}}/seen.csv", 2, ["--observation"]),
-    ("sample", f"{OWN}nowhere", 1, ["the likelihood is 0"]),
     ("mixture", "--weights=0.5,0.6,0.1", 2, ["3 numbers that sum to 1"]),
     ("mixture", "--weights=a,b", 2, ["with commas"]),
-    ("mixture", "--component_std=0.5,0.5", 2, ["3 components have 2 widths"]),
     ("mixture", "--components=3 --means=/nowhere.csv", 2, ["leave out --components"]),
     ("mixture", "--observation=/nowhere.csv --runs=3", 2, ["--runs is for simulated data"]),
     ("mixture", "--chain_n_iters=3", 2, ["--chain_n_iters is for sample and check"]),
     ("mixture", "--likelihood=own.py:function", 2, ["--noise_std goes with"]),
-    ("check", f"{OWN}f", 2, ["draws no observations"]),
     ("check", "--noise_std=1 --data_root={blobs}", 2, ["--truth=data"]),
     ("check", "--noise_std=1 --data_root={blobs} --truth=data", 2, ["a toy has its own points"]),
     ("check", "--noise_std=1 --truth=data --network={of_random}", 2, ["--data_root"]),
@@ -277,7 +254,6 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ),
     ("train with conditions", "--cond --data={here}/plain.npz", 2, ["no conditions"]),
     ("train with conditions", "--cond --data={here}/few.npz", 1, ["2 conditions, but 1 names"]),
-    ("given", "--condition={here}/other.csv", 1, ["other.csv", "no column 'y2'"]),
     ("given", "--condition={runs}/network.pkl", 1, ["network.pkl", "no table"]),
     ("given", "--noise_std=1 --observation={runs}/network.pkl", 2, ["y 1, y2"]),
     ("given", f"{SEEN} --sampler=hmc", 2, ["--sampler is for a likelihood"]),

@@ -1,6 +1,5 @@
 """visualize.py and report.py: pictures and a page of what scripts wrote; bad input writes none."""
 
-import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -77,21 +76,6 @@ def test_every_kind_of_file_is_drawn(tmp_path: Path) -> None:
     expected = {f"{stem}_{kind}.png" for stem, kinds in stems.items() for kind in kinds.split()}
     assert set(names(tmp_path / "pictures")) == expected
     assert all(is_picture(path) for path in (tmp_path / "pictures").iterdir())
-
-
-def test_folders_and_zips_of_images(tmp_path: Path) -> None:
-    folder, pixels = tmp_path / "fid", np.arange(64, dtype=np.uint8).reshape(8, 8)
-    for seed in (5, 1003):
-        path = folder / f"{seed // 1000 * 1000:06d}" / f"{seed:06d}.png"
-        path.parent.mkdir(parents=True)
-        Image.fromarray(pixels + seed % 100).save(path)
-    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", folder)
-    result = run_script(visualize, folder, packed)
-    pictures = [tmp_path / f"{name}_images.png" for name in ("fid", "packed")]
-    assert result.out == "".join(f"Wrote {picture}\n" for picture in pictures)
-    assert all(is_picture(picture) for picture in pictures)
-    path.write_bytes(b"no png")
-    refused(run_script(visualize, folder, "--overwrite"), 1, path.name)
 
 
 def test_what_cannot_be_drawn_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ TOY = ("--data_name=circles", "--device_name=cpu")
 RUNS: tuple[tuple[str, ...], ...] = (
     (
         *("toy_train", "--outdir=toy", "--nosubdir", "--duration=0.0004", "--batch=100"),
-        *("--no-calibrate", "--latent_law=gaussian", *TOY),
+        *("--no-calibrate", *TOY),
     ),
     ("toy_pfODE_int", "exact", "--save_dir=exact", "--total_samples=9", "--steps=2", *TOY),
     ("visualize", "exact", "--dest=pictures", "--no-animation"),
@@ -46,7 +46,6 @@ RUNS: tuple[tuple[str, ...], ...] = (
     (
         *("train", "--outdir=images", "--data=set.zip", "--device_name=cpu", "--no-calibrate"),
         *("--cbase=8", "--cres=1", "--batch=16", "--duration=0.000032", "--workers=1"),
-        "--latent_law=gaussian",
     ),
 )
 IMPORT = builtins.__import__
@@ -115,8 +114,9 @@ def main(folder: str, runs: str) -> None:
         with redirect_stdout(io.StringIO()):
             for command in ("", *getattr(script.main, "commands", ())):
                 run(name, *command.split(), "--help")
-    # It takes long, and no system makes a difference to it.
-    vars(importlib.import_module("training.learning.run"))["find_courses"] = lambda *_: None
+    # They take long, and no system makes a difference to them.
+    for name in ("find_courses", "learn_latent_law"):
+        vars(importlib.import_module("training.learning.run"))[name] = lambda *_: None
     for name, *arguments in RUNS[: int(runs)]:
         run(name, *arguments)
     print(*sorted(str(path) for path in Path().rglob("*") if path.is_file()), sep="\n")

@@ -21,6 +21,8 @@ import torch
 
 from dnnlib.errors import DataError, InflationError
 from dnnlib.logs import logger
+from training.flow.courses import USES, Course, courses_at_rest
+from training.model.model import Model
 from training.options.declared import Declared, takes
 from training.options.script import command
 from training.options.script import run_script as run_to_the_end
@@ -149,6 +151,19 @@ def slowly(values: Iterable[object], *slow: object) -> list[Any]:
     return [pytest.param(value, marks=[pytest.mark.slow] * (value in slow)) for value in values]
 
 
+def rough_courses(model: Model, plan: object) -> None:
+    """A few steps for every use, in place of those that a search would find; one where nothing
+    moves."""
+    dim = model.denoiser.basis.dim
+    if model.denoiser.says_nothing:
+        model.courses = courses_at_rest(model.about["tmin"], model.about["tmax"], dim)
+        return
+    for name, use in USES.items():
+        course = Course("exp_rk5", 5, dim, use.melts, nats=0.0)
+        course.place(model.flow.times)
+        model.courses[name] = course
+
+
 @contextmanager
 def quick_endings() -> Iterator[None]:
     """Trainings fit little when they end: calibrations, laws of latents and courses are others'
@@ -157,7 +172,10 @@ def quick_endings() -> Iterator[None]:
         mock.patch.multiple("training.learning.melting", MELT_STEPS=3, CHECK_STEPS=20, FEWEST=60),
         mock.patch.multiple("training.learning.latent_law", STEPS_PER_ROW=1, FEWEST_STEPS=40),
         mock.patch("training.subjects.toys.CALIBRATION_POINTS", 200),
-        mock.patch("training.learning.run.find_courses"),
+        mock.patch("training.learning.calibrating.NODES", 5),
+        mock.patch("training.learning.held_out.TABLE_DRAWS", 500),
+        mock.patch("training.subjects.table_spaces.PILOT_STEPS", 20),
+        mock.patch("training.learning.run.find_courses", rough_courses),
     ):
         yield
 

@@ -41,6 +41,7 @@ def arguments(**options: object) -> list[str]:
     return [*off, *(f"--{name}={value}" for name, value in named.items())]
 
 
+@quick_endings()
 def test_toys_give_the_bytes_of_the_script_and_leave_random_numbers_alone(tmp_path: Path) -> None:
     torch.manual_seed(5)
     state, handlers, parts = torch.get_rng_state(), list(logger.handlers), list[float]()
@@ -49,24 +50,26 @@ def test_toys_give_the_bytes_of_the_script_and_leave_random_numbers_alone(tmp_pa
     assert logger.handlers == handlers
     assert parts[-1] == 1
     options = arguments(data_name="circles", dims_to_keep=1, outdir=tmp_path / "there", **SHORT)
-    run_script(toy_train, *options, whole=True)
+    run_script(toy_train, *options)
     assert only_network(tmp_path / "here") == only_network(tmp_path / "there")
     model.save(tmp_path / "again.pkl")
     assert (tmp_path / "again.pkl").read_bytes() == only_network(tmp_path / "there")
 
 
+@quick_endings()
 def test_an_interrupted_training_gives_what_there_is() -> None:
     def stop(part: float) -> None:
         if part >= 0.5:
             raise KeyboardInterrupt
 
-    longer = {**SHORT, "duration": 0.04, "width": 8, "depth": 1}
+    longer = {**SHORT, "duration": 0.04, "width": 8, "depth": 1, "marginals": "none"}
     model = Table.open(np.random.default_rng(0).normal(size=(60, 2))).train(progress=stop, **longer)
     assert 0 < model.about["seen"] < 40_000
     with pytest.raises(UsageError, match="in memory cannot be resumed"):
         Table.open(np.zeros((20, 2)) + np.arange(20.0)[:, None]).train(resume="elsewhere")
 
 
+@quick_endings()
 def test_a_training_goes_on_with_the_options_of_its_run(tmp_path: Path) -> None:
     first = Toy("circles").train(tmp_path, **{**SHORT, "duration": 0.002})
     (run,) = tmp_path.iterdir()
@@ -128,19 +131,20 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
+@quick_endings()
 def model() -> Model:
-    with quick_endings():
-        return Table.open(pandas.DataFrame(ROWS, columns=NAMES)).train(**FEW)
+    return Table.open(pandas.DataFrame(ROWS, columns=NAMES)).train(**FEW)
 
 
 @pytest.fixture(scope="module")
+@quick_endings()
 def conditional() -> Model:
     parameters = np.random.default_rng(1).uniform(-1, 1, (200, 2))
     data = parameters + 0.3 * np.random.default_rng(2).normal(size=(200, 2))
-    with quick_endings():
-        return Simulations(parameters, data).train(**FEW)
+    return Simulations(parameters, data).train(**FEW)
 
 
+@quick_endings()
 def test_rows_come_back_in_their_kind_and_columns_are_found_by_name(model: Model) -> None:
     frame = pandas.DataFrame(ROWS, columns=NAMES)
     drawn = model.sample(5, seed=1)
@@ -152,8 +156,7 @@ def test_rows_come_back_in_their_kind_and_columns_are_found_by_name(model: Model
         np.testing.assert_array_equal(model.log_prob(rows), expected)
     back = model.decode(model.encode(frame))
     np.testing.assert_allclose(back.to_numpy(), ROWS, atol=1e-4)
-    with quick_endings():
-        tensors = Table.open(torch.from_numpy(ROWS)).train(**FEW)
+    tensors = Table.open(torch.from_numpy(ROWS)).train(**FEW)
     assert isinstance(tensors.sample(2), torch.Tensor)
 
 
@@ -205,14 +208,14 @@ def test_what_a_simulator_gave_is_parameters_given_data(conditional: Model) -> N
     assert "runs at level" in conditional.check(truths, runs=20, draws=5)["verdict"]
 
 
+@quick_endings()
 def test_trials_are_multiplied_and_models_compared() -> None:
     draw, dataset = np.random.default_rng(0), np.repeat(np.arange(80), 4)
     parameters = draw.uniform(-1, 1, 80)[dataset]
     data = parameters + draw.normal(0, 0.5, 320)
     bounds = {"theta1": (-1.0, 1.0)}
-    with quick_endings():
-        simulations = Simulations(parameters, data, bounds, dataset)
-        model = simulations.train(likelihood=True, linear_start="on", **FEW)
+    simulations = Simulations(parameters, data, bounds, dataset)
+    model = simulations.train(likelihood=True, linear_start="on", **FEW)
     assert (model.columns, model.conditions, model.covariates) == (["y1"], ["theta1"], [])
     assert model.sample(3, given=[0.2]).shape == (3, 1)
     trials = np.array([[0.3], [0.5], [-0.1], [0.2]])
@@ -224,12 +227,12 @@ def test_trials_are_multiplied_and_models_compared() -> None:
     (compared,) = posterior.compare([posterior], trials, **few)
     assert list(compared["probability"].values()) == pytest.approx([0.5, 0.5], abs=0.05)
     fresh = Simulations(parameters, data, bounds, dataset, held_out=0.5)
-    assert "runs at level" in posterior.check(fresh, runs=20, **few)["verdict"]
+    fewer = {"draws": 20, "sampler": "pool", "pool": 100}
+    assert "runs at level" in posterior.check(fresh, runs=20, **fewer)["verdict"]
     four = {"dataset": [1, 2, 3, 4], "y1": [0.3, 0.5, -0.1, 0.2]}
     common = posterior.sample(four, **few).population(steps=100, chains=2)
     assert common["population"]["theta1"]["mean"]["mean"] == pytest.approx(0.2, abs=0.2)
-    with quick_endings():
-        sets = simulations.train(marginals="none", cond_shape="set:1", linear_start="on", **FEW)
+    sets = simulations.train(marginals="none", cond_shape="set:1", linear_start="on", **FEW)
     own = sets.posterior(correct=model, prior="uniform").sample({"y1": trials[:, 0]}, draws=500)
     assert own.points.mean() == pytest.approx(draws.mean(), abs=0.1)
     assert len(sets.posterior(log_prob=False).sample(four, draws=10).points) == 4
@@ -245,10 +248,10 @@ def test_what_sbi_trains_does_not_depend_on_units() -> None:
     torch.testing.assert_close(density, torch.full((1, 50), 2 * np.log(1000.0)).float())
 
 
+@quick_endings()
 def test_discrete_columns_have_the_density_of_their_step() -> None:
     counts = np.random.default_rng(0).integers(0, 6, (200, 1))
-    with quick_endings():
-        model = Simulations(counts, counts + ROWS[:1, :1]).train(**FEW)
+    model = Simulations(counts, counts + ROWS[:1, :1]).train(**FEW)
     alone = model.log_prob([[2]], given=[2.1])
     each = model.log_prob([[2.2], [3]], given=[[2.1], [3.3]])
     assert each[0] == pytest.approx(alone[0], abs=1e-6)
@@ -290,13 +293,13 @@ def test_mistakes_are_sentences(
 
 
 @pytest.mark.slow
+@quick_endings()
 def test_an_estimator_of_scikit_learn_is_one() -> None:
     from sklearn.utils.estimator_checks import check_estimator
 
     from training.commands.estimator import FlowDensity
 
-    with quick_endings():
-        check_estimator(FlowDensity(duration=0.0002), on_skip=None)
+    check_estimator(FlowDensity(duration=0.0002), on_skip=None)
 
 
 def test_a_normal_prior_has_its_density() -> None:

@@ -372,7 +372,7 @@ def test_a_gaussian_start_learns_means_scales_and_correlations() -> None:
     e[:, 1] = 0.8 * e[:, 0] + 0.6 * e[:, 1]
     x = torch.cat([c.square(), -c], dim=1) + (0.5 * c).exp() * e
     map_ = GaussianPrediction(2, 1)
-    with mock.patch("training.learning.gaussian_start.STEPS", 240):
+    with mock.patch("training.learning.gaussian_start.STEPS", 120):
         fit_gaussian(map_, c, x)
     rest, log_det = map_(x, c)
     assert_close(map_.inverse(rest, c), x, rtol=0, atol=1e-9)
@@ -406,7 +406,7 @@ def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one() -> None:
     table = DataTable(holes, columns, held_out, Dropped.none("xy"), a, ["a"])
     choices = Choices("ifs", {"gamma0": 1e-3}, "trials", {"width": 8, "label_dim": 1}, "ES", "log")
     prepared = TrialPreparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
-    with mock.patch("training.learning.gaussian_start.STEPS", 120):
+    with mock.patch("training.learning.gaussian_start.STEPS", 80):
         model, _ = prepared.build(prepared.coordinates(Space("none", "none", "gaussian")))
     model.denoiser.eval().requires_grad_(False)
     network = model.denoiser.network

@@ -44,13 +44,13 @@ def table(count: int = 3000) -> DataTable:
     return made
 
 
-def preparation(total: int = 30_000, dims_to_keep: int = 3, rows: int = 3000) -> Preparation:
+def preparation(total: int = 30_000, dims_to_keep: int = 3, tick: int = 5000) -> Preparation:
     inflation, network = {"dims_to_keep": dims_to_keep, "gamma0": 1e-2}, {"width": 32, "depth": 2}
     choices = Choices("ifs", inflation, "mlp", network, "IS", "log")
     config = TrainingConfig(
-        total=total, batch=100, lr=3e-3, lr_ramp=1000, lr_decay=True, tick=5000, state_ticks=1
+        total=total, batch=100, lr=3e-3, lr_ramp=1000, lr_decay=True, tick=tick, state_ticks=1
     )
-    return Preparation(table(rows), choices, config, CPU)
+    return Preparation(table(), choices, config, CPU)
 
 
 def trained(prepared: Preparation) -> tuple[Trainer, Watch]:
@@ -163,7 +163,7 @@ def weights_of(trainer: Trainer) -> Tensor:
 
 
 def test_patience_ends_it_with_the_best_weights(run_folder: Callable[[str], RunFolder]) -> None:
-    prepared = preparation()
+    prepared = preparation(6000, tick=1000)
     coordinates = prepared.coordinates(SPACE)
 
     def run(name: str, scores: list[float], patience: int | None) -> Trainer:
@@ -173,9 +173,9 @@ def test_patience_ends_it_with_the_best_weights(run_folder: Callable[[str], RunF
         return trainer
 
     patient = run("patient", [3, 1, 2, 4, 5, 6], None)
-    assert patient.seen == 30_000
+    assert patient.seen == 6000
     hasty = run("hasty", [3, 1, 2, 4], 2)
-    assert hasty.seen == 20_000
+    assert hasty.seen == 4000
     assert torch.equal(weights_of(hasty), weights_of(patient))  # those of the second look
     last = run("last", [6, 5, 4, 3, 2, 1], None)
     assert not torch.equal(weights_of(last), weights_of(patient))

@@ -1,6 +1,7 @@
 """Pictures of images and of coverage."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from scipy.stats import chi2
 
 from tests.support import picture_files as files
 from tests.support.draws import seeded
+from tests.support.running import refusal
 from training.files.coverage import SavedCoverage
 from training.files.trajectory import SavedTrajectory
 from training.measure.boundaries import Boundary, gaussian_content_within, unit_sphere
@@ -292,18 +294,26 @@ def test_folders_of_images_are_known_by_their_names(tmp_path: Path) -> None:
         (tmp_path / "fid" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(tmp_path / "fid" / name)
     (tmp_path / "fid" / "gen_params.json").write_text("{}")
-    got, count = first_images(tmp_path / "fid", 6)
-    assert count == 10
-    assert np.array_equal(got[:, 0], pixels[:6])
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "fid")
+    for path in (tmp_path / "fid", Path(packed)):
+        got, count = first_images(path, 6)
+        assert count == 10
+        assert np.array_equal(got[:, 0], pixels[:6])
     # A picture never lies among its images.
     for given_path, picture in (
         ("fid", "fid_images.png"),
+        ("packed.zip", "packed_images.png"),
         ("fid/000000", "fid_000000_images.png"),
         ("fid/../fid", "fid_images.png"),
     ):
         for folder in (None, tmp_path / "pictures"):
             (made,) = pictures_of([tmp_path / given_path], folder, None)
             assert made.path == (folder or tmp_path) / picture
+    made.write(tmp_path / "it.png")
+    with Image.open(tmp_path / "it.png") as image:
+        assert image.width > 100
+    (tmp_path / "fid" / names[5]).write_bytes(b"no png")
+    assert names[5] in refusal(first_images, tmp_path / "fid", 6)
 
 
 def test_other_folders_are_none(tmp_path: Path) -> None:
@@ -316,10 +326,6 @@ def test_other_folders_are_none(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
         assert holds_images(tmp_path) is holds
-
-
-def joined_texts(figure: Figure) -> str:
-    return " | ".join(text.get_text() for text in figure.texts)
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -346,8 +352,8 @@ def test_refitted_boundaries_have_the_vertices_of_smaller_ones(tmp_path: Path, d
     # With a small alpha there may be no boundary at all.
     faces = np.zeros((0, dim), dtype=np.int64)
     saved = SavedCoverage.load(files.save_coverage(tmp_path, dim, alpha=2.0, faces_latent_0=faces))
-    assert "refitted" in joined_texts(draw_boundaries(saved, "toy", ""))
-    assert "boundaries refitted" in joined_texts(draw_radius(saved, "toy", ""))
+    assert "refitted" in str(texts(draw_boundaries(saved, "toy", "")))
+    assert "boundaries refitted" in str(texts(draw_radius(saved, "toy", "")))
 
 
 @pytest.mark.parametrize(("dim", "seeds"), [(2, 1), (3, 4)])
@@ -459,4 +465,4 @@ def test_what_made_the_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         path.with_suffix(".json").write_text(f'{{"options": {{"score": {score}}}}}')
         picture = pictures_of([path], None, None)[0]
         picture.write(picture.path)
-        assert text in joined_texts(drawn[-1])
+        assert text in str(texts(drawn[-1]))
