@@ -1,6 +1,5 @@
 """Rank 0 speaks on stdout, the others only warn, and a file keeps a copy."""
 
-import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,16 +7,13 @@ from pathlib import Path
 import pytest
 
 from dnnlib.logs import copy_log_to, logger, setup_logging
+from tests.support.running import log_put_back
 
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     yield
-    for handler in logger.handlers[:]:
-        logger.removeHandler(handler)
-        handler.close()
-    logger.propagate = True
-    logger.setLevel(logging.NOTSET)
+    log_put_back()
 
 
 def speak() -> None:

@@ -227,12 +227,16 @@ def run_script(
         ):
             run_to_the_end(command)
     finally:
-        for handler in logger.handlers[:]:
-            logger.removeHandler(handler)
-            handler.close()
-        logger.propagate = True
-        logger.setLevel(logging.NOTSET)
+        log_put_back()
     return Result(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def log_put_back() -> None:
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
 
 
 def parsed(settings: type[S], *arguments: str) -> S:

@@ -19,8 +19,7 @@ from training.learning.coordinates import basis_in, fit_coordinates, over_decade
 from training.names import AXES_TOO, EVENED, LOG, MARGINALS, WHITENINGS
 
 NAMES = ["gamma", "uniform", "rate", "sum"]
-SPACES = [*product(MARGINALS, WHITENINGS), (AXES_TOO, "pca"), (AXES_TOO, "zca")]
-SPACES.append(("quantile-0.2", "none"))
+SPACES = [*product((*MARGINALS, "quantile-0.2"), WHITENINGS), *product((AXES_TOO,), ("pca", "zca"))]
 
 
 def table(count: int = 2000, seed: int = 0) -> Tensor:
@@ -47,6 +46,8 @@ def fitted(request: pytest.FixtureRequest) -> Coordinates:
 def test_points_come_back_and_the_log_determinant_is_that_of_autograd(fitted: Coordinates) -> None:
     fitted.check()
     points = table(50, seed=1)
+    if fitted.names[0] == "yeo-johnson":
+        points[0] = fitted.maps[0].location  # where sign and abs have no slope
     u, log_det = fitted(points)
     torch.testing.assert_close(fitted.to_data(u), points, rtol=1e-9, atol=1e-9)
     rows = [
@@ -55,16 +56,6 @@ def test_points_come_back_and_the_log_determinant_is_that_of_autograd(fitted: Co
     ]
     expected = torch.stack(rows).slogdet().logabsdet
     torch.testing.assert_close(log_det[:8], expected, rtol=1e-7, atol=1e-7)
-
-
-def test_slopes_are_right_where_a_column_has_its_median() -> None:
-    points = table(101)
-    fitted = fit_coordinates(points, Columns.plain(NAMES), "yeo-johnson", "none")
-    middle = points.median(dim=0).values[None]
-    u, log_det = fitted(middle)
-    for map_, at, sign in ((fitted.to_flow, middle, 1), (fitted.to_data, u, -1)):
-        jacobian = torch.autograd.functional.jacobian(map_, at)[0, :, 0]
-        torch.testing.assert_close(jacobian.slogdet().logabsdet, sign * log_det[0])
 
 
 def test_coordinates_are_read_as_they_were_fitted(fitted: Coordinates) -> None:
@@ -133,19 +124,19 @@ def test_scores_make_columns_normal_and_powers_are_those_of_scikit_learn() -> No
 
 @pytest.mark.parametrize("name", EVENED)
 def test_a_column_gets_the_quantiles_that_it_has_with_noise(name: str) -> None:
-    draw = np.random.default_rng(0)
-    heaps = torch.from_numpy(np.where(draw.random(20_000) < 0.7, draw.normal(0, 1, 20_000), 0.7))
-    points = (heaps + 0.01 * torch.randn(20_000, generator=seeded()))[:, None]
-    columns, levels = Columns.plain(["heaps"]), torch.linspace(0.02, 0.98, 97).double()
-    plain, evened = (fit_coordinates(points, columns, m, "none") for m in ("yeo-johnson", name))
-    u = plain.to_flow(points)
-    noisy = u + EVENED[name] * torch.randn(u.shape, generator=seeded(1)).double()
-    noisy = ((noisy - noisy.mean()) / noisy.std()).quantile(levels, dim=0)
-    apart = [
-        float((each.quantile(levels, dim=0) - noisy).abs().max())
-        for each in (evened.to_flow(points), u)
-    ]
-    assert apart[0] < apart[1] / 5
+    draw, columns = np.random.default_rng(0), Columns.plain(["heaps"])
+    where = np.where(draw.random(20_000) < 0.7, draw.normal(size=20_000), 0.7)
+    points = torch.from_numpy(where + 0.01 * draw.normal(size=20_000))[:, None]
+    plain, evened = (
+        fit_coordinates(points, columns, marginals, "none").to_flow(points)
+        for marginals in ("yeo-johnson", name)
+    )
+    noisy = plain + EVENED[name] * torch.randn(plain.shape, generator=seeded()).double()
+    levels = torch.linspace(0.02, 0.98, 97).double()
+    plain, evened, noisy = (
+        ((u - u.mean()) / u.std()).quantile(levels) for u in (plain, evened, noisy)
+    )
+    assert (evened - noisy).abs().max() < (plain - noisy).abs().max() / 3
 
 
 def test_whitening_back_keeps_what_is_thin() -> None:
