@@ -410,12 +410,13 @@ class RecordFlow:
         self, values: np.ndarray, asked: np.ndarray, shift: Tensor | None = None
     ) -> np.ndarray:
         """Those ``[n]`` of asked cells at their values, numbers moved by shifts ``[n, D]``."""
-        states = self._states(values, ~asked, asked)
+        no_levels = self.space.no_levels(values)
+        states = self._states(values, ~asked, asked & ~no_levels)
         moved = values if shift is None else self._moved(values, asked, shift)
         of_numbers, of_levels = self.questions.log_prob(self.space.encoded(moved), states)
         is_asked = states[:, : self.space.dim] == ASKED
         slopes = (self.space.log_slopes(moved) * is_asked).sum(dim=1)
-        nowhere = (self.space.impossible(values) & asked).any(axis=1)
+        nowhere = ((self.space.impossible(values) | no_levels) & asked).any(axis=1)
         return np.where(nowhere, -np.inf, of_numbers + of_levels + slopes)
 
     def _moved(self, values: np.ndarray, asked: np.ndarray, shift: Tensor) -> np.ndarray:
@@ -457,8 +458,9 @@ class RecordFlow:
         """Of cells ``[n, D + C]``: asked, or known where they are there and are to be.
 
         What is made of a column that is asked, as its weekday is of a date, would tell it, and is
-        not known; nor is it that it was missing, which no value that was trained on knew."""
-        there = known & ~np.isnan(values)
+        not known; nor is it that it was missing, which no value that was trained on knew, nor a
+        value that is no level."""
+        there = known & ~np.isnan(values) & ~self.space.no_levels(values)
         for place, column in enumerate(self.empty.columns):
             if column.of in self.empty.names:
                 tells = asked[:, self.empty.names.index(column.of)]
