@@ -166,7 +166,7 @@ def _texts(column: Any) -> list[str]:
         plain = column.dt.tz_localize(None)
         days = (plain.dropna().dt.normalize() == plain.dropna()).all()
         column = plain.dt.strftime("%Y-%m-%d" if days else "%Y-%m-%d %H:%M:%S.%f")
-    elif kind in "fiu":
+    elif kind == "f":
         return _numerals(column.to_numpy(np.float64, na_value=np.nan))
     missing = column.isna()
     pairs = zip(column, missing, strict=True)
