@@ -237,7 +237,7 @@ def _given_row(flow: RecordFlow, given: Sequence[tuple[str, str]]) -> np.ndarray
     row = np.full(len(flow.empty.columns), np.nan)
     for name, text in given:
         place = place_of(flow.empty, name)
-        one, _ = encode(_frame({name: [text]}), flow.empty.columns)
+        one, _ = encode(_frame({name: [text]}), flow.empty.columns, decimal=flow.empty.decimal)
         row[place] = one.values[0, place]
         if np.isnan(row[place]):
             levels = ", ".join(flow.empty.columns[place].levels) or "numbers"
