@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import NamedTuple
 
@@ -97,12 +97,15 @@ def marks_of(missing_values: Iterable[str]) -> frozenset[str]:
 
 
 def day_of(text: str, date_format: str) -> float | None:
-    """Days since 1970-01-01 of a text; None if it is no such date."""
+    """Days since 1970-01-01 of a text, in universal time if it has an offset (%z); None if it is no
+    such date."""
     try:
         moment = datetime.strptime(text, date_format)
     except (ValueError, re.error):  # the latter of a format that names a part twice
         return None
-    return (moment.replace(tzinfo=None) - EPOCH) / timedelta(days=1)
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(UTC).replace(tzinfo=None)
+    return (moment - EPOCH) / timedelta(days=1)
 
 
 def formats_of(text: str, among: Iterable[str] = DATE_FORMATS) -> tuple[str, ...]:
@@ -138,4 +141,4 @@ def date_text(days: float, date_format: str) -> str:
     """A date as its format writes it."""
     moment = rounded_moment(days, date_format)
     # strftime writes years before 1000 with fewer digits, which strptime does not read.
-    return moment.strftime(date_format.replace("%Y", f"{moment.year:04d}"))
+    return moment.replace(tzinfo=UTC).strftime(date_format.replace("%Y", f"{moment.year:04d}"))
