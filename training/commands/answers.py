@@ -59,8 +59,8 @@ class Answers:
         """So many tables with joint draws in the holes, for multiple imputation."""
         records = self._encoded(rows)
         return [
-            _like(rows, _frame(asking.completed(self.flow, records, seed + number), records))
-            for number in range(tables)
+            _like(rows, _frame(asking.completed(self.flow, records, seed, number), records))
+            for number in range(1, tables + 1)
         ]
 
     def predict(

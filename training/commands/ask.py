@@ -55,8 +55,7 @@ def fill(settings: FillSettings) -> None:
         save(settings.dest, sheet, records)
     for number, path in enumerate(paths if settings.tables else ()):
         with bar("rows", len(records)) as progress:
-            seed = settings.seed + number
-            save(path, asking.completed(flow, records, seed, progress), records)
+            save(path, asking.completed(flow, records, settings.seed, number, progress), records)
     finish(settings, flow, "fill", sheet, records)
 
 

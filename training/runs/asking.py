@@ -122,7 +122,7 @@ def fill(
         UsageError: The network was trained for one question, and there are other holes.
     """
     values, holes = np.array(records.values), np.isnan(records.values)
-    missing = np.flatnonzero(holes.any(axis=0))
+    missing = np.flatnonzero(holes.any(axis=0) & [not column.of for column in records.columns])
     flow.require_asked(missing.tolist())
     flow = interval.answers_of(flow)
     beside: list[tuple[str, list[str]]] = []
@@ -137,10 +137,11 @@ def fill(
 
 
 def completed(
-    flow: RecordFlow, records: Records, seed: int, progress: Progress | None = None
+    flow: RecordFlow, records: Records, seed: int, table: int, progress: Progress | None = None
 ) -> Sheet:
-    """Rows whose holes have joint draws, given the cells that are there."""
-    values = flow.drawn(records.values, np.isnan(records.values), seed, progress=progress)
+    """Rows whose holes have joint draws, given the cells that are there: a table of a seed."""
+    own = (seed << 32) + table  # tables of two seeds are put together, and must not be the same
+    values = flow.drawn(records.values, np.isnan(records.values), own, progress=progress)
     return Sheet(*texts_of(_with_all_columns(records, values)))
 
 
