@@ -175,7 +175,10 @@ class RecordFlow:
         """Probabilities ``[n]`` of values of one column that are as far out as those of the rows,
         on their side or the other, or of levels that are as unlikely."""
         if place in self.space.numbers:
-            below, upto = self._below(values, known, place)
+            half = float(self.space.coordinates.steps[self.space.cell(place)]) / 2
+            below, upto = self._below(values, known, place, shift=-half)
+            if half:  # a discrete value has the whole of its step
+                _, upto = self._below(values, known, place, shift=half)
             return np.asarray((2 * np.minimum(upto, 1 - below)).clip(max=1.0))
         levels = self.laws(values, known, place, (0.5,)).levels
         assert levels is not None
@@ -216,10 +219,14 @@ class RecordFlow:
         known: np.ndarray,
         place: int,
         generator: torch.Generator | None = None,
+        shift: float = 0.0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities ``[n]`` that a column which is a number is less than its values, and that
-        it is not more; arguments are those of ``ranks``."""
-        ranks = self._ranks_of_number(values, known, place, generator)
+        it is not more; arguments are those of ``ranks``, and how far from its values a number that
+        is at no atom is looked at."""
+        moved = np.array(values)
+        moved[:, place] += shift
+        ranks = self._ranks_of_number(moved, known, place, generator)
         if not self.space.atoms_at(place):
             return ranks, ranks
         return self._with_atoms(values[:, place], ranks, self._shares(values, known, place), place)
