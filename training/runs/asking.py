@@ -223,9 +223,6 @@ def draw(
     row, names = _given_row(flow, given), flow.empty.names
     flags = [place for place, column in enumerate(flow.empty.columns) if says_missing(column)]
     pairs = [(place, names.index(flow.empty.columns[place].of)) for place in flags]
-    for flag, place in pairs:
-        if not np.isnan(row[place]):
-            row[flag] = 0
     values = np.tile(row, (count, 1))
     drawn = flow.drawn(values, np.isnan(values), seed, progress=progress)
     for flag, place in pairs:
@@ -234,13 +231,13 @@ def draw(
 
 
 def _given_row(flow: RecordFlow, given: Sequence[tuple[str, str]]) -> np.ndarray:
-    """Values ``[P]`` of what is given; NaN elsewhere."""
+    """Values ``[P]`` of what is given, and of what is made of it; NaN elsewhere."""
     row = np.full(len(flow.empty.columns), np.nan)
     for name, text in given:
         place = place_of(flow.empty, name)
         one, _ = encode(_frame({name: [text]}), flow.empty.columns, decimal=flow.empty.decimal)
-        row[place] = one.values[0, place]
-        if np.isnan(row[place]):
+        row = np.where(np.isnan(one.values[0]), row, one.values[0])
+        if np.isnan(one.values[0, place]):
             levels = ", ".join(flow.empty.columns[place].levels) or "numbers"
             raise UsageError(f"--given={name}:{text}: '{name}' takes {levels}")
     return row
