@@ -102,7 +102,8 @@ def _read(
             read[name].append(values)
             if own[name].type == CATEGORY:
                 strange = (text for text in np.array(texts, dtype=object)[np.isnan(values)])
-                unknown.update((name, text) for text in strange if text.lower() not in marks)
+                own_marks = {*marks, own[name].missing.lower()}
+                unknown.update((name, text) for text in strange if text.lower() not in own_marks)
         count += len(block[0])
     return {name: np.concatenate(parts) for name, parts in read.items()}, beside, unknown
 
