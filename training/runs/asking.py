@@ -237,9 +237,12 @@ def _given_row(flow: RecordFlow, given: Sequence[tuple[str, str]]) -> np.ndarray
         place = place_of(flow.empty, name)
         one, _ = encode(_frame({name: [text]}), flow.empty.columns, decimal=flow.empty.decimal)
         row = np.where(np.isnan(one.values[0]), row, one.values[0])
-        if np.isnan(one.values[0, place]):
-            levels = ", ".join(flow.empty.columns[place].levels) or "numbers"
-            raise UsageError(f"--given={name}:{text}: '{name}' takes {levels}")
+        if np.isnan(one.values[0, place]) or flow.space.no_levels(one.values)[0, place]:
+            own = () if place in flow.space.numbers else flow.space.values[place]
+            levels = [text_of(flow.empty.columns[place], value) for value in own]
+            raise UsageError(
+                f"--given={name}:{text}: '{name}' takes {', '.join(levels) or 'numbers'}"
+            )
     return row
 
 
