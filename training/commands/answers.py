@@ -60,7 +60,7 @@ class Answers:
         records = self._encoded(rows)
         return [
             _like(rows, _frame(asking.completed(self.flow, records, seed, number), records))
-            for number in range(1, tables + 1)
+            for number in range(tables)
         ]
 
     def predict(
