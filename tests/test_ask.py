@@ -195,14 +195,25 @@ def test_values_that_are_often_the_same_have_a_probability(network: Path) -> Non
     middle = flow.ranks(values, known, 5)
     whole = np.exp(log_prob).cumsum() - np.exp(log_prob) / 2
     assert np.abs(middle - whole).max() < 0.03
+    as_far = 2 * np.exp(log_prob)[::-1].cumsum()[::-1]
+    assert np.allclose(flow.tails(values, known, 5)[18:23], as_far[18:23], rtol=0.12)
     atoms = flow.laws(values, known, 5, middle.tolist())
     assert atoms.atoms is not None
     assert np.allclose(atoms.atoms.probabilities[0], np.exp(log_prob)[[0, 10]], atol=1e-6)
     far = np.abs(atoms.quantiles[0] - np.arange(40))
     assert far[log_prob > np.log(0.01)].max() <= 1
+    assert flow.space.within_range(5, np.array([0.0, 10, -9])).tolist() == [0, 10, 3]
     drawn = flow.drawn(np.repeat(values[:1], 4000, axis=0), ~known[:1].repeat(4000, 0), 0)
     shares = (drawn[:, 5, None] == np.arange(40)).mean(axis=0)
     assert np.abs(shares - np.exp(log_prob)).max() < 0.03
+
+
+def test_a_value_that_is_no_level_is_improbable_and_tells_nothing(network: Path) -> None:
+    flow = RecordFlow.of(NetworkFile.open(str(network)))
+    strange, unknown = (np.array([[city, 20.0, 30, 600, 0, 9]]) for city in (7, np.nan))
+    assert flow.scores(strange).tails[0, 0] == np.exp(flow.scores(strange).log_prob[0]) == 0
+    one, other = (flow.laws(rows, rows < 1e9, 2, (0.1, 0.9)) for rows in (strange, unknown))
+    assert np.array_equal(one.quantiles, other.quantiles)
 
 
 def test_atoms_are_values_that_stand_out() -> None:
@@ -235,8 +246,9 @@ def test_python_gives_what_the_scripts_do(sold: Path, tmp_path: Path) -> None:
     frame = theirs.sample(50, {"gift": "yes"}, seed=3)
     assert (frame["gift"] == "yes").all()
     holes = with_holes(shop(50))
-    assert answers.fill(holes)[list(holes.columns)].notna().all(axis=None)
-    assert len(answers.complete(holes, tables=2)) == 2
+    filled = answers.fill(holes[::-1])[list(holes.columns)]
+    assert filled.dropna().index.equals(holes.index[::-1]), "all holes are filled, row by row"
+    assert not answers.complete(holes, 1, seed=1)[0].equals(answers.complete(holes, 2)[1])
 
 
 @pytest.mark.slow

@@ -5,9 +5,11 @@ import importlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from dnnlib.logs import logger
 from training.commands.frames import FRAMES, kind_of
 from training.data.records.encoding import encode
 from training.data.records.records import Records
@@ -57,7 +59,7 @@ class Answers:
         """So many tables with joint draws in the holes, for multiple imputation."""
         records = self._encoded(rows)
         return [
-            _like(rows, _frame(asking.completed(self.flow, records, seed + number), records))
+            _like(rows, _frame(asking.completed(self.flow, records, seed, number), records))
             for number in range(tables)
         ]
 
@@ -70,7 +72,7 @@ class Answers:
     ) -> Any:
         """The rows with predictions of columns, given the cells of all others that are there; see
         ``fill``."""
-        records, intervals = self._encoded(rows), Interval(interval, held_out)
+        records, intervals = self._encoded(rows, columns), Interval(interval, held_out)
         return _like(rows, _frame(asking.predict(self.flow, records, columns, intervals), records))
 
     def score(self, rows: Any, odd: float = 0.01) -> Any:
@@ -85,7 +87,11 @@ class Answers:
 
     def sample(self, count: int, given: Mapping[str, object] | None = None, seed: int = 0) -> Any:
         """So many rows, given what all of them have, by the names of columns."""
-        pairs = [(name, str(value)) for name, value in (given or {}).items()]
+        sign = self.flow.empty.decimal
+        pairs = [
+            (name, str(value).replace(".", sign) if isinstance(value, Real) else str(value))
+            for name, value in (given or {}).items()
+        ]
         return _frame(asking.draw(self.flow, count, pairs, seed), self.flow.empty)
 
     def check(
@@ -95,24 +101,36 @@ class Answers:
         facts: dict[str, Any] = asking.checked(self.flow, records, hidden, level, seed)
         return facts
 
-    def _encoded(self, rows: Any) -> Records:
-        return encode(rows, self.flow.empty.columns)[0]
+    def _encoded(self, rows: Any, asked: Sequence[str] = ()) -> Records:
+        empty = self.flow.empty
+        records, lines = encode(rows, empty.columns, asked=asked, like=empty)
+        for line in lines:
+            logger.warning(f"Warning: {line}")
+        return records
 
 
 def _frame(sheet: Sheet, records: Records) -> Any:
-    """A sheet as a data frame, with numbers where its texts are such."""
+    """A sheet as a data frame, with numbers where its texts are such; codes, as 01234, are none."""
+    codes = {
+        name: str
+        for at, name in enumerate(sheet.names)
+        if any(row[at][:1] == "0" and row[at][1:2].isdigit() for row in sheet.rows)
+    }
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerows([sheet.names, *sheet.rows])
     text.seek(0)
     pandas = importlib.import_module("pandas")
-    return pandas.read_csv(text, decimal=records.decimal, skip_blank_lines=False)
+    return pandas.read_csv(text, decimal=records.decimal, skip_blank_lines=False, dtype=codes)
 
 
 def _like(rows: Any, frame: Any) -> Any:
-    """A data frame of pandas as one of the kind of these rows, of which missing cells are None."""
+    """A data frame of pandas as one of the kind of these rows, with the index of those of pandas;
+    of others missing cells are None."""
     kind = kind_of(rows)
-    if kind in (FRAMES, "builtins", "pathlib"):
+    if kind == FRAMES:
+        return frame.set_index(rows.index)
+    if kind in ("builtins", "pathlib"):
         return frame
     columns = {
         name: column.astype(object).where(column.notna(), None).tolist()

@@ -55,8 +55,7 @@ def fill(settings: FillSettings) -> None:
         save(settings.dest, sheet, records)
     for number, path in enumerate(paths if settings.tables else ()):
         with bar("rows", len(records)) as progress:
-            seed = settings.seed + number
-            save(path, asking.completed(flow, records, seed, progress), records)
+            save(path, asking.completed(flow, records, settings.seed, number, progress), records)
     finish(settings, flow, "fill", sheet, records)
 
 
@@ -127,7 +126,9 @@ def rows_of(settings: RowSettings, asked: Sequence[str] = ()) -> Records:
         if list(records.columns) == list(empty.columns):
             return records
     missing = settings.missing_values or ()
-    records, lines = encode(str(settings.data), empty.columns, missing_values=missing, asked=asked)
+    records, lines = encode(
+        str(settings.data), empty.columns, missing_values=missing, asked=asked, like=empty
+    )
     for line in lines:
         logger.warning(f"Warning: {line}")
     return records
@@ -136,7 +137,7 @@ def rows_of(settings: RowSettings, asked: Sequence[str] = ()) -> Records:
 def data_set(path: Path, empty: Records) -> Records:
     """The records of a data set, a table as records, or rows of another file, all held out."""
     records = load_as_records(path)
-    return encode(path, empty.columns)[0] if records is None else records
+    return encode(path, empty.columns, like=empty)[0] if records is None else records
 
 
 def save(path: Path, sheet: Sheet, records: Records) -> None:

@@ -122,7 +122,7 @@ def fill(
         UsageError: The network was trained for one question, and there are other holes.
     """
     values, holes = np.array(records.values), np.isnan(records.values)
-    missing = np.flatnonzero(holes.any(axis=0))
+    missing = np.flatnonzero(holes.any(axis=0) & [not column.of for column in records.columns])
     flow.require_asked(missing.tolist())
     flow = interval.answers_of(flow)
     beside: list[tuple[str, list[str]]] = []
@@ -137,10 +137,11 @@ def fill(
 
 
 def completed(
-    flow: RecordFlow, records: Records, seed: int, progress: Progress | None = None
+    flow: RecordFlow, records: Records, seed: int, table: int, progress: Progress | None = None
 ) -> Sheet:
-    """Rows whose holes have joint draws, given the cells that are there."""
-    values = flow.drawn(records.values, np.isnan(records.values), seed, progress=progress)
+    """Rows whose holes have joint draws, given the cells that are there: a table of a seed."""
+    own = (seed << 32) + table  # tables of two seeds are put together, and must not be the same
+    values = flow.drawn(records.values, np.isnan(records.values), own, progress=progress)
     return Sheet(*texts_of(_with_all_columns(records, values)))
 
 
@@ -222,9 +223,6 @@ def draw(
     row, names = _given_row(flow, given), flow.empty.names
     flags = [place for place, column in enumerate(flow.empty.columns) if says_missing(column)]
     pairs = [(place, names.index(flow.empty.columns[place].of)) for place in flags]
-    for flag, place in pairs:
-        if not np.isnan(row[place]):
-            row[flag] = 0
     values = np.tile(row, (count, 1))
     drawn = flow.drawn(values, np.isnan(values), seed, progress=progress)
     for flag, place in pairs:
@@ -233,15 +231,18 @@ def draw(
 
 
 def _given_row(flow: RecordFlow, given: Sequence[tuple[str, str]]) -> np.ndarray:
-    """Values ``[P]`` of what is given; NaN elsewhere."""
+    """Values ``[P]`` of what is given, and of what is made of it; NaN elsewhere."""
     row = np.full(len(flow.empty.columns), np.nan)
     for name, text in given:
         place = place_of(flow.empty, name)
-        one, _ = encode(_frame({name: [text]}), flow.empty.columns)
-        row[place] = one.values[0, place]
-        if np.isnan(row[place]):
-            levels = ", ".join(flow.empty.columns[place].levels) or "numbers"
-            raise UsageError(f"--given={name}:{text}: '{name}' takes {levels}")
+        one, _ = encode(_frame({name: [text]}), flow.empty.columns, decimal=flow.empty.decimal)
+        row = np.where(np.isnan(one.values[0]), row, one.values[0])
+        if np.isnan(one.values[0, place]) or flow.space.no_levels(one.values)[0, place]:
+            own = () if place in flow.space.numbers else flow.space.values[place]
+            levels = [text_of(flow.empty.columns[place], value) for value in own]
+            raise UsageError(
+                f"--given={name}:{text}: '{name}' takes {', '.join(levels) or 'numbers'}"
+            )
     return row
 
 

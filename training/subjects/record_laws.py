@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from training.subjects.record_spaces import level_of
+
 
 class LevelLaw(NamedTuple):
     """Probabilities of levels.
@@ -24,9 +26,9 @@ class LevelLaw(NamedTuple):
         return np.asarray(self.values[self.probabilities.argmax(axis=1)])
 
     def at(self, truth: np.ndarray) -> np.ndarray:
-        """Probabilities ``[n]`` of values that are there."""
-        near = np.abs(self.values - truth[:, None]).argmin(axis=1)
-        return np.asarray(self.probabilities[np.arange(len(near)), near])
+        """Probabilities ``[n]`` of values that are there, 0 of those that are no level."""
+        at = level_of(truth, self.values)
+        return np.where(at < 0, 0.0, self.probabilities[np.arange(len(at)), at])
 
     def ranks(self, truth: np.ndarray, generator: torch.Generator) -> np.ndarray:
         """What distribution functions have at values ``[n]``, each spread over its probability."""

@@ -102,7 +102,7 @@ class RecordPrior(TableFlow):
     def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
         empty, numbers = self.answers.empty, self.answers.space.numbers
         places = numbers if seen is None else [numbers[place] for place in seen.tolist()]
-        records, _ = encode(str(path), [empty.columns[place] for place in places])
+        records, _ = encode(str(path), [empty.columns[place] for place in places], like=empty)
         strange = [name for name in records.beside if name not in empty.order]
         if strange:
             raise DataError(
@@ -175,7 +175,8 @@ class RecordPrior(TableFlow):
         ]
         if not places:
             return None
-        records, unknown = encode(str(path), [columns[place] for place in places])
+        own, empty = [columns[place] for place in places], self.answers.empty
+        records, unknown = encode(str(path), own, like=empty)
         if unknown:
             raise DataError(f"{path}: {unknown[0]}: mend them, or leave them empty")
         values = np.full((len(records), len(columns)), np.nan)

@@ -212,12 +212,14 @@ class RecordSpace:
         return np.asarray(points[:, self.cell(place)].view(there.shape))
 
     def within_range(self, place: int, values: np.ndarray) -> np.ndarray:
-        """Values ``[n]`` of a column, those of a discrete number within its range."""
+        """Values ``[n]`` of a column, those of a discrete number within its range, which is that of
+        values at no atom: atoms stay."""
         if place not in self.numbers:
             return values
-        at, held = self.numbers.index(place), self.coordinates
+        at, held, atoms = self.numbers.index(place), self.coordinates, self.atoms_at(place)
         ends = (float(held.least[at]), float(held.most[at]))
-        return values.clip(*ends) if held.steps[at] > 0 else values
+        clipped = values.clip(*ends) if held.steps[at] > 0 else values
+        return np.where(level_of(values, atoms) >= 0, values, clipped) if atoms else clipped
 
     def log_slopes(self, values: np.ndarray) -> Tensor:
         """``log du/dx [n, D]`` of numbers, 0 where they are missing."""
@@ -233,6 +235,15 @@ class RecordSpace:
         flags = np.zeros(values.shape, dtype=bool)
         if self.numbers:
             flags[:, self.numbers] = self._outside(self._numbers(values)).numpy()
+        return flags
+
+    def no_levels(self, values: np.ndarray) -> np.ndarray:
+        """Which cells ``[n, P]`` have values that are none of their column's levels, such as a
+        year that the training had not."""
+        flags = np.zeros(values.shape, dtype=bool)
+        for place in set(self.categories) - set(self.numbers):
+            column = values[:, place]
+            flags[:, place] = ~np.isnan(column) & (level_of(column, self.values[place]) < 0)
         return flags
 
     def at_atoms(self, values: np.ndarray) -> np.ndarray:

@@ -175,7 +175,10 @@ class RecordFlow:
         """Probabilities ``[n]`` of values of one column that are as far out as those of the rows,
         on their side or the other, or of levels that are as unlikely."""
         if place in self.space.numbers:
-            below, upto = self._below(values, known, place)
+            half = float(self.space.coordinates.steps[self.space.cell(place)]) / 2
+            below, upto = self._below(values, known, place, shift=-half)
+            if half:  # a discrete value has the whole of its step
+                _, upto = self._below(values, known, place, shift=half)
             return np.asarray((2 * np.minimum(upto, 1 - below)).clip(max=1.0))
         levels = self.laws(values, known, place, (0.5,)).levels
         assert levels is not None
@@ -216,10 +219,14 @@ class RecordFlow:
         known: np.ndarray,
         place: int,
         generator: torch.Generator | None = None,
+        shift: float = 0.0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities ``[n]`` that a column which is a number is less than its values, and that
-        it is not more; arguments are those of ``ranks``."""
-        ranks = self._ranks_of_number(values, known, place, generator)
+        it is not more; arguments are those of ``ranks``, and how far from its values a number that
+        is at no atom is looked at."""
+        moved = np.array(values)
+        moved[:, place] += shift
+        ranks = self._ranks_of_number(moved, known, place, generator)
         if not self.space.atoms_at(place):
             return ranks, ranks
         return self._with_atoms(values[:, place], ranks, self._shares(values, known, place), place)
@@ -410,12 +417,13 @@ class RecordFlow:
         self, values: np.ndarray, asked: np.ndarray, shift: Tensor | None = None
     ) -> np.ndarray:
         """Those ``[n]`` of asked cells at their values, numbers moved by shifts ``[n, D]``."""
-        states = self._states(values, ~asked, asked)
+        no_levels = self.space.no_levels(values)
+        states = self._states(values, ~asked, asked & ~no_levels)
         moved = values if shift is None else self._moved(values, asked, shift)
         of_numbers, of_levels = self.questions.log_prob(self.space.encoded(moved), states)
         is_asked = states[:, : self.space.dim] == ASKED
         slopes = (self.space.log_slopes(moved) * is_asked).sum(dim=1)
-        nowhere = (self.space.impossible(values) & asked).any(axis=1)
+        nowhere = ((self.space.impossible(values) | no_levels) & asked).any(axis=1)
         return np.where(nowhere, -np.inf, of_numbers + of_levels + slopes)
 
     def _moved(self, values: np.ndarray, asked: np.ndarray, shift: Tensor) -> np.ndarray:
@@ -457,8 +465,9 @@ class RecordFlow:
         """Of cells ``[n, D + C]``: asked, or known where they are there and are to be.
 
         What is made of a column that is asked, as its weekday is of a date, would tell it, and is
-        not known; nor is it that it was missing, which no value that was trained on knew."""
-        there = known & ~np.isnan(values)
+        not known; nor is it that it was missing, which no value that was trained on knew, nor a
+        value that is no level."""
+        there = known & ~np.isnan(values) & ~self.space.no_levels(values)
         for place, column in enumerate(self.empty.columns):
             if column.of in self.empty.names:
                 tells = asked[:, self.empty.names.index(column.of)]

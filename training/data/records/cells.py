@@ -166,8 +166,10 @@ def _texts(column: Any) -> list[str]:
         plain = column.dt.tz_localize(None)
         days = (plain.dropna().dt.normalize() == plain.dropna()).all()
         column = plain.dt.strftime("%Y-%m-%d" if days else "%Y-%m-%d %H:%M:%S.%f")
-    elif kind in "fiu":
-        return _numerals(column.to_numpy(np.float64, na_value=np.nan))
+    elif kind == "f":
+        # Of its own size: 0.1 in single precision would be 0.10000000149011612 in double.
+        size = min(column.dtype.itemsize, 8)
+        return _numerals(column.to_numpy(np.dtype(f"f{size}"), na_value=np.nan))
     missing = column.isna()
     pairs = zip(column, missing, strict=True)
     return ["" if gone else str(cell).strip() for cell, gone in pairs]

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.inert_pickle import shown
-from training.data.records.cells import Cells, open_cells
+from training.data.records.cells import TEXTS, Cells, open_cells
 from training.data.records.inferring import Survey, decimal_of
 from training.data.records.made import made_values
 from training.data.records.parsing import marks_of
@@ -27,6 +28,7 @@ def encode(
     decimal: str | None = None,
     missing_values: Sequence[str] = (),
     asked: Sequence[str] = (),
+    like: Records | None = None,
 ) -> tuple[Records, list[str]]:
     """Rows of a file or a data frame against columns that are known, found by their names; also
     tells what is missing, in lines for people.
@@ -38,6 +40,8 @@ def encode(
         decimal: The decimal sign; None finds it.
         missing_values: Texts that stand for no value, beside the usual ones.
         asked: Names of columns that are not missed.
+        like: Records whose decimal sign a text has that leaves it open, as 4,500 does, and has
+            their separator; None for a point.
 
     Returns:
         Records with these columns in this order, all of them held out. A column that the source
@@ -54,7 +58,10 @@ def encode(
         raise DataError(
             f"{cells.name} has none of the columns {listed([column.name for column in columns])}"
         )
-    sign = _decimal(cells, own.values()) if decimal is None else decimal
+    usual, is_text = ".", isinstance(source, str | Path) and Path(source).suffix.lower() in TEXTS
+    if like is not None and is_text and cells.separator == like.separator:
+        usual = like.decimal
+    sign = _decimal(cells, own.values(), usual) if decimal is None else decimal
     read, beside, unknown = _read(cells, own, sign, marks_of(missing_values))
     count = len(next(iter(read.values())))
     if not count:
@@ -95,7 +102,8 @@ def _read(
             read[name].append(values)
             if own[name].type == CATEGORY:
                 strange = (text for text in np.array(texts, dtype=object)[np.isnan(values)])
-                unknown.update((name, text) for text in strange if text.lower() not in marks)
+                own_marks = {*marks, own[name].missing.lower()}
+                unknown.update((name, text) for text in strange if text.lower() not in own_marks)
         count += len(block[0])
     return {name: np.concatenate(parts) for name, parts in read.items()}, beside, unknown
 
@@ -115,12 +123,12 @@ def _told(
     ]
 
 
-def _decimal(cells: Cells, columns: Any) -> str:
-    """The decimal sign of the first rows."""
+def _decimal(cells: Cells, columns: Any, usual: str) -> str:
+    """The decimal sign of the first rows; the usual one if they leave it open."""
     numbers = {
         column.name: Survey(column.name) for column in columns if column.type in (NUMBER, WHOLE)
     }
     for name, texts in zip(cells.names, next(cells.blocks(), []), strict=False):
         if name in numbers:
             numbers[name].add(texts)
-    return decimal_of(numbers.values())
+    return decimal_of(numbers.values(), usual)

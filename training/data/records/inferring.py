@@ -138,11 +138,11 @@ def fewest_rows(present: int) -> int:
     return min(FEWEST_ROWS, max(2, present // 20))
 
 
-def decimal_of(surveys: Iterable[Survey]) -> str:
+def decimal_of(surveys: Iterable[Survey], usual: str = ".") -> str:
     """The decimal sign of a table: a comma if a column is of numbers only by it, and none only by a
-    point."""
+    point; the usual one if none is only by either, as 4,500 is not."""
     signs = {sign for survey in surveys for sign in survey.only if survey.numbers(sign) is not None}
-    return "," if signs == {","} else "."
+    return "," if signs == {","} else "." if signs else usual
 
 
 def column_of(

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import NamedTuple
 
@@ -25,6 +25,8 @@ DATE_FORMATS = tuple(day + time for time in TIMES for day in DAYS)
 LONGEST_SHOWN = 40
 UNITS = {"%f": 1e-6, "%S": 1.0, "%M": 60.0}
 """Seconds to which a format writes times, the finest first; without any, days."""
+OF_DAYS, OF_MONTHS = ("%d", "%j", "%H", "%I", "%x", "%c"), ("%m", "%b", "%B")
+"""What formats have that write days, and months."""
 
 
 class NumberForm(NamedTuple):
@@ -95,12 +97,15 @@ def marks_of(missing_values: Iterable[str]) -> frozenset[str]:
 
 
 def day_of(text: str, date_format: str) -> float | None:
-    """Days since 1970-01-01 of a text; None if it is no such date."""
+    """Days since 1970-01-01 of a text, in universal time if it has an offset (%z); None if it is no
+    such date."""
     try:
         moment = datetime.strptime(text, date_format)
     except (ValueError, re.error):  # the latter of a format that names a part twice
         return None
-    return (moment.replace(tzinfo=None) - EPOCH) / timedelta(days=1)
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(UTC).replace(tzinfo=None)
+    return (moment - EPOCH) / timedelta(days=1)
 
 
 def formats_of(text: str, among: Iterable[str] = DATE_FORMATS) -> tuple[str, ...]:
@@ -120,11 +125,20 @@ def rounded_moment(days: float, date_format: str) -> datetime:
         unit = 3600.0
     earliest, latest = (moment - EPOCH for moment in (datetime.min, datetime(9999, 12, 31)))
     days = min(max(days, earliest.days), latest.days)
-    return EPOCH + timedelta(seconds=round(days * 86400.0 / unit) * unit)
+    moment = EPOCH + timedelta(seconds=round(days * 86400.0 / unit) * unit)
+    if any(code in date_format for code in OF_DAYS):
+        return moment
+    # Of months, and of years, the nearest begins: strftime would write the one that it is in.
+    by_month = any(code in date_format for code in OF_MONTHS)
+    first = moment.replace(day=1) if by_month else moment.replace(month=1, day=1)
+    if moment.year == datetime.max.year:
+        return first
+    after = (first + timedelta(days=31 if by_month else 366)).replace(day=1)
+    return first if moment - first < after - moment else after
 
 
 def date_text(days: float, date_format: str) -> str:
     """A date as its format writes it."""
     moment = rounded_moment(days, date_format)
     # strftime writes years before 1000 with fewer digits, which strptime does not read.
-    return moment.strftime(date_format.replace("%Y", f"{moment.year:04d}"))
+    return moment.replace(tzinfo=UTC).strftime(date_format.replace("%Y", f"{moment.year:04d}"))

@@ -158,7 +158,11 @@ class SurveyedTable:
             self.decimal,
         )
         lines: list[str] = []
-        records = without_identifiers(records, self.choices.types, lines)
+
+        def texts_of(name: str) -> np.ndarray:
+            return self._read([], [name])[1][name]
+
+        records = without_identifiers(records, self.choices.types, lines, texts_of)
         records = without_holes(records, self.choices.missing, self.cells, lines)
         held_out = choose_held_out(len(records), self.choices.held_out, self.choices.seed)
         records = replace(records, held_out=held_out.numpy())

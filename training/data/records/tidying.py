@@ -3,7 +3,7 @@
 Each function says what it did in lines for people.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -70,13 +70,20 @@ def without_holes(records: Records, missing: str, cells: Cells, lines: list[str]
     return replace(records, values=values)
 
 
-def without_identifiers(records: Records, asked: Collection[str], lines: list[str]) -> Records:
+def without_identifiers(
+    records: Records,
+    asked: Collection[str],
+    lines: list[str],
+    texts_of: Callable[[str], np.ndarray],
+) -> Records:
     """Moves numbers that only count rows, or are all the same, out of what is modelled.
 
     Args:
         records: The rows.
         asked: Columns whose type was given, which stay.
         lines: Gets warnings of far values that repeat.
+        texts_of: Gives the texts ``[N]`` of a column as they were written: numbers have not all
+            digits of long ones.
     """
     kept, beside, constants = [], dict(records.beside), dict(records.constants)
     for index, column in enumerate(records.columns):
@@ -92,8 +99,7 @@ def without_identifiers(records: Records, asked: Collection[str], lines: list[st
                 )
             counts = present[0] in (0, 1) and bool((np.diff(present) == 1).all())
             if one.whole and (counts or CALLED_IDENTIFIER.fullmatch(column.name)):
-                texts = [text_of(column, value, records.decimal) for value in values.tolist()]
-                beside[column.name] = np.array(texts, dtype=object)
+                beside[column.name] = texts_of(column.name)
                 continue
             if present.min() == present.max():
                 constants[column.name] = text_of(column, float(present[0]), records.decimal)

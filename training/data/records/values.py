@@ -7,7 +7,15 @@ import numpy as np
 from dnnlib.errors import DataError
 from torch_utils.inert_pickle import shown
 from training.data.records.cells import Cells
-from training.data.records.parsing import DAYS, NOTHING, TIMES, day_of, formats_of, number_in
+from training.data.records.parsing import (
+    DAYS,
+    NOTHING,
+    TIMES,
+    day_of,
+    formats_of,
+    marks_of,
+    number_in,
+)
 from training.data.records.records import CATEGORY, NUMBER, WHOLE, RecordColumn
 from training.data.tables.making import LARGEST
 
@@ -53,9 +61,10 @@ def reader_of(
 
     The reader takes the texts and the number of the first one's row. It raises DataError, which
     names the row, for what is neither of the column's type nor missing, and for numbers that are
-    too large. Unknown levels are missing.
+    too large. Unknown levels are missing, and so is what the column's own source has where a cell
+    is missing, such as -999.
     """
-    plain = _plain_reader(column, decimal, missing_marks)
+    plain = _plain_reader(column, decimal, missing_marks | marks_of([column.missing]))
 
     def place_of(row: int) -> str:
         return f"{cells.name}, {cells.place_of(row)}, column '{column.name}'"

@@ -13,6 +13,9 @@ from dnnlib.files import atomic_path
 from training.data.records.parsing import date_text, number_in, rounded_moment
 from training.data.records.records import CATEGORY, DATE, WHOLE, RecordColumn, Records
 
+MOST_INTEGER = 2.0**63
+"""From which on whole numbers are no integers of 64 bits."""
+
 
 def text_of(column: RecordColumn, value: float, decimal: str = ".") -> str:
     """A value as the source writes it."""
@@ -121,6 +124,8 @@ def _series(pandas: Any, column: RecordColumn, values: np.ndarray) -> Any:
         return pandas.Series(moments, dtype="datetime64[us]")
     if column.type == WHOLE:
         whole = np.where(missing, 0, values).round()
+        if np.abs(whole).max(initial=0) >= MOST_INTEGER:
+            return values
         if not missing.any():
             return whole.astype(np.int64)
         return pandas.arrays.IntegerArray(whole.astype(np.int64), missing)

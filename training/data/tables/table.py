@@ -248,11 +248,14 @@ class DataTable:
 
 def as_records(table: DataTable) -> Records:
     """The rows of a table, conditions among them, as records whose columns are all numbers."""
-    columns = []
-    for name, step in zip(table.columns.names, table.columns.steps.tolist(), strict=True):
-        whole = step > 0 and step == round(step)
-        decimals = max(0, -int(Decimal(repr(step)).as_tuple().exponent)) if step else None
-        columns.append(RecordColumn(name, WHOLE if whole else NUMBER, decimals=decimals))
+    columns, own = [], table.columns
+    for name, *grid in zip(own.names, own.steps.tolist(), own.offsets.tolist(), strict=True):
+        discrete = grid[0] > 0
+        whole = discrete and all(part == round(part) for part in grid)  # 22.5, 27.5 are not
+        digits = max(0, *(-int(Decimal(repr(part)).as_tuple().exponent) for part in grid))
+        columns.append(
+            RecordColumn(name, WHOLE if whole else NUMBER, decimals=digits if discrete else None)
+        )
     columns += [RecordColumn(name, NUMBER) for name in table.condition_names]
     parts = [table.points] if table.conditions is None else [table.points, table.conditions]
     same = table.dropped.slopes.abs().sum(dim=1) == 0

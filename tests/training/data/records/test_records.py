@@ -16,6 +16,7 @@ from training.commands.holes import telling_holes
 from training.commands.python import Records
 from training.data.records.cells import open_cells
 from training.data.records.encoding import encode
+from training.data.records.parsing import date_text
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.records import CATEGORY, RecordColumn
 from training.data.records.writing import save_records_csv
@@ -234,3 +235,14 @@ def test_rows_that_were_seen_are_told_from_those_that_chance_repeats() -> None:
     assert not once.repeated_by_chance(once.numbers[:1], alike=False)
     assert once.repeated_by_chance(once.numbers[:1], alike=True)
     assert not once.repeated_by_chance(once.numbers[:9], alike=True)
+
+
+def test_later_rows_have_the_signs_and_all_digits_of_the_source(tmp_path: Path) -> None:
+    rows = "a;id\n-999;5" + "".join(f"\n{n},500;{n + 1}00000000000000007" for n in range(COUNT))
+    records, _ = records_of(tmp_path, rows, decimal=",", missing_values=["-999"])
+    (tmp_path / "later.csv").write_text("a;b\n4,500;1\n-999;1\n")
+    for source in (tmp_path / "later.csv", pandas.DataFrame({"a": [4.5], "id": [10**17 + 7]})):
+        later, _ = encode(source, records.columns, like=records)
+        assert later.values[~np.isnan(later.values)].tolist() == [4.5]
+    assert records.beside["id"][1] == later.beside["id"][0] == "100000000000000007"
+    assert date_text(17276, "%Y-%m") == "2017-05"

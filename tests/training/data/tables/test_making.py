@@ -13,7 +13,7 @@ from training.data.sketches import Sketch
 from training.data.tables import foreign
 from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, joined, narrowed
 from training.data.tables.making import TableChoices, make_table
-from training.data.tables.table import DataTable, restored
+from training.data.tables.table import DataTable, as_records, restored
 from training.files.table import load_table, load_whole, save_table
 
 COUNT = 500
@@ -126,8 +126,9 @@ def test_steps_are_those_of_present_values_and_what_is_filled_in_is_a_spike() ->
 
 def test_values_at_steps_have_the_digits_of_these() -> None:
     values = 0.1 + 0.7 * np.floor(5 * np.abs(numbers()))  # such as 0.7999999999999999
-    table, _ = make_table(source(other=numbers(5), column=values), TableChoices())
+    table, _ = make_table(source(b=22.5 + np.arange(COUNT) % 8, column=values), TableChoices())
     assert (float(table.columns.steps[1]), float(table.columns.offsets[1])) == (0.7, 0.1)
+    assert [(each.type, each.decimals) for each in as_records(table).columns] == [("number", 1)] * 2
 
 
 def test_more_columns_than_rows_are_kept_with_a_warning() -> None:
