@@ -335,6 +335,8 @@ def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network: Path) -> 
     assert holds() < 0.5, "the network has not seen such noise"
     assert abs(holds(held_out=held_out) - 0.8) < 0.05
     assert "at least 4" in refusal(holds, held_out=held_out.at(np.arange(3)))
+    far = encode(rows[:900].assign(total=1e6), answers.flow.empty.columns)[0]
+    assert holds(held_out=far) > 0.9, "ranks of these are 1"
 
 
 def test_a_prior_of_numbers_has_the_density_of_the_answers(network: Path, tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ from training.subjects.records import Progress, RecordFlow
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 MOST_HELD_OUT = 2000
 """Held-out cells of a column by which intervals are set."""
+FARTHEST = 1 - 2**-50
+"""Of central intervals, whose ends are ranks in double precision: 8 standard deviations."""
 FEWEST_CELLS = 20
 """Of a column that is tested."""
 MOST_COMPARED = 10_000
@@ -104,6 +106,12 @@ class Interval:
         which = torch.randint(len(known), (len(values),), generator=generator).numpy()
         ranks = torch.from_numpy(flow.ranks(values, known[which], place, generator))
         level = float(asked(central_values(ranks), self.share))
+        if level > FARTHEST:
+            logger.warning(
+                f"Warning: held-out cells of '{name}' are farther out than intervals of the flow "
+                f"reach: they end there, and may hold less than {self.share:.0%}"
+            )
+            level = FARTHEST
         logger.info(
             f"Intervals of '{name}': {100 * level:.1f} % by the flow hold {self.share:.0%}, by "
             f"{len(values)} held-out cells"
