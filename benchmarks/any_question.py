@@ -59,7 +59,7 @@ from torch_utils.seeds import seeded_generator
 from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY, Records
 from training.files.records import load_as_records
-from training.runs.asking import Interval
+from training.runs.intervals import Interval
 from training.subjects.networks import NetworkFile
 from training.subjects.record_laws import LevelLaw
 from training.subjects.records import RecordFlow

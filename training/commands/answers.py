@@ -14,7 +14,8 @@ from training.commands.frames import FRAMES, kind_of
 from training.data.records.encoding import encode
 from training.data.records.records import Records
 from training.runs import asking
-from training.runs.asking import Interval, Sheet
+from training.runs.asking import Sheet
+from training.runs.intervals import Interval
 from training.subjects import NetworkFile, RecordFlow
 
 

@@ -28,7 +28,8 @@ from training.options.ask import (
     ScoreSettings,
 )
 from training.runs import asking
-from training.runs.asking import Interval, Sheet
+from training.runs.asking import Sheet
+from training.runs.intervals import Interval
 from training.subjects import NetworkFile, RecordFlow
 from training.subjects.records import Progress
 

@@ -6,14 +6,13 @@ of numbers, probabilities of levels, log densities.
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.logs import logger
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.encoding import encode
@@ -22,19 +21,14 @@ from training.data.records.records import CATEGORY, Records
 from training.data.records.writing import text_of, texts_of
 from training.files.answers import SCORES
 from training.files.arrays import evenly
-from training.measure.conformal import asked, fewest
-from training.measure.posterior.coverage import central_values
 from training.measure.posterior.ranks import ks_p_values
 from training.measure.posterior.verdicts import detectable, holm, verdict
 from training.measure.reliability import reliability
+from training.runs.intervals import Interval, require_of_training
 from training.subjects.record_laws import CellLaw
 from training.subjects.records import Progress, RecordFlow
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-MOST_HELD_OUT = 2000
-"""Held-out cells of a column by which intervals are set."""
-FARTHEST = 1 - 2**-50
-"""Of central intervals, whose ends are ranks in double precision: 8 standard deviations."""
 FEWEST_CELLS = 20
 """Of a column that is tested."""
 MOST_COMPARED = 10_000
@@ -49,74 +43,6 @@ class Sheet(NamedTuple):
     names: list[str]
     rows: list[list[str]]
     beside: int = 0
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Central intervals.
-
-    As the flow has them, or set by held-out rows so that they hold what they say, whatever the flow
-    is worth (``measure.conformal``; the score of a cell is ``|2 u - 1|``, u its rank by the flow).
-
-    Attributes:
-        share: Probability of the intervals.
-        held_out: Records whose held-out rows set them; None for the flow's own.
-        seed: Of what is hidden in these, and of draws that spread discrete numbers.
-    """
-
-    share: float
-    held_out: Records | None = None
-    seed: int = 0
-
-    def answers_of(self, flow: RecordFlow) -> RecordFlow:
-        """The flow as it answers. Intervals that held-out rows set may have to be wider than what
-        the training had. Raises DataError if these are of other columns, or may be trained on."""
-        if self.held_out is None:
-            return flow
-        _require_of_training(flow, self.held_out)
-        return replace(flow, within=False)
-
-    def levels(self, flow: RecordFlow, known: np.ndarray, place: int) -> tuple[float, float, float]:
-        """Levels of the quantiles at the ends, and of the median between.
-
-        Args:
-            flow: The answers.
-            known: Which cells are known ``[n, P]`` where the column is asked: so are they then in
-                held-out rows, in proportion.
-            place: Of the column.
-
-        Raises:
-            DataError: Too few cells of it are held out.
-        """
-        level = self.share
-        if self.held_out is not None and flow.empty.columns[place].type != CATEGORY:
-            level = self._held(flow, self.held_out, known, place)
-        return (1 - level) / 2, 0.5, (1 + level) / 2
-
-    def _held(self, flow: RecordFlow, held_out: Records, known: np.ndarray, place: int) -> float:
-        values = held_out.at(held_out.held_out).values
-        values = values[~np.isnan(values[:, place])][:MOST_HELD_OUT]
-        name, needed = flow.empty.names[place], fewest(self.share)
-        if len(values) < needed:
-            raise DataError(
-                f"{len(values)} cells of '{name}' are held out: intervals of {self.share:.0%} that "
-                f"hold need at least {needed}"
-            )
-        generator = seeded_generator("cpu", self.seed, Stream.HELD_OUT)
-        which = torch.randint(len(known), (len(values),), generator=generator).numpy()
-        ranks = torch.from_numpy(flow.ranks(values, known[which], place, generator))
-        level = float(asked(central_values(ranks), self.share))
-        if level > FARTHEST:
-            logger.warning(
-                f"Warning: held-out cells of '{name}' are farther out than intervals of the flow "
-                f"reach: they end there, and may hold less than {self.share:.0%}"
-            )
-            level = FARTHEST
-        logger.info(
-            f"Intervals of '{name}': {100 * level:.1f} % by the flow hold {self.share:.0%}, by "
-            f"{len(values)} held-out cells"
-        )
-        return level
 
 
 def fill(
@@ -262,7 +188,7 @@ def to_compare(flow: RecordFlow, records: Records, given: Sequence[tuple[str, st
         DataError: The records have other columns, or may have been trained on.
         UsageError: There are too few such rows.
     """
-    _require_of_training(flow, records)
+    require_of_training(flow, records)
     row = _given_row(flow, given)
     wanted = ~np.isnan(row)
     chosen = (records.values[:, wanted] == row[wanted]).all(axis=1)
@@ -358,7 +284,7 @@ def checked(flow: RecordFlow, records: Records, hidden: float, level: float, see
     Raises:
         DataError: The records have other columns, or too few rows are held out.
     """
-    _require_of_training(flow, records)
+    require_of_training(flow, records)
     values = records.at(records.held_out).values
     generator = seeded_generator("cpu", seed, Stream.HELD_OUT)
     there = ~np.isnan(values)
@@ -398,20 +324,6 @@ def checked(flow: RecordFlow, records: Records, hidden: float, level: float, see
     if not flow.ask and not records.held_out.all():
         facts["copies"] = _nearest(flow, records, len(values), seed)
     return facts
-
-
-def _require_of_training(flow: RecordFlow, records: Records) -> None:
-    """Raises DataError of records that have other columns, or may have been trained on."""
-    if list(records.columns) != list(flow.empty.columns):
-        raise DataError(
-            "the data set has other columns, types or levels than the network was trained on: "
-            f"these are {', '.join(flow.empty.names)}"
-        )
-    if not (records.held_out.all() or flow.was_trained_on(records)):
-        raise DataError(
-            "this is not the data set of the training, so that rows which it holds out may have "
-            "been trained on: give that one, or a table of other rows"
-        )
 
 
 def _column_check(
