@@ -76,7 +76,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_left_open() -> Iterator[None]:
-    """A file that a test leaves open is told of here, not whenever the collector finds it."""
+    """Closes what tests leave open, so that a warning names the module that left it."""
     yield
     gc.collect()
     gc.freeze()  # what is alive still is not looked at again

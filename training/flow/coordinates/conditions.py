@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError
-from training.flow.coordinates.maps import NormalScores, YeoJohnson
+from training.flow.coordinates.maps import NormalScores, YeoJohnson, sides
 
 LEAST_VARIANCE = 1e-9
 """Of standardized conditions along an axis: what varies less predicts nothing."""
@@ -58,8 +58,8 @@ class LongTails(nn.Module):
     def logarithms(self, conditions: Tensor) -> Tensor:
         """What the spline is of, ``[..., K]``."""
         s = (conditions - self.location) / self.scale
-        sign = torch.where(s >= 0, 1.0, -1.0).to(s)  # whose gradient would be 0 at 0, with abs()
-        return sign * (sign * s).log1p()
+        sign, size = sides(s)
+        return sign * size.log1p()
 
     def forward(self, conditions: Tensor) -> Tensor:
         """Scores ``[..., K]`` of conditions."""

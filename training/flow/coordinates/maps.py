@@ -195,6 +195,13 @@ class Gaps(PointMap):
             raise ValueError("steps that are taken out of a column are not apart")
 
 
+def sides(s: Tensor) -> tuple[Tensor, Tensor]:
+    """Signs and absolute values: gradients of ``sign`` and ``abs`` are 0 at 0, where a column's
+    median is, and those of these are right."""
+    sign = torch.where(s >= 0, 1.0, -1.0).to(s)
+    return sign, sign * s
+
+
 class YeoJohnson(PointMap):
     """A power of each column, after its location and scale (Yeo and Johnson 2000).
 
@@ -222,7 +229,8 @@ class YeoJohnson(PointMap):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         s = (x - self.location) / self.scale
-        exponent, sign, size = self._sides(s)
+        sign, size = sides(s)
+        exponent = torch.where(s >= 0, self.exponent, 2 - self.exponent)
         length = size.log1p()
         flat = exponent == 0
         power = torch.expm1(exponent * length) / torch.where(flat, 1.0, exponent)
@@ -230,18 +238,12 @@ class YeoJohnson(PointMap):
         return y, ((exponent - 1) * length - self.scale.log()).sum(dim=-1)
 
     def inverse(self, y: Tensor) -> Tensor:
-        exponent, sign, size = self._sides(y)
+        sign, size = sides(y)
+        exponent = torch.where(y >= 0, self.exponent, 2 - self.exponent)
         flat = exponent == 0
         length = (exponent * size).log1p() / torch.where(flat, 1.0, exponent)
         s = sign * torch.expm1(torch.where(flat, size, length))
         return self.location + self.scale * s
-
-    def _sides(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Exponents, signs and absolute values: of these two, gradients at 0 would be 0, where a
-        column's median is."""
-        right = s >= 0
-        sign = torch.where(right, 1.0, -1.0).to(s)
-        return torch.where(right, self.exponent, 2 - self.exponent), sign, sign * s
 
     def check(self) -> None:
         if (self.scale <= 0).any() or (self.exponent < 0).any() or (self.exponent > 2).any():
