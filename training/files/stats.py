@@ -17,6 +17,8 @@ Keys of ``stats.jsonl``:
     Loss/loss                     mean since the last report; 1 is the best linear denoiser
     Loss/held_out                 loss of the averaged weights on what is not trained on: of
                                   tables, and with --held_out of images
+    Loss/held_out_numbers, Loss/held_out_levels
+                                  of records: what numbers and categories add to it
     Likelihood/held_out_nats      of tables: estimate of the mean log density of held-out rows
     Gradient/norm                 mean norm of the gradient
     Progress/learning_rate        now

@@ -12,7 +12,8 @@ y being the target of F and ``f_i = xi_i / (xi_i + gamma_i)`` (Song et al. 2021,
 training of score-based diffusion models*, theorem 3, less the same for the best linear denoiser).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import log, pi
 from typing import Any, Protocol
 
@@ -44,10 +45,19 @@ class Score:
     Attributes:
         loss: The mean loss.
         nats: The mean log density of rows in their own units, an estimate; None for images.
+        parts: What parts of the network, which share no weights, add to the loss: by their names in
+            it, all that trains. Empty if the network is one.
     """
 
     loss: float
     nats: float | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    def of_parts(self) -> dict[str, "Score"]:
+        """That of each part; of the whole network, by the name '', if it is one."""
+        if not self.parts:
+            return {"": self}
+        return {name: Score(loss) for name, loss in self.parts.items()}
 
     def better_than(self, other: "Score", margin: float = 0.0) -> bool:
         if self.nats is None or other.nats is None:
@@ -163,18 +173,37 @@ KEY = "best"
 """Where a training state has it."""
 
 
+@dataclass
+class Best:
+    """When a part of a network did best.
+
+    Attributes:
+        score: Its score.
+        seen: Samples trained on by then.
+        waited: Reports since then.
+        weights: Its state by then, by its names in the denoiser; empty if it is not kept.
+    """
+
+    score: Score
+    seen: int
+    waited: int = 0
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
 class Watch:
     """Looks at a model at every report.
 
     Args:
         held_out: What it is looked at on.
-        keeps_best: Whether the training ends with the weights that did best, not with the last.
-        patience: Reports without a better score after which the training ends; None for no limit.
+        keeps_best: Whether the training ends with the weights that did best, not with the last: of
+            each part of the network its own.
+        patience: Reports without a better score of any part after which the training ends; None for
+            no limit.
         looks_first: Whether a model that is not trained yet may do best.
         margin: Nats by which others have to be better than that one.
 
     Attributes:
-        seen: Samples trained on when the best weights were found; None before the first look.
+        best: Of each part by its name, see ``Score.of_parts``; empty before the first look.
     """
 
     def __init__(
@@ -187,45 +216,62 @@ class Watch:
     ):
         self.held_out, self.keeps_best, self.patience = held_out, keeps_best, patience
         self.looks_first, self._margin = looks_first, margin
-        self.seen: int | None = None
-        self._score: Score | None = None
-        self._weights: dict[str, Tensor] = {}
-        self._waited = 0
+        self.best: dict[str, Best] = {}
 
     @property
     def exhausted(self) -> bool:
         """Whether to end the training."""
-        return self.patience is not None and self._waited >= self.patience
+        waited = min((best.waited for best in self.best.values()), default=0)
+        return self.patience is not None and waited >= self.patience
+
+    @property
+    def seen(self) -> int:
+        """Samples trained on when a part did best last; 0 before the first look."""
+        return max((best.seen for best in self.best.values()), default=0)
 
     def look(self, model: Model, seen: int) -> Score:
-        """The score of a model after so many samples, remembered if it is the best.
+        """The score of a model after so many samples, remembered where it is the best.
 
         All ranks must call it together, and find the same.
         """
         score = self.held_out.score(model)
-        margin = 0.0 if self.seen else self._margin
-        if self._score is None or score.better_than(self._score, margin):
-            self._score, self.seen, self._waited = score, seen, 0
-            if self.keeps_best:
-                self._weights = {k: v.clone() for k, v in model.denoiser.state_dict().items()}
-        else:
-            self._waited += 1
+        for name, own in score.of_parts().items():
+            best = self.best.get(name)
+            margin = 0.0 if best and best.seen else self._margin
+            if best is None or own.better_than(best.score, margin):
+                weights = _of_part(model, name) if self.keeps_best else {}
+                self.best[name] = Best(own, seen, 0, {k: v.clone() for k, v in weights.items()})
+            else:
+                best.waited += 1
         return score
 
     def put_best(self, model: Model) -> Score | None:
         """Gives a model the best weights, and tells their score; None if there are none."""
-        if not (self.keeps_best and self._weights):
+        if not (self.keeps_best and self.best):
             return None
-        model.denoiser.load_state_dict(self._weights)
-        return self._score
+        for best in self.best.values():
+            model.denoiser.load_state_dict(best.weights, strict=False)
+        scores = {name: best.score for name, best in self.best.items()}
+        if "" in scores:
+            return scores[""]
+        losses = {name: score.loss for name, score in scores.items()}
+        return Score(sum(losses.values()), parts=losses)
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, as tensors and plain values."""
-        if self._score is None:
+        if not self.best:
             return {}
-        score = {"loss": self._score.loss, "nats": self._score.nats}
-        known = {"score": score, "seen": self.seen, "waited": self._waited}
-        return {KEY: {**known, "weights": self._weights}}
+        return {
+            KEY: {
+                name: {
+                    "score": {"loss": best.score.loss, "nats": best.score.nats},
+                    "seen": best.seen,
+                    "waited": best.waited,
+                    "weights": best.weights,
+                }
+                for name, best in self.best.items()
+            }
+        }
 
     def restore(self, state: dict[str, Any], model: Model, source: str) -> None:
         """Takes up what ``state`` gave.
@@ -233,25 +279,37 @@ class Watch:
         Raises:
             DataError: It is of another model, or broken; the message names its source.
         """
-        match state.get(KEY):
-            case None:
-                return
-            case {
-                "score": {"loss": float(loss), "nats": float() | None as nats},
-                "seen": int(seen),
-                "waited": int(waited),
-                "weights": dict(),
-            }:
-                pass
-            case _:
-                raise DataError(f"{source} has a broken '{KEY}'")
-        try:
-            weights = tensors_of(state[KEY], "weights")
-        except ValueError as error:
-            raise DataError(f"{source} has a broken '{KEY}': {first_line(error)}") from error
-        own = model.denoiser.state_dict()
-        shapes = {name: value.shape for name, value in own.items()}
-        if weights and {name: value.shape for name, value in weights.items()} != shapes:
-            raise DataError(f"{source} has best weights of another model")
-        self._score, self.seen, self._waited = Score(loss, nats), seen, waited
-        self._weights = {k: torch.as_tensor(v).to(own[k]) for k, v in weights.items()}
+        parts = state.get(KEY, {})
+        if not isinstance(parts, dict):
+            raise DataError(f"{source} has a broken '{KEY}'")
+        self.best = {name: _restored(part, name, model, source) for name, part in parts.items()}
+
+
+def _of_part(model: Model, name: str) -> dict[str, Tensor]:
+    """The state of a part of a network; of the whole denoiser, if its name is ''."""
+    state: dict[str, Tensor] = model.denoiser.state_dict()
+    start = f"network.{name}." if name else ""
+    return {key: value for key, value in state.items() if key.startswith(start)}
+
+
+def _restored(state: Any, name: str, model: Model, source: str) -> Best:
+    match state:
+        case {
+            "score": {"loss": float(loss), "nats": float() | None as nats},
+            "seen": int(seen),
+            "waited": int(waited),
+            "weights": dict(),
+        }:
+            pass
+        case _:
+            raise DataError(f"{source} has a broken '{KEY}'")
+    try:
+        weights = tensors_of(state, "weights")
+    except ValueError as error:
+        raise DataError(f"{source} has a broken '{KEY}': {first_line(error)}") from error
+    own = _of_part(model, name)
+    shapes = {key: value.shape for key, value in own.items()}
+    if not own or (weights and {key: value.shape for key, value in weights.items()} != shapes):
+        raise DataError(f"{source} has best weights of another model")
+    moved = {key: torch.as_tensor(value).to(own[key]) for key, value in weights.items()}
+    return Best(Score(loss, nats), seen, waited, moved)

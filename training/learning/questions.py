@@ -46,6 +46,8 @@ ALIKE = 8
 of the flow takes in common. Their noise differs, and so little is lost."""
 HELD_OUT_DRAWS = 4096
 """Rows whose loss is taken, or questions about fewer rows."""
+PARTS = ("numbers", "levels")
+"""Of a network, each with a loss and weights of its own."""
 
 
 class OneQuestion(NamedTuple):
@@ -192,13 +194,14 @@ class QuestionBatches:
 
 
 class QuestionRegression(nn.Module):
-    """The losses ``[B]`` of rows with questions."""
+    """The losses of rows with questions."""
 
     def __init__(self, denoiser: NetworkDenoiser):
         super().__init__()
         self.of_numbers = DenoisingRegression(denoiser)
 
     def forward(self, clean: Tensor, t: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
+        """What numbers and levels add to the loss, ``[2, B]``."""
         network = self.of_numbers.denoiser.network
         assert isinstance(network, QuestionNetwork)
         labels = labels.to(torch.get_default_dtype())
@@ -206,15 +209,16 @@ class QuestionRegression(nn.Module):
         _, states, indicators, level_states = network.unpack(labels)
         asked = (states == ASKED).to(residual)
         errors = asked * (residual - target).square()
-        losses = errors.sum(dim=1) / asked.sum(dim=1).clamp(min=1)
+        of_numbers = errors.sum(dim=1) / asked.sum(dim=1).clamp(min=1)
+        of_levels = torch.zeros_like(of_numbers)
         if network.level_counts:
             some = (level_states == ASKED).any(dim=1).nonzero()[:, 0]
             level_asked = (level_states[some] == ASKED).to(residual)
             nats = network.level_log_probabilities(labels[some]) * indicators[some]
             of_each = [part.sum(dim=1) for part in nats.split_with_sizes(network.level_counts, 1)]
             total = (torch.stack(of_each, dim=1) * level_asked).sum(dim=1)
-            losses = losses.index_add(0, some, total / level_asked.sum(dim=1), alpha=-1)
-        return losses
+            of_levels = of_levels.index_add(0, some, total / level_asked.sum(dim=1), alpha=-1)
+        return torch.stack([of_numbers, of_levels])
 
 
 @dataclass(frozen=True)
@@ -236,7 +240,7 @@ class QuestionLoss(DenoisingLoss):
         conditions: Mapping[str, Tensor] = MappingProxyType({}),
         others: OthersOfBatch | None = None,
     ) -> Tensor:
-        losses: Tensor = denoiser(clean, draws.t, draws.noise, **conditions)
+        losses: Tensor = denoiser(clean, draws.t, draws.noise, **conditions).sum(dim=0)
         return losses
 
 
@@ -289,11 +293,14 @@ class HeldOutQuestions:
         draws = NoiseDraws(draws.t[order][mine], draws.noise[mine])
         clean = model.denoiser.basis.to_eigen(self.batch.points.to(device))
         regression = self.loss.regression(model.denoiser)
-        total = torch.zeros(1, device=device, dtype=torch.float64)
+        sums = torch.zeros(2, device=device, dtype=torch.float64)
         conditions = self.batch.conditions(device)
         for part in torch.split(torch.arange(len(clean), device=device), 1024):
             given = {name: rows[part] for name, rows in conditions.items()}
-            rows = slice(int(part[0]), int(part[-1]) + 1)
-            losses = self.loss.per_sample(regression, clean[rows], draws.of_rows(rows), given)
-            total += losses.sum()
-        return Score(float(distributed.sum_over_ranks(total)) / self.total)
+            own = draws.of_rows(slice(int(part[0]), int(part[-1]) + 1))
+            sums += regression(clean[part], own.t, own.noise, **given).sum(dim=1)
+        of_parts = (distributed.sum_over_ranks(sums) / self.total).tolist()
+        network = model.denoiser.network
+        assert isinstance(network, QuestionNetwork)
+        parts = dict(zip(PARTS, of_parts, strict=True)) if network.level_counts else {}
+        return Score(sum(of_parts), parts=parts)

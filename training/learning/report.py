@@ -164,6 +164,7 @@ class Reporter:
         }
         if held_out is not None:
             stats["Loss/held_out"] = held_out.loss
+            stats |= {f"Loss/held_out_{name}": loss for name, loss in held_out.parts.items()}
             if held_out.nats is not None:
                 stats["Likelihood/held_out_nats"] = held_out.nats
         if self._device.type == "cuda":

@@ -112,12 +112,15 @@ def _report_and_save(
 def _choice(watch: Watch, best: Score, trainer: Trainer) -> str:
     early = trainer.step < trainer.config.total_steps
     nats = "" if best.nats is None else f", {best.nats:.3f} nats"
-    gains = not early and (watch.seen or 0) >= STILL * trainer.config.total
+    after = " and ".join(
+        f"{part.seen / 1000:g}" + f" ({name})" * bool(name) for name, part in watch.best.items()
+    )
+    gains = not early and watch.seen >= STILL * trainer.config.total
     more = ". It still gained at the end: a longer training (--duration, --minutes) may do better"
     return (
         (f"No better score in {watch.patience} reports: stopping; the" if early else "The")
-        + f" network has the weights of {(watch.seen or 0) / 1000:g} thousand samples, which did "
-        f"best on what was held out: loss {best.loss:.5f}{nats}{more * gains}"
+        + f" network has the weights of {after} thousand samples, which did best on what was held "
+        f"out: loss {best.loss:.5f}{nats}{more * gains}"
     )
 
 

@@ -151,11 +151,12 @@ def test_auto_keeps_as_many_dimensions_as_participate() -> None:
 class Scores:
     """Stands for what is held out: gives the scores of a list, one after the other."""
 
-    def __init__(self, scores: list[float]):
-        self._scores = iter(scores)
+    def __init__(self, losses: list[float], parts: list[dict[str, float]] | None = None):
+        of_parts = parts or [{}] * len(losses)
+        self._scores = map(lambda loss, own: Score(loss, parts=own), losses, of_parts)
 
     def score(self, model: object) -> Score:
-        return Score(next(self._scores))
+        return next(self._scores)
 
 
 def weights_of(trainer: Trainer) -> Tensor:
@@ -202,7 +203,7 @@ def test_best_weights_are_saved_calibrated_or_not(run_folder: Callable[[str], Ru
         train(trainer, prepared.source(coordinates), folder, finish, watch)
     (best,), saved = got, Model.load(folder.network_path(trainer.seen))
     assert saved.digest() == best.digest()
-    weights = watch.state()["best"]["weights"]
+    weights = watch.state()["best"][""]["weights"]
     assert all(torch.equal(best.denoiser.state_dict()[k], v) for k, v in weights.items())
     calibration = trainer.averaged.denoiser.calibration
     assert calibration.slopes.any()
@@ -234,8 +235,26 @@ def test_a_watch_is_resumed_with_its_best_weights_and_its_patience() -> None:
     assert looked_at_alone.state() == {}
     looked_at_alone.look(model, 1000)
     assert looked_at_alone.put_best(model) is None
-    wide = {**watch.state()["best"], "weights": {"a": torch.ones(1)}}
+    state = watch.state()["best"][""]
+    wide = {"": {**state, "weights": {"a": torch.ones(1)}}}
     with pytest.raises(DataError, match="best weights of another model"):
         other.restore({"best": wide}, model, "state.pt")
-    for broken in ({"best": {"seen": 1}}, {"best": {**watch.state()["best"], "weights": {"a": 1}}}):
+    for broken in ({"best": {"seen": 1}}, {"best": {"": {**state, "weights": {"a": 1}}}}):
         assert "state.pt has a broken 'best'" in refusal(other.restore, broken, model, "state.pt")
+
+
+def test_parts_of_a_network_end_with_their_own_best_weights() -> None:
+    prepared = preparation()
+    model, _ = prepared.build(prepared.coordinates(SPACE))
+    parts = [{"input": 2.0, "output": 1.0}, {"input": 1.0, "output": 2.0}]
+    watch = Watch(Scores([3.0, 3.0], parts), keeps_best=True, patience=1)
+    with torch.no_grad():
+        for seen in (1000, 2000):
+            for weights in model.denoiser.parameters():
+                weights.fill_(seen)
+            watch.look(model, seen)
+    assert watch.seen == 2000
+    assert not watch.exhausted
+    assert watch.put_best(model) == Score(2.0, parts={"input": 1.0, "output": 1.0})
+    assert (model.denoiser.network.input.bias == 2000).all()
+    assert (model.denoiser.network.output.bias == 1000).all()
