@@ -33,8 +33,9 @@ from training.learning.mixture_start import COMPONENTS, FIRST, Mixture, fit_mixt
 from training.model.questions import EncodedRows
 from training.names import EVENED, LOG
 
-FEW_VALUES = 12
-"""Different values of a number that is seen as levels, at most."""
+FEW_VALUES, FEW_OF_RUN = 12, 8
+"""Different values of a number that is seen as levels, at most; and of one whose values follow each
+other in equal steps, as months do: of these a month may follow from a date as no level can."""
 ROWS_PER_VALUE = 10
 """Rows that there are for each of them, at least on average."""
 ATOM, ROWS_OF_ATOM = 0.05, 20
@@ -68,7 +69,10 @@ def few_values(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
         return ()
     present = values[~np.isnan(values)]
     different = np.unique(present)
-    few = len(different) <= min(FEW_VALUES, len(present) / ROWS_PER_VALUE)
+    steps = np.diff(different)
+    run = len(steps) > 1 and np.allclose(steps, steps[0], rtol=1e-6, atol=0.0)
+    most = FEW_OF_RUN if run else FEW_VALUES
+    few = len(different) <= min(most, len(present) / ROWS_PER_VALUE)
     return tuple(different.tolist()) if few else ()
 
 

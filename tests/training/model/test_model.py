@@ -35,7 +35,7 @@ from training.model.questions import EncodedRows, QuestionFlow
 from training.model.recipe import make_schedule
 from training.names import LOG
 from training.networks.mixture import ABSENT, ASKED, EXACT, KNOWN
-from training.subjects.record_spaces import choose_space
+from training.subjects.record_spaces import choose_space, few_values
 
 DIM, COUNTS = 4, [3, 2]
 GENERATOR = seeded_generator("cpu", 7)
@@ -407,3 +407,12 @@ def test_a_number_without_a_place_in_the_flow_is_impossible_and_no_error() -> No
     chosen = choose_space(records, 0)
     assert chosen.marginals != LOG
     assert not chosen.space.impossible(values).any()
+
+
+def test_values_that_follow_each_other_are_levels_if_they_are_eight() -> None:
+    column = RecordColumn("month", NUMBER)
+    of_each = {count: few_values(column, np.tile(np.arange(count), 10) / 10) for count in (8, 9)}
+    assert of_each == {8: tuple(np.arange(8) / 10), 9: ()}
+    apart = np.arange(12.0) ** 2
+    assert few_values(column, np.tile(apart, 10)) == tuple(apart)
+    assert few_values(column, np.tile(apart, 9)) == ()
