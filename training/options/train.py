@@ -14,6 +14,7 @@ from training.names import (
     AXES_TOO,
     BOUNDED,
     COND_SCREENS,
+    EVENED,
     IMAGE_NETWORK_NAMES,
     IMAGES,
     LINEAR_STARTS,
@@ -155,13 +156,14 @@ class TableOptions(Declared):
     section = "Tables"
     of_kind = TABLE
     marginals: str = option(
-        type=choice((AUTO, *MARGINALS, LOG, AXES_TOO)),
+        type=choice((AUTO, *MARGINALS, *EVENED, LOG, AXES_TOO)),
         default=AUTO,
         help="What each column is put through: nothing, a power, or a power and a spline of its "
-        "quantiles; auto tries these on held-out rows. log takes the logarithm of columns that "
-        "are positive over three decades or more, which auto tries with --cond. quantile-axes "
-        "adds a spline along the whitened axes, which auto does where rows are far from all "
-        "others.",
+        "quantiles; auto tries these on held-out rows. quantile-0.2 and the like, which data of "
+        "records try, even out what is narrower than so many standard deviations. log takes the "
+        "logarithm of columns that are positive over three decades or more, which auto tries with "
+        "--cond. quantile-axes adds a spline along the whitened axes, which auto does where rows "
+        "are far from all others.",
     )
     whiten: str = option(
         type=choice((AUTO, *WHITENINGS)),
