@@ -69,26 +69,36 @@ class Proposal:
     def conditioned(self, operator: Tensor, observed: Tensor, covariance: Tensor) -> "Proposal":
         """The mixture's law given ``y = A x`` with Gaussian noise: exact, and a mixture too.
 
+        Given a component's root L, with ``B = N^(-1/2) A L`` and ``r = N^(-1/2) (y - A mu)``,
+
+            [I; B] = Q R,   z = R^(-1) Q^T [0; r],   mu' = mu + L z,   Sigma' = (L R^-1)(L R^-1)^T,
+            log p(y) = -(|z|^2 + |r - B z|^2) / 2 - log |det R| + constant,
+
+        where nothing is squared: noise may be far below the rounding of covariances.
+
         Args:
             operator: ``A [N, d]``.
             observed: ``y [M, N]``.
             covariance: Of the noise ``[M, N, N]``.
         """
-        root = operator @ self.root
-        noise = covariance[:, None]
-        seen = torch.linalg.cholesky(root @ root.mT + noise)
-        whole = self.root @ self.root.mT
-        gain = torch.cholesky_solve(operator @ whole, seen).mT
-        apart = observed[:, None] - self.mean @ operator.T
-        scaled = torch.linalg.solve_triangular(seen, apart[..., None], upper=False)[..., 0]
-        log_det = seen.diagonal(dim1=2, dim2=3).log().sum(dim=2)
-        shares = (self.shares.log() - scaled.square().sum(dim=2) / 2 - log_det).softmax(dim=1)
+        apart = (observed[:, None] - self.mean @ operator.T)[..., None]
+        scale = torch.linalg.cholesky(covariance)[:, None]
+        both = torch.cat([operator @ self.root, apart], dim=3)
+        scaled = torch.linalg.solve_triangular(scale, both, upper=False)
+        seen, apart = scaled[..., :-1], scaled[..., -1:]
+        identity = torch.eye(len(operator.T)).to(seen).expand_as(self.root)
+        turn, narrower = torch.linalg.qr(torch.cat([identity, seen], dim=2))
+        step = turn[..., len(operator.T) :, :].mT @ apart
+        step = torch.linalg.solve_triangular(narrower, step, upper=True)
+        missed = torch.cat([step, apart - seen @ step], dim=2).square().sum(dim=(2, 3))
+        log_det = narrower.diagonal(dim1=2, dim2=3).abs().log().sum(dim=2)
+        shares = (self.shares.log() - missed / 2 - log_det).softmax(dim=1)
         # No component is given up: what it stands for may be nearer than its mean says.
         shares = (1 - LEAST_SHARE) * shares + LEAST_SHARE * self.shares
-        mean = self.mean + (gain @ apart[..., None])[..., 0]
-        rest = torch.eye(self.mean.shape[2]).to(gain) - gain @ operator
-        spread = rest @ whole @ rest.mT + gain @ noise @ gain.mT
-        return Proposal(shares, mean, torch.linalg.cholesky(spread))
+        mean = self.mean + (self.root @ step)[..., 0]
+        spread = torch.linalg.solve_triangular(narrower, self.root, upper=True, left=False)
+        root = torch.linalg.qr(spread.mT).R.mT
+        return Proposal(shares, mean, root * root.diagonal(dim1=2, dim2=3).sign()[:, :, None])
 
     def evened(self) -> "Proposal":
         """The mixture with more of what is rare but far out: shares as the roots of what their
