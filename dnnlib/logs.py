@@ -11,7 +11,7 @@ logger = logging.getLogger("inflationary_flows")
 class _Console(logging.StreamHandler[TextIO]):
     """Goes on without a reader, as behind ``| head``: results are in files."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+    def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], BrokenPipeError):
             super().handleError(record)
 
