@@ -13,6 +13,7 @@ Centers start as in k-means++ (Arthur and Vassilvitskii 2007).
 
 from dataclasses import dataclass
 from math import log, pi
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +30,50 @@ LEAST_SHARE = 0.02
 """Of all draws, for components as they were before they were conditioned."""
 NARROWEST = 1e-8
 """Variance of a component along any axis, where the prior has 1."""
+
+
+class Given(NamedTuple):
+    """The law of a standard normal variable of d numbers, given others.
+
+    Attributes:
+        mean: ``[..., d]``.
+        root: Lower Cholesky factor of the covariance, ``[..., d, d]``.
+        log_density: Of what it is given, ``[...]``, but for what hangs on the noise alone.
+    """
+
+    mean: Tensor
+    root: Tensor
+    log_density: Tensor
+
+
+def normal_given(operator: Tensor, observed: Tensor, covariance: Tensor) -> Given:
+    """The law of a standard normal w, given ``y = A w + n`` with Gaussian noise n.
+
+    With the noise's root N, ``B = N^(-1) A`` and ``r = N^(-1) y``,
+
+        [I; B] = Q R,       mean = R^(-1) Q^T [0; r],       covariance = R^(-1) R^(-T),
+        log p(y) = -(|mean|^2 + |r - B mean|^2) / 2 - log |det R| + constant,
+
+    where nothing is squared: noise may be far below the rounding of covariances.
+
+    Args:
+        operator: ``A [..., N, d]``.
+        observed: ``y [..., N]``.
+        covariance: Of the noise ``[..., N, N]``.
+    """
+    both = torch.cat([operator, observed[..., None]], dim=-1)
+    scaled = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), both, upper=False)
+    seen, apart = scaled[..., :-1], scaled[..., -1:]
+    dim = seen.shape[-1]
+    identity = torch.eye(dim).to(seen).expand(*seen.shape[:-2], dim, dim)
+    turn, narrower = torch.linalg.qr(torch.cat([identity, seen], dim=-2))
+    mean = torch.linalg.solve_triangular(narrower, turn[..., dim:, :].mT @ apart, upper=True)
+    missed = torch.cat([mean, apart - seen @ mean], dim=-2).square().sum(dim=(-2, -1))
+    log_det = narrower.diagonal(dim1=-2, dim2=-1).abs().log().sum(dim=-1)
+    inverse = torch.linalg.solve_triangular(narrower, identity, upper=True)
+    root = torch.linalg.qr(inverse.mT).R.mT
+    root = root * root.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
+    return Given(mean[..., 0], root, -missed / 2 - log_det)
 
 
 @dataclass(frozen=True)
@@ -69,36 +114,18 @@ class Proposal:
     def conditioned(self, operator: Tensor, observed: Tensor, covariance: Tensor) -> "Proposal":
         """The mixture's law given ``y = A x`` with Gaussian noise: exact, and a mixture too.
 
-        Given a component's root L, with ``B = N^(-1/2) A L`` and ``r = N^(-1/2) (y - A mu)``,
-
-            [I; B] = Q R,   z = R^(-1) Q^T [0; r],   mu' = mu + L z,   Sigma' = (L R^-1)(L R^-1)^T,
-            log p(y) = -(|z|^2 + |r - B z|^2) / 2 - log |det R| + constant,
-
-        where nothing is squared: noise may be far below the rounding of covariances.
-
         Args:
             operator: ``A [N, d]``.
             observed: ``y [M, N]``.
             covariance: Of the noise ``[M, N, N]``.
         """
-        apart = (observed[:, None] - self.mean @ operator.T)[..., None]
-        scale = torch.linalg.cholesky(covariance)[:, None]
-        both = torch.cat([operator @ self.root, apart], dim=3)
-        scaled = torch.linalg.solve_triangular(scale, both, upper=False)
-        seen, apart = scaled[..., :-1], scaled[..., -1:]
-        identity = torch.eye(len(operator.T)).to(seen).expand_as(self.root)
-        turn, narrower = torch.linalg.qr(torch.cat([identity, seen], dim=2))
-        step = turn[..., len(operator.T) :, :].mT @ apart
-        step = torch.linalg.solve_triangular(narrower, step, upper=True)
-        missed = torch.cat([step, apart - seen @ step], dim=2).square().sum(dim=(2, 3))
-        log_det = narrower.diagonal(dim1=2, dim2=3).abs().log().sum(dim=2)
-        shares = (self.shares.log() - missed / 2 - log_det).softmax(dim=1)
+        apart = observed[:, None] - self.mean @ operator.T
+        given = normal_given(operator @ self.root, apart, covariance[:, None])
+        shares = (self.shares.log() + given.log_density).softmax(dim=1)
         # No component is given up: what it stands for may be nearer than its mean says.
         shares = (1 - LEAST_SHARE) * shares + LEAST_SHARE * self.shares
-        mean = self.mean + (self.root @ step)[..., 0]
-        spread = torch.linalg.solve_triangular(narrower, self.root, upper=True, left=False)
-        root = torch.linalg.qr(spread.mT).R.mT
-        return Proposal(shares, mean, root * root.diagonal(dim1=2, dim2=3).sign()[:, :, None])
+        mean = self.mean + (self.root @ given.mean[..., None])[..., 0]
+        return Proposal(shares, mean, self.root @ given.root)
 
     def evened(self) -> "Proposal":
         """The mixture with more of what is rare but far out: shares as the roots of what their
