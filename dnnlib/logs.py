@@ -3,8 +3,17 @@
 import logging
 import sys
 from pathlib import Path
+from typing import TextIO
 
 logger = logging.getLogger("inflationary_flows")
+
+
+class _Console(logging.StreamHandler[TextIO]):
+    """Goes on without a reader, as behind ``| head``: results are in files."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+            super().handleError(record)
 
 
 def setup_logging(rank: int = 0) -> None:
@@ -12,7 +21,7 @@ def setup_logging(rank: int = 0) -> None:
     logger.handlers.clear()
     logger.propagate = False
     logger.setLevel(logging.INFO)
-    console = logging.StreamHandler(sys.stdout if rank == 0 else sys.stderr)
+    console = _Console(sys.stdout if rank == 0 else sys.stderr)
     console.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     console.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(console)

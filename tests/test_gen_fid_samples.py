@@ -280,7 +280,7 @@ def test_other_settings_are_refused(start: Run, copy: Path) -> None:
 
 def test_what_makes_no_other_image_is_no_other_setting(make: Run, twenty: Path, copy: Path) -> None:
     (copy / "000007.png").unlink()
-    others = ("--bs=7", "--vpode_disc_eps=0.3", f"--end_time={END}")
+    others = ("--bs=7", f"--end_time={END}")
     assert make(copy, "--seeds=0-19", *others) == images(twenty)
 
 

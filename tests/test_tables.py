@@ -130,8 +130,13 @@ def test_what_is_only_numbers_is_a_table_and_what_is_not_is_records(tmp_path: Pa
 
 
 def test_held_out_rows_melt_and_have_densities(network: Path, houses: Path, tmp_path: Path) -> None:
-    where = (f"--network={network}", f"--data_root={houses}", f"--save_dir={tmp_path}")
-    good(run_script(pfODE_int, *where, "--log_prob", "--n_iters=10", "--bs=60"))
+    model = Model.load(network)
+    model.courses = {"densities": Course("exp_rk5", 10, 3, melts=True)}
+    model.courses["densities"].place(model.flow.times)
+    model.save(tmp_path / network.name)
+    own, data = f"--network={tmp_path / network.name}", f"--data_root={houses}"
+    where = (own, data, f"--save_dir={tmp_path}")
+    good(run_script(pfODE_int, *where, "--log_prob", "--bs=60"))
     melt = load_arrays(tmp_path / "houses_PRP_melt.npz")
     held_out = np.flatnonzero(load_arrays(houses)["held_out"])
     np.testing.assert_array_equal(melt["row_index"], held_out)
@@ -140,10 +145,11 @@ def test_held_out_rows_melt_and_have_densities(network: Path, houses: Path, tmp_
     parameters = json.loads((tmp_path / "houses_PRP_HD_pfODE_int_sim_params.json").read_text())
     assert parameters["roundtrip"]["rms_error"] < 1e-3
     assert set(parameters["roundtrip"]["largest_error"]) == {"size", "room count", "price"}
+    assert "density_ranks" in parameters["gen"]
     mean = parameters["melt"]["likelihood"]["log_prob"]["mean"]
     assert mean == pytest.approx(melt["log_prob"].mean())
     rows = tmp_path / "rows.csv"
-    alone = ("--sim_type=melt", "--log_prob", f"--csv={rows}", "--overwrite", "--n_iters=10")
+    alone = ("--sim_type=melt", "--log_prob", f"--csv={rows}", "--overwrite")
     good(run_script(pfODE_int, *where, *alone, "--seed=5"))  # which spreads them otherwise
     names, got = read_rows(rows)
     assert names == [*HOUSE_NAMES, "log_prob", "log_prob_error"]

@@ -1,8 +1,10 @@
 """Rank 0 speaks on stdout, the others only warn, and a file keeps a copy."""
 
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -37,6 +39,17 @@ def test_rank_0_prints_facts_on_stdout_and_others_only_warn_on_stderr(
         setup_logging(rank)
     speak()
     assert capsys.readouterr() == printed
+
+
+def test_a_console_without_a_reader_says_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unread = io.StringIO()
+    monkeypatch.setattr(unread, "write", Mock(side_effect=BrokenPipeError))
+    monkeypatch.setattr("sys.stdout", unread)
+    setup_logging()
+    speak()
+    assert capsys.readouterr().err == ""
 
 
 def test_the_root_logger_does_not_repeat_the_lines(

@@ -12,6 +12,7 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
+from dnnlib.numbers import beside
 from torch_utils.distributed import first_rank_only
 from training.data.tables.foreign import listed
 from training.files.arrays import evenly
@@ -241,9 +242,10 @@ def report(
         low, _, high = further["quantiles"].values()
         of = "" if coordinate == "itself" else f" of its {coordinate}"
         logger.info(
-            f"{name}: mean{of} {mean['mean']:.4g} ± {mean['std']:.2g}, spread {spread['mean']:.3g} "
-            f"± {spread['std']:.2g}; a further member has {low:.4g} to {high:.4g} (90 %); members "
-            f"are {narrower[place]:.2g} times as wide as alone"
+            f"{name}: mean{of} {beside(mean['mean'], mean['std'])} ± {mean['std']:.2g}, spread "
+            f"{spread['mean']:.3g} ± {spread['std']:.2g}; a further member has "
+            f"{beside(low, high - low)} to {beside(high, high - low)} (90 %); members are "
+            f"{narrower[place]:.2g} times as wide as alone"
         )
     logger.info(
         f"{points.shape[0]} members; largest R-hat {float(drawn.r_hat.max()):.3f}; draws of each "

@@ -204,7 +204,7 @@ def read_noise(text: str) -> Tensor:
 
 
 def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None) -> Tensor:
-    """The coordinates that are observed ``[K]``.
+    """The coordinates that are observed ``[K]``, in the order in which they are named.
 
     Args:
         text: Names of columns or numbers from 0 on, with commas; ``upper-half`` and so on, of
@@ -217,6 +217,7 @@ def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None
         DataError: The file is broken.
     """
     dim = len(names)
+    named: list[int] = []
     if text.endswith(".npy"):
         seen = read_array(Path(text), "a mask", (1, 2, 3), "b").flatten()
         if len(seen) != dim:
@@ -231,14 +232,15 @@ def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None
         generator = seeded_generator("cpu", 0, Stream.SEEN)
         seen = torch.rand(dim, generator=generator, dtype=torch.float64) < share
     else:
+        halves = HALVES if image_shape is not None else ()
+        named = list(dict.fromkeys(_place(part, names, halves) for part in parts_of(text)))
         seen = torch.zeros(dim, dtype=torch.bool)
-        for part in parts_of(text):
-            seen[_place(part, names, HALVES if image_shape is not None else ())] = True
+        seen[named] = True
     if seen.all() or not seen.any():
         raise UsageError(
             f"--mask={text} observes {'everything: use gaussian' if seen.all() else 'nothing'}"
         )
-    return seen.nonzero()[:, 0]
+    return torch.tensor(named) if named else seen.nonzero()[:, 0]
 
 
 def read_operator(text: str, dim: int, image_shape: tuple[int, int, int] | None) -> LinearMap:

@@ -13,6 +13,7 @@ Centers start as in k-means++ (Arthur and Vassilvitskii 2007).
 
 from dataclasses import dataclass
 from math import log, pi
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +30,50 @@ LEAST_SHARE = 0.02
 """Of all draws, for components as they were before they were conditioned."""
 NARROWEST = 1e-8
 """Variance of a component along any axis, where the prior has 1."""
+
+
+class Given(NamedTuple):
+    """The law of a standard normal variable of d numbers, given others.
+
+    Attributes:
+        mean: ``[..., d]``.
+        root: Lower Cholesky factor of the covariance, ``[..., d, d]``.
+        log_density: Of what it is given, ``[...]``, but for what hangs on the noise alone.
+    """
+
+    mean: Tensor
+    root: Tensor
+    log_density: Tensor
+
+
+def normal_given(operator: Tensor, observed: Tensor, covariance: Tensor) -> Given:
+    """The law of a standard normal w, given ``y = A w + n`` with Gaussian noise n.
+
+    With the noise's root N, ``B = N^(-1) A`` and ``r = N^(-1) y``,
+
+        [I; B] = Q R,       mean = R^(-1) Q^T [0; r],       covariance = R^(-1) R^(-T),
+        log p(y) = -(|mean|^2 + |r - B mean|^2) / 2 - log |det R| + constant,
+
+    where nothing is squared: noise may be far below the rounding of covariances.
+
+    Args:
+        operator: ``A [..., N, d]``.
+        observed: ``y [..., N]``.
+        covariance: Of the noise ``[..., N, N]``.
+    """
+    both = torch.cat([operator, observed[..., None]], dim=-1)
+    scaled = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), both, upper=False)
+    seen, apart = scaled[..., :-1], scaled[..., -1:]
+    dim = seen.shape[-1]
+    identity = torch.eye(dim).to(seen).expand(*seen.shape[:-2], dim, dim)
+    turn, narrower = torch.linalg.qr(torch.cat([identity, seen], dim=-2))
+    mean = torch.linalg.solve_triangular(narrower, turn[..., dim:, :].mT @ apart, upper=True)
+    missed = torch.cat([mean, apart - seen @ mean], dim=-2).square().sum(dim=(-2, -1))
+    log_det = narrower.diagonal(dim1=-2, dim2=-1).abs().log().sum(dim=-1)
+    inverse = torch.linalg.solve_triangular(narrower, identity, upper=True)
+    root = torch.linalg.qr(inverse.mT).R.mT
+    root = root * root.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
+    return Given(mean[..., 0], root, -missed / 2 - log_det)
 
 
 @dataclass(frozen=True)
@@ -74,21 +119,13 @@ class Proposal:
             observed: ``y [M, N]``.
             covariance: Of the noise ``[M, N, N]``.
         """
-        root = operator @ self.root
-        noise = covariance[:, None]
-        seen = torch.linalg.cholesky(root @ root.mT + noise)
-        whole = self.root @ self.root.mT
-        gain = torch.cholesky_solve(operator @ whole, seen).mT
         apart = observed[:, None] - self.mean @ operator.T
-        scaled = torch.linalg.solve_triangular(seen, apart[..., None], upper=False)[..., 0]
-        log_det = seen.diagonal(dim1=2, dim2=3).log().sum(dim=2)
-        shares = (self.shares.log() - scaled.square().sum(dim=2) / 2 - log_det).softmax(dim=1)
+        given = normal_given(operator @ self.root, apart, covariance[:, None])
+        shares = (self.shares.log() + given.log_density).softmax(dim=1)
         # No component is given up: what it stands for may be nearer than its mean says.
         shares = (1 - LEAST_SHARE) * shares + LEAST_SHARE * self.shares
-        mean = self.mean + (gain @ apart[..., None])[..., 0]
-        rest = torch.eye(self.mean.shape[2]).to(gain) - gain @ operator
-        spread = rest @ whole @ rest.mT + gain @ noise @ gain.mT
-        return Proposal(shares, mean, torch.linalg.cholesky(spread))
+        mean = self.mean + (self.root @ given.mean[..., None])[..., 0]
+        return Proposal(shares, mean, self.root @ given.root)
 
     def evened(self) -> "Proposal":
         """The mixture with more of what is rare but far out: shares as the roots of what their

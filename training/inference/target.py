@@ -22,6 +22,7 @@ from torch_utils.streams import Stream
 from training.inference.likelihoods import Likelihood
 from training.inference.prior import Prior
 from training.inference.progress import OnPart
+from training.inference.proposals import normal_given
 
 FARTHEST = 10.0
 """Standard deviations beyond which a variable has no likelihood. The prior puts 1e-23 there, and
@@ -348,14 +349,10 @@ def _behind(
     standard normal density over that which they are drawn with: given what is seen, if it is."""
     if seen is None:
         return normal, torch.zeros_like(normal[:, 0])
-    operator, noise = seen.operator @ root, seen.covariance[which]
-    predicted = torch.linalg.cholesky(operator @ operator.mT + noise)
-    gain = torch.cholesky_solve(operator, predicted).mT
     apart = seen.observed[which] - denoised @ seen.operator.T
-    rest = torch.eye(root.shape[2]).to(gain) - gain @ operator
-    spread = torch.linalg.cholesky(rest @ rest.mT + gain @ noise @ gain.mT)
-    w = (gain @ apart[..., None] + spread @ normal[..., None])[..., 0]
-    volume = spread.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+    given = normal_given(seen.operator @ root, apart, seen.covariance[which])
+    w = given.mean + (given.root @ normal[..., None])[..., 0]
+    volume = given.root.diagonal(dim1=1, dim2=2).log().sum(dim=1)
     return w, (normal.square() - w.square()).sum(dim=1) / 2 + volume
 
 

@@ -7,7 +7,7 @@ that were not trained on wins. All start as the closed-form Gaussian, which is a
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from math import cos, pi
+from math import cos, inf, pi
 from typing import Any
 
 import torch
@@ -94,7 +94,7 @@ class Fitted:
         mixture: The law of the compressed dimensions.
         name: Which candidate it is.
         nats: Log density of held-out latents, less that of the Gaussian, in the mean.
-        error: Its standard error.
+        error: Its standard error; infinite of one point.
     """
 
     mixture: ConditionalMixture
@@ -160,7 +160,8 @@ def fit(
     kept_rows, compressed = latents.held_out[:, :kept], latents.held_out[:, kept:]
     normal = -(compressed.square() / 2 + LOG_ROOT).sum(dim=1)
     gain = mixture.log_prob(kept_rows, compressed) - normal
-    return Fitted(mixture, candidate.name, float(gain.mean()), float(gain.std() / len(gain) ** 0.5))
+    error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else inf
+    return Fitted(mixture, candidate.name, float(gain.mean()), error)
 
 
 def _parts(rows: Tensor, kept: int) -> tuple[Tensor, Tensor]:

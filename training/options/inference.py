@@ -104,7 +104,8 @@ class LikelihoodOptions(Declared):
     noise_std: str | None = option(
         unset="none",
         help="Standard deviation of the noise in the data's units (gray levels of images): one "
-        "number, one for each observed number with commas, or a .npy of them or of a covariance",
+        "number, one for each observed number with commas, or a .npy of them or of a covariance; "
+        "in the order of the flow's columns, or in which --mask names them",
     )
     mask: str | None = option(
         unset="none",

@@ -307,6 +307,10 @@ class EvenTimeOptions(Declared):
     vpode_disc_eps: float = option(type=NOT_NEGATIVE, default=1e-2, help="First time of vp_ode.")
     end_time: float | None = option(type=POSITIVE, unset="the network's tmax", help="T")
 
+    def __post_init__(self) -> None:
+        if "vpode_disc_eps" in self.given and self.first is None:
+            raise UsageError("--vpode_disc_eps goes with --disc=vp_ode")
+
     @property
     def first(self) -> float | None:
         return self.vpode_disc_eps if self.disc == "vp_ode" else None
@@ -325,6 +329,7 @@ class ImageTimeOptions(EvenTimeOptions):
     tol: float = _tolerance()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_tolerance(self.given, self.n_iters)
 
 

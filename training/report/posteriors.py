@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from bokeh.models import ColumnDataSource, DataRange1d
 
+from dnnlib.numbers import beside
 from training.files.arrays import evenly, parameter
 from training.files.posterior_draws import SavedPosteriors, load_netcdf
 from training.pictures.look import BLUE, MUTED, brief, joined
@@ -127,14 +128,18 @@ def _summary(saved: SavedPosteriors, listed: Any) -> list[NumberTable]:
             return []
         for column in chosen:
             name = saved.names[column]
-            cells = [_cell(posterior.get(kind), name) for kind in ("mean", "std")]
-            ends = [_cell(quantiles.get(level), name) for level in ("0.05", "0.95")]
+            spread = _number(posterior.get("std"), name) or 0.0
+            cells = [
+                _cell(posterior.get("mean"), name, spread=spread),
+                _cell(posterior.get("std"), name),
+            ]
+            ends = [_cell(quantiles.get(level), name, spread=spread) for level in ("0.05", "0.95")]
             diagnostics = [
                 _cell(posterior.get("ess_bulk"), name, "{:,.0f}"),
                 _cell(posterior.get("r_hat"), name),
             ]
             row = [str(index + 1), name, *cells, " to ".join(ends)]
-            rows.append([*row, *_held_out(posterior, name), *diagnostics])
+            rows.append([*row, *_held_out(posterior, name, spread), *diagnostics])
     head = ["observation", "of", "mean", "std", "90 % interval"]
     head += ["as held out", "held-out data as odd"] * (len(rows[0]) > 7 if rows else 0)
     head += ["effective draws", "R-hat"]
@@ -143,7 +148,7 @@ def _summary(saved: SavedPosteriors, listed: Any) -> list[NumberTable]:
     )
 
 
-def _held_out(posterior: dict[str, Any], name: str) -> list[str]:
+def _held_out(posterior: dict[str, Any], name: str, spread: float) -> list[str]:
     """The 90 % interval by held-out truths, and how odd the observation is; nothing of a network
     that was not calibrated."""
     held = posterior.get("held_out")
@@ -154,13 +159,21 @@ def _held_out(posterior: dict[str, Any], name: str) -> list[str]:
         interval = interval.get(key) if isinstance(interval, dict) else None
     ends = dict(enumerate(interval)) if isinstance(interval, list) else {}
     odd = _cell(held, "p_value", "{:.2%}")
-    return [" to ".join(_cell(ends, end) for end in (0, 1)), odd]
+    return [" to ".join(_cell(ends, end, spread=spread) for end in (0, 1)), odd]
 
 
-def _cell(values: Any, name: str | int, form: str = "{:.4g}") -> str:
+def _number(values: Any, name: str | int) -> float | None:
     value = values.get(name) if isinstance(values, dict) else None
-    is_number = isinstance(value, int | float) and abs(value) < LARGEST
-    return form.format(value).replace("-", "−") if is_number else "–"
+    return value if isinstance(value, int | float) and abs(value) < LARGEST else None
+
+
+def _cell(values: Any, name: str | int, form: str = "{:.4g}", spread: float | None = None) -> str:
+    """A number in this form, or to the digits that its spread leaves."""
+    value = _number(values, name)
+    if value is None:
+        return "–"
+    text = form.format(value) if spread is None else beside(value, spread)
+    return text.replace("-", "−")
 
 
 def _images(saved: SavedPosteriors) -> Images:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.logs import logger
+from dnnlib.numbers import beside
 from training.inference.checking import DENSITY, LIKELIHOOD, RADIUS, Functions
 from training.inference.draws import Draws
 from training.inference.guarantee import (
@@ -264,7 +265,7 @@ def quantities(points: Tensor, functions: Functions) -> Tensor:
 
 def _ends(ends: Tensor) -> str:
     low, high = ends.tolist()
-    return f"{low:.4g} to {high:.4g}"
+    return f"{beside(low, high - low)} to {beside(high, high - low)}"
 
 
 def _number(value: float) -> float | None:

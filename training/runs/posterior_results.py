@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.logs import logger
+from dnnlib.numbers import beside
 from torch_utils import distributed
 from torch_utils.results import provenance, save_json
 from training.files.posterior import CHECK_FORMAT, save_values
@@ -149,9 +150,11 @@ def _why(samplers: Mapping[str, int], summary: Summary, place: int) -> str:
 def _moments(summary: Summary, names: Sequence[str], index: int) -> str:
     """Means and central 90 % intervals of the first columns of a posterior."""
     low, high = (summary.quantiles[index, :, LEVELS.index(level)] for level in (0.05, 0.95))
-    columns = list(zip(names, summary.mean[index], summary.std[index], low, high, strict=True))
+    numbers = (each.tolist() for each in (summary.mean[index], summary.std[index], low, high))
+    columns = list(zip(names, *numbers, strict=True))
     shown = [
-        f"{name} {mean:.4g} ± {std:.2g} (90 %: {below:.4g} to {above:.4g})"
+        f"{name} {beside(mean, std)} ± {std:.2g} (90 %: {beside(below, std)} to "
+        f"{beside(above, std)})"
         for name, mean, std, below, above in columns[:MOST_COLUMNS]
     ]
     more = len(columns) - MOST_COLUMNS

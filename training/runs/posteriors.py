@@ -42,7 +42,7 @@ from training.inference.sampling import (
 )
 from training.inference.summary import Summary
 from training.inference.target import Target
-from training.names import PARTICLES
+from training.names import PARTICLES, WARMUP
 
 EVERY = 30.0
 """Seconds between lines."""
@@ -259,6 +259,18 @@ def seconds_of_a_call(target: Target) -> float:
     return seconds / target.many
 
 
+def _warn_of_idle(plan: SamplingPlan) -> None:
+    """Warns of what was asked for, and is of other samplers than the one that was named."""
+    chains, typed = ", ".join(WARMUP), []
+    if plan.sampler not in WARMUP:
+        typed += [("warmup", chains)] * (plan.warmup is not None)
+        typed += [("thin", chains)] * (plan.thin != 1)
+    if plan.sampler != "twisted":
+        typed += [("particles", "twisted")] * (plan.particles is not None)
+    for name, samplers in typed if plan.sampler != "auto" and distributed.is_main() else ():
+        logger.warning(f"Warning: --{name} has no effect on {plan.sampler}: it is of {samplers}")
+
+
 def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, SamplingPlan]:
     """What posteriors of so many observations share, and the plan as it is carried out: where
     particles are twisted, it tells what they are going to take, and makes them as many as fit.
@@ -267,6 +279,7 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
         UsageError: There is no lookahead, or too few particles fit.
     """
     plan, target = settled(problem, plan), problem.target
+    _warn_of_idle(plan)
     problem = problem.looking_ahead(plan, count)
     if plan.sampler != "twisted":
         if plan.minutes is not None:

@@ -5,7 +5,7 @@ facts the parameters hold, the subject knows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,7 @@ class Story:
                 **self.subject.melt_facts(self.flow, melt.trajectory),
             }
             if own:
+                melt = replace(melt, densities=own.densities)
                 facts["likelihood"] = own.likelihood_facts()
             yield Chapter("melt", melt, facts)
         if "roundtrip" in kinds:

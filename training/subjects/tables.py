@@ -339,9 +339,10 @@ class TableFlow(Subject):
             lines.append(f"Radii of the rows' latents against chi-squared: p = {p_value:.3g}")
         if kind == "melt" and "likelihood" in facts:
             density = facts["likelihood"]["log_prob"]
-            error = density["standard_error"] or 0.0
+            error = density["standard_error"]
+            room = "" if error is None else f" +- {error:.3f}"
             lines.append(
-                f"Mean log density of the rows: {density['mean']:.3f} +- {error:.3f} nats; "
+                f"Mean log density of the rows: {density['mean']:.3f}{room} nats; "
                 f"{_error_of_single(facts['likelihood'])}"
             )
         if kind == "roundtrip":

@@ -251,9 +251,9 @@ def test_what_has_no_names_of_its_own_is_taken_in_order_whatever_its_name(tmp_pa
     assert read_observations(written(tmp_path, "x2,foo\n1,2\n")).tolist() == [[1, 2]]
 
 
-def test_a_mask_takes_names_with_commas_and_says_what_it_could_be() -> None:
+def test_a_mask_takes_names_with_commas_in_their_order_and_says_what_it_could_be() -> None:
     names = ["age", "price, EUR", "size"]
-    assert read_mask('"price, EUR",age', names, None).tolist() == [0, 1]
+    assert read_mask('"price, EUR",age', names, None).tolist() == [1, 0]
     with pytest.raises(UsageError, match="names 'top': give coordinates by name"):
         read_mask("top", names, None)
     with pytest.raises(UsageError, match="give upper-half, lower-half, left-half, right-half, or"):

@@ -120,6 +120,13 @@ def test_kept_latents_that_are_not_normal_are_told_with_a_time_that_would_do(mod
     assert float(lost.nats * (then / now) ** 3) == pytest.approx(0.01)
 
 
+def test_of_one_point_it_cannot_be_known(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    fitted = melting.check_kept(Latents(normal(20, 2), normal(1, 2, generator=seeded(4))), 1, 0)
+    with caplog.at_level(logging.INFO):
+        melting._report_kept(model, fitted)
+    assert "at most inf nats" in caplog.text
+
+
 def test_longer_trainings_melt_more_points() -> None:
     assert [melting.points_to_melt(count) for count in (1e3, 1e6, 1e9)] == [300, 20_000, 100_000]
 

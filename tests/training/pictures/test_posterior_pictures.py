@@ -279,6 +279,13 @@ def test_columns_that_were_not_observed_come_first(tmp_path: Path) -> None:
     np.testing.assert_allclose(marks, expected)
 
 
+def test_without_a_prior_no_posterior_is_beyond_the_axes_of_the_first() -> None:
+    axes = look.new_figure(4, 3).add_subplot()
+    tables._histograms(axes, None, [np.linspace(0, 1), np.linspace(50, 51)], ["b", "r"])
+    assert axes.get_xlim()[0] < 0.1
+    assert axes.get_xlim()[1] > 50.9
+
+
 def test_hidden_pixels_are_tinted(tmp_path: Path) -> None:
     seen = Gaussian(torch.tensor(0.01, dtype=torch.float64), torch.arange(8))
     options: dict[str, Any] = {"likelihood": seen, "image_shape": (1, 4, 4), "prior": False}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.numbers import beside
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.sketches import row_numbers
@@ -473,9 +474,11 @@ def _summary(table: DataTable) -> list[str]:
     width = max(map(len, names))
     low, high = points.min(dim=0).values, points.max(dim=0).values
     rows = zip(names, low, high, table.columns.steps, strict=True)
-    for name, least, most, step in islice(rows, 30):
-        kind = f"steps of {float(step):g}" if step else "continuous"
-        lines.append(f"  {name:<{width}}  {float(least):.5g} to {float(most):.5g}, {kind}")
+    for name, *numbers in islice(rows, 30):
+        least, most, step = map(float, numbers)
+        kind = f"steps of {step:g}" if step else "continuous"
+        ends = f"{beside(least, most - least)} to {beside(most, most - least)}"
+        lines.append(f"  {name:<{width}}  {ends}, {kind}")
     if table.dim > 30:
         lines.append(f"  ... and {table.dim - 30} more")
     more = ", ..." if table.dim > 8 else ""

@@ -165,7 +165,8 @@ def _histograms(
     axes: Axes, prior: np.ndarray | None, values: Sequence[np.ndarray], colors: Sequence[Any]
 ) -> None:
     """The prior filled, and outlines of posteriors over it; each as high as the panel."""
-    low, high = limits(*([] if prior is None else [prior]), *values)
+    # Without a prior all posteriors decide, so that none is beyond the axes of the first.
+    low, high = limits(np.concatenate(values) if prior is None else prior, *values)
     edges = np.linspace(low, high, BINS + 1)
     if prior is not None:
         share = np.histogram(prior, edges)[0] / len(prior)

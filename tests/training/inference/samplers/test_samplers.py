@@ -327,6 +327,10 @@ def test_a_conditioned_mixture_is_mixture_times_likelihood(monkeypatch: pytest.M
     apart = law.log_prob(rows) + seen.log_prob(observed)
     apart = apart - law.conditioned(operator, observed, noise).log_prob(rows)
     torch.testing.assert_close(apart, apart[:, :1].expand_as(apart))
+    exact = law.conditioned(operator, observed, 1e-16 * noise)  # far below what squares can hold
+    torch.testing.assert_close(exact.mean @ operator.T, observed[:, None].expand(-1, 3, -1))
+    seen = 1e8 * operator @ exact.root
+    assert (seen @ seen.mT - noise[:, None]).abs().max() < 1e-6
 
 
 def test_picks_along_a_curve_keep_moments_that_random_ones_lose() -> None:

@@ -1,0 +1,22 @@
+"""Numbers as sentences and tables have them."""
+
+from math import floor, isfinite, log10
+
+FEWEST, MOST = 4, 12
+
+
+def beside(value: float, spread: float) -> str:
+    """A value to a hundredth of its spread, and to four digits at least.
+
+    Args:
+        value: The number.
+        spread: A standard deviation of it, or a length of its size; 0 where it is exact.
+
+    Example:
+        >>> beside(18000.5234, 0.012), beside(5411234.0, 260000.0), beside(0.0, 1.0)
+        ('18000.523', '5.411e+06', '0')
+    """
+    digits = MOST
+    if value and spread and isfinite(value) and isfinite(spread):
+        digits = floor(log10(abs(value))) - floor(log10(abs(spread))) + 2
+    return f"{value:.{min(max(digits, FEWEST), MOST)}g}"
