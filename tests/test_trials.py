@@ -265,7 +265,7 @@ def test_levels_beside_a_number_have_probabilities_and_it_a_law_given_each(
     source = write_csv(tmp_path / "runs.csv", ["id", "theta", "y", "choice"], rows)
     making = (f"--source={source}", "--dataset=id", "--conditions=y,choice", "--bounds=theta:-1:1")
     good(run_script(dataset_tool, *making, f"--dest={tmp_path / 'runs.npz'}"))
-    few = mock.patch("training.learning.gaussian_start.STEPS", 100)
+    few = mock.patch("training.learning.gaussian_start.STEPS", 60)
     with few, mock.patch("training.subjects.table_training.LEAST_GAIN", 100.0):
         data = (f"--data={tmp_path / 'runs.npz'}", "--likelihood", "--linear_start=gaussian")
         trained(tmp_path / "run", train, *data, *SMALL)

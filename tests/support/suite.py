@@ -21,7 +21,7 @@ pytest_plugins = [
     "tests.support.commands",
 ]
 
-FORKING = ("test_fuzz.py", "test_kills.py")
+FORKING = ("test_fuzz.py", "test_kills.py", "test_browser.py")
 """Files whose tests start processes from one that has imported all."""
 torch.set_num_threads(1)
 

@@ -173,13 +173,13 @@ def test_screening_is_chosen_by_what_it_gains() -> None:
 def test_densities_given_conditions_integrate_to_one_and_follow_them() -> None:
     prepared = preparation(bent(4000), steps=400)
     model = trained(prepared)
-    grid = (torch.arange(1000).double() + 0.5)[:, None] / 1000
+    grid = (torch.arange(300).double() + 0.5)[:, None] / 300
     means = []
     for value in (0.0, 1.3):
         given = model.flow.given(labels=double([[value]]))
         density = given.log_prob(grid).exp()
         assert float(density.mean()) == pytest.approx(1, abs=2e-3)
-        prior = Prior(model.flow, model.flow.times(24), get_solver("exp_rk5", 1e-6, 1e-6))
+        prior = Prior(model.flow, model.flow.times(12), get_solver("exp_rk5", 1e-6, 1e-6))
         sharp, labels = replace(prior, sharpened=True), {"labels": double([[value]])}
         sharpened = sharp.log_density(grid, labels, Trace("exact")).exp()
         assert float(sharpened.mean()) == pytest.approx(1, abs=2e-3)

@@ -22,7 +22,7 @@ from training.model.questions import EncodedRows
 from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.networks.questions import QuestionNetwork
 
-SHORT = replace(CHAINED, steps=500, rate=5e-3)
+SHORT = replace(CHAINED, steps=300, rate=5e-3)
 STD = 0.3
 
 
@@ -96,7 +96,7 @@ def test_melted_points_are_standardized_and_have_the_noise_of_the_first_time(mod
 
 
 def test_a_gaussian_stays_where_it_is_right(model: Model, caplog: pytest.LogCaptureFixture) -> None:
-    plan = melting.LawPlan(lambda count: gaussian_points(model, count), None, 1000, 0, 256)
+    plan = melting.LawPlan(lambda count: gaussian_points(model, count), None, 500, 0, 256)
     with caplog.at_level(logging.INFO):
         melting.learn_latent_law(model, plan)
     assert model.learned is None

@@ -42,7 +42,7 @@ from training.model.recipe import Recipe
 from training.networks.flow_map import FlowMapMLP
 
 PRR = InflationSchedule.to_dimension(1, 3, top_variance=2.0)
-POINTS, OTHERS, NEAR = 6_000, 64, 16
+POINTS, OTHERS, NEAR = 3_000, 64, 16
 SIZES = {"dim": 2, "noise_range": [-1.0, 0.3], "width": 24, "depth": 2}
 
 
@@ -339,9 +339,9 @@ def test_log_determinants_are_what_a_student_says_or_those_of_its_own_jacobian()
 
 def test_a_student_knows_its_error_and_its_file_carries_it(tmp_path: Path) -> None:
     model = teacher(0.4)
-    lessons = Lessons(calls=2, paths=2000, steps=1, batch=256, lr=3e-3, seed=0, width=24)
+    lessons = Lessons(calls=2, paths=1000, steps=1, batch=256, lr=3e-3, seed=0, width=24)
     before = distill(model, lessons, None)
-    after = distill(model, replace(lessons, steps=300), None)
+    after = distill(model, replace(lessons, steps=200), None)
     assert after["generated"] < before["generated"] / 3
     model.save(tmp_path / "student.pkl")
     loaded = Model.load(tmp_path / "student.pkl")

@@ -372,7 +372,7 @@ def quadrature(prior: Prior, likelihood: Gaussian, observed: Tensor) -> tuple[Te
     return moments_on_grid(prior.of_states(states), density, likelihood, observed)
 
 
-@pytest.mark.parametrize("curved", [False, True], ids=["linear", "curved"])
+@pytest.mark.parametrize("curved", slowly([True, False], False))
 def test_posteriors_of_several_modes(curved: bool) -> None:
     prior = bumps(bent() if curved else None)
     likelihood = Gaussian(double(0.3), torch.tensor([1]))
