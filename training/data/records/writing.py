@@ -68,12 +68,6 @@ def texts_of(
     return list(records.order), [list(row) for row in zip(*columns, strict=True)]
 
 
-def save_records_csv(path: Path, records: Records, values: np.ndarray | None = None) -> None:
-    """Writes rows, as ``texts_of`` has them, to a text with the separator of the source, whole or
-    not at all."""
-    save_texts(path, *texts_of(records, values), records.separator)
-
-
 def save_texts(
     path: Path, names: Sequence[str], rows: Sequence[Sequence[str]], separator: str = ","
 ) -> None:

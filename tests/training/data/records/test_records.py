@@ -19,7 +19,7 @@ from training.data.records.encoding import encode
 from training.data.records.parsing import date_text
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.records import CATEGORY, RecordColumn
-from training.data.records.writing import save_records_csv
+from training.data.records.writing import save_texts, texts_of
 from training.data.sketches import MOST_SKETCHED, Sketch, row_numbers
 from training.files.records import load_records, save_records
 
@@ -48,14 +48,14 @@ def test_messy_tables_go_in_with_their_types_and_come_back(tmp_path: Path, name:
     save_records(tmp_path / "table.npz", opened)
     records = load_records(tmp_path / "table.npz")
     assert list(records.columns) == list(opened.columns)
-    save_records_csv(back, records)
+    save_texts(back, *texts_of(records), records.separator)
     assert rows_of(back, records.separator) == rows_of(path, records.separator)
     # Later rows, of a file or of a data frame, are what those of the network's table were.
     for source in (path, Records.open(tmp_path / "table.npz").to_pandas()):
         later, lines = encode(source, records.columns)
         np.testing.assert_array_equal(later.values, records.values)
         assert not lines
-    save_records_csv(back, records, records.values[:3])
+    save_texts(back, *texts_of(records, records.values[:3]), records.separator)
     beside = [records.order.index(column) for column in records.beside]
     assert all(not row[place] for row in rows_of(back, records.separator)[1:] for place in beside)
 
