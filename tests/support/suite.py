@@ -22,7 +22,7 @@ pytest_plugins = [
 ]
 
 FORKING = ("test_fuzz.py", "test_kills.py", "test_browser.py")
-"""Files whose tests start processes from one that has imported all."""
+"""Files whose tests start processes from one that has imported all, or share a browser."""
 torch.set_num_threads(1)
 
 
