@@ -59,6 +59,7 @@ from torch_utils.seeds import seeded_generator
 from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY, Records
 from training.files.records import load_as_records
+from training.runs.asking import table
 from training.runs.intervals import Interval
 from training.subjects.networks import NetworkFile
 from training.subjects.record_laws import LevelLaw
@@ -339,7 +340,8 @@ def synthesize(name: str, variant: str, seed: int, folder: Path) -> Figures:
     sets = SETS_OF_FEW if len(real) < FEW_ROWS else 1
     began = time.monotonic()
     as_real = np.tile(~np.isnan(real), (sets, 1))
-    drawn = {"flow": flow.drawn(np.full(as_real.shape, np.nan), as_real, seed)}
+    nothing = np.full(real.shape[1], np.nan)
+    drawn = {"flow": np.where(as_real, table(flow, nothing, len(as_real), seed), np.nan)}
     seconds = {"flow": model.seconds + time.monotonic() - began}
     complete = bool(there.all()) and not np.isnan(real).any()
     for method in installed(GENERATORS) if complete else ():

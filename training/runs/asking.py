@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import DataError, UsageError
-from torch_utils.seeds import seeded_generator
+from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.encoding import encode
 from training.data.records.made import says_missing
@@ -26,6 +26,7 @@ from training.measure.posterior.verdicts import detectable, holm, verdict
 from training.measure.reliability import reliability
 from training.runs.intervals import Interval, require_of_training
 from training.subjects.record_laws import CellLaw
+from training.subjects.record_margins import TIMES
 from training.subjects.records import Progress, RecordFlow
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
@@ -33,6 +34,8 @@ FEWEST_CELLS = 20
 """Of a column that is tested."""
 MOST_COMPARED = 10_000
 """Rows beside drawn ones."""
+MOST_KEPT = 100_000
+"""Rows that are chosen together, of several times as many."""
 FEWEST_NEIGHBORS = 10
 """Rows, at least, whose nearest ones are looked for."""
 
@@ -149,7 +152,7 @@ def draw(
     seed: int,
     progress: Progress | None = None,
 ) -> Sheet:
-    """So many rows, given what all of them have.
+    """So many rows, given what all of them have; see ``table``.
 
     Raises:
         UsageError: A column or a level is not there, or a value is none of its column.
@@ -157,11 +160,39 @@ def draw(
     row, names = _given_row(flow, given), flow.empty.names
     flags = [place for place, column in enumerate(flow.empty.columns) if says_missing(column)]
     pairs = [(place, names.index(flow.empty.columns[place].of)) for place in flags]
-    values = np.tile(row, (count, 1))
-    drawn = flow.drawn(values, np.isnan(values), seed, progress=progress)
+    drawn = table(flow, row, count, seed, progress)
     for flag, place in pairs:
         drawn[drawn[:, flag] == 1, place] = np.nan
     return Sheet(*texts_of(flow.empty, drawn))
+
+
+def table(
+    flow: RecordFlow, row: np.ndarray, count: int, seed: int, progress: Progress | None = None
+) -> np.ndarray:
+    """Rows ``[count, P]`` that have what is given. If nothing is, each column is distributed among
+    them as in the rows that train (``Margins``): so more are drawn, and some of them are kept.
+
+    Args:
+        flow: The flow.
+        row: What is given ``[P]``; NaN elsewhere.
+        count: Of the rows.
+        seed: Of the draws.
+        progress: Called with numbers of rows.
+    """
+    margins = flow.margins if np.isnan(row).all() else None
+    times, made = TIMES if margins else 1, np.empty((count, len(row)))
+
+    def tell(rows: float) -> None:
+        if progress:
+            progress(rows / times)
+
+    for start in range(0, count, MOST_KEPT):
+        part = slice(start, min(count, start + MOST_KEPT))
+        wanted, own = part.stop - start, hash_seed(seed, start) if start else seed
+        values = np.tile(row, (times * wanted, 1))
+        drawn = flow.drawn(values, np.isnan(values), own, tell)
+        made[part] = drawn[margins.kept(drawn, wanted, own)] if margins else drawn
+    return made
 
 
 def _given_row(flow: RecordFlow, given: Sequence[tuple[str, str]]) -> np.ndarray:

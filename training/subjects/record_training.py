@@ -38,6 +38,7 @@ from training.model.questions import EncodedRows
 from training.names import QUESTIONS, RECORDS
 from training.networks.questions import QuestionNetwork
 from training.recipes import FEW_ROWS, TableRecipe, describe_table_recipe, fitted_to_questions
+from training.subjects.record_margins import Margins
 from training.subjects.record_spaces import Chosen, RecordSpace, choose_space, digest_of
 from training.subjects.training import Start, Training
 
@@ -195,6 +196,7 @@ def about_records(
         "records": columns_json(replace(records, order=records.order or records.names)),
         "values": [list(values) for values in chosen.space.values],
         "ask": list(ask),
+        "margins": Margins.of(records.at(~records.held_out).values).listed,
         "rows_sha256": digest_of(records),
         "rows": Sketch.of(row_numbers(numbers[~np.isnan(numbers).any(axis=1)])).listed,
     }

@@ -28,6 +28,7 @@ from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.networks.questions import QuestionNetwork
 from training.subjects.networks import NetworkFile
 from training.subjects.record_laws import CellLaw, LevelLaw, RowScores
+from training.subjects.record_margins import Margins
 from training.subjects.record_spaces import RecordSpace, digest_of, level_of
 
 MOST_NUMBERS = 1 << 22
@@ -37,7 +38,7 @@ MOST_ROWS = 4096
 """Of one call."""
 TINY = 1e-12
 """Of a probability that is divided by, or a level."""
-Progress = Callable[[int], object]
+Progress = Callable[[float], object]
 """Called with the number of cells that were answered since the last call."""
 
 
@@ -50,6 +51,7 @@ class RecordFlow:
         empty: Records of no rows, which have the columns.
         space: Between these and the flow.
         ask: Places of columns that alone are asked; empty for any question.
+        margins: Those of the rows that trained it; None where networks do not know them.
         within: Whether quantiles of discrete numbers stay within the range that they had.
     """
 
@@ -57,6 +59,7 @@ class RecordFlow:
     empty: Records
     space: RecordSpace
     ask: Sequence[int]
+    margins: Margins | None = None
     within: bool = True
 
     @classmethod
@@ -88,7 +91,8 @@ class RecordFlow:
         own = (max(1, len(space.numbers)), space.level_counts, space.atoms)
         if own != (network.dim, network.level_counts, network.atoms):
             raise broken
-        return cls(file, empty, space, [empty.names.index(name) for name in ask])
+        margins = Margins.read(about.get("margins"), len(empty.columns), broken)
+        return cls(file, empty, space, [empty.names.index(name) for name in ask], margins)
 
     @cached_property
     def questions(self) -> QuestionFlow:

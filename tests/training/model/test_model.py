@@ -1,5 +1,6 @@
 """Network files: what they keep and refuse, and flows of any question."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 from torch.testing import assert_close
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import random_basis
 from tests.support.running import refusal
@@ -35,6 +36,7 @@ from training.model.questions import EncodedRows, QuestionFlow
 from training.model.recipe import make_schedule
 from training.names import LOG
 from training.networks.mixture import ABSENT, ASKED, EXACT, KNOWN
+from training.subjects.record_margins import Margins
 from training.subjects.record_spaces import choose_space, few_values
 
 DIM, COUNTS = 4, [3, 2]
@@ -416,3 +418,27 @@ def test_values_that_follow_each_other_are_levels_if_they_are_eight() -> None:
     apart = np.arange(12.0) ** 2
     assert few_values(column, np.tile(apart, 10)) == tuple(apart)
     assert few_values(column, np.tile(apart, 9)) == ()
+
+
+def test_rows_are_kept_whose_columns_have_the_margins_of_the_data() -> None:
+    """A heap that draws have half of; what columns have to do with each other stays."""
+    random = np.random.default_rng(0)
+
+    def rows(count: int, heap: float) -> np.ndarray:
+        x = np.where(random.random(count) < heap, 0.5, random.random(count))
+        level = random.random(count) < 0.2 + heap
+        return np.stack([x, x + 0.1 * random.normal(size=count), level], axis=1)
+
+    real, drawn = rows(4000, 0.3), rows(16_000, 0.15)
+    broken = DataError("its margins are broken")
+    listed = json.loads(json.dumps(Margins.of(real).listed))
+    margins = Margins.read(listed, 3, broken)
+    assert margins is not None
+    kept = drawn[places := margins.kept(drawn, 4000, seed=0)]
+    assert len(np.unique(places)) == 4000
+    # They are a sample from what is weighed so, whose shares have errors of 0.008.
+    assert (kept[:, 0] == 0.5).mean() == pytest.approx((real[:, 0] == 0.5).mean(), abs=0.025)
+    assert kept[:, 2].mean() == pytest.approx(real[:, 2].mean(), abs=0.025)
+    assert (kept[:, 1] - kept[:, 0]).std() == pytest.approx(0.1, rel=0.03)
+    for wrong in ([], [[[0.0], [1.0]]] * 3, [[[1.0, 0.0], [0.5, 0.2, 0.3]]] * 3, [3] * 3):
+        assert "margins are broken" in refusal(Margins.read, wrong, 3, broken)

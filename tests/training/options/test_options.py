@@ -40,6 +40,7 @@ from training.options.types import (
 )
 from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY, TrainingRecipe
 from training.runs.latents import LatentChoice, latent_choice, recorded_eps
+from training.subjects.record_spaces import MARGINALS
 
 PRR = "--dims_to_keep=1"
 
@@ -441,3 +442,9 @@ def test_targets_of_toys_are_averaged_where_it_pays(
 def test_a_trial_decides_precision_if_nothing_else(given: tuple[str, ...], expected: bool) -> None:
     settings = parsed(TrainSettings, "--data=.", *given)
     assert tries_precisions(settings) is expected
+
+
+def test_marginals_that_records_choose_can_be_given_as_a_resumed_run_does() -> None:
+    for name in MARGINALS:
+        typed = parsed(TrainSettings, "--data=.", f"--marginals={name}")
+        assert typed.table.marginals == name
