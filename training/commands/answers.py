@@ -9,9 +9,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from dnnlib.logs import logger
 from training.commands.frames import FRAMES, kind_of
-from training.data.records.encoding import encode
 from training.data.records.records import Records
 from training.runs import asking
 from training.runs.asking import Sheet
@@ -52,13 +50,13 @@ class Answers:
             held_out: The records of the training, whose held-out rows set the intervals so that
                 they hold; see ``Interval``.
         """
-        records = self._encoded(rows)
+        records = asking.rows_of(self.flow, rows)
         sheet = asking.fill(self.flow, records, Interval(interval, held_out))
         return _like(rows, _frame(sheet, records))
 
     def complete(self, rows: Any, tables: int = 20, seed: int = 0) -> list[Any]:
         """So many tables with joint draws in the holes, for multiple imputation."""
-        records = self._encoded(rows)
+        records = asking.rows_of(self.flow, rows)
         return [
             _like(rows, _frame(asking.completed(self.flow, records, seed, number), records))
             for number in range(tables)
@@ -73,7 +71,7 @@ class Answers:
     ) -> Any:
         """The rows with predictions of columns, given the cells of all others that are there; see
         ``fill``."""
-        records, intervals = self._encoded(rows, columns), Interval(interval, held_out)
+        records, intervals = asking.rows_of(self.flow, rows, columns), Interval(interval, held_out)
         return _like(rows, _frame(asking.predict(self.flow, records, columns, intervals), records))
 
     def score(self, rows: Any, odd: float = 0.01) -> Any:
@@ -83,7 +81,7 @@ class Answers:
             rows: Of which missing cells are passed over.
             odd: Cells are odd whose value is this improbable, given the others of their row.
         """
-        records = self._encoded(rows)
+        records = asking.rows_of(self.flow, rows)
         return _like(rows, _frame(asking.score(self.flow, records, odd), records))
 
     def sample(self, count: int, given: Mapping[str, object] | None = None, seed: int = 0) -> Any:
@@ -101,13 +99,6 @@ class Answers:
         """Whether hidden cells of held-out rows are where the flow says; see ``ask.py check``."""
         facts: dict[str, Any] = asking.checked(self.flow, records, hidden, level, seed)
         return facts
-
-    def _encoded(self, rows: Any, asked: Sequence[str] = ()) -> Records:
-        empty = self.flow.empty
-        records, lines = encode(rows, empty.columns, asked=asked, like=empty)
-        for line in lines:
-            logger.warning(f"Warning: {line}")
-        return records
 
 
 def _frame(sheet: Sheet, records: Records) -> Any:

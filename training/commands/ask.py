@@ -48,7 +48,8 @@ def fill(settings: FillSettings) -> None:
             for number in range(1, settings.tables + 1)
         ]
     require_new([*paths, params_path(settings.dest)], settings.overwrite, "--dest")
-    flow, records = opened(settings), rows_of(settings)
+    flow = opened(settings)
+    records = rows_of(settings, flow)
     sheet = None
     if settings.tables is None:
         with bar("cells", None) as progress:
@@ -63,7 +64,8 @@ def fill(settings: FillSettings) -> None:
 @first_rank_only
 def predict(settings: PredictSettings) -> None:
     require_new([settings.dest, params_path(settings.dest)], settings.overwrite, "--dest")
-    flow, records = opened(settings), rows_of(settings, settings.columns)
+    flow = opened(settings)
+    records = rows_of(settings, flow, settings.columns)
     wanted = intervals(settings, flow)
     with bar("rows", len(records) * len(settings.columns)) as progress:
         sheet = asking.predict(flow, records, settings.columns, wanted, progress)
@@ -74,7 +76,8 @@ def predict(settings: PredictSettings) -> None:
 @first_rank_only
 def score(settings: ScoreSettings) -> None:
     require_new([settings.dest, params_path(settings.dest)], settings.overwrite, "--dest")
-    flow, records = opened(settings), rows_of(settings)
+    flow = opened(settings)
+    records = rows_of(settings, flow)
     with bar("cells", len(records) * (1 + len(records.columns))) as progress:
         sheet = asking.score(flow, records, settings.odd, progress)
     save(settings.dest, sheet, records)
@@ -119,20 +122,13 @@ def intervals(settings: IntervalSettings, flow: RecordFlow) -> Interval:
     return Interval(settings.interval, held_out)
 
 
-def rows_of(settings: RowSettings, asked: Sequence[str] = ()) -> Records:
-    """Rows of a file, with the columns of the network; tells what does not fit."""
-    empty = opened(settings).empty
+def rows_of(settings: RowSettings, flow: RecordFlow, asked: Sequence[str] = ()) -> Records:
+    """Rows of a file, with the columns of the network; warns of what does not fit."""
     if holds_records(settings.data):
         records = load_records(settings.data)
-        if list(records.columns) == list(empty.columns):
+        if list(records.columns) == list(flow.empty.columns):
             return records
-    missing = settings.missing_values or ()
-    records, lines = encode(
-        str(settings.data), empty.columns, missing_values=missing, asked=asked, like=empty
-    )
-    for line in lines:
-        logger.warning(f"Warning: {line}")
-    return records
+    return asking.rows_of(flow, str(settings.data), asked, settings.missing_values or ())
 
 
 def data_set(path: Path, empty: Records) -> Records:

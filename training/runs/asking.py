@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.logs import logger
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.encoding import encode
@@ -46,6 +47,27 @@ class Sheet(NamedTuple):
     names: list[str]
     rows: list[list[str]]
     beside: int = 0
+
+
+def rows_of(
+    flow: RecordFlow, source: Any, asked: Sequence[str] = (), missing_values: Sequence[str] = ()
+) -> Records:
+    """Rows of a file or a data frame, with the columns of a network; see ``encode``. Warns of what
+    does not fit, and of numbers far outside of those that trained it."""
+    empty = flow.empty
+    records, lines = encode(
+        source, empty.columns, missing_values=missing_values, asked=asked, like=empty
+    )
+    counts = flow.space.beyond(records.values, flow.questions.network.mixture.reach).sum(axis=0)
+    for name, count in zip(empty.names, counts.tolist(), strict=True):
+        if count and name not in asked:
+            lines.append(
+                f"column '{name}' has {count} value(s) far outside of those that trained the "
+                "network: what is answered from them is a guess"
+            )
+    for line in lines:
+        logger.warning(f"Warning: {line}")
+    return records
 
 
 def fill(
@@ -353,7 +375,7 @@ def checked(flow: RecordFlow, records: Records, hidden: float, level: float, see
         "fails": min(adjusted.values()) < level,
     }
     if not flow.ask and not records.held_out.all():
-        facts["copies"] = _nearest(flow, records, len(values), seed)
+        facts["copies"] = _nearest(flow, records, seed)
     return facts
 
 
@@ -390,14 +412,16 @@ def _column_check(
     return facts, ranks
 
 
-def _nearest(flow: RecordFlow, records: Records, held_out: int, seed: int) -> dict[str, float]:
+def _nearest(flow: RecordFlow, records: Records, seed: int) -> dict[str, float]:
     """Whether drawn rows are nearer to rows that were trained on than others are: medians of the
-    distance to the nearest, in coordinates of the flow, levels that differ counting 1."""
-    train = records.at(~records.held_out).values
-    others = records.at(records.held_out).values
+    distance to the nearest, in coordinates of the flow, levels that differ counting 1. Of rows
+    without missing cells, as drawn ones are: others have no such distance."""
+    whole = ~np.isnan(records.values).any(axis=1)
+    train = records.values[whole & ~records.held_out]
+    others = records.values[whole & records.held_out]
     if min(len(train), len(others)) < FEWEST_NEIGHBORS:
         return {}
-    count = min(held_out, 1000)
+    count = min(len(others), 1000)
     empty = np.full((count, len(records.columns)), np.nan)
     drawn = flow.drawn(empty, np.isnan(empty), seed)
 

@@ -241,6 +241,13 @@ class RecordSpace:
             flags[:, self.numbers] = self._outside(self._numbers(values)).numpy()
         return flags
 
+    def beyond(self, values: np.ndarray, reach: Tensor) -> np.ndarray:
+        """Which cells ``[n, P]`` are numbers that are farther from 0 in the flow than ``[D]``."""
+        flags = np.zeros(values.shape, dtype=bool)
+        if self.numbers:
+            flags[:, self.numbers] = (self.encoded(values).numbers.abs() > reach).numpy()
+        return flags
+
     def no_levels(self, values: np.ndarray) -> np.ndarray:
         """Which cells ``[n, P]`` have values that are none of their column's levels, such as a
         year that the training had not."""
