@@ -3,6 +3,19 @@
 from math import floor, isfinite, log10
 
 FEWEST, MOST = 4, 12
+WRITTEN_OUT = 1e8
+"""Numbers below are written without powers of ten."""
+
+
+def rounded(value: float, digits: int) -> str:
+    """A number to so many digits.
+
+    Example:
+        >>> rounded(241.7, 2), rounded(0.02417, 2), rounded(3.2e11, 2)
+        ('240', '0.024', '3.2e+11')
+    """
+    text = f"{value:.{digits}g}"
+    return f"{float(text):.0f}" if "e+" in text and abs(value) < WRITTEN_OUT else text
 
 
 def beside(value: float, spread: float) -> str:
@@ -14,9 +27,9 @@ def beside(value: float, spread: float) -> str:
 
     Example:
         >>> beside(18000.5234, 0.012), beside(5411234.0, 260000.0), beside(0.0, 1.0)
-        ('18000.523', '5.411e+06', '0')
+        ('18000.523', '5411000', '0')
     """
     digits = MOST
     if value and spread and isfinite(value) and isfinite(spread):
         digits = floor(log10(abs(value))) - floor(log10(abs(spread))) + 2
-    return f"{value:.{min(max(digits, FEWEST), MOST)}g}"
+    return rounded(value, min(max(digits, FEWEST), MOST))

@@ -12,7 +12,7 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
-from dnnlib.numbers import beside
+from dnnlib.numbers import beside, rounded
 from torch_utils.distributed import first_rank_only
 from training.data.tables.foreign import listed
 from training.files.arrays import evenly
@@ -242,8 +242,8 @@ def report(
         low, _, high = further["quantiles"].values()
         of = "" if coordinate == "itself" else f" of its {coordinate}"
         logger.info(
-            f"{name}: mean{of} {beside(mean['mean'], mean['std'])} ± {mean['std']:.2g}, spread "
-            f"{spread['mean']:.3g} ± {spread['std']:.2g}; a further member has "
+            f"{name}: mean{of} {beside(mean['mean'], mean['std'])} ± {rounded(mean['std'], 2)}, spread "
+            f"{spread['mean']:.3g} ± {rounded(spread['std'], 2)}; a further member has "
             f"{beside(low, high - low)} to {beside(high, high - low)} (90 %); members are "
             f"{narrower[place]:.2g} times as wide as alone"
         )

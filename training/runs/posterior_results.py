@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.logs import logger
-from dnnlib.numbers import beside
+from dnnlib.numbers import beside, rounded
 from torch_utils import distributed
 from torch_utils.results import provenance, save_json
 from training.files.posterior import CHECK_FORMAT, save_values
@@ -153,7 +153,7 @@ def _moments(summary: Summary, names: Sequence[str], index: int) -> str:
     numbers = (each.tolist() for each in (summary.mean[index], summary.std[index], low, high))
     columns = list(zip(names, *numbers, strict=True))
     shown = [
-        f"{name} {beside(mean, std)} ± {std:.2g} (90 %: {beside(below, std)} to "
+        f"{name} {beside(mean, std)} ± {rounded(std, 2)} (90 %: {beside(below, std)} to "
         f"{beside(above, std)})"
         for name, mean, std, below, above in columns[:MOST_COLUMNS]
     ]
