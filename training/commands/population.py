@@ -242,8 +242,8 @@ def report(
         low, _, high = further["quantiles"].values()
         of = "" if coordinate == "itself" else f" of its {coordinate}"
         logger.info(
-            f"{name}: mean{of} {beside(mean['mean'], mean['std'])} ± {rounded(mean['std'], 2)}, spread "
-            f"{spread['mean']:.3g} ± {rounded(spread['std'], 2)}; a further member has "
+            f"{name}: mean{of} {beside(mean['mean'], mean['std'])} ± {rounded(mean['std'], 2)}, "
+            f"spread {spread['mean']:.3g} ± {rounded(spread['std'], 2)}; a further member has "
             f"{beside(low, high - low)} to {beside(high, high - low)} (90 %); members are "
             f"{narrower[place]:.2g} times as wide as alone"
         )

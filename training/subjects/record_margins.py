@@ -5,6 +5,9 @@ more rows are drawn than are wanted, and weighed by *raking* (Deming and Stephan
 weights under which the bins of each column have the shares that they have in the data, these are
 nearest to equal ones. Rows are taken in proportion to them, each once at most. What columns have to
 do with each other in a row stays as it was drawn.
+
+A column with missing cells is left as it is drawn: of the cells that are there it may have another
+distribution than of all.
 """
 
 from collections.abc import Sequence
@@ -35,8 +38,8 @@ class Margins:
 
     @classmethod
     def of(cls, rows: np.ndarray) -> "Margins":
-        """Those of rows ``[n, P]``, each column's where it is not NaN."""
-        each = [_margin(column[~np.isnan(column)]) for column in rows.T]
+        """Those of rows ``[n, P]``; of a column with NaN, one bin for all."""
+        each = [_margin(column) for column in rows.T]
         return cls([ends for ends, _ in each], [shares for _, shares in each])
 
     @classmethod
@@ -98,6 +101,8 @@ class Margins:
 
 def _margin(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ends between bins, and shares of these, of values ``[n]``."""
+    if np.isnan(column).any():
+        return np.zeros(0), np.ones(1)
     values, counts = np.unique(column, return_counts=True)
     least = min(ROWS_PER_BIN, len(column) / FEWEST_BINS)
     firsts, filled = [0], 0
@@ -106,6 +111,6 @@ def _margin(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             firsts.append(at)
             filled = 0
         filled += count
-    shares = np.add.reduceat(counts, firsts) / max(len(column), 1)
+    shares = np.add.reduceat(counts, firsts) / len(column)
     first = np.array(firsts[1:], dtype=np.int64)
     return (values[first - 1] + values[first]) / 2, shares

@@ -430,9 +430,12 @@ def test_rows_are_kept_whose_columns_have_the_margins_of_the_data() -> None:
         return np.stack([x, x + 0.1 * random.normal(size=count), level], axis=1)
 
     real, drawn = rows(4000, 0.3), rows(16_000, 0.15)
+    # Of what is missing nothing is known: it may be other than what is there.
+    real = np.column_stack([real, np.where(real[:, 0] > 0.5, np.nan, 1.0)])
+    drawn = np.column_stack([drawn, random.integers(0, 2, len(drawn))])
     broken = DataError("its margins are broken")
     listed = json.loads(json.dumps(Margins.of(real).listed))
-    margins = Margins.read(listed, 3, broken)
+    margins = Margins.read(listed, 4, broken)
     assert margins is not None
     kept = drawn[places := margins.kept(drawn, 4000, seed=0)]
     assert len(np.unique(places)) == 4000
@@ -440,5 +443,6 @@ def test_rows_are_kept_whose_columns_have_the_margins_of_the_data() -> None:
     assert (kept[:, 0] == 0.5).mean() == pytest.approx((real[:, 0] == 0.5).mean(), abs=0.025)
     assert kept[:, 2].mean() == pytest.approx(real[:, 2].mean(), abs=0.025)
     assert (kept[:, 1] - kept[:, 0]).std() == pytest.approx(0.1, rel=0.03)
+    assert kept[:, 3].mean() == pytest.approx(drawn[:, 3].mean(), abs=0.025)
     for wrong in ([], [[[0.0], [1.0]]] * 3, [[[1.0, 0.0], [0.5, 0.2, 0.3]]] * 3, [3] * 3):
         assert "margins are broken" in refusal(Margins.read, wrong, 3, broken)
