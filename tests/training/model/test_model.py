@@ -327,7 +327,7 @@ def untrained() -> QuestionFlow:
     model, _ = choices.build(EigenBasis(0 * ones, ones, ones.diag()))
     network = model.denoiser.eval().requires_grad_(False).network
     network.mixture.hold(WEIGHTS, MEANS, COVARIANCES, SHARES, 100 * ones)
-    return QuestionFlow(model.flow, network, model.flow.times(24), get_solver("exp_rk5"))
+    return QuestionFlow(model.flow, network, model.flow.times(40), get_solver("exp_rk5"))
 
 
 def rows(count: int) -> tuple[EncodedRows, Tensor]:
