@@ -14,9 +14,7 @@ from training.options.script import command, run_script
 @command(help=__doc__)
 @takes(DistillSettings)
 def main(settings: DistillSettings) -> None:
-    from training.commands.distill import (
-        run,  # here, so that --help need not wait for PyTorch
-    )
+    from training.commands.distill import run  # here, so that --help need not wait for PyTorch
 
     run(settings)
 

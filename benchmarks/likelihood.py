@@ -35,10 +35,7 @@ from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.latent.laws import GaussianLaw
-from training.flow.likelihood import (
-    Trace,
-    bits_per_dim,
-)
+from training.flow.likelihood import Trace, bits_per_dim
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import SOLVERS

@@ -11,12 +11,7 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from torch_utils import distributed
-from training.files.observations import (
-    read_mask,
-    read_noise,
-    read_observations,
-    read_operator,
-)
+from training.files.observations import read_mask, read_noise, read_observations, read_operator
 from training.flow.courses import student_times
 from training.flow.likelihood import Trace
 from training.flow.solvers import Solver, get_solver

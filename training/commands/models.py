@@ -27,15 +27,7 @@ from dnnlib.files import atomic_path
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.commands.called import data_set_of, facts_of, filed, left_alone, listed_of
-from training.commands.frames import (
-    ARRAYS,
-    COLUMN,
-    FRAMES,
-    ROW,
-    columns_of,
-    numbers_of,
-    rows_as,
-)
+from training.commands.frames import ARRAYS, COLUMN, FRAMES, ROW, columns_of, numbers_of, rows_as
 from training.commands.latent_density import LatentDensity
 from training.files.posterior_draws import load_netcdf
 from training.flow.cells import cell_log_prob, has_cells

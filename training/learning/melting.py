@@ -25,13 +25,7 @@ from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.flow.calls import ConditionedDenoiser
 from training.flow.pfode import ProbabilityFlow
-from training.learning.latent_law import (
-    LOOKS,
-    Fitted,
-    Latents,
-    candidates_for,
-    fit,
-)
+from training.learning.latent_law import LOOKS, Fitted, Latents, candidates_for, fit
 from training.model.model import Model
 
 MELT_STEPS, MELT_SOLVER = 24, "exp_ab2"

@@ -71,14 +71,7 @@ from torch import Tensor, nn
 from dnnlib.errors import DataError, UsageError
 from torch_utils.arguments import check_arguments
 from torch_utils.inert_pickle import shown
-from torch_utils.snapshots import (
-    MISFITS,
-    Part,
-    build,
-    first_line,
-    read_network,
-    write_network,
-)
+from torch_utils.snapshots import MISFITS, Part, build, first_line, read_network, write_network
 from training.flow.calibration import Calibration
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.courses import USES, Course

@@ -7,26 +7,11 @@ import click
 
 from dnnlib.errors import UsageError
 from dnnlib.files import require_there
-from training.names import (
-    FEWEST_NEIGHBORS,
-    FEWEST_RUNS,
-    NEIGHBORS,
-    TEACHER,
-    UNIFORM,
-)
+from training.names import FEWEST_NEIGHBORS, FEWEST_RUNS, NEIGHBORS, TEACHER, UNIFORM
 from training.options.declared import Declared, option, options_of
 from training.options.inference import LIKELIHOODS, LikelihoodOptions, PriorOptions, SamplerOptions
 from training.options.shared import DeviceOptions, InflationOptions, overwrite, save_dir, seed
-from training.options.types import (
-    COUNT,
-    FILE,
-    NETWORK,
-    POSITIVE,
-    Names,
-    Numbers,
-    Ranges,
-    choice,
-)
+from training.options.types import COUNT, FILE, NETWORK, POSITIVE, Names, Numbers, Ranges, choice
 
 
 @dataclass(frozen=True, kw_only=True)

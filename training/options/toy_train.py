@@ -22,14 +22,7 @@ from training.options.training import (
     TrainingOptions,
 )
 from training.options.types import NOT_NEGATIVE, POSITIVE, choice
-from training.recipes import (
-    AVERAGED_PLANE,
-    AVERAGED_SPACE,
-    AVERAGED_TOY,
-    OF_TOYS,
-    PLANE,
-    TOY,
-)
+from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, OF_TOYS, PLANE, TOY
 
 DEFAULTS = asdict(TOY)
 CALIBRATION_FIT = "path"

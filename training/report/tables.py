@@ -15,16 +15,7 @@ from training.pictures.look import joined
 from training.pictures.tables.columns import chance, color_of, distances
 from training.pictures.trajectories.clouds import name_and_details
 from training.report import charts
-from training.report.content import (
-    Chart,
-    Choice,
-    Key,
-    NumberTable,
-    Picker,
-    Result,
-    Section,
-    Views,
-)
+from training.report.content import Chart, Choice, Key, NumberTable, Picker, Result, Section, Views
 from training.report.flows import Shown, flows_of, latent_parts, latent_results
 from training.report.runs import roundtrip_results
 

@@ -12,13 +12,7 @@ from dnnlib.logs import logger
 from dnnlib.numbers import beside
 from training.inference.checking import DENSITY, LIKELIHOOD, RADIUS, Functions
 from training.inference.draws import Draws
-from training.inference.guarantee import (
-    SHARES,
-    HeldOutTruths,
-    Levels,
-    intervals,
-    thresholds,
-)
+from training.inference.guarantee import SHARES, HeldOutTruths, Levels, intervals, thresholds
 from training.measure.conformal import Holding
 from training.measure.posterior.calibration import DENSEST, RunValues
 from training.measure.posterior.coverage import LEVELS

@@ -15,12 +15,7 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from training.data.augment import AugmentedBatches, GeometricAugmentation, augmented_points
 from training.data.batches import Batch, BatchSource
-from training.data.images.batches import (
-    ImageBatches,
-    ImageDataset,
-    basis_batches,
-    normalize_pixels,
-)
+from training.data.images.batches import ImageBatches, ImageDataset, basis_batches, normalize_pixels
 from training.data.sketches import MOST_SKETCHED, Sketch, row_numbers
 from training.flow.calls import BLOCK_ROWS
 from training.flow.eigenbasis import EigenBasis

@@ -19,22 +19,9 @@ from training.learning.cost import require_batch
 from training.learning.held_out import Watch
 from training.learning.resuming import Resumed
 from training.learning.trainer import TrainingConfig
-from training.names import (
-    ANY_NUMBER,
-    AXES_TOO,
-    DISCRETE,
-    LIKELIHOOD,
-    TABLE,
-    TABLE_NETWORK,
-    TRIALS,
-)
+from training.names import ANY_NUMBER, AXES_TOO, DISCRETE, LIKELIHOOD, TABLE, TABLE_NETWORK, TRIALS
 from training.recipes import TableRecipe, describe_table_recipe, fitted_to_table
-from training.subjects.table_spaces import (
-    Preparation,
-    Space,
-    choose_space,
-    kept_dimensions,
-)
+from training.subjects.table_spaces import Preparation, Space, choose_space, kept_dimensions
 from training.subjects.training import Start, Training
 
 LEAST_GAIN = 0.01

@@ -20,12 +20,7 @@ from training.inference.noise import Noise
 from training.inference.progress import OnPart
 from training.inference.samplers.crank_nicolson import FIRST, LEAST, WANTED
 from training.inference.target import Target
-from training.inference.weights import (
-    evidence_of,
-    largest_exponent,
-    require_some,
-    systematic,
-)
+from training.inference.weights import evidence_of, largest_exponent, require_some, systematic
 from training.measure.posterior.importance import log_mean
 
 WORTH = 0.5
