@@ -232,6 +232,8 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("rows", "--class=1", 2, ["--class is for images", "{of_houses}"]),
     ("rows", "--data_root={houses}", 2, ["--data_root goes with a melt"]),
     ("rows", "--vpode_disc_eps=0.1", 2, ["--vpode_disc_eps goes with --disc=vp_ode"]),
+    ("rows", "--no-round", 2, ["--no-round is of the rows in --csv"]),
+    ("rows", "--sim_type=melt --data_root={houses} --eps=auto", 2, ["--eps goes with gen"]),
     ("rows", "--sim_type=roundtrip --prev_melt=m.npz --csv=x", 2, ["--csv goes"]),
     ("rows", "--sim_type=all --data_root={houses} --bs=61", 1, ["60 held-out rows", "61"]),
     ("rows back", "--img_size=3", 2, ["--img_size is for images"]),

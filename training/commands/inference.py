@@ -159,7 +159,11 @@ class Asked:
         draws = how.draws or usual
         pool = self.subject.pool if self.learned is None else LEARNED_POOL
         return how.into(
-            SamplingPlan, draws=draws, pool=how.pool or pool, steps=self.subject.particle_steps
+            SamplingPlan,
+            draws=draws,
+            pool=how.pool or pool,
+            steps=self.subject.particle_steps,
+            typed=settings.given,
         )
 
     def is_of_trials(self, likelihood: Likelihood | None) -> bool:

@@ -10,7 +10,7 @@ How far m is off differs from place to place. Its average over the prior, ``V(t)
 ``N(y; A m, A V A^T + R)``, given x_t.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -59,6 +59,18 @@ class Sight:
         if self.columns is None:
             return log_likelihood
         return log_likelihood + self.columns.log_factor(seen, spread.diagonal())
+
+    def blurred(self, spread: Tensor, dtype: torch.dtype) -> "Sight":
+        """The same, with the rounding of states as further noise: numbers that follow from each
+        other have no density at noise below it.
+
+        Args:
+            spread: Covariance of states, ``[D, D]``.
+            dtype: Of states.
+        """
+        seen = (self.operator @ spread @ self.operator.T).diagonal()
+        rounding = torch.finfo(dtype).eps ** 2 * seen.norm().expand(len(seen))
+        return replace(self, covariance=self.covariance + rounding.diag())
 
     @classmethod
     def of(cls, target: Target) -> "Sight":

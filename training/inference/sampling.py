@@ -86,6 +86,7 @@ class SamplingPlan:
         steps: Of their diffusion.
         minutes: That they may take in all, instead of a number of them; None for no bound.
         seed: Of all random numbers.
+        typed: Options that were typed, which may be of other samplers.
     """
 
     sampler: str = "auto"
@@ -99,6 +100,7 @@ class SamplingPlan:
     particles: int | None = None
     steps: int = PARTICLE_STEPS
     minutes: float | None = None
+    typed: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:

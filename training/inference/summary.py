@@ -110,7 +110,7 @@ class Summary:
 def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
     points = draws.points[index].cpu()
     flat = points.flatten(0, 1)
-    std = flat.std(dim=0)
+    std = flat.std(dim=0) if len(flat) > 1 else torch.full_like(flat[0], torch.nan)
     levels = torch.tensor(LEVELS, dtype=flat.dtype)
     common = (flat.mean(dim=0), std, _quantiles(flat, levels))
     nan = torch.full_like(std, torch.nan)

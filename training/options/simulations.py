@@ -116,6 +116,14 @@ class SimulationSettings(Declared):
             raise UsageError("--bs goes with melt and gen: a roundtrip has its melt's images")
         if self.gen_source == "empirical" and "eps" in self.given:
             raise UsageError("--eps goes with --gen_source=diag only")
+        if "eps" in self.given and "gen" not in self.kinds and not self.likelihood.log_prob:
+            raise UsageError("--eps goes with gen, or --log_prob: leave it out")
+        if self.class_ is not None and "gen" not in self.kinds:
+            raise UsageError("--class goes with gen: leave it out")
+        if self.start_noise and "melt" not in self.kinds:
+            raise UsageError("--start_noise goes with a melt: leave it out")
+        if "round" in self.given and self.csv is None:
+            raise UsageError("--no-round is of the rows in --csv: give its name")
         if self.data_root is None and "melt" in self.kinds:
             raise click.UsageError("Missing option '--data_root'.")
         if self.csv is not None and self.sim_type == "roundtrip":

@@ -19,6 +19,7 @@ from training.options.types import (
     SEED,
     FiniteFloat,
     Integers,
+    Names,
     choice,
 )
 
@@ -236,12 +237,12 @@ def as_typed(cls: type[Declared], options: Mapping[str, Any], source: Path) -> d
         value = options.get(name)
         if value is None and isinstance(param.get_default(ctx), int | float | str):
             raise DataError(f"{source} has no value of --{name}")
-        if isinstance(value, list | tuple) and isinstance(param.type, Integers):
-            value = param.type.typed(value)
-        if not isinstance(value, str | int | float | Path | None):
+        listed = isinstance(value, list | tuple) and isinstance(param.type, Integers | Names)
+        if not listed and not isinstance(value, str | int | float | Path | None):
             raise DataError(f"{source}: --{name} is no single value, as it is on the command line")
+        as_it_is = listed or value is None
         try:
-            typed[name] = param.type_cast_value(ctx, None if value is None else str(value))
+            typed[name] = param.type_cast_value(ctx, value if as_it_is else str(value))
         except click.UsageError as error:
             raise DataError(f"{source}: {in_one_line(error.format_message())}") from error
     return typed

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -148,12 +149,14 @@ def _why(samplers: Mapping[str, int], summary: Summary, place: int) -> str:
 
 
 def _moments(summary: Summary, names: Sequence[str], index: int) -> str:
-    """Means and central 90 % intervals of the first columns of a posterior."""
+    """Means and central 90 % intervals of the first columns of a posterior; of one draw, itself."""
     low, high = (summary.quantiles[index, :, LEVELS.index(level)] for level in (0.05, 0.95))
     numbers = (each.tolist() for each in (summary.mean[index], summary.std[index], low, high))
     columns = list(zip(names, *numbers, strict=True))
     shown = [
-        f"{name} {beside(mean, std)} ± {rounded(std, 2)} (90 %: {beside(below, std)} to "
+        f"{name} {beside(mean, std)}"
+        if isnan(std)
+        else f"{name} {beside(mean, std)} ± {rounded(std, 2)} (90 %: {beside(below, std)} to "
         f"{beside(above, std)})"
         for name, mean, std, below, above in columns[:MOST_COLUMNS]
     ]

@@ -261,14 +261,20 @@ def seconds_of_a_call(target: Target) -> float:
 
 def _warn_of_idle(plan: SamplingPlan) -> None:
     """Warns of what was asked for, and is of other samplers than the one that was named."""
-    chains, typed = ", ".join(WARMUP), []
-    if plan.sampler not in WARMUP:
-        typed += [("warmup", chains)] * (plan.warmup is not None)
-        typed += [("thin", chains)] * (plan.thin != 1)
-    if plan.sampler != "twisted":
-        typed += [("particles", "twisted")] * (plan.particles is not None)
-    for name, samplers in typed if plan.sampler != "auto" and distributed.is_main() else ():
-        logger.warning(f"Warning: --{name} has no effect on {plan.sampler}: it is of {samplers}")
+    chains = ", ".join(WARMUP)
+    users = {
+        "warmup": chains,
+        "thin": chains,
+        "particles": "twisted",
+        "pool": ", ".join(WEIGHTED),
+        "chain_n_iters": f"{chains}, smc",
+    }
+    for name, samplers in users.items():
+        idle = name in plan.typed and plan.sampler not in ("auto", *samplers.split(", "))
+        if idle and distributed.is_main():
+            logger.warning(
+                f"Warning: --{name} has no effect on {plan.sampler}: it is of {samplers}"
+            )
 
 
 def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, SamplingPlan]:

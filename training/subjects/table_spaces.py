@@ -425,12 +425,14 @@ def _candidates(preparation: Preparation, wanted: Space) -> list[Space]:
 def _of_levels(preparation: Preparation, wanted: Space) -> Space:
     """That of data which are all levels. Raises UsageError if another is wanted."""
     kept, dim = preparation.choices.inflation.get("dims_to_keep"), preparation.table.dim
-    if {wanted.marginals, wanted.whiten, wanted.linear_start} != {AUTO} or kept not in (None, dim):
+    own, names = Space("none", "none"), ("marginals", "whiten", "linear_start")
+    asked = any(getattr(wanted, name) not in (AUTO, getattr(own, name)) for name in names)
+    if asked or kept not in (None, dim):
         raise UsageError(
             "data that are all levels have probabilities, and no coordinates: leave --marginals, "
             "--whiten, --linear_start and --dims_to_keep out"
         )
-    return Space("none", "none")
+    return own
 
 
 def _over_decades(table: DataTable) -> list[str]:

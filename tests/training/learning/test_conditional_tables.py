@@ -106,6 +106,15 @@ def test_both_starts_are_tried_where_nothing_is_said() -> None:
     assert choose_space(limited, Space("none", "zca", "on", "map")).bounded == "map"
     plain = replace(prepared, table=prepared.table.without_conditions())
     assert choose_space(plain, Space("none", "zca", "auto")) == Space("none", "zca", "off")
+    points, columns = (
+        (prepared.table.points > 0).double(),
+        replace(prepared.table.columns, steps=torch.ones(3, dtype=torch.float64)),
+    )
+    answers = replace(
+        prepared, table=replace(prepared.table, points=points, columns=columns), likelihood=True
+    )
+    for wanted in (Space("auto", "auto", "auto"), Space("none", "none")):  # as a resumed run does
+        assert choose_space(answers, wanted) == Space("none", "none")
 
 
 def decades(count: int) -> DataTable:

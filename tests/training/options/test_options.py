@@ -1,6 +1,7 @@
 """Options by either spelling, declared once; scripts end with one line and the right code."""
 
 import errno
+import json
 import math
 import os
 import signal
@@ -27,6 +28,7 @@ from training.options.script import command, group
 from training.options.shared import ImageTimeOptions
 from training.options.toy_train import ToyTrainSettings
 from training.options.train import TrainSettings
+from training.options.training import as_typed
 from training.options.types import (
     COUNT,
     DATA_SET,
@@ -444,7 +446,10 @@ def test_a_trial_decides_precision_if_nothing_else(given: tuple[str, ...], expec
     assert tries_precisions(settings) is expected
 
 
-def test_marginals_that_records_choose_can_be_given_as_a_resumed_run_does() -> None:
-    for name in MARGINALS:
-        typed = parsed(TrainSettings, "--data=.", f"--marginals={name}")
-        assert typed.table.marginals == name
+def test_what_a_run_records_is_taken_again_by_one_that_goes_on() -> None:
+    options = [f"--marginals={name}" for name in MARGINALS]
+    options += ['--ask=a,"b, c"', "--cres=1,2", "--cond_shape=set:2", "--dims_to_keep=auto"]
+    for text in options:
+        recorded = parsed(TrainSettings, "--data=.", text).recorded()
+        as_file = json.loads(json.dumps(recorded, default=str))
+        assert as_typed(TrainSettings, as_file, Path("options.json")) == recorded

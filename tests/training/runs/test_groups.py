@@ -78,7 +78,9 @@ def test_without_a_terminal_lines_say_how_far_a_long_step_is(
     assert caplog.messages == ["Making 10 draws", first, second]
 
 
-def test_as_many_particles_are_taken_as_fit_into_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_particles_are_taken_as_fit_into_minutes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(posteriors, "seconds_of_a_call", lambda target: 1e-3)
     seen = Gaussian(double(0.5), torch.tensor([1]))
     which = problem(gaussian_prior(), seen, double([[0.2]]))
@@ -94,6 +96,11 @@ def test_as_many_particles_are_taken_as_fit_into_minutes(monkeypatch: pytest.Mon
     with pytest.raises(UsageError, match="32 particles of 4 chains and 10 observations take about"):
         wanted(0.1)
     assert "this is by hmc" in refusal(wanted, 2, "hmc", kind=UsageError)
+    caplog.clear()
+    planned(which, SamplingPlan("hmc", typed=frozenset({"pool", "thin", "seed"})), 1)
+    assert caplog.messages == [
+        "Warning: --pool has no effect on hmc: it is of pool, refined, annealed"
+    ]
 
 
 def test_posteriors_of_whole_steps_are_at_them(groups: Groups) -> None:

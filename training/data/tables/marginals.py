@@ -15,6 +15,8 @@ EXACT = 1e-9
 """Of a value, relative to the largest of its column: what is less is rounding."""
 MOST_DIGITS = 9
 """Decimal digits of a step that is looked for."""
+CLOSE = 0.01
+"""Of a step: what values may be off from multiples of it. Any are within a half."""
 MOST_NAMED = 3
 """Columns of a kind that a line names."""
 OFTEN = 0.01
@@ -95,7 +97,8 @@ def _step(values: np.ndarray) -> tuple[float, int]:
         left -= counts
         largest_left = max(left.max(), -left.min()) * unit
         del left
-        if largest_left <= EXACT * largest:
+        # Two values lie on a grid, whatever they are.
+        if largest_left <= EXACT * largest and (len(values) == 2 or largest_left <= CLOSE * unit):
             common = int(np.gcd.reduce(np.diff(counts).astype(np.int64)))
             return round(common * unit, digits), digits
     return 0.0, 0

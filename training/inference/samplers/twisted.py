@@ -137,7 +137,9 @@ class _Cloud:
         chains: int,
         particles: int,
     ):
-        self._target, self._sight = target, Sight.of(target)
+        self._target = target
+        # Psi is free to be too wide: weights are exact.
+        self._sight = Sight.of(target).blurred(errors[-1], DTYPE)
         self._chains, self._particles = chains, particles
         self._times, self._errors, self._noise = times, errors, noise
         self._added = added_noise(target, times)

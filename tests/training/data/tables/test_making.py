@@ -74,8 +74,9 @@ def test_a_column_that_is_nearly_a_sum_stays() -> None:
         (np.arange(COUNT) % 9 * 1e-6, 1e-6),
         (numbers(), 0),
         (np.where(numbers() > 0, 0, numbers(1)), 0),
+        (np.clip(numbers(), 0, 0.7), 0),
     ],
-    ids=["fives", "tenths", "millionths", "continuous", "atom"],
+    ids=["fives", "tenths", "millionths", "continuous", "atom", "atoms"],
 )
 def test_steps_are_found_where_there_are_some(values: np.ndarray, step: float) -> None:
     table, lines = make_table(source(other=numbers(5), column=values), TableChoices())

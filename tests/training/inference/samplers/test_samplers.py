@@ -448,6 +448,13 @@ def test_observations_share_what_is_measured_once() -> None:
     assert ahead.calls > 0
 
 
+def test_exact_numbers_that_follow_from_each_other_are_no_error() -> None:
+    thrice = Gaussian(double(1e-9), operator=double([[1, 0], [0, 1], [1, 1]]))
+    which = problem(gaussian_prior(), thrice, double([[0.3, 0.1, 0.4]]))
+    points = twist(which.target, 0, [0], chains=2, draws=10, particles=10).points
+    torch.testing.assert_close(points.flatten(0, 2), double([[0.3, 0.1]] * 20), rtol=0, atol=1e-5)
+
+
 def test_likelihoods_without_a_lookahead_are_told() -> None:
     observed = double([[0.3]])
     seen = Gaussian(double(0.4), torch.tensor([0]))
