@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DEMO := out/demo
 # Any order of the tests must do; SEED=7 gives another.
 SEED ?= 0
-TESTS := $(VENV)/bin/pytest --numprocesses=logical --dist=worksteal --randomly-seed=$(SEED)
+TESTS := $(VENV)/bin/pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder --randomly-seed=$(SEED)
 
 # The lowest versions that pyproject.toml admits, of Python too.
 OLDEST := .venv-oldest
@@ -80,7 +80,7 @@ $(OLDEST)/.ready: pyproject.toml
 	touch $(OLDEST)/.ready
 
 test-oldest: $(OLDEST)/.ready
-	$(OLDEST)/bin/pytest --numprocesses=logical --dist=worksteal --randomly-seed=$(SEED) \
+	$(OLDEST)/bin/pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder --randomly-seed=$(SEED) \
 	    -m "not slow and not hostile"
 
 # The versions of this environment, for who wants these: pip install -c requirements.lock -e .

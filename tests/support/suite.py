@@ -28,24 +28,25 @@ torch.set_num_threads(1)
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts tests for parallel workers, each of which gets neighbors.
+    """Sorts tests for parallel workers, each of which gets whole files.
 
     Those of two ranks and others that fork come first, so that one worker imports all for what it
-    forks. Those of a folder, or of a script by their name, stay together, whatever their order:
-    they share fixtures.
+    forks; then scripts, whose files take longest, so that no worker waits for one at the end. Those
+    of a folder, or of a script by their name, stay together, whatever their order.
     """
+    root = Path(__file__).parents[1]
 
     def room(item: pytest.Item) -> tuple[Path, str]:
         folder, name = item.path.parent, item.path.stem.split("_")[1]
-        return folder, name if folder == Path(__file__).parents[1] else ""
+        return folder, name if folder == root else ""
 
     first: dict[tuple[Path, str], int] = {}
     for index, item in enumerate(items):
         first.setdefault(room(item), index)
 
-    def place(item: pytest.Item) -> tuple[bool, int]:
+    def place(item: pytest.Item) -> tuple[bool, bool, int]:
         forks = item.path.name in FORKING or "two_ranks" in getattr(item, "fixturenames", ())
-        return not forks, first[room(item)]
+        return not forks, item.path.parent != root, first[room(item)]
 
     items.sort(key=place)
 
