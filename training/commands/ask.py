@@ -124,11 +124,11 @@ def intervals(settings: IntervalSettings, flow: RecordFlow) -> Interval:
 
 def rows_of(settings: RowSettings, flow: RecordFlow, asked: Sequence[str] = ()) -> Records:
     """Rows of a file, with the columns of the network; warns of what does not fit."""
+    source: Records | str = str(settings.data)
     if holds_records(settings.data):
         records = load_records(settings.data)
-        if list(records.columns) == list(flow.empty.columns):
-            return records
-    return asking.rows_of(flow, str(settings.data), asked, settings.missing_values or ())
+        source = records if list(records.columns) == list(flow.empty.columns) else source
+    return asking.rows_of(flow, source, asked, settings.missing_values or ())
 
 
 def data_set(path: Path, empty: Records) -> Records:

@@ -251,10 +251,9 @@ class Watch:
             return None
         for best in self.best.values():
             model.denoiser.load_state_dict(best.weights, strict=False)
-        scores = {name: best.score for name, best in self.best.items()}
-        if "" in scores:
-            return scores[""]
-        losses = {name: score.loss for name, score in scores.items()}
+        if "" in self.best:
+            return self.best[""].score
+        losses = {name: best.score.loss for name, best in self.best.items()}
         return Score(sum(losses.values()), parts=losses)
 
     def state(self) -> dict[str, Any]:

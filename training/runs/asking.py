@@ -52,12 +52,14 @@ class Sheet(NamedTuple):
 def rows_of(
     flow: RecordFlow, source: Any, asked: Sequence[str] = (), missing_values: Sequence[str] = ()
 ) -> Records:
-    """Rows of a file or a data frame, with the columns of a network; see ``encode``. Warns of what
-    does not fit, and of numbers far outside of those that trained it."""
-    empty = flow.empty
-    records, lines = encode(
-        source, empty.columns, missing_values=missing_values, asked=asked, like=empty
-    )
+    """Rows of records, a file or a data frame, with the columns of a network; see ``encode``. Warns
+    of what does not fit, and of numbers far outside of those that trained it."""
+    empty, records = flow.empty, source
+    lines: list[str] = []
+    if not isinstance(source, Records):
+        records, lines = encode(
+            source, empty.columns, missing_values=missing_values, asked=asked, like=empty
+        )
     counts = flow.space.beyond(records.values, flow.questions.network.mixture.reach).sum(axis=0)
     for name, count in zip(empty.names, counts.tolist(), strict=True):
         if count and name not in asked:

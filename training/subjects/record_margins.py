@@ -14,6 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.inference.weights import systematic
 
 TIMES = 4
 """Rows that are drawn for each that is wanted."""
@@ -87,14 +92,14 @@ class Margins:
                 have = np.bincount(bins, weights=weights, minlength=len(shares))
                 ratio = np.where(have > 0, count * shares / np.where(have > 0, have, 1.0), 1.0)
                 weights = (weights * ratio[bins]).clip(max=1.0)
-        # Systematic sampling, in an order that says nothing: a row's chance is its weight.
-        random = np.random.default_rng(seed)
-        order = random.permutation(len(drawn))
-        sums = np.cumsum(weights[order])
-        ticks = (random.random() + np.arange(count)) * sums[-1] / count
-        taken = np.unique(order[np.searchsorted(sums, ticks).clip(max=len(drawn) - 1)])
+        # In an order that says nothing: a row's chance is its weight.
+        generator = seeded_generator("cpu", seed, Stream.RESAMPLING)
+        order = torch.randperm(len(drawn), generator=generator)
+        uniform = torch.rand(1, generator=generator, dtype=torch.float64)
+        log_weights = torch.from_numpy(weights).log()[order]
+        taken = np.unique(order[systematic(log_weights[None], uniform, count)[0]])
         # Where margins ask for more of some rows than there are, others are taken in their place.
-        left = np.setdiff1d(order, taken)
+        left = np.setdiff1d(order.numpy(), taken)
         more = left[np.argsort(-weights[left], kind="stable")[: count - len(taken)]]
         return np.sort(np.concatenate([taken, more]))
 

@@ -34,8 +34,8 @@ from training.model.questions import EncodedRows
 from training.names import EVENED, LOG
 
 FEW_VALUES, FEW_OF_RUN = 12, 8
-"""Different values of a number that is seen as levels, at most; and of one whose values follow each
-other in equal steps, as months do: of these a month may follow from a date as no level can."""
+"""Different values of a number that is seen as levels, at most; and where they follow each other in
+equal steps, as months do. As a number, a month may follow exactly from a date and a year."""
 ROWS_PER_VALUE = 10
 """Rows that there are for each of them, at least on average."""
 ATOM, ROWS_OF_ATOM = 0.05, 20
