@@ -43,6 +43,23 @@ class EqualErrorGrid:
 
     times: Tensor
 
+    @classmethod
+    def of(cls, times: Tensor, density: Tensor, nodes: int) -> "EqualErrorGrid":
+        """With as many steps in a cell as a density says.
+
+        Args:
+            times: Ends of cells, increasing ``[K + 1]``, float64 on the CPU.
+            density: Positive, of each ``[K]``, up to a factor.
+            nodes: How many times to keep.
+        """
+        mass = torch.cat([torch.zeros(1, dtype=torch.float64), (density * times.diff()).cumsum(0)])
+        quantiles = torch.linspace(0, 1, nodes, dtype=torch.float64) * mass[-1]
+        cell = torch.searchsorted(mass, quantiles).clamp(1, len(density))
+        weight = (quantiles - mass[cell - 1]) / (mass[cell] - mass[cell - 1])
+        placed = torch.lerp(times[cell - 1], times[cell], weight)
+        placed[0], placed[-1] = times[0], times[-1]
+        return cls(placed)
+
     def __call__(self, steps: int) -> Tensor:
         place = torch.linspace(0, len(self.times) - 1, steps + 1, dtype=torch.float64)
         cell = place.long().clamp(max=len(self.times) - 2)
@@ -89,14 +106,7 @@ def fit_equal_error_grid(
     # Of Gaussian data there are no errors, and times are even.
     highest = float(density.max()) or 1.0
     density = density.clamp(min=LEAST_DENSITY * highest)
-    mass = torch.cat([torch.zeros(1, dtype=torch.float64), density.flip(0).cumsum(0)])
-    quantiles = torch.linspace(0, 1, 2 * CELLS + 1, dtype=torch.float64) * mass[-1]
-    cell = torch.searchsorted(mass, quantiles).clamp(1, CELLS)
-    weight = (quantiles - mass[cell - 1]) / (mass[cell] - mass[cell - 1])
-    upward = even.flip(0).cpu()
-    nodes = torch.lerp(upward[cell - 1], upward[cell], weight)
-    nodes[0], nodes[-1] = first, last
-    return EqualErrorGrid(nodes)
+    return EqualErrorGrid.of(even.flip(0).cpu(), density.flip(0), 2 * CELLS + 1)
 
 
 def _errors_of_steps(flow: ProbabilityFlow, x: Tensor, times: Tensor, solver: Solver) -> Tensor:

@@ -8,24 +8,41 @@ With ``x_t = x_0 + n``, where n has the noise that was added after the first tim
 How far m is off differs from place to place. Its average over the prior, ``V(t) = E[(x_0 - m)
 (x_0 - m)^T]``, is measured on draws of the prior. So y, which is ``A x_0`` with noise R, is about
 ``N(y; A m, A V A^T + R)``, given x_t.
+
+**Times.** A step from t_{k+1} to t_k takes x_0 for ``N(m, V)``, and has the covariance
+``b + a V a`` (``samplers.twisted``), with ``a^2 / b = 1 / g_k - 1 / g_{k+1} = r``, so that V is the
+part ``r V / (1 + r V)`` of it. What is wrong is that errors ``e = x_0 - m`` vary more in one place
+than in another, and have no normal law. So of a step of the length h is wrong about ``c h^2``, with
+
+    c = Var(q) - 2 tr((R V)^2),   q = e^T R e,   R = r / (1 + r V_ii),   for h = 1,
+
+which is 0 for errors of one normal law, however long the step. The sum over steps is least where
+their density goes as ``sqrt(c)`` (``flow.grids``).
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from math import sqrt
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dnnlib.errors import UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
+from training.flow.grids import EqualErrorGrid
 from training.inference.curved_columns import CurvedColumns
 from training.inference.likelihoods import Gaussian
+from training.inference.prior import Prior
 from training.inference.progress import OnPart, share_of
 from training.inference.target import Target
 
 PRIOR_DRAWS = 2**8
 """Draws of the prior that V is measured on, whose correlations are drawn towards 0 by their own
 errors: few, as most of the time of a posterior of images would go into more of them."""
+LEAST_DENSITY, CERTAIN = 0.3, 1.5
+"""Of times, of the highest; and how many standard errors more than normal errors vary are no
+chance."""
 MOST_DIMENSIONS = 3072
 """Of points, up to which matrices of this size are decomposed at each step."""
 
@@ -157,45 +174,78 @@ class LookAhead:
     seed: int
     share: float
     calls: float = 0
-    _errors: list[Tensor] = field(default_factory=list)
+    _measured: tuple[Tensor, list[Tensor]] | None = None
 
-    def times(self, target: Target) -> Tensor:
-        """``[steps + 1]``, increasing."""
-        return target.prior.flow.times(self.steps)
-
-    def errors(self, target: Target, on_part: OnPart = None) -> list[Tensor]:
-        """``V [D, D]`` at each time."""
-        if not self._errors:
+    def measured(self, target: Target, on_part: OnPart = None) -> tuple[Tensor, list[Tensor]]:
+        """Increasing times ``[steps + 1]``, and ``V [D, D]`` at each."""
+        if self._measured is None:
             alone = target.of(torch.arange(1))
-            self._errors = error_covariances(alone, self.times(target), self.seed, on_part)
+            self._measured = times_and_errors(alone, self.steps, self.seed, on_part)
             self.calls = alone.calls
-        return self._errors
+        return self._measured
 
 
-def error_covariances(
+def calls_to_look(prior: Prior, steps: int) -> int:
+    """Network calls that ``times_and_errors`` takes."""
+    return PRIOR_DRAWS * (prior.calls("points") + 2 * steps + 1)
+
+
+def times_and_errors(
     target: Target,
-    times: Tensor,
+    steps: int,
     seed: int,
     on_part: OnPart = None,
-) -> list[Tensor]:
-    """``V [D, D]`` at each of the times ``[T]``, on the same draws of the prior: see ``shrunk``."""
+) -> tuple[Tensor, list[Tensor]]:
+    """Times ``[steps + 1]`` where they are needed, and V at each: see ``shrunk``. Both come of the
+    same draws of the prior."""
     generator = seeded_generator("cpu", seed, Stream.LOOKAHEAD)
-    shape = (PRIOR_DRAWS, target.dim)
-    w, *noise = (
-        torch.randn(shape, generator=generator, dtype=torch.float64).to(target.device)
-        for _ in range(1 + len(times))
-    )
+    shape, prior = (PRIOR_DRAWS, target.dim), target.prior
     first = torch.zeros(PRIOR_DRAWS, dtype=torch.int64, device=target.device)
-    drawn = target.prior.calls("points")
-    calls = drawn + len(times)
-    ends = target.states(w, first, share_of(on_part, drawn / calls))
-    covariances = []
-    for t, normal in zip(times, noise, strict=True):
-        seen = expected_end(target, ends + _added(target, t).sqrt() * normal, t, first)
-        covariances.append(shrunk(ends - seen))
+
+    def normal() -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(target.device)
+
+    parts = calls_to_look(prior, steps) / PRIOR_DRAWS
+    ends = target.states(normal(), first, share_of(on_part, prior.calls("points") / parts))
+
+    def errors(t: Tensor) -> Tensor:
+        noisy = ends + _added(target, t).sqrt() * normal()
+        apart = ends - expected_end(target, noisy, t, first)
         if on_part:
-            on_part(1 / calls)
-    return covariances
+            on_part(1 / parts)
+        return apart
+
+    even = prior.flow.times(steps)
+    rates = -torch.gradient(1 / added_noise(target, even[1:]), dim=0)[0]
+    wrong = [wrong_of_steps(errors(t), rate) for t, rate in zip(even[1:], rates, strict=True)]
+    times = times_by_need(even, torch.stack(wrong).cpu())(steps).to(even)
+    return times, [shrunk(errors(t)) for t in times]
+
+
+def wrong_of_steps(errors: Tensor, rate: Tensor) -> Tensor:
+    """``c []`` of errors ``[N, D]`` where r is ``rate [D]``, less what so few errors of one normal
+    law have by chance."""
+    count = len(errors)
+    weighted = errors * (1 / rate + errors.square().mean(dim=0)).rsqrt()
+    squares = weighted.square().sum(dim=1)
+    # By products of few rows rather than of many columns, without what is chance in them.
+    products = (weighted @ weighted.T / count).square().sum()
+    of_normal = 2 * (products - squares.mean().square() / count)
+    return squares.var() - (1 + CERTAIN * sqrt(2 / count)) * of_normal
+
+
+def times_by_need(even: Tensor, wrong: Tensor) -> EqualErrorGrid:
+    """Where steps are needed.
+
+    Args:
+        even: ``[K + 1]``.
+        wrong: c at all of them but the first ``[K]``.
+    """
+    smooth = F.avg_pool1d(wrong.clamp_min(0)[None], 3, 1, 1, count_include_pad=False)[0].sqrt()
+    density = torch.cat([smooth[:1], (smooth[1:] + smooth[:-1]) / 2])
+    # Of Gaussian data nothing is wrong, and times are even.
+    highest = float(density.max()) or 1.0
+    return EqualErrorGrid.of(even.cpu(), density.clamp_min(LEAST_DENSITY * highest), len(even))
 
 
 def shrunk(errors: Tensor) -> Tensor:

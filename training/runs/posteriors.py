@@ -323,11 +323,11 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
             f"Twisted particles take about {calls:,.0f} network calls, some "
             f"{duration(calls * each)}; --minutes takes as many particles as fit"
         )
-    total = plan.steps + 1
+    total = 2 * plan.steps + 1
     begun = "Measuring what noisy states tell of their ends"
     assert problem.ahead is not None
     with progress(begun, "look-ahead", total, "time") as move:
-        problem.ahead.errors(target, lambda part: move(part * total))
+        problem.ahead.measured(target, lambda part: move(part * total))
     return problem, plan
 
 

@@ -27,10 +27,10 @@ from torch import Tensor
 
 from training.inference.draws import Draws
 from training.inference.lookahead import (
-    PRIOR_DRAWS,
     LookAhead,
     Sight,
     added_noise,
+    calls_to_look,
     expected_end,
     log_normal,
     log_standard,
@@ -86,7 +86,7 @@ def twist(
     require_lookahead(target)
     size = particles or max(draws, PARTICLES)
     ahead = ahead or LookAhead(PARTICLE_STEPS, seed, 1 / target.count)
-    times, errors = ahead.times(target), ahead.errors(target)
+    times, errors = ahead.measured(target)
     shared = ahead.share * ahead.calls
     moved, latents = _calls_of_a_population(target.prior, ahead.steps, draws, size)
     most = max(1, AT_ONCE // (chains * size * target.dim))
@@ -112,8 +112,8 @@ def calls_of(
     """Network calls that ``twist`` takes for so many observations: at most, since draws that are of
     one particle share theirs."""
     size, prior = particles or max(draws, PARTICLES), target.prior
-    ahead = PRIOR_DRAWS * (prior.calls("points") + steps + 1)
-    return ahead + count * chains * sum(_calls_of_a_population(prior, steps, draws, size))
+    each = chains * sum(_calls_of_a_population(prior, steps, draws, size))
+    return calls_to_look(prior, steps) + count * each
 
 
 def _calls_of_a_population(prior: Prior, steps: int, draws: int, size: int) -> tuple[int, int]:
