@@ -165,3 +165,11 @@ def test_the_histogram_has_places_for_zeros_edges_and_what_is_beyond() -> None:
     assert len(text["counts"]) == len(text["edges"]) - 1
     nothing = histogram(torch.zeros(0, dtype=torch.float64))
     assert not any([nothing["below"], nothing["above"], *nothing["counts"]])
+
+
+def test_a_small_data_set_is_measured_whole(
+    run_once: Run, networks: dict[str, Path], images: Path
+) -> None:
+    given = (f"--network={networks['PRP']}", f"--data_root={images}", "--n_iters=2")
+    found = Found(*run_once(calc_roundtrip_mse, *given, "--solver=euler"))
+    assert found.result["images"] == len(ImageDataset(images))

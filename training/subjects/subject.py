@@ -271,10 +271,11 @@ class Subject(ABC):
                 f"its {len(numbers)} fresh truths: calibrate on others"
             )
 
-    def counted(self, number: int | None, otherwise: int) -> int | None:
-        """How many points to take where a number is given or not; None for all that are held
-        out."""
-        return number or otherwise
+    def counted(self, number: int | None, otherwise: int, path: Path | None) -> int | None:
+        """How many points of a data set to take where a number is given or not, which is then no
+        more than there are; None for all that are held out."""
+        there = None if number or path is None else self.testable(path)
+        return number or min(otherwise, there or otherwise)
 
     def testable(self, path: Path | None) -> int | None:
         """How many points a data set has that ``truths`` may draw; None of a toy, which has any.
