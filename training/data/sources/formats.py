@@ -219,9 +219,12 @@ def _files(container: Container) -> Source:
 
 
 def _class_folders(names: list[str]) -> list[str]:
-    """The folders at the top that all images are in, in their order; none if there are fewer than
-    two, or some are thousands of images, as data sets of this project have them."""
+    """The folders at the top that all images are in, in their order, numbers in theirs; none if
+    there are fewer than two, or some are thousands of images, as data sets of this project have
+    them."""
     folders = sorted({name.rpartition("/")[0].partition("/")[0] for name in names})
+    if all(re.fullmatch("[0-9]{1,9}", folder) for folder in folders):
+        folders.sort(key=int)
     plain = "" not in folders and not any(re.fullmatch(r"\d{5}", folder) for folder in folders)
     return folders if plain and 2 <= len(folders) <= MAX_CLASSES else []
 
