@@ -219,7 +219,13 @@ def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None
     dim = len(names)
     named: list[int] = []
     if text.endswith(".npy"):
-        seen = read_array(Path(text), "a mask", (1, 2, 3), "b").flatten()
+        seen = read_array(Path(text), "a mask", (1, 2, 3), "b")
+        if image_shape is not None and seen.ndim == 3 and seen.shape != tuple(image_shape):
+            raise UsageError(
+                f"{text} is of {list(seen.shape)}, but images are of {list(image_shape)} "
+                "(channels, height, width)"
+            )
+        seen = seen.flatten()
         if len(seen) != dim:
             raise UsageError(f"{text} has {len(seen)} booleans, but there are {dim} coordinates")
     elif text in HALVES and image_shape is not None:
