@@ -43,6 +43,8 @@ def read_observations(path: Path, image_shape: Sequence[int] | None = None) -> T
             )
         pixels, _ = dataset.read(range(len(dataset)))
         return pixels.flatten(1).double()
+    if path.suffix.lower() == ".zip":
+        raise DataError(f"{path} is no table: give one of {', '.join(SUFFIXES)}")
     return _finite(open_table(str(path), None, known=()))
 
 
