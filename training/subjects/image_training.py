@@ -280,7 +280,7 @@ def open_alike(path: Path, dataset: ImageDataset, use_labels: bool) -> ImageData
     Raises:
         DataError: They differ in shape or labels.
     """
-    other = ImageDataset(path, use_labels=use_labels)
+    other = ImageDataset(path, use_labels=use_labels, classes=dataset.label_dim)
     for what in ("image_shape", "label_dim"):
         mine, theirs = getattr(dataset, what), getattr(other, what)
         if mine != theirs:

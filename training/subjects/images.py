@@ -138,7 +138,8 @@ class ImageFlow(Subject):
         Raises:
             DataError: They are too few, of another shape, or with labels of another length.
         """
-        dataset = ImageDataset(path, use_labels=self.label_dim > 0, max_size=count, seed=seed)
+        taken, classes = self.label_dim > 0, self.label_dim
+        dataset = ImageDataset(path, taken, max_size=count, seed=seed, classes=classes)
         if tuple(dataset.image_shape) != self.image_shape:
             raise DataError(
                 f"{path} has images of {_shape(dataset.image_shape)}, but the network "
