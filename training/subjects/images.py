@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.logs import logger
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.images.batches import ImageDataset, normalize_pixels
+from training.data.sketches import row_numbers
 from training.data.tables.formats import is_table
 from training.files.observations import read_columns, read_observations
 from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
@@ -184,8 +186,13 @@ class ImageFlow(Subject):
 
     def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
         dataset = self.dataset(required(path), count, seed)
-        pixels, _ = dataset.read(range(len(dataset)))
-        return pixels.flatten(1).double()
+        pixels = dataset.read(range(len(dataset)))[0].flatten(1)
+        if seen := self.repeated(row_numbers(pixels.numpy())):
+            logger.warning(
+                f"Warning: {self.data_name} was trained on at least {seen} of {len(pixels)} images "
+                f"of {path}: of others its posteriors may be worse"
+            )
+        return pixels.double()
 
     def fresh(
         self, path: Path | None, count: int, seed: int

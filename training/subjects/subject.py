@@ -262,14 +262,19 @@ class Subject(ABC):
     def require_new(self, path: Path, numbers: np.ndarray, alike: bool = False) -> None:
         """Raises DataError if the training of the network has seen rows of these numbers; whether
         different ones may well be alike is said as ``Sketch.repeated_by_chance`` takes it."""
-        if self.file is None:
-            return
-        sketch = Sketch.read(self.file.path, self.file.model.about)
-        if not sketch.repeated_by_chance(numbers, alike):
+        if seen := self.repeated(numbers, alike):
             raise DataError(
-                f"{path}: {self.data_name} was trained on at least {sketch.repeated(numbers)} of "
-                f"its {len(numbers)} fresh truths: calibrate on others"
+                f"{path}: {self.data_name} was trained on at least {seen} of its {len(numbers)} "
+                "fresh truths: calibrate on others"
             )
+
+    def repeated(self, numbers: np.ndarray, alike: bool = False) -> int:
+        """How many rows of these numbers the training has seen, but for what chance repeats."""
+        if self.file is None:
+            return 0
+        sketch = Sketch.read(self.file.path, self.file.model.about)
+        by_chance = sketch.repeated_by_chance(numbers, alike)
+        return 0 if by_chance else sketch.repeated(numbers)
 
     def counted(self, number: int | None, otherwise: int, path: Path | None) -> int | None:
         """How many points of a data set to take where a number is given or not, which is then no
