@@ -35,7 +35,7 @@ FEWEST_SAMPLES = 1000
 
 def run(settings: SimulationSettings) -> None:
     subject, file = opened(settings.network, settings)
-    subject.check_class(settings.class_)
+    subject.check_class(settings.class_, "gen" in settings.kinds)
     choice = image_times(settings.times, file.t_max, file.name, settings.store_grid)
     latent = latent_of(settings.gen_source, settings.eps, "say --gen_source=empirical")
     latent = latent.settled(subject.flow, choice.end, subject.dims_to_keep)

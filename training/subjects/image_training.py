@@ -127,6 +127,7 @@ class ImageTraining(Training):
             "data_name": images.name,
             "image_shape": list(images.image_shape),
             "label_dim": images.label_dim,
+            **({"vectors": True} if images.has_vectors else {}),
             "rows": [] if wanted.dry_run else sketch_of(images, self.held_out),
         }
         config = wanted.config(recipe)

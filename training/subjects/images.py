@@ -43,12 +43,14 @@ class ImageFlow(Subject):
     Attributes:
         file: The network.
         shape: ``(C, H, W)``.
-        classes: Their number; 0 for a network without.
+        classes: Their number, or length of the vectors; 0 for a network without.
+        vectors: Whether labels are vectors of numbers, and no classes.
     """
 
     file: NetworkFile
     shape: tuple[int, int, int]
     classes: int
+    vectors: bool = False
 
     kind = IMAGES
     pool = IMAGE_POOL
@@ -89,6 +91,7 @@ class ImageFlow(Subject):
             file=file,
             shape=shape,
             classes=label_dim,
+            vectors=about.get("vectors") is True,
         )
 
     @property
@@ -128,7 +131,7 @@ class ImageFlow(Subject):
         return flow.in_blocks(rows or BLOCK_ROWS[device.type])
 
     def pilots(self, flow: ProbabilityFlow, count: int) -> ProbabilityFlow:
-        labels = self.drawn_labels(count, 0, None)
+        labels = self.one_hot(draw_classes(count, self.classes, 0, None))
         return flow if labels is None else flow.given(labels=labels.to(flow.device))
 
     def amortized_block(self, device: torch.device) -> int:
@@ -212,8 +215,13 @@ class ImageFlow(Subject):
         if not self.classes:
             return super().labels(given)
         if given is None:
-            raise UsageError(f"this network has {self.classes} classes: say which by --condition")
+            kind = "labels of so many numbers" if self.vectors else "classes"
+            raise UsageError(f"this network has {self.classes} {kind}: say which by --condition")
         numbers = read_observations(given)
+        if self.vectors:
+            if numbers.shape[1] != self.classes:
+                raise UsageError(f"{given} must have {self.classes} columns: labels of images")
+            return numbers.float()
         if numbers.shape[1] != 1 or not (numbers == numbers.round()).all():
             raise UsageError(f"{given} must have one column, of whole numbers: classes")
         classes = numbers.long().flatten()
@@ -222,9 +230,15 @@ class ImageFlow(Subject):
         return self.one_hot(classes)
 
     def drawn_labels(self, count: int, seed: int, given: int | None) -> Tensor | None:
+        self.check_class(given)
         return self.one_hot(draw_classes(count, self.classes, seed, given))
 
-    def check_class(self, number: int | None) -> None:
+    def check_class(self, number: int | None, drawn: bool = True) -> None:
+        if self.vectors and drawn:
+            raise UsageError(
+                f"the labels of {self.file.path.name} are vectors, of which none can be drawn: "
+                "melt images that have some, by pfODE_int.py --sim_type=melt"
+            )
         if number is None:
             return
         name, classes = self.file.path.name, self.classes

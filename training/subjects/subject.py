@@ -382,8 +382,9 @@ class Subject(ABC):
         network without classes."""
         return None
 
-    def check_class(self, number: int | None) -> None:
-        """Raises UsageError for a class that the network does not have."""
+    def check_class(self, number: int | None, drawn: bool = True) -> None:
+        """Raises UsageError for a class that the network does not have, or where labels are to be
+        drawn that are no classes."""
         if number is not None:
             raise UsageError(f"--class is {number}, but {self.data_name} has no classes")
 

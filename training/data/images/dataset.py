@@ -99,6 +99,11 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         return self._classes or self._labels.shape[1]
 
     @property
+    def has_vectors(self) -> bool:
+        """Whether labels are vectors, and no classes."""
+        return self._labels is not None and self._classes is None
+
+    @property
     def has_labels(self) -> bool:
         return self.label_dim > 0
 
