@@ -62,6 +62,10 @@ def chosen(images: Path, count: int, seed: int = 42) -> tuple[torch.Tensor, torc
     return dataset.read(range(count))
 
 
+def worst_first(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    return np.argsort(-arrays["all_mse_float"], kind="stable")
+
+
 def test_the_promised_files_are_written_and_the_last_line_tells_the_numbers(measure: Run) -> None:
     found = measure("classes", "--data_name=cifar10", "--seed=7")
     assert found.stem == "cifar10_PRRto10D_roundtrip_mse_seed7"
@@ -90,7 +94,7 @@ def test_images_are_melted_and_brought_back_under_their_own_class(
     got = measure("classes", f"--keep_worst={COUNT}", "--bs=3").arrays
     pixels, labels = chosen(images, COUNT)
     flow, times = Model.load(networks["classes"]).flow, torch.linspace(0, END, 5).double()
-    points, order = normalize_pixels(pixels).flatten(1), got["indices"]
+    points, order = normalize_pixels(pixels).flatten(1), worst_first(got)
 
     def levels_and_latents(**conditions: torch.Tensor) -> list[np.ndarray]:
         given = flow.given(**conditions)
@@ -108,12 +112,12 @@ def test_images_are_melted_and_brought_back_under_their_own_class(
 
 def test_the_numbers_are_those_of_the_kept_images(measure: Run) -> None:
     got = measure("classes", f"--keep_worst={COUNT}", "--bs=3")
-    arrays = got.arrays
+    arrays, order = got.arrays, worst_first(got.arrays)
     images, data = arrays["originals"].reshape(COUNT, -1), arrays["returned"] / 127.5 - 1
     errors = RoundtripErrors.of(torch.from_numpy(images), torch.from_numpy(data).flatten(1))
     for name, values in zip(ERRORS, errors.columns().T, strict=True):
         np.testing.assert_allclose(arrays[name], values, rtol=1e-4)
-        np.testing.assert_array_equal(arrays[name], arrays[f"all_{name}"][arrays["indices"]])
+        np.testing.assert_array_equal(arrays[name], arrays[f"all_{name}"][order])
     mse, mse_float, largest, exact = (arrays[f"all_{name}"] for name in ERRORS)
     expected = [mse.mean(), mse_float.mean(), largest.max(), exact.mean()]
     assert got.numbers == pytest.approx(expected, rel=1e-12)
@@ -123,8 +127,9 @@ def test_the_numbers_are_those_of_the_kept_images(measure: Run) -> None:
 def test_the_worst_images_keep_order(measure: Run, images: Path, network: str, keep: int) -> None:
     arrays = measure(network, f"--keep_worst={keep}", "--bs=3").arrays
     pixels, labels = chosen(images, COUNT)
-    order = np.argsort(-arrays["all_mse_float"], kind="stable")[:keep]
-    np.testing.assert_array_equal(arrays["indices"], order)
+    order, whole = worst_first(arrays)[:keep], ImageDataset(images)
+    in_data_set, _ = whole.read(range(len(whole)))
+    np.testing.assert_array_equal(in_data_set[arrays["indices"]], pixels[order])
     np.testing.assert_array_equal(arrays["originals"], pixels[order], strict=True)
     assert arrays["image_shape"].tolist() == [1, 8, 8]
     kept = min(keep, COUNT)
@@ -165,3 +170,11 @@ def test_the_histogram_has_places_for_zeros_edges_and_what_is_beyond() -> None:
     assert len(text["counts"]) == len(text["edges"]) - 1
     nothing = histogram(torch.zeros(0, dtype=torch.float64))
     assert not any([nothing["below"], nothing["above"], *nothing["counts"]])
+
+
+def test_a_small_data_set_is_measured_whole(
+    run_once: Run, networks: dict[str, Path], images: Path
+) -> None:
+    given = (f"--network={networks['PRP']}", f"--data_root={images}", "--n_iters=2")
+    found = Found(*run_once(calc_roundtrip_mse, *given, "--solver=euler"))
+    assert found.result["images"] == len(ImageDataset(images))

@@ -88,6 +88,8 @@ def test_nested_folders_and_zips_come_out_in_order_of_names(converted: Run, tmp_
         assert labels == [0, 0, 1, 1], "a class for each folder"
     beside = write_folder(tmp_path / "beside", NESTED | {"x.png": encoded(RGB[0])})
     assert converted(beside)[1] is None
+    numbers = {f"{number}/x.png": encoded(RGB[0]) for number in (10, 2)}
+    assert converted(write_folder(tmp_path / "numbers", numbers))[1] == [1, 0], "2 is before 10"
 
 
 @pytest.mark.parametrize("make", [write_folder, write_zip])

@@ -13,13 +13,15 @@ import pytest
 import posterior
 import train
 from tests.support.commands import COMMANDS, Shelf
-from tests.support.image_models import save_image_model, write_image_set
+from tests.support.image_models import image_model, save_image_model, write_image_set
 from tests.support.outcomes import assert_same, drawn, only_json, outcome
 from tests.support.running import Run, good, quick_endings, refused, run_script, starter
 from torch_utils.results import load_arrays, load_json
 from training import rounds
+from training.data.images.dataset import ImageDataset
 from training.inference.user_likelihood import UserFunction
 from training.runs import posterior_checks, posteriors
+from training.subjects.image_training import sketch_of
 
 OBSERVATIONS = "x1,x2\n0.5,0.5\n1,-0.2\n-1.2,0.3\n0.1,1.1\n0.4,-0.9\n"
 FEW = (
@@ -113,6 +115,7 @@ def test_strict_exits_with_three_where_some_have_not_converged(sample: Run, tmp_
     result = sample(tmp_path / "few", "--strict", "--draws=5")
     assert (result.code, result.err) == (3, "")
     assert "have not converged:\n  observation(s) 1, 2, 3, 4, 5: " in result.out
+    assert "too few: give more --draws; its chains" in result.out, "pcn has no pool to enlarge"
     assert len(drawn(tmp_path / "few")["posterior/x"])
     few = ("--draws=2", "--chains=1")  # without any R-hat
     assert sample(tmp_path / "two", "--strict", *few).code == 3
@@ -325,6 +328,11 @@ def test_the_model_of_images_is_checked_by_images(check: Run, files: Path, tmp_p
     assert got["verdict"].startswith("Not calibrated")
     assert 10 < arrays["crps"].mean() < 128
     refused(check(tmp_path / "more", *given, root, "--runs=22"), 1, "21 images")
+    model = image_model()
+    model.about["rows"] = sketch_of(ImageDataset(tmp_path / "many.zip"))
+    model.save(tmp_path / "seen.pkl")
+    seen = f"--network={tmp_path / 'seen.pkl'}"
+    assert "at least 20 of 20 images" in check(tmp_path / "seen", seen, *given[1:], root).out
 
 
 def test_a_check_that_was_cut_short_goes_on(check: Run, tmp_path: Path) -> None:

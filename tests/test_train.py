@@ -19,6 +19,7 @@ import torch
 
 import toy_train
 import train
+from dnnlib.errors import UsageError
 from tests.support.draws import seeded
 from tests.support.image_runs import (
     CLASSES,
@@ -41,7 +42,9 @@ from tests.support.running import Run, contents, good, refused, run_script, slow
 from torch_utils.snapshots import read_state, write_state
 from training.data.images.batches import ImageBatches, basis_batches
 from training.data.images.dataset import ImageDataset
+from training.data.sources.writer import image_writer
 from training.flow.eigenbasis import EigenBasis
+from training.subjects import ImageFlow, NetworkFile
 from training.subjects import image_training as job
 
 STATES_OF_GAINS = ("output_gain", "averaged_output_gain")
@@ -126,6 +129,21 @@ def test_labels_reach_the_network_only_if_asked_for(fit: Run, twelve: Path) -> N
     assert model.about["label_dim"] == model.denoiser.network.embedding.label_dim == CLASSES
     assert blind.about["label_dim"] == 0
     assert blind.denoiser.network.embedding.label is None
+
+
+def test_labels_that_are_vectors_are_given_and_never_drawn(fit: Run, tmp_path: Path) -> None:
+    with image_writer(tmp_path / "vectors.zip") as writer:
+        for image in np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8):
+            writer.add(image, [0.5, 2.0])
+    path, given = (
+        network_file(fit("--cond", data=tmp_path / "vectors.zip")),
+        tmp_path / "labels.csv",
+    )
+    flow = ImageFlow.of(NetworkFile.open(str(path)), {})
+    with pytest.raises(UsageError, match="are vectors, of which none can be drawn"):
+        flow.drawn_labels(3, 0, None)
+    given.write_text("a,b\n0.5,2\n")
+    assert flow.labels(given).tolist() == [[0.5, 2.0]]
 
 
 def test_augmentation_labels_are_inputs_only_of_augmented_training(fit: Run) -> None:

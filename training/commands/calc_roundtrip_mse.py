@@ -21,7 +21,7 @@ def run(settings: RoundtripSettings) -> None:
     choice = by_student(choice, settings.times, solver, subject.flow)
     returns = subject.returns(settings.save_dir, settings.seed, settings.keep_worst)
     require_new(returns.paths, settings.run.overwrite)
-    count = subject.counted(settings.total_samples, PUBLISHED_SAMPLES)
+    count = subject.counted(settings.total_samples, PUBLISHED_SAMPLES, settings.data_root)
     source = subject.source(settings.data_root, count, settings.seed)
     with process_group(settings.run.device_name) as device:
         require_folder(settings.save_dir)

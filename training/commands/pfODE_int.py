@@ -35,7 +35,7 @@ FEWEST_SAMPLES = 1000
 
 def run(settings: SimulationSettings) -> None:
     subject, file = opened(settings.network, settings)
-    subject.check_class(settings.class_)
+    subject.check_class(settings.class_, "gen" in settings.kinds)
     choice = image_times(settings.times, file.t_max, file.name, settings.store_grid)
     latent = latent_of(settings.gen_source, settings.eps, "say --gen_source=empirical")
     latent = latent.settled(subject.flow, choice.end, subject.dims_to_keep)
@@ -121,15 +121,16 @@ def melted_samples(settings: SimulationSettings, subject: Subject) -> Samples | 
     """What is melted; None if nothing is."""
     if settings.data_root is None:
         return None
-    count = subject.counted(settings.bs, SAMPLES)
+    count = subject.counted(settings.bs, SAMPLES, settings.data_root)
     return subject.samples(settings.data_root, count, settings.seed)
 
 
 def count_of(settings: SimulationSettings, subject: Subject, samples: Samples | None) -> int:
     """How many points are generated."""
-    if samples is not None and subject.counted(settings.bs, SAMPLES) is None:
-        return max(len(samples.points), FEWEST_SAMPLES)
-    return settings.bs or SAMPLES
+    if settings.bs or samples is None:
+        return settings.bs or SAMPLES
+    melted, all_rows = len(samples.points), subject.counted(None, SAMPLES, None) is None
+    return max(melted, FEWEST_SAMPLES) if all_rows else melted
 
 
 def write_rows(settings: SimulationSettings, subject: Subject, chapter: Chapter) -> None:

@@ -125,7 +125,7 @@ def extract(settings: ExtractSettings) -> None:
     grid = TimeChoice(settings.n_time_pts - 1, end, settings.times.first)
     times = grid.even(subject.flow.schedule)(settings.n_time_pts - 1)
     names, dim = QUANTITIES[:2], subject.dim
-    wanted = subject.counted(settings.n_samples, IMAGES)
+    wanted = subject.counted(settings.n_samples, IMAGES, settings.data_root)
     source = subject.source(settings.data_root, wanted, settings.noise.seed)
     count, block = len(source), settings.calls.batch_gpu or subject.even_block
     choice = extraction_choice(settings.noise, count, settings.bs)

@@ -57,7 +57,8 @@ def about_network(path: Path) -> Iterator[Fact]:
     if "image_shape" in about:
         channels, height, width = about["image_shape"]
         classes = about.get("label_dim", 0)
-        shown = f"{width}x{height} pixels, {channels} channel(s), {classes or 'no'} classes"
+        shown = f"{width}x{height} pixels, {channels} channel(s), {classes or 'no'} "
+        shown += "numbers as a label" if about.get("vectors") else "classes"
         yield "images", shown
     elif about.get("augment_to"):
         yield "embedded in", f"{about['augment_to']} dimensions"

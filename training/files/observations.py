@@ -43,6 +43,8 @@ def read_observations(path: Path, image_shape: Sequence[int] | None = None) -> T
             )
         pixels, _ = dataset.read(range(len(dataset)))
         return pixels.flatten(1).double()
+    if path.suffix.lower() == ".zip":
+        raise DataError(f"{path} is no table: give one of {', '.join(SUFFIXES)}")
     return _finite(open_table(str(path), None, known=()))
 
 
@@ -219,7 +221,13 @@ def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None
     dim = len(names)
     named: list[int] = []
     if text.endswith(".npy"):
-        seen = read_array(Path(text), "a mask", (1, 2, 3), "b").flatten()
+        seen = read_array(Path(text), "a mask", (1, 2, 3), "b")
+        if image_shape is not None and seen.ndim == 3 and seen.shape != tuple(image_shape):
+            raise UsageError(
+                f"{text} is of {list(seen.shape)}, but images are of {list(image_shape)} "
+                "(channels, height, width)"
+            )
+        seen = seen.flatten()
         if len(seen) != dim:
             raise UsageError(f"{text} has {len(seen)} booleans, but there are {dim} coordinates")
     elif text in HALVES and image_shape is not None:

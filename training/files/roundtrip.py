@@ -81,13 +81,14 @@ def save_worst(
     Args:
         path: The ``.npz``.
         errors: Of all images.
-        worst: ``indices``, ``originals``, ``returned``, ``latents`` and perhaps ``labels`` of the
-            worst ``[k, ...]``.
+        worst: ``indices``, ``originals``, ``returned``, ``latents``, ``columns`` of errors and
+            perhaps ``labels`` of the worst ``[k, ...]``.
         image_shape: ``(C, H, W)``.
     """
     arrays = {**worst, "image_shape": torch.tensor(image_shape)}
-    for name, column in zip(ERROR_NAMES, errors.columns().unbind(dim=1), strict=True):
-        arrays |= {name: column[worst["indices"]], f"all_{name}": column}
+    columns = zip(arrays.pop("columns").unbind(1), errors.columns().unbind(1), strict=True)
+    for name, (kept, column) in zip(ERROR_NAMES, columns, strict=True):
+        arrays |= {name: kept, f"all_{name}": column}
     plain = {name: tensor.numpy() for name, tensor in arrays.items()}
     save_arrays(path, {**plain, "format": np.array(WORST_FORMAT)})
 

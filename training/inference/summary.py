@@ -31,7 +31,7 @@ RULE = (
 
 
 REASONS = {
-    "worth": "its draws are worth too few: give more --draws, or a larger --pool or --particles",
+    "worth": "its draws are worth too few: give more --draws",
     "chains": "its chains do not agree: give more --draws or --warmup, or another --sampler",
     "test": "fresh draws of wider proposals, by a finer integration, differ from its draws, or "
     "cannot tell: give another --sampler, or a larger --n_iters",

@@ -40,15 +40,16 @@ code. It holds ``{"format": "inflationary-flows network", "version": 1, "parts":
                 network and weights; courses of ``student`` go by it
 
 ``about`` has data_name, data_dim, dims_to_keep, tmin, tmax and seen; of toys augment_to; of images
-image_shape and label_dim; of tables columns, condition_names and dropped, of likelihoods likelihood
-(bounds of each parameter by its name, None where there is none); of images, tables and records in
-rows the smallest 4,096 of the numbers of 64 bits that rows are known by, of records by their
-numbers alone, and of images of so many at random; of records columns, records (JSON, as data sets
-of records have it), values (of each column those of its levels; none of a number, or those that it
-often has, and then NaN for all others) and ask (the columns of the one question, none for any); and
-with ``--disc=adapted --store_grid`` time_grid, a solver and its times; with a student its calls,
-and its errors beside its teacher on paths that it did not see: generated, melted, round_trip in
-standard deviations, nats_generated and nats_melted of log densities (root mean squares).
+image_shape, label_dim, and vectors if labels are no classes; of tables columns, condition_names and
+dropped, of likelihoods likelihood (bounds of each parameter by its name, None where there is none);
+of images, tables and records in rows the smallest 4,096 of the numbers of 64 bits that rows are
+known by, of records by their numbers alone, and of images of so many at random; of records columns,
+records (JSON, as data sets of records have it), values (of each column those of its levels; none of
+a number, or those that it often has, and then NaN for all others) and ask (the columns of the one
+question, none for any); and with ``--disc=adapted --store_grid`` time_grid, a solver and its times;
+with a student its calls, and its errors beside its teacher on paths that it did not see: generated,
+melted, round_trip in standard deviations, nats_generated and nats_melted of log densities (root
+mean squares).
 
 Classes are looked up by name in a fixed table, and a network is laid out without memory first, so
 that a file cannot ask for more than it brings. A file of a newer version, with missing parts, or

@@ -97,7 +97,7 @@ class ExtractSettings(_Extracting):
     n_time_pts: int = option(type=TIMES, default=256, help="Number of times.")
     n_samples: int | None = option(
         type=COUNT,
-        unset=f"{IMAGES}; of a table all rows that are held out",
+        unset=f"{IMAGES}, or all if there are fewer; of a table all rows that are held out",
         help="Images or rows, the same at every time.",
     )
     bs: int = option(type=COUNT, default=1000, help="Images or rows at a time, over all ranks.")

@@ -46,7 +46,8 @@ class SimulationSettings(Declared):
     )
     bs: int | None = option(
         type=COUNT,
-        unset=f"{SAMPLES}; rows to melt: all that are held out, or {MOST_ROWS:,}",
+        unset=f"{SAMPLES}, or all if there are fewer; rows to melt: all that are held out, or "
+        f"{MOST_ROWS:,}",
         help="Images, or rows, of each simulation.",
     )
     csv: Path | None = option(
@@ -209,7 +210,8 @@ class RoundtripSettings(Declared):
     bs: int = option(type=COUNT, default=1000, help="Images or rows in flight, over all ranks.")
     total_samples: int | None = option(
         type=COUNT,
-        unset=f"{PUBLISHED_SAMPLES}; of a table all rows that are held out",
+        unset=f"{PUBLISHED_SAMPLES}, or all if there are fewer; of a table all rows that are held "
+        "out",
         help="Images or rows to measure.",
     )
     keep_worst: int = option(

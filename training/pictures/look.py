@@ -87,7 +87,14 @@ def joined(*words: str, by: str = " · ") -> str:
 
 
 def brief(value: float) -> str:
-    """A number that is not negative with two digits, or all of those before its point."""
+    """A number that is not negative with two digits, or all of those before its point.
+
+    Example:
+        >>> brief(123.4), brief(0.00012), brief(float("nan"))
+        ('123', '1.2·10⁻⁴', '–')
+    """
+    if value != value:
+        return "–"
     if value == 0 or value >= 1e-3:
         return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
     first, power = f"{value:.1e}".split("e")

@@ -17,6 +17,7 @@ from torch_utils.results import provenance, save_json
 from training.files.posterior import CHECK_FORMAT, save_values
 from training.flow.coordinates.surprise import MOST_CONDITIONS, Surprise
 from training.inference.amortized import SAMPLER
+from training.inference.draws import WEIGHTED
 from training.inference.samplers.twisted import NAME as TWISTED
 from training.inference.summary import LEVELS, REASONS, Summary
 from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate
@@ -40,6 +41,8 @@ wider."""
 BOUNDS = "bounds"
 MOST_LINES = 20
 """Of one kind, about observations."""
+LARGER = {"--pool": {*WEIGHTED}, "--particles": {TWISTED}}
+"""What makes draws of some samplers worth more, besides their number."""
 
 
 def warn_of_far(deviations: Tensor, names: Sequence[str]) -> None:
@@ -145,7 +148,9 @@ def _why(samplers: Mapping[str, int], summary: Summary, place: int) -> str:
     names = summary.reasons(place)
     if set(samplers) == {TWISTED} and {"worth", "chains"}.issuperset(names):
         return "its populations of particles do not agree: give more --minutes or --particles"
-    return "; ".join(REASONS[name] for name in names)
+    larger = [f" or {option}" for option, users in LARGER.items() if not users.isdisjoint(samplers)]
+    more = {"worth": "".join(larger)}
+    return "; ".join(REASONS[name] + more.get(name, "") for name in names)
 
 
 def _moments(summary: Summary, names: Sequence[str], index: int) -> str:

@@ -46,7 +46,7 @@ def measure_returns(
                 flow, times, solver, samples.points, conditions, bar.update
             )
             most_calls = max(most_calls, calls)
-            returns.add(flow, places, samples, latents, back)
+            returns.add(flow, samples, latents, back)
     return most_calls
 
 

@@ -127,6 +127,7 @@ class ImageTraining(Training):
             "data_name": images.name,
             "image_shape": list(images.image_shape),
             "label_dim": images.label_dim,
+            **({"vectors": True} if images.has_vectors else {}),
             "rows": [] if wanted.dry_run else sketch_of(images, self.held_out),
         }
         config = wanted.config(recipe)
@@ -280,7 +281,7 @@ def open_alike(path: Path, dataset: ImageDataset, use_labels: bool) -> ImageData
     Raises:
         DataError: They differ in shape or labels.
     """
-    other = ImageDataset(path, use_labels=use_labels)
+    other = ImageDataset(path, use_labels=use_labels, classes=dataset.label_dim)
     for what in ("image_shape", "label_dim"):
         mine, theirs = getattr(dataset, what), getattr(other, what)
         if mine != theirs:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.logs import logger
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.images.batches import ImageDataset, normalize_pixels
+from training.data.sketches import row_numbers
 from training.data.tables.formats import is_table
 from training.files.observations import read_columns, read_observations
 from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
@@ -41,12 +43,14 @@ class ImageFlow(Subject):
     Attributes:
         file: The network.
         shape: ``(C, H, W)``.
-        classes: Their number; 0 for a network without.
+        classes: Their number, or length of the vectors; 0 for a network without.
+        vectors: Whether labels are vectors of numbers, and no classes.
     """
 
     file: NetworkFile
     shape: tuple[int, int, int]
     classes: int
+    vectors: bool = False
 
     kind = IMAGES
     pool = IMAGE_POOL
@@ -87,6 +91,7 @@ class ImageFlow(Subject):
             file=file,
             shape=shape,
             classes=label_dim,
+            vectors=about.get("vectors") is True,
         )
 
     @property
@@ -126,7 +131,7 @@ class ImageFlow(Subject):
         return flow.in_blocks(rows or BLOCK_ROWS[device.type])
 
     def pilots(self, flow: ProbabilityFlow, count: int) -> ProbabilityFlow:
-        labels = self.drawn_labels(count, 0, None)
+        labels = self.one_hot(draw_classes(count, self.classes, 0, None))
         return flow if labels is None else flow.given(labels=labels.to(flow.device))
 
     def amortized_block(self, device: torch.device) -> int:
@@ -138,7 +143,8 @@ class ImageFlow(Subject):
         Raises:
             DataError: They are too few, of another shape, or with labels of another length.
         """
-        dataset = ImageDataset(path, use_labels=self.label_dim > 0, max_size=count, seed=seed)
+        taken, classes = self.label_dim > 0, self.label_dim
+        dataset = ImageDataset(path, taken, max_size=count, seed=seed, classes=classes)
         if tuple(dataset.image_shape) != self.image_shape:
             raise DataError(
                 f"{path} has images of {_shape(dataset.image_shape)}, but the network "
@@ -183,8 +189,13 @@ class ImageFlow(Subject):
 
     def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
         dataset = self.dataset(required(path), count, seed)
-        pixels, _ = dataset.read(range(len(dataset)))
-        return pixels.flatten(1).double()
+        pixels = dataset.read(range(len(dataset)))[0].flatten(1)
+        if seen := self.repeated(row_numbers(pixels.numpy())):
+            logger.warning(
+                f"Warning: {self.data_name} was trained on at least {seen} of {len(pixels)} images "
+                f"of {path}: of others its posteriors may be worse"
+            )
+        return pixels.double()
 
     def fresh(
         self, path: Path | None, count: int, seed: int
@@ -204,8 +215,13 @@ class ImageFlow(Subject):
         if not self.classes:
             return super().labels(given)
         if given is None:
-            raise UsageError(f"this network has {self.classes} classes: say which by --condition")
+            kind = "labels of so many numbers" if self.vectors else "classes"
+            raise UsageError(f"this network has {self.classes} {kind}: say which by --condition")
         numbers = read_observations(given)
+        if self.vectors:
+            if numbers.shape[1] != self.classes:
+                raise UsageError(f"{given} must have {self.classes} columns: labels of images")
+            return numbers.float()
         if numbers.shape[1] != 1 or not (numbers == numbers.round()).all():
             raise UsageError(f"{given} must have one column, of whole numbers: classes")
         classes = numbers.long().flatten()
@@ -214,9 +230,15 @@ class ImageFlow(Subject):
         return self.one_hot(classes)
 
     def drawn_labels(self, count: int, seed: int, given: int | None) -> Tensor | None:
+        self.check_class(given)
         return self.one_hot(draw_classes(count, self.classes, seed, given))
 
-    def check_class(self, number: int | None) -> None:
+    def check_class(self, number: int | None, drawn: bool = True) -> None:
+        if self.vectors and drawn:
+            raise UsageError(
+                f"the labels of {self.file.path.name} are vectors, of which none can be drawn: "
+                "melt images that have some, by pfODE_int.py --sim_type=melt"
+            )
         if number is None:
             return
         name, classes = self.file.path.name, self.classes

@@ -58,10 +58,8 @@ class Returns(ABC):
     paths: list[Path]
 
     @abstractmethod
-    def add(
-        self, flow: ProbabilityFlow, places: range, samples: Samples, latents: Tensor, back: Tensor
-    ) -> None:
-        """More points: their numbers, they, their latents and what came back, ``[n, D]``."""
+    def add(self, flow: ProbabilityFlow, samples: Samples, latents: Tensor, back: Tensor) -> None:
+        """More points: they, their latents and what came back, ``[n, D]``."""
 
     @abstractmethod
     def save(self, about: Mapping[str, Any]) -> None:
@@ -118,9 +116,7 @@ class ImageReturns(Returns):
         """Of all images."""
         return RoundtripErrors.from_columns(torch.cat(self._columns))
 
-    def add(
-        self, flow: ProbabilityFlow, places: range, samples: Samples, latents: Tensor, back: Tensor
-    ) -> None:
+    def add(self, flow: ProbabilityFlow, samples: Samples, latents: Tensor, back: Tensor) -> None:
         pixels = samples.pixels
         assert pixels is not None
         errors = RoundtripErrors.of(pixels.flatten(1), back)
@@ -129,7 +125,8 @@ class ImageReturns(Returns):
         labels = {} if samples.labels is None else {"labels": samples.labels}
         self.worst.add(
             errors.mse_float,
-            indices=torch.tensor(places),
+            indices=samples.arrays["image_index"],
+            columns=errors.columns(),
             originals=pixels,
             returned=levels.float().view(pixels.shape),
             latents=latents.float(),
@@ -172,9 +169,7 @@ class RowReturns(Returns):
         self._names = names
         self._errors: list[Tensor] = []
 
-    def add(
-        self, flow: ProbabilityFlow, places: range, samples: Samples, latents: Tensor, back: Tensor
-    ) -> None:
+    def add(self, flow: ProbabilityFlow, samples: Samples, latents: Tensor, back: Tensor) -> None:
         data, device = samples.points, flow.device
         error = flow.to_eigen(back.to(device)) - flow.to_eigen(data.to(device))
         self._errors.append(torch.stack([error.cpu(), back - data]))

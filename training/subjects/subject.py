@@ -262,19 +262,25 @@ class Subject(ABC):
     def require_new(self, path: Path, numbers: np.ndarray, alike: bool = False) -> None:
         """Raises DataError if the training of the network has seen rows of these numbers; whether
         different ones may well be alike is said as ``Sketch.repeated_by_chance`` takes it."""
-        if self.file is None:
-            return
-        sketch = Sketch.read(self.file.path, self.file.model.about)
-        if not sketch.repeated_by_chance(numbers, alike):
+        if seen := self.repeated(numbers, alike):
             raise DataError(
-                f"{path}: {self.data_name} was trained on at least {sketch.repeated(numbers)} of "
-                f"its {len(numbers)} fresh truths: calibrate on others"
+                f"{path}: {self.data_name} was trained on at least {seen} of its {len(numbers)} "
+                "fresh truths: calibrate on others"
             )
 
-    def counted(self, number: int | None, otherwise: int) -> int | None:
-        """How many points to take where a number is given or not; None for all that are held
-        out."""
-        return number or otherwise
+    def repeated(self, numbers: np.ndarray, alike: bool = False) -> int:
+        """How many rows of these numbers the training has seen, but for what chance repeats."""
+        if self.file is None:
+            return 0
+        sketch = Sketch.read(self.file.path, self.file.model.about)
+        by_chance = sketch.repeated_by_chance(numbers, alike)
+        return 0 if by_chance else sketch.repeated(numbers)
+
+    def counted(self, number: int | None, otherwise: int, path: Path | None) -> int | None:
+        """How many points of a data set to take where a number is given or not, which is then no
+        more than there are; None for all that are held out."""
+        there = None if number or path is None else self.testable(path)
+        return number or min(otherwise, there or otherwise)
 
     def testable(self, path: Path | None) -> int | None:
         """How many points a data set has that ``truths`` may draw; None of a toy, which has any.
@@ -376,8 +382,9 @@ class Subject(ABC):
         network without classes."""
         return None
 
-    def check_class(self, number: int | None) -> None:
-        """Raises UsageError for a class that the network does not have."""
+    def check_class(self, number: int | None, drawn: bool = True) -> None:
+        """Raises UsageError for a class that the network does not have, or where labels are to be
+        drawn that are no classes."""
         if number is not None:
             raise UsageError(f"--class is {number}, but {self.data_name} has no classes")
 

@@ -142,7 +142,7 @@ class TableFlow(Subject):
     def testable(self, path: Path | None) -> int:
         return len(testable_rows(self.table(required(path))))
 
-    def counted(self, number: int | None, otherwise: int) -> int | None:
+    def counted(self, number: int | None, otherwise: int, path: Path | None) -> int | None:
         return number
 
     def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:

@@ -249,6 +249,8 @@ def test_what_does_not_fit_is_told_by_row_and_column(tmp_path: Path, text: str, 
 
 def test_what_has_no_names_of_its_own_is_taken_in_order_whatever_its_name(tmp_path: Path) -> None:
     assert read_observations(written(tmp_path, "x2,foo\n1,2\n")).tolist() == [[1, 2]]
+    with pytest.raises(DataError, match="is no table: give one of"):
+        read_observations(tmp_path / "images.zip")
 
 
 def test_a_mask_takes_names_with_commas_in_their_order_and_says_what_it_could_be() -> None:

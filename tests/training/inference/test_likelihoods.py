@@ -5,6 +5,7 @@ from math import log, pi
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -166,6 +167,12 @@ def test_random_masks_see_their_share_and_always_the_same() -> None:
     seen = read_mask("random:0.3", names, None)
     assert 250 < len(seen) < 350
     assert torch.equal(seen, read_mask("random:0.3", names, None))
+
+
+def test_masks_of_images_have_their_axes_in_order(tmp_path: Path) -> None:
+    path, names = tmp_path / "mask.npy", [f"pixel{place}" for place in range(12)]
+    np.save(path, np.eye(4, 3).reshape(2, 2, 3) > 0)
+    assert "[2, 2, 3]" in refusal(read_mask, str(path), names, (3, 2, 2), kind=UsageError)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         seed: Seed of the choice of the subset.
         xflip: Whether to add the mirror image of each, as images n .. 2n - 1.
         cache: Whether to read, and check, all images into memory at once.
+        classes: Number of classes that there may be: these images may have no more of the last.
 
     Attributes:
         image_shape: ``(C, H, W)``.
@@ -53,6 +54,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         seed: int = 0,
         xflip: bool = False,
         cache: bool = False,
+        classes: int = 0,
     ):
         self.path, self._xflip = path, xflip
         self._container: Container | None = None
@@ -63,7 +65,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         labels: Tensor | None = None
         self._classes: int | None = None
         if use_labels:
-            labels, self._classes = self._read_labels(names)
+            labels, self._classes = self._read_labels(names, classes)
         self._cache: Tensor | None = None
         self.image_shape = self._first_shape(names[0])
         self.places = torch.arange(len(names))
@@ -95,6 +97,11 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         if self._labels is None:
             return 0
         return self._classes or self._labels.shape[1]
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether labels are vectors, and no classes."""
+        return self._labels is not None and self._classes is None
 
     @property
     def has_labels(self) -> bool:
@@ -165,14 +172,15 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
             self._container, self._owner = open_container(self.path), os.getpid()
         return self._container
 
-    def _read_labels(self, names: list[str]) -> tuple[Tensor, int | None]:
-        """Classes ``[n]`` int64 and their number, or vectors ``[n, k]`` float32 and None."""
+    def _read_labels(self, names: list[str], least: int) -> tuple[Tensor, int | None]:
+        """Classes ``[n]`` int64 and their number, at least so many, or vectors ``[n, k]`` float32
+        and None."""
         labels = labels_of(self._files(), names)
         if labels is None:
             raise DataError(f"{self.path} has no labels: its dataset.json says null")
         if isinstance(labels[0], int):
             classes = torch.tensor(labels, dtype=torch.int64)
-            return classes, int(classes.max()) + 1
+            return classes, max(int(classes.max()) + 1, least)
         return torch.tensor(labels, dtype=torch.float32), None
 
     def _label_vectors(self, files: Tensor) -> Tensor:

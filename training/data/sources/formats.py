@@ -30,6 +30,7 @@ from torch_utils.inert_pickle import Names, PickleError, PickleReader
 from torch_utils.snapshots import first_line
 from training.data.images.codec import MAX_PIXELS, Decoder
 from training.data.images.containers import (
+    IMAGE_SUFFIXES,
     LABEL_FILE,
     MAX_CLASSES,
     MAX_FILE_BYTES,
@@ -200,6 +201,9 @@ def open_source(name: str, patch: int | None = None, count: int | None = None) -
 def _files(container: Container) -> Source:
     """Image files of a folder or zip in the order of their names."""
     names = image_names(container)
+    if not names:
+        kinds = ", ".join(IMAGE_SUFFIXES)
+        raise DataError(f"{container.path} has no images of the kinds that are read: {kinds}")
     labels: list[Label] | None = None
     if LABEL_FILE in container.names:
         labels = labels_of(container, names)
@@ -219,9 +223,12 @@ def _files(container: Container) -> Source:
 
 
 def _class_folders(names: list[str]) -> list[str]:
-    """The folders at the top that all images are in, in their order; none if there are fewer than
-    two, or some are thousands of images, as data sets of this project have them."""
+    """The folders at the top that all images are in, in their order, numbers in theirs; none if
+    there are fewer than two, or some are thousands of images, as data sets of this project have
+    them."""
     folders = sorted({name.rpartition("/")[0].partition("/")[0] for name in names})
+    if all(re.fullmatch("[0-9]{1,9}", folder) for folder in folders):
+        folders.sort(key=int)
     plain = "" not in folders and not any(re.fullmatch(r"\d{5}", folder) for folder in folders)
     return folders if plain and 2 <= len(folders) <= MAX_CLASSES else []
 

@@ -217,7 +217,7 @@ def test_nothing_is_made_of_a_hostile_pickle(tmp_path: Path) -> None:
     assert "posix.system" in error
     (tmp_path / "out").mkdir()
     (tmp_path / "empty").mkdir()
-    sources = {write_cifar(tmp_path, data): "data_batch_1", tmp_path / "empty": "no images"}
+    sources = {write_cifar(tmp_path, data): "data_batch_1", tmp_path / "empty": "are read: .png"}
     for (source, message), dest in product(sources.items(), ("d.zip", "d")):
         place = f"--dest={tmp_path / 'out' / dest}"
         result = run_script(dataset_tool, f"--source={source}", place, "--skip-bad")
