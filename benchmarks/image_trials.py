@@ -3,12 +3,18 @@
     python dataset_tool.py --source=digits --dest=digits.zip --max-images=1500
     python dataset_tool.py --source=digits --dest=digits-held-out.zip --first-image=1500
     python benchmarks/image_trials.py --data=digits.zip --held-out=digits-held-out.zip
-        [--dims_to_keep=10] [--trials=today,dropout 0.3] [--images=30000] [--seed=0]
+        [--dims_to_keep=10] [--trials=today,dropout 0.3] [--images=30000 | --seconds=80] [--seed=0]
 
 All trainings see as many images in the same order, with the same noise, by the recipe of train.py
-but for the change; with noise in pairs each image twice, and so half as many. The loss is that of
-training without the change, averaged over t uniform on [t_min, T], over that of F = 0, the best
-linear denoiser, on the same draws:
+but for the change; with noise in pairs each image twice, and so half as many. With --seconds each
+sees as many as fit into these by its fastest step. --trials may also name sizes of the network:
+"16 channels", "8 channels", "8 channels attending at 8", and patches: squares of 2 x 2 pixels are
+channels inside the network (Hoogeboom et al. 2023, *simple diffusion*), "patches", "patches, 64
+channels", and "patches of 16 channels and pixels", which ends in two layers on pixels that see
+what the first layer sees.
+
+The loss is that of training without the change, averaged over t uniform on [t_min, T], over that of
+F = 0, the best linear denoiser, on the same draws:
 
 held out      on held-out images; *best* is the least of the looks at each fourth of the training
 train         on images that were trained on
@@ -16,18 +22,24 @@ by sixths     held out, by sixths of the time
 variances     of kept latents of held-out images, melted with the noise of the first time, over
               their closed form: mean, and farthest from 1
 s             seconds of the CPU
+
+With --seconds there are, in place of variances:
+
+images        thousands that were seen
+ms            of the CPU for a call of 256 images, the fastest of five
 """
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -49,6 +61,9 @@ from training.options.train import TrainSettings
 
 REPEATS, BLOCK, LOOKS = 4, 250, 4
 MELT_STEPS, MELTS = 24, 2
+FIRST_STEPS, CALLS, ROWS = 8, 5, 256
+PATCH, FEATURES, WIDTH = 2, 8, 16
+"""Side of a patch; features of a pixel that the last layers see, and channels between them."""
 SIXTHS = 6
 BINS, FORGETTING = 24, 0.05
 """Of times; the part of a running mean that a step replaces."""
@@ -168,18 +183,70 @@ def keep_magnitudes(network: nn.Module) -> None:
         parametrize.register_parametrization(layer, "weight", UnitRows())
 
 
+class InPatches(nn.Module):
+    """A first layer that sees patches."""
+
+    def __init__(self, layer: nn.Conv2d):
+        super().__init__()
+        inner = nn.Conv2d(PATCH**2 * layer.in_channels, layer.out_channels, 3, padding=1)
+        nn.init.xavier_uniform_(inner.weight)
+        self.layer, self.seen = inner, torch.empty(0)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        self.seen = seen
+        patches = F.pixel_unshuffle(seen, PATCH)
+        return self.layer(patches.contiguous(memory_format=torch.channels_last))
+
+
+class FromPatches(nn.Module):
+    """A last layer that makes pixels of patches; with the first layer given, by features of pixels
+    beside what that one sees."""
+
+    def __init__(self, layer: nn.Conv2d, first: InPatches | None = None):
+        super().__init__()
+        made = layer.out_channels * (FEATURES if first else 1)
+        self.layer = nn.Conv2d(layer.in_channels, PATCH**2 * made, 3, padding=1)
+        self.first, last = first, self.layer
+        nn.init.xavier_uniform_(self.layer.weight)
+        if first is not None:
+            seen = made + first.layer.in_channels // PATCH**2
+            self.mixed = nn.Conv2d(seen, WIDTH, 3, padding=1)
+            self.last = last = nn.Conv2d(WIDTH, layer.out_channels, 1)
+            nn.init.xavier_uniform_(self.mixed.weight)
+        nn.init.xavier_uniform_(last.weight, 1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = F.pixel_shuffle(self.layer(x), PATCH)
+        if self.first is None:
+            return pixels
+        features = torch.cat([pixels, self.first.seen], dim=1)
+        features = features.contiguous(memory_format=torch.channels_last)
+        return self.last(F.silu(self.mixed(features)))
+
+
+def see_patches(network: Any, pixels_last: bool = False) -> None:
+    """Lets a U-Net work on patches, as many levels and channels as it has; attention stays where
+    it was, on a side that is half as large."""
+    first = network.encoder.stem = InPatches(network.encoder.stem)
+    end = network.decoder.levels[-1].to_image
+    end.conv = FromPatches(end.conv, first if pixels_last else None)
+    network.to(memory_format=torch.channels_last)
+
+
 @dataclass(frozen=True)
 class Trial:
     """A change.
 
     Attributes:
         options: Of ``train.py``.
+        network: Arguments of the network that no option says.
         config: What no option says, of ``TrainingConfig``.
         loss: In place of the usual one.
         prepare: Changes the network.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     loss: type[DenoisingLoss] = DenoisingLoss
     prepare: Callable[[nn.Module], None] | None = None
@@ -193,8 +260,8 @@ TRIALS = {
     "middle times weighted": Trial(loss=MiddleTimes),
     "loss over its mean at t": Trial(loss=EqualTimes),
     "times by importance": Trial(loss=ImportantTimes),
-    "average of a fifth of what was seen": Trial({"ema": 1.0}, {"ema_ramp": 0.2}),
-    "average of a hundredth of it": Trial({"ema": 1.0}, {"ema_ramp": 0.01}),
+    "average of a fifth of what was seen": Trial({"ema": 1.0}, config={"ema_ramp": 0.2}),
+    "average of a hundredth of it": Trial({"ema": 1.0}, config={"ema_ramp": 0.01}),
     "learning rate 4e-3": Trial({"lr": 4e-3}),
     "learning rate 1e-3": Trial({"lr": 1e-3}),
     "batch 32": Trial({"batch": 32}),
@@ -204,6 +271,17 @@ TRIALS = {
     "magnitudes kept": Trial(prepare=keep_magnitudes),
     "noise in pairs": Trial(config={"antithetic": True}),
 }
+SIZES = {
+    "16 channels": Trial({"cbase": 16}),
+    "8 channels": Trial({"cbase": 8}),
+    "8 channels attending at 8": Trial({"cbase": 8}, {"attention_resolutions": [8]}),
+    "patches": Trial(prepare=see_patches),
+    "patches of 64 channels": Trial({"cbase": 64, "lr": 2e-3}, prepare=see_patches),
+    "patches of 16 channels and pixels": Trial(
+        {"cbase": 16}, prepare=partial(see_patches, pixels_last=True)
+    ),
+}
+"""Of the network, which are compared on larger images and in equal time."""
 
 
 @dataclass(frozen=True)
@@ -232,32 +310,68 @@ class Found:
     seconds: float
 
 
-def train(images: Images, trial: Trial, options: dict[str, Any]) -> Found:
+@dataclass(frozen=True)
+class Begun:
     """A training by the recipe of ``train.py`` with these options, and a change."""
-    settings: TrainSettings = TrainSettings.of(TrainSettings().recorded() | options | trial.options)
-    training = training_on_images(settings, images.dataset.path)
-    recipe = training.recipe(CPU)
-    model, plain = training.choices(recipe).build(images.basis)
-    if trial.prepare:
-        trial.prepare(model.denoiser.network)
-    loss = trial.loss(plain.schedule, plain.t_min, plain.t_max, plain.t_sampling)
-    config = training.wanted.config(recipe)
-    config = replace(config, **trial.config)
-    trainer = Trainer(model, loss, config)
-    means, looks, seconds = RunningMeans(CPU), [], 0.0
-    uses = 2 if config.antithetic else 1
-    batch, rest = divmod(config.batch, uses)
-    if rest:
-        raise UsageError(f"a batch of {config.batch} has no pairs: it must be even")
-    batches = ImageBatches(images.dataset, batch, settings.run.seed, CPU, 0).batches(0)
-    for step in range(config.total_steps):
+
+    trainer: Trainer
+    points: Iterator[Tensor]
+    means: RunningMeans
+
+    @classmethod
+    def of(cls, images: Images, trial: Trial, options: dict[str, Any]) -> "Begun":
+        settings = TrainSettings.of(TrainSettings().recorded() | options | trial.options)
+        training = training_on_images(settings, images.dataset.path)
+        recipe = training.recipe(CPU)
+        choices = training.choices(recipe)
+        arguments = {**choices.network_arguments, **trial.network}
+        model, plain = replace(choices, network_arguments=arguments).build(images.basis)
+        if trial.prepare:
+            trial.prepare(model.denoiser.network)
+        loss = trial.loss(plain.schedule, plain.t_min, plain.t_max, plain.t_sampling)
+        config = replace(training.wanted.config(recipe), **trial.config)
+        uses = 2 if config.antithetic else 1
+        batch, rest = divmod(config.batch, uses)
+        if rest:
+            raise UsageError(f"a batch of {config.batch} has no pairs: it must be even")
+        batches = ImageBatches(images.dataset, batch, settings.run.seed, CPU, 0).batches(0)
+        points = (each.points.repeat_interleave(uses, dim=0) for each in batches)
+        return cls(Trainer(model, loss, config), points, RunningMeans(CPU))
+
+    def step(self) -> float:
+        """Takes a step. Returns its seconds of the CPU."""
         began = time.process_time()
-        points = next(batches).points.repeat_interleave(uses, dim=0)
-        trainer.train_step(Batch(points), means)
-        seconds += time.process_time() - began
-        if (step + 1) % (config.total_steps // LOOKS) == 0:
+        self.trainer.train_step(Batch(next(self.points)), self.means)
+        return time.process_time() - began
+
+
+def train(images: Images, trial: Trial, options: dict[str, Any]) -> Found:
+    training = Begun.of(images, trial, options)
+    trainer, looks, seconds = training.trainer, [], 0.0
+    for step in range(trainer.config.total_steps):
+        seconds += training.step()
+        if (step + 1) % (trainer.config.total_steps // LOOKS) == 0:
             looks.append(relative(trainer.averaged, images.held_out)[0])
     return Found(trainer.averaged, min(looks), seconds)
+
+
+def images_within(seconds: float, training: Begun) -> int:
+    """How many images it sees in these seconds, by its fastest step."""
+    fastest = min(training.step() for _ in range(FIRST_STEPS))
+    return max(int(seconds / fastest), LOOKS) * training.trainer.config.batch
+
+
+@torch.no_grad()
+def call_seconds(model: Model, images: Tensor) -> float:
+    """Of the CPU, for a call of so many images, the fastest of some."""
+    points = model.denoiser.basis.to_eigen(images[:1].expand(ROWS, -1))
+    t = torch.full((ROWS,), model.about["tmax"] / 4, dtype=torch.float64)
+    times = []
+    for _ in range(CALLS):
+        began = time.process_time()
+        model.denoiser(points, t)
+        times.append(time.process_time() - began)
+    return min(times)
 
 
 def relative(model: Model, images: Tensor) -> list[float]:
@@ -289,31 +403,51 @@ def kept_variances(model: Model, images: Tensor) -> tuple[float, float]:
 @click.option("--dims_to_keep", "kept", type=int, help="All, if it is left out.")
 @click.option("--trials", default=",".join(TRIALS), help="With commas.")
 @click.option("--images", "count", default=30_000, help="Of each training.")
+@click.option("--seconds", type=float, help="Of the CPU for each training, in place of images.")
 @click.option("--seed", default=0)
-def main(data: Path, held_out: Path, kept: int | None, trials: str, count: int, seed: int) -> None:
+def main(
+    data: Path,
+    held_out: Path,
+    kept: int | None,
+    trials: str,
+    count: int,
+    seconds: float | None,
+    seed: int,
+) -> None:
+    known = TRIALS | SIZES
     names = trials.split(",")
     for name in names:
-        if name not in TRIALS:
-            raise UsageError(f"there is no trial '{name}', only {', '.join(TRIALS)}")
+        if name not in known:
+            raise UsageError(f"there is no trial '{name}', only {', '.join(known)}")
     torch.set_num_threads(1)
     images = Images.of(data, held_out)
     seen = images.points[: len(images.held_out)]
-    print(f"{kept or images.basis.dim} dimensions kept, {count:,} images, seed {seed}\n")
-    print("| change | held out | best | train | held out, by sixths of t | variances | s |")
+    length = f"{seconds:g} s" if seconds else f"{count:,} images"
+    print(f"{kept or images.basis.dim} dimensions kept, {length}, seed {seed}\n")
+    further = "images, ms" if seconds else "variances"
+    print(f"| change | held out | best | train | held out, by sixths of t | {further} | s |")
     print("| --- | ---: | ---: | ---: | --- | --- | ---: |", flush=True)
     options = {"data": data, "dims_to_keep": kept, "duration": count / 1e6, "seed": seed}
     for name in names:
-        found = train(images, TRIALS[name], options)
+        if seconds:
+            count = images_within(seconds, Begun.of(images, known[name], options))
+            options["duration"] = count / 1e6
+        found = train(images, known[name], options)
         whole, *parts = relative(found.model, images.held_out)
         trained, *_ = relative(found.model, seen)
-        variances = kept_variances(found.model, images.held_out)
+        if seconds:
+            ms = 1000 * call_seconds(found.model, images.held_out)
+            more = f"{count / 1000:.0f}, {ms:.0f}"
+        else:
+            mean, farthest = kept_variances(found.model, images.held_out)
+            more = f"{mean:.2f}, {farthest:.2f}"
         cells = [
             name,
             f"{whole:.3f}",
             f"{found.best:.3f}",
             f"{trained:.3f}",
             " ".join(f"{part:.3f}" for part in parts),
-            f"{variances[0]:.2f}, {variances[1]:.2f}",
+            more,
             f"{found.seconds:.0f}",
         ]
         print("| " + " | ".join(cells) + " |", flush=True)
