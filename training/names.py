@@ -138,7 +138,7 @@ WARMUP = {"elliptical": 200, "pcn": 1000, "hmc": 300}
 PARTICLES = 1024
 """Of a population of ``twisted``, unless draws are more."""
 PARTICLE_STEPS, IMAGE_PARTICLE_STEPS = 24, 16
-"""Steps of the diffusion that they follow. On digits they agree better by half of the steps."""
+"""Steps of the diffusion that they follow. On images they agree better by fewer."""
 TOY_POOL, IMAGE_POOL = 2**17, 2**12
 """Prior draws in a pool."""
 LEARNED_POOL = 2**12

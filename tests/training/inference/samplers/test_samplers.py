@@ -33,7 +33,13 @@ from training.inference import proposals, sampling
 from training.inference.draws import Draws
 from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
-from training.inference.lookahead import LookAhead, no_lookahead, shrunk
+from training.inference.lookahead import (
+    LookAhead,
+    no_lookahead,
+    shrunk,
+    times_by_need,
+    wrong_of_steps,
+)
 from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.proposals import Proposal
@@ -43,6 +49,7 @@ from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.summary import Summary
 from training.inference.target import Target
 from training.inference.weights import weighted_picks, z_order
+from training.names import PARTICLE_STEPS
 
 SEEN = double([[0.3, 0.1], [-0.5, 0.2]])
 NARROW = Gaussian(double(0.03))
@@ -401,7 +408,11 @@ def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch: pytest.Monkey
     # Latents take most of the calls here: they are counted in the estimate, and move the progress.
     assert abs(sum(parts) - 1) < 1e-9
     assert max(parts) < 0.15
-    assert 0.9 < float(together.calls.sum()) / twisted.calls_of(target, 2, 32, 2, 50, 50) <= 1
+    assert (
+        0.9
+        < float(together.calls.sum()) / twisted.calls_of(target, 2, PARTICLE_STEPS, 2, 50, 50)
+        <= 1
+    )
     monkeypatch.setattr(twisted, "AT_ONCE", 1)
     alone = twist(target, 0, [0, 1], chains=2, draws=50, particles=50)
     torch.testing.assert_close(alone.points, together.points, rtol=1e-6, atol=1e-6)
@@ -435,6 +446,17 @@ def test_covariances_of_few_errors_keep_what_they_can_tell() -> None:
     off = ~torch.eye(40, dtype=torch.bool)
     assert plain[off].abs().max() < 0.1
     assert (shared[off] / (together.T @ together / 64)[off]).min() > 0.9
+
+
+def test_steps_lie_where_errors_have_no_one_normal_law() -> None:
+    rate, even = double([2.0] * 20), torch.linspace(0, 8, 9, dtype=torch.float64)
+    alike = normal(256, 20) @ normal(20, 20, seed=1)
+    apart = torch.where(torch.arange(256)[:, None] < 128, 0.3, 1.4) * normal(256, 20)
+    wrong = torch.stack([wrong_of_steps(each, rate) for each in (alike, apart)])
+    assert wrong[0] < 0 < wrong[1]
+    torch.testing.assert_close(times_by_need(even, wrong[[0] * 8])(8), even)
+    lengths = times_by_need(even, wrong[[0, 0, 0, 1, 0, 0, 0, 0]])(8).diff()
+    assert lengths[3:5].max() < 0.6 < lengths.max() < 4 * lengths.min()
 
 
 def test_observations_share_what_is_measured_once() -> None:
