@@ -314,7 +314,7 @@ def test_held_out_rows_check_a_table(check: Run, table: tuple[Path, Path], tmp_p
 
 
 def test_the_model_of_images_is_checked_by_images(check: Run, files: Path, tmp_path: Path) -> None:
-    write_image_set(tmp_path / "many.zip", 21)
+    write_image_set(tmp_path / "many.zip", 40, classes=2)
     given = (f"--network={files / 'images.pkl'}", "--truth=data", "--noise_std=20", "--pool=100")
     root = f"--data_root={tmp_path / 'many.zip'}"
     assert check(tmp_path / "out", *given, root).code == 0
@@ -322,12 +322,12 @@ def test_the_model_of_images_is_checked_by_images(check: Run, files: Path, tmp_p
     assert got["question"] == "model"
     arrays = load_arrays(next((tmp_path / "out").glob("*.npz")))
     assert arrays["names"].tolist()[:2] == ["pixel0", "pixel1"]
-    # Of pixels, of quarters and waves, of radius and log likelihood.
-    assert arrays["ranks"].shape == (20, 64 + 7 + 2)
+    # Of pixels, of quarters, waves and two classes, of radius and log likelihood.
+    assert arrays["ranks"].shape == (20, 64 + 7 + 2 + 2)
     # Noise in all pixels, of 256 levels, is not what the network has.
     assert got["verdict"].startswith("Not calibrated")
     assert 10 < arrays["crps"].mean() < 128
-    refused(check(tmp_path / "more", *given, root, "--runs=22"), 1, "21 images")
+    refused(check(tmp_path / "more", *given, root, "--runs=41"), 1, "40 images")
     model = image_model()
     model.about["rows"] = sketch_of(ImageDataset(tmp_path / "many.zip"))
     model.save(tmp_path / "seen.pkl")

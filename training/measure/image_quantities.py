@@ -1,7 +1,7 @@
 """Numbers of whole images, whose posteriors are tested beside those of pixels.
 
 A sampler may have each pixel right and what pixels have in common wrong: the mean of a region has a
-posterior of its own, and so has the power of waves of a length.
+posterior of its own, and so have the power of waves of a length and what an image shows.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 HALVES = ("upper", "lower"), ("left", "right")
+FEWEST = 5
+"""Images of a class, from which it is told from others."""
 BANDS = ("long", "middle", "short")
 """Of waves, by thirds of the highest frequency along an axis; what is beyond that is short too."""
 
@@ -41,6 +43,36 @@ def image_quantities(shape: tuple[int, int, int]) -> Mapping[str, Callable[[Tens
         if (bands == place).any()
     }
     return quarters | powers
+
+
+def class_log_odds(images: Tensor, classes: Tensor) -> Mapping[str, Callable[[Tensor], Tensor]]:
+    """Log odds of each class against the others, as functions of images ``[..., D]``: linear
+    discriminants, with normal laws of one covariance that is shrunk (Ledoit and Wolf 2004).
+
+    Args:
+        images: Whose classes are known ``[N, D]``; none of those whose log odds are ranked.
+        classes: ``[N]``. With fewer than ``FEWEST`` images of any there are no functions.
+    """
+    kinds, counts = torch.unique(classes, return_counts=True)
+    if len(kinds) < 2 or counts.min() < FEWEST:
+        return {}
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # slow to import
+
+    law = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    law.fit(images.double().numpy(), classes.numpy())
+    weights, bias = torch.from_numpy(law.coef_), torch.from_numpy(law.intercept_)
+    if len(kinds) == 2:  # the second against the first
+        weights, bias = (torch.cat([0 * each, each]) for each in (weights, bias))
+    return {
+        f"log odds of class {kind}": partial(_log_odds, weights, bias, place)
+        for place, kind in enumerate(kinds.tolist())
+    }
+
+
+def _log_odds(weights: Tensor, bias: Tensor, place: int, images: Tensor) -> Tensor:
+    logits = images @ weights.to(images).T + bias.to(images)
+    others = torch.arange(len(bias), device=images.device) != place
+    return logits[..., place] - logits[..., others].logsumexp(dim=-1)
 
 
 def _mean(shape: tuple[int, int, int], half: tuple[int, int], images: Tensor) -> Tensor:

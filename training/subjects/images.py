@@ -23,7 +23,7 @@ from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.trajectory import Trajectory
 from training.learning.melting import MOST, LawPlan
-from training.measure.image_quantities import image_quantities
+from training.measure.image_quantities import class_log_odds, image_quantities
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.model.model import Model
 from training.names import IMAGE_PARTICLE_STEPS, IMAGE_POOL, IMAGES, TOY_NAMES
@@ -34,6 +34,8 @@ from training.subjects.subject import Subject, required, variances_line
 
 BLOCK = 16
 """Images of a block."""
+MOST_TAUGHT = 10_000
+"""Images that teach log odds of classes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -196,6 +198,19 @@ class ImageFlow(Subject):
                 f"of {path}: of others its posteriors may be worse"
             )
         return pixels.double()
+
+    def quantities_of(
+        self, path: Path, count: int, seed: int
+    ) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        whole = self.dataset(path, None, 0)
+        classes = whole.classes()
+        if classes is None:
+            return self.quantities
+        others = torch.ones(len(whole), dtype=torch.bool)
+        others[self.dataset(path, count, seed).places] = False
+        places = others.nonzero()[:, 0][:MOST_TAUGHT]
+        pixels = whole.read(places.tolist())[0].flatten(1)
+        return {**self.quantities, **class_log_odds(pixels, classes[places])}
 
     def fresh(
         self, path: Path | None, count: int, seed: int

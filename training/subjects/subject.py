@@ -95,6 +95,12 @@ class Subject(ABC):
         """Functions of points ``[..., D]`` that a check of posteriors ranks beside coordinates."""
         return {}
 
+    def quantities_of(
+        self, path: Path, count: int, seed: int
+    ) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """The same, with those that points of a data set teach which are no ``truths``."""
+        return self.quantities
+
     @property
     def columns(self) -> list[str] | None:
         """Names that files have of columns; None where there are no columns."""

@@ -10,7 +10,7 @@ from scipy import stats
 from scipy.stats import kstest, norm
 from torch import Tensor
 
-from tests.support.draws import normal, seeded
+from tests.support.draws import double, normal, seeded
 from tests.support.flows import FunctionNetwork, exact_flow
 from training.data.images.batches import to_pixels
 from training.flow.coordinates.surprise import Surprise
@@ -21,7 +21,7 @@ from training.measure.conformal import Holding, asked, fewest, oddness, recalibr
 from training.measure.dependence import independence_p_values
 from training.measure.excess_error import excess_error, noisy_points
 from training.measure.held_out_ranks import density_ranks, latent_coverage
-from training.measure.image_quantities import BANDS, image_quantities
+from training.measure.image_quantities import BANDS, class_log_odds, image_quantities
 from training.measure.neighbors import NONE, Neighbors
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.measure.two_sample import CHUNK, energy_distance, mean_distance
@@ -137,6 +137,21 @@ def test_quarters_are_where_they_are_and_powers_add_up_to_the_variance() -> None
         powers = {band: float(functions[f"power of {band} waves"](image)) for band in BANDS}
         assert max(powers, key=powers.__getitem__) == name
         assert sum(value < 1e-12 for value in powers.values()) == 2
+
+
+def test_log_odds_are_those_of_normal_laws_with_one_covariance() -> None:
+    classes = torch.arange(6000) % 3
+    means, noise = double([[0, 0], [2, 0], [0, 3]]), normal(6000, 2)
+    functions = class_log_odds(means[classes] + noise, classes)
+    points = 2 * normal(50, 2, seed=1)
+    logits = points @ means.T - means.square().sum(dim=1) / 2
+    assert list(functions) == [f"log odds of class {kind}" for kind in range(3)]
+    for kind, odds in enumerate(functions.values()):
+        exact = logits[:, kind] - logits[:, torch.arange(3) != kind].logsumexp(dim=1)
+        torch.testing.assert_close(odds(points), exact, atol=0.4, rtol=0.1)
+    (_, second) = class_log_odds(means[classes % 2] + noise, classes % 2 + 5).values()
+    assert second(means[:2]).sign().tolist() == [-1, 1]
+    assert not class_log_odds(means[classes[:14]], classes[:14]), "too few of one"
 
 
 def test_in_one_dimension_it_is_the_square_of_scipys() -> None:

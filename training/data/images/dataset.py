@@ -17,7 +17,13 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.images.codec import decode_exact
-from training.data.images.containers import Container, image_names, labels_of, open_container
+from training.data.images.containers import (
+    LABEL_FILE,
+    Container,
+    image_names,
+    labels_of,
+    open_container,
+)
 
 CACHE_CHUNK = 1000
 
@@ -102,6 +108,12 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     def has_vectors(self) -> bool:
         """Whether labels are vectors, and no classes."""
         return self._labels is not None and self._classes is None
+
+    def classes(self) -> Tensor | None:
+        """Those of its images ``[n]``, whether labels are used or not; None if there are none."""
+        there = LABEL_FILE in self._files().names
+        labels = labels_of(self._files(), self._names) if there else None
+        return torch.tensor(labels) if labels and isinstance(labels[0], int) else None
 
     @property
     def has_labels(self) -> bool:
