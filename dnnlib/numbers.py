@@ -1,10 +1,29 @@
 """Numbers as sentences and tables have them."""
 
 from math import floor, isfinite, log10
+from operator import index
+from typing import Any
+
+from dnnlib.errors import UsageError
 
 FEWEST, MOST = 4, 12
 WRITTEN_OUT = 1e8
 """Numbers below are written without powers of ten."""
+
+
+def natural(name: str, value: Any) -> int:
+    """A count or a seed that was given from Python.
+
+    Raises:
+        UsageError: It is no whole number, or negative; the message has its name.
+    """
+    try:
+        number = index(value)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise UsageError(f"{name} is {value!r}: give a whole number that is not negative")
+    return number
 
 
 def rounded(value: float, digits: int) -> str:

@@ -24,6 +24,7 @@ import torch
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path
+from dnnlib.numbers import natural
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.commands.called import data_set_of, facts_of, filed, left_alone, listed_of
@@ -102,9 +103,11 @@ class Model(model.Model):
                 any.
 
         Raises:
-            UsageError: Conditions are missing, or not needed, or there is no such class.
+            UsageError: Conditions are missing, or not needed, or there is no such class; or the
+                count or the seed is no whole number, or negative.
             DataError: They are broken.
         """
+        count, seed = natural("count", count), natural("seed", seed)
         if self.conditions:
             if LIKELIHOOD in self.about:  # which leaves no bounds, as posteriors may
                 generator = seeded_generator("cpu", seed, Stream.LATENT)
