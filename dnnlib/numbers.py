@@ -1,6 +1,7 @@
 """Numbers as sentences and tables have them."""
 
-from math import floor, isfinite, log10
+from math import floor, isfinite, log10, nan
+from numbers import Real
 from operator import index
 from typing import Any
 
@@ -23,6 +24,18 @@ def natural(name: str, value: Any) -> int:
         number = -1
     if number < 0:
         raise UsageError(f"{name} is {value!r}: give a whole number that is not negative")
+    return number
+
+
+def fraction(name: str, value: Any, most: float = 1.0) -> float:
+    """A part of a whole that was given from Python: neither nothing nor all.
+
+    Raises:
+        UsageError: It is no such number, or above the most; the message has its name.
+    """
+    number = float(value) if isinstance(value, Real) else nan
+    if not (0 < number < 1 and number <= most):
+        raise UsageError(f"{name} is {value!r}: give a number between 0 and {most:g}")
     return number
 
 
