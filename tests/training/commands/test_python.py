@@ -283,6 +283,7 @@ def test_images_of_classes_are_images(tmp_path: Path) -> None:
         (lambda one, other: other.sample(3), "say what y1, y2 are by given"),
         (lambda one, other: other.sample(3, given=[[0, 0], [1, 1]]), "several rows"),
         (lambda one, other: one.posterior(noise=1).sample([0, 0, 0]), "no option 'noise'"),
+        (lambda one, other: one.posterior(noise_std=1).sample({"d": 1}), "^the observation has a"),
         (lambda one, other: one.posterior(noise_std=1).check(3), "data is int: give a Table"),
         (lambda one, other: Simulations(ROWS, ROWS[1:]), "have 59 and 60 rows"),
         (lambda one, other: Simulations({"a": [0]}, {"a": [0]}), "'a' is a parameter and a column"),
