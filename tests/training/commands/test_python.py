@@ -154,6 +154,8 @@ def test_rows_come_back_in_their_kind_and_columns_are_found_by_name(model: Model
     expected = model.log_prob(frame)
     for rows in (frame[["c", "a", "b"]], ROWS, torch.from_numpy(ROWS), dict(frame)):
         np.testing.assert_array_equal(model.log_prob(rows), expected)
+    of_one = model.log_prob(frame[["c", "a", "b"]].iloc[0])
+    np.testing.assert_allclose(of_one, expected[:1], err_msg="a row by pandas has names too")
     back = model.decode(model.encode(frame))
     np.testing.assert_allclose(back.to_numpy(), ROWS, atol=1e-4)
     tensors = Table.open(torch.from_numpy(ROWS)).train(**FEW)
