@@ -128,6 +128,7 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="names 1, but table has 2"):
         Table.open(np.zeros((30, 2)), columns=["a"])
     assert "none" in refusal(Images.open, tmp_path / "none.zip")
+    assert "ndarray: give a zip" in refusal(Images.open, np.zeros((9, 8, 8)))
 
 
 @pytest.fixture(scope="module")
