@@ -1,10 +1,42 @@
 """Numbers as sentences and tables have them."""
 
-from math import floor, isfinite, log10
+from math import floor, isfinite, log10, nan
+from numbers import Real
+from operator import index
+from typing import Any
+
+from dnnlib.errors import UsageError
 
 FEWEST, MOST = 4, 12
 WRITTEN_OUT = 1e8
 """Numbers below are written without powers of ten."""
+
+
+def natural(name: str, value: Any) -> int:
+    """A count or a seed that was given from Python.
+
+    Raises:
+        UsageError: It is no whole number, or negative; the message has its name.
+    """
+    try:
+        number = index(value)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise UsageError(f"{name} is {value!r}: give a whole number that is not negative")
+    return number
+
+
+def fraction(name: str, value: Any, most: float = 1.0) -> float:
+    """A part of a whole that was given from Python: neither nothing nor all.
+
+    Raises:
+        UsageError: It is no such number, or above the most; the message has its name.
+    """
+    number = float(value) if isinstance(value, Real) else nan
+    if not (0 < number < 1 and number <= most):
+        raise UsageError(f"{name} is {value!r}: give a number between 0 and {most:g}")
+    return number
 
 
 def rounded(value: float, digits: int) -> str:

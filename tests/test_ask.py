@@ -253,6 +253,12 @@ def test_python_gives_what_the_scripts_do(sold: Path, tmp_path: Path) -> None:
     filled = answers.fill(holes[::-1])[list(holes.columns)]
     assert filled.dropna().index.equals(holes.index[::-1]), "all holes are filled, row by row"
     assert not answers.complete(holes, 1, seed=1)[0].equals(answers.complete(holes, 2)[1])
+    for call in (
+        lambda: answers.predict(holes, ["total"], interval=90),
+        lambda: answers.check(records, hidden=0),
+        lambda: answers.sample(-1),
+    ):
+        assert "give a" in refusal(call, kind=UsageError)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from dnnlib.numbers import fraction, natural
 from training.commands.frames import FRAMES, kind_of
 from training.data.records.records import Records
 from training.runs import asking
@@ -50,16 +51,16 @@ class Answers:
             held_out: The records of the training, whose held-out rows set the intervals so that
                 they hold; see ``Interval``.
         """
+        intervals = Interval(fraction("interval", interval), held_out)
         records = asking.rows_of(self.flow, rows)
-        sheet = asking.fill(self.flow, records, Interval(interval, held_out))
-        return _like(rows, _frame(sheet, records))
+        return _like(rows, _frame(asking.fill(self.flow, records, intervals), records))
 
     def complete(self, rows: Any, tables: int = 20, seed: int = 0) -> list[Any]:
         """So many tables with joint draws in the holes, for multiple imputation."""
-        records = asking.rows_of(self.flow, rows)
+        records, seed = asking.rows_of(self.flow, rows), natural("seed", seed)
         return [
             _like(rows, _frame(asking.completed(self.flow, records, seed, number), records))
-            for number in range(tables)
+            for number in range(natural("tables", tables))
         ]
 
     def predict(
@@ -71,7 +72,8 @@ class Answers:
     ) -> Any:
         """The rows with predictions of columns, given the cells of all others that are there; see
         ``fill``."""
-        records, intervals = asking.rows_of(self.flow, rows, columns), Interval(interval, held_out)
+        intervals = Interval(fraction("interval", interval), held_out)
+        records = asking.rows_of(self.flow, rows, columns)
         return _like(rows, _frame(asking.predict(self.flow, records, columns, intervals), records))
 
     def score(self, rows: Any, odd: float = 0.01) -> Any:
@@ -86,6 +88,7 @@ class Answers:
 
     def sample(self, count: int, given: Mapping[str, object] | None = None, seed: int = 0) -> Any:
         """So many rows, given what all of them have, by the names of columns."""
+        count, seed = natural("count", count), natural("seed", seed)
         sign = self.flow.empty.decimal
         pairs = [
             (name, str(value).replace(".", sign) if isinstance(value, Real) else str(value))
@@ -97,6 +100,8 @@ class Answers:
         self, records: Records, hidden: float = 0.2, level: float = 0.05, seed: int = 0
     ) -> dict[str, Any]:
         """Whether hidden cells of held-out rows are where the flow says; see ``ask.py check``."""
+        hidden, level = fraction("hidden", hidden, 0.5), fraction("level", level)
+        seed = natural("seed", seed)
         facts: dict[str, Any] = asking.checked(self.flow, records, hidden, level, seed)
         return facts
 

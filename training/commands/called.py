@@ -1,6 +1,7 @@
 """Commands that are called from Python: what goes in and out of their folders."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,11 +9,21 @@ from typing import Any
 
 import torch
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import InflationError, UsageError
 from dnnlib.logs import logger
 from training.data.tables.table import DataTable
 from training.files.table import save_table
 from training.model.model import Model
+
+
+@contextmanager
+def of_memory(folder: Path) -> Iterator[None]:
+    """Around what reads observations that were given in memory: errors name no file of a folder."""
+    try:
+        yield
+    except InflationError as error:
+        named = re.sub(rf"{re.escape(str(folder))}\S(\w+)\.csv", r"the \1", str(error))
+        raise type(error)(named) from error
 
 
 @contextmanager

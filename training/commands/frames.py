@@ -28,7 +28,8 @@ def numbers_of(
     """Names of columns, None where there are none, and numbers ``[N, D]``, float64.
 
     Args:
-        source: A data frame; an array or a tensor; or a mapping of names to numbers or to columns.
+        source: A data frame, or a row of one by pandas; an array or a tensor; or a mapping of names
+            to numbers or to columns.
         what: What messages call it.
         flat: The shape of what has one axis, ``ROW`` or ``COLUMN``; None if that is an error.
 
@@ -36,6 +37,9 @@ def numbers_of(
         DataError: These are no numbers, or no rows.
     """
     names: list[str] | None
+    if flat == ROW and kind_of(source) == FRAMES and np.ndim(source) == 1:  # a row of a frame
+        labels = list(source.index)
+        source = source.to_dict() if all(isinstance(label, str) for label in labels) else source
     if isinstance(source, Mapping):
         columns = [np.atleast_1d(np.asarray(column)) for column in source.values()]
         names, values = [str(name) for name in source], _stacked(columns, what)

@@ -24,9 +24,17 @@ import torch
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path
+from dnnlib.numbers import natural
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.commands.called import data_set_of, facts_of, filed, left_alone, listed_of
+from training.commands.called import (
+    data_set_of,
+    facts_of,
+    filed,
+    left_alone,
+    listed_of,
+    of_memory,
+)
 from training.commands.frames import ARRAYS, COLUMN, FRAMES, ROW, columns_of, numbers_of, rows_as
 from training.commands.latent_density import LatentDensity
 from training.files.posterior_draws import load_netcdf
@@ -102,9 +110,11 @@ class Model(model.Model):
                 any.
 
         Raises:
-            UsageError: Conditions are missing, or not needed, or there is no such class.
+            UsageError: Conditions are missing, or not needed, or there is no such class; or the
+                count or the seed is no whole number, or negative.
             DataError: They are broken.
         """
+        count, seed = natural("count", count), natural("seed", seed)
         if self.conditions:
             if LIKELIHOOD in self.about:  # which leaves no bounds, as posteriors may
                 generator = seeded_generator("cpu", seed, Stream.LATENT)
@@ -243,7 +253,7 @@ class Posterior:
         """
         from training.commands import posterior  # here, so that Model need not wait for it
 
-        with TemporaryDirectory() as folder, left_alone():
+        with TemporaryDirectory() as folder, left_alone(), of_memory(Path(folder)):
             posterior.sample(self._settings(observed, Path(folder), options))
             return PosteriorDraws.load(Path(folder), self.model)
 
@@ -261,7 +271,7 @@ class Posterior:
         from training.commands import posterior  # likewise
         from training.commands.inference import Asked
 
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, of_memory(Path(folder)):
             settings = self._settings(observed, Path(folder), options)
             if settings.learned:
                 raise UsageError("latent_density is of a likelihood: give noise_std")
@@ -311,7 +321,7 @@ class Posterior:
         from training.commands import comparing  # likewise
 
         several = [self, *others]
-        with TemporaryDirectory() as folder, left_alone():
+        with TemporaryDirectory() as folder, left_alone(), of_memory(Path(folder)):
             settings = self._settings(observed, Path(folder), {})
             paths = [Path(folder) / f"network{place}.pkl" for place in range(len(several))]
             for path, each in zip(paths, several, strict=True):

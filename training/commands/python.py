@@ -391,8 +391,11 @@ class Images:
     count: int
 
     @classmethod
-    def open(cls, path: str | Path) -> "Images":
+    def open(cls, path: object) -> "Images":
         """Raises DataError if they are missing or broken."""
+        if not isinstance(path, str | Path):
+            what = type(path).__name__
+            raise DataError(f"images are given as {what}: give a zip or folder by dataset_tool.py")
         dataset = ImageDataset(Path(path))
         return cls(Path(path), tuple(dataset.image_shape), len(dataset))
 

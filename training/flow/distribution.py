@@ -31,6 +31,8 @@ class FlowDistribution(Distribution):
         >>> flow = ProbabilityFlow(DiscreteDenoiser(points, basis, schedule), schedule, basis)
         >>> FlowDistribution(flow, seed=0).sample([5, 2]).shape
         torch.Size([5, 2, 2])
+        >>> FlowDistribution(flow, seed=0).sample([0]).shape
+        torch.Size([0, 2])
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -49,7 +51,7 @@ class FlowDistribution(Distribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws ``[*sample_shape, D]``, float64."""
         shape = Size(sample_shape)
-        return self.flow.sample(shape.numel(), self._generator).view(*shape, -1)
+        return self.flow.sample(shape.numel(), self._generator).view(*shape, *self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log densities ``[...]``, in nats, of points ``[..., D]``."""

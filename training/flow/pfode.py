@@ -29,6 +29,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.numbers import natural
 from training.flow.calls import BlockwiseDenoiser, Call, ConditionedDenoiser, CountedVelocity
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.courses import Course, student_times
@@ -156,11 +157,10 @@ class ProbabilityFlow:
             solver: The solver, or its name.
 
         Raises:
-            UsageError: The count is negative, or the generator is none.
+            UsageError: The count is no whole number or negative, or the generator is none.
             DataError: As ``simulate``.
         """
-        if count < 0:
-            raise UsageError(f"{count} points were asked for: give a number that is not negative")
+        count = natural("count", count)
         if not (generator is None or hasattr(generator, "manual_seed")):
             raise UsageError(
                 f"the generator is {generator!r}: give torch.Generator().manual_seed(0), say"

@@ -77,6 +77,8 @@ class Choices:
         kinds = EDM_ES if self.precond == "edm_es" else kinds
         schedule = make_schedule(kinds["schedule"], arguments, basis)
         t_min = schedule.t_min if self.t_min is None else self.t_min
+        if self.precond != "ifs":
+            arguments["t_min"] = t_min  # a resumed run has the number, whatever it began with
         t_max = self.t_max
         if t_max is None:
             compresses = arguments.get("dims_to_keep", basis.dim) < basis.dim

@@ -34,6 +34,8 @@ MOST_IMAGES = 1000
 """Images whose loss is taken: its standard error is then some 2 %."""
 TABLE_DRAWS = 4096
 """Rows whose loss is taken, or draws of noise on fewer rows."""
+FAR = 10.0
+"""Loss above which what is held out is far from the training data."""
 IMAGE_BLOCK = 250
 """Images of one network call."""
 
@@ -223,6 +225,13 @@ class Watch:
         """Whether to end the training."""
         waited = min((best.waited for best in self.best.values()), default=0)
         return self.patience is not None and waited >= self.patience
+
+    @property
+    def is_far(self) -> bool:
+        """Whether what is held out is not where the training data are: its best loss is far above
+        that of F = 0 on these, about 1."""
+        scaled = isinstance(self.held_out, HeldOut) and "" in self.best
+        return scaled and self.best[""].score.loss > FAR
 
     @property
     def seen(self) -> int:

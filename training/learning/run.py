@@ -21,6 +21,11 @@ from training.model.model import Model
 
 STILL = 0.97
 """Part of a training after which it may have been too short, if it has been best there."""
+FAR_HELD_OUT = (
+    "Warning: the loss on what was held out is {:.3g}, where that of a Gaussian law of such data "
+    "is about 1: what was held out varies where what was trained on hardly does; give more data, "
+    "or data in fewer dimensions"
+)
 Progress = Callable[[float], object]
 """Called with the part of a training that is done, from 0 to 1."""
 
@@ -78,6 +83,8 @@ def train(
             if watch and best:
                 logger.info(_choice(watch, best, trainer))
                 folder.save_network(trainer.averaged, trainer.seen)
+            if watch and watch.is_far:
+                logger.warning(FAR_HELD_OUT.format(watch.best[""].score.loss))
             if finish:
                 finish(trainer.averaged)
                 folder.save_network(trainer.averaged, trainer.seen)

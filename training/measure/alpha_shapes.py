@@ -40,7 +40,8 @@ def alpha_shape(points: ArrayLike, alpha: float) -> Boundary:
     All points are kept as its vertices, whether faces use them or not. If alpha is below every
     radius there are no faces, and nothing is inside.
 
-    Equal faces in opposite directions can remain, where flat simplices lie within. They cancel.
+    Equal faces in opposite directions can remain, where several flat simplices lie side by side.
+    They cancel.
 
     Args:
         points: Points ``[N, D]`` in any order.
@@ -59,8 +60,12 @@ def alpha_shape(points: ArrayLike, alpha: float) -> Boundary:
     delaunay = _triangulated(points)
     simplices, neighbours = delaunay.simplices.astype(np.int64), delaunay.neighbors
     corners = points[simplices]
-    kept = circumradii(corners) < alpha
-    # A neighbour of -1 is the outside, which is kept nowhere.
+    radii = circumradii(corners)
+    kept = radii < alpha
+    # A neighbour of -1 is the outside, which is kept nowhere. What is flat between others that are
+    # kept holds nothing, and would be a cut through them: four points of two spheres about a center
+    # that lie in one plane with it.
+    kept |= np.isinf(radii) & np.append(kept, False)[neighbours].all(axis=1)
     on_boundary = kept[:, None] & ~np.append(kept, False)[neighbours]
     faces = simplices[:, FACES[points.shape[1]]]
     inside_out = np.linalg.det(corners[:, 1:] - corners[:, :1]) < 0

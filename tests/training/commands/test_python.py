@@ -128,6 +128,7 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="names 1, but table has 2"):
         Table.open(np.zeros((30, 2)), columns=["a"])
     assert "none" in refusal(Images.open, tmp_path / "none.zip")
+    assert "ndarray: give a zip" in refusal(Images.open, np.zeros((9, 8, 8)))
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +155,8 @@ def test_rows_come_back_in_their_kind_and_columns_are_found_by_name(model: Model
     expected = model.log_prob(frame)
     for rows in (frame[["c", "a", "b"]], ROWS, torch.from_numpy(ROWS), dict(frame)):
         np.testing.assert_array_equal(model.log_prob(rows), expected)
+    of_one = model.log_prob(frame[["c", "a", "b"]].iloc[0])
+    np.testing.assert_allclose(of_one, expected[:1], err_msg="a row by pandas has names too")
     back = model.decode(model.encode(frame))
     np.testing.assert_allclose(back.to_numpy(), ROWS, atol=1e-4)
     tensors = Table.open(torch.from_numpy(ROWS)).train(**FEW)
@@ -277,9 +280,13 @@ def test_images_of_classes_are_images(tmp_path: Path) -> None:
         (lambda one, other: one.log_prob(ROWS[:, :2]), "2 columns: give a, b, c in this order"),
         (lambda one, other: one.log_prob({"a": [1], "b": [1, 2]}), "as many of each"),
         (lambda one, other: one.sample(3, given=[1]), "conditional models, which this is not"),
+        (lambda one, other: other.sample(-1, given=[0, 0]), "count is -1: give a whole number"),
+        (lambda one, other: one.flow.sample(2.5), "count is 2.5: give a whole number"),
+        (lambda one, other: one.sample(3, seed="x"), "seed is 'x': give a whole number"),
         (lambda one, other: other.sample(3), "say what y1, y2 are by given"),
         (lambda one, other: other.sample(3, given=[[0, 0], [1, 1]]), "several rows"),
         (lambda one, other: one.posterior(noise=1).sample([0, 0, 0]), "no option 'noise'"),
+        (lambda one, other: one.posterior(noise_std=1).sample({"d": 1}), "^the observation has a"),
         (lambda one, other: one.posterior(noise_std=1).check(3), "data is int: give a Table"),
         (lambda one, other: Simulations(ROWS, ROWS[1:]), "have 59 and 60 rows"),
         (lambda one, other: Simulations({"a": [0]}, {"a": [0]}), "'a' is a parameter and a column"),

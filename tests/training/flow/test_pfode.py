@@ -216,7 +216,7 @@ def test_what_a_flow_cannot_take_is_refused_in_a_sentence(labelled_flow: Probabi
     pair: Any = labelled_flow.given(labels=[[0.0], [1.0]])
     for error, message, call in (
         (UsageError, "the generator is 0", lambda: pair.sample(10, 0)),
-        (UsageError, "-1 points", lambda: pair.sample(-1)),
+        (UsageError, "count is -1", lambda: pair.sample(-1)),
         (DataError, "4 latents, but conditions for 2", lambda: pair.sample(4)),
         (DataError, "3 points, but conditions for 2", lambda: pair.log_prob(normal(3, 3))),
         (DataError, "points are no array of numbers", lambda: pair.encode([["a", "b", "c"]])),

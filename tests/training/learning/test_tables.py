@@ -13,6 +13,7 @@ from dnnlib.errors import DataError
 from tests.support.draws import seeded
 from tests.support.running import refusal
 from tests.support.trainers import run_steps
+from training.data.batches import Batch
 from training.data.tables.foreign import ForeignTable
 from training.data.tables.making import TableChoices, make_table
 from training.data.tables.table import DataTable
@@ -109,6 +110,10 @@ def test_held_out_nats_are_a_bound_that_training_raises() -> None:
     noisy = u + 0.1 * torch.randn(u.shape, generator=generator, dtype=torch.float64)
     density = replace(model, coordinates=None).flow.log_prob(noisy) + log_det
     assert start + 0.3 < end < float(density.mean())
+    beyond = replace(watch.held_out, batch=Batch(10 * watch.held_out.batch.points))
+    far = Watch(beyond)
+    far.look(model, 0)
+    assert (watch.is_far, far.is_far) == (False, True)
 
 
 def test_the_coordinates_best_on_held_out_rows_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

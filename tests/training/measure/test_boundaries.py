@@ -261,6 +261,8 @@ def test_there_is_a_shape_if_alpha_exceeds_the_radius_of_the_sphere() -> None:
     assert enclosed_volume(*wide) == pytest.approx(enclosed_volume(*sphere), rel=1e-9)
     assert np.array_equal(winding_number(tests, *wide), winding_number(tests, *sphere))
     assert not inside(tests, *alpha_shape(sphere.vertices, 0.999)).any()
+    shells = np.concatenate([0.5 * sphere.vertices, 1.5 * sphere.vertices])
+    assert len(alpha_shape(shells, 1.0).faces) == len(sphere.faces), "no cuts between the two"
     shape = alpha_shape(normal(100, 3), 1e-6)
     assert shape.faces.shape == (0, 3)
     assert not inside(normal(10, 3), *shape).any()

@@ -285,6 +285,14 @@ def test_the_schedule_takes_its_dimension_and_top_variance_from_the_basis() -> N
     assert "ifs, edm" in refusal(make_schedule, "cosine", {}, basis, kind=UsageError)
 
 
+@pytest.mark.parametrize("precond", ["edm", "vp", "ve"])
+def test_a_first_time_by_default_is_written_as_it_is_resumed(precond: str) -> None:
+    choices, basis = Choices(precond, {}, "mlp", {"width": 8}, "IS", "log"), random_basis(2)
+    model, loss = choices.build(basis)
+    again, _ = replace(choices, t_min=loss.t_min).build(basis)
+    assert model.recipe == again.recipe
+
+
 def test_parameters_are_counted(model: Model) -> None:
     # Input 2 (1 + 2 * 4) + 8 features, two hidden layers of 16, output 2.
     assert model.parameter_count == 27 * 16 + 2 * 17 * 16 + 17 * 2
