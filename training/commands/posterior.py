@@ -284,7 +284,7 @@ def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
         with groups.told_when_cut_short():
             functions = subject.quantities
             if settings.truth == "data":
-                drawn = (required(settings.data_root), settings.runs, settings.sampler.seed)
+                drawn = (settings.data_root, settings.runs, settings.sampler.seed)
                 functions = subject.quantities_of(*drawn)
             values = Check(problem, plan, subject.names, data, simulates, functions).run(groups)
         question = "sampler" if data is None else "model"

@@ -200,8 +200,9 @@ class ImageFlow(Subject):
         return pixels.double()
 
     def quantities_of(
-        self, path: Path, count: int, seed: int
+        self, path: Path | None, count: int, seed: int
     ) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        path = required(path)
         whole = self.dataset(path, None, 0)
         classes = whole.classes()
         if classes is None:

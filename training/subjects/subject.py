@@ -96,7 +96,7 @@ class Subject(ABC):
         return {}
 
     def quantities_of(
-        self, path: Path, count: int, seed: int
+        self, path: Path | None, count: int, seed: int
     ) -> Mapping[str, Callable[[Tensor], Tensor]]:
         """The same, with those that points of a data set teach which are no ``truths``."""
         return self.quantities

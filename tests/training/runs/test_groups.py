@@ -20,6 +20,7 @@ from training.inference.samplers.twisted import calls_of
 from training.inference.sampling import SamplingPlan
 from training.measure.posterior.calibration import RunValues, calibrate
 from training.measure.posterior.local import LocalCalibration, LocalTest
+from training.names import PARTICLE_STEPS
 from training.runs import posteriors
 from training.runs.posterior_results import report_check, report_near, warn_of_unlike
 from training.runs.posteriors import Groups, Progress, planned, sample_groups, sampled
@@ -90,7 +91,7 @@ def test_as_many_particles_are_taken_as_fit_into_minutes(
 
     for minutes in (2, 4, 8):
         fit = wanted(minutes).particles
-        calls = [calls_of(which.target, 10, 32, 4, 50, size) for size in (fit, 2 * fit)]
+        calls = [calls_of(which.target, 10, PARTICLE_STEPS, 4, 50, size) for size in (fit, 2 * fit)]
         # Most of the time is for network calls.
         assert calls[0] * 1e-3 < 0.8 * 60 * minutes < calls[1] * 1e-3
     with pytest.raises(UsageError, match="32 particles of 4 chains and 10 observations take about"):
