@@ -44,16 +44,17 @@ class EqualErrorGrid:
     times: Tensor
 
     @classmethod
-    def of(cls, times: Tensor, density: Tensor, nodes: int) -> "EqualErrorGrid":
-        """With as many steps in a cell as a density says.
+    def of(cls, times: Tensor, density: Tensor, least: float) -> "EqualErrorGrid":
+        """With as many steps in a cell as a density says; even, if it is 0 everywhere.
 
         Args:
             times: Ends of cells, increasing ``[K + 1]``, float64 on the CPU.
-            density: Positive, of each ``[K]``, up to a factor.
-            nodes: How many times to keep.
+            density: Of each ``[K]``, up to a factor, not negative.
+            least: What it is at least, of the highest.
         """
+        density = density.clamp_min(least * (float(density.max()) or 1.0))
         mass = torch.cat([torch.zeros(1, dtype=torch.float64), (density * times.diff()).cumsum(0)])
-        quantiles = torch.linspace(0, 1, nodes, dtype=torch.float64) * mass[-1]
+        quantiles = torch.linspace(0, 1, 2 * len(density) + 1, dtype=torch.float64) * mass[-1]
         cell = torch.searchsorted(mass, quantiles).clamp(1, len(density))
         weight = (quantiles - mass[cell - 1]) / (mass[cell] - mass[cell - 1])
         placed = torch.lerp(times[cell - 1], times[cell], weight)
@@ -104,9 +105,7 @@ def fit_equal_error_grid(
             "the errors of the solver are NaN or infinite: use a shorter time, or --disc=ifs"
         )
     # Of Gaussian data there are no errors, and times are even.
-    highest = float(density.max()) or 1.0
-    density = density.clamp(min=LEAST_DENSITY * highest)
-    return EqualErrorGrid.of(even.flip(0).cpu(), density.flip(0), 2 * CELLS + 1)
+    return EqualErrorGrid.of(even.flip(0).cpu(), density.flip(0), LEAST_DENSITY)
 
 
 def _errors_of_steps(flow: ProbabilityFlow, x: Tensor, times: Tensor, solver: Solver) -> Tensor:

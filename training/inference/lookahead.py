@@ -243,9 +243,7 @@ def times_by_need(even: Tensor, wrong: Tensor) -> EqualErrorGrid:
     """
     smooth = F.avg_pool1d(wrong.clamp_min(0)[None], 3, 1, 1, count_include_pad=False)[0].sqrt()
     density = torch.cat([smooth[:1], (smooth[1:] + smooth[:-1]) / 2])
-    # Of Gaussian data nothing is wrong, and times are even.
-    highest = float(density.max()) or 1.0
-    return EqualErrorGrid.of(even.cpu(), density.clamp_min(LEAST_DENSITY * highest), len(even))
+    return EqualErrorGrid.of(even.cpu(), density, LEAST_DENSITY)
 
 
 def shrunk(errors: Tensor) -> Tensor:

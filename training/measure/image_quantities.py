@@ -13,7 +13,7 @@ from torch import Tensor
 
 HALVES = ("upper", "lower"), ("left", "right")
 FEWEST = 5
-"""Images of a class, from which it is told from others."""
+"""Images of each class that log odds are learned from, at least."""
 BANDS = ("long", "middle", "short")
 """Of waves, by thirds of the highest frequency along an axis; what is beyond that is short too."""
 

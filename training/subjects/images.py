@@ -108,10 +108,6 @@ class ImageFlow(Subject):
         return [f"the pixel in row {y}, column {x}{c}" for c, y, x in product(of, *sides)]
 
     @property
-    def quantities(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        return image_quantities(self.shape)
-
-    @property
     def label_dim(self) -> int:
         return self.classes
 
@@ -199,19 +195,21 @@ class ImageFlow(Subject):
             )
         return pixels.double()
 
-    def quantities_of(
+    def quantities(
         self, path: Path | None, count: int, seed: int
     ) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        path = required(path)
+        of_any = image_quantities(self.shape)
+        if path is None:
+            return of_any
         whole = self.dataset(path, None, 0)
         classes = whole.classes()
         if classes is None:
-            return self.quantities
+            return of_any
         others = torch.ones(len(whole), dtype=torch.bool)
         others[self.dataset(path, count, seed).places] = False
         places = others.nonzero()[:, 0][:MOST_TAUGHT]
         pixels = whole.read(places.tolist())[0].flatten(1)
-        return {**self.quantities, **class_log_odds(pixels, classes[places])}
+        return {**of_any, **class_log_odds(pixels, classes[places])}
 
     def fresh(
         self, path: Path | None, count: int, seed: int

@@ -90,16 +90,12 @@ class Subject(ABC):
         """What a sentence calls the coordinates."""
         return self.names
 
-    @property
-    def quantities(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        """Functions of points ``[..., D]`` that a check of posteriors ranks beside coordinates."""
-        return {}
-
-    def quantities_of(
+    def quantities(
         self, path: Path | None, count: int, seed: int
     ) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        """The same, with those that points of a data set teach which are no ``truths``."""
-        return self.quantities
+        """Functions of points ``[..., D]`` that a check of posteriors ranks beside coordinates, and of
+        a data set those that its points teach which are no ``truths``."""
+        return {}
 
     @property
     def columns(self) -> list[str] | None:
