@@ -93,8 +93,8 @@ class Subject(ABC):
     def quantities(
         self, path: Path | None, count: int, seed: int
     ) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        """Functions of points ``[..., D]`` that a check of posteriors ranks beside coordinates, and of
-        a data set those that its points teach which are no ``truths``."""
+        """Functions of points ``[..., D]`` that a check of posteriors ranks beside coordinates;
+        of a data set also those that its points teach which are no ``truths``."""
         return {}
 
     @property
