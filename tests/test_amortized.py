@@ -35,7 +35,7 @@ def done(sample: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_draws_densities_and_intervals_are_written(done: Path, simulations: Path) -> None:
+def test_draws_densities_and_intervals_are_written(done, simulations):
     arrays, got = drawn(done), only_json(done)
     x = arrays["posterior/x"]
     assert x.shape == (2, 30, 3, 2)
@@ -59,16 +59,14 @@ def test_draws_densities_and_intervals_are_written(done: Path, simulations: Path
     assert first["ess_bulk"] == {"a": 60, "b": 60}
 
 
-def test_independent_draws_are_drawn_without_chains(done: Path, tmp_path: Path) -> None:
+def test_independent_draws_are_drawn_without_chains(done, tmp_path):
     shutil.copy(done / "runs_PRP_posterior.nc", tmp_path)
     text = good(run_script(visualize, tmp_path)).out
     assert "posterior_marginals.png" in text
     assert "chains" not in text
 
 
-def test_conditions_are_found_by_name_or_by_their_order(
-    sample: Run, done: Path, simulations: Path, tmp_path: Path
-) -> None:
+def test_conditions_are_found_by_name_or_by_their_order(sample, done, simulations, tmp_path):
     seen = np.load(simulations / "seen.npy")
     columns = np.stack([seen[:, 1], seen[:, 0], seen[:, 0]], 1)
     turned = write_csv(tmp_path / "turned.csv", ["y2", "other", "y 1"], columns)
@@ -79,7 +77,7 @@ def test_conditions_are_found_by_name_or_by_their_order(
         assert expected.keys() - got.keys() == {"sample_stats/lp"}
 
 
-def test_strange_data_are_told(sample: Run, done: Path, simulations: Path, tmp_path: Path) -> None:
+def test_strange_data_are_told(sample, done, simulations, tmp_path):
     limit = only_json(done)["surprise"]["limit"]
     assert 2 < limit < 20
     nats = [one["surprise"] for one in only_json(done)["posteriors"]]
@@ -94,7 +92,7 @@ def test_strange_data_are_told(sample: Run, done: Path, simulations: Path, tmp_p
     refused(result, 1, "draws for observation 2", "beyond the bounds", "--bounded=map")
 
 
-def test_draws_are_corrected_by_a_posterior_of_the_users(sample: Run, tmp_path: Path) -> None:
+def test_draws_are_corrected_by_a_posterior_of_the_users(sample, tmp_path):
     (tmp_path / "mine.py").write_text(
         "def posterior(theta, y):\n"
         "    assert theta.shape == (60, 2) and y.shape == (60, 2)\n"
@@ -111,7 +109,7 @@ def test_draws_are_corrected_by_a_posterior_of_the_users(sample: Run, tmp_path: 
         refused(sample(tmp_path / "no", f"{option}:posterior", other), 2, "--correct", other)
 
 
-def test_teachers_correct_students_draws(sample: Run, simulations: Path, tmp_path: Path) -> None:
+def test_teachers_correct_students_draws(sample, simulations, tmp_path):
     place, data = f"--network={simulations / 'network.pkl'}", f"--data={simulations / 'runs.npz'}"
     taught = ("--paths=200", "--steps=20", "--calls=2", f"--dest={tmp_path / 'student.pkl'}")
     refused(run_script(distill, place, *taught), 2, "--data", "conditions")
@@ -124,7 +122,7 @@ def test_teachers_correct_students_draws(sample: Run, simulations: Path, tmp_pat
     refused(sample(tmp_path / "no", "--correct=teacher"), 2, "networks by distill.py")
 
 
-def test_a_likelihood_makes_a_flow_a_prior(sample: Run, simulations: Path, tmp_path: Path) -> None:
+def test_a_likelihood_makes_a_flow_a_prior(sample, simulations, tmp_path):
     write_csv(tmp_path / "points.csv", ["a"], np.array([[0.1], [0.2], [-0.3]]))
     more = ("--likelihood=mask", "--mask=a", "--noise_std=0.3", "--sampler=pool", "--pool=200")
     good(sample(tmp_path, f"--observation={tmp_path / 'points.csv'}", *more))
@@ -146,8 +144,8 @@ def checked(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def test_a_check_asks_whether_the_flow_finds_held_out_simulations_again(
-    check: Run, simulations: Path, tmp_path: Path
-) -> None:
+    check, simulations, tmp_path
+):
     rows = np.array([[0.3, 0.4], [-1.5, 1.5]])
     far = write_csv(tmp_path / "seen.csv", SIMULATION_NAMES[2:], rows)
     text = good(check(tmp_path / "out", f"--condition={far}")).out
@@ -179,7 +177,7 @@ def test_a_check_asks_whether_the_flow_finds_held_out_simulations_again(
     np.testing.assert_allclose(same["crps"], arrays["crps"])
 
 
-def test_others_truths_are_not_found_again(check: Run, simulations: Path, tmp_path: Path) -> None:
+def test_others_truths_are_not_found_again(check, simulations, tmp_path):
     arrays = load_arrays(simulations / "runs.npz")
     moved = {**arrays, "points": arrays["points"] / 9 + 0.8 * np.sign(arrays["points"])}
     np.savez(tmp_path / "moved.npz", **moved)
@@ -193,6 +191,6 @@ def test_others_truths_are_not_found_again(check: Run, simulations: Path, tmp_pa
     assert "not here" not in result.out
 
 
-def test_trainings_without_conditions_say_so(simulations: Path, tmp_path: Path) -> None:
+def test_trainings_without_conditions_say_so(simulations, tmp_path):
     place = (f"--data={simulations / 'runs.npz'}", f"--outdir={tmp_path / 'run'}", "-n")
     assert "y 1, y2 left out: --cond" in good(run_script(train, *place, *SMALL)).out

@@ -76,7 +76,7 @@ def within(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def test_the_packages_are_found() -> None:
+def test_the_packages_are_found():
     expected = {"dnnlib.errors", "torch_utils.snapshots", "training.flow.pfode", "toy_train"}
     assert expected <= set(OURS)
     assert "dnnlib.errors" in imports("training.flow.pfode")
@@ -99,7 +99,7 @@ BELOW = {
 }
 
 
-def test_dependencies_point_downward_only() -> None:
+def test_dependencies_point_downward_only():
     upward = {
         f"{name} imports {other}"
         for package, below in BELOW.items()
@@ -111,7 +111,7 @@ def test_dependencies_point_downward_only() -> None:
     assert not upward
 
 
-def test_options_are_values_and_import_nothing_but_names() -> None:
+def test_options_are_values_and_import_nothing_but_names():
     below = ("dnnlib", "training.names", "training.recipes", OPTIONS)
     assert not {
         f"{name} imports {other}"
@@ -122,7 +122,7 @@ def test_options_are_values_and_import_nothing_but_names() -> None:
     }
 
 
-def test_only_commands_know_both_options_and_libraries() -> None:
+def test_only_commands_know_both_options_and_libraries():
     """Libraries take plain values, so that they can be called without a command line."""
     for name, path in LIBRARY.items():
         if not within(name, OPTIONS):
@@ -142,7 +142,7 @@ def asks_for_kind(node: ast.AST) -> bool:
     return False
 
 
-def test_nobody_outside_the_subjects_asks_for_the_kind_of_data() -> None:
+def test_nobody_outside_the_subjects_asks_for_the_kind_of_data():
     """They look at a file to open it, and nobody asks again what it was."""
     for name, path in LIBRARY.items():
         if within(name, SUBJECTS):
@@ -154,7 +154,7 @@ def test_nobody_outside_the_subjects_asks_for_the_kind_of_data() -> None:
         assert sorted(asked) == sorted(known), name
 
 
-def test_a_file_is_looked_at_for_its_kind_only_where_it_is_opened() -> None:
+def test_a_file_is_looked_at_for_its_kind_only_where_it_is_opened():
     sniffers = re.compile(r"(?<!def )\b(holds_table|is_table)\(")
     lookers = {name for name, path in LIBRARY.items() if sniffers.search(path.read_text("utf-8"))}
     openers = {f"{COMMANDS}.{name}" for name in ("train", "dataset_tool", "python")}
@@ -162,11 +162,11 @@ def test_a_file_is_looked_at_for_its_kind_only_where_it_is_opened() -> None:
     assert lookers == openers | files | {f"{SUBJECTS}.images"}
 
 
-def test_scripts_are_imported_by_nobody() -> None:
+def test_scripts_are_imported_by_nobody():
     assert not [name for name in OURS if imports(name) & set(SCRIPTS)]
 
 
-def test_there_are_no_circles() -> None:
+def test_there_are_no_circles():
     finished: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -180,7 +180,7 @@ def test_there_are_no_circles() -> None:
         visit(name, ())
 
 
-def test_both_lists_of_dependencies_are_one() -> None:
+def test_both_lists_of_dependencies_are_one():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
@@ -192,7 +192,7 @@ def test_both_lists_of_dependencies_are_one() -> None:
     assert f"python{project['requires-python']}" in environment["dependencies"]
 
 
-def test_what_the_library_imports_is_declared() -> None:
+def test_what_the_library_imports_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     entries = sum((extras[name] for name in extras if name != "dev"), project["dependencies"])
@@ -216,7 +216,7 @@ def may_run_code(call: ast.Call) -> bool:
     )
 
 
-def test_no_file_can_be_opened_in_a_way_that_runs_code() -> None:
+def test_no_file_can_be_opened_in_a_way_that_runs_code():
     assert not {
         f"{path}:{node.lineno}"
         for path in OURS.values()
@@ -225,11 +225,11 @@ def test_no_file_can_be_opened_in_a_way_that_runs_code() -> None:
     }
 
 
-def test_every_module_says_what_it_is_and_is_not_too_long() -> None:
+def test_every_module_says_what_it_is_and_is_not_too_long():
     assert not {name for name, path in OURS.items() if not ast.get_docstring(tree(path))}
     lengths = {name: len(path.read_text("utf-8").splitlines()) for name, path in OURS.items()}
     assert not {name: length for name, length in lengths.items() if length > LONGEST_MODULE}
 
 
-def test_tests_have_no_more_lines_than_their_budget() -> None:
+def test_tests_have_no_more_lines_than_their_budget():
     assert lines_of_tests() <= MOST_LINES

@@ -77,7 +77,7 @@ def read(path: Path) -> pandas.DataFrame:
     return pandas.read_csv(path)
 
 
-def test_holes_are_filled_and_the_rest_stays(sold: Path, network: Path, tmp_path: Path) -> None:
+def test_holes_are_filled_and_the_rest_stays(sold, network, tmp_path):
     out = tmp_path / "filled.csv"
     rows = (f"--network={network}", f"--data={sold / 'shop.csv'}")
     good(run_script(ask, "fill", *rows, f"--dest={out}"))
@@ -97,7 +97,7 @@ def test_holes_are_filled_and_the_rest_stays(sold: Path, network: Path, tmp_path
     refused(run_script(ask, "fill", *rows, f"--dest={out}"), 2, "overwrite")
 
 
-def test_columns_are_predicted_from_the_others(sold: Path, network: Path, tmp_path: Path) -> None:
+def test_columns_are_predicted_from_the_others(sold, network, tmp_path):
     fresh, out = shop(900).iloc[COUNT:].reset_index(drop=True), tmp_path / "predicted.csv"
     fresh.drop(columns="total").to_csv(tmp_path / "fresh.csv", index=False)
     data = f"--data={tmp_path / 'fresh.csv'}"
@@ -115,7 +115,7 @@ def test_columns_are_predicted_from_the_others(sold: Path, network: Path, tmp_pa
     assert abs(made["city_is_Oslo"][fresh["price"] > 18].mean() - 0.6) < 0.15
 
 
-def test_odd_cells_are_named(network: Path, tmp_path: Path) -> None:
+def test_odd_cells_are_named(network, tmp_path):
     rows = shop(12)
     rows.loc[3, "total"] = 99.0
     rows.loc[[5, 6], "price"] = 9999.0
@@ -132,7 +132,7 @@ def test_odd_cells_are_named(network: Path, tmp_path: Path) -> None:
     assert scores["odd_cells"].isna().mean() > 0.6
 
 
-def test_rows_are_drawn_given_what_all_have(network: Path, tmp_path: Path) -> None:
+def test_rows_are_drawn_given_what_all_have(network, tmp_path):
     out = tmp_path / "drawn.csv"
     options = ("--count=400", "--given=city:Rome", f"--dest={out}", f"--data={out}")
     shop().to_csv(out, index=False)
@@ -150,7 +150,7 @@ def test_rows_are_drawn_given_what_all_have(network: Path, tmp_path: Path) -> No
     refused(unknown, 2, "Rome")
 
 
-def test_a_check_hides_cells_of_held_out_rows(sold: Path, network: Path, tmp_path: Path) -> None:
+def test_a_check_hides_cells_of_held_out_rows(sold, network, tmp_path):
     out = tmp_path / "check.json"
     data = (f"--data={sold / 'shop.npz'}", f"--dest={out}", "--hidden=0.5")
     printed = good(run_script(ask, "check", f"--network={network}", *data)).out
@@ -161,21 +161,21 @@ def test_a_check_hides_cells_of_held_out_rows(sold: Path, network: Path, tmp_pat
     assert facts["copies"]["drawn"] > 0.3 * facts["copies"]["held_out"]
 
 
-def test_other_scripts_say_what_answers(network: Path, tmp_path: Path) -> None:
+def test_other_scripts_say_what_answers(network, tmp_path):
     assert "city" in good(run_script(info, network)).out
     place = (f"--network={network}", f"--save_dir={tmp_path}")
     wrong = run_script(pfODE_int, *place, "--sim_type=gen")
     refused(wrong, 2, "ask.py")
 
 
-def test_a_network_whose_columns_make_no_sense_is_refused(network: Path, tmp_path: Path) -> None:
+def test_a_network_whose_columns_make_no_sense_is_refused(network, tmp_path):
     parts, about = read_network(network)
     for name, wrong in (("values", [1.0] * 6), ("ask", [["city"]]), ("records", "{}")):
         write_network(tmp_path / "wrong.pkl", parts, {**about, name: wrong})
         assert "broken" in refusal(Answers.open, tmp_path / "wrong.pkl")
 
 
-def test_probabilities_of_a_discrete_number_add_to_one(network: Path) -> None:
+def test_probabilities_of_a_discrete_number_add_to_one(network):
     flow = RecordFlow.of(NetworkFile.open(str(network)))
     for place, numbers in ((2, np.arange(10.0, 54.0)), (5, np.arange(40.0))):
         values = np.full((len(numbers), 6), np.nan)
@@ -187,7 +187,7 @@ def test_probabilities_of_a_discrete_number_add_to_one(network: Path) -> None:
         assert (error[np.exp(log_prob) > 1e-4] < 0.06).all()
 
 
-def test_values_that_are_often_the_same_have_a_probability(network: Path) -> None:
+def test_values_that_are_often_the_same_have_a_probability(network):
     flow = RecordFlow.of(NetworkFile.open(str(network)))
     assert [one for one in flow.space.values if len(one) == 3 and np.isnan(one[-1])] == [
         pytest.approx((0, 10, np.nan), nan_ok=True)
@@ -212,7 +212,7 @@ def test_values_that_are_often_the_same_have_a_probability(network: Path) -> Non
     assert np.abs(shares - np.exp(log_prob)).max() < 0.03
 
 
-def test_a_value_that_is_no_level_is_improbable_and_tells_nothing(network: Path) -> None:
+def test_a_value_that_is_no_level_is_improbable_and_tells_nothing(network):
     flow = RecordFlow.of(NetworkFile.open(str(network)))
     strange, unknown = (np.array([[city, 20.0, 30, 600, 0, 9]]) for city in (7, np.nan))
     assert flow.scores(strange).tails[0, 0] == np.exp(flow.scores(strange).log_prob[0]) == 0
@@ -220,7 +220,7 @@ def test_a_value_that_is_no_level_is_improbable_and_tells_nothing(network: Path)
     assert np.array_equal(one.quantiles, other.quantiles)
 
 
-def test_atoms_are_values_that_stand_out() -> None:
+def test_atoms_are_values_that_stand_out():
     counts, amount = RecordColumn("counts", "whole"), RecordColumn("amount", "number")
     draw = np.random.default_rng(0)
     assert atoms_of(counts, draw.poisson(15, 2000).astype(float)) == (), "usual values are none"
@@ -238,7 +238,7 @@ def test_atoms_are_values_that_stand_out() -> None:
     assert torch.equal(there.view(5, 9).round()[:, 0], torch.arange(1.0, 6).double())
 
 
-def test_python_gives_what_the_scripts_do(sold: Path, tmp_path: Path) -> None:
+def test_python_gives_what_the_scripts_do(sold, tmp_path):
     with quick_endings():
         records = Records.open(sold / "shop.csv", held_out=0.2)
         answers = records.train(tmp_path / "here", duration=0.002, **SMALL)
@@ -262,7 +262,7 @@ def test_python_gives_what_the_scripts_do(sold: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_minutes_are_a_duration_as_measured_here(sold: Path, tmp_path: Path) -> None:
+def test_minutes_are_a_duration_as_measured_here(sold, tmp_path):
     records = Records.open(sold / "shop.npz")
     with quick_endings():
         records.train(tmp_path, minutes=0.01, **SMALL)
@@ -274,7 +274,7 @@ def test_minutes_are_a_duration_as_measured_here(sold: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MESSY)
-def test_a_messy_table_is_asked_without_a_hand_on_it(tmp_path: Path, name: str) -> None:
+def test_a_messy_table_is_asked_without_a_hand_on_it(tmp_path, name):
     source, data, out = tmp_path / name, tmp_path / "data.npz", tmp_path / "answers.csv"
     source.write_text(MESSY[name][0], encoding="utf-8")
     good(run_script(dataset_tool, f"--source={source}", f"--dest={data}"))
@@ -295,7 +295,7 @@ def test_a_messy_table_is_asked_without_a_hand_on_it(tmp_path: Path, name: str) 
     assert "No miscalibration seen" in good(run_script(ask, *check, "--level=0.001")).out
 
 
-def test_one_question_is_answered_alone(sold: Path, tmp_path: Path) -> None:
+def test_one_question_is_answered_alone(sold, tmp_path):
     data, out = f"--data={sold / 'shop.npz'}", f"--outdir={tmp_path}"
     good(run_script(train, data, out, "--nosubdir", "--ask=gift", *QUICK, "--duration=0.012"))
     network = f"--network={max(tmp_path.glob('network-snapshot-*.pkl'))}"
@@ -309,7 +309,7 @@ def test_one_question_is_answered_alone(sold: Path, tmp_path: Path) -> None:
     refused(run_script(train, data, out, "--whiten=pca", *QUICK), 2, "whole rows")
 
 
-def test_what_is_made_of_a_column_does_not_answer_for_it(tmp_path: Path) -> None:
+def test_what_is_made_of_a_column_does_not_answer_for_it(tmp_path):
     """That a price is there tells the city, but nothing of a price that is asked; drawn rows lack
     as many."""
     rows = shop()[["city", "price"]]
@@ -332,7 +332,7 @@ def test_what_is_made_of_a_column_does_not_answer_for_it(tmp_path: Path) -> None
         assert (drawn["city"] == "Rome").mean() > 0.9
 
 
-def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network: Path) -> None:
+def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network):
     answers, rows = Answers.open(network), shop(1800)
     rows["total"] += np.random.default_rng(2).normal(0, 200, len(rows)).round(1)
     held_out = encode(rows[:900], answers.flow.empty.columns)[0]
@@ -349,7 +349,7 @@ def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network: Path) -> 
     assert holds(held_out=far) > 0.9, "ranks of these are 1"
 
 
-def test_a_prior_of_numbers_has_the_density_of_the_answers(network: Path, tmp_path: Path) -> None:
+def test_a_prior_of_numbers_has_the_density_of_the_answers(network, tmp_path):
     rows = shop(4).drop(columns="gift")
     rows["tip"] = [12, 8, 9, 15]
     rows.loc[3, "city"] = None  # not seen
@@ -369,7 +369,7 @@ def test_a_prior_of_numbers_has_the_density_of_the_answers(network: Path, tmp_pa
     assert torch.allclose(prior.flow.log_prob(points[3:]), expected[3:], atol=1e-3)
 
 
-def test_posteriors_know_the_levels_observed(sold: Path, network: Path, tmp_path: Path) -> None:
+def test_posteriors_know_the_levels_observed(sold, network, tmp_path):
     seen, out = tmp_path / "seen.csv", tmp_path / "out"
     noise = ("--likelihood=mask", "--mask=total", "--noise_std=40", "--sampler=pool", "--pool=1000")
     options = (f"--network={network}", *noise, "--draws=50", f"--save_dir={out}")

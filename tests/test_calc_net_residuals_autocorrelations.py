@@ -45,7 +45,7 @@ OF: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", ["extracttoys", "extract", "calctoys", "calc"])
-def test_the_help_names_the_files_that_are_written(name: str) -> None:
+def test_the_help_names_the_files_that_are_written(name):
     text = run_script(script, name, "--help").out.partition("Options:")[0]
     toys = name.endswith("toys")
     stem = ("{toy}" if toys else "{data}") + "_{schedule}_" + "toy_" * toys
@@ -98,7 +98,7 @@ def numpy_correlations(first: np.ndarray, later: np.ndarray) -> np.ndarray:
     ("given", "times"),
     [(["--h=0.5"], [0, 0.5, 1, 1.5]), ([], torch.linspace(0, 7.01, STEPS, dtype=torch.float64))],
 )
-def test_toy_files_have_their_names_and_contents(run: Run, given: list[str], times: Any) -> None:
+def test_toy_files_have_their_names_and_contents(run, given, times):
     folder = run("toy", *given)
     assert sorted(os.listdir(folder)) == [TOY_FILE.replace("npz", "json"), TOY_FILE]
     arrays = load_arrays(folder / TOY_FILE)
@@ -112,7 +112,7 @@ def test_toy_files_have_their_names_and_contents(run: Run, given: list[str], tim
 
 
 @pytest.mark.parametrize("noise", ["independent", "path"])
-def test_toy_residuals_keep_their_points(run: Run, places: dict[str, Path], noise: str) -> None:
+def test_toy_residuals_keep_their_points(run, places, noise):
     arrays = load_arrays(run("toy", f"--noise={noise}", "--seed=3") / TOY_FILE)
     clean = arrays["net_outputs"] - arrays["net_residuals"]
     np.testing.assert_allclose(clean, np.broadcast_to(clean[0], clean.shape), atol=1e-5)
@@ -136,7 +136,7 @@ def test_toy_residuals_keep_their_points(run: Run, places: dict[str, Path], nois
         np.testing.assert_allclose(arrays["exact_residuals"][index], error, atol=1e-4)
 
 
-def test_without_exact_there_are_no_exact_residuals(run: Run) -> None:
+def test_without_exact_there_are_no_exact_residuals(run):
     folder = run("toy", "--no-exact")
     assert "exact_residuals" not in load_arrays(folder / TOY_FILE)
     results = correlate("calctoys", folder / TOY_FILE)
@@ -144,7 +144,7 @@ def test_without_exact_there_are_no_exact_residuals(run: Run) -> None:
     assert set(load_arrays(results / "circles_PRP_toy_autocorrelations.npz")) == names
 
 
-def test_toy_correlations_are_those_of_numpy(run: Run) -> None:
+def test_toy_correlations_are_those_of_numpy(run):
     source = run("toy") / TOY_FILE
     arrays = load_arrays(source)
     same = ("--data_name=circles", f"--n_time_pts={STEPS}", f"--n_samples={COUNT}", "--data_dim=2")
@@ -163,7 +163,7 @@ def test_toy_correlations_are_those_of_numpy(run: Run) -> None:
     np.testing.assert_array_equal(summary["lags"], arrays["times"])
 
 
-def test_images_have_a_file_a_time_with_the_promised_contents(run: Run) -> None:
+def test_images_have_a_file_a_time_with_the_promised_contents(run):
     folder = run("images", "--end_time=2")
     stem = "blobs_PRP_net_outputs_residuals"
     expected = [f"{stem}_time{index}.npz" for index in range(STEPS)]
@@ -176,7 +176,7 @@ def test_images_have_a_file_a_time_with_the_promised_contents(run: Run) -> None:
     np.testing.assert_allclose(arrays["times"], np.linspace(0, 2, STEPS))
 
 
-def test_path_residuals_are_along_melts_of_their_classes(run: Run, places: dict[str, Path]) -> None:
+def test_path_residuals_are_along_melts_of_their_classes(run, places):
     dataset = ImageDataset(places["data"], use_labels=True, max_size=COUNT, seed=0)
     pixels, labels = dataset.read(range(COUNT))
     flow = Model.load(places["classes"]).flow.given(labels=labels)
@@ -189,7 +189,7 @@ def test_path_residuals_are_along_melts_of_their_classes(run: Run, places: dict[
         np.testing.assert_allclose(arrays["net_outputs"], output, atol=1e-4)
 
 
-def test_image_correlations_are_those_of_numpy(run: Run) -> None:
+def test_image_correlations_are_those_of_numpy(run):
     source = run("images")
     folder = correlate("calc", source, "--bs=3", "--dims_to_keep=64")
     stem = "blobs_PRP_autocorrelations"
@@ -205,9 +205,7 @@ def test_image_correlations_are_those_of_numpy(run: Run) -> None:
             np.testing.assert_allclose(got[f"{name}_acs"], expected, atol=1e-6)
 
 
-def test_the_disk_is_looked_at_before_anything_is_written(
-    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_disk_is_looked_at_before_anything_is_written(places, tmp_path, monkeypatch):
     usage = SimpleNamespace(free=2**30)
     monkeypatch.setattr(residual_files.shutil, "disk_usage", lambda path: usage)
     few = (f"--network={places['toy']}", f"--save_dir={tmp_path / 'x'}", "--n_time_pts=1000")
@@ -218,7 +216,7 @@ def test_the_disk_is_looked_at_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_memory_of_extraction_holds_batches_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_extraction_holds_batches_only(run, monkeypatch):
     read, sizes = ImageDataset.read, []
 
     def noted(dataset: ImageDataset, indices: Any) -> Any:
@@ -246,7 +244,7 @@ def refusal(command: str, source: Path, *arguments: str, code: int) -> str:
 
 
 @pytest.mark.parametrize("network", CONTRADICTIONS)
-def test_options_that_contradict_files_are_refused_with_both_values(run: Run, network: str) -> None:
+def test_options_that_contradict_files_are_refused_with_both_values(run, network):
     command, source = results_of(network, run(network))
     for option, known in CONTRADICTIONS[network].items():
         line = refusal(command, source, option, code=2)
@@ -254,7 +252,7 @@ def test_options_that_contradict_files_are_refused_with_both_values(run: Run, ne
         assert known in line
 
 
-def test_of_two_extractions_in_a_folder_one_is_chosen_by_name(run: Run) -> None:
+def test_of_two_extractions_in_a_folder_one_is_chosen_by_name(run):
     folder, other = run("images"), run("classes", "--data_name=other")
     shutil.copytree(other, folder, dirs_exist_ok=True)
     line = refusal("calc", folder, code=2)
@@ -264,7 +262,7 @@ def test_of_two_extractions_in_a_folder_one_is_chosen_by_name(run: Run) -> None:
     assert (results / "other_PRRto10D_autocorrelations_times0_0.npz").exists()
 
 
-def test_files_of_another_extraction_among_those_of_images_are_refused(run: Run) -> None:
+def test_files_of_another_extraction_among_those_of_images_are_refused(run):
     folder, other = run("images"), run("images", "--seed=1")
     path = folder / "blobs_PRP_net_outputs_residuals_time2.npz"
     before = path.with_name(path.name.replace("time2", "time1")).read_bytes()
@@ -275,7 +273,7 @@ def test_files_of_another_extraction_among_those_of_images_are_refused(run: Run)
     assert path.name in refusal("calc", folder, code=1)
 
 
-def test_broken_files_of_toys_are_told_in_one_line(run: Run) -> None:
+def test_broken_files_of_toys_are_told_in_one_line(run):
     path = run("toy") / TOY_FILE
     arrays = load_arrays(path)
     changes: list[tuple[Arrays, str]] = [
@@ -300,7 +298,7 @@ def test_broken_files_of_toys_are_told_in_one_line(run: Run) -> None:
 
 
 @pytest.mark.parametrize("network", OF)
-def test_a_summary_tells_what_it_is_of(run: Run, places: dict[str, Path], network: str) -> None:
+def test_a_summary_tells_what_it_is_of(run, places, network):
     folder = run(network, "--seed=7", "--noise=path", "--solver=heun")
     command, source = results_of(network, folder)
     (parameters,) = folder.glob("*.json")

@@ -66,7 +66,7 @@ def worst_first(arrays: dict[str, np.ndarray]) -> np.ndarray:
     return np.argsort(-arrays["all_mse_float"], kind="stable")
 
 
-def test_the_promised_files_are_written_and_the_last_line_tells_the_numbers(measure: Run) -> None:
+def test_the_promised_files_are_written_and_the_last_line_tells_the_numbers(measure):
     found = measure("classes", "--data_name=cifar10", "--seed=7")
     assert found.stem == "cifar10_PRRto10D_roundtrip_mse_seed7"
     names = [f"{found.stem}.json", f"{found.stem}_worst.npz"]
@@ -81,16 +81,14 @@ def test_the_promised_files_are_written_and_the_last_line_tells_the_numbers(meas
     assert f"{exact:.4%} of the pixels exact" in last
 
 
-def test_with_small_steps_the_images_come_back_exactly(measure: Run) -> None:
+def test_with_small_steps_the_images_come_back_exactly(measure):
     got = measure("PRP", "--solver=exp_rk5", "--n_iters=2", "--total_samples=4")
     assert (got.result["mse"], got.result["exact_pixels"]) == (0, 1)
     assert 0 < got.result["mse_float"] < got.result["max_abs_error"] ** 2 < 1e-4
     assert got.result["denoiser_calls"] == 2 * 2 * 6
 
 
-def test_images_are_melted_and_brought_back_under_their_own_class(
-    measure: Run, networks: dict[str, Path], images: Path
-) -> None:
+def test_images_are_melted_and_brought_back_under_their_own_class(measure, networks, images):
     got = measure("classes", f"--keep_worst={COUNT}", "--bs=3").arrays
     pixels, labels = chosen(images, COUNT)
     flow, times = Model.load(networks["classes"]).flow, torch.linspace(0, END, 5).double()
@@ -110,7 +108,7 @@ def test_images_are_melted_and_brought_back_under_their_own_class(
     assert np.abs(levels - others).max() > 0.1
 
 
-def test_the_numbers_are_those_of_the_kept_images(measure: Run) -> None:
+def test_the_numbers_are_those_of_the_kept_images(measure):
     got = measure("classes", f"--keep_worst={COUNT}", "--bs=3")
     arrays, order = got.arrays, worst_first(got.arrays)
     images, data = arrays["originals"].reshape(COUNT, -1), arrays["returned"] / 127.5 - 1
@@ -124,7 +122,7 @@ def test_the_numbers_are_those_of_the_kept_images(measure: Run) -> None:
 
 
 @pytest.mark.parametrize(("network", "keep"), [("PRP", 4), ("classes", 0), ("classes", 100)])
-def test_the_worst_images_keep_order(measure: Run, images: Path, network: str, keep: int) -> None:
+def test_the_worst_images_keep_order(measure, images, network, keep):
     arrays = measure(network, f"--keep_worst={keep}", "--bs=3").arrays
     pixels, labels = chosen(images, COUNT)
     order, whole = worst_first(arrays)[:keep], ImageDataset(images)
@@ -147,7 +145,7 @@ def test_the_worst_images_keep_order(measure: Run, images: Path, network: str, k
     assert {name: (arrays[name].shape, str(arrays[name].dtype)) for name in shapes} == shapes
 
 
-def test_rows_of_the_largest_errors_are_kept_equal_ones_as_added() -> None:
+def test_rows_of_the_largest_errors_are_kept_equal_ones_as_added():
     errors = torch.tensor([2.0, 5, 0, 5, 2, 7, 0, 5], dtype=torch.float64)
     rows = torch.arange(16).view(8, 2)
     for count in (0, 1, 3, 5, 8, 20):
@@ -160,7 +158,7 @@ def test_rows_of_the_largest_errors_are_kept_equal_ones_as_added() -> None:
             assert torch.equal(worst.rows["double"], 2.0 * rows[order])
 
 
-def test_the_histogram_has_places_for_zeros_edges_and_what_is_beyond() -> None:
+def test_the_histogram_has_places_for_zeros_edges_and_what_is_beyond():
     first, last = BIN_EDGES[0], BIN_EDGES[-1]
     values = torch.stack([0 * first, first / 2, first, BIN_EDGES[1], 0.99 * last, last, 10 * last])
     text = histogram(values)
@@ -172,9 +170,7 @@ def test_the_histogram_has_places_for_zeros_edges_and_what_is_beyond() -> None:
     assert not any([nothing["below"], nothing["above"], *nothing["counts"]])
 
 
-def test_a_small_data_set_is_measured_whole(
-    run_once: Run, networks: dict[str, Path], images: Path
-) -> None:
+def test_a_small_data_set_is_measured_whole(run_once, networks, images):
     given = (f"--network={networks['PRP']}", f"--data_root={images}", "--n_iters=2")
     found = Found(*run_once(calc_roundtrip_mse, *given, "--solver=euler"))
     assert found.result["images"] == len(ImageDataset(images))

@@ -15,7 +15,6 @@ import dnnlib
 from inflationary_flows.__main__ import scripts
 from tests.support.commands import ALL, COMMANDS, Command, Shelf, run_named
 from tests.support.outcomes import assert_same, outcome, read_netcdf
-from tests.support.rank_pool import RankPool
 from tests.support.running import contents, full_disk, good, refused
 from torch_utils.results import load_arrays
 from training.flow.calibration import Calibration
@@ -61,7 +60,7 @@ def given(command: Command, shelf: Shelf, **others: object) -> list[str]:
     return kept
 
 
-def test_the_table_has_every_command() -> None:
+def test_the_table_has_every_command():
     names = set()
     for stem in scripts():
         main = next(c.script for c in ALL if c.script.__name__ == stem).main
@@ -70,7 +69,7 @@ def test_the_table_has_every_command() -> None:
 
 
 @every_command
-def test_help_tells_every_option_and_its_default(command: Command) -> None:
+def test_help_tells_every_option_and_its_default(command):
     result = good(command.run("--help"))
     assert command.run("-h") == result
     for option in command.options:
@@ -83,7 +82,7 @@ def test_help_tells_every_option_and_its_default(command: Command) -> None:
 
 
 @every_command
-def test_missing_options_are_named(command: Command, shelf: Shelf, tmp_path: Path) -> None:
+def test_missing_options_are_named(command, shelf, tmp_path):
     required = {option.opts[-1] for option in command.options if option.required}
     for name in required | set(command.needed):
         arguments = [*command.given(shelf), *command.at(tmp_path / "out")]
@@ -94,9 +93,7 @@ def test_missing_options_are_named(command: Command, shelf: Shelf, tmp_path: Pat
 
 
 @some_commands("--device_name")
-def test_devices_that_are_not_there_are_usage_errors(
-    command: Command, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_devices_that_are_not_there_are_usage_errors(command, shelf, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for device in ("cuda", "cuda:1", "tpu"):
         arguments = given(command, shelf, device_name=device)
@@ -105,7 +102,7 @@ def test_devices_that_are_not_there_are_usage_errors(
 
 
 @some_commands("--dry_run", "--dry-run")
-def test_dry_runs_only_tell_the_options(command: Command, shelf: Shelf, tmp_path: Path) -> None:
+def test_dry_runs_only_tell_the_options(command, shelf, tmp_path):
     arguments = given(command, shelf, lr=0.125)
     result = good(command.run(*arguments, *command.at(tmp_path / "out"), "-n", "--card-memory=80"))
     record = json.loads(result.out[result.out.index("\n{") :])
@@ -116,7 +113,7 @@ def test_dry_runs_only_tell_the_options(command: Command, shelf: Shelf, tmp_path
 
 
 @some_commands("--network")
-def test_networks_that_are_none_are_told(command: Command, shelf: Shelf, tmp_path: Path) -> None:
+def test_networks_that_are_none_are_told(command, shelf, tmp_path):
     for name, content in {"none": None, "empty": b"", "text": b"x" * 99, "zero": b"\0"}.items():
         path = tmp_path / f"{name}.pkl"
         if content is not None:
@@ -133,7 +130,7 @@ def sources_of(command: Command) -> list[str]:
 
 
 @pytest.mark.parametrize("command", filter(sources_of, ALL), ids=lambda command: command.name)
-def test_sources_that_are_none_are_told(command: Command, shelf: Shelf, tmp_path: Path) -> None:
+def test_sources_that_are_none_are_told(command, shelf, tmp_path):
     (tmp_path / "text.zip").write_text("text")
     for option in sources_of(command):
         for name in ("none.zip", "text.zip"):
@@ -144,7 +141,7 @@ def test_sources_that_are_none_are_told(command: Command, shelf: Shelf, tmp_path
 
 
 @every_writer
-def test_a_file_in_a_folders_place_stays(command: Command, shelf: Shelf, tmp_path: Path) -> None:
+def test_a_file_in_a_folders_place_stays(command, shelf, tmp_path):
     (tmp_path / "x").write_text("precious")
     # A file of results has a folder itself, which is not the one in whose place it is.
     for folder in (tmp_path / "x", tmp_path / "x" / "y" / "z")[bool(command.file) :]:
@@ -155,7 +152,7 @@ def test_a_file_in_a_folders_place_stays(command: Command, shelf: Shelf, tmp_pat
 
 
 @some_commands("--overwrite")
-def test_no_result_is_replaced_unless_asked(command: Command, shelf: Shelf, tmp_path: Path) -> None:
+def test_no_result_is_replaced_unless_asked(command, shelf, tmp_path):
     made = [path for path in shelf.done(command.name).iterdir() if command.keeps(path)]
     folder = tmp_path / "new"
     for path in made:
@@ -169,7 +166,7 @@ def test_no_result_is_replaced_unless_asked(command: Command, shelf: Shelf, tmp_
 
 
 @pytest.mark.parametrize("name", ["toy_train", "train"])
-def test_a_run_is_never_replaced(name: str, shelf: Shelf, tmp_path: Path) -> None:
+def test_a_run_is_never_replaced(name, shelf, tmp_path):
     command, before = COMMANDS[name], contents(shelf.done(name))
     result = command.run(*command.given(shelf), *command.at(shelf.done(name)))
     refused(result, 2, "holds a run already", "--resume")
@@ -177,7 +174,7 @@ def test_a_run_is_never_replaced(name: str, shelf: Shelf, tmp_path: Path) -> Non
 
 
 @every_writer
-def test_a_full_disk_leaves_no_file(command: Command, shelf: Shelf, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_file(command, shelf, tmp_path):
     arguments, folder = command.given(shelf), tmp_path / "out"
     largest = max(path.stat().st_size for path in shelf.done(command.name).rglob("*"))
     with full_disk(largest // 2):
@@ -193,14 +190,14 @@ def test_a_full_disk_leaves_no_file(command: Command, shelf: Shelf, tmp_path: Pa
 
 
 @every_command
-def test_a_run_in_a_pipe_shows_no_progress(command: Command, shelf: Shelf) -> None:
+def test_a_run_in_a_pipe_shows_no_progress(command, shelf):
     result = good(shelf.result(command.name))
     assert "Wrote" in result.out or command.name in ("fid calc", "info")
     assert "\r" not in result.out
 
 
 @every_writer
-def test_the_parameters_are_beside_the_results(command: Command, shelf: Shelf) -> None:
+def test_the_parameters_are_beside_the_results(command, shelf):
     assert not list(shelf.done(command.name).rglob(".*"))
     got = [json.loads(path.read_text()) for path in shelf.done(command.name).glob("*.json")]
     assert len(got) == (command.name not in ("visualize", "report"))
@@ -219,8 +216,8 @@ def test_the_parameters_are_beside_the_results(command: Command, shelf: Shelf) -
 
 @of_commands(ALL, *LONG)
 def test_two_ranks_give_what_one_gives_also_in_place_of_results_of_before(
-    command: Command, shelf: Shelf, two_ranks: RankPool, tmp_path: Path
-) -> None:
+    command, shelf, two_ranks, tmp_path
+):
     whole, folder = shelf.done(command.name), tmp_path / "out"
     folder.mkdir()
     arguments = [*command.given(shelf), *command.at(folder)]
@@ -240,7 +237,7 @@ def test_two_ranks_give_what_one_gives_also_in_place_of_results_of_before(
 
 
 @pytest.mark.slow
-def test_torchrun_tells_an_error_once(tmp_path: Path) -> None:
+def test_torchrun_tells_an_error_once(tmp_path):
     script = ROOT / "toy_pfODE_int.py"
     wrong = ("exact", "--save_dir=x", "--data_name=circles", "--data_dim=3", "--device_name=cpu")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -264,7 +261,7 @@ def test_torchrun_tells_an_error_once(tmp_path: Path) -> None:
     "--calibration",
     slow=sorted({*COMMANDS} - {"toy_pfODE_int net", "pfODE_int", "posterior check"}),
 )
-def test_a_calibration_is_used_by_default(command: Command, shelf: Shelf, tmp_path: Path) -> None:
+def test_a_calibration_is_used_by_default(command, shelf, tmp_path):
     network = next(text for text in command.given(shelf) if text.startswith("--network="))
     model = Model.load(network.partition("=")[2], calibrated=False)
     model.save(tmp_path / "plain.pkl")

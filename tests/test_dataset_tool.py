@@ -6,7 +6,6 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,7 @@ IN_ORDER = [RGB[0], RGB[2], RGB[1], RGB[3]]
 LABELS = {"labels": [["a/x0.png", 5], ["b/x1.png", 0], ["a/x2.png", 1], ["b/x3.png", 2]]}
 
 
-def test_nested_folders_and_zips_come_out_in_order_of_names(converted: Run, tmp_path: Path) -> None:
+def test_nested_folders_and_zips_come_out_in_order_of_names(converted, tmp_path):
     clutter = {"readme.txt": b"?", ".hidden.png": b"?", "__MACOSX/a/._x0.png": b"?"}
     for source in (
         write_folder(tmp_path / "folder", NESTED | clutter),
@@ -93,9 +92,7 @@ def test_nested_folders_and_zips_come_out_in_order_of_names(converted: Run, tmp_
 
 
 @pytest.mark.parametrize("make", [write_folder, write_zip])
-def test_labels_of_a_folder_or_zip_follow_their_images(
-    converted: Run, tmp_path: Path, make: Callable[[Path, Files], Path]
-) -> None:
+def test_labels_of_a_folder_or_zip_follow_their_images(converted, tmp_path, make):
     source = make(tmp_path / "s.zip", NESTED | {"dataset.json": json.dumps(LABELS).encode()})
     assert converted(source)[1] == [5, 1, 0, 2]
     vectors = {"labels": [[name, [label, 0.5]] for name, label in LABELS["labels"]]}
@@ -105,7 +102,7 @@ def test_labels_of_a_folder_or_zip_follow_their_images(
     assert converted(none)[1] is None
 
 
-def test_a_folder_has_the_files_of_a_zip_and_both_are_the_same_each_time(tmp_path: Path) -> None:
+def test_a_folder_has_the_files_of_a_zip_and_both_are_the_same_each_time(tmp_path):
     labels = {"dataset.json": json.dumps(LABELS).encode()}
     source = write_folder(tmp_path / "source", NESTED | labels)
     for name in ("a.zip", "b.zip", "folder"):
@@ -121,7 +118,7 @@ def test_a_folder_has_the_files_of_a_zip_and_both_are_the_same_each_time(tmp_pat
     assert (tmp_path / "c.zip").read_bytes() == (tmp_path / "a.zip").read_bytes()
 
 
-def test_pngs_are_not_compressed_and_a_thousand_lie_in_a_folder(tmp_path: Path) -> None:
+def test_pngs_are_not_compressed_and_a_thousand_lie_in_a_folder(tmp_path):
     assert tool("digits", tmp_path / "d").code == 0
     assert len(list((tmp_path / "d" / "00000").iterdir())) == 1000
     assert len(list((tmp_path / "d" / "00001").iterdir())) == 797
@@ -130,20 +127,20 @@ def test_pngs_are_not_compressed_and_a_thousand_lie_in_a_folder(tmp_path: Path) 
     assert (tmp_path / "z" / "00000" / "img00000000.png").stat().st_size > 64 * 64
 
 
-def test_a_center_crop_keeps_the_middle(converted: Run, tmp_path: Path) -> None:
+def test_a_center_crop_keeps_the_middle(converted, tmp_path):
     wide, tall = noise(4, 7, 3), noise(9, 4, 3)
     source = write_folder(tmp_path / "s", {"0.png": encoded(wide), "1.png": encoded(tall)})
     assert_same(converted(source, "--transform=center-crop")[0], [wide[:, 1:5], tall[2:6]])
 
 
-def test_wide_crops_keep_the_aspect_between_black_bars(converted: Run, tmp_path: Path) -> None:
+def test_wide_crops_keep_the_aspect_between_black_bars(converted, tmp_path):
     wide, tall = noise(4, 12), noise(9, 8)
     source = write_folder(tmp_path / "s", {"0.png": encoded(wide), "1.png": encoded(tall)})
     images, _ = converted(source, "--transform=center_crop_wide", "--resolution=8x4")
     assert_same(images, [np.pad(x, ((2, 2), (0, 0))) for x in (wide[:, 2:10], tall[2:6])])
 
 
-def test_a_resolution_averages_even_blocks_to_themselves(converted: Run, tmp_path: Path) -> None:
+def test_a_resolution_averages_even_blocks_to_themselves(converted, tmp_path):
     quadrants = np.kron(np.array([[0, 50], [100, 250]], np.uint8), np.ones((32, 32), np.uint8))
     source = write_folder(tmp_path / "s", {"0.png": encoded(quadrants)})
     (image,), _ = converted(source, "--resolution=16X16")
@@ -154,13 +151,13 @@ def test_a_resolution_averages_even_blocks_to_themselves(converted: Run, tmp_pat
     np.testing.assert_array_equal(image, np.full((8, 8, 3), 9))
 
 
-def test_no_more_than_the_asked_number_of_images(converted: Run, tmp_path: Path) -> None:
+def test_no_more_than_the_asked_number_of_images(converted, tmp_path):
     source = write_folder(tmp_path / "s", NESTED)
     assert_same(converted(source, "--max-images=3")[0], IN_ORDER[:3])
     assert_same(converted(source, "--max-images=9")[0], IN_ORDER)
 
 
-def test_kinds_are_converted_to_gray_or_rgb_and_it_is_said_once(tmp_path: Path) -> None:
+def test_kinds_are_converted_to_gray_or_rgb_and_it_is_said_once(tmp_path):
     color = Image.fromarray(np.full((4, 4, 3), (200, 100, 0), np.uint8))
     half = color.convert("RGBA")
     half.putalpha(0)
@@ -188,7 +185,7 @@ def test_kinds_are_converted_to_gray_or_rgb_and_it_is_said_once(tmp_path: Path) 
     assert sum("transparent" in note for note in notes) == 1
 
 
-def test_gray_stays_gray_and_upright_photographs_upright(converted: Run, tmp_path: Path) -> None:
+def test_gray_stays_gray_and_upright_photographs_upright(converted, tmp_path):
     source = write_folder(tmp_path / "s", {f"{i}.png": encoded(g) for i, g in enumerate(GRAY)})
     assert_same(converted(source)[0], GRAY)
     exif = Image.Exif()
@@ -197,7 +194,7 @@ def test_gray_stays_gray_and_upright_photographs_upright(converted: Run, tmp_pat
     assert_same(converted(turned)[0], [RGB[0][::-1, ::-1]])
 
 
-def test_color_among_gray_is_never_dropped_unasked(converted: Run, tmp_path: Path) -> None:
+def test_color_among_gray_is_never_dropped_unasked(converted, tmp_path):
     source = write_folder(tmp_path / "s", {"0.png": encoded(GRAY[0]), "1.png": encoded(RGB[0])})
     result = tool(source, tmp_path / "d.zip", "--skip-bad")
     refused(result, 1, "1.png", "--channels=3")
@@ -228,9 +225,7 @@ BAD_FILES = {
 
 @pytest.mark.parametrize("kind", BAD_FILES)
 @pytest.mark.parametrize("make", [write_folder, write_zip])
-def test_a_bad_file_stops_the_tool_or_is_skipped_and_counted(
-    tmp_path: Path, kind: str, make: Callable[[Path, Files], Path]
-) -> None:
+def test_a_bad_file_stops_the_tool_or_is_skipped_and_counted(tmp_path, kind, make):
     data, message = BAD_FILES[kind]
     source = make(tmp_path / "source.zip", NESTED | {"b/bad.png": data})
     for dest in ("d.zip", "d"):
@@ -242,14 +237,14 @@ def test_a_bad_file_stops_the_tool_or_is_skipped_and_counted(
     assert_same(read_output(tmp_path / "d.zip")[0], IN_ORDER)
 
 
-def test_skipping_everything_is_an_error(tmp_path: Path) -> None:
+def test_skipping_everything_is_an_error(tmp_path):
     source = write_folder(tmp_path / "s", {f"{i:02d}.png": b"bad" for i in range(30)})
     result = tool(source, tmp_path / "d.zip", "--skip-bad")
     refused(result, 1, "all 30 were skipped")
     assert sum(line.startswith("Skipped") for line in result.out.splitlines()) == 20
 
 
-def test_what_is_no_data_set_is_never_replaced(tmp_path: Path) -> None:
+def test_what_is_no_data_set_is_never_replaced(tmp_path):
     home = write_folder(tmp_path / "home", {"thesis.tex": b"x"})
     write_folder(tmp_path / "home" / "images", NESTED)
     write_folder(tmp_path / "a.zip", {"dataset.json": b"x"})
@@ -268,14 +263,14 @@ def test_what_is_no_data_set_is_never_replaced(tmp_path: Path) -> None:
         assert contents(tmp_path) == before
 
 
-def test_a_folder_of_before_is_replaced_if_asked(tmp_path: Path) -> None:
+def test_a_folder_of_before_is_replaced_if_asked(tmp_path):
     for count in (2, 3):
         result = tool("digits", tmp_path / "d", f"--max-images={count}", "--overwrite")
         assert (result.code, len(read_output(tmp_path / "d")[0])) == (0, count)
     assert sorted(os.listdir(tmp_path)) == ["d", "d_params.json"]
 
 
-def test_a_zip_entry_that_says_it_is_huge_is_not_read(tmp_path: Path) -> None:
+def test_a_zip_entry_that_says_it_is_huge_is_not_read(tmp_path):
     source = write_zip(tmp_path / "s.zip", {"x.png": GOOD})
     data = source.read_bytes()
     field = data.index(b"PK\x01\x02") + 24

@@ -12,7 +12,7 @@ import re
 import runpy
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,9 +108,7 @@ class Shell:
 
 
 @pytest.mark.parametrize("page", slowly(PAGES, "docs/trials.md", "docs/rounds.md"))
-def test_every_block_of_a_page_runs(
-    page: str, toy_network: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_block_of_a_page_runs(page, toy_network, tmp_path, monkeypatch):
     demo = tmp_path / DEMO
     demo.parent.mkdir(parents=True)
     shutil.copyfile(toy_network("--data_name=circles"), demo)
@@ -129,7 +127,7 @@ def test_every_block_of_a_page_runs(
 
 
 @pytest.mark.parametrize("module", EXAMPLES)
-def test_the_examples_of_docstrings_give_what_they_show(module: str) -> None:
+def test_the_examples_of_docstrings_give_what_they_show(module):
     done = doctest.testmod(importlib.import_module(module))
     assert done.attempted > 0
     assert done.failed == 0
@@ -137,7 +135,7 @@ def test_the_examples_of_docstrings_give_what_they_show(module: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_cell_of_a_notebook_runs_and_none_keeps_what_it_gave(path: Path) -> None:
+def test_every_cell_of_a_notebook_runs_and_none_keeps_what_it_gave(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     codes = [cell for cell in cells if cell["cell_type"] == "code"]
     assert not any(cell["outputs"] or cell["execution_count"] for cell in codes)
@@ -147,7 +145,7 @@ def test_every_cell_of_a_notebook_runs_and_none_keeps_what_it_gave(path: Path) -
     matplotlib.pyplot.close("all")
 
 
-def test_files_that_pages_name_are_there() -> None:
+def test_files_that_pages_name_are_there():
     for page in (*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
         rooms = "tests|training|benchmarks|torch_utils"
         named = re.findall(rf"`((?:{rooms})/[\w/]+\.py)`", page.read_text())
@@ -155,7 +153,7 @@ def test_files_that_pages_name_are_there() -> None:
         assert not missing, page
 
 
-def test_the_page_of_files_is_made_of_the_docstrings() -> None:
+def test_the_page_of_files_is_made_of_the_docstrings():
     made = runpy.run_path(str(ROOT / "docs" / "make_files.py"))
     page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
     assert made["page"]() == page, "run: python docs/make_files.py"
@@ -167,7 +165,7 @@ def test_the_page_of_files_is_made_of_the_docstrings() -> None:
     assert formats <= set(made["MODULES"])
 
 
-def test_no_merge_is_left_half_done() -> None:
+def test_no_merge_is_left_half_done():
     marks = re.compile(r"^(<{7}|>{7}) ", re.M)
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     assert not [str(page) for page in pages if marks.search(page.read_text(encoding="utf-8"))]

@@ -89,7 +89,7 @@ def arrays_of(path: Path) -> Arrays:
         return dict(archive)
 
 
-def test_a_reference_holds_the_moments_and_what_they_are_of(tool: Tool, data: Path) -> None:
+def test_a_reference_holds_the_moments_and_what_they_are_of(tool, data):
     path = tool.ref(data, "--workers=2", "--batch=4")
     arrays, features = arrays_of(path), features_of(noise())
     assert (arrays["mu"].dtype, arrays["sigma"].dtype) == (np.float64, np.float64)
@@ -118,7 +118,7 @@ def places(path: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(("option", "count"), [("--kid_features", 9), ("--num", 8)])
-def test_so_many_random_images_are_taken(tool: Tool, data: Path, option: str, count: int) -> None:
+def test_so_many_random_images_are_taken(tool, data, option, count):
     given, seeds = (f"{option}={count}", "--batch=4"), {"a.npz": 3, "b.npz": 3, "c.npz": 4}
     paths = [tool.ref(data, *given, f"--seed={seed}", name=name) for name, seed in seeds.items()]
     chosen = [places(path) for path in paths]
@@ -133,13 +133,13 @@ def test_so_many_random_images_are_taken(tool: Tool, data: Path, option: str, co
     np.testing.assert_allclose(arrays["sigma"], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_none_and_all_images_may_be_taken(tool: Tool, data: Path) -> None:
+def test_none_and_all_images_may_be_taken(tool, data):
     none = arrays_of(tool.ref(data, "--kid_features=0", name="none.npz"))
     assert none["features"].shape == (0, 6)
     assert places(tool.ref(data, f"--num={COUNT}")) == list(range(COUNT))
 
 
-def test_the_distances_are_those_of_the_features(tool: Tool, data: Path, generated: Path) -> None:
+def test_the_distances_are_those_of_the_features(tool, data, generated):
     result = tool.calc(generated, tool.ref(data))
     first, second = features_of(noise(18, seed=1) // 2), features_of(noise())
     moments = [part for x in (first, second) for part in (x.mean(dim=0), x.T.cov())]
@@ -158,13 +158,13 @@ def test_the_distances_are_those_of_the_features(tool: Tool, data: Path, generat
     assert kid_line.startswith(text)
 
 
-def test_subsets_that_are_the_whole_sets_tell_nothing(tool: Tool, generated: Path) -> None:
+def test_subsets_that_are_the_whole_sets_tell_nothing(tool, generated):
     result = tool.calc(generated, tool.ref(generated))
     assert result["kid"]["over_subsets"] is None
     assert result["printed"].splitlines()[1].endswith("(features of 18 images against 18)")
 
 
-def test_nothing_unasked_is_left(tool: Tool, data: Path, generated: Path, tmp_path: Path) -> None:
+def test_nothing_unasked_is_left(tool, data, generated, tmp_path):
     reference = tool.ref(data)
     before = contents(tmp_path)
     result = good(tool("calc", f"--images={generated}", f"--ref={reference}"))
@@ -172,7 +172,7 @@ def test_nothing_unasked_is_left(tool: Tool, data: Path, generated: Path, tmp_pa
     assert contents(tmp_path) == before
 
 
-def test_few_images_are_noted(tool: Tool, data: Path, generated: Path) -> None:
+def test_few_images_are_noted(tool, data, generated):
     note = "Note: 6 images leave the covariance of 6 features singular. FID is biased upward"
     reference = tool.ref(data)
     assert note in tool.calc(generated, reference, "--num=6")["printed"]
@@ -180,7 +180,7 @@ def test_few_images_are_noted(tool: Tool, data: Path, generated: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, ">f8"])
-def test_foreign_moments_are_enough(tool: Tool, data: Path, generated: Path, dtype: Any) -> None:
+def test_foreign_moments_are_enough(tool, data, generated, dtype):
     own = arrays_of(tool.ref(data))
     foreign = tool.folder / "foreign.npz"
     np.savez(foreign, mu=own["mu"].astype(dtype), sigma=own["sigma"].astype(dtype))
@@ -194,7 +194,7 @@ def test_foreign_moments_are_enough(tool: Tool, data: Path, generated: Path, dty
 
 
 @pytest.mark.parametrize("where", ["ref", "calc"])
-def test_no_kid_without_features(tool: Tool, data: Path, generated: Path, where: str) -> None:
+def test_no_kid_without_features(tool, data, generated, where):
     of = {where: ["--kid_features=0"]}
     result = tool.calc(generated, tool.ref(data, *of.get("ref", [])), *of.get("calc", []))
     assert result["kid"] is None
@@ -224,7 +224,7 @@ def calc_arguments(images: Path, reference: Path, folder: Path) -> list[str]:
     return ["calc", f"--images={images}", f"--ref={reference}", f"--dest={folder}/new/result.json"]
 
 
-def test_too_few_images_are_refused(refused: Run, tool: Tool, data: Path, tmp_path: Path) -> None:
+def test_too_few_images_are_refused(refused, tool, data, tmp_path):
     one = write_images(tmp_path / "one.zip", noise(1))
     reference = tool.ref(data)
     for of in (
@@ -239,7 +239,7 @@ def test_too_few_images_are_refused(refused: Run, tool: Tool, data: Path, tmp_pa
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_images_that_break_midway_leave_nothing(refused: Run, tmp_path: Path, workers: int) -> None:
+def test_images_that_break_midway_leave_nothing(refused, tmp_path, workers):
     folder = write_images(tmp_path / "images", noise(9))
     broken = sorted(folder.rglob("*.png"))[6]
     broken.write_bytes(broken.read_bytes()[:60])
@@ -249,7 +249,7 @@ def test_images_that_break_midway_leave_nothing(refused: Run, tmp_path: Path, wo
     assert message.startswith(str(broken))
 
 
-def test_images_of_other_shapes_fail(refused: Run, tool: Tool, data: Path, tmp_path: Path) -> None:
+def test_images_of_other_shapes_fail(refused, tool, data, tmp_path):
     reference = tool.ref(data)
     for name, pixels, shape in (
         ("gray.zip", noise(3, channels=1), "1x4x4"),
@@ -262,7 +262,7 @@ def test_images_of_other_shapes_fail(refused: Run, tool: Tool, data: Path, tmp_p
         )
 
 
-def test_other_detectors_are_refused(refused: Run, tool: Tool, data: Path, tmp_path: Path) -> None:
+def test_other_detectors_are_refused(refused, tool, data, tmp_path):
     reference = tool.ref(data)
     other = tmp_path / "other.pth"
     other.write_bytes(b"another detector")
@@ -293,7 +293,7 @@ BAD_REFERENCES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_bad_references_are_refused(refused: Run, tool: Tool, data: Path, tmp_path: Path) -> None:
+def test_bad_references_are_refused(refused, tool, data, tmp_path):
     good, path = arrays_of(tool.ref(data)), tmp_path / "bad.npz"
     for change, message in BAD_REFERENCES:
         np.savez(path, **{name: v for name, v in (good | change).items() if v is not None})
@@ -302,7 +302,7 @@ def test_bad_references_are_refused(refused: Run, tool: Tool, data: Path, tmp_pa
         assert message in error
 
 
-def test_images_come_in_order_shared_by_ranks(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_come_in_order_shared_by_ranks(data, monkeypatch):
     dataset, items = ImageDataset(data), torch.tensor([5, 2, 19, 3])
     parts = list(pixel_batches(dataset, items, batch=3))
     assert [(len(part), part.dtype) for part in parts] == [(3, torch.uint8), (1, torch.uint8)]

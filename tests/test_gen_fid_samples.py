@@ -109,13 +109,13 @@ def normal(seed: int, dim: int = DIM) -> torch.Tensor:
     return torch.randn(dim, generator=generator, dtype=torch.float64)
 
 
-def test_an_image_is_named_by_its_seed_and_there_is_nothing_else(twenty: Path) -> None:
+def test_an_image_is_named_by_its_seed_and_there_is_nothing_else(twenty):
     assert list(images(twenty)) == [f"{seed:06d}.png" for seed in range(20)]
     assert len(set(images(twenty).values())) == 20
     assert len(list(twenty.iterdir())) == 21
 
 
-def test_each_thousand_has_a_folder_if_asked_for(make: Run, twenty: Path, tmp_path: Path) -> None:
+def test_each_thousand_has_a_folder_if_asked_for(make, twenty, tmp_path):
     made = make(tmp_path, "--seeds=3,999-1000,12345,1234567", "--subdirs")
     names = ["000000/000003", "000000/000999", "001000/001000", "012000/012345", "1234000/1234567"]
     assert list(made) == [f"{name}.png" for name in names]
@@ -131,9 +131,7 @@ def nothing_typed() -> Iterator[None]:
 
 @pytest.mark.usefixtures("nothing_typed")
 @pytest.mark.parametrize("network", ["random", "classes"])
-def test_not_a_bit_depends_on_the_company(
-    networks: dict[str, Path], monkeypatch: pytest.MonkeyPatch, network: str
-) -> None:
+def test_not_a_bit_depends_on_the_company(networks, monkeypatch, network):
     # Pixels would hide most differences: what they are rounded from is compared.
     seen: list[torch.Tensor] = []
     to_pixels = generation.to_pixels
@@ -163,9 +161,7 @@ def sampler_of(network: Path, rows: int, latent: LatentChoice = CLOSED_FORM) -> 
     ("network", "eps"),
     [("PRP", "auto"), ("late PRR", "auto"), ("late PRR", "0.3"), ("colors", "auto")],
 )
-def test_a_linear_flow_gives_the_images_of_the_closed_form(
-    make: Run, networks: dict[str, Path], tmp_path: Path, network: str, eps: str
-) -> None:
+def test_a_linear_flow_gives_the_images_of_the_closed_form(make, networks, tmp_path, network, eps):
     made = make(tmp_path, "--seeds=0-5", f"--eps={eps}", "--solver=exp_rk5", network=network)
     model = Model.load(networks[network])
     basis, schedule = model.denoiser.basis, model.denoiser.schedule
@@ -185,9 +181,7 @@ def test_a_linear_flow_gives_the_images_of_the_closed_form(
     np.testing.assert_array_equal(got[~near_half], expected.round()[~near_half])
 
 
-def test_latents_can_have_the_variances_of_a_melt(
-    start: Run, make: Run, networks: dict[str, Path], tmp_path: Path
-) -> None:
+def test_latents_can_have_the_variances_of_a_melt(start, make, networks, tmp_path):
     write_image_set(tmp_path / "noise.zip", 4)
     solving = ("--solver=heun", "--n_iters=2")
     melting = (f"--save_dir={tmp_path}", f"--data_root={tmp_path / 'noise.zip'}", "--bs=4")
@@ -211,7 +205,7 @@ def test_latents_can_have_the_variances_of_a_melt(
     assert (result.code, list((tmp_path / "two").glob("*"))) == (1, [])
 
 
-def test_a_seed_draws_its_class(make: Run, tmp_path: Path) -> None:
+def test_a_seed_draws_its_class(make, tmp_path):
     drawn, *given = (
         make(tmp_path / str(len(asked)) / "".join(asked), "--seeds=0-11", *asked, network="classes")
         for asked in ([], *([f"--class={number}"] for number in range(CLASSES)))
@@ -225,7 +219,7 @@ def test_a_seed_draws_its_class(make: Run, tmp_path: Path) -> None:
     assert set(classes) == set(range(CLASSES))
 
 
-def test_a_rerun_makes_only_what_is_missing(make: Run, twenty: Path, copy: Path) -> None:
+def test_a_rerun_makes_only_what_is_missing(make, twenty, copy):
     kept = {path: path.stat().st_mtime_ns for path in copy.glob("*.png")}
     for seed in (0, 7, 8, 19):
         kept.pop(copy / f"{seed:06d}.png")
@@ -251,7 +245,7 @@ BROKEN: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def test_broken_images_are_made_again(make: Run, twenty: Path, copy: Path) -> None:
+def test_broken_images_are_made_again(make, twenty, copy):
     for seed, spoil in enumerate(BROKEN.values()):
         path = copy / f"{seed:06d}.png"
         path.write_bytes(spoil(path.read_bytes()))
@@ -269,7 +263,7 @@ DIFFERENCES = [
 ]
 
 
-def test_other_settings_are_refused(start: Run, copy: Path) -> None:
+def test_other_settings_are_refused(start, copy):
     before = contents(copy)
     for option, here, there in DIFFERENCES:
         other = {"network": option} if option == "other" else {}
@@ -278,19 +272,19 @@ def test_other_settings_are_refused(start: Run, copy: Path) -> None:
         assert contents(copy) == before
 
 
-def test_what_makes_no_other_image_is_no_other_setting(make: Run, twenty: Path, copy: Path) -> None:
+def test_what_makes_no_other_image_is_no_other_setting(make, twenty, copy):
     (copy / "000007.png").unlink()
     others = ("--bs=7", f"--end_time={END}")
     assert make(copy, "--seeds=0-19", *others) == images(twenty)
 
 
-def test_overwriting_makes_all_that_is_asked_for(make: Run, twenty: Path, copy: Path) -> None:
+def test_overwriting_makes_all_that_is_asked_for(make, twenty, copy):
     (copy / "000004.png").write_bytes(images(twenty)["000005.png"])
     assert make(copy, "--seeds=4-5", "--overwrite") == images(twenty)
     assert counts(copy) == (0, 2, 0)
 
 
-def test_overwriting_leaves_no_image_of_others(make: Run, copy: Path, tmp_path: Path) -> None:
+def test_overwriting_leaves_no_image_of_others(make, copy, tmp_path):
     asked = ("--seeds=0-20", "--subdirs")
     fresh = make(tmp_path / "fresh", *asked, network="other")
     assert make(copy, *asked, "--overwrite", network="other") == fresh
@@ -298,15 +292,13 @@ def test_overwriting_leaves_no_image_of_others(make: Run, copy: Path, tmp_path: 
     assert make(copy, *asked, network="other") == fresh
 
 
-def test_overwriting_is_refused_if_images_of_others_would_remain(start: Run, copy: Path) -> None:
+def test_overwriting_is_refused_if_images_of_others_would_remain(start, copy):
     before = contents(copy)
     refused(start(copy, "--seeds=0-18", "--overwrite", network="other"), 2, copy / "000019.png")
     assert contents(copy) == before
 
 
-def test_an_overwriting_that_breaks_off_leaves_no_mixture(
-    start: Run, make: Run, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_overwriting_that_breaks_off_leaves_no_mixture(start, make, copy, tmp_path, monkeypatch):
     sample = SeedSampler.__call__
 
     def fail(self: SeedSampler, seeds: torch.Tensor, *rest: Any) -> np.ndarray:
@@ -324,7 +316,7 @@ def test_an_overwriting_that_breaks_off_leaves_no_mixture(
     assert make(copy, "--seeds=0-19", network="other") == fresh
 
 
-def test_unknown_images_are_not_added_to(start: Run, make: Run, twenty: Path, copy: Path) -> None:
+def test_unknown_images_are_not_added_to(start, make, twenty, copy):
     (copy / PARAMETERS).unlink()
     before = contents(copy)
     refused(start(copy, "--seeds=0-30"), 2, PARAMETERS)
@@ -336,14 +328,14 @@ def test_unknown_images_are_not_added_to(start: Run, make: Run, twenty: Path, co
     assert (copy / "cat.png").read_bytes() == b"cat"
 
 
-def test_parameters_that_say_nothing_are_told(start: Run, copy: Path) -> None:
+def test_parameters_that_say_nothing_are_told(start, copy):
     for content in ("", "[]", "{}", '{"settings": 3}'):
         (copy / PARAMETERS).write_text(content)
         refused(start(copy, "--seeds=0-19"), 2, copy / PARAMETERS)
         assert (copy / PARAMETERS).read_text() == content
 
 
-def test_other_files_do_not_matter(make: Run, twenty: Path, tmp_path: Path) -> None:
+def test_other_files_do_not_matter(make, twenty, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / ".000003.png.part").write_bytes(b"what a killed run has left")
     made = make(tmp_path, "--seeds=0-19")
@@ -351,25 +343,25 @@ def test_other_files_do_not_matter(make: Run, twenty: Path, tmp_path: Path) -> N
     assert made == images(twenty)
 
 
-def test_a_folder_in_the_place_of_an_image_is_told(start: Run, copy: Path) -> None:
+def test_a_folder_in_the_place_of_an_image_is_told(start, copy):
     (copy / "000030.png").mkdir()
     refused(start(copy, "--seeds=0-30"), 1, copy / "000030.png")
     assert not list(copy.glob(".*"))
 
 
-def test_seeds_are_numbers_and_ranges_in_any_order() -> None:
+def test_seeds_are_numbers_and_ranges_in_any_order():
     assert parse_seeds("5").tolist() == [5]
     assert parse_seeds("9,1, 2,5-7,6-8").tolist() == [1, 2, 5, 6, 7, 8, 9]
     assert parse_seeds("0-49999").tolist() == list(range(50000))
     assert parse_seeds("999999999").tolist() == [999999999]
 
 
-def test_seeds_that_are_none_are_told() -> None:
+def test_seeds_that_are_none_are_told():
     for text in WRONG_SEEDS:
         assert "--seeds" in refusal(parse_seeds, text, kind=UsageError)
 
 
-def test_learned_latents_depend_on_no_batch(networks: dict[str, Path], tmp_path: Path) -> None:
+def test_learned_latents_depend_on_no_batch(networks, tmp_path):
     model = Model.load(networks["PRR"])
     law = ConditionalMixture(KEPT, DIM - KEPT, width=96, chained=False).requires_grad_(False)
     torch.nn.init.normal_(law.output.weight, std=0.1, generator=seeded(0))
@@ -383,9 +375,7 @@ def test_learned_latents_depend_on_no_batch(networks: dict[str, Path], tmp_path:
 
 
 @pytest.mark.usefixtures("nothing_typed")
-def test_only_one_batch_waits_to_be_written(
-    networks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_one_batch_waits_to_be_written(networks, tmp_path, monkeypatch):
     waiting, most = 0, 0
     write, sample = generation.write_image, SeedSampler.__call__
 

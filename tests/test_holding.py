@@ -77,7 +77,7 @@ def done(sample: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_calibrations_in_networks_say_what_they_guarantee(shelf: Path, simulations: Path) -> None:
+def test_calibrations_in_networks_say_what_they_guarantee(shelf, simulations):
     network, before = (Model.load(at / "network.pkl") for at in (shelf, simulations))
     assert network.digest() == before.digest()
     assert network.held_out.quantities == ["a", "b", "total"]
@@ -91,7 +91,7 @@ def test_calibrations_in_networks_say_what_they_guarantee(shelf: Path, simulatio
     assert held_out["levels"]["0.9"]["total"] == pytest.approx(asked)
 
 
-def test_samples_come_as_the_flow_says_and_as_held_out(done: Path, shelf: Path) -> None:
+def test_samples_come_as_the_flow_says_and_as_held_out(done, shelf):
     arrays, content = drawn(done), only_json(done)
     draws, moved = arrays["posterior/x"], arrays["held_out/x"]
     assert moved.shape == draws.shape
@@ -113,7 +113,7 @@ def test_samples_come_as_the_flow_says_and_as_held_out(done: Path, shelf: Path) 
     np.testing.assert_allclose(guarantee.recalibrated(both), moved[:, :, 0].reshape(-1, 2))
 
 
-def test_python_calibrates_as_scripts_do(shelf: Path, simulations: Path, tmp_path: Path) -> None:
+def test_python_calibrates_as_scripts_do(shelf, simulations, tmp_path):
     place = {"network": simulations / "network.pkl", "dest": tmp_path / "network.pkl"}
     few = {"chains": 2, "draws": 20, "n_iters": 3, "batch_gpu": 64}
     function = (f"{shelf / 'mine.py'}:total",)
@@ -130,7 +130,7 @@ def test_python_calibrates_as_scripts_do(shelf: Path, simulations: Path, tmp_pat
     assert "was not calibrated" in refusal(Guarantee.open, simulations / "network.pkl")
 
 
-def test_what_no_data_resemble_is_refused_before_any_draws(sample: Run, tmp_path: Path) -> None:
+def test_what_no_data_resemble_is_refused_before_any_draws(sample, tmp_path):
     far = write_csv(tmp_path / "far.csv", SIMULATION_NAMES[2:], np.array([[0, 0], [-1.5, 1.5]]))
     given = (f"--condition={far}", "--n_iters=3")
     result = sample(tmp_path / "out", *given, "--refuse=0.05")
@@ -142,8 +142,8 @@ def test_what_no_data_resemble_is_refused_before_any_draws(sample: Run, tmp_path
 
 
 def test_calibrations_are_for_the_draws_that_they_were_made_of(
-    sample: Run, simulations: Path, shelf: Path, tmp_path: Path
-) -> None:
+    sample, simulations, shelf, tmp_path
+):
     other = ("--n_iters=4",)
     refused(sample(tmp_path, *other), 2, "n_iters = 3, not 4", "--no-held_out")
     refused(sample(tmp_path, "--n_iters=3", "--function=none"), 2, "of total", "--no-held_out")
@@ -161,9 +161,7 @@ def test_calibrations_are_for_the_draws_that_they_were_made_of(
         refused(sample(tmp_path, f"--network={tmp_path / 'odd.pkl'}"), 1, "is inconsistent")
 
 
-def test_rows_that_a_training_saw_are_no_fresh_truths(
-    simulations: Path, questions_run: Path, houses: Path, tmp_path: Path
-) -> None:
+def test_rows_that_a_training_saw_are_no_fresh_truths(simulations, questions_run, houses, tmp_path):
     dest = f"--dest={tmp_path / 'network.pkl'}"
 
     def calibrate(data: Path, network: Path = simulations / "network.pkl", *more: str) -> Result:
@@ -182,9 +180,7 @@ def test_rows_that_a_training_saw_are_no_fresh_truths(
     refused(calibrate(kept), 2, "network.pkl", "--overwrite")
 
 
-def test_observations_with_a_likelihood_are_held_out_and_refused_too(
-    toy_network: Run, tmp_path: Path
-) -> None:
+def test_observations_with_a_likelihood_are_held_out_and_refused_too(toy_network, tmp_path):
     """The middle of circles is a gap: no simulated observation is near it."""
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
     made = ("--noise_std=0.05", "--sampler=pool", "--pool=400", "--draws=20", "--n_iters=3")
@@ -201,8 +197,8 @@ def test_observations_with_a_likelihood_are_held_out_and_refused_too(
 
 
 def test_images_and_tables_are_looked_at_by_their_own_flows_and_are_not_used_twice(
-    fit: Run, blobs: Path, few: Path, simulations: Path, questions_run: Path, houses: Path
-) -> None:
+    fit, blobs, few, simulations, questions_run, houses
+):
     network = fit() / "network-snapshot-000000.pkl"
     images = open_prior(NetworkFile.open(str(network)))
     assert "at least 20 of its 20" in refusal(images.unseen, blobs, 20, 0)
@@ -220,7 +216,7 @@ def test_images_and_tables_are_looked_at_by_their_own_flows_and_are_not_used_twi
         assert (other.values[:, :3] > odd.values[:, :3]).double().mean() > 0.9
 
 
-def test_flows_of_any_question_have_densities_of_columns(questions_run: Path, houses: Path) -> None:
+def test_flows_of_any_question_have_densities_of_columns(questions_run, houses):
     prior = open_prior(NetworkFile.open(str(questions_run / "network-snapshot-000004.pkl")))
     rows = prior.truths(houses, 30, 0)[:, [0, 0]]
     points, given = prior.of_columns(["other", prior.names[0]], rows)
@@ -232,7 +228,7 @@ def test_flows_of_any_question_have_densities_of_columns(questions_run: Path, ho
     assert "has numbers of" in refusal(prior.of_columns, ["other"], rows, kind=UsageError)
 
 
-def test_a_model_is_held_against_what_was_observed(done: Path, shelf: Path, tmp_path: Path) -> None:
+def test_a_model_is_held_against_what_was_observed(done, shelf, tmp_path):
     draws = f"--draws={done / 'runs_PRP_posterior.nc'}"
     program = shelf / "mine.py"
 
@@ -255,7 +251,7 @@ def test_a_model_is_held_against_what_was_observed(done: Path, shelf: Path, tmp_
     assert "predictive_data.png" in pictures
 
 
-def test_calibrations_are_drawn_and_reported(shelf: Path, done: Path, tmp_path: Path) -> None:
+def test_calibrations_are_drawn_and_reported(shelf, done, tmp_path):
     path = shelf / "runs_PRP_posterior_calibration.npz"
     pictures = good(run_script(visualize, path, f"--dest={tmp_path}")).out
     assert all(f"calibration_{name}.png" in pictures for name in ("before", "after", "map"))

@@ -28,7 +28,7 @@ def facts(path: Path) -> dict[str, str]:
     return {name: fact.strip() for name, fact in pairs}
 
 
-def test_a_network_and_its_simulations(toy_network: Run, tmp_path: Path) -> None:
+def test_a_network_and_its_simulations(toy_network, tmp_path):
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
     got = facts(network)
     assert got["trained on"].startswith("circles, 0.0004 million")
@@ -44,20 +44,20 @@ def test_a_network_and_its_simulations(toy_network: Run, tmp_path: Path) -> None
     assert run["networks"] == f"1, the last {network.name}"
 
 
-def test_networks_and_sets_of_images(tmp_path: Path) -> None:
+def test_networks_and_sets_of_images(tmp_path):
     save_image_model(tmp_path / "n.pkl", 10, label_dim=3)
     assert facts(tmp_path / "n.pkl")["images"] == "8x8 pixels, 1 channel(s), 3 classes"
     write_image_set(tmp_path / "set.zip", 5)
     assert facts(tmp_path / "set.zip") == {"images": "5, of 8x8 pixels, 1 channel(s)"}
 
 
-def test_what_is_nothing_of_ours_is_refused(tmp_path: Path) -> None:
+def test_what_is_nothing_of_ours_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     assert "is no file of this project" in run_script(info, tmp_path / "notes.txt").error
     assert run_script(info, tmp_path / "none.npz").code == 1
 
 
-def test_tables_and_their_networks_are_described(tmp_path: Path) -> None:
+def test_tables_and_their_networks_are_described(tmp_path):
     table, run = tmp_path / "wine.npz", tmp_path / "run"
     columns = ("--columns=alcohol,ash,magnesium", "--conditions=hue")
     assert run_script(dataset_tool, "--source=wine", f"--dest={table}", *columns).code == 0
@@ -74,7 +74,7 @@ def test_tables_and_their_networks_are_described(tmp_path: Path) -> None:
     assert network["coordinates"] == "yeo-johnson, then normal scores, then pca"
 
 
-def test_a_run_its_reports_and_options(toy_network: Run, tmp_path: Path) -> None:
+def test_a_run_its_reports_and_options(toy_network, tmp_path):
     network = toy_network("--data_name=circles", "--augment_to=3", "--tmax=5")
     assert facts(network)["embedded in"] == "3 dimensions"
     grid = {"time_grid": {"solver": "heun", "times": [0.0, 1.0, 5.0]}}
@@ -125,7 +125,7 @@ def bring(tmp_path: Path) -> Run:
 
 @needs_recorded
 @pytest.mark.parametrize("name", NAMES)
-def test_networks_of_the_original_code_give_the_same(bring: Run, tmp_path: Path, name: str) -> None:
+def test_networks_of_the_original_code_give_the_same(bring, tmp_path, name):
     good(bring(RECORDED[name]))
     model = Model.load(tmp_path / "network.pkl")
     with np.load(RECORDED[name].with_suffix(".npz")) as file:
@@ -145,7 +145,7 @@ def test_networks_of_the_original_code_give_the_same(bring: Run, tmp_path: Path,
     torch.testing.assert_close(weight, known_weight.double(), rtol=2e-4, atol=0)
 
 
-def test_an_imported_toy_network_can_be_simulated(bring: Run, tmp_path: Path) -> None:
+def test_an_imported_toy_network_can_be_simulated(bring, tmp_path):
     result = good(bring(toy_content()))
     assert "OriginalToyConvUNet" in result.out
     place = (f"--save_dir={tmp_path}", f"--network={tmp_path / 'network.pkl'}")
@@ -158,7 +158,7 @@ def test_an_imported_toy_network_can_be_simulated(bring: Run, tmp_path: Path) ->
     assert melt["times"][-1] == 6.0
 
 
-def test_the_source_is_never_replaced(bring: Run, tmp_path: Path) -> None:
+def test_the_source_is_never_replaced(bring, tmp_path):
     (tmp_path / "original.pkl").write_bytes(dumps(toy_content()))
     before = contents(tmp_path)
     for name in ("original.pkl", "./original.pkl"):
@@ -167,13 +167,13 @@ def test_the_source_is_never_replaced(bring: Run, tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
-def test_what_cannot_be_imported_is_one_line(bring: Run, tmp_path: Path) -> None:
+def test_what_cannot_be_imported_is_one_line(bring, tmp_path):
     refused(bring(toy_content("spirals")), 1, "toy 'spirals'")
     refused(bring(toy_content(), "--data_name=moons", "--tmax=8"), 2, "data_name is moons")
     assert os.listdir(tmp_path) == ["original.pkl"]
 
 
-def test_source_text_is_not_run(bring: Run, tmp_path: Path) -> None:
+def test_source_text_is_not_run(bring, tmp_path):
     marker, content = tmp_path / "marker", toy_content()
     content["ema"].source = f"open({str(marker)!r}, 'w').close()"
     content["ema"].child("model").source = content["ema"].source

@@ -99,7 +99,7 @@ def latent_std(arrays: Arrays) -> np.ndarray:
     return arrays["scale"][:, None] * np.sqrt(variance)
 
 
-def test_the_promised_files_have_the_promised_arrays(case: Simulations) -> None:
+def test_the_promised_files_have_the_promised_arrays(case):
     names = {f"{case.stem}_{kind}.npz" for kind in KINDS}
     assert set(os.listdir(case.folder)) == {*names, f"{case.stem}_HD_pfODE_int_sim_params.json"}
     sizes = {"S": 4, "N": COUNT, "D": DIM}
@@ -114,7 +114,7 @@ def test_the_promised_files_have_the_promised_arrays(case: Simulations) -> None:
             assert np.isfinite(arrays[name]).all()
 
 
-def test_the_scale_and_the_times_are_those_asked_for(case: Simulations) -> None:
+def test_the_scale_and_the_times_are_those_asked_for(case):
     first = {"other_PRRto10D": 0.3}.get(case.stem, 0.0)
     last = {"blobs_PRRto10D": 2.5}.get(case.stem, END)
     times = np.linspace(first, last, 9)
@@ -125,7 +125,7 @@ def test_the_scale_and_the_times_are_those_asked_for(case: Simulations) -> None:
         np.testing.assert_allclose(latent_std(arrays)[:, 0], end_std, rtol=1e-12)
 
 
-def test_the_melt_starts_at_images_that_the_seed_chooses(case: Simulations, images: Path) -> None:
+def test_the_melt_starts_at_images_that_the_seed_chooses(case, images):
     pixels, _ = ImageDataset(images, max_size=COUNT, seed=3).read(range(COUNT))
     clean = normalize_pixels(pixels).flatten(1).double().numpy()
     start = case["melt"]["tilde_xs"][0]
@@ -139,7 +139,7 @@ def test_the_melt_starts_at_images_that_the_seed_chooses(case: Simulations, imag
         np.testing.assert_allclose(start, clean, atol=2e-7)
 
 
-def test_the_roundtrip_starts_where_the_melt_ended_and_comes_home(case: Simulations) -> None:
+def test_the_roundtrip_starts_where_the_melt_ended_and_comes_home(case):
     np.testing.assert_array_equal(case["roundtrip"]["xs_es"][0], case["melt"]["xs_es"][-1])
     home, start = case["roundtrip"]["tilde_xs"][-1], case["melt"]["tilde_xs"][0]
     np.testing.assert_allclose(home, start, atol=1e-6)
@@ -150,7 +150,7 @@ def test_the_roundtrip_starts_where_the_melt_ended_and_comes_home(case: Simulati
     assert 0 < facts["mse_float"] < facts["max_abs_error"] ** 2
 
 
-def test_parameters_tell_all_about_each_simulation(case: Simulations, images: Path) -> None:
+def test_parameters_tell_all_about_each_simulation(case, images):
     assert list(case.parameters) == list(KINDS)
     known = {"n_iters": 8, "save_freq": 3, "seed": 3, "bs": COUNT, "sim_type": "all"}
     known |= {"data_dim": DIM, "img_size": 8, "img_ch": 1, "data_root": str(images)}
@@ -169,9 +169,7 @@ def test_parameters_tell_all_about_each_simulation(case: Simulations, images: Pa
     assert case.parameters["melt"]["kept_variance_ratio"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_runs_from_an_earlier_melt_give_what_one_run_gives(
-    command: Run, simulate: Run, tmp_path: Path
-) -> None:
+def test_runs_from_an_earlier_melt_give_what_one_run_gives(command, simulate, tmp_path):
     def add(*given: str) -> Simulations:
         good(run_script(pfODE_int, *command("classes", *given, f"--save_dir={tmp_path}")))
         return Simulations(tmp_path)
@@ -196,7 +194,7 @@ def test_runs_from_an_earlier_melt_give_what_one_run_gives(
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_images_keep_their_classes(simulate: Run, networks: dict[str, Path], images: Path) -> None:
+def test_images_keep_their_classes(simulate, networks, images):
     got, flow = simulate("classes", "--seed=5"), Model.load(networks["classes"]).flow
     _, own = ImageDataset(images, use_labels=True, max_size=COUNT, seed=5).read(range(COUNT))
     for kind in KINDS:
@@ -214,7 +212,7 @@ def test_images_keep_their_classes(simulate: Run, networks: dict[str, Path], ima
         assert np.abs(arrays["xs_es"][-1] - without).max() > 1e-3
 
 
-def test_images_are_generated_of_the_class_asked_for(simulate: Run) -> None:
+def test_images_are_generated_of_the_class_asked_for(simulate):
     got = simulate("classes", "--sim_type=gen", "--class=2")
     assert set(got["gen"]["labels"].argmax(axis=1).tolist()) == {2}
     assert got.parameters["gen"]["options"]["class"] == 2
@@ -234,7 +232,7 @@ def refuse(command: Run, tmp_path: Path) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("kind", ["--sim_type=roundtrip", "--gen_source=empirical"])
-def test_what_is_no_melt_of_this_flow_is_told(refuse: Run, simulate: Run, kind: str) -> None:
+def test_what_is_no_melt_of_this_flow_is_told(refuse, simulate, kind):
     more = [kind] if "roundtrip" in kind else [kind, "--sim_type=gen"]
     for made, used, parts in (
         ("PRP", "PRR", ["melt.npz", "scales"]),
@@ -244,7 +242,7 @@ def test_what_is_no_melt_of_this_flow_is_told(refuse: Run, simulate: Run, kind: 
         refuse(used, [*more, f"--prev_melt={melt}"], 1, *parts)
 
 
-def test_parameters_that_cannot_be_read_are_not_written_over(command: Run, tmp_path: Path) -> None:
+def test_parameters_that_cannot_be_read_are_not_written_over(command, tmp_path):
     (tmp_path / "blobs_PRP_HD_pfODE_int_sim_params.json").write_text("{")
     before = contents(tmp_path)
     result = run_script(pfODE_int, *command("PRP", f"--save_dir={tmp_path}", "--overwrite"))
@@ -281,9 +279,7 @@ def toy_flow(mode: str, network: Path) -> tuple[ProbabilityFlow, float]:
 
 
 @pytest.mark.parametrize("mode", ["exact", "discrete", "net"])
-def test_toys_get_the_density_of_their_points_at_the_first_time(
-    mode: str, written: Run, toy_network: Run
-) -> None:
+def test_toys_get_the_density_of_their_points_at_the_first_time(mode, written, toy_network):
     network = toy_network("--data_name=circles", "--tmax=5")
     which = f"--network={network}" if mode == "net" else "--dims_to_keep=1"
     got = written(toy_pfODE_int, mode, *TOY, which, "--log_prob")
@@ -308,7 +304,7 @@ def assert_facts_fit(facts: dict[str, Any], arrays: Arrays, *names: str) -> None
         assert facts[name] == pytest.approx({"mean": values.mean(), "standard_error": error})
 
 
-def test_parameters_tell_the_mean_its_error_and_the_cost(written: Run) -> None:
+def test_parameters_tell_the_mean_its_error_and_the_cost(written):
     got, calls = written(toy_pfODE_int, "exact", *TOY, "--log_prob"), 8 * SOLVER.calls_per_step
     for kind in KINDS:
         facts = got.facts[kind]
@@ -321,7 +317,7 @@ def test_parameters_tell_the_mean_its_error_and_the_cost(written: Run) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda one: one.__name__)
-def test_densities_alone_are_added_if_asked(script: Any, written: Run, command: Run) -> None:
+def test_densities_alone_are_added_if_asked(script, written, command):
     given = ["exact", *TOY] if script is toy_pfODE_int else command("classes in ES", *HALVES)
     along, alone = written(script, *given, *DENSITIES[script]), written(script, *given)
     images = {"log_prob", "log_prob_error", "bits_per_dim"}
@@ -342,9 +338,7 @@ def gaussian(network: Path, points: np.ndarray) -> np.ndarray:
     return law.log_prob(torch.from_numpy(points).double()).numpy()
 
 
-def test_images_get_the_density_of_their_dequantized_copies(
-    simulate: Run, networks: dict[str, Path], images: Path
-) -> None:
+def test_images_get_the_density_of_their_dequantized_copies(simulate, networks, images):
     more = (*DENSITIES[pfODE_int], "--seed=3", "--start_noise")  # which is not theirs
     got = simulate("PRR", *HALVES, *more)
     pixels, _ = ImageDataset(images, max_size=COUNT, seed=3).read(range(COUNT))
@@ -364,7 +358,7 @@ def test_images_get_the_density_of_their_dequantized_copies(
         assert facts["jacobian_products"] == 2 * 2 * WEIGHED
 
 
-def test_noise_of_dequantization_fills_the_bin_of_each_level() -> None:
+def test_noise_of_dequantization_fills_the_bin_of_each_level():
     levels = torch.arange(256.0).expand(300, -1)
     data = normalize_pixels(levels.to(torch.uint8))
     noisy = (dequantized(data, seed=0) + 1) * LEVELS
@@ -398,7 +392,7 @@ def laws(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def test_a_refit_changes_nothing_but_the_law(laws: dict[str, Path]) -> None:
+def test_a_refit_changes_nothing_but_the_law(laws):
     text = run_script(info, laws["law"]).out
     assert "mixtures of 12 normal laws given the kept ones" in text
     plain, law = (Model.load(laws[name]) for name in ("plain", "law"))
@@ -409,7 +403,7 @@ def test_a_refit_changes_nothing_but_the_law(laws: dict[str, Path]) -> None:
     assert (plain.recipe, plain.about) == (law.recipe, law.about)
 
 
-def test_generation_draws_from_the_learned_law(laws: dict[str, Path], tmp_path: Path) -> None:
+def test_generation_draws_from_the_learned_law(laws, tmp_path):
     count = 64
     for name, options, text in (
         ("learned", (), "learned law"),
@@ -430,7 +424,7 @@ def test_generation_draws_from_the_learned_law(laws: dict[str, Path], tmp_path: 
 
 
 @pytest.mark.slow
-def test_coverage_carries_white_spheres(laws: dict[str, Path], tmp_path: Path) -> None:
+def test_coverage_carries_white_spheres(laws, tmp_path):
     options = ("--test_pts=2000", "--boundary_pts=400", "--steps=8", "--no-paired")
     place = (f"--network={laws['law']}", f"--save_dir={tmp_path}")
     good(run_script(toy_mesh_exps, *place, *options))
@@ -443,7 +437,7 @@ def test_coverage_carries_white_spheres(laws: dict[str, Path], tmp_path: Path) -
     assert np.abs(np.square(arrays["test_latent"]).mean(axis=(0, 1)) - 1).max() < 0.15
 
 
-def test_what_makes_no_sense_is_refused(laws: dict[str, Path], tmp_path: Path) -> None:
+def test_what_makes_no_sense_is_refused(laws, tmp_path):
     law, plain, preserving = (laws[name] for name in ("law", "plain", "PRP"))
     for arguments, part in (
         ((f"--network={plain}",), "go together"),

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -12,7 +11,7 @@ import pytest
 
 import posterior
 import train
-from tests.support.commands import COMMANDS, Shelf
+from tests.support.commands import COMMANDS
 from tests.support.image_models import image_model, save_image_model, write_image_set
 from tests.support.outcomes import assert_same, drawn, only_json, outcome
 from tests.support.running import Run, good, quick_endings, refused, run_script, starter
@@ -65,7 +64,7 @@ def done(sample: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_arviz_opens_the_draws_and_measures_what_we_do(done: Path, arviz: ModuleType) -> None:
+def test_arviz_opens_the_draws_and_measures_what_we_do(done, arviz):
     (path,) = done.glob("*.nc")
     data, got = arviz.from_netcdf(path), only_json(done)
     x = data.posterior["x"]
@@ -96,7 +95,7 @@ def test_arviz_opens_the_draws_and_measures_what_we_do(done: Path, arviz: Module
     np.testing.assert_allclose(data.sample_stats["log_likelihood"][:, :, 0], density)
 
 
-def test_the_numbers_say_what_was_done(done: Path) -> None:
+def test_the_numbers_say_what_was_done(done):
     got = only_json(done)
     assert got["samplers"] == {"pcn": 5}
     assert (got["observations"], got["coordinates"]) == (5, ["x1", "x2"])
@@ -111,7 +110,7 @@ def test_the_numbers_say_what_was_done(done: Path) -> None:
     assert sorted(path.suffix for path in done.iterdir()) == [".json", ".nc"]
 
 
-def test_strict_exits_with_three_where_some_have_not_converged(sample: Run, tmp_path: Path) -> None:
+def test_strict_exits_with_three_where_some_have_not_converged(sample, tmp_path):
     result = sample(tmp_path / "few", "--strict", "--draws=5")
     assert (result.code, result.err) == (3, "")
     assert "have not converged:\n  observation(s) 1, 2, 3, 4, 5: " in result.out
@@ -151,7 +150,7 @@ def cut_short(run: Run, folder: Path, *given: str, whole: int = 2, checks: bool 
     assert not list(folder.glob("*posterior*.json"))
 
 
-def test_a_run_that_was_cut_short_goes_on_to_the_same_draws(sample: Run, tmp_path: Path) -> None:
+def test_a_run_that_was_cut_short_goes_on_to_the_same_draws(sample, tmp_path):
     with mock.patch("training.runs.posteriors.GROUP", 2):
         assert sample(tmp_path / "whole").code == 0
         cut_short(sample, tmp_path / "cut")
@@ -162,7 +161,7 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_draws(sample: Run, tmp_pat
     assert sorted(path.suffix for path in (tmp_path / "cut").iterdir()) == [".json", ".nc"]
 
 
-def test_a_run_does_not_go_on_with_the_parts_of_another(sample: Run, tmp_path: Path) -> None:
+def test_a_run_does_not_go_on_with_the_parts_of_another(sample, tmp_path):
     noise = tmp_path / "noise.npy"
     np.save(noise, np.array([0.3, 0.4]))
     given = (f"--noise_std={noise}", "--sampler=pool")
@@ -176,7 +175,7 @@ def test_a_run_does_not_go_on_with_the_parts_of_another(sample: Run, tmp_path: P
     assert_same(drawn(tmp_path / "cut"), drawn(tmp_path / "whole"))
 
 
-def test_what_is_observed_comes_in_several_forms(sample: Run, tmp_path: Path) -> None:
+def test_what_is_observed_comes_in_several_forms(sample, tmp_path):
     np.save(tmp_path / "a.npy", np.array([[0.0, 1.0]]))
     np.save(tmp_path / "mask.npy", np.array([False, True]))
     (tmp_path / "one.csv").write_text("x2\n0.5\n-0.2\n0.3\n1.1\n-0.9\n")
@@ -197,7 +196,7 @@ def test_what_is_observed_comes_in_several_forms(sample: Run, tmp_path: Path) ->
         np.testing.assert_array_equal(got["observed_data/y"], expected["observed_data/y"])
 
 
-def test_a_likelihood_of_the_users_own(sample: Run, tmp_path: Path) -> None:
+def test_a_likelihood_of_the_users_own(sample, tmp_path):
     mine = tmp_path / "mine.py"
     density = "-((x - torch.tensor([0.5, 0.5])) / 0.3).square().sum(dim=1) / 2"
     mine.write_text(f"import torch\ndef f(x):\n    return {density}\n")
@@ -211,7 +210,7 @@ def test_a_likelihood_of_the_users_own(sample: Run, tmp_path: Path) -> None:
     refused(sample(tmp_path / "hmc", *own, "--sampler=hmc"), 2, "gradients")
 
 
-def test_images_are_observed_in_gray_levels(files: Path, tmp_path: Path) -> None:
+def test_images_are_observed_in_gray_levels(files, tmp_path):
     network, source = f"--network={files / 'images.pkl'}", f"--observation={files / 'blobs.zip'}"
     few = ["--noise_std=20", "--draws=3", "--warmup=2", "--chains=2", "--n_iters=2"]
     few += ["--chain_n_iters=2", "--sampler=pool", "--pool=100"]
@@ -251,7 +250,7 @@ def test_images_are_observed_in_gray_levels(files: Path, tmp_path: Path) -> None
         refused(start(*run, condition, "--overwrite"), 2, part)
 
 
-def test_observations_far_from_the_prior_are_told(sample: Run, tmp_path: Path) -> None:
+def test_observations_far_from_the_prior_are_told(sample, tmp_path):
     (tmp_path / "far.csv").write_text("x1,x2\n0,0.5\n0,100\n")
     result = sample(tmp_path / "far", f"--observation={tmp_path / 'far.csv'}", "--strict")
     assert "in observation 2, x2 is " in result.out
@@ -261,7 +260,7 @@ def test_observations_far_from_the_prior_are_told(sample: Run, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("truth", ["flow", "data"])
-def test_a_check_tells_ranks_coverage_and_a_verdict(truth: str, check: Run, tmp_path: Path) -> None:
+def test_a_check_tells_ranks_coverage_and_a_verdict(truth, check, tmp_path):
     result = good(check(tmp_path, f"--truth={truth}", "--runs=30"))
     assert "Central intervals with 50/80/90/95 % hold" in result.out
     got = only_json(tmp_path)
@@ -291,7 +290,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return data, folder / "network-snapshot-000004.pkl"
 
 
-def test_held_out_rows_check_a_table(check: Run, table: tuple[Path, Path], tmp_path: Path) -> None:
+def test_held_out_rows_check_a_table(check, table, tmp_path):
     data, network = table
     given = (f"--network={network}", "--truth=data", "--noise_std=0.5,5")
     every = good(check(tmp_path / "own", *given, "--runs=none", f"--data_root={data}"))
@@ -313,7 +312,7 @@ def test_held_out_rows_check_a_table(check: Run, table: tuple[Path, Path], tmp_p
     refused(check(tmp_path / "many", *given, "--runs=26", elsewhere), 1, "25 held-out rows")
 
 
-def test_the_model_of_images_is_checked_by_images(check: Run, files: Path, tmp_path: Path) -> None:
+def test_the_model_of_images_is_checked_by_images(check, files, tmp_path):
     write_image_set(tmp_path / "many.zip", 40, classes=2)
     given = (f"--network={files / 'images.pkl'}", "--truth=data", "--noise_std=20", "--pool=100")
     root = f"--data_root={tmp_path / 'many.zip'}"
@@ -335,7 +334,7 @@ def test_the_model_of_images_is_checked_by_images(check: Run, files: Path, tmp_p
     assert "at least 20 of 20 images" in check(tmp_path / "seen", seen, *given[1:], root).out
 
 
-def test_a_check_that_was_cut_short_goes_on(check: Run, tmp_path: Path) -> None:
+def test_a_check_that_was_cut_short_goes_on(check, tmp_path):
     with mock.patch("training.runs.posteriors.GROUP", 2):
         assert check(tmp_path / "whole").code == 0
     cut_short(check, tmp_path / "cut", whole=3, checks=True)
@@ -346,7 +345,7 @@ def test_a_check_that_was_cut_short_goes_on(check: Run, tmp_path: Path) -> None:
     assert_same(one, other)
 
 
-def test_weights_are_found_again(tmp_path: Path) -> None:
+def test_weights_are_found_again(tmp_path):
     options = (*MIXED, *SMALL, "--noise_std=0.1", "--runs=21")
     result = good(run_script(posterior, "mixture", *options, f"--save_dir={tmp_path}"))
     got = load_json(tmp_path / "circles_PRP_mixture.json")
@@ -365,7 +364,7 @@ def test_weights_are_found_again(tmp_path: Path) -> None:
     assert np.corrcoef(mean.ravel(), arrays["truth"].ravel())[0, 1] > 0.5
 
 
-def test_your_own_observations_and_components(tmp_path: Path) -> None:
+def test_your_own_observations_and_components(tmp_path):
     means, seen = tmp_path / "means.csv", tmp_path / "seen.npy"
     means.write_text("a,b\n-2,0\n2,0\n", encoding="utf-8")
     np.save(seen, np.array([[0.1], [0.3], [-0.2], [0.5], [0.0]]))
@@ -378,14 +377,14 @@ def test_your_own_observations_and_components(tmp_path: Path) -> None:
     assert "truth" not in got["posteriors"][0]
 
 
-def test_weights_can_be_given(tmp_path: Path) -> None:
+def test_weights_can_be_given(tmp_path):
     options = (*MIXED, *SMALL, "--noise_std=0.2", "--runs=3", "--weights=0.2,0.3,0.5")
     assert run_script(posterior, "mixture", *options, f"--save_dir={tmp_path}").code == 0
     arrays = load_arrays(tmp_path / "circles_PRP_mixture.npz")
     assert (arrays["truth"] == [0.2, 0.3, 0.5]).all()
 
 
-def test_rounds_narrow_and_go_on_where_they_were_cut_short(shelf: Shelf, tmp_path: Path) -> None:
+def test_rounds_narrow_and_go_on_where_they_were_cut_short(shelf, tmp_path):
     whole, place = shelf.done("posterior rounds"), tmp_path / "place"
     one, two = only_json(whole, "*_posterior.json")["rounds"]
     assert (one["round"], two["round"]) == (1, 2)
@@ -411,7 +410,7 @@ def test_rounds_narrow_and_go_on_where_they_were_cut_short(shelf: Shelf, tmp_pat
 
 
 @pytest.mark.slow
-def test_python_gives_the_same(shelf: Shelf) -> None:
+def test_python_gives_the_same(shelf):
     whole = shelf.done("posterior rounds")
     options = dict(text[2:].split("=") for text in COMMANDS["posterior rounds"].given(shelf))
     simulator = UserFunction.load(options.pop("simulator"), "simulator").function

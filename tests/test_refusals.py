@@ -279,14 +279,8 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("command", "arguments", "code", "parts"), CASES, ids=[f"{c} {a}" for c, a, *_ in CASES]
 )
 def test_what_makes_no_sense_ends_with_one_line_and_nothing_written(
-    places: dict[str, object],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    command: str,
-    arguments: str,
-    code: int,
-    parts: list[str],
-) -> None:
+    places, tmp_path, monkeypatch, command, arguments, code, parts
+):
     monkeypatch.chdir(tmp_path)
     known = {**places, "out": tmp_path / "out"}
     script, *words = (word.format(**known) for word in f"{COMMANDS[command]} {arguments}".split())
@@ -302,8 +296,8 @@ def test_what_makes_no_sense_ends_with_one_line_and_nothing_written(
     [("--end_vars=1e200", 1, ["NaN or infinite"]), ("--steps=2 --h=1e5", 2, ["noise overflows"])],
 )
 def test_numbers_that_overflow_on_the_way_end_with_one_line_and_no_draft(
-    tmp_path: Path, arguments: str, code: int, parts: list[str]
-) -> None:
+    tmp_path, arguments, code, parts
+):
     script, *words = f"{COMMANDS['exact']} {arguments}".format(out=tmp_path / "out").split()
     refused(run_script(import_module(script), *words), code, *parts)
     assert not list(tmp_path.rglob(".*"))

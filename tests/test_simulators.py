@@ -36,7 +36,7 @@ def simulated(task: Task, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_likelihoods_are_those_of_the_simulators(task: Task) -> None:
+def test_likelihoods_are_those_of_the_simulators(task):
     theta, data = simulated(task, 2000)
     assert data.shape == (2000, task.data_dim)
     assert np.abs(simulator_scores(task, theta, data)).max() < FAR
@@ -44,7 +44,7 @@ def test_likelihoods_are_those_of_the_simulators(task: Task) -> None:
     assert np.abs(simulator_scores(task, 1.1 * theta + 0.05, data)).max() > 2 * FAR
 
 
-def test_scores_of_a_reference_see_place_and_width() -> None:
+def test_scores_of_a_reference_see_place_and_width():
     task, seen = GaussianLinear(), np.linspace(-1, 1, 10)
     draw = np.random.default_rng(0)
     theta = seen / 2 + 0.05**0.5 * np.random.default_rng(2).normal(size=(5000, 10))
@@ -55,7 +55,7 @@ def test_scores_of_a_reference_see_place_and_width() -> None:
     assert np.abs(wider[10:]).min() > FAR
 
 
-def test_scores_of_a_reference_allow_for_the_edges_of_the_prior() -> None:
+def test_scores_of_a_reference_allow_for_the_edges_of_the_prior():
     task, draw = GaussianLinearUniform(), np.random.default_rng(0)
     seen = np.linspace(-1, 1, 10)
     # Where the prior is 0 draws are taken again, in each dimension for itself.
@@ -66,7 +66,7 @@ def test_scores_of_a_reference_allow_for_the_edges_of_the_prior() -> None:
     assert np.abs(reference_scores(task, theta, seen, draw)).max() < FAR
 
 
-def test_two_moons_have_two_equal_crescents() -> None:
+def test_two_moons_have_two_equal_crescents():
     task, seen = TwoMoons(), np.array([0.0, 0.0])
     draws = task.posterior(seen, 2000, np.random.default_rng(0))
     assert np.isfinite(task.log_posterior(draws, seen[None])).all()
@@ -74,7 +74,7 @@ def test_two_moons_have_two_equal_crescents() -> None:
     assert np.isneginf(task.log_posterior(np.array([[0.0, 0.0], [2.0, 0.0]]), seen[None])).all()
 
 
-def test_priors_have_the_densities_of_their_draws() -> None:
+def test_priors_have_the_densities_of_their_draws():
     draw = np.random.default_rng(0)
     precision = filter_precision()
     normal, rates = Normal(precision), LogNormal([0.5, -1], [0.2, 2])
@@ -89,7 +89,7 @@ def test_priors_have_the_densities_of_their_draws() -> None:
     assert np.isneginf(rates.log_density(-some)).all()
 
 
-def test_lotka_volterra_stays_on_its_orbit() -> None:
+def test_lotka_volterra_stays_on_its_orbit():
     task = LotkaVolterra()
     theta = task.prior.sample(20, np.random.default_rng(0))
     prey, predators = np.split(task.log_populations(theta), 2, axis=1)
@@ -98,14 +98,14 @@ def test_lotka_volterra_stays_on_its_orbit() -> None:
     np.testing.assert_allclose(orbit, np.repeat(orbit[:, :1], 10, axis=1), rtol=1e-6)
 
 
-def test_an_epidemic_first_grows_exponentially_and_then_ends() -> None:
+def test_an_epidemic_first_grows_exponentially_and_then_ends():
     logs = Sir().log_infected(np.array([[0.3, 0.1], [0.8, 0.1]]))
     np.testing.assert_allclose(logs[0, :3] + np.log(1e6), 0.2 * 17 * np.arange(3), rtol=5e-3)
     # When nobody is left to be infected, people recover.
     np.testing.assert_allclose(np.diff(logs[1, -3:]), -0.1 * 17, rtol=1e-2)
 
 
-def test_distractors_stand_between_the_data_of_slcp() -> None:
+def test_distractors_stand_between_the_data_of_slcp():
     draw = np.random.default_rng(0)
     roots = np.tril(draw.normal(size=(2, 92, 92)))
     weights, centres = np.array([0.3, 0.7]), draw.normal(size=(2, 92))
@@ -118,7 +118,7 @@ def test_distractors_stand_between_the_data_of_slcp() -> None:
     np.testing.assert_allclose(got, Slcp().log_likelihood(theta, text))
 
 
-def test_a_classifier_tells_what_differs_and_no_more() -> None:
+def test_a_classifier_tells_what_differs_and_no_more():
     draw = np.random.default_rng(0)
     reference, same = draw.normal(size=(2, 1000, 2))
     others = same + np.array([[[0, 0]], [[1, 0]], [[6, 0]]])
@@ -128,7 +128,7 @@ def test_a_classifier_tells_what_differs_and_no_more() -> None:
 
 
 @pytest.mark.slow
-def test_the_classifier_is_as_good_as_that_of_the_benchmark() -> None:
+def test_the_classifier_is_as_good_as_that_of_the_benchmark():
     draw = np.random.default_rng(0)
     reference, curved = draw.normal(size=(2, 1000, 2))
     curved[:, 1] = curved[:, 1] / 2 + curved[:, 0] ** 2 / 2
@@ -141,7 +141,7 @@ def test_the_classifier_is_as_good_as_that_of_the_benchmark() -> None:
     assert abs(got - wanted) < 0.03
 
 
-def test_observations_are_numbers_and_ranges() -> None:
+def test_observations_are_numbers_and_ranges():
     assert numbers_of("1-3,7") == [1, 2, 3, 7]
     for text in ("0", "3-1", "11", "a", "1,"):
         assert "--observations" in refusal(numbers_of, text, kind=UsageError)

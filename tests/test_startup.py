@@ -59,15 +59,15 @@ for script, words in (
 """
 
 
-def test_no_help_imports_what_takes_long() -> None:
+def test_no_help_imports_what_takes_long():
     subprocess.run([sys.executable, "-c", HELP_OF_ALL], cwd=ROOT, check=True)
 
 
-def test_what_needs_no_network_is_refused_without_waiting_for_it() -> None:
+def test_what_needs_no_network_is_refused_without_waiting_for_it():
     subprocess.run([sys.executable, "-c", REFUSALS], cwd=ROOT, check=True)
 
 
-def test_opening_a_network_and_laying_one_out_import_no_compiler(tmp_path: Path) -> None:
+def test_opening_a_network_and_laying_one_out_import_no_compiler(tmp_path):
     names = {"dim": 3, "noise_range": [-1.0, 0.3], "width": 8, "label_dim": 2}
     recipe = Recipe("ifs", {"dims_to_keep": 1}, "mlp", names)
     basis = EigenBasis(torch.zeros(3), torch.ones(3), torch.eye(3))
@@ -91,7 +91,7 @@ assert not {{"torch._dynamo", "sympy"}} & set(sys.modules)
     subprocess.run([sys.executable, "-c", opened], cwd=ROOT, check=True)
 
 
-def test_names_that_options_offer_are_those_that_there_are() -> None:
+def test_names_that_options_offer_are_those_that_there_are():
     assert tuple(SOLVERS) == names.SOLVER_NAMES
     assert tuple(TOY_NETWORKS) == names.TOY_NETWORK_NAMES
     assert tuple(IMAGE_NETWORKS) == names.IMAGE_NETWORK_NAMES
@@ -107,7 +107,7 @@ def test_names_that_options_offer_are_those_that_there_are() -> None:
         pytest.param("5", {".zip", ".png"}, marks=pytest.mark.slow),
     ],
 )
-def test_scripts_run_without_what_windows_lacks(tmp_path: Path, runs: str, kinds: set[str]) -> None:
+def test_scripts_run_without_what_windows_lacks(tmp_path, runs, kinds):
     command = [sys.executable, "-X", "warn_default_encoding", "tests/support/like_windows.py"]
     done = subprocess.run(
         [*command, str(tmp_path), runs], cwd=ROOT, capture_output=True, text=True, check=False
@@ -151,7 +151,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_copy_works_beside_other_packages_of_our_names(elsewhere: Path) -> None:
+def test_a_copy_works_beside_other_packages_of_our_names(elsewhere):
     assert {path.name for path in (elsewhere / "copy").iterdir()} == {"inflationary_flows"}
     exact = ("toy_pfODE_int", "exact", "--data_name=circles", "--total_samples=9", "--steps=2")
     result = run(elsewhere, *exact, "--device_name=cpu", "--save_dir=out")
@@ -159,7 +159,7 @@ def test_a_copy_works_beside_other_packages_of_our_names(elsewhere: Path) -> Non
     assert list((elsewhere / "out").glob("circles_PRP_*.npz"))
 
 
-def test_mistakes_are_a_line_with_the_name_of_the_command(elsewhere: Path) -> None:
+def test_mistakes_are_a_line_with_the_name_of_the_command(elsewhere):
     for arguments, code, line in [
         (("trian",), 2, "ifs: error: there is no command 'trian': see ifs --help\n"),
         (("train.py", "--data=a", "--outdir=b"), 1, "ifs train: error: a does not exist: give "),

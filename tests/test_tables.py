@@ -19,7 +19,6 @@ import train
 from tests.support.finished_runs import HOUSE_NAMES, PLAIN, SMALL, write_houses
 from tests.support.image_runs import equal, stats
 from tests.support.outcomes import assert_same, outcome
-from tests.support.rank_pool import RankPool
 from tests.support.running import contents, good, refused, run_script
 from torch_utils import distributed
 from torch_utils.results import load_arrays
@@ -38,7 +37,7 @@ def network(houses_run: Path) -> Path:
     return houses_run / "network-snapshot-000004.pkl"
 
 
-def test_what_a_table_leaves_out_is_told(houses: Path) -> None:
+def test_what_a_table_leaves_out_is_told(houses):
     text = good(run_script(info, houses)).out
     assert "left out" in text
     assert "fixed, double" in text
@@ -50,7 +49,7 @@ def read_rows(path: Path) -> tuple[list[str], np.ndarray]:
     return names, np.array(rows, dtype=float)
 
 
-def test_samples_come_as_rows_of_the_source(network: Path, tmp_path: Path) -> None:
+def test_samples_come_as_rows_of_the_source(network, tmp_path):
     out = tmp_path / "samples.csv"
     options = ("--sim_type=gen", "--bs=40", f"--csv={out}", f"--save_dir={tmp_path}")
     text = good(run_script(pfODE_int, f"--network={network}", *options)).out
@@ -86,8 +85,8 @@ def test_samples_come_as_rows_of_the_source(network: Path, tmp_path: Path) -> No
     ],
 )
 def test_a_lone_generation_goes_by_the_course_of_the_network_unless_told_otherwise(
-    network: Path, options: tuple[str, ...], way: tuple[str, int], tmp_path: Path
-) -> None:
+    network, options, way, tmp_path
+):
     model = Model.load(network)
     course = Course("exp_rk5", 3, 3, melts=False)
     course.place(model.flow.times)
@@ -100,7 +99,7 @@ def test_a_lone_generation_goes_by_the_course_of_the_network_unless_told_otherwi
     assert (taken["solver"], taken["n_iters"]) == way
 
 
-def test_numbers_can_be_names_and_conditions_may_be_among_the_columns(tmp_path: Path) -> None:
+def test_numbers_can_be_names_and_conditions_may_be_among_the_columns(tmp_path):
     (tmp_path / "years.csv").write_text("2000,2001,2002\n" + "3,1,2\n4,1.5,7\n5,0,1.5\n" * 5)
     making = (dataset_tool, f"--source={tmp_path / 'years.csv'}", f"--dest={tmp_path / 'y.npz'}")
     refused(run_script(*making), 1, "--header=yes")
@@ -110,7 +109,7 @@ def test_numbers_can_be_names_and_conditions_may_be_among_the_columns(tmp_path: 
     assert (table.columns.names, table.condition_names) == (["2002"], ["2001", "2000"])
 
 
-def test_what_is_only_numbers_is_a_table_and_what_is_not_is_records(tmp_path: Path) -> None:
+def test_what_is_only_numbers_is_a_table_and_what_is_not_is_records(tmp_path):
     source, dest = tmp_path / "table.csv", tmp_path / "table.npz"
     making = (dataset_tool, f"--source={source}", f"--dest={dest}", "--overwrite")
     rows = "".join(f"{row};{row % 7},{row % 3};${row % 5},000;0{row % 2}\n" for row in range(50))
@@ -129,7 +128,7 @@ def test_what_is_only_numbers_is_a_table_and_what_is_not_is_records(tmp_path: Pa
     assert len(load_table(dest)) == 44
 
 
-def test_held_out_rows_melt_and_have_densities(network: Path, houses: Path, tmp_path: Path) -> None:
+def test_held_out_rows_melt_and_have_densities(network, houses, tmp_path):
     model = Model.load(network)
     model.courses = {"densities": Course("exp_rk5", 10, 3, melts=True)}
     model.courses["densities"].place(model.flow.times)
@@ -165,8 +164,8 @@ def test_held_out_rows_melt_and_have_densities(network: Path, houses: Path, tmp_
 
 
 def test_held_out_rows_are_counted_in_spheres_that_are_carried_to_them(
-    network: Path, houses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    network, houses, tmp_path, monkeypatch
+):
     place = (toy_mesh_exps, f"--network={network}", f"--save_dir={tmp_path / 'out'}")
     few = ("--test_pts=50", "--r_num=3", "--r_max=2", "--boundary_pts=1500")
     text = good(run_script(*place, f"--data_root={houses}", *few)).out
@@ -187,7 +186,7 @@ def test_held_out_rows_are_counted_in_spheres_that_are_carried_to_them(
     refused(with_data, 2, "3 columns", "pfODE_int.py --sim_type=melt")
 
 
-def test_residuals_of_held_out_rows_correlate(network: Path, houses: Path, tmp_path: Path) -> None:
+def test_residuals_of_held_out_rows_correlate(network, houses, tmp_path):
     out, correlated = tmp_path / "residuals", tmp_path / "correlations"
     place = ("extract", f"--network={network}", f"--data_root={houses}", f"--save_dir={out}")
     good(run_script(calc_residuals, *place, "--n_time_pts=3", "--noise=path"))
@@ -203,7 +202,7 @@ def test_residuals_of_held_out_rows_correlate(network: Path, houses: Path, tmp_p
     assert len(summary["times"]) == 3
 
 
-def test_misfits_of_network_and_table_are_told(network: Path, houses: Path, tmp_path: Path) -> None:
+def test_misfits_of_network_and_table_are_told(network, houses, tmp_path):
     """Columns in another order are found by name; others, and broken files, are refused."""
     rows = write_houses(tmp_path / "rows.csv")
     turned, fewer = tmp_path / "turned.npz", tmp_path / "fewer.npz"
@@ -230,7 +229,7 @@ def test_misfits_of_network_and_table_are_told(network: Path, houses: Path, tmp_
         refused(run_script(pfODE_int, *broken_one), 1, broken, text)
 
 
-def test_tables_calibrate_on_held_out_rows(houses_run: Path, houses: Path, tmp_path: Path) -> None:
+def test_tables_calibrate_on_held_out_rows(houses_run, houses, tmp_path):
     folder = tmp_path / "run"
     training = (train, f"--data={houses}", "--nosubdir", *SMALL, *PLAIN)
     how = ("--calibrate", "--calibration_fit=path")
@@ -252,7 +251,7 @@ def shifted(table: DataTable) -> DataTable:
     return replace(table, points=table.points + 1)
 
 
-def test_a_run_is_resumed_with_its_own_table_only(houses_run: Path) -> None:
+def test_a_run_is_resumed_with_its_own_table_only(houses_run):
     before = contents(houses_run)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.commands.train.load_table", lambda path: shifted(load_table(path)))
@@ -268,7 +267,7 @@ RANKED = (
 )
 
 
-def test_two_ranks_train_what_one_does(two_ranks: RankPool, houses: Path, tmp_path: Path) -> None:
+def test_two_ranks_train_what_one_does(two_ranks, houses, tmp_path):
     choices = []
     for name, run in (("one", run_script), ("both", two_ranks.run)):
         place = (f"--outdir={tmp_path / name}", "--nosubdir", f"--data={houses}")
@@ -302,7 +301,7 @@ def joined_batches() -> list[torch.Tensor]:
         return whole_batches()
 
 
-def test_rows_come_once_an_epoch_from_any_step_on_any_number_of_ranks(two_ranks: RankPool) -> None:
+def test_rows_come_once_an_epoch_from_any_step_on_any_number_of_ranks(two_ranks):
     steps = whole_batches()
     numbers = torch.cat(steps[:3]).floor()[:, 0] // 2
     for epoch in (numbers[:7], numbers[7:14]):

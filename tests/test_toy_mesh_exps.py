@@ -72,14 +72,14 @@ def measure(run_once: Run, networks: dict[str, Path]) -> Callable[..., Found]:
 
 
 @pytest.mark.slow
-def test_a_wider_latent_space_has_wider_spheres_and_the_same_coverage(measure: Run) -> None:
+def test_a_wider_latent_space_has_wider_spheres_and_the_same_coverage(measure):
     one, two = (measure("net", "PRP", *how).arrays for how in ((), ("--end_vars=2",)))
     np.testing.assert_allclose(two["boundary_latent"], 2 * one["boundary_latent"], rtol=1e-9)
     np.testing.assert_allclose(two["boundary_data"], one["boundary_data"], atol=1e-5)
 
 
 @pytest.mark.parametrize("dims_to_keep", slowly([1, 2], 2))
-def test_exact_coverage_of_circles_is_within_three_tenths(measure: Run, dims_to_keep: int) -> None:
+def test_exact_coverage_of_circles_is_within_three_tenths(measure, dims_to_keep):
     defaults = ("--boundary_pts=200", "--r_num=7", "--steps=16", "--test_pts=2000")
     got = measure("exact", f"--dims_to_keep={dims_to_keep}", *defaults)
     assert got.largest_change <= 0.003
@@ -102,7 +102,7 @@ def test_exact_coverage_of_circles_is_within_three_tenths(measure: Run, dims_to_
     [["net", "PRR"], ["exact", "--data_name=alt_s_curve", "--num_seeds=2"]],
     ids=" ".join,
 )
-def test_the_files_hold_what_was_counted(measure: Run, arguments: list[str], boundary: str) -> None:
+def test_the_files_hold_what_was_counted(measure, arguments, boundary):
     found = measure(*arguments, f"--boundary={boundary}", "--seed=3")
     arrays, seeds = found.arrays, 1 + ("--num_seeds=2" in arguments)
     names = [f"{found.stem}_coverage.json", f"{found.stem}_coverage.npz"]
@@ -135,7 +135,7 @@ def test_the_files_hold_what_was_counted(measure: Run, arguments: list[str], bou
 
 
 @pytest.mark.parametrize("eps", ["auto", "0.04"])
-def test_the_latents_have_the_law_of_eps_and_boundaries_its_radii(measure: Run, eps: str) -> None:
+def test_the_latents_have_the_law_of_eps_and_boundaries_its_radii(measure, eps):
     got = measure("exact", "--dims_to_keep=1", f"--eps={eps}", "--test_pts=4000", "--steps=1")
     variance = np.array(got.result["latent_variance"])
     assert (variance[1] == 0.04) == (eps == "0.04")
@@ -147,7 +147,7 @@ def test_the_latents_have_the_law_of_eps_and_boundaries_its_radii(measure: Run, 
 
 
 @pytest.mark.slow
-def test_fresh_data_is_the_toy_with_the_first_noise(measure: Run) -> None:
+def test_fresh_data_is_the_toy_with_the_first_noise(measure):
     got = measure("exact", "--data_name=s_curve", "--test_pts=5000", "--gamma0=0.05", "--steps=1")
     fresh = got.arrays["fresh_data"][0]
     mean, covariance = (moment.numpy() for moment in Toy("s_curve").moments())
@@ -156,7 +156,7 @@ def test_fresh_data_is_the_toy_with_the_first_noise(measure: Run) -> None:
 
 
 @pytest.mark.slow
-def test_repetitions_are_the_seeds_that_follow(measure: Run) -> None:
+def test_repetitions_are_the_seeds_that_follow(measure):
     both = measure("exact", "--num_seeds=2", "--seed=5")
     alone = [measure("exact", f"--seed={seed}") for seed in (5, 6)]
     for name in (*STAGES, "fresh"):
@@ -166,7 +166,7 @@ def test_repetitions_are_the_seeds_that_follow(measure: Run) -> None:
     assert "±" in both.told
 
 
-def test_the_table_is_shown_and_the_parameters_are_saved(measure: Run) -> None:
+def test_the_table_is_shown_and_the_parameters_are_saved(measure):
     got = measure("net", "PRP")
     head, first, *_ = (line.split() for line in got.told.splitlines())
     mean = [100 * got.result["coverage"][name]["mean"][0] for name in (*STAGES, "fresh")]
@@ -179,7 +179,7 @@ def test_the_table_is_shown_and_the_parameters_are_saved(measure: Run) -> None:
     assert got.result["denoiser_calls"] == 2 * 6 * 6
 
 
-def test_the_help_says_what_the_columns_are_and_what_is_written() -> None:
+def test_the_help_says_what_the_columns_are_and_what_is_written():
     text = " ".join(run_script(toy_mesh_exps, "--help").out.split())
     meanings = text.partition("Columns")[2].partition("Files:")[0]
     places = [meanings.index(f" {head.removesuffix(' %')} ") for head in TABLE_HEAD[1:]]
@@ -191,7 +191,7 @@ def test_the_help_says_what_the_columns_are_and_what_is_written() -> None:
 
 
 @pytest.mark.slow
-def test_the_exact_score_has_the_networks_schedule(measure: Run, networks: dict[str, Path]) -> None:
+def test_the_exact_score_has_the_networks_schedule(measure, networks):
     same = ("--data_name=s_curve", "--steps=3", "--test_pts=50")
     with_network = measure("exact", f"--network={networks['PRR']}", "--eps=auto", *same)
     alone = measure("exact", "--dims_to_keep=2", "--rho=0.9", f"--h={4 / 3}", *same)
@@ -201,7 +201,7 @@ def test_the_exact_score_has_the_networks_schedule(measure: Run, networks: dict[
             np.testing.assert_allclose(with_network.arrays[name], array, atol=1e-9)
 
 
-def test_networks_pair_with_cheap_exact_flows(networks: dict[str, Path], tmp_path: Path) -> None:
+def test_networks_pair_with_cheap_exact_flows(networks, tmp_path):
     few = ("--test_pts=100", "--steps=2", "--boundary_pts=20", "--r_num=2")
     for number, (given, expected) in enumerate(
         (
@@ -227,7 +227,7 @@ def remeasure(tmp_path: Path) -> Callable[..., int]:
     return lambda *arguments: run_script(toy_mesh_exps, *alike, *arguments).code
 
 
-def test_overwriting_leaves_no_meshes_of_former_radii(remeasure: Run, tmp_path: Path) -> None:
+def test_overwriting_leaves_no_meshes_of_former_radii(remeasure, tmp_path):
     assert remeasure("--r_min=1e-5", "--r_num=4") == 0
     assert (tmp_path / "s_curve_PRP_r1e-05_end.ply").exists()
     others = [
@@ -245,9 +245,7 @@ def test_overwriting_leaves_no_meshes_of_former_radii(remeasure: Run, tmp_path: 
     assert all((tmp_path / name).read_text() == "mine" for name in others)
 
 
-def test_meshes_of_former_radii_stay_until_there_are_new_results(
-    remeasure: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_meshes_of_former_radii_stay_until_there_are_new_results(remeasure, tmp_path, monkeypatch):
     assert remeasure("--r_num=4") == 0
     before = contents(tmp_path)
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +72,7 @@ def case(request: pytest.FixtureRequest, simulate: Run) -> Simulations:
     return got
 
 
-def test_the_promised_files_have_the_promised_arrays(case: Simulations) -> None:
+def test_the_promised_files_have_the_promised_arrays(case):
     files = {f"{case.stem}_{name}_results.npz" for name in KINDS}
     names = {path.name for path in case.folder.iterdir()}
     assert names == {*files, f"{case.stem}_sim_params.json"}
@@ -86,7 +85,7 @@ def test_the_promised_files_have_the_promised_arrays(case: Simulations) -> None:
             assert np.isfinite(arrays[name]).all()
 
 
-def test_a_roundtrip_runs_back_from_where_the_melt_ended(case: Simulations) -> None:
+def test_a_roundtrip_runs_back_from_where_the_melt_ended(case):
     end = case.parameters["end_time"]
     assert (np.diff(case["melt"]["times"]) > 0).all()
     if "EDM" not in case.stem:
@@ -99,7 +98,7 @@ def test_a_roundtrip_runs_back_from_where_the_melt_ended(case: Simulations) -> N
     np.testing.assert_array_equal(case["roundtrip"]["xs_es"][0], case["melt"]["xs_es"][-1])
 
 
-def test_parameters_tell_the_values_that_were_used_and_the_cost(case: Simulations) -> None:
+def test_parameters_tell_the_values_that_were_used_and_the_cost(case):
     options, arrays = case.parameters["options"], case["melt"]
     kept, dim = options["dims_to_keep"], options["data_dim"]
     assert options["data_name"] == case.stem.rsplit("_", 2)[0]
@@ -124,7 +123,7 @@ def test_parameters_tell_the_values_that_were_used_and_the_cost(case: Simulation
         np.testing.assert_allclose(arrays["scale"], options["end_vars"] / np.sqrt(top), rtol=1e-9)
 
 
-def test_an_exact_roundtrip_ends_where_the_melt_began(simulate: Run) -> None:
+def test_an_exact_roundtrip_ends_where_the_melt_began(simulate):
     few = ("--steps=40", "--total_samples=20", "--save_freq=40")
     got = simulate("exact", "--data_name=s_curve", "--dims_to_keep=2", *few)
     errors = got["roundtrip"]["tilde_xs_es"][-1] - got["melt"]["tilde_xs_es"][0]
@@ -134,7 +133,7 @@ def test_an_exact_roundtrip_ends_where_the_melt_began(simulate: Run) -> None:
     assert facts["rms_error"] < 1e-3
 
 
-def test_eps_is_the_variance_of_the_compressed_latents(simulate: Run) -> None:
+def test_eps_is_the_variance_of_the_compressed_latents(simulate):
     auto, number, empirical = (
         simulate("net", "PRR", f"--eps={eps}") for eps in ("auto", "0.04", "empirical")
     )
@@ -147,26 +146,26 @@ def test_eps_is_the_variance_of_the_compressed_latents(simulate: Run) -> None:
 
 
 @pytest.mark.parametrize("mode", [("exact",), ("discrete",), ("net", "PRR")])
-def test_another_seed_gives_other_points_and_latents(simulate: Run, mode: tuple[str, ...]) -> None:
+def test_another_seed_gives_other_points_and_latents(simulate, mode):
     one, other = (simulate(*mode, "--seed=0"), simulate(*mode, "--seed=1"))
     for first, second in zip(one.arrays.values(), other.arrays.values(), strict=True):
         assert not np.isclose(first["xs"][0], second["xs"][0]).any()
 
 
-def test_data_and_latents_are_drawn_apart(simulate: Run) -> None:
+def test_data_and_latents_are_drawn_apart(simulate):
     got = simulate("exact", "--total_samples=500", "--steps=2")
     correlation = np.corrcoef(got["melt"]["xs_es"][0], got["gen"]["xs_es"][0], rowvar=False)
     assert np.abs(correlation[:2, 2:]).max() < 0.2
 
 
-def test_the_network_says_what_the_options_leave_out(simulate: Run) -> None:
+def test_the_network_says_what_the_options_leave_out(simulate):
     schedule = ("--dims_to_keep=1", *GAP, "--gamma0=0.001", "--rho=1", "--augment_to=0")
     spoken = simulate("net", "gap", "--data_name=moons", "--data_dim=2", *schedule)
     assert_same(spoken.arrays, simulate("net", "gap").arrays)
 
 
 @pytest.mark.slow
-def test_students_are_corrected_by_their_teacher(networks: dict[str, Path], tmp_path: Path) -> None:
+def test_students_are_corrected_by_their_teacher(networks, tmp_path):
     place = (f"--network={networks['PRP']}", f"--dest={tmp_path / 'student.pkl'}")
     assert run_script(distill, *place, "--calls=3", "--paths=300", "--steps=20").code == 0
     simulated = {}
@@ -191,7 +190,7 @@ def test_students_are_corrected_by_their_teacher(networks: dict[str, Path], tmp_
         refused(run_script(toy_pfODE_int, *flow, no, "--solver=student"), 2, "no student")
 
 
-def test_other_results_and_files_in_the_folder_stay(tmp_path: Path) -> None:
+def test_other_results_and_files_in_the_folder_stay(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     few = (f"--save_dir={tmp_path}", "--total_samples=4", "--steps=2")
     before = contents(tmp_path)
@@ -218,9 +217,7 @@ def test_other_results_and_files_in_the_folder_stay(tmp_path: Path) -> None:
     ],
     ids=lambda changes: repr(changes)[:40],
 )
-def test_a_network_of_no_toy_is_told_in_one_line_by_name(
-    networks: dict[str, Path], tmp_path: Path, changes: dict[str, Any]
-) -> None:
+def test_a_network_of_no_toy_is_told_in_one_line_by_name(networks, tmp_path, changes):
     parts, about = read_network(networks["PRP"])
     state = parts["basis"].state
     state |= {name: value for name, value in changes.items() if name in state}

@@ -60,7 +60,7 @@ def calibration(network: Path) -> dict[str, torch.Tensor]:
     return {name: state[name] for name in state if name.startswith("calibration_")}
 
 
-def test_only_the_last_network_is_calibrated(train: Run) -> None:
+def test_only_the_last_network_is_calibrated(train):
     how = ("--duration=0.002", "--tick=1", "--snap=1", "--tmin=0.5", "--calibration_fit=path")
     folder = train("--data_name=s_curve", *how, size=FEW)
     first, last = (calibration(folder / f"network-snapshot-00000{kimg}.pkl") for kimg in (1, 2))
@@ -72,14 +72,14 @@ def test_only_the_last_network_is_calibrated(train: Run) -> None:
 
 
 @pytest.mark.parametrize("argument", ["--no-calibrate", "--precond=edm"])
-def test_a_run_without_calibration_writes_none(train: Run, argument: str) -> None:
+def test_a_run_without_calibration_writes_none(train, argument):
     folder = train("--data_name=circles", argument, size=FEW)
     assert calibration(network_file(folder)) == {}
     saved = json.loads((folder / "training_options.json").read_text())
     assert saved["options"]["calibrate"] is False
 
 
-def test_tensorboard_has_the_numbers_of_the_reports(toy_run: Path) -> None:
+def test_tensorboard_has_the_numbers_of_the_reports(toy_run):
     events, lines = EventAccumulator(str(toy_run)).Reload(), stats(toy_run)
     assert [line["seen"] for line in lines] == [1000 * kimg for kimg in range(1, 9)]
     assert set(events.Tags()["scalars"]) == set(lines[0]) - {"seen"}
@@ -87,7 +87,7 @@ def test_tensorboard_has_the_numbers_of_the_reports(toy_run: Path) -> None:
     assert scalars == [(line["seen"], pytest.approx(line["Loss/loss"])) for line in lines]
 
 
-def test_runs_are_numbered_and_described(train: Run, tmp_path: Path) -> None:
+def test_runs_are_numbered_and_described(train, tmp_path):
     train("--data_name=circles")
     assert train("--data_name=circles").name == "00001-circles-PRP-mlp"
     (tmp_path / "out" / "00041-other").mkdir()
@@ -114,9 +114,7 @@ VARIANTS: list[tuple[list[str], dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("arguments", "about", "schedule"), VARIANTS, ids=[" ".join(given) for given, *_ in VARIANTS]
 )
-def test_every_variant_trains_and_its_network_knows_what_it_is(
-    train: Run, arguments: list[str], about: dict[str, Any], schedule: str
-) -> None:
+def test_every_variant_trains_and_its_network_knows_what_it_is(train, arguments, about, schedule):
     folder = train("--data_name=circles", *arguments)
     model = load(folder)
     assert model.denoiser.schedule.name == schedule
@@ -127,7 +125,7 @@ def test_every_variant_trains_and_its_network_knows_what_it_is(
     assert model.denoiser(x, torch.tensor(model.about["tmax"]).double()).isfinite().all()
 
 
-def test_edm_in_eigenspace_counts_on_the_variance_of_each_dimension(train: Run) -> None:
+def test_edm_in_eigenspace_counts_on_the_variance_of_each_dimension(train):
     denoiser = load(train("--data_name=alt_swirl", "--precond=edm_es")).denoiser
     c_skip = denoiser.coefficients(torch.tensor(1.0)).c_skip
     variances = denoiser.basis.eigenvalues
@@ -138,14 +136,14 @@ def test_edm_in_eigenspace_counts_on_the_variance_of_each_dimension(train: Run) 
     torch.testing.assert_close(denoiser.noise_condition(two), two.log() / 4)
 
 
-def test_a_resumed_run_may_change_how_it_is_run(broken_off: Path) -> None:
+def test_a_resumed_run_may_change_how_it_is_run(broken_off):
     free = ("--snap=1", "--dump=1", "--batch-gpu=100", "--device_name=cpu", "--seed=5")
     result = run_script(toy_train, f"--resume={broken_off}", *free)
     assert (result.code, "The training is now" in result.out) == (0, False)
     assert (broken_off / "network-snapshot-000008.pkl").exists()
 
 
-def test_a_finished_run_can_be_extended_and_not_made_shorter(train: Run) -> None:
+def test_a_finished_run_can_be_extended_and_not_made_shorter(train):
     folder = train("--data_name=circles", "--no-calibrate")
     before = contents(folder)
     result = run_script(toy_train, f"--resume={folder}", "--duration=0.0005")
@@ -183,7 +181,7 @@ def in_pairs(batch: Batch, draws: NoiseDraws) -> tuple[bool, bool, bool]:
     return one, two, three
 
 
-def test_each_point_is_used_twice_with_opposite_noise_beside_further_points(train: Run) -> None:
+def test_each_point_is_used_twice_with_opposite_noise_beside_further_points(train):
     for given, pairs, count in ((), True, OTHERS), (("--no-antithetic", "--others=0"), False, 0):
         with steps_taken() as seen:
             train("--data_name=circles", *given)
@@ -192,7 +190,7 @@ def test_each_point_is_used_twice_with_opposite_noise_beside_further_points(trai
         assert (0 if others is None else len(others)) == count
 
 
-def test_a_resumed_run_has_the_threads_that_it_began_with(broken_off: Path) -> None:
+def test_a_resumed_run_has_the_threads_that_it_began_with(broken_off):
     options = broken_off / "training_options.json"
     saved = json.loads(options.read_text())
     assert saved["options"]["threads"] == torch.get_num_threads()
@@ -219,7 +217,7 @@ SPOILED: dict[str, Callable[[Path, Path], object]] = {
 
 
 @pytest.mark.parametrize("how", SPOILED)
-def test_what_cannot_be_resumed_is_told_and_left_alone(broken_off: Path, how: str) -> None:
+def test_what_cannot_be_resumed_is_told_and_left_alone(broken_off, how):
     state = broken_off / "training-state-000004.pt"
     SPOILED[how](broken_off / "training_options.json", state)
     before = contents(broken_off)

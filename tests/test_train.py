@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ from tests.support.image_runs import (
     weights,
     write_images,
 )
-from tests.support.running import Run, contents, good, refused, run_script, slowly
+from tests.support.running import contents, good, refused, run_script, slowly
 from torch_utils.snapshots import read_state, write_state
 from training.data.images.batches import ImageBatches, basis_batches
 from training.data.images.dataset import ImageDataset
@@ -52,14 +51,14 @@ STATES_OF_GAINS = ("output_gain", "averaged_output_gain")
 CHANGED_DATA = [(0, 0, 0), (32, 1, 1), (8, 3, 1), (8, 1, 3)]
 
 
-def test_a_run_writes_what_is_promised_and_nothing_else(fit: Run) -> None:
+def test_a_run_writes_what_is_promised_and_nothing_else(fit):
     folder = fit("--augment=0")
     assert folder.name == "00000-blobs-PRP-ddpmpp-uncond-batch16-fp32"
     assert_written(folder)
     assert load(folder).denoiser.calibration is None
 
 
-def test_the_network_file_knows_its_data(fit: Run, colors: Path) -> None:
+def test_the_network_file_knows_its_data(fit, colors):
     dim = 3 * SIDE**2
     folder = fit(f"--data_dim={dim}", "--dims_to_keep=10", "--tmin=0.5", data=colors)
     assert folder.name == "00000-colors-PRRto10D-ddpmpp-uncond-batch16-fp32"
@@ -98,7 +97,7 @@ VARIANTS: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("arguments", VARIANTS)
-def test_every_variant_trains_and_its_network_knows_what_it_is(fit: Run, arguments: str) -> None:
+def test_every_variant_trains_and_its_network_knows_what_it_is(fit, arguments):
     folder, known = fit(*arguments.split()), VARIANTS[arguments]
     (line,) = stats(folder)
     assert 0 < line["Loss/loss"] < 20
@@ -111,7 +110,7 @@ def test_every_variant_trains_and_its_network_knows_what_it_is(fit: Run, argumen
         assert model.denoiser(x, torch.tensor(t, dtype=torch.float64)).isfinite().all()
 
 
-def test_half_precision_trains_or_is_refused_in_one_line(blobs: Path, tmp_path: Path) -> None:
+def test_half_precision_trains_or_is_refused_in_one_line(blobs, tmp_path):
     place = (f"--outdir={tmp_path / 'out'}", "--nosubdir", f"--data={blobs}")
     result = run_script(train, *place, *TINY, "--precision=fp16")
     if result.code:
@@ -121,7 +120,7 @@ def test_half_precision_trains_or_is_refused_in_one_line(blobs: Path, tmp_path: 
         assert 0 < stats(tmp_path / "out")[0]["Loss/loss"] < 20
 
 
-def test_labels_reach_the_network_only_if_asked_for(fit: Run, twelve: Path) -> None:
+def test_labels_reach_the_network_only_if_asked_for(fit, twelve):
     model, blind = load(twelve), load(fit("--augment=0"))
     x, t = torch.ones(1, SIDE**2, dtype=torch.float64), torch.tensor(3.0, dtype=torch.float64)
     one, other = (model.denoiser(x, t, labels=torch.eye(CLASSES)[[index]]) for index in (0, 1))
@@ -131,7 +130,7 @@ def test_labels_reach_the_network_only_if_asked_for(fit: Run, twelve: Path) -> N
     assert blind.denoiser.network.embedding.label is None
 
 
-def test_labels_that_are_vectors_are_given_and_never_drawn(fit: Run, tmp_path: Path) -> None:
+def test_labels_that_are_vectors_are_given_and_never_drawn(fit, tmp_path):
     with image_writer(tmp_path / "vectors.zip") as writer:
         for image in np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8):
             writer.add(image, [0.5, 2.0])
@@ -146,7 +145,7 @@ def test_labels_that_are_vectors_are_given_and_never_drawn(fit: Run, tmp_path: P
     assert flow.labels(given).tolist() == [[0.5, 2.0]]
 
 
-def test_augmentation_labels_are_inputs_only_of_augmented_training(fit: Run) -> None:
+def test_augmentation_labels_are_inputs_only_of_augmented_training(fit):
     with_labels, without = fit("--augment=0.5"), fit("--augment=0")
     difference = set(weights(with_labels)) - set(weights(without))
     assert difference == {"embedding.augment.weight"}
@@ -157,7 +156,7 @@ def test_augmentation_labels_are_inputs_only_of_augmented_training(fit: Run) -> 
     assert not torch.equal(plain, denoiser(x, t, augment_labels=torch.ones(1, 9)))
 
 
-def test_augmented_variance_is_what_the_preconditioning_counts_on(fit: Run) -> None:
+def test_augmented_variance_is_what_the_preconditioning_counts_on(fit):
     plain = load(fit("--augment=0")).denoiser
     torch.testing.assert_close(plain.data_variance, plain.basis.floored_variance())
     augmented = load(fit("--augment=1")).denoiser
@@ -165,7 +164,7 @@ def test_augmented_variance_is_what_the_preconditioning_counts_on(fit: Run) -> N
     assert float(augmented.data_variance[-20:].mean() / plain.data_variance[-20:].mean()) > 2
 
 
-def test_mirror_images_count_as_data(fit: Run) -> None:
+def test_mirror_images_count_as_data(fit):
     plain, mirrored = (
         load(fit("--augment=0", *flag)).denoiser.basis.mean for flag in ([], ["--xflip"])
     )
@@ -173,7 +172,7 @@ def test_mirror_images_count_as_data(fit: Run) -> None:
     torch.testing.assert_close(mirrored.reshape(SIDE, SIDE), (mean + mean.flip(1)) / 2)
 
 
-def test_transfer_starts_from_the_weights_of_another(fit: Run, blobs: Path, tmp_path: Path) -> None:
+def test_transfer_starts_from_the_weights_of_another(fit, blobs, tmp_path):
     source = fit("--lr=0.01")
     outdir = tmp_path / "transferred"
     place = (f"--outdir={outdir}", "--nosubdir", f"--data={blobs}")
@@ -190,7 +189,7 @@ def test_transfer_starts_from_the_weights_of_another(fit: Run, blobs: Path, tmp_
 # D = xi / (xi + gamma) x. It is that of F = 0 for edm, whose sigma_data^2 is xi, and for vp and ve
 # of F = E[n | x], up to sign, which has mean square gamma / (xi + gamma), all to be learned.
 @pytest.mark.parametrize("precond", slowly(("vp", "edm", "ve"), "edm", "ve"))
-def test_white_noise_is_denoised_as_it_should_be(tmp_path: Path, precond: str) -> None:
+def test_white_noise_is_denoised_as_it_should_be(tmp_path, precond):
     std, first, last = 0.3, 0.1, 0.5
     pixels = 127.5 * (1 + std * np.random.default_rng(2).normal(size=(2000, SIDE, SIDE, 1)))
     data = write_images(tmp_path / "white.zip", pixels)
@@ -212,7 +211,7 @@ def test_white_noise_is_denoised_as_it_should_be(tmp_path: Path, precond: str) -
         assert error < (0.002 if precond == "edm" else 0.05)
 
 
-def test_images_can_be_held_out_whose_loss_is_told(fit: Run, blobs: Path) -> None:
+def test_images_can_be_held_out_whose_loss_is_told(fit, blobs):
     arguments = (*("--held_out=0.2", "--tick=1", "--duration=0.002", "--lr=1e-4", "--batch=100"),)
     folder = fit(*arguments)
     rest, held_out = ImageDataset(blobs).split(0.2, seed=0)
@@ -228,7 +227,7 @@ def test_images_can_be_held_out_whose_loss_is_told(fit: Run, blobs: Path) -> Non
     assert equal(dict(model.denoiser.state_dict()), dict(other.denoiser.state_dict()))
 
 
-def test_the_last_network_is_calibrated_on_the_images_or_on_others(fit: Run, few: Path) -> None:
+def test_the_last_network_is_calibrated_on_the_images_or_on_others(fit, few):
     how = ("--augment=0.5", "--dims_to_keep=5", "--calibrate")
     own, held_out = fit(*how), fit(*how, f"--calibration_data={few}")
     calibration, other = (load(folder).denoiser.calibration for folder in (own, held_out))
@@ -252,13 +251,8 @@ KINDS = {
 
 @pytest.mark.parametrize(("script", "fixture", "lost", "location"), KINDS.values(), ids=KINDS)
 def test_a_resumed_training_equals_an_unbroken_one(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    script: ModuleType,
-    fixture: str,
-    lost: tuple[int, ...],
-    location: str,
-) -> None:
+    request, tmp_path, script, fixture, lost, location
+):
     whole, copy = request.getfixturevalue(fixture), tmp_path / "copy"
     whole = whole / "run" if fixture == "simulations" else whole
     shutil.copytree(whole, copy)
@@ -294,9 +288,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("fixture", "option", "parts"), OTHERS)
-def test_a_resumed_run_refuses_to_become_another(
-    request: pytest.FixtureRequest, fixture: str, option: str, parts: list[str]
-) -> None:
+def test_a_resumed_run_refuses_to_become_another(request, fixture, option, parts):
     run: Path = request.getfixturevalue(fixture)
     before = contents(run)
     script = toy_train if fixture == "toy_run" else train
@@ -306,8 +298,8 @@ def test_a_resumed_run_refuses_to_become_another(
 
 
 def test_a_resumed_run_equals_an_unbroken_one_and_refits_nothing(
-    blobs: Path, twelve: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    blobs, twelve, tmp_path, monkeypatch
+):
     original = ImageBatches.batches
 
     def stopping(self: ImageBatches, first_step: int) -> Iterator[Any]:
@@ -335,7 +327,7 @@ def test_a_resumed_run_equals_an_unbroken_one_and_refits_nothing(
 
 
 @pytest.mark.hostile
-def test_signals_to_all_save_and_end_in_a_line(blobs: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_signals_to_all_save_and_end_in_a_line(blobs, unbroken, tmp_path):
     folder = tmp_path / "out"
     process = subprocess.Popen(
         [sys.executable, "train.py", f"--outdir={folder}", "--nosubdir", f"--data={blobs}", *LONG],
@@ -378,7 +370,7 @@ def wait_until(so: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_an_output_gain_is_trained_averaged_and_kept(twelve: Path) -> None:
+def test_an_output_gain_is_trained_averaged_and_kept(twelve):
     gains = load(twelve).denoiser.output_gain.gains
     assert gains.shape[1] == SIDE**2
     assert 1e-3 < (gains - 1).abs().max() < 1
@@ -387,7 +379,7 @@ def test_an_output_gain_is_trained_averaged_and_kept(twelve: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", STATES_OF_GAINS)
-def test_states_without_output_gain_are_refused(lost: str, twelve: Path, tmp_path: Path) -> None:
+def test_states_without_output_gain_are_refused(lost, twelve, tmp_path):
     path = tmp_path / "training-state-000000.pt"
     state = read_state(max(twelve.glob("training-state-*.pt")))
     del state[lost]
@@ -397,9 +389,7 @@ def test_states_without_output_gain_are_refused(lost: str, twelve: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_precision_that_a_trial_has_found_is_kept(
-    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_precision_that_a_trial_has_found_is_kept(blobs, tmp_path, monkeypatch):
     tried: list[object] = []
 
     def trial(*given: object) -> str:
@@ -417,7 +407,7 @@ def test_a_precision_that_a_trial_has_found_is_kept(
     assert len(tried) == 1
 
 
-def test_a_run_whose_data_has_changed_cannot_be_resumed(tmp_path: Path) -> None:
+def test_a_run_whose_data_has_changed_cannot_be_resumed(tmp_path):
     data, folder = tmp_path / "data.zip", tmp_path / "out"
     random = np.random.default_rng(0)
     write_images(data, random.uniform(0, 255, (40, 8, 8, 1)), [0, 1] * 20)

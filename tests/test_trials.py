@@ -63,7 +63,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("prior", ["uniform", "prior.pkl"])
-def test_posteriors_of_several_trials_are_drawn(shelf: Path, tmp_path: Path, prior: str) -> None:
+def test_posteriors_of_several_trials_are_drawn(shelf, tmp_path, prior):
     given = prior if prior == "uniform" else str(shelf / prior)
     place = (f"--network={shelf / 'one.pkl'}", f"--prior={given}", f"--save_dir={tmp_path}")
     seen = f"--observation={shelf / 'seen.csv'}"
@@ -78,7 +78,7 @@ def test_posteriors_of_several_trials_are_drawn(shelf: Path, tmp_path: Path, pri
     assert "observed_data/y" not in arrays
 
 
-def test_members_of_a_population_are_drawn(shelf: Path, tmp_path: Path) -> None:
+def test_members_of_a_population_are_drawn(shelf, tmp_path):
     rows = np.array([[place, 0.2 * place, 3, 0.5] for place in range(5) for _ in range(3)])
     write_csv(tmp_path / "five.csv", ["dataset", "y", "n", "t"], rows)
     place = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
@@ -111,7 +111,7 @@ def test_members_of_a_population_are_drawn(shelf: Path, tmp_path: Path) -> None:
     refused(run_script(posterior, "population", *other, "--bounds=mu:0:"), 1, "'mu' are beyond")
 
 
-def test_models_are_compared(shelf: Path, tmp_path: Path) -> None:
+def test_models_are_compared(shelf, tmp_path):
     networks = [f"--network={shelf / 'one.pkl'}", f"--network={shelf / 'one.pkl'}"]
     place = ("--prior=uniform", f"--save_dir={tmp_path}", f"--observation={shelf / 'seen.csv'}")
     result = good(run_script(posterior, "compare", *networks, *place, *POOL, "--weights=3,1"))
@@ -124,7 +124,7 @@ def test_models_are_compared(shelf: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.json"]
 
 
-def test_datasets_are_found_again_with_their_trials(shelf: Path) -> None:
+def test_datasets_are_found_again_with_their_trials(shelf):
     learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
     points, trials = learned.simulations(shelf / "one.npz", 10, 0, ["tau", "mu"])
     rows = np.loadtxt(shelf / "runs.csv", delimiter=",", skiprows=1)
@@ -134,7 +134,7 @@ def test_datasets_are_found_again_with_their_trials(shelf: Path) -> None:
         assert (own.numpy() == of_point[:, 3:]).all()
 
 
-def test_likelihoods_are_checked_on_simulations(shelf: Path, tmp_path: Path) -> None:
+def test_likelihoods_are_checked_on_simulations(shelf, tmp_path):
     place = (f"--network={shelf / 'two.pkl'}", f"--prior={shelf / 'prior.pkl'}", "--truth=data")
     data = (f"--data_root={shelf / 'new.npz'}", "--runs=20", f"--save_dir={tmp_path / 'out'}")
     good(run_script(posterior, "check", *place, *data, *POOL))
@@ -145,7 +145,7 @@ def test_likelihoods_are_checked_on_simulations(shelf: Path, tmp_path: Path) -> 
     refused(run_script(posterior, "check", *place[:2], *data[2:]), 2, "--data_root=SIMULATIONS")
 
 
-def test_a_flow_of_posteriors_is_weighted_by_a_likelihood(shelf: Path, tmp_path: Path) -> None:
+def test_a_flow_of_posteriors_is_weighted_by_a_likelihood(shelf, tmp_path):
     write_csv(tmp_path / "one.csv", ["t", "y", "n"], np.array([[0.5, 1.0, 3]]))
     draws = ("--draws=500", f"--condition={tmp_path / 'one.csv'}")
     correct = (f"--correct={shelf / 'one.pkl'}", "--prior=uniform")
@@ -160,7 +160,7 @@ def test_a_flow_of_posteriors_is_weighted_by_a_likelihood(shelf: Path, tmp_path:
         assert abs(corrected["mean"][name] - mean) < 0.2 * of_likelihood["std"][name]
 
 
-def test_a_set_of_trials_has_one_posterior(shelf: Path, tmp_path: Path) -> None:
+def test_a_set_of_trials_has_one_posterior(shelf, tmp_path):
     assert "up to 3, of y, n, t" in good(run_script(info, shelf / "sets.pkl")).out
     network = (f"--network={shelf / 'sets.pkl'}", f"--save_dir={tmp_path}", "--overwrite")
     seen, correct = f"--condition={shelf / 'seen.csv'}", f"--correct={shelf / 'one.pkl'}"
@@ -179,7 +179,7 @@ def test_a_set_of_trials_has_one_posterior(shelf: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "no").exists()
 
 
-def test_trials_of_a_set_multiply(shelf: Path) -> None:
+def test_trials_of_a_set_multiply(shelf):
     learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
     density = learned.log_posterior(learned.prior("uniform"), ["tau", "mu"], torch.arange(3))
     points = torch.tensor([[0.1, 0.5], [0.9, -0.9], [1.1, 0.0]]).double()
@@ -192,7 +192,7 @@ def test_trials_of_a_set_multiply(shelf: Path) -> None:
     assert both[2] == -torch.inf
 
 
-def test_observations_of_more_trials_than_learned_are_named(shelf: Path, tmp_path: Path) -> None:
+def test_observations_of_more_trials_than_learned_are_named(shelf, tmp_path):
     learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
     # 135 datasets of two trials: 0.0025 x 270 x 2 / (2 x 4).
     assert learned.most_trials == pytest.approx(0.17, abs=0.03)
@@ -202,7 +202,7 @@ def test_observations_of_more_trials_than_learned_are_named(shelf: Path, tmp_pat
     assert named in result.err + result.out
 
 
-def test_a_network_file_says_that_it_is_a_likelihood(shelf: Path) -> None:
+def test_a_network_file_says_that_it_is_a_likelihood(shelf):
     assert "of one trial, given mu, tau, t" in good(run_script(info, shelf / "one.pkl")).out
 
 
@@ -218,9 +218,7 @@ def test_a_network_file_says_that_it_is_a_likelihood(shelf: Path) -> None:
         ("{one} --prior=uniform --observation={folder}/hole.csv", 1, ("line 3", "=keep")),
     ],
 )
-def test_what_is_no_question_of_trials_is_refused(
-    shelf: Path, tmp_path: Path, words: str, code: int, parts: tuple[str, ...]
-) -> None:
+def test_what_is_no_question_of_trials_is_refused(shelf, tmp_path, words, code, parts):
     (shelf / "hole.csv").write_text("y,n,t\n0,1,0.5\n1,,0.5\n")
     known = {name: f"--network={shelf / f'{name}.pkl'}" for name in ("one", "two", "prior")}
     filled = words.format(**known, folder=shelf, seen=f"--observation={shelf / 'seen.csv'}")
@@ -228,7 +226,7 @@ def test_what_is_no_question_of_trials_is_refused(
     refused(result, code, *parts)
 
 
-def test_trials_may_lack_data_if_those_of_simulations_did(shelf: Path, tmp_path: Path) -> None:
+def test_trials_may_lack_data_if_those_of_simulations_did(shelf, tmp_path):
     rows = np.loadtxt(shelf / "runs.csv", delimiter=",", skiprows=1)
     rows[::3, 3] = rows[1::4, 4] = np.nan
     making = (f"--source={write_csv(tmp_path / 'holes.csv', NAMES, rows)}", "--dataset=id")
@@ -254,9 +252,7 @@ def test_trials_may_lack_data_if_those_of_simulations_did(shelf: Path, tmp_path:
         whole.simulations(tmp_path / "holes.npz", 10, 0, ["mu", "tau"])
 
 
-def test_levels_beside_a_number_have_probabilities_and_it_a_law_given_each(
-    tmp_path: Path,
-) -> None:
+def test_levels_beside_a_number_have_probabilities_and_it_a_law_given_each(tmp_path):
     draw = np.random.default_rng(0)
     theta = draw.uniform(-1, 1, 300).repeat(5)
     choice = draw.uniform(size=1500) < 1 / (1 + np.exp(-3 * theta))
@@ -294,7 +290,7 @@ def test_levels_beside_a_number_have_probabilities_and_it_a_law_given_each(
     refused(run_script(posterior, "sample", *place, wrong, "--overwrite"), 1, "'choice' is 2")
 
 
-def test_learning_likelihoods_refuses_others(shelf: Path, houses: Path, tmp_path: Path) -> None:
+def test_learning_likelihoods_refuses_others(shelf, houses, tmp_path):
     place = (f"--data={shelf / 'one.npz'}", f"--outdir={tmp_path}", "-n", "--likelihood")
     refused(run_script(train, *place, "--cond"), 2, "--cond", "--likelihood")
     refused(run_script(train, *place, "--bounded=reject"), 2, "--bounded=reject")

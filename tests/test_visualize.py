@@ -34,7 +34,7 @@ def is_picture(path: Path) -> bool:
         return image.width > 100 and image.height > 30
 
 
-def test_what_a_simulation_wrote_is_drawn(tmp_path: Path) -> None:
+def test_what_a_simulation_wrote_is_drawn(tmp_path):
     few = ("--total_samples=60", "--steps=4", "--save_freq=1", "--solver=euler", "--eps=1e-2")
     toy = ("--data_name=s_curve", "--dims_to_keep=2", f"--save_dir={tmp_path}")
     assert run_script(toy_pfODE_int, "exact", *toy, *few).code == 0
@@ -52,7 +52,7 @@ def test_what_a_simulation_wrote_is_drawn(tmp_path: Path) -> None:
         assert image.n_frames == 5
 
 
-def test_every_kind_of_file_is_drawn(tmp_path: Path) -> None:
+def test_every_kind_of_file_is_drawn(tmp_path):
     """All in one folder, of which what is no result is left out."""
     densities = {"log_prob": np.arange(10.0), "bits_per_dim": np.arange(10.0)}
     for kind in ("melt", "roundtrip", "gen"):
@@ -78,7 +78,7 @@ def test_every_kind_of_file_is_drawn(tmp_path: Path) -> None:
     assert all(is_picture(path) for path in (tmp_path / "pictures").iterdir())
 
 
-def test_what_cannot_be_drawn_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_drawn_as_asked(tmp_path, monkeypatch):
     runs = [files.save_stats(tmp_path / name) for name in "ab"]
     dest = f"--dest={tmp_path / 'pictures'}"
     refused(run_script(visualize, *runs, dest), 2, "training_curve.png")
@@ -97,9 +97,7 @@ def test_what_cannot_be_drawn_as_asked(tmp_path: Path, monkeypatch: pytest.Monke
         ("stats.jsonl", b"no json\n{}\n", "line 1"),
     ],
 )
-def test_a_bad_file_is_told_of_before_anything_is_drawn(
-    tmp_path: Path, name: str, content: bytes | None, message: str
-) -> None:
+def test_a_bad_file_is_told_of_before_anything_is_drawn(tmp_path, name, content, message):
     good, path = files.save_stats(tmp_path / "good"), tmp_path / name
     path.parent.mkdir(exist_ok=True)
     if content is not None:
@@ -110,7 +108,7 @@ def test_a_bad_file_is_told_of_before_anything_is_drawn(
     assert not (tmp_path / "pictures").exists()
 
 
-def test_what_scripts_wrote_is_reported(tmp_path: Path) -> None:
+def test_what_scripts_wrote_is_reported(tmp_path):
     few = ("--total_samples=60", "--steps=4", "--save_freq=1", "--solver=euler", "--eps=1e-2")
     toy = ("--data_name=s_curve", "--dims_to_keep=2", f"--save_dir={tmp_path / 'toy'}")
     assert run_script(toy_pfODE_int, "exact", *toy, *few).code == 0
@@ -131,7 +129,7 @@ def test_what_scripts_wrote_is_reported(tmp_path: Path) -> None:
         assert words in text
 
 
-def test_a_report_of_a_folder_with_a_broken_file_names_it(tmp_path: Path) -> None:
+def test_a_report_of_a_folder_with_a_broken_file_names_it(tmp_path):
     files.save_stats(tmp_path)
     (tmp_path / "broken.npz").write_bytes(b"no zip")
     result = good(run_script(report, tmp_path, f"--dest={tmp_path / 'a.html'}"))

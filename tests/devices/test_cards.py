@@ -13,7 +13,7 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from tests.support import trainers
 from tests.support.draws import double, normal, seeded
-from tests.support.fake_cuda import FakeCuda, fake_cuda
+from tests.support.fake_cuda import fake_cuda
 from tests.support.flows import SCHEDULES, bumps_under
 from tests.support.posteriors import conditional_prior, drawn, gaussian_prior
 from tests.support.running import slowly
@@ -26,7 +26,7 @@ from training.flow.grids import choose_steps, fit_equal_error_grid
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
-from training.flow.solvers import SOLVERS, Solver, get_solver
+from training.flow.solvers import SOLVERS, get_solver
 from training.inference.likelihoods import Gaussian
 from training.inference.prior import Prior
 from training.inference.sampling import Problem
@@ -61,7 +61,7 @@ def same_on_card(flow: ProbabilityFlow, compute: Callable[[ProbabilityFlow], Ten
 
 
 @pytest.mark.parametrize("solver", slowly(SOLVERS, "dopri5", "gauss4", "rev_rk5"))
-def test_points_melt_and_return_and_explicit_steps_never_wait(cuda: FakeCuda, solver: str) -> None:
+def test_points_melt_and_return_and_explicit_steps_never_wait(cuda, solver):
     flow, points = network_flow(), normal(3, 2)
     method = get_solver(solver, rtol=0.1, atol=0.1)
     steps = 1 + method.multistep
@@ -83,7 +83,7 @@ def test_points_melt_and_return_and_explicit_steps_never_wait(cuda: FakeCuda, so
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_exact_flows_of_all_schedules(cuda: FakeCuda, name: str) -> None:
+def test_exact_flows_of_all_schedules(cuda, name):
     toy, flow = bumps_under(SCHEDULES[name])
     points = toy.sample(3, seeded())
     same_on_card(flow, lambda flow: flow.encode(points, flow.times(2), "exp_ab2"))
@@ -110,11 +110,11 @@ COMPUTED: dict[str, Callable[[ProbabilityFlow], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", COMPUTED)
-def test_what_flows_compute_is_that_of_the_cpu(cuda: FakeCuda, name: str) -> None:
+def test_what_flows_compute_is_that_of_the_cpu(cuda, name):
     same_on_card(network_flow(), COMPUTED[name])
 
 
-def test_coordinates_and_conditions_of_tables(cuda: FakeCuda) -> None:
+def test_coordinates_and_conditions_of_tables(cuda):
     prior = conditional_prior()
 
     def sampled(flow: ProbabilityFlow) -> Tensor:
@@ -125,7 +125,7 @@ def test_coordinates_and_conditions_of_tables(cuda: FakeCuda) -> None:
     same_on_card(prior.flow, sampled)
 
 
-def test_image_networks_in_blocks_with_classes(cuda: FakeCuda) -> None:
+def test_image_networks_in_blocks_with_classes(cuda):
     batch = points_and_labels("DDPM++ of classes", 3)
     labels = batch.labels
 
@@ -138,7 +138,7 @@ def test_image_networks_in_blocks_with_classes(cuda: FakeCuda) -> None:
     same_on_card(model.flow, melted)
 
 
-def test_grids_of_times_are_fitted(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grids_of_times_are_fitted(cuda, monkeypatch):
     monkeypatch.setattr("training.flow.grids.CELLS", 1)
     monkeypatch.setattr("training.flow.grids.FEWEST_STEPS", 1)
     flow, solver = network_flow().to(CARD), SOLVERS["heun"]
@@ -177,7 +177,7 @@ def problem_on(device: torch.device) -> Problem:
 @pytest.mark.parametrize(
     "sampler", slowly([name for name in SAMPLERS if name != "auto"], "elliptical", "hmc", "refined")
 )
-def test_draws_are_the_cpus(cuda: FakeCuda, sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_are_the_cpus(cuda, sampler, monkeypatch):
     # On a card that is pretended each operation takes long: few rounds and rough fits will do.
     for name, few in FEW_ROUNDS.items():
         monkeypatch.setattr(f"training.inference.{name}", few)
@@ -186,7 +186,7 @@ def test_draws_are_the_cpus(cuda: FakeCuda, sampler: str, monkeypatch: pytest.Mo
     torch.testing.assert_close(got.log_likelihood.cpu(), expected.log_likelihood)
 
 
-def test_points_without_the_noise_of_the_first_time(cuda: FakeCuda) -> None:
+def test_points_without_the_noise_of_the_first_time(cuda):
     prior = prior_on(CARD, deblurred=True)
     w = torch.ones(3, prior.dim, dtype=torch.float64, device=CARD)
     assert prior.points(w).points.device == CARD
@@ -196,7 +196,7 @@ def test_points_without_the_noise_of_the_first_time(cuda: FakeCuda) -> None:
 NAME = "ensemble with conditions"
 
 
-def test_an_eigenbasis_is_fitted_on_the_card(cuda: FakeCuda) -> None:
+def test_an_eigenbasis_is_fitted_on_the_card(cuda):
     batches = [normal(5, 3, seed=seed) for seed in range(3)]
     expected = EigenBasis.fit(batches)
     there = [batch.to(CARD) for batch in batches]
@@ -213,7 +213,7 @@ def test_an_eigenbasis_is_fitted_on_the_card(cuda: FakeCuda) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_calibrations_are_the_cpus(cuda: FakeCuda, method: str) -> None:
+def test_calibrations_are_the_cpus(cuda, method):
     got = []
     for device in (CPU, CARD):
         model, _ = model_of(NAME)
@@ -230,7 +230,7 @@ def test_calibrations_are_the_cpus(cuda: FakeCuda, method: str) -> None:
     torch.testing.assert_close(got[1], got[0], rtol=1e-4, atol=1e-5)
 
 
-def test_laws_of_latents_are_learned_on_the_cpu(cuda: FakeCuda) -> None:
+def test_laws_of_latents_are_learned_on_the_cpu(cuda):
     model, _ = model_of("MLP")
     model.denoiser.eval().requires_grad_(False).to(CARD)
     plan = LawPlan(lambda count: Batch(normal(count, 2)), None, 8, seed=0, rows=8)
@@ -245,7 +245,7 @@ def test_laws_of_latents_are_learned_on_the_cpu(cuda: FakeCuda) -> None:
     assert on_card.log_prob(x).device == CARD
 
 
-def test_mixtures_in_chains_are_inverted(cuda: FakeCuda) -> None:
+def test_mixtures_in_chains_are_inverted(cuda):
     mixture = ConditionalMixture(1, 2, components=2, width=4, depth=1)
     kept, scores = normal(3, 1), normal(3, 2, seed=1)
     expected = mixture.unwhiten(kept, scores)
@@ -254,7 +254,7 @@ def test_mixtures_in_chains_are_inverted(cuda: FakeCuda) -> None:
 
 
 @pytest.mark.parametrize("solver", [None, SOLVERS["heun"]], ids=["independent", "path"])
-def test_residuals_are_the_cpus(cuda: FakeCuda, solver: Solver | None) -> None:
+def test_residuals_are_the_cpus(cuda, solver):
     got: dict[torch.device, list[Quantities]] = {}
     batch = points_and_labels(NAME, 5)
     labels = batch.labels
@@ -286,7 +286,7 @@ def assert_on_card(trainer: Trainer) -> None:
 @pytest.mark.parametrize(
     "name", slowly(trainers.NETWORKS, "ADM", "NCSN++ of augmented images", "ToySongUNet")
 )
-def test_a_step_on_a_card_is_that_of_the_cpu(name: str) -> None:
+def test_a_step_on_a_card_is_that_of_the_cpu(name):
     expected = trainers.run_steps(*trainers.trainer_on(CPU, name)).collect()
     with fake_cuda(devices=2):
         trainer, source = trainers.trainer_on(CARD, name)
@@ -298,7 +298,7 @@ def test_a_step_on_a_card_is_that_of_the_cpu(name: str) -> None:
 
 
 @pytest.mark.parametrize("precision", slowly(["bf16", "fp16"], "fp16"))
-def test_lower_precisions_and_microbatches(cuda: FakeCuda, precision: str) -> None:
+def test_lower_precisions_and_microbatches(cuda, precision):
     settings = {"loss_scale": 2.0**-6, "batch_gpu": 3, "weight_decay": 0.1}
     trainer, source = trainers.trainer_on(CARD, "ADM", precision, **settings)
     means = trainers.run_steps(trainer, source)
@@ -308,7 +308,7 @@ def test_lower_precisions_and_microbatches(cuda: FakeCuda, precision: str) -> No
     assert means.collect()["Loss/loss"]["mean"] == pytest.approx(expected, rel=0.1)
 
 
-def test_steps_wait_for_nothing(cuda: FakeCuda) -> None:
+def test_steps_wait_for_nothing(cuda):
     trainer, source = trainers.trainer_on(CARD, "ensemble with conditions", batch_gpu=2)
     trainers.run_steps(trainer, source)
     cuda.reads.clear()
@@ -319,7 +319,7 @@ def test_steps_wait_for_nothing(cuda: FakeCuda) -> None:
     assert sum(cuda.uploads.values()) == 3 * 2, cuda.uploads
 
 
-def test_averaged_targets_of_a_card_are_those_of_the_cpu_and_wait_for_nothing() -> None:
+def test_averaged_targets_of_a_card_are_those_of_the_cpu_and_wait_for_nothing():
     batch = trainers.points_and_labels("MLP")._replace(others=normal(3 * MOST_NEAR, 2, seed=2))
     trainer, _ = trainers.trainer_on(CPU, "MLP")
     trainers.run_steps(trainer, trainers.Repeated(batch))
@@ -334,7 +334,7 @@ def test_averaged_targets_of_a_card_are_those_of_the_cpu_and_wait_for_nothing() 
     assert got["Loss/loss"] == pytest.approx(expected["Loss/loss"], rel=1e-6)
 
 
-def test_augmentation_waits_and_sends_for_nothing(cuda: FakeCuda) -> None:
+def test_augmentation_waits_and_sends_for_nothing(cuda):
     _, source = trainers.trainer_on(CARD, "NCSN++ of augmented images")
     batches = source.batches(0)
     next(batches)
@@ -345,12 +345,12 @@ def test_augmentation_waits_and_sends_for_nothing(cuda: FakeCuda) -> None:
     assert not cuda.uploads, cuda.uploads
 
 
-def test_dropout_on_a_card_that_is_not_the_current_one_is_seeded(cuda: FakeCuda) -> None:
+def test_dropout_on_a_card_that_is_not_the_current_one_is_seeded(cuda):
     trainers.run_steps(*trainers.trainer_on(CARD, "MLP"))
     assert list(cuda.seeded) == [CARD.index]
 
 
-def test_steps_that_are_not_finite_are_skipped_on_a_card(cuda: FakeCuda) -> None:
+def test_steps_that_are_not_finite_are_skipped_on_a_card(cuda):
     trainer, source = trainers.trainer_on(CARD, "MLP")
     batch = next(iter(source.batches(0)))
     batch.points[trainers.BATCH - 1, 0] = torch.nan
@@ -360,7 +360,7 @@ def test_steps_that_are_not_finite_are_skipped_on_a_card(cuda: FakeCuda) -> None
     assert [weights.tolist() for weights in trainer.denoiser.parameters()] == before
 
 
-def test_a_state_goes_on_on_another_card(cuda: FakeCuda) -> None:
+def test_a_state_goes_on_on_another_card(cuda):
     trainer, source = trainers.trainer_on(torch.device("cuda", 0), "MLP")
     trainers.run_steps(trainer, source)
     moved, _ = trainers.trainer_on(CARD, "MLP")
@@ -371,7 +371,7 @@ def test_a_state_goes_on_on_another_card(cuda: FakeCuda) -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_ranks_take_a_card_each(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+def test_ranks_take_a_card_each(cuda, monkeypatch, rank):
     for name, value in {"WORLD_SIZE": 2, "RANK": 2 + rank, "LOCAL_RANK": rank}.items():
         monkeypatch.setenv(name, str(value))
     store: Any = dist.HashStore()
@@ -389,14 +389,14 @@ def test_ranks_take_a_card_each(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch,
         assert {tensor.device for tensor in trainers.tensors_of(trainer)} == {device}
 
 
-def test_named_cards_are_taken_by_any_rank(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_cards_are_taken_by_any_rank(cuda, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     with distributed.process_group("cuda:1") as device:
         assert device == torch.device("cuda", 1)
         assert torch.cuda.current_device() == 1
 
 
-def test_ranks_count_the_cards_that_they_may_see(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_count_the_cards_that_they_may_see(monkeypatch):
     """``CUDA_VISIBLE_DEVICES=3`` makes of the fourth card the first and only one."""
     monkeypatch.setenv("LOCAL_RANK", "1")
     refused = pytest.raises(UsageError, match="1 was asked for, but there are 1")

@@ -18,7 +18,7 @@ from tests.support.running import full_disk, refusal
 
 
 @pytest.mark.parametrize("old", [None, "old"])
-def test_the_destination_holds_what_the_block_wrote(tmp_path: Path, old: str | None) -> None:
+def test_the_destination_holds_what_the_block_wrote(tmp_path, old):
     path = tmp_path / "x" / "y" / "a.npz"
     if old:
         require_folder(path.parent)
@@ -35,9 +35,7 @@ def test_the_destination_holds_what_the_block_wrote(tmp_path: Path, old: str | N
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("old", [None, "old"])
-def test_a_block_that_raises_changes_nothing(
-    tmp_path: Path, error: type[BaseException], old: str | None
-) -> None:
+def test_a_block_that_raises_changes_nothing(tmp_path, error, old):
     path = tmp_path / "a.txt"
     if old is not None:
         path.write_text(old)
@@ -48,7 +46,7 @@ def test_a_block_that_raises_changes_nothing(
     assert got == ([("a.txt", "old")] if old else [])
 
 
-def test_files_and_folders_do_not_take_each_others_place(tmp_path: Path) -> None:
+def test_files_and_folders_do_not_take_each_others_place(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(IsADirectoryError), atomic_path(tmp_path / "a") as temporary:
         temporary.write_text("new")
@@ -72,7 +70,7 @@ def test_files_and_folders_do_not_take_each_others_place(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_permissions_are_those_of_ordinary_new_files(tmp_path: Path, mask: int, mode: int) -> None:
+def test_permissions_are_those_of_ordinary_new_files(tmp_path, mask, mode):
     before = os.umask(mask)
     try:
         with atomic_path(tmp_path / "a.txt") as temporary:
@@ -83,7 +81,7 @@ def test_permissions_are_those_of_ordinary_new_files(tmp_path: Path, mask: int, 
     assert after == mask, "the process's own mask was changed"
 
 
-def test_parallel_writers_leave_one_whole_file_and_readers_see_no_half(tmp_path: Path) -> None:
+def test_parallel_writers_leave_one_whole_file_and_readers_see_no_half(tmp_path):
     path = tmp_path / "a.txt"
     texts = [str(index) * 20_000 for index in range(8)]
     path.write_text(texts[0])
@@ -104,7 +102,7 @@ def test_parallel_writers_leave_one_whole_file_and_readers_see_no_half(tmp_path:
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_existing_results_are_refused_by_name_unless_overwrite(tmp_path: Path) -> None:
+def test_existing_results_are_refused_by_name_unless_overwrite(tmp_path):
     file, folder, new = (tmp_path / name for name in ("file.npz", "folder.npz", "new.npz"))
     file.touch()
     folder.mkdir()
@@ -115,7 +113,7 @@ def test_existing_results_are_refused_by_name_unless_overwrite(tmp_path: Path) -
             require_new([new, old], overwrite=False)
 
 
-def test_no_file_is_open_between_writes(tmp_path: Path) -> None:
+def test_no_file_is_open_between_writes(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as stack:
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
@@ -145,7 +143,7 @@ def leave_temporary(path: Path) -> Path:
     return left
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path):
     path = tmp_path / "a.txt"
     leave_temporary(path)
     other = leave_temporary(tmp_path / "b.txt")
@@ -156,7 +154,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path: Path
     assert sorted(os.listdir(tmp_path)) == [other.name, "a.txt"]
 
 
-def test_others_leftovers_go_after_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_leftovers_go_after_a_day(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     left = leave_temporary(path)
     monkeypatch.setattr("dnnlib.files._machine", lambda: "other")
@@ -167,7 +165,7 @@ def test_others_leftovers_go_after_a_day(tmp_path: Path, monkeypatch: pytest.Mon
         assert left.exists() == stays
 
 
-def test_the_temporary_of_a_living_writer_is_left_alone(tmp_path: Path) -> None:
+def test_the_temporary_of_a_living_writer_is_left_alone(tmp_path):
     path = tmp_path / "a.txt"
     with atomic_path(path) as first:
         first.write_text("first")
@@ -180,7 +178,7 @@ def test_the_temporary_of_a_living_writer_is_left_alone(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_a_full_disk_is_an_error_that_names_the_file_even_if_torch_hides_it(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_that_names_the_file_even_if_torch_hides_it(tmp_path):
     path = tmp_path / "a.pt"
     path.write_text("old")
     with pytest.raises(OSError, match="too large"), full_disk(1000), atomic_path(path) as temporary:
@@ -191,7 +189,7 @@ def test_a_full_disk_is_an_error_that_names_the_file_even_if_torch_hides_it(tmp_
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.pt", "old")]
 
 
-def test_a_disk_without_room_is_found_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_disk_without_room_is_found_before_anything_is_written(tmp_path):
     path = tmp_path / "draws.nc"
     path.touch()
     require_room(path, 2**16)

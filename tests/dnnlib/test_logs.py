@@ -3,7 +3,6 @@
 import io
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -32,18 +31,14 @@ def speak() -> None:
         ([1, 0], ("a fact\na doubt\n", "")),  # the second setup does not double the lines
     ],
 )
-def test_rank_0_prints_facts_on_stdout_and_others_only_warn_on_stderr(
-    capsys: pytest.CaptureFixture[str], ranks: list[int], printed: tuple[str, str]
-) -> None:
+def test_rank_0_prints_facts_on_stdout_and_others_only_warn_on_stderr(capsys, ranks, printed):
     for rank in ranks:
         setup_logging(rank)
     speak()
     assert capsys.readouterr() == printed
 
 
-def test_a_console_without_a_reader_says_nothing(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_console_without_a_reader_says_nothing(capsys, monkeypatch):
     unread = io.StringIO()
     monkeypatch.setattr(unread, "write", Mock(side_effect=BrokenPipeError))
     monkeypatch.setattr("sys.stdout", unread)
@@ -52,16 +47,14 @@ def test_a_console_without_a_reader_says_nothing(
     assert capsys.readouterr().err == ""
 
 
-def test_the_root_logger_does_not_repeat_the_lines(
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_root_logger_does_not_repeat_the_lines(capsys, caplog):
     setup_logging()
     speak()
     assert capsys.readouterr().err == ""
     assert not caplog.records
 
 
-def test_the_copy_has_times_and_appends(tmp_path: Path) -> None:
+def test_the_copy_has_times_and_appends(tmp_path):
     path = tmp_path / "log.txt"
     path.write_text("before\n")
     setup_logging()

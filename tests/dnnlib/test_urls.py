@@ -123,7 +123,7 @@ def refusal(location: str, cache: Path | None = None, **options: int) -> str:
     return str(caught.value)
 
 
-def test_a_path_is_returned_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_returned_as_it_is(tmp_path, monkeypatch):
     file = tmp_path / "net #1.pkl"
     file.write_bytes(b"x")
     assert local_file(str(file)) == file
@@ -143,14 +143,14 @@ def test_a_path_is_returned_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
         *((f"https://{rest}", "https://host/path") for rest in NO_PLACES),
     ],
 )
-def test_only_well_formed_https_urls_are_accepted(location: str, reason: str, cache: Path) -> None:
+def test_only_well_formed_https_urls_are_accepted(location, reason, cache):
     with pytest.raises(UsageError, match=reason):
         local_file(location, cache)
     assert not cache.exists()
 
 
 @pytest.mark.parametrize("page", ["/file.pkl", f"/file.pkl#sha256={DIGEST.upper()}", "/unsized"])
-def test_a_download_happens_once(origin: str, cache: Path, page: str) -> None:
+def test_a_download_happens_once(origin, cache, page):
     path = local_file(origin + page, cache)
     assert path.read_bytes() == BODY
     assert local_file(origin + page, cache) == path
@@ -159,12 +159,12 @@ def test_a_download_happens_once(origin: str, cache: Path, page: str) -> None:
     assert re.fullmatch(r"[0-9a-f]{64}-[\w.-]{0,80}", path.name)
 
 
-def test_contents_that_differ_are_kept_apart(origin: str, cache: Path) -> None:
+def test_contents_that_differ_are_kept_apart(origin, cache):
     locations = ["/file/a.pkl", "/file/b/a.pkl", "/file/a.pkl?v=2", f"/file/a.pkl#sha256={DIGEST}"]
     assert len({local_file(origin + location, cache) for location in locations}) == 4
 
 
-def test_a_corrupt_cached_file_is_downloaded_again(origin: str, cache: Path) -> None:
+def test_a_corrupt_cached_file_is_downloaded_again(origin, cache):
     path = local_file(f"{origin}/file#sha256={DIGEST}", cache)
     path.write_bytes(BODY[:-1] + b"?")
     assert local_file(f"{origin}/file#sha256={DIGEST}", cache).read_bytes() == BODY
@@ -183,8 +183,8 @@ def test_a_corrupt_cached_file_is_downloaded_again(origin: str, cache: Path) -> 
     ],
 )
 def test_a_failed_download_says_why_in_one_line_and_leaves_nothing(
-    origin: str, cache: Path, monkeypatch: pytest.MonkeyPatch, page: str, reason: str
-) -> None:
+    origin, cache, monkeypatch, page, reason
+):
     monkeypatch.setattr(urls, "_TIMEOUT", 0.3)
     message = refusal(origin + page, cache)
     assert origin + page.partition("#")[0] in message
@@ -192,33 +192,31 @@ def test_a_failed_download_says_why_in_one_line_and_leaves_nothing(
     assert names(cache) == []
 
 
-def test_redirects_to_https_are_followed_and_their_bodies_unread(origin: str, cache: Path) -> None:
+def test_redirects_to_https_are_followed_and_their_bodies_unread(origin, cache):
     assert local_file(f"{origin}/redirect?/file", cache).read_bytes() == BODY
     assert "more than 10 redirects" in refusal(f"{origin}/redirect?/redirect", cache)
 
 
 @pytest.mark.parametrize("page", ["/file", "/unsized"])
-def test_the_size_is_limited(origin: str, cache: Path, page: str) -> None:
+def test_the_size_is_limited(origin, cache, page):
     limit = len(BODY)
     assert "larger than" in refusal(origin + page, cache, max_bytes=limit - 1)
     assert names(cache) == []
     assert local_file(origin + page, cache, max_bytes=limit).read_bytes() == BODY
 
 
-def test_nobody_is_believed_without_a_certificate(
-    origin: str, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_is_believed_without_a_certificate(origin, cache, monkeypatch):
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
     assert "certificate" in refusal(f"{origin}/file", cache)
     assert not HITS
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64, "[bad", "localhost:port"])
-def test_an_impossible_host_is_one_line(cache: Path, host: str) -> None:
+def test_an_impossible_host_is_one_line(cache, host):
     assert f"https://{host}/file" in refusal(f"https://{host}/file", cache)
 
 
-def test_refused_connections_and_impossible_folders_are_one_line(origin: str, cache: Path) -> None:
+def test_refused_connections_and_impossible_folders_are_one_line(origin, cache):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound but not listening
         closed = f"https://127.0.0.1:{unused.getsockname()[1]}/file"
@@ -236,7 +234,7 @@ print(json.dumps([len(local_file(url, Path(sys.argv[1])).read_bytes()) for url i
 """
 
 
-def test_processes_share_one_download_and_show_no_bar_in_a_pipe(origin: str, cache: Path) -> None:
+def test_processes_share_one_download_and_show_no_bar_in_a_pipe(origin, cache):
     locations = [f"{origin}/file", f"{origin}/file#sha256={DIGEST}"]
     command = [sys.executable, "-c", PROCESS, str(cache), *locations]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
@@ -248,7 +246,7 @@ def test_processes_share_one_download_and_show_no_bar_in_a_pipe(origin: str, cac
     assert HITS["/file"] == 2
 
 
-def test_the_default_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_default_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("INFLATIONARY_FLOWS_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))

@@ -3,7 +3,6 @@
 import subprocess
 from dataclasses import replace
 from math import inf
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,7 +41,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ran
 
 
-def test_a_finished_network_is_not_trained_again(tmp_path: Path, here: list[str]) -> None:
+def test_a_finished_network_is_not_trained_again(tmp_path, here):
     first, other = (Lab(name, "cpu", tmp_path, False) for name in ("one", "another"))
     network = trained(first, TRAINING)
     assert trained(other, TRAINING) == network
@@ -53,7 +52,7 @@ def test_a_finished_network_is_not_trained_again(tmp_path: Path, here: list[str]
         trained(other, replace(TRAINING, options=(*OPTIONS, "--seed=1")))
 
 
-def test_a_training_that_was_killed_goes_on(tmp_path: Path, here: list[str]) -> None:
+def test_a_training_that_was_killed_goes_on(tmp_path, here):
     network = trained(Lab("one", "cpu", tmp_path, False), TRAINING)
     whole = network.read_bytes()
     network.unlink()
@@ -74,9 +73,7 @@ sys.exit("--fail" in sys.argv)
 """
 
 
-def test_side_by_side_trainings_have_one_thread_and_a_process_of_their_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_side_by_side_trainings_have_one_thread_and_a_process_of_their_own(tmp_path, monkeypatch):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     monkeypatch.setattr(trainings, "idle_cores", lambda unknown: 2.0)
@@ -94,7 +91,7 @@ def test_side_by_side_trainings_have_one_thread_and_a_process_of_their_own(
     assert lab.taken > 0
 
 
-def test_a_part_that_is_there_is_not_measured_again(tmp_path: Path) -> None:
+def test_a_part_that_is_there_is_not_measured_again(tmp_path):
     one, calls = Lab("name", "cpu", tmp_path, False), []
 
     def measure() -> dict[str, Any]:
@@ -107,7 +104,7 @@ def test_a_part_that_is_there_is_not_measured_again(tmp_path: Path) -> None:
     assert len(calls) == 2
 
 
-def test_states_end_at_the_dimensions_that_are_kept(tmp_path: Path) -> None:
+def test_states_end_at_the_dimensions_that_are_kept(tmp_path):
     got = measured(basis_of(Lab("name", "cpu", tmp_path, False), "swirl"), 2)
     assert got["PRP"]["ratios"][0] == pytest.approx(got["data"], rel=1e-3)
     assert got["PRP"]["ratios"][-1] == pytest.approx(3, rel=0.01)
@@ -122,18 +119,18 @@ def normal(count: int, seed: int, shift: float = 0.0) -> Tensor:
 
 
 @pytest.mark.parametrize("distance", [energy, frechet])
-def test_a_distance_is_near_zero_for_one_law_and_grows_with_a_shift(distance: object) -> None:
+def test_a_distance_is_near_zero_for_one_law_and_grows_with_a_shift(distance):
     same, near, far = (distance(normal(600, 0), normal(600, 1, s)) for s in (0.0, 0.3, 0.6))
     assert abs(same) < 0.1 < near < far
 
 
-def test_the_energy_distance_is_right_on_average_for_few_samples() -> None:
+def test_the_energy_distance_is_right_on_average_for_few_samples():
     got = torch.tensor([energy(normal(5, k), normal(5, 1000 + k)) for k in range(400)])
     assert abs(float(got.mean())) < 3 * float(got.std()) / 20
 
 
 @pytest.mark.parametrize("sector", range(SECTORS))
-def test_edges_that_run_across_are_in_the_sector_of_their_gradient(sector: int) -> None:
+def test_edges_that_run_across_are_in_the_sector_of_their_gradient(sector):
     angle = torch.tensor((sector + 0.5) / SECTORS - 0.5) * torch.pi
     down, across = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     waves = torch.sin(0.4 * (angle.cos() * across + angle.sin() * down))
@@ -141,7 +138,7 @@ def test_edges_that_run_across_are_in_the_sector_of_their_gradient(sector: int) 
     assert orientations(pixels).tolist() == [sector, sector]
 
 
-def test_a_classifier_learns_and_is_the_same_when_it_is_opened_again(tmp_path: Path) -> None:
+def test_a_classifier_learns_and_is_the_same_when_it_is_opened_again(tmp_path):
     labels = torch.arange(200) % 2
     noise = torch.randint(0, 100, (200, 1, 8, 8), generator=seeded())
     pixels = (noise + 100 * labels[:, None, None, None]).to(torch.uint8)
@@ -176,7 +173,7 @@ def clean(count: int) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["PRP", "edm"])
-def test_levels_are_what_the_best_linear_denoiser_leaves(name: str) -> None:
+def test_levels_are_what_the_best_linear_denoiser_leaves(name):
     schedule = SCHEDULES[name]
     times = against_isotropic.levels_of(schedule, BASIS.eigenvalues, 2 * schedule.default_t_max())
     gamma, variance = schedule.noise_variance(times), BASIS.eigenvalues
@@ -185,7 +182,7 @@ def test_levels_are_what_the_best_linear_denoiser_leaves(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["PRP", "edm"])
-def test_the_best_linear_denoiser_has_a_loss_of_one_and_others_more(name: str) -> None:
+def test_the_best_linear_denoiser_has_a_loss_of_one_and_others_more(name):
     schedule = SCHEDULES[name]
     times = against_isotropic.levels_of(schedule, BASIS.eigenvalues, 2 * schedule.default_t_max())
     assert against_isotropic.losses(linear_flow(schedule), times, clean(100)) == pytest.approx(
@@ -195,7 +192,7 @@ def test_the_best_linear_denoiser_has_a_loss_of_one_and_others_more(name: str) -
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_bits_of_a_gaussian_are_its_own_whatever_the_noise(name: str) -> None:
+def test_bits_of_a_gaussian_are_its_own_whatever_the_noise(name):
     noisy = against_isotropic.noisy_images(BASIS, clean(50))
     assert noisy.var() > against_isotropic.GAMMA0
     own = against_isotropic.gaussian_bits(BASIS, noisy)
@@ -205,7 +202,7 @@ def test_bits_of_a_gaussian_are_its_own_whatever_the_noise(name: str) -> None:
     )
 
 
-def test_calls_are_those_from_which_the_error_stays_small() -> None:
+def test_calls_are_those_from_which_the_error_stays_small():
     assert against_isotropic.calls_needed("exp_rk5", [9, 0.9, 2.0, 0.5, 0.1]) == 48
     assert against_isotropic.calls_needed("exp_rk5", [0.5, 0.4, 0.3, 0.2, 0.1]) == 6
     assert against_isotropic.calls_needed("heun", [9, 8, 7, 6, 5, 4]) == inf

@@ -27,8 +27,8 @@ EVERY = 32
 )
 @pytest.mark.parametrize("reader", READERS)
 def test_hostile_files_and_mutants_are_refused_or_make_sense(
-    tmp_path: Path, reader: str, mutants: int, seed: int, every: int
-) -> None:
+    tmp_path, reader, mutants, seed, every
+):
     report = run(reader, tmp_path, mutants, seed, every)
     assert report.violations == {}
     assert report.cases == len(range(0, len(READERS[reader].hostile) + mutants, every))
@@ -64,7 +64,7 @@ def watched(read: Callable[[Path], object], path: Path, watch: Callable[[CodeTyp
 
 @pytest.mark.parametrize("count", [FEW, pytest.param(ALL, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", READERS)
-def test_a_mistake_comes_out_as_it_is(name: str, count: int, tmp_path: Path) -> None:
+def test_a_mistake_comes_out_as_it_is(name, count, tmp_path):
     reader = READERS[name]
     sample = Sample.of(reader.valid[0], tmp_path / "sample")
     (tmp_path / "case").mkdir()

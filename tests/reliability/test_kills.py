@@ -4,12 +4,11 @@ import random
 import re
 import shutil
 from collections.abc import Iterable
-from pathlib import Path
 
 import pytest
 
 from tests.reliability.kills import run
-from tests.support.commands import ALL, COMMANDS, Shelf
+from tests.support.commands import ALL, COMMANDS
 from tests.support.finished_runs import PLAIN, SHORT_TOY, SMALL
 from tests.support.image_runs import SHORT
 from tests.support.outcomes import assert_same, outcome
@@ -29,8 +28,8 @@ def kinds(files: Iterable[str]) -> set[str]:
 
 @pytest.mark.parametrize(("case", "kills"), CASES)
 def test_after_a_kill_files_are_whole_and_the_next_run_ends_as_an_unbroken_one(
-    shelf: Shelf, blobs: Path, houses: Path, tmp_path: Path, case: str, kills: int
-) -> None:
+    shelf, blobs, houses, tmp_path, case, kills
+):
     name = case if case in COMMANDS else case.split()[0]
     command, place = COMMANDS[name], tmp_path / "place"
     at = [f"--dest={place / 'set'}"] if case.endswith("folder") else command.at(place)

@@ -34,7 +34,7 @@ NEVER = -1
 
 
 @pytest.mark.hostile
-def test_a_seed_gives_the_same_bytes_twice_and_another_others(blobs: Path, tmp_path: Path) -> None:
+def test_a_seed_gives_the_same_bytes_twice_and_another_others(blobs, tmp_path):
     options = (f"--data={blobs}", *SHORT, "--augment=0.5", "--no-calibrate", "--deterministic")
     files = []
     for name, seed in (("one", 3), ("two", 3), ("other", 4)):
@@ -47,9 +47,7 @@ def test_a_seed_gives_the_same_bytes_twice_and_another_others(blobs: Path, tmp_p
 
 
 @pytest.mark.parametrize("flags", [[], ["--deterministic"]])
-def test_pytorch_is_told_and_resumed_runs_remember(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]
-) -> None:
+def test_pytorch_is_told_and_resumed_runs_remember(tmp_path, monkeypatch, flags):
     seen = []
     train_step = Trainer.train_step
 
@@ -81,8 +79,8 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # A state is about four times as large as a network.
 @pytest.mark.parametrize(("what", "share"), [("training-state-", 0.99), ("network-snapshot-", 0.1)])
 def test_training_keeps_its_last_good_state_and_goes_on_when_there_is_space(
-    unbroken: Path, tmp_path: Path, what: str, share: float
-) -> None:
+    unbroken, tmp_path, what, share
+):
     folder = tmp_path / "run"
     shutil.copytree(unbroken, folder)
     for number in (4, 5, 6):
@@ -119,8 +117,8 @@ def start(blobs: Path, outdir: Path, *options: str) -> Any:
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.hostile)])
 def test_a_worker_that_dies_is_started_again_and_nothing_is_lost(
-    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
-) -> None:
+    blobs, tmp_path, monkeypatch, workers
+):
     assert start(blobs, tmp_path / "unbroken").code == 0
     train_step = Trainer.train_step
 
@@ -136,9 +134,7 @@ def test_a_worker_that_dies_is_started_again_and_nothing_is_lost(
     assert same_end(tmp_path / "unbroken", tmp_path / "killed")
 
 
-def test_workers_that_always_die_end_the_run_with_one_line(
-    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_that_always_die_end_the_run_with_one_line(blobs, tmp_path, monkeypatch):
     read, home = ImageDataset.read, os.getpid()
 
     def read_or_die(self: ImageDataset, items: list[int]) -> Any:
@@ -152,7 +148,7 @@ def test_workers_that_always_die_end_the_run_with_one_line(
     assert f"a process that reads {blobs} died" in result.error
 
 
-def test_a_dead_worker_is_told_where_data_is_waited_for_only(blobs: Path) -> None:
+def test_a_dead_worker_is_told_where_data_is_waited_for_only(blobs):
     before = signal.getsignal(signal.SIGCHLD)
     batches = ImageBatches(ImageDataset(blobs), 50, 0, torch.device("cpu"), 1).batches(0)
     next(batches)
@@ -175,7 +171,7 @@ def run(script: str, outdir: Path, die_at: int, *options: str) -> tuple[Path, st
 @pytest.mark.slow
 @pytest.mark.hostile
 @pytest.mark.parametrize("script", ["toy_train", "train"])
-def test_ranks_that_die_end_with_the_same_result(script: str, blobs: Path, tmp_path: Path) -> None:
+def test_ranks_that_die_end_with_the_same_result(script, blobs, tmp_path):
     # Before the first state it starts anew in its folder.
     steps, options = [0, 1, 7], list(SHORT_TOY)
     if script == "train":
@@ -204,9 +200,7 @@ def make_run(outdir: Path, name: str, states: int = 0) -> Path:
     return folder
 
 
-def test_only_a_restarted_run_goes_on_by_itself(
-    launch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_restarted_run_goes_on_by_itself(launch, tmp_path, monkeypatch):
     folder = make_run(tmp_path, "mine", states=2)
     make_run(tmp_path, "mine", states=0)
     assert json.loads((folder / OPTIONS_NAME).read_text())[LAUNCH_KEY] == launch
@@ -225,9 +219,7 @@ def test_only_a_restarted_run_goes_on_by_itself(
     assert place_to_resume(None, tmp_path / "none", False) is None
 
 
-def test_a_restarted_run_without_a_state_begins_anew_in_its_folder(
-    launch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_restarted_run_without_a_state_begins_anew_in_its_folder(launch, tmp_path, monkeypatch):
     folder = make_run(tmp_path, "run")
     (folder / "stats.jsonl").write_text('{"seen": 1000}\n')
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
@@ -236,7 +228,7 @@ def test_a_restarted_run_without_a_state_begins_anew_in_its_folder(
     assert (folder / "stats.jsonl").read_text() == ""
 
 
-def test_launches_without_a_rendezvous_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launches_without_a_rendezvous_are_told_apart(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     assert launch_id() is None
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")

@@ -4,7 +4,6 @@ import json
 import os
 import platform
 from itertools import chain, product, repeat
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -17,7 +16,6 @@ from hypothesis import strategies as st
 from dnnlib.errors import DataError, UsageError
 from dnnlib.memory import keep_freed_memory
 from tests.support.draws import seeded
-from tests.support.rank_pool import RankPool
 from torch_utils import distributed, threads
 from torch_utils.distributed import gather_rows, is_main, process_group, shard, sum_over_ranks
 from torch_utils.live_memory import GRAIN, LiveMemory
@@ -31,7 +29,7 @@ CPU = torch.device("cpu")
 
 
 @given(count=st.integers(0, 2000), ranks=st.integers(1, 64))
-def test_shares_are_a_partition_in_order(count: int, ranks: int) -> None:
+def test_shares_are_a_partition_in_order(count, ranks):
     shares = []
     for index in range(ranks):
         with (
@@ -43,7 +41,7 @@ def test_shares_are_a_partition_in_order(count: int, ranks: int) -> None:
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_a_lone_process_is_rank_0_of_1(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lone_process_is_rank_0_of_1(monkeypatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     assert (distributed.rank_from_environment(), distributed.world_from_environment()) == (0, 1)
@@ -56,20 +54,20 @@ def test_a_lone_process_is_rank_0_of_1(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shard(5) == slice(0, 5)
 
 
-def test_the_environment_tells_rank_and_world(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_tells_rank_and_world(monkeypatch):
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "5")
     assert (distributed.rank_from_environment(), distributed.world_from_environment()) == (2, 5)
 
 
-def test_a_lone_process_joins_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lone_process_joins_no_group(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with process_group("cpu") as device:
         assert device == torch.device("cpu")
         assert not torch.distributed.is_initialized()
 
 
-def test_single_precision_is_no_tf32_in_a_script_and_as_before_after_it() -> None:
+def test_single_precision_is_no_tf32_in_a_script_and_as_before_after_it():
     def settings() -> tuple[bool, bool]:
         return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
 
@@ -79,7 +77,7 @@ def test_single_precision_is_no_tf32_in_a_script_and_as_before_after_it() -> Non
     assert settings() == before
 
 
-def test_the_default_device_is_cuda_where_there_is_one() -> None:
+def test_the_default_device_is_cuda_where_there_is_one():
     with process_group(None) as device:
         assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -93,20 +91,20 @@ def test_the_default_device_is_cuda_where_there_is_one() -> None:
     ],
 )
 def test_devices_that_are_not_there_are_refused_with_those_that_are(
-    monkeypatch: pytest.MonkeyPatch, name: str, devices: int, reason: str
-) -> None:
+    monkeypatch, name, devices, reason
+):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     with pytest.raises(UsageError, match=reason), process_group(name):
         pass
 
 
-def test_memory_that_runs_out_is_told_in_a_sentence() -> None:
+def test_memory_that_runs_out_is_told_in_a_sentence():
     with pytest.raises(DataError, match=r"out of memory.*smaller"), process_group("cpu"):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_other_errors_pass_and_the_group_is_left() -> None:
+def test_other_errors_pass_and_the_group_is_left():
     with pytest.raises(ZeroDivisionError), process_group("cpu"):
         raise ZeroDivisionError
     assert not torch.distributed.is_initialized()
@@ -131,7 +129,7 @@ def gathered() -> dict[str, Any]:
     return {**got, "left": not torch.distributed.is_initialized()}
 
 
-def test_two_ranks_gather_sum_and_average_alike(two_ranks: RankPool) -> None:
+def test_two_ranks_gather_sum_and_average_alike(two_ranks):
     for rank, got in enumerate(two_ranks.call(gathered)):
         assert (got["backend"], got["place"]) == ("gloo", (rank, 2, rank == 0))
         assert got["sum"] == [2.0, 1.0]
@@ -139,7 +137,7 @@ def test_two_ranks_gather_sum_and_average_alike(two_ranks: RankPool) -> None:
         assert got["left"]
 
 
-def test_ranks_that_cannot_meet_are_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_that_cannot_meet_are_told_in_a_sentence(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
@@ -167,12 +165,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ],
 )
 def test_as_many_threads_as_are_idle_and_useful_are_taken_until_the_work_is_done(
-    idle: list[float],
-    useful: int | None,
-    expected: int,
-    counts: list[int],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    idle, useful, expected, counts, monkeypatch
+):
     looks = chain(idle, repeat(idle[-1]))
     monkeypatch.setattr(threads, "idle_cores", lambda unknown: next(looks))
     with cpu_threads(useful=useful):
@@ -180,7 +174,7 @@ def test_as_many_threads_as_are_idle_and_useful_are_taken_until_the_work_is_done
     assert counts[-1] == 4
 
 
-def test_what_somebody_said_counts(counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_somebody_said_counts(counts, monkeypatch):
     monkeypatch.setattr(threads, "idle_cores", lambda unknown: 0.0)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     for wanted, useful, expected in ((1, None, 1), (2, 1, 2), (64, None, 2)):
@@ -191,7 +185,7 @@ def test_what_somebody_said_counts(counts: list[int], monkeypatch: pytest.Monkey
         assert counts[-1] == 4
 
 
-def test_idle_cores_are_those_that_did_nothing_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_cores_are_those_that_did_nothing_meanwhile(monkeypatch):
     monkeypatch.setattr(threads, "LOOK", 0)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     looks = iter([[100, 0, 50, 400, 20, 0, 0, 0], [110, 0, 55, 440, 25, 0, 0, 0]])
@@ -202,14 +196,14 @@ def test_idle_cores_are_those_that_did_nothing_meanwhile(monkeypatch: pytest.Mon
 
 
 @given(one=keys, other=keys)
-def test_seeds_follow_keys_order_and_number(one: tuple[int, ...], other: tuple[int, ...]) -> None:
+def test_seeds_follow_keys_order_and_number(one, other):
     assert 0 <= hash_seed(*one) < 2**63
     torch.Generator().manual_seed(hash_seed(*one))
     assert (hash_seed(*one) == hash_seed(*other)) == (one == other)
     assert hash_seed(*one) != hash_seed(*one, 0)
 
 
-def test_different_keys_give_different_seeds() -> None:
+def test_different_keys_give_different_seeds():
     for length, side in ((1, 10_000), (2, 100), (3, 22)):
         seeds = {hash_seed(*keys) for keys in product(range(side), repeat=length)}
         assert len(seeds) == side**length
@@ -220,7 +214,7 @@ def test_different_keys_give_different_seeds() -> None:
         hash_seed(-1)
 
 
-def test_generators_of_the_same_keys_draw_the_same() -> None:
+def test_generators_of_the_same_keys_draw_the_same():
     generators = (seeded_generator("cpu", *keys) for keys in ((1, 2), (1, 2), (2, 1)))
     one, same, other = (torch.randn(100, generator=generator) for generator in generators)
     assert torch.equal(one, same)
@@ -228,7 +222,7 @@ def test_generators_of_the_same_keys_draw_the_same() -> None:
     assert abs(float(torch.corrcoef(torch.stack([one, other]))[0, 1])) < 0.5
 
 
-def test_generators_do_not_touch_the_global_one() -> None:
+def test_generators_do_not_touch_the_global_one():
     before = torch.get_rng_state()
     generator = seeded_generator(torch.device("cpu"), 1)
     torch.rand(5, generator=generator)
@@ -236,7 +230,7 @@ def test_generators_do_not_touch_the_global_one() -> None:
     assert generator.device == torch.device("cpu")
 
 
-def test_means_of_several_adds_are_those_of_all_values() -> None:
+def test_means_of_several_adds_are_those_of_all_values():
     means, generator = RunningMeans(CPU), seeded()
     assert means.collect() == {}
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64):
@@ -256,7 +250,7 @@ def test_means_of_several_adds_are_those_of_all_values() -> None:
     assert means.collect() == {}
 
 
-def test_equal_values_have_no_deviation_however_large_and_no_graph_is_kept() -> None:
+def test_equal_values_have_no_deviation_however_large_and_no_graph_is_kept():
     means = RunningMeans(CPU)
     means.add("a", torch.full((1000,), 1e8 + 0.1, dtype=torch.float64))
     assert 0 <= means.collect()["a"]["std"] < 10
@@ -264,7 +258,7 @@ def test_equal_values_have_no_deviation_however_large_and_no_graph_is_kept() -> 
     assert means.collect()["a"]["mean"] == 2.0
 
 
-def test_values_that_do_not_count_leave_no_trace() -> None:
+def test_values_that_do_not_count_leave_no_trace():
     means = RunningMeans(CPU)
     for value in (1.0, torch.inf, 3.0, torch.nan):
         given = torch.full((2,), value)
@@ -273,7 +267,7 @@ def test_values_that_do_not_count_leave_no_trace() -> None:
     assert means.collect() == {"some": {"mean": 2.0, "std": 1.0, "count": 4.0}}
 
 
-def test_every_record_is_a_line_that_is_there_at_once(tmp_path: Path) -> None:
+def test_every_record_is_a_line_that_is_there_at_once(tmp_path):
     path = tmp_path / "stats.jsonl"
     records = [{"seen": 1, "größer": 2}, {"seen": 2}]
     for count, record in enumerate(records, start=1):
@@ -281,7 +275,7 @@ def test_every_record_is_a_line_that_is_there_at_once(tmp_path: Path) -> None:
         assert [json.loads(line) for line in path.read_text().splitlines()] == records[:count]
 
 
-def test_lines_up_to_the_last_are_kept_unchanged(tmp_path: Path) -> None:
+def test_lines_up_to_the_last_are_kept_unchanged(tmp_path):
     path = tmp_path / "stats.jsonl"
     for last, kept in ((0, 0), (1, 1), (25, 2), (30, 3), (99, 4)):
         path.unlink(missing_ok=True)
@@ -294,7 +288,7 @@ def test_lines_up_to_the_last_are_kept_unchanged(tmp_path: Path) -> None:
     assert not (tmp_path / "none.jsonl").exists()
 
 
-def test_a_broken_last_line_is_dropped_and_the_file_can_go_on(tmp_path: Path) -> None:
+def test_a_broken_last_line_is_dropped_and_the_file_can_go_on(tmp_path):
     path = tmp_path / "stats.jsonl"
     for end in ('{"seen": 2, "lo', '{"seen": 2, "loss": 1', "\0\0\0", ""):
         path.write_text(f'{{"seen": 1}}\n{end}')
@@ -304,7 +298,7 @@ def test_a_broken_last_line_is_dropped_and_the_file_can_go_on(tmp_path: Path) ->
         assert got == [{"seen": 1}, {"seen": 3}]
 
 
-def test_storages_count_once_in_whole_grains_and_until_they_are_let_go() -> None:
+def test_storages_count_once_in_whole_grains_and_until_they_are_let_go():
     with LiveMemory() as memory:
         large = torch.zeros(GRAIN)
         small = torch.ones(1)
@@ -320,7 +314,7 @@ def test_storages_count_once_in_whole_grains_and_until_they_are_let_go() -> None
     assert float(small) == 1
 
 
-def test_what_waits_for_the_backward_pass_counts() -> None:
+def test_what_waits_for_the_backward_pass_counts():
     weights = torch.ones(GRAIN, requires_grad=True)
     with LiveMemory() as memory:
         loss = weights.exp().sum()
@@ -330,5 +324,5 @@ def test_what_waits_for_the_backward_pass_counts() -> None:
         assert memory.now == 4 * GRAIN  # the gradient
 
 
-def test_memory_is_kept_where_the_c_library_is_glibc() -> None:
+def test_memory_is_kept_where_the_c_library_is_glibc():
     assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")

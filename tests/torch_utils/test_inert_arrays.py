@@ -29,7 +29,7 @@ def read(value: Any, protocol: int = 4) -> Any:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_arrays_and_numbers_of_numpy_are_read_as_they_were(protocol: int) -> None:
+def test_arrays_and_numbers_of_numpy_are_read_as_they_were(protocol):
     for dtype, shape in product(DTYPES, [(), (0,), (5,), (2, 3, 4)]):
         array = np.asarray(7 * np.random.default_rng(0).standard_normal(shape)).astype(dtype)
         for given in (array, np.asfortranarray(array)):
@@ -55,7 +55,7 @@ TENSORS = {
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_tensors_are_read_as_they_were(protocol: int) -> None:
+def test_tensors_are_read_as_they_were(protocol):
     kinds = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float64")
     typed = [torch.tensor([0, 1, 100]).to(getattr(torch, kind)) for kind in kinds]
     for tensor in (*TENSORS.values(), *typed):
@@ -64,7 +64,7 @@ def test_tensors_are_read_as_they_were(protocol: int) -> None:
             np.testing.assert_array_equal(array, tensor.numpy(), strict=True)
 
 
-def test_nothing_is_copied_and_nothing_can_be_changed() -> None:
+def test_nothing_is_copied_and_nothing_can_be_changed():
     shared = np.arange(4.0)
     got = read([shared, torch.arange(4.0)])
     for array in got:
@@ -73,7 +73,7 @@ def test_nothing_is_copied_and_nothing_can_be_changed() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_other_types_are_refused_by_name() -> None:
+def test_other_types_are_refused_by_name():
     for value, what in (
         (torch.zeros(2, dtype=torch.bfloat16), "torch.BFloat16Storage"),
         (torch.zeros(2, dtype=torch.complex64), "torch.ComplexFloatStorage"),
@@ -155,20 +155,20 @@ FALSE = {
 
 
 @pytest.mark.parametrize("kind", FALSE)
-def test_what_does_not_fit_together_is_refused(kind: str) -> None:
+def test_what_does_not_fit_together_is_refused(kind):
     with pytest.raises(PickleError, match=r"^it ") as caught:
         read(FALSE[kind])
     assert kind != "storage that calls" or "it refers to os.system" in str(caught.value)
 
 
-def test_the_same_bytes_make_no_end_of_storages() -> None:
+def test_the_same_bytes_make_no_end_of_storages():
     raw = bytes(4096)
     assert len(read([raw] * 100)) == 100
     with pytest.raises(PickleError):
         read([Call(load, RAW + raw) for _ in range(2)])
 
 
-def test_a_text_is_no_source_of_endless_bytes() -> None:
+def test_a_text_is_no_source_of_endless_bytes():
     text = "a" * 1000
     encode = b"\x80\x02c_codecs\nencode\nq\x01X\xe8\x03\x00\x00" + text.encode() + b"q\x02"
     call = b"h\x01h\x02X\x06\x00\x00\x00latin1\x86R"
@@ -203,7 +203,7 @@ class Holds:
         (Holds, {"flag": True, "size": 3}),
     ],
 )
-def test_fitting_arguments_pass(kind: type, arguments: dict[str, Any]) -> None:
+def test_fitting_arguments_pass(kind, arguments):
     check_arguments(kind, arguments)
     missing = {key: value for key, value in arguments.items() if key != "size"}
     check_arguments(kind, missing, beside=["size"])
@@ -220,7 +220,7 @@ WRONG: list[tuple[type, list[dict[str, Any]]]] = [
 
 
 @pytest.mark.parametrize(("kind", "wrong"), [(kind, one) for kind, all_ in WRONG for one in all_])
-def test_others_are_named(kind: type, wrong: dict[str, Any]) -> None:
+def test_others_are_named(kind, wrong):
     right = {"size": 1} | ({"name": "a"} if kind is Passes else {})
     right |= {"flag": False} if kind is Holds else {}
     (name,) = wrong

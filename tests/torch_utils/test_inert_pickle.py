@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,7 +39,7 @@ def read(data: bytes, names: Any = (), **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_values_are_read_as_they_were(protocol: int) -> None:
+def test_values_are_read_as_they_were(protocol):
     shared: list[Any] = ["x"]
     value = {**PLAIN, "shared": [shared, shared]}
     if protocol < 4:
@@ -55,13 +54,13 @@ def test_values_are_read_as_they_were(protocol: int) -> None:
     assert got[1] is got
 
 
-def test_pickles_are_read_one_after_the_other() -> None:
+def test_pickles_are_read_one_after_the_other():
     reader = PickleReader(pickle.dumps(["a", "a"]) + pickle.dumps("b") + b"more", {})
     assert [reader.read(), reader.read()] == [["a", "a"], "b"]
     assert reader.rest() == b"more"
 
 
-def test_what_is_named_is_looked_up_in_the_table() -> None:
+def test_what_is_named_is_looked_up_in_the_table():
     data = b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ab\x85R."
     assert read(data, {"os.system": str.upper}) == "AB"
     assert read(b"\x80\x02cos\nsystem\n.", {"os.system": None}) == Name("os.system", None)
@@ -76,7 +75,7 @@ class Box(Unfinished):
         return list(expect(state, tuple))
 
 
-def test_an_object_that_is_filled_is_the_same_everywhere() -> None:
+def test_an_object_that_is_filled_is_the_same_everywhere():
     # A box, put in the memo, filled, and looked up again.
     data = b"\x80\x02cbox\nBox\n)Rq\x01K\x01K\x02\x86bh\x01\x86."
     first, second = read(data, {"box.Box": Box})
@@ -103,7 +102,7 @@ HOSTILE = {
 }
 
 
-def test_nothing_is_run_and_what_would_have_been_is_named(tmp_path: Path) -> None:
+def test_nothing_is_run_and_what_would_have_been_is_named(tmp_path):
     marker = tmp_path / "marker"
     argument = f"touch {marker}".encode()
     for hostile in HOSTILE.values():
@@ -120,7 +119,7 @@ def test_nothing_is_run_and_what_would_have_been_is_named(tmp_path: Path) -> Non
     assert marker.exists(), "the pickle was not hostile"
 
 
-def test_no_opcode_is_known_beyond_those_of_data() -> None:
+def test_no_opcode_is_known_beyond_those_of_data():
     known = {"INT", "LONG", "STRING", "UNICODE", "FLOAT", "INST", "OBJ", "EXT1", "DUP", "POP"}
     for info in pickletools.opcodes:
         if info.name in known:
@@ -128,7 +127,7 @@ def test_no_opcode_is_known_beyond_those_of_data() -> None:
                 read(info.code.encode("latin-1") + b"1\n.")
 
 
-def test_every_cut_is_an_error() -> None:
+def test_every_cut_is_an_error():
     data = pickle.dumps({**PLAIN, "many": list(range(40))})
     for end in range(len(data)):
         with pytest.raises(PickleError):
@@ -137,14 +136,14 @@ def test_every_cut_is_an_error() -> None:
 
 @given(place=st.integers(min_value=0), byte=st.binary(min_size=1, max_size=1))
 @settings(max_examples=300)
-def test_a_changed_byte_is_an_error_or_another_value(place: int, byte: bytes) -> None:
+def test_a_changed_byte_is_an_error_or_another_value(place, byte):
     data = pickle.dumps({"a": [1.5, (2, "bc"), {"d": {"e"}}], "f": b"ghi"}, protocol=4)
     place %= len(data)
     with suppress(PickleError):
         read(data[:place] + byte + data[place + 1 :])
 
 
-def test_broken_pickles_are_errors() -> None:
+def test_broken_pickles_are_errors():
     for data in (
         *(b"", b".", b"\x80\x02", b"\x80\x02(.", b"\x80\x02]].", b"\xff."),
         *(b"\x80\x02h\x05.", b"\x80\x02]e.", b"\x80\x02K\x01b.", b"\x80\x02K\x01K\x02R."),
@@ -155,7 +154,7 @@ def test_broken_pickles_are_errors() -> None:
             read(data)
 
 
-def test_long_values_are_not_handed_over_again_and_again() -> None:
+def test_long_values_are_not_handed_over_again_and_again():
     text = b"X" + (1000).to_bytes(4, "little") + b"a" * 1000
     data = b"\x80\x02" + text + b"q\x01"
     names = {"x.y": str.upper}
@@ -165,7 +164,7 @@ def test_long_values_are_not_handed_over_again_and_again() -> None:
         read(data + calls + b".", names)
 
 
-def test_opcodes_are_counted_over_all_pickles_and_can_be_refused() -> None:
+def test_opcodes_are_counted_over_all_pickles_and_can_be_refused():
     reader = PickleReader(b"]." * 3, {}, most_opcodes=5)
     reader.read()
     reader.read()
@@ -176,11 +175,11 @@ def test_opcodes_are_counted_over_all_pickles_and_can_be_refused() -> None:
         read(pickle.dumps(1.5), without=("BINFLOAT",))
 
 
-def test_persistent_ids_are_resolved_if_they_may_be() -> None:
+def test_persistent_ids_are_resolved_if_they_may_be():
     assert read(b"\x80\x02X\x01\x00\x00\x00aQ.", persistent=lambda key: [key]) == ["a"]
 
 
-def test_text_of_a_file_is_shown_in_one_short_line() -> None:
+def test_text_of_a_file_is_shown_in_one_short_line():
     assert shown("os.system") == "os.system"
     assert shown("a\nb\x1b[31m") == r"a\nb\x1b[31m"
     assert shown("\ud800") == r"\ud800"
@@ -199,7 +198,7 @@ def load(data: bytes, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_tensors_come_back_as_they_were(zipped: bool) -> None:
+def test_tensors_come_back_as_they_were(zipped):
     for dtype in DTYPES:
         values = (torch.arange(24) % 2).to(dtype).reshape(2, 3, 4)
         given = {"a": values, "b": values[1, :, ::2], "c": values.permute(2, 0, 1), "d": values[:0]}
@@ -211,7 +210,7 @@ def test_tensors_come_back_as_they_were(zipped: bool) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_states_of_modules_and_optimizers_come_back(zipped: bool) -> None:
+def test_states_of_modules_and_optimizers_come_back(zipped):
     module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     optimizer = torch.optim.Adam(module.parameters(), fused=True)
     module(torch.ones(4, 2)).sum().backward()
@@ -228,7 +227,7 @@ def test_states_of_modules_and_optimizers_come_back(zipped: bool) -> None:
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
-def test_what_is_no_data_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+def test_what_is_no_data_fails(tmp_path, monkeypatch, form):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     form_of: dict[str, Callable[[bytes], bytes]] = {"zip": torch_file, "legacy": legacy}
     passed = set()
@@ -271,14 +270,14 @@ LIES = {
 }
 
 
-def test_a_file_that_is_not_as_torch_writes_it_is_refused() -> None:
+def test_a_file_that_is_not_as_torch_writes_it_is_refused():
     assert torch.equal(load(torch_file(program(tensor(storage(4), [4], [1])))), torch.zeros(4))
     for lie in LIES.values():
         with pytest.raises(REFUSED):
             load(lie)
 
 
-def test_a_changed_byte_is_named_by_its_member_or_changes_no_value() -> None:
+def test_a_changed_byte_is_named_by_its_member_or_changes_no_value():
     data = saved({"a": torch.full((4,), 7.0)})
     place = data.index(torch.tensor(7.0).numpy().tobytes())
     errors: dict[int, Exception] = {}
@@ -295,7 +294,7 @@ def test_a_changed_byte_is_named_by_its_member_or_changes_no_value() -> None:
     assert "data/0" in str(errors[place])
 
 
-def test_torch_is_given_what_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_is_given_what_was_looked_at(monkeypatch):
     """The reader of zips in torch finds another member where the directory is not the truth."""
     given: list[bytes] = []
 
@@ -308,7 +307,7 @@ def test_torch_is_given_what_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> N
     assert given == [program(b"}")]
 
 
-def test_the_old_form_has_one_length_and_takes_no_memory_for_a_promise() -> None:
+def test_the_old_form_has_one_length_and_takes_no_memory_for_a_promise():
     data = saved({"a": torch.zeros(3)}, zipped=False)
     assert torch.equal(load(data, legacy=True)["a"], torch.zeros(3))
     with pytest.raises(PickleError):

@@ -7,7 +7,6 @@ import re
 import sys
 import tracemalloc
 import zipfile
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,7 +37,7 @@ ARRAYS = {
 }
 
 
-def test_arrays_come_back_as_they_were_from_us_and_from_numpy(tmp_path: Path) -> None:
+def test_arrays_come_back_as_they_were_from_us_and_from_numpy(tmp_path):
     path = tmp_path / "a.npz"
     save_arrays(path, ARRAYS)
     back = load_arrays(path, required=["times", "xs"])
@@ -56,7 +55,7 @@ def test_arrays_come_back_as_they_were_from_us_and_from_numpy(tmp_path: Path) ->
         assert torch.equal(torch.from_numpy(opened.numbers("a")), torch.arange(6.0).double())
 
 
-def test_arrays_that_python_2_wrote_are_read_without_a_warning(tmp_path: Path) -> None:
+def test_arrays_that_python_2_wrote_are_read_without_a_warning(tmp_path):
     header = "{'descr': '<f8', 'fortran_order': False, 'shape': (2L,), }"
     content = npy(header, np.array([1.0, 2.0]).tobytes())
     (tmp_path / "a.npz").write_bytes(zip_of({"a.npy": content}))
@@ -64,7 +63,7 @@ def test_arrays_that_python_2_wrote_are_read_without_a_warning(tmp_path: Path) -
         np.testing.assert_array_equal(read(tmp_path / "a.npz")["a"], [1, 2])
 
 
-def test_object_arrays_are_not_written_or_read_and_their_code_does_not_run(tmp_path: Path) -> None:
+def test_object_arrays_are_not_written_or_read_and_their_code_does_not_run(tmp_path):
     path = tmp_path / "a.npz"
     save_arrays(path, {"x": np.zeros(2)})
     old = path.read_bytes()
@@ -80,7 +79,7 @@ def test_object_arrays_are_not_written_or_read_and_their_code_does_not_run(tmp_p
     assert not (tmp_path / "marker").exists()
 
 
-def test_a_missing_array_is_named_with_those_there_are(tmp_path: Path) -> None:
+def test_a_missing_array_is_named_with_those_there_are(tmp_path):
     path = tmp_path / "a.npz"
     save_arrays(path, {"xs": np.zeros(2), "times": np.zeros(2)})
     message = refusal(load_arrays, path, ["xs", "net_outs"])
@@ -100,7 +99,7 @@ def rows_of(path: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("read", [load_arrays, rows_of, load_json])
-def test_other_files_are_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
+def test_other_files_are_refused(tmp_path, read):
     assert "does not exist" in refusal(read, tmp_path / "none")
     refusal(read, tmp_path)
     os.mkfifo(tmp_path / "pipe")
@@ -115,7 +114,7 @@ def test_other_files_are_refused(tmp_path: Path, read: Callable[[Path], object])
 
 
 @pytest.mark.parametrize("read", [load_arrays, rows_of])
-def test_arrays_not_as_they_say_are_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
+def test_arrays_not_as_they_say_are_refused(tmp_path, read):
     path = tmp_path / "a.npz"
     # Some are plain arrays after all, but of another type or not finite, which is others' business.
     plain = {"a header of old", "dates", "letters beyond all", "not finite", "columns"}
@@ -134,7 +133,7 @@ def test_arrays_not_as_they_say_are_refused(tmp_path: Path, read: Callable[[Path
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_a_wrong_byte_is_refused_or_read_whole(tmp_path: Path, save: Callable[..., None]) -> None:
+def test_a_wrong_byte_is_refused_or_read_whole(tmp_path, save):
     path = tmp_path / "a.npz"
     save(path, xs=ARRAYS["xs"], labels=ARRAYS["labels"])
     whole = path.read_bytes()
@@ -150,7 +149,7 @@ def test_a_wrong_byte_is_refused_or_read_whole(tmp_path: Path, save: Callable[..
             np.testing.assert_array_equal(back[name], ARRAYS[name])
 
 
-def test_json_comes_back_and_is_readable_to_people(tmp_path: Path) -> None:
+def test_json_comes_back_and_is_readable_to_people(tmp_path):
     content = {"a": 1, "b": [1.5, None, "größer"], "c": {"d": True}, "path": Path("x/y")}
     save_json(tmp_path / "a.json", content)
     assert load_json(tmp_path / "a.json") == content | {"path": "x/y"}
@@ -159,7 +158,7 @@ def test_json_comes_back_and_is_readable_to_people(tmp_path: Path) -> None:
     assert len(text.splitlines()) > len(content)
 
 
-def test_what_is_no_json_object_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_json_object_is_refused(tmp_path):
     path = tmp_path / "a.json"
     for content in (b'{"a": 1', b"3", b"null", b'"text"', b"\xff\xfe", b"[" * 100_000):
         path.write_bytes(content)
@@ -169,7 +168,7 @@ def test_what_is_no_json_object_is_refused(tmp_path: Path) -> None:
     assert "larger than 8 MiB" in refusal(load_json, path)
 
 
-def test_provenance_names_what_a_result_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_provenance_names_what_a_result_was_made_with(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/script.py", "--seed=3", "--x"])
     facts = results.provenance()
     assert facts["code_version"] == dnnlib.__version__
@@ -184,7 +183,7 @@ def test_provenance_names_what_a_result_was_made_with(monkeypatch: pytest.Monkey
     assert json.loads(json.dumps(facts)) == facts
 
 
-def test_an_open_file_reads_one_array_at_a_time(tmp_path: Path) -> None:
+def test_an_open_file_reads_one_array_at_a_time(tmp_path):
     path = tmp_path / "a.npz"
     save_arrays(path, {"large": np.zeros(1 << 20), "small": np.arange(3), "names": np.array("x")})
     with open_arrays(path) as opened:
@@ -198,7 +197,7 @@ def test_an_open_file_reads_one_array_at_a_time(tmp_path: Path) -> None:
         np.testing.assert_array_equal(opened.read("small"), np.arange(3))
 
 
-def test_one_broken_array_does_not_keep_the_others_from_being_read(tmp_path: Path) -> None:
+def test_one_broken_array_does_not_keep_the_others_from_being_read(tmp_path):
     path = tmp_path / "a.npz"
     save_arrays(path, {"first": np.arange(100.0), "second": np.arange(50.0)})
     content = path.read_bytes()
@@ -209,7 +208,7 @@ def test_one_broken_array_does_not_keep_the_others_from_being_read(tmp_path: Pat
         assert "'second'" in refusal(lambda path: opened.read("second"), path)
 
 
-def test_numbers_are_finite_numbers(tmp_path: Path) -> None:
+def test_numbers_are_finite_numbers(tmp_path):
     path = tmp_path / "a.npz"
     good = {"f": np.ones(2), "i": np.arange(3), "u": np.zeros(2, np.uint8), "none": np.zeros(0)}
     bad = {"text": np.array(["a"]), "flags": np.array([True]), "complex": np.ones(2, complex)}
@@ -248,7 +247,7 @@ def members(path: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def test_streamed_arrays_are_those_that_numpy_would_write(tmp_path: Path) -> None:
+def test_streamed_arrays_are_those_that_numpy_would_write(tmp_path):
     stream(tmp_path / "streamed.npz")
     np.savez(tmp_path / "saved.npz", **CUBES, **SMALL)
     assert members(tmp_path / "streamed.npz") == members(tmp_path / "saved.npz")
@@ -264,7 +263,7 @@ def test_streamed_arrays_are_those_that_numpy_would_write(tmp_path: Path) -> Non
             assert_array_equal(back[name], small, strict=True)
 
 
-def test_rows_may_lie_anyhow_in_memory_and_come_again(tmp_path: Path) -> None:
+def test_rows_may_lie_anyhow_in_memory_and_come_again(tmp_path):
     cube = CUBES["xs"]
     with stream_arrays(tmp_path / "a.npz", {"xs": (5, 2, 3)}, np.dtype("float64"), {}) as file:
         for index, row in enumerate(cube):
@@ -274,7 +273,7 @@ def test_rows_may_lie_anyhow_in_memory_and_come_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [None, b"old"])
-def test_a_stream_that_stops_leaves_what_was_there(tmp_path: Path, before: bytes | None) -> None:
+def test_a_stream_that_stops_leaves_what_was_there(tmp_path, before):
     path = tmp_path / "a.npz"
     if before:
         path.write_bytes(before)
@@ -294,7 +293,7 @@ def test_a_stream_that_stops_leaves_what_was_there(tmp_path: Path, before: bytes
         assert_nothing_changed()
 
 
-def test_streaming_needs_no_memory_for_more_rows(tmp_path: Path) -> None:
+def test_streaming_needs_no_memory_for_more_rows(tmp_path):
     row = np.zeros(1 << 14)
 
     def peak(rows: int) -> int:
@@ -311,7 +310,7 @@ def test_streaming_needs_no_memory_for_more_rows(tmp_path: Path) -> None:
     assert peak(100) < peak(4) + row.nbytes / 2
 
 
-def test_no_more_is_on_the_disk_on_the_way_than_in_the_end(tmp_path: Path) -> None:
+def test_no_more_is_on_the_disk_on_the_way_than_in_the_end(tmp_path):
     path, most = tmp_path / "a.npz", 0
     with stream_arrays(path, {"xs": (50, 1000)}, np.dtype("float64"), {}) as file:
         for index in range(50):

@@ -70,7 +70,7 @@ def refused(path: Path) -> Callable[..., str]:
     return save_and_open
 
 
-def test_a_network_file_gives_back_what_it_was_given(path: Path) -> None:
+def test_a_network_file_gives_back_what_it_was_given(path):
     kinds = (torch.float32, torch.float64, torch.bfloat16, torch.int64)
     state = {str(kind): torch.arange(4).to(kind) for kind in kinds}
     given = {"network": linear(), "other": Part("linear", {"in_features": 5}, state)}
@@ -86,7 +86,7 @@ def test_a_network_file_gives_back_what_it_was_given(path: Path) -> None:
             assert parts[name].state[key].dtype == value.dtype
 
 
-def test_a_training_state_gives_back_what_it_was_given_and_is_no_network(tmp_path: Path) -> None:
+def test_a_training_state_gives_back_what_it_was_given_and_is_no_network(tmp_path):
     state, network = tmp_path / "s.pt", tmp_path / "n.pkl"
     write_state(state, {"seen": 5, "optimizer": {0: torch.arange(3.0)}})
     back = read_state(state)
@@ -98,9 +98,7 @@ def test_a_training_state_gives_back_what_it_was_given_and_is_no_network(tmp_pat
 
 
 @pytest.mark.parametrize("opener", [load, read_state])
-def test_other_files_are_refused(
-    tmp_path: Path, path: Path, refused: Callable[..., str], opener: Callable[[Path], object]
-) -> None:
+def test_other_files_are_refused(tmp_path, path, refused, opener):
     assert "does not exist" in refusal(opener, path)
     assert "is a folder" in refusal(opener, tmp_path)
     (tmp_path / "file").write_text("x")
@@ -120,7 +118,7 @@ def test_other_files_are_refused(
     assert f"up to {snapshots.VERSION}" in message
 
 
-def test_an_incomplete_file_is_refused(refused: Callable[..., str]) -> None:
+def test_an_incomplete_file_is_refused(refused):
     for version in (None, "1", 1.5, [1], torch.tensor(1)):
         assert "version" in refused(payload(version=version))
     entry = {"class": "linear", "arguments": {}, "state": {}}
@@ -132,7 +130,7 @@ def test_an_incomplete_file_is_refused(refused: Callable[..., str]) -> None:
     refused(payload(format=torch.zeros(2)))
 
 
-def test_only_registered_classes_are_built_by_their_arguments(refused: Callable[..., str]) -> None:
+def test_only_registered_classes_are_built_by_their_arguments(refused):
     for name in ("os.system", "Linear", "torch.nn.Linear", ""):
         message = refused(of_part(**{"class": name}))
         assert f"'{name}'" in message
@@ -148,7 +146,7 @@ def test_only_registered_classes_are_built_by_their_arguments(refused: Callable[
         assert "'network'" in refused(of_part(arguments=arguments))
 
 
-def test_tensors_that_do_not_fit_are_refused_by_name(refused: Callable[..., str]) -> None:
+def test_tensors_that_do_not_fit_are_refused_by_name(refused):
     shapes = (("weight", (2, 4)), ("weight", (6,)), ("bias", ()), ("odd", (1,)), (3, (1,)))
     for name, shape in shapes:
         assert str(name) in refused(of_part(state=linear().state | {name: torch.zeros(shape)}))
@@ -172,7 +170,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name(refused: Callable[..., str]
     assert "'optimizer.state.0.exp_avg' has values that are not finite" in message
 
 
-def test_promises_beyond_the_file_fail_at_once(path: Path, refused: Callable[..., str]) -> None:
+def test_promises_beyond_the_file_fail_at_once(path, refused):
     began = time.process_time()
     wide = {"in_features": 60_000, "out_features": 60_000}
     assert "do not fit" in refused(of_part(arguments=wide))
@@ -194,9 +192,7 @@ def test_promises_beyond_the_file_fail_at_once(path: Path, refused: Callable[...
 
 
 @pytest.mark.parametrize("opener", [load, read_state])
-def test_lists_that_hold_each_other_are_refused_at_once(
-    refused: Callable[..., str], opener: Callable[[Path], object]
-) -> None:
+def test_lists_that_hold_each_other_are_refused_at_once(refused, opener):
     deep: list[Any] = []
     for _ in range(60):
         deep = [deep, deep]
@@ -215,7 +211,7 @@ class Tower(nn.Sequential):
         super().__init__(*(nn.Linear(4, 4) for _ in range(depth)))
 
 
-def test_a_tower_without_its_tensors_is_not_built(path: Path) -> None:
+def test_a_tower_without_its_tensors_is_not_built(path):
     torch.save(of_part(**{"class": "tower", "arguments": {"depth": 60_000}}), path)
     parts, _ = read_network(path)
     began = time.process_time()
@@ -224,7 +220,7 @@ def test_a_tower_without_its_tensors_is_not_built(path: Path) -> None:
     assert len(list(Tower(2000).parameters())) == 4000  # others may be built
 
 
-def test_names_from_a_file_are_printable_and_short_in_errors(refused: Callable[..., str]) -> None:
+def test_names_from_a_file_are_printable_and_short_in_errors(refused):
     odd = "a\n\x1b[2J" * 10_000
     entry = payload()["parts"]["network"]
     for changes in ({"state": {odd: 1}}, {"class": odd}, {"arguments": {odd: 1}}):

@@ -1,8 +1,6 @@
 """What Python offers: trainings as by the scripts, and models that are asked."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas
@@ -42,7 +40,7 @@ def arguments(**options: object) -> list[str]:
 
 
 @quick_endings()
-def test_toys_give_the_bytes_of_the_script_and_leave_random_numbers_alone(tmp_path: Path) -> None:
+def test_toys_give_the_bytes_of_the_script_and_leave_random_numbers_alone(tmp_path):
     torch.manual_seed(5)
     state, handlers, parts = torch.get_rng_state(), list(logger.handlers), list[float]()
     model = Toy("circles").train(tmp_path / "here", parts.append, dims_to_keep=1, **SHORT)
@@ -57,7 +55,7 @@ def test_toys_give_the_bytes_of_the_script_and_leave_random_numbers_alone(tmp_pa
 
 
 @quick_endings()
-def test_an_interrupted_training_gives_what_there_is() -> None:
+def test_an_interrupted_training_gives_what_there_is():
     def stop(part: float) -> None:
         if part >= 0.5:
             raise KeyboardInterrupt
@@ -70,7 +68,7 @@ def test_an_interrupted_training_gives_what_there_is() -> None:
 
 
 @quick_endings()
-def test_a_training_goes_on_with_the_options_of_its_run(tmp_path: Path) -> None:
+def test_a_training_goes_on_with_the_options_of_its_run(tmp_path):
     first = Toy("circles").train(tmp_path, **{**SHORT, "duration": 0.002})
     (run,) = tmp_path.iterdir()
     model = Toy("circles").train(resume=run, duration=SHORT["duration"])
@@ -85,7 +83,7 @@ class Frame:
         return self.values
 
 
-def test_tables_of_files_arrays_and_frames_train_as_with_the_script(tmp_path: Path) -> None:
+def test_tables_of_files_arrays_and_frames_train_as_with_the_script(tmp_path):
     values = np.random.default_rng(0).normal(size=(300, 2)).round(5)
     source, names = tmp_path / "rows.csv", ["a", "b"]
     np.savetxt(source, values, delimiter=",", header="a,b", comments="", fmt="%.5f")
@@ -107,7 +105,7 @@ def test_tables_of_files_arrays_and_frames_train_as_with_the_script(tmp_path: Pa
     assert Table.open(data).columns == ["a"]
 
 
-def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path):
     toy = Toy("circles")
     for options, words in (
         ({"sead": 1}, "no option 'sead': is 'seed' meant"),
@@ -146,7 +144,7 @@ def conditional() -> Model:
 
 
 @quick_endings()
-def test_rows_come_back_in_their_kind_and_columns_are_found_by_name(model: Model) -> None:
+def test_rows_come_back_in_their_kind_and_columns_are_found_by_name(model):
     frame = pandas.DataFrame(ROWS, columns=NAMES)
     drawn = model.sample(5, seed=1)
     assert isinstance(drawn, pandas.DataFrame)
@@ -163,7 +161,7 @@ def test_rows_come_back_in_their_kind_and_columns_are_found_by_name(model: Model
     assert isinstance(tensors.sample(2), torch.Tensor)
 
 
-def test_posteriors_are_those_of_the_command(model: Model, tmp_path: Path) -> None:
+def test_posteriors_are_those_of_the_command(model, tmp_path):
     few = {"draws": 20, "pool": 300, "seed": 3, "n_iters": 2}
     draws = model.posterior(noise_std=0.5).sample({"b": [0.4, 1.0], "a": [0.1, 0.0]}, **few)
     model.save(tmp_path / "network.pkl")
@@ -184,7 +182,7 @@ def test_posteriors_are_those_of_the_command(model: Model, tmp_path: Path) -> No
     assert load_netcdf(tmp_path / "copy.nc", 2).count == 2
 
 
-def test_latent_densities_have_the_gradients_of_the_posterior(model: Model) -> None:
+def test_latent_densities_have_the_gradients_of_the_posterior(model):
     density = model.posterior(noise_std=0.5, n_iters=4).latent_density({"b": 0.4})
     w = (0.5 * torch.randn(3, 3, dtype=torch.float64)).requires_grad_()
     assert torch.autograd.gradcheck(density, (w,), eps=1e-2, atol=1e-2, rtol=2e-2)
@@ -194,7 +192,7 @@ def test_latent_densities_have_the_gradients_of_the_posterior(model: Model) -> N
     np.testing.assert_allclose(constant, constant[0], atol=1e-6)
 
 
-def test_what_a_simulator_gave_is_parameters_given_data(conditional: Model) -> None:
+def test_what_a_simulator_gave_is_parameters_given_data(conditional):
     assert (conditional.columns, conditional.conditions) == (["theta1", "theta2"], ["y1", "y2"])
     draws = conditional.posterior().sample([[0.1, 0.2], [0.3, 0.4]], draws=30)
     assert draws.points.shape == (2, 120, 2)
@@ -212,7 +210,7 @@ def test_what_a_simulator_gave_is_parameters_given_data(conditional: Model) -> N
 
 
 @quick_endings()
-def test_trials_are_multiplied_and_models_compared() -> None:
+def test_trials_are_multiplied_and_models_compared():
     draw, dataset = np.random.default_rng(0), np.repeat(np.arange(80), 4)
     parameters = draw.uniform(-1, 1, 80)[dataset]
     data = parameters + draw.normal(0, 0.5, 320)
@@ -242,7 +240,7 @@ def test_trials_are_multiplied_and_models_compared() -> None:
     assert sets.sample(3, given=trials).shape == (3, 1)
 
 
-def test_what_sbi_trains_does_not_depend_on_units() -> None:
+def test_what_sbi_trains_does_not_depend_on_units():
     theta, x = torch.randn(50, 2), torch.randn(50, 3)
     one, other = (_Estimator(k * theta, x, 1e-3, {"width": 8, "depth": 1}) for k in (1, 1000))
     assert one.loss(theta, x).shape == (50,)
@@ -252,7 +250,7 @@ def test_what_sbi_trains_does_not_depend_on_units() -> None:
 
 
 @quick_endings()
-def test_discrete_columns_have_the_density_of_their_step() -> None:
+def test_discrete_columns_have_the_density_of_their_step():
     counts = np.random.default_rng(0).integers(0, 6, (200, 1))
     model = Simulations(counts, counts + ROWS[:1, :1]).train(**FEW)
     alone = model.log_prob([[2]], given=[2.1])
@@ -262,7 +260,7 @@ def test_discrete_columns_have_the_density_of_their_step() -> None:
     assert whole == pytest.approx(np.rint(whole))
 
 
-def test_images_of_classes_are_images(tmp_path: Path) -> None:
+def test_images_of_classes_are_images(tmp_path):
     save_image_model(tmp_path / "a.pkl", 10, label_dim=3, output="random", t_max=3.0)
     model = Model.load(tmp_path / "a.pkl")
     images = model.sample(2, given=[0, 1])
@@ -292,16 +290,14 @@ def test_images_of_classes_are_images(tmp_path: Path) -> None:
         (lambda one, other: Simulations({"a": [0]}, {"a": [0]}), "'a' is a parameter and a column"),
     ],
 )
-def test_mistakes_are_sentences(
-    model: Model, conditional: Model, call: Callable[[Model, Model], Any], message: str
-) -> None:
+def test_mistakes_are_sentences(model, conditional, call, message):
     with pytest.raises(InflationError, match=message):
         call(model, conditional)
 
 
 @pytest.mark.slow
 @quick_endings()
-def test_an_estimator_of_scikit_learn_is_one() -> None:
+def test_an_estimator_of_scikit_learn_is_one():
     from sklearn.utils.estimator_checks import check_estimator
 
     from training.commands.estimator import FlowDensity
@@ -309,7 +305,7 @@ def test_an_estimator_of_scikit_learn_is_one() -> None:
     check_estimator(FlowDensity(duration=0.0002), on_skip=None)
 
 
-def test_a_normal_prior_has_its_density() -> None:
+def test_a_normal_prior_has_its_density():
     rows = np.array([[1.0, 2.0], [3.0, 1.0]])
     expected = multivariate_normal([1, 2], COVARIANCE).logpdf(rows)
     prior = normal_prior("ab", [1, 2], COVARIANCE)
@@ -329,8 +325,6 @@ def test_a_normal_prior_has_its_density() -> None:
         ([1.0, 2.0], [[1.0, 2.0], [2.0, 1.0]], None, "not positive"),
     ],
 )
-def test_what_is_no_normal_law_is_refused(
-    mean: list[float], spread: object, bounds: dict[str, tuple[float, float]] | None, why: str
-) -> None:
+def test_what_is_no_normal_law_is_refused(mean, spread, bounds, why):
     with pytest.raises(UsageError, match=why):
         normal_prior("ab", mean, spread, bounds)

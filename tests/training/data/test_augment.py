@@ -74,7 +74,7 @@ def warped_waves(labels: Tensor, size: tuple[int, int]) -> Tensor:
     return waves(centres(*size) @ back[:2, :2].T + back[:2, 2], *size)
 
 
-def test_warps_move_an_image_to_where_its_labels_say() -> None:
+def test_warps_move_an_image_to_where_its_labels_say():
     for size in ((32, 32), (24, 40)):
         images = waves(centres(*size), *size)[None]
         for parameters in WARPS.values():
@@ -91,7 +91,7 @@ def test_warps_move_an_image_to_where_its_labels_say() -> None:
         assert (image - warped_waves(label, size)).square().mean().sqrt() < 0.003
 
 
-def test_negative_stretches_whole_shifts_and_quarter_turns_are_exact() -> None:
+def test_negative_stretches_whole_shifts_and_quarter_turns_are_exact():
     images = waves(centres(32, 32), 32, 32)[None]
     ways = (unchanged(stretch=n, stretch_angle=a) for n, a in ((-1.0, 0.4), (1.0, 0.4 + pi / 2)))
     along, across = (ALWAYS.apply(images, way)[0] for way in ways)
@@ -104,7 +104,7 @@ def test_negative_stretches_whole_shifts_and_quarter_turns_are_exact() -> None:
         torch.testing.assert_close(labels[0, 3:5].tolist(), expected, rtol=0, atol=1e-6)
 
 
-def test_shrinking_removes_what_the_image_can_no_longer_hold() -> None:
+def test_shrinking_removes_what_the_image_can_no_longer_hold():
     shrink = 1.5
     places = centres(64, 64)
     stripes = torch.cos(2 * pi * 0.45 * places[..., 0])[None, None]
@@ -115,7 +115,7 @@ def test_shrinking_removes_what_the_image_can_no_longer_hold() -> None:
     assert shrunk[..., 16:48, 16:48].std() < 0.03
 
 
-def test_constant_images_stay_constant(generator: torch.Generator) -> None:
+def test_constant_images_stay_constant(generator):
     for size, channels, dtype in (((8, 8), 1, torch.float64), ((8, 12), 3, torch.float32)):
         levels = torch.linspace(-1, 1, channels, dtype=dtype)[:, None, None]
         images = levels.expand(50, channels, *size)
@@ -125,7 +125,7 @@ def test_constant_images_stay_constant(generator: torch.Generator) -> None:
         torch.testing.assert_close(augmented, images, rtol=0, atol=2e-6)
 
 
-def test_images_that_are_only_flipped_are_exact(generator: torch.Generator) -> None:
+def test_images_that_are_only_flipped_are_exact(generator):
     images = torch.randn(1000, 3, 8, 8, generator=generator)
     before = images.clone()
     for probability in (0.0, 0.3):
@@ -146,7 +146,7 @@ def test_images_that_are_only_flipped_are_exact(generator: torch.Generator) -> N
     assert not any(got.requires_grad for got in kept)
 
 
-def test_labels_are_in_their_documented_order() -> None:
+def test_labels_are_in_their_documented_order():
     both = {"flip_x": True, "flip_y": True, "stretch": -2.0, "stretch_angle": pi / 3}
     draws = unchanged(**both, scaling=0.1, rotation=pi / 6, shift=[0.5, -0.7])
     expected = [1, 1, 0.1, 3**0.5 / 2 - 1, 0.5, -1, -(3**0.5), 0.5, -0.7]
@@ -166,7 +166,7 @@ def on_or_off(draws: AugmentDraws) -> dict[str, Tensor]:
     return {**flags, "shift": flags["shift"].any(dim=1)}
 
 
-def test_transformations_are_independent_and_as_frequent_as_said(many: AugmentDraws) -> None:
+def test_transformations_are_independent_and_as_frequent_as_said(many):
     for name, hits in on_or_off(many).items():
         frequency = {"flip_x": 0.5, "flip_y": PROBABILITY / 2}.get(name, PROBABILITY)
         error = (frequency * (1 - frequency) / COUNT) ** 0.5
@@ -178,7 +178,7 @@ def test_transformations_are_independent_and_as_frequent_as_said(many: AugmentDr
         assert abs(torch.corrcoef(pair)[0, 1].item()) < SIGMAS / COUNT**0.5, (one, other)
 
 
-def test_parameters_have_the_moments_of_their_laws_and_are_uncorrelated(many: AugmentDraws) -> None:
+def test_parameters_have_the_moments_of_their_laws_and_are_uncorrelated(many):
     normal, angle = (1.0, 3.0), (pi**2 / 3, pi**4 / 5)
     laws = {
         "scaling": (many.scaling, normal),
@@ -201,14 +201,14 @@ def test_parameters_have_the_moments_of_their_laws_and_are_uncorrelated(many: Au
     assert correlations.abs().max() < SIGMAS * error
 
 
-def test_the_probability_turns_on_and_changes_no_parameter() -> None:
+def test_the_probability_turns_on_and_changes_no_parameter():
     some, all_on = (GeometricAugmentation(p).draw(500, seeded(3)) for p in (0.4, 1))
     for few, full in zip(some[2:], all_on[2:], strict=True):
         assert torch.equal(few, torch.where(few != 0, full, 0.0))
     assert torch.equal(some.flip_x, all_on.flip_x)
 
 
-def test_ranks_that_take_their_rows_of_the_draws_augment_the_whole_batch() -> None:
+def test_ranks_that_take_their_rows_of_the_draws_augment_the_whole_batch():
     generator = seeded()
     augmentation = GeometricAugmentation(0.5)
     images = torch.randn(61, 3, 16, 16, generator=generator)
@@ -220,7 +220,7 @@ def test_ranks_that_take_their_rows_of_the_draws_augment_the_whole_batch() -> No
     assert torch.equal(torch.cat([part for _, part in parts]), labels)
 
 
-def test_the_generator_decides_all_and_probabilities_are_checked() -> None:
+def test_the_generator_decides_all_and_probabilities_are_checked():
     images = torch.randn(20, 1, 8, 8, generator=seeded())
     first, again, other = (GeometricAugmentation(0.5)(images, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(first[0], again[0])

@@ -54,7 +54,7 @@ def standardized(toy: Toy, points: np.ndarray) -> Tensor:
 
 
 @every_toy
-def test_moments_are_those_of_samples_and_of_a_standardized_distribution(name: str) -> None:
+def test_moments_are_those_of_samples_and_of_a_standardized_distribution(name):
     for augment_to in (0, 7):
         toy = Toy(name, augment_to)
         mean, covariance = toy.moments()
@@ -75,7 +75,7 @@ def test_moments_are_those_of_samples_and_of_a_standardized_distribution(name: s
 
 
 @pytest.mark.parametrize("name", ["alt_s_curve", "alt_swirl"])
-def test_an_unscaled_toy_is_the_toy_before_it_is_standardized(name: str) -> None:
+def test_an_unscaled_toy_is_the_toy_before_it_is_standardized(name):
     curve = Toy(name.removeprefix("alt_"))
     mean, covariance = Toy(UNSCALED + name).moments()
     # The third dimension is noisy in both, and the second of another law.
@@ -89,7 +89,7 @@ def test_an_unscaled_toy_is_the_toy_before_it_is_standardized(name: str) -> None
 
 
 @pytest.mark.parametrize("augment_to", [0, 7])
-def test_moments_of_other_data_are_told_from_those_of_samples(augment_to: int) -> None:
+def test_moments_of_other_data_are_told_from_those_of_samples(augment_to):
     for name in TOY_NAMES:
         toy = Toy(name, augment_to)
         points = toy.sample(1000, seeded(4))
@@ -115,7 +115,7 @@ def surprise(toy: Toy, points: Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", DEFINITIONS)
-def test_samples_have_the_law_of_the_definition(name: str) -> None:
+def test_samples_have_the_law_of_the_definition(name):
     toy = Toy(name)
     expected = standardized(toy, DEFINITIONS[name]())
     assert law_distance(toy.sample(COUNT, seeded(3)), expected) < 2.4
@@ -125,7 +125,7 @@ def test_samples_have_the_law_of_the_definition(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["s_curve", "swirl"])
-def test_alternatives_differ_in_their_thickness_alone(name: str) -> None:
+def test_alternatives_differ_in_their_thickness_alone(name):
     plain, other = Toy(name).sample(COUNT, seeded(4)), Toy(f"alt_{name}").sample(COUNT, seeded(5))
     gaussian = 0.5 * normal(COUNT, 1, seed=6)
     assert law_distance(other[:, [0, 2]], plain[:, [0, 2]]) < 2.4
@@ -136,7 +136,7 @@ def test_alternatives_differ_in_their_thickness_alone(name: str) -> None:
 
 
 @every_toy
-def test_the_mixture_has_the_law_of_the_samples(name: str) -> None:
+def test_the_mixture_has_the_law_of_the_samples(name):
     toy = Toy(name)
     mixture, generator = toy.mixture, seeded(8)
     chosen = mixture.weights.multinomial(COUNT, replacement=True, generator=generator)
@@ -147,7 +147,7 @@ def test_the_mixture_has_the_law_of_the_samples(name: str) -> None:
 
 
 @every_toy
-def test_twice_the_nodes_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twice_the_nodes_change_nothing(name, monkeypatch):
     toy = Toy(name)
     basis = EigenBasis.from_moments(*toy.moments())
     schedule = InflationSchedule.to_dimension(toy.dim, toy.dim)
@@ -165,7 +165,7 @@ def test_twice_the_nodes_change_nothing(name: str, monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(got, finer, rtol=0, atol=1e-7)
 
 
-def test_an_embedded_toy_is_the_toy_in_a_fixed_subspace() -> None:
+def test_an_embedded_toy_is_the_toy_in_a_fixed_subspace():
     plain, embedded = Toy("s_curve"), Toy("s_curve", 8)
     points, embedding = embedded.sample(50, seeded(0)), embedded.mixture.embedding
     assert torch.equal(Toy("s_curve", 8).mixture.embedding, embedding)
@@ -180,7 +180,7 @@ def test_an_embedded_toy_is_the_toy_in_a_fixed_subspace() -> None:
         assert torch.equal(own.sample(9, seeded(0)), plain.sample(9, seeded(0)))
 
 
-def test_samples_follow_from_the_generator() -> None:
+def test_samples_follow_from_the_generator():
     for name in TOY_NAMES:
         toy = Toy(name)
         first, again, other = (toy.sample(20, seeded(seed)) for seed in (1, 1, 2))
@@ -189,14 +189,14 @@ def test_samples_follow_from_the_generator() -> None:
         assert not torch.equal(first, other)
 
 
-def test_toys_that_do_not_exist_or_do_not_fit_are_usage_errors() -> None:
+def test_toys_that_do_not_exist_or_do_not_fit_are_usage_errors():
     with pytest.raises(UsageError, match=r"'spiral'.*circles, sine1"):
         Toy("spiral")
     for name, augment_to in (("circles", 1), ("swirl", 2), ("moons", -1)):
         assert "at least" in refusal(Toy, name, augment_to, kind=UsageError)
 
 
-def test_batches_of_pairs_have_further_points_for_a_few_steps() -> None:
+def test_batches_of_pairs_have_further_points_for_a_few_steps():
     def stream(first_step: int) -> list[Batch]:
         cpu, others = torch.device("cpu"), 2 * 8 * 5
         source = ToyBatches(Toy("moons"), 5, 0, cpu, others=others, antithetic=True)
@@ -213,7 +213,7 @@ def test_batches_of_pairs_have_further_points_for_a_few_steps() -> None:
     assert all(map(torch.equal, resumed, others[1:]))
 
 
-def test_batches_follow_from_seed_and_step() -> None:
+def test_batches_follow_from_seed_and_step():
     def stream(seed: int, first_step: int, count: int) -> list[Tensor]:
         batches = ToyBatches(Toy("circles"), 6, seed, torch.device("cpu")).batches(first_step)
         got = list(islice(batches, count))

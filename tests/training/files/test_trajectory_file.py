@@ -47,7 +47,7 @@ def arrays(tmp_path: Path) -> dict[str, np.ndarray]:
     return load_arrays(path)
 
 
-def test_results_have_their_arrays_and_explain_themselves(arrays: dict[str, np.ndarray]) -> None:
+def test_results_have_their_arrays_and_explain_themselves(arrays):
     sizes = {"S": 9, "N": 6, "D": 3}
     shapes = {name: tuple(sizes[axis] for axis in axes) for name, axes in TRAJECTORY.items()}
     assert str(arrays.pop("format")) == "inflationary-flows trajectory 1"
@@ -72,7 +72,7 @@ def test_results_have_their_arrays_and_explain_themselves(arrays: dict[str, np.n
 
 
 @pytest.mark.parametrize(("save_every", "dtype"), [(1, "float64"), (3, "float32"), (8, "float64")])
-def test_a_file_has_what_memory_has(tmp_path: Path, save_every: int, dtype: str) -> None:
+def test_a_file_has_what_memory_has(tmp_path, save_every, dtype):
     simulator = Simulator(FLOW, TIMES, RK4, save_every)
     labels = torch.arange(12.0).view(6, 2)
     for simulate, start in (("melt", (DATA,)), ("generate", (DATA, "gen"))):
@@ -91,7 +91,7 @@ def test_a_file_has_what_memory_has(tmp_path: Path, save_every: int, dtype: str)
                 np.testing.assert_array_equal(arrays[name][index], expected, strict=True)
 
 
-def test_the_denoiser_is_called_once_for_a_saved_state(tmp_path: Path) -> None:
+def test_the_denoiser_is_called_once_for_a_saved_state(tmp_path):
     counted = Counted(FLOW.denoiser)
     counting = ProbabilityFlow(counted, FLOW.schedule, FLOW.basis)
     times = FLOW.schedule.times(4, 4.0)
@@ -110,7 +110,7 @@ def melted(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_saved_melt_gives_its_end_its_start_and_its_labels(melted: Path) -> None:
+def test_a_saved_melt_gives_its_end_its_start_and_its_labels(melted):
     saved = SavedEnd.load(melted, FLOW, TIMES)
     kept = FLOW.melt(DATA, TIMES, RK4)
     assert saved.path == melted
@@ -119,7 +119,7 @@ def test_a_saved_melt_gives_its_end_its_start_and_its_labels(melted: Path) -> No
     assert torch.equal(saved.labels, torch.eye(6)[:, :2])
 
 
-def test_melts_are_undone_from_their_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_melts_are_undone_from_their_file(tmp_path, caplog):
     path, solver = tmp_path / "melt.npz", SOLVERS["rev_rk5"]
     simulator = Simulator(FLOW, TIMES, solver, save_every=3)
     start = simulator.melt(DATA, path=path).trajectory.states[0]
@@ -138,7 +138,7 @@ def test_melts_are_undone_from_their_file(tmp_path: Path, caplog: pytest.LogCapt
     assert "'gap' is [5, 3]" in refusal(SavedEnd.load, path, FLOW, TIMES)
 
 
-def test_a_saved_melt_in_single_precision_is_carried_in_double(tmp_path: Path) -> None:
+def test_a_saved_melt_in_single_precision_is_carried_in_double(tmp_path):
     path = tmp_path / "melt.npz"
     Simulator(FLOW, TIMES, RK4, save_every=8).melt(DATA, path=path, dtype="float32")
     # Steps between the first and the last time are free.
@@ -173,7 +173,7 @@ CHANGES: dict[str, tuple[str, Callable[[np.ndarray], Any], list[str]]] = {
 }
 
 
-def test_a_file_that_is_no_melt_of_this_flow_is_refused(melted: Path) -> None:
+def test_a_file_that_is_no_melt_of_this_flow_is_refused(melted):
     arrays = load_arrays(melted)
     for change, (name, function, parts) in CHANGES.items():
         save_arrays(melted, arrays | {name: function(arrays[name])})
@@ -188,7 +188,7 @@ def test_a_file_that_is_no_melt_of_this_flow_is_refused(melted: Path) -> None:
     assert "[1, 6, 3]" in refused(melted)
 
 
-def test_a_melt_of_another_network_is_refused(tmp_path: Path) -> None:
+def test_a_melt_of_another_network_is_refused(tmp_path):
     path = tmp_path / "melt.npz"
     Simulator(FLOW, TIMES, RK4, save_every=8).melt(DATA, path=path, network_sha256="a" * 64)
     for known in (None, "a" * 64):
@@ -208,21 +208,21 @@ def read(folder: Path, text: str, *names: str) -> list[list[float]]:
     return got
 
 
-def test_columns_are_found_by_name_in_whatever_order_they_stand(tmp_path: Path) -> None:
+def test_columns_are_found_by_name_in_whatever_order_they_stand(tmp_path):
     assert read(tmp_path, "x2,x1\n2,1\n4,3\n", "x1", "x2") == [[1, 2], [3, 4]]
     # Of a whole row only what is seen has to be a number.
     assert read(tmp_path, "x3,total,x2,x1\n,9,?,1\n", "x1") == [[1]]
     assert read(tmp_path, "x2\n5\n", "x2") == [[5]]
 
 
-def test_numbers_without_names_are_whole_rows_or_what_is_seen_in_its_order(tmp_path: Path) -> None:
+def test_numbers_without_names_are_whole_rows_or_what_is_seen_in_its_order(tmp_path):
     assert read(tmp_path, "1,2,3\n6,5,4\n", "x1", "x3") == [[1, 3], [6, 4]]
     assert read(tmp_path, "1,2\n6,5\n", "x1", "x3") == [[1, 2], [6, 5]]
     np.save(tmp_path / "seen.npy", np.array([[7.0, 8.0, 9.0]]))
     assert read_columns(tmp_path / "seen.npy", ["x2"], ROW).tolist() == [[8]]
 
 
-def test_a_first_row_of_numbers_that_are_names_is_a_header(tmp_path: Path) -> None:
+def test_a_first_row_of_numbers_that_are_names_is_a_header(tmp_path):
     path = written(tmp_path, "2001,2000\n1,2\n")
     assert read_columns(path, ["2000", "2001"]).tolist() == [[2, 1]]
 
@@ -240,20 +240,20 @@ def test_a_first_row_of_numbers_that_are_names_is_a_header(tmp_path: Path) -> No
         ("x1,x2\n", "has no rows"),
     ],
 )
-def test_what_does_not_fit_is_told_by_row_and_column(tmp_path: Path, text: str, match: str) -> None:
+def test_what_does_not_fit_is_told_by_row_and_column(tmp_path, text, match):
     with pytest.raises(DataError, match=match) as got:
         read(tmp_path, text, "x1", "x2")
     assert "\n" not in str(got.value)
     assert "--columns" not in str(got.value)
 
 
-def test_what_has_no_names_of_its_own_is_taken_in_order_whatever_its_name(tmp_path: Path) -> None:
+def test_what_has_no_names_of_its_own_is_taken_in_order_whatever_its_name(tmp_path):
     assert read_observations(written(tmp_path, "x2,foo\n1,2\n")).tolist() == [[1, 2]]
     with pytest.raises(DataError, match="is no table: give one of"):
         read_observations(tmp_path / "images.zip")
 
 
-def test_a_mask_takes_names_with_commas_in_their_order_and_says_what_it_could_be() -> None:
+def test_a_mask_takes_names_with_commas_in_their_order_and_says_what_it_could_be():
     names = ["age", "price, EUR", "size"]
     assert read_mask('"price, EUR",age', names, None).tolist() == [1, 0]
     with pytest.raises(UsageError, match="names 'top': give coordinates by name"):
@@ -262,7 +262,7 @@ def test_a_mask_takes_names_with_commas_in_their_order_and_says_what_it_could_be
         read_mask("top", names, (1, 1, 3))
 
 
-def test_columns_are_variables_by_names_that_netcdf_takes_and_that_are_free(tmp_path: Path) -> None:
+def test_columns_are_variables_by_names_that_netcdf_takes_and_that_are_free(tmp_path):
     assert variable_names(NAMES) == ["body_mass_g", "x_", "km_h", "draw_", "_", "x__"]
     points, dim = normal(3, 2, 5, 6), len(NAMES)
     drawn = Draws(points, points, points[..., 0], ["pool"] * 3, torch.ones(3))
@@ -290,14 +290,14 @@ BESIDE |= {"generated images", "mixture", "model comparison", "round", "trajecto
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_what_draws_and_shows_a_kind_exists(kind: str) -> None:
+def test_what_draws_and_shows_a_kind_exists(kind):
     if FORMATS[kind].drawn:
         assert callable(drawing_of(kind))
     if FORMATS[kind].shown:
         assert callable(section_maker(kind))
 
 
-def test_every_format_has_a_line() -> None:
+def test_every_format_has_a_line():
     written = {
         value
         for path in FILES.glob("*.py")

@@ -93,7 +93,7 @@ def ramp() -> Calibration:
     return Calibration(times, gains.contiguous(), slopes)
 
 
-def test_it_scales_the_output_and_subtracts_a_part_of_the_input(ramp: Calibration) -> None:
+def test_it_scales_the_output_and_subtracts_a_part_of_the_input(ramp):
     out, z = torch.ones(2, 3, dtype=DOUBLE), torch.full((2, 3), 3.0, dtype=DOUBLE)
     at_end = double([0.5 - 9, 0.5 - 3, 0.5])
     at_start = torch.full((3,), 2.0, dtype=DOUBLE)
@@ -108,7 +108,7 @@ def test_it_scales_the_output_and_subtracts_a_part_of_the_input(ramp: Calibratio
 
 @pytest.mark.parametrize("method", SLOPE_METHODS)
 @pytest.mark.parametrize("bias", [0.0, BIAS])
-def test_the_slope_that_spoiled_a_network_is_found(method: str, bias: float) -> None:
+def test_the_slope_that_spoiled_a_network_is_found(method, bias):
     denoiser = biased(bias)
     got = fit_calibration(denoiser, toy_points(denoiser, 5000), nodes(5), 0, method)
     # The gain applies to the bias too. The rest of F is below one in size and uncorrelated with z:
@@ -128,7 +128,7 @@ def output_power(denoiser: NetworkDenoiser, points: Tensor, times: Tensor) -> Te
 
 
 @pytest.mark.parametrize("scale", [0.6, 1.5])
-def test_the_gain_that_a_perfect_network_lost_is_found(scale: float) -> None:
+def test_the_gain_that_a_perfect_network_lost_is_found(scale):
     denoiser = biased(scale=scale)
     points, times = toy_points(denoiser, 5000), nodes(9)
     got = fit_calibration(denoiser, points, times, 0, "marginal")
@@ -142,7 +142,7 @@ def test_the_gain_that_a_perfect_network_lost_is_found(scale: float) -> None:
     assert (got.gains * scale - 1)[seen].mean().abs() < 0.03
 
 
-def test_where_the_output_does_not_vary_its_gain_is_one() -> None:
+def test_where_the_output_does_not_vary_its_gain_is_one():
     basis = flows.random_basis(2)
     schedule = InflationSchedule.to_dimension(2, 2, top_variance=basis.top_variance)
     silent = NetworkDenoiser(flows.FunctionNetwork(lambda z, c: 0 * z), basis, schedule)
@@ -154,7 +154,7 @@ def test_where_the_output_does_not_vary_its_gain_is_one() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_single_point_moves_no_gain_far(size: float) -> None:
+def test_a_single_point_moves_no_gain_far(size):
     """F is nonzero in the first dimension at one point, which the second tells from the rest."""
     basis = EigenBasis(torch.zeros(2), torch.ones(2), torch.eye(2))
     schedule = InflationSchedule.to_dimension(2, 2, top_variance=basis.top_variance)
@@ -170,14 +170,14 @@ def test_a_single_point_moves_no_gain_far(size: float) -> None:
 
 
 @pytest.mark.parametrize("method", SLOPE_METHODS)
-def test_a_single_point_moves_no_slope_far(method: str) -> None:
+def test_a_single_point_moves_no_slope_far(method):
     denoiser = biased(slope=3)
     got = fit_calibration(denoiser, toy_points(denoiser, 1), nodes(5), 0, method)
     assert 0.02 < got.slopes.abs().max() < PRIOR_STD / 2 + 1e-3
 
 
 @pytest.mark.parametrize("method", SLOPE_METHODS)
-def test_a_perfect_network_gets_no_slope(method: str) -> None:
+def test_a_perfect_network_gets_no_slope(method):
     """Of what the scatter of its points would make one, little is left."""
     denoiser, count = biased(slope=0), 2000
     power = output_power(denoiser, toy_points(denoiser, 5000), nodes(9))
@@ -189,7 +189,7 @@ def test_a_perfect_network_gets_no_slope(method: str) -> None:
     assert torch.stack(squares).mean() < 0.1 * (power / count).mean()
 
 
-def test_a_fit_of_the_gain_alone_has_no_slopes() -> None:
+def test_a_fit_of_the_gain_alone_has_no_slopes():
     denoiser = biased(scale=0.6)
     points = toy_points(denoiser, 300)
     got = fit_calibration(denoiser, points, nodes(5), 0)
@@ -198,7 +198,7 @@ def test_a_fit_of_the_gain_alone_has_no_slopes() -> None:
     assert torch.equal(got.gains, other.gains)
 
 
-def test_melted_variances_have_their_closed_form_after_a_path_fit() -> None:
+def test_melted_variances_have_their_closed_form_after_a_path_fit():
     another = 2 * biased().basis.eigenvalues + 0.1
     for curve, variance in ((0.0, None), (0.03, another)):
         denoiser = biased(BIAS, curve, variance)
@@ -209,7 +209,7 @@ def test_melted_variances_have_their_closed_form_after_a_path_fit() -> None:
         assert (melted_ratio(denoiser, points) - 1).abs().max() < 0.01
 
 
-def test_held_out_points_melt_as_they_should_too() -> None:
+def test_held_out_points_melt_as_they_should_too():
     denoiser = biased(BIAS, curve=0.03)
     points = toy_points(denoiser, 2000)
     denoiser.calibration = fit_calibration(denoiser, points, nodes(17), 0, "path")
@@ -217,7 +217,7 @@ def test_held_out_points_melt_as_they_should_too() -> None:
     torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=0.05)
 
 
-def test_a_calibrated_denoiser_is_the_network_corrected(ramp: Calibration) -> None:
+def test_a_calibrated_denoiser_is_the_network_corrected(ramp):
     denoiser = biased()
     x = toy_points(denoiser, 5)
     for t in (double(2.5), torch.linspace(0.5, 4.5, 5, dtype=DOUBLE)):
@@ -230,7 +230,7 @@ def test_a_calibrated_denoiser_is_the_network_corrected(ramp: Calibration) -> No
         torch.testing.assert_close(denoiser(x.float(), t).double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_training_sees_nothing_of_a_calibration(ramp: Calibration) -> None:
+def test_training_sees_nothing_of_a_calibration(ramp):
     denoiser = biased()
     z, t = toy_points(denoiser, 5), double(2.5)
     plain = denoiser.residual(z, t)
@@ -244,7 +244,7 @@ def test_training_sees_nothing_of_a_calibration(ramp: Calibration) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_neither_the_block_size_nor_its_last_block_matters(method: str) -> None:
+def test_neither_the_block_size_nor_its_last_block_matters(method):
     denoiser = biased()
     points = toy_points(denoiser, 500)
     whole, parts, other_seed = (
@@ -255,7 +255,7 @@ def test_neither_the_block_size_nor_its_last_block_matters(method: str) -> None:
     assert (other_seed - whole).abs().max() > 1e-4
 
 
-def test_conditions_go_to_the_network_row_by_row() -> None:
+def test_conditions_go_to_the_network_row_by_row():
     """A network whose output is its label times z has the weighted mean label for its slope, times
     what gain it is given."""
     basis = flows.random_basis(2)
@@ -289,14 +289,14 @@ def rms(difference: Tensor) -> float:
     return float(difference.square().mean().sqrt())
 
 
-def test_times_of_any_number_of_steps_are_quantiles_of_the_grid() -> None:
+def test_times_of_any_number_of_steps_are_quantiles_of_the_grid():
     grid = grids.EqualErrorGrid(double([0.0, 1.0, 4.0]))
     assert (grid(1).tolist(), grid(2).tolist()) == ([0, 4], [0, 1, 4])
     assert grid(4).tolist() == [0, 0.5, 1, 2.5, 4]
 
 
 @pytest.mark.parametrize("name", ["rk4", "exp_rk5", "gauss4"])
-def test_adapted_times_make_nearly_equal_errors_that_add_up_to_less(name: str) -> None:
+def test_adapted_times_make_nearly_equal_errors_that_add_up_to_less(name):
     flow, solver = flows.curved_flow(), SOLVERS[name]
     latents, best = latents_of(flow), SOLVERS["exp_rk5"]
     grid = grids.fit_equal_error_grid(flow, latents, flow.schedule.times(1, LAST), solver)
@@ -331,7 +331,7 @@ def test_adapted_times_make_nearly_equal_errors_that_add_up_to_less(name: str) -
 
 
 @pytest.mark.parametrize("name", ["rk4", "exp_ab2", "exp_rk5", "gauss4"])
-def test_the_chosen_number_of_steps_reaches_the_tolerance(name: str) -> None:
+def test_the_chosen_number_of_steps_reaches_the_tolerance(name):
     flow, solver = flows.curved_flow(), SOLVERS[name]
     latents = latents_of(flow)
 
@@ -350,7 +350,7 @@ def test_the_chosen_number_of_steps_reaches_the_tolerance(name: str) -> None:
     assert counts[0] < counts[-1]
 
 
-def test_a_tolerance_that_no_steps_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tolerance_that_no_steps_reach_is_told(monkeypatch):
     flow = flows.curved_flow()
     monkeypatch.setattr("training.flow.grids.MOST_STEPS", 16)
     even = partial(flow.schedule.times, t_max=LAST)
@@ -376,7 +376,7 @@ def usual(off: Tensor) -> float:
     return float(off.abs().flatten().quantile(0.9))
 
 
-def test_courses_are_as_good_as_they_say_on_latents_at_few_calls(flow: ProbabilityFlow) -> None:
+def test_courses_are_as_good_as_they_say_on_latents_at_few_calls(flow):
     latents = flow.latent.sample(500, seeded(3))
     right = flow.generate(latents, flow.times(40), "exp_rk5")
     points = flow.to_data(right.end, flow.times()[0])
@@ -393,7 +393,7 @@ def test_courses_are_as_good_as_they_say_on_latents_at_few_calls(flow: Probabili
     assert flow.courses["look"].calls < flow.courses["points"].calls
 
 
-def test_flows_go_by_courses_unless_times_or_a_solver_are_given(flow: ProbabilityFlow) -> None:
+def test_flows_go_by_courses_unless_times_or_a_solver_are_given(flow):
     latents = flow.latent.sample(5, seeded(4))
     assert torch.equal(flow.sample(5, seeded(4)), flow.decode(latents, *flow.course("points")))
     finer = flow.sample(5, seeded(4), flow.times())
@@ -405,7 +405,7 @@ def test_flows_go_by_courses_unless_times_or_a_solver_are_given(flow: Probabilit
     assert torch.equal(elsewhere.course("points")[0], elsewhere.times())
 
 
-def test_a_gaussian_flow_stands_still_and_takes_the_fewest_calls() -> None:
+def test_a_gaussian_flow_stands_still_and_takes_the_fewest_calls():
     schedule = InflationSchedule.to_dimension(3, 3, top_variance=2.0)
     flow = flows.gaussian_flow(flows.random_basis(3), schedule)
     noisy = flow.noisy_std(flow.times()[0]) * normal(COUNT, 3, seed=1)
@@ -414,7 +414,7 @@ def test_a_gaussian_flow_stands_still_and_takes_the_fewest_calls() -> None:
     assert flow.courses["densities"].nats == pytest.approx(0, abs=1e-9)
 
 
-def test_each_trajectory_is_followed_under_its_own_conditions() -> None:
+def test_each_trajectory_is_followed_under_its_own_conditions():
     toy, flow = flows.exact_flow("circles")
     shifts = normal(2 * COUNT, 2, seed=5)
     denoiser = flow.denoiser
@@ -432,7 +432,7 @@ def test_each_trajectory_is_followed_under_its_own_conditions() -> None:
     assert courses["points"].calls <= 16
 
 
-def test_a_fitted_method_goes_its_own_way_alone() -> None:
+def test_a_fitted_method_goes_its_own_way_alone():
     way = double([0.0, 1.0, 3.0])
     weights = double([[1.0, 0.0], [-1.0, 3.0]])
     method = fitted(way, weights, double([0.5, 2.5]), dim=1).method
@@ -447,7 +447,7 @@ def test_a_fitted_method_goes_its_own_way_alone() -> None:
     assert states[-1].tolist() == [[2.0 - 1.0 + 6.0, 2.5]]
 
 
-def test_a_course_says_what_is_wrong_with_it() -> None:
+def test_a_course_says_what_is_wrong_with_it():
     course = Course("fitted", 3, 2, melts=False)
     with pytest.raises(ValueError, match="do not increase"):
         course.check()
@@ -456,7 +456,7 @@ def test_a_course_says_what_is_wrong_with_it() -> None:
 
 
 @pytest.mark.parametrize(("melts", "sign"), [(True, 1), (False, -1)])
-def test_a_quadrature_is_right_for_sizes_times_polynomials(melts: bool, sign: int) -> None:
+def test_a_quadrature_is_right_for_sizes_times_polynomials(melts, sign):
     course = Course("exp_rk5", 8, 5, melts, quadrature=True)
     fine = torch.linspace(0.5, 2.5, 100_001, dtype=torch.float64)
     sizes = (1 + LEAST_SIZE) * (0.5 - fine).exp() - LEAST_SIZE

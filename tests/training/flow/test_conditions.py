@@ -29,7 +29,7 @@ def fitted() -> Coordinates:
     return fit_coordinates(points, Columns.plain("ab"), "none", "zca", conditions, "on")
 
 
-def test_what_is_left_of_points_is_white_and_free_of_their_conditions(fitted: Coordinates) -> None:
+def test_what_is_left_of_points_is_white_and_free_of_their_conditions(fitted):
     points, conditions = rows()
     given = fitted.given(conditions)
     left, labels = given.to_flow(points), given.labels
@@ -40,7 +40,7 @@ def test_what_is_left_of_points_is_white_and_free_of_their_conditions(fitted: Co
     assert both[:2, 2:].abs().max() < 1e-3
 
 
-def test_points_come_back_and_the_log_determinant_is_that_of_autograd(fitted: Coordinates) -> None:
+def test_points_come_back_and_the_log_determinant_is_that_of_autograd(fitted):
     points, conditions = rows(20)
     given = fitted.given(conditions)
     left, log_det = given(points)
@@ -52,7 +52,7 @@ def test_points_come_back_and_the_log_determinant_is_that_of_autograd(fitted: Co
     assert not torch.allclose(one.to_flow(points)[4], left[4])
 
 
-def test_conditions_of_many_scales_are_seen_on_one() -> None:
+def test_conditions_of_many_scales_are_seen_on_one():
     points, steady = normal(4000, 1, seed=1), normal(4000, 1, seed=2)
     counts = (3 * points + 0.3 * normal(4000, 1, seed=3)).exp()
     conditions = torch.cat([counts, steady, torch.ones_like(counts)], dim=1)
@@ -74,7 +74,7 @@ def test_conditions_of_many_scales_are_seen_on_one() -> None:
     assert "skewed" not in alone.arguments
 
 
-def test_a_condition_that_does_not_vary_tells_nothing() -> None:
+def test_a_condition_that_does_not_vary_tells_nothing():
     points, conditions = rows()
     conditions[:, 1] = 0.1  # whose mean is rounded
     made = fit_coordinates(points, Columns.plain("ab"), "none", "zca", conditions, "on")
@@ -84,7 +84,7 @@ def test_a_condition_that_does_not_vary_tells_nothing() -> None:
     assert torch.equal(given, changed)
 
 
-def test_ridge_is_least_squares_of_many_rows_and_shrinks_what_says_nothing() -> None:
+def test_ridge_is_least_squares_of_many_rows_and_shrinks_what_says_nothing():
     c = normal(5000, 3, seed=3)
     c = c - c.mean(dim=0)
     x = c @ SLOPES + normal(5000, 2, seed=4)
@@ -99,7 +99,7 @@ def test_ridge_is_least_squares_of_many_rows_and_shrinks_what_says_nothing() -> 
     assert torch.equal(ridge(torch.zeros(9, 1).double(), x[:9]), torch.zeros(1, 2).double())
 
 
-def test_a_condition_that_is_far_out_once_in_a_while_leaves_the_others_their_scale() -> None:
+def test_a_condition_that_is_far_out_once_in_a_while_leaves_the_others_their_scale():
     points, steady = normal(2000, 1, seed=1), normal(2000, 1, seed=2)
     near = points + 0.3 * normal(2000, 1, seed=3)
     far = torch.where(torch.arange(2000)[:, None] % 300 == 7, -3000 * near.abs(), near)
@@ -123,7 +123,7 @@ def test_a_condition_that_is_far_out_once_in_a_while_leaves_the_others_their_sca
     assert "tails" not in alone.arguments
 
 
-def test_conditions_over_decades_are_seen_in_each_of_them() -> None:
+def test_conditions_over_decades_are_seen_in_each_of_them():
     points = normal(2000, 1, seed=1)
     conditions = (5 * points).exp()
     fitted = fit_coordinates(points, Columns.plain("a"), conditions=conditions)
@@ -137,7 +137,7 @@ def test_conditions_over_decades_are_seen_in_each_of_them() -> None:
     assert -20 < float(nothing) < float(labels.min()) - 1
 
 
-def test_equal_conditions_with_a_long_tail_are_at_the_middle_of_their_scores() -> None:
+def test_equal_conditions_with_a_long_tail_are_at_the_middle_of_their_scores():
     points = normal(2000, 1, seed=1)
     conditions = torch.where(points < -0.5, 0.0, (3 * points).exp())
     fitted = fit_coordinates(points, Columns.plain("a"), conditions=conditions)
@@ -149,7 +149,7 @@ def test_equal_conditions_with_a_long_tail_are_at_the_middle_of_their_scores() -
     assert 0.8 < float(scores.std()) < 1.1
 
 
-def test_far_conditions_do_not_hide_what_is_unlike_all_simulations() -> None:
+def test_far_conditions_do_not_hide_what_is_unlike_all_simulations():
     points = normal(2000, 1, seed=1)
     near = points + 0.3 * normal(2000, 1, seed=3)
     far = torch.where(torch.arange(2000)[:, None] % 300 == 7, 3000 * near.abs(), near)
@@ -170,7 +170,7 @@ def sets_of_trials() -> tuple[Tensor, Tensor]:
     return theta, trials.flatten(1)
 
 
-def test_the_start_of_a_set_follows_from_its_mean_wherever_trials_stand() -> None:
+def test_the_start_of_a_set_follows_from_its_mean_wherever_trials_stand():
     theta, trials = sets_of_trials()
     fitted = fit_coordinates(theta, Columns.plain("a"), "none", "zca", trials, "on", of_trial=2)
     assert (fitted.condition_dim, fitted.label_dim, fitted.trials) == (2, 3, 4)
@@ -188,7 +188,7 @@ def test_the_start_of_a_set_follows_from_its_mean_wherever_trials_stand() -> Non
     assert float(widths.mean().square()) == pytest.approx(25 / 73, abs=0.02)
 
 
-def test_sets_of_no_trials_too_many_or_with_holes_are_refused() -> None:
+def test_sets_of_no_trials_too_many_or_with_holes_are_refused():
     theta, trials = sets_of_trials()
     fitted = fit_coordinates(theta, Columns.plain("a"), "none", "zca", trials, "on", of_trial=2)
     nothing, hole = torch.full((1, 8), torch.nan), torch.tensor([[1.0, torch.nan]])
@@ -208,7 +208,7 @@ def simulated(count: int, seed: int = 1) -> Tensor:
     return (mixed + 5) * UNITS
 
 
-def test_of_gaussian_conditions_it_is_a_difference_of_log_densities() -> None:
+def test_of_gaussian_conditions_it_is_a_difference_of_log_densities():
     y = simulated(20_000)
     law = Surprise(3).fit(y)
     exact = MultivariateNormal(y.mean(dim=0), y.T.cov(correction=0))
@@ -220,7 +220,7 @@ def test_of_gaussian_conditions_it_is_a_difference_of_log_densities() -> None:
     assert law.limit == pytest.approx(8.13 - 1.18, abs=0.6)
 
 
-def test_quantiles_are_of_rows_that_are_left_out() -> None:
+def test_quantiles_are_of_rows_that_are_left_out():
     """Thirty rows of ten conditions: their own distances would be a quarter of new ones'."""
     y = normal(30, 10, seed=3)
     left = []
@@ -232,7 +232,7 @@ def test_quantiles_are_of_rows_that_are_left_out() -> None:
     torch.testing.assert_close(Surprise(10).fit(y).quantiles, expected)
 
 
-def test_what_breaks_a_rule_of_all_simulations_is_most_surprising() -> None:
+def test_what_breaks_a_rule_of_all_simulations_is_most_surprising():
     first = normal(2000, 2, seed=4)
     total, seven = first.sum(dim=1, keepdim=True), 0 * first[:, :1] + 7
     law = Surprise(4).fit(torch.cat([first, total, seven], 1))

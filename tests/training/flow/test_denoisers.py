@@ -40,8 +40,8 @@ TIMES = double([0.0, 1.0, 4.0])
     [("circles", 2, 0), ("moons", 1, 4), ("bumps3", 2, 0), ("alt_s_curve", 1, 6)],
 )
 def test_the_score_is_the_gradient_of_the_log_density_at_one_time_or_one_for_each(
-    name: str, kept: int, embed: int, generator: torch.Generator
-) -> None:
+    name, kept, embed, generator
+):
     toy, flow = exact_flow(name, kept, embed)
     each = torch.linspace(0.1, flow.schedule.default_t_max(), 16, dtype=torch.float64)
     for t in (double(0.0), double(3.0), each):
@@ -57,7 +57,7 @@ def test_the_score_is_the_gradient_of_the_log_density_at_one_time_or_one_for_eac
 
 
 @pytest.mark.parametrize(("name", "embed"), [("s_curve", 0), ("alt_s_curve", 4)])
-def test_a_dimension_with_hardly_any_noise_is_hardly_denoised(name: str, embed: int) -> None:
+def test_a_dimension_with_hardly_any_noise_is_hardly_denoised(name, embed):
     generator = seeded()
     toy, flow = exact_flow(name, 2 + embed // 4, embed)
     for t in (4.0, 7.0, 11.0):
@@ -68,7 +68,7 @@ def test_a_dimension_with_hardly_any_noise_is_hardly_denoised(name: str, embed: 
         assert (change[:, -1].abs() < 5 * gamma[-1].sqrt()).all()
 
 
-def test_the_density_integrates_to_one() -> None:
+def test_the_density_integrates_to_one():
     _, flow = exact_flow("moons", 1)
     axis = torch.arange(-6, 6, 0.1, dtype=torch.float64)
     for t in (0.0, 3.0):
@@ -76,7 +76,7 @@ def test_the_density_integrates_to_one() -> None:
         assert float(density.sum()) * 0.1**2 == pytest.approx(1, abs=1e-7)
 
 
-def test_an_embedded_density_is_the_toys_own_times_noise_off_its_subspace() -> None:
+def test_an_embedded_density_is_the_toys_own_times_noise_off_its_subspace():
     generator = seeded()
     (toy, flow), (_, embedded) = exact_flow("moons"), exact_flow("moons", augment_to=4)
     t = double(2.0)
@@ -91,14 +91,14 @@ def test_an_embedded_density_is_the_toys_own_times_noise_off_its_subspace() -> N
     torch.testing.assert_close(embedded.denoiser.log_density(x, t), expected)
 
 
-def test_little_noise_leaves_a_clean_point_and_much_noise_the_mean() -> None:
+def test_little_noise_leaves_a_clean_point_and_much_noise_the_mean():
     toy, flow = exact_flow("s_curve", gamma0=1e-8)
     x = flow.basis.to_eigen(toy.sample(50, seeded()))
     assert (flow.denoiser(x, double(0.0)) - x).abs().max() < 1e-5
     assert flow.denoiser(x, double(40.0)).abs().max() < 1e-6
 
 
-def test_the_discrete_denoiser_is_a_softmax_over_its_points(generator: torch.Generator) -> None:
+def test_the_discrete_denoiser_is_a_softmax_over_its_points(generator):
     basis, schedule = random_basis(3), InflationSchedule.to_dimension(1, 3)
     points = normal(300, 3, generator=generator)
     eigen = basis.to_eigen(points)
@@ -111,7 +111,7 @@ def test_the_discrete_denoiser_is_a_softmax_over_its_points(generator: torch.Gen
         torch.testing.assert_close(denoiser(x, t), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_chunks_do_not_change_the_exact_denoiser() -> None:
+def test_chunks_do_not_change_the_exact_denoiser():
     toy, flow = exact_flow("bumps2", 1)
     each = torch.linspace(0, 5, 33, dtype=torch.float64)
     x = noisy_points(toy, flow, 33, each, seeded())
@@ -123,7 +123,7 @@ def test_chunks_do_not_change_the_exact_denoiser() -> None:
             torch.testing.assert_close(got, whole, rtol=0, atol=1e-12)
 
 
-def test_denoised_points_have_the_precision_of_the_noisy_ones() -> None:
+def test_denoised_points_have_the_precision_of_the_noisy_ones():
     _, flow = exact_flow("bumps2")
     network = FunctionNetwork(lambda z, c: z)
     for denoiser in (
@@ -137,7 +137,7 @@ def test_denoised_points_have_the_precision_of_the_noisy_ones() -> None:
 
 
 @pytest.mark.parametrize("name", PRECONDITIONINGS)
-def test_a_network_stands_between_the_coefficients(name: str) -> None:
+def test_a_network_stands_between_the_coefficients(name):
     basis, schedule = random_basis(3), EDMSchedule(3)
     network = FunctionNetwork(lambda z, c: z.sin() + c[:, None])
     t = torch.linspace(0.1, 9, 8, dtype=torch.float64)
@@ -149,7 +149,7 @@ def test_a_network_stands_between_the_coefficients(name: str) -> None:
     torch.testing.assert_close(denoiser(x, t), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_dimension_without_variance_is_denoised_to_its_mean() -> None:
+def test_a_dimension_without_variance_is_denoised_to_its_mean():
     basis, schedule = random_basis(2), InflationSchedule.to_dimension(2, 2)
     network = FunctionNetwork(lambda z, c: z)
     given = torch.tensor([0.5, 0.0])
@@ -160,7 +160,7 @@ def test_a_dimension_without_variance_is_denoised_to_its_mean() -> None:
     assert denoised[1] == 0
 
 
-def test_half_precision_is_the_networks_alone() -> None:
+def test_half_precision_is_the_networks_alone():
     network = nn.ModuleDict({"linear": nn.Linear(3, 3)})
     denoiser = NetworkDenoiser(network, random_basis(3), EDMSchedule(3))
     seen: list[torch.dtype] = []
@@ -182,7 +182,7 @@ def test_half_precision_is_the_networks_alone() -> None:
     assert not torch.equal(*results)
 
 
-def test_image_space_networks_equal_eigenspace_ones_up_to_rotation() -> None:
+def test_image_space_networks_equal_eigenspace_ones_up_to_rotation():
     basis, schedule = random_basis(4), InflationSchedule.to_dimension(2, 4)
     scales = torch.arange(1.0, 5.0)
     network = FunctionNetwork(lambda z, c: (scales * z).sin() + c)
@@ -195,7 +195,7 @@ def test_image_space_networks_equal_eigenspace_ones_up_to_rotation() -> None:
     assert (unrotated(x, double(3.0)) - eigen(x, double(3.0))).abs().max() > 0.01
 
 
-def test_the_noise_condition_is_a_quarter_of_the_log_of_the_largest_std() -> None:
+def test_the_noise_condition_is_a_quarter_of_the_log_of_the_largest_std():
     t = torch.linspace(0.1, 7, 5, dtype=torch.float64)
     for schedule in (InflationSchedule.to_dimension(1, 3, rho=2.0), EDMSchedule(3)):
         largest = schedule.noise_variance(t).sqrt().max(dim=-1).values
@@ -223,7 +223,7 @@ def points() -> Tensor:
 
 
 @pytest.mark.parametrize("rows", [1, 4, 11, 100])
-def test_blocks_have_one_shape_and_give_what_one_call_gives(points: Tensor, rows: int) -> None:
+def test_blocks_have_one_shape_and_give_what_one_call_gives(points, rows):
     labels = torch.arange(22.0).view(11, 2)
     # One time for all, or one for each point.
     for t in (T, torch.linspace(1, 2, 11, dtype=torch.float64)):
@@ -250,7 +250,7 @@ def test_blocks_have_one_shape_and_give_what_one_call_gives(points: Tensor, rows
 
 @pytest.mark.parametrize("rows", [None, 4, 100])
 @pytest.mark.parametrize("given", [1, 11])
-def test_conditions_are_embedded_once_for_all_calls(points: Tensor, rows: int, given: int) -> None:
+def test_conditions_are_embedded_once_for_all_calls(points, rows, given):
     network = ToyMLP(3, (-4.0, 4.0), label_dim=12, condition_shape=(2, 6)).eval()
     nn.init.normal_(network.output.weight)
     embedded: list[int] = []
@@ -266,7 +266,7 @@ def test_conditions_are_embedded_once_for_all_calls(points: Tensor, rows: int, g
     assert len(embedded) == (ceil(given / rows) if rows else 1)
 
 
-def test_no_points_make_no_call() -> None:
+def test_no_points_make_no_call():
     spy, none = Spy(), torch.zeros(0, 3, dtype=torch.float64)
     out = BlockwiseDenoiser(spy, 4)(none, T, labels=torch.zeros(0, 2))
     assert (out.shape, out.dtype) == ((0, 3), torch.float64)
@@ -274,7 +274,7 @@ def test_no_points_make_no_call() -> None:
 
 
 @torch.no_grad()
-def test_a_row_has_the_same_bits_whatever_comes_with_it() -> None:
+def test_a_row_has_the_same_bits_whatever_comes_with_it():
     network = nn.Sequential(nn.Linear(192, 300), nn.SiLU(), nn.Linear(300, 192))
     points = torch.randn(40, 192, generator=seeded())
     blocks = BlockwiseDenoiser(lambda x, t: network(x), 8)
@@ -292,7 +292,7 @@ def flow() -> ProbabilityFlow:
     return ProbabilityFlow(lambda x, t: x.tanh(), schedule, basis)
 
 
-def test_encoding_and_decoding_are_a_melt_and_a_generation(flow: ProbabilityFlow) -> None:
+def test_encoding_and_decoding_are_a_melt_and_a_generation(flow):
     times = flow.schedule.times(DEFAULT_STEPS, flow.schedule.default_t_max())
     points = flow.sample(8, seeded())
     latents = flow.latent_law(times[-1]).sample(8, seeded())
@@ -304,7 +304,7 @@ def test_encoding_and_decoding_are_a_melt_and_a_generation(flow: ProbabilityFlow
     assert torch.equal(flow.log_prob(points), flow.log_prob(points, times, SOLVERS["exp_rk5"]))
 
 
-def test_a_flow_knows_its_end_time_whatever_becomes_of_it(flow: ProbabilityFlow) -> None:
+def test_a_flow_knows_its_end_time_whatever_becomes_of_it(flow):
     assert flow.end_time == flow.schedule.default_t_max()
     early = ProbabilityFlow(flow.denoiser, flow.schedule, flow.basis, end_time=3.0)
     labels = torch.zeros(2, 4)
@@ -316,7 +316,7 @@ def test_a_flow_knows_its_end_time_whatever_becomes_of_it(flow: ProbabilityFlow)
     assert float(early.melt(torch.zeros(2, 2)).times[-1]) == 3.0
 
 
-def test_what_is_printed_tells_schedule_dimensions_and_end_time(flow: ProbabilityFlow) -> None:
+def test_what_is_printed_tells_schedule_dimensions_and_end_time(flow):
     assert repr(flow) == "ProbabilityFlow(PRRto1D, dim=2, end_time=4.899)"
     assert repr(flow.schedule) == "InflationSchedule(PRRto1D, dim=2, rho=1, gamma0=0.0005)"
     assert repr(EDMSchedule(3)) == "EDMSchedule(EDM, dim=3, t_min=0.002)"
@@ -334,7 +334,7 @@ def expanded_output_variance(xi: Tensor, gamma: Tensor) -> Tensor:
     return c_skip**2 * xi + c_skip**2 * gamma + xi - 2 * c_skip * xi
 
 
-def test_c_out_is_the_deviation_of_what_c_skip_leaves_and_positive_in_single_precision() -> None:
+def test_c_out_is_the_deviation_of_what_c_skip_leaves_and_positive_in_single_precision():
     xi = torch.logspace(-4, 2, 7, dtype=torch.float64)
     gamma = xi * torch.logspace(-4, 8, 49, dtype=torch.float64)[:, None]
     c_skip, c_out, c_in, *_ = per_dimension(xi, gamma)
@@ -354,7 +354,7 @@ def test_c_out_is_the_deviation_of_what_c_skip_leaves_and_positive_in_single_pre
 
 
 @pytest.mark.parametrize("name", PRECONDITIONINGS)
-def test_the_target_is_what_a_network_must_give_to_denoise_perfectly(name: str) -> None:
+def test_the_target_is_what_a_network_must_give_to_denoise_perfectly(name):
     basis, schedule = random_basis(3), InflationSchedule.to_dimension(2, 3)
     identity = FunctionNetwork(lambda z, c: z)
     denoiser = NetworkDenoiser(identity, basis, schedule, preconditioning=name)
@@ -370,7 +370,7 @@ def test_the_target_is_what_a_network_must_give_to_denoise_perfectly(name: str) 
     torch.testing.assert_close(exact, (clean - c.c_skip * noisy) / c.c_out, rtol=1e-9, atol=1e-10)
 
 
-def test_edm_is_that_of_the_mean_variance_and_vp_and_ve_predict_the_noise() -> None:
+def test_edm_is_that_of_the_mean_variance_and_vp_and_ve_predict_the_noise():
     xi = double([3.0, 1.0])
     gamma = torch.logspace(-2, 2, 5, dtype=torch.float64)[:, None].expand(5, 2)
     mean = torch.full((2,), 2.0, dtype=torch.float64)
@@ -383,7 +383,7 @@ def test_edm_is_that_of_the_mean_variance_and_vp_and_ve_predict_the_noise() -> N
         assert (c.c_skip == 1).all()
 
 
-def test_they_are_natural_cubic_splines(generator: torch.Generator) -> None:
+def test_they_are_natural_cubic_splines(generator):
     for nodes in (2, 3, 4, 17):
         times = torch.rand(nodes, generator=generator, dtype=DOUBLE).cumsum(0)
         values = normal(nodes, 3, generator=generator)
@@ -393,7 +393,7 @@ def test_they_are_natural_cubic_splines(generator: torch.Generator) -> None:
         torch.testing.assert_close(got, torch.from_numpy(expected))
 
 
-def test_they_are_constant_outside_of_their_nodes_and_weights_sum_to_one() -> None:
+def test_they_are_constant_outside_of_their_nodes_and_weights_sum_to_one():
     spline = NaturalSpline(double([1.0, 2.0, 4.0]))
     t = double([[0.0, 1.0, 1.7], [3.2, 4.0, 9.0]])
     weights = spline.weights(t)
@@ -404,7 +404,7 @@ def test_they_are_constant_outside_of_their_nodes_and_weights_sum_to_one() -> No
     torch.testing.assert_close(spline.weights(t.float()), weights, rtol=1e-6, atol=1e-6)
 
 
-def test_it_multiplies_the_output_in_eigenspace_and_begins_as_one() -> None:
+def test_it_multiplies_the_output_in_eigenspace_and_begins_as_one():
     basis = random_basis(3)
     schedule = InflationSchedule.to_dimension(3, 3, top_variance=basis.top_variance)
     gain = OutputGain(TIMES, torch.tensor([[1.0, 2.0, 0.0], [3.0, 2.0, -1.0], [5.0, 2.0, 2.0]]))
@@ -420,7 +420,7 @@ def test_it_multiplies_the_output_in_eigenspace_and_begins_as_one() -> None:
     assert ones.spline.times[[0, -1]].tolist() == [0.5, 7]
 
 
-def test_training_finds_what_a_network_without_scale_lacks() -> None:
+def test_training_finds_what_a_network_without_scale_lacks():
     """A network that is right but for a factor of each dimension, which the gain makes up for."""
     gain = OutputGain(TIMES, torch.ones(3, 2))
     wanted = torch.tensor([[0.5, 2.0], [1.0, 3.0], [0.2, 1.0]])

@@ -26,7 +26,7 @@ def points() -> Tensor:
     return OFFSET + points @ mixing
 
 
-def test_a_fit_has_the_axes_of_the_covariance_however_the_data_is_cut(points: Tensor) -> None:
+def test_a_fit_has_the_axes_of_the_covariance_however_the_data_is_cut(points):
     basis = EigenBasis.fit([points])
     eigenvalues, eigenvectors = np.linalg.eigh(np.cov(points.numpy().T, bias=True))
     np.testing.assert_allclose(basis.eigenvalues, eigenvalues[::-1], rtol=1e-9)
@@ -41,7 +41,7 @@ def test_a_fit_has_the_axes_of_the_covariance_however_the_data_is_cut(points: Te
             torch.testing.assert_close(cut.state_dict()[name], tensor, rtol=1e-9, atol=1e-9)
 
 
-def test_images_are_vectors_and_single_precision_is_summed_in_double(points: Tensor) -> None:
+def test_images_are_vectors_and_single_precision_is_summed_in_double(points):
     flat, shaped = EigenBasis.fit([points]), EigenBasis.fit([points.reshape(-1, 1, 2, 3)])
     assert torch.equal(flat.eigenvectors, shaped.eigenvectors)
     single = (points - OFFSET).float().split(UNEVEN)
@@ -49,7 +49,7 @@ def test_images_are_vectors_and_single_precision_is_summed_in_double(points: Ten
     torch.testing.assert_close(summed.eigenvalues, double.eigenvalues, rtol=1e-12, atol=0)
 
 
-def test_participation_ratios_of_known_spectra() -> None:
+def test_participation_ratios_of_known_spectra():
     spectra = {(3.0,) * 5: 5, (2.0, 0.0, 0.0): 1, (4.0, 1.0): 25 / 17, (1.0, 1.0, 0.0, 0.0): 2}
     for variances, ratio in spectra.items():
         covariance = torch.tensor(variances).diag()
@@ -57,7 +57,7 @@ def test_participation_ratios_of_known_spectra() -> None:
         assert basis.participation_ratio == pytest.approx(ratio, rel=1e-12)
 
 
-def test_coordinates_come_back_and_second_moments_are_mean_squares(points: Tensor) -> None:
+def test_coordinates_come_back_and_second_moments_are_mean_squares(points):
     basis = random_basis(5)
     one, other = data = normal(2, 7, 5)
     torch.testing.assert_close(basis.from_eigen(basis.to_eigen(data)), data, rtol=0, atol=1e-12)
@@ -71,7 +71,7 @@ def test_coordinates_come_back_and_second_moments_are_mean_squares(points: Tenso
         torch.testing.assert_close(basis.second_moments(others.split(sizes)), expected)
 
 
-def test_variances_of_constant_dimensions_are_floored_and_no_others(points: Tensor) -> None:
+def test_variances_of_constant_dimensions_are_floored_and_no_others(points):
     padded = torch.cat([points, torch.full((len(points), 2), 3.0, dtype=torch.float64)], dim=1)
     basis = EigenBasis.fit([padded])
     floored = basis.floored_variance(1e-6)
@@ -80,7 +80,7 @@ def test_variances_of_constant_dimensions_are_floored_and_no_others(points: Tens
     assert torch.equal(floored[:-2], basis.eigenvalues[:-2])
 
 
-def test_axes_have_a_sign_and_a_tiny_negative_eigenvalue_is_taken_as_zero(points: Tensor) -> None:
+def test_axes_have_a_sign_and_a_tiny_negative_eigenvalue_is_taken_as_zero(points):
     covariance = points.T.cov()
     for sign in (1, -1):  # a reflected data set keeps its axes
         axes = EigenBasis.from_moments(sign * points.mean(0), covariance).eigenvectors
@@ -90,7 +90,7 @@ def test_axes_have_a_sign_and_a_tiny_negative_eigenvalue_is_taken_as_zero(points
     assert basis.eigenvalues.tolist() == [1.0, 0.0]
 
 
-def test_rotations_in_single_precision_follow_a_basis_that_is_loaded_moved_or_copied() -> None:
+def test_rotations_in_single_precision_follow_a_basis_that_is_loaded_moved_or_copied():
     basis = random_basis(4)
     other = EigenBasis(basis.mean, basis.eigenvalues, basis.eigenvectors.flip(0))
     vectors = torch.eye(4)

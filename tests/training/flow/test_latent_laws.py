@@ -30,7 +30,7 @@ ROWS, COMPONENTS = 500, 6
 STEPS = double([0.5, 0, 0.5])
 
 
-def test_draws_and_densities_are_those_of_independent_normals() -> None:
+def test_draws_and_densities_are_those_of_independent_normals():
     law = GaussianLaw(VARIANCE)
     draws = [law.sample(50_000, seeded(1)) for _ in range(2)]
     assert torch.equal(*draws)
@@ -42,7 +42,7 @@ def test_draws_and_densities_are_those_of_independent_normals() -> None:
     torch.testing.assert_close(law.log_prob(latents), expected)
 
 
-def test_a_law_is_that_of_the_schedule_or_has_the_second_moments_of_a_melt() -> None:
+def test_a_law_is_that_of_the_schedule_or_has_the_second_moments_of_a_melt():
     _, flow = exact_flow("s_curve", 2)
     t = double(6.0)
     variance = flow.basis.eigenvalues + flow.schedule.noise_variance(t)
@@ -52,7 +52,7 @@ def test_a_law_is_that_of_the_schedule_or_has_the_second_moments_of_a_melt() -> 
     torch.testing.assert_close(GaussianLaw.empirical(melted).variance, expected)
 
 
-def test_a_number_sets_the_compressed_dimensions_alone() -> None:
+def test_a_number_sets_the_compressed_dimensions_alone():
     law = GaussianLaw(VARIANCE)
     assert law.with_compressed(0.5, 1).variance.tolist() == [4.0, 0.5, 0.5]
     assert torch.equal(law.with_compressed(0.5, 3).variance, VARIANCE)
@@ -81,7 +81,7 @@ def jacobians(mixture: ConditionalMixture, kept: Tensor, compressed: Tensor) -> 
 
 
 @pytest.mark.parametrize("chained", [True, False])
-def test_whitening_is_inverted_and_its_jacobian_is_the_density(chained: bool) -> None:
+def test_whitening_is_inverted_and_its_jacobian_is_the_density(chained):
     mixture = wild(chained)
     kept, w = normal(40, KEPT), normal(40, COMPRESSED, generator=seeded(1))
     latents = mixture.unwhiten(kept, w)
@@ -91,7 +91,7 @@ def test_whitening_is_inverted_and_its_jacobian_is_the_density(chained: bool) ->
     torch.testing.assert_close(mixture.log_prob(kept, latents), standard + log_det)
 
 
-def test_a_chained_latent_depends_on_those_before_it_alone() -> None:
+def test_a_chained_latent_depends_on_those_before_it_alone():
     mixture = wild()
     mixture.axes.copy_(torch.eye(COMPRESSED))
     slopes = jacobians(mixture, normal(40, KEPT), normal(40, COMPRESSED))
@@ -103,14 +103,14 @@ def test_a_chained_latent_depends_on_those_before_it_alone() -> None:
     assert torch.equal(slopes, torch.diag_embed(slopes.diagonal(dim1=1, dim2=2)))
 
 
-def test_gradients_reach_kept_latents_and_scores() -> None:
+def test_gradients_reach_kept_latents_and_scores():
     mixture = wild()
     leaves = (normal(2, KEPT).requires_grad_(), normal(2, COMPRESSED).requires_grad_())
     assert gradcheck(mixture.unwhiten, leaves)
     assert gradcheck(mixture.whiten, leaves)
 
 
-def test_a_law_of_latents_has_draws_densities_and_its_own_digest() -> None:
+def test_a_law_of_latents_has_draws_densities_and_its_own_digest():
     _, flow = exact_flow("s_curve", 2)
     mixture = ConditionalMixture(2, 1).requires_grad_(False)
     gaussian = flow.latent
@@ -128,7 +128,7 @@ def test_a_law_of_latents_has_draws_densities_and_its_own_digest() -> None:
     assert len(digests) == 3
 
 
-def test_the_density_and_the_samples_of_a_flow_are_those_of_its_law() -> None:
+def test_the_density_and_the_samples_of_a_flow_are_those_of_its_law():
     _, flow = exact_flow("circles", 1)
     mixture = ConditionalMixture(1, 1).requires_grad_(False)
     mixture.offset += 0.5
@@ -151,7 +151,7 @@ def mixtures(rows: int = ROWS, seed: int = 0) -> NormalMixture:
     return NormalMixture(logits.log_softmax(dim=-1), 2 * mean, log_std - 1.5)
 
 
-def test_quantiles_and_normal_scores_are_inverse_however_far_out() -> None:
+def test_quantiles_and_normal_scores_are_inverse_however_far_out():
     mixture, w = mixtures(), 3 * normal(ROWS, generator=seeded(1))
     w[:4] = torch.tensor([-30.0, 30.0, -60.0, 60.0])
     v = mixture.quantile(w)
@@ -162,7 +162,7 @@ def test_quantiles_and_normal_scores_are_inverse_however_far_out() -> None:
     assert float((again - v)[likely].abs().max()) < 1e-10
 
 
-def test_scores_are_the_normal_quantiles_of_the_distribution_function() -> None:
+def test_scores_are_the_normal_quantiles_of_the_distribution_function():
     mixture, v = mixtures(), normal(ROWS, generator=seeded(2))
     z = (v[:, None] - mixture.mean) / mixture.log_std.exp()
     below = (mixture.log_weight.exp() * torch.special.ndtr(z)).sum(dim=1)
@@ -171,7 +171,7 @@ def test_scores_are_the_normal_quantiles_of_the_distribution_function() -> None:
     torch.testing.assert_close(mixture.normal_score(v)[middle], expected[middle])
 
 
-def test_logarithms_of_probabilities_that_underflow_have_a_quantile() -> None:
+def test_logarithms_of_probabilities_that_underflow_have_a_quantile():
     x = torch.tensor([-0.1, -3.0, -37.0, -60.0, -1e4], dtype=torch.float64)
     torch.testing.assert_close(log_ndtri(torch.special.log_ndtr(x)), x, rtol=1e-12, atol=1e-12)
 
@@ -195,7 +195,7 @@ def some(count: int) -> Tensor:
     return torch.tensor([4.0, 0.0]) + torch.tensor([2.0, 1.0]) * (levels + within)
 
 
-def test_scores_are_invertible_and_their_slopes_those_of_differences(levels: Coordinates) -> None:
+def test_scores_are_invertible_and_their_slopes_those_of_differences(levels):
     points, given = some(200), levels.given(normal(200, 1, seed=2))
     scores, log_det = given(points)
     torch.testing.assert_close(given.to_data(scores), points, rtol=1e-9, atol=1e-9)
@@ -207,7 +207,7 @@ def test_scores_are_invertible_and_their_slopes_those_of_differences(levels: Coo
     torch.testing.assert_close(log_det[inner], expected[inner], rtol=1e-4, atol=1e-4)
 
 
-def test_the_density_of_a_level_is_its_probability_however_small(levels: Coordinates) -> None:
+def test_the_density_of_a_level_is_its_probability_however_small(levels):
     [map_] = levels.maps
     with torch.no_grad():  # one level in e^30, at either end
         for number, rare in ((0, 2), (1, 0)):
@@ -229,8 +229,8 @@ def test_the_density_of_a_level_is_its_probability_however_small(levels: Coordin
 
 @pytest.mark.parametrize(("lapse", "steps"), [(0.0, 200), (0.3, 400)])
 def test_probabilities_of_levels_are_learned_where_products_and_where_bends_matter(
-    lapse: float, steps: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    lapse, steps, monkeypatch
+):
     monkeypatch.setattr(gaussian_start, "STEPS", steps)
     monkeypatch.setattr(levels_module, "MEMBERS", 1)
     c = normal(20_000, 2, seed=3)
@@ -262,7 +262,7 @@ def by_quadrature(flow: ProbabilityFlow, rows: Tensor, times: Tensor) -> Tensor:
     return (got + torch.cartesian_prod(weights, weights).prod(dim=1).log()).logsumexp(1) - log(4)
 
 
-def test_a_density_is_the_mean_over_the_cell_to_the_error_that_it_tells() -> None:
+def test_a_density_is_the_mean_over_the_cell_to_the_error_that_it_tells():
     flow, rows = discrete_flow()
     (got, error), points = cell_log_prob(flow, rows, flow.times(8), "exp_rk5")
     off = (got - by_quadrature(flow, rows, flow.times(8))).abs()
@@ -277,7 +277,7 @@ def test_a_density_is_the_mean_over_the_cell_to_the_error_that_it_tells() -> Non
     assert 0.0001 < off.max() < error.max() <= CELL_ERROR
 
 
-def test_it_depends_on_the_cell_alone_and_not_on_where_in_it_or_with_what_a_row_comes() -> None:
+def test_it_depends_on_the_cell_alone_and_not_on_where_in_it_or_with_what_a_row_comes():
     flow, rows = discrete_flow()
     done: list[int] = []
     (whole, _), _ = cell_log_prob(flow, rows, flow.times(8), "exp_rk5", on_rows=done.append)

@@ -2,7 +2,6 @@
 
 import weakref
 from math import log
-from typing import Any
 
 import pytest
 import torch
@@ -33,7 +32,7 @@ from training.flow.likelihood import (
 )
 from training.flow.output_gain import OutputGain
 from training.flow.pfode import ProbabilityFlow
-from training.flow.schedules import InflationSchedule, NoiseSchedule
+from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS, Solver, get_solver
 from training.names import LARGEST_EXACT
 from training.networks.mlp import ToyMLP
@@ -58,7 +57,7 @@ def melted_with_determinant(
     [("circles", 1, {}), ("bumps2", 2, {}), ("bumps3", 2, GAP), ("circles", 2, {"augment_to": 4})],
     ids=str,
 )
-def test_the_density_is_that_of_the_mixture(name: str, kept: int, options: dict[str, Any]) -> None:
+def test_the_density_is_that_of_the_mixture(name, kept, options):
     toy, flow = exact_flow(name, kept, **options)
     points = toy.sample(60, seeded())
     times = flow.schedule.times(20, flow.schedule.default_t_max())
@@ -70,7 +69,7 @@ def test_the_density_is_that_of_the_mixture(name: str, kept: int, options: dict[
 
 
 @every_schedule
-def test_gaussian_data_have_a_gaussian_density(schedule: NoiseSchedule) -> None:
+def test_gaussian_data_have_a_gaussian_density(schedule):
     basis = random_basis(3)
     points = 2 * normal(10, 3)
     times = schedule.times(1, min(6.0, schedule.default_t_max()))
@@ -82,7 +81,7 @@ def test_gaussian_data_have_a_gaussian_density(schedule: NoiseSchedule) -> None:
 
 
 @every_schedule
-def test_a_density_changes_by_the_determinant_of_the_map(schedule: NoiseSchedule) -> None:
+def test_a_density_changes_by_the_determinant_of_the_map(schedule):
     flow, points = curved_flow(3, schedule=schedule), normal(4, 3)
     times = schedule.times(20, min(3.0, schedule.default_t_max()))
 
@@ -97,7 +96,7 @@ def test_a_density_changes_by_the_determinant_of_the_map(schedule: NoiseSchedule
         torch.testing.assert_close(got, logistic(x, times[-1]) + log_volume, rtol=0, atol=1e-4)
 
 
-def test_of_many_columns_a_density_is_the_determinant_of_the_map_both_ways() -> None:
+def test_of_many_columns_a_density_is_the_determinant_of_the_map_both_ways():
     schedule = InflationSchedule.to_dimension(24, 24, top_variance=2.0)
     flow, points = curved_flow(24, schedule=schedule), normal(3, 24)
     times, rows = flow.times(), slice(0, 3)
@@ -115,7 +114,7 @@ def test_of_many_columns_a_density_is_the_determinant_of_the_map_both_ways() -> 
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_every_solver_integrates_it(name: str) -> None:
+def test_every_solver_integrates_it(name):
     flow, points = curved_flow(2), normal(8, 2)
     right = flow.log_prob(points, flow.schedule.times(40, 4.0), DEFAULT)
     times = flow.schedule.times({"euler": 100, "dopri5": 1}.get(name, 40), 4.0)
@@ -123,7 +122,7 @@ def test_every_solver_integrates_it(name: str) -> None:
     assert (got / right - 1).abs().max() < (0.1 if name == "euler" else 1e-2)
 
 
-def test_generated_points_have_the_density_that_melting_them_finds() -> None:
+def test_generated_points_have_the_density_that_melting_them_finds():
     flow = curved_flow(2)
     times = flow.schedule.times(30, 4.0)
     latent = flow.latent_law(times[-1]).std * normal(12, 2)
@@ -135,7 +134,7 @@ def test_generated_points_have_the_density_that_melting_them_finds() -> None:
         torch.testing.assert_close(got, flow.log_prob(points, times, solver), rtol=0, atol=1e-3)
 
 
-def test_states_are_what_they_are_without_densities() -> None:
+def test_states_are_what_they_are_without_densities():
     flow, points = curved_flow(2), normal(15, 2)
     times = flow.schedule.times(8, 4.0)
     for name in ("heun", "exp_ab2", "exp_rk5"):
@@ -148,7 +147,7 @@ def test_states_are_what_they_are_without_densities() -> None:
 
 
 @pytest.mark.parametrize("name", ["velocity", "standardized_velocity"])
-def test_the_divergence_is_the_trace_of_the_jacobian(name: str) -> None:
+def test_the_divergence_is_the_trace_of_the_jacobian(name):
     v, w = getattr(curved_flow(3), name), normal(7, 3)
     for t in (torch.tensor(1.5).double(), torch.linspace(0.5, 3, 7, dtype=torch.float64)):
         value, products = value_and_products(v, w, t, EXACT.directions(slice(0, 7), 3))
@@ -165,7 +164,7 @@ def test_the_divergence_is_the_trace_of_the_jacobian(name: str) -> None:
 @pytest.mark.parametrize(
     ("members", "waves", "space"), [(1, 4, "IS"), (3, 4, "IS"), (1, 0, "IS"), (1, 4, "ES")]
 )
-def test_networks_take_traces_as_backward_passes_do(members: int, waves: int, space: str) -> None:
+def test_networks_take_traces_as_backward_passes_do(members, waves, space):
     torch.manual_seed(0)
     schedule, basis = InflationSchedule.to_dimension(2, 5), random_basis(5)
     network = ToyMLP(5, (-4.0, 4.0), 32, 3, input_features=waves, label_dim=2, members=members)
@@ -185,7 +184,7 @@ def test_networks_take_traces_as_backward_passes_do(members: int, waves: int, sp
     assert flow.slope().with_divergence(w, t) is None
 
 
-def test_estimated_densities_scatter_about_the_exact_ones_as_their_errors_say() -> None:
+def test_estimated_densities_scatter_about_the_exact_ones_as_their_errors_say():
     flow, count = curved_flow(4, 2), 400
     points = normal(1, 4).expand(count, -1)
     exact = flow.log_prob(points[:1], trace=EXACT)
@@ -201,7 +200,7 @@ def test_estimated_densities_scatter_about_the_exact_ones_as_their_errors_say() 
     assert spreads[1] == pytest.approx(spreads[0] / 2, rel=0.2)
 
 
-def test_directions_are_signs_by_seed_and_number_or_the_unit_vectors() -> None:
+def test_directions_are_signs_by_seed_and_number_or_the_unit_vectors():
     trace = Trace("hutchinson", probes=2, seed=7)
     directions = trace.directions(slice(0, 1000), 5)
     assert (directions.shape, directions.dtype) == ((2, 1000, 5), torch.float64)
@@ -219,7 +218,7 @@ def test_directions_are_signs_by_seed_and_number_or_the_unit_vectors() -> None:
 
 
 @pytest.mark.parametrize("name", ["exp_rk5", "dopri5", "gauss4"])
-def test_the_density_of_a_point_does_not_depend_on_the_others(name: str) -> None:
+def test_the_density_of_a_point_does_not_depend_on_the_others(name):
     flow = curved_flow(3)
     points, times, solver = normal(9, 3), SCHEDULES["PRR"].times(6, 3.0), SOLVERS[name]
     trace = Trace("hutchinson", seed=1)
@@ -231,7 +230,7 @@ def test_the_density_of_a_point_does_not_depend_on_the_others(name: str) -> None
     torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-12)
 
 
-def test_blocks_and_conditions_give_each_point_its_own_density(generator: torch.Generator) -> None:
+def test_blocks_and_conditions_give_each_point_its_own_density(generator):
     basis, schedule = random_basis(3), SCHEDULES["PRP"]
     mixing = normal(3, 3, generator=generator)
 
@@ -250,7 +249,7 @@ def test_blocks_and_conditions_give_each_point_its_own_density(generator: torch.
             torch.testing.assert_close(got[row], one, rtol=0, atol=1e-10)
 
 
-def test_a_recomputed_denoiser_keeps_nothing_of_its_calls(generator: torch.Generator) -> None:
+def test_a_recomputed_denoiser_keeps_nothing_of_its_calls(generator):
     inside: list[weakref.ref[Tensor]] = []
 
     def denoise(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
@@ -278,7 +277,7 @@ def test_a_recomputed_denoiser_keeps_nothing_of_its_calls(generator: torch.Gener
     assert len(inside) == 1
 
 
-def test_the_gaussian_is_that_of_the_noisy_data_and_levels_cost_eight_bits() -> None:
+def test_the_gaussian_is_that_of_the_noisy_data_and_levels_cost_eight_bits():
     flow = curved_flow(3)
     x, t = normal(5, 3), torch.tensor(2.0).double()
     scale = flow.schedule.scale(t)
@@ -302,7 +301,7 @@ def given_times(flow: ProbabilityFlow, steps: int = 5) -> Tensor:
 
 
 @pytest.mark.parametrize("solver", CHOSEN.values(), ids=CHOSEN)
-def test_gradients_are_those_of_plain_autograd(solver: Solver) -> None:
+def test_gradients_are_those_of_plain_autograd(solver):
     flow = curved_flow()
     times = given_times(flow).flip(0)
     leaf = normal(4, 2).requires_grad_()
@@ -320,7 +319,7 @@ def test_gradients_are_those_of_plain_autograd(solver: Solver) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-13, atol=1e-13)
 
 
-def test_gradients_reach_through_every_saved_state() -> None:
+def test_gradients_reach_through_every_saved_state():
     flow, solver = curved_flow(), SOLVERS["exp_rk5"]
     leaf = normal(4, 2).requires_grad_()
     times = given_times(flow)
@@ -364,7 +363,7 @@ def saved_bytes(flow: ProbabilityFlow, steps: int) -> int:
     return sum(storages.values())
 
 
-def test_memory_of_a_step_does_not_grow_with_the_network() -> None:
+def test_memory_of_a_step_does_not_grow_with_the_network():
     step = {}
     for width in (8, 1024):
         flow = network_flow(width)
@@ -375,7 +374,7 @@ def test_memory_of_a_step_does_not_grow_with_the_network() -> None:
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-def test_gradients_take_no_more_calls_and_no_graph_is_kept_without_them(solver: Solver) -> None:
+def test_gradients_take_no_more_calls_and_no_graph_is_kept_without_them(solver):
     flow = network_flow(8)
     x, times = torch.ones(4, 2, dtype=torch.float64, requires_grad=True), given_times(flow)
     for simulate in (flow.melt, flow.simulate, flow.generate):

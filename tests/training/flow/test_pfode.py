@@ -28,7 +28,7 @@ from training.flow.latent.conditional import ConditionalMixture
 from training.flow.likelihood import LARGEST_EXACT, DensityPlan, Trace
 from training.flow.output_gain import OutputGain
 from training.flow.pfode import ProbabilityFlow
-from training.flow.schedules import InflationSchedule, NoiseSchedule
+from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
 from training.flow.splines import NaturalSpline
 from training.flow.trajectory import State
@@ -38,7 +38,7 @@ RK4 = SOLVERS["rk4"]
 
 
 @pytest.mark.parametrize("schedule", flows.SCHEDULES.values(), ids=flows.SCHEDULES)
-def test_the_velocity_is_the_derivative_of_gaussian_paths(schedule: NoiseSchedule) -> None:
+def test_the_velocity_is_the_derivative_of_gaussian_paths(schedule):
     """Each dimension grows like its standard deviation,
     ``x_i(t) = x_i(0) s(t)/s(0) sqrt((xi_i + gamma_i(t)) / (xi_i + gamma_i(0)))``."""
     flow, start = flows.gaussian_flow(flows.random_basis(3), schedule), normal(5, 3)
@@ -63,7 +63,7 @@ FLOWS = {
 
 
 @pytest.mark.parametrize("name", FLOWS)
-def test_melted_noisy_data_has_the_law_and_the_variances_of_the_end(name: str) -> None:
+def test_melted_noisy_data_has_the_law_and_the_variances_of_the_end(name):
     (toy, flow), count, generator = FLOWS[name], 3000, seeded()
     times = flow.schedule.times(25, flow.schedule.default_t_max())
     first, last = flow.schedule.scale(times[0]), flow.schedule.scale(times[-1])
@@ -78,7 +78,7 @@ def test_melted_noisy_data_has_the_law_and_the_variances_of_the_end(name: str) -
     assert flows.law_distance(1.1 * melted, drawn) > 2.4
 
 
-def test_states_are_kept_at_the_start_every_so_often_and_at_the_end() -> None:
+def test_states_are_kept_at_the_start_every_so_often_and_at_the_end():
     flow, data = flows.curved_flow(3), normal(4, 3)
     times = flow.schedule.times(10, 5.0)
     every = flow.melt(data, times, RK4, save_every=1)
@@ -97,7 +97,7 @@ def test_states_are_kept_at_the_start_every_so_often_and_at_the_end() -> None:
     assert "save_freq" in refusal(flow.melt, data, times, RK4, save_every=0, kind=UsageError)
 
 
-def test_states_are_given_as_they_are_made_and_not_kept() -> None:
+def test_states_are_given_as_they_are_made_and_not_kept():
     flow = flows.curved_flow(3)
     events: list[object] = []
     given: list[weakref.ref[Tensor]] = []
@@ -119,7 +119,7 @@ def test_states_are_given_as_they_are_made_and_not_kept() -> None:
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-def test_calls_and_steps_are_counted_as_they_happen(solver: Any) -> None:
+def test_calls_and_steps_are_counted_as_they_happen(solver):
     plain = flows.curved_flow(3)
     counted, steps = flows.Counted(plain.denoiser), []
     flow, ones = ProbabilityFlow(counted, plain.schedule, plain.basis), torch.ones(4, 3)
@@ -133,7 +133,7 @@ def test_calls_and_steps_are_counted_as_they_happen(solver: Any) -> None:
         assert steps[-1] == melt.calls
 
 
-def test_single_precision_data_is_carried_in_double() -> None:
+def test_single_precision_data_is_carried_in_double():
     flow = flows.curved_flow(3)
     times = flow.schedule.times(10, 5.0)
     ones = torch.ones(4, 3)
@@ -143,7 +143,7 @@ def test_single_precision_data_is_carried_in_double() -> None:
 
 
 @pytest.mark.parametrize(("bad_at", "good"), [(0.0, 1), (4.9, 10)])
-def test_an_end_that_is_not_finite_is_an_error_and_not_given_away(bad_at: float, good: int) -> None:
+def test_an_end_that_is_not_finite_is_an_error_and_not_given_away(bad_at, good):
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         return torch.full_like(x, nan) if t >= bad_at else x
 
@@ -166,7 +166,7 @@ def labelled_flow() -> ProbabilityFlow:
     return ProbabilityFlow(denoise, flows.SCHEDULES["PRR"], flows.random_basis(3))
 
 
-def test_a_flow_under_conditions_gives_each_point_its_own(labelled_flow: ProbabilityFlow) -> None:
+def test_a_flow_under_conditions_gives_each_point_its_own(labelled_flow):
     data, times = normal(4, 3), labelled_flow.schedule.times(10, 5.0)
     labels = double([[0.0], [1.0], [-2.0], [1.0]])
     together = labelled_flow.given(labels=labels).melt(data, times, RK4).end
@@ -178,7 +178,7 @@ def test_a_flow_under_conditions_gives_each_point_its_own(labelled_flow: Probabi
     assert ((together - free)[1:].abs() > 1e-3).any(dim=1).all()
 
 
-def test_a_flow_in_blocks_is_the_same_flow(labelled_flow: ProbabilityFlow) -> None:
+def test_a_flow_in_blocks_is_the_same_flow(labelled_flow):
     generator = seeded()
     sizes: list[int] = []
 
@@ -197,7 +197,7 @@ def test_a_flow_in_blocks_is_the_same_flow(labelled_flow: ProbabilityFlow) -> No
     torch.testing.assert_close(got.states, expected.states, rtol=0, atol=1e-13)
 
 
-def test_arrays_and_lists_are_taken_as_tensors_are(labelled_flow: ProbabilityFlow) -> None:
+def test_arrays_and_lists_are_taken_as_tensors_are(labelled_flow):
     data, labels = normal(4, 3), double([[0.5], [1.0], [-2.0], [1.0]])
     times = labelled_flow.schedule.times(3, 5.0)
     flow = labelled_flow.given(labels=labels)
@@ -212,7 +212,7 @@ def test_arrays_and_lists_are_taken_as_tensors_are(labelled_flow: ProbabilityFlo
     assert torch.equal(one.encode(data[:1], times), latents[:1])
 
 
-def test_what_a_flow_cannot_take_is_refused_in_a_sentence(labelled_flow: ProbabilityFlow) -> None:
+def test_what_a_flow_cannot_take_is_refused_in_a_sentence(labelled_flow):
     pair: Any = labelled_flow.given(labels=[[0.0], [1.0]])
     for error, message, call in (
         (UsageError, "the generator is 0", lambda: pair.sample(10, 0)),
@@ -343,9 +343,7 @@ CASES: list[tuple[type[Exception], str, Callable[[], object]]] = [
 
 
 @pytest.mark.parametrize(("error", "message", "call"), CASES)
-def test_what_makes_no_sense_is_refused_in_a_sentence(
-    error: type[Exception], message: str, call: Callable[[], object]
-) -> None:
+def test_what_makes_no_sense_is_refused_in_a_sentence(error, message, call):
     with pytest.raises(error, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)

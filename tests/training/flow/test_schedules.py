@@ -10,8 +10,8 @@ from torch.func import jacfwd, jvp, vmap
 from tests.support import flows
 from tests.support.draws import double, normal, seeded
 from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
-from training.flow.schedules import InflationSchedule, NoiseSchedule
-from training.flow.solvers import SOLVERS, Solver
+from training.flow.schedules import InflationSchedule
+from training.flow.solvers import SOLVERS
 
 to_dimension = InflationSchedule.to_dimension
 GAP = {"g_type": "constant_inflation_gap"}
@@ -37,7 +37,7 @@ STANDARDIZED = {name: solver for name, solver in SOLVERS.items() if solver.stand
 
 
 @every_schedule
-def test_rates_are_derivatives_and_times_follow_from_the_noise(schedule: NoiseSchedule) -> None:
+def test_rates_are_derivatives_and_times_follow_from_the_noise(schedule):
     noise = vmap(jacfwd(lambda t: schedule.noise_variance(t).log()))(TIMES)
     torch.testing.assert_close(schedule.log_noise_rate(TIMES), noise, rtol=1e-12, atol=0)
     scale = vmap(jacfwd(lambda t: schedule.scale(t).log()))(TIMES)
@@ -52,7 +52,7 @@ def test_rates_are_derivatives_and_times_follow_from_the_noise(schedule: NoiseSc
 
 
 @pytest.mark.parametrize("schedule", INFLATIONS.values(), ids=INFLATIONS)
-def test_the_top_dimension_has_deviation_A0_as_kept_ones_end(schedule: InflationSchedule) -> None:
+def test_the_top_dimension_has_deviation_A0_as_kept_ones_end(schedule):
     top, end_std = schedule.top_variance, schedule.end_std
     data_variance = torch.linspace(top, 0.0, schedule.dim, dtype=torch.float64)
     variance = schedule.latent_variance(TIMES, data_variance)[:, 0]
@@ -68,7 +68,7 @@ def test_the_top_dimension_has_deviation_A0_as_kept_ones_end(schedule: Inflation
     assert top / (top + noise) == pytest.approx(0.1)
 
 
-def test_flows_with_conditions_last_until_these_tell_nothing_of_latents() -> None:
+def test_flows_with_conditions_last_until_these_tell_nothing_of_latents():
     """A Gaussian x of mean m given y: latents of all x, flowed back, miss m by this many of its
     standard deviations."""
     top, spread, mean = 5.0, 0.4, 5.0**0.5
@@ -84,7 +84,7 @@ def test_flows_with_conditions_last_until_these_tell_nothing_of_latents() -> Non
     assert missed(conditional=True) < 0.04
 
 
-def test_schedules_have_the_names_and_the_noise_of_their_papers() -> None:
+def test_schedules_have_the_names_and_the_noise_of_their_papers():
     variance = INFLATIONS["PRP scaled"].noise_variance(torch.tensor(0.0))
     torch.testing.assert_close(variance, torch.full((3,), 1e-3, dtype=torch.float64))
     t = double(3.0)
@@ -106,7 +106,7 @@ def exponents(*arguments: int, rho: float, **options: object) -> Tensor:
     return to_dimension(*arguments, rho=rho, **options).growth_rates / rho - 1
 
 
-def test_exponents_have_the_gap_and_the_scale_of_the_arguments() -> None:
+def test_exponents_have_the_gap_and_the_scale_of_the_arguments():
     for kept, dim in ((1, 2), (2, 3), (10, 64)):
         orig = exponents(kept, dim, rho=1.7)
         assert abs(float(orig.sum())) < 1e-12
@@ -121,7 +121,7 @@ def test_exponents_have_the_gap_and_the_scale_of_the_arguments() -> None:
     assert to_dimension(4, 4, rho=1.5, inflation_gap=3.0, **GAP).growth_rates.tolist() == [1.5] * 4
 
 
-def test_isotropic_noise_runs_over_the_tabulated_range() -> None:
+def test_isotropic_noise_runs_over_the_tabulated_range():
     for name, low, high in (("EDM", 0.002, 80), ("VE", 0.02, 100), ("VP", 0.0105, 152)):
         schedule = ISOTROPIC[name]
         ends = double([schedule.t_min, schedule.default_t_max()])
@@ -130,7 +130,7 @@ def test_isotropic_noise_runs_over_the_tabulated_range() -> None:
 
 
 @every_schedule
-def test_the_times_grid_increases_from_the_first_time_to_the_last(schedule: NoiseSchedule) -> None:
+def test_the_times_grid_increases_from_the_first_time_to_the_last(schedule):
     end = min(7.01, schedule.default_t_max())
     times = schedule.times(37, end)
     assert (times.shape, times.dtype) == ((38,), torch.float64)
@@ -142,7 +142,7 @@ def test_the_times_grid_increases_from_the_first_time_to_the_last(schedule: Nois
 
 
 @every_schedule
-def test_a_vector_of_times_is_treated_one_by_one(schedule: NoiseSchedule) -> None:
+def test_a_vector_of_times_is_treated_one_by_one(schedule):
     variance = torch.linspace(1.0, 0.1, schedule.dim, dtype=torch.float64)
     names = ("noise_variance", "log_noise_rate", "reference_log_noise", "scale", "log_scale_rate")
     functions = [getattr(schedule, name) for name in names]
@@ -155,7 +155,7 @@ def test_a_vector_of_times_is_treated_one_by_one(schedule: NoiseSchedule) -> Non
 
 
 @some_schedules
-def test_the_standardized_velocity_is_a_change_of_variables(schedule: NoiseSchedule) -> None:
+def test_the_standardized_velocity_is_a_change_of_variables(schedule):
     _, flow = flows.bumps_under(schedule)
     y = normal(20, 3)
     for t in schedule.times(5, 4.0):
@@ -167,7 +167,7 @@ def test_the_standardized_velocity_is_a_change_of_variables(schedule: NoiseSched
 
 
 @some_schedules
-def test_rows_may_have_times_of_their_own(schedule: NoiseSchedule) -> None:
+def test_rows_may_have_times_of_their_own(schedule):
     _, flow = flows.bumps_under(schedule)
     y = normal(6, 3)
     t = schedule.times(5, 4.0)
@@ -183,7 +183,7 @@ def test_rows_may_have_times_of_their_own(schedule: NoiseSchedule) -> None:
 
 @pytest.mark.parametrize("name", STANDARDIZED)
 @some_schedules
-def test_gaussian_data_are_carried_exactly_in_any_steps(schedule: NoiseSchedule, name: str) -> None:
+def test_gaussian_data_are_carried_exactly_in_any_steps(schedule, name):
     flow = flows.gaussian_flow(flows.random_basis(3), schedule)
     data = normal(20, 3)
     for steps in (1, 4):
@@ -198,7 +198,7 @@ def test_gaussian_data_are_carried_exactly_in_any_steps(schedule: NoiseSchedule,
 
 
 @pytest.mark.parametrize("solver", STANDARDIZED.values(), ids=STANDARDIZED)
-def test_a_dimension_whose_noise_does_not_grow_moves_by_the_scale_alone(solver: Solver) -> None:
+def test_a_dimension_whose_noise_does_not_grow_moves_by_the_scale_alone(solver):
     toy, flow = flows.exact_flow("bumps2", 1, g_type="orig")
     assert flow.schedule.growth_rates.tolist() == [2, 0]
     times = flow.schedule.times(4, flow.schedule.default_t_max())

@@ -1,7 +1,6 @@
 """Checks of posteriors, which sampler is taken, and when they have converged."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -52,16 +51,16 @@ def found(prior: Prior, told: float) -> CalibrationCheck:
     return calibrate(of_samples(prior, told, list(range(SAMPLED))))
 
 
-def test_the_right_model_passes(prior: Prior) -> None:
+def test_the_right_model_passes(prior):
     assert min(found(prior, 0.5).adjusted.values()) > 0.01
 
 
-def test_the_likelihood_finds_a_noise_misstated_by_a_fifth(prior: Prior) -> None:
+def test_the_likelihood_finds_a_noise_misstated_by_a_fifth(prior):
     adjusted = found(prior, 0.4).adjusted
     assert adjusted[f"ranks of {checking.LIKELIHOOD}"] < 0.01
 
 
-def test_truths_and_observations_are_functions_of_seed_and_number() -> None:
+def test_truths_and_observations_are_functions_of_seed_and_number():
     target = Target(posteriors.gaussian_prior(), Gaussian(double(0.5)), EMPTY, posteriors.ROWS)
     whole = checking.truths_of_prior(target, range(5), 1)
     part = checking.truths_of_prior(target, [3, 1], 1)
@@ -71,7 +70,7 @@ def test_truths_and_observations_are_functions_of_seed_and_number() -> None:
     torch.testing.assert_close((seen - whole.points).std(), double(0.5), rtol=0.6, atol=0)
 
 
-def test_truths_of_data_have_variables_of_the_prior() -> None:
+def test_truths_of_data_have_variables_of_the_prior():
     """Standard normal ones, if the data are as the prior has them."""
     prior, count = posteriors.gaussian_prior(unit=0.5, origin=10.0), 2000
     target = Target(prior, Gaussian(double(0.5)), EMPTY, posteriors.ROWS)
@@ -107,7 +106,7 @@ def of_learned(
     return checking.check_learned(amortized, truths, torch.arange(RUNS), "ab", references)
 
 
-def test_the_right_posterior_passes(learned: Prior) -> None:
+def test_the_right_posterior_passes(learned):
     truths, y = learnable()
     got = of_learned(learned, truths, y)
     assert got.names == ("a", "b", "log density")
@@ -122,7 +121,7 @@ def test_the_right_posterior_passes(learned: Prior) -> None:
     assert not calibrate_near(got, ENDS).failed
 
 
-def test_a_posterior_that_is_wrong_for_half_of_the_observations_fails(learned: Prior) -> None:
+def test_a_posterior_that_is_wrong_for_half_of_the_observations_fails(learned):
     noise = normal(RUNS, 2, seed=6)
     noise[ORDER[: RUNS // 2]] *= 2
     got = of_learned(learned, *learnable(noise))
@@ -132,7 +131,7 @@ def test_a_posterior_that_is_wrong_for_half_of_the_observations_fails(learned: P
     assert "narrow" in near.tests[0].tendency
 
 
-def test_only_points_that_know_conditions_see_a_posterior_that_does_not() -> None:
+def test_only_points_that_know_conditions_see_a_posterior_that_does_not():
     learned, (truths, y) = posteriors.conditional_prior("off"), learnable()
     alone = calibrate(of_learned(learned, truths, y))
     assert alone.passed
@@ -141,7 +140,7 @@ def test_only_points_that_know_conditions_see_a_posterior_that_does_not() -> Non
     assert [name for name, p in got.adjusted.items() if p < 0.01] == ["TARP"]
 
 
-def test_what_leaks_is_not_taken_for_density(learned: Prior) -> None:
+def test_what_leaks_is_not_taken_for_density(learned):
     """Truths of the posterior between bounds, of which the flow has a third beyond."""
     low = -0.4
     inside = torch.special.ndtr(torch.tensor(low).double())
@@ -156,7 +155,7 @@ def test_what_leaks_is_not_taken_for_density(learned: Prior) -> None:
 @pytest.mark.parametrize(
     ("narrower", "beside", "passes"), [(1.0, 0.0, True), (0.6, 0.0, False), (1.0, 0.5, False)]
 )
-def test_narrow_or_moved_draws_fail(dim: int, narrower: float, beside: float, passes: bool) -> None:
+def test_narrow_or_moved_draws_fail(dim, narrower, beside, passes):
     likelihood, observed = Gaussian(double(0.05), torch.tensor([0])), double([[0.3]])
     which = posteriors.problem(posteriors.gaussian_prior(dim), likelihood, observed)
     which.target.rows = 256
@@ -181,7 +180,7 @@ def masked(dim: int, noise: float, observed: Tensor, deblurred: bool = False) ->
     return posteriors.problem(posteriors.gaussian_prior(dim, deblurred), likelihood, observed)
 
 
-def test_auto_refines_a_pool_that_is_not_enough_and_anneals_where_it_is_worth_nothing() -> None:
+def test_auto_refines_a_pool_that_is_not_enough_and_anneals_where_it_is_worth_nothing():
     observed = double([[0.3], [5.5], [-1.5]])  # the second is far out
     whole, first = 2**15, sampling.FIRST
     which, few = masked(2, 0.3, observed), {**FEW, "draws": 250, "chains": 4}
@@ -211,12 +210,12 @@ def test_auto_refines_a_pool_that_is_not_enough_and_anneals_where_it_is_worth_no
     ("dim", "deblurred", "sampler"),
     [(8, False, "annealed"), (9, False, "twisted"), (9, True, "elliptical")],
 )
-def test_auto_goes_by_dimensions_and_gradients(dim: int, deblurred: bool, sampler: str) -> None:
+def test_auto_goes_by_dimensions_and_gradients(dim, deblurred, sampler):
     which = masked(dim, 1e-3, double([[4.0]]), deblurred)
     assert posteriors.drawn(which, "auto", **FEW, particles=20).sampler == [sampler]
 
 
-def test_auto_makes_no_pool_that_cannot_be_enough() -> None:
+def test_auto_makes_no_pool_that_cannot_be_enough():
     plan, observed = sampling.SamplingPlan(pool=1000), double([[0.3] * 9])
     for noise, sampler in ((2.0, "auto"), (0.05, "twisted")):
         whole = posteriors.problem(posteriors.gaussian_prior(9), Gaussian(double(noise)), observed)
@@ -225,7 +224,7 @@ def test_auto_makes_no_pool_that_cannot_be_enough() -> None:
     assert sampling.settled(few, plan).sampler == "auto"
 
 
-def test_auto_follows_gradients_of_likelihoods_of_ones_own() -> None:
+def test_auto_follows_gradients_of_likelihoods_of_ones_own():
     which = posteriors.problem(
         posteriors.gaussian_prior(9), posteriors.Parabola(noise=1e-3), double([[4.0]])
     )
@@ -238,7 +237,7 @@ def made(w: Tensor, sampler: str = "hmc", **stats: float) -> Draws:
     return Draws(w[None], w[None], w[None, ..., 0], [sampler], torch.zeros(1), known)
 
 
-def test_summaries_are_those_of_the_draws() -> None:
+def test_summaries_are_those_of_the_draws():
     w = normal(4, 500, 2)
     summary, flat = Summary.of(made(w, fine_k=0.1), 100), w.flatten(0, 1)
     torch.testing.assert_close(summary.mean[0], flat.mean(dim=0))
@@ -268,7 +267,7 @@ def test_summaries_are_those_of_the_draws() -> None:
         (lambda w: w, 500, torch.inf, False),
     ],
 )
-def test_chains_that_have_converged(change: Any, draws: int, k: float, converged: bool) -> None:
+def test_chains_that_have_converged(change, draws, k, converged):
     w = change(normal(4, draws, 2))
     assert Summary.of(made(w, fine_k=k), 100).converged.tolist() == [converged]
 
@@ -277,7 +276,7 @@ def test_chains_that_have_converged(change: Any, draws: int, k: float, converged
     ("k", "worth", "converged"),
     [(0.3, 3000, True), (0.3, 1000, False), (0.9, 3000, False), (torch.inf, 3000, False)],
 )
-def test_pools_that_have_converged(k: float, worth: float, converged: bool) -> None:
+def test_pools_that_have_converged(k, worth, converged):
     draws = made(normal(4, 50, 2), "pool", pareto_k=k, effective_size=worth)
     summary = Summary.of(draws, 4096)
     assert summary.converged.tolist() == [converged]
@@ -289,15 +288,13 @@ def test_pools_that_have_converged(k: float, worth: float, converged: bool) -> N
     ("apart", "test", "converged"),
     [(0.0, 0.5, True), (0.3, 0.5, False), (0.0, 1.5, False), (0.0, torch.inf, False)],
 )
-def test_populations_that_do_not_agree_or_fail_the_test_have_not_converged(
-    apart: float, test: float, converged: bool
-) -> None:
+def test_populations_that_do_not_agree_or_fail_the_test_have_not_converged(apart, test, converged):
     w = normal(4, 500, 2) + apart * torch.arange(4)[:, None, None]
     draws = made(w, "annealed", pareto_k=0.1, effective_size=4000.0, test=test)
     assert Summary.of(draws, 4096).converged.tolist() == [converged]
 
 
-def test_a_width_that_rests_on_few_draws_has_not_converged() -> None:
+def test_a_width_that_rests_on_few_draws_has_not_converged():
     """One draw of a thousand is far out: it alone makes most of the width."""
     w = normal(4, 500, 2)
     w[0, :2, 0] = 100.0
@@ -305,6 +302,6 @@ def test_a_width_that_rests_on_few_draws_has_not_converged() -> None:
     assert Summary.of(draws, 4096).converged.tolist() == [False]
 
 
-def test_in_many_dimensions_less_must_do() -> None:
+def test_in_many_dimensions_less_must_do():
     many = made(normal(4, 50, 9), "hmc")
     assert Summary.of(many, 100).converged.tolist() == [True]

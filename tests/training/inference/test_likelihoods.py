@@ -74,7 +74,7 @@ COUNTS = torch.tensor([1, 3, 7])
 
 
 @every_form
-def test_the_density_is_torchs(form: str) -> None:
+def test_the_density_is_torchs(form):
     likelihood, matrix, covariance = FORMS[form]
     observed = normal(len(POINTS), len(matrix), seed=3)
     expected = MultivariateNormal(POINTS @ matrix.T, covariance).log_prob(observed)
@@ -84,7 +84,7 @@ def test_the_density_is_torchs(form: str) -> None:
 
 
 @every_form
-def test_observations_have_the_mean_and_covariance_of_the_density(form: str) -> None:
+def test_observations_have_the_mean_and_covariance_of_the_density(form):
     likelihood, matrix, covariance = FORMS[form]
     count = 20000
     got = likelihood.simulate(POINTS[:1].expand(count, -1), seeded())
@@ -95,7 +95,7 @@ def test_observations_have_the_mean_and_covariance_of_the_density(form: str) -> 
 
 
 @every_form
-def test_deviations_are_those_of_what_the_prior_expects(form: str) -> None:
+def test_deviations_are_those_of_what_the_prior_expects(form):
     likelihood, matrix, covariance = FORMS[form]
     root, mean = normal(DIM, DIM, seed=4), normal(DIM, seed=5)
     observed = normal(2, len(matrix), seed=6)
@@ -120,14 +120,14 @@ def test_deviations_are_those_of_what_the_prior_expects(form: str) -> None:
         (0.1, {"coordinates": PLACES, "operator": OPERATOR}, "not both"),
     ],
 )
-def test_noise_that_is_none_is_told(noise: object, others: dict[str, Tensor], parts: str) -> None:
+def test_noise_that_is_none_is_told(noise, others, parts):
     def make() -> Gaussian:
         return Gaussian(double(noise), **others)
 
     assert parts in refusal(make, kind=UsageError)
 
 
-def test_observations_that_are_nan_are_told() -> None:
+def test_observations_that_are_nan_are_told():
     observed = torch.zeros_like(POINTS)
     observed[2, 1] = torch.nan
     with pytest.raises(DataError, match="NaN or infinite at 1 of 5"):
@@ -139,14 +139,14 @@ def named(text: str) -> LinearMap:
 
 
 @pytest.mark.parametrize("text", NAMES)
-def test_adjoints_are_those_of_the_inner_product(text: str) -> None:
+def test_adjoints_are_those_of_the_inner_product(text):
     seen, values = named(text), normal(3, named(text).size, seed=2)
     there, back = (seen(IMAGES) * values).sum(dim=1), (IMAGES * seen.adjoint(values)).sum(dim=1)
     assert_close(there, back)
     assert_close(IMAGES @ seen.matrix.T, seen(IMAGES))
 
 
-def test_maps_of_images_are_torchs() -> None:
+def test_maps_of_images_are_torchs():
     images = IMAGES.view(-1, *SHAPE)
     means = F.avg_pool2d(images, 2).flatten(1)
     assert_close(named("downsample:2")(IMAGES), means)
@@ -162,14 +162,14 @@ def test_maps_of_images_are_torchs() -> None:
     assert not got[1].any()
 
 
-def test_random_masks_see_their_share_and_always_the_same() -> None:
+def test_random_masks_see_their_share_and_always_the_same():
     names = [f"pixel{place}" for place in range(1000)]
     seen = read_mask("random:0.3", names, None)
     assert 250 < len(seen) < 350
     assert torch.equal(seen, read_mask("random:0.3", names, None))
 
 
-def test_masks_of_images_have_their_axes_in_order(tmp_path: Path) -> None:
+def test_masks_of_images_have_their_axes_in_order(tmp_path):
     path, names = tmp_path / "mask.npy", [f"pixel{place}" for place in range(12)]
     np.save(path, np.eye(4, 3).reshape(2, 2, 3) > 0)
     assert "[2, 2, 3]" in refusal(read_mask, str(path), names, (3, 2, 2), kind=UsageError)
@@ -188,7 +188,7 @@ def test_masks_of_images_have_their_axes_in_order(tmp_path: Path) -> None:
         ("turn:2", "'turn:2'"),
     ],
 )
-def test_maps_that_there_are_not_are_told(text: str, part: str) -> None:
+def test_maps_that_there_are_not_are_told(text, part):
     assert part in refusal(named, text, kind=UsageError)
     assert "a .npy" in refusal(read_operator, "blur:1", 2, None, kind=UsageError)
 
@@ -204,7 +204,7 @@ def written(file: Path, body: str) -> UserLikelihood:
     return UserLikelihood.load(f"{file}:f")
 
 
-def test_it_is_the_users_function(file: Path) -> None:
+def test_it_is_the_users_function(file):
     got = written(file, "return -x.square().sum(dim=1)")
     assert_close(got.log_prob(PAIRS, NOTHING), -PAIRS.square().sum(dim=1))
     assert got.is_differentiable(PAIRS)
@@ -223,13 +223,13 @@ def test_it_is_the_users_function(file: Path) -> None:
         ("return x[:, 0].abs() * float('inf')", "is NaN or infinite at 5 of 5 points"),
     ],
 )
-def test_wrong_numbers_are_told(body: str, message: str, file: Path) -> None:
+def test_wrong_numbers_are_told(body, message, file):
     got = written(file, body)
     assert message in refusal(got.log_prob, PAIRS, NOTHING)
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_traceback_is_shown(relative: bool, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_traceback_is_shown(relative, file, capsys):
     path = file if relative else file.absolute()
     got = written(path, "return g(x)\ndef g(x): raise KeyError(7)")
     message = refusal(got.log_prob, PAIRS, NOTHING)
@@ -243,9 +243,7 @@ def test_traceback_is_shown(relative: bool, file: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("content", "error"), [("1 / 0", "ZeroDivisionError"), ("def f(:", "SyntaxError")]
 )
-def test_a_file_that_fails_is_told(
-    content: str, error: str, file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_fails_is_told(content, error, file, capsys):
     file.write_text(content)
     with pytest.raises(DataError, match=f"mine.py raised {error}"):
         UserLikelihood.load(f"{file}:f")
@@ -254,7 +252,7 @@ def test_a_file_that_fails_is_told(
     assert "user_likelihood" not in shown
 
 
-def test_what_is_no_function_is_told(file: Path) -> None:
+def test_what_is_no_function_is_told(file):
     file.write_text("def f(x): return x\ng = 3\n")
     for text in ("none.py:f", "mine.txt:f", "mine.py:", "mine.py:g", "mine.py:x.y"):
         with pytest.raises(UsageError, match=r"FILE\.py:function|has no function"):
@@ -296,7 +294,7 @@ def exactly(points: Tensor, trials: Trials, which: int) -> Tensor:
     return -((y - points.sum(dim=1, keepdim=True)).square() + log(2 * pi)).sum(dim=1) / 2
 
 
-def test_trials_of_an_observation_are_multiplied_in_any_number(likelihood: TrialLikelihood) -> None:
+def test_trials_of_an_observation_are_multiplied_in_any_number(likelihood):
     points = 0.5 * normal(50, 2, seed=4)
     which = torch.arange(50) % 3
     log_likelihood = likelihood.log_prob(points, which[:, None].double())
@@ -314,7 +312,7 @@ def test_trials_of_an_observation_are_multiplied_in_any_number(likelihood: Trial
         likelihood.simulate(points, torch.Generator())
 
 
-def test_chains_follow_gradients_of_the_gaussian(likelihood: TrialLikelihood) -> None:
+def test_chains_follow_gradients_of_the_gaussian(likelihood):
     rough, observed = likelihood.roughly(), torch.full((6, 1), 2.0).double()
     points = (0.5 * normal(6, 2, seed=4)).requires_grad_()
     [gradient] = torch.autograd.grad(rough.log_prob(points, observed).sum(), points)
@@ -325,7 +323,7 @@ def test_chains_follow_gradients_of_the_gaussian(likelihood: TrialLikelihood) ->
     assert_close(gradient, torch.stack(differences, dim=1) / 2e-4, rtol=1e-4, atol=1e-4)
 
 
-def test_counts_have_the_density_of_their_cell() -> None:
+def test_counts_have_the_density_of_their_cell():
     flow = linear_flow(double([1.0]))
     trials = Trials(double([[1.0]]), double([[0.0]]), torch.tensor([1]))
     log_likelihood = TrialLikelihood(FlowLaw(flow), trials, [0, 1]).log_prob(
@@ -338,7 +336,7 @@ def test_counts_have_the_density_of_their_cell() -> None:
 
 
 @pytest.mark.parametrize("sampler", slowly(("auto", "pool", "refined", "smc", "hmc"), "smc", "hmc"))
-def test_posterior_and_evidence_match_quadrature(likelihood: TrialLikelihood, sampler: str) -> None:
+def test_posterior_and_evidence_match_quadrature(likelihood, sampler):
     model = uniform_model(["a", "b"], ENDS)
     flow = model.flow
     prior = Prior(flow, *flow.course("points"), ways=ways_of(flow))
@@ -364,7 +362,7 @@ def test_posterior_and_evidence_match_quadrature(likelihood: TrialLikelihood, sa
         assert abs(off) < 0.1 + 4 * float(draws.stats["evidence_error"][which])
 
 
-def test_few_draws_are_some_of_many(likelihood: TrialLikelihood) -> None:
+def test_few_draws_are_some_of_many(likelihood):
     model = uniform_model(["a", "b"], ENDS)
     prior = Prior(model.flow, *model.flow.course("points"), ways=ways_of(model.flow))
     problem = Problem(Target(prior, likelihood, double([[2.0]]), 256), prior, [2])
@@ -373,7 +371,7 @@ def test_few_draws_are_some_of_many(likelihood: TrialLikelihood) -> None:
     assert torch.equal(few.points, many.points[:, :, ::25])
 
 
-def test_a_gaussian_start_learns_means_scales_and_correlations() -> None:
+def test_a_gaussian_start_learns_means_scales_and_correlations():
     c = normal(4000, 1, seed=1)
     e = normal(4000, 2, seed=2)
     e[:, 1] = 0.8 * e[:, 0] + 0.6 * e[:, 1]
@@ -390,7 +388,7 @@ def test_a_gaussian_start_learns_means_scales_and_correlations() -> None:
     assert float(torch.linalg.slogdet(jacobian).logabsdet) == pytest.approx(float(log_det[0]))
 
 
-def test_probabilities_of_models_have_the_errors_of_their_evidences() -> None:
+def test_probabilities_of_models_have_the_errors_of_their_evidences():
     evidence, error = double([[1.0, 0.0, -1.0]]), double([[0.01, 0.02, 0.03]])
     chances = model_probabilities(evidence, error, double([1.0, 2.0, 1.0]))
     weights = torch.tensor([1.0, 2.0, 1.0]) * evidence[0].exp()
@@ -400,7 +398,7 @@ def test_probabilities_of_models_have_the_errors_of_their_evidences() -> None:
     assert_close(chances.error[0], spread, rtol=0.05, atol=0)
 
 
-def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one() -> None:
+def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one():
     a, e = normal(4000, 1, seed=1), normal(4000, 2, seed=2)
     e[:, 1] = 0.8 * e[:, 0] + 0.6 * e[:, 1]
     y = a + e

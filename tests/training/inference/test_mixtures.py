@@ -41,7 +41,7 @@ HALF = 6.0
 
 
 @pytest.mark.parametrize("kind", OBSERVED)
-def test_moments_are_those_of_quadrature(kind: str) -> None:
+def test_moments_are_those_of_quadrature(kind):
     likelihood, rows = OBSERVED[kind]
     line = torch.linspace(-6, 6, 401, dtype=torch.float64)
     grid = torch.cartesian_prod(line, line)
@@ -72,7 +72,7 @@ def test_moments_are_those_of_quadrature(kind: str) -> None:
         assert float(ratio.max() - ratio.min()) < 1e-8
 
 
-def test_a_component_without_width_stays_where_it_is() -> None:
+def test_a_component_without_width_stays_where_it_is():
     flat = torch.diag(double([0.3, 0.0]))
     got = ExactPosterior.of(WEIGHTS, MEANS, flat, Gaussian(double(0.4)), double([[0.2, 0.1]]))
     np.testing.assert_array_equal(got.centers[0, :, 1], MEANS[:, 1])
@@ -89,7 +89,7 @@ def weights_of(evidence: Tensor, concentration: float = 1.0) -> Tensor:
     return sample_weights(evidence, concentration, CHAINS, DRAWS, WARMUP, SEED)
 
 
-def test_the_evidence_of_a_flow_that_does_nothing_is_that_of_normal_laws() -> None:
+def test_the_evidence_of_a_flow_that_does_nothing_is_that_of_normal_laws():
     components = Components.spread(3, 2)
     pool = even_normal(2**14, 2, 0)
     points = torch.stack(
@@ -108,7 +108,7 @@ def test_the_evidence_of_a_flow_that_does_nothing_is_that_of_normal_laws() -> No
     torch.testing.assert_close(together, got.log, rtol=0, atol=1e-12)
 
 
-def test_a_point_that_no_component_reaches_is_refused() -> None:
+def test_a_point_that_no_component_reaches_is_refused():
     points = torch.zeros(2, 4, 1, dtype=torch.float64)
     observed = torch.tensor([[0.0], [1e200]], dtype=torch.float64)
     assert "observation 2" in refusal(Evidence.of, points, Gaussian(torch.tensor(0.1)), observed)
@@ -116,7 +116,7 @@ def test_a_point_that_no_component_reaches_is_refused() -> None:
 
 @pytest.mark.parametrize("components", [2, 3])
 @pytest.mark.parametrize("concentration", [0.4, 1.0, 3.0])
-def test_weights_are_those_of_quadrature(components: int, concentration: float) -> None:
+def test_weights_are_those_of_quadrature(components, concentration):
     evidence = log_evidence(3, 150, components)
     got = weights_of(evidence, concentration)
     for of_run, draws in zip(evidence, got.flatten(1, 2), strict=True):
@@ -125,7 +125,7 @@ def test_weights_are_those_of_quadrature(components: int, concentration: float) 
         torch.testing.assert_close(draws.std(dim=0), exact.std, rtol=0.08, atol=0)
 
 
-def test_components_that_do_not_overlap_leave_a_dirichlet_law() -> None:
+def test_components_that_do_not_overlap_leave_a_dirichlet_law():
     counts = torch.tensor([5, 0, 12, 3])
     labels = torch.arange(4).repeat_interleave(counts)
     evidence = -1e4 * (1 - torch.nn.functional.one_hot(labels, 4).double())
@@ -141,7 +141,7 @@ def test_components_that_do_not_overlap_leave_a_dirichlet_law() -> None:
         assert kstest(draws[:, k], "beta", (a, float(counts.sum()) + 4 * alpha - a)).pvalue > 1e-3
 
 
-def test_many_components_are_checked_by_importance_weights() -> None:
+def test_many_components_are_checked_by_importance_weights():
     evidence = log_evidence(100, 6)
     assert not can_integrate(100, 6)
     draws = weights_of(evidence[None])[0].flatten(0, 1)
@@ -151,7 +151,7 @@ def test_many_components_are_checked_by_importance_weights() -> None:
     torch.testing.assert_close(draws.std(dim=0), got.std, rtol=0.08, atol=0)
 
 
-def test_importance_weights_agree_with_quadrature_within_their_error() -> None:
+def test_importance_weights_agree_with_quadrature_within_their_error():
     evidence = log_evidence(40, 3)
     exact = quadrature(evidence, 1.0)
     draws = weights_of(evidence[None])[0].flatten(0, 1)
@@ -161,14 +161,14 @@ def test_importance_weights_agree_with_quadrature_within_their_error() -> None:
     torch.testing.assert_close(got.std, exact.std, rtol=0.02, atol=0)
 
 
-def test_a_data_set_has_its_draws_whatever_is_sampled_beside_it() -> None:
+def test_a_data_set_has_its_draws_whatever_is_sampled_beside_it():
     evidence = log_evidence(3, 20, 3)
     together = sample_weights(evidence, 1.0, 2, 30, 10, SEED)
     alone = sample_weights(evidence[2:], 1.0, 2, 30, 10, SEED, [2])
     assert torch.equal(alone[0], together[2])
 
 
-def test_chains_start_apart_and_come_to_the_same() -> None:
+def test_chains_start_apart_and_come_to_the_same():
     evidence = log_evidence(1, 100, 2)
     first = sample_weights(evidence, 1.0, 50, 1, 0, SEED)[0, :, 0, 0]
     assert len(first.unique()) == 50
@@ -177,7 +177,7 @@ def test_chains_start_apart_and_come_to_the_same() -> None:
     assert (means - exact.mean).abs().max() < 0.02
 
 
-def test_uniform_numbers_become_dirichlet_weights() -> None:
+def test_uniform_numbers_become_dirichlet_weights():
     shapes = torch.tensor([0.3, 1.0, 4.0], dtype=torch.float64).expand(2000, 3)
     generator = seeded_generator("cpu", 2)
     got = dirichlet(shapes, torch.rand(2000, 3, generator=generator, dtype=torch.float64))
@@ -190,7 +190,7 @@ def test_uniform_numbers_become_dirichlet_weights() -> None:
 
 
 @pytest.mark.parametrize(("count", "dim"), [(2, 1), (3, 2), (7, 5)])
-def test_default_components_are_evenly_apart(count: int, dim: int) -> None:
+def test_default_components_are_evenly_apart(count, dim):
     components = Components.spread(count, dim)
     distance = torch.cdist(components.mean, components.mean)
     nearest = (distance + 10 * torch.eye(count)).amin(dim=1)
@@ -199,7 +199,7 @@ def test_default_components_are_evenly_apart(count: int, dim: int) -> None:
     assert components.mean[:, 2:].abs().sum() == 0
 
 
-def test_components_without_width_or_of_one_alone_are_refused() -> None:
+def test_components_without_width_or_of_one_alone_are_refused():
     mean, std = torch.zeros(2, 2).double(), torch.tensor([1.0, 0.0])
     assert "positive" in refusal(Components, mean, std, kind=UsageError)
     assert "two or more" in refusal(Components, mean[:1], std[:1], kind=UsageError)
@@ -246,9 +246,7 @@ def population(draws: Tensor) -> Population:
     return sample_population(draws, torch.zeros(draws.shape[:2]).double(), CENTER, SCALE, PLAN)
 
 
-def test_population_and_members_are_those_of_quadrature(
-    draws: Tensor, population: Population
-) -> None:
+def test_population_and_members_are_those_of_quadrature(draws, population):
     assert population.r_hat.max() < 1.03
     mean, std, members = reference()
     sampled = torch.cat([population.mean, population.spread], dim=2).flatten(0, 1)
@@ -258,7 +256,7 @@ def test_population_and_members_are_those_of_quadrature(
     assert ((own - members).abs() / ERRORS).max() < 0.1
 
 
-def test_the_prior_of_each_posterior_is_taken_off(population: Population) -> None:
+def test_the_prior_of_each_posterior_is_taken_off(population):
     # Under a prior N(0, 20^2), draws are of the product with it.
     wide, law = 20.0, Normal(torch.tensor(0.0).double(), 20.0)
     precision = ERRORS**-2 + wide**-2
@@ -270,7 +268,7 @@ def test_the_prior_of_each_posterior_is_taken_off(population: Population) -> Non
         assert abs(float(one.mean() - two.mean())) < 0.15 * float(one.std())
 
 
-def test_few_members_are_no_population(draws: Tensor) -> None:
+def test_few_members_are_no_population(draws):
     with pytest.raises(DataError, match="there are 3 posteriors"):
         sample_population(draws[:3], torch.zeros(3, 500).double(), CENTER, SCALE, PLAN)
 
@@ -280,7 +278,7 @@ def radius(points: Tensor, y: float) -> Tensor:
     return ((points - double([0.64 * y, 0.0])) / STD).square().sum(dim=1)
 
 
-def test_a_region_is_where_density_is_and_its_share_is_told() -> None:
+def test_a_region_is_where_density_is_and_its_share_is_told():
     generator = seeded()
 
     def prior(count: int) -> Tensor:
@@ -310,7 +308,7 @@ def test_a_region_is_where_density_is_and_its_share_is_told() -> None:
     assert (radius(drawn.points.flatten(0, 2), 2.0) <= squares[1] + 1e-9).all()
 
 
-def test_what_no_prior_reaches_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_no_prior_reaches_is_given_up(monkeypatch):
     monkeypatch.setattr("training.inference.region.MOST_DRAWS", 1000)
     posterior = Amortized(conditional_prior(), double([[0.5]]), 1024, 1, 200, 0)
     region = Region([(Bounds.of(posterior), posterior)])

@@ -33,7 +33,7 @@ STD = 0.6
 ALL = torch.arange(3)
 
 
-def test_blurred_points_have_the_law_of_the_data_with_the_first_noise() -> None:
+def test_blurred_points_have_the_law_of_the_data_with_the_first_noise():
     prior = gaussian_prior(3, **UNITS)
     flow = prior.flow
     mean, root = affine(prior)
@@ -43,12 +43,12 @@ def test_blurred_points_have_the_law_of_the_data_with_the_first_noise() -> None:
     assert_close(root @ root.T, noisy / 0.25)
 
 
-def test_variables_are_found_again() -> None:
+def test_variables_are_found_again():
     prior, w = gaussian_prior(3, **UNITS), normal(5, 3)
     assert_close(prior.whitened(prior.points(w).points), w)
 
 
-def test_deblurred_points_have_the_law_of_clean_data() -> None:
+def test_deblurred_points_have_the_law_of_clean_data():
     """Of a Gaussian, whose posterior given noisy points is Gaussian, exactly."""
     prior = gaussian_prior(3, deblurred=True, **UNITS)
     assert prior.dim == 6
@@ -60,7 +60,7 @@ def test_deblurred_points_have_the_law_of_clean_data() -> None:
     assert (affine(blurred)[1].square().sum(dim=1) - covariance.diagonal()).min() > 0.1
 
 
-def test_sharpened_points_lose_the_first_noise_to_first_order() -> None:
+def test_sharpened_points_lose_the_first_noise_to_first_order():
     """Of a Gaussian of variance v what is left of gamma is gamma² / (4 (v + gamma)), exactly."""
     blurred, prior = gaussian_prior(3), replace(gaussian_prior(3), sharpened=True)
     flow, w = prior.flow, normal(4, 3)
@@ -82,7 +82,7 @@ def test_sharpened_points_lose_the_first_noise_to_first_order() -> None:
     assert_close(prior.log_density(points.points, {}, Trace("exact")), density)
 
 
-def test_many_dimensions_are_not_deblurred() -> None:
+def test_many_dimensions_are_not_deblurred():
     with pytest.raises(UsageError, match="at most 16 dimensions, but there are 17"):
         gaussian_prior(17, deblurred=True)
 
@@ -93,7 +93,7 @@ def curved(rows: int = 4) -> Target:
     return Target(prior, Gaussian(double([0.3, 0.5])), OBSERVED, rows)
 
 
-def test_gradients_are_differences() -> None:
+def test_gradients_are_differences():
     target, w, step = curved(), normal(5, 2), 1e-5
     got, gradient = target.slope(w, WHICH)
     assert_close(got.points, target.points(w, WHICH))
@@ -103,7 +103,7 @@ def test_gradients_are_differences() -> None:
         assert_close(gradient[:, axis], (up - down) / (2 * step), rtol=1e-6, atol=1e-6)
 
 
-def test_curvature_is_the_hessian_of_a_linear_gaussian_case() -> None:
+def test_curvature_is_the_hessian_of_a_linear_gaussian_case():
     prior = gaussian_prior(3)
     _, root = affine(prior)
     operator, covariance = normal(2, 3, seed=1), double([[0.5, 0.1], [0.1, 0.2]])
@@ -115,7 +115,7 @@ def test_curvature_is_the_hessian_of_a_linear_gaussian_case() -> None:
     assert Target(prior, Parabola(), OBSERVED, 4).curvature(normal(5, 3), WHICH) is None
 
 
-def test_rows_do_not_depend_on_those_beside() -> None:
+def test_rows_do_not_depend_on_those_beside():
     target, w = curved(), normal(11, 2)
     which = torch.arange(11) % 2
     whole, slope = target.evaluate(w, which), target.slope(w, which)
@@ -127,7 +127,7 @@ def test_rows_do_not_depend_on_those_beside() -> None:
         assert torch.equal(gradient, slope.gradient[places])
 
 
-def test_calls_are_counted() -> None:
+def test_calls_are_counted():
     target = curved()
     each = target.prior.points(normal(1, 2)).calls
     assert each >= STEPS
@@ -140,7 +140,7 @@ def test_calls_are_counted() -> None:
     assert sum(parts) == pytest.approx(1)
 
 
-def test_variables_that_went_astray_have_no_likelihood() -> None:
+def test_variables_that_went_astray_have_no_likelihood():
     target, w = curved(), normal(5, 2)
     w[1], w[3, 0] = torch.nan, 2 * FARTHEST
     for got in (target.evaluate(w, WHICH), target.slope(w, WHICH).evaluated):
@@ -149,7 +149,7 @@ def test_variables_that_went_astray_have_no_likelihood() -> None:
         assert got.points.isfinite().all()
 
 
-def test_a_likelihood_without_gradients_is_told() -> None:
+def test_a_likelihood_without_gradients_is_told():
     class Detached(Parabola):
         def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
             return super().log_prob(points.detach(), observed)
@@ -174,7 +174,7 @@ def in_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.inference.amortized.FEW", 1024)
 
 
-def test_draws_have_the_posteriors_moments_and_density(prior: Prior, amortized: Amortized) -> None:
+def test_draws_have_the_posteriors_moments_and_density(prior, amortized):
     drawn = amortized.sample(ALL)
     points = drawn.points.flatten(1, 2)
     assert ((points[..., 0].mean(dim=1) - 0.64 * Y[:, 0]).abs() < 4 * STD / 1000**0.5).all()
@@ -188,7 +188,7 @@ def test_draws_have_the_posteriors_moments_and_density(prior: Prior, amortized: 
     assert got.r_hat.isnan().all()
 
 
-def test_draws_depend_only_on_seed_and_number(amortized: Amortized) -> None:
+def test_draws_depend_only_on_seed_and_number(amortized):
     together, alone = amortized.sample(ALL), amortized.sample(ALL[1:2])
     assert torch.equal(together.points[1:2], alone.points)
     assert torch.equal(together.of(ALL[1:2]).calls, alone.calls)
@@ -205,7 +205,7 @@ def shifted(points: Tensor, y: Tensor) -> Tensor:
     return 7 - ((points - mean) / double([STD, 1.0])).square().sum(dim=1) / 2
 
 
-def test_a_correction_takes_draws_again_by_the_posterior_itself(amortized: Amortized) -> None:
+def test_a_correction_takes_draws_again_by_the_posterior_itself(amortized):
     drawn = replace(amortized, log_posterior=shifted).sample(ALL)
     worth = drawn.stats["effective_size"]
     # exp(-0.3^2 / 0.6^2) of 1,000, but for the draws' own scatter
@@ -221,9 +221,7 @@ def test_a_correction_takes_draws_again_by_the_posterior_itself(amortized: Amort
 
 
 @pytest.mark.usefixtures("in_large_blocks")
-def test_what_is_beyond_bounds_is_rejected_and_counted(
-    prior: Prior, amortized: Amortized, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_beyond_bounds_is_rejected_and_counted(prior, amortized, monkeypatch):
     """Of ``N(0, 1)``, 0.159 are below -1."""
     whole = replace(amortized, prior=limited(prior, -1.0), draws=1000)
     drawn, free = whole.sample(ALL), replace(amortized, draws=1000).sample(ALL)
@@ -243,7 +241,7 @@ def test_what_is_beyond_bounds_is_rejected_and_counted(
 
 
 @pytest.mark.usefixtures("in_large_blocks")
-def test_where_nearly_all_is_beyond_bounds_a_check_takes_fewer_draws(amortized: Amortized) -> None:
+def test_where_nearly_all_is_beyond_bounds_a_check_takes_fewer_draws(amortized):
     """Of ``N(0, 1)``, 0.0013 are above 3: of 80,000 draws some hundred."""
     prior = limited(amortized.prior, 3.0)
     few = replace(amortized, prior=prior, draws=200, trace=None, fewer=True).sample(ALL)
@@ -257,7 +255,7 @@ def test_where_nearly_all_is_beyond_bounds_a_check_takes_fewer_draws(amortized: 
         replace(amortized, prior=prior, draws=200).sample(ALL)
 
 
-def test_stepped_draws_are_at_steps_with_their_density(prior: Prior, amortized: Amortized) -> None:
+def test_stepped_draws_are_at_steps_with_their_density(prior, amortized):
     flow = copy.deepcopy(prior.flow)
     one = double([[1.0, 0.0], [-1.0, 0.0]])
     flow.coordinates.hold_steps(double([1.0, 0.0]), double([0.0, 0.0]), one)
@@ -280,7 +278,7 @@ def test_stepped_draws_are_at_steps_with_their_density(prior: Prior, amortized: 
     assert all((points[:, 0] == points[:, 0].round()).all() for points in asked)
 
 
-def test_what_cannot_be_corrected_is_told(prior: Prior, amortized: Amortized) -> None:
+def test_what_cannot_be_corrected_is_told(prior, amortized):
     def nowhere(points: Tensor, y: Tensor) -> Tensor:
         return torch.full_like(points[:, 0], -torch.inf)
 

@@ -74,7 +74,7 @@ def exact_posterior(y: Tensor) -> MultivariateNormal:
     return MultivariateNormal(2 * y @ SEEN.T @ covariance, covariance)
 
 
-def test_an_untrained_flow_is_the_linear_gaussian_posterior() -> None:
+def test_an_untrained_flow_is_the_linear_gaussian_posterior():
     """To sampling error: 40,000 rows determine means and covariances to about 1 %."""
     prepared = preparation(gaussian(50_000))
     coordinates = prepared.coordinates(LINEAR)
@@ -95,7 +95,7 @@ def test_an_untrained_flow_is_the_linear_gaussian_posterior() -> None:
     assert held_out.score(model).nats == pytest.approx(float(expected), abs=0.1)
 
 
-def test_both_starts_are_tried_where_nothing_is_said() -> None:
+def test_both_starts_are_tried_where_nothing_is_said():
     prepared = preparation(gaussian(1000))
     assert choose_space(prepared, Space("auto", "auto", "auto")) == LINEAR
     assert choose_space(prepared, Space("none", "pca", "off")) == Space("none", "pca", "off")
@@ -125,7 +125,7 @@ def decades(count: int) -> DataTable:
     return DataTable(10**power, Columns.plain("a"), held_out, Dropped.none("a"), y, ["y"])
 
 
-def test_logarithms_of_wide_parameters_are_taken(caplog: pytest.LogCaptureFixture) -> None:
+def test_logarithms_of_wide_parameters_are_taken(caplog):
     caplog.set_level("INFO")
     table = decades(500)
     chosen = choose_space(preparation(table), Space("auto", "auto", "on"))
@@ -147,7 +147,7 @@ def among_noise(count: int) -> DataTable:
     return replace(table, conditions=noise, condition_names=[f"y{place}" for place in range(30)])
 
 
-def test_conditions_that_tell_nothing_are_left_out_of_account(tmp_path: Path) -> None:
+def test_conditions_that_tell_nothing_are_left_out_of_account(tmp_path):
     prepared = preparation(among_noise(1000), steps=1)
     assert relevant_conditions(prepared.table.train_rows, 0) == TELLING
     assert preparation(gaussian(1000)).relevant == []
@@ -170,7 +170,7 @@ def test_conditions_that_tell_nothing_are_left_out_of_account(tmp_path: Path) ->
         flow.given(labels=y[:, TELLING]).log_prob(points)
 
 
-def test_screening_is_chosen_by_what_it_gains() -> None:
+def test_screening_is_chosen_by_what_it_gains():
     prepared = preparation(among_noise(300), steps=100)
     assert choose_space(prepared, Space("none", "zca", "on", "map", "auto")).cond_screen == "on"
     with pytest.MonkeyPatch.context() as patch:
@@ -179,7 +179,7 @@ def test_screening_is_chosen_by_what_it_gains() -> None:
         assert choose_space(prepared, space).cond_screen == "off"
 
 
-def test_densities_given_conditions_integrate_to_one_and_follow_them() -> None:
+def test_densities_given_conditions_integrate_to_one_and_follow_them():
     prepared = preparation(bent(4000), steps=400)
     model = trained(prepared)
     grid = (torch.arange(300).double() + 0.5)[:, None] / 300
@@ -202,7 +202,7 @@ def test_densities_given_conditions_integrate_to_one_and_follow_them() -> None:
     assert means[1] == pytest.approx(0.61, abs=0.06)
 
 
-def test_equal_members_are_one_network_and_each_learns_for_itself() -> None:
+def test_equal_members_are_one_network_and_each_learns_for_itself():
     one = ToyMLP(2, (-1.0, 1.0), width=8, depth=2, label_dim=3)
     torch.nn.init.normal_(one.output.weight)
     three = ToyMLP(2, (-1.0, 1.0), width=8, depth=2, label_dim=3, members=3)
@@ -216,7 +216,7 @@ def test_equal_members_are_one_network_and_each_learns_for_itself() -> None:
     assert "at least 1" in refusal(ToyMLP, 2, (-1.0, 1.0), members=0, kind=UsageError)
 
 
-def test_the_loss_of_an_ensemble_is_the_mean_of_its_members_losses() -> None:
+def test_the_loss_of_an_ensemble_is_the_mean_of_its_members_losses():
     prepared = preparation(gaussian(500), members=2)
     model, loss = prepared.build(prepared.coordinates(LINEAR))
     network = model.denoiser.network
@@ -246,7 +246,7 @@ def saved(path: Path) -> Model:
     return model
 
 
-def test_a_conditional_ensemble_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_conditional_ensemble_is_read_as_it_was_written(tmp_path):
     path = tmp_path / "network.pkl"
     model, read = saved(path), Model.load(path)
     assert read.digest() == model.digest()
@@ -256,7 +256,7 @@ def test_a_conditional_ensemble_is_read_as_it_was_written(tmp_path: Path) -> Non
     assert read.about["condition_names"] == ["y1", "y2"]
 
 
-def test_a_file_whose_conditions_do_not_fit_is_refused(tmp_path: Path) -> None:
+def test_a_file_whose_conditions_do_not_fit_is_refused(tmp_path):
     path = tmp_path / "network.pkl"
     saved(path)
     parts, about = read_network(path)
@@ -289,7 +289,7 @@ def test_a_file_whose_conditions_do_not_fit_is_refused(tmp_path: Path) -> None:
             Model.load(path)
 
 
-def test_a_file_without_a_surprise_does_not_know_what_is_surprising(tmp_path: Path) -> None:
+def test_a_file_without_a_surprise_does_not_know_what_is_surprising(tmp_path):
     path = tmp_path / "network.pkl"
     model = saved(path)
     assert model.coordinates
@@ -307,7 +307,7 @@ def test_a_file_without_a_surprise_does_not_know_what_is_surprising(tmp_path: Pa
     assert read_network(path)[0]["coordinates"].arguments == arguments
 
 
-def test_a_network_that_sees_no_waves_of_conditions_is_one_that_ignores_them() -> None:
+def test_a_network_that_sees_no_waves_of_conditions_is_one_that_ignores_them():
     few, many = (
         ToyMLP(2, (-1.0, 1.0), width=8, depth=2, label_dim=3, condition_features=k) for k in (0, 4)
     )

@@ -43,7 +43,7 @@ def fitted(request: pytest.FixtureRequest) -> Coordinates:
     return fit_coordinates(table(), columns, marginals, whiten)
 
 
-def test_points_come_back_and_the_log_determinant_is_that_of_autograd(fitted: Coordinates) -> None:
+def test_points_come_back_and_the_log_determinant_is_that_of_autograd(fitted):
     fitted.check()
     points = table(50, seed=1)
     if fitted.names[0] == "yeo-johnson":
@@ -58,7 +58,7 @@ def test_points_come_back_and_the_log_determinant_is_that_of_autograd(fitted: Co
     torch.testing.assert_close(log_det[:8], expected, rtol=1e-7, atol=1e-7)
 
 
-def test_coordinates_are_read_as_they_were_fitted(fitted: Coordinates) -> None:
+def test_coordinates_are_read_as_they_were_fitted(fitted):
     read = Coordinates(fitted.dim, fitted.names, fitted.knots)
     read.load_state_dict(fitted.state_dict())
     points = table(50, seed=3)
@@ -67,14 +67,14 @@ def test_coordinates_are_read_as_they_were_fitted(fitted: Coordinates) -> None:
 
 
 @pytest.mark.parametrize("whiten", WHITENINGS)
-def test_units_far_apart_are_no_dependence(whiten: str) -> None:
+def test_units_far_apart_are_no_dependence(whiten):
     units = torch.tensor([1e-6, 1.0, 1e6, 1.0])
     columns, both = Columns.plain(NAMES), (table() * units, table())
     one, other = (fit_coordinates(rows, columns, "none", whiten) for rows in both)
     torch.testing.assert_close(one.to_flow(table() * units), other.to_flow(table()))
 
 
-def test_the_way_back_is_defined_far_out_and_inverts(fitted: Coordinates) -> None:
+def test_the_way_back_is_defined_far_out_and_inverts(fitted):
     u = 6 * torch.randn(500, 4, generator=seeded(2), dtype=torch.float64)
     points = fitted.to_data(u)
     assert points.isfinite().all()
@@ -82,7 +82,7 @@ def test_the_way_back_is_defined_far_out_and_inverts(fitted: Coordinates) -> Non
     torch.testing.assert_close(inside, u, rtol=1e-5, atol=1e-5)
 
 
-def test_rows_of_the_fit_have_mean_zero_and_variance_one(fitted: Coordinates) -> None:
+def test_rows_of_the_fit_have_mean_zero_and_variance_one(fitted):
     u = fitted.to_flow(table())
     torch.testing.assert_close(u.mean(dim=0), torch.zeros(4).double(), rtol=0, atol=1e-9)
     covariance, unit = u.T.cov(correction=0), torch.eye(4).double()
@@ -94,7 +94,7 @@ def test_rows_of_the_fit_have_mean_zero_and_variance_one(fitted: Coordinates) ->
     torch.testing.assert_close(covariance, unit, rtol=0, atol=1e-9)
 
 
-def test_splines_along_axes_draw_in_a_row_that_is_far_from_all_others() -> None:
+def test_splines_along_axes_draw_in_a_row_that_is_far_from_all_others():
     points = table()
     points[0, 3] += 20  # not far in its column, but off the plane of the others
     columns = Columns.plain(NAMES)
@@ -105,7 +105,7 @@ def test_splines_along_axes_draw_in_a_row_that_is_far_from_all_others() -> None:
         fit_coordinates(points, columns, AXES_TOO, "none")
 
 
-def test_scores_make_columns_normal_and_powers_are_those_of_scikit_learn() -> None:
+def test_scores_make_columns_normal_and_powers_are_those_of_scikit_learn():
     points = table(6000)
     distance = {}
     for marginals in ("none", "quantile"):
@@ -123,7 +123,7 @@ def test_scores_make_columns_normal_and_powers_are_those_of_scikit_learn() -> No
 
 
 @pytest.mark.parametrize("name", EVENED)
-def test_a_column_gets_the_quantiles_that_it_has_with_noise(name: str) -> None:
+def test_a_column_gets_the_quantiles_that_it_has_with_noise(name):
     draw, columns = np.random.default_rng(0), Columns.plain(["heaps"])
     where = np.where(draw.random(20_000) < 0.7, draw.normal(size=20_000), 0.7)
     points = torch.from_numpy(where + 0.01 * draw.normal(size=20_000))[:, None]
@@ -139,7 +139,7 @@ def test_a_column_gets_the_quantiles_that_it_has_with_noise(name: str) -> None:
     assert (evened - noisy).abs().max() < (plain - noisy).abs().max() / 3
 
 
-def test_whitening_back_keeps_what_is_thin() -> None:
+def test_whitening_back_keeps_what_is_thin():
     points = table()
     points[:, 3] = points[:, :3].sum(dim=1) + 1e-4 * torch.randn(2000, generator=seeded())
     fitted = fit_coordinates(points, Columns.plain(NAMES), "none", "zca")
@@ -148,7 +148,7 @@ def test_whitening_back_keeps_what_is_thin() -> None:
     assert float(thickness) == pytest.approx(1e-4, rel=0.05)
 
 
-def test_discrete_columns_are_dithered_within_their_step_and_rounded_back() -> None:
+def test_discrete_columns_are_dithered_within_their_step_and_rounded_back():
     points = torch.stack([torch.arange(7.0) * 0.5 + 0.25, torch.arange(7.0) * 0.3], 1).double()
     columns = Columns.plain(["half", "real"])
     steps, offsets = torch.tensor([0.5, 0.0]), torch.tensor([0.25, 0.0])
@@ -160,7 +160,7 @@ def test_discrete_columns_are_dithered_within_their_step_and_rounded_back() -> N
     torch.testing.assert_close(fitted.rounded(dithered), points, rtol=0, atol=1e-12)
 
 
-def test_what_has_no_coordinates_is_said_with_the_name_of_its_column() -> None:
+def test_what_has_no_coordinates_is_said_with_the_name_of_its_column():
     points, columns = table(), bounded_columns()
     points[7, 1] = 1.5
     assert "column 'uniform' has 1.5 in row 7" in refusal(fit_coordinates, points, columns)
@@ -191,7 +191,7 @@ BROKEN: list[tuple[str, str, float, str]] = [
 
 
 @pytest.mark.parametrize(("name", "buffer", "value", "match"), BROKEN)
-def test_singular_coordinates_are_refused(name: str, buffer: str, value: float, match: str) -> None:
+def test_singular_coordinates_are_refused(name, buffer, value, match):
     coordinates = Coordinates(3, [name], 4)
     coordinates.check()
     getattr(coordinates.maps[0], buffer).fill_(value)
@@ -201,7 +201,7 @@ def test_singular_coordinates_are_refused(name: str, buffer: str, value: float, 
         coordinates.check()
 
 
-def test_coordinates_are_made_of_maps_that_there_are() -> None:
+def test_coordinates_are_made_of_maps_that_there_are():
     with pytest.raises(ValueError, match="unknown map 'fold'"):
         Coordinates(2, ["fold"])
     with pytest.raises(ValueError, match="at least 2 knots"):
@@ -213,7 +213,7 @@ def test_coordinates_are_made_of_maps_that_there_are() -> None:
     assert "maps=['zca']" in repr(coordinates)
 
 
-def test_no_point_of_the_flow_is_on_a_bound() -> None:
+def test_no_point_of_the_flow_is_on_a_bound():
     fitted = fit_coordinates(table(), bounded_columns(), "none", "zca")
     far = fitted.to_data(torch.tensor([[-60.0], [60.0]]).double().expand(2, 4))
     low, high = far[:, 1]
@@ -222,7 +222,7 @@ def test_no_point_of_the_flow_is_on_a_bound() -> None:
     assert fitted(far)[1].isfinite().all()
 
 
-def test_fewer_rows_than_columns_are_whitened_by_correlations_that_are_shrunk() -> None:
+def test_fewer_rows_than_columns_are_whitened_by_correlations_that_are_shrunk():
     draw = np.random.default_rng(0)
     common = draw.normal(size=(200, 3)) @ draw.normal(size=(3, 60))
     points = torch.from_numpy(10 * (common + draw.normal(size=(200, 60))))
@@ -237,7 +237,7 @@ def test_fewer_rows_than_columns_are_whitened_by_correlations_that_are_shrunk() 
     assert nats("pca") > nats("none") + 20
 
 
-def test_draws_are_put_at_steps_that_the_data_had() -> None:
+def test_draws_are_put_at_steps_that_the_data_had():
     plain = Columns.plain(["sex", "age", "height"])
     steps = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
     columns = Columns(plain.names, steps, 0.5 * steps, plain.low, plain.high)
@@ -251,7 +251,7 @@ def test_draws_are_put_at_steps_that_the_data_had() -> None:
     assert float(coordinates.rounded(draws.double())[2, 0]) == 6.5  # a row of other data stays
 
 
-def test_columns_over_decades_are_logarithms_and_others_stay_as_they_are() -> None:
+def test_columns_over_decades_are_logarithms_and_others_stay_as_they_are():
     draw = np.random.default_rng(0)
     wide, plain = 10 ** draw.uniform(-3, 3, 2000), draw.normal(size=2000)
     skewed, gap = draw.exponential(size=2000), np.where(np.arange(2000) == 9, 0.0, wide)

@@ -23,7 +23,7 @@ ROWS = 12
 
 
 @pytest.mark.parametrize(("arch", "network"), [("ddpmpp", UNet), ("adm", ADMUNet)])
-def test_the_published_network_is_the_networks_own_default(arch: str, network: type) -> None:
+def test_the_published_network_is_the_networks_own_default(arch, network):
     recipe, defaults = published(arch, {}), signature(network).parameters
     sizes = [defaults[name].default for name in NAMES]
     assert [recipe.cbase, recipe.cres, recipe.dropout, recipe.pixel_waves] == sizes
@@ -31,7 +31,7 @@ def test_the_published_network_is_the_networks_own_default(arch: str, network: t
     assert (recipe.duration, recipe.batch, recipe.lr, recipe.lr_ramp) == (200, 512, 1e-3, 10)
 
 
-def test_digits_get_what_was_measured_and_cifar_on_cuda_a_tenth_of_what_was_published() -> None:
+def test_digits_get_what_was_measured_and_cifar_on_cuda_a_tenth_of_what_was_published():
     recipe = fitted("ddpmpp", 1500, (1, 8, 8), CPU, {})
     assert recipe == ImageRecipe(
         **{"cbase": 32, "cres": (1, 2), "augment": 0, "batch": 64, "duration": 0.1, "lr": 2e-3},
@@ -64,8 +64,8 @@ def test_digits_get_what_was_measured_and_cifar_on_cuda_a_tenth_of_what_was_publ
     ),
 )
 def test_what_a_user_chose_is_kept_and_all_else_is_chosen(
-    arch: str, images: int, side: int, channels: int, cuda: bool, chosen: dict[str, object]
-) -> None:
+    arch, images, side, channels, cuda, chosen
+):
     shape, device = (channels, side, side), CUDA if cuda else CPU
     for recipe in (fitted(arch, images, shape, device, chosen), published(arch, chosen)):
         assert {name: getattr(recipe, name) for name in chosen} == chosen
@@ -92,7 +92,7 @@ def peak(images: PaperStep) -> Callable[[int], int]:
 
 
 @pytest.mark.parametrize(("name", "precision"), [("ADM", "bf16"), ("embedded conditions", "fp32")])
-def test_a_step_without_numbers_holds_what_one_with_numbers_does(name: str, precision: str) -> None:
+def test_a_step_without_numbers_holds_what_one_with_numbers_does(name, precision):
     fake, real = (paper(name, precision, fake=fake) for fake in (True, False))
     assert fake.state_bytes == real.state_bytes
     assert fake.peak(4) == real.peak(4)
@@ -101,7 +101,7 @@ def test_a_step_without_numbers_holds_what_one_with_numbers_does(name: str, prec
 @pytest.mark.parametrize(
     "name", slowly(["ADM", "ensemble with conditions", "ToySongUNet"], "ADM", "ToySongUNet")
 )
-def test_parameters_are_counted_and_are_there_four_times_between_steps(name: str) -> None:
+def test_parameters_are_counted_and_are_there_four_times_between_steps(name):
     """Weights, averages, and the two moments of Adam."""
     model, _ = model_of(name)
     step = paper(name, "bf16", card=True)
@@ -109,7 +109,7 @@ def test_parameters_are_counted_and_are_there_four_times_between_steps(name: str
     assert step.state_bytes > 4 * 4 * step.parameters
 
 
-def test_operations_of_a_perceptron_are_those_of_its_products() -> None:
+def test_operations_of_a_perceptron_are_those_of_its_products():
     model, loss = tiny_model(width=16, depth=2)
     layers = [part for part in model.denoiser.modules() if isinstance(part, nn.Linear)]
     forward, both = PaperStep(model, loss, TrainingConfig(total=9, batch=9)).flops()
@@ -119,26 +119,26 @@ def test_operations_of_a_perceptron_are_those_of_its_products() -> None:
 
 
 @pytest.mark.slow
-def test_memory_is_affine_in_the_samples_at_a_time(peak: Callable[[int], int]) -> None:
+def test_memory_is_affine_in_the_samples_at_a_time(peak):
     first, second, third = (peak(count) for count in (3, 6, 9))
     assert third - second == pytest.approx(second - first, rel=0.02)
     assert second - first > 3 * GRAIN
 
 
 @pytest.mark.slow
-def test_half_precision_takes_less_but_norms_are_single(peak: Callable[[int], int]) -> None:
+def test_half_precision_takes_less_but_norms_are_single(peak):
     card, host = (paper("ADM", "bf16", card=card) for card in (True, False))
     assert host.peak(6) < card.peak(6) < peak(6)
 
 
 @pytest.mark.slow
-def test_the_most_fit_and_one_more_does_not(images: PaperStep, peak: Callable[[int], int]) -> None:
+def test_the_most_fit_and_one_more_does_not(images, peak):
     assert largest_that_fits(peak, peak(6), ROWS) == 6
     cost = images.cost(card=80)
     assert (cost.largest, cost.peak_bytes) == (ROWS, peak(4))
 
 
-def test_few_trials_find_what_fits_where_memory_is_a_broken_line() -> None:
+def test_few_trials_find_what_fits_where_memory_is_a_broken_line():
     tried = []
 
     def needed(count: int) -> int:

@@ -40,7 +40,7 @@ def branches_log_prob(latents: Tensor) -> Tensor:
     return (-z.square() / 2).logsumexp(dim=0) - torch.tensor(2 * STD).log() - LOG_ROOT
 
 
-def test_it_finds_a_law_that_depends_on_the_kept_latents() -> None:
+def test_it_finds_a_law_that_depends_on_the_kept_latents():
     latents = Latents.split(two_branches(8000, 1), seed=0)
     fitted = fit(latents, 1, SHORT, seed=0)
     fresh = two_branches(4000, 7)
@@ -52,7 +52,7 @@ def test_it_finds_a_law_that_depends_on_the_kept_latents() -> None:
     assert gain > 0.3
 
 
-def test_many_dimensions_are_turned_to_their_axes_and_not_chained() -> None:
+def test_many_dimensions_are_turned_to_their_axes_and_not_chained():
     assert [each.sizes.get("chained", True) for each in candidates_for(9)] == 3 * [False]
     assert candidates_for(8) == (CHAINED,)
     mix = 2 * torch.tensor([[1.0, 0.5], [0.5, 1.0]]).double()
@@ -66,7 +66,7 @@ def test_many_dimensions_are_turned_to_their_axes_and_not_chained() -> None:
 
 
 @pytest.mark.slow
-def test_small_steps_find_what_large_ones_pass_over() -> None:
+def test_small_steps_find_what_large_ones_pass_over():
     width = torch.where(torch.arange(30) % 2 == 0, 1.25, 1.0)
     latents = Latents.split(normal(1000, 40) * torch.cat([torch.ones(10), width]), seed=0)
     candidates = (replace(candidate, steps=250) for candidate in (FREE, GENTLE))
@@ -89,13 +89,13 @@ def gaussian_points(model: Model, count: int) -> Batch:
     return Batch(basis.from_eigen(spread))
 
 
-def test_melted_points_are_standardized_and_have_the_noise_of_the_first_time(model: Model) -> None:
+def test_melted_points_are_standardized_and_have_the_noise_of_the_first_time(model):
     got = melting.standardized_latents(model.flow, gaussian_points(model, 4000), seed=0)
     ratio = got.square().mean(dim=0)
     assert ((ratio - 1).abs() < 4 * (2 / 4000) ** 0.5).all()
 
 
-def test_a_gaussian_stays_where_it_is_right(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_gaussian_stays_where_it_is_right(model, caplog):
     plan = melting.LawPlan(lambda count: gaussian_points(model, count), None, 500, 0, 256)
     with caplog.at_level(logging.INFO):
         melting.learn_latent_law(model, plan)
@@ -105,7 +105,7 @@ def test_a_gaussian_stays_where_it_is_right(model: Model, caplog: pytest.LogCapt
     assert "Warning" not in caplog.text
 
 
-def test_kept_latents_that_are_not_normal_are_told_with_a_time_that_would_do(model: Model) -> None:
+def test_kept_latents_that_are_not_normal_are_told_with_a_time_that_would_do(model):
     signs = torch.where(normal(2000, 1) < 0, -1.0, 1.0) + 0.3 * normal(2000, 1, generator=seeded(4))
     rows = torch.cat([signs, normal(2000, 1, generator=seeded(5))], dim=1)
     lost = melting.check_kept(Latents.split(rows, 0), 1, seed=0)
@@ -120,14 +120,14 @@ def test_kept_latents_that_are_not_normal_are_told_with_a_time_that_would_do(mod
     assert float(lost.nats * (then / now) ** 3) == pytest.approx(0.01)
 
 
-def test_of_one_point_it_cannot_be_known(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+def test_of_one_point_it_cannot_be_known(model, caplog):
     fitted = melting.check_kept(Latents(normal(20, 2), normal(1, 2, generator=seeded(4))), 1, 0)
     with caplog.at_level(logging.INFO):
         melting._report_kept(model, fitted)
     assert "at most inf nats" in caplog.text
 
 
-def test_longer_trainings_melt_more_points() -> None:
+def test_longer_trainings_melt_more_points():
     assert [melting.points_to_melt(count) for count in (1e3, 1e6, 1e9)] == [300, 20_000, 100_000]
 
 
@@ -139,7 +139,7 @@ def _start_over() -> None:
     GENERATOR.manual_seed(3)
 
 
-def test_what_is_missing_is_neither_asked_nor_known() -> None:
+def test_what_is_missing_is_neither_asked_nor_known():
     present = torch.rand(5000, 6, generator=GENERATOR) > 0.3
     states = draw_states(present, GENERATOR)
     assert bool((states[~present] == ABSENT).all())
@@ -154,7 +154,7 @@ def test_what_is_missing_is_neither_asked_nor_known() -> None:
     assert 0.5 < float(own.double().mean()) < 0.65, "half of the questions, and some by chance"
 
 
-def test_to_be_absent_says_nothing_though_what_is_missing_does() -> None:
+def test_to_be_absent_says_nothing_though_what_is_missing_does():
     """The second number is missing where the first is large, but what is asked is of all rows."""
     first = torch.randn(4000, 1, generator=GENERATOR, dtype=torch.float64)
     rows = torch.cat([first, first + 0.5 * torch.randn(first.shape, generator=GENERATOR)], dim=1)
@@ -177,7 +177,7 @@ def test_to_be_absent_says_nothing_though_what_is_missing_does() -> None:
     assert float(points[both].mean(dim=0).abs().max()) < 0.1
 
 
-def test_a_mixture_is_right_where_cells_are_missing_given_others() -> None:
+def test_a_mixture_is_right_where_cells_are_missing_given_others():
     """Rows lose their second number where the first is large: means of what is left are off."""
     count = 8000
     first = torch.randn(count, generator=GENERATOR, dtype=torch.float64)
@@ -194,7 +194,7 @@ def test_a_mixture_is_right_where_cells_are_missing_given_others() -> None:
     assert abs(float(mixture.shares[0, 1]) - 0.5) < 0.03
 
 
-def test_as_many_components_as_held_out_rows_want() -> None:
+def test_as_many_components_as_held_out_rows_want():
     centers = torch.tensor([[-1.2, -1.2], [1.2, 1.2], [-1.2, 1.2]], dtype=torch.float64)
     which = torch.randint(3, (6000,), generator=GENERATOR)
     numbers = centers[which] + 0.3 * torch.randn(6000, 2, generator=GENERATOR).double()
@@ -205,7 +205,7 @@ def test_as_many_components_as_held_out_rows_want() -> None:
     assert abs(nats + float(entropy)) < 0.06
 
 
-def test_whole_rows_are_fitted_as_rows_with_holes_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_rows_are_fitted_as_rows_with_holes_are(monkeypatch):
     """By sums of products, or cell by cell."""
     which = torch.randint(3, (600,), generator=GENERATOR)
     numbers = which[:, None] + torch.randn(600, 3, generator=GENERATOR, dtype=torch.float64)

@@ -46,7 +46,7 @@ def statistics(folder: RunFolder) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if not k.startswith(machine)} for line in lines]
 
 
-def test_a_run_writes_reports_files_and_averaged_weights(run_folder: MakeFolder) -> None:
+def test_a_run_writes_reports_files_and_averaged_weights(run_folder):
     trainer, source = circles_trainer(snapshot_ticks=2, state_ticks=None)
     folder = run_folder("run")
     train(trainer, source, folder)
@@ -69,14 +69,14 @@ def test_a_run_writes_reports_files_and_averaged_weights(run_folder: MakeFolder)
     assert model.about["seen"] == 4000
 
 
-def test_reports_come_with_the_first_batch_beyond_each_tick(run_folder: MakeFolder) -> None:
+def test_reports_come_with_the_first_batch_beyond_each_tick(run_folder):
     trainer, source = circles_trainer(batch=700)
     folder = run_folder("run")
     train(trainer, source, folder)
     assert [line["seen"] for line in statistics(folder)] == [1400, 2100, 3500, 4200]
 
 
-def test_skipped_steps_survive_a_resume_and_are_reported(run_folder: MakeFolder) -> None:
+def test_skipped_steps_survive_a_resume_and_are_reported(run_folder):
     trainer, source = circles_trainer(state_ticks=1)
     folder = run_folder("run")
     train(trainer, Troubled(source, {1, 4, 5}), folder)
@@ -89,7 +89,7 @@ def test_skipped_steps_survive_a_resume_and_are_reported(run_folder: MakeFolder)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_run_which_can_go_on(number: int, run_folder: MakeFolder) -> None:
+def test_a_signal_saves_the_run_which_can_go_on(number, run_folder):
     unbroken, source = circles_trainer()
     train(unbroken, source, run_folder("whole"))
 
@@ -109,7 +109,7 @@ def test_a_signal_saves_the_run_which_can_go_on(number: int, run_folder: MakeFol
     assert_same_state(resumed.state(), unbroken.state())
 
 
-def test_a_signal_during_the_last_step_does_not_stop_a_finished_run(run_folder: MakeFolder) -> None:
+def test_a_signal_during_the_last_step_does_not_stop_a_finished_run(run_folder):
     trainer, source = circles_trainer()
     folder = run_folder("run")
     train(trainer, Troubled(source, signals={7: signal.SIGTERM}), folder)
@@ -118,7 +118,7 @@ def test_a_signal_during_the_last_step_does_not_stop_a_finished_run(run_folder: 
 
 
 @pytest.mark.parametrize("trouble", [DataError("no fit"), KeyboardInterrupt()])
-def test_failed_calibrations_lose_nothing(run_folder: MakeFolder, trouble: BaseException) -> None:
+def test_failed_calibrations_lose_nothing(run_folder, trouble):
     def fail(model: Model) -> None:
         raise trouble
 
@@ -134,7 +134,7 @@ def test_failed_calibrations_lose_nothing(run_folder: MakeFolder, trouble: BaseE
     assert len(finished) == 1
 
 
-def test_a_run_that_is_complete_does_nothing_when_resumed(run_folder: MakeFolder) -> None:
+def test_a_run_that_is_complete_does_nothing_when_resumed(run_folder):
     trainer, source = circles_trainer()
     folder = run_folder("run")
     train(trainer, source, folder)
@@ -145,7 +145,7 @@ def test_a_run_that_is_complete_does_nothing_when_resumed(run_folder: MakeFolder
     assert statistics(folder) == before
 
 
-def test_jumping_clocks_do_no_harm(run_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jumping_clocks_do_no_harm(run_folder, monkeypatch):
     jumps = count(0, -86_400)
     monkeypatch.setattr("time.time", lambda: 1.8e9 + next(jumps))
     trainer, source = circles_trainer()
@@ -171,14 +171,14 @@ def numbers(folder: RunFolder) -> list[int]:
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(1, [5]), (9, [1, 2, 3, 4, 5])])
-def test_the_newest_states_stay(folder: RunFolder, keep: int, kept: list[int]) -> None:
+def test_the_newest_states_stay(folder, keep, kept):
     save(folder, *range(1, 6), keep=keep)
     assert numbers(folder) == kept
 
 
 def test_older_states_go_after_the_newer_one_is_written_and_not_if_it_cannot_be(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    folder, monkeypatch
+):
     save(folder, 1, keep=1)
 
     def fail(path: Path, state: object) -> None:
@@ -191,7 +191,7 @@ def test_older_states_go_after_the_newer_one_is_written_and_not_if_it_cannot_be(
     assert numbers(folder) == [1]
 
 
-def test_states_are_in_order_and_a_resumed_run_keeps_its_own(folder: RunFolder) -> None:
+def test_states_are_in_order_and_a_resumed_run_keeps_its_own(folder):
     save(folder, 1, 2, 5, 6)
     save(folder, 3, keep=2)
     assert numbers(folder) == [2, 3, 5, 6]
@@ -200,13 +200,13 @@ def test_states_are_in_order_and_a_resumed_run_keeps_its_own(folder: RunFolder) 
 
 
 @pytest.mark.parametrize(("at", "kept"), [(6000, [5, 6]), (5000, [2, 5, 6]), (7000, [1, 2, 5, 6])])
-def test_old_states_that_a_kill_left_are_removed(folder: RunFolder, at: int, kept: list) -> None:
+def test_old_states_that_a_kill_left_are_removed(folder, at, kept):
     save(folder, 1, 2, 5, 6)
     RunFolder.reopen(folder.path, at, keep=2)
     assert numbers(folder) == kept
 
 
-def test_a_torn_newest_state_is_skipped_with_a_warning(folder: RunFolder) -> None:
+def test_a_torn_newest_state_is_skipped_with_a_warning(folder):
     save(folder, 1, 2, 3)
     for number, length in ((2, 0), (3, 300)):
         path = folder.state_path(1000 * number)
@@ -219,7 +219,7 @@ def test_a_torn_newest_state_is_skipped_with_a_warning(folder: RunFolder) -> Non
     assert "000003" in refusal(Resumed.find, folder.state_path(3000))
 
 
-def test_a_folder_without_a_whole_state_is_an_error(folder: RunFolder) -> None:
+def test_a_folder_without_a_whole_state_is_an_error(folder):
     assert "no training-state-*.pt" in refusal(Resumed.find, folder.path)
     for number in (1, 2):
         folder.state_path(1000 * number).write_bytes(b"torn")
@@ -242,7 +242,7 @@ def wishes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, str]]:
     return lines
 
 
-def test_a_signal_is_acknowledged_though_no_python_runs(wishes: list[tuple[float, str]]) -> None:
+def test_a_signal_is_acknowledged_though_no_python_runs(wishes):
     with StopRequest() as stop:
         kill = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
         kill.start()
@@ -256,9 +256,7 @@ def test_a_signal_is_acknowledged_though_no_python_runs(wishes: list[tuple[float
 
 
 @pytest.mark.parametrize("wish", [60, 0], ids=["one wish", "two wishes"])
-def test_two_signals_are_one_wish_or_act_at_once(
-    wish: float, wishes: list[tuple[float, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_signals_are_one_wish_or_act_at_once(wish, wishes, monkeypatch):
     def act(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
@@ -278,7 +276,7 @@ def test_two_signals_are_one_wish_or_act_at_once(
     assert len(wishes) == 1 + acted
 
 
-def test_the_block_ends_though_a_worker_holds_copies_of_its_sockets() -> None:
+def test_the_block_ends_though_a_worker_holds_copies_of_its_sockets():
     with StopRequest() as stop:
         copy = os.dup(stop._mouth.fileno())  # as a forked process has it
     os.close(copy)
@@ -299,8 +297,8 @@ class Clock:
     ],
 )
 def test_the_end_is_foretold_once_after_a_minute_or_the_first_step(
-    step: float, told_after: int, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    step, told_after, words, monkeypatch
+):
     clock = Clock(monkeypatch)
     forecast = Forecast(seen=0, total=100_000, follows=True)
     lines = []
@@ -313,13 +311,13 @@ def test_the_end_is_foretold_once_after_a_minute_or_the_first_step(
     assert re.search(words, str(lines[index]))
 
 
-def test_a_training_under_a_minute_foretells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_under_a_minute_foretells_nothing(monkeypatch):
     clock = Clock(monkeypatch)
     forecast = Forecast(seen=500, total=1000)
     clock.now += 100
     assert forecast.line(500) is None
 
 
-def test_times_are_spoken_in_the_largest_unit_that_fits() -> None:
+def test_times_are_spoken_in_the_largest_unit_that_fits():
     seconds = (3, 119, 121, 7300, 200_000, 3e8)
     assert [spoken(s) for s in seconds] == ["3 s", "119 s", "2 min", "2 h", "2 days", "10 years"]

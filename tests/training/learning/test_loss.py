@@ -3,7 +3,6 @@
 from dataclasses import replace
 from itertools import pairwise
 from math import nan
-from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 from unittest import mock
@@ -25,7 +24,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule, VESchedule
 from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
-from training.flow.schedules import InflationSchedule, NoiseSchedule
+from training.flow.schedules import InflationSchedule
 from training.flow.solvers.student import BY_STUDENT
 from training.inference.amortized import Amortized, by_teacher
 from training.learning.distilling import Lessons, Paths, carry, distill, measure
@@ -51,7 +50,7 @@ def gaussian_data(basis: EigenBasis, count: int, generator: torch.Generator) -> 
     return basis.eigenvalues.sqrt() * drawn
 
 
-def test_the_loss_is_that_of_the_denoiser_over_c_out(generator: torch.Generator) -> None:
+def test_the_loss_is_that_of_the_denoiser_over_c_out(generator):
     count, basis = 64, random_basis(3)
     denoiser = NetworkDenoiser(FunctionNetwork(lambda z, c: z.sin()), basis, PRR)
     loss = DenoisingLoss(PRR, 0.5, 7.0)
@@ -62,7 +61,7 @@ def test_the_loss_is_that_of_the_denoiser_over_c_out(generator: torch.Generator)
     torch.testing.assert_close(values.double(), error.square().mean(1), rtol=1e-4, atol=1e-5)
 
 
-def test_the_loss_is_the_same_number_in_both_spaces(generator: torch.Generator) -> None:
+def test_the_loss_is_the_same_number_in_both_spaces(generator):
     basis, loss = random_basis(3), DenoisingLoss(PRR, 0.0, 7.0)
     network = FunctionNetwork(lambda z, c: (3 * z).sin() + c[:, None])
     clean, draws = gaussian_data(basis, 200, generator), loss.draw(200, generator)
@@ -72,7 +71,7 @@ def test_the_loss_is_the_same_number_in_both_spaces(generator: torch.Generator) 
     torch.testing.assert_close(image, eigen, rtol=1e-4, atol=1e-5)
 
 
-def test_uniform_times_are_uniform_and_fall_once_into_each_stratum() -> None:
+def test_uniform_times_are_uniform_and_fall_once_into_each_stratum():
     generator = seeded()
     loss = DenoisingLoss(PRR, 0.5, 7.0)
     for count in (1, 64):
@@ -87,7 +86,7 @@ def test_uniform_times_are_uniform_and_fall_once_into_each_stratum() -> None:
     assert float((within - ranks).abs().max()) < 1.95 / len(within) ** 0.5
 
 
-def test_the_noise_is_standard_normal_and_independent_of_the_times() -> None:
+def test_the_noise_is_standard_normal_and_independent_of_the_times():
     t, noise = DenoisingLoss(PRR, 0.5, 7.0).draw(40_000, seeded())
     error = len(t) ** -0.5
     assert (noise.mean(0).abs() < 4 * error).all()
@@ -100,7 +99,7 @@ def test_the_noise_is_standard_normal_and_independent_of_the_times() -> None:
     [(EDMSchedule(2), 0.002, 80.0), (EDMSchedule(2), 0.5, 1.0), (PRR, 0.0, 5.0)],
     ids=["EDM", "EDM, a short range", "PRR"],
 )
-def test_normal_times_have_normal_logs(schedule: NoiseSchedule, t_min: float, t_max: float) -> None:
+def test_normal_times_have_normal_logs(schedule, t_min, t_max):
     count = 256
     t = DenoisingLoss(schedule, t_min, t_max, "normal").draw(count, seeded()).t
     law = NormalDist(LOG_STD_MEAN, LOG_STD_STD)
@@ -119,14 +118,14 @@ def test_normal_times_have_normal_logs(schedule: NoiseSchedule, t_min: float, t_
 
 
 @pytest.mark.parametrize(("schedule", "ends"), [(VESchedule(2), (0.01, 100.0)), (PRR, (0.5, 5.0))])
-def test_logs_of_uniform_are_even(schedule: NoiseSchedule, ends: tuple[float, float]) -> None:
+def test_logs_of_uniform_are_even(schedule, ends):
     t = DenoisingLoss(schedule, *ends, "log_uniform").draw(64, seeded()).t
     low, high = schedule.reference_log_noise(double(ends))
     quantiles = (schedule.reference_log_noise(t) - low) / (high - low)
     assert (quantiles * 64).floor().sort().values.tolist() == [*range(64)]
 
 
-def test_draws_follow_from_the_generator_and_impossible_laws_are_refused() -> None:
+def test_draws_follow_from_the_generator_and_impossible_laws_are_refused():
     loss = DenoisingLoss(PRR, 0.0, 7.0)
     first, again, other = (loss.draw(8, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.t, again.t)
@@ -138,7 +137,7 @@ def test_draws_follow_from_the_generator_and_impossible_laws_are_refused() -> No
         DenoisingLoss(PRR, 0.0, 1.0, "cosine")
 
 
-def test_rows_are_drawn_alike_whoever_takes_which(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_drawn_alike_whoever_takes_which(monkeypatch):
     loss, count, keys = DenoisingLoss(PRR, 0.5, 7.0), 23, (5, 1, 7)
 
     def took(*rows: slice, dtype: torch.dtype = torch.float64, pairs: bool = False) -> list[Tensor]:
@@ -167,7 +166,7 @@ def test_rows_are_drawn_alike_whoever_takes_which(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_pairs_are_spread_evenly_over_times(count: int) -> None:
+def test_pairs_are_spread_evenly_over_times(count):
     """Of an odd number of samples the last one is alone, in a stratum of half the width."""
     loss, cpu, rows = DenoisingLoss(PRR, 0.0, 1.0), torch.device("cpu"), slice(0, count)
     steps = ((rows, count, torch.float64, cpu, (0, step)) for step in range(2000))
@@ -181,7 +180,7 @@ def test_pairs_are_spread_evenly_over_times(count: int) -> None:
     assert (off < 5 * width / 12**0.5 / 2000**0.5).all()
 
 
-def test_a_share_draws_no_more_than_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_draws_no_more_than_its_blocks(monkeypatch):
     monkeypatch.setattr("training.learning.loss.NOISE_BLOCK", 12)
     with mock.patch.object(torch, "randn", wraps=torch.randn) as drawn:
         loss = DenoisingLoss(PRR, 0.5, 7.0)
@@ -194,7 +193,7 @@ def dealt(points: Tensor, axis: int = 0, most: int = NEAR) -> OthersOfBatch:
     return OthersOfBatch(OtherPoints.of(points, axis, most), torch.arange(4) << LOT_BITS - 2)
 
 
-def test_points_find_all_that_are_near_or_those_of_a_part() -> None:
+def test_points_find_all_that_are_near_or_those_of_a_part():
     """The half, quarter, ..., as they were drawn, that its lot says."""
     generator = seeded(1)
     points = 2 * torch.rand(203, 3, generator=generator, dtype=torch.float64) - 1
@@ -217,7 +216,7 @@ def test_points_find_all_that_are_near_or_those_of_a_part() -> None:
 
 
 @pytest.mark.parametrize(("kept", "axis"), [(1, 1), (2, 0)])
-def test_points_are_found_along_the_axis_that_tells_most(kept: int, axis: int) -> None:
+def test_points_are_found_along_the_axis_that_tells_most(kept, axis):
     toy = Toy("moons")
     basis = EigenBasis.from_moments(*toy.moments())
     schedule = InflationSchedule.to_dimension(kept, 2, top_variance=basis.top_variance)
@@ -225,7 +224,7 @@ def test_points_are_found_along_the_axis_that_tells_most(kept: int, axis: int) -
 
 
 @pytest.mark.parametrize("kept", [1, 2])
-def test_the_mean_is_plain_and_variance_less(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mean_is_plain_and_variance_less(kept, monkeypatch):
     # Where a third of the points are outside of their own intervals, it shows if that does harm.
     monkeypatch.setattr("training.learning.targets.HALF_WIDTH", 1.0)
     toy = Toy("moons")
@@ -254,7 +253,7 @@ def test_the_mean_is_plain_and_variance_less(kept: int, monkeypatch: pytest.Monk
     assert averaged < 0.95 * plain
 
 
-def test_a_point_that_is_far_from_all_others_keeps_its_own() -> None:
+def test_a_point_that_is_far_from_all_others_keeps_its_own():
     clean, others = torch.zeros(4, 3).double(), torch.full((5, 3), 30.0).double()
     noise, variance = torch.ones(4, 3).double(), torch.full((4, 3), 0.01).double()
     assert averaging_shift(clean, noise, variance, dealt(others)).abs().max() < 1e-30
@@ -264,7 +263,7 @@ def test_a_point_that_is_far_from_all_others_keeps_its_own() -> None:
 
 
 @pytest.mark.parametrize("std", [1e-2, 1e-5])
-def test_shifts_are_right_in_units_of_narrow_noise_too(std: float) -> None:
+def test_shifts_are_right_in_units_of_narrow_noise_too(std):
     generator = seeded()
     clean = 2 + torch.rand(4, 3, generator=generator, dtype=torch.float64)
     noise = torch.randn(4, 3, generator=generator, dtype=torch.float64)
@@ -312,7 +311,7 @@ def with_student(model: Model, slope: float) -> Model:
     return model
 
 
-def test_a_student_without_weights_is_the_flow_map_of_gaussian_data() -> None:
+def test_a_student_without_weights_is_the_flow_map_of_gaussian_data():
     flow = with_student(teacher(0), 0).flow
     x, times = normal(20, 2), double([4.0, 0.5, 3.0])
     along = flow.simulate(x, times, BY_STUDENT, save_every=1)
@@ -321,7 +320,7 @@ def test_a_student_without_weights_is_the_flow_map_of_gaussian_data() -> None:
     assert carry(flow, x, times)[1].abs().max() == 0
 
 
-def test_log_determinants_are_what_a_student_says_or_those_of_its_own_jacobian() -> None:
+def test_log_determinants_are_what_a_student_says_or_those_of_its_own_jacobian():
     flow = with_student(teacher(0), 0.3).flow
     x, times = normal(5, 2), double([0.0, 2.0, 5.0])
     first = flow.carried(x, times[:2])
@@ -337,7 +336,7 @@ def test_log_determinants_are_what_a_student_says_or_those_of_its_own_jacobian()
     torch.testing.assert_close(carry(flow, x, times, own=True)[1], jacobians.det().abs().log())
 
 
-def test_a_student_knows_its_error_and_its_file_carries_it(tmp_path: Path) -> None:
+def test_a_student_knows_its_error_and_its_file_carries_it(tmp_path):
     model = teacher(0.4)
     lessons = Lessons(calls=2, paths=1000, steps=1, batch=256, lr=3e-3, seed=0, width=24)
     before = distill(model, lessons, None)
@@ -361,7 +360,7 @@ def test_a_student_knows_its_error_and_its_file_carries_it(tmp_path: Path) -> No
     assert Model.load(tmp_path / "student.pkl", calibrated=False).denoiser.student is None
 
 
-def test_a_wider_student_starts_as_its_teacher() -> None:
+def test_a_wider_student_starts_as_its_teacher():
     model = teacher(1)
     distill(model, Lessons(1, 10, 1, 1, 1e-30, 0, width=40), None)
     z, t, to = normal(5, 2).float(), torch.tensor(0.1), torch.tensor(-0.4)
@@ -369,7 +368,7 @@ def test_a_wider_student_starts_as_its_teacher() -> None:
     torch.testing.assert_close(out[:, :2], model.denoiser.network(z, t))
 
 
-def test_draws_of_a_wrong_student_are_its_teachers_once_they_are_corrected() -> None:
+def test_draws_of_a_wrong_student_are_its_teachers_once_they_are_corrected():
     prior, y = conditional_prior(), double([[1.0]])
     flow = prior.flow
     network = {"dim": 2, "noise_range": [-1.0, 0.3], "width": 8, "label_dim": 1}
@@ -388,7 +387,7 @@ def test_draws_of_a_wrong_student_are_its_teachers_once_they_are_corrected() -> 
     assert ((wrong.mean(dim=0) - means) / stds).abs().max() > 0.1
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_what_cannot_be_is_refused():
     flow = teacher(0).flow
     with pytest.raises(UsageError, match="no student"):
         flow.simulate(normal(3, 2), flow.times(2), "student")

@@ -1,7 +1,6 @@
 """Training on a table: what is held out is scored in nats, and the best weights are kept."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +25,6 @@ from training.learning.building import Choices
 from training.learning.calibrating import calibrate
 from training.learning.held_out import HeldOut, Score, Watch
 from training.learning.run import train
-from training.learning.run_folder import RunFolder
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 from training.subjects.table_spaces import Preparation, Space, choose_space, kept_dimensions
@@ -64,9 +62,7 @@ def trained(prepared: Preparation) -> tuple[Trainer, Watch]:
 
 
 @pytest.mark.parametrize("dims_to_keep", [2, 1])
-def test_held_out_nats_of_the_exact_denoiser_are_the_mean_log_density(
-    dims_to_keep: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_held_out_nats_of_the_exact_denoiser_are_the_mean_log_density(dims_to_keep, monkeypatch):
     """Of points with the noise of the first time; circles are a mixture whose density is known."""
     monkeypatch.setattr(held_out, "TABLE_DRAWS", 100_000)
     toy = Toy("circles")
@@ -99,7 +95,7 @@ def test_held_out_nats_of_the_exact_denoiser_are_the_mean_log_density(
     assert nats == pytest.approx(float(expected), abs=0.02)
 
 
-def test_held_out_nats_are_a_bound_that_training_raises() -> None:
+def test_held_out_nats_are_a_bound_that_training_raises():
     prepared = preparation(total=15_000)
     trainer, watch = trained(prepared)
     model, coordinates = trainer.averaged, trainer.averaged.coordinates
@@ -116,7 +112,7 @@ def test_held_out_nats_are_a_bound_that_training_raises() -> None:
     assert (watch.is_far, far.is_far) == (False, True)
 
 
-def test_the_coordinates_best_on_held_out_rows_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_coordinates_best_on_held_out_rows_are_chosen(monkeypatch):
     steps = 60
     monkeypatch.setattr("training.subjects.table_spaces.PILOT_STEPS", steps)
     prepared = preparation(total=20_000)
@@ -129,7 +125,7 @@ def test_the_coordinates_best_on_held_out_rows_are_chosen(monkeypatch: pytest.Mo
     assert choose_space(prepared, Space("none", "pca")) == Space("none", "pca")
 
 
-def test_rows_far_from_all_others_are_told_of_and_drawn_in() -> None:
+def test_rows_far_from_all_others_are_told_of_and_drawn_in():
     prepared, space = preparation(), Space("quantile", "pca")
     assert prepared.told_of_far_rows(prepared.coordinates(space), space) is None
     rows = prepared.table.points.clone()
@@ -148,7 +144,7 @@ def test_rows_far_from_all_others_are_told_of_and_drawn_in() -> None:
             assert choose_space(case, Space("auto", "pca")) == Space(expected, "pca")
 
 
-def test_auto_keeps_as_many_dimensions_as_participate() -> None:
+def test_auto_keeps_as_many_dimensions_as_participate():
     made = table()
     assert [kept_dimensions(wanted, made) for wanted in (None, 2, "auto")] == [3, 2, 2]
 
@@ -168,7 +164,7 @@ def weights_of(trainer: Trainer) -> Tensor:
     return torch.cat([p.flatten() for p in trainer.averaged.denoiser.parameters()])
 
 
-def test_patience_ends_it_with_the_best_weights(run_folder: Callable[[str], RunFolder]) -> None:
+def test_patience_ends_it_with_the_best_weights(run_folder):
     prepared = preparation(6000, tick=1000)
     coordinates = prepared.coordinates(SPACE)
 
@@ -191,7 +187,7 @@ class Failure(Exception):
     pass
 
 
-def test_best_weights_are_saved_calibrated_or_not(run_folder: Callable[[str], RunFolder]) -> None:
+def test_best_weights_are_saved_calibrated_or_not(run_folder):
     prepared = preparation(10_000)
     coordinates = prepared.coordinates(Space("yeo-johnson", "none"))
     trainer = Trainer(*prepared.build(coordinates), prepared.config)
@@ -221,7 +217,7 @@ def test_best_weights_are_saved_calibrated_or_not(run_folder: Callable[[str], Ru
     assert len(alone.calibration(coordinates, "gain").points().points) == 3000
 
 
-def test_a_watch_is_resumed_with_its_best_weights_and_its_patience() -> None:
+def test_a_watch_is_resumed_with_its_best_weights_and_its_patience():
     prepared = preparation()
     model, _ = prepared.build(prepared.coordinates(SPACE))
     watch = Watch(Scores([2.0, 1.0, 3.0]), keeps_best=True, patience=2)
@@ -248,7 +244,7 @@ def test_a_watch_is_resumed_with_its_best_weights_and_its_patience() -> None:
         assert "state.pt has a broken 'best'" in refusal(other.restore, broken, model, "state.pt")
 
 
-def test_parts_of_a_network_end_with_their_own_best_weights() -> None:
+def test_parts_of_a_network_end_with_their_own_best_weights():
     prepared = preparation()
     model, _ = prepared.build(prepared.coordinates(SPACE))
     parts = [{"input": 2.0, "output": 1.0}, {"input": 1.0, "output": 2.0}]

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from dnnlib.errors import DataError, TrainingError, UsageError
 from tests.support.draws import normal, seeded
 from tests.support.image_models import image_basis, image_model
-from tests.support.rank_pool import RankPool
 from tests.support.trainers import (
     Troubled,
     assert_same_state,
@@ -42,7 +41,7 @@ CPU = torch.device("cpu")
 CONFIG = TrainingConfig(total=20_000, batch=4, lr_ramp=0)
 
 
-def test_the_learning_rate_ramps_up_and_stays_or_decays_along_a_cosine() -> None:
+def test_the_learning_rate_ramps_up_and_stays_or_decays_along_a_cosine():
     config = TrainingConfig(total=10_000, batch=100, lr=2e-3, lr_ramp=1000)
     assert config.learning_rate(0) == pytest.approx(2e-3 * 0.1)
     assert config.learning_rate(400) == pytest.approx(2e-3 * 0.5)
@@ -53,7 +52,7 @@ def test_the_learning_rate_ramps_up_and_stays_or_decays_along_a_cosine() -> None
         assert decaying.learning_rate(seen) == pytest.approx(expected, abs=1e-12)
 
 
-def test_averaged_weights_forget_half_in_a_halflife_or_a_fraction_of_a_short_past() -> None:
+def test_averaged_weights_forget_half_in_a_halflife_or_a_fraction_of_a_short_past():
     config = TrainingConfig(total=10**9, batch=100, ema_halflife=5000, ema_ramp=0.05)
     late = [config.ema_decay(seen) for seen in range(10**8, 10**8 + 5000, 100)]
     assert math.prod(late) == pytest.approx(0.5)
@@ -64,7 +63,7 @@ def test_averaged_weights_forget_half_in_a_halflife_or_a_fraction_of_a_short_pas
     assert TrainingConfig(total=1001, batch=100).total_steps == 11
 
 
-def test_the_optimizer_and_the_average_follow_the_configuration() -> None:
+def test_the_optimizer_and_the_average_follow_the_configuration():
     trainer, source = circles_trainer(lr_decay=True, ema_halflife=300, ema_ramp=0.2)
     average = weights(trainer.denoiser)
     for step in range(5):
@@ -77,7 +76,7 @@ def test_the_optimizer_and_the_average_follow_the_configuration() -> None:
     assert trainer.seen == 2500
 
 
-def test_microbatches_add_up_to_the_gradient_of_the_batch() -> None:
+def test_microbatches_add_up_to_the_gradient_of_the_batch():
     gradients, losses = [], []
     for size in (None, 1, 7, 32, 100):
         trainer, source = circles_trainer(others=600, batch=32, batch_gpu=size, loss_scale=1.0)
@@ -93,7 +92,7 @@ def test_microbatches_add_up_to_the_gradient_of_the_batch() -> None:
         assert losses[-1]["mean"] == pytest.approx(losses[0]["mean"], rel=1e-6)
 
 
-def test_each_sample_of_each_step_has_a_lot_and_further_points_keep_their_places() -> None:
+def test_each_sample_of_each_step_has_a_lot_and_further_points_keep_their_places():
     trainer, source = circles_trainer(others=600, batch=32)
     others = next(source.batches(0)).others
     first = trainer.dealt(others)
@@ -105,7 +104,7 @@ def test_each_sample_of_each_step_has_a_lot_and_further_points_keep_their_places
     assert trainer.dealt(others.clone()).points is not first.points
 
 
-def test_gradients_of_pixels_in_single_precision_are_right_to_a_millionth() -> None:
+def test_gradients_of_pixels_in_single_precision_are_right_to_a_millionth():
     """However small the variance along some axes is."""
     model = image_model(output="random")
     plain = image_basis(64)
@@ -125,7 +124,7 @@ def test_gradients_of_pixels_in_single_precision_are_right_to_a_millionth() -> N
     assert (got - exact).norm() < 1e-6 * exact.norm()
 
 
-def test_the_loss_scale_does_not_reach_the_weights() -> None:
+def test_the_loss_scale_does_not_reach_the_weights():
     results = []
     for scale in (1.0, 1024.0):
         trainer, source = circles_trainer(loss_scale=scale)
@@ -134,7 +133,7 @@ def test_the_loss_scale_does_not_reach_the_weights() -> None:
     assert torch.equal(*results)  # a power of two changes no digit
 
 
-def test_training_depends_on_its_seed_alone() -> None:
+def test_training_depends_on_its_seed_alone():
     results = []
     for global_seed, seed in ((1, 0), (2, 0), (1, 3)):
         trainer, source = circles_trainer(seed=seed)
@@ -146,7 +145,7 @@ def test_training_depends_on_its_seed_alone() -> None:
 
 
 @pytest.mark.parametrize("batch_gpu", [None, 100], ids=["whole", "in microbatches"])
-def test_a_step_without_a_finite_gradient_is_skipped_and_counted(batch_gpu: int | None) -> None:
+def test_a_step_without_a_finite_gradient_is_skipped_and_counted(batch_gpu):
     trainer, source = circles_trainer(batch_gpu=batch_gpu)
     run_steps(trainer, source, 2)
 
@@ -164,7 +163,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(batch_gpu: int 
     assert not torch.equal(weights(trainer.denoiser), before["/network/output.weight"].flatten())
 
 
-def test_an_infinite_loss_of_finite_gradient_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_infinite_loss_of_finite_gradient_is_skipped(monkeypatch):
     trainer, source = circles_trainer()
     run_steps(trainer, source, 1)
     before = weights(trainer.denoiser)
@@ -176,7 +175,7 @@ def test_an_infinite_loss_of_finite_gradient_is_skipped(monkeypatch: pytest.Monk
     assert torch.equal(weights(trainer.denoiser), before)
 
 
-def test_a_run_of_skipped_steps_is_an_error_and_a_good_one_ends_it() -> None:
+def test_a_run_of_skipped_steps_is_an_error_and_a_good_one_ends_it():
     trainer, source = circles_trainer(batch=20)
     bad = set(range(100)) - {MAX_SKIPPED_IN_A_ROW - 1}
     run_steps(trainer, Troubled(source, bad), 2 * MAX_SKIPPED_IN_A_ROW - 1)
@@ -186,7 +185,7 @@ def test_a_run_of_skipped_steps_is_an_error_and_a_good_one_ends_it() -> None:
     assert trainer.step == 2 * MAX_SKIPPED_IN_A_ROW
 
 
-def test_an_incomplete_state_or_one_of_another_model_is_a_data_error() -> None:
+def test_an_incomplete_state_or_one_of_another_model_is_a_data_error():
     trainer, other = circles_trainer()[0], circles_trainer(width=32)[0]
     for lost in ("network", "averaged", "optimizer", "step", "skipped"):
         state = {name: value for name, value in trainer.state().items() if name != lost}
@@ -196,7 +195,7 @@ def test_an_incomplete_state_or_one_of_another_model_is_a_data_error() -> None:
         trainer.restore(other.state(), "state.pt")
 
 
-def test_the_state_of_another_optimizer_is_a_data_error() -> None:
+def test_the_state_of_another_optimizer_is_a_data_error():
     trainer, source = circles_trainer()
     run_steps(trainer, source, 1)
     sound = trainer.state()["optimizer"]
@@ -221,7 +220,7 @@ def half_trainer(loss_scale: float = 1.0) -> tuple[Trainer, ToyBatches]:
     return Trainer(model, trainer.loss, config), source
 
 
-def test_it_doubles_after_finite_steps_and_else_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_doubles_after_finite_steps_and_else_is_halved(monkeypatch):
     monkeypatch.setattr(safeguards, "GROWTH_STEPS", 3)
     scale, got = LossScale(1.0, True, CPU), []
     for outcome in "+++ ++- +++ +++":
@@ -237,7 +236,7 @@ def test_it_doubles_after_finite_steps_and_else_is_halved(monkeypatch: pytest.Mo
     assert other.value == 128
 
 
-def test_a_training_in_float16_finds_a_scale_and_learns() -> None:
+def test_a_training_in_float16_finds_a_scale_and_learns():
     trainer, source = half_trainer(LARGEST / START)
     means = run_steps(trainer, source, 19).collect()
     assert 0 < trainer.skipped < 19
@@ -248,7 +247,7 @@ def test_a_training_in_float16_finds_a_scale_and_learns() -> None:
     assert means["Gradient/norm"]["mean"] == pytest.approx(expected, rel=0.2)
 
 
-def test_a_resumed_training_has_its_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_training_has_its_scale(monkeypatch):
     monkeypatch.setattr(safeguards, "GROWTH_STEPS", 4)
     unbroken, source = half_trainer()
     run_steps(unbroken, source, 6)
@@ -262,7 +261,7 @@ def test_a_resumed_training_has_its_scale(monkeypatch: pytest.MonkeyPatch) -> No
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def test_a_broken_scale_is_a_data_error() -> None:
+def test_a_broken_scale_is_a_data_error():
     trainer, _ = half_trainer()
     state = trainer.state()
     for broken in (None, 1.0, {"value": -1.0, "finite_steps": 0}, {"value": 1.0}):
@@ -271,9 +270,7 @@ def test_a_broken_scale_is_a_data_error() -> None:
 
 
 @pytest.mark.parametrize(("half", "expected"), [(0.6, "bf16"), (0.8, "fp32"), (1.3, "fp32")])
-def test_half_precision_is_chosen_if_it_is_much_faster(
-    half: float, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_precision_is_chosen_if_it_is_much_faster(half, expected, monkeypatch):
     seconds = {"fp32": 1.0, "bf16": half}  # of the names that are the fourth argument
     monkeypatch.setattr(speed, "gradient_seconds", lambda *given: seconds[given[3]])
     model = model_of("DDPM++ of classes")
@@ -282,7 +279,7 @@ def test_half_precision_is_chosen_if_it_is_much_faster(
     assert fastest_precision(*model, replace(CONFIG, total=5000)) == "fp32"
 
 
-def test_a_trial_changes_neither_the_network_nor_what_is_drawn_after_it() -> None:
+def test_a_trial_changes_neither_the_network_nor_what_is_drawn_after_it():
     model, loss = model_of("ensemble with conditions")  # which has dropout
     weights = [value.clone() for value in model.denoiser.parameters()]
     drawn = torch.get_rng_state()
@@ -293,7 +290,7 @@ def test_a_trial_changes_neither_the_network_nor_what_is_drawn_after_it() -> Non
     assert all(value.grad is None for value in model.denoiser.parameters())
 
 
-def test_the_batch_it_is_tried_with_is_not_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_batch_it_is_tried_with_is_not_learnt_from(monkeypatch):
     asked: list[nn.Module] = []
     monkeypatch.setattr(nn.Module, "compile", lambda network: asked.append(network))
     weights = []
@@ -307,7 +304,7 @@ def test_the_batch_it_is_tried_with_is_not_learnt_from(monkeypatch: pytest.Monke
     assert torch.equal(*weights)
 
 
-def test_what_cannot_be_compiled_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_compiled_is_refused_in_one_line(monkeypatch):
     # The base of all errors of the compiler: where it has moved, take what torch.compile raises for
     # a backend that does not exist.
     import torch._dynamo.exc
@@ -338,7 +335,7 @@ def work_in_which_one_loss_overflows() -> tuple[int, bool]:
         return trainer.skipped, all(same)
 
 
-def test_a_loss_that_overflows_on_one_rank_is_skipped_by_all(two_ranks: RankPool) -> None:
+def test_a_loss_that_overflows_on_one_rank_is_skipped_by_all(two_ranks):
     assert list(two_ranks.call(work_in_which_one_loss_overflows)) == [(1, True), (1, True)]
 
 
@@ -356,7 +353,7 @@ def work_until_a_signal() -> tuple[int | None, int, int]:
         return number, step, asked.call_count
 
 
-def test_ranks_that_rarely_ask_each_other_stop_at_the_same_step(two_ranks: RankPool) -> None:
+def test_ranks_that_rarely_ask_each_other_stop_at_the_same_step(two_ranks):
     one, other = two_ranks.call(work_until_a_signal)
     assert one == other
     number, step, asked = one

@@ -3,7 +3,6 @@
 import math
 from functools import partial
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,7 +48,7 @@ def turned(boundary: Boundary) -> Boundary:
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_vertices_lie_on_the_unit_sphere_and_faces_close_it(dim: int) -> None:
+def test_vertices_lie_on_the_unit_sphere_and_faces_close_it(dim):
     for count, draw in product((4, 5, 200), (None, seeded())):
         vertices, faces = unit_sphere(dim, count, draw)
         assert vertices.shape == (count, dim)
@@ -62,7 +61,7 @@ def test_vertices_lie_on_the_unit_sphere_and_faces_close_it(dim: int) -> None:
         assert winding_number(vertices.mean(axis=0)[None], vertices, faces).tolist() == [1]
 
 
-def test_even_points_are_evenly_spread() -> None:
+def test_even_points_are_evenly_spread():
     angles = np.unwrap(np.arctan2(*unit_sphere(2, 7).vertices.T[::-1]))
     assert np.diff(angles) == pytest.approx(2 * math.pi / 7)
     for count in (50, 200, 2000):
@@ -75,7 +74,7 @@ def test_even_points_are_evenly_spread() -> None:
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_random_points_repeat_with_their_seed_and_are_uniform(dim: int) -> None:
+def test_random_points_repeat_with_their_seed_and_are_uniform(dim):
     first, again, other = (unit_sphere(dim, 2000, seeded(seed)) for seed in (1, 1, 2))
     assert np.array_equal(first.vertices, again.vertices)
     assert not np.array_equal(first.vertices, other.vertices)
@@ -86,7 +85,7 @@ def test_random_points_repeat_with_their_seed_and_are_uniform(dim: int) -> None:
     assert stats.kstest(part, "uniform").pvalue > 0.01
 
 
-def test_volumes_are_those_of_balls_polygons_and_boxes() -> None:
+def test_volumes_are_those_of_balls_polygons_and_boxes():
     for dim, draw in product((2, 3), (None, seeded())):
         sphere = unit_sphere(dim, 60, draw, equal_volume=True)
         assert enclosed_volume(*sphere) == pytest.approx(BALL[dim], rel=1e-12)
@@ -103,7 +102,7 @@ def test_volumes_are_those_of_balls_polygons_and_boxes() -> None:
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_what_inscribed_spheres_lack_falls_with_the_number_of_points(dim: int) -> None:
+def test_what_inscribed_spheres_lack_falls_with_the_number_of_points(dim):
     lacking = [1 - enclosed_volume(*unit_sphere(dim, count)) / BALL[dim] for count in (200, 800)]
     # Faces of size h lie h^2 below the sphere, and there are h^(1 - D) of them.
     assert lacking[0] / lacking[1] == pytest.approx(4 ** (2 / (dim - 1)), rel=0.05)
@@ -115,7 +114,7 @@ def test_what_inscribed_spheres_lack_falls_with_the_number_of_points(dim: int) -
     assert equal.max() < {2: 1.5e-9, 3: 2e-5}[dim]
 
 
-def test_the_contents_of_balls_polygons_and_boxes_have_closed_forms() -> None:
+def test_the_contents_of_balls_polygons_and_boxes_have_closed_forms():
     radii = np.array([[0.0, 0.5, 1.0], [2.0, 3.5, 40.0]])
     for dim in (2, 3, 10):
         expected = stats.chi2.cdf(radii**2, dim)
@@ -143,7 +142,7 @@ def test_the_contents_of_balls_polygons_and_boxes_have_closed_forms() -> None:
     assert gaussian_content_within(*polygon(corner)) == pytest.approx(box_content([0, 0], [1, 1]))
 
 
-def test_parts_of_the_faces_do_not_change_the_content(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_the_faces_do_not_change_the_content(monkeypatch):
     sphere = unit_sphere(3, 100)
     whole = gaussian_content_within(*sphere)
     monkeypatch.setattr("training.measure.boundaries.FACES_AT_ONCE", 7)
@@ -151,7 +150,7 @@ def test_parts_of_the_faces_do_not_change_the_content(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_the_hull_looks_outward_and_holds_its_points(dim: int) -> None:
+def test_the_hull_looks_outward_and_holds_its_points(dim):
     points = np.random.default_rng(0).normal(size=(300, dim)) + 5
     hull = convex_hull(points)
     assert np.array_equal(hull.vertices, points)
@@ -160,7 +159,7 @@ def test_the_hull_looks_outward_and_holds_its_points(dim: int) -> None:
     assert (winding_number(shrunk, *hull) == 1).all()
 
 
-def test_what_makes_no_sphere_or_hull_is_an_error() -> None:
+def test_what_makes_no_sphere_or_hull_is_an_error():
     assert "in 2-D or meshes in 3-D, not in 4-D" in refusal(unit_sphere, 4, 200, kind=UsageError)
     assert "at least 4 points, not 3" in refusal(unit_sphere, 3, 3, kind=UsageError)
     flat = np.pad(unit_sphere(2, 9).vertices, ((0, 0), (0, 1)))
@@ -175,7 +174,7 @@ def test_what_makes_no_sphere_or_hull_is_an_error() -> None:
             convex_hull(points)
 
 
-def test_a_mesh_comes_back_from_its_file(tmp_path: Path) -> None:
+def test_a_mesh_comes_back_from_its_file(tmp_path):
     sphere = unit_sphere(3, 50)
     # A vertex twice and one that no face uses are kept, so that rows still name the same points.
     mesh = Boundary(np.concatenate([sphere.vertices, sphere.vertices[:1]]), sphere.faces)
@@ -190,7 +189,7 @@ def test_a_mesh_comes_back_from_its_file(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["sphere.ply"]
 
 
-def test_what_is_no_mesh_is_not_written(tmp_path: Path) -> None:
+def test_what_is_no_mesh_is_not_written(tmp_path):
     vertices, faces = unit_sphere(3, 10)
     write = partial(write_mesh, tmp_path / "a.ply")
     assert "not a polygon" in refusal(write, *unit_sphere(2, 10))
@@ -207,7 +206,7 @@ def normal(count: int, dim: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_it_holds_the_points_in_simplices_of_smaller_radius(dim: int) -> None:
+def test_it_holds_the_points_in_simplices_of_smaller_radius(dim):
     points, tests = normal(800, dim), normal(1000, dim, seed=1)
     delaunay = Delaunay(points)
     simplex = delaunay.find_simplex(tests)
@@ -219,7 +218,7 @@ def test_it_holds_the_points_in_simplices_of_smaller_radius(dim: int) -> None:
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_its_volume_grows_with_alpha_to_the_hulls(dim: int) -> None:
+def test_its_volume_grows_with_alpha_to_the_hulls(dim):
     points = normal(500, dim)
     alphas = (0.05, 0.2, 0.5, 1.0, 1e12, np.inf)
     volumes = [enclosed_volume(*alpha_shape(points, alpha)) for alpha in alphas]
@@ -234,7 +233,7 @@ def test_its_volume_grows_with_alpha_to_the_hulls(dim: int) -> None:
     assert np.array_equal(alpha_shape(points, np.inf).faces, convex_hull(points).faces)
 
 
-def test_radii_of_regular_random_and_flat_simplices() -> None:
+def test_radii_of_regular_random_and_flat_simplices():
     triangle = np.array([[[0, 0], [1, 0], [0.5, 3**0.5 / 2]]])
     assert circumradii(triangle) == pytest.approx(3**-0.5)
     tetrahedron = np.array([[[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]])
@@ -254,7 +253,7 @@ def test_radii_of_regular_random_and_flat_simplices() -> None:
     assert np.isinf(circumradii([square, square @ turn])).all()
 
 
-def test_there_is_a_shape_if_alpha_exceeds_the_radius_of_the_sphere() -> None:
+def test_there_is_a_shape_if_alpha_exceeds_the_radius_of_the_sphere():
     sphere = unit_sphere(3, 300)
     tests = np.random.default_rng(0).uniform(-1.1, 1.1, (3000, 3))
     wide = alpha_shape(sphere.vertices, 1.001)
@@ -269,7 +268,7 @@ def test_there_is_a_shape_if_alpha_exceeds_the_radius_of_the_sphere() -> None:
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_a_lattice_and_points_that_occur_twice_are_no_trouble(dim: int) -> None:
+def test_a_lattice_and_points_that_occur_twice_are_no_trouble(dim):
     block = np.stack(np.meshgrid(*[np.arange(6.0) * 0.1] * dim), axis=-1).reshape(-1, dim)
     away = np.eye(dim)[0]
     shape = alpha_shape(np.concatenate([block, block + away, block[::3]]), 0.1)
@@ -280,7 +279,7 @@ def test_a_lattice_and_points_that_occur_twice_are_no_trouble(dim: int) -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.5, np.inf])
-def test_what_has_no_shape_is_an_error(alpha: float) -> None:
+def test_what_has_no_shape_is_an_error(alpha):
     line = np.outer(np.arange(5), [1.0, 2.0])
     with pytest.raises(DataError, match="5 points in 2-D enclose nothing: it takes at least 3"):
         alpha_shape(line, alpha)
@@ -297,7 +296,7 @@ def test_what_has_no_shape_is_an_error(alpha: float) -> None:
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_the_filling_alpha_is_the_smallest_that_gives_the_hull(dim: int) -> None:
+def test_the_filling_alpha_is_the_smallest_that_gives_the_hull(dim):
     points = np.random.default_rng(1).uniform(-1, 1, (600, dim))
     radius = np.linalg.norm(points, axis=1)
     points = points[(radius < 1) & (radius > 0.5)]
@@ -307,7 +306,7 @@ def test_the_filling_alpha_is_the_smallest_that_gives_the_hull(dim: int) -> None
     assert enclosed_volume(*alpha_shape(points, 0.9999 * alpha)) < most
 
 
-def test_the_filling_alpha_of_a_circle_is_its_radius_whatever_slivers_there_are() -> None:
+def test_the_filling_alpha_of_a_circle_is_its_radius_whatever_slivers_there_are():
     sphere = unit_sphere(2, 50).scaled(0.7).vertices
     assert filling_alpha(sphere) == pytest.approx(0.7)
     # Beside an edge of the hull, a point all but in line with it: the circle is huge.

@@ -47,7 +47,7 @@ def numpys(first: Tensor, later: Tensor) -> np.ndarray:
     return np.corrcoef(first.double().numpy(), later.double().numpy(), rowvar=False)[:5, 5:]
 
 
-def test_correlations_are_those_of_numpy_for_any_batches() -> None:
+def test_correlations_are_those_of_numpy_for_any_batches():
     first, later = related()
     expected = numpys(first, later)
     assert np.abs(expected - expected.T).max() > 0.1
@@ -70,7 +70,7 @@ def test_correlations_are_those_of_numpy_for_any_batches() -> None:
     np.testing.assert_allclose(got.matrix, numpys(first, later), rtol=0, atol=1e-9)
 
 
-def test_dimensions_that_do_not_vary_get_zeros_and_are_marked() -> None:
+def test_dimensions_that_do_not_vary_get_zeros_and_are_marked():
     first, later = related()
     first[:, 1], later[:, 3] = 0.1, 1e9 / 3
     got = correlate(batches(first, later, size=10), "r")
@@ -82,7 +82,7 @@ def test_dimensions_that_do_not_vary_get_zeros_and_are_marked() -> None:
     assert (kept != 0).all()
 
 
-def test_what_cannot_be_correlated_is_refused() -> None:
+def test_what_cannot_be_correlated_is_refused():
     nothing: list[tuple[torch.Tensor, torch.Tensor]] = []
     for given in (nothing, batches(*related(1), size=1)):
         with pytest.raises(DataError, match=r"r: [01] samples"):
@@ -95,7 +95,7 @@ def test_what_cannot_be_correlated_is_refused() -> None:
         assert correlate(batches(*rows, size=7), "r").matrix.isfinite().all()
 
 
-def test_a_process_that_forgets_exponentially_has_its_known_correlations_and_times() -> None:
+def test_a_process_that_forgets_exponentially_has_its_known_correlations_and_times():
     """AR(1) in t: dimension i forgets at its own rate, and no dimension knows of another."""
     count, rates = 20_000, double([0.5, 1.0, 2.0])
     times = torch.arange(0, 8, 0.25, dtype=torch.float64)
@@ -124,7 +124,7 @@ def test_a_process_that_forgets_exponentially_has_its_known_correlations_and_tim
     assert arrays["n_samples"] == count
 
 
-def test_rounding_does_not_count_as_variation() -> None:
+def test_rounding_does_not_count_as_variation():
     """Residuals of 1e-7, where D is of order 1 and other residuals are small, too."""
     count, times = 500, torch.arange(3.0)
     table = Autocorrelations(["net_outputs", "net_residuals"], 3, 8)
@@ -150,7 +150,7 @@ def test_rounding_does_not_count_as_variation() -> None:
     assert facts["net_residuals"]["most_constant_dims"] == 3
 
 
-def test_what_varies_does_so_at_a_time_and_the_first_and_means_are_over_it() -> None:
+def test_what_varies_does_so_at_a_time_and_the_first_and_means_are_over_it():
     stds = torch.ones(2, 3, 4)
     stds[0, 0, 1] = stds[0, 1, 2] = 1e-7
     stds[1, 2] = torch.tensor([1e3, 1.0, 1e-2, 0.0])
@@ -165,7 +165,7 @@ def test_what_varies_does_so_at_a_time_and_the_first_and_means_are_over_it() -> 
     assert mean_autocorrelation(diagonals, torch.zeros(3, 4).bool()).tolist() == [0, 0, 0]
 
 
-def test_a_dimension_that_fades_into_rounding_makes_no_steps() -> None:
+def test_a_dimension_that_fades_into_rounding_makes_no_steps():
     """Its deviation falls from far above the threshold to about it, now over and now under."""
     count, times = 300, torch.arange(6.0)
     table = Autocorrelations(["r"], 6, 3)
@@ -201,7 +201,7 @@ for path in map(Path, sys.argv[1:]):
 # getrusage would count what the parent held when it forked the process.
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
-def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_number_of_samples(tmp_path):
     paths = [tmp_path / f"{count}.npz" for count in (5_000, 30_000)]
     for path in paths:
         rows = np.random.default_rng(0).standard_normal((int(path.stem), 300), np.float32)
@@ -213,7 +213,7 @@ def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path) -> None
     assert large - small < 15_000
 
 
-def test_rows_of_files_are_paired_in_order(tmp_path: Path) -> None:
+def test_rows_of_files_are_paired_in_order(tmp_path):
     first, later = related(23)
     for name, rows in (("a", first), ("b", later)):
         save_arrays(tmp_path / f"{name}.npz", {"r": rows.numpy()})
@@ -224,7 +224,7 @@ def test_rows_of_files_are_paired_in_order(tmp_path: Path) -> None:
     assert torch.equal(torch.cat([pair[1] for pair in pairs]), later)
 
 
-def test_a_row_of_noise_depends_on_its_number_alone() -> None:
+def test_a_row_of_noise_depends_on_its_number_alone():
     whole = noise_rows(range(3 * NOISE_BLOCK), 2, 5, 6)
     for rows in (range(0), range(1), range(7, 7), range(500, 530), range(511, 1025)):
         assert torch.equal(noise_rows(rows, 2, 5, 6), whole[rows.start : rows.stop])
@@ -254,7 +254,7 @@ class Record:
         return torch.stack([got[name] for got in self._found])
 
 
-def test_independent_residuals_of_the_exact_denoiser_correlate_as_known() -> None:
+def test_independent_residuals_of_the_exact_denoiser_correlate_as_known():
     """The correlation is ``sqrt(gamma_0 gamma_t / ((xi + gamma_0) (xi + gamma_t)))``."""
     flow, count = inexact_flow(), 20_000
     times = torch.linspace(0, 4, 5, dtype=torch.float64)
@@ -275,7 +275,7 @@ def test_independent_residuals_of_the_exact_denoiser_correlate_as_known() -> Non
     assert float((fraction[0] * fraction[4]).max()) > 0.4
 
 
-def test_path_residuals_sum_up_to_how_far_the_path_leads() -> None:
+def test_path_residuals_sum_up_to_how_far_the_path_leads():
     """``y = x_tilde - e`` is ``-int (r/2) sqrt(gamma_T/gamma_s) residual ds`` if it starts at 0."""
     flow, solver = inexact_flow(0.1), get_solver("rk4")
     times = torch.linspace(0, 3, 301, dtype=torch.float64)
@@ -292,7 +292,7 @@ def test_path_residuals_sum_up_to_how_far_the_path_leads() -> None:
     assert (melted - clean).abs().max() > 0.1
 
 
-def test_the_exact_part_of_a_residual_is_the_error_of_the_denoiser() -> None:
+def test_the_exact_part_of_a_residual_is_the_error_of_the_denoiser():
     flow, wrong = inexact_flow(), inexact_flow(0.1)
     exact: Denoiser = MixtureDenoiser(
         torch.ones(1), torch.zeros(1, 3), torch.diag(XI), torch.eye(3), flow.basis, flow.schedule
@@ -311,7 +311,7 @@ def test_the_exact_part_of_a_residual_is_the_error_of_the_denoiser() -> None:
             torch.testing.assert_close(record["exact_residuals"], expected, atol=1e-9, rtol=1e-9)
 
 
-def test_residuals_that_are_not_finite_are_an_error_that_names_their_time() -> None:
+def test_residuals_that_are_not_finite_are_an_error_that_names_their_time():
     flow = inexact_flow()
     broken = ProbabilityFlow(lambda x, t: x / (t - 1), flow.schedule, flow.basis)
     probe = ResidualProbe(broken, torch.linspace(0, 2, 3, dtype=torch.float64))
@@ -319,7 +319,7 @@ def test_residuals_that_are_not_finite_are_an_error_that_names_their_time() -> N
         probe.independent(normal(4, 3), range(4), 0, 0, lambda index, found: None)
 
 
-def test_of_a_line_it_is_half_of_where_it_ends_or_comes_down_to_the_scatter() -> None:
+def test_of_a_line_it_is_half_of_where_it_ends_or_comes_down_to_the_scatter():
     lags = torch.linspace(0, 5, 11, dtype=torch.float64)
     got = correlation_time(lags, 1 - lags / 3.2)
     assert (got.gone, got.integral) == pytest.approx((3.2, 1.6))
@@ -329,7 +329,7 @@ def test_of_a_line_it_is_half_of_where_it_ends_or_comes_down_to_the_scatter() ->
     assert (got.gone, got.integral) == pytest.approx((3, 3 * 0.625))
 
 
-def test_all_counts_up_to_the_first_zero_if_there_is_one() -> None:
+def test_all_counts_up_to_the_first_zero_if_there_is_one():
     lags = torch.arange(6.0)
     rises_again = torch.tensor([1.0, 0.5, -0.5, 0.9, 0.9, 0.9])
     got = correlation_time(lags, rises_again)
@@ -342,7 +342,7 @@ def test_all_counts_up_to_the_first_zero_if_there_is_one() -> None:
     assert str(got) == "at least 2.3"
 
 
-def test_of_dimensions_that_do_not_vary_or_few_samples_nothing_lasts() -> None:
+def test_of_dimensions_that_do_not_vary_or_few_samples_nothing_lasts():
     lags = torch.tensor([0.0, 1, 3])
     _, facts = Autocorrelations(["r"], 3, 2).summary(lags, 100)
     assert facts["r"]["most_constant_dims"] == 2
@@ -366,14 +366,14 @@ def fresh(spacing: float, count: int, seed: int, dim: int = 2) -> CorrelationTim
 
 
 @pytest.mark.parametrize(("count", "spacing"), [(100, 0.05), (1000, 0.2)])
-def test_what_is_gone_at_once_lasts_less_than_the_spacing(count: int, spacing: float) -> None:
+def test_what_is_gone_at_once_lasts_less_than_the_spacing(count, spacing):
     for seed in range(5):
         got = fresh(spacing, count, seed)
         assert (got.integral, got.bound) == (pytest.approx(spacing), "upper")
         assert (got.e_folding, str(got)) == (pytest.approx(spacing), f"< {spacing}")
 
 
-def test_a_small_rest_over_a_few_lags_is_no_time_either() -> None:
+def test_a_small_rest_over_a_few_lags_is_no_time_either():
     """Above the scatter at the next lag by chance, and gone thereafter."""
     lags = torch.arange(0, 1, 0.05)
     rest = torch.tensor([1.0, 0.03, 0.025, 0.022, *[0.001] * 16])
@@ -382,7 +382,7 @@ def test_a_small_rest_over_a_few_lags_is_no_time_either() -> None:
     assert 0.15 < got.gone < 0.2
 
 
-def test_an_exponential_lasts_as_long_on_any_grid_and_two_times_bound_it() -> None:
+def test_an_exponential_lasts_as_long_on_any_grid_and_two_times_bound_it():
     for spacing, count in product((0.01, 0.1, 0.5), (1000, 100_000)):
         lags = torch.arange(0, 20, spacing, dtype=torch.float64)
         got = correlation_time(lags, (-lags).exp(), scatter_of(count))
@@ -396,7 +396,7 @@ def test_an_exponential_lasts_as_long_on_any_grid_and_two_times_bound_it() -> No
         assert (1 / rate < got.integral) == (bound == "upper")
 
 
-def test_chance_scatters_as_it_is_said_to() -> None:
+def test_chance_scatters_as_it_is_said_to():
     count, repeats = 50, 4000
     first, later = normal(count, repeats, seed=1), normal(count, repeats, seed=2)
     for shape in (torch.clone, torch.exp, lambda x: x**3):  # normal, skewed, and with heavy tails

@@ -56,7 +56,7 @@ def unbent(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_spheres_have_their_radii_and_hold_nearly_their_content(dim: int) -> None:
+def test_spheres_have_their_radii_and_hold_nearly_their_content(dim):
     spheres = spheres_of(dim, 500)
     norms = spheres.vertices.norm(dim=2)
     np.testing.assert_allclose(norms, np.broadcast_to(RADII[:, None], norms.shape))
@@ -66,7 +66,7 @@ def test_spheres_have_their_radii_and_hold_nearly_their_content(dim: int) -> Non
     assert (lacking < 0.005).all()
 
 
-def test_radii_must_increase_from_above_zero_and_have_names() -> None:
+def test_radii_must_increase_from_above_zero_and_have_names():
     for radii in ([0.0, 1.0], [2.0, 1.0], [1.0, 1.0], [np.nan, 1.0]):
         assert "increase" in refusal(spheres_of, 2, 10, np.array(radii), kind=UsageError)
     assert spheres_of(2, 10, np.array([1.0, 1.00001])).names == ["1", "1.00001"]
@@ -74,7 +74,7 @@ def test_radii_must_increase_from_above_zero_and_have_names() -> None:
         spheres_of(2, 10, np.array([0.5, 1.0, 1.0000001, 2.0]))
 
 
-def test_carrying_goes_to_the_data_and_brings_all_back_to_their_places() -> None:
+def test_carrying_goes_to_the_data_and_brings_all_back_to_their_places():
     calls: list[int] = []
 
     def counted(x: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def test_carrying_goes_to_the_data_and_brings_all_back_to_their_places() -> None
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_membership_at_the_start_is_that_of_the_radius(dim: int) -> None:
+def test_membership_at_the_start_is_that_of_the_radius(dim):
     spheres = spheres_of(dim, 8000 if dim == 3 else 2000)
     points = normal(2, 300, dim)
     got = coverage.membership(points, coverage.transported(spheres.vertices, spheres.unit))
@@ -102,7 +102,7 @@ def test_membership_at_the_start_is_that_of_the_radius(dim: int) -> None:
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_a_linear_map_changes_nothing_however_few_the_boundary_points(dim: int) -> None:
+def test_a_linear_map_changes_nothing_however_few_the_boundary_points(dim):
     """As is the flow of a Gaussian, and each step of a solver along it."""
     spheres, matrix = spheres_of(dim, 12), normal(dim, dim, seed=7)
     within = spheres.content_within()
@@ -116,14 +116,14 @@ def test_a_linear_map_changes_nothing_however_few_the_boundary_points(dim: int) 
 
 
 @pytest.mark.parametrize(("dim", "counts"), [(2, (10, 40, 160)), (3, (25, 100, 400))])
-def test_a_bent_boundary_converges_with_its_points(dim: int, counts: tuple[int, ...]) -> None:
+def test_a_bent_boundary_converges_with_its_points(dim, counts):
     """Its error falls as the square of the distance between neighbours: 16 or 4 times a step."""
     moved = [cover(spheres_of(dim, count), bent, unbent).changed[0, 1].max() for count in counts]
     assert moved[0] > 0.02
     assert moved[2] < moved[0] / (40 if dim == 2 else 8)
 
 
-def test_changes_that_cancel_in_a_count_are_seen_as_changes_of_sides() -> None:
+def test_changes_that_cancel_in_a_count_are_seen_as_changes_of_sides():
     # The test points alone are turned by a right angle about a point of the sphere.
     spheres = spheres_of(2, 400, np.array([1.0]))
     test = double([[[0.2, 0.0], [1.8, 0.0], [0.3, 0.0], [1.7, 0.0]]])
@@ -139,7 +139,7 @@ def test_changes_that_cancel_in_a_count_are_seen_as_changes_of_sides() -> None:
     assert got.largest_change == 0
 
 
-def test_fresh_data_of_another_law_than_the_generated_one_shows() -> None:
+def test_fresh_data_of_another_law_than_the_generated_one_shows():
     spheres = spheres_of(2, 400)
     wide = bent(2 * normal(20000, 2, seed=3))[None]
     got = cover(spheres, bent, unbent, fresh=wide)
@@ -149,7 +149,7 @@ def test_fresh_data_of_another_law_than_the_generated_one_shows() -> None:
     assert (np.abs(got.test[0, 1] - expected) > 0.01).any()
 
 
-def test_repetitions_are_counted_apart() -> None:
+def test_repetitions_are_counted_apart():
     spheres = spheres_of(2, 100, np.array([1.0, 2.0]))
     inner = torch.zeros(5, 2, dtype=torch.float64)
     test = torch.stack([inner, inner + 1.2, inner + 9])
@@ -163,7 +163,7 @@ def test_repetitions_are_counted_apart() -> None:
 
 
 @pytest.mark.parametrize("dim", slowly([2, 3], 3))
-def test_the_default_alpha_fills_the_spheres_and_others_are_warned_of(dim: int) -> None:
+def test_the_default_alpha_fills_the_spheres_and_others_are_warned_of(dim):
     for radii, alpha in ((RADII, 0.2), (np.array([2.5]), None), (np.array([0.5, 3.0]), 0.6)):
         spheres = spheres_of(dim, 200, radii)
         # Off the sphere by little, as after a flow: Qhull is slow otherwise.
@@ -186,7 +186,7 @@ def test_the_default_alpha_fills_the_spheres_and_others_are_warned_of(dim: int) 
         assert warning(0.95 * enough) is not None
 
 
-def test_what_alpha_shapes_hold_is_what_is_counted_in_them() -> None:
+def test_what_alpha_shapes_hold_is_what_is_counted_in_them():
     spheres = spheres_of(2, 200)
     shapes = coverage.refitted(spheres.vertices, 0.3)
     within = coverage.contents_within(shapes)
@@ -197,7 +197,7 @@ def test_what_alpha_shapes_hold_is_what_is_counted_in_them() -> None:
 
 
 @pytest.mark.parametrize("repetitions", [1, 2])
-def test_summary_and_table_have_the_same_numbers(repetitions: int) -> None:
+def test_summary_and_table_have_the_same_numbers(repetitions):
     spheres = spheres_of(2, 200, np.array([0.5, 1.25]))
     test = np.array([[[0.1, 0.4], [0.11, 0.4], [0.1, 0.37]], [[0.3, 0.4]] * 3])[:repetitions]
     fresh, changed = np.array([[0.2, 0.5], [0.2, 0.7]])[:repetitions], np.zeros_like(test)
@@ -220,7 +220,7 @@ def test_summary_and_table_have_the_same_numbers(repetitions: int) -> None:
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_it_is_the_difference_of_the_counts_with_the_error_of_a_paired_sample(seeds: int) -> None:
+def test_it_is_the_difference_of_the_counts_with_the_error_of_a_paired_sample(seeds):
     fresh = normal(seeds, 2000, 2)
     got = pair(fresh, OURS, THEIRS)
     radius, radii = fresh.norm(dim=2)[None].numpy(), SPHERES.radii[:, None, None]
@@ -236,14 +236,14 @@ def test_it_is_the_difference_of_the_counts_with_the_error_of_a_paired_sample(se
     assert (got.error < 0.6 * of_count).all()
 
 
-def test_the_error_is_the_spread_of_the_difference_over_draws() -> None:
+def test_the_error_is_the_spread_of_the_difference_over_draws():
     got = pair(normal(400, 500, 2), OURS, THEIRS)
     spread = got.difference.std(axis=0, ddof=1)
     np.testing.assert_allclose(np.sqrt(np.square(got.error).mean(axis=0)), spread, rtol=0.15)
     np.testing.assert_allclose(got.whole_error, spread / 20, rtol=0.15)
 
 
-def test_points_that_cancel_in_the_difference_are_in_the_error() -> None:
+def test_points_that_cancel_in_the_difference_are_in_the_error():
     fresh = double([[[0.9, 0.0], [1.1, 0.0], [0.0, 0.0], [9.0, 0.0]]])
     shift = double([0.5, 0.0])
     spheres = coverage.Spheres(np.array([1.0]), unit_sphere(2, 400))
@@ -256,7 +256,7 @@ def test_points_that_cancel_in_the_difference_are_in_the_error() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 50])
-def test_equal_boundaries_differ_by_nothing(count: int) -> None:
+def test_equal_boundaries_differ_by_nothing(count):
     got = pair(normal(2, count, 2), OURS, OURS)
     assert not got.difference.any()
     assert not got.error.any()
@@ -381,7 +381,7 @@ MESHES: dict[str, Callable[[], Mesh]] = {
 }
 
 
-def test_polygons_hold_what_matplotlib_says_and_wind_by_their_angles() -> None:
+def test_polygons_hold_what_matplotlib_says_and_wind_by_their_angles():
     points = random_points(2000, 2)
     for name, (vertices, faces) in {**POLYGONS, **OTHER_POLYGONS}.items():
         winding = winding_number(points, vertices, faces)
@@ -393,7 +393,7 @@ def test_polygons_hold_what_matplotlib_says_and_wind_by_their_angles() -> None:
 
 
 @pytest.mark.parametrize("name", MESHES)
-def test_meshes_wind_by_their_solid_angles(name: str) -> None:
+def test_meshes_wind_by_their_solid_angles(name):
     vertices, faces = MESHES[name]()
     points = random_points(300, 3)
     expected = solid_angle_number(points, vertices, faces)
@@ -402,7 +402,7 @@ def test_meshes_wind_by_their_solid_angles(name: str) -> None:
 
 
 @pytest.mark.parametrize("turn", [False, True])
-def test_every_point_lies_in_exactly_one_of_the_cells_that_tile_space(turn: bool) -> None:
+def test_every_point_lies_in_exactly_one_of_the_cells_that_tile_space(turn):
     lows = [(i, j, k) for i in range(2) for j in range(2) for k in range(2)]
     # On corners, edges, diagonals and sides of cubes of edge 1, and between.
     points = np.stack(np.meshgrid(*[np.arange(-4, 13) / 4] * 3), axis=-1).reshape(-1, 3)
@@ -420,7 +420,7 @@ def test_every_point_lies_in_exactly_one_of_the_cells_that_tile_space(turn: bool
         assert np.array_equal(whole == 1, half_open)
 
 
-def test_a_ray_that_rounding_puts_beside_an_edge_is_not_lost() -> None:
+def test_a_ray_that_rounding_puts_beside_an_edge_is_not_lost():
     base = [[-9.0, -9, 0], [9, -9, 0], [9, 9, 0], [-9, 9, 0]]
     faces = np.array(
         [[0, 2, 1], [0, 3, 2], [0, 1, 4], [3, 0, 4], [2, 3, 5], [1, 2, 5], [3, 4, 5], [1, 5, 4]]
@@ -439,7 +439,7 @@ def test_a_ray_that_rounding_puts_beside_an_edge_is_not_lost() -> None:
         assert winding_number(below, roof, faces).tolist() == [1, 1]
 
 
-def test_faces_of_no_area_and_parts_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faces_of_no_area_and_parts_do_not_matter(monkeypatch):
     vertices, faces = star(6)
     twice, points = np.repeat(vertices, 2, axis=0), random_points(1000, 2)
     assert np.array_equal(winding_number(points, *polygon(twice)), inside(points, vertices, faces))
@@ -453,7 +453,7 @@ def test_faces_of_no_area_and_parts_do_not_matter(monkeypatch: pytest.MonkeyPatc
     assert np.array_equal(winding_number(points[::-1], *torus()), whole[::-1])
 
 
-def test_what_is_no_boundary_is_an_error() -> None:
+def test_what_is_no_boundary_is_an_error():
     for points, vertices, faces, message in (
         (np.zeros((2, 2)), *cube(), "test points in 2-D cannot be inside a 3-D boundary"),
         (np.zeros((2, 4)), *cube(), "test points are rows in 2-D or 3-D"),

@@ -23,7 +23,6 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import normal, seeded
-from tests.support.rank_pool import RankPool
 from tests.support.running import refusal
 from torch_utils import distributed
 from torch_utils.distributed import process_group
@@ -53,7 +52,7 @@ def moments_of(batches: list[Tensor]) -> Moments:
     return statistics.moments()
 
 
-def test_streamed_moments_are_those_of_numpy() -> None:
+def test_streamed_moments_are_those_of_numpy():
     points = normal(41, 5) * torch.logspace(0, -4, 5)
     # The points themselves are rounded when they are moved, and their products by as much.
     for offset, rounding in ((0.0, 1e-15), (1e6, 1e-9)):
@@ -71,7 +70,7 @@ def test_streamed_moments_are_those_of_numpy() -> None:
     np.testing.assert_allclose(got.covariance, np.cov(single.double().T), rtol=1e-9, atol=1e-9)
 
 
-def test_moments_can_be_taken_again_after_more_was_added() -> None:
+def test_moments_can_be_taken_again_after_more_was_added():
     points = normal(9, 3)
     statistics = FeatureStatistics(3)
     statistics.add(points[:5])
@@ -82,7 +81,7 @@ def test_moments_can_be_taken_again_after_more_was_added() -> None:
     np.testing.assert_allclose(statistics.moments().covariance, np.cov(points.T), atol=1e-14)
 
 
-def test_points_without_a_covariance_are_an_error() -> None:
+def test_points_without_a_covariance_are_an_error():
     for count in (0, 1):
         with pytest.raises(DataError, match=f"^{count} images or points have no covariance"):
             moments_of([normal(count, 3)])
@@ -104,7 +103,7 @@ def moments_of_shares() -> dict[str, Moments]:
         return {name: moments_of(of_a_rank(name, distributed.rank())) for name in SHARES}
 
 
-def test_ranks_together_have_the_moments_of_one(two_ranks: RankPool) -> None:
+def test_ranks_together_have_the_moments_of_one(two_ranks):
     first, second = two_ranks.call(moments_of_shares)
     for name in SHARES:
         points = torch.cat([*of_a_rank(name, 0), *of_a_rank(name, 1)])
@@ -116,7 +115,7 @@ def test_ranks_together_have_the_moments_of_one(two_ranks: RankPool) -> None:
         assert torch.equal(got.covariance, second[name].covariance)
 
 
-def test_it_is_the_formula_with_scipys_root() -> None:
+def test_it_is_the_formula_with_scipys_root():
     for dim in (1, 2, 30):
         (mean1, cov1), (mean2, cov2) = gaussian(dim, 0), gaussian(dim, 10)
         root = linalg.sqrtm(cov1.numpy() @ cov2.numpy()).real
@@ -125,7 +124,7 @@ def test_it_is_the_formula_with_scipys_root() -> None:
         assert got == pytest.approx(float(expected), rel=1e-9)
 
 
-def test_of_commuting_covariances_it_is_that_of_the_standard_deviations() -> None:
+def test_of_commuting_covariances_it_is_that_of_the_standard_deviations():
     axes, _ = torch.linalg.qr(normal(7, 7))
     stds1, stds2 = torch.linspace(0, 3, 7).double(), torch.tensor([2, 0, 0.1, 1, 5, 0, 1]).double()
     covs = [(axes * stds.square()) @ axes.T for stds in (stds1, stds2)]
@@ -135,7 +134,7 @@ def test_of_commuting_covariances_it_is_that_of_the_standard_deviations() -> Non
     assert got == pytest.approx(float(expected), rel=1e-12)
 
 
-def test_few_points_in_many_dimensions_are_at_no_distance_from_themselves() -> None:
+def test_few_points_in_many_dimensions_are_at_no_distance_from_themselves():
     few = moments_of([normal(50, 400)])
     got = frechet_distance(few.mean, few.covariance, few.mean, few.covariance)
     # The root of the product of the covariances would leave 1e-7 of the trace.
@@ -143,7 +142,7 @@ def test_few_points_in_many_dimensions_are_at_no_distance_from_themselves() -> N
 
 
 @pytest.mark.parametrize("sizes", [(10, 10), (10, 300), (200, 15)])
-def test_singular_covariances_of_few_points_lose_no_digits(sizes: tuple[int, int]) -> None:
+def test_singular_covariances_of_few_points_lose_no_digits(sizes):
     scale = torch.logspace(0, -2, 256)
     first, second = normal(sizes[0], 256) * scale, normal(sizes[1], 256, seed=1) * scale
     (_, mean1, cov1), (_, mean2, cov2) = (vars(moments_of([x])).values() for x in (first, second))
@@ -155,7 +154,7 @@ def test_singular_covariances_of_few_points_lose_no_digits(sizes: tuple[int, int
     assert got == pytest.approx(float(expected), rel=1e-12)
 
 
-def test_points_without_variance_are_as_far_as_their_means() -> None:
+def test_points_without_variance_are_as_far_as_their_means():
     nothing, (mean, cov) = torch.zeros(4, 4), gaussian(4, 0)
     assert frechet_distance(torch.zeros(4), nothing, torch.ones(4), nothing) == 4
     expected = float(mean.square().sum() + cov.trace())
@@ -163,7 +162,7 @@ def test_points_without_variance_are_as_far_as_their_means() -> None:
     assert got == pytest.approx(expected, rel=1e-12)
 
 
-def test_moments_rounded_to_float32_give_its_digits() -> None:
+def test_moments_rounded_to_float32_give_its_digits():
     (mean1, cov1), (mean2, cov2) = gaussian(200, 0, 50), gaussian(200, 10, 50)
     rounded = mean1.float(), cov1.float()
     assert torch.linalg.eigvalsh(rounded[1].double())[0] < -1e-9  # of noise, as in a file
@@ -172,7 +171,7 @@ def test_moments_rounded_to_float32_give_its_digits() -> None:
     assert frechet_distance(*rounded, *rounded) < 1e-6 * float(cov1.trace())
 
 
-def test_what_is_no_gaussian_is_refused() -> None:
+def test_what_is_no_gaussian_is_refused():
     good = gaussian(4, 0)
     for spoil, message in (
         (lambda mean, cov: (mean * float("nan"), cov), "not finite"),
@@ -190,7 +189,7 @@ def test_what_is_no_gaussian_is_refused() -> None:
     assert "Gaussians of 4 and 5 dimensions" in refusal(frechet_distance, *good, *gaussian(5, 0))
 
 
-def test_it_is_the_sum_over_pairs_that_defines_it() -> None:
+def test_it_is_the_sum_over_pairs_that_defines_it():
     first, second = normal(7, 3), 0.5 + normal(5, 3, seed=1)
 
     def k(x: Tensor, y: Tensor) -> float:
@@ -205,7 +204,7 @@ def test_it_is_the_sum_over_pairs_that_defines_it() -> None:
     assert kernel_distance(first, second) == pytest.approx(expected, rel=1e-10)
 
 
-def test_neither_blocks_nor_order_nor_float32_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_blocks_nor_order_nor_float32_change_it(monkeypatch):
     first, second = (normal(8, 4), normal(7, 4, seed=1))
     whole = kernel_distance(first, second)
     assert kernel_distance(second.flip(0), first) == pytest.approx(whole, rel=1e-12)
@@ -216,7 +215,7 @@ def test_neither_blocks_nor_order_nor_float32_change_it(monkeypatch: pytest.Monk
         assert kernel_distance(first, second) == pytest.approx(whole, rel=1e-6)
 
 
-def test_subsets_have_the_mean_of_all_draw_no_point_twice_and_follow_the_seed() -> None:
+def test_subsets_have_the_mean_of_all_draw_no_point_twice_and_follow_the_seed():
     first, second = normal(60, 4), normal(90, 4, seed=1)
     got = subset_distances(first, second, seeded(), subsets=200, size=20)
     assert (got.subsets, got.size) == (200, 20)
@@ -233,7 +232,7 @@ def test_subsets_have_the_mean_of_all_draw_no_point_twice_and_follow_the_seed() 
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_sizes_and_numbers_are_the_customary_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_and_numbers_are_the_customary_ones(monkeypatch):
     sizes = []
 
     def note(first: Tensor, second: Tensor) -> float:
@@ -246,7 +245,7 @@ def test_sizes_and_numbers_are_the_customary_ones(monkeypatch: pytest.MonkeyPatc
     assert sizes == [(1000, 1000)] * 100
 
 
-def test_what_has_no_distance_is_refused() -> None:
+def test_what_has_no_distance_is_refused():
     good = normal(4, 3)
     for bad, message in (
         (normal(1, 3), r"shape \[1, 3\]"),
@@ -298,7 +297,7 @@ def noise(count: int, channels: int = 3, size: int = 8, seed: int = 0) -> Tensor
     return torch.randint(256, (count, channels, size, size), generator=generator).to(torch.uint8)
 
 
-def test_features_are_torch_fidelitys(weights: Path, detector: InceptionDetector) -> None:
+def test_features_are_torch_fidelitys(weights, detector):
     assert module.DEFAULT_URL == URL_INCEPTION_V3
     assert URL_INCEPTION_V3.startswith("https://")
     # Its constructor may open this file, since it is ours.
@@ -311,7 +310,7 @@ def test_features_are_torch_fidelitys(weights: Path, detector: InceptionDetector
     assert detector.identity == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
-def test_a_feature_depends_on_its_image_alone(detector: InceptionDetector) -> None:
+def test_a_feature_depends_on_its_image_alone(detector):
     before = torch.get_rng_state()
     settings = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
     gray = noise(2, channels=1)
@@ -324,7 +323,7 @@ def test_a_feature_depends_on_its_image_alone(detector: InceptionDetector) -> No
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_files_with_and_without_counts_of_batches_are_read(tmp_path: Path, zipped: bool) -> None:
+def test_files_with_and_without_counts_of_batches_are_read(tmp_path, zipped):
     state = small_state()
     layers = [name.removesuffix("running_var") for name in state if name.endswith("running_var")]
     if not zipped:
@@ -365,7 +364,7 @@ FOREIGN: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
-def test_other_contents_are_refused(tmp_path: Path) -> None:
+def test_other_contents_are_refused(tmp_path):
     path = tmp_path / "foreign.pth"
     for content, message in FOREIGN.values():
         torch.save(content(), path)
@@ -376,7 +375,7 @@ def test_other_contents_are_refused(tmp_path: Path) -> None:
     assert "never loaded" in refused(path)
 
 
-def test_what_is_no_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_weights_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "w.pth"
     torch.save([print], path)
     assert "never loaded" in refused(path)
@@ -410,7 +409,7 @@ def unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
         yield tmp_path / "cache" / url.rpartition("/")[2]
 
 
-def test_without_the_default_an_error_says_how_to_supply_it(unreachable: Path) -> None:
+def test_without_the_default_an_error_says_how_to_supply_it(unreachable):
     with pytest.raises(DataError) as caught:
         find_detector(None)
     assert str(caught.value) == (
@@ -425,8 +424,8 @@ def test_without_the_default_an_error_says_how_to_supply_it(unreachable: Path) -
 
 @pytest.mark.parametrize("placed", [True, False])
 def test_another_file_in_place_of_the_default_is_refused(
-    unreachable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placed: bool
-) -> None:
+    unreachable, tmp_path, monkeypatch, placed
+):
     path = unreachable if placed else tmp_path / "downloaded"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"something else")
@@ -440,7 +439,7 @@ def test_another_file_in_place_of_the_default_is_refused(
     )
 
 
-def test_a_given_detector_is_a_path_or_an_https_url(unreachable: Path, tmp_path: Path) -> None:
+def test_a_given_detector_is_a_path_or_an_https_url(unreachable, tmp_path):
     path = tmp_path / "w.pth"
     path.touch()
     assert find_detector(str(path)) == path

@@ -40,7 +40,7 @@ def originals() -> Tensor:
     return torch.randint(256, (9, 20), generator=seeded()).to(torch.uint8)
 
 
-def test_examples_by_hand_also_of_fractions_of_a_gray_level() -> None:
+def test_examples_by_hand_also_of_fractions_of_a_gray_level():
     originals = torch.tensor([[0, 255, 100, 7], [1, 2, 3, 4]], dtype=torch.uint8)
     # Differences -2, +3, +0.4, -0.6, of which two round to nothing more than black and white.
     errors = RoundtripErrors.of(originals, data_of([[-2, 258, 100.4, 6.4], [1, 2, 3, 4.75]]))
@@ -58,7 +58,7 @@ def test_examples_by_hand_also_of_fractions_of_a_gray_level() -> None:
     assert float(errors.mse) == 0.5
 
 
-def test_rounding_is_that_of_saved_images(originals: Tensor) -> None:
+def test_rounding_is_that_of_saved_images(originals):
     noise = 1.2 * normal(9, 20)
     returned = data_of(originals.double() + noise)
     errors = RoundtripErrors.of(originals, returned)
@@ -69,7 +69,7 @@ def test_rounding_is_that_of_saved_images(originals: Tensor) -> None:
     np.testing.assert_allclose(errors.largest, noise.abs().amax(dim=1), rtol=1e-9)
 
 
-def test_columns_are_the_attributes_of_each_image_and_become_them_again(originals: Tensor) -> None:
+def test_columns_are_the_attributes_of_each_image_and_become_them_again(originals):
     returned = data_of(originals.double() + torch.randn(9, 20, generator=seeded()))
     errors = RoundtripErrors.of(originals, returned)
     columns = errors.columns()
@@ -91,7 +91,7 @@ def points() -> tuple[ProbabilityFlow, Tensor]:
     return flow, flow.basis.to_eigen(toy.sample(9000, seeded()))
 
 
-def test_a_right_network_has_no_excess_error(points: tuple[ProbabilityFlow, Tensor]) -> None:
+def test_a_right_network_has_no_excess_error(points):
     flow, clean = points
     x, t = noisy_points(clean[:100], flow.schedule, 4.0, seeded())
     zero = FunctionNetwork(lambda z, c: torch.zeros_like(z))
@@ -104,7 +104,7 @@ def test_a_right_network_has_no_excess_error(points: tuple[ProbabilityFlow, Tens
     torch.testing.assert_close(untrained, residual.double().square(), rtol=1e-4, atol=1e-8)
 
 
-def test_errors_come_one_a_sample_in_order(points: tuple[ProbabilityFlow, Tensor]) -> None:
+def test_errors_come_one_a_sample_in_order(points):
     flow, clean = points
     x, t = noisy_points(clean, flow.schedule, 4.0, seeded())
     ones = FunctionNetwork(lambda z, c: torch.ones_like(z))
@@ -115,7 +115,7 @@ def test_errors_come_one_a_sample_in_order(points: tuple[ProbabilityFlow, Tensor
     torch.testing.assert_close(whole[-10:], last)
 
 
-def test_points_are_noisy_by_their_own_times(points: tuple[ProbabilityFlow, Tensor]) -> None:
+def test_points_are_noisy_by_their_own_times(points):
     flow, clean = points
     x, t = noisy_points(clean, flow.schedule, 4.0, seeded())
     assert (t / 4 * len(t)).floor().tolist() == [*range(len(t))]
@@ -123,7 +123,7 @@ def test_points_are_noisy_by_their_own_times(points: tuple[ProbabilityFlow, Tens
     assert ((noise.square().mean(0) - 1).abs() < 4 * (2 / len(t)) ** 0.5).all()
 
 
-def test_quarters_are_where_they_are_and_powers_add_up_to_the_variance() -> None:
+def test_quarters_are_where_they_are_and_powers_add_up_to_the_variance():
     images = normal(5, 2 * 6 * 8, seed=1)
     values = {name: f(images) for name, f in image_quantities((2, 6, 8)).items()}
     pixels = images.view(5, 2, 6, 8)
@@ -139,7 +139,7 @@ def test_quarters_are_where_they_are_and_powers_add_up_to_the_variance() -> None
         assert sum(value < 1e-12 for value in powers.values()) == 2
 
 
-def test_log_odds_are_those_of_normal_laws_with_one_covariance() -> None:
+def test_log_odds_are_those_of_normal_laws_with_one_covariance():
     classes = torch.arange(6000) % 3
     means, noise = double([[0, 0], [2, 0], [0, 3]]), normal(6000, 2)
     functions = class_log_odds(means[classes] + noise, classes)
@@ -154,20 +154,20 @@ def test_log_odds_are_those_of_normal_laws_with_one_covariance() -> None:
     assert not class_log_odds(means[classes[:14]], classes[:14]), "too few of one"
 
 
-def test_in_one_dimension_it_is_the_square_of_scipys() -> None:
+def test_in_one_dimension_it_is_the_square_of_scipys():
     first, second = normal(300, 1), 0.5 + 2 * normal(200, 1, seed=1)
     expected = stats.energy_distance(first[:, 0].numpy(), second[:, 0].numpy()) ** 2
     assert energy_distance(first, second) == pytest.approx(expected, rel=1e-9)
 
 
-def test_samples_of_one_law_are_as_close_as_their_sizes_allow() -> None:
+def test_samples_of_one_law_are_as_close_as_their_sizes_allow():
     first, second = normal(1000, 2), normal(500, 2, seed=1)
     expected = mean_distance(first, first) * (1 / 1000 + 1 / 500)
     assert expected / 4 < energy_distance(first, second) < 4 * expected
     assert energy_distance(first, second + 0.3) > 10 * expected
 
 
-def test_mean_distances_do_not_know_of_chunks_and_close_points_keep_their_digits() -> None:
+def test_mean_distances_do_not_know_of_chunks_and_close_points_keep_their_digits():
     first, second = normal(CHUNK + 5, 2), normal(7, 2, seed=1)
     whole = (first[:, None] - second).norm(dim=-1).mean()
     assert mean_distance(first, second) == pytest.approx(float(whole), rel=1e-12)
@@ -190,7 +190,7 @@ def u_centered(numbers: Tensor) -> Tensor:
     return got
 
 
-def test_p_values_are_those_of_the_definition() -> None:
+def test_p_values_are_those_of_the_definition():
     x, y = normal(15, 1, seed=1), normal(15, 1, seed=2).square()
     a, b = u_centered(x[:, 0]), u_centered(y[:, 0])
     correlation = (a * b).sum() / (a.square().sum() * b.square().sum()).sqrt()
@@ -199,7 +199,7 @@ def test_p_values_are_those_of_the_definition() -> None:
     torch.testing.assert_close(independence_p_values(x, y), (1 - expected).reshape(1, 1))
 
 
-def test_what_is_independent_is_found_no_more_often_than_its_level_says() -> None:
+def test_what_is_independent_is_found_no_more_often_than_its_level_says():
     """Of normal numbers and of some without a variance: 2,000 tests each."""
     columns = normal(100, 2, seed=3)
     cauchy = torch.empty(100, 1000).double().cauchy_(generator=seeded(4))
@@ -210,7 +210,7 @@ def test_what_is_independent_is_found_no_more_often_than_its_level_says() -> Non
             assert float((got < level).double().mean()) < level + 4 * chance
 
 
-def test_dependence_of_any_form_is_seen_and_units_are_none() -> None:
+def test_dependence_of_any_form_is_seen_and_units_are_none():
     x, other = normal(300, 1, seed=6), normal(300, 1, seed=7)
     conditions = torch.cat([x.square(), x * other, 1e6 * x.exp() + 3, torch.ones_like(x)], dim=1)
     got = independence_p_values(torch.cat([x, x.square()], dim=1), conditions)
@@ -219,7 +219,7 @@ def test_dependence_of_any_form_is_seen_and_units_are_none() -> None:
     torch.testing.assert_close(independence_p_values(1e3 * x, conditions), got[:, :1])
 
 
-def test_a_number_alone_is_what_linear_regression_on_the_others_leaves() -> None:
+def test_a_number_alone_is_what_linear_regression_on_the_others_leaves():
     draw = np.random.default_rng(1)
     rows = draw.normal(size=(5000, 3)) @ [[1, 0.9, 0], [0, 0.3, 0], [0, 0, 100]] + 7
     mean = torch.from_numpy(rows.mean(axis=0))
@@ -233,7 +233,7 @@ def test_a_number_alone_is_what_linear_regression_on_the_others_leaves() -> None
     np.testing.assert_allclose(cloud.alone(torch.from_numpy(rows)), np.max(errors, 0), rtol=1e-3)
 
 
-def test_a_law_of_conditions_gives_the_covariance_of_those_that_count() -> None:
+def test_a_law_of_conditions_gives_the_covariance_of_those_that_count():
     sizes = torch.tensor([1e-3, 1.0, 1e4])
     rows = torch.from_numpy(np.random.default_rng(2).normal(size=(400, 3))) * sizes
     rows[:, 2] += 1e6 * rows[:, 0]
@@ -250,7 +250,7 @@ def test_a_law_of_conditions_gives_the_covariance_of_those_that_count() -> None:
     torch.testing.assert_close(turned.places(rows), cloud.places(rows))
 
 
-def test_the_new_row_counts_as_a_neighbor_of_the_others() -> None:
+def test_the_new_row_counts_as_a_neighbor_of_the_others():
     draw = np.random.default_rng(0)
     known, new = (torch.from_numpy(draw.normal(size=(n, 2))) for n in (30, 7))
     of_known, of_new = Neighbors.of(known, 4).relative(new)
@@ -262,7 +262,7 @@ def test_the_new_row_counts_as_a_neighbor_of_the_others() -> None:
         torch.testing.assert_close(torch.cat([others, own[None]]), expected)
 
 
-def test_levels_of_neighbors_hold_on_average_for_few_truths_whatever_the_network_is_worth() -> None:
+def test_levels_of_neighbors_hold_on_average_for_few_truths_whatever_the_network_is_worth():
     """A posterior is too narrow by a factor that grows with the one condition."""
     draw = np.random.default_rng(3)
 
@@ -289,7 +289,7 @@ def latents(scale: float = 1.0) -> torch.Tensor:
     return scale * draws * VARIANCE.sqrt()
 
 
-def test_coverage_is_that_of_chi_squared_if_latents_are_gaussian() -> None:
+def test_coverage_is_that_of_chi_squared_if_latents_are_gaussian():
     right, wide = (latent_coverage(latents(scale) / VARIANCE.sqrt()) for scale in (1.0, 1.1))
     np.testing.assert_allclose(right["coverage"], right["expected"], atol=0.03)
     # Of a Gaussian in 3 dimensions, within 1 and 2 standard deviations.
@@ -298,7 +298,7 @@ def test_coverage_is_that_of_chi_squared_if_latents_are_gaussian() -> None:
     assert right["ks_p_value"] > 0.01 > 1e-6 > wide["ks_p_value"]
 
 
-def test_ranks_are_even_among_draws_of_the_same_law() -> None:
+def test_ranks_are_even_among_draws_of_the_same_law():
     draws = latents().sum(dim=1)
     same, less = (density_ranks(draws[:2000] - shift, draws[2000:]) for shift in (0, 0.5))
     assert same["ks_p_value"] > 0.01 > 1e-6 > less["ks_p_value"]
@@ -312,7 +312,7 @@ def contents(draw: np.random.Generator, *shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("count", [50, 200, 1000])
-def test_a_wrong_posterior_holds_what_is_stated_whatever_the_number_of_truths(count: int) -> None:
+def test_a_wrong_posterior_holds_what_is_stated_whatever_the_number_of_truths(count):
     """Given the truths, what a level holds is known: no new truths are needed to measure it."""
     draw = np.random.default_rng(count)
     level = asked(contents(draw, count, REPETITIONS), 0.9).numpy()
@@ -326,7 +326,7 @@ def test_a_wrong_posterior_holds_what_is_stated_whatever_the_number_of_truths(co
     assert within == pytest.approx(0.9, abs=4 * (0.09 / REPETITIONS) ** 0.5)
 
 
-def test_too_few_truths_ask_for_everything() -> None:
+def test_too_few_truths_ask_for_everything():
     scores = torch.linspace(0.1, 0.4, 8).double()
     assert fewest(0.9) == 9
     assert asked(scores, 0.9) == 1
@@ -334,7 +334,7 @@ def test_too_few_truths_ask_for_everything() -> None:
     assert Holding.by(8, 0.9).mean == 1
 
 
-def test_recalibrated_levels_rise_and_make_ranks_even() -> None:
+def test_recalibrated_levels_rise_and_make_ranks_even():
     draw = np.random.default_rng(1)
     ranks = torch.from_numpy(norm.cdf(1.5 * draw.normal(size=2000) + 0.3))
     levels = torch.linspace(0, 1, 101).double()
@@ -347,7 +347,7 @@ def test_recalibrated_levels_rise_and_make_ranks_even() -> None:
     assert kstest(fresh, "uniform").pvalue < 1e-9
 
 
-def test_p_values_of_rows_like_the_others_are_no_smaller_than_they_should_be() -> None:
+def test_p_values_of_rows_like_the_others_are_no_smaller_than_they_should_be():
     draw = np.random.default_rng(2)
     rows = torch.from_numpy(draw.normal(size=(REPETITIONS, 40, 3))) ** 2
     families = [[(each[:-1, k], each[-1:, k]) for k in ([0, 1], [2])] for each in rows]

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,7 @@ def model() -> Model:
     return model
 
 
-def test_a_saved_model_denoises_as_before_and_is_saved_as_the_same_file(tmp_path: Path) -> None:
+def test_a_saved_model_denoises_as_before_and_is_saved_as_the_same_file(tmp_path):
     first, second, generator = tmp_path / "first.pkl", tmp_path / "second.pkl", seeded()
     for network, space, size in (("mlp", "ES", "width"), ("ToyConvUNet", "IS", "channels")):
         model, _ = tiny_model(network, space, dims_to_keep=1, **{size: 16})
@@ -76,7 +75,7 @@ def test_a_saved_model_denoises_as_before_and_is_saved_as_the_same_file(tmp_path
             assert all(torch.equal(part.state[key], other[name].state[key]) for key in part.state)
 
 
-def test_the_scale_is_chosen_when_a_model_is_opened(model: Model, tmp_path: Path) -> None:
+def test_the_scale_is_chosen_when_a_model_is_opened(model, tmp_path):
     model.save(tmp_path / "network.pkl")
     t = double(3.0)
     plain, wide = (Model.load(tmp_path / "network.pkl", end_std=a0).flow for a0 in (1.0, 3.0))
@@ -98,7 +97,7 @@ def with_output_gain(model: Model) -> Model:
     return model
 
 
-def test_a_calibration_is_saved_and_can_be_left_out(model: Model, tmp_path: Path) -> None:
+def test_a_calibration_is_saved_and_can_be_left_out(model, tmp_path):
     path = tmp_path / "network.pkl"
     x, t = torch.ones(3, 2, dtype=torch.float64), double(3.0)
     plain = model.denoiser.eval()(x, t)
@@ -111,7 +110,7 @@ def test_a_calibration_is_saved_and_can_be_left_out(model: Model, tmp_path: Path
     assert torch.equal(Model.load(tmp_path / "again.pkl").denoiser(x, t), calibrated)
 
 
-def test_courses_are_found_saved_and_of_the_calibrated_flow(model: Model, tmp_path: Path) -> None:
+def test_courses_are_found_saved_and_of_the_calibrated_flow(model, tmp_path):
     points = normal(60, 2, seed=1)
     plan = LawPlan(lambda count: Batch(points[:count]), None, 600, 0, 128)
     find_courses(model, plan)
@@ -129,7 +128,7 @@ def test_courses_are_found_saved_and_of_the_calibrated_flow(model: Model, tmp_pa
     assert "do not increase" in refusal(Model.load, tmp_path / "broken.pkl")
 
 
-def test_an_output_gain_is_saved_and_stays(model: Model, tmp_path: Path) -> None:
+def test_an_output_gain_is_saved_and_stays(model, tmp_path):
     path = tmp_path / "network.pkl"
     x, t = torch.ones(3, 2, dtype=torch.float64), torch.linspace(1, 6, 3, dtype=torch.float64)
     plain = model.denoiser.eval()(x, t)
@@ -218,7 +217,7 @@ TOLD = {
 """What is said of some, which other rules would refuse too."""
 
 
-def test_an_inconsistent_file_is_a_data_error_that_names_it(model: Model, tmp_path: Path) -> None:
+def test_an_inconsistent_file_is_a_data_error_that_names_it(model, tmp_path):
     path = tmp_path / "network.pkl"
     with_output_gain(calibrate(model)).save(path)
     parts, about = read_network(path)
@@ -231,7 +230,7 @@ def test_an_inconsistent_file_is_a_data_error_that_names_it(model: Model, tmp_pa
         assert part in text[damage], damage
 
 
-def test_files_that_do_not_say_what_they_are_of_are_refused(model: Model, tmp_path: Path) -> None:
+def test_files_that_do_not_say_what_they_are_of_are_refused(model, tmp_path):
     path = tmp_path / "network.pkl"
     for changes, part in (
         ({"data_dim": 3}, "says data_dim 3, but its basis has 2"),
@@ -245,7 +244,7 @@ def test_files_that_do_not_say_what_they_are_of_are_refused(model: Model, tmp_pa
     assert "coordinates of 3 columns, its basis 2" in refusal(Model.load, path)
 
 
-def test_a_law_of_latents_is_saved_and_refused_where_it_does_not_belong(tmp_path: Path) -> None:
+def test_a_law_of_latents_is_saved_and_refused_where_it_does_not_belong(tmp_path):
     path = tmp_path / "network.pkl"
     model, _ = tiny_model("mlp", "ES", dims_to_keep=1, width=16)
     law = ConditionalMixture(1, 1, components=3, width=4)
@@ -269,7 +268,7 @@ def test_a_law_of_latents_is_saved_and_refused_where_it_does_not_belong(tmp_path
         assert text in refusal(Model.load, path)
 
 
-def test_a_recipe_builds_equal_models_from_equal_seeds(model: Model) -> None:
+def test_a_recipe_builds_equal_models_from_equal_seeds(model):
     built = []
     for _ in range(2):
         torch.manual_seed(3)
@@ -277,7 +276,7 @@ def test_a_recipe_builds_equal_models_from_equal_seeds(model: Model) -> None:
     assert all(torch.equal(built[0][key], built[1][key]) for key in built[0])
 
 
-def test_the_schedule_takes_its_dimension_and_top_variance_from_the_basis() -> None:
+def test_the_schedule_takes_its_dimension_and_top_variance_from_the_basis():
     basis = random_basis(4)
     schedule = make_schedule("ifs", {"dims_to_keep": 2, "rho": 1.5}, basis, end_std=2.0)
     assert (schedule.dim, schedule.top_variance, schedule.end_std) == (4, basis.top_variance, 2.0)
@@ -286,26 +285,26 @@ def test_the_schedule_takes_its_dimension_and_top_variance_from_the_basis() -> N
 
 
 @pytest.mark.parametrize("precond", ["edm", "vp", "ve"])
-def test_a_first_time_by_default_is_written_as_it_is_resumed(precond: str) -> None:
+def test_a_first_time_by_default_is_written_as_it_is_resumed(precond):
     choices, basis = Choices(precond, {}, "mlp", {"width": 8}, "IS", "log"), random_basis(2)
     model, loss = choices.build(basis)
     again, _ = replace(choices, t_min=loss.t_min).build(basis)
     assert model.recipe == again.recipe
 
 
-def test_parameters_are_counted(model: Model) -> None:
+def test_parameters_are_counted(model):
     # Input 2 (1 + 2 * 4) + 8 features, two hidden layers of 16, output 2.
     assert model.parameter_count == 27 * 16 + 2 * 17 * 16 + 17 * 2
 
 
-def test_a_basis_is_described_by_its_spectrum_and_participation_ratio() -> None:
+def test_a_basis_is_described_by_its_spectrum_and_participation_ratio():
     basis = EigenBasis(torch.zeros(10), torch.tensor([4.0, 1.0] + [0.0] * 8), torch.eye(10))
     text = basis.describe()
     assert text.startswith("Variances 4, 1, 0")
     assert "participation ratio 1.471 of 10" in text
 
 
-def test_the_digest_knows_each_weight_and_each_correction(model: Model, tmp_path: Path) -> None:
+def test_the_digest_knows_each_weight_and_each_correction(model, tmp_path):
     model.save(tmp_path / "network.pkl")
     digest = model.digest()
     assert Model.load(tmp_path / "network.pkl").digest() == digest
@@ -362,7 +361,7 @@ def log_mixture(row: Tensor, levels: Tensor, states: Tensor, least: int) -> Tens
     return total.logsumexp(dim=0)
 
 
-def test_densities_are_those_of_the_mixture_given_what_is_known() -> None:
+def test_densities_are_those_of_the_mixture_given_what_is_known():
     flow, (cells, states) = untrained(), rows(40)
     of_numbers, of_levels = flow.log_prob(cells, states)
     for at in range(len(cells)):
@@ -372,7 +371,7 @@ def test_densities_are_those_of_the_mixture_given_what_is_known() -> None:
         assert abs(of_numbers[at] + of_levels[at] - (joint - given)) < 0.02
 
 
-def test_absent_cells_and_other_rows_change_nothing() -> None:
+def test_absent_cells_and_other_rows_change_nothing():
     flow, (cells, states) = untrained(), rows(3)
     of_numbers, of_levels = flow.log_prob(cells, states)
     numbers = cells.numbers.clone()
@@ -386,7 +385,7 @@ def test_absent_cells_and_other_rows_change_nothing() -> None:
     assert_close(torch.cat([pair[1] for pair in alone]), of_levels, atol=1e-6, rtol=0)
 
 
-def test_quantiles_ranks_and_draws_of_a_number_agree() -> None:
+def test_quantiles_ranks_and_draws_of_a_number_agree():
     flow, (cells, _) = untrained(), rows(1)
     many = cells.at(torch.zeros(4000, dtype=torch.long))
     states = torch.tensor([[KNOWN, ASKED, ABSENT, KNOWN, KNOWN, ABSENT]]).repeat(4000, 1)
@@ -403,7 +402,7 @@ def test_quantiles_ranks_and_draws_of_a_number_agree() -> None:
     assert bool(drawn_rows.numbers[:, 2].isnan().all() & (drawn_rows.levels[:, 1] == -1).all())
 
 
-def test_a_number_without_a_place_in_the_flow_is_impossible_and_no_error() -> None:
+def test_a_number_without_a_place_in_the_flow_is_impossible_and_no_error():
     """Counts over decades have logarithms, unless a row that is held out has a 0."""
     values = np.exp(3 * np.random.default_rng(0).normal(size=(400, 1))).round(3) + 0.001
     held_out = np.arange(400) % 10 == 0
@@ -419,7 +418,7 @@ def test_a_number_without_a_place_in_the_flow_is_impossible_and_no_error() -> No
     assert not chosen.space.impossible(values).any()
 
 
-def test_values_that_follow_each_other_are_levels_if_they_are_eight() -> None:
+def test_values_that_follow_each_other_are_levels_if_they_are_eight():
     column = RecordColumn("month", NUMBER)
     of_each = {count: few_values(column, np.tile(np.arange(count), 10) / 10) for count in (8, 9)}
     assert of_each == {8: tuple(np.arange(8) / 10), 9: ()}
@@ -428,7 +427,7 @@ def test_values_that_follow_each_other_are_levels_if_they_are_eight() -> None:
     assert few_values(column, np.tile(apart, 9)) == ()
 
 
-def test_rows_are_kept_whose_columns_have_the_margins_of_the_data() -> None:
+def test_rows_are_kept_whose_columns_have_the_margins_of_the_data():
     """A heap that draws have half of; what columns have to do with each other stays."""
     random = np.random.default_rng(0)
 

@@ -53,7 +53,7 @@ def trained(name: str) -> nn.Module:
 
 
 @every_network
-def test_outputs_are_shaped_like_inputs_and_start_at_zero(name: str) -> None:
+def test_outputs_are_shaped_like_inputs_and_start_at_zero(name):
     for dim in (2, 3, 10):
         output = network(name, dim)(*inputs(5, dim))
         assert output.shape == (5, dim)
@@ -64,7 +64,7 @@ def test_outputs_are_shaped_like_inputs_and_start_at_zero(name: str) -> None:
 
 
 @every_network
-def test_a_point_depends_on_all_its_inputs_and_on_no_other_point(name: str) -> None:
+def test_a_point_depends_on_all_its_inputs_and_on_no_other_point(name):
     net = trained(name)
     z, c_noise = (tensor.requires_grad_() for tensor in inputs(6))
     output = net(z, c_noise)
@@ -79,7 +79,7 @@ def test_a_point_depends_on_all_its_inputs_and_on_no_other_point(name: str) -> N
 
 
 @every_network
-def test_the_output_is_twice_differentiable_in_time_in_single_precision(name: str) -> None:
+def test_the_output_is_twice_differentiable_in_time_in_single_precision(name):
     net, (z, _) = trained(name), inputs(64)
     step = 0.02 * (NOISE_RANGE[1] - NOISE_RANGE[0])
 
@@ -92,7 +92,7 @@ def test_the_output_is_twice_differentiable_in_time_in_single_precision(name: st
     assert second_difference(step) / second_difference(step / 2) == pytest.approx(4, rel=0.1)
 
 
-def test_noise_features_are_cosines_of_the_place_in_the_range() -> None:
+def test_noise_features_are_cosines_of_the_place_in_the_range():
     features = NoiseFeatures((-1.0, 1.0), count=3)
     ends = features(torch.tensor([-1.0, 0.0, 1.0]))
     expected = torch.tensor([[1.0, 1.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 1.0, -1.0]])
@@ -129,13 +129,13 @@ def thickness_error(input_features: int) -> float:
 # The thickness is uniform, nearly Gaussian: F = 0 has an error of 0.0215. Training leaves 0.0085
 # of it with the features, and 0.0216 without.
 @pytest.mark.slow
-def test_thickness_is_learnt_with_input_features() -> None:
+def test_thickness_is_learnt_with_input_features():
     assert thickness_error(4) < 0.012
     assert thickness_error(0) > 0.018
 
 
 @pytest.mark.parametrize("shape", [(100,), (2, 37), (1, 3, 3), (3, 9, 5)])
-def test_features_of_a_point_depend_on_its_conditions_and_no_others(shape: tuple[int, ...]) -> None:
+def test_features_of_a_point_depend_on_its_conditions_and_no_others(shape):
     torch.manual_seed(0)
     embedding = ConditionEmbedding(shape)
     conditions = torch.randn(4, prod(shape), generator=seeded(1), requires_grad=True)
@@ -148,7 +148,7 @@ def test_features_of_a_point_depend_on_its_conditions_and_no_others(shape: tuple
     assert sum(parameter.numel() for parameter in embedding.parameters()) < 40_000
 
 
-def test_features_of_a_set_know_neither_order_nor_padding_but_how_many_there_are() -> None:
+def test_features_of_a_set_know_neither_order_nor_padding_but_how_many_there_are():
     torch.manual_seed(0)
     embedding = ConditionEmbedding((ANY_NUMBER, 2))
     trials = torch.cat([torch.randn(3, 5, 2, generator=seeded(1)), torch.ones(3, 5, 1)], dim=2)
@@ -162,7 +162,7 @@ def test_features_of_a_set_know_neither_order_nor_padding_but_how_many_there_are
 
 
 @pytest.mark.parametrize("condition", [-1.0, 0.0, 1.1])
-def test_traces_are_those_of_the_jacobian(condition: float) -> None:
+def test_traces_are_those_of_the_jacobian(condition):
     torch.manual_seed(0)
     at = torch.tensor(condition, dtype=torch.float64)
     dim, components, rows = 5, 4, 64
@@ -239,7 +239,7 @@ def written_out(weights: dict[str, Tensor], z: Tensor, c_noise: Tensor) -> Tenso
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_it_is_what_it_says(dim: int) -> None:
+def test_it_is_what_it_says(dim):
     network = randomized(OriginalToyConvUNet(dim, channels=CHANNELS, block_embedding_dim=16))
     z = torch.randn(5, dim, generator=seeded(1))
     c_noise = torch.linspace(0, 30, 5)
@@ -250,7 +250,7 @@ def test_it_is_what_it_says(dim: int) -> None:
     torch.testing.assert_close(one_time[2], known[2], rtol=1e-4, atol=1e-5)
 
 
-def test_sizes_that_make_no_image_are_refused() -> None:
+def test_sizes_that_make_no_image_are_refused():
     for sizes in ({"widths": (4, 32)}, {"widths": (64,)}, {"widths": ()}, {"channels": (32, 32)}):
         with pytest.raises(UsageError, match="must be two or more up to 64"):
             OriginalToyConvUNet(2, **sizes)

@@ -4,7 +4,6 @@ import warnings
 from dataclasses import replace
 from itertools import product
 from math import pi, sqrt
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,7 +64,7 @@ def inputs(count: int, side: int = 8, channels: int = 1) -> tuple[Tensor, Tensor
     return z, torch.rand(count, generator=generator)
 
 
-def test_parameter_counts_are_the_published_ones() -> None:
+def test_parameter_counts_are_the_published_ones():
     assert list(IMAGE_NETWORKS) == list(PARAMETERS)
     assert set(IMAGE_NETWORKS) < set(NETWORKS)
     for name, count in PARAMETERS.items():
@@ -76,7 +75,7 @@ def test_parameter_counts_are_the_published_ones() -> None:
 
 @every_network
 @torch.no_grad()
-def test_other_sides_are_those_of_a_border_of_zeros(name: str) -> None:
+def test_other_sides_are_those_of_a_border_of_zeros(name):
     net, larger = (network(name, side, channel_mult=[1, 2, 2]) for side in (10, 12))
     larger.load_state_dict(net.state_dict())
     z, c_noise = inputs(2, 10)
@@ -89,7 +88,7 @@ def test_other_sides_are_those_of_a_border_of_zeros(name: str) -> None:
 
 @every_network
 @torch.no_grad()
-def test_outputs_are_shaped_like_inputs_and_begin_near_zero(name: str) -> None:
+def test_outputs_are_shaped_like_inputs_and_begin_near_zero(name):
     for side, channels in ((8, 3), (17, 1), (32, 3)):
         net = network(name, side, channels)
         z, c_noise = inputs(2, side, channels)
@@ -102,7 +101,7 @@ def test_outputs_are_shaped_like_inputs_and_begin_near_zero(name: str) -> None:
 
 
 @every_network
-def test_every_parameter_receives_gradient(name: str) -> None:
+def test_every_parameter_receives_gradient(name):
     net = network(name, label_dim=3, augment_dim=9, dropout=0.0)
     z, c_noise = inputs(4)
     labels, augment_labels = torch.eye(3)[[0, 1, 2, 0]], torch.ones(4, 9)
@@ -114,7 +113,7 @@ def test_every_parameter_receives_gradient(name: str) -> None:
 
 @every_network
 @torch.no_grad()
-def test_labels_reach_the_output_and_missing_ones_are_zeros(name: str) -> None:
+def test_labels_reach_the_output_and_missing_ones_are_zeros(name):
     net, (z, c_noise) = network(name, label_dim=3, augment_dim=9), inputs(2)
     none = net(z, c_noise)
     zeros = net(z, c_noise, torch.zeros(2, 3), torch.zeros(2, 9))
@@ -142,7 +141,7 @@ def test_labels_reach_the_output_and_missing_ones_are_zeros(name: str) -> None:
 
 @every_network
 @torch.no_grad()
-def test_images_of_a_batch_and_their_noise_do_not_influence_each_other(name: str) -> None:
+def test_images_of_a_batch_and_their_noise_do_not_influence_each_other(name):
     net, (z, c_noise) = network(name), inputs(3)
     alone = torch.cat([net(z[i : i + 1], c_noise[i : i + 1]) for i in range(3)])
     assert_close(net(z, c_noise), alone, rtol=1e-4, atol=1e-4)
@@ -153,7 +152,7 @@ def test_images_of_a_batch_and_their_noise_do_not_influence_each_other(name: str
 
 @every_network
 @torch.no_grad()
-def test_dropout_acts_in_training_only(name: str) -> None:
+def test_dropout_acts_in_training_only(name):
     net, (z, c_noise) = network(name, dropout=0.3), inputs(2)
     assert torch.equal(net(z, c_noise), net(z, c_noise))
     net.train()
@@ -161,7 +160,7 @@ def test_dropout_acts_in_training_only(name: str) -> None:
 
 
 @every_network
-def test_reduced_precision_is_close_and_returns_float32(name: str) -> None:
+def test_reduced_precision_is_close_and_returns_float32(name):
     net, (z, c_noise) = network(name, label_dim=3), inputs(4)
     labels = torch.eye(3)[[0, 1, 2, 0]]
     expected = net(z, c_noise, labels)
@@ -178,7 +177,7 @@ def test_reduced_precision_is_close_and_returns_float32(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddpmpp", "adm", pytest.param("ncsnpp", marks=pytest.mark.slow)])
 @torch.no_grad()
-def test_the_network_compiles_without_a_break(name: str) -> None:
+def test_the_network_compiles_without_a_break(name):
     # As small as they come, since the compiler takes seconds for each level.
     few = {"ddpmpp": {"channel_mult": [1], "attention_resolutions": [8]}}
     few["ncsnpp"] = few["adm"] = {"channel_mult": [1, 1], "attention_resolutions": [4]}
@@ -190,7 +189,7 @@ def test_the_network_compiles_without_a_break(name: str) -> None:
 
 @every_network
 @torch.no_grad()
-def test_convolutions_keep_their_channels_last_when_loaded(name: str, tmp_path: Path) -> None:
+def test_convolutions_keep_their_channels_last_when_loaded(name, tmp_path):
     net, (z, c_noise) = network(name, label_dim=2), inputs(2)
     arguments = {"image_shape": [1, 8, 8], **SMALL[name], "label_dim": 2}
     path = tmp_path / "network.pkl"
@@ -203,7 +202,7 @@ def test_convolutions_keep_their_channels_last_when_loaded(name: str, tmp_path: 
     assert_close(loaded(z, c_noise), net(z, c_noise))
 
 
-def test_variants_of_encoder_and_decoder() -> None:
+def test_variants_of_encoder_and_decoder():
     for encoder, decoder, taps in product(ENCODER_TYPES, DECODER_TYPES, [(1, 1), (1, 3, 3, 1)]):
         types = {"encoder_type": encoder, "decoder_type": decoder}
         net = network("ddpmpp", channel_mult=[1, 2, 2], fir_taps=taps, **types)
@@ -223,7 +222,7 @@ def test_variants_of_encoder_and_decoder() -> None:
 
 
 @every_network
-def test_impossible_sizes_and_inputs_are_refused(name: str) -> None:
+def test_impossible_sizes_and_inputs_are_refused(name):
     for shape in ((3, 7, 7), (3, 16, 8), (0, 8, 8), (8, 8), (1, 0, 0)):
         with pytest.raises(UsageError, match=r"square|image shape"):
             IMAGE_NETWORKS[name](image_shape=shape, **SMALL[name])
@@ -244,7 +243,7 @@ def test_impossible_sizes_and_inputs_are_refused(name: str) -> None:
             network(name)(torch.zeros(shape), torch.tensor(0.0))
 
 
-def test_waves_are_those_of_clean_pixels_on_average_over_their_noise() -> None:
+def test_waves_are_those_of_clean_pixels_on_average_over_their_noise():
     waves, clean = PixelWaves(3), torch.linspace(-1, 1, 5).reshape(1, 1, 1, 5)
     variance = torch.tensor([0.02])
     noise = variance.sqrt() * torch.randn(40_000, 1, 1, 5, generator=seeded())
@@ -255,7 +254,7 @@ def test_waves_are_those_of_clean_pixels_on_average_over_their_noise() -> None:
     assert float(got[1:3].abs().max()) > 0.8  # the slowest, which that noise hardly blurs
 
 
-def test_waves_tell_gray_levels_apart_that_lie_close_together() -> None:
+def test_waves_tell_gray_levels_apart_that_lie_close_together():
     levels = torch.linspace(-1, 1, 17).reshape(1, 1, 1, 17)
     between = levels[..., 1:] - 1 / 16
     on, off = (PixelWaves(5)(u, torch.tensor([5e-4]))[0, -1, 0] for u in (levels, between))
@@ -273,7 +272,7 @@ class Seeing(nn.Module):
 
 
 @pytest.mark.parametrize("space", ["ES", "IS"])
-def test_a_denoiser_shows_the_noisy_points_as_they_are_in_image_space(space: str) -> None:
+def test_a_denoiser_shows_the_noisy_points_as_they_are_in_image_space(space):
     basis = random_basis(3)
     schedule = InflationSchedule.to_dimension(1, 3, top_variance=basis.top_variance)
     points, t = normal(4, 3), double([0.0, 1.0, 3.0, 6.0])
@@ -285,7 +284,7 @@ def test_a_denoiser_shows_the_noisy_points_as_they_are_in_image_space(space: str
 
 
 @every_network
-def test_image_networks_learn_from_pixels_and_do_not_go_without(name: str) -> None:
+def test_image_networks_learn_from_pixels_and_do_not_go_without(name):
     net, c_noise = network(name, channels=3, pixel_waves=2, dropout=0.0), torch.tensor(0.1)
     z, pixels = torch.randn(2, 2, 192, generator=seeded(2))
     pixels.requires_grad_()
@@ -310,7 +309,7 @@ def stirred(module: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("taps", FILTERS)
-def test_resampling_keeps_constants_and_one_way_is_the_transpose_of_the_other(taps: Any) -> None:
+def test_resampling_keeps_constants_and_one_way_is_the_transpose_of_the_other(taps):
     fir, ones = FIRFilter(taps), torch.ones(1, 2, 16, 16)
     torch.testing.assert_close(fir.kernel.sum(), torch.tensor(1.0))
     margin = len(taps)
@@ -325,7 +324,7 @@ def test_resampling_keeps_constants_and_one_way_is_the_transpose_of_the_other(ta
     torch.testing.assert_close(4 * down, up)
 
 
-def test_box_filter_equals_the_general_path() -> None:
+def test_box_filter_equals_the_general_path():
     box, general, x = FIRFilter((1, 1)), FIRFilter((2, 2)), torch.randn(2, 3, 8, 8)
     assert box.is_box
     assert not general.is_box
@@ -335,7 +334,7 @@ def test_box_filter_equals_the_general_path() -> None:
 
 
 @pytest.mark.parametrize("taps", FILTERS)
-def test_strided_convolution_of_the_blurred_is_the_convolution_downsampled(taps: Any) -> None:
+def test_strided_convolution_of_the_blurred_is_the_convolution_downsampled(taps):
     layer = InputResidual(3, 5, BlockStyle(embedding_dim=4, fir_taps=taps))
     features, image = torch.randn(2, 5, 4, 4), torch.randn(2, 3, 8, 8)
     full = F.conv2d(image, layer.conv.weight, padding=1 + layer.fir.reach)
@@ -346,7 +345,7 @@ def test_strided_convolution_of_the_blurred_is_the_convolution_downsampled(taps:
     torch.testing.assert_close(x, (features + small) * sqrt(0.5))
 
 
-def test_positional_features_are_waves_of_geometric_frequencies() -> None:
+def test_positional_features_are_waves_of_geometric_frequencies():
     c_noise = torch.tensor([0.0, 0.3, 700.0])
     frequencies = 10 ** torch.linspace(0, -4, 8, dtype=torch.float64)
     phase = c_noise[:, None].double() * frequencies
@@ -364,7 +363,7 @@ def test_positional_features_are_waves_of_geometric_frequencies() -> None:
     assert not torch.equal(given, PositionalFeatures(64).frequencies)
 
 
-def test_fourier_features_have_random_frequencies_that_are_kept_in_the_state() -> None:
+def test_fourier_features_have_random_frequencies_that_are_kept_in_the_state():
     features = FourierFeatures(4096)
     assert float(features.frequencies.std()) == pytest.approx(16, rel=0.05)
     assert set(features.state_dict()) == {"frequencies"}
@@ -374,7 +373,7 @@ def test_fourier_features_have_random_frequencies_that_are_kept_in_the_state() -
     torch.testing.assert_close(waves[:, :2048] ** 2 + waves[:, 2048:] ** 2, torch.ones(1, 2048))
 
 
-def test_impossible_sizes_are_refused() -> None:
+def test_impossible_sizes_are_refused():
     for taps in ((), (1,), (1, 2, 1), (1, -1)):
         assert "even number of taps" in refusal(FIRFilter, taps, kind=UsageError)
     for make, width in product((PositionalFeatures, FourierFeatures), (0, 7)):
@@ -389,7 +388,7 @@ def test_impossible_sizes_are_refused() -> None:
         assert "dropout" in refusal(BlockStyle, embedding_dim=4, dropout=dropout, kind=UsageError)
 
 
-def test_one_hot_labels_are_scaled_to_unit_mean_square() -> None:
+def test_one_hot_labels_are_scaled_to_unit_mean_square():
     embedding = ConditionEmbedding(PositionalFeatures(8), 8, DDPMPP, label_dim=4)
     seen = []
     embedding.label.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -398,7 +397,7 @@ def test_one_hot_labels_are_scaled_to_unit_mean_square() -> None:
 
 
 @pytest.mark.parametrize("head_channels", [None, 4])
-def test_attention_equals_a_softmax_written_out(head_channels: Any) -> None:
+def test_attention_equals_a_softmax_written_out(head_channels):
     channels, side = 8, 3
     style = BlockStyle(embedding_dim=4, head_channels=head_channels)
     attention = stirred(SelfAttention(channels, style))
@@ -416,7 +415,7 @@ def test_attention_equals_a_softmax_written_out(head_channels: Any) -> None:
 
 
 @STYLES
-def test_block_starts_as_its_skip(style: Any) -> None:
+def test_block_starts_as_its_skip(style):
     for resampling, channels in product((None, "up", "down"), (8, 12)):
         block = ResidualBlock(8, channels, style, resampling, attention=True)
         x = torch.randn(2, 8, 8, 8)
@@ -431,7 +430,7 @@ def test_block_starts_as_its_skip(style: Any) -> None:
 
 
 @STYLES
-def test_block_follows_its_definition(style: Any) -> None:
+def test_block_follows_its_definition(style):
     block = stirred(ResidualBlock(8, 12, style))
     x, embedding = torch.randn(2, 8, 4, 4), torch.randn(2, 12)
     h = block.conv1(F.silu(block.norm1(x)))
@@ -444,12 +443,12 @@ def test_block_follows_its_definition(style: Any) -> None:
     torch.testing.assert_close(block(x, embedding), expected)
 
 
-def test_groups_of_the_normalization() -> None:
+def test_groups_of_the_normalization():
     groups = {2: 1, 8: 2, 96: 24, 128: 32, 512: 32, 180: 30}
     assert {channels: DDPMPP.norm(channels).num_groups for channels in groups} == groups
 
 
-def test_weights_start_with_their_scales() -> None:
+def test_weights_start_with_their_scales():
     conv = nn.Conv2d(40, 80, 3)
     xavier_init(conv, 0.5)
     assert float(conv.weight.detach().std()) == pytest.approx(0.5 * sqrt(2 / (9 * 120)), rel=0.02)

@@ -40,7 +40,7 @@ from training.options.types import (
     Names,
     Ranges,
 )
-from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY, TrainingRecipe
+from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY
 from training.runs.latents import LatentChoice, latent_choice, recorded_eps
 from training.subjects.record_spaces import MARGINALS
 
@@ -87,7 +87,7 @@ def parse(script: click.Command, name: str, value: str) -> click.Context:
     return script.make_context("script", [name, value], parent=above, resilient_parsing=True)
 
 
-def test_every_promised_option_is_there_with_its_choices() -> None:
+def test_every_promised_option_is_there_with_its_choices():
     for script, names in CONTRACT.items():
         params = {param.name: param for param in COMMANDS[script].params}
         for name in names.split():
@@ -97,7 +97,7 @@ def test_every_promised_option_is_there_with_its_choices() -> None:
                 assert parsed.params[param.name] == choice
 
 
-def test_flags_take_truth_values() -> None:
+def test_flags_take_truth_values():
     seen: list[Flags] = []
 
     @group()
@@ -122,7 +122,7 @@ def test_flags_take_truth_values() -> None:
         main.main(["script", "--some_flag=maybe"], standalone_mode=False)
 
 
-def test_only_finite_numbers_are_numbers_and_positive_ones_above_zero() -> None:
+def test_only_finite_numbers_are_numbers_and_positive_ones_above_zero():
     bad = [(POSITIVE, text) for text in ("0", "-1", "-0.0")]
     for text in ("nan", "inf", "-inf", "NaN", "1e999", "abc", ""):
         bad += [(kind, text) for kind in (FiniteFloat(), POSITIVE, FiniteFloat(max=1))]
@@ -135,7 +135,7 @@ def test_only_finite_numbers_are_numbers_and_positive_ones_above_zero() -> None:
         assert isinstance(value, float)
 
 
-def test_agreeing_values_give_the_known_one_and_others_are_a_contradiction() -> None:
+def test_agreeing_values_give_the_known_one_and_others_are_a_contradiction():
     assert agree("rho", None, 2.0, "the network") == 2.0
     assert agree("rho", 2, 2.0, "the network") == 2.0
     assert agree("rho", None, None, "the network") is None
@@ -150,7 +150,7 @@ def resume(given: set[str], **parsed: Any) -> dict[str, Any]:
     return resumed_options(parsed, given, saved, {"tick", "resume"}, "the run")
 
 
-def test_a_resumed_run_has_its_own_options_which_others_must_not_contradict() -> None:
+def test_a_resumed_run_has_its_own_options_which_others_must_not_contradict():
     defaults = {"lr": 0.004, "outdir": None, "tick": 500, "new": 7}
     own = {"lr": 0.1, "outdir": "out", "tick": 5, "seed": None, "new": 7}
     assert resume(set(), **defaults) == own
@@ -185,7 +185,7 @@ class OwnCode(InflationError):
     exit_code = 77
 
 
-def test_an_expected_error_is_one_line_and_a_code() -> None:
+def test_an_expected_error_is_one_line_and_a_code():
     for outcome, code, message in (
         (UsageError("no such toy"), 2, "no such toy"),
         (DataError("broken file"), 1, "broken file"),
@@ -215,12 +215,12 @@ def test_an_expected_error_is_one_line_and_a_code() -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyError, AssertionError])
-def test_unexpected_exceptions_keep_their_traceback(error: type[Exception]) -> None:
+def test_unexpected_exceptions_keep_their_traceback(error):
     with pytest.raises(error, match="a bug"):
         run_script(ending(error("a bug")))
 
 
-def test_sigterm_leaves_nothing_half_done_and_is_one_line(tmp_path: Path) -> None:
+def test_sigterm_leaves_nothing_half_done_and_is_one_line(tmp_path):
     @click.command()
     def script() -> None:
         with atomic_path(tmp_path / "a.npz") as temporary:
@@ -237,7 +237,7 @@ def test_sigterm_leaves_nothing_half_done_and_is_one_line(tmp_path: Path) -> Non
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_who_handles_sigterm_keeps_it() -> None:
+def test_who_handles_sigterm_keeps_it():
     came: list[int] = []
 
     @click.command()
@@ -252,7 +252,7 @@ def test_who_handles_sigterm_keeps_it() -> None:
     assert (result.code, came) == (0, [signal.SIGTERM])
 
 
-def test_commands_of_a_group_take_either_spelling() -> None:
+def test_commands_of_a_group_take_either_spelling():
     @group()
     def main() -> None:
         pass
@@ -265,7 +265,7 @@ def test_commands_of_a_group_take_either_spelling() -> None:
         assert run_script(main, spelling).out == "done\n"
 
 
-def test_lists_of_names_and_ranges_are_taken_or_told() -> None:
+def test_lists_of_names_and_ranges_are_taken_or_told():
     assert Names().convert("a, b c", None, None) == ("a", "b c")
     assert Names().convert('a, "price, EUR"', None, None) == ("a", "price, EUR")
     assert Names().convert(("a",), None, None) == ("a",)
@@ -287,13 +287,13 @@ def test_lists_of_names_and_ranges_are_taken_or_told() -> None:
             kind.convert(text, None, None)
 
 
-def test_paths_that_no_system_has_are_told() -> None:
+def test_paths_that_no_system_has_are_told():
     for path, part in (("a\0b", "zero byte"), ("\ud800", "characters that no path has")):
         with pytest.raises(click.BadParameter, match=part):
             FILE.convert(path, None, None)
 
 
-def test_data_sets_and_networks_that_are_not_there_are_told_at_once(tmp_path: Path) -> None:
+def test_data_sets_and_networks_that_are_not_there_are_told_at_once(tmp_path):
     table, network = tmp_path / "rows.csv", tmp_path / "network.pkl"
     assert "a table, or a zip or folder of images" in refusal(DATA_SET.convert, table, None, None)
     for path in (table, network):
@@ -308,7 +308,7 @@ def test_data_sets_and_networks_that_are_not_there_are_told_at_once(tmp_path: Pa
     assert "cannot open the file" in refusal(NETWORK.convert, f"{network}.old", None, None)
 
 
-def test_a_mask_of_many_names_is_not_taken_for_a_file() -> None:
+def test_a_mask_of_many_names_is_not_taken_for_a_file():
     names = ",".join(f"a_long_name_of_column_{index}" for index in range(20))
     mask = LikelihoodOptions(likelihood="mask", mask=names, noise_std="0.5," * 99 + "0.5")
     assert not any(mask.files)
@@ -333,7 +333,7 @@ class Whole(Declared):
     shared: Shared = options_of(Shared, unset="{}, or the file's")
 
 
-def test_settings_hold_what_was_typed_and_the_defaults_which_are_those_in_python() -> None:
+def test_settings_hold_what_was_typed_and_the_defaults_which_are_those_in_python():
     settings = parsed(Whole, "a", "--name=x", "--batch_gpu=4", "--rate=2", "--no-paired", "b")
     assert settings.paths == ("a", "b")
     assert (settings.name, settings.batch, settings.fast, settings.paired) == ("x", 4, False, False)
@@ -345,7 +345,7 @@ def test_settings_hold_what_was_typed_and_the_defaults_which_are_those_in_python
     assert typed.recorded() == Whole(name="x", paths=()).recorded()
 
 
-def test_what_is_recorded_is_flat_and_named_as_typed() -> None:
+def test_what_is_recorded_is_flat_and_named_as_typed():
     settings = Whole(name="x", paths=(), class_=2)
     assert settings.recorded(rate=7.0) == {
         **{"paths": (), "name": "x", "class": 2, "batch": 1, "fast": False, "paired": None},
@@ -355,7 +355,7 @@ def test_what_is_recorded_is_flat_and_named_as_typed() -> None:
         settings.recorded(speed=1)
 
 
-def test_the_help_has_sections_defaults_and_what_is_required() -> None:
+def test_the_help_has_sections_defaults_and_what_is_required():
     @command()
     @takes(Whole)
     def main(settings: Whole) -> None:
@@ -368,7 +368,7 @@ def test_the_help_has_sections_defaults_and_what_is_required() -> None:
     assert "Things a second. [default: 1, or the file's]" in text
 
 
-def test_the_end_is_steps_times_h_and_by_default_the_networks() -> None:
+def test_the_end_is_steps_times_h_and_by_default_the_networks():
     for steps, h, *expected in (
         (None, None, DEFAULT_STEPS, 7.01),
         (20, None, 20, 7.01),
@@ -387,14 +387,14 @@ def test_the_end_is_steps_times_h_and_by_default_the_networks() -> None:
         steps_and_end(None, 3.0, 7.01)
 
 
-def test_an_earlier_end_may_be_asked_for_and_the_last_digit_of_it_does_not_matter() -> None:
+def test_an_earlier_end_may_be_asked_for_and_the_last_digit_of_it_does_not_matter():
     assert image_times(ImageTimeOptions(end_time=2.5), 6.0, "n").end == 2.5
     assert image_times(ImageTimeOptions(end_time=6 * (1 + 1e-12)), 6.0, "n").end == 6.0
     with pytest.raises(UsageError, match=r"--end_time is 6\.01, but n was trained up to T = 6"):
         image_times(ImageTimeOptions(end_time=6.01), 6.0, "n")
 
 
-def test_eps_is_a_name_or_a_number_and_what_is_recorded_was_used() -> None:
+def test_eps_is_a_name_or_a_number_and_what_is_recorded_was_used():
     for text, choice in (
         ("auto", LatentChoice()),
         ("empirical", LatentChoice(empirical=True)),
@@ -422,9 +422,7 @@ def test_eps_is_a_name_or_a_number_and_what_is_recorded_was_used() -> None:
         (9, (PRR, "--others=7"), 7, AVERAGED_SPACE),
     ],
 )
-def test_targets_of_toys_are_averaged_where_it_pays(
-    dim: int, given: tuple[str, ...], others: int, recipe: TrainingRecipe
-) -> None:
+def test_targets_of_toys_are_averaged_where_it_pays(dim, given, others, recipe):
     settings = parsed(ToyTrainSettings, "--data_name=circles", f"--augment_to={dim}", *given)
     training = training_on_toy(settings)
     assert training.averaged_over == others
@@ -441,12 +439,12 @@ def test_targets_of_toys_are_averaged_where_it_pays(
         (("--dry-run",), False),
     ],
 )
-def test_a_trial_decides_precision_if_nothing_else(given: tuple[str, ...], expected: bool) -> None:
+def test_a_trial_decides_precision_if_nothing_else(given, expected):
     settings = parsed(TrainSettings, "--data=.", *given)
     assert tries_precisions(settings) is expected
 
 
-def test_what_a_run_records_is_taken_again_by_one_that_goes_on() -> None:
+def test_what_a_run_records_is_taken_again_by_one_that_goes_on():
     options = [f"--marginals={name}" for name in MARGINALS]
     options += ['--ask=a,"b, c"', "--cres=1,2", "--cond_shape=set:2", "--dims_to_keep=auto"]
     for text in options:

@@ -61,7 +61,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_the_schedule_is_read_from_its_exponents(write: Any, name: str) -> None:
+def test_the_schedule_is_read_from_its_exponents(write, name):
     arguments = {"rho": 2.0, **SCHEDULES[name]}
     known = InflationSchedule.to_dimension(data_dim=DIM, **arguments)
     content = small_content((known.growth_rates / 2 - 1).tolist())
@@ -74,7 +74,7 @@ def test_the_schedule_is_read_from_its_exponents(write: Any, name: str) -> None:
     assert model.about["dims_to_keep"] == SCHEDULES[name]["dims_to_keep"]
 
 
-def test_other_exponents_are_refused(write: Any) -> None:
+def test_other_exponents_are_refused(write):
     content = small_content()
     for exponents in (
         [-0.5] * 32 + [1.0] * 32,  # the last are kept
@@ -88,7 +88,7 @@ def test_other_exponents_are_refused(write: Any) -> None:
         assert "'g'" in refusal(import_original, write(content))
 
 
-def test_axes_are_those_of_the_constructor_or_in_float32_made_orthonormal(write: Any) -> None:
+def test_axes_are_those_of_the_constructor_or_in_float32_made_orthonormal(write):
     content = small_content()
     basis = import_original(write(content)).model.denoiser.basis
     precise = torch.from_numpy(content["ema"].state["_init_kwargs"].pop("W"))
@@ -101,7 +101,7 @@ def test_axes_are_those_of_the_constructor_or_in_float32_made_orthonormal(write:
     assert not basis.mean.any()
 
 
-def test_the_mean_of_a_toy_is_that_of_its_pca(write: Any) -> None:
+def test_the_mean_of_a_toy_is_that_of_its_pca(write):
     points = files.toy_points("moons") + torch.tensor([0.02, -0.01])
     content = files.toy_content("moons", points=points)
     basis = import_original(write(content)).model.denoiser.basis
@@ -115,7 +115,7 @@ def test_the_mean_of_a_toy_is_that_of_its_pca(write: Any) -> None:
     assert import_original(write(content)).model.denoiser.basis.mean.abs().max() < 1e-12
 
 
-def test_another_pca_than_the_networks_is_refused(write: Any) -> None:
+def test_another_pca_than_the_networks_is_refused(write):
     for changes, message in (
         ({"mean_": None}, "has NoneType as its 'mean_'"),
         ({"mean_": np.zeros(3)}, "'mean_' has the shape (3,)"),
@@ -134,7 +134,7 @@ def test_another_pca_than_the_networks_is_refused(write: Any) -> None:
     assert "holds a 'PCA' as its 'ema'" in refusal(import_original, write(content))
 
 
-def test_no_variance_is_raised(write: Any, tmp_path: Path) -> None:
+def test_no_variance_is_raised(write, tmp_path):
     content = small_content()
     variances = content["ema"].state["data_eigs"] = np.geomspace(220, 3e-5, DIM)
     variances[-2:] = 0
@@ -145,7 +145,7 @@ def test_no_variance_is_raised(write: Any, tmp_path: Path) -> None:
     assert not denoiser(x, torch.tensor(1.0))[:, -2:].any()
 
 
-def test_another_model_is_refused(write: Any) -> None:
+def test_another_model_is_refused(write):
     for attributes, message in (
         ({"W": None}, "'W'"),
         ({"W": [[1.0]]}, "has list as its 'W'"),
@@ -175,14 +175,14 @@ def test_another_model_is_refused(write: Any) -> None:
             import_original(write(content))
 
 
-def test_numbers_may_be_those_of_numpy_or_torch(write: Any) -> None:
+def test_numbers_may_be_those_of_numpy_or_torch(write):
     content = small_content()
     content["ema"].state |= {"rho": torch.tensor(2.0), "gamma0": np.float64(1e-3), "M": 1000.0}
     schedule = import_original(write(content)).model.denoiser.schedule
     assert (schedule.rho, schedule.gamma0) == (2.0, 1e-3)
 
 
-def test_time_and_data_are_those_of_the_file_and_a_missing_time_the_papers(write: Any) -> None:
+def test_time_and_data_are_those_of_the_file_and_a_missing_time_the_papers(write):
     path = write(small_content())
     about = import_original(path).model.about
     facts = {"kind": "images", "data_name": "my_set", "image_shape": [1, 8, 8]}
@@ -199,7 +199,7 @@ def test_time_and_data_are_those_of_the_file_and_a_missing_time_the_papers(write
     assert "data_name" not in about
 
 
-def test_a_path_of_data_makes_a_plain_name(write: Any) -> None:
+def test_a_path_of_data_makes_a_plain_name(write):
     content = small_content()
     for place in (r"C:\data\my set.zip", "../../etc/passwd", "\n\x1b", "", "..", 3):
         content["dataset_kwargs"]["path"] = place
@@ -207,7 +207,7 @@ def test_a_path_of_data_makes_a_plain_name(write: Any) -> None:
         assert name in ("my_set", "passwd", "images", "none")
 
 
-def test_a_toy_is_named_by_the_file_or_asks_for_its_name_and_time(write: Any) -> None:
+def test_a_toy_is_named_by_the_file_or_asks_for_its_name_and_time(write):
     path = write(files.toy_content())
     about = import_original(path).model.about
     assert (about["data_name"], about["augment_to"], about["tmax"]) == ("circles", 0, 7.01)
@@ -223,7 +223,7 @@ def test_a_toy_is_named_by_the_file_or_asks_for_its_name_and_time(write: Any) ->
         import_original(path, data_name="s_curve", t_max=7.0)
 
 
-def test_a_file_with_impossible_facts_is_refused(write: Any) -> None:
+def test_a_file_with_impossible_facts_is_refused(write):
     for section, changes, message in (
         ("dataset_kwargs", {"dset_name": "spirals"}, "toy 'spirals', which is not known"),
         ("dataset_kwargs", {"augment_to": 10}, "has 10 as its 'augment_to', but"),
@@ -242,14 +242,14 @@ def test_a_file_with_impossible_facts_is_refused(write: Any) -> None:
         assert shown in refusal(import_original, write(content))
 
 
-def test_protocols_of_older_pythons_are_read(write: Any) -> None:
+def test_protocols_of_older_pythons_are_read(write):
     content = files.toy_content()
     for layer in content["ema"].child("model").state["_modules"].values():
         del layer.state["_non_persistent_buffers_set"]
     assert read_original(write(content, 5)).network.class_name == "IFsToyPreCond"
 
 
-def test_what_is_no_file_of_a_network_is_refused(write: Any, tmp_path: Path) -> None:
+def test_what_is_no_file_of_a_network_is_refused(write, tmp_path):
     contents: tuple[Any, ...] = ({}, [], {"ema": {}}, {"ema": 3}, {"state": files.Persistent("A")})
     for content in contents:
         assert "holds no network" in refusal(read_original, write(content))
@@ -263,7 +263,7 @@ def test_what_is_no_file_of_a_network_is_refused(write: Any, tmp_path: Path) -> 
     assert "is a folder" in refusal(read_original, tmp_path)
 
 
-def test_modules_are_no_maze_and_weights_are_not_made_of_few_numbers(write: Any) -> None:
+def test_modules_are_no_maze_and_weights_are_not_made_of_few_numbers(write):
     content = files.toy_content()
     modules = content["ema"].child("model").state["_modules"]
     layer = modules["dense12"]
@@ -297,9 +297,7 @@ def embedded(points: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["alt_s_curve", "alt_swirl"])
-def test_a_toy_that_was_not_scaled_is_not_taken_for_one_that_was(
-    imported: Any, caplog: pytest.LogCaptureFixture, name: str
-) -> None:
+def test_a_toy_that_was_not_scaled_is_not_taken_for_one_that_was(imported, caplog, name):
     content = files.toy_content(name, points=files.toy_points(f"unscaled_{name}"))
     with caplog.at_level(logging.INFO):
         model = imported(content, data_name=name).model
@@ -312,7 +310,7 @@ def test_a_toy_that_was_not_scaled_is_not_taken_for_one_that_was(
         imported(content)
 
 
-def test_the_original_makes_columns_orthonormal_one_after_the_other() -> None:
+def test_the_original_makes_columns_orthonormal_one_after_the_other():
     gaussian = np.random.RandomState(42).randn(7, 3)
     for column in range(3):
         for before in range(column):
@@ -323,7 +321,7 @@ def test_the_original_makes_columns_orthonormal_one_after_the_other() -> None:
 
 @pytest.mark.parametrize("name", ["circles", "moons", "s_curve"])
 @pytest.mark.parametrize("space", ["ES", "IS"])
-def test_networks_of_embedded_toys_denoise_our_own(imported: Any, name: str, space: str) -> None:
+def test_networks_of_embedded_toys_denoise_our_own(imported, name, space):
     content = files.toy_content(name, space, points=embedded(files.toy_points(name)))
     content["dataset_kwargs"]["augment_to"] = N
     model = imported(content).model
@@ -354,7 +352,7 @@ def song(dim: int, **kwargs: Any) -> tuple[OriginalToySongUNet, Any]:
     return network, files.toy_song_network(network, **SIZES, attn_resolutions=[4], **kwargs)
 
 
-def test_a_song_network_of_a_toy_gives_what_it_gave(imported: Any, tmp_path: Path) -> None:
+def test_a_song_network_of_a_toy_gives_what_it_gave(imported, tmp_path):
     network, written = song(3)
     model = imported(files.toy_content("s_curve", network=written)).model
     z, t = torch.randn(5, 3, generator=seeded(1)), torch.linspace(0, 7, 5)
@@ -370,7 +368,7 @@ def test_a_song_network_of_a_toy_gives_what_it_gave(imported: Any, tmp_path: Pat
     assert Model.load(tmp_path / "network.pkl").recipe.network == "OriginalToySongUNet"
 
 
-def test_another_song_network_is_refused(imported: Any) -> None:
+def test_another_song_network_is_refused(imported):
     for kwargs, message in (
         ({"img_resolution": 16}, r"lacks the weight 'enc\.16x16_block0"),
         ({"img_resolution": 2**40}, "which is no size"),
@@ -387,7 +385,7 @@ def test_another_song_network_is_refused(imported: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "ours"), [("circles", "circles"), ("alt_swirl", "unscaled_alt_swirl")]
 )
-def test_an_isotropic_toy_denoises_points_as_they_are(imported: Any, name: str, ours: str) -> None:
+def test_an_isotropic_toy_denoises_points_as_they_are(imported, name, ours):
     toy = Toy(ours)
     network = files.small_toy_network(toy.dim)
     data = {"dset_name": name, "augment_to": 0}
@@ -405,7 +403,7 @@ def test_an_isotropic_toy_denoises_points_as_they_are(imported: Any, name: str, 
     torch.testing.assert_close(got, known, rtol=1e-4, atol=1e-4)
 
 
-def test_an_isotropic_toy_in_eigenspace_counts_on_each_variance(imported: Any) -> None:
+def test_an_isotropic_toy_in_eigenspace_counts_on_each_variance(imported):
     known = files.toy_content("alt_s_curve")
     pca, network = known["dataset_kwargs"]["pca_trf"], files.small_toy_network(3)
     xi = torch.from_numpy(pca.explained_variance_).float()
@@ -424,7 +422,7 @@ def test_an_isotropic_toy_in_eigenspace_counts_on_each_variance(imported: Any) -
     assert "lacks the 'pca_trf'" in refusal(imported, content)
 
 
-def test_an_isotropic_model_of_images_needs_no_basis(imported: Any) -> None:
+def test_an_isotropic_model_of_images_needs_no_basis(imported):
     sizes = {**SIZES, "attention_resolutions": [4], "float32_frequencies": True}
     network = files.randomized(NETWORKS["ddpmpp"](image_shape=(1, 8, 8), **sizes))
     written = files.image_network("SongUNet", network, **SIZES, attn_resolutions=[4])

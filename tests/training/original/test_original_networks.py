@@ -77,9 +77,7 @@ def points() -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_image_network_gives_what_it_gave(
-    tmp_path: Path, points: tuple[Tensor, Tensor], case: str
-) -> None:
+def test_an_image_network_gives_what_it_gave(tmp_path, points, case):
     network, _ = image_file(tmp_path / "original.pkl", case)
     model = import_original(tmp_path / "original.pkl").model
     z, t = points
@@ -94,7 +92,7 @@ def test_an_image_network_gives_what_it_gave(
 
 
 @pytest.mark.parametrize("space", ["IS", "ES"])
-def test_it_denoises_as_trained(tmp_path: Path, points: tuple[Tensor, Tensor], space: str) -> None:
+def test_it_denoises_as_trained(tmp_path, points, space):
     network, content = image_file(tmp_path / "original.pkl", "ddpmpp", space)
     state = content["ema"].state
     axes, exponents = torch.from_numpy(state["_init_kwargs"]["W"]), state["g"].double()
@@ -114,7 +112,7 @@ def test_it_denoises_as_trained(tmp_path: Path, points: tuple[Tensor, Tensor], s
     assert model.denoiser.space == space
 
 
-def test_a_toy_network_gives_what_it_gave(tmp_path: Path) -> None:
+def test_a_toy_network_gives_what_it_gave(tmp_path):
     content = toy_content()
     (tmp_path / "original.pkl").write_bytes(dumps(content))
     model = import_original(tmp_path / "original.pkl").model
@@ -176,7 +174,7 @@ ARGUMENTS: tuple[tuple[str, Any, str], ...] = (
 
 
 @pytest.mark.slow
-def test_another_network_is_refused(tmp_path: Path) -> None:
+def test_another_network_is_refused(tmp_path):
     path = tmp_path / "original.pkl"
     given = [("", "_init_kwargs", *argument) for argument in ARGUMENTS]
     for names, inside, key, value, message in (*CHANGES, *given):
@@ -195,7 +193,7 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
     assert "'map_noise' has 1 as its 'endpoint', not 0" in refused(path, content)
 
 
-def test_another_toy_network_is_refused(tmp_path: Path) -> None:
+def test_another_toy_network_is_refused(tmp_path):
     path = tmp_path / "original.pkl"
     for names, key, value, message in (
         ("downresblock4 conv1", "stride", 1, "'downresblock4.conv1' has 1 as its 'stride'"),
@@ -212,7 +210,7 @@ def test_another_toy_network_is_refused(tmp_path: Path) -> None:
         refused(path, content)
 
 
-def test_weights_that_share_few_values_are_refused_before_memory_is_taken(tmp_path: Path) -> None:
+def test_weights_that_share_few_values_are_refused_before_memory_is_taken(tmp_path):
     content = toy_content()
     values = Shared(torch.zeros(1 << 18))
     for name, layer in parts(content)["_modules"].items():

@@ -21,7 +21,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 12])
-def test_lines_are_means_and_their_spread(tmp_path: Path, dim: int) -> None:
+def test_lines_are_means_and_their_spread(tmp_path, dim):
     """Of few dimensions each is drawn, of many a band of those that vary."""
     constant = (1, 5) if dim == 12 else ()
     summary, _ = files.correlations(dim, files.QUANTITIES, constant)
@@ -47,7 +47,7 @@ def test_lines_are_means_and_their_spread(tmp_path: Path, dim: int) -> None:
             assert [there.min(), there.max()] == pytest.approx(ends, abs=1e-6)
 
 
-def test_chance_is_a_band_of_two_over_the_root_of_the_samples(tmp_path: Path) -> None:
+def test_chance_is_a_band_of_two_over_the_root_of_the_samples(tmp_path):
     axes = draw_lags(SavedLags.load(files.save_summary(tmp_path)), "name", "").axes[0]
     (band,) = axes.patches
     assert band.get_y() == pytest.approx(-2 / sqrt(files.SAMPLES), rel=1e-3)
@@ -55,7 +55,7 @@ def test_chance_is_a_band_of_two_over_the_root_of_the_samples(tmp_path: Path) ->
     assert "N = 10,000" in axes.texts[0].get_text()
 
 
-def test_dimensions_of_rounding_alone_are_not_drawn(tmp_path: Path) -> None:
+def test_dimensions_of_rounding_alone_are_not_drawn(tmp_path):
     summary, _ = files.correlations(12, files.QUANTITIES)
     summary["net_residuals_std"][3:, 7] = 1e-7
     saved = SavedLags.load(files.save(tmp_path / "a_summary.npz", summary))
@@ -66,7 +66,7 @@ def test_dimensions_of_rounding_alone_are_not_drawn(tmp_path: Path) -> None:
     assert np.allclose(quantile_band(diagonal), [[0.55, 0.0], [0.95, 0.0]])
 
 
-def test_correlation_times_are_told_and_marked(tmp_path: Path) -> None:
+def test_correlation_times_are_told_and_marked(tmp_path):
     """A line from 1 to 0 at lag 2, whose integral is 1; others stay, or are gone at once."""
     curves = {
         "net_outputs": np.full(len(files.LAGS), 0.75),
@@ -92,7 +92,7 @@ def test_correlation_times_are_told_and_marked(tmp_path: Path) -> None:
 
 
 @given(st.floats(0, 100), st.integers(2, 700), st.sampled_from([None, "upper", "lower"]))
-def test_telling_lags(lasting: float, count: int, bound: str | None) -> None:
+def test_telling_lags(lasting, count, bound):
     every = np.linspace(0, 4, count)
     chosen = telling_lags(every, CorrelationTime(lasting, bound, nan, nan))
     indices = list(chosen)
@@ -104,14 +104,14 @@ def test_telling_lags(lasting: float, count: int, bound: str | None) -> None:
     assert np.abs(every[indices] - 2).min() <= np.abs(every - 2).min() + 1e-12
 
 
-def test_telling_lags_without_a_correlation_time_are_even() -> None:
+def test_telling_lags_without_a_correlation_time_are_even():
     assert list(telling_lags(np.arange(10.0), None)) == [0, 3, 6, 9]
     assert telling_lags(np.array([7.0]), None) == {0: ""}
     assert list(telling_lags(np.array([2.0, 3.0]), None)) == [0, 1]
 
 
 @given(st.integers(1, 12), st.integers(1, 8))
-def test_condensed_keeps_the_largest_of_a_block(dim: int, block: int) -> None:
+def test_condensed_keeps_the_largest_of_a_block(dim, block):
     matrix = np.random.default_rng(0).uniform(-1, 1, size=(dim, dim))
     cells = condensed(matrix, block)
     assert cells.shape == (-(-dim // block),) * 2
@@ -120,7 +120,7 @@ def test_condensed_keeps_the_largest_of_a_block(dim: int, block: int) -> None:
         assert value == part.flat[np.abs(part).argmax()]
 
 
-def test_a_diagonal_survives_in_a_large_matrix(tmp_path: Path) -> None:
+def test_a_diagonal_survives_in_a_large_matrix(tmp_path):
     matrix = 0.6 * np.eye(600, dtype=np.float32)
     path = files.save(tmp_path / "x_times0_4.npz", {"time": 1.0, "net_residuals_acs": matrix})
     saved = SavedMatrices.of_images([path])
@@ -130,7 +130,7 @@ def test_a_diagonal_survives_in_a_large_matrix(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dim", [2, 5])
-def test_heat_maps_are_the_matrices_of_their_times(tmp_path: Path, dim: int) -> None:
+def test_heat_maps_are_the_matrices_of_their_times(tmp_path, dim):
     path = files.save_toy_matrices(tmp_path, dim)
     saved = SavedMatrices.of_toy(path)
     assert saved.notes == ["first time", "≈ the correlation time", "halfway", "last time"]
@@ -155,7 +155,7 @@ def test_heat_maps_are_the_matrices_of_their_times(tmp_path: Path, dim: int) -> 
 
 
 @pytest.mark.parametrize("summarized", [True, False])
-def test_only_the_shown_files_of_images_are_read(tmp_path: Path, summarized: bool) -> None:
+def test_only_the_shown_files_of_images_are_read(tmp_path, summarized):
     files.save_image_matrices(tmp_path)
     if not summarized:
         (tmp_path / f"{files.IMAGE_STEM}_summary.npz").unlink()
@@ -172,7 +172,7 @@ def test_only_the_shown_files_of_images_are_read(tmp_path: Path, summarized: boo
     assert np.array_equal(again.times, saved.times)
 
 
-def test_some_of_the_files_of_images(tmp_path: Path) -> None:
+def test_some_of_the_files_of_images(tmp_path):
     """Then the summary tells nothing of what is first, halfway and last of them."""
     files.save_image_matrices(tmp_path)
     paths = [tmp_path / f"{files.IMAGE_STEM}_times0_{index}.npz" for index in (7, 2, 3)]
@@ -181,7 +181,7 @@ def test_some_of_the_files_of_images(tmp_path: Path) -> None:
     assert saved.notes == ["", "", ""]
 
 
-def test_names_and_noise_are_told(tmp_path: Path) -> None:
+def test_names_and_noise_are_told(tmp_path):
     stem = tmp_path / files.TOY_STEM
     assert name_and_details(stem) == ("circles", "PRP schedule")
     (tmp_path / f"{files.TOY_STEM}_summary.json").write_text('{"noise": "path"}')

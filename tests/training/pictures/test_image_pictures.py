@@ -66,7 +66,7 @@ def drawn(*paths: Path) -> list[str]:
     return [picture.path.name for picture in pictures_of(paths, None, None)]
 
 
-def test_pixels_survive_the_way_through_data() -> None:
+def test_pixels_survive_the_way_through_data():
     for channels in (1, 3):
         shown = some_pixels(2, channels, 8, 16)
         cells = data_cells(shown.astype(np.float32) / 127.5 - 1)
@@ -75,7 +75,7 @@ def test_pixels_survive_the_way_through_data() -> None:
     assert np.array_equal(data_cells(np.full((1, 1, 1, 2), [-7.0, 7.0]))[0, 0, :, 0], [0, 255])
 
 
-def test_states_are_divided_to_the_contrast_of_the_data() -> None:
+def test_states_are_divided_to_the_contrast_of_the_data():
     data = np.random.default_rng(0).uniform(-1, 1, size=(6, 1, 8, 8))
     growth = np.array([1.0, 1.5, 40.0])
     states = growth[:, None, None, None, None] * data
@@ -87,7 +87,7 @@ def test_states_are_divided_to_the_contrast_of_the_data() -> None:
 
 
 @given(st.floats(1e-9, 300))
-def test_magnification_fits_and_is_twenty_where_that_tells(largest: float) -> None:
+def test_magnification_fits_and_is_twenty_where_that_tells(largest):
     series = [step * 10**power for power in range(13) for step in (1, 2, 5)]
     factor = grids.magnification(largest)
     if 0.5 <= largest <= 6.375:
@@ -100,7 +100,7 @@ def test_magnification_fits_and_is_twenty_where_that_tells(largest: float) -> No
     assert grids.magnification(0.0) == 20
 
 
-def test_differences_are_about_the_middle_gray_or_orange_above_and_blue_below() -> None:
+def test_differences_are_about_the_middle_gray_or_orange_above_and_blue_below():
     difference = np.random.default_rng(0).uniform(-9, 9, size=(2, 3, 5, 4))
     cells = difference_cells(difference, 20).astype(float)
     shown = np.clip(127.5 + 20 * difference.transpose(0, 2, 3, 1), 0, 255)
@@ -115,7 +115,7 @@ def test_differences_are_about_the_middle_gray_or_orange_above_and_blue_below() 
 
 
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(20, 40))
-def test_images_keep_whole_pixels_or_are_averaged(height: int, width: int, side: int) -> None:
+def test_images_keep_whole_pixels_or_are_averaged(height, width, side):
     cells = some_pixels(2, height, width, 3)
     shown = fitted(cells, side)
     assert max(shown.shape[1:3]) <= side
@@ -128,7 +128,7 @@ def test_images_keep_whole_pixels_or_are_averaged(height: int, width: int, side:
 
 
 @pytest.mark.parametrize(("count", "columns", "gap"), [(6, 3, 2), (5, 3, 0), (4, 1, 2)])
-def test_tiles_lie_in_rows_on_white(count: int, columns: int, gap: int) -> None:
+def test_tiles_lie_in_rows_on_white(count, columns, gap):
     cells = some_pixels(count, 4, 5, 3) // 2
     image = tiled(cells, columns, gap).copy()
     assert image.shape == (-(-count // columns) * (4 + gap) - gap, columns * (5 + gap) - gap, 3)
@@ -141,7 +141,7 @@ def test_tiles_lie_in_rows_on_white(count: int, columns: int, gap: int) -> None:
 
 
 @given(st.integers(1, 100), st.sampled_from([4, 8, 28, 32, 64, 256, 1024, 3000]))
-def test_grids_are_as_if_square_and_fit_their_page(count: int, side: int) -> None:
+def test_grids_are_as_if_square_and_fit_their_page(count, side):
     columns = grids.grid_columns(count, (side, side))
     assert (columns - 1) ** 2 < count
     assert columns == 1 or columns * side <= 1600
@@ -158,7 +158,7 @@ def shown_by(figure: Figure, page: np.ndarray, image: Any) -> np.ndarray:
     return page[bottom - height : bottom, int(image.ox) :][:, :width]
 
 
-def test_images_lie_on_the_page_pixel_by_pixel() -> None:
+def test_images_lie_on_the_page_pixel_by_pixel():
     for size in (8, 130):
         cells = some_pixels(6, size, size, 3)
         figure = grids.draw_grid(cells, 6, "title", "details")
@@ -169,7 +169,7 @@ def test_images_lie_on_the_page_pixel_by_pixel() -> None:
     assert texts(part)[1].startswith("first 10 of 101 images")
 
 
-def test_rows_show_the_images_of_all_columns_and_blocks() -> None:
+def test_rows_show_the_images_of_all_columns_and_blocks():
     cells = [some_pixels(5, 4, 4, 3) // (k + 1) for k in range(3)]
     columns = [grids.Column(cells[k], f"c{k}", space=9 * k) for k in range(3)]
     notes = [f"n{k}" for k in range(5)]
@@ -184,7 +184,7 @@ def test_rows_show_the_images_of_all_columns_and_blocks() -> None:
 
 
 @pytest.mark.parametrize("error", [0.0, 3e-6, 0.02])
-def test_a_roundtrip_shows_both_ways_and_the_difference(tmp_path: Path, error: float) -> None:
+def test_a_roundtrip_shows_both_ways_and_the_difference(tmp_path, error):
     melt = load(tmp_path, "melt")
     back = saved_array(melt.path, "tilde_xs")[::-1].copy()
     signs = np.sign(np.random.default_rng(1).normal(size=back[-1].shape))
@@ -205,7 +205,7 @@ def test_a_roundtrip_shows_both_ways_and_the_difference(tmp_path: Path, error: f
     assert (returned == original).all() == (error < 1e-3)
 
 
-def test_a_roundtrip_of_two_states_has_no_ways(tmp_path: Path) -> None:
+def test_a_roundtrip_of_two_states_has_no_ways(tmp_path):
     pair = []
     for kind in ("melt", "roundtrip"):
         with np.load(files.save_images(tmp_path, kind, count=3)) as archive:
@@ -217,7 +217,7 @@ def test_a_roundtrip_of_two_states_has_no_ways(tmp_path: Path) -> None:
     assert "3 of 3 images" in texts(figure)[1]
 
 
-def test_paths_samples_and_animations_end_in_the_images(tmp_path: Path) -> None:
+def test_paths_samples_and_animations_end_in_the_images(tmp_path):
     gen = load(tmp_path, "gen", (3, 4, 4))
     last = data_cells(saved_array(gen.path, "tilde_xs")[-1].reshape(10, 3, 4, 4))
     path = simulations.draw_path(gen)
@@ -231,7 +231,7 @@ def test_paths_samples_and_animations_end_in_the_images(tmp_path: Path) -> None:
     assert np.array_equal(moving.image, tiled(fitted(last[:9], 134), 3, 2))
 
 
-def test_a_roundtrip_from_elsewhere_is_no_pair_of_the_melt(tmp_path: Path) -> None:
+def test_a_roundtrip_from_elsewhere_is_no_pair_of_the_melt(tmp_path):
     stem = "digits_PRRto8D"
     melt, back = files.save_images(tmp_path, "melt"), files.save_images(tmp_path, "roundtrip")
     assert f"{stem}_roundtrip.png" in drawn(melt, back)
@@ -247,7 +247,7 @@ def test_a_roundtrip_from_elsewhere_is_no_pair_of_the_melt(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("kept", "shape"), [(3, (1, 4, 4)), (20, (3, 5, 5))])
-def test_worst_roundtrips_are_compared(tmp_path: Path, kept: int, shape: tuple[int, ...]) -> None:
+def test_worst_roundtrips_are_compared(tmp_path, kept, shape):
     saved = roundtrips.SavedRoundtrips.load(files.save_roundtrips(tmp_path, kept, shape))
     figure = roundtrips.draw_worst(saved)
     blocks, shown = (1, 3) if kept == 3 else (2, 16)
@@ -265,7 +265,7 @@ def test_worst_roundtrips_are_compared(tmp_path: Path, kept: int, shape: tuple[i
 
 
 @given(st.lists(st.just(0.0) | st.floats(1e-9, 1e3), min_size=1))
-def test_bins_hold_all_errors_and_are_even_in_the_logarithm(values: list[float]) -> None:
+def test_bins_hold_all_errors_and_are_even_in_the_logarithm(values):
     errors = np.array(values)
     edges = roundtrips.error_bins(errors)
     assert np.histogram(errors, edges)[0].sum() == (errors > 0).sum()
@@ -274,7 +274,7 @@ def test_bins_hold_all_errors_and_are_even_in_the_logarithm(values: list[float])
 
 
 @pytest.mark.parametrize(("largest", "marked"), [(0.1, False), (0.5, True), (20.0, False)])
-def test_errors_tell_where_rounding_restores(tmp_path: Path, largest: float, marked: bool) -> None:
+def test_errors_tell_where_rounding_restores(tmp_path, largest, marked):
     errors = largest * np.linspace(0.8, 1.2, 50)
     changes = {"all_mse_float": np.where(errors < errors[2], 0, errors**2)}
     path = files.save_roundtrips(tmp_path, 0, all_max_abs_error=errors, **changes)
@@ -287,7 +287,7 @@ def test_errors_tell_where_rounding_restores(tmp_path: Path, largest: float, mar
     assert marks == [0.5] * marked
 
 
-def test_folders_of_images_are_known_by_their_names(tmp_path: Path) -> None:
+def test_folders_of_images_are_known_by_their_names(tmp_path):
     names = [f"{seed // 4 * 4:06d}/{seed:06d}.png" for seed in range(10)]
     pixels = some_pixels(10, 4, 4)
     for name, image in zip(names, pixels, strict=True):
@@ -316,7 +316,7 @@ def test_folders_of_images_are_known_by_their_names(tmp_path: Path) -> None:
     assert names[5] in refusal(first_images, tmp_path / "fid", 6)
 
 
-def test_other_folders_are_none(tmp_path: Path) -> None:
+def test_other_folders_are_none(tmp_path):
     for name, holds in (
         ("runs/000001.png", False),
         (".000001.png", False),
@@ -329,7 +329,7 @@ def test_other_folders_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_latent_points_are_read_in_units_of_their_deviations(tmp_path: Path, dim: int) -> None:
+def test_latent_points_are_read_in_units_of_their_deviations(tmp_path, dim):
     path = files.save_coverage(tmp_path, dim)
     saved = SavedCoverage.load(path)
     assert (saved.dim, saved.count, saved.refitted) == (dim, 200, False)
@@ -344,7 +344,7 @@ def test_latent_points_are_read_in_units_of_their_deviations(tmp_path: Path, dim
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_refitted_boundaries_have_the_vertices_of_smaller_ones(tmp_path: Path, dim: int) -> None:
+def test_refitted_boundaries_have_the_vertices_of_smaller_ones(tmp_path, dim):
     saved = SavedCoverage.load(files.save_coverage(tmp_path, dim, alpha=2.0))
     contents = [gaussian_content_within(*boundary) for boundary in saved.boundaries["latent"]]
     assert np.allclose(contents, chi2.cdf(files.RADII**2, dim), atol=0.06)
@@ -357,7 +357,7 @@ def test_refitted_boundaries_have_the_vertices_of_smaller_ones(tmp_path: Path, d
 
 
 @pytest.mark.parametrize(("dim", "seeds"), [(2, 1), (3, 4)])
-def test_fractions_are_beside_their_band(tmp_path: Path, dim: int, seeds: int) -> None:
+def test_fractions_are_beside_their_band(tmp_path, dim, seeds):
     saved = SavedCoverage.load(files.save_coverage(tmp_path, dim, seeds))
     above, below = draw_radius(saved, "toy", "").axes
     radius, curve = above.lines[0].get_data()
@@ -391,7 +391,7 @@ def test_fractions_are_beside_their_band(tmp_path: Path, dim: int, seeds: int) -
     assert np.allclose(dashed.get_ydata(), [0, *(100 * np.array(lost))], atol=1e-9)
 
 
-def test_cuts_are_those_of_an_independent_library_also_through_vertices() -> None:
+def test_cuts_are_those_of_an_independent_library_also_through_vertices():
     rough = unit_sphere(3, 300, seeded(1))
     moved = Boundary(files.bent(torch.from_numpy(rough.vertices)).numpy(), rough.faces)
     mesh = trimesh.Trimesh(*moved, process=False)
@@ -409,7 +409,7 @@ def test_cuts_are_those_of_an_independent_library_also_through_vertices() -> Non
 
 
 @pytest.mark.parametrize(("dim", "panels"), [(2, 3), (3, 6)])
-def test_boundaries_keep_their_colors_and_panels(tmp_path: Path, dim: int, panels: int) -> None:
+def test_boundaries_keep_their_colors_and_panels(tmp_path, dim, panels):
     saved = SavedCoverage.load(files.save_coverage(tmp_path, dim))
     *shown, key = draw_boundaries(saved, "toy", "details").axes
     assert len(shown) == panels
@@ -433,7 +433,7 @@ def test_boundaries_keep_their_colors_and_panels(tmp_path: Path, dim: int, panel
     ]
 
 
-def test_limits_leave_out_strays_but_no_boundary() -> None:
+def test_limits_leave_out_strays_but_no_boundary():
     points = np.random.default_rng(0).uniform(-1, 1, size=(5000, 2))
     points[0] = 50
     box = limits_of(points, [unit_sphere(2, 20).scaled(3.0)])
@@ -442,7 +442,7 @@ def test_limits_leave_out_strays_but_no_boundary() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 30])
-def test_one_radius_and_many(tmp_path: Path, count: int) -> None:
+def test_one_radius_and_many(tmp_path, count):
     with np.load(files.save_coverage(tmp_path)) as file:
         arrays = dict(file)
     radii = np.linspace(0.2, 3, count)
@@ -457,7 +457,7 @@ def test_one_radius_and_many(tmp_path: Path, count: int) -> None:
     assert names[-1].get_text().startswith(f"r = {radii[-1]:.3g}")
 
 
-def test_what_made_the_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_made_the_file_is_told(tmp_path, monkeypatch):
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     path = files.save_coverage(tmp_path)

@@ -53,7 +53,7 @@ def names(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", GAUSSIANS)
-def test_the_exact_posterior_is_prior_times_likelihood(kind: str) -> None:
+def test_the_exact_posterior_is_prior_times_likelihood(kind):
     toy, likelihood = Toy("moons"), GAUSSIANS[kind]
     observed = likelihood.observe(torch.tensor([[0.4, -0.6]], dtype=torch.float64))[0]
     x, y = np.linspace(-2.4, 2.4, 161), np.linspace(-2.6, 2.6, 141)
@@ -71,7 +71,7 @@ def test_the_exact_posterior_is_prior_times_likelihood(kind: str) -> None:
     assert np.abs(got / got.sum() - expected).sum() / 2 < 0.02
 
 
-def test_contours_hold_what_they_say() -> None:
+def test_contours_hold_what_they_say():
     side = np.linspace(-6, 6, 241)
     density = multivariate_normal(np.zeros(2)).pdf(np.stack(np.meshgrid(side, side), axis=-1))
     outer, inner = toys.content_levels(density, (0.5, 0.9))
@@ -80,7 +80,7 @@ def test_contours_hold_what_they_say() -> None:
 
 
 @pytest.mark.parametrize("kind", GAUSSIANS)
-def test_what_is_saved_of_posteriors_is_read_again(tmp_path: Path, kind: str) -> None:
+def test_what_is_saved_of_posteriors_is_read_again(tmp_path, kind):
     likelihood = GAUSSIANS[kind]
     saved = load_netcdf(save_posterior(tmp_path, likelihood=likelihood), 2)
     assert saved.points.shape == (2, 40, 2, 2)
@@ -93,7 +93,7 @@ def test_what_is_saved_of_posteriors_is_read_again(tmp_path: Path, kind: str) ->
     assert torch.allclose(likelihood.log_prob(points, observed), expected)
 
 
-def test_only_some_draws_are_read_of_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_some_draws_are_read_of_many(tmp_path, monkeypatch):
     path = save_posterior(tmp_path)
     whole = load_netcdf(path, 2)
     monkeypatch.setattr("training.files.posterior_draws.MOST_READ", 100)
@@ -181,9 +181,7 @@ def cut_short(path: Path) -> None:
         (described(image_shape=[1, -1, -2]), "have not 2 pixels"),
     ],
 )
-def test_draws_that_cannot_be(
-    whole: Path, tmp_path: Path, change: Callable[[Path], None], message: str
-) -> None:
+def test_draws_that_cannot_be(whole, tmp_path, change, message):
     path = Path(shutil.copy(whole, tmp_path))
     change(path)
     with pytest.raises(DataError, match=message) as raised:
@@ -191,14 +189,14 @@ def test_draws_that_cannot_be(
     assert str(path) in str(raised.value)
 
 
-def test_observed_coordinates_are_among_the_points(tmp_path: Path) -> None:
+def test_observed_coordinates_are_among_the_points(tmp_path):
     path = save_posterior(tmp_path, likelihood=GAUSSIANS["coordinate"])
     for place in (-1, 2):
         replaced("constant_data/seen", data=np.array([place]))(path)
         assert "not of 2 coordinates" in refusal(load_netcdf, path, 1)
 
 
-def test_what_is_drawn_follows_from_the_data(tmp_path: Path) -> None:
+def test_what_is_drawn_follows_from_the_data(tmp_path):
     kinds: dict[str, dict[str, Any]] = {
         "points chains": {},
         "points": {"sampler": "pool"},
@@ -220,7 +218,7 @@ def test_what_is_drawn_follows_from_the_data(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", GAUSSIANS)
-def test_toys_show_prior_draws_contours_and_what_was_observed(tmp_path: Path, kind: str) -> None:
+def test_toys_show_prior_draws_contours_and_what_was_observed(tmp_path, kind):
     saved = load_netcdf(save_posterior(tmp_path, likelihood=GAUSSIANS[kind]), 6)
     figure = toys.draw_toy(saved, Toy("circles"))
     text = words(figure)
@@ -243,7 +241,7 @@ def test_toys_show_prior_draws_contours_and_what_was_observed(tmp_path: Path, ki
             assert mark.get_xy1()[1] == pytest.approx(saved.observed[index, 0])
 
 
-def test_axes_are_those_of_the_prior_unless_it_is_far_wider() -> None:
+def test_axes_are_those_of_the_prior_unless_it_is_far_wider():
     prior = np.random.default_rng(0).normal(size=(500, 2))
     wide = toys.zoomed_box(prior, 0.5 * prior[:100])
     assert np.array_equal(wide, toys.zoomed_box(prior, prior))
@@ -253,7 +251,7 @@ def test_axes_are_those_of_the_prior_unless_it_is_far_wider() -> None:
     assert np.ptp(near[0]) < 0.1 * np.ptp(wide[0])
 
 
-def test_solid_toys_have_a_row_for_each_observation(tmp_path: Path) -> None:
+def test_solid_toys_have_a_row_for_each_observation(tmp_path):
     path = save_posterior(tmp_path, "s_curve", 3, count=3, draws=5, sampler="pool")
     figure = toys.draw_toy(load_netcdf(path, 2), Toy("s_curve"))
     assert len(figure.axes) == 1 + 2 * 4
@@ -262,7 +260,7 @@ def test_solid_toys_have_a_row_for_each_observation(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error")
-def test_columns_that_were_not_observed_come_first(tmp_path: Path) -> None:
+def test_columns_that_were_not_observed_come_first(tmp_path):
     seen = Gaussian(NOISE, torch.arange(20))
     saved = load_netcdf(save_posterior(tmp_path, "wine", 23, likelihood=seen), 6)
     assert tables.telling_columns(saved, 3).tolist() == [20, 21, 22]
@@ -279,14 +277,14 @@ def test_columns_that_were_not_observed_come_first(tmp_path: Path) -> None:
     np.testing.assert_allclose(marks, expected)
 
 
-def test_without_a_prior_no_posterior_is_beyond_the_axes_of_the_first() -> None:
+def test_without_a_prior_no_posterior_is_beyond_the_axes_of_the_first():
     axes = look.new_figure(4, 3).add_subplot()
     tables._histograms(axes, None, [np.linspace(0, 1), np.linspace(50, 51)], ["b", "r"])
     assert axes.get_xlim()[0] < 0.1
     assert axes.get_xlim()[1] > 50.9
 
 
-def test_hidden_pixels_are_tinted(tmp_path: Path) -> None:
+def test_hidden_pixels_are_tinted(tmp_path):
     seen = Gaussian(torch.tensor(0.01, dtype=torch.float64), torch.arange(8))
     options: dict[str, Any] = {"likelihood": seen, "image_shape": (1, 4, 4), "prior": False}
     saved = load_netcdf(save_posterior(tmp_path, "digits", 16, **options), 6)
@@ -312,7 +310,7 @@ def test_hidden_pixels_are_tinted(tmp_path: Path) -> None:
     assert (of_small[:, ::2] == of_small[:, 1::2]).all(), "a pixel of four is two by two"
 
 
-def test_truths_are_colored_by_where_they_are_among_draws() -> None:
+def test_truths_are_colored_by_where_they_are_among_draws():
     draws = np.arange(100.0)[:, None, None, None, None].repeat(3, axis=4)
     below, middle, above = tables.truth_cells(draws, np.array([-1, 49.5, 101]).reshape(1, 1, 1, 3))[
         0, 0
@@ -322,7 +320,7 @@ def test_truths_are_colored_by_where_they_are_among_draws() -> None:
     assert middle.min() > 240
 
 
-def test_ranks_of_chains_tell_them_apart(tmp_path: Path) -> None:
+def test_ranks_of_chains_tell_them_apart(tmp_path):
     chains = np.arange(40.0).reshape(2, 20)  # one below the other
     assert rank_counts(chains, 4).tolist() == [[10, 10, 0, 0], [0, 0, 10, 10]]
     figure = draw_chains(load_netcdf(save_posterior(tmp_path, "wine", 7), 6))
@@ -333,7 +331,7 @@ def test_ranks_of_chains_tell_them_apart(tmp_path: Path) -> None:
     assert len(figure.axes) == 1 + 2 * 5
 
 
-def test_checks_say_their_verdict_and_color_what_leaves_its_band(tmp_path: Path) -> None:
+def test_checks_say_their_verdict_and_color_what_leaves_its_band(tmp_path):
     good = SavedCheck.load(save_check(tmp_path, runs=1000))
     few = SavedCheck.load(save_check(tmp_path))
     bad = SavedCheck.load(save_check(tmp_path, shift=0.4))
@@ -356,7 +354,7 @@ def test_checks_say_their_verdict_and_color_what_leaves_its_band(tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error")
-def test_odd_draws_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_odd_draws_are_drawn(tmp_path, monkeypatch):
     """Constant ones, one observation, two draws, names that look like mathematics."""
     monkeypatch.setattr(look, "DPI", 30)
     for name, dim in (("circles", 2), ("s_curve", 3), ("wine", 3), ("wine", 1)):

@@ -44,7 +44,7 @@ def report(seen: int, **changes: Any) -> str:
 
 
 @pytest.mark.parametrize("reports", [1, 5, 5000])
-def test_curves_of_few_and_many_reports(reports: int) -> None:
+def test_curves_of_few_and_many_reports(reports):
     loss = 0.8 + 0.1 * np.random.default_rng(0).normal(size=reports)
     loss[1:3] = np.nan
     saved = SavedTraining(np.arange(1, reports + 1) / 10, loss, np.full(reports, 1e-3))
@@ -59,7 +59,7 @@ def test_curves_of_few_and_many_reports(reports: int) -> None:
     assert np.allclose(rate_axes.lines[0].get_ydata(), 1e-3)
 
 
-def test_running_median() -> None:
+def test_running_median():
     values = np.array([1.0, 2.0, np.nan, 100.0, 3.0, 4.0])
     smooth = running_median(values, 1)
     assert np.allclose(smooth, [1.5, 1.5, np.nan, 51.5, 4.0, 3.5], equal_nan=True)
@@ -67,7 +67,7 @@ def test_running_median() -> None:
     assert running_median(noisy, 5)[50] == np.median(noisy[45:56])
 
 
-def test_a_record_may_have_gaps_and_an_unfinished_line(tmp_path: Path) -> None:
+def test_a_record_may_have_gaps_and_an_unfinished_line(tmp_path):
     path = tmp_path / "stats.jsonl"
     text = report(1000) + report(2000, **{"Loss/loss": "drop"}) + report(3000) + '{"seen": 40'
     path.write_text(text)  # a run that goes on may be writing its last line
@@ -77,7 +77,7 @@ def test_a_record_may_have_gaps_and_an_unfinished_line(tmp_path: Path) -> None:
     assert np.allclose(training.learning_rate, 1e-3)
 
 
-def test_wrong_records(tmp_path: Path) -> None:
+def test_wrong_records(tmp_path):
     for text, message in (
         ("", "nothing to draw"),
         ("no json\n" + report(1), "line 1"),
@@ -92,7 +92,7 @@ def test_wrong_records(tmp_path: Path) -> None:
             SavedTraining.load(tmp_path / "stats.jsonl")
 
 
-def test_colors_tell_places_apart_and_hold_for_red_green_blindness() -> None:
+def test_colors_tell_places_apart_and_hold_for_red_green_blindness():
     """Lightness tells up from down, blue against yellow tells left from right."""
     across, up = (axis.ravel() for axis in np.meshgrid(*[np.linspace(-1.5, 1.5, 7)] * 2))
     places = np.stack([across, up], axis=1)
@@ -107,7 +107,7 @@ def test_colors_tell_places_apart_and_hold_for_red_green_blindness() -> None:
     assert np.allclose(colors_of_places(7 * places, 7.0), colors)
 
 
-def test_sequential_colors_get_lighter_and_differ() -> None:
+def test_sequential_colors_get_lighter_and_differ():
     colors = sequential_colors(7)
     luma = colors @ LUMA
     assert (np.diff(luma) > 0).all()
@@ -116,7 +116,7 @@ def test_sequential_colors_get_lighter_and_differ() -> None:
     assert sequential_colors(1).shape == (1, 3)
 
 
-def test_panels_fill_the_page_without_overlap() -> None:
+def test_panels_fill_the_page_without_overlap():
     figure, places = look.panel_page(2, 3, (2.0, 1.0), "title", "subtitle", left=0.7, gap=0.4)
     width, height = figure.get_size_inches()
     left, bottom, wide, high = np.moveaxis(places, -1, 0)
@@ -131,7 +131,7 @@ def test_panels_fill_the_page_without_overlap() -> None:
     assert [text.get_text() for text in figure.texts] == ["title", "subtitle"]
 
 
-def test_numbers_and_titles_are_short() -> None:
+def test_numbers_and_titles_are_short():
     shown = [brief(value) for value in (0, 0.00123, 0.5, 3.14, 12.7, 104.2, 9.96e-5, 1.7e-12)]
     assert shown == ["0", "0.0012", "0.5", "3.1", "13", "104", "1·10⁻⁴", "1.7·10⁻¹²"]
     assert joined("a", "", "b") == "a · b"
@@ -147,7 +147,7 @@ def test_numbers_and_titles_are_short() -> None:
         assert [*title_of(stem_of(Path(f"x/{name}.npz")))] == expected
 
 
-def test_answers_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_answers_are_read_as_they_were_written(tmp_path):
     numbers, levels = SavedAnswers.load(save(tmp_path, "predict")).asked
     assert (numbers.low == 4).all()
     assert (numbers.guess == 5).all()
@@ -160,7 +160,7 @@ def test_answers_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert (scores.tails[1:] == [0.001, 0.5]).all()
 
 
-def test_all_answers_are_drawn_and_reported(tmp_path: Path) -> None:
+def test_all_answers_are_drawn_and_reported(tmp_path):
     check: dict[str, Any] = {"format": "inflationary-flows check of answers 1", "rows": 40}
     check |= {"verdict": "$fine$", "adjusted": {"ranks of b": 0.5}, "detectable": 0.3}
     check |= {"level": 0.05, "columns": {"b": CHECK}}
@@ -193,13 +193,13 @@ def test_all_answers_are_drawn_and_reported(tmp_path: Path) -> None:
         {"options": {"interval": 2.0}},
     ],
 )
-def test_strange_files_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_strange_files_are_refused(tmp_path, changes):
     path = save(tmp_path, "predict", **changes)
     with pytest.raises(DataError, match=r"broken, or not|not beside it"):
         SavedAnswers.load(path)
 
 
-def test_associations_are_those_of_the_types() -> None:
+def test_associations_are_those_of_the_types():
     draw = np.random.default_rng(0)
     level, other = draw.integers(0, 3, (2, 4000)).astype(float)
     number = np.exp(draw.normal(size=4000))
@@ -214,7 +214,7 @@ def test_associations_are_those_of_the_types() -> None:
     assert max(made[0, 4], made[2, 3], made[2, 4]) < 0.05
 
 
-def test_reliability_is_that_of_bins_and_the_range_is_wilsons() -> None:
+def test_reliability_is_that_of_bins_and_the_range_is_wilsons():
     shares = np.array([[0.05, 0.95], [0.07, 0.93], [0.95, 0.05]])
     bins = reliability(shares, np.array([[0, 1], [1, 0], [1, 0]]) == 1)
     assert np.allclose(bins, [[0.17 / 3, 1 / 3, 3], [2.83 / 3, 2 / 3, 3]])
@@ -243,7 +243,7 @@ def panel_names(figure: Figure) -> list[str]:
     return [name for name in names if name]
 
 
-def test_distances_are_told_with_what_chance_makes_of_them() -> None:
+def test_distances_are_told_with_what_chance_makes_of_them():
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(400, 3))
     far = columns.distances(rows, rows * [1, 1e9, -1] + [0, 0, 100])
@@ -258,7 +258,7 @@ def test_distances_are_told_with_what_chance_makes_of_them() -> None:
     assert 0.005 < np.mean(passed) < 0.08
 
 
-def test_rank_correlations_are_those_of_scipy_and_0_of_constant_columns() -> None:
+def test_rank_correlations_are_those_of_scipy_and_0_of_constant_columns():
     rows = np.random.default_rng(0).normal(size=(50, 4)).round(1)
     rows[:, 1] += rows[:, 0]
     assert np.allclose(columns.rank_correlations(rows), spearmanr(rows).statistic)
@@ -266,7 +266,7 @@ def test_rank_correlations_are_those_of_scipy_and_0_of_constant_columns() -> Non
     assert np.allclose(columns.rank_correlations(rows)[2], 0)
 
 
-def test_pairs_are_of_the_columns_whose_correlations_differ() -> None:
+def test_pairs_are_of_the_columns_whose_correlations_differ():
     data, samples = np.eye(7), np.eye(7)
     samples[2, 5] = samples[5, 2] = 0.9
     samples[5, 6] = samples[6, 5] = -0.4
@@ -275,7 +275,7 @@ def test_pairs_are_of_the_columns_whose_correlations_differ() -> None:
     assert columns.telling_columns([samples[:2, :2]], 5).tolist() == [0, 1]
 
 
-def test_limits_hold_all_of_few_rows_and_no_wild_samples() -> None:
+def test_limits_hold_all_of_few_rows_and_no_wild_samples():
     few = np.random.default_rng(0).normal(size=20)
     low, high = columns.limits(few)
     assert low < few.min() < few.max() < high
@@ -286,14 +286,14 @@ def test_limits_hold_all_of_few_rows_and_no_wild_samples() -> None:
         assert low < value < high
 
 
-def test_ranks_of_one_law_are_uniform() -> None:
+def test_ranks_of_one_law_are_uniform():
     generator = np.random.default_rng(0)
     values = [uniformity(*generator.normal(size=(2, 40))) for _ in range(300)]
     assert 0.01 < np.mean(np.array(values) < 0.05) < 0.08
     assert uniformity(np.zeros(40) - 9, generator.normal(size=40)) < 1e-6
 
 
-def test_the_worst_columns_come_first_by_name_and_distance(tmp_path: Path) -> None:
+def test_the_worst_columns_come_first_by_name_and_distance(tmp_path):
     melt = load(tmp_path, dim=61, count=20)
     points = melt.points.copy()
     points[:, 40] += 1e9
@@ -311,7 +311,7 @@ def test_the_worst_columns_come_first_by_name_and_distance(tmp_path: Path) -> No
         assert low < column.min() < column.max() < high
 
 
-def test_one_set_alone_keeps_the_order_of_the_table(tmp_path: Path) -> None:
+def test_one_set_alone_keeps_the_order_of_the_table(tmp_path):
     for kind, label in (("melt", "data"), ("gen", "samples"), ("roundtrip", "returned rows")):
         figure = columns.draw_marginals([load(tmp_path, kind)])
         assert panel_names(figure) == [f"column_{index}" for index in range(4)]
@@ -321,7 +321,7 @@ def test_one_set_alone_keeps_the_order_of_the_table(tmp_path: Path) -> None:
     assert first.note.startswith("samples alone")
 
 
-def test_data_are_below_the_diagonal_and_samples_above_it(tmp_path: Path) -> None:
+def test_data_are_below_the_diagonal_and_samples_above_it(tmp_path):
     tables = [load(tmp_path), load(tmp_path, "gen")]
     figure = columns.draw_pairs(tables)
     panels = np.array(figure.axes[1:]).reshape(4, 4)  # after the legend
@@ -332,7 +332,7 @@ def test_data_are_below_the_diagonal_and_samples_above_it(tmp_path: Path) -> Non
     assert panels[2, 1].get_ylim() == panels[1, 2].get_xlim()
 
 
-def test_densities_tell_p_and_the_least_likely_row(tmp_path: Path) -> None:
+def test_densities_tell_p_and_the_least_likely_row(tmp_path):
     melt, gen = load(tmp_path), load(tmp_path, "gen")
     text = words(draw_densities([melt, gen]))
     p = uniformity(melt.densities, gen.densities)
@@ -343,7 +343,7 @@ def test_densities_tell_p_and_the_least_likely_row(tmp_path: Path) -> None:
     assert "KS" not in alone
 
 
-def test_errors_of_roundtrips_are_in_standard_deviations(tmp_path: Path) -> None:
+def test_errors_of_roundtrips_are_in_standard_deviations(tmp_path):
     melt = load(tmp_path)
     std = melt.points.std(axis=0)
     back = load(tmp_path, "roundtrip", points=melt.points + 1e-3 * std * [1, 2, 0, 4])
@@ -355,7 +355,7 @@ def test_errors_of_roundtrips_are_in_standard_deviations(tmp_path: Path) -> None
     assert names == ["column_3", "column_1", "column_0", "column_2"]
 
 
-def test_a_folder_of_a_run_is_drawn_and_other_units_are_not(tmp_path: Path) -> None:
+def test_a_folder_of_a_run_is_drawn_and_other_units_are_not(tmp_path):
     for kind in ("melt", "roundtrip", "gen"):
         save_table(tmp_path, kind)
     kinds = "log_prob marginals melt_joint melt_latents pairs roundtrip spectrum"
@@ -368,7 +368,7 @@ def test_a_folder_of_a_run_is_drawn_and_other_units_are_not(tmp_path: Path) -> N
     assert names.count("wine_PRP_marginals.png") == 2
 
 
-def test_the_best_report_on_held_out_rows_is_marked(tmp_path: Path) -> None:
+def test_the_best_report_on_held_out_rows_is_marked(tmp_path):
     nats = [-9.0, -3.0, -2.0, -2.5]
     lines = [
         {
@@ -397,7 +397,7 @@ def test_the_best_report_on_held_out_rows_is_marked(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("dim", [1, 4])
-def test_odd_tables_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dim: int) -> None:
+def test_odd_tables_are_drawn(tmp_path, monkeypatch, dim):
     monkeypatch.setattr(look, "DPI", 30)
     for kind in ("melt", "roundtrip", "gen"):
         made = load(tmp_path, kind, count=20)
@@ -421,7 +421,7 @@ def test_odd_tables_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, d
         assert "17 rows of data (3 not finite, left out)" in words(columns.draw_marginals([table]))
 
 
-def test_constant_densities_and_few_rows(tmp_path: Path) -> None:
+def test_constant_densities_and_few_rows(tmp_path):
     two = [load(tmp_path, kind, count=2, log_prob=np.zeros(2)) for kind in ("melt", "gen")]
     for figure in (draw_densities(two), columns.draw_marginals(two), columns.draw_pairs(two)):
         words(figure)
@@ -429,7 +429,7 @@ def test_constant_densities_and_few_rows(tmp_path: Path) -> None:
     assert not [p for p in pictures_of([none], None, None) if "log_prob" in p.path.name]
 
 
-def test_errors_of_log_densities_are_told_in_reports(tmp_path: Path) -> None:
+def test_errors_of_log_densities_are_told_in_reports(tmp_path):
     assert not density_results(load(tmp_path), "wine")
     errors = np.where(np.arange(60) == 0, 0.4, 0.0)
     (result,) = density_results(load(tmp_path, log_prob_error=errors), "wine")

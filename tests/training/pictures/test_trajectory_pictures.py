@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -70,7 +69,7 @@ def drawn_colors(axes: Any, points: np.ndarray) -> np.ndarray:
     return colors
 
 
-def test_points_are_the_image_space_of_the_file(tmp_path: Path) -> None:
+def test_points_are_the_image_space_of_the_file(tmp_path):
     path = save_simulation(tmp_path, "melt")
     saved = SavedTrajectory.load(path)
     with np.load(path) as arrays:
@@ -82,7 +81,7 @@ def test_points_are_the_image_space_of_the_file(tmp_path: Path) -> None:
     assert saved.latent_variance()[0] == pytest.approx(1)
 
 
-def test_kinds_and_latent_laws_are_told_by_time_name_and_parameters(tmp_path: Path) -> None:
+def test_kinds_and_latent_laws_are_told_by_time_name_and_parameters(tmp_path):
     melt, roundtrip, gen = (load(tmp_path, kind) for kind in ("melt", "roundtrip", "gen"))
     assert (melt.kind, roundtrip.kind, gen.kind) == ("melt", "roundtrip", "gen")
     assert latent_law(gen) == ""
@@ -106,7 +105,7 @@ def test_kinds_and_latent_laws_are_told_by_time_name_and_parameters(tmp_path: Pa
     assert "sim_params" in refusal(latent_law, gen)
 
 
-def test_embedded_toys_show_the_dimensions_that_hold_data(tmp_path: Path) -> None:
+def test_embedded_toys_show_the_dimensions_that_hold_data(tmp_path):
     for values, shown in (([1, 1, 0, 0, 0], 2), ([2, 1, 1, 0], 3), ([1.0] * 9, 2)):
         saved = load(tmp_path, dim=len(values), eigenvalues=np.array(values, dtype=float))
         assert np.array_equal(clouds.points_of(saved), saved.states[..., :shown])
@@ -114,7 +113,7 @@ def test_embedded_toys_show_the_dimensions_that_hold_data(tmp_path: Path) -> Non
         assert text in row_of(saved, np.arange(SAVED)).subtitle
 
 
-def test_large_files_are_drawn_by_evenly_spaced_samples(tmp_path: Path) -> None:
+def test_large_files_are_drawn_by_evenly_spaced_samples(tmp_path):
     states = np.zeros((SAVED, 7001, 2))
     states[..., 0] = np.arange(7001)
     saved = load(tmp_path, xs_es=states, tilde_xs=None)
@@ -124,7 +123,7 @@ def test_large_files_are_drawn_by_evenly_spaced_samples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_a_point_has_one_color_in_all_panels_and_rows(tmp_path: Path, dim: int) -> None:
+def test_a_point_has_one_color_in_all_panels_and_rows(tmp_path, dim):
     there = row_of(load(tmp_path, "melt", dim), np.arange(3))
     back = row_of(load(tmp_path, "roundtrip", dim), np.arange(SAVED))
     assert np.allclose(there.colors, back.colors)
@@ -139,7 +138,7 @@ def test_a_point_has_one_color_in_all_panels_and_rows(tmp_path: Path, dim: int) 
     assert "Melting circles into a Gaussian" in words(figure)
 
 
-def test_boxes_are_square_and_hold_all_but_strays() -> None:
+def test_boxes_are_square_and_hold_all_but_strays():
     data = np.random.default_rng(0).uniform(-1, 1, size=(2, 5000, 2))
     data[0, 0] = 100
     far = 5 + np.random.default_rng(1).uniform(-1, 1, size=(1, 5000, 2))
@@ -152,7 +151,7 @@ def test_boxes_are_square_and_hold_all_but_strays() -> None:
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_strays_are_counted_and_three_dimensions_have_numbers(dim: int) -> None:
+def test_strays_are_counted_and_three_dimensions_have_numbers(dim):
     points = np.random.default_rng(0).normal(size=(2, 4000, dim))
     points[1, 7] = 1e3
     row = clouds.Row(points, np.arange(2.0), np.zeros((4000, 3)), "abc"[:dim], "t", "s")
@@ -164,7 +163,7 @@ def test_strays_are_counted_and_three_dimensions_have_numbers(dim: int) -> None:
     assert any(text.get_text() for text in numbers.get_ticklabels())
 
 
-def test_seen_places_are_a_view_of_the_points() -> None:
+def test_seen_places_are_a_view_of_the_points():
     points = np.random.default_rng(0).normal(size=(10, 3))
     basis = np.linalg.lstsq(points, clouds.seen_places(points), rcond=None)[0]
     assert np.allclose(basis.T @ basis, np.eye(2))  # two orthonormal directions
@@ -175,7 +174,7 @@ def test_seen_places_are_a_view_of_the_points() -> None:
 
 
 @pytest.mark.parametrize("saved", [2, 3, 6, 7, 50])
-def test_panels_fall_where_points_move(saved: int) -> None:
+def test_panels_fall_where_points_move(saved):
     path = np.maximum(np.linspace(-2, 1, saved), 0)
     for points in (np.zeros((saved, 4, 2)), np.repeat(path, 8).reshape(saved, 4, 2)):
         chosen = clouds.telling_times(points, 6)
@@ -185,7 +184,7 @@ def test_panels_fall_where_points_move(saved: int) -> None:
     assert (path[chosen] > 0).sum() >= min(saved, 50) // 12
 
 
-def test_latents_are_densities_beside_the_closed_form(tmp_path: Path) -> None:
+def test_latents_are_densities_beside_the_closed_form(tmp_path):
     melt = load(tmp_path, dim=9)
     figure = latents.draw_latents(melt)
     assert len(figure.axes) == 6
@@ -201,7 +200,7 @@ def test_latents_are_densities_beside_the_closed_form(tmp_path: Path) -> None:
         assert ("compressed to" in axes.get_title(loc="left")) == bool(number)
 
 
-def test_latents_far_from_the_closed_form_are_told_of(tmp_path: Path) -> None:
+def test_latents_far_from_the_closed_form_are_told_of(tmp_path):
     states = np.zeros((SAVED, 30, 2))
     states[-1, :, 1] = 9
     first, second = latents.draw_latents(load(tmp_path, xs_es=states)).axes
@@ -209,7 +208,7 @@ def test_latents_far_from_the_closed_form_are_told_of(tmp_path: Path) -> None:
     assert any("lie beyond" in text.get_text() for text in second.texts)
 
 
-def test_the_joint_and_the_quantiles_are_in_units_of_the_closed_form(tmp_path: Path) -> None:
+def test_the_joint_and_the_quantiles_are_in_units_of_the_closed_form(tmp_path):
     generator = np.random.default_rng(0)
     melt = load(tmp_path)
     states = generator.normal(size=(SAVED, 4000, 2)) * np.sqrt(melt.latent_variance())
@@ -233,7 +232,7 @@ def test_the_joint_and_the_quantiles_are_in_units_of_the_closed_form(tmp_path: P
 
 
 @pytest.mark.parametrize(("dim", "scale"), [(40, "linear"), (300, "log")])
-def test_spectra_show_all_variances_and_their_ratios(tmp_path: Path, dim: int, scale: str) -> None:
+def test_spectra_show_all_variances_and_their_ratios(tmp_path, dim, scale):
     melt = load(tmp_path, dim=dim)
     states = melt.states[:, :, :1].repeat(dim, axis=2) * np.geomspace(1, 5, dim)
     states[-1, :, 3] = 0
@@ -253,7 +252,7 @@ def test_spectra_show_all_variances_and_their_ratios(tmp_path: Path, dim: int, s
     assert band.get_y() + band.get_height() == pytest.approx(1 + 2 * math.sqrt(2 / 30))
 
 
-def test_the_mean_ratio_has_the_error_of_gaussian_samples() -> None:
+def test_the_mean_ratio_has_the_error_of_gaussian_samples():
     samples = np.random.default_rng(0).normal(size=(200, 50, 40))
     means = np.square(samples).mean(axis=(1, 2))
     error = float(
@@ -265,7 +264,7 @@ def test_the_mean_ratio_has_the_error_of_gaussian_samples() -> None:
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_log_densities_color_the_points(tmp_path: Path, dim: int) -> None:
+def test_log_densities_color_the_points(tmp_path, dim):
     values = np.linspace(-4, -1, 30)
     figure = latents.draw_densities(load(tmp_path, "gen", dim, log_prob=values))
     histogram, points, bar = figure.axes
@@ -280,7 +279,7 @@ def test_log_densities_color_the_points(tmp_path: Path, dim: int) -> None:
         assert np.allclose(points.collections[0].get_offsets(), data)
 
 
-def test_images_have_bits_per_dimension(tmp_path: Path) -> None:
+def test_images_have_bits_per_dimension(tmp_path):
     densities = {"log_prob": np.zeros(10), "bits_per_dim": np.linspace(1, 2, 10)}
     saved = SavedTrajectory.load(save_images(tmp_path, "melt", **densities))
     (axes,) = latents.draw_densities(saved).axes
@@ -290,7 +289,7 @@ def test_images_have_bits_per_dimension(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_frames_move_the_points_and_keep_the_colors(tmp_path: Path, dim: int) -> None:
+def test_frames_move_the_points_and_keep_the_colors(tmp_path, dim):
     saved = load(tmp_path, "gen", dim)
     moving = album.animate_cloud(saved, "title", "subtitle")
     moving.figure.set_dpi(20)
@@ -305,14 +304,14 @@ def test_frames_move_the_points_and_keep_the_colors(tmp_path: Path, dim: int) ->
     assert moving.seconds() == [0.4, 0.25, 0.25, 0.25, 1.1]
 
 
-def test_few_frames_come_with_a_word_on_how_to_have_more(tmp_path: Path) -> None:
+def test_few_frames_come_with_a_word_on_how_to_have_more(tmp_path):
     picture = album.animation_of(load(tmp_path), tmp_path / "a", "gif", album.animate_cloud)
     assert picture.path == tmp_path / "a_animation.gif"
     assert picture.note == "5 frames: more with --save_freq=1"
     assert len(album.frame_times(701)) == 90
 
 
-def test_gif_has_a_frame_a_time_in_steady_colors(tmp_path: Path) -> None:
+def test_gif_has_a_frame_a_time_in_steady_colors(tmp_path):
     frames = [np.full((40, 50, 3), 255, np.uint8) for _ in range(3)]
     for number, frame in enumerate(frames):
         frame[10:20, 10 * number : 10 * number + 10] = (200, 40, 90)
@@ -328,7 +327,7 @@ def test_gif_has_a_frame_a_time_in_steady_colors(tmp_path: Path) -> None:
     assert durations == [400, 250, 1100]
 
 
-def test_mp4_needs_ffmpeg_and_even_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mp4_needs_ffmpeg_and_even_frames(tmp_path, monkeypatch):
     frames = [np.full((7, 9, 3), value, np.uint8) for value in (1, 2)]
     path = tmp_path / "a.mp4"
     monkeypatch.setattr(album.shutil, "which", lambda name: None)
@@ -357,7 +356,7 @@ ERRORS = ("mse", "mse_float", "max_abs_error", "exact")
 
 
 @pytest.mark.parametrize("save", KINDS)
-def test_no_array_that_is_drawn_may_be_broken(tmp_path: Path, save: Callable[..., Path]) -> None:
+def test_no_array_that_is_drawn_may_be_broken(tmp_path, save):
     with np.load(save(tmp_path)) as file:
         arrays = dict(file)
     drawn = [tmp_path] if save is save_image_matrices else [save(tmp_path)]
@@ -374,7 +373,7 @@ def test_no_array_that_is_drawn_may_be_broken(tmp_path: Path, save: Callable[...
 
 
 @pytest.mark.parametrize("name", ["tilde_xs", "net_outs", "dxs_es", "log_prob"])
-def test_a_simulation_that_went_wrong_anywhere_is_not_drawn(tmp_path: Path, name: str) -> None:
+def test_a_simulation_that_went_wrong_anywhere_is_not_drawn(tmp_path, name):
     wrong = np.full(30 if name == "log_prob" else (SAVED, 30, 2), np.nan)
     with pytest.raises(DataError, match=f"'{name}' has values that are not finite"):
         pictures_of([save_melt(tmp_path, **{name: wrong})], None, None)
@@ -437,16 +436,14 @@ def test_a_simulation_that_went_wrong_anywhere_is_not_drawn(tmp_path: Path, name
         (save_check, {"runs": 19}, "too few runs"),
     ],
 )
-def test_impossible_values_are_refused(
-    tmp_path: Path, save: Callable[..., Path], changes: dict[str, Any], message: str
-) -> None:
+def test_impossible_values_are_refused(tmp_path, save, changes, message):
     path = save(tmp_path, **changes)
     with pytest.raises(DataError, match=message) as raised:
         pictures_of([tmp_path if save is save_image_matrices else path], None, None)
     assert str(tmp_path) in str(raised.value)
 
 
-def test_kinds_are_known_by_their_format(tmp_path: Path) -> None:
+def test_kinds_are_known_by_their_format(tmp_path):
     for number, save in enumerate(KINDS):
         folder = tmp_path / str(number)
         folder.mkdir()

@@ -65,7 +65,7 @@ def lasso(page: Any, chart: Any, low: float, high: float) -> None:
     page.mouse.up()
 
 
-def test_opens_offline_and_silently(opened: Opened, page: Any, path: Path, tmp_path: Path) -> None:
+def test_opens_offline_and_silently(opened, page, path, tmp_path):
     with opened(path, 400, dark=True) as small:
         for each, width, dark in ((page, 1280, False), (small, 400, True)):
             assert not each.complaints
@@ -77,7 +77,7 @@ def test_opens_offline_and_silently(opened: Opened, page: Any, path: Path, tmp_p
             assert len(each.screenshot(path=tmp_path / "page.png")) > 10_000
 
 
-def test_points_move_to_where_the_file_has_them(page: Any, everything: Path) -> None:
+def test_points_move_to_where_the_file_has_them(page, everything):
     with np.load(everything / "toy" / "circles_PRRto1D_exact_melt_results.npz") as file:
         states = file["xs_es"] @ file["eigenvectors"].T
         expected = states + file["scale"][:, None, None] * file["mean"]
@@ -97,7 +97,7 @@ def test_points_move_to_where_the_file_has_them(page: Any, everything: Path) -> 
     assert not page.complaints
 
 
-def test_what_is_held_in_one_panel_is_held_in_all(page: Any) -> None:
+def test_what_is_held_in_one_panel_is_held_in_all(page):
     flow = part(page, "exact denoiser", "flow")
     lasso(page, flow.locator(".plot").first, 0.2, 0.5)
     flow.locator(".clear:enabled").wait_for()
@@ -118,7 +118,7 @@ def test_what_is_held_in_one_panel_is_held_in_all(page: Any) -> None:
     assert points_of(page, flow)["held"] == []
 
 
-def test_points_in_space_turn_and_keep_their_distances(page: Any) -> None:
+def test_points_in_space_turn_and_keep_their_distances(page):
     flow = page.locator(".flow", has=page.locator(".turn")).first
     before = points_of(page, flow)
     page.evaluate(SET, [flow.locator(".turn").element_handle(), 100])
@@ -135,7 +135,7 @@ def test_points_in_space_turn_and_keep_their_distances(page: Any) -> None:
     np.testing.assert_allclose(points_of(page, flow)["x"], own, atol=1e-5)
 
 
-def test_an_image_that_is_chosen_is_shown_and_held(page: Any) -> None:
+def test_an_image_that_is_chosen_is_shown_and_held(page):
     images = part(page, "images in the flow", "images")
     images.locator(".grid .cell").nth(7).click()
     assert images.locator(".chosen").text_content() == "image 7"
@@ -153,9 +153,7 @@ def test_an_image_that_is_chosen_is_shown_and_held(page: Any) -> None:
     assert "Class of the data" in flow.locator(".meaning").text_content()
 
 
-def test_a_slider_goes_through_draws_of_an_image_on_a_page_without_charts(
-    opened: Opened, tmp_path: Path
-) -> None:
+def test_a_slider_goes_through_draws_of_an_image_on_a_page_without_charts(opened, tmp_path):
     files.save_posterior(tmp_path, "digits", 16, image_shape=(1, 4, 4), prior=False)
     path = tmp_path / "report.html"
     path.write_text(page_of(found_in([tmp_path], CHOICE), "digits", CHOICE), encoding="utf-8")
@@ -171,7 +169,7 @@ def test_a_slider_goes_through_draws_of_an_image_on_a_page_without_charts(
         assert not page.complaints
 
 
-def test_coordinates_of_a_posterior_can_be_chosen(page: Any) -> None:
+def test_coordinates_of_a_posterior_can_be_chosen(page):
     views = part(page, "Posterior of", "views")
     name = views.evaluate("node => JSON.parse(node.dataset.views).sets.at(-1)")
     read = """name => {

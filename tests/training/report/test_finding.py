@@ -28,7 +28,7 @@ def flows(found: Findings) -> list[Flow]:
     return [part for section in found.sections for part in section.parts if isinstance(part, Flow)]
 
 
-def test_each_kind_has_a_section_and_those_of_a_run_share_one(everything: Path) -> None:
+def test_each_kind_has_a_section_and_those_of_a_run_share_one(everything):
     titles = [section.title for section in found_in([everything], CHOICE).sections]
     assert len(titles) == 9
     for start in ("Training of run", "circles: the flow", "digits: images in the flow"):
@@ -36,14 +36,14 @@ def test_each_kind_has_a_section_and_those_of_a_run_share_one(everything: Path) 
     assert sum(title.startswith("circles: the flow") for title in titles) == 2
 
 
-def test_the_way_back_is_shown_where_it_is_alone(tmp_path: Path) -> None:
+def test_the_way_back_is_shown_where_it_is_alone(tmp_path):
     files.save_simulation(tmp_path, "roundtrip")
     assert [flow.moved for flow in flows(found_in([tmp_path], CHOICE))] == ["roundtrip"]
     files.save_simulation(tmp_path, "melt")
     assert [flow.moved for flow in flows(found_in([tmp_path], CHOICE))] == ["melt"]
 
 
-def test_broken_and_foreign_files_are_named_and_stop_nothing(tmp_path: Path) -> None:
+def test_broken_and_foreign_files_are_named_and_stop_nothing(tmp_path):
     files.save_simulation(tmp_path, "melt")
     files.save_simulation(tmp_path, "gen", scale=None)
     (tmp_path / "no.npz").write_bytes(b"no zip")
@@ -63,13 +63,13 @@ def test_broken_and_foreign_files_are_named_and_stop_nothing(tmp_path: Path) -> 
     assert got.others == {".txt": 1}
 
 
-def test_nothing_to_report_is_an_error_that_says_what_would_be(tmp_path: Path) -> None:
+def test_nothing_to_report_is_an_error_that_says_what_would_be(tmp_path):
     with pytest.raises(DataError, match=f"{tmp_path} has nothing to report: give folders"):
         found_in([tmp_path], CHOICE)
     assert "missing does not exist" in refusal(found_in, [tmp_path / "missing"], CHOICE)
 
 
-def test_points_are_a_subsample_of_the_file_by_their_seed(tmp_path: Path) -> None:
+def test_points_are_a_subsample_of_the_file_by_their_seed(tmp_path):
     path = files.save_simulation(tmp_path, "melt")
     with np.load(path) as file:
         states, basis = file["xs_es"], file["eigenvectors"]
@@ -91,7 +91,7 @@ def results_of(section: Section) -> dict[str, tuple[str, bool | None]]:
     return {result.name: (result.value, result.holds) for result in section.results}
 
 
-def test_headline_numbers_are_those_of_the_files(tmp_path: Path) -> None:
+def test_headline_numbers_are_those_of_the_files(tmp_path):
     path = files.save_simulation(tmp_path, "melt")
     parameters = path.with_name("circles_PRRto1D_exact_sim_params.json")
     for rms, holds in ((1e-4, True), (0.3, False)):
@@ -107,7 +107,7 @@ def test_headline_numbers_are_those_of_the_files(tmp_path: Path) -> None:
         assert results_of(section)["latent variances"][1] is False
 
 
-def test_a_check_is_ticked_only_if_its_runs_would_have_seen_a_large_error(tmp_path: Path) -> None:
+def test_a_check_is_ticked_only_if_its_runs_would_have_seen_a_large_error(tmp_path):
     for runs, shift, others, ranks in (
         (1000, 0.0, True, True),
         (60, 0.0, None, None),
@@ -123,7 +123,7 @@ def test_a_check_is_ticked_only_if_its_runs_would_have_seen_a_large_error(tmp_pa
             assert ("too few runs to tell" in text) == (others is None)
 
 
-def test_what_ran_is_told_by_its_parameters(tmp_path: Path) -> None:
+def test_what_ran_is_told_by_its_parameters(tmp_path):
     files.save_simulation(tmp_path, "melt")
     ran = {"seconds": 2.5, "denoiser_calls": 60}
     content = {
@@ -139,7 +139,7 @@ def test_what_ran_is_told_by_its_parameters(tmp_path: Path) -> None:
     assert "probes" not in dict(run.options)
 
 
-def test_wild_parameters_stop_nothing(tmp_path: Path) -> None:
+def test_wild_parameters_stop_nothing(tmp_path):
     melt = files.save_simulation(tmp_path, "melt", image_index=np.full(30, 1e30))
     path = melt.with_name("circles_PRRto1D_exact_sim_params.json")
     listed = [{"mean": {"x1": 10**400}, "quantiles": {"0.05": 3}, "ess_bulk": {"x1": "many"}}]
@@ -193,7 +193,7 @@ class Tags(HTMLParser):
             self.scripts[-1] += data
 
 
-def test_nothing_is_loaded_and_only_its_own_scripts_may_run(html: str) -> None:
+def test_nothing_is_loaded_and_only_its_own_scripts_may_run(html):
     tags = Tags(html)
     assert not tags.loads
     digests = {
@@ -207,12 +207,12 @@ def test_nothing_is_loaded_and_only_its_own_scripts_may_run(html: str) -> None:
     assert "connect-src" not in rules
 
 
-def test_names_of_files_are_text(html: str, everything: Path) -> None:
+def test_names_of_files_are_text(html, everything):
     assert NASTY.split("/")[0] not in html.replace(escaping.escape(everything.name), "")
     assert f"<h1>{escaping.escape(everything.name)}</h1>" in html
 
 
-def test_every_picture_has_words(html: str) -> None:
+def test_every_picture_has_words(html):
     plots = re.findall(r'<div class="plot"[^>]*aria-label="([^"]*)"', html)
     cells = re.findall(r'<(?:div|button)[^>]*class="cell[^>]*aria-label="([^"]*)"', html)
     assert len(plots) > 20

@@ -45,28 +45,24 @@ def cut_short(groups: Groups, whole: int, fingerprint: str = "this run") -> None
         groups.run(work)
 
 
-def test_runs_cut_short_say_how_to_go_on(groups: Groups, caplog: pytest.LogCaptureFixture) -> None:
+def test_runs_cut_short_say_how_to_go_on(groups, caplog):
     cut_short(groups, 2)
     assert f"4 of 5 posteriors are done and kept in {groups.folder}" in caplog.text
     assert "The same command goes on from there" in caplog.text
     assert len(list(groups.folder.iterdir())) == 2
 
 
-def test_parts_of_another_run_are_not_said_to_be_kept(
-    groups: Groups, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_parts_of_another_run_are_not_said_to_be_kept(groups, caplog):
     cut_short(groups, 2, "another run")
     assert "kept" not in caplog.text
 
 
-def test_no_empty_folder_stays_of_a_run_that_did_nothing(groups: Groups) -> None:
+def test_no_empty_folder_stays_of_a_run_that_did_nothing(groups):
     cut_short(groups, 0)
     assert not groups.folder.parent.exists()
 
 
-def test_without_a_terminal_lines_say_how_far_a_long_step_is(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_terminal_lines_say_how_far_a_long_step_is(caplog, monkeypatch):
     clock = count(100, 20)  # seconds, one look after the other
     monkeypatch.setattr(posteriors, "monotonic", lambda: next(clock))
     with (
@@ -79,9 +75,7 @@ def test_without_a_terminal_lines_say_how_far_a_long_step_is(
     assert caplog.messages == ["Making 10 draws", first, second]
 
 
-def test_as_many_particles_are_taken_as_fit_into_minutes(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_as_many_particles_are_taken_as_fit_into_minutes(monkeypatch, caplog):
     monkeypatch.setattr(posteriors, "seconds_of_a_call", lambda target: 1e-3)
     seen = Gaussian(double(0.5), torch.tensor([1]))
     which = problem(gaussian_prior(), seen, double([[0.2]]))
@@ -104,7 +98,7 @@ def test_as_many_particles_are_taken_as_fit_into_minutes(
     ]
 
 
-def test_posteriors_of_whole_steps_are_at_them(groups: Groups) -> None:
+def test_posteriors_of_whole_steps_are_at_them(groups):
     prior = conditional_prior()
     one = double([[1.0, 0.0], [-1.0, 0.0]])
     prior.flow.coordinates.hold_steps(double([1.0, 0.0]), double([0.0, 0.0]), one)
@@ -117,7 +111,7 @@ def test_posteriors_of_whole_steps_are_at_them(groups: Groups) -> None:
         torch.testing.assert_close(summary.mean[:, 0], draws.points[..., 0].mean(dim=(1, 2)))
 
 
-def test_local_tests_claim_nothing_where_runs_are_far(caplog: pytest.LogCaptureFixture) -> None:
+def test_local_tests_claim_nothing_where_runs_are_far(caplog):
     tests = [LocalTest("a", 1e-5, 1e-5, "too low", [0.4]), LocalTest("a", 0.5, 1, "too low", [0.5])]
     reaches = torch.tensor([[0.5, 0.9], [0.2, 3.7]])
     with caplog.at_level(logging.INFO):
@@ -135,7 +129,7 @@ def test_local_tests_claim_nothing_where_runs_are_far(caplog: pytest.LogCaptureF
     assert "among them posteriors are too low" in others[1]
 
 
-def test_draws_mostly_beyond_bounds_are_explained(caplog: pytest.LogCaptureFixture) -> None:
+def test_draws_mostly_beyond_bounds_are_explained(caplog):
     ranks = torch.rand(20, 1, generator=seeded(), dtype=torch.float64)
     for most, explained in ((0.3, False), (0.9848, True)):
         leaked = torch.linspace(0, most, 20)
@@ -145,7 +139,7 @@ def test_draws_mostly_beyond_bounds_are_explained(caplog: pytest.LogCaptureFixtu
         assert ("train with --bounded=map" in caplog.text) is explained
 
 
-def test_images_that_are_called_after_a_toy_are_images(tmp_path: Path) -> None:
+def test_images_that_are_called_after_a_toy_are_images(tmp_path):
     save_image_model(tmp_path / "network.pkl", data_name="moons", t_max=3.0)
     subject = open_subject(NetworkFile.open(str(tmp_path / "network.pkl")))
     assert isinstance(subject, ImageFlow)
@@ -154,7 +148,7 @@ def test_images_that_are_called_after_a_toy_are_images(tmp_path: Path) -> None:
     assert subject.words[51] == "the pixel in row 7, column 4"
 
 
-def test_where_no_law_of_conditions_is_known_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_where_no_law_of_conditions_is_known_that_is_said(caplog):
     with caplog.at_level("INFO"):
         assert warn_of_unlike(None, torch.zeros(2, 3)) is None
     assert "is not known" in caplog.text

@@ -56,7 +56,7 @@ def open_flow(networks: dict[str, Path]) -> Open:
     return start
 
 
-def test_what_is_known_and_what_may_be_said(open_flow: Open, networks: dict[str, Path]) -> None:
+def test_what_is_known_and_what_may_be_said(open_flow, networks):
     flow = open_flow("classes")
     known = {"data_dim": 64, "dims_to_keep": 10, "img_size": 8, "img_ch": 1, "data_name": "blobs"}
     assert flow.known == known
@@ -72,7 +72,7 @@ def test_what_is_known_and_what_may_be_said(open_flow: Open, networks: dict[str,
     assert (denoiser.schedule.end_std, denoiser.precision) == (2.5, "bf16")
 
 
-def test_what_contradicts_the_network_is_a_usage_error_with_both_values(open_flow: Open) -> None:
+def test_what_contradicts_the_network_is_a_usage_error_with_both_values(open_flow):
     for network, name, value, known in (
         ("PRP", "data_dim", 65, "64"),
         ("classes", "dims_to_keep", 64, "10"),
@@ -86,7 +86,7 @@ def test_what_contradicts_the_network_is_a_usage_error_with_both_values(open_flo
         open_flow("VP", end_std=2.0)
 
 
-def test_a_network_of_no_images_is_a_data_error(networks: dict[str, Path], tmp_path: Path) -> None:
+def test_a_network_of_no_images_is_a_data_error(networks, tmp_path):
     path = tmp_path / "n.pkl"
 
     def opened(**about: Any) -> ImageFlow:
@@ -113,7 +113,7 @@ def test_a_network_of_no_images_is_a_data_error(networks: dict[str, Path], tmp_p
 
 
 @torch.no_grad()
-def test_the_flow_calls_its_network_in_blocks(open_flow: Open) -> None:
+def test_the_flow_calls_its_network_in_blocks(open_flow):
     image_flow = open_flow("classes")
     sizes: list[int] = []
     network = image_flow.file.model.denoiser.network
@@ -127,7 +127,7 @@ def test_the_flow_calls_its_network_in_blocks(open_flow: Open) -> None:
         torch.testing.assert_close(out, image_flow.file.model.denoiser(x, t), rtol=1e-5, atol=1e-6)
 
 
-def test_classes_come_with_images_if_a_network_takes_them(open_flow: Open, tmp_path: Path) -> None:
+def test_classes_come_with_images_if_a_network_takes_them(open_flow, tmp_path):
     path = tmp_path / "data.zip"
     pixels = write_image_set(path, 30, classes=3)
     got, labels = open_flow("classes").dataset(path, 12, 1).read(range(12))
@@ -140,7 +140,7 @@ def test_classes_come_with_images_if_a_network_takes_them(open_flow: Open, tmp_p
     assert labels.tolist() == [[1, 0, 0], [0, 1, 0]], "none of the last class"
 
 
-def test_data_that_do_not_fit_are_an_error_of_both_values(open_flow: Open, tmp_path: Path) -> None:
+def test_data_that_do_not_fit_are_an_error_of_both_values(open_flow, tmp_path):
     path = tmp_path / "data.zip"
     for network, made, parts in (
         ("PRP", {"count": 5}, ["has 5 images", "6 were asked for"]),
@@ -157,7 +157,7 @@ def test_data_that_do_not_fit_are_an_error_of_both_values(open_flow: Open, tmp_p
     refusal(open_flow("PRP").dataset, path, 6, 0)
 
 
-def test_a_class_is_one_of_the_networks_and_a_label_one_hot(open_flow: Open) -> None:
+def test_a_class_is_one_of_the_networks_and_a_label_one_hot(open_flow):
     with_classes, without = open_flow("classes"), open_flow("PRP")
     classes = torch.tensor([2, 0, 1, 2])
     labels = with_classes.one_hot(classes)
@@ -172,7 +172,7 @@ def test_a_class_is_one_of_the_networks_and_a_label_one_hot(open_flow: Open) -> 
         without.check_class(0)
 
 
-def test_classes_are_drawn_by_seed_and_evenly_or_given() -> None:
+def test_classes_are_drawn_by_seed_and_evenly_or_given():
     assert torch.equal(draw_classes(4, 3, 0, 2), torch.tensor([2, 2, 2, 2]))
     drawn = draw_classes(3000, 3, 0, None)
     assert torch.equal(drawn, draw_classes(3000, 3, 0, None))
@@ -184,14 +184,14 @@ def test_classes_are_drawn_by_seed_and_evenly_or_given() -> None:
     assert torch.equal(draw_classes(5, 0, 0, None), torch.zeros(5, dtype=torch.int64))
 
 
-def test_names_are_plain_parts_of_the_names_of_files() -> None:
+def test_names_are_plain_parts_of_the_names_of_files():
     for name in ("cifar10", "cifar10-32x32", "a.b+c_d", "größe", "_x", "7"):
         assert plain_name(name) == name
     for name in ("", ".", "..", "-", "a/b", "../a", "a b", "a\\b", "a\n", "~", "*"):
         assert "data_name" in refusal(plain_name, name, kind=UsageError)
 
 
-def test_variances_are_summarized_by_their_ratios() -> None:
+def test_variances_are_summarized_by_their_ratios():
     exact = double([2.0, 4.0, 1.0, 1.0])
     measured = double([2.2, 3.0, 1.0, 9.0])
     got = summarize_variances(measured, exact, 3)
@@ -226,7 +226,7 @@ def simulate(network: Path, tmp_path: Path) -> Run:
 
 
 @pytest.mark.slow
-def test_a_smaller_tolerance_takes_more_steps_and_many_are_announced(simulate: Run) -> None:
+def test_a_smaller_tolerance_takes_more_steps_and_many_are_announced(simulate):
     counts = []
     for tolerance in (1e-2, 1e-6):
         result, parameters, times = simulate("--steps=auto", f"--tol={tolerance:g}")
@@ -239,7 +239,7 @@ def test_a_smaller_tolerance_takes_more_steps_and_many_are_announced(simulate: R
 
 
 @pytest.mark.slow
-def test_adapted_times_are_uneven_and_can_be_kept(simulate: Run, network: Path) -> None:
+def test_adapted_times_are_uneven_and_can_be_kept(simulate, network):
     before = network.read_bytes()
     _, _, even = simulate("--steps=9")
     _, _, adapted = simulate("--steps=9", "--disc=adapted")
@@ -259,7 +259,7 @@ def test_adapted_times_are_uneven_and_can_be_kept(simulate: Run, network: Path) 
     assert not np.allclose(other, steep, atol=1e-3)
 
 
-def test_storing_a_grid_changes_nothing_else_in_the_file(network: Path) -> None:
+def test_storing_a_grid_changes_nothing_else_in_the_file(network):
     before = Model.load(network)
     file = NetworkFile(network, before)
     file.store_grid(EqualErrorGrid(double([0.0, 5.0])), SOLVERS["rk4"])
@@ -271,7 +271,7 @@ def test_storing_a_grid_changes_nothing_else_in_the_file(network: Path) -> None:
     assert torch.equal(after.denoiser(x, t), before.denoiser(x, t))
 
 
-def test_a_broken_grid_in_a_network_file_is_a_data_error(network: Path) -> None:
+def test_a_broken_grid_in_a_network_file_is_a_data_error(network):
     model, times = Model.load(network), double([0.0, 5.0])
     grids = ("soon", [0.0, 3.0, 2.0, 5.0], [[0.0, 5.0]], [0.0, float("nan"), 5.0])
     for stored in (3, {"solver": "rk4"}, *({"solver": "rk4", "times": grid} for grid in grids)):
@@ -280,7 +280,7 @@ def test_a_broken_grid_in_a_network_file_is_a_data_error(network: Path) -> None:
             NetworkFile(network, model).stored_grid(SOLVERS["rk4"], times)
 
 
-def test_options_that_contradict_each_other_are_usage_errors(simulate: Run, tmp_path: Path) -> None:
+def test_options_that_contradict_each_other_are_usage_errors(simulate, tmp_path):
     for arguments, word in (
         (["--tol=1e-3"], "--tol"),
         (["--rtol=1e-3"], "--rtol"),
@@ -295,7 +295,7 @@ def test_options_that_contradict_each_other_are_usage_errors(simulate: Run, tmp_
         assert not list(tmp_path.glob("out/*"))
 
 
-def test_times_are_even_from_the_first_to_the_last() -> None:
+def test_times_are_even_from_the_first_to_the_last():
     schedule = InflationSchedule.to_dimension(2, 3)
     expected = torch.arange(0, 4.25, 0.5, dtype=torch.float64)
     torch.testing.assert_close(TimeChoice(8, 4.0).even(schedule)(8), expected)
@@ -311,7 +311,7 @@ def test_times_are_even_from_the_first_to_the_last() -> None:
             TimeChoice(3, 4.0, first=first).even(schedule)
 
 
-def test_the_choice_decides_the_law() -> None:
+def test_the_choice_decides_the_law():
     _, flow = exact_flow("s_curve", 1)
     law = flow.latent_law(double(6.0))
     melted = normal(500, 3)
@@ -327,7 +327,7 @@ def test_the_choice_decides_the_law() -> None:
     assert [choice.name for choice in expected] == names
 
 
-def test_the_papers_law_needs_compressed_variances_and_an_empirical_one_a_melt() -> None:
+def test_the_papers_law_needs_compressed_variances_and_an_empirical_one_a_melt():
     paper = LatentChoice(paper=True)
     _, flow = exact_flow("circles")
     assert torch.equal(paper.law(flow, 6.0, 2).variance, torch.ones(2).double())
@@ -337,7 +337,7 @@ def test_the_papers_law_needs_compressed_variances_and_an_empirical_one_a_melt()
         LatentChoice(empirical=True).law(exact_flow("circles")[1], 6.0, 2)
 
 
-def test_a_variance_far_from_the_closed_form_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_variance_far_from_the_closed_form_is_told(caplog):
     _, flow = exact_flow("circles", 1)
     exact = float(flow.latent_law(double(6.0)).variance[1])
     with caplog.at_level(logging.WARNING):
@@ -348,7 +348,7 @@ def test_a_variance_far_from_the_closed_form_is_told(caplog: pytest.LogCaptureFi
     assert f"at T = 6 is {exact:.3g}:" in message
 
 
-def test_without_compressed_dimensions_eps_is_ignored(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_compressed_dimensions_eps_is_ignored(caplog):
     _, reducing = exact_flow("circles", 1)
     _, preserving = exact_flow("circles")
     assert LatentChoice(0.1).settled(reducing, 6.0, 1) == LatentChoice(0.1)
@@ -359,7 +359,7 @@ def test_without_compressed_dimensions_eps_is_ignored(caplog: pytest.LogCaptureF
     assert all("none of the 2 dimensions is compressed" in text for text in caplog.messages)
 
 
-def test_the_learned_law_is_the_default_where_it_belongs(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_learned_law_is_the_default_where_it_belongs(caplog):
     _, flow = exact_flow("circles", 1)
     end, undecided = flow.end_time, LatentChoice(learned=None)
     learned = flow.with_law(ConditionalMixture(1, 1))
@@ -377,7 +377,7 @@ def test_the_learned_law_is_the_default_where_it_belongs(caplog: pytest.LogCaptu
     assert isinstance(LatentChoice().law(learned, end, 1), GaussianLaw)
 
 
-def test_a_simulator_does_as_its_flow_and_tells_the_cost_and_both_variances() -> None:
+def test_a_simulator_does_as_its_flow_and_tells_the_cost_and_both_variances():
     # Nonlinear, with a mean, a rotation and unequal noise.
     schedule = InflationSchedule.to_dimension(1, 3, top_variance=2.0, end_std=0.7)
     flow = ProbabilityFlow(lambda x, t: x.tanh(), schedule, random_basis(3))

@@ -73,7 +73,7 @@ def channels_first(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.moveaxis(pixels, -1, 1).copy())
 
 
-def test_pixels_become_numbers_from_minus_one_to_one_and_come_back_rounded_and_clamped() -> None:
+def test_pixels_become_numbers_from_minus_one_to_one_and_come_back_rounded_and_clamped():
     pixels = torch.arange(256, dtype=torch.uint8)
     points = normalize_pixels(pixels)
     assert (points.dtype, float(points[0]), float(points[255])) == (torch.float32, -1, 1)
@@ -87,7 +87,7 @@ def test_pixels_become_numbers_from_minus_one_to_one_and_come_back_rounded_and_c
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_a_data_set_is_its_images_and_labels(stored: Stored, cache: bool) -> None:
+def test_a_data_set_is_its_images_and_labels(stored, cache):
     for kind in ("zip", "folder"):
         dataset = ImageDataset(stored(kind), use_labels=True, cache=cache)
         assert (len(dataset), dataset.image_shape, dataset.dim) == (COUNT, (3, 4, 4), 48)
@@ -111,7 +111,7 @@ def test_a_data_set_is_its_images_and_labels(stored: Stored, cache: bool) -> Non
     assert torch.equal(labels[:COUNT], labels[COUNT:])
 
 
-def test_labels_are_not_needed_unless_asked_for(stored: Stored) -> None:
+def test_labels_are_not_needed_unless_asked_for(stored):
     for labels in LABELS:
         dataset = ImageDataset(stored(labels=labels))
         assert (dataset.label_dim, dataset.has_labels) == (0, False)
@@ -120,7 +120,7 @@ def test_labels_are_not_needed_unless_asked_for(stored: Stored) -> None:
 
 
 @pytest.mark.parametrize("xflip", [False, True])
-def test_a_subset_depends_on_its_seed_alone(stored: Stored, xflip: bool) -> None:
+def test_a_subset_depends_on_its_seed_alone(stored, xflip):
     def subset(seed: int, **options: Any) -> tuple[Tensor, Tensor]:
         dataset = ImageDataset(stored(), True, max_size=9, seed=seed, xflip=xflip, **options)
         assert len(dataset) == 9 * (1 + xflip)
@@ -138,7 +138,7 @@ def test_a_subset_depends_on_its_seed_alone(stored: Stored, xflip: bool) -> None
     assert len(ImageDataset(stored(), max_size=1000)) == COUNT
 
 
-def test_a_data_set_travels_by_pickle_and_to_forked_workers(stored: Stored) -> None:
+def test_a_data_set_travels_by_pickle_and_to_forked_workers(stored):
     dataset = ImageDataset(stored(), use_labels=True)
     before = dataset.read([5, 3])
     copy = pickle.loads(pickle.dumps(dataset))
@@ -151,7 +151,7 @@ def test_a_data_set_travels_by_pickle_and_to_forked_workers(stored: Stored) -> N
         assert torch.equal(torch.cat([pixels for pixels, _ in loader]), channels_first(PIXELS))
 
 
-def test_gray_images_have_one_channel_and_jpegs_are_images_too(tmp_path: Path) -> None:
+def test_gray_images_have_one_channel_and_jpegs_are_images_too(tmp_path):
     gray = Image.new("L", (8, 8), 99)
     gray.save(tmp_path / "a.jpg")
     dataset = ImageDataset(tmp_path)
@@ -176,7 +176,7 @@ BAD_LATER = {
 }
 
 
-def test_a_bad_first_image_is_named_at_once(tmp_path: Path) -> None:
+def test_a_bad_first_image_is_named_at_once(tmp_path):
     for data, message in BAD_FIRST.values():
         path = write_zip(tmp_path / "a.zip", {"0.png": data, "1.png": GOOD})
         error = refusal(ImageDataset, path)
@@ -184,7 +184,7 @@ def test_a_bad_first_image_is_named_at_once(tmp_path: Path) -> None:
         assert "'0.png'" in error
 
 
-def test_a_bad_later_image_is_named_when_it_is_read(tmp_path: Path) -> None:
+def test_a_bad_later_image_is_named_when_it_is_read(tmp_path):
     (tmp_path / "0.png").write_bytes(GOOD)
     (tmp_path / "1.png").write_bytes(GOOD)
     dataset = ImageDataset(tmp_path)
@@ -204,7 +204,7 @@ def test_a_bad_later_image_is_named_when_it_is_read(tmp_path: Path) -> None:
             assert "Traceback" not in error
 
 
-def test_unsafe_entries_are_refused_by_name(tmp_path: Path) -> None:
+def test_unsafe_entries_are_refused_by_name(tmp_path):
     for name in ("../x.png", "/x.png", "C:/x.png", "..\\x.png", "link.png", "0.png", ""):
         path = write_zip(tmp_path / "a.zip", {"0.png": GOOD})
         entry = zipfile.ZipInfo(name)
@@ -217,7 +217,7 @@ def test_unsafe_entries_are_refused_by_name(tmp_path: Path) -> None:
         assert repr(name) in refusal(ImageDataset, path)
 
 
-def test_what_is_no_data_set_is_an_error(tmp_path: Path) -> None:
+def test_what_is_no_data_set_is_an_error(tmp_path):
     (tmp_path / "b.zip").write_bytes(b"?")
     os.mkfifo(tmp_path / "pipe.zip")
     empty = write_zip(tmp_path / "a.zip", {"dataset.json": b"{}"})
@@ -235,7 +235,7 @@ def test_what_is_no_data_set_is_an_error(tmp_path: Path) -> None:
     assert "not an image" in refusal(ImageDataset, tmp_path / "names")
 
 
-def test_wrong_labels_are_refused_when_they_are_used(tmp_path: Path) -> None:
+def test_wrong_labels_are_refused_when_they_are_used(tmp_path):
     for content, message in (
         (None, "no dataset.json"),
         (b"{", "not readable JSON"),
@@ -279,14 +279,14 @@ def assert_equal_streams(first: list[Batch], second: list[Batch]) -> None:
         assert one.labels is None or torch.equal(one.labels, other.labels)
 
 
-def test_batches_are_flat_normalized_points_with_their_labels(stored: Stored) -> None:
+def test_batches_are_flat_normalized_points_with_their_labels(stored):
     (batch,) = stream(ImageDataset(stored(), use_labels=True), 1)
     assert (batch.points.shape, batch.points.dtype) == ((7, 48), torch.float32)
     assert torch.equal(batch.labels, torch.eye(5)[[CLASSES[index] for index in shown([batch])]])
     assert stream(ImageDataset(stored()), 1)[0].labels is None
 
 
-def test_every_image_is_shown_once_an_epoch_in_an_order_of_the_seed(stored: Stored) -> None:
+def test_every_image_is_shown_once_an_epoch_in_an_order_of_the_seed(stored):
     dataset = ImageDataset(stored())
     order = shown(stream(dataset, -(-3 * COUNT // 7)))
     epochs = [order[COUNT * epoch : COUNT * (epoch + 1)] for epoch in range(3)]
@@ -299,7 +299,7 @@ def test_every_image_is_shown_once_an_epoch_in_an_order_of_the_seed(stored: Stor
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_workers_caches_and_later_starts_change_nothing(stored: Stored, workers: int) -> None:
+def test_workers_caches_and_later_starts_change_nothing(stored, workers):
     whole = stream(ImageDataset(stored(), use_labels=True, xflip=True), 9)
     for cache, first in ((False, 0), (True, 0), (False, 3), (False, 8)):
         dataset = ImageDataset(stored("folder"), use_labels=True, xflip=True, cache=cache)
@@ -308,7 +308,7 @@ def test_workers_caches_and_later_starts_change_nothing(stored: Stored, workers:
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_share_batches_and_the_basis(stored: Stored, as_rank: AsRank, ranks: int) -> None:
+def test_ranks_share_batches_and_the_basis(stored, as_rank, ranks):
     dataset = ImageDataset(stored(), use_labels=True)
     whole, points = stream(dataset, 5), torch.cat(list(basis_batches(dataset, 10)))
     shares, parts = [], []
@@ -326,7 +326,7 @@ def test_ranks_share_batches_and_the_basis(stored: Stored, as_rank: AsRank, rank
         list(basis_batches(dataset, 1))
 
 
-def test_streams_leave_the_random_numbers_of_the_process_alone(stored: Stored) -> None:
+def test_streams_leave_the_random_numbers_of_the_process_alone(stored):
     before = torch.get_rng_state()
     dataset = ImageDataset(stored(), max_size=9)
     stream(dataset, 3, workers=1)
@@ -334,7 +334,7 @@ def test_streams_leave_the_random_numbers_of_the_process_alone(stored: Stored) -
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_limit_takes_a_fixed_random_part(stored: Stored) -> None:
+def test_a_limit_takes_a_fixed_random_part(stored):
     dataset = ImageDataset(stored())
     parts = [torch.cat(list(basis_batches(dataset, limit))) for limit in (6, 6, 500)]
     assert torch.equal(parts[0], parts[1])

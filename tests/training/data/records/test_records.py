@@ -38,7 +38,7 @@ def rows_of(path: Path, separator: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", MESSY)
-def test_messy_tables_go_in_with_their_types_and_come_back(tmp_path: Path, name: str) -> None:
+def test_messy_tables_go_in_with_their_types_and_come_back(tmp_path, name):
     content, types = MESSY[name]
     path, back = tmp_path / name, tmp_path / "back.csv"
     path.write_text(content, encoding="utf-8")
@@ -61,7 +61,7 @@ def test_messy_tables_go_in_with_their_types_and_come_back(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".feather"])
-def test_data_frames_and_files_of_arrow_are_read_as_texts_are(tmp_path: Path, suffix: str) -> None:
+def test_data_frames_and_files_of_arrow_are_read_as_texts_are(tmp_path, suffix):
     pytest.importorskip("pyarrow")
     size = pandas.CategoricalDtype(["small", "large"], ordered=True)
     frame = pandas.DataFrame(
@@ -96,7 +96,7 @@ def records_of(tmp_path: Path, content: str, **choices: Any) -> tuple[Any, str]:
     return records, "\n".join(lines)
 
 
-def test_types_that_are_given_are_taken(tmp_path: Path) -> None:
+def test_types_that_are_given_are_taken(tmp_path):
     days = [f"{FIRST + timedelta(row % 12):%d/%m/%Y}" for row in range(COUNT)]
     sizes, bits = drawn("s", "m", "l"), drawn(0, 1)
     content = text("a,b,c,d,e", drawn(1, 2, 3), sizes, days, range(COUNT), bits)
@@ -121,7 +121,7 @@ def test_types_that_are_given_are_taken(tmp_path: Path) -> None:
             records_of(tmp_path, content, types=types)
 
 
-def test_rare_levels_are_one_and_unknown_ones_are_missing(tmp_path: Path) -> None:
+def test_rare_levels_are_one_and_unknown_ones_are_missing(tmp_path):
     cells = ["odd", "odder", *(["even", "often"] * COUNT)[: COUNT - 2]]
     records, lines = records_of(tmp_path, text("a,b", sizes(1), cells))
     assert records.columns[1].levels == ("even", "often", "other")
@@ -139,7 +139,7 @@ def test_rare_levels_are_one_and_unknown_ones_are_missing(tmp_path: Path) -> Non
         encode(pandas.DataFrame({"c": [1]}), records.columns)
 
 
-def test_dates_get_weekday_and_season_if_asked_to(tmp_path: Path) -> None:
+def test_dates_get_weekday_and_season_if_asked_to(tmp_path):
     days = [FIRST + timedelta(3 * row) for row in range(COUNT)]
     content = text("when,a", [f"{day:%Y-%m-%d}" for day in days], sizes(1))
     records, _ = records_of(tmp_path, content, calendar=True)
@@ -152,7 +152,7 @@ def test_dates_get_weekday_and_season_if_asked_to(tmp_path: Path) -> None:
     assert list(records.order) == ["when", "a"]
 
 
-def test_where_cells_are_missing_is_a_column_if_asked_to(tmp_path: Path) -> None:
+def test_where_cells_are_missing_is_a_column_if_asked_to(tmp_path):
     large = [float(size) for size in sizes(1)]
     content = text("a,b", large, ["" if size > np.median(large) else size for size in large])
     records, _ = records_of(tmp_path, content)
@@ -170,7 +170,7 @@ def test_where_cells_are_missing_is_a_column_if_asked_to(tmp_path: Path) -> None
         records_of(tmp_path, content, is_missing=["a"])
 
 
-def test_missing_cells_are_kept_or_refused_or_dropped_or_filled_in(tmp_path: Path) -> None:
+def test_missing_cells_are_kept_or_refused_or_dropped_or_filled_in(tmp_path):
     sentinel = [-999 if row % 8 == 0 else size for row, size in enumerate(sizes(1))]
     content = text("a,b", sentinel, holes(drawn("x", "y", "y"), ""))
     _, lines = records_of(tmp_path, content)
@@ -191,7 +191,7 @@ def test_missing_cells_are_kept_or_refused_or_dropped_or_filled_in(tmp_path: Pat
     assert "constants and identifiers alone" in refusal(records_of, tmp_path, "a,b\n" + "1,\n" * 20)
 
 
-def test_broken_records_are_refused(tmp_path: Path) -> None:
+def test_broken_records_are_refused(tmp_path):
     records, _ = records_of(tmp_path, text("a,b,id", sizes(1), drawn("x", "y", "z"), range(COUNT)))
     save_records(tmp_path / "table.npz", records)
     with np.load(tmp_path / "table.npz") as saved:
@@ -216,7 +216,7 @@ def test_broken_records_are_refused(tmp_path: Path) -> None:
     assert RecordColumn("b", CATEGORY, ("x", "y", "z")) in records.columns
 
 
-def test_rows_that_were_seen_are_told_from_those_that_chance_repeats() -> None:
+def test_rows_that_were_seen_are_told_from_those_that_chance_repeats():
     draw = np.random.default_rng(0)
 
     def numbers(count: int, levels: int) -> np.ndarray:
@@ -237,7 +237,7 @@ def test_rows_that_were_seen_are_told_from_those_that_chance_repeats() -> None:
     assert not once.repeated_by_chance(once.numbers[:9], alike=True)
 
 
-def test_later_rows_have_the_signs_and_all_digits_of_the_source(tmp_path: Path) -> None:
+def test_later_rows_have_the_signs_and_all_digits_of_the_source(tmp_path):
     rows = "a;id\n-999;5" + "".join(f"\n{n},500;{n + 1}00000000000000007" for n in range(COUNT))
     records, _ = records_of(tmp_path, rows, decimal=",", missing_values=["-999"])
     (tmp_path / "later.csv").write_text("a;b\n4,500;1\n-999;1\n")

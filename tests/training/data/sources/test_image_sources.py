@@ -79,7 +79,7 @@ def assert_cifar(source: Path, pixels: np.ndarray, labels: list[int]) -> None:
         np.testing.assert_array_equal(image, np.stack(list(row), axis=-1), strict=True)
 
 
-def test_cifar_10_comes_batch_by_batch(tmp_path: Path) -> None:
+def test_cifar_10_comes_batch_by_batch(tmp_path):
     pixels = [noise(3, 3072, seed=1), noise(2, 3072, seed=2)]
     batches = [cifar_batch(pixels[0], [6, 9, 0]), cifar_batch(pixels[1], [1, 2])]
     source = write_cifar(tmp_path, *batches)
@@ -91,7 +91,7 @@ def test_cifar_10_comes_batch_by_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_cifar_10_saved_again_by_python_3_is_read_too(tmp_path: Path, protocol: int) -> None:
+def test_cifar_10_saved_again_by_python_3_is_read_too(tmp_path, protocol):
     pixels = noise(3, 3072)
     for order, keys in product("CF", ((b"data", b"labels"), ("data", "labels"))):
         content = dict(zip(keys, (np.asarray(pixels, order=order), [0, 300 - 291, 4]), strict=True))
@@ -99,7 +99,7 @@ def test_cifar_10_saved_again_by_python_3_is_read_too(tmp_path: Path, protocol: 
         assert_cifar(source, pixels, [0, 9, 4])
 
 
-def test_mnist_is_padded_and_takes_the_labels_beside_it(tmp_path: Path) -> None:
+def test_mnist_is_padded_and_takes_the_labels_beside_it(tmp_path):
     values = noise(3, 28, 28)
     images, labels = read_all(write_mnist(tmp_path, values, np.array([7, 2, 1], np.uint8)))
     assert labels == [7, 2, 1]
@@ -109,7 +109,7 @@ def test_mnist_is_padded_and_takes_the_labels_beside_it(tmp_path: Path) -> None:
         assert image.sum() == value.sum()
 
 
-def test_idx_of_another_size_or_without_labels_is_left_as_it_is(tmp_path: Path) -> None:
+def test_idx_of_another_size_or_without_labels_is_left_as_it_is(tmp_path):
     values = noise(2, 5, 5)
     source = write_mnist(tmp_path, values, None)
     images, labels = read_all(source)
@@ -119,7 +119,7 @@ def test_idx_of_another_size_or_without_labels_is_left_as_it_is(tmp_path: Path) 
     assert "no train-labels-idx1-ubyte.gz" in result.out
 
 
-def test_digits_need_no_download() -> None:
+def test_digits_need_no_download():
     images, labels = read_all("digits")
     known = load_digits()
     assert labels == known.target.tolist()
@@ -129,7 +129,7 @@ def test_digits_need_no_download() -> None:
 
 
 @pytest.mark.parametrize("side", [4, 16, 64])
-def test_patches_are_of_photographs_and_share_no_pixel_with_those_held_out(side: int) -> None:
+def test_patches_are_of_photographs_and_share_no_pixel_with_those_held_out(side):
     photographs = load_sample_images().images
     used = [np.zeros((2, *photographs[0].shape[:2]), dtype=bool) for _ in range(2)]
     for marks, held_out in zip(used, (False, True), strict=True):
@@ -143,7 +143,7 @@ def test_patches_are_of_photographs_and_share_no_pixel_with_those_held_out(side:
     assert all(marks.any(axis=(1, 2)).all() for marks in used)
 
 
-def test_fewer_patches_are_the_first_of_more() -> None:
+def test_fewer_patches_are_the_first_of_more():
     few, more = (list(patches(True, 8, count).images) for count in (10, 20))
     assert [image.where for image in few] == [image.where for image in more][:10]
     assert len({image.where for image in more}) == 20
@@ -204,13 +204,13 @@ BAD_SOURCES: dict[str, tuple[Callable[[Path], Path], int, str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD_SOURCES)
-def test_a_bad_source_is_one_line(tmp_path: Path, kind: str) -> None:
+def test_a_bad_source_is_one_line(tmp_path, kind):
     make, code, message = BAD_SOURCES[kind]
     source = make(tmp_path)
     assert message in refusal(read_all, source, kind=UsageError if code == 2 else DataError)
 
 
-def test_nothing_is_made_of_a_hostile_pickle(tmp_path: Path) -> None:
+def test_nothing_is_made_of_a_hostile_pickle(tmp_path):
     data = pickle.dumps({"labels": [1], "data": os.system})
     error = refusal(read_plain_pickle, data, "the batch")
     assert "the batch is refused" in error
@@ -226,7 +226,7 @@ def test_nothing_is_made_of_a_hostile_pickle(tmp_path: Path) -> None:
         assert os.listdir(tmp_path / "out") == []
 
 
-def test_transparent_images_are_laid_on_white_whatever_their_mode(tmp_path: Path) -> None:
+def test_transparent_images_are_laid_on_white_whatever_their_mode(tmp_path):
     colors = noise(6, 6, 4)
     image = Image.fromarray(colors)
     for mode in ("RGBA", "LA", "PA"):
@@ -237,7 +237,7 @@ def test_transparent_images_are_laid_on_white_whatever_their_mode(tmp_path: Path
     assert np.abs(Decoder()(encoded(image), "here") - expected).max() <= 1
 
 
-def test_anything_else_in_a_pickle_is_refused_by_name() -> None:
+def test_anything_else_in_a_pickle_is_refused_by_name():
     for data in (
         *(pickle.dumps(value) for value in (1.5, {1}, {1: 2}, complex(1, 2), slice(1), print)),
         *(pickle.dumps(np.zeros(2, dtype)) for dtype in (np.float32, np.int8, np.uint16, object)),
@@ -253,7 +253,7 @@ def test_anything_else_in_a_pickle_is_refused_by_name() -> None:
         assert "the batch is refused" in refusal(read_plain_pickle, data, "the batch")
 
 
-def test_pipes_are_no_sources(tmp_path: Path) -> None:
+def test_pipes_are_no_sources(tmp_path):
     for name in (IDX, "a.tar.gz", "a.zip"):
         os.mkfifo(tmp_path / name)
         refusal(read_all, tmp_path / name)
@@ -269,7 +269,7 @@ def write_labels(path: Path, labels: list[int | None]) -> None:
 
 
 @pytest.mark.parametrize("name", ["set.zip", "set"])
-def test_a_set_without_sense_is_refused_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+def test_a_set_without_sense_is_refused_and_leaves_nothing(tmp_path, name):
     with pytest.raises(DataError, match="no images that can be read"):
         write_labels(tmp_path / name, [])
     for labels in ([1, None], [None, 1]):
@@ -278,7 +278,7 @@ def test_a_set_without_sense_is_refused_and_leaves_nothing(tmp_path: Path, name:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_move_leaves_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_move_leaves_the_folder(tmp_path, monkeypatch):
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "before").touch()
@@ -313,7 +313,7 @@ def store(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("count", [0, 700])
-def test_entries_come_as_they_were_written(tmp_path: Path, count: int) -> None:
+def test_entries_come_as_they_were_written(tmp_path, count):
     random = Random(count)
     batches = [random_batch(count, random) for _ in range(3)]
     whole: Mapping[bytes, bytes] = {k: v for batch in batches for k, v in batch.items()}
@@ -326,7 +326,7 @@ def test_entries_come_as_they_were_written(tmp_path: Path, count: int) -> None:
     assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_images_come_in_the_order_of_their_keys(tmp_path: Path) -> None:
+def test_images_come_in_the_order_of_their_keys(tmp_path):
     pixels = noise(3, 6, 6, 3)
     files = [encoded(image, "webp", lossless=True) for image in pixels]
     write_store(tmp_path, [{b"%d" % key: files[key] for key in (2, 0, 1)}])
@@ -336,13 +336,13 @@ def test_images_come_in_the_order_of_their_keys(tmp_path: Path) -> None:
         assert got.label is None
 
 
-def test_a_reader_may_stop_before_the_end(store: Path) -> None:
+def test_a_reader_may_stop_before_the_end(store):
     entries = read_entries(store)
     next(entries)
     entries.close()  # a process that stays would be a ResourceWarning, which is an error
 
 
-def test_a_store_that_is_cut_short_missing_or_a_pipe_is_refused(store: Path) -> None:
+def test_a_store_that_is_cut_short_missing_or_a_pipe_is_refused(store):
     whole = (store / DATA_FILE).read_bytes()
     for length in (0, 1, 100, 5000, len(whole) // 2):
         (store / DATA_FILE).write_bytes(whole[:length])
@@ -353,7 +353,7 @@ def test_a_store_that_is_cut_short_missing_or_a_pipe_is_refused(store: Path) -> 
     refused(store)
 
 
-def test_without_the_package_an_error_says_so(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_an_error_says_so(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
     assert "pip install lmdb" in refused(store)
 
@@ -366,9 +366,7 @@ class Sent:
 
 
 @pytest.mark.parametrize("most", [LENGTHS[-1], 10], ids=["all", "too long"])
-def test_the_process_sends_what_the_reader_reads(
-    store: Path, most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_process_sends_what_the_reader_reads(store, most, monkeypatch):
     """Its function is called here, where it can be watched; else it runs where nobody sees it."""
     expected, sent = list(read_entries(store)), Sent()
     monkeypatch.setattr(sys, "stdout", sent)

@@ -52,7 +52,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_tables_are_one_in_every_format_with_columns_by_name(tmp_path: Path, suffix: str) -> None:
+def test_tables_are_one_in_every_format_with_columns_by_name(tmp_path, suffix):
     path = tmp_path / f"table{suffix}"
     WRITERS[suffix](path)
     assert is_table(str(path))
@@ -65,7 +65,7 @@ def test_tables_are_one_in_every_format_with_columns_by_name(tmp_path: Path, suf
         open_table(str(path), ["a", "a"])
 
 
-def test_tables_without_names_get_numbered_ones(tmp_path: Path) -> None:
+def test_tables_without_names_get_numbered_ones(tmp_path):
     write_text(tmp_path / "plain.csv", ",", names=None)
     np.save(tmp_path / "array.npy", np.asfortranarray(ROWS))
     np.savez(tmp_path / "lone.npz", anything=np.asfortranarray(ROWS))
@@ -75,12 +75,12 @@ def test_tables_without_names_get_numbered_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["3,1,2\n4,5,7\n", "1,2,3\n4,5,7\n", "0.1,0.5,0.7\n1,3,2\n"])
-def test_numbers_that_are_hardly_a_header_are_data(tmp_path: Path, text: str) -> None:
+def test_numbers_that_are_hardly_a_header_are_data(tmp_path, text):
     (tmp_path / "table.csv").write_text(text)
     assert len(rows_of(tmp_path / "table.csv")) == 2
 
 
-def test_whether_the_first_row_is_a_header_can_be_said(tmp_path: Path) -> None:
+def test_whether_the_first_row_is_a_header_can_be_said(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("2000,2001,2002\n3,1,2\n")
     names = {header: list(open_table(str(path), None, 0, header).names) for header in ("yes", "no")}
@@ -92,21 +92,21 @@ def test_whether_the_first_row_is_a_header_can_be_said(tmp_path: Path) -> None:
         list(open_table(str(path), None, 0, "no").blocks())
 
 
-def test_tables_that_ship_and_toys_are_read_by_name() -> None:
+def test_tables_that_ship_and_toys_are_read_by_name():
     assert rows_of("wine").shape == (178, 13)
     assert rows_of("toy:s_curve").shape == (20_000, 3)
     np.testing.assert_array_equal(rows_of("toy:moons"), rows_of("toy:moons"))
     assert "unknown toy 'pie'" in refusal(open_table, "toy:pie", None, kind=UsageError)
 
 
-def test_empty_cells_and_their_like_are_missing(tmp_path: Path) -> None:
+def test_empty_cells_and_their_like_are_missing(tmp_path):
     path = tmp_path / "holes.csv"
     path.write_text("a,b\n1,\n,NA\n3, 4 \n?,nan\n\n")
     expected = [[1, np.nan], [np.nan, np.nan], [3, 4], [np.nan, np.nan]]
     np.testing.assert_array_equal(rows_of(path), expected)
 
 
-def test_columns_of_parquet_that_are_no_numbers_are_told(tmp_path: Path) -> None:
+def test_columns_of_parquet_that_are_no_numbers_are_told(tmp_path):
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "words.parquet"
     parquet.write_table(arrow.table({"a": [1, 2], "b": ["one", "two"], "c": [None, 4]}), path)
@@ -136,7 +136,7 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_hostile_text_is_refused_in_one_line_that_says_where(tmp_path: Path, case: str) -> None:
+def test_a_hostile_text_is_refused_in_one_line_that_says_where(tmp_path, case):
     content, match = HOSTILE[case]
     path = tmp_path / "table.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -146,7 +146,7 @@ def test_a_hostile_text_is_refused_in_one_line_that_says_where(tmp_path: Path, c
     assert "\n" not in str(got.value)
 
 
-def test_arrays_that_are_no_tables_are_refused(tmp_path: Path) -> None:
+def test_arrays_that_are_no_tables_are_refused(tmp_path):
     arrays = {
         "objects": (np.array([[1, "a"]], dtype=object), "plain"),
         "words": (np.array([["a", "b"]]), "rows and columns of numbers"),
@@ -220,7 +220,7 @@ def made(tmp_path: Path) -> dict[str, DataTable]:
     return tables
 
 
-def test_columns_and_long_form_are_the_same_data(made: dict[str, DataTable]) -> None:
+def test_columns_and_long_form_are_the_same_data(made):
     wide, named, long = made["wide"], made["named"], made["long"]
     assert wide.datasets is not None
     assert len(wide) == 40 + 26
@@ -234,7 +234,7 @@ def test_columns_and_long_form_are_the_same_data(made: dict[str, DataTable]) -> 
     assert wide.columns_of_conditions.low.tolist() == [-torch.inf, -0.5, -torch.inf]
 
 
-def test_whole_datasets_are_held_out(made: dict[str, DataTable]) -> None:
+def test_whole_datasets_are_held_out(made):
     for table in made.values():
         halves = (table.held_out, ~table.held_out)
         held_out, others = (set(table.datasets[which].tolist()) for which in halves)
@@ -242,7 +242,7 @@ def test_whole_datasets_are_held_out(made: dict[str, DataTable]) -> None:
         assert len(one_of_each(table)) == 40
 
 
-def test_roles_are_exchanged_for_a_likelihood(made: dict[str, DataTable]) -> None:
+def test_roles_are_exchanged_for_a_likelihood(made):
     table = made["long"]
     likelihood, _ = exchanged(table, "it")
     names = (list(likelihood.columns.names), list(likelihood.condition_names))
@@ -266,9 +266,7 @@ def test_roles_are_exchanged_for_a_likelihood(made: dict[str, DataTable]) -> Non
         ("", ("--missing=mean",), ("--missing=drop",)),
     ],
 )
-def test_what_is_no_dataset_is_refused(
-    tmp_path: Path, change: str, options: tuple[str, ...], words: tuple[str, ...]
-) -> None:
+def test_what_is_no_dataset_is_refused(tmp_path, change, options, words):
     rows = long_rows(wide_rows())[1:]
     if change == "late b":
         rows[0, 3], rows[2, 2] = np.nan, 0.5
@@ -283,7 +281,7 @@ def test_what_is_no_dataset_is_refused(
     assert not (tmp_path / "d.npz").exists()
 
 
-def test_missing_data_of_trials_are_kept(tmp_path: Path) -> None:
+def test_missing_data_of_trials_are_kept(tmp_path):
     rows = long_rows(wide_rows())
     rows[::4, 3] = rows[1::4, 4] = np.nan
     rows[8, 4] = np.nan  # of this trial nothing is there
@@ -298,7 +296,7 @@ def test_missing_data_of_trials_are_kept(tmp_path: Path) -> None:
     assert likelihood.points.isnan().sum() == table.conditions.isnan().sum()
 
 
-def test_a_row_without_trials_is_refused(tmp_path: Path) -> None:
+def test_a_row_without_trials_is_refused(tmp_path):
     rows = wide_rows()
     rows[4, 2:] = np.nan
     source = write_csv(tmp_path / "wide.csv", WIDE, rows)
@@ -308,7 +306,7 @@ def test_a_row_without_trials_is_refused(tmp_path: Path) -> None:
         refused(run_script(dataset_tool, *place, f"--repeats={groups}"), 2, word)
 
 
-def test_trials_of_a_dataset_stand_side_by_side(made: dict[str, DataTable]) -> None:
+def test_trials_of_a_dataset_stand_side_by_side(made):
     wide = wide_rows()
     for form, table in made.items():
         sets = as_sets(table, 3, form)
@@ -318,7 +316,7 @@ def test_trials_of_a_dataset_stand_side_by_side(made: dict[str, DataTable]) -> N
         assert int(sets.held_out.sum()) == 10
 
 
-def test_any_number_of_trials_is_kept_as_often_as_another() -> None:
+def test_any_number_of_trials_is_kept_as_often_as_another():
     trials = torch.arange(4000.0).view(1000, 4).repeat(1, 1)
     trials[:500, 2:] = torch.nan  # of one trial, others have two
     some = thinned(trials, 2, seeded()).view(1000, 2, 2)

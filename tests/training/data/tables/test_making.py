@@ -1,6 +1,5 @@
 """Cleaning a table: what has no density is found, said, and restored on the way out."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ def mixed() -> ForeignTable:
     return source(a=a, fixed=fixed, count=count, total=total, b=b, price=price)
 
 
-def test_what_has_no_density_is_left_out_and_can_be_restored() -> None:
+def test_what_has_no_density_is_left_out_and_can_be_restored():
     table, lines = make_table(mixed(), TableChoices())
     text = "\n".join(lines)
     # b stands after the sum, which is thereby the one that stays
@@ -53,14 +52,14 @@ def test_what_has_no_density_is_left_out_and_can_be_restored() -> None:
     np.testing.assert_allclose(back.numpy(), rows, atol=1e-12)
 
 
-def test_many_columns_are_summed_up() -> None:
+def test_many_columns_are_summed_up():
     columns = {f"c{index}": numbers(index) for index in range(40)}
     _, lines = make_table(source(**columns), TableChoices())
     assert sum(line.startswith("  c") for line in lines) == 30
     assert "  ... and 10 more" in lines
 
 
-def test_a_column_that_is_nearly_a_sum_stays() -> None:
+def test_a_column_that_is_nearly_a_sum_stays():
     a, b = numbers(0), numbers(1)
     table, _ = make_table(source(a=a, b=b, c=a + b + 1e-4 * numbers(2)), TableChoices())
     assert table.dim == 3
@@ -78,7 +77,7 @@ def test_a_column_that_is_nearly_a_sum_stays() -> None:
     ],
     ids=["fives", "tenths", "millionths", "continuous", "atom", "atoms"],
 )
-def test_steps_are_found_where_there_are_some(values: np.ndarray, step: float) -> None:
+def test_steps_are_found_where_there_are_some(values, step):
     table, lines = make_table(source(other=numbers(5), column=values), TableChoices())
     assert float(table.columns.steps[1]) == pytest.approx(step, rel=1e-9)
     assert any("no density" in line for line in lines) == bool(step == 0 and (values == 0).any())
@@ -86,7 +85,7 @@ def test_steps_are_found_where_there_are_some(values: np.ndarray, step: float) -
     assert not plain.columns.steps.any()
 
 
-def test_missing_values_are_refused_or_dropped_or_filled_in() -> None:
+def test_missing_values_are_refused_or_dropped_or_filled_in():
     column = numbers()
     column[[3, 300]] = np.nan
     rows = source(a=numbers(1), b=column)
@@ -99,7 +98,7 @@ def test_missing_values_are_refused_or_dropped_or_filled_in() -> None:
     assert float(filled.points[3, 1]) == pytest.approx(np.nanmean(column))
 
 
-def test_infinite_values_are_missing_in_conditions_too() -> None:
+def test_infinite_values_are_missing_in_conditions_too():
     column = numbers()
     column[[3, 300]] = np.inf, -np.inf
     rows = source(a=numbers(1), y=column)
@@ -112,7 +111,7 @@ def test_infinite_values_are_missing_in_conditions_too() -> None:
         make_table(source(a=np.full(COUNT, np.inf)), TableChoices(missing="drop"))
 
 
-def test_steps_are_those_of_present_values_and_what_is_filled_in_is_a_spike() -> None:
+def test_steps_are_those_of_present_values_and_what_is_filled_in_is_a_spike():
     # Mean, and most ages, have other digits than whole years: together they had steps of 5e-07.
     ages, years = np.round(40 + 10 * numbers(), 6), np.round(40 + 10 * numbers(1))
     ages[:100], years[:50] = np.nan, np.nan
@@ -125,14 +124,14 @@ def test_steps_are_those_of_present_values_and_what_is_filled_in_is_a_spike() ->
     assert "age (100 rows, 20.00%), year (50 rows, 10.00%)" in text
 
 
-def test_values_at_steps_have_the_digits_of_these() -> None:
+def test_values_at_steps_have_the_digits_of_these():
     values = 0.1 + 0.7 * np.floor(5 * np.abs(numbers()))  # such as 0.7999999999999999
     table, _ = make_table(source(b=22.5 + np.arange(COUNT) % 8, column=values), TableChoices())
     assert (float(table.columns.steps[1]), float(table.columns.offsets[1])) == (0.7, 0.1)
     assert [(each.type, each.decimals) for each in as_records(table).columns] == [("number", 1)] * 2
 
 
-def test_more_columns_than_rows_are_kept_with_a_warning() -> None:
+def test_more_columns_than_rows_are_kept_with_a_warning():
     columns = {f"c{index}": numbers(index, 60) for index in range(100)}
     given = source(fixed=np.ones(60), **columns, last=numbers(100, 60))
     table, lines = make_table(given, TableChoices())
@@ -142,7 +141,7 @@ def test_more_columns_than_rows_are_kept_with_a_warning() -> None:
     assert not any("Warning" in line for line in lines)
 
 
-def test_columns_that_number_rows_are_told() -> None:
+def test_columns_that_number_rows_are_told():
     order = np.random.default_rng(0).permutation(COUNT)
     columns = {"a": numbers(), "row": order + 7.0, "user_id": order**2 + 1.0, "b": order**2 + 2.0}
     _, lines = make_table(source(**columns), TableChoices())
@@ -154,7 +153,7 @@ def test_columns_that_number_rows_are_told() -> None:
     assert not any("identifier" in line for line in lines)
 
 
-def test_identifiers_beyond_what_can_be_told_apart_are_not_called_constant() -> None:
+def test_identifiers_beyond_what_can_be_told_apart_are_not_called_constant():
     key = 2.0**53 + np.arange(COUNT)
     table, lines = make_table(source(a=numbers(), key=key), TableChoices())
     assert list(table.columns.names) == ["a"]
@@ -162,7 +161,7 @@ def test_identifiers_beyond_what_can_be_told_apart_are_not_called_constant() -> 
     assert not any("constant" in line for line in lines)
 
 
-def test_values_beyond_bounds_are_told_with_their_row() -> None:
+def test_values_beyond_bounds_are_told_with_their_row():
     price = 351 + np.abs(numbers())
     rows = source(a=numbers(1), price=price)
     with pytest.raises(
@@ -188,14 +187,14 @@ def test_values_beyond_bounds_are_told_with_their_row() -> None:
     ],
     ids=["sentinel", "outlier", "amid", "two values"],
 )
-def test_a_far_value_that_repeats_is_told(values: np.ndarray, told: bool) -> None:
+def test_a_far_value_that_repeats_is_told(values, told):
     _, lines = make_table(source(a=numbers(5), b=values), TableChoices())
     got = [line for line in lines if "stands for a missing value" in line]
     assert len(got) == told
     assert all("b is -999 in" in line for line in got)
 
 
-def test_values_that_cannot_be_squared_and_tables_without_content_are_refused() -> None:
+def test_values_that_cannot_be_squared_and_tables_without_content_are_refused():
     column = numbers()
     column[400] = 1e300
     with pytest.raises(DataError, match=r"row 401, column 'a': .* squared"):
@@ -209,7 +208,7 @@ def test_values_that_cannot_be_squared_and_tables_without_content_are_refused() 
         make_table(source(a=numbers()), TableChoices(conditions=["z"]))
 
 
-def test_rows_are_counted_held_out_and_conditioned_on_as_asked() -> None:
+def test_rows_are_counted_held_out_and_conditioned_on_as_asked():
     a = numbers()
     a[10] = a[11]
     b = np.where(a == a[10], 1.0, numbers(1))
@@ -223,7 +222,7 @@ def test_rows_are_counted_held_out_and_conditioned_on_as_asked() -> None:
     assert torch.equal(again.held_out, table.held_out)
 
 
-def test_kept_rows_are_in_the_file_and_in_no_training(tmp_path: Path) -> None:
+def test_kept_rows_are_in_the_file_and_in_no_training(tmp_path):
     table, lines = make_table(mixed(), TableChoices(conditions=["price"], kept=0.2))
     save_table(tmp_path / "table.npz", table)
     whole, to_train = load_whole(tmp_path / "table.npz"), load_table(tmp_path / "table.npz")
@@ -249,7 +248,7 @@ def same(one: DataTable, other: DataTable) -> bool:
     return slopes and all(torch.equal(a, b) for a, b in zip(*tensors, strict=True))
 
 
-def test_a_data_set_is_read_as_it_was_written_and_points_alone_are_one(tmp_path: Path) -> None:
+def test_a_data_set_is_read_as_it_was_written_and_points_alone_are_one(tmp_path):
     choices = TableChoices(conditions=["price"], bounds={"a": (-np.inf, 50.0)})
     table, _ = make_table(mixed(), choices)
     save_table(tmp_path / "table.npz", table)
@@ -261,7 +260,7 @@ def test_a_data_set_is_read_as_it_was_written_and_points_alone_are_one(tmp_path:
     assert (list(plain.columns.names), len(plain.train_rows)) == (["x1", "x2", "x3"], 3)
 
 
-def test_a_broken_data_set_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_broken_data_set_is_refused_in_one_line(tmp_path):
     table, _ = make_table(mixed(), TableChoices())
     save_table(tmp_path / "table.npz", table)
     with np.load(tmp_path / "table.npz") as saved:
@@ -288,7 +287,7 @@ def test_a_broken_data_set_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 1000, foreign.CHUNK])
-def test_blocks_of_any_size_keep_their_order(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+def test_blocks_of_any_size_keep_their_order(monkeypatch, chunk):
     monkeypatch.setattr(foreign, "CHUNK", chunk)
     blocks = np.split(ROWS, [0, 3, 3, 90, BLOCK_ROWS])
     got = joined(iter(blocks), 5)
@@ -298,7 +297,7 @@ def test_blocks_of_any_size_keep_their_order(monkeypatch: pytest.MonkeyPatch, ch
 
 
 @pytest.mark.parametrize("places", [[0, 2, 3], [4, 1], [], [0, 1, 2, 3, 4]], ids=str)
-def test_columns_stay_in_the_memory_of_all(places: list[int]) -> None:
+def test_columns_stay_in_the_memory_of_all(places):
     values = ROWS.copy()
     got = narrowed(values, places)
     np.testing.assert_array_equal(got, ROWS[:, places])

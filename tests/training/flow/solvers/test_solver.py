@@ -15,7 +15,7 @@ from tests.support.flows import Counted, curved_flow, exact_flow, network_flow
 from tests.support.running import refusal
 from training.flow.likelihood import DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow
-from training.flow.solvers import SOLVERS, Solver, adaptive, get_solver
+from training.flow.solvers import SOLVERS, adaptive, get_solver
 from training.flow.solvers.adaptive import dormand_prince
 from training.flow.solvers.implicit import STAGES, gauss_legendre
 from training.flow.solvers.multistep import adams_bashforth
@@ -26,7 +26,6 @@ from training.flow.solvers.runge_kutta import (
     EULER,
     HEUN,
     RK4,
-    Tableau,
     runge_kutta,
     slopes_of,
     weighted_sum,
@@ -54,7 +53,7 @@ def uneven(steps: int) -> Tensor:
 
 @pytest.mark.parametrize("solver", FIXED.values(), ids=FIXED)
 @pytest.mark.parametrize("grid", [even, uneven])
-def test_errors_fall_with_the_order(grid: Callable[[int], Tensor], solver: Solver) -> None:
+def test_errors_fall_with_the_order(grid, solver):
     for begin, end in ((0.0, 1.0), (1.0, 0.0)):
         errors = []
         for steps in (16, 32) if solver.order == 6 else (64, 128):
@@ -65,7 +64,7 @@ def test_errors_fall_with_the_order(grid: Callable[[int], Tensor], solver: Solve
 
 
 @pytest.mark.parametrize("name", [name for name in FIXED if name != "gauss4"])
-def test_a_step_calls_the_velocity_as_often_as_it_says_and_within_its_times(name: str) -> None:
+def test_a_step_calls_the_velocity_as_often_as_it_says_and_within_its_times(name):
     solver, counted = SOLVERS[name], Counted(riccati)
     times = double([0.5, 0.7, 0.8, 1.0])
     for index, _ in enumerate(solver.method(counted, START, times)):
@@ -76,7 +75,7 @@ def test_a_step_calls_the_velocity_as_often_as_it_says_and_within_its_times(name
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-def test_states_are_at_every_time_but_the_first(solver: Solver) -> None:
+def test_states_are_at_every_time_but_the_first(solver):
     times = even(64)
     # States a step apart differ by up to 0.022, and a quarter of that tells them apart. Errors of
     # Euler's method are as large themselves; those of rev_euler grow where the equation contracts.
@@ -85,7 +84,7 @@ def test_states_are_at_every_time_but_the_first(solver: Solver) -> None:
         torch.testing.assert_close(state, riccati_solution(float(t)), rtol=bound, atol=0)
 
 
-def test_solvers_are_found_by_their_names() -> None:
+def test_solvers_are_found_by_their_names():
     assert [solver.order for solver in SOLVERS.values()] == [1, 2, 4, 2, 4, 5, 5, 4, 2, 6]
     for name, solver in SOLVERS.items():
         got = get_solver(name)
@@ -95,7 +94,7 @@ def test_solvers_are_found_by_their_names() -> None:
         get_solver("midpoint")
 
 
-def test_tolerances_given_are_those_used_and_must_be_positive_numbers() -> None:
+def test_tolerances_given_are_those_used_and_must_be_positive_numbers():
     times = double([0.0, 1.0])
     errors = []
     for rtol, atol in ((1e-3, 1e-3), (1e-9, 1e-3), (1e-3, 1e-9), (1e-9, 1e-9)):
@@ -109,7 +108,7 @@ def test_tolerances_given_are_those_used_and_must_be_positive_numbers() -> None:
                 get_solver("dopri5", **{name: value})
 
 
-def test_two_step_adams_bashforth_integrates_a_velocity_linear_in_time_exactly() -> None:
+def test_two_step_adams_bashforth_integrates_a_velocity_linear_in_time_exactly():
     slope = double([[1.0, -2.0, 0.5]])
 
     def solution(t: Tensor) -> Tensor:
@@ -124,8 +123,8 @@ def test_two_step_adams_bashforth_integrates_a_velocity_linear_in_time_exactly()
 
 @pytest.mark.parametrize("name", TABLEAUS)
 def test_a_step_is_made_of_its_stages_and_rows_may_have_times_and_steps_of_their_own(
-    name: str, generator: torch.Generator
-) -> None:
+    name, generator
+):
     tableau = TABLEAUS[name]
     x = torch.rand(5, 3, generator=generator, dtype=torch.float64)
     t = torch.rand(5, generator=generator, dtype=torch.float64)
@@ -140,7 +139,7 @@ def test_a_step_is_made_of_its_stages_and_rows_may_have_times_and_steps_of_their
         torch.testing.assert_close(end, made, rtol=0, atol=1e-15)
 
 
-def test_a_velocity_that_is_known_is_not_computed_again() -> None:
+def test_a_velocity_that_is_known_is_not_computed_again():
     x = torch.rand(5, 3, generator=seeded(), dtype=torch.float64)
     t, h = double(0.3), double(0.1)
     counted = Counted(riccati)
@@ -151,13 +150,13 @@ def test_a_velocity_that_is_known_is_not_computed_again() -> None:
     assert all(torch.equal(one, other) for one, other in zip(plain, known, strict=True))
 
 
-def test_terms_of_no_weight_do_not_enter_a_sum() -> None:
+def test_terms_of_no_weight_do_not_enter_a_sum():
     bad, good = torch.tensor([torch.inf]), torch.tensor([2.0])
     assert torch.equal(weighted_sum((0, 3), (bad, good)), torch.tensor([6.0]))
 
 
 @pytest.mark.parametrize(("begin", "end"), [(0.0, 1.0), (1.0, 0.0)])
-def test_errors_fall_with_the_tolerance_also_in_between(begin: float, end: float) -> None:
+def test_errors_fall_with_the_tolerance_also_in_between(begin, end):
     for tolerance in (1e-3, 1e-7, 1e-11):
         method = dormand_prince(tolerance, tolerance)
         reached = last(method, riccati, riccati_solution(begin), double([begin, end]))
@@ -168,7 +167,7 @@ def test_errors_fall_with_the_tolerance_also_in_between(begin: float, end: float
         torch.testing.assert_close(state, riccati_solution(float(t)), rtol=1e-7, atol=1e-7)
 
 
-def test_calls_grow_with_the_fifth_root_of_the_tolerance_and_not_with_the_times() -> None:
+def test_calls_grow_with_the_fifth_root_of_the_tolerance_and_not_with_the_times():
     counts = []
     for tolerance in (1e-5, 1e-10):
         counted = Counted(lambda x, t: torch.stack([x[:, 1], -x[:, 0]], dim=1))
@@ -184,7 +183,7 @@ def test_calls_grow_with_the_fifth_root_of_the_tolerance_and_not_with_the_times(
     assert counts[1] <= counts[0] + 12
 
 
-def test_a_sample_has_the_same_bits_alone_and_with_stiffer_ones() -> None:
+def test_a_sample_has_the_same_bits_alone_and_with_stiffer_ones():
     def stiffening(stiffness: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda x, t: -stiffness * (x - (stiffness * t[..., None]).sin())
 
@@ -199,7 +198,7 @@ def test_a_sample_has_the_same_bits_alone_and_with_stiffer_ones() -> None:
 
 
 @pytest.mark.parametrize("backwards", [False, True], ids=["melt", "generate"])
-def test_it_agrees_with_an_independent_implementation(backwards: bool) -> None:
+def test_it_agrees_with_an_independent_implementation(backwards):
     flow = curved_flow()
     times = flow.schedule.times(4, flow.schedule.default_t_max())
     times = times.flip(0) if backwards else times
@@ -222,7 +221,7 @@ VELOCITIES: dict[str, tuple[float, Callable[[Tensor, Tensor], Tensor]]] = {
 
 
 @pytest.mark.parametrize("kind", VELOCITIES)
-def test_a_tolerance_out_of_reach_is_an_error(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tolerance_out_of_reach_is_an_error(kind, monkeypatch):
     monkeypatch.setattr(adaptive, "MAX_TRIALS", 500)
     tolerance, velocity = VELOCITIES[kind]
     method, x = dormand_prince(tolerance, tolerance), double([2.0, 0.1])[:, None]
@@ -230,7 +229,7 @@ def test_a_tolerance_out_of_reach_is_an_error(kind: str, monkeypatch: pytest.Mon
         last(method, velocity, x, double([0.0, 1.0]))
 
 
-def test_a_state_that_rests_is_kept_and_times_that_coincide_give_one_state() -> None:
+def test_a_state_that_rests_is_kept_and_times_that_coincide_give_one_state():
     resting = dormand_prince(1e-6, 1e-6)(lambda x, t: 0 * x, START, double([0, 1e-9, 1, 100]))
     assert all(torch.equal(state, START) for state in resting)
     twice = list(dormand_prince(1e-8, 1e-8)(riccati, START, double([0, 0.5, 0.5, 1])))
@@ -238,7 +237,7 @@ def test_a_state_that_rests_is_kept_and_times_that_coincide_give_one_state() -> 
 
 
 @pytest.mark.parametrize("name", REVERSIBLE)
-def test_a_generation_with_the_gap_undoes_a_melt_and_the_other_way_round(name: str) -> None:
+def test_a_generation_with_the_gap_undoes_a_melt_and_the_other_way_round(name):
     flow = curved_flow(3, 2)
     data = normal(8, 3)
     for steps in (2, 10, 30):
@@ -253,7 +252,7 @@ def test_a_generation_with_the_gap_undoes_a_melt_and_the_other_way_round(name: s
     torch.testing.assert_close(again.end, data, rtol=0, atol=1e-12)
 
 
-def test_without_the_gap_the_way_back_is_as_exact_as_its_order() -> None:
+def test_without_the_gap_the_way_back_is_as_exact_as_its_order():
     flow, data = curved_flow(), normal(8, 2)
     errors = []
     for steps in (10, 20):
@@ -265,7 +264,7 @@ def test_without_the_gap_the_way_back_is_as_exact_as_its_order() -> None:
 
 
 @pytest.mark.parametrize(("tableau", "order"), ORDERS.values(), ids=ORDERS)
-def test_means_are_of_the_next_even_order_gaps_of_the_odd(tableau: Tableau, order: int) -> None:
+def test_means_are_of_the_next_even_order_gaps_of_the_odd(tableau, order):
     got = []
     for steps in (16, 32):
         times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
@@ -277,7 +276,7 @@ def test_means_are_of_the_next_even_order_gaps_of_the_odd(tableau: Tableau, orde
 
 
 @pytest.mark.parametrize("coupling", [0.5, 0.9, 1.0])
-def test_any_coupling_is_undone_at_uneven_steps_and_looser_ones_less_well(coupling: float) -> None:
+def test_any_coupling_is_undone_at_uneven_steps_and_looser_ones_less_well(coupling):
     method = reversible(CASH_KARP, coupling)
     times = double([0.0, 0.2, 0.24, 0.5, 1.0, 1.1, 1.4, 1.5, 1.8, 2.0])
     *_, (end, gap) = method(riccati, START, None, times)
@@ -285,7 +284,7 @@ def test_any_coupling_is_undone_at_uneven_steps_and_looser_ones_less_well(coupli
     torch.testing.assert_close(back, START, rtol=0, atol=1e-14 / coupling ** len(times))
 
 
-def test_a_smaller_coupling_damps_the_gap_that_grows_where_a_flow_contracts() -> None:
+def test_a_smaller_coupling_damps_the_gap_that_grows_where_a_flow_contracts():
     def contracting(x: Tensor, t: Tensor) -> Tensor:
         return -x
 
@@ -300,7 +299,7 @@ def test_a_smaller_coupling_damps_the_gap_that_grows_where_a_flow_contracts() ->
     torch.testing.assert_close(short, START * (-times[40]).exp(), rtol=1e-5, atol=0)
 
 
-def test_densities_go_along_both_ways() -> None:
+def test_densities_go_along_both_ways():
     flow, data = curved_flow(), normal(8, 2)
     times, exact = flow.schedule.times(20, 4.0), Trace("exact")
     right = flow.log_prob(data, flow.schedule.times(40, 4.0), "exp_rk5", trace=exact)
@@ -321,7 +320,7 @@ def roundtrip_error(flow: ProbabilityFlow, data: Tensor, steps: int) -> float:
 
 
 @pytest.mark.parametrize("kept", [2, 1], ids=["PRP", "PRR"])
-def test_melting_and_generating_undo_each_other_at_any_number_of_steps(kept: int) -> None:
+def test_melting_and_generating_undo_each_other_at_any_number_of_steps(kept):
     generator = seeded()
     flow = curved_flow(2, kept)
     data = normal(32, 2, generator=generator)
@@ -334,13 +333,13 @@ def test_melting_and_generating_undo_each_other_at_any_number_of_steps(kept: int
     torch.testing.assert_close(back, latents, rtol=0, atol=1e-12)
 
 
-def test_a_network_in_single_precision_is_inverted_to_its_rounding() -> None:
+def test_a_network_in_single_precision_is_inverted_to_its_rounding():
     (toy, flow), generator = network_flow(), seeded()
     for steps in (6, 30):
         assert roundtrip_error(flow, toy.sample(32, generator), steps) <= 1e-5
 
 
-def test_slopes_that_are_linear_in_time_are_known_from_the_last_step() -> None:
+def test_slopes_that_are_linear_in_time_are_known_from_the_last_step():
     times = double([0.0, 1.0, 1.5, 3.5, 2.0])
     called = [0]
 
@@ -355,7 +354,7 @@ def test_slopes_that_are_linear_in_time_are_known_from_the_last_step() -> None:
     assert called == [5, 2, 2, 2, 0]
 
 
-def test_rotations_keep_lengths_and_uneven_steps_are_undone() -> None:
+def test_rotations_keep_lengths_and_uneven_steps_are_undone():
     def rotation(x: Tensor, t: Tensor) -> Tensor:
         speed = 1 + x.square().sum(dim=1, keepdim=True)
         return speed * torch.stack([-x[:, 1], x[:, 0]], dim=1)
@@ -369,7 +368,7 @@ def test_rotations_keep_lengths_and_uneven_steps_are_undone() -> None:
     torch.testing.assert_close(back, x, rtol=0, atol=1e-13)
 
 
-def test_a_batch_has_the_bits_of_its_members_where_the_velocity_has() -> None:
+def test_a_batch_has_the_bits_of_its_members_where_the_velocity_has():
     """Members need different numbers of iterations; none goes on for another's sake."""
     stiffness = double([[0.01], [1.0], [3.0]])
     x = torch.ones(3, 2, dtype=torch.float64)
@@ -381,7 +380,7 @@ def test_a_batch_has_the_bits_of_its_members_where_the_velocity_has() -> None:
         assert torch.equal(alone, together[[row]])
 
 
-def test_a_slow_contraction_is_followed_to_its_end() -> None:
+def test_a_slow_contraction_is_followed_to_its_end():
     for rate in (1.0, 2.2):
         x = double([[1.0], [-2.0]])
         end = last(gauss_legendre, lambda x, t, rate=rate: -rate * x, x, ONE_STEP)
@@ -389,7 +388,7 @@ def test_a_slow_contraction_is_followed_to_its_end() -> None:
         torch.testing.assert_close(end, ratio * x, rtol=1e-12, atol=0)
 
 
-def test_many_dimensions_that_swing_while_they_contract_are_no_rounding_errors() -> None:
+def test_many_dimensions_that_swing_while_they_contract_are_no_rounding_errors():
     generator = seeded()
     weights, dim, errors = double(STAGES), 32, []
     one = torch.eye(2 * dim, dtype=torch.float64)
@@ -425,14 +424,14 @@ TOO_STIFF: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("kind", TOO_STIFF)
-def test_a_velocity_that_is_too_stiff_is_a_data_error(kind: str) -> None:
+def test_a_velocity_that_is_too_stiff_is_a_data_error(kind):
     x = double([[1.0, 0.3], [0.4, -2.0]])
     times = double([0.0, 0.5, 1.0])
     with pytest.raises(DataError, match=r"t = 0 of size 0\.5 has no solution.*use more steps"):
         last(gauss_legendre, TOO_STIFF[kind], x, times)
 
 
-def test_an_iteration_that_leaves_a_solution_has_not_found_it() -> None:
+def test_an_iteration_that_leaves_a_solution_has_not_found_it():
     # Its first changes are as small as rounding errors may be, and grow from there.
     x = double([[1e-5, -1e-5]])
     with pytest.raises(DataError, match="has no solution that"):

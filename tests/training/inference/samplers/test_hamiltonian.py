@@ -53,7 +53,7 @@ def start() -> tuple[Tensor, Tensor]:
     return normal(2 * CHAINS, 2, seed=1), normal(2, CHAINS, 2, seed=2)
 
 
-def test_leapfrog_with_the_momentum_turned_goes_back() -> None:
+def test_leapfrog_with_the_momentum_turned_goes_back():
     leap, (w, q) = Leapfrog(0.1, 7), start()
     end, momentum, _ = leap(w, q)
     assert (end - w).abs().min() > 1e-3
@@ -62,7 +62,7 @@ def test_leapfrog_with_the_momentum_turned_goes_back() -> None:
     assert_close(-turned, q, rtol=0, atol=1e-10)
 
 
-def test_leapfrog_keeps_volume() -> None:
+def test_leapfrog_keeps_volume():
     leap, (w, q) = Leapfrog(0.2, 3), start()
     step, columns = 1e-5, []
     for axis in range(4):
@@ -76,14 +76,14 @@ def test_leapfrog_keeps_volume() -> None:
     assert_close(determinants, torch.ones_like(determinants), rtol=0, atol=1e-6)
 
 
-def test_the_error_of_the_energy_falls_as_the_square_of_the_step() -> None:
+def test_the_error_of_the_energy_falls_as_the_square_of_the_step():
     w, q = start()
     errors = torch.stack([Leapfrog(0.4 / n, n)(w, q)[2].abs() for n in (8, 16)])
     assert_close(errors[0] / errors[1], torch.full((8,), 4.0).double(), rtol=0.15, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["curvature", "covariance"])
-def test_the_metric_is_learned(kind: str) -> None:
+def test_the_metric_is_learned(kind):
     """Of a Gaussian posterior it is its inverse covariance, however it is learned."""
     likelihood = Gaussian(double(0.2), operator=double([[1.0, 0.7]]))
     target = problem(gaussian_prior(), likelihood, OBSERVED).target

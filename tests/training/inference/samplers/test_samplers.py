@@ -58,9 +58,7 @@ GRID = torch.cartesian_prod(LINE, LINE)
 
 
 @pytest.mark.parametrize(("deblurred", "noise"), [(False, 0.03), (True, 0.1)])
-def test_a_narrow_posterior_is_worth_more_at_a_cost_that_is_told(
-    deblurred: bool, noise: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_narrow_posterior_is_worth_more_at_a_cost_that_is_told(deblurred, noise, monkeypatch):
     monkeypatch.setattr(sampling, "DEFENDED", 0)  # else it would be tested, at a cost of its own
     narrow = Gaussian(double(noise))
     which = problem(gaussian_prior(deblurred=deblurred), narrow, SEEN)
@@ -90,7 +88,7 @@ def wrong(draws: Tensor, worth: Tensor, uniform: Tensor) -> Proposal:
     return Proposal(torch.full_like(uniform, 1 / count), mean, root)
 
 
-def test_the_pool_defends_against_wrong_fits() -> None:
+def test_the_pool_defends_against_wrong_fits():
     which = problem(gaussian_prior(), Parabola(), double([[0.3], [-1.0]]))
     exact = by_quadrature(which.coarse, which.target.likelihood, which.target.observed)
     with mock.patch.object(Proposal, "fit", wrong):
@@ -98,7 +96,7 @@ def test_the_pool_defends_against_wrong_fits() -> None:
 
 
 @pytest.mark.parametrize("heaviest", [64, 2**13])
-def test_weights_sum_to_the_evidence(heaviest: int) -> None:
+def test_weights_sum_to_the_evidence(heaviest):
     """Wherever the few draws end at which densities are taken."""
     which = problem(gaussian_prior(), NARROW, SEEN)
     sums: list[Tensor] = []
@@ -120,7 +118,7 @@ def test_weights_sum_to_the_evidence(heaviest: int) -> None:
     torch.testing.assert_close(got, law.log_prob(SEEN), rtol=0, atol=0.05)
 
 
-def test_a_fit_finds_the_components() -> None:
+def test_a_fit_finds_the_components():
     centers, count = double([[-2.0, 0.0], [2.0, 1.0]]), 2000
     draws = centers.repeat_interleave(count // 2, dim=0) + 0.3 * normal(count, 2)
     uniform = torch.rand(1, 2, generator=seeded()).double()
@@ -135,7 +133,7 @@ def test_a_fit_finds_the_components() -> None:
     assert (one > 2 * other).all()
 
 
-def test_densities_and_draws_are_those_of_a_mixture() -> None:
+def test_densities_and_draws_are_those_of_a_mixture():
     generator = seeded(1)
     uniform = torch.rand(2, 3, generator=generator).double()
     law = Proposal.fit(normal(2, 200, 2), double([200.0, 20.0]), uniform)
@@ -170,7 +168,7 @@ def seen_obliquely() -> Problem:
 
 # Chains find those of coarse flows, and bananas.
 @pytest.mark.parametrize("sampler", ["pool", "refined", "annealed", "smc", "twisted"])
-def test_a_gaussian_posterior(sampler: str) -> None:
+def test_a_gaussian_posterior(sampler):
     which = seen_obliquely()
     likelihood = which.target.likelihood
     mean, covariance = posterior(which.coarse, likelihood, OBSERVED)
@@ -179,14 +177,14 @@ def test_a_gaussian_posterior(sampler: str) -> None:
 
 
 @pytest.mark.parametrize("sampler", slowly(SAMPLERS, "elliptical", "hmc", "pcn"))
-def test_a_banana(sampler: str) -> None:
+def test_a_banana(sampler):
     which = problem(gaussian_prior(), Parabola(), OBSERVED)
     exact = by_quadrature(which.coarse, which.target.likelihood, OBSERVED)
     assert_moments(drawn(which, sampler, **LONG.get(sampler, {})), *exact)
 
 
 @pytest.mark.parametrize("sampler", ["pool", "refined", "annealed", "smc"])
-def test_two_modes(sampler: str) -> None:
+def test_two_modes(sampler):
     which = problem(gaussian_prior(), Parabola(slope=0), double([[1.5], [2.0]]))
     exact = by_quadrature(which.coarse, which.target.likelihood, which.target.observed)
     draws = drawn(which, sampler, pool=16384)
@@ -198,7 +196,7 @@ def test_two_modes(sampler: str) -> None:
 
 
 @pytest.mark.parametrize("sampler", slowly(["elliptical", "hmc", "smc"], "elliptical"))
-def test_chains_of_a_coarse_flow_are_corrected(sampler: str) -> None:
+def test_chains_of_a_coarse_flow_are_corrected(sampler):
     likelihood = Gaussian(double(0.5))
     observed = double([[0.3, 0.1], [-1.0, 0.4]])
     fine, coarse = gaussian_prior(), gaussian_prior(error=0.03)
@@ -214,7 +212,7 @@ def test_chains_of_a_coarse_flow_are_corrected(sampler: str) -> None:
 
 
 @pytest.mark.parametrize("sampler", GAUSSIAN)
-def test_draws_are_of_seed_and_number_alone(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_are_of_seed_and_number_alone(sampler, monkeypatch):
     monkeypatch.setattr(annealing, "MOST_ROUNDS", 3)
     monkeypatch.setattr(annealing, "MOST_FINAL", 2)
     observed = double([[0.3], [-1.0], [2.0]])
@@ -246,7 +244,7 @@ class Half(Parabola):
 
 
 @pytest.mark.parametrize("sampler", slowly(SAMPLERS, "hmc"))
-def test_points_without_likelihood_are_never_drawn(sampler: str) -> None:
+def test_points_without_likelihood_are_never_drawn(sampler):
     prior = gaussian_prior()
     mean, root = affine(prior)
     level = float(mean[0] + 1.2 * root[0].norm())  # 11.5 % of the prior
@@ -257,13 +255,13 @@ def test_points_without_likelihood_are_never_drawn(sampler: str) -> None:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_no_likelihood_anywhere_is_told(sampler: str) -> None:
+def test_no_likelihood_anywhere_is_told(sampler):
     which = problem(gaussian_prior(), Half(1e9), torch.zeros(1, 0).double())
     assert "the likelihood is 0 at all of" in refusal(drawn, which, sampler, draws=20)
 
 
 @pytest.mark.parametrize("sampler", slowly(GAUSSIAN, "annealed", "smc"))
-def test_observations_far_off_are_found(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_observations_far_off_are_found(sampler, monkeypatch):
     monkeypatch.setattr(annealing, "MOST_FINAL", 2)
     likelihood = Gaussian(double(1e-3))
     observed = double([[4000.0, 0.0]])
@@ -272,7 +270,7 @@ def test_observations_far_off_are_found(sampler: str, monkeypatch: pytest.Monkey
     assert draws.points.isfinite().all()
 
 
-def test_a_sampler_that_does_not_exist_is_told() -> None:
+def test_a_sampler_that_does_not_exist_is_told():
     assert "gibbs" in refusal(drawn, seen_obliquely(), "gibbs", kind=UsageError)
 
 
@@ -291,7 +289,7 @@ def sampled(observed: Tensor, noise: float, deblurred: bool) -> tuple[Draws, Exa
 @pytest.mark.parametrize(
     ("noise", "deblurred"), [(1e-3, False), pytest.param(5e-3, True, marks=pytest.mark.slow)]
 )
-def test_narrow_posteriors_are_as_wide_as_they_should_be(noise: float, deblurred: bool) -> None:
+def test_narrow_posteriors_are_as_wide_as_they_should_be(noise, deblurred):
     """The noise is a tenth of the first time's, or half: among latents that is a thin curved
     thread."""
     observed = Bumps(3).sample(1, seeded(4))[:, :2]
@@ -303,7 +301,7 @@ def test_narrow_posteriors_are_as_wide_as_they_should_be(noise: float, deblurred
     assert ((summary.mean - exact.mean).abs() < 0.1 * exact.std).all()
 
 
-def test_where_steps_are_too_few_the_test_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_steps_are_too_few_the_test_fails(monkeypatch):
     """Between two bumps, ten of their widths from each, the flow is not integrated well."""
     monkeypatch.setattr(annealing, "MOST_FINAL", 2)  # else it looks on for what it cannot find
     observed = Bumps(3).mixture.means[:2, :2].mean(dim=0, keepdim=True)
@@ -313,7 +311,7 @@ def test_where_steps_are_too_few_the_test_fails(monkeypatch: pytest.MonkeyPatch)
     assert not summary.converged.any()
 
 
-def test_clean_points_are_drawn_with_the_variables_behind_them() -> None:
+def test_clean_points_are_drawn_with_the_variables_behind_them():
     narrow, observed = Gaussian(double(0.1)), double([[0.3, 0.1]])
     which = problem(gaussian_prior(deblurred=True), narrow, observed)
     draws = drawn(which, "annealed")
@@ -323,7 +321,7 @@ def test_clean_points_are_drawn_with_the_variables_behind_them() -> None:
     torch.testing.assert_close(points, draws.points.flatten(0, 2))
 
 
-def test_a_conditioned_mixture_is_mixture_times_likelihood(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conditioned_mixture_is_mixture_times_likelihood(monkeypatch):
     monkeypatch.setattr(proposals, "LEAST_SHARE", 0.0)
     uniform = torch.rand(1, 3, generator=seeded()).double()
     law = Proposal.fit(normal(1, 200, 3), double([200.0]), uniform)
@@ -340,7 +338,7 @@ def test_a_conditioned_mixture_is_mixture_times_likelihood(monkeypatch: pytest.M
     assert (seen @ seen.mT - noise[:, None]).abs().max() < 1e-6
 
 
-def test_picks_along_a_curve_keep_moments_that_random_ones_lose() -> None:
+def test_picks_along_a_curve_keep_moments_that_random_ones_lose():
     rows = normal(1, 4000, 2)
     equal, ranked = torch.zeros(1, 4000).double(), z_order(rows)
     assert ranked.sort().values.tolist() == [list(range(4000))]
@@ -380,7 +378,7 @@ def quadrature(prior: Prior, likelihood: Gaussian, observed: Tensor) -> tuple[Te
 
 
 @pytest.mark.parametrize("curved", slowly([True, False], False))
-def test_posteriors_of_several_modes(curved: bool) -> None:
+def test_posteriors_of_several_modes(curved):
     prior = bumps(bent() if curved else None)
     likelihood = Gaussian(double(0.3), torch.tensor([1]))
     observed = double([[0.2], [-1.0], [1.4]])
@@ -398,7 +396,7 @@ def test_posteriors_of_several_modes(curved: bool) -> None:
     assert (again - draws.points).abs().mean() < 0.02
 
 
-def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch):
     likelihood = Gaussian(double(0.3), torch.tensor([1]))
     prior = bumps(bent())
     ways = {"latents": (prior.flow.times(4), get_solver("exp_rk5"))}
@@ -419,7 +417,7 @@ def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch: pytest.Monkey
     torch.testing.assert_close(alone.calls, together.calls)
 
 
-def test_single_precision_makes_the_same_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_precision_makes_the_same_of_them(monkeypatch):
     def normal(self: Noise, step: int, size: int) -> Tensor:
         return torch.randn(1, 100, size, generator=seeded(step)).to(twisted.DTYPE)
 
@@ -436,7 +434,7 @@ def test_single_precision_makes_the_same_of_them(monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(got[0].stats, got[1].stats, rtol=1e-4, atol=0)
 
 
-def test_covariances_of_few_errors_keep_what_they_can_tell() -> None:
+def test_covariances_of_few_errors_keep_what_they_can_tell():
     alone = normal(64, 40, seed=1)
     together = alone + 3 * normal(64, 1, seed=2)
     plain, shared = shrunk(alone), shrunk(together)
@@ -448,7 +446,7 @@ def test_covariances_of_few_errors_keep_what_they_can_tell() -> None:
     assert (shared[off] / (together.T @ together / 64)[off]).min() > 0.9
 
 
-def test_steps_lie_where_errors_have_no_one_normal_law() -> None:
+def test_steps_lie_where_errors_have_no_one_normal_law():
     rate, even = double([2.0] * 20), torch.linspace(0, 8, 9, dtype=torch.float64)
     alike = normal(256, 20) @ normal(20, 20, seed=1)
     apart = torch.where(torch.arange(256)[:, None] < 128, 0.3, 1.4) * normal(256, 20)
@@ -459,7 +457,7 @@ def test_steps_lie_where_errors_have_no_one_normal_law() -> None:
     assert lengths[3:5].max() < 0.6 < lengths.max() < 4 * lengths.min()
 
 
-def test_observations_share_what_is_measured_once() -> None:
+def test_observations_share_what_is_measured_once():
     which = problem(gaussian_prior(), Gaussian(double(0.4), torch.tensor([0])), double([[0.3]]))
     ahead = LookAhead(4, 0, 0.5)
     first, second = (
@@ -470,14 +468,14 @@ def test_observations_share_what_is_measured_once() -> None:
     assert ahead.calls > 0
 
 
-def test_exact_numbers_that_follow_from_each_other_are_no_error() -> None:
+def test_exact_numbers_that_follow_from_each_other_are_no_error():
     thrice = Gaussian(double(1e-9), operator=double([[1, 0], [0, 1], [1, 1]]))
     which = problem(gaussian_prior(), thrice, double([[0.3, 0.1, 0.4]]))
     points = twist(which.target, 0, [0], chains=2, draws=10, particles=10).points
     torch.testing.assert_close(points.flatten(0, 2), double([[0.3, 0.1]] * 20), rtol=0, atol=1e-5)
 
 
-def test_likelihoods_without_a_lookahead_are_told() -> None:
+def test_likelihoods_without_a_lookahead_are_told():
     observed = double([[0.3]])
     seen = Gaussian(double(0.4), torch.tensor([0]))
     mixed = Gaussian(double(0.4), operator=double([[1.0, 0.7]]))

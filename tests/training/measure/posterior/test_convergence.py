@@ -44,7 +44,7 @@ def require_equal(found: Convergence, draws: Tensor, arviz: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 500), (2, 37), (3, 101), (2, 4), (4, 5), (2, 9), (5, 12)])
-def test_measures_are_those_of_arviz(shape: tuple[int, int], arviz: ModuleType) -> None:
+def test_measures_are_those_of_arviz(shape, arviz):
     correlations = (-0.8, -0.2, 0.0, 0.5, 0.9, 0.99)
     chains = torch.stack([autoregressive(value, *shape, 3) for value in correlations], dim=-1)
     chains = chains.flatten(2)
@@ -54,7 +54,7 @@ def test_measures_are_those_of_arviz(shape: tuple[int, int], arviz: ModuleType) 
     require_equal(convergence(drawn), drawn, arviz)
 
 
-def test_what_cannot_be_measured_is_what_arviz_says(arviz: ModuleType) -> None:
+def test_what_cannot_be_measured_is_what_arviz_says(arviz):
     constant = torch.ones(4, 50, 1, dtype=torch.float64)
     stuck = constant * torch.arange(4.0)[:, None, None]
     binary = (normal(4, 50, 1) > 0).double()
@@ -66,7 +66,7 @@ def test_what_cannot_be_measured_is_what_arviz_says(arviz: ModuleType) -> None:
     assert convergence(stuck).r_hat.tolist() == [torch.inf]
 
 
-def test_an_infinite_draw_leaves_nothing_to_measure_but_other_variables() -> None:
+def test_an_infinite_draw_leaves_nothing_to_measure_but_other_variables():
     draws = normal(4, 50, 2)
     alone = convergence(draws[..., 1])
     draws[0, 3, 0] = -torch.inf
@@ -77,29 +77,29 @@ def test_an_infinite_draw_leaves_nothing_to_measure_but_other_variables() -> Non
         torch.testing.assert_close(getattr(got, name)[1], getattr(alone, name))
 
 
-def test_tails_do_not_know_how_repeated_draws_were_rounded() -> None:
+def test_tails_do_not_know_how_repeated_draws_were_rounded():
     draws = normal(2, 15, 30).repeat_interleave(4, dim=1)  # the sixth draw is amid four
     rounded = draws * (1 + 4e-16 * normal(*draws.shape, seed=1).sign())
     assert (rounded != draws).any()
     torch.testing.assert_close(convergence(rounded).ess_tail, convergence(draws).ess_tail)
 
 
-def test_no_variables_have_no_measures() -> None:
+def test_no_variables_have_no_measures():
     assert convergence(torch.zeros(2, 10, 3, 0)).ess_tail.shape == (3, 0)
 
 
-def test_three_draws_a_chain_are_too_few() -> None:
+def test_three_draws_a_chain_are_too_few():
     got = convergence(normal(4, 3, 2, 5))
     assert got.r_hat.shape == (2, 5)
     assert all(getattr(got, name).isnan().all() for name in OF_ARVIZ)
 
 
 @pytest.mark.parametrize("shape", [(10,), (0, 10)])
-def test_what_is_no_set_of_chains_is_refused(shape: tuple[int, ...]) -> None:
+def test_what_is_no_set_of_chains_is_refused(shape):
     assert "must be [chains, draws, ...]" in refusal(convergence, torch.zeros(shape))
 
 
-def test_the_errors_of_autoregressive_chains_are_those_of_theory() -> None:
+def test_the_errors_of_autoregressive_chains_are_those_of_theory():
     """The mean of n draws has the variance ``(1 + a) / (1 - a) / n``."""
     got = convergence(autoregressive(0.6, 4, 2000, 50))
     assert float(got.ess_bulk.mean()) == pytest.approx(8000 * 0.4 / 1.6, rel=0.03)
@@ -107,7 +107,7 @@ def test_the_errors_of_autoregressive_chains_are_those_of_theory() -> None:
     assert (got.r_hat < 1.02).all()
 
 
-def test_variables_do_not_depend_on_their_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_do_not_depend_on_their_blocks(monkeypatch):
     draws = autoregressive(0.5, 2, 40, 3, 2)
     together = convergence(draws)
     monkeypatch.setattr(module, "BLOCK_NUMBERS", 160)
@@ -119,9 +119,7 @@ def test_variables_do_not_depend_on_their_blocks(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("count", [2, 20, 21, 60, 1000])
 @pytest.mark.parametrize("efficiency", [1.0, 0.3])
-def test_weights_and_shapes_are_those_of_arviz(
-    count: int, efficiency: float, arviz: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_and_shapes_are_those_of_arviz(count, efficiency, arviz, monkeypatch):
     if not hasattr(arviz, "psislw"):
         pytest.skip("ArviZ 1 fits shapes in another way, and not for its users")
     monkeypatch.setattr(importance, "BLOCK_NUMBERS", 3 * 95 * 60)
@@ -136,7 +134,7 @@ def test_weights_and_shapes_are_those_of_arviz(
     np.testing.assert_allclose(got.log_weights, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_the_shape_is_that_of_the_tail() -> None:
+def test_the_shape_is_that_of_the_tail():
     """Weights ``u^-k`` have a Pareto tail of shape k."""
     uniform = torch.rand(20, 20_000, generator=seeded(), dtype=torch.float64)
     for k in (0.3, 0.7, 1.2):
@@ -144,7 +142,7 @@ def test_the_shape_is_that_of_the_tail() -> None:
         assert float(got.mean()) == pytest.approx(k, abs=0.04)
 
 
-def test_smoothing_makes_weighted_means_less_noisy() -> None:
+def test_smoothing_makes_weighted_means_less_noisy():
     """A proposal 0.5 wide of a standard normal: k is 0.75 there, and smoothing pays."""
     x = 0.5 * normal(300, 500)
     log_weights = 1.5 * x.square()
@@ -156,7 +154,7 @@ def test_smoothing_makes_weighted_means_less_noisy() -> None:
     torch.testing.assert_close(smoothed.log_weights.logsumexp(1).exp(), torch.ones(300).double())
 
 
-def test_weights_without_a_tail_say_so() -> None:
+def test_weights_without_a_tail_say_so():
     equal = torch.zeros(1, 100, dtype=torch.float64)
     few, none, one = (torch.full((1, 100), -torch.inf, dtype=torch.float64) for _ in range(3))
     # Many that are hardly above the smallest numbers there are, and one beside which they vanish.
@@ -169,13 +167,13 @@ def test_weights_without_a_tail_say_so() -> None:
     assert (got.log_weights[2] == -torch.inf).all()
 
 
-def test_the_effective_size_of_known_weights() -> None:
+def test_the_effective_size_of_known_weights():
     weights = double([[1, 1, 1, 1], [1, 0, 0, 0], [3, 1, 0, 0], [0, 0, 0, 0]])
     got = effective_size(weights.log() + 5000)
     torch.testing.assert_close(got, double([4, 1, 1.6, 0]))
 
 
-def test_the_threshold_falls_for_few_draws() -> None:
+def test_the_threshold_falls_for_few_draws():
     assert k_threshold(100) == 0.5
     assert k_threshold(2200) == 0.7 == k_threshold(10**6)
     assert "at least two" in refusal(k_threshold, 1, kind=UsageError)
@@ -185,6 +183,6 @@ def test_the_threshold_falls_for_few_draws() -> None:
     ("weights", "error"),
     [(torch.zeros(5), "must be"), (double([[torch.nan]]), "NaN"), (double([[torch.inf]]), "NaN")],
 )
-def test_what_is_no_weight_is_refused(weights: torch.Tensor, error: str) -> None:
+def test_what_is_no_weight_is_refused(weights, error):
     with pytest.raises(DataError, match=error):
         smoothed_weights(weights)

@@ -73,7 +73,7 @@ def smallest(found: CalibrationCheck, words: str) -> float:
     return min(p for name, p in found.adjusted.items() if words in name)
 
 
-def test_exact_posteriors_pass() -> None:
+def test_exact_posteriors_pass():
     got = calibrate(gaussian_values(0.5, 0.5, dims=3, runs=1000))
     assert got.passed
     assert got.verdict.startswith("No miscalibration seen in 14 tests of 1000 runs")
@@ -81,7 +81,7 @@ def test_exact_posteriors_pass() -> None:
     assert abs(got.intervals.pooled_deviation) < 3
 
 
-def test_a_dimension_that_never_changes_is_no_failure() -> None:
+def test_a_dimension_that_never_changes_is_no_failure():
     draws, truth = normal(200, 50, 2), normal(200, 2, seed=1)
     draws[..., 1] = truth[:, 1] = 7
     got = calibrate(run_values(draws, truth, seeded()))
@@ -89,7 +89,7 @@ def test_a_dimension_that_never_changes_is_no_failure() -> None:
     assert float(got.crps[1]) == pytest.approx(0, abs=1e-12)
 
 
-def test_narrow_posteriors_fail_in_coverage_and_in_tarp() -> None:
+def test_narrow_posteriors_fail_in_coverage_and_in_tarp():
     got = calibrate(gaussian_values(0.5, 0.5, dims=3, width=0.8, runs=1000))
     assert not got.passed
     for words in ("central intervals of x1", "TARP", "highest-density regions"):
@@ -98,13 +98,13 @@ def test_narrow_posteriors_fail_in_coverage_and_in_tarp() -> None:
     assert got.verdict.startswith("Not calibrated: ")
 
 
-def test_only_the_rank_of_the_log_likelihood_finds_a_misstated_noise() -> None:
+def test_only_the_rank_of_the_log_likelihood_finds_a_misstated_noise():
     got = calibrate(gaussian_values(2.0, 0.8 * 2.0, dims=20))
     assert smallest(got, " of x") > 0.01 > 1e-10 > smallest(got, "ranks of log-likelihood")
     assert "ranks of log-likelihood" in got.verdict
 
 
-def test_portions_of_runs_are_joined() -> None:
+def test_portions_of_runs_are_joined():
     draws, truth = normal(6, 50, 2), normal(6, 2, seed=1)
     generators = [seeded(run) for run in range(6)]
     references = normal(6, 2, seed=2)
@@ -137,7 +137,7 @@ def test_portions_of_runs_are_joined() -> None:
         RunValues.joined([joined, gaussian_values(1, 1, dims=1, runs=2)])
 
 
-def test_a_calibration_is_plain_numbers_in_json() -> None:
+def test_a_calibration_is_plain_numbers_in_json():
     got = calibrate(gaussian_values(0.5, 0.5, dims=2, runs=40))
     summary = got.summary()
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
@@ -146,14 +146,14 @@ def test_a_calibration_is_plain_numbers_in_json() -> None:
     assert len(summary["central_intervals"]["found"][0]) == 2
 
 
-def test_holm_multiplies_by_the_hypotheses_that_are_left() -> None:
+def test_holm_multiplies_by_the_hypotheses_that_are_left():
     got = holm({"a": 0.03, "b": 0.01, "c": 0.04, "d": 0.9})
     assert got == pytest.approx({"a": 0.09, "b": 0.04, "c": 0.09, "d": 0.9})
     assert list(got) == ["a", "b", "c", "d"]
     assert "nan" in refusal(holm, {"a": float("nan")})
 
 
-def test_a_verdict_names_what_fails_the_clearest_first() -> None:
+def test_a_verdict_names_what_fails_the_clearest_first():
     adjusted = {"a": 0.5, "b": 1e-3, "c": 1e-9, "d": 1e-4, "e": 5e-3}
     assert verdict(adjusted, 0.01, 100) == (
         "Not calibrated: c (p = 1e-09), d (p = 0.0001), b (p = 0.001) and 1 more failed, "
@@ -164,14 +164,14 @@ def test_a_verdict_names_what_fails_the_clearest_first() -> None:
     assert "nothing was tested" in refusal(verdict, {}, 0.01, 100)
 
 
-def test_a_verdict_says_how_large_an_error_the_runs_would_have_seen() -> None:
+def test_a_verdict_says_how_large_an_error_the_runs_would_have_seen():
     few, many = (verdict({"a": 0.5}, 0.01, runs) for runs in (34, 1000))
     said = " of 38 points of coverage or more would have been seen in 90 % of cases."
     assert few.endswith(f". Too few runs to tell: only one{said}")
     assert many.endswith(f". One{said.replace('38', '7')}")
 
 
-def test_errors_are_seen_as_often_as_the_verdict_says() -> None:
+def test_errors_are_seen_as_often_as_the_verdict_says():
     runs, level, tests, checks = 100, 0.01, 5, 1000
     error = detectable(level, tests, runs)
     # Off by this error where half of the truths lie below, and by less anywhere else.
@@ -202,7 +202,7 @@ def narrow(ranks: Tensor) -> Tensor:
     return torch.where(inside, ranks, ends)
 
 
-def test_right_posteriors_pass_and_their_number_is_accounted_for() -> None:
+def test_right_posteriors_pass_and_their_number_is_accounted_for():
     got = calibrate_near(of_ranks(uniform(RUNS, 3)), HALVES)
     assert not got.failed
     for test in got.tests:
@@ -211,7 +211,7 @@ def test_right_posteriors_pass_and_their_number_is_accounted_for() -> None:
     assert min(t.adjusted / t.p for t in got.tests if t.adjusted < 1) == pytest.approx(10)
 
 
-def test_errors_that_even_out_are_found_where_they_are() -> None:
+def test_errors_that_even_out_are_found_where_they_are():
     ranks = uniform(RUNS, 3)
     ranks[HALVES[0], 1] = ranks[HALVES[0], 1] ** 2
     ranks[HALVES[1], 1] = 1 - (1 - ranks[HALVES[1], 1]) ** 2
@@ -226,7 +226,7 @@ def test_errors_that_even_out_are_found_where_they_are() -> None:
     assert [one["passed"] for one in summary["observations"]] == [False, False]
 
 
-def test_widths_are_told_by_intervals_and_by_log_densities() -> None:
+def test_widths_are_told_by_intervals_and_by_log_densities():
     ranks = uniform(RUNS, 3)
     for half, change in zip(HALVES, (wide, narrow), strict=True):
         ranks[half, 0] = change(ranks[half, 0])
@@ -237,7 +237,7 @@ def test_widths_are_told_by_intervals_and_by_log_densities() -> None:
     assert tendency(0.5 + uniform(50) / 2, False) == "too wide"
 
 
-def test_equal_draws_give_a_truth_any_place_among_them() -> None:
+def test_equal_draws_give_a_truth_any_place_among_them():
     draws = torch.zeros(20_000, 4, 1, dtype=torch.float64)
     draws[:, 3] = 1
     ranks = fractional_ranks(draws, torch.zeros(20_000, 1).double(), seeded())
@@ -246,7 +246,7 @@ def test_equal_draws_give_a_truth_any_place_among_them() -> None:
     assert chisquare(places[:4]).pvalue > 0.01
 
 
-def test_ranks_among_draws_of_any_number_are_uniform() -> None:
+def test_ranks_among_draws_of_any_number_are_uniform():
     """Exactly so, if truths are one more draw: 7 draws, or as many as are kept."""
     everything = normal(4000, 8, 2)
     kept = kept_by_thinning(double([3, 5]).repeat(2000), 7)
@@ -256,7 +256,7 @@ def test_ranks_among_draws_of_any_number_are_uniform() -> None:
         assert (got.chi_squared_p > 0.01).all()
 
 
-def test_thinning_keeps_evenly_spaced_draws() -> None:
+def test_thinning_keeps_evenly_spaced_draws():
     kept = kept_by_thinning(double([3.9, 0.2, 100, 9]), 9)
     assert kept.sum(dim=1).tolist() == [3, 1, 9, 9]
     assert kept[0].nonzero().flatten().tolist() == [2, 5, 8]
@@ -264,7 +264,7 @@ def test_thinning_keeps_evenly_spaced_draws() -> None:
     assert each.sum(dim=1).tolist() == [[1, 9], [3, 2]]
 
 
-def test_ranks_among_correlated_draws_are_uniform_only_after_thinning() -> None:
+def test_ranks_among_correlated_draws_are_uniform_only_after_thinning():
     innovations = normal(1000, 201)
     states = [innovations[:, 0]]
     for index in range(1, 200):
@@ -276,7 +276,7 @@ def test_ranks_among_correlated_draws_are_uniform_only_after_thinning() -> None:
     assert p[0] < 1e-3 < 0.01 < p[1]
 
 
-def test_p_values_are_those_of_scipy() -> None:
+def test_p_values_are_those_of_scipy():
     values = torch.rand(500, 3, generator=seeded(), dtype=torch.float64).pow(double([1, 1.1, 1.3]))
     got = uniformity(values)
     for column, ks, chi in zip(values.T.numpy(), got.ks_p, got.chi_squared_p, strict=True):
@@ -285,7 +285,7 @@ def test_p_values_are_those_of_scipy() -> None:
         assert float(chi) == pytest.approx(chisquare(counts).pvalue)
 
 
-def test_a_band_holds_its_share_of_uniform_samples() -> None:
+def test_a_band_holds_its_share_of_uniform_samples():
     samples = torch.rand(300, 4000, generator=seeded(), dtype=torch.float64)
     held = simultaneous_band(300, points=50, level=0.9).holds(samples)
     # Not exactly: counts are whole numbers, and the band is simulated.
@@ -293,7 +293,7 @@ def test_a_band_holds_its_share_of_uniform_samples() -> None:
     assert not simultaneous_band(300).holds(samples[:, :5] ** 1.5).any()
 
 
-def test_values_are_contents_of_regions_with_the_truth_on_the_edge() -> None:
+def test_values_are_contents_of_regions_with_the_truth_on_the_edge():
     """In closed form for Gaussian draws: ``|2 Phi(z) - 1|``, and chi-squared of the radius."""
     draws, truth = normal(20, 20_000, 2), normal(20, 2, seed=1)
     central = central_values(fractional_ranks(draws, truth, seeded()))
@@ -303,7 +303,7 @@ def test_values_are_contents_of_regions_with_the_truth_on_the_edge() -> None:
     torch.testing.assert_close(densest, double(chi2(2).cdf(radii[1])), atol=0.02, rtol=0)
 
 
-def test_values_of_tarp_are_contents_of_balls() -> None:
+def test_values_of_tarp_are_contents_of_balls():
     """Distances from a point p to standard normal draws: noncentral in 1-D, by two tails."""
     draws, truth, point = normal(20, 20_000, 1), normal(20, 1, seed=1), normal(20, 1, seed=2)
     reach = (truth - point).abs()
@@ -313,7 +313,7 @@ def test_values_of_tarp_are_contents_of_balls() -> None:
         torch.testing.assert_close(got, expected, atol=0.02, rtol=0)
 
 
-def test_a_curve_is_exact_where_coverage_is_known() -> None:
+def test_a_curve_is_exact_where_coverage_is_known():
     """Values ``u^(1/2)`` are covered at level l by ``l^2``; pooled with uniform ones, the mean."""
     grid = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
     curve = coverage_curve(torch.stack([grid.sqrt(), grid], dim=1), levels=(0.3, 0.5, 0.9))
@@ -323,7 +323,7 @@ def test_a_curve_is_exact_where_coverage_is_known() -> None:
     assert curve.pooled_deviation == pytest.approx(-12.5)
 
 
-def test_bands_and_errors_hold_the_runs_they_should() -> None:
+def test_bands_and_errors_hold_the_runs_they_should():
     """Of 2,000 curves of 200 runs, 95 % within the band at each level by itself, or a bit more."""
     values = torch.rand(200, 2000, generator=seeded(), dtype=torch.float64)
     curve = coverage_curve(values)
@@ -334,14 +334,14 @@ def test_bands_and_errors_hold_the_runs_they_should() -> None:
     assert float(same.pooled_error) == pytest.approx((0.25 / 200) ** 0.5, rel=0.05)
 
 
-def test_reference_points_are_spread_like_draws() -> None:
+def test_reference_points_are_spread_like_draws():
     draws = 3 + 2 * normal(2000, 10, 2)
     points = reference_points(draws, seeded(1))
     assert points.mean(dim=0).tolist() == pytest.approx([3, 3], abs=0.2)
     assert points.std(dim=0).tolist() == pytest.approx([2, 2], abs=0.15)
 
 
-def test_the_score_of_a_gaussian_is_its_closed_form() -> None:
+def test_the_score_of_a_gaussian_is_its_closed_form():
     """``sigma (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi))`` (Gneiting and Raftery, eq. 21)."""
     z = double([-2.0, -0.5, 0.0, 1.0, 3.0])
     got = crps(7 + 2 * normal(5, 200_000), 7 + 2 * z)
@@ -349,7 +349,7 @@ def test_the_score_of_a_gaussian_is_its_closed_form() -> None:
     torch.testing.assert_close(got, 2 * expected, atol=0.01, rtol=0)
 
 
-def test_the_score_is_that_of_all_pairs_and_fair() -> None:
+def test_the_score_is_that_of_all_pairs_and_fair():
     draws, truth = normal(4000, 3, 2), normal(4000, 2, seed=1)
     pairs = (draws[:, :, None] - draws[:, None]).abs().sum(dim=(1, 2)) / (3 * 2)
     expected = (draws - truth[:, None]).abs().mean(dim=1) - pairs / 2
@@ -359,7 +359,7 @@ def test_the_score_is_that_of_all_pairs_and_fair() -> None:
     assert float(got.mean()) == pytest.approx(torch.pi**-0.5, abs=0.02)
 
 
-def test_what_makes_no_sense_is_refused() -> None:
+def test_what_makes_no_sense_is_refused():
     draws, truth, odd = normal(30, 5, 2), normal(30, 2), normal(30, 3)
     many = (draws, truth, seeded())
     for call, given, message in (
@@ -387,13 +387,13 @@ def check(shift: float, draws: int = 4000) -> Predictive:
     return Predictive.of(simulated, observed, ["a", "b"], 0.01, seeded())
 
 
-def test_p_values_of_data_that_the_model_makes_are_even() -> None:
+def test_p_values_of_data_that_the_model_makes_are_even():
     simulated, observed = normal(400 * 50, 1, seed=2).view(400, 50, 1), normal(400, 1, seed=3)
     p = Predictive.of(simulated, observed, ["a"], 0.01, seeded()).p_values
     assert float(ks_p_values(p)) > 0.01
 
 
-def test_a_verdict_names_what_fails_or_what_would_have() -> None:
+def test_a_verdict_names_what_fails_or_what_would_have():
     wrong, right, few = check(6.0), check(0.5), check(0.5, 100)
     assert wrong.failed == ["b of observation 1"]
     assert "does not make data like the observations: b of observation 1" in wrong.verdict
