@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
+from torch_utils.linear import Linear, linear
 from training.names import ANY_NUMBER
 
 
@@ -194,7 +195,7 @@ class ToyMLP(nn.Module):
         most = max(input_features, condition_features)
         frequencies = [pi / (BOUND + 1) * index for index in range(1, most + 1)]
         self.register_buffer("frequencies", torch.tensor(frequencies), persistent=False)
-        linear = nn.Linear if members == 1 else partial(MemberLinear, members)
+        layer = Linear if members == 1 else partial(MemberLinear, members)
         self.embedding = ConditionEmbedding(condition_shape) if condition_shape else None
         if self.embedding and self.embedding.label_dim != label_dim:
             shape = " x ".join(map(str, condition_shape))
@@ -202,10 +203,10 @@ class ToyMLP(nn.Module):
         seen = FEATURES if condition_shape else label_dim
         features = dim * (1 + 2 * input_features) + seen * (1 + 2 * condition_features)
         features += time_features
-        self.input = linear(features, width)
-        self.hidden = nn.ModuleList(linear(width, width) for _ in range(depth))
+        self.input = layer(features, width)
+        self.hidden = nn.ModuleList(layer(width, width) for _ in range(depth))
         self.dropout = nn.Dropout(dropout)
-        self.output = linear(width, dim)
+        self.output = layer(width, dim)
         # F = 0 makes D the best linear denoiser: training starts from there.
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
@@ -293,7 +294,10 @@ class ToyMLP(nn.Module):
             tangents.addcmul_(further, steep[0][:, :, some])
             flat = (len(tangents), -1, tangents.shape[3])
             for slope, weight in zip(steep[1:], through[1:], strict=True):
-                torch.bmm(tangents.view(flat), weight, out=further.view(flat))
+                if self.members == 1:
+                    further = linear(tangents, weight[0].mT)
+                else:
+                    torch.bmm(tangents.view(flat), weight, out=further.view(flat))
                 tangents.addcmul_(further, slope[:, :, some])
             trace[some] += (tangents @ outward[:, at, :, None]).sum(dim=(0, 1, 3))
         return (out.mean(dim=0) if self.members > 1 else out), trace

@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
+from torch_utils.linear import Linear
 from training.networks.mixture import ABSENT, ASKED, KNOWN, Start, StartMixture
 from training.networks.mlp import (
     BOUND,
@@ -280,10 +281,10 @@ class _Layers(nn.Module):
 
     def __init__(self, seen: int, width: int, depth: int, out: int, dropout: float):
         super().__init__()
-        self.input = nn.Linear(seen, width)
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.input = Linear(seen, width)
+        self.hidden = nn.ModuleList(Linear(width, width) for _ in range(depth))
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(width, out)
+        self.output = Linear(width, out)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 

@@ -1,0 +1,81 @@
+"""Linear layers by the library that multiplies fastest on this processor.
+
+PyTorch's own products in single precision are those of MKL, which takes vectors of 256 bits on
+processors of AMD. oneDNN, which comes with PyTorch as well, takes vectors of 512 bits wherever
+there are some, and is 2.3 times as fast there; elsewhere both take the same time
+(``benchmarks/linear_layers.py``).
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def _onednn() -> Any:
+    """oneDNN's linear layer, which PyTorch has for its compiler; None where it has none, or where
+    it is no faster."""
+    wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    there = wide and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return getattr(torch.ops.mkldnn, "_linear_pointwise", None) if there else None
+
+
+ONEDNN = _onednn()
+"""Private to PyTorch. Where it is missing, ``F.linear`` does the same: if it moves, its name here
+does too, and the benchmark says whether it still pays."""
+
+LEAST = 2**21
+"""Products of numbers that pay for the call."""
+
+
+def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``rows [..., I]`` times ``weight [O, I]``, and ``bias [O]``: ``F.linear``, but for rounding.
+
+    Args:
+        rows: Rows.
+        weight: Weights, of the rows' dtype.
+        bias: None for none.
+    """
+    single = rows.dtype == weight.dtype == torch.float32
+    if ONEDNN is None or not single or rows.device.type != "cpu" or _is_short(rows, weight):
+        return F.linear(rows, weight, bias)
+    flat = rows.reshape(-1, rows.shape[-1])
+    by = _Product.apply if torch.is_grad_enabled() else _product
+    product: Tensor = by(flat, weight, bias)
+    return product.view(*rows.shape[:-1], len(weight))
+
+
+def _is_short(rows: Tensor, weight: Tensor) -> bool:
+    return rows.numel() * len(weight) < LEAST
+
+
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    out: Tensor = ONEDNN(rows, weight, bias, "none", [], "")
+    return out
+
+
+class _Product(torch.autograd.Function):
+    """The same of ``[B, I]``; gradients are such products too."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        return _product(rows, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight = ctx.saved_tensors
+        of_rows, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            linear(grad, weight.mT) if of_rows else None,
+            linear(grad.mT, rows.mT) if of_weight else None,
+            grad.sum(dim=0) if of_bias else None,
+        )
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` by ``linear``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
