@@ -14,8 +14,9 @@ synthetic   whole rows are drawn, and held against test rows
 Networks are trained by the commands, with their defaults, in folders under ``--dest``, as are
 figures; those that are there are not made again. Errors are in ranges of the column in the rows
 that train. ``hold`` is the percentage of truths in central intervals of 50, 80, 90 and 95 %: ranks
-of tied numbers are spread at random; ``calibrated`` is that of intervals that held-out rows set, as
-by ``ask.py --calibrate``. Means over the seeds, each a split of the rows.
+of tied numbers are spread at random. Those of flows are set by what the training held out; ``own``
+are as with ``ask.py --no-held_out``, and ``calibrated`` as with ``--calibrate``. Means over the
+seeds, each a split of the rows.
 """
 
 import subprocess
@@ -151,6 +152,7 @@ class CellScores:
     errors: list[float] = field(default_factory=list)
     crps: list[float] = field(default_factory=list)
     ranks: list[float] = field(default_factory=list)
+    hold: list[list[bool]] = field(default_factory=list)
     calibrated: list[list[bool]] = field(default_factory=list)
     hits: list[float] = field(default_factory=list)
     nats: list[float] = field(default_factory=list)
@@ -196,10 +198,12 @@ class CellScores:
     @property
     def figures(self) -> Figures:
         off = np.abs(np.array(self.ranks) - 0.5)
+        own = [float((off < each / 200).mean()) for each in INTERVALS] if len(off) else None
         return {
             "mae": float(np.mean(self.errors)) if self.errors else None,
             "crps": float(np.mean(self.crps)) if self.crps else None,
-            "hold": [float((off < each / 200).mean()) for each in INTERVALS] if len(off) else None,
+            "hold": np.mean(self.hold, 0).tolist() if self.hold else own,
+            "own": own if self.hold else None,
             "calibrated": np.mean(self.calibrated, 0).tolist() if self.calibrated else None,
             "accuracy": float(np.mean(self.hits)) if self.hits else None,
             "log_loss": float(np.mean(self.nats)) if self.nats else None,
@@ -224,14 +228,27 @@ def score_flow(model: Trained, values: np.ndarray, hidden: np.ndarray, seed: int
             scores.of_values(law.levels, truth, unit, seed)
         else:
             scores.of_quantiles(law.quantiles, ranks, truth, unit)
-        intervals = [Interval(share / 100, model.rows, seed) for share in INTERVALS]
+        scores.hold += holding(model, known, place, ranks, True, seed)
         try:
-            ends = np.array([each.levels(flow, known, place)[::2] for each in intervals])
+            scores.calibrated += holding(model, known, place, ranks, model.rows, seed)
         except DataError:  # too few cells are held out
             continue
-        inside = (ends[:, 0] <= ranks[:, None]) & (ranks[:, None] <= ends[:, 1])
-        scores.calibrated += inside.tolist()
     return scores
+
+
+def holding(
+    model: Trained,
+    known: np.ndarray,
+    place: int,
+    ranks: np.ndarray,
+    held_out: Records | bool,
+    seed: int,
+) -> list[list[bool]]:
+    """Whether values of a column, of such ranks ``[n]``, are in each of the intervals."""
+    intervals = [Interval(share / 100, held_out, seed) for share in INTERVALS]
+    ends = np.array([each.levels(model.flow, known, place)[::2] for each in intervals])
+    inside = (ends[:, 0] <= ranks[:, None]) & (ranks[:, None] <= ends[:, 1])
+    return inside.tolist()
 
 
 def score_guesses(
@@ -297,6 +314,11 @@ def predict(name: str, variant: str, seed: int, folder: Path) -> Figures:
         truth, unit = values[:, place], model.ranges[place]
         figures[method] = predicted(answer, truth, unit, is_level)
         figures[method]["seconds"] = model.seconds + time.monotonic() - began
+        if not is_level:
+            low, _, high = Interval(0.9).levels(model.flow, known, place)
+            ends = model.flow.laws(values, known, place, (low, high)).quantiles
+            inside = (ends[:, 0] <= truth) & (truth <= ends[:, 1])
+            figures[method] |= {"own": figures[method]["hold"], "hold": float(inside.mean())}
     data = OneColumn.of(model.rows.values, values, columns, place)
     for method in installed(PREDICTORS):
         began = time.monotonic()
@@ -423,12 +445,13 @@ PARTS = {
     }),
     "imputation": Part(impute, (*COMPLETE, "missing"), {
         "MAE": column("mae"), "CRPS": column("crps"), "50/80/90/95 hold": column("hold", 100),
-        "calibrated": column("calibrated", 100), "accuracy, %": column("accuracy", 100),
-        "log loss": column("log_loss"), "s": column("seconds"),
+        "own": column("own", 100), "calibrated": column("calibrated", 100),
+        "accuracy, %": column("accuracy", 100), "log loss": column("log_loss"),
+        "s": column("seconds"),
     }),
     "prediction": Part(predict, COMPLETE, {
         "CRPS or log loss": column("loss"), "90 % hold": column("hold", 100),
-        "accuracy, %": column("accuracy", 100), "s": column("seconds"),
+        "own": column("own", 100), "accuracy, %": column("accuracy", 100), "s": column("seconds"),
     }),
     "synthetic": Part(synthesize, COMPLETE, {
         "told apart": column("c2st"), "AUC of trees": column("auc"),

@@ -42,14 +42,14 @@ class Answers:
     def __repr__(self) -> str:
         return f"Answers({', '.join(self.flow.empty.names)})"
 
-    def fill(self, rows: Any, interval: float = 0.9, held_out: Records | None = None) -> Any:
+    def fill(self, rows: Any, interval: float = 0.9, held_out: Records | bool = True) -> Any:
         """The rows with medians and likeliest levels in their holes, and how sure these are.
 
         Args:
             rows: With missing cells.
             interval: Probability of the intervals of numbers.
-            held_out: The records of the training, whose held-out rows set the intervals so that
-                they hold; see ``Interval``.
+            held_out: Whether intervals are as cells were that the training held out; or its
+                records, whose held-out rows set them so that they hold. See ``Interval``.
         """
         intervals = Interval(fraction("interval", interval), held_out)
         records = asking.rows_of(self.flow, rows)
@@ -68,7 +68,7 @@ class Answers:
         rows: Any,
         columns: Sequence[str],
         interval: float = 0.9,
-        held_out: Records | None = None,
+        held_out: Records | bool = True,
     ) -> Any:
         """The rows with predictions of columns, given the cells of all others that are there; see
         ``fill``."""

@@ -118,8 +118,9 @@ def opened(settings: AskSettings) -> RecordFlow:
 
 def intervals(settings: IntervalSettings, flow: RecordFlow) -> Interval:
     """Those that are wanted."""
-    held_out = None if settings.calibrate is None else data_set(settings.calibrate, flow.empty)
-    return Interval(settings.interval, held_out)
+    if settings.calibrate is None:
+        return Interval(settings.interval, settings.held_out)
+    return Interval(settings.interval, data_set(settings.calibrate, flow.empty))
 
 
 def rows_of(settings: RowSettings, flow: RecordFlow, asked: Sequence[str] = ()) -> Records:

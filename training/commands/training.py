@@ -80,6 +80,7 @@ def train(
             start.law,
             start.watch(),
             progress,
+            start.closing,
         )
 
 

@@ -50,6 +50,7 @@ def train(
         watch: Looks at what is held out of the training: reports it, may end the training early,
             and may choose the weights that it ends with.
         progress: Called after each report with the part of the training that is done.
+        closing: What else is measured of the trained model at the end; None for nothing.
 
     Returns:
         The last network file.
@@ -145,6 +146,7 @@ def run_training(
     law: LawPlan | None = None,
     watch: Watch | None = None,
     progress: Progress | None = None,
+    closing: Callable[[Model], None] | None = None,
 ) -> Path:
     """Trains in a new folder, or goes on in the folder of a state.
 
@@ -179,8 +181,10 @@ def run_training(
         if law:
             learn_latent_law(model, law)
             find_courses(model, law)
+        if closing:
+            closing(model)
 
-    end = finish if calibration or law else None
+    end = finish if calibration or law or closing else None
     return train(trainer, source, folder, end, watch, progress)
 
 

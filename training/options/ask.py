@@ -42,9 +42,15 @@ class IntervalSettings(RowSettings):
         default=0.9,
         help="Probability of the intervals of numbers.",
     )
+    held_out: bool = option(
+        "--held_out/--no-held_out",
+        default=True,
+        help="Intervals that hold as many of the cells that the training held out as they say, as "
+        "far as these are many; else as the flow has them.",
+    )
     calibrate: Path | None = option(
         type=FILE,
-        unset="the flow's own intervals",
+        unset="those that the network knows of",
         help="The data set of the training, whose held-out rows set the intervals, so that these "
         "hold at least as many truths as they say, of rows like those; or a CSV of rows that are "
         "all new",

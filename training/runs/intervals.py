@@ -24,23 +24,25 @@ FARTHEST = 1 - 2**-50
 class Interval:
     """Central intervals.
 
-    As the flow has them, or set by held-out rows so that they hold what they say, whatever the flow
-    is worth (``measure.conformal``; the score of a cell is ``|2 u - 1|``, u its rank by the flow).
+    As the flow has them, as the rows had them that its training held out (``HeldCells``), or set by
+    held-out rows of a question so that they hold what they say, whatever the flow is worth
+    (``measure.conformal``; the score of a cell is ``|2 u - 1|``, u its rank by the flow).
 
     Attributes:
         share: Probability of the intervals.
-        held_out: Records whose held-out rows set them; None for the flow's own.
+        held_out: Records whose held-out rows set them; whether those of the training do, as the
+            network knows them; False for the flow's own.
         seed: Of what is hidden in these, and of draws that spread discrete numbers.
     """
 
     share: float
-    held_out: Records | None = None
+    held_out: Records | bool = True
     seed: int = 0
 
     def answers_of(self, flow: RecordFlow) -> RecordFlow:
         """The flow as it answers. Intervals that held-out rows set may have to be wider than what
         the training had. Raises DataError if these are of other columns, or may be trained on."""
-        if self.held_out is None:
+        if isinstance(self.held_out, bool):
             return flow
         require_of_training(flow, self.held_out)
         return replace(flow, within=False)
@@ -57,9 +59,13 @@ class Interval:
         Raises:
             DataError: Too few cells of it are held out.
         """
-        level = self.share
-        if self.held_out is not None and flow.empty.columns[place].type != CATEGORY:
-            level = self._held(flow, self.held_out, known, place)
+        level, held_out = self.share, self.held_out
+        if flow.empty.columns[place].type == CATEGORY:
+            pass
+        elif isinstance(held_out, Records):
+            level = self._held(flow, held_out, known, place)
+        elif held_out and flow.held is not None:
+            level = flow.held.content(place, level)
         return (1 - level) / 2, 0.5, (1 + level) / 2
 
     def _held(self, flow: RecordFlow, held_out: Records, known: np.ndarray, place: int) -> float:

@@ -1,8 +1,10 @@
 """A training on records: any question about their rows, or one."""
 
+import time
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import log
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
+from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
@@ -38,8 +41,11 @@ from training.model.questions import EncodedRows
 from training.names import QUESTIONS, RECORDS
 from training.networks.questions import QuestionNetwork
 from training.recipes import FEW_ROWS, TableRecipe, describe_table_recipe, fitted_to_questions
+from training.subjects.held_cells import HeldCells
+from training.subjects.networks import NetworkFile
 from training.subjects.record_margins import Margins
 from training.subjects.record_spaces import Chosen, RecordSpace, choose_space, digest_of
+from training.subjects.records import RecordFlow
 from training.subjects.training import Start, Training
 
 MOST_NOISE = 1e4
@@ -138,7 +144,21 @@ class RecordTraining(Training):
             calibration=None,
             law=wanted.law(LawPlan(points, None, TRIED, seed, NETWORK_ROWS, False, False)),
             watch=watch,
+            closing=partial(self._look_at_held_out, held_out) if len(held_out) else None,
         )
+
+    def _look_at_held_out(self, rows: np.ndarray, model: Model) -> None:
+        """Puts how far out cells of rows are into what the network knows."""
+        if distributed.is_main():
+            start = time.monotonic()
+            own = replace(model, denoiser=deepcopy(model.denoiser).cpu())
+            flow = RecordFlow.of(NetworkFile(self.path, own))
+            places = [at for at in flow.space.numbers if not flow.ask or at in flow.ask]
+            held = HeldCells.of(flow.ranks, rows, places, self.wanted.seed)
+            model.about["held_cells"] = held.listed
+            seconds = time.monotonic() - start
+            logger.info(f"How far out held-out cells are was measured in {seconds:.1f} s")
+        distributed.barrier()
 
     def _one_question(self, chosen: Chosen) -> OneQuestion | None:
         """The one that is asked, if one is. Raises UsageError for unknown columns."""

@@ -1,8 +1,8 @@
 """What a flow of records answers, in the units and levels of its columns.
 
 Rows are values ``[n, P]`` of records, NaN where they are missing. A cell is asked alone, given the
-row's other cells, where intervals or probabilities are wanted: then they are exact, without draws.
-Whole rows are drawn.
+row's other cells, where intervals or probabilities are wanted: exactly, without draws. Whole rows
+are drawn.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +26,7 @@ from training.model.questions import EncodedRows, QuestionFlow
 from training.names import CELL_ERROR, CELL_POINTS, RECORDS
 from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.networks.questions import QuestionNetwork
+from training.subjects.held_cells import HeldCells
 from training.subjects.networks import NetworkFile
 from training.subjects.record_laws import CellLaw, LevelLaw, RowScores
 from training.subjects.record_margins import Margins
@@ -52,6 +53,7 @@ class RecordFlow:
         space: Between these and the flow.
         ask: Places of columns that alone are asked; empty for any question.
         margins: Those of the rows that trained it; None where networks do not know them.
+        held: How far out held-out cells were; None where networks do not know it.
         within: Whether quantiles of discrete numbers stay within the range that they had.
     """
 
@@ -60,6 +62,7 @@ class RecordFlow:
     space: RecordSpace
     ask: Sequence[int]
     margins: Margins | None = None
+    held: HeldCells | None = None
     within: bool = True
 
     @classmethod
@@ -91,8 +94,10 @@ class RecordFlow:
         own = (max(1, len(space.numbers)), space.level_counts, space.atoms)
         if own != (network.dim, network.level_counts, network.atoms):
             raise broken
-        margins = Margins.read(about.get("margins"), len(empty.columns), broken)
-        return cls(file, empty, space, [empty.names.index(name) for name in ask], margins)
+        places, count = [empty.names.index(name) for name in ask], len(empty.columns)
+        margins = Margins.read(about.get("margins"), count, broken)
+        held = HeldCells.read(about.get("held_cells"), count, broken)
+        return cls(file, empty, space, places, margins, held)
 
     @cached_property
     def questions(self) -> QuestionFlow:

@@ -114,6 +114,7 @@ class Start:
         calibration: How to calibrate the trained model; None for not at all.
         law: How to learn the law of its latents; None for not at all.
         watch: Gives what looks at points that are held out, or None.
+        closing: What is measured of the trained model at the end, or None.
     """
 
     recipe: TrainingRecipe
@@ -126,6 +127,7 @@ class Start:
     calibration: CalibrationPlan | None
     law: LawPlan | None
     watch: Callable[[], Watch | None] = lambda: None
+    closing: Callable[[Model], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
