@@ -1,8 +1,6 @@
 """From simulations to posteriors, and checks of these, by the scripts that people call."""
 
 import shutil
-from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -14,7 +12,7 @@ import train
 import visualize
 from tests.support.finished_runs import SIMULATION_NAMES, SMALL, write_csv
 from tests.support.outcomes import drawn, only_json
-from tests.support.running import Run, good, refused, run_script, starter
+from tests.support.running import good, refused, run_script, starter
 from torch_utils.results import load_arrays
 from training.flow.solvers import SOLVERS
 
@@ -22,13 +20,13 @@ FEW = ("--chains=2", "--draws=30", "--n_iters=3", "--batch-gpu=64")
 
 
 @pytest.fixture(scope="module")
-def sample(simulations: Path) -> Run:
+def sample(simulations):
     seen = f"--condition={simulations / 'seen.csv'}"
     return starter(posterior, "sample", f"--network={simulations / 'network.pkl'}", *FEW, seen)
 
 
 @pytest.fixture(scope="module")
-def done(sample: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(sample, tmp_path_factory):
     folder = tmp_path_factory.mktemp("done")
     text = good(sample(folder)).out
     assert "3 posterior(s): 3 by flow" in text
@@ -133,13 +131,13 @@ def test_a_likelihood_makes_a_flow_a_prior(sample, simulations, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def check(simulations: Path) -> Run:
+def check(simulations):
     place = (f"--network={simulations / 'network.pkl'}", f"--data_root={simulations / 'runs.npz'}")
     few = ("--truth=data", "--runs=24", "--chains=2", "--draws=10", "--n_iters=3")
     return starter(posterior, "check", *place, *few)
 
 
-def checked(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def checked(folder):
     return only_json(folder), load_arrays(folder / "runs_PRP_posterior_check.npz")
 
 

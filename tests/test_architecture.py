@@ -22,7 +22,7 @@ KINDS = {"TOY", "TABLE", "IMAGES"}
 NOUNS = {"ToyFlow", "TableFlow", "ImageFlow", "ToyTraining", "TableTraining", "ImageTraining"}
 
 
-def module_name(path: Path) -> str:
+def module_name(path):
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -38,17 +38,17 @@ OURS = {**MODULES, **{module_name(path): path for path in BESIDE}}
 
 
 @cache
-def tree(path: Path) -> ast.Module:
+def tree(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
 @cache
-def nodes(path: Path) -> list[ast.AST]:
+def nodes(path):
     return list(ast.walk(tree(path)))
 
 
 @cache
-def imported_names(path: Path) -> list[str]:
+def imported_names(path):
     """All that a file imports, anywhere in it, as dotted names."""
     got: list[str] = []
     package = module_name(path).split(".")
@@ -68,11 +68,11 @@ def imported_names(path: Path) -> list[str]:
 
 
 @cache
-def imports(name: str) -> set[str]:
+def imports(name):
     return {other for other in imported_names(OURS[name]) if other in OURS} - {name}
 
 
-def within(name: str, *packages: str) -> bool:
+def within(name, *packages):
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
@@ -133,7 +133,7 @@ def test_only_commands_know_both_options_and_libraries():
             assert not any(within(other, OPTIONS, COMMANDS) for other in imports(name)), name
 
 
-def asks_for_kind(node: ast.AST) -> bool:
+def asks_for_kind(node):
     """Whether an expression compares the kind of data, or looks at the class of a subject."""
     if isinstance(node, ast.Compare):
         return any(isinstance(side, ast.Name) and side.id in KINDS for side in node.comparators)
@@ -169,7 +169,7 @@ def test_scripts_are_imported_by_nobody():
 def test_there_are_no_circles():
     finished: set[str] = set()
 
-    def visit(name: str, path: tuple[str, ...]) -> None:
+    def visit(name, path):
         assert name not in path, " -> ".join([*path[path.index(name) :], name])
         if name not in finished:
             for other in imports(name):
@@ -204,7 +204,7 @@ def test_what_the_library_imports_is_declared():
                 assert known_as.get(top, top) in declared, f"{name} imports {top}"
 
 
-def may_run_code(call: ast.Call) -> bool:
+def may_run_code(call):
     """Whether a call opens a file in a way that can run what is in it."""
     values = {word.arg: ast.unparse(word.value) for word in call.keywords}
     called = ast.unparse(call.func)

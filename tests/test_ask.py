@@ -1,7 +1,6 @@
 """Questions about the rows of a raw CSV, by the scripts that people call and from Python."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas
@@ -31,7 +30,7 @@ QUICK = ("--duration=0.02", "--batch=64", "--width=32", "--depth=1", "--tick=8")
 COUNT = 600
 
 
-def shop(count: int = COUNT) -> pandas.DataFrame:
+def shop(count=COUNT):
     """Sales whose law is known: cities have prices of their own, gifts follow the price, and tips
     are often none, or ten."""
     draw = np.random.default_rng(0)
@@ -52,13 +51,13 @@ def shop(count: int = COUNT) -> pandas.DataFrame:
     )
 
 
-def with_holes(frame: pandas.DataFrame, share: float = 0.15) -> pandas.DataFrame:
+def with_holes(frame, share=0.15):
     hidden = np.random.default_rng(1).random(frame.shape) < share
     return frame.astype(object).mask(hidden, None)
 
 
 @pytest.fixture(scope="module")
-def sold(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sold(tmp_path_factory):
     """A folder with a CSV, its data set and a run on it."""
     folder = tmp_path_factory.mktemp("sold")
     with_holes(shop()).to_csv(folder / "shop.csv", index=False)
@@ -69,11 +68,11 @@ def sold(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def network(sold: Path) -> Path:
+def network(sold):
     return max((sold / "run").glob("network-snapshot-*.pkl"))
 
 
-def read(path: Path) -> pandas.DataFrame:
+def read(path):
     return pandas.read_csv(path)
 
 
@@ -93,7 +92,8 @@ def test_holes_are_filled_and_the_rest_stays(sold, network, tmp_path):
     good(run_script(ask, "fill", *rows, "--tables=2", f"--dest={tmp_path / 'drawn.csv'}"))
     one, two = (read(tmp_path / f"drawn_{number}.csv") for number in (1, 2))
     assert (one["price"][hole] != two["price"][hole]).any()
-    good(run_script(ask, "fill", *rows, f"--dest={out}", "--overwrite"))
+    good(run_script(ask, "fill", *rows, f"--dest={out}", "--overwrite", "--no-held_out"))
+    assert (read(out)["price_low"][hole] != after["price_low"][hole]).any()
     refused(run_script(ask, "fill", *rows, f"--dest={out}"), 2, "overwrite")
 
 
@@ -337,12 +337,13 @@ def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network):
     rows["total"] += np.random.default_rng(2).normal(0, 200, len(rows)).round(1)
     held_out = encode(rows[:900], answers.flow.empty.columns)[0]
 
-    def holds(**options: Records) -> float:
+    def holds(**options):
         made = answers.predict(rows[900:], ["total"], 0.8, **options)
         inside = rows["total"][900:].to_numpy()
         return float(((made["total_low"] <= inside) & (inside <= made["total_high"])).mean())
 
     assert holds() < 0.5, "the network has not seen such noise"
+    assert holds() != holds(held_out=False)
     assert abs(holds(held_out=held_out) - 0.8) < 0.05
     assert "at least 4" in refusal(holds, held_out=held_out.at(np.arange(3)))
     far = encode(rows[:900].assign(total=1e6), answers.flow.empty.columns)[0]

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 import calc_net_residuals_autocorrelations as script
-from tests.support.running import Run, good, refused, run_script
+from tests.support.running import good, refused, run_script
 from torch_utils.results import load_arrays, save_arrays
 from torch_utils.streams import Stream
 from training.data.images.batches import normalize_pixels
@@ -55,18 +54,18 @@ def test_the_help_names_the_files_that_are_written(name):
 
 
 @pytest.fixture(scope="module")
-def places(toy_network: Run, networks: dict[str, Path], images: Path) -> dict[str, Path]:
+def places(toy_network, networks, images):
     """Network files of a toy and of images, and the images."""
     toy = toy_network("--data_name=circles", "--tmax=7.01")
     return {"toy": toy, "data": images, "images": networks["PRP"], "classes": networks["classes"]}
 
 
 @pytest.fixture
-def run(places: dict[str, Path], tmp_path: Path) -> Run:
+def run(places, tmp_path):
     """``run(network, *arguments)``: extracts into a new folder, which it gives."""
     numbers = iter(range(100))
 
-    def start(network: str, *arguments: str) -> Path:
+    def start(network, *arguments):
         folder = tmp_path / f"extracted{next(numbers)}"
         data = () if network == "toy" else (f"--data_root={places['data']}",)
         command = (TOY if network == "toy" else IMAGE) + [f"--network={places[network]}", *data]
@@ -76,19 +75,19 @@ def run(places: dict[str, Path], tmp_path: Path) -> Run:
     return start
 
 
-def correlate(command: str, source: Path, *arguments: str) -> Path:
+def correlate(command, source, *arguments):
     folder = source.parent / f"{source.name}-correlated"
     place = (f"--save_dir={folder}", f"--res_root={source}")
     good(run_script(script, command, *place, *arguments))
     return folder
 
 
-def image_times(folder: Path, stem: str = "blobs_PRP") -> list[Arrays]:
+def image_times(folder, stem="blobs_PRP"):
     name = f"{stem}_net_outputs_residuals_time"
     return [load_arrays(folder / f"{name}{index}.npz") for index in range(STEPS)]
 
 
-def numpy_correlations(first: np.ndarray, later: np.ndarray) -> np.ndarray:
+def numpy_correlations(first, later):
     dim = first.shape[1]
     pair = first.astype(np.float64), later.astype(np.float64)
     return np.corrcoef(*pair, rowvar=False)[:dim, dim:]
@@ -219,7 +218,7 @@ def test_the_disk_is_looked_at_before_anything_is_written(places, tmp_path, monk
 def test_memory_of_extraction_holds_batches_only(run, monkeypatch):
     read, sizes = ImageDataset.read, []
 
-    def noted(dataset: ImageDataset, indices: Any) -> Any:
+    def noted(dataset, indices):
         sizes.append(len(indices))
         return read(dataset, indices)
 
@@ -228,12 +227,12 @@ def test_memory_of_extraction_holds_batches_only(run, monkeypatch):
     assert sizes == [4, 4, 2]
 
 
-def results_of(network: str, folder: Path) -> tuple[str, Path]:
+def results_of(network, folder):
     """The command that correlates what was extracted, and what it is given."""
     return ("calctoys", folder / TOY_FILE) if network == "toy" else ("calc", folder)
 
 
-def refusal(command: str, source: Path, *arguments: str, code: int) -> str:
+def refusal(command, source, *arguments, code):
     """The line with which it is refused; nothing was written."""
     folder = source.parent / "refused"
     place = (f"--save_dir={folder}", f"--res_root={source}")
@@ -304,7 +303,7 @@ def test_a_summary_tells_what_it_is_of(run, places, network):
     (parameters,) = folder.glob("*.json")
     origin = str(load_arrays(next(folder.glob("*.npz")))["origin"])
 
-    def extraction() -> dict[str, Any]:
+    def extraction():
         (path,) = correlate(command, source, "--overwrite").glob("*_summary.json")
         return json.loads(path.read_text())["extraction"]
 

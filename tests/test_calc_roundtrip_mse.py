@@ -2,9 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ import torch
 
 import calc_roundtrip_mse
 from tests.support.image_models import CLASSES, END
-from tests.support.running import Run, unless_given
+from tests.support.running import unless_given
 from torch_utils.results import load_arrays
 from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
@@ -28,22 +26,22 @@ ERRORS = ("mse", "mse_float", "max_abs_error", "exact")
 
 
 class Found:
-    def __init__(self, folder: Path, told: str):
+    def __init__(self, folder, told):
         (path,) = folder.glob("*_roundtrip_mse_seed*.json")
         self.folder, self.stem, self.told = folder, path.stem, told
         self.result = json.loads(path.read_text())
         self.arrays = load_arrays(path.with_name(f"{path.stem}_worst.npz"))
 
     @property
-    def numbers(self) -> list[float]:
+    def numbers(self):
         return [self.result[name] for name in NUMBERS]
 
 
 @pytest.fixture(scope="module")
-def command(networks: dict[str, Path], images: Path) -> Callable[..., list[str]]:
+def command(networks, images):
     """``command(network, ...)``: few images and steps, unless arguments say otherwise."""
 
-    def arguments(network: str, *more: object) -> list[str]:
+    def arguments(network, *more):
         standard = {"--network": networks[network], "--data_root": images, "--batch-gpu": 4}
         few = {"--total_samples": COUNT, "--n_iters": 4, "--solver": "euler"}
         return unless_given(standard | few, more)
@@ -52,17 +50,17 @@ def command(networks: dict[str, Path], images: Path) -> Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
-def measure(run_once: Run, command: Run) -> Callable[..., Found]:
+def measure(run_once, command):
     """Runs a command as ``command`` makes it, and reads what it wrote."""
     return cache(lambda *given: Found(*run_once(calc_roundtrip_mse, *command(*given))))
 
 
-def chosen(images: Path, count: int, seed: int = 42) -> tuple[torch.Tensor, torch.Tensor]:
+def chosen(images, count, seed=42):
     dataset = ImageDataset(images, use_labels=True, max_size=count, seed=seed)
     return dataset.read(range(count))
 
 
-def worst_first(arrays: dict[str, np.ndarray]) -> np.ndarray:
+def worst_first(arrays):
     return np.argsort(-arrays["all_mse_float"], kind="stable")
 
 
@@ -94,7 +92,7 @@ def test_images_are_melted_and_brought_back_under_their_own_class(measure, netwo
     flow, times = Model.load(networks["classes"]).flow, torch.linspace(0, END, 5).double()
     points, order = normalize_pixels(pixels).flatten(1), worst_first(got)
 
-    def levels_and_latents(**conditions: torch.Tensor) -> list[np.ndarray]:
+    def levels_and_latents(**conditions):
         given = flow.given(**conditions)
         melt = given.melt(points, times, SOLVERS["euler"]).end
         back = given.generate(melt, times, SOLVERS["euler"])

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 
 import dnnlib
 from inflationary_flows.__main__ import scripts
-from tests.support.commands import ALL, COMMANDS, Command, Shelf, run_named
+from tests.support.commands import ALL, COMMANDS, run_named
 from tests.support.outcomes import assert_same, outcome, read_netcdf
 from tests.support.running import contents, full_disk, good, refused
 from torch_utils.results import load_arrays
@@ -32,7 +31,7 @@ BY_FIRST_RANK = (
 DENSITIES = ("--log_prob", "--trace=hutchinson", "--probes=2")
 
 
-def of_commands(chosen: Iterable[Command], *slow: str) -> pytest.MarkDecorator:
+def of_commands(chosen, *slow):
     """A test of some commands, of those with these names in ``make test-all`` alone."""
     params = [
         pytest.param(each, id=each.name, marks=[pytest.mark.slow] * (each.name in slow))
@@ -41,7 +40,7 @@ def of_commands(chosen: Iterable[Command], *slow: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("command", params)
 
 
-def some_commands(*options: str, slow: Sequence[str] = ()) -> pytest.MarkDecorator:
+def some_commands(*options, slow=()):
     return of_commands([command for command in ALL if any(map(command.has, options))], *slow)
 
 
@@ -49,7 +48,7 @@ every_command = of_commands(ALL)
 every_writer = of_commands([command for command in ALL if command.place])
 
 
-def given(command: Command, shelf: Shelf, **others: object) -> list[str]:
+def given(command, shelf, **others):
     """A command's arguments, of which some are others; those that are None are left out."""
     changed = {f"--{name}": value for name, value in others.items()}
     names = [text.partition("=")[0] for text in command.given(shelf)]
@@ -125,7 +124,7 @@ def test_networks_that_are_none_are_told(command, shelf, tmp_path):
         assert not (tmp_path / "out").exists()
 
 
-def sources_of(command: Command) -> list[str]:
+def sources_of(command):
     return [n for n in SOURCES if command.has(f"--{n}") and f"--{n}" not in command.foreign]
 
 
@@ -270,7 +269,7 @@ def test_a_calibration_is_used_by_default(command, shelf, tmp_path):
     model.denoiser.calibration = Calibration(times, torch.ones_like(slopes), slopes)
     model.save(tmp_path / "calibrated.pkl")
 
-    def numbers(network: str, *more: str) -> dict[str, Any]:
+    def numbers(network, *more):
         """What depends on the network alone: arrays of numbers, and images."""
         folder = tmp_path / "-".join(["of", network, *more])
         arguments = given(command, shelf, network=tmp_path / f"{network}.pkl")

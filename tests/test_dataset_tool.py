@@ -6,8 +6,6 @@ import os
 import struct
 import zipfile
 import zlib
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,23 +13,23 @@ from PIL import Image
 
 import dataset_tool
 from tests.support.image_files import encoded, write_zip
-from tests.support.running import Result, Run, contents, good, refused, run_script
+from tests.support.running import contents, good, refused, run_script
 
 Files = dict[str, bytes]
 
 
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
+def noise(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def write_folder(folder: Path, files: Files) -> Path:
+def write_folder(folder, files):
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return folder
 
 
-def read_output(dest: Path) -> tuple[list[np.ndarray], list[Any] | None]:
+def read_output(dest):
     """Pixels in order and labels, read with nothing of the project; checks the names."""
     if dest.is_dir():
         got = {p.relative_to(dest).as_posix(): p.read_bytes() for p in dest.rglob("*.*")}
@@ -48,15 +46,15 @@ def read_output(dest: Path) -> tuple[list[np.ndarray], list[Any] | None]:
     return [np.asarray(Image.open(io.BytesIO(got[name]))) for name in names], labels
 
 
-def tool(source: object, dest: object, *more: str) -> Result:
+def tool(source, dest, *more):
     return run_script(dataset_tool, f"--source={source}", f"--dest={dest}", *more)
 
 
 @pytest.fixture
-def converted(tmp_path: Path) -> Run:
+def converted(tmp_path):
     """``converted(source, *options) -> (images, labels)``, which must succeed."""
 
-    def run(source: object, *more: str) -> tuple[list[np.ndarray], list[Any] | None]:
+    def run(source, *more):
         dest = tmp_path / "converted.zip"
         good(tool(source, dest, "--overwrite", *more))
         return read_output(dest)
@@ -64,7 +62,7 @@ def converted(tmp_path: Path) -> Run:
     return run
 
 
-def assert_same(images: list[np.ndarray], expected: list[np.ndarray]) -> None:
+def assert_same(images, expected):
     for image, other in zip(images, expected, strict=True):
         np.testing.assert_array_equal(image, other, strict=True)
 
@@ -206,7 +204,7 @@ def test_color_among_gray_is_never_dropped_unasked(converted, tmp_path):
 GOOD = encoded(RGB[0])
 
 
-def claiming(side: int) -> bytes:
+def claiming(side):
     """A PNG whose header says that it has so many pixels a side."""
     header = b"IHDR" + struct.pack(">II", side, side) + GOOD[24:29]
     return GOOD[:12] + header + struct.pack(">I", zlib.crc32(header)) + GOOD[33:]

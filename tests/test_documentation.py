@@ -12,7 +12,6 @@ import re
 import runpy
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,7 +64,7 @@ class Block(NamedTuple):
     text: str
 
 
-def blocks_of(page: str) -> Iterator[Block]:
+def blocks_of(page):
     for got in BLOCK.finditer((ROOT / page).read_text(encoding="utf-8")):
         if got["language"] in ("python", "bash") and not got["skipped"]:
             yield Block(got["language"], got["text"])
@@ -74,10 +73,10 @@ def blocks_of(page: str) -> Iterator[Block]:
 class Shell:
     """Runs the lines of shell blocks: scripts in this process; bash expands their words."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self._assigned = ""
 
-    def run(self, text: str) -> None:
+    def run(self, text):
         for line in text.replace("\\\n", " ").splitlines():
             command = re.match(r"(?:torchrun --standalone|python) (\w+)\.py (.*)", line)
             if command:
@@ -87,12 +86,12 @@ class Shell:
             else:
                 raise AssertionError(f"a line that is no script's: {line}")
 
-    def _expanded(self, words: str) -> list[str]:
+    def _expanded(self, words):
         script = f"{self._assigned}printf '%s\\0' {words}"
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
         return done.stdout.split("\0")[:-1]
 
-    def _run(self, name: str, words: list[str]) -> None:
+    def _run(self, name, words):
         options = [word for word in words if word.startswith("-")]
         for full, cut in LAST_SNAPSHOT.items():
             words = [word.replace(full, cut) for word in words]

@@ -28,19 +28,19 @@ Arrays = dict[str, np.ndarray]
 COUNT = 23
 
 
-def noise(count: int = COUNT, channels: int = 3, seed: int = 0, size: int = SIZE) -> np.ndarray:
+def noise(count=COUNT, channels=3, seed=0, size=SIZE):
     """Images ``[n, H, W, C]`` uint8."""
     shape = (count, size, size, channels)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp("data") / "data.zip", noise())
 
 
 @pytest.fixture(scope="module")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generated(tmp_path_factory):
     """Other images, as a generating script leaves them: nested, with parameters beside them."""
     folder = tmp_path_factory.mktemp("generated")
     for index, image in enumerate(noise(18, seed=1) // 2):
@@ -60,31 +60,31 @@ class Tool:
     folder: Path
     weights: Path
 
-    def ref(self, data: Path, *more: str, name: str = "ref.npz") -> Path:
+    def ref(self, data, *more, name="ref.npz"):
         dest = self.folder / name
         good(self("ref", f"--data={data}", f"--dest={dest}", *more))
         return dest
 
-    def calc(self, images: Path, reference: Path, *more: str) -> dict[str, Any]:
+    def calc(self, images, reference, *more):
         dest = self.folder / "result.json"
         given = (f"--images={images}", f"--ref={reference}", f"--dest={dest}", "--overwrite")
         result = good(self("calc", *given, *more))
         return {**json.loads(dest.read_text()), "printed": result.out}
 
-    def __call__(self, command: str, *more: str) -> Any:
+    def __call__(self, command, *more):
         standard = {"--device_name": "cpu", "--workers": 0, "--detector": self.weights}
         return self.run(fid, command, *unless_given(standard, more))
 
 
 @pytest.fixture
-def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
+def tool(tmp_path, monkeypatch):
     monkeypatch.setattr("training.commands.fid.InceptionDetector", LinearDetector)
     weights = tmp_path / "weights.pth"
     weights.write_bytes(b"a detector")
     return Tool(run_script, tmp_path / "results", weights)
 
 
-def arrays_of(path: Path) -> Arrays:
+def arrays_of(path):
     with np.load(path, allow_pickle=False) as archive:
         return dict(archive)
 
@@ -109,7 +109,7 @@ def test_a_reference_holds_the_moments_and_what_they_are_of(tool, data):
     assert {"seconds", "torch_fidelity"} <= text.keys()
 
 
-def places(path: Path) -> list[int]:
+def places(path):
     """Which images' features a reference of the data holds, in their order."""
     kept, features = torch.from_numpy(arrays_of(path)["features"]), features_of(noise())
     distances, got = torch.cdist(kept.double(), features).min(dim=1)
@@ -202,10 +202,10 @@ def test_no_kid_without_features(tool, data, generated, where):
 
 
 @pytest.fixture
-def refused(tool: Tool, tmp_path: Path) -> Run:
+def refused(tool, tmp_path):
     """``refused(code, command, *arguments)``: the one line; nothing was written."""
 
-    def check(code: int, command: str, *arguments: str) -> str:
+    def check(code, command, *arguments):
         before = contents(tmp_path)
         result = tool(command, *arguments)
         assert result.code == code, result.err
@@ -215,11 +215,11 @@ def refused(tool: Tool, tmp_path: Path) -> Run:
     return check
 
 
-def ref_arguments(data: Path, dest: Path) -> list[str]:
+def ref_arguments(data, dest):
     return ["ref", f"--data={data}", f"--dest={dest}"]
 
 
-def calc_arguments(images: Path, reference: Path, folder: Path) -> list[str]:
+def calc_arguments(images, reference, folder):
     """With a destination in a folder that is not there yet."""
     return ["calc", f"--images={images}", f"--ref={reference}", f"--dest={folder}/new/result.json"]
 

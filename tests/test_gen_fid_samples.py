@@ -4,10 +4,9 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -21,7 +20,7 @@ from dnnlib.errors import DataError, UsageError
 from tests.support.draws import seeded
 from tests.support.image_files import encoded
 from tests.support.image_models import CLASSES, END, SHAPE, write_image_set
-from tests.support.running import Run, contents, good, refusal, refused, run_script, unless_given
+from tests.support.running import contents, good, refusal, refused, run_script, unless_given
 from torch_utils.results import load_arrays
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
@@ -49,10 +48,10 @@ WRONG_SEEDS = [
 
 
 @pytest.fixture(scope="session")
-def start(networks: dict[str, Path]) -> Run:
+def start(networks):
     """``start(folder, *arguments, network=)`` runs the script and gives its result."""
 
-    def run(folder: Path, *arguments: object, network: str = "random") -> Any:
+    def run(folder, *arguments, network="random"):
         place = (f"--save_dir={folder}", f"--network={networks[network]}")
         return run_script(gen_fid_samples, *place, *unless_given(FAST, arguments))
 
@@ -60,10 +59,10 @@ def start(networks: dict[str, Path]) -> Run:
 
 
 @pytest.fixture(scope="session")
-def make(start: Run) -> Run:
+def make(start):
     """As ``start``, but the run must succeed; gives the images by name."""
 
-    def run(folder: Path, *arguments: object, **options: Any) -> dict[str, bytes]:
+    def run(folder, *arguments, **options):
         good(start(folder, *arguments, **options))
         return images(folder)
 
@@ -71,7 +70,7 @@ def make(start: Run) -> Run:
 
 
 @pytest.fixture(scope="session")
-def twenty(make: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def twenty(make, tmp_path_factory):
     """The images 0 to 19 of the network ``random``, not to be written to."""
     folder = tmp_path_factory.mktemp("twenty")
     make(folder, "--seeds=0-19")
@@ -79,31 +78,31 @@ def twenty(make: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copy(twenty: Path, tmp_path: Path) -> Path:
+def copy(twenty, tmp_path):
     """The same, for a test to change."""
     return Path(shutil.copytree(twenty, tmp_path / "copy"))
 
 
-def images(folder: Path) -> dict[str, bytes]:
+def images(folder):
     """All that is in a folder, but for its parameters, by name."""
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name != PARAMETERS]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(paths)}
 
 
-def last_run(folder: Path) -> dict[str, Any]:
+def last_run(folder):
     return json.loads((folder / PARAMETERS).read_text())["runs"][-1]
 
 
-def counts(folder: Path) -> tuple[int, int, int]:
+def counts(folder):
     run = last_run(folder)
     return run["made"], run["remade"], run["skipped"]
 
 
-def pixels(data: bytes) -> np.ndarray:
+def pixels(data):
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
-def normal(seed: int, dim: int = DIM) -> torch.Tensor:
+def normal(seed, dim=DIM):
     """The standard normal numbers ``[D]`` that an image starts from."""
     generator = seeded_generator("cpu", seed, Stream.LATENT)
     return torch.randn(dim, generator=generator, dtype=torch.float64)
@@ -123,7 +122,7 @@ def test_each_thousand_has_a_folder_if_asked_for(make, twenty, tmp_path):
 
 
 @pytest.fixture
-def nothing_typed() -> Iterator[None]:
+def nothing_typed():
     """A command of which no option was typed: what flows are opened for."""
     with click.Context(click.Command("generate")):
         yield
@@ -151,7 +150,7 @@ def test_not_a_bit_depends_on_the_company(networks, monkeypatch, network):
     assert torch.equal(torch.cat(seen[14:]), whole[:5])
 
 
-def sampler_of(network: Path, rows: int, latent: LatentChoice = CLOSED_FORM) -> SeedSampler:
+def sampler_of(network, rows, latent=CLOSED_FORM):
     image_flow = ImageFlow.of(NetworkFile.open(str(network)), {})
     times = TimeChoice(3, image_flow.file.t_max)
     return SeedSampler(image_flow, SOLVERS["heun"], times, CPU, rows, latent, None)
@@ -301,7 +300,7 @@ def test_overwriting_is_refused_if_images_of_others_would_remain(start, copy):
 def test_an_overwriting_that_breaks_off_leaves_no_mixture(start, make, copy, tmp_path, monkeypatch):
     sample = SeedSampler.__call__
 
-    def fail(self: SeedSampler, seeds: torch.Tensor, *rest: Any) -> np.ndarray:
+    def fail(self, seeds, *rest):
         if seeds[0] >= 8:
             raise DataError("broken off")
         return sample(self, seeds, *rest)
@@ -379,13 +378,13 @@ def test_only_one_batch_waits_to_be_written(networks, tmp_path, monkeypatch):
     waiting, most = 0, 0
     write, sample = generation.write_image, SeedSampler.__call__
 
-    def write_late(*job: Any) -> None:
+    def write_late(*job):
         nonlocal waiting
         time.sleep(0.02)
         write(*job)
         waiting -= 1
 
-    def watch(self: SeedSampler, seeds: torch.Tensor, *rest: Any) -> np.ndarray:
+    def watch(self, seeds, *rest):
         nonlocal waiting, most
         waiting += len(seeds)
         most = max(most, waiting)

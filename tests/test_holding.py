@@ -1,7 +1,6 @@
 """Answers that hold, by the scripts: calibrate, what sample makes of it, refusals, and predict."""
 
 import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import visualize
 from dnnlib.errors import UsageError
 from tests.support.finished_runs import SIMULATION_NAMES, write_csv
 from tests.support.outcomes import drawn, only_json
-from tests.support.running import Result, Run, good, refusal, refused, run_script, starter
+from tests.support.running import good, refusal, refused, run_script, starter
 from torch_utils.snapshots import read_network, write_network
 from training import Guarantee
 from training.commands.inference import Asked
@@ -29,7 +28,7 @@ FEW = ("--chains=2", "--draws=20", "--n_iters=3", "--batch-gpu=64")
 COUNT = 60
 
 
-def table(folder: Path, name: str, count: int, seed: int, *made: str) -> Path:
+def table(folder, name, count, seed, *made):
     """Simulations as those of the fixture."""
     draw = np.random.default_rng(seed)
     theta = draw.uniform(-1, 1, (count, 2))
@@ -41,7 +40,7 @@ def table(folder: Path, name: str, count: int, seed: int, *made: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shelf(simulations: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shelf(simulations, tmp_path_factory):
     """A calibrated network, and what it was calibrated with."""
     folder = tmp_path_factory.mktemp("holding")
     fresh = table(folder, "fresh", COUNT, 1, "--held-out=0")
@@ -62,14 +61,14 @@ def shelf(simulations: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sample(simulations: Path, shelf: Path) -> Run:
+def sample(simulations, shelf):
     place = (f"--network={shelf / 'network.pkl'}", f"--condition={simulations / 'seen.csv'}")
     own = (*place, f"--function={shelf / 'mine.py'}:total", "--n_iters=none")
     return starter(posterior, "sample", *FEW, *own)
 
 
 @pytest.fixture(scope="module")
-def done(sample: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(sample, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sampled")
     result = good(sample(folder, "--n_iters=3"))
     assert "held-out truths, regions of 90% hold 90%" in result.out
@@ -164,7 +163,7 @@ def test_calibrations_are_for_the_draws_that_they_were_made_of(
 def test_rows_that_a_training_saw_are_no_fresh_truths(simulations, questions_run, houses, tmp_path):
     dest = f"--dest={tmp_path / 'network.pkl'}"
 
-    def calibrate(data: Path, network: Path = simulations / "network.pkl", *more: str) -> Result:
+    def calibrate(data, network=simulations / "network.pkl", *more):
         place = (f"--network={network}", dest, f"--data_root={data}")
         return run_script(posterior, "calibrate", *place, *FEW, *more)
 
@@ -232,7 +231,7 @@ def test_a_model_is_held_against_what_was_observed(done, shelf, tmp_path):
     draws = f"--draws={done / 'runs_PRP_posterior.nc'}"
     program = shelf / "mine.py"
 
-    def predict(name: str, *options: str) -> Result:
+    def predict(name, *options):
         given = (draws, f"--save_dir={tmp_path / name}", "--strict", *options)
         return run_script(posterior, "predict", *given)
 

@@ -3,7 +3,6 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +15,12 @@ import toy_pfODE_int
 import train
 from tests.support.image_models import save_image_model, write_image_set
 from tests.support.original_files import dumps, toy_content
-from tests.support.running import Result, Run, contents, good, refused, run_script
+from tests.support.running import contents, good, refused, run_script
 from torch_utils.results import load_arrays
 from training.model.model import Model
 
 
-def facts(path: Path) -> dict[str, str]:
+def facts(path):
     first, *lines = good(run_script(info, path)).out.splitlines()
     assert first == str(path)
     pairs = (line.strip().split("  ", 1) for line in lines)
@@ -110,10 +109,10 @@ needs_recorded = pytest.mark.skipif(
 
 
 @pytest.fixture
-def bring(tmp_path: Path) -> Run:
+def bring(tmp_path):
     """``bring(source, *options)``: imports a file, or content of one, as ``network.pkl``."""
 
-    def run(source: Any, *options: str) -> Result:
+    def run(source, *options):
         if not isinstance(source, Path):
             content, source = source, tmp_path / "original.pkl"
             source.write_bytes(dumps(content))

@@ -1,11 +1,8 @@
 """Image integration from the command line: what it writes, densities, and learned latents."""
 
 import os
-from collections.abc import Callable
 from functools import cache
 from math import log
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +16,7 @@ import toy_train
 from tests.support.image_models import END, SHAPE
 from tests.support.image_runs import network_file
 from tests.support.outcomes import KINDS, TRAJECTORY, Simulations
-from tests.support.running import Run, contents, good, refused, run_script, unless_given
+from tests.support.running import contents, good, refused, run_script, unless_given
 from torch_utils.results import load_arrays, load_json
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
@@ -44,7 +41,7 @@ COUNT, DIM = 5, 64
 TINY = ("--duration=0.0008", "--batch=200", "--no-calibrate", "--nosubdir")
 
 
-def close_to(found: Arrays, expected: Arrays) -> None:
+def close_to(found, expected):
     """Asserts that results are the same, but for the precision that they are saved in."""
     assert set(found) == set(expected)
     for name, array in expected.items():
@@ -56,10 +53,10 @@ def close_to(found: Arrays, expected: Arrays) -> None:
 
 
 @pytest.fixture(scope="module")
-def command(networks: dict[str, Path], images: Path) -> Callable[..., list[str]]:
+def command(networks, images):
     """``command(network, ...)``: few images and steps, unless arguments say otherwise."""
 
-    def arguments(network: str, *more: object) -> list[str]:
+    def arguments(network, *more):
         standard: dict[str, object] = {"--network": networks[network], "--n_iters": 2}
         standard |= {"--data_root": images, "--bs": COUNT, "--batch-gpu": COUNT}
         if {"--sim_type=roundtrip", "--sim_type=gen"} & set(more):
@@ -72,7 +69,7 @@ def command(networks: dict[str, Path], images: Path) -> Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
-def simulate(run_once: Run, command: Run) -> Callable[..., Simulations]:
+def simulate(run_once, command):
     """``simulate(network, ...)``, read back."""
     return cache(lambda *given: Simulations(run_once(pfODE_int, *command(*given))[0]))
 
@@ -86,14 +83,14 @@ CASES = {
 
 
 @pytest.fixture(params=list(CASES))
-def case(request: pytest.FixtureRequest, simulate: Run) -> Simulations:
+def case(request, simulate):
     """All simulations of closed-form Gaussian data; states at steps 0, 3, 6 and 8."""
     got = simulate(*CASES[request.param], "--n_iters=8", "--save_freq=3", "--seed=3")
     assert got.stem == request.param
     return got
 
 
-def latent_std(arrays: Arrays) -> np.ndarray:
+def latent_std(arrays):
     """``s(t) sqrt(xi_i + gamma_i(t)) [S, D]``."""
     variance = arrays["eigenvalues"] + arrays["noise_variance"]
     return arrays["scale"][:, None] * np.sqrt(variance)
@@ -170,7 +167,7 @@ def test_parameters_tell_all_about_each_simulation(case, images):
 
 
 def test_runs_from_an_earlier_melt_give_what_one_run_gives(command, simulate, tmp_path):
-    def add(*given: str) -> Simulations:
+    def add(*given):
         good(run_script(pfODE_int, *command("classes", *given, f"--save_dir={tmp_path}")))
         return Simulations(tmp_path)
 
@@ -219,11 +216,11 @@ def test_images_are_generated_of_the_class_asked_for(simulate):
 
 
 @pytest.fixture
-def refuse(command: Run, tmp_path: Path) -> Callable[..., None]:
+def refuse(command, tmp_path):
     """``refuse(network, arguments, code, *parts)``; no file is left."""
     place = f"--save_dir={tmp_path / 'out'}"
 
-    def check(network: str, arguments: list[str], code: int, *parts: object) -> None:
+    def check(network, arguments, code, *parts):
         refused(run_script(pfODE_int, *command(network, place, *arguments)), code, *parts)
         # At most the empty folder of the results is there.
         assert contents(tmp_path / "out") == {}
@@ -261,12 +258,12 @@ WEIGHED = 4
 
 
 @pytest.fixture(scope="module")
-def written(run_once: Run) -> Callable[..., Simulations]:
+def written(run_once):
     """``written(script, ...)``, read back."""
     return cache(lambda *given: Simulations(run_once(*given)[0]))
 
 
-def toy_flow(mode: str, network: Path) -> tuple[ProbabilityFlow, float]:
+def toy_flow(mode, network):
     """The flow that a mode of the script integrates, and its T."""
     if mode == "net":
         model = Model.load(network)
@@ -297,7 +294,7 @@ def test_toys_get_the_density_of_their_points_at_the_first_time(mode, written, t
         np.testing.assert_allclose(densities, expected, rtol=0, atol=tolerance)
 
 
-def assert_facts_fit(facts: dict[str, Any], arrays: Arrays, *names: str) -> None:
+def assert_facts_fit(facts, arrays, *names):
     for name in names:
         values = arrays[name]
         error = values.std(ddof=1) / len(values) ** 0.5
@@ -329,7 +326,7 @@ def test_densities_alone_are_added_if_asked(script, written, command):
         assert "likelihood" not in alone.facts[kind]
 
 
-def gaussian(network: Path, points: np.ndarray) -> np.ndarray:
+def gaussian(network, points):
     """Log densities of the best linear denoiser's flow: data plus noise, as if Gaussian."""
     flow = Model.load(network).flow
     spread = flow.basis.eigenvalues + flow.schedule.noise_variance(torch.tensor(0.0).double())
@@ -373,7 +370,7 @@ def test_noise_of_dequantization_fills_the_bin_of_each_level():
 
 
 @pytest.fixture(scope="module")
-def laws(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def laws(tmp_path_factory):
     """Hardly trained ones of circles: that keep one dimension, with and without a law; and both."""
     folder = tmp_path_factory.mktemp("laws")
     found = {}

@@ -1,7 +1,6 @@
 """Posteriors from the command line, checked and explained, and mixtures."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,7 +13,7 @@ import train
 from tests.support.commands import COMMANDS
 from tests.support.image_models import image_model, save_image_model, write_image_set
 from tests.support.outcomes import assert_same, drawn, only_json, outcome
-from tests.support.running import Run, good, quick_endings, refused, run_script, starter
+from tests.support.running import good, quick_endings, refused, run_script, starter
 from torch_utils.results import load_arrays, load_json
 from training import rounds
 from training.data.images.dataset import ImageDataset
@@ -32,7 +31,7 @@ SMALL = ("--points=20", "--chains=2", "--draws=100", "--warmup=50")
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shelf")
     (folder / "seen.csv").write_text(OBSERVATIONS)
     write_image_set(folder / "blobs.zip", 3, classes=3)
@@ -42,7 +41,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sample(toy_network: Callable[..., Path], files: Path) -> Run:
+def sample(toy_network, files):
     """``sample(folder, option, ...)``: few draws of a toy network's posteriors."""
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
     own = (f"--network={network}", f"--observation={files / 'seen.csv'}")
@@ -50,14 +49,14 @@ def sample(toy_network: Callable[..., Path], files: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def check(toy_network: Callable[..., Path]) -> Run:
+def check(toy_network):
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
     own = (f"--network={network}", "--runs=20", "--sampler=pool")
     return starter(posterior, "check", *FEW, *own)
 
 
 @pytest.fixture(scope="module")
-def done(sample: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(sample, tmp_path_factory):
     folder = tmp_path_factory.mktemp("done")
     result = good(sample(folder, "--draws=45"))
     assert "5 of 5 have not converged" in result.out
@@ -128,13 +127,13 @@ class Cut(BaseException):
     """In place of a kill."""
 
 
-def cut_short(run: Run, folder: Path, *given: str, whole: int = 2, checks: bool = False) -> None:
+def cut_short(run, folder, *given, whole=2, checks=False):
     """A run that ends after some groups of two."""
     module, name = (posterior_checks, "save_values") if checks else (posteriors, "save_part")
     kept: Any = getattr(module, name)
     places: list[Path] = []
 
-    def save(path: Path, *arguments: Any) -> None:
+    def save(path, *arguments):
         if len(places) == whole:
             raise Cut
         places.append(path)
@@ -277,7 +276,7 @@ def test_a_check_tells_ranks_coverage_and_a_verdict(truth, check, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def table(tmp_path_factory):
     """A table with held-out rows, and a network that was trained on the others."""
     folder = tmp_path_factory.mktemp("table")
     data, points = folder / "rows.npz", np.random.default_rng(0).normal(size=(100, 2))

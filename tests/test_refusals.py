@@ -4,9 +4,7 @@ A row for each rule of ours. What click knows by itself, such as ranges and choi
 business; what a library refuses stands in its own tests.
 """
 
-from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +16,7 @@ from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
 
 
-def write_small_files(folder: Path) -> None:
+def write_small_files(folder):
     """Observations, noise, masks, operators and likelihoods, most of which fit nothing."""
     for name, text in {
         "seen": "x1,x2\n0.5,0.5\n1,-0.2\n",
@@ -40,7 +38,7 @@ def write_small_files(folder: Path) -> None:
     (folder / "mine.py").write_text(functions)
 
 
-def write_runs(folder: Path, simulations: Path) -> None:
+def write_runs(folder, simulations):
     """Tables whose conditions do not fit, and a network that does not name its own."""
     arrays = load_arrays(simulations / "runs.npz")
     plain = {name: arrays[name] for name in ("points", "names")}
@@ -54,16 +52,8 @@ def write_runs(folder: Path, simulations: Path) -> None:
 
 @pytest.fixture(scope="module")
 def places(
-    toy_network: Callable[..., Path],
-    networks: dict[str, Path],
-    images: Path,
-    blobs: Path,
-    colors: Path,
-    houses: Path,
-    houses_run: Path,
-    simulations: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, object]:
+    toy_network, networks, images, blobs, colors, houses, houses_run, simulations, tmp_path_factory
+):
     """What stands in braces in the table: networks of toys, tables and images, and data."""
     folder = tmp_path_factory.mktemp("places")
     write_small_files(folder)

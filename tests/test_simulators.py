@@ -14,7 +14,6 @@ from benchmarks.simulators.glm import BernoulliGlm, BernoulliGlmRaw, filter_prec
 from benchmarks.simulators.moons import TwoMoons
 from benchmarks.simulators.priors import LogNormal, Normal
 from benchmarks.simulators.slcp import Distractors, Slcp, SlcpDistractors
-from benchmarks.simulators.task import Task
 from benchmarks.simulators.validation import reference_scores, simulator_scores
 from dnnlib.errors import UsageError
 from tests.support.running import refusal
@@ -28,7 +27,7 @@ FAR = 4.5
 """Standard errors: of a hundred right numbers, one is beyond in one of 1,500 runs."""
 
 
-def simulated(task: Task, count: int) -> tuple[np.ndarray, np.ndarray]:
+def simulated(task, count):
     """One draw of the prior, repeated, and simulations of it."""
     draw = np.random.default_rng(1)
     theta = np.repeat(task.prior.sample(1, draw), count, axis=0)

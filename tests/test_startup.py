@@ -127,7 +127,7 @@ main()
 
 
 @pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def elsewhere(tmp_path_factory):
     """A folder with packages of the same names that are others', and a copy beside it."""
     pytest.importorskip("setuptools")
     folder = tmp_path_factory.mktemp("elsewhere")
@@ -140,7 +140,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(folder, *arguments):
     paths = os.pathsep.join(map(str, (folder / "copy", folder)))
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],

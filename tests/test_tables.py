@@ -3,7 +3,6 @@
 import csv
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ from torch_utils import distributed
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
 from training.data.batches import Batch
-from training.data.tables.table import DataTable, Rows, TableBatches
+from training.data.tables.table import Rows, TableBatches
 from training.files.records import load_records
 from training.files.table import load_table
 from training.flow.courses import Course
@@ -33,7 +32,7 @@ from training.options.toy_mesh_exps import BOUNDARY_POINTS
 
 
 @pytest.fixture(scope="module")
-def network(houses_run: Path) -> Path:
+def network(houses_run):
     return houses_run / "network-snapshot-000004.pkl"
 
 
@@ -43,7 +42,7 @@ def test_what_a_table_leaves_out_is_told(houses):
     assert "fixed, double" in text
 
 
-def read_rows(path: Path) -> tuple[list[str], np.ndarray]:
+def read_rows(path):
     with path.open(newline="") as file:
         names, *rows = csv.reader(file)
     return names, np.array(rows, dtype=float)
@@ -247,7 +246,7 @@ def test_tables_calibrate_on_held_out_rows(houses_run, houses, tmp_path):
     assert [one["options"]["calibrate"] for one in text] == [False, True]
 
 
-def shifted(table: DataTable) -> DataTable:
+def shifted(table):
     return replace(table, points=table.points + 1)
 
 
@@ -278,10 +277,10 @@ def test_two_ranks_train_what_one_does(two_ranks, houses, tmp_path):
     assert_same(outcome(tmp_path / "both"), outcome(tmp_path / "one"), 1e-5)
 
 
-def whole_batches() -> list[torch.Tensor]:
+def whole_batches():
     rows = torch.arange(14.0, dtype=torch.float64).reshape(7, 2)
 
-    def in_flow(rows: Rows, generator: torch.Generator) -> Batch:
+    def in_flow(rows, generator):
         points = rows.points
         noise = torch.rand(points.shape, generator=generator, dtype=torch.float64)
         return Batch(points + noise, rows.conditions)
@@ -296,7 +295,7 @@ def whole_batches() -> list[torch.Tensor]:
     return steps
 
 
-def joined_batches() -> list[torch.Tensor]:
+def joined_batches():
     with distributed.process_group("cpu"):
         return whole_batches()
 

@@ -3,9 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -14,7 +12,7 @@ import pytest
 import trimesh
 
 import toy_mesh_exps
-from tests.support.running import Run, contents, good, run_script, slowly, unless_given
+from tests.support.running import contents, good, run_script, slowly, unless_given
 from torch_utils.results import load_arrays
 from training.data.toys import Toy
 from training.measure.boundaries import gaussian_content
@@ -30,12 +28,12 @@ NETWORKS = {
 
 
 @pytest.fixture(scope="session")
-def networks(toy_network: Callable[..., Path]) -> dict[str, Path]:
+def networks(toy_network):
     return {name: toy_network(*options) for name, options in NETWORKS.items()}
 
 
 class Found:
-    def __init__(self, folder: Path, told: str):
+    def __init__(self, folder, told):
         (path,) = folder.glob("*_coverage.json")
         self.folder, self.told = folder, told
         self.stem = path.stem.removesuffix("_coverage")
@@ -43,20 +41,20 @@ class Found:
         self.arrays = load_arrays(path.with_suffix(".npz"))
         (self.dim,) = self.arrays["test_latent"].shape[2:]
 
-    def column(self, name: str) -> np.ndarray:
+    def column(self, name):
         return np.array(self.result["coverage"][name]["by_seed"])
 
     @property
-    def largest_change(self) -> float:
+    def largest_change(self):
         return max(self.result["largest_change"])
 
 
 @pytest.fixture(scope="module")
-def measure(run_once: Run, networks: dict[str, Path]) -> Callable[..., Found]:
+def measure(run_once, networks):
     """``measure("net", network_name, ...)`` or ``measure("exact", ...)``: few points and steps."""
 
     @cache
-    def start(score: str, *arguments: str) -> Found:
+    def start(score, *arguments):
         standard: dict[str, Any] = {"--test_pts": 300, "--steps": 6}
         standard |= {"--boundary_pts": 50, "--r_num": 3}
         if score == "net":
@@ -220,7 +218,7 @@ def test_networks_pair_with_cheap_exact_flows(networks, tmp_path):
 
 
 @pytest.fixture
-def remeasure(tmp_path: Path) -> Callable[..., int]:
+def remeasure(tmp_path):
     """``remeasure(*arguments)``: the exit code of a run over the results of before."""
     few = ("--test_pts=20", "--steps=2", "--boundary_pts=12", "--overwrite", "--solver=euler")
     alike = ("--score=exact", "--data_name=s_curve", f"--save_dir={tmp_path}", *few)

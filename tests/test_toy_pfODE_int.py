@@ -1,8 +1,6 @@
 """Toy integration from the command line: what it writes, that it is right, and what it refuses."""
 
-from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ import torch
 import distill
 import toy_pfODE_int
 from tests.support.outcomes import KINDS, TRAJECTORY, Simulations, assert_same
-from tests.support.running import Run, contents, good, refused, run_script, unless_given
+from tests.support.running import contents, good, refused, run_script, unless_given
 from torch_utils.snapshots import read_network, write_network
 
 GAP = ("--g_type=constant_inflation_gap", "--inflation_gap=0.8")
@@ -25,16 +23,16 @@ NETWORKS = {
 
 
 @pytest.fixture(scope="session")
-def networks(toy_network: Run) -> dict[str, Path]:
+def networks(toy_network):
     return {name: toy_network(*options) for name, options in NETWORKS.items()}
 
 
 @pytest.fixture(scope="session")
-def simulate(run_once: Run, networks: dict[str, Path]) -> Callable[..., Simulations]:
+def simulate(run_once, networks):
     """``simulate("exact", ...)`` or ``simulate("net", network_name, ...)``, read back."""
 
     @cache
-    def start(mode: str, *arguments: str) -> Simulations:
+    def start(mode, *arguments):
         standard: dict[str, object] = {"--total_samples": 7, "--save_freq": 2}
         if mode == "net":
             arguments = (f"--network={networks[arguments[0]]}", *arguments[1:])
@@ -65,7 +63,7 @@ CASES = {
 
 
 @pytest.fixture(params=list(CASES))
-def case(request: pytest.FixtureRequest, simulate: Run) -> Simulations:
+def case(request, simulate):
     """Seven samples, five steps, every second saved: states at steps 0, 2, 4 and 5."""
     got = simulate(*CASES[request.param])
     assert got.stem == request.param

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import toy_train
 from tests.support.image_runs import load, network_file, stats
-from tests.support.running import Run, contents, good, run_script
+from tests.support.running import contents, good, run_script
 from torch_utils import distributed
 from torch_utils.snapshots import read_network, write_network, write_state
-from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
 from training.learning.loss import NoiseDraws
 from training.learning.trainer import Trainer
@@ -32,8 +31,8 @@ ONE = ("--duration=0.0002",)
 
 
 @pytest.fixture
-def train(tmp_path: Path) -> Run:
-    def start(*arguments: str, size: tuple[str, ...] = TINY) -> Path:
+def train(tmp_path):
+    def start(*arguments, size=TINY):
         before = set(tmp_path.glob("out/*"))
         good(run_script(toy_train, f"--outdir={tmp_path / 'out'}", *size, *arguments))
         (folder,) = set(tmp_path.glob("out/*")) - before
@@ -43,7 +42,7 @@ def train(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def broken_off(toy_run: Path, tmp_path: Path) -> Path:
+def broken_off(toy_run, tmp_path):
     """A copy of that run as it was some time after its state of 4 kimg."""
     folder = tmp_path / "copy"
     shutil.copytree(toy_run, folder)
@@ -55,7 +54,7 @@ def broken_off(toy_run: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def calibration(network: Path) -> dict[str, torch.Tensor]:
+def calibration(network):
     state = read_network(network)[0]["denoiser"].state
     return {name: state[name] for name in state if name.startswith("calibration_")}
 
@@ -161,12 +160,12 @@ def test_a_finished_run_can_be_extended_and_not_made_shorter(train):
 
 
 @contextmanager
-def steps_taken() -> Iterator[list[tuple[Batch, NoiseDraws]]]:
+def steps_taken():
     """What each step that is taken meanwhile is given."""
     given: list[tuple[Batch, NoiseDraws]] = []
     accumulate = Trainer.accumulate
 
-    def seen(trainer: Trainer, batch: Batch, draws: NoiseDraws, means: RunningMeans) -> None:
+    def seen(trainer, batch, draws, means):
         given.append((batch, draws))
         accumulate(trainer, batch, draws, means)
 
@@ -174,7 +173,7 @@ def steps_taken() -> Iterator[list[tuple[Batch, NoiseDraws]]]:
         yield given
 
 
-def in_pairs(batch: Batch, draws: NoiseDraws) -> tuple[bool, bool, bool]:
+def in_pairs(batch, draws):
     """Whether points are, times are, and noise is with opposite signs."""
     columns = (batch.points, draws.t, draws.noise * torch.tensor([[1.0], [-1.0]]).repeat(100, 1))
     one, two, three = (torch.equal(column[::2], column[1::2]) for column in columns)

@@ -7,10 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -302,7 +300,7 @@ def test_a_resumed_run_equals_an_unbroken_one_and_refits_nothing(
 ):
     original = ImageBatches.batches
 
-    def stopping(self: ImageBatches, first_step: int) -> Iterator[Any]:
+    def stopping(self, first_step):
         for step, batch in enumerate(original(self, first_step), start=first_step):
             if step == 5:
                 signal.raise_signal(signal.SIGTERM)
@@ -317,7 +315,7 @@ def test_a_resumed_run_equals_an_unbroken_one_and_refits_nothing(
     assert f"--resume={folder / 'training-state-000000.pt'}" in result.error
     assert [line["seen"] for line in stats(folder)] == [96]
 
-    def refuse(*arguments: object) -> None:
+    def refuse(*arguments):
         pytest.fail("the basis was fitted again")
 
     monkeypatch.setattr(EigenBasis, "fit", refuse)
@@ -355,7 +353,7 @@ def test_signals_to_all_save_and_end_in_a_line(blobs, unbroken, tmp_path):
     assert same_end(folder, unbroken)
 
 
-def is_there(group: int) -> bool:
+def is_there(group):
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -363,7 +361,7 @@ def is_there(group: int) -> bool:
     return True
 
 
-def wait_until(so: Callable[[], bool]) -> None:
+def wait_until(so):
     deadline = time.monotonic() + 120
     while not so():
         assert time.monotonic() < deadline
@@ -392,7 +390,7 @@ def test_states_without_output_gain_are_refused(lost, twelve, tmp_path):
 def test_a_precision_that_a_trial_has_found_is_kept(blobs, tmp_path, monkeypatch):
     tried: list[object] = []
 
-    def trial(*given: object) -> str:
+    def trial(*given):
         tried.append(given)
         return "bf16"
 

@@ -1,7 +1,6 @@
 """From repeated measurements to posteriors and models, by the scripts that people call."""
 
 from math import log
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -25,7 +24,7 @@ POOL = ("--chains=2", "--draws=60", "--pool=400", "--sampler=pool")
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shelf(tmp_path_factory):
     """Two likelihoods, a flow of their parameters, and trials of three observations."""
     folder = tmp_path_factory.mktemp("trials")
     draw = np.random.default_rng(0)

@@ -1,6 +1,5 @@
 """visualize.py and report.py: pictures and a page of what scripts wrote; bad input writes none."""
 
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -18,17 +17,17 @@ from training.pictures.trajectories import album
 
 
 @pytest.fixture(autouse=True)
-def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+def coarse(monkeypatch):
     """Pictures of few pixels, which are drawn sooner."""
     for module in (look, album):
         monkeypatch.setattr(module, "DPI", 30)
 
 
-def names(folder: Path) -> list[str]:
+def names(folder):
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-def is_picture(path: Path) -> bool:
+def is_picture(path):
     with Image.open(path) as image:
         image.load()
         return image.width > 100 and image.height > 30

@@ -28,13 +28,11 @@ from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS, get_solver
 from training.inference.likelihoods import Gaussian
-from training.inference.prior import Prior
 from training.inference.sampling import Problem
 from training.inference.target import Target
 from training.learning.latent_law import Candidate, fit
 from training.learning.melting import LawPlan, melted_latents
 from training.learning.targets import MOST_NEAR
-from training.learning.trainer import Trainer
 from training.measure.residuals import Extractor, Quantities, ResidualProbe
 from training.names import METHODS, SAMPLERS
 
@@ -44,7 +42,7 @@ CPU, CARD = torch.device("cpu"), torch.device("cuda", 1)
 """The second card is not the current one, which ``cuda`` without a number means."""
 
 
-def network_flow(name: str = "MLP") -> ProbabilityFlow:
+def network_flow(name="MLP"):
     """The flow of a network, on the CPU; it has a learned law of its compressed latent."""
     model, _ = model_of(name)
     model.denoiser.eval().requires_grad_(False)
@@ -52,7 +50,7 @@ def network_flow(name: str = "MLP") -> ProbabilityFlow:
     return model.flow
 
 
-def same_on_card(flow: ProbabilityFlow, compute: Callable[[ProbabilityFlow], Tensor]) -> None:
+def same_on_card(flow, compute):
     """Asserts that a result is on the card of its flow, and is that of the CPU."""
     expected = compute(flow)
     got = compute(flow.to(CARD))
@@ -66,7 +64,7 @@ def test_points_melt_and_return_and_explicit_steps_never_wait(cuda, solver):
     method = get_solver(solver, rtol=0.1, atol=0.1)
     steps = 1 + method.multistep
 
-    def there_and_back(flow: ProbabilityFlow) -> Tensor:
+    def there_and_back(flow):
         latents = flow.encode(points, flow.times(steps), method)
         return torch.cat([latents, flow.decode(latents, flow.times(steps), method)])
 
@@ -91,7 +89,7 @@ def test_exact_flows_of_all_schedules(cuda, name):
     flow.to("cpu")
 
 
-def gradient(flow: ProbabilityFlow) -> Tensor:
+def gradient(flow):
     latents = normal(3, 2).to(flow.device).requires_grad_()
     end = flow.generate(latents, flow.times(2), "exp_ab2", differentiable=True).end
     return torch.autograd.grad(end.square().sum(), latents)[0]
@@ -117,7 +115,7 @@ def test_what_flows_compute_is_that_of_the_cpu(cuda, name):
 def test_coordinates_and_conditions_of_tables(cuda):
     prior = conditional_prior()
 
-    def sampled(flow: ProbabilityFlow) -> Tensor:
+    def sampled(flow):
         given = flow.given(labels=double([[0.3]]).to(flow.device))
         points = given.sample(3, seeded(), prior.times.to(flow.device), "exp_ab2")
         return torch.cat([points, given.log_prob(points, flow.times(2), "exp_ab2")[:, None]], dim=1)
@@ -129,7 +127,7 @@ def test_image_networks_in_blocks_with_classes(cuda):
     batch = points_and_labels("DDPM++ of classes", 3)
     labels = batch.labels
 
-    def melted(flow: ProbabilityFlow) -> Tensor:
+    def melted(flow):
         given = flow.in_blocks(2).given(labels=labels.to(flow.device))
         return given.encode(batch.points, flow.times(1), "euler")
 
@@ -161,13 +159,13 @@ FEW_ROUNDS: dict[str, object] = {
 }
 
 
-def prior_on(device: torch.device, deblurred: bool = False) -> Prior:
+def prior_on(device, deblurred=False):
     prior = gaussian_prior(deblurred=deblurred)
     prior.flow.to(device)
     return replace(prior, times=prior.times.to(device))
 
 
-def problem_on(device: torch.device) -> Problem:
+def problem_on(device):
     likelihood = Gaussian(double(0.4), operator=double([[1.0, 0.7]])).to(device)
     prior = prior_on(device)
     target = Target(prior, likelihood, double([[0.3], [-1.0]]).to(device), rows=512)
@@ -279,7 +277,7 @@ def test_residuals_are_the_cpus(cuda, solver):
             torch.testing.assert_close(other[name], one[name], rtol=1e-4, atol=1e-5)
 
 
-def assert_on_card(trainer: Trainer) -> None:
+def assert_on_card(trainer):
     assert {tensor.device for tensor in trainers.tensors_of(trainer)} == {CARD}
 
 

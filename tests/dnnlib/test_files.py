@@ -7,7 +7,6 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 import torch
@@ -86,7 +85,7 @@ def test_parallel_writers_leave_one_whole_file_and_readers_see_no_half(tmp_path)
     texts = [str(index) * 20_000 for index in range(8)]
     path.write_text(texts[0])
 
-    def write(text: str) -> None:
+    def write(text):
         with atomic_path(path) as temporary, temporary.open("w") as file:
             for start in range(0, len(text), 4000):
                 file.write(text[start : start + 4000])
@@ -133,7 +132,7 @@ with atomic_path(Path(sys.argv[1])) as temporary:
 """
 
 
-def leave_temporary(path: Path) -> Path:
+def leave_temporary(path):
     """What a process leaves that is killed while it writes a file."""
     before = set(path.parent.iterdir())
     subprocess.run([sys.executable, "-c", LEAVE, str(path)], check=True)

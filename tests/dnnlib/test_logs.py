@@ -2,7 +2,6 @@
 
 import io
 import re
-from collections.abc import Iterator
 from unittest.mock import Mock
 
 import pytest
@@ -12,12 +11,12 @@ from tests.support.running import log_put_back
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
+def quiet():
     yield
     log_put_back()
 
 
-def speak() -> None:
+def speak():
     logger.debug("a detail")
     logger.info("a fact")
     logger.warning("a doubt")

@@ -9,10 +9,8 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -52,17 +50,17 @@ NO_PLACES = (
 
 
 class Handler(BaseHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format, *args):
         pass
 
-    def reply(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+    def reply(self, status, headers, body=b""):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         path, _, query = self.path.partition("?")
         HITS[path] += 1
         length = {"Content-Length": str(len(BODY))}
@@ -84,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def origin(tmp_path_factory):
     """The server's address; requests trusts its certificate."""
     pem = tmp_path_factory.mktemp("certificate") / "server.pem"
     pem.write_text(CERTIFICATE + PRIVATE_KEY)
@@ -106,17 +104,17 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
+def cache(tmp_path):
     HITS.clear()
     return tmp_path / "not yet there" / "cache"
 
 
-def names(cache: Path) -> list[str]:
+def names(cache):
     """The files that lie in the cache, locks aside."""
     return [path.name for path in cache.glob("*") if path.suffix != ".lock"]
 
 
-def refusal(location: str, cache: Path | None = None, **options: int) -> str:
+def refusal(location, cache=None, **options):
     with pytest.raises(DataError) as caught:
         local_file(location, cache, **options)
     assert "\n" not in str(caught.value)

@@ -3,11 +3,9 @@
 import subprocess
 from dataclasses import replace
 from math import inf
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import toy_train
 from dnnlib.errors import DataError
@@ -21,18 +19,18 @@ from tests.support.running import run_script
 from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule
 from training.flow.pfode import ProbabilityFlow
-from training.flow.schedules import InflationSchedule, NoiseSchedule
+from training.flow.schedules import InflationSchedule
 
 OPTIONS = ("--data_name=circles", "--duration=0.0004", "--batch=100", "--no-calibrate")
 TRAINING = Training("circles", "toy_train.py", OPTIONS)
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def here(monkeypatch):
     """Scripts run in this process. Returns the options of each that did."""
     ran: list[str] = []
 
-    def run(script: str, *options: str, threads: int | None = None) -> float:
+    def run(script, *options, threads=None):
         ran.append(" ".join(options))
         assert run_script(toy_train, *options).code == 0
         return 1.5
@@ -94,7 +92,7 @@ def test_side_by_side_trainings_have_one_thread_and_a_process_of_their_own(tmp_p
 def test_a_part_that_is_there_is_not_measured_again(tmp_path):
     one, calls = Lab("name", "cpu", tmp_path, False), []
 
-    def measure() -> dict[str, Any]:
+    def measure():
         calls.append(1)
         return {"number": 3}
 
@@ -113,7 +111,7 @@ def test_states_end_at_the_dimensions_that_are_kept(tmp_path):
     assert settled([2.0, 1.2, 1.04, 1.0]) == pytest.approx(2 / 3)
 
 
-def normal(count: int, seed: int, shift: float = 0.0) -> Tensor:
+def normal(count, seed, shift=0.0):
     draws = torch.randn(count, 8, generator=seeded(seed))
     return draws.double() + shift
 
@@ -157,17 +155,17 @@ SCHEDULES = {
 }
 
 
-def linear_flow(schedule: NoiseSchedule, factor: float = 1.0) -> ProbabilityFlow:
+def linear_flow(schedule, factor=1.0):
     """That of a Gaussian, or one that denoises by another factor."""
 
-    def denoiser(x: Tensor, t: Tensor) -> Tensor:
+    def denoiser(x, t):
         gamma = schedule.noise_variance(t)
         return factor * BASIS.eigenvalues / (BASIS.eigenvalues + gamma) * x
 
     return ProbabilityFlow(denoiser, schedule, BASIS, 2 * schedule.default_t_max())
 
 
-def clean(count: int) -> Tensor:
+def clean(count):
     draws = torch.randn(count, 3, generator=seeded(3), dtype=torch.float64)
     return draws * BASIS.eigenvalues.sqrt()
 

@@ -1,10 +1,9 @@
 """Every reader on its hostile files, on mutants, and with our own mistakes planted in it."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from types import CodeType, FrameType
+from types import CodeType
 
 import pytest
 
@@ -48,10 +47,10 @@ class Mistake(AttributeError, TypeError):
     """
 
 
-def watched(read: Callable[[Path], object], path: Path, watch: Callable[[CodeType], None]) -> None:
+def watched(read, path, watch):
     """Calls ``watch`` with each function that starts in a reading; what it raises, they raise."""
 
-    def trace(frame: FrameType, event: str, argument: object) -> None:
+    def trace(frame, event, argument):
         watch(frame.f_code)
 
     before = sys.gettrace()
@@ -77,7 +76,7 @@ def test_a_mistake_comes_out_as_it_is(name, count, tmp_path):
     assert ours
     for planted in Random(name).sample(ours, min(count, len(ours))):
 
-        def fail(code: CodeType, planted: CodeType = planted) -> None:
+        def fail(code, planted=planted):
             if code is planted:
                 raise Mistake
 

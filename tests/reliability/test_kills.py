@@ -3,7 +3,6 @@
 import random
 import re
 import shutil
-from collections.abc import Iterable
 
 import pytest
 
@@ -21,7 +20,7 @@ CASES = [("toy_train", 1), ("dataset_tool", 2)]
 CASES += [pytest.param(case, MANY, marks=LONG) for case in WRITERS]
 
 
-def kinds(files: Iterable[str]) -> set[str]:
+def kinds(files):
     """Names of files without their numbers."""
     return {re.sub(r"\d+", "", file) for file in files}
 
@@ -42,12 +41,12 @@ def test_after_a_kill_files_are_whole_and_the_next_run_ends_as_an_unbroken_one(
     given = ["--nosubdir", *trainings[case]] if case in trainings else command.given(shelf)
     given += ["--overwrite"] if case.endswith("again") else []
 
-    def clear() -> None:
+    def clear():
         shutil.rmtree(place, ignore_errors=True)
         if case.endswith("again"):
             shutil.copytree(shelf.done(name), place)
 
-    def again() -> list[str]:
+    def again():
         """What its user would type after a kill."""
         if list(place.glob("training-state-*")):
             return [f"--resume={place}"]

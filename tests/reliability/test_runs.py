@@ -7,9 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -51,7 +49,7 @@ def test_pytorch_is_told_and_resumed_runs_remember(tmp_path, monkeypatch, flags)
     seen = []
     train_step = Trainer.train_step
 
-    def look(self: Trainer, *arguments: Any) -> None:
+    def look(self, *arguments):
         seen.append(torch.are_deterministic_algorithms_enabled())
         train_step(self, *arguments)
 
@@ -66,12 +64,12 @@ def test_pytorch_is_told_and_resumed_runs_remember(tmp_path, monkeypatch, flags)
     assert len(seen) > 12
 
 
-def results(folder: Path) -> dict[str, Path]:
+def results(folder):
     return {path.name: path for path in folder.glob("[nt]*-*-*.p*")}
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unbroken(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unbroken")
     return trained(folder, toy_train, "--keep=9", *SHORT_TOY)
 
@@ -102,14 +100,14 @@ def test_training_keeps_its_last_good_state_and_goes_on_when_there_is_space(
 
 
 @pytest.fixture(autouse=True)
-def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatience(monkeypatch):
     """torch looks after its workers every five seconds."""
     # Where PyTorch has moved this, leave it out: the tests are only slower.
     iterator = dataloader._MultiProcessingDataLoaderIter
     monkeypatch.setattr(iterator._try_get_data, "__defaults__", (0.2,))
 
 
-def start(blobs: Path, outdir: Path, *options: str) -> Any:
+def start(blobs, outdir, *options):
     place = (f"--outdir={outdir}", "--nosubdir", f"--data={blobs}")
     short = (f"--duration={50 * STEPS / 1e6}", "--no-calibrate")
     return run_script(train, *place, *SHORT, *short, *options)
@@ -122,7 +120,7 @@ def test_a_worker_that_dies_is_started_again_and_nothing_is_lost(
     assert start(blobs, tmp_path / "unbroken").code == 0
     train_step = Trainer.train_step
 
-    def step_and_kill(self: Trainer, *arguments: Any) -> None:
+    def step_and_kill(self, *arguments):
         train_step(self, *arguments)
         if self.step in (3, 7):
             worker = next(child for child in multiprocessing.active_children() if child.daemon)
@@ -137,7 +135,7 @@ def test_a_worker_that_dies_is_started_again_and_nothing_is_lost(
 def test_workers_that_always_die_end_the_run_with_one_line(blobs, tmp_path, monkeypatch):
     read, home = ImageDataset.read, os.getpid()
 
-    def read_or_die(self: ImageDataset, items: list[int]) -> Any:
+    def read_or_die(self, items):
         if os.getpid() != home:
             os.kill(os.getpid(), signal.SIGKILL)
         return read(self, items)
@@ -156,7 +154,7 @@ def test_a_dead_worker_is_told_where_data_is_waited_for_only(blobs):
     batches.close()
 
 
-def run(script: str, outdir: Path, die_at: int, *options: str) -> tuple[Path, str]:
+def run(script, outdir, die_at, *options):
     """Two ranks, of which one is killed at a step, once; the folder, and what was printed."""
     torchrun = ("--standalone", "--nproc_per_node=2", "--max-restarts=2")
     wrapper = ROOT / "tests" / "reliability" / "dying_rank.py"
@@ -184,7 +182,7 @@ def test_ranks_that_die_end_with_the_same_result(script, blobs, tmp_path):
 
 
 @pytest.fixture
-def launch(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def launch(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "launch-1")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     yield "launch-1"
@@ -193,7 +191,7 @@ def launch(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         handler.close()
 
 
-def make_run(outdir: Path, name: str, states: int = 0) -> Path:
+def make_run(outdir, name, states=0):
     folder = RunFolder.create(Place(outdir, name), {"options": {}}).path
     for number in range(states):
         (folder / f"training-state-{number:06d}.pt").touch()

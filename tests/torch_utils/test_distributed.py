@@ -68,7 +68,7 @@ def test_a_lone_process_joins_no_group(monkeypatch):
 
 
 def test_single_precision_is_no_tf32_in_a_script_and_as_before_after_it():
-    def settings() -> tuple[bool, bool]:
+    def settings():
         return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
 
     before = settings()
@@ -110,7 +110,7 @@ def test_other_errors_pass_and_the_group_is_left():
     assert not torch.distributed.is_initialized()
 
 
-def gathered() -> dict[str, Any]:
+def gathered():
     with process_group("cpu") as device:
         got: dict[str, Any] = {
             "backend": torch.distributed.get_backend(),
@@ -146,7 +146,7 @@ def test_ranks_that_cannot_meet_are_told_in_a_sentence(monkeypatch):
 
 
 @pytest.fixture
-def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def counts(monkeypatch):
     """Threads of PyTorch: the four that there are, and all that are asked for."""
     for name in CHOSEN_BY_USER:
         monkeypatch.delenv(name, raising=False)

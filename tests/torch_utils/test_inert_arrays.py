@@ -3,7 +3,6 @@
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -24,7 +23,7 @@ DTYPES = ("bool", "i1", "u1", "i2", "i4", "i8", "u8", "f2", "f4", "f8", ">f4", "
 PROTOCOLS = (2, 3, 4, 5)
 
 
-def read(value: Any, protocol: int = 4) -> Any:
+def read(value, protocol=4):
     return PickleReader(pickle.dumps(value, protocol=protocol), NAMES).read()
 
 
@@ -102,16 +101,16 @@ reconstruct = np.zeros(1).__reduce__()[0]
 scalar = np.float64(1).__reduce__()[0]
 
 
-def tensor(offset: Any, size: Any, stride: Any, storage: Any = STORAGE) -> Call:
+def tensor(offset, size, stride, storage=STORAGE):
     return Call(rebuild, storage, offset, size, stride, False, OrderedDict())
 
 
-def changed(old: bytes, new: bytes) -> Call:
+def changed(old, new):
     assert old in RAW
     return Call(load, RAW.replace(old, new))
 
 
-def array(*state: Any) -> Call:
+def array(*state):
     return Call(reconstruct, np.ndarray, (0,), b"b", state=state)
 
 
@@ -178,19 +177,19 @@ def test_a_text_is_no_source_of_endless_bytes():
 
 
 class Base:
-    def __init__(self, size: int, scale: float = 1.0, shape: Sequence[int] = (1, 2)):
+    def __init__(self, size, scale=1.0, shape=(1, 2)):
         pass
 
 
 class Passes(Base):
-    def __init__(self, name: str, ends: tuple[float, float] | None = None, **others: Any):
+    def __init__(self, name, ends=None, **others):
         pass
 
 
 class Holds:
     sizes_of = Base
 
-    def __init__(self, flag: bool, **others: Any):
+    def __init__(self, flag, **others):
         pass
 
 

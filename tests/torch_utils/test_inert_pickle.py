@@ -34,7 +34,7 @@ PLAIN: dict[str, Any] = {
 }
 
 
-def read(data: bytes, names: Any = (), **options: Any) -> Any:
+def read(data, names=(), **options):
     return PickleReader(data, dict(names), **options).read()
 
 
@@ -71,7 +71,7 @@ def test_what_is_named_is_looked_up_in_the_table():
 class Box(Unfinished):
     """Becomes a list when it is filled."""
 
-    def build(self, state: Any) -> Any:
+    def build(self, state):
         return list(expect(state, tuple))
 
 
@@ -193,7 +193,7 @@ DTYPES = (
 )
 
 
-def load(data: bytes, **options: Any) -> Any:
+def load(data, **options):
     return load_tensors(io.BytesIO(data), **options)
 
 
@@ -298,7 +298,7 @@ def test_torch_is_given_what_was_looked_at(monkeypatch):
     """The reader of zips in torch finds another member where the directory is not the truth."""
     given: list[bytes] = []
 
-    def take(file: Any, **options: Any) -> None:
+    def take(file, **options):
         with zipfile.ZipFile(file) as archive:
             given.append(archive.read("a/data.pkl"))
 

@@ -91,7 +91,7 @@ def test_a_missing_array_is_named_with_those_there_are(tmp_path):
     refusal(load_arrays, path)
 
 
-def rows_of(path: Path) -> dict[str, np.ndarray]:
+def rows_of(path):
     """The array ``a``, read row by row."""
     with open_rows(path, "a") as rows:
         got = list(rows.batches(2))
@@ -231,7 +231,7 @@ CUBES = {
 SMALL = {"times": np.linspace(0, 1, 4), "labels": np.arange(3), "single": np.float32(7)}
 
 
-def stream(path: Path, dtype: str = "float64", stop_at: str | None = None) -> None:
+def stream(path, dtype="float64", stop_at=None):
     """Writes ``CUBES`` from the last row to the first; raises ValueError at an array."""
     shapes = {name: array.shape for name, array in CUBES.items()}
     with stream_arrays(path, shapes, np.dtype(dtype), SMALL) as file:
@@ -242,7 +242,7 @@ def stream(path: Path, dtype: str = "float64", stop_at: str | None = None) -> No
                 file.put(name, index, array[index])
 
 
-def members(path: Path) -> dict[str, bytes]:
+def members(path):
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
@@ -278,7 +278,7 @@ def test_a_stream_that_stops_leaves_what_was_there(tmp_path, before):
     if before:
         path.write_bytes(before)
 
-    def assert_nothing_changed() -> None:
+    def assert_nothing_changed():
         assert os.listdir(tmp_path) == ["a.npz"] * bool(before)
         assert not before or path.read_bytes() == before
 
@@ -296,7 +296,7 @@ def test_a_stream_that_stops_leaves_what_was_there(tmp_path, before):
 def test_streaming_needs_no_memory_for_more_rows(tmp_path):
     row = np.zeros(1 << 14)
 
-    def peak(rows: int) -> int:
+    def peak(rows):
         tracemalloc.start()
         shapes = {"xs": (rows, len(row))}
         with stream_arrays(tmp_path / "a.npz", shapes, np.dtype("float32"), {}) as file:

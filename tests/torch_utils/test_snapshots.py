@@ -7,8 +7,6 @@ Python's audit events. That files appear whole or not at all is the business of 
 
 import os
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,12 +22,12 @@ ABOUT = {"data_name": "circles", "seen": 10_000, "tmax": 7.01, "none": None, "li
 NAN, INF = float("nan"), float("inf")
 
 
-def linear(width: int = 3) -> Part:
+def linear(width=3):
     state = {"weight": torch.linspace(-1, 1, 2 * width).view(2, width), "bias": torch.ones(2)}
     return Part("linear", {"in_features": width, "out_features": 2}, state)
 
 
-def payload(**changes: Any) -> dict[str, Any]:
+def payload(**changes):
     """What the file of a network holds; None leaves an entry out."""
     part = linear()
     entry = {"class": part.class_name, "arguments": part.arguments, "state": part.state}
@@ -38,16 +36,16 @@ def payload(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in whole.items() if value is not None}
 
 
-def of_part(**changes: Any) -> dict[str, Any]:
+def of_part(**changes):
     """What the file of a network holds whose one part differs."""
     return payload(parts={"network": payload()["parts"]["network"] | changes})
 
 
-def of_state(**changes: Any) -> dict[str, Any]:
+def of_state(**changes):
     return of_part(state=linear().state | changes)
 
 
-def load(path: Path) -> nn.Module:
+def load(path):
     """All that opening a network file does here."""
     parts, _ = read_network(path)
     ((name, part),) = parts.items()
@@ -55,15 +53,15 @@ def load(path: Path) -> nn.Module:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(tmp_path):
     return tmp_path / "network.pkl"
 
 
 @pytest.fixture
-def refused(path: Path) -> Callable[..., str]:
+def refused(path):
     """``refused(content, opener)``: why a file with this content is refused."""
 
-    def save_and_open(content: Any, opener: Callable[[Path], object] = load) -> str:
+    def save_and_open(content, opener=load):
         torch.save(content, path)
         return refusal(opener, path)
 
@@ -207,7 +205,7 @@ def test_lists_that_hold_each_other_are_refused_at_once(refused, opener):
 
 
 class Tower(nn.Sequential):
-    def __init__(self, depth: int):
+    def __init__(self, depth):
         super().__init__(*(nn.Linear(4, 4) for _ in range(depth)))
 
 

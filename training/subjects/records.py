@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import isfinite, isnan
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ from training.subjects.record_spaces import RecordSpace, digest_of, level_of
 
 MOST_NUMBERS = 1 << 22
 """Of inverses that are held at a time: 32 MB. With four times as many a third of the time went to
-pages of memory that the system gave and took back at every call."""
+pages of memory that the system took back."""
 MOST_ROWS = 4096
 """Of one call."""
 TINY = 1e-12
@@ -83,8 +82,6 @@ class RecordFlow:
             and isinstance(network, QuestionNetwork)
             and isinstance(values, list)
             and len(values) == len(empty.columns)
-            and all(isinstance(column, list) for column in values)
-            and all(isinstance(x, float) for column in values for x in column)
             and all(_are_levels(column) for column in values)
             and isinstance(ask, list)
             and all(name in empty.names for name in ask)
@@ -317,8 +314,7 @@ class RecordFlow:
     def _about_number(
         self, values: np.ndarray, known: np.ndarray, asked: np.ndarray, place: int
     ) -> tuple[Callable[..., EncodedRows], Tensor]:
-        """What encodes rows, by a generator, and states of a question about a number, which is at
-        no atom."""
+        """What encodes rows, by a generator, and states of a question about a number at no atom."""
         states = self._states(values, known, asked)
         if not self.space.atoms_at(place):
             return partial(self.space.encoded, values), states
@@ -431,10 +427,9 @@ class RecordFlow:
         states = self._states(values, ~asked, asked & ~no_levels)
         moved = values if shift is None else self._moved(values, asked, shift)
         of_numbers, of_levels = self.questions.log_prob(self.space.encoded(moved), states)
-        is_asked = states[:, : self.space.dim] == ASKED
-        slopes = (self.space.log_slopes(moved) * is_asked).sum(dim=1)
+        slopes = self.space.log_slopes(moved) * (states[:, : self.space.dim] == ASKED)
         nowhere = ((self.space.impossible(values) | no_levels) & asked).any(axis=1)
-        return np.where(nowhere, -np.inf, of_numbers + of_levels + slopes)
+        return np.where(nowhere, -np.inf, of_numbers + of_levels + slopes.sum(dim=1))
 
     def _moved(self, values: np.ndarray, asked: np.ndarray, shift: Tensor) -> np.ndarray:
         """Values whose asked numbers are moved by a shift, ``[D]`` or ``[n, D]``."""
@@ -467,9 +462,8 @@ class RecordFlow:
 
     def _only(self, place: int, count: int) -> np.ndarray:
         """Which cells are asked ``[count, P]`` if one column is."""
-        asked = np.zeros((count, len(self.empty.columns)), dtype=bool)
-        asked[:, place] = True
-        return asked
+        alone = np.arange(len(self.empty.columns)) == place
+        return np.tile(alone, (count, 1))
 
     def _states(self, values: np.ndarray, known: np.ndarray, asked: np.ndarray) -> Tensor:
         """Of cells ``[n, D + C]``: asked, or known where they are there and are to be.
@@ -492,13 +486,14 @@ class RecordFlow:
 
     def _blocks(self, count: int, repeats: int = 1) -> Iterator[slice]:
         """Rows of one call, each so many times."""
-        network: Any = self.file.model.denoiser.network
-        numbers = network.mixture.covariances.numel() * repeats
+        numbers = self.questions.network.mixture.covariances.numel() * repeats
         size = max(1, min(MOST_ROWS // repeats, MOST_NUMBERS // numbers))
         return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
-def _are_levels(values: Sequence[float]) -> bool:
+def _are_levels(values: object) -> bool:
     """Whether values of levels are finite and different, but for a last NaN of all others."""
+    if not (isinstance(values, list) and all(isinstance(value, float) for value in values)):
+        return False
     own = values[:-1] if values and isnan(values[-1]) else values
     return all(isfinite(value) for value in own) and len(set(own)) == len(own)

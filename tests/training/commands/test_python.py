@@ -1,7 +1,5 @@
 """What Python offers: trainings as by the scripts, and models that are asked."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas
 import pytest
@@ -28,12 +26,12 @@ NAMES = ["a", "b", "c"]
 COVARIANCE = [[2.0, 0.9], [0.9, 1.0]]
 
 
-def only_network(folder: Path) -> bytes:
+def only_network(folder):
     (path,) = folder.glob("*/network-snapshot-*.pkl")
     return path.read_bytes()
 
 
-def arguments(**options: object) -> list[str]:
+def arguments(**options):
     named = {name: value for name, value in options.items() if name != "calibrate"}
     off = ["--no-calibrate"] * ("calibrate" in options)
     return [*off, *(f"--{name}={value}" for name, value in named.items())]
@@ -56,7 +54,7 @@ def test_toys_give_the_bytes_of_the_script_and_leave_random_numbers_alone(tmp_pa
 
 @quick_endings()
 def test_an_interrupted_training_gives_what_there_is():
-    def stop(part: float) -> None:
+    def stop(part):
         if part >= 0.5:
             raise KeyboardInterrupt
 
@@ -76,10 +74,10 @@ def test_a_training_goes_on_with_the_options_of_its_run(tmp_path):
 
 
 class Frame:
-    def __init__(self, columns: list[str], values: np.ndarray):
+    def __init__(self, columns, values):
         self.columns, self.values = columns, values
 
-    def to_numpy(self) -> np.ndarray:
+    def to_numpy(self):
         return self.values
 
 
@@ -131,13 +129,13 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path):
 
 @pytest.fixture(scope="module")
 @quick_endings()
-def model() -> Model:
+def model():
     return Table.open(pandas.DataFrame(ROWS, columns=NAMES)).train(**FEW)
 
 
 @pytest.fixture(scope="module")
 @quick_endings()
-def conditional() -> Model:
+def conditional():
     parameters = np.random.default_rng(1).uniform(-1, 1, (200, 2))
     data = parameters + 0.3 * np.random.default_rng(2).normal(size=(200, 2))
     return Simulations(parameters, data).train(**FEW)

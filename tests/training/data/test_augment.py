@@ -23,7 +23,7 @@ WARPS: dict[str, dict[str, object]] = {
 COUNT, PROBABILITY, SIGMAS = 100_000, 0.12, 4.5
 
 
-def unchanged(**parameters: object) -> AugmentDraws:
+def unchanged(**parameters):
     """Draws of one image that change nothing, but for the parameters given."""
     zeros, off = torch.zeros(1), torch.zeros(1, dtype=torch.bool)
     none = AugmentDraws(off, off, zeros, zeros, zeros, zeros, torch.zeros(1, 2))
@@ -32,21 +32,21 @@ def unchanged(**parameters: object) -> AugmentDraws:
     return none._replace(**given)
 
 
-def centres(height: int, width: int) -> Tensor:
+def centres(height, width):
     """The pixels' ``(x, y)`` from the centre of the image, ``[H, W, 2]``."""
     y, x = (torch.arange(n, dtype=torch.float64) + 0.5 - n / 2 for n in (height, width))
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
 
 
-def homogeneous(*rows: list[float]) -> Tensor:
+def homogeneous(*rows):
     return double([*rows, [0.0, 0.0, 1.0]])
 
 
-def rotation(cosine: float, sine: float) -> Tensor:
+def rotation(cosine, sine):
     return homogeneous([cosine, -sine, 0], [sine, cosine, 0])
 
 
-def map_of(labels: Tensor, height: int, width: int) -> Tensor:
+def map_of(labels, height, width):
     """The map of pixel coordinates that nine labels describe, with a stretch of ``n >= 0``."""
     flip_x, flip_y, n, cosine, sine, *rest = labels.double().tolist()
     along_x, along_y, shift_x, shift_y = rest
@@ -61,14 +61,14 @@ def map_of(labels: Tensor, height: int, width: int) -> Tensor:
     return whole
 
 
-def waves(places: Tensor, height: int, width: int) -> Tensor:
+def waves(places, height, width):
     """Smooth functions of ``(x, y) [..., 2]`` that are even about all edges, ``[5, ...]``."""
     x, y = places[..., 0] / width + 0.5, places[..., 1] / height + 0.5
     frequencies = [(1, 0), (0, 1), (2, 3), (3, 1), (4, 4)]
     return torch.stack([torch.cos(pi * k * x) * torch.cos(pi * m * y) for k, m in frequencies])
 
 
-def warped_waves(labels: Tensor, size: tuple[int, int]) -> Tensor:
+def warped_waves(labels, size):
     """Where the labels say that the waves have gone, ``[5, H, W]``."""
     back = torch.linalg.inv(map_of(labels, *size))
     return waves(centres(*size) @ back[:2, :2].T + back[:2, 2], *size)
@@ -155,12 +155,12 @@ def test_labels_are_in_their_documented_order():
 
 
 @pytest.fixture(scope="module")
-def many() -> AugmentDraws:
+def many():
     generator = seeded(1)
     return GeometricAugmentation(PROBABILITY).draw(COUNT, generator)
 
 
-def on_or_off(draws: AugmentDraws) -> dict[str, Tensor]:
+def on_or_off(draws):
     """Whether each transformation does something, ``[B]`` by name."""
     flags = {name: value != 0 for name, value in draws._asdict().items()}
     return {**flags, "shift": flags["shift"].any(dim=1)}

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import make_circles, make_moons, make_s_curve, make_swiss_roll
-from torch import Tensor
 
 from dnnlib.errors import UsageError
 from tests.support.draws import normal, seeded
 from tests.support.flows import law_distance
 from tests.support.running import refusal
 from training.data import toys
-from training.data.batches import Batch, ToyBatches
+from training.data.batches import ToyBatches
 from training.data.toys import LARGEST_MISMATCH, UNSCALED, Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
@@ -28,11 +27,11 @@ COUNT, LIKELY = 5000, 2000
 every_toy = pytest.mark.parametrize("name", TOY_NAMES)
 
 
-def circles(noise: float = 0.08) -> np.ndarray:
+def circles(noise=0.08):
     return make_circles(2 * COUNT, factor=0.5, noise=noise, random_state=0)[0]
 
 
-def sine(low: float, height: float, noise: float) -> np.ndarray:
+def sine(low, height, noise):
     random = np.random.default_rng(0)
     x = random.uniform(low, 1, 2 * COUNT)
     y = height * np.sin(4 * pi * x) + noise * random.normal(size=2 * COUNT)
@@ -49,7 +48,7 @@ DEFINITIONS: dict[str, Callable[[], np.ndarray]] = {
 }
 
 
-def standardized(toy: Toy, points: np.ndarray) -> Tensor:
+def standardized(toy, points):
     return (torch.from_numpy(points) - toy._mean) / toy._std
 
 
@@ -103,7 +102,7 @@ def test_moments_of_other_data_are_told_from_those_of_samples(augment_to):
         assert toy.mismatch(own[0] + 3 * points.std(), own[1]) > LARGEST_MISMATCH
 
 
-def surprise(toy: Toy, points: Tensor) -> float:
+def surprise(toy, points):
     """By how many standard errors the mean log density of points differs from that of the toy."""
     basis = EigenBasis.from_moments(*toy.moments())
     schedule = InflationSchedule.to_dimension(toy.dim, toy.dim)
@@ -197,7 +196,7 @@ def test_toys_that_do_not_exist_or_do_not_fit_are_usage_errors():
 
 
 def test_batches_of_pairs_have_further_points_for_a_few_steps():
-    def stream(first_step: int) -> list[Batch]:
+    def stream(first_step):
         cpu, others = torch.device("cpu"), 2 * 8 * 5
         source = ToyBatches(Toy("moons"), 5, 0, cpu, others=others, antithetic=True)
         return list(islice(source.batches(first_step), 4))
@@ -214,7 +213,7 @@ def test_batches_of_pairs_have_further_points_for_a_few_steps():
 
 
 def test_batches_follow_from_seed_and_step():
-    def stream(seed: int, first_step: int, count: int) -> list[Tensor]:
+    def stream(seed, first_step, count):
         batches = ToyBatches(Toy("circles"), 6, seed, torch.device("cpu")).batches(first_step)
         got = list(islice(batches, count))
         assert all(batch.labels is None for batch in got)

@@ -40,7 +40,7 @@ NAMES = ["body_mass_g", "x", "km/h", "draw", "..", "x_"]
 
 
 @pytest.fixture
-def arrays(tmp_path: Path) -> dict[str, np.ndarray]:
+def arrays(tmp_path):
     """Results of a melt that was saved at every step."""
     path = tmp_path / "melt.npz"
     Simulator(FLOW, TIMES, RK4, save_every=1).melt(DATA, path=path)
@@ -102,7 +102,7 @@ def test_the_denoiser_is_called_once_for_a_saved_state(tmp_path):
 
 
 @pytest.fixture
-def melted(tmp_path: Path) -> Path:
+def melted(tmp_path):
     """The file of a melt with labels, saved at every second step."""
     path = tmp_path / "melt.npz"
     simulator = Simulator(FLOW, TIMES, RK4, save_every=2)
@@ -149,7 +149,7 @@ def test_a_saved_melt_in_single_precision_is_carried_in_double(tmp_path):
         assert torch.equal(rows, expected.float().double())
 
 
-def refused(path: Path) -> str:
+def refused(path):
     return refusal(SavedEnd.load, path, FLOW, TIMES)
 
 
@@ -197,13 +197,13 @@ def test_a_melt_of_another_network_is_refused(tmp_path):
         SavedEnd.load(path, FLOW, TIMES, "b" * 64)
 
 
-def written(folder: Path, text: str) -> Path:
+def written(folder, text):
     path = folder / "seen.csv"
     path.write_text(text)
     return path
 
 
-def read(folder: Path, text: str, *names: str) -> list[list[float]]:
+def read(folder, text, *names):
     got: list[list[float]] = read_columns(written(folder, text), names, ROW, ["total"]).tolist()
     return got
 

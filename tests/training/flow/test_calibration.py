@@ -5,7 +5,6 @@ from math import log2
 
 import pytest
 import torch
-from torch import Tensor
 
 from dnnlib.errors import UsageError
 from tests.support import flows
@@ -31,16 +30,14 @@ LAST = 6.0
 COUNT = 256
 
 
-def bumps() -> flows.Bumps:
+def bumps():
     """Three bumps that are wider than others', so that few steps follow their flow."""
     toy = flows.Bumps(3)
     toy.mixture = toy.mixture._replace(covariance=2.5 * toy.mixture.covariance)
     return toy
 
 
-def biased(
-    slope: float = BIAS, curve: float = 0.0, variance: Tensor | None = None, scale: float = 1.0
-) -> NetworkDenoiser:
+def biased(slope=BIAS, curve=0.0, variance=None, scale=1.0):
     """The exact denoiser of three bumps (3-D, two dimensions kept), its F spoiled.
 
     F is what the exact denoiser asks of the network, plus ``slope z`` and ``curve z^3``, the sum
@@ -51,7 +48,7 @@ def biased(
     schedule = InflationSchedule.to_dimension(2, 3, top_variance=basis.top_variance)
     exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
 
-    def spoiled(z: Tensor, c_noise: Tensor) -> Tensor:
+    def spoiled(z, c_noise):
         t = schedule.time_of_log_noise(8 * c_noise.double())
         c = denoiser.coefficients(t)
         x = z.double() / c.c_in
@@ -63,16 +60,16 @@ def biased(
     return denoiser
 
 
-def toy_points(denoiser: NetworkDenoiser, count: int = 500, seed: int = 0) -> Tensor:
+def toy_points(denoiser, count=500, seed=0):
     points = bumps().sample(count, seeded(seed))
     return denoiser.basis.to_eigen(points)
 
 
-def nodes(count: int) -> Tensor:
+def nodes(count):
     return torch.linspace(0, END, count, dtype=torch.float64)
 
 
-def melted_ratio(denoiser: NetworkDenoiser, points: Tensor, steps: int = 16) -> Tensor:
+def melted_ratio(denoiser, points, steps=16):
     """Growth ``[D]`` of the second moments of noisy points in a melt, over its closed form."""
     flow = ProbabilityFlow(denoiser, denoiser.schedule, denoiser.basis)
     times = nodes(steps + 1)
@@ -85,7 +82,7 @@ def melted_ratio(denoiser: NetworkDenoiser, points: Tensor, steps: int = 16) -> 
 
 
 @pytest.fixture
-def ramp() -> Calibration:
+def ramp():
     """Of three dimensions: from t = 1 to 4 gains fall from 2 to 0.5, and slopes rise from 0."""
     times = double([1.0, 2.0, 4.0])
     gains = (2 - (times - 1) / 2)[:, None].expand(3, 3)
@@ -116,7 +113,7 @@ def test_the_slope_that_spoiled_a_network_is_found(method, bias):
     torch.testing.assert_close(got.slopes, bias * got.gains, rtol=0, atol=0.05)
 
 
-def output_power(denoiser: NetworkDenoiser, points: Tensor, times: Tensor) -> Tensor:
+def output_power(denoiser, points, times):
     """``E[F^2] [K, D]`` under the law of the data with noise."""
     noise = torch.randn(points.shape, generator=seeded(5)).double()
     powers = []
@@ -161,7 +158,7 @@ def test_a_single_point_moves_no_gain_far(size):
     points = normal(300, 2)
     points[0, 1] = 1000
 
-    def network(z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+    def network(z, c):
         return torch.stack([size * (z[:, 1].abs() > 5), 0 * z[:, 1]], dim=1)
 
     denoiser = NetworkDenoiser(flows.FunctionNetwork(network), basis, schedule)
@@ -265,7 +262,7 @@ def test_conditions_go_to_the_network_row_by_row():
     points = normal(700, 2)
     labels = (torch.arange(700) % 2).float()[:, None]
 
-    def mean_label(labels: Tensor) -> Tensor:
+    def mean_label(labels):
         given = {"labels": labels}
         got = fit_calibration(denoiser, points, nodes(3), 0, "marginal", 64, given)
         return got.slopes / got.gains
@@ -276,16 +273,16 @@ def test_conditions_go_to_the_network_row_by_row():
     assert (got - 0.5).abs().max() < 0.1
 
 
-def values(calibration: Calibration) -> Tensor:
+def values(calibration):
     return torch.stack([calibration.gains, calibration.slopes])
 
 
-def latents_of(flow: ProbabilityFlow, count: int = 32, seed: int = 0) -> Tensor:
+def latents_of(flow, count=32, seed=0):
     law = flow.latent_law(double(LAST))
     return law.sample(count, seeded(seed))
 
 
-def rms(difference: Tensor) -> float:
+def rms(difference):
     return float(difference.square().mean().sqrt())
 
 
@@ -307,7 +304,7 @@ def test_adapted_times_make_nearly_equal_errors_that_add_up_to_less(name):
     assert (steps > 0).all()
     assert steps.max() / steps.min() <= 1.01 / grids.LEAST_DENSITY
 
-    def spread(times: Tensor) -> float:
+    def spread(times):
         """How much the error of a step varies, in powers of two."""
         errors = []
         starts = flow.generate(latents, times, best, save_every=1).states
@@ -335,7 +332,7 @@ def test_the_chosen_number_of_steps_reaches_the_tolerance(name):
     flow, solver = flows.curved_flow(), SOLVERS[name]
     latents = latents_of(flow)
 
-    def even(steps: int) -> Tensor:
+    def even(steps):
         return flow.schedule.times(steps, LAST)
 
     exact = flow.generate(latents, even(100), SOLVERS["exp_rk5"]).end
@@ -358,20 +355,20 @@ def test_a_tolerance_that_no_steps_reach_is_told(monkeypatch):
         grids.choose_steps(flow, latents_of(flow), even, SOLVERS["euler"], 1e-14)
 
 
-def with_courses(flow: ProbabilityFlow, noisy: Tensor) -> ProbabilityFlow:
+def with_courses(flow, noisy):
     latents = flow.latent.sample(len(noisy), seeded(2))
     flow.courses = choose_courses(lambda rows: flow, noisy, latents, steps=32)
     return flow
 
 
 @pytest.fixture(scope="module", params=["circles", pytest.param("bumps5", marks=pytest.mark.slow)])
-def flow(request: pytest.FixtureRequest) -> ProbabilityFlow:
+def flow(request):
     """A flow that keeps all dimensions, or compresses most of five, with its courses."""
     toy, flow = flows.exact_flow(request.param, dims_to_keep=2)
     return with_courses(flow, flows.noisy_points(toy, flow, COUNT, flow.times()[0], seeded(1)))
 
 
-def usual(off: Tensor) -> float:
+def usual(off):
     """What 9 of 10 are off by at most: where modes part, a few are off by much more."""
     return float(off.abs().flatten().quantile(0.9))
 
@@ -419,10 +416,10 @@ def test_each_trajectory_is_followed_under_its_own_conditions():
     shifts = normal(2 * COUNT, 2, seed=5)
     denoiser = flow.denoiser
 
-    def shifted(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+    def shifted(x, t, labels):
         return denoiser(x - 0.1 * labels, t) + 0.1 * labels
 
-    def under(rows: slice) -> ProbabilityFlow:
+    def under(rows):
         return flow.with_denoiser(ConditionedDenoiser(shifted, {"labels": shifts[rows]}))
 
     noisy = flows.noisy_points(toy, flow, COUNT, flow.times()[0], seeded(1)) + 0.1 * shifts[:COUNT]

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from dnnlib.errors import DataError
@@ -17,14 +16,14 @@ SLOPES = double([[1.0, -2.0], [0.5, 0.0], [0.0, 3.0]])
 UNITS = double([1e-3, 1.0, 1e5])
 
 
-def rows(count: int = 4000) -> tuple[Tensor, Tensor]:
+def rows(count=4000):
     """Points ``[N, 2]`` that follow from three conditions in units far apart, and others."""
     y = normal(count, 3, seed=1)
     return y @ SLOPES + 0.1 * normal(count, 2, seed=2), y * double([1e-3, 1.0, 1e5]) + 7e5
 
 
 @pytest.fixture
-def fitted() -> Coordinates:
+def fitted():
     points, conditions = rows()
     return fit_coordinates(points, Columns.plain("ab"), "none", "zca", conditions, "on")
 
@@ -162,7 +161,7 @@ def test_far_conditions_do_not_hide_what_is_unlike_all_simulations():
     assert float(raw(double([[-8.0]]))) < raw.limit
 
 
-def sets_of_trials() -> tuple[Tensor, Tensor]:
+def sets_of_trials():
     """Parameters ``[N, 1]``, and from 1 to 4 trials of two numbers each, side by side."""
     theta, numbers = normal(4000, 1, seed=1), torch.arange(4000) % 4 + 1
     trials = torch.stack([theta + normal(4000, 4, seed=2), 9 * normal(4000, 4, seed=3) + 5], dim=2)
@@ -202,7 +201,7 @@ def test_sets_of_no_trials_too_many_or_with_holes_are_refused():
             fitted.given(bad).to_flow(theta[:1])
 
 
-def simulated(count: int, seed: int = 1) -> Tensor:
+def simulated(count, seed=1):
     """Three correlated Gaussian conditions in units far apart."""
     mixed = normal(count, 3, seed=seed) @ double([[1.0, 0.9, 0], [0, 0.3, 0], [0.5, 0, 2]])
     return (mixed + 5) * UNITS

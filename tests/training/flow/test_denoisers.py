@@ -165,7 +165,7 @@ def test_half_precision_is_the_networks_alone():
     denoiser = NetworkDenoiser(network, random_basis(3), EDMSchedule(3))
     seen: list[torch.dtype] = []
 
-    def forward(z: Tensor, c_noise: Tensor) -> Tensor:
+    def forward(z, c_noise):
         out = denoiser.network["linear"](z)
         seen.append(out.dtype)
         return out
@@ -209,16 +209,16 @@ def test_the_noise_condition_is_a_quarter_of_the_log_of_the_largest_std():
 class Spy:
     """The sum of a point, its time and the first number of each condition; notes every call."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.calls: list[Call] = []
 
-    def __call__(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
+    def __call__(self, x, t, **conditions):
         self.calls.append((x.clone(), t, conditions))
         return x + t + sum(rows[:, :1] for rows in conditions.values())
 
 
 @pytest.fixture
-def points() -> Tensor:
+def points():
     return normal(11, 3)
 
 
@@ -229,7 +229,7 @@ def test_blocks_have_one_shape_and_give_what_one_call_gives(points, rows):
     for t in (T, torch.linspace(1, 2, 11, dtype=torch.float64)):
         spy = Spy()
 
-        def denoiser(x: Tensor, t: Tensor, spy: Spy = spy, **conditions: Tensor) -> Tensor:
+        def denoiser(x, t, spy=spy, **conditions):
             return spy(x, t[..., None], **conditions)
 
         out = BlockwiseDenoiser(denoiser, rows)(points, t, labels=labels, more=10 * labels)
@@ -285,7 +285,7 @@ def test_a_row_has_the_same_bits_whatever_comes_with_it():
 
 
 @pytest.fixture
-def flow() -> ProbabilityFlow:
+def flow():
     """A nonlinear flow of data with a mean."""
     basis = EigenBasis(torch.tensor([0.5, -1.0]), torch.tensor([1.0, 0.5]), torch.eye(2))
     schedule = InflationSchedule.to_dimension(1, 2)
@@ -328,7 +328,7 @@ def test_what_is_printed_tells_schedule_dimensions_and_end_time(flow):
     assert repr(endless) == "ProbabilityFlow(PRP, dim=2, end_time=unknown)"
 
 
-def expanded_output_variance(xi: Tensor, gamma: Tensor) -> Tensor:
+def expanded_output_variance(xi, gamma):
     """``E(e - c_skip x)^2`` term by term."""
     c_skip = xi / (xi + gamma)
     return c_skip**2 * xi + c_skip**2 * gamma + xi - 2 * c_skip * xi

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import PCA
-from torch import Tensor
 
 from tests.support.draws import normal, seeded
 from tests.support.flows import random_basis
@@ -18,7 +17,7 @@ UNEVEN = [1, 7, 500, 2, 990]
 
 
 @pytest.fixture(scope="module")
-def points() -> Tensor:
+def points():
     """1500 correlated points of six dimensions, far from the origin."""
     generator = seeded(5)
     mixing = normal(6, 6, generator=generator)

@@ -5,7 +5,7 @@ from math import log
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.autograd import gradcheck
 from torch.distributions import Independent, Normal
 
@@ -19,7 +19,6 @@ from training.flow.coordinates.levels import LevelPrediction
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.latent.laws import GaussianLaw, LearnedLaw
 from training.flow.latent.normal_mixtures import NormalMixture, log_ndtri
-from training.flow.pfode import ProbabilityFlow
 from training.learning import gaussian_start
 from training.learning.level_start import fit_levels
 from training.names import CELL_ERROR, CELL_POINTS
@@ -62,7 +61,7 @@ def test_a_number_sets_the_compressed_dimensions_alone():
         law.with_compressed(float("nan"), 1)
 
 
-def wild(chained: bool = True) -> ConditionalMixture:
+def wild(chained=True):
     """One whose every parameter depends on all that it may."""
     generator = seeded(5)
     mixture = ConditionalMixture(KEPT, COMPRESSED, width=12, depth=1, chained=chained)
@@ -73,7 +72,7 @@ def wild(chained: bool = True) -> ConditionalMixture:
     return mixture.requires_grad_(False)
 
 
-def jacobians(mixture: ConditionalMixture, kept: Tensor, compressed: Tensor) -> Tensor:
+def jacobians(mixture, kept, compressed):
     """``[N, C, C]`` of scores by what they are of."""
     jacobian = torch.autograd.functional.jacobian
     whole = jacobian(lambda x: mixture.whiten(kept, x).sum(dim=0), compressed)
@@ -145,7 +144,7 @@ def test_the_density_and_the_samples_of_a_flow_are_those_of_its_law():
     torch.testing.assert_close(learned.log_prob(points, early), flow.log_prob(points, early))
 
 
-def mixtures(rows: int = ROWS, seed: int = 0) -> NormalMixture:
+def mixtures(rows=ROWS, seed=0):
     """Of wide and of narrow components, some of them far apart."""
     logits, mean, log_std = normal(3, rows, COMPONENTS, generator=seeded(seed)).unbind()
     return NormalMixture(logits.log_softmax(dim=-1), 2 * mean, log_std - 1.5)
@@ -177,7 +176,7 @@ def test_logarithms_of_probabilities_that_underflow_have_a_quantile():
 
 
 @pytest.fixture
-def levels() -> Coordinates:
+def levels():
     """Three levels from 4 in steps of 2, and two from 0, given one condition."""
     torch.manual_seed(0)
     made = Coordinates(2, [LEVELS], conditions=1, levels=[3, 2])
@@ -188,7 +187,7 @@ def levels() -> Coordinates:
     return made
 
 
-def some(count: int) -> Tensor:
+def some(count):
     generator = seeded(1)
     levels = torch.randint(3, (count, 2), generator=generator) % torch.tensor([3, 2])
     within = torch.rand(count, 2, generator=generator, dtype=torch.float64) - 0.5
@@ -245,7 +244,7 @@ def test_probabilities_of_levels_are_learned_where_products_and_where_bends_matt
     assert map_.get_submodule("networks.0.0.bend").weight.any() or not lapse
 
 
-def discrete_flow(steps: Tensor = STEPS) -> tuple[ProbabilityFlow, Tensor]:
+def discrete_flow(steps=STEPS):
     """A flow of three columns, the first and the last of which have steps, and rows ``[4, 3]``."""
     toy, flow = exact_flow("bumps3")
     flow.coordinates = Coordinates(3, [])
@@ -253,7 +252,7 @@ def discrete_flow(steps: Tensor = STEPS) -> tuple[ProbabilityFlow, Tensor]:
     return flow, flow.coordinates.rounded(toy.sample(4, seeded(3)))
 
 
-def by_quadrature(flow: ProbabilityFlow, rows: Tensor, times: Tensor) -> Tensor:
+def by_quadrature(flow, rows, times):
     """Gauss and Legendre's rule over the cells, 16 nodes a side."""
     nodes, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(16))
     first, last = torch.cartesian_prod(nodes, nodes).unbind(1)

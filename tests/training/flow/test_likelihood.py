@@ -33,7 +33,7 @@ from training.flow.likelihood import (
 from training.flow.output_gain import OutputGain
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
-from training.flow.solvers import SOLVERS, Solver, get_solver
+from training.flow.solvers import SOLVERS, get_solver
 from training.names import LARGEST_EXACT
 from training.networks.mlp import ToyMLP
 
@@ -42,9 +42,7 @@ EXACT = Trace("exact")
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 
 
-def melted_with_determinant(
-    flow: ProbabilityFlow, points: Tensor, times: Tensor, solver: Solver
-) -> tuple[Tensor, Tensor]:
+def melted_with_determinant(flow, points, times, solver):
     """``x_tilde [N, D]`` of melted points, and the log determinants ``[N]`` of the map there."""
     start = points.clone().requires_grad_()
     end = flow.melt(start, times, solver, differentiable=True).end / flow.schedule.scale(times[-1])
@@ -85,7 +83,7 @@ def test_a_density_changes_by_the_determinant_of_the_map(schedule):
     flow, points = curved_flow(3, schedule=schedule), normal(4, 3)
     times = schedule.times(20, min(3.0, schedule.default_t_max()))
 
-    def logistic(x: Tensor, t: Tensor) -> Tensor:
+    def logistic(x, t):
         assert t == times[-1]
         return (F.logsigmoid(x) + F.logsigmoid(-x)).sum(dim=1)
 
@@ -234,7 +232,7 @@ def test_blocks_and_conditions_give_each_point_its_own_density(generator):
     basis, schedule = random_basis(3), SCHEDULES["PRP"]
     mixing = normal(3, 3, generator=generator)
 
-    def denoise(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+    def denoise(x, t, labels):
         return (x @ mixing * labels).tanh() / (1 + t[..., None])
 
     points, labels = normal(7, 3, generator=generator), normal(7, 1, generator=generator)
@@ -252,7 +250,7 @@ def test_blocks_and_conditions_give_each_point_its_own_density(generator):
 def test_a_recomputed_denoiser_keeps_nothing_of_its_calls(generator):
     inside: list[weakref.ref[Tensor]] = []
 
-    def denoise(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+    def denoise(x, t, labels):
         middle = (t * x).sin()
         inside.append(weakref.ref(middle))
         return middle.exp() * labels
@@ -296,7 +294,7 @@ CHOSEN = {name: SOLVERS[name] for name in ("exp_rk5", "rk4", "exp_ab2", "gauss4"
 CHOSEN["dopri5"] = get_solver("dopri5", 1e-9, 1e-9)
 
 
-def given_times(flow: ProbabilityFlow, steps: int = 5) -> Tensor:
+def given_times(flow, steps=5):
     return flow.schedule.times(steps, 4.0)
 
 
@@ -334,7 +332,7 @@ def test_gradients_reach_through_every_saved_state():
         torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
 
 
-def network_flow(width: int) -> ProbabilityFlow:
+def network_flow(width):
     """A flow by a network of random weights and some width."""
     layers = nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 2))
     network, known = FunctionNetwork(lambda z, c: layers(z)), curved_flow()
@@ -343,12 +341,12 @@ def network_flow(width: int) -> ProbabilityFlow:
     return ProbabilityFlow(denoiser, known.schedule, known.basis)
 
 
-def saved_bytes(flow: ProbabilityFlow, steps: int) -> int:
+def saved_bytes(flow, steps):
     """Bytes that a differentiable generation keeps for its way back."""
     storages: dict[int, int] = {}
     kept: list[Tensor] = []
 
-    def pack(tensor: Tensor) -> Tensor:
+    def pack(tensor):
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
         # So that no other storage gets its address.

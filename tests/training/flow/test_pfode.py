@@ -44,7 +44,7 @@ def test_the_velocity_is_the_derivative_of_gaussian_paths(schedule):
     flow, start = flows.gaussian_flow(flows.random_basis(3), schedule), normal(5, 3)
     begin = double(schedule.t_min)
 
-    def path(t: Tensor) -> Tensor:
+    def path(t):
         return start * (flow.latent_law(t).variance / flow.latent_law(begin).variance).sqrt()
 
     for t in schedule.times(3, min(6.0, schedule.default_t_max())):
@@ -103,7 +103,7 @@ def test_states_are_given_as_they_are_made_and_not_kept():
     given: list[weakref.ref[Tensor]] = []
     alive: list[int] = []
 
-    def take(state: State) -> None:
+    def take(state):
         events.append(float(state.time))
         given.append(weakref.ref(state.x))
         alive.append(sum(reference() is not None for reference in given))
@@ -144,7 +144,7 @@ def test_single_precision_data_is_carried_in_double():
 
 @pytest.mark.parametrize(("bad_at", "good"), [(0.0, 1), (4.9, 10)])
 def test_an_end_that_is_not_finite_is_an_error_and_not_given_away(bad_at, good):
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
+    def denoise(x, t):
         return torch.full_like(x, nan) if t >= bad_at else x
 
     flow = ProbabilityFlow(denoise, flows.SCHEDULES["PRP"], flows.random_basis(3))
@@ -157,10 +157,10 @@ def test_an_end_that_is_not_finite_is_an_error_and_not_given_away(bad_at, good):
 
 
 @pytest.fixture
-def labelled_flow() -> ProbabilityFlow:
+def labelled_flow():
     """A flow that depends on labels of one number, zero if there are none."""
 
-    def denoise(x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def denoise(x, t, labels=None):
         return (x + (0 if labels is None else labels)).tanh()
 
     return ProbabilityFlow(denoise, flows.SCHEDULES["PRR"], flows.random_basis(3))
@@ -182,7 +182,7 @@ def test_a_flow_in_blocks_is_the_same_flow(labelled_flow):
     generator = seeded()
     sizes: list[int] = []
 
-    def counted(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+    def counted(x, t, labels):
         sizes.append(len(x))
         denoised: Tensor = labelled_flow.denoiser(x, t, labels=labels)
         return denoised
@@ -237,28 +237,28 @@ even, generate = FLOW.schedule.times, partial(FLOW.generate, POINTS, TIMES)
 to_dimension = InflationSchedule.to_dimension
 
 
-def conditional() -> Coordinates:
+def conditional():
     return fit_coordinates(POINTS, Columns.plain("ab"), "none", "zca", Y, "on")
 
 
-def law(name: str, value: float) -> None:
+def law(name, value):
     mixture = ConditionalMixture(1, 1).requires_grad_(False)
     mixture.get_buffer(name).fill_(value) if name == "axes" else mixture.output.bias.fill_(value)
     mixture.check()
 
 
-def denoiser(**options: str) -> NetworkDenoiser:
+def denoiser(**options):
     network = FunctionNetwork(lambda z, c: z)
     return NetworkDenoiser(network, random_basis(2), to_dimension(2, 2), **options)
 
 
-def spoilt(value: float) -> list[Tensor]:
+def spoilt(value):
     points = POINTS.clone()
     points[40, 1] = value
     return list(points.split(20))
 
 
-def widened_gap() -> None:
+def widened_gap():
     integral = DensityPlan(Trace()).along(SOLVERS["exp_rk5"], slice(0, 1), 2)
     FLOW.melt(POINTS[:1], TIMES, integral.solver, differentiable=True)
 

@@ -4,7 +4,6 @@ from math import exp, log
 
 import pytest
 import torch
-from torch import Tensor
 from torch.func import jacfwd, jvp, vmap
 
 from tests.support import flows
@@ -74,7 +73,7 @@ def test_flows_with_conditions_last_until_these_tell_nothing_of_latents():
     top, spread, mean = 5.0, 0.4, 5.0**0.5
     schedule = InflationSchedule(torch.ones(1), gamma0=1e-4, top_variance=top)
 
-    def missed(conditional: bool) -> float:
+    def missed(conditional):
         end = double(schedule.default_t_max(conditional))
         gamma = float(schedule.noise_variance(end)[0])
         back = mean * (1 - (spread**2 / (spread**2 + gamma)) ** 0.5)
@@ -102,7 +101,7 @@ def test_schedules_have_the_names_and_the_noise_of_their_papers():
     assert to_dimension(2, 2).default_t_max() == pytest.approx(log(18_000))
 
 
-def exponents(*arguments: int, rho: float, **options: object) -> Tensor:
+def exponents(*arguments, rho, **options):
     return to_dimension(*arguments, rho=rho, **options).growth_rates / rho - 1
 
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.support import posteriors
 from tests.support.draws import double, normal, seeded
@@ -12,12 +11,11 @@ from training.inference import checking, sampling, wider
 from training.inference.amortized import Amortized
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian
-from training.inference.prior import Prior
 from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.summary import LEVELS, Summary
 from training.inference.target import Target
-from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate
+from training.measure.posterior.calibration import calibrate
 from training.measure.posterior.convergence import convergence
 from training.measure.posterior.local import calibrate_near
 
@@ -31,7 +29,7 @@ ENDS = torch.stack([ORDER[:NEAR], ORDER[-NEAR:]])
 FEW = {"draws": 20, "warmup": 10, "chains": 2}
 
 
-def of_samples(prior: Prior, told: float, numbers: list[int]) -> RunValues:
+def of_samples(prior, told, numbers):
     """Runs with a noise of 0.5, where the posterior assumes another."""
     target = Target(prior, Gaussian(double(0.5)), EMPTY, posteriors.ROWS)
     truths = checking.truths_of_prior(target, numbers, PLAN.seed)
@@ -43,11 +41,11 @@ def of_samples(prior: Prior, told: float, numbers: list[int]) -> RunValues:
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["blurred", "deblurred"])
-def prior(request: pytest.FixtureRequest) -> Prior:
+def prior(request):
     return posteriors.gaussian_prior(deblurred=request.param)
 
 
-def found(prior: Prior, told: float) -> CalibrationCheck:
+def found(prior, told):
     return calibrate(of_samples(prior, told, list(range(SAMPLED))))
 
 
@@ -88,20 +86,18 @@ def test_truths_of_data_have_variables_of_the_prior():
 
 
 @pytest.fixture(scope="module")
-def learned() -> Prior:
+def learned():
     return posteriors.conditional_prior()
 
 
-def learnable(noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def learnable(noise=None):
     """Truths ``[R, 2]`` of the posteriors of conditions ``[R, 1]``."""
     y = 1.25 * normal(RUNS, 1, seed=5)
     noise = normal(RUNS, 2, seed=6) if noise is None else noise
     return torch.cat([0.64 * y + STD * noise[:, :1], noise[:, 1:]], dim=1), y
 
 
-def of_learned(
-    learned: Prior, truths: Tensor, y: Tensor, references: Tensor | None = None
-) -> RunValues:
+def of_learned(learned, truths, y, references=None):
     amortized = Amortized(learned, y, rows=2048, chains=1, draws=60, seed=2)
     return checking.check_learned(amortized, truths, torch.arange(RUNS), "ab", references)
 
@@ -175,7 +171,7 @@ def test_narrow_or_moved_draws_fail(dim, narrower, beside, passes):
     assert torch.equal(text.points, draws.points)
 
 
-def masked(dim: int, noise: float, observed: Tensor, deblurred: bool = False) -> Problem:
+def masked(dim, noise, observed, deblurred=False):
     likelihood = Gaussian(double(noise), torch.tensor([0]))
     return posteriors.problem(posteriors.gaussian_prior(dim, deblurred), likelihood, observed)
 
@@ -231,7 +227,7 @@ def test_auto_follows_gradients_of_likelihoods_of_ones_own():
     assert posteriors.drawn(which, "auto", **FEW).sampler == ["hmc"]
 
 
-def made(w: Tensor, sampler: str = "hmc", **stats: float) -> Draws:
+def made(w, sampler="hmc", **stats):
     """Draws ``[1, C, S, D]`` that are their own points."""
     known = {name: double([value]) for name, value in stats.items()}
     return Draws(w[None], w[None], w[None, ..., 0], [sampler], torch.zeros(1), known)
@@ -251,12 +247,7 @@ def test_summaries_are_those_of_the_draws():
     ("change", "draws", "k", "converged"),
     [
         (lambda w: w, 500, 0.1, True),
-        (
-            lambda w: w.index_fill(-1, torch.tensor(1), 3.0),
-            500,
-            0.1,
-            True,
-        ),  # alike in all
+        (lambda w: w.index_fill(-1, torch.tensor(1), 3.0), 500, 0.1, True),  # alike in all
         (lambda w: w[:1, :1].expand_as(w).clone(), 500, 0.1, False),  # R-hat is NaN
         (lambda w: torch.cat([w[:1, :1].expand_as(w[:1]), w[1:]]), 500, 0.1, False),
         (lambda w: w[:, :1].expand_as(w), 500, 0.1, False),  # each at its own place

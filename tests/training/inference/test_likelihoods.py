@@ -20,9 +20,7 @@ from training.data.tables.table import Columns, DataTable, Dropped
 from training.files.observations import read_mask, read_operator
 from training.flow.coordinates.conditions import GaussianPrediction
 from training.flow.courses import courses_at_rest
-from training.flow.pfode import ProbabilityFlow
 from training.inference.likelihoods import Gaussian
-from training.inference.operators import LinearMap
 from training.inference.prior import Prior, ways_of
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
@@ -121,7 +119,7 @@ def test_deviations_are_those_of_what_the_prior_expects(form):
     ],
 )
 def test_noise_that_is_none_is_told(noise, others, parts):
-    def make() -> Gaussian:
+    def make():
         return Gaussian(double(noise), **others)
 
     assert parts in refusal(make, kind=UsageError)
@@ -134,7 +132,7 @@ def test_observations_that_are_nan_are_told():
         Gaussian(double(1.0)).log_prob(POINTS, observed)
 
 
-def named(text: str) -> LinearMap:
+def named(text):
     return read_operator(text, PIXELS, SHAPE)
 
 
@@ -194,12 +192,12 @@ def test_maps_that_there_are_not_are_told(text, part):
 
 
 @pytest.fixture
-def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return Path("mine.py")
 
 
-def written(file: Path, body: str) -> UserLikelihood:
+def written(file, body):
     file.write_text(f"import torch\ndef f(x):\n    {body}\n")
     return UserLikelihood.load(f"{file}:f")
 
@@ -259,7 +257,7 @@ def test_what_is_no_function_is_told(file):
             UserLikelihood.load(text)
 
 
-def linear_flow(steps: Tensor | None = None) -> ProbabilityFlow:
+def linear_flow(steps=None):
     """Of data ``y = a + b + e`` given a, b and a covariate, with e standard normal."""
     theta, v = normal(20_000, 2, seed=1), normal(20_000, 1, seed=2)
     y = theta.sum(dim=1, keepdim=True) + normal(20_000, 1, seed=3)
@@ -280,7 +278,7 @@ def linear_flow(steps: Tensor | None = None) -> ProbabilityFlow:
 
 
 @pytest.fixture(scope="module")
-def likelihood() -> TrialLikelihood:
+def likelihood():
     which = torch.arange(len(COUNTS)).repeat_interleave(COUNTS)
     data = 0.5 + normal(len(which), 1, seed=5)
     order = torch.randperm(len(which), generator=seeded())
@@ -288,7 +286,7 @@ def likelihood() -> TrialLikelihood:
     return TrialLikelihood(FlowLaw(linear_flow()), trials, [1, 0])
 
 
-def exactly(points: Tensor, trials: Trials, which: int) -> Tensor:
+def exactly(points, trials, which):
     ends = trials.counts.cumsum(0)
     y = trials.data[ends[which] - trials.counts[which] : ends[which], 0]
     return -((y - points.sum(dim=1, keepdim=True)).square() + log(2 * pi)).sum(dim=1) / 2

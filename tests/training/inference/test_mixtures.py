@@ -8,7 +8,6 @@ import pytest
 import torch
 from scipy.stats import dirichlet as dirichlet_law
 from scipy.stats import kstest
-from torch import Tensor
 from torch.distributions import Normal
 
 from dnnlib.errors import DataError, UsageError
@@ -21,7 +20,7 @@ from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
 from training.inference.mixture_moments import can_integrate, importance, moments, quadrature
 from training.inference.mixtures import Components, Evidence, dirichlet, sample_weights
-from training.inference.population import Population, PopulationPlan, sample_population
+from training.inference.population import PopulationPlan, sample_population
 from training.inference.region import Bounds, Region, restricted
 from training.inference.samplers.pool import even_normal
 
@@ -79,12 +78,12 @@ def test_a_component_without_width_stays_where_it_is():
     assert float(got.covariance[1, 1]) == 0
 
 
-def log_evidence(*shape: int, spread: float = 2.0) -> Tensor:
+def log_evidence(*shape, spread=2.0):
     """Of components that overlap."""
     return spread * torch.randn(shape, generator=seeded_generator("cpu", 5), dtype=torch.float64)
 
 
-def weights_of(evidence: Tensor, concentration: float = 1.0) -> Tensor:
+def weights_of(evidence, concentration=1.0):
     """Draws ``[R, C, S, K]``."""
     return sample_weights(evidence, concentration, CHAINS, DRAWS, WARMUP, SEED)
 
@@ -216,7 +215,7 @@ EVEN = torch.special.ndtri((torch.arange(500).double() + 0.5) / 500)
 """Draws of a normal law without chance."""
 
 
-def reference() -> tuple[Tensor, Tensor, Tensor]:
+def reference():
     """Means and standard deviations ``[2]`` of mu and tau under flat priors, and means ``[M]`` of
     the members, on a grid."""
     axes = torch.linspace(-60, 80, 281).double(), torch.linspace(0.1, 120, 600).double()
@@ -236,13 +235,13 @@ def reference() -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def draws() -> Tensor:
+def draws():
     """Of members alone, whose prior is flat."""
     return (SEEN[:, None] + ERRORS[:, None] * EVEN)[..., None]
 
 
 @pytest.fixture(scope="module")
-def population(draws: Tensor) -> Population:
+def population(draws):
     return sample_population(draws, torch.zeros(draws.shape[:2]).double(), CENTER, SCALE, PLAN)
 
 
@@ -273,7 +272,7 @@ def test_few_members_are_no_population(draws):
         sample_population(draws[:3], torch.zeros(3, 500).double(), CENTER, SCALE, PLAN)
 
 
-def radius(points: Tensor, y: float) -> Tensor:
+def radius(points, y):
     """Squared, in standard deviations."""
     return ((points - double([0.64 * y, 0.0])) / STD).square().sum(dim=1)
 
@@ -281,7 +280,7 @@ def radius(points: Tensor, y: float) -> Tensor:
 def test_a_region_is_where_density_is_and_its_share_is_told():
     generator = seeded()
 
-    def prior(count: int) -> Tensor:
+    def prior(count):
         return HALF * (2 * torch.rand(count, 2, generator=generator, dtype=torch.float64) - 1)
 
     few = {"rows": 1024, "chains": 1, "draws": 2000, "seed": 0}

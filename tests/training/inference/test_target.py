@@ -87,7 +87,7 @@ def test_many_dimensions_are_not_deblurred():
         gaussian_prior(17, deblurred=True)
 
 
-def curved(rows: int = 4) -> Target:
+def curved(rows=4):
     flow = curved_flow()
     prior = Prior(flow, flow.times(STEPS), get_solver("exp_ab2", 1e-6, 1e-6), unit=2.0, origin=3.0)
     return Target(prior, Gaussian(double([0.3, 0.5])), OBSERVED, rows)
@@ -151,7 +151,7 @@ def test_variables_that_went_astray_have_no_likelihood():
 
 def test_a_likelihood_without_gradients_is_told():
     class Detached(Parabola):
-        def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
+        def log_prob(self, points, observed):
             return super().log_prob(points.detach(), observed)
 
     target = Target(gaussian_prior(), Detached(), OBSERVED, 4)
@@ -159,17 +159,17 @@ def test_a_likelihood_without_gradients_is_told():
 
 
 @pytest.fixture(scope="module")
-def prior() -> Prior:
+def prior():
     return conditional_prior()
 
 
 @pytest.fixture(scope="module")
-def amortized(prior: Prior) -> Amortized:
+def amortized(prior):
     return Amortized(prior, Y, rows=1024, chains=2, draws=500, seed=0, trace=Trace())
 
 
 @pytest.fixture
-def in_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_large_blocks(monkeypatch):
     """What is drawn again comes in few calls."""
     monkeypatch.setattr("training.inference.amortized.FEW", 1024)
 
@@ -199,7 +199,7 @@ def test_draws_depend_only_on_seed_and_number(amortized):
     torch.testing.assert_close(plain.points, together.points)
 
 
-def shifted(points: Tensor, y: Tensor) -> Tensor:
+def shifted(points, y):
     """Another posterior, up to a constant, of which the first column is 0.3 to the right."""
     mean = torch.cat([0.64 * y + 0.3, 0 * y], dim=1)
     return 7 - ((points - mean) / double([STD, 1.0])).square().sum(dim=1) / 2
@@ -270,7 +270,7 @@ def test_stepped_draws_are_at_steps_with_their_density(prior, amortized):
     # A correction asks for the density of what can be.
     asked: list[Tensor] = []
 
-    def density(points: Tensor, y: Tensor) -> Tensor:
+    def density(points, y):
         asked.append(points)
         return shifted(points, y)
 
@@ -279,7 +279,7 @@ def test_stepped_draws_are_at_steps_with_their_density(prior, amortized):
 
 
 def test_what_cannot_be_corrected_is_told(prior, amortized):
-    def nowhere(points: Tensor, y: Tensor) -> Tensor:
+    def nowhere(points, y):
         return torch.full_like(points[:, 0], -torch.inf)
 
     with pytest.raises(DataError, match="0 at all of 1000 draws"):

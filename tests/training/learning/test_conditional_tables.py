@@ -2,11 +2,9 @@
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from dnnlib.errors import DataError, UsageError
@@ -33,7 +31,7 @@ GAMMA0 = 1e-4
 TELLING = [3, 17]
 
 
-def gaussian(count: int) -> DataTable:
+def gaussian(count):
     """Three standard normal columns, given two linear maps of them with noise of variance 0.5."""
     points = normal(count, 3, seed=1)
     conditions = points @ SEEN + 0.5**0.5 * normal(count, 2, seed=2)
@@ -42,7 +40,7 @@ def gaussian(count: int) -> DataTable:
     return DataTable(points, columns, held_out, Dropped.none("abc"), conditions, ["y1", "y2"])
 
 
-def bent(count: int) -> DataTable:
+def bent(count):
     """A column between bounds that follows from the size of its condition."""
     y = normal(count, 1, seed=3)
     points = torch.special.ndtr(y.abs() - 1 + 0.3 * normal(count, 1, seed=4))
@@ -51,7 +49,7 @@ def bent(count: int) -> DataTable:
     return DataTable(points, columns, held_out, Dropped.none("a"), y, ["y"])
 
 
-def preparation(table: DataTable, steps: int = 100, members: int = 1) -> Preparation:
+def preparation(table, steps=100, members=1):
     more = {"members": members} if members > 1 else {}
     network = {"width": 32, "depth": 2, "label_dim": table.condition_dim, **more}
     inflation = {"dims_to_keep": table.dim, "gamma0": GAMMA0}
@@ -60,14 +58,14 @@ def preparation(table: DataTable, steps: int = 100, members: int = 1) -> Prepara
     return Preparation(table, choices, config, CPU)
 
 
-def trained(prepared: Preparation) -> Model:
+def trained(prepared):
     coordinates = prepared.coordinates(LINEAR)
     trainer = Trainer(*prepared.build(coordinates), prepared.config)
     run_steps(trainer, prepared.source(coordinates), prepared.config.total_steps)
     return trainer.averaged
 
 
-def exact_posterior(y: Tensor) -> MultivariateNormal:
+def exact_posterior(y):
     """Of a point of ``gaussian``, given its conditions ``[..., 2]``."""
     precision = torch.eye(3).double() + 2 * SEEN @ SEEN.T
     covariance = torch.linalg.inv(precision)
@@ -117,7 +115,7 @@ def test_both_starts_are_tried_where_nothing_is_said():
         assert choose_space(answers, wanted) == Space("none", "none")
 
 
-def decades(count: int) -> DataTable:
+def decades(count):
     """A parameter that is positive over six decades, and its logarithm with noise."""
     power = torch.rand(count, 1, generator=seeded(5)).double() * 6 - 3
     held_out = torch.arange(count) % 5 == 0
@@ -139,7 +137,7 @@ def test_logarithms_of_wide_parameters_are_taken(caplog):
     assert "more: a; logarithms are not tried: give --marginals=log" in caplog.text
 
 
-def among_noise(count: int) -> DataTable:
+def among_noise(count):
     """The same, its two conditions standing at places 3 and 17 among 28 that tell nothing."""
     table = gaussian(count)
     noise = normal(count, 30, seed=6)
@@ -224,7 +222,7 @@ def test_the_loss_of_an_ensemble_is_the_mean_of_its_members_losses():
     batch = next(prepared.source(prepared.coordinates(LINEAR)).batches(0))
     draws = loss.draw(100, seeded())
 
-    def losses(denoiser: torch.nn.Module) -> Tensor:
+    def losses(denoiser):
         return loss.per_sample(denoiser, batch.points, draws, batch.conditions(CPU))
 
     together = losses(DenoisingRegression(model.denoiser.train()))
@@ -238,7 +236,7 @@ def test_the_loss_of_an_ensemble_is_the_mean_of_its_members_losses():
     assert not torch.allclose(apart[0], apart[1])
 
 
-def saved(path: Path) -> Model:
+def saved(path):
     prepared = preparation(gaussian(500), steps=5, members=2)
     model = trained(prepared)
     model.about |= about_table(prepared.table, "gaussian")

@@ -8,7 +8,6 @@ import pytest
 import torch
 from scipy.stats import norm
 from sklearn.preprocessing import PowerTransformer
-from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import seeded
@@ -22,14 +21,14 @@ NAMES = ["gamma", "uniform", "rate", "sum"]
 SPACES = [*product((*MARGINALS, "quantile-0.2"), WHITENINGS), *product((AXES_TOO,), ("pca", "zca"))]
 
 
-def table(count: int = 2000, seed: int = 0) -> Tensor:
+def table(count=2000, seed=0):
     """A skewed column, one between 0 and 1, a positive one, and almost the sum of the others."""
     draw = np.random.default_rng(seed)
     columns = [draw.gamma(2, 3, count), draw.uniform(size=count), draw.lognormal(size=count)]
     return torch.from_numpy(np.stack([*columns, sum(columns) + draw.normal(0, 0.1, count)], 1))
 
 
-def bounded_columns() -> Columns:
+def bounded_columns():
     plain = Columns.plain(NAMES)
     low, high = plain.low.clone(), plain.high.clone()
     low[1], high[1], low[2] = 0, 1, 0
@@ -37,7 +36,7 @@ def bounded_columns() -> Columns:
 
 
 @pytest.fixture(params=[(*space, bounded) for space in SPACES for bounded in (False, True)])
-def fitted(request: pytest.FixtureRequest) -> Coordinates:
+def fitted(request):
     marginals, whiten, bounded = request.param
     columns = bounded_columns() if bounded else Columns.plain(NAMES)
     return fit_coordinates(table(), columns, marginals, whiten)
@@ -228,7 +227,7 @@ def test_fewer_rows_than_columns_are_whitened_by_correlations_that_are_shrunk():
     points = torch.from_numpy(10 * (common + draw.normal(size=(200, 60))))
     columns = Columns.plain([f"c{index}" for index in range(60)])
 
-    def nats(whiten: str) -> float:
+    def nats(whiten):
         u, log_det = fit_coordinates(points[:50], columns, "none", whiten)(points[50:])
         return float((log_det - u.square().sum(dim=1) / 2).mean())
 

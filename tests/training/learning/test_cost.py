@@ -1,6 +1,5 @@
 """Recipes of trainings, and what their steps take."""
 
-from collections.abc import Callable
 from functools import cache
 from inspect import signature
 
@@ -76,18 +75,18 @@ def test_what_a_user_chose_is_kept_and_all_else_is_chosen(
         assert arch != "adm" or "cbase" in chosen or recipe.cbase % 64 == 0
 
 
-def paper(name: str, precision: str = "fp32", card: bool = False, fake: bool = True) -> PaperStep:
+def paper(name, precision="fp32", card=False, fake=True):
     config = TrainingConfig(total=100, batch=ROWS, batch_gpu=4, lr_ramp=0)
     return PaperStep(*model_of(name), config, precision, card, fake)
 
 
 @pytest.fixture(scope="module")
-def images() -> PaperStep:
+def images():
     return paper("ADM")
 
 
 @pytest.fixture(scope="module")
-def peak(images: PaperStep) -> Callable[[int], int]:
+def peak(images):
     return cache(images.peak)
 
 
@@ -141,7 +140,7 @@ def test_the_most_fit_and_one_more_does_not(images, peak):
 def test_few_trials_find_what_fits_where_memory_is_a_broken_line():
     tried = []
 
-    def needed(count: int) -> int:
+    def needed(count):
         tried.append(count)
         return max(5000, 10 * count + 7)
 

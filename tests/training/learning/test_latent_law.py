@@ -6,7 +6,6 @@ from itertools import islice
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.support.draws import double, normal, seeded
 from tests.support.trainers import tiny_model
@@ -17,7 +16,6 @@ from training.learning import melting, mixture_start
 from training.learning.latent_law import CHAINED, FREE, GENTLE, TURNED, Latents, candidates_for, fit
 from training.learning.mixture_start import completed, fit_mixture
 from training.learning.questions import OneQuestion, QuestionBatches, draw_states
-from training.model.model import Model
 from training.model.questions import EncodedRows
 from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.networks.questions import QuestionNetwork
@@ -26,14 +24,14 @@ SHORT = replace(CHAINED, steps=300, rate=5e-3)
 STD = 0.3
 
 
-def two_branches(count: int, seed: int) -> Tensor:
+def two_branches(count, seed):
     """A kept latent, and a compressed one near plus or minus its sine ``[N, 2]``."""
     kept, noise = normal(count, 2, generator=seeded(seed)).unbind(dim=1)
     sign = torch.where(torch.rand(count, generator=seeded(seed + 1)) < 0.5, -1.0, 1.0)
     return torch.stack([kept, sign * (2 * kept).sin() + STD * noise], dim=1)
 
 
-def branches_log_prob(latents: Tensor) -> Tensor:
+def branches_log_prob(latents):
     kept, compressed = latents.unbind(dim=1)
     wave = torch.stack([(2 * kept).sin(), -(2 * kept).sin()])
     z = (compressed - wave) / STD
@@ -76,14 +74,14 @@ def test_small_steps_find_what_large_ones_pass_over():
 
 
 @pytest.fixture
-def model() -> Model:
+def model():
     """Of Gaussian data, by a network that is zero: all latents are normal."""
     made, _ = tiny_model("mlp", "ES", dims_to_keep=1, width=16)
     made.denoiser.eval()
     return made
 
 
-def gaussian_points(model: Model, count: int) -> Batch:
+def gaussian_points(model, count):
     basis = model.denoiser.basis
     spread = basis.eigenvalues.sqrt() * normal(count, basis.dim, generator=seeded(9))
     return Batch(basis.from_eigen(spread))
@@ -135,7 +133,7 @@ GENERATOR = seeded_generator("cpu", 3)
 
 
 @pytest.fixture(autouse=True)
-def _start_over() -> None:
+def _start_over():
     GENERATOR.manual_seed(3)
 
 
@@ -162,7 +160,7 @@ def test_to_be_absent_says_nothing_though_what_is_missing_does():
     known = EncodedRows(rows, torch.zeros(4000, 0, dtype=torch.long))
     mixture, _ = fit_mixture(known, known.at(slice(0, 0)), [], seed=0)
 
-    def complete(cells: EncodedRows, generator: torch.Generator) -> EncodedRows:
+    def complete(cells, generator):
         return completed(mixture, cells, [], generator)
 
     network = QuestionNetwork(2, (-1.0, 1.0))

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import count
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,26 +19,24 @@ from dnnlib.logs import logger
 from tests.support.running import refusal
 from tests.support.trainers import Troubled, assert_same_state, circles_trainer, weights
 from torch_utils.snapshots import read_state
-from training.data.batches import BatchSource
 from training.learning import stopping
 from training.learning.report import Forecast, spoken
 from training.learning.resuming import Resumed
 from training.learning.run import run_training, train
 from training.learning.run_folder import Place, RunFolder, states_in
 from training.learning.stopping import StoppedBySignal, StopRequest
-from training.learning.trainer import Trainer
 from training.model.model import Model
 
 MakeFolder = Callable[[str], RunFolder]
 CPU = torch.device("cpu")
 
 
-def go_on(trainer: Trainer, source: BatchSource, location: Path) -> None:
+def go_on(trainer, source, location):
     """Resumes a run from a state file, or from a folder's latest state."""
     run_training(trainer, source, Place(location, ""), {}, Resumed.find(location))
 
 
-def statistics(folder: RunFolder) -> list[dict[str, float]]:
+def statistics(folder):
     """The lines of ``stats.jsonl``, but for what depends on the machine."""
     lines = map(json.loads, (folder.path / "stats.jsonl").read_text().splitlines())
     machine = ("Timing", "Resources")
@@ -119,7 +116,7 @@ def test_a_signal_during_the_last_step_does_not_stop_a_finished_run(run_folder):
 
 @pytest.mark.parametrize("trouble", [DataError("no fit"), KeyboardInterrupt()])
 def test_failed_calibrations_lose_nothing(run_folder, trouble):
-    def fail(model: Model) -> None:
+    def fail(model):
         raise trouble
 
     trainer, source = circles_trainer()
@@ -157,16 +154,16 @@ def test_jumping_clocks_do_no_harm(run_folder, monkeypatch):
 
 
 @pytest.fixture
-def folder(run_folder: Callable[[str], RunFolder]) -> RunFolder:
+def folder(run_folder):
     return run_folder("run")
 
 
-def save(folder: RunFolder, *numbers: int, keep: int = 9) -> None:
+def save(folder, *numbers, keep=9):
     for number in numbers:
         folder.save_state({"step": number}, 1000 * number, keep)
 
 
-def numbers(folder: RunFolder) -> list[int]:
+def numbers(folder):
     return [int(path.stem.rpartition("-")[2]) for path in states_in(folder.path)]
 
 
@@ -181,7 +178,7 @@ def test_older_states_go_after_the_newer_one_is_written_and_not_if_it_cannot_be(
 ):
     save(folder, 1, keep=1)
 
-    def fail(path: Path, state: object) -> None:
+    def fail(path, state):
         assert numbers(folder) == [1]
         raise OSError("no space")
 
@@ -228,12 +225,12 @@ def test_a_folder_without_a_whole_state_is_an_error(folder):
 
 
 @pytest.fixture
-def wishes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, str]]:
+def wishes(monkeypatch):
     """Lines of the log, with their times."""
     lines: list[tuple[float, str]] = []
 
     class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
+        def emit(self, record):
             lines.append((time.monotonic(), record.getMessage()))
 
     monkeypatch.setattr(logger, "handlers", [Keep()])
@@ -257,7 +254,7 @@ def test_a_signal_is_acknowledged_though_no_python_runs(wishes):
 
 @pytest.mark.parametrize("wish", [60, 0], ids=["one wish", "two wishes"])
 def test_two_signals_are_one_wish_or_act_at_once(wish, wishes, monkeypatch):
-    def act(number: int, frame: object) -> None:
+    def act(number, frame):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(stopping, "ONE_WISH", wish)
@@ -283,7 +280,7 @@ def test_the_block_ends_though_a_worker_holds_copies_of_its_sockets():
 
 
 class Clock:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+    def __init__(self, monkeypatch):
         self.now = 100.0
         monkeypatch.setattr("time.monotonic", lambda: self.now)
 

@@ -4,12 +4,10 @@ from dataclasses import replace
 from itertools import pairwise
 from math import nan
 from statistics import NormalDist
-from typing import Any
 from unittest import mock
 
 import pytest
 import torch
-from torch import Tensor
 
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
@@ -23,7 +21,6 @@ from training.flow.denoisers import MixtureDenoiser, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule, VESchedule
 from training.flow.likelihood import Trace
-from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers.student import BY_STUDENT
 from training.inference.amortized import Amortized, by_teacher
@@ -45,7 +42,7 @@ POINTS, OTHERS, NEAR = 3_000, 64, 16
 SIZES = {"dim": 2, "noise_range": [-1.0, 0.3], "width": 24, "depth": 2}
 
 
-def gaussian_data(basis: EigenBasis, count: int, generator: torch.Generator) -> Tensor:
+def gaussian_data(basis, count, generator):
     drawn = normal(count, basis.dim, generator=generator)
     return basis.eigenvalues.sqrt() * drawn
 
@@ -104,7 +101,7 @@ def test_normal_times_have_normal_logs(schedule, t_min, t_max):
     t = DenoisingLoss(schedule, t_min, t_max, "normal").draw(count, seeded()).t
     law = NormalDist(LOG_STD_MEAN, LOG_STD_STD)
 
-    def probability(times: list[float]) -> list[float]:
+    def probability(times):
         log_std = schedule.reference_log_noise(double(times)) / 2
         return [law.cdf(value) for value in log_std.tolist()]
 
@@ -140,7 +137,7 @@ def test_draws_follow_from_the_generator_and_impossible_laws_are_refused():
 def test_rows_are_drawn_alike_whoever_takes_which(monkeypatch):
     loss, count, keys = DenoisingLoss(PRR, 0.5, 7.0), 23, (5, 1, 7)
 
-    def took(*rows: slice, dtype: torch.dtype = torch.float64, pairs: bool = False) -> list[Tensor]:
+    def took(*rows, dtype=torch.float64, pairs=False):
         cpu = torch.device("cpu")
         drawn = [loss.draw_rows(part, count, dtype, cpu, keys, antithetic=pairs) for part in rows]
         return [torch.cat(parts) for parts in zip(*drawn, strict=True)]
@@ -188,7 +185,7 @@ def test_a_share_draws_no_more_than_its_blocks(monkeypatch):
     assert [call.args for call in drawn.call_args_list] == [(4, 3), (4, 3)]
 
 
-def dealt(points: Tensor, axis: int = 0, most: int = NEAR) -> OthersOfBatch:
+def dealt(points, axis=0, most=NEAR):
     """Further points, of which samples take parts in turn."""
     return OthersOfBatch(OtherPoints.of(points, axis, most), torch.arange(4) << LOT_BITS - 2)
 
@@ -276,7 +273,7 @@ def test_shifts_are_right_in_units_of_narrow_noise_too(std):
     torch.testing.assert_close(got / std, expected, rtol=1e-4, atol=1e-5)
 
 
-def teacher(slope: float) -> Model:
+def teacher(slope):
     """A network that was not trained: of Gaussian data, or bent the more its output weighs."""
     basis = EigenBasis(torch.zeros(2), torch.tensor([1.0, 0.3]), torch.eye(2))
     recipe = Recipe("ifs", {"dims_to_keep": 1}, "mlp", SIZES)
@@ -289,14 +286,14 @@ def teacher(slope: float) -> Model:
     return model
 
 
-def random_student(network: dict[str, Any], slope: float) -> FlowMapMLP:
+def random_student(network, slope):
     student = FlowMapMLP.of(network)
     for layer, seed in ((student.body.output, 3), (student.growth, 4), (student.further, 5)):
         layer.weight.data = slope * normal(*layer.weight.shape, seed=seed).float()
     return student.eval().requires_grad_(False)
 
 
-def courses_of(flow: ProbabilityFlow) -> dict[str, Course]:
+def courses_of(flow):
     courses = {}
     for name, use in USES.items():
         courses[name] = Course("student", 3, flow.basis.dim, use.melts)
@@ -304,7 +301,7 @@ def courses_of(flow: ProbabilityFlow) -> dict[str, Course]:
     return courses
 
 
-def with_student(model: Model, slope: float) -> Model:
+def with_student(model, slope):
     """A student that is off by a random network, and courses by it."""
     model.denoiser.student = random_student(model.recipe.network_arguments, slope)
     model.courses = courses_of(model.flow)
@@ -329,7 +326,7 @@ def test_log_determinants_are_what_a_student_says_or_those_of_its_own_jacobian()
     assert torch.equal(end, second[:, :2])
     torch.testing.assert_close(growth, first[:, 2] + second[:, 2])
 
-    def through(row: Tensor) -> Tensor:
+    def through(row):
         return flow.carried(flow.carried(row[None], times[:2]), times[1:])[0, :2]
 
     jacobians = torch.stack([torch.autograd.functional.jacobian(through, row) for row in x])

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from dnnlib.errors import DataError
 from tests.support.draws import seeded
@@ -15,7 +14,6 @@ from tests.support.trainers import run_steps
 from training.data.batches import Batch
 from training.data.tables.foreign import ForeignTable
 from training.data.tables.making import TableChoices, make_table
-from training.data.tables.table import DataTable
 from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
@@ -33,7 +31,7 @@ CPU = torch.device("cpu")
 SPACE = Space("yeo-johnson", "zca")
 
 
-def table(count: int = 3000) -> DataTable:
+def table(count=3000):
     """A skewed column, a column in steps, and a third that follows the square of the first."""
     draw = np.random.default_rng(0)
     a, b = draw.gamma(2, 1, count), draw.integers(0, 6, count) * 0.5
@@ -43,7 +41,7 @@ def table(count: int = 3000) -> DataTable:
     return made
 
 
-def preparation(total: int = 30_000, dims_to_keep: int = 3, tick: int = 5000) -> Preparation:
+def preparation(total=30000, dims_to_keep=3, tick=5000):
     inflation, network = {"dims_to_keep": dims_to_keep, "gamma0": 1e-2}, {"width": 32, "depth": 2}
     choices = Choices("ifs", inflation, "mlp", network, "IS", "log")
     config = TrainingConfig(
@@ -52,7 +50,7 @@ def preparation(total: int = 30_000, dims_to_keep: int = 3, tick: int = 5000) ->
     return Preparation(table(), choices, config, CPU)
 
 
-def trained(prepared: Preparation) -> tuple[Trainer, Watch]:
+def trained(prepared):
     coordinates = prepared.coordinates(SPACE)
     model, loss = prepared.build(coordinates)
     trainer = Trainer(model, loss, prepared.config)
@@ -71,7 +69,7 @@ def test_held_out_nats_of_the_exact_denoiser_are_the_mean_log_density(dims_to_ke
     denoiser = model.denoiser
     exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=denoiser.schedule)
 
-    def residual(z: Tensor, t: Tensor) -> Tensor:
+    def residual(z, t):
         c = denoiser.coefficients(t)
         x = z / c.c_in
         return (exact(x, t) - c.c_skip * x) / c.c_out
@@ -152,15 +150,15 @@ def test_auto_keeps_as_many_dimensions_as_participate():
 class Scores:
     """Stands for what is held out: gives the scores of a list, one after the other."""
 
-    def __init__(self, losses: list[float], parts: list[dict[str, float]] | None = None):
+    def __init__(self, losses, parts=None):
         of_parts = parts or [{}] * len(losses)
         self._scores = map(lambda loss, own: Score(loss, parts=own), losses, of_parts)
 
-    def score(self, model: object) -> Score:
+    def score(self, model):
         return next(self._scores)
 
 
-def weights_of(trainer: Trainer) -> Tensor:
+def weights_of(trainer):
     return torch.cat([p.flatten() for p in trainer.averaged.denoiser.parameters()])
 
 
@@ -168,7 +166,7 @@ def test_patience_ends_it_with_the_best_weights(run_folder):
     prepared = preparation(6000, tick=1000)
     coordinates = prepared.coordinates(SPACE)
 
-    def run(name: str, scores: list[float], patience: int | None) -> Trainer:
+    def run(name, scores, patience):
         trainer = Trainer(*prepared.build(coordinates), prepared.config)
         watch = Watch(Scores(scores), keeps_best=True, patience=patience)
         train(trainer, prepared.source(coordinates), run_folder(name), watch=watch)
@@ -195,7 +193,7 @@ def test_best_weights_are_saved_calibrated_or_not(run_folder):
     plan = prepared.calibration(coordinates, "path")
     got: list[Model] = []
 
-    def finish(model: Model) -> None:
+    def finish(model):
         got.append(copy.deepcopy(model))
         calibrate(model, plan)
         raise Failure

@@ -6,7 +6,6 @@ import signal
 import time
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -28,7 +27,7 @@ from tests.support.trainers import (
 )
 from torch_utils import distributed
 from torch_utils.stats import RunningMeans
-from training.data.batches import Batch, ToyBatches
+from training.data.batches import Batch
 from training.flow.eigenbasis import EigenBasis
 from training.learning import safeguards, speed
 from training.learning.loss import DenoisingLoss, NoiseDraws
@@ -149,7 +148,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(batch_gpu):
     trainer, source = circles_trainer(batch_gpu=batch_gpu)
     run_steps(trainer, source, 2)
 
-    def learnt() -> dict[str, Tensor]:
+    def learnt():
         parts = {name: trainer.state()[name] for name in ("network", "optimizer")}
         return {k: x.clone() for k, x in tensors(parts).items() if isinstance(x, Tensor)}
 
@@ -213,7 +212,7 @@ def test_the_state_of_another_optimizer_is_a_data_error():
             trainer.restore(state, "state.pt")
 
 
-def half_trainer(loss_scale: float = 1.0) -> tuple[Trainer, ToyBatches]:
+def half_trainer(loss_scale=1.0):
     trainer, source = circles_trainer()
     model, config = trainer.averaged, replace(trainer.config, loss_scale=loss_scale)
     model.denoiser.precision = "fp16"
@@ -309,7 +308,7 @@ def test_what_cannot_be_compiled_is_refused_in_one_line(monkeypatch):
     # a backend that does not exist.
     import torch._dynamo.exc
 
-    def fail(network: nn.Module, *given: Any) -> None:
+    def fail(network, *given):
         raise torch._dynamo.exc.TorchDynamoException("no compiler\n  in a traceback")
 
     for broken in ("compile", "forward"):
@@ -321,7 +320,7 @@ def test_what_cannot_be_compiled_is_refused_in_one_line(monkeypatch):
                 compile_network(trainer, source)
 
 
-def work_in_which_one_loss_overflows() -> tuple[int, bool]:
+def work_in_which_one_loss_overflows():
     """The number of skipped steps, and whether the weights are what they were."""
     with distributed.process_group("cpu"):
         trainer, source = circles_trainer()
@@ -339,7 +338,7 @@ def test_a_loss_that_overflows_on_one_rank_is_skipped_by_all(two_ranks):
     assert list(two_ranks.call(work_in_which_one_loss_overflows)) == [(1, True), (1, True)]
 
 
-def work_until_a_signal() -> tuple[int | None, int, int]:
+def work_until_a_signal():
     """The signal, the step after which it is known, and how often ranks asked each other."""
     with distributed.process_group("cpu"), StopRequest() as stop:
         with mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as asked:

@@ -29,21 +29,21 @@ from training.measure.containment import inside, winding_number
 BALL = {2: math.pi, 3: 4 / 3 * math.pi}
 
 
-def box(low: list[float], high: list[float]) -> Boundary:
+def box(low, high):
     corners = np.stack(np.meshgrid(*zip(low, high, strict=True)), axis=-1).reshape(-1, len(low))
     return convex_hull(corners)
 
 
-def box_content(low: list[float], high: list[float]) -> float:
+def box_content(low, high):
     return float(np.prod(stats.norm.cdf(high) - stats.norm.cdf(low)))
 
 
-def polygon(vertices: np.ndarray) -> Boundary:
+def polygon(vertices):
     index = np.arange(len(vertices))
     return Boundary(vertices, np.stack([index, np.roll(index, -1)], axis=1))
 
 
-def turned(boundary: Boundary) -> Boundary:
+def turned(boundary):
     return Boundary(boundary.vertices, boundary.faces[:, ::-1])
 
 
@@ -201,7 +201,7 @@ def test_what_is_no_mesh_is_not_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def normal(count: int, dim: int, seed: int = 0) -> np.ndarray:
+def normal(count, dim, seed=0):
     return np.random.default_rng(seed).normal(size=(count, dim))
 
 

@@ -3,14 +3,12 @@
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from dnnlib.errors import DataError
 from tests.support.draws import double, normal
@@ -22,7 +20,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import get_solver
-from training.measure.correlation_times import CorrelationTime, correlation_time, scatter_of
+from training.measure.correlation_times import correlation_time, scatter_of
 from training.measure.correlations import Autocorrelations, correlate, mean_autocorrelation, varying
 from training.measure.residuals import NOISE_BLOCK, Quantities, ResidualProbe, noise_rows
 from training.runs.residuals import row_pairs
@@ -31,11 +29,11 @@ ROOT = Path(__file__).parents[3]
 XI = double([2.0, 0.3, 0.01])
 
 
-def batches(*arrays: Tensor, size: int) -> Iterator[tuple[Tensor, ...]]:
+def batches(*arrays, size):
     return zip(*(array.split(size) for array in arrays), strict=True)
 
 
-def related(count: int = 301) -> tuple[Tensor, Tensor]:
+def related(count=301):
     """Two times of five dimensions that mix, far from the origin and of very different sizes."""
     first = normal(count, 5, seed=1)
     later = first @ normal(5, 5, seed=2) + 0.5 * normal(count, 5, seed=3)
@@ -43,7 +41,7 @@ def related(count: int = 301) -> tuple[Tensor, Tensor]:
     return sizes * (first + 30), sizes.flip(0) * (later - 70)
 
 
-def numpys(first: Tensor, later: Tensor) -> np.ndarray:
+def numpys(first, later):
     return np.corrcoef(first.double().numpy(), later.double().numpy(), rowvar=False)[:5, 5:]
 
 
@@ -234,7 +232,7 @@ def test_a_row_of_noise_depends_on_its_number_alone():
     assert not (noise_rows(range(9), 2, 5, 7) == whole[:9]).any()
 
 
-def inexact_flow(error: float = 0.0) -> ProbabilityFlow:
+def inexact_flow(error=0.0):
     basis = EigenBasis(torch.zeros(3), XI, torch.eye(3, dtype=torch.float64))
     schedule = InflationSchedule.to_dimension(2, 3, top_variance=2.0, gamma0=0.1)
     return gaussian_flow(basis, schedule, error)
@@ -243,14 +241,14 @@ def inexact_flow(error: float = 0.0) -> ProbabilityFlow:
 class Record:
     """What a probe found, stacked over the times."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self._found: list[Quantities] = []
 
-    def __call__(self, index: int, found: Quantities) -> None:
+    def __call__(self, index, found):
         assert index == len(self._found)
         self._found.append(found)
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name):
         return torch.stack([got[name] for got in self._found])
 
 
@@ -354,7 +352,7 @@ def test_of_dimensions_that_do_not_vary_or_few_samples_nothing_lasts():
         assert (got.integral, got.bound) == (1, "upper")
 
 
-def fresh(spacing: float, count: int, seed: int, dim: int = 2) -> CorrelationTime:
+def fresh(spacing, count, seed, dim=2):
     """Of samples that know nothing of any other time, from 0 to 7."""
     lags = torch.arange(0, 7, spacing, dtype=torch.float64)
     first = normal(count, dim, seed=1000 * seed)

@@ -24,17 +24,11 @@ OURS, THEIRS = (coverage.transported(r * SPHERES.vertices, SPHERES.unit) for r i
 Mesh = tuple[np.ndarray, np.ndarray]
 
 
-def spheres_of(dim: int, count: int, radii: np.ndarray = RADII) -> coverage.Spheres:
+def spheres_of(dim, count, radii=RADII):
     return coverage.Spheres(radii, unit_sphere(dim, count))
 
 
-def cover(
-    spheres: coverage.Spheres,
-    generate: Map,
-    melt: Map,
-    count: int = 3000,
-    fresh: Tensor | None = None,
-) -> coverage.Coverage:
+def cover(spheres, generate, melt, count=3000, fresh=None):
     """Coverage of one repetition with carried boundaries, and of fresh data or generated points."""
     start = coverage.Points(normal(1, count, spheres.dim), spheres.vertices)
     carried = coverage.carry(start, generate, melt)
@@ -46,12 +40,12 @@ def cover(
     )
 
 
-def bent(x: Tensor) -> Tensor:
+def bent(x):
     """A banana: a homeomorphism that is far from linear."""
     return torch.cat([x[:, :-1], x[:, -1:] + x[:, :1] ** 2], dim=1)
 
 
-def unbent(x: Tensor) -> Tensor:
+def unbent(x):
     return torch.cat([x[:, :-1], x[:, -1:] - x[:, :1] ** 2], dim=1)
 
 
@@ -77,7 +71,7 @@ def test_radii_must_increase_from_above_zero_and_have_names():
 def test_carrying_goes_to_the_data_and_brings_all_back_to_their_places():
     calls: list[int] = []
 
-    def counted(x: Tensor) -> Tensor:
+    def counted(x):
         calls.append(len(x))
         return bent(x)
 
@@ -175,7 +169,7 @@ def test_the_default_alpha_fills_the_spheres_and_others_are_warned_of(dim):
         if alpha is None:
             continue
 
-        def warning(alpha: float, spheres: coverage.Spheres = spheres) -> str | None:
+        def warning(alpha, spheres=spheres):
             shapes = coverage.refitted(spheres.vertices, alpha)
             return coverage.unfilled(spheres, coverage.contents_within(shapes), alpha)
 
@@ -268,36 +262,36 @@ def test_equal_boundaries_differ_by_nothing(count):
     assert {array.shape for array in arrays.values()} == {(2, 3)}
 
 
-def polygon(vertices: np.ndarray | list[list[float]]) -> Mesh:
+def polygon(vertices):
     index = np.arange(len(vertices))
     return np.asarray(vertices, dtype=float), np.stack([index, np.roll(index, -1)], axis=1)
 
 
-def merged(*meshes: Mesh) -> Mesh:
+def merged(*meshes):
     offsets = np.cumsum([0, *(len(vertices) for vertices, _ in meshes)])
     faces = [faces + offset for (_, faces), offset in zip(meshes, offsets, strict=False)]
     return np.concatenate([vertices for vertices, _ in meshes]), np.concatenate(faces)
 
 
-def turned(mesh: Mesh) -> Mesh:
+def turned(mesh):
     """The mesh inside out."""
     return mesh[0], mesh[1][:, ::-1]
 
 
-def star(points: int, radius: float = 1.0) -> Mesh:
+def star(points, radius=1.0):
     angle = np.arange(2 * points) * np.pi / points
     r = np.where(np.arange(2 * points) % 2, 0.4, 1.0) * radius
     return polygon(np.stack([r * np.cos(angle), r * np.sin(angle)], axis=1))
 
 
-def spiral(turns: float, width: float) -> Mesh:
+def spiral(turns, width):
     angle = np.linspace(0, 2 * np.pi * turns, 400)
     direction = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     inner, outer = angle[:, None] * direction, (angle[:, None] + width) * direction
     return polygon(np.concatenate([outer, inner[::-1]]) / angle[-1])
 
 
-def cube(low: tuple[float, ...] = (0, 0, 0)) -> Mesh:
+def cube(low=(0, 0, 0)):
     """A cube of edge 1. On opposite sides the diagonals agree, so that cubes can be stacked."""
     corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=float)
     quads = np.array(
@@ -309,8 +303,8 @@ def cube(low: tuple[float, ...] = (0, 0, 0)) -> Mesh:
     return corners + low, np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
 
 
-def solid(kind: str, **sizes: float) -> Callable[[], Mesh]:
-    def make() -> Mesh:
+def solid(kind, **sizes):
+    def make():
         mesh = getattr(trimesh.creation, kind)(**sizes)
         return np.asarray(mesh.vertices), np.asarray(mesh.faces)
 
@@ -322,11 +316,11 @@ torus = solid("torus", major_radius=1, minor_radius=0.4, major_sections=40, mino
 tube = solid("annulus", r_min=0.5, r_max=1.2, height=1)
 
 
-def random_points(count: int, dim: int, size: float = 1.5, seed: int = 0) -> np.ndarray:
+def random_points(count, dim, size=1.5, seed=0):
     return np.random.default_rng(seed).uniform(-size, size, (count, dim))
 
 
-def solid_angle_number(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+def solid_angle_number(points, vertices, faces):
     """The winding number as the sum of the triangles' solid angles over 4 pi.
 
     Van Oosterom and Strackee 1983.
@@ -340,14 +334,14 @@ def solid_angle_number(points: np.ndarray, vertices: np.ndarray, faces: np.ndarr
     return 2 * np.arctan2(volume, rest).sum(axis=1) / (4 * np.pi)
 
 
-def angle_number(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+def angle_number(points, vertices, faces):
     """The winding number as the sum of the angles at which segments are seen, over 2 pi."""
     a, b = np.moveaxis(vertices[faces][None] - points[:, None, None], 2, 0)
     cross = a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
     return np.arctan2(cross, (a * b).sum(axis=-1)).sum(axis=1) / (2 * np.pi)
 
 
-def moved(mesh: Mesh, *, reflected: bool = False) -> Mesh:
+def moved(mesh, *, reflected=False):
     """The mesh, stretched by very different factors along other axes, and shifted."""
     dim = mesh[0].shape[1]
     matrix = np.random.default_rng(3).normal(size=(dim, dim)) * [1, 0.1, 3][:dim]

@@ -5,9 +5,8 @@ import hashlib
 import os
 import socket
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -29,7 +28,7 @@ from torch_utils.distributed import process_group
 from training.measure import detector as module
 from training.measure import kernel_distance as kernel
 from training.measure.detector import InceptionDetector, expected_shapes, find_detector
-from training.measure.frechet import FeatureStatistics, Moments, frechet_distance
+from training.measure.frechet import FeatureStatistics, frechet_distance
 from training.measure.kernel_distance import kernel_distance, subset_distances
 
 Gaussian = tuple[Tensor, Tensor]
@@ -39,13 +38,13 @@ known_shapes = cache(expected_shapes)
 one_network = cache(module._Inception)
 
 
-def gaussian(dim: int, seed: int, rank: int | None = None) -> Gaussian:
+def gaussian(dim, seed, rank=None):
     """A mean and a covariance, of full rank or of the given one, with unequal eigenvalues."""
     factor = normal(dim, rank or dim, seed=seed) * torch.linspace(0.2, 2, rank or dim)
     return normal(dim, seed=seed + 1), factor @ factor.T / dim
 
 
-def moments_of(batches: list[Tensor]) -> Moments:
+def moments_of(batches):
     statistics = FeatureStatistics(batches[0].shape[1])
     for batch in batches:
         statistics.add(batch)
@@ -91,14 +90,14 @@ def test_points_without_a_covariance_are_an_error():
         assert "not finite" in refusal(moments_of, [points])
 
 
-def of_a_rank(name: str, rank: int) -> list[Tensor]:
+def of_a_rank(name, rank):
     """A rank's share of the points, far from the other's where the name says so."""
     sizes, distance = SHARES[name]
     part = normal(41, 4).split(sizes)[rank]
     return list((part + distance * rank).split(6))
 
 
-def moments_of_shares() -> dict[str, Moments]:
+def moments_of_shares():
     with process_group("cpu"):
         return {name: moments_of(of_a_rank(name, distributed.rank())) for name in SHARES}
 
@@ -192,10 +191,10 @@ def test_what_is_no_gaussian_is_refused():
 def test_it_is_the_sum_over_pairs_that_defines_it():
     first, second = normal(7, 3), 0.5 + normal(5, 3, seed=1)
 
-    def k(x: Tensor, y: Tensor) -> float:
+    def k(x, y):
         return float((x @ y / 3 + 1) ** 3)
 
-    def within(points: Tensor) -> float:
+    def within(points):
         pairs = [k(x, y) for i, x in enumerate(points) for j, y in enumerate(points) if i != j]
         return statistics.fmean(pairs)
 
@@ -235,7 +234,7 @@ def test_subsets_have_the_mean_of_all_draw_no_point_twice_and_follow_the_seed():
 def test_sizes_and_numbers_are_the_customary_ones(monkeypatch):
     sizes = []
 
-    def note(first: Tensor, second: Tensor) -> float:
+    def note(first, second):
         sizes.append((len(first), len(second)))
         return 0.0
 
@@ -261,11 +260,11 @@ def test_what_has_no_distance_is_refused():
                 subset_distances(*pair, generator=seeded())
 
 
-def random_state() -> State:
+def random_state():
     """Weights of unit gain, as a stand-in for the trained ones, which need a download."""
     generator = seeded()
 
-    def weight(name: str, shape: tuple[int, ...]) -> Tensor:
+    def weight(name, shape):
         if len(shape) > 1:
             fan_in = torch.Size(shape[1:]).numel()
             return torch.randn(shape, generator=generator) * (2 / fan_in) ** 0.5
@@ -275,24 +274,24 @@ def random_state() -> State:
     return {name: weight(name, shape) for name, shape in known_shapes().items()}
 
 
-def small_state() -> State:
+def small_state():
     """Weights of the right shapes that take no room in a file."""
     return {name: torch.zeros(1).expand(shape) for name, shape in known_shapes().items()}
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("detector") / "weights.pth"
     torch.save(random_state(), path)
     return path
 
 
 @pytest.fixture(scope="module")
-def detector(weights: Path) -> InceptionDetector:
+def detector(weights):
     return InceptionDetector(weights)
 
 
-def noise(count: int, channels: int = 3, size: int = 8, seed: int = 0) -> Tensor:
+def noise(count, channels=3, size=8, seed=0):
     generator = seeded(seed)
     return torch.randint(256, (count, channels, size, size), generator=generator).to(torch.uint8)
 
@@ -334,7 +333,7 @@ def test_files_with_and_without_counts_of_batches_are_read(tmp_path, zipped):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def refused(path: Path) -> str:
+def refused(path):
     # Laying a network out takes half a second, and before a refusal it gets no weights.
     with (
         mock.patch.object(module, "expected_shapes", known_shapes),
@@ -343,7 +342,7 @@ def refused(path: Path) -> str:
         return refusal(InceptionDetector, path)
 
 
-def replaced(name: str, value: Any) -> Callable[[], State]:
+def replaced(name, value):
     """The state with another value of that name, or none."""
     return lambda: {k: v for k, v in {**small_state(), name: value}.items() if v is not None}
 
@@ -396,7 +395,7 @@ def test_what_is_no_weights_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def unreachable(tmp_path, monkeypatch):
     """The default's place in an empty cache; at the port of its server nobody answers."""
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)

@@ -8,14 +8,12 @@ import pytest
 import torch
 from scipy import stats
 from scipy.stats import kstest, norm
-from torch import Tensor
 
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import FunctionNetwork, exact_flow
 from training.data.images.batches import to_pixels
 from training.flow.coordinates.surprise import Surprise
 from training.flow.denoisers import NetworkDenoiser
-from training.flow.pfode import ProbabilityFlow
 from training.measure.clouds import Cloud
 from training.measure.conformal import Holding, asked, fewest, oddness, recalibrated
 from training.measure.dependence import independence_p_values
@@ -30,13 +28,13 @@ VARIANCE = torch.tensor([4.0, 1.0, 0.01], dtype=torch.float64)
 REPETITIONS = 500
 
 
-def data_of(levels: object) -> Tensor:
+def data_of(levels):
     """Gray levels as data."""
     return torch.as_tensor(levels, dtype=torch.float64) / LEVELS_PER_UNIT - 1
 
 
 @pytest.fixture
-def originals() -> Tensor:
+def originals():
     return torch.randint(256, (9, 20), generator=seeded()).to(torch.uint8)
 
 
@@ -85,7 +83,7 @@ def test_columns_are_the_attributes_of_each_image_and_become_them_again(original
 
 
 @pytest.fixture
-def points() -> tuple[ProbabilityFlow, Tensor]:
+def points():
     """An exact flow, and more clean points of it than one chunk holds."""
     toy, flow = exact_flow("bumps2", 1)
     return flow, flow.basis.to_eigen(toy.sample(9000, seeded()))
@@ -177,7 +175,7 @@ def test_mean_distances_do_not_know_of_chunks_and_close_points_keep_their_digits
     assert mean_distance(first, first + 1e-6) == pytest.approx(1e-6 * 2**0.5, rel=1e-3)
 
 
-def u_centered(numbers: Tensor) -> Tensor:
+def u_centered(numbers):
     """By the definition, term by term."""
     n = len(numbers)
     a = torch.cdist(numbers[:, None], numbers[:, None], p=1)
@@ -266,7 +264,7 @@ def test_levels_of_neighbors_hold_on_average_for_few_truths_whatever_the_network
     """A posterior is too narrow by a factor that grows with the one condition."""
     draw = np.random.default_rng(3)
 
-    def made(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def made(count):
         y = draw.beta(1, 2, size=count)
         scores = 2 * norm.cdf(np.abs(draw.normal(size=count)) * (1 + 4 * y)) - 1
         return torch.from_numpy(y)[:, None], torch.from_numpy(scores)[:, None]
@@ -284,7 +282,7 @@ def test_levels_of_neighbors_hold_on_average_for_few_truths_whatever_the_network
     assert abs(float(torch.cat(wide).double().mean()) - 0.9) < 0.05
 
 
-def latents(scale: float = 1.0) -> torch.Tensor:
+def latents(scale=1.0):
     draws = torch.randn(5000, 3, generator=seeded(), dtype=torch.float64)
     return scale * draws * VARIANCE.sqrt()
 
@@ -306,7 +304,7 @@ def test_ranks_are_even_among_draws_of_the_same_law():
     assert less["mean_rank"] < 0.45
 
 
-def contents(draw: np.random.Generator, *shape: int) -> torch.Tensor:
+def contents(draw, *shape):
     """Contents of central intervals with truths, by a posterior that is half as wide as it is."""
     return torch.from_numpy(2 * norm.cdf(np.abs(draw.normal(size=shape)) * 2) - 1)
 

@@ -3,12 +3,10 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.distributions import MultivariateNormal
 from torch.testing import assert_close
 
@@ -35,6 +33,7 @@ from training.model.questions import EncodedRows, QuestionFlow
 from training.model.recipe import make_schedule
 from training.names import LOG
 from training.networks.mixture import ABSENT, ASKED, EXACT, KNOWN
+from training.subjects.held_cells import HeldCells
 from training.subjects.record_margins import Margins
 from training.subjects.record_spaces import choose_space, few_values
 
@@ -43,7 +42,7 @@ GENERATOR = seeded_generator("cpu", 7)
 
 
 @pytest.fixture
-def model() -> Model:
+def model():
     """A model whose network is not zero."""
     model, _ = tiny_model(width=16, depth=2)
     torch.nn.init.normal_(model.denoiser.network.output.weight)
@@ -84,14 +83,14 @@ def test_the_scale_is_chosen_when_a_model_is_opened(model, tmp_path):
     assert torch.equal(plain.denoiser(x, t), wide.denoiser(x, t))
 
 
-def calibrate(model: Model) -> Model:
+def calibrate(model):
     times = torch.linspace(0, 7, 4, dtype=torch.float64)
     slopes = torch.arange(8, dtype=torch.float64).reshape(4, 2) / 10
     model.denoiser.calibration = Calibration(times, 1 + slopes, slopes)
     return model
 
 
-def with_output_gain(model: Model) -> Model:
+def with_output_gain(model):
     times = torch.linspace(0, 7, 4, dtype=torch.float64)
     model.denoiser.output_gain = OutputGain(times, torch.arange(8.0).reshape(4, 2))
     return model
@@ -140,10 +139,10 @@ def test_an_output_gain_is_saved_and_stays(model, tmp_path):
     assert not any(p.requires_grad for p in Model.load(path).denoiser.parameters())
 
 
-def change(**fields: Any) -> Callable[[Part], Part]:
+def change(**fields):
     """Replaces entries of a part's arguments or state, or the class."""
 
-    def apply(part: Part) -> Part:
+    def apply(part):
         if "class_name" in fields:
             return replace(part, **fields)
         inside = "state" if next(iter(fields)) in part.state else "arguments"
@@ -152,12 +151,12 @@ def change(**fields: Any) -> Callable[[Part], Part]:
     return apply
 
 
-def widen_basis(part: Part) -> Part:
+def widen_basis(part):
     """A sound basis of three dimensions, which the other parts do not have."""
     return replace(part, state=EigenBasis(torch.zeros(3), torch.ones(3), torch.eye(3)).state_dict())
 
 
-def drop(part: Part, *names: str) -> Part:
+def drop(part, *names):
     return replace(part, state={key: part.state[key] for key in part.state if key not in names})
 
 
@@ -317,7 +316,7 @@ def test_the_digest_knows_each_weight_and_each_correction(model, tmp_path):
     assert model.digest() not in (digest, changed)
 
 
-def drawn(*shape: int) -> Tensor:
+def drawn(*shape):
     return torch.randn(*shape, generator=GENERATOR, dtype=torch.float64)
 
 
@@ -327,7 +326,7 @@ MEANS, COVARIANCES = 0.8 * drawn(2, DIM), ROOTS @ ROOTS.mT / 2
 SHARES = torch.tensor([[0.6, 0.3, 0.1, 0.2, 0.8], [0.1, 0.2, 0.7, 0.5, 0.5]], dtype=torch.float64)
 
 
-def untrained() -> QuestionFlow:
+def untrained():
     arguments = {"level_counts": COUNTS, "width": 16, "depth": 1, "components": 2}
     choices = Choices("ifs", {"gamma0": 1e-4}, "questions", arguments, "ES", "log", t_max=20.7)
     ones = torch.ones(DIM, dtype=torch.float64)
@@ -337,7 +336,7 @@ def untrained() -> QuestionFlow:
     return QuestionFlow(model.flow, network, model.flow.times(40), get_solver("exp_rk5"))
 
 
-def rows(count: int) -> tuple[EncodedRows, Tensor]:
+def rows(count):
     """Rows, and states of a question about each."""
     which = torch.randint(2, (count,), generator=GENERATOR)
     noise = (torch.linalg.cholesky(COVARIANCES)[which] @ drawn(count, DIM, 1))[..., 0]
@@ -346,7 +345,7 @@ def rows(count: int) -> tuple[EncodedRows, Tensor]:
     return EncodedRows(MEANS[which] + noise, torch.stack(levels, dim=1)), states
 
 
-def log_mixture(row: Tensor, levels: Tensor, states: Tensor, least: int) -> Tensor:
+def log_mixture(row, levels, states, least):
     """Log density ``[]`` of cells of one row whose state is at least this, under the mixture."""
     total = WEIGHTS.log()
     which, level_which = (states >= least).split([DIM, len(COUNTS)])
@@ -427,11 +426,38 @@ def test_values_that_follow_each_other_are_levels_if_they_are_eight():
     assert few_values(column, np.tile(apart, 9)) == ()
 
 
+def test_many_held_out_cells_set_intervals_and_few_leave_them_as_they_are():
+    """Of a flow whose intervals of content c hold the root of c, which are too wide; ranks are the
+    values themselves here."""
+    random = np.random.default_rng(0)
+    rows = (1 + random.random((1000, 3)) ** 2 * random.choice([-1, 1], (1000, 3))) / 2
+    rows[:, 1] = np.nan
+    rows[10:, 2] = np.nan
+    shares, known = np.linspace(0.05, 0.99, 20), []
+
+    def ranks(values, there, place, generator):
+        known.append(there[:, 0].mean())
+        assert not there[:, place].any()
+        return values[:, place]
+
+    own, broken = HeldCells.of(ranks, rows, [0, 1, 2], seed=0), DataError("held-out cells broken")
+    held = HeldCells.read(json.loads(json.dumps(own.listed)), 3, broken)
+    assert held is not None
+    assert known[1] == pytest.approx(0.8, abs=0.3)
+    contents = [np.array([held.content(at, share) for share in shares]) for at in range(3)]
+    assert np.abs(contents[0] - shares**2).max() < 0.05
+    assert np.allclose(contents[1], shares)
+    assert 0.02 < np.abs(contents[2] - shares).max() < 0.1, "10 cells weigh a fifth of 50"
+    assert all((np.diff(each) > 0).all() for each in contents)
+    for wrong in ([], [[2, [0.5, 0.1]]] * 3, [[0, [0.5]]] * 3, [[1, [1.5]]] * 3, [3] * 3):
+        assert "held-out cells broken" in refusal(HeldCells.read, wrong, 3, broken)
+
+
 def test_rows_are_kept_whose_columns_have_the_margins_of_the_data():
     """A heap that draws have half of; what columns have to do with each other stays."""
     random = np.random.default_rng(0)
 
-    def rows(count: int, heap: float) -> np.ndarray:
+    def rows(count, heap):
         x = np.where(random.random(count) < heap, 0.5, random.random(count))
         level = random.random(count) < 0.2 + heap
         return np.stack([x, x + 0.1 * random.normal(size=count), level], axis=1)

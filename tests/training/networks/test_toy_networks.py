@@ -6,7 +6,6 @@ from math import prod
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
 from tests.support.draws import double, seeded
@@ -27,18 +26,18 @@ THICKNESS = 1  # of the swirl in eigenspace: variances are 1.09, 1 and 0.91
 CHANNELS = (32, 64, 32, 96)
 
 
-def network(name: str, dim: int = 3) -> nn.Module:
+def network(name, dim=3):
     return NETWORKS[name](dim=dim, noise_range=NOISE_RANGE).eval()
 
 
-def inputs(count: int, dim: int = 3) -> tuple[Tensor, Tensor]:
+def inputs(count, dim=3):
     generator = seeded(1)
     z = torch.randn(count, dim, generator=generator)
     low, high = NOISE_RANGE
     return z, low + (high - low) * torch.rand(count, generator=generator)
 
 
-def trained(name: str) -> nn.Module:
+def trained(name):
     """A network that has left its start: two steps of training on noise."""
     net = network(name)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
@@ -83,7 +82,7 @@ def test_the_output_is_twice_differentiable_in_time_in_single_precision(name):
     net, (z, _) = trained(name), inputs(64)
     step = 0.02 * (NOISE_RANGE[1] - NOISE_RANGE[0])
 
-    def second_difference(h: float) -> float:
+    def second_difference(h):
         with torch.no_grad():
             before, middle, after = (net(z, torch.tensor(-0.3 + dt)) for dt in (-h, 0.0, h))
         return float((before - 2 * middle + after).square().mean().sqrt())
@@ -99,7 +98,7 @@ def test_noise_features_are_cosines_of_the_place_in_the_range():
     torch.testing.assert_close(ends, expected, rtol=0, atol=1e-6)
 
 
-def thickness_error(input_features: int) -> float:
+def thickness_error(input_features):
     """Mean squared error against the exact F of the swirl's thickness after 300 steps of Adam."""
     toy, flow = exact_flow("swirl")
     schedule, basis, t_max = flow.schedule, flow.basis, flow.schedule.default_t_max()
@@ -177,7 +176,7 @@ def test_traces_are_those_of_the_jacobian(condition):
     labels[:, :dim] = torch.randn(rows, dim)
     z, factors = torch.randn(rows, dim, dtype=torch.float64), torch.rand(dim).double()
 
-    def total(z: Tensor) -> Tensor:
+    def total(z):
         return network(z, at, labels).sum(dim=0)
 
     out, trace = network.with_trace(z, at, factors.diag(), labels)
@@ -186,21 +185,21 @@ def test_traces_are_those_of_the_jacobian(condition):
     torch.testing.assert_close(out, network(z, at, labels))
 
 
-def written_out(weights: dict[str, Tensor], z: Tensor, c_noise: Tensor) -> Tensor:
+def written_out(weights, z, c_noise):
     """From the tensors alone: resampling by windows, four levels by hand."""
 
-    def apply(layer: str, x: Tensor) -> Tensor:
+    def apply(layer, x):
         return x @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]
 
-    def embed(name: str) -> Tensor:
+    def embed(name):
         phase = 2 * torch.pi * c_noise[:, None] * weights[f"{name}.0.frequencies"]
         h = apply(f"{name}.1", torch.cat([phase.sin(), phase.cos()], dim=1))
         return h / (1 + (-h).exp())
 
-    def down(x: Tensor, stride: int) -> Tensor:
+    def down(x, stride):
         return x.unfold(2, 2, stride).unfold(3, 2, stride).mean(dim=(-1, -2))
 
-    def up(x: Tensor, stride: int) -> Tensor:
+    def up(x, stride):
         size = stride * (x.shape[-1] - 1) + 2
         out = x.new_zeros(*x.shape[:2], size, size)
         for i, j in product(range(x.shape[-1]), repeat=2):
@@ -208,7 +207,7 @@ def written_out(weights: dict[str, Tensor], z: Tensor, c_noise: Tensor) -> Tenso
             out[..., rows, columns] += x[..., i, j][..., None, None]
         return out
 
-    def block(name: str, x: Tensor, groups: int) -> Tensor:
+    def block(name, x, groups):
         h = F.conv2d(x, weights[f"{name}.conv.weight"], weights[f"{name}.conv.bias"], padding=1)
         h = h + apply(f"{name}.modulation", conv_embedding)[:, :, None, None]
         scale, shift = weights[f"{name}.norm.weight"], weights[f"{name}.norm.bias"]
@@ -216,7 +215,7 @@ def written_out(weights: dict[str, Tensor], z: Tensor, c_noise: Tensor) -> Tenso
 
     layer_embedding, conv_embedding = embed("layer_embedding"), embed("block_embedding")
 
-    def layer(name: str, h: Tensor) -> Tensor:
+    def layer(name, h):
         return apply(f"{name}.linear", h) + apply(f"{name}.modulation", layer_embedding)
 
     h = z

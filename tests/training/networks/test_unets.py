@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.testing import assert_close
 
 from dnnlib.errors import UsageError
@@ -47,7 +47,7 @@ PARAMETERS = {"ddpmpp": 55_733_891, "ncsnpp": 56_397_827, "adm": 279_625_923}
 every_network = pytest.mark.parametrize("name", list(IMAGE_NETWORKS))
 
 
-def network(name: str, side: int = 8, channels: int = 1, **options: Any) -> nn.Module:
+def network(name, side=8, channels=1, **options):
     """A small network that has left its start, hence is sensitive to all its inputs."""
     arguments = {"image_shape": [channels, side, side], **SMALL[name], **options}
     net = IMAGE_NETWORKS[name](**arguments).eval()
@@ -58,7 +58,7 @@ def network(name: str, side: int = 8, channels: int = 1, **options: Any) -> nn.M
     return net
 
 
-def inputs(count: int, side: int = 8, channels: int = 1) -> tuple[Tensor, Tensor]:
+def inputs(count, side=8, channels=1):
     generator = seeded(1)
     z = torch.randn(count, channels * side * side, generator=generator)
     return z, torch.rand(count, generator=generator)
@@ -266,7 +266,7 @@ class Seeing(nn.Module):
 
     waves = PixelWaves(1)
 
-    def forward(self, z: Tensor, c_noise: Tensor, **seen: Tensor) -> Tensor:
+    def forward(self, z, c_noise, **seen):
         self.seen = seen
         return z
 
@@ -300,7 +300,7 @@ ADM = replace(DDPMPP, head_channels=4, init=fan_in_init, last_gain=0.0, qkv_gain
 STYLES = pytest.mark.parametrize("style", [DDPMPP, ADM], ids=["ddpmpp", "adm"])
 
 
-def stirred(module: nn.Module) -> nn.Module:
+def stirred(module):
     """The module with all its parameters moved away from where they start."""
     with torch.no_grad():
         for parameter in module.parameters():

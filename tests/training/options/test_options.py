@@ -7,7 +7,6 @@ import os
 import signal
 from dataclasses import FrozenInstanceError, dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -81,7 +80,7 @@ CHOICES = {
 }
 
 
-def parse(script: click.Command, name: str, value: str) -> click.Context:
+def parse(script, name, value):
     group = toy_pfODE_int.main
     above = group.make_context("group", ["net"]) if script in group.commands.values() else None
     return script.make_context("script", [name, value], parent=above, resilient_parsing=True)
@@ -101,12 +100,12 @@ def test_flags_take_truth_values():
     seen: list[Flags] = []
 
     @group()
-    def main() -> None:
+    def main():
         pass
 
     @main.command()
     @takes(Flags)
-    def script(settings: Flags) -> None:
+    def script(settings):
         seen.append(settings)
 
     for arguments, given, flag, both in (
@@ -145,7 +144,7 @@ def test_agreeing_values_give_the_known_one_and_others_are_a_contradiction():
             assert part in error
 
 
-def resume(given: set[str], **parsed: Any) -> dict[str, Any]:
+def resume(given, **parsed):
     saved = {"lr": 0.1, "outdir": "out", "tick": 5, "seed": None}
     return resumed_options(parsed, given, saved, {"tick", "resume"}, "the run")
 
@@ -170,10 +169,10 @@ def test_a_resumed_run_has_its_own_options_which_others_must_not_contradict():
             assert part in str(caught.value)
 
 
-def ending(outcome: Any) -> click.Command:
+def ending(outcome):
     @command()
     @click.option("--count", type=int)
-    def main(**options: Any) -> Any:
+    def main(**options):
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
@@ -222,7 +221,7 @@ def test_unexpected_exceptions_keep_their_traceback(error):
 
 def test_sigterm_leaves_nothing_half_done_and_is_one_line(tmp_path):
     @click.command()
-    def script() -> None:
+    def script():
         with atomic_path(tmp_path / "a.npz") as temporary:
             temporary.write_text("half")
             assert len(os.listdir(tmp_path)) == 1
@@ -241,7 +240,7 @@ def test_who_handles_sigterm_keeps_it():
     came: list[int] = []
 
     @click.command()
-    def script() -> None:
+    def script():
         signal.raise_signal(signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
@@ -254,11 +253,11 @@ def test_who_handles_sigterm_keeps_it():
 
 def test_commands_of_a_group_take_either_spelling():
     @group()
-    def main() -> None:
+    def main():
         pass
 
     @main.command("do_it")
-    def do_it() -> None:
+    def do_it():
         click.echo("done")
 
     for spelling in ("do_it", "do-it"):
@@ -358,7 +357,7 @@ def test_what_is_recorded_is_flat_and_named_as_typed():
 def test_the_help_has_sections_defaults_and_what_is_required():
     @command()
     @takes(Whole)
-    def main(settings: Whole) -> None:
+    def main(settings):
         pass
 
     text = " ".join(run_script(main, "--help").out.split())

@@ -2,14 +2,13 @@
 
 import logging
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import PCA
-from torch import Tensor, nn
+from torch import nn
 
 from dnnlib.errors import DataError, UsageError
 from tests.support import original_files as files
@@ -19,7 +18,6 @@ from training.data.toys import Toy
 from training.flow.schedules import InflationSchedule
 from training.model.model import Model
 from training.networks import NETWORKS
-from training.networks.original_toy_unet import OriginalToySongUNet
 from training.original.file import DEEPEST_MODULE, read_original
 from training.original.flow import original_embedding
 from training.original.model import import_original
@@ -31,8 +29,8 @@ N = 5
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Any:
-    def write(content: Any, protocol: int = 4) -> Path:
+def write(tmp_path):
+    def write(content, protocol=4):
         path = tmp_path / "original.pkl"
         path.write_bytes(files.dumps(content, protocol))
         return path
@@ -41,12 +39,12 @@ def write(tmp_path: Path) -> Any:
 
 
 @cache
-def small_network() -> nn.Module:
+def small_network():
     ours = {"model_channels": 4, "channel_mult": [1], "num_blocks": 1, "attention_resolutions": []}
     return NETWORKS["ddpmpp"](image_shape=(1, 8, 8), dropout=0.1, **ours)
 
 
-def small_content(exponents: Any = (0.0,) * DIM) -> dict[str, Any]:
+def small_content(exponents=(0.0,) * DIM):
     return files.image_content("SongUNet", small_network(), exponents, **SMALL)
 
 
@@ -287,11 +285,11 @@ def test_modules_are_no_maze_and_weights_are_not_made_of_few_numbers(write):
 
 
 @pytest.fixture
-def imported(write: Any) -> Any:
+def imported(write):
     return lambda content, **options: import_original(write(content), **options)
 
 
-def embedded(points: Tensor) -> Tensor:
+def embedded(points):
     """Points as the original embeds them in N dimensions."""
     return points @ original_embedding(N, points.shape[1]).T
 
@@ -345,7 +343,7 @@ def test_networks_of_embedded_toys_denoise_our_own(imported, name, space):
     torch.testing.assert_close(model.denoiser(x, t), known, rtol=1e-4, atol=2e-5)
 
 
-def song(dim: int, **kwargs: Any) -> tuple[OriginalToySongUNet, Any]:
+def song(dim, **kwargs):
     """A network with random weights, and as it is written."""
     ours = {"attention_resolutions": [4], "float32_frequencies": True}
     network = files.randomized(NETWORKS["OriginalToySongUNet"](dim, **SIZES, **ours))

@@ -1,12 +1,11 @@
 """Networks of the original code: equal outputs by other names, and nothing taken on trust."""
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tests.support.draws import seeded
 from tests.support.original_files import (
@@ -47,7 +46,7 @@ CASES = {
 
 
 @cache
-def network_of(case: str) -> nn.Module:
+def network_of(case):
     """Ours with random weights, of the original's arguments."""
     class_name, kwargs = CASES[case]
     name = "adm" if class_name == "DhariwalUNet" else "ddpmpp"
@@ -57,7 +56,7 @@ def network_of(case: str) -> nn.Module:
     return randomized(NETWORKS[name](image_shape=SHAPE, **arguments, float32_frequencies=True))
 
 
-def image_file(path: Path, case: str, space: str = "IS") -> tuple[nn.Module, dict[str, Any]]:
+def image_file(path, case, space="IS"):
     class_name, kwargs = CASES[case]
     network = network_of(case)
     content = image_content(class_name, network, EXPONENTS, space, **kwargs)
@@ -65,13 +64,13 @@ def image_file(path: Path, case: str, space: str = "IS") -> tuple[nn.Module, dic
     return network, content
 
 
-def refused(path: Path, content: dict[str, Any]) -> str:
+def refused(path, content):
     path.write_bytes(dumps(content))
     return refusal(import_original, path)
 
 
 @pytest.fixture(scope="module")
-def points() -> tuple[Tensor, Tensor]:
+def points():
     generator = seeded(1)
     return torch.randn(4, 64, generator=generator), torch.tensor([0.01, 0.5, 3.0, 12.0])
 
@@ -125,7 +124,7 @@ def test_a_toy_network_gives_what_it_gave(tmp_path):
     assert out.abs().max() > 1e-3
 
 
-def parts(content: dict[str, Any], *names: str) -> dict[str, Any]:
+def parts(content, *names):
     """The attributes of a module of the network in a content."""
     got = content["ema"].child("model", *names)
     return got.state if isinstance(got, Persistent) else got.__dict__

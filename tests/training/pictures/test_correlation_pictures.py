@@ -1,7 +1,6 @@
 """Pictures of correlations: lines against the lag, and matrices at telling times."""
 
 from math import nan, sqrt
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from training.measure.correlation_times import CorrelationTime
 from training.pictures.correlations import draw_lags, draw_matrices, name_and_details, quantile_band
 
 
-def image_files(folder: Path) -> list[Path]:
+def image_files(folder):
     return list(folder.glob("*_times0_*.npz"))
 
 

@@ -3,7 +3,6 @@
 import math
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -39,30 +38,30 @@ from training.pictures.images.simulations import moving_columns
 from training.pictures.look import BLUE, ORANGE, brief, sequential_colors
 
 
-def some_pixels(*shape: int) -> np.ndarray:
+def some_pixels(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def texts(figure: Figure) -> list[str]:
+def texts(figure):
     return [text.get_text() for text in figure.texts]
 
 
-def rendered(figure: Figure) -> np.ndarray:
+def rendered(figure):
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
-def saved_array(path: Path, name: str) -> np.ndarray:
+def saved_array(path, name):
     with np.load(path) as archive:
         return np.asarray(archive[name])
 
 
-def load(*arguments: Any, **changes: Any) -> SavedTrajectory:
+def load(*arguments, **changes):
     return SavedTrajectory.load(files.save_images(*arguments, **changes))
 
 
-def drawn(*paths: Path) -> list[str]:
+def drawn(*paths):
     return [picture.path.name for picture in pictures_of(paths, None, None)]
 
 
@@ -151,7 +150,7 @@ def test_grids_are_as_if_square_and_fit_their_page(count, side):
     assert moving_columns(moving**2, side, side) == moving
 
 
-def shown_by(figure: Figure, page: np.ndarray, image: Any) -> np.ndarray:
+def shown_by(figure, page, image):
     """The pixels of a rendered page where one of its images lies."""
     height, width, _ = image.get_array().shape
     bottom = len(page) - int(image.oy)

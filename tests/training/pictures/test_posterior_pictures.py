@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +36,18 @@ X, SHAPE = "posterior/x", (2, 40, 3, 2)
 
 
 @pytest.fixture(autouse=True)
-def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+def coarse(monkeypatch):
     """Contours of exact posteriors on few cells, which are sooner computed."""
     monkeypatch.setattr("training.pictures.posteriors.toys.GRID", 40)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory):
     """Draws that can be, for tests to spoil a copy of."""
     return save_posterior(tmp_path_factory.mktemp("whole"))
 
 
-def names(folder: Path) -> set[str]:
+def names(folder):
     return {picture.path.name for picture in pictures_of([folder], None, None)}
 
 
@@ -103,10 +102,10 @@ def test_only_some_draws_are_read_of_many(tmp_path, monkeypatch):
     assert np.array_equal(few.log_likelihood, whole.log_likelihood[:, ::4])
 
 
-def replaced(place: str, **options: Any) -> Callable[[Path], None]:
+def replaced(place, **options):
     """Makes a variable of a file anew."""
 
-    def change(path: Path) -> None:
+    def change(path):
         with h5py.File(path, "a") as file:
             del file[place]
             if options:
@@ -115,8 +114,8 @@ def replaced(place: str, **options: Any) -> Callable[[Path], None]:
     return change
 
 
-def linked(place: str, link: Any) -> Callable[[Path], None]:
-    def change(path: Path) -> None:
+def linked(place, link):
+    def change(path):
         with h5py.File(path, "a") as file:
             del file[place]
             file[place] = link
@@ -124,10 +123,10 @@ def linked(place: str, link: Any) -> Callable[[Path], None]:
     return change
 
 
-def described(**changes: Any) -> Callable[[Path], None]:
+def described(**changes):
     """Changes what a file says of itself."""
 
-    def change(path: Path) -> None:
+    def change(path):
         with h5py.File(path, "r") as file:
             content = json.loads(file[DESCRIPTION][...].tobytes())
         written_as(json.dumps({**content, **changes}).encode())(path)
@@ -135,15 +134,15 @@ def described(**changes: Any) -> Callable[[Path], None]:
     return change
 
 
-def written_as(text: bytes) -> Callable[[Path], None]:
+def written_as(text):
     return replaced(DESCRIPTION, data=np.frombuffer(text, np.uint8))
 
 
-def other_format(path: Path) -> None:
+def other_format(path):
     described(format="another 1")(path)
 
 
-def cut_short(path: Path) -> None:
+def cut_short(path):
     path.write_bytes(path.read_bytes()[:3000])
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from scipy.stats import kstwobign, spearmanr
 
@@ -38,7 +37,7 @@ CHECK = {"cells": 40, "coverage": {"0.5": 0.6, "0.9": 1.0}, "reliability": [[0.2
 NAMES = ["$x^", "a\nb\t\\", "", "ï" * 200]
 
 
-def report(seen: int, **changes: Any) -> str:
+def report(seen, **changes):
     record = {"seen": seen, "Loss/loss": 0.9, "Progress/learning_rate": 1e-3, **changes}
     return json.dumps({name: value for name, value in record.items() if value != "drop"}) + "\n"
 
@@ -223,11 +222,11 @@ def test_reliability_is_that_of_bins_and_the_range_is_wilsons():
         assert np.allclose(np.abs(share - end), Z * np.sqrt(end * (1 - end) / count))
 
 
-def load(folder: Path, kind: str = "melt", **changes: Any) -> SavedTable:
+def load(folder, kind="melt", **changes):
     return SavedTable.load(save_table(folder, kind, **changes))
 
 
-def words(figure: Figure) -> str:
+def words(figure):
     """All texts of a figure that is drawn, coarsely."""
     figure.set_dpi(20)
     FigureCanvasAgg(figure).draw()
@@ -238,7 +237,7 @@ def words(figure: Figure) -> str:
     return " | ".join(told)
 
 
-def panel_names(figure: Figure) -> list[str]:
+def panel_names(figure):
     names = [axes.get_title(loc="left") for axes in figure.axes]
     return [name for name in names if name]
 

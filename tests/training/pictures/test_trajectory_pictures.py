@@ -5,13 +5,11 @@ import math
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.proj3d import proj_transform
 from PIL import Image
 
@@ -38,25 +36,25 @@ from training.pictures.trajectories import album, clouds, latents
 from training.pictures.trajectories.clouds import latent_law, row_of
 
 
-def load(folder: Path, kind: str = "melt", dim: int = 2, **changes: Any) -> SavedTrajectory:
+def load(folder, kind="melt", dim=2, **changes):
     return SavedTrajectory.load(save_simulation(folder, kind, dim, **changes))
 
 
-def words(figure: Figure) -> str:
+def words(figure):
     """All texts of a figure and its axes."""
     texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
     titles = [axes.get_title(loc=where) for axes in figure.axes for where in ("left", "center")]
     return " | ".join([*(text.get_text() for text in texts), *titles])
 
 
-def rendered(figure: Figure) -> Figure:
+def rendered(figure):
     """A figure after it was drawn, coarsely."""
     figure.set_dpi(20)
     FigureCanvasAgg(figure).draw()
     return figure
 
 
-def drawn_colors(axes: Any, points: np.ndarray) -> np.ndarray:
+def drawn_colors(axes, points):
     """The colors ``[N, 3]`` in which points ``[N, 2 or 3]`` are seen in axes that were drawn."""
     scatter = axes.collections[0]
     if points.shape[1] == 2:

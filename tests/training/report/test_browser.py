@@ -1,7 +1,6 @@
 """The page in a browser: it moves, holds points, shows images, and stays by itself."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,32 +26,32 @@ SET = "([node, value]) => { node.value = value; node.dispatchEvent(new Event('in
 
 
 @pytest.fixture(scope="module")
-def path(html: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def path(html, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(html, encoding="utf-8")
     return path
 
 
 @pytest.fixture(scope="module")
-def page(opened: Opened, path: Path) -> Iterator[Any]:
+def page(opened, path):
     """It, opened for all that touch it."""
     with opened(path) as page:
         yield page
 
 
-def part(page: Any, title: str, kind: str) -> Any:
+def part(page, title, kind):
     """A part of the section of some title."""
     section = page.locator("section", has=page.locator("h2", has_text=title)).first
     return section.locator(f".{kind}").first
 
 
-def points_of(page: Any, flow: Any) -> dict[str, Any]:
+def points_of(page, flow):
     settings = flow.evaluate("node => JSON.parse(node.dataset.flow)")
     got: dict[str, Any] = page.evaluate(POINTS, f"{settings['name']}-points")
     return got
 
 
-def lasso(page: Any, chart: Any, low: float, high: float) -> None:
+def lasso(page, chart, low, high):
     """Draws around a band of a chart, between shares of its width."""
     chart.scroll_into_view_if_needed()
     box = chart.bounding_box()

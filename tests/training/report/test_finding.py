@@ -16,15 +16,15 @@ from dnnlib.errors import DataError
 from tests.support import picture_files as files
 from tests.support.running import refusal
 from tests.training.report.conftest import CHOICE, NASTY
-from training.report.content import Choice, Flow, Section
-from training.report.finding import Findings, found_in
+from training.report.content import Choice, Flow
+from training.report.finding import found_in
 from training.report.runs import roundtrip_results, run_of
 
 WILD: tuple[object, ...] = (None, [], {}, "text", math.inf, 10**400, [[]], {"a": [1]})
 LOADING = {"src", "srcset", "data", "action", "formaction", "background", "poster"}
 
 
-def flows(found: Findings) -> list[Flow]:
+def flows(found):
     return [part for section in found.sections for part in section.parts if isinstance(part, Flow)]
 
 
@@ -87,7 +87,7 @@ def test_points_are_a_subsample_of_the_file_by_their_seed(tmp_path):
     assert chosen[0] == chosen[1] != chosen[2]
 
 
-def results_of(section: Section) -> dict[str, tuple[str, bool | None]]:
+def results_of(section):
     return {result.name: (result.value, result.holds) for result in section.results}
 
 
@@ -166,7 +166,7 @@ def test_wild_parameters_stop_nothing(tmp_path):
 class Tags(HTMLParser):
     """What a browser finds in a page: its elements, scripts and the policy."""
 
-    def __init__(self, text: str):
+    def __init__(self, text):
         super().__init__()
         self.loads: list[str] = []
         self.scripts: list[str] = []
@@ -174,7 +174,7 @@ class Tags(HTMLParser):
         self.inside = False
         self.feed(text)
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attrs):
         given = dict(attrs)
         self.loads += [f"{tag} {name}" for name in given if name in LOADING or name[:2] == "on"]
         if tag == "link" or not (given.get("href") or "#").startswith("#"):
@@ -185,10 +185,10 @@ class Tags(HTMLParser):
         if given.get("http-equiv") == "Content-Security-Policy":
             self.policy = given["content"] or ""
 
-    def handle_endtag(self, tag: str) -> None:
+    def handle_endtag(self, tag):
         self.inside = False
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         if self.inside:
             self.scripts[-1] += data
 

@@ -2,12 +2,10 @@
 
 import logging
 from itertools import count
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from dnnlib.errors import UsageError
 from tests.support.draws import double, seeded
@@ -23,19 +21,19 @@ from training.measure.posterior.local import LocalCalibration, LocalTest
 from training.names import PARTICLE_STEPS
 from training.runs import posteriors
 from training.runs.posterior_results import report_check, report_near, warn_of_unlike
-from training.runs.posteriors import Groups, Progress, planned, sample_groups, sampled
+from training.runs.posteriors import Groups, planned, sample_groups, sampled
 from training.subjects import ImageFlow, NetworkFile, open_subject
 
 
 @pytest.fixture
-def groups(tmp_path: Path) -> Groups:
+def groups(tmp_path):
     return Groups(tmp_path / "out" / "posterior.part", "this run", 5, 2)
 
 
-def cut_short(groups: Groups, whole: int, fingerprint: str = "this run") -> None:
+def cut_short(groups, whole, fingerprint="this run"):
     """Runs groups until so many are done, and Ctrl-C is pressed."""
 
-    def work(index: int, places: Tensor, path: Path, progress: Progress) -> bool:
+    def work(index, places, path, progress):
         if index == whole:
             raise KeyboardInterrupt
         save_arrays(path, {"fingerprint": np.array(fingerprint)})
@@ -80,7 +78,7 @@ def test_as_many_particles_are_taken_as_fit_into_minutes(monkeypatch, caplog):
     seen = Gaussian(double(0.5), torch.tensor([1]))
     which = problem(gaussian_prior(), seen, double([[0.2]]))
 
-    def wanted(minutes: float | None, sampler: str = "twisted") -> SamplingPlan:
+    def wanted(minutes, sampler="twisted"):
         return planned(which, SamplingPlan(sampler, draws=50, minutes=minutes), 10)[1]
 
     for minutes in (2, 4, 8):

@@ -2,8 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from dnnlib.errors import DataError, InflationError, UsageError
 from tests.support.draws import double, normal
 from tests.support.flows import exact_flow, random_basis
 from tests.support.image_models import END, SHAPE, write_image_set
-from tests.support.running import Run, refusal, run_script
+from tests.support.running import refusal, run_script
 from torch_utils.results import load_json
 from torch_utils.snapshots import read_network, write_network
 from training.flow.calls import BLOCK_ROWS
@@ -40,15 +38,10 @@ Open = Callable[..., ImageFlow]
 
 
 @pytest.fixture
-def open_flow(networks: dict[str, Path]) -> Open:
+def open_flow(networks):
     """``open_flow(name, data_name, ...)``: the flow of one of the networks."""
 
-    def start(
-        name: str,
-        data_name: str | None = None,
-        expected: dict[str, Any] | None = None,
-        **choice: Any,
-    ) -> ImageFlow:
+    def start(name, data_name=None, expected=None, **choice):
         return ImageFlow.of(
             NetworkFile.open(str(networks[name]), **choice), expected or {}, data_name
         )
@@ -89,7 +82,7 @@ def test_what_contradicts_the_network_is_a_usage_error_with_both_values(open_flo
 def test_a_network_of_no_images_is_a_data_error(networks, tmp_path):
     path = tmp_path / "n.pkl"
 
-    def opened(**about: Any) -> ImageFlow:
+    def opened(**about):
         parts, known = read_network(networks["PRP"])
         changed = {name: value for name, value in {**known, **about}.items() if value is not None}
         write_network(path, parts, changed)
@@ -200,7 +193,7 @@ def test_variances_are_summarized_by_their_ratios():
 
 
 @pytest.fixture
-def network(toy_network: Callable[..., Path], tmp_path: Path) -> Path:
+def network(toy_network, tmp_path):
     """A network of circles after a few steps."""
     path = tmp_path / "network.pkl"
     path.write_bytes(toy_network("--data_name=circles", "--tmax=5", "--no-calibrate").read_bytes())
@@ -208,10 +201,10 @@ def network(toy_network: Callable[..., Path], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def simulate(network: Path, tmp_path: Path) -> Run:
+def simulate(network, tmp_path):
     """Simulates, and gives the result, the parameters and the times saved."""
 
-    def start(*arguments: str, code: int = 0) -> Any:
+    def start(*arguments, code=0):
         place = (f"--save_dir={tmp_path / 'out'}", f"--network={network}", "--overwrite")
         few = ("--total_samples=20", "--save_freq=1")
         result = run_script(toy_pfODE_int, "net", *place, *few, *arguments)

@@ -9,13 +9,11 @@ import zipfile
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dnnlib.errors import DataError
@@ -45,11 +43,11 @@ DEEP = [b"[" * depth + b"]" * depth for depth in (900, 991, 100_000)]
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
+def stored(tmp_path_factory):
     """``stored("zip" or "folder", "classes", "vectors" or "none")``: the path of a data set."""
     folder = tmp_path_factory.mktemp("sets")
 
-    def path(kind: str = "zip", labels: str = "classes") -> Path:
+    def path(kind="zip", labels="classes"):
         got = folder / (f"{labels}.zip" if kind == "zip" else labels)
         if not got.exists():
             with image_writer(got) as writer:
@@ -61,15 +59,15 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
 
 
 @pytest.fixture
-def as_rank(monkeypatch: pytest.MonkeyPatch) -> AsRank:
-    def pretend(rank: int, ranks: int) -> None:
+def as_rank(monkeypatch):
+    def pretend(rank, ranks):
         monkeypatch.setattr(distributed, "rank", lambda: rank)
         monkeypatch.setattr(distributed, "world_size", lambda: ranks)
 
     return pretend
 
 
-def channels_first(pixels: np.ndarray) -> Tensor:
+def channels_first(pixels):
     return torch.from_numpy(np.moveaxis(pixels, -1, 1).copy())
 
 
@@ -121,7 +119,7 @@ def test_labels_are_not_needed_unless_asked_for(stored):
 
 @pytest.mark.parametrize("xflip", [False, True])
 def test_a_subset_depends_on_its_seed_alone(stored, xflip):
-    def subset(seed: int, **options: Any) -> tuple[Tensor, Tensor]:
+    def subset(seed, **options):
         dataset = ImageDataset(stored(), True, max_size=9, seed=seed, xflip=xflip, **options)
         assert len(dataset) == 9 * (1 + xflip)
         assert dataset.label_dim == 5, "labels do not change their length with the subset"
@@ -259,19 +257,19 @@ def test_wrong_labels_are_refused_when_they_are_used(tmp_path):
         assert message in refusal(lambda path: ImageDataset(path, use_labels=True), path)
 
 
-def stream(dataset: ImageDataset, steps: int, first: int = 0, **options: Any) -> list[Batch]:
+def stream(dataset, steps, first=0, **options):
     arguments = {"batch": 7, "seed": 3, "device": CPU, "workers": 0, **options}
     return list(islice(ImageBatches(dataset, **arguments).batches(first), steps))
 
 
-def shown(batches: list[Batch]) -> list[int]:
+def shown(batches):
     """Which images the batches show."""
     points = torch.cat([batch.points for batch in batches])
     known = normalize_pixels(channels_first(PIXELS)).flatten(1)
     return [int((known == point).all(dim=1).nonzero()) for point in points]
 
 
-def assert_equal_streams(first: list[Batch], second: list[Batch]) -> None:
+def assert_equal_streams(first, second):
     assert len(first) == len(second)
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one.points, other.points)

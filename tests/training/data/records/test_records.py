@@ -2,8 +2,6 @@
 
 import csv
 from datetime import date, timedelta
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas
@@ -24,14 +22,14 @@ from training.data.sketches import MOST_SKETCHED, Sketch, row_numbers
 from training.files.records import load_records, save_records
 
 
-def types_of(records: Any) -> str:
+def types_of(records):
     types = {column.name: column.type for column in records.columns}
     types |= dict.fromkeys(records.constants, "constant")
     types |= dict.fromkeys(records.beside, "identifier")
     return " ".join(types[name] for name in records.order)
 
 
-def rows_of(path: Path, separator: str) -> list[list[str]]:
+def rows_of(path, separator):
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.reader(file, delimiter=separator))
     return [row for row in rows if row and not row[0].startswith("#")]
@@ -89,7 +87,7 @@ def test_data_frames_and_files_of_arrow_are_read_as_texts_are(tmp_path, suffix):
     )
 
 
-def records_of(tmp_path: Path, content: str, **choices: Any) -> tuple[Any, str]:
+def records_of(tmp_path, content, **choices):
     (tmp_path / "table.csv").write_text(content)
     cells = open_cells(tmp_path / "table.csv")
     records, lines = SurveyedTable.of(cells, RecordChoices(**choices)).records()
@@ -219,7 +217,7 @@ def test_broken_records_are_refused(tmp_path):
 def test_rows_that_were_seen_are_told_from_those_that_chance_repeats():
     draw = np.random.default_rng(0)
 
-    def numbers(count: int, levels: int) -> np.ndarray:
+    def numbers(count, levels):
         return row_numbers(draw.integers(levels, size=(count, 4)).astype(float))
 
     for count, levels in ((300, 9), (3 * MOST_SKETCHED, 30)):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 import pytest
@@ -33,11 +32,11 @@ BLACK = np.zeros((4, 4, 1), np.uint8)
 LENGTHS = (0, 1, 50, 2000, 2050, 4096, 30_000)
 
 
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
+def noise(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def read_all(source: object) -> tuple[list[np.ndarray], list[Any]]:
+def read_all(source):
     """All images ``[H, W, C]`` and labels of a source, whose number it knew if it said one."""
     images, total = open_source(str(source))
     read = [(image.read(), image.label) for image in images]
@@ -45,7 +44,7 @@ def read_all(source: object) -> tuple[list[np.ndarray], list[Any]]:
     return [pixels for pixels, _ in read], [label for _, label in read]
 
 
-def cifar_batch(pixels: np.ndarray, labels: list[int]) -> bytes:
+def cifar_batch(pixels, labels):
     """A batch as Python 2's cPickle wrote it: ``pixels [n, 3072]``, strings without encoding."""
     return (
         b"\x80\x02}q\x01(U\x0bbatch_labelq\x02U\x15training batch 1 of 5q\x03"
@@ -62,7 +61,7 @@ def cifar_batch(pixels: np.ndarray, labels: list[int]) -> bytes:
     )
 
 
-def write_cifar(folder: Path, *batches: bytes) -> Path:
+def write_cifar(folder, *batches):
     """The archive, with its batches in no order, as in the published one."""
     names = [f"cifar-10-batches-py/data_batch_{index + 1}" for index in range(len(batches))]
     files = dict(reversed(list(zip(names, batches, strict=True))))
@@ -72,7 +71,7 @@ def write_cifar(folder: Path, *batches: bytes) -> Path:
     return path
 
 
-def assert_cifar(source: Path, pixels: np.ndarray, labels: list[int]) -> None:
+def assert_cifar(source, pixels, labels):
     images, read = read_all(source)
     assert read == labels
     for image, row in zip(images, pixels.reshape(-1, 3, 32, 32), strict=True):
@@ -151,24 +150,24 @@ def test_fewer_patches_are_the_first_of_more():
         patches(False, 64, 1_000_000)
 
 
-def cifar(data: bytes) -> Callable[[Path], Path]:
+def cifar(data):
     return lambda folder: write_cifar(folder, data)
 
 
-def written(name: str, data: bytes) -> Callable[[Path], Path]:
-    def write(folder: Path) -> Path:
+def written(name, data):
+    def write(folder):
         (folder / name).write_bytes(data)
         return folder / name
 
     return write
 
 
-def mnist(images: np.ndarray, labels: np.ndarray | None) -> Callable[[Path], Path]:
+def mnist(images, labels):
     return lambda folder: write_mnist(folder, images, labels)
 
 
-def cut(make: Callable[[Path], Path], count: int) -> Callable[[Path], Path]:
-    def run(folder: Path) -> Path:
+def cut(make, count):
+    def run(folder):
         path = make(folder)
         path.write_bytes(path.read_bytes()[:-count])
         return path
@@ -176,7 +175,7 @@ def cut(make: Callable[[Path], Path], count: int) -> Callable[[Path], Path]:
     return run
 
 
-def zipped(data: bytes) -> Callable[[Path], Path]:
+def zipped(data):
     return written(IDX, gzip.compress(data))
 
 
@@ -262,7 +261,7 @@ def test_pipes_are_no_sources(tmp_path):
     assert "train-labels" in refusal(lambda: read_all(path))
 
 
-def write_labels(path: Path, labels: list[int | None]) -> None:
+def write_labels(path, labels):
     with image_writer(path) as writer:
         for label in labels:
             writer.add(BLACK, label)
@@ -284,7 +283,7 @@ def test_a_failed_move_leaves_the_folder(tmp_path, monkeypatch):
     (folder / "before").touch()
     rename = Path.rename
 
-    def fail(path: Path, target: Path) -> Path:
+    def fail(path, target):
         if path.name == "new":
             raise OSError("no")
         return rename(path, target)
@@ -296,19 +295,19 @@ def test_a_failed_move_leaves_the_folder(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def random_batch(count: int, random: Random) -> dict[bytes, bytes]:
+def random_batch(count, random):
     return {
         random.randbytes(random.choice((1, 8, 40, 400))): random.randbytes(random.choice(LENGTHS))
         for _ in range(count)
     }
 
 
-def refused(folder: Path) -> str:
+def refused(folder):
     return refusal(lambda path: list(read_entries(path)), folder)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
+def store(tmp_path):
     return write_store(tmp_path, [random_batch(60, Random(1))])
 
 
@@ -361,7 +360,7 @@ def test_without_the_package_an_error_says_so(store, monkeypatch):
 class Sent:
     """Stands for the output of a process: its bytes can be read again."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.buffer = io.BytesIO()
 
 

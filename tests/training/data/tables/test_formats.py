@@ -18,7 +18,6 @@ from tests.support.running import good, refusal, refused, run_script
 from training.data.tables.exchanged import exchanged
 from training.data.tables.foreign import BLOCK_ROWS
 from training.data.tables.formats import NotNumbers, is_table, open_table
-from training.data.tables.table import DataTable
 from training.data.tables.text import LONGEST_LINE
 from training.data.tables.trials import as_sets, one_of_each, thinned
 from training.files.table import load_table
@@ -28,17 +27,17 @@ ROWS = np.random.default_rng(0).normal(size=(2 * BLOCK_ROWS + 5, 3))
 WIDE = ["a", "b", "y1", "n1", "t1", "y2", "n2", "t2"]
 
 
-def rows_of(source: str | Path, wanted: list[str] | None = None) -> np.ndarray:
+def rows_of(source, wanted=None):
     return np.concatenate(list(open_table(str(source), wanted).blocks()))
 
 
-def write_text(path: Path, delimiter: str, names: list[str] | None = NAMES) -> None:
+def write_text(path, delimiter, names=NAMES):
     head = [delimiter.join(f'"{name}"' for name in names)] if names else []
     lines = [delimiter.join(map(repr, row)) for row in ROWS.tolist()]
     path.write_text("\n".join([*head, *lines, ""]), encoding="utf-8-sig")
 
 
-def write_parquet(path: Path) -> None:
+def write_parquet(path):
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(arrow.table(dict(zip(NAMES, ROWS.T, strict=True))), path)
 
@@ -179,7 +178,7 @@ def test_arrays_that_are_no_tables_are_refused(tmp_path):
     assert "does not exist" in refusal(rows_of, tmp_path / "nothing.csv")
 
 
-def wide_rows() -> np.ndarray:
+def wide_rows():
     """Forty rows of two trials; every third has one alone."""
     draw = np.random.default_rng(0)
     theta, y = draw.uniform(-1, 1, (40, 2)), draw.normal(size=(40, 2))
@@ -189,7 +188,7 @@ def wide_rows() -> np.ndarray:
     return rows
 
 
-def long_rows(wide: np.ndarray) -> np.ndarray:
+def long_rows(wide):
     trials = wide[:, 2:].reshape(-1, 2, 3)
     pairs = ((row, trial) for row in range(len(wide)) for trial in trials[row])
     rows = [[7 - row, *wide[row, :2], *trial] for row, trial in pairs if not np.isnan(trial).any()]
@@ -197,7 +196,7 @@ def long_rows(wide: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> dict[str, DataTable]:
+def made(tmp_path):
     wide = wide_rows()
     write_csv(tmp_path / "wide.csv", WIDE, wide)
     write_csv(tmp_path / "long.csv", ["id", "a", "b", "y", "n", "t"], long_rows(wide))

@@ -1,7 +1,5 @@
 """Cleaning a table: what has no density is found, said, and restored on the way out."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -12,24 +10,24 @@ from training.data.sketches import Sketch
 from training.data.tables import foreign
 from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, joined, narrowed
 from training.data.tables.making import TableChoices, make_table
-from training.data.tables.table import DataTable, as_records, restored
+from training.data.tables.table import as_records, restored
 from training.files.table import load_table, load_whole, save_table
 
 COUNT = 500
 ROWS = np.random.default_rng(0).normal(size=(2 * BLOCK_ROWS + 7, 5))
 
 
-def source(**columns: Any) -> ForeignTable:
+def source(**columns):
     values = np.stack([np.asarray(values, dtype=float) for values in columns.values()], axis=1)
     halves = (values[: len(values) // 2], values[len(values) // 2 :])
     return ForeignTable("rows.csv", list(columns), lambda: iter([half.copy() for half in halves]))
 
 
-def numbers(seed: int = 0, count: int = COUNT) -> np.ndarray:
+def numbers(seed=0, count=COUNT):
     return np.random.default_rng(seed).normal(size=count)
 
 
-def mixed() -> ForeignTable:
+def mixed():
     """Two columns with a density, two discrete ones, a constant one, and a sum."""
     a, b = numbers(0), numbers(1)
     count, price = np.floor(3 * np.abs(numbers(2))), np.round(1 + numbers(3) ** 2, 2)
@@ -237,7 +235,7 @@ def test_kept_rows_are_in_the_file_and_in_no_training(tmp_path):
         make_table(mixed(), TableChoices(held_out=0.5, kept=0.5))
 
 
-def same(one: DataTable, other: DataTable) -> bool:
+def same(one, other):
     assert one.columns.names == other.columns.names
     assert (one.dropped.names, one.dropped.order) == (other.dropped.names, other.dropped.order)
     tensors = [

@@ -14,7 +14,6 @@ from tests.support.equations import START, last, riccati, riccati_solution
 from tests.support.flows import Counted, curved_flow, exact_flow, network_flow
 from tests.support.running import refusal
 from training.flow.likelihood import DivergenceIntegral, Trace
-from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS, adaptive, get_solver
 from training.flow.solvers.adaptive import dormand_prince
 from training.flow.solvers.implicit import STAGES, gauss_legendre
@@ -40,11 +39,11 @@ GAUSS4 = SOLVERS["gauss4"]
 ONE_STEP = double([0.0, 1.0])
 
 
-def even(steps: int) -> Tensor:
+def even(steps):
     return torch.linspace(0, 1, steps + 1, dtype=torch.float64)
 
 
-def uneven(steps: int) -> Tensor:
+def uneven(steps):
     """Steps differ by a factor of 5 between the ends, and of 2 between neighbors."""
     times = even(steps)
     times[1::2] -= 1 / (6 * steps)
@@ -111,7 +110,7 @@ def test_tolerances_given_are_those_used_and_must_be_positive_numbers():
 def test_two_step_adams_bashforth_integrates_a_velocity_linear_in_time_exactly():
     slope = double([[1.0, -2.0, 0.5]])
 
-    def solution(t: Tensor) -> Tensor:
+    def solution(t):
         return START + slope * (3 * t + t**2)
 
     uneven = double([0.0, 0.1, 0.5, 0.6, 0.7, 1.5])
@@ -184,7 +183,7 @@ def test_calls_grow_with_the_fifth_root_of_the_tolerance_and_not_with_the_times(
 
 
 def test_a_sample_has_the_same_bits_alone_and_with_stiffer_ones():
-    def stiffening(stiffness: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def stiffening(stiffness):
         return lambda x, t: -stiffness * (x - (stiffness * t[..., None]).sin())
 
     stiffness = double([0.1, 1.0, 200.0, 5.0])[:, None]
@@ -285,7 +284,7 @@ def test_any_coupling_is_undone_at_uneven_steps_and_looser_ones_less_well(coupli
 
 
 def test_a_smaller_coupling_damps_the_gap_that_grows_where_a_flow_contracts():
-    def contracting(x: Tensor, t: Tensor) -> Tensor:
+    def contracting(x, t):
         return -x
 
     times = torch.linspace(0, 50, 501, dtype=torch.float64)
@@ -312,7 +311,7 @@ def test_densities_go_along_both_ways():
         torch.testing.assert_close(got, right, rtol=0, atol=1e-5)
 
 
-def roundtrip_error(flow: ProbabilityFlow, data: Tensor, steps: int) -> float:
+def roundtrip_error(flow, data, steps):
     """Largest change of data by a melt and the way back, in units of the data."""
     times = flow.schedule.times(steps, flow.schedule.default_t_max())
     back = flow.generate(flow.melt(data, times, GAUSS4).end, times, GAUSS4)
@@ -343,7 +342,7 @@ def test_slopes_that_are_linear_in_time_are_known_from_the_last_step():
     times = double([0.0, 1.0, 1.5, 3.5, 2.0])
     called = [0]
 
-    def line(x: Tensor, t: Tensor) -> Tensor:
+    def line(x, t):
         called[-1] += 1
         return torch.ones_like(x) * (1 + 2 * t)
 
@@ -355,7 +354,7 @@ def test_slopes_that_are_linear_in_time_are_known_from_the_last_step():
 
 
 def test_rotations_keep_lengths_and_uneven_steps_are_undone():
-    def rotation(x: Tensor, t: Tensor) -> Tensor:
+    def rotation(x, t):
         speed = 1 + x.square().sum(dim=1, keepdim=True)
         return speed * torch.stack([-x[:, 1], x[:, 0]], dim=1)
 

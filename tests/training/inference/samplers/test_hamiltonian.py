@@ -11,7 +11,6 @@ from tests.support.draws import double, normal
 from tests.support.posteriors import Parabola, gaussian_prior, problem
 from training.inference.likelihoods import Gaussian
 from training.inference.noise import Noise
-from training.inference.samplers.chains import Chains
 from training.inference.samplers.hamiltonian import Hamiltonian
 
 CHAINS = 4
@@ -21,11 +20,11 @@ OBSERVED = double([[0.5], [-0.5]])
 class Leapfrog:
     """The map ``(w, q) -> (w, q)`` of some steps, with a metric that is not the identity."""
 
-    def __init__(self, size: float, leaps: int):
+    def __init__(self, size, leaps):
         self._target = problem(gaussian_prior(), Parabola(), OBSERVED).target
         self._size, self._leaps = size, leaps
 
-    def __call__(self, w: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, w, q):
         """Where chains ``[M C, dim]`` of momenta ``[M, C, dim]`` end, and by how much the energy
         has changed."""
         kernel = Hamiltonian(self._target, self._leaps)
@@ -39,7 +38,7 @@ class Leapfrog:
         ends: list[Tensor] = []
         energy = kernel._energy
 
-        def seen(state: Chains, momentum: Tensor) -> Tensor:
+        def seen(state, momentum):
             ends.append(momentum)
             return energy(state, momentum)
 
@@ -49,7 +48,7 @@ class Leapfrog:
         return state.w, ends[-1], energy(state, ends[-1]) - before
 
 
-def start() -> tuple[Tensor, Tensor]:
+def start():
     return normal(2 * CHAINS, 2, seed=1), normal(2, CHAINS, 2, seed=2)
 
 

@@ -30,7 +30,6 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import get_solver
 from training.inference import proposals, sampling
-from training.inference.draws import Draws
 from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
 from training.inference.lookahead import (
@@ -80,7 +79,7 @@ def test_a_narrow_posterior_is_worth_more_at_a_cost_that_is_told(deblurred, nois
     torch.testing.assert_close(refined.calls, pool.calls + added)
 
 
-def wrong(draws: Tensor, worth: Tensor, uniform: Tensor) -> Proposal:
+def wrong(draws, worth, uniform):
     """Narrow, and beside the posterior."""
     count, (size, dim) = uniform.shape[1], draws.shape[::2]
     mean = torch.linspace(-2, 2, count, dtype=torch.float64)[:, None].expand(size, count, dim)
@@ -102,7 +101,7 @@ def test_weights_sum_to_the_evidence(heaviest):
     sums: list[Tensor] = []
     kept = refining.smoothed_weights
 
-    def watched(log_weights: Tensor) -> object:
+    def watched(log_weights):
         sums.append(log_weights.logsumexp(dim=1))
         return kept(log_weights)
 
@@ -160,7 +159,7 @@ LONG = {
 OBSERVED = double([[0.3], [-1.0]])
 
 
-def seen_obliquely() -> Problem:
+def seen_obliquely():
     """A Gaussian posterior in which the two coordinates are correlated."""
     likelihood = Gaussian(double(0.4), operator=double([[1.0, 0.7]]))
     return problem(gaussian_prior(), likelihood, OBSERVED)
@@ -233,11 +232,11 @@ def test_draws_are_of_seed_and_number_alone(sampler, monkeypatch):
 class Half(Parabola):
     """No likelihood where ``x_1`` is below a level."""
 
-    def __init__(self, level: float):
+    def __init__(self, level):
         super().__init__()
         self._level = level
 
-    def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
+    def log_prob(self, points, observed):
         # Its gradient is 0 where the likelihood is.
         inside = points[:, 0] > self._level
         return torch.where(inside, 0 * points[:, 0], -torch.inf)
@@ -274,7 +273,7 @@ def test_a_sampler_that_does_not_exist_is_told():
     assert "gibbs" in refusal(drawn, seen_obliquely(), "gibbs", kind=UsageError)
 
 
-def sampled(observed: Tensor, noise: float, deblurred: bool) -> tuple[Draws, ExactPosterior]:
+def sampled(observed, noise, deblurred):
     """Draws given the first two of three coordinates of bumps, and the exact posterior."""
     toy, flow = exact_flow("bumps3", gamma0=1e-4)
     likelihood = Gaussian(double(noise), torch.tensor([0, 1]))
@@ -350,7 +349,7 @@ def test_picks_along_a_curve_keep_moments_that_random_ones_lose():
     assert error["curve"] < error["none"] / 3
 
 
-def bumps(coordinates: Coordinates | None = None, kept: int = 2) -> Prior:
+def bumps(coordinates=None, kept=2):
     """Three Gaussians with their own denoiser."""
     toy = Bumps(2)
     basis = EigenBasis.from_moments(*toy.moments())
@@ -360,7 +359,7 @@ def bumps(coordinates: Coordinates | None = None, kept: int = 2) -> Prior:
     return Prior(flow, flow.times(24), get_solver("exp_ab2"))
 
 
-def bent() -> Coordinates:
+def bent():
     """Columns that are curved, and then mixed."""
     coordinates = Coordinates(2, ["yeo-johnson", "zca"])
     coordinates.maps[0].hold(exponent=double([0.4, 1.7]))
@@ -369,7 +368,7 @@ def bent() -> Coordinates:
     return coordinates
 
 
-def quadrature(prior: Prior, likelihood: Gaussian, observed: Tensor) -> tuple[Tensor, Tensor]:
+def quadrature(prior, likelihood, observed):
     """Means and standard deviations ``[M, 2]`` under the density of the exact denoiser."""
     flow = prior.flow
     states = flow.basis.to_eigen(GRID)
@@ -418,7 +417,7 @@ def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch):
 
 
 def test_single_precision_makes_the_same_of_them(monkeypatch):
-    def normal(self: Noise, step: int, size: int) -> Tensor:
+    def normal(self, step, size):
         return torch.randn(1, 100, size, generator=seeded(step)).to(twisted.DTYPE)
 
     monkeypatch.setattr(Noise, "normal", normal)

@@ -1,19 +1,17 @@
 """What draws are worth: convergence of chains, and weights, against ArviZ and what is known."""
 
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.running import refusal
 from training.measure.posterior import convergence as module
 from training.measure.posterior import importance
-from training.measure.posterior.convergence import Convergence, convergence
+from training.measure.posterior.convergence import convergence
 from training.measure.posterior.importance import effective_size, k_threshold, smoothed_weights
 
 OF_ARVIZ: dict[str, tuple[str, dict[str, Any]]] = {
@@ -25,7 +23,7 @@ OF_ARVIZ: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def autoregressive(correlation: float, *shape: int) -> Tensor:
+def autoregressive(correlation, *shape):
     """Stationary chains ``[C, S, ...]`` of variance 1."""
     noise = normal(*shape)
     states = [noise[:, 0]]
@@ -35,7 +33,7 @@ def autoregressive(correlation: float, *shape: int) -> Tensor:
     return torch.stack(states, dim=1)
 
 
-def require_equal(found: Convergence, draws: Tensor, arviz: ModuleType) -> None:
+def require_equal(found, draws, arviz):
     for name, (function, options) in OF_ARVIZ.items():
         measure = getattr(arviz, function)
         with np.errstate(all="ignore"):

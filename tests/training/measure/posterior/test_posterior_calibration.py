@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2, chisquare, kstest, norm
-from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.running import refusal
 from training.measure.posterior.calibration import (
-    CalibrationCheck,
     RunValues,
     calibrate,
     run_values,
@@ -40,9 +38,7 @@ RUNS, NEAR = 400, 100
 HALVES = torch.arange(RUNS).view(2, -1)[:, :NEAR]
 
 
-def gaussian_values(
-    noise: float, claimed: float, dims: int, width: float = 1.0, runs: int = 300
-) -> RunValues:
+def gaussian_values(noise, claimed, dims, width=1.0, runs=300):
     """Runs of ``y = x + noise`` with a standard normal prior, and exact posteriors.
 
     Args:
@@ -57,10 +53,10 @@ def gaussian_values(
     mean, std = data / (1 + claimed**2), claimed / (1 + claimed**2) ** 0.5
     draws = mean[:, None] + width * std * normal(runs, 200, dims, seed=3)
 
-    def log_likelihood(x: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+    def log_likelihood(x, data):
         return -((data - x) / claimed).square().sum(dim=-1) / 2
 
-    def log_density(x: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    def log_density(x, mean):
         return -((x - mean) / std).square().sum(dim=-1) / 2
 
     likelihood = (log_likelihood(draws, data[:, None]), log_likelihood(truth, data))
@@ -69,7 +65,7 @@ def gaussian_values(
     return run_values(draws, truth, seeded(4), others=others, log_density=density)
 
 
-def smallest(found: CalibrationCheck, words: str) -> float:
+def smallest(found, words):
     return min(p for name, p in found.adjusted.items() if words in name)
 
 
@@ -109,7 +105,7 @@ def test_portions_of_runs_are_joined():
     generators = [seeded(run) for run in range(6)]
     references = normal(6, 2, seed=2)
 
-    def values(run: int) -> RunValues:
+    def values(run):
         one = slice(run, run + 1)
         return run_values(
             draws[one],
@@ -181,21 +177,21 @@ def test_errors_are_seen_as_often_as_the_verdict_says():
     assert 0.88 < float(seen.double().mean()) < 0.95
 
 
-def uniform(*shape: int) -> Tensor:
+def uniform(*shape):
     return torch.rand(*shape, generator=seeded(), dtype=torch.float64)
 
 
-def of_ranks(ranks: Tensor) -> RunValues:
+def of_ranks(ranks):
     """Runs of two coordinates and their log density."""
     return RunValues(("a", "b", "log density"), ranks, {}, torch.zeros(len(ranks), 2).double())
 
 
-def wide(ranks: Tensor) -> Tensor:
+def wide(ranks):
     """Ranks of a posterior that is too wide: nearer to 1/2."""
     return 0.5 + 0.7 * (ranks - 0.5)
 
 
-def narrow(ranks: Tensor) -> Tensor:
+def narrow(ranks):
     """Of one that is too narrow: nearer to the ends, for most."""
     inside = uniform(len(ranks)) < 0.3
     ends = torch.where(ranks < 0.5, 0.3 * ranks, 1 - 0.3 * (1 - ranks))
@@ -380,7 +376,7 @@ def test_what_makes_no_sense_is_refused():
     assert "between 0 and 1" in refusal(coverage_curve, truth, levels=(0.5, 50), kind=UsageError)
 
 
-def check(shift: float, draws: int = 4000) -> Predictive:
+def check(shift, draws=4000):
     """Of one observation, whose second number is so far from what is simulated."""
     simulated, observed = normal(draws, 2, seed=1)[None], torch.zeros(1, 2).double()
     observed[0, 1] = shift
