@@ -35,7 +35,8 @@ from training.data.toys import Toy
 from training.files.table import load_table
 
 NETWORKS, OURS = "training/networks/", "training/"
-LAYERS, BACKWARD, TRACES = ("torch/nn/", "torch/autograd/"), "run_backward", "with_trace"
+LAYERS = ("torch/nn/", "torch/autograd/", "torch/_ops", "torch_utils/linear")
+BACKWARD, TRACES = "run_backward", "with_trace"
 OPERATION = "~"
 """The file of what is not Python."""
 SEEN, ROWS = 16, 1900

@@ -18,7 +18,8 @@ def _onednn() -> Any:
     it is no faster."""
     wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     there = wide and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return getattr(torch.ops.mkldnn, "_linear_pointwise", None) if there else None
+    layer = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if there else None
+    return getattr(layer, "default", None)
 
 
 ONEDNN = _onednn()
@@ -43,11 +44,11 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     flat = rows.reshape(-1, rows.shape[-1])
     by = _Product.apply if torch.is_grad_enabled() else _product
     product: Tensor = by(flat, weight, bias)
-    return product.view(*rows.shape[:-1], len(weight))
+    return product.view(*rows.shape[:-1], weight.shape[0])
 
 
 def _is_short(rows: Tensor, weight: Tensor) -> bool:
-    return rows.numel() * len(weight) < LEAST
+    return rows.numel() * weight.shape[0] < LEAST
 
 
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
