@@ -178,6 +178,11 @@ class Story:
         picks = weighted_picks(weights, torch.tensor(seeds), len(latents), order)[0]
         share = float(effective_size(weights)) / len(latents)
         logger.info(f"Effective share of the student's draws under its teacher: {share:.1%}")
+        if self.density_plan:
+            logger.warning(
+                "Warning: log densities of these draws are the student's; melt them by its teacher "
+                f"(--solver={DEFAULT_SOLVER}) for those of its teacher"
+            )
         return latents[picks], share
 
     def _beside(self, gen: Simulation, melt: Simulation | None) -> dict[str, Any]:

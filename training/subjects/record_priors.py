@@ -61,7 +61,7 @@ class RecordPrior(TableFlow):
                 "to ask.py"
             )
         for name, place in zip(names, answers.space.numbers, strict=True):
-            atoms = ", ".join(f"{atom:g}" for atom in answers.space.atoms_at(place))
+            atoms = ", ".join(f"{atom + 0.0:g}" for atom in answers.space.atoms_at(place))
             if atoms:
                 logger.info(f"Posteriors are of rows in which '{name}' is not {atoms}")
         name = plain_name(data_name or str(file.model.about.get("data_name", "records")))

@@ -236,7 +236,7 @@ def _told_of(chosen: Chosen) -> str:
 def _told_of_atoms(space: RecordSpace) -> str:
     """Which numbers have values with a probability of their own."""
     texts = [
-        f"{space.columns[place].name} is {' or '.join(f'{atom:g}' for atom in atoms)}"
+        f"{space.columns[place].name} is {' or '.join(f'{atom + 0.0:g}' for atom in atoms)}"
         for place in space.numbers
         if (atoms := space.atoms_at(place))
     ]
