@@ -147,16 +147,18 @@ def test_whitening_back_keeps_what_is_thin():
     assert float(thickness) == pytest.approx(1e-4, rel=0.05)
 
 
-def test_discrete_columns_are_dithered_within_their_step_and_rounded_back():
-    points = torch.stack([torch.arange(7.0) * 0.5 + 0.25, torch.arange(7.0) * 0.3], 1).double()
-    columns = Columns.plain(["half", "real"])
-    steps, offsets = torch.tensor([0.5, 0.0]), torch.tensor([0.25, 0.0])
+def test_discrete_columns_are_dithered_within_their_step_and_rounded_back_to_decimals():
+    tenths = (618 + torch.arange(70)).double() / 10
+    between = (25 + 10 * torch.arange(70)).double() / 100
+    points = torch.stack([tenths, torch.arange(70).double() * 0.3, between], 1)
+    columns = Columns.plain(["tenths", "real", "between"])
+    steps, offsets = torch.tensor([[0.1, 0, 0.1], [61.8, 0, 0.25]], dtype=torch.float64)
     columns = Columns(columns.names, steps, offsets, columns.low, columns.high)
     fitted = fit_coordinates(points, columns, "none", "none")
     dithered = fitted.dithered(points, seeded())
     assert torch.equal(dithered[:, 1], points[:, 1])
-    assert 0 < float((dithered - points)[:, 0].abs().max()) <= 0.25
-    torch.testing.assert_close(fitted.rounded(dithered), points, rtol=0, atol=1e-12)
+    assert 0 < float((dithered - points)[:, 0].abs().max()) <= 0.05
+    assert torch.equal(fitted.rounded(dithered), points)
 
 
 def test_what_has_no_coordinates_is_said_with_the_name_of_its_column():

@@ -37,6 +37,8 @@ PREDICTIONS: dict[str, type[Prediction]] = {
     PREDICTION: LinearPrediction,
     GAUSSIAN: GaussianPrediction,
 }
+DIGITS, AS_WHOLE = 10, 1e-6
+"""Of decimals, at most one less; and how far a whole number of their units may be from one."""
 
 
 class Coordinates(nn.Module):
@@ -308,9 +310,15 @@ class Coordinates(nn.Module):
         return dither(points, self.steps, generator)
 
     def rounded(self, points: Tensor) -> Tensor:
-        """Points ``[..., D]`` of data space with discrete columns at the nearest of their steps."""
+        """Points ``[..., D]`` of data space with discrete columns at the nearest of their steps: as
+        decimals, where steps are such. 61.800000000000004 is no value of a column of tenths."""
         step = torch.where(self.steps > 0, self.steps, 1.0)
         nearest = self.offsets + step * ((points - self.offsets) / step).round()
+        powers = 10.0 ** torch.arange(DIGITS, dtype=step.dtype, device=step.device)[:, None]
+        whole = torch.stack([step, self.offsets]) * powers[:, None]
+        fits = ((whole - whole.round()).abs() < AS_WHOLE).all(dim=1)
+        power = powers.expand_as(fits).gather(0, fits.byte().argmax(dim=0, keepdim=True))[0]
+        nearest = torch.where(fits.any(dim=0), (nearest * power).round() / power, nearest)
         return torch.where(self.steps > 0, nearest, points)
 
     def plausible(self, points: Tensor) -> Tensor:
