@@ -56,6 +56,8 @@ def _is_short(rows: Tensor, weight: Tensor) -> bool:
 
 
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    # A bias is read as if its numbers stood side by side; rows and weights as they are.
+    bias = None if bias is None else bias.contiguous()
     out: Tensor = ONEDNN(rows, weight, bias, "none", [], "")
     return out
 

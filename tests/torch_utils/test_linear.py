@@ -19,7 +19,8 @@ def test_products_and_their_gradients_are_those_of_pytorch(monkeypatch):
         out = product(*given).sin()
         slopes = torch.autograd.grad(out.square().sum(), given, create_graph=True)
         further = torch.autograd.grad(slopes[0].square().sum(), given[:2])
-        return [out, *slopes, *further, product(*given[:2])]
+        apart = torch.stack([given[2], 0 * given[2]], dim=1)[:, 0]
+        return [out, *slopes, *further, product(*given[:2]), product(*given[:2], apart)]
 
     exact = results(F.linear, [value.detach().double().requires_grad_() for value in given])
     for ours, right in zip(results(linear, given), exact, strict=True):
