@@ -122,6 +122,7 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("train", "--cres=2,x", 2, ["cres", "2,x", "2,2,2"]),
     ("train", "--cres=1,1,1,1,1", 2, ["--cres=1,1,1,1,1: ", "8"]),
     ("train", "--cbase=7", 2, ["--cbase=7"]),
+    ("train", "--attend=5,4", 2, ["--attend=4,5: ", "of 8"]),
     ("train", "--arch=adm", 2, ["64", "8"]),
     ("train", "--batch=99999999999", 2, ["--batch", "GiB"]),
     ("train", "--cbase=20000", 2, ["--cbase=20000", "GiB"]),

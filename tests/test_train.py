@@ -87,6 +87,7 @@ VARIANTS: dict[str, dict[str, object]] = {
         "network.waves": None,
     },
     "--noise_cond=ddpm --precision=bf16": {"noise_cond": "ddpm"},
+    "--attend=8": {"network.encoder.levels.0.blocks.0.attention.heads": 1},
     "--dims_to_keep=5 --g_type=constant_inflation_gap --inflation_gap=1.25": {
         "schedule.name": "PRRto5D"
     },

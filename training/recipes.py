@@ -72,6 +72,7 @@ class ImageRecipe(TrainingRecipe):
     Attributes:
         cbase: Channels of the network's finest level, but for its factor.
         cres: Factor of each level's channels.
+        attend: Sides at which blocks attend; None for those of the network as published.
         blocks: Residual blocks of an encoder level; 0 for as many as published.
         dropout: Fraction of activations dropped.
         pixel_waves: Waves of the noisy pixels that the network sees; 0 for none and no pixels.
@@ -90,6 +91,7 @@ class ImageRecipe(TrainingRecipe):
     precision: str
     cache: bool
     workers: int
+    attend: tuple[int, ...] | None = None
 
 
 TOY = TrainingRecipe(

@@ -74,13 +74,23 @@ class Layout:
     @property
     def side(self) -> int:
         """Height and width of images with a border, that all levels halve evenly."""
-        unit = 1 << (self.depth - 1)
-        return -(-self.image_shape[1] // unit) * unit
+        return with_border(self.image_shape[1], self.depth)
 
     def attends(self, level: int) -> bool:
         """Whether blocks of a level have attention."""
-        resolution = self.side >> level
-        return 1 << (resolution - 1).bit_length() in self.attention_resolutions
+        return sides_of_levels(self.image_shape[1], self.depth)[level] in self.attention_resolutions
+
+
+def with_border(side: int, depth: int) -> int:
+    """The side that an image has with a border, which so many levels less one halve evenly."""
+    unit = 1 << (depth - 1)
+    return -(-side // unit) * unit
+
+
+def sides_of_levels(side: int, depth: int) -> list[int]:
+    """Those of an image's levels; such as are no power of 2 count as the next one."""
+    whole = with_border(side, depth)
+    return [1 << ((whole >> level) - 1).bit_length() for level in range(depth)]
 
 
 class InputSkip(nn.Module):

@@ -50,6 +50,7 @@ from training.options.types import (
     NOT_NEGATIVE,
     POSITIVE,
     SHAPE,
+    SIDES,
     STEPS,
     FiniteFloat,
     Names,
@@ -85,6 +86,13 @@ class NetworkOptions(Declared):
     )
     cres: tuple[int, ...] | None = option(
         of=IMAGES, type=MULTIPLIERS, unset="the preset's", help="Factor of each level's channels."
+    )
+    attend: tuple[int, ...] | None = option(
+        of=IMAGES,
+        type=SIDES,
+        unset="as published: 16; adm: 32,16,8",
+        help="Sides, of the image and of what it is halved to, at which blocks have attention; "
+        "those that are no power of 2 count as the next one.",
     )
     blocks: int | None = option(
         of=IMAGES,

@@ -144,6 +144,7 @@ class Integers(click.ParamType[tuple[int, ...]]):
 
 
 MULTIPLIERS = Integers("a list of positive integers", "2,2,2", ",")
+SIDES = Integers("a list of positive integers", "16,8", ",")
 
 
 class Shape(Integers):

@@ -29,6 +29,7 @@ from training.learning.speed import compile_network, fastest_precision
 from training.learning.trainer import Trainer
 from training.model.model import Model
 from training.names import IMAGES, LABEL_DIM
+from training.networks.encoder_decoder import sides_of_levels
 from training.recipes import (
     COMPRESSED_TIME,
     PUBLISHED_T_MAX,
@@ -98,6 +99,7 @@ class ImageTraining(Training):
                 "dropout": recipe.dropout,
                 # What is left out is not written either: networks without are what they were.
                 **({"num_blocks": recipe.blocks} if recipe.blocks else {}),
+                **({"attention_resolutions": list(recipe.attend)} if recipe.attend else {}),
                 **({"pixel_waves": recipe.pixel_waves} if recipe.pixel_waves else {}),
             },
             t_max=choices.t_max or papers,
@@ -113,6 +115,12 @@ class ImageTraining(Training):
             )
         wanted.check_dim(images.dim, f"the data set {images.name}")
         recipe = self.recipe(device)
+        known = sides_of_levels(images.image_shape[1], len(recipe.cres))
+        if unknown := set(recipe.attend or ()) - set(known):
+            raise UsageError(
+                f"--attend={','.join(map(str, sorted(unknown)))}: blocks are at sides of "
+                f"{', '.join(map(str, known))}"
+            )
         choices = self.choices(recipe)
         if not self.published:
             logger.info(describe_recipe(recipe, len(images), images.image_shape, device.type))

@@ -427,8 +427,7 @@ def test_values_that_follow_each_other_are_levels_if_they_are_eight():
 
 
 def test_many_held_out_cells_set_intervals_and_few_leave_them_as_they_are():
-    """Of a flow whose intervals of content c hold the root of c, which are too wide; ranks are the
-    values themselves here."""
+    """Of a flow whose intervals of content c hold the root of c; ranks are the values here."""
     random = np.random.default_rng(0)
     rows = (1 + random.random((1000, 3)) ** 2 * random.choice([-1, 1], (1000, 3))) / 2
     rows[:, 1] = np.nan
@@ -442,7 +441,6 @@ def test_many_held_out_cells_set_intervals_and_few_leave_them_as_they_are():
 
     own, broken = HeldCells.of(ranks, rows, [0, 1, 2], seed=0), DataError("held-out cells broken")
     held = HeldCells.read(json.loads(json.dumps(own.listed)), 3, broken)
-    assert held is not None
     assert known[1] == pytest.approx(0.8, abs=0.3)
     contents = [np.array([held.content(at, share) for share in shares]) for at in range(3)]
     assert np.abs(contents[0] - shares**2).max() < 0.05
