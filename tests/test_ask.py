@@ -202,7 +202,6 @@ def test_values_that_are_often_the_same_have_a_probability(network):
     as_far = 2 * np.exp(log_prob)[::-1].cumsum()[::-1]
     assert np.allclose(flow.tails(values, known, 5)[18:23], as_far[18:23], rtol=0.12)
     atoms = flow.laws(values, known, 5, middle.tolist())
-    assert atoms.atoms is not None
     assert np.allclose(atoms.atoms.probabilities[0], np.exp(log_prob)[[0, 10]], atol=1e-6)
     far = np.abs(atoms.quantiles[0] - np.arange(40))
     assert far[log_prob > np.log(0.01)].max() <= 1

@@ -267,7 +267,6 @@ def test_levels_beside_a_number_have_probabilities_and_it_a_law_given_each(tmp_p
     *_, network = sorted((tmp_path / "run").glob("network-*.pkl"))
     assert "choice, by their probabilities" in good(run_script(info, network)).out
     learned = LearnedLikelihood.of(NetworkFile.open(str(network)))
-    assert learned is not None
     assert (learned.data, list(learned.covariates)) == (["y", "choice"], [])
     places = torch.linspace(-4, 7, 1101).double()
     for parameter in (-0.6, 0.0, 0.6):

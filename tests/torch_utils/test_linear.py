@@ -8,7 +8,6 @@ from torch_utils.linear import Linear, linear
 
 @pytest.mark.skipif(module.ONEDNN is None, reason="here PyTorch's own products are as fast")
 def test_products_and_their_gradients_are_those_of_pytorch(monkeypatch):
-    """Also where gradients have gradients, as those of slopes have."""
     calls, one = [], module.ONEDNN
     monkeypatch.setattr(module, "ONEDNN", lambda *given: calls.append(1) or one(*given))
     generator = torch.Generator().manual_seed(0)

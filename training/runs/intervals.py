@@ -65,7 +65,7 @@ class Interval:
         elif isinstance(held_out, Records):
             level = self._held(flow, held_out, known, place)
         elif held_out and flow.held is not None:
-            level = flow.held.content(place, level)
+            level = flow.held.content(place, level, known)
         return (1 - level) / 2, 0.5, (1 + level) / 2
 
     def _held(self, flow: RecordFlow, held_out: Records, known: np.ndarray, place: int) -> float:

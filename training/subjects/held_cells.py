@@ -6,8 +6,8 @@ them. The interval that is to hold a share s is the one with the content c where
     (n F(c) + m c) / (n + m) = s,
 
 as if m more cells had been held out, and were where the flow says: few held-out cells leave the
-flow's own content as it is, many set it. Other cells of their rows are known as often as those of
-a question in the training are at most, so that this is right on average over questions.
+flow's own content as it is, many set it. F is measured twice, with all other cells of a row known
+that are there, and with four of five; between these two shares of known cells c is linear.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ from torch_utils.streams import Stream
 
 OWN = 50
 """m."""
-KNOWN = 0.8
-"""Of the other cells of a row that are there."""
+KNOWN = (0.8, 1.0)
+"""Shares of the other cells of a row that are there."""
 MOST_CELLS, MOST_KNOTS = 1000, 200
 """Of a column: cells that are looked at, and contents that are kept, evenly many cells apart."""
 Ranks = Callable[[np.ndarray, np.ndarray, int, torch.Generator], np.ndarray]
@@ -35,35 +35,53 @@ class HeldCells:
 
     Attributes:
         counts: Cells of each of P columns, n; 0 of one without intervals.
-        contents: Of each, rising, ``[knots]``.
+        known: Which share of the other cells was known, of each column rising ``[2]``.
+        contents: Of each column, at each of these, rising, ``[2, knots]``.
     """
 
     counts: Sequence[int]
+    known: Sequence[np.ndarray]
     contents: Sequence[np.ndarray]
 
     @classmethod
     def of(cls, ranks: Ranks, rows: np.ndarray, places: Sequence[int], seed: int) -> "HeldCells":
         """Those of rows ``[n, P]`` that were held out, in columns of numbers at such places."""
-        counts, contents = [0] * rows.shape[1], [np.zeros(0)] * rows.shape[1]
+        counts, none = [0] * rows.shape[1], np.zeros((2, 0))
+        shares, contents = [np.zeros(2)] * rows.shape[1], [none] * rows.shape[1]
         for place in places:
-            generator = seeded_generator("cpu", seed, Stream.HELD_OUT, place)
             own = rows[~np.isnan(rows[:, place])][:MOST_CELLS]
             if not len(own):
                 continue
-            known = torch.rand(own.shape, generator=generator).numpy() < KNOWN
-            known[:, place] = False
-            central = np.abs(2 * ranks(own, known & ~np.isnan(own), place, generator) - 1)
             kept = np.linspace(0, len(own) - 1, min(len(own), MOST_KNOTS)).round().astype(int)
-            counts[place], contents[place] = len(own), np.sort(central)[kept]
-        return cls(counts, contents)
+            parts = []
+            for at, share in enumerate(KNOWN):
+                generator = seeded_generator("cpu", seed, Stream.HELD_OUT, place, at)
+                known = (
+                    ~np.isnan(own) & (torch.rand(own.shape, generator=generator) < share).numpy()
+                )
+                known[:, place] = False
+                central = np.abs(2 * ranks(own, known, place, generator) - 1)
+                parts.append((known_share(known), np.sort(central)[kept]))
+            counts[place] = len(own)
+            shares[place], contents[place] = (np.array(each) for each in zip(*parts, strict=True))
+        return cls(counts, shares, contents)
 
-    def content(self, place: int, share: float) -> float:
-        """Of the interval of a column that is to hold a share."""
-        own, count = self.contents[place], self.counts[place]
-        if not count:
+    def content(self, place: int, share: float, known: np.ndarray) -> float:
+        """Of the interval of a column that is to hold a share.
+
+        Args:
+            place: Of the column.
+            share: Of the cells.
+            known: Which cells are known where it is asked ``[n, P]``.
+        """
+        if not self.counts[place]:
             return share
+        each = [self._content(place, share, own) for own in self.contents[place]]
+        return float(np.interp(known_share(known), self.known[place], each))
+
+    def _content(self, place: int, share: float, own: np.ndarray) -> float:
         # F, of which each knot has as many cells below it as above in its place.
-        below = (np.arange(len(own)) + 0.5) / len(own)
+        count, below = self.counts[place], (np.arange(len(own)) + 0.5) / len(own)
         ends = np.concatenate([[0.0], own, [1.0]])
         held = np.concatenate([[0.0], below, [1.0]])
         return float(np.interp(share, (count * held + OWN * ends) / (count + OWN), ends))
@@ -75,21 +93,28 @@ class HeldCells:
             return None
         if not (isinstance(listed, list) and len(listed) == columns):
             raise broken
-        counts, contents = [], []
-        for pair in listed:
+        columns_of = []
+        for column in listed:
             try:
-                count, own = int(pair[0]), np.array(pair[1], dtype=np.float64)
-            except (TypeError, ValueError, IndexError):
+                count, known, own = column
+                known, own = np.array(known, dtype=np.float64), np.array(own, dtype=np.float64)
+                fits = known.shape == own.shape[:-1] == (2,) and bool(own.size) == (count > 0)
+                rise = all((np.diff(each) >= 0).all() for each in (known, own))
+                inside = all(((each >= 0) & (each <= 1)).all() for each in (known, own))
+            except (TypeError, ValueError):
                 raise broken from None
-            inside = own.ndim == 1 and bool(((own >= 0) & (own <= 1)).all())
-            if not (inside and bool((np.diff(own) >= 0).all()) and (len(own) > 0) == (count > 0)):
+            if not (isinstance(count, int) and fits and rise and inside):
                 raise broken
-            counts.append(count)
-            contents.append(own)
-        return cls(counts, contents)
+            columns_of.append((count, known, own))
+        return cls(*zip(*columns_of, strict=True))
 
     @property
     def listed(self) -> list[list[object]]:
         """As JSON has them."""
-        pairs = zip(self.counts, self.contents, strict=True)
-        return [[count, own.round(6).tolist()] for count, own in pairs]
+        columns = zip(self.counts, self.known, self.contents, strict=True)
+        return [[count, known.tolist(), own.round(6).tolist()] for count, known, own in columns]
+
+
+def known_share(known: np.ndarray) -> float:
+    """Of the other cells of rows ``[n, P]``, of which that of a column is not known."""
+    return float(known.sum() / max(1, len(known) * (known.shape[1] - 1)))

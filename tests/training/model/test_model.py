@@ -430,24 +430,29 @@ def test_many_held_out_cells_set_intervals_and_few_leave_them_as_they_are():
     """Of a flow whose intervals of content c hold the root of c; ranks are the values here."""
     random = np.random.default_rng(0)
     rows = (1 + random.random((1000, 3)) ** 2 * random.choice([-1, 1], (1000, 3))) / 2
-    rows[:, 1] = np.nan
-    rows[10:, 2] = np.nan
+    rows[:, 1] = rows[10:, 2] = np.nan
     shares, known = np.linspace(0.05, 0.99, 20), []
 
     def ranks(values, there, place, generator):
-        known.append(there[:, 0].mean())
+        known.append(there[:, 0].mean() if place else 1.0)
         assert not there[:, place].any()
         return values[:, place]
 
     own, broken = HeldCells.of(ranks, rows, [0, 1, 2], seed=0), DataError("held-out cells broken")
     held = HeldCells.read(json.loads(json.dumps(own.listed)), 3, broken)
-    assert known[1] == pytest.approx(0.8, abs=0.3)
-    contents = [np.array([held.content(at, share) for share in shares]) for at in range(3)]
+    assert known[2:] == [pytest.approx(0.8, abs=0.3), 1]
+    every = np.ones((4, 3)) - np.eye(3)[[0]]
+    contents = [np.array([held.content(at, each, every) for each in shares]) for at in range(3)]
     assert np.abs(contents[0] - shares**2).max() < 0.05
     assert np.allclose(contents[1], shares)
     assert 0.02 < np.abs(contents[2] - shares).max() < 0.1, "10 cells weigh a fifth of 50"
     assert all((np.diff(each) > 0).all() for each in contents)
-    for wrong in ([], [[2, [0.5, 0.1]]] * 3, [[0, [0.5]]] * 3, [[1, [1.5]]] * 3, [3] * 3):
+    own = [5000, [0.5, 1.0], [[0.5] * 2, [0.1] * 2]]
+    between = HeldCells.read([own] * 3, 3, broken).content(0, 0.5, every * [0, 1, 0])
+    assert between == pytest.approx(0.5, abs=0.01), "half of the others are known"
+    assert 0.09 < HeldCells.read([own] * 3, 3, broken).content(0, 0.5, every) < 0.11
+    for at, bad in ((2, [[0.5, 0.1]] * 2), (0, 0), (2, [[1.5]] * 2), (1, [1]), (0, "2"), (2, 3)):
+        wrong = [[*own[:at], bad, *own[at + 1 :]]] * 3
         assert "held-out cells broken" in refusal(HeldCells.read, wrong, 3, broken)
 
 
@@ -467,7 +472,6 @@ def test_rows_are_kept_whose_columns_have_the_margins_of_the_data():
     broken = DataError("its margins are broken")
     listed = json.loads(json.dumps(Margins.of(real).listed))
     margins = Margins.read(listed, 4, broken)
-    assert margins is not None
     kept = drawn[places := margins.kept(drawn, 4000, seed=0)]
     assert len(np.unique(places)) == 4000
     # They are a sample from what is weighed so, whose shares have errors of 0.008.

@@ -228,7 +228,6 @@ def test_toys_show_prior_draws_contours_and_what_was_observed(tmp_path, kind):
     assert titles == [f"Observation {k}" for k in (1, 2, 3)]
     for index, axes in enumerate(panels):
         prior, draws, mark, *_, truth = axes.lines
-        assert saved.prior is not None
         assert np.array_equal(prior.get_xydata(), saved.prior)
         assert np.array_equal(draws.get_xydata(), saved.points[:, :, index].reshape(-1, 2))
         assert np.array_equal(truth.get_xydata()[0], saved.truth[index])
