@@ -18,6 +18,7 @@ import torch
 
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
+from training.files.arrays import evenly
 
 OWN = 50
 """m."""
@@ -52,8 +53,7 @@ class HeldCells:
             own = rows[~np.isnan(rows[:, place])][:MOST_CELLS]
             if not len(own):
                 continue
-            kept = np.linspace(0, len(own) - 1, min(len(own), MOST_KNOTS)).round().astype(int)
-            parts = []
+            kept, parts = evenly(len(own), MOST_KNOTS), []
             for at, share in enumerate(KNOWN):
                 generator = seeded_generator("cpu", seed, Stream.HELD_OUT, place, at)
                 known = (
@@ -81,9 +81,10 @@ class HeldCells:
 
     def _content(self, place: int, share: float, own: np.ndarray) -> float:
         # F, of which each knot has as many cells below it as above in its place.
-        count, below = self.counts[place], (np.arange(len(own)) + 0.5) / len(own)
+        # An interval that ends at the k-th of n cells holds k / (n + 1) of further ones.
+        count, kept = self.counts[place], evenly(self.counts[place], len(own))
         ends = np.concatenate([[0.0], own, [1.0]])
-        held = np.concatenate([[0.0], below, [1.0]])
+        held = np.concatenate([[0.0], (kept + 1) / (count + 1), [1.0]])
         return float(np.interp(share, (count * held + OWN * ends) / (count + OWN), ends))
 
     @classmethod
