@@ -3,6 +3,7 @@
 import pickle
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -177,19 +178,19 @@ def test_a_text_is_no_source_of_endless_bytes():
 
 
 class Base:
-    def __init__(self, size, scale=1.0, shape=(1, 2)):
+    def __init__(self, size: int, scale: float = 1.0, shape: Sequence[int] = (1, 2)):
         pass
 
 
 class Passes(Base):
-    def __init__(self, name, ends=None, **others):
+    def __init__(self, name: str, ends: tuple[float, float] | None = None, **others: Any):
         pass
 
 
 class Holds:
     sizes_of = Base
 
-    def __init__(self, flag, **others):
+    def __init__(self, flag: bool, **others: Any):
         pass
 
 

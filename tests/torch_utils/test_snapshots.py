@@ -205,7 +205,7 @@ def test_lists_that_hold_each_other_are_refused_at_once(refused, opener):
 
 
 class Tower(nn.Sequential):
-    def __init__(self, depth):
+    def __init__(self, depth: int):
         super().__init__(*(nn.Linear(4, 4) for _ in range(depth)))
 
 
