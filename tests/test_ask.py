@@ -95,6 +95,8 @@ def test_holes_are_filled_and_the_rest_stays(sold, network, tmp_path):
     good(run_script(ask, "fill", *rows, f"--dest={out}", "--overwrite", "--no-held_out"))
     assert (read(out)["price_low"][hole] != after["price_low"][hole]).any()
     refused(run_script(ask, "fill", *rows, f"--dest={out}"), 2, "overwrite")
+    neither = (f"--calibrate={out}", "--no-held_out", "--overwrite")
+    refused(run_script(ask, "fill", *rows, f"--dest={out}", *neither), 2, "--no-held_out")
 
 
 def test_columns_are_predicted_from_the_others(sold, network, tmp_path):

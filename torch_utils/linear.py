@@ -2,8 +2,8 @@
 
 PyTorch's own products in single precision are those of MKL, which takes vectors of 256 bits on
 processors of AMD. oneDNN, which comes with PyTorch as well, takes vectors of 512 bits wherever
-there are some, and is 2.3 times as fast there; elsewhere both take the same time
-(``benchmarks/linear_layers.py``).
+there are some, and is 2.3 times as fast there (``benchmarks/linear_layers.py``). Without such
+vectors both take the same time.
 """
 
 from typing import Any

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from dnnlib.errors import UsageError
 from training.options.declared import Declared, option
 from training.options.shared import network, overwrite, seed
 from training.options.types import COUNT, FILE, FiniteFloat, Givens, Names
@@ -55,6 +56,10 @@ class IntervalSettings(RowSettings):
         "hold at least as many truths as they say, of rows like those; or a CSV of rows that are "
         "all new",
     )
+
+    def __post_init__(self) -> None:
+        if self.calibrate is not None and not self.held_out:
+            raise UsageError("--calibrate sets intervals by held-out rows: leave --no-held_out out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -180,8 +180,8 @@ class Story:
         logger.info(f"Effective share of the student's draws under its teacher: {share:.1%}")
         if self.density_plan:
             logger.warning(
-                "Warning: log densities of these draws are the student's; melt them by its teacher "
-                f"(--solver={DEFAULT_SOLVER}) for those of its teacher"
+                "Warning: log densities of these draws are the student's own; a melt of them by "
+                f"--solver={DEFAULT_SOLVER} has those of its teacher"
             )
         return latents[picks], share
 

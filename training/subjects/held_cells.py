@@ -80,7 +80,6 @@ class HeldCells:
         return float(np.interp(known_share(known), self.known[place], each))
 
     def _content(self, place: int, share: float, own: np.ndarray) -> float:
-        # F, of which each knot has as many cells below it as above in its place.
         # An interval that ends at the k-th of n cells holds k / (n + 1) of further ones.
         count, kept = self.counts[place], evenly(self.counts[place], len(own))
         ends = np.concatenate([[0.0], own, [1.0]])
@@ -99,12 +98,12 @@ class HeldCells:
             try:
                 count, known, own = column
                 known, own = np.array(known, dtype=np.float64), np.array(own, dtype=np.float64)
-                fits = known.shape == own.shape[:-1] == (2,) and bool(own.size) == (count > 0)
+                fits = known.shape == (2,) and own.shape == (2, min(count, MOST_KNOTS))
                 rise = all((np.diff(each) >= 0).all() for each in (known, own))
                 inside = all(((each >= 0) & (each <= 1)).all() for each in (known, own))
             except (TypeError, ValueError):
                 raise broken from None
-            if not (isinstance(count, int) and fits and rise and inside):
+            if not (isinstance(count, int) and count <= MOST_CELLS and fits and rise and inside):
                 raise broken
             columns_of.append((count, known, own))
         return cls(*zip(*columns_of, strict=True))
