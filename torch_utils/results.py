@@ -144,7 +144,7 @@ class SavedArrays:
         """An array. Raises DataError as ``open`` does."""
         with self.open(name), self.reading(name), self._archive.open(self._members[name]) as file:
             array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
-        return array
+        return of_characters(array, self.broken(name))
 
     @contextmanager
     def reading(self, name: str) -> Iterator[None]:
@@ -225,6 +225,16 @@ def load_array(path: Path) -> np.ndarray:
         broken = DataError(f"{path} is no readable .npy of plain numbers")
     with path.open("rb") as file, _reading(broken):
         array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+    return of_characters(array, broken)
+
+
+def of_characters(array: np.ndarray, broken: DataError) -> np.ndarray:
+    """The array. Raises an error of a text with a number that is no character, of which Python
+    makes none."""
+    if array.dtype.kind == "U" and array.nbytes:
+        codes = np.dtype("u4").newbyteorder(array.dtype.byteorder)
+        if np.ascontiguousarray(array).view(codes).max() > sys.maxunicode:
+            raise broken
     return array
 
 

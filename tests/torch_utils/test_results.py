@@ -79,6 +79,17 @@ def test_object_arrays_are_not_written_or_read_and_their_code_does_not_run(tmp_p
     assert not (tmp_path / "marker").exists()
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_texts_with_numbers_that_are_no_characters_are_refused(tmp_path, order):
+    for code, fits in ((sys.maxunicode, True), (sys.maxunicode + 1, False)):
+        texts = np.array([0x61, code], dtype=f"{order}u4").view(f"{order}U2")
+        np.savez(tmp_path / "texts.npz", texts=texts)
+        if fits:
+            assert str(load_arrays(tmp_path / "texts.npz")["texts"][0]) == "a" + chr(code)
+        else:
+            assert "broken in the array" in refusal(load_arrays, tmp_path / "texts.npz")
+
+
 def test_a_missing_array_is_named_with_those_there_are(tmp_path):
     path = tmp_path / "a.npz"
     save_arrays(path, {"xs": np.zeros(2), "times": np.zeros(2)})
