@@ -30,15 +30,20 @@ COLUMNS, ROWS = (2, 10, 30, 61), 1024
 
 def in_turns(action: Callable[[], object], repeats: int) -> str:
     """Milliseconds by PyTorch and by ``linear``, and their ratio."""
-    ours, times = products.ONEDNN, ([], [])  # type: tuple[object, tuple[list[float], list[float]]]
+    ours = products.onednn
+    times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats + 1):
-        for way, taken in zip((None, ours), times, strict=True):
-            products.ONEDNN = way
+        for way, taken in zip((nothing, ours), times, strict=True):
+            products.onednn = way
             began = time.process_time()
             action()
             taken.append(1000 * (time.process_time() - began))
     before, now = (median(taken[1:]) for taken in times)
     return f"{before:.3f} | {now:.3f} | {before / now:.2f}"
+
+
+def nothing() -> None:
+    """In place of oneDNN's layer."""
 
 
 def without_gradients(action: Callable[[], object]) -> Callable[[], object]:
@@ -49,7 +54,7 @@ def without_gradients(action: Callable[[], object]) -> Callable[[], object]:
 @click.option("--repeats", type=int, default=41, show_default=True)
 def main(repeats: int) -> None:
     keep_freed_memory()
-    if products.ONEDNN is None:
+    if products.onednn() is None:
         raise click.ClickException("here both are the same: no vectors of 512 bits, or no oneDNN")
     print("| what | PyTorch, ms | ours, ms | ratio |\n| --- | ---: | ---: | ---: |")
     for rows, inputs, outputs in LAYERS:

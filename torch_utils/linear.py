@@ -6,6 +6,7 @@ there are some, and is 2.3 times as fast there (``benchmarks/linear_layers.py``)
 vectors both take the same time.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def _onednn() -> Any:
+@cache
+def onednn() -> Any:
     """oneDNN's linear layer, which PyTorch has for its compiler; None where it has none, or another
-    one, or where it is no faster."""
+    one, or where it is no faster. It is private to PyTorch: if it moves, its name here does too,
+    and the benchmark says whether it still pays."""
     wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     there = wide and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     layer = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if there else None
@@ -25,10 +28,6 @@ def _onednn() -> Any:
     except RuntimeError:
         return None
 
-
-ONEDNN = _onednn()
-"""Private to PyTorch. Where it is missing, ``F.linear`` does the same: if it moves, its name here
-does too, and the benchmark says whether it still pays."""
 
 LEAST = 2**21
 """Products of numbers that pay for the call."""
@@ -43,7 +42,8 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias: None for none.
     """
     single = rows.dtype == weight.dtype == torch.float32
-    if ONEDNN is None or not single or rows.device.type != "cpu" or _is_short(rows, weight):
+    short = rows.numel() * weight.shape[0] < LEAST
+    if short or not single or rows.device.type != "cpu" or onednn() is None:
         return F.linear(rows, weight, bias)
     flat = rows.reshape(-1, rows.shape[-1])
     by = _Product.apply if torch.is_grad_enabled() else _product
@@ -51,14 +51,10 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return product.view(*rows.shape[:-1], weight.shape[0])
 
 
-def _is_short(rows: Tensor, weight: Tensor) -> bool:
-    return rows.numel() * weight.shape[0] < LEAST
-
-
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     # A bias is read as if its numbers stood side by side; rows and weights as they are.
     bias = None if bias is None else bias.contiguous()
-    out: Tensor = ONEDNN(rows, weight, bias, "none", [], "")
+    out: Tensor = onednn()(rows, weight, bias, "none", [], "")
     return out
 
 

@@ -19,6 +19,8 @@ import torch
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.files.arrays import evenly
+from training.measure.posterior.coverage import central_values
+from training.subjects.record_margins import by_column
 
 OWN = 50
 """m."""
@@ -56,12 +58,11 @@ class HeldCells:
             kept, parts = evenly(len(own), MOST_KNOTS), []
             for at, share in enumerate(KNOWN):
                 generator = seeded_generator("cpu", seed, Stream.HELD_OUT, place, at)
-                known = (
-                    ~np.isnan(own) & (torch.rand(own.shape, generator=generator) < share).numpy()
-                )
+                chosen = torch.rand(own.shape, generator=generator) < share
+                known = ~np.isnan(own) & chosen.numpy()
                 known[:, place] = False
-                central = np.abs(2 * ranks(own, known, place, generator) - 1)
-                parts.append((known_share(known), np.sort(central)[kept]))
+                central = central_values(torch.from_numpy(ranks(own, known, place, generator)))
+                parts.append((known_share(known), central.sort().values.numpy()[kept]))
             counts[place] = len(own)
             shares[place], contents[place] = (np.array(each) for each in zip(*parts, strict=True))
         return cls(counts, shares, contents)
@@ -91,10 +92,8 @@ class HeldCells:
         """What ``listed`` gave; None of None. Raises an error if it is no list of so many."""
         if listed is None:
             return None
-        if not (isinstance(listed, list) and len(listed) == columns):
-            raise broken
         columns_of = []
-        for column in listed:
+        for column in by_column(listed, columns, broken):
             try:
                 count, known, own = column
                 known, own = np.array(known, dtype=np.float64), np.array(own, dtype=np.float64)

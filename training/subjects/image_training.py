@@ -115,12 +115,7 @@ class ImageTraining(Training):
             )
         wanted.check_dim(images.dim, f"the data set {images.name}")
         recipe = self.recipe(device)
-        known = sides_of_levels(images.image_shape[1], len(recipe.cres))
-        if unknown := set(recipe.attend or ()) - set(known):
-            raise UsageError(
-                f"--attend={','.join(map(str, sorted(unknown)))}: blocks are at sides of "
-                f"{', '.join(map(str, known))}"
-            )
+        self._require_sides(recipe)
         choices = self.choices(recipe)
         if not self.published:
             logger.info(describe_recipe(recipe, len(images), images.image_shape, device.type))
@@ -198,6 +193,15 @@ class ImageTraining(Training):
     def _watch(self, loss: DenoisingLoss) -> Watch | None:
         held_out = self.held_out
         return Watch(HeldOut.of_images(held_out, loss, self.wanted.seed)) if held_out else None
+
+    def _require_sides(self, recipe: ImageRecipe) -> None:
+        """Raises UsageError if blocks are to attend at sides where there are none."""
+        known = sides_of_levels(self.images.image_shape[1], len(recipe.cres))
+        if unknown := set(recipe.attend or ()) - set(known):
+            raise UsageError(
+                f"--attend={','.join(map(str, sorted(unknown)))}: blocks are at sides of "
+                f"{', '.join(map(str, known))}"
+            )
 
     def _require_network(self, choices: Choices, device: torch.device) -> None:
         """Raises UsageError, about options and not the network's arguments, if it cannot be."""

@@ -12,6 +12,7 @@ distribution than of all.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,10 +53,8 @@ class Margins:
         """What ``listed`` gave; None of None. Raises an error if it is no list of so many."""
         if listed is None:
             return None
-        if not (isinstance(listed, list) and len(listed) == columns):
-            raise broken
         ends, shares = [], []
-        for pair in listed:
+        for pair in by_column(listed, columns, broken):
             try:
                 between, parts = (np.array(part, dtype=np.float64) for part in pair)
             except (TypeError, ValueError):
@@ -102,6 +101,13 @@ class Margins:
         left = np.setdiff1d(order.numpy(), taken)
         more = left[np.argsort(-weights[left], kind="stable")[: count - len(taken)]]
         return np.sort(np.concatenate([taken, more]))
+
+
+def by_column(listed: object, count: int, broken: Exception) -> list[Any]:
+    """What a file lists of so many columns. Raises an error if it does not."""
+    if not (isinstance(listed, list) and len(listed) == count):
+        raise broken
+    return listed
 
 
 def _margin(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
