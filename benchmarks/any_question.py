@@ -72,7 +72,10 @@ TARGETS = {
     "penguins": "species", "iris": "target", "wine": "target", "breast_cancer": "target",
     "txhousing": "median", "magic": "class",
 }  # fmt: skip
-CLASSES = {"magic": "class", "german": "class", "breast_cancer": "target", "pima": "class"}
+CLASSES = {
+    "magic": "class", "german": "class", "breast_cancer": "target", "pima": "class",
+    "australian": "class", "crx": "class",
+}  # fmt: skip
 """Columns of two levels."""
 DEFAULTS = {
     "mixture": "complete,missing,forty",

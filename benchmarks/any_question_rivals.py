@@ -85,7 +85,7 @@ FRAMES: dict[str, Callable[[], pd.DataFrame]] = {
     },
     **{
         name: lambda name=name: of_keel(name)  # type: ignore[misc]
-        for name in ("magic", "german", "heart", "pima")
+        for name in ("magic", "german", "heart", "pima", "australian", "crx")
     },
 }
 """By name, how to read a table."""

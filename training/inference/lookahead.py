@@ -89,6 +89,16 @@ class Sight:
         rounding = torch.finfo(dtype).eps ** 2 * seen.norm().expand(len(seen))
         return replace(self, covariance=self.covariance + rounding.diag())
 
+    def wider(self, exponent: Tensor) -> "Sight":
+        """The same with the noise over ``[M]``, as powers of likelihoods have it."""
+        return replace(self, covariance=self.covariance / exponent[:, None, None])
+
+    def alone(self, place: int) -> "Sight":
+        """Of one observation, but for what Gaussians leave out."""
+        one = slice(place, place + 1)
+        covariance, observed = self.covariance[one], self.observed[one]
+        return replace(self, covariance=covariance, observed=observed, columns=None)
+
     @classmethod
     def of(cls, target: Target) -> "Sight":
         """What is seen by the target's observations, which are Gaussian: see ``no_sight``."""
@@ -168,12 +178,15 @@ class LookAhead:
         seed: Of the draws of the prior.
         share: Of an observation in the network calls that it took.
         calls: That it took; 0 before.
+        again: Calls that the moves of a particle take, once it has arrived; 0 where that was not
+            measured.
     """
 
     steps: int
     seed: int
     share: float
     calls: float = 0
+    again: float = 0
     _measured: tuple[Tensor, list[Tensor]] | None = None
 
     def measured(self, target: Target, on_part: OnPart = None) -> tuple[Tensor, list[Tensor]]:

@@ -41,6 +41,11 @@ class Noise:
         self._device, self._chunk, self._dtype = device, chunk, dtype
         self._chunks: dict[tuple[int, int], tuple[int, Tensor]] = {}
 
+    def alone(self, place: int) -> "Noise":
+        """The same numbers of one of the observations."""
+        own = self._observations[place : place + 1]
+        return Noise(self._seed, own, self._chains, self._device, self._chunk, self._dtype)
+
     def normal(self, step: int, size: int) -> Tensor:
         """``[M, C, size]``."""
         return self._numbers(NORMAL, step, size)

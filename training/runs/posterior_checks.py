@@ -15,6 +15,7 @@ from training.flow.coordinates.surprise import Surprise
 from training.inference.amortized import Amortized
 from training.inference.checking import (
     Functions,
+    Truths,
     check_learned,
     check_runs,
     simulated,
@@ -73,12 +74,22 @@ class Check:
     def run(self, groups: Groups) -> RunValues:
         """The values of all runs, which share the whole pool."""
         whole = replace(self, plan=replace(self.plan, first=self.plan.pool))
-        problem, plan = planned(self.problem, whole.plan, groups.count)
+        # What moves take is measured on the first run's observation.
+        first, _ = whole._problem(groups.places[0][:1])
+        planned_one, plan = planned(first, whole.plan, groups.count)
+        problem = replace(self.problem, ahead=planned_one.ahead)
         whole = replace(whole, plan=plan, problem=problem)
         pool = shared_pool(self.problem.target, plan, plan.pool)
         return values_of_groups(groups, lambda places, on: whole._values(places, pool, on))
 
     def _values(self, places: Tensor, pool: Pool | None, progress: Progress) -> RunValues:
+        problem, truths = self._problem(places)
+        of_group = pool.of(torch.zeros(len(places), dtype=torch.int64)) if pool else None
+        beside = (of_group, self.functions, progress)
+        return check_runs(problem, self.plan, truths, self.names, *beside)[0]
+
+    def _problem(self, places: Tensor) -> tuple[Problem, Truths]:
+        """The posteriors of the runs at some places, and what they are to find again."""
         numbers, seed, target = places.tolist(), self.plan.seed, self.problem.target
         if self.data is None:
             truths = truths_of_prior(target, numbers, seed)
@@ -91,10 +102,7 @@ class Check:
             else simulated(target.likelihood, truths.points, numbers, seed)
         )
         own = Target(target.prior, target.likelihood, observed, target.rows)
-        problem = replace(self.problem, target=own, numbers=numbers)
-        of_group = pool.of(torch.zeros(len(places), dtype=torch.int64)) if pool else None
-        beside = (of_group, self.functions, progress)
-        return check_runs(problem, self.plan, truths, self.names, *beside)[0]
+        return replace(self.problem, target=own, numbers=numbers), truths
 
 
 SHARE = 10

@@ -31,7 +31,7 @@ from training.inference.draws import WEIGHTED, Draws
 from training.inference.lookahead import require_lookahead
 from training.inference.prior import Prior
 from training.inference.samplers.pool import Pool
-from training.inference.samplers.twisted import calls_of
+from training.inference.samplers.twisted import calls_of, measure_moves
 from training.inference.sampling import (
     Problem,
     SamplingPlan,
@@ -301,33 +301,37 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
     # All ranks go by the same number, their mean; they share the work.
     mine = torch.tensor([seconds_of_a_call(target)], device=target.device)
     each = float(distributed.sum_over_ranks(mine)) / distributed.world_size() ** 2
-    shape = (target, count, plan.steps, plan.chains, plan.draws)
-    minutes = plan.minutes
-    if minutes is not None:
-        least, more = (calls_of(*shape, FEWEST_PARTICLES * n) for n in (1, 2))
-        calls = SHARE_OF_CALLS * 60 * minutes / each
-        times = 1 + (calls - least) / (more - least)
-        if times < 1:
+    ahead = problem.ahead
+    assert ahead is not None
+    shape = (target, count, ahead, plan.chains, plan.draws)
+    if plan.minutes is not None:
+        # Without moves, which are not known yet.
+        seconds = calls_of(*shape, FEWEST_PARTICLES) * each / SHARE_OF_CALLS
+        if seconds > 60 * plan.minutes:
             raise UsageError(
-                f"--minutes is {minutes:g}, but {FEWEST_PARTICLES} particles of "
-                f"{plan.chains} chains and {count:,} observations take about "
-                f"{duration(least * each / SHARE_OF_CALLS)}"
+                f"--minutes is {plan.minutes:g}, but {FEWEST_PARTICLES} particles of "
+                f"{plan.chains} chains and {count:,} observations take about {duration(seconds)}"
             )
-        particles = FEWEST_PARTICLES * 2 ** min(int(log2(times)), MOST_DOUBLINGS)
+    total = 2 * plan.steps + 1
+    begun = "Measuring what noisy states tell of their ends"
+    with progress(begun, "look-ahead", total, "time") as move:
+        ahead.measured(target, lambda part: move(part * total))
+    measure_moves(target, ahead, plan.seed, problem.numbers[0], plan.chains, FEWEST_PARTICLES)
+    if plan.minutes is not None:
+        least, more = (calls_of(*shape, FEWEST_PARTICLES * n) for n in (1, 2))
+        times = 1 + (SHARE_OF_CALLS * 60 * plan.minutes / each - least) / (more - least)
+        particles = FEWEST_PARTICLES * 2 ** min(int(log2(max(1, times))), MOST_DOUBLINGS)
         plan = replace(plan, particles=particles)
         if distributed.is_main():
-            logger.info(f"{particles:,} particles of each chain fit into --minutes={minutes:g}")
+            logger.info(
+                f"{particles:,} particles of each chain fit into --minutes={plan.minutes:g}"
+            )
     calls = calls_of(*shape, plan.particles)
     if calls * each >= EVERY and distributed.is_main():
         logger.info(
             f"Twisted particles take about {calls:,.0f} network calls, some "
             f"{duration(calls * each)}; --minutes takes as many particles as fit"
         )
-    total = 2 * plan.steps + 1
-    begun = "Measuring what noisy states tell of their ends"
-    assert problem.ahead is not None
-    with progress(begun, "look-ahead", total, "time") as move:
-        problem.ahead.measured(target, lambda part: move(part * total))
     return problem, plan
 
 

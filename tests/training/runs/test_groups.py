@@ -14,6 +14,7 @@ from tests.support.posteriors import conditional_prior, gaussian_prior, problem
 from tests.support.running import refusal
 from torch_utils.results import save_arrays
 from training.inference.likelihoods import Gaussian
+from training.inference.lookahead import LookAhead
 from training.inference.samplers.twisted import calls_of
 from training.inference.sampling import SamplingPlan
 from training.measure.posterior.calibration import RunValues, calibrate
@@ -83,7 +84,8 @@ def test_as_many_particles_are_taken_as_fit_into_minutes(monkeypatch, caplog):
 
     for minutes in (2, 4, 8):
         fit = wanted(minutes).particles
-        calls = [calls_of(which.target, 10, PARTICLE_STEPS, 4, 50, size) for size in (fit, 2 * fit)]
+        ahead = LookAhead(PARTICLE_STEPS, 0, 1 / 10)
+        calls = [calls_of(which.target, 10, ahead, 4, 50, size) for size in (fit, 2 * fit)]
         # Most of the time is for network calls.
         assert calls[0] * 1e-3 < 0.8 * 60 * minutes < calls[1] * 1e-3
     with pytest.raises(UsageError, match="32 particles of 4 chains and 10 observations take about"):

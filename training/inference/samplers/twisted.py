@@ -17,10 +17,17 @@ with p the same without y, and ``psi_k = N(y; A m(x_k), A V_k A^T + R)``, times 
 curved columns; psi_0 is the likelihood itself. Weights are exact whatever psi is: with many
 particles, draws are those of the posterior under the prior that p makes of all steps. That is the
 diffusion, not the flow; both have the same law if the denoiser is exact and steps are many.
+
+Where errors of the denoiser are far from one normal law, as of digits of which a half is seen, psi
+is so wrong that weights would be worth a few particles. There R is made wider, to R / b, so that
+they are worth a tenth of them, and particles arrive as draws of ``p(x_0) L(x_0)^b``. Then b goes to
+1, each time as far as weights ``L^(b' - b)`` are worth half of the particles. These are taken, and
+moved by noise that is put on them and taken off again (``renoising``), which leaves ``p L^b'`` as
+it is: so each has a place of its own, however few came through.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
+from math import log
 
 import torch
 from torch import Tensor
@@ -39,14 +46,20 @@ from training.inference.lookahead import (
 from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.progress import OnPart, share_of
+from training.inference.samplers.renoising import Diffusion, Particles, Renoising
 from training.inference.target import Target
-from training.inference.weights import require_some, systematic
+from training.inference.weights import largest_exponent, require_some, systematic
 from training.measure.posterior.importance import effective_size
 from training.names import PARTICLE_STEPS, PARTICLES
 
 NAME = "twisted"
 WORTH = 0.5
 """Part of the particles that weights are worth at least: else they are taken by weight."""
+LEAST_WORTH, MOST_WIDER, BISECTIONS = 0.1, 2.0, 10
+"""The part below which R is made wider; how much of log b a step may take, and how often that is
+halved to find what is needed."""
+LEAST_RISE, ALL = 0.1, 1 - 1e-9
+"""Of b, in parts of itself; and what is as good as 1."""
 DTYPE = torch.float32
 """Of states, and of one step's changes of weights: noise of the first time is far above rounding.
 Covariances are decomposed, and weights summed, in float64, and so are points and their
@@ -86,39 +99,55 @@ def twist(
     require_lookahead(target)
     size = particles or max(draws, PARTICLES)
     ahead = ahead or LookAhead(PARTICLE_STEPS, seed, 1 / target.count)
-    times, errors = ahead.measured(target)
+    ahead.measured(target)
     shared = ahead.share * ahead.calls
-    moved, latents = _calls_of_a_population(target.prior, ahead.steps, draws, size)
+    down, again, latents = _calls_of_a_population(target.prior, ahead, draws, size)
     most = max(1, AT_ONCE // (chains * size * target.dim))
     parts = []
     for places in torch.split(torch.arange(target.count, device=target.device), most):
         own = [numbers[place] for place in places.tolist()]
-        noise = Noise(seed, own, chains * size, target.device, chunk=1, dtype=DTYPE)
-        cloud = _Cloud(target.of(places), times, errors, noise, chains, size)
-        for step in reversed(range(ahead.steps)):
-            cloud.resample(WORTH, step)
-            cloud.move(step)
-            if on_part:
-                on_part(len(places) / target.count * moved / (moved + latents) / ahead.steps)
-        left = len(places) / target.count * latents / (moved + latents)
-        part = cloud.draws(draws, share_of(on_part, left))
-        parts.append(replace(part, calls=part.calls + shared))
-    return Draws.joined(parts)
+        share = len(places) / target.count / (down + again + latents)
+        cloud = _Cloud.arrived(
+            target.of(places), ahead, (seed, own), chains, size, share_of(on_part, share * down)
+        )
+        cloud.narrow(share_of(on_part, share * again))
+        parts.append(cloud.draws(draws, share_of(on_part, share * latents)))
+    joined = Draws.joined(parts)
+    return replace(joined, calls=joined.calls + shared)
+
+
+def measure_moves(
+    target: Target, ahead: LookAhead, seed: int, number: int, chains: int, particles: int
+) -> None:
+    """Lets ``ahead`` know how many network calls a particle's moves take, as so few particles of an
+    observation, the target's first, do."""
+    alone = target.of(torch.arange(1, device=target.device))
+    cloud = _Cloud.arrived(alone, ahead, (seed, [number]), chains, particles)
+    before = alone.calls
+    cloud.narrow()
+    ahead.again = (alone.calls - before) / (chains * particles)
 
 
 def calls_of(
-    target: Target, count: int, steps: int, chains: int, draws: int, particles: int | None
+    target: Target,
+    count: int,
+    ahead: LookAhead,
+    chains: int,
+    draws: int,
+    particles: int | None,
 ) -> float:
-    """Network calls that ``twist`` takes for so many observations: at most, since draws that are of
-    one particle share theirs."""
+    """Network calls that ``twist`` takes for so many observations, as far as moves take what was
+    measured of them: at most, since draws that are of one particle share theirs."""
     size, prior = particles or max(draws, PARTICLES), target.prior
-    each = chains * sum(_calls_of_a_population(prior, steps, draws, size))
-    return calls_to_look(prior, steps) + count * each
+    each = chains * sum(_calls_of_a_population(prior, ahead, draws, size))
+    return calls_to_look(prior, ahead.steps) + count * each
 
 
-def _calls_of_a_population(prior: Prior, steps: int, draws: int, size: int) -> tuple[int, int]:
-    """To move its particles, and for the latents of its draws."""
-    return size * (steps + 1), min(size, draws) * prior.calls("latents")
+def _calls_of_a_population(
+    prior: Prior, ahead: LookAhead, draws: int, size: int
+) -> tuple[float, float, float]:
+    """For its particles to arrive, for their moves, and for the latents of its draws."""
+    return size * (ahead.steps + 1), size * ahead.again, min(size, draws) * prior.calls("latents")
 
 
 class _Cloud:
@@ -127,31 +156,59 @@ class _Cloud:
     _m: Tensor
     _psi: Tensor
     _points: Tensor
+    _log_likelihood: Tensor
 
     def __init__(
-        self,
-        target: Target,
-        times: Tensor,
-        errors: Sequence[Tensor],
-        noise: Noise,
-        chains: int,
-        particles: int,
+        self, target: Target, diffusion: Diffusion, noise: Noise, chains: int, particles: int
     ):
-        self._target = target
+        self._target, self._diffusion = target, diffusion
         # Psi is free to be too wide: weights are exact.
-        self._sight = Sight.of(target).blurred(errors[-1], DTYPE)
-        self._chains, self._particles = chains, particles
-        self._times, self._errors, self._noise = times, errors, noise
-        self._added = added_noise(target, times)
+        self._sight = Sight.of(target).blurred(diffusion.errors[-1], DTYPE)
+        self._exponent = torch.ones(target.count, dtype=torch.float64, device=target.device)
+        self._seen = self._sight  # with R / b
+        self._chains, self._particles, self._noise = chains, particles, noise
         rows = torch.arange(target.count * chains * particles, device=target.device)
         self._which = rows // (chains * particles)
-        self._steps = len(times) - 1
+        self._steps = len(diffusion.times) - 1
         normal = noise.normal(self._steps + 1, target.dim).flatten(0, 1).double()
         start = target.melted(normal, self._which).to(DTYPE)
         self._x = start.view(target.count, -1, target.dim)
         self._look(self._steps)
         self._log_weights = self._psi.clone()
         self._stages = torch.zeros(target.count, dtype=torch.float64, device=target.device)
+        self._again = torch.zeros_like(self._stages)
+        self._worth = torch.full_like(self._stages, torch.inf)
+
+    @classmethod
+    def arrived(
+        cls,
+        target: Target,
+        ahead: LookAhead,
+        seeds: tuple[int, list[int]],
+        chains: int,
+        particles: int,
+        on_part: OnPart = None,
+    ) -> "_Cloud":
+        """Particles at the first time.
+
+        Args:
+            target: M observations.
+            ahead: What they share.
+            seeds: The seed, and the number of each observation.
+            chains: Populations, C.
+            particles: Of each, P.
+            on_part: Called with the part of the work that was done.
+        """
+        times, errors = ahead.measured(target)
+        noise = Noise(*seeds, chains * particles, target.device, chunk=1, dtype=DTYPE)
+        diffusion = Diffusion(times, errors, added_noise(target, times))
+        cloud = cls(target, diffusion, noise, chains, particles)
+        for step in reversed(range(ahead.steps)):
+            cloud.resample(WORTH, step)
+            cloud.move(step)
+            if on_part:
+                on_part(1 / ahead.steps)
+        return cloud
 
     def resample(self, worth: float, step: int) -> None:
         """Takes particles by weight in populations whose weights are worth less than this part."""
@@ -170,29 +227,67 @@ class _Cloud:
 
     def move(self, step: int) -> None:
         """Moves from time ``step + 1`` to ``step``, and weighs."""
-        here, there = self._added[step + 1], self._added[step]
-        a, b = 1 - there / here, there * (here - there) / here
-        error = self._errors[step + 1]
-        gain, spread = self._given_observation(error)
-        of_prior = torch.linalg.cholesky(torch.diag(b) + a[:, None] * error * a)
-        of_both = torch.linalg.cholesky(torch.diag_embed(b) + a[:, None] * spread * a)
-        off = self._sight.observed[:, None].to(DTYPE) - self._m @ self._sight.operator.T.to(DTYPE)
+        diffusion = self._diffusion
+        a, _ = diffusion.bridge(step + 1, step)
+        gain, spread = self._given_observation(diffusion.errors[step + 1])
+        of_prior = diffusion.root(step + 1, step)
+        of_both = diffusion.root(step + 1, step, spread)
+        off = self._seen.observed[:, None].to(DTYPE) - self._m @ self._seen.operator.T.to(DTYPE)
         normal = self._noise.normal(step, self._target.dim)
         pull = (a[:, None] * gain).mT.to(DTYPE)
         move = torch.baddbmm(off @ pull, normal, of_both.mT.to(DTYPE))
         gained = log_normal(move, of_prior) - log_standard(normal, of_both)
         self._x = self._x.lerp(self._m, a.to(DTYPE)).add_(move)
-        old = self._psi
+        before = self._log_weights + gained - self._psi
         if step:
             self._look(step)
+            self._widen(step, before)
         else:
             self._arrive()
-        self._log_weights = self._log_weights + gained + self._psi - old
+        self._log_weights = before + self._psi
+
+    def narrow(self, on_part: OnPart = None) -> None:
+        """Takes particles by weight and moves them, until the noise of observations is their own,
+        where it was made wider. All weigh the same then."""
+        require_some(self._by_population(self._log_weights))
+        for place in (self._exponent < 1).nonzero()[:, 0].tolist():
+            particles = self._narrowed(place, share_of(on_part, 1 / self._target.count))
+            self._points[place], self._psi[place] = particles.points, particles.log_likelihood
+            self._log_weights[place] = 0
+        if on_part:
+            on_part(float((self._exponent == 1).double().mean()))
+
+    def _narrowed(self, place: int, on_part: OnPart) -> Particles:
+        """Those ``[C P]`` of an observation."""
+        target = self._target.of(torch.tensor([place], device=self._target.device))
+        noise, step = self._noise.alone(place), self._steps + 2
+        renoising = Renoising(target, self._sight.alone(place), self._diffusion, noise)
+        particles = Particles(self._x[place], self._points[place], self._log_likelihood[place])
+        log_weights = self._log_weights[place].view(self._chains, -1)
+        exponent = first = float(self._exponent[place])
+        while exponent < 1:
+            own = particles.log_likelihood.view(self._chains, -1)
+            most = torch.full_like(own[:, 0], 1 - exponent)
+            rises = largest_exponent(own, most, WORTH * self._particles, log_weights)
+            before, rise = exponent, max(float(rises.median()), LEAST_RISE * exponent)
+            exponent = 1.0 if exponent + rise > ALL else exponent + rise
+            log_weights = log_weights + (exponent - before) * own
+            worth = effective_size(log_weights).sum()
+            self._worth[place] = worth.minimum(self._worth[place])
+            start = noise.uniform(step, 1)[0].view(self._chains, -1)[:, 0]
+            picks = self._rows(systematic(log_weights, start, self._particles))[0]
+            particles, step = renoising.moved(particles.taken(picks), exponent, step + 1)
+            log_weights = torch.zeros_like(log_weights)
+            self._stages[place] += 1
+            if on_part:
+                on_part(log(before / exponent) / log(first))
+        self._target.calls += target.calls
+        self._again[place] = target.calls
+        return particles
 
     def draws(self, count: int, on_part: OnPart = None) -> Draws:
-        """So many of each population, by weight; tells how far their latents are."""
+        """So many of each population; tells how far their latents are."""
         weights = self._by_population(self._log_weights)
-        require_some(weights)
         start = self._by_population(self._noise.uniform(self._steps, 1)[..., 0])[:, 0]
         rows = self._rows(systematic(weights, start, count))
         shape = (self._target.count, self._chains, count)
@@ -204,34 +299,64 @@ class _Cloud:
         first[1:] = (flat[1:] != flat[:-1]).any(dim=1)
         before = self._target.calls
         w = self._target.whitened(flat[first], which[first], on_part)[first.cumsum(0) - 1]
-        own = first.view(shape[0], -1).double().mean(dim=1).cpu() / first.double().mean().cpu()
-        calls = (before + (self._target.calls - before) * own) / shape[0]
+        own = first.view(shape[0], -1).double().sum(dim=1) / first.double().sum()
+        again = self._again + (self._target.calls - before) * own
+        calls = (before - self._again.sum()) / shape[0] + again
         worth = effective_size(weights).view(-1, self._chains).sum(dim=1)
         return Draws(
             w.view(*shape, -1),
             points.view(*shape, -1),
             self._psi.gather(1, rows).view(shape),
             [NAME] * shape[0],
-            calls,
-            {"effective_size": worth.cpu(), "stages": self._stages.cpu()},
+            calls.cpu(),
+            {"effective_size": worth.minimum(self._worth).cpu(), "stages": self._stages.cpu()},
         )
 
     def _look(self, step: int) -> None:
         """Expected ends, and psi."""
-        flat = expected_end(self._target, self._x.flatten(0, 1), self._times[step], self._which)
+        flat = expected_end(
+            self._target, self._x.flatten(0, 1), self._diffusion.times[step], self._which
+        )
         self._m = flat.view_as(self._x)
-        self._psi = self._sight.log_prob(self._m, self._errors[step]).double()
+        self._psi = self._seen.log_prob(self._m, self._diffusion.errors[step]).double()
+
+    def _widen(self, step: int, before: Tensor) -> None:
+        """Makes the noise of observations wider where weights ``before`` times psi are worth too
+        little in most populations."""
+
+        def seen_at(log_exponent: Tensor) -> tuple[Sight, Tensor]:
+            seen = self._sight.wider(log_exponent.exp())
+            return seen, seen.log_prob(self._m, self._diffusion.errors[step]).double()
+
+        def fits(psi: Tensor) -> Tensor:
+            worth = effective_size(self._by_population(before + psi)).view(-1, self._chains)
+            return worth.median(dim=1).values >= LEAST_WORTH * self._particles
+
+        good = fits(self._psi)
+        if good.all():
+            return
+        high = self._exponent.log()
+        low = high - MOST_WIDER
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            fit = fits(seen_at(middle)[1])
+            low, high = torch.where(fit, middle, low), torch.where(fit, high, middle)
+        wider = torch.where(good, self._exponent.log(), low)
+        self._exponent = wider.exp()
+        self._seen, self._psi = seen_at(wider)
 
     def _arrive(self) -> None:
         """Points, and their likelihood."""
         target = self._target
         points = target.of_states(self._x.flatten(0, 1).double(), self._which)
         log_likelihood = target.likelihood.log_prob(points, target.observed[self._which])
-        self._points, self._psi = points.view_as(self._x), log_likelihood.view(target.count, -1)
+        self._points = points.view_as(self._x)
+        self._log_likelihood = log_likelihood.view(target.count, -1)
+        self._psi = self._exponent[:, None] * self._log_likelihood
 
     def _given_observation(self, error: Tensor) -> tuple[Tensor, Tensor]:
         """``G [M, D, K]`` and ``S [M, D, D]``, of ``V [D, D]``."""
-        operator, noise = self._sight.operator, self._sight.covariance
+        operator, noise = self._seen.operator, self._seen.covariance
         crossed = error @ operator.T
         seen = torch.linalg.cholesky(operator @ crossed + noise)
         gain = torch.cholesky_solve(crossed.T.expand(len(seen), -1, -1), seen).mT
@@ -246,7 +371,7 @@ class _Cloud:
         """Picks ``[M C, S]`` of populations as numbers ``[M, C S]`` of an observation's
         particles."""
         first = self._particles * torch.arange(self._chains, device=picks.device)
-        shaped = picks.view(self._target.count, self._chains, -1) + first[:, None]
+        shaped = picks.view(-1, self._chains, picks.shape[1]) + first[:, None]
         return shaped.flatten(1)
 
 

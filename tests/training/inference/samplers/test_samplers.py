@@ -34,8 +34,11 @@ from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
 from training.inference.lookahead import (
     LookAhead,
+    Sight,
+    added_noise,
     no_lookahead,
     shrunk,
+    times_and_errors,
     times_by_need,
     wrong_of_steps,
 )
@@ -43,6 +46,7 @@ from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.proposals import Proposal
 from training.inference.samplers import annealing, refining, twisted
+from training.inference.samplers.renoising import Diffusion, Particles, Renoising
 from training.inference.samplers.twisted import twist
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.summary import Summary
@@ -368,6 +372,9 @@ def bent():
     return coordinates
 
 
+NEAR = {"atol": 0.08, "rtol": 0}
+
+
 def quadrature(prior, likelihood, observed):
     """Means and standard deviations ``[M, 2]`` under the density of the exact denoiser."""
     flow = prior.flow
@@ -376,8 +383,10 @@ def quadrature(prior, likelihood, observed):
     return moments_on_grid(prior.of_states(states), density, likelihood, observed)
 
 
-@pytest.mark.parametrize("curved", slowly([True, False], False))
-def test_posteriors_of_several_modes(curved):
+@pytest.mark.parametrize("case", slowly([(0, 0.1), (1, 0.1), (1, 0.9)], (0, 0.1)))
+def test_posteriors_of_several_modes(case, monkeypatch):
+    curved, worth = case
+    monkeypatch.setattr(twisted, "LEAST_WORTH", worth)
     prior = bumps(bent() if curved else None)
     likelihood = Gaussian(double(0.3), torch.tensor([1]))
     observed = double([[0.2], [-1.0], [1.4]])
@@ -393,6 +402,21 @@ def test_posteriors_of_several_modes(curved):
     assert (apart.abs() < 0.3 * std[:, None]).all()
     again = prior.points(draws.w.flatten(0, 2)).points.view_as(draws.points)
     assert (again - draws.points).abs().mean() < 0.02
+    assert (draws.stats["stages"] >= 5).any() == (worth > 0.5), "noise was made wider, and narrowed"
+
+
+def test_noise_that_is_put_on_and_taken_off_leads_to_posteriors_of_several_modes():
+    which = Target(bumps(bent()), Gaussian(double(0.3), torch.tensor([1])), double([[0.2]]), 4096)
+    times, errors = times_and_errors(which, 24, 0)
+    diffusion = Diffusion(times, errors, added_noise(which, times))
+    noise = Noise(0, [0], 1500, which.device, chunk=1)
+    moves, step = Renoising(which, Sight.of(which).alone(0), diffusion, noise), 0
+    particles = Particles.at(which, torch.zeros(1500, 2).double())
+    for _ in range(15):
+        particles, step = moves.moved(particles, 1.0, step)
+    (mean,), (std,) = quadrature(which.prior, which.likelihood, which.observed)
+    torch.testing.assert_close((particles.points.mean(dim=0) - mean) / std, 0 * mean, **NEAR)
+    torch.testing.assert_close(particles.points.std(dim=0) / std, 0 * std + 1, **NEAR)
 
 
 def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch):
@@ -401,15 +425,12 @@ def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch):
     ways = {"latents": (prior.flow.times(4), get_solver("exp_rk5"))}
     target = Target(replace(prior, ways=ways), likelihood, double([[0.2], [-1.0]]), 8)
     parts: list[float] = []
-    together = twist(target, 0, [0, 1], chains=2, draws=50, particles=50, on_part=parts.append)
+    ahead = LookAhead(PARTICLE_STEPS, 0, 1 / 2)
+    together = twist(target, 0, [0, 1], 2, 50, 50, parts.append, ahead)
     # Latents take most of the calls here: they are counted in the estimate, and move the progress.
     assert abs(sum(parts) - 1) < 1e-9
     assert max(parts) < 0.15
-    assert (
-        0.9
-        < float(together.calls.sum()) / twisted.calls_of(target, 2, PARTICLE_STEPS, 2, 50, 50)
-        <= 1
-    )
+    assert 0.9 < float(together.calls.sum()) / twisted.calls_of(target, 2, ahead, 2, 50, 50) <= 1
     monkeypatch.setattr(twisted, "AT_ONCE", 1)
     alone = twist(target, 0, [0, 1], chains=2, draws=50, particles=50)
     torch.testing.assert_close(alone.points, together.points, rtol=1e-6, atol=1e-6)

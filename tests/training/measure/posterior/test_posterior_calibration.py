@@ -11,11 +11,7 @@ from scipy.stats import chi2, chisquare, kstest, norm
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.running import refusal
-from training.measure.posterior.calibration import (
-    RunValues,
-    calibrate,
-    run_values,
-)
+from training.measure.posterior.calibration import RunValues, calibrate, run_values
 from training.measure.posterior.coverage import (
     central_values,
     coverage_curve,

@@ -1,0 +1,158 @@
+"""Moves of a posterior: a state gets noise, is seen again, and comes down the reverse diffusion.
+
+Let y be a linear function of the state x_0 at the first time with Gaussian noise, ``N(y; A x_0,
+R)``, and z the state with the noise of a time t_k, ``z = x_0 + n`` with ``n ~ N(0, g_k)``. If k is
+so early that ``R - A g_k A^T`` is positive, y may as well be one of z,
+
+    y = A z + e,        e ~ N(0, R - A g_k A^T),
+
+so that, in turns (split Gibbs sampling; Vono, Dobigeon and Chainais 2019; Xu and Chi 2024),
+
+    z | x_0, y is Gaussian:  x_0 + n + g_k A^T R^-1 (y - A x_0 - A n - e),  n and e new draws,
+    x_0 | z, y is x_0 | z:   the steps of a particle of the prior from t_k on.
+
+Both leave the posterior as it is, whatever its modes, and go as far as the noise of y lets them.
+Where the likelihood L is not quite ``N(y; A x_0, R)``, since columns are curved, what comes of a
+move is taken with the chance that Metropolis and Hastings give it, which is 1 where it is.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from training.inference.lookahead import Sight, expected_end, log_normal
+from training.inference.noise import Noise
+from training.inference.target import Target
+
+STRIDE = 2
+"""Times at once that states come down on the way to the posterior."""
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """The steps of particles of the prior.
+
+    Attributes:
+        times: Rising ``[K + 1]``.
+        errors: V at each, ``[D, D]``.
+        added: g, the noise added after the first time, ``[K + 1, D]``.
+    """
+
+    times: Tensor
+    errors: list[Tensor]
+    added: Tensor
+
+    def bridge(self, high: int, low: int) -> tuple[Tensor, Tensor]:
+        """``a [D]`` and ``b [D]`` from one time to another."""
+        here, there = self.added[high], self.added[low]
+        return 1 - there / here, there * (here - there) / here
+
+    def root(self, high: int, low: int, spread: Tensor | None = None) -> Tensor:
+        """Lower Cholesky factor of ``b + a S a``, S being the end's covariance ``[..., D, D]``: by
+        default V."""
+        a, b = self.bridge(high, low)
+        end = self.errors[high] if spread is None else spread
+        return torch.linalg.cholesky(torch.diag_embed(b) + a[:, None] * end * a)
+
+
+class Particles(NamedTuple):
+    """States ``[N, D]`` at the first time, their points ``[N, D]``, and log likelihoods ``[N]``."""
+
+    states: Tensor
+    points: Tensor
+    log_likelihood: Tensor
+
+    @classmethod
+    def at(cls, target: Target, states: Tensor) -> "Particles":
+        """Those of states, of a target of one observation."""
+        which = torch.zeros(len(states), dtype=torch.int64, device=states.device)
+        points = target.of_states(states.double(), which)
+        return cls(states, points, target.likelihood.log_prob(points, target.observed[which]))
+
+    def taken(self, picks: Tensor) -> "Particles":
+        """Those of such numbers ``[N]``."""
+        return Particles(*(each[picks] for each in self))
+
+
+@dataclass(frozen=True)
+class Renoising:
+    """Moves of the posterior of one observation.
+
+    Attributes:
+        target: It.
+        sight: The Gaussian that the likelihood is, or nearly is.
+        diffusion: Steps down.
+        noise: Of these moves, whose numbers are numbered by ``step``.
+    """
+
+    target: Target
+    sight: Sight
+    diffusion: Diffusion
+    noise: Noise
+
+    def moved(self, particles: Particles, exponent: float, step: int) -> tuple[Particles, int]:
+        """Particles of ``p L^b`` once more, and the number after the last one that was used.
+
+        Args:
+            particles: They.
+            exponent: b.
+            step: The first number of their random numbers.
+        """
+        high, root = self._highest(exponent)
+        if not high:
+            return particles, step
+        kept, states = particles, self._seen_again(particles.states, exponent, high, root, step)
+        stride = STRIDE if exponent < 1 else 1
+        path, step = [*range(high, 0, -stride), 0], step + 2
+        for here, there in pairwise(path):
+            states = self._down(states, here, there, step)
+            step += 1
+        moved = Particles.at(self.target, states)
+        gain = self._beside_gaussian(moved) - self._beside_gaussian(kept)
+        uniform = self.noise.uniform(step, 1)[0, :, 0]
+        taken = uniform.log() < exponent * gain
+        both = zip(moved, kept, strict=True)
+        chosen = (torch.where(taken.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in both)
+        return Particles(*chosen), step + 1
+
+    def _highest(self, exponent: float) -> tuple[int, Tensor]:
+        """k, and the root of the covariance of e; 0 where there is none."""
+        operator, covariance = self.sight.operator, self.sight.covariance[0] / exponent
+        low, high, root = 0, len(self.diffusion.times), covariance
+        while high - low > 1:
+            middle = (low + high) // 2
+            seen = (operator * self.diffusion.added[middle]) @ operator.T
+            tried = torch.linalg.cholesky_ex(covariance - seen)
+            if int(tried.info):
+                high = middle
+            else:
+                low, root = middle, tried.L
+        return low, root
+
+    def _seen_again(
+        self, states: Tensor, exponent: float, high: int, root: Tensor, step: int
+    ) -> Tensor:
+        added, operator = self.diffusion.added[high], self.sight.operator.to(states)
+        more = self.noise.normal(step, states.shape[1])[0] * added.sqrt().to(states)
+        error = self.noise.normal(step + 1, len(root))[0] @ root.T.to(states)
+        off = self.sight.observed.to(states) - (states + more) @ operator.T - error
+        precision = torch.cholesky_inverse(torch.linalg.cholesky(self.sight.covariance[0]))
+        pull = exponent * (precision @ self.sight.operator * added)
+        return states + more + off @ pull.to(states)
+
+    def _down(self, states: Tensor, here: int, there: int, step: int) -> Tensor:
+        which = torch.zeros(len(states), dtype=torch.int64, device=states.device)
+        end = expected_end(self.target, states, self.diffusion.times[here], which)
+        a, _ = self.diffusion.bridge(here, there)
+        root = self.diffusion.root(here, there)
+        normal = self.noise.normal(step, states.shape[1])[0]
+        return torch.addmm(states.lerp(end, a.to(states)), normal, root.T.to(states))
+
+    def _beside_gaussian(self, particles: Particles) -> Tensor:
+        """Log likelihoods ``[N]`` less those of the Gaussian, but for a constant."""
+        off = self.sight.observed - particles.states.double() @ self.sight.operator.T
+        root = torch.linalg.cholesky(self.sight.covariance)
+        return particles.log_likelihood - log_normal(off[None], root)[0]
