@@ -313,7 +313,7 @@ class Posterior:
         Args:
             others: Posteriors of further likelihoods, each with its prior.
             observed: Trials; see ``sample``.
-            options: Of ``posterior.py compare``, by name.
+            options: Of ``posterior.py compare``, by name, beside those of this one.
 
         Returns:
             Of each observation ``log_evidence``, its ``error`` and ``probability``, by name.
@@ -324,11 +324,15 @@ class Posterior:
         with TemporaryDirectory() as folder, left_alone(), of_memory(Path(folder)):
             settings = self._settings(observed, Path(folder), {})
             paths = [Path(folder) / f"network{place}.pkl" for place in range(len(several))]
+            priors = list[str]()
             for path, each in zip(paths, several, strict=True):
                 each.model.save(path)
+                prior = {f"prior{len(priors)}": each.options.get("prior")}
+                priors += map(str, filed(prior, Path(folder)).values())
             given: dict[str, Any] = {
+                **{name: value for name, value in self.options.items() if name != "prior"},
                 "networks": list(map(str, paths)),
-                "priors": [str(each.options.get("prior")) for each in several],
+                "priors": priors,
                 "observation": settings.observation,
                 "save_dir": Path(folder),
             }
