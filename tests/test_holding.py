@@ -105,11 +105,11 @@ def test_samples_come_as_the_flow_says_and_as_held_out(done, shelf):
     densest = arrays["sample_stats/lp"][:, :, 0] >= first["flow"]["0.8"]["log_density"]
     assert densest.mean() == pytest.approx(0.8, abs=0.03)
     assert 0.05 < first["p_value"] <= 1
-    # From Python it is the same.
-    guarantee = Guarantee.open(shelf / "network.pkl")
+    guarantee = Guarantee.open(shelf / "network.pkl")  # from Python it is the same
     ends = guarantee.intervals(both, 0.9)
     np.testing.assert_allclose(ends, [first["held_out"]["0.9"][name] for name in ("a", "b")])
     np.testing.assert_allclose(guarantee.recalibrated(both), moved[:, :, 0].reshape(-1, 2))
+    assert (guarantee.recalibrated(both.round()) % 1 == 0).all()
 
 
 def test_python_calibrates_as_scripts_do(shelf, simulations, tmp_path):
