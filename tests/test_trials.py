@@ -197,8 +197,7 @@ def test_observations_of_more_trials_than_learned_are_named(shelf, tmp_path):
     assert learned.most_trials == pytest.approx(0.17, abs=0.03)
     place = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
     result = run_script(posterior, "sample", *place, f"--observation={shelf / 'seen.csv'}", *POOL)
-    named = "for the 2 trial(s) of observation 1, and by more than 0.05 for 2 other(s)"
-    assert named in result.err + result.out
+    assert "2 trial(s) of observation 1, and by more than 0.05 for 2 other(s)" in result.out
 
 
 def test_a_network_file_says_that_it_is_a_likelihood(shelf):
@@ -208,20 +207,21 @@ def test_a_network_file_says_that_it_is_a_likelihood(shelf):
 @pytest.mark.parametrize(
     ("words", "code", "parts"),
     [
-        ("{two} --prior=uniform {seen}", 2, ("'tau' has not", "--bounds=tau:LOW:HIGH")),
-        ("{one} {seen} --noise_std=1", 2, ("has learned a likelihood", "--prior=uniform")),
-        ("{prior} --prior=uniform {seen}", 2, ("has learned no likelihood",)),
-        ("{one} --prior={folder}/one.pkl {seen}", 2, ("conditional on mu, tau, t",)),
-        ("{one} --prior=uniform {seen} --noise_std=1", 2, ("--noise_std", "--prior")),
-        ("{one} --prior=uniform", 2, ("--observation", "a row for each trial")),
-        ("{one} --prior=uniform --observation={folder}/hole.csv", 1, ("line 3", "=keep")),
+        ("sample {two} --prior=uniform {seen}", 2, ("'tau' has not", "--bounds=tau:LOW:HIGH")),
+        ("sample {one} {seen} --noise_std=1", 2, ("has learned a likelihood", "--prior=uniform")),
+        ("sample {prior} --prior=uniform {seen}", 2, ("has learned no likelihood",)),
+        ("sample {one} --prior={folder}/one.pkl {seen}", 2, ("conditional on mu, tau, t",)),
+        ("sample {one} --prior=uniform {seen} --noise_std=1", 2, ("--noise_std", "--prior")),
+        ("sample {one} --prior=uniform", 2, ("--observation", "a row for each trial")),
+        ("sample {one} --prior=uniform --observation={folder}/hole.csv", 1, ("line 3", "=keep")),
+        ("calibrate {one} --prior=uniform", 2, ("has learned", "sample, check and compare are")),
     ],
 )
 def test_what_is_no_question_of_trials_is_refused(shelf, tmp_path, words, code, parts):
     (shelf / "hole.csv").write_text("y,n,t\n0,1,0.5\n1,,0.5\n")
     known = {name: f"--network={shelf / f'{name}.pkl'}" for name in ("one", "two", "prior")}
     filled = words.format(**known, folder=shelf, seen=f"--observation={shelf / 'seen.csv'}")
-    result = run_script(posterior, "sample", f"--save_dir={tmp_path}", *POOL, *filled.split())
+    result = run_script(posterior, *filled.split(), f"--save_dir={tmp_path}", *POOL)
     refused(result, code, *parts)
 
 
