@@ -391,9 +391,8 @@ def test_rounds_narrow_and_go_on_where_they_were_cut_short(shelf, tmp_path):
     first, second = (load_arrays(whole / f"round{n}" / "shelf.npz") for n in (1, 2))
     old = set(first["points"].ravel()) & set(second["points"].ravel())
     assert len(second["points"]) == 80 - two["failed"] + len(old) == two["rows"]
-    arrays = drawn(whole)
-    assert arrays["posterior/x"].shape == (4, 20, 1, 1)
-    assert np.abs(arrays["posterior/x"]).max() < 1
+    x = drawn(whole)["posterior/x"]
+    assert (x.shape, np.abs(x).max() < 1) == ((4, 20, 1, 1), True)
 
     calls, command = shelf.folder / "calls.txt", COMMANDS["posterior rounds"]
     before, given = calls.read_text(), [*command.given(shelf), *command.at(place)]

@@ -34,6 +34,7 @@ from training.commands.called import (
     left_alone,
     listed_of,
     of_memory,
+    ranges_of,
 )
 from training.commands.frames import ARRAYS, COLUMN, FRAMES, ROW, columns_of, numbers_of, rows_as
 from training.commands.latent_density import LatentDensity
@@ -445,7 +446,7 @@ class PosteriorDraws:
         with TemporaryDirectory() as folder, left_alone():
             draws = Path(folder) / f"{self.model.subject.stem}_posterior.nc"
             draws.write_bytes(self.content)
-            ranges = tuple((name, *ends) for name, ends in (bounds or {}).items())
+            ranges = tuple((name, *ends) for name, ends in ranges_of(bounds).items())
             given = {"draws": draws, "save_dir": Path(folder), "prior": prior, **options}
             given = filed(given, Path(folder))
             given |= {"bounds": ranges} if ranges else {}

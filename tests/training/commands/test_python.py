@@ -285,6 +285,7 @@ def test_images_of_classes_are_images(tmp_path):
         (lambda one, other: one.posterior(noise_std=1).sample({"d": 1}), "^the observation has a"),
         (lambda one, other: one.posterior(noise_std=1).check(3), "data is int: give a Table"),
         (lambda one, other: Simulations(ROWS, ROWS[1:]), "have 59 and 60 rows"),
+        (lambda one, other: Simulations(ROWS, ROWS, {"theta1": (1, 0)}), "'theta1' are .1, 0."),
         (lambda one, other: Simulations({"a": [0]}, {"a": [0]}), "'a' is a parameter and a column"),
     ],
 )
@@ -310,8 +311,7 @@ def test_a_normal_prior_has_its_density():
     np.testing.assert_allclose(prior.log_prob(rows), expected, atol=1e-6)
     # Above 0 it is the logarithm that is normal.
     bounded = normal_prior("ab", [1, 2], COVARIANCE, {"a": (0, np.inf), "b": (0, np.inf)})
-    expected -= rows.sum(axis=1)
-    np.testing.assert_allclose(bounded.log_prob(np.exp(rows)), expected, atol=1e-6)
+    np.testing.assert_allclose(bounded.log_prob(np.exp(rows)), expected - rows.sum(1), atol=1e-6)
 
 
 @pytest.mark.parametrize(
