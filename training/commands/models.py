@@ -290,7 +290,10 @@ class Posterior:
         given, own = filed({**self.options, **options}, folder), self.model.subject.names
         place = "observation"
         if "prior" in given and "correct" not in given:
-            names = names or [*own, *self.model.covariates]
+            if names is None and self.model.covariates:  # whose places among data are not known
+                by_name = ", ".join([*own, *self.model.covariates])
+                raise DataError(f"the observation has no names: give {by_name} by their names")
+            names = names or own
         elif self.model.conditions and "noise_std" not in given:
             place = "condition"
             if self.model.subject.of_sets:  # rows are trials, and may say of which observation
