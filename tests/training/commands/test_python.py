@@ -212,8 +212,7 @@ def test_trials_are_multiplied_and_models_compared():
     draw, dataset = np.random.default_rng(0), np.repeat(np.arange(80), 4)
     parameters = draw.uniform(-1, 1, 80)[dataset]
     data = parameters + draw.normal(0, 0.5, 320)
-    bounds = {"theta1": (-1.0, 1.0)}
-    simulations = Simulations(parameters, data, bounds, dataset, held_out=0.5)
+    simulations = Simulations(parameters, data, {"theta1": (-1, 1)}, dataset, held_out=0.5)
     model = simulations.train(likelihood=True, linear_start="on", **FEW)
     assert (model.columns, model.conditions, model.covariates) == (["y1"], ["theta1"], [])
     assert model.sample(3, given=[0.2]).shape == (3, 1)
@@ -273,6 +272,7 @@ def test_images_of_classes_are_images(tmp_path):
     ("call", "message"),
     [
         (lambda one, other: one.log_prob({"a": [1]}), "no column 'b': give a, b, c"),
+        (lambda one, other: one.log_prob(pandas.DataFrame(ROWS, columns=[*"aab"])), "columns 'a'"),
         (lambda one, other: one.log_prob(ROWS[:, :2]), "2 columns: give a, b, c in this order"),
         (lambda one, other: one.log_prob({"a": [1], "b": [1, 2]}), "as many of each"),
         (lambda one, other: one.sample(3, given=[1]), "conditional models, which this is not"),
