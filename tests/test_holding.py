@@ -105,27 +105,27 @@ def test_samples_come_as_the_flow_says_and_as_held_out(done, shelf):
     densest = arrays["sample_stats/lp"][:, :, 0] >= first["flow"]["0.8"]["log_density"]
     assert densest.mean() == pytest.approx(0.8, abs=0.03)
     assert 0.05 < first["p_value"] <= 1
-    # From Python it is the same.
-    guarantee = Guarantee.open(shelf / "network.pkl")
-    ends = guarantee.intervals(both, 0.9)
+    guarantee = Guarantee.open(shelf / "network.pkl")  # from Python it is the same
+    ends = guarantee.intervals({"b": both[:, 1], "a": both[:, 0]}, 0.9)
     np.testing.assert_allclose(ends, [first["held_out"]["0.9"][name] for name in ("a", "b")])
     np.testing.assert_allclose(guarantee.recalibrated(both), moved[:, :, 0].reshape(-1, 2))
+    assert (guarantee.recalibrated(both.round()) % 1 == 0).all()
 
 
 def test_python_calibrates_as_scripts_do(shelf, simulations, tmp_path):
     place = {"network": simulations / "network.pkl", "dest": tmp_path / "network.pkl"}
-    few = {"chains": 2, "draws": 20, "n_iters": 3, "batch_gpu": 64}
-    function = (f"{shelf / 'mine.py'}:total",)
-    options: dict[str, Any] = {**place, **few, "function": function}
+    options: dict[str, Any] = {"chains": 2, "draws": 20, "n_iters": 3, "batch_gpu": 64, **place}
+    options["function"] = (f"{shelf / 'mine.py'}:total",)
     made = Guarantee.calibrate(data_root=shelf / "fresh.npz", **options)
     own = Guarantee.open(shelf / "network.pkl")
     assert repr(made) == "Guarantee(60 truths of a, b, total)"
     assert (made.truths.held_out.ranks == own.truths.held_out.ranks).all()
     assert made.holding(0.9).mean == pytest.approx(55 / 61)
     p = made.p_values(np.array([[0.0, 0.0], [-1.5, 1.5]]))
-    assert p[1] < 0.05 < p[0]
+    assert p[1] == made.p_values({"y2": 1.5, "y 1": -1.5}) < 0.05 < p[0]
     with pytest.raises(UsageError, match="no option 'drawz': is 'draws' meant"):
         Guarantee.calibrate(**place, drawz=3)
+    assert "share is 90: give a number" in refusal(made.holding, 90, kind=UsageError)
     assert "was not calibrated" in refusal(Guarantee.open, simulations / "network.pkl")
 
 

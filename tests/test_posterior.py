@@ -386,15 +386,13 @@ def test_weights_can_be_given(tmp_path):
 def test_rounds_narrow_and_go_on_where_they_were_cut_short(shelf, tmp_path):
     whole, place = shelf.done("posterior rounds"), tmp_path / "place"
     one, two = only_json(whole, "*_posterior.json")["rounds"]
-    assert (one["round"], two["round"]) == (1, 2)
-    assert one["share"] == 1 > two["share"] > 0
-    assert (one["simulated"], two["simulated"], one["failed"] > 0) == (80, 80, True)
+    assert [one["round"], two["round"], one["simulated"], two["simulated"]] == [1, 2, 80, 80]
+    assert one["share"] == 1 > two["share"] > 0 < one["failed"]
     first, second = (load_arrays(whole / f"round{n}" / "shelf.npz") for n in (1, 2))
     old = set(first["points"].ravel()) & set(second["points"].ravel())
     assert len(second["points"]) == 80 - two["failed"] + len(old) == two["rows"]
-    arrays = drawn(whole)
-    assert arrays["posterior/x"].shape == (4, 20, 1, 1)
-    assert np.abs(arrays["posterior/x"]).max() < 1
+    x = drawn(whole)["posterior/x"]
+    assert (x.shape, np.abs(x).max() < 1) == ((4, 20, 1, 1), True)
 
     calls, command = shelf.folder / "calls.txt", COMMANDS["posterior rounds"]
     before, given = calls.read_text(), [*command.given(shelf), *command.at(place)]

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,20 @@ def listed_of(values: Any) -> str:
     """Numbers or names as an option has them, with commas."""
     several = not isinstance(values, str) and hasattr(values, "__len__")
     return ",".join(map(str, values)) if several else str(values)
+
+
+def ranges_of(bounds: Mapping[str, tuple[float, float]] | None) -> dict[str, tuple[float, float]]:
+    """Lowest and highest value by name. Raises UsageError if these are no numbers, or no range."""
+    ranges = dict[str, tuple[float, float]]()
+    for name, ends in (bounds or {}).items():
+        try:
+            low, high = map(float, ends)
+        except (TypeError, ValueError):
+            low = high = nan
+        if not low < high:
+            raise UsageError(f"bounds of '{name}' are {ends!r}: give (lowest, highest)")
+        ranges[name] = low, high
+    return ranges
 
 
 def filed(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:

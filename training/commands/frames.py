@@ -72,9 +72,11 @@ def columns_of(source: Any, wanted: Sequence[str], what: str) -> np.ndarray:
                 f"{what} has {numbers.shape[1]} columns: give {listed(wanted)} in this order"
             )
         return numbers
-    missing = [name for name in wanted if name not in names]
-    if missing:
-        raise DataError(f"{what} has no column '{missing[0]}': give {listed(wanted)}")
+    for name in wanted:
+        if name not in names:
+            raise DataError(f"{what} has no column '{name}': give {listed(wanted)}")
+        if names.count(name) > 1:
+            raise DataError(f"{what} has two columns '{name}': rename one")
     return numbers[:, [names.index(name) for name in wanted]]
 
 

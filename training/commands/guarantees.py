@@ -10,7 +10,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dnnlib.errors import DataError
+from dnnlib.numbers import fraction
 from training.commands import calibrating
+from training.commands.frames import columns_of
 from training.commands.oddities import Oddities
 from training.inference import guarantee
 from training.inference.guarantee import Levels
@@ -72,58 +74,71 @@ class Guarantee:
 
     def holding(self, share: float = 0.9) -> Holding:
         """What regions of a stated share hold, on average over calibrations and of this one."""
-        return self.truths.holding(share)
+        return self.truths.holding(fraction("share", share))
 
-    def intervals(
-        self, draws: ArrayLike, share: float = 0.9, condition: ArrayLike | None = None
-    ) -> np.ndarray:
+    def intervals(self, draws: Any, share: float = 0.9, condition: Any = None) -> np.ndarray:
         """Ends ``[D, 2]`` of intervals that hold a share.
 
         Args:
-            draws: Of one posterior, ``[S, D]``.
+            draws: Of one posterior, ``[S, D]``; those of a data frame are found by their names.
             share: That they hold.
-            condition: The observation ``[C]``, for levels by the truths near it; None for levels
-                that hold on average over observations.
+            condition: The observation ``[C]``, or a mapping of its numbers by name, for levels by
+                the truths near it; None for levels that hold on average over observations.
+
+        Raises:
+            DataError: These have other columns.
         """
-        points, dims = _rows(draws), len(self.truths.held_out.names)
+        points, dims = self._parameters(draws), len(self.truths.held_out.names)
         contents = self._levels(share, condition).intervals[:, :dims]
         return guarantee.intervals(points, contents)[0].numpy()
 
-    def threshold(
-        self, log_density: ArrayLike, share: float = 0.9, condition: ArrayLike | None = None
-    ) -> float:
+    def threshold(self, log_density: ArrayLike, share: float = 0.9, condition: Any = None) -> float:
         """The log density above which the region lies that holds a share, by the log densities of
         draws of one posterior ``[S]``; otherwise as ``intervals``."""
         content = self._levels(share, condition).regions
         return float(guarantee.thresholds(_rows(log_density), content)[0])
 
-    def recalibrated(self, draws: ArrayLike) -> np.ndarray:
+    def recalibrated(self, draws: Any) -> np.ndarray:
         """Draws ``[S, D]`` of a posterior, their ranks in each coordinate moved to where truths
-        are."""
-        return self.truths.recalibrated(_rows(draws)).numpy()
+        are; see ``intervals``."""
+        return self.truths.recalibrated(self._parameters(draws)).numpy()
 
-    def p_values(self, conditions: ArrayLike) -> np.ndarray:
+    def p_values(self, conditions: Any) -> np.ndarray:
         """How probable it is that observations ``[M, C]`` like the held-out ones are as odd as each
-        of these ``[M]``.
+        of these ``[M]``; of sets, all trials of one observation.
 
         Raises:
             DataError: The network was calibrated with a flow of conditions, or has none of these.
         """
         held_out = self.truths.held_out
-        rows = _rows(conditions)
-        odd = Oddities.of_conditions(self.subject, None, rows)
+        odd = Oddities.of_conditions(self.subject, None, self._conditions(conditions))
         if odd.whitened is None or odd.names != held_out.oddities:
             raise DataError("p-values of this network need more than its conditions: use sample")
         return self.truths.p_values(odd.whitened, odd.values)[0].numpy()
 
-    def _levels(self, share: float, condition: ArrayLike | None) -> Levels:
+    def _levels(self, share: float, condition: Any) -> Levels:
+        share = fraction("share", share)
         if condition is None:
             return self.truths.levels([share])
-        odd = Oddities.of_conditions(self.subject, None, _rows(condition)[None])
+        row = self._conditions(condition)
+        if len(row) != 1:
+            raise DataError(f"the condition has {len(row)} rows: give one")
+        odd = Oddities.of_conditions(self.subject, None, row)
         if odd.whitened is None:
             raise DataError("this network has no conditions: nothing is near")
         near, _ = self.truths.levels_near(odd.whitened, [share])
         return Levels(near.intervals[0], near.regions[0])
+
+    def _parameters(self, draws: Any) -> Tensor:
+        """Draws ``[S, D]`` in the order of the network's columns."""
+        return _rows(columns_of(draws, self.truths.held_out.names, "draws"))
+
+    def _conditions(self, source: Any) -> Tensor:
+        """Conditions ``[M, C]`` in the order of the network's, ``[1, n C]`` of a set; none if it
+        has none."""
+        names = list(self.subject.condition_names)
+        rows = _rows(columns_of(source, names, "the condition") if names else [[]])
+        return rows.reshape(1, -1) if self.subject.of_sets else rows
 
 
 def _rows(values: ArrayLike) -> Tensor:

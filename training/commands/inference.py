@@ -360,9 +360,13 @@ def _opened(settings: InferenceSettings) -> tuple[LearnedLikelihood | None, Subj
     if isinstance(settings, SampleSettings) and settings.correct:
         return None, open_prior(file)
     learned = LearnedLikelihood.of(file)
+    if learned is not None and not isinstance(settings, SampleSettings | CheckSettings):
+        raise UsageError(
+            f"{file.name} has learned a likelihood: sample, check and compare are for such"
+        )
     if (learned is None) != (prior.prior is None):
         raise UsageError(
-            f"{file.name} has learned no likelihood: leave --prior out"
+            f"{file.name} has learned no likelihood, as --prior needs (train.py --likelihood)"
             if learned is None
             else f"{file.name} has learned a likelihood: say what its parameters are before any "
             f"trial, by --prior={UNIFORM} or a network of them"

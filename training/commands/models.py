@@ -34,6 +34,7 @@ from training.commands.called import (
     left_alone,
     listed_of,
     of_memory,
+    ranges_of,
 )
 from training.commands.frames import ARRAYS, COLUMN, FRAMES, ROW, columns_of, numbers_of, rows_as
 from training.commands.latent_density import LatentDensity
@@ -289,7 +290,10 @@ class Posterior:
         given, own = filed({**self.options, **options}, folder), self.model.subject.names
         place = "observation"
         if "prior" in given and "correct" not in given:
-            names = names or [*own, *self.model.covariates]
+            if names is None and self.model.covariates:  # whose places among data are not known
+                by_name = ", ".join([*own, *self.model.covariates])
+                raise DataError(f"the observation has no names: give {by_name} by their names")
+            names = names or own
         elif self.model.conditions and "noise_std" not in given:
             place = "condition"
             if self.model.subject.of_sets:  # rows are trials, and may say of which observation
@@ -313,7 +317,7 @@ class Posterior:
         Args:
             others: Posteriors of further likelihoods, each with its prior.
             observed: Trials; see ``sample``.
-            options: Of ``posterior.py compare``, by name.
+            options: Of ``posterior.py compare``, by name, beside those of this one.
 
         Returns:
             Of each observation ``log_evidence``, its ``error`` and ``probability``, by name.
@@ -324,11 +328,15 @@ class Posterior:
         with TemporaryDirectory() as folder, left_alone(), of_memory(Path(folder)):
             settings = self._settings(observed, Path(folder), {})
             paths = [Path(folder) / f"network{place}.pkl" for place in range(len(several))]
+            priors = list[str]()
             for path, each in zip(paths, several, strict=True):
                 each.model.save(path)
+                prior = {f"prior{len(priors)}": each.options.get("prior")}
+                priors += map(str, filed(prior, Path(folder)).values())
             given: dict[str, Any] = {
+                **{name: value for name, value in self.options.items() if name != "prior"},
                 "networks": list(map(str, paths)),
-                "priors": [str(each.options.get("prior")) for each in several],
+                "priors": priors,
                 "observation": settings.observation,
                 "save_dir": Path(folder),
             }
@@ -441,7 +449,7 @@ class PosteriorDraws:
         with TemporaryDirectory() as folder, left_alone():
             draws = Path(folder) / f"{self.model.subject.stem}_posterior.nc"
             draws.write_bytes(self.content)
-            ranges = tuple((name, *ends) for name, ends in (bounds or {}).items())
+            ranges = tuple((name, *ends) for name, ends in ranges_of(bounds).items())
             given = {"draws": draws, "save_dir": Path(folder), "prior": prior, **options}
             given = filed(given, Path(folder))
             given |= {"bounds": ranges} if ranges else {}

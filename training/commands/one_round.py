@@ -75,7 +75,7 @@ class Question:
         """Opens the observation.
 
         Raises:
-            UsageError: There are several.
+            UsageError: There are several, or one of its numbers has the name of a parameter.
             DataError: The file is broken.
         """
         observed = read_observations(settings.observation)
@@ -87,6 +87,13 @@ class Question:
             )
         table = open_table(str(settings.observation), None, known=())
         names = list(table.names) if table.named else numbered(observed.shape[1], "y")
+        bounded = None if settings.bounds is None else [name for name, _, _ in settings.bounds]
+        for name in names:
+            usual = name.startswith("theta") and name[5:].isdecimal()
+            if usual if bounded is None else name in bounded:
+                raise UsageError(
+                    f"'{name}' is a parameter and a number of {settings.observation}: rename one"
+                )
         # Contents of files count, not where they are.
         idle = type(settings).idle_names() | {
             "chains",

@@ -14,6 +14,8 @@ from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from dnnlib.numbers import beside, rounded
 from torch_utils.distributed import first_rank_only
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
 from training.data.tables.foreign import listed
 from training.files.arrays import evenly
 from training.files.population import FORMAT, QUANTILES, SavedPopulation
@@ -36,6 +38,8 @@ NOT_CONVERGED = 3
 """Exit code of ``--strict``."""
 MOST_WEIGHTS, FEWEST_DRAWS = 2**17, 2000
 """Draws of all members that are weighed in each step, unless that leaves one too few."""
+PRIOR_DRAWS = 2000
+"""By which a prior is known whose draws are not in the file."""
 WIDER = 1.5
 """By how much the prior of a second round is wider than a further member."""
 
@@ -142,12 +146,14 @@ class Before:
                 raise UsageError(f"--bounds names '{name}', but draws are of {listed(saved.names)}")
         pairs = [named.get(name, (-torch.inf, torch.inf)) for name in saved.names]
         ends = torch.tensor(pairs, dtype=torch.float64)
-        # Flows that have learned posteriors have no draws of the prior in their files.
-        rows = (
-            members_of(saved).flatten(0, 1)
-            if saved.prior is None
-            else torch.from_numpy(saved.prior)
-        )
+        if saved.prior is not None:
+            rows = torch.from_numpy(saved.prior)
+        elif prior is not None:
+            order = [prior.names.index(name) for name in saved.names]
+            generator = seeded_generator("cpu", settings.seed, Stream.PRIOR_DRAWS)
+            rows = prior.flow.sample(PRIOR_DRAWS, generator).cpu()[:, order]
+        else:  # that of a flow of posteriors is about as wide as these together, or wider
+            rows = members_of(saved).flatten(0, 1)
         y, _ = bounded_by(ends)(rows.double())
         y = y[y.isfinite().all(dim=1)]
         return cls(ends, y.mean(dim=0), y.std(dim=0), prior)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UsageError
+from training.commands.called import ranges_of
 from training.commands.models import Model
 from training.model import model
 from training.subjects.likelihoods import normal_model
@@ -42,7 +43,7 @@ def normal_prior(
         UsageError: Sizes do not fit, a bound is of no column, or a spread is not positive.
     """
     columns = list(columns)
-    ends = dict.fromkeys(columns, (-np.inf, np.inf)) | dict(bounds or {})
+    ends = dict.fromkeys(columns, (-np.inf, np.inf)) | ranges_of(bounds)
     means, values = (np.asarray(each, dtype=np.float64) for each in (mean, spread))
     dim, square = len(columns), values.ndim == 2
     if len(ends) != dim or means.shape != (dim,) or values.shape != (dim,) * (1 + square):
@@ -52,8 +53,6 @@ def normal_prior(
         )
     if not (dim and np.isfinite(means).all() and np.isfinite(values).all()):
         raise UsageError("a normal law has columns, and no mean or spread that is NaN or infinite")
-    if not all(low < high for low, high in ends.values()):
-        raise UsageError("a bound of a normal law is not below the other")
     if square and not np.allclose(values, values.T):
         raise UsageError("the covariance of a normal law is not symmetric")
     if not (np.linalg.eigvalsh(values) if square else values).min() > 0:

@@ -22,7 +22,7 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from training.commands import toy_train, train
 from training.commands.answers import Answers
-from training.commands.called import left_alone
+from training.commands.called import left_alone, ranges_of
 from training.commands.dataset_tool import DATASET
 from training.commands.frames import COLUMN, FRAMES, kind_of, numbers_of
 from training.commands.holes import telling_holes
@@ -149,7 +149,7 @@ class Table:
             covariates=tuple(covariates),
             dataset=dataset,
             missing=missing,
-            bounds=dict(bounds or {}),
+            bounds=ranges_of(bounds),
             held_out=held_out,
             seed=seed,
         )

@@ -18,7 +18,7 @@ import torch
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils.distributed import first_rank_only, process_group
-from training.commands.called import left_alone
+from training.commands.called import left_alone, of_memory, ranges_of
 from training.commands.frames import ROW, numbers_of
 from training.commands.inference import Asked
 from training.commands.models import Model, PosteriorDraws
@@ -75,7 +75,7 @@ def rounds(
     """
     names, numbers = numbers_of(observation, "the observation", ROW)
     programs = [None if each is None else _program(each) for each in (simulator, prior)]
-    with TemporaryDirectory() as folder, left_alone():
+    with TemporaryDirectory() as folder, left_alone(), of_memory(Path(folder)):
         path, place = Path(folder) / "observation.csv", Path(outdir or folder)
         names = names or numbered(numbers.shape[1], "y")
         save_csv(path, names, torch.from_numpy(np.asarray(numbers, dtype=np.float64)))
@@ -83,7 +83,7 @@ def rounds(
         if prior is not None:
             given["prior"] = str(programs[1])
         if bounds is not None:
-            given["bounds"] = tuple((name, *ends) for name, ends in bounds.items())
+            given["bounds"] = tuple((name, *ends) for name, ends in ranges_of(bounds).items())
         settings = typed_by_name(RoundsSettings, {**given, **options})
         assert programs[0] is not None
         in_rounds(settings, programs[0], programs[1])

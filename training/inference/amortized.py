@@ -112,6 +112,7 @@ class Amortized:
         shape = (len(numbers), self.chains, self.draws)
         density = [part.density for part in parts if part.density is not None]
         w, points = (torch.cat([getattr(part, key) for part in parts]) for key in ("w", "points"))
+        possible = self.prior.possible(points)
         if self.plausible:
             points = self.prior.plausible(points)
         drawn = Draws(
@@ -123,7 +124,7 @@ class Amortized:
             stats,
             torch.cat(density).view(shape) if density else None,
         )
-        return self._corrected(drawn, places) if self.log_posterior else drawn
+        return self._corrected(drawn, possible, places) if self.log_posterior else drawn
 
     def log_density(self, points: Tensor, places: Tensor, trace: Trace) -> Tensor:
         """``log q [m, S]`` at points ``[m, S, D]``, given the observations at these places ``[m]``.
@@ -239,8 +240,9 @@ class Amortized:
         generator = seeded_generator("cpu", key, Stream.POSTERIOR_DRAWS, turn)
         return torch.randn(size, self.prior.dim, generator=generator, dtype=torch.float64)
 
-    def _corrected(self, drawn: Draws, places: Tensor) -> Draws:
-        """Draws taken again by their weights, and what these are worth."""
+    def _corrected(self, drawn: Draws, possible: Tensor, places: Tensor) -> Draws:
+        """Draws taken again by their weights, and what these are worth. A posterior of steps is
+        spread over these alone: it is 0 at draws that were put at the last one from beyond it."""
         assert self.log_posterior is not None
         assert drawn.log_density is not None
         numbers, density = places.tolist(), drawn.log_density.flatten(1)
@@ -249,7 +251,7 @@ class Amortized:
             self.log_posterior(rows, self.conditions[place].expand(len(rows), -1))
             for rows, place in zip(points, numbers, strict=True)
         ]
-        log_weights = torch.stack(wanted) - density
+        log_weights = (torch.stack(wanted) - density).where(possible.view_as(density), -torch.inf)
         if (log_weights.amax(dim=1) == -torch.inf).any():
             raise DataError(
                 f"the posterior's density is 0 at all of {density.shape[1]} draws of the flow: "

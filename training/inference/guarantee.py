@@ -103,7 +103,11 @@ class HeldOutTruths:
         levels = (torch.arange(len(draws)).to(ordered) + 0.5) / len(draws)
         ranks = self.held_out.ranks[:, : draws.shape[1]]
         moved = recalibrated(ranks, levels[:, None].expand_as(ordered))
-        return torch.empty_like(ordered).scatter(0, order, at_levels(ordered, moved))
+        # Draws of few values, as of counts, have none between these.
+        repeated = (ordered[1:] == ordered[:-1]).any(dim=0)
+        nearest = (moved * len(draws)).long().clamp_max(len(draws) - 1)
+        values = at_levels(ordered, moved).where(~repeated, ordered.gather(0, nearest))
+        return torch.empty_like(ordered).scatter(0, order, values)
 
     def p_values(self, whitened: Tensor, odd: Tensor) -> tuple[Tensor, list[str]]:
         """How probable it is that an observation like the held-out ones is as odd as each of these.

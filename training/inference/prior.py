@@ -299,6 +299,13 @@ class Prior:
         inner = coordinates.plausible((points - self.origin) * self.unit)
         return self.origin + inner / self.unit
 
+    def possible(self, points: Tensor) -> Tensor:
+        """Whether points ``[..., D]`` are in steps of the data, ``[...]``."""
+        coordinates = self.flow.coordinates
+        if coordinates is None:
+            return torch.ones_like(points[..., 0], dtype=torch.bool)
+        return coordinates.possible((points - self.origin) * self.unit)
+
     def blur(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
         """Standard deviations ``[N, D]`` of the noise of the first time about points ``[N, D]``, in
         the user's units."""

@@ -248,7 +248,7 @@ class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
     ) -> tuple[tuple[str, float, float], ...]:
         if isinstance(value, tuple):
             return value
-        ranges = []
+        ranges = list[tuple[str, float, float]]()
         for part in parts_of(str(value)):
             name, *ends = part.rsplit(":", 2)
             try:
@@ -260,6 +260,8 @@ class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
                 self.fail(f"'{part}' is not a range such as a:0:1 or a:0:", param, ctx)
             if not (name.strip() and low < high):
                 self.fail(f"'{part}' is no range of a column: low must be below high", param, ctx)
+            if any(name.strip() == other for other, _, _ in ranges):
+                self.fail(f"'{name.strip()}' has two ranges: give one", param, ctx)
             ranges.append((name.strip(), low, high))
         return tuple(ranges)
 

@@ -327,6 +327,11 @@ class Coordinates(nn.Module):
         within = torch.minimum(torch.maximum(self.rounded(points), self.least), self.most)
         return torch.where(self.steps > 0, within, points)
 
+    def possible(self, points: Tensor) -> Tensor:
+        """Whether discrete columns of points ``[..., D]`` are within half a step of the range that
+        they had, ``[...]``."""
+        return (self.rounded(points) == self.plausible(points)).all(dim=-1)
+
     def check(self) -> None:
         """Raises ValueError if what it holds does not make an invertible map."""
         if (self.steps < 0).any():
