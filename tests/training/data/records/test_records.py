@@ -87,6 +87,26 @@ def test_data_frames_and_files_of_arrow_are_read_as_texts_are(tmp_path, suffix):
     )
 
 
+def test_columns_of_data_frames_are_what_they_are_in_whatever_kind_and_block(monkeypatch):
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr("training.data.records.cells.BLOCK_ROWS", COUNT // 2)
+    late = pandas.Series(pandas.date_range("1960-01-01", periods=COUNT))
+    late[COUNT - 1] += pandas.Timedelta("3h")
+    frame = pandas.DataFrame(
+        {
+            "late": late,
+            "zone": late.dt.tz_localize("UTC").dt.tz_convert("Asia/Tokyo"),
+            "arrow": late.astype("timestamp[us][pyarrow]"),
+            "day": late.astype("date32[pyarrow]"),
+            "sparse": pandas.arrays.SparseArray(DRAW.normal(size=COUNT)),
+        }
+    )
+    records = Records.open(frame)
+    assert types_of(records) == "date date date date number"
+    assert (np.diff(records.values[:, :3]) == 0).all()
+    assert records.values[0, 0] == -3653
+
+
 def records_of(tmp_path, content, **choices):
     (tmp_path / "table.csv").write_text(content)
     cells = open_cells(tmp_path / "table.csv")
