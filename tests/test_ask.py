@@ -18,10 +18,12 @@ from tests.support.messy_tables import MESSY
 from tests.support.running import good, quick_endings, refusal, refused, run_script
 from torch_utils.snapshots import read_network, write_network
 from training import Answers, Records
+from training.commands.answers import _frame
 from training.data.records.encoding import encode
-from training.data.records.records import RecordColumn
+from training.data.records.records import CATEGORY, NUMBER, RecordColumn
 from training.flow.coordinates.maps import NOWHERE, Gaps
 from training.networks.mixture import ABSENT, ASKED, KNOWN
+from training.runs.asking import Sheet
 from training.subjects import NetworkFile, RecordFlow, RecordPrior
 from training.subjects.record_spaces import atoms_of, level_of
 
@@ -331,6 +333,17 @@ def test_what_is_made_of_a_column_does_not_answer_for_it(tmp_path):
         drawn = answers.sample(50, given, seed=2)
         assert drawn["price"].notna().all()
         assert (drawn["city"] == "Rome").mean() > 0.9
+
+
+def test_answers_as_data_frames_have_numbers_levels_and_digits():
+    columns = RecordColumn("level", CATEGORY, ("#N/A",)), RecordColumn("size", NUMBER, missing="-9")
+    beside = {"key": np.array(["1234567890123456789", ""])}
+    records = Records(columns, np.empty((2, 2)), None, beside=beside, decimal=",")
+    names = ["level", "size", "key", "level_probability"]
+    rows = [["#N/A", "1,5", "1234567890123456789", "0.5"], ["", "-9", "", "1"]]
+    frame = _frame(Sheet(names, rows, 1, names[-1:]), records)
+    assert frame.loc[0].tolist() == ["#N/A", 1.5, "1234567890123456789", 0.5]
+    assert frame.loc[1].isna().tolist() == [True, True, True, False]
 
 
 def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network):

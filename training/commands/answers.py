@@ -12,10 +12,14 @@ from typing import Any
 from dnnlib.numbers import fraction, natural
 from training.commands.frames import FRAMES, kind_of
 from training.data.records.records import Records
+from training.data.tables.formats import MISSING
 from training.runs import asking
 from training.runs.asking import Sheet
 from training.runs.intervals import Interval
 from training.subjects import NetworkFile, RecordFlow
+
+DIGITS = 15
+"""Of whole numbers that floating-point numbers hold, which a column with missing cells gets."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -107,18 +111,39 @@ class Answers:
 
 
 def _frame(sheet: Sheet, records: Records) -> Any:
-    """A sheet as a data frame, with numbers where its texts are such; codes, as 01234, are none."""
-    codes = {
-        name: str
-        for at, name in enumerate(sheet.names)
-        if any(row[at][:1] == "0" and row[at][1:2].isdigit() for row in sheet.rows)
+    """A sheet as a data frame, with numbers where its texts are such; codes, as 01234, are none,
+    nor are identifiers of which numbers would lose digits."""
+    own = {column.name: column.missing for column in records.columns}
+    texts = {name: {row[at] for row in sheet.rows} for at, name in enumerate(sheet.names)}
+    # Texts that pandas takes for missing may be levels, and what the source writes need not be one.
+    gone = {
+        name: [text for text in some if text.lower() in MISSING or text == own.get(name)]
+        for name, some in texts.items()
     }
-    text = io.StringIO()
-    writer = csv.writer(text)
+    as_written = {
+        name: str
+        for name, some in texts.items()
+        if any(text[:1] == "0" and text[1:2].isdigit() for text in some)
+        or (name in records.beside and gone[name] and any(map(_is_long, some)))
+    }
+    file = io.StringIO()
+    writer = csv.writer(file)
     writer.writerows([sheet.names, *sheet.rows])
-    text.seek(0)
-    pandas = importlib.import_module("pandas")
-    return pandas.read_csv(text, decimal=records.decimal, skip_blank_lines=False, dtype=codes)
+
+    def read(**options: Any) -> Any:
+        file.seek(0)
+        pandas = importlib.import_module("pandas")
+        as_is = {"keep_default_na": False, "na_values": gone, "skip_blank_lines": False}
+        return pandas.read_csv(file, **as_is, **options)
+
+    frame = read(decimal=records.decimal, dtype=as_written)
+    if records.decimal != "." and sheet.plain:
+        frame[sheet.plain] = read(usecols=sheet.plain)[sheet.plain]
+    return frame
+
+
+def _is_long(text: str) -> bool:
+    return len(text) > DIGITS and text.removeprefix("-").isdecimal()
 
 
 def _like(rows: Any, frame: Any) -> Any:

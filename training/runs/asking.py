@@ -42,11 +42,22 @@ FEWEST_NEIGHBORS = 10
 
 
 class Sheet(NamedTuple):
-    """Columns with names, and their texts by row; so many, the last, are beside the source's."""
+    """Columns with names, and their texts by row; so many, the last, are beside the source's, and
+    some have plain numbers, whatever the decimal sign of the source."""
 
     names: list[str]
     rows: list[list[str]]
     beside: int = 0
+    plain: Sequence[str] = ()
+
+
+class Beside(NamedTuple):
+    """A column of a sheet that is not the source's: its name, its texts, and whether these are
+    plain numbers."""
+
+    name: str
+    texts: list[str]
+    plain: bool = False
 
 
 def rows_of(
@@ -86,7 +97,7 @@ def fill(
     missing = np.flatnonzero(holes.any(axis=0) & [not column.of for column in records.columns])
     flow.require_asked(missing.tolist())
     flow = interval.answers_of(flow)
-    beside: list[tuple[str, list[str]]] = []
+    beside: list[Beside] = []
     for place in missing.tolist():
         rows = np.flatnonzero(holes[:, place])
         levels = interval.levels(flow, ~holes[rows], place)
@@ -126,21 +137,21 @@ def predict(
     known = ~np.isnan(records.values)
     known[:, places] = False
     every = np.arange(len(records))
-    beside: list[tuple[str, list[str]]] = []
+    beside: list[Beside] = []
     for place in places:
         levels = interval.levels(flow, known, place)
         law = flow.laws(records.values, known, place, levels, progress)
         column, guess = records.columns[place], best_guess(flow, law, place)
         texts = [text_of(column, one, records.decimal) for one in guess.tolist()]
-        beside.append((f"{column.name}_predicted", texts))
+        beside.append(Beside(f"{column.name}_predicted", texts))
         if column.type != CATEGORY:
             beside += _spread(flow, records, law, place, every, len(records))
         likely = law.levels or law.atoms
         if likely is not None:
             for at, value in enumerate(likely.values.tolist()):
                 level = text_of(column, value, records.decimal)
-                shares = likely.probabilities[:, at]
-                beside.append((f"{column.name}_is_{level}", [f"{one:.4f}" for one in shares]))
+                shares = [f"{one:.4f}" for one in likely.probabilities[:, at]]
+                beside.append(Beside(f"{column.name}_is_{level}", shares, plain=True))
     names, texts_of_rows = texts_of(records)
     return _joined(names, texts_of_rows, beside)
 
@@ -161,12 +172,12 @@ def score(
         least = "" if np.isnan(tails).all() else f"{np.nanmin(tails):.3g}"
         rows.append([str(number), f"{log_prob:.4f}", f"{error:.2g}", least, named])
     names, texts = texts_of(records)
-    source = [(name, [row[at] for row in texts]) for at, name in enumerate(names)]
-    probabilities = [
-        (f"{name}_probability", ["" if np.isnan(tail) else f"{tail:.3g}" for tail in tails])
-        for name, tails in zip(records.names, scores.tails.T, strict=True)
-    ]
-    return _joined(list(SCORES), rows, [*source, *probabilities])
+    source = [Beside(name, [row[at] for row in texts]) for at, name in enumerate(names)]
+    for name, tails in zip(records.names, scores.tails.T, strict=True):
+        shares = ["" if np.isnan(tail) else f"{tail:.3g}" for tail in tails]
+        source.append(Beside(f"{name}_probability", shares, plain=True))
+    sheet = _joined(list(SCORES), rows, source)
+    return sheet._replace(plain=[*SCORES[:-1], *sheet.plain])
 
 
 def draw(
@@ -275,40 +286,41 @@ def best_guess(flow: RecordFlow, law: CellLaw, place: int) -> np.ndarray:
 
 def _spread(
     flow: RecordFlow, records: Records, law: CellLaw, place: int, rows: np.ndarray, count: int
-) -> list[tuple[str, list[str]]]:
+) -> list[Beside]:
     """Columns with the ends of intervals, or probabilities of the likeliest levels, in some rows of
     so many."""
     column = records.columns[place]
     if column.type == CATEGORY:
         assert law.levels is not None
         texts = [f"{share:.4f}" for share in law.levels.probabilities.max(axis=1).tolist()]
-        parts = [("probability", texts)]
+        parts = [("probability", texts, True)]
     else:
         low, _, high = law.quantiles.T
         ends = (("low", low), ("high", high))
         parts = [
-            (name, [text_of(column, one, records.decimal) for one in end.tolist()])
+            (name, [text_of(column, one, records.decimal) for one in end.tolist()], False)
             for name, end in ends
         ]
     made = []
-    for name, texts in parts:
+    for name, texts, plain in parts:
         whole = [""] * count
         for row, text in zip(rows.tolist(), texts, strict=True):
             whole[row] = text
-        made.append((f"{column.name}_{name}", whole))
+        made.append(Beside(f"{column.name}_{name}", whole, plain))
     return made
 
 
-def _joined(names: list[str], rows: list[list[str]], beside: list[tuple[str, list[str]]]) -> Sheet:
+def _joined(names: list[str], rows: list[list[str]], beside: list[Beside]) -> Sheet:
     """Rows with further columns, whose names are made to differ from those that are there."""
-    names = list(names)
-    for name, _ in beside:
+    names, plain = list(names), []
+    for name, _, is_plain in beside:
         while name in names:
             name += "_"
         names.append(name)
-    further = zip(*(texts for _, texts in beside), strict=True) if beside else ([] for _ in rows)
+        plain += [name] * is_plain
+    further = zip(*(one.texts for one in beside), strict=True) if beside else ([] for _ in rows)
     joined = [[*row, *more] for row, more in zip(rows, further, strict=True)]
-    return Sheet(names, joined, len(beside))
+    return Sheet(names, joined, len(beside), plain)
 
 
 def _with_all_columns(records: Records, values: np.ndarray) -> Records:
