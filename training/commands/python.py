@@ -149,7 +149,7 @@ class Table:
             covariates=tuple(covariates),
             dataset=dataset,
             missing=missing,
-            bounds=dict(bounds or {}),
+            bounds=bounds or {},
             held_out=held_out,
             seed=seed,
         )

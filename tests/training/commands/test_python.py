@@ -14,7 +14,7 @@ from dnnlib.errors import DataError, InflationError, UsageError
 from dnnlib.logs import logger
 from tests.support.image_models import save_image_model
 from tests.support.running import quick_endings, refusal, run_script
-from training import Images, Model, SbiPosterior, Simulations, Table, Toy, normal_prior
+from training import Images, Model, Records, SbiPosterior, Simulations, Table, Toy, normal_prior
 from training.commands.sbi import _Estimator
 from training.files.posterior_draws import load_netcdf
 

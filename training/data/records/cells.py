@@ -82,7 +82,7 @@ def open_cells(
     if not isinstance(source, str | Path):
         if hasattr(source, "to_pandas"):
             source = source.to_pandas()
-        if not hasattr(source, "dtypes"):
+        if not hasattr(source, "columns"):
             raise UsageError(f"{name} is {type(source).__name__}: give a file or a data frame")
         return _of_frame(source, name)
     path = Path(source)

@@ -63,6 +63,8 @@ def places_of(
     Raises:
         UsageError: One is not there, or is named twice, or none is left.
     """
+    wanted = None if wanted is None else [str(name) for name in wanted]  # frames call some 0
+    exclude = [str(name) for name in exclude]
     for name in (*(wanted or ()), *exclude):
         if name not in names:
             near = get_close_matches(name, names, 1)
