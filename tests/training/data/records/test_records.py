@@ -256,11 +256,13 @@ def test_rows_that_were_seen_are_told_from_those_that_chance_repeats():
 
 
 def test_later_rows_have_the_signs_and_all_digits_of_the_source(tmp_path):
-    rows = "a;id\n-999;5" + "".join(f"\n{n},500;{n + 1}00000000000000007" for n in range(COUNT))
+    long = [f"\n{n},500;{n + 1}00000000000000007;{10**18 + n}" for n in range(COUNT)]
+    rows = "a;id;order\n-999;5;6" + "".join(long)
     records, _ = records_of(tmp_path, rows, decimal=",", missing_values=["-999"])
     (tmp_path / "later.csv").write_text("a;b\n4,500;1\n-999;1\n")
     for source in (tmp_path / "later.csv", pandas.DataFrame({"a": [4.5], "id": [10**17 + 7]})):
         later, _ = encode(source, records.columns, like=records)
         assert later.values[~np.isnan(later.values)].tolist() == [4.5]
     assert records.beside["id"][1] == later.beside["id"][0] == "100000000000000007"
+    assert records.beside["order"][2] == str(10**18 + 1)
     assert date_text(17276, "%Y-%m") == "2017-05"
