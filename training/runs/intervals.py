@@ -47,8 +47,8 @@ class Interval:
         require_of_training(flow, self.held_out)
         return replace(flow, within=False)
 
-    def levels(self, flow: RecordFlow, known: np.ndarray, place: int) -> tuple[float, float, float]:
-        """Levels of the quantiles at the ends, and of the median between.
+    def levels(self, flow: RecordFlow, known: np.ndarray, place: int) -> np.ndarray:
+        """Levels ``[n, 3]`` of the quantiles at the ends, and of the median between.
 
         Args:
             flow: The answers.
@@ -59,14 +59,14 @@ class Interval:
         Raises:
             DataError: Too few cells of it are held out.
         """
-        level, held_out = self.share, self.held_out
+        level, held_out = np.full(len(known), self.share), self.held_out
         if flow.empty.columns[place].type == CATEGORY:
             pass
         elif isinstance(held_out, Records):
-            level = self._held(flow, held_out, known, place)
+            level[:] = self._held(flow, held_out, known, place)
         elif held_out and flow.held is not None:
-            level = flow.held.content(place, level, known)
-        return (1 - level) / 2, 0.5, (1 + level) / 2
+            level = flow.held.content(place, self.share, known)
+        return np.stack([(1 - level) / 2, np.full(len(known), 0.5), (1 + level) / 2], axis=1)
 
     def _held(self, flow: RecordFlow, held_out: Records, known: np.ndarray, place: int) -> float:
         values = held_out.at(held_out.held_out).values
