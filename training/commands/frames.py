@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import DataError
-from training.data.tables.foreign import listed
+from training.data.tables.foreign import listed, widened
 
 ARRAYS = ("numpy", "builtins")
 """Packages whose rows are given back as arrays; others are those of data frames, by their name."""
@@ -91,7 +91,11 @@ def _as_numbers(values: Any) -> np.ndarray:
     TypeError or ValueError of what are none."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
-        values = values if values.is_complex() else values.double()
+        values = values.float() if values.dtype == torch.bfloat16 else values
+    elif hasattr(values, "columns") and kind_of(values) == FRAMES and values.shape[1] > 1:
+        # Each column has a precision of its own, which they would not have together.
+        columns = range(values.shape[1])
+        return np.concatenate([_as_numbers(values.iloc[:, [at]]) for at in columns], axis=1)
     elif hasattr(values, "columns"):
         # Else pandas has numbers that may be missing as objects of its own.
         missing = {"na_value": np.nan} if kind_of(values) == FRAMES else {}
@@ -99,7 +103,7 @@ def _as_numbers(values: Any) -> np.ndarray:
     array = np.ma.asarray(values) if np.ma.isMaskedArray(values) else np.asarray(values)
     if array.dtype.kind in "cmM":  # NumPy makes parts of numbers and counts of seconds of these
         raise TypeError(f"values are {array.dtype}")
-    return np.ma.filled(array.astype(np.float64), np.nan)
+    return np.where(np.ma.getmaskarray(array), np.nan, widened(np.ma.getdata(array)))
 
 
 def _stacked(columns: Sequence[np.ndarray], what: str) -> np.ndarray:

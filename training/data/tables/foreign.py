@@ -145,6 +145,23 @@ CHUNK = 40 << 20
 allocator (glibc's, up to 32 MiB) may keep what was freed in smaller parts."""
 
 
+def widened(values: np.ndarray) -> np.ndarray:
+    """Numbers ``[n]`` or ``[n, D]`` as float64. Columns of less precision that are all rounded to
+    decimals have these: 0.1 would be 0.10000000149011612, and no step would be seen."""
+    wide: np.ndarray = values.astype(np.float64)
+    if values.dtype.kind == "f" and values.dtype.itemsize < wide.dtype.itemsize:
+        for column, own in zip(np.atleast_2d(wide.T), np.atleast_2d(values.T), strict=True):
+            gap = np.spacing(np.abs(own[np.isfinite(own)]).max(initial=0)).item()
+            digits = 0
+            while 2 * gap < 10.0**-digits and digits < own.dtype.itemsize * 4:
+                rounded = np.round(column, digits)
+                if np.array_equal(rounded.astype(own.dtype), own, equal_nan=True):
+                    column[:] = rounded
+                    break
+                digits += 1
+    return wide
+
+
 def joined(blocks: Iterable[np.ndarray], columns: int) -> np.ndarray:
     """Blocks ``[n, columns]`` as one array ``[N, columns]``, row after row in memory."""
     chunks: list[np.ndarray] = []

@@ -20,6 +20,7 @@ from training.data.tables.foreign import (
     places_of,
     require_few,
     require_names,
+    widened,
     with_columns,
 )
 from training.data.tables.text import TextTable, is_number
@@ -30,6 +31,10 @@ SHIPPED = ("breast_cancer", "diabetes", "wine")
 """Data sets of scikit-learn by name."""
 TOY_PREFIX = "toy:"
 TOY_ROWS = 20_000
+
+
+SINGLE = ("float", "halffloat")
+"""What Arrow calls numbers of less precision."""
 
 
 def open_npy(path: Path) -> ForeignTable:
@@ -84,12 +89,12 @@ def _rows(path: Path, header: Header, file: IO[bytes]) -> Iterator[np.ndarray]:
     if header.by_columns:
         values = np.empty((count, columns))
         for column in values.T:
-            column[:] = numbers(count)
+            column[:] = widened(numbers(count))
         yield values
         return
     for start in range(0, count, BLOCK_ROWS):
         rows = min(BLOCK_ROWS, count - start)
-        yield numbers(rows * columns).reshape(rows, columns).astype(np.float64)
+        yield widened(numbers(rows * columns).reshape(rows, columns))
 
 
 def _require_table(path: Path, header: Header) -> None:
@@ -130,8 +135,13 @@ def open_parquet(
     def blocks() -> Iterator[np.ndarray]:
         try:
             for batch in file.iter_batches(BLOCK_ROWS, columns=chosen):
-                columns = [batch.column(name).cast(arrow.float64()) for name in chosen]
-                yield np.stack([c.to_numpy(zero_copy_only=False) for c in columns], axis=1)
+                own = [batch.column(name) for name in chosen]
+                columns = [
+                    column if kinds[name] in SINGLE else column.cast(arrow.float64())
+                    for name, column in zip(chosen, own, strict=True)
+                ]
+                each = [widened(column.to_numpy(zero_copy_only=False)) for column in columns]
+                yield np.stack(each, axis=1)
         except foreign as error:
             raise DataError(f"{path} is broken: {str(error).splitlines()[0]}") from error
 

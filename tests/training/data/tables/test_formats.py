@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from torch.testing import assert_close
@@ -15,6 +16,7 @@ from tests.fuzz.hostile import npy, zip_bomb
 from tests.support.draws import seeded
 from tests.support.finished_runs import write_csv
 from tests.support.running import good, refusal, refused, run_script
+from training.commands.frames import numbers_of
 from training.data.tables.exchanged import exchanged
 from training.data.tables.foreign import BLOCK_ROWS
 from training.data.tables.formats import NotNumbers, is_table, open_table
@@ -103,6 +105,19 @@ def test_empty_cells_and_their_like_are_missing(tmp_path):
     path.write_text("a,b\n1,\n,NA\n3, 4 \n?,nan\n\n")
     expected = [[1, np.nan], [np.nan, np.nan], [3, 4], [np.nan, np.nan]]
     np.testing.assert_array_equal(rows_of(path), expected)
+
+
+def test_decimals_in_single_precision_are_those_of_texts(tmp_path):
+    pytest.importorskip("pyarrow")
+    frame = pandas.DataFrame(np.column_stack([ROWS[:, 0].round(2), ROWS]).astype(np.float32))
+    frame.columns = names = list("abcd")
+    frame.to_parquet(tmp_path / "single.parquet")
+    np.savez(tmp_path / "single.npz", points=frame, names=names)
+    for source in ("single.parquet", "single.npz"):
+        rows = rows_of(tmp_path / source)
+        np.testing.assert_array_equal(rows[:, 0], ROWS[:, 0].round(2))
+        np.testing.assert_array_equal(rows[:, 1:], frame[names[1:]])
+    np.testing.assert_array_equal(numbers_of(frame.assign(e=0.5), "")[1][:, :4], rows)
 
 
 def test_columns_of_parquet_that_are_no_numbers_are_told(tmp_path):
