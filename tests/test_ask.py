@@ -149,9 +149,18 @@ def test_rows_are_drawn_given_what_all_have(network, tmp_path):
     assert abs(made["price"].mean() - 10) < 0.5
     assert made["gift"].isin(["yes", "no"]).all()
     assert (made["items"] == made["items"].round()).all()
-    unknown = run_script(ask, "sample", f"--network={network}", *options[:1], "--given=city:Paris",
-                         f"--dest={tmp_path / 'none.csv'}")  # fmt: skip
-    refused(unknown, 2, "Rome")
+    none = (f"--network={network}", f"--dest={tmp_path / 'none.csv'}")
+    for given, words in (
+        ("city:Paris", "Rome"),
+        ("city:Rome,city:Bath", "city:Bath contradicts"),
+        ("items:1.5", "whole numbers"),
+        ("items:1,5", "in double quotes"),
+    ):
+        refused(run_script(ask, "sample", *none, "--count=1", f"--given={given}"), 2, words)
+    idle = (f"--data={out}", "--tables=2", "--interval=0.5")
+    refused(run_script(ask, "fill", *none, *idle), 2, "--interval")
+    twice = (f"--data={out}", "--columns=city,city")
+    refused(run_script(ask, "predict", *none, *twice), 2, "named twice")
 
 
 def test_a_check_hides_cells_of_held_out_rows(sold, network, tmp_path):

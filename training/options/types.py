@@ -277,5 +277,7 @@ class Givens(click.ParamType[tuple[tuple[str, str], ...]]):
         pairs = [part.partition(":") for part in parts_of(str(value))]
         for name, colon, given in pairs:
             if not (name.strip() and colon and given.strip()):
-                self.fail(f"'{name}{colon}{given}' is not name:value", param, ctx)
+                text = f"{name}{colon}{given}"
+                hint = "what has a comma in it stands in double quotes"
+                self.fail(f"'{text}' is not name:value: {hint}", param, ctx)
         return tuple((name.strip(), given.strip()) for name, _, given in pairs)

@@ -18,7 +18,7 @@ from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.encoding import encode
 from training.data.records.made import says_missing
-from training.data.records.records import CATEGORY, Records
+from training.data.records.records import CATEGORY, DATE, WHOLE, Records
 from training.data.records.writing import text_of, texts_of
 from training.files.answers import SCORES
 from training.files.arrays import evenly
@@ -37,6 +37,7 @@ MOST_COMPARED = 10_000
 """Rows beside drawn ones."""
 MOST_KEPT = 100_000
 """Rows that are chosen together, of several times as many."""
+KINDS = {WHOLE: "whole numbers", DATE: "dates"}
 FEWEST_NEIGHBORS = 10
 """Rows, at least, whose nearest ones are looked for."""
 
@@ -132,6 +133,8 @@ def predict(
         UsageError: There is no such column, or the network was not trained for it.
     """
     places = [place_of(records, name) for name in columns]
+    if len(set(places)) < len(places):
+        raise UsageError(f"a column is named twice to be predicted: {', '.join(columns)}")
     flow.require_asked(places)
     flow = interval.answers_of(flow)
     known = ~np.isnan(records.values)
@@ -235,15 +238,27 @@ def _given_row(flow: RecordFlow, given: Sequence[tuple[str, str]]) -> np.ndarray
     row = np.full(len(flow.empty.columns), np.nan)
     for name, text in given:
         place = place_of(flow.empty, name)
-        one, _ = encode(_frame({name: [text]}), flow.empty.columns, decimal=flow.empty.decimal)
-        row = np.where(np.isnan(one.values[0]), row, one.values[0])
-        if np.isnan(one.values[0, place]) or flow.space.no_levels(one.values)[0, place]:
+        column, value = flow.empty.columns[place], _given_value(flow, {name: [text]})
+        if ((row != value) & ~np.isnan(row + value)).any():
+            raise UsageError(f"--given={name}:{text} contradicts what is given before it")
+        row = np.where(np.isnan(value), row, value)
+        broken = column.type == WHOLE and row[place] != np.round(row[place])
+        if np.isnan(row[place]) or broken or flow.space.no_levels(row[None])[0, place]:
             own = () if place in flow.space.numbers else flow.space.values[place]
-            levels = [text_of(flow.empty.columns[place], value) for value in own]
-            raise UsageError(
-                f"--given={name}:{text}: '{name}' takes {', '.join(levels) or 'numbers'}"
-            )
+            levels = ", ".join(text_of(column, value) for value in own)
+            kind = KINDS.get(column.type, "numbers")
+            raise UsageError(f"--given={name}:{text}: '{name}' takes {levels or kind}")
     return row
+
+
+def _given_value(flow: RecordFlow, cell: dict[str, list[str]]) -> np.ndarray:
+    """Values ``[P]`` of a column and of what is made of it; NaN elsewhere, and of no value."""
+    try:
+        frame = importlib.import_module("pandas").DataFrame(cell)
+        one, _ = encode(frame, flow.empty.columns, decimal=flow.empty.decimal)
+        return one.values[0]
+    except DataError:
+        return np.full(len(flow.empty.columns), np.nan)
 
 
 def to_compare(flow: RecordFlow, records: Records, given: Sequence[tuple[str, str]]) -> Records:
@@ -328,10 +343,6 @@ def _with_all_columns(records: Records, values: np.ndarray) -> Records:
     own = [column.name for column in records.columns if not column.of]
     lacking = [name for name in own if name not in records.order]
     return replace(records, values=values, order=[*records.order, *lacking])
-
-
-def _frame(columns: dict[str, list[str]]) -> Any:
-    return importlib.import_module("pandas").DataFrame(columns)
 
 
 def checked(flow: RecordFlow, records: Records, hidden: float, level: float, seed: int) -> Any:

@@ -39,6 +39,11 @@ class Interval:
     held_out: Records | bool = True
     seed: int = 0
 
+    @property
+    def said(self) -> str:
+        """The share, in words."""
+        return f"{100 * self.share:.6g}%"
+
     def answers_of(self, flow: RecordFlow) -> RecordFlow:
         """The flow as it answers. Intervals that held-out rows set may have to be wider than what
         the training had. Raises DataError if these are of other columns, or may be trained on."""
@@ -74,7 +79,7 @@ class Interval:
         name, needed = flow.empty.names[place], fewest(self.share)
         if len(values) < needed:
             raise DataError(
-                f"{len(values)} cells of '{name}' are held out: intervals of {self.share:.0%} that "
+                f"{len(values)} cells of '{name}' are held out: intervals of {self.said} that "
                 f"hold need at least {needed}"
             )
         generator = seeded_generator("cpu", self.seed, Stream.HELD_OUT)
@@ -84,11 +89,11 @@ class Interval:
         if level > FARTHEST:
             logger.warning(
                 f"Warning: held-out cells of '{name}' are farther out than intervals of the flow "
-                f"reach: they end there, and may hold less than {self.share:.0%}"
+                f"reach: they end there, and may hold less than {self.said}"
             )
             level = FARTHEST
         logger.info(
-            f"Intervals of '{name}': {100 * level:.1f} % by the flow hold {self.share:.0%}, by "
+            f"Intervals of '{name}': {100 * level:.1f} % by the flow hold {self.said}, by "
             f"{len(values)} held-out cells"
         )
         return level
