@@ -172,6 +172,9 @@ def test_a_check_hides_cells_of_held_out_rows(sold, network, tmp_path):
     assert set(facts["columns"]) <= set(shop().columns)
     assert facts["columns"]["city"]["log_loss"] < facts["columns"]["city"]["log_loss_of_shares"]
     assert facts["copies"]["drawn"] > 0.3 * facts["copies"]["held_out"]
+    shop(60).drop(columns="tip").to_csv(out.with_suffix(".csv"), index=False)
+    data = (f"--data={out.with_suffix('.csv')}", f"--dest={out}", "--overwrite")
+    assert "lacks tip" in good(run_script(ask, "check", f"--network={network}", *data)).out
 
 
 def test_other_scripts_say_what_answers(network, tmp_path):
@@ -371,6 +374,12 @@ def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network):
     assert "at least 4" in refusal(holds, held_out=held_out.at(np.arange(3)))
     far = encode(rows[:900].assign(total=1e6), answers.flow.empty.columns)[0]
     assert holds(held_out=far) > 0.9, "ranks of these are 1"
+    for call, words in (
+        (lambda: answers.score(rows, odd=2), "odd is 2"),
+        (lambda: answers.check(rows), "give those of Records.open"),
+        (lambda: answers.fill(held_out), "rows are Records"),
+    ):
+        assert words in refusal(call, kind=UsageError)
 
 
 def test_a_prior_of_numbers_has_the_density_of_the_answers(network, tmp_path):

@@ -9,6 +9,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from dnnlib.errors import UsageError
 from dnnlib.numbers import fraction, natural
 from training.commands.frames import FRAMES, kind_of
 from training.data.records.records import Records
@@ -56,12 +57,12 @@ class Answers:
                 records, whose held-out rows set them so that they hold. See ``Interval``.
         """
         intervals = Interval(fraction("interval", interval), held_out)
-        records = asking.rows_of(self.flow, rows)
+        records = self._rows(rows)
         return _like(rows, _frame(asking.fill(self.flow, records, intervals), records))
 
     def complete(self, rows: Any, tables: int = 20, seed: int = 0) -> list[Any]:
         """So many tables with joint draws in the holes, for multiple imputation."""
-        records, seed = asking.rows_of(self.flow, rows), natural("seed", seed)
+        records, seed = self._rows(rows), natural("seed", seed)
         return [
             _like(rows, _frame(asking.completed(self.flow, records, seed, number), records))
             for number in range(natural("tables", tables))
@@ -77,7 +78,8 @@ class Answers:
         """The rows with predictions of columns, given the cells of all others that are there; see
         ``fill``."""
         intervals = Interval(fraction("interval", interval), held_out)
-        records = asking.rows_of(self.flow, rows, columns)
+        columns = [columns] if isinstance(columns, str) else columns
+        records = self._rows(rows, columns)
         return _like(rows, _frame(asking.predict(self.flow, records, columns, intervals), records))
 
     def score(self, rows: Any, odd: float = 0.01) -> Any:
@@ -87,12 +89,15 @@ class Answers:
             rows: Of which missing cells are passed over.
             odd: Cells are odd whose value is this improbable, given the others of their row.
         """
-        records = asking.rows_of(self.flow, rows)
+        odd = 1.0 if odd == 1 else fraction("odd", odd)
+        records = self._rows(rows)
         return _like(rows, _frame(asking.score(self.flow, records, odd), records))
 
     def sample(self, count: int, given: Mapping[str, object] | None = None, seed: int = 0) -> Any:
         """So many rows, given what all of them have, by the names of columns."""
         count, seed = natural("count", count), natural("seed", seed)
+        if not isinstance(given or {}, Mapping):
+            raise UsageError(f"given is {given!r}: give values by column, as {{'garden': 'yes'}}")
         sign = self.flow.empty.decimal
         pairs = [
             (name, str(value).replace(".", sign) if isinstance(value, Real) else str(value))
@@ -108,6 +113,11 @@ class Answers:
         seed = natural("seed", seed)
         facts: dict[str, Any] = asking.checked(self.flow, records, hidden, level, seed)
         return facts
+
+    def _rows(self, rows: Any, asked: Sequence[str] = ()) -> Records:
+        if isinstance(rows, Records):  # whose levels may be others, by their places
+            raise UsageError("rows are Records: give the file or the data frame that these are of")
+        return asking.rows_of(self.flow, rows, asked)
 
 
 def _frame(sheet: Sheet, records: Records) -> Any:

@@ -120,7 +120,8 @@ def intervals(settings: IntervalSettings, flow: RecordFlow) -> Interval:
     """Those that are wanted."""
     if settings.calibrate is None:
         return Interval(settings.interval, settings.held_out)
-    return Interval(settings.interval, data_set(settings.calibrate, flow.empty))
+    marks = settings.missing_values or ()
+    return Interval(settings.interval, data_set(settings.calibrate, flow.empty, marks))
 
 
 def rows_of(settings: RowSettings, flow: RecordFlow, asked: Sequence[str] = ()) -> Records:
@@ -132,10 +133,15 @@ def rows_of(settings: RowSettings, flow: RecordFlow, asked: Sequence[str] = ()) 
     return asking.rows_of(flow, source, asked, settings.missing_values or ())
 
 
-def data_set(path: Path, empty: Records) -> Records:
-    """The records of a data set, a table as records, or rows of another file, all held out."""
+def data_set(path: Path, empty: Records, missing_values: Sequence[str] = ()) -> Records:
+    """The records of a data set, a table as records, or rows of another file, all held out; warns
+    of what does not fit."""
     records = load_as_records(path)
-    return encode(path, empty.columns, like=empty)[0] if records is None else records
+    if records is None:
+        records, lines = encode(path, empty.columns, missing_values=missing_values, like=empty)
+        for line in lines:
+            logger.warning(f"Warning: {line}")
+    return records
 
 
 def save(path: Path, sheet: Sheet, records: Records) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from dnnlib.errors import DataError
+from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
@@ -100,7 +100,11 @@ class Interval:
 
 
 def require_of_training(flow: RecordFlow, records: Records) -> None:
-    """Raises DataError of records that have other columns, or may have been trained on."""
+    """Raises DataError of records that have other columns, or may have been trained on, and
+    UsageError of what are no records."""
+    given: object = records
+    if not isinstance(given, Records):
+        raise UsageError(f"{type(given).__name__} is given for records: give those of Records.open")
     if list(records.columns) != list(flow.empty.columns):
         raise DataError(
             "the data set has other columns, types or levels than the network was trained on: "
