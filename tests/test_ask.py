@@ -21,6 +21,7 @@ from training import Answers, Records
 from training.commands.answers import _frame
 from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY, NUMBER, RecordColumn
+from training.files.records import save_records
 from training.flow.coordinates.maps import NOWHERE, Gaps
 from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.runs.asking import Sheet
@@ -157,6 +158,9 @@ def test_rows_are_drawn_given_what_all_have(network, tmp_path):
         ("items:1,5", "in double quotes"),
     ):
         refused(run_script(ask, "sample", *none, "--count=1", f"--given={given}"), 2, words)
+    save_records(tmp_path / "other.npz", Records.open(shop(60).drop(columns="tip")))
+    data = f"--data={tmp_path / 'other.npz'}"
+    refused(run_script(ask, "fill", *none, data), 1, "other columns")
     idle = (f"--data={out}", "--tables=2", "--interval=0.5")
     refused(run_script(ask, "fill", *none, *idle), 2, "--interval")
     twice = (f"--data={out}", "--columns=city,city")

@@ -29,7 +29,7 @@ from training.options.ask import (
 )
 from training.runs import asking
 from training.runs.asking import Sheet
-from training.runs.intervals import Interval
+from training.runs.intervals import Interval, require_same_columns
 from training.subjects import NetworkFile, RecordFlow
 from training.subjects.records import Progress
 
@@ -128,8 +128,8 @@ def rows_of(settings: RowSettings, flow: RecordFlow, asked: Sequence[str] = ()) 
     """Rows of a file, with the columns of the network; warns of what does not fit."""
     source: Records | str = str(settings.data)
     if holds_records(settings.data):
-        records = load_records(settings.data)
-        source = records if list(records.columns) == list(flow.empty.columns) else source
+        source = load_records(settings.data)
+        require_same_columns(flow, source)
     return asking.rows_of(flow, source, asked, settings.missing_values or ())
 
 

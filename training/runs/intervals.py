@@ -105,13 +105,18 @@ def require_of_training(flow: RecordFlow, records: Records) -> None:
     given: object = records
     if not isinstance(given, Records):
         raise UsageError(f"{type(given).__name__} is given for records: give those of Records.open")
-    if list(records.columns) != list(flow.empty.columns):
-        raise DataError(
-            "the data set has other columns, types or levels than the network was trained on: "
-            f"these are {', '.join(flow.empty.names)}"
-        )
+    require_same_columns(flow, records)
     if not (records.held_out.all() or flow.was_trained_on(records)):
         raise DataError(
             "this is not the data set of the training, so that rows which it holds out may have "
             "been trained on: give that one, or a table of other rows"
+        )
+
+
+def require_same_columns(flow: RecordFlow, records: Records) -> None:
+    """Raises DataError of records that have other columns than a network knows."""
+    if list(records.columns) != list(flow.empty.columns):
+        raise DataError(
+            "the data set has other columns, types or levels than the network was trained on: "
+            f"these are {', '.join(flow.empty.names)}"
         )
