@@ -220,6 +220,8 @@ def test_broken_records_are_refused(tmp_path):
         {"columns": np.array(about.replace('"category"', '"words"'))},
         {"columns": np.array(about.replace('"decimals": 1', '"decimals": "1"'))},
         {"columns": np.array(about.replace('"order": ["a"', '"order": ["c"'))},
+        {"columns": np.array(about.replace('"a"', '"=a"'))},
+        {"columns": np.array(about.replace('"prefix": ""', f'"prefix": "{1001 * "x"}"'))},
         {"values": sound["values"][:, :1]},
         {"values": sound["values"] + [0, 2]},
         {"values": np.full_like(sound["values"], np.inf)},
