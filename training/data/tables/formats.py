@@ -217,7 +217,9 @@ def _numbers(
         names: Of the columns.
     """
     try:
-        return np.array(rows, dtype=np.float64)
+        values = np.array(rows, dtype=np.float64)
+        if not any("_" in cell for row in rows for cell in row):
+            return values
     except ValueError:
         pass  # one by one, to know which
     values = np.empty((len(rows), len(names)))

@@ -134,6 +134,7 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "ragged": ("a,b\n1,2\n3\n", "line 3 has 1 cells, but there are 2 columns: the last is 'b'"),
     "words": ("a,b\n1,2\n3,four\n", "line 3, column 'b': 'four' is no number"),
     "comma decimals": ('a,b\n"1,5",2\n', "'1,5' is no number"),
+    "codes": ("a,b\n2020_01,2\n", "'2020_01' is no number"),
     "formula": ("a,=cmd|' /C calc'!A0\n1,2\n", "which a spreadsheet would run"),
     "twins": ("a,a\n1,2\n", "two columns 'a'"),
     "nameless": ("a,\n1,2\n", "name of column 2"),
