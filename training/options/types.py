@@ -234,6 +234,7 @@ class ColumnTypes(click.ParamType[tuple[tuple[str, str], ...]]):
                     ctx,
                 )
             types.append((match["name"].strip(), kind))
+        _require_once(self, str(value), [name for name, _ in types], param, ctx)
         return tuple(types)
 
 
@@ -261,7 +262,21 @@ class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
             if not (name.strip() and low < high):
                 self.fail(f"'{part}' is no range of a column: low must be below high", param, ctx)
             ranges.append((name.strip(), low, high))
+        _require_once(self, str(value), [name for name, _, _ in ranges], param, ctx)
         return tuple(ranges)
+
+
+def _require_once(
+    kind: click.ParamType[Any],
+    text: str,
+    names: Sequence[str],
+    param: click.Parameter | None,
+    ctx: click.Context | None,
+) -> None:
+    """Fails if a column is named twice: the last of two would be taken in silence."""
+    for name in names:
+        if names.count(name) > 1:
+            kind.fail(f"'{text}' names column '{name}' twice: name it once", param, ctx)
 
 
 class Givens(click.ParamType[tuple[tuple[str, str], ...]]):
