@@ -23,6 +23,8 @@ from training.data.tables.text import TextTable
 
 TEXTS = (".csv", ".tsv")
 FRAMES = (".parquet", ".feather")
+ALL_DIGITS = {"integer_object_nulls": True}
+"""How whole numbers come of Arrow, which has floating-point ones where some are missing."""
 
 
 @dataclass(frozen=True)
@@ -120,16 +122,17 @@ def _of_columns(path: Path, suffix: str) -> Cells:
         raise UsageError(f"{path} needs pyarrow: pip install pyarrow, or save a CSV") from error
     try:
         if suffix == ".feather":
-            return _of_frame(feather.read_feather(path), str(path))
+            return _of_frame(feather.read_feather(path, **ALL_DIGITS), str(path))
         file = parquet.ParquetFile(path)
         batch = next(file.iter_batches(BLOCK_ROWS), file.schema_arrow.empty_table())
-        first = batch.to_pandas()
+        first = batch.to_pandas(**ALL_DIGITS)
     except (arrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is no readable {suffix[1:].capitalize()} file") from error
 
     def frames() -> Iterator[Any]:
         try:
-            yield from (batch.to_pandas() for batch in file.iter_batches(BLOCK_ROWS))
+            for batch in file.iter_batches(BLOCK_ROWS):
+                yield batch.to_pandas(**ALL_DIGITS)
         except (arrow.ArrowException, OSError) as error:
             raise DataError(f"{path} is broken: {str(error).splitlines()[0]}") from error
 

@@ -60,7 +60,7 @@ def test_messy_tables_go_in_with_their_types_and_come_back(tmp_path, name):
 
 @pytest.mark.parametrize("suffix", [".parquet", ".feather"])
 def test_data_frames_and_files_of_arrow_are_read_as_texts_are(tmp_path, suffix):
-    pytest.importorskip("pyarrow")
+    arrow = pytest.importorskip("pyarrow")
     size = pandas.CategoricalDtype(["small", "large"], ordered=True)
     frame = pandas.DataFrame(
         {
@@ -85,6 +85,11 @@ def test_data_frames_and_files_of_arrow_are_read_as_texts_are(tmp_path, suffix):
     pandas.testing.assert_frame_equal(
         records.to_pandas().drop(columns="yes"), frame.drop(columns="yes"), check_dtype=False
     )
+    long = {"key": [None, *range(10**18, 10**18 + COUNT - 1)], "yes": drawn(True, False)}
+    module = pytest.importorskip(f"pyarrow{suffix}")
+    write = module.write_table if suffix == ".parquet" else module.write_feather
+    write(arrow.table(long), path)
+    assert Records.open(path).beside["key"][1] == str(10**18)
 
 
 def test_columns_of_data_frames_are_what_they_are_in_whatever_kind_and_block(monkeypatch):
