@@ -125,18 +125,24 @@ def _of_columns(path: Path, suffix: str) -> Cells:
             return _of_frame(feather.read_feather(path, **ALL_DIGITS), str(path))
         file = parquet.ParquetFile(path)
         batch = next(file.iter_batches(BLOCK_ROWS), file.schema_arrow.empty_table())
-        first = batch.to_pandas(**ALL_DIGITS)
+        first = _with_index(batch.to_pandas(**ALL_DIGITS))
     except (arrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is no readable {suffix[1:].capitalize()} file") from error
 
     def frames() -> Iterator[Any]:
         try:
             for batch in file.iter_batches(BLOCK_ROWS):
-                yield batch.to_pandas(**ALL_DIGITS)
+                yield _with_index(batch.to_pandas(**ALL_DIGITS))
         except (arrow.ArrowException, OSError) as error:
             raise DataError(f"{path} is broken: {str(error).splitlines()[0]}") from error
 
     return _of_frames(first, frames, str(path))
+
+
+def _with_index(frame: Any) -> Any:
+    """A data frame of a file, with the levels of its index that have names as columns."""
+    named = [name for name in frame.index.names if name is not None]
+    return frame.reset_index(level=named) if named else frame
 
 
 def _of_frame(frame: Any, name: str) -> Cells:

@@ -1,6 +1,7 @@
 """The formats of tables that are read: text, arrays, Parquet, and what comes with scikit-learn."""
 
 import importlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -33,6 +34,9 @@ TOY_PREFIX = "toy:"
 TOY_ROWS = 20_000
 
 
+INDEX = re.compile(r"__index_level_\d+__")
+"""What pandas calls an index without a name in a Parquet file."""
+NO_INDEX = "Left out the index of the rows, which has no name"
 SINGLE = ("float", "halffloat")
 """What Arrow calls numbers of less precision."""
 
@@ -125,7 +129,8 @@ def open_parquet(
     except foreign as error:
         raise DataError(f"{path} is no readable Parquet file") from error
     require_names(names, path)
-    chosen = [names[place] for place in places_of(names, wanted, path, exclude)]
+    nameless = [name for name in names if INDEX.fullmatch(name) and wanted is None]
+    chosen = [names[place] for place in places_of(names, wanted, path, [*exclude, *nameless])]
     for name in chosen:
         if not kinds[name].startswith(("int", "uint", "float", "double", "half", "bool")):
             raise NotNumbers(
@@ -145,7 +150,7 @@ def open_parquet(
         except foreign as error:
             raise DataError(f"{path} is broken: {str(error).splitlines()[0]}") from error
 
-    return ForeignTable(str(path), chosen, blocks)
+    return ForeignTable(str(path), chosen, blocks, notes=[NO_INDEX] * bool(nameless))
 
 
 def open_shipped(name: str) -> ForeignTable:

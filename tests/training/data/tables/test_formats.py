@@ -17,6 +17,7 @@ from tests.support.draws import seeded
 from tests.support.finished_runs import write_csv
 from tests.support.running import good, refusal, refused, run_script
 from training.commands.frames import numbers_of
+from training.data.records.cells import open_cells
 from training.data.tables.exchanged import exchanged
 from training.data.tables.foreign import BLOCK_ROWS
 from training.data.tables.formats import NotNumbers, is_table, open_table
@@ -127,6 +128,15 @@ def test_columns_of_parquet_that_are_no_numbers_are_told(tmp_path):
     with pytest.raises(NotNumbers, match="column 'b' holds string, no numbers"):
         open_table(str(path), None)
     np.testing.assert_array_equal(rows_of(path, ["c", "a"]), [[np.nan, 1], [4, 2]])
+
+
+def test_an_index_in_parquet_is_a_column_if_it_has_a_name(tmp_path):
+    pytest.importorskip("pyarrow")
+    path, frame = tmp_path / "index.parquet", pandas.DataFrame({"a": [0.5]}, index=[5])
+    frame.to_parquet(path)
+    assert list(open_table(str(path), None).names) == list(open_cells(path).names) == ["a"]
+    frame.rename_axis("key").to_parquet(path)
+    assert {*open_table(str(path), None).names} == {*open_cells(path).names} == {"key", "a"}
 
 
 HOSTILE: dict[str, tuple[str | bytes, str]] = {
