@@ -94,15 +94,16 @@ def fill(
     Raises:
         UsageError: The network was trained for one question, and there are other holes.
     """
-    values, holes = np.array(records.values), np.isnan(records.values)
-    missing = np.flatnonzero(holes.any(axis=0) & [not column.of for column in records.columns])
+    values, holes, known = np.array(records.values), records.holes, ~np.isnan(records.values)
+    own = np.array([not column.of for column in records.columns])
+    missing = np.flatnonzero(holes.any(axis=0) & own)
     flow.require_asked(missing.tolist())
     flow = interval.answers_of(flow)
     beside: list[Beside] = []
     for place in missing.tolist():
         rows = np.flatnonzero(holes[:, place])
-        levels = interval.levels(flow, ~holes[rows], place)
-        law = flow.laws(records.values[rows], ~holes[rows], place, levels, progress)
+        levels = interval.levels(flow, known[rows], place)
+        law = flow.laws(records.values[rows], known[rows], place, levels, progress)
         values[rows, place] = best_guess(flow, law, place)
         beside += _spread(flow, records, law, place, rows, len(values))
     names, texts = texts_of(_with_all_columns(records, values))

@@ -62,7 +62,7 @@ def encode(
     if like is not None and is_text and cells.separator == like.separator:
         usual = like.decimal
     sign = _decimal(cells, own.values(), usual) if decimal is None else decimal
-    read, beside, unknown = _read(cells, own, sign, marks_of(missing_values))
+    read, beside, unknown, as_written = _read(cells, own, sign, marks_of(missing_values))
     count = len(next(iter(read.values())))
     if not count:
         raise DataError(f"{cells.name} has no rows")
@@ -78,20 +78,36 @@ def encode(
     held_out = np.ones(count, dtype=bool)
     order = list(cells.names)
     return (
-        Records(columns, values, held_out, {}, texts_beside, order, cells.separator, sign),
+        Records(
+            columns,
+            values,
+            held_out,
+            {},
+            texts_beside,
+            order,
+            cells.separator,
+            sign,
+            as_written,
+        ),
         lines,
     )
 
 
 def _read(
     cells: Cells, own: Mapping[str, RecordColumn], decimal: str, marks: frozenset[str]
-) -> tuple[dict[str, np.ndarray], dict[str, list[str]], Counter[tuple[str, str]]]:
-    """Values ``[n]`` of the columns that are known, texts of the others, and how often there are
-    levels that are unknown, by column and level."""
+) -> tuple[
+    dict[str, np.ndarray],
+    dict[str, list[str]],
+    Counter[tuple[str, str]],
+    dict[str, dict[int, str]],
+]:
+    """Values ``[n]`` of the columns that are known, texts of the others, how often there are
+    levels that are unknown, by column and level, and ``Records.as_written``."""
     readers = {name: reader_of(column, cells, decimal, marks) for name, column in own.items()}
     read: dict[str, list[np.ndarray]] = {name: [np.empty(0)] for name in own}
     beside: dict[str, list[str]] = {name: [] for name in cells.names if name not in own}
     unknown: Counter[tuple[str, str]] = Counter()
+    as_written: dict[str, dict[int, str]] = {}
     count = 0
     for block in cells.blocks():
         for name, texts in zip(cells.names, block, strict=True):
@@ -101,11 +117,20 @@ def _read(
             values = readers[name](texts, count)
             read[name].append(values)
             if own[name].type == CATEGORY:
-                strange = (text for text in np.array(texts, dtype=object)[np.isnan(values)])
+                levels, rare = own[name].levels, own[name].rare
                 own_marks = {*marks, own[name].missing.lower()}
-                unknown.update((name, text) for text in strange if text.lower() not in own_marks)
+                is_other = (values == len(levels) - 1) & bool(rare)
+                for row in np.flatnonzero(np.isnan(values) | is_other).tolist():
+                    if texts[row] not in levels and texts[row].lower() not in own_marks:
+                        as_written.setdefault(name, {})[count + row] = texts[row]
+                        unknown[name, texts[row]] += not is_other[row]
         count += len(block[0])
-    return {name: np.concatenate(parts) for name, parts in read.items()}, beside, unknown
+    return (
+        {name: np.concatenate(parts) for name, parts in read.items()},
+        beside,
+        unknown,
+        as_written,
+    )
 
 
 def _told(
@@ -120,6 +145,7 @@ def _told(
     return lines + [
         f"'{shown(level)}' is an unknown level of '{name}': {rows} cell(s) are missing"
         for (name, level), rows in unknown.most_common(MOST_NAMED)
+        if rows
     ]
 
 

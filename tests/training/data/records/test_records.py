@@ -154,6 +154,10 @@ def test_rare_levels_are_one_and_unknown_ones_are_missing(tmp_path):
     np.testing.assert_array_equal(later.values[:, 1], [2, np.nan, np.nan, 0])
     assert np.isnan(later.values[:, 0]).all()
     assert later.beside["more"].tolist() == list("wxyz")
+    written = [["odder", "w"], ["strange", "x"], ["", "y"], ["even", "z"]]
+    assert texts_of(later)[1] == written, "as they were"
+    assert texts_of(later.at(np.arange(4) > 0))[1] == written[1:]
+    assert later.holes[:, 1].tolist() == [False, False, True, False]
     unknown = "'strange' is an unknown level of 'b': 1 cell(s) are missing"
     assert told == ["table lacks a: all their cells are missing", unknown]
     for text_of_a in ("x", "2020_01"):
