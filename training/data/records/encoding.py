@@ -12,11 +12,14 @@ from torch_utils.inert_pickle import shown
 from training.data.records.cells import TEXTS, Cells, open_cells
 from training.data.records.inferring import Survey, decimal_of
 from training.data.records.made import made_values
-from training.data.records.parsing import marks_of
-from training.data.records.records import CATEGORY, NUMBER, WHOLE, RecordColumn, Records
+from training.data.records.parsing import date_text, day_of, marks_of
+from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
+from training.data.records.tidying import MOST_EXACT
 from training.data.records.values import reader_of
 from training.data.tables.foreign import listed
 
+SAME, MOMENT = 1e-12, 1e-10
+"""What a number may be off, relative to it, and a date, in days, and be the same."""
 MOST_NAMED = 20
 """Unknown levels that lines name, the most frequent ones."""
 
@@ -116,14 +119,13 @@ def _read(
                 continue
             values = readers[name](texts, count)
             read[name].append(values)
-            if own[name].type == CATEGORY:
-                levels, rare = own[name].levels, own[name].rare
-                own_marks = {*marks, own[name].missing.lower()}
-                is_other = (values == len(levels) - 1) & bool(rare)
-                for row in np.flatnonzero(np.isnan(values) | is_other).tolist():
-                    if texts[row] not in levels and texts[row].lower() not in own_marks:
-                        as_written.setdefault(name, {})[count + row] = texts[row]
-                        unknown[name, texts[row]] += not is_other[row]
+            column = own[name]
+            own_marks = {*marks, column.missing.lower()}
+            for row in np.flatnonzero(_are_lost(column, values)).tolist():
+                if texts[row] not in column.levels and texts[row].lower() not in own_marks:
+                    as_written.setdefault(name, {})[count + row] = texts[row]
+                    if np.isnan(values[row]):
+                        unknown[name, texts[row]] += 1
         count += len(block[0])
     return (
         {name: np.concatenate(parts) for name, parts in read.items()},
@@ -131,6 +133,21 @@ def _read(
         unknown,
         as_written,
     )
+
+
+def _are_lost(column: RecordColumn, values: np.ndarray) -> np.ndarray:
+    """Whether values ``[n]`` that are read may not be what their column would be written as."""
+    if column.type == CATEGORY:
+        return np.isnan(values) | (values == len(column.levels) - 1) & bool(column.rare)
+    if column.type == DATE:
+        days, form = np.unique(values[~np.isnan(values)]), column.date_format
+        again = [day_of(date_text(day, form), form) or 0.0 for day in days.tolist()]
+        return np.isin(values, days[np.abs(days - np.array(again)) > MOMENT])
+    digits = 0 if column.type == WHOLE else column.decimals
+    if digits is None:
+        return np.zeros(len(values), dtype=bool)
+    largest, size = MOST_EXACT / 10.0**digits, np.abs(values)
+    return np.asarray((size > largest) | (np.abs(values.round(digits) - values) > SAME * size))
 
 
 def _told(
@@ -145,7 +162,6 @@ def _told(
     return lines + [
         f"'{shown(level)}' is an unknown level of '{name}': {rows} cell(s) are missing"
         for (name, level), rows in unknown.most_common(MOST_NAMED)
-        if rows
     ]
 
 

@@ -16,7 +16,7 @@ from training.data.records.cells import open_cells
 from training.data.records.encoding import encode
 from training.data.records.parsing import date_text
 from training.data.records.reading import RecordChoices, SurveyedTable
-from training.data.records.records import CATEGORY, RecordColumn
+from training.data.records.records import CATEGORY, DATE, RecordColumn
 from training.data.records.writing import save_texts, texts_of
 from training.data.sketches import MOST_SKETCHED, Sketch, row_numbers
 from training.files.records import load_records, save_records
@@ -158,6 +158,9 @@ def test_rare_levels_are_one_and_unknown_ones_are_missing(tmp_path):
     assert texts_of(later)[1] == written, "as they were"
     assert texts_of(later.at(np.arange(4) > 0))[1] == written[1:]
     assert later.holes[:, 1].tolist() == [False, False, True, False]
+    finer = pandas.DataFrame({"a": ["1.25", "1.5"], "day": ["2020-01-01 10:30", "2020-01-02"]})
+    columns = [*records.columns, RecordColumn("day", DATE, date_format="%Y-%m-%d")]
+    assert texts_of(encode(finer, columns)[0])[1] == finer.to_numpy().tolist()
     unknown = "'strange' is an unknown level of 'b': 1 cell(s) are missing"
     assert told == ["table lacks a: all their cells are missing", unknown]
     for text_of_a in ("x", "2020_01"):
