@@ -18,10 +18,13 @@ from tests.support.messy_tables import MESSY
 from tests.support.running import good, quick_endings, refusal, refused, run_script
 from torch_utils.snapshots import read_network, write_network
 from training import Answers, Records
+from training.commands.answers import _frame
 from training.data.records.encoding import encode
-from training.data.records.records import RecordColumn
+from training.data.records.records import CATEGORY, NUMBER, RecordColumn
+from training.files.records import save_records
 from training.flow.coordinates.maps import NOWHERE, Gaps
 from training.networks.mixture import ABSENT, ASKED, KNOWN
+from training.runs.asking import Sheet
 from training.subjects import NetworkFile, RecordFlow, RecordPrior
 from training.subjects.record_spaces import atoms_of, level_of
 
@@ -147,9 +150,21 @@ def test_rows_are_drawn_given_what_all_have(network, tmp_path):
     assert abs(made["price"].mean() - 10) < 0.5
     assert made["gift"].isin(["yes", "no"]).all()
     assert (made["items"] == made["items"].round()).all()
-    unknown = run_script(ask, "sample", f"--network={network}", *options[:1], "--given=city:Paris",
-                         f"--dest={tmp_path / 'none.csv'}")  # fmt: skip
-    refused(unknown, 2, "Rome")
+    none = (f"--network={network}", f"--dest={tmp_path / 'none.csv'}")
+    for given, words in (
+        ("city:Paris", "Rome"),
+        ("city:Rome,city:Bath", "city:Bath contradicts"),
+        ("items:1.5", "whole numbers"),
+        ("items:1,5", "in double quotes"),
+    ):
+        refused(run_script(ask, "sample", *none, "--count=1", f"--given={given}"), 2, words)
+    save_records(tmp_path / "other.npz", Records.open(shop(60).drop(columns="tip")))
+    data = f"--data={tmp_path / 'other.npz'}"
+    refused(run_script(ask, "fill", *none, data), 1, "other columns")
+    idle = (f"--data={out}", "--tables=2", "--interval=0.5")
+    refused(run_script(ask, "fill", *none, *idle), 2, "--interval")
+    twice = (f"--data={out}", "--columns=city,city")
+    refused(run_script(ask, "predict", *none, *twice), 2, "named twice")
 
 
 def test_a_check_hides_cells_of_held_out_rows(sold, network, tmp_path):
@@ -161,6 +176,9 @@ def test_a_check_hides_cells_of_held_out_rows(sold, network, tmp_path):
     assert set(facts["columns"]) <= set(shop().columns)
     assert facts["columns"]["city"]["log_loss"] < facts["columns"]["city"]["log_loss_of_shares"]
     assert facts["copies"]["drawn"] > 0.3 * facts["copies"]["held_out"]
+    shop(60).drop(columns="tip").to_csv(out.with_suffix(".csv"), index=False)
+    data = (f"--data={out.with_suffix('.csv')}", f"--dest={out}", "--overwrite")
+    assert "lacks tip" in good(run_script(ask, "check", f"--network={network}", *data)).out
 
 
 def test_other_scripts_say_what_answers(network, tmp_path):
@@ -333,6 +351,17 @@ def test_what_is_made_of_a_column_does_not_answer_for_it(tmp_path):
         assert (drawn["city"] == "Rome").mean() > 0.9
 
 
+def test_answers_as_data_frames_have_numbers_levels_and_digits():
+    columns = RecordColumn("level", CATEGORY, ("#N/A",)), RecordColumn("size", NUMBER, missing="-9")
+    beside = {"key": np.array(["1234567890123456789", ""])}
+    records = Records(columns, np.empty((2, 2)), None, beside=beside, decimal=",")
+    names = ["level", "size", "key", "level_probability"]
+    rows = [["#N/A", "1,5", "1234567890123456789", "0.5"], ["", "-9", "", "1"]]
+    frame = _frame(Sheet(names, rows, 1, names[-1:]), records)
+    assert frame.loc[0].tolist() == ["#N/A", 1.5, "1234567890123456789", 0.5]
+    assert frame.loc[1].isna().tolist() == [True, True, True, False]
+
+
 def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network):
     answers, rows = Answers.open(network), shop(1800)
     rows["total"] += np.random.default_rng(2).normal(0, 200, len(rows)).round(1)
@@ -349,6 +378,12 @@ def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network):
     assert "at least 4" in refusal(holds, held_out=held_out.at(np.arange(3)))
     far = encode(rows[:900].assign(total=1e6), answers.flow.empty.columns)[0]
     assert holds(held_out=far) > 0.9, "ranks of these are 1"
+    for call, words in (
+        (lambda: answers.score(rows, odd=2), "odd is 2"),
+        (lambda: answers.check(rows), "give those of Records.open"),
+        (lambda: answers.fill(held_out), "rows are Records"),
+    ):
+        assert words in refusal(call, kind=UsageError)
 
 
 def test_a_prior_of_numbers_has_the_density_of_the_answers(network, tmp_path):

@@ -98,7 +98,9 @@ def save_simulations(
     bounds = dict.fromkeys(names, (low, high)) if bounded else {}
     table, _ = make_table(
         source,
-        TableChoices(data_names, bounds=bounds, held_out=held_out, kept=kept, seed=given.seed),
+        TableChoices(
+            conditions=data_names, bounds=bounds, held_out=held_out, kept=kept, seed=given.seed
+        ),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     save_table(path, table)

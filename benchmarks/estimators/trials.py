@@ -128,7 +128,7 @@ def save_trials(path: Path, given: Simulations, held_out: float = 0.1) -> None:
     ends = given.task.prior.low, given.task.prior.high
     bounds = dict.fromkeys(names, ends) if np.isfinite(ends).any() else {}
     choices = TableChoices(
-        data_names(given),
+        conditions=data_names(given),
         dataset="(dataset)",
         covariates=one[len(data_names(given)) :],
         bounds=bounds,

@@ -9,13 +9,18 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from dnnlib.errors import UsageError
 from dnnlib.numbers import fraction, natural
 from training.commands.frames import FRAMES, kind_of
 from training.data.records.records import Records
+from training.data.tables.formats import MISSING
 from training.runs import asking
 from training.runs.asking import Sheet
 from training.runs.intervals import Interval
 from training.subjects import NetworkFile, RecordFlow
+
+DIGITS = 15
+"""Of whole numbers that floating-point numbers hold, which a column with missing cells gets."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -52,12 +57,12 @@ class Answers:
                 records, whose held-out rows set them so that they hold. See ``Interval``.
         """
         intervals = Interval(fraction("interval", interval), held_out)
-        records = asking.rows_of(self.flow, rows)
+        records = self._rows(rows)
         return _like(rows, _frame(asking.fill(self.flow, records, intervals), records))
 
     def complete(self, rows: Any, tables: int = 20, seed: int = 0) -> list[Any]:
         """So many tables with joint draws in the holes, for multiple imputation."""
-        records, seed = asking.rows_of(self.flow, rows), natural("seed", seed)
+        records, seed = self._rows(rows), natural("seed", seed)
         return [
             _like(rows, _frame(asking.completed(self.flow, records, seed, number), records))
             for number in range(natural("tables", tables))
@@ -73,7 +78,8 @@ class Answers:
         """The rows with predictions of columns, given the cells of all others that are there; see
         ``fill``."""
         intervals = Interval(fraction("interval", interval), held_out)
-        records = asking.rows_of(self.flow, rows, columns)
+        columns = [columns] if isinstance(columns, str) else columns
+        records = self._rows(rows, columns)
         return _like(rows, _frame(asking.predict(self.flow, records, columns, intervals), records))
 
     def score(self, rows: Any, odd: float = 0.01) -> Any:
@@ -83,12 +89,15 @@ class Answers:
             rows: Of which missing cells are passed over.
             odd: Cells are odd whose value is this improbable, given the others of their row.
         """
-        records = asking.rows_of(self.flow, rows)
+        odd = 1.0 if odd == 1 else fraction("odd", odd)
+        records = self._rows(rows)
         return _like(rows, _frame(asking.score(self.flow, records, odd), records))
 
     def sample(self, count: int, given: Mapping[str, object] | None = None, seed: int = 0) -> Any:
         """So many rows, given what all of them have, by the names of columns."""
         count, seed = natural("count", count), natural("seed", seed)
+        if not isinstance(given or {}, Mapping):
+            raise UsageError(f"given is {given!r}: give values by column, as {{'garden': 'yes'}}")
         sign = self.flow.empty.decimal
         pairs = [
             (name, str(value).replace(".", sign) if isinstance(value, Real) else str(value))
@@ -105,20 +114,46 @@ class Answers:
         facts: dict[str, Any] = asking.checked(self.flow, records, hidden, level, seed)
         return facts
 
+    def _rows(self, rows: Any, asked: Sequence[str] = ()) -> Records:
+        if isinstance(rows, Records):  # whose levels may be others, by their places
+            raise UsageError("rows are Records: give the file or the data frame that these are of")
+        return asking.rows_of(self.flow, rows, asked)
+
 
 def _frame(sheet: Sheet, records: Records) -> Any:
-    """A sheet as a data frame, with numbers where its texts are such; codes, as 01234, are none."""
-    codes = {
-        name: str
-        for at, name in enumerate(sheet.names)
-        if any(row[at][:1] == "0" and row[at][1:2].isdigit() for row in sheet.rows)
+    """A sheet as a data frame, with numbers where its texts are such; codes, as 01234, are none,
+    nor are identifiers of which numbers would lose digits."""
+    own = {column.name: column.missing for column in records.columns}
+    texts = {name: {row[at] for row in sheet.rows} for at, name in enumerate(sheet.names)}
+    # Texts that pandas takes for missing may be levels, and what the source writes need not be one.
+    gone = {
+        name: [text for text in some if text.lower() in MISSING or text == own.get(name)]
+        for name, some in texts.items()
     }
-    text = io.StringIO()
-    writer = csv.writer(text)
+    as_written = {
+        name: str
+        for name, some in texts.items()
+        if any(text[:1] == "0" and text[1:2].isdigit() for text in some)
+        or (name in records.beside and gone[name] and any(map(_is_long, some)))
+    }
+    file = io.StringIO()
+    writer = csv.writer(file)
     writer.writerows([sheet.names, *sheet.rows])
-    text.seek(0)
-    pandas = importlib.import_module("pandas")
-    return pandas.read_csv(text, decimal=records.decimal, skip_blank_lines=False, dtype=codes)
+
+    def read(**options: Any) -> Any:
+        file.seek(0)
+        pandas = importlib.import_module("pandas")
+        as_is = {"keep_default_na": False, "na_values": gone, "skip_blank_lines": False}
+        return pandas.read_csv(file, **as_is, **options)
+
+    frame = read(decimal=records.decimal, dtype=as_written)
+    if records.decimal != "." and sheet.plain:
+        frame[sheet.plain] = read(usecols=sheet.plain)[sheet.plain]
+    return frame
+
+
+def _is_long(text: str) -> bool:
+    return len(text) > DIGITS and text.removeprefix("-").isdecimal()
 
 
 def _like(rows: Any, frame: Any) -> Any:

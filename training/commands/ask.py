@@ -29,7 +29,7 @@ from training.options.ask import (
 )
 from training.runs import asking
 from training.runs.asking import Sheet
-from training.runs.intervals import Interval
+from training.runs.intervals import Interval, require_same_columns
 from training.subjects import NetworkFile, RecordFlow
 from training.subjects.records import Progress
 
@@ -120,22 +120,28 @@ def intervals(settings: IntervalSettings, flow: RecordFlow) -> Interval:
     """Those that are wanted."""
     if settings.calibrate is None:
         return Interval(settings.interval, settings.held_out)
-    return Interval(settings.interval, data_set(settings.calibrate, flow.empty))
+    marks = settings.missing_values or ()
+    return Interval(settings.interval, data_set(settings.calibrate, flow.empty, marks))
 
 
 def rows_of(settings: RowSettings, flow: RecordFlow, asked: Sequence[str] = ()) -> Records:
     """Rows of a file, with the columns of the network; warns of what does not fit."""
     source: Records | str = str(settings.data)
     if holds_records(settings.data):
-        records = load_records(settings.data)
-        source = records if list(records.columns) == list(flow.empty.columns) else source
+        source = load_records(settings.data)
+        require_same_columns(flow, source)
     return asking.rows_of(flow, source, asked, settings.missing_values or ())
 
 
-def data_set(path: Path, empty: Records) -> Records:
-    """The records of a data set, a table as records, or rows of another file, all held out."""
+def data_set(path: Path, empty: Records, missing_values: Sequence[str] = ()) -> Records:
+    """The records of a data set, a table as records, or rows of another file, all held out; warns
+    of what does not fit."""
     records = load_as_records(path)
-    return encode(path, empty.columns, like=empty)[0] if records is None else records
+    if records is None:
+        records, lines = encode(path, empty.columns, missing_values=missing_values, like=empty)
+        for line in lines:
+            logger.warning(f"Warning: {line}")
+    return records
 
 
 def save(path: Path, sheet: Sheet, records: Records) -> None:

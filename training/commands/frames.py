@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import DataError
-from training.data.tables.foreign import listed
+from training.data.tables.foreign import listed, widened
 
 ARRAYS = ("numpy", "builtins")
 """Packages whose rows are given back as arrays; others are those of data frames, by their name."""
@@ -45,10 +45,9 @@ def numbers_of(
         names, values = [str(name) for name in source], _stacked(columns, what)
     else:
         own = getattr(source, "columns", None)
-        names = None if own is None else [str(name) for name in own]
-        values = source.to_numpy() if names is not None else source
+        names, values = None if own is None else [str(name) for name in own], source
     try:
-        numbers = np.asarray(values, dtype=np.float64)
+        numbers = _as_numbers(values)
     except (TypeError, ValueError) as error:
         raise DataError(f"{what}: {error}: give numbers alone, or use Records.open") from error
     if numbers.ndim == 1 and flat is not None:
@@ -87,6 +86,26 @@ def rows_as(kind: str, names: Sequence[str], values: np.ndarray) -> Any:
     if kind == "torch":
         return torch.from_numpy(values)
     return import_module(kind).DataFrame(dict(zip(names, values.T, strict=True)))
+
+
+def _as_numbers(values: Any) -> np.ndarray:
+    """Those of an array, a tensor, or a data frame; NaN where one is missing or masked. Raises
+    TypeError or ValueError of what are none."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype == torch.bfloat16 else values
+    elif hasattr(values, "columns") and kind_of(values) == FRAMES and values.shape[1] > 1:
+        # Each column has a precision of its own, which they would not have together.
+        columns = range(values.shape[1])
+        return np.concatenate([_as_numbers(values.iloc[:, [at]]) for at in columns], axis=1)
+    elif hasattr(values, "columns"):
+        # Else pandas has numbers that may be missing as objects of its own.
+        missing = {"na_value": np.nan} if kind_of(values) == FRAMES else {}
+        values = values.to_numpy(**missing)
+    array = np.ma.asarray(values) if np.ma.isMaskedArray(values) else np.asarray(values)
+    if array.dtype.kind in "cmM":  # NumPy makes parts of numbers and counts of seconds of these
+        raise TypeError(f"values are {array.dtype}")
+    return np.where(np.ma.getmaskarray(array), np.nan, widened(np.ma.getdata(array)))
 
 
 def _stacked(columns: Sequence[np.ndarray], what: str) -> np.ndarray:

@@ -183,7 +183,9 @@ class Question:
         rows = torch.cat([points, data], dim=1).numpy()
         source = ForeignTable(str(self.simulator), [*names, *self.data_names], lambda: iter([rows]))
         bounds = {name: (low, high) for name, low, high in self.settings.bounds or ()}
-        table, lines = make_table(source, TableChoices(self.data_names, bounds=bounds, seed=seed))
+        table, lines = make_table(
+            source, TableChoices(conditions=self.data_names, bounds=bounds, seed=seed)
+        )
         if table.dim < len(names):
             raise DataError(
                 f"parameter '{table.dropped.names[0]}' is constant or follows from the others: "

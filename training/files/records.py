@@ -26,11 +26,14 @@ import numpy as np
 from dnnlib.errors import DataError
 from torch_utils.results import SavedArrays, open_arrays, save_arrays
 from training.data.records.records import CATEGORY, RecordColumn, Records
+from training.data.tables.foreign import require_names
 from training.data.tables.table import as_records
 from training.files.table import holds_table, load_table
 from training.names import COLUMN_TYPES, DECIMALS, SEPARATORS
 
 FORMAT = "inflationary-flows records 1"
+LONGEST_TEXT = 1000
+"""Of what is written with numbers and dates."""
 
 
 def columns_json(records: Records) -> str:
@@ -58,6 +61,10 @@ def without_rows(text: str, broken: DataError) -> Records:
         column.name for column in columns if column.of
     }:
         raise broken
+    try:
+        require_names(order, "", indexed=True)  # as those of tables: they are written again
+    except DataError as error:
+        raise broken from error
     none = {name: np.empty(0, dtype=object) for name in beside}
     values, held_out = np.empty((0, len(columns))), np.empty(0, dtype=bool)
     signs = about["separator"], about["decimal"]
@@ -144,6 +151,7 @@ def _column(entry: Any, broken: DataError) -> RecordColumn:
             sound = value is None or (type(value) is int and 0 <= value <= 20)
         else:
             sound = isinstance(value, bool if name in ("ordered", "grouped") else str)
+            sound = sound and len(str(value)) <= LONGEST_TEXT  # which each cell may have
         if not sound:
             raise broken
     levels, rare = tuple(entry["levels"]), tuple(entry["rare"])

@@ -73,6 +73,12 @@ class FillSettings(IntervalSettings):
     )
     seed: int = seed("the draws")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in sorted(self.given & {"interval", "held_out", "calibrate"}):
+            if self.tables is not None:
+                raise UsageError(f"--{name} is for intervals, which --tables has not: leave it out")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings(IntervalSettings):

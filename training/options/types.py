@@ -234,6 +234,7 @@ class ColumnTypes(click.ParamType[tuple[tuple[str, str], ...]]):
                     ctx,
                 )
             types.append((match["name"].strip(), kind))
+        _require_once(self, str(value), [name for name, _ in types], param, ctx)
         return tuple(types)
 
 
@@ -263,7 +264,21 @@ class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
             if any(name.strip() == other for other, _, _ in ranges):
                 self.fail(f"'{name.strip()}' has two ranges: give one", param, ctx)
             ranges.append((name.strip(), low, high))
+        _require_once(self, str(value), [name for name, _, _ in ranges], param, ctx)
         return tuple(ranges)
+
+
+def _require_once(
+    kind: click.ParamType[Any],
+    text: str,
+    names: Sequence[str],
+    param: click.Parameter | None,
+    ctx: click.Context | None,
+) -> None:
+    """Fails if a column is named twice: the last of two would be taken in silence."""
+    for name in names:
+        if names.count(name) > 1:
+            kind.fail(f"'{text}' names column '{name}' twice: name it once", param, ctx)
 
 
 class Givens(click.ParamType[tuple[tuple[str, str], ...]]):
@@ -279,5 +294,7 @@ class Givens(click.ParamType[tuple[tuple[str, str], ...]]):
         pairs = [part.partition(":") for part in parts_of(str(value))]
         for name, colon, given in pairs:
             if not (name.strip() and colon and given.strip()):
-                self.fail(f"'{name}{colon}{given}' is not name:value", param, ctx)
+                text = f"{name}{colon}{given}"
+                hint = "what has a comma in it stands in double quotes"
+                self.fail(f"'{text}' is not name:value: {hint}", param, ctx)
         return tuple((name.strip(), given.strip()) for name, _, given in pairs)

@@ -18,7 +18,7 @@ from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.encoding import encode
 from training.data.records.made import says_missing
-from training.data.records.records import CATEGORY, Records
+from training.data.records.records import CATEGORY, DATE, WHOLE, Records
 from training.data.records.writing import text_of, texts_of
 from training.files.answers import SCORES
 from training.files.arrays import evenly
@@ -37,16 +37,28 @@ MOST_COMPARED = 10_000
 """Rows beside drawn ones."""
 MOST_KEPT = 100_000
 """Rows that are chosen together, of several times as many."""
+KINDS = {WHOLE: "whole numbers", DATE: "dates"}
 FEWEST_NEIGHBORS = 10
 """Rows, at least, whose nearest ones are looked for."""
 
 
 class Sheet(NamedTuple):
-    """Columns with names, and their texts by row; so many, the last, are beside the source's."""
+    """Columns with names, and their texts by row; so many, the last, are beside the source's, and
+    some have plain numbers, whatever the decimal sign of the source."""
 
     names: list[str]
     rows: list[list[str]]
     beside: int = 0
+    plain: Sequence[str] = ()
+
+
+class Beside(NamedTuple):
+    """A column of a sheet that is not the source's: its name, its texts, and whether these are
+    plain numbers."""
+
+    name: str
+    texts: list[str]
+    plain: bool = False
 
 
 def rows_of(
@@ -82,15 +94,16 @@ def fill(
     Raises:
         UsageError: The network was trained for one question, and there are other holes.
     """
-    values, holes = np.array(records.values), np.isnan(records.values)
-    missing = np.flatnonzero(holes.any(axis=0) & [not column.of for column in records.columns])
+    values, holes, known = np.array(records.values), records.holes, ~np.isnan(records.values)
+    own = np.array([not column.of for column in records.columns])
+    missing = np.flatnonzero(holes.any(axis=0) & own)
     flow.require_asked(missing.tolist())
     flow = interval.answers_of(flow)
-    beside: list[tuple[str, list[str]]] = []
+    beside: list[Beside] = []
     for place in missing.tolist():
         rows = np.flatnonzero(holes[:, place])
-        levels = interval.levels(flow, ~holes[rows], place)
-        law = flow.laws(records.values[rows], ~holes[rows], place, levels, progress)
+        levels = interval.levels(flow, known[rows], place)
+        law = flow.laws(records.values[rows], known[rows], place, levels, progress)
         values[rows, place] = best_guess(flow, law, place)
         beside += _spread(flow, records, law, place, rows, len(values))
     names, texts = texts_of(_with_all_columns(records, values))
@@ -121,26 +134,28 @@ def predict(
         UsageError: There is no such column, or the network was not trained for it.
     """
     places = [place_of(records, name) for name in columns]
+    if len(set(places)) < len(places):
+        raise UsageError(f"a column is named twice to be predicted: {', '.join(columns)}")
     flow.require_asked(places)
     flow = interval.answers_of(flow)
     known = ~np.isnan(records.values)
     known[:, places] = False
     every = np.arange(len(records))
-    beside: list[tuple[str, list[str]]] = []
+    beside: list[Beside] = []
     for place in places:
         levels = interval.levels(flow, known, place)
         law = flow.laws(records.values, known, place, levels, progress)
         column, guess = records.columns[place], best_guess(flow, law, place)
         texts = [text_of(column, one, records.decimal) for one in guess.tolist()]
-        beside.append((f"{column.name}_predicted", texts))
+        beside.append(Beside(f"{column.name}_predicted", texts))
         if column.type != CATEGORY:
             beside += _spread(flow, records, law, place, every, len(records))
         likely = law.levels or law.atoms
         if likely is not None:
             for at, value in enumerate(likely.values.tolist()):
                 level = text_of(column, value, records.decimal)
-                shares = likely.probabilities[:, at]
-                beside.append((f"{column.name}_is_{level}", [f"{one:.4f}" for one in shares]))
+                shares = [f"{one:.4f}" for one in likely.probabilities[:, at]]
+                beside.append(Beside(f"{column.name}_is_{level}", shares, plain=True))
     names, texts_of_rows = texts_of(records)
     return _joined(names, texts_of_rows, beside)
 
@@ -161,12 +176,12 @@ def score(
         least = "" if np.isnan(tails).all() else f"{np.nanmin(tails):.3g}"
         rows.append([str(number), f"{log_prob:.4f}", f"{error:.2g}", least, named])
     names, texts = texts_of(records)
-    source = [(name, [row[at] for row in texts]) for at, name in enumerate(names)]
-    probabilities = [
-        (f"{name}_probability", ["" if np.isnan(tail) else f"{tail:.3g}" for tail in tails])
-        for name, tails in zip(records.names, scores.tails.T, strict=True)
-    ]
-    return _joined(list(SCORES), rows, [*source, *probabilities])
+    source = [Beside(name, [row[at] for row in texts]) for at, name in enumerate(names)]
+    for name, tails in zip(records.names, scores.tails.T, strict=True):
+        shares = ["" if np.isnan(tail) else f"{tail:.3g}" for tail in tails]
+        source.append(Beside(f"{name}_probability", shares, plain=True))
+    sheet = _joined(list(SCORES), rows, source)
+    return sheet._replace(plain=[*SCORES[:-1], *sheet.plain])
 
 
 def draw(
@@ -224,15 +239,27 @@ def _given_row(flow: RecordFlow, given: Sequence[tuple[str, str]]) -> np.ndarray
     row = np.full(len(flow.empty.columns), np.nan)
     for name, text in given:
         place = place_of(flow.empty, name)
-        one, _ = encode(_frame({name: [text]}), flow.empty.columns, decimal=flow.empty.decimal)
-        row = np.where(np.isnan(one.values[0]), row, one.values[0])
-        if np.isnan(one.values[0, place]) or flow.space.no_levels(one.values)[0, place]:
+        column, value = flow.empty.columns[place], _given_value(flow, {name: [text]})
+        if ((row != value) & ~np.isnan(row + value)).any():
+            raise UsageError(f"--given={name}:{text} contradicts what is given before it")
+        row = np.where(np.isnan(value), row, value)
+        broken = column.type == WHOLE and row[place] != np.round(row[place])
+        if np.isnan(row[place]) or broken or flow.space.no_levels(row[None])[0, place]:
             own = () if place in flow.space.numbers else flow.space.values[place]
-            levels = [text_of(flow.empty.columns[place], value) for value in own]
-            raise UsageError(
-                f"--given={name}:{text}: '{name}' takes {', '.join(levels) or 'numbers'}"
-            )
+            levels = ", ".join(text_of(column, value) for value in own)
+            kind = KINDS.get(column.type, "numbers")
+            raise UsageError(f"--given={name}:{text}: '{name}' takes {levels or kind}")
     return row
+
+
+def _given_value(flow: RecordFlow, cell: dict[str, list[str]]) -> np.ndarray:
+    """Values ``[P]`` of a column and of what is made of it; NaN elsewhere, and of no value."""
+    try:
+        frame = importlib.import_module("pandas").DataFrame(cell)
+        one, _ = encode(frame, flow.empty.columns, decimal=flow.empty.decimal)
+        return one.values[0]
+    except DataError:
+        return np.full(len(flow.empty.columns), np.nan)
 
 
 def to_compare(flow: RecordFlow, records: Records, given: Sequence[tuple[str, str]]) -> Records:
@@ -275,40 +302,41 @@ def best_guess(flow: RecordFlow, law: CellLaw, place: int) -> np.ndarray:
 
 def _spread(
     flow: RecordFlow, records: Records, law: CellLaw, place: int, rows: np.ndarray, count: int
-) -> list[tuple[str, list[str]]]:
+) -> list[Beside]:
     """Columns with the ends of intervals, or probabilities of the likeliest levels, in some rows of
     so many."""
     column = records.columns[place]
     if column.type == CATEGORY:
         assert law.levels is not None
         texts = [f"{share:.4f}" for share in law.levels.probabilities.max(axis=1).tolist()]
-        parts = [("probability", texts)]
+        parts = [("probability", texts, True)]
     else:
         low, _, high = law.quantiles.T
         ends = (("low", low), ("high", high))
         parts = [
-            (name, [text_of(column, one, records.decimal) for one in end.tolist()])
+            (name, [text_of(column, one, records.decimal) for one in end.tolist()], False)
             for name, end in ends
         ]
     made = []
-    for name, texts in parts:
+    for name, texts, plain in parts:
         whole = [""] * count
         for row, text in zip(rows.tolist(), texts, strict=True):
             whole[row] = text
-        made.append((f"{column.name}_{name}", whole))
+        made.append(Beside(f"{column.name}_{name}", whole, plain))
     return made
 
 
-def _joined(names: list[str], rows: list[list[str]], beside: list[tuple[str, list[str]]]) -> Sheet:
+def _joined(names: list[str], rows: list[list[str]], beside: list[Beside]) -> Sheet:
     """Rows with further columns, whose names are made to differ from those that are there."""
-    names = list(names)
-    for name, _ in beside:
+    names, plain = list(names), []
+    for name, _, is_plain in beside:
         while name in names:
             name += "_"
         names.append(name)
-    further = zip(*(texts for _, texts in beside), strict=True) if beside else ([] for _ in rows)
+        plain += [name] * is_plain
+    further = zip(*(one.texts for one in beside), strict=True) if beside else ([] for _ in rows)
     joined = [[*row, *more] for row, more in zip(rows, further, strict=True)]
-    return Sheet(names, joined, len(beside))
+    return Sheet(names, joined, len(beside), plain)
 
 
 def _with_all_columns(records: Records, values: np.ndarray) -> Records:
@@ -316,10 +344,6 @@ def _with_all_columns(records: Records, values: np.ndarray) -> Records:
     own = [column.name for column in records.columns if not column.of]
     lacking = [name for name in own if name not in records.order]
     return replace(records, values=values, order=[*records.order, *lacking])
-
-
-def _frame(columns: dict[str, list[str]]) -> Any:
-    return importlib.import_module("pandas").DataFrame(columns)
 
 
 def checked(flow: RecordFlow, records: Records, hidden: float, level: float, seed: int) -> Any:

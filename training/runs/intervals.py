@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from dnnlib.errors import DataError
+from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
@@ -39,6 +39,11 @@ class Interval:
     held_out: Records | bool = True
     seed: int = 0
 
+    @property
+    def said(self) -> str:
+        """The share, in words."""
+        return f"{100 * self.share:.6g}%"
+
     def answers_of(self, flow: RecordFlow) -> RecordFlow:
         """The flow as it answers. Intervals that held-out rows set may have to be wider than what
         the training had. Raises DataError if these are of other columns, or may be trained on."""
@@ -47,8 +52,8 @@ class Interval:
         require_of_training(flow, self.held_out)
         return replace(flow, within=False)
 
-    def levels(self, flow: RecordFlow, known: np.ndarray, place: int) -> tuple[float, float, float]:
-        """Levels of the quantiles at the ends, and of the median between.
+    def levels(self, flow: RecordFlow, known: np.ndarray, place: int) -> np.ndarray:
+        """Levels ``[n, 3]`` of the quantiles at the ends, and of the median between.
 
         Args:
             flow: The answers.
@@ -59,14 +64,14 @@ class Interval:
         Raises:
             DataError: Too few cells of it are held out.
         """
-        level, held_out = self.share, self.held_out
+        level, held_out = np.full(len(known), self.share), self.held_out
         if flow.empty.columns[place].type == CATEGORY:
             pass
         elif isinstance(held_out, Records):
-            level = self._held(flow, held_out, known, place)
+            level[:] = self._held(flow, held_out, known, place)
         elif held_out and flow.held is not None:
-            level = flow.held.content(place, level, known)
-        return (1 - level) / 2, 0.5, (1 + level) / 2
+            level = flow.held.content(place, self.share, known)
+        return np.stack([(1 - level) / 2, np.full(len(known), 0.5), (1 + level) / 2], axis=1)
 
     def _held(self, flow: RecordFlow, held_out: Records, known: np.ndarray, place: int) -> float:
         values = held_out.at(held_out.held_out).values
@@ -74,7 +79,7 @@ class Interval:
         name, needed = flow.empty.names[place], fewest(self.share)
         if len(values) < needed:
             raise DataError(
-                f"{len(values)} cells of '{name}' are held out: intervals of {self.share:.0%} that "
+                f"{len(values)} cells of '{name}' are held out: intervals of {self.said} that "
                 f"hold need at least {needed}"
             )
         generator = seeded_generator("cpu", self.seed, Stream.HELD_OUT)
@@ -84,25 +89,34 @@ class Interval:
         if level > FARTHEST:
             logger.warning(
                 f"Warning: held-out cells of '{name}' are farther out than intervals of the flow "
-                f"reach: they end there, and may hold less than {self.share:.0%}"
+                f"reach: they end there, and may hold less than {self.said}"
             )
             level = FARTHEST
         logger.info(
-            f"Intervals of '{name}': {100 * level:.1f} % by the flow hold {self.share:.0%}, by "
+            f"Intervals of '{name}': {100 * level:.1f} % by the flow hold {self.said}, by "
             f"{len(values)} held-out cells"
         )
         return level
 
 
 def require_of_training(flow: RecordFlow, records: Records) -> None:
-    """Raises DataError of records that have other columns, or may have been trained on."""
-    if list(records.columns) != list(flow.empty.columns):
-        raise DataError(
-            "the data set has other columns, types or levels than the network was trained on: "
-            f"these are {', '.join(flow.empty.names)}"
-        )
+    """Raises DataError of records that have other columns, or may have been trained on, and
+    UsageError of what are no records."""
+    given: object = records
+    if not isinstance(given, Records):
+        raise UsageError(f"{type(given).__name__} is given for records: give those of Records.open")
+    require_same_columns(flow, records)
     if not (records.held_out.all() or flow.was_trained_on(records)):
         raise DataError(
             "this is not the data set of the training, so that rows which it holds out may have "
             "been trained on: give that one, or a table of other rows"
+        )
+
+
+def require_same_columns(flow: RecordFlow, records: Records) -> None:
+    """Raises DataError of records that have other columns than a network knows."""
+    if list(records.columns) != list(flow.empty.columns):
+        raise DataError(
+            "the data set has other columns, types or levels than the network was trained on: "
+            f"these are {', '.join(flow.empty.names)}"
         )

@@ -62,23 +62,24 @@ class HeldCells:
                 known = ~np.isnan(own) & chosen.numpy()
                 known[:, place] = False
                 central = central_values(torch.from_numpy(ranks(own, known, place, generator)))
-                parts.append((known_share(known), central.sort().values.numpy()[kept]))
+                parts.append((known_shares(known).mean(), central.sort().values.numpy()[kept]))
             counts[place] = len(own)
             shares[place], contents[place] = (np.array(each) for each in zip(*parts, strict=True))
         return cls(counts, shares, contents)
 
-    def content(self, place: int, share: float, known: np.ndarray) -> float:
-        """Of the interval of a column that is to hold a share.
+    def content(self, place: int, share: float, known: np.ndarray) -> np.ndarray:
+        """Of the intervals ``[n]`` of a column that are to hold a share.
 
         Args:
             place: Of the column.
             share: Of the cells.
-            known: Which cells are known where it is asked ``[n, P]``.
+            known: Which cells are known where it is asked ``[n, P]``. A row's interval is by its
+                own alone, whatever the others of a file lack.
         """
         if not self.counts[place]:
-            return share
+            return np.full(len(known), share)
         each = [self._content(place, share, own) for own in self.contents[place]]
-        return float(np.interp(known_share(known), self.known[place], each))
+        return np.interp(known_shares(known), self.known[place], each)
 
     def _content(self, place: int, share: float, own: np.ndarray) -> float:
         # An interval that ends at the k-th of n cells holds k / (n + 1) of further ones.
@@ -114,6 +115,6 @@ class HeldCells:
         return [[count, known.tolist(), own.round(6).tolist()] for count, known, own in columns]
 
 
-def known_share(known: np.ndarray) -> float:
-    """Of the other cells of rows ``[n, P]``, of which that of a column is not known."""
-    return float(known.sum() / max(1, len(known) * (known.shape[1] - 1)))
+def known_shares(known: np.ndarray) -> np.ndarray:
+    """Of the other cells of each row ``[n]``, of which ``[n, P]`` that of a column is not known."""
+    return np.asarray(known.sum(axis=1) / max(1, known.shape[1] - 1))

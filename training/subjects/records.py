@@ -112,7 +112,7 @@ class RecordFlow:
         values: np.ndarray,
         known: np.ndarray,
         place: int,
-        levels: Sequence[float],
+        levels: Sequence[float] | np.ndarray,
         progress: Progress | None = None,
     ) -> CellLaw:
         """What one column may be, given known cells.
@@ -121,19 +121,21 @@ class RecordFlow:
             values: ``[n, P]``.
             known: Whether cells are known ``[n, P]``; that of the column itself is not.
             place: Of the column.
-            levels: Of quantiles, rising.
+            levels: Of quantiles, rising: ``[Q]``, or each row's own, ``[n, Q]``.
             progress: Called with numbers of rows.
         """
+        wanted = np.array(levels, dtype=np.float64)
+        wanted = np.tile(wanted, (len(values), 1)) if wanted.ndim == 1 else wanted
         if self.space.atoms_at(place):
-            return self._law_with_atoms(values, known, place, levels, progress)
+            return self._law_with_atoms(values, known, place, wanted, progress)
         if place in self.space.numbers:
-            wanted = np.tile(np.array(levels, dtype=np.float64), (len(values), 1))
             return CellLaw(self._quantiles_of_number(values, known, place, wanted, progress))
         shares = self._shares(values, known, place, progress)
         own = np.array(self.space.values[place])
         below = shares.cumsum(axis=1) / shares.sum(axis=1, keepdims=True)
-        which = [(below < level - 1e-9).sum(axis=1).clip(max=len(own) - 1) for level in levels]
-        return CellLaw(np.stack([own[at] for at in which], axis=1), LevelLaw(own, shares))
+        which = [(below < level[:, None] - 1e-9).sum(axis=1) for level in wanted.T]
+        quantiles = [own[at.clip(max=len(own) - 1)] for at in which]
+        return CellLaw(np.stack(quantiles, axis=1), LevelLaw(own, shares))
 
     def drawn(
         self,
@@ -270,13 +272,12 @@ class RecordFlow:
         values: np.ndarray,
         known: np.ndarray,
         place: int,
-        levels: Sequence[float],
+        wanted: np.ndarray,
         progress: Progress | None,
     ) -> CellLaw:
-        """That of a number with atoms. Its quantile is an atom where the distribution function
+        """Of a number with atoms, at levels ``[n, Q]``: an atom where the distribution function
         jumps over the level, and elsewhere the flow's, at what is left without atoms below."""
         atoms, shares = self.space.atoms_at(place), self._shares(values, known, place)
-        wanted = np.tile(np.array(levels, dtype=np.float64), (len(values), 1))
         left, made = np.array(wanted), np.full(wanted.shape, np.nan)
         moved = np.array(values)
         for at, atom in enumerate(atoms):

@@ -14,7 +14,7 @@ from dnnlib.errors import DataError, InflationError, UsageError
 from dnnlib.logs import logger
 from tests.support.image_models import save_image_model
 from tests.support.running import quick_endings, refusal, run_script
-from training import Images, Model, SbiPosterior, Simulations, Table, Toy, normal_prior
+from training import Images, Model, Records, SbiPosterior, Simulations, Table, Toy, normal_prior
 from training.commands.sbi import _Estimator
 from training.files.posterior_draws import load_netcdf
 
@@ -117,12 +117,27 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path):
     for source, error, words in (
         (np.zeros(3), DataError, r"shape \[3\]: give rows"),
         (np.array([["x", "y"]]), DataError, "give numbers alone"),
+        (np.ones((30, 2), complex), DataError, "give numbers alone"),
+        (np.ma.masked_less(np.eye(30), 0.5), DataError, "the value is missing"),
+        (pandas.DataFrame({"a": pandas.array([None, 1], "Int64")}), DataError, "value is missing"),
         (tmp_path / "none.csv", DataError, "none.csv"),
     ):
         with pytest.raises(error, match=words):
             Table.open(source)
     with pytest.raises(UsageError, match="names 1, but table has 2"):
         Table.open(np.zeros((30, 2)), columns=["a"])
+    frame = pandas.DataFrame(np.eye(30))
+    for what, options in (
+        (Table, {"missing": "kep"}),
+        (Table, {"held_out": -1}),
+        (Table, {"seed": 1.5}),
+        (Table, {"bounds": {"0": 5}}),
+        (Records, {"missing_values": "-9"}),
+        (Records, {"types": ["0"]}),
+        (Records, {"max_rows": -5}),
+    ):
+        assert next(iter(options)) in refusal(what.open, frame, kind=UsageError, **options)
+    assert Table.open(frame, columns=[0, 1], held_out=0).columns == ["0", "1"]
     assert "none" in refusal(Images.open, tmp_path / "none.zip")
     assert "ndarray: give a zip" in refusal(Images.open, np.zeros((9, 8, 8)))
 

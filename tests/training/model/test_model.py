@@ -442,14 +442,15 @@ def test_many_held_out_cells_set_intervals_and_few_leave_them_as_they_are():
     held = HeldCells.read(json.loads(json.dumps(own.listed)), 3, broken)
     assert known[2:] == [pytest.approx(0.8, abs=0.3), 1]
     every = np.ones((4, 3)) - np.eye(3)[[0]]
-    contents = [np.array([held.content(at, each, every) for each in shares]) for at in range(3)]
+    contents = [np.array([held.content(at, each, every)[0] for each in shares]) for at in range(3)]
     assert np.abs(contents[0] - shares**2).max() < 0.05
     assert np.allclose(contents[1], shares)
     assert 0.02 < np.abs(contents[2] - shares).max() < 0.1, "10 cells weigh a fifth of 50"
     assert all((np.diff(each) > 0).all() for each in contents)
     own = [1000, [0.5, 1.0], [[0.5] * 200, [0.1] * 200]]
-    between = HeldCells.read([own] * 3, 3, broken).content(0, 0.5, every * [0, 1, 0])
-    assert between == pytest.approx(0.5, abs=0.03), "half of the others are known"
+    there = np.array([[0, 1, 0], [0, 1, 1]])  # half of the others, and all of them
+    each = HeldCells.read([own] * 3, 3, broken).content(0, 0.5, there)
+    assert each == pytest.approx([0.5, 0.1], abs=0.03), "of each row by itself"
     falls = [[*[0.5] * 199, 0.1]] * 2
     for at, bad in ((2, falls), (0, 9), (0, 10**9), (2, [[2] * 200] * 2), (1, [1]), (0, "2")):
         wrong = [[*own[:at], bad, *own[at + 1 :]]] * 3

@@ -281,6 +281,8 @@ def test_lists_of_names_and_ranges_are_taken_or_told():
         (Ranges(), "a"),
         (Ranges(), "a:x:1"),
         (Ranges(), "a:2:1"),
+        (Ranges(), "a:0:1,a:2:3"),
+        (ColumnTypes(), "a:number,a:date"),
     ):
         with pytest.raises(click.BadParameter, match=text):
             kind.convert(text, None, None)

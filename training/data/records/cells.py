@@ -3,7 +3,8 @@
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from datetime import date
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from training.data.tables.text import TextTable
 
 TEXTS = (".csv", ".tsv")
 FRAMES = (".parquet", ".feather")
+ALL_DIGITS = {"integer_object_nulls": True}
+"""How whole numbers come of Arrow, which has floating-point ones where some are missing."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def open_cells(
     if not isinstance(source, str | Path):
         if hasattr(source, "to_pandas"):
             source = source.to_pandas()
-        if not hasattr(source, "dtypes"):
+        if not hasattr(source, "columns"):
             raise UsageError(f"{name} is {type(source).__name__}: give a file or a data frame")
         return _of_frame(source, name)
     path = Path(source)
@@ -119,20 +122,27 @@ def _of_columns(path: Path, suffix: str) -> Cells:
         raise UsageError(f"{path} needs pyarrow: pip install pyarrow, or save a CSV") from error
     try:
         if suffix == ".feather":
-            return _of_frame(feather.read_feather(path), str(path))
+            return _of_frame(feather.read_feather(path, **ALL_DIGITS), str(path))
         file = parquet.ParquetFile(path)
         batch = next(file.iter_batches(BLOCK_ROWS), file.schema_arrow.empty_table())
-        first = batch.to_pandas()
+        first = _with_index(batch.to_pandas(**ALL_DIGITS))
     except (arrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is no readable {suffix[1:].capitalize()} file") from error
 
     def frames() -> Iterator[Any]:
         try:
-            yield from (batch.to_pandas() for batch in file.iter_batches(BLOCK_ROWS))
+            for batch in file.iter_batches(BLOCK_ROWS):
+                yield _with_index(batch.to_pandas(**ALL_DIGITS))
         except (arrow.ArrowException, OSError) as error:
             raise DataError(f"{path} is broken: {str(error).splitlines()[0]}") from error
 
     return _of_frames(first, frames, str(path))
+
+
+def _with_index(frame: Any) -> Any:
+    """A data frame of a file, with the levels of its index that have names as columns."""
+    named = [name for name in frame.index.names if name is not None]
+    return frame.reset_index(level=named) if named else frame
 
 
 def _of_frame(frame: Any, name: str) -> Cells:
@@ -152,23 +162,46 @@ def _of_frames(first: Any, frames: Callable[[], Iterator[Any]], name: str) -> Ce
         if getattr(first.dtypes.iloc[place], "ordered", False)
     }
 
+    times = [place for place, dtype in enumerate(first.dtypes) if _is_time(dtype)]
+
+    @cache
+    def days() -> set[int]:
+        """Columns of times that are all midnight. The first rows alone do not tell."""
+        left = set(times)
+        for frame in frames() if times else ():
+            left -= {place for place in left if not _are_days(_moments(frame.iloc[:, place]))}
+        return left
+
     def blocks() -> Iterator[list[list[str]]]:
         for frame in frames():
-            yield [_texts(frame.iloc[:, place]) for place in range(len(names))]
+            yield [_texts(frame.iloc[:, place], place in days()) for place in range(len(names))]
 
     return Cells(name, names, blocks, levels=levels)
 
 
-def _texts(column: Any) -> list[str]:
-    """The cells of a column of a data frame."""
-    kind = getattr(column.dtype, "kind", "O")
-    if kind == "M":
-        plain = column.dt.tz_localize(None)
-        days = (plain.dropna().dt.normalize() == plain.dropna()).all()
-        column = plain.dt.strftime("%Y-%m-%d" if days else "%Y-%m-%d %H:%M:%S.%f")
-    elif kind == "f":
+def _is_time(dtype: Any) -> bool:
+    """Whether a column of a data frame has times; dates of Arrow are texts already."""
+    return getattr(dtype, "kind", "O") == "M" and dtype.type is not date
+
+
+def _moments(column: Any) -> np.ndarray:
+    """Times of a column, those with a time zone in universal time."""
+    return np.asarray(column.to_numpy("datetime64[us]"))
+
+
+def _are_days(moments: np.ndarray) -> bool:
+    there = moments[~np.isnat(moments)]
+    return bool((there.astype("datetime64[D]") == there).all())
+
+
+def _texts(column: Any, days: bool) -> list[str]:
+    """The cells of a column of a data frame, of times as days alone if wanted."""
+    if _is_time(column.dtype):
+        moments = np.datetime_as_string(_moments(column), unit="D" if days else "us").tolist()
+        return ["" if each == "NaT" else each.replace("T", " ") for each in moments]
+    if getattr(column.dtype, "kind", "O") == "f":
         # Of its own size: 0.1 in single precision would be 0.10000000149011612 in double.
-        size = min(column.dtype.itemsize, 8)
+        size = min(getattr(column.dtype, "itemsize", 8), 8)  # a sparse column has none
         return _numerals(column.to_numpy(np.dtype(f"f{size}"), na_value=np.nan))
     missing = column.isna()
     pairs = zip(column, missing, strict=True)

@@ -12,11 +12,14 @@ from torch_utils.inert_pickle import shown
 from training.data.records.cells import TEXTS, Cells, open_cells
 from training.data.records.inferring import Survey, decimal_of
 from training.data.records.made import made_values
-from training.data.records.parsing import marks_of
-from training.data.records.records import CATEGORY, NUMBER, WHOLE, RecordColumn, Records
+from training.data.records.parsing import date_text, day_of, marks_of
+from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
+from training.data.records.tidying import MOST_EXACT
 from training.data.records.values import reader_of
 from training.data.tables.foreign import listed
 
+SAME, MOMENT = 1e-12, 1e-10
+"""What a number may be off, relative to it, and a date, in days, and be the same."""
 MOST_NAMED = 20
 """Unknown levels that lines name, the most frequent ones."""
 
@@ -62,7 +65,7 @@ def encode(
     if like is not None and is_text and cells.separator == like.separator:
         usual = like.decimal
     sign = _decimal(cells, own.values(), usual) if decimal is None else decimal
-    read, beside, unknown = _read(cells, own, sign, marks_of(missing_values))
+    read, beside, unknown, as_written = _read(cells, own, sign, marks_of(missing_values))
     count = len(next(iter(read.values())))
     if not count:
         raise DataError(f"{cells.name} has no rows")
@@ -78,20 +81,36 @@ def encode(
     held_out = np.ones(count, dtype=bool)
     order = list(cells.names)
     return (
-        Records(columns, values, held_out, {}, texts_beside, order, cells.separator, sign),
+        Records(
+            columns,
+            values,
+            held_out,
+            {},
+            texts_beside,
+            order,
+            cells.separator,
+            sign,
+            as_written,
+        ),
         lines,
     )
 
 
 def _read(
     cells: Cells, own: Mapping[str, RecordColumn], decimal: str, marks: frozenset[str]
-) -> tuple[dict[str, np.ndarray], dict[str, list[str]], Counter[tuple[str, str]]]:
-    """Values ``[n]`` of the columns that are known, texts of the others, and how often there are
-    levels that are unknown, by column and level."""
+) -> tuple[
+    dict[str, np.ndarray],
+    dict[str, list[str]],
+    Counter[tuple[str, str]],
+    dict[str, dict[int, str]],
+]:
+    """Values ``[n]`` of the columns that are known, texts of the others, how often there are
+    levels that are unknown, by column and level, and ``Records.as_written``."""
     readers = {name: reader_of(column, cells, decimal, marks) for name, column in own.items()}
     read: dict[str, list[np.ndarray]] = {name: [np.empty(0)] for name in own}
     beside: dict[str, list[str]] = {name: [] for name in cells.names if name not in own}
     unknown: Counter[tuple[str, str]] = Counter()
+    as_written: dict[str, dict[int, str]] = {}
     count = 0
     for block in cells.blocks():
         for name, texts in zip(cells.names, block, strict=True):
@@ -100,12 +119,35 @@ def _read(
                 continue
             values = readers[name](texts, count)
             read[name].append(values)
-            if own[name].type == CATEGORY:
-                strange = (text for text in np.array(texts, dtype=object)[np.isnan(values)])
-                own_marks = {*marks, own[name].missing.lower()}
-                unknown.update((name, text) for text in strange if text.lower() not in own_marks)
+            column = own[name]
+            own_marks = {*marks, column.missing.lower()}
+            for row in np.flatnonzero(_are_lost(column, values)).tolist():
+                if texts[row] not in column.levels and texts[row].lower() not in own_marks:
+                    as_written.setdefault(name, {})[count + row] = texts[row]
+                    if np.isnan(values[row]):
+                        unknown[name, texts[row]] += 1
         count += len(block[0])
-    return {name: np.concatenate(parts) for name, parts in read.items()}, beside, unknown
+    return (
+        {name: np.concatenate(parts) for name, parts in read.items()},
+        beside,
+        unknown,
+        as_written,
+    )
+
+
+def _are_lost(column: RecordColumn, values: np.ndarray) -> np.ndarray:
+    """Whether values ``[n]`` that are read may not be what their column would be written as."""
+    if column.type == CATEGORY:
+        return np.isnan(values) | (values == len(column.levels) - 1) & bool(column.rare)
+    if column.type == DATE:
+        days, form = np.unique(values[~np.isnan(values)]), column.date_format
+        again = [day_of(date_text(day, form), form) or 0.0 for day in days.tolist()]
+        return np.isin(values, days[np.abs(days - np.array(again)) > MOMENT])
+    digits = 0 if column.type == WHOLE else column.decimals
+    if digits is None:
+        return np.zeros(len(values), dtype=bool)
+    largest, size = MOST_EXACT / 10.0**digits, np.abs(values)
+    return np.asarray((size > largest) | (np.abs(values.round(digits) - values) > SAME * size))
 
 
 def _told(

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import NamedTuple
 
+from dnnlib.errors import UsageError
 from training.data.tables.formats import MISSING
 
 NOTHING = MISSING | {"inf", "-inf", "+inf", "infinity", "-infinity"}
@@ -85,10 +86,12 @@ def visible(text: str) -> str:
     return plain if len(plain) <= LONGEST_SHOWN else f"{plain[: LONGEST_SHOWN - 3]}..."
 
 
-def marks_of(missing_values: Iterable[str]) -> frozenset[str]:
+def marks_of(missing_values: Iterable[object]) -> frozenset[str]:
     """Texts that stand for no value, in lower case: the usual ones and these; of a number,
-    the forms in which tables write it."""
-    marks = {mark.strip().lower() for mark in missing_values}
+    the forms in which tables write it. Raises UsageError of one text: each letter would be one."""
+    if isinstance(missing_values, str):
+        raise UsageError(f"missing_values is {missing_values!r}: give a list, [{missing_values!r}]")
+    marks = {str(mark).strip().lower() for mark in missing_values}
     for number in [number_in(mark) for mark in marks]:
         if number is not None:
             forms = (f"{number.value:.{digits}f}" for digits in range(4))

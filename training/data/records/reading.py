@@ -22,37 +22,39 @@ from training.data.records.tidying import (
     without_identifiers,
 )
 from training.data.records.values import numbers_of, reader_of
+from training.data.tables.choices import RowChoices
 from training.data.tables.foreign import NO_NAME, ForeignTable
 from training.data.tables.making import FEWEST_ROWS, choose_held_out
 from training.names import IDENTIFIER
 
 
 @dataclass(frozen=True)
-class RecordChoices:
-    """What a user decides about records.
+class RecordChoices(RowChoices):
+    """What a user decides about records; see ``RowChoices``.
 
     Attributes:
         types: By column, as ``column_of`` takes them; others are inferred.
-        missing: One of ``MISSING``: keep missing cells, refuse them, drop their rows, or fill in
-            the mean of a number and the most frequent level of a category.
+        missing: Of ``mean``: of a category it is the most frequent level.
         missing_values: Texts, or numbers in any form, that stand for no value too.
         calendar: Whether dates get their weekday and season as further columns.
         is_missing: Columns of which a further one says where their cells are missing.
         decimal: The decimal sign; None finds it.
-        max_rows: Rows to take at most, the first ones; None for all.
-        held_out: Fraction of the rows that is not to be trained on.
-        seed: Seed of the choice of these.
     """
 
     types: Mapping[str, str] = field(default_factory=dict)
-    missing: str = "keep"
     missing_values: Sequence[str] = ()
     calendar: bool = False
     is_missing: Sequence[str] = ()
     decimal: str | None = None
-    max_rows: int | None = None
-    held_out: float = 0.1
-    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given: object = self.types
+        if not (
+            isinstance(given, Mapping)
+            and all(isinstance(text, str) for pair in given.items() for text in pair)
+        ):
+            raise UsageError(f"types is {given!r}: give texts by column, as {{'zip': 'category'}}")
 
     @property
     def missing_marks(self) -> frozenset[str]:

@@ -57,6 +57,8 @@ class Records:
         order: Names of all columns as the source has them.
         separator: What the source has between cells.
         decimal: What it has before decimals.
+        as_written: Texts of cells that would be written otherwise, rare and unknown levels and
+            numbers with more decimals, by column and row.
     """
 
     columns: Sequence[RecordColumn]
@@ -67,6 +69,7 @@ class Records:
     order: Sequence[str] = ()
     separator: str = ","
     decimal: str = "."
+    as_written: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -76,10 +79,23 @@ class Records:
         """Of the columns that are modelled."""
         return [column.name for column in self.columns]
 
+    @property
+    def holes(self) -> np.ndarray:
+        """Which cells have no value ``[N, D]``, without those of unknown levels."""
+        missing = np.isnan(self.values)
+        for name, texts in self.as_written.items():
+            missing[list(texts), self.names.index(name)] = False
+        return missing
+
     def at(self, places: np.ndarray) -> "Records":
         """The rows at these places, which may be booleans."""
+        rows = np.arange(len(self))[places].tolist()
         return replace(
             self,
+            as_written={
+                name: {to: texts[row] for to, row in enumerate(rows) if row in texts}
+                for name, texts in self.as_written.items()
+            },
             values=self.values[places],
             held_out=self.held_out[places],
             beside={name: texts[places] for name, texts in self.beside.items()},

@@ -13,7 +13,7 @@ from training.data.records.cells import Cells
 from training.data.records.inferring import MOST_LEVELS, fewest_rows
 from training.data.records.made import calendar_columns, made_values, missing_column
 from training.data.records.parsing import visible
-from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, Records
+from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
 from training.data.records.writing import text_of
 from training.data.tables.making import FEWEST_ROWS
 from training.data.tables.marginals import IDENTIFIER as CALLED_IDENTIFIER
@@ -21,6 +21,8 @@ from training.data.tables.marginals import Marginal
 
 OTHER = "other"
 """The level of rare ones."""
+MOST_EXACT = 2.0**53
+"""Up to which floating-point numbers are all whole ones."""
 MOST_RARE, SHOWN_LEVELS = 1000, 6
 """Rare levels that a column remembers, and that a line names."""
 
@@ -98,9 +100,13 @@ def without_identifiers(
                     f"--missing_values={one.lone[0]:.10g}"
                 )
             counts = present[0] in (0, 1) and bool((np.diff(present) == 1).all())
-            if one.whole and (counts or CALLED_IDENTIFIER.fullmatch(column.name)):
-                beside[column.name] = texts_of(column.name)
-                continue
+            called = one.whole and (counts or CALLED_IDENTIFIER.fullmatch(column.name))
+            if called or _is_long(column, present):
+                texts = texts_of(column.name)
+                # Long ones may be the same as numbers, and would be written with other digits.
+                if called or len(set(texts.tolist())) >= len(present):
+                    beside[column.name] = texts
+                    continue
             if present.min() == present.max():
                 constants[column.name] = text_of(column, float(present[0]), records.decimal)
                 continue
@@ -112,6 +118,10 @@ def without_identifiers(
         beside=beside,
         constants=constants,
     )
+
+
+def _is_long(column: RecordColumn, values: np.ndarray) -> bool:
+    return column.type == WHOLE and bool(np.abs(values).max() > MOST_EXACT)
 
 
 def with_rare_levels_together(

@@ -18,6 +18,7 @@ from training.data.records.parsing import (
 )
 from training.data.records.records import CATEGORY, NUMBER, WHOLE, RecordColumn
 from training.data.tables.making import LARGEST
+from training.data.tables.text import is_number
 
 ISO_FORMATS = tuple(DAYS[0] + time for time in TIMES)
 """That dates may be written in instead: data frames do."""
@@ -35,7 +36,7 @@ def numbers_of(texts: Sequence[str], decimal: str, missing_marks: frozenset[str]
         except ValueError:
             pass
         else:
-            if missing_marks == NOTHING:
+            if missing_marks == NOTHING and not any("_" in text for text in texts):
                 return np.where(np.isfinite(values), values, np.nan)
     return np.array([_number(text, decimal, missing_marks) for text in texts])
 
@@ -43,11 +44,8 @@ def numbers_of(texts: Sequence[str], decimal: str, missing_marks: frozenset[str]
 def _number(text: str, decimal: str, missing_marks: frozenset[str]) -> float:
     if text.lower() in missing_marks:
         return np.nan
-    if decimal == ".":
-        try:
-            return float(text)
-        except ValueError:
-            pass
+    if decimal == "." and is_number(text):
+        return float(text)
     number = number_in(text, decimal)
     if number is None:
         raise _Misfit(text)

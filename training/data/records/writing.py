@@ -64,7 +64,10 @@ def texts_of(
             columns.append(texts if values is None else [""] * len(rows))
         else:
             column, numbers = _column(records, name, rows)
-            columns.append([text_of(column, one, records.decimal) for one in numbers.tolist()])
+            texts = [text_of(column, one, records.decimal) for one in numbers.tolist()]
+            for row, text in records.as_written.get(name, {}).items() if values is None else ():
+                texts[row] = text
+            columns.append(texts)
     return list(records.order), [list(row) for row in zip(*columns, strict=True)]
 
 

@@ -63,6 +63,8 @@ def places_of(
     Raises:
         UsageError: One is not there, or is named twice, or none is left.
     """
+    wanted = None if wanted is None else [str(name) for name in wanted]  # frames call some 0
+    exclude = [str(name) for name in exclude]
     for name in (*(wanted or ()), *exclude):
         if name not in names:
             near = get_close_matches(name, names, 1)
@@ -141,6 +143,23 @@ def require_few(columns: int, source: object) -> None:
 CHUNK = 40 << 20
 """Bytes that blocks are collected to. The system has so much back as soon as it is free, while the
 allocator (glibc's, up to 32 MiB) may keep what was freed in smaller parts."""
+
+
+def widened(values: np.ndarray) -> np.ndarray:
+    """Numbers ``[n]`` or ``[n, D]`` as float64. Columns of less precision that are all rounded to
+    decimals have these: 0.1 would be 0.10000000149011612, and no step would be seen."""
+    wide: np.ndarray = values.astype(np.float64)
+    if values.dtype.kind == "f" and values.dtype.itemsize < wide.dtype.itemsize:
+        for column, own in zip(np.atleast_2d(wide.T), np.atleast_2d(values.T), strict=True):
+            gap = np.spacing(np.abs(own[np.isfinite(own)]).max(initial=0)).item()
+            digits = 0
+            while 2 * gap < 10.0**-digits and digits < own.dtype.itemsize * 4:
+                rounded = np.round(column, digits)
+                if np.array_equal(rounded.astype(own.dtype), own, equal_nan=True):
+                    column[:] = rounded
+                    break
+                digits += 1
+    return wide
 
 
 def joined(blocks: Iterable[np.ndarray], columns: int) -> np.ndarray:

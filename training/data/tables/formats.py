@@ -1,6 +1,7 @@
 """The formats of tables that are read: text, arrays, Parquet, and what comes with scikit-learn."""
 
 import importlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -20,6 +21,7 @@ from training.data.tables.foreign import (
     places_of,
     require_few,
     require_names,
+    widened,
     with_columns,
 )
 from training.data.tables.text import TextTable, is_number
@@ -30,6 +32,13 @@ SHIPPED = ("breast_cancer", "diabetes", "wine")
 """Data sets of scikit-learn by name."""
 TOY_PREFIX = "toy:"
 TOY_ROWS = 20_000
+
+
+INDEX = re.compile(r"__index_level_\d+__")
+"""What pandas calls an index without a name in a Parquet file."""
+NO_INDEX = "Left out the index of the rows, which has no name"
+SINGLE = ("float", "halffloat")
+"""What Arrow calls numbers of less precision."""
 
 
 def open_npy(path: Path) -> ForeignTable:
@@ -84,12 +93,12 @@ def _rows(path: Path, header: Header, file: IO[bytes]) -> Iterator[np.ndarray]:
     if header.by_columns:
         values = np.empty((count, columns))
         for column in values.T:
-            column[:] = numbers(count)
+            column[:] = widened(numbers(count))
         yield values
         return
     for start in range(0, count, BLOCK_ROWS):
         rows = min(BLOCK_ROWS, count - start)
-        yield numbers(rows * columns).reshape(rows, columns).astype(np.float64)
+        yield widened(numbers(rows * columns).reshape(rows, columns))
 
 
 def _require_table(path: Path, header: Header) -> None:
@@ -120,7 +129,8 @@ def open_parquet(
     except foreign as error:
         raise DataError(f"{path} is no readable Parquet file") from error
     require_names(names, path)
-    chosen = [names[place] for place in places_of(names, wanted, path, exclude)]
+    nameless = [name for name in names if INDEX.fullmatch(name) and wanted is None]
+    chosen = [names[place] for place in places_of(names, wanted, path, [*exclude, *nameless])]
     for name in chosen:
         if not kinds[name].startswith(("int", "uint", "float", "double", "half", "bool")):
             raise NotNumbers(
@@ -130,12 +140,17 @@ def open_parquet(
     def blocks() -> Iterator[np.ndarray]:
         try:
             for batch in file.iter_batches(BLOCK_ROWS, columns=chosen):
-                columns = [batch.column(name).cast(arrow.float64()) for name in chosen]
-                yield np.stack([c.to_numpy(zero_copy_only=False) for c in columns], axis=1)
+                own = [batch.column(name) for name in chosen]
+                columns = [
+                    column if kinds[name] in SINGLE else column.cast(arrow.float64())
+                    for name, column in zip(chosen, own, strict=True)
+                ]
+                each = [widened(column.to_numpy(zero_copy_only=False)) for column in columns]
+                yield np.stack(each, axis=1)
         except foreign as error:
             raise DataError(f"{path} is broken: {str(error).splitlines()[0]}") from error
 
-    return ForeignTable(str(path), chosen, blocks)
+    return ForeignTable(str(path), chosen, blocks, notes=[NO_INDEX] * bool(nameless))
 
 
 def open_shipped(name: str) -> ForeignTable:
@@ -207,7 +222,9 @@ def _numbers(
         names: Of the columns.
     """
     try:
-        return np.array(rows, dtype=np.float64)
+        values = np.array(rows, dtype=np.float64)
+        if not any("_" in cell for row in rows for cell in row):
+            return values
     except ValueError:
         pass  # one by one, to know which
     values = np.empty((len(rows), len(names)))

@@ -17,6 +17,7 @@ from dnnlib.numbers import beside
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.sketches import row_numbers
+from training.data.tables.choices import RowChoices
 from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, joined, narrowed
 from training.data.tables.formats import NotNumbers
 from training.data.tables.marginals import EXACT, Marginal, told_of_no_quantities, told_of_steps
@@ -40,8 +41,8 @@ ONLY_DATA = (
 
 
 @dataclass(frozen=True)
-class TableChoices:
-    """What a user decides about a table.
+class TableChoices(RowChoices):
+    """What a user decides about a table; see ``RowChoices``.
 
     Attributes:
         conditions: Columns that are conditioned on.
@@ -54,10 +55,7 @@ class TableChoices:
             not kept.
         dequantize: Whether to look for discrete columns.
         bounds: Lowest and highest value by column, infinite where there is none.
-        max_rows: Rows to take at most, the first ones; None for all.
-        held_out: Fraction of the rows that is not to be trained on.
         kept: Further fraction that no choice is to be made by either.
-        seed: Seed of the choice of these.
     """
 
     conditions: Sequence[str] = ()
@@ -66,10 +64,7 @@ class TableChoices:
     missing: str = "refuse"
     dequantize: bool = True
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    max_rows: int | None = None
-    held_out: float = 0.1
     kept: float = 0.0
-    seed: int = 0
 
     def holes(self, names: Sequence[str]) -> list[int]:
         """Places of the columns that may have holes: data of trials, if missing values are kept."""

@@ -196,9 +196,9 @@ def _records(path: Path, file: TextIO, separator: str) -> Iterator[tuple[int, li
 
 
 def is_number(cell: str) -> bool:
-    """Whether Python reads a number in it."""
+    """Whether Python reads a number in it, but for 2020_01, in which it reads 202001."""
     try:
         float(cell)
     except ValueError:
         return False
-    return True
+    return "_" not in cell

@@ -16,7 +16,7 @@ from training.data.records.cells import open_cells
 from training.data.records.encoding import encode
 from training.data.records.parsing import date_text
 from training.data.records.reading import RecordChoices, SurveyedTable
-from training.data.records.records import CATEGORY, RecordColumn
+from training.data.records.records import CATEGORY, DATE, RecordColumn
 from training.data.records.writing import save_texts, texts_of
 from training.data.sketches import MOST_SKETCHED, Sketch, row_numbers
 from training.files.records import load_records, save_records
@@ -60,7 +60,7 @@ def test_messy_tables_go_in_with_their_types_and_come_back(tmp_path, name):
 
 @pytest.mark.parametrize("suffix", [".parquet", ".feather"])
 def test_data_frames_and_files_of_arrow_are_read_as_texts_are(tmp_path, suffix):
-    pytest.importorskip("pyarrow")
+    arrow = pytest.importorskip("pyarrow")
     size = pandas.CategoricalDtype(["small", "large"], ordered=True)
     frame = pandas.DataFrame(
         {
@@ -85,6 +85,31 @@ def test_data_frames_and_files_of_arrow_are_read_as_texts_are(tmp_path, suffix):
     pandas.testing.assert_frame_equal(
         records.to_pandas().drop(columns="yes"), frame.drop(columns="yes"), check_dtype=False
     )
+    long = {"key": [None, *range(10**18, 10**18 + COUNT - 1)], "yes": drawn(True, False)}
+    module = pytest.importorskip(f"pyarrow{suffix}")
+    write = module.write_table if suffix == ".parquet" else module.write_feather
+    write(arrow.table(long), path)
+    assert Records.open(path).beside["key"][1] == str(10**18)
+
+
+def test_columns_of_data_frames_are_what_they_are_in_whatever_kind_and_block(monkeypatch):
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr("training.data.records.cells.BLOCK_ROWS", COUNT // 2)
+    late = pandas.Series(pandas.date_range("1960-01-01", periods=COUNT))
+    late[COUNT - 1] += pandas.Timedelta("3h")
+    frame = pandas.DataFrame(
+        {
+            "late": late,
+            "zone": late.dt.tz_localize("UTC").dt.tz_convert("Asia/Tokyo"),
+            "arrow": late.astype("timestamp[us][pyarrow]"),
+            "day": late.astype("date32[pyarrow]"),
+            "sparse": pandas.arrays.SparseArray(DRAW.normal(size=COUNT)),
+        }
+    )
+    records = Records.open(frame)
+    assert types_of(records) == "date date date date number"
+    assert (np.diff(records.values[:, :3]) == 0).all()
+    assert records.values[0, 0] == -3653
 
 
 def records_of(tmp_path, content, **choices):
@@ -129,10 +154,18 @@ def test_rare_levels_are_one_and_unknown_ones_are_missing(tmp_path):
     np.testing.assert_array_equal(later.values[:, 1], [2, np.nan, np.nan, 0])
     assert np.isnan(later.values[:, 0]).all()
     assert later.beside["more"].tolist() == list("wxyz")
+    written = [["odder", "w"], ["strange", "x"], ["", "y"], ["even", "z"]]
+    assert texts_of(later)[1] == written, "as they were"
+    assert texts_of(later.at(np.arange(4) > 0))[1] == written[1:]
+    assert later.holes[:, 1].tolist() == [False, False, True, False]
+    finer = pandas.DataFrame({"a": ["1.25", "1.5"], "day": ["2020-01-01 10:30", "2020-01-02"]})
+    columns = [*records.columns, RecordColumn("day", DATE, date_format="%Y-%m-%d")]
+    assert texts_of(encode(finer, columns)[0])[1] == finer.to_numpy().tolist()
     unknown = "'strange' is an unknown level of 'b': 1 cell(s) are missing"
     assert told == ["table lacks a: all their cells are missing", unknown]
-    with pytest.raises(DataError, match="table, row 2, column 'a': 'x' is no number"):
-        encode(pandas.DataFrame({"a": ["1", "x"]}), records.columns)
+    for text_of_a in ("x", "2020_01"):
+        with pytest.raises(DataError, match=f"row 2, column 'a': '{text_of_a}' is no number"):
+            encode(pandas.DataFrame({"a": ["1", text_of_a]}), records.columns)
     with pytest.raises(DataError, match="has none of the columns a, b"):
         encode(pandas.DataFrame({"c": [1]}), records.columns)
 
@@ -200,6 +233,8 @@ def test_broken_records_are_refused(tmp_path):
         {"columns": np.array(about.replace('"category"', '"words"'))},
         {"columns": np.array(about.replace('"decimals": 1', '"decimals": "1"'))},
         {"columns": np.array(about.replace('"order": ["a"', '"order": ["c"'))},
+        {"columns": np.array(about.replace('"a"', '"=a"'))},
+        {"columns": np.array(about.replace('"prefix": ""', f'"prefix": "{1001 * "x"}"'))},
         {"values": sound["values"][:, :1]},
         {"values": sound["values"] + [0, 2]},
         {"values": np.full_like(sound["values"], np.inf)},
@@ -236,11 +271,13 @@ def test_rows_that_were_seen_are_told_from_those_that_chance_repeats():
 
 
 def test_later_rows_have_the_signs_and_all_digits_of_the_source(tmp_path):
-    rows = "a;id\n-999;5" + "".join(f"\n{n},500;{n + 1}00000000000000007" for n in range(COUNT))
+    long = [f"\n{n},500;{n + 1}00000000000000007;{10**18 + n}" for n in range(COUNT)]
+    rows = "a;id;order\n-999;5;6" + "".join(long)
     records, _ = records_of(tmp_path, rows, decimal=",", missing_values=["-999"])
     (tmp_path / "later.csv").write_text("a;b\n4,500;1\n-999;1\n")
     for source in (tmp_path / "later.csv", pandas.DataFrame({"a": [4.5], "id": [10**17 + 7]})):
         later, _ = encode(source, records.columns, like=records)
         assert later.values[~np.isnan(later.values)].tolist() == [4.5]
     assert records.beside["id"][1] == later.beside["id"][0] == "100000000000000007"
+    assert records.beside["order"][2] == str(10**18 + 1)
     assert date_text(17276, "%Y-%m") == "2017-05"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from torch.testing import assert_close
@@ -15,6 +16,8 @@ from tests.fuzz.hostile import npy, zip_bomb
 from tests.support.draws import seeded
 from tests.support.finished_runs import write_csv
 from tests.support.running import good, refusal, refused, run_script
+from training.commands.frames import numbers_of
+from training.data.records.cells import open_cells
 from training.data.tables.exchanged import exchanged
 from training.data.tables.foreign import BLOCK_ROWS
 from training.data.tables.formats import NotNumbers, is_table, open_table
@@ -105,6 +108,19 @@ def test_empty_cells_and_their_like_are_missing(tmp_path):
     np.testing.assert_array_equal(rows_of(path), expected)
 
 
+def test_decimals_in_single_precision_are_those_of_texts(tmp_path):
+    pytest.importorskip("pyarrow")
+    frame = pandas.DataFrame(np.column_stack([ROWS[:, 0].round(2), ROWS]).astype(np.float32))
+    frame.columns = names = list("abcd")
+    frame.to_parquet(tmp_path / "single.parquet")
+    np.savez(tmp_path / "single.npz", points=frame, names=names)
+    for source in ("single.parquet", "single.npz"):
+        rows = rows_of(tmp_path / source)
+        np.testing.assert_array_equal(rows[:, 0], ROWS[:, 0].round(2))
+        np.testing.assert_array_equal(rows[:, 1:], frame[names[1:]])
+    np.testing.assert_array_equal(numbers_of(frame.assign(e=0.5), "")[1][:, :4], rows)
+
+
 def test_columns_of_parquet_that_are_no_numbers_are_told(tmp_path):
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "words.parquet"
@@ -114,11 +130,21 @@ def test_columns_of_parquet_that_are_no_numbers_are_told(tmp_path):
     np.testing.assert_array_equal(rows_of(path, ["c", "a"]), [[np.nan, 1], [4, 2]])
 
 
+def test_an_index_in_parquet_is_a_column_if_it_has_a_name(tmp_path):
+    pytest.importorskip("pyarrow")
+    path, frame = tmp_path / "index.parquet", pandas.DataFrame({"a": [0.5]}, index=[5])
+    frame.to_parquet(path)
+    assert list(open_table(str(path), None).names) == list(open_cells(path).names) == ["a"]
+    frame.rename_axis("key").to_parquet(path)
+    assert {*open_table(str(path), None).names} == {*open_cells(path).names} == {"key", "a"}
+
+
 HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "empty": ("", "is empty"),
     "ragged": ("a,b\n1,2\n3\n", "line 3 has 1 cells, but there are 2 columns: the last is 'b'"),
     "words": ("a,b\n1,2\n3,four\n", "line 3, column 'b': 'four' is no number"),
     "comma decimals": ('a,b\n"1,5",2\n', "'1,5' is no number"),
+    "codes": ("a,b\n2020_01,2\n", "'2020_01' is no number"),
     "formula": ("a,=cmd|' /C calc'!A0\n1,2\n", "which a spreadsheet would run"),
     "twins": ("a,a\n1,2\n", "two columns 'a'"),
     "nameless": ("a,\n1,2\n", "name of column 2"),
