@@ -178,10 +178,12 @@ def holding(
     seed: int,
 ) -> list[list[bool]]:
     """Whether values of a column, of such ranks ``[n]``, are in each of the intervals."""
-    intervals = [Interval(share / 100, held_out, seed) for share in INTERVALS]
-    ends = np.array([each.levels(model.flow, known, place)[::2] for each in intervals])
-    inside = (ends[:, 0] <= ranks[:, None]) & (ranks[:, None] <= ends[:, 1])
-    return inside.tolist()
+    levels = [
+        Interval(share / 100, held_out, seed).levels(model.flow, known, place)
+        for share in INTERVALS
+    ]
+    inside = [(each[:, 0] <= ranks) & (ranks <= each[:, 2]) for each in levels]
+    return np.stack(inside, axis=1).tolist()
 
 
 def score_guesses(
@@ -248,10 +250,10 @@ def predict(name: str, variant: str, seed: int, folder: Path) -> Figures:
         figures[method] = predicted(answer, truth, unit, is_level)
         figures[method]["seconds"] = model.seconds + time.monotonic() - began
         if not is_level:
-            low, _, high = Interval(0.9).levels(model.flow, known, place)
-            ends = model.flow.laws(values, known, place, (low, high)).quantiles
-            inside = (ends[:, 0] <= truth) & (truth <= ends[:, 1])
-            figures[method] |= {"own": figures[method]["hold"], "hold": float(inside.mean())}
+            ranks = model.flow.ranks(values, known, place, seeded_generator("cpu", seed))
+            for key, held_out in (("hold", True), ("own", False)):
+                inside = holding(model, known, place, ranks, held_out, seed)
+                figures[method][key] = mean(each[INTERVALS.index(90)] for each in inside)
     data = OneColumn.of(model.rows.values, values, columns, place)
     for method in installed(PREDICTORS):
         began = time.monotonic()

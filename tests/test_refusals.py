@@ -180,7 +180,7 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("rounds", "--simulator={here}/mine.py:f", 2, ["--bounds=NAME:LOW:HIGH"]),
     ("rounds", "--simulator={here}/mine.py:f --bounds=a:0:", 2, ["'a' has one"]),
     ("rounds", "--simulator={here}/mine.py:f --bounds=a:0:1 --simulations=99", 2, ["24 for each"]),
-    ("rounds", f"{MINE}one --bounds=a:0:1,a:1:2", 2, ["'a' has two ranges"]),
+    ("rounds", f"{MINE}one --bounds=a:0:1,a:1:2", 2, ["column 'a' twice"]),
     ("rounds", f"{MINE}one --bounds=a:0:1", 2, ["'a' is a parameter and a number of"]),
     ("rounds", f"{MINE}one --bounds=t:0:1", 1, ["[2500, 1]", "[2500, 3]"]),
     ("rounds", "--simulator={here}/mine.py:one --prior={here}/mine.py:one", 1, ["returned int"]),

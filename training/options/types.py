@@ -261,8 +261,6 @@ class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
                 self.fail(f"'{part}' is not a range such as a:0:1 or a:0:", param, ctx)
             if not (name.strip() and low < high):
                 self.fail(f"'{part}' is no range of a column: low must be below high", param, ctx)
-            if any(name.strip() == other for other, _, _ in ranges):
-                self.fail(f"'{name.strip()}' has two ranges: give one", param, ctx)
             ranges.append((name.strip(), low, high))
         _require_once(self, str(value), [name for name, _, _ in ranges], param, ctx)
         return tuple(ranges)
