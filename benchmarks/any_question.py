@@ -250,10 +250,11 @@ def predict(name: str, variant: str, seed: int, folder: Path) -> Figures:
         figures[method] = predicted(answer, truth, unit, is_level)
         figures[method]["seconds"] = model.seconds + time.monotonic() - began
         if not is_level:
-            ranks = model.flow.ranks(values, known, place, seeded_generator("cpu", seed))
             for key, held_out in (("hold", True), ("own", False)):
-                inside = holding(model, known, place, ranks, held_out, seed)
-                figures[method][key] = mean(each[INTERVALS.index(90)] for each in inside)
+                levels = Interval(0.9, held_out).levels(model.flow, known, place)
+                ends = model.flow.laws(values, known, place, levels[:, ::2]).quantiles
+                inside = (ends[:, 0] <= truth) & (truth <= ends[:, 1])
+                figures[method][key] = float(inside.mean())
     data = OneColumn.of(model.rows.values, values, columns, place)
     for method in installed(PREDICTORS):
         began = time.monotonic()
