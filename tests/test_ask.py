@@ -284,7 +284,7 @@ def test_python_gives_what_the_scripts_do(sold, tmp_path):
 def test_minutes_are_a_duration_as_measured_here(sold, tmp_path):
     records = Records.open(sold / "shop.npz")
     with quick_endings():
-        records.train(tmp_path, minutes=0.01, **SMALL)
+        records.train(tmp_path, minutes=0.003, **SMALL)
     (run,) = tmp_path.glob("*-records-*")
     duration = json.loads((run / "training_options.json").read_text())["options"]["duration"]
     assert (run / f"network-snapshot-{round(duration * 1e6) // 1000:06d}.pkl").exists()
