@@ -27,12 +27,9 @@ from training.inference.proposals import normal_given
 FARTHEST = 10.0
 """Standard deviations beyond which a variable has no likelihood. The prior puts 1e-23 there, and
 steps of chains that went astray, where the flow may overflow, are refused by it."""
-FEW_AT_ONCE, FEW_DIMENSIONS = 4, 64
-"""Blocks' worth of points of so few dimensions that are made, moved or placed at once: they come by
-the thousand, and do not take much memory."""
-AT_ONCE, NUMBERS_AT_ONCE = 8, 2**15
-"""Of others so many at most, as long as these have no more numbers: calls of few small images cost
-CPUs half as much again."""
+AT_ONCE, NUMBERS_AT_ONCE = 4, 2**16
+"""Blocks' worth of points that are made, moved or placed at once, as long as these have no more
+numbers: points of few dimensions come by the thousand, and calls of few small images are dear."""
 GRADIENT_CALLS = 4
 """Calls that a gradient counts as: forward, forward again, and twice as much backward."""
 
@@ -289,9 +286,8 @@ class Target:
     @property
     def many(self) -> int:
         """Points of a block where no more is kept of them than they are."""
-        dim = self.prior.flow.basis.dim
-        more = min(AT_ONCE, NUMBERS_AT_ONCE // (dim * self.rows))
-        return self.rows * max(more, FEW_AT_ONCE if dim <= FEW_DIMENSIONS else 1)
+        fit = NUMBERS_AT_ONCE // (self.prior.flow.basis.dim * self.rows)
+        return self.rows * max(1, min(AT_ONCE, fit))
 
     def _points(self, w: Tensor, which: Tensor, differentiable: bool = False) -> Tensor:
         points, self._calls = self.prior.points(w, self._conditions(which), differentiable)

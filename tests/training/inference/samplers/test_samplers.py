@@ -423,7 +423,7 @@ def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch):
     likelihood = Gaussian(double(0.3), torch.tensor([1]))
     prior = bumps(bent())
     ways = {"latents": (prior.flow.times(4), get_solver("exp_rk5"))}
-    target = Target(replace(prior, ways=ways), likelihood, double([[0.2], [-1.0]]), 4)
+    target = Target(replace(prior, ways=ways), likelihood, double([[0.2], [-1.0]]), 8)
     parts: list[float] = []
     ahead = LookAhead(PARTICLE_STEPS, 0, 1 / 2)
     together = twist(target, 0, [0, 1], 2, 50, 50, parts.append, ahead)
