@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -65,74 +65,77 @@ def encode(
     if like is not None and is_text and cells.separator == like.separator:
         usual = like.decimal
     sign = _decimal(cells, own.values(), usual) if decimal is None else decimal
-    read, beside, unknown, as_written = _read(cells, own, sign, marks_of(missing_values))
-    count = len(next(iter(read.values())))
-    if not count:
+    read = _Read.of(cells, own, sign, marks_of(missing_values))
+    values = read.rows(columns)
+    if not len(values):
         raise DataError(f"{cells.name} has no rows")
-    values = np.full((count, len(columns)), np.nan)
-    names = [column.name for column in columns]
-    for name, numbers in read.items():
-        values[:, names.index(name)] = numbers
-    for place, column in enumerate(columns):
-        if column.of in own:
-            values[:, place] = made_values(values, names, column)
-    lines = _told(cells, columns, (*own, *asked), unknown)
-    texts_beside = {name: np.array(texts, dtype=object) for name, texts in beside.items()}
-    held_out = np.ones(count, dtype=bool)
-    order = list(cells.names)
-    return (
-        Records(
-            columns,
-            values,
-            held_out,
-            {},
-            texts_beside,
-            order,
-            cells.separator,
-            sign,
-            as_written,
-        ),
-        lines,
+    records = Records(
+        columns,
+        values,
+        held_out=np.ones(len(values), dtype=bool),
+        beside={name: np.array(texts, dtype=object) for name, texts in read.beside.items()},
+        order=list(cells.names),
+        separator=cells.separator,
+        decimal=sign,
+        as_written=read.as_written,
     )
+    return records, _told(cells, columns, (*own, *asked), read.unknown)
 
 
-def _read(
-    cells: Cells, own: Mapping[str, RecordColumn], decimal: str, marks: frozenset[str]
-) -> tuple[
-    dict[str, np.ndarray],
-    dict[str, list[str]],
-    Counter[tuple[str, str]],
-    dict[str, dict[int, str]],
-]:
-    """Values ``[n]`` of the columns that are known, texts of the others, how often there are
-    levels that are unknown, by column and level, and ``Records.as_written``."""
-    readers = {name: reader_of(column, cells, decimal, marks) for name, column in own.items()}
-    read: dict[str, list[np.ndarray]] = {name: [np.empty(0)] for name in own}
-    beside: dict[str, list[str]] = {name: [] for name in cells.names if name not in own}
-    unknown: Counter[tuple[str, str]] = Counter()
-    as_written: dict[str, dict[int, str]] = {}
-    count = 0
-    for block in cells.blocks():
-        for name, texts in zip(cells.names, block, strict=True):
-            if name in beside:
-                beside[name] += texts
-                continue
-            values = readers[name](texts, count)
-            read[name].append(values)
-            column = own[name]
-            own_marks = {*marks, column.missing.lower()}
-            for row in np.flatnonzero(_are_lost(column, values)).tolist():
-                if texts[row] not in column.levels and texts[row].lower() not in own_marks:
+class _Read(NamedTuple):
+    """What the columns of a source have.
+
+    Attributes:
+        values: Of those that are known, ``[n]``.
+        beside: Texts of the others.
+        unknown: How often there are levels that are unknown, by column and level.
+        as_written: Of ``Records``.
+    """
+
+    values: dict[str, np.ndarray]
+    beside: dict[str, list[str]]
+    unknown: Counter[tuple[str, str]]
+    as_written: dict[str, dict[int, str]]
+
+    def rows(self, columns: Sequence[RecordColumn]) -> np.ndarray:
+        """Values ``[n, P]``, with those that are made of others."""
+        names = [column.name for column in columns]
+        values = np.full((len(next(iter(self.values.values()))), len(columns)), np.nan)
+        for name, numbers in self.values.items():
+            values[:, names.index(name)] = numbers
+        for place, column in enumerate(columns):
+            if column.of in self.values:
+                values[:, place] = made_values(values, names, column)
+        return values
+
+    @classmethod
+    def of(
+        cls, cells: Cells, own: Mapping[str, RecordColumn], decimal: str, marks: frozenset[str]
+    ) -> "_Read":
+        """Reads all cells."""
+        readers = {name: reader_of(column, cells, decimal, marks) for name, column in own.items()}
+        read: dict[str, list[np.ndarray]] = {name: [np.empty(0)] for name in own}
+        beside: dict[str, list[str]] = {name: [] for name in cells.names if name not in own}
+        unknown: Counter[tuple[str, str]] = Counter()
+        as_written: dict[str, dict[int, str]] = {}
+        count = 0
+        for block in cells.blocks():
+            for name, texts in zip(cells.names, block, strict=True):
+                if name in beside:
+                    beside[name] += texts
+                    continue
+                values, column = readers[name](texts, count), own[name]
+                read[name].append(values)
+                own_marks = {*marks, column.missing.lower()}
+                for row in np.flatnonzero(_are_lost(column, values)).tolist():
+                    if texts[row] in column.levels or texts[row].lower() in own_marks:
+                        continue
                     as_written.setdefault(name, {})[count + row] = texts[row]
                     if np.isnan(values[row]):
                         unknown[name, texts[row]] += 1
-        count += len(block[0])
-    return (
-        {name: np.concatenate(parts) for name, parts in read.items()},
-        beside,
-        unknown,
-        as_written,
-    )
+            count += len(block[0])
+        whole = {name: np.concatenate(parts) for name, parts in read.items()}
+        return cls(whole, beside, unknown, as_written)
 
 
 def _are_lost(column: RecordColumn, values: np.ndarray) -> np.ndarray:
