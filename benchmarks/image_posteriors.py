@@ -38,6 +38,7 @@ from training.files.observations import read_mask, read_operator
 from training.flow.solvers import get_solver
 from training.inference.likelihoods import Gaussian
 from training.inference.lookahead import LookAhead
+from training.inference.prior import Prior
 from training.inference.samplers.twisted import twist
 from training.inference.target import Target
 from training.measure.posterior.convergence import convergence
@@ -71,6 +72,16 @@ def cells(points: Tensor, truth: Tensor, alike: Tensor, asked: Tensor) -> list[s
         f"{float((ends[1] - ends[0]).mean()):.1f}",
         f"{float(crps(points, truth).mean()):.2f}",
     ]
+
+
+def blurred_like_draws(truth: Tensor, prior: Prior, likelihood: Gaussian) -> Tensor:
+    """Truths ``[M, D]`` with the noise of the first time, which draws have, and black pixels are
+    far below."""
+    made = Target(prior, likelihood, likelihood.observe(truth[:1]), ROWS)
+    first = torch.zeros(len(truth), dtype=torch.int64)
+    start, generator = prior.times[0].cpu(), seeded_generator("cpu", 1)
+    noise = prior.flow.schedule.sample_noise(len(truth), start, generator)
+    return made.of_states(made.to_states(truth, first) + noise.to(truth), first)
 
 
 @click.command(help=__doc__)
@@ -115,13 +126,7 @@ def main(
     )
     print(f"| {columns} |")
     print("| --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
-    # Points of the flow have the noise of the first time, which black pixels are far below.
-    blurred = truth
-    if truths == "data":
-        made, first = Target(prior, likelihood, observed[:1], ROWS), torch.zeros(images).long()
-        states, start = made.to_states(truth, first), prior.times[0].cpu()
-        spread = flow.schedule.sample_noise(images, start, seeded_generator("cpu", 1))
-        blurred = made.of_states(states + spread.to(states), first)
+    blurred = blurred_like_draws(truth, prior, likelihood) if truths == "data" else truth
     runs = [
         (name, int(count), int(number))
         for name in samplers.split(",")

@@ -17,6 +17,7 @@ move is taken with the chance that Metropolis and Hastings give it, which is 1 w
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -93,6 +94,11 @@ class Renoising:
     diffusion: Diffusion
     noise: Noise
 
+    @cached_property
+    def root(self) -> Tensor:
+        """Lower Cholesky factor of R, ``[K, K]``."""
+        return torch.linalg.cholesky(self.sight.covariance[0])
+
     def moved(self, particles: Particles, exponent: float, step: int) -> tuple[Particles, int]:
         """Particles of ``p L^b`` once more, and the number after the last one that was used.
 
@@ -139,8 +145,7 @@ class Renoising:
         more = self.noise.normal(step, states.shape[1])[0] * added.sqrt().to(states)
         error = self.noise.normal(step + 1, len(root))[0] @ root.T.to(states)
         off = self.sight.observed.to(states) - (states + more) @ operator.T - error
-        precision = torch.cholesky_inverse(torch.linalg.cholesky(self.sight.covariance[0]))
-        pull = exponent * (precision @ self.sight.operator * added)
+        pull = exponent * torch.cholesky_solve(self.sight.operator, self.root) * added
         return states + more + off @ pull.to(states)
 
     def _down(self, states: Tensor, here: int, there: int, step: int) -> Tensor:
@@ -154,5 +159,4 @@ class Renoising:
     def _beside_gaussian(self, particles: Particles) -> Tensor:
         """Log likelihoods ``[N]`` less those of the Gaussian, but for a constant."""
         off = self.sight.observed - particles.states.double() @ self.sight.operator.T
-        root = torch.linalg.cholesky(self.sight.covariance)
-        return particles.log_likelihood - log_normal(off[None], root)[0]
+        return particles.log_likelihood - log_normal(off[None], self.root)[0]
