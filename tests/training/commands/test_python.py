@@ -235,7 +235,8 @@ def test_trials_are_multiplied_and_models_compared():
     posterior = model.posterior(prior="uniform")
     few = {"draws": 100, "sampler": "pool", "pool": 400}
     draws = posterior.sample(trials, **few).points[0]
-    assert [draws.mean(), draws.std()] == pytest.approx([trials.mean(), 0.5 / 2], abs=0.1)
+    assert draws.mean() == pytest.approx(trials.mean(), abs=0.1)
+    assert draws.std() == pytest.approx(0.5 / 2, rel=0.3)
     far = model.posterior(prior=normal_prior(["theta1"], [0.0], [9.0]), **few)
     (compared,) = far.compare([posterior], trials)
     assert np.diff(list(compared["log_evidence"].values())) == pytest.approx(2.4, abs=0.4)
