@@ -99,6 +99,11 @@ class Renoising:
         """Lower Cholesky factor of R, ``[K, K]``."""
         return torch.linalg.cholesky(self.sight.covariance[0])
 
+    @property
+    def goes(self) -> bool:
+        """Whether there is a time of so little noise."""
+        return self._highest(1.0)[0] > 0
+
     def moved(self, particles: Particles, exponent: float, step: int) -> tuple[Particles, int]:
         """Particles of ``p L^b`` once more, and the number after the last one that was used.
 

@@ -23,7 +23,8 @@ is so wrong that weights would be worth a few particles. There R is made wider, 
 they are worth a tenth of them, and particles arrive as draws of ``p(x_0) L(x_0)^b``. Then b goes to
 1, each time as far as weights ``L^(b' - b)`` are worth half of the particles. These are taken, and
 moved by noise that is put on them and taken off again (``renoising``), which leaves ``p L^b'`` as
-it is: so each has a place of its own, however few came through.
+it is: so each has a place of its own, however few came through. At the end they are moved on where
+means of populations are farther apart than chance has them, up to ``MOST_MOVES`` times.
 """
 
 from dataclasses import replace
@@ -60,6 +61,10 @@ LEAST_WORTH, MOST_WIDER, BISECTIONS = 0.1, 2.0, 10
 halved to find what is needed."""
 LEAST_RISE, ALL = 0.1, 1 - 1e-9
 """Of b, in parts of itself; and what is as good as 1."""
+APART, CHANCE, MOST_MOVES = 0.02, 8.0, 8
+"""Variance of the means of populations, over that within them, up to which they agree: R-hat is
+then about 1.01; what chance adds, over the number of particles; and moves until they do, at most.
+"""
 DTYPE = torch.float32
 """Of states, and of one step's changes of weights: noise of the first time is far above rounding.
 Covariances are decomposed, and weights summed, in float64, and so are points and their
@@ -248,20 +253,41 @@ class _Cloud:
 
     def narrow(self, on_part: OnPart = None) -> None:
         """Takes particles by weight and moves them, until the noise of observations is their own,
-        where it was made wider. All weigh the same then."""
+        where it was made wider, and populations agree, where they do not."""
         require_some(self._by_population(self._log_weights))
-        for place in (self._exponent < 1).nonzero()[:, 0].tolist():
-            particles = self._narrowed(place, share_of(on_part, 1 / self._target.count))
+        moving = (self._exponent < 1) | ~self._agreeing()
+        for place in moving.nonzero()[:, 0].tolist():
+            particles = self._moved(place, share_of(on_part, 1 / self._target.count))
+            if particles is None:
+                continue
             self._points[place], self._psi[place] = particles.points, particles.log_likelihood
             self._log_weights[place] = 0
         if on_part:
-            on_part(float((self._exponent == 1).double().mean()))
+            on_part(float((~moving).double().mean()))
 
-    def _narrowed(self, place: int, on_part: OnPart) -> Particles:
-        """Those ``[C P]`` of an observation."""
+    def _agreeing(self) -> Tensor:
+        """Whether populations agree on each observation, ``[M]``."""
+        weights = self._by_population(self._log_weights)
+        middle = torch.full_like(weights[:, 0], 0.5)
+        rows = self._rows(systematic(weights, middle, self._particles))
+        return torch.stack([self._agree(points) for points in _taken(self._points, rows)])
+
+    def _agree(self, points: Tensor) -> Tensor:
+        """Whether populations ``[C P, D]`` do, ``[]``."""
+        if self._chains == 1:
+            return torch.ones((), dtype=torch.bool, device=points.device)
+        own = points.view(self._chains, self._particles, -1)
+        apart, within = own.mean(dim=1).var(dim=0), own.var(dim=1).mean(dim=0)
+        return (apart <= (APART + CHANCE / self._particles) * within).all()
+
+    def _moved(self, place: int, on_part: OnPart) -> Particles | None:
+        """Those ``[C P]`` of an observation; None if nothing was to be narrowed, and its noise is
+        too little for a move."""
         target = self._target.of(torch.tensor([place], device=self._target.device))
         noise, step = self._noise.alone(place), self._steps + 2
         renoising = Renoising(target, self._sight.alone(place), self._diffusion, noise)
+        if self._exponent[place] == 1 and not renoising.goes:
+            return None
         particles = Particles(self._x[place], self._points[place], self._log_likelihood[place])
         log_weights = self._log_weights[place].view(self._chains, -1)
         exponent = first = float(self._exponent[place])
@@ -272,18 +298,33 @@ class _Cloud:
             before, rise = exponent, max(float(rises.median()), LEAST_RISE * exponent)
             exponent = 1.0 if exponent + rise > ALL else exponent + rise
             log_weights = log_weights + (exponent - before) * own
-            worth = effective_size(log_weights).sum()
-            self._worth[place] = worth.minimum(self._worth[place])
-            start = noise.uniform(step, 1)[0].view(self._chains, -1)[:, 0]
-            picks = self._rows(systematic(log_weights, start, self._particles))[0]
-            particles, step = renoising.moved(particles.taken(picks), exponent, step + 1)
+            particles = self._by_weight(place, particles, log_weights, noise.uniform(step, 1)[0])
+            particles, step = renoising.moved(particles, exponent, step + 1)
             log_weights = torch.zeros_like(log_weights)
-            self._stages[place] += 1
             if on_part:
                 on_part(log(before / exponent) / log(first))
+        if first == 1:
+            particles = self._by_weight(place, particles, log_weights, noise.uniform(step, 1)[0])
+            step += 1
+        for _ in range(MOST_MOVES):
+            if self._agree(particles.points):
+                break
+            particles, step = renoising.moved(particles, 1.0, step)
+        if first == 1 and on_part:
+            on_part(1)
         self._target.calls += target.calls
         self._again[place] = target.calls
         return particles
+
+    def _by_weight(
+        self, place: int, particles: Particles, log_weights: Tensor, uniform: Tensor
+    ) -> Particles:
+        """Particles of an observation, taken by weights ``[C, P]``."""
+        worth = effective_size(log_weights).sum()
+        self._worth[place] = worth.minimum(self._worth[place])
+        self._stages[place] += 1
+        start = uniform.view(self._chains, -1)[:, 0]
+        return particles.taken(self._rows(systematic(log_weights, start, self._particles))[0])
 
     def draws(self, count: int, on_part: OnPart = None) -> Draws:
         """So many of each population; tells how far their latents are."""
