@@ -24,7 +24,7 @@ they are worth a tenth of them, and particles arrive as draws of ``p(x_0) L(x_0)
 1, each time as far as weights ``L^(b' - b)`` are worth half of the particles. These are taken, and
 moved by noise that is put on them and taken off again (``renoising``), which leaves ``p L^b'`` as
 it is: so each has a place of its own, however few came through. At the end they are moved on where
-means of populations are farther apart than chance has them, up to ``MOST_MOVES`` times.
+means of populations are farther apart than chance has them, as long as that helps.
 """
 
 from dataclasses import replace
@@ -61,10 +61,12 @@ LEAST_WORTH, MOST_WIDER, BISECTIONS = 0.1, 2.0, 10
 halved to find what is needed."""
 LEAST_RISE, ALL = 0.1, 1 - 1e-9
 """Of b, in parts of itself; and what is as good as 1."""
-APART, CHANCE, MOST_MOVES = 0.02, 8.0, 8
+APART, CHANCE = 0.02, 8.0
 """Variance of the means of populations, over that within them, up to which they agree: R-hat is
-then about 1.01; what chance adds, over the number of particles; and moves until they do, at most.
-"""
+then about 1.01; and what chance adds, over the number of particles."""
+MOST_MOVES, HELPS = 8, 0.7
+"""Moves until they agree, at most; and what is left of how far they are apart after one that
+helps."""
 DTYPE = torch.float32
 """Of states, and of one step's changes of weights: noise of the first time is far above rounding.
 Covariances are decomposed, and weights summed, in float64, and so are points and their
@@ -255,7 +257,7 @@ class _Cloud:
         """Takes particles by weight and moves them, until the noise of observations is their own,
         where it was made wider, and populations agree, where they do not."""
         require_some(self._by_population(self._log_weights))
-        moving = (self._exponent < 1) | ~self._agreeing()
+        moving = (self._exponent < 1) | (self._apart() > 1)
         for place in moving.nonzero()[:, 0].tolist():
             particles = self._moved(place, share_of(on_part, 1 / self._target.count))
             if particles is None:
@@ -265,20 +267,21 @@ class _Cloud:
         if on_part:
             on_part(float((~moving).double().mean()))
 
-    def _agreeing(self) -> Tensor:
-        """Whether populations agree on each observation, ``[M]``."""
+    def _apart(self) -> Tensor:
+        """How far populations are apart on each observation, ``[M]``: see ``_far``."""
         weights = self._by_population(self._log_weights)
         middle = torch.full_like(weights[:, 0], 0.5)
         rows = self._rows(systematic(weights, middle, self._particles))
-        return torch.stack([self._agree(points) for points in _taken(self._points, rows)])
+        return torch.stack([self._far(points) for points in _taken(self._points, rows)])
 
-    def _agree(self, points: Tensor) -> Tensor:
-        """Whether populations ``[C P, D]`` do, ``[]``."""
+    def _far(self, points: Tensor) -> Tensor:
+        """Variances of the means of populations ``[C P, D]``, over that up to which they agree, in
+        the coordinate where they are farthest apart, ``[]``."""
         if self._chains == 1:
-            return torch.ones((), dtype=torch.bool, device=points.device)
+            return torch.zeros((), dtype=torch.float64, device=points.device)
         own = points.view(self._chains, self._particles, -1)
         apart, within = own.mean(dim=1).var(dim=0), own.var(dim=1).mean(dim=0)
-        return (apart <= (APART + CHANCE / self._particles) * within).all()
+        return (apart / within).nan_to_num().amax() / (APART + CHANCE / self._particles)
 
     def _moved(self, place: int, on_part: OnPart) -> Particles | None:
         """Those ``[C P]`` of an observation; None if nothing was to be narrowed, and its noise is
@@ -306,10 +309,12 @@ class _Cloud:
         if first == 1:
             particles = self._by_weight(place, particles, log_weights, noise.uniform(step, 1)[0])
             step += 1
+        before, far = torch.inf, float(self._far(particles.points))
         for _ in range(MOST_MOVES):
-            if self._agree(particles.points):
+            if far <= 1 or far > HELPS * before:
                 break
             particles, step = renoising.moved(particles, 1.0, step)
+            before, far = far, float(self._far(particles.points))
         if first == 1 and on_part:
             on_part(1)
         self._target.calls += target.calls
