@@ -20,8 +20,14 @@ from torch_utils.streams import Stream
 from training.data.images.batches import ImageDataset, pixel_batches
 from training.files.fid_reference import DISTANCES_FORMAT, FORMAT, FIDReference
 from training.measure.detector import InceptionDetector, find_detector
-from training.measure.frechet import FeatureStatistics, Moments, frechet_distance
-from training.measure.kernel_distance import SUBSET_SIZE, kernel_distance, subset_distances
+from training.measure.feature_distances import (
+    SUBSET_SIZE,
+    FeatureStatistics,
+    Moments,
+    frechet_distance,
+    kernel_distance,
+    subset_distances,
+)
 from training.options.samples import CalcSettings, MeasuringOptions, RefSettings
 
 

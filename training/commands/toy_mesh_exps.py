@@ -13,8 +13,7 @@ from torch_utils.results import provenance
 from training.commands.shared import solver_of, toy_times
 from training.files.coverage import CoverageFiles
 from training.measure.boundaries import unit_sphere
-from training.measure.coverage import Spheres, contents_within, table, unfilled
-from training.measure.coverage_result import CoverageResult
+from training.measure.coverage import CoverageResult, Spheres, contents_within, table, unfilled
 from training.options.toy_mesh_exps import BOUNDARY_POINTS, CoverageSettings, SphereOptions
 from training.runs.coverage import BLOCK_ROWS, CoverageExperiment
 from training.runs.latents import latent_choice, recorded_eps

@@ -41,14 +41,15 @@ from torch_utils.inert_pickle import shown
 from torch_utils.results import SavedArrays, open_arrays, provenance, save_arrays, save_json
 from training.files.arrays import CheckedArrays
 from training.files.residuals import QUANTITIES, Extraction
-from training.measure.correlation_times import (
+from training.measure.correlations import (
     LOWER,
     UPPER,
+    Autocorrelations,
     CorrelationTime,
     correlation_time,
     scatter_of,
+    varying,
 )
-from training.measure.correlations import Autocorrelations, varying
 
 FORMAT = "inflationary-flows correlations 1"
 SUMMARY_FORMAT = "inflationary-flows residual summary 1"

@@ -21,7 +21,7 @@ import torch
 from dnnlib.errors import DataError
 from dnnlib.logs import logger
 from torch_utils.results import load_arrays, save_arrays
-from training.measure.frechet import require_moments
+from training.measure.feature_distances import require_moments
 
 FORMAT = "inflationary-flows fid reference 1"
 DISTANCES_FORMAT = "inflationary-flows image distances 1"

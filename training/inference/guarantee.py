@@ -18,8 +18,7 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from training.flow.held_out import HeldOut
-from training.measure.conformal import Holding, asked, oddness, recalibrated
-from training.measure.neighbors import Neighbors
+from training.measure.conformal import Holding, Neighbors, asked, oddness, recalibrated
 from training.measure.posterior.coverage import central_values
 
 SHARES = (0.5, 0.8, 0.9, 0.95)

@@ -19,7 +19,7 @@ from training.files.correlations import (
     stem_and_index,
     summary_of,
 )
-from training.measure.correlation_times import scatter_of
+from training.measure.correlations import scatter_of
 from training.pictures import look
 from training.pictures.look import (
     BLUE,

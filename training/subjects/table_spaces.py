@@ -31,7 +31,7 @@ from training.learning.level_start import fit_levels
 from training.learning.loss import DenoisingLoss
 from training.learning.melting import NETWORK_ROWS, LawPlan, points_to_melt
 from training.learning.trainer import Trainer, TrainingConfig
-from training.measure.dependence import independence_p_values
+from training.measure.association import independence_p_values
 from training.model.model import Model
 from training.names import AUTO, AXES_TOO, LOG, MARGINALS
 from training.recipes import FEW_ROWS
