@@ -22,7 +22,7 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS, Solver
-from training.flow.solvers.runge_kutta import DORMAND_PRINCE, runge_kutta
+from training.flow.solvers.explicit import DORMAND_PRINCE, runge_kutta
 
 CELLS = 32
 LEAST_DENSITY = 0.1

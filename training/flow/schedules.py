@@ -10,26 +10,19 @@ with ``xi*`` the largest data variance and ``g* = max g``. It preserves the part
 (PRP) where ``g = 0``, and reduces it to ``d`` dimensions (PRR) where ``g_i = 1`` for the ``d``
 top-variance dimensions and less for the others. The *inflation gap* is ``IG = g* - g_i``.
 
-Isotropic schedules, as baselines of the same interface, are in ``isotropic``.
-
-Isotropic noise schedules, the baselines that an inflationary flow is compared with.
-
-They are those tabulated by Karras et al. 2022 (table 1): EDM's own, and the variance-preserving and
-variance-exploding ones of Song et al. 2021.
+Isotropic schedules are the baselines that an inflationary flow is compared with: those tabulated by
+Karras et al. 2022 (table 1): EDM's own, and the variance-preserving and variance-exploding ones of
+Song et al. 2021.
 """
 
 from abc import ABC, abstractmethod
 from math import inf, log
+
 import torch
 from torch import Tensor, nn
+
 from dnnlib.errors import UsageError
 from training.names import G_TYPES
-from abc import abstractmethod
-from math import log
-import torch
-from torch import Tensor
-from dnnlib.errors import UsageError
-
 
 INFLATION_DEFAULTS = {
     "g_type": "orig",

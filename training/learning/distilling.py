@@ -34,7 +34,7 @@ from training.flow.grids import fit_equal_error_grid
 from training.flow.likelihood import DivergenceIntegral, Trace, value_and_divergence
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
-from training.flow.solvers.student import BY_STUDENT
+from training.flow.solvers.fitted import BY_STUDENT
 from training.learning.soap import Soap
 from training.model.model import Model
 from training.names import LARGEST_EXACT, STUDENT

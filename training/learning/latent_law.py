@@ -15,8 +15,7 @@ from torch import Tensor
 
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.flow.latent.conditional import ConditionalMixture
-from training.flow.latent.normal_mixtures import LOG_ROOT
+from training.flow.latent.conditional import LOG_ROOT, ConditionalMixture
 
 LOOKS = 40
 """How often held-out latents are looked at. The fit of a law goes on to its end, where the rate is

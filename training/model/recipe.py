@@ -10,9 +10,14 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
 from training.flow.output_gain import OutputGain
-from training.flow.schedules import InflationSchedule, NoiseSchedule
+from training.flow.schedules import (
+    EDMSchedule,
+    InflationSchedule,
+    NoiseSchedule,
+    VESchedule,
+    VPSchedule,
+)
 from training.networks import NETWORKS
 
 SCHEDULES: dict[str, Callable[..., NoiseSchedule]] = {

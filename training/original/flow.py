@@ -37,8 +37,7 @@ from torch_utils.inert_pickle import shown
 from training.data.toys import LARGEST_MISMATCH, UNSCALED, Toy
 from training.flow.denoisers import FLOAT32_DDPM
 from training.flow.eigenbasis import EigenBasis
-from training.flow.isotropic import EDMSchedule
-from training.flow.schedules import INFLATION_DEFAULTS, InflationSchedule
+from training.flow.schedules import INFLATION_DEFAULTS, EDMSchedule, InflationSchedule
 from training.names import SPACES, TOY_NAMES
 from training.networks.original_toy_unet import OriginalToyConvUNet, OriginalToySongUNet
 from training.original.file import Fields, OriginalFile

@@ -1,4 +1,4 @@
-"""A learned law of compressed latents, given the kept ones.
+"""A learned law of compressed latents, given the kept ones, by mixtures of normal distributions.
 
 Latents u are *standardized* here: divided by the standard deviations of their closed form. The kept
 ones are standard normal; to the compressed ones the factorization
@@ -9,30 +9,27 @@ gives a mixture of normal distributions each, whose parameters a network makes o
 conditioned on. In many dimensions the mixtures are conditioned on kept latents alone (*unchained*),
 and A turns to the principal axes of the compressed ones.
 
-Taking every ``v_j`` to its normal score (``normal_mixtures``) *whitens* latents: a triangular map
+Taking every ``v_j`` to its normal score *whitens* latents: a triangular map
 with a positive diagonal, hence unique, smooth and invertible. Masks between layers let a parameter
 see only what it may (Germain et al. 2015, *MADE*).
 
-Mixtures of normal distributions in one dimension, and their maps to the standard normal.
-
-With weights ``pi_k``, means ``m_k`` and standard deviations ``s_k``, the distribution function is
-``F(v) = sum_k pi_k Phi((v - m_k) / s_k)``. The *normal score* ``w = Phi^-1(F(v))`` of a value drawn
-from the mixture is standard normal; the *quantile* is its inverse. Both are taken by logarithms of
-the lighter tail, so that neither rounds off however far out a value is.
+Of a mixture in one dimension with weights ``pi_k``, means ``m_k`` and standard deviations ``s_k``,
+the distribution function is ``F(v) = sum_k pi_k Phi((v - m_k) / s_k)``. The *normal score* ``w =
+Phi^-1(F(v))`` of a value drawn from the mixture is standard normal; the *quantile* is its inverse.
+Both are taken by logarithms of the lighter tail, so that neither rounds off however far out a value
+is.
 """
 
 import warnings
-from math import pi
+from math import log, pi
+from typing import NamedTuple
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from training.flow.eigenbasis import identity
-from math import log, pi
-from typing import NamedTuple
-import torch
-from torch import Tensor
 
+from training.flow.eigenbasis import identity
 
 LOG_ROOT = log(2 * pi) / 2
 NEWTON_STEPS, MOST_STEPS = 3, 200

@@ -1,22 +1,19 @@
-"""Explicit Runge-Kutta methods of given steps, each a Butcher tableau.
+"""Explicit methods. Runge-Kutta methods of given steps are Butcher tableaus:
 
     k_i = v(x + h sum_j a_ij k_j, t + c_i h),        x(t + h) = x + h sum_i b_i k_i
 
 (Hairer, Norsett and Wanner, *Solving Ordinary Differential Equations I*, section II.1).
 
-The embedded method of Dormand and Prince, order 5 (4), in which each sample has its own steps.
-
-The difference e of the two orders estimates a step's error. With ``tol = atol + rtol max(|x|,
+In the embedded method of Dormand and Prince, order 5 (4), each sample has its own steps. The
+difference e of the two orders estimates a step's error. With ``tol = atol + rtol max(|x|,
 |x_new|)`` per dimension, a step is taken if the root mean square of ``e / tol`` over the dimensions
-of the sample is at most 1, and the next one is longer by ``0.9 rms^(-1/5)``, within limits (Hairer,
-Norsett and Wanner, *Solving Ordinary Differential Equations I*, section II.4; there too the guess
-of the first step). Libraries take one step for a whole batch, whose members then depend on each
-other; here all that a sample's steps follow from is the sample.
+of the sample is at most 1, and the next one is longer by ``0.9 rms^(-1/5)``, within limits (the
+same, section II.4; there too the guess of the first step). Libraries take one step for a whole
+batch, whose members then depend on each other; here all that a sample's steps follow from is the
+sample.
 
-The two-step Adams-Bashforth method, one call a step, for steps of any sizes.
-
-The velocity is extended linearly from the last two times and integrated (Hairer, Norsett and
-Wanner, *Solving Ordinary Differential Equations I*, section III.5):
+The two-step Adams-Bashforth method takes one call a step, for steps of any sizes. The velocity is
+extended linearly from the last two times and integrated (the same, section III.5):
 
     x(t + h) = x + h (v + (v - v_last) h / (2 h_last)).
 
@@ -25,17 +22,15 @@ ends, most of which cancels; uneven steps lose that. The first step is Heun's, a
 Euler's would not lower the order, but its error would be most of what there is.
 """
 
-
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
 from dnnlib.errors import DataError
 from training.flow.solvers.solver import Method, Velocity, Widened
-
-
-
 
 
 class Tableau(NamedTuple):

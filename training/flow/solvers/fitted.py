@@ -1,4 +1,6 @@
-"""A multistep method whose weights were fitted to a flow, for few calls.
+"""Methods that were fitted to a flow, for few calls: by weights, or by a student.
+
+The weights are those of a multistep method,
 
     x_(k+1) = x_k + sum_(j <= k) W_kj v_j,        v_j = v(x_j, t_j),
 
@@ -10,7 +12,7 @@ Weights are numbers, so that the map is as smooth as the velocity.
 What a state carries beside its D coordinates are integrals of functions along the way, traces of
 the Jacobian: sums of their values at the same times, with weights of their own.
 
-The way of a student, a network that was trained to carry states from any time to any other.
+A student is a network that was trained to carry states from any time to any other,
 
     x(s) = Phi(x(t), t, s),        one call between neighboring times
 
@@ -19,18 +21,15 @@ its D coordinates is the sum of the log-determinants of these maps, in nats per 
 """
 
 from collections.abc import Iterator
-import torch
-from torch import Tensor
-from dnnlib.errors import UsageError
-from training.flow.solvers.runge_kutta import weighted_sum
-from training.flow.solvers.solver import Solver, Velocity
-from collections.abc import Iterator
 from itertools import pairwise
+
 import torch
 from torch import Tensor
+
+from dnnlib.errors import UsageError
+from training.flow.solvers.explicit import weighted_sum
 from training.flow.solvers.solver import Solver, Velocity
 from training.names import STUDENT
-
 
 FITTED = "fitted"
 

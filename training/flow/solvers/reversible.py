@@ -29,7 +29,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from training.flow.solvers.runge_kutta import Tableau, slopes_of, weighted_sum
+from training.flow.solvers.explicit import Tableau, slopes_of, weighted_sum
 from training.flow.solvers.solver import Method, PairMethod, Velocity
 
 COUPLING = 1.0
