@@ -25,7 +25,7 @@ from training.flow.coordinates.surprise import MOST_CONDITIONS
 from training.flow.held_out import HeldOut
 from training.inference.checking import Functions, simulated
 from training.inference.guarantee import HeldOutTruths
-from training.inference.user_likelihood import UserFunction
+from training.inference.likelihoods import UserFunction
 from training.measure.posterior.calibration import RunValues
 from training.measure.posterior.calibration import calibrate as tested
 from training.model.model import Model

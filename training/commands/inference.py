@@ -16,12 +16,11 @@ from training.flow.courses import student_times
 from training.flow.likelihood import Trace
 from training.flow.solvers import Solver, get_solver
 from training.inference.amortized import Amortized, LogPosterior, by_teacher
-from training.inference.likelihoods import Gaussian, Likelihood
+from training.inference.likelihoods import Gaussian, Likelihood, UserFunction, UserLikelihood
 from training.inference.prior import Prior, ways_of
 from training.inference.region import Region
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
-from training.inference.user_likelihood import UserFunction, UserLikelihood
 from training.names import LEARNED_POOL, MOST_DEBLURRED, TEACHER, UNIFORM
 from training.options.inference import (
     CALIBRATION_DRAWS,

@@ -31,8 +31,8 @@ from training.files.observations import read_observations
 from training.files.rounds import RoundFacts, load_round, save_round
 from training.files.table import load_table, save_table
 from training.inference.amortized import Amortized
+from training.inference.likelihoods import UserFunction
 from training.inference.region import DRAWS, HERE, Bounds, Region, Restricted, restricted
-from training.inference.user_likelihood import UserFunction
 from training.options.declared import typed_by_name
 from training.options.inference import PriorOptions, SamplerOptions
 from training.options.posterior import SampleSettings

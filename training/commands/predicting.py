@@ -16,7 +16,7 @@ from torch_utils.streams import Stream
 from training.files.arrays import evenly
 from training.files.posterior import PREDICTIVE_FORMAT
 from training.files.posterior_draws import SavedPosteriors, load_netcdf
-from training.inference.user_likelihood import UserFunction
+from training.inference.likelihoods import UserFunction
 from training.measure.posterior.predictive import Predictive, needed
 from training.options.posterior import PredictSettings
 from training.runs.posterior_results import report_files, write_numbers

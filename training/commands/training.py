@@ -15,9 +15,8 @@ from torch_utils.results import provenance
 from training.learning.building import Choices, describe_training, resolved_options
 from training.learning.cost import tell_dry_run
 from training.learning.melting import law_file, refit_latent_law
-from training.learning.resuming import Resumed, place_to_resume, read_record
 from training.learning.run import Progress, run_training
-from training.learning.run_folder import OPTIONS_NAME, Place
+from training.learning.run_folder import OPTIONS_NAME, Place, Resumed, place_to_resume, read_record
 from training.options.declared import Declared
 from training.options.toy_train import ToyTrainSettings
 from training.options.train import TrainSettings

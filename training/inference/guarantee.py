@@ -1,7 +1,7 @@
 """Intervals and regions that hold what they state, by truths that were held out.
 
 What a posterior states is asked for at another level: that of all truths (``measure.conformal``),
-or that of the truths whose conditions are nearest to an observation (``measure.neighbors``). Both
+or that of the truths whose conditions are nearest to an observation (``measure.conformal``). Both
 hold on average over observations, which is guaranteed; that of the neighbors also follows
 posteriors that err alike where these lie.
 

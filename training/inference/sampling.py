@@ -28,9 +28,7 @@ from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.progress import OnPart, share_of, with_more_calls
 from training.inference.samplers.annealing import anneal
-from training.inference.samplers.chains import Kernel, run_chains
-from training.inference.samplers.crank_nicolson import CrankNicolson
-from training.inference.samplers.elliptical import Elliptical
+from training.inference.samplers.chains import CrankNicolson, Elliptical, Kernel, run_chains
 from training.inference.samplers.hamiltonian import Hamiltonian
 from training.inference.samplers.pool import Pool
 from training.inference.samplers.refining import refine

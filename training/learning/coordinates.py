@@ -29,8 +29,7 @@ from training.flow.coordinates.maps import (
 )
 from training.flow.coordinates.surprise import MOST_CONDITIONS
 from training.flow.eigenbasis import EigenBasis
-from training.learning.gaussian_start import fit_gaussian
-from training.learning.level_start import fit_levels
+from training.learning.gaussian_start import fit_gaussian, fit_levels
 from training.names import AXES_TOO, EVENED, LOG
 
 CHAINS: dict[str, list[str]] = {

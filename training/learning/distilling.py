@@ -1,6 +1,6 @@
 """Distillation: a student learns the flow map of its teacher, from the teacher's paths alone.
 
-The student (``networks.flow_map``, between the coefficients of ``NetworkDenoiser.carried``) is to
+The student (``networks.mlp``, between the coefficients of ``NetworkDenoiser.carried``) is to
 carry a point of the probability flow from any time t to any other time s in one call, with the
 log-determinant of this map. Both are known along a path that was integrated accurately, so that it
 learns by plain regression, without noise,
@@ -38,8 +38,7 @@ from training.flow.solvers.fitted import BY_STUDENT
 from training.learning.soap import Soap
 from training.model.model import Model
 from training.names import LARGEST_EXACT, STUDENT
-from training.networks.flow_map import FlowMapMLP
-from training.networks.mlp import ToyMLP
+from training.networks.mlp import FlowMapMLP, ToyMLP
 
 POINT, NATS = 1e-3, 0.05
 """Errors of points in standard deviations, and of log densities, that weigh the same."""

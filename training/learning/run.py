@@ -13,8 +13,7 @@ from training.learning.courses import find_courses
 from training.learning.held_out import Score, Watch
 from training.learning.melting import LawPlan, learn_latent_law
 from training.learning.report import Reporter
-from training.learning.resuming import Resumed
-from training.learning.run_folder import Place, RunFolder
+from training.learning.run_folder import Place, Resumed, RunFolder
 from training.learning.stopping import StoppedBySignal, StopRequest
 from training.learning.trainer import Trainer
 from training.model.model import Model

@@ -84,7 +84,7 @@ from training.flow.output_gain import OutputGain
 from training.model.recipe import SCHEDULES, Recipe, basis_arguments, make_schedule
 from training.names import STUDENT
 from training.networks import NETWORKS
-from training.networks.flow_map import FlowMapMLP
+from training.networks.mlp import FlowMapMLP
 
 PARTS = {
     "schedule": list(SCHEDULES),

@@ -13,12 +13,14 @@ from torch_utils import distributed
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.inference.likelihoods import Likelihood
-from training.inference.mixture_moments import can_integrate, moments, quadrature
 from training.inference.mixtures import (
     Components,
     Evidence,
+    can_integrate,
     dirichlet,
     log_likelihood,
+    moments,
+    quadrature,
     sample_weights,
 )
 from training.inference.prior import Prior

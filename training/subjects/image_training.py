@@ -24,7 +24,7 @@ from training.learning.cost import require_batch, require_network
 from training.learning.held_out import HeldOut, Watch
 from training.learning.loss import DenoisingLoss
 from training.learning.melting import LawPlan, points_to_melt
-from training.learning.resuming import Resumed
+from training.learning.run_folder import Resumed
 from training.learning.speed import compile_network, fastest_precision
 from training.learning.trainer import Trainer
 from training.model.model import Model

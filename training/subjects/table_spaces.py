@@ -26,8 +26,8 @@ from training.flow.coordinates.coordinates import Coordinates, dither
 from training.learning.building import Choices
 from training.learning.calibrating import CalibrationPlan
 from training.learning.coordinates import basis_in, fit_coordinates, over_decades
+from training.learning.gaussian_start import fit_levels
 from training.learning.held_out import HeldOut
-from training.learning.level_start import fit_levels
 from training.learning.loss import DenoisingLoss
 from training.learning.melting import NETWORK_ROWS, LawPlan, points_to_melt
 from training.learning.trainer import Trainer, TrainingConfig

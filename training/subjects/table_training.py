@@ -17,7 +17,7 @@ from training.flow.coordinates.coordinates import Coordinates
 from training.learning.building import Choices
 from training.learning.cost import require_batch
 from training.learning.held_out import Watch
-from training.learning.resuming import Resumed
+from training.learning.run_folder import Resumed
 from training.learning.trainer import TrainingConfig
 from training.names import ANY_NUMBER, AXES_TOO, DISCRETE, LIKELIHOOD, TABLE, TABLE_NETWORK, TRIALS
 from training.recipes import TableRecipe, describe_table_recipe, fitted_to_table

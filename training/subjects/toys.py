@@ -25,7 +25,7 @@ from training.flow.schedules import INFLATION_DEFAULTS
 from training.flow.trajectory import Trajectory
 from training.learning.cost import require_batch
 from training.learning.melting import MOST, NETWORK_ROWS, LawPlan, points_to_melt
-from training.learning.resuming import Resumed
+from training.learning.run_folder import Resumed
 from training.learning.targets import MOST_NEAR
 from training.model.recipe import make_schedule
 from training.names import INFLATION, MOST_AVERAGED, OTHERS, TOY, TOY_NAMES

@@ -34,7 +34,7 @@ from training.learning.targets import (
 )
 from training.model.model import Model
 from training.model.recipe import Recipe
-from training.networks.flow_map import FlowMapMLP
+from training.networks.mlp import FlowMapMLP
 
 PRR = InflationSchedule.to_dimension(1, 3, top_variance=2.0)
 POINTS, OTHERS, NEAR = 3_000, 64, 16

@@ -12,8 +12,8 @@ from dnnlib.errors import DataError, UsageError
 from training.data.records.cells import Cells
 from training.data.records.inferring import MOST_LEVELS, fewest_rows
 from training.data.records.made import calendar_columns, made_values, missing_column
-from training.data.records.parsing import visible
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
+from training.data.records.values import visible
 from training.data.records.writing import text_of
 from training.data.tables.making import FEWEST_ROWS
 from training.data.tables.marginals import IDENTIFIER as CALLED_IDENTIFIER

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from dnnlib.files import atomic_path
-from training.data.records.parsing import date_text, number_in, rounded_moment
 from training.data.records.records import CATEGORY, DATE, WHOLE, RecordColumn, Records
+from training.data.records.values import date_text, number_in, rounded_moment
 
 MOST_INTEGER = 2.0**63
 """From which on whole numbers are no integers of 64 bits."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from training.inference.draws import Draws
 from training.inference.noise import Noise
 from training.inference.progress import OnPart
-from training.inference.samplers.crank_nicolson import FIRST, LEAST, WANTED
+from training.inference.samplers.chains import FIRST, LEAST, WANTED
 from training.inference.target import Target
 from training.inference.weights import evidence_of, largest_exponent, require_some, systematic
 from training.measure.posterior.importance import log_mean

@@ -14,9 +14,9 @@ from training.commands.holes import telling_holes
 from training.commands.python import Records
 from training.data.records.cells import open_cells
 from training.data.records.encoding import encode
-from training.data.records.parsing import date_text
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.records import CATEGORY, DATE, RecordColumn
+from training.data.records.values import date_text
 from training.data.records.writing import save_texts, texts_of
 from training.data.sketches import MOST_SKETCHED, Sketch, row_numbers
 from training.files.records import load_records, save_records
