@@ -18,9 +18,8 @@ from training.learning.melting import law_file, refit_latent_law
 from training.learning.run import Progress, run_training
 from training.learning.run_folder import OPTIONS_NAME, Place, Resumed, place_to_resume, read_record
 from training.options.declared import Declared
-from training.options.toy_train import ToyTrainSettings
 from training.options.train import TrainSettings
-from training.options.training import as_typed, require_values
+from training.options.training import ToyTrainSettings, as_typed, require_values
 from training.subjects import NetworkFile, Subject, Training, Wanted
 
 TrainingSettings = ToyTrainSettings | TrainSettings

@@ -152,5 +152,6 @@ def _add_to_run(file: Path, subject: str, subjects: dict[tuple[Path, str, str], 
 def section_maker(kind: str) -> Reader:
     """What makes sections of a kind. Modules are imported when they are needed, since some take
     half a second."""
-    made: Reader = import_module(f"{__package__}.{FORMATS[kind].shown}").section_of
+    module, _, name = FORMATS[kind].shown.rpartition(".")
+    made: Reader = getattr(import_module(f"{__package__}.{module}"), name)
     return made

@@ -17,8 +17,8 @@ from dnnlib.logs import logger
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.encoding import encode
-from training.data.records.made import says_missing
 from training.data.records.records import CATEGORY, DATE, WHOLE, Records
+from training.data.records.tidying import says_missing
 from training.data.records.writing import text_of, texts_of
 from training.files.answers import SCORES
 from training.files.arrays import evenly

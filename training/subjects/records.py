@@ -17,8 +17,8 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.records.made import says_missing
 from training.data.records.records import Records
+from training.data.records.tidying import says_missing
 from training.files.records import without_rows
 from training.flow.cells import SEQUENCES, mean_and_error, offsets
 from training.model.questions import EncodedRows, QuestionFlow

@@ -233,7 +233,7 @@ def test_traceback_is_shown(relative, file, capsys):
     shown = capsys.readouterr().err
     assert "in f" in shown
     assert "in g" in shown
-    assert "user_likelihood" not in shown
+    assert "inference/likelihoods" not in shown
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_file_that_fails_is_told(content, error, file, capsys):
         UserLikelihood.load(f"{file}:f")
     shown = capsys.readouterr().err
     assert "mine.py" in shown
-    assert "user_likelihood" not in shown
+    assert "inference/likelihoods" not in shown
 
 
 def test_what_is_no_function_is_told(file):

@@ -1,6 +1,8 @@
 """Records without what cannot be modelled: holes that are not wanted, numbers of rows, rare levels.
 
-Each function says what it did in lines for people.
+Each function says what it did in lines for people. Columns are also made of others: weekday and
+season of dates, and whether cells are missing. The season of a day is the sine and the cosine of 2
+pi (day of the year - 1) / 365.25.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -11,13 +13,61 @@ import numpy as np
 from dnnlib.errors import DataError, UsageError
 from training.data.records.cells import Cells
 from training.data.records.inferring import MOST_LEVELS, fewest_rows
-from training.data.records.made import calendar_columns, made_values, missing_column
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
 from training.data.records.values import visible
 from training.data.records.writing import text_of
 from training.data.tables.making import FEWEST_ROWS
 from training.data.tables.marginals import IDENTIFIER as CALLED_IDENTIFIER
 from training.data.tables.marginals import Marginal
+
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+THURSDAY = 3
+"""The weekday of 1970-01-01."""
+YEAR = 365.25
+IS_MISSING = " is missing"
+"""What the name of a column gets behind it that says where its cells are."""
+
+
+def calendar_columns(date: str) -> list[RecordColumn]:
+    """The columns that are made of a date, by its name."""
+    return [
+        RecordColumn(f"{date} weekday", CATEGORY, WEEKDAYS, of=date),
+        RecordColumn(f"{date} season sine", NUMBER, of=date),
+        RecordColumn(f"{date} season cosine", NUMBER, of=date),
+    ]
+
+
+def missing_column(name: str) -> RecordColumn:
+    """The column that says where cells of another, by its name, are missing."""
+    return RecordColumn(f"{name}{IS_MISSING}", CATEGORY, ("no", "yes"), of=name)
+
+
+def says_missing(column: RecordColumn) -> bool:
+    """Whether it is a ``missing_column``."""
+    return column.name == f"{column.of}{IS_MISSING}"
+
+
+def made_values(values: np.ndarray, names: Sequence[str], column: RecordColumn) -> np.ndarray:
+    """The values ``[N]`` of a column that is made of another; those of dates are NaN where the date
+    is missing.
+
+    Args:
+        values: ``[N, D]``, with dates in days since 1970-01-01.
+        names: ``[D]``.
+        column: One of ``calendar_columns``, or a ``missing_column``.
+    """
+    dates = values[:, list(names).index(column.of)]
+    if says_missing(column):
+        return np.isnan(dates).astype(np.float64)
+    days = np.floor(dates)
+    if column.type == CATEGORY:
+        return (days + THURSDAY) % len(WEEKDAYS)
+    whole = np.where(np.isnan(days), 0, days).astype("int64").astype("datetime64[D]")
+    of_year = (whole - whole.astype("datetime64[Y]")).astype(np.float64)
+    angle = 2 * np.pi * of_year / YEAR
+    wave = np.sin(angle) if column.name.endswith(" sine") else np.cos(angle)
+    return np.where(np.isnan(days), np.nan, wave)
+
 
 OTHER = "other"
 """The level of rare ones."""

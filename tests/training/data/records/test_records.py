@@ -10,7 +10,7 @@ import pytest
 from dnnlib.errors import DataError, UsageError
 from tests.support.messy_tables import COUNT, COUNTS, DRAW, FIRST, MESSY, drawn, holes, sizes, text
 from tests.support.running import refusal
-from training.commands.holes import telling_holes
+from training.commands.dataset_tool import telling_holes
 from training.commands.python import Records
 from training.data.records.cells import open_cells
 from training.data.records.encoding import encode
