@@ -218,12 +218,8 @@ def guarantee_of(
     asked: Asked, settings: SampleSettings, functions: Functions
 ) -> HeldOutTruths | None:
     """What held-out truths guarantee of draws like these; None if the network was not calibrated,
-    or it is not wanted.
-
-    Raises:
-        UsageError: It was calibrated by another version, for other draws or functions, or not at
-            all, but is to refuse.
-    """
+    or it is not wanted. Raises UsageError if it was calibrated by another version, for other draws
+    or functions, or not at all, but is to refuse."""
     file = asked.subject.file
     truths = None if file is None or not settings.held_out else file.model.held_out
     if truths is None:
@@ -262,11 +258,8 @@ def require_known(truths: HeldOut) -> None:
 def observations_of(
     asked: Asked, settings: SampleSettings, guarantee: HeldOutTruths, observed: Tensor
 ) -> Observations:
-    """What is known of observations ``[M, K]``, or conditions.
-
-    Raises:
-        UsageError: They are to be refused, but p-values are not known.
-    """
+    """What is known of observations ``[M, K]``, or conditions. Raises UsageError if they are to be
+    refused, but p-values are not known."""
     refuse, truths = settings.refuse, guarantee.held_out
     finest = 1 / (truths.truths + 1)
     if not truths.whitened.shape[1]:

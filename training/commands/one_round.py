@@ -174,11 +174,8 @@ class Question:
         return [name for name, _, _ in self.settings.bounds]
 
     def table(self, points: Tensor, data: Tensor, seed: int) -> tuple[DataTable, list[str]]:
-        """The data set of simulations, with lines about its columns.
-
-        Raises:
-            DataError: They are too few, beyond bounds, or parameters follow from others.
-        """
+        """The data set of simulations, with lines about its columns. Raises DataError if they are
+        too few, beyond bounds, or parameters follow from others."""
         names = self.parameter_names(points.shape[1])
         rows = torch.cat([points, data], dim=1).numpy()
         source = ForeignTable(str(self.simulator), [*names, *self.data_names], lambda: iter([rows]))

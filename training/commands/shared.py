@@ -114,11 +114,8 @@ def steps_and_end(
 
 
 def last_time(options: EvenTimeOptions, t_max: float, network: str) -> float:
-    """T, of a network that was trained up to ``t_max``.
-
-    Raises:
-        UsageError: It was not trained so far.
-    """
+    """T, of a network that was trained up to ``t_max``. Raises UsageError if it was not trained so
+    far."""
     if options.end_time is not None and options.end_time > t_max * (1 + 1e-9):
         raise UsageError(
             f"--end_time is {options.end_time:g}, but {network} was trained up to T = {t_max:g}: "

@@ -115,11 +115,8 @@ def subject_of(settings: CoverageSettings) -> Subject:
 
 
 def spheres_of(options: SphereOptions, dim: int) -> Spheres:
-    """The spheres in so many dimensions.
-
-    Raises:
-        UsageError: They, or the points, are more than memory or a reader could take.
-    """
+    """The spheres in so many dimensions. Raises UsageError if they, or the points, are more than
+    memory or a reader could take."""
     sizes = {
         "r_num": options.r_num,
         "boundary_pts": options.points_on(dim) or 0,

@@ -186,11 +186,8 @@ class SavedAnswers:
 
     @classmethod
     def load(cls, path: Path) -> "SavedAnswers":
-        """Those of a parameters file, whose CSV is beside it.
-
-        Raises:
-            DataError: One of them is missing or broken.
-        """
+        """Those of a parameters file, whose CSV is beside it. Raises DataError if one of them is
+        missing or broken."""
         content = load_json(path)
         broken = DataError(f"{path} is broken, or not of ask.py: make it again")
         options, sheet, beside = (content.get(name) for name in ("options", "sheet", "beside"))

@@ -47,11 +47,8 @@ def title_of(stem: str) -> tuple[str, str]:
 
 
 def parameter(file: Path, *keys: str) -> Any:
-    """The value under nested keys of a JSON file; None where there is none.
-
-    Raises:
-        DataError: The file is there, but is no JSON object.
-    """
+    """The value under nested keys of a JSON file; None where there is none. Raises DataError if the
+    file is there, but is no JSON object."""
     if not file.exists():
         return None
     value: Any = load_json(file)

@@ -178,11 +178,8 @@ class SavedLags:
 
     @classmethod
     def load(cls, path: Path) -> "SavedLags":
-        """Reads and checks a summary.
-
-        Raises:
-            DataError: Missing or broken file, missing array, wrong shape, or impossible value.
-        """
+        """Reads and checks a summary. Raises DataError for a missing or broken file, a missing
+        array, a wrong shape, or an impossible value."""
         with open_arrays(path) as saved:
             arrays = CheckedArrays(saved, path)
             times = arrays.read("times", "T", least=2)
@@ -233,11 +230,8 @@ class SavedMatrices:
 
     @classmethod
     def of_toy(cls, path: Path) -> "SavedMatrices":
-        """Reads some of the matrices in a file of all times.
-
-        Raises:
-            DataError: Missing or broken file, missing array, wrong shape, or impossible value.
-        """
+        """Reads some of the matrices in a file of all times. Raises DataError for a missing or
+        broken file, a missing array, a wrong shape, or an impossible value."""
         with open_arrays(path) as saved:
             times = CheckedArrays(saved, path).read("times", "T")
             names = _required(path, saved.names)
@@ -256,11 +250,8 @@ class SavedMatrices:
 
     @classmethod
     def of_images(cls, paths: Iterable[Path]) -> "SavedMatrices":
-        """Reads some of the files of one time each, which share a folder and a stem.
-
-        Raises:
-            DataError: As for toys, or files that do not belong together.
-        """
+        """Reads some of the files of one time each, which share a folder and a stem. Raises
+        DataError as for toys, or for files that do not belong together."""
         paths = sorted(paths, key=lambda path: stem_and_index(path)[1])
         lags = np.array([stem_and_index(path)[1] for path in paths], dtype=np.float64)
         summary = _summary(stem_and_index(paths[0])[0])

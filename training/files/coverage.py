@@ -205,11 +205,8 @@ class SavedCoverage:
 
     @classmethod
     def load(cls, path: Path) -> "SavedCoverage":
-        """Reads and checks such a file.
-
-        Raises:
-            DataError: Missing or broken file, missing array, wrong shape, or impossible value.
-        """
+        """Reads and checks such a file. Raises DataError for a missing or broken file, a missing
+        array, a wrong shape, or an impossible value."""
         with open_arrays(path) as saved:
             arrays = CheckedArrays(saved, path, G=len(STAGES))
             radii, fresh_data = arrays.read("radii", "R"), arrays.read("fresh_data", "SMD")

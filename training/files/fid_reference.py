@@ -63,11 +63,8 @@ class FIDReference:
 
     @classmethod
     def load(cls, path: Path) -> "FIDReference":
-        """Reads a reference.
-
-        Raises:
-            DataError: The file is missing or broken, or an array is not what it should be.
-        """
+        """Reads a reference. Raises DataError if the file is missing or broken, or an array is not
+        what it should be."""
         arrays = load_arrays(path, ("mu", "sigma"))
         known = {name: arrays[name] for name in _KINDS.keys() & arrays.keys()}
         for name, array in known.items():

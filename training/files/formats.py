@@ -117,11 +117,8 @@ FORMATS = {
 
 
 def format_of(path: Path) -> str | None:
-    """The kind of a file or folder, a key of ``FORMATS``; None if it is none of these.
-
-    Raises:
-        DataError: The file is broken.
-    """
+    """The kind of a file or folder, a key of ``FORMATS``; None if it is none of these. Raises
+    DataError if the file is broken."""
     if path.is_dir() or path.suffix == ".zip":
         return "image files"
     if path.suffix == ".jsonl":

@@ -182,10 +182,7 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     """Writes ``[H, W, C]`` uint8 pixels as a PNG, whole or not at all; threads may do it.
 
     Uncompressed, since it is soon read again and small images take a block of the disk either way.
-
-    Raises:
-        DataError: It cannot be written.
-    """
+    Raises DataError if it cannot be written."""
     # Always the same name, so that what a killed run has left is replaced by the next.
     temporary = path.with_name(f".{path.name}.part")
     try:

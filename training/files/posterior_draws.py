@@ -372,11 +372,7 @@ def _rows(
     saved: SavedNumbers, place: str, count: int, width: int | None, shown: int
 ) -> np.ndarray | None:
     """The first rows ``[shown, width]`` of ``[count, width]``, of any width if it is None; None
-    where the file has none.
-
-    Raises:
-        DataError: They have another shape.
-    """
+    where the file has none. Raises DataError if they have another shape."""
     if not saved.has(place):
         return None
     wide = saved.shape(place)[-1:] if width is None else (width,)

@@ -148,11 +148,8 @@ def _small(extraction: Extraction) -> dict[str, np.ndarray]:
 
 
 def saved_shapes(path: Path, axes: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of the residuals in a file by name, all one shape of so many axes.
-
-    Raises:
-        DataError: They are not there, of other axes, or of different shapes.
-    """
+    """Shapes of the residuals in a file by name, all one shape of so many axes. Raises DataError if
+    they are not there, of other axes, or of different shapes."""
     with open_arrays(path) as saved:
         names = [name for name in QUANTITIES if name in saved.names or name != "exact_residuals"]
     shapes = {}

@@ -140,11 +140,8 @@ class SavedRoundtrips:
 
     @classmethod
     def load(cls, path: Path) -> "SavedRoundtrips":
-        """Reads and checks such a file.
-
-        Raises:
-            DataError: Missing or broken file, missing array, wrong shape, or impossible value.
-        """
+        """Reads and checks such a file. Raises DataError for a missing or broken file, a missing
+        array, a wrong shape, or an impossible value."""
         with open_arrays(path) as saved:
             originals, arrays = saved.numbers("originals"), CheckedArrays(saved, path)
             if originals.dtype != np.uint8:

@@ -75,11 +75,7 @@ class HeldOutTruths:
         self, whitened: Tensor, shares: Sequence[float] = SHARES
     ) -> tuple[Levels, Tensor]:
         """Levels by the truths nearest to each observation ``[M, C]``, and the distance ``[M]`` of
-        the farthest of these.
-
-        Raises:
-            UsageError: There are no conditions.
-        """
+        the farthest of these. Raises UsageError if there are no conditions."""
         if not self.near_count:
             raise UsageError("these held-out truths have no conditions: none is near")
         contents, distances = self._near.asked(self._scores, whitened, shares)

@@ -43,20 +43,13 @@ class Likelihood(ABC):
 
     @abstractmethod
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
-        """Log likelihood ``[N]``, in nats, of points ``[N, D]`` and an observation of each
-        ``[N, K]``.
-
-        Raises:
-            DataError: It is NaN or plus infinity somewhere.
-        """
+        """Log likelihood ``[N]``, in nats, of points ``[N, D]`` and an observation of each ``[N,
+        K]``. Raises DataError if it is NaN or plus infinity somewhere."""
 
     @abstractmethod
     def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:
-        """Observations ``[N, K]`` of points ``[N, D]``, on the CPU.
-
-        Raises:
-            UsageError: This likelihood cannot be drawn from.
-        """
+        """Observations ``[N, K]`` of points ``[N, D]``, on the CPU. Raises UsageError if this
+        likelihood cannot be drawn from."""
 
     @abstractmethod
     def to(self, device: torch.device) -> "Likelihood":
@@ -256,11 +249,8 @@ class UserFunction:
         return f"{self.path}:{self.name}"
 
     def __call__(self, points: Tensor, *others: Tensor) -> Tensor:
-        """Logs ``[N]`` of points ``[N, D]``, in float64.
-
-        Raises:
-            DataError: The function raised, or returned something else.
-        """
+        """Logs ``[N]`` of points ``[N, D]``, in float64. Raises DataError if the function raised,
+        or returned something else."""
         try:
             values: Any = self.function(points, *others)
         except Exception as error:
@@ -274,11 +264,8 @@ class UserFunction:
         return checked(values.double(), str(self))
 
     def drawn(self, count: int, draw: np.random.Generator) -> Tensor:
-        """Points ``[count, D]`` that the function, a prior, draws by a generator; float64.
-
-        Raises:
-            DataError: The function raised, or returned something else.
-        """
+        """Points ``[count, D]`` that the function, a prior, draws by a generator; float64. Raises
+        DataError if the function raised, or returned something else."""
         try:
             values: Any = self.function(count, draw)
         except Exception as error:
@@ -294,11 +281,8 @@ class UserFunction:
 
     def simulated(self, points: Tensor, draw: np.random.Generator, width: int) -> Tensor:
         """Data ``[N, width]`` that the function, a simulator, makes of points ``[N, D]`` by draws
-        of a generator; float64.
-
-        Raises:
-            DataError: The function raised, or returned something else.
-        """
+        of a generator; float64. Raises DataError if the function raised, or returned something
+        else."""
         try:
             values: Any = self.function(points, draw)
         except Exception as error:

@@ -237,11 +237,8 @@ class Prior:
         """The standard normal variables ``[N, D]`` of unscaled states ``[N, D]`` at the first time,
         and the log densities ``[N]`` of these states; both come of one integration.
 
-        Traces are exact. The calls of a state count its vector-Jacobian products.
-
-        Raises:
-            DataError: A density is not finite.
-        """
+        Traces are exact. The calls of a state count its vector-Jacobian products. Raises DataError
+        if a density is not finite."""
         flow = copy(self._given(conditions))
         # What lies between eigenspace and data space does not matter to densities of states.
         flow.coordinates = None

@@ -121,11 +121,7 @@ class Target:
 
     @torch.no_grad()
     def evaluate(self, w: Tensor, which: Tensor, on_part: OnPart = None) -> Evaluated:
-        """Points and log likelihoods.
-
-        Raises:
-            DataError: One is not finite.
-        """
+        """Points and log likelihoods. Raises DataError if one is not finite."""
 
         def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             near, astray = _near(w)

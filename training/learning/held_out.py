@@ -282,11 +282,8 @@ class Watch:
         }
 
     def restore(self, state: dict[str, Any], model: Model, source: str) -> None:
-        """Takes up what ``state`` gave.
-
-        Raises:
-            DataError: It is of another model, or broken; the message names its source.
-        """
+        """Takes up what ``state`` gave. Raises DataError if it is of another model, or broken; the
+        message names its source."""
         parts = state.get(KEY, {})
         if not isinstance(parts, dict):
             raise DataError(f"{source} has a broken '{KEY}'")

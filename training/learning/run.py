@@ -188,11 +188,8 @@ def run_training(
 
 
 def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolder:
-    """Opens the folder of a state that a trainer has taken up.
-
-    Raises:
-        UsageError: The training is to be shorter than it has been already.
-    """
+    """Opens the folder of a state that a trainer has taken up. Raises UsageError if the training is
+    to be shorter than it has been already."""
     config = trainer.config
     if config.total_steps < trainer.step:
         raise UsageError(

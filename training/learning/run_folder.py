@@ -94,11 +94,8 @@ class RunFolder:
     def create(cls, place: Place, record: Mapping[str, Any]) -> "RunFolder":
         """Makes ``outdir/00000-name`` with the next free number, or takes ``outdir`` itself.
 
-        A run that torchrun has restarted takes the folder that it made before.
-
-        Raises:
-            UsageError: ``outdir`` itself was asked for, and holds a run already.
-        """
+        A run that torchrun has restarted takes the folder that it made before. Raises UsageError if
+        ``outdir`` itself was asked for, and holds a run already."""
         outdir, name = place.outdir, place.name
         if Path(name).name != name:
             raise UsageError(f"desc makes the folder's name '{name}': leave / out of it")
@@ -235,11 +232,8 @@ def place_to_resume(given: Path | None, outdir: Path | None, itself: bool) -> Pa
 
 
 def read_record(location: Path) -> dict[str, Any]:
-    """What the run wrote about itself that a folder, or a state file in it, belongs to.
-
-    Raises:
-        DataError: There is no such run, or its record has no ``options``.
-    """
+    """What the run wrote about itself that a folder, or a state file in it, belongs to. Raises
+    DataError if there is no such run, or its record has no ``options``."""
     folder = location if location.is_dir() else location.parent
     if not location.exists():
         raise DataError(f"{location} does not exist: give a run's folder or training-state-*.pt")
@@ -258,11 +252,8 @@ class Resumed:
 
     @classmethod
     def find(cls, location: Path) -> "Resumed":
-        """The state in a file, or the latest one in a run's folder that can be read.
-
-        Raises:
-            DataError: There is none.
-        """
+        """The state in a file, or the latest one in a run's folder that can be read. Raises
+        DataError if there is none."""
         if not location.is_dir():
             return cls(location, read_state(location))
         states = states_in(location)

@@ -105,11 +105,8 @@ def step_seconds(
 
 
 def compile_network(trainer: Trainer, source: BatchSource) -> None:
-    """Compiles the network of a trainer, by a batch that it does not learn from.
-
-    Raises:
-        UsageError: PyTorch cannot compile here, such as for want of a C++ compiler.
-    """
+    """Compiles the network of a trainer, by a batch that it does not learn from. Raises UsageError
+    if PyTorch cannot compile here, such as for want of a C++ compiler."""
     batch = next(source.batches(0))
     try:
         trainer.denoiser.network.compile()

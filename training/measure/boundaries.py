@@ -98,11 +98,8 @@ def unit_sphere(
 
 
 def convex_hull(points: ArrayLike) -> Boundary:
-    """The convex hull of points ``[N, D]``, D = 2 or 3, which are all kept as its vertices.
-
-    Raises:
-        DataError: The points are too few, not finite, or in one line or plane.
-    """
+    """The convex hull of points ``[N, D]``, D = 2 or 3, which are all kept as its vertices. Raises
+    DataError if the points are too few, not finite, or in one line or plane."""
     vertices = as_points(points, "points of a hull")
     try:
         hull = ConvexHull(vertices)
@@ -133,11 +130,8 @@ def gaussian_content_within(vertices: ArrayLike, faces: ArrayLike) -> float:
     """Probability of the standard normal distribution inside a boundary ``[K, D]``, ``[F, D]``.
 
     For a Gaussian with variances v, divide the vertices by ``sqrt(v)``. Regions count as often as
-    the boundary winds around them. The error is below 1e-9 for faces of edges up to 1.
-
-    Raises:
-        DataError: As in ``winding_number``.
-    """
+    the boundary winds around them. The error is below 1e-9 for faces of edges up to 1. Raises
+    DataError as in ``winding_number``."""
     corners = _corners(vertices, faces)
     dim = corners.shape[2]
     sphere_area = 2 * math.pi ** (dim / 2) / math.gamma(dim / 2)
@@ -153,11 +147,8 @@ def gaussian_content_within(vertices: ArrayLike, faces: ArrayLike) -> float:
 
 
 def enclosed_volume(vertices: ArrayLike, faces: ArrayLike) -> float:
-    """Area or volume inside a boundary ``[K, D]``, ``[F, D]``; negative if it looks inward.
-
-    Raises:
-        DataError: As in ``winding_number``.
-    """
+    """Area or volume inside a boundary ``[K, D]``, ``[F, D]``; negative if it looks inward. Raises
+    DataError as in ``winding_number``."""
     corners = _corners(vertices, faces)
     # Around a point of its own: far from the origin, the parts would cancel.
     corners = corners - corners[:1, :1]
@@ -296,11 +287,8 @@ def alpha_shape(points: ArrayLike, alpha: float) -> Boundary:
 
 
 def filling_alpha(points: ArrayLike) -> float:
-    """Above this alpha, the alpha shape of points ``[N, D]`` fills their convex hull.
-
-    Raises:
-        DataError: As in ``alpha_shape``.
-    """
+    """Above this alpha, the alpha shape of points ``[N, D]`` fills their convex hull. Raises
+    DataError as in ``alpha_shape``."""
     points = as_points(points, NAME)
     corners = points[_triangulated(points).simplices]
     radii, volumes = circumradii(corners), np.abs(np.linalg.det(corners[:, 1:] - corners[:, :1]))

@@ -71,11 +71,8 @@ class FeatureStatistics:
         self._square.addmm_(centered.T, centered)
 
     def moments(self) -> Moments:
-        """The moments of all features on all ranks, on every rank; some may have had none.
-
-        Raises:
-            DataError: Fewer than two features, or some that are not finite.
-        """
+        """The moments of all features on all ranks, on every rank; some may have had none. Raises
+        DataError for fewer than two features, or some that are not finite."""
         count = int(sum_over_ranks(torch.tensor(self._count, device=self._shift.device)))
         if count < 2:
             raise DataError(f"{count} images or points have no covariance: it needs at least two")
@@ -178,11 +175,8 @@ class SubsetDistances:
 def kernel_distance(first: Tensor, second: Tensor) -> float:
     """The distance between all features ``[n, d]`` and ``[m, d]``, in float64.
 
-    Memory does not grow with n and m beyond the features themselves.
-
-    Raises:
-        DataError: Fewer than two in a set, sets of different dimensions, or values not finite.
-    """
+    Memory does not grow with n and m beyond the features themselves. Raises DataError for fewer
+    than two in a set, sets of different dimensions, or values not finite."""
     _require_features(first, second)
     cross = _kernel_sum(first, second) / (len(first) * len(second))
     return _mean_of_pairs(first) + _mean_of_pairs(second) - 2 * cross

@@ -87,11 +87,8 @@ class Recipe:
 def make_schedule(
     name: str, arguments: Mapping[str, Any], basis: EigenBasis, end_std: float = 1.0
 ) -> NoiseSchedule:
-    """The schedule of a name in ``SCHEDULES`` for data with this basis.
-
-    Raises:
-        UsageError: The name is unknown, or an argument is out of range.
-    """
+    """The schedule of a name in ``SCHEDULES`` for data with this basis. Raises UsageError if the
+    name is unknown, or an argument is out of range."""
     if name not in SCHEDULES:
         raise UsageError(f"unknown schedule '{name}': choose one of {', '.join(SCHEDULES)}")
     if name != "ifs" and end_std != 1:

@@ -82,11 +82,8 @@ class BlockStyle:
             raise UsageError(f"dropout is {self.dropout}: give a fraction from 0 to below 1")
 
     def heads(self, channels: int) -> int:
-        """The number of attention heads over so many channels; 0 for no attention.
-
-        Raises:
-            UsageError: They do not divide the channels.
-        """
+        """The number of attention heads over so many channels; 0 for no attention. Raises
+        UsageError if they do not divide the channels."""
         head_channels = self.head_channels or channels
         if channels % head_channels and not self.rounded_heads:
             raise UsageError(

@@ -179,11 +179,8 @@ def _axes(fields: Fields, dim: int) -> Tensor:
 
 
 def read_schedule(fields: Fields, basis: EigenBasis) -> dict[str, Any]:
-    """The arguments of the inflationary schedule, but for those that the basis gives.
-
-    Raises:
-        DataError: It is none of ours, or its numbers are missing or out of range.
-    """
+    """The arguments of the inflationary schedule, but for those that the basis gives. Raises
+    DataError if it is none of ours, or its numbers are missing or out of range."""
     exponents = fields.numbers("g", basis.dim)
     rho, gamma0 = float(fields.number("rho")), float(fields.number("gamma0"))
     arguments: dict[str, Any] = {**INFLATION_DEFAULTS, "rho": rho, "gamma0": gamma0}

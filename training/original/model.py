@@ -52,11 +52,8 @@ _FILTER = "resample_filter"
 
 
 def build(layers: Layers, counterpart: Counterpart) -> nn.Module:
-    """Our network with the original's weights.
-
-    Raises:
-        DataError: The file has other weights, or states that the network is another one.
-    """
+    """Our network with the original's weights. Raises DataError if the file has other weights, or
+    states that the network is another one."""
     arguments = counterpart.arguments
     for name, shape in counterpart.shapes.items():
         _check_shape(layers.where, layers.weights, name, shape)

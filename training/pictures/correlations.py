@@ -48,11 +48,8 @@ NOISES = {"independent": "fresh noise at each time", "path": "along the flow's o
 
 
 def name_and_details(stem: Path) -> tuple[str, str]:
-    """Of files of correlations with such a stem: the data's name, and how they were made.
-
-    Raises:
-        DataError: The parameters beside the summary are broken.
-    """
+    """Of files of correlations with such a stem: the data's name, and how they were made. Raises
+    DataError if the parameters beside the summary are broken."""
     name, details = title_of(stem.name.removesuffix("_autocorrelations").removesuffix("_toy"))
     noise = parameter(summary_of(stem).with_suffix(".json"), "noise")
     return name, joined(details, words_for(noise, NOISES))
@@ -147,10 +144,7 @@ def pictures_of_image_matrices(
     """The pictures of correlation matrices of images, in files of one time each.
 
     Files that have a folder and a stem in common are drawn together; there are no animations.
-
-    Raises:
-        DataError: A file that is to be drawn is broken, or does not belong to the others.
-    """
+    Raises DataError if a file that is to be drawn is broken, or does not belong to the others."""
     together: dict[Path, list[Path]] = {}
     for path in paths:
         together.setdefault(stem_and_index(path)[0], []).append(path)

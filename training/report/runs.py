@@ -28,11 +28,8 @@ def is_parameters(content: Mapping[str, Any]) -> bool:
 
 
 def run_of(path: Path) -> Run | None:
-    """What ran, by a parameters file; None if it is none of a run.
-
-    Raises:
-        DataError: The file is broken.
-    """
+    """What ran, by a parameters file; None if it is none of a run. Raises DataError if the file is
+    broken."""
     content = load_json(path)
     parts = [part for part in _parts(content) if _has_command(part)]
     if not (is_parameters(content) and parts):

@@ -89,11 +89,8 @@ def fill(
 ) -> Sheet:
     """Rows whose holes have medians of numbers and the likeliest levels, each given the cells that
     are there; behind them columns with the ends of the interval, or the level's probability, for
-    each column that had holes.
-
-    Raises:
-        UsageError: The network was trained for one question, and there are other holes.
-    """
+    each column that had holes. Raises UsageError if the network was trained for one question, and
+    there are other holes."""
     values, holes, known = np.array(records.values), records.holes, ~np.isnan(records.values)
     own = np.array([not column.of for column in records.columns])
     missing = np.flatnonzero(holes.any(axis=0) & own)
@@ -128,11 +125,8 @@ def predict(
 ) -> Sheet:
     """Rows with predictions of columns beside them, each given the cells that are there of all
     other columns: medians and intervals of numbers, the likeliest level and all probabilities, also
-    of values that a number often has.
-
-    Raises:
-        UsageError: There is no such column, or the network was not trained for it.
-    """
+    of values that a number often has. Raises UsageError if there is no such column, or the network
+    was not trained for it."""
     places = [place_of(records, name) for name in columns]
     if len(set(places)) < len(places):
         raise UsageError(f"a column is named twice to be predicted: {', '.join(columns)}")
@@ -191,11 +185,8 @@ def draw(
     seed: int,
     progress: Progress | None = None,
 ) -> Sheet:
-    """So many rows, given what all of them have; see ``table``.
-
-    Raises:
-        UsageError: A column or a level is not there, or a value is none of its column.
-    """
+    """So many rows, given what all of them have; see ``table``. Raises UsageError if a column or a
+    level is not there, or a value is none of its column."""
     row, names = _given_row(flow, given), flow.empty.names
     flags = [place for place, column in enumerate(flow.empty.columns) if says_missing(column)]
     pairs = [(place, names.index(flow.empty.columns[place].of)) for place in flags]

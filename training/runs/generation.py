@@ -42,11 +42,8 @@ BAR = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
 def parse_seeds(text: str) -> Tensor:
-    """Seeds ``[N]``, increasing, each once, of a list of numbers and ranges: ``1,2,5-10``.
-
-    Raises:
-        UsageError: It is no such list, a number is too large, or there are too many.
-    """
+    """Seeds ``[N]``, increasing, each once, of a list of numbers and ranges: ``1,2,5-10``. Raises
+    UsageError if it is no such list, a number is too large, or there are too many."""
     ranges = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", part)
@@ -121,10 +118,7 @@ class SeedSampler:
 
     def __call__(self, seeds: Tensor, on_step: Callable[[], object] | None = None) -> np.ndarray:
         """The images ``[N, H, W, C]`` uint8 of seeds ``[N]``; calls ``on_step`` after each step.
-
-        Raises:
-            DataError: An image is not finite.
-        """
+        Raises DataError if an image is not finite."""
         flow, numbers = self._flow, seeds.tolist()
         if self.image_flow.label_dim:
             flow = flow.given(labels=self._labels(numbers))

@@ -280,10 +280,7 @@ def _warn_of_idle(plan: SamplingPlan) -> None:
 def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, SamplingPlan]:
     """What posteriors of so many observations share, and the plan as it is carried out: where
     particles are twisted, it tells what they are going to take, and makes them as many as fit.
-
-    Raises:
-        UsageError: There is no lookahead, or too few particles fit.
-    """
+    Raises UsageError if there is no lookahead, or too few particles fit."""
     plan, target = settled(problem, plan), problem.target
     _warn_of_idle(plan)
     problem = problem.looking_ahead(plan, count)

@@ -49,10 +49,7 @@ class TimeChoice:
 
     def even(self, schedule: NoiseSchedule) -> Grid:
         """Even times by number of steps. The isotropic schedules have their own in place of these.
-
-        Raises:
-            UsageError: The first time is not before the last.
-        """
+        Raises UsageError if the first time is not before the last."""
         if self.end <= schedule.t_min:
             raise UsageError(f"T is {self.end:g}, but simulations start at t = {schedule.t_min:g}")
         first = self.first

@@ -288,11 +288,7 @@ def sketch_of(*datasets: ImageDataset | None) -> list[int]:
 
 
 def open_alike(path: Path, dataset: ImageDataset, use_labels: bool) -> ImageDataset:
-    """Other images of the kind of a data set.
-
-    Raises:
-        DataError: They differ in shape or labels.
-    """
+    """Other images of the kind of a data set. Raises DataError if shape or labels differ."""
     other = ImageDataset(path, use_labels=use_labels, classes=dataset.label_dim)
     for what in ("image_shape", "label_dim"):
         mine, theirs = getattr(dataset, what), getattr(other, what)

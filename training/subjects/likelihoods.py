@@ -139,11 +139,8 @@ class LearnedLikelihood:
 
     @classmethod
     def of(cls, file: NetworkFile) -> "LearnedLikelihood | None":
-        """That of a network file; None if it is of something else.
-
-        Raises:
-            DataError: What the file says of its parameters makes no sense.
-        """
+        """That of a network file; None if it is of something else. Raises DataError if what the
+        file says of its parameters makes no sense."""
         stored = file.model.about.get(LIKELIHOOD)
         if stored is None:
             return None
@@ -220,11 +217,8 @@ class LearnedLikelihood:
             )
 
     def trials(self, path: Path) -> Trials:
-        """The trials of a file of observations, one in each row.
-
-        Raises:
-            DataError: As ``read_trials``, or a level is none that was simulated.
-        """
+        """The trials of a file of observations, one in each row. Raises DataError as
+        ``read_trials``, or a level is none that was simulated."""
         trials = read_trials(path, self.data, self.covariates, self.takes_holes)
         self._require_levels(trials.data, str(path))
         return trials

@@ -97,22 +97,16 @@ class NetworkFile:
         return {**self.model.recipe.schedule_arguments, **self.model.about}
 
     def agreed(self, expected: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-        """What is known, by the names of what was said.
-
-        Raises:
-            UsageError: What was said contradicts it; the message states both values.
-        """
+        """What is known, by the names of what was said. Raises UsageError if what was said
+        contradicts it; the message states both values."""
         source = self.name
         return {
             name: agree(name, value, known.get(name), source) for name, value in expected.items()
         }
 
     def stored_grid(self, solver: Solver, times: Tensor) -> EqualErrorGrid | None:
-        """The grid in the file, if it is one of this solver over these times.
-
-        Raises:
-            DataError: What is in its place makes no sense.
-        """
+        """The grid in the file, if it is one of this solver over these times. Raises DataError if
+        what is in its place makes no sense."""
         stored = self.model.about.get(STORED)
         if stored is None:
             return None

@@ -343,11 +343,8 @@ class Chosen:
 
 
 def choose_space(records: Records, seed: int) -> Chosen:
-    """What suits rows that train, by rows that are held out.
-
-    Raises:
-        DataError: A column has one value alone, or none, in the rows that train.
-    """
+    """What suits rows that train, by rows that are held out. Raises DataError if a column has one
+    value alone, or none, in the rows that train."""
     train, held_out = (records.at(rows).values for rows in (~records.held_out, records.held_out))
     values = [few_values(column, train[:, at]) for at, column in enumerate(records.columns)]
     for column, numbers in zip(records.columns, train.T, strict=True):

@@ -359,11 +359,8 @@ class Subject(ABC):
 
     def questions(self, path: Path) -> Tensor | None:
         """What the network is given with each observation of a file beside its numbers, as it takes
-        it, ``[M, L]``: levels that are known exactly. None for nothing.
-
-        Raises:
-            DataError: The file is missing or broken, or has a level that is unknown.
-        """
+        it, ``[M, L]``: levels that are known exactly. None for nothing. Raises DataError if the
+        file is missing or broken, or has a level that is unknown."""
         return None
 
     def as_source(

@@ -78,11 +78,7 @@ class TableTraining(Training):
 
     @cached_property
     def choices(self) -> Choices:
-        """The model to build.
-
-        Raises:
-            UsageError: The conditions do not have their shape.
-        """
+        """The model to build. Raises UsageError if the conditions do not have their shape."""
         recipe, choices = self.recipe, self.wanted.choices
         inflation = dict(choices.inflation)
         if choices.precond == "ifs":

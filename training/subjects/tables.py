@@ -231,10 +231,7 @@ class TableFlow(Subject):
 
     def simulations(self, path: Path, count: int, seed: int) -> "Simulations":
         """Rows of a data set with their conditions, of which some are drawn as ``rows`` does.
-
-        Raises:
-            DataError: The file is broken, has other columns or conditions, or too few rows.
-        """
+        Raises DataError if the file is broken, has other columns or conditions, or too few rows."""
         table = self.table(path)
         points, conditions = self._columns_of(path, table), self._conditions_of(path, table)
         drawn = drawn_rows(path, table, count, seed)
@@ -242,10 +239,7 @@ class TableFlow(Subject):
 
     def halves(self, path: Path) -> tuple[Tensor, Tensor]:
         """Rows of a data set that are trained on, and those held out: ``[N, D]`` and ``[M, D]``.
-
-        Raises:
-            DataError: The file is broken, or has other columns.
-        """
+        Raises DataError if the file is broken, or has other columns."""
         table = self.table(path)
         points = self._columns_of(path, table)
         return points[~table.held_out], points[table.held_out]
@@ -388,11 +382,7 @@ def testable_rows(table: DataTable) -> Tensor:
 
 
 def drawn_rows(path: Path, table: DataTable, count: int | None, seed: int) -> Tensor:
-    """The places of so many testable rows, drawn at random.
-
-    Raises:
-        DataError: There are fewer.
-    """
+    """The places of so many testable rows, drawn at random. Raises DataError if there are fewer."""
     places = testable_rows(table)
     if count is not None and count > len(places):
         kind = "held-out rows" if table.held_out.any() else "rows"

@@ -79,11 +79,8 @@ _REFUSED = ("BINFLOAT", "EMPTY_SET", "ADDITEMS", "NEWOBJ")
 
 
 def read_plain_pickle(data: bytes, where: str) -> Any:
-    """The value of a pickle; arrays of uint8 are NumPy arrays, Python 2 strings are latin-1.
-
-    Raises:
-        DataError: It holds anything else, or is broken; ``where`` is its name in the error.
-    """
+    """The value of a pickle; arrays of uint8 are NumPy arrays, Python 2 strings are latin-1. Raises
+    DataError if it holds anything else, or is broken; ``where`` is its name in the error."""
     try:
         return PickleReader(data, _NAMES, without=_REFUSED).read()
     except PickleError as error:

@@ -49,11 +49,8 @@ class ImageWriter:
         return bool(self._labels)
 
     def add(self, pixels: np.ndarray, label: Label | None) -> None:
-        """Writes one image, ``[S, S, C]`` uint8 with C = 1 or 3.
-
-        Raises:
-            DataError: It has a label where earlier ones have none, or the other way round.
-        """
+        """Writes one image, ``[S, S, C]`` uint8 with C = 1 or 3. Raises DataError if it has a label
+        where earlier ones have none, or the other way round."""
         if self.count and (label is None) == self.has_labels:
             raise DataError(f"some images have labels, but not all of the first {self.count + 1}")
         name = f"{self.count // IMAGES_A_FOLDER:05d}/img{self.count:08d}.png"
@@ -75,10 +72,7 @@ def image_writer(destination: Path) -> Iterator[ImageWriter]:
     """A writer of a zip, or of a folder if the name does not end in ``.zip``.
 
     The destination appears, or is replaced, when the block ends; if it raises, nothing changes.
-
-    Raises:
-        DataError: No image was written.
-    """
+    Raises DataError if no image was written."""
     if is_zip(destination):
         with (
             atomic_path(destination) as temporary,
@@ -195,12 +189,9 @@ class Conversion:
     first_image: int = 0
 
     def run(self, source: Source, writer: ImageWriter) -> tuple[tuple[int, ...], int]:
-        """Shape ``(S, S, C)`` of the images that were written, and how many were skipped.
-
-        Raises:
-            DataError: A bad image that is not to be skipped, a color image among gray ones, a
-                source that is broken as a whole, or no image.
-        """
+        """Shape ``(S, S, C)`` of the images that were written, and how many were skipped. Raises
+        DataError for a bad image that is not to be skipped, a color image among gray ones, a source
+        that is broken as a whole, or no image."""
         shape: tuple[int, ...] | None = None
         skipped = seen = 0
         total = None if source.total is None else max(0, source.total - self.first_image)

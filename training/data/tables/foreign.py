@@ -59,10 +59,7 @@ def places_of(
     exclude: Sequence[str] = (),
 ) -> list[int]:
     """Where the wanted columns are: all that have names, if None, without those to leave out.
-
-    Raises:
-        UsageError: One is not there, or is named twice, or none is left.
-    """
+    Raises UsageError if one is not there, or is named twice, or none is left."""
     wanted = None if wanted is None else [str(name) for name in wanted]  # frames call some 0
     exclude = [str(name) for name in exclude]
     for name in (*(wanted or ()), *exclude):

@@ -121,11 +121,8 @@ class ConditionScale(nn.Module):
         return standardized
 
     def forward(self, conditions: Tensor) -> Tensor:
-        """Standardized conditions ``[..., C]``, float64.
-
-        Raises:
-            DataError: They are not finite, or of another number.
-        """
+        """Standardized conditions ``[..., C]``, float64. Raises DataError if they are not finite,
+        or of another number."""
         count = len(self.mean)
         if conditions.ndim == 0 or conditions.shape[-1] != count:
             raise DataError(
@@ -193,11 +190,8 @@ class TrialScale(nn.Module):
 
     def forward(self, conditions: Tensor) -> Tensor:
         """What a network sees of sets, ``[..., n (K + 1)]``, float64: standardized conditions of
-        each trial, and 1; or zeros.
-
-        Raises:
-            DataError: A set has no trials, too many, or one that is not finite.
-        """
+        each trial, and 1; or zeros. Raises DataError if a set has no trials, too many, or one that
+        is not finite."""
         c, there = self._trials(conditions)
         return torch.cat([c, there[..., None].to(c)], dim=-1).flatten(-2)
 

@@ -107,11 +107,8 @@ class Surprise(nn.Module):
         return covariance
 
     def forward(self, conditions: Tensor) -> Tensor:
-        """The surprise of conditions ``[..., C]``, in nats.
-
-        Raises:
-            DataError: They are of another number.
-        """
+        """The surprise of conditions ``[..., C]``, in nats. Raises DataError if they are of another
+        number."""
         count = len(self.mean)
         if conditions.shape[-1] != count:
             raise DataError(

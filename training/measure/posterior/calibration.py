@@ -86,11 +86,8 @@ class RunValues:
 
     @classmethod
     def joined(cls, parts: Sequence["RunValues"]) -> "RunValues":
-        """The values of all runs of several portions.
-
-        Raises:
-            DataError: There is none, or they are of other quantities.
-        """
+        """The values of all runs of several portions. Raises DataError if there is none, or they
+        are of other quantities."""
         if not parts or any(
             part.names != parts[0].names
             or part.regions.keys() != parts[0].regions.keys()
@@ -244,11 +241,7 @@ class CalibrationCheck:
 
 
 def calibrate(values: RunValues, level: float = 0.01) -> CalibrationCheck:
-    """Tests the values of all runs.
-
-    Raises:
-        DataError: There are fewer than 20 runs.
-    """
+    """Tests the values of all runs. Raises DataError if there are fewer than 20 runs."""
     ranks = uniformity(values.ranks)
     central = central_values(values.ranks)
     tests = {
@@ -287,11 +280,8 @@ def _mean_and_error(values: Tensor) -> tuple[float, float]:
 
 
 def crps(draws: Tensor, truth: Tensor) -> Tensor:
-    """The score ``[R, ...]`` of draws ``[R, S, ...]`` and truths ``[R, ...]``, float64.
-
-    Raises:
-        DataError: Of other shapes, NaN, or one draw a run.
-    """
+    """The score ``[R, ...]`` of draws ``[R, S, ...]`` and truths ``[R, ...]``, float64. Raises
+    DataError for other shapes, NaN, or one draw a run."""
     require_runs(draws, truth)
     count = draws.shape[1]
     if count < 2:

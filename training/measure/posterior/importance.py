@@ -89,11 +89,8 @@ def effective_size(log_weights: Tensor) -> Tensor:
 
 
 def k_threshold(count: int) -> float:
-    """The largest k at which means of that many draws can be trusted (Vehtari et al. 2024).
-
-    Raises:
-        UsageError: There are fewer than two draws.
-    """
+    """The largest k at which means of that many draws can be trusted (Vehtari et al. 2024). Raises
+    UsageError if there are fewer than two draws."""
     if count < 2:
         raise UsageError(f"{count} draws have no threshold of k: it needs at least two")
     return min(1 - 1 / log10(count), 0.7)

@@ -27,11 +27,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
     The i-th smallest of K is multiplied by ``K - i + 1``, and none is less than a smaller one's. If
     all K hypotheses are right, the smallest is at most p with probability p, or less, whatever the
-    dependence of the tests.
-
-    Raises:
-        DataError: Some are not between 0 and 1.
-    """
+    dependence of the tests. Raises DataError if some are not between 0 and 1."""
     wrong = [name for name, p in p_values.items() if not 0 <= p <= 1]
     if wrong:
         raise DataError(

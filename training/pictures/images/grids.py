@@ -290,11 +290,8 @@ def pictures_of_image_files(path: Path, folder: Path | None) -> list[Picture]:
 
 
 def holds_images(path: Path) -> bool:
-    """Whether a zip or folder has images in it, or in folders that are called by numbers.
-
-    Raises:
-        DataError: A zip that cannot be read, or with unsafe names.
-    """
+    """Whether a zip or folder has images in it, or in folders that are called by numbers. Raises
+    DataError for a zip that cannot be read, or with unsafe names."""
     container = open_container(path)
     try:
         names = image_names(container)

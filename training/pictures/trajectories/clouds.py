@@ -23,10 +23,7 @@ def name_and_details(trajectory: SavedTrajectory) -> tuple[str, str]:
 
 def latent_law(trajectory: SavedTrajectory) -> str:
     """What a generation drew its latents from, in words; none for others, or if it is unknown.
-
-    Raises:
-        DataError: The parameters beside the file are broken.
-    """
+    Raises DataError if the parameters beside the file are broken."""
     if trajectory.kind != "gen":
         return ""
     stem = stem_of(trajectory.path)
