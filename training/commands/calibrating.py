@@ -118,12 +118,8 @@ def subject_file(asked: Asked) -> NetworkFile:
 
 
 def functions_of(options: HeldOutOptions) -> Functions:
-    """Functions of the user's, by name.
-
-    Raises:
-        UsageError: There is no such file or function, or two have one name.
-        DataError: A file raised.
-    """
+    """Functions of the user's, by name. Raises UsageError if there is no such file or function, or
+    two have one name, DataError if a file raised."""
     functions = [UserFunction.load(text, "function") for text in options.function or ()]
     names = [function.name for function in functions]
     if len(set(names)) < len(names):

@@ -66,12 +66,8 @@ class Asked:
 
     @classmethod
     def open(cls, settings: InferenceSettings) -> "Asked":
-        """Opens the prior.
-
-        Raises:
-            UsageError: Options contradict it.
-            DataError: The network file is missing or broken.
-        """
+        """Opens the prior. Raises UsageError if options contradict it, DataError if its file is
+        missing or broken."""
         learned, subject = _opened(settings)
         latent = latent_choice(settings.prior.eps)
         known = (subject.flow, subject.t_max, subject.dims_to_keep)
@@ -170,12 +166,8 @@ class Asked:
         return self.subject.of_sets or (likelihood is not None and likelihood.own)
 
     def likelihood(self) -> Likelihood:
-        """The likelihood.
-
-        Raises:
-            UsageError: Options contradict each other or the network.
-            DataError: A file is broken.
-        """
+        """The likelihood. Raises UsageError if options contradict each other or the network,
+        DataError if a file is broken."""
         options, subject = self.settings.likelihood, self.subject
         if self.learned is not None:
             assert isinstance(self.settings, SampleSettings)
@@ -197,13 +189,8 @@ class Asked:
     def problem(
         self, likelihood: Likelihood, observed: Tensor, labels: Tensor | None = None
     ) -> Problem:
-        """The posteriors, on the flow's device.
-
-        Args:
-            likelihood: Of what was observed.
-            observed: What was, ``[M, K]``.
-            labels: What a conditional network is given with each, ``[M, L]``.
-        """
+        """The posteriors of what was observed ``[M, K]``, on the flow's device; a conditional
+        network is given a label with each, ``[M, L]``."""
         fine = self.fine
         device = fine.flow.device
         given = None if labels is None else labels.to(device)
@@ -215,11 +202,8 @@ class Asked:
 
     def amortized(self, prior: Prior, conditions: Tensor) -> Amortized:
         """How to draw from posteriors that the flow has learned, of conditions on its device.
-
-        Raises:
-            UsageError: Log densities are needed, but there are none.
-            DataError: The file of a correction is broken.
-        """
+        Raises UsageError if log densities are needed, but there are none, DataError if the file of
+        a correction is broken."""
         plan, sharp = self.plan, self.sharpened(prior)
         rows = self.settings.prior.batch_gpu
         rows = rows or self.subject.amortized_block(prior.flow.device)

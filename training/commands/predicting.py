@@ -68,12 +68,8 @@ def simulations(
     saved: SavedPosteriors, settings: PredictSettings, width: int, wanted: int
 ) -> Tensor:
     """Data ``[M, S, K]`` of the draws of each observation; where these are fewer than S, they are
-    taken again.
-
-    Raises:
-        UsageError: There is no simulator, and the file has no likelihood that could stand for it.
-        DataError: The simulator raised, or returned something else.
-    """
+    taken again. Raises UsageError if there is no simulator, and the file has no likelihood that
+    could stand for it, DataError if the simulator raised, or returned something else."""
     chains, draws, count, dim = saved.points.shape
     every = torch.from_numpy(saved.points).movedim(2, 0).reshape(count, -1, dim)
     places = np.resize(evenly(chains * draws, wanted), wanted)

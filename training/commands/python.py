@@ -433,16 +433,8 @@ def _trained(
     progress: Progress | bool,
     options: Mapping[str, Any],
 ) -> Model:
-    """The model that a script's training ends with.
-
-    Args:
-        cls: Settings of the script.
-        run: What the script runs.
-        own: Options that the data say.
-        outdir: See ``Toy.train``.
-        progress: Likewise.
-        options: As they were given.
-    """
+    """The model that a script's training ends with: ``run`` is what the script runs with settings
+    of ``cls``, ``own`` are options that the data say. For the others see ``Toy.train``."""
     known = cls().recorded().keys() - set(OWN)
     for name in options:
         if name not in known:

@@ -88,12 +88,9 @@ def run(settings: CoverageSettings) -> None:
 
 
 def subject_of(settings: CoverageSettings) -> Subject:
-    """The flow of the network, or of the toy alone where none is given.
-
-    Raises:
-        UsageError: Options contradict the network, or are not for its kind of data.
-        DataError: A file is missing or broken, or they do not belong together.
-    """
+    """The flow of the network, or of the toy alone where none is given. Raises UsageError if
+    options contradict the network, or are not for its kind of data, DataError if a file is missing
+    or broken, or they do not belong together."""
     if settings.network is None:
         assert settings.data_name is not None
         return ToyFlow.closed_form(

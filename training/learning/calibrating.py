@@ -41,15 +41,8 @@ def node_times(model: Model) -> Tensor:
 
 
 def calibrate(model: Model, plan: CalibrationPlan) -> None:
-    """Fits a model's calibration, and puts it in its place.
-
-    Args:
-        model: Ready for evaluation.
-        plan: How.
-
-    Raises:
-        DataError: The network gives values that are not finite.
-    """
+    """Fits a calibration of a model that is ready for evaluation, and puts it in its place. Raises
+    DataError if the network gives values that are not finite."""
     start, denoiser, about = time.monotonic(), model.denoiser, model.about
     device, batch = denoiser.basis.mean.device, plan.points()
     # What simulations compute in by default, whatever the training did.

@@ -108,16 +108,9 @@ class Paths:
         generator: torch.Generator,
         on_path: Callable[[int], object],
     ) -> "Paths":
-        """At least so many paths, from latents to points.
-
-        Args:
-            flow: The teacher.
-            knots: Increasing times of the calls.
-            count: How many paths.
-            labels: To draw those of each path from, ``[M, L]``.
-            generator: On the CPU.
-            on_path: Called with the number of paths that are done.
-        """
+        """At least ``count`` paths of the teacher, from latents to points, by increasing times of
+        the calls; each has labels drawn from ``[M, L]``. ``on_path`` is called with the number of
+        paths that are done."""
         blocks = []
         size = min(BLOCK, count)
         for _ in range(math.ceil(count / size)):

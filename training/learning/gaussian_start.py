@@ -39,13 +39,7 @@ def fit_gaussian(
     """Fits a prediction to standardized conditions ``[N, C]`` and points ``[N, D]``.
 
     It has random numbers of its own. Where numbers are missing, NaN, it predicts each by itself.
-
-    Args:
-        map_: The prediction.
-        c: The conditions.
-        x: The points.
-        groups: Of rows ``[N]``, which are held out together; None for rows of equal conditions.
-    """
+    Rows of one group ``[N]`` are held out together; without groups, rows of equal conditions."""
     score = separate_nats if bool(x.isnan().any()) else nats
     for member, network in enumerate(map_.members):
         generator = seeded_generator("cpu", 0, Stream.GAUSSIAN_START, member)
@@ -58,13 +52,8 @@ def fit_gaussian(
 def parted(
     parts: Sequence[Tensor], groups: Tensor, generator: torch.Generator
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Rows to train on, and others to judge by.
-
-    Args:
-        parts: Of rows, ``[N, ...]`` each.
-        groups: Numbers ``[N]`` or rows ``[N, C]`` that are equal where rows are held out together.
-        generator: The source of random numbers.
-    """
+    """Rows to train on, and others to judge by, of parts ``[N, ...]`` each. Groups, numbers ``[N]``
+    or rows ``[N, C]``, are equal where rows are held out together."""
     _, which = torch.unique(groups, dim=0, return_inverse=True)
     held_out = (torch.rand(int(which.max()) + 1, generator=generator) < HELD_OUT)[which]
     if held_out.all() or not held_out.any():  # of very few conditions
@@ -79,16 +68,9 @@ def fit_network(
     test: Sequence[Tensor],
     generator: torch.Generator,
 ) -> float:
-    """Fits a network by stochastic gradients, keeps the weights that do best on other rows, and
-    returns their nats there.
-
-    Args:
-        network: The network, as it begins; what needs no gradient stays.
-        nats_of: The mean log density ``[]`` of rows by it.
-        train: Parts of rows to train on.
-        test: The same of others.
-        generator: The source of random numbers.
-    """
+    """Fits a network by stochastic gradients from where it begins, keeps the weights that do best
+    on other rows, and returns their nats there: the mean log density ``[]`` of parts of rows. What
+    needs no gradient stays."""
     parameters = [each for each in network.parameters() if each.requires_grad]
     optimizer = Soap(parameters, lr=RATE)
     best, kept = -torch.inf, weights_of(network)

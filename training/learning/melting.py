@@ -131,15 +131,8 @@ def fit(
     seed: int,
     on_look: Callable[[], object] | None = None,
 ) -> Fitted:
-    """Fits one candidate.
-
-    Args:
-        latents: Standardized ones.
-        kept: How many dimensions are kept, and the law is conditioned on.
-        candidate: Which.
-        seed: Of the first weights and of the batches.
-        on_look: Called as often as ``LOOKS``.
-    """
+    """Fits one candidate to standardized latents; the law is conditioned on so many that are kept.
+    ``on_look`` is called as often as ``LOOKS``."""
     torch.manual_seed(seed)
     count, dim = latents.train.shape
     mixture = ConditionalMixture(kept, dim - kept, **candidate.sizes).float()
@@ -242,12 +235,8 @@ def points_to_melt(samples: float) -> int:
 
 
 def learn_latent_law(model: Model, plan: LawPlan) -> None:
-    """Learns the law of a model's compressed latents, puts it in its place, and reports.
-
-    Args:
-        model: Ready for evaluation, calibrated if it is to be.
-        plan: How.
-    """
+    """Learns the law of compressed latents of a model that is ready for evaluation, calibrated if
+    it is to be, puts it in its place, and reports."""
     if not plan.checked:
         return
     start = time.monotonic()
@@ -285,14 +274,8 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
 def melted_latents(
     flow: ProbabilityFlow, plan: LawPlan, count: int, on_part: Callable[[float], None]
 ) -> Latents:
-    """Latents of so many points, and others to judge by; all ranks get all.
-
-    Args:
-        flow: The flow.
-        plan: Has the points.
-        count: How many to melt.
-        on_part: Called with the part of the melts that a step was.
-    """
+    """Latents of so many points, and others to judge by; all ranks get all. ``on_part`` is called
+    with the part of the melts that a step was."""
     sources = [plan.points(count)]
     if plan.held_out:
         sources.append(plan.held_out(max(1, count // 4)))
@@ -312,15 +295,8 @@ def standardized_latents(
     index: int = 0,
     on_step: Callable[[], None] | None = None,
 ) -> Tensor:
-    """Latents ``[N, D]`` of noisy points, over the standard deviations of their closed form.
-
-    Args:
-        flow: The flow.
-        batch: Points of the space of the basis, with their labels, the same on all ranks.
-        seed: Of the noise.
-        index: Which noise of this seed.
-        on_step: Called after each step of the melt.
-    """
+    """Latents ``[N, D]`` of points of the space of the basis, the same on all ranks, with noise of
+    this number of a seed, over the standard deviations of their closed form."""
     count, times = len(batch.points), flow.times(MELT_STEPS)
     mine = distributed.shard(count)
     generator = seeded_generator("cpu", seed, Stream.MELTED_NOISE, index)
@@ -365,15 +341,11 @@ def _report_kept(model: Model, fitted: Fitted) -> None:
 
 
 def enough_time(model: Model, lost: float) -> float:
-    """The last time at which kept latents would be within ``TOLERATED`` of a normal law.
+    """The last time at which kept latents, of which so many nats are lost at the model's, would be
+    within ``TOLERATED`` of a normal law.
 
-    Divergence falls at least as the cube of the part of the variance that is data (theory,
-    section 8).
-
-    Args:
-        model: Knows its schedule and its last time.
-        lost: Nats at that time.
-    """
+    Divergence falls at least as the cube of the part of the variance that is data (theory, section
+    8)."""
     schedule, xi = model.denoiser.schedule, model.denoiser.basis.eigenvalues[0]
     end = torch.tensor(model.about["tmax"], dtype=torch.float64, device=xi.device)
     gamma = schedule.noise_variance(end)[0]
@@ -383,15 +355,8 @@ def enough_time(model: Model, lost: float) -> float:
 
 
 def law_file(network: Path, folder: Path | None) -> Path:
-    """Where a network is written with its law.
-
-    Args:
-        network: The network file.
-        folder: Where it goes; None for beside it.
-
-    Raises:
-        UsageError: It is there already.
-    """
+    """Where a network is written with its law: in a folder, or beside it. Raises UsageError if it
+    is there already."""
     path = (folder or network.parent) / f"{network.stem}-law.pkl"
     if path.exists():
         raise UsageError(f"{path} exists: move it, or give another --outdir")
@@ -399,17 +364,8 @@ def law_file(network: Path, folder: Path | None) -> Path:
 
 
 def refit_latent_law(model: Model, plan: LawPlan, path: Path, device: torch.device) -> None:
-    """Learns the law of a model's latents, and writes the model with it.
-
-    Args:
-        model: As its file has it.
-        plan: How to learn the law.
-        path: Where the model is written.
-        device: Where to compute.
-
-    Raises:
-        UsageError: The model has no compressed latents.
-    """
+    """Learns the law of a model's latents, as its file has it, and writes the model with it. Raises
+    UsageError if it has no compressed latents."""
     if int(model.about["dims_to_keep"]) == model.denoiser.basis.dim:
         raise UsageError(
             f"the network compresses none of its {model.denoiser.basis.dim} dimensions, so its "

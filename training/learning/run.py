@@ -97,10 +97,7 @@ def _report_and_save(
     trainer: Trainer, folder: RunFolder, reporter: Reporter, watch: Watch | None, ends: bool
 ) -> bool:
     """What is due after a step: a report at each tick, files at some of them and at the end.
-
-    Returns:
-        Whether there was a report.
-    """
+    Returns whether there was a report."""
     config = trainer.config
     tick = trainer.seen // config.tick
     if not ends and tick == (trainer.seen - config.batch) // config.tick:

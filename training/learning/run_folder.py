@@ -79,11 +79,7 @@ class Place:
 
 
 class RunFolder:
-    """One run's folder. Only the main rank writes; all ranks may ask for names.
-
-    Args:
-        path: The folder, which exists.
-    """
+    """One run's folder, which exists. Only the main rank writes; all ranks may ask for names."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -120,16 +116,11 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, seen: int, keep: int) -> "RunFolder":
-        """Opens a run's folder to go on after ``seen`` samples.
+        """Opens a run's folder to go on after ``seen`` samples, by a state that stays with the
+        newest ``keep``.
 
         What its statistics tell of later times is dropped: the run will tell it again. Old states
-        are removed as after a save, which a run that was killed right there has not done.
-
-        Args:
-            path: The folder.
-            seen: Samples trained on, by the state that the run goes on from.
-            keep: Number of states to keep, with that one.
-        """
+        are removed as after a save, which a run that was killed right there has not done."""
         folder = cls(path)
         if distributed.is_main():
             folder._remove_old_states(folder.state_path(seen), keep)
@@ -138,11 +129,8 @@ class RunFolder:
         return folder
 
     def update_record(self, record: Mapping[str, Any]) -> bool:
-        """Writes what ``training_options.json`` is to say of a run that goes on.
-
-        Returns:
-            Whether it said something else, but for the launch.
-        """
+        """Writes what ``training_options.json`` is to say of a run that goes on. Returns whether it
+        said something else, but for the launch."""
         path = self.path / OPTIONS_NAME
         before, now = load_json(path), _said(record)
         distributed.barrier()  # until all ranks have read
@@ -164,15 +152,9 @@ class RunFolder:
             logger.info(f"Wrote {self.network_path(seen)}")
 
     def save_state(self, state: Mapping[str, Any], seen: int, keep: int) -> None:
-        """Writes a training state, then removes older ones but for the newest.
-
-        Later states, of a run that was resumed from before them, are left alone.
-
-        Args:
-            state: All that a resumed run needs.
-            seen: Samples trained on.
-            keep: Number of states to keep, with this one.
-        """
+        """Writes a training state after so many samples, then removes older ones but for the
+        newest: ``keep`` stay, with this one. Later states, of a run that was resumed from before
+        them, are left alone."""
         if not distributed.is_main():
             return
         path = self.state_path(seen)
@@ -214,16 +196,9 @@ def _claim(outdir: Path, name: str) -> Path:
 
 
 def place_to_resume(given: Path | None, outdir: Path | None, itself: bool) -> Path | None:
-    """What a run goes on from: a folder or state, or None if it starts anew.
-
-    Args:
-        given: What the user says.
-        outdir: Where the run's folder is made.
-        itself: Whether ``outdir`` itself is the folder.
-
-    Returns:
-        What is given; but the run's folder, if torchrun has restarted it since it wrote a state.
-    """
+    """What a run goes on from: a folder or state, or None if it starts anew. It is what is given;
+    but the run's folder, ``outdir`` or one in it, if torchrun has restarted it since it wrote a
+    state."""
     if given is not None:
         folder = given if given.is_dir() else given.parent
         return folder if is_restart() and launch_of(folder) == launch_id() else given
@@ -278,13 +253,8 @@ class Resumed:
         return read_basis(self.path, state)
 
     def take_coordinates(self, coordinates: Coordinates) -> None:
-        """Gives coordinates what those of the run had.
-
-        Args:
-            coordinates: As they are fitted to the table that the run is said to be of.
-
-        Raises:
-            DataError: The run has others, or they are of another table.
+        """Gives coordinates, as they are fitted to the table that the run is said to be of, what
+        those of the run had. Raises DataError if the run has others, or they are of another table.
         """
         try:
             saved = tensors_of(self.state, COORDINATES)

@@ -245,10 +245,7 @@ class Trainer:
         others: OthersOfBatch | None = None,
     ) -> Tensor:
         """Adds the gradient of some samples; arguments are those of ``DenoisingLoss.per_sample``.
-
-        Returns:
-            Their losses ``[b]``, without the graph.
-        """
+        Returns their losses ``[b]``, without the graph."""
         losses = self.loss.per_sample(self.regression, clean, draws, conditions, others)
         loss = losses.sum()
         # DistributedDataParallel averages over ranks; the batch mean wants a sum.

@@ -41,15 +41,8 @@ class Findings:
 
 
 def found_in(paths: Iterable[Path], choice: Choice) -> Findings:
-    """Reads all that is in some files and folders, and in the folders in these.
-
-    Args:
-        paths: As the user gave them.
-        choice: How much is shown of large files.
-
-    Raises:
-        DataError: A path is missing, or none of the files has anything to show.
-    """
+    """Reads all that is in some files and folders, and in the folders in these. Raises DataError if
+    a path is missing, or none of the files has anything to show."""
     findings = Findings()
     subjects: dict[tuple[Path, str, str], Any] = {}
     for file in _files(paths):

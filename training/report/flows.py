@@ -148,15 +148,8 @@ class Shown:
 
 
 def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
-    """The section of a run's simulations of a toy.
-
-    Args:
-        paths: Files by kind: melt, roundtrip, gen.
-        choice: How much is shown.
-
-    Raises:
-        DataError: A file is broken.
-    """
+    """The section of a run's simulations of a toy: files by kind, melt, roundtrip, gen. Raises
+    DataError if one is broken."""
     shown = {kind: Shown.load(path, choice) for kind, path in paths.items()}
     first = next(iter(shown.values())).saved
     name, details = name_and_details(first)
@@ -175,11 +168,8 @@ def flows_of(shown: Mapping[str, Shown]) -> list[object]:
 
 
 def flow_of(shown: Shown) -> Flow:
-    """A motion.
-
-    Args:
-        shown: In two dimensions or more, of which the first two or all three are shown.
-    """
+    """A motion of points in two dimensions or more, the first two or all three of which are
+    shown."""
     saved = shown.saved
     points, times = points_of(saved), evenly(len(saved.times), MOST_TIMES)
     points = points[times]

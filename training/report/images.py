@@ -37,15 +37,8 @@ STATES = "Unscaled states; ÷ n: divided by n, since they outgrow the range of p
 
 
 def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
-    """The section of a run's simulations of images.
-
-    Args:
-        paths: Files by kind: melt, roundtrip, gen.
-        choice: How much is shown.
-
-    Raises:
-        DataError: A file is broken.
-    """
+    """The section of a run's simulations of images: files by kind, melt, roundtrip, gen. Raises
+    DataError if one is broken."""
     shown = {kind: Shown.load(path, choice) for kind, path in paths.items()}
     saved = {kind: item.saved for kind, item in shown.items()}
     first = next(iter(saved.values()))
@@ -66,12 +59,8 @@ def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
 
 
 def images_part(item: SavedTrajectory, back: SavedTrajectory | None) -> Images:
-    """Images of a simulation, each with its states at telling times.
-
-    Args:
-        item: It.
-        back: The way back of a melt, of which the return and its difference are shown.
-    """
+    """Images of a simulation, each with its states at telling times; of a melt with the way back
+    the return and its difference, too."""
     states = images_of(item)
     count = affordable(states.shape[1], states.shape[2:], COLUMNS + 2 * (back is not None))
     states = states[:, :count]

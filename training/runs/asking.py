@@ -199,16 +199,9 @@ def draw(
 def table(
     flow: RecordFlow, row: np.ndarray, count: int, seed: int, progress: Progress | None = None
 ) -> np.ndarray:
-    """Rows ``[count, P]`` that have what is given. If nothing is, each column is distributed among
-    them as in the rows that train (``Margins``): so more are drawn, and some of them are kept.
-
-    Args:
-        flow: The flow.
-        row: What is given ``[P]``; NaN elsewhere.
-        count: Of the rows.
-        seed: Of the draws.
-        progress: Called with numbers of rows.
-    """
+    """Rows ``[count, P]`` that have what is given ``[P]``, NaN elsewhere. If nothing is, each
+    column is distributed among them as in the rows that train (``Margins``): so more are drawn, and
+    some of them are kept. Progress is called with numbers of rows."""
     margins = flow.margins if np.isnan(row).all() else None
     times, made = TIMES if margins else 1, np.empty((count, len(row)))
 
@@ -255,12 +248,8 @@ def _given_value(flow: RecordFlow, cell: dict[str, list[str]]) -> np.ndarray:
 
 def to_compare(flow: RecordFlow, records: Records, given: Sequence[tuple[str, str]]) -> Records:
     """Rows that drawn ones should be like: those that are held out, or all if none is, which have
-    what is given.
-
-    Raises:
-        DataError: The records have other columns, or may have been trained on.
-        UsageError: There are too few such rows.
-    """
+    what is given. Raises DataError if the records have other columns, or may have been trained on,
+    UsageError if there are too few such rows."""
     require_of_training(flow, records)
     row = _given_row(flow, given)
     wanted = ~np.isnan(row)

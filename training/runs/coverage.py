@@ -59,11 +59,7 @@ class CoverageExperiment:
     fresh: Callable[[torch.Generator], Tensor]
 
     def run(self, exact: ProbabilityFlow | None = None) -> CoverageResult:
-        """Carries and counts.
-
-        Args:
-            exact: The exact flow, to compare with.
-        """
+        """Carries and counts; an exact flow is compared with."""
         start, calls = self._latent_points(), []
         simulator = self._simulator(self.flow)
 

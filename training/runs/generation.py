@@ -155,21 +155,13 @@ class SeedSampler:
 
 
 def generate_images(sampler: SeedSampler, folder: ImageFolder, seeds: Tensor, batch: int) -> int:
-    """Makes the images of seeds and puts them into a folder; returns the network calls made.
+    """Makes the images of seeds ``[N]``, the same on every rank, and puts them into a folder;
+    returns the network calls made.
 
     The ranks share the seeds. Each batch is written while the next is sampled, and only one batch
-    waits, so that memory is bounded and a full disk ends the run soon.
-
-    Args:
-        sampler: Makes them.
-        folder: Where they go.
-        seeds: ``[N]``, the same on every rank.
-        batch: Images in flight over all ranks. Each rank fills whole network calls, which cost the
-            same if they are not full.
-
-    Raises:
-        DataError: An image is not finite or cannot be written.
-    """
+    waits, so that memory is bounded and a full disk ends the run soon. A batch is of all ranks,
+    each of which fills whole network calls, which cost the same if they are not full. Raises
+    DataError if an image is not finite or cannot be written."""
     mine = seeds[distributed.shard(len(seeds))]
     size = sampler.rows * math.ceil(batch / (sampler.rows * distributed.world_size()))
     hidden = None if distributed.is_main() else True

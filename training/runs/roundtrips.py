@@ -20,18 +20,9 @@ def measure_returns(
     returns: Returns,
     batch: int,
 ) -> int:
-    """Measures how well points survive, and returns the denoiser calls of a point.
-
-    Every rank reads each batch, of which it integrates its share, and holds no more than one.
-
-    Args:
-        flow: On this rank's device.
-        times: Increasing ``[steps + 1]``.
-        solver: How to take a step.
-        source: The points.
-        returns: Takes the errors.
-        batch: Points in flight, over all ranks.
-    """
+    """Measures how well points survive, and returns the denoiser calls of a point. Every rank reads
+    each batch, of so many points in flight over all ranks, of which it integrates its share, and
+    holds no more than one."""
     count, most_calls = len(source), 0
     starts = range(0, count, batch)
     hidden = None if distributed.is_main() else True

@@ -113,14 +113,8 @@ class Simulator:
     def melt(
         self, data: Tensor, title: str = "melt", path: Path | None = None, **file: Any
     ) -> Simulation:
-        """Inflates points ``[N, D]`` of image space, and writes a results file if it has a path.
-
-        Args:
-            data: All points, the same on every rank.
-            title: Of the progress bar.
-            path: Where the states go as they are made; None keeps them in memory.
-            file: What else ``trajectory_file`` takes.
-        """
+        """Inflates points ``[N, D]`` of image space, the same on every rank, and writes a results
+        file with what else ``trajectory_file`` takes, as states are made, if it has a path."""
         return self._run(self._flow.melt, self._times, data, None, title, path, file)
 
     def generate(
@@ -131,15 +125,8 @@ class Simulator:
         gap: Tensor | None = None,
         **file: Any,
     ) -> Simulation:
-        """Generates from scaled eigenspace latents ``[N, D]`` at the last time; as ``melt``.
-
-        Args:
-            latent: All latents, the same on every rank.
-            title: Of the progress bar.
-            path: Where the states go as they are made.
-            gap: That of the melt which ended there ``[N, D]``, to go back its steps.
-            file: What else ``trajectory_file`` takes.
-        """
+        """Generates from scaled eigenspace latents ``[N, D]`` at the last time; as ``melt``. By the
+        gap ``[N, D]`` of the melt which ended there it goes back its steps."""
         times = self._times.flip(0)
         return self._run(self._flow.generate, times, latent, gap, title, path, file)
 

@@ -250,18 +250,8 @@ def fit_basis(
     seed: int,
     device: torch.device,
 ) -> tuple[EigenBasis, Tensor | None]:
-    """The eigenbasis of images.
-
-    Args:
-        dataset: The images.
-        limit: How many of them to take at most.
-        augmentation: The augmentation of the training, if there is one.
-        seed: Seed of the augmentation.
-        device: Where to compute.
-
-    Returns:
-        The basis, and along its axes the variance ``[D]`` of augmented images, if any are.
-    """
+    """The eigenbasis of so many images at most, and along its axes the variance ``[D]`` of
+    augmented images, if the training augments any."""
     limit = min(limit, len(dataset))
     logger.info(f"Fitting the eigenbasis of {limit} images")
     basis = EigenBasis.fit(basis_batches(dataset, limit, device=device))

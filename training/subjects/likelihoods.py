@@ -253,20 +253,9 @@ class LearnedLikelihood:
     def simulations(
         self, path: Path, count: int, seed: int, names: Sequence[str]
     ) -> tuple[Tensor, Trials]:
-        """Datasets whose parameters are to be found again, held out if there are such.
-
-        Args:
-            path: A data set of trials.
-            count: R.
-            seed: Of the choice.
-            names: Of the parameters, in the order that is wanted.
-
-        Returns:
-            Parameters ``[R, D]``, and the trials of each.
-
-        Raises:
-            DataError: The data set is broken, has other columns, or fewer datasets.
-        """
+        """Parameters ``[R, D]``, in the order of names that is wanted, of datasets that are to be
+        found again, held out if there are such, and the trials of each. Raises DataError if the
+        data set of trials is broken, has other columns, or fewer datasets."""
         table = self.table.table(path)
         columns = (table.columns.names, names), (table.condition_names, self.given)
         for there, wanted in columns:
@@ -297,14 +286,9 @@ class LearnedLikelihood:
         return TrialLikelihood(self.law, trials, places, ends)
 
     def log_posterior(self, prior: TableFlow, names: Sequence[str], places: Tensor) -> LogPosterior:
-        """Log densities of points, whose coordinates are so named, given a trial or a set of them.
-
-        Args:
-            prior: Of the parameters.
-            names: Of the coordinates ``[D]``.
-            places: Of its data, and then its covariates, among the conditions of a trial
-                ``[K + V]``.
-        """
+        """Log densities of points, whose coordinates ``[D]`` are so named, under a prior and given
+        a trial or a set of them. Places ``[K + V]`` of its data, and then its covariates, are among
+        the conditions of a trial."""
         order = [list(names).index(name) for name in prior.names]
         size = len(self.data)
 
@@ -325,16 +309,9 @@ class LearnedLikelihood:
         return log_density
 
     def prior(self, name: str) -> TableFlow:
-        """The prior of the parameters.
-
-        Args:
-            name: ``uniform``, or a network file, path or URL.
-
-        Raises:
-            UsageError: A parameter has no bounds, or is discrete, or the network is of other
-                columns.
-            DataError: The network file is missing or broken.
-        """
+        """The prior of the parameters: ``uniform``, or a network file, path or URL. Raises
+        UsageError if a parameter has no bounds, or is discrete, or the network is of other columns,
+        DataError if its file is missing or broken."""
         for each in self.discrete:
             raise UsageError(
                 f"'{each}' has few values in the simulations, and posteriors are of continuous "

@@ -43,17 +43,9 @@ class NetworkFile:
         calibrated: bool = True,
         precision: str = "fp32",
     ) -> "NetworkFile":
-        """Opens a network.
-
-        Args:
-            location: A path or an https URL.
-            end_std: ``A0``, the standard deviation of kept latents.
-            calibrated: Whether to use the calibration of a file that has one.
-            precision: Of the network.
-
-        Raises:
-            DataError: The file is missing or broken.
-        """
+        """Opens a network of a path or an https URL, with kept latents of standard deviation
+        ``A0``, and its calibration, if it has one that is to be used. Raises DataError if the file
+        is missing or broken."""
         path = local_file(location)
         model = Model.load(path, end_std=end_std, calibrated=calibrated)
         model.denoiser.precision = precision

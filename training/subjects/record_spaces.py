@@ -158,13 +158,8 @@ class RecordSpace:
         return states
 
     def encoded(self, values: np.ndarray, generator: torch.Generator | None = None) -> EncodedRows:
-        """Values as the flow has them.
-
-        Args:
-            values: ``[n, P]``.
-            generator: Of draws that spread discrete numbers over their steps; None leaves them at
-                the middle.
-        """
+        """Values ``[n, P]`` as the flow has them: by a generator discrete numbers are spread over
+        their steps, without they are at the middle."""
         points, missing = self._points(values, generator)
         there = torch.where(missing, torch.nan, self.coordinates.to_flow(points))
         return EncodedRows(there, self._levels(values))
