@@ -264,12 +264,8 @@ class Asked:
         """What a likelihood takes of a file's observations ``[M, K]``.
 
         What is seen of points has their names; what a linear map makes of them has none, and is
-        taken in its order.
-
-        Raises:
-            UsageError: There are other than the K numbers of a linear map.
-            DataError: The file is broken, or has other columns.
-        """
+        taken in its order. Raises UsageError if there are other than the K numbers of a linear map,
+        DataError if the file is broken, or has other columns."""
         assert isinstance(likelihood, Gaussian)
         if likelihood.operator is None:
             return self.subject.points(source, likelihood.coordinates)

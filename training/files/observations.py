@@ -193,12 +193,8 @@ def read_array(path: Path, what: str, dims: Sequence[int], kinds: str = "fiu") -
 
 
 def read_noise(text: str) -> Tensor:
-    """Standard deviations or a covariance: a number, several with commas, or a ``.npy``.
-
-    Raises:
-        UsageError: As ``positive_numbers``.
-        DataError: The file is broken.
-    """
+    """Standard deviations or a covariance: a number, several with commas, or a ``.npy``. Raises
+    UsageError as ``positive_numbers``, DataError if the file is broken."""
     values = positive_numbers(text)
     if values is None:
         return read_array(Path(text), "the noise", (1, 2))

@@ -204,12 +204,9 @@ def time_file(folder: Path, stem: str, index: int | str) -> Path:
 
 
 def find_first(folder: Path, data_name: str | None, dims_to_keep: int | None) -> Path:
-    """The file of time 0 in a folder of image residuals; names and dims may be left out.
-
-    Raises:
-        DataError: There is none.
-        UsageError: There are several, or none of that name that keeps so many dimensions.
-    """
+    """The file of time 0 in a folder of image residuals; names and dims may be left out. Raises
+    DataError if there is none, UsageError if there are several, or none of that name that keeps so
+    many dimensions."""
     extractions = {
         path: Extraction.read(path) for path in sorted(folder.glob(time_file(folder, "*", 0).name))
     }

@@ -229,12 +229,8 @@ class Target:
         return self._in_blocks(block, 1, points, which, self.many, on_part=on_part)[0]
 
     def slope(self, w: Tensor, which: Tensor) -> Slope:
-        """Points, log likelihoods, and their gradients.
-
-        Raises:
-            DataError: One is not finite.
-            UsageError: The likelihood has no gradients.
-        """
+        """Points, log likelihoods, and their gradients. Raises DataError if one is not finite,
+        UsageError if the likelihood has no gradients."""
 
         def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             near, astray = _near(w.detach())

@@ -158,12 +158,8 @@ def enclosed_volume(vertices: ArrayLike, faces: ArrayLike) -> float:
 def write_mesh(path: Path, vertices: ArrayLike, faces: ArrayLike) -> None:
     """Writes a closed mesh ``[K, 3]``, ``[F, 3]`` as binary .ply, whole or not at all.
 
-    Any mesh viewer opens it. Its coordinates are in float32, as mesh files are.
-
-    Raises:
-        DataError: As in ``winding_number``, or it is a polygon.
-        UsageError: The name does not end in .ply.
-    """
+    Any mesh viewer opens it. Its coordinates are in float32, as mesh files are. Raises DataError as
+    in ``winding_number``, or if it is a polygon, UsageError if the name does not end in .ply."""
     vertices, faces = as_points(vertices, "mesh vertices"), np.asarray(faces)
     if vertices.shape[1] != 3:
         raise DataError("a mesh file holds triangles in 3-D, not a polygon in 2-D")

@@ -423,12 +423,8 @@ def check_network(denoiser: NetworkDenoiser, t_max: float) -> None:
     """Calls a denoiser on one point at both ends.
 
     That finds a network that does not fit its basis, and weights, rates or times so large that
-    nothing finite comes of them.
-
-    Raises:
-        ValueError: It is such a network, or its schedule has other dimensions than its basis.
-        RuntimeError: It cannot be called.
-    """
+    nothing finite comes of them. Raises ValueError if it is such a network, or its schedule has
+    other dimensions than its basis, RuntimeError if it cannot be called."""
     if denoiser.schedule.dim != denoiser.basis.dim:
         dims = f"{denoiser.schedule.dim} and basis of {denoiser.basis.dim}"
         raise ValueError(f"schedule of {dims} dimensions")

@@ -224,12 +224,8 @@ def take_weights(location: str, model: Model) -> None:
     """Starts a model from the weights of another one's network that have its names and shapes.
 
     Its output gain stays behind: that belongs to the axes and times of the other one's data. What
-    the other one has seen, this one has, too.
-
-    Raises:
-        UsageError: None of them fits.
-        DataError: It does not say rightly what it has seen.
-    """
+    the other one has seen, this one has, too. Raises UsageError if none of them fits, DataError if
+    it does not say rightly what it has seen."""
     path = local_file(location)
     other = Model.load(path)
     given = other.denoiser.network.state_dict()

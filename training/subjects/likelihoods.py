@@ -336,12 +336,8 @@ class LearnedLikelihood:
 
 
 def prior_of(name: str, parameters: Sequence[str]) -> TableFlow:
-    """The flow of parameters that ``--prior`` names, a network file, path or URL.
-
-    Raises:
-        UsageError: It is of others.
-        DataError: The file is missing or broken.
-    """
+    """The flow of parameters that ``--prior`` names, a network file, path or URL. Raises UsageError
+    if it is of others, DataError if the file is missing or broken."""
     file = NetworkFile.open(name)
     if file.kind != TABLE:
         raise UsageError(f"--prior={name} is of no table: give a flow of the parameters")

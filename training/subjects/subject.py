@@ -155,12 +155,8 @@ class Subject(ABC):
 
     def given_with(self, path: Path | None) -> Tensor | None:
         """What the network is given with the points of a data set, as it takes it, ``[N, L]``; None
-        where it is given nothing.
-
-        Raises:
-            UsageError: The data set is missing, or not needed.
-            DataError: It is broken, or has other conditions.
-        """
+        where it is given nothing. Raises UsageError if the data set is missing, or not needed,
+        DataError if it is broken, or has other conditions."""
         if path is not None:
             raise UsageError("--data goes with conditional networks, which this is not")
         return None
@@ -232,20 +228,14 @@ class Subject(ABC):
 
     @abstractmethod
     def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
-        """Points ``[count, D]`` that the prior was not trained on, in the data's own units.
-
-        Raises:
-            UsageError: A data set is missing, or is given for a toy.
-            DataError: It is broken, or has too few rows.
-        """
+        """Points ``[count, D]`` that the prior was not trained on, in the data's own units. Raises
+        UsageError if a data set is missing, or is given for a toy, DataError if it is broken, or
+        has too few rows."""
 
     def unseen(self, path: Path | None, count: int, seed: int) -> Rows:
         """Points, with their conditions, that neither trained the network nor chose anything of it:
-        so many at most, drawn at random.
-
-        Raises:
-            UsageError: A data set is missing, or is given for a toy.
-            DataError: It is broken, has too few such points, or the network has seen them.
+        so many at most, drawn at random. Raises UsageError if a data set is missing, or is given
+        for a toy, DataError if it is broken, has too few such points, or the network has seen them.
         """
         there = self.testable(path)
         points = self.truths(path, count if there is None else min(there, count), seed)
@@ -278,11 +268,7 @@ class Subject(ABC):
 
     def testable(self, path: Path | None) -> int | None:
         """How many points a data set has that ``truths`` may draw; None of a toy, which has any.
-
-        Raises:
-            UsageError: The data set is missing.
-            DataError: It is broken.
-        """
+        Raises UsageError if the data set is missing, DataError if it is broken."""
         return None
 
     @abstractmethod

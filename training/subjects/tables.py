@@ -114,11 +114,8 @@ class TableFlow(Subject):
 
     def table(self, path: Path) -> DataTable:
         """The data set of a file, with a row for each set of trials, if the flow is given such.
-
-        Raises:
-            DataError: It is missing, broken, or no table.
-            UsageError: It has no sets of trials, or other ones.
-        """
+        Raises DataError if it is missing, broken, or no table, UsageError if it has no sets of
+        trials, or other ones."""
         return self._in_sets(load_table(path), path)
 
     def whole(self, path: Path) -> DataTable:

@@ -110,12 +110,8 @@ class ToyFlow(Subject):
     def of(
         cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
     ) -> "ToyFlow":
-        """The flow of a network file.
-
-        Raises:
-            UsageError: What was said of it contradicts the network.
-            DataError: The network was not trained on a toy.
-        """
+        """The flow of a network file. Raises UsageError if what was said of it contradicts the
+        network, DataError if the network was not trained on a toy."""
         path, model = file.path, file.model
         names = ("data_name", "augment_to", "data_dim", *INFLATION)
         known = file.agreed({name: expected.get(name) for name in names}, file.known)

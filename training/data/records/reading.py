@@ -88,12 +88,8 @@ class SurveyedTable:
 
     @classmethod
     def of(cls, cells: Cells, choices: RecordChoices) -> "SurveyedTable":
-        """Reads a table for its types.
-
-        Raises:
-            DataError: It is broken, or has too few rows.
-            UsageError: A type is given for a column that is not there.
-        """
+        """Reads a table for its types. Raises DataError if it is broken, or has too few rows,
+        UsageError if a type is given for a column that is not there."""
         for name in choices.types:
             if name not in cells.names:
                 raise UsageError(f"--types: {cells.name} has no column '{shown(name)}'")
@@ -139,12 +135,9 @@ class SurveyedTable:
         return ForeignTable(self.cells.name, names, blocks, True, self.cells.place_of, notes)
 
     def records(self) -> tuple[Records, list[str]]:
-        """Its records; also tells what was found and done, in lines for people.
-
-        Raises:
-            DataError: A cell is missing and must not be, or no column varies.
-            UsageError: A type that was given is not that of the cells.
-        """
+        """Its records; also tells what was found and done, in lines for people. Raises DataError if
+        a cell is missing and must not be, or no column varies, UsageError if a type that was given
+        is not that of the cells."""
         types: dict[str, str | tuple[str, ...]] = {**self.cells.levels, **self.choices.types}
         kinds = {
             survey.name: column_of(survey, self.decimal, types.get(survey.name))

@@ -179,12 +179,8 @@ def require_ffmpeg() -> str:
 
 
 def write_mp4(path: Path, frames: Sequence[np.ndarray], seconds: Sequence[float]) -> None:
-    """Writes an H.264 video of RGB frames.
-
-    Raises:
-        UsageError: There is no ffmpeg.
-        DataError: ffmpeg failed.
-    """
+    """Writes an H.264 video of RGB frames. Raises UsageError if there is no ffmpeg, DataError if
+    ffmpeg failed."""
     program, rate = require_ffmpeg(), 30
     height, width = (side // 2 * 2 for side in frames[0].shape[:2])  # H.264 wants even sides
     command = [program, "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
