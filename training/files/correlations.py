@@ -76,25 +76,13 @@ def time_correlations_file(folder: Path, stem: str, index: int) -> Path:
 
 
 def summary_files(folder: Path, stem: str, toy: bool) -> tuple[Path, Path]:
-    """The ``.npz`` and the JSON.
-
-    Args:
-        folder: Where they are.
-        stem: Name of the data and the schedule.
-        toy: Whether they are of a toy.
-    """
+    """The ``.npz`` and the JSON, for the name of the data and the schedule."""
     path = folder / f"{stem}{'_toy' if toy else ''}_autocorrelations_summary.npz"
     return path, path.with_suffix(".json")
 
 
 def save_correlations(path: Path, times: np.ndarray, matrices: Mapping[str, np.ndarray]) -> None:
-    """Writes matrices by quantity.
-
-    Args:
-        path: The file.
-        times: ``[T]`` with matrices ``[T, D, D]``, or ``[]`` with ``[D, D]``.
-        matrices: By quantity.
-    """
+    """Writes matrices ``[T, D, D]`` at times ``[T]``, or ``[D, D]`` at one, by quantity."""
     arrays = {f"{name}{SUFFIX}": matrix for name, matrix in matrices.items()}
     when = {"times" if times.ndim else "time": times}
     save_arrays(path, {**when, **arrays, "format": np.array(FORMAT)})
@@ -107,15 +95,8 @@ def save_summary(
     samples: int,
     made: Mapping[str, Any],
 ) -> None:
-    """Writes the summary of all times, and tells the most important of it.
-
-    Args:
-        paths: ``summary_files``.
-        table: Autocorrelations at all times.
-        extraction: What the residuals are of.
-        samples: Their number.
-        made: What else the JSON is to say.
-    """
+    """Writes the summary of all times to ``summary_files``, and tells the most important of it.
+    ``made`` is what else the JSON is to say."""
     arrays, facts = table.summary(torch.from_numpy(extraction.times), samples)
     plain = {name: values.numpy() for name, values in arrays.items()}
     save_arrays(paths[0], {**plain, "format": np.array(SUMMARY_FORMAT)})

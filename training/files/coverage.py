@@ -102,12 +102,7 @@ class CoverageFiles:
         return [self.numbers, self.points, *self.meshes.values()]
 
     def save(self, result: CoverageResult, about: Mapping[str, Any]) -> None:
-        """Writes all files.
-
-        Args:
-            result: What was found.
-            about: What else the JSON is to say.
-        """
+        """Writes all files. ``about`` is what else the JSON is to say."""
         save_arrays(self.points, {**result_arrays(result), "format": np.array(FORMAT)})
         for (name, index), path in self.meshes.items():
             sphere_and_smaller = result.carried[name].boundary[: index + 1]
@@ -125,12 +120,8 @@ class CoverageFiles:
 
 
 def seen_from_outside(vertices: Tensor, boundary: Boundary) -> Boundary:
-    """A boundary with its vertices in other coordinates, its faces turned outward.
-
-    Args:
-        vertices: Those of its sphere and the smaller ones ``[index + 1, K, D]``.
-        boundary: Has the last of them or all.
-    """
+    """A boundary, the last or all of vertices ``[index + 1, K, D]`` of its sphere and the smaller
+    ones, with these in other coordinates, its faces turned outward."""
     points = vertices.flatten(0, 1)[-len(boundary.vertices) :].cpu().numpy()
     # The axes of the eigenbasis may be a mirror image of those of the data.
     inward = enclosed_volume(points, boundary.faces) < 0

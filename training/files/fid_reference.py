@@ -89,13 +89,8 @@ class FIDReference:
         )
 
     def require_shape(self, path: Path, images: Path, shape: tuple[int, ...]) -> None:
-        """Raises DataError if images of another size or number of channels are to be compared.
-
-        Args:
-            path: The file of this reference, for errors.
-            images: The images that are compared with it, for errors.
-            shape: Theirs, ``(C, H, W)``.
-        """
+        """Raises DataError if images of another size or number of channels, ``(C, H, W)``, are to
+        be compared."""
         if self.image_shape is None:
             logger.info(f"{path} does not say of what images it is: taken on trust")
         elif self.image_shape != shape:
@@ -106,13 +101,8 @@ class FIDReference:
             )
 
     def require_detector(self, path: Path, identity: str, dim: int) -> None:
-        """Raises DataError if this reference was made with another detector.
-
-        Args:
-            path: The file of this reference, for errors.
-            identity: SHA-256 of the detector's weights file.
-            dim: Number of its features.
-        """
+        """Raises DataError if this reference was made with another detector, by the SHA-256 of its
+        weights file and the number of its features."""
         if len(self.mu) != dim:
             raise DataError(f"{path} is of {len(self.mu)} features, but the detector has {dim}")
         if not self.detector:

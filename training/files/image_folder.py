@@ -110,12 +110,8 @@ class ImageFolder:
             save_json(self._parameters_path, content)
 
     def survey(self, seeds: Tensor, device: torch.device) -> Tensor:
-        """``ABSENT``, ``BROKEN`` or ``WHOLE`` for each seed, ``[N]`` uint8, on every rank.
-
-        Args:
-            seeds: ``[N]``; each rank looks at its share of them.
-            device: Of this rank.
-        """
+        """``ABSENT``, ``BROKEN`` or ``WHOLE`` for each seed, ``[N]`` uint8, on every rank, each of
+        which looks at its share of them."""
         share = seeds[distributed.shard(len(seeds))].tolist()
         files = FolderContainer(self.path)
         present = set(files.names)

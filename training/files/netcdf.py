@@ -49,12 +49,7 @@ def open_netcdf(path: Path) -> Iterator["SavedNumbers"]:
 
 
 class SavedNumbers:
-    """An open netCDF-4 file.
-
-    Args:
-        path: The file.
-        file: It, open.
-    """
+    """An open netCDF-4 file."""
 
     def __init__(self, path: Path, file: h5py.File):
         self.path, self._file = path, file

@@ -59,13 +59,8 @@ STEM = re.compile(r"(?P<stem>.+?)(_roundtrip_mse)?(_seed\d+)?_worst")
 
 
 def roundtrip_paths(folder: Path, stem: str, seed: int) -> tuple[Path, Path]:
-    """The JSON and the ``.npz``.
-
-    Args:
-        folder: Where they go.
-        stem: Name of the data and the schedule.
-        seed: Seed of the choice of images.
-    """
+    """The JSON and the ``.npz``, for the name of the data and the schedule, and a seed of the
+    choice of images."""
     name = f"{stem}_roundtrip_mse_seed{seed}"
     return folder / f"{name}.json", folder / f"{name}_worst.npz"
 

@@ -64,13 +64,7 @@ def pictures_of_lags(path: Path, folder: Path | None) -> list[Picture]:
 
 
 def draw_lags(saved: SavedLags, name: str, details: str) -> Figure:
-    """One line for each quantity, the mean of its dimensions, and how they spread.
-
-    Args:
-        saved: What to draw.
-        name: The data's.
-        details: How the file was made.
-    """
+    """One line for each quantity, the mean of its dimensions, and how they spread."""
     figure, (axes,) = look.stacked(
         f"Autocorrelations of {name}",
         joined(details, spread_words(saved.dim)),
@@ -160,13 +154,7 @@ def _figures(saved: SavedMatrices, stem: Path, folder: Path | None) -> list[Pict
 
 
 def draw_matrices(saved: SavedMatrices, name: str, details: str) -> Figure:
-    """A row of heat maps for each quantity, a column for each time, all in the same colors.
-
-    Args:
-        saved: What to draw.
-        name: The data's.
-        details: How the files were made.
-    """
+    """A row of heat maps for each quantity, a column for each time, all in the same colors."""
     side = SMALL_SIDE if saved.dim <= FEW_CELLS else SIDE
     each = f"each cell: the largest of {saved.block} × {saved.block}" if saved.block > 1 else ""
     figure, places = look.panel_page(

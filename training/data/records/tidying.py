@@ -48,14 +48,9 @@ def says_missing(column: RecordColumn) -> bool:
 
 
 def made_values(values: np.ndarray, names: Sequence[str], column: RecordColumn) -> np.ndarray:
-    """The values ``[N]`` of a column that is made of another; those of dates are NaN where the date
-    is missing.
-
-    Args:
-        values: ``[N, D]``, with dates in days since 1970-01-01.
-        names: ``[D]``.
-        column: One of ``calendar_columns``, or a ``missing_column``.
-    """
+    """The values ``[N]`` of a column, one of ``calendar_columns`` or a ``missing_column``, that is
+    made of another of those named; those of dates, in days since 1970-01-01, are NaN where the date
+    is missing."""
     dates = values[:, list(names).index(column.of)]
     if says_missing(column):
         return np.isnan(dates).astype(np.float64)
@@ -78,17 +73,9 @@ MOST_RARE, SHOWN_LEVELS = 1000, 6
 
 
 def without_holes(records: Records, missing: str, cells: Cells, lines: list[str]) -> Records:
-    """The rows with their missing cells, or with what is to become of these.
-
-    Args:
-        records: The rows.
-        missing: One of ``MISSING``.
-        cells: Where they come from.
-        lines: Gets what was done.
-
-    Raises:
-        DataError: Cells are missing and must not be, or too few rows are left.
-    """
+    """The rows with their missing cells, or with what is to become of these by ``MISSING``; lines
+    get what was done. Raises DataError if cells are missing and must not be, or too few rows are
+    left."""
     holes = np.isnan(records.values)
     if missing == "keep" or not holes.any():
         return records
@@ -178,13 +165,8 @@ def with_rare_levels_together(
     records: Records, asked: Collection[str], lines: list[str]
 ) -> Records:
     """Records whose rare levels are one, the last: those that few rows have that train, and those
-    beyond ``MOST_LEVELS``. Levels with an order stay.
-
-    Args:
-        records: The rows, ``held_out`` among them.
-        asked: Columns whose type was given: only levels beyond the most are rare there.
-        lines: Gets what was done.
-    """
+    beyond ``MOST_LEVELS``. Levels with an order stay, and where a type was given (``asked``) only
+    levels beyond the most are rare. Lines get what was done."""
     columns, values = list(records.columns), records.values.copy()
     for index, column in enumerate(columns):
         if column.type != CATEGORY or column.ordered:
@@ -215,16 +197,9 @@ def with_rare_levels_together(
 
 
 def with_made_columns(records: Records, calendar: bool, is_missing: Sequence[str]) -> Records:
-    """Records with further columns that are made of others.
-
-    Args:
-        records: The records.
-        calendar: Whether to add the weekday and the season of dates.
-        is_missing: Columns of which it is added where they are missing.
-
-    Raises:
-        UsageError: There are columns of these names already, or none of which cells are missing.
-    """
+    """Records with further columns that are made of others: the weekday and the season of dates, if
+    ``calendar``, and where cells of columns are missing. Raises UsageError if there are columns of
+    these names already, or none of which cells are missing."""
     dates = [column for column in records.columns if column.type == DATE and calendar]
     added = [("calendar", new) for column in dates for new in calendar_columns(column.name)]
     for name in is_missing:

@@ -33,11 +33,7 @@ OTHER_ARCHIVES = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", "
 
 
 class ImageWriter:
-    """Numbers images and collects their labels.
-
-    Args:
-        put: Function that stores bytes under a name.
-    """
+    """Numbers images and collects their labels; ``put`` stores bytes under a name."""
 
     def __init__(self, put: Callable[[str, bytes], None]):
         self._put = put
@@ -95,14 +91,8 @@ def is_zip(destination: Path) -> bool:
 def require_writable(destination: Path, source: Path | None, overwrite: bool) -> None:
     """Raises UsageError if writing a data set there would lose something.
 
-    Only a data set (or an empty folder) is ever replaced, so that a slip of the pen cannot remove
-    a home folder.
-
-    Args:
-        destination: Path of the new data set.
-        source: File or folder that it is made from, if there is one.
-        overwrite: Whether an existing data set may be replaced.
-    """
+    Only a data set (or an empty folder) is ever replaced, if that may be, so that a slip of the pen
+    cannot remove a home folder, nor what the data set is made from."""
     if destination.suffix.lower() in OTHER_ARCHIVES and not destination.is_dir():
         raise UsageError(
             f"--dest is {destination}, but a data set is a .zip or a folder: give a name that ends "

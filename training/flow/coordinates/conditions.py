@@ -35,16 +35,7 @@ TAIL_KNOTS = 32
 
 class LongTails(nn.Module):
     """Normal scores of K conditions: a spline of ``sign(s) log(1 + |s|)``, ``s = (y - location) /
-    scale``. Beyond what was simulated they rise by the logarithm.
-
-    Args:
-        count: K.
-
-    Attributes:
-        scores: The spline.
-        location: ``[K]``, float64.
-        scale: ``[K]``, positive.
-    """
+    scale``, with these ``[K]`` in float64. Beyond what was simulated they rise by the logarithm."""
 
     location: Tensor
     scale: Tensor
@@ -257,15 +248,7 @@ class Prediction(nn.Module, ABC):
 
 
 class LinearPrediction(Prediction):
-    """``y = x - c B``, whose Jacobian determinant is 1.
-
-    Args:
-        dim: D.
-        conditions: C.
-
-    Attributes:
-        slopes: ``B [C, D]``, float64.
-    """
+    """``y = x - c B`` with ``B [C, D]`` in float64, whose Jacobian determinant is 1."""
 
     slopes: Tensor
 

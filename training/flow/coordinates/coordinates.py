@@ -295,12 +295,8 @@ class Coordinates(nn.Module):
         return within
 
     def dithered(self, points: Tensor, generator: torch.Generator) -> Tensor:
-        """Points ``[N, D]`` of data space with discrete columns spread evenly over their steps.
-
-        Args:
-            points: The points.
-            generator: The source of random numbers, on the CPU.
-        """
+        """Points ``[N, D]`` of data space with discrete columns spread evenly over their steps, by
+        a generator on the CPU."""
         return dither(points, self.steps, generator)
 
     def rounded(self, points: Tensor) -> Tensor:

@@ -101,16 +101,8 @@ def weighted_sum(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
 def slopes_of(
     tableau: Tableau, v: Velocity, x: Tensor, t: Tensor, h: Tensor, first: Tensor | None = None
 ) -> list[Tensor]:
-    """The stages ``k_i [B, D]`` of a step from ``x [B, D]`` at t, ``[]`` or ``[B]``, over h.
-
-    Args:
-        tableau: The method.
-        v: The velocity.
-        x: Where the step begins.
-        t: When.
-        h: Its size.
-        first: ``v(x, t)``, if it is known already.
-    """
+    """The stages ``k_i [B, D]`` of a step from ``x [B, D]`` at t, ``[]`` or ``[B]``, over h;
+    ``first`` is ``v(x, t)``, if it is known already."""
     slopes = [v(x, t) if first is None else first]
     light = v.alone if isinstance(v, Widened) else v
     for node, row, counts in zip(

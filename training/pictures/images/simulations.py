@@ -115,18 +115,10 @@ SAME = 1e-4  # of the largest value: more than float32 takes from a melt's end
 def pictures_of_images(
     paths: Sequence[Path], folder: Path | None, animation: str | None
 ) -> list[Picture]:
-    """All pictures of simulations of images.
+    """All pictures of simulations of images, and animations (``gif``, ``mp4`` or none), in a folder
+    or beside their files. Raises DataError if a file is broken.
 
-    A roundtrip is drawn together with the melt whose end it starts from, if that is among them.
-
-    Args:
-        paths: Their files.
-        folder: Where the pictures go; None for beside their files.
-        animation: ``gif``, ``mp4``, or None for no animations.
-
-    Raises:
-        DataError: A file is broken.
-    """
+    A roundtrip is drawn together with the melt whose end it starts from, if that is among them."""
     trajectories = [SavedTrajectory.load(path) for path in paths]
     pictures = []
     pairs = {melt.path: back for melt, back in melts_and_roundtrips(trajectories)}
@@ -177,12 +169,7 @@ def draw_path(trajectory: SavedTrajectory) -> Figure:
 
 
 def draw_roundtrip(melt: SavedTrajectory, back: SavedTrajectory) -> Figure:
-    """Some images on their way to the latent and back, and what the way has changed.
-
-    Args:
-        melt: From images to latents.
-        back: From these latents to images.
-    """
+    """Some images on their way to the latent and back, and what the way has changed."""
     melting, returning = images_of(melt)[:, :ROWS], images_of(back)[:, :ROWS]
     divisors = state_divisors(melting, melt.times)
     there = _columns(melting, melt.times, divisors)

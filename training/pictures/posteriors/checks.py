@@ -170,12 +170,8 @@ def draw_ranks(saved: SavedCheck) -> Figure:
 
 
 def draw_coverage(saved: SavedCheck, how: str = "") -> Figure:
-    """A panel for each family of regions: what they hold, less what they say.
-
-    Args:
-        saved: The runs.
-        how: How their levels were set, in words, where these are not the flow's own.
-    """
+    """A panel for each family of regions: what they hold, less what they say; ``how`` their levels
+    were set, in words, where these are not the flow's own."""
     dims = saved.values.scores.shape[1]
     families = {"central intervals": central_values(saved.values.ranks[:, :dims])}
     families |= {name: held[:, None] for name, held in saved.values.regions.items()}
