@@ -105,16 +105,10 @@ class HeldOutTruths:
         return torch.empty_like(ordered).scatter(0, order, values)
 
     def p_values(self, whitened: Tensor, odd: Tensor) -> tuple[Tensor, list[str]]:
-        """How probable it is that an observation like the held-out ones is as odd as each of these.
-
-        Args:
-            whitened: Observations ``[M, C]``, as held-out ones are.
-            odd: Their other oddities ``[M, K]``.
-
-        Returns:
-            p-values ``[M]``, at most a in a share a of observations that are exchangeable with
-            those held out, and the name of the oddest number of each.
-        """
+        """How probable it is that an observation like the held-out ones is as odd as each of these,
+        ``[M, C]`` whitened as held-out ones are, with other oddities ``[M, K]``: p-values ``[M]``,
+        at most a in a share a of observations that are exchangeable with those held out, and the
+        name of the oddest number of each."""
         known, own = Neighbors.of(self.held_out.whitened, AROUND).relative(whitened)
         p, oddest = oddness((self.held_out.odd, odd.to(known)), (known[:, :, None], own[:, None]))
         names = [*self.held_out.oddities, NEAREST]

@@ -133,14 +133,8 @@ class Gaussian(Likelihood):
         return seen + (noise @ root.T if root.ndim == 2 else noise * root)
 
     def deviations(self, mean: Tensor, covariance: Tensor, observed: Tensor) -> Tensor:
-        """How far observations ``[M, K]`` are from what was to be expected, in standard deviations
-        of it.
-
-        Args:
-            mean: Of points ``[D]``.
-            covariance: Of points ``[D, D]``.
-            observed: The observations.
-        """
+        """How far observations ``[M, K]`` are from what was to be expected of points of this mean
+        ``[D]`` and covariance ``[D, D]``, in standard deviations of it."""
         variance = self.observe(self.observe(covariance).T).diagonal()
         root = self.root if self.root.ndim < 2 else self.root.norm(dim=1)
         return (observed - self.observe(mean[None])).abs() / (variance + root.square()).sqrt()
@@ -216,16 +210,9 @@ class UserFunction:
 
     @classmethod
     def load(cls, text: str, option: str) -> "UserFunction":
-        """The function that ``FILE.py:function`` names.
-
-        Args:
-            text: What was typed.
-            option: The option that it was typed for.
-
-        Raises:
-            UsageError: There is no such file, or nothing of that name to call in it.
-            DataError: The file raised when it was run; its own traceback went to stderr.
-        """
+        """The function that ``FILE.py:function`` names, as typed for an option. Raises UsageError
+        if there is no such file, or nothing of that name to call in it, DataError if the file
+        raised when it was run; its own traceback went to stderr."""
         file, _, name = text.rpartition(":")
         path = Path(file).absolute()
         if not name.isidentifier() or path.suffix != ".py" or not path.is_file():
@@ -298,11 +285,7 @@ class UserFunction:
 
 
 class UserLikelihood(Likelihood):
-    """A function of a file.
-
-    Args:
-        function: Log likelihoods ``[N]`` of points ``[N, D]``.
-    """
+    """A function of a file: log likelihoods ``[N]`` of points ``[N, D]``."""
 
     own = True
 

@@ -113,16 +113,9 @@ class Evidence:
 
     @classmethod
     def of(cls, points: Tensor, likelihood: Likelihood, observed: Tensor) -> "Evidence":
-        """Means of likelihoods over draws of each component.
-
-        Args:
-            points: ``[K, P, D]``, of data space.
-            likelihood: Of observations.
-            observed: ``[N, ...]``.
-
-        Raises:
-            DataError: A point is so far from all draws that its likelihoods are all 0.
-        """
+        """Means of likelihoods of observations ``[N, ...]`` over draws of each component, points
+        ``[K, P, D]`` of data space. Raises DataError if a point is so far from all draws that its
+        likelihoods are all 0."""
         count, size = points.shape[:2]
         flat = points.flatten(0, 1)
         parts, worth = [], []
@@ -252,14 +245,9 @@ class Moments:
 
 
 def moments(log_evidence: Tensor, concentration: float, draws: Tensor, seed: int) -> Moments:
-    """By quadrature where it is feasible, by importance weights elsewhere.
-
-    Args:
-        log_evidence: ``[N, K]``.
-        concentration: alpha.
-        draws: ``[S, K]``, by which a law near the posterior is chosen.
-        seed: Of that law's draws.
-    """
+    """By quadrature where it is feasible, by importance weights elsewhere, of evidence ``[N, K]``
+    and the concentration alpha. By draws ``[S, K]`` a law near the posterior is chosen, and drawn
+    from by a seed."""
     if can_integrate(*log_evidence.shape):
         return quadrature(log_evidence, concentration)
     return importance(log_evidence, concentration, draws, seed)
@@ -289,15 +277,9 @@ def quadrature(log_evidence: Tensor, concentration: float) -> Moments:
 
 
 def importance(log_evidence: Tensor, concentration: float, draws: Tensor, seed: int) -> Moments:
-    """Moments by smoothed importance weights, of evidence ``[N, K]``.
-
-    Args:
-        log_evidence: ``[N, K]``.
-        concentration: alpha.
-        draws: ``[S, K]`` of the posterior: draws are proposed by the Dirichlet law of their mean,
-            and of the largest variance that they show, with some to spare.
-        seed: Of the draws.
-    """
+    """Moments by smoothed importance weights, of evidence ``[N, K]`` and the concentration alpha.
+    By draws ``[S, K]`` of the posterior others are proposed, of the Dirichlet law of their mean,
+    and of the largest variance that they show, with some to spare."""
     mean = draws.mean(dim=0)
     precision = (mean * (1 - mean) / draws.var(dim=0)).min() / WIDER
     shapes = mean * (precision - 1).clamp_min(float(concentration))

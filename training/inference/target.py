@@ -180,21 +180,12 @@ class Target:
     def place(
         self, states: Tensor, normal: Tensor, which: Tensor, seen: LinearView | None = None
     ) -> Placed:
-        """Unscaled states ``[N, D]`` at the first time, as variables, with their log densities.
+        """Unscaled states ``[N, D]`` at the first time, of observations of these numbers, as
+        variables, with their log densities.
 
-        The further variables of a deblurred prior are drawn given the state and what is seen, and
-        the log density is then the prior's of all, over that of these.
-
-        Args:
-            states: The states.
-            normal: Standard normal numbers ``[N, dim - D]``, of which the further variables are
-                made.
-            which: The observation of each.
-            seen: What observations see of states, if that is linear.
-
-        Raises:
-            DataError: A density is not finite.
-        """
+        The further variables of a deblurred prior are made of standard normal numbers ``[N, dim -
+        D]``, given the state and what is seen of it, if that is linear, and the log density is then
+        the prior's of all, over that of these. Raises DataError if a density is not finite."""
         prior = self.prior
         width = prior.flow.noisy_std(prior.times[0]).double()
 

@@ -34,12 +34,8 @@ FEWEST = 10
 
 
 def associations(values: np.ndarray, is_level: np.ndarray) -> np.ndarray:
-    """Of all pairs of columns, ``[D, D]``; NaN where too few rows have both, or one is constant.
-
-    Args:
-        values: ``[n, D]``, places of levels among them; NaN where they are missing.
-        is_level: ``[D]``.
-    """
+    """Of all pairs of columns, ``[D, D]``, of values ``[n, D]``, places of levels among them, NaN
+    where they are missing; NaN where too few rows have both, or one is constant."""
     dim = values.shape[1]
     made = np.full((dim, dim), np.nan)
     for one in range(dim):
@@ -92,14 +88,11 @@ def _cramers_v(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def independence_p_values(columns: Tensor, conditions: Tensor) -> Tensor:
-    """Of each condition, that it is independent of each column: ``[C, D]``, float64.
+    """Of each condition ``[n, C]``, that it is independent of each column ``[n, D]``: ``[C, D]``,
+    float64.
 
-    Values above about 0.05 are not exact. A number that does not vary depends on nothing.
-
-    Args:
-        columns: ``[n, D]``, in any units.
-        conditions: ``[n, C]``; memory is that of ``n² (D + 2)`` numbers.
-    """
+    Values above about 0.05 are not exact. A number that does not vary depends on nothing. Memory is
+    that of ``n² (D + 2)`` numbers."""
     n = len(columns)
     centered = torch.stack([_centered(column) for column in columns.double().T]).flatten(1)
     lengths = centered.square().sum(dim=1)

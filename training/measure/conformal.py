@@ -64,15 +64,8 @@ def fewest(share: float) -> int:
 
 
 def asked(scores: Tensor, share: float | Tensor) -> Tensor:
-    """Contents ``[...]`` to ask for, so that a share of truths is held.
-
-    Args:
-        scores: ``[n, ...]``, of n truths.
-        share: Between 0 and 1; one for all, or ``[...]``.
-
-    Returns:
-        1, for everything, where the truths are too few.
-    """
+    """Contents ``[...]`` to ask for, so that a share of truths, one for all or ``[...]``, is held,
+    by scores ``[n, ...]``; 1, for everything, where the truths are too few."""
     count = len(scores)
     place = placed(count, share).expand_as(scores[0])
     ordered = scores.sort(dim=0).values.gather(0, place.clamp_max(count)[None] - 1)[0]
@@ -137,11 +130,8 @@ def recalibrated(ranks: Tensor, levels: Tensor) -> Tensor:
 
 def crossed(scores: Tensor) -> Tensor:
     """Contents ``[n, V]`` as the other half of the truths has them: shares of its scores that are
-    smaller, even from 0 to 1 whatever the posterior is worth.
-
-    Args:
-        scores: ``[n, V]``, of n truths in any order.
-    """
+    smaller, even from 0 to 1 whatever the posterior is worth. Scores ``[n, V]`` are of n truths in
+    any order."""
     made = torch.empty_like(scores)
     for own, other in ((0, 1), (1, 0)):
         ordered = scores[other::2].T.sort(dim=1).values.contiguous()
@@ -228,13 +218,8 @@ class Neighbors:
 
     def asked(self, scores: Tensor, new: Tensor, shares: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Scores ``[M, L, Q]`` up to which L shares of truths are held, by the neighbors of each
-        new row ``[M, C]``, and the distance ``[M]`` of the farthest of these.
-
-        Args:
-            scores: Q of each known row, in [0, 1], ``[n, Q]``.
-            new: The rows.
-            shares: Between 0 and 1.
-        """
+        new row ``[M, C]`` with Q scores of each known row, in [0, 1], ``[n, Q]``, and the distance
+        ``[M]`` of the farthest of these."""
         (total, width), count = scores.shape, self.places.shape[1]
         size = max(1, AT_ONCE // (count * width))
         parts = zip(torch.split(self.places, size), torch.split(scores, size), strict=True)

@@ -134,27 +134,17 @@ def varying(stds: Tensor) -> Tensor:
 
 
 def mean_autocorrelation(diagonals: Tensor, varies: Tensor) -> Tensor:
-    """Means ``[T]`` of autocorrelations ``[T, D]`` over the dimensions that vary at all times.
+    """Means ``[T]`` of autocorrelations ``[T, D]`` over the dimensions in which they are defined,
+    ``[T, D]`` bool, at all times.
 
     They are the same at every lag: a mean over other dimensions now and then would have steps where
-    no autocorrelation has. Without any it is 0.
-
-    Args:
-        diagonals: Autocorrelations ``[T, D]`` at each lag.
-        varies: Whether they are defined, ``[T, D]`` bool.
-    """
+    no autocorrelation has. Without any it is 0."""
     always = varies.all(dim=0)
     return (diagonals * always).sum(dim=1) / always.sum().clamp(min=1)
 
 
 class Autocorrelations:
-    """The diagonals of correlations with time 0, of several quantities at a share of the times.
-
-    Args:
-        names: Names of the quantities.
-        count: Number of times T.
-        dim: Number of dimensions D.
-    """
+    """The diagonals of correlations with time 0, of several quantities at a share of the times."""
 
     def __init__(self, names: Iterable[str], count: int, dim: int):
         self._names = list(names)

@@ -132,13 +132,8 @@ class Spheres:
 def carry(
     start: Points, generate: Callable[[Tensor], Tensor], melt: Callable[[Tensor], Tensor]
 ) -> dict[str, Points]:
-    """The points at each of ``STAGES``: latent ones, generated data, and that data melted.
-
-    Args:
-        start: Latent points.
-        generate: Maps latents ``[M, D]`` to data.
-        melt: Inverse of ``generate``.
-    """
+    """The points at each of ``STAGES``: latent ones ``[M, D]``, generated data, and that data
+    melted by the inverse."""
     data = start.mapped(generate)
     return {"latent": start, "data": data, "end": data.mapped(melt)}
 
@@ -164,13 +159,8 @@ def contents_within(boundaries: list[Boundary]) -> Floats:
 
 
 def unfilled(spheres: Spheres, within: Floats, alpha: float) -> str | None:
-    """What to tell of alpha shapes that leave out a part of the spheres at the start, or None.
-
-    Args:
-        spheres: The spheres at the start.
-        within: Probability ``[R]`` of the standard normal distribution inside their alpha shapes.
-        alpha: Radius of the alpha shapes.
-    """
+    """What to tell of alpha shapes that leave out a part of the spheres at the start, by the
+    probability ``[R]`` of the standard normal distribution inside them; or None."""
     held = spheres.content_within()
     lacking = held - within
     if lacking.max() < SEEN:
@@ -228,13 +218,8 @@ class Coverage:
 def measure_coverage(
     points: Mapping[str, Points], boundaries: Mapping[str, list[Boundary]], fresh: Tensor
 ) -> Coverage:
-    """Counts test points at each of ``STAGES``, and fresh data ``[S, M, D]`` in data space.
-
-    Args:
-        points: Points by stage.
-        boundaries: R boundaries by stage, in the same coordinates.
-        fresh: Fresh samples in the coordinates of the stage ``data``.
-    """
+    """Counts test points by stage, of ``STAGES``, in R boundaries in the same coordinates, and
+    fresh data ``[S, M, D]`` in those in data space."""
     sides = torch.stack([membership(points[name].test, boundaries[name]) for name in STAGES])
     return Coverage(
         test=_mean(sides),
@@ -260,14 +245,9 @@ def statistics(values: Floats) -> dict[str, Any]:
 
 
 def summary(spheres: Spheres, coverage: Coverage, within: Floats) -> dict[str, Any]:
-    """The numbers as plain lists, one value a radius, fractions of 1.
-
-    Args:
-        spheres: The spheres at the start.
-        coverage: The counts.
-        within: ``contents_within`` the boundaries at the start, which are not the spheres where
-            they are refitted.
-    """
+    """The numbers as plain lists, one value a radius, fractions of 1. ``within`` are
+    ``contents_within`` the boundaries at the start, which are not the spheres where they are
+    refitted."""
     return {
         "radii": spheres.radii.tolist(),
         "exact": spheres.content().tolist(),
@@ -281,13 +261,8 @@ def summary(spheres: Spheres, coverage: Coverage, within: Floats) -> dict[str, A
 def table(
     spheres: Spheres, coverage: Coverage, more: Mapping[str, list[str]] | None = None
 ) -> list[str]:
-    """Percentages by radius, as lines of text; changes are in percentage points.
-
-    Args:
-        spheres: The spheres at the start.
-        coverage: The counts.
-        more: Further columns: cells ``[R]`` by their headings.
-    """
+    """Percentages by radius, as lines of text; changes are in percentage points. Further columns
+    are cells ``[R]`` by their headings."""
     more = more or {}
     cells = [[f"{value:.2f}" for value in 100 * spheres.content()]]
     for values in coverage.columns.values():
@@ -357,13 +332,8 @@ class Paired:
 
 
 def pair(fresh: Tensor, boundaries: list[Boundary], exact: list[Boundary]) -> Paired:
-    """Counts fresh data ``[S, N, D]`` inside R boundaries of a network and of the exact flow.
-
-    Args:
-        fresh: Fresh samples in data space.
-        boundaries: Boundaries of the network's flow, in the same coordinates.
-        exact: Boundaries of the exact flow, from the same spheres.
-    """
+    """Counts fresh data ``[S, N, D]`` in data space inside R boundaries of a network and of the
+    exact flow, from the same spheres."""
     ours, theirs = membership(fresh, boundaries), membership(fresh, exact)
     more, fewer = _part(ours & ~theirs), _part(theirs & ~ours)
     difference = more - fewer

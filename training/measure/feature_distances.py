@@ -43,15 +43,10 @@ class Moments:
 
 
 class FeatureStatistics:
-    """Streams features once; holds ``d x d`` numbers, never the features.
+    """Streams features of d dimensions once; holds ``d x d`` numbers, never the features.
 
     Sums are taken in float64 about the first batch's mean, since far from the origin squares would
-    lose the digits that a covariance is made of.
-
-    Args:
-        dim: d.
-        device: Device of the features.
-    """
+    lose the digits that a covariance is made of."""
 
     def __init__(self, dim: int, device: torch.device | str = "cpu"):
         self._count = 0
@@ -99,17 +94,9 @@ def require_moments(mean: Tensor, covariance: Tensor, name: str) -> None:
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
-    """The squared Frechet distance of two Gaussians; not negative, 0 to rounding for equal ones.
-
-    Args:
-        mean1: ``[d]``.
-        cov1: ``[d, d]``; may be singular.
-        mean2: ``[d]``.
-        cov2: ``[d, d]``; may be singular.
-
-    Raises:
-        DataError: As ``require_moments``, or the dimensions differ.
-    """
+    """The squared Frechet distance of two Gaussians of means ``[d]`` and covariances ``[d, d]``,
+    which may be singular; not negative, 0 to rounding for equal ones. Raises DataError as
+    ``require_moments``, or if the dimensions differ."""
     _require_symmetric(mean1, cov1, "the first Gaussian")
     _require_symmetric(mean2, cov2, "the second Gaussian")
     if mean1.shape != mean2.shape:

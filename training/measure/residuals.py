@@ -57,15 +57,9 @@ class ResidualProbe:
 
     @torch.no_grad()
     def independent(self, clean: Tensor, rows: range, seed: int, stream: int, take: Take) -> None:
-        """Residuals under fresh noise, a function of (seed, stream, index of the time, row).
-
-        Args:
-            clean: Points ``[n, D]`` in eigenspace.
-            rows: Numbers of these samples among all.
-            seed: Seed of the noise.
-            stream: Random stream of the noise.
-            take: Function that receives the residuals, time by time.
-        """
+        """Residuals of points ``[n, D]`` in eigenspace, rows of these numbers among all, under
+        fresh noise, a function of (seed, stream, index of the time, row). ``take`` receives them,
+        time by time."""
         for index, t in enumerate(self.times.to(clean)):
             noise = noise_rows(rows, clean.shape[1], seed, stream, index).to(clean)
             self._look(

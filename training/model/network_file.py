@@ -178,16 +178,10 @@ def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_model(path: Path, end_std: float = 1.0) -> tuple[Parts, dict[str, Any]]:
-    """What a network file holds, on the CPU; the denoiser is not yet set to evaluation.
-
-    Args:
-        path: The network file.
-        end_std: ``A0`` of the schedule: how a flow is scaled is not the network's business.
-
-    Raises:
-        DataError: The file is missing, broken, foreign, or inconsistent.
-        UsageError: ``end_std`` is given for a schedule without a scale.
-    """
+    """What a network file holds, on the CPU; the denoiser is not yet set to evaluation. ``end_std``
+    is ``A0`` of the schedule: how a flow is scaled is not the network's business. Raises DataError
+    if the file is missing, broken, foreign, or inconsistent, UsageError if ``end_std`` is given for
+    a schedule without a scale."""
     parts, about = read_network(path)
     for name, classes in PARTS.items():
         if name not in parts:

@@ -61,14 +61,9 @@ class Recipe:
         data_variance: Tensor | None = None,
         output_gain: OutputGain | None = None,
     ) -> NetworkDenoiser:
-        """A denoiser with a freshly initialized network.
-
-        Args:
-            basis: The basis of the data.
-            data_variance: ``[D]``, the variance of what the network is trained on, where it exceeds
-                that of the basis: augmented data vary along axes in which the data are constant.
-            output_gain: See ``NetworkDenoiser``.
-        """
+        """A denoiser with a freshly initialized network. ``data_variance`` is that ``[D]`` of what
+        the network is trained on, where it exceeds that of the basis: augmented data vary along
+        axes in which the data are constant."""
         schedule = make_schedule(self.schedule, self.schedule_arguments, basis)
         network = NETWORKS[self.network](**self.network_arguments)
         if data_variance is not None:

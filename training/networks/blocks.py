@@ -112,14 +112,11 @@ class BlockStyle:
 
 
 class FIRFilter(nn.Module):
-    """Halves or doubles the resolution of ``[B, C, H, W]`` with a separable low-pass filter.
+    """Halves or doubles the resolution of ``[B, C, H, W]`` with a separable low-pass filter of taps
+    along one axis, an even number, normalized here.
 
-    Constants are preserved, but within reach of the border, beyond which images are zero. Taps
-    [1, 1] average and repeat pixels.
-
-    Args:
-        taps: The filter along one axis, of even length; normalized here.
-    """
+    Constants are preserved, but within reach of the border, beyond which images are zero. Taps [1,
+    1] average and repeat pixels."""
 
     kernel: Tensor
 

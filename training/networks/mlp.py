@@ -18,13 +18,7 @@ from training.names import ANY_NUMBER
 
 
 class MemberLinear(nn.Module):
-    """A linear layer of each of K networks, with weights as ``nn.Linear`` draws them.
-
-    Args:
-        members: K.
-        inputs: Units before the layer.
-        outputs: Units after it.
-    """
+    """A linear layer of each of K networks, with weights as ``nn.Linear`` draws them."""
 
     def __init__(self, members: int, inputs: int, outputs: int):
         super().__init__()
@@ -221,17 +215,10 @@ class ToyMLP(nn.Module):
         labels: Tensor | None = None,
         features: Tensor | None = None,
     ) -> Tensor:
-        """F ``[B, D]``, or in training of an ensemble that of each member, ``[K, B, D]``.
-
-        Args:
-            z: ``[B, D]``.
-            c_noise: ``[]`` or ``[B]``.
-            labels: Conditions ``[B, L]``; of a network without, they are not looked at.
-            features: What ``features_of`` makes of them, in their place.
-
-        Raises:
-            UsageError: Conditions are missing.
-        """
+        """F ``[B, D]``, or in training of an ensemble that of each member, ``[K, B, D]``, of z
+        ``[B, D]`` at ``c_noise``, ``[]`` or ``[B]``. Of a network without conditions, labels ``[B,
+        L]`` are not looked at; features are what ``features_of`` makes of them, in their place.
+        Raises UsageError if conditions are missing."""
         out: Tensor = self.output(self.units(z, c_noise, labels, features))
         return out.mean(dim=0) if self.members > 1 and not self.training else out
 
@@ -407,14 +394,9 @@ class FlowMapMLP(nn.Module):
     def forward(
         self, z: Tensor, c_noise: Tensor, c_further: Tensor, labels: Tensor | None = None
     ) -> Tensor:
-        """``[B, D + 1]``, slopes and growth.
-
-        Args:
-            z: Standardized states ``[B, D]``.
-            c_noise: What tells their time, ``[]`` or ``[B]``.
-            c_further: What tells the other time, likewise.
-            labels: Conditions ``[B, L]``; of a network without, they are not looked at.
-        """
+        """``[B, D + 1]``, slopes and growth, of standardized states ``[B, D]`` between the times
+        that two noise conditions tell, ``[]`` or ``[B]``. Of a network without conditions, labels
+        ``[B, L]`` are not looked at."""
         now, then = self.body.noise(c_noise), self.body.noise(c_further)
         seen = self.further(torch.cat([then - now, then], dim=-1))
         h = self.body.units(z, c_noise, labels, further=seen)

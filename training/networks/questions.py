@@ -140,13 +140,10 @@ class QuestionNetwork(nn.Module):
         return [self.dim, self.dim, sum(self.level_counts), len(self.level_counts), self.conditions]
 
     def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """F ``[B, D]``: 0 of what is not asked.
-
-        Args:
-            z: Asked numbers with noise, of unit variance, ``[B, D]``; others are not looked at.
-            c_noise: ``[]`` or ``[B]``: an eighth of the log of the variance of the noise.
-            labels: Questions ``[B, L]`` as ``pack`` makes them; None to ask for all numbers.
-        """
+        """F ``[B, D]``: 0 of what is not asked. Asked numbers ``[B, D]`` have noise, and unit
+        variance; others are not looked at. ``c_noise``, ``[]`` or ``[B]``, is an eighth of the log
+        of the variance of the noise; labels ``[B, L]`` are questions as ``pack`` makes them, None
+        to ask for all numbers."""
         asked, start, h = self._seen(z, c_noise, labels)
         size = start.size.to(z.dtype)
         out: Tensor = asked * (start.value.to(z.dtype) + size * self.numbers(h))
@@ -156,16 +153,10 @@ class QuestionNetwork(nn.Module):
     def with_trace(
         self, z: Tensor, c_noise: Tensor, matrix: Tensor, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """F ``[B, D]`` in evaluation, and ``tr(matrix dF/dz) [B]``, without gradients.
+        """F ``[B, D]`` in evaluation, and ``tr(matrix dF/dz) [B]``, without gradients, of a
+        diagonal matrix ``[D, D]``: coordinates of questions are the columns' own.
 
-        Of the start, slopes are known; tangents of the layers are carried forward.
-
-        Args:
-            z: ``[B, D]``.
-            c_noise: ``[]``.
-            matrix: ``[D, D]``, diagonal: coordinates of questions are the columns' own.
-            labels: As ``forward``.
-        """
+        Of the start, slopes are known; tangents of the layers are carried forward."""
         asked, start, h = self._seen(z, c_noise, labels)
         size = start.size.to(z.dtype)
         value, slopes = self.numbers.with_slopes(h)
@@ -218,13 +209,8 @@ class QuestionNetwork(nn.Module):
         return labels
 
     def closed_form(self, x_hat: Tensor, gamma: Tensor, labels: Tensor) -> "Start":
-        """The mixture's denoiser.
-
-        Args:
-            x_hat: ``x / sqrt(1 + gamma)`` of asked numbers, ``[B, D]``, float64.
-            gamma: ``[1]`` or ``[B, 1]``.
-            labels: ``[B, L]``.
-        """
+        """The mixture's denoiser, of ``x_hat = x / sqrt(1 + gamma) [B, D]`` of asked numbers,
+        float64, ``gamma``, ``[1]`` or ``[B, 1]``, and labels ``[B, L]``."""
         values, states, indicators, level_states = self.unpack(labels.to(x_hat))
         # Levels that are asked are known to numbers.
         level_known = self._of_levels((level_states >= ASKED).to(x_hat)) * indicators
@@ -274,15 +260,8 @@ class QuestionNetwork(nn.Module):
 
 
 class _Layers(nn.Module):
-    """A residual perceptron whose output is 0 at first.
-
-    Args:
-        seen: Inputs.
-        width: Units of each hidden layer.
-        depth: Number of hidden layers beside the first.
-        out: Outputs.
-        dropout: Fraction of the hidden activations dropped in training.
-    """
+    """A residual perceptron whose output is 0 at first; its depth is that of hidden layers beside
+    the first."""
 
     def __init__(self, seen: int, width: int, depth: int, out: int, dropout: float):
         super().__init__()
@@ -311,13 +290,8 @@ class _Layers(nn.Module):
         return self.output(h), slopes
 
     def carried(self, inward: Tensor, weights: Tensor, slopes: Sequence[Tensor]) -> Tensor:
-        """Tangents ``[B, width]`` at the last layer.
-
-        Args:
-            inward: Of what is seen, those of few inputs that are not 0, ``[B, R]``.
-            weights: By which the first layer takes these, ``[R, width]``.
-            slopes: See ``with_slopes``.
-        """
+        """Tangents ``[B, width]`` at the last layer, of those ``[B, R]`` of few inputs that are not
+        0, which the first layer takes by weights ``[R, width]``; for slopes see ``with_slopes``."""
         tangents = inward @ weights
         for layer, slope in zip(self.hidden, slopes, strict=True):
             weight = layer.weight

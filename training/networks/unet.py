@@ -38,14 +38,8 @@ from training.networks.encoder_decoder import Decoder, Encoder, Layout
 
 
 class PixelWaves(nn.Module):
-    """Noisy pixels and their waves, as channels.
-
-    Args:
-        count: Number of wave lengths, from 2, the range of pixels, down by halves.
-
-    Raises:
-        UsageError: The number is not from 1 to ``MOST_WAVES``.
-    """
+    """Noisy pixels and their waves, as channels: so many wave lengths, from 2, the range of pixels,
+    down by halves. Raises UsageError if these are not from 1 to ``MOST_WAVES``."""
 
     frequencies: Tensor
 

@@ -127,16 +127,9 @@ class CalibrationOptions(Declared):
     )
 
     def wanted(self, precond: str, by_default: bool = True) -> bool:
-        """Whether there is to be a calibration.
-
-        Args:
-            precond: Kind of the model.
-            by_default: Whether there is one, where there can be one, unless something is said.
-
-        Raises:
-            UsageError: It was asked for, but is not defined for the isotropic models; or how to
-                fit was said, but there is no fit.
-        """
+        """Whether there is to be a calibration of a kind of model, as there is ``by_default``,
+        where there can be one, unless something is said. Raises UsageError if it was asked for, but
+        is not defined for the isotropic models; or how to fit was said, but there is no fit."""
         if self.calibrate and precond != "ifs":
             raise UsageError(
                 f"--calibrate goes with --precond=ifs only, not {precond}: leave it out"
@@ -232,16 +225,8 @@ def require_values(values: Mapping[str, Any], data: str) -> None:
 
 
 def as_typed(cls: type[Declared], options: Mapping[str, Any], source: Path) -> dict[str, Any]:
-    """Values from a file, as the command would take them from the command line.
-
-    Args:
-        cls: The settings of the command.
-        options: By name.
-        source: The file, for errors.
-
-    Raises:
-        DataError: An option does not take its value, or has none where there must be one.
-    """
+    """Values from a file, by name, as the command would take them from the command line. Raises
+    DataError if an option does not take its value, or has none where there must be one."""
     command = click.Command("resumed", params=list(parameters_of(cls)))
     ctx = click.Context(command)
     typed = {}

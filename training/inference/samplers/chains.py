@@ -64,11 +64,7 @@ class Chains:
 
 
 class Kernel(ABC):
-    """A step of Markov chains that leaves the posterior as it is.
-
-    Args:
-        target: The posterior.
-    """
+    """A step of Markov chains that leaves the posterior as it is."""
 
     name: str
 
@@ -150,11 +146,7 @@ FIRST, LEAST = 0.5, 1e-4
 
 
 class CrankNicolson(Kernel):
-    """A step of b, which is adapted for each observation.
-
-    Args:
-        target: The posterior.
-    """
+    """A step of b, which is adapted for each observation."""
 
     name = "pcn"
 

@@ -20,14 +20,10 @@ from training.inference.target import Target
 
 
 class DualAveraging:
-    """Step sizes that bring the acceptance of each observation's chains to a target.
+    """Step sizes, ``[M]`` at first, that bring the acceptance of each observation's chains to what
+    is wanted.
 
-    Hoffman and Gelman 2014, section 3.2, with their constants.
-
-    Args:
-        step: The first step sizes ``[M]``.
-        wanted: The acceptance to reach.
-    """
+    Hoffman and Gelman 2014, section 3.2, with their constants."""
 
     GAMMA, T0, KAPPA = 0.05, 10.0, 0.75
 
@@ -62,13 +58,7 @@ class DualAveraging:
 
 
 class Covariance:
-    """The covariance of the variables of each observation, over chains and steps.
-
-    Args:
-        count: M.
-        dim: The number of variables.
-        device: Where they are.
-    """
+    """The covariance of the variables of each of so many observations, over chains and steps."""
 
     def __init__(self, count: int, dim: int, device: torch.device):
         self._seen = 0
@@ -104,11 +94,7 @@ MOST_SEEN = 512
 
 
 class Hamiltonian(Kernel):
-    """Chains that follow gradients.
-
-    Args:
-        target: The posterior; its likelihood is differentiable.
-    """
+    """Chains that follow gradients; the likelihood of their posterior is differentiable."""
 
     name = "hmc"
 

@@ -102,15 +102,8 @@ class CoverageCurve:
 def coverage_curve(
     values: Tensor, levels: Sequence[float] = LEVELS, confidence: float = 0.95
 ) -> CoverageCurve:
-    """What regions hold, of coverage values ``[R, V]``.
-
-    Args:
-        values: Of R runs.
-        levels: Contents of regions, between 0 and 1.
-        confidence: What the binomial bands hold, each for itself.
-
-    Raises:
-        UsageError: A level is not between 0 and 1.
+    """What regions of these contents hold, of coverage values ``[R, V]``; the confidence is what
+    the binomial bands hold, each for itself. Raises UsageError if a level is not between 0 and 1.
     """
     from scipy.stats import binom  # takes most of a second to import
 

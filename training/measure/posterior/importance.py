@@ -113,11 +113,8 @@ def _smoothed(log_weights: Tensor, tail: int) -> tuple[Tensor, Tensor]:
 
 
 def _smoothed_tail(ordered: Tensor) -> tuple[Tensor, Tensor]:
-    """The T largest log weights smoothed ``[M, T]``, and k ``[M]``.
-
-    Args:
-        ordered: ``[M, T + 1]``, rising to 0; the first is where the tail begins.
-    """
+    """The T largest log weights smoothed ``[M, T]``, and k ``[M]``, of ``[M, T + 1]`` that rise to
+    0; the first is where the tail begins."""
     raw = ordered[:, 1:]
     begin = ordered[:, :1].clamp(min=LOG_TINY).exp()
     excess = (raw.exp() - begin).clamp(min=0)
