@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/inverse_problems.py [--priors=field-8,mixture-16]
         [--tasks=noise,half,random,blur,down-2,down-4,sums] [--noises=0.5,0.1] [--images=8]
-        [--samplers=twisted,dps,diffpir] [--particles=1024]
+        [--samplers=twisted,dps,diffpir] [--particles=1024] [--steps=24]
         [--write=FOLDER | --network=NET.pkl]
 
 Priors are Gaussian random fields and mixtures of eight of them (``inverse.priors``), of 8 x 8 or
@@ -53,12 +53,14 @@ from benchmarks.inverse.rivals import diffpir, dps
 from training.files.observations import read_mask, read_operator
 from training.flow.solvers import get_solver
 from training.inference.likelihoods import Gaussian
+from training.inference.lookahead import LookAhead
 from training.inference.prior import Prior
 from training.inference.samplers.twisted import twist
 from training.inference.target import Target
 from training.measure.posterior.calibration import crps
 from training.measure.posterior.convergence import convergence
 from training.measure.two_sample import energy_distance, mean_distance
+from training.names import PARTICLE_STEPS
 from training.subjects import NetworkFile, open_prior
 
 Known = Mixture | Drawn
@@ -139,13 +141,14 @@ def compared(points: Tensor, known: Known, truth: Tensor) -> list[str]:
     ]
 
 
-def sampled(sampler: str, target: Target, particles: int) -> tuple[Tensor, str]:
+def sampled(sampler: str, target: Target, particles: int, steps: int) -> tuple[Tensor, str]:
     """Draws ``[M, S, D]``, and R-hat where there are chains."""
     generator = torch.Generator().manual_seed(5)
     if sampler != "twisted":
         return {"dps": dps, "diffpir": diffpir}[sampler](target, FEW, generator), ""
     numbers = list(range(target.count))
-    draws = twist(target, 0, numbers, CHAINS, min(DRAWS, particles), particles)
+    ahead = LookAhead(steps, 0, 1 / target.count)
+    draws = twist(target, 0, numbers, CHAINS, min(DRAWS, particles), particles, None, ahead)
     r_hat = torch.stack([convergence(one).r_hat for one in draws.points])
     target.calls = int(draws.calls.sum())
     shown = f"{float(r_hat.median()):.3f}, {float(r_hat.flatten().quantile(0.99)):.3f}"
@@ -176,6 +179,7 @@ def of_network(path: str) -> Prior:
 @click.option("--images", type=int, default=8, show_default=True)
 @click.option("--samplers", default="twisted", show_default=True)
 @click.option("--particles", type=int, default=1024, show_default=True)
+@click.option("--steps", type=int, default=PARTICLE_STEPS, show_default=True)
 @click.option("--write", "folder", type=click.Path(exists=False, path_type=Path))
 @click.option("--network")
 def main(
@@ -185,6 +189,7 @@ def main(
     images: int,
     samplers: str,
     particles: int,
+    steps: int,
     folder: Path | None,
     network: str | None,
 ) -> None:
@@ -209,7 +214,7 @@ def main(
                 for sampler in samplers.split(","):
                     target = Target(prior, likelihood, observed, rows)
                     began = time.process_time()
-                    points, mixing = sampled(sampler, target, particles)
+                    points, mixing = sampled(sampler, target, particles, steps)
                     seconds = (time.process_time() - began) / images
                     cells = [name, task, f"{noise:g}", sampler, *compared(points, known, truth)]
                     cells += [mixing, f"{target.calls / images:,.0f}", f"{seconds:.1f}"]

@@ -278,7 +278,11 @@ def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
         with groups.told_when_cut_short():
             drawn = (settings.data_root, settings.runs, settings.sampler.seed)
             functions = subject.quantities(*drawn)
-            values = Check(problem, plan, subject.names, data, simulates, functions).run(groups)
+            # What goes with rows was seen of these as they are, without the noise of draws.
+            check = Check(
+                problem, plan, subject.names, data, simulates, blurs=simulates, functions=functions
+            )
+            values = check.run(groups)
         question = "sampler" if data is None else "model"
         content = {
             "question": question,

@@ -64,9 +64,19 @@ def truths_of_prior(target: Target, numbers: Sequence[int], seed: int) -> Truths
     return Truths(target.points(w, which), w)
 
 
-def truths_of_data(target: Target, points: Tensor, numbers: Sequence[int], seed: int) -> Truths:
+def truths_of_data(
+    target: Target, points: Tensor, numbers: Sequence[int], seed: int, blurred: bool = False
+) -> Truths:
     """Points ``[R, D]`` that were not trained on; their variables are those of the points with the
-    noise of the first time, as the prior has it, unless it is deblurred."""
+    noise of the first time, as the prior has it, unless it is deblurred.
+
+    Args:
+        target: Has the prior; its observations do not matter.
+        points: They.
+        numbers: Of the runs.
+        seed: Of the noise.
+        blurred: Whether truths are points with that noise, as draws are, or points as they are.
+    """
     prior = target.prior
     if prior.deblurred:
         return Truths(points, None)
@@ -81,10 +91,11 @@ def truths_of_data(target: Target, points: Tensor, numbers: Sequence[int], seed:
     ).to(points)
     flow = prior.flow.in_blocks(target.rows)
     clean = (points - prior.origin) * prior.unit
-    states = flow.schedule.scale(start) * (flow.to_eigen(clean) + noise)
+    states = flow.to_eigen(clean) + noise
     # The way of the draws' variables, so that both are off by the same.
-    melted = flow.simulate(states, *prior.way("latents")).end
-    return Truths(points, flow.latent_law(prior.times[-1]).whiten(melted))
+    melted = flow.simulate(flow.schedule.scale(start) * states, *prior.way("latents")).end
+    w = flow.latent_law(prior.times[-1]).whiten(melted)
+    return Truths(prior.of_states(states, {}) if blurred else points, w)
 
 
 def simulated(likelihood: Likelihood, points: Tensor, numbers: Sequence[int], seed: int) -> Tensor:

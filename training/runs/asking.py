@@ -18,7 +18,7 @@ from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY, DATE, WHOLE, Records
-from training.data.records.tidying import says_missing
+from training.data.records.tidying import on_weekday, says_missing, says_weekday
 from training.data.records.writing import text_of, texts_of
 from training.files.answers import SCORES
 from training.files.arrays import evenly
@@ -188,11 +188,14 @@ def draw(
     """So many rows, given what all of them have; see ``table``. Raises UsageError if a column or a
     level is not there, or a value is none of its column."""
     row, names = _given_row(flow, given), flow.empty.names
-    flags = [place for place, column in enumerate(flow.empty.columns) if says_missing(column)]
-    pairs = [(place, names.index(flow.empty.columns[place].of)) for place in flags]
     drawn = table(flow, row, count, seed, progress)
-    for flag, place in pairs:
-        drawn[drawn[:, flag] == 1, place] = np.nan
+    for made, column in enumerate(flow.empty.columns):
+        if says_missing(column):
+            drawn[drawn[:, made] == 1, names.index(column.of)] = np.nan
+        elif says_weekday(column) and not np.isnan(row[made]):
+            date = names.index(column.of)
+            written = flow.empty.columns[date].date_format
+            drawn[:, date] = on_weekday(drawn[:, date], row[made], written)
     return Sheet(*texts_of(flow.empty, drawn))
 
 

@@ -56,6 +56,7 @@ class Check:
         names: Of the coordinates.
         data: Truths ``[R, D]`` that the prior was not trained on; None for draws of the prior.
         simulates: Whether what is observed is simulated of truths, or is the problem's.
+        blurs: Whether data get the noise of the first time, which draws have.
         functions: Whose values are ranked, too.
     """
 
@@ -64,6 +65,7 @@ class Check:
     names: list[str]
     data: Tensor | None
     simulates: bool = True
+    blurs: bool = False
     functions: Functions = field(default_factory=dict)
 
     def run(self, groups: Groups) -> RunValues:
@@ -90,7 +92,7 @@ class Check:
             truths = truths_of_prior(target, numbers, seed)
         else:
             rows = self.data[places].to(target.device)
-            truths = truths_of_data(target, rows, numbers, seed)
+            truths = truths_of_data(target, rows, numbers, seed, self.blurs)
         observed = (
             target.observed[places.to(target.device)]
             if not self.simulates

@@ -14,7 +14,7 @@ from dnnlib.errors import DataError, UsageError
 from training.data.records.cells import Cells
 from training.data.records.inferring import MOST_LEVELS, fewest_rows
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
-from training.data.records.values import visible
+from training.data.records.values import rounded_moment, visible
 from training.data.records.writing import text_of
 from training.data.tables.making import FEWEST_ROWS
 from training.data.tables.marginals import IDENTIFIER as CALLED_IDENTIFIER
@@ -45,6 +45,20 @@ def missing_column(name: str) -> RecordColumn:
 def says_missing(column: RecordColumn) -> bool:
     """Whether it is a ``missing_column``."""
     return column.name == f"{column.of}{IS_MISSING}"
+
+
+def says_weekday(column: RecordColumn) -> bool:
+    """Whether it says on which weekday a date is."""
+    return bool(column.of) and column.levels == WEEKDAYS
+
+
+def on_weekday(days: np.ndarray, weekday: float, date_format: str) -> np.ndarray:
+    """The times ``[N]`` in days since 1970-01-01, moved by up to three days so that they are on a
+    weekday, 0 for Monday, as a format writes them."""
+    own = np.array([rounded_moment(day, date_format).weekday() for day in days.tolist()])
+    week = len(WEEKDAYS)
+    moved: np.ndarray = days - ((own - weekday + week // 2) % week - week // 2)
+    return moved
 
 
 def made_values(values: np.ndarray, names: Sequence[str], column: RecordColumn) -> np.ndarray:

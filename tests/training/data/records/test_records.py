@@ -16,6 +16,7 @@ from training.data.records.cells import open_cells
 from training.data.records.encoding import encode
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.records import CATEGORY, DATE, RecordColumn
+from training.data.records.tidying import on_weekday
 from training.data.records.values import date_text
 from training.data.records.writing import save_texts, texts_of
 from training.data.sketches import MOST_SKETCHED, Sketch, row_numbers
@@ -181,6 +182,10 @@ def test_dates_get_weekday_and_season_if_asked_to(tmp_path):
     later, _ = encode(pandas.DataFrame({"when": days, "a": 1.0}), records.columns)
     np.testing.assert_array_equal(later.values[:, 2:], records.values[:, 2:])
     assert list(records.order) == ["when", "a"]
+    inexact = later.values[:, 0] + np.linspace(-0.9, 0.9, COUNT)
+    moved = on_weekday(inexact, 2, "%d.%m.%Y")
+    assert {date_text(day, "%d %A")[3:] for day in moved.tolist()} == {"Wednesday"}
+    assert (np.abs(moved - inexact) <= 3).all()
 
 
 def test_where_cells_are_missing_is_a_column_if_asked_to(tmp_path):
