@@ -238,10 +238,7 @@ class UserFunction:
     def __call__(self, points: Tensor, *others: Tensor) -> Tensor:
         """Logs ``[N]`` of points ``[N, D]``, in float64. Raises DataError if the function raised,
         or returned something else."""
-        try:
-            values: Any = self.function(points, *others)
-        except Exception as error:
-            raise _in_a_line(error, self.path, str(self)) from None
+        values = self._returned(points, *others)
         if not isinstance(values, Tensor) or values.shape != points.shape[:1]:
             shape = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise DataError(
@@ -253,10 +250,7 @@ class UserFunction:
     def drawn(self, count: int, draw: np.random.Generator) -> Tensor:
         """Points ``[count, D]`` that the function, a prior, draws by a generator; float64. Raises
         DataError if the function raised, or returned something else."""
-        try:
-            values: Any = self.function(count, draw)
-        except Exception as error:
-            raise _in_a_line(error, self.path, str(self)) from None
+        values = self._returned(count, draw)
         several = isinstance(values, Tensor | np.ndarray) and values.ndim == 2
         if not several or len(values) != count or not torch.as_tensor(values).isfinite().all():
             shape = list(values.shape) if hasattr(values, "shape") else type(values).__name__
@@ -270,10 +264,7 @@ class UserFunction:
         """Data ``[N, width]`` that the function, a simulator, makes of points ``[N, D]`` by draws
         of a generator; float64. Raises DataError if the function raised, or returned something
         else."""
-        try:
-            values: Any = self.function(points, draw)
-        except Exception as error:
-            raise _in_a_line(error, self.path, str(self)) from None
+        values = self._returned(points, draw)
         wanted = (len(points), width)
         if not isinstance(values, Tensor | np.ndarray) or tuple(values.shape) != wanted:
             shape = list(values.shape) if hasattr(values, "shape") else type(values).__name__
@@ -282,6 +273,12 @@ class UserFunction:
                 f"{list(wanted)}"
             )
         return torch.as_tensor(values).double()
+
+    def _returned(self, *arguments: object) -> Any:
+        try:
+            return self.function(*arguments)
+        except Exception as error:
+            raise _in_a_line(error, self.path, str(self)) from None
 
 
 class UserLikelihood(Likelihood):

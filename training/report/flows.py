@@ -195,7 +195,8 @@ def flow_of(shown: Shown) -> Flow:
         for place, title in zip(("start", "now", "end"), titles, strict=True)
     ]
     charts.keep(panels[0].plot, frames)
-    _share_ranges([panel.plot for panel in panels])
+    for panel in panels[1:]:
+        panel.plot.x_range, panel.plot.y_range = panels[0].plot.x_range, panels[0].plot.y_range
     planes = []
     for first, second in combinations(range(3), 2) if turned else ():
         axes = [names[first], names[second]]
@@ -296,8 +297,3 @@ def _ball(points: np.ndarray) -> np.ndarray:
     box = common_box([points])
     reach = float(np.abs(box).max())
     return np.array([[-reach, reach], [-reach, reach]])
-
-
-def _share_ranges(plots: list[figure]) -> None:
-    for other in plots[1:]:
-        other.x_range, other.y_range = plots[0].x_range, plots[0].y_range
