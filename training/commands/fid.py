@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_folder, require_new
@@ -134,8 +133,7 @@ def measure(
     statistics = FeatureStatistics(detector.dim, device)
     share = distributed.shard(count)
     place = share.start
-    hidden = None if distributed.is_main() else True
-    with tqdm(total=share.stop - place, desc="features", unit="image", disable=hidden) as bar:
+    with distributed.progress_bar(total=share.stop - place, desc="features", unit="image") as bar:
         for pixels in pixel_batches(dataset, items, how.batch, device, how.workers):
             features = detector(pixels)
             statistics.add(features)

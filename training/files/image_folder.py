@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_folder
@@ -116,10 +115,9 @@ class ImageFolder:
         files = FolderContainer(self.path)
         present = set(files.names)
         states = []
-        hidden = None if distributed.is_main() else True
         with (
             ThreadPoolExecutor(READERS) as pool,
-            tqdm(total=len(share), desc="Looking", unit="image", disable=hidden) as bar,
+            distributed.progress_bar(total=len(share), desc="Looking", unit="image") as bar,
         ):
             for start in range(0, len(share), READ_AHEAD):
                 names = [self._name_of(seed) for seed in share[start : start + READ_AHEAD]]

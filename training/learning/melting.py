@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
@@ -247,9 +246,8 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
     model.denoiser.precision = "fp32"
     # A call is filled up to its number of rows, which would be dear for few points.
     flow = model.flow.in_blocks(min(plan.rows, count))
-    hidden = None if distributed.is_main() else True
     total = MELT_STEPS + LOOKS * (len(candidates) + 1)
-    with tqdm(total=total, desc="law of latents", unit="part", disable=hidden) as bar:
+    with distributed.progress_bar(total=total, desc="law of latents", unit="part") as bar:
 
         def advance(parts: float) -> None:
             bar.update(parts)

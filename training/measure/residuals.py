@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib.errors import DataError
 from torch_utils import distributed
@@ -143,9 +142,8 @@ class Extractor:
         """
         calls = 0
         starts = range(0, self.count, self.batch)
-        hidden = None if distributed.is_main() else True
         total = len(starts) * len(self.probe.times)
-        with tqdm(total=total, desc="residuals", unit="time", disable=hidden) as bar:
+        with distributed.progress_bar(total=total, desc="residuals", unit="time") as bar:
             for start in starts:
                 batch = range(start, min(start + self.batch, self.count))
 

@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib.errors import UsageError
 from torch_utils import distributed
@@ -164,11 +163,10 @@ def generate_images(sampler: SeedSampler, folder: ImageFolder, seeds: Tensor, ba
     DataError if an image is not finite or cannot be written."""
     mine = seeds[distributed.shard(len(seeds))]
     size = sampler.rows * math.ceil(batch / (sampler.rows * distributed.world_size()))
-    hidden = None if distributed.is_main() else True
     writing: list[Future[None]] = []
     with (
         ThreadPoolExecutor(WRITERS) as pool,
-        tqdm(total=len(mine), desc="gen", unit="image", disable=hidden, bar_format=BAR) as bar,
+        distributed.progress_bar(total=len(mine), desc="gen", unit="image", bar_format=BAR) as bar,
     ):
         for start in range(0, len(mine), size):
             part = mine[start : start + size]

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_folder
@@ -53,7 +52,7 @@ def progress(begun: str, name: str, total: int, unit: str) -> Iterator[Callable[
     """Tells how far a step is, on the first rank, after the line at its start. Yields what moves it
     on by so many of its units."""
     main = distributed.is_main()
-    with tqdm(total=total, desc=name, unit=unit, disable=None if main else True) as bar:
+    with distributed.progress_bar(total=total, desc=name, unit=unit) as bar:
         if not (main and bar.disable):
             yield bar.update
             return

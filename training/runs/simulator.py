@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib.errors import UsageError
 from torch_utils import distributed
@@ -169,9 +168,8 @@ class Simulator:
         plan = self._plan
         cells = plan if has_cells(self._flow) else None
         integral = None if cells else plan and plan.along(self._solver, rows, dim)
-        hidden = None if distributed.is_main() else True
         began = time.perf_counter()
-        with tqdm(total=len(self._times) - 1, desc=title, unit="step", disable=hidden) as bar:
+        with distributed.progress_bar(total=len(self._times) - 1, desc=title, unit="step") as bar:
             local = simulate(
                 share,
                 self._times,
@@ -203,9 +201,8 @@ class Simulator:
 
     def _of_cells(self, share: Tensor, trace: Trace, count: int) -> CellDensity:
         """Densities of the cells of all points, of which this rank has a share ``[n, D]``."""
-        hidden = None if distributed.is_main() else True
         exact = trace if trace.kind == "hutchinson" else Trace("exact")
-        with tqdm(total=len(share), desc="log_prob", unit="row", disable=hidden) as bar:
+        with distributed.progress_bar(total=len(share), desc="log_prob", unit="row") as bar:
             share_density, points = cell_log_prob(
                 self._flow, share, *self._cell_way, exact, bar.update
             )
