@@ -157,7 +157,7 @@ class Asked:
             SamplingPlan,
             draws=draws,
             pool=how.pool or pool,
-            steps=self.subject.particle_steps,
+            steps=how.particle_steps or self.subject.particle_steps,
             typed=settings.given,
         )
 

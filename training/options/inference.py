@@ -12,10 +12,12 @@ from training.names import (
     AMORTIZED_CUDA_ROWS,
     AMORTIZED_ROWS,
     HALVES,
+    IMAGE_PARTICLE_STEPS,
     IMAGE_POOL,
     LEARNED_POOL,
     MOST_TESTED,
     OPERATORS,
+    PARTICLE_STEPS,
     PARTICLES,
     SAMPLERS,
     TOY_NAMES,
@@ -197,6 +199,11 @@ class SamplerOptions(Declared):
         unset="as long as --particles take",
         help="In place of --particles: as many as fit into about so many minutes, as a block of "
         "network calls takes at the start",
+    )
+    particle_steps: int | None = option(
+        type=click.IntRange(min=4),
+        unset=f"{PARTICLE_STEPS}; {IMAGE_PARTICLE_STEPS} of images",
+        help="Steps of particles of twisted: the more, the less widths are off",
     )
     seed: int = seed("all draws")
 

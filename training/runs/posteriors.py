@@ -294,7 +294,12 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
     total = 2 * plan.steps + 1
     begun = "Measuring what noisy states tell of their ends"
     with progress(begun, "look-ahead", total, "time") as move:
-        ahead.measured(target, lambda part: move(part * total))
+        advised = ahead.measured(target, lambda part: move(part * total)).advised
+    if advised and distributed.is_main():
+        logger.warning(
+            f"Warning: {plan.steps} steps of particles are few for this prior, and widths may be "
+            f"off by 5 % or more: take --particle_steps={advised}"
+        )
     measure_moves(target, ahead, plan.seed, problem.numbers[0], plan.chains, FEWEST_PARTICLES)
     if plan.minutes is not None:
         least, more = (calls_of(*shape, FEWEST_PARTICLES * n) for n in (1, 2))

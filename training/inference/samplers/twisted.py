@@ -199,7 +199,7 @@ class _Cloud:
             particles: Of each, P.
             on_part: Called with the part of the work that was done.
         """
-        times, errors = ahead.measured(target)
+        times, errors, _ = ahead.measured(target)
         noise = Noise(*seeds, chains * particles, target.device, chunk=1, dtype=DTYPE)
         diffusion = Diffusion(times, errors, added_noise(target, times))
         cloud = cls(target, diffusion, noise, chains, particles)

@@ -407,7 +407,7 @@ def test_posteriors_of_several_modes(case, monkeypatch):
 
 def test_noise_that_is_put_on_and_taken_off_leads_to_posteriors_of_several_modes():
     which = Target(bumps(bent()), Gaussian(double(0.3), torch.tensor([1])), double([[0.2]]), 4096)
-    times, errors = times_and_errors(which, 24, 0)
+    times, errors, _ = times_and_errors(which, 24, 0)
     diffusion = Diffusion(times, errors, added_noise(which, times))
     noise = Noise(0, [0], 1500, which.device, chunk=1)
     moves, step = Renoising(which, Sight.of(which).alone(0), diffusion, noise), 0
@@ -475,6 +475,17 @@ def test_steps_lie_where_errors_have_no_one_normal_law():
     torch.testing.assert_close(times_by_need(even, wrong[[0] * 8])(8), even)
     lengths = times_by_need(even, wrong[[0, 0, 0, 1, 0, 0, 0, 0]])(8).diff()
     assert lengths[3:5].max() < 0.6 < lengths.max() < 4 * lengths.min()
+
+
+def test_more_steps_are_advised_where_ends_are_far_from_normal():
+    seen = (Gaussian(double(0.3), torch.tensor([1])), double([[0.2]]), 4096)
+    alike, apart = (
+        times_and_errors(Target(prior, *seen), 8, 0) for prior in (gaussian_prior(), bumps())
+    )
+    assert alike.needed < 0.5 < 1 < apart.needed
+    assert apart.advised is alike.advised is None
+    assert apart._replace(needed=12.9).advised == 13
+    assert apart._replace(needed=12.7).advised is None
 
 
 def test_observations_share_what_is_measured_once():
