@@ -5,8 +5,7 @@ Data are drawn fresh for every step from the toy's own distribution, on its exac
 
 from training.options.declared import takes
 from training.options.script import command, run_script
-from training.options.toy_train import ToyTrainSettings
-from training.options.training import require_named
+from training.options.training import ToyTrainSettings, require_named
 
 
 @command(help=__doc__)

@@ -23,9 +23,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from training.measure.alpha_shapes import alpha_shape
 from training.measure.boundaries import (
     Boundary,
+    alpha_shape,
     enclosed_volume,
     gaussian_content,
     gaussian_content_within,

@@ -46,9 +46,9 @@ from training.inference.likelihoods import Gaussian
 from training.inference.prior import Prior, ways_of
 from training.inference.sampling import KERNELS, Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
+from training.measure.posterior.calibration import crps
 from training.measure.posterior.convergence import convergence
 from training.measure.posterior.coverage import central_values
-from training.measure.posterior.crps import crps
 from training.measure.posterior.ranks import fractional_ranks
 from training.model.model import Model
 from training.names import SAMPLERS

@@ -57,8 +57,8 @@ from training.inference.lookahead import LookAhead
 from training.inference.prior import Prior
 from training.inference.samplers.twisted import twist
 from training.inference.target import Target
+from training.measure.posterior.calibration import crps
 from training.measure.posterior.convergence import convergence
-from training.measure.posterior.crps import crps
 from training.measure.two_sample import energy_distance, mean_distance
 from training.names import PARTICLE_STEPS
 from training.subjects import NetworkFile, open_prior

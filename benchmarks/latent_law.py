@@ -36,8 +36,7 @@ from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
-from training.learning.latent_law import candidates_for, fit
-from training.learning.melting import MOST, LawPlan, melted_latents
+from training.learning.melting import MOST, LawPlan, candidates_for, fit, melted_latents
 from training.measure.two_sample import mean_distance
 from training.model.model import Model
 from training.names import TOY_NAMES

@@ -33,8 +33,8 @@ from training.flow.grids import fit_equal_error_grid
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS, Solver, get_solver
+from training.flow.solvers.explicit import CASH_KARP
 from training.flow.solvers.reversible import reversible, without_gap
-from training.flow.solvers.runge_kutta import CASH_KARP
 from training.model.model import Model
 from training.pictures import look
 from training.pictures.look import FAINT, INK, MUTED, sequential_colors

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from torch_utils.results import open_arrays, save_arrays
 from training.data.images.batches import ImageDataset, normalize_pixels
-from training.measure.frechet import FeatureStatistics, Moments, frechet_distance
+from training.measure.feature_distances import FeatureStatistics, Moments, frechet_distance
 from training.measure.two_sample import mean_distance
 
 FEATURES, CHANNELS, BATCH, RATE = 32, (16, 32, 32), 128, 2e-3

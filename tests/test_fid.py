@@ -21,8 +21,7 @@ from tests.support.linear_detector import SIZE, LinearDetector, features_of
 from tests.support.running import Run, contents, good, run_script, unless_given
 from torch_utils import distributed
 from training.data.images.batches import ImageDataset, pixel_batches
-from training.measure.frechet import frechet_distance
-from training.measure.kernel_distance import kernel_distance
+from training.measure.feature_distances import frechet_distance, kernel_distance
 
 Arrays = dict[str, np.ndarray]
 COUNT = 23

@@ -17,7 +17,7 @@ from tests.support.running import good, quick_endings, refused, run_script, star
 from torch_utils.results import load_arrays, load_json
 from training import rounds
 from training.data.images.dataset import ImageDataset
-from training.inference.user_likelihood import UserFunction
+from training.inference.likelihoods import UserFunction
 from training.runs import posterior_checks, posteriors
 from training.subjects.image_training import sketch_of
 

@@ -1,16 +1,17 @@
 """Process groups: NCCL on CUDA, gloo on CPU, none for a plain ``python``."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
+from tqdm import tqdm
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils.threads import cpu_threads
@@ -129,6 +130,11 @@ def world_size() -> int:
 def is_main() -> bool:
     """True on the rank that prints and writes."""
     return rank() == 0
+
+
+def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> "tqdm[Any]":
+    """A bar of tqdm, which the main rank alone shows, and in a terminal."""
+    return tqdm(items, **options, disable=None if is_main() else True)
 
 
 def barrier() -> None:

@@ -30,8 +30,7 @@ from training.flow.solvers import SOLVERS, get_solver
 from training.inference.likelihoods import Gaussian
 from training.inference.sampling import Problem
 from training.inference.target import Target
-from training.learning.latent_law import Candidate, fit
-from training.learning.melting import LawPlan, melted_latents
+from training.learning.melting import Candidate, LawPlan, fit, melted_latents
 from training.learning.targets import MOST_NEAR
 from training.measure.residuals import Extractor, Quantities, ResidualProbe
 from training.names import METHODS, SAMPLERS

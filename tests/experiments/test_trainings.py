@@ -17,9 +17,8 @@ from experiments.trainings import Training, side_by_side, trained
 from tests.support.draws import seeded
 from tests.support.running import run_script
 from training.flow.eigenbasis import EigenBasis
-from training.flow.isotropic import EDMSchedule
 from training.flow.pfode import ProbabilityFlow
-from training.flow.schedules import InflationSchedule
+from training.flow.schedules import EDMSchedule, InflationSchedule
 
 OPTIONS = ("--data_name=circles", "--duration=0.0004", "--batch=100", "--no-calibrate")
 TRAINING = Training("circles", "toy_train.py", OPTIONS)

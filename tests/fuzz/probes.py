@@ -32,7 +32,7 @@ from training.files.residuals import Extraction, find_first, require_same, saved
 from training.files.stats import SavedTraining
 from training.files.table import load_table
 from training.files.trajectory import SavedEnd
-from training.learning.resuming import Resumed
+from training.learning.run_folder import Resumed
 from training.measure import detector
 from training.measure.correlations import correlate
 from training.model.model import Model

@@ -22,8 +22,14 @@ from tests.support.outcomes import assert_same, outcome
 from tests.support.running import full_disk, good, run_script, torch_settings_put_back, trained
 from training.data.images.batches import ImageBatches
 from training.data.images.dataset import ImageDataset
-from training.learning.resuming import place_to_resume
-from training.learning.run_folder import LAUNCH_KEY, OPTIONS_NAME, Place, RunFolder, launch_id
+from training.learning.run_folder import (
+    LAUNCH_KEY,
+    OPTIONS_NAME,
+    Place,
+    RunFolder,
+    launch_id,
+    place_to_resume,
+)
 from training.learning.trainer import Trainer
 
 STEPS = 12

@@ -9,9 +9,14 @@ from tests.support.draws import normal, seeded
 from training.data.toys import GaussianMixture, Toy
 from training.flow.denoisers import MixtureDenoiser, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
 from training.flow.pfode import ProbabilityFlow
-from training.flow.schedules import InflationSchedule, NoiseSchedule
+from training.flow.schedules import (
+    EDMSchedule,
+    InflationSchedule,
+    NoiseSchedule,
+    VESchedule,
+    VPSchedule,
+)
 from training.model.recipe import make_schedule
 
 GAP = {"g_type": "constant_inflation_gap"}

@@ -17,8 +17,14 @@ from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian
 from training.measure.boundaries import unit_sphere
 from training.measure.correlations import Autocorrelations, Correlation
-from training.measure.coverage import Points, Spheres, measure_coverage, refitted, transported
-from training.measure.coverage_result import CoverageResult
+from training.measure.coverage import (
+    CoverageResult,
+    Points,
+    Spheres,
+    measure_coverage,
+    refitted,
+    transported,
+)
 from training.measure.posterior.calibration import BALLS, DENSEST, RunValues
 from training.names import TOY_NAMES
 

@@ -170,7 +170,7 @@ def quick_endings() -> Iterator[None]:
     business, and would take most of the time."""
     with (
         mock.patch.multiple("training.learning.melting", MELT_STEPS=3, CHECK_STEPS=20, FEWEST=60),
-        mock.patch.multiple("training.learning.latent_law", STEPS_PER_ROW=1, FEWEST_STEPS=40),
+        mock.patch.multiple("training.learning.melting", STEPS_PER_ROW=1, FEWEST_STEPS=40),
         mock.patch("training.subjects.toys.CALIBRATION_POINTS", 200),
         mock.patch("training.learning.calibrating.NODES", 5),
         mock.patch("training.learning.held_out.TABLE_DRAWS", 500),

@@ -158,16 +158,9 @@ def finish(
     records: Records,
     real: Records | None = None,
 ) -> None:
-    """Writes how the answers came about, and how a sheet of them is read.
-
-    Args:
-        settings: By which.
-        flow: The answers.
-        question: The command.
-        sheet: What it wrote; None for several.
-        records: Those that the sheet is of.
-        real: Rows that were written to compare with.
-    """
+    """Writes how the answers came about, and how a sheet of them is read, which is None where there
+    are several. ``records`` are those that the sheet is of, ``real`` rows that were written to
+    compare with."""
     table = replace(flow.empty, separator=records.separator, decimal=records.decimal)
     about = {
         "question": question,

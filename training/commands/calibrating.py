@@ -25,7 +25,7 @@ from training.flow.coordinates.surprise import MOST_CONDITIONS
 from training.flow.held_out import HeldOut
 from training.inference.checking import Functions, simulated
 from training.inference.guarantee import HeldOutTruths
-from training.inference.user_likelihood import UserFunction
+from training.inference.likelihoods import UserFunction
 from training.measure.posterior.calibration import RunValues
 from training.measure.posterior.calibration import calibrate as tested
 from training.model.model import Model
@@ -118,12 +118,8 @@ def subject_file(asked: Asked) -> NetworkFile:
 
 
 def functions_of(options: HeldOutOptions) -> Functions:
-    """Functions of the user's, by name.
-
-    Raises:
-        UsageError: There is no such file or function, or two have one name.
-        DataError: A file raised.
-    """
+    """Functions of the user's, by name. Raises UsageError if there is no such file or function, or
+    two have one name, DataError if a file raised."""
     functions = [UserFunction.load(text, "function") for text in options.function or ()]
     names = [function.name for function in functions]
     if len(set(names)) < len(names):
@@ -218,12 +214,8 @@ def guarantee_of(
     asked: Asked, settings: SampleSettings, functions: Functions
 ) -> HeldOutTruths | None:
     """What held-out truths guarantee of draws like these; None if the network was not calibrated,
-    or it is not wanted.
-
-    Raises:
-        UsageError: It was calibrated by another version, for other draws or functions, or not at
-            all, but is to refuse.
-    """
+    or it is not wanted. Raises UsageError if it was calibrated by another version, for other draws
+    or functions, or not at all, but is to refuse."""
     file = asked.subject.file
     truths = None if file is None or not settings.held_out else file.model.held_out
     if truths is None:
@@ -262,11 +254,8 @@ def require_known(truths: HeldOut) -> None:
 def observations_of(
     asked: Asked, settings: SampleSettings, guarantee: HeldOutTruths, observed: Tensor
 ) -> Observations:
-    """What is known of observations ``[M, K]``, or conditions.
-
-    Raises:
-        UsageError: They are to be refused, but p-values are not known.
-    """
+    """What is known of observations ``[M, K]``, or conditions. Raises UsageError if they are to be
+    refused, but p-values are not known."""
     refuse, truths = settings.refuse, guarantee.held_out
     finest = 1 / (truths.truths + 1)
     if not truths.whitened.shape[1]:

@@ -149,12 +149,8 @@ def require_alike(asked: Sequence[Asked], names: Sequence[str]) -> None:
 
 
 def evidence_of(asked: Asked, place: Path) -> Evidence:
-    """The evidence of a model, on its device.
-
-    Args:
-        asked: The model.
-        place: A file beside which its draws are kept while they are made.
-    """
+    """The evidence of a model, on its device. Its draws are kept beside ``place`` while they are
+    made."""
     likelihood, settings = asked.likelihood(), asked.settings
     assert isinstance(likelihood, TrialLikelihood)
     assert isinstance(settings, SampleSettings)

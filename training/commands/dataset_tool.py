@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL
 
 from dnnlib.errors import UsageError
@@ -12,22 +13,24 @@ from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils.distributed import first_rank_only
 from torch_utils.results import provenance, save_json
-from training.commands.holes import telling_holes
 from training.data.images.codec import Transform
 from training.data.records.cells import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
-from training.data.records.records import Records
+from training.data.records.records import CATEGORY, Records
+from training.data.records.tidying import says_missing
 from training.data.sources.formats import NAMES, open_source
 from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
-from training.data.tables.foreign import ForeignTable
+from training.data.tables.foreign import ForeignTable, listed
 from training.data.tables.formats import NotNumbers, is_table, open_table
 from training.data.tables.making import TableChoices, make_table
 from training.data.tables.table import DataTable
 from training.data.tables.trials import Groups, groups_of, unrolled
+from training.files.arrays import evenly
 from training.files.records import FORMAT as RECORDS_FORMAT
 from training.files.records import save_records
 from training.files.table import FORMAT as TABLE_FORMAT
 from training.files.table import save_table
+from training.measure.association import association
 from training.names import IMAGES, TABLE
 from training.options.dataset_tool import DataSetSettings
 
@@ -167,3 +170,39 @@ def params_path(dest: Path) -> Path:
     """Where the options of a data set are written: beside it."""
     whole = dest.suffix == ".npz" or is_zip(dest)
     return dest.with_name(f"{dest.stem if whole else dest.name}_params.json")
+
+
+MOST_LOOKED_AT = 10_000
+"""Rows of many."""
+FEWEST_HOLES = 20
+"""Missing cells, and others, of a column that is looked at."""
+TELLING = 5.0
+"""Standard deviations of chance from which on columns go along with each other."""
+
+
+def telling_holes(records: Records) -> list[str]:
+    """Lines about columns whose cells are missing where others have other values, unless a column
+    says so already."""
+    values = records.values[evenly(len(records), MOST_LOOKED_AT)]
+    missing, names = np.isnan(values), []
+    is_level = np.array([column.type == CATEGORY for column in records.columns])
+    for place, name in enumerate(records.names):
+        count = missing[:, place].sum()
+        if not FEWEST_HOLES <= count <= len(values) - FEWEST_HOLES:
+            continue
+        pairs = [
+            (np.column_stack([missing[:, place], values[:, other]]), np.array([True, level]))
+            for other, level in enumerate(is_level)
+            if other != place
+        ]
+        known = any(column.of == name and says_missing(column) for column in records.columns)
+        strength = max((association(*pair) for pair in pairs if not known), default=0.0)
+        if strength > TELLING / len(values) ** 0.5:
+            names.append(name)
+    if not names:
+        return []
+    typed = ",".join(f'"{name}"' if "," in name else name for name in names)
+    return [
+        f"Where cells of {listed(names)} are missing depends on other columns: it may tell "
+        f"something too, and --is_missing={typed} makes columns of it"
+    ]

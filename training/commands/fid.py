@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_folder, require_new
@@ -20,8 +19,14 @@ from torch_utils.streams import Stream
 from training.data.images.batches import ImageDataset, pixel_batches
 from training.files.fid_reference import DISTANCES_FORMAT, FORMAT, FIDReference
 from training.measure.detector import InceptionDetector, find_detector
-from training.measure.frechet import FeatureStatistics, Moments, frechet_distance
-from training.measure.kernel_distance import SUBSET_SIZE, kernel_distance, subset_distances
+from training.measure.feature_distances import (
+    SUBSET_SIZE,
+    FeatureStatistics,
+    Moments,
+    frechet_distance,
+    kernel_distance,
+    subset_distances,
+)
 from training.options.samples import CalcSettings, MeasuringOptions, RefSettings
 
 
@@ -128,8 +133,7 @@ def measure(
     statistics = FeatureStatistics(detector.dim, device)
     share = distributed.shard(count)
     place = share.start
-    hidden = None if distributed.is_main() else True
-    with tqdm(total=share.stop - place, desc="features", unit="image", disable=hidden) as bar:
+    with distributed.progress_bar(total=share.stop - place, desc="features", unit="image") as bar:
         for pixels in pixel_batches(dataset, items, how.batch, device, how.workers):
             features = detector(pixels)
             statistics.add(features)

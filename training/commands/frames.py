@@ -59,11 +59,8 @@ def numbers_of(
 
 def columns_of(source: Any, wanted: Sequence[str], what: str) -> np.ndarray:
     """The numbers ``[N, len(wanted)]`` of some columns by name, or of all in their order where they
-    have none.
-
-    Raises:
-        DataError: One is missing, or there is another number of them, or they are no numbers.
-    """
+    have none. Raises DataError if one is missing, or there is another number of them, or they are
+    no numbers."""
     names, numbers = numbers_of(source, what, COLUMN if len(wanted) == 1 else ROW)
     if names is None:
         if numbers.shape[1] != len(wanted):

@@ -16,12 +16,11 @@ from training.flow.courses import student_times
 from training.flow.likelihood import Trace
 from training.flow.solvers import Solver, get_solver
 from training.inference.amortized import Amortized, LogPosterior, by_teacher
-from training.inference.likelihoods import Gaussian, Likelihood
+from training.inference.likelihoods import Gaussian, Likelihood, UserFunction, UserLikelihood
 from training.inference.prior import Prior, ways_of
 from training.inference.region import Region
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
-from training.inference.user_likelihood import UserFunction, UserLikelihood
 from training.names import LEARNED_POOL, MOST_DEBLURRED, TEACHER, UNIFORM
 from training.options.inference import (
     CALIBRATION_DRAWS,
@@ -67,12 +66,8 @@ class Asked:
 
     @classmethod
     def open(cls, settings: InferenceSettings) -> "Asked":
-        """Opens the prior.
-
-        Raises:
-            UsageError: Options contradict it.
-            DataError: The network file is missing or broken.
-        """
+        """Opens the prior. Raises UsageError if options contradict it, DataError if its file is
+        missing or broken."""
         learned, subject = _opened(settings)
         latent = latent_choice(settings.prior.eps)
         known = (subject.flow, subject.t_max, subject.dims_to_keep)
@@ -171,12 +166,8 @@ class Asked:
         return self.subject.of_sets or (likelihood is not None and likelihood.own)
 
     def likelihood(self) -> Likelihood:
-        """The likelihood.
-
-        Raises:
-            UsageError: Options contradict each other or the network.
-            DataError: A file is broken.
-        """
+        """The likelihood. Raises UsageError if options contradict each other or the network,
+        DataError if a file is broken."""
         options, subject = self.settings.likelihood, self.subject
         if self.learned is not None:
             assert isinstance(self.settings, SampleSettings)
@@ -198,13 +189,8 @@ class Asked:
     def problem(
         self, likelihood: Likelihood, observed: Tensor, labels: Tensor | None = None
     ) -> Problem:
-        """The posteriors, on the flow's device.
-
-        Args:
-            likelihood: Of what was observed.
-            observed: What was, ``[M, K]``.
-            labels: What a conditional network is given with each, ``[M, L]``.
-        """
+        """The posteriors of what was observed ``[M, K]``, on the flow's device; a conditional
+        network is given a label with each, ``[M, L]``."""
         fine = self.fine
         device = fine.flow.device
         given = None if labels is None else labels.to(device)
@@ -216,11 +202,8 @@ class Asked:
 
     def amortized(self, prior: Prior, conditions: Tensor) -> Amortized:
         """How to draw from posteriors that the flow has learned, of conditions on its device.
-
-        Raises:
-            UsageError: Log densities are needed, but there are none.
-            DataError: The file of a correction is broken.
-        """
+        Raises UsageError if log densities are needed, but there are none, DataError if the file of
+        a correction is broken."""
         plan, sharp = self.plan, self.sharpened(prior)
         rows = self.settings.prior.batch_gpu
         rows = rows or self.subject.amortized_block(prior.flow.device)
@@ -281,12 +264,8 @@ class Asked:
         """What a likelihood takes of a file's observations ``[M, K]``.
 
         What is seen of points has their names; what a linear map makes of them has none, and is
-        taken in its order.
-
-        Raises:
-            UsageError: There are other than the K numbers of a linear map.
-            DataError: The file is broken, or has other columns.
-        """
+        taken in its order. Raises UsageError if there are other than the K numbers of a linear map,
+        DataError if the file is broken, or has other columns."""
         assert isinstance(likelihood, Gaussian)
         if likelihood.operator is None:
             return self.subject.points(source, likelihood.coordinates)

@@ -41,12 +41,8 @@ class Oddities:
 
     @classmethod
     def of(cls, asked: Asked, options: HeldOutOptions, observed: Tensor) -> "Oddities":
-        """Those of observed numbers ``[M, C]``.
-
-        Raises:
-            UsageError: There is a flow of conditions, but it is of others, or there are none.
-            DataError: Its file is broken.
-        """
+        """Those of observed numbers ``[M, C]``. Raises UsageError if there is a flow of conditions,
+        but it is of others, or there are none, DataError if its file is broken."""
         if asked.settings.learned:
             return cls.of_conditions(asked.subject, options.conditions_network, observed)
         if options.conditions_network is not None:

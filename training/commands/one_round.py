@@ -31,8 +31,8 @@ from training.files.observations import read_observations
 from training.files.rounds import RoundFacts, load_round, save_round
 from training.files.table import load_table, save_table
 from training.inference.amortized import Amortized
+from training.inference.likelihoods import UserFunction
 from training.inference.region import DRAWS, HERE, Bounds, Region, Restricted, restricted
-from training.inference.user_likelihood import UserFunction
 from training.options.declared import typed_by_name
 from training.options.inference import PriorOptions, SamplerOptions
 from training.options.posterior import SampleSettings
@@ -72,12 +72,8 @@ class Question:
     def of(
         cls, settings: RoundsSettings, simulator: UserFunction, prior: UserFunction | None
     ) -> "Question":
-        """Opens the observation.
-
-        Raises:
-            UsageError: There are several, or one of its numbers has the name of a parameter.
-            DataError: The file is broken.
-        """
+        """Opens the observation. Raises UsageError if there are several, or one of its numbers has
+        the name of a parameter, DataError if the file is broken."""
         observed = read_observations(settings.observation)
         if len(observed) != 1:
             raise UsageError(
@@ -119,12 +115,8 @@ class Question:
         return (Place(self, number) for number in range(1, self.settings.rounds + 1))
 
     def require_own_rounds(self) -> None:
-        """Removes rounds of other options, if they may be replaced.
-
-        Raises:
-            UsageError: They may not.
-            DataError: Nor may one that is broken.
-        """
+        """Removes rounds of other options. Raises UsageError if they may not be replaced, DataError
+        if one that is broken may not."""
         overwrite = self.settings.run.overwrite
         paths = self.settings.save_dir.glob("round*/*_params.json")
         own = {place.facts for place in self.places()}
@@ -174,11 +166,8 @@ class Question:
         return [name for name, _, _ in self.settings.bounds]
 
     def table(self, points: Tensor, data: Tensor, seed: int) -> tuple[DataTable, list[str]]:
-        """The data set of simulations, with lines about its columns.
-
-        Raises:
-            DataError: They are too few, beyond bounds, or parameters follow from others.
-        """
+        """The data set of simulations, with lines about its columns. Raises DataError if they are
+        too few, beyond bounds, or parameters follow from others."""
         names = self.parameter_names(points.shape[1])
         rows = torch.cat([points, data], dim=1).numpy()
         source = ForeignTable(str(self.simulator), [*names, *self.data_names], lambda: iter([rows]))
@@ -239,13 +228,8 @@ class Place:
     def simulations(
         self, region: Region, before: Sequence[RoundFacts]
     ) -> tuple[Region, RoundFacts]:
-        """The region of this round and what is known of its simulations, which are made unless they
-        are there.
-
-        Args:
-            region: That of the round before.
-            before: What is known of the rounds before.
-        """
+        """The region of this round, given that of the round before and what is known of all before,
+        and what is known of its simulations, which are made unless they are there."""
         settings = self.question.settings
         title = f"Round {self.number} of {settings.rounds}"
         with process_group(settings.run.device_name) as device:

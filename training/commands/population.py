@@ -118,12 +118,8 @@ class Before:
     @classmethod
     def of(cls, settings: PopulationSettings, saved: SavedPosteriors) -> "Before":
         """What options say of a file of draws; what an earlier population was known by, if draws
-        were made under the prior that it wrote.
-
-        Raises:
-            UsageError: Options do not fit the draws.
-            DataError: A file is missing or broken.
-        """
+        were made under the prior that it wrote. Raises UsageError if options do not fit the draws,
+        DataError if a file is missing or broken."""
         prior = None if settings.prior == UNIFORM else prior_of(settings.prior, saved.names)
         known = None if prior is None else prior.file.model.about.get(POPULATION)
         if known is not None:

@@ -73,14 +73,8 @@ def sample(settings: SampleSettings) -> int:
 
 
 def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str, Any]) -> int:
-    """Draws from the posterior of each observation, and writes and tells the results.
-
-    Args:
-        settings: How.
-        asked: Of what.
-        began: When the command did.
-        more: What else both files say, in place of what this would.
-    """
+    """Draws from the posterior of each observation, and writes and tells the results. ``more`` is
+    what else both files say, in place of what this would."""
     likelihood = None if settings.learned else asked.likelihood()
     observed, labels = observations(asked, settings, likelihood)
     truth = truths(settings, asked.subject, len(observed))
@@ -305,10 +299,8 @@ def to_find_again(
     """The likelihood of a check, what was observed, and truths ``[R, D]``; these are None if they
     are drawn from the prior, and one observation stands for all if these are simulated.
 
-    Raises:
-        UsageError: The likelihood cannot be drawn from.
-        DataError: The data set is broken, or has too few truths.
-    """
+    Raises UsageError if the likelihood cannot be drawn from, DataError if the data set is broken,
+    or has too few truths."""
     subject, seed = asked.subject, settings.sampler.seed
     if asked.learned is not None:
         source = required(settings.data_root)
@@ -383,12 +375,8 @@ def observations(
 
 
 def truths(settings: SampleSettings, subject: Subject, count: int) -> Tensor | None:
-    """The points ``[M, D]`` that so many observations are of; None where they are not known.
-
-    Raises:
-        UsageError: They are others.
-        DataError: The file is broken.
-    """
+    """The points ``[M, D]`` that so many observations are of; None where they are not known. Raises
+    UsageError if they are others, DataError if the file is broken."""
     if settings.truth is None:
         return None
     points = subject.points(settings.truth)
@@ -427,11 +415,8 @@ def require_checkable(settings: CheckSettings, subject: Subject) -> None:
 
 def with_runs_there(settings: CheckSettings, asked: Asked) -> CheckSettings:
     """The same with no more runs than the data set has truths, unless their number was typed.
-
-    Raises:
-        UsageError: There is no data set, or it has too few truths for any check.
-        DataError: It is broken.
-    """
+    Raises UsageError if there is no data set, or it has too few truths for any check, DataError if
+    it is broken."""
     if settings.truth != "data" or "runs" in settings.given:
         return settings
     if asked.learned is None:
@@ -448,12 +433,8 @@ def with_runs_there(settings: CheckSettings, asked: Asked) -> CheckSettings:
 
 
 def mixture_plan(options: MixtureOptions, dim: int) -> MixturePlan:
-    """How to recover the weights of a mixture of points of D dimensions.
-
-    Raises:
-        UsageError: Options do not fit each other.
-        DataError: The file of means is broken.
-    """
+    """How to recover the weights of a mixture of points of D dimensions. Raises UsageError if
+    options do not fit each other, DataError if the file of means is broken."""
     components = components_of(options, dim)
     weights = true_weights(options, components.count)
     return options.into(

@@ -16,7 +16,7 @@ from torch_utils.streams import Stream
 from training.files.arrays import evenly
 from training.files.posterior import PREDICTIVE_FORMAT
 from training.files.posterior_draws import SavedPosteriors, load_netcdf
-from training.inference.user_likelihood import UserFunction
+from training.inference.likelihoods import UserFunction
 from training.measure.posterior.predictive import Predictive, needed
 from training.options.posterior import PredictSettings
 from training.runs.posterior_results import report_files, write_numbers
@@ -68,12 +68,8 @@ def simulations(
     saved: SavedPosteriors, settings: PredictSettings, width: int, wanted: int
 ) -> Tensor:
     """Data ``[M, S, K]`` of the draws of each observation; where these are fewer than S, they are
-    taken again.
-
-    Raises:
-        UsageError: There is no simulator, and the file has no likelihood that could stand for it.
-        DataError: The simulator raised, or returned something else.
-    """
+    taken again. Raises UsageError if there is no simulator, and the file has no likelihood that
+    could stand for it, DataError if the simulator raised, or returned something else."""
     chains, draws, count, dim = saved.points.shape
     every = torch.from_numpy(saved.points).movedim(2, 0).reshape(count, -1, dim)
     places = np.resize(evenly(chains * draws, wanted), wanted)

@@ -23,9 +23,8 @@ from dnnlib.logs import logger
 from training.commands import toy_train, train
 from training.commands.answers import Answers
 from training.commands.called import left_alone, ranges_of
-from training.commands.dataset_tool import DATASET
+from training.commands.dataset_tool import DATASET, telling_holes
 from training.commands.frames import COLUMN, FRAMES, kind_of, numbers_of
-from training.commands.holes import telling_holes
 from training.commands.models import Model
 from training.data import toys
 from training.data.images.dataset import ImageDataset
@@ -41,8 +40,8 @@ from training.files.records import holds_records, load_records, save_records
 from training.files.table import holds_table, load_table, save_table
 from training.learning.run import Progress
 from training.options.declared import Declared, meant, typed_by_name
-from training.options.toy_train import ToyTrainSettings
 from training.options.train import TrainSettings
+from training.options.training import ToyTrainSettings
 from training.subjects import NetworkFile, RecordFlow
 
 OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir", "network", "refit_latent_law")
@@ -434,16 +433,8 @@ def _trained(
     progress: Progress | bool,
     options: Mapping[str, Any],
 ) -> Model:
-    """The model that a script's training ends with.
-
-    Args:
-        cls: Settings of the script.
-        run: What the script runs.
-        own: Options that the data say.
-        outdir: See ``Toy.train``.
-        progress: Likewise.
-        options: As they were given.
-    """
+    """The model that a script's training ends with: ``run`` is what the script runs with settings
+    of ``cls``, ``own`` are options that the data say. For the others see ``Toy.train``."""
     known = cls().recorded().keys() - set(OWN)
     for name in options:
         if name not in known:

@@ -7,7 +7,6 @@ from time import perf_counter
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
@@ -199,8 +198,7 @@ def calc(settings: CalcSettings) -> None:
         began = start_correlating(announcement, folder)
         share = range(steps)[distributed.shard(steps)]
         table = Autocorrelations(shapes, len(share), dim)
-        hidden = None if distributed.is_main() else True
-        for index in tqdm(share, desc="correlations", unit="time", disable=hidden):
+        for index in distributed.progress_bar(share, desc="correlations", unit="time"):
             later, arrays = time_file(root, stem, index), {}
             for name in shapes:
                 pairs = row_pairs(first, later, name, settings.bs, device)

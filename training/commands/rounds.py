@@ -28,8 +28,8 @@ from training.data.tables.foreign import numbered
 from training.files.rounds import RoundFacts
 from training.files.rows import save_csv
 from training.files.table import load_table
+from training.inference.likelihoods import UserFunction
 from training.inference.region import Region
-from training.inference.user_likelihood import UserFunction
 from training.names import FEWEST_RUNS, UNIFORM
 from training.options.declared import typed_by_name
 from training.options.inference import PriorOptions, SamplerOptions

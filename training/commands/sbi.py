@@ -71,14 +71,8 @@ class SbiPosterior:
 
 class _Estimator(nn.Module):
     """A denoiser that another program trains by the denoising loss; samples and densities are its
-    flow's.
-
-    Args:
-        theta: Parameters ``[N, D]``, by whose mean and spread others are standardized.
-        x: Data ``[N, ...]``, likewise.
-        gamma0: See ``sbi_estimator``.
-        network: Arguments of the network.
-    """
+    flow's. Parameters ``[N, D]`` and data ``[N, ...]`` are standardized by the mean and spread of
+    those given."""
 
     units: Tensor
     given_units: Tensor

@@ -114,11 +114,8 @@ def steps_and_end(
 
 
 def last_time(options: EvenTimeOptions, t_max: float, network: str) -> float:
-    """T, of a network that was trained up to ``t_max``.
-
-    Raises:
-        UsageError: It was not trained so far.
-    """
+    """T, of a network that was trained up to ``t_max``. Raises UsageError if it was not trained so
+    far."""
     if options.end_time is not None and options.end_time > t_max * (1 + 1e-9):
         raise UsageError(
             f"--end_time is {options.end_time:g}, but {network} was trained up to T = {t_max:g}: "
@@ -144,13 +141,8 @@ def image_times(
 def densities_of(
     options: DensityOptions, seed: int, levels_per_unit: float | None = None
 ) -> DensityPlan | None:
-    """What simulations are to compute of log densities; None for nothing.
-
-    Args:
-        options: As typed.
-        seed: Seed of the random directions.
-        levels_per_unit: Gray levels to a unit of data, for images.
-    """
+    """What simulations are to compute of log densities; None for nothing. Images have so many gray
+    levels to a unit of data."""
     if not options.log_prob:
         return None
     estimated = options.trace == "auto" and levels_per_unit is not None
@@ -159,16 +151,9 @@ def densities_of(
 
 
 def opened(options: ImageNetworkOptions, settings: Declared) -> tuple[Subject, NetworkFile]:
-    """A network of images or a table, and its file.
-
-    Args:
-        options: Of the network.
-        settings: Of the command, which are to be for this kind of data.
-
-    Raises:
-        UsageError: What was said contradicts the file, or its rows are given with conditions.
-        DataError: The file is missing or broken.
-    """
+    """A network of images or a table, and its file, of the kind of data that the settings are for.
+    Raises UsageError if what was said contradicts the file, or its rows are given with conditions,
+    DataError if the file is missing or broken."""
     file = NetworkFile.open(
         options.network, options.end_vars, options.calibration, options.precision
     )
@@ -179,24 +164,16 @@ def opened(options: ImageNetworkOptions, settings: Declared) -> tuple[Subject, N
 def of_data_set(
     file: NetworkFile, expected: dict[str, object], data_name: str | None = None
 ) -> Subject:
-    """What a network file is of: images, or rows that are given with no conditions.
-
-    Raises:
-        UsageError: What was said contradicts the file, or its rows are given with conditions.
-        DataError: The file is of a toy, or broken.
-    """
+    """What a network file is of: images, or rows that are given with no conditions. Raises
+    UsageError if what was said contradicts the file, or its rows are given with conditions,
+    DataError if the file is of a toy, or broken."""
     file.require_data_set()
     return open_subject(file, expected, data_name).require_unconditional()
 
 
 def latent_of(source: str, eps: str | None, otherwise: str) -> LatentChoice:
-    """What generation starts from.
-
-    Args:
-        source: ``--gen_source``.
-        eps: As typed.
-        otherwise: What to do instead of saying ``empirical``.
-    """
+    """What generation starts from, by ``--gen_source`` and ``--eps`` as typed; ``otherwise`` is
+    what to do instead of saying ``empirical``."""
     if source == "empirical":
         return LatentChoice(empirical=True)
     return latent_choice(eps, otherwise)

@@ -13,8 +13,7 @@ from torch_utils.results import provenance
 from training.commands.shared import solver_of, toy_times
 from training.files.coverage import CoverageFiles
 from training.measure.boundaries import unit_sphere
-from training.measure.coverage import Spheres, contents_within, table, unfilled
-from training.measure.coverage_result import CoverageResult
+from training.measure.coverage import CoverageResult, Spheres, contents_within, table, unfilled
 from training.options.toy_mesh_exps import BOUNDARY_POINTS, CoverageSettings, SphereOptions
 from training.runs.coverage import BLOCK_ROWS, CoverageExperiment
 from training.runs.latents import latent_choice, recorded_eps
@@ -89,12 +88,9 @@ def run(settings: CoverageSettings) -> None:
 
 
 def subject_of(settings: CoverageSettings) -> Subject:
-    """The flow of the network, or of the toy alone where none is given.
-
-    Raises:
-        UsageError: Options contradict the network, or are not for its kind of data.
-        DataError: A file is missing or broken, or they do not belong together.
-    """
+    """The flow of the network, or of the toy alone where none is given. Raises UsageError if
+    options contradict the network, or are not for its kind of data, DataError if a file is missing
+    or broken, or they do not belong together."""
     if settings.network is None:
         assert settings.data_name is not None
         return ToyFlow.closed_form(
@@ -116,11 +112,8 @@ def subject_of(settings: CoverageSettings) -> Subject:
 
 
 def spheres_of(options: SphereOptions, dim: int) -> Spheres:
-    """The spheres in so many dimensions.
-
-    Raises:
-        UsageError: They, or the points, are more than memory or a reader could take.
-    """
+    """The spheres in so many dimensions. Raises UsageError if they, or the points, are more than
+    memory or a reader could take."""
     sizes = {
         "r_num": options.r_num,
         "boundary_pts": options.points_on(dim) or 0,

@@ -6,7 +6,7 @@ from training.commands.training import refit, settled, train, wanted
 from training.data.toys import Toy
 from training.learning.building import Choices
 from training.learning.run import Progress
-from training.options.toy_train import ToyTrainSettings
+from training.options.training import ToyTrainSettings
 from training.subjects import NetworkFile, ToyFlow, ToyTraining
 
 

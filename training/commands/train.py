@@ -180,12 +180,9 @@ def require_network(settings: TrainSettings, known: tuple[str, ...]) -> None:
 
 
 def with_wanted_conditions(settings: TrainSettings, table: DataTable) -> DataTable:
-    """The table, with conditions if they are wanted, or as the likelihood's.
-
-    Raises:
-        UsageError: They are wanted, but there are none; or an option is for them alone.
-        DataError: No data of a likelihood vary.
-    """
+    """The table, with conditions if they are wanted, or as the likelihood's. Raises UsageError if
+    they are wanted, but there are none, or an option is for them alone, DataError if no data of a
+    likelihood vary."""
     if settings.data.likelihood:
         settings.table.require_likelihood()
         table, lines = exchanged(table, str(settings.data.data))

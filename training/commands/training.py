@@ -15,13 +15,11 @@ from torch_utils.results import provenance
 from training.learning.building import Choices, describe_training, resolved_options
 from training.learning.cost import tell_dry_run
 from training.learning.melting import law_file, refit_latent_law
-from training.learning.resuming import Resumed, place_to_resume, read_record
 from training.learning.run import Progress, run_training
-from training.learning.run_folder import OPTIONS_NAME, Place
+from training.learning.run_folder import OPTIONS_NAME, Place, Resumed, place_to_resume, read_record
 from training.options.declared import Declared
-from training.options.toy_train import ToyTrainSettings
 from training.options.train import TrainSettings
-from training.options.training import as_typed, require_values
+from training.options.training import ToyTrainSettings, as_typed, require_values
 from training.subjects import NetworkFile, Subject, Training, Wanted
 
 TrainingSettings = ToyTrainSettings | TrainSettings
@@ -30,16 +28,8 @@ TrainingSettings = ToyTrainSettings | TrainSettings
 def train(
     settings: TrainingSettings, training: Training, resume: Path | None, progress: Progress | None
 ) -> Path | None:
-    """Trains.
-
-    Args:
-        settings: Of the run.
-        training: What is trained, and on what.
-        resume: The folder or state that it goes on from, if there is one.
-        progress: Called after each report with the part of the training that is done.
-
-    Returns:
-        The network file; None of a dry run.
+    """Trains, from the start or from a folder or state to resume. ``progress`` is called after each
+    report with the part of the training that is done. Returns the network file; None of a dry run.
     """
     run, minutes = settings.run, settings.training.minutes
     if resume is not None or run.dry_run:
@@ -87,14 +77,8 @@ def train(
 def refit(
     settings: TrainingSettings, file: NetworkFile, subject: Subject, data: Path | None
 ) -> Path:
-    """Learns the law of latents of a network that was trained before.
-
-    Args:
-        settings: Of the run.
-        file: The network.
-        subject: What it is of.
-        data: What is melted; None for fresh draws of a toy.
-    """
+    """Learns the law of latents of a network that was trained before, from data; without, from
+    fresh draws of a toy."""
     run = settings.run
     path = law_file(file.path, run.outdir)
     with process_group(run.device_name) as device:
@@ -103,16 +87,8 @@ def refit(
 
 
 def wanted(settings: TrainingSettings, choices: Choices, calibrates: bool = True) -> Wanted:
-    """What options say of a training on any data.
-
-    Args:
-        settings: The options.
-        choices: What they say of the model.
-        calibrates: Whether there is a calibration by default.
-
-    Raises:
-        UsageError: They contradict each other.
-    """
+    """What options say of a training on any data, and of its model; ``calibrates`` is whether there
+    is a calibration by default. Raises UsageError if they contradict each other."""
     calibration, precond = settings.calibration, settings.flow.precond
     calibrate = calibration.wanted(precond, calibrates)
     if settings.law.latent_law == "learned" and precond != "ifs":
@@ -200,16 +176,7 @@ def _plain(value: Any) -> Any:
 
 def record_of(new: dict[str, Any], resume: Path | None, duration: float) -> dict[str, Any]:
     """What ``training_options.json`` is to say: of a run that is resumed, what it said, but for its
-    length, if it told one.
-
-    Args:
-        new: What it says of a new run.
-        resume: The folder or state that a run goes on from.
-        duration: Million samples.
-
-    Raises:
-        DataError: What that run said cannot be read.
-    """
+    length in million samples, if it told one. Raises DataError if that cannot be read."""
     if resume is None:
         return new
     began = read_record(resume)

@@ -307,15 +307,8 @@ def augmented_points(
     total: int,
     seed: int,
 ) -> Iterator[Tensor]:
-    """Flat images ``[n, D]``, augmented.
-
-    Args:
-        batches: This rank's share of the images, in order.
-        augmentation: Transformation of each image.
-        image_shape: ``(C, H, W)``.
-        total: Number of images over all ranks: each has its draw, whichever rank it falls to.
-        seed: Seed of the random draws.
-    """
+    """Flat images ``[n, D]``, augmented, of this rank's share in order. Each of ``total`` images
+    over all ranks has its draw, whichever rank it falls to."""
     everyone = augmentation.draw(total, seeded_generator("cpu", seed, Stream.AUGMENTATION))
     mine, start = everyone.rows(distributed.shard(total)), 0
     for points in batches:

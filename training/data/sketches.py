@@ -73,12 +73,8 @@ class Sketch:
         return int(np.isin(numbers, self.numbers).sum())
 
     def repeated_by_chance(self, numbers: np.ndarray, alike: bool) -> bool:
-        """Whether chance repeats so many rows.
-
-        Args:
-            numbers: Of the rows ``[n]``.
-            alike: Whether different rows may well be alike, though none that were seen are.
-        """
+        """Whether chance repeats so many rows, by their numbers ``[n]``; ``alike`` is whether
+        different rows may well be alike, though none that were seen are."""
         from scipy.stats import binom  # here, since trainings import this and need it not
 
         again, size = self.repeated(numbers), len(self.numbers)

@@ -204,12 +204,8 @@ class Toy:
         return self.mixture.moments()
 
     def mismatch(self, center: Tensor, second_moments: Tensor) -> float:
-        """How far second moments are from the toy's own, in its variances: 0 if they are equal.
-
-        Args:
-            center: The point that they are about, ``[D]``.
-            second_moments: ``[D, D]``, of the data of a network, say.
-        """
+        """How far second moments ``[D, D]``, about a point ``[D]``, are from the toy's own, in its
+        variances: 0 if they are equal."""
         mean, covariance = self.moments()
         axes = self.mixture.embedding
         offset = mean - center

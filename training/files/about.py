@@ -24,12 +24,8 @@ MOST_KEYS = 40
 
 
 def facts_of(path: Path) -> list[Fact]:
-    """What is known of a file or folder.
-
-    Raises:
-        DataError: It is missing or broken.
-        UsageError: It is nothing of this project's.
-    """
+    """What is known of a file or folder. Raises DataError if it is missing or broken, UsageError if
+    it is nothing of this project's."""
     if not path.exists():
         raise DataError(f"{path} does not exist")
     if path.is_dir():

@@ -186,11 +186,8 @@ class SavedAnswers:
 
     @classmethod
     def load(cls, path: Path) -> "SavedAnswers":
-        """Those of a parameters file, whose CSV is beside it.
-
-        Raises:
-            DataError: One of them is missing or broken.
-        """
+        """Those of a parameters file, whose CSV is beside it. Raises DataError if one of them is
+        missing or broken."""
         content = load_json(path)
         broken = DataError(f"{path} is broken, or not of ask.py: make it again")
         options, sheet, beside = (content.get(name) for name in ("options", "sheet", "beside"))
@@ -243,14 +240,8 @@ def _share(value: Any, broken: DataError) -> float:
 def _read(
     path: Path, table: Records, beside: int = 0, before: Sequence[str] = ()
 ) -> tuple[Records, Further]:
-    """Rows of a CSV, and what its last columns answer.
-
-    Args:
-        path: Of the CSV.
-        table: The columns.
-        beside: How many columns, the last, are answers.
-        before: Columns that are before those of the source.
-    """
+    """Rows of a CSV with the columns of a table, and what its last columns, so many ``beside``,
+    answer; some are ``before`` those of the source."""
     names = open_cells(path, table.separator).names
     last = names[max(0, len(names) - beside) :]
     ends: dict[tuple[str, str], RecordColumn] = {}

@@ -26,12 +26,8 @@ def stem_of(path: Path) -> str:
 
 
 def kind_of(path: Path, times: np.ndarray) -> str:
-    """``melt``, ``roundtrip`` or ``gen``. Of those that run backwards, the name says which.
-
-    Args:
-        path: A results file.
-        times: Its saved times, two at least.
-    """
+    """``melt``, ``roundtrip`` or ``gen``, by two saved times or more. Of those that run backwards,
+    the name says which."""
     if times[-1] > times[0]:
         return "melt"
     return "roundtrip" if path.stem.endswith(("_roundtrip", "_roundtrip_results")) else "gen"
@@ -47,11 +43,8 @@ def title_of(stem: str) -> tuple[str, str]:
 
 
 def parameter(file: Path, *keys: str) -> Any:
-    """The value under nested keys of a JSON file; None where there is none.
-
-    Raises:
-        DataError: The file is there, but is no JSON object.
-    """
+    """The value under nested keys of a JSON file; None where there is none. Raises DataError if the
+    file is there, but is no JSON object."""
     if not file.exists():
         return None
     value: Any = load_json(file)

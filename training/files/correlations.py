@@ -41,14 +41,15 @@ from torch_utils.inert_pickle import shown
 from torch_utils.results import SavedArrays, open_arrays, provenance, save_arrays, save_json
 from training.files.arrays import CheckedArrays
 from training.files.residuals import QUANTITIES, Extraction
-from training.measure.correlation_times import (
+from training.measure.correlations import (
     LOWER,
     UPPER,
+    Autocorrelations,
     CorrelationTime,
     correlation_time,
     scatter_of,
+    varying,
 )
-from training.measure.correlations import Autocorrelations, varying
 
 FORMAT = "inflationary-flows correlations 1"
 SUMMARY_FORMAT = "inflationary-flows residual summary 1"
@@ -75,25 +76,13 @@ def time_correlations_file(folder: Path, stem: str, index: int) -> Path:
 
 
 def summary_files(folder: Path, stem: str, toy: bool) -> tuple[Path, Path]:
-    """The ``.npz`` and the JSON.
-
-    Args:
-        folder: Where they are.
-        stem: Name of the data and the schedule.
-        toy: Whether they are of a toy.
-    """
+    """The ``.npz`` and the JSON, for the name of the data and the schedule."""
     path = folder / f"{stem}{'_toy' if toy else ''}_autocorrelations_summary.npz"
     return path, path.with_suffix(".json")
 
 
 def save_correlations(path: Path, times: np.ndarray, matrices: Mapping[str, np.ndarray]) -> None:
-    """Writes matrices by quantity.
-
-    Args:
-        path: The file.
-        times: ``[T]`` with matrices ``[T, D, D]``, or ``[]`` with ``[D, D]``.
-        matrices: By quantity.
-    """
+    """Writes matrices ``[T, D, D]`` at times ``[T]``, or ``[D, D]`` at one, by quantity."""
     arrays = {f"{name}{SUFFIX}": matrix for name, matrix in matrices.items()}
     when = {"times" if times.ndim else "time": times}
     save_arrays(path, {**when, **arrays, "format": np.array(FORMAT)})
@@ -106,15 +95,8 @@ def save_summary(
     samples: int,
     made: Mapping[str, Any],
 ) -> None:
-    """Writes the summary of all times, and tells the most important of it.
-
-    Args:
-        paths: ``summary_files``.
-        table: Autocorrelations at all times.
-        extraction: What the residuals are of.
-        samples: Their number.
-        made: What else the JSON is to say.
-    """
+    """Writes the summary of all times to ``summary_files``, and tells the most important of it.
+    ``made`` is what else the JSON is to say."""
     arrays, facts = table.summary(torch.from_numpy(extraction.times), samples)
     plain = {name: values.numpy() for name, values in arrays.items()}
     save_arrays(paths[0], {**plain, "format": np.array(SUMMARY_FORMAT)})
@@ -177,11 +159,8 @@ class SavedLags:
 
     @classmethod
     def load(cls, path: Path) -> "SavedLags":
-        """Reads and checks a summary.
-
-        Raises:
-            DataError: Missing or broken file, missing array, wrong shape, or impossible value.
-        """
+        """Reads and checks a summary. Raises DataError for a missing or broken file, a missing
+        array, a wrong shape, or an impossible value."""
         with open_arrays(path) as saved:
             arrays = CheckedArrays(saved, path)
             times = arrays.read("times", "T", least=2)
@@ -232,11 +211,8 @@ class SavedMatrices:
 
     @classmethod
     def of_toy(cls, path: Path) -> "SavedMatrices":
-        """Reads some of the matrices in a file of all times.
-
-        Raises:
-            DataError: Missing or broken file, missing array, wrong shape, or impossible value.
-        """
+        """Reads some of the matrices in a file of all times. Raises DataError for a missing or
+        broken file, a missing array, a wrong shape, or an impossible value."""
         with open_arrays(path) as saved:
             times = CheckedArrays(saved, path).read("times", "T")
             names = _required(path, saved.names)
@@ -255,11 +231,8 @@ class SavedMatrices:
 
     @classmethod
     def of_images(cls, paths: Iterable[Path]) -> "SavedMatrices":
-        """Reads some of the files of one time each, which share a folder and a stem.
-
-        Raises:
-            DataError: As for toys, or files that do not belong together.
-        """
+        """Reads some of the files of one time each, which share a folder and a stem. Raises
+        DataError as for toys, or for files that do not belong together."""
         paths = sorted(paths, key=lambda path: stem_and_index(path)[1])
         lags = np.array([stem_and_index(path)[1] for path in paths], dtype=np.float64)
         summary = _summary(stem_and_index(paths[0])[0])

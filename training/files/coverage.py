@@ -53,8 +53,7 @@ from torch_utils.results import SavedArrays, open_arrays, save_arrays, save_json
 from training.files.arrays import LARGEST, CheckedArrays, evenly
 from training.measure.boundaries import Boundary, enclosed_volume, write_mesh
 from training.measure.containment import require_closed
-from training.measure.coverage import STAGES, Spheres
-from training.measure.coverage_result import CoverageResult
+from training.measure.coverage import STAGES, CoverageResult, Spheres
 
 FORMAT = "inflationary-flows coverage 1"
 NUMBER = r"[0-9]+(\.[0-9]+)?(e[-+][0-9]+)?"
@@ -103,12 +102,7 @@ class CoverageFiles:
         return [self.numbers, self.points, *self.meshes.values()]
 
     def save(self, result: CoverageResult, about: Mapping[str, Any]) -> None:
-        """Writes all files.
-
-        Args:
-            result: What was found.
-            about: What else the JSON is to say.
-        """
+        """Writes all files. ``about`` is what else the JSON is to say."""
         save_arrays(self.points, {**result_arrays(result), "format": np.array(FORMAT)})
         for (name, index), path in self.meshes.items():
             sphere_and_smaller = result.carried[name].boundary[: index + 1]
@@ -126,12 +120,8 @@ class CoverageFiles:
 
 
 def seen_from_outside(vertices: Tensor, boundary: Boundary) -> Boundary:
-    """A boundary with its vertices in other coordinates, its faces turned outward.
-
-    Args:
-        vertices: Those of its sphere and the smaller ones ``[index + 1, K, D]``.
-        boundary: Has the last of them or all.
-    """
+    """A boundary, the last or all of vertices ``[index + 1, K, D]`` of its sphere and the smaller
+    ones, with these in other coordinates, its faces turned outward."""
     points = vertices.flatten(0, 1)[-len(boundary.vertices) :].cpu().numpy()
     # The axes of the eigenbasis may be a mirror image of those of the data.
     inward = enclosed_volume(points, boundary.faces) < 0
@@ -206,11 +196,8 @@ class SavedCoverage:
 
     @classmethod
     def load(cls, path: Path) -> "SavedCoverage":
-        """Reads and checks such a file.
-
-        Raises:
-            DataError: Missing or broken file, missing array, wrong shape, or impossible value.
-        """
+        """Reads and checks such a file. Raises DataError for a missing or broken file, a missing
+        array, a wrong shape, or an impossible value."""
         with open_arrays(path) as saved:
             arrays = CheckedArrays(saved, path, G=len(STAGES))
             radii, fresh_data = arrays.read("radii", "R"), arrays.read("fresh_data", "SMD")

@@ -21,7 +21,7 @@ import torch
 from dnnlib.errors import DataError
 from dnnlib.logs import logger
 from torch_utils.results import load_arrays, save_arrays
-from training.measure.frechet import require_moments
+from training.measure.feature_distances import require_moments
 
 FORMAT = "inflationary-flows fid reference 1"
 DISTANCES_FORMAT = "inflationary-flows image distances 1"
@@ -63,11 +63,8 @@ class FIDReference:
 
     @classmethod
     def load(cls, path: Path) -> "FIDReference":
-        """Reads a reference.
-
-        Raises:
-            DataError: The file is missing or broken, or an array is not what it should be.
-        """
+        """Reads a reference. Raises DataError if the file is missing or broken, or an array is not
+        what it should be."""
         arrays = load_arrays(path, ("mu", "sigma"))
         known = {name: arrays[name] for name in _KINDS.keys() & arrays.keys()}
         for name, array in known.items():
@@ -92,13 +89,8 @@ class FIDReference:
         )
 
     def require_shape(self, path: Path, images: Path, shape: tuple[int, ...]) -> None:
-        """Raises DataError if images of another size or number of channels are to be compared.
-
-        Args:
-            path: The file of this reference, for errors.
-            images: The images that are compared with it, for errors.
-            shape: Theirs, ``(C, H, W)``.
-        """
+        """Raises DataError if images of another size or number of channels, ``(C, H, W)``, are to
+        be compared."""
         if self.image_shape is None:
             logger.info(f"{path} does not say of what images it is: taken on trust")
         elif self.image_shape != shape:
@@ -109,13 +101,8 @@ class FIDReference:
             )
 
     def require_detector(self, path: Path, identity: str, dim: int) -> None:
-        """Raises DataError if this reference was made with another detector.
-
-        Args:
-            path: The file of this reference, for errors.
-            identity: SHA-256 of the detector's weights file.
-            dim: Number of its features.
-        """
+        """Raises DataError if this reference was made with another detector, by the SHA-256 of its
+        weights file and the number of its features."""
         if len(self.mu) != dim:
             raise DataError(f"{path} is of {len(self.mu)} features, but the detector has {dim}")
         if not self.detector:

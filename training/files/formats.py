@@ -24,7 +24,7 @@ class Format:
         holds: What such files have in them, in words.
         drawn: The function in ``training.pictures`` that draws a file ``(path, folder)``, or all
             files of the kind ``(paths, folder, animation)`` if ``together``; empty for none.
-        shown: The module in ``training.report`` whose ``section_of`` shows it; empty for none.
+        shown: The function in ``training.report`` that makes its section; empty for none.
         together: Whether files of the kind are drawn together.
         of_run: Whether a section shows all files of a run, by what was simulated.
         wild: Arrays in which not every number is finite; None where only those that are drawn are
@@ -42,7 +42,9 @@ class Format:
 
 
 FORMATS = {
-    "training": Format("reports of a training run", "training.pictures_of_training", "course"),
+    "training": Format(
+        "reports of a training run", "training.pictures_of_training", "course.section_of"
+    ),
     "correlations of one time": Format(
         "matrices of correlations",
         "correlations.pictures_of_image_matrices",
@@ -50,40 +52,56 @@ FORMATS = {
         wild=None,
     ),
     "toy": Format(
-        "simulated points", "trajectories.album.pictures_of_toys", "flows", True, of_run=True
+        "simulated points",
+        "trajectories.album.pictures_of_toys",
+        "flows.section_of",
+        True,
+        of_run=True,
     ),
     "images": Format(
-        "simulated images", "images.simulations.pictures_of_images", "images", True, of_run=True
+        "simulated images",
+        "images.simulations.pictures_of_images",
+        "images.section_of",
+        True,
+        of_run=True,
     ),
     "rows": Format(
         "simulated rows",
         "tables.album.pictures_of_tables",
-        "tables",
+        "tables.section_of",
         True,
         of_run=True,
         wild=MAY_BE_WILD,
     ),
-    "coverage": Format("coverage", "coverage.pictures_of_coverage", "coverage"),
+    "coverage": Format("coverage", "coverage.pictures_of_coverage", "coverage.section_of"),
     "residual summary": Format(
-        "correlations by lag", "correlations.pictures_of_lags", "correlations"
+        "correlations by lag", "correlations.pictures_of_lags", "correlations.section_of"
     ),
     "worst roundtrips": Format(
-        "errors of roundtrips", "images.roundtrips.pictures_of_roundtrips", "roundtrips"
+        "errors of roundtrips",
+        "images.simulations.pictures_of_roundtrips",
+        "images.section_of_roundtrips",
     ),
     "posterior": Format(
-        "draws of posteriors", "posteriors.album.pictures_of_posteriors", "posteriors"
+        "draws of posteriors", "posteriors.album.pictures_of_posteriors", "posteriors.section_of"
     ),
-    "posterior check": Format("runs of a check", "posteriors.album.pictures_of_check", "checks"),
+    "posterior check": Format(
+        "runs of a check", "posteriors.album.pictures_of_check", "checks.section_of"
+    ),
     "posterior calibration": Format(
-        "where held-out truths lie", "posteriors.album.pictures_of_calibration", "checks"
+        "where held-out truths lie", "posteriors.album.pictures_of_calibration", "checks.section_of"
     ),
     "posterior predictive": Format(
-        "data simulated of posteriors", "posteriors.album.pictures_of_predictive", "predictive"
+        "data simulated of posteriors",
+        "posteriors.album.pictures_of_predictive",
+        "checks.section_of_predictive",
     ),
     "population": Format("a population of posteriors", "posteriors.album.pictures_of_population"),
-    "answers": Format("answers about rows", "tables.answers.pictures_of_answers", "answers"),
+    "answers": Format(
+        "answers about rows", "tables.answers.pictures_of_answers", "answers.section_of"
+    ),
     "check of answers": Format(
-        "a check of answers", "tables.answers.pictures_of_check", "answer_checks"
+        "a check of answers", "tables.answers.pictures_of_check", "answers.section_of_check"
     ),
     "image files": Format("images", "images.grids.pictures_of_image_files"),
     "correlations": Format("matrices of correlations", "correlations.pictures_of_toy_matrices"),
@@ -99,11 +117,8 @@ FORMATS = {
 
 
 def format_of(path: Path) -> str | None:
-    """The kind of a file or folder, a key of ``FORMATS``; None if it is none of these.
-
-    Raises:
-        DataError: The file is broken.
-    """
+    """The kind of a file or folder, a key of ``FORMATS``; None if it is none of these. Raises
+    DataError if the file is broken."""
     if path.is_dir() or path.suffix == ".zip":
         return "image files"
     if path.suffix == ".jsonl":

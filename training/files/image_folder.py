@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_folder
@@ -110,20 +109,15 @@ class ImageFolder:
             save_json(self._parameters_path, content)
 
     def survey(self, seeds: Tensor, device: torch.device) -> Tensor:
-        """``ABSENT``, ``BROKEN`` or ``WHOLE`` for each seed, ``[N]`` uint8, on every rank.
-
-        Args:
-            seeds: ``[N]``; each rank looks at its share of them.
-            device: Of this rank.
-        """
+        """``ABSENT``, ``BROKEN`` or ``WHOLE`` for each seed, ``[N]`` uint8, on every rank, each of
+        which looks at its share of them."""
         share = seeds[distributed.shard(len(seeds))].tolist()
         files = FolderContainer(self.path)
         present = set(files.names)
         states = []
-        hidden = None if distributed.is_main() else True
         with (
             ThreadPoolExecutor(READERS) as pool,
-            tqdm(total=len(share), desc="Looking", unit="image", disable=hidden) as bar,
+            distributed.progress_bar(total=len(share), desc="Looking", unit="image") as bar,
         ):
             for start in range(0, len(share), READ_AHEAD):
                 names = [self._name_of(seed) for seed in share[start : start + READ_AHEAD]]
@@ -182,10 +176,7 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     """Writes ``[H, W, C]`` uint8 pixels as a PNG, whole or not at all; threads may do it.
 
     Uncompressed, since it is soon read again and small images take a block of the disk either way.
-
-    Raises:
-        DataError: It cannot be written.
-    """
+    Raises DataError if it cannot be written."""
     # Always the same name, so that what a killed run has left is replaced by the next.
     temporary = path.with_name(f".{path.name}.part")
     try:

@@ -33,11 +33,8 @@ MOST_AXES = 8
 
 @contextmanager
 def open_netcdf(path: Path) -> Iterator["SavedNumbers"]:
-    """The variables of a netCDF-4 file, each read when it is asked for.
-
-    Raises:
-        DataError: It is missing or broken, or no netCDF-4 file.
-    """
+    """The variables of a netCDF-4 file, each read when it is asked for. Raises DataError if it is
+    missing or broken, or no netCDF-4 file."""
     unreadable = DataError(f"{path} is not a readable netCDF-4 file")
     if not path.exists():
         raise DataError(f"{path} does not exist")
@@ -52,12 +49,7 @@ def open_netcdf(path: Path) -> Iterator["SavedNumbers"]:
 
 
 class SavedNumbers:
-    """An open netCDF-4 file.
-
-    Args:
-        path: The file.
-        file: It, open.
-    """
+    """An open netCDF-4 file."""
 
     def __init__(self, path: Path, file: h5py.File):
         self.path, self._file = path, file
@@ -81,11 +73,8 @@ class SavedNumbers:
         return self._plain(place).shape
 
     def numbers(self, place: str, *slices: slice) -> np.ndarray:
-        """Finite numbers of a variable, or of a part of it.
-
-        Raises:
-            DataError: It is missing, broken, of anything else, or not finite.
-        """
+        """Finite numbers of a variable, or of a part of it. Raises DataError if it is missing,
+        broken, of anything else, or not finite."""
         variable = self._plain(place)
         with self._reading(place):
             values: np.ndarray = variable[slices or ...]

@@ -137,16 +137,9 @@ def read_trials(
 
 
 def _finite(table: ForeignTable, may: Sequence[int] = (), hint: str = "") -> Tensor:
-    """All rows ``[M, K]`` of a table.
-
-    Args:
-        table: The table.
-        may: Places of columns that may be NaN, but not all of them in a row.
-        hint: What to do about what is missing.
-
-    Raises:
-        DataError: There are none, or a value is missing that must not be, or infinite.
-    """
+    """All rows ``[M, K]`` of a table. Some columns may be NaN, but not all of them in a row; the
+    hint is what to do about what is missing. Raises DataError if there are none, or a value is
+    missing that must not be, or infinite."""
     blocks = list(table.blocks())
     if not blocks:
         raise DataError(f"{table.name} has no rows: give one observation in each")
@@ -169,17 +162,8 @@ def _finite(table: ForeignTable, may: Sequence[int] = (), hint: str = "") -> Ten
 
 
 def read_array(path: Path, what: str, dims: Sequence[int], kinds: str = "fiu") -> Tensor:
-    """An array of a ``.npy``.
-
-    Args:
-        path: The file.
-        what: What messages call it.
-        dims: How many dimensions it may have.
-        kinds: Kinds of numbers, as NumPy names them.
-
-    Raises:
-        DataError: It is broken, or of other numbers.
-    """
+    """An array of a ``.npy`` of so many dimensions, of kinds of numbers as NumPy names them;
+    ``what`` is what messages call it. Raises DataError if it is broken, or of other numbers."""
     array = load_array(path)
     if array.dtype.kind not in kinds or array.ndim not in dims:
         raise DataError(
@@ -193,12 +177,8 @@ def read_array(path: Path, what: str, dims: Sequence[int], kinds: str = "fiu") -
 
 
 def read_noise(text: str) -> Tensor:
-    """Standard deviations or a covariance: a number, several with commas, or a ``.npy``.
-
-    Raises:
-        UsageError: As ``positive_numbers``.
-        DataError: The file is broken.
-    """
+    """Standard deviations or a covariance: a number, several with commas, or a ``.npy``. Raises
+    UsageError as ``positive_numbers``, DataError if the file is broken."""
     values = positive_numbers(text)
     if values is None:
         return read_array(Path(text), "the noise", (1, 2))
@@ -252,17 +232,9 @@ def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None
 
 
 def read_operator(text: str, dim: int, image_shape: tuple[int, int, int] | None) -> LinearMap:
-    """A linear map of points of D.
-
-    Args:
-        text: A matrix ``[K, D]`` in a ``.npy``, or one of ``OPERATORS``.
-        dim: D.
-        image_shape: ``(C, H, W)`` of images; None for other data, of which there are fewer.
-
-    Raises:
-        UsageError: There is no such map of these points.
-        DataError: The file is broken.
-    """
+    """A linear map of points of D: a matrix ``[K, D]`` in a ``.npy``, or one of ``OPERATORS``, of
+    images ``(C, H, W)`` more than of other data. Raises UsageError if there is no such map of these
+    points, DataError if the file is broken."""
     if text.endswith(".npy"):
         matrix = read_array(Path(text), "an operator", (2,))
         if matrix.shape[1] != dim:

@@ -127,10 +127,7 @@ def save_part(path: Path, draws: Draws, summary: Summary, fingerprint: str) -> N
 
 def load_part(path: Path, fingerprint: str) -> tuple[Draws, Summary] | None:
     """What ``save_part`` wrote, if it is of the same run; None if there is nothing, or another's.
-
-    Raises:
-        DataError: The file is broken.
-    """
+    Raises DataError if the file is broken."""
     if not path.exists():
         return None
     summaries = [f"{SUMMARY}{item.name}" for item in fields(Summary)]
@@ -288,11 +285,8 @@ def save_values(
 
 
 def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
-    """What ``save_values`` wrote; None if there is nothing, or if it is of another run.
-
-    Raises:
-        DataError: The file is broken.
-    """
+    """What ``save_values`` wrote; None if there is nothing, or if it is of another run. Raises
+    DataError if the file is broken."""
     if not path.exists():
         return None
     with open_arrays(path) as saved:
@@ -346,11 +340,8 @@ class SavedCheck:
 
     @classmethod
     def load(cls, path: Path) -> "SavedCheck":
-        """Reads the runs, and the JSON beside them.
-
-        Raises:
-            DataError: A file is broken, or there are too few runs.
-        """
+        """Reads the runs, and the JSON beside them. Raises DataError if a file is broken, or there
+        are too few runs."""
         values = load_values(path)
         if values is None or len(values.ranks) < 2 * FEWEST_IN_BIN:
             raise DataError(f"{path} has too few runs to test: {2 * FEWEST_IN_BIN} at least")

@@ -309,16 +309,8 @@ def is_posterior(path: Path) -> bool:
 
 
 def load_netcdf(path: Path, most: int, every_draw: bool = False) -> SavedPosteriors:
-    """What ``save_netcdf`` wrote of the first observations.
-
-    Args:
-        path: The file.
-        most: Number of observations.
-        every_draw: Whether to read all draws, however many there are.
-
-    Raises:
-        DataError: The file is broken, or another.
-    """
+    """What ``save_netcdf`` wrote of the first observations, ``most`` at most, with all draws, or as
+    many as pictures take. Raises DataError if the file is broken, or another."""
     with open_netcdf(path) as saved:
         about = _description(saved)
         if about is None:
@@ -372,11 +364,7 @@ def _rows(
     saved: SavedNumbers, place: str, count: int, width: int | None, shown: int
 ) -> np.ndarray | None:
     """The first rows ``[shown, width]`` of ``[count, width]``, of any width if it is None; None
-    where the file has none.
-
-    Raises:
-        DataError: They have another shape.
-    """
+    where the file has none. Raises DataError if they have another shape."""
     if not saved.has(place):
         return None
     wide = saved.shape(place)[-1:] if width is None else (width,)

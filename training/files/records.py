@@ -96,11 +96,7 @@ def holds_records(path: Path) -> bool:
 
 
 def load_records(path: Path) -> Records:
-    """The data set of a file.
-
-    Raises:
-        DataError: It is missing, broken, or holds no records.
-    """
+    """The data set of a file. Raises DataError if it is missing, broken, or holds no records."""
     broken = DataError(f"{path} is broken, or holds no records: make it again by dataset_tool.py")
     with open_arrays(path) as saved:
         empty = without_rows(str(saved.read("columns")), broken)
@@ -196,10 +192,7 @@ def _texts(saved: SavedArrays, broken: DataError, columns: int, rows: int) -> li
 
 def load_as_records(path: Path) -> Records | None:
     """The records of a data set, or the rows of one of numbers as records; None of other files.
-
-    Raises:
-        DataError: It is broken.
-    """
+    Raises DataError if it is broken."""
     if holds_records(path):
         return load_records(path)
     return as_records(load_table(path)) if holds_table(path) else None

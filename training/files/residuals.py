@@ -85,15 +85,8 @@ class Extraction:
 
 
 def told_of(extraction: Extraction, parameters: Path) -> dict[str, Any]:
-    """What its files say of an extraction, beside the times.
-
-    Args:
-        extraction: Read from a file of residuals.
-        parameters: The ``.json`` of its options. What it says counts if it is of this extraction.
-
-    Raises:
-        DataError: That file is broken.
-    """
+    """What files of an extraction say of it, beside the times; of the ``.json`` of its options
+    counts what it says if it is of this extraction. Raises DataError if that file is broken."""
     saved = load_json(parameters) if parameters.exists() else {}
     options = saved.get("options") if saved.get("origin") == extraction.origin else None
     known = {name: value for name, value in vars(extraction).items() if name != "times"}
@@ -148,11 +141,8 @@ def _small(extraction: Extraction) -> dict[str, np.ndarray]:
 
 
 def saved_shapes(path: Path, axes: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of the residuals in a file by name, all one shape of so many axes.
-
-    Raises:
-        DataError: They are not there, of other axes, or of different shapes.
-    """
+    """Shapes of the residuals in a file by name, all one shape of so many axes. Raises DataError if
+    they are not there, of other axes, or of different shapes."""
     with open_arrays(path) as saved:
         names = [name for name in QUANTITIES if name in saved.names or name != "exact_residuals"]
     shapes = {}
@@ -168,15 +158,8 @@ def saved_shapes(path: Path, axes: int) -> dict[str, tuple[int, ...]]:
 
 
 def require_space(folder: Path, size: int) -> str:
-    """Says in words what is to be written to a folder.
-
-    Args:
-        folder: It need not exist.
-        size: Of it all in bytes.
-
-    Raises:
-        DataError: It does not fit on the disk; the message states both sizes.
-    """
+    """Says in words what is to be written to a folder, which need not exist. Raises DataError if so
+    many bytes do not fit on the disk; the message states both sizes."""
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if size + SPARE_BYTES > free:
@@ -207,12 +190,9 @@ def time_file(folder: Path, stem: str, index: int | str) -> Path:
 
 
 def find_first(folder: Path, data_name: str | None, dims_to_keep: int | None) -> Path:
-    """The file of time 0 in a folder of image residuals; names and dims may be left out.
-
-    Raises:
-        DataError: There is none.
-        UsageError: There are several, or none of that name that keeps so many dimensions.
-    """
+    """The file of time 0 in a folder of image residuals; names and dims may be left out. Raises
+    DataError if there is none, UsageError if there are several, or none of that name that keeps so
+    many dimensions."""
     extractions = {
         path: Extraction.read(path) for path in sorted(folder.glob(time_file(folder, "*", 0).name))
     }

@@ -67,11 +67,8 @@ def save_round(path: Path, facts: RoundFacts, bounds: Bounds | None, more: dict[
 
 
 def load_round(path: Path) -> tuple[RoundFacts, Bounds | None]:
-    """What is known of a round, and the bounds of its region.
-
-    Raises:
-        DataError: The file is missing, broken, or of something else.
-    """
+    """What is known of a round, and the bounds of its region. Raises DataError if the file is
+    missing, broken, or of something else."""
     content = load_json(path)
     broken = DataError(f"{path} does not tell of a round: remove its folder, or give --overwrite")
     facts: dict[str, Any] = {each.name: content.get(each.name) for each in fields(RoundFacts)}

@@ -59,13 +59,8 @@ STEM = re.compile(r"(?P<stem>.+?)(_roundtrip_mse)?(_seed\d+)?_worst")
 
 
 def roundtrip_paths(folder: Path, stem: str, seed: int) -> tuple[Path, Path]:
-    """The JSON and the ``.npz``.
-
-    Args:
-        folder: Where they go.
-        stem: Name of the data and the schedule.
-        seed: Seed of the choice of images.
-    """
+    """The JSON and the ``.npz``, for the name of the data and the schedule, and a seed of the
+    choice of images."""
     name = f"{stem}_roundtrip_mse_seed{seed}"
     return folder / f"{name}.json", folder / f"{name}_worst.npz"
 
@@ -140,11 +135,8 @@ class SavedRoundtrips:
 
     @classmethod
     def load(cls, path: Path) -> "SavedRoundtrips":
-        """Reads and checks such a file.
-
-        Raises:
-            DataError: Missing or broken file, missing array, wrong shape, or impossible value.
-        """
+        """Reads and checks such a file. Raises DataError for a missing or broken file, a missing
+        array, a wrong shape, or an impossible value."""
         with open_arrays(path) as saved:
             originals, arrays = saved.numbers("originals"), CheckedArrays(saved, path)
             if originals.dtype != np.uint8:

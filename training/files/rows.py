@@ -66,12 +66,8 @@ class SavedTable:
 
     @classmethod
     def load(cls, path: Path) -> "SavedTable":
-        """Reads and checks a results file.
-
-        Raises:
-            DataError: Missing or broken file, missing array, wrong shape, impossible value, or no
-                two rows that can be drawn.
-        """
+        """Reads and checks a results file. Raises DataError for a missing or broken file, a missing
+        array, a wrong shape, an impossible value, or no two rows that can be drawn."""
         trajectory = SavedTrajectory.load(path, of_table=True)
         count, dim = trajectory.count, trajectory.dim
         with open_arrays(path) as saved:

@@ -80,11 +80,8 @@ class SavedTraining:
 
     @classmethod
     def load(cls, path: Path) -> "SavedTraining":
-        """Reads a ``stats.jsonl``.
-
-        Raises:
-            DataError: Missing file, a line that is not such statistics, or no report with a loss.
-        """
+        """Reads a ``stats.jsonl``. Raises DataError for a missing file, a line that is not such
+        statistics, or no report with a loss."""
         try:
             if not path.is_file() or path.stat().st_size > LARGEST_FILE:
                 raise DataError(f"{path} is no file, or larger than any run's statistics")

@@ -80,11 +80,8 @@ def _as_stored(columns: Columns) -> Tensor:
 
 
 def load_table(path: Path) -> DataTable:
-    """The data set of a file, but for the rows that it keeps from all trainings.
-
-    Raises:
-        DataError: It is missing, broken, or no table.
-    """
+    """The data set of a file, but for the rows that it keeps from all trainings. Raises DataError
+    if it is missing, broken, or no table."""
     table = load_whole(path)
     return table if table.kept is None else table.at(~table.kept)
 

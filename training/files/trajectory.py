@@ -107,11 +107,8 @@ class Recorder:
         self._recorded = 0
 
     def __call__(self, state: State) -> None:
-        """The next saved state of this rank's share.
-
-        Raises:
-            DataError: The file's numbers cannot hold it.
-        """
+        """The next saved state of this rank's share. Raises DataError if the file's numbers cannot
+        hold it."""
         for name, share in describe_state(self._flow, state).items():
             whole = distributed.gather_rows(share, self._count)
             if (whole.isfinite() & (whole.abs() > self._largest)).any():
@@ -416,11 +413,8 @@ def _read_states(
     saved: SavedArrays, path: Path
 ) -> tuple[np.ndarray, dict[str, np.ndarray], CheckedArrays]:
     """The scaled states ``[S, N, D]`` in eigenspace, what goes with them by name, in float64, and
-    what checks further arrays against their sizes.
-
-    Raises:
-        DataError: One is missing, broken, of another shape, or impossible.
-    """
+    what checks further arrays against their sizes. Raises DataError if one is missing, broken, of
+    another shape, or impossible."""
     states = saved.numbers(STATES)
     if states.ndim != 3 or min(states.shape) < 1 or len(states) < 2:
         raise DataError(

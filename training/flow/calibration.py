@@ -122,13 +122,8 @@ class Calibration(nn.Module):
         return self.spline.times
 
     def forward(self, residual: Tensor, z: Tensor, t: Tensor) -> Tensor:
-        """The corrected output ``[B, D]``, in float64.
-
-        Args:
-            residual: ``F [B, D]``.
-            z: Its input ``[B, D]``.
-            t: Times, ``[]`` or ``[B]``.
-        """
+        """The corrected output ``[B, D]``, in float64, of ``F [B, D]`` and its input ``[B, D]`` at
+        times ``[]`` or ``[B]``."""
         gains, slopes = self.at(t)
         return gains * residual - slopes * z
 

@@ -39,12 +39,8 @@ def with_trace(
 
 
 class ConditionedDenoiser:
-    """A denoiser that is given the same conditions at every call.
-
-    Args:
-        denoiser: Takes them by name.
-        conditions: Such as ``labels [B, L]``, one row for each point, or one for all.
-    """
+    """A denoiser that is given the same conditions at every call, such as ``labels [B, L]``, by
+    name, one row for each point, or one for all."""
 
     def __init__(self, denoiser: Call, conditions: Mapping[str, Tensor]):
         self._denoiser, self._conditions = denoiser, prepared(denoiser, conditions)
@@ -65,12 +61,7 @@ class BlockwiseDenoiser:
     """Calls a denoiser with exactly so many rows at a time, the last block filled up.
 
     What fills it are zeros, at a time of the block. So a row's result depends on that row alone,
-    and memory does not grow with the batch.
-
-    Args:
-        denoiser: The denoiser to call.
-        rows: The number of rows of one call.
-    """
+    and memory does not grow with the batch."""
 
     def __init__(self, denoiser: Call, rows: int):
         self._denoiser, self._rows = denoiser, rows
@@ -124,13 +115,10 @@ class BlockwiseDenoiser:
 
 
 class RecomputedDenoiser:
-    """A denoiser that repeats its calls for gradients instead of storing what they computed.
+    """A denoiser that repeats its calls for gradients instead of storing what they computed,
+    without randomness, and so in evaluation mode.
 
-    Blocks of rows that are made of it need the memory of one call, with gradients as without.
-
-    Args:
-        denoiser: The denoiser to call; without randomness, and so in evaluation mode.
-    """
+    Blocks of rows that are made of it need the memory of one call, with gradients as without."""
 
     def __init__(self, denoiser: Call):
         self._denoiser = denoiser

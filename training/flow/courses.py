@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from training.flow.solvers import SOLVERS, Solver
-from training.flow.solvers.fitted import FITTED, fitted
-from training.flow.solvers.student import BY_STUDENT
+from training.flow.solvers.fitted import BY_STUDENT, FITTED, fitted
 from training.names import STUDENT
 
 NATS = 0.01

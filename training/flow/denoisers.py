@@ -98,14 +98,9 @@ class NetworkDenoiser(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor, to: Tensor | None = None, **conditions: Tensor
     ) -> Tensor:
-        """The denoised points ``[B, D]`` of ``x [B, D]``, in the dtype of x.
-
-        Args:
-            x: Noisy points in eigenspace.
-            t: Times, ``[]`` or ``[B]``.
-            to: Other times ``[B, 1]``, for what ``carried`` makes of standardized x.
-            conditions: Further inputs of the network, such as ``labels [B, L]``.
-        """
+        """The denoised points ``[B, D]`` of ``x [B, D]`` in eigenspace, in the dtype of x, at times
+        ``[]`` or ``[B]``; ``to`` are other times ``[B, 1]``, for what ``carried`` makes of
+        standardized x. Conditions, such as ``labels [B, L]``, are further inputs of the network."""
         if to is not None:
             return self.carried(x, t, to[:, 0], **conditions)
         c = self._coefficients_in(x.dtype, t)
@@ -115,15 +110,8 @@ class NetworkDenoiser(nn.Module):
     def with_trace(
         self, x: Tensor, t: Tensor, factors: Tensor, **conditions: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        """D ``[B, D]`` as ``forward``, and ``sum_i factors_i dD_i/dx_i [B]``, without gradients;
-        None where the network takes no traces itself.
-
-        Args:
-            x: Noisy points in eigenspace.
-            t: Their time ``[]``.
-            factors: ``[D]``.
-            conditions: Further inputs of the network.
-        """
+        """D ``[B, D]`` as ``forward`` at a time ``[]``, and ``sum_i factors_i dD_i/dx_i [B]``,
+        without gradients; None where the network takes no traces itself."""
         traces = getattr(self.network, "with_trace", None)
         if traces is None or t.ndim or self.network.training or self.precision != "fp32":
             return None

@@ -22,7 +22,7 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS, Solver
-from training.flow.solvers.runge_kutta import DORMAND_PRINCE, runge_kutta
+from training.flow.solvers.explicit import DORMAND_PRINCE, runge_kutta
 
 CELLS = 32
 LEAST_DENSITY = 0.1
@@ -45,13 +45,9 @@ class EqualErrorGrid:
 
     @classmethod
     def of(cls, times: Tensor, density: Tensor, least: float) -> "EqualErrorGrid":
-        """With as many steps in a cell as a density says; even, if it is 0 everywhere.
-
-        Args:
-            times: Ends of cells, increasing ``[K + 1]``, float64 on the CPU.
-            density: Of each ``[K]``, up to a factor, not negative.
-            least: What it is at least, of the highest.
-        """
+        """With as many steps in a cell as a density says, whose ends ``[K + 1]`` increase, float64
+        on the CPU; even, if it is 0 everywhere. The density ``[K]`` is not negative, up to a
+        factor, and at least this share of the highest."""
         density = density.clamp_min(least * (float(density.max()) or 1.0))
         mass = torch.cat([torch.zeros(1, dtype=torch.float64), (density * times.diff()).cumsum(0)])
         quantiles = torch.linspace(0, 1, 2 * len(density) + 1, dtype=torch.float64) * mass[-1]

@@ -234,17 +234,10 @@ class DivergenceIntegral:
 
 
 def integral_weights(times: Tensor, count: int) -> Tensor:
-    """What values at the first ``count`` of monotone times count for in an integral over all.
+    """What values at the first ``count`` of monotone times ``[S]`` count for in an integral over
+    all: ``[count]``, float64, on the device of the times.
 
-    Of the cubic spline through them, which goes on to the last time as it is.
-
-    Args:
-        times: ``[S]``.
-        count: At most S.
-
-    Returns:
-        ``[count]``, float64, on the device of the times.
-    """
+    Of the cubic spline through them, which goes on to the last time as it is."""
     from scipy.interpolate import CubicSpline
 
     nodes = times.double().cpu().numpy()
@@ -292,15 +285,10 @@ def value_and_log_determinant(phi: Velocity, w: Tensor, span: Tensor) -> Tensor:
 
 
 def bits_per_dim(log_prob: Tensor, dim: int, levels_per_unit: float) -> Tensor:
-    """``-log2 p / D [N]`` of densities over data measured in levels.
+    """``-log2 p / D [N]`` of log densities in nats over data in their own unit, which has so many
+    levels.
 
-    With u in data units and p = 127.5 (u + 1) in levels, ``log p(p) = log p(u) - D log 127.5``.
-
-    Args:
-        log_prob: ``[N]``, nats, over data in their own unit.
-        dim: D.
-        levels_per_unit: The number of levels in that unit.
-    """
+    With u in data units and p = 127.5 (u + 1) in levels, ``log p(p) = log p(u) - D log 127.5``."""
     return (log(levels_per_unit) - log_prob / dim) / log(2)
 
 

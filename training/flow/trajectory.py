@@ -63,12 +63,7 @@ class Trajectory:
 
 
 def saved_steps(steps: int, save_every: int | None) -> list[int]:
-    """The numbers of steps after which states are saved: 0, every so many, and the last.
-
-    Args:
-        steps: The number of steps.
-        save_every: Steps between saved states; None saves the first and the last alone.
-    """
+    """The numbers of steps after which states are saved: 0, every so many, if any, and the last."""
     if save_every is not None and save_every < 1:
         raise UsageError(f"save_freq is {save_every}: it must be at least 1")
     return [*range(0, steps, save_every or steps), steps]
@@ -82,19 +77,10 @@ def walk(
     times: Tensor,
     unit: Callable[[Tensor], Tensor] | None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The states and gaps ``[N, D]`` at all of the times, the start first.
-
-    Args:
-        solver: The method.
-        velocity: Of the variable that it integrates.
-        x: The start.
-        gap: That of the start, to go back the way it came; None to set out.
-        times: ``[steps + 1]``.
-        unit: x over that variable ``[D]`` at a time; None if they are the same.
-
-    Raises:
-        UsageError: There is a gap, but the solver has none.
-    """
+    """The states and gaps ``[N, D]`` at all of the times ``[steps + 1]``, the start first. The
+    velocity is of the variable that the solver integrates, and ``unit`` x over that variable
+    ``[D]`` at a time, unless they are the same. By the gap of the start it goes back the way it
+    came. Raises UsageError if there is a gap, but the solver has none."""
     yield x, gap
     if unit is None:
         yield from solver.walk(velocity, x, times, gap)

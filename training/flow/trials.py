@@ -92,15 +92,10 @@ class Trajectories:
         steps: int,
         densities: bool = True,
     ) -> "Trajectories":
-        """Those from data and those from latents, by so many steps of ``exp_rk5``.
-
-        Args:
-            under: The flow under the conditions of some rows, those of data first.
-            noisy: States of data at the first time ``[n, D]``, eigenspace, unscaled.
-            latents: Scaled ones at the end time ``[m, D]``.
-            steps: The number of steps.
-            densities: Whether to take exact traces along, if they are not too dear.
-        """
+        """Those from data and those from latents, by so many steps of ``exp_rk5``, under the
+        conditions of some rows, those of data first: noisy states ``[n, D]`` at the first time,
+        eigenspace, unscaled, and scaled latents ``[m, D]`` at the end time. Exact traces are taken
+        along, if they are wanted and not too dear."""
         count = len(noisy)
         upward, downward = under(slice(0, count)), under(slice(count, None))
         flow, times = under(slice(None)), upward.times(steps)
@@ -151,16 +146,9 @@ def choose_courses(
     on_trial: Callable[[], object] | None = None,
     densities: bool = True,
 ) -> dict[str, Course]:
-    """The cheapest course for each of ``USES``, but for those that none serves.
-
-    Args:
-        under: As ``Trajectories.follow`` takes it, and what follows.
-        noisy: Likewise.
-        latents: Likewise.
-        steps: Of the integration that courses are compared with.
-        on_trial: Called after each course that was tried.
-        densities: Whether to look at log densities too.
-    """
+    """The cheapest course for each of ``USES``, but for those that none serves; for the first three
+    see ``Trajectories.follow``, and ``steps`` are those of the integration that courses are
+    compared with. ``on_trial`` is called after each course that was tried."""
     right = Trajectories.follow(under, noisy, latents, steps, densities)
     few = slice(0, min(PILOTS, len(noisy)))
     ends = right.states[-1, few] * right.flow.latent_std(right.times[-1])

@@ -82,14 +82,9 @@ class Amortized:
     plausible: bool = False
 
     def sample(self, places: Tensor, on_part: OnPart = None) -> Draws:
-        """Draws ``[m, C, S]`` of the observations at these places ``[m]``.
-
-        Args:
-            places: Their numbers, by which they are seeded.
-            on_part: Called with the part of the work that was done since the last call.
-
-        Raises:
-            DataError: A point or its density is not finite, or nearly all are beyond bounds.
+        """Draws ``[m, C, S]`` of the observations of these numbers ``[m]``, by which they are
+        seeded. ``on_part`` is called with the part of the work that was done since the last call.
+        Raises DataError if a point or its density is not finite, or nearly all are beyond bounds.
         """
         size, numbers = self.chains * self.draws, places.tolist()
         draws = self._proposed(

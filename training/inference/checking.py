@@ -49,13 +49,8 @@ class Truths:
 
 
 def truths_of_prior(target: Target, numbers: Sequence[int], seed: int) -> Truths:
-    """A draw of the prior for each run.
-
-    Args:
-        target: Has the prior; its observations do not matter.
-        numbers: Of the runs.
-        seed: Of the draws.
-    """
+    """A draw of the prior for each run of these numbers; the target's observations do not
+    matter."""
     rows = [
         torch.randn(
             target.dim,
@@ -124,17 +119,9 @@ def check_runs(
     functions: Functions = MappingProxyType({}),
     on_part: OnPart = None,
 ) -> tuple[RunValues, Draws]:
-    """Samples the posterior of each run, and keeps what calibration needs of it.
-
-    Args:
-        problem: The observations that were simulated of the truths.
-        plan: How to sample.
-        truths: What is to be found again.
-        names: Of the coordinates.
-        pool: Prior draws, if all runs share them.
-        functions: Whose values are ranked, too.
-        on_part: Called with the part of the work that was done.
-    """
+    """Samples the posterior of each run, of observations that were simulated of the truths, and
+    keeps what calibration needs of it, ranks of values of functions too. Prior draws are in a pool,
+    if all runs share them; ``on_part`` is called with the part of the work that was done."""
     draws = sample_posteriors(problem, plan, pool, on_part)
     target = problem.target
     mean, covariance = target.prior.moments()

@@ -62,12 +62,8 @@ class CurvedColumns:
         return cls(seen.operator, observed, 1 / precision, line[:, 0].T, log_likelihood)
 
     def log_factor(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """Logarithms ``[M, N]`` of the product of factors, for values that are about normal.
-
-        Args:
-            mean: Of the values, m ``[M, N, K]``.
-            variance: v ``[K]``.
-        """
+        """Logarithms ``[M, N]`` of the product of factors, for values that are about normal, of
+        means ``[M, N, K]`` and variances ``[K]``."""
         line, step = self.line, self.line[:, 1] - self.line[:, 0]
         # Where they vary by less than a step of the line, sums over it are no integrals.
         spread = variance.maximum(step.square())[:, None]

@@ -1,7 +1,7 @@
 """Intervals and regions that hold what they state, by truths that were held out.
 
 What a posterior states is asked for at another level: that of all truths (``measure.conformal``),
-or that of the truths whose conditions are nearest to an observation (``measure.neighbors``). Both
+or that of the truths whose conditions are nearest to an observation (``measure.conformal``). Both
 hold on average over observations, which is guaranteed; that of the neighbors also follows
 posteriors that err alike where these lie.
 
@@ -18,8 +18,7 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from training.flow.held_out import HeldOut
-from training.measure.conformal import Holding, asked, oddness, recalibrated
-from training.measure.neighbors import Neighbors
+from training.measure.conformal import Holding, Neighbors, asked, oddness, recalibrated
 from training.measure.posterior.coverage import central_values
 
 SHARES = (0.5, 0.8, 0.9, 0.95)
@@ -76,11 +75,7 @@ class HeldOutTruths:
         self, whitened: Tensor, shares: Sequence[float] = SHARES
     ) -> tuple[Levels, Tensor]:
         """Levels by the truths nearest to each observation ``[M, C]``, and the distance ``[M]`` of
-        the farthest of these.
-
-        Raises:
-            UsageError: There are no conditions.
-        """
+        the farthest of these. Raises UsageError if there are no conditions."""
         if not self.near_count:
             raise UsageError("these held-out truths have no conditions: none is near")
         contents, distances = self._near.asked(self._scores, whitened, shares)
@@ -110,16 +105,10 @@ class HeldOutTruths:
         return torch.empty_like(ordered).scatter(0, order, values)
 
     def p_values(self, whitened: Tensor, odd: Tensor) -> tuple[Tensor, list[str]]:
-        """How probable it is that an observation like the held-out ones is as odd as each of these.
-
-        Args:
-            whitened: Observations ``[M, C]``, as held-out ones are.
-            odd: Their other oddities ``[M, K]``.
-
-        Returns:
-            p-values ``[M]``, at most a in a share a of observations that are exchangeable with
-            those held out, and the name of the oddest number of each.
-        """
+        """How probable it is that an observation like the held-out ones is as odd as each of these,
+        ``[M, C]`` whitened as held-out ones are, with other oddities ``[M, K]``: p-values ``[M]``,
+        at most a in a share a of observations that are exchangeable with those held out, and the
+        name of the oddest number of each."""
         known, own = Neighbors.of(self.held_out.whitened, AROUND).relative(whitened)
         p, oddest = oddness((self.held_out.odd, odd.to(known)), (known[:, :, None], own[:, None]))
         names = [*self.held_out.oddities, NEAREST]

@@ -13,7 +13,14 @@ the data say of them is the *evidence* of each component for each point,
 
 L is a mean over draws of each component, which all points share (``samplers/pool``). The weights
 are then sampled by Gibbs' method: ``k_n | pi`` has probabilities ``~ pi_k L_nk``, and ``pi | k`` is
-``Dirichlet(alpha + counts)``. ``mixture_moments`` has the same posterior's moments by quadrature.
+``Dirichlet(alpha + counts)``.
+
+Chains are held against moments of the same posterior without chains. Broken like a stick, ``pi_1 =
+v_1``, ``pi_2 = (1 - v_1) v_2``, ..., the Dirichlet prior makes the ``v_j ~ Beta(alpha, (K - j)
+alpha)`` independent, and the likelihood ``prod_n sum_k pi_k L_nk`` is a polynomial of degree N in
+each of them. A Gauss-Jacobi rule of ``N // 2 + 2`` nodes for each integrates it, times ``pi_k
+pi_l``, exactly: the moments are right to rounding. Where K and N make that too many nodes, moments
+are weighted means over draws of a Dirichlet law near the posterior.
 """
 
 from collections.abc import Sequence
@@ -21,13 +28,14 @@ from dataclasses import dataclass
 from math import log, pi
 
 import torch
-from scipy.special import gammaincinv
+from scipy.special import gammaincinv, roots_jacobi
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from training.inference.likelihoods import Likelihood
 from training.inference.noise import Noise
-from training.measure.posterior.importance import effective_size
+from training.inference.samplers.pool import TINY
+from training.measure.posterior.importance import effective_size, smoothed_weights
 
 RADIUS, WIDEST, APART = 1.5, 0.5, 3.0
 """Of the default components: how far out they are, how wide at most, and how many of their standard
@@ -105,16 +113,9 @@ class Evidence:
 
     @classmethod
     def of(cls, points: Tensor, likelihood: Likelihood, observed: Tensor) -> "Evidence":
-        """Means of likelihoods over draws of each component.
-
-        Args:
-            points: ``[K, P, D]``, of data space.
-            likelihood: Of observations.
-            observed: ``[N, ...]``.
-
-        Raises:
-            DataError: A point is so far from all draws that its likelihoods are all 0.
-        """
+        """Means of likelihoods of observations ``[N, ...]`` over draws of each component, points
+        ``[K, P, D]`` of data space. Raises DataError if a point is so far from all draws that its
+        likelihoods are all 0."""
         count, size = points.shape[:2]
         flat = points.flatten(0, 1)
         parts, worth = [], []
@@ -218,3 +219,90 @@ def log_likelihood(weights: Tensor, log_evidence: Tensor) -> Tensor:
 def relative_evidence(log_evidence: Tensor) -> Tensor:
     """``L_nk`` over the largest of its point, ``[..., N, K]``."""
     return (log_evidence - log_evidence.amax(dim=-1, keepdim=True)).exp()
+
+
+MOST_NUMBERS = 2**25
+"""Nodes times points: for 3 components some 500 points, for 4 some 120."""
+IMPORTANCE_DRAWS, WIDER = 2**14, 1.5
+"""Draws of a law whose variances are larger than the posterior's by that."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of the posterior of the weights.
+
+    Attributes:
+        mean: ``[K]``.
+        std: ``[K]``.
+        method: ``quadrature`` or ``importance``.
+        error: Standard error of the means, the largest; 0 of quadrature.
+    """
+
+    mean: Tensor
+    std: Tensor
+    method: str
+    error: float = 0.0
+
+
+def moments(log_evidence: Tensor, concentration: float, draws: Tensor, seed: int) -> Moments:
+    """By quadrature where it is feasible, by importance weights elsewhere, of evidence ``[N, K]``
+    and the concentration alpha. By draws ``[S, K]`` a law near the posterior is chosen, and drawn
+    from by a seed."""
+    if can_integrate(*log_evidence.shape):
+        return quadrature(log_evidence, concentration)
+    return importance(log_evidence, concentration, draws, seed)
+
+
+def can_integrate(points: int, components: int) -> bool:
+    """Whether quadrature is feasible."""
+    nodes: int = (points // 2 + 2) ** (components - 1)
+    return nodes * points <= MOST_NUMBERS
+
+
+def quadrature(log_evidence: Tensor, concentration: float) -> Moments:
+    """Exact moments, given the evidence ``[N, K]``."""
+    points, components = log_evidence.shape
+    rest = torch.ones(1, dtype=torch.float64)
+    log_weight = torch.zeros(1, dtype=torch.float64)
+    parts: list[Tensor] = []
+    for after in range(components - 1, 0, -1):
+        v, weight = _rule(points // 2 + 2, concentration, after * concentration)
+        parts = [part.repeat_interleave(len(v)) for part in parts]
+        parts.append((rest[:, None] * v).flatten())
+        rest = (rest[:, None] * (1 - v)).flatten()
+        log_weight = (log_weight[:, None] + weight.log()).flatten()
+    nodes = torch.stack([*parts, rest], dim=1).to(log_evidence.device)
+    log_weight = log_weight.to(log_evidence.device) + log_likelihood(nodes, log_evidence)
+    return Moments(*_weighted(nodes, log_weight.softmax(dim=0)), "quadrature")
+
+
+def importance(log_evidence: Tensor, concentration: float, draws: Tensor, seed: int) -> Moments:
+    """Moments by smoothed importance weights, of evidence ``[N, K]`` and the concentration alpha.
+    By draws ``[S, K]`` of the posterior others are proposed, of the Dirichlet law of their mean,
+    and of the largest variance that they show, with some to spare."""
+    mean = draws.mean(dim=0)
+    precision = (mean * (1 - mean) / draws.var(dim=0)).min() / WIDER
+    shapes = mean * (precision - 1).clamp_min(float(concentration))
+    generator = torch.Generator().manual_seed(seed)
+    size = (IMPORTANCE_DRAWS, len(mean))
+    uniform = torch.rand(size, generator=generator, dtype=torch.float64).clamp(TINY, 1 - TINY)
+    proposed = dirichlet(shapes.expand(size), uniform.to(mean.device))
+    ratio = ((concentration - shapes) * proposed.log()).sum(dim=1)
+    weights = smoothed_weights((ratio + log_likelihood(proposed, log_evidence))[None])
+    share = weights.log_weights[0].exp()
+    mean, std = _weighted(proposed, share)
+    error = ((share[:, None] * (proposed - mean)).square().sum(dim=0)).sqrt()
+    return Moments(mean, std, "importance", float(error.max()))
+
+
+def _rule(count: int, below: float, above: float) -> tuple[Tensor, Tensor]:
+    """Nodes and weights ``[count]`` for ``v ~ Beta(below, above)``."""
+    place, weight = roots_jacobi(count, above - 1, below - 1)
+    v = torch.from_numpy((1 + place) / 2)
+    return v, torch.from_numpy(weight / weight.sum())
+
+
+def _weighted(points: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation ``[K]`` of points ``[S, K]``."""
+    mean = share @ points
+    return mean, (share @ (points - mean).square()).sqrt()

@@ -122,16 +122,9 @@ class Prior:
     def points(
         self, w: Tensor, conditions: dict[str, Tensor] | None = None, differentiable: bool = False
     ) -> Generated:
-        """Points of variables ``[N, dim]``, float64.
-
-        Args:
-            w: Standard normal ones.
-            conditions: What the network is given with each point, such as ``labels [N, L]``.
-            differentiable: Whether gradients are to flow back to w.
-
-        Raises:
-            DataError: A point is not finite.
-        """
+        """Points of standard normal variables ``[N, dim]``, float64. Conditions, such as ``labels
+        [N, L]``, are what the network is given with each point; if differentiable, gradients flow
+        back to w. Raises DataError if a point is not finite."""
         generated = self.states(w, conditions, differentiable)
         return Generated(self.of_states(generated.points, conditions), generated.calls)
 
@@ -174,19 +167,11 @@ class Prior:
     def points_and_density(
         self, w: Tensor, conditions: dict[str, Tensor], trace: Trace
     ) -> tuple[Generated, Tensor]:
-        """Points of variables ``[N, D]``, and their log densities ``[N]`` in the user's units.
+        """Points of standard normal variables ``[N, D]``, and their log densities ``[N]`` in the
+        user's units, given conditions as ``points`` takes them. Both come of one integration.
 
-        Both come of one integration.
-
-        Args:
-            w: Standard normal ones.
-            conditions: As ``points`` takes them.
-            trace: How traces of Jacobians are taken.
-
-        Raises:
-            DataError: A point or its density is not finite.
-            UsageError: The prior is deblurred, and has no density.
-        """
+        Raises DataError if a point or its density is not finite, UsageError if the prior is
+        deblurred, and has no density."""
         if self.deblurred:
             raise UsageError("deblurred points have no log density: leave --deblur or that out")
         flow = self.flow.given(**conditions) if conditions else self.flow
@@ -208,16 +193,8 @@ class Prior:
 
     def log_density(self, points: Tensor, conditions: dict[str, Tensor], trace: Trace) -> Tensor:
         """Log densities ``[N]`` at points ``[N, D]`` in the user's units: of sharpened ones, if the
-        prior is, and otherwise of blurred ones.
-
-        Args:
-            points: In the user's units.
-            conditions: As ``points`` takes them.
-            trace: How traces of Jacobians are taken.
-
-        Raises:
-            DataError: One is not finite, or a point has no place in the flow.
-        """
+        prior is, and otherwise of blurred ones, given conditions as ``points`` takes them. Raises
+        DataError if one is not finite, or a point has no place in the flow."""
         flow, inner = self._given(conditions), (points - self.origin) * self.unit
         way = self.way("densities")
         if self.sharpened:
@@ -237,11 +214,8 @@ class Prior:
         """The standard normal variables ``[N, D]`` of unscaled states ``[N, D]`` at the first time,
         and the log densities ``[N]`` of these states; both come of one integration.
 
-        Traces are exact. The calls of a state count its vector-Jacobian products.
-
-        Raises:
-            DataError: A density is not finite.
-        """
+        Traces are exact. The calls of a state count its vector-Jacobian products. Raises DataError
+        if a density is not finite."""
         flow = copy(self._given(conditions))
         # What lies between eigenspace and data space does not matter to densities of states.
         flow.coordinates = None

@@ -17,12 +17,7 @@ def with_more_calls(on_part: OnPart, calls: Callable[[], int], more: float) -> O
     """The progress of work that is not all: so many network calls more follow it.
 
     What share of all it is shows as it goes on: if a part f of it took c calls, all of it will take
-    c / f, and ``f c / (c + f more)`` of everything is done.
-
-    Args:
-        on_part: The progress of all.
-        calls: Says how many it has taken.
-        more: Calls.
+    c / f, and ``f c / (c + f more)`` of everything is done. ``calls`` says how many it has taken.
     """
     if on_part is None:
         return None

@@ -92,13 +92,8 @@ class Proposal:
 
     @classmethod
     def fit(cls, draws: Tensor, worth: Tensor, uniform: Tensor) -> "Proposal":
-        """Fits mixtures.
-
-        Args:
-            draws: Of equal weight, ``[M, N, d]``.
-            worth: How many independent draws these are worth, ``[M]``.
-            uniform: Random numbers ``[M, K]`` in [0, 1), for K components.
-        """
+        """Fits mixtures of K components to draws ``[M, N, d]`` of equal weight, which are worth so
+        many independent ones, ``[M]``, by random numbers ``[M, K]`` in [0, 1)."""
         count, dim = draws.shape[1:]
         identity = torch.eye(dim, dtype=draws.dtype, device=draws.device)
         apart = draws - draws.mean(dim=1, keepdim=True)
@@ -112,13 +107,8 @@ class Proposal:
         return cls(proposal.shares, proposal.mean, WIDER * proposal.root)
 
     def conditioned(self, operator: Tensor, observed: Tensor, covariance: Tensor) -> "Proposal":
-        """The mixture's law given ``y = A x`` with Gaussian noise: exact, and a mixture too.
-
-        Args:
-            operator: ``A [N, d]``.
-            observed: ``y [M, N]``.
-            covariance: Of the noise ``[M, N, N]``.
-        """
+        """The mixture's law given ``y = A x`` with Gaussian noise, of ``A [N, d]``, ``y [M, N]``
+        and the noise's covariance ``[M, N, N]``: exact, and a mixture too."""
         apart = observed[:, None] - self.mean @ operator.T
         given = normal_given(operator @ self.root, apart, covariance[:, None])
         shares = (self.shares.log() + given.log_density).softmax(dim=1)

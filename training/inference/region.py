@@ -89,11 +89,8 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Region:
-    """Where the posterior of one observation may be, by the posteriors of all rounds before.
-
-    Attributes:
-        parts: Bounds of each posterior, and the posterior; none for all of the prior.
-    """
+    """Where the posterior of one observation may be, by bounds of each posterior of all rounds
+    before; none for all of the prior."""
 
     parts: Sequence[tuple[Bounds, Amortized]] = ()
 

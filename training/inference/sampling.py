@@ -28,9 +28,7 @@ from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.progress import OnPart, share_of, with_more_calls
 from training.inference.samplers.annealing import anneal
-from training.inference.samplers.chains import Kernel, run_chains
-from training.inference.samplers.crank_nicolson import CrankNicolson
-from training.inference.samplers.elliptical import Elliptical
+from training.inference.samplers.chains import CrankNicolson, Elliptical, Kernel, run_chains
 from training.inference.samplers.hamiltonian import Hamiltonian
 from training.inference.samplers.pool import Pool
 from training.inference.samplers.refining import refine
@@ -146,14 +144,9 @@ def sample_posteriors(
     pool: Pool | None = None,
     on_part: OnPart = None,
 ) -> Draws:
-    """Draws ``[M, C, S]`` from each posterior.
-
-    Args:
-        problem: The posteriors.
-        plan: How to sample.
-        pool: Prior draws for these observations; None to draw them where they are needed.
-        on_part: Called with the part of the work that was done since the last call.
-    """
+    """Draws ``[M, C, S]`` from each posterior. Prior draws for these observations are drawn where
+    they are needed, without a pool of them; ``on_part`` is called with the part of the work that
+    was done since the last call."""
     plan = settled(problem, plan)
     if plan.sampler not in ("auto", *WEIGHTED):
         return _tested(problem, plan, _walked(problem, plan, on_part))
@@ -368,17 +361,8 @@ def _chains(
 
 
 def starts(target: Target, seeds: Tensor, chains: int, seed: int) -> Tensor:
-    """Variables ``[M, C, dim]`` to start chains from: prior draws, taken by tempered weights.
-
-    Args:
-        target: The posteriors.
-        seeds: A number for each observation ``[M]``.
-        chains: C.
-        seed: Of the prior draws.
-
-    Raises:
-        DataError: The likelihood is 0 at all of them.
-    """
+    """Variables ``[M, C, dim]`` to start chains from: prior draws, taken by tempered weights and a
+    number for each observation ``[M]``. Raises DataError if the likelihood is 0 at all of them."""
     pool = Pool.draw(target, STARTS, seed)
     log_weights = pool.log_weights(target, slice(None))
     require_some(log_weights)

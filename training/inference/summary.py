@@ -80,12 +80,7 @@ class Summary:
 
     @classmethod
     def of(cls, draws: Draws, pool: int) -> "Summary":
-        """The summary of draws.
-
-        Args:
-            draws: Of M posteriors.
-            pool: Prior draws of a pool.
-        """
+        """The summary of draws of M posteriors; a pool has so many prior draws."""
         rows = [_of_one(draws, index, pool) for index in range(draws.count)]
         return cls(*(torch.stack(column) for column in zip(*rows, strict=True)))
 

@@ -121,11 +121,7 @@ class Target:
 
     @torch.no_grad()
     def evaluate(self, w: Tensor, which: Tensor, on_part: OnPart = None) -> Evaluated:
-        """Points and log likelihoods.
-
-        Raises:
-            DataError: One is not finite.
-        """
+        """Points and log likelihoods. Raises DataError if one is not finite."""
 
         def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             near, astray = _near(w)
@@ -184,21 +180,12 @@ class Target:
     def place(
         self, states: Tensor, normal: Tensor, which: Tensor, seen: LinearView | None = None
     ) -> Placed:
-        """Unscaled states ``[N, D]`` at the first time, as variables, with their log densities.
+        """Unscaled states ``[N, D]`` at the first time, of observations of these numbers, as
+        variables, with their log densities.
 
-        The further variables of a deblurred prior are drawn given the state and what is seen, and
-        the log density is then the prior's of all, over that of these.
-
-        Args:
-            states: The states.
-            normal: Standard normal numbers ``[N, dim - D]``, of which the further variables are
-                made.
-            which: The observation of each.
-            seen: What observations see of states, if that is linear.
-
-        Raises:
-            DataError: A density is not finite.
-        """
+        The further variables of a deblurred prior are made of standard normal numbers ``[N, dim -
+        D]``, given the state and what is seen of it, if that is linear, and the log density is then
+        the prior's of all, over that of these. Raises DataError if a density is not finite."""
         prior = self.prior
         width = prior.flow.noisy_std(prior.times[0]).double()
 
@@ -233,12 +220,8 @@ class Target:
         return self._in_blocks(block, 1, points, which, self.many, on_part=on_part)[0]
 
     def slope(self, w: Tensor, which: Tensor) -> Slope:
-        """Points, log likelihoods, and their gradients.
-
-        Raises:
-            DataError: One is not finite.
-            UsageError: The likelihood has no gradients.
-        """
+        """Points, log likelihoods, and their gradients. Raises DataError if one is not finite,
+        UsageError if the likelihood has no gradients."""
 
         def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             near, astray = _near(w.detach())

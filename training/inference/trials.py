@@ -68,13 +68,8 @@ class TrialLaw(ABC):
 
     @abstractmethod
     def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
-        """Log densities ``[n]`` in nats, of levels or steps the probability's log but a constant.
-
-        Args:
-            trials: ``[n, K]``.
-            covariates: ``[n, V]``.
-            parameters: ``[n, D]``.
-        """
+        """Log densities ``[n]`` in nats of trials ``[n, K]`` given covariates ``[n, V]`` and
+        parameters ``[n, D]``, of levels or steps the probability's log but a constant."""
 
     @abstractmethod
     def rough(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
@@ -94,15 +89,12 @@ def cell_shifts(steps: Tensor) -> Tensor:
 
 
 class FlowLaw(TrialLaw):
-    """The law that a conditional flow has learned; roughly, the Gaussian that it starts from.
+    """The law that a conditional flow has learned, whose points are trials, and its conditions
+    parameters and then covariates; roughly, the Gaussian that it starts from.
 
     A value of a discrete column stands for its step: the density of a trial is then the mean over
     points of its cell, the same for all theta. The Gaussian takes one call, and the flow's own
-    densities dozens.
-
-    Args:
-        flow: Its points are trials, its conditions parameters and then covariates.
-    """
+    densities dozens."""
 
     def __init__(self, flow: ProbabilityFlow):
         coordinates = flow.coordinates
@@ -143,13 +135,9 @@ class FlowLaw(TrialLaw):
 
 
 class WithLevels(TrialLaw):
-    """The law of trials of numbers and levels, in this order: probabilities of levels, and the law
-    of numbers given these, which are covariates to it.
-
-    Args:
-        numbers: That law.
-        coordinates: They know the probabilities of levels, the last of its conditions.
-    """
+    """The law of trials of numbers and levels, in this order: probabilities of levels, which
+    coordinates know, the last of their conditions, and the law of numbers given these, which are
+    covariates to it."""
 
     def __init__(self, numbers: TrialLaw, coordinates: Coordinates):
         self._numbers, self._coordinates = numbers, coordinates

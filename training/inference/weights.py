@@ -25,15 +25,11 @@ def require_some(log_likelihood: Tensor) -> None:
 
 
 def systematic(log_weights: Tensor, uniform: Tensor, count: int) -> Tensor:
-    """Numbers ``[M, count]`` of draws, each taken as often as its weight says, to within one.
+    """Numbers ``[M, count]`` of draws, each taken as often as its weight says, to within one, by
+    logarithms ``[M, P]`` in any normalization.
 
-    Systematic resampling: ``count`` even steps through the sum of the weights, from a random start.
-
-    Args:
-        log_weights: ``[M, P]``, in any normalization.
-        uniform: The starts ``[M]``, in [0, 1).
-        count: How many to take.
-    """
+    Systematic resampling: ``count`` even steps through the sum of the weights, from random starts
+    ``[M]``, in [0, 1)."""
     total = torch.softmax(log_weights, dim=1).cumsum(dim=1)
     steps = torch.arange(count, dtype=total.dtype, device=total.device)
     levels = (steps + uniform[:, None]) / count * total[:, -1:]
@@ -41,16 +37,10 @@ def systematic(log_weights: Tensor, uniform: Tensor, count: int) -> Tensor:
 
 
 def weighted_picks(log_weights: Tensor, seeds: Tensor, total: int, order: Tensor) -> Tensor:
-    """Numbers ``[M, total]`` of draws, taken by weight ``[M, P]`` and shuffled, so that chains can
-    be cut of them.
-
-    Args:
-        log_weights: In any normalization.
-        seeds: A number for each observation ``[M]``, from which its picks follow.
-        total: How many to take.
-        order: Of the draws ``[M, P]``. Where neighbors in it are alike, even steps through it leave
-            out and repeat what is alike, and moments hardly change.
-    """
+    """Numbers ``[M, total]`` of draws, taken by weight ``[M, P]``, in any normalization, and
+    shuffled, so that chains can be cut of them. They follow from a number for each observation
+    ``[M]``. Where neighbors in the order ``[M, P]`` of draws are alike, even steps through it leave
+    out and repeat what is alike, and moments hardly change."""
     log_weights, picks = log_weights.gather(1, order), []
     for row, own in zip(log_weights.cpu(), seeds.tolist(), strict=True):
         generator = seeded_generator("cpu", own, Stream.RESAMPLING)
@@ -106,11 +96,7 @@ def largest_exponent(
 
 def evidence_of(each: Tensor, by_weights: Tensor | None = None) -> dict[str, Tensor]:
     """Logs of the likelihood's mean over the prior ``[M]``, and their errors in nats, as statistics
-    of draws.
-
-    Args:
-        each: As populations have them, ``[M, C]``.
-        by_weights: Errors of these by their weights; None where there are none.
+    of draws, of populations ``[M, C]``, and the errors of these by their weights, if there are any.
     """
     chains = each.shape[1]
     apart = (each - each.amax(dim=1, keepdim=True)).exp()

@@ -43,13 +43,7 @@ def tested(target: Target, draws: Draws, seeds: Tensor) -> Draws:
     ``test_mean``: how far its means are off, in standard deviations, the most of all coordinates;
     ``test_std``: its standard deviations over those of the draws, farthest from 1; ``test_worth``:
     what its weights are worth; and ``test``: how far both are off, where 1 is what they may be;
-    infinite if it says nothing.
-
-    Args:
-        target: The posteriors.
-        draws: Of these.
-        seeds: A number for each ``[M]``.
-    """
+    infinite if it says nothing. They follow from a number for each ``[M]``."""
     if draws.log_likelihood[0].numel() < FEWEST_DRAWS:
         unknown = torch.full((draws.count,), torch.inf, dtype=torch.float64)
         return replace(draws, stats={**draws.stats, "test": unknown})

@@ -62,12 +62,8 @@ class Choices:
     def build(
         self, basis: EigenBasis, data_variance: Tensor | None = None
     ) -> tuple[Model, DenoisingLoss]:
-        """An untrained model, and the loss to train it with.
-
-        Args:
-            basis: Of the data.
-            data_variance: ``[D]`` of what the network is trained on, if it is not just the data.
-        """
+        """An untrained model, and the loss to train it with. ``data_variance`` is that ``[D]`` of
+        what the network is trained on, if it is not just the data."""
         if self.precond == "ifs":
             given = {name: value for name, value in self.inflation.items() if value is not None}
             arguments: dict[str, Any] = {"dims_to_keep": basis.dim, **INFLATION_DEFAULTS, **given}

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib.errors import DataError
 from dnnlib.logs import logger
@@ -41,15 +40,8 @@ def node_times(model: Model) -> Tensor:
 
 
 def calibrate(model: Model, plan: CalibrationPlan) -> None:
-    """Fits a model's calibration, and puts it in its place.
-
-    Args:
-        model: Ready for evaluation.
-        plan: How.
-
-    Raises:
-        DataError: The network gives values that are not finite.
-    """
+    """Fits a calibration of a model that is ready for evaluation, and puts it in its place. Raises
+    DataError if the network gives values that are not finite."""
     start, denoiser, about = time.monotonic(), model.denoiser, model.about
     device, batch = denoiser.basis.mean.device, plan.points()
     # What simulations compute in by default, whatever the training did.
@@ -58,8 +50,7 @@ def calibrate(model: Model, plan: CalibrationPlan) -> None:
     conditions = batch.conditions(device)
     nodes = NODES * (1 if plan.method == "gain" else 2)
     logger.info(f"Calibrating on {len(points)} points a rank; the network is saved already")
-    hidden = None if distributed.is_main() else True
-    with tqdm(total=nodes, desc="calibration", unit="node", disable=hidden) as bar:
+    with distributed.progress_bar(total=nodes, desc="calibration", unit="node") as bar:
         try:
             calibration = fit_calibration(
                 denoiser,

@@ -29,8 +29,7 @@ from training.flow.coordinates.maps import (
 )
 from training.flow.coordinates.surprise import MOST_CONDITIONS
 from training.flow.eigenbasis import EigenBasis
-from training.learning.gaussian_start import fit_gaussian
-from training.learning.level_start import fit_levels
+from training.learning.gaussian_start import fit_gaussian, fit_levels
 from training.names import AXES_TOO, EVENED, LOG
 
 CHAINS: dict[str, list[str]] = {
@@ -221,14 +220,10 @@ def _fit(map_: PointMap, x: Tensor, columns: Columns, noise: float | None) -> No
 
 
 def basis_in(coordinates: Coordinates, points: Tensor) -> EigenBasis:
-    """The basis of a flow in these coordinates.
+    """The basis of a flow in these coordinates, fitted to points ``[N, D]`` of data space and given
+    their conditions.
 
-    After whitening all variances are 1 and axes arbitrary, so they are those of the coordinates.
-
-    Args:
-        coordinates: The coordinates, fitted, and given the conditions of the points.
-        points: ``[N, D]`` of data space that they were fitted to.
-    """
+    After whitening all variances are 1 and axes arbitrary, so they are those of the coordinates."""
     if coordinates.names[-1] == "standardize":
         return EigenBasis.fit([coordinates.to_flow(points)])
     unit = torch.ones(coordinates.dim, dtype=torch.float64)
@@ -293,14 +288,9 @@ def _middle(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def long_tails(conditions: Tensor | None, relevant: Sequence[int]) -> list[int]:
-    """Places of those conditions ``[N, C]`` that the flow is to see, and of which some row is far
-    from all others, or which are positive over decades; none of few rows, or of very many
-    conditions.
-
-    Args:
-        conditions: None for none.
-        relevant: Places of those that the flow is to see; empty for all.
-    """
+    """Places of those conditions ``[N, C]`` that the flow is to see (``relevant``, or all), and of
+    which some row is far from all others, or which are positive over decades; none of few rows, or
+    of very many conditions."""
     if conditions is None or conditions.shape[1] > MOST_CONDITIONS:
         return []
     if len(conditions) < FEWEST_SCORED:
@@ -329,13 +319,8 @@ def _fit_tails(map_: LongTails, y: Tensor) -> None:
 
 
 def skewed_conditions(conditions: Tensor | None, relevant: Sequence[int]) -> list[int]:
-    """Places of those conditions ``[N, C]`` that the flow is to see and that are skewed; none of
-    very many, which are images or series.
-
-    Args:
-        conditions: None for none.
-        relevant: Places of those that the flow is to see; empty for all.
-    """
+    """Places of those conditions ``[N, C]`` that the flow is to see (``relevant``, or all) and that
+    are skewed; none of very many, which are images or series."""
     if conditions is None or conditions.shape[1] > MOST_CONDITIONS:
         return []
     centered = conditions.double() - conditions.double().mean(dim=0)

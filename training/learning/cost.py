@@ -120,11 +120,7 @@ class _Fake(FakeTensorMode):  # type: ignore[no-untyped-call]
 
 
 class _Calls(TorchFunctionMode):
-    """Calls that fakes, or cards, answer in their own way.
-
-    Args:
-        card: Whether the step is to be that of a card.
-    """
+    """Calls that fakes answer in their own way, or cards, if the step is to be that of one."""
 
     def __init__(self, card: bool):
         super().__init__()
@@ -223,11 +219,7 @@ class PaperStep:
         return forward.get_total_flops() / rows, both.get_total_flops() / rows
 
     def cost(self, card: float | None = None) -> StepCost:
-        """All of it.
-
-        Args:
-            card: GiB of a card that is to be filled; None for none.
-        """
+        """All of it. ``card`` are GiB of one that is to be filled; None for none."""
         size = min(self._batch_gpu or self.rows, self.rows)
         room = None if card is None else int(card * USED * 2**30)
         return StepCost(
@@ -288,16 +280,8 @@ def tell_dry_run(
     card: float | None,
     device_type: str = "cpu",
 ) -> None:
-    """Logs what a step costs, and the record of a run that is not to be.
-
-    Args:
-        record: What would be written about the run.
-        model: The model.
-        loss: The loss.
-        config: Of the training.
-        card: GiB of a card that is to be filled, of whose kind the step then is; None for none.
-        device_type: Where the training is to run.
-    """
+    """Logs what a step costs, and the record of a run that is not to be. ``card`` are GiB of one
+    that is to be filled, of whose kind the step then is; None for none."""
     on_card = card is not None or device_type == "cuda"
     cost = PaperStep(model, loss, config, model.denoiser.precision, on_card).cost(card)
     logger.info(cost.describe())
@@ -352,13 +336,8 @@ NEAR_BYTES = 4
 
 
 def require_network(name: str, arguments: Mapping[str, Any], device: torch.device) -> None:
-    """Raises UsageError if a network cannot be built, or needs more memory than there is.
-
-    Args:
-        name: A name in ``NETWORKS``.
-        arguments: Arguments of its constructor.
-        device: Device of the training.
-    """
+    """Raises UsageError if a network, of a name in ``NETWORKS`` and arguments of its constructor,
+    cannot be built, or needs more memory than the device of the training has."""
     with torch.device("meta"):
         network = NETWORKS[name](**arguments)
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -366,14 +345,8 @@ def require_network(name: str, arguments: Mapping[str, Any], device: torch.devic
 
 
 def require_batch(batch: int, dim: int, device: torch.device, near: int = 0) -> None:
-    """Raises UsageError if a batch of so many dimensions needs more memory than there is.
-
-    Args:
-        batch: Number of samples.
-        dim: Dimensions of each.
-        device: Where they are.
-        near: Further points that each may find near.
-    """
+    """Raises UsageError if a batch of so many dimensions needs more memory than its device has;
+    each sample may find ``near`` further points near."""
     needed = batch * dim * (NUMBER_BYTES + near * NEAR_BYTES)
     _require(f"--batch={batch} of {dim} dimensions", needed, device)
 

@@ -31,12 +31,8 @@ there are no exact traces."""
 
 
 def find_courses(model: Model, plan: LawPlan) -> None:
-    """Measures what few calls cost, puts the cheapest good courses in their place, and reports.
-
-    Args:
-        model: Ready for evaluation, calibrated if it is to be.
-        plan: Has points, and the seed.
-    """
+    """Measures what few calls cost, puts the cheapest good courses in their place, and reports. The
+    model is ready for evaluation, calibrated if it is to be."""
     start, dim = time.monotonic(), model.denoiser.basis.dim
     if model.denoiser.says_nothing:
         model.courses = courses_at_rest(model.about["tmin"], model.about["tmax"], dim)

@@ -1,6 +1,6 @@
 """Distillation: a student learns the flow map of its teacher, from the teacher's paths alone.
 
-The student (``networks.flow_map``, between the coefficients of ``NetworkDenoiser.carried``) is to
+The student (``networks.mlp``, between the coefficients of ``NetworkDenoiser.carried``) is to
 carry a point of the probability flow from any time t to any other time s in one call, with the
 log-determinant of this map. Both are known along a path that was integrated accurately, so that it
 learns by plain regression, without noise,
@@ -34,12 +34,11 @@ from training.flow.grids import fit_equal_error_grid
 from training.flow.likelihood import DivergenceIntegral, Trace, value_and_divergence
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
-from training.flow.solvers.student import BY_STUDENT
+from training.flow.solvers.fitted import BY_STUDENT
 from training.learning.soap import Soap
 from training.model.model import Model
 from training.names import LARGEST_EXACT, STUDENT
-from training.networks.flow_map import FlowMapMLP
-from training.networks.mlp import ToyMLP
+from training.networks.mlp import FlowMapMLP, ToyMLP
 
 POINT, NATS = 1e-3, 0.05
 """Errors of points in standard deviations, and of log densities, that weigh the same."""
@@ -109,16 +108,9 @@ class Paths:
         generator: torch.Generator,
         on_path: Callable[[int], object],
     ) -> "Paths":
-        """At least so many paths, from latents to points.
-
-        Args:
-            flow: The teacher.
-            knots: Increasing times of the calls.
-            count: How many paths.
-            labels: To draw those of each path from, ``[M, L]``.
-            generator: On the CPU.
-            on_path: Called with the number of paths that are done.
-        """
+        """At least ``count`` paths of the teacher, from latents to points, by increasing times of
+        the calls; each has labels drawn from ``[M, L]``. ``on_path`` is called with the number of
+        paths that are done."""
         blocks = []
         size = min(BLOCK, count)
         for _ in range(math.ceil(count / size)):

@@ -1,7 +1,11 @@
-"""Fits what a Gaussian says of points given their conditions: ``GaussianPrediction``.
+"""Fits what is said of points given their conditions: ``GaussianPrediction``, ``LevelPrediction``.
 
-Means and covariances are those of largest likelihood. Of each network other conditions are held
-out, with all points that are given with them: the weights that do best there are kept.
+A Gaussian's means and covariances are those of largest likelihood. Of each network other conditions
+are held out, with all points that are given with them: the weights that do best there are kept.
+
+Networks of levels are fitted as those of a Gaussian are. A first one with products alone is
+compared with one that bends as well, on datasets that neither is trained on; the others are of the
+better kind.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +18,7 @@ from torch import Tensor, nn
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.flow.coordinates.conditions import GaussianPrediction
+from training.flow.coordinates.levels import LevelNetwork, LevelPrediction
 from training.learning.soap import Soap
 
 STEPS, RATE, RISE = 2000, 1e-2, 0.1
@@ -34,13 +39,7 @@ def fit_gaussian(
     """Fits a prediction to standardized conditions ``[N, C]`` and points ``[N, D]``.
 
     It has random numbers of its own. Where numbers are missing, NaN, it predicts each by itself.
-
-    Args:
-        map_: The prediction.
-        c: The conditions.
-        x: The points.
-        groups: Of rows ``[N]``, which are held out together; None for rows of equal conditions.
-    """
+    Rows of one group ``[N]`` are held out together; without groups, rows of equal conditions."""
     score = separate_nats if bool(x.isnan().any()) else nats
     for member, network in enumerate(map_.members):
         generator = seeded_generator("cpu", 0, Stream.GAUSSIAN_START, member)
@@ -53,13 +52,8 @@ def fit_gaussian(
 def parted(
     parts: Sequence[Tensor], groups: Tensor, generator: torch.Generator
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Rows to train on, and others to judge by.
-
-    Args:
-        parts: Of rows, ``[N, ...]`` each.
-        groups: Numbers ``[N]`` or rows ``[N, C]`` that are equal where rows are held out together.
-        generator: The source of random numbers.
-    """
+    """Rows to train on, and others to judge by, of parts ``[N, ...]`` each. Groups, numbers ``[N]``
+    or rows ``[N, C]``, are equal where rows are held out together."""
     _, which = torch.unique(groups, dim=0, return_inverse=True)
     held_out = (torch.rand(int(which.max()) + 1, generator=generator) < HELD_OUT)[which]
     if held_out.all() or not held_out.any():  # of very few conditions
@@ -74,16 +68,9 @@ def fit_network(
     test: Sequence[Tensor],
     generator: torch.Generator,
 ) -> float:
-    """Fits a network by stochastic gradients, keeps the weights that do best on other rows, and
-    returns their nats there.
-
-    Args:
-        network: The network, as it begins; what needs no gradient stays.
-        nats_of: The mean log density ``[]`` of rows by it.
-        train: Parts of rows to train on.
-        test: The same of others.
-        generator: The source of random numbers.
-    """
+    """Fits a network by stochastic gradients from where it begins, keeps the weights that do best
+    on other rows, and returns their nats there: the mean log density ``[]`` of parts of rows. What
+    needs no gradient stays."""
     parameters = [each for each in network.parameters() if each.requires_grad]
     optimizer = Soap(parameters, lr=RATE)
     best, kept = -torch.inf, weights_of(network)
@@ -135,3 +122,47 @@ def begin(network: nn.Module, generator: torch.Generator) -> None:
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def fit_levels(map_: LevelPrediction, c: Tensor, x: Tensor, groups: Tensor | None = None) -> None:
+    """Fits a prediction to standardized conditions and points; see ``fit_gaussian``.
+
+    Its columns of levels have steps of their own already.
+    """
+    numbers = map_.numbers(x)
+    for number, networks in enumerate(map_.networks):
+        seen, levels = map_.seen(number, c, numbers).float(), numbers[:, number].long()
+        assert isinstance(networks, nn.ModuleList)
+        bends: bool | None = None
+        for member, network in enumerate(networks):
+            assert isinstance(network, LevelNetwork)
+            generator = seeded_generator("cpu", 0, Stream.LEVEL_START, number, member)
+            train, test = parted([seen, levels], c if groups is None else groups, generator)
+            fit = partial(_fit, network, train, test)
+            if bends is None:
+                products, weights = fit(False, generator), weights_of(network)
+                bends = fit(True, generator) > products
+                if not bends:
+                    network.load_state_dict(weights)
+            else:
+                fit(bends, generator)
+
+
+def _fit(
+    network: LevelNetwork,
+    train: list[Tensor],
+    test: list[Tensor],
+    bends: bool,
+    generator: torch.Generator,
+) -> float:
+    """Fits one network anew, and returns its mean log probability of other rows."""
+
+    def nats_of(seen: Tensor, levels: Tensor) -> Tensor:
+        return network(seen).log_softmax(dim=1).gather(1, levels[:, None]).mean()
+
+    begin(network, generator)
+    nn.init.zeros_(network.bend.weight)
+    nn.init.zeros_(network.bend.bias)
+    network.requires_grad_(True)
+    network.bend.requires_grad_(bends)
+    return fit_network(network, nats_of, train, test, generator)

@@ -112,15 +112,9 @@ class HeldOut:
         seed: int,
         labels: Tensor | None = None,
     ) -> "HeldOut":
-        """Rows of a table, each as often as it takes to make many draws of noise.
-
-        Args:
-            points: In the space of the basis, ``[N, D]``.
-            log_det: Log determinants ``[N]`` of the coordinates there.
-            loss: The loss of the training.
-            seed: Seed of the times and the noise.
-            labels: The network's labels of them ``[N, L]``; None for none.
-        """
+        """Rows ``[N, D]`` of a table in the space of the basis, each as often as it takes to make
+        many draws of noise, with log determinants ``[N]`` of the coordinates there, and the
+        network's labels of them ``[N, L]``."""
         rows = torch.arange(TABLE_DRAWS) % len(points)
         mine = rows[distributed.shard(TABLE_DRAWS)]
         batch = Batch(points[mine], None if labels is None else labels[mine])
@@ -282,11 +276,8 @@ class Watch:
         }
 
     def restore(self, state: dict[str, Any], model: Model, source: str) -> None:
-        """Takes up what ``state`` gave.
-
-        Raises:
-            DataError: It is of another model, or broken; the message names its source.
-        """
+        """Takes up what ``state`` gave. Raises DataError if it is of another model, or broken; the
+        message names its source."""
         parts = state.get(KEY, {})
         if not isinstance(parts, dict):
             raise DataError(f"{source} has a broken '{KEY}'")

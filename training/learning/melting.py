@@ -4,18 +4,23 @@ Points that were trained on get the noise of the first time, as the law at time 
 to the last time. There, kept dimensions should be standard normal by construction, and are
 compared with it; compressed ones are not, whatever the network, and get a law of their own
 (``flow.latent``), which the network file keeps.
+
+Candidates for this law differ in what a mixture may depend on; the one with the highest log density
+on latents that were not trained on wins. All start as the closed-form Gaussian, which is a
+candidate itself.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
-from math import log
+from math import cos, inf, log, pi
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
@@ -24,9 +29,166 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.flow.calls import ConditionedDenoiser
+from training.flow.latent.conditional import LOG_ROOT, ConditionalMixture
 from training.flow.pfode import ProbabilityFlow
-from training.learning.latent_law import LOOKS, Fitted, Latents, candidates_for, fit
 from training.model.model import Model
+
+LOOKS = 40
+"""How often held-out latents are looked at. The fit of a law goes on to its end, where the rate is
+low, however they look: there it gains most of what is left."""
+STEPS_PER_ROW, FEWEST_STEPS = 200, 100
+"""A fit to few latents takes fewer steps: so many passes."""
+LONGEST_GRADIENT = 5.0
+LEAST_GAIN = 1e-3
+"""Nats on held-out latents for which a learned law is worth its complexity."""
+LEAST_ERRORS = 3
+"""Their standard errors in a gain that is no chance: it is the best of several candidates and of
+many looks, and of a few dozen latents two would mislead."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A form of the law, and how to fit it.
+
+    Attributes:
+        name: What reports call it.
+        sizes: Arguments of the mixture, but for the dimensions.
+        steps: Of training, at most.
+        batch: Latents of a step.
+        rate: The first learning rate; it falls to zero along a cosine.
+        decay: Weight decay.
+        principal: Whether compressed latents are turned to their principal axes.
+        patience: Looks without a better one that end the fit; None for none.
+    """
+
+    name: str
+    sizes: Mapping[str, Any]
+    steps: int
+    batch: int
+    rate: float
+    decay: float = 0.0
+    principal: bool = False
+    patience: int | None = None
+
+
+CHAINED = Candidate("chained mixtures", {"components": 12}, 4000, 512, 2e-3, decay=0.3)
+FREE = Candidate("mixtures", {"chained": False, "components": 5, "waves": 0}, 2000, 128, 2e-3, 0.1)
+TURNED = replace(FREE, name="mixtures along principal axes", principal=True)
+GENTLE = replace(FREE, name="mixtures in small steps", rate=1e-4)
+"""For latents that are few, or nearly normal: large steps leave what there is to gain behind before
+held-out latents are looked at for the first time."""
+MOST_CHAINED = 8
+"""Compressed dimensions that are chained at most: draws of each wait for those before it."""
+
+
+def candidates_for(compressed: int) -> Sequence[Candidate]:
+    return (CHAINED,) if compressed <= MOST_CHAINED else (FREE, GENTLE, TURNED)
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Standardized latents to fit to, and others to judge by: each ``[N, D]``, float64."""
+
+    train: Tensor
+    held_out: Tensor
+
+    @classmethod
+    def split(cls, latents: Tensor, seed: int, share: float = 0.2) -> "Latents":
+        """A random share of them is held out."""
+        generator = seeded_generator("cpu", seed, Stream.SPLIT)
+        order = torch.randperm(len(latents), generator=generator)
+        count = max(1, round(share * len(latents)))
+        return cls(latents[order[count:]], latents[order[:count]])
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A law that was fitted.
+
+    Attributes:
+        mixture: The law of the compressed dimensions.
+        name: Which candidate it is.
+        nats: Log density of held-out latents, less that of the Gaussian, in the mean.
+        error: Its standard error; infinite of one point.
+    """
+
+    mixture: ConditionalMixture
+    name: str
+    nats: float
+    error: float
+
+    @property
+    def is_better(self) -> bool:
+        """Whether it is better than the Gaussian, and not by chance."""
+        return self.nats > max(LEAST_GAIN, LEAST_ERRORS * self.error)
+
+
+def fit(
+    latents: Latents,
+    kept: int,
+    candidate: Candidate,
+    seed: int,
+    on_look: Callable[[], object] | None = None,
+) -> Fitted:
+    """Fits one candidate to standardized latents; the law is conditioned on so many that are kept.
+    ``on_look`` is called as often as ``LOOKS``."""
+    torch.manual_seed(seed)
+    count, dim = latents.train.shape
+    mixture = ConditionalMixture(kept, dim - kept, **candidate.sizes).float()
+    if candidate.principal:
+        _turn(mixture, latents.train[:, kept:])
+    train, held_out = (_parts(rows, kept) for rows in (latents.train, latents.held_out))
+    optimizer = torch.optim.AdamW(
+        mixture.parameters(), lr=candidate.rate, weight_decay=candidate.decay
+    )
+    steps = min(candidate.steps, max(FEWEST_STEPS, STEPS_PER_ROW * count // candidate.batch))
+    batch, every = min(candidate.batch, count), max(1, steps // LOOKS)
+    generator = seeded_generator("cpu", seed, Stream.DATA)
+    best, weights, best_step = _score(mixture, *held_out), deepcopy(mixture.state_dict()), 0
+    patience = LOOKS if candidate.patience is None else candidate.patience
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = candidate.rate * (1 + cos(pi * step / steps)) / 2
+        rows = torch.randint(count, (batch,), generator=generator)
+        loss = -mixture.log_prob(train[0][rows], train[1][rows]).mean()
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(mixture.parameters(), LONGEST_GRADIENT)
+        optimizer.step()
+        if (step + 1) % every:
+            continue
+        if on_look:
+            on_look()
+        score = _score(mixture, *held_out)
+        if score > best:
+            best, weights, best_step = score, deepcopy(mixture.state_dict()), step
+        elif step - best_step >= patience * every:
+            break
+    mixture.load_state_dict(weights)
+    mixture = mixture.double().eval().requires_grad_(False)
+    kept_rows, compressed = latents.held_out[:, :kept], latents.held_out[:, kept:]
+    normal = -(compressed.square() / 2 + LOG_ROOT).sum(dim=1)
+    gain = mixture.log_prob(kept_rows, compressed) - normal
+    error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else inf
+    return Fitted(mixture, candidate.name, float(gain.mean()), error)
+
+
+def _parts(rows: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+    return rows[:, :kept].float(), rows[:, kept:].float()
+
+
+@torch.no_grad()
+def _score(mixture: ConditionalMixture, kept: Tensor, compressed: Tensor) -> float:
+    return float(mixture.log_prob(kept, compressed).mean())
+
+
+def _turn(mixture: ConditionalMixture, compressed: Tensor) -> None:
+    """Puts the principal axes of compressed latents ``[N, C]``, scaled to variance 1, in place."""
+    centered = compressed - compressed.mean(dim=0)
+    variance, axes = torch.linalg.eigh(centered.T @ centered / len(centered))
+    least = 1e-3 * variance.max()
+    mixture.offset.copy_(compressed.mean(dim=0))
+    mixture.axes.copy_((axes * variance.clamp_min(least).rsqrt()).T)
+
 
 MELT_STEPS, MELT_SOLVER = 24, "exp_ab2"
 """Their error is far below what a mixture can resolve."""
@@ -72,12 +234,8 @@ def points_to_melt(samples: float) -> int:
 
 
 def learn_latent_law(model: Model, plan: LawPlan) -> None:
-    """Learns the law of a model's compressed latents, puts it in its place, and reports.
-
-    Args:
-        model: Ready for evaluation, calibrated if it is to be.
-        plan: How.
-    """
+    """Learns the law of compressed latents of a model that is ready for evaluation, calibrated if
+    it is to be, puts it in its place, and reports."""
     if not plan.checked:
         return
     start = time.monotonic()
@@ -88,9 +246,8 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
     model.denoiser.precision = "fp32"
     # A call is filled up to its number of rows, which would be dear for few points.
     flow = model.flow.in_blocks(min(plan.rows, count))
-    hidden = None if distributed.is_main() else True
     total = MELT_STEPS + LOOKS * (len(candidates) + 1)
-    with tqdm(total=total, desc="law of latents", unit="part", disable=hidden) as bar:
+    with distributed.progress_bar(total=total, desc="law of latents", unit="part") as bar:
 
         def advance(parts: float) -> None:
             bar.update(parts)
@@ -115,14 +272,8 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
 def melted_latents(
     flow: ProbabilityFlow, plan: LawPlan, count: int, on_part: Callable[[float], None]
 ) -> Latents:
-    """Latents of so many points, and others to judge by; all ranks get all.
-
-    Args:
-        flow: The flow.
-        plan: Has the points.
-        count: How many to melt.
-        on_part: Called with the part of the melts that a step was.
-    """
+    """Latents of so many points, and others to judge by; all ranks get all. ``on_part`` is called
+    with the part of the melts that a step was."""
     sources = [plan.points(count)]
     if plan.held_out:
         sources.append(plan.held_out(max(1, count // 4)))
@@ -142,15 +293,8 @@ def standardized_latents(
     index: int = 0,
     on_step: Callable[[], None] | None = None,
 ) -> Tensor:
-    """Latents ``[N, D]`` of noisy points, over the standard deviations of their closed form.
-
-    Args:
-        flow: The flow.
-        batch: Points of the space of the basis, with their labels, the same on all ranks.
-        seed: Of the noise.
-        index: Which noise of this seed.
-        on_step: Called after each step of the melt.
-    """
+    """Latents ``[N, D]`` of points of the space of the basis, the same on all ranks, with noise of
+    this number of a seed, over the standard deviations of their closed form."""
     count, times = len(batch.points), flow.times(MELT_STEPS)
     mine = distributed.shard(count)
     generator = seeded_generator("cpu", seed, Stream.MELTED_NOISE, index)
@@ -195,15 +339,11 @@ def _report_kept(model: Model, fitted: Fitted) -> None:
 
 
 def enough_time(model: Model, lost: float) -> float:
-    """The last time at which kept latents would be within ``TOLERATED`` of a normal law.
+    """The last time at which kept latents, of which so many nats are lost at the model's, would be
+    within ``TOLERATED`` of a normal law.
 
-    Divergence falls at least as the cube of the part of the variance that is data (theory,
-    section 8).
-
-    Args:
-        model: Knows its schedule and its last time.
-        lost: Nats at that time.
-    """
+    Divergence falls at least as the cube of the part of the variance that is data (theory, section
+    8)."""
     schedule, xi = model.denoiser.schedule, model.denoiser.basis.eigenvalues[0]
     end = torch.tensor(model.about["tmax"], dtype=torch.float64, device=xi.device)
     gamma = schedule.noise_variance(end)[0]
@@ -213,15 +353,8 @@ def enough_time(model: Model, lost: float) -> float:
 
 
 def law_file(network: Path, folder: Path | None) -> Path:
-    """Where a network is written with its law.
-
-    Args:
-        network: The network file.
-        folder: Where it goes; None for beside it.
-
-    Raises:
-        UsageError: It is there already.
-    """
+    """Where a network is written with its law: in a folder, or beside it. Raises UsageError if it
+    is there already."""
     path = (folder or network.parent) / f"{network.stem}-law.pkl"
     if path.exists():
         raise UsageError(f"{path} exists: move it, or give another --outdir")
@@ -229,17 +362,8 @@ def law_file(network: Path, folder: Path | None) -> Path:
 
 
 def refit_latent_law(model: Model, plan: LawPlan, path: Path, device: torch.device) -> None:
-    """Learns the law of a model's latents, and writes the model with it.
-
-    Args:
-        model: As its file has it.
-        plan: How to learn the law.
-        path: Where the model is written.
-        device: Where to compute.
-
-    Raises:
-        UsageError: The model has no compressed latents.
-    """
+    """Learns the law of a model's latents, as its file has it, and writes the model with it. Raises
+    UsageError if it has no compressed latents."""
     if int(model.about["dims_to_keep"]) == model.denoiser.basis.dim:
         raise UsageError(
             f"the network compresses none of its {model.denoiser.basis.dim} dimensions, so its "

@@ -241,11 +241,8 @@ def _fitted(
 
 def _step(mixture: Mixture, rows: _Rows, pooled: Mixture | None) -> tuple[Mixture, Tensor, float]:
     """A step of expectation maximization; of several components, towards what they have in common.
-
-    Returns:
-        The mixture after it; the rows with missing numbers at their means; and their mean log
-        density before it.
-    """
+    Returns the mixture after it, the rows with missing numbers at their means, and their mean log
+    density before it."""
     count, dim = rows.values.shape
     if rows.features is None:
         gains, of_numbers, of_levels = _of_components(mixture, rows)

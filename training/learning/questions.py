@@ -113,14 +113,9 @@ def draw_states(
 def questions(
     cells: EncodedRows, known: EncodedRows, states: Tensor, level_counts: Sequence[int]
 ) -> Batch:
-    """Rows with the questions of their states ``[B, D + C]``: clean numbers, and labels.
-
-    Args:
-        cells: The rows, discrete columns spread over their steps.
-        known: The same, as they are where they are known.
-        states: Of their cells, numbers first.
-        level_counts: Levels of each category.
-    """
+    """Rows with the questions of their states ``[B, D + C]``, of numbers first: clean numbers, and
+    labels. In ``cells`` discrete columns are spread over their steps; ``known`` are the same as
+    they are where they are known."""
     dim = cells.numbers.shape[1]
     labels = pack(known, states[:, :dim], states[:, dim:], level_counts)
     return Batch(cells.numbers.nan_to_num(0.0), labels)

@@ -141,14 +141,9 @@ class Reporter:
     def tick(
         self, seen: int, learning_rate: float, skipped: int, held_out: Score | None = None
     ) -> None:
-        """Writes what happened since the last tick. All ranks must call it together.
-
-        Args:
-            seen: Samples trained on so far.
-            learning_rate: The rate of the next step.
-            skipped: Steps without a finite gradient so far.
-            held_out: Score on what is held out of the training, if anything is.
-        """
+        """Writes what happened since the last tick, at so many samples. All ranks must call it
+        together. The rate is that of the next step; skipped are steps without a finite gradient so
+        far."""
         now = time.monotonic()
         # Not every system keeps a peak for psutil to tell, so it is that of all ticks.
         self._peak_memory = max(self._peak_memory, self._process.memory_info().rss)

@@ -13,8 +13,7 @@ from training.learning.courses import find_courses
 from training.learning.held_out import Score, Watch
 from training.learning.melting import LawPlan, learn_latent_law
 from training.learning.report import Reporter
-from training.learning.resuming import Resumed
-from training.learning.run_folder import Place, RunFolder
+from training.learning.run_folder import Place, Resumed, RunFolder
 from training.learning.stopping import StoppedBySignal, StopRequest
 from training.learning.trainer import Trainer
 from training.model.model import Model
@@ -98,10 +97,7 @@ def _report_and_save(
     trainer: Trainer, folder: RunFolder, reporter: Reporter, watch: Watch | None, ends: bool
 ) -> bool:
     """What is due after a step: a report at each tick, files at some of them and at the end.
-
-    Returns:
-        Whether there was a report.
-    """
+    Returns whether there was a report."""
     config = trainer.config
     tick = trainer.seen // config.tick
     if not ends and tick == (trainer.seen - config.batch) // config.tick:
@@ -189,11 +185,8 @@ def run_training(
 
 
 def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolder:
-    """Opens the folder of a state that a trainer has taken up.
-
-    Raises:
-        UsageError: The training is to be shorter than it has been already.
-    """
+    """Opens the folder of a state that a trainer has taken up. Raises UsageError if the training is
+    to be shorter than it has been already."""
     config = trainer.config
     if config.total_steps < trainer.step:
         raise UsageError(

@@ -1,7 +1,8 @@
-"""The folder of a training run: names, network files, training states, options.
+"""The folder of a training run, network files, states, options, and what a run goes on from.
 
 When a rank dies, ``torchrun --max-restarts`` starts all ranks again with the same command line. The
 restarted run is to go on in its folder, which it knows by torchrun's id of the launch.
+
 """
 
 import os
@@ -11,16 +12,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_folder
 from dnnlib.logs import copy_log_to, logger
 from torch_utils import distributed
 from torch_utils.results import load_json, save_json
-from torch_utils.snapshots import write_state
+from torch_utils.snapshots import first_line, read_state, tensors_of, write_state
 from torch_utils.stats import keep_lines_until
+from training.flow.coordinates.coordinates import Coordinates
+from training.flow.eigenbasis import EigenBasis
+from training.learning.trainer import COORDINATES
 from training.model.model import Model
+from training.model.network_file import read_basis
 
 OPTIONS_NAME = "training_options.json"
 LAUNCH_KEY = "torchrun_launch"
@@ -72,11 +79,7 @@ class Place:
 
 
 class RunFolder:
-    """One run's folder. Only the main rank writes; all ranks may ask for names.
-
-    Args:
-        path: The folder, which exists.
-    """
+    """One run's folder, which exists. Only the main rank writes; all ranks may ask for names."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -87,11 +90,8 @@ class RunFolder:
     def create(cls, place: Place, record: Mapping[str, Any]) -> "RunFolder":
         """Makes ``outdir/00000-name`` with the next free number, or takes ``outdir`` itself.
 
-        A run that torchrun has restarted takes the folder that it made before.
-
-        Raises:
-            UsageError: ``outdir`` itself was asked for, and holds a run already.
-        """
+        A run that torchrun has restarted takes the folder that it made before. Raises UsageError if
+        ``outdir`` itself was asked for, and holds a run already."""
         outdir, name = place.outdir, place.name
         if Path(name).name != name:
             raise UsageError(f"desc makes the folder's name '{name}': leave / out of it")
@@ -116,16 +116,11 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, seen: int, keep: int) -> "RunFolder":
-        """Opens a run's folder to go on after ``seen`` samples.
+        """Opens a run's folder to go on after ``seen`` samples, by a state that stays with the
+        newest ``keep``.
 
         What its statistics tell of later times is dropped: the run will tell it again. Old states
-        are removed as after a save, which a run that was killed right there has not done.
-
-        Args:
-            path: The folder.
-            seen: Samples trained on, by the state that the run goes on from.
-            keep: Number of states to keep, with that one.
-        """
+        are removed as after a save, which a run that was killed right there has not done."""
         folder = cls(path)
         if distributed.is_main():
             folder._remove_old_states(folder.state_path(seen), keep)
@@ -134,11 +129,8 @@ class RunFolder:
         return folder
 
     def update_record(self, record: Mapping[str, Any]) -> bool:
-        """Writes what ``training_options.json`` is to say of a run that goes on.
-
-        Returns:
-            Whether it said something else, but for the launch.
-        """
+        """Writes what ``training_options.json`` is to say of a run that goes on. Returns whether it
+        said something else, but for the launch."""
         path = self.path / OPTIONS_NAME
         before, now = load_json(path), _said(record)
         distributed.barrier()  # until all ranks have read
@@ -160,15 +152,9 @@ class RunFolder:
             logger.info(f"Wrote {self.network_path(seen)}")
 
     def save_state(self, state: Mapping[str, Any], seen: int, keep: int) -> None:
-        """Writes a training state, then removes older ones but for the newest.
-
-        Later states, of a run that was resumed from before them, are left alone.
-
-        Args:
-            state: All that a resumed run needs.
-            seen: Samples trained on.
-            keep: Number of states to keep, with this one.
-        """
+        """Writes a training state after so many samples, then removes older ones but for the
+        newest: ``keep`` stay, with this one. Later states, of a run that was resumed from before
+        them, are left alone."""
         if not distributed.is_main():
             return
         path = self.state_path(seen)
@@ -207,3 +193,94 @@ def _claim(outdir: Path, name: str) -> Path:
             number += 1
         else:
             return path
+
+
+def place_to_resume(given: Path | None, outdir: Path | None, itself: bool) -> Path | None:
+    """What a run goes on from: a folder or state, or None if it starts anew. It is what is given;
+    but the run's folder, ``outdir`` or one in it, if torchrun has restarted it since it wrote a
+    state."""
+    if given is not None:
+        folder = given if given.is_dir() else given.parent
+        return folder if is_restart() and launch_of(folder) == launch_id() else given
+    before = folder_before_restart(outdir, itself) if outdir else None
+    return before if before and states_in(before) else None
+
+
+def read_record(location: Path) -> dict[str, Any]:
+    """What the run wrote about itself that a folder, or a state file in it, belongs to. Raises
+    DataError if there is no such run, or its record has no ``options``."""
+    folder = location if location.is_dir() else location.parent
+    if not location.exists():
+        raise DataError(f"{location} does not exist: give a run's folder or training-state-*.pt")
+    record = load_json(folder / OPTIONS_NAME)
+    if not isinstance(record.get("options"), dict):
+        raise DataError(f"{folder / OPTIONS_NAME} has no options of a run")
+    return record
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A training state to go on from."""
+
+    path: Path
+    state: dict[str, Any]
+
+    @classmethod
+    def find(cls, location: Path) -> "Resumed":
+        """The state in a file, or the latest one in a run's folder that can be read. Raises
+        DataError if there is none."""
+        if not location.is_dir():
+            return cls(location, read_state(location))
+        states = states_in(location)
+        if not states:
+            raise DataError(f"{location} has no training-state-*.pt to resume from")
+        for path in reversed(states):
+            try:
+                return cls(path, read_state(path))
+            except DataError as error:
+                last_error = error
+                if distributed.is_main():
+                    logger.warning(f"Warning: {error}; looking for an older state")
+        raise DataError(f"{location} has no state that can be read: {last_error}")
+
+    @property
+    def basis(self) -> EigenBasis:
+        """The basis of the run, which is fitted only once."""
+        try:
+            state = tensors_of(self.state, "basis")
+        except ValueError as error:
+            raise DataError(f"{self.path} has no basis of its data: {error}") from error
+        return read_basis(self.path, state)
+
+    def take_coordinates(self, coordinates: Coordinates) -> None:
+        """Gives coordinates, as they are fitted to the table that the run is said to be of, what
+        those of the run had. Raises DataError if the run has others, or they are of another table.
+        """
+        try:
+            saved = tensors_of(self.state, COORDINATES)
+            fitted = {name: value.clone() for name, value in coordinates.state_dict().items()}
+            coordinates.load_state_dict(saved)
+            coordinates.check()
+        except (ValueError, RuntimeError) as error:  # RuntimeError of torch, about other names
+            raise DataError(
+                f"{self.path} has no such coordinates of its table: {first_line(error)}"
+            ) from error
+        own = coordinates.state_dict()
+        # Axes of equal variances may differ between machines; means and spreads do not.
+        if any(
+            not torch.allclose(own[name], value, rtol=1e-5)
+            for name, value in fitted.items()
+            if not name.endswith("axes")
+        ):
+            raise DataError(
+                f"{self.path} is of another table than this one: give the table that the run "
+                "began with"
+            )
+
+    @property
+    def data_variance(self) -> Tensor:
+        """What the preconditioning of the run counts on."""
+        variance = self.state.get("data_variance")
+        if not isinstance(variance, Tensor) or variance.shape != self.basis.eigenvalues.shape:
+            raise DataError(f"{self.path} has no variance of its data")
+        return variance

@@ -72,11 +72,7 @@ MAX_SKIPPED_IN_A_ROW = 20
 
 
 class SkippedSteps:
-    """How many steps were skipped, in all and in a row up to now.
-
-    Args:
-        device: Where they are counted.
-    """
+    """How many steps were skipped, in all and in a row up to now."""
 
     def __init__(self, device: torch.device):
         self._device = device
@@ -100,11 +96,7 @@ class SkippedSteps:
         return total, in_a_row
 
     def require_few_in_a_row(self, seen: int) -> None:
-        """Raises TrainingError at the step that is one too many in a row.
-
-        Args:
-            seen: Samples trained on so far.
-        """
+        """Raises TrainingError at the step that is one too many in a row, after so many samples."""
         if self._until_look > 0:
             return
         _, in_a_row = self.read()

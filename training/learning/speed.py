@@ -32,13 +32,7 @@ FASTER = 1.5
 
 def fastest_precision(model: Model, loss: DenoisingLoss, config: TrainingConfig) -> str:
     """``bf16`` if gradients take at most two thirds of the CPU's time in it, and ``fp32``
-    otherwise; the same on all ranks.
-
-    Args:
-        model: The model, on a CPU; it is not changed.
-        loss: The loss.
-        config: Of the training.
-    """
+    otherwise; the same on all ranks. The model, on a CPU, is not changed."""
     if config.total < LEAST:
         return "fp32"
     rows = min(ROWS, config.batch_gpu or ROWS)
@@ -60,16 +54,8 @@ def gradient_seconds(
     rows: int,
     enough: float = torch.inf,
 ) -> float:
-    """The least seconds of the CPU that gradients of some samples took in a precision.
-
-    Args:
-        model: The model.
-        loss: The loss.
-        config: Of the training.
-        precision: Of the network.
-        rows: Samples.
-        enough: Seconds from which on the first gradient is the last.
-    """
+    """The least seconds of the CPU that gradients of so many samples took in a precision; the first
+    gradient is the last if it takes ``enough``."""
     with torch.random.fork_rng(devices=[]):  # dropout draws, and the training is not to notice
         step = PaperStep(model, loss, config, precision, fake=False)
         taken = [step.seconds(rows)]
@@ -81,14 +67,8 @@ def gradient_seconds(
 def step_seconds(
     model: Model, loss: DenoisingLoss, config: TrainingConfig, source: BatchSource
 ) -> float:
-    """The median of what steps take, the longest on any rank; the model is not changed.
-
-    Args:
-        model: The model, on its device.
-        loss: The loss.
-        config: Of the training.
-        source: Where its batches come from.
-    """
+    """The median of what steps take, the longest on any rank; the model, on its device, is not
+    changed."""
     trainer, taken = Trainer(copy.deepcopy(model), loss, config), list[float]()
     means, batches = RunningMeans(trainer.device), source.batches(0)
     try:
@@ -105,11 +85,8 @@ def step_seconds(
 
 
 def compile_network(trainer: Trainer, source: BatchSource) -> None:
-    """Compiles the network of a trainer, by a batch that it does not learn from.
-
-    Raises:
-        UsageError: PyTorch cannot compile here, such as for want of a C++ compiler.
-    """
+    """Compiles the network of a trainer, by a batch that it does not learn from. Raises UsageError
+    if PyTorch cannot compile here, such as for want of a C++ compiler."""
     batch = next(source.batches(0))
     try:
         trainer.denoiser.network.compile()

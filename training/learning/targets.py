@@ -111,16 +111,9 @@ class OtherPoints:
 
 
 def _halved(order: Tensor, sets: int) -> tuple[Tensor, Tensor]:
-    """Splits so many sets of consecutive points in two, which keep their order.
-
-    Args:
-        order: Numbers of points ``[N]``, set by set.
-        sets: How many sets there are.
-
-    Returns:
-        The numbers of points ``[N]``, half set by half set, and how many of the points before each
-        place in the first order go to an upper half ``[N + 1]``.
-    """
+    """Splits the numbers of points ``[N]``, set by set, of so many sets in two, which keep their
+    order. Returns these ``[N]``, half set by half set, and how many of the points before each place
+    in the first order go to an upper half ``[N + 1]``."""
     count, half = len(order), len(order) // sets // 2
     place = torch.arange(count, device=order.device).view(sets, -1)
     earlier = half * torch.arange(sets, device=order.device)[:, None]  # uppers of the sets before

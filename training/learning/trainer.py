@@ -174,11 +174,8 @@ class Trainer:
         """One step on one batch, or none if the loss or its gradient is not finite.
 
         The host does not wait for the device to know which: see ``SkippedSteps``. The average goes
-        on in any case, since it forgets by the samples that were seen.
-
-        Raises:
-            TrainingError: There were too many steps in a row without one.
-        """
+        on in any case, since it forgets by the samples that were seen. Raises TrainingError if
+        there were too many steps in a row without one."""
         config = self.config
         seed = hash_seed(config.seed, Stream.NETWORK, self.step, distributed.rank())
         seed_layers(self.device, seed)
@@ -248,10 +245,7 @@ class Trainer:
         others: OthersOfBatch | None = None,
     ) -> Tensor:
         """Adds the gradient of some samples; arguments are those of ``DenoisingLoss.per_sample``.
-
-        Returns:
-            Their losses ``[b]``, without the graph.
-        """
+        Returns their losses ``[b]``, without the graph."""
         losses = self.loss.per_sample(self.regression, clean, draws, conditions, others)
         loss = losses.sum()
         # DistributedDataParallel averages over ranks; the batch mean wants a sum.
@@ -305,11 +299,8 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any], source: str) -> None:
-        """Takes up a state made by ``state``.
-
-        Raises:
-            DataError: It lacks something, or is of another model; the message names its source.
-        """
+        """Takes up a state made by ``state``. Raises DataError if it lacks something, or is of
+        another model; the message names its source."""
         try:
             _restore_trained(self.denoiser, state, TRAINED)
             _restore_trained(self.averaged.denoiser, state, AVERAGED)

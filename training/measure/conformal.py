@@ -21,9 +21,29 @@ with the new one counted is at most a with a probability of at most a, for any n
 all n + 1 alike. Several are joined by their own p-values p_k as ``t = sum_k 1 / p_k``, which is
 such a number: the smallest counts most, as in the harmonic mean p (Wilson 2019). Families of them
 are joined in the same way, so that one number that sees what no other does is not drowned by many.
+
+*Neighbors.* What is said of each of n + 1 rows alike has ranks that are even, if they are
+exchangeable. Two such numbers are made of the K nearest others of each row.
+
+*How far it is from them*, beside how far they are from theirs: with a_i the mean distance of row i
+to its neighbors N_i, and c, below which distances are none, for rows that repeat each other,
+
+    t_i = (a_i + c) / (mean of a_j over N_i + c),
+
+which is large in gaps, and beside narrow clusters too (the local outlier factor of Breunig et al.
+2000, by mean distances).
+
+*Where its score is among theirs*, u_i = #{j in N_i: s_j < s_i}. Of the new row this grows with its
+score, so that the scores s for which u is among the smallest k of all n + 1 reach up to one of its
+neighbors':
+
+    s <= s_(u* + 1) of the neighbors,    u* = the k-th smallest of u_1 .. u_n,  k = ceil((n + 1) l),
+
+and hold its own with a probability of at least l (localized conformal prediction, Guan 2023). Where
+the new row is a neighbor, its score counts as smaller, which only makes the u larger.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -44,15 +64,8 @@ def fewest(share: float) -> int:
 
 
 def asked(scores: Tensor, share: float | Tensor) -> Tensor:
-    """Contents ``[...]`` to ask for, so that a share of truths is held.
-
-    Args:
-        scores: ``[n, ...]``, of n truths.
-        share: Between 0 and 1; one for all, or ``[...]``.
-
-    Returns:
-        1, for everything, where the truths are too few.
-    """
+    """Contents ``[...]`` to ask for, so that a share of truths, one for all or ``[...]``, is held,
+    by scores ``[n, ...]``; 1, for everything, where the truths are too few."""
     count = len(scores)
     place = placed(count, share).expand_as(scores[0])
     ordered = scores.sort(dim=0).values.gather(0, place.clamp_max(count)[None] - 1)[0]
@@ -117,11 +130,8 @@ def recalibrated(ranks: Tensor, levels: Tensor) -> Tensor:
 
 def crossed(scores: Tensor) -> Tensor:
     """Contents ``[n, V]`` as the other half of the truths has them: shares of its scores that are
-    smaller, even from 0 to 1 whatever the posterior is worth.
-
-    Args:
-        scores: ``[n, V]``, of n truths in any order.
-    """
+    smaller, even from 0 to 1 whatever the posterior is worth. Scores ``[n, V]`` are of n truths in
+    any order."""
     made = torch.empty_like(scores)
     for own, other in ((0, 1), (1, 0)):
         ordered = scores[other::2].T.sort(dim=1).values.contiguous()
@@ -164,3 +174,73 @@ def _no_less(values: Tensor) -> Tensor:
     values = values.contiguous()
     smaller = torch.searchsorted(values.sort(dim=-1).values, values)
     return 1 - smaller.double() / values.shape[-1]
+
+
+NONE = 0.01
+"""c, in the units of the rows, which are about standard deviations."""
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """The K nearest others of each of n rows.
+
+    Attributes:
+        known: The rows ``[n, C]``.
+        distances: Rising, ``[n, K]``.
+        places: Of the neighbors ``[n, K]``.
+    """
+
+    known: Tensor
+    distances: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, known: Tensor, count: int) -> "Neighbors":
+        """Those of rows ``[n, C]``; all others, if they are fewer than count."""
+        apart = torch.cdist(known, known).fill_diagonal_(torch.inf)
+        nearest = apart.topk(min(count, len(known) - 1), largest=False)
+        return cls(known, nearest.values, nearest.indices)
+
+    def relative(self, new: Tensor) -> tuple[Tensor, Tensor]:
+        """t of the known rows ``[M, n]`` and of the new one ``[M]``, for each new one ``[M, C]``
+        alone."""
+        count, farthest = self.places.shape[1], self.distances[:, -1]
+        of_known, of_new = [], []
+        for apart in self._apart(new, count):
+            nearest = apart.topk(count, largest=False)
+            own, enters = nearest.values.mean(dim=1), apart < farthest
+            mean = (self.distances.sum(dim=1) + torch.where(enters, apart - farthest, 0.0)) / count
+            leaves = torch.where(enters, own[:, None] - mean[:, self.places[:, -1]], 0.0)
+            around = (mean[:, self.places].sum(dim=2) + leaves) / count
+            of_known.append((mean + NONE) / (around + NONE))
+            of_new.append((own + NONE) / (mean.gather(1, nearest.indices).mean(dim=1) + NONE))
+        return torch.cat(of_known), torch.cat(of_new)
+
+    def asked(self, scores: Tensor, new: Tensor, shares: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Scores ``[M, L, Q]`` up to which L shares of truths are held, by the neighbors of each
+        new row ``[M, C]`` with Q scores of each known row, in [0, 1], ``[n, Q]``, and the distance
+        ``[M]`` of the farthest of these."""
+        (total, width), count = scores.shape, self.places.shape[1]
+        size = max(1, AT_ONCE // (count * width))
+        parts = zip(torch.split(self.places, size), torch.split(scores, size), strict=True)
+        below = torch.cat([(scores[k] < own[:, None]).sum(dim=1) for k, own in parts])
+        grows = scores[self.places[:, -1]] >= scores  # if the new row takes the last one's place
+        wanted = placed(total, shares)
+        contents, distances = [], []
+        for apart in self._apart(new, width):
+            enters = (apart < self.distances[:, -1])[:, :, None]
+            ranks = (below + (enters & grows)).sort(dim=1).values  # [m, n, Q]
+            most = ranks[:, wanted.clamp_max(total) - 1]  # u* [m, L, Q]
+            nearest = apart.topk(count, largest=False)
+            ordered = scores[nearest.indices].sort(dim=1).values  # [m, K, Q]
+            own = ordered.gather(1, most.clamp_max(count - 1))
+            everything = (most >= count) | (wanted > total)[:, None]
+            contents.append(own.masked_fill(everything, 1.0))
+            distances.append(nearest.values[:, -1])
+        return torch.cat(contents), torch.cat(distances)
+
+    def _apart(self, new: Tensor, width: int) -> Iterator[Tensor]:
+        """Distances ``[m, n]`` of some new rows at a time to the known ones, of which each is to
+        have so many numbers."""
+        for rows in torch.split(new.to(self.known), max(1, AT_ONCE // (len(self.known) * width))):
+            yield torch.cdist(rows, self.known)

@@ -125,16 +125,8 @@ def _ordered_along_first_axis(corners: Floats) -> tuple[Floats, Integers]:
 def _points_in_boxes(
     points: Floats, low: Floats, high: Floats
 ) -> Iterator[tuple[Integers, Integers]]:
-    """All pairs of a box and a point in it, and some of points beside it along the last axis.
-
-    Args:
-        points: ``[N, d]``, d = 1 or 2.
-        low: Corners ``[F, d]`` of half-open boxes ``low <= point < high``.
-        high: The opposite corners.
-
-    Yields:
-        Indices of boxes and of points.
-    """
+    """All pairs of indices of half-open boxes ``low <= point < high``, of corners ``[F, d]``, and
+    of points ``[N, d]`` in them, d = 1 or 2, and some of points beside them along the last axis."""
     # Strips across the last axis, of as many points as there are strips. Within a strip, points
     # are sorted along the first axis, so that those of a box are a run of them.
     size = max(math.isqrt(len(points)), 1)
@@ -175,12 +167,9 @@ def _runs(start: Integers, stop: Integers) -> Iterator[tuple[Integers, Integers]
 
 
 def _cut(triangles: Floats, x: Floats) -> tuple[Floats, Floats]:
-    """Start and end ``[M, 2]`` of the segments in which planes of constant x cut triangles.
-
-    Args:
-        triangles: Corners ``[M, 3, 3]`` by their first coordinate.
-        x: ``[M]``, one plane each, between the first corner and the last.
-    """
+    """Start and end ``[M, 2]`` of the segments in which planes of constant x ``[M]`` cut triangles
+    ``[M, 3, 3]``, whose corners are by their first coordinate, one each, between the first corner
+    and the last."""
     low, middle, high = np.moveaxis(triangles, 1, 0)
     upper = (x >= middle[:, 0])[:, None]
     short = _between(np.where(upper, middle, low), np.where(upper, high, middle), x)

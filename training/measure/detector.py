@@ -73,13 +73,10 @@ class InceptionDetector:
 def find_detector(location: str | None) -> Path:
     """The weights file that ``--detector`` stands for: a path, an https URL, or the default.
 
-    The default is downloaded once; it can also be put into the cache folder under its own name.
-    The end of that name has the first digits of its SHA-256, which are checked.
-
-    Raises:
-        UsageError: A URL that is not https, or is malformed.
-        DataError: A missing file, a failed download, or a default that is not what it should be.
-    """
+    The default is downloaded once; it can also be put into the cache folder under its own name. The
+    end of that name has the first digits of its SHA-256, which are checked. Raises UsageError for a
+    URL that is not https, or is malformed, DataError for a missing file, a failed download, or a
+    default that is not what it should be."""
     if location is not None:
         return local_file(location, max_bytes=MAX_BYTES)
     name = DEFAULT_URL.rpartition("/")[2]

@@ -24,14 +24,8 @@ def noisy_points(
 
 @torch.no_grad()
 def excess_error(denoiser: NetworkDenoiser, exact: Denoiser, x: Tensor, t: Tensor) -> Tensor:
-    """``((D - D*) / c_out)^2 [N, D]``: the mean squared error of F beyond that of the exact F.
-
-    Args:
-        denoiser: The network denoiser D.
-        exact: The exact denoiser ``D*``.
-        x: Noisy points ``[N, D]`` in eigenspace.
-        t: Times ``[N]`` of the points.
-    """
+    """``((D - D*) / c_out)^2 [N, D]`` at noisy points ``[N, D]`` in eigenspace and their times
+    ``[N]``: the mean squared error of F beyond that of the exact F."""
     chunks = zip(torch.split(x, 8192), torch.split(t, 8192), strict=True)
     return torch.cat(
         [

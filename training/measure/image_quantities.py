@@ -20,11 +20,7 @@ BANDS = ("long", "middle", "short")
 
 def image_quantities(shape: tuple[int, int, int]) -> Mapping[str, Callable[[Tensor], Tensor]]:
     """Functions of images ``[..., C H W]``, by their names: means of four quarters, and the mean
-    power of waves in three bands.
-
-    Args:
-        shape: ``(C, H, W)``.
-    """
+    power of waves in three bands."""
     _, height, width = shape
     if min(height, width) < 2:
         return {}

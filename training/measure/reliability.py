@@ -17,12 +17,8 @@ Z = NormalDist().inv_cdf(0.975)
 
 
 def reliability(probabilities: np.ndarray, came_true: np.ndarray) -> list[list[float]]:
-    """Of each bin that is not empty its mean probability, the share that came true, and how many.
-
-    Args:
-        probabilities: Of events, of any shape.
-        came_true: Whether they did, of the same shape.
-    """
+    """Of each bin that is not empty its mean probability, the share that came true, and how many,
+    of events of any shape."""
     probability, true = probabilities.ravel(), came_true.ravel()
     bins = np.minimum((probability * BINS).astype(int), BINS - 1)
     parts = [bins == each for each in range(BINS)]

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib.errors import DataError
 from torch_utils import distributed
@@ -57,15 +56,9 @@ class ResidualProbe:
 
     @torch.no_grad()
     def independent(self, clean: Tensor, rows: range, seed: int, stream: int, take: Take) -> None:
-        """Residuals under fresh noise, a function of (seed, stream, index of the time, row).
-
-        Args:
-            clean: Points ``[n, D]`` in eigenspace.
-            rows: Numbers of these samples among all.
-            seed: Seed of the noise.
-            stream: Random stream of the noise.
-            take: Function that receives the residuals, time by time.
-        """
+        """Residuals of points ``[n, D]`` in eigenspace, rows of these numbers among all, under
+        fresh noise, a function of (seed, stream, index of the time, row). ``take`` receives them,
+        time by time."""
         for index, t in enumerate(self.times.to(clean)):
             noise = noise_rows(rows, clean.shape[1], seed, stream, index).to(clean)
             self._look(
@@ -149,9 +142,8 @@ class Extractor:
         """
         calls = 0
         starts = range(0, self.count, self.batch)
-        hidden = None if distributed.is_main() else True
         total = len(starts) * len(self.probe.times)
-        with tqdm(total=total, desc="residuals", unit="time", disable=hidden) as bar:
+        with distributed.progress_bar(total=total, desc="residuals", unit="time") as bar:
             for start in starts:
                 batch = range(start, min(start + self.batch, self.count))
 

@@ -84,7 +84,7 @@ from training.flow.output_gain import OutputGain
 from training.model.recipe import SCHEDULES, Recipe, basis_arguments, make_schedule
 from training.names import STUDENT
 from training.networks import NETWORKS
-from training.networks.flow_map import FlowMapMLP
+from training.networks.mlp import FlowMapMLP
 
 PARTS = {
     "schedule": list(SCHEDULES),
@@ -178,16 +178,10 @@ def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_model(path: Path, end_std: float = 1.0) -> tuple[Parts, dict[str, Any]]:
-    """What a network file holds, on the CPU; the denoiser is not yet set to evaluation.
-
-    Args:
-        path: The network file.
-        end_std: ``A0`` of the schedule: how a flow is scaled is not the network's business.
-
-    Raises:
-        DataError: The file is missing, broken, foreign, or inconsistent.
-        UsageError: ``end_std`` is given for a schedule without a scale.
-    """
+    """What a network file holds, on the CPU; the denoiser is not yet set to evaluation. ``end_std``
+    is ``A0`` of the schedule: how a flow is scaled is not the network's business. Raises DataError
+    if the file is missing, broken, foreign, or inconsistent, UsageError if ``end_std`` is given for
+    a schedule without a scale."""
     parts, about = read_network(path)
     for name, classes in PARTS.items():
         if name not in parts:
@@ -423,12 +417,8 @@ def check_network(denoiser: NetworkDenoiser, t_max: float) -> None:
     """Calls a denoiser on one point at both ends.
 
     That finds a network that does not fit its basis, and weights, rates or times so large that
-    nothing finite comes of them.
-
-    Raises:
-        ValueError: It is such a network, or its schedule has other dimensions than its basis.
-        RuntimeError: It cannot be called.
-    """
+    nothing finite comes of them. Raises ValueError if it is such a network, or its schedule has
+    other dimensions than its basis, RuntimeError if it cannot be called."""
     if denoiser.schedule.dim != denoiser.basis.dim:
         dims = f"{denoiser.schedule.dim} and basis of {denoiser.basis.dim}"
         raise ValueError(f"schedule of {dims} dimensions")

@@ -24,12 +24,8 @@ from training.networks.questions import QuestionNetwork
 
 
 class EncodedRows(NamedTuple):
-    """EncodedRows of rows.
-
-    Attributes:
-        numbers: ``[N, D]``, float64, in coordinates of the flow; NaN where they are missing.
-        levels: ``[N, C]``, int64: places of levels; -1 where they are missing.
-    """
+    """Numbers ``[N, D]``, float64, in coordinates of the flow, NaN where they are missing, and
+    places of levels ``[N, C]``, int64, -1 where they are missing."""
 
     numbers: Tensor
     levels: Tensor
@@ -106,30 +102,20 @@ class QuestionFlow:
 
     @torch.no_grad()
     def level_probabilities(self, known: EncodedRows, states: Tensor, place: int) -> Tensor:
-        """Of a category's levels, given what is known, ``[N, levels]``.
-
-        Args:
-            known: The cells.
-            states: ``[N, D + C]``.
-            place: Of the category among categories.
-        """
+        """Of the levels of a category at a place among these, given what is known by states ``[N, D
+        + C]``, ``[N, levels]``."""
         first = sum(self.network.level_counts[:place])
         part = slice(first, first + self.network.level_counts[place])
         return self.network.level_log_probabilities(self._labels(known, states))[:, part].exp()
 
     def draws(self, known: EncodedRows, states: Tensor, generator: torch.Generator) -> EncodedRows:
-        """One draw of what is asked for each row; known cells stay, absent ones are missing.
+        """One draw of what is asked for each row by states ``[N, D + C]``, by a generator on the
+        CPU; known cells stay, absent ones are missing.
 
         Levels come one after the other, then numbers. After these each level, but for those of
         atoms, is drawn once more, given all others: a step of Gibbs sampling, which leaves a law as
         it is. Where what was learned is none, as questions do not agree, it is nearer to these last
-        questions, of which a training has most.
-
-        Args:
-            known: The cells.
-            states: ``[N, D + C]``.
-            generator: The source of random numbers, on the CPU.
-        """
+        questions, of which a training has most."""
         dim, categories = known.numbers.shape[1], known.levels.shape[1]
         levels, states = known.levels.clone(), states.clone()
         absent, asked = states == ABSENT, states[:, :dim] == ASKED
@@ -163,14 +149,8 @@ class QuestionFlow:
         return EncodedRows(numbers, torch.where(absent[:, dim:], -1, levels))
 
     def quantiles(self, known: EncodedRows, states: Tensor, place: int, levels: Tensor) -> Tensor:
-        """Quantiles ``[N, Q]`` of one number that is asked, at levels between 0 and 1.
-
-        Args:
-            known: The cells.
-            states: ``[N, D + C]``, in which it alone is asked.
-            place: Of the number.
-            levels: ``[Q]``, or each row's own, ``[N, Q]``.
-        """
+        """Quantiles ``[N, Q]`` of one number that alone is asked by states ``[N, D + C]``, at
+        levels between 0 and 1, ``[Q]``, or each row's own, ``[N, Q]``."""
         count, dim = known.numbers.shape
         levels = levels.double().expand(count, -1)
         latents = torch.zeros(levels.shape[1], count, dim, dtype=torch.float64)
@@ -180,13 +160,8 @@ class QuestionFlow:
         return points[:, place].view(len(latents), count).T
 
     def ranks(self, rows: EncodedRows, states: Tensor, place: int) -> Tensor:
-        """What the distribution function of one number has at its value ``[N]``.
-
-        Args:
-            rows: What is known, and the number's values.
-            states: ``[N, D + C]``, in which it alone is asked.
-            place: Of the number.
-        """
+        """What the distribution function of one number, which alone is asked by states ``[N, D +
+        C]``, has at its value ``[N]``."""
         points = torch.zeros_like(rows.numbers)
         points[:, place] = rows.numbers[:, place]
         flow = self.of(self._labels(rows, states))
@@ -197,12 +172,8 @@ class QuestionFlow:
 
     def log_prob(self, rows: EncodedRows, states: Tensor) -> tuple[Tensor, Tensor]:
         """Log densities ``[N]`` of asked numbers in coordinates of the flow, given levels and what
-        is known; and log probabilities ``[N]`` of asked levels, given what is known.
-
-        Args:
-            rows: What is known, and the values of what is asked.
-            states: ``[N, D + C]``.
-        """
+        is known by states ``[N, D + C]``; and log probabilities ``[N]`` of asked levels, given what
+        is known."""
         dim = rows.numbers.shape[1]
         level_asked = states[:, dim:] == ASKED
         of_levels, states = torch.zeros(len(rows), dtype=torch.float64), states.clone()

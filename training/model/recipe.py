@@ -10,9 +10,14 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
 from training.flow.output_gain import OutputGain
-from training.flow.schedules import InflationSchedule, NoiseSchedule
+from training.flow.schedules import (
+    EDMSchedule,
+    InflationSchedule,
+    NoiseSchedule,
+    VESchedule,
+    VPSchedule,
+)
 from training.networks import NETWORKS
 
 SCHEDULES: dict[str, Callable[..., NoiseSchedule]] = {
@@ -56,14 +61,9 @@ class Recipe:
         data_variance: Tensor | None = None,
         output_gain: OutputGain | None = None,
     ) -> NetworkDenoiser:
-        """A denoiser with a freshly initialized network.
-
-        Args:
-            basis: The basis of the data.
-            data_variance: ``[D]``, the variance of what the network is trained on, where it exceeds
-                that of the basis: augmented data vary along axes in which the data are constant.
-            output_gain: See ``NetworkDenoiser``.
-        """
+        """A denoiser with a freshly initialized network. ``data_variance`` is that ``[D]`` of what
+        the network is trained on, where it exceeds that of the basis: augmented data vary along
+        axes in which the data are constant."""
         schedule = make_schedule(self.schedule, self.schedule_arguments, basis)
         network = NETWORKS[self.network](**self.network_arguments)
         if data_variance is not None:
@@ -82,11 +82,8 @@ class Recipe:
 def make_schedule(
     name: str, arguments: Mapping[str, Any], basis: EigenBasis, end_std: float = 1.0
 ) -> NoiseSchedule:
-    """The schedule of a name in ``SCHEDULES`` for data with this basis.
-
-    Raises:
-        UsageError: The name is unknown, or an argument is out of range.
-    """
+    """The schedule of a name in ``SCHEDULES`` for data with this basis. Raises UsageError if the
+    name is unknown, or an argument is out of range."""
     if name not in SCHEDULES:
         raise UsageError(f"unknown schedule '{name}': choose one of {', '.join(SCHEDULES)}")
     if name != "ifs" and end_std != 1:

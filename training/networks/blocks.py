@@ -82,11 +82,8 @@ class BlockStyle:
             raise UsageError(f"dropout is {self.dropout}: give a fraction from 0 to below 1")
 
     def heads(self, channels: int) -> int:
-        """The number of attention heads over so many channels; 0 for no attention.
-
-        Raises:
-            UsageError: They do not divide the channels.
-        """
+        """The number of attention heads over so many channels; 0 for no attention. Raises
+        UsageError if they do not divide the channels."""
         head_channels = self.head_channels or channels
         if channels % head_channels and not self.rounded_heads:
             raise UsageError(
@@ -115,14 +112,11 @@ class BlockStyle:
 
 
 class FIRFilter(nn.Module):
-    """Halves or doubles the resolution of ``[B, C, H, W]`` with a separable low-pass filter.
+    """Halves or doubles the resolution of ``[B, C, H, W]`` with a separable low-pass filter of taps
+    along one axis, an even number, normalized here.
 
-    Constants are preserved, but within reach of the border, beyond which images are zero. Taps
-    [1, 1] average and repeat pixels.
-
-    Args:
-        taps: The filter along one axis, of even length; normalized here.
-    """
+    Constants are preserved, but within reach of the border, beyond which images are zero. Taps [1,
+    1] average and repeat pixels."""
 
     kernel: Tensor
 

@@ -114,10 +114,7 @@ class ConditionEmbedding(nn.Module):
         self, c_noise: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None
     ) -> Tensor:
         """``[B], [B, label_dim], [B, augment_dim]`` to ``[B, embedding_dim]``; no labels are zeros.
-
-        Raises:
-            UsageError: Labels of another width.
-        """
+        Raises UsageError for labels of another width."""
         h = self.features(c_noise)
         size = len(c_noise)
         augment_labels = _labels_or_zeros(augment_labels, size, self.augment_dim, h, "augmentation")

@@ -95,13 +95,9 @@ class StartMixture(nn.Module):
         return (log_r.softmax(dim=1) @ self.shares).log()
 
     def log_prob(self, values: Tensor, states: Tensor, gamma: Tensor) -> Tensor:
-        """Log densities ``[B]`` that the mixture has of asked numbers, given those that are known.
-
-        Args:
-            values: Of known and asked numbers ``[B, D]``, float64.
-            states: Of numbers ``[B, D]``.
-            gamma: Variance ``[1]`` of the noise that asked ones have.
-        """
+        """Log densities ``[B]`` that the mixture has of asked numbers, given those that are known,
+        of values ``[B, D]``, float64, and states ``[B, D]``, where asked ones have noise of
+        variance ``[1]``."""
         no_levels = values.new_zeros(len(values), self.shares.shape[1])
         asked = states == ASKED
         _, both, _ = self._joint(values, states, no_levels, gamma)

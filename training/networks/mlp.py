@@ -1,9 +1,12 @@
-"""The default network for toys and tables: a residual multilayer perceptron, or several."""
+"""Residual multilayer perceptrons: the default network for toys and tables, one or several, and
+that of a student, which carries a point from one time to another in one call.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
 from math import ceil, pi, prod, sqrt
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +18,7 @@ from training.names import ANY_NUMBER
 
 
 class MemberLinear(nn.Module):
-    """A linear layer of each of K networks, with weights as ``nn.Linear`` draws them.
-
-    Args:
-        members: K.
-        inputs: Units before the layer.
-        outputs: Units after it.
-    """
+    """A linear layer of each of K networks, with weights as ``nn.Linear`` draws them."""
 
     def __init__(self, members: int, inputs: int, outputs: int):
         super().__init__()
@@ -218,17 +215,10 @@ class ToyMLP(nn.Module):
         labels: Tensor | None = None,
         features: Tensor | None = None,
     ) -> Tensor:
-        """F ``[B, D]``, or in training of an ensemble that of each member, ``[K, B, D]``.
-
-        Args:
-            z: ``[B, D]``.
-            c_noise: ``[]`` or ``[B]``.
-            labels: Conditions ``[B, L]``; of a network without, they are not looked at.
-            features: What ``features_of`` makes of them, in their place.
-
-        Raises:
-            UsageError: Conditions are missing.
-        """
+        """F ``[B, D]``, or in training of an ensemble that of each member, ``[K, B, D]``, of z
+        ``[B, D]`` at ``c_noise``, ``[]`` or ``[B]``. Of a network without conditions, labels ``[B,
+        L]`` are not looked at; features are what ``features_of`` makes of them, in their place.
+        Raises UsageError if conditions are missing."""
         out: Tensor = self.output(self.units(z, c_noise, labels, features))
         return out.mean(dim=0) if self.members > 1 and not self.training else out
 
@@ -373,3 +363,46 @@ def by_coordinate(weight: Tensor, dim: int, frequencies: int) -> Tensor:
     parts = waves.view(*waves.shape[:-1], 2, dim, -1).unbind(-3) if frequencies else ()
     whole = torch.cat([own, *parts], dim=-1)
     return whole.movedim(-3, -1).contiguous()
+
+
+class FlowMapMLP(nn.Module):
+    """Mean slopes between two times, and the mean growth of volumes: ``ToyMLP`` with a second time.
+
+    It starts as a given network F whatever the second time is, and with no growth.
+
+    Args:
+        time_features: Number of cosines of each time.
+        width: Units of each hidden layer.
+        sizes: Further arguments of ``ToyMLP``, of one network without dropout.
+
+    Attributes:
+        arguments: Of the constructor.
+    """
+
+    sizes_of = ToyMLP
+
+    def __init__(self, time_features: int = 8, width: int = 128, **sizes: Any):
+        super().__init__()
+        self.arguments = {"time_features": time_features, "width": width, **sizes}
+        self.body = ToyMLP(**self.arguments)
+        self.label_dim = self.body.label_dim
+        self.further = nn.Linear(2 * time_features, width, bias=False)
+        self.growth = nn.Linear(width, 1)
+        for weight in (self.further.weight, self.growth.weight, self.growth.bias):
+            nn.init.zeros_(weight)
+
+    def forward(
+        self, z: Tensor, c_noise: Tensor, c_further: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
+        """``[B, D + 1]``, slopes and growth, of standardized states ``[B, D]`` between the times
+        that two noise conditions tell, ``[]`` or ``[B]``. Of a network without conditions, labels
+        ``[B, L]`` are not looked at."""
+        now, then = self.body.noise(c_noise), self.body.noise(c_further)
+        seen = self.further(torch.cat([then - now, then], dim=-1))
+        h = self.body.units(z, c_noise, labels, further=seen)
+        return torch.cat([self.body.output(h), self.growth(h)], dim=1)
+
+    @classmethod
+    def of(cls, teacher: Mapping[str, Any]) -> "FlowMapMLP":
+        """As large as the ``ToyMLP`` of these arguments."""
+        return cls(**{**teacher, "dropout": 0.0, "members": 1})

@@ -23,6 +23,11 @@ depend on nothing.
 
 A number that is often the same, as 0, has a category beside it, whose levels are such *atoms*, and
 whose last level is that it is at none: the number is absent at an atom, whatever its state.
+
+A network of trials gives F of the data that are there, given parameters and covariates. It is one
+of questions whose numbers are residuals of data, asked where
+they are there and absent where they are missing, and whose conditions are parameters and
+covariates. Without states all data are asked: labels are then those of any conditional network.
 """
 
 from collections.abc import Sequence
@@ -135,13 +140,10 @@ class QuestionNetwork(nn.Module):
         return [self.dim, self.dim, sum(self.level_counts), len(self.level_counts), self.conditions]
 
     def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """F ``[B, D]``: 0 of what is not asked.
-
-        Args:
-            z: Asked numbers with noise, of unit variance, ``[B, D]``; others are not looked at.
-            c_noise: ``[]`` or ``[B]``: an eighth of the log of the variance of the noise.
-            labels: Questions ``[B, L]`` as ``pack`` makes them; None to ask for all numbers.
-        """
+        """F ``[B, D]``: 0 of what is not asked. Asked numbers ``[B, D]`` have noise, and unit
+        variance; others are not looked at. ``c_noise``, ``[]`` or ``[B]``, is an eighth of the log
+        of the variance of the noise; labels ``[B, L]`` are questions as ``pack`` makes them, None
+        to ask for all numbers."""
         asked, start, h = self._seen(z, c_noise, labels)
         size = start.size.to(z.dtype)
         out: Tensor = asked * (start.value.to(z.dtype) + size * self.numbers(h))
@@ -151,16 +153,10 @@ class QuestionNetwork(nn.Module):
     def with_trace(
         self, z: Tensor, c_noise: Tensor, matrix: Tensor, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """F ``[B, D]`` in evaluation, and ``tr(matrix dF/dz) [B]``, without gradients.
+        """F ``[B, D]`` in evaluation, and ``tr(matrix dF/dz) [B]``, without gradients, of a
+        diagonal matrix ``[D, D]``: coordinates of questions are the columns' own.
 
-        Of the start, slopes are known; tangents of the layers are carried forward.
-
-        Args:
-            z: ``[B, D]``.
-            c_noise: ``[]``.
-            matrix: ``[D, D]``, diagonal: coordinates of questions are the columns' own.
-            labels: As ``forward``.
-        """
+        Of the start, slopes are known; tangents of the layers are carried forward."""
         asked, start, h = self._seen(z, c_noise, labels)
         size = start.size.to(z.dtype)
         value, slopes = self.numbers.with_slopes(h)
@@ -213,13 +209,8 @@ class QuestionNetwork(nn.Module):
         return labels
 
     def closed_form(self, x_hat: Tensor, gamma: Tensor, labels: Tensor) -> "Start":
-        """The mixture's denoiser.
-
-        Args:
-            x_hat: ``x / sqrt(1 + gamma)`` of asked numbers, ``[B, D]``, float64.
-            gamma: ``[1]`` or ``[B, 1]``.
-            labels: ``[B, L]``.
-        """
+        """The mixture's denoiser, of ``x_hat = x / sqrt(1 + gamma) [B, D]`` of asked numbers,
+        float64, ``gamma``, ``[1]`` or ``[B, 1]``, and labels ``[B, L]``."""
         values, states, indicators, level_states = self.unpack(labels.to(x_hat))
         # Levels that are asked are known to numbers.
         level_known = self._of_levels((level_states >= ASKED).to(x_hat)) * indicators
@@ -269,15 +260,8 @@ class QuestionNetwork(nn.Module):
 
 
 class _Layers(nn.Module):
-    """A residual perceptron whose output is 0 at first.
-
-    Args:
-        seen: Inputs.
-        width: Units of each hidden layer.
-        depth: Number of hidden layers beside the first.
-        out: Outputs.
-        dropout: Fraction of the hidden activations dropped in training.
-    """
+    """A residual perceptron whose output is 0 at first; its depth is that of hidden layers beside
+    the first."""
 
     def __init__(self, seen: int, width: int, depth: int, out: int, dropout: float):
         super().__init__()
@@ -306,13 +290,8 @@ class _Layers(nn.Module):
         return self.output(h), slopes
 
     def carried(self, inward: Tensor, weights: Tensor, slopes: Sequence[Tensor]) -> Tensor:
-        """Tangents ``[B, width]`` at the last layer.
-
-        Args:
-            inward: Of what is seen, those of few inputs that are not 0, ``[B, R]``.
-            weights: By which the first layer takes these, ``[R, width]``.
-            slopes: See ``with_slopes``.
-        """
+        """Tangents ``[B, width]`` at the last layer, of those ``[B, R]`` of few inputs that are not
+        0, which the first layer takes by weights ``[R, width]``; for slopes see ``with_slopes``."""
         tangents = inward @ weights
         for layer, slope in zip(self.hidden, slopes, strict=True):
             weight = layer.weight
@@ -322,3 +301,48 @@ class _Layers(nn.Module):
             product = inward @ (weights @ weight.T) if first else tangents @ weight.T
             tangents.addcmul_(product, slope)
         return tangents
+
+
+class TrialNetwork(QuestionNetwork):
+    """F of asked data; see ``QuestionNetwork`` for its arguments.
+
+    Args:
+        label_dim: Parameters and covariates C.
+    """
+
+    asks = False
+
+    def __init__(
+        self,
+        dim: int,
+        noise_range: tuple[float, float],
+        label_dim: int,
+        width: int = 256,
+        depth: int = 3,
+        dropout: float = 0.0,
+        components: int = 1,
+    ):
+        super().__init__(
+            dim,
+            noise_range,
+            width=width,
+            depth=depth,
+            dropout=dropout,
+            components=components,
+            conditions=label_dim,
+        )
+        self.label_dim = label_dim
+
+    def states(self, labels: Tensor) -> Tensor:
+        """Of data ``[B, K]``, by labels ``[B, C]`` or ``[B, C + K]``."""
+        states = labels[:, self.label_dim :]
+        return states if states.shape[1] else labels.new_full((len(labels), self.dim), ASKED)
+
+    def _seen(
+        self, z: Tensor, c_noise: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor, Start, Tensor]:
+        if labels is None:
+            labels = z.new_zeros(len(z), self.label_dim)
+        states = self.states(labels)
+        parts = [torch.zeros_like(states), states, labels[:, : self.label_dim]]
+        return super()._seen(z, c_noise, torch.cat(parts, dim=1))

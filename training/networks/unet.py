@@ -8,10 +8,22 @@ blocks have attention, nothing divides by ``sqrt(2)``, and class labels enter th
 Networks take and give flat images ``[B, C H W]``, for that is what a flow sees. Inside, images are
 channels-last, which is what the convolutions of most processors prefer. Where the coarser levels
 do not halve their side evenly, they get a border of zeros, which is cut off again.
+
+Beside the whitened image, networks may see the noisy pixels themselves. Whitening makes small
+directions as loud as large ones, so that what is plain in pixels, an edge, a background of one
+value, 17 gray levels, is spread over all of them and buried. With noise of the variance ``v`` a
+pixel, a pixel u is seen as
+
+    u / sqrt(1 + v)   and   exp(-w^2 v / 2) sin(w u),  exp(-w^2 v / 2) cos(w u),   w = pi 2^k.
+
+Waves tell apart values that lie close together, as the Fourier features of Kingma et al. 2021
+(*Variational diffusion models*) do. Each fades where noise as wide as its period blurs it anyway:
+the factor is what noise leaves of the wave of a clean pixel on average.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import pi
 from typing import Any
 
 import torch
@@ -19,10 +31,41 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
+from training.names import MOST_WAVES
 from training.networks.blocks import BlockStyle, fan_in_init
 from training.networks.embedding import ConditionEmbedding, FourierFeatures, PositionalFeatures
 from training.networks.encoder_decoder import Decoder, Encoder, Layout
-from training.networks.pixels import PixelWaves
+
+
+class PixelWaves(nn.Module):
+    """Noisy pixels and their waves, as channels: so many wave lengths, from 2, the range of pixels,
+    down by halves. Raises UsageError if these are not from 1 to ``MOST_WAVES``."""
+
+    frequencies: Tensor
+
+    def __init__(self, count: int):
+        super().__init__()
+        if not 1 <= count <= MOST_WAVES:
+            raise UsageError(f"{count} waves of pixels: give from 1 to {MOST_WAVES}")
+        # On the CPU, since arithmetic on the meta device imports the compiler.
+        frequencies = torch.tensor([pi * 2**k for k in range(count)], device="cpu")
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    @property
+    def per_channel(self) -> int:
+        """Channels that are made of one."""
+        return 1 + 2 * len(self.frequencies)
+
+    def forward(self, pixels: Tensor, noise_variance: Tensor) -> Tensor:
+        """``[B, C, H, W]`` and variances ``[B]`` to ``[B, C (1 + 2 count), H, W]``."""
+        variance = noise_variance[:, None, None, None]
+        seen = [pixels * (1 + variance).rsqrt()]
+        for frequency in self.frequencies:
+            left = (-0.5 * frequency.square() * variance).exp()
+            phase = frequency * pixels
+            seen += [left * phase.sin(), left * phase.cos()]
+        return torch.cat(seen, dim=1)
+
 
 # Class, and number of features per model channel.
 NOISE_FEATURES: dict[str, tuple[type[nn.Module], int]] = {

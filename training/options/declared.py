@@ -92,12 +92,8 @@ class Declared:
         return frozenset(name for name, declared in _declared(cls) if declared.idle)
 
     def require_kind(self, kind: str, what: str) -> None:
-        """Raises UsageError if an option was typed that is for another kind of data.
-
-        Args:
-            kind: One of ``KINDS_OF_DATA``.
-            what: The network or data set that is of this kind, for the error.
-        """
+        """Raises UsageError if an option was typed that is for another of ``KINDS_OF_DATA`` than
+        that of the network or data set, ``what`` the error calls it."""
         for name, declared in sorted(_declared(type(self)), key=lambda pair: pair[0]):
             if declared.of and declared.of != kind and name in self.given:
                 raise UsageError(
@@ -106,21 +102,14 @@ class Declared:
                 )
 
     def into(self, cls: type[V], **others: Any) -> V:
-        """A dataclass of a library, its fields filled with the options of their names.
-
-        Args:
-            cls: The dataclass.
-            others: Fields that are no options, or have come to other values.
-        """
+        """A dataclass of a library, its fields filled with the options of their names; others are
+        no options, or have come to other values."""
         names = [item.name for item in fields(cast(Any, cls)) if hasattr(self, item.name)]
         return cls(**{**{name: getattr(self, name) for name in names}, **others})
 
     def recorded(self, **resolved: Any) -> dict[str, Any]:
-        """Every option with its value, by name, for the parameters of a result.
-
-        Args:
-            resolved: Values that a run has come to, in place of those that were typed or left out.
-        """
+        """Every option with its value, by name, for the parameters of a result: what a run has come
+        to, in place of what was typed or left out."""
         values: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
@@ -261,15 +250,8 @@ def meant(name: str, known: Collection[str]) -> str:
 
 
 def typed_by_name(cls: type[S], values: Mapping[str, Any]) -> S:
-    """Settings as if their options were typed, from Python.
-
-    Args:
-        cls: Of the command.
-        values: Of options, by name; others are left at their defaults.
-
-    Raises:
-        UsageError: There is no such option, or it does not take its value.
-    """
+    """Settings of a command as if options, by name, were typed, from Python; others are left at
+    their defaults. Raises UsageError if there is no such option, or it does not take its value."""
     command = click.Command("called", params=list(parameters_of(cls)))
     ctx = click.Context(command)
     names = [str(param.name) for param in command.params]

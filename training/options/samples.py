@@ -69,12 +69,8 @@ class GenerationSettings(Declared):
         check_storage(self.store_grid, self.times.disc, self.network.network)
 
     def image_settings(self, **resolved: Any) -> dict[str, Any]:
-        """All options that an image depends on beside its seed; the size of network calls is in it
-        for the last bits.
-
-        Args:
-            resolved: Values that were found out, such as ``end_time`` and ``batch_gpu``.
-        """
+        """All options that an image depends on beside its seed, with what they have come to, such
+        as ``end_time`` and ``batch_gpu``; the size of network calls is in it for the last bits."""
         values = self.recorded(**resolved)
         names = (
             *("class", "calibration", "solver", "n_iters", "disc", "end_time", "end_vars"),

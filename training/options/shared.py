@@ -37,12 +37,7 @@ def overwrite() -> Any:
 
 
 def seed(of: str, default: int = 0) -> Any:
-    """The option ``--seed``.
-
-    Args:
-        of: What is drawn at random.
-        default: Its value if it is left out.
-    """
+    """The option ``--seed`` of what is drawn at random."""
     return option(type=SEED, default=default, help=f"Seed of {of}.")
 
 
@@ -92,16 +87,10 @@ class InflationOptions(Declared):
         return {name: getattr(self, name) for name in ("data_dim", *INFLATION)}
 
     def arguments(self, precond: str = "ifs", data_dim: int = 0) -> dict[str, Any]:
-        """The arguments of the inflationary schedule that were given.
-
-        Args:
-            precond: Kind of the model.
-            data_dim: Dimensions of the data, which an isotropic model keeps.
-
-        Raises:
-            UsageError: One was given for an isotropic model, which has none, or a gap for the
-                ``orig`` type, whose gap follows from the dimensions.
-        """
+        """The arguments of the inflationary schedule that were given, for a kind of model and
+        dimensions of the data, which an isotropic model keeps. Raises UsageError if one was given
+        for an isotropic model, which has none, or a gap for the ``orig`` type, whose gap follows
+        from the dimensions."""
         given = {name: getattr(self, name) for name in INFLATION}
         given = {name: value for name, value in given.items() if value is not None}
         if precond != "ifs":
@@ -173,13 +162,7 @@ def store_grid() -> Any:
 
 
 def check_storage(store: bool, disc: str, network: str | None) -> None:
-    """Raises UsageError unless times can be kept in a network file, if they are to be.
-
-    Args:
-        store: Whether they are.
-        disc: What times these are.
-        network: The network; None if there is none.
-    """
+    """Raises UsageError unless times can be kept in a network file, if they are to be."""
     if store and (disc != "adapted" or network is None):
         raise UsageError("--store_grid goes with a network and --disc=adapted")
     if store and network is not None and "://" in network:
@@ -345,12 +328,8 @@ class SampleTimeOptions(ImageTimeOptions):
 
 
 def eps(of: str = "Law of the latents", melt: bool = False) -> Any:
-    """The option.
-
-    Args:
-        of: What it decides.
-        melt: Whether there is a melt to take them from.
-    """
+    """The option; ``of`` is what it decides, and ``melt`` whether there is a melt to take them
+    from."""
     empirical = "empirical (those of the melt), " * melt
     return option(
         unset="learned, if the network has such a law; otherwise auto",

@@ -91,15 +91,8 @@ class SphereOptions(Declared):
         return self.boundary_pts or BOUNDARY_POINTS.get(dim)
 
     def pairs(self, dim: int, possible: bool) -> bool:
-        """Whether to compare with the exact flow, in so many dimensions.
-
-        Args:
-            dim: D.
-            possible: Whether there is one, and the flow is another.
-
-        Raises:
-            UsageError: It was asked for, but is not possible.
-        """
+        """Whether to compare with the exact flow, in so many dimensions. Raises UsageError if it
+        was asked for, but is not possible, since there is none, or the flow is it."""
         if self.paired and not possible:
             raise UsageError("--paired compares a network with --score=exact, which this is")
         return possible and dim == 2 if self.paired is None else self.paired

@@ -1,20 +1,32 @@
-"""Options of the scripts that train, and how a resumed run takes over its own."""
+"""Options of the scripts that train, settings of ``toy_train.py``, and how a resumed run takes over
+its own."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dnnlib.errors import DataError, UsageError, in_one_line
-from training.names import METHODS
-from training.options.declared import Declared, option, parameters_of
+from training.names import (
+    METHODS,
+    MOST_AVERAGED,
+    NOISE_CONDITIONINGS,
+    OTHERS,
+    SPACES,
+    TOY_NAMES,
+    TOY_NETWORK_NAMES,
+    TOY_PRECONDITIONINGS,
+)
+from training.options.declared import Declared, option, options_of, parameters_of
+from training.options.shared import InflationOptions
 from training.options.types import (
     AMOUNT,
     COUNT,
     FILE,
     NETWORK,
+    NOT_NEGATIVE,
     POSITIVE,
     SEED,
     FiniteFloat,
@@ -22,6 +34,7 @@ from training.options.types import (
     Names,
     choice,
 )
+from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, OF_TOYS, PLANE, TOY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,16 +127,9 @@ class CalibrationOptions(Declared):
     )
 
     def wanted(self, precond: str, by_default: bool = True) -> bool:
-        """Whether there is to be a calibration.
-
-        Args:
-            precond: Kind of the model.
-            by_default: Whether there is one, where there can be one, unless something is said.
-
-        Raises:
-            UsageError: It was asked for, but is not defined for the isotropic models; or how to
-                fit was said, but there is no fit.
-        """
+        """Whether there is to be a calibration of a kind of model, as there is ``by_default``,
+        where there can be one, unless something is said. Raises UsageError if it was asked for, but
+        is not defined for the isotropic models; or how to fit was said, but there is no fit."""
         if self.calibrate and precond != "ifs":
             raise UsageError(
                 f"--calibrate goes with --precond=ifs only, not {precond}: leave it out"
@@ -219,16 +225,8 @@ def require_values(values: Mapping[str, Any], data: str) -> None:
 
 
 def as_typed(cls: type[Declared], options: Mapping[str, Any], source: Path) -> dict[str, Any]:
-    """Values from a file, as the command would take them from the command line.
-
-    Args:
-        cls: The settings of the command.
-        options: By name.
-        source: The file, for errors.
-
-    Raises:
-        DataError: An option does not take its value, or has none where there must be one.
-    """
+    """Values from a file, by name, as the command would take them from the command line. Raises
+    DataError if an option does not take its value, or has none where there must be one."""
     command = click.Command("resumed", params=list(parameters_of(cls)))
     ctx = click.Context(command)
     typed = {}
@@ -246,3 +244,95 @@ def as_typed(cls: type[Declared], options: Mapping[str, Any], source: Path) -> d
         except click.UsageError as error:
             raise DataError(f"{source}: {in_one_line(error.format_message())}") from error
     return typed
+
+
+DEFAULTS = asdict(TOY)
+CALIBRATION_FIT = "path"
+"""Networks of toys are good, so that slopes cost their samples nothing."""
+
+
+def _of_recipes(name: str) -> str:
+    """What the recipes have of an option, for its help."""
+    recipes = (AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY)
+    plane, space, other, plain = (f"{getattr(each, name):g}" for each in recipes)
+    if plane == space == other:
+        return f"{plane} with --others, {plain} without"
+    averaged = f"{plane} of mlp in {PLANE}D, {space} in more, {other} of other networks"
+    return f"{averaged}; {plain} without --others"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyOptions(Declared):
+    """What to train on."""
+
+    section = "Data"
+    data_name: str | None = option(type=choice(TOY_NAMES), help="The toy.  [required]")
+    augment_to: int = option(
+        type=click.IntRange(min=0, max=2**31 - 1),
+        default=0,
+        help="Dimensions to embed the toy in; 0 is off.",
+    )
+    others: int | None = option(
+        type=click.IntRange(min=0),
+        unset=f"{OTHERS} in up to {MOST_AVERAGED} dimensions, else 0",
+        help="Further points, drawn anew every few steps: targets are averaged over those that "
+        "are near; 0 for none",
+    )
+    antithetic: bool = option(
+        "--antithetic/--no-antithetic",
+        default=True,
+        help="Use each point twice, with opposite noise.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyFlowOptions(InflationOptions):
+    """The flow's schedule and times."""
+
+    precond: str = option(
+        type=choice(TOY_PRECONDITIONINGS),
+        default="ifs",
+        help="Inflationary flow; or the isotropic model of Karras et al. 2022, which takes all "
+        "dimensions of the data to vary alike (edm), or each as it does (edm_es).",
+    )
+    tmin: float | None = option(type=NOT_NEGATIVE, unset="0; edm: 0.002", help="First time.")
+    tmax: float | None = option(
+        type=POSITIVE,
+        unset="when a tenth of the top dimension's variance is data; edm: 80",
+        help="Last time.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyNetworkOptions(Declared):
+    """The network."""
+
+    section = "Network"
+    arch: str = option(type=choice(TOY_NETWORK_NAMES), default="mlp", help="Kind of network.")
+    space: str = option(
+        type=choice(SPACES),
+        default="ES",
+        help="Coordinates of the network: the data's axes (IS) or their principal axes (ES).",
+    )
+    noise_cond: str = option(
+        type=choice(NOISE_CONDITIONINGS),
+        default="log",
+        help="How the network sees the time: as the log of the noise, or as 999 t (ddpm).",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyTrainSettings(Declared):
+    """All settings of the script."""
+
+    toy: ToyOptions = options_of(ToyOptions)
+    flow: ToyFlowOptions = options_of(ToyFlowOptions)
+    network: ToyNetworkOptions = options_of(ToyNetworkOptions)
+    training: TrainingOptions = options_of(
+        TrainingOptions, unset={name: _of_recipes(name) for name in OF_TOYS}
+    )
+    calibration: CalibrationOptions = options_of(
+        CalibrationOptions, defaults={"calibration_fit": CALIBRATION_FIT}
+    )
+    law: LatentLawOptions = options_of(LatentLawOptions)
+    run: RunOptions = options_of(RunOptions, defaults=DEFAULTS)

@@ -307,11 +307,8 @@ TOY_ENTRIES = {"ToyConvUNet": "dense11", "ToySongUNet": "fc1"}
 
 
 def point_dimension(layers: Layers) -> int:
-    """The number of dimensions of the points that a toy network takes.
-
-    Raises:
-        DataError: The layer that they enter by is not there, or is none.
-    """
+    """The number of dimensions of the points that a toy network takes. Raises DataError if the
+    layer that they enter by is not there, or is none."""
     name = f"{TOY_ENTRIES[layers.class_name]}.weight"
     weight = layers.weights.get(name)
     if weight is None or weight.ndim != 2:

@@ -117,10 +117,7 @@ class OriginalFile:
 
     def principal_axes(self) -> "Fields | None":
         """The attributes of the PCA that toys were trained in the coordinates of, if there is one.
-
-        Raises:
-            DataError: Something else is in its place.
-        """
+        Raises DataError if something else is in its place."""
         data = self.section("dataset_kwargs")
         if data.values.get("pca_trf") is None:
             return None
@@ -132,11 +129,7 @@ class OriginalFile:
 
 
 def read_original(path: Path) -> OriginalFile:
-    """Reads a file as data.
-
-    Raises:
-        DataError: It is missing, broken, or holds anything else.
-    """
+    """Reads a file as data. Raises DataError if it is missing, broken, or holds anything else."""
     if not path.is_file():  # a pipe or a device could be read for ever
         exists = path.is_dir() or path.is_symlink() or path.exists()
         what = "is a folder" if path.is_dir() else "is no file" if exists else "does not exist"

@@ -37,8 +37,7 @@ from torch_utils.inert_pickle import shown
 from training.data.toys import LARGEST_MISMATCH, UNSCALED, Toy
 from training.flow.denoisers import FLOAT32_DDPM
 from training.flow.eigenbasis import EigenBasis
-from training.flow.isotropic import EDMSchedule
-from training.flow.schedules import INFLATION_DEFAULTS, InflationSchedule
+from training.flow.schedules import INFLATION_DEFAULTS, EDMSchedule, InflationSchedule
 from training.names import SPACES, TOY_NAMES
 from training.networks.original_toy_unet import OriginalToyConvUNet, OriginalToySongUNet
 from training.original.file import Fields, OriginalFile
@@ -180,11 +179,8 @@ def _axes(fields: Fields, dim: int) -> Tensor:
 
 
 def read_schedule(fields: Fields, basis: EigenBasis) -> dict[str, Any]:
-    """The arguments of the inflationary schedule, but for those that the basis gives.
-
-    Raises:
-        DataError: It is none of ours, or its numbers are missing or out of range.
-    """
+    """The arguments of the inflationary schedule, but for those that the basis gives. Raises
+    DataError if it is none of ours, or its numbers are missing or out of range."""
     exponents = fields.numbers("g", basis.dim)
     rho, gamma0 = float(fields.number("rho")), float(fields.number("gamma0"))
     arguments: dict[str, Any] = {**INFLATION_DEFAULTS, "rho": rho, "gamma0": gamma0}

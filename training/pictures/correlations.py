@@ -19,7 +19,7 @@ from training.files.correlations import (
     stem_and_index,
     summary_of,
 )
-from training.measure.correlation_times import scatter_of
+from training.measure.correlations import scatter_of
 from training.pictures import look
 from training.pictures.look import (
     BLUE,
@@ -48,11 +48,8 @@ NOISES = {"independent": "fresh noise at each time", "path": "along the flow's o
 
 
 def name_and_details(stem: Path) -> tuple[str, str]:
-    """Of files of correlations with such a stem: the data's name, and how they were made.
-
-    Raises:
-        DataError: The parameters beside the summary are broken.
-    """
+    """Of files of correlations with such a stem: the data's name, and how they were made. Raises
+    DataError if the parameters beside the summary are broken."""
     name, details = title_of(stem.name.removesuffix("_autocorrelations").removesuffix("_toy"))
     noise = parameter(summary_of(stem).with_suffix(".json"), "noise")
     return name, joined(details, words_for(noise, NOISES))
@@ -67,13 +64,7 @@ def pictures_of_lags(path: Path, folder: Path | None) -> list[Picture]:
 
 
 def draw_lags(saved: SavedLags, name: str, details: str) -> Figure:
-    """One line for each quantity, the mean of its dimensions, and how they spread.
-
-    Args:
-        saved: What to draw.
-        name: The data's.
-        details: How the file was made.
-    """
+    """One line for each quantity, the mean of its dimensions, and how they spread."""
     figure, (axes,) = look.stacked(
         f"Autocorrelations of {name}",
         joined(details, spread_words(saved.dim)),
@@ -147,10 +138,7 @@ def pictures_of_image_matrices(
     """The pictures of correlation matrices of images, in files of one time each.
 
     Files that have a folder and a stem in common are drawn together; there are no animations.
-
-    Raises:
-        DataError: A file that is to be drawn is broken, or does not belong to the others.
-    """
+    Raises DataError if a file that is to be drawn is broken, or does not belong to the others."""
     together: dict[Path, list[Path]] = {}
     for path in paths:
         together.setdefault(stem_and_index(path)[0], []).append(path)
@@ -166,13 +154,7 @@ def _figures(saved: SavedMatrices, stem: Path, folder: Path | None) -> list[Pict
 
 
 def draw_matrices(saved: SavedMatrices, name: str, details: str) -> Figure:
-    """A row of heat maps for each quantity, a column for each time, all in the same colors.
-
-    Args:
-        saved: What to draw.
-        name: The data's.
-        details: How the files were made.
-    """
+    """A row of heat maps for each quantity, a column for each time, all in the same colors."""
     side = SMALL_SIDE if saved.dim <= FEW_CELLS else SIDE
     each = f"each cell: the largest of {saved.block} × {saved.block}" if saved.block > 1 else ""
     figure, places = look.panel_page(

@@ -40,13 +40,7 @@ NEAR = 0.2  # standard deviations from a plane up to which points are drawn with
 
 
 def draw_boundaries(saved: SavedCoverage, name: str, details: str) -> Figure:
-    """A panel for each stage, and in 3-D a row for each cut; a boundary keeps its color.
-
-    Args:
-        saved: What to draw.
-        name: The data's.
-        details: How the file was made.
-    """
+    """A panel for each stage, and in 3-D a row for each cut; a boundary keeps its color."""
     cuts = (None,) if saved.dim == 2 else CUTS
     shape = "Circles" if saved.dim == 2 else "Spheres"
     fate = "refitted at each stage" if saved.refitted else "carried to the data and back"
@@ -75,11 +69,8 @@ def edges(boundary: Boundary) -> np.ndarray:
 
 
 def cut(boundary: Boundary, axis: int) -> np.ndarray:
-    """Where the plane of all points with 0 on an axis cuts a mesh.
-
-    Returns:
-        The ends of segments in the two other axes ``[M, 2, 2]``.
-    """
+    """Where the plane of all points with 0 on an axis cuts a mesh: ends of segments in the two
+    other axes ``[M, 2, 2]``."""
     start = boundary.vertices[boundary.faces]
     end = np.roll(start, -1, axis=1)
     above, next_above = start[..., axis], end[..., axis]
@@ -162,13 +153,7 @@ STYLES: dict[str, dict[str, Any]] = {
 
 
 def draw_radius(saved: SavedCoverage, name: str, details: str) -> Figure:
-    """Fractions inside by radius, and below them their difference from the exact ones.
-
-    Args:
-        saved: What to draw.
-        name: The data's.
-        details: How the file was made.
-    """
+    """Fractions inside by radius, and below them their difference from the exact ones."""
     radii, seeds = saved.radii, len(saved.fresh)
     fewest = min(saved.count, saved.fresh_count)
     points = f"{saved.count:,} points" + (f", {seeds} seeds" if seeds > 1 else "")

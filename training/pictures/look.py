@@ -45,15 +45,8 @@ _LMS_TO_RGB = np.array(
 
 
 def colors_of_places(places: np.ndarray, width: float) -> np.ndarray:
-    """A color for each place of the plane, so that neighbors look alike.
-
-    Args:
-        places: ``[N, 2]``.
-        width: Distance from the origin at which colors have nearly reached their ends.
-
-    Returns:
-        sRGB in 0..1 ``[N, 3]``.
-    """
+    """A color, sRGB in 0..1 ``[N, 3]``, for each place of the plane ``[N, 2]``, so that neighbors
+    look alike. At a width from the origin colors have nearly reached their ends."""
     across, up = (0.5 + 0.5 * np.tanh(places / width)).T
     left, right = (b + (t - b) * up for b, t in zip(BOTTOM_HUES, TOP_HUES, strict=True))
     hue = np.deg2rad(left + (right - left) * across)
@@ -112,13 +105,8 @@ def words_for(value: Any, words: dict[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that can be made.
-
-    Attributes:
-        path: The file that it will be.
-        write: Draws it into a file.
-        note: What the user should know about it; may be empty.
-    """
+    """A picture that can be made: ``write`` draws it into the file that it will be. The note is
+    what the user should know about it; it may be empty."""
 
     path: Path
     write: Callable[[Path], None]
@@ -126,12 +114,7 @@ class Picture:
 
 
 def figures(stem: Path, draw: Mapping[str, Callable[[], Figure]]) -> list[Picture]:
-    """PNGs of figures that are drawn when they are written.
-
-    Args:
-        stem: Folder and first part of their names.
-        draw: What draws them, by the last part of their names.
-    """
+    """PNGs of figures that are drawn when they are written, by the last part of their names."""
 
     def picture(name: str, make: Callable[[], Figure]) -> Picture:
         path = stem.with_name(f"{stem.name}_{name}.png")
@@ -159,15 +142,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def headline(figure: Figure, title: str, subtitle: str, left: float, top: float) -> None:
-    """A bold title and a muted line under it, either of which may be empty.
-
-    Args:
-        figure: Where to write.
-        title: What is seen.
-        subtitle: How to read it.
-        left: Distance from the left edge.
-        top: Distance of the headline's top from the bottom edge.
-    """
+    """A bold title and a muted line under it, either of which may be empty, at distances from the
+    left and of their top from the bottom edge."""
     width, height = figure.get_size_inches()
     # Names of files are in it, which may have dollar signs.
     place: dict[str, Any] = {"x": left / width, "ha": "left", "va": "top", "parse_math": False}
@@ -205,15 +181,8 @@ def axes_at(figure: Figure, place: ArrayLike, **options: Any) -> Any:
 def stacked(
     title: str, subtitle: str, heights: Sequence[float], xlabel: str, legend_lines: int = 1
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of panels under one another, over one horizontal axis.
-
-    Args:
-        title: What is seen.
-        subtitle: How to read it.
-        heights: Of the panels, from the top down.
-        xlabel: What their horizontal axis is.
-        legend_lines: How many lines ``legend`` will have above them.
-    """
+    """A figure of panels under one another, of heights from the top down, over one horizontal axis.
+    ``legend`` will have so many lines above them."""
     head = TOP + LINE_HEIGHT * legend_lines
     height = head + sum(heights) + STACK_GAP * (len(heights) - 1) + STACK_BOTTOM
     figure = new_figure(STACK_WIDTH, height)
@@ -372,12 +341,7 @@ def legend(axes: Axes, columns: int = 1, **options: Any) -> None:
 
 
 class Page:
-    """An empty page.
-
-    Args:
-        width: In pixels.
-        height: In pixels.
-    """
+    """An empty page, of a width and height in pixels."""
 
     def __init__(self, width: int, height: int):
         self.width, self.height = width, height

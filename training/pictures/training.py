@@ -28,12 +28,7 @@ def pictures_of_training(path: Path, folder: Path | None) -> list[Picture]:
 
 
 def draw_training(saved: SavedTraining, run: str) -> Figure:
-    """Losses, nats of what is held out, if there are any, and learning rate against samples.
-
-    Args:
-        saved: What to draw.
-        run: Name of its folder.
-    """
+    """Losses, nats of what is held out, if there are any, and learning rate against samples."""
     samples, rate = saved.samples, saved.learning_rate
     last = saved.loss[np.isfinite(saved.loss)][-1]
     tells, best = [f"{samples[-1]:.3g} million samples, last loss {last:.4f}"], saved.best

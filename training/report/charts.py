@@ -32,14 +32,8 @@ DOT = 4
 
 
 def plot(x: str = "", y: str = "", height: int = HEIGHT, **options: Any) -> figure:
-    """An empty chart as wide as its place.
-
-    Args:
-        x: Name of its horizontal axis.
-        y: Of its vertical axis.
-        height: In pixels.
-        options: Of Bokeh's ``figure``.
-    """
+    """An empty chart as wide as its place, with names of its axes, a height in pixels, and options
+    of Bokeh's ``figure``."""
     made = figure(
         height=height,
         sizing_mode="stretch_width",
@@ -53,13 +47,7 @@ def plot(x: str = "", y: str = "", height: int = HEIGHT, **options: Any) -> figu
 
 
 def cloud(box: np.ndarray, x: str = "", y: str = "") -> figure:
-    """An empty square chart in which points are chosen by lasso or box.
-
-    Args:
-        box: Limits ``[2, 2]``.
-        x: Name of its horizontal axis.
-        y: Of its vertical axis.
-    """
+    """An empty square chart of limits ``[2, 2]`` in which points are chosen by lasso or box."""
     lasso = LassoSelectTool(continuous=False)
     made = figure(
         aspect_ratio=1,
@@ -109,17 +97,9 @@ def scatter(
     alpha: float = 0.8,
     hover: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Adds points. What is not selected fades.
-
-    Args:
-        made: The chart.
-        source: Of the points.
-        x: A column.
-        y: Another.
-        color: A column of colors, or one color.
-        alpha: Opacity.
-        hover: What is told of a point that is pointed at: words and columns.
-    """
+    """Adds points, ``x`` and ``y`` of whose columns say where. What is not selected fades. The
+    color is a column of colors, or one; ``hover`` has words and columns for a point that is pointed
+    at."""
     points = made.scatter(
         x,
         y,

@@ -1,15 +1,18 @@
-"""Checks of posteriors: ranks of truths, and what regions hold."""
+"""Checks of posteriors: ranks of truths, what regions hold, and where observations lie among data
+simulated of posteriors.
+"""
 
 from pathlib import Path
 
 import numpy as np
 
-from training.files.posterior import SavedCheck
+from training.files.arrays import parameter, title_of
+from training.files.posterior import SavedCheck, SavedPredictive
 from training.measure.posterior.coverage import central_values
 from training.pictures.look import BLUE, MUTED, ORANGE
 from training.pictures.posteriors.checks import Curve, color_of, details_of
 from training.report import charts
-from training.report.content import Chart, Charts, Choice, Key, Result, Section
+from training.report.content import Chart, Charts, Choice, Key, NumberTable, Result, Section
 
 READING = (
     "Truths were found again from data that they led to: if posteriors are right, the ranks of "
@@ -95,3 +98,45 @@ def _chart(curve: Curve, title: str, note: str, axes: tuple[str, str]) -> Chart:
     staying = "stays within" if curve.holds.all() else "leaves"
     alt = f"{title}: the curve {staying} the band; {np.abs(curve.mean).max():.1f} points at most."
     return Chart(plot, title, alt, note=note)
+
+
+READING_OF_PREDICTIVE = (
+    "Data are simulated of draws of the posterior: an observation that lies far out among them is "
+    "one that the model does not make."
+)
+MOST_ROWS = 40
+"""Rows of the table."""
+
+
+def section_of_predictive(path: Path, choice: Choice) -> Section:
+    """The section of a file of simulated data. Raises DataError if it is broken."""
+    saved = SavedPredictive.load(path)
+    name, _ = title_of(path.stem.rpartition("_posterior_")[0])
+    below = (saved.simulated < saved.observed[:, None]).mean(axis=1)
+    low, high = np.quantile(saved.simulated, [0.05, 0.95], axis=1)
+    rows = [
+        [
+            str(row + 1),
+            number,
+            f"{saved.observed[row, at]:.4g}",
+            f"{low[row, at]:.4g} to {high[row, at]:.4g}",
+            f"{100 * below[row, at]:.1f} %",
+        ]
+        for row in range(len(saved.observed))
+        for at, number in enumerate(saved.names)
+    ]
+    head = ["observation", "of", "observed", "90 % of simulated", "simulated below"]
+    more = f"first of {len(rows)}" if len(rows) > MOST_ROWS else ""
+    numbers = path.with_suffix(".json")
+    passed, verdict = parameter(numbers, "passed"), parameter(numbers, "verdict")
+    results = []
+    if isinstance(passed, bool) and isinstance(verdict, str):
+        results.append(Result(name, "posterior predictive check", verdict, "nothing fails", passed))
+    return Section(
+        f"Data of the posterior of {name}",
+        READING_OF_PREDICTIVE,
+        "docs/how-sure.md",
+        str(path.parent),
+        [NumberTable("Observed and simulated", head, rows[:MOST_ROWS], more)],
+        results,
+    )

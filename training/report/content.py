@@ -12,12 +12,7 @@ BRIEF = {"seed": "seed {}", "device": "on {}", "seconds": "{} s", "network calls
 
 @dataclass(frozen=True)
 class Choice:
-    """How much of large files is shown.
-
-    Attributes:
-        points: Of a panel, at most.
-        seed: Of which these are.
-    """
+    """How much of large files is shown: so many points of a panel at most, by a seed."""
 
     points: int = 5000
     seed: int = 0

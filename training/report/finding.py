@@ -41,15 +41,8 @@ class Findings:
 
 
 def found_in(paths: Iterable[Path], choice: Choice) -> Findings:
-    """Reads all that is in some files and folders, and in the folders in these.
-
-    Args:
-        paths: As the user gave them.
-        choice: How much is shown of large files.
-
-    Raises:
-        DataError: A path is missing, or none of the files has anything to show.
-    """
+    """Reads all that is in some files and folders, and in the folders in these. Raises DataError if
+    a path is missing, or none of the files has anything to show."""
     findings = Findings()
     subjects: dict[tuple[Path, str, str], Any] = {}
     for file in _files(paths):
@@ -152,5 +145,6 @@ def _add_to_run(file: Path, subject: str, subjects: dict[tuple[Path, str, str], 
 def section_maker(kind: str) -> Reader:
     """What makes sections of a kind. Modules are imported when they are needed, since some take
     half a second."""
-    made: Reader = import_module(f"{__package__}.{FORMATS[kind].shown}").section_of
+    module, _, name = FORMATS[kind].shown.rpartition(".")
+    made: Reader = getattr(import_module(f"{__package__}.{module}"), name)
     return made

@@ -148,15 +148,8 @@ class Shown:
 
 
 def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
-    """The section of a run's simulations of a toy.
-
-    Args:
-        paths: Files by kind: melt, roundtrip, gen.
-        choice: How much is shown.
-
-    Raises:
-        DataError: A file is broken.
-    """
+    """The section of a run's simulations of a toy: files by kind, melt, roundtrip, gen. Raises
+    DataError if one is broken."""
     shown = {kind: Shown.load(path, choice) for kind, path in paths.items()}
     first = next(iter(shown.values())).saved
     name, details = name_and_details(first)
@@ -175,11 +168,8 @@ def flows_of(shown: Mapping[str, Shown]) -> list[object]:
 
 
 def flow_of(shown: Shown) -> Flow:
-    """A motion.
-
-    Args:
-        shown: In two dimensions or more, of which the first two or all three are shown.
-    """
+    """A motion of points in two dimensions or more, the first two or all three of which are
+    shown."""
     saved = shown.saved
     points, times = points_of(saved), evenly(len(saved.times), MOST_TIMES)
     points = points[times]
@@ -205,7 +195,8 @@ def flow_of(shown: Shown) -> Flow:
         for place, title in zip(("start", "now", "end"), titles, strict=True)
     ]
     charts.keep(panels[0].plot, frames)
-    _share_ranges([panel.plot for panel in panels])
+    for panel in panels[1:]:
+        panel.plot.x_range, panel.plot.y_range = panels[0].plot.x_range, panels[0].plot.y_range
     planes = []
     for first, second in combinations(range(3), 2) if turned else ():
         axes = [names[first], names[second]]
@@ -306,8 +297,3 @@ def _ball(points: np.ndarray) -> np.ndarray:
     box = common_box([points])
     reach = float(np.abs(box).max())
     return np.array([[-reach, reach], [-reach, reach]])
-
-
-def _share_ranges(plots: list[figure]) -> None:
-    for other in plots[1:]:
-        other.x_range, other.y_range = plots[0].x_range, plots[0].y_range

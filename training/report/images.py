@@ -1,16 +1,28 @@
-"""Simulations of images: what becomes of each, on its way to the latent and back."""
+"""Simulations of images: what becomes of each, on its way to the latent and back, how
+errors of the way back are spread, and the worst of them.
+"""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from training.files.roundtrip import SavedRoundtrips
 from training.files.trajectory import SavedTrajectory
-from training.pictures.images.grids import HALF_RANGE, data_cells, magnified, state_divisors
-from training.pictures.images.simulations import images_of, melts_and_roundtrips
-from training.pictures.look import joined
+from training.pictures.images.grids import (
+    HALF_RANGE,
+    ROUNDED_AWAY,
+    data_cells,
+    magnified,
+    pixel_cells,
+    state_divisors,
+)
+from training.pictures.images.simulations import error_bins, images_of, melts_and_roundtrips
+from training.pictures.look import BLUE, MUTED, brief, joined
 from training.pictures.trajectories.clouds import latent_law, name_and_details, telling_times
-from training.report.content import Choice, Images, Section, Sheet
+from training.report import charts
+from training.report.content import Chart, Charts, Choice, Images, Key, Result, Section, Sheet
 from training.report.flows import Shown, flows_of, latent_parts, latent_results
 from training.report.runs import roundtrip_results
 from training.report.sheets import affordable, sheet, sheet_columns
@@ -25,15 +37,8 @@ STATES = "Unscaled states; ÷ n: divided by n, since they outgrow the range of p
 
 
 def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
-    """The section of a run's simulations of images.
-
-    Args:
-        paths: Files by kind: melt, roundtrip, gen.
-        choice: How much is shown.
-
-    Raises:
-        DataError: A file is broken.
-    """
+    """The section of a run's simulations of images: files by kind, melt, roundtrip, gen. Raises
+    DataError if one is broken."""
     shown = {kind: Shown.load(path, choice) for kind, path in paths.items()}
     saved = {kind: item.saved for kind, item in shown.items()}
     first = next(iter(saved.values()))
@@ -54,12 +59,8 @@ def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
 
 
 def images_part(item: SavedTrajectory, back: SavedTrajectory | None) -> Images:
-    """Images of a simulation, each with its states at telling times.
-
-    Args:
-        item: It.
-        back: The way back of a melt, of which the return and its difference are shown.
-    """
+    """Images of a simulation, each with its states at telling times; of a melt with the way back
+    the return and its difference, too."""
     states = images_of(item)
     count = affordable(states.shape[1], states.shape[2:], COLUMNS + 2 * (back is not None))
     states = states[:, :count]
@@ -104,3 +105,73 @@ def _returned(originals: np.ndarray, returned: np.ndarray) -> list[Sheet]:
         sheet(data_cells(returned), "return"),
         sheet(column.cells, column.title, f"{column.note}; {scale.range}"),
     ]
+
+
+READING_OF_ROUNDTRIPS = (
+    "Images were melted and brought back; errors below half a gray level are gone after rounding."
+)
+
+
+def section_of_roundtrips(path: Path, choice: Choice) -> Section:
+    """The section of a file of worst roundtrips. Raises DataError if it is broken."""
+    saved = SavedRoundtrips.load(path)
+    largest = float(saved.all_max_abs_error.max())
+    exact = float(saved.all_exact.mean())
+    results = [
+        Result(
+            saved.name,
+            f"round trip of {len(saved.all_mse):,} images",
+            f"{exact:.4%} of pixels exact, largest error {brief(largest)} gray levels",
+            "largest error below ½",
+            largest < ROUNDED_AWAY,
+        )
+    ]
+    drawn = Charts(
+        [
+            _histogram("Root-mean-square error of an image", np.sqrt(saved.all_mse_float)),
+            _histogram("Largest error of a pixel", saved.all_max_abs_error),
+        ]
+    )
+    parts = [drawn, *([_worst(saved)] if len(saved.originals) else [])]
+    title = f"Round trips of {saved.name}"
+    return Section(title, READING_OF_ROUNDTRIPS, "docs/images.md", str(path.parent), parts, results)
+
+
+def _worst(saved: SavedRoundtrips) -> Images:
+    count = affordable(len(saved.originals), saved.originals.shape[1:], 3)
+    difference, scale = magnified((saved.returned - saved.originals)[:count])
+    returned = np.rint(saved.returned[:count]).clip(0, 255).astype(np.uint8)
+    return Images(
+        f"The worst {count} of {len(saved.all_mse):,} images",
+        [
+            f"image {index:.0f}, largest error {brief(largest)}"
+            for index, largest in zip(saved.indices[:count], saved.max_abs_error, strict=False)
+        ],
+        [
+            sheet(pixel_cells(saved.originals[:count]), "original"),
+            sheet(pixel_cells(returned), "return", "8 bits"),
+            sheet(difference.cells, difference.title, f"{difference.note}; {scale.range}"),
+        ],
+        0,
+        sheet_columns(count),
+        saved.originals.shape[2:],
+    )
+
+
+def _histogram(title: str, errors: np.ndarray) -> Chart:
+    edges = error_bins(errors)
+    counts = np.histogram(errors, edges)[0]
+    plot = charts.plot("gray levels of 255", "images", x_axis_type="log")
+    charts.few_digits(plot.xaxis)
+    plot.quad(
+        left=edges[:-1], right=edges[1:], top=counts, bottom=0, fill_color=BLUE, line_color=None
+    )
+    keys = []
+    if edges[0] < ROUNDED_AWAY < edges[-1]:
+        charts.level(plot, ROUNDED_AWAY, vertical=True)
+        keys.append(Key("½: exact after rounding below it", MUTED, "dashed"))
+    none = int((errors == 0).sum())
+    middle, high = brief(float(np.median(errors))), brief(float(errors.max()))
+    note = f"median {middle}, highest {high}" + (f"; {none} without error" if none else "")
+    assert math.isfinite(edges[0])
+    return Chart(plot, title, f"Histogram: {note}.", keys, note)

@@ -32,13 +32,7 @@ BOKEH = ("bokeh_css", "bokeh_js", "plot_script")
 
 
 def page_of(findings: Findings, title: str, choice: Choice) -> str:
-    """The text of an HTML file.
-
-    Args:
-        findings: What files and folders hold.
-        title: Its heading.
-        choice: How much is shown.
-    """
+    """The text of an HTML file: its heading, and what files and folders hold."""
     shown = {
         "findings": findings,
         "others": ", ".join(

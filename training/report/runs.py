@@ -28,11 +28,8 @@ def is_parameters(content: Mapping[str, Any]) -> bool:
 
 
 def run_of(path: Path) -> Run | None:
-    """What ran, by a parameters file; None if it is none of a run.
-
-    Raises:
-        DataError: The file is broken.
-    """
+    """What ran, by a parameters file; None if it is none of a run. Raises DataError if the file is
+    broken."""
     content = load_json(path)
     parts = [part for part in _parts(content) if _has_command(part)]
     if not (is_parameters(content) and parts):
@@ -61,16 +58,8 @@ def run_of(path: Path) -> Run | None:
 
 
 def roundtrip_results(path: Path, name: str, details: str) -> Iterator[Result]:
-    """What the parameters beside a simulation say of the way back.
-
-    Args:
-        path: A file of the simulation.
-        name: The data's.
-        details: How it was made.
-
-    Raises:
-        DataError: The parameters are broken.
-    """
+    """What the parameters beside a file of a simulation say of the way back, of data of this name
+    and how it was made. Raises DataError if they are broken."""
     errors = _simulated(path, "roundtrip")
     of = joined(name, details, by=", ")
     largest = _number(errors, "max_abs_error")

@@ -28,15 +28,8 @@ WORST = 12
 
 
 def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
-    """The section of a run's simulations of a table.
-
-    Args:
-        paths: Files by kind: melt, roundtrip, gen.
-        choice: How much is shown.
-
-    Raises:
-        DataError: A file is broken.
-    """
+    """The section of a run's simulations of a table: files by kind, melt, roundtrip, gen. Raises
+    DataError if one is broken."""
     tables = {kind: SavedTable.load(path) for kind, path in paths.items()}
     first = next(iter(tables.values()))
     name, details = name_and_details(first.trajectory)

@@ -17,8 +17,8 @@ from dnnlib.logs import logger
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.encoding import encode
-from training.data.records.made import on_weekday, says_missing, says_weekday
 from training.data.records.records import CATEGORY, DATE, WHOLE, Records
+from training.data.records.tidying import on_weekday, says_missing, says_weekday
 from training.data.records.writing import text_of, texts_of
 from training.files.answers import SCORES
 from training.files.arrays import evenly
@@ -89,11 +89,8 @@ def fill(
 ) -> Sheet:
     """Rows whose holes have medians of numbers and the likeliest levels, each given the cells that
     are there; behind them columns with the ends of the interval, or the level's probability, for
-    each column that had holes.
-
-    Raises:
-        UsageError: The network was trained for one question, and there are other holes.
-    """
+    each column that had holes. Raises UsageError if the network was trained for one question, and
+    there are other holes."""
     values, holes, known = np.array(records.values), records.holes, ~np.isnan(records.values)
     own = np.array([not column.of for column in records.columns])
     missing = np.flatnonzero(holes.any(axis=0) & own)
@@ -128,11 +125,8 @@ def predict(
 ) -> Sheet:
     """Rows with predictions of columns beside them, each given the cells that are there of all
     other columns: medians and intervals of numbers, the likeliest level and all probabilities, also
-    of values that a number often has.
-
-    Raises:
-        UsageError: There is no such column, or the network was not trained for it.
-    """
+    of values that a number often has. Raises UsageError if there is no such column, or the network
+    was not trained for it."""
     places = [place_of(records, name) for name in columns]
     if len(set(places)) < len(places):
         raise UsageError(f"a column is named twice to be predicted: {', '.join(columns)}")
@@ -191,11 +185,8 @@ def draw(
     seed: int,
     progress: Progress | None = None,
 ) -> Sheet:
-    """So many rows, given what all of them have; see ``table``.
-
-    Raises:
-        UsageError: A column or a level is not there, or a value is none of its column.
-    """
+    """So many rows, given what all of them have; see ``table``. Raises UsageError if a column or a
+    level is not there, or a value is none of its column."""
     row, names = _given_row(flow, given), flow.empty.names
     drawn = table(flow, row, count, seed, progress)
     for made, column in enumerate(flow.empty.columns):
@@ -211,16 +202,9 @@ def draw(
 def table(
     flow: RecordFlow, row: np.ndarray, count: int, seed: int, progress: Progress | None = None
 ) -> np.ndarray:
-    """Rows ``[count, P]`` that have what is given. If nothing is, each column is distributed among
-    them as in the rows that train (``Margins``): so more are drawn, and some of them are kept.
-
-    Args:
-        flow: The flow.
-        row: What is given ``[P]``; NaN elsewhere.
-        count: Of the rows.
-        seed: Of the draws.
-        progress: Called with numbers of rows.
-    """
+    """Rows ``[count, P]`` that have what is given ``[P]``, NaN elsewhere. If nothing is, each
+    column is distributed among them as in the rows that train (``Margins``): so more are drawn, and
+    some of them are kept. Progress is called with numbers of rows."""
     margins = flow.margins if np.isnan(row).all() else None
     times, made = TIMES if margins else 1, np.empty((count, len(row)))
 
@@ -267,12 +251,8 @@ def _given_value(flow: RecordFlow, cell: dict[str, list[str]]) -> np.ndarray:
 
 def to_compare(flow: RecordFlow, records: Records, given: Sequence[tuple[str, str]]) -> Records:
     """Rows that drawn ones should be like: those that are held out, or all if none is, which have
-    what is given.
-
-    Raises:
-        DataError: The records have other columns, or may have been trained on.
-        UsageError: There are too few such rows.
-    """
+    what is given. Raises DataError if the records have other columns, or may have been trained on,
+    UsageError if there are too few such rows."""
     require_of_training(flow, records)
     row = _given_row(flow, given)
     wanted = ~np.isnan(row)

@@ -16,15 +16,16 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.measure.boundaries import Boundary
 from training.measure.coverage import (
+    CoverageResult,
+    PairedBoundaries,
     Points,
     Spheres,
     carry,
     measure_coverage,
+    pair,
     refitted,
     transported,
 )
-from training.measure.coverage_result import CoverageResult, PairedBoundaries
-from training.measure.paired_coverage import pair
 from training.runs.simulator import Simulator
 
 BLOCK_ROWS = 2048
@@ -58,11 +59,7 @@ class CoverageExperiment:
     fresh: Callable[[torch.Generator], Tensor]
 
     def run(self, exact: ProbabilityFlow | None = None) -> CoverageResult:
-        """Carries and counts.
-
-        Args:
-            exact: The exact flow, to compare with.
-        """
+        """Carries and counts; an exact flow is compared with."""
         start, calls = self._latent_points(), []
         simulator = self._simulator(self.flow)
 

@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib.errors import UsageError
 from torch_utils import distributed
@@ -42,11 +41,8 @@ BAR = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
 def parse_seeds(text: str) -> Tensor:
-    """Seeds ``[N]``, increasing, each once, of a list of numbers and ranges: ``1,2,5-10``.
-
-    Raises:
-        UsageError: It is no such list, a number is too large, or there are too many.
-    """
+    """Seeds ``[N]``, increasing, each once, of a list of numbers and ranges: ``1,2,5-10``. Raises
+    UsageError if it is no such list, a number is too large, or there are too many."""
     ranges = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", part)
@@ -121,10 +117,7 @@ class SeedSampler:
 
     def __call__(self, seeds: Tensor, on_step: Callable[[], object] | None = None) -> np.ndarray:
         """The images ``[N, H, W, C]`` uint8 of seeds ``[N]``; calls ``on_step`` after each step.
-
-        Raises:
-            DataError: An image is not finite.
-        """
+        Raises DataError if an image is not finite."""
         flow, numbers = self._flow, seeds.tolist()
         if self.image_flow.label_dim:
             flow = flow.given(labels=self._labels(numbers))
@@ -161,28 +154,19 @@ class SeedSampler:
 
 
 def generate_images(sampler: SeedSampler, folder: ImageFolder, seeds: Tensor, batch: int) -> int:
-    """Makes the images of seeds and puts them into a folder; returns the network calls made.
+    """Makes the images of seeds ``[N]``, the same on every rank, and puts them into a folder;
+    returns the network calls made.
 
     The ranks share the seeds. Each batch is written while the next is sampled, and only one batch
-    waits, so that memory is bounded and a full disk ends the run soon.
-
-    Args:
-        sampler: Makes them.
-        folder: Where they go.
-        seeds: ``[N]``, the same on every rank.
-        batch: Images in flight over all ranks. Each rank fills whole network calls, which cost the
-            same if they are not full.
-
-    Raises:
-        DataError: An image is not finite or cannot be written.
-    """
+    waits, so that memory is bounded and a full disk ends the run soon. A batch is of all ranks,
+    each of which fills whole network calls, which cost the same if they are not full. Raises
+    DataError if an image is not finite or cannot be written."""
     mine = seeds[distributed.shard(len(seeds))]
     size = sampler.rows * math.ceil(batch / (sampler.rows * distributed.world_size()))
-    hidden = None if distributed.is_main() else True
     writing: list[Future[None]] = []
     with (
         ThreadPoolExecutor(WRITERS) as pool,
-        tqdm(total=len(mine), desc="gen", unit="image", disable=hidden, bar_format=BAR) as bar,
+        distributed.progress_bar(total=len(mine), desc="gen", unit="image", bar_format=BAR) as bar,
     ):
         for start in range(0, len(mine), size):
             part = mine[start : start + size]

@@ -53,17 +53,9 @@ class Interval:
         return replace(flow, within=False)
 
     def levels(self, flow: RecordFlow, known: np.ndarray, place: int) -> np.ndarray:
-        """Levels ``[n, 3]`` of the quantiles at the ends, and of the median between.
-
-        Args:
-            flow: The answers.
-            known: Which cells are known ``[n, P]`` where the column is asked: so are they then in
-                held-out rows, in proportion.
-            place: Of the column.
-
-        Raises:
-            DataError: Too few cells of it are held out.
-        """
+        """Levels ``[n, 3]`` of the quantiles at the ends, and of the median between, of the column
+        at a place. Which cells are known ``[n, P]`` where it is asked, so they are in held-out
+        rows, in proportion. Raises DataError if too few cells of it are held out."""
         level, held_out = np.full(len(known), self.share), self.held_out
         if flow.empty.columns[place].type == CATEGORY:
             pass

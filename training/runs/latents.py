@@ -49,19 +49,12 @@ class LatentChoice:
         return "auto" if self.eps is None else self.eps
 
     def settled(self, flow: ProbabilityFlow, end_time: float, dims_to_keep: int) -> "LatentChoice":
-        """What is left of the choice for a flow.
+        """What is left of the choice for a flow, of which so many dimensions are not compressed, up
+        to T.
 
         Whether the law is the learned one is decided, and a variance of compressed dimensions is
-        left out where there are none.
-
-        Args:
-            flow: Knows whether there is a learned law.
-            end_time: T.
-            dims_to_keep: Number of dimensions that are not compressed.
-
-        Raises:
-            UsageError: The learned law was asked for, but there is none, or it is of another time.
-        """
+        left out where there are none. Raises UsageError if the learned law was asked for, but there
+        is none, or it is of another time."""
         dim, elsewhere = flow.basis.dim, None
         if flow.learned is None:
             elsewhere = "the network has no learned law of latents"
@@ -85,18 +78,10 @@ class LatentChoice:
         dims_to_keep: int,
         melted: Tensor | None = None,
     ) -> LatentLaw:
-        """The law, with a warning if it is far from the closed form.
-
-        Args:
-            flow: Knows the closed form.
-            end_time: T.
-            dims_to_keep: Number of dimensions that are not compressed.
-            melted: Scaled eigenspace end of a melt ``[N, D]``, for ``empirical``.
-
-        Raises:
-            UsageError: There is no melt for ``empirical``, or ``paper`` lacks a variance that it
-                needs, or is asked of an isotropic model.
-        """
+        """The law at T, with a warning if it is far from the closed form that the flow knows, for
+        the scaled eigenspace end of a melt ``[N, D]``, if it is ``empirical``. Raises UsageError if
+        there is no melt for ``empirical``, or ``paper`` lacks a variance that it needs, or is asked
+        of an isotropic model."""
         if self.empirical:
             if melted is None:
                 raise UsageError("eps=empirical needs a melt to take the variances from")
@@ -144,16 +129,9 @@ class LatentChoice:
 
 
 def latent_choice(text: str | None, otherwise: str | None = None) -> LatentChoice:
-    """What the option says.
-
-    Args:
-        text: ``learned``, ``auto``, ``empirical``, ``paper``, a positive number, or ``paper:`` and
-            a number; None for the learned law where there is one.
-        otherwise: What to do instead of saying ``empirical``; None where it may be said.
-
-    Raises:
-        UsageError: It is something else.
-    """
+    """What the option says: ``learned``, ``auto``, ``empirical``, ``paper``, a positive number, or
+    ``paper:`` and a number; None is the learned law where there is one. Raises UsageError if it is
+    something else, or ``empirical`` where there is something to do ``otherwise``."""
     if text == "empirical" and otherwise is not None:
         raise UsageError(f"--eps is 'empirical', but there is no melt here: {otherwise}")
     if text is None or text == LEARNED:

@@ -13,12 +13,14 @@ from torch_utils import distributed
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.inference.likelihoods import Likelihood
-from training.inference.mixture_moments import can_integrate, moments, quadrature
 from training.inference.mixtures import (
     Components,
     Evidence,
+    can_integrate,
     dirichlet,
     log_likelihood,
+    moments,
+    quadrature,
     sample_weights,
 )
 from training.inference.prior import Prior
@@ -150,15 +152,8 @@ class Recovered:
 def recover(
     prior: Prior, likelihood: Likelihood, rows: int, plan: MixturePlan, observed: Tensor | None
 ) -> Recovered:
-    """Infers the weights of R data sets.
-
-    Args:
-        prior: The flow.
-        likelihood: Of observations.
-        rows: Points of one block.
-        plan: What to simulate, and how to infer.
-        observed: One data set ``[N, ...]`` that is there; None to simulate R.
-    """
+    """Infers the weights of one data set ``[N, ...]`` that was observed, or of R that are
+    simulated, ``rows`` points of one block."""
     device = prior.flow.device
     carry = _Carry(prior, likelihood, rows, plan.components)
     pool = carry.pool(plan.pool, hash_seed(plan.seed, Stream.PRIOR_DRAWS))

@@ -32,12 +32,7 @@ from training.subjects.tables import TableFlow
 
 
 def values_of_groups(groups: Groups, make: Callable[[Tensor, Progress], RunValues]) -> RunValues:
-    """The values of all runs, each group's kept in its file.
-
-    Args:
-        groups: Where they are kept.
-        make: The values of the runs at some places.
-    """
+    """The values of all runs, made for the runs at some places and kept in each group's file."""
 
     def work(index: int, places: Tensor, path: Path, progress: Progress) -> bool:
         there = load_values(path, groups.fingerprint) is not None

@@ -46,12 +46,8 @@ LARGER = {"--pool": {*WEIGHTED}, "--particles": {TWISTED}}
 
 
 def warn_of_far(deviations: Tensor, names: Sequence[str]) -> None:
-    """Warns of the observed number that is farthest from what the prior expects.
-
-    Args:
-        deviations: Of observed numbers ``[M, K]``, in standard deviations.
-        names: What a sentence calls the numbers; empty where they have no names.
-    """
+    """Warns of the observed number that is farthest from what the prior expects, by deviations
+    ``[M, K]`` in standard deviations. Names are empty where a sentence has none for the numbers."""
     farthest = int(deviations.argmax())
     observation, number = divmod(farthest, deviations.shape[1])
     name = names[number] if names else f"number {number + 1}"
@@ -64,11 +60,8 @@ def warn_of_far(deviations: Tensor, names: Sequence[str]) -> None:
 
 
 def warn_of_unlike(law: Surprise | None, conditions: Tensor) -> Tensor | None:
-    """Warns of observations ``[M, C]`` that are unlike the simulations a flow was trained on.
-
-    Returns:
-        Their surprise ``[M]`` in nats; None if it is not known.
-    """
+    """Warns of observations ``[M, C]`` that are unlike the simulations a flow was trained on, and
+    returns their surprise ``[M]`` in nats; None if it is not known."""
     if law is None:
         logger.info(
             "Whether observations are like the simulations is not known: the network has more than "
@@ -252,13 +245,8 @@ def report_check(calibration: CalibrationCheck, within: str = BOUNDS) -> None:
 
 
 def report_near(local: LocalCalibration, distances: Tensor, on_average: bool) -> None:
-    """Tells of each observation whether posteriors near it are calibrated, where some are near.
-
-    Args:
-        local: What is to be told.
-        distances: Of the runs near each ``[M, K]``, in standard deviations.
-        on_average: Whether posteriors are calibrated on average.
-    """
+    """Tells of each observation whether posteriors near it are calibrated, where some are near, by
+    distances ``[M, K]`` of the runs near each in standard deviations."""
     for place, test in enumerate(local.tests[:MOST_LINES]):
         reach = float(distances[place].max())
         near, within = (

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_folder
@@ -50,19 +49,10 @@ EVERY = 30.0
 
 @contextmanager
 def progress(begun: str, name: str, total: int, unit: str) -> Iterator[Callable[[float], object]]:
-    """Tells how far a step is, on the first rank.
-
-    Args:
-        begun: The line at its start.
-        name: What is made.
-        total: Units of it.
-        unit: The name of one.
-
-    Yields:
-        What moves it on by so many units.
-    """
+    """Tells how far a step is, on the first rank, after the line at its start. Yields what moves it
+    on by so many of its units."""
     main = distributed.is_main()
-    with tqdm(total=total, desc=name, unit=unit, disable=None if main else True) as bar:
+    with distributed.progress_bar(total=total, desc=name, unit=unit) as bar:
         if not (main and bar.disable):
             yield bar.update
             return
@@ -125,12 +115,8 @@ class Groups:
         return self.folder / f"group-{index:05d}.npz"
 
     def run(self, work: Callable[[int, Tensor, Path, "Progress"], bool]) -> None:
-        """Does what is left to do, on all ranks.
-
-        Args:
-            work: Makes the file of a group, of this number and these places; says whether it was
-                there already.
-        """
+        """Does what is left to do, on all ranks. Work makes the file of a group, of its number and
+        its places, and says whether it was there already."""
         require_folder(self.folder)
         groups = list(enumerate(self.places))
         mine = groups[distributed.rank() :: distributed.world_size()]
@@ -180,11 +166,7 @@ class Groups:
 
 
 class Progress:
-    """Moves on by parts of a group, and to its end.
-
-    Args:
-        move: Moves on by so many groups.
-    """
+    """Moves on by parts of a group, and to its end. ``move`` moves on by so many groups."""
 
     def __init__(self, move: Callable[[float], object]):
         self._move, self._part = move, 0.0
@@ -280,10 +262,7 @@ def _warn_of_idle(plan: SamplingPlan) -> None:
 def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, SamplingPlan]:
     """What posteriors of so many observations share, and the plan as it is carried out: where
     particles are twisted, it tells what they are going to take, and makes them as many as fit.
-
-    Raises:
-        UsageError: There is no lookahead, or too few particles fit.
-    """
+    Raises UsageError if there is no lookahead, or too few particles fit."""
     plan, target = settled(problem, plan), problem.target
     _warn_of_idle(plan)
     problem = problem.looking_ahead(plan, count)
@@ -351,13 +330,8 @@ def sample_learned(amortized: Amortized, groups: Groups) -> None:
 
 
 def _into_parts(groups: Groups, draw: Callable[[Tensor, Progress], Draws], weighted: int) -> None:
-    """Draws for the observations of each group, which are kept in its file.
-
-    Args:
-        groups: Where they are kept.
-        draw: Draws for observations at some places.
-        weighted: The number of draws of which weights choose, where some do.
-    """
+    """Draws for the observations of each group, which are kept in its file; weights choose among so
+    many draws, where some do."""
 
     def work(index: int, places: Tensor, path: Path, progress: Progress) -> bool:
         there = load_part(path, groups.fingerprint) is not None

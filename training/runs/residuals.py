@@ -56,16 +56,8 @@ class ExtractionChoice:
     def describe(
         self, model: Model, data_name: str, times: Tensor, matters: Mapping[str, Any]
     ) -> Extraction:
-        """What the files say of themselves.
-
-        Args:
-            model: The network.
-            data_name: How results are named.
-            times: Increasing ``[T]``.
-            matters: Options that the numbers depend on, by name; files differ where these do.
-
-        Raises:
-            UsageError: The times do not increase.
+        """What the files say of themselves. ``matters`` are options that the numbers depend on, by
+        name: files differ where these do. Raises UsageError if the times ``[T]`` do not increase.
         """
         if times[0] >= times[-1]:
             raise UsageError(
@@ -95,16 +87,8 @@ def run_extraction(
     options: Mapping[str, Any],
     announcement: str,
 ) -> None:
-    """Writes residuals and their parameters.
-
-    Args:
-        job: What extracts them.
-        writer: Of their files.
-        parameters: The ``.json`` of the options.
-        origin: The digest that the files have.
-        options: What is recorded.
-        announcement: What to tell before the work begins.
-    """
+    """Writes residuals and their parameters, the recorded options, with the digest that the files
+    have, ``origin``. What is announced is told before the work begins."""
     began = time.perf_counter()
     distributed.barrier()  # no rank writes before all have looked
     require_folder(parameters.parent)
@@ -124,18 +108,9 @@ def run_extraction(
 def known_of(
     path: Path, extraction: Extraction, shape: tuple[int, ...], expected: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a file of residuals knows of T, N, D and the rest, by the names of options.
-
-    Args:
-        path: The file, for errors.
-        extraction: What it says of itself.
-        shape: ``(T, N, D)``.
-        expected: Values of options by their names; None for what was left out.
-
-    Raises:
-        UsageError: An option contradicts the file.
-        DataError: The file contradicts itself.
-    """
+    """What a file of residuals of shape ``(T, N, D)`` knows of T, N, D and the rest, by the names
+    of options. Raises UsageError if an option that was expected, not None, contradicts the file,
+    DataError if the file contradicts itself."""
     if len(extraction.times) != shape[0]:
         raise DataError(f"{path} has {len(extraction.times)} times, but residuals at {shape[0]}")
     known = {

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from torch_utils import distributed
 from training.flow.pfode import ProbabilityFlow
@@ -20,23 +19,13 @@ def measure_returns(
     returns: Returns,
     batch: int,
 ) -> int:
-    """Measures how well points survive, and returns the denoiser calls of a point.
-
-    Every rank reads each batch, of which it integrates its share, and holds no more than one.
-
-    Args:
-        flow: On this rank's device.
-        times: Increasing ``[steps + 1]``.
-        solver: How to take a step.
-        source: The points.
-        returns: Takes the errors.
-        batch: Points in flight, over all ranks.
-    """
+    """Measures how well points survive, and returns the denoiser calls of a point. Every rank reads
+    each batch, of so many points in flight over all ranks, of which it integrates its share, and
+    holds no more than one."""
     count, most_calls = len(source), 0
     starts = range(0, count, batch)
-    hidden = None if distributed.is_main() else True
     total = 2 * (len(times) - 1) * len(starts)
-    with tqdm(total=total, desc="roundtrip", unit="step", disable=hidden) as bar:
+    with distributed.progress_bar(total=total, desc="roundtrip", unit="step") as bar:
         for start in starts:
             places = range(start, min(start + batch, count))
             bar.set_postfix_str(f"{places.start} to {places.stop - 1} of {count}")

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib.errors import UsageError
 from torch_utils import distributed
@@ -113,14 +112,8 @@ class Simulator:
     def melt(
         self, data: Tensor, title: str = "melt", path: Path | None = None, **file: Any
     ) -> Simulation:
-        """Inflates points ``[N, D]`` of image space, and writes a results file if it has a path.
-
-        Args:
-            data: All points, the same on every rank.
-            title: Of the progress bar.
-            path: Where the states go as they are made; None keeps them in memory.
-            file: What else ``trajectory_file`` takes.
-        """
+        """Inflates points ``[N, D]`` of image space, the same on every rank, and writes a results
+        file with what else ``trajectory_file`` takes, as states are made, if it has a path."""
         return self._run(self._flow.melt, self._times, data, None, title, path, file)
 
     def generate(
@@ -131,15 +124,8 @@ class Simulator:
         gap: Tensor | None = None,
         **file: Any,
     ) -> Simulation:
-        """Generates from scaled eigenspace latents ``[N, D]`` at the last time; as ``melt``.
-
-        Args:
-            latent: All latents, the same on every rank.
-            title: Of the progress bar.
-            path: Where the states go as they are made.
-            gap: That of the melt which ended there ``[N, D]``, to go back its steps.
-            file: What else ``trajectory_file`` takes.
-        """
+        """Generates from scaled eigenspace latents ``[N, D]`` at the last time; as ``melt``. By the
+        gap ``[N, D]`` of the melt which ended there it goes back its steps."""
         times = self._times.flip(0)
         return self._run(self._flow.generate, times, latent, gap, title, path, file)
 
@@ -182,9 +168,8 @@ class Simulator:
         plan = self._plan
         cells = plan if has_cells(self._flow) else None
         integral = None if cells else plan and plan.along(self._solver, rows, dim)
-        hidden = None if distributed.is_main() else True
         began = time.perf_counter()
-        with tqdm(total=len(self._times) - 1, desc=title, unit="step", disable=hidden) as bar:
+        with distributed.progress_bar(total=len(self._times) - 1, desc=title, unit="step") as bar:
             local = simulate(
                 share,
                 self._times,
@@ -216,9 +201,8 @@ class Simulator:
 
     def _of_cells(self, share: Tensor, trace: Trace, count: int) -> CellDensity:
         """Densities of the cells of all points, of which this rank has a share ``[n, D]``."""
-        hidden = None if distributed.is_main() else True
         exact = trace if trace.kind == "hutchinson" else Trace("exact")
-        with tqdm(total=len(share), desc="log_prob", unit="row", disable=hidden) as bar:
+        with distributed.progress_bar(total=len(share), desc="log_prob", unit="row") as bar:
             share_density, points = cell_log_prob(
                 self._flow, share, *self._cell_way, exact, bar.update
             )

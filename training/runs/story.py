@@ -107,12 +107,8 @@ class Story:
         return simulator.melt(points, "log_prob")
 
     def tell(self, kinds: Sequence[str], melted: SavedEnd | None = None) -> Iterator[Chapter]:
-        """Runs the simulations of these kinds, one after the other, each into its file.
-
-        Args:
-            kinds: Some of ``KINDS``, in their order.
-            melted: An earlier melt to go on from, for kinds without a melt of their own.
-        """
+        """Runs the simulations of these kinds, some of ``KINDS`` in their order, one after the
+        other, each into its file. Kinds without a melt of their own go on from an earlier one."""
         start, end, labels = (
             (None, None, None) if melted is None else (melted.start, melted.x, melted.labels)
         )

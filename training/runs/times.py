@@ -49,10 +49,7 @@ class TimeChoice:
 
     def even(self, schedule: NoiseSchedule) -> Grid:
         """Even times by number of steps. The isotropic schedules have their own in place of these.
-
-        Raises:
-            UsageError: The first time is not before the last.
-        """
+        Raises UsageError if the first time is not before the last."""
         if self.end <= schedule.t_min:
             raise UsageError(f"T is {self.end:g}, but simulations start at t = {schedule.t_min:g}")
         first = self.first
@@ -72,13 +69,8 @@ class TimeChoice:
     def settle(
         self, flow: ProbabilityFlow, solver: Solver, file: NetworkFile | None = None
     ) -> Tensor:
-        """The times, increasing ``[steps + 1]``, float64, on the CPU.
-
-        Args:
-            flow: On its device.
-            solver: Of the simulation.
-            file: Where the network of the flow is from; None for a flow without one.
-        """
+        """The times, increasing ``[steps + 1]``, float64, on the CPU, for a flow on its device,
+        whose network may be from a file."""
         if self.given is not None:
             return self.given
         grid = self.even(flow.schedule)

@@ -45,17 +45,9 @@ KINDS: dict[str, type[Subject]] = {kind.kind: kind for kind in (ToyFlow, TableFl
 def open_subject(
     file: NetworkFile, expected: dict[str, object] | None = None, data_name: str | None = None
 ) -> Subject:
-    """What an open network file is of.
-
-    Args:
-        file: The network and its file.
-        expected: What was said of it, by the names of options; None for what was left out.
-        data_name: How results are to be named; None for the network's data.
-
-    Raises:
-        UsageError: What was said contradicts the file.
-        DataError: What the file says of its data makes no sense.
-    """
+    """What an open network file is of; results are named by ``data_name``, or the network's data.
+    Raises UsageError if what was said of it, by the names of options, None for what was left out,
+    contradicts the file, DataError if what the file says of its data makes no sense."""
     if file.kind == RECORDS:
         raise UsageError(
             f"{file.path} answers questions about rows: give it to ask.py, or to posterior.py"

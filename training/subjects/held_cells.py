@@ -68,14 +68,9 @@ class HeldCells:
         return cls(counts, shares, contents)
 
     def content(self, place: int, share: float, known: np.ndarray) -> np.ndarray:
-        """Of the intervals ``[n]`` of a column that are to hold a share.
-
-        Args:
-            place: Of the column.
-            share: Of the cells.
-            known: Which cells are known where it is asked ``[n, P]``. A row's interval is by its
-                own alone, whatever the others of a file lack.
-        """
+        """Of the intervals ``[n]`` of a column that are to hold a share of the cells, by which
+        cells are known where it is asked ``[n, P]``. A row's interval is by its own alone, whatever
+        the others of a file lack."""
         if not self.counts[place]:
             return np.full(len(known), share)
         each = [self._content(place, share, own) for own in self.contents[place]]

@@ -24,7 +24,7 @@ from training.learning.cost import require_batch, require_network
 from training.learning.held_out import HeldOut, Watch
 from training.learning.loss import DenoisingLoss
 from training.learning.melting import LawPlan, points_to_melt
-from training.learning.resuming import Resumed
+from training.learning.run_folder import Resumed
 from training.learning.speed import compile_network, fastest_precision
 from training.learning.trainer import Trainer
 from training.model.model import Model
@@ -224,12 +224,8 @@ def take_weights(location: str, model: Model) -> None:
     """Starts a model from the weights of another one's network that have its names and shapes.
 
     Its output gain stays behind: that belongs to the axes and times of the other one's data. What
-    the other one has seen, this one has, too.
-
-    Raises:
-        UsageError: None of them fits.
-        DataError: It does not say rightly what it has seen.
-    """
+    the other one has seen, this one has, too. Raises UsageError if none of them fits, DataError if
+    it does not say rightly what it has seen."""
     path = local_file(location)
     other = Model.load(path)
     given = other.denoiser.network.state_dict()
@@ -250,18 +246,8 @@ def fit_basis(
     seed: int,
     device: torch.device,
 ) -> tuple[EigenBasis, Tensor | None]:
-    """The eigenbasis of images.
-
-    Args:
-        dataset: The images.
-        limit: How many of them to take at most.
-        augmentation: The augmentation of the training, if there is one.
-        seed: Seed of the augmentation.
-        device: Where to compute.
-
-    Returns:
-        The basis, and along its axes the variance ``[D]`` of augmented images, if any are.
-    """
+    """The eigenbasis of so many images at most, and along its axes the variance ``[D]`` of
+    augmented images, if the training augments any."""
     limit = min(limit, len(dataset))
     logger.info(f"Fitting the eigenbasis of {limit} images")
     basis = EigenBasis.fit(basis_batches(dataset, limit, device=device))
@@ -288,11 +274,7 @@ def sketch_of(*datasets: ImageDataset | None) -> list[int]:
 
 
 def open_alike(path: Path, dataset: ImageDataset, use_labels: bool) -> ImageDataset:
-    """Other images of the kind of a data set.
-
-    Raises:
-        DataError: They differ in shape or labels.
-    """
+    """Other images of the kind of a data set. Raises DataError if shape or labels differ."""
     other = ImageDataset(path, use_labels=use_labels, classes=dataset.label_dim)
     for what in ("image_shape", "label_dim"):
         mine, theirs = getattr(dataset, what), getattr(other, what)

@@ -137,10 +137,7 @@ class ImageFlow(Subject):
 
     def dataset(self, path: Path, count: int | None, seed: int) -> ImageDataset:
         """So many images of a data set, drawn at random, with labels if the network has them.
-
-        Raises:
-            DataError: They are too few, of another shape, or with labels of another length.
-        """
+        Raises DataError if they are too few, of another shape, or with labels of another length."""
         taken, classes = self.label_dim > 0, self.label_dim
         dataset = ImageDataset(path, taken, max_size=count, seed=seed, classes=classes)
         if tuple(dataset.image_shape) != self.image_shape:

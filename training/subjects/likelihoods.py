@@ -3,11 +3,13 @@
 A posterior by one has a prior of its own: uniform between the bounds of the parameters, or a flow
 of them. A uniform prior is a flow too, of a network that was never trained: of ``N(0, 1)`` in
 coordinates where such columns are uniform.
+
+Of trials with holes, ``trial_training`` has trained a flow of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf
+from math import inf, log, pi
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +24,92 @@ from training.data.tables.marginals import EXACT
 from training.data.tables.table import Dropped
 from training.data.tables.trials import first_rows, one_of_each
 from training.files.observations import WITH_HOLES, read_trials
+from training.flow.calls import ConditionedDenoiser
 from training.flow.coordinates.conditions import are_there
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.coordinates.levels import LevelPrediction
 from training.flow.coordinates.maps import Bounded, Standardize, WhitenPCA
 from training.flow.courses import courses_at_rest
 from training.flow.eigenbasis import EigenBasis
+from training.flow.pfode import ProbabilityFlow
 from training.inference.amortized import LogPosterior
-from training.inference.trials import FlowLaw, TrialLaw, TrialLikelihood, Trials, WithLevels
+from training.inference.trials import (
+    FlowLaw,
+    TrialLaw,
+    TrialLikelihood,
+    Trials,
+    WithLevels,
+    cell_shifts,
+)
 from training.learning.building import Choices
 from training.model.model import Model
 from training.names import DISCRETE, LIKELIHOOD, TABLE, TABLE_NETWORK, TRIALS, UNIFORM
-from training.networks.trials import TrialNetwork
+from training.networks.mixture import ABSENT, ASKED
+from training.networks.questions import TrialNetwork
 from training.subjects.networks import NetworkFile
 from training.subjects.tables import TableFlow, drawn_rows, testable_rows
-from training.subjects.trial_laws import HolesLaw
+from training.subjects.trial_training import residuals
+
+
+class HolesLaw(TrialLaw):
+    """The law of the data that are there of a trial, NaN being those that are not.
+
+    Roughly it is that of the mixture which the flow starts from. Values of discrete columns stand
+    for their steps, as in ``FlowLaw``.
+
+    Args:
+        flow: Of data given parameters and covariates.
+        network: Its network.
+    """
+
+    def __init__(self, flow: ProbabilityFlow, network: TrialNetwork):
+        assert flow.coordinates is not None
+        self._flow, self._network = flow, network
+        self._cells = cell_shifts(flow.coordinates.steps)
+        self.is_rough = network.is_start
+
+    def to(self, device: torch.device) -> "HolesLaw":
+        return HolesLaw(self._flow.to(device), self._network)
+
+    def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
+        return self._over_cells(trials, covariates, parameters, self._of_flow)
+
+    def rough(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
+        return self._over_cells(trials, covariates, parameters, self._of_start)
+
+    def _over_cells(
+        self,
+        trials: Tensor,
+        covariates: Tensor,
+        parameters: Tensor,
+        log_prob: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        assert self._flow.coordinates is not None
+        coordinates = self._flow.coordinates.given(torch.cat([parameters, covariates], dim=1))
+        labels, states = coordinates.labels, torch.where(trials.isnan(), ABSENT, ASKED)
+        assert labels is not None
+        centers, of_cell = coordinates.rounded(trials), []
+        for shift in self._cells:
+            u, log_slopes = residuals(coordinates, centers + shift)
+            of_numbers = log_prob(u, labels, states)
+            of_cell.append(of_numbers + log_slopes.masked_fill(states == ABSENT, 0.0).sum(dim=1))
+        return torch.stack(of_cell).logsumexp(dim=0) - log(len(of_cell))
+
+    def _of_start(self, u: Tensor, labels: Tensor, states: Tensor) -> Tensor:
+        gamma = self._flow.schedule.noise_variance(self._flow.times(1)[0])[:1]
+        return self._network.mixture.log_prob(u, states, gamma)
+
+    def _of_flow(self, u: Tensor, labels: Tensor, states: Tensor) -> Tensor:
+        given = {"labels": torch.cat([labels, states.to(labels)], dim=1).float()}
+        flow = self._flow.with_denoiser(ConditionedDenoiser(self._flow.denoiser, given))
+        flow.coordinates = None
+        asked = states == ASKED
+        times, _ = self._flow.course("densities")
+        joint = flow.log_prob(torch.where(asked, u, 0.0))
+        # What is absent is a standard normal number at 0, with the noise of the first time.
+        variance = 1 + float(self._flow.schedule.noise_variance(times[0])[0])
+        return joint + (~asked).sum(dim=1) * log(2 * pi * variance) / 2
+
 
 CLOSE = 0.05
 """Standard deviations that means of posteriors may be off by."""
@@ -66,11 +139,8 @@ class LearnedLikelihood:
 
     @classmethod
     def of(cls, file: NetworkFile) -> "LearnedLikelihood | None":
-        """That of a network file; None if it is of something else.
-
-        Raises:
-            DataError: What the file says of its parameters makes no sense.
-        """
+        """That of a network file; None if it is of something else. Raises DataError if what the
+        file says of its parameters makes no sense."""
         stored = file.model.about.get(LIKELIHOOD)
         if stored is None:
             return None
@@ -147,11 +217,8 @@ class LearnedLikelihood:
             )
 
     def trials(self, path: Path) -> Trials:
-        """The trials of a file of observations, one in each row.
-
-        Raises:
-            DataError: As ``read_trials``, or a level is none that was simulated.
-        """
+        """The trials of a file of observations, one in each row. Raises DataError as
+        ``read_trials``, or a level is none that was simulated."""
         trials = read_trials(path, self.data, self.covariates, self.takes_holes)
         self._require_levels(trials.data, str(path))
         return trials
@@ -186,20 +253,9 @@ class LearnedLikelihood:
     def simulations(
         self, path: Path, count: int, seed: int, names: Sequence[str]
     ) -> tuple[Tensor, Trials]:
-        """Datasets whose parameters are to be found again, held out if there are such.
-
-        Args:
-            path: A data set of trials.
-            count: R.
-            seed: Of the choice.
-            names: Of the parameters, in the order that is wanted.
-
-        Returns:
-            Parameters ``[R, D]``, and the trials of each.
-
-        Raises:
-            DataError: The data set is broken, has other columns, or fewer datasets.
-        """
+        """Parameters ``[R, D]``, in the order of names that is wanted, of datasets that are to be
+        found again, held out if there are such, and the trials of each. Raises DataError if the
+        data set of trials is broken, has other columns, or fewer datasets."""
         table = self.table.table(path)
         columns = (table.columns.names, names), (table.condition_names, self.given)
         for there, wanted in columns:
@@ -230,14 +286,9 @@ class LearnedLikelihood:
         return TrialLikelihood(self.law, trials, places, ends)
 
     def log_posterior(self, prior: TableFlow, names: Sequence[str], places: Tensor) -> LogPosterior:
-        """Log densities of points, whose coordinates are so named, given a trial or a set of them.
-
-        Args:
-            prior: Of the parameters.
-            names: Of the coordinates ``[D]``.
-            places: Of its data, and then its covariates, among the conditions of a trial
-                ``[K + V]``.
-        """
+        """Log densities of points, whose coordinates ``[D]`` are so named, under a prior and given
+        a trial or a set of them. Places ``[K + V]`` of its data, and then its covariates, are among
+        the conditions of a trial."""
         order = [list(names).index(name) for name in prior.names]
         size = len(self.data)
 
@@ -258,16 +309,9 @@ class LearnedLikelihood:
         return log_density
 
     def prior(self, name: str) -> TableFlow:
-        """The prior of the parameters.
-
-        Args:
-            name: ``uniform``, or a network file, path or URL.
-
-        Raises:
-            UsageError: A parameter has no bounds, or is discrete, or the network is of other
-                columns.
-            DataError: The network file is missing or broken.
-        """
+        """The prior of the parameters: ``uniform``, or a network file, path or URL. Raises
+        UsageError if a parameter has no bounds, or is discrete, or the network is of other columns,
+        DataError if its file is missing or broken."""
         for each in self.discrete:
             raise UsageError(
                 f"'{each}' has few values in the simulations, and posteriors are of continuous "
@@ -292,12 +336,8 @@ class LearnedLikelihood:
 
 
 def prior_of(name: str, parameters: Sequence[str]) -> TableFlow:
-    """The flow of parameters that ``--prior`` names, a network file, path or URL.
-
-    Raises:
-        UsageError: It is of others.
-        DataError: The file is missing or broken.
-    """
+    """The flow of parameters that ``--prior`` names, a network file, path or URL. Raises UsageError
+    if it is of others, DataError if the file is missing or broken."""
     file = NetworkFile.open(name)
     if file.kind != TABLE:
         raise UsageError(f"--prior={name} is of no table: give a flow of the parameters")

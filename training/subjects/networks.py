@@ -43,17 +43,9 @@ class NetworkFile:
         calibrated: bool = True,
         precision: str = "fp32",
     ) -> "NetworkFile":
-        """Opens a network.
-
-        Args:
-            location: A path or an https URL.
-            end_std: ``A0``, the standard deviation of kept latents.
-            calibrated: Whether to use the calibration of a file that has one.
-            precision: Of the network.
-
-        Raises:
-            DataError: The file is missing or broken.
-        """
+        """Opens a network of a path or an https URL, with kept latents of standard deviation
+        ``A0``, and its calibration, if it has one that is to be used. Raises DataError if the file
+        is missing or broken."""
         path = local_file(location)
         model = Model.load(path, end_std=end_std, calibrated=calibrated)
         model.denoiser.precision = precision
@@ -97,22 +89,16 @@ class NetworkFile:
         return {**self.model.recipe.schedule_arguments, **self.model.about}
 
     def agreed(self, expected: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-        """What is known, by the names of what was said.
-
-        Raises:
-            UsageError: What was said contradicts it; the message states both values.
-        """
+        """What is known, by the names of what was said. Raises UsageError if what was said
+        contradicts it; the message states both values."""
         source = self.name
         return {
             name: agree(name, value, known.get(name), source) for name, value in expected.items()
         }
 
     def stored_grid(self, solver: Solver, times: Tensor) -> EqualErrorGrid | None:
-        """The grid in the file, if it is one of this solver over these times.
-
-        Raises:
-            DataError: What is in its place makes no sense.
-        """
+        """The grid in the file, if it is one of this solver over these times. Raises DataError if
+        what is in its place makes no sense."""
         stored = self.model.about.get(STORED)
         if stored is None:
             return None

@@ -73,13 +73,8 @@ class Margins:
         return [[ends.tolist(), shares.tolist()] for ends, shares in pairs]
 
     def kept(self, drawn: np.ndarray, count: int, seed: int) -> np.ndarray:
-        """Places ``[count]`` of rows, in their order, that together have these margins.
-
-        Args:
-            drawn: ``[N, P]``, at least so many; of a column with NaN the margin is let go.
-            count: How many are wanted.
-            seed: Of their choice.
-        """
+        """Places ``[count]`` of rows, in their order, that together have these margins, of at least
+        so many rows ``[N, P]``, chosen by a seed; of a column with NaN the margin is let go."""
         parts = [
             (np.searchsorted(ends, column), shares)
             for ends, shares, column in zip(self.ends, self.shares, drawn.T, strict=True)

@@ -45,13 +45,9 @@ class RecordPrior(TableFlow):
     def of(
         cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
     ) -> "RecordPrior":
-        """The flow of a network file; arguments are those of ``TableFlow.of``.
-
-        Raises:
-            UsageError: What was said contradicts the file, the network was trained for one
-                question, or no column is a number to it.
-            DataError: It is of other data, or broken.
-        """
+        """The flow of a network file; arguments are those of ``TableFlow.of``. Raises UsageError if
+        what was said contradicts the file, the network was trained for one question, or no column
+        is a number to it, DataError if it is of other data, or broken."""
         answers = RecordFlow.of(file)
         answers.require_any()
         names = [answers.empty.names[place] for place in answers.space.numbers]

@@ -158,13 +158,8 @@ class RecordSpace:
         return states
 
     def encoded(self, values: np.ndarray, generator: torch.Generator | None = None) -> EncodedRows:
-        """Values as the flow has them.
-
-        Args:
-            values: ``[n, P]``.
-            generator: Of draws that spread discrete numbers over their steps; None leaves them at
-                the middle.
-        """
+        """Values ``[n, P]`` as the flow has them: by a generator discrete numbers are spread over
+        their steps, without they are at the middle."""
         points, missing = self._points(values, generator)
         there = torch.where(missing, torch.nan, self.coordinates.to_flow(points))
         return EncodedRows(there, self._levels(values))
@@ -343,11 +338,8 @@ class Chosen:
 
 
 def choose_space(records: Records, seed: int) -> Chosen:
-    """What suits rows that train, by rows that are held out.
-
-    Raises:
-        DataError: A column has one value alone, or none, in the rows that train.
-    """
+    """What suits rows that train, by rows that are held out. Raises DataError if a column has one
+    value alone, or none, in the rows that train."""
     train, held_out = (records.at(rows).values for rows in (~records.held_out, records.held_out))
     values = [few_values(column, train[:, at]) for at, column in enumerate(records.columns)]
     for column, numbers in zip(records.columns, train.T, strict=True):

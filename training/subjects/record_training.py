@@ -35,7 +35,7 @@ from training.learning.questions import (
     draw_states,
     questions,
 )
-from training.learning.resuming import Resumed
+from training.learning.run_folder import Resumed
 from training.model.model import Model
 from training.model.questions import EncodedRows
 from training.names import QUESTIONS, RECORDS

@@ -17,8 +17,8 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.records.made import says_missing
 from training.data.records.records import Records
+from training.data.records.tidying import says_missing
 from training.files.records import without_rows
 from training.flow.cells import SEQUENCES, mean_and_error, offsets
 from training.model.questions import EncodedRows, QuestionFlow
@@ -115,15 +115,9 @@ class RecordFlow:
         levels: Sequence[float] | np.ndarray,
         progress: Progress | None = None,
     ) -> CellLaw:
-        """What one column may be, given known cells.
-
-        Args:
-            values: ``[n, P]``.
-            known: Whether cells are known ``[n, P]``; that of the column itself is not.
-            place: Of the column.
-            levels: Of quantiles, rising: ``[Q]``, or each row's own, ``[n, Q]``.
-            progress: Called with numbers of rows.
-        """
+        """What one column may be, given known cells ``[n, P]`` of values ``[n, P]``, of which it is
+        none: at levels of quantiles, rising, ``[Q]``, or each row's own, ``[n, Q]``. Progress is
+        called with numbers of rows."""
         wanted = np.array(levels, dtype=np.float64)
         wanted = np.tile(wanted, (len(values), 1)) if wanted.ndim == 1 else wanted
         if self.space.atoms_at(place):
@@ -144,14 +138,9 @@ class RecordFlow:
         seed: int,
         progress: Progress | None = None,
     ) -> np.ndarray:
-        """Values ``[n, P]`` with one joint draw of what is asked in each row.
-
-        Args:
-            values: ``[n, P]``; what is neither asked nor there is neither known nor drawn.
-            asked: ``[n, P]``.
-            seed: Of the draws, which are a function of it and of the number of a block.
-            progress: Called with numbers of rows.
-        """
+        """Values ``[n, P]`` with one joint draw of what is asked ``[n, P]`` in each row. What is
+        neither asked nor there is neither known nor drawn. Draws are a function of the seed and of
+        the number of a block; progress is called with numbers of rows."""
         self.require_any()
         made = np.array(values, dtype=np.float64)
         for rows in self._blocks(len(values)):
@@ -202,15 +191,9 @@ class RecordFlow:
         place: int,
         generator: torch.Generator | None = None,
     ) -> np.ndarray:
-        """What distribution functions of one column have ``[n]`` at its values.
-
-        Args:
-            values: ``[n, P]``.
-            known: Whether cells are known ``[n, P]``.
-            place: Of the column.
-            generator: Of draws that spread discrete numbers over their steps, by which ranks are
-                even if the flow is right; None leaves them at the middle. Levels take one.
-        """
+        """What distribution functions of one column have ``[n]`` at its values, given known cells
+        ``[n, P]``. A generator spreads discrete numbers over their steps, so that ranks are even if
+        the flow is right; None leaves them at the middle. Levels take one."""
         if place not in self.space.numbers:
             law = self.laws(values, known, place, (0.5,)).levels
             assert law is not None
@@ -377,13 +360,8 @@ class RecordFlow:
     def _bound_at_centers(
         self, values: np.ndarray, asked: np.ndarray, discrete: Tensor
     ) -> np.ndarray:
-        """What log densities at centers are at most off by ``[n]``, to second order.
-
-        Args:
-            values: ``[n, P]``.
-            asked: ``[n, P]``.
-            discrete: Whether numbers are asked and have steps ``[n, D]``.
-        """
+        """What log densities at centers are at most off by ``[n]``, to second order, where numbers
+        are asked and have steps ``[n, D]``."""
         if not bool(discrete.any()):
             return np.zeros(len(values))
         states = self._states(values, ~asked, asked)

@@ -155,12 +155,8 @@ class Subject(ABC):
 
     def given_with(self, path: Path | None) -> Tensor | None:
         """What the network is given with the points of a data set, as it takes it, ``[N, L]``; None
-        where it is given nothing.
-
-        Raises:
-            UsageError: The data set is missing, or not needed.
-            DataError: It is broken, or has other conditions.
-        """
+        where it is given nothing. Raises UsageError if the data set is missing, or not needed,
+        DataError if it is broken, or has other conditions."""
         if path is not None:
             raise UsageError("--data goes with conditional networks, which this is not")
         return None
@@ -223,16 +219,8 @@ class Subject(ABC):
 
     @abstractmethod
     def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
-        """Points to melt.
-
-        Args:
-            path: The data set.
-            count: How many; None for all that a table has held out.
-            seed: Of the choice.
-
-        Raises:
-            DataError: The data set is broken, of another kind, or has too few.
-        """
+        """Points of a data set to melt, chosen by a seed: so many, or all that a table has held
+        out. Raises DataError if the data set is broken, of another kind, or has too few."""
 
     @abstractmethod
     def source(self, path: Path | None, count: int | None, seed: int) -> Source:
@@ -240,20 +228,14 @@ class Subject(ABC):
 
     @abstractmethod
     def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
-        """Points ``[count, D]`` that the prior was not trained on, in the data's own units.
-
-        Raises:
-            UsageError: A data set is missing, or is given for a toy.
-            DataError: It is broken, or has too few rows.
-        """
+        """Points ``[count, D]`` that the prior was not trained on, in the data's own units. Raises
+        UsageError if a data set is missing, or is given for a toy, DataError if it is broken, or
+        has too few rows."""
 
     def unseen(self, path: Path | None, count: int, seed: int) -> Rows:
         """Points, with their conditions, that neither trained the network nor chose anything of it:
-        so many at most, drawn at random.
-
-        Raises:
-            UsageError: A data set is missing, or is given for a toy.
-            DataError: It is broken, has too few such points, or the network has seen them.
+        so many at most, drawn at random. Raises UsageError if a data set is missing, or is given
+        for a toy, DataError if it is broken, has too few such points, or the network has seen them.
         """
         there = self.testable(path)
         points = self.truths(path, count if there is None else min(there, count), seed)
@@ -286,37 +268,21 @@ class Subject(ABC):
 
     def testable(self, path: Path | None) -> int | None:
         """How many points a data set has that ``truths`` may draw; None of a toy, which has any.
-
-        Raises:
-            UsageError: The data set is missing.
-            DataError: It is broken.
-        """
+        Raises UsageError if the data set is missing, DataError if it is broken."""
         return None
 
     @abstractmethod
     def fresh(
         self, path: Path | None, count: int, seed: int
     ) -> Callable[[torch.Generator], Tensor]:
-        """What draws points ``[M, D]`` of the data by a generator on the CPU.
-
-        Args:
-            path: The data set, of others than toys.
-            count: How many, of a toy.
-            seed: Chooses rows where there are too many.
-        """
+        """What draws points ``[M, D]`` of the data by a generator on the CPU: so many of a toy, or
+        of the data set of others, where a seed chooses rows if there are too many."""
 
     @abstractmethod
     def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
-        """Points ``[M, D]`` of a file, columns by their names, or images in gray levels.
-
-        Args:
-            path: A table, or images.
-            seen: Places ``[K]`` of the coordinates to take, ``[M, K]``; None for all. Others need
-                not be there.
-
-        Raises:
-            DataError: It is missing or broken, has other columns or images, or values that are not
-                finite.
+        """Points ``[M, D]`` of a table, columns by their names, or of images in gray levels; of
+        places ``[K]`` that are seen only these, and others need not be there. Raises DataError if
+        the file is missing or broken, has other columns or images, or values that are not finite.
         """
 
     def dithered(self, points: Tensor, seed: int) -> Tensor:
@@ -324,15 +290,9 @@ class Subject(ABC):
         return points
 
     def labels(self, given: Path | None) -> Tensor | None:
-        """What the network is given with each observation, ``[M, L]``; None for nothing.
-
-        Args:
-            given: A table of conditions, or of the class of each observation.
-
-        Raises:
-            UsageError: It is missing, or goes with no network like this, or has other classes.
-            DataError: The table is broken, or has other columns.
-        """
+        """What the network is given with each observation, ``[M, L]``, by a table of conditions, or
+        of classes; None for nothing. Raises UsageError if it is missing, or goes with no network
+        like this, or has other classes, DataError if the table is broken, or has other columns."""
         if given is not None:
             raise UsageError(
                 "--condition is for networks with classes or conditions, which this has not"
@@ -340,16 +300,9 @@ class Subject(ABC):
         return None
 
     def of_columns(self, names: Sequence[str], rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Points ``[M, D]`` that rows of some columns are, and what the network is given with each,
-        ``[1, L]`` by name, so that their density is that of these columns up to a constant.
-
-        Args:
-            names: Of the columns ``[C]``.
-            rows: ``[M, C]``.
-
-        Raises:
-            UsageError: The flow has others, or is conditional.
-        """
+        """Points ``[M, D]`` that rows ``[M, C]`` of some columns are, and what the network is given
+        with each, ``[1, L]`` by name, so that their density is that of these columns up to a
+        constant. Raises UsageError if the flow has others, or is conditional."""
         if set(self.names) - set(names) or self.label_dim:
             raise UsageError(
                 f"{self.data_name} is a flow of {listed(self.names)}: give one of "
@@ -359,24 +312,16 @@ class Subject(ABC):
 
     def questions(self, path: Path) -> Tensor | None:
         """What the network is given with each observation of a file beside its numbers, as it takes
-        it, ``[M, L]``: levels that are known exactly. None for nothing.
-
-        Raises:
-            DataError: The file is missing or broken, or has a level that is unknown.
-        """
+        it, ``[M, L]``: levels that are known exactly. None for nothing. Raises DataError if the
+        file is missing or broken, or has a level that is unknown."""
         return None
 
     def as_source(
         self, points: Tensor, rounded: bool = True, drawn: bool = False
     ) -> tuple[list[str], Tensor]:
         """Points ``[n, D]`` as the source had its rows: all columns by name, and ``[n, D + K]``.
-
-        Args:
-            points: The points.
-            rounded: Whether discrete columns are put at the nearest of their steps.
-            drawn: Whether the flow has drawn them, so that they may leave the range of the data,
-                and are put back where they are rounded.
-        """
+        Discrete columns may be put at the nearest of their steps; what the flow has drawn may leave
+        the range of the data, and is put back where it is rounded."""
         return self.names, points
 
     def drawn_labels(self, count: int, seed: int, given: int | None) -> Tensor | None:
@@ -420,13 +365,8 @@ class Subject(ABC):
         """How well points came back to where their melt started ``[N, D]``, scaled eigenspace."""
 
     def returns(self, folder: Path, seed: int, keep_worst: int) -> Returns:
-        """What is measured of points that come back.
-
-        Args:
-            folder: Of the results.
-            seed: Of the choice of points.
-            keep_worst: Images to keep of those that come back worst.
-        """
+        """What is measured of points that come back, for a folder of results: a seed chooses
+        points, and so many images are kept of those that come back worst."""
         return RowReturns(folder, self.stem, seed, self.names)
 
     def lines(self, kind: str, facts: Mapping[str, Any]) -> list[str]:

@@ -26,12 +26,12 @@ from training.flow.coordinates.coordinates import Coordinates, dither
 from training.learning.building import Choices
 from training.learning.calibrating import CalibrationPlan
 from training.learning.coordinates import basis_in, fit_coordinates, over_decades
+from training.learning.gaussian_start import fit_levels
 from training.learning.held_out import HeldOut
-from training.learning.level_start import fit_levels
 from training.learning.loss import DenoisingLoss
 from training.learning.melting import NETWORK_ROWS, LawPlan, points_to_melt
 from training.learning.trainer import Trainer, TrainingConfig
-from training.measure.dependence import independence_p_values
+from training.measure.association import independence_p_values
 from training.model.model import Model
 from training.names import AUTO, AXES_TOO, LOG, MARGINALS
 from training.recipes import FEW_ROWS
@@ -249,12 +249,8 @@ class Preparation:
         return TableBatches(rows, in_flow, draws, config.batch, config.seed)
 
     def calibration(self, coordinates: Coordinates, method: str) -> CalibrationPlan:
-        """How to calibrate the trained model: on rows that are held out, if there are some.
-
-        Args:
-            coordinates: Of the model.
-            method: A name in ``METHODS`` of the calibration.
-        """
+        """How to calibrate the trained model by a method in ``METHODS``: on rows that are held out,
+        if there are some."""
         seed, rows, kind = self.config.seed, self.table.held_out_rows, "held-out rows"
         if not len(rows):
             rows, kind = self.table.train_rows, "rows that were trained on, as none are held out"
@@ -269,11 +265,7 @@ class Preparation:
         return CalibrationPlan(points, seed, method)
 
     def law(self, coordinates: Coordinates) -> LawPlan:
-        """How to learn the law of the trained model's latents.
-
-        Args:
-            coordinates: Of the model.
-        """
+        """How to learn the law of the trained model's latents."""
         table, config = self.table, self.config
         count = points_to_melt(config.total)
         rows = table.train_rows, table.held_out_rows
@@ -320,16 +312,9 @@ def rows_to_melt(
     count: int,
     place: Callable[[Coordinates, Rows, torch.Generator], Batch] = placed,
 ) -> LawPlan:
-    """How to learn the law of latents from rows of a table.
-
-    Args:
-        train: Rows that were trained on.
-        held_out: Others, perhaps none.
-        coordinates: Of the model.
-        seed: Of all that is drawn.
-        count: How many rows to melt; the same ones come again with other noise.
-        place: Puts rows where the network sees them, as ``placed`` does.
-    """
+    """How to learn the law of latents from rows of a table that were trained on, and others,
+    perhaps none. So many rows melt; the same ones come again with other noise. ``place`` puts rows
+    where the network sees them, as ``placed`` does."""
 
     def points(rows: Rows, index: int, wanted: int) -> Batch:
         generator = seeded_generator("cpu", seed, Stream.MELTED_POINTS, index)
@@ -467,13 +452,8 @@ def _tried(preparation: Preparation, spaces: Sequence[Space], steps: int) -> lis
 
 
 def kept_dimensions(wanted: int | str | None, table: DataTable) -> int:
-    """How many dimensions are to be kept.
-
-    Args:
-        wanted: A number; None for all; ``auto`` for the participation ratio of the standardized
-            columns.
-        table: The table.
-    """
+    """How many dimensions are to be kept: a number; None for all; ``auto`` for the participation
+    ratio of the standardized columns."""
     if wanted != AUTO:
         return table.dim if wanted is None else int(wanted)
     points = table.train_rows.points

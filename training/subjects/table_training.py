@@ -17,7 +17,7 @@ from training.flow.coordinates.coordinates import Coordinates
 from training.learning.building import Choices
 from training.learning.cost import require_batch
 from training.learning.held_out import Watch
-from training.learning.resuming import Resumed
+from training.learning.run_folder import Resumed
 from training.learning.trainer import TrainingConfig
 from training.names import ANY_NUMBER, AXES_TOO, DISCRETE, LIKELIHOOD, TABLE, TABLE_NETWORK, TRIALS
 from training.recipes import TableRecipe, describe_table_recipe, fitted_to_table
@@ -78,11 +78,7 @@ class TableTraining(Training):
 
     @cached_property
     def choices(self) -> Choices:
-        """The model to build.
-
-        Raises:
-            UsageError: The conditions do not have their shape.
-        """
+        """The model to build. Raises UsageError if the conditions do not have their shape."""
         recipe, choices = self.recipe, self.wanted.choices
         inflation = dict(choices.inflation)
         if choices.precond == "ifs":

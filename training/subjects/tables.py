@@ -51,17 +51,10 @@ class TableFlow(Subject):
     def of(
         cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
     ) -> "TableFlow":
-        """The flow of a network file.
-
-        Args:
-            file: Its network has coordinates.
-            expected: What was said of it: ``data_dim`` and ``dims_to_keep``.
-            data_name: How results are to be named; None for the network's data set.
-
-        Raises:
-            UsageError: What was said contradicts the file.
-            DataError: What the file says of its columns makes no sense.
-        """
+        """The flow of a network file whose network has coordinates. Of it ``data_dim`` and
+        ``dims_to_keep`` may have been said; results are named by the network's data set unless by
+        another name. Raises UsageError if what was said contradicts the file, DataError if what the
+        file says of its columns makes no sense."""
         about, dim = file.model.about, file.model.denoiser.basis.dim
         columns = about.get("columns")
         if not (isinstance(columns, list) and _are_texts(columns) and len(columns) == dim):
@@ -121,11 +114,8 @@ class TableFlow(Subject):
 
     def table(self, path: Path) -> DataTable:
         """The data set of a file, with a row for each set of trials, if the flow is given such.
-
-        Raises:
-            DataError: It is missing, broken, or no table.
-            UsageError: It has no sets of trials, or other ones.
-        """
+        Raises DataError if it is missing, broken, or no table, UsageError if it has no sets of
+        trials, or other ones."""
         return self._in_sets(load_table(path), path)
 
     def whole(self, path: Path) -> DataTable:
@@ -211,19 +201,10 @@ class TableFlow(Subject):
         return self.coordinates.given(self._conditions_of(path, self.table(path))).labels
 
     def rows(self, path: Path, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
-        """Rows of a data set, and their numbers: held-out ones, if there are some.
-
-        Args:
-            path: The data set.
-            count: How many to draw at random; None for all, up to ``MOST_ROWS``.
-            seed: Seed of the draw.
-
-        Returns:
-            Points ``[n, D]``, columns in the order of the network, and numbers ``[n]``.
-
-        Raises:
-            DataError: The file is broken, or has other columns, or too few rows.
-        """
+        """Rows ``[n, D]`` of a data set, columns in the order of the network, and their numbers
+        ``[n]``: held-out ones, if there are some. So many are drawn at random, or all taken, up to
+        ``MOST_ROWS``. Raises DataError if the file is broken, or has other columns, or too few
+        rows."""
         table = self.table(path)
         points = self._columns_of(path, table)
         places = drawn_rows(path, table, count, seed)
@@ -231,10 +212,7 @@ class TableFlow(Subject):
 
     def simulations(self, path: Path, count: int, seed: int) -> "Simulations":
         """Rows of a data set with their conditions, of which some are drawn as ``rows`` does.
-
-        Raises:
-            DataError: The file is broken, has other columns or conditions, or too few rows.
-        """
+        Raises DataError if the file is broken, has other columns or conditions, or too few rows."""
         table = self.table(path)
         points, conditions = self._columns_of(path, table), self._conditions_of(path, table)
         drawn = drawn_rows(path, table, count, seed)
@@ -242,10 +220,7 @@ class TableFlow(Subject):
 
     def halves(self, path: Path) -> tuple[Tensor, Tensor]:
         """Rows of a data set that are trained on, and those held out: ``[N, D]`` and ``[M, D]``.
-
-        Raises:
-            DataError: The file is broken, or has other columns.
-        """
+        Raises DataError if the file is broken, or has other columns."""
         table = self.table(path)
         points = self._columns_of(path, table)
         return points[~table.held_out], points[table.held_out]
@@ -388,11 +363,7 @@ def testable_rows(table: DataTable) -> Tensor:
 
 
 def drawn_rows(path: Path, table: DataTable, count: int | None, seed: int) -> Tensor:
-    """The places of so many testable rows, drawn at random.
-
-    Raises:
-        DataError: There are fewer.
-    """
+    """The places of so many testable rows, drawn at random. Raises DataError if there are fewer."""
     places = testable_rows(table)
     if count is not None and count > len(places):
         kind = "held-out rows" if table.held_out.any() else "rows"

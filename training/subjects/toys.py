@@ -25,7 +25,7 @@ from training.flow.schedules import INFLATION_DEFAULTS
 from training.flow.trajectory import Trajectory
 from training.learning.cost import require_batch
 from training.learning.melting import MOST, NETWORK_ROWS, LawPlan, points_to_melt
-from training.learning.resuming import Resumed
+from training.learning.run_folder import Resumed
 from training.learning.targets import MOST_NEAR
 from training.model.recipe import make_schedule
 from training.names import INFLATION, MOST_AVERAGED, OTHERS, TOY, TOY_NAMES
@@ -110,12 +110,8 @@ class ToyFlow(Subject):
     def of(
         cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
     ) -> "ToyFlow":
-        """The flow of a network file.
-
-        Raises:
-            UsageError: What was said of it contradicts the network.
-            DataError: The network was not trained on a toy.
-        """
+        """The flow of a network file. Raises UsageError if what was said of it contradicts the
+        network, DataError if the network was not trained on a toy."""
         path, model = file.path, file.model
         names = ("data_name", "augment_to", "data_dim", *INFLATION)
         known = file.agreed({name: expected.get(name) for name in names}, file.known)

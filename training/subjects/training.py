@@ -20,7 +20,7 @@ from training.learning.calibrating import CalibrationPlan
 from training.learning.held_out import Watch
 from training.learning.loss import DenoisingLoss
 from training.learning.melting import LawPlan
-from training.learning.resuming import Resumed
+from training.learning.run_folder import Resumed
 from training.learning.speed import step_seconds
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model

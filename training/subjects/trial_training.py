@@ -32,13 +32,13 @@ from training.learning.coordinates import filled, fit_coordinates, over_decades
 from training.learning.held_out import HeldOut
 from training.learning.loss import DenoisingLoss
 from training.learning.mixture_start import Mixture, fit_mixture
-from training.learning.resuming import Resumed
+from training.learning.run_folder import Resumed
 from training.learning.trainer import TrainingConfig
 from training.model.model import Model
 from training.model.questions import EncodedRows
 from training.names import LOG, TRIAL_NETWORK
 from training.networks.mixture import ABSENT, ASKED
-from training.networks.trials import TrialNetwork
+from training.networks.questions import TrialNetwork
 from training.recipes import TableRecipe
 from training.subjects.table_spaces import Preparation, Space
 from training.subjects.table_training import TableTraining

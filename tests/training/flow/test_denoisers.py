@@ -18,11 +18,10 @@ from training.flow.denoisers import (
     noise_condition,
 )
 from training.flow.eigenbasis import EigenBasis
-from training.flow.isotropic import EDMSchedule
 from training.flow.output_gain import OutputGain
 from training.flow.pfode import ProbabilityFlow
 from training.flow.preconditioning import PRECONDITIONINGS, per_dimension
-from training.flow.schedules import InflationSchedule
+from training.flow.schedules import EDMSchedule, InflationSchedule
 from training.flow.solvers import SOLVERS
 from training.flow.splines import NaturalSpline
 from training.learning.loss import DenoisingRegression

@@ -16,11 +16,10 @@ from training.flow.cells import FEWEST_POINTS, cell_log_prob
 from training.flow.coordinates import levels as levels_module
 from training.flow.coordinates.coordinates import LEVELS, Coordinates
 from training.flow.coordinates.levels import LevelPrediction
-from training.flow.latent.conditional import ConditionalMixture
+from training.flow.latent.conditional import ConditionalMixture, NormalMixture, log_ndtri
 from training.flow.latent.laws import GaussianLaw, LearnedLaw
-from training.flow.latent.normal_mixtures import NormalMixture, log_ndtri
 from training.learning import gaussian_start
-from training.learning.level_start import fit_levels
+from training.learning.gaussian_start import fit_levels
 from training.names import CELL_ERROR, CELL_POINTS
 
 VARIANCE = double([4.0, 1.0, 1e-4])

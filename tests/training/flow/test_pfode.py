@@ -23,12 +23,11 @@ from training.flow.coordinates.surprise import Surprise
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.grids import choose_steps, fit_equal_error_grid
-from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.likelihood import LARGEST_EXACT, DensityPlan, Trace
 from training.flow.output_gain import OutputGain
 from training.flow.pfode import ProbabilityFlow
-from training.flow.schedules import InflationSchedule
+from training.flow.schedules import EDMSchedule, InflationSchedule, VESchedule, VPSchedule
 from training.flow.solvers import SOLVERS
 from training.flow.splines import NaturalSpline
 from training.flow.trajectory import State

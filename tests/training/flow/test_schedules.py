@@ -8,8 +8,7 @@ from torch.func import jacfwd, jvp, vmap
 
 from tests.support import flows
 from tests.support.draws import double, normal, seeded
-from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
-from training.flow.schedules import InflationSchedule
+from training.flow.schedules import EDMSchedule, InflationSchedule, VESchedule, VPSchedule
 from training.flow.solvers import SOLVERS
 
 to_dimension = InflationSchedule.to_dimension

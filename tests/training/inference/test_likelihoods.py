@@ -20,20 +20,18 @@ from training.data.tables.table import Columns, DataTable, Dropped
 from training.files.observations import read_mask, read_operator
 from training.flow.coordinates.conditions import GaussianPrediction
 from training.flow.courses import courses_at_rest
-from training.inference.likelihoods import Gaussian
+from training.inference.likelihoods import Gaussian, UserLikelihood
 from training.inference.prior import Prior, ways_of
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
 from training.inference.trials import FlowLaw, TrialLikelihood, Trials
-from training.inference.user_likelihood import UserLikelihood
 from training.learning.building import Choices
 from training.learning.gaussian_start import fit_gaussian
 from training.learning.trainer import TrainingConfig
 from training.measure.posterior.evidence import model_probabilities
 from training.networks.mixture import ASKED
-from training.subjects.likelihoods import uniform_model
+from training.subjects.likelihoods import HolesLaw, uniform_model
 from training.subjects.table_spaces import Preparation, Space
-from training.subjects.trial_laws import HolesLaw
 from training.subjects.trial_training import HIDDEN, TrialPreparation
 
 DIM = 3
@@ -235,7 +233,7 @@ def test_traceback_is_shown(relative, file, capsys):
     shown = capsys.readouterr().err
     assert "in f" in shown
     assert "in g" in shown
-    assert "user_likelihood" not in shown
+    assert "inference/likelihoods" not in shown
 
 
 @pytest.mark.parametrize(
@@ -247,7 +245,7 @@ def test_a_file_that_fails_is_told(content, error, file, capsys):
         UserLikelihood.load(f"{file}:f")
     shown = capsys.readouterr().err
     assert "mine.py" in shown
-    assert "user_likelihood" not in shown
+    assert "inference/likelihoods" not in shown
 
 
 def test_what_is_no_function_is_told(file):

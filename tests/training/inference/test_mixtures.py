@@ -18,8 +18,16 @@ from torch_utils.seeds import seeded_generator
 from training.inference.amortized import Amortized
 from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
-from training.inference.mixture_moments import can_integrate, importance, moments, quadrature
-from training.inference.mixtures import Components, Evidence, dirichlet, sample_weights
+from training.inference.mixtures import (
+    Components,
+    Evidence,
+    can_integrate,
+    dirichlet,
+    importance,
+    moments,
+    quadrature,
+    sample_weights,
+)
 from training.inference.population import PopulationPlan, sample_population
 from training.inference.region import Bounds, Region, restricted
 from training.inference.samplers.pool import even_normal

@@ -11,9 +11,9 @@ from tests.support.draws import double, normal, seeded
 from tests.support.trainers import tiny_model
 from torch_utils.seeds import seeded_generator
 from training.data.batches import Batch
-from training.flow.latent.normal_mixtures import LOG_ROOT
+from training.flow.latent.conditional import LOG_ROOT
 from training.learning import melting, mixture_start
-from training.learning.latent_law import CHAINED, FREE, GENTLE, TURNED, Latents, candidates_for, fit
+from training.learning.melting import CHAINED, FREE, GENTLE, TURNED, Latents, candidates_for, fit
 from training.learning.mixture_start import completed, fit_mixture
 from training.learning.questions import OneQuestion, QuestionBatches, draw_states
 from training.model.questions import EncodedRows

@@ -21,9 +21,8 @@ from tests.support.trainers import Troubled, assert_same_state, circles_trainer,
 from torch_utils.snapshots import read_state
 from training.learning import stopping
 from training.learning.report import Forecast, spoken
-from training.learning.resuming import Resumed
 from training.learning.run import run_training, train
-from training.learning.run_folder import Place, RunFolder, states_in
+from training.learning.run_folder import Place, Resumed, RunFolder, states_in
 from training.learning.stopping import StoppedBySignal, StopRequest
 from training.model.model import Model
 

@@ -19,10 +19,9 @@ from training.data.toys import Toy
 from training.flow.courses import USES, Course, student_times
 from training.flow.denoisers import MixtureDenoiser, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.flow.isotropic import EDMSchedule, VESchedule
 from training.flow.likelihood import Trace
-from training.flow.schedules import InflationSchedule
-from training.flow.solvers.student import BY_STUDENT
+from training.flow.schedules import EDMSchedule, InflationSchedule, VESchedule
+from training.flow.solvers.fitted import BY_STUDENT
 from training.inference.amortized import Amortized, by_teacher
 from training.learning.distilling import Lessons, Paths, carry, distill, measure
 from training.learning.loss import LOG_STD_MEAN, LOG_STD_STD, DenoisingLoss, DenoisingRegression
@@ -35,7 +34,7 @@ from training.learning.targets import (
 )
 from training.model.model import Model
 from training.model.recipe import Recipe
-from training.networks.flow_map import FlowMapMLP
+from training.networks.mlp import FlowMapMLP
 
 PRR = InflationSchedule.to_dimension(1, 3, top_variance=2.0)
 POINTS, OTHERS, NEAR = 3_000, 64, 16

@@ -14,11 +14,14 @@ from scipy.spatial.distance import pdist
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import seeded
 from tests.support.running import refusal
-from training.measure.alpha_shapes import FILLED, alpha_shape, circumradii, filling_alpha
 from training.measure.boundaries import (
+    FILLED,
     Boundary,
+    alpha_shape,
+    circumradii,
     convex_hull,
     enclosed_volume,
+    filling_alpha,
     gaussian_content,
     gaussian_content_within,
     unit_sphere,

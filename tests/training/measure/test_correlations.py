@@ -20,8 +20,14 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import get_solver
-from training.measure.correlation_times import correlation_time, scatter_of
-from training.measure.correlations import Autocorrelations, correlate, mean_autocorrelation, varying
+from training.measure.correlations import (
+    Autocorrelations,
+    correlate,
+    correlation_time,
+    mean_autocorrelation,
+    scatter_of,
+    varying,
+)
 from training.measure.residuals import NOISE_BLOCK, Quantities, ResidualProbe, noise_rows
 from training.runs.residuals import row_pairs
 

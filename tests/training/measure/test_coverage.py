@@ -15,7 +15,7 @@ from tests.support.running import refusal, slowly
 from training.measure import containment, coverage
 from training.measure.boundaries import gaussian_content, unit_sphere
 from training.measure.containment import inside, winding_number
-from training.measure.paired_coverage import pair
+from training.measure.coverage import pair
 
 Map = Callable[[Tensor], Tensor]
 RADII = np.linspace(0.5, 3.5, 7)

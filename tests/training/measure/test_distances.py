@@ -26,10 +26,14 @@ from tests.support.running import refusal
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from training.measure import detector as module
-from training.measure import kernel_distance as kernel
+from training.measure import feature_distances as kernel
 from training.measure.detector import InceptionDetector, expected_shapes, find_detector
-from training.measure.frechet import FeatureStatistics, frechet_distance
-from training.measure.kernel_distance import kernel_distance, subset_distances
+from training.measure.feature_distances import (
+    FeatureStatistics,
+    frechet_distance,
+    kernel_distance,
+    subset_distances,
+)
 
 Gaussian = tuple[Tensor, Tensor]
 SHARES = {"uneven": ([30, 11], 0.0), "far": ([20, 21], 1e3), "one has none": ([41, 0], 0.0)}

@@ -14,13 +14,20 @@ from tests.support.flows import FunctionNetwork, exact_flow
 from training.data.images.batches import to_pixels
 from training.flow.coordinates.surprise import Surprise
 from training.flow.denoisers import NetworkDenoiser
+from training.measure.association import independence_p_values
 from training.measure.clouds import Cloud
-from training.measure.conformal import Holding, asked, fewest, oddness, recalibrated
-from training.measure.dependence import independence_p_values
+from training.measure.conformal import (
+    NONE,
+    Holding,
+    Neighbors,
+    asked,
+    fewest,
+    oddness,
+    recalibrated,
+)
 from training.measure.excess_error import excess_error, noisy_points
 from training.measure.held_out_ranks import density_ranks, latent_coverage
 from training.measure.image_quantities import BANDS, class_log_odds, image_quantities
-from training.measure.neighbors import NONE, Neighbors
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.measure.two_sample import CHUNK, energy_distance, mean_distance
 

@@ -32,7 +32,7 @@ from training.networks.blocks import (
 )
 from training.networks.embedding import ConditionEmbedding, FourierFeatures, PositionalFeatures
 from training.networks.encoder_decoder import DECODER_TYPES, ENCODER_TYPES, InputResidual
-from training.networks.pixels import PixelWaves
+from training.networks.unet import PixelWaves
 
 # Small, yet with several levels and attention in encoder and decoder.
 SIZES = {"model_channels": 8, "num_blocks": 1, "attention_resolutions": [4]}

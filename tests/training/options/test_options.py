@@ -25,9 +25,8 @@ from training.options.declared import Declared, argument, option, options_of, ta
 from training.options.inference import LikelihoodOptions
 from training.options.script import command, group
 from training.options.shared import ImageTimeOptions
-from training.options.toy_train import ToyTrainSettings
 from training.options.train import TrainSettings
-from training.options.training import as_typed
+from training.options.training import ToyTrainSettings, as_typed
 from training.options.types import (
     COUNT,
     DATA_SET,

@@ -25,7 +25,7 @@ from training.files.trajectory import SavedTrajectory
 from training.measure.boundaries import Boundary, gaussian_content_within, unit_sphere
 from training.pictures.album import pictures_of
 from training.pictures.coverage import cut, draw_boundaries, draw_radius, limits_of
-from training.pictures.images import grids, roundtrips, simulations
+from training.pictures.images import grids, simulations
 from training.pictures.images.grids import (
     data_cells,
     difference_cells,
@@ -247,8 +247,8 @@ def test_a_roundtrip_from_elsewhere_is_no_pair_of_the_melt(tmp_path):
 
 @pytest.mark.parametrize(("kept", "shape"), [(3, (1, 4, 4)), (20, (3, 5, 5))])
 def test_worst_roundtrips_are_compared(tmp_path, kept, shape):
-    saved = roundtrips.SavedRoundtrips.load(files.save_roundtrips(tmp_path, kept, shape))
-    figure = roundtrips.draw_worst(saved)
+    saved = simulations.SavedRoundtrips.load(files.save_roundtrips(tmp_path, kept, shape))
+    figure = simulations.draw_worst(saved)
     blocks, shown = (1, 3) if kept == 3 else (2, 16)
     rows = math.ceil(shown / blocks)
     assert len(figure.images) == 3 * blocks + 1
@@ -266,7 +266,7 @@ def test_worst_roundtrips_are_compared(tmp_path, kept, shape):
 @given(st.lists(st.just(0.0) | st.floats(1e-9, 1e3), min_size=1))
 def test_bins_hold_all_errors_and_are_even_in_the_logarithm(values):
     errors = np.array(values)
-    edges = roundtrips.error_bins(errors)
+    edges = simulations.error_bins(errors)
     assert np.histogram(errors, edges)[0].sum() == (errors > 0).sum()
     assert edges[-1] >= 3.99 * edges[0] or not errors.any()
     assert np.allclose(np.diff(np.log(edges)), np.log(edges[1] / edges[0]))
@@ -278,7 +278,7 @@ def test_errors_tell_where_rounding_restores(tmp_path, largest, marked):
     changes = {"all_mse_float": np.where(errors < errors[2], 0, errors**2)}
     path = files.save_roundtrips(tmp_path, 0, all_max_abs_error=errors, **changes)
     assert drawn(path) == ["digits_PRP_roundtrip_mse_seed42_errors.png"]
-    first, second = roundtrips.draw_errors(roundtrips.SavedRoundtrips.load(path)).axes
+    first, second = simulations.draw_errors(simulations.SavedRoundtrips.load(path)).axes
     assert sum(bar.get_height() for bar in first.patches) == 48
     assert "2 more without\nany error" in [text.get_text() for text in first.texts]
     assert sum(bar.get_height() for bar in second.patches) == 50

@@ -17,11 +17,10 @@ from torch_utils.results import load_json
 from torch_utils.snapshots import read_network, write_network
 from training.flow.calls import BLOCK_ROWS
 from training.flow.grids import EqualErrorGrid
-from training.flow.isotropic import VPSchedule
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.latent.laws import GaussianLaw, LearnedLaw
 from training.flow.pfode import ProbabilityFlow
-from training.flow.schedules import InflationSchedule
+from training.flow.schedules import InflationSchedule, VPSchedule
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
 from training.runs.latents import LatentChoice

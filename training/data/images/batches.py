@@ -41,11 +41,8 @@ def normalize_pixels(pixels: Tensor) -> Tensor:
 
 
 def to_pixels(points: Tensor) -> Tensor:
-    """Data of any shape as uint8 pixels: rounded to the nearest, clamped to 0..255.
-
-    Raises:
-        DataError: Values that are not finite.
-    """
+    """Data of any shape as uint8 pixels: rounded to the nearest, clamped to 0..255. Raises
+    DataError for values that are not finite."""
     if not points.isfinite().all():
         raise DataError("values that are not finite cannot be pixels")
     return ((points + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -78,11 +75,8 @@ class ImageBatches:
     def batches(self, first_step: int) -> Iterator[Batch]:
         """This rank's share of each batch from that step on: ``[b, D]``, labels ``[b, k]``.
 
-        If a worker dies, all are started again, and the stream goes on where it was.
-
-        Raises:
-            DataError: An image that cannot be read, or a worker died twice at the same batch.
-        """
+        If a worker dies, all are started again, and the stream goes on where it was. Raises
+        DataError for an image that cannot be read, or if a worker died twice at the same batch."""
         share = distributed.shard(self._batch)
         step, died_at = first_step, -1
         while True:
@@ -203,11 +197,8 @@ class _WorkerDied(DataError):
 def _load(
     dataset: ImageDataset, order: Iterable[list[int]], workers: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pixels and labels of lists of items, in their order, on the device.
-
-    Raises:
-        DataError: An image that cannot be read, or a worker died.
-    """
+    """Pixels and labels of lists of items, in their order, on the device. Raises DataError for an
+    image that cannot be read, or if a worker died."""
     pin = device.type == "cuda"
     loader: DataLoader[tuple[Tensor, Tensor] | DataError] = DataLoader(
         _Reader(dataset),

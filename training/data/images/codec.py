@@ -19,11 +19,8 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def decode_exact(data: bytes, where: str) -> np.ndarray:
-    """The pixels of a file that holds 8-bit gray or RGB, as they are: ``[H, W, C]`` uint8.
-
-    Raises:
-        DataError: It is broken, too large, or of another kind; ``where`` is its name in the error.
-    """
+    """The pixels of a file that holds 8-bit gray or RGB, as they are: ``[H, W, C]`` uint8. Raises
+    DataError if it is broken, too large, or of another kind; ``where`` is its name in the error."""
     image = _decode(data, where)
     depth = _png_depth(data)
     if image.mode not in ("L", "RGB") or depth not in (None, 8):
@@ -45,11 +42,8 @@ class Decoder:
         self._said: set[str] = set()
 
     def __call__(self, data: bytes, where: str) -> np.ndarray:
-        """The pixels ``[H, W, C]`` uint8, C = 1 if the file is gray, else 3.
-
-        Raises:
-            DataError: It is broken, too large, or has more than 8 bits a channel.
-        """
+        """The pixels ``[H, W, C]`` uint8, C = 1 if the file is gray, else 3. Raises DataError if it
+        is broken, too large, or has more than 8 bits a channel."""
         image = _decode(data, where)
         if image.mode.startswith(("I", "F")) or _png_depth(data) == 16:
             raise DataError(f"{where} has more than 8 bits a channel: convert it to 8 bits first")
@@ -203,11 +197,8 @@ class Transform:
             )
 
     def __call__(self, pixels: np.ndarray, where: str) -> np.ndarray:
-        """The square image ``[S, S, C]``.
-
-        Raises:
-            DataError: The image is not square, and no transform says what to cut off.
-        """
+        """The square image ``[S, S, C]``. Raises DataError if the image is not square, and no
+        transform says what to cut off."""
         height, width, channels = pixels.shape
         if self.name is None and width != height:
             raise DataError(

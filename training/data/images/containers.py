@@ -53,11 +53,8 @@ class Container(Protocol):
 
 
 def open_container(path: Path) -> Container:
-    """The files of a folder, or else of a zip.
-
-    Raises:
-        DataError: Nothing is there, it is neither, or the zip has an unsafe entry.
-    """
+    """The files of a folder, or else of a zip. Raises DataError if nothing is there, it is neither,
+    or the zip has an unsafe entry."""
     if path.is_dir():
         return FolderContainer(path)
     if not path.exists():
@@ -181,11 +178,8 @@ def image_names(container: Container) -> list[str]:
 
 
 def read_labels(container: Container) -> dict[str, Label] | None:
-    """The labels in ``dataset.json`` by name of the image; None if it says there are none.
-
-    Raises:
-        DataError: The file is missing or malformed, or mixes classes and vectors.
-    """
+    """The labels in ``dataset.json`` by name of the image; None if it says there are none. Raises
+    DataError if the file is missing or malformed, or mixes classes and vectors."""
     where = container.where(LABEL_FILE)
     if LABEL_FILE not in container.names:
         raise DataError(f"{container.path} has no {LABEL_FILE}, so no labels")
@@ -220,10 +214,7 @@ def read_labels(container: Container) -> dict[str, Label] | None:
 
 def labels_of(container: Container, names: list[str]) -> list[Label] | None:
     """The labels of these images in their order; None if ``dataset.json`` says there are none.
-
-    Raises:
-        DataError: As ``read_labels``, an image has no label, or a label no image.
-    """
+    Raises DataError as ``read_labels``, and if an image has no label, or a label no image."""
     labels = read_labels(container)
     if labels is None:
         return None

@@ -148,11 +148,8 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
             self._cache = self._read_all()
 
     def split(self, fraction: float, seed: int) -> tuple["ImageDataset", "ImageDataset"]:
-        """The data set without a fraction of its images, chosen at random, and these alone.
-
-        Raises:
-            DataError: Too few images are left for a training.
-        """
+        """The data set without a fraction of its images, chosen at random, and these alone. Raises
+        DataError if too few images are left for a training."""
         images = len(self._names)
         count = max(1, round(fraction * images))
         if images - count < 2:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils.inert_pickle import shown
-from training.data.records.parsing import DATE_FORMATS, NOTHING, NumberForm, formats_of, number_in
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn
+from training.data.records.values import DATE_FORMATS, NOTHING, NumberForm, formats_of, number_in
 from training.data.tables.marginals import IDENTIFIER as CALLED_IDENTIFIER
 from training.names import COLUMN_TYPES, IDENTIFIER
 

@@ -1,6 +1,8 @@
 """Records without what cannot be modelled: holes that are not wanted, numbers of rows, rare levels.
 
-Each function says what it did in lines for people.
+Each function says what it did in lines for people. Columns are also made of others: weekday and
+season of dates, and whether cells are missing. The season of a day is the sine and the cosine of 2
+pi (day of the year - 1) / 365.25.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -11,13 +13,70 @@ import numpy as np
 from dnnlib.errors import DataError, UsageError
 from training.data.records.cells import Cells
 from training.data.records.inferring import MOST_LEVELS, fewest_rows
-from training.data.records.made import calendar_columns, made_values, missing_column
-from training.data.records.parsing import visible
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
+from training.data.records.values import rounded_moment, visible
 from training.data.records.writing import text_of
 from training.data.tables.making import FEWEST_ROWS
 from training.data.tables.marginals import IDENTIFIER as CALLED_IDENTIFIER
 from training.data.tables.marginals import Marginal
+
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+THURSDAY = 3
+"""The weekday of 1970-01-01."""
+YEAR = 365.25
+IS_MISSING = " is missing"
+"""What the name of a column gets behind it that says where its cells are."""
+
+
+def calendar_columns(date: str) -> list[RecordColumn]:
+    """The columns that are made of a date, by its name."""
+    return [
+        RecordColumn(f"{date} weekday", CATEGORY, WEEKDAYS, of=date),
+        RecordColumn(f"{date} season sine", NUMBER, of=date),
+        RecordColumn(f"{date} season cosine", NUMBER, of=date),
+    ]
+
+
+def missing_column(name: str) -> RecordColumn:
+    """The column that says where cells of another, by its name, are missing."""
+    return RecordColumn(f"{name}{IS_MISSING}", CATEGORY, ("no", "yes"), of=name)
+
+
+def says_missing(column: RecordColumn) -> bool:
+    """Whether it is a ``missing_column``."""
+    return column.name == f"{column.of}{IS_MISSING}"
+
+
+def says_weekday(column: RecordColumn) -> bool:
+    """Whether it says on which weekday a date is."""
+    return bool(column.of) and column.levels == WEEKDAYS
+
+
+def on_weekday(days: np.ndarray, weekday: float, date_format: str) -> np.ndarray:
+    """The times ``[N]`` in days since 1970-01-01, moved by up to three days so that they are on a
+    weekday, 0 for Monday, as a format writes them."""
+    own = np.array([rounded_moment(day, date_format).weekday() for day in days.tolist()])
+    week = len(WEEKDAYS)
+    moved: np.ndarray = days - ((own - weekday + week // 2) % week - week // 2)
+    return moved
+
+
+def made_values(values: np.ndarray, names: Sequence[str], column: RecordColumn) -> np.ndarray:
+    """The values ``[N]`` of a column, one of ``calendar_columns`` or a ``missing_column``, that is
+    made of another of those named; those of dates, in days since 1970-01-01, are NaN where the date
+    is missing."""
+    dates = values[:, list(names).index(column.of)]
+    if says_missing(column):
+        return np.isnan(dates).astype(np.float64)
+    days = np.floor(dates)
+    if column.type == CATEGORY:
+        return (days + THURSDAY) % len(WEEKDAYS)
+    whole = np.where(np.isnan(days), 0, days).astype("int64").astype("datetime64[D]")
+    of_year = (whole - whole.astype("datetime64[Y]")).astype(np.float64)
+    angle = 2 * np.pi * of_year / YEAR
+    wave = np.sin(angle) if column.name.endswith(" sine") else np.cos(angle)
+    return np.where(np.isnan(days), np.nan, wave)
+
 
 OTHER = "other"
 """The level of rare ones."""
@@ -28,17 +87,9 @@ MOST_RARE, SHOWN_LEVELS = 1000, 6
 
 
 def without_holes(records: Records, missing: str, cells: Cells, lines: list[str]) -> Records:
-    """The rows with their missing cells, or with what is to become of these.
-
-    Args:
-        records: The rows.
-        missing: One of ``MISSING``.
-        cells: Where they come from.
-        lines: Gets what was done.
-
-    Raises:
-        DataError: Cells are missing and must not be, or too few rows are left.
-    """
+    """The rows with their missing cells, or with what is to become of these by ``MISSING``; lines
+    get what was done. Raises DataError if cells are missing and must not be, or too few rows are
+    left."""
     holes = np.isnan(records.values)
     if missing == "keep" or not holes.any():
         return records
@@ -128,13 +179,8 @@ def with_rare_levels_together(
     records: Records, asked: Collection[str], lines: list[str]
 ) -> Records:
     """Records whose rare levels are one, the last: those that few rows have that train, and those
-    beyond ``MOST_LEVELS``. Levels with an order stay.
-
-    Args:
-        records: The rows, ``held_out`` among them.
-        asked: Columns whose type was given: only levels beyond the most are rare there.
-        lines: Gets what was done.
-    """
+    beyond ``MOST_LEVELS``. Levels with an order stay, and where a type was given (``asked``) only
+    levels beyond the most are rare. Lines get what was done."""
     columns, values = list(records.columns), records.values.copy()
     for index, column in enumerate(columns):
         if column.type != CATEGORY or column.ordered:
@@ -165,16 +211,9 @@ def with_rare_levels_together(
 
 
 def with_made_columns(records: Records, calendar: bool, is_missing: Sequence[str]) -> Records:
-    """Records with further columns that are made of others.
-
-    Args:
-        records: The records.
-        calendar: Whether to add the weekday and the season of dates.
-        is_missing: Columns of which it is added where they are missing.
-
-    Raises:
-        UsageError: There are columns of these names already, or none of which cells are missing.
-    """
+    """Records with further columns that are made of others: the weekday and the season of dates, if
+    ``calendar``, and where cells of columns are missing. Raises UsageError if there are columns of
+    these names already, or none of which cells are missing."""
     dates = [column for column in records.columns if column.type == DATE and calendar]
     added = [("calendar", new) for column in dates for new in calendar_columns(column.name)]
     for name in is_missing:

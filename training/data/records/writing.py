@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from dnnlib.files import atomic_path
-from training.data.records.parsing import date_text, number_in, rounded_moment
 from training.data.records.records import CATEGORY, DATE, WHOLE, RecordColumn, Records
+from training.data.records.values import date_text, number_in, rounded_moment
 
 MOST_INTEGER = 2.0**63
 """From which on whole numbers are no integers of 64 bits."""
@@ -48,12 +48,8 @@ def _place(column: RecordColumn, value: float) -> int:
 def texts_of(
     records: Records, values: np.ndarray | None = None
 ) -> tuple[list[str], list[list[str]]]:
-    """Names of the source's columns, and the texts of rows, ``[n][len(names)]``.
-
-    Args:
-        records: What is known of the columns.
-        values: New rows ``[n, D]``, whose identifiers are empty; None for those of the records.
-    """
+    """Names of the source's columns, and the texts of rows, ``[n][len(names)]``: of the records, or
+    of new rows ``[n, D]``, whose identifiers are empty."""
     rows = records.values if values is None else values
     columns = []
     for name in records.order:
@@ -82,13 +78,9 @@ def save_texts(
 
 
 def frame_of(records: Records, values: np.ndarray | None = None) -> Any:
-    """Rows as a pandas data frame: numbers with the decimals of their column, whole numbers as
-    integers, levels as categories, dates as times, constants and identifiers as texts.
-
-    Args:
-        records: What is known of the columns.
-        values: New rows ``[n, D]``, which have no identifiers; None for those of the records.
-    """
+    """Rows of the records, or new ones ``[n, D]``, which have no identifiers, as a pandas data
+    frame: numbers with the decimals of their column, whole numbers as integers, levels as
+    categories, dates as times, constants and identifiers as texts."""
     pandas = importlib.import_module("pandas")
     rows = records.values if values is None else values
     columns: dict[str, Any] = {}

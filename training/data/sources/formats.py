@@ -79,11 +79,8 @@ _REFUSED = ("BINFLOAT", "EMPTY_SET", "ADDITEMS", "NEWOBJ")
 
 
 def read_plain_pickle(data: bytes, where: str) -> Any:
-    """The value of a pickle; arrays of uint8 are NumPy arrays, Python 2 strings are latin-1.
-
-    Raises:
-        DataError: It holds anything else, or is broken; ``where`` is its name in the error.
-    """
+    """The value of a pickle; arrays of uint8 are NumPy arrays, Python 2 strings are latin-1. Raises
+    DataError if it holds anything else, or is broken; ``where`` is its name in the error."""
     try:
         return PickleReader(data, _NAMES, without=_REFUSED).read()
     except PickleError as error:
@@ -169,17 +166,9 @@ MAX_ARCHIVE_BYTES = 1 << 30
 
 
 def open_source(name: str, patch: int | None = None, count: int | None = None) -> Source:
-    """The source of that path, or the built-in one of that name.
-
-    Args:
-        name: The path or name.
-        patch: Side of patches; None for 16 pixels.
-        count: Images that are wanted of it, at least; None for all.
-
-    Raises:
-        DataError: Nothing is there, or it is broken.
-        UsageError: It is of no known kind, or has no such patches.
-    """
+    """The source of that path, or the built-in one of that name. Patches have a side of 16 pixels
+    unless another is given, and so many images at least, or all. Raises DataError if nothing is
+    there, or it is broken, UsageError if it is of no known kind, or has no such patches."""
     path = Path(name)
     if name == DIGITS:
         return digits()

@@ -25,21 +25,15 @@ _COUNT, _LENGTHS = struct.Struct("<Q"), struct.Struct("<II")
 
 
 def count_entries(folder: Path) -> int:
-    """The number of entries that a store says it has.
-
-    Raises:
-        DataError: The store cannot be read, or is none, or the package lmdb is not installed.
-    """
+    """The number of entries that a store says it has. Raises DataError if the store cannot be read,
+    or is none, or the package lmdb is not installed."""
     with _opened(folder) as store:
         return store.count
 
 
 def read_entries(folder: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of a store in the order of the keys.
-
-    Raises:
-        DataError: As ``count_entries``, and where the store turns out to be broken later.
-    """
+    """Keys and values of a store in the order of the keys. Raises DataError as ``count_entries``,
+    and where the store turns out to be broken later."""
     with _opened(folder) as store:
         left = (folder / DATA_FILE).stat().st_size
         number, last = 0, b""

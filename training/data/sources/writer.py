@@ -33,11 +33,7 @@ OTHER_ARCHIVES = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", "
 
 
 class ImageWriter:
-    """Numbers images and collects their labels.
-
-    Args:
-        put: Function that stores bytes under a name.
-    """
+    """Numbers images and collects their labels; ``put`` stores bytes under a name."""
 
     def __init__(self, put: Callable[[str, bytes], None]):
         self._put = put
@@ -49,11 +45,8 @@ class ImageWriter:
         return bool(self._labels)
 
     def add(self, pixels: np.ndarray, label: Label | None) -> None:
-        """Writes one image, ``[S, S, C]`` uint8 with C = 1 or 3.
-
-        Raises:
-            DataError: It has a label where earlier ones have none, or the other way round.
-        """
+        """Writes one image, ``[S, S, C]`` uint8 with C = 1 or 3. Raises DataError if it has a label
+        where earlier ones have none, or the other way round."""
         if self.count and (label is None) == self.has_labels:
             raise DataError(f"some images have labels, but not all of the first {self.count + 1}")
         name = f"{self.count // IMAGES_A_FOLDER:05d}/img{self.count:08d}.png"
@@ -75,10 +68,7 @@ def image_writer(destination: Path) -> Iterator[ImageWriter]:
     """A writer of a zip, or of a folder if the name does not end in ``.zip``.
 
     The destination appears, or is replaced, when the block ends; if it raises, nothing changes.
-
-    Raises:
-        DataError: No image was written.
-    """
+    Raises DataError if no image was written."""
     if is_zip(destination):
         with (
             atomic_path(destination) as temporary,
@@ -101,14 +91,8 @@ def is_zip(destination: Path) -> bool:
 def require_writable(destination: Path, source: Path | None, overwrite: bool) -> None:
     """Raises UsageError if writing a data set there would lose something.
 
-    Only a data set (or an empty folder) is ever replaced, so that a slip of the pen cannot remove
-    a home folder.
-
-    Args:
-        destination: Path of the new data set.
-        source: File or folder that it is made from, if there is one.
-        overwrite: Whether an existing data set may be replaced.
-    """
+    Only a data set (or an empty folder) is ever replaced, if that may be, so that a slip of the pen
+    cannot remove a home folder, nor what the data set is made from."""
     if destination.suffix.lower() in OTHER_ARCHIVES and not destination.is_dir():
         raise UsageError(
             f"--dest is {destination}, but a data set is a .zip or a folder: give a name that ends "
@@ -195,12 +179,9 @@ class Conversion:
     first_image: int = 0
 
     def run(self, source: Source, writer: ImageWriter) -> tuple[tuple[int, ...], int]:
-        """Shape ``(S, S, C)`` of the images that were written, and how many were skipped.
-
-        Raises:
-            DataError: A bad image that is not to be skipped, a color image among gray ones, a
-                source that is broken as a whole, or no image.
-        """
+        """Shape ``(S, S, C)`` of the images that were written, and how many were skipped. Raises
+        DataError for a bad image that is not to be skipped, a color image among gray ones, a source
+        that is broken as a whole, or no image."""
         shape: tuple[int, ...] | None = None
         skipped = seen = 0
         total = None if source.total is None else max(0, source.total - self.first_image)

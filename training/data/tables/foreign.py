@@ -59,10 +59,7 @@ def places_of(
     exclude: Sequence[str] = (),
 ) -> list[int]:
     """Where the wanted columns are: all that have names, if None, without those to leave out.
-
-    Raises:
-        UsageError: One is not there, or is named twice, or none is left.
-    """
+    Raises UsageError if one is not there, or is named twice, or none is left."""
     wanted = None if wanted is None else [str(name) for name in wanted]  # frames call some 0
     exclude = [str(name) for name in exclude]
     for name in (*(wanted or ()), *exclude):
@@ -105,13 +102,8 @@ def with_columns(
 
 
 def require_names(names: Sequence[str], source: object, indexed: bool = False) -> None:
-    """Raises DataError unless the names of columns are few, plain, and different.
-
-    Args:
-        names: Of the columns.
-        source: What messages call the table.
-        indexed: Whether the first of several may have none.
-    """
+    """Raises DataError unless the names of columns are few, plain, and different; ``indexed``, the
+    first of several may have none."""
     if indexed and len(names) > 1 and not names[0]:
         names = ["(no name)", *names[1:]]
     if not names:
@@ -191,12 +183,8 @@ def _concatenated(blocks: Sequence[np.ndarray], columns: int) -> np.ndarray:
 
 
 def narrowed(values: np.ndarray, places: Sequence[int]) -> np.ndarray:
-    """The columns ``[N, len(places)]`` at some places, in the memory of all: ``values`` is lost.
-
-    Args:
-        values: Rows ``[N, D]``, one after the other in memory.
-        places: Different ones.
-    """
+    """The columns ``[N, len(places)]`` at different places of rows ``[N, D]`` that lie one after
+    the other, in the memory of all: ``values`` is lost."""
     count, kept = len(values), len(places)
     memory = values.reshape(-1)
     assert np.shares_memory(memory, values) or not count

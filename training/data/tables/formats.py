@@ -213,14 +213,8 @@ def open_text(
 def _numbers(
     path: Path, rows: list[list[str]], lines: Sequence[int], names: Sequence[str]
 ) -> np.ndarray:
-    """The values of cells: NaN where one is missing. Raises NotNumbers for what is no number.
-
-    Args:
-        path: The file.
-        rows: The cells.
-        lines: The lines that rows stand on.
-        names: Of the columns.
-    """
+    """The values of cells, whose rows stand on some lines: NaN where one is missing. Raises
+    NotNumbers for what is no number."""
     try:
         values = np.array(rows, dtype=np.float64)
         if not any("_" in cell for row in rows for cell in row):

@@ -74,13 +74,9 @@ class TableChoices(RowChoices):
 
 
 def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, list[str]]:
-    """Reads and cleans a table; also tells what was found and done, in lines for people.
-
-    Raises:
-        DataError: It cannot be read, or has too few rows, missing values, values beyond bounds, or
-            no column that varies.
-        UsageError: A column that was named is not there.
-    """
+    """Reads and cleans a table; also tells what was found and done, in lines for people. Raises
+    DataError if it cannot be read, or has too few rows, missing values, values beyond bounds, or no
+    column that varies, UsageError if a column that was named is not there."""
     condition_names, rest = _roles(source, choices)
     if choices.dataset is not None and choices.missing == "mean":
         raise UsageError("--missing=mean would make trials up: give --missing=drop")

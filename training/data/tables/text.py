@@ -30,14 +30,8 @@ EVEN = 1e-6
 
 @dataclass(frozen=True)
 class TextTable:
-    """A text file of cells.
-
-    Attributes:
-        path: The file.
-        separator: What is between cells.
-        names: Of its columns; the first may have none, as an index that pandas or R wrote.
-        named: Whether the names are the file's own.
-    """
+    """A text file of cells. A first name may be empty, as of an index that pandas or R wrote;
+    ``named`` is whether the names are the file's own."""
 
     path: Path
     separator: str

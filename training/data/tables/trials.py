@@ -112,18 +112,9 @@ def numbered_datasets(
     source: ForeignTable,
     rows: np.ndarray | None,
 ) -> tuple[Tensor, np.ndarray]:
-    """The number of the dataset of each row ``[N]``, from 0, and the first row of each.
-
-    Args:
-        identifiers: What says which rows belong together, ``[N]``.
-        parameters: ``[N, D]``.
-        names: Of these.
-        source: Where the rows are from.
-        rows: Their numbers there ``[N]``; None if they are all of its rows.
-
-    Raises:
-        DataError: Parameters differ within a dataset.
-    """
+    """The number of the dataset of each row ``[N]``, from 0, and the first row of each, by what
+    says which rows belong together, ``[N]``. Rows have numbers ``[N]`` in their source, if they are
+    not all of it. Raises DataError if parameters ``[N, D]`` differ within a dataset."""
     _, first, which = np.unique(identifiers, return_index=True, return_inverse=True)
     differ = parameters != parameters[first[which]]
     if differ.any():
@@ -184,16 +175,8 @@ def side_by_side(trials: Tensor, datasets: Tensor) -> Tensor:
 
 
 def as_sets(table: DataTable, size: int, name: str) -> DataTable:
-    """A table with a row for each dataset, given all of its trials side by side.
-
-    Args:
-        table: Of trials.
-        size: Numbers of a trial that were asked for.
-        name: Of the table.
-
-    Raises:
-        UsageError: There are no trials, or they have other numbers.
-    """
+    """A table with a row for each dataset, given all of its trials, of so many numbers, side by
+    side. Raises UsageError if there are no trials, or they have other numbers."""
     if table.datasets is None or table.conditions is None:
         raise UsageError(
             f"{name} has no trials, which --cond_shape=set:{size} is of: make it with "

@@ -35,16 +35,7 @@ TAIL_KNOTS = 32
 
 class LongTails(nn.Module):
     """Normal scores of K conditions: a spline of ``sign(s) log(1 + |s|)``, ``s = (y - location) /
-    scale``. Beyond what was simulated they rise by the logarithm.
-
-    Args:
-        count: K.
-
-    Attributes:
-        scores: The spline.
-        location: ``[K]``, float64.
-        scale: ``[K]``, positive.
-    """
+    scale``, with these ``[K]`` in float64. Beyond what was simulated they rise by the logarithm."""
 
     location: Tensor
     scale: Tensor
@@ -121,11 +112,8 @@ class ConditionScale(nn.Module):
         return standardized
 
     def forward(self, conditions: Tensor) -> Tensor:
-        """Standardized conditions ``[..., C]``, float64.
-
-        Raises:
-            DataError: They are not finite, or of another number.
-        """
+        """Standardized conditions ``[..., C]``, float64. Raises DataError if they are not finite,
+        or of another number."""
         count = len(self.mean)
         if conditions.ndim == 0 or conditions.shape[-1] != count:
             raise DataError(
@@ -193,11 +181,8 @@ class TrialScale(nn.Module):
 
     def forward(self, conditions: Tensor) -> Tensor:
         """What a network sees of sets, ``[..., n (K + 1)]``, float64: standardized conditions of
-        each trial, and 1; or zeros.
-
-        Raises:
-            DataError: A set has no trials, too many, or one that is not finite.
-        """
+        each trial, and 1; or zeros. Raises DataError if a set has no trials, too many, or one that
+        is not finite."""
         c, there = self._trials(conditions)
         return torch.cat([c, there[..., None].to(c)], dim=-1).flatten(-2)
 
@@ -263,15 +248,7 @@ class Prediction(nn.Module, ABC):
 
 
 class LinearPrediction(Prediction):
-    """``y = x - c B``, whose Jacobian determinant is 1.
-
-    Args:
-        dim: D.
-        conditions: C.
-
-    Attributes:
-        slopes: ``B [C, D]``, float64.
-    """
+    """``y = x - c B`` with ``B [C, D]`` in float64, whose Jacobian determinant is 1."""
 
     slopes: Tensor
 

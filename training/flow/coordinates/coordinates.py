@@ -214,11 +214,8 @@ class Coordinates(nn.Module):
     @property
     def labels(self) -> Tensor | None:
         """The network's labels ``[..., L]``: the given conditions, standardized; None for none.
-
-        Raises:
-            UsageError: None were given, but there are some.
-            DataError: They are not finite, or of another number.
-        """
+        Raises UsageError if none were given, but there are some, DataError if they are not finite,
+        or of another number."""
         scale = self._scale_of_given
         if scale is None or self._given is None:
             return None
@@ -248,11 +245,8 @@ class Coordinates(nn.Module):
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Points of flow space ``[..., D]``, and ``log |det du/dx| [...]``, of points ``[..., D]``.
-
-        Raises:
-            DataError: One is not finite, or outside of the bounds of its column.
-            UsageError: The points are given with conditions, but none were said.
-        """
+        Raises DataError if one is not finite, or outside of the bounds of its column, UsageError if
+        the points are given with conditions, but none were said."""
         u, c = points.double(), self.predictors
         total = torch.zeros_like(u[..., 0])
         for map_ in self.maps:
@@ -301,12 +295,8 @@ class Coordinates(nn.Module):
         return within
 
     def dithered(self, points: Tensor, generator: torch.Generator) -> Tensor:
-        """Points ``[N, D]`` of data space with discrete columns spread evenly over their steps.
-
-        Args:
-            points: The points.
-            generator: The source of random numbers, on the CPU.
-        """
+        """Points ``[N, D]`` of data space with discrete columns spread evenly over their steps, by
+        a generator on the CPU."""
         return dither(points, self.steps, generator)
 
     def rounded(self, points: Tensor) -> Tensor:

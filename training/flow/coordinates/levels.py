@@ -29,12 +29,7 @@ LEAST_SHARE = 1e-300
 
 
 class LevelNetwork(nn.Module):
-    """Logits of L levels.
-
-    Args:
-        inputs: Conditions and earlier columns C.
-        levels: L.
-    """
+    """Logits of L levels, given conditions and earlier columns."""
 
     def __init__(self, inputs: int, levels: int):
         super().__init__()

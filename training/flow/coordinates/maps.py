@@ -17,12 +17,7 @@ from training.flow.eigenbasis import identity
 
 
 class PointMap(nn.Module, ABC):
-    """An invertible map of points ``[..., D]``.
-
-    Args:
-        dim: D.
-        knots: Number of knots of a spline, for maps that have one.
-    """
+    """An invertible map of points ``[..., D]``; a spline of one has a number of knots."""
 
     def __init__(self, dim: int, knots: int):
         super().__init__()

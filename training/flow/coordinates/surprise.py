@@ -62,12 +62,8 @@ class Surprise(nn.Module):
         self.register_buffer("quantiles", torch.zeros(len(LEVELS), dtype=torch.float64))
 
     def fit(self, conditions: Tensor, relevant: Sequence[int] = ()) -> "Surprise":
-        """Takes the place of conditions ``[N, C]``; returns itself.
-
-        Args:
-            conditions: Of the simulations.
-            relevant: Places of those that count; empty if they all do.
-        """
+        """Takes the place of simulated conditions ``[N, C]``, of which those count that are
+        relevant, or all; returns itself."""
         y = conditions.double()
         mean, spread = y.mean(dim=0), y.std(dim=0, correction=0)
         # A condition that did not vary is measured by its own size, and then ought not to vary.
@@ -107,11 +103,8 @@ class Surprise(nn.Module):
         return covariance
 
     def forward(self, conditions: Tensor) -> Tensor:
-        """The surprise of conditions ``[..., C]``, in nats.
-
-        Raises:
-            DataError: They are of another number.
-        """
+        """The surprise of conditions ``[..., C]``, in nats. Raises DataError if they are of another
+        number."""
         count = len(self.mean)
         if conditions.shape[-1] != count:
             raise DataError(

@@ -13,13 +13,22 @@ of theirs divides by a growth rate, so none needs a limit where a dimension does
 from math import inf
 
 from dnnlib.errors import UsageError
-from training.flow.solvers.adaptive import ATOL, RTOL, dormand_prince
+from training.flow.solvers.explicit import (
+    ATOL,
+    CASH_KARP,
+    EULER,
+    HEUN,
+    RK4,
+    RTOL,
+    Tableau,
+    adams_bashforth,
+    dormand_prince,
+    runge_kutta,
+)
+from training.flow.solvers.fitted import BY_STUDENT
 from training.flow.solvers.implicit import gauss_legendre
-from training.flow.solvers.multistep import adams_bashforth
 from training.flow.solvers.reversible import reversible, without_gap
-from training.flow.solvers.runge_kutta import CASH_KARP, EULER, HEUN, RK4, Tableau, runge_kutta
 from training.flow.solvers.solver import Method, Solver, Velocity
-from training.flow.solvers.student import BY_STUDENT
 from training.names import STUDENT
 
 __all__ = [

@@ -40,11 +40,7 @@ MAX_ITERATIONS = 300
 
 
 def gauss_legendre(v: Velocity, x: Tensor, times: Tensor) -> Iterator[Tensor]:
-    """States at ``times[1:]``.
-
-    Raises:
-        DataError: The iteration does not converge.
-    """
+    """States at ``times[1:]``. Raises DataError if the iteration does not converge."""
     slopes: tuple[Tensor, Tensor] | None = None
     last_h = None
     for t, following in pairwise(times):

@@ -29,7 +29,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from training.flow.solvers.runge_kutta import Tableau, slopes_of, weighted_sum
+from training.flow.solvers.explicit import Tableau, slopes_of, weighted_sum
 from training.flow.solvers.solver import Method, PairMethod, Velocity
 
 COUPLING = 1.0
@@ -37,12 +37,8 @@ COUPLING = 1.0
 
 
 def reversible(tableau: Tableau, coupling: float = COUPLING) -> PairMethod:
-    """The coupled steps of a method, or what undoes them.
-
-    Args:
-        tableau: The method of a single state.
-        coupling: lambda.
-    """
+    """The coupled steps of a method of a single state, or what undoes them; the coupling is
+    lambda."""
 
     def change(v: Velocity, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
         return h * weighted_sum(tableau.weights, slopes_of(tableau, v, x, t, h))

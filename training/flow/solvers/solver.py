@@ -75,17 +75,9 @@ class Solver:
     def walk(
         self, v: Velocity, x: Tensor, times: Tensor, gap: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """States and gaps at ``times[1:]``; there are no gaps unless the method has pairs.
-
-        Args:
-            v: The velocity.
-            x: The first state ``[B, D]``.
-            times: ``[S + 1]``.
-            gap: That of the first state ``[B, D]``, to go back the way it came; None to set out.
-
-        Raises:
-            UsageError: There is a gap, but the method has none.
-        """
+        """States and gaps at ``times[1:]``, of ``[S + 1]``, from x ``[B, D]``; there are no gaps
+        unless the method has pairs. By the gap of the first state ``[B, D]`` it goes back the way
+        it came. Raises UsageError if there is a gap, but the method has none."""
         if self.pairs is not None:
             return self.pairs(v, x, gap, times)
         if gap is not None:

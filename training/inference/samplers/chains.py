@@ -1,8 +1,22 @@
-"""Markov chains: a kernel, run for many observations at once, that first warms up."""
+"""Markov chains: a kernel, run for many observations at once, that first warms up.
+
+Two kernels need no gradients. Preconditioned Crank-Nicolson (Cotter, Roberts, Stuart and White
+2013, algorithm 1.1) proposes
+
+    w' = sqrt(1 - b^2) w + b xi,    xi ~ N(0, I),    accepted with probability min(1, L(w') / L(w)).
+
+The proposal keeps the prior, so that only the likelihood L decides, and the acceptance does not
+fall with the number of dimensions.
+
+In elliptical slice sampling (Murray, Adams and MacKay 2010, figure 2), on an ellipse through the
+state and a draw of the prior, an angle is drawn from a bracket that shrinks until the likelihood is
+above a random level. There is nothing to tune.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import pi
 
 import torch
 from torch import Tensor
@@ -50,11 +64,7 @@ class Chains:
 
 
 class Kernel(ABC):
-    """A step of Markov chains that leaves the posterior as it is.
-
-    Args:
-        target: The posterior.
-    """
+    """A step of Markov chains that leaves the posterior as it is."""
 
     name: str
 
@@ -128,3 +138,75 @@ def run_chains(
         torch.full((count,), kernel.target.calls / count, dtype=torch.float64),
         {"acceptance": accepted.cpu() / (draws * thin), **kernel.stats()},
     )
+
+
+WANTED = 0.3
+"""Acceptance to adapt to: near what is best for random walks (Roberts and Rosenthal 2001)."""
+FIRST, LEAST = 0.5, 1e-4
+
+
+class CrankNicolson(Kernel):
+    """A step of b, which is adapted for each observation."""
+
+    name = "pcn"
+
+    def __init__(self, target: Target):
+        super().__init__(target)
+        self.size = torch.full((target.count,), FIRST, dtype=torch.float64, device=target.device)
+
+    def step(self, state: Chains, noise: Noise, index: int) -> Tensor:
+        xi = noise.normal(index, self.target.dim).flatten(0, 1)
+        uniform = noise.uniform(index, 1).flatten()
+        size = self.size[state.which][:, None]
+        w = (1 - size.square()).sqrt() * state.w + size * xi
+        proposed = Chains(w, self.target.evaluate(w, state.which), state.chains)
+        gain = proposed.evaluated.log_likelihood - state.evaluated.log_likelihood
+        gain = gain.nan_to_num(nan=-torch.inf)  # from nowhere to nowhere
+        state.take(uniform.log() < gain, proposed)
+        return state.by_observation(gain.exp().clamp_max(1)).mean(dim=1)
+
+    def adapt(self, state: Chains, acceptance: Tensor, index: int, warmup: int) -> None:
+        change = (acceptance - WANTED) / (index + 1) ** 0.5
+        self.size = (self.size.log() + change).exp().clamp(LEAST, 1)
+
+    def stats(self) -> dict[str, Tensor]:
+        return {"step_size": self.size.cpu()}
+
+
+MOST = 100
+"""Shrinkings of a bracket, after which a chain stays where it is: the bracket is then a 1e-30th."""
+
+
+class Elliptical(Kernel):
+    """A step is one sweep of the bracket; chains that are done wait for the others, at no cost."""
+
+    name = "elliptical"
+
+    def step(self, state: Chains, noise: Noise, index: int) -> Tensor:
+        nu = noise.normal(index, self.target.dim).flatten(0, 1)
+        uniform = noise.uniform(index, MOST + 2).flatten(0, 1)
+        which, start = state.which, state.w
+        level = state.evaluated.log_likelihood + uniform[:, 0].log()
+        angle = 2 * pi * uniform[:, 1]
+        low, high = angle - 2 * pi, angle.clone()
+        points, log_likelihood = (part.clone() for part in state.evaluated)
+        w, active = start.clone(), torch.arange(len(start), device=start.device)
+        shrinkings = torch.zeros_like(level)
+        for trial in range(MOST):
+            turn = angle[active, None]
+            proposed = start[active] * turn.cos() + nu[active] * turn.sin()
+            evaluated = self.target.evaluate(proposed, which[active])
+            fits = evaluated.log_likelihood > level[active]
+            done, active = active[fits], active[~fits]
+            w[done], points[done] = proposed[fits], evaluated.points[fits]
+            log_likelihood[done] = evaluated.log_likelihood[fits]
+            if not len(active):
+                break
+            shrinkings[active] += 1
+            below = angle[active] < 0
+            low[active] = torch.where(below, angle[active], low[active])
+            high[active] = torch.where(below, high[active], angle[active])
+            width = high[active] - low[active]
+            angle[active] = low[active] + width * uniform[active, trial + 2]
+        state.w, state.evaluated = w, Evaluated(points, log_likelihood)
+        return state.by_observation(1 / (1 + shrinkings)).mean(dim=1)

@@ -8,15 +8,79 @@ observation, in the variables ``q = R^-1 p ~ N(0, I)`` of the momentum p,
 is repeated a random number of times. In the warm-up, e is adapted by dual averaging and the mass
 matrix is learned: for Gaussian likelihoods it is ``I + J^T A^T Sigma^-1 A J``, the Hessian of U
 without second derivatives, averaged over the chains; for others the inverse covariance of draws.
+
 """
 
 import torch
 from torch import Tensor
 
-from training.inference.adaptation import Covariance, DualAveraging
 from training.inference.noise import Noise
 from training.inference.samplers.chains import Chains, Kernel
 from training.inference.target import Target
+
+
+class DualAveraging:
+    """Step sizes, ``[M]`` at first, that bring the acceptance of each observation's chains to what
+    is wanted.
+
+    Hoffman and Gelman 2014, section 3.2, with their constants."""
+
+    GAMMA, T0, KAPPA = 0.05, 10.0, 0.75
+
+    def __init__(self, step: Tensor, wanted: float):
+        self._wanted = wanted
+        self.restart(step)
+
+    def restart(self, step: Tensor) -> None:
+        """Begins anew from these step sizes, as after a change of the metric."""
+        self._mu = (10 * step).log()
+        self._log_step, self._average = step.log(), torch.zeros_like(step)
+        self._error, self._count = torch.zeros_like(step), 0
+
+    @property
+    def step(self) -> Tensor:
+        """To be used while it adapts, ``[M]``."""
+        return self._log_step.exp()
+
+    @property
+    def settled(self) -> Tensor:
+        """To be used from then on, ``[M]``."""
+        return self._average.exp() if self._count else self.step
+
+    def update(self, acceptance: Tensor) -> None:
+        """Takes the acceptance probabilities ``[M]`` of a step, mean over chains."""
+        self._count += 1
+        share = 1 / (self._count + self.T0)
+        self._error = (1 - share) * self._error + share * (self._wanted - acceptance)
+        self._log_step = self._mu - self._count**0.5 / self.GAMMA * self._error
+        weight = self._count**-self.KAPPA
+        self._average = weight * self._log_step + (1 - weight) * self._average
+
+
+class Covariance:
+    """The covariance of the variables of each of so many observations, over chains and steps."""
+
+    def __init__(self, count: int, dim: int, device: torch.device):
+        self._seen = 0
+        self._sum = torch.zeros(count, dim, dtype=torch.float64, device=device)
+        self._squares = torch.zeros(count, dim, dim, dtype=torch.float64, device=device)
+
+    def add(self, w: Tensor) -> None:
+        """Takes the chains ``[M, C, dim]`` of a step."""
+        self._seen += w.shape[1]
+        self._sum += w.sum(dim=1)
+        self._squares += w.mT @ w
+
+    def shrunk(self) -> Tensor:
+        """``[M, dim, dim]``, drawn towards the identity, the prior's own, as if as many draws as
+        there are dimensions had said so."""
+        dim = self._sum.shape[1]
+        mean = self._sum / max(self._seen, 1)
+        covariance = self._squares / max(self._seen, 1) - mean[:, :, None] * mean[:, None, :]
+        identity = torch.eye(dim, dtype=covariance.dtype, device=covariance.device)
+        share = self._seen / (self._seen + dim)
+        return share * covariance + (1 - share) * identity
+
 
 WANTED = 0.8
 """Acceptance to adapt to (Betancourt, Byrne and Girolami 2014)."""
@@ -30,11 +94,7 @@ MOST_SEEN = 512
 
 
 class Hamiltonian(Kernel):
-    """Chains that follow gradients.
-
-    Args:
-        target: The posterior; its likelihood is differentiable.
-    """
+    """Chains that follow gradients; the likelihood of their posterior is differentiable."""
 
     name = "hmc"
 

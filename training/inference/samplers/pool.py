@@ -143,17 +143,9 @@ class Pool:
         return torch.cat(log_likelihood)[: len(places)]
 
     def sample(self, target: Target, seeds: Tensor, chains: int, draws: int) -> Draws:
-        """Draws by weight, shuffled into chains.
-
-        Args:
-            target: The posteriors; observations as those that the pool was made for.
-            seeds: A number for each observation ``[M]``, from which its draws follow.
-            chains: C.
-            draws: Of each chain, S.
-
-        Raises:
-            DataError: The likelihood is 0 at all of the pool.
-        """
+        """C chains of S draws by weight, shuffled into them, of observations as those that the pool
+        was made for. They follow from a number for each ``[M]``. Raises DataError if the likelihood
+        is 0 at all of the pool."""
         parts = []
         step = max(1, BLOCK // len(self.w))
         for start in range(0, target.count, step):

@@ -46,19 +46,9 @@ BLOCK = 2**22
 
 
 def refine(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int) -> Draws:
-    """Draws by weight, shuffled into chains ``[M, C, S]``, of the pool and of points near each
-    posterior; their calls are without the pool's.
-
-    Args:
-        target: The posteriors.
-        pool: Draws of the prior for these observations.
-        seeds: A number for each observation ``[M]``, from which its draws follow.
-        chains: C.
-        draws: Of each chain, S.
-
-    Raises:
-        DataError: The likelihood is 0 at all of the pool.
-    """
+    """S draws of C chains by weight, shuffled into them ``[M, C, S]``, of the pool for these
+    observations and of points near each posterior; their calls are without the pool's. They follow
+    from a number for each ``[M]``. Raises DataError if the likelihood is 0 at all of the pool."""
     refined = _in_blocks(target, pool, seeds, (chains, draws), DRAWN)
     poor = (refined.stats["effective_size"] < FEWEST).nonzero()[:, 0]
     if not len(poor):

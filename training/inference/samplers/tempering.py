@@ -18,7 +18,7 @@ from torch import Tensor
 from training.inference.draws import Draws
 from training.inference.noise import Noise
 from training.inference.progress import OnPart
-from training.inference.samplers.crank_nicolson import FIRST, LEAST, WANTED
+from training.inference.samplers.chains import FIRST, LEAST, WANTED
 from training.inference.target import Target
 from training.inference.weights import evidence_of, largest_exponent, require_some, systematic
 from training.measure.posterior.importance import log_mean
@@ -46,20 +46,12 @@ def temper(
     particles: int,
     on_part: OnPart = None,
 ) -> Draws:
-    """Populations of particles of each observation's posterior, ``[M, C, P]`` of equal weights.
+    """Populations of particles of each observation's posterior, ``[M, C, P]`` of equal weights, by
+    the random numbers of C P chains. Raises DataError if the likelihood is 0 at all particles of a
+    population.
 
-    Populations know nothing of each other, so that they can be compared as chains are.
-
-    Args:
-        target: The posteriors.
-        noise: Random numbers, of C P chains.
-        chains: The number of populations of each observation, C.
-        particles: P of each.
-        on_part: Called with what exponents rose by, their mean.
-
-    Raises:
-        DataError: The likelihood is 0 at all particles of a population.
-    """
+    Populations know nothing of each other, so that they can be compared as chains are. ``on_part``
+    is called with what exponents rose by, their mean."""
     swarm, step = _Swarm(target, noise, chains, particles), 1
     while (swarm.exponent < 1).any():
         before = float(swarm.exponent.mean())

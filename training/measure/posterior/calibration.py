@@ -8,6 +8,18 @@ log-likelihood: ranks of dimensions alone can miss a wrong one), the uniformity 
 Kolmogorov-Smirnov, of their histogram by chi-squared and of the contents of central intervals by
 Kolmogorov-Smirnov, and the contents of highest-density regions and of TARP's balls. Holm's
 correction accounts for the number of all these tests.
+
+How far draws are from truths, in their own units, is the continuous ranked probability score
+
+    CRPS = E|X - x| - E|X - X'| / 2
+
+for independent draws X, X' and the truth x (Gneiting and Raftery 2007). Small is good, and on
+average the right posterior has the least. The mean difference of S draws in order is
+
+    E|X - X'| = 2 / (S (S - 1)) sum_i (2 i - S - 1) x_(i)
+
+without the pairs of a draw with itself, so that the score is that of the law of the draws,
+whatever their number (the *fair* score; Ferro 2014).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,16 +35,17 @@ from training.measure.posterior.coverage import (
     central_values,
     coverage_curve,
     highest_density_values,
+    reference_points,
+    tarp_values,
 )
-from training.measure.posterior.crps import crps
 from training.measure.posterior.ranks import (
     Uniformity,
     fractional_ranks,
     kept_by_thinning,
     ks_p_values,
+    require_runs,
     uniformity,
 )
-from training.measure.posterior.tarp import reference_points, tarp_values
 from training.measure.posterior.verdicts import LARGE, detectable, holm, verdict
 
 BALLS, DENSEST = "TARP", "highest-density regions"
@@ -73,11 +86,8 @@ class RunValues:
 
     @classmethod
     def joined(cls, parts: Sequence["RunValues"]) -> "RunValues":
-        """The values of all runs of several portions.
-
-        Raises:
-            DataError: There is none, or they are of other quantities.
-        """
+        """The values of all runs of several portions. Raises DataError if there is none, or they
+        are of other quantities."""
         if not parts or any(
             part.names != parts[0].names
             or part.regions.keys() != parts[0].regions.keys()
@@ -231,11 +241,7 @@ class CalibrationCheck:
 
 
 def calibrate(values: RunValues, level: float = 0.01) -> CalibrationCheck:
-    """Tests the values of all runs.
-
-    Raises:
-        DataError: There are fewer than 20 runs.
-    """
+    """Tests the values of all runs. Raises DataError if there are fewer than 20 runs."""
     ranks = uniformity(values.ranks)
     central = central_values(values.ranks)
     tests = {
@@ -271,3 +277,17 @@ def calibrate(values: RunValues, level: float = 0.01) -> CalibrationCheck:
 def _mean_and_error(values: Tensor) -> tuple[float, float]:
     """The mean of values ``[R]``, and its standard error."""
     return float(values.mean()), float(values.std()) / len(values) ** 0.5
+
+
+def crps(draws: Tensor, truth: Tensor) -> Tensor:
+    """The score ``[R, ...]`` of draws ``[R, S, ...]`` and truths ``[R, ...]``, float64. Raises
+    DataError for other shapes, NaN, or one draw a run."""
+    require_runs(draws, truth)
+    count = draws.shape[1]
+    if count < 2:
+        raise DataError("one draw has no spread to score: it needs at least two a run")
+    ordered = draws.double().sort(dim=1).values
+    index = torch.arange(1, count + 1, dtype=torch.float64, device=draws.device)
+    weight = (2 * index - count - 1) / (count * (count - 1))
+    half_spread = torch.einsum("s,rs...->r...", weight, ordered)
+    return (ordered - truth[:, None]).abs().mean(dim=1) - half_spread

@@ -7,10 +7,17 @@ al. 2022). With a fractional rank u (``ranks``), which makes these exact for any
 
     central intervals          c = |2 u - 1|            of one dimension
     highest-density regions    c = 1 - u(log density)   of all dimensions
-    distance to a point        c = u(distance)          ``tarp``
+    distance to a point        c = u(distance)          TARP
 
 Coverage values themselves are tested for uniformity. A test between two *curves*, as some packages
 have, takes levels for runs, and is no test of coverage.
+
+Tests of accuracy with random points (TARP) take balls about points that know no truth. For a
+reference point in space, the ball about it that reaches to the truth holds a share of the
+posterior, which is uniform on [0, 1] if the posterior is right. If it is uniform for all reference
+points, which may depend on the data, then the posterior is right (Lemos, Coogan, Hezaveh and
+Perreault-Levasseur 2023, theorem 3): no density is needed. Reference points must not depend on the
+truth otherwise than through the data.
 """
 
 from collections.abc import Sequence
@@ -21,8 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.errors import UsageError
-from training.measure.posterior.ranks import distribution_function, fractional_ranks
+from dnnlib.errors import DataError, UsageError
+from training.measure.posterior.ranks import distribution_function, fractional_ranks, require_runs
 
 LEVELS = tuple(percent / 100 for percent in (*range(5, 100, 5), 99))
 
@@ -95,15 +102,8 @@ class CoverageCurve:
 def coverage_curve(
     values: Tensor, levels: Sequence[float] = LEVELS, confidence: float = 0.95
 ) -> CoverageCurve:
-    """What regions hold, of coverage values ``[R, V]``.
-
-    Args:
-        values: Of R runs.
-        levels: Contents of regions, between 0 and 1.
-        confidence: What the binomial bands hold, each for itself.
-
-    Raises:
-        UsageError: A level is not between 0 and 1.
+    """What regions of these contents hold, of coverage values ``[R, V]``; the confidence is what
+    the binomial bands hold, each for itself. Raises UsageError if a level is not between 0 and 1.
     """
     from scipy.stats import binom  # takes most of a second to import
 
@@ -131,3 +131,46 @@ def _largest(deviation: Tensor) -> Tensor:
     """Of ``[L, V]`` the one of the largest size, ``[V]``, times 100."""
     place = deviation.abs().argmax(dim=0, keepdim=True)
     return 100 * deviation.gather(0, place)[0]
+
+
+def reference_points(draws: Tensor, generator: torch.Generator) -> Tensor:
+    """Points ``[R, V]`` from a Gaussian with the means and variances of all draws ``[R, S, V]``."""
+    rows = draws.flatten(0, 1).double()
+    shape = (len(draws), draws.shape[2])
+    noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(draws.device)
+    return rows.mean(dim=0) + rows.std(dim=0, correction=0) * noise
+
+
+def tarp_values(
+    draws: Tensor,
+    truth: Tensor,
+    references: Tensor,
+    generator: torch.Generator,
+    kept: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """The coverage values ``[R]``: shares of draws closer to a reference point than the truth is.
+
+    Args:
+        draws: ``[R, S, V]``.
+        truth: ``[R, V]``.
+        references: ``[R, V]``.
+        generator: On the CPU.
+        kept: As in ``fractional_ranks``, ``[R, S]``.
+        scale: The unit of distance in each dimension, ``[V]``; 1 by default.
+
+    Raises:
+        DataError: Of other shapes, or NaN.
+    """
+    require_runs(draws, truth)
+    if draws.ndim != 3 or references.shape != truth.shape:
+        raise DataError(
+            f"draws have shape {list(draws.shape)} and reference points {list(references.shape)}: "
+            "they must be [R, S, V] and [R, V]"
+        )
+    unit = torch.ones_like(references[0]) if scale is None else scale.double()
+    points = torch.cat([truth[:, None], draws], dim=1).double() / unit
+    # Differences rather than a matrix product: close distances would change their order.
+    exactly = "donot_use_mm_for_euclid_dist"
+    distance = torch.cdist((references / unit)[:, None], points, compute_mode=exactly)[:, 0]
+    return fractional_ranks(distance[:, 1:], distance[:, 0], generator, kept)

@@ -89,11 +89,8 @@ def effective_size(log_weights: Tensor) -> Tensor:
 
 
 def k_threshold(count: int) -> float:
-    """The largest k at which means of that many draws can be trusted (Vehtari et al. 2024).
-
-    Raises:
-        UsageError: There are fewer than two draws.
-    """
+    """The largest k at which means of that many draws can be trusted (Vehtari et al. 2024). Raises
+    UsageError if there are fewer than two draws."""
     if count < 2:
         raise UsageError(f"{count} draws have no threshold of k: it needs at least two")
     return min(1 - 1 / log10(count), 0.7)
@@ -116,11 +113,8 @@ def _smoothed(log_weights: Tensor, tail: int) -> tuple[Tensor, Tensor]:
 
 
 def _smoothed_tail(ordered: Tensor) -> tuple[Tensor, Tensor]:
-    """The T largest log weights smoothed ``[M, T]``, and k ``[M]``.
-
-    Args:
-        ordered: ``[M, T + 1]``, rising to 0; the first is where the tail begins.
-    """
+    """The T largest log weights smoothed ``[M, T]``, and k ``[M]``, of ``[M, T + 1]`` that rise to
+    0; the first is where the tail begins."""
     raw = ordered[:, 1:]
     begin = ordered[:, :1].clamp(min=LOG_TINY).exp()
     excess = (raw.exp() - begin).clamp(min=0)

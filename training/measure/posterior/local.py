@@ -84,22 +84,14 @@ class LocalCalibration:
 
 
 def is_local(distance: float) -> bool:
-    """Whether a test says something of an observation itself.
-
-    Args:
-        distance: Of the farthest run, in standard deviations.
-    """
+    """Whether a test says something of an observation itself, by the distance of the farthest run,
+    in standard deviations."""
     return distance <= FARTHEST
 
 
 def calibrate_near(values: RunValues, neighbors: Tensor, level: float = 0.01) -> LocalCalibration:
-    """Tests the runs near each observation.
-
-    Args:
-        values: Of all runs.
-        neighbors: The numbers ``[M, K]`` of those near each of M observations.
-        level: Adjusted p-values below it fail.
-    """
+    """Tests the runs near each of M observations, whose numbers ``[M, K]`` are among all. Adjusted
+    p-values below the level fail."""
     dims = values.scores.shape[1]
     p_values: dict[str, float] = {}
     for place, near in enumerate(neighbors):
@@ -127,12 +119,8 @@ def calibrate_near(values: RunValues, neighbors: Tensor, level: float = 0.01) ->
 
 
 def tendency(ranks: Tensor, of_coordinate: bool) -> str:
-    """In words, how a posterior is off in which truths have these fractional ranks ``[K]``.
-
-    Args:
-        ranks: Of a coordinate, or of a log density.
-        of_coordinate: Which of the two.
-    """
+    """In words, how a posterior, of a coordinate or of a log density, is off in which truths have
+    these fractional ranks ``[K]``."""
     shift = float(ranks.mean()) - 0.5
     if not of_coordinate:
         return "too narrow or misplaced" if shift < 0 else "too wide"

@@ -60,18 +60,8 @@ class Predictive:
         level: float,
         generator: torch.Generator,
     ) -> "Predictive":
-        """Ranks observations.
-
-        Args:
-            simulated: ``[M, S, Q]``.
-            observed: ``[M, Q]``.
-            names: Of the Q numbers.
-            level: Adjusted p-values below it fail.
-            generator: On the CPU.
-
-        Raises:
-            DataError: Of other shapes, or NaN.
-        """
+        """Ranks observations ``[M, Q]`` among simulated data ``[M, S, Q]``, by a generator on the
+        CPU. Raises DataError for other shapes, or NaN."""
         ranks = fractional_ranks(simulated, observed, generator)
         levels = torch.tensor(ENDS, dtype=simulated.dtype)
         quantiles = torch.quantile(simulated, levels, dim=1).movedim(0, -1)

@@ -105,11 +105,8 @@ class Uniformity:
 def uniformity(values: Tensor) -> Uniformity:
     """Tests values ``[R, V]`` of independent runs.
 
-    There are 20 bins, or fewer so that each expects ten runs.
-
-    Raises:
-        DataError: There are fewer than 20 runs, or values outside [0, 1].
-    """
+    There are 20 bins, or fewer so that each expects ten runs. Raises DataError if there are fewer
+    than 20 runs, or values outside [0, 1]."""
     runs = len(values)
     if runs < 2 * FEWEST_IN_BIN:
         raise DataError(f"{runs} runs are too few to test: it needs {2 * FEWEST_IN_BIN} at least")

@@ -27,11 +27,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
     The i-th smallest of K is multiplied by ``K - i + 1``, and none is less than a smaller one's. If
     all K hypotheses are right, the smallest is at most p with probability p, or less, whatever the
-    dependence of the tests.
-
-    Raises:
-        DataError: Some are not between 0 and 1.
-    """
+    dependence of the tests. Raises DataError if some are not between 0 and 1."""
     wrong = [name for name, p in p_values.items() if not 0 <= p <= 1]
     if wrong:
         raise DataError(
@@ -46,13 +42,8 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def detectable(level: float, tests: int, runs: int) -> float:
-    """The error of coverage, a fraction of 1, that is seen in ``SEEN`` of all checks or more.
-
-    Args:
-        level: Of all tests together.
-        tests: Their number, which is accounted for.
-        runs: R.
-    """
+    """The error of coverage, a fraction of 1, that is seen in ``SEEN`` of all checks of R runs or
+    more; the level is of all tests together."""
     from scipy.stats import kstwo  # takes most of a second to import
 
     farthest = float(kstwo.isf(level / tests, runs))
@@ -61,16 +52,9 @@ def detectable(level: float, tests: int, runs: int) -> float:
 
 def verdict(adjusted: Mapping[str, float], level: float, runs: int, of: str = "runs") -> str:
     """Which tests fail, the clearest first; or that none does, and what they could have seen.
-
-    Args:
-        adjusted: P-values by what was tested, such as "ranks of x1", their number accounted for.
-        level: Those below it fail.
-        runs: The number of runs behind them.
-        of: What is counted, in the plural.
-
-    Raises:
-        DataError: There are none.
-    """
+    P-values are by what was tested, such as "ranks of x1", their number accounted for; those below
+    the level fail. Behind them are so many runs, or what is counted else. Raises DataError if there
+    are none."""
     if not adjusted:
         raise DataError("nothing was tested: there is no verdict")
     many = f"{len(adjusted)} tests" if len(adjusted) > 1 else "one test"

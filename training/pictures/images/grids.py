@@ -41,15 +41,8 @@ NO_DIFFERENCE = np.array([242.0, 243.0, 246.0])  # not white, as the page is
 
 
 def state_divisors(states: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """What to divide the states of each time by, so that their contrast stays that of the data.
-
-    Args:
-        states: Unscaled, ``[S, N, C, H, W]``.
-        times: ``[S]``. At the least of them the states are data, and are left as they are.
-
-    Returns:
-        ``[S]``, none below 1.
-    """
+    """What to divide unscaled states ``[S, N, C, H, W]`` of each time ``[S]`` by, none below 1, so
+    that their contrast stays that of the data, which is where states are at the least time."""
     reach = np.quantile(np.abs(states).reshape(len(states), -1), TELLING_SHARE, axis=1)
     return np.maximum(reach / max(float(reach[times.argmin()]), LEAST_REACH), 1.0)
 
@@ -165,14 +158,8 @@ def grid_columns(count: int, shape: Sequence[int]) -> int:
 
 
 def draw_grid(cells: np.ndarray, count: int, title: str, details: str = "") -> Figure:
-    """Images in rows, enlarged by whole numbers and never reduced.
-
-    Args:
-        cells: RGB of 8 bits, ``[N, h, w, 3]``; as many as fill a square are shown.
-        count: How many images there are in all.
-        title: What is seen.
-        details: How they were made; may be empty.
-    """
+    """Images in rows, enlarged by whole numbers and never reduced: RGB of 8 bits, ``[N, h, w, 3]``,
+    of which as many as fill a square are shown, of so many in all."""
     height, width = cells.shape[1:3]
     columns = grid_columns(len(cells), (height, width))
     cells = cells[: columns**2]
@@ -290,11 +277,8 @@ def pictures_of_image_files(path: Path, folder: Path | None) -> list[Picture]:
 
 
 def holds_images(path: Path) -> bool:
-    """Whether a zip or folder has images in it, or in folders that are called by numbers.
-
-    Raises:
-        DataError: A zip that cannot be read, or with unsafe names.
-    """
+    """Whether a zip or folder has images in it, or in folders that are called by numbers. Raises
+    DataError for a zip that cannot be read, or with unsafe names."""
     container = open_container(path)
     try:
         names = image_names(container)

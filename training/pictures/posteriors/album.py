@@ -11,10 +11,22 @@ from training.files.population import SavedPopulation
 from training.files.posterior import SavedCheck, SavedPredictive
 from training.files.posterior_draws import load_netcdf
 from training.pictures.look import Picture, figures
-from training.pictures.posteriors.checks import draw_chains, draw_coverage, draw_ranks, has_chains
-from training.pictures.posteriors.holding import draw_after, draw_map, draw_predictive, has_map
-from training.pictures.posteriors.populations import draw_population
-from training.pictures.posteriors.tables import draw_images, draw_marginals, draw_pairs
+from training.pictures.posteriors.checks import (
+    draw_after,
+    draw_chains,
+    draw_coverage,
+    draw_map,
+    draw_predictive,
+    draw_ranks,
+    has_chains,
+    has_map,
+)
+from training.pictures.posteriors.tables import (
+    draw_images,
+    draw_marginals,
+    draw_pairs,
+    draw_population,
+)
 from training.pictures.posteriors.toys import draw_toy, toy_of
 from training.pictures.posteriors.words import MOST_SHOWN
 

@@ -1,4 +1,4 @@
-"""Posteriors of columns, each by itself and in pairs, and of images."""
+"""Posteriors of columns, each by itself and in pairs, of members of a population, and of images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,10 +9,11 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
 from training.files.arrays import evenly
+from training.files.population import QUANTILES, SavedPopulation
 from training.files.posterior_draws import SavedPosteriors
 from training.pictures import look
 from training.pictures.images.grids import Column, Scale, draw_rows, pixel_cells
-from training.pictures.look import BLUE, DIVERGING, FAINT, INK, MUTED, brief, joined
+from training.pictures.look import BLUE, DIVERGING, FAINT, INK, MUTED, ORANGE, brief, joined
 from training.pictures.posteriors.toys import TRUTH, mark_observed, mark_truth
 from training.pictures.posteriors.words import (
     axis_name,
@@ -298,3 +299,41 @@ def _small_cells(
     pixels = observed.reshape(-1, *small).repeat(times, axis=2).repeat(times, axis=3)
     rest = ((0, 0), (0, 0), *((0, shape[k] - pixels.shape[k + 1]) for k in (1, 2)))
     return gray_levels(np.pad(pixels, rest, constant_values=255))
+
+
+PANEL = (2.7, 2.6)  # inches
+MOST_PARAMETERS, MOST_MEMBERS = 6, 60
+
+
+def draw_population(saved: SavedPopulation, name: str) -> Figure:
+    """A panel for each parameter: intervals of each member alone and in the population, sorted by
+    the latter, over those of a further member."""
+    count = saved.members.shape[2]
+    figure, places = look.panel_page(
+        1,
+        min(len(saved.names), MOST_PARAMETERS),
+        PANEL,
+        f"{count} members of a population: {name}",
+        "90 % of each alone (gray) and given all others (blue), of a further member (orange)",
+        least_width=look.WIDE,
+    )
+    together = np.quantile(saved.members, QUANTILES, axis=(0, 1))
+    further = np.quantile(saved.further, QUANTILES, axis=(0, 1))
+    for place in range(min(len(saved.names), MOST_PARAMETERS)):
+        axes = look.axes_at(figure, places[0, place])
+        order = np.argsort(together[1, :, place], kind="stable")
+        if count > MOST_MEMBERS:
+            order = order[np.linspace(0, count - 1, MOST_MEMBERS).round().astype(int)]
+        rows = np.arange(len(order))
+        low, middle, high = further[:, place]
+        note = f"of a further member {low:.3g} to {high:.3g}"
+        axes.axvspan(low, high, color=ORANGE, alpha=0.18, lw=0)
+        axes.axvline(middle, color=ORANGE, lw=1.2)
+        for values, color, shift in ((saved.alone, FAINT, 0.16), (together, BLUE, -0.16)):
+            low, middle, high = values[:, order, place]
+            axes.hlines(rows + shift, low, high, color=color, lw=1.6)
+            dots = MUTED if color == FAINT else color
+            axes.scatter(middle, rows + shift, s=7, color=dots, lw=0, zorder=3)
+        axes.set_yticks([])
+        look.name_panel(axes, axis_name(saved.names[place], PANEL[0]), note)
+    return figure

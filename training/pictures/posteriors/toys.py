@@ -46,16 +46,10 @@ def exact_posterior(toy: Toy, likelihood: Gaussian, observed: np.ndarray) -> Exa
 def plane_density(
     exact: ExactPosterior, x: np.ndarray, y: np.ndarray, plane: tuple[int, int]
 ) -> np.ndarray:
-    """The density of two coordinates at a grid of evenly spaced points ``[len(y), len(x)]``.
+    """The density of two coordinates of an exact posterior at a grid of evenly spaced points
+    ``[len(y), len(x)]``.
 
-    The spread within a cell of the grid is added, since a toy may have no noise along an axis.
-
-    Args:
-        exact: The posterior of one observation.
-        x: The grid along the first coordinate.
-        y: That along the second one.
-        plane: Which coordinates.
-    """
+    The spread within a cell of the grid is added, since a toy may have no noise along an axis."""
     pair = list(plane)
     cell = np.diag([(x[1] - x[0]) ** 2, (y[1] - y[0]) ** 2]) / 4
     root = np.linalg.cholesky(exact.covariance.numpy()[np.ix_(pair, pair)] + cell)
@@ -97,12 +91,7 @@ TRUTH: dict[str, Any] = {"ls": "none", "marker": "*", "ms": 10, "color": ORANGE,
 
 
 def draw_toy(saved: SavedPosteriors, toy: Toy) -> Figure:
-    """A panel for each observation; of 3-D toys a row, with the three planes beside the cloud.
-
-    Args:
-        saved: Draws of a toy in two or three dimensions.
-        toy: It.
-    """
+    """A panel for each observation; of 3-D toys a row, with the three planes beside the cloud."""
     shown = saved.points.shape[2]
     name, details = name_and_details(saved)
     flat = toy.dim == 2

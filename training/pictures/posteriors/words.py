@@ -61,16 +61,9 @@ def legend_line(
     right: float | None = None,
     below: float = 0.0,
 ) -> None:
-    """A legend below the headline, and a note at the other end of the line.
-
-    Args:
-        figure: Where to write.
-        left: Inches from the left edge.
-        handles: What is explained.
-        note: Some words.
-        right: Inches from the right edge; as from the left by default.
-        below: Inches between the headline and the legend.
-    """
+    """A legend below the headline, and a note at the other end of the line. Distances are in
+    inches: from the left edge, from the right one, by default as much, and between the headline and
+    the legend."""
     width, height = figure.get_size_inches()
     bottom, room = height - look.TOP - look.LINE_HEIGHT - below, width - left - (right or left)
     axes = look.axes_at(figure, (left, bottom, room, 0.01))

@@ -43,11 +43,8 @@ FEW = 2
 
 
 def draw_densities(tables: Sequence[SavedTable]) -> Figure:
-    """Histograms, and the ranks of the data's densities among the samples'.
-
-    Args:
-        tables: Rows of data and samples, or one of them, whose densities are known.
-    """
+    """Histograms, and the ranks of the data's densities among the samples', of rows of data and
+    samples, or one of them, whose densities are known."""
     values = [table.densities for table in tables]
     name, details = name_and_details(tables[0].trajectory)
     counts = counted(tables, [len(each) for each in values])
@@ -143,12 +140,8 @@ LEAST = 1e-16
 
 
 def draw_roundtrip(melt: SavedTable, back: SavedTable) -> Figure:
-    """Errors of at most 20 columns in units of their standard deviations.
-
-    Args:
-        melt: From rows to latents.
-        back: From these latents to rows, as many.
-    """
+    """Errors of at most 20 columns in units of their standard deviations, from rows to latents and
+    back to as many rows."""
     error, largest = column_errors(melt, back)
     order = np.argsort(-largest, kind="stable")[:MOST]
     height = look.TOP + look.LINE_HEIGHT + LINE * len(order) + BOTTOM
@@ -235,18 +228,10 @@ class TableRun:
 def pictures_of_tables(
     paths: Iterable[Path], folder: Path | None, animation: str | None
 ) -> list[Picture]:
-    """All pictures of simulations of tables.
+    """All pictures of simulations of tables, in a folder or beside their files; none is animated.
+    Raises DataError if a file is broken.
 
-    A melt and a generation of one run are compared; a roundtrip is drawn with its melt.
-
-    Args:
-        paths: Their files.
-        folder: Where the pictures go; None for beside their files.
-        animation: Rows of tables have none.
-
-    Raises:
-        DataError: A file is broken.
-    """
+    A melt and a generation of one run are compared; a roundtrip is drawn with its melt."""
     tables = [SavedTable.load(path) for path in paths]
     return [picture for run in runs_of(tables) for picture in _pictures_of(run, folder)]
 

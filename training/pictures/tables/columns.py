@@ -41,13 +41,8 @@ def _distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def chance(first: int, second: int, columns: int = 1) -> float:
-    """Distance that the largest of so many columns passes by chance with probability 5 % or less.
-
-    Args:
-        first: Rows of one set.
-        second: Rows of the other.
-        columns: Independent or not (Bonferroni).
-    """
+    """Distance of sets of so many rows that the largest of so many columns, independent or not
+    (Bonferroni), passes by chance with probability 5 % or less."""
     critical = math.sqrt(math.log(2 * columns / LEVEL) / 2)
     return min(critical * math.sqrt(1 / first + 1 / second), 1.0)
 
@@ -95,14 +90,8 @@ STRAYS = 0.015  # share beyond the axes from which a panel tells it
 def draw_column(
     axes: Axes, labels: Sequence[str], values: Sequence[np.ndarray], strips: bool = True
 ) -> None:
-    """Bars of data, the outline of samples, and below them lines of quantiles.
-
-    Args:
-        axes: Where to draw.
-        labels: What the sets are.
-        values: One or two sets ``[n]``.
-        strips: Whether to draw the quantiles.
-    """
+    """Bars of data, the outline of samples, and below them lines of quantiles, of one or two sets
+    ``[n]``."""
     low, high = limits(*values)
     fewest = min(len(each) for each in values)
     bins = 1 + 2 * int(np.clip(1.25 * fewest ** (1 / 3), LEAST_BINS // 2, MOST_BINS // 2))
@@ -133,15 +122,8 @@ def draw_column(
 def legend_below_headline(
     figure: Figure, left: float, labels: Sequence[str], strips: bool = True, note: str = ""
 ) -> None:
-    """What bars, outlines and lines of quantiles are, and a note at the other end of the line.
-
-    Args:
-        figure: Where to write.
-        left: Inches from either edge.
-        labels: What the sets are.
-        strips: Whether there are quantiles.
-        note: Some words.
-    """
+    """What bars, outlines and lines of quantiles, if there are any, are, and a note at the other
+    end of the line, inches from either edge."""
     width, height = figure.get_size_inches()
     bottom = height - look.TOP - look.LINE_HEIGHT
     axes = look.axes_at(figure, (left, bottom, width - 2 * left, 0.01))
@@ -227,11 +209,7 @@ def column_page(count: int, title: str, subtitle: str) -> tuple[Figure, np.ndarr
 
 
 def draw_marginals(tables: Sequence[SavedTable]) -> Figure:
-    """A panel for each of at most 20 columns.
-
-    Args:
-        tables: Rows of data and samples, or one of them.
-    """
+    """A panel for each of at most 20 columns of data and samples, or one of them."""
     labels, names = [table.label for table in tables], tables[0].names
     rows = [table.rows for table in tables]
     order, far = np.arange(len(names)), None
@@ -280,11 +258,7 @@ MOST_POINTS = 2000
 
 
 def draw_pairs(tables: Sequence[SavedTable]) -> Figure:
-    """A matrix of panels of two to five columns.
-
-    Args:
-        tables: Rows of data and samples, or one of them.
-    """
+    """A matrix of panels of two to five columns of data and samples, or one of them."""
     rows = [table.rows for table in tables]
     correlations = [rank_correlations(each) for each in rows]
     chosen = telling_columns(correlations, MOST_PAIRED)
@@ -317,12 +291,8 @@ def draw_pairs(tables: Sequence[SavedTable]) -> Figure:
 
 
 def telling_columns(correlations: Sequence[np.ndarray], most: int) -> np.ndarray:
-    """Columns between which two sets differ most, in their order: at most so many indices.
-
-    Args:
-        correlations: Of all columns ``[D, D]``, of two sets or one, of which the strongest tell.
-        most: Number of columns.
-    """
+    """Columns between which two sets differ most, in their order: at most so many indices, by
+    correlations of all columns ``[D, D]``, of two sets or one, of which the strongest tell."""
     change = np.abs(correlations[0] - (correlations[1] if len(correlations) == 2 else 0))
     np.fill_diagonal(change, 0)
     chosen = list(np.unravel_index(change.argmax(), change.shape))

@@ -44,11 +44,7 @@ FEW = 2
 
 
 class DrawnRows:
-    """Columns of samples, and of data where there are such, in the order of the table.
-
-    Args:
-        saved: Samples, and rows to compare with.
-    """
+    """Columns of samples, and of data where there are such, in the order of the table."""
 
     def __init__(self, saved: SavedAnswers):
         sets = {LABELS["melt"]: saved.real, LABELS["gen"]: saved.rows}

@@ -94,13 +94,8 @@ Animate = Callable[[SavedTrajectory, str, str], Animation]
 
 
 class CloudAnimation(Animation):
-    """A point cloud that moves between fixed limits.
-
-    Args:
-        row: The trajectory, its times those of the frames.
-        title: What is seen.
-        subtitle: How to read it.
-    """
+    """A point cloud that moves between fixed limits; the times of its trajectory are those of the
+    frames."""
 
     def __init__(self, row: Row, title: str, subtitle: str):
         super().__init__(row.times, title, subtitle, TICKS_HEIGHT)
@@ -120,14 +115,8 @@ class CloudAnimation(Animation):
 
 
 def animation_of(trajectory: SavedTrajectory, stem: Path, suffix: str, animate: Animate) -> Picture:
-    """The animation of a trajectory.
-
-    Args:
-        trajectory: A melt or a generation.
-        stem: Folder and first part of its name.
-        suffix: ``gif`` or ``mp4``.
-        animate: Makes it from the trajectory, a title and a subtitle.
-    """
+    """The animation, ``gif`` or ``mp4``, of a melt or a generation, made from it, a title and a
+    subtitle; the stem has the folder and first part of its name."""
     name, details = name_and_details(trajectory)
     law = latent_law(trajectory)
     words = details if law in ("", CLOSED_FORM) else law
@@ -179,12 +168,8 @@ def require_ffmpeg() -> str:
 
 
 def write_mp4(path: Path, frames: Sequence[np.ndarray], seconds: Sequence[float]) -> None:
-    """Writes an H.264 video of RGB frames.
-
-    Raises:
-        UsageError: There is no ffmpeg.
-        DataError: ffmpeg failed.
-    """
+    """Writes an H.264 video of RGB frames. Raises UsageError if there is no ffmpeg, DataError if
+    ffmpeg failed."""
     program, rate = require_ffmpeg(), 30
     height, width = (side // 2 * 2 for side in frames[0].shape[:2])  # H.264 wants even sides
     command = [program, "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
@@ -215,16 +200,8 @@ def _time_line(figure: Figure) -> tuple[Line2D, Text]:
 def pictures_of_toys(
     paths: Sequence[Path], folder: Path | None, animation: str | None
 ) -> list[Picture]:
-    """All pictures of simulations of points.
-
-    Args:
-        paths: Their files.
-        folder: Where the pictures go; None for beside their files.
-        animation: ``gif``, ``mp4``, or None for no animations.
-
-    Raises:
-        DataError: A file is broken.
-    """
+    """All pictures of simulations of points, and animations (``gif``, ``mp4`` or none), in a folder
+    or beside their files. Raises DataError if a file is broken."""
     trajectories = [SavedTrajectory.load(path) for path in paths]
     pictures = []
     for item in trajectories:

@@ -23,10 +23,7 @@ def name_and_details(trajectory: SavedTrajectory) -> tuple[str, str]:
 
 def latent_law(trajectory: SavedTrajectory) -> str:
     """What a generation drew its latents from, in words; none for others, or if it is unknown.
-
-    Raises:
-        DataError: The parameters beside the file are broken.
-    """
+    Raises DataError if the parameters beside the file are broken."""
     if trajectory.kind != "gen":
         return ""
     stem = stem_of(trajectory.path)
@@ -123,13 +120,8 @@ def draw_trajectories(trajectories: Sequence[SavedTrajectory]) -> Figure:
 
 
 def row_of(trajectory: SavedTrajectory, times: np.ndarray, most: int | None = None) -> Row:
-    """A trajectory as a row of a picture.
-
-    Args:
-        trajectory: As saved.
-        times: Indices of the saved times to show.
-        most: How many points to draw at most, evenly spaced ones.
-    """
+    """A trajectory as a row of a picture, at indices of saved times, with so many points at most,
+    evenly spaced ones."""
     points, kind = points_of(trajectory), trajectory.kind
     points = points[:, evenly(points.shape[1], most or points.shape[1])]
     # A roundtrip ends where its melt began: so they share their colors.
@@ -180,14 +172,8 @@ def draw_clouds(rows: Sequence[Row]) -> Figure:
 
 
 def common_box(clouds: Sequence[np.ndarray]) -> np.ndarray:
-    """Limits of a square or cube that holds all but stray points of several clouds.
-
-    Args:
-        clouds: Each ``[..., d]``.
-
-    Returns:
-        ``[d, 2]``, of the same width in each dimension.
-    """
+    """Limits ``[d, 2]`` of a square or cube that holds all but stray points of several clouds
+    ``[..., d]``."""
     share = STRAYS[clouds[0].shape[-1]] / 2
     ends = [np.quantile(cloud, [share, 1 - share], axis=-2) for cloud in clouds]
     low, high = np.concatenate([end.reshape(2, -1, end.shape[-1]) for end in ends], axis=1)
@@ -214,15 +200,11 @@ def seen_places(points: np.ndarray) -> np.ndarray:
 
 
 def telling_times(points: np.ndarray, count: int) -> np.ndarray:
-    """Indices of saved times for the panels: the first, the last, and those between that show most.
+    """Indices of saved times for at most so many panels of points ``[S, N, d]``: the first, the
+    last, and those between that show most.
 
     Panels are mostly spaced evenly by how far the points move, since a flow rests for long at its
-    data end, and a little by the number of states.
-
-    Args:
-        points: ``[S, N, d]``.
-        count: Of panels; no more than S are chosen.
-    """
+    data end, and a little by the number of states."""
     saved = len(points)
     moved = np.sqrt(np.square(np.diff(points, axis=0)).sum(axis=-1).mean(axis=-1))
     path = np.concatenate([[0.0], np.cumsum(moved)])
@@ -236,15 +218,9 @@ def telling_times(points: np.ndarray, count: int) -> np.ndarray:
 
 
 def cloud_axes(figure: Figure, place: ArrayLike, box: np.ndarray, names: Sequence[str]) -> Any:
-    """Axes of equal aspect for a cloud.
-
-    Args:
-        figure: Where to add them.
-        place: Left, bottom, width and height in inches.
-        box: Limits ``[2 or 3, 2]``.
-        names: Of the dimensions; without them, the axes have no numbers either where other axes
-            beside them tell these.
-    """
+    """Axes of equal aspect for a cloud in limits ``[2 or 3, 2]``: left, bottom, width and height in
+    inches. Without names of the dimensions, they have no numbers either where other axes beside
+    them tell these."""
     if len(box) == 3:
         axes = look.axes_at(figure, place, projection="3d")
         axes.set(xlim=box[0], ylim=box[1], zlim=box[2])

@@ -259,11 +259,8 @@ LOWEST_SHARE = 5e-3  # of densities, which share a color and are left out of the
 
 
 def draw_densities(trajectory: SavedTrajectory) -> Figure:
-    """Where the data are likely, and how their log density is spread.
-
-    Args:
-        trajectory: With ``log_prob``. Images have no map, and bits per dimension in place of nats.
-    """
+    """Where the data are likely, and how their log density is spread. Images have no map, and bits
+    per dimension in place of nats."""
     assert trajectory.log_prob is not None
     values, unit = trajectory.log_prob, "log density in nats"
     if trajectory.bits_per_dim is not None:

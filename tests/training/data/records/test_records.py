@@ -10,14 +10,14 @@ import pytest
 from dnnlib.errors import DataError, UsageError
 from tests.support.messy_tables import COUNT, COUNTS, DRAW, FIRST, MESSY, drawn, holes, sizes, text
 from tests.support.running import refusal
-from training.commands.holes import telling_holes
+from training.commands.dataset_tool import telling_holes
 from training.commands.python import Records
 from training.data.records.cells import open_cells
 from training.data.records.encoding import encode
-from training.data.records.made import on_weekday
-from training.data.records.parsing import date_text
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.records import CATEGORY, DATE, RecordColumn
+from training.data.records.tidying import on_weekday
+from training.data.records.values import date_text
 from training.data.records.writing import save_texts, texts_of
 from training.data.sketches import MOST_SKETCHED, Sketch, row_numbers
 from training.files.records import load_records, save_records

@@ -14,21 +14,21 @@ from tests.support.equations import START, last, riccati, riccati_solution
 from tests.support.flows import Counted, curved_flow, exact_flow, network_flow
 from tests.support.running import refusal
 from training.flow.likelihood import DivergenceIntegral, Trace
-from training.flow.solvers import SOLVERS, adaptive, get_solver
-from training.flow.solvers.adaptive import dormand_prince
-from training.flow.solvers.implicit import STAGES, gauss_legendre
-from training.flow.solvers.multistep import adams_bashforth
-from training.flow.solvers.reversible import reversible, without_gap
-from training.flow.solvers.runge_kutta import (
+from training.flow.solvers import SOLVERS, explicit, get_solver
+from training.flow.solvers.explicit import (
     CASH_KARP,
     DORMAND_PRINCE,
     EULER,
     HEUN,
     RK4,
+    adams_bashforth,
+    dormand_prince,
     runge_kutta,
     slopes_of,
     weighted_sum,
 )
+from training.flow.solvers.implicit import STAGES, gauss_legendre
+from training.flow.solvers.reversible import reversible, without_gap
 
 FIXED = {name: solver for name, solver in SOLVERS.items() if not solver.adaptive}
 TABLEAUS = {"euler": EULER, "heun": HEUN, "rk4": RK4, "Cash-Karp": CASH_KARP, "DP": DORMAND_PRINCE}
@@ -221,7 +221,7 @@ VELOCITIES: dict[str, tuple[float, Callable[[Tensor, Tensor], Tensor]]] = {
 
 @pytest.mark.parametrize("kind", VELOCITIES)
 def test_a_tolerance_out_of_reach_is_an_error(kind, monkeypatch):
-    monkeypatch.setattr(adaptive, "MAX_TRIALS", 500)
+    monkeypatch.setattr(explicit, "MAX_TRIALS", 500)
     tolerance, velocity = VELOCITIES[kind]
     method, x = dormand_prince(tolerance, tolerance), double([2.0, 0.1])[:, None]
     with pytest.raises(DataError, match=rf"not reach its tol.*rtol {tolerance:g}.* near t = "):

@@ -11,13 +11,14 @@ from scipy.stats import chi2, chisquare, kstest, norm
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.running import refusal
-from training.measure.posterior.calibration import RunValues, calibrate, run_values
+from training.measure.posterior.calibration import RunValues, calibrate, crps, run_values
 from training.measure.posterior.coverage import (
     central_values,
     coverage_curve,
     highest_density_values,
+    reference_points,
+    tarp_values,
 )
-from training.measure.posterior.crps import crps
 from training.measure.posterior.local import calibrate_near, tendency
 from training.measure.posterior.predictive import Predictive, needed
 from training.measure.posterior.ranks import (
@@ -27,7 +28,6 @@ from training.measure.posterior.ranks import (
     simultaneous_band,
     uniformity,
 )
-from training.measure.posterior.tarp import reference_points, tarp_values
 from training.measure.posterior.verdicts import detectable, holm, verdict
 
 RUNS, NEAR = 400, 100
