@@ -14,6 +14,8 @@ Each row of the table says
 R-hat      median, 90th percentile and largest, over pixels and images
 coverage   of central intervals of 50, 80, 90 and 95 %, of pixels that are hidden (of all, if all
            are seen, or none by itself); truths have the noise of the first time, as draws have
+held out   the same of intervals whose levels were learned: of one half of the images, those that
+           hold 50, 80, 90 and 95 % of the pixels of the other half
 width      of the 90 % interval, in gray levels; CRPS likewise
 calls      of the network for each image, what images share among them; a gradient counts as three
 seconds    of the CPU for each image
@@ -62,13 +64,17 @@ def likelihood_of(seen: str, noise: float, shape: tuple[int, int, int]) -> Gauss
 
 
 def cells(points: Tensor, truth: Tensor, alike: Tensor, asked: Tensor) -> list[str]:
-    """Coverage of truths ``alike``, width and score of draws ``[M, S, D]``, of the pixels ``[D]``
-    asked for."""
+    """Coverage of truths ``alike``, as asked for and as learned, width and score of draws ``[M, S,
+    D]``, of the pixels ``[D]`` asked for."""
     points, truth, alike = points[..., asked].double(), truth[:, asked], alike[:, asked]
     levels = central_values(fractional_ranks(points, alike, seeded_generator("cpu", 2)))
     ends = points.quantile(torch.tensor([0.05, 0.95]).double(), dim=1)
+    halves, shares = (levels[0::2], levels[1::2]), torch.tensor(LEVELS).double()
+    asked_for = [half.flatten().quantile(shares) for half in halves[::-1]]
+    held = [half[..., None] <= own for half, own in zip(halves, asked_for, strict=True)]
     return [
         " ".join(f"{100 * float((levels <= level).double().mean()):.1f}" for level in LEVELS),
+        " ".join(f"{100 * x:.1f}" for x in torch.cat(held).double().mean(dim=(0, 1)).tolist()),
         f"{float((ends[1] - ends[0]).mean()):.1f}",
         f"{float(crps(points, truth).mean()):.2f}",
     ]
@@ -122,10 +128,11 @@ def main(
     if likelihood.coordinates is not None:
         asked[likelihood.coordinates] = False
     columns = (
-        "sampler | particles | steps | R-hat | coverage | width | CRPS | calls | seconds | MiB"
+        "sampler | particles | steps | R-hat | coverage | held out | width | CRPS | calls "
+        "| seconds | MiB"
     )
     print(f"| {columns} |")
-    print("| --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
+    print(f"| --- | ---: | ---: | --- | --- | --- |{5 * ' ---: |'}", flush=True)
     blurred = blurred_like_draws(truth, prior, likelihood) if truths == "data" else truth
     runs = [
         (name, int(count), int(number))

@@ -17,8 +17,8 @@ R-hat      median, 90th percentile and largest, over hidden pixels and images, b
 worth      of 1,000 draws by their weights, in the median, and how many weights make most of it less
            than ten draws, in percent of the images
 coverage   of central intervals of 50, 80, 90 and 95 %, of hidden pixels, by weighted draws; truths
-           have the noise of the first time, as draws have
-CRPS       in gray levels
+           have the noise of the first time, as draws have; held out, width and CRPS are those of
+           ``image_posteriors``
 calls      of the network for each image; a gradient counts as four
 seconds    of the CPU for each image
 """
@@ -162,8 +162,8 @@ def main(
     print(
         f"{count} of {dim} kept; the others add {float(added.diagonal().mean().sqrt()):.1f} levels"
     )
-    print("| sampler | R-hat | worth | coverage | width | CRPS | calls | seconds |")
-    print("| --- | --- | --- | --- | ---: | ---: | ---: | ---: |", flush=True)
+    print("| sampler | R-hat | worth | coverage | held out | width | CRPS | calls | seconds |")
+    print("| --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: |", flush=True)
     alike = blurred_like_draws(truth, prior, likelihood)
     for sampler in samplers.split(","):
         began = time.process_time()
