@@ -21,7 +21,7 @@ settings.register_profile("many", max_examples=500, deadline=None)
 settings.load_profile("few")
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure(config):
     """A process that has others run the tests, once it is ready, does not wait for PyTorch."""
     has_others = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
     if not has_others:
@@ -29,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter):
     """Says what the tests cost; the slowest ones are above, by ``--durations``."""
     minutes, lines = (time.monotonic() - STARTED) / 60, budget.lines_of_tests()
     terminalreporter.write_sep(

@@ -1,6 +1,5 @@
 """From simulations to posteriors, and checks of these, by the scripts that people call."""
 
-import shutil
 from unittest import mock
 
 import numpy as np
@@ -8,9 +7,7 @@ import pytest
 
 import distill
 import posterior
-import train
-import visualize
-from tests.support.finished_runs import SIMULATION_NAMES, SMALL, write_csv
+from tests.support.finished_runs import SIMULATION_NAMES, write_csv
 from tests.support.outcomes import drawn, only_json
 from tests.support.running import good, refused, run_script, starter
 from torch_utils.results import load_arrays
@@ -28,8 +25,7 @@ def sample(simulations):
 @pytest.fixture(scope="module")
 def done(sample, tmp_path_factory):
     folder = tmp_path_factory.mktemp("done")
-    text = good(sample(folder)).out
-    assert "3 posterior(s): 3 by flow" in text
+    assert "3 posterior(s): 3 by flow" in good(sample(folder)).out
     return folder
 
 
@@ -45,8 +41,7 @@ def test_draws_densities_and_intervals_are_written(done, simulations):
     assert (got["samplers"], got["converged"], got["r_hat"]) == ({"flow": 3}, 3, None)
     assert got["conditions"] == ["y 1", "y2"]
     assert 0 < got["leaked"]["mean"] <= got["leaked"]["largest"] < 1
-    leaked = arrays["constant_data/leaked"]
-    proposed = 60 / (1 - leaked)
+    proposed = 60 / (1 - arrays["constant_data/leaked"])
     calls = 3 * SOLVERS["exp_rk5"].calls_per_step + 1  # one more sharpens the draws
     assert (arrays["constant_data/network_calls"] >= calls * 60).all()
     assert (arrays["constant_data/network_calls"] <= calls * (1.5 * proposed + 60)).all()
@@ -55,13 +50,6 @@ def test_draws_densities_and_intervals_are_written(done, simulations):
     assert first["mean"] == pytest.approx(mean, rel=1e-9)
     assert first["quantiles"]["0.05"]["b"] < first["quantiles"]["0.95"]["b"]
     assert first["ess_bulk"] == {"a": 60, "b": 60}
-
-
-def test_independent_draws_are_drawn_without_chains(done, tmp_path):
-    shutil.copy(done / "runs_PRP_posterior.nc", tmp_path)
-    text = good(run_script(visualize, tmp_path)).out
-    assert "posterior_marginals.png" in text
-    assert "chains" not in text
 
 
 def test_conditions_are_found_by_name_or_by_their_order(sample, done, simulations, tmp_path):
@@ -187,8 +175,3 @@ def test_others_truths_are_not_found_again(check, simulations, tmp_path):
     # A test that is not local fails too, but claims nothing of the observation.
     assert "Observation 1: no local test" in result.out
     assert "not here" not in result.out
-
-
-def test_trainings_without_conditions_say_so(simulations, tmp_path):
-    place = (f"--data={simulations / 'runs.npz'}", f"--outdir={tmp_path / 'run'}", "-n")
-    assert "y 1, y2 left out: --cond" in good(run_script(train, *place, *SMALL)).out

@@ -50,7 +50,7 @@ def nodes(path):
 @cache
 def imported_names(path):
     """All that a file imports, anywhere in it, as dotted names."""
-    got: list[str] = []
+    got = []
     package = module_name(path).split(".")
     if path.name != "__init__.py":
         package = package[:-1]
@@ -162,12 +162,9 @@ def test_a_file_is_looked_at_for_its_kind_only_where_it_is_opened():
     assert lookers == openers | files | {f"{SUBJECTS}.images"}
 
 
-def test_scripts_are_imported_by_nobody():
+def test_scripts_are_imported_by_nobody_and_there_are_no_circles():
     assert not [name for name in OURS if imports(name) & set(SCRIPTS)]
-
-
-def test_there_are_no_circles():
-    finished: set[str] = set()
+    finished = set()
 
     def visit(name, path):
         assert name not in path, " -> ".join([*path[path.index(name) :], name])

@@ -111,8 +111,7 @@ def test_columns_are_predicted_from_the_others(sold, network, tmp_path):
     assert "lacks" not in printed, "what is asked need not be there"
     assert "far outside" not in printed
     made = read(out)
-    right = fresh["price"] * fresh["items"]
-    assert (made["total_predicted"] - right).abs().median() < 25
+    assert (made["total_predicted"] - (fresh["price"] * fresh["items"])).abs().median() < 25
     shares = made[["city_is_Rome", "city_is_Oslo", "city_is_Bath"]]
     assert np.allclose(shares.sum(axis=1), 1, atol=2e-3)
     assert (made["city_predicted"] == "Rome")[fresh["price"] < 13].mean() > 0.95
@@ -184,8 +183,7 @@ def test_a_check_hides_cells_of_held_out_rows(sold, network, tmp_path):
 def test_other_scripts_say_what_answers(network, tmp_path):
     assert "city" in good(run_script(info, network)).out
     place = (f"--network={network}", f"--save_dir={tmp_path}")
-    wrong = run_script(pfODE_int, *place, "--sim_type=gen")
-    refused(wrong, 2, "ask.py")
+    refused(run_script(pfODE_int, *place, "--sim_type=gen"), 2, "ask.py")
 
 
 def test_a_network_whose_columns_make_no_sense_is_refused(network, tmp_path):
@@ -266,8 +264,7 @@ def test_python_gives_what_the_scripts_do(sold, tmp_path):
     theirs = Answers.open(next(tmp_path.glob("there/*/network-snapshot-*.pkl")))
     one, other = (each.flow.file.model.denoiser.state_dict() for each in (answers, theirs))
     assert all(torch.equal(one[name], other[name]) for name in other)
-    frame = theirs.sample(50, {"gift": "yes"}, seed=3)
-    assert (frame["gift"] == "yes").all()
+    assert (theirs.sample(50, {"gift": "yes"}, seed=3)["gift"] == "yes").all()
     holes = with_holes(shop(50))
     filled = answers.fill(holes[::-1])[list(holes.columns)]
     assert filled.dropna().index.equals(holes.index[::-1]), "all holes are filled, row by row"
@@ -322,8 +319,7 @@ def test_one_question_is_answered_alone(sold, tmp_path):
     refused(run_script(ask, "predict", network, *rows, "--columns=price"), 2, "--ask=gift")
     good(run_script(ask, "predict", network, *rows, "--columns=gift"))
     made, truth = read(tmp_path / "made.csv"), shop()
-    there = truth["price"].between(0, 14)
-    assert made["gift_is_yes"][there].mean() < 0.4
+    assert made["gift_is_yes"][truth["price"].between(0, 14)].mean() < 0.4
     refused(run_script(train, data, out, "--ask=colour", *QUICK), 2, "no such column")
     refused(run_script(train, data, out, "--whiten=pca", *QUICK), 2, "whole rows")
 

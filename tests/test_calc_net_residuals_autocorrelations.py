@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +23,6 @@ from training.measure.residuals import noise_rows
 from training.model.model import Model
 from training.names import DEFAULT_SOLVER
 
-Arrays = dict[str, np.ndarray]
-
 ABOUT = {"data_name", "schedule", "noise", "dims_to_keep", "times", "origin"}
 TOY_KEYS = ("net_outputs", "net_residuals", "exact_residuals")
 IMAGE_KEYS = TOY_KEYS[:2]
@@ -37,7 +34,7 @@ CONTRADICTIONS = {
     "toy": {"--data_name=moons": "circles", f"--n_time_pts={STEPS + 1}": str(STEPS)},
     "images": {"--n_samples=11": str(COUNT), "--dims_to_keep=10": "64"},
 }
-OF: dict[str, dict[str, Any]] = {
+OF = {
     "toy": {"data_name": "circles", "dims_to_keep": 2},
     "images": {"data_name": "blobs", "dims_to_keep": 64},
 }
@@ -188,20 +185,23 @@ def test_path_residuals_are_along_melts_of_their_classes(run, places):
         np.testing.assert_allclose(arrays["net_outputs"], output, atol=1e-4)
 
 
+def assert_correlations(got, expected):
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
 def test_image_correlations_are_those_of_numpy(run):
     source = run("images")
     folder = correlate("calc", source, "--bs=3", "--dims_to_keep=64")
-    stem = "blobs_PRP_autocorrelations"
+    stem, extracted = "blobs_PRP_autocorrelations", image_times(source)
     paths = [f"{stem}_times0_{index}.npz" for index in range(STEPS)]
     assert set(os.listdir(folder)) == {*paths, f"{stem}_summary.npz", f"{stem}_summary.json"}
-    extracted = image_times(source)
-    for index, path in enumerate(paths):
+    for path, later in zip(paths, extracted, strict=True):
         got = load_arrays(folder / path)
-        assert got["time"] == extracted[index]["time"]
+        assert got["time"] == later["time"]
         for name in IMAGE_KEYS:
-            expected = numpy_correlations(extracted[0][name], extracted[index][name])
-            assert got[f"{name}_acs"].dtype == np.float32
-            np.testing.assert_allclose(got[f"{name}_acs"], expected, atol=1e-6)
+            correlations = numpy_correlations(extracted[0][name], later[name])
+            assert_correlations(got[f"{name}_acs"], correlations)
 
 
 def test_the_disk_is_looked_at_before_anything_is_written(places, tmp_path, monkeypatch):
@@ -275,7 +275,7 @@ def test_files_of_another_extraction_among_those_of_images_are_refused(run):
 def test_broken_files_of_toys_are_told_in_one_line(run):
     path = run("toy") / TOY_FILE
     arrays = load_arrays(path)
-    changes: list[tuple[Arrays, str]] = [
+    changes = [
         ({"net_residuals": arrays["net_residuals"][:, :5]}, "all should be"),
         ({"net_outputs": arrays["net_outputs"][0]}, "all should be"),
         ({"times": arrays["times"][:3]}, "3 times"),

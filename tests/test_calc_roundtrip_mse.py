@@ -129,7 +129,7 @@ def test_the_worst_images_keep_order(measure, images, network, keep):
     np.testing.assert_array_equal(arrays["originals"], pixels[order], strict=True)
     assert arrays["image_shape"].tolist() == [1, 8, 8]
     kept = min(keep, COUNT)
-    shapes: dict[str, tuple[tuple[int, ...], str]] = {
+    shapes = {
         "returned": ((kept, 1, 8, 8), "float32"),
         "latents": ((kept, 64), "float32"),
         "format": ((), "<U37"),

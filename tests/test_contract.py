@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -275,7 +274,7 @@ def test_a_calibration_is_used_by_default(command, shelf, tmp_path):
         arguments = given(command, shelf, network=tmp_path / f"{network}.pkl")
         arguments = [text for text in arguments if text not in DENSITIES]
         assert command.run(*arguments, *more, *command.at(folder)).code == 0
-        got: dict[str, Any] = {path.name: path.read_bytes() for path in folder.glob("*.png")}
+        got = {path.name: path.read_bytes() for path in folder.glob("*.png")}
         for path in (*folder.glob("*.npz"), *folder.glob("*.nc")):
             arrays = load_arrays(path) if path.suffix == ".npz" else read_netcdf(path)
             got[path.name] = {name: x for name, x in arrays.items() if x.dtype.kind == "f"}

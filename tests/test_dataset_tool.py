@@ -15,8 +15,6 @@ import dataset_tool
 from tests.support.image_files import encoded, write_zip
 from tests.support.running import contents, good, refused, run_script
 
-Files = dict[str, bytes]
-
 
 def noise(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
@@ -111,8 +109,7 @@ def test_a_folder_has_the_files_of_a_zip_and_both_are_the_same_each_time(tmp_pat
     in_folder = contents(tmp_path / "folder")
     assert in_folder.pop("00000/") == b""
     assert in_folder == in_zip
-    again = write_zip(tmp_path / "source.zip", in_zip)
-    assert tool(again, tmp_path / "c.zip").code == 0
+    assert tool(write_zip(tmp_path / "source.zip", in_zip), tmp_path / "c.zip").code == 0
     assert (tmp_path / "c.zip").read_bytes() == (tmp_path / "a.zip").read_bytes()
 
 
@@ -125,13 +122,10 @@ def test_pngs_are_not_compressed_and_a_thousand_lie_in_a_folder(tmp_path):
     assert (tmp_path / "z" / "00000" / "img00000000.png").stat().st_size > 64 * 64
 
 
-def test_a_center_crop_keeps_the_middle(converted, tmp_path):
+def test_crops_keep_the_middle_and_wide_ones_the_aspect_between_black_bars(converted, tmp_path):
     wide, tall = noise(4, 7, 3), noise(9, 4, 3)
     source = write_folder(tmp_path / "s", {"0.png": encoded(wide), "1.png": encoded(tall)})
     assert_same(converted(source, "--transform=center-crop")[0], [wide[:, 1:5], tall[2:6]])
-
-
-def test_wide_crops_keep_the_aspect_between_black_bars(converted, tmp_path):
     wide, tall = noise(4, 12), noise(9, 8)
     source = write_folder(tmp_path / "s", {"0.png": encoded(wide), "1.png": encoded(tall)})
     images, _ = converted(source, "--transform=center_crop_wide", "--resolution=8x4")
@@ -194,8 +188,7 @@ def test_gray_stays_gray_and_upright_photographs_upright(converted, tmp_path):
 
 def test_color_among_gray_is_never_dropped_unasked(converted, tmp_path):
     source = write_folder(tmp_path / "s", {"0.png": encoded(GRAY[0]), "1.png": encoded(RGB[0])})
-    result = tool(source, tmp_path / "d.zip", "--skip-bad")
-    refused(result, 1, "1.png", "--channels=3")
+    refused(tool(source, tmp_path / "d.zip", "--skip-bad"), 1, "1.png", "--channels=3")
     assert_same(converted(source, "--channels=3")[0], [np.stack([GRAY[0]] * 3, -1), RGB[0]])
     luma = np.asarray(Image.fromarray(RGB[0]).convert("L"))
     assert_same(converted(source, "--channels=1")[0], [GRAY[0], luma])
@@ -256,8 +249,7 @@ def test_what_is_no_data_set_is_never_replaced(tmp_path):
         (home / "images", home / "images" / "new", "give a --dest elsewhere"),
         (home / "images", home / "images", "give a --dest elsewhere"),
     ):
-        result = tool(source, dest, "--overwrite")
-        refused(result, 2, message)
+        refused(tool(source, dest, "--overwrite"), 2, message)
         assert contents(tmp_path) == before
 
 

@@ -144,12 +144,14 @@ def test_every_cell_of_a_notebook_runs_and_none_keeps_what_it_gave(path):
     matplotlib.pyplot.close("all")
 
 
-def test_files_that_pages_name_are_there():
+def test_pages_name_files_that_are_there_and_no_merge_is_left_half_done():
     for page in (*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
         rooms = "tests|training|benchmarks|torch_utils"
         named = re.findall(rf"`((?:{rooms})/[\w/]+\.py)`", page.read_text())
-        missing = [name for name in named if not (ROOT / name).exists()]
-        assert not missing, page
+        assert not [name for name in named if not (ROOT / name).exists()], page
+    marks = re.compile(r"^(<{7}|>{7}) ", re.M)
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    assert not [str(page) for page in pages if marks.search(page.read_text(encoding="utf-8"))]
 
 
 def test_the_page_of_files_is_made_of_the_docstrings():
@@ -162,9 +164,3 @@ def test_the_page_of_files_is_made_of_the_docstrings():
         if re.search(r"^\w*FORMAT = ", path.read_text(encoding="utf-8"), re.M)
     }
     assert formats <= set(made["MODULES"])
-
-
-def test_no_merge_is_left_half_done():
-    marks = re.compile(r"^(<{7}|>{7}) ", re.M)
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-    assert not [str(page) for page in pages if marks.search(page.read_text(encoding="utf-8"))]

@@ -6,6 +6,7 @@ features is known in closed form.
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,12 @@ import torch
 from PIL import Image
 
 import fid
-from tests.support.image_runs import write_images
-from tests.support.linear_detector import SIZE, LinearDetector, features_of
-from tests.support.running import Run, contents, good, run_script, unless_given
+from tests.support.image_runs import SIZE, LinearDetector, features_of, write_images
+from tests.support.running import contents, good, run_script, unless_given
 from torch_utils import distributed
 from training.data.images.batches import ImageDataset, pixel_batches
 from training.measure.feature_distances import frechet_distance, kernel_distance
 
-Arrays = dict[str, np.ndarray]
 COUNT = 23
 
 
@@ -55,7 +54,7 @@ def generated(tmp_path_factory):
 class Tool:
     """Runs the script with the linear detector; results are read back."""
 
-    run: Run
+    run: Callable[..., Any]
     folder: Path
     weights: Path
 
@@ -142,8 +141,7 @@ def test_the_distances_are_those_of_the_features(tool, data, generated):
     result = tool.calc(generated, tool.ref(data))
     first, second = features_of(noise(18, seed=1) // 2), features_of(noise())
     moments = [part for x in (first, second) for part in (x.mean(dim=0), x.T.cov())]
-    expected = frechet_distance(*moments)
-    assert result["fid"] == pytest.approx(expected, rel=1e-5)
+    assert result["fid"] == pytest.approx(frechet_distance(*moments), rel=1e-5)
     assert (result["count"], result["reference_count"]) == (18, COUNT)
     kid, subsets = result["kid"], result["kid"]["over_subsets"]
     assert kid["value"] == pytest.approx(kernel_distance(first, second), rel=1e-5)
@@ -275,7 +273,7 @@ def test_other_detectors_are_refused(refused, tool, data, tmp_path):
     )
 
 
-BAD_REFERENCES: list[tuple[dict[str, Any], str]] = [
+BAD_REFERENCES = [
     ({"mu": np.zeros((1, 6))}, "its 'mu' is float64 [1, 6]"),
     ({"sigma": np.eye(5)}, "a covariance of shape [5, 5]"),
     ({"sigma": -np.eye(6)}, "the negative eigenvalue -1"),

@@ -4,7 +4,6 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,13 +107,12 @@ def normal(seed, dim=DIM):
     return torch.randn(dim, generator=generator, dtype=torch.float64)
 
 
-def test_an_image_is_named_by_its_seed_and_there_is_nothing_else(twenty):
+def test_images_are_named_by_their_seeds_and_each_thousand_has_a_folder_if_asked_for(
+    twenty, make, tmp_path
+):
     assert list(images(twenty)) == [f"{seed:06d}.png" for seed in range(20)]
     assert len(set(images(twenty).values())) == 20
     assert len(list(twenty.iterdir())) == 21
-
-
-def test_each_thousand_has_a_folder_if_asked_for(make, twenty, tmp_path):
     made = make(tmp_path, "--seeds=3,999-1000,12345,1234567", "--subdirs")
     names = ["000000/000003", "000000/000999", "001000/001000", "012000/012345", "1234000/1234567"]
     assert list(made) == [f"{name}.png" for name in names]
@@ -132,7 +130,7 @@ def nothing_typed():
 @pytest.mark.parametrize("network", ["random", "classes"])
 def test_not_a_bit_depends_on_the_company(networks, monkeypatch, network):
     # Pixels would hide most differences: what they are rounded from is compared.
-    seen: list[torch.Tensor] = []
+    seen = []
     to_pixels = generation.to_pixels
     monkeypatch.setattr(
         generation, "to_pixels", lambda points: seen.append(points) or to_pixels(points)
@@ -232,7 +230,7 @@ def test_a_rerun_makes_only_what_is_missing(make, twenty, copy):
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-BROKEN: dict[str, Callable[[bytes], bytes]] = {
+BROKEN = {
     "empty": lambda data: b"",
     "one byte short": lambda data: data[:-1],
     "one bit": lambda data: data[:60] + bytes([data[60] ^ 1]) + data[61:],
@@ -348,14 +346,11 @@ def test_a_folder_in_the_place_of_an_image_is_told(start, copy):
     assert not list(copy.glob(".*"))
 
 
-def test_seeds_are_numbers_and_ranges_in_any_order():
+def test_seeds_are_numbers_and_ranges_in_any_order_and_others_are_told():
     assert parse_seeds("5").tolist() == [5]
     assert parse_seeds("9,1, 2,5-7,6-8").tolist() == [1, 2, 5, 6, 7, 8, 9]
     assert parse_seeds("0-49999").tolist() == list(range(50000))
     assert parse_seeds("999999999").tolist() == [999999999]
-
-
-def test_seeds_that_are_none_are_told():
     for text in WRONG_SEEDS:
         assert "--seeds" in refusal(parse_seeds, text, kind=UsageError)
 
@@ -368,8 +363,7 @@ def test_learned_latents_depend_on_no_batch(networks, tmp_path):
     replace(model, learned=law).save(path)
     sampler = sampler_of(path, 4, LatentChoice(learned=True))
     together = sampler._latents(list(range(9)))
-    alone = torch.cat([sampler._latents([seed]) for seed in range(9)])
-    assert torch.equal(together, alone)
+    assert torch.equal(together, torch.cat([sampler._latents([seed]) for seed in range(9)]))
     assert not torch.allclose(together, sampler_of(path, 4)._latents(list(range(9))))
 
 
@@ -394,7 +388,6 @@ def test_only_one_batch_waits_to_be_written(networks, tmp_path, monkeypatch):
     monkeypatch.setattr(generation, "write_image", write_late)
     monkeypatch.setattr(SeedSampler, "__call__", watch)
     sampler = sampler_of(networks["random"], 4)
-    folder = ImageFolder(tmp_path, SHAPE, False, {})
-    generate_images(sampler, folder, torch.arange(32), 4)
+    generate_images(sampler, ImageFolder(tmp_path, SHAPE, False, {}), torch.arange(32), 4)
     assert len(images(tmp_path)) == 32
     assert 4 < most <= 8

@@ -1,7 +1,6 @@
 """Answers that hold, by the scripts: calibrate, what sample makes of it, refusals, and predict."""
 
 import shutil
-from typing import Any
 
 import numpy as np
 import pytest
@@ -85,8 +84,7 @@ def test_calibrations_in_networks_say_what_they_guarantee(shelf, simulations):
     assert (held_out["truths"], held_out["near"]) == (COUNT, 50)
     assert held_out["holding"]["0.9"]["mean"] == pytest.approx(55 / 61)
     assert content["verdict"] in (shelf / "said.txt").read_text()
-    ranks = network.held_out.ranks[:, 2].numpy()
-    asked = np.sort(np.abs(2 * ranks - 1))[54]
+    asked = np.sort(np.abs(2 * network.held_out.ranks[:, 2].numpy() - 1))[54]
     assert held_out["levels"]["0.9"]["total"] == pytest.approx(asked)
 
 
@@ -114,7 +112,7 @@ def test_samples_come_as_the_flow_says_and_as_held_out(done, shelf):
 
 def test_python_calibrates_as_scripts_do(shelf, simulations, tmp_path):
     place = {"network": simulations / "network.pkl", "dest": tmp_path / "network.pkl"}
-    options: dict[str, Any] = {"chains": 2, "draws": 20, "n_iters": 3, "batch_gpu": 64, **place}
+    options = {"chains": 2, "draws": 20, "n_iters": 3, "batch_gpu": 64, **place}
     options["function"] = (f"{shelf / 'mine.py'}:total",)
     made = Guarantee.calibrate(data_root=shelf / "fresh.npz", **options)
     own = Guarantee.open(shelf / "network.pkl")
@@ -170,8 +168,7 @@ def test_rows_that_a_training_saw_are_no_fresh_truths(simulations, questions_run
     refused(calibrate(simulations / "runs.npz"), 1, "have chosen between networks", "--kept")
     again = table(tmp_path, "again", 300, 0, "--held-out=0")
     refused(calibrate(again), 1, "was trained on at least 300 of its 300")
-    few = table(tmp_path, "few", 12, 2, "--held-out=0")
-    refused(calibrate(few), 1, "12 fresh truths")
+    refused(calibrate(table(tmp_path, "few", 12, 2, "--held-out=0")), 1, "12 fresh truths")
     questions = questions_run / "network-snapshot-000004.pkl"
     refused(calibrate(houses, questions, "--noise_std=1"), 1, "not fresh", "--held-out=0")
     shutil.copy(simulations / "network.pkl", tmp_path / "network.pkl")

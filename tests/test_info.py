@@ -39,18 +39,14 @@ def test_a_network_and_its_simulations(toy_network, tmp_path):
     assert melt["results"].startswith("trajectory, ")
     assert melt["network_sha256"] == got["digest"]
     assert melt["xs_es"] == "[2, 7, 2] float64"
-    run = facts(network.parent)
-    assert run["networks"] == f"1, the last {network.name}"
+    assert facts(network.parent)["networks"] == f"1, the last {network.name}"
 
 
-def test_networks_and_sets_of_images(tmp_path):
+def test_networks_and_sets_of_images_are_described_and_what_is_neither_is_refused(tmp_path):
     save_image_model(tmp_path / "n.pkl", 10, label_dim=3)
     assert facts(tmp_path / "n.pkl")["images"] == "8x8 pixels, 1 channel(s), 3 classes"
     write_image_set(tmp_path / "set.zip", 5)
     assert facts(tmp_path / "set.zip") == {"images": "5, of 8x8 pixels, 1 channel(s)"}
-
-
-def test_what_is_nothing_of_ours_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     assert "is no file of this project" in run_script(info, tmp_path / "notes.txt").error
     assert run_script(info, tmp_path / "none.npz").code == 1
@@ -66,8 +62,7 @@ def test_tables_and_their_networks_are_described(tmp_path):
     assert (got["discrete columns"], got["conditions"]) == ("3", "hue")
     few = ("--duration=0.001", "--width=8", "--depth=1", "--marginals=quantile", "--whiten=pca")
     place = (f"--outdir={run}", "--nosubdir", f"--data={table}")
-    text = good(run_script(train, *place, *few))
-    assert "hue left out: --cond" in text.out
+    assert "hue left out: --cond" in good(run_script(train, *place, *few)).out
     network = facts(next(run.glob("network-*.pkl")))
     assert network["columns"] == "3: alcohol, ash, magnesium"
     assert network["coordinates"] == "yeo-johnson, then normal scores, then pca"
@@ -145,8 +140,7 @@ def test_networks_of_the_original_code_give_the_same(bring, tmp_path, name):
 
 
 def test_an_imported_toy_network_can_be_simulated(bring, tmp_path):
-    result = good(bring(toy_content()))
-    assert "OriginalToyConvUNet" in result.out
+    assert "OriginalToyConvUNet" in good(bring(toy_content())).out
     place = (f"--save_dir={tmp_path}", f"--network={tmp_path / 'network.pkl'}")
     known = ("--data_name=circles", "--data_dim=2", "--dims_to_keep=2", "--solver=euler")
     few = ("--total_samples=5", "--steps=4", "--h=1.5", "--save_freq=2")
@@ -157,16 +151,13 @@ def test_an_imported_toy_network_can_be_simulated(bring, tmp_path):
     assert melt["times"][-1] == 6.0
 
 
-def test_the_source_is_never_replaced(bring, tmp_path):
+def test_the_source_is_never_replaced_and_what_cannot_be_imported_is_one_line(bring, tmp_path):
     (tmp_path / "original.pkl").write_bytes(dumps(toy_content()))
     before = contents(tmp_path)
     for name in ("original.pkl", "./original.pkl"):
         dest = f"--dest={tmp_path}/{name}"
         refused(bring(tmp_path / "original.pkl", dest, "--overwrite"), 2, "give another")
     assert contents(tmp_path) == before
-
-
-def test_what_cannot_be_imported_is_one_line(bring, tmp_path):
     refused(bring(toy_content("spirals")), 1, "toy 'spirals'")
     refused(bring(toy_content(), "--data_name=moons", "--tmax=8"), 2, "data_name is moons")
     assert os.listdir(tmp_path) == ["original.pkl"]

@@ -35,8 +35,6 @@ from training.names import DEFAULT_SOLVER
 from training.pictures.trajectories.clouds import latent_law
 from training.subjects.images import dequantized
 
-Arrays = dict[str, np.ndarray]
-
 COUNT, DIM = 5, 64
 TINY = ("--duration=0.0008", "--batch=200", "--no-calibrate", "--nosubdir")
 
@@ -57,7 +55,7 @@ def command(networks, images):
     """``command(network, ...)``: few images and steps, unless arguments say otherwise."""
 
     def arguments(network, *more):
-        standard: dict[str, object] = {"--network": networks[network], "--n_iters": 2}
+        standard = {"--network": networks[network], "--n_iters": 2}
         standard |= {"--data_root": images, "--bs": COUNT, "--batch-gpu": COUNT}
         if {"--sim_type=roundtrip", "--sim_type=gen"} & set(more):
             del standard["--data_root"]
@@ -111,15 +109,22 @@ def test_the_promised_files_have_the_promised_arrays(case):
             assert np.isfinite(arrays[name]).all()
 
 
-def test_the_scale_and_the_times_are_those_asked_for(case):
+def test_times_and_scale_are_those_asked_for_and_the_roundtrip_comes_home(case):
     first = {"other_PRRto10D": 0.3}.get(case.stem, 0.0)
-    last = {"blobs_PRRto10D": 2.5}.get(case.stem, END)
-    times = np.linspace(first, last, 9)
+    times = np.linspace(first, {"blobs_PRRto10D": 2.5}.get(case.stem, END), 9)
     for kind, arrays in case.arrays.items():
         saved = times[[0, 3, 6, 8] if kind == "melt" else [8, 5, 2, 0]]
         np.testing.assert_allclose(arrays["times"], saved, atol=1e-12)
         end_std = {"blobs_PRRto10D": 2.0}.get(case.stem, 1.0)
         np.testing.assert_allclose(latent_std(arrays)[:, 0], end_std, rtol=1e-12)
+    np.testing.assert_array_equal(case["roundtrip"]["xs_es"][0], case["melt"]["xs_es"][-1])
+    home, start = case["roundtrip"]["tilde_xs"][-1], case["melt"]["tilde_xs"][0]
+    np.testing.assert_allclose(home, start, atol=1e-6)
+    facts = case.parameters["roundtrip"]
+    assert (facts["mse"], facts["exact_pixels"]) == (0, 1)
+    # In gray levels: 1e-6 of data is 1.3e-4 of them.
+    assert 0 < facts["max_abs_error"] < 1.3e-4
+    assert 0 < facts["mse_float"] < facts["max_abs_error"] ** 2
 
 
 def test_the_melt_starts_at_images_that_the_seed_chooses(case, images):
@@ -134,17 +139,6 @@ def test_the_melt_starts_at_images_that_the_seed_chooses(case, images):
         assert abs(noise.var() - 1) < 4 * (2 / noise.size) ** 0.5
     else:
         np.testing.assert_allclose(start, clean, atol=2e-7)
-
-
-def test_the_roundtrip_starts_where_the_melt_ended_and_comes_home(case):
-    np.testing.assert_array_equal(case["roundtrip"]["xs_es"][0], case["melt"]["xs_es"][-1])
-    home, start = case["roundtrip"]["tilde_xs"][-1], case["melt"]["tilde_xs"][0]
-    np.testing.assert_allclose(home, start, atol=1e-6)
-    facts = case.parameters["roundtrip"]
-    assert (facts["mse"], facts["exact_pixels"]) == (0, 1)
-    # In gray levels: 1e-6 of data is 1.3e-4 of them.
-    assert 0 < facts["max_abs_error"] < 1.3e-4
-    assert 0 < facts["mse_float"] < facts["max_abs_error"] ** 2
 
 
 def test_parameters_tell_all_about_each_simulation(case, images):
@@ -191,7 +185,7 @@ def test_runs_from_an_earlier_melt_give_what_one_run_gives(command, simulate, tm
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_images_keep_their_classes(simulate, networks, images):
+def test_images_keep_their_classes_or_are_of_the_one_asked_for(simulate, networks, images):
     got, flow = simulate("classes", "--seed=5"), Model.load(networks["classes"]).flow
     _, own = ImageDataset(images, use_labels=True, max_size=COUNT, seed=5).read(range(COUNT))
     for kind in KINDS:
@@ -207,9 +201,6 @@ def test_images_keep_their_classes(simulate, networks, images):
         )
         np.testing.assert_allclose(arrays["xs_es"][-1], expected, atol=2e-6)
         assert np.abs(arrays["xs_es"][-1] - without).max() > 1e-3
-
-
-def test_images_are_generated_of_the_class_asked_for(simulate):
     got = simulate("classes", "--sim_type=gen", "--class=2")
     assert set(got["gen"]["labels"].argmax(axis=1).tolist()) == {2}
     assert got.parameters["gen"]["options"]["class"] == 2
@@ -407,8 +398,7 @@ def test_generation_draws_from_the_learned_law(laws, tmp_path):
         ("auto", ("--eps=auto",), "closed form"),
     ):
         place = (f"--save_dir={tmp_path / name}", f"--total_samples={count}", "--steps=4")
-        network = f"--network={laws['law']}"
-        good(run_script(toy_pfODE_int, "net", network, *place, *options))
+        good(run_script(toy_pfODE_int, "net", f"--network={laws['law']}", *place, *options))
         parameters = load_json(tmp_path / name / "circles_PRRto1D_net_sim_params.json")
         assert parameters["options"]["eps"] == name
         path = tmp_path / name / "circles_PRRto1D_net_gen_results.npz"

@@ -1,8 +1,6 @@
 """Posteriors from the command line, checked and explained, and mixtures."""
 
 import shutil
-from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -58,8 +56,7 @@ def check(toy_network):
 @pytest.fixture(scope="module")
 def done(sample, tmp_path_factory):
     folder = tmp_path_factory.mktemp("done")
-    result = good(sample(folder, "--draws=45"))
-    assert "5 of 5 have not converged" in result.out
+    assert "5 of 5 have not converged" in good(sample(folder, "--draws=45")).out
     return folder
 
 
@@ -130,8 +127,8 @@ class Cut(BaseException):
 def cut_short(run, folder, *given, whole=2, checks=False):
     """A run that ends after some groups of two."""
     module, name = (posterior_checks, "save_values") if checks else (posteriors, "save_part")
-    kept: Any = getattr(module, name)
-    places: list[Path] = []
+    kept = getattr(module, name)
+    places = []
 
     def save(path, *arguments):
         if len(places) == whole:

@@ -105,7 +105,7 @@ COMMANDS = {
 SEEN, RUNS = "--condition={runs}/seen.csv", "--truth=data --data_root={runs}/runs.npz"
 OWN, MINE = "--likelihood={here}/mine.py:", "--simulator={here}/mine.py:"
 THREE = "--observation={here}/three.csv"
-CASES: list[tuple[str, str, int, list[str]]] = [
+CASES = [
     ("nothing", "--pool=100", 2, ["--network", "--data_name"]),
     # Trainings of toys.
     ("toy_train", "--data_dim=3", 2, ["3", "2", "circles"]),
@@ -137,6 +137,13 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("net", "--network={edm} --rho=1.0", 2, ["--rho", "1.0", "None"]),
     ("net", "--steps=8 --h=1", 2, ["8", "7.01"]),
     ("net", "--network=http://example.com/network.pkl", 2, ["https"]),
+    ("net", "--tol=1e-3", 2, ["--tol"]),
+    ("net", "--rtol=1e-3", 2, ["--rtol"]),
+    ("net", "--steps=auto --h=0.1", 2, ["--h"]),
+    ("net", "--steps=auto --solver=dopri5", 2, ["--rtol"]),
+    ("net", "--disc=adapted --solver=dopri5", 2, ["dopri5"]),
+    ("net", "--store_grid", 2, ["--disc=adapted"]),
+    ("net", "--steps=many", 2, ["many"]),
     ("exact", "--data_dim=3", 2, ["3", "2"]),
     ("exact", "--total_samples=10000000000000000", 1, ["memory"]),
     ("exact", "--h=1e-300", 2, ["makes more than"]),

@@ -60,8 +60,7 @@ def test_scores_of_a_reference_allow_for_the_edges_of_the_prior():
     # Where the prior is 0 draws are taken again, in each dimension for itself.
     theta = seen + 0.1**0.5 * draw.normal(size=(5000, 10))
     while (beyond := np.abs(theta) > 1).any():
-        again = seen + 0.1**0.5 * draw.normal(size=theta.shape)
-        theta = np.where(beyond, again, theta)
+        theta = np.where(beyond, seen + 0.1**0.5 * draw.normal(size=theta.shape), theta)
     assert np.abs(reference_scores(task, theta, seen, draw)).max() < FAR
 
 
@@ -80,24 +79,20 @@ def test_priors_have_the_densities_of_their_draws():
     theta = normal.sample(20_000, draw)
     exact = multivariate_normal(cov=np.linalg.inv(precision))
     np.testing.assert_allclose(normal.log_density(theta[:9]), exact.logpdf(theta[:9]))
-    white = np.cov(theta.T) @ precision
-    np.testing.assert_allclose(white, np.eye(9), atol=0.15)
+    np.testing.assert_allclose(np.cov(theta.T) @ precision, np.eye(9), atol=0.15)
     some = rates.sample(9, draw)
     logs = lognorm([0.2, 2], scale=np.exp([0.5, -1])).logpdf(some).sum(axis=1)
     np.testing.assert_allclose(rates.log_density(some), logs)
     assert np.isneginf(rates.log_density(-some)).all()
 
 
-def test_lotka_volterra_stays_on_its_orbit():
+def test_epidemics_and_populations_go_as_theory_says():
     task = LotkaVolterra()
     theta = task.prior.sample(20, np.random.default_rng(0))
     prey, predators = np.split(task.log_populations(theta), 2, axis=1)
     a, b, g, d = theta.T[:, :, None]
     orbit = d * np.exp(prey) - g * prey + b * np.exp(predators) - a * predators
     np.testing.assert_allclose(orbit, np.repeat(orbit[:, :1], 10, axis=1), rtol=1e-6)
-
-
-def test_an_epidemic_first_grows_exponentially_and_then_ends():
     logs = Sir().log_infected(np.array([[0.3, 0.1], [0.8, 0.1]]))
     np.testing.assert_allclose(logs[0, :3] + np.log(1e6), 0.2 * 17 * np.arange(3), rtol=5e-3)
     # When nobody is left to be infected, people recover.
@@ -118,18 +113,15 @@ def test_distractors_stand_between_the_data_of_slcp():
 
 
 def test_a_classifier_tells_what_differs_and_no_more():
-    draw = np.random.default_rng(0)
-    reference, same = draw.normal(size=(2, 1000, 2))
-    others = same + np.array([[[0, 0]], [[1, 0]], [[6, 0]]])
-    got = c2st(np.stack([reference] * 3), others)
+    reference, same = np.random.default_rng(0).normal(size=(2, 1000, 2))
+    got = c2st(np.stack([reference] * 3), same + np.array([[[0, 0]], [[1, 0]], [[6, 0]]]))
     # The best classifier of two Gaussians at a distance of 1 is right Phi(1/2) of the time.
     assert np.abs(np.array(got) - [0.5, norm.cdf(0.5), norm.cdf(3)]).max() < 0.04
 
 
 @pytest.mark.slow
 def test_the_classifier_is_as_good_as_that_of_the_benchmark():
-    draw = np.random.default_rng(0)
-    reference, curved = draw.normal(size=(2, 1000, 2))
+    reference, curved = np.random.default_rng(0).normal(size=(2, 1000, 2))
     curved[:, 1] = curved[:, 1] / 2 + curved[:, 0] ** 2 / 2
     rows = (np.concatenate([reference, curved]) - reference.mean(axis=0)) / reference.std(axis=0)
     theirs = MLPClassifier((20, 20), max_iter=EPOCHS, random_state=0)

@@ -59,11 +59,8 @@ for script, words in (
 """
 
 
-def test_no_help_imports_what_takes_long():
+def test_neither_helps_nor_refusals_that_need_no_network_import_what_takes_long():
     subprocess.run([sys.executable, "-c", HELP_OF_ALL], cwd=ROOT, check=True)
-
-
-def test_what_needs_no_network_is_refused_without_waiting_for_it():
     subprocess.run([sys.executable, "-c", REFUSALS], cwd=ROOT, check=True)
 
 

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 from functools import cache
-from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -55,7 +54,7 @@ def measure(run_once, networks):
 
     @cache
     def start(score, *arguments):
-        standard: dict[str, Any] = {"--test_pts": 300, "--steps": 6}
+        standard = {"--test_pts": 300, "--steps": 6}
         standard |= {"--boundary_pts": 50, "--r_num": 3}
         if score == "net":
             arguments = (f"--network={networks[arguments[0]]}", *arguments[1:])

@@ -33,7 +33,7 @@ def simulate(run_once, networks):
 
     @cache
     def start(mode, *arguments):
-        standard: dict[str, object] = {"--total_samples": 7, "--save_freq": 2}
+        standard = {"--total_samples": 7, "--save_freq": 2}
         if mode == "net":
             arguments = (f"--network={networks[arguments[0]]}", *arguments[1:])
         else:

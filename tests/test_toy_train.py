@@ -4,10 +4,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -19,8 +16,6 @@ from tests.support.image_runs import load, network_file, stats
 from tests.support.running import contents, good, run_script
 from torch_utils import distributed
 from torch_utils.snapshots import read_network, write_network, write_state
-from training.data.batches import Batch
-from training.learning.loss import NoiseDraws
 from training.learning.trainer import Trainer
 from training.names import OTHERS
 
@@ -95,7 +90,7 @@ def test_runs_are_numbered_and_described(train, tmp_path):
     assert folder.name == "00042-swirl-PRRto2D-mlp-in5D-my run"
 
 
-VARIANTS: list[tuple[list[str], dict[str, Any], str]] = [
+VARIANTS = [
     (["--data_name=s_curve"], {"data_name": "s_curve", "data_dim": 3}, "PRP"),
     (["--dims_to_keep=1"], {"dims_to_keep": 1}, "PRRto1D"),
     (["--data_dim=2", "--dims_to_keep=2", "--tmax=7.01"], {"tmax": 7.01}, "PRP"),
@@ -162,7 +157,7 @@ def test_a_finished_run_can_be_extended_and_not_made_shorter(train):
 @contextmanager
 def steps_taken():
     """What each step that is taken meanwhile is given."""
-    given: list[tuple[Batch, NoiseDraws]] = []
+    given = []
     accumulate = Trainer.accumulate
 
     def seen(trainer, batch, draws, means):
@@ -200,7 +195,7 @@ def test_a_resumed_run_has_the_threads_that_it_began_with(broken_off):
     chosen.assert_called_once_with(3, None)
 
 
-SPOILED: dict[str, Callable[[Path, Path], object]] = {
+SPOILED = {
     "options of something else": lambda options, state: options.write_text('{"a": 1}'),
     "an option that is a list": lambda options, state: options.write_text(
         options.read_text().replace('"batch": 500', '"batch": [500]')

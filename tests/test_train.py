@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from operator import attrgetter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +25,6 @@ from tests.support.image_runs import (
     SIDE,
     TINY,
     TWELVE,
-    assert_written,
     equal,
     load,
     network_file,
@@ -49,13 +47,6 @@ STATES_OF_GAINS = ("output_gain", "averaged_output_gain")
 CHANGED_DATA = [(0, 0, 0), (32, 1, 1), (8, 3, 1), (8, 1, 3)]
 
 
-def test_a_run_writes_what_is_promised_and_nothing_else(fit):
-    folder = fit("--augment=0")
-    assert folder.name == "00000-blobs-PRP-ddpmpp-uncond-batch16-fp32"
-    assert_written(folder)
-    assert load(folder).denoiser.calibration is None
-
-
 def test_the_network_file_knows_its_data(fit, colors):
     dim = 3 * SIDE**2
     folder = fit(f"--data_dim={dim}", "--dims_to_keep=10", "--tmin=0.5", data=colors)
@@ -63,12 +54,14 @@ def test_the_network_file_knows_its_data(fit, colors):
     data = {"kind": "images", "data_name": "colors"}
     size = {"image_shape": [3, SIDE, SIDE], "label_dim": 0, "data_dim": dim}
     flow = {"dims_to_keep": 10, "tmin": 0.5, "tmax": 15.01, "seen": 64}
-    about = load(folder).about
+    model = load(folder)
+    about = model.about
+    assert model.denoiser.calibration is None
     assert len(about["rows"]) == 40
     assert about == data | size | flow | {"rows": about["rows"]}
 
 
-VARIANTS: dict[str, dict[str, object]] = {
+VARIANTS = {
     "--arch=ncsnpp --cres=1,1 --ls=100 --lr_decay --lr_ramp=0 --no-bench": {"schedule.name": "PRP"},
     "--arch=adm --cbase=64": {"schedule.name": "PRP"},
     "--precond=edm --output_gain": {
@@ -288,7 +281,7 @@ OTHERS = [
 
 @pytest.mark.parametrize(("fixture", "option", "parts"), OTHERS)
 def test_a_resumed_run_refuses_to_become_another(request, fixture, option, parts):
-    run: Path = request.getfixturevalue(fixture)
+    run = request.getfixturevalue(fixture)
     before = contents(run)
     script = toy_train if fixture == "toy_run" else train
     name = option.removeprefix("--no-").removeprefix("--").partition("=")[0]
@@ -389,7 +382,7 @@ def test_states_without_output_gain_are_refused(lost, twelve, tmp_path):
 
 @pytest.mark.slow
 def test_a_precision_that_a_trial_has_found_is_kept(blobs, tmp_path, monkeypatch):
-    tried: list[object] = []
+    tried = []
 
     def trial(*given):
         tried.append(given)

@@ -169,8 +169,7 @@ def test_a_set_of_trials_has_one_posterior(shelf, tmp_path):
         assert one["statistics"]["effective_size"] > 20
     checked = ("--truth=data", f"--data_root={shelf / 'new.npz'}", "--runs=20")
     good(run_script(posterior, "check", *network, *checked, seen))
-    many = np.array([[0.1, 2, 0.5]] * 4)
-    write_csv(tmp_path / "many.csv", ["y", "n", "t"], many)
+    write_csv(tmp_path / "many.csv", ["y", "n", "t"], np.array([[0.1, 2, 0.5]] * 4))
     place = (network[0], f"--save_dir={tmp_path / 'no'}")
     of_many = f"--condition={tmp_path / 'many.csv'}"
     refused(run_script(posterior, "sample", *place, of_many), 1, "4 trials", "more than 3")

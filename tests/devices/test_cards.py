@@ -1,14 +1,11 @@
 """Flows, posteriors, fits and trainings on a card: results of the CPU, and no waiting."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from dnnlib.errors import UsageError
 from tests.support import trainers
@@ -25,15 +22,21 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.grids import choose_steps, fit_equal_error_grid
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.likelihood import Trace
-from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS, get_solver
 from training.inference.likelihoods import Gaussian
 from training.inference.sampling import Problem
 from training.inference.target import Target
 from training.learning.melting import Candidate, LawPlan, fit, melted_latents
 from training.learning.targets import MOST_NEAR
-from training.measure.residuals import Extractor, Quantities, ResidualProbe
+from training.measure.residuals import Extractor, ResidualProbe
 from training.names import METHODS, SAMPLERS
+
+
+@pytest.fixture
+def cuda():
+    with fake_cuda(devices=2) as cards:
+        yield cards
+
 
 AT_THE_END = 1
 """Host reads of an integration, after its last step: whether its states are finite."""
@@ -94,7 +97,7 @@ def gradient(flow):
     return torch.autograd.grad(end.square().sum(), latents)[0]
 
 
-COMPUTED: dict[str, Callable[[ProbabilityFlow], Tensor]] = {
+COMPUTED = {
     "log densities": lambda flow: flow.log_prob(
         normal(3, 2), flow.times(2), "heun", trace=Trace("exact")
     ),
@@ -145,7 +148,7 @@ def test_grids_of_times_are_fitted(cuda, monkeypatch):
 
 
 FEW = {"chains": 2, "draws": 2, "warmup": 1, "pool": 16, "particles": 2, "steps": 4}
-FEW_ROUNDS: dict[str, object] = {
+FEW_ROUNDS = {
     "proposals.STEPS": 2,
     "weights.BISECTIONS": 3,
     "samplers.annealing.EXPONENTS": 2,
@@ -205,8 +208,7 @@ def test_an_eigenbasis_is_fitted_on_the_card(cuda):
     assert cuda.reads.total() == few, "a batch more is not waited for"
     assert got.eigenvectors.device == CARD
     torch.testing.assert_close(got.eigenvectors.cpu(), expected.eigenvectors)
-    more = iter([normal(4, 3, seed=9)])
-    assert got.second_moments(more).device == CARD
+    assert got.second_moments(iter([normal(4, 3, seed=9)])).device == CARD
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -252,7 +254,7 @@ def test_mixtures_in_chains_are_inverted(cuda):
 
 @pytest.mark.parametrize("solver", [None, SOLVERS["heun"]], ids=["independent", "path"])
 def test_residuals_are_the_cpus(cuda, solver):
-    got: dict[torch.device, list[Quantities]] = {}
+    got = {}
     batch = points_and_labels(NAME, 5)
     labels = batch.labels
     for device in (CPU, CARD):
@@ -268,7 +270,7 @@ def test_residuals_are_the_cpus(cuda, solver):
             stream=0,
             solver=solver,
         )
-        taken: list[Quantities] = []
+        taken = []
         extractor.run(lambda index, first, rows, taken=taken: taken.append(dict(rows)))
         got[device] = taken
     for one, other in zip(got[CPU], got[CARD], strict=True):
@@ -349,8 +351,7 @@ def test_dropout_on_a_card_that_is_not_the_current_one_is_seeded(cuda):
 
 def test_steps_that_are_not_finite_are_skipped_on_a_card(cuda):
     trainer, source = trainers.trainer_on(CARD, "MLP")
-    batch = next(iter(source.batches(0)))
-    batch.points[trainers.BATCH - 1, 0] = torch.nan
+    next(iter(source.batches(0))).points[trainers.BATCH - 1, 0] = torch.nan
     before = [weights.tolist() for weights in trainer.denoiser.parameters()]
     trainers.run_steps(trainer, source)
     assert (trainer.step, trainer.skipped) == (1, 1)
@@ -371,7 +372,7 @@ def test_a_state_goes_on_on_another_card(cuda):
 def test_ranks_take_a_card_each(cuda, monkeypatch, rank):
     for name, value in {"WORLD_SIZE": 2, "RANK": 2 + rank, "LOCAL_RANK": rank}.items():
         monkeypatch.setenv(name, str(value))
-    store: Any = dist.HashStore()
+    store = dist.HashStore()
     with (
         mock.patch.object(distributed, "rendezvous", return_value=iter([(store, 2 + rank, 4)])),
         mock.patch.object(dist, "init_process_group") as init,

@@ -1,19 +1,23 @@
 """Files appear whole or not at all, and existing ones are not lost."""
 
+import io
 import os
+import re
 import resource
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path, require_folder, require_new, require_room, require_writable
-from tests.support.running import full_disk, refusal
+from dnnlib.logs import copy_log_to, logger, setup_logging
+from tests.support.running import full_disk, log_put_back, refusal
 
 
 @pytest.mark.parametrize("old", [None, "old"])
@@ -195,3 +199,57 @@ def test_a_disk_without_room_is_found_before_anything_is_written(tmp_path):
     with full_disk(2**12), pytest.raises(OSError, match="too large"):
         require_room(path, 2**13)
     assert path.stat().st_size == 0
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    yield
+    log_put_back()
+
+
+def speak():
+    logger.debug("a detail")
+    logger.info("a fact")
+    logger.warning("a doubt")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "printed"),
+    [
+        ([0], ("a fact\na doubt\n", "")),
+        ([3], ("", "a doubt\n")),
+        ([1, 0], ("a fact\na doubt\n", "")),  # the second setup does not double the lines
+    ],
+)
+def test_rank_0_prints_facts_on_stdout_and_others_only_warn_on_stderr(capsys, ranks, printed):
+    for rank in ranks:
+        setup_logging(rank)
+    speak()
+    assert capsys.readouterr() == printed
+
+
+def test_a_console_without_a_reader_says_nothing(capsys, monkeypatch):
+    unread = io.StringIO()
+    monkeypatch.setattr(unread, "write", Mock(side_effect=BrokenPipeError))
+    monkeypatch.setattr("sys.stdout", unread)
+    setup_logging()
+    speak()
+    assert capsys.readouterr().err == ""
+
+
+def test_the_root_logger_does_not_repeat_the_lines(capsys, caplog):
+    setup_logging()
+    speak()
+    assert capsys.readouterr().err == ""
+    assert not caplog.records
+
+
+def test_the_copy_has_times_and_appends(tmp_path):
+    path = tmp_path / "log.txt"
+    path.write_text("before\n")
+    setup_logging()
+    copy_log_to(path)
+    logger.info("größer")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "before"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d +größer", lines[1])

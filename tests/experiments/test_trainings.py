@@ -27,7 +27,7 @@ TRAINING = Training("circles", "toy_train.py", OPTIONS)
 @pytest.fixture
 def here(monkeypatch):
     """Scripts run in this process. Returns the options of each that did."""
-    ran: list[str] = []
+    ran = []
 
     def run(script, *options, threads=None):
         ran.append(" ".join(options))
@@ -54,8 +54,7 @@ def test_a_training_that_was_killed_goes_on(tmp_path, here):
     whole = network.read_bytes()
     network.unlink()
     network.with_name("finished.json").unlink()
-    again = trained(Lab("another", "cpu", tmp_path, False), TRAINING)
-    assert again.read_bytes() == whole
+    assert trained(Lab("another", "cpu", tmp_path, False), TRAINING).read_bytes() == whole
     assert here[1] == f"--resume={network.parent}"
 
 
@@ -111,8 +110,7 @@ def test_states_end_at_the_dimensions_that_are_kept(tmp_path):
 
 
 def normal(count, seed, shift=0.0):
-    draws = torch.randn(count, 8, generator=seeded(seed))
-    return draws.double() + shift
+    return torch.randn(count, 8, generator=seeded(seed)).double() + shift
 
 
 @pytest.mark.parametrize("distance", [energy, frechet])
@@ -170,18 +168,12 @@ def clean(count):
 
 
 @pytest.mark.parametrize("name", ["PRP", "edm"])
-def test_levels_are_what_the_best_linear_denoiser_leaves(name):
+def test_levels_and_losses_are_those_of_the_best_linear_denoiser(name):
     schedule = SCHEDULES[name]
     times = against_isotropic.levels_of(schedule, BASIS.eigenvalues, 2 * schedule.default_t_max())
     gamma, variance = schedule.noise_variance(times), BASIS.eigenvalues
     left = (variance * gamma / (variance + gamma)).sum(dim=1) / variance.sum()
     torch.testing.assert_close(left.tolist(), list(against_isotropic.LEVELS), rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("name", ["PRP", "edm"])
-def test_the_best_linear_denoiser_has_a_loss_of_one_and_others_more(name):
-    schedule = SCHEDULES[name]
-    times = against_isotropic.levels_of(schedule, BASIS.eigenvalues, 2 * schedule.default_t_max())
     assert against_isotropic.losses(linear_flow(schedule), times, clean(100)) == pytest.approx(
         [1] * len(against_isotropic.LEVELS)
     )

@@ -10,50 +10,45 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from tests.fuzz.cases import Write, written
+from tests.fuzz.harness import written
 
-Contents = dict[str, bytes | Callable[[], bytes]]
-"""Contents of files by what is wrong with them; large ones are made when they are needed."""
 COMMAND = "touch RAN"
 MIB = 1 << 20
 UP = "../" * 30
 
 
-def made(content: bytes | Callable[[], bytes]) -> bytes:
+def made(content):
     return content if isinstance(content, bytes) else content()
 
 
-def named(name: str, contents: Contents) -> dict[str, Write]:
-    def writer(content: bytes | Callable[[], bytes]) -> Write:
+def named(name, contents):
+    def writer(content):
         return written(name, lambda path: path.write_bytes(made(content)))
 
     return {case: writer(content) for case, content in contents.items()}
 
 
-def inside(file_with: Callable[[bytes], bytes], contents: Contents) -> Contents:
-    """Files that have these contents in them."""
-
-    def later(content: bytes | Callable[[], bytes]) -> Callable[[], bytes]:
+def inside(file_with, contents):
+    def later(content):
         return lambda: file_with(made(content))
 
     return {case: later(content) for case, content in contents.items()}
 
 
-def anything(name: str) -> dict[str, Write]:
+def anything(name):
     """What can be in the place of any file."""
 
-    def link_to(target: str) -> Write:
+    def link_to(target):
         return written(name, lambda path: path.symlink_to(target))
 
-    def huge(path: Path) -> None:
+    def huge(path):
         with path.open("wb") as file:
             file.truncate(3 << 30)  # takes no room on disk
 
-    contents: Contents = {
+    contents = {
         "empty": b"",
         "text": b"<html>404</html>\n" * 100,
         "a megabyte of nothing": bytes(MIB),
@@ -71,13 +66,7 @@ def anything(name: str) -> dict[str, Write]:
     }
 
 
-def zip_of(
-    members: Mapping[str, bytes],
-    kind: int = zipfile.ZIP_STORED,
-    mode: int = 0,
-    comment: bytes = b"",
-) -> bytes:
-    """A zip whose members have the Unix mode ``mode``."""
+def zip_of(members, kind=zipfile.ZIP_STORED, mode=0, comment=b""):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", kind) as archive:
         archive.comment = comment
@@ -88,16 +77,13 @@ def zip_of(
     return file.getvalue()
 
 
-def zip_bomb(name: str, mib: int, start: bytes = b"") -> bytes:
-    """A zip of a kB per MiB of its one member, which is zeros after its start.
-
-    Its checksum is wrong: that shows at the end, if one gets there.
-    """
+def zip_bomb(name, mib, start=b""):
+    """A zip of a kB per MiB of zeros after a start, whose checksum, at the end, is wrong."""
     return deflated(name, packed_zeros(mib, start), len(start) + mib * MIB, crc=0)
 
 
 @cache
-def packed_zeros(mib: int, start: bytes = b"") -> bytes:
+def packed_zeros(mib, start=b""):
     """Some bytes and many zeros, as a stream of deflate made without having them in memory."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     packed = packer.compress(start) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -105,7 +91,7 @@ def packed_zeros(mib: int, start: bytes = b"") -> bytes:
     return packed + block * mib + packer.flush()
 
 
-def deflated(name: str, packed: bytes, size: int, crc: int, copies: int = 1) -> bytes:
+def deflated(name, packed, size, crc, copies=1):
     """A zip of one deflated member, told of in its directory so many times."""
     encoded = name.encode()
     fields = struct.pack("<HHHHHIIIHH", 20, 0, 8, 0, 33, crc, len(packed), size, len(encoded), 0)
@@ -116,8 +102,7 @@ def deflated(name: str, packed: bytes, size: int, crc: int, copies: int = 1) -> 
     return local + packed + directory + b"PK\x05\x06" + end
 
 
-def encrypted(data: bytes) -> bytes:
-    """The same zip, with members that say they are."""
+def encrypted(data):
     changed = bytearray(data)
     for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         place = -1
@@ -126,11 +111,11 @@ def encrypted(data: bytes) -> bytes:
     return bytes(changed)
 
 
-def strange_zips(name: str, content: bytes) -> Contents:
+def strange_zips(name, content):
     """Zips that are wrong as zips, with a good member of this name, by their names."""
     good = zip_of({name: content})
     link, crc = stat.S_IFLNK | 0o777, zlib.crc32(bytes(MIB))
-    zips: Contents = {
+    zips = {
         "member outside": zip_of({name: content, f"{UP}tmp/RAN": b"x", "/tmp/RAN": b"x"}),
         "links": zip_of({name: f"{UP}etc/passwd".encode(), "a": b"/dev/zero"}, mode=link),
         "member with a newline": zip_of({name: content, "a\nb\x1b[2J": b"x"}),
@@ -146,13 +131,12 @@ def strange_zips(name: str, content: bytes) -> Contents:
     return {f"zip: {case}": content for case, content in zips.items()}
 
 
-def npy(header: str, content: bytes, version: bytes = b"\x01\x00") -> bytes:
+def npy(header, content, version=b"\x01\x00"):
     text = header.encode("latin-1") + b"\n"
     return b"\x93NUMPY" + version + struct.pack("<H", len(text)) + text + content
 
 
-def png(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    """A PNG of these chunks, each a kind and its content."""
+def png(chunks):
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks

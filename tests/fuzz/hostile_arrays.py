@@ -4,33 +4,30 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from tests.fuzz import hostile
-from tests.fuzz.cases import Write
-from tests.fuzz.hostile import COMMAND, MIB, UP, Contents, inside, named, npy, zip_of
-from tests.fuzz.pickles import Call
+from tests.fuzz.hostile import COMMAND, MIB, UP, inside, named, npy, zip_of
+from tests.fuzz.hostile_pickles import Call
 
 
-def header(descr: str = "'<f8'", shape: str = "(3,)", order: str = "False") -> str:
+def header(descr="'<f8'", shape="(3,)", order="False"):
     return f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}"
 
 
-def saved(array: np.ndarray) -> bytes:
+def saved(array):
     file = io.BytesIO()
     np.save(file, array)
     return file.getvalue()
 
 
-def object_array() -> bytes:
+def object_array():
     return saved(np.array([Call(os.system, COMMAND)], dtype=object))
 
 
 FIELDS = str([(f"f{n}", "<f8") for n in range(400)])
-ARRAYS: Contents = {
+ARRAYS = {
     "objects": object_array,
     "objects by their header": npy(header("'|O'", "(1,)"), b"cposix\nsystem\n(S'touch RAN'\ntR."),
     "objects in fields": npy(header("[('a', '|O')]", "(1,)"), bytes(8)),
@@ -61,13 +58,13 @@ ARRAYS: Contents = {
 """Files of one array."""
 
 
-def npz(file_name: str, arrays: Mapping[str, Any], victim: str) -> dict[str, Write]:
+def npz(file_name, arrays, victim):
     """Hostile files where an ``.npz`` with these arrays is read; ``victim`` is the bad one."""
     good = {f"{name}.npy": saved(np.asarray(value)) for name, value in arrays.items()}
     member = f"{victim}.npy"
     bomb = npy(header(shape=f"({150 * MIB},)"), b"")
     lzma = zip_of(good, zipfile.ZIP_LZMA)
-    files: Contents = {
+    files = {
         **inside(lambda content: zip_of({**good, member: content}), ARRAYS),
         **hostile.strange_zips(member, good[member]),
         "a gigabyte of zeros": lambda: hostile.zip_bomb(member, 1200, bomb),
@@ -83,7 +80,7 @@ def npz(file_name: str, arrays: Mapping[str, Any], victim: str) -> dict[str, Wri
     return {**hostile.anything(file_name), **named(file_name, files)}
 
 
-def _twice(members: Mapping[str, bytes], name: str) -> bytes:
+def _twice(members, name):
     file = io.BytesIO(zip_of(members))
     with zipfile.ZipFile(file, "a") as archive:
         archive.fp.seek(0, 2)
@@ -94,7 +91,7 @@ def _twice(members: Mapping[str, bytes], name: str) -> bytes:
 
 
 DEEP = 100_000
-TEXTS: Contents = {
+TEXTS = {
     "deep lists": b"[" * DEEP,
     "deep objects": b'{"a":' * DEEP + b"1" + b"}" * DEEP,
     "a number of a million digits": b'{"seen": ' + b"9" * 1_000_000 + b"}",
@@ -114,18 +111,16 @@ TEXTS: Contents = {
 """JSON, in one line or many."""
 
 
-def texts(file_name: str) -> dict[str, Write]:
+def texts(file_name):
     return {**hostile.anything(file_name), **named(file_name, TEXTS)}
 
 
-def training_options() -> dict[str, Write]:
-    """Options of a run that make no sense."""
-
-    def options(**changes: Any) -> bytes:
+def training_options():
+    def options(**changes):
         known = {"outdir": "out", "data_name": "circles", "batch": 8, "duration": 1.0}
         return json.dumps({"options": {**known, **changes}}).encode()
 
-    files: Contents = {
+    files = {
         "no options": b'{"options": null}',
         "an option that is a list": options(batch=[1]),
         "an option beyond all": options(batch=10**30),
@@ -140,7 +135,7 @@ def training_options() -> dict[str, Write]:
     return {**texts("training_options.json"), **named("training_options.json", files)}
 
 
-def statistics() -> dict[str, Write]:
+def statistics():
     line = b'{"seen": %d, "Loss/loss": 0.5, "Progress/learning_rate": 0.001}\n'
     few = {name: content for name, content in TEXTS.items() if name != "more lists"}
     lines = inside(lambda text: line % 1 + text + b"\n" + line % 2, few)
@@ -148,10 +143,9 @@ def statistics() -> dict[str, Write]:
     return {**hostile.anything("stats.jsonl"), **named("stats.jsonl", {**few, **lines})}
 
 
-def rows() -> dict[str, Write]:
-    """Tables as text that make no sense, or do harm where they are opened next."""
+def rows():
     body = b"1,2\n" * 12
-    files: Contents = {
+    files = {
         "a formula": b"a,=cmd|' /C touch RAN'!A0\n" + body,
         "half a letter": b"a,\xed\xa0\x80\n" + body,
         "a zero in a cell": b"a,b\n1,\0\n" + body,

@@ -7,42 +7,39 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
 from tests.fuzz import hostile, samples
-from tests.fuzz.cases import Write, written
-from tests.fuzz.hostile import MIB, UP, Contents, anything, inside, named, packed_zeros, png, zip_of
-from tests.fuzz.hostile_pickles import VALUES, program
-from tests.fuzz.pickles import mapping
+from tests.fuzz.harness import written
+from tests.fuzz.hostile import MIB, UP, anything, inside, named, packed_zeros, png, zip_of
+from tests.fuzz.hostile_pickles import VALUES, mapping, program
 
 GOOD = samples.png(8)
 _ROWS = zlib.compress(bytes(8 * 25))
 BATCH = "cifar-10-batches-py/data_batch_1"
 
 
-def head(width: int, height: int, depth: int = 8, color: int = 2) -> tuple[bytes, bytes]:
+def head(width, height, depth=8, color=2):
     return b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
 
 
-def png_of(width: int, height: int, *chunks: tuple[bytes, bytes], color: int = 2) -> bytes:
+def png_of(width, height, *chunks, color=2):
     return png([head(width, height, color=color), *chunks, (b"IEND", b"")])
 
 
-def zeros(count: int) -> bytes:
+def zeros(count):
     """So many zeros, and some more to a full MiB, as a stream of zlib."""
     mib = -(-count // MIB)
     checksum = (mib * MIB % 65521) << 16 | 1  # Adler's, of zeros
     return b"\x78\xda" + packed_zeros(mib) + struct.pack(">I", checksum)
 
 
-def _with(kind: bytes, content: bytes) -> bytes:
-    """A small PNG with this chunk before its pixels."""
+def _with(kind, content):
     return png_of(8, 8, (kind, content), (b"IDAT", _ROWS))
 
 
-PNGS: Contents = {
+PNGS = {
     "2^31 pixels a side": png_of(2**31 - 1, 2**31 - 1, (b"IDAT", _ROWS)),
     "8192 pixels a side": lambda: png_of(8192, 8192, (b"IDAT", zeros(8192 * (8192 * 3 + 1)))),
     "8192 pixels a side, transparent": lambda: png_of(
@@ -84,11 +81,11 @@ PNGS: Contents = {
 }
 
 
-def images() -> dict[str, Write]:
+def images():
     return named("i.png", {**PNGS, "empty": b"", "text": b"hello", "zeros": bytes(MIB)})
 
 
-LABELS: Contents = {
+LABELS = {
     "of everything": b"[" * 100_000,
     # To write a value can take more of the stack than to read it.
     **{
@@ -107,19 +104,17 @@ LABELS: Contents = {
 """What ``dataset.json`` says."""
 
 
-def image_sets() -> dict[str, Write]:
+def image_sets():
     labels = json.dumps({"labels": [["i.png", 1]]}).encode()
 
-    def with_image(content: bytes) -> bytes:
+    def with_image(content):
         return zip_of({"i.png": content, "dataset.json": labels})
 
-    def with_labels(content: bytes) -> bytes:
+    def with_labels(content):
         return zip_of({"i.png": GOOD, "dataset.json": content}, zipfile.ZIP_DEFLATED)
 
-    pngs: Contents = {
-        f"image: {name}": png for name, png in PNGS.items() if not name.startswith("8192")
-    }
-    files: Contents = {
+    pngs = {f"image: {name}": png for name, png in PNGS.items() if not name.startswith("8192")}
+    files = {
         **inside(with_image, pngs),
         **inside(with_labels, {f"labels: {name}": content for name, content in LABELS.items()}),
         **hostile.strange_zips("i.png", GOOD),
@@ -132,19 +127,19 @@ def image_sets() -> dict[str, Write]:
     return {**hostile.anything("set.zip"), **named("set.zip", files), **_folders()}
 
 
-def _folders() -> dict[str, Write]:
-    def folder_with(make: Callable[[Path], object]) -> Write:
-        def make_in(place: Path) -> None:
+def _folders():
+    def folder_with(make):
+        def make_in(place):
             place.mkdir()
             (place / "a.png").write_bytes(GOOD)
             make(place)
 
         return written("set", make_in)
 
-    def link(name: str, target: str) -> Callable[[Path], object]:
+    def link(name, target):
         return lambda place: (place / name).symlink_to(target)
 
-    contents: dict[str, Callable[[Path], object]] = {
+    contents = {
         "a pipe": lambda place: os.mkfifo(place / "b.png"),
         "labels from a pipe": lambda place: os.mkfifo(place / "dataset.json"),
         "labels from zeros": link("dataset.json", "/dev/zero"),
@@ -160,20 +155,20 @@ def _folders() -> dict[str, Write]:
     return {f"folder: {name}": folder_with(make) for name, make in contents.items()}
 
 
-def gzip_of_zeros(mib: int, start: bytes = b"") -> bytes:
+def gzip_of_zeros(mib, start=b""):
     """Some bytes and many zeros, whose checksum is wrong: that shows at the end."""
     return b"\x1f\x8b\x08" + bytes(7) + packed_zeros(mib, start) + bytes(8)
 
 
-def idx_head(*sizes: int, kind: int = 8) -> bytes:
+def idx_head(*sizes, kind=8):
     return bytes([0, 0, kind, len(sizes)]) + struct.pack(f">{len(sizes)}I", *sizes)
 
 
-def idx_files() -> dict[str, Write]:
+def idx_files():
     images, labels = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
     top = 2**32 - 1
     good = gzip.compress(idx_head(1, 8, 8) + bytes(64))
-    files: Contents = {
+    files = {
         "2^32 images": gzip.compress(idx_head(top, 8, 8) + bytes(64)),
         "one row of 2^26": gzip.compress(idx_head(1, 1, 1 << 26) + bytes(64)),
         "no pixels": gzip.compress(idx_head(top, 0, 8)),
@@ -184,8 +179,8 @@ def idx_files() -> dict[str, Write]:
         "a long name": b"\x1f\x8b\x08\x08" + bytes(6) + b"x" * MIB,
     }
 
-    def labels_are(make: Callable[[Path], object]) -> Write:
-        def write(folder: Path) -> Path:
+    def labels_are(make):
+        def write(folder):
             samples.mnist(8)(folder)
             (folder / labels).unlink()
             make(folder / labels)
@@ -204,19 +199,18 @@ def idx_files() -> dict[str, Write]:
     }
 
 
-def _header(name: str, size: int, kind: bytes = tarfile.REGTYPE, link: str = "") -> bytes:
+def _header(name, size, kind=tarfile.REGTYPE, link=""):
     info = tarfile.TarInfo(name)
     info.size, info.type, info.linkname = size, kind, link
     return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
 
 
-def _entry(name: str, data: bytes, kind: bytes = tarfile.REGTYPE, size: int | None = None) -> bytes:
-    """A member that may say that it has another size."""
+def _entry(name, data, kind=tarfile.REGTYPE, size=None):
     header = _header(name, len(data) if size is None else size, kind)
     return header + data + bytes(-len(data) % 512)
 
 
-def _sparse() -> bytes:
+def _sparse():
     """A member of 2^60 bytes, of which none are there."""
     header = bytearray(_header(BATCH, 0, tarfile.GNUTYPE_SPARSE))
     header[483:495] = b"\x80" + (2**60).to_bytes(11, "big")
@@ -225,21 +219,21 @@ def _sparse() -> bytes:
     return bytes(header)
 
 
-def _tar(*members: bytes) -> bytes:
+def _tar(*members):
     return gzip.compress(b"".join(members) + bytes(1024), 1, mtime=0)
 
 
-def _endless(start: bytes, mib: int) -> Callable[[], bytes]:
+def _endless(start, mib):
     """A start of a tar, then so many MiB of zeros."""
     return lambda: gzip.compress(start, 1, mtime=0) + gzip_of_zeros(mib)
 
 
-def tars() -> dict[str, Write]:
+def tars():
     batch = samples.cifar_batch(2)
     passwords = f"{UP}etc/passwd"
     text = b"\x80\x02}U\x04dataT" + struct.pack("<i", 62 * MIB)
     programs = {name: program(mapping(data=value, labels=b"]")) for name, value in VALUES.items()}
-    files: Contents = {
+    files = {
         "no members": _tar(),
         "a link in the place of a batch": _tar(_header(BATCH, 0, tarfile.SYMTYPE, passwords)),
         "a pipe in it": _tar(_header(BATCH, 0, tarfile.FIFOTYPE)),
@@ -269,13 +263,12 @@ def tars() -> dict[str, Write]:
     return {**anything("cifar-10-python.tar.gz"), **named("cifar-10-python.tar.gz", files)}
 
 
-def stores() -> dict[str, Write]:
-    """Stores of LMDB, whose numbers are not what they should be."""
+def stores():
     fields = {"root": 40, "entries": 32, "depth": 6, "flags": 4}
     values = (0, 1, 2, 3, 2**15, 2**16 - 1, 2**32, 2**60, 2**64 - 1)
 
-    def changed(offset: int, value: int) -> Write:
-        def write(folder: Path) -> Path:
+    def changed(offset, value):
+        def write(folder):
             samples.lsun(60)(folder)
             data = bytearray((folder / "data.mdb").read_bytes())
             width = 8 if offset >= 32 else 2
@@ -287,7 +280,7 @@ def stores() -> dict[str, Write]:
 
         return write
 
-    def as_data(write: Write) -> Write:
+    def as_data(write):
         return lambda folder: write(folder).parent
 
     places = product(fields.items(), values)

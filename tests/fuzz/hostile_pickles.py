@@ -1,38 +1,88 @@
 """Pickles made by hand to do harm, bare and in the files of torch."""
 
 import io
+import pickle
 import struct
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 
-from tests.fuzz import hostile, pickles, samples
-from tests.fuzz.cases import Write
+from tests.fuzz import hostile, samples
 from tests.fuzz.hostile import COMMAND, named, zip_of
-from tests.fuzz.pickles import START, STOP, call, doubled, name, number, sequence, text
 from tests.support.image_files import tar
 from torch_utils.snapshots import NETWORK_FORMAT, STATE_FORMAT, VERSION
+
+START, STOP = b"\x80\x02", b"."
+
+
+class Call:
+    """Pickled as a call of a function; with a state, as an object that is given it."""
+
+    def __init__(self, function, *arguments, state=None):
+        self.reduced = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def text(value):
+    encoded = value.encode("utf-8", "surrogatepass")
+    return b"X" + struct.pack("<I", len(encoded)) + encoded
+
+
+def number(value):
+    if isinstance(value, float):
+        return b"G" + struct.pack(">d", value)
+    if -(2**31) <= value < 2**31:
+        return b"J" + struct.pack("<i", value)
+    encoded = pickle.encode_long(value)
+    if len(encoded) < 256:
+        return b"\x8a" + bytes([len(encoded)]) + encoded
+    return b"\x8b" + struct.pack("<I", len(encoded)) + encoded
+
+
+def name(module_and_name):
+    """A function or class, by module and name with a space between."""
+    return b"c" + module_and_name.replace(" ", "\n").encode() + b"\n"
+
+
+def sequence(*items):
+    return b"(" + b"".join(items) + b"t"
+
+
+def mapping(**items):
+    return b"}(" + b"".join(text(key) + value for key, value in items.items()) + b"u"
+
+
+def call(function, *arguments):
+    return name(function) + sequence(*arguments) + b"R"
+
+
+def nested(depth, start=b"]", end=b"a"):
+    return start * (depth + 1) + end * depth
+
+
+def doubled(depth, start=b")", pair=b"\x86", place=200):
+    """A tuple of a thing and itself, of which a tuple is made likewise: 2^depth leaves."""
+    put = bytes([place])
+    return start + (b"q" + put + b"h" + put + pair) * depth
+
 
 BASIS = ("mean", "eigenvalues", "eigenvectors")
 _NO_HOOKS = call("collections OrderedDict")
 
 
-def storage(count: int, kind: str = "FloatStorage", key: str = "0", place: str = "cpu") -> bytes:
-    """A storage of so many values, by its persistent id."""
+def storage(count, kind="FloatStorage", key="0", place="cpu"):
     values = (text("storage"), name(f"torch {kind}"), text(key), text(place), number(count))
     return sequence(*values) + b"Q"
 
 
-def tensor(
-    stored: bytes, size: list[int], stride: list[int], offset: int = 0, hooks: bytes = _NO_HOOKS
-) -> bytes:
+def tensor(stored, size, stride, offset=0, hooks=_NO_HOOKS):
     numbers = (sequence(*map(number, values)) for values in (size, stride))
     arguments = (stored, number(offset), *numbers, b"\x89", hooks)
     return call("torch._utils _rebuild_tensor_v2", *arguments)
 
 
-VALUES: dict[str, bytes] = {
+VALUES = {
     # What would run something.
     "os.system": call("posix system", text(COMMAND)),
     "subprocess": call("subprocess check_call", b"]" + text("touch") + b"a" + text("RAN") + b"a"),
@@ -74,7 +124,7 @@ VALUES: dict[str, bytes] = {
     "a set of 2^60 tuples": b"\x8f(" + doubled(60) + b"\x90",
     "an ordered key": call("collections OrderedDict", b"](" + sequence(doubled(60), b"N") + b"e"),
     "a list in itself": b"]q\x01h\x01a",
-    "lists in lists": pickles.nested(20_000),
+    "lists in lists": nested(20_000),
     "many marks": b"(" * 300_000,
     "many numbers": b"](" + b"K\x01" * 100_000 + b"e",
     # What is broken.
@@ -87,26 +137,26 @@ VALUES: dict[str, bytes] = {
 """By what they would do where a pickle is trusted: opcodes that leave one value."""
 
 
-def program(value: bytes) -> bytes:
+def program(value):
     return START + value + STOP
 
 
-def bare(file_name: str) -> dict[str, Write]:
+def bare(file_name):
     return named(file_name, {key: program(value) for key, value in VALUES.items()})
 
 
-def torch_file(pickled: bytes) -> bytes:
+def torch_file(pickled):
     """What ``torch.save`` writes of a pickle, with a storage of 16 bytes."""
     return zip_of({"a/data.pkl": pickled, "a/data/0": bytes(16), "a/version": b"3\n"})
 
 
-def saved(content: Any, zipped: bool = True) -> bytes:
+def saved(content, zipped=True):
     file = io.BytesIO()
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
     return file.getvalue()
 
 
-def legacy(pickled: bytes, keys: bytes = b"]") -> bytes:
+def legacy(pickled, keys=b"]"):
     """The form before torch 1.6."""
     number_of_form = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
     machine = b"}" + text("little_endian") + b"\x88s"
@@ -114,9 +164,8 @@ def legacy(pickled: bytes, keys: bytes = b"]") -> bytes:
     return b"".join(map(program, parts))
 
 
-def torch_files(file_name: str) -> dict[str, Write]:
-    """Hostile files where one of torch is opened."""
-    files: hostile.Contents = {}
+def torch_files(file_name):
+    files = {}
     for key, value in VALUES.items():
         files[key] = torch_file(program(value))
         files[f"{key}, deep in it"] = torch_file(program(b"}" + text("parts") + value + b"s"))
@@ -136,7 +185,7 @@ def torch_files(file_name: str) -> dict[str, Write]:
     return {**hostile.anything(file_name), **named(file_name, files)}
 
 
-def networks(file_name: str) -> dict[str, Write]:
+def networks(file_name):
     """Network files that are well-formed, but for one thing that no other test spoils."""
     model, _ = samples.toy_model()
     arguments, basis = model.recipe.network_arguments, model.denoiser.basis.state_dict()
@@ -148,13 +197,13 @@ def networks(file_name: str) -> dict[str, Write]:
         "denoiser": ("NetworkDenoiser", model.recipe.denoiser_arguments, {}),
     }
 
-    def network(about: Mapping[str, Any] = {}, **changes: Any) -> Callable[[], bytes]:
+    def network(about=None, **changes):
         entries = {
             key: {"class": kind, "arguments": given, "state": state}
             for key, (kind, given, state) in {**parts, **changes}.items()
         }
         whole = {"format": NETWORK_FORMAT, "version": VERSION, "parts": entries}
-        return lambda: saved({**whole, "about": {**model.about, **about}})
+        return lambda: saved({**whole, "about": {**model.about, **(about or {})}})
 
     side = [3, 65536, 65536]
     large = {"image_shape": side, "model_channels": 65536}
@@ -163,7 +212,7 @@ def networks(file_name: str) -> dict[str, Write]:
     spread = torch.zeros(1, dtype=torch.float64).expand(30_000, 30_000)
     schedule = {**model.recipe.schedule_arguments, "rho": 1e300}
     beyond = {key: torch.full_like(value, 3e38) for key, value in weights.items()}
-    files: hostile.Contents = {
+    files = {
         "arguments that are lists": network(
             network=("mlp", {**arguments, "noise_range": [[0.0] * 300] * 300}, weights)
         ),
@@ -181,21 +230,21 @@ def networks(file_name: str) -> dict[str, Write]:
     return named(file_name, files)
 
 
-def states(file_name: str) -> dict[str, Write]:
+def states(file_name):
     """Training states that are well-formed, but for one thing that no other test spoils."""
     whole = {"format": STATE_FORMAT, "version": VERSION, **samples.toy_trainer().state()}
 
-    def of(**changes: Any) -> Callable[[], bytes]:
+    def of(**changes):
         return lambda: saved({**whole, **changes})
 
-    def with_moments(value: Any) -> Callable[[], bytes]:
+    def with_moments(value):
         optimizer = samples.toy_trainer().optimizer.state_dict()
         for moments in optimizer["state"].values():
             moments["exp_avg"] = value
         return of(optimizer=optimizer)
 
     spread = torch.zeros(1).expand(1 << 15, 1 << 15)
-    files: hostile.Contents = {
+    files = {
         "a step that is not finite": of(step=float("inf")),
         "moments that are not finite": with_moments(torch.tensor(float("nan"))),
         "moments that are one number": with_moments(spread),

@@ -12,12 +12,9 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
-from random import Random
 
 from tests.support.image_files import tar
 
-Mutate = Callable[[bytes, bytes, Random], bytes]
 WIDTHS = {1: "b", 2: "h", 4: "i", 8: "q"}
 INTEGERS = (
     *(0, 1, -1, 2, 127, 128, 255, 256, 4095, 32767, 32768, 65535, 65536, -32768, 2**31 - 1, 2**31),
@@ -35,44 +32,43 @@ WORDS = (
 )
 
 
-def mutate_bytes(data: bytes, other: bytes, random: Random) -> bytes:
-    """One to three of the mutations below."""
+def mutate_bytes(data, other, random):
     for _ in range(random.randint(1, 3)):
         data = random.choice(BYTE_MUTATIONS)(data, other, random)
     return data
 
 
-def flip_bits(data: bytes, other: bytes, random: Random) -> bytes:
+def flip_bits(data, other, random):
     changed = bytearray(data)
     for _ in range(random.choice((1, 1, 2, 8)) if data else 0):
         changed[place(data, random)] ^= 1 << random.randrange(8)
     return bytes(changed)
 
 
-def overwrite(data: bytes, other: bytes, random: Random) -> bytes:
+def overwrite(data, other, random):
     start = place(data, random)
     piece = random.choice((*NUMBERS, *GARBAGE, random.randbytes(random.randint(1, 16))))
     return data[:start] + piece + data[start + len(piece) :]
 
 
-def cut(data: bytes, other: bytes, random: Random) -> bytes:
+def cut(data, other, random):
     start = place(data, random)
     return data[:start] + data[start + random.choice((1, 2, 4, 8, 64, 512, len(data))) :]
 
 
-def insert(data: bytes, other: bytes, random: Random) -> bytes:
+def insert(data, other, random):
     start = place(data, random)
     piece = random.choice((*GARBAGE, other, random.randbytes(random.choice((1, 4, 100)))))
     return data[:start] + piece + data[start:]
 
 
-def splice(data: bytes, other: bytes, random: Random) -> bytes:
+def splice(data, other, random):
     """The start of one file and the end of another, cut anywhere or at the same place."""
     start = place(data, random)
     return data[:start] + other[start if random.random() < 0.5 else place(other, random) :]
 
 
-def change_number(data: bytes, other: bytes, random: Random) -> bytes:
+def change_number(data, other, random):
     """Another value in a field of 1, 2, 4 or 8 bytes, which may be a length or an offset."""
     width = random.choice([width for width in WIDTHS if width <= len(data)] or [0])
     if not width:
@@ -86,16 +82,15 @@ def change_number(data: bytes, other: bytes, random: Random) -> bytes:
     return data[:start] + struct.pack(code, value) + data[start + width :]
 
 
-BYTE_MUTATIONS: tuple[Mutate, ...] = (flip_bits, overwrite, cut, insert, splice, change_number)
+BYTE_MUTATIONS = (flip_bits, overwrite, cut, insert, splice, change_number)
 
 
-def place(data: bytes, random: Random) -> int:
-    """An offset: anywhere, or near an end."""
+def place(data, random):
     near = min(len(data), random.choice((100, len(data))))
     return random.choice((0, len(data) - near)) + random.randrange(near) if data else 0
 
 
-def mutate_text(data: bytes, other: bytes, random: Random) -> bytes:
+def mutate_text(data, other, random):
     """JSON, or other text, in which a value, not a name, becomes something else."""
     names_and_values = re.finditer(rb'"[^"]*"\s*:|("[^"]*"|-?\d[\d.e+-]*)', data)
     got = [match for match in names_and_values if match[1]]
@@ -106,8 +101,7 @@ def mutate_text(data: bytes, other: bytes, random: Random) -> bytes:
     return data[: chosen.start()] + word + data[chosen.end() :]
 
 
-def mutate_png(data: bytes, other: bytes, random: Random) -> bytes:
-    """A PNG of which one chunk is mutated, with its checksum."""
+def mutate_png(data, other, random):
     kinds = [b"IHDR", b"IDAT"] if data.startswith(b"\x89PNG") else []
     if random.random() < 0.3 or not kinds:
         return mutate_bytes(data, other, random)
@@ -119,7 +113,7 @@ def mutate_png(data: bytes, other: bytes, random: Random) -> bytes:
     return data[: start - 4] + packed + data[start + 8 + size :]
 
 
-def in_zip(data: bytes, other: bytes, random: Random) -> bytes:
+def in_zip(data, other, random):
     if random.random() < 0.2:
         return mutate_bytes(data, other, random)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -134,13 +128,12 @@ def in_zip(data: bytes, other: bytes, random: Random) -> bytes:
     return file.getvalue()
 
 
-def in_gzip(data: bytes, other: bytes, random: Random) -> bytes:
+def in_gzip(data, other, random):
     content = mutate_bytes(gzip.decompress(data), gzip.decompress(other), random)
     return gzip.compress(content, compresslevel=1, mtime=0)
 
 
-def in_tar(data: bytes, other: bytes, random: Random) -> bytes:
-    """A packed tar of which a member is mutated."""
+def in_tar(data, other, random):
     with tarfile.open(fileobj=io.BytesIO(gzip.decompress(data))) as archive:
         members = {member.name: archive.extractfile(member).read() for member in archive}
     name = random.choice(list(members))
@@ -150,6 +143,6 @@ def in_tar(data: bytes, other: bytes, random: Random) -> bytes:
 
 OF_TEXT = dict.fromkeys((".json", ".jsonl", ".csv"), mutate_text)
 OF_ZIPS = dict.fromkeys((".npz", ".zip", ".pt", ".pth", ".pkl"), in_zip)
-BY_END: dict[str, Mutate] = {**OF_TEXT, **OF_ZIPS, ".png": mutate_png, ".gz": in_gzip}
+BY_END = {**OF_TEXT, **OF_ZIPS, ".png": mutate_png, ".gz": in_gzip}
 BY_END[""] = mutate_bytes
 """By the last part of a file's name."""

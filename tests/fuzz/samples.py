@@ -5,18 +5,16 @@ import io
 import math
 import pickle
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 import toy_train
-from tests.fuzz.cases import Write, written
+from tests.fuzz.harness import written
 from tests.support.image_files import encoded, tar, write_mnist, write_store
 from tests.support.original_files import dumps, image_content, randomized, toy_content
 from torch_utils.results import load_arrays, save_arrays, save_json
@@ -39,17 +37,14 @@ from training.inference.summary import Summary
 from training.learning.building import Choices
 from training.learning.trainer import Trainer, TrainingConfig
 from training.measure.posterior.calibration import RunValues
-from training.model.model import Model
 from training.networks import NETWORKS
 
-Make = Callable[[], dict[str, Any]]
 TINY_NETWORK = {"width": 4, "depth": 1, "time_features": 2, "input_features": 1}
 POINTS = torch.tensor([[0.3, -0.1], [1.0, 0.5], [-0.4, 0.2], [0.1, 0.9]], dtype=torch.float64)
 TIMES = torch.linspace(0, 4, 3, dtype=torch.float64)
 
 
-def toy_model(kept: int = 2, precond: str = "ifs", calibrated: bool = False) -> tuple[Model, Any]:
-    """A model of points in 2-D with a network of random weights, and its loss."""
+def toy_model(kept=2, precond="ifs", calibrated=False):
     basis = EigenBasis(
         torch.tensor([0.1, -0.2], dtype=torch.float64),
         torch.tensor([1.3, 0.4], dtype=torch.float64),
@@ -67,29 +62,29 @@ def toy_model(kept: int = 2, precond: str = "ifs", calibrated: bool = False) -> 
     return model, loss
 
 
-def network(*options: Any) -> Write:
+def network(*options):
     return written("network-snapshot-000001.pkl", lambda path: toy_model(*options)[0].save(path))
 
 
-def toy_trainer(kept: int = 2) -> Trainer:
+def toy_trainer(kept=2):
     model, loss = toy_model(kept)
     trainer = Trainer(model, loss, TrainingConfig(total=100, batch=4))
     trainer.train_step(Batch(POINTS), RunningMeans(torch.device("cpu")))
     return trainer
 
 
-def state(kept: int) -> Write:
-    def save(path: Path) -> None:
+def state(kept):
+    def save(path):
         write_state(path, {**toy_trainer(kept).state(), "seen": 4})
 
     return written("training-state-000000.pt", save)
 
 
-def arrays(name: str, made: Make) -> Write:
+def arrays(name, made):
     return written(name, lambda path: save_arrays(path, made()))
 
 
-def some_arrays() -> dict[str, Any]:
+def some_arrays():
     return {
         "rows": np.arange(24, dtype=np.float32).reshape(4, 6) / 7,
         "times": TIMES.numpy(),
@@ -99,39 +94,37 @@ def some_arrays() -> dict[str, Any]:
     }
 
 
-def compressed_arrays(folder: Path) -> Path:
-    """The same as other programs write it."""
+def compressed_arrays(folder):
     np.savez_compressed(folder / "a.npz", **some_arrays())
     return folder / "a.npz"
 
 
-def _saved(save: Callable[[Path], None]) -> dict[str, Any]:
-    """The arrays that a writer writes."""
+def _saved(save):
     with TemporaryDirectory() as folder:
         save(Path(folder) / "a.npz")
         return load_arrays(Path(folder) / "a.npz")
 
 
-def part_of_a_posterior() -> dict[str, Any]:
+def part_of_a_posterior():
     w = torch.linspace(-1, 1, 48).double().view(2, 2, 6, 2)
     stats = {"fine_k": torch.zeros(2).double()}
     draws = Draws(w, w, w[..., 0], ["hmc", "hmc"], torch.ones(2).double(), stats)
     return _saved(lambda path: save_part(path, draws, Summary.of(draws, 100), "this run"))
 
 
-def part_of_a_check() -> dict[str, Any]:
+def part_of_a_check():
     ranks = torch.linspace(0, 1, 12).double().view(4, 3)
     names, balls = ("x1", "x2", "radius"), {"TARP": ranks[:, 0]}
     values = RunValues(names, ranks, balls, ranks[:, :2], leaked=ranks[:, 1])
     return _saved(lambda path: save_values(path, values, "this run"))
 
 
-def melt(kept: int = 2, labels: bool = False) -> dict[str, Any]:
+def melt(kept=2, labels=False):
     flow = toy_model(kept)[0].flow
     scale, noise = flow.schedule.scale(TIMES), flow.schedule.noise_variance(TIMES)
     spread = (flow.basis.eigenvalues + noise).sqrt() * scale[:, None]
     states = spread[:, None] * POINTS
-    extra: dict[str, Any] = {"format": np.array(FORMAT)}
+    extra = {"format": np.array(FORMAT)}
     extra |= {"labels": np.eye(4, 3, dtype=np.float32)} if labels else {}
     tensors = {
         "times": TIMES,
@@ -144,7 +137,7 @@ def melt(kept: int = 2, labels: bool = False) -> dict[str, Any]:
     return {**{name: values.numpy() for name, values in tensors.items()}, **extra}
 
 
-def table() -> dict[str, Any]:
+def table():
     points = np.random.default_rng(0).normal(size=(12, 2))
     return {
         "format": np.array("inflationary-flows table 1"),
@@ -163,12 +156,12 @@ def table() -> dict[str, Any]:
     }
 
 
-def save_texts(path: Path) -> None:
+def save_texts(path):
     rows = (f"{row},2020-0{row % 9 + 1}-11,${row}.5,{'xy'[row % 2]},u{row}" for row in range(12))
     path.write_text("\n".join(["id,when,b c,d,e", *rows, ""]))
 
 
-def records() -> dict[str, Any]:
+def records():
     with TemporaryDirectory() as folder:
         path = Path(folder) / "a.csv"
         save_texts(path)
@@ -176,21 +169,21 @@ def records() -> dict[str, Any]:
     return _saved(lambda path: save_records(path, made))
 
 
-def save_rows(path: Path, holes: str = "") -> None:
+def save_rows(path, holes=""):
     values = np.random.default_rng(0).normal(size=(12, 2)).round(3)
     text = "a,b c\n" + "".join(f"{x},{y}\n" for x, y in values.tolist())
     path.write_text(text + holes)
 
 
-def save_rows_with_holes(path: Path) -> None:
+def save_rows_with_holes(path):
     save_rows(path, ',\n"1","2"\n\nNA,3\n')
 
 
-def save_lone_array(path: Path) -> None:
+def save_lone_array(path):
     np.save(path, np.random.default_rng(0).normal(size=(12, 2)))
 
 
-def save_network_of_table(path: Path) -> None:
+def save_network_of_table(path):
     """A network with coordinates of all kinds, and a law of its latents."""
     model, _ = toy_model(1)
     maps = ["bounded", "yeo-johnson", "normal scores", "zca"]
@@ -199,17 +192,17 @@ def save_network_of_table(path: Path) -> None:
     replace(model, about=about, coordinates=Coordinates(2, maps, 4), learned=law).save(path)
 
 
-def extraction(times: np.ndarray) -> dict[str, Any]:
+def extraction(times):
     words = {"data_name": "circles", "schedule": "PRP", "noise": "path"}
     return {**words, "origin": "0123456789abcdef", "dims_to_keep": 2, "times": times}
 
 
-def toy_residuals() -> dict[str, Any]:
+def toy_residuals():
     values = np.random.default_rng(0).normal(size=(2, 3, 5, 2)).astype(np.float32)
     return {"net_outputs": values[0], "net_residuals": values[1], **extraction(np.arange(3.0))}
 
 
-def image_residuals(folder: Path) -> Path:
+def image_residuals(folder):
     times = np.arange(3.0)
     generator = np.random.default_rng(0)
     for index, time in enumerate(times):
@@ -220,25 +213,25 @@ def image_residuals(folder: Path) -> Path:
     return folder
 
 
-def reference() -> dict[str, Any]:
+def reference():
     features = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     covariance = np.cov(features.T.astype(np.float64))
     known = {"count": 6, "image_shape": [1, 8, 8], "detector": "0" * 64}
     return {"mu": features.mean(axis=0), "sigma": covariance, "features": features, **known}
 
 
-def parameters(path: Path) -> None:
+def parameters(path):
     options = {"seed": 0, "eps": 1e-3, "names": ["a", "b"]}
     content = {"options": options, "seconds": 1.5, "none": None, "deep": [[{"a": [True]}]]}
     save_json(path, content)
 
 
-def detector(zipped: bool) -> Write:
-    """Weights of ``probes.TinyInception``, in the form of torch now or before 1.6."""
+def detector(zipped):
+    """Weights of ``readers.TinyInception``, in the form of torch now or before 1.6."""
     shapes = {"conv.weight": (2, 3, 3, 3), "conv.bias": (2,)}
     shapes |= {f"norm.{name}": (2,) for name in ("weight", "bias", "running_mean", "running_var")}
 
-    def save(path: Path) -> None:
+    def save(path):
         # In one storage: the old form has storages in the order of their addresses.
         sizes = [math.prod(shape) for shape in shapes.values()]
         parts = torch.linspace(0.1, 1, sum(sizes)).split(sizes)
@@ -250,22 +243,20 @@ def detector(zipped: bool) -> Write:
     return written("weights.pth" if zipped else "weights.old", save)
 
 
-def without_addresses(data: bytes) -> bytes:
+def without_addresses(data):
     """Pickles of torch, each of one storage, which is called 1 and not by its address."""
     address = re.compile(rb"(?<=X.\0\0\0)\d{9,20}", re.DOTALL)
     return address.sub(lambda match: b"1".zfill(len(match[0])), data)
 
 
-def training_options(path: Path) -> None:
+def training_options(path):
     context = toy_train.main.make_context("toy_train.py", ["--outdir=out", "--data_name=circles"])
     options = {name: value for name, value in context.params.items() if name != "resume"}
     save_json(path, {"options": options, "code_version": "1.0"})
 
 
-def original(kind: str, protocol: int) -> Write:
-    """A file of the original code: a toy's network or one of images."""
-
-    def save(path: Path) -> None:
+def original(kind, protocol):
+    def save(path):
         torch.manual_seed(0)
         if kind == "toy":
             content = toy_content()
@@ -279,17 +270,17 @@ def original(kind: str, protocol: int) -> Write:
     return written("network-snapshot-000000.pkl", save)
 
 
-def pixels(count: int, channels: int = 1, size: int = 8) -> np.ndarray:
+def pixels(count, channels=1, size=8):
     generator = np.random.default_rng(channels)
     return generator.integers(0, 256, (count, size, size, channels), dtype=np.uint8)
 
 
-def png(size: int) -> bytes:
+def png(size):
     return encoded(pixels(1, 3, size)[0])
 
 
-def image_set(name: str, channels: int, vectors: bool = False) -> Write:
-    def save(path: Path) -> None:
+def image_set(name, channels, vectors=False):
+    def save(path):
         with image_writer(path) as writer:
             for index, image in enumerate(pixels(4, channels)):
                 writer.add(image, [0.5, float(index)] if vectors else index % 3)
@@ -297,32 +288,32 @@ def image_set(name: str, channels: int, vectors: bool = False) -> Write:
     return written(name, save)
 
 
-def image_file(name: str, mode: str = "RGB", **options: Any) -> Write:
+def image_file(name, mode="RGB", **options):
     image = Image.fromarray(pixels(1, 3)[0]).convert(mode)
     return written(name, lambda path: image.save(path, **options))
 
 
-def mnist(side: int) -> Write:
+def mnist(side):
     return lambda folder: write_mnist(folder, pixels(4, 1, side)[..., 0], np.arange(4))
 
 
-def cifar_batch(protocol: int, keys: tuple[Any, Any] = (b"data", b"labels")) -> bytes:
+def cifar_batch(protocol, keys=(b"data", b"labels")):
     rows = np.random.default_rng(0).integers(0, 256, (2, 3072), dtype=np.uint8)
     content = {keys[0]: rows, keys[1]: [3, 7], "batch_label": "training batch 1 of 5"}
     return pickle.dumps(content, protocol=protocol)
 
 
-def cifar(protocol: int) -> Write:
+def cifar(protocol):
     members = {f"cifar-10-batches-py/data_batch_{n}": cifar_batch(protocol) for n in (1, 2)}
     content = gzip.compress(tar({**members, "cifar-10-batches-py/readme.html": b"<p>"}), 1, mtime=0)
     return written("cifar-10-python.tar.gz", lambda path: path.write_bytes(content))
 
 
-def pickle_of_a_batch(protocol: int) -> Write:
+def pickle_of_a_batch(protocol):
     return written("batch.pickle", lambda path: path.write_bytes(cifar_batch(protocol)))
 
 
-def lsun(count: int) -> Write:
+def lsun(count):
     """An LMDB of images; with many, of some pages."""
     images = {b"key%04d" % index: png(8 if index % 2 else 48) for index in range(count)}
     return lambda folder: write_store(folder, [images])

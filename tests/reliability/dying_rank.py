@@ -5,7 +5,6 @@ import signal
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -18,7 +17,7 @@ sys.argv = [f"{script}.py", *sys.argv[3:]]
 train_step = Trainer.train_step
 
 
-def step_or_die(self: Trainer, *arguments: Any) -> None:
+def step_or_die(self, *arguments):
     first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
     if first and os.environ["RANK"] == "1" and self.step == step:
         os.kill(os.getpid(), signal.SIGKILL)

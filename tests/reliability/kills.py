@@ -7,12 +7,9 @@ Between two of them, only files change that are hidden, or grow line by line.
 import os
 import signal
 import sys
-from multiprocessing.connection import Connection
-from typing import Any
 
 from tests.support.commands import COMMANDS
-from tests.support.forks import FORKS
-from tests.support.running import Result
+from tests.support.rank_pool import FORKS
 
 NEVER = -1
 LONGEST = 300
@@ -21,14 +18,9 @@ CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
-def run(name: str, arguments: list[str], kill_at: int = NEVER) -> tuple[int, Result]:
-    """Runs a command in a process that is killed before its write of that number.
-
-    Gives the number of its writes, and its result.
-
-    Raises:
-        ProcessLookupError: It was killed.
-    """
+def run(name, arguments, kill_at=NEVER):
+    """Runs a command in a process that is killed before its write of that number, which raises
+    ProcessLookupError; else gives the number of its writes, and its result."""
     text, tells = FORKS.Pipe(duplex=False)
     process = FORKS.Process(target=_run, args=(name, arguments, kill_at, tells))
     process.start()
@@ -37,11 +29,10 @@ def run(name: str, arguments: list[str], kill_at: int = NEVER) -> tuple[int, Res
     if process.exitcode == -signal.SIGKILL:
         raise ProcessLookupError(f"{name} was killed")
     assert process.exitcode == 0, f"{name} failed, or takes too long"
-    result: tuple[int, Result] = text.recv()
-    return result
+    return text.recv()
 
 
-def _run(name: str, arguments: list[str], kill_at: int, tells: Connection) -> None:
+def _run(name, arguments, kill_at, tells):
     os.setpgid(0, 0)
     writes = _count_writes(kill_at)
     result = COMMANDS[name].run(*arguments)
@@ -49,22 +40,22 @@ def _run(name: str, arguments: list[str], kill_at: int, tells: Connection) -> No
     os._exit(0)
 
 
-def _count_writes(kill_at: int) -> list[str]:
+def _count_writes(kill_at):
     """A list that grows with each write of this process, which ends before the one given."""
-    writes: list[str] = []
+    writes = []
 
-    def count(event: str) -> None:
+    def count(event):
         if len(writes) == kill_at:
             os.killpg(os.getpgrp(), signal.SIGKILL)
         writes.append(event)
 
-    def hear(event: str, arguments: tuple[Any, ...]) -> None:
+    def hear(event, arguments):
         if event in CHANGES or (event == "open" and (arguments[2] or 0) & WRITING):
             count(event)
 
     sync = os.fsync
 
-    def counted_sync(fd: Any) -> None:
+    def counted_sync(fd):
         count("fsync")
         sync(fd)
 

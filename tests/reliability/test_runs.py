@@ -76,8 +76,7 @@ def results(folder):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("unbroken")
-    return trained(folder, toy_train, "--keep=9", *SHORT_TOY)
+    return trained(tmp_path_factory.mktemp("unbroken"), toy_train, "--keep=9", *SHORT_TOY)
 
 
 # A state is about four times as large as a network.

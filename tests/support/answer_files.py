@@ -1,8 +1,6 @@
 """Tiny files of answers about rows."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +12,7 @@ from training.files.records import columns_json
 COUNT = 40
 COLUMNS = (RecordColumn("a$", NUMBER, decimals=1), RecordColumn("b", CATEGORY, ("x", "y_z")))
 TABLE = Records(COLUMNS, np.empty((0, 2)), np.empty(0, bool), {}, {}, ["a$", "b"], ";", ",")
-HEADS: dict[str, tuple[tuple[str, ...], int]] = {
+HEADS = {
     "sample": (("a$", "b"), 0),
     "score": ((*SCORES, "a$", "b", "a$_probability", "b_probability"), 4),
     # The source has a column of the name that the lower end would have.
@@ -28,8 +26,7 @@ HEADS: dict[str, tuple[tuple[str, ...], int]] = {
 }
 
 
-def save(folder: Path, question: str, **changes: Any) -> Path:
-    """A CSV of 40 rows, with a decimal comma, and its parameters; one cell is missing."""
+def save(folder, question, **changes):
     draw, (head, beside) = np.random.default_rng(0), HEADS[question]
     rows = []
     for number in range(COUNT):
@@ -41,7 +38,7 @@ def save(folder: Path, question: str, **changes: Any) -> Path:
         rows.append([cells.get(name, "") for name in head])
     save_texts(folder / "answers.csv", head, rows, ";")
     save_texts(folder / "answers_real.csv", head[:2], [row[:2] for row in rows], ";")
-    about: dict[str, Any] = {"format": "inflationary-flows answers 1", "question": question}
+    about = {"format": "inflationary-flows answers 1", "question": question}
     about |= {
         "sheet": "answers.csv",
         "beside": beside,

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-MOST_LINES = 33_240
+MOST_LINES = 32_285
 """It is to fall: who needs more lines finds what others prove already. The aim is 30,000."""
 
 
-def lines_of_tests() -> int:
+def lines_of_tests():
     folder = Path(__file__).parents[1]
     return sum(len(path.read_text("utf-8").splitlines()) for path in folder.rglob("*.py"))

@@ -1,6 +1,5 @@
 """Every command of every script, with arguments that make it do a little of its work."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -16,10 +15,9 @@ import pytest
 
 from tests.support.finished_runs import write_houses
 from tests.support.image_models import save_image_model, write_image_set
-from tests.support.image_runs import write_images
-from tests.support.linear_detector import SIZE, LinearDetector
+from tests.support.image_runs import SIZE, LinearDetector, write_images
 from tests.support.original_files import dumps, toy_content
-from tests.support.running import ALONE, Result, good, quick_endings, run_script
+from tests.support.running import ALONE, good, quick_endings, run_script
 from training import Simulations
 
 
@@ -49,37 +47,33 @@ class Command:
     foreign: tuple[str, ...] = ()
     script: ModuleType = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         object.__setattr__(self, "script", import_module(self.name.split()[0]))
 
     @property
-    def declared(self) -> click.Command:
+    def declared(self):
         main = self.script.main
         words = self.name.split()[1:]
-        command: click.Command = main.commands[words[0]] if words else main
-        return command
+        return main.commands[words[0]] if words else main
 
     @property
-    def options(self) -> list[click.Option]:
+    def options(self):
         return [param for param in self.declared.params if isinstance(param, click.Option)]
 
-    def has(self, option: str) -> bool:
+    def has(self, option):
         return any(option in param.opts for param in self.options)
 
-    def keeps(self, path: Path) -> bool:
-        """Whether a result of before is in the way of a new one."""
+    def keeps(self, path):
         return path.is_file() and not path.name.endswith(self.added_to)
 
-    def given(self, shelf: "Shelf") -> list[str]:
-        """Its arguments, with what is on the shelf in place."""
+    def given(self, shelf):
         return [word.format(shelf) for word in self.words.split()]
 
-    def at(self, folder: Path) -> list[str]:
-        """The argument for results in a folder, if it has results."""
+    def at(self, folder):
         path = folder / self.file if self.file else folder
         return [f"{self.place}={path}"] if self.place else []
 
-    def run(self, *arguments: object, ranks: dict[str, str] = ALONE) -> Result:
+    def run(self, *arguments, ranks=ALONE):
         """Runs it in this process, with a linear detector in the place of the Inception, pictures
         of few pixels, and times of students that are hardly fitted."""
         words = self.name.split()[1:]
@@ -92,21 +86,13 @@ class Command:
             return run_script(self.script, *words, *arguments, ranks=ranks)
 
 
-def run_named(name: str, *arguments: str) -> Result:
-    """Runs a command on a rank, which has its number from ``torchrun``."""
+def run_named(name, *arguments):
     return COMMANDS[name].run(*arguments, ranks={})
 
 
 @dataclass
 class Shelf:
-    """What commands start from. Each thing is made once, and is not to be written to.
-
-    Attributes:
-        folder: An empty one, in which they are made.
-        toy: A network of circles.
-        questions: A network for any question about houses.
-        houses: Their data set.
-    """
+    """What commands start from, made once in a folder, and not to be written to."""
 
     folder: Path
     toy: Path
@@ -114,40 +100,38 @@ class Shelf:
     houses: Path
     _made: dict[str, Any] = field(default_factory=dict)
 
-    def _once(self, name: str, make: Callable[[Path], Any]) -> Path:
+    def _once(self, name, make):
         path = self.folder / name
         if name not in self._made:
             self._made[name] = make(path)
         return path
 
     @property
-    def images(self) -> Path:
-        """Random images with three classes."""
+    def images(self):
         return self._once("blobs.zip", lambda path: write_image_set(path, 21, classes=3))
 
     @property
-    def more_images(self) -> Path:
+    def more_images(self):
         """As many that they have variance in all dimensions."""
         return self._once("more.zip", lambda path: write_image_set(path, 71, classes=3))
 
     @property
-    def network(self) -> Path:
-        """A network of those images, of random weights."""
-        options: dict[str, Any] = {"label_dim": 3, "output": "random", "t_max": 3.0}
+    def network(self):
+        options = {"label_dim": 3, "output": "random", "t_max": 3.0}
         return self._once("images.pkl", lambda path: save_image_model(path, 10, **options))
 
     @property
-    def observations(self) -> Path:
+    def observations(self):
         """Noisy points of the toy: two groups of them, for two ranks."""
         rows = "".join(f"{0.02 * row - 0.6},0.4\n" for row in range(67))
         return self._once("seen.csv", lambda path: path.write_text(f"x1,x2\n{rows}"))
 
     @property
-    def likelihood(self) -> Path:
+    def likelihood(self):
         parameters = np.repeat(np.linspace(-0.9, 0.9, 40), 3)
         data = parameters + np.random.default_rng(0).normal(0, 0.3, 120)
 
-        def make(path: Path) -> None:
+        def make(path):
             table = Simulations(parameters, data, {"theta1": (-1, 1)}, np.arange(120) // 3)
             with quick_endings():
                 table.train(likelihood=True, linear_start="on", duration=0.0004, width=8).save(path)
@@ -155,12 +139,12 @@ class Shelf:
         return self._once("likelihood.pkl", make)
 
     @property
-    def trials(self) -> Path:
+    def trials(self):
         rows = "dataset,y1\n0,0.2\n0,0.4\n1,-0.3\n"
         return self._once("trials.csv", lambda path: path.write_text(rows))
 
     @property
-    def simulator(self) -> Path:
+    def simulator(self):
         """A simulator of one number, which fails at its edge, and tells of its calls."""
         program = f"""
             import numpy as np
@@ -176,10 +160,10 @@ class Shelf:
         return self._once("shelf.py", lambda path: path.write_text(dedent(program)))
 
     @property
-    def few_houses(self) -> Path:
+    def few_houses(self):
         return self._once("houses.csv", lambda path: write_houses(path, 30))
 
-    def _colors(self, seed: int) -> Path:
+    def _colors(self, seed):
         shape = (13, SIZE, SIZE, 3)
         pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
         return self._once(f"colors{seed}.zip", lambda path: write_images(path, pixels))
@@ -188,34 +172,32 @@ class Shelf:
     other_colors = property(lambda self: self._colors(1))
 
     @property
-    def original(self) -> Path:
+    def original(self):
         return self._once("original.pkl", lambda path: path.write_bytes(dumps(toy_content())))
 
     @property
-    def detector(self) -> Path:
+    def detector(self):
         return self._once("weights.pth", lambda path: path.write_bytes(b"a detector"))
 
-    def done(self, name: str) -> Path:
-        """The folder of a command's results, made by one process."""
+    def done(self, name):
         command = COMMANDS[name]
 
-        def make(folder: Path) -> None:
+        def make(folder):
             folder.mkdir()
             result = good(command.run(*command.given(self), *command.at(folder)))
             self._made[f"result of {name}"] = result
 
         return self._once(name.replace(" ", "-"), make)
 
-    def __getitem__(self, place: str) -> Path:
+    def __getitem__(self, place):
         """The results of a command, or the first of some: its name with dashes, files."""
         command, _, files = place.partition("/")
         folder = self.done(next(name for name in COMMANDS if name.replace(" ", "-") == command))
         return next(folder.glob(files)) if files else folder
 
-    def result(self, name: str) -> Result:
+    def result(self, name):
         self.done(name)
-        result: Result = self._made[f"result of {name}"]
-        return result
+        return self._made[f"result of {name}"]
 
 
 # What a user types: ``{0.name}`` is a thing of the shelf, ``{0[command/file]}`` one of the results
@@ -393,12 +375,7 @@ COMMANDS = {command.name: command for command in ALL}
 
 
 @pytest.fixture(scope="session")
-def shelf(
-    toy_network: Callable[..., Path],
-    questions_run: Path,
-    houses: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Shelf:
+def shelf(toy_network, questions_run, houses, tmp_path_factory):
     toy = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
     questions = questions_run / "network-snapshot-000004.pkl"
     return Shelf(tmp_path_factory.mktemp("shelf"), toy, questions, houses)

@@ -17,18 +17,14 @@ speed and NCCL cannot be seen this way.
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any
 from unittest import mock
 
 # Where PyTorch moves its private names, which an AttributeError here tells, its own tests of
 # FakeTensorMode use the new ones. ``_make_subclass`` is only for deep copies of parameters.
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -66,41 +62,29 @@ RAISED = (functional.group_norm, functional.layer_norm, functional.softmax, Tens
 
 
 class FakeCuda(FakeTensorMode):
-    """What happens on the cards.
+    """What happens on the cards: host reads and uploads, by the line that makes them, and the cards
+    whose own generator was seeded, and with what."""
 
-    Attributes:
-        reads: Host reads, by the line that makes them.
-        uploads: Copies from host memory to a card, likewise.
-        launches: The number of operations on a card.
-        seeded: Cards whose own generator was seeded, and with what.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__(allow_non_fake_inputs=True)
-        self.reads: Counter[str] = Counter()
-        self.uploads: Counter[str] = Counter()
-        self.launches = 0
-        self.seeded: dict[int, int] = {}
+        self.reads = Counter()
+        self.uploads = Counter()
+
+        self.seeded = {}
         self._inside = False
         self._latest = torch.device("cuda", 0)
 
     @classmethod
-    def _should_skip_dynamo(cls) -> bool:
+    def _should_skip_dynamo(cls):
         """False spares the import of the compiler, which takes seconds: nothing is compiled."""
         return False
 
     @property
-    def avoid_device_init(self) -> bool:
+    def avoid_device_init(self):
         """There is no device to call, whatever ``torch.cuda`` says."""
         return True
 
-    def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: Sequence[type],
-        args: Sequence[object] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         given, form = tree_flatten((args, dict(kwargs or {})))
         given = [self._placed(value) for value in given]
         args, kwargs = tree_unflatten(given, form)
@@ -109,7 +93,7 @@ class FakeCuda(FakeTensorMode):
         require_indices_near(func, given)
         if not any(is_on_card(value) for value in given):
             return func(*args, **kwargs)
-        self.launches += 1
+
         self._count(func, given)
         positional, named = tree_unflatten([on_host(value) for value in given], form)
         try:
@@ -122,12 +106,11 @@ class FakeCuda(FakeTensorMode):
             self._inside = False
         return with_values(fake, func(*positional, **named))
 
-    def read(self, tensor: FakeTensor) -> Tensor:
-        """The values of a tensor on a card, for which the host waits."""
+    def read(self, tensor):
         self.reads[project_line()] += 1
         return values_of(tensor)
 
-    def _placed(self, value: object) -> object:
+    def _placed(self, value):
         """A device with its number; ``meta`` is where PyTorch takes the latest tensor to be."""
         if isinstance(value, FakeTensor) and value.device.type == "cuda":
             self._latest = value.device
@@ -135,7 +118,7 @@ class FakeCuda(FakeTensorMode):
             return value
         return self._latest if value.type == "meta" else with_index(value)
 
-    def _carried(self, found: Any, device: torch.device) -> Any:
+    def _carried(self, found, device):
         """What an operation gave on the CPU, as it would be on a device."""
         if not isinstance(found, Tensor):
             return found
@@ -144,7 +127,7 @@ class FakeCuda(FakeTensorMode):
         )
         return with_values(fake, found)
 
-    def _count(self, func: OpOverload, given: Sequence[object]) -> None:
+    def _count(self, func, given):
         """Notes reads and uploads that the fake operation would not refuse."""
         tensors = [value for value in given if isinstance(value, Tensor)]
         masked = any(tensor.dtype == torch.bool for tensor in tensors[1:-1])
@@ -156,7 +139,7 @@ class FakeCuda(FakeTensorMode):
         elif func is aten.copy_.default:
             self._copied(tensors[1].device, tensors[0].device)
 
-    def _copied(self, source: torch.device, target: torch.device) -> None:
+    def _copied(self, source, target):
         if source.type == "cuda" and target.type == "cpu":
             self.reads[project_line()] += 1
         elif source.type == "cpu" and target.type == "cuda":
@@ -166,13 +149,7 @@ class FakeCuda(FakeTensorMode):
 class PythonCalls(TorchFunctionMode):
     """Calls that PyTorch's own code answers by the device that it takes a tensor to be on."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func, types, args=(), kwargs=None):
         options = dict(kwargs or {})
         require_own_generator(args, options)
         if func is Tensor.to and len(args) > 1 and isinstance(args[1], Tensor):
@@ -196,24 +173,22 @@ class CardGenerator(Generator):
 
     _card: torch.device
 
-    def __new__(cls, device: torch.device | str = "cpu") -> Any:
+    def __new__(cls, device="cpu"):
         made = Generator("cpu") if torch.device(device).type == "cpu" else super().__new__(cls)
         if isinstance(made, CardGenerator):
             made._card = with_index(torch.device(device))
         return made
 
     @property
-    def device(self) -> torch.device:
+    def device(self):
         return self._card
 
 
-def autocast(
-    func: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any]
-) -> tuple[Sequence[Any], dict[str, Any]]:
+def autocast(func, args, options):
     """The arguments of a call as ``torch.autocast("cuda")`` would have them."""
     dtype = torch.get_autocast_dtype("cuda") if func in LOWERED else torch.float32
 
-    def cast(value: Any) -> Any:
+    def cast(value):
         eligible = is_on_card(value) and value.is_floating_point() and value.dtype != torch.float64
         return value.to(dtype) if eligible else value
 
@@ -222,39 +197,36 @@ def autocast(
     return [cast(value) for value in args], {name: cast(value) for name, value in options.items()}
 
 
-def sent(index: Any, device: torch.device) -> Any:
+def sent(index, device):
     """An index whose lists are tensors of a device, as PyTorch makes them."""
     if isinstance(index, tuple):
         return tuple(sent(part, device) for part in index)
     return torch.tensor(index, device=device) if isinstance(index, list) else index
 
 
-def with_index(device: torch.device) -> torch.device:
+def with_index(device):
     """The device itself; the current one, where ``cuda`` has no number."""
     if device.type != "cuda" or device.index is not None:
         return device
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def is_on_card(value: object) -> bool:
-    """Whether it is a tensor of a card, or the device."""
+def is_on_card(value):
     of_card = isinstance(value, torch.device) and value.type == "cuda"
     return of_card or isinstance(value, FakeTensor)
 
 
-def on_host(value: object) -> object:
-    """What an operation is given on the CPU in place of a value."""
+def on_host(value):
     if isinstance(value, FakeTensor):
         return values_of(value)
     return CPU if isinstance(value, torch.device) else value
 
 
-def values_of(tensor: FakeTensor) -> Tensor:
-    values: Tensor = tensor.values_on_host
-    return values
+def values_of(tensor):
+    return tensor.values_on_host
 
 
-def with_values(fake: Any, real: Any) -> Any:
+def with_values(fake, real):
     """What an operation gave: fake tensors with their values beside them, and those of the CPU."""
     fakes, form = tree_flatten(fake)
     reals, _ = tree_flatten(real)
@@ -266,14 +238,14 @@ def with_values(fake: Any, real: Any) -> Any:
     return tree_unflatten(fakes, form)
 
 
-def laid_out(values: Tensor, like: Tensor) -> Tensor:
+def laid_out(values, like):
     """The values in the memory format of a tensor, which can be another one on a card."""
     if values.stride() == like.stride() or values.layout != torch.strided:
         return values
     return torch.empty_strided(like.shape, like.stride(), dtype=values.dtype).copy_(values)
 
 
-def require_own_generator(args: Sequence[Any], options: Mapping[str, Any]) -> None:
+def require_own_generator(args, options):
     """As PyTorch does, refuses the generator of another device than that of what is drawn."""
     generator = options.get("generator")
     if generator is not None:
@@ -283,16 +255,16 @@ def require_own_generator(args: Sequence[Any], options: Mapping[str, Any]) -> No
             raise RuntimeError(f"a generator of {generator.device} cannot draw on {wanted}")
 
 
-def require_indices_near(func: OpOverload, given: Sequence[object]) -> None:
+def require_indices_near(func, given):
     """As PyTorch does, refuses indices on a card into a tensor that is not on one."""
     by_index = func in (aten.index.Tensor, *WRITES_BY_INDEX)
     if by_index and not is_on_card(given[0]) and any(map(is_on_card, given[1:])):
         raise RuntimeError("indices on a card cannot index a tensor on the CPU")
 
 
-def project_line() -> str:
+def project_line():
     """The innermost line of this project that is running, but for this module."""
-    frame: FrameType | None = sys._getframe(1)
+    frame = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
         own = path.is_relative_to(ROOT) and "site-packages" not in path.parts
@@ -303,11 +275,8 @@ def project_line() -> str:
 
 
 @contextmanager
-def fake_cuda(devices: int = 1) -> Iterator[FakeCuda]:
-    """In the block there are so many CUDA devices, the first of them current at its start.
-
-    Gives what happens on them.
-    """
+def fake_cuda(devices=1):
+    """In the block there are so many CUDA devices, the first of them current at its start."""
     mode = FakeCuda()
     with ExitStack() as stack:
         for name, stub in _cuda_stubs(mode, devices).items():
@@ -324,15 +293,14 @@ def fake_cuda(devices: int = 1) -> Iterator[FakeCuda]:
         yield mode
 
 
-def _cuda_stubs(mode: FakeCuda, devices: int) -> dict[str, Any]:
-    """What stands for functions of ``torch.cuda``."""
+def _cuda_stubs(mode, devices):
     current = [0]
 
-    def select(device: torch.device | int) -> None:
+    def select(device):
         current[0] = device if isinstance(device, int) else with_index(device).index
 
     @contextmanager
-    def selected(device: torch.device | int) -> Iterator[None]:
+    def selected(device):
         before = current[0]
         select(device)
         yield
@@ -353,8 +321,7 @@ def _cuda_stubs(mode: FakeCuda, devices: int) -> dict[str, Any]:
     }
 
 
-def _reading_methods(mode: FakeCuda) -> dict[str, Any]:
-    """Methods of tensors that bring values to the host."""
+def _reading_methods(mode):
     return {
         "item": lambda tensor: mode.read(tensor).item(),
         "tolist": lambda tensor: mode.read(tensor).tolist(),
@@ -366,11 +333,11 @@ def _reading_methods(mode: FakeCuda) -> dict[str, Any]:
     }
 
 
-def _on_meta() -> Any:
+def _on_meta():
     """Makes fake tensors that PyTorch's own code takes to be on ``meta``."""
     make = Tensor._make_subclass
 
-    def made(cls: type, elem: Tensor, requires_grad: bool = False, **options: Any) -> Tensor:
+    def made(cls, elem, requires_grad=False, **options):
         options.pop("dispatch_device", None)
         return make(cls, elem, requires_grad, **options)
 

@@ -2,7 +2,6 @@
 
 import csv
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +27,7 @@ PLAIN = ("--marginals=yeo-johnson", "--whiten=zca", "--keep=9")
 HOW = ("--cond", "--ensemble=2", "--bounded=reject", "--cond_shape=1x2")
 
 
-def write_houses(path: Path, count: int = 300) -> Path:
+def write_houses(path, count=300):
     draw = np.random.default_rng(0)
     size, rooms = draw.gamma(3, 20, count), draw.integers(1, 7, count)
     price = np.round(2 * size + 10 * rooms + draw.normal(0, 5, count), 1)
@@ -38,14 +37,14 @@ def write_houses(path: Path, count: int = 300) -> Path:
     return path
 
 
-def write_csv(path: Path, names: list[str], rows: np.ndarray) -> Path:
+def write_csv(path, names, rows):
     quoted = "\n".join(",".join(f"{value:.17g}" for value in row) for row in rows)
     path.write_text(",".join(names) + "\n" + quoted + "\n")
     return path
 
 
 @pytest.fixture(scope="session")
-def houses(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def houses(tmp_path_factory):
     folder = tmp_path_factory.mktemp("table")
     source = write_houses(folder / "houses.csv")
     path = folder / "houses.npz"
@@ -54,22 +53,19 @@ def houses(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def houses_run(houses: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished training."""
+def houses_run(houses, tmp_path_factory):
     options = (f"--data={houses}", *SMALL, *PLAIN)
     return trained(tmp_path_factory.mktemp("run"), train, *options)
 
 
 @pytest.fixture(scope="session")
-def questions_run(houses: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished training for any question."""
+def questions_run(houses, tmp_path_factory):
     options = (f"--data={houses}", *SMALL, "--any", "--keep=9")
     return trained(tmp_path_factory.mktemp("questions"), train, *options)
 
 
 @pytest.fixture(scope="session")
-def simulations(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of simulations, a training on it, and observations."""
+def simulations(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shelf")
     draw = np.random.default_rng(0)
     theta = draw.uniform(-1, 1, (300, 2))
@@ -86,6 +82,6 @@ def simulations(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def toy_run(tmp_path_factory):
     """The folder of a finished training, not to be written to."""
     return trained(tmp_path_factory.mktemp("toy"), toy_train, *TOY)

@@ -1,22 +1,14 @@
 """What tests of flows share: bases, exact and curved flows, networks made of functions."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tests.support.draws import normal, seeded
 from training.data.toys import GaussianMixture, Toy
 from training.flow.denoisers import MixtureDenoiser, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
-from training.flow.schedules import (
-    EDMSchedule,
-    InflationSchedule,
-    NoiseSchedule,
-    VESchedule,
-    VPSchedule,
-)
+from training.flow.schedules import EDMSchedule, InflationSchedule, VESchedule, VPSchedule
 from training.model.recipe import make_schedule
 
 GAP = {"g_type": "constant_inflation_gap"}
@@ -34,20 +26,20 @@ SCHEDULES = {
 class Bumps(Toy):
     """Three Gaussians in ``dim`` dimensions: as far from one Gaussian as a toy is, and cheaper."""
 
-    def __init__(self, dim: int):
+    def __init__(self, dim):
         self.name, self.dim = "bumps", dim
         weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
         width, whole = torch.linspace(0.1, 0.3, dim).double(), torch.eye(dim).double()
         means = normal(3, dim, seed=dim)
         self.mixture = GaussianMixture(weights, means, torch.diag(width**2), whole)
 
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+    def sample(self, count, generator):
         chosen = self.mixture.weights.multinomial(count, replacement=True, generator=generator)
         noise = normal(count, self.dim, generator=generator)
         return self.mixture.means[chosen] + noise @ self.mixture.covariance.sqrt()
 
 
-def random_basis(dim: int) -> EigenBasis:
+def random_basis(dim):
     """A basis of ``dim`` dimensions with a mean, unequal variances and a random rotation."""
     generator = seeded(dim)
     mean = normal(dim, generator=generator)
@@ -55,35 +47,28 @@ def random_basis(dim: int) -> EigenBasis:
     return EigenBasis(mean, torch.linspace(2.0, 0.1, dim), rotation)
 
 
-def curved_flow(
-    dim: int = 2, kept: int = 1, schedule: NoiseSchedule | None = None
-) -> ProbabilityFlow:
-    """A smooth flow of a few operations a call.
-
-    Its denoiser has a full Jacobian that is not symmetric, and depends on the time.
-    """
+def curved_flow(dim=2, kept=1, schedule=None):
+    """A smooth flow, whose full Jacobian depends on time and is not symmetric."""
     mixing = normal(dim, dim, seed=5) / dim**0.5
 
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
+    def denoise(x, t):
         return ((x @ mixing) / (1 + t[..., None])).tanh() + 0.3 * x
 
     known = schedule or InflationSchedule.to_dimension(kept, dim, top_variance=2.0)
     return ProbabilityFlow(denoise, known, random_basis(dim))
 
 
-def gaussian_flow(basis: EigenBasis, schedule: NoiseSchedule, error: float = 0) -> ProbabilityFlow:
+def gaussian_flow(basis, schedule, error=0):
     """The flow of Gaussian data, whose exact denoiser is linear; an error scales it."""
 
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
+    def denoise(x, t):
         linear = basis.eigenvalues / (basis.eigenvalues + schedule.noise_variance(t))
         return (1 + error) * linear * x
 
     return ProbabilityFlow(denoise, schedule, basis)
 
 
-def exact_flow(
-    name: str, dims_to_keep: int | None = None, augment_to: int = 0, **options: float
-) -> tuple[Toy, ProbabilityFlow]:
+def exact_flow(name, dims_to_keep=None, augment_to=0, **options):
     """A toy, or ``bumps2`` or ``bumps3``, and its exact flow; options go to the schedule."""
     toy = Bumps(int(name[-1])) if name.startswith("bumps") else Toy(name, augment_to)
     basis = EigenBasis.from_moments(*toy.moments())
@@ -92,17 +77,13 @@ def exact_flow(
     return toy, ProbabilityFlow(denoiser, schedule, basis)
 
 
-def noisy_points(
-    toy: Toy, flow: ProbabilityFlow, count: int, t: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Eigenspace samples of ``p_t``, unscaled."""
+def noisy_points(toy, flow, count, t, generator):
     clean = flow.basis.to_eigen(toy.sample(count, generator))
     noise = normal(*clean.shape, generator=generator)
     return clean + flow.schedule.noise_variance(t).sqrt() * noise
 
 
-def network_flow() -> tuple[Toy, ProbabilityFlow]:
-    """Bumps, and the flow of a network in single precision with random weights."""
+def network_flow():
     layers = [nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2)]
     whole = nn.Sequential(*layers)
     network = FunctionNetwork(lambda z, c: whole(torch.cat([z, c.expand(len(z))[:, None]], dim=1)))
@@ -112,18 +93,16 @@ def network_flow() -> tuple[Toy, ProbabilityFlow]:
 
 
 class Counted:
-    """A function of points and times that notes the times at which it is called."""
-
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]):
+    def __init__(self, function):
         self.function = function
-        self.times: list[float] = []
+        self.times = []
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, x, t):
         self.times.append(float(t.max()))
         return self.function(x, t)
 
 
-def bumps_under(schedule: NoiseSchedule) -> tuple[Toy, ProbabilityFlow]:
+def bumps_under(schedule):
     toy = Bumps(schedule.dim)
     basis = EigenBasis.from_moments(*toy.moments())
     denoiser = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
@@ -133,20 +112,19 @@ def bumps_under(schedule: NoiseSchedule) -> tuple[Toy, ProbabilityFlow]:
 class FunctionNetwork(nn.Module):
     """A network without parameters: a function of its input, noise condition, and labels if any."""
 
-    def __init__(self, function: Callable[..., Tensor]):
+    def __init__(self, function):
         super().__init__()
         self.function = function
 
-    def forward(self, z: Tensor, c_noise: Tensor, **labels: Tensor) -> Tensor:
+    def forward(self, z, c_noise, **labels):
         return self.function(z, c_noise, **labels)
 
 
-def rotated(network: nn.Module, basis: EigenBasis) -> nn.Module:
-    """A network of eigenspace made into the same network of image space."""
+def rotated(network, basis):
     return FunctionNetwork(lambda z, c: basis.rotate_back(network(basis.rotate(z), c)))
 
 
-def law_distance(first: Tensor, second: Tensor) -> float:
+def law_distance(first, second):
     """How differently two samples are distributed: about 1 if they are not, 2.4 is significant.
 
     The largest two-sample Kolmogorov-Smirnov statistic ``sqrt(n m / (n + m)) max |F - G|`` of the

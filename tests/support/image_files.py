@@ -5,30 +5,27 @@ import io
 import struct
 import tarfile
 import zipfile
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 
-def encoded(pixels: np.ndarray | Image.Image, suffix: str = "png", **options: Any) -> bytes:
+def encoded(pixels, suffix="png", **options):
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     file = io.BytesIO()
     image.save(file, format=suffix, **options)
     return file.getvalue()
 
 
-def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+def write_zip(path, files):
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     return path
 
 
-def tar(members: dict[str, bytes]) -> bytes:
+def tar(members):
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for name, content in members.items():
@@ -38,12 +35,12 @@ def tar(members: dict[str, bytes]) -> bytes:
     return file.getvalue()
 
 
-def idx(values: np.ndarray) -> bytes:
+def idx(values):
     sizes = struct.pack(f">{values.ndim}I", *values.shape)
     return bytes([0, 0, 8, values.ndim]) + sizes + values.astype(np.uint8).tobytes()
 
 
-def write_mnist(folder: Path, images: np.ndarray, labels: np.ndarray | None) -> Path:
+def write_mnist(folder, images, labels):
     path = folder / "train-images-idx3-ubyte.gz"
     path.write_bytes(gzip.compress(idx(images), mtime=0))
     if labels is not None:
@@ -51,9 +48,7 @@ def write_mnist(folder: Path, images: np.ndarray, labels: np.ndarray | None) -> 
     return path
 
 
-def write_store(
-    folder: Path, batches: list[dict[bytes, bytes]], removed: Iterable[bytes] = ()
-) -> Path:
+def write_store(folder, batches, removed=()):
     lmdb = pytest.importorskip("lmdb", reason="stores are read by the package of LMDB")
     with lmdb.open(str(folder), map_size=1 << 28, lock=False) as store:
         for batch in batches:

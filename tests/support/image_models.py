@@ -4,25 +4,18 @@ A network whose output is zero makes the denoiser ``c_skip x``, which is exact f
 its flow is known in closed form.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from training.data.sources.writer import image_writer
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import Choices
-from training.model.model import Model
 
 SHAPE = (1, 8, 8)
 
 
-def image_basis(dim: int) -> EigenBasis:
-    """A basis with a mean, variances from 0.3 down to 0.01, and a random rotation."""
+def image_basis(dim):
     generator = torch.Generator().manual_seed(dim)
     mean = 0.2 * torch.randn(dim, generator=generator, dtype=torch.float64)
     square = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
@@ -31,32 +24,20 @@ def image_basis(dim: int) -> EigenBasis:
 
 
 def image_model(
-    dims_to_keep: int | None = None,
+    dims_to_keep=None,
     *,
-    output: str = "zero",
-    label_dim: int = 0,
-    image_shape: Sequence[int] = SHAPE,
-    t_min: float = 0.0,
-    t_max: float = 6.0,
-    precond: str = "ifs",
-    space: str = "IS",
-    data_name: str = "blobs",
-    **inflation: Any,
-) -> Model:
-    """A DDPM++ as small as they come.
-
-    Args:
-        dims_to_keep: All, if None.
-        output: ``zero``, or ``random``: moderate, and depending on input, time and class.
-        label_dim: Number of classes.
-        image_shape: ``(C, H, W)``.
-        t_min: First time.
-        t_max: Last time.
-        precond: Of the schedule and the preconditioning.
-        space: Of the network.
-        data_name: What it is said to be trained on.
-        inflation: Further arguments of the schedule.
-    """
+    output="zero",
+    label_dim=0,
+    image_shape=SHAPE,
+    t_min=0.0,
+    t_max=6.0,
+    precond="ifs",
+    space="IS",
+    data_name="blobs",
+    **inflation,
+):
+    """A DDPM++ as small as they come, whose output is ``zero`` or ``random``: moderate, depending
+    on input, time and class. Further arguments are those of the schedule."""
     basis = image_basis(int(np.prod(image_shape)))
     if precond == "ifs":
         inflation["dims_to_keep"] = dims_to_keep or basis.dim
@@ -72,31 +53,24 @@ def image_model(
 
 
 @torch.no_grad()
-def fill(network: nn.Module, output: str) -> None:
-    """Gives a network weights with which its output is zero, or random and moderate."""
+def fill(network, output):
     generator = torch.Generator().manual_seed(1)
     for name, weights in network.named_parameters():
         if output == "zero" or weights.ndim < 2:
             weights.mul_(float(output != "zero"))
             continue
         gain = 0.2 if "to_image" in name else 1.0
-        std = gain / weights[0].numel() ** 0.5
-        weights.normal_(std=std, generator=generator)
+        weights.normal_(std=gain / weights[0].numel() ** 0.5, generator=generator)
 
 
-def save_image_model(path: Path, *arguments: Any, **options: Any) -> Model:
+def save_image_model(path, *arguments, **options):
     model = image_model(*arguments, **options)
     model.save(path)
     return model
 
 
-def write_image_set(
-    path: Path, count: int, image_shape: Sequence[int] = SHAPE, classes: int = 0, seed: int = 0
-) -> np.ndarray:
-    """Writes a data set of random images, and gives them as ``[count, C, H, W]`` uint8.
-
-    Image i has the label ``i % classes``, if there are classes.
-    """
+def write_image_set(path, count, image_shape=SHAPE, classes=0, seed=0):
+    """Writes random images, with labels ``i % classes`` if any: ``[count, C, H, W]``."""
     channels, height, width = image_shape
     random = np.random.default_rng(seed)
     pixels = random.integers(0, 256, (count, height, width, channels), np.uint8)
@@ -109,7 +83,7 @@ def write_image_set(
 CLASSES, END = 3, 3.0
 GAP = {"g_type": "constant_inflation_gap", "inflation_gap": 1.3}
 RANDOM = {"output": "random", "label_dim": CLASSES}
-KINDS: dict[str, dict[str, Any]] = {
+KINDS = {
     "PRP": {},
     "PRR": {"dims_to_keep": 10},
     "gap": {"dims_to_keep": 10, "rho": 1.2, "gamma0": 1e-3, **GAP},
@@ -125,7 +99,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="session")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def networks(tmp_path_factory):
     """Files of image networks that know times up to 3; the output of most is zero."""
     folder = tmp_path_factory.mktemp("networks")
     paths = {name: folder / f"{name}.pkl" for name in KINDS}
@@ -135,7 +109,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "blobs.zip"
     write_image_set(path, 30, classes=CLASSES)
     return path

@@ -1,9 +1,9 @@
 """Tiny trainings, on images and not, and how two of them are compared."""
 
+import hashlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train
-from tests.support.running import Run, run_script, trained
+from tests.support.running import run_script, trained
 from torch_utils.snapshots import Part, read_network, read_state
 from training.data.sources.writer import image_writer
 from training.model.model import Model
@@ -40,7 +40,7 @@ LONG = (
 )
 
 
-def write_images(path: Path, images: np.ndarray, labels: list[int] | None = None) -> Path:
+def write_images(path, images, labels=None):
     """A data set of ``images [N, H, W, C]`` around 127.5."""
     with image_writer(path) as writer:
         for index, pixels in enumerate(np.clip(images.round(), 0, 255).astype(np.uint8)):
@@ -48,24 +48,23 @@ def write_images(path: Path, images: np.ndarray, labels: list[int] | None = None
     return path
 
 
-def network_file(folder: Path) -> Path:
+def network_file(folder):
     return max(folder.glob("network-snapshot-*.pkl"))
 
 
-def load(folder: Path) -> Model:
+def load(folder):
     return Model.load(network_file(folder))
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
+def weights(folder):
     return read_network(network_file(folder))[0]["network"].state
 
 
-def stats(folder: Path) -> list[dict[str, float]]:
+def stats(folder):
     return [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
 
 
-def equal(one: Any, other: Any) -> bool:
-    """Whether nested values are the same, tensors and arrays bit for bit."""
+def equal(one, other):
     if isinstance(one, torch.Tensor):
         return equal(one.numpy(), other.numpy())
     if isinstance(one, np.ndarray):
@@ -80,28 +79,14 @@ def equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def same_end(one: Path, other: Path) -> bool:
-    """Whether two runs ended in the same network file and state, bit for bit."""
+def same_end(one, other):
     states = [read_state(max(folder.glob("training-state-*.pt"))) for folder in (one, other)]
     networks = [read_network(network_file(folder)) for folder in (one, other)]
     return equal(*states) and equal(*networks)
 
 
-def assert_written(folder: Path) -> None:
-    """Asserts that a short run left the files that are promised, and nothing else."""
-    events = list(folder.glob("events.out.tfevents.*"))
-    assert len(events) == 1
-    assert {path.name for path in folder.iterdir()} - {events[0].name} == {
-        "log.txt",
-        "network-snapshot-000000.pkl",
-        "stats.jsonl",
-        "training-state-000000.pt",
-        "training_options.json",
-    }
-
-
 @pytest.fixture(scope="session")
-def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def blobs(tmp_path_factory):
     """Noisy gray images around one pattern a class, with labels."""
     random = np.random.default_rng(0)
     patterns = random.normal(size=(CLASSES, SIDE, SIDE, 1))
@@ -112,26 +97,24 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """RGB images without labels."""
+def colors(tmp_path_factory):
     images = 127.5 + 30 * np.random.default_rng(1).normal(size=(40, SIDE, SIDE, 3))
     return write_images(tmp_path_factory.mktemp("data") / "colors.zip", images)
 
 
 @pytest.fixture(scope="session")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As few gray images as a quick calibration wants."""
+def few(tmp_path_factory):
     images = 127.5 + 60 * np.random.default_rng(2).normal(size=(12, SIDE, SIDE, 1))
     return write_images(tmp_path_factory.mktemp("data") / "few.zip", images)
 
 
 @pytest.fixture(scope="session")
-def fit(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def fit(blobs, tmp_path_factory):
     """Trains for four steps, without a look at its latents, and gives the run's folder, not to be
     written to: the same options are trained with once."""
 
     @cache
-    def start(*arguments: object, data: Path = blobs) -> Path:
+    def start(*arguments, data=blobs):
         outdir = tmp_path_factory.mktemp("fit")
         with mock.patch("training.learning.run.learn_latent_law"):
             result = run_script(train, f"--outdir={outdir}", f"--data={data}", *TINY, *arguments)
@@ -143,12 +126,31 @@ def fit(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="session")
-def twelve(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An unbroken run, not to be written to."""
+def twelve(blobs, tmp_path_factory):
     return trained(tmp_path_factory.mktemp("twelve"), train, f"--data={blobs}", *TWELVE)
 
 
 @pytest.fixture(scope="session")
-def unbroken(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A longer unbroken run, not to be written to."""
+def unbroken(blobs, tmp_path_factory):
     return trained(tmp_path_factory.mktemp("unbroken"), train, f"--data={blobs}", *LONG)
+
+
+SIZE, FEATURES = 4, 6
+MAP = torch.from_numpy(np.random.default_rng(7).normal(size=(3 * SIZE * SIZE, FEATURES)))
+
+
+class LinearDetector:
+    """Six linear functions of the pixels; its file is any file."""
+
+    dim = FEATURES
+
+    def __init__(self, path, device):
+        self.identity = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def __call__(self, pixels):
+        assert pixels.dtype == torch.uint8
+        return (pixels.double().flatten(1) / 255 @ MAP).float()
+
+
+def features_of(pixels):
+    return torch.from_numpy(np.moveaxis(pixels, -1, 1).reshape(len(pixels), -1) / 255) @ MAP

@@ -13,11 +13,9 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 ROOT = Path(__file__).parents[2]
 MODULES = {
@@ -35,7 +33,7 @@ MISSING = {
 }
 SCRIPTS = sorted({path.stem for path in ROOT.glob("*.py")} - {"setup"})
 TOY = ("--data_name=circles", "--device_name=cpu")
-RUNS: tuple[tuple[str, ...], ...] = (
+RUNS = (
     (
         *("toy_train", "--outdir=toy", "--nosubdir", "--duration=0.0004", "--batch=100"),
         *("--no-calibrate", *TOY),
@@ -51,7 +49,7 @@ RUNS: tuple[tuple[str, ...], ...] = (
 IMPORT = builtins.__import__
 
 
-def is_ours(file: str) -> bool:
+def is_ours(file):
     # Without pathlib, which itself asks os for its name.
     top, _, rest = file.partition(f"{ROOT}/")
     return not top and bool(rest) and not rest.startswith((".venv", "tests/"))
@@ -60,7 +58,7 @@ def is_ours(file: str) -> bool:
 class Poorer(ModuleType):
     """A module without what Windows lacks, as our code sees it."""
 
-    def __getattribute__(self, name: str) -> Any:
+    def __getattribute__(self, name):
         if name in MISSING and is_ours(sys._getframe(1).f_code.co_filename):
             raise AttributeError(f"Windows has no {name}")
         if name == "name" and is_ours(sys._getframe(1).f_code.co_filename):
@@ -68,14 +66,14 @@ class Poorer(ModuleType):
         return super().__getattribute__(name)
 
 
-def take_away_modules(name: str, *others: Any, **options: Any) -> Any:
+def take_away_modules(name, *others, **options):
     if name in MODULES and is_ours(sys._getframe(1).f_code.co_filename):
         raise ModuleNotFoundError(f"Windows has no module {name}")
     return IMPORT(name, *others, **options)
 
 
-def wants_closed(function: Callable[..., Any]) -> Callable[..., Any]:
-    def checked(*paths: Any, **options: Any) -> Any:
+def wants_closed(function):
+    def checked(*paths, **options):
         descriptors = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
         used = {os.path.realpath(descriptor) for descriptor in descriptors}
         for path in paths:
@@ -86,18 +84,18 @@ def wants_closed(function: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-def complain(message: Warning | str, kind: type[Warning], file: str, line: int, *_: Any) -> None:
+def complain(message, kind, file, line, *_):
     if kind is EncodingWarning and is_ours(file):
         raise AssertionError(f"{file}:{line}: {message}")
 
 
-def run(name: str, *arguments: str) -> None:
+def run(name, *arguments):
     script = importlib.import_module(name)
     sys.argv[0] = f"{name}.py"
     script.main.main([*arguments], standalone_mode=False)
 
 
-def main(folder: str, runs: str) -> None:
+def main(folder, runs):
     sys.path.insert(0, str(ROOT))
     os.chdir(folder)
     multiprocessing.set_start_method("spawn")

@@ -1,8 +1,6 @@
 """Tables as people have them: each with what its columns are to be taken for."""
 
-from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any
 
 import numpy as np
 
@@ -11,19 +9,19 @@ DRAW = np.random.default_rng(0)
 FIRST = datetime(2020, 1, 1)
 
 
-def drawn(*levels: object) -> list[Any]:
+def drawn(*levels):
     return DRAW.choice(np.array(levels, dtype=object), COUNT).tolist()
 
 
-def sizes(decimals: int) -> list[str]:
+def sizes(decimals):
     return [f"{value:.{decimals}f}" for value in DRAW.normal(50, 9, COUNT)]
 
 
-def holes(cells: Iterable[object], mark: str) -> list[object]:
+def holes(cells, mark):
     return [mark if row % 9 == 4 else cell for row, cell in enumerate(cells)]
 
 
-def text(head: str, *columns: Iterable[object], sep: str = ",", above: str = "") -> str:
+def text(head, *columns, sep=",", above=""):
     rows = (sep.join(map(str, row)) for row in zip(*columns, strict=True))
     return above + "\n".join([head, *rows, ""])
 

@@ -9,9 +9,7 @@ import pickle
 import sys
 import types
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -22,12 +20,12 @@ from torch import Tensor, nn
 from tests.support.draws import seeded
 from training.data.toys import Toy
 from training.names import TOY_NAMES
-from training.networks.original_toy_unet import OriginalToyConvUNet, OriginalToySongUNet
+from training.networks.original_toy_unet import OriginalToyConvUNet
 
 PERSISTENCE = types.ModuleType("torch_utils.persistence")
 
 
-def _reconstruct_persistent_obj(meta: dict[str, Any]) -> None:
+def _reconstruct_persistent_obj(meta):
     raise AssertionError("called")
 
 
@@ -36,13 +34,11 @@ PERSISTENCE._reconstruct_persistent_obj = _reconstruct_persistent_obj
 
 
 class Persistent:
-    """An object of the original code: pickled as its description."""
-
-    def __init__(self, class_name: str, **state: Any):
+    def __init__(self, class_name, **state):
         self.class_name, self.state = class_name, state
         self.source = f"class {class_name}: pass"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self):
         meta = {
             "type": "class",
             "version": 6,
@@ -52,8 +48,8 @@ class Persistent:
         }
         return _reconstruct_persistent_obj, (meta,)
 
-    def child(self, *names: str) -> Any:
-        module: Any = self
+    def child(self, *names):
+        module = self
         for name in names:
             state = module.state if isinstance(module, Persistent) else module.__dict__
             module = state["_modules"][name]
@@ -61,19 +57,18 @@ class Persistent:
 
 
 @contextmanager
-def persistence() -> Iterator[None]:
+def persistence():
     """While it lasts, there is a module that persistent objects can be written with."""
     with mock.patch.dict(sys.modules, {PERSISTENCE.__name__: PERSISTENCE}):
         yield
 
 
-def dumps(content: Any, protocol: int = 4) -> bytes:
+def dumps(content, protocol=4):
     with persistence():
         return pickle.dumps(content, protocol=protocol)
 
 
-def randomized(network: nn.Module, seed: int = 0) -> nn.Module:
-    """The network with nothing left at zero, so that all has a part in what it gives."""
+def randomized(network, seed=0):
     generator = seeded(seed)
     for tensor in network.state_dict().values():
         tensor.copy_(0.2 * torch.randn(tensor.shape, generator=generator))
@@ -83,29 +78,26 @@ def randomized(network: nn.Module, seed: int = 0) -> nn.Module:
 class Shared:
     """The values of a tensor; pickled once, however many views of them there are."""
 
-    def __init__(self, values: Tensor):
+    def __init__(self, values):
         # As PyTorch pickled tensors when these files were written. Where it has moved these names,
         # write them as strings, as the hostile pickles of tests/fuzz do.
         self.reduced = values._typed_storage().__reduce__()
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self):
         return self.reduced
 
 
 class View:
-    """A tensor of shared values, from the first of them on."""
-
-    def __init__(self, shared: Shared, *size: int, stride: tuple[int, ...] | None = None):
+    def __init__(self, shared, *size, stride=None):
         self.shared, self.size = shared, size
         self.stride = stride or torch.empty(size, device="meta").stride()
 
-    def __reduce__(self) -> Any:
-        arguments: tuple[Any, ...] = (self.shared, 0, self.size, self.stride, False, OrderedDict())
+    def __reduce__(self):
+        arguments = (self.shared, 0, self.size, self.stride, False, OrderedDict())
         return torch._utils._rebuild_tensor_v2, arguments
 
 
-def module(kind: str, children: Mapping[str, Any] | None = None, **attributes: Any) -> Persistent:
-    """A module with parameters and buffers given as tensors."""
+def module(kind, children=None, **attributes):
     tensors = {key: value for key, value in attributes.items() if isinstance(value, Tensor)}
     parameters = {k: v for k, v in tensors.items() if isinstance(v, nn.Parameter)}
     buffers = {k: v for k, v in tensors.items() if k not in parameters}
@@ -121,12 +113,12 @@ def module(kind: str, children: Mapping[str, Any] | None = None, **attributes: A
     )
 
 
-def linear(layer: nn.Linear, class_name: str = "Linear") -> Persistent:
+def linear(layer, class_name="Linear"):
     # A layer without bias has a plain attribute of that name.
     return module(class_name, weight=layer.weight, bias=layer.bias)
 
 
-def conv(layer: nn.Conv2d, taps: Any = None, **attributes: Any) -> Persistent:
+def conv(layer, taps=None, **attributes):
     filters = {}
     if taps is not None:
         line = torch.tensor(taps, dtype=torch.float32)
@@ -134,12 +126,12 @@ def conv(layer: nn.Conv2d, taps: Any = None, **attributes: Any) -> Persistent:
     return module("Conv2d", weight=layer.weight, bias=layer.bias, **filters, **attributes)
 
 
-def norm(layer: nn.GroupNorm) -> Persistent:
+def norm(layer):
     sizes = {"num_groups": layer.num_groups, "eps": layer.eps}
     return module("GroupNorm", weight=layer.weight, bias=layer.bias, **sizes)
 
 
-def block(layer: Any, taps: Any) -> Persistent:
+def block(layer, taps):
     resampling = taps if layer.resampling else None
     children = {
         "norm0": norm(layer.norm1),
@@ -163,15 +155,14 @@ def block(layer: Any, taps: Any) -> Persistent:
     )
 
 
-def image_network(class_name: str, network: Any, **init_kwargs: Any) -> Persistent:
-    """An image network of ours, as the original writes one with these arguments."""
+def image_network(class_name, network, **init_kwargs):
     taps = init_kwargs.get("resample_filter", [1, 1])
     is_adm = class_name == "DhariwalUNet"
     kind = init_kwargs.get("encoder_type", "standard")
     side, depth = network.image_shape[1], len(network.encoder.levels)
     embedding = network.embedding
     enc, dec = nn.ModuleDict(), nn.ModuleDict()
-    encoder: dict[str, Any] = {f"{side}x{side}_conv": conv(network.encoder.stem)}
+    encoder = {f"{side}x{side}_conv": conv(network.encoder.stem)}
     for index, level in enumerate(network.encoder.levels):
         place = f"{side >> index}x{side >> index}"
         if index:
@@ -183,8 +174,8 @@ def image_network(class_name: str, network: Any, **init_kwargs: Any) -> Persiste
             encoder[f"{place}_aux_{kind}"] = conv(level.pyramid.conv, resampling)
         for number, layer in enumerate(level.blocks):
             encoder[f"{place}_block{number}"] = block(layer, taps)
-    decoder: dict[str, Any] = {}
-    top: dict[str, Any] = {}
+    decoder = {}
+    top = {}
     for index in reversed(range(depth)):
         level = network.decoder.levels[depth - 1 - index]
         place = f"{side >> index}x{side >> index}"
@@ -222,8 +213,8 @@ def image_network(class_name: str, network: Any, **init_kwargs: Any) -> Persiste
     return module(class_name, children, _init_args=(), _init_kwargs={**sizes, **init_kwargs})
 
 
-def toy_network(network: OriginalToyConvUNet) -> Persistent:
-    children: dict[str, Any] = {}
+def toy_network(network):
+    children = {}
     for kind, embedding in (("fc", network.layer_embedding), ("conv", network.block_embedding)):
         children[f"map_{kind}_noise"] = module("FourierEmbedding", freqs=embedding[0].frequencies)
         children[f"map_{kind}_layer0"] = linear(embedding[1])
@@ -242,17 +233,7 @@ def toy_network(network: OriginalToyConvUNet) -> Persistent:
     return module("ToyConvUNet", children, _init_args=(), _init_kwargs={})
 
 
-def precond(
-    network: Persistent,
-    class_name: str,
-    exponents: Any,
-    eigenvalues: Any,
-    axes: Tensor,
-    space: str = "ES",
-    rho: float = 1.0,
-    **attributes: Any,
-) -> Persistent:
-    """The network between its preconditioning."""
+def precond(network, class_name, exponents, eigenvalues, axes, space="ES", rho=1.0, **attributes):
     made = module(
         class_name,
         {"model": network},
@@ -268,20 +249,17 @@ def precond(
     return made
 
 
-def random_axes(dim: int) -> Tensor:
+def random_axes(dim):
     """Orthonormal columns ``[dim, dim]`` in float64."""
-    square = torch.randn(dim, dim, generator=seeded(dim))
-    return torch.linalg.qr(square.double()).Q
+    return torch.linalg.qr(torch.randn(dim, dim, generator=seeded(dim)).double()).Q
 
 
-def toy_points(name: str = "circles", count: int = 2000) -> Tensor:
+def toy_points(name="circles", count=2000):
     """Points ``[count, D]`` of a toy; circles for a name that no toy has."""
-    toy = Toy(name if name in TOY_NAMES else "circles")
-    return toy.sample(count, seeded())
+    return Toy(name if name in TOY_NAMES else "circles").sample(count, seeded())
 
 
-def toy_song_network(network: OriginalToySongUNet, **init_kwargs: Any) -> Persistent:
-    """The other toy network, as the original writes it with these arguments."""
+def toy_song_network(network, **init_kwargs):
     made = image_network("ToySongUNet", network.unet, **init_kwargs)
     for name, layer in zip(("fc1", "fc2"), network.lift, strict=True):
         made.state["_modules"][name] = linear(layer)
@@ -291,44 +269,26 @@ def toy_song_network(network: OriginalToySongUNet, **init_kwargs: Any) -> Persis
     return made
 
 
-def small_toy_network(dim: int) -> OriginalToyConvUNet:
-    """With random weights, always the same."""
+def small_toy_network(dim):
     network = OriginalToyConvUNet(dim, (4, 64), (32, 32, 32, 32), 2, 8)
     randomized(network)
     return network
 
 
-def edm(class_name: str, network: Persistent, **attributes: Any) -> Persistent:
-    """The network between the preconditioning of an isotropic model."""
+def edm(class_name, network, **attributes):
     ends = {"sigma_min": 0, "sigma_max": float("inf")}
     made = module(class_name, {"model": network}, _init_args=(), _init_kwargs={}, **ends)
     made.state |= attributes
     return made
 
 
-def edm_content(
-    class_name: str, network: Persistent, data: dict[str, Any], **attributes: Any
-) -> dict[str, Any]:
+def edm_content(class_name, network, data, **attributes):
     loss = Persistent(f"{class_name.removesuffix('PreCond')}Loss", P_mean=-1.2, P_std=1.2)
     return {"ema": edm(class_name, network, **attributes), "loss_fn": loss, "dataset_kwargs": data}
 
 
-def toy_content(
-    name: str = "circles",
-    space: str = "ES",
-    rho: float = 1.0,
-    points: Tensor | None = None,
-    network: Persistent | None = None,
-) -> dict[str, Any]:
-    """A file of a small toy network with random weights, PR-preserving.
-
-    Args:
-        name: The toy that the file says it is of.
-        space: Coordinates of the network.
-        rho: Inflation rate.
-        points: ``[N, D]``, from which the file has its PCA; None takes ``toy_points``.
-        network: As the original writes it; None makes a small one.
-    """
+def toy_content(name="circles", space="ES", rho=1.0, points=None, network=None):
+    """A file of a small toy network with random weights, whose PCA is of the points."""
     points = toy_points(name) if points is None else points
     dim = points.shape[1]
     pca = PCA(n_components=dim).fit(points.numpy())
@@ -343,10 +303,7 @@ def toy_content(
     }
 
 
-def image_content(
-    class_name: str, network: nn.Module, exponents: Any, space: str = "IS", **init_kwargs: Any
-) -> dict[str, Any]:
-    """A file of an image network of ours, constructed by the original with these arguments."""
+def image_content(class_name, network, exponents, space="IS", **init_kwargs):
     channels, side, _ = network.image_shape
     written = image_network(class_name, network, **init_kwargs)
     eigenvalues = np.linspace(1.5, 0.1, len(exponents))

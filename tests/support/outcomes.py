@@ -3,8 +3,6 @@
 import json
 import re
 import zipfile
-from pathlib import Path
-from typing import Any
 
 import h5netcdf
 import numpy as np
@@ -38,7 +36,7 @@ KINDS = ("melt", "roundtrip", "gen")
 PNG_END = b"IEND\xaeB`\x82"
 
 
-def read_netcdf(path: Path) -> dict[str, np.ndarray]:
+def read_netcdf(path):
     """All numbers and names, by group and name; what the file says about them names its folder."""
     with h5netcdf.File(path) as file:
         read = {
@@ -55,7 +53,7 @@ def read_netcdf(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def drawn(folder: Path) -> dict[str, np.ndarray]:
+def drawn(folder):
     (path,) = folder.glob("*_posterior.nc")
     return read_netcdf(path)
 
@@ -63,29 +61,28 @@ def drawn(folder: Path) -> dict[str, np.ndarray]:
 class Simulations:
     """What a command that simulates wrote: arrays and their paths by kind, and its parameters."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder):
         self.folder = folder
         (path,) = folder.glob("*_sim_params.json")
         self.stem = path.name.removesuffix("_sim_params.json").removesuffix("_HD_pfODE_int")
-        self.parameters: dict[str, Any] = json.loads(path.read_text())
+        self.parameters = json.loads(path.read_text())
         assert self.parameters.pop("format") == PARAMETERS_FORMAT
         self.facts = self.parameters.get("simulations", self.parameters)
         names = ((kind, folder.glob(f"{self.stem}_{kind}*.npz")) for kind in KINDS)
         self.paths = {kind: path for kind, paths in names for path in paths}
         self.arrays = {kind: load_arrays(path) for kind, path in self.paths.items()}
 
-    def __getitem__(self, kind: str) -> dict[str, np.ndarray]:
+    def __getitem__(self, kind):
         return self.arrays[kind]
 
 
-def only_json(folder: Path, name: str = "*.json") -> dict[str, Any]:
+def only_json(folder, name="*.json"):
     """The one file of that name in a folder: JSON, which has neither NaN nor infinities."""
     (path,) = folder.glob(name)
     return json.loads(path.read_text(), parse_constant=pytest.fail)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The bytes of a file, whose end must be that of its kind."""
+def read_bytes(path):
     content = path.read_bytes()
     if path.suffix == ".png":
         assert content.endswith(PNG_END), f"{path} is cut short"
@@ -97,7 +94,7 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def read_result(path: Path) -> Any:
+def read_result(path):
     """What a file holds, without times and places; an error if it is not whole."""
     if path.suffix == ".npz":
         return load_arrays(path)
@@ -116,8 +113,7 @@ def read_result(path: Path) -> Any:
     return None if path.suffix == ".txt" or "tfevents" in path.name else read_bytes(path)
 
 
-def outcome(folder: Path) -> dict[str, Any]:
-    """What a command left, by file and name. Hidden files are no results."""
+def outcome(folder):
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
     return {
         name.partition("tfevents")[0]: read_result(path)
@@ -126,7 +122,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     }
 
 
-def assert_same(found: Any, expected: Any, tolerance: float = 0, where: str = "") -> None:
+def assert_same(found, expected, tolerance=0, where=""):
     """Asserts that outcomes are the same, their numbers up to a tolerance relative to the largest:
     of errors of a round trip, which are differences of points, relative to the size of these."""
     if isinstance(expected, dict):

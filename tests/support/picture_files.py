@@ -2,8 +2,6 @@
 
 import json
 import math
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,18 +38,15 @@ QUANTITIES, SAMPLES = ("net_outputs", "net_residuals"), 10_000
 TOY_STEM, IMAGE_STEM = "circles_PRP_toy_autocorrelations", "digits_PRRto2D_autocorrelations"
 
 
-def save(path: Path, arrays: dict[str, Any], **changes: Any) -> Path:
+def save(path, arrays, **changes):
     """Writes an ``.npz``; ``changes`` replace arrays, or drop them where they are None."""
     arrays = {**arrays, **changes}
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
     return path
 
 
-def simulation(kind: str, dim: int = 2, count: int = 30, kept: int = 1) -> dict[str, np.ndarray]:
-    """Arrays of a simulation: points that grow by a linear flow, in eigenspace and image space.
-
-    The last states of a melt, and the first ones of the others, are those of the closed form.
-    """
+def simulation(kind, dim=2, count=30, kept=1):
+    """Arrays of a simulation by a linear flow, to or from points of the closed form."""
     generator = np.random.default_rng(0)
     order = slice(None) if kind == "melt" else slice(None, None, -1)
     times = np.linspace(0, 4, SAVED)
@@ -75,29 +70,20 @@ def simulation(kind: str, dim: int = 2, count: int = 30, kept: int = 1) -> dict[
     }
 
 
-def save_simulation(folder: Path, kind: str, dim: int = 2, **changes: Any) -> Path:
+def save_simulation(folder, kind, dim=2, **changes):
     path = folder / f"circles_PRRto1D_exact_{kind}_results.npz"
     return save(path, simulation(kind, dim), **changes)
 
 
-def save_images(
-    folder: Path,
-    kind: str,
-    shape: tuple[int, int, int] = (1, 4, 4),
-    count: int = 10,
-    **changes: Any,
-) -> Path:
+def save_images(folder, kind, shape=(1, 4, 4), count=10, **changes):
     dim = math.prod(shape)
     arrays = {**simulation(kind, dim, count, dim // 2), "image_shape": np.array(shape)}
     return save(folder / f"digits_PRRto{dim // 2}D_{kind}.npz", arrays, **changes)
 
 
-def save_table(
-    folder: Path, kind: str = "melt", dim: int = 4, count: int = 60, **changes: Any
-) -> Path:
-    """A table's results file, as ``pfODE_int.py`` names it; column d is of magnitude 10^d."""
+def save_table(folder, kind="melt", dim=4, count=60, **changes):
     generator = np.random.default_rng(int(kind == "gen"))
-    arrays: dict[str, Any] = simulation(kind, dim, count, kept=dim)
+    arrays = simulation(kind, dim, count, kept=dim)
     if dim == 1:
         arrays["eigenvectors"] = np.ones((1, 1))
     arrays |= {
@@ -110,9 +96,7 @@ def save_table(
     return save(folder / f"wine_PRP_{kind}.npz", arrays, **changes)
 
 
-def save_roundtrips(
-    folder: Path, kept: int = 3, shape: tuple[int, ...] = (1, 4, 4), **changes: Any
-) -> Path:
+def save_roundtrips(folder, kept=3, shape=(1, 4, 4), **changes):
     generator = np.random.default_rng(0)
     originals = generator.integers(0, 256, (kept, *shape), dtype=np.uint8)
     arrays = {
@@ -127,24 +111,16 @@ def save_roundtrips(
     return save(folder / "digits_PRP_roundtrip_mse_seed42_worst.npz", arrays, **changes)
 
 
-def bent(points: torch.Tensor) -> torch.Tensor:
+def bent(points):
     """A shear that bends the first axis: smooth, and easy to invert."""
     return torch.cat([points[..., :1], points[..., 1:] + 0.5 * points[..., :1] ** 2], dim=-1)
 
 
-def save_coverage(
-    folder: Path,
-    dim: int = 2,
-    seeds: int = 1,
-    alpha: float | None = None,
-    count: int = 200,
-    **changes: Any,
-) -> Path:
+def save_coverage(folder, dim=2, seeds=1, alpha=None, count=200, **changes):
     """Coverage under a flow that scales the latent and bends it; with an alpha, refitted."""
     std = torch.tensor(LATENT_STD[dim], dtype=torch.float64)
     spheres = Spheres(RADII, unit_sphere(dim, SIZES[dim]))
-    generator = seeded()
-    test, fresh = torch.randn(2, seeds, count, dim, generator=generator, dtype=torch.float64)
+    test, fresh = torch.randn(2, seeds, count, dim, generator=seeded(), dtype=torch.float64)
     units = Points(test, spheres.vertices)
     points = {"latent": units, "data": units.mapped(bent), "end": units}
     boundaries = {
@@ -161,14 +137,12 @@ def save_coverage(
     return save(folder / "circles_PRP_coverage.npz", arrays, **changes)
 
 
-def correlations(
-    dim: int, names: tuple[str, ...], constant: tuple[int, ...] = ()
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def correlations(dim, names, constant=()):
     """A summary and matrices of quantities: the first falls to 0 by lag 5, the next by 2."""
     table = Autocorrelations(names, len(TIMES), dim)
     varies = torch.ones(dim, dtype=torch.bool)
     varies[list(constant)] = False
-    matrices: dict[str, Any] = {}
+    matrices = {}
     for number, name in enumerate(names):
         for index, lag in enumerate(LAGS):
             spread = torch.linspace(0.8, 1.2, dim, dtype=torch.float64)
@@ -184,20 +158,18 @@ def correlations(
     )
 
 
-def save_summary(folder: Path, dim: int = 2, stem: str = TOY_STEM, **changes: Any) -> Path:
+def save_summary(folder, dim=2, stem=TOY_STEM, **changes):
     summary, _ = correlations(dim, QUANTITIES)
     return save(folder / f"{stem}_summary.npz", summary, **changes)
 
 
-def save_toy_matrices(folder: Path, dim: int = 2, **changes: Any) -> Path:
-    """A toy's matrices of all times, and their summary beside them."""
+def save_toy_matrices(folder, dim=2, **changes):
     save_summary(folder, dim)
     _, matrices = correlations(dim, QUANTITIES)
     return save(folder / f"{TOY_STEM}.npz", {"times": TIMES, **matrices}, **changes)
 
 
-def save_image_matrices(folder: Path, dim: int = 7, **changes: Any) -> Path:
-    """Matrices of images, a file a time, and their summary. Changes are of the last file."""
+def save_image_matrices(folder, dim=7, **changes):
     save_summary(folder, dim, IMAGE_STEM)
     _, matrices = correlations(dim, QUANTITIES)
     for index, time in enumerate(TIMES):
@@ -210,17 +182,17 @@ def save_image_matrices(folder: Path, dim: int = 7, **changes: Any) -> Path:
 
 
 def save_posterior(
-    folder: Path,
-    name: str = "circles",
-    dim: int = 2,
+    folder,
+    name="circles",
+    dim=2,
     *,
-    count: int = 3,
-    draws: int = 40,
-    sampler: str = "hmc",
-    likelihood: Gaussian | None = None,
-    image_shape: tuple[int, int, int] | None = None,
-    prior: bool = True,
-) -> Path:
+    count=3,
+    draws=40,
+    sampler="hmc",
+    likelihood=None,
+    image_shape=None,
+    prior=True,
+):
     """Draws of posteriors as ``posterior.py sample`` writes them, with normal ones as prior."""
     generator = seeded()
     chains, middle, width = 2, 0.0 if image_shape is None else 127.5, 1.0
@@ -241,10 +213,7 @@ def save_posterior(
     return path
 
 
-def save_check(
-    folder: Path, dims: int = 2, runs: int = 60, shift: float = 0.0, **changes: Any
-) -> Path:
-    """The runs of a check; ``shift`` adds to the ranks of the first dimension."""
+def save_check(folder, dims=2, runs=60, shift=0.0, **changes):
     generator = seeded()
     ranks = torch.rand(runs, dims + 2, generator=generator).double()
     ranks[:, 0] = (ranks[:, 0] + shift).clamp(0, 1)
@@ -258,7 +227,7 @@ def save_check(
     return path
 
 
-def save_stats(folder: Path, reports: int = 5) -> Path:
+def save_stats(folder, reports=5):
     lines = [
         json.dumps({"seen": 1000 * k, "Loss/loss": 1 / k, "Progress/learning_rate": 1e-3})
         for k in range(1, reports + 1)

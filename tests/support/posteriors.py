@@ -4,7 +4,6 @@ from copy import copy
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from tests.support.draws import double, normal
 from tests.support.flows import gaussian_flow, random_basis
@@ -12,10 +11,9 @@ from training.data.tables.table import Columns, DataTable, Dropped
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import get_solver
-from training.inference.draws import POOLED, Draws
-from training.inference.likelihoods import Gaussian, Likelihood, checked
+from training.inference.draws import POOLED
+from training.inference.likelihoods import Likelihood, checked
 from training.inference.prior import Prior
-from training.inference.progress import OnPart
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
 from training.learning.building import Choices
@@ -27,27 +25,21 @@ ROWS = 256
 STEPS = 2
 
 
-def gaussian_prior(
-    dim: int = 2, deblurred: bool = False, error: float = 0, **units: float
-) -> Prior:
-    """A prior that is Gaussian: its denoiser is exact, and points are affine in w.
-
-    An error of the denoiser makes it another Gaussian.
-    """
+def gaussian_prior(dim=2, deblurred=False, error=0, **units):
+    """A Gaussian prior: its denoiser is exact, or off by an error, and points are affine in w."""
     schedule = InflationSchedule.to_dimension(dim, dim, top_variance=2.0, gamma0=0.05)
     flow = gaussian_flow(random_basis(dim), schedule, error)
     solver = get_solver("exp_ab2", 1e-6, 1e-6)
     return Prior(flow, flow.times(STEPS), solver, deblurred, **units)
 
 
-def affine(prior: Prior) -> tuple[Tensor, Tensor]:
-    """``b [D]`` and ``B [D, D]`` of points ``b + B w``, as the prior's own calls have them."""
+def affine(prior):
     rows = torch.cat([torch.zeros(1, prior.dim), torch.eye(prior.dim)]).double()
     points = prior.points(rows).points
     return points[0], (points[1:] - points[0]).T
 
 
-def posterior(prior: Prior, likelihood: Gaussian, observed: Tensor) -> tuple[Tensor, Tensor]:
+def posterior(prior, likelihood, observed):
     """Means ``[M, D]`` and covariance ``[D, D]`` of a Gaussian prior's posteriors."""
     mean, root = affine(prior)
     seen = likelihood.observe(torch.eye(len(mean)).double()).T
@@ -58,11 +50,9 @@ def posterior(prior: Prior, likelihood: Gaussian, observed: Tensor) -> tuple[Ten
     return mean + (observed - seen @ mean) @ gain.T, covariance - gain @ seen @ covariance
 
 
-def conditional_prior(start: str = "on") -> Prior:
-    """A flow without a network of two columns, given the first of them with noise.
-
-    They are ``N(0.64 y, 0.36)`` and ``N(0, 1)``. Without its linear start it ignores conditions.
-    """
+def conditional_prior(start="on"):
+    """A flow without a network of two columns, given the first with noise: ``N(0.64 y, 0.36)`` and
+    ``N(0, 1)``. Without its linear start it ignores conditions."""
     points = normal(20_000, 2, seed=1)
     y = points[:, :1] + 0.75 * normal(20_000, 1, seed=2)
     nothing = torch.zeros(20_000, dtype=torch.bool)
@@ -74,7 +64,7 @@ def conditional_prior(start: str = "on") -> Prior:
     return Prior(model.flow, model.flow.times(4), get_solver("exp_ab2", 1e-6, 1e-6))
 
 
-def limited(prior: Prior, low: float) -> Prior:
+def limited(prior, low):
     """The same points, but the second column is not to be below a bound."""
     coordinates = prior.flow.coordinates
     made = Coordinates(2, ["limits", *coordinates.names], coordinates.knots, 1, True)
@@ -92,33 +82,27 @@ def limited(prior: Prior, low: float) -> Prior:
 
 
 class Parabola(Likelihood):
-    """``y = x_2 + bend x_1^2`` with noise: a banana. Without ``x_2`` there are two modes.
+    """``y = slope x_2 + bend x_1^2`` with noise: a banana. Without ``x_2`` there are two modes."""
 
-    Args:
-        bend: How much it is bent.
-        slope: Of ``x_2``.
-        noise: Standard deviation.
-    """
-
-    def __init__(self, bend: float = 1.0, slope: float = 1.0, noise: float = 0.3):
+    def __init__(self, bend=1.0, slope=1.0, noise=0.3):
         self._bend, self._slope, self._noise = bend, slope, noise
 
-    def _seen(self, points: Tensor) -> Tensor:
+    def _seen(self, points):
         return self._slope * points[:, 1] + self._bend * points[:, 0].square()
 
-    def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
+    def log_prob(self, points, observed):
         scaled = (observed[:, 0] - self._seen(points)) / self._noise
         return checked(-scaled.square() / 2, "the parabola")
 
-    def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:
+    def simulate(self, points, generator):
         noise = torch.randn(len(points), generator=generator, dtype=torch.float64)
         return (self._seen(points) + self._noise * noise)[:, None]
 
-    def to(self, device: torch.device) -> "Parabola":
+    def to(self, device):
         return self
 
 
-def by_quadrature(prior: Prior, likelihood: Likelihood, observed: Tensor) -> tuple[Tensor, Tensor]:
+def by_quadrature(prior, likelihood, observed):
     """Means and standard deviations ``[M, 2]`` of posteriors of a Gaussian prior of two
     dimensions."""
     line = torch.linspace(-6, 6, 601).double()
@@ -127,9 +111,7 @@ def by_quadrature(prior: Prior, likelihood: Likelihood, observed: Tensor) -> tup
     return moments_on_grid(mean + w @ root.T, -w.square().sum(dim=1) / 2, likelihood, observed)
 
 
-def moments_on_grid(
-    points: Tensor, log_prior: Tensor, likelihood: Likelihood, observed: Tensor
-) -> tuple[Tensor, Tensor]:
+def moments_on_grid(points, log_prior, likelihood, observed):
     """Means and standard deviations ``[M, D]`` of posteriors, by sums over points ``[N, D]``."""
     moments = []
     for one in observed:
@@ -140,22 +122,17 @@ def moments_on_grid(
     return torch.stack(means), torch.stack(stds)
 
 
-def problem(
-    prior: Prior, likelihood: Likelihood, observed: Tensor, coarse: Prior | None = None
-) -> Problem:
+def problem(prior, likelihood, observed, coarse=None):
     target = Target(prior, likelihood, observed, ROWS)
     return Problem(target, coarse or prior, list(range(len(observed))), not prior.deblurred)
 
 
-def drawn(
-    which: Problem, sampler: str, seed: int = 0, on_part: OnPart = None, **others: int
-) -> Draws:
-    """Few draws, but enough to see that they are right."""
+def drawn(which, sampler, seed=0, on_part=None, **others):
     few = {"chains": 4, "draws": 250, "warmup": 60, "pool": 4096} | others
     return sample_posteriors(which, SamplingPlan(sampler, seed=seed, **few), on_part=on_part)
 
 
-def assert_moments(draws: Draws, mean: Tensor, std: Tensor, errors: float = 4.5) -> None:
+def assert_moments(draws, mean, std, errors=4.5):
     """Asserts that draws have means and standard deviations ``[M, D]``, to so many standard errors,
     which themselves are small."""
     for index in range(draws.count):

@@ -4,15 +4,22 @@ import os
 import pickle
 import socket
 import traceback
-from collections.abc import Callable
 from importlib import import_module
 from itertools import cycle
-from multiprocessing.connection import Connection, wait
-from types import ModuleType
-from typing import Any, NoReturn
+from multiprocessing import get_context
+from multiprocessing.connection import wait
 
-from tests.support.forks import FORKS
-from tests.support.running import Result, run_script
+from inflationary_flows.__main__ import scripts
+from tests.support.running import run_script
+
+FORKS = get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        *("tests.support.commands", "tests.fuzz.readers"),
+        *(f"training.commands.{stem}" for stem in scripts()),
+    ]
+)
+
 
 RANKS = 2
 LONGEST = 60
@@ -28,30 +35,22 @@ class RanksFailedError(Exception):
 class RankPool:
     """Runs functions on two ranks, which start with the first of them."""
 
-    def __init__(self) -> None:
-        self._processes: list[Any] = []
-        self._ranks: list[Connection] = []
+    def __init__(self):
+        self._processes = []
+        self._ranks = []
         # Not ports that the system gives: between two calls it may give one to another's ranks.
         worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
         self._ports = cycle(range(20_000 + 500 * worker, 20_500 + 500 * worker))
 
-    def call(self, function: Callable[..., Any], *arguments: object) -> list[Any]:
-        """Calls a function on both ranks at once, and gives what each returned.
-
-        Args:
-            function: A function of a module, which the ranks import. It joins and leaves the
-                process group itself, with ``torch_utils.distributed.process_group``.
-            arguments: Its arguments; like the results, they are pickled.
-
-        Raises:
-            RanksFailedError: A rank raised an exception or ended.
-        """
+    def call(self, function, *arguments):
+        """Calls a function of a module on both ranks, and gives what each returned, or raises
+        RanksFailedError. It joins and leaves the process group itself; arguments are pickled."""
         try:
             return self._call(function, *arguments)
         except TimeoutError:  # seldom, on a busy machine, ranks do not find each other
             return self._call(function, *arguments)
 
-    def _call(self, function: Callable[..., Any], *arguments: object) -> list[Any]:
+    def _call(self, function, *arguments):
         if not self._ranks:
             self._start()
         port = next(port for port in self._ports if _is_free(port))
@@ -59,8 +58,8 @@ class RankPool:
         job = pickle.dumps((port, function, arguments))
         for rank in self._ranks:
             rank.send_bytes(job)
-        answers: dict[int, Any] = {}
-        failures: list[str] = []
+        answers = {}
+        failures = []
         while len(answers) < RANKS:
             waiting = [rank for number, rank in enumerate(self._ranks) if number not in answers]
             # One that fails takes the other down, whose complaint may come first.
@@ -81,21 +80,20 @@ class RankPool:
             self._fail(failures)
         return [answers[number] for number in range(RANKS)]
 
-    def run(self, script: ModuleType, *arguments: object) -> Result:
+    def run(self, script, *arguments):
         """Runs a script. Gives the result of rank 0; the other must succeed and print nothing."""
         first, other = self.call(_run_script, script.__name__, *map(str, arguments))
         assert first.code or (other.code, other.out, other.err) == (0, "", "")
-        result: Result = first
-        return result
+        return first
 
-    def close(self) -> None:
+    def close(self):
         for rank, process in zip(self._ranks, self._processes, strict=True):
             rank.close()
             process.join(LAST_WORDS)
             process.kill()
         self._ranks, self._processes = [], []
 
-    def _start(self) -> None:
+    def _start(self):
         for number in range(RANKS):
             here, there = FORKS.Pipe()
             process = FORKS.Process(target=_serve, args=(number, there))
@@ -104,23 +102,22 @@ class RankPool:
             self._processes.append(process)
             self._ranks.append(here)
 
-    def _fail(self, why: list[str]) -> NoReturn:
+    def _fail(self, why):
         # The other rank may wait for the one that failed: both start anew.
         self.close()
         raise RanksFailedError("\n".join(why))
 
 
-def _is_free(port: int) -> bool:
+def _is_free(port):
     with socket.socket() as one:
         return one.connect_ex(("127.0.0.1", port)) != 0
 
 
-def _run_script(name: str, *arguments: str) -> Result:
+def _run_script(name, *arguments):
     return run_script(import_module(name), *arguments, ranks={})
 
 
-def _serve(rank: int, pool: Connection) -> None:
-    """What a rank does, until the tests' side ends the connection."""
+def _serve(rank, pool):
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": RANKS, "LOCAL_WORLD_SIZE": RANKS}
     os.environ |= {name: str(number) for name, number in numbers.items()}
     os.environ["MASTER_ADDR"] = "127.0.0.1"

@@ -6,34 +6,29 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TypeVar
 from unittest import mock
 
-import click
 import pytest
 import torch
 
-from dnnlib.errors import DataError, InflationError
+from dnnlib.errors import DataError
 from dnnlib.logs import logger
 from training.flow.courses import USES, Course, courses_at_rest
-from training.model.model import Model
 from training.options.declared import Declared, takes
 from training.options.script import command
 from training.options.script import run_script as run_to_the_end
 
 S = TypeVar("S", bound=Declared)
-Run = Callable[..., Any]
-Contents = Callable[[Path], dict[str, bytes]]
 LONGEST = 800
 ALONE = {"RANK": "0", "WORLD_SIZE": "1"}
 # What changes numbers or speed of all that comes after: how it is read, and how it is set.
-TORCH_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+TORCH_SETTINGS = {
     "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "threads": (torch.get_num_threads, torch.set_num_threads),
     "gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
@@ -57,10 +52,10 @@ TORCH_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 
 
 @contextmanager
-def torch_settings_put_back() -> Iterator[list[str]]:
+def torch_settings_put_back():
     """Puts the global settings of torch back after a block, and yields what it has changed."""
     before = {name: read() for name, (read, _) in TORCH_SETTINGS.items()}
-    changed: list[str] = []
+    changed = []
     try:
         yield changed
     finally:
@@ -72,27 +67,25 @@ def torch_settings_put_back() -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class Result:
-    """What a script left: its exit code and what it printed."""
-
     code: int
     out: str
     err: str
 
     @property
-    def error(self) -> str:
+    def error(self):
         """The one line on stderr."""
         lines = [line for line in self.err.splitlines() if line.strip()]
         assert len(lines) == 1, f"not one line on stderr, but {self.err!r}"
         return lines[0]
 
 
-def good(result: Result) -> Result:
+def good(result):
     """The same, of which it is asserted that all went well."""
     assert (result.code, result.err) == (0, ""), result
     return result
 
 
-def refused(result: Result, code: int, *parts: object) -> None:
+def refused(result, code, *parts):
     """Asserts that a script wrote nothing and ended with one line, in which these parts are."""
     assert result.code == code, result
     assert "Wrote" not in result.out
@@ -101,19 +94,8 @@ def refused(result: Result, code: int, *parts: object) -> None:
         assert str(part) in result.error
 
 
-def refusal(
-    read: Callable[..., object],
-    *arguments: object,
-    kind: type[InflationError] = DataError,
-    **options: object,
-) -> str:
-    """The message with which a call is refused: one printable line that names every path given.
-
-    Args:
-        read: The function to call.
-        arguments: Its arguments; options are those with names.
-        kind: The error that it must raise.
-    """
+def refusal(read, *arguments, kind=DataError, **options):
+    """The message with which a call is refused: one printable line that names every path given."""
     with pytest.raises(kind) as caught:
         read(*arguments, **options)
     message = str(caught.value)
@@ -124,7 +106,7 @@ def refusal(
     return message
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(folder):
     """The bytes of every file below a folder; folders end in a slash."""
     paths = sorted(folder.rglob("*"))
     return {
@@ -136,7 +118,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @contextmanager
-def full_disk(size: int) -> Iterator[None]:
+def full_disk(size):
     """In the block, no file can grow beyond so many bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -146,12 +128,12 @@ def full_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def slowly(values: Iterable[object], *slow: object) -> list[Any]:
+def slowly(values, *slow):
     """Values of a parameter, of which some take long: ``make test-all`` alone has these."""
     return [pytest.param(value, marks=[pytest.mark.slow] * (value in slow)) for value in values]
 
 
-def rough_courses(model: Model, plan: object) -> None:
+def rough_courses(model, plan):
     """A few steps for every use, in place of those that a search would find; one where nothing
     moves."""
     dim = model.denoiser.basis.dim
@@ -165,7 +147,7 @@ def rough_courses(model: Model, plan: object) -> None:
 
 
 @contextmanager
-def quick_endings() -> Iterator[None]:
+def quick_endings():
     """Trainings fit little when they end: calibrations, laws of latents and courses are others'
     business, and would take most of the time."""
     with (
@@ -180,14 +162,11 @@ def quick_endings() -> Iterator[None]:
         yield
 
 
-def _stay() -> Callable[[int], None]:
-    """In place of ``os._exit``, with which a rank ends: this process goes on.
-
-    Processes that it forks, such as those that read data, do end with it.
-    """
+def _stay():
+    """In place of ``os._exit``, with which a rank ends: this process goes on, but not its forks."""
     here, leave = os.getpid(), os._exit
 
-    def stay(code: int) -> None:
+    def stay(code):
         if os.getpid() != here:
             leave(code)
         raise SystemExit(code)
@@ -195,22 +174,9 @@ def _stay() -> Callable[[int], None]:
     return stay
 
 
-def run_script(
-    script: ModuleType | click.Command,
-    *arguments: object,
-    ranks: dict[str, str] = ALONE,
-    whole: bool = False,
-) -> Result:
-    """Runs a script; an unexpected exception passes through.
-
-    The global settings of torch, which would end with the script's process, are put back.
-
-    Args:
-        script: Its module, or one of its commands.
-        arguments: What a user would type after its name.
-        ranks: What ``torchrun`` says in the environment; a lone process without.
-        whole: Whether trainings end as a user's do, and not in a quick way.
-    """
+def run_script(script, *arguments, ranks=ALONE, whole=False):
+    """Runs a script; an unexpected exception passes through, and settings of torch are put back. If
+    the ``whole`` of it is wanted, trainings end as a user's do, and not in a quick way."""
     command = script.main if isinstance(script, ModuleType) else script
     name = Path(inspect.unwrap(command.callback).__code__.co_filename).name
     out, err = io.StringIO(), io.StringIO()
@@ -231,7 +197,7 @@ def run_script(
     return Result(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
-def log_put_back() -> None:
+def log_put_back():
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)
         handler.close()
@@ -239,25 +205,25 @@ def log_put_back() -> None:
     logger.setLevel(logging.NOTSET)
 
 
-def parsed(settings: type[S], *arguments: str) -> S:
+def parsed(settings, *arguments):
     """What a command that takes these settings is given."""
-    seen: list[S] = []
+    seen = []
 
     @command()
     @takes(settings)
-    def main(given: S) -> None:
+    def main(given):
         seen.append(given)
 
     good(run_script(main, *arguments))
     return seen[0]
 
 
-def trained(folder: Path, script: ModuleType, *options: str) -> Path:
+def trained(folder, script, *options):
     good(run_script(script, f"--outdir={folder}", "--nosubdir", *options))
     return folder
 
 
-def unless_given(standard: dict[str, object], given: Iterable[object]) -> list[str]:
+def unless_given(standard, given):
     """The options of a script that are not given, by their names, and then those that are."""
     names = {str(argument).partition("=")[0] for argument in given}
     return [
@@ -266,12 +232,12 @@ def unless_given(standard: dict[str, object], given: Iterable[object]) -> list[s
     ]
 
 
-def starter(script: ModuleType, word: str, *standard: str) -> Run:
+def starter(script, word, *standard):
     """``start(folder, option, ...)``: runs a command with these options, unless others are given,
     of which ``none`` stands for no such option."""
-    known: dict[str, object] = dict(option.split("=", 1) for option in standard)
+    known = dict(option.split("=", 1) for option in standard)
 
-    def start(folder: Path, *given: str) -> Result:
+    def start(folder, *given):
         kept = [option for option in unless_given(known, given) if not option.endswith("=none")]
         return run_script(script, word, f"--save_dir={folder}", *kept)
 

@@ -3,10 +3,8 @@
 import gc
 import sys
 import warnings
-from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -14,7 +12,7 @@ import torch
 import toy_train
 from tests.support import running
 from tests.support.rank_pool import RankPool
-from tests.support.running import Run, good, run_script
+from tests.support.running import good, run_script
 
 pytest_plugins = [
     *("tests.support.image_runs", "tests.support.image_models", "tests.support.finished_runs"),
@@ -27,38 +25,34 @@ torch.set_num_threads(1)
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts tests for parallel workers, each of which gets whole files.
-
-    Those of two ranks and others that fork come first, so that one worker imports all for what it
-    forks; then scripts, whose files take longest, so that no worker waits for one at the end. Those
-    of a folder, or of a script by their name, stay together, whatever their order.
-    """
+def pytest_collection_modifyitems(items):
+    """Sorts files for parallel workers: those that fork come first, so that one worker imports all
+    for them, then scripts, which take longest; those of a folder or script stay together."""
     root = Path(__file__).parents[1]
 
-    def room(item: pytest.Item) -> tuple[Path, str]:
+    def room(item):
         folder, name = item.path.parent, item.path.stem.split("_")[1]
         return folder, name if folder == root else ""
 
-    first: dict[tuple[Path, str], int] = {}
+    first = {}
     for index, item in enumerate(items):
         first.setdefault(room(item), index)
 
-    def place(item: pytest.Item) -> tuple[bool, bool, int]:
+    def place(item):
         forks = item.path.name in FORKING or "two_ranks" in getattr(item, "fixturenames", ())
         return not forks, item.path.parent != root, first[room(item)]
 
     items.sort(key=place)
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish():
     # What is imported by now stays: the collector need not look at it after each module.
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
-def nothing_global_changes() -> Iterator[None]:
+def nothing_global_changes():
     """Fails a test that leaves torch with other global settings. Seeds torch's own generator."""
     torch.manual_seed(0)
     with running.torch_settings_put_back() as changed:
@@ -67,7 +61,7 @@ def nothing_global_changes() -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_call(item):
     """Fails a test that leaves other filters of warnings, which pytest would put back."""
     before, imported = list(warnings.filters), len(sys.modules)
     yield
@@ -76,7 +70,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def nothing_left_open() -> Iterator[None]:
+def nothing_left_open():
     """Closes what tests leave open, so that a warning names the module that left it."""
     yield
     gc.collect()
@@ -84,32 +78,31 @@ def nothing_left_open() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def run_once(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run_once(tmp_path_factory):
     """``run_once(script, *arguments) -> (folder, output)``: what was run once is not run again, and
     its folder is not to be written to."""
 
     @cache
-    def run(*given: object) -> tuple[Path, str]:
+    def run(*given):
         folder = tmp_path_factory.mktemp("once") / "new" / "folder"
-        result = good(run_script(*given, f"--save_dir={folder}"))
-        return folder, result.out
+        return folder, good(run_script(*given, f"--save_dir={folder}")).out
 
     return run
 
 
 @pytest.fixture(scope="session")
-def two_ranks() -> Iterator[RankPool]:
+def two_ranks():
     pool = RankPool()
     yield pool
     pool.close()
 
 
 @pytest.fixture(scope="session")
-def toy_network(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def toy_network(tmp_path_factory):
     """``toy_network(option, ...)``: the file of one that has hardly been trained, made once."""
-    made: dict[tuple[str, ...], Path] = {}
+    made = {}
 
-    def train(*given: str) -> Path:
+    def train(*given):
         if given not in made:
             outdir = tmp_path_factory.mktemp("toy_network")
             place = (f"--outdir={outdir}", "--nosubdir")
@@ -122,9 +115,9 @@ def toy_network(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def arviz() -> ModuleType:
+def arviz():
     """ArviZ, which warns of its future when it is imported; tests without it are skipped."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        got: ModuleType = pytest.importorskip("arviz", minversion="0.23")
+        got = pytest.importorskip("arviz", minversion="0.23")
     return got

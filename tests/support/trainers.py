@@ -2,11 +2,10 @@
 
 import math
 import os
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from operator import eq
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +18,16 @@ from training.data.batches import Batch, BatchSource, ToyBatches
 from training.data.toys import Toy
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import Choices
-from training.learning.loss import DenoisingLoss
 from training.learning.trainer import Trainer, TrainingConfig
-from training.model.model import Model
 
 
-def tiny_model(
-    network: str = "mlp", space: str = "ES", dims_to_keep: int = 2, **sizes: int
-) -> tuple[Model, DenoisingLoss]:
+def tiny_model(network="mlp", space="ES", dims_to_keep=2, **sizes):
     """An untrained small network for circles, equal at each call, and its loss."""
     choices = Choices("ifs", {"dims_to_keep": dims_to_keep}, network, sizes, space, "log")
     return choices.build(EigenBasis.from_moments(*Toy("circles").moments()))
 
 
-def circles_trainer(
-    width: int = 16, depth: int = 2, others: int = 0, **options: Any
-) -> tuple[Trainer, ToyBatches]:
+def circles_trainer(width=16, depth=2, others=0, **options):
     """A trainer of a small network on circles, with its data, and so many points to average targets
     over; options go to the configuration."""
     model, loss = tiny_model(width=width, depth=depth)
@@ -53,7 +46,7 @@ class Troubled:
     spoilt: Container[int] = ()
     signals: Mapping[int, int] = field(default_factory=dict)
 
-    def batches(self, first_step: int) -> Iterator[Batch]:
+    def batches(self, first_step):
         for step, batch in zip(count(first_step), self.source.batches(first_step)):
             points = batch.points.clone()
             if step in self.spoilt:
@@ -63,18 +56,18 @@ class Troubled:
             yield Batch(points)
 
 
-def tensors(state: Any, prefix: str = "") -> dict[str, Any]:
+def tensors(state, prefix=""):
     """A nested state as one flat dictionary."""
     if not isinstance(state, dict | list | tuple):
         return {prefix: state}
     items = state.items() if isinstance(state, dict) else enumerate(state)
-    flat: dict[str, Any] = {}
+    flat = {}
     for key, value in items:
         flat |= tensors(value, f"{prefix}/{key}")
     return flat
 
 
-def assert_same_state(one: Any, other: Any) -> None:
+def assert_same_state(one, other):
     first, second = tensors(one), tensors(other)
     assert first.keys() == second.keys()
     for key, value in first.items():
@@ -82,14 +75,14 @@ def assert_same_state(one: Any, other: Any) -> None:
         assert same(value, second[key]), key
 
 
-def run_steps(trainer: Trainer, source: BatchSource, steps: int = 1) -> RunningMeans:
+def run_steps(trainer, source, steps=1):
     batches, means = source.batches(trainer.step), RunningMeans(trainer.device)
     for _ in range(steps):
         trainer.train_step(next(batches), means)
     return means
 
 
-def weights(module: nn.Module) -> Tensor:
+def weights(module):
     return nn.utils.parameters_to_vector(module.parameters()).detach().clone()
 
 
@@ -105,7 +98,7 @@ UNET = {
 }
 """Without dropout, whose draws go by the layout in memory, which can differ on a card."""
 MLP = {"width": 8, "depth": 1}
-NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+NETWORKS = {
     "DDPM++ of classes": ("ddpmpp", {**UNET, "channel_mult": [1, 1], "label_dim": 3}),
     "NCSN++ of augmented images": ("ncsnpp", {**UNET, "augment_dim": 9}),
     "ADM": ("adm", {**UNET, "head_channels": 8}),
@@ -121,12 +114,12 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 class Repeated:
     batch: Batch
 
-    def batches(self, first_step: int) -> Iterator[Batch]:
+    def batches(self, first_step):
         while True:
             yield self.batch
 
 
-def model_of(name: str) -> tuple[Model, DenoisingLoss]:
+def model_of(name):
     """A model of a network in ``NETWORKS`` with random weights, equal at each call."""
     network, sizes = NETWORKS[name]
     images = "image_shape" in sizes
@@ -140,29 +133,27 @@ def model_of(name: str) -> tuple[Model, DenoisingLoss]:
     return model, loss
 
 
-def points_and_labels(name: str, count: int = BATCH) -> Batch:
+def points_and_labels(name, count=BATCH):
     _, sizes = NETWORKS[name]
     labels = sizes.get("label_dim")
     points = normal(count, 64 if "image_shape" in sizes else 2).float()
     return Batch(points, normal(count, labels, seed=1).float() if labels else None)
 
 
-def trainer_on(
-    device: torch.device, name: str, precision: str = "fp32", **settings: Any
-) -> tuple[Trainer, BatchSource]:
+def trainer_on(device, name, precision="fp32", **settings):
     """A trainer on a device, and batches from the CPU; settings go to the configuration."""
     model, loss = model_of(name)
     model.denoiser.to(device)
     model.denoiser.precision = precision
     trainer = Trainer(model, loss, TrainingConfig(total=100, batch=BATCH, lr_ramp=0, **settings))
-    source: BatchSource = Repeated(points_and_labels(name))
+    source = Repeated(points_and_labels(name))
     if "augment_dim" in NETWORKS[name][1]:
         there = Repeated(Batch(points_and_labels(name).points.to(device)))
         source = AugmentedBatches(there, GeometricAugmentation(0.5), SHAPE, BATCH, seed=0)
     return trainer, source
 
 
-def tensors_of(trainer: Trainer) -> list[Tensor]:
+def tensors_of(trainer):
     moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
     modules = (trainer.denoiser, trainer.averaged.denoiser)
     moments.append(trainer.loss_scale.value)

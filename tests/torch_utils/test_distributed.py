@@ -4,12 +4,12 @@ import json
 import os
 import platform
 from itertools import chain, product, repeat
-from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +17,9 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.memory import keep_freed_memory
 from tests.support.draws import seeded
 from torch_utils import distributed, threads
+from torch_utils import linear as module
 from torch_utils.distributed import gather_rows, is_main, process_group, shard, sum_over_ranks
+from torch_utils.linear import Linear, linear
 from torch_utils.live_memory import GRAIN, LiveMemory
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.stats import RunningMeans, append_jsonl, keep_lines_until
@@ -41,7 +43,9 @@ def test_shares_are_a_partition_in_order(count, ranks):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_a_lone_process_is_rank_0_of_1(monkeypatch):
+def test_a_lone_process_is_rank_0_of_1_in_no_group_and_others_are_told_by_the_environment(
+    monkeypatch,
+):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     assert (distributed.rank_from_environment(), distributed.world_from_environment()) == (0, 1)
@@ -52,19 +56,13 @@ def test_a_lone_process_is_rank_0_of_1(monkeypatch):
     assert torch.equal(gather_rows(values, 2), values)
     assert torch.equal(gather_rows(values, 3, dim=1), values)
     assert shard(5) == slice(0, 5)
-
-
-def test_the_environment_tells_rank_and_world(monkeypatch):
-    monkeypatch.setenv("RANK", "2")
-    monkeypatch.setenv("WORLD_SIZE", "5")
-    assert (distributed.rank_from_environment(), distributed.world_from_environment()) == (2, 5)
-
-
-def test_a_lone_process_joins_no_group(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with process_group("cpu") as device:
         assert device == torch.device("cpu")
         assert not torch.distributed.is_initialized()
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    assert (distributed.rank_from_environment(), distributed.world_from_environment()) == (2, 5)
 
 
 def test_single_precision_is_no_tf32_in_a_script_and_as_before_after_it():
@@ -99,12 +97,9 @@ def test_devices_that_are_not_there_are_refused_with_those_that_are(
         pass
 
 
-def test_memory_that_runs_out_is_told_in_a_sentence():
+def test_memory_that_runs_out_is_told_and_other_errors_pass_and_the_group_is_left():
     with pytest.raises(DataError, match=r"out of memory.*smaller"), process_group("cpu"):
         raise torch.OutOfMemoryError("CUDA out of memory")
-
-
-def test_other_errors_pass_and_the_group_is_left():
     with pytest.raises(ZeroDivisionError), process_group("cpu"):
         raise ZeroDivisionError
     assert not torch.distributed.is_initialized()
@@ -112,7 +107,7 @@ def test_other_errors_pass_and_the_group_is_left():
 
 def gathered():
     with process_group("cpu") as device:
-        got: dict[str, Any] = {
+        got = {
             "backend": torch.distributed.get_backend(),
             "place": (distributed.rank(), distributed.world_size(), is_main()),
             "sum": sum_over_ranks(torch.tensor([1.0, distributed.rank()])).tolist(),
@@ -214,15 +209,12 @@ def test_different_keys_give_different_seeds():
         hash_seed(-1)
 
 
-def test_generators_of_the_same_keys_draw_the_same():
+def test_generators_of_the_same_keys_draw_the_same_and_do_not_touch_the_global_one():
     generators = (seeded_generator("cpu", *keys) for keys in ((1, 2), (1, 2), (2, 1)))
     one, same, other = (torch.randn(100, generator=generator) for generator in generators)
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert abs(float(torch.corrcoef(torch.stack([one, other]))[0, 1])) < 0.5
-
-
-def test_generators_do_not_touch_the_global_one():
     before = torch.get_rng_state()
     generator = seeded_generator(torch.device("cpu"), 1)
     torch.rand(5, generator=generator)
@@ -250,15 +242,12 @@ def test_means_of_several_adds_are_those_of_all_values():
     assert means.collect() == {}
 
 
-def test_equal_values_have_no_deviation_however_large_and_no_graph_is_kept():
+def test_equal_values_have_no_deviation_and_those_that_do_not_count_leave_no_trace():
     means = RunningMeans(CPU)
     means.add("a", torch.full((1000,), 1e8 + 0.1, dtype=torch.float64))
     assert 0 <= means.collect()["a"]["std"] < 10
     means.add("a", torch.ones(3, requires_grad=True) * 2)
     assert means.collect()["a"]["mean"] == 2.0
-
-
-def test_values_that_do_not_count_leave_no_trace():
     means = RunningMeans(CPU)
     for value in (1.0, torch.inf, 3.0, torch.nan):
         given = torch.full((2,), value)
@@ -267,15 +256,12 @@ def test_values_that_do_not_count_leave_no_trace():
     assert means.collect() == {"some": {"mean": 2.0, "std": 1.0, "count": 4.0}}
 
 
-def test_every_record_is_a_line_that_is_there_at_once(tmp_path):
+def test_records_are_whole_lines_kept_up_to_the_last_without_a_broken_end(tmp_path):
     path = tmp_path / "stats.jsonl"
     records = [{"seen": 1, "größer": 2}, {"seen": 2}]
     for count, record in enumerate(records, start=1):
         append_jsonl(path, record)
         assert [json.loads(line) for line in path.read_text().splitlines()] == records[:count]
-
-
-def test_lines_up_to_the_last_are_kept_unchanged(tmp_path):
     path = tmp_path / "stats.jsonl"
     for last, kept in ((0, 0), (1, 1), (25, 2), (30, 3), (99, 4)):
         path.unlink(missing_ok=True)
@@ -286,9 +272,6 @@ def test_lines_up_to_the_last_are_kept_unchanged(tmp_path):
         assert path.read_text() == "".join(before[:kept])
     keep_lines_until(tmp_path / "none.jsonl", "seen", 1)
     assert not (tmp_path / "none.jsonl").exists()
-
-
-def test_a_broken_last_line_is_dropped_and_the_file_can_go_on(tmp_path):
     path = tmp_path / "stats.jsonl"
     for end in ('{"seen": 2, "lo', '{"seen": 2, "loss": 1', "\0\0\0", ""):
         path.write_text(f'{{"seen": 1}}\n{end}')
@@ -298,7 +281,7 @@ def test_a_broken_last_line_is_dropped_and_the_file_can_go_on(tmp_path):
         assert got == [{"seen": 1}, {"seen": 3}]
 
 
-def test_storages_count_once_in_whole_grains_and_until_they_are_let_go():
+def test_live_storages_count_once_in_whole_grains_and_those_of_the_backward_pass_too():
     with LiveMemory() as memory:
         large = torch.zeros(GRAIN)
         small = torch.ones(1)
@@ -312,9 +295,6 @@ def test_storages_count_once_in_whole_grains_and_until_they_are_let_go():
         memory.restart()
         assert memory.peak == GRAIN
     assert float(small) == 1
-
-
-def test_what_waits_for_the_backward_pass_counts():
     weights = torch.ones(GRAIN, requires_grad=True)
     with LiveMemory() as memory:
         loss = weights.exp().sum()
@@ -326,3 +306,33 @@ def test_what_waits_for_the_backward_pass_counts():
 
 def test_memory_is_kept_where_the_c_library_is_glibc():
     assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+
+
+@pytest.mark.skipif(module.onednn() is None, reason="here PyTorch's own products are as fast")
+def test_products_and_their_gradients_are_those_of_pytorch(monkeypatch):
+    calls, one = [], module.onednn()
+    monkeypatch.setattr(module, "onednn", lambda: lambda *given: calls.append(1) or one(*given))
+    generator = torch.Generator().manual_seed(0)
+    shapes = (4, 256, 40), (64, 40), (64,)
+    given = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+
+    def results(product, given):
+        out = product(*given).sin()
+        slopes = torch.autograd.grad(out.square().sum(), given, create_graph=True)
+        further = torch.autograd.grad(slopes[0].square().sum(), given[:2])
+        apart = torch.stack([given[2], 0 * given[2]], dim=1)[:, 0]
+        return [out, *slopes, *further, product(*given[:2]), product(*given[:2], apart)]
+
+    exact = results(F.linear, [value.detach().double().requires_grad_() for value in given])
+    for ours, right in zip(results(linear, given), exact, strict=True):
+        torch.testing.assert_close(
+            ours.double(), right, rtol=1e-5, atol=1e-4 * float(right.detach().std())
+        )
+    assert len(calls) > 5
+
+
+def test_what_is_not_for_it_is_left_to_pytorch():
+    for dtype, rows in ((torch.float64, 4096), (torch.float32, 0), (torch.float32, 3)):
+        layer = Linear(32, 16).to(dtype)
+        values = torch.ones(rows, 32, dtype=dtype)
+        assert torch.equal(layer(values), F.linear(values, layer.weight, layer.bias))

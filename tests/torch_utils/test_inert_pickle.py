@@ -8,10 +8,8 @@ import sys
 import tempfile
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
-from typing import Any
 
 import pytest
 import torch
@@ -20,12 +18,26 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.fuzz.hostile import packed_zeros, zip_of
-from tests.fuzz.hostile_pickles import VALUES, legacy, program, saved, storage, tensor, torch_file
-from tests.fuzz.pickles import Call, call, mapping, name, number, sequence, text
+from tests.fuzz.hostile_pickles import (
+    VALUES,
+    Call,
+    call,
+    legacy,
+    mapping,
+    name,
+    number,
+    program,
+    saved,
+    sequence,
+    storage,
+    tensor,
+    text,
+    torch_file,
+)
 from torch_utils.inert_pickle import Name, PickleError, PickleReader, Unfinished, expect, shown
 from torch_utils.tensor_files import BrokenFileError, ChecksumError, load_tensors
 
-PLAIN: dict[str, Any] = {
+PLAIN = {
     "text": ["", "ä" * 300, "\ud800", b"", b"\xff" * 300],
     "numbers": [0, -1, 255, 256, 65536, -(2**31), 2**40, 1.5, float("inf"), True, False, None],
     "nested": [[], {}, (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), {"a": [{"b": ()}]}],
@@ -40,7 +52,7 @@ def read(data, names=(), **options):
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_values_are_read_as_they_were(protocol):
-    shared: list[Any] = ["x"]
+    shared = ["x"]
     value = {**PLAIN, "shared": [shared, shared]}
     if protocol < 4:
         del value["sets"]  # which are made by a call there
@@ -127,11 +139,19 @@ def test_no_opcode_is_known_beyond_those_of_data():
                 read(info.code.encode("latin-1") + b"1\n.")
 
 
-def test_every_cut_is_an_error():
+def test_broken_and_cut_pickles_are_errors():
     data = pickle.dumps({**PLAIN, "many": list(range(40))})
     for end in range(len(data)):
         with pytest.raises(PickleError):
             read(data[:end])
+    for data in (
+        *(b"", b".", b"\x80\x02", b"\x80\x02(.", b"\x80\x02]].", b"\xff."),
+        *(b"\x80\x02h\x05.", b"\x80\x02]e.", b"\x80\x02K\x01b.", b"\x80\x02K\x01K\x02R."),
+        *(b"}K\x01K\x01s.", b"})K\x01s.", b"}(X\x01\x00\x00\x00au.", b"\x8f(K\x01\x90."),
+        *(b"(\x94h\x00.", b"\x93.", b"K\x01K\x02\x93."),
+    ):
+        with pytest.raises(PickleError, match=r"^it "):
+            read(data)
 
 
 @given(place=st.integers(min_value=0), byte=st.binary(min_size=1, max_size=1))
@@ -141,17 +161,6 @@ def test_a_changed_byte_is_an_error_or_another_value(place, byte):
     place %= len(data)
     with suppress(PickleError):
         read(data[:place] + byte + data[place + 1 :])
-
-
-def test_broken_pickles_are_errors():
-    for data in (
-        *(b"", b".", b"\x80\x02", b"\x80\x02(.", b"\x80\x02]].", b"\xff."),
-        *(b"\x80\x02h\x05.", b"\x80\x02]e.", b"\x80\x02K\x01b.", b"\x80\x02K\x01K\x02R."),
-        *(b"}K\x01K\x01s.", b"})K\x01s.", b"}(X\x01\x00\x00\x00au.", b"\x8f(K\x01\x90."),
-        *(b"(\x94h\x00.", b"\x93.", b"K\x01K\x02\x93."),
-    ):
-        with pytest.raises(PickleError, match=r"^it "):
-            read(data)
 
 
 def test_long_values_are_not_handed_over_again_and_again():
@@ -229,7 +238,7 @@ def test_states_of_modules_and_optimizers_come_back(zipped):
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
 def test_what_is_no_data_fails(tmp_path, monkeypatch, form):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    form_of: dict[str, Callable[[bytes], bytes]] = {"zip": torch_file, "legacy": legacy}
+    form_of = {"zip": torch_file, "legacy": legacy}
     passed = set()
     import_module("torch.utils.serialization.config")  # as torch does at its first load
     modules = set(sys.modules)
@@ -280,7 +289,7 @@ def test_a_file_that_is_not_as_torch_writes_it_is_refused():
 def test_a_changed_byte_is_named_by_its_member_or_changes_no_value():
     data = saved({"a": torch.full((4,), 7.0)})
     place = data.index(torch.tensor(7.0).numpy().tobytes())
-    errors: dict[int, Exception] = {}
+    errors = {}
     for start in (place, *range(0, len(data), 17)):
         changed = bytearray(data)
         changed[start] ^= 0x41
@@ -296,7 +305,7 @@ def test_a_changed_byte_is_named_by_its_member_or_changes_no_value():
 
 def test_torch_is_given_what_was_looked_at(monkeypatch):
     """The reader of zips in torch finds another member where the directory is not the truth."""
-    given: list[bytes] = []
+    given = []
 
     def take(file, **options):
         with zipfile.ZipFile(file) as archive:

@@ -6,7 +6,6 @@ from math import inf, log2, nan, pi
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from dnnlib.errors import UsageError
 from tests.support.draws import double, seeded
@@ -14,7 +13,7 @@ from training.data.augment import AugmentDraws, GeometricAugmentation
 from training.names import LABEL_DIM
 
 ALWAYS, NEVER = GeometricAugmentation(1), GeometricAugmentation(0)
-WARPS: dict[str, dict[str, object]] = {
+WARPS = {
     "scaling": {"scaling": 1.0},
     "rotation": {"rotation": 0.7},
     "stretch": {"stretch": 1.0, "stretch_angle": 0.7},
@@ -57,8 +56,7 @@ def map_of(labels, height, width):
     strain = homogeneous([2 ** (0.2 * stretch), 0, 0], [0, 2 ** (-0.2 * stretch), 0])
     shift = homogeneous([1, 0, shift_x * width / 8], [0, 1, shift_y * height / 8])
     stretching = direction @ strain @ torch.linalg.inv(direction)
-    whole: Tensor = shift @ stretching @ rotation(cosine + 1, sine) @ scaling @ flips
-    return whole
+    return shift @ stretching @ rotation(cosine + 1, sine) @ scaling @ flips
 
 
 def waves(places, height, width):
@@ -156,8 +154,7 @@ def test_labels_are_in_their_documented_order():
 
 @pytest.fixture(scope="module")
 def many():
-    generator = seeded(1)
-    return GeometricAugmentation(PROBABILITY).draw(COUNT, generator)
+    return GeometricAugmentation(PROBABILITY).draw(COUNT, seeded(1))
 
 
 def on_or_off(draws):
@@ -197,8 +194,7 @@ def test_parameters_have_the_moments_of_their_laws_and_are_uncorrelated(many):
     parameters = torch.stack([*many[:-1], *many.shift.unbind(-1)]).double()
     correlations = torch.corrcoef(parameters) - torch.eye(len(parameters))
     # The most that it can be for two that are on together, as are the two shifts.
-    error = (PROBABILITY * COUNT) ** -0.5
-    assert correlations.abs().max() < SIGMAS * error
+    assert correlations.abs().max() < SIGMAS * ((PROBABILITY * COUNT) ** -0.5)
 
 
 def test_the_probability_turns_on_and_changes_no_parameter():

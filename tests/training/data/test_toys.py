@@ -1,6 +1,5 @@
 """Toys: the exact distributions against their definitions, samples and other libraries."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from math import pi
@@ -38,7 +37,7 @@ def sine(low, height, noise):
     return np.stack([x, y], axis=1)
 
 
-DEFINITIONS: dict[str, Callable[[], np.ndarray]] = {
+DEFINITIONS = {
     "circles": circles,
     "sine1": lambda: sine(0, 1, 0.8),
     "sine2": lambda: sine(-1, 0.25, 0.15),
@@ -95,8 +94,7 @@ def test_moments_of_other_data_are_told_from_those_of_samples(augment_to):
         own = points.mean(0), points.T.cov(correction=0)
         assert toy.mismatch(*own) < 0.15 < LARGEST_MISMATCH
         # Moments about another point.
-        center = own[0] + 1
-        assert toy.mismatch(center, own[1] + torch.ones_like(own[1])) < 0.15
+        assert toy.mismatch(own[0] + 1, own[1] + torch.ones_like(own[1])) < 0.15
         for factor in (0.6, 1.4):
             assert toy.mismatch(own[0], factor * own[1]) > LARGEST_MISMATCH
         assert toy.mismatch(own[0] + 3 * points.std(), own[1]) > LARGEST_MISMATCH
@@ -195,24 +193,7 @@ def test_toys_that_do_not_exist_or_do_not_fit_are_usage_errors():
         assert "at least" in refusal(Toy, name, augment_to, kind=UsageError)
 
 
-def test_batches_of_pairs_have_further_points_for_a_few_steps():
-    def stream(first_step):
-        cpu, others = torch.device("cpu"), 2 * 8 * 5
-        source = ToyBatches(Toy("moons"), 5, 0, cpu, others=others, antithetic=True)
-        return list(islice(source.batches(first_step), 4))
-
-    batches = stream(0)
-    for batch in batches:
-        assert torch.equal(batch.points[0:4:2], batch.points[1::2])
-        assert len(batch.points.unique(dim=0)) == 3
-    first, again, second, _ = others = [batch.others for batch in batches]
-    assert first is again
-    assert len(torch.cat([first, second]).unique(dim=0)) == 160
-    resumed = [batch.others for batch in stream(1)]
-    assert all(map(torch.equal, resumed, others[1:]))
-
-
-def test_batches_follow_from_seed_and_step():
+def test_batches_follow_from_seed_and_step_and_pairs_have_further_points_for_a_few():
     def stream(seed, first_step, count):
         batches = ToyBatches(Toy("circles"), 6, seed, torch.device("cpu")).batches(first_step)
         got = list(islice(batches, count))
@@ -226,3 +207,17 @@ def test_batches_follow_from_seed_and_step():
             assert torch.equal(one, other)
     assert not torch.equal(whole[0], whole[1])
     assert not torch.equal(whole[0], stream(1, 0, 1)[0])
+
+    def stream(first_step):
+        cpu, others = torch.device("cpu"), 2 * 8 * 5
+        source = ToyBatches(Toy("moons"), 5, 0, cpu, others=others, antithetic=True)
+        return list(islice(source.batches(first_step), 4))
+
+    batches = stream(0)
+    for batch in batches:
+        assert torch.equal(batch.points[0:4:2], batch.points[1::2])
+        assert len(batch.points.unique(dim=0)) == 3
+    first, again, second, _ = others = [batch.others for batch in batches]
+    assert first is again
+    assert len(torch.cat([first, second]).unique(dim=0)) == 160
+    assert all(map(torch.equal, [batch.others for batch in stream(1)], others[1:]))

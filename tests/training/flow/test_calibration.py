@@ -38,11 +38,8 @@ def bumps():
 
 
 def biased(slope=BIAS, curve=0.0, variance=None, scale=1.0):
-    """The exact denoiser of three bumps (3-D, two dimensions kept), its F spoiled.
-
-    F is what the exact denoiser asks of the network, plus ``slope z`` and ``curve z^3``, the sum
-    times ``scale``; its coefficients count on the data's own variance, or on another one.
-    """
+    """The exact denoiser of three bumps, its F off by ``slope z + curve z^3``, all multiplied by
+    ``scale``. Its coefficients count on the variance of the data, or on another."""
     toy = bumps()
     basis = EigenBasis.from_moments(*toy.moments())
     schedule = InflationSchedule.to_dimension(2, 3, top_variance=basis.top_variance)
@@ -52,8 +49,7 @@ def biased(slope=BIAS, curve=0.0, variance=None, scale=1.0):
         t = schedule.time_of_log_noise(8 * c_noise.double())
         c = denoiser.coefficients(t)
         x = z.double() / c.c_in
-        ideal = (exact(x, t) - c.c_skip * x) / c.c_out
-        return scale * (ideal + slope * z + curve * z**3)
+        return scale * (((exact(x, t) - c.c_skip * x) / c.c_out) + slope * z + curve * z**3)
 
     network = flows.FunctionNetwork(spoiled)
     denoiser = NetworkDenoiser(network, basis, schedule, data_variance=variance)
@@ -61,8 +57,7 @@ def biased(slope=BIAS, curve=0.0, variance=None, scale=1.0):
 
 
 def toy_points(denoiser, count=500, seed=0):
-    points = bumps().sample(count, seeded(seed))
-    return denoiser.basis.to_eigen(points)
+    return denoiser.basis.to_eigen(bumps().sample(count, seeded(seed)))
 
 
 def nodes(count):
@@ -129,8 +124,7 @@ def test_the_gain_that_a_perfect_network_lost_is_found(scale):
     denoiser = biased(scale=scale)
     points, times = toy_points(denoiser, 5000), nodes(9)
     got = fit_calibration(denoiser, points, times, 0, "marginal")
-    slopes = got.gains * scale * BIAS
-    torch.testing.assert_close(got.slopes, slopes, rtol=0, atol=0.05)
+    torch.testing.assert_close(got.slopes, got.gains * scale * BIAS, rtol=0, atol=0.05)
     # Where the exact F hardly varies there is little to see a gain by. Elsewhere the standard error
     # is at most 1 / sqrt(5000 * 0.1), 4.5 %.
     seen = output_power(biased(slope=0), points, times) > 0.1
@@ -195,18 +189,14 @@ def test_a_fit_of_the_gain_alone_has_no_slopes():
     assert torch.equal(got.gains, other.gains)
 
 
-def test_melted_variances_have_their_closed_form_after_a_path_fit():
+def test_melted_variances_have_their_closed_form_after_a_path_fit_of_held_out_points_too():
     another = 2 * biased().basis.eigenvalues + 0.1
     for curve, variance in ((0.0, None), (0.03, another)):
         denoiser = biased(BIAS, curve, variance)
         points = toy_points(denoiser)
-        before = melted_ratio(denoiser, points)
-        assert (before - 1).abs().max() > 0.2
+        assert (melted_ratio(denoiser, points) - 1).abs().max() > 0.2
         denoiser.calibration = fit_calibration(denoiser, points, nodes(17), 0, "path")
         assert (melted_ratio(denoiser, points) - 1).abs().max() < 0.01
-
-
-def test_held_out_points_melt_as_they_should_too():
     denoiser = biased(BIAS, curve=0.03)
     points = toy_points(denoiser, 2000)
     denoiser.calibration = fit_calibration(denoiser, points, nodes(17), 0, "path")
@@ -214,7 +204,7 @@ def test_held_out_points_melt_as_they_should_too():
     torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=0.05)
 
 
-def test_a_calibrated_denoiser_is_the_network_corrected(ramp):
+def test_a_calibrated_denoiser_is_the_network_corrected_which_training_does_not_see(ramp):
     denoiser = biased()
     x = toy_points(denoiser, 5)
     for t in (double(2.5), torch.linspace(0.5, 4.5, 5, dtype=DOUBLE)):
@@ -225,9 +215,6 @@ def test_a_calibrated_denoiser_is_the_network_corrected(ramp):
         expected = c.c_skip * x + c.c_out * ramp(residual, c.c_in * x, t)
         torch.testing.assert_close(denoiser(x, t), expected)
         torch.testing.assert_close(denoiser(x.float(), t).double(), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_training_sees_nothing_of_a_calibration(ramp):
     denoiser = biased()
     z, t = toy_points(denoiser, 5), double(2.5)
     plain = denoiser.residual(z, t)
@@ -278,8 +265,7 @@ def values(calibration):
 
 
 def latents_of(flow, count=32, seed=0):
-    law = flow.latent_law(double(LAST))
-    return law.sample(count, seeded(seed))
+    return flow.latent_law(double(LAST)).sample(count, seeded(seed))
 
 
 def rms(difference):
@@ -423,8 +409,7 @@ def test_each_trajectory_is_followed_under_its_own_conditions():
         return flow.with_denoiser(ConditionedDenoiser(shifted, {"labels": shifts[rows]}))
 
     noisy = flows.noisy_points(toy, flow, COUNT, flow.times()[0], seeded(1)) + 0.1 * shifts[:COUNT]
-    latents = flow.latent.sample(COUNT, seeded(2))
-    courses = choose_courses(under, noisy, latents, steps=32)
+    courses = choose_courses(under, noisy, flow.latent.sample(COUNT, seeded(2)), steps=32)
     assert set(courses) == set(USES)
     assert courses["points"].calls <= 16
 

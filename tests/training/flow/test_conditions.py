@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from dnnlib.errors import DataError
 from tests.support.draws import double, normal
+from tests.support.running import refusal
 from training.data.tables.table import Columns
 from training.flow.coordinates.conditions import ridge
 from training.flow.coordinates.coordinates import Coordinates
@@ -130,10 +130,8 @@ def test_conditions_over_decades_are_seen_in_each_of_them():
     # Quantiles of 2,000 rows are off by some hundredths, but for the outermost.
     assert float((labels - points).abs().quantile(0.98)) < 0.15
     lower = points < -2  # which a power squeezes together
-    seen = torch.cat([labels[lower], points[lower]]).view(2, -1).corrcoef()[0, 1]
-    assert seen > 0.99
-    nothing = fitted.given(double([[0.0]])).labels
-    assert -20 < float(nothing) < float(labels.min()) - 1
+    assert torch.cat([labels[lower], points[lower]]).view(2, -1).corrcoef()[0, 1] > 0.99
+    assert -20 < float(fitted.given(double([[0.0]])).labels) < float(labels.min()) - 1
 
 
 def test_equal_conditions_with_a_long_tail_are_at_the_middle_of_their_scores():
@@ -197,8 +195,7 @@ def test_sets_of_no_trials_too_many_or_with_holes_are_refused():
         (torch.ones(1, 10), "5 trials, but no simulation had more than 4"),
         (torch.ones(1, 3), "trials of 2"),
     ):
-        with pytest.raises(DataError, match=words):
-            fitted.given(bad).to_flow(theta[:1])
+        assert words in refusal(fitted.given(bad).to_flow, theta[:1])
 
 
 def simulated(count, seed=1):
@@ -237,12 +234,10 @@ def test_what_breaks_a_rule_of_all_simulations_is_most_surprising():
     law = Surprise(4).fit(torch.cat([first, total, seven], 1))
     like = double([1.0, -0.5, 0.5, 7.0])
     assert float(law(like)) < law.limit
-    rounded = like + 1e-7
-    assert float(law(rounded)) < law.limit
+    assert float(law(like + 1e-7)) < law.limit
     for place in (2, 3):
         other = like.clone()
         other[place] += 0.01
         assert float(law(other)) > 1000
     # As far from the mean along what varies, it is no more surprising than a Gaussian number.
-    far = double([6.0, 0.0, 6.0, 7.0])
-    assert float(law(far)) == pytest.approx(18, abs=3)
+    assert float(law(double([6.0, 0.0, 6.0, 7.0]))) == pytest.approx(18, abs=3)

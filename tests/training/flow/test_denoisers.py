@@ -5,7 +5,7 @@ from math import ceil, pi
 import pytest
 import torch
 from scipy.interpolate import CubicSpline
-from torch import Tensor, nn
+from torch import nn
 
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import FunctionNetwork, exact_flow, noisy_points, random_basis, rotated
@@ -29,7 +29,6 @@ from training.names import DEFAULT_STEPS
 from training.networks.mlp import ToyMLP
 
 T = double(2.0)
-Call = tuple[Tensor, Tensor, dict[str, Tensor]]
 DOUBLE = torch.float64
 TIMES = double([0.0, 1.0, 4.0])
 
@@ -162,7 +161,7 @@ def test_a_dimension_without_variance_is_denoised_to_its_mean():
 def test_half_precision_is_the_networks_alone():
     network = nn.ModuleDict({"linear": nn.Linear(3, 3)})
     denoiser = NetworkDenoiser(network, random_basis(3), EDMSchedule(3))
-    seen: list[torch.dtype] = []
+    seen = []
 
     def forward(z, c_noise):
         out = denoiser.network["linear"](z)
@@ -209,7 +208,7 @@ class Spy:
     """The sum of a point, its time and the first number of each condition; notes every call."""
 
     def __init__(self):
-        self.calls: list[Call] = []
+        self.calls = []
 
     def __call__(self, x, t, **conditions):
         self.calls.append((x.clone(), t, conditions))
@@ -252,7 +251,7 @@ def test_blocks_have_one_shape_and_give_what_one_call_gives(points, rows):
 def test_conditions_are_embedded_once_for_all_calls(points, rows, given):
     network = ToyMLP(3, (-4.0, 4.0), label_dim=12, condition_shape=(2, 6)).eval()
     nn.init.normal_(network.output.weight)
-    embedded: list[int] = []
+    embedded = []
     network.embedding.register_forward_hook(lambda *_: embedded.append(1))
     denoiser = NetworkDenoiser(network, random_basis(3), InflationSchedule.to_dimension(3, 3))
     labels = normal(given, 12, seed=3)
@@ -310,8 +309,7 @@ def test_a_flow_knows_its_end_time_whatever_becomes_of_it(flow):
     for derived in (early, early.in_blocks(5), early.given(labels=labels), early.to("cpu")):
         assert (derived.end_time, float(derived.times(7)[-1])) == (3.0, 3.0)
         assert len(derived.times(7)) == 8
-    expected = flow.latent_law(double(3.0)).variance
-    assert torch.equal(early.latent.variance, expected)
+    assert torch.equal(early.latent.variance, flow.latent_law(double(3.0)).variance)
     assert float(early.melt(torch.zeros(2, 2)).times[-1]) == 3.0
 
 
@@ -382,7 +380,7 @@ def test_edm_is_that_of_the_mean_variance_and_vp_and_ve_predict_the_noise():
         assert (c.c_skip == 1).all()
 
 
-def test_they_are_natural_cubic_splines(generator):
+def test_splines_are_natural_cubic_ones_and_constant_outside_of_their_nodes(generator):
     for nodes in (2, 3, 4, 17):
         times = torch.rand(nodes, generator=generator, dtype=DOUBLE).cumsum(0)
         values = normal(nodes, 3, generator=generator)
@@ -390,9 +388,6 @@ def test_they_are_natural_cubic_splines(generator):
         expected = CubicSpline(times, values, bc_type="natural")(t)
         got = NaturalSpline(times).weights(t) @ values
         torch.testing.assert_close(got, torch.from_numpy(expected))
-
-
-def test_they_are_constant_outside_of_their_nodes_and_weights_sum_to_one():
     spline = NaturalSpline(double([1.0, 2.0, 4.0]))
     t = double([[0.0, 1.0, 1.7], [3.2, 4.0, 9.0]])
     weights = spline.weights(t)

@@ -21,8 +21,7 @@ def points():
     """1500 correlated points of six dimensions, far from the origin."""
     generator = seeded(5)
     mixing = normal(6, 6, generator=generator)
-    points = normal(1500, 6, generator=generator)
-    return OFFSET + points @ mixing
+    return OFFSET + normal(1500, 6, generator=generator) @ mixing
 
 
 def test_a_fit_has_the_axes_of_the_covariance_however_the_data_is_cut(points):
@@ -83,8 +82,7 @@ def test_axes_have_a_sign_and_a_tiny_negative_eigenvalue_is_taken_as_zero(points
     covariance = points.T.cov()
     for sign in (1, -1):  # a reflected data set keeps its axes
         axes = EigenBasis.from_moments(sign * points.mean(0), covariance).eigenvectors
-        largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
-        assert (largest > 0).all()
+        assert (axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)) > 0).all()
     basis = EigenBasis.from_moments(torch.zeros(2), torch.tensor([[1.0, 0.0], [0.0, -1e-18]]))
     assert basis.eigenvalues.tolist() == [1.0, 0.0]
 

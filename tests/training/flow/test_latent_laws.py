@@ -149,7 +149,7 @@ def mixtures(rows=ROWS, seed=0):
     return NormalMixture(logits.log_softmax(dim=-1), 2 * mean, log_std - 1.5)
 
 
-def test_quantiles_and_normal_scores_are_inverse_however_far_out():
+def test_normal_scores_are_those_of_the_distribution_function_and_inverted_by_quantiles():
     mixture, w = mixtures(), 3 * normal(ROWS, generator=seeded(1))
     w[:4] = torch.tensor([-30.0, 30.0, -60.0, 60.0])
     v = mixture.quantile(w)
@@ -158,9 +158,6 @@ def test_quantiles_and_normal_scores_are_inverse_however_far_out():
     likely = mixture.log_density(v) > -20
     again = mixture.quantile(mixture.normal_score(v))
     assert float((again - v)[likely].abs().max()) < 1e-10
-
-
-def test_scores_are_the_normal_quantiles_of_the_distribution_function():
     mixture, v = mixtures(), normal(ROWS, generator=seeded(2))
     z = (v[:, None] - mixture.mean) / mixture.log_std.exp()
     below = (mixture.log_weight.exp() * torch.special.ndtr(z)).sum(dim=1)
@@ -277,7 +274,7 @@ def test_a_density_is_the_mean_over_the_cell_to_the_error_that_it_tells():
 
 def test_it_depends_on_the_cell_alone_and_not_on_where_in_it_or_with_what_a_row_comes():
     flow, rows = discrete_flow()
-    done: list[int] = []
+    done = []
     (whole, _), _ = cell_log_prob(flow, rows, flow.times(8), "exp_rk5", on_rows=done.append)
     assert sum(done) == len(rows)
     for seed in range(2):

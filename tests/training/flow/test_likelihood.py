@@ -6,7 +6,7 @@ from math import log
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import (
@@ -60,8 +60,7 @@ def test_the_density_is_that_of_the_mixture(name, kept, options):
     points = toy.sample(60, seeded())
     times = flow.schedule.times(20, flow.schedule.default_t_max())
     got = flow.log_prob(points, times, DEFAULT, flow.denoiser.log_density)
-    truth = flow.denoiser.log_density(flow.basis.to_eigen(points), times[0])
-    error = (got - truth).abs()
+    error = (got - flow.denoiser.log_density(flow.basis.to_eigen(points), times[0])).abs()
     assert error.mean() < 1e-3
     assert error.max() < 2e-2
 
@@ -248,7 +247,7 @@ def test_blocks_and_conditions_give_each_point_its_own_density(generator):
 
 
 def test_a_recomputed_denoiser_keeps_nothing_of_its_calls(generator):
-    inside: list[weakref.ref[Tensor]] = []
+    inside = []
 
     def denoise(x, t, labels):
         middle = (t * x).sin()
@@ -343,8 +342,8 @@ def network_flow(width):
 
 def saved_bytes(flow, steps):
     """Bytes that a differentiable generation keeps for its way back."""
-    storages: dict[int, int] = {}
-    kept: list[Tensor] = []
+    storages = {}
+    kept = []
 
     def pack(tensor):
         storage = tensor.untyped_storage()

@@ -1,10 +1,8 @@
 """The probability flow: closed forms, an invertible map, what it keeps, and what parts refuse."""
 
 import weakref
-from collections.abc import Callable
 from functools import partial
 from math import inf, nan
-from typing import Any
 
 import pytest
 import torch
@@ -30,7 +28,6 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import EDMSchedule, InflationSchedule, VESchedule, VPSchedule
 from training.flow.solvers import SOLVERS
 from training.flow.splines import NaturalSpline
-from training.flow.trajectory import State
 from training.learning.coordinates import fit_coordinates
 
 RK4 = SOLVERS["rk4"]
@@ -98,9 +95,9 @@ def test_states_are_kept_at_the_start_every_so_often_and_at_the_end():
 
 def test_states_are_given_as_they_are_made_and_not_kept():
     flow = flows.curved_flow(3)
-    events: list[object] = []
-    given: list[weakref.ref[Tensor]] = []
-    alive: list[int] = []
+    events = []
+    given = []
+    alive = []
 
     def take(state):
         events.append(float(state.time))
@@ -147,7 +144,7 @@ def test_an_end_that_is_not_finite_is_an_error_and_not_given_away(bad_at, good):
         return torch.full_like(x, nan) if t >= bad_at else x
 
     flow = ProbabilityFlow(denoise, flows.SCHEDULES["PRP"], flows.random_basis(3))
-    given: list[State] = []
+    given = []
     times = flow.schedule.times(10, 5.0)
     with pytest.raises(DataError, match="finite"):
         flow.melt(torch.ones(2, 3), times, RK4, save_every=1, on_state=given.append)
@@ -179,12 +176,11 @@ def test_a_flow_under_conditions_gives_each_point_its_own(labelled_flow):
 
 def test_a_flow_in_blocks_is_the_same_flow(labelled_flow):
     generator = seeded()
-    sizes: list[int] = []
+    sizes = []
 
     def counted(x, t, labels):
         sizes.append(len(x))
-        denoised: Tensor = labelled_flow.denoiser(x, t, labels=labels)
-        return denoised
+        return labelled_flow.denoiser(x, t, labels=labels)
 
     flow = ProbabilityFlow(counted, labelled_flow.schedule, labelled_flow.basis)
     data, labels = normal(7, 3, generator=generator), normal(7, 1, generator=generator)
@@ -212,7 +208,7 @@ def test_arrays_and_lists_are_taken_as_tensors_are(labelled_flow):
 
 
 def test_what_a_flow_cannot_take_is_refused_in_a_sentence(labelled_flow):
-    pair: Any = labelled_flow.given(labels=[[0.0], [1.0]])
+    pair = labelled_flow.given(labels=[[0.0], [1.0]])
     for error, message, call in (
         (UsageError, "the generator is 0", lambda: pair.sample(10, 0)),
         (UsageError, "count is -1", lambda: pair.sample(-1)),
@@ -262,7 +258,7 @@ def widened_gap():
     FLOW.melt(POINTS[:1], TIMES, integral.solver, differentiable=True)
 
 
-CASES: list[tuple[type[Exception], str, Callable[[], object]]] = [
+CASES = [
     # Laws of latents.
     (ValueError, "a law of latents has", lambda: ConditionalMixture(-1, 1)),
     (ValueError, "a law of latents has", lambda: ConditionalMixture(1, 1, components=65)),

@@ -62,8 +62,7 @@ def test_the_top_dimension_has_deviation_A0_as_kept_ones_end(schedule):
     assert (std[~kept] < 1e-6 * end_std).all()
     # By default a tenth of the top variance is data at the end.
     t_max = double(schedule.default_t_max())
-    noise = float(schedule.noise_variance(t_max).max())
-    assert top / (top + noise) == pytest.approx(0.1)
+    assert top / (top + float(schedule.noise_variance(t_max).max())) == pytest.approx(0.1)
 
 
 def test_flows_with_conditions_last_until_these_tell_nothing_of_latents():

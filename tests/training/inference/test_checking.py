@@ -30,7 +30,6 @@ FEW = {"draws": 20, "warmup": 10, "chains": 2}
 
 
 def of_samples(prior, told, numbers):
-    """Runs with a noise of 0.5, where the posterior assumes another."""
     target = Target(prior, Gaussian(double(0.5)), EMPTY, posteriors.ROWS)
     truths = checking.truths_of_prior(target, numbers, PLAN.seed)
     observed = checking.simulated(target.likelihood, truths.points, numbers, PLAN.seed)
@@ -49,13 +48,9 @@ def found(prior, told):
     return calibrate(of_samples(prior, told, list(range(SAMPLED))))
 
 
-def test_the_right_model_passes(prior):
+def test_a_noise_misstated_by_a_fifth_is_found_in_the_likelihood_and_the_right_one_passes(prior):
     assert min(found(prior, 0.5).adjusted.values()) > 0.01
-
-
-def test_the_likelihood_finds_a_noise_misstated_by_a_fifth(prior):
-    adjusted = found(prior, 0.4).adjusted
-    assert adjusted[f"ranks of {checking.LIKELIHOOD}"] < 0.01
+    assert found(prior, 0.4).adjusted[f"ranks of {checking.LIKELIHOOD}"] < 0.01
 
 
 def test_truths_and_observations_are_functions_of_seed_and_number():
@@ -95,7 +90,6 @@ def learned():
 
 
 def learnable(noise=None):
-    """Truths ``[R, 2]`` of the posteriors of conditions ``[R, 1]``."""
     y = 1.25 * normal(RUNS, 1, seed=5)
     noise = normal(RUNS, 2, seed=6) if noise is None else noise
     return torch.cat([0.64 * y + STD * noise[:, :1], noise[:, 1:]], dim=1), y
@@ -133,8 +127,7 @@ def test_a_posterior_that_is_wrong_for_half_of_the_observations_fails(learned):
 
 def test_only_points_that_know_conditions_see_a_posterior_that_does_not():
     learned, (truths, y) = posteriors.conditional_prior("off"), learnable()
-    alone = calibrate(of_learned(learned, truths, y))
-    assert alone.passed
+    assert calibrate(of_learned(learned, truths, y)).passed
     nearest = torch.cat([0.64 * y + STD * normal(RUNS, 1, seed=8), normal(RUNS, 1, seed=9)], dim=1)
     got = calibrate(of_learned(learned, truths, y, nearest))
     assert [name for name, p in got.adjusted.items() if p < 0.01] == ["TARP"]
@@ -146,8 +139,7 @@ def test_what_leaks_is_not_taken_for_density(learned):
     inside = torch.special.ndtr(torch.tensor(low).double())
     level = inside + (1 - inside) * torch.special.ndtr(normal(RUNS, 1, seed=10))
     noise = torch.cat([normal(RUNS, 1, seed=6), torch.special.ndtri(level)], dim=1)
-    got = of_learned(posteriors.limited(learned, low), *learnable(noise))
-    assert calibrate(got).passed
+    assert calibrate(of_learned(posteriors.limited(learned, low), *learnable(noise))).passed
     assert not calibrate(of_learned(learned, *learnable(noise))).passed
 
 
@@ -232,7 +224,6 @@ def test_auto_follows_gradients_of_likelihoods_of_ones_own():
 
 
 def made(w, sampler="hmc", **stats):
-    """Draws ``[1, C, S, D]`` that are their own points."""
     known = {name: double([value]) for name, value in stats.items()}
     return Draws(w[None], w[None], w[None, ..., 0], [sampler], torch.zeros(1), known)
 
@@ -298,5 +289,4 @@ def test_a_width_that_rests_on_few_draws_has_not_converged():
 
 
 def test_in_many_dimensions_less_must_do():
-    many = made(normal(4, 50, 9), "hmc")
-    assert Summary.of(many, 100).converged.tolist() == [True]
+    assert Summary.of(made(normal(4, 50, 9), "hmc"), 100).converged.tolist() == [True]

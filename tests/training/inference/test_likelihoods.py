@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 from torch.testing import assert_close
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.running import refusal, slowly
 from training.data.tables.table import Columns, DataTable, Dropped
@@ -39,7 +38,7 @@ POINTS = normal(5, DIM, seed=1)
 COVARIANCE = double([[0.5, 0.1], [0.1, 0.2]])
 PLACES = torch.tensor([2, 0])
 OPERATOR = normal(2, DIM, seed=2)
-FORMS: dict[str, tuple[Gaussian, Tensor, Tensor]] = {
+FORMS = {
     "std": (Gaussian(double(0.3)), torch.eye(DIM).double(), 0.09 * torch.eye(DIM).double()),
     "stds": (
         Gaussian(double([0.1, 0.2, 0.3])),
@@ -126,8 +125,7 @@ def test_noise_that_is_none_is_told(noise, others, parts):
 def test_observations_that_are_nan_are_told():
     observed = torch.zeros_like(POINTS)
     observed[2, 1] = torch.nan
-    with pytest.raises(DataError, match="NaN or infinite at 1 of 5"):
-        Gaussian(double(1.0)).log_prob(POINTS, observed)
+    assert "NaN or infinite at 1 of 5" in refusal(Gaussian(double(1.0)).log_prob, POINTS, observed)
 
 
 def named(text):
@@ -144,8 +142,7 @@ def test_adjoints_are_those_of_the_inner_product(text):
 
 def test_maps_of_images_are_torchs():
     images = IMAGES.view(-1, *SHAPE)
-    means = F.avg_pool2d(images, 2).flatten(1)
-    assert_close(named("downsample:2")(IMAGES), means)
+    assert_close(named("downsample:2")(IMAGES), F.avg_pool2d(images, 2).flatten(1))
     assert_close(named("crop:1,2,3,4")(IMAGES), images[:, :, 1:4, 2:6].flatten(1))
     blur = named("blur:0.7")
     assert blur.shape == SHAPE
@@ -158,14 +155,11 @@ def test_maps_of_images_are_torchs():
     assert not got[1].any()
 
 
-def test_random_masks_see_their_share_and_always_the_same():
+def test_masks_see_the_same_share_always_and_have_the_axes_of_images_in_order(tmp_path):
     names = [f"pixel{place}" for place in range(1000)]
     seen = read_mask("random:0.3", names, None)
     assert 250 < len(seen) < 350
     assert torch.equal(seen, read_mask("random:0.3", names, None))
-
-
-def test_masks_of_images_have_their_axes_in_order(tmp_path):
     path, names = tmp_path / "mask.npy", [f"pixel{place}" for place in range(12)]
     np.save(path, np.eye(4, 3).reshape(2, 2, 3) > 0)
     assert "[2, 2, 3]" in refusal(read_mask, str(path), names, (3, 2, 2), kind=UsageError)
@@ -220,16 +214,14 @@ def test_it_is_the_users_function(file):
     ],
 )
 def test_wrong_numbers_are_told(body, message, file):
-    got = written(file, body)
-    assert message in refusal(got.log_prob, PAIRS, NOTHING)
+    assert message in refusal(written(file, body).log_prob, PAIRS, NOTHING)
 
 
 @pytest.mark.parametrize("relative", [True, False])
 def test_traceback_is_shown(relative, file, capsys):
     path = file if relative else file.absolute()
     got = written(path, "return g(x)\ndef g(x): raise KeyError(7)")
-    message = refusal(got.log_prob, PAIRS, NOTHING)
-    assert message.endswith("mine.py:f raised KeyError: 7")
+    assert refusal(got.log_prob, PAIRS, NOTHING).endswith("mine.py:f raised KeyError: 7")
     shown = capsys.readouterr().err
     assert "in f" in shown
     assert "in g" in shown
@@ -241,8 +233,7 @@ def test_traceback_is_shown(relative, file, capsys):
 )
 def test_a_file_that_fails_is_told(content, error, file, capsys):
     file.write_text(content)
-    with pytest.raises(DataError, match=f"mine.py raised {error}"):
-        UserLikelihood.load(f"{file}:f")
+    assert f"mine.py raised {error}" in refusal(UserLikelihood.load, f"{file}:f")
     shown = capsys.readouterr().err
     assert "mine.py" in shown
     assert "inference/likelihoods" not in shown
@@ -333,11 +324,9 @@ def test_counts_have_the_density_of_their_cell():
 
 @pytest.mark.parametrize("sampler", slowly(("auto", "pool", "refined", "smc", "hmc"), "smc", "hmc"))
 def test_posterior_and_evidence_match_quadrature(likelihood, sampler):
-    model = uniform_model(["a", "b"], ENDS)
-    flow = model.flow
+    flow = uniform_model(["a", "b"], ENDS).flow
     prior = Prior(flow, *flow.course("points"), ways=ways_of(flow))
-    observed = torch.arange(3).double()[:, None]
-    target = Target(prior, likelihood, observed, 256)
+    target = Target(prior, likelihood, torch.arange(3).double()[:, None], 256)
     plan = SamplingPlan(sampler, draws=150 if sampler in ("smc", "hmc") else 500, pool=2048)
     draws = sample_posteriors(Problem(target, prior, [0, 1, 2]), plan)
     sides = [torch.linspace(0, 1, 801).double()[1:] - 1 / 1600 for _ in range(2)]
@@ -399,8 +388,7 @@ def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one():
     e[:, 1] = 0.8 * e[:, 0] + 0.6 * e[:, 1]
     y = a + e
     y[:, 1] = y[:, 1].exp()  # between its bounds, 0 and infinity
-    nan = torch.tensor(torch.nan).double()
-    holes = torch.where(normal(4000, 2, seed=3) < -0.7, nan, y)
+    holes = torch.where(normal(4000, 2, seed=3) < -0.7, torch.tensor(torch.nan).double(), y)
     holes[:, 0] = torch.where(holes.isnan().all(dim=1), y[:, 0], holes[:, 0])
     columns = replace(Columns.plain("xy"), low=double([-torch.inf, 0.0]))
     held_out = torch.arange(4000) >= 3500

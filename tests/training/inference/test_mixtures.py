@@ -87,12 +87,10 @@ def test_a_component_without_width_stays_where_it_is():
 
 
 def log_evidence(*shape, spread=2.0):
-    """Of components that overlap."""
     return spread * torch.randn(shape, generator=seeded_generator("cpu", 5), dtype=torch.float64)
 
 
 def weights_of(evidence, concentration=1.0):
-    """Draws ``[R, C, S, K]``."""
     return sample_weights(evidence, concentration, CHAINS, DRAWS, WARMUP, SEED)
 
 
@@ -115,10 +113,14 @@ def test_the_evidence_of_a_flow_that_does_nothing_is_that_of_normal_laws():
     torch.testing.assert_close(together, got.log, rtol=0, atol=1e-12)
 
 
-def test_a_point_that_no_component_reaches_is_refused():
+def test_components_and_observations_that_have_no_density_are_refused():
     points = torch.zeros(2, 4, 1, dtype=torch.float64)
     observed = torch.tensor([[0.0], [1e200]], dtype=torch.float64)
     assert "observation 2" in refusal(Evidence.of, points, Gaussian(torch.tensor(0.1)), observed)
+    mean, std = torch.zeros(2, 2).double(), torch.tensor([1.0, 0.0])
+    assert "positive" in refusal(Components, mean, std, kind=UsageError)
+    assert "two or more" in refusal(Components, mean[:1], std[:1], kind=UsageError)
+    assert "2 components have 3 widths" in refusal(Components, mean, torch.ones(3), kind=UsageError)
 
 
 @pytest.mark.parametrize("components", [2, 3])
@@ -148,7 +150,7 @@ def test_components_that_do_not_overlap_leave_a_dirichlet_law():
         assert kstest(draws[:, k], "beta", (a, float(counts.sum()) + 4 * alpha - a)).pvalue > 1e-3
 
 
-def test_many_components_are_checked_by_importance_weights():
+def test_importance_weights_check_many_components_and_agree_with_quadrature():
     evidence = log_evidence(100, 6)
     assert not can_integrate(100, 6)
     draws = weights_of(evidence[None])[0].flatten(0, 1)
@@ -156,13 +158,9 @@ def test_many_components_are_checked_by_importance_weights():
     assert got.method == "importance"
     assert (draws.mean(dim=0) - got.mean).abs().max() < 0.01
     torch.testing.assert_close(draws.std(dim=0), got.std, rtol=0.08, atol=0)
-
-
-def test_importance_weights_agree_with_quadrature_within_their_error():
     evidence = log_evidence(40, 3)
     exact = quadrature(evidence, 1.0)
-    draws = weights_of(evidence[None])[0].flatten(0, 1)
-    got = importance(evidence, 1.0, draws, SEED)
+    got = importance(evidence, 1.0, weights_of(evidence[None])[0].flatten(0, 1), SEED)
     assert 0 < got.error < 2e-3
     assert (got.mean - exact.mean).abs().max() < 4 * got.error
     torch.testing.assert_close(got.std, exact.std, rtol=0.02, atol=0)
@@ -177,11 +175,9 @@ def test_a_data_set_has_its_draws_whatever_is_sampled_beside_it():
 
 def test_chains_start_apart_and_come_to_the_same():
     evidence = log_evidence(1, 100, 2)
-    first = sample_weights(evidence, 1.0, 50, 1, 0, SEED)[0, :, 0, 0]
-    assert len(first.unique()) == 50
+    assert len(sample_weights(evidence, 1.0, 50, 1, 0, SEED)[0, :, 0, 0].unique()) == 50
     exact = quadrature(evidence[0], 1.0)
-    means = weights_of(evidence)[0].mean(dim=1)
-    assert (means - exact.mean).abs().max() < 0.02
+    assert (weights_of(evidence)[0].mean(dim=1) - exact.mean).abs().max() < 0.02
 
 
 def test_uniform_numbers_become_dirichlet_weights():
@@ -204,13 +200,6 @@ def test_default_components_are_evenly_apart(count, dim):
     torch.testing.assert_close(nearest, nearest[:1].expand(count))
     assert (3 * components.std <= nearest + 1e-12).all()
     assert components.mean[:, 2:].abs().sum() == 0
-
-
-def test_components_without_width_or_of_one_alone_are_refused():
-    mean, std = torch.zeros(2, 2).double(), torch.tensor([1.0, 0.0])
-    assert "positive" in refusal(Components, mean, std, kind=UsageError)
-    assert "two or more" in refusal(Components, mean[:1], std[:1], kind=UsageError)
-    assert "2 components have 3 widths" in refusal(Components, mean, torch.ones(3), kind=UsageError)
 
 
 SEEN = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]).double()
@@ -238,8 +227,7 @@ def reference():
     std = (weights * (values - mean[:, None, None]).square()).sum(dim=(1, 2)).sqrt()
     share = tau[..., None].square() / total.square()
     means = mu[..., None] + share * (SEEN - mu[..., None])
-    members = (weights[..., None] * means).sum(dim=(0, 1))
-    return mean, std, members
+    return mean, std, (weights[..., None] * means).sum(dim=(0, 1))
 
 
 @pytest.fixture(scope="module")

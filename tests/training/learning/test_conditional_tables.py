@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.running import refusal
 from tests.support.trainers import run_steps
@@ -66,9 +66,7 @@ def trained(prepared):
 
 
 def exact_posterior(y):
-    """Of a point of ``gaussian``, given its conditions ``[..., 2]``."""
-    precision = torch.eye(3).double() + 2 * SEEN @ SEEN.T
-    covariance = torch.linalg.inv(precision)
+    covariance = torch.linalg.inv(torch.eye(3).double() + 2 * SEEN @ SEEN.T)
     return MultivariateNormal(2 * y @ SEEN.T @ covariance, covariance)
 
 
@@ -164,8 +162,7 @@ def test_conditions_that_tell_nothing_are_left_out_of_account(tmp_path):
     torch.testing.assert_close(flow.given(labels=other).log_prob(points), got, rtol=0, atol=0)
     coordinates = flow.coordinates
     torch.testing.assert_close(coordinates.surprise(other), coordinates.surprise(y))
-    with pytest.raises(DataError, match="C = 30"):
-        flow.given(labels=y[:, TELLING]).log_prob(points)
+    assert "C = 30" in refusal(lambda: flow.given(labels=y[:, TELLING]).log_prob(points))
 
 
 def test_screening_is_chosen_by_what_it_gains():
@@ -178,8 +175,7 @@ def test_screening_is_chosen_by_what_it_gains():
 
 
 def test_densities_given_conditions_integrate_to_one_and_follow_them():
-    prepared = preparation(bent(4000), steps=400)
-    model = trained(prepared)
+    model = trained(preparation(bent(4000), steps=400))
     grid = (torch.arange(300).double() + 0.5)[:, None] / 300
     means = []
     for value in (0.0, 1.3):
@@ -217,8 +213,7 @@ def test_equal_members_are_one_network_and_each_learns_for_itself():
 def test_the_loss_of_an_ensemble_is_the_mean_of_its_members_losses():
     prepared = preparation(gaussian(500), members=2)
     model, loss = prepared.build(prepared.coordinates(LINEAR))
-    network = model.denoiser.network
-    torch.nn.init.normal_(network.output.weight)
+    torch.nn.init.normal_(model.denoiser.network.output.weight)
     batch = next(prepared.source(prepared.coordinates(LINEAR)).batches(0))
     draws = loss.draw(100, seeded())
 
@@ -283,8 +278,7 @@ def test_a_file_whose_conditions_do_not_fit_is_refused(tmp_path):
     ):
         arguments = {**good.arguments, **arguments}
         write_network(path, {**parts, "coordinates": Part("Coordinates", arguments, state)}, about)
-        with pytest.raises(DataError, match=text):
-            Model.load(path)
+        assert text in refusal(Model.load, path)
 
 
 def test_a_file_without_a_surprise_does_not_know_what_is_surprising(tmp_path):

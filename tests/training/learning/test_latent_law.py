@@ -39,8 +39,7 @@ def branches_log_prob(latents):
 
 
 def test_it_finds_a_law_that_depends_on_the_kept_latents():
-    latents = Latents.split(two_branches(8000, 1), seed=0)
-    fitted = fit(latents, 1, SHORT, seed=0)
+    fitted = fit(Latents.split(two_branches(8000, 1), seed=0), 1, SHORT, seed=0)
     fresh = two_branches(4000, 7)
     lacks = branches_log_prob(fresh) - fitted.mixture.log_prob(fresh[:, :1], fresh[:, 1:])
     assert abs(float(lacks.mean())) < 0.03
@@ -87,10 +86,10 @@ def gaussian_points(model, count):
     return Batch(basis.from_eigen(spread))
 
 
-def test_melted_points_are_standardized_and_have_the_noise_of_the_first_time(model):
+def test_melted_points_are_standardized_and_more_of_them_of_longer_trainings(model):
     got = melting.standardized_latents(model.flow, gaussian_points(model, 4000), seed=0)
-    ratio = got.square().mean(dim=0)
-    assert ((ratio - 1).abs() < 4 * (2 / 4000) ** 0.5).all()
+    assert ((got.square().mean(dim=0) - 1).abs() < 4 * (2 / 4000) ** 0.5).all()
+    assert [melting.points_to_melt(count) for count in (1e3, 1e6, 1e9)] == [300, 20_000, 100_000]
 
 
 def test_a_gaussian_stays_where_it_is_right(model, caplog):
@@ -123,10 +122,6 @@ def test_of_one_point_it_cannot_be_known(model, caplog):
     with caplog.at_level(logging.INFO):
         melting._report_kept(model, fitted)
     assert "at most inf nats" in caplog.text
-
-
-def test_longer_trainings_melt_more_points():
-    assert [melting.points_to_melt(count) for count in (1e3, 1e6, 1e9)] == [300, 20_000, 100_000]
 
 
 GENERATOR = seeded_generator("cpu", 3)
@@ -171,8 +166,7 @@ def test_to_be_absent_says_nothing_though_what_is_missing_does():
     for asked in (0, 1):
         alone = (states[:, asked] == ASKED) & (states[:, 1 - asked] == ABSENT)
         assert abs(float(points[alone, asked].mean())) < 0.12
-    both = (states == ASKED).all(dim=1)
-    assert float(points[both].mean(dim=0).abs().max()) < 0.1
+    assert float(points[(states == ASKED).all(dim=1)].mean(dim=0).abs().max()) < 0.1
 
 
 def test_a_mixture_is_right_where_cells_are_missing_given_others():
@@ -184,8 +178,7 @@ def test_a_mixture_is_right_where_cells_are_missing_given_others():
     second[first > 0.3] = torch.nan
     level = (first + 0.5 * noise > 0).long()
     rows = EncodedRows(torch.stack([first, second], dim=1), level[:, None])
-    none = rows.at(slice(0, 0))
-    mixture, _ = fit_mixture(rows, none, [2], seed=0)
+    mixture, _ = fit_mixture(rows, rows.at(slice(0, 0)), [2], seed=0)
     assert abs(float(rows.numbers[:, 1].nanmean())) > 0.2
     assert mixture.weights[0] > 0.9
     assert abs(float(mixture.covariances[0, 0, 1]) - 0.8) < 0.05

@@ -8,7 +8,6 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
 from itertools import count
 
 import pytest
@@ -26,12 +25,10 @@ from training.learning.run_folder import Place, Resumed, RunFolder, states_in
 from training.learning.stopping import StoppedBySignal, StopRequest
 from training.model.model import Model
 
-MakeFolder = Callable[[str], RunFolder]
 CPU = torch.device("cpu")
 
 
 def go_on(trainer, source, location):
-    """Resumes a run from a state file, or from a folder's latest state."""
     run_training(trainer, source, Place(location, ""), {}, Resumed.find(location))
 
 
@@ -123,7 +120,7 @@ def test_failed_calibrations_lose_nothing(run_folder, trouble):
     with pytest.raises(type(trouble)):
         train(trainer, source, folder, fail)
     assert Model.load(folder.network_path(4000)).about["seen"] == 4000
-    finished: list[Model] = []
+    finished = []
     resumed, source = circles_trainer()
     resumed.restore(read_state(folder.state_path(4000)), "state.pt")
     train(resumed, source, folder, finished.append)
@@ -225,8 +222,7 @@ def test_a_folder_without_a_whole_state_is_an_error(folder):
 
 @pytest.fixture
 def wishes(monkeypatch):
-    """Lines of the log, with their times."""
-    lines: list[tuple[float, str]] = []
+    lines = []
 
     class Keep(logging.Handler):
         def emit(self, record):
@@ -307,13 +303,10 @@ def test_the_end_is_foretold_once_after_a_minute_or_the_first_step(
     assert re.search(words, str(lines[index]))
 
 
-def test_a_training_under_a_minute_foretells_nothing(monkeypatch):
+def test_a_training_under_a_minute_foretells_nothing_and_times_have_fitting_units(monkeypatch):
     clock = Clock(monkeypatch)
     forecast = Forecast(seen=500, total=1000)
     clock.now += 100
     assert forecast.line(500) is None
-
-
-def test_times_are_spoken_in_the_largest_unit_that_fits():
     seconds = (3, 119, 121, 7300, 200_000, 3e8)
     assert [spoken(s) for s in seconds] == ["3 s", "119 s", "2 min", "2 h", "2 days", "10 years"]

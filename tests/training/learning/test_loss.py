@@ -42,8 +42,7 @@ SIZES = {"dim": 2, "noise_range": [-1.0, 0.3], "width": 24, "depth": 2}
 
 
 def gaussian_data(basis, count, generator):
-    drawn = normal(count, basis.dim, generator=generator)
-    return basis.eigenvalues.sqrt() * drawn
+    return basis.eigenvalues.sqrt() * normal(count, basis.dim, generator=generator)
 
 
 def test_the_loss_is_that_of_the_denoiser_over_c_out(generator):
@@ -207,14 +206,12 @@ def test_points_find_all_that_are_near_or_those_of_a_part():
                 inside = part[(part[:, axis] - place).abs() <= width]
                 if len(inside) <= 30:
                     break
-            expected = inside[inside[:, axis].argsort()].float()
-            assert torch.equal(got[:, :count].T, expected)
+            assert torch.equal(got[:, :count].T, inside[inside[:, axis].argsort()].float())
 
 
 @pytest.mark.parametrize(("kept", "axis"), [(1, 1), (2, 0)])
 def test_points_are_found_along_the_axis_that_tells_most(kept, axis):
-    toy = Toy("moons")
-    basis = EigenBasis.from_moments(*toy.moments())
+    basis = EigenBasis.from_moments(*Toy("moons").moments())
     schedule = InflationSchedule.to_dimension(kept, 2, top_variance=basis.top_variance)
     assert telling_axis(basis, schedule, schedule.default_t_max()) == axis
 
@@ -243,8 +240,7 @@ def test_the_mean_is_plain_and_variance_less(kept, monkeypatch):
     mean = exact(noisy.view(-1, 2), t).view_as(noisy)
     for factor in (torch.ones_like(noisy), noisy, noisy.sin(), noisy.flip(2)):
         off = ((got - mean) * factor).mean(dim=1)
-        score = off.mean(dim=0) / (off.std(dim=0) / len(off) ** 0.5)
-        assert score.abs().max() < 4.5
+        assert (off.mean(dim=0) / (off.std(dim=0) / len(off) ** 0.5)).abs().max() < 4.5
     plain, averaged = ((each - mean).square().mean() for each in (clean, got))
     assert averaged < 0.95 * plain
 
@@ -307,13 +303,18 @@ def with_student(model, slope):
     return model
 
 
-def test_a_student_without_weights_is_the_flow_map_of_gaussian_data():
+def test_students_begin_as_flow_maps_of_gaussian_data_and_wider_ones_as_their_teacher():
     flow = with_student(teacher(0), 0).flow
     x, times = normal(20, 2), double([4.0, 0.5, 3.0])
     along = flow.simulate(x, times, BY_STUDENT, save_every=1)
     torch.testing.assert_close(along.states, flow.simulate(x, times, "exp_rk5", 1).states)
     assert along.calls == 2
     assert carry(flow, x, times)[1].abs().max() == 0
+    model = teacher(1)
+    distill(model, Lessons(1, 10, 1, 1, 1e-30, 0, width=40), None)
+    z, t, to = normal(5, 2).float(), torch.tensor(0.1), torch.tensor(-0.4)
+    out = model.denoiser.student(z, t, to)
+    torch.testing.assert_close(out[:, :2], model.denoiser.network(z, t))
 
 
 def test_log_determinants_are_what_a_student_says_or_those_of_its_own_jacobian():
@@ -354,14 +355,6 @@ def test_a_student_knows_its_error_and_its_file_carries_it(tmp_path):
     off = flow.log_prob(points) - flow.log_prob(points, flow.times(), "exp_rk5")
     assert float(off.square().mean().sqrt()) < 3 * known["nats_melted"]
     assert Model.load(tmp_path / "student.pkl", calibrated=False).denoiser.student is None
-
-
-def test_a_wider_student_starts_as_its_teacher():
-    model = teacher(1)
-    distill(model, Lessons(1, 10, 1, 1, 1e-30, 0, width=40), None)
-    z, t, to = normal(5, 2).float(), torch.tensor(0.1), torch.tensor(-0.4)
-    out = model.denoiser.student(z, t, to)
-    torch.testing.assert_close(out[:, :2], model.denoiser.network(z, t))
 
 
 def test_draws_of_a_wrong_student_are_its_teachers_once_they_are_corrected():

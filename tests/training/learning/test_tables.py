@@ -55,8 +55,7 @@ def trained(prepared):
     model, loss = prepared.build(coordinates)
     trainer = Trainer(model, loss, prepared.config)
     run_steps(trainer, prepared.source(coordinates), prepared.config.total_steps)
-    rows = prepared.held_out(coordinates, loss)
-    return trainer, Watch(rows, keeps_best=True)
+    return trainer, Watch(prepared.held_out(coordinates, loss), keeps_best=True)
 
 
 @pytest.mark.parametrize("dims_to_keep", [2, 1])
@@ -104,8 +103,7 @@ def test_held_out_nats_are_a_bound_that_training_raises():
     noisy = u + 0.1 * torch.randn(u.shape, generator=generator, dtype=torch.float64)
     density = replace(model, coordinates=None).flow.log_prob(noisy) + log_det
     assert start + 0.3 < end < float(density.mean())
-    beyond = replace(watch.held_out, batch=Batch(10 * watch.held_out.batch.points))
-    far = Watch(beyond)
+    far = Watch(replace(watch.held_out, batch=Batch(10 * watch.held_out.batch.points)))
     far.look(model, 0)
     assert (watch.is_far, far.is_far) == (False, True)
 
@@ -191,7 +189,7 @@ def test_best_weights_are_saved_calibrated_or_not(run_folder):
     trainer = Trainer(*prepared.build(coordinates), prepared.config)
     watch, folder = Watch(Scores([1, 2]), keeps_best=True), run_folder("run")
     plan = prepared.calibration(coordinates, "path")
-    got: list[Model] = []
+    got = []
 
     def finish(model):
         got.append(copy.deepcopy(model))
@@ -204,8 +202,7 @@ def test_best_weights_are_saved_calibrated_or_not(run_folder):
     assert saved.digest() == best.digest()
     weights = watch.state()["best"][""]["weights"]
     assert all(torch.equal(best.denoiser.state_dict()[k], v) for k, v in weights.items())
-    calibration = trainer.averaged.denoiser.calibration
-    assert calibration.slopes.any()
+    assert trainer.averaged.denoiser.calibration.slopes.any()
     held_out = coordinates.to_flow(prepared.table.held_out_rows.points)
     points = plan.points().points
     assert (len(points), len(held_out)) == (600, 600)

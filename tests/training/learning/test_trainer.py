@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dnnlib.errors import DataError, TrainingError, UsageError
 from tests.support.draws import normal, seeded
 from tests.support.image_models import image_basis, image_model
+from tests.support.running import refusal
 from tests.support.trainers import (
     Troubled,
     assert_same_state,
@@ -40,7 +41,7 @@ CPU = torch.device("cpu")
 CONFIG = TrainingConfig(total=20_000, batch=4, lr_ramp=0)
 
 
-def test_the_learning_rate_ramps_up_and_stays_or_decays_along_a_cosine():
+def test_the_rate_ramps_up_and_may_decay_and_averages_forget_half_in_a_halflife():
     config = TrainingConfig(total=10_000, batch=100, lr=2e-3, lr_ramp=1000)
     assert config.learning_rate(0) == pytest.approx(2e-3 * 0.1)
     assert config.learning_rate(400) == pytest.approx(2e-3 * 0.5)
@@ -49,9 +50,6 @@ def test_the_learning_rate_ramps_up_and_stays_or_decays_along_a_cosine():
     for seen in (0, 2500, 5000, 9900, 10_000):
         expected = 2e-3 * math.cos(math.pi / 2 * seen / 10_000) ** 2
         assert decaying.learning_rate(seen) == pytest.approx(expected, abs=1e-12)
-
-
-def test_averaged_weights_forget_half_in_a_halflife_or_a_fraction_of_a_short_past():
     config = TrainingConfig(total=10**9, batch=100, ema_halflife=5000, ema_ramp=0.05)
     late = [config.ema_decay(seen) for seen in range(10**8, 10**8 + 5000, 100)]
     assert math.prod(late) == pytest.approx(0.5)
@@ -79,8 +77,7 @@ def test_microbatches_add_up_to_the_gradient_of_the_batch():
     gradients, losses = [], []
     for size in (None, 1, 7, 32, 100):
         trainer, source = circles_trainer(others=600, batch=32, batch_gpu=size, loss_scale=1.0)
-        output = trainer.denoiser.network.output.weight
-        nn.init.normal_(output, generator=seeded())
+        nn.init.normal_(trainer.denoiser.network.output.weight, generator=seeded())
         draws = trainer.loss.draw(32, seeded(1))
         means = RunningMeans(CPU)
         trainer.accumulate(next(source.batches(0)), draws, means)
@@ -184,7 +181,7 @@ def test_a_run_of_skipped_steps_is_an_error_and_a_good_one_ends_it():
     assert trainer.step == 2 * MAX_SKIPPED_IN_A_ROW
 
 
-def test_an_incomplete_state_or_one_of_another_model_is_a_data_error():
+def test_an_incomplete_state_or_one_of_another_model_or_optimizer_is_a_data_error():
     trainer, other = circles_trainer()[0], circles_trainer(width=32)[0]
     for lost in ("network", "averaged", "optimizer", "step", "skipped"):
         state = {name: value for name, value in trainer.state().items() if name != lost}
@@ -192,9 +189,6 @@ def test_an_incomplete_state_or_one_of_another_model_is_a_data_error():
             trainer.restore(state, "state.pt")
     with pytest.raises(DataError, match=r"state\.pt is no state of this model"):
         trainer.restore(other.state(), "state.pt")
-
-
-def test_the_state_of_another_optimizer_is_a_data_error():
     trainer, source = circles_trainer()
     run_steps(trainer, source, 1)
     sound = trainer.state()["optimizer"]
@@ -208,8 +202,7 @@ def test_the_state_of_another_optimizer_is_a_data_error():
         ({"state": {0: {}}}, "moments of parameter 0 do not fit"),
     ):
         state = {**trainer.state(), "optimizer": {**sound, **changes}}
-        with pytest.raises(DataError, match=part):
-            trainer.restore(state, "state.pt")
+        assert part in refusal(trainer.restore, state, "state.pt")
 
 
 def half_trainer(loss_scale=1.0):
@@ -290,7 +283,7 @@ def test_a_trial_changes_neither_the_network_nor_what_is_drawn_after_it():
 
 
 def test_the_batch_it_is_tried_with_is_not_learnt_from(monkeypatch):
-    asked: list[nn.Module] = []
+    asked = []
     monkeypatch.setattr(nn.Module, "compile", lambda network: asked.append(network))
     weights = []
     for compiled in (False, True):
@@ -330,8 +323,7 @@ def work_in_which_one_loss_overflows():
         overflowing = lambda *given: per_sample(*given) + more  # noqa: E731
         with mock.patch.object(DenoisingLoss, "per_sample", overflowing):
             trainer.train_step(next(source.batches(0)), RunningMeans(CPU))
-        same = map(torch.equal, trainer.denoiser.parameters(), before)
-        return trainer.skipped, all(same)
+        return trainer.skipped, all(map(torch.equal, trainer.denoiser.parameters(), before))
 
 
 def test_a_loss_that_overflows_on_one_rank_is_skipped_by_all(two_ranks):

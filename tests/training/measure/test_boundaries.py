@@ -59,8 +59,7 @@ def test_vertices_lie_on_the_unit_sphere_and_faces_close_it(dim):
         assert len(faces) == (count if dim == 2 else 2 * count - 4)
         assert np.array_equal(np.unique(faces), np.arange(count))
         # Around their mean, since a few random points need not have the origin between them.
-        corners = vertices[faces] - vertices.mean(axis=0)
-        assert (np.linalg.det(corners) > 0).all()
+        assert (np.linalg.det(vertices[faces] - vertices.mean(axis=0)) > 0).all()
         assert winding_number(vertices.mean(axis=0)[None], vertices, faces).tolist() == [1]
 
 
@@ -70,8 +69,7 @@ def test_even_points_are_evenly_spread():
     for count in (50, 200, 2000):
         points = unit_sphere(3, count).vertices
         # No n points are all farther apart than about this; of random ones, some nearly touch.
-        densest = math.sqrt(8 * math.pi / (math.sqrt(3) * count))
-        assert pdist(points).min() > 0.8 * densest
+        assert pdist(points).min() > 0.8 * math.sqrt(8 * math.pi / (math.sqrt(3) * count))
         assert points.mean(axis=0) == pytest.approx(0, abs=2 / count)
         assert points.T @ points / count == pytest.approx(np.eye(3) / 3, abs=4 / count)
 
@@ -158,8 +156,7 @@ def test_the_hull_looks_outward_and_holds_its_points(dim):
     hull = convex_hull(points)
     assert np.array_equal(hull.vertices, points)
     middle = points.mean(axis=0)
-    shrunk = middle + (points - middle) * (1 - 1e-9)
-    assert (winding_number(shrunk, *hull) == 1).all()
+    assert (winding_number(middle + (points - middle) * (1 - 1e-9), *hull) == 1).all()
 
 
 def test_what_makes_no_sphere_or_hull_is_an_error():

@@ -15,7 +15,7 @@ from tests.support.draws import double, normal
 from tests.support.flows import gaussian_flow
 from tests.support.running import refusal
 from torch_utils.results import save_arrays
-from training.flow.denoisers import Denoiser, MixtureDenoiser
+from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
@@ -28,7 +28,7 @@ from training.measure.correlations import (
     scatter_of,
     varying,
 )
-from training.measure.residuals import NOISE_BLOCK, Quantities, ResidualProbe, noise_rows
+from training.measure.residuals import NOISE_BLOCK, ResidualProbe, noise_rows
 from training.runs.residuals import row_pairs
 
 ROOT = Path(__file__).parents[3]
@@ -82,12 +82,11 @@ def test_dimensions_that_do_not_vary_get_zeros_and_are_marked():
     assert not got.matrix[1].any()
     assert not got.matrix[:, 3].any()
     assert got.std[3] == 0
-    kept = got.matrix[[0, 2, 4]][:, [0, 1, 2, 4]]
-    assert (kept != 0).all()
+    assert (got.matrix[[0, 2, 4]][:, [0, 1, 2, 4]] != 0).all()
 
 
 def test_what_cannot_be_correlated_is_refused():
-    nothing: list[tuple[torch.Tensor, torch.Tensor]] = []
+    nothing = []
     for given in (nothing, batches(*related(1), size=1)):
         with pytest.raises(DataError, match=r"r: [01] samples"):
             correlate(given, "r")
@@ -108,8 +107,7 @@ def test_a_process_that_forgets_exponentially_has_its_known_correlations_and_tim
     table = Autocorrelations(["r"], len(times), 3)
     for index in range(len(times)):
         got = correlate(batches(start, state, size=999), "r")
-        off = got.matrix - torch.diag(got.diagonal)
-        assert off.abs().max() < 5 / count**0.5
+        assert (got.matrix - torch.diag(got.diagonal)).abs().max() < 5 / count**0.5
         table.put("r", index, got)
         state = decay * state + (1 - decay**2).sqrt() * normal(count, 3, seed=index + 1)
     arrays, facts = table.gathered(len(times), torch.device("cpu")).summary(times, count)
@@ -248,7 +246,7 @@ class Record:
     """What a probe found, stacked over the times."""
 
     def __init__(self):
-        self._found: list[Quantities] = []
+        self._found = []
 
     def __call__(self, index, found):
         assert index == len(self._found)
@@ -298,7 +296,7 @@ def test_path_residuals_sum_up_to_how_far_the_path_leads():
 
 def test_the_exact_part_of_a_residual_is_the_error_of_the_denoiser():
     flow, wrong = inexact_flow(), inexact_flow(0.1)
-    exact: Denoiser = MixtureDenoiser(
+    exact = MixtureDenoiser(
         torch.ones(1), torch.zeros(1, 3), torch.diag(XI), torch.eye(3), flow.basis, flow.schedule
     )
     times = torch.linspace(0, 3, 4, dtype=torch.float64)
@@ -323,7 +321,7 @@ def test_residuals_that_are_not_finite_are_an_error_that_names_their_time():
         probe.independent(normal(4, 3), range(4), 0, 0, lambda index, found: None)
 
 
-def test_of_a_line_it_is_half_of_where_it_ends_or_comes_down_to_the_scatter():
+def test_correlation_times_of_lines_of_zeros_and_of_what_does_not_vary():
     lags = torch.linspace(0, 5, 11, dtype=torch.float64)
     got = correlation_time(lags, 1 - lags / 3.2)
     assert (got.gone, got.integral) == pytest.approx((3.2, 1.6))
@@ -331,12 +329,8 @@ def test_of_a_line_it_is_half_of_where_it_ends_or_comes_down_to_the_scatter():
     assert (got.e_folding, str(got)) == (pytest.approx(3.2 * (1 - 1 / math.e)), "1.6")
     got = correlation_time(lags, 1 - lags / 4, scatter=0.25)
     assert (got.gone, got.integral) == pytest.approx((3, 3 * 0.625))
-
-
-def test_all_counts_up_to_the_first_zero_if_there_is_one():
     lags = torch.arange(6.0)
-    rises_again = torch.tensor([1.0, 0.5, -0.5, 0.9, 0.9, 0.9])
-    got = correlation_time(lags, rises_again)
+    got = correlation_time(lags, torch.tensor([1.0, 0.5, -0.5, 0.9, 0.9, 0.9]))
     assert (got.gone, got.integral) == pytest.approx((1.5, 0.75 + 0.125))
     lags = torch.tensor([0.0, 1, 3])
     got = correlation_time(lags, torch.tensor([1.0, 0.8, 0.6]))
@@ -344,9 +338,6 @@ def test_all_counts_up_to_the_first_zero_if_there_is_one():
     assert math.isnan(got.gone)
     assert math.isnan(got.e_folding)
     assert str(got) == "at least 2.3"
-
-
-def test_of_dimensions_that_do_not_vary_or_few_samples_nothing_lasts():
     lags = torch.tensor([0.0, 1, 3])
     _, facts = Autocorrelations(["r"], 3, 2).summary(lags, 100)
     assert facts["r"]["most_constant_dims"] == 2
@@ -396,8 +387,7 @@ def test_an_exponential_lasts_as_long_on_any_grid_and_two_times_bound_it():
     for last, bound in ((0.5, "lower"), (0.3, "upper")):
         got = correlation_time(torch.tensor([0.0, 2]), torch.tensor([1.0, last]), 0.01)
         assert got.bound == bound
-        rate = -math.log(last) / 2
-        assert (1 / rate < got.integral) == (bound == "upper")
+        assert (1 / (-math.log(last) / 2) < got.integral) == (bound == "upper")
 
 
 def test_chance_scatters_as_it_is_said_to():

@@ -5,16 +5,13 @@ import hashlib
 import os
 import socket
 import statistics
-from collections.abc import Callable
 from functools import cache
-from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from scipy import linalg
-from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import (
     URL_INCEPTION_V3,
     FeatureExtractorInceptionV3,
@@ -35,9 +32,7 @@ from training.measure.feature_distances import (
     subset_distances,
 )
 
-Gaussian = tuple[Tensor, Tensor]
 SHARES = {"uneven": ([30, 11], 0.0), "far": ([20, 21], 1e3), "one has none": ([41, 0], 0.0)}
-State = dict[str, Any]
 known_shapes = cache(expected_shapes)
 one_network = cache(module._Inception)
 
@@ -95,10 +90,8 @@ def test_points_without_a_covariance_are_an_error():
 
 
 def of_a_rank(name, rank):
-    """A rank's share of the points, far from the other's where the name says so."""
     sizes, distance = SHARES[name]
-    part = normal(41, 4).split(sizes)[rank]
-    return list((part + distance * rank).split(6))
+    return list((normal(41, 4).split(sizes)[rank] + distance * rank).split(6))
 
 
 def moments_of_shares():
@@ -118,16 +111,13 @@ def test_ranks_together_have_the_moments_of_one(two_ranks):
         assert torch.equal(got.covariance, second[name].covariance)
 
 
-def test_it_is_the_formula_with_scipys_root():
+def test_the_frechet_distance_is_that_of_scipys_root_and_of_closed_forms():
     for dim in (1, 2, 30):
         (mean1, cov1), (mean2, cov2) = gaussian(dim, 0), gaussian(dim, 10)
         root = linalg.sqrtm(cov1.numpy() @ cov2.numpy()).real
         expected = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * root.trace()
         got = frechet_distance(mean1, cov1, mean2, cov2)
         assert got == pytest.approx(float(expected), rel=1e-9)
-
-
-def test_of_commuting_covariances_it_is_that_of_the_standard_deviations():
     axes, _ = torch.linalg.qr(normal(7, 7))
     stds1, stds2 = torch.linspace(0, 3, 7).double(), torch.tensor([2, 0, 0.1, 1, 5, 0, 1]).double()
     covs = [(axes * stds.square()) @ axes.T for stds in (stds1, stds2)]
@@ -135,13 +125,15 @@ def test_of_commuting_covariances_it_is_that_of_the_standard_deviations():
     got = frechet_distance(normal(7), covs[0], normal(7) + shift, covs[1])
     expected = shift.square().sum() + (stds1 - stds2).square().sum()
     assert got == pytest.approx(float(expected), rel=1e-12)
-
-
-def test_few_points_in_many_dimensions_are_at_no_distance_from_themselves():
     few = moments_of([normal(50, 400)])
     got = frechet_distance(few.mean, few.covariance, few.mean, few.covariance)
     # The root of the product of the covariances would leave 1e-7 of the trace.
     assert 0 <= got < 1e-12 * float(few.covariance.trace())
+    nothing, (mean, cov) = torch.zeros(4, 4), gaussian(4, 0)
+    assert frechet_distance(torch.zeros(4), nothing, torch.ones(4), nothing) == 4
+    expected = float(mean.square().sum() + cov.trace())
+    got = frechet_distance(torch.zeros(4), nothing, mean, cov)
+    assert got == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("sizes", [(10, 10), (10, 300), (200, 15)])
@@ -155,14 +147,6 @@ def test_singular_covariances_of_few_points_lose_no_digits(sizes):
     expected -= 2 * torch.linalg.svdvals(first @ second.T).sum()
     got = frechet_distance(mean1, cov1, mean2, cov2)
     assert got == pytest.approx(float(expected), rel=1e-12)
-
-
-def test_points_without_variance_are_as_far_as_their_means():
-    nothing, (mean, cov) = torch.zeros(4, 4), gaussian(4, 0)
-    assert frechet_distance(torch.zeros(4), nothing, torch.ones(4), nothing) == 4
-    expected = float(mean.square().sum() + cov.trace())
-    got = frechet_distance(torch.zeros(4), nothing, mean, cov)
-    assert got == pytest.approx(expected, rel=1e-12)
 
 
 def test_moments_rounded_to_float32_give_its_digits():
@@ -222,10 +206,8 @@ def test_subsets_have_the_mean_of_all_draw_no_point_twice_and_follow_the_seed():
     first, second = normal(60, 4), normal(90, 4, seed=1)
     got = subset_distances(first, second, seeded(), subsets=200, size=20)
     assert (got.subsets, got.size) == (200, 20)
-    error = got.std / 200**0.5
-    assert abs(got.mean - kernel_distance(first, second)) < 4 * error
-    larger = subset_distances(first, second, seeded(), subsets=200, size=50)
-    assert larger.std < got.std / 2
+    assert abs(got.mean - kernel_distance(first, second)) < 4 * (got.std / 200**0.5)
+    assert subset_distances(first, second, seeded(), subsets=200, size=50).std < got.std / 2
     first, second = normal(30, 4), normal(30, 4, seed=1)
     whole = subset_distances(first, second, seeded(), subsets=5, size=1000)
     assert whole.size == 30
@@ -347,12 +329,11 @@ def refused(path):
 
 
 def replaced(name, value):
-    """The state with another value of that name, or none."""
     return lambda: {k: v for k, v in {**small_state(), name: value}.items() if v is not None}
 
 
 KERNEL, BIAS = "Mixed_7c.branch_pool.conv.weight", "Conv2d_1a_3x3.bn.bias"
-FOREIGN: dict[str, tuple[Callable[[], Any], str]] = {
+FOREIGN = {
     "a list": (lambda: [torch.zeros(3)], "not a dictionary of tensors by name"),
     "a tensor": (lambda: torch.zeros(3), "not a dictionary of tensors by name"),
     "numbered": (lambda: {0: torch.zeros(3)}, "not a dictionary of tensors by name"),

@@ -36,7 +36,6 @@ REPETITIONS = 500
 
 
 def data_of(levels):
-    """Gray levels as data."""
     return torch.as_tensor(levels, dtype=torch.float64) / LEVELS_PER_UNIT - 1
 
 
@@ -91,7 +90,6 @@ def test_columns_are_the_attributes_of_each_image_and_become_them_again(original
 
 @pytest.fixture
 def points():
-    """An exact flow, and more clean points of it than one chunk holds."""
     toy, flow = exact_flow("bumps2", 1)
     return flow, flow.basis.to_eigen(toy.sample(9000, seeded()))
 
@@ -159,13 +157,10 @@ def test_log_odds_are_those_of_normal_laws_with_one_covariance():
     assert not class_log_odds(means[classes[:14]], classes[:14]), "too few of one"
 
 
-def test_in_one_dimension_it_is_the_square_of_scipys():
+def test_energy_distances_are_scipys_squared_and_as_small_as_sizes_allow():
     first, second = normal(300, 1), 0.5 + 2 * normal(200, 1, seed=1)
     expected = stats.energy_distance(first[:, 0].numpy(), second[:, 0].numpy()) ** 2
     assert energy_distance(first, second) == pytest.approx(expected, rel=1e-9)
-
-
-def test_samples_of_one_law_are_as_close_as_their_sizes_allow():
     first, second = normal(1000, 2), normal(500, 2, seed=1)
     expected = mean_distance(first, first) * (1 / 1000 + 1 / 500)
     assert expected / 4 < energy_distance(first, second) < 4 * expected
@@ -227,8 +222,7 @@ def test_dependence_of_any_form_is_seen_and_units_are_none():
 def test_a_number_alone_is_what_linear_regression_on_the_others_leaves():
     draw = np.random.default_rng(1)
     rows = draw.normal(size=(5000, 3)) @ [[1, 0.9, 0], [0, 0.3, 0], [0, 0, 100]] + 7
-    mean = torch.from_numpy(rows.mean(axis=0))
-    cloud = Cloud.of(mean, torch.from_numpy(np.cov(rows.T)))
+    cloud = Cloud.of(torch.from_numpy(rows.mean(axis=0)), torch.from_numpy(np.cov(rows.T)))
     errors = []
     for k in range(3):
         others = np.delete(rows, k, axis=1) - np.delete(rows, k, axis=1).mean(axis=0)
@@ -250,8 +244,7 @@ def test_a_law_of_conditions_gives_the_covariance_of_those_that_count():
     nats = law(rows) + law.quantiles[0]
     torch.testing.assert_close(cloud.surprise(rows), nats, rtol=1e-6, atol=1e-9)
     # Places do not depend on signs of axes, which differ from machine to machine.
-    signs = torch.tensor([1.0, -1.0, -1.0])
-    turned = replace(cloud, axes=cloud.axes * signs)
+    turned = replace(cloud, axes=cloud.axes * torch.tensor([1.0, -1.0, -1.0]))
     torch.testing.assert_close(turned.places(rows), cloud.places(rows))
 
 
@@ -319,8 +312,7 @@ def contents(draw, *shape):
 @pytest.mark.parametrize("count", [50, 200, 1000])
 def test_a_wrong_posterior_holds_what_is_stated_whatever_the_number_of_truths(count):
     """Given the truths, what a level holds is known: no new truths are needed to measure it."""
-    draw = np.random.default_rng(count)
-    level = asked(contents(draw, count, REPETITIONS), 0.9).numpy()
+    level = asked(contents(np.random.default_rng(count), count, REPETITIONS), 0.9).numpy()
     held = 2 * norm.cdf(norm.ppf((1 + level) / 2) / 2) - 1
     expected = Holding.by(count, 0.9)
     error = held.std() / REPETITIONS**0.5
@@ -347,8 +339,7 @@ def test_recalibrated_levels_rise_and_make_ranks_even():
     assert (moved[[0, -1]] == torch.tensor([0, 1])).all()
     assert (moved.diff() > 0).all()
     fresh = norm.cdf(1.5 * draw.normal(size=2000) + 0.3)
-    back = np.interp(fresh, moved.numpy(), levels.numpy())
-    assert kstest(back, "uniform").pvalue > 0.01
+    assert kstest(np.interp(fresh, moved.numpy(), levels.numpy()), "uniform").pvalue > 0.01
     assert kstest(fresh, "uniform").pvalue < 1e-9
 
 

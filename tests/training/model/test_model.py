@@ -1,7 +1,6 @@
 """Network files: what they keep and refuse, and flows of any question."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -43,7 +42,6 @@ GENERATOR = seeded_generator("cpu", 7)
 
 @pytest.fixture
 def model():
-    """A model whose network is not zero."""
     model, _ = tiny_model(width=16, depth=2)
     torch.nn.init.normal_(model.denoiser.network.output.weight)
     return model
@@ -111,18 +109,15 @@ def test_a_calibration_is_saved_and_can_be_left_out(model, tmp_path):
 
 def test_courses_are_found_saved_and_of_the_calibrated_flow(model, tmp_path):
     points = normal(60, 2, seed=1)
-    plan = LawPlan(lambda count: Batch(points[:count]), None, 600, 0, 128)
-    find_courses(model, plan)
+    find_courses(model, LawPlan(lambda count: Batch(points[:count]), None, 600, 0, 128))
     assert {"look", "points"} <= set(model.courses)
     model.save(tmp_path / "network.pkl")
     loaded = Model.load(tmp_path / "network.pkl")
     assert loaded.digest() == model.digest()
-    expected = model.flow.sample(5, seeded(0))
-    assert torch.equal(loaded.flow.sample(5, seeded(0)), expected)
+    assert torch.equal(loaded.flow.sample(5, seeded(0)), model.flow.sample(5, seeded(0)))
     assert loaded.courses["points"].arguments == model.courses["points"].arguments
     assert not Model.load(tmp_path / "network.pkl", calibrated=False).courses
-    spoiled = model.courses["points"]
-    spoiled.times.zero_()
+    model.courses["points"].times.zero_()
     model.save(tmp_path / "broken.pkl")
     assert "do not increase" in refusal(Model.load, tmp_path / "broken.pkl")
 
@@ -140,8 +135,6 @@ def test_an_output_gain_is_saved_and_stays(model, tmp_path):
 
 
 def change(**fields):
-    """Replaces entries of a part's arguments or state, or the class."""
-
     def apply(part):
         if "class_name" in fields:
             return replace(part, **fields)
@@ -163,7 +156,7 @@ def drop(part, *names):
 FLOATS = torch.arange(9, dtype=torch.float64)
 # One example of each part and rule: what tensors, calibrations and gains must be in themselves is
 # tested with them.
-DAMAGES: dict[str, tuple[str, Callable[[Part], Part | None]]] = {
+DAMAGES = {
     "a missing part": ("denoiser", lambda part: None),
     "a missing basis": ("basis", lambda part: None),
     "an unknown network": ("network", change(class_name="Transformer")),
@@ -267,15 +260,12 @@ def test_a_law_of_latents_is_saved_and_refused_where_it_does_not_belong(tmp_path
         assert text in refusal(Model.load, path)
 
 
-def test_a_recipe_builds_equal_models_from_equal_seeds(model):
+def test_a_recipe_builds_equal_models_and_takes_dimension_and_variance_from_the_basis(model):
     built = []
     for _ in range(2):
         torch.manual_seed(3)
         built.append(model.recipe.build(model.denoiser.basis).state_dict())
     assert all(torch.equal(built[0][key], built[1][key]) for key in built[0])
-
-
-def test_the_schedule_takes_its_dimension_and_top_variance_from_the_basis():
     basis = random_basis(4)
     schedule = make_schedule("ifs", {"dims_to_keep": 2, "rho": 1.5}, basis, end_std=2.0)
     assert (schedule.dim, schedule.top_variance, schedule.end_std) == (4, basis.top_variance, 2.0)
@@ -291,12 +281,9 @@ def test_a_first_time_by_default_is_written_as_it_is_resumed(precond):
     assert model.recipe == again.recipe
 
 
-def test_parameters_are_counted(model):
+def test_parameters_are_counted_and_a_basis_is_described_by_its_spectrum(model):
     # Input 2 (1 + 2 * 4) + 8 features, two hidden layers of 16, output 2.
     assert model.parameter_count == 27 * 16 + 2 * 17 * 16 + 17 * 2
-
-
-def test_a_basis_is_described_by_its_spectrum_and_participation_ratio():
     basis = EigenBasis(torch.zeros(10), torch.tensor([4.0, 1.0] + [0.0] * 8), torch.eye(10))
     text = basis.describe()
     assert text.startswith("Variances 4, 1, 0")
@@ -337,7 +324,6 @@ def untrained():
 
 
 def rows(count):
-    """Rows, and states of a question about each."""
     which = torch.randint(2, (count,), generator=GENERATOR)
     noise = (torch.linalg.cholesky(COVARIANCES)[which] @ drawn(count, DIM, 1))[..., 0]
     levels = [torch.randint(number, (count,), generator=GENERATOR) for number in COUNTS]
@@ -404,8 +390,7 @@ def test_quantiles_ranks_and_draws_of_a_number_agree():
 def test_a_number_without_a_place_in_the_flow_is_impossible_and_no_error():
     """Counts over decades have logarithms, unless a row that is held out has a 0."""
     values = np.exp(3 * np.random.default_rng(0).normal(size=(400, 1))).round(3) + 0.001
-    held_out = np.arange(400) % 10 == 0
-    records = Records([RecordColumn("dose", NUMBER)], values, held_out)
+    records = Records([RecordColumn("dose", NUMBER)], values, np.arange(400) % 10 == 0)
     chosen = choose_space(records, 0)
     assert chosen.marginals == LOG
     rows = np.array([[0.0], [1.0], [-2.0]])
@@ -471,8 +456,7 @@ def test_rows_are_kept_whose_columns_have_the_margins_of_the_data():
     real = np.column_stack([real, np.where(real[:, 0] > 0.5, np.nan, 1.0)])
     drawn = np.column_stack([drawn, random.integers(0, 2, len(drawn))])
     broken = DataError("its margins are broken")
-    listed = json.loads(json.dumps(Margins.of(real).listed))
-    margins = Margins.read(listed, 4, broken)
+    margins = Margins.read(json.loads(json.dumps(Margins.of(real).listed)), 4, broken)
     kept = drawn[places := margins.kept(drawn, 4000, seed=0)]
     assert len(np.unique(places)) == 4000
     # They are a sample from what is weighed so, whose shares have errors of 0.008.

@@ -38,7 +38,6 @@ def inputs(count, dim=3):
 
 
 def trained(name):
-    """A network that has left its start: two steps of training on noise."""
     net = network(name)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     for _ in range(2):
@@ -92,8 +91,7 @@ def test_the_output_is_twice_differentiable_in_time_in_single_precision(name):
 
 
 def test_noise_features_are_cosines_of_the_place_in_the_range():
-    features = NoiseFeatures((-1.0, 1.0), count=3)
-    ends = features(torch.tensor([-1.0, 0.0, 1.0]))
+    ends = NoiseFeatures((-1.0, 1.0), count=3)(torch.tensor([-1.0, 0.0, 1.0]))
     expected = torch.tensor([[1.0, 1.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 1.0, -1.0]])
     torch.testing.assert_close(ends, expected, rtol=0, atol=1e-6)
 
@@ -102,8 +100,7 @@ def thickness_error(input_features):
     """Mean squared error against the exact F of the swirl's thickness after 300 steps of Adam."""
     toy, flow = exact_flow("swirl")
     schedule, basis, t_max = flow.schedule, flow.basis, flow.schedule.default_t_max()
-    ends = double([0.0, t_max])
-    low, high = noise_condition(schedule, ends, "log").tolist()
+    low, high = noise_condition(schedule, double([0.0, t_max]), "log").tolist()
     network = ToyMLP(3, (low, high), depth=4, input_features=input_features)
     denoiser = NetworkDenoiser(network, basis, schedule)
     loss = DenoisingLoss(schedule, 0, t_max)

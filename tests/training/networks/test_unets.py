@@ -4,7 +4,6 @@ import warnings
 from dataclasses import replace
 from itertools import product
 from math import pi, sqrt
-from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +35,7 @@ from training.networks.unet import PixelWaves
 
 # Small, yet with several levels and attention in encoder and decoder.
 SIZES = {"model_channels": 8, "num_blocks": 1, "attention_resolutions": [4]}
-SMALL: dict[str, dict[str, Any]] = {
+SMALL = {
     "ddpmpp": {**SIZES, "channel_mult": [1, 2]},
     "ncsnpp": {**SIZES, "channel_mult": [1, 2]},
     "adm": {**SIZES, "channel_mult": [1, 2, 2], "head_channels": 8},
@@ -129,8 +128,7 @@ def test_labels_reach_the_output_and_missing_ones_are_zeros(name):
         if key.startswith("embedding.label"):
             nn.init.zeros_(parameter)
     weightless.load_state_dict(without.state_dict(), strict=False)
-    given = weightless(z, c_noise, torch.eye(3)[:2])
-    assert_close(without(z, c_noise), given)
+    assert_close(without(z, c_noise), weightless(z, c_noise, torch.eye(3)[:2]))
     for kind, *labels in (
         ("class ", torch.zeros(2, 10)),
         ("augmentation ", None, torch.zeros(2, 9)),
@@ -243,7 +241,7 @@ def test_impossible_sizes_and_inputs_are_refused(name):
             network(name)(torch.zeros(shape), torch.tensor(0.0))
 
 
-def test_waves_are_those_of_clean_pixels_on_average_over_their_noise():
+def test_waves_are_those_of_clean_pixels_on_average_and_tell_close_levels_apart():
     waves, clean = PixelWaves(3), torch.linspace(-1, 1, 5).reshape(1, 1, 1, 5)
     variance = torch.tensor([0.02])
     noise = variance.sqrt() * torch.randn(40_000, 1, 1, 5, generator=seeded())
@@ -252,9 +250,6 @@ def test_waves_are_those_of_clean_pixels_on_average_over_their_noise():
     assert got.shape == (waves.per_channel, 1, 5)
     assert_close(got[1:], average[1:], rtol=0, atol=0.02)
     assert float(got[1:3].abs().max()) > 0.8  # the slowest, which that noise hardly blurs
-
-
-def test_waves_tell_gray_levels_apart_that_lie_close_together():
     levels = torch.linspace(-1, 1, 17).reshape(1, 1, 1, 17)
     between = levels[..., 1:] - 1 / 16
     on, off = (PixelWaves(5)(u, torch.tensor([5e-4]))[0, -1, 0] for u in (levels, between))
@@ -301,7 +296,6 @@ STYLES = pytest.mark.parametrize("style", [DDPMPP, ADM], ids=["ddpmpp", "adm"])
 
 
 def stirred(module):
-    """The module with all its parameters moved away from where they start."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape))
@@ -443,12 +437,9 @@ def test_block_follows_its_definition(style):
     torch.testing.assert_close(block(x, embedding), expected)
 
 
-def test_groups_of_the_normalization():
+def test_groups_of_the_normalization_and_scales_of_the_first_weights():
     groups = {2: 1, 8: 2, 96: 24, 128: 32, 512: 32, 180: 30}
     assert {channels: DDPMPP.norm(channels).num_groups for channels in groups} == groups
-
-
-def test_weights_start_with_their_scales():
     conv = nn.Conv2d(40, 80, 3)
     xavier_init(conv, 0.5)
     assert float(conv.weight.detach().std()) == pytest.approx(0.5 * sqrt(2 / (9 * 120)), rel=0.02)

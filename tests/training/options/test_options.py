@@ -52,7 +52,7 @@ class Flags(Declared):
     text: str | None = option()
 
 
-COMMANDS: dict[str, click.Command] = {
+COMMANDS = {
     "toy_train": toy_train.main,
     **{f"toy_pfODE_int {name}": sub for name, sub in toy_pfODE_int.main.commands.items()},
 }
@@ -96,7 +96,7 @@ def test_every_promised_option_is_there_with_its_choices():
 
 
 def test_flags_take_truth_values():
-    seen: list[Flags] = []
+    seen = []
 
     @group()
     def main():
@@ -236,7 +236,7 @@ def test_sigterm_leaves_nothing_half_done_and_is_one_line(tmp_path):
 
 
 def test_who_handles_sigterm_keeps_it():
-    came: list[int] = []
+    came = []
 
     @click.command()
     def script():
@@ -287,13 +287,10 @@ def test_lists_of_names_and_ranges_are_taken_or_told():
             kind.convert(text, None, None)
 
 
-def test_paths_that_no_system_has_are_told():
+def test_paths_that_are_not_there_or_on_no_system_are_told(tmp_path):
     for path, part in (("a\0b", "zero byte"), ("\ud800", "characters that no path has")):
         with pytest.raises(click.BadParameter, match=part):
             FILE.convert(path, None, None)
-
-
-def test_data_sets_and_networks_that_are_not_there_are_told_at_once(tmp_path):
     table, network = tmp_path / "rows.csv", tmp_path / "network.pkl"
     assert "a table, or a zip or folder of images" in refusal(DATA_SET.convert, table, None, None)
     for path in (table, network):
@@ -333,7 +330,7 @@ class Whole(Declared):
     shared: Shared = options_of(Shared, unset="{}, or the file's")
 
 
-def test_settings_hold_what_was_typed_and_the_defaults_which_are_those_in_python():
+def test_settings_hold_and_record_what_was_typed_and_the_defaults_of_python():
     settings = parsed(Whole, "a", "--name=x", "--batch_gpu=4", "--rate=2", "--no-paired", "b")
     assert settings.paths == ("a", "b")
     assert (settings.name, settings.batch, settings.fast, settings.paired) == ("x", 4, False, False)
@@ -341,11 +338,7 @@ def test_settings_hold_what_was_typed_and_the_defaults_which_are_those_in_python
     assert settings.given == settings.shared.given == {"name", "batch", "rate", "paired", "paths"}
     with pytest.raises(FrozenInstanceError):
         settings.name = "y"
-    typed = parsed(Whole, "--name=x")
-    assert typed.recorded() == Whole(name="x", paths=()).recorded()
-
-
-def test_what_is_recorded_is_flat_and_named_as_typed():
+    assert parsed(Whole, "--name=x").recorded() == Whole(name="x", paths=()).recorded()
     settings = Whole(name="x", paths=(), class_=2)
     assert settings.recorded(rate=7.0) == {
         **{"paths": (), "name": "x", "class": 2, "batch": 1, "fast": False, "paired": None},
@@ -368,7 +361,7 @@ def test_the_help_has_sections_defaults_and_what_is_required():
     assert "Things a second. [default: 1, or the file's]" in text
 
 
-def test_the_end_is_steps_times_h_and_by_default_the_networks():
+def test_an_end_may_be_asked_for_and_is_by_default_the_networks():
     for steps, h, *expected in (
         (None, None, DEFAULT_STEPS, 7.01),
         (20, None, 20, 7.01),
@@ -385,9 +378,6 @@ def test_the_end_is_steps_times_h_and_by_default_the_networks():
     assert steps_and_end(3, 0.1, 0.3) == (3, 0.3)
     with pytest.raises(UsageError, match=r"--h=3 .* T = 7\.01: add --steps=2, to end at T = 6"):
         steps_and_end(None, 3.0, 7.01)
-
-
-def test_an_earlier_end_may_be_asked_for_and_the_last_digit_of_it_does_not_matter():
     assert image_times(ImageTimeOptions(end_time=2.5), 6.0, "n").end == 2.5
     assert image_times(ImageTimeOptions(end_time=6 * (1 + 1e-12)), 6.0, "n").end == 6.0
     with pytest.raises(UsageError, match=r"--end_time is 6\.01, but n was trained up to T = 6"):
@@ -440,8 +430,7 @@ def test_targets_of_toys_are_averaged_where_it_pays(dim, given, others, recipe):
     ],
 )
 def test_a_trial_decides_precision_if_nothing_else(given, expected):
-    settings = parsed(TrainSettings, "--data=.", *given)
-    assert tries_precisions(settings) is expected
+    assert tries_precisions(parsed(TrainSettings, "--data=.", *given)) is expected
 
 
 def test_what_a_run_records_is_taken_again_by_one_that_goes_on():

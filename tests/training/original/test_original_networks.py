@@ -1,7 +1,6 @@
 """Networks of the original code: equal outputs by other names, and nothing taken on trust."""
 
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
@@ -47,7 +46,6 @@ CASES = {
 
 @cache
 def network_of(case):
-    """Ours with random weights, of the original's arguments."""
     class_name, kwargs = CASES[case]
     name = "adm" if class_name == "DhariwalUNet" else "ddpmpp"
     left_out = ("channel_mult_noise", "channel_mult_emb", "label_dropout")
@@ -71,8 +69,7 @@ def refused(path, content):
 
 @pytest.fixture(scope="module")
 def points():
-    generator = seeded(1)
-    return torch.randn(4, 64, generator=generator), torch.tensor([0.01, 0.5, 3.0, 12.0])
+    return torch.randn(4, 64, generator=seeded(1)), torch.tensor([0.01, 0.5, 3.0, 12.0])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -112,8 +109,7 @@ def test_it_denoises_as_trained(tmp_path, points, space):
 
 
 def test_a_toy_network_gives_what_it_gave(tmp_path):
-    content = toy_content()
-    (tmp_path / "original.pkl").write_bytes(dumps(content))
+    (tmp_path / "original.pkl").write_bytes(dumps(toy_content()))
     model = import_original(tmp_path / "original.pkl").model
     # The network that the content was made of.
     known = randomized(NETWORKS["OriginalToyConvUNet"](**model.recipe.network_arguments))
@@ -125,7 +121,6 @@ def test_a_toy_network_gives_what_it_gave(tmp_path):
 
 
 def parts(content, *names):
-    """The attributes of a module of the network in a content."""
     got = content["ema"].child("model", *names)
     return got.state if isinstance(got, Persistent) else got.__dict__
 
@@ -134,7 +129,7 @@ GONE = object()
 ONES = torch.ones
 # Module of the network, dictionary in it ("" for its attributes), key, new value, message. A key
 # that is empty stands for the name of the class.
-CHANGES: tuple[tuple[str, str, str, Any, str], ...] = (
+CHANGES = (
     ("enc 4x4_block0 affine", "_parameters", "bias", GONE, "lacks the weight 'enc.4x4_block0.affi"),
     ("map_layer0", "_parameters", "scale", nn.Parameter(ONES(3)), "has the weight 'map_layer0.sc"),
     ("dec", "_modules", "4x4_block9", module("Conv2d", weight=ONES(1)), "'dec.4x4_block9.weight'"),
@@ -155,7 +150,7 @@ CHANGES: tuple[tuple[str, str, str, Any, str], ...] = (
     ("", "", "_init_args", (8, 1, 1), "from arguments without names"),
 )
 # Arguments of the network's constructor.
-ARGUMENTS: tuple[tuple[str, Any, str], ...] = (
+ARGUMENTS = (
     ("resample_filter", [1, 3, 3, 1], "resample_filter' is not the filter"),
     ("channel_mult_emb", 2, "has 2 as its 'channel_mult_emb', not 4"),
     ("channel_mult_noise", 2, "has 2 as its 'channel_mult_noise', not 1"),

@@ -1,7 +1,6 @@
 """Pictures of correlations: lines against the lag, and matrices at telling times."""
 
 from math import nan, sqrt
-from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +71,7 @@ def test_correlation_times_are_told_and_marked(tmp_path):
         "net_residuals": np.clip(1 - files.LAGS / 2, 0, 1),
         "exact_residuals": np.array([1.0, 0.05, 0.02, *[0.05] * 6]),
     }
-    summary: dict[str, Any] = {"times": files.TIMES, "n_samples": 10**6}
+    summary = {"times": files.TIMES, "n_samples": 10**6}
     for name, values in curves.items():
         columns = values[:, None].repeat(2, axis=1)
         summary |= {f"{name}_mean": values, f"{name}_diagonal": columns}
@@ -167,8 +166,7 @@ def test_only_the_shown_files_of_images_are_read(tmp_path, summarized):
         assert np.array_equal(saved.matrices[name], expected[f"{name}_acs"][indices])
     for index in set(range(len(files.TIMES))) - set(indices):
         (tmp_path / f"{files.IMAGE_STEM}_times0_{index}.npz").write_bytes(b"not opened")
-    again = SavedMatrices.of_images(image_files(tmp_path))
-    assert np.array_equal(again.times, saved.times)
+    assert np.array_equal(SavedMatrices.of_images(image_files(tmp_path)).times, saved.times)
 
 
 def test_some_of_the_files_of_images(tmp_path):

@@ -92,8 +92,7 @@ def test_magnification_fits_and_is_twenty_where_that_tells(largest):
     if 0.5 <= largest <= 6.375:
         assert factor == 20
     elif largest <= 127.5:
-        larger = series[series.index(factor) + 1]
-        assert factor * largest <= 127.5 < larger * largest
+        assert factor * largest <= 127.5 < series[series.index(factor) + 1] * largest
     else:
         assert factor == 1
     assert grids.magnification(0.0) == 20
@@ -282,8 +281,7 @@ def test_errors_tell_where_rounding_restores(tmp_path, largest, marked):
     assert sum(bar.get_height() for bar in first.patches) == 48
     assert "2 more without\nany error" in [text.get_text() for text in first.texts]
     assert sum(bar.get_height() for bar in second.patches) == 50
-    marks = [line.get_xdata()[0] for line in second.lines]
-    assert marks == [0.5] * marked
+    assert [line.get_xdata()[0] for line in second.lines] == [0.5] * marked
 
 
 def test_folders_of_images_are_known_by_their_names(tmp_path):
@@ -382,8 +380,7 @@ def test_fractions_are_beside_their_band(tmp_path, dim, seeds):
         for item in bars:
             ends = np.array(item.get_segments())[:, :, 1]
             assert np.allclose(np.ptp(ends, axis=1), 400 * values.std(axis=0, ddof=1))
-    notes = " ".join(text.get_text() for text in below.texts)
-    assert ("4 seeds" in notes) == (seeds == 4)
+    assert ("4 seeds" in " ".join(text.get_text() for text in below.texts)) == (seeds == 4)
     (dashed,) = (line for line in below.lines if line.get_linestyle() == "--")
     unit = unit_sphere(dim, files.SIZES[dim])
     lost = [gaussian_content_within(*unit.scaled(r)) - chi2.cdf(r**2, dim) for r in files.RADII]
@@ -457,7 +454,7 @@ def test_one_radius_and_many(tmp_path, count):
 
 
 def test_what_made_the_file_is_told(tmp_path, monkeypatch):
-    drawn: list[Figure] = []
+    drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     path = files.save_coverage(tmp_path)
     for score, text in (('"net"', "PRP schedule · trained network · 200"), ("7", "schedule · 200")):

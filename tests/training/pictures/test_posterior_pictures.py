@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -43,7 +42,6 @@ def coarse(monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Draws that can be, for tests to spoil a copy of."""
     return save_posterior(tmp_path_factory.mktemp("whole"))
 
 
@@ -103,8 +101,6 @@ def test_only_some_draws_are_read_of_many(tmp_path, monkeypatch):
 
 
 def replaced(place, **options):
-    """Makes a variable of a file anew."""
-
     def change(path):
         with h5py.File(path, "a") as file:
             del file[place]
@@ -196,11 +192,12 @@ def test_observed_coordinates_are_among_the_points(tmp_path):
 
 
 def test_what_is_drawn_follows_from_the_data(tmp_path):
-    kinds: dict[str, dict[str, Any]] = {
+    kinds = {
         "points chains": {},
         "points": {"sampler": "pool"},
         "marginals pairs chains": {"name": "wine", "dim": 4},
         "marginals chains": {"name": "wine", "dim": 1},
+        "marginals pairs": {"name": "wine", "dim": 4, "sampler": "flow"},
         "images chains": {"name": "digits", "dim": 48, "image_shape": (3, 4, 4), "prior": False},
     }
     for number, (kind, options) in enumerate(kinds.items()):
@@ -239,7 +236,7 @@ def test_toys_show_prior_draws_contours_and_what_was_observed(tmp_path, kind):
             assert mark.get_xy1()[1] == pytest.approx(saved.observed[index, 0])
 
 
-def test_axes_are_those_of_the_prior_unless_it_is_far_wider():
+def test_axes_are_those_of_the_prior_unless_it_is_far_wider_or_not_there():
     prior = np.random.default_rng(0).normal(size=(500, 2))
     wide = toys.zoomed_box(prior, 0.5 * prior[:100])
     assert np.array_equal(wide, toys.zoomed_box(prior, prior))
@@ -247,6 +244,10 @@ def test_axes_are_those_of_the_prior_unless_it_is_far_wider():
     assert np.allclose(near.mean(axis=1), [1, -1], atol=0.02)
     assert np.ptp(near[0]) == pytest.approx(np.ptp(near[1]))
     assert np.ptp(near[0]) < 0.1 * np.ptp(wide[0])
+    axes = look.new_figure(4, 3).add_subplot()
+    tables._histograms(axes, None, [np.linspace(0, 1), np.linspace(50, 51)], ["b", "r"])
+    assert axes.get_xlim()[0] < 0.1
+    assert axes.get_xlim()[1] > 50.9
 
 
 def test_solid_toys_have_a_row_for_each_observation(tmp_path):
@@ -271,20 +272,12 @@ def test_columns_that_were_not_observed_come_first(tmp_path):
     assert "observation 1 of 3" in words(pairs)
     marks = [line.get_xdata()[0] for line in marginals.axes[1].lines]
     first = int(next(title for title in titles if title)[1:]) - 1
-    expected = (*saved.observed[:, first], *saved.truth[:, first])
-    np.testing.assert_allclose(marks, expected)
-
-
-def test_without_a_prior_no_posterior_is_beyond_the_axes_of_the_first():
-    axes = look.new_figure(4, 3).add_subplot()
-    tables._histograms(axes, None, [np.linspace(0, 1), np.linspace(50, 51)], ["b", "r"])
-    assert axes.get_xlim()[0] < 0.1
-    assert axes.get_xlim()[1] > 50.9
+    np.testing.assert_allclose(marks, (*saved.observed[:, first], *saved.truth[:, first]))
 
 
 def test_hidden_pixels_are_tinted(tmp_path):
     seen = Gaussian(torch.tensor(0.01, dtype=torch.float64), torch.arange(8))
-    options: dict[str, Any] = {"likelihood": seen, "image_shape": (1, 4, 4), "prior": False}
+    options = {"likelihood": seen, "image_shape": (1, 4, 4), "prior": False}
     saved = load_netcdf(save_posterior(tmp_path, "digits", 16, **options), 6)
     cells = tables.observed_cells(saved)
     shown = np.clip(np.rint(saved.observed[0]), 0, 255)

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -59,8 +58,7 @@ def test_curves_of_few_and_many_reports(reports):
 
 
 def test_running_median():
-    values = np.array([1.0, 2.0, np.nan, 100.0, 3.0, 4.0])
-    smooth = running_median(values, 1)
+    smooth = running_median(np.array([1.0, 2.0, np.nan, 100.0, 3.0, 4.0]), 1)
     assert np.allclose(smooth, [1.5, 1.5, np.nan, 51.5, 4.0, 3.5], equal_nan=True)
     noisy = np.random.default_rng(0).normal(size=101)
     assert running_median(noisy, 5)[50] == np.median(noisy[45:56])
@@ -160,7 +158,7 @@ def test_answers_are_read_as_they_were_written(tmp_path):
 
 
 def test_all_answers_are_drawn_and_reported(tmp_path):
-    check: dict[str, Any] = {"format": "inflationary-flows check of answers 1", "rows": 40}
+    check = {"format": "inflationary-flows check of answers 1", "rows": 40}
     check |= {"verdict": "$fine$", "adjusted": {"ranks of b": 0.5}, "detectable": 0.3}
     check |= {"level": 0.05, "columns": {"b": CHECK}}
     (tmp_path / "check.json").write_text(json.dumps(check))
@@ -227,7 +225,6 @@ def load(folder, kind="melt", **changes):
 
 
 def words(figure):
-    """All texts of a figure that is drawn, coarsely."""
     figure.set_dpi(20)
     FigureCanvasAgg(figure).draw()
     texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]

@@ -41,14 +41,12 @@ def load(folder, kind="melt", dim=2, **changes):
 
 
 def words(figure):
-    """All texts of a figure and its axes."""
     texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
     titles = [axes.get_title(loc=where) for axes in figure.axes for where in ("left", "center")]
     return " | ".join([*(text.get_text() for text in texts), *titles])
 
 
 def rendered(figure):
-    """A figure after it was drawn, coarsely."""
     figure.set_dpi(20)
     FigureCanvasAgg(figure).draw()
     return figure
@@ -154,8 +152,7 @@ def test_strays_are_counted_and_three_dimensions_have_numbers(dim):
     points[1, 7] = 1e3
     row = clouds.Row(points, np.arange(2.0), np.zeros((4000, 3)), "abc"[:dim], "t", "s")
     figure = rendered(clouds.draw_clouds([row]))
-    count = int(words(figure).split(" of 4000 points leave")[0].split("| ")[-1])
-    assert 1 <= count <= 40
+    assert 1 <= int(words(figure).split(" of 4000 points leave")[0].split("| ")[-1]) <= 40
     assert "abc"[dim - 1] in words(figure) + figure.axes[0].get_ylabel()
     numbers = figure.axes[0].zaxis if dim == 3 else figure.axes[0].yaxis
     assert any(text.get_text() for text in numbers.get_ticklabels())
@@ -182,7 +179,7 @@ def test_panels_fall_where_points_move(saved):
     assert (path[chosen] > 0).sum() >= min(saved, 50) // 12
 
 
-def test_latents_are_densities_beside_the_closed_form(tmp_path):
+def test_latents_are_densities_beside_the_closed_form_and_far_ones_are_told_of(tmp_path):
     melt = load(tmp_path, dim=9)
     figure = latents.draw_latents(melt)
     assert len(figure.axes) == 6
@@ -196,9 +193,6 @@ def test_latents_are_densities_beside_the_closed_form(tmp_path):
         assert f"= {ratios[number]:.3f} × the closed form" in axes.texts[0].get_text()
         assert axes.get_xlabel() == f"latent $e_{number + 1}$, scaled"
         assert ("compressed to" in axes.get_title(loc="left")) == bool(number)
-
-
-def test_latents_far_from_the_closed_form_are_told_of(tmp_path):
     states = np.zeros((SAVED, 30, 2))
     states[-1, :, 1] = 9
     first, second = latents.draw_latents(load(tmp_path, xs_es=states)).axes

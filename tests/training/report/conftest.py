@@ -1,10 +1,7 @@
 """A folder with every kind of results, and a browser that opens reports."""
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-from typing import Any
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -20,7 +17,7 @@ LOUD = ("error", "warning")
 LABELS = np.eye(3)[np.arange(10) % 3]
 
 
-def save_everything(folder: Path) -> None:
+def save_everything(folder):
     """Results of every kind that a report shows, in folders of their own."""
     for name in ("toy", "toy-3D", "images", "rest", "posterior", "run"):
         (folder / name).mkdir(parents=True)
@@ -36,7 +33,7 @@ def save_everything(folder: Path) -> None:
 
 
 @pytest.fixture(scope="package")
-def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def everything(tmp_path_factory):
     """A folder with every kind, whose name a browser could take for a script."""
     folder = tmp_path_factory.mktemp("report") / NASTY.replace("/", "|")
     save_everything(folder)
@@ -44,12 +41,12 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def html(everything: Path) -> str:
+def html(everything):
     return page_of(found_in([everything], CHOICE), everything.name, CHOICE)
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
+def chromium():
     """A browser without a network; tests without one are skipped, which says how to get it."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     path = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -62,18 +59,18 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def opened(chromium: Any) -> Callable[..., AbstractContextManager[Any]]:
+def opened(chromium):
     """``with opened(path, width=..., dark=...) as page:`` and its ``page.complaints``."""
 
     @contextmanager
-    def open_page(path: Path, width: int = 1280, dark: bool = False) -> Iterator[Any]:
+    def open_page(path, width=1280, dark=False):
         scheme = "dark" if dark else "light"
         context = chromium.new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
         )
         context.set_default_timeout(60_000)
         page = context.new_page()
-        complaints: list[str] = []
+        complaints = []
         page.complaints = complaints
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda said: _complain(complaints, said.text, said.type in LOUD))
@@ -86,9 +83,9 @@ def opened(chromium: Any) -> Callable[..., AbstractContextManager[Any]]:
     return open_page
 
 
-def _complain(complaints: list[str], text: str, loud: bool) -> None:
+def _complain(complaints, text, loud):
     complaints.extend([text] if loud else [])
 
 
-def is_remote(url: str) -> bool:
+def is_remote(url):
     return not url.startswith(("file:", "data:", "blob:"))

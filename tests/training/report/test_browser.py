@@ -1,8 +1,5 @@
 """The page in a browser: it moves, holds points, shows images, and stays by itself."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -13,7 +10,6 @@ from training.report.page import page_of
 
 pytestmark = pytest.mark.browser
 
-Opened = Callable[..., Any]
 POINTS = """name => {
     const source = Bokeh.documents[0].get_model_by_name(name);
     const numbers = (values) => Array.from(values, Number);
@@ -34,21 +30,18 @@ def path(html, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(opened, path):
-    """It, opened for all that touch it."""
     with opened(path) as page:
         yield page
 
 
 def part(page, title, kind):
-    """A part of the section of some title."""
     section = page.locator("section", has=page.locator("h2", has_text=title)).first
     return section.locator(f".{kind}").first
 
 
 def points_of(page, flow):
     settings = flow.evaluate("node => JSON.parse(node.dataset.flow)")
-    got: dict[str, Any] = page.evaluate(POINTS, f"{settings['name']}-points")
-    return got
+    return page.evaluate(POINTS, f"{settings['name']}-points")
 
 
 def lasso(page, chart, low, high):

@@ -20,7 +20,7 @@ from training.report.content import Choice, Flow
 from training.report.finding import found_in
 from training.report.runs import roundtrip_results, run_of
 
-WILD: tuple[object, ...] = (None, [], {}, "text", math.inf, 10**400, [[]], {"a": [1]})
+WILD = (None, [], {}, "text", math.inf, 10**400, [[]], {"a": [1]})
 LOADING = {"src", "srcset", "data", "action", "formaction", "background", "poster"}
 
 
@@ -143,7 +143,7 @@ def test_wild_parameters_stop_nothing(tmp_path):
     melt = files.save_simulation(tmp_path, "melt", image_index=np.full(30, 1e30))
     path = melt.with_name("circles_PRRto1D_exact_sim_params.json")
     listed = [{"mean": {"x1": 10**400}, "quantiles": {"0.05": 3}, "ess_bulk": {"x1": "many"}}]
-    whole: dict[str, object] = {
+    whole = {
         **{"format": "inflationary-flows simulations 1", "command": ["a"], "options": {"seed": 1}},
         **{"seconds": 1, "simulations": {"roundtrip": {"rms_error": 1}}, "libraries": {"a": "1"}},
         **{"melt": {"seconds": 1}, "code_version": "1"},
@@ -156,8 +156,7 @@ def test_wild_parameters_stop_nothing(tmp_path):
     posterior = files.save_posterior(tmp_path).with_suffix(".json")
     for wild in (*WILD, listed):
         names = ("posteriors", "r_hat", "converged", "observations", "ess_bulk")
-        wilder = {**whole, **dict.fromkeys(names, wild)}
-        posterior.write_text(json.dumps(wilder))
+        posterior.write_text(json.dumps({**whole, **dict.fromkeys(names, wild)}))
         got = found_in([tmp_path], CHOICE)
         assert len(got.sections) == 2
         assert not got.broken
@@ -168,8 +167,8 @@ class Tags(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.loads: list[str] = []
-        self.scripts: list[str] = []
+        self.loads = []
+        self.scripts = []
         self.policy = ""
         self.inside = False
         self.feed(text)

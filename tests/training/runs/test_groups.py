@@ -32,8 +32,6 @@ def groups(tmp_path):
 
 
 def cut_short(groups, whole, fingerprint="this run"):
-    """Runs groups until so many are done, and Ctrl-C is pressed."""
-
     def work(index, places, path, progress):
         if index == whole:
             raise KeyboardInterrupt

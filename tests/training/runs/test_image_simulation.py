@@ -1,7 +1,6 @@
 """Image networks and times made ready to be integrated: what is settled, and what is refused."""
 
 import logging
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import torch
 import toy_pfODE_int
 from dnnlib.errors import DataError, InflationError, UsageError
 from tests.support.draws import double, normal
-from tests.support.flows import exact_flow, random_basis
+from tests.support.flows import exact_flow
 from tests.support.image_models import END, SHAPE, write_image_set
 from tests.support.running import refusal, run_script
 from torch_utils.results import load_json
@@ -19,12 +18,10 @@ from training.flow.calls import BLOCK_ROWS
 from training.flow.grids import EqualErrorGrid
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.latent.laws import GaussianLaw, LearnedLaw
-from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule, VPSchedule
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
 from training.runs.latents import LatentChoice
-from training.runs.simulator import Simulator
 from training.runs.times import TimeChoice
 from training.subjects import ImageFlow
 from training.subjects.images import draw_classes
@@ -33,7 +30,6 @@ from training.subjects.subject import summarize_variances
 
 CPU = torch.device("cpu")
 RK4 = SOLVERS["rk4"]
-Open = Callable[..., ImageFlow]
 
 
 @pytest.fixture
@@ -107,14 +103,13 @@ def test_a_network_of_no_images_is_a_data_error(networks, tmp_path):
 @torch.no_grad()
 def test_the_flow_calls_its_network_in_blocks(open_flow):
     image_flow = open_flow("classes")
-    sizes: list[int] = []
+    sizes = []
     network = image_flow.file.model.denoiser.network
     network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     x, t = torch.zeros(20, 64, dtype=torch.float64), double(1.0)
     for rows, calls in ((7, [7, 7, 7]), (None, [BLOCK_ROWS["cpu"]] * 2)):
         sizes.clear()
-        flow = image_flow.on(CPU, rows)
-        out = flow.denoiser(x, t)
+        out = image_flow.on(CPU, rows).denoiser(x, t)
         assert sizes == calls
         torch.testing.assert_close(out, image_flow.file.model.denoiser(x, t), rtol=1e-5, atol=1e-6)
 
@@ -152,8 +147,7 @@ def test_data_that_do_not_fit_are_an_error_of_both_values(open_flow, tmp_path):
 def test_a_class_is_one_of_the_networks_and_a_label_one_hot(open_flow):
     with_classes, without = open_flow("classes"), open_flow("PRP")
     classes = torch.tensor([2, 0, 1, 2])
-    labels = with_classes.one_hot(classes)
-    assert torch.equal(labels, torch.eye(3)[classes])
+    assert torch.equal(with_classes.one_hot(classes), torch.eye(3)[classes])
     assert without.one_hot(classes) is None
     for number in (None, 0, 2):
         with_classes.check_class(number)
@@ -193,7 +187,6 @@ def test_variances_are_summarized_by_their_ratios():
 
 @pytest.fixture
 def network(toy_network, tmp_path):
-    """A network of circles after a few steps."""
     path = tmp_path / "network.pkl"
     path.write_bytes(toy_network("--data_name=circles", "--tmax=5", "--no-calibrate").read_bytes())
     return path
@@ -201,8 +194,6 @@ def network(toy_network, tmp_path):
 
 @pytest.fixture
 def simulate(network, tmp_path):
-    """Simulates, and gives the result, the parameters and the times saved."""
-
     def start(*arguments, code=0):
         place = (f"--save_dir={tmp_path / 'out'}", f"--network={network}", "--overwrite")
         few = ("--total_samples=20", "--save_freq=1")
@@ -239,8 +230,7 @@ def test_adapted_times_are_uneven_and_can_be_kept(simulate, network):
     assert not np.allclose(adapted, even, atol=1e-3)
     assert network.read_bytes() == before
     simulate("--steps=9", "--disc=adapted", "--store_grid")
-    about = Model.load(network).about
-    assert about[STORED]["solver"] == "exp_rk5"
+    assert Model.load(network).about[STORED]["solver"] == "exp_rk5"
     # A grid that no fit would give shows that it is the stored one which is used.
     file = NetworkFile(network, Model.load(network))
     steep = torch.linspace(0, 1, 11, dtype=torch.float64) ** 3 * 5
@@ -251,7 +241,7 @@ def test_adapted_times_are_uneven_and_can_be_kept(simulate, network):
     assert not np.allclose(other, steep, atol=1e-3)
 
 
-def test_storing_a_grid_changes_nothing_else_in_the_file(network):
+def test_a_stored_grid_changes_nothing_else_and_a_broken_one_is_a_data_error(network):
     before = Model.load(network)
     file = NetworkFile(network, before)
     file.store_grid(EqualErrorGrid(double([0.0, 5.0])), SOLVERS["rk4"])
@@ -261,30 +251,11 @@ def test_storing_a_grid_changes_nothing_else_in_the_file(network):
     x = torch.randn(5, 2, dtype=torch.float64)
     t = double(1.0)
     assert torch.equal(after.denoiser(x, t), before.denoiser(x, t))
-
-
-def test_a_broken_grid_in_a_network_file_is_a_data_error(network):
     model, times = Model.load(network), double([0.0, 5.0])
     grids = ("soon", [0.0, 3.0, 2.0, 5.0], [[0.0, 5.0]], [0.0, float("nan"), 5.0])
     for stored in (3, {"solver": "rk4"}, *({"solver": "rk4", "times": grid} for grid in grids)):
         model.about[STORED] = stored
-        with pytest.raises(DataError, match=STORED):
-            NetworkFile(network, model).stored_grid(SOLVERS["rk4"], times)
-
-
-def test_options_that_contradict_each_other_are_usage_errors(simulate, tmp_path):
-    for arguments, word in (
-        (["--tol=1e-3"], "--tol"),
-        (["--rtol=1e-3"], "--rtol"),
-        (["--steps=auto", "--h=0.1"], "--h"),
-        (["--steps=auto", "--solver=dopri5"], "--rtol"),
-        (["--disc=adapted", "--solver=dopri5"], "dopri5"),
-        (["--store_grid"], "--disc=adapted"),
-        (["--steps=0"], "0"),
-        (["--steps=many"], "many"),
-    ):
-        assert word in simulate(*arguments, code=2).error
-        assert not list(tmp_path.glob("out/*"))
+        assert STORED in refusal(NetworkFile(network, model).stored_grid, SOLVERS["rk4"], times)
 
 
 def test_times_are_even_from_the_first_to_the_last():
@@ -363,27 +334,6 @@ def test_the_learned_law_is_the_default_where_it_belongs(caplog):
     for other, time in ((flow, end), (learned, 6.0)):
         with pytest.raises(UsageError, match="give auto"):
             LatentChoice(learned=True).settled(other, time, 1)
-    law = LatentChoice(learned=True).law(learned, end, 1)
-    assert isinstance(law, LearnedLaw)
+    assert isinstance(LatentChoice(learned=True).law(learned, end, 1), LearnedLaw)
     assert LatentChoice().on(learned).learned is None
     assert isinstance(LatentChoice().law(learned, end, 1), GaussianLaw)
-
-
-def test_a_simulator_does_as_its_flow_and_tells_the_cost_and_both_variances():
-    # Nonlinear, with a mean, a rotation and unequal noise.
-    schedule = InflationSchedule.to_dimension(1, 3, top_variance=2.0, end_std=0.7)
-    flow = ProbabilityFlow(lambda x, t: x.tanh(), schedule, random_basis(3))
-    data, times = normal(7, 3), schedule.times(10, 4.0)
-    simulator = Simulator(flow, times, RK4, save_every=5)
-    melt = simulator.melt(data)
-    assert torch.equal(melt.trajectory.states, flow.melt(data, times, RK4, save_every=5).states)
-    back = simulator.generate(melt.trajectory.end, "roundtrip")
-    expected = flow.generate(melt.trajectory.end, times, RK4, save_every=5)
-    assert torch.equal(back.trajectory.states, expected.states)
-    assert torch.equal(back.trajectory.times, times[[10, 5, 0]])
-    facts = melt.facts(flow)
-    assert (facts["denoiser_calls"], facts["end_time"]) == (40, 4.0)
-    assert facts["seconds"] > 0
-    np.testing.assert_allclose(facts["end_variance"], (melt.trajectory.end**2).mean(0))
-    exact = flow.latent_law(double(4.0))
-    np.testing.assert_allclose(facts["closed_form_variance"], exact.variance)

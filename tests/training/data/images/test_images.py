@@ -6,9 +6,7 @@ import re
 import stat
 import warnings
 import zipfile
-from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,8 +30,6 @@ from training.data.images.batches import (
 from training.data.sources.writer import image_writer
 
 CPU = torch.device("cpu")
-Stored = Callable[..., Path]
-AsRank = Callable[[int, int], None]
 COUNT = 23
 PIXELS = np.random.default_rng(0).integers(0, 256, (COUNT, 4, 4, 3), dtype=np.uint8)
 CLASSES = [index % 5 for index in range(COUNT)]
@@ -104,8 +100,7 @@ def test_a_data_set_is_its_images_and_labels(stored, cache):
     dataset = ImageDataset(stored(), use_labels=True, xflip=True, cache=cache)
     assert len(dataset) == 2 * COUNT
     pixels, labels = dataset.read(range(2 * COUNT))
-    mirrored = np.concatenate([PIXELS, PIXELS[:, :, ::-1]])
-    assert torch.equal(pixels, channels_first(mirrored))
+    assert torch.equal(pixels, channels_first(np.concatenate([PIXELS, PIXELS[:, :, ::-1]])))
     assert torch.equal(labels[:COUNT], labels[COUNT:])
 
 
@@ -150,8 +145,7 @@ def test_a_data_set_travels_by_pickle_and_to_forked_workers(stored):
 
 
 def test_gray_images_have_one_channel_and_jpegs_are_images_too(tmp_path):
-    gray = Image.new("L", (8, 8), 99)
-    gray.save(tmp_path / "a.jpg")
+    Image.new("L", (8, 8), 99).save(tmp_path / "a.jpg")
     dataset = ImageDataset(tmp_path)
     assert (dataset.image_shape, dataset[0][0].tolist()) == ((1, 8, 8), [[[99] * 8] * 8])
 
@@ -186,7 +180,7 @@ def test_a_bad_later_image_is_named_when_it_is_read(tmp_path):
     (tmp_path / "0.png").write_bytes(GOOD)
     (tmp_path / "1.png").write_bytes(GOOD)
     dataset = ImageDataset(tmp_path)
-    readers: list[Callable[[], object]] = [
+    readers = [
         lambda: dataset[1],
         lambda: ImageDataset(tmp_path, cache=True),
         lambda: list(basis_batches(dataset)),

@@ -7,7 +7,6 @@ import pickle
 import re
 import struct
 import sys
-from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -81,8 +80,7 @@ def assert_cifar(source, pixels, labels):
 def test_cifar_10_comes_batch_by_batch(tmp_path):
     pixels = [noise(3, 3072, seed=1), noise(2, 3072, seed=2)]
     batches = [cifar_batch(pixels[0], [6, 9, 0]), cifar_batch(pixels[1], [1, 2])]
-    source = write_cifar(tmp_path, *batches)
-    assert_cifar(source, np.concatenate(pixels), [6, 9, 0, 1, 2])
+    assert_cifar(write_cifar(tmp_path, *batches), np.concatenate(pixels), [6, 9, 0, 1, 2])
 
     known = pickle.loads(batches[0], encoding="bytes")
     np.testing.assert_array_equal(known[b"data"], pixels[0])
@@ -181,7 +179,7 @@ def zipped(data):
 
 IMAGES = noise(2, 5, 5)
 GOOD_BATCH = cifar_batch(noise(2, 3072), [1, 2])
-BAD_SOURCES: dict[str, tuple[Callable[[Path], Path], int, str]] = {
+BAD_SOURCES = {
     "missing": (lambda folder: folder / "nothing.zip", 1, "does not exist"),
     "unknown": (written("a.txt", b"?"), 2, "no known kind"),
     "not a zip": (written("a.zip", b"PK?"), 1, "not a readable zip"),
@@ -315,7 +313,7 @@ def store(tmp_path):
 def test_entries_come_as_they_were_written(tmp_path, count):
     random = Random(count)
     batches = [random_batch(count, random) for _ in range(3)]
-    whole: Mapping[bytes, bytes] = {k: v for batch in batches for k, v in batch.items()}
+    whole = {k: v for batch in batches for k, v in batch.items()}
     removed = list(whole)[::5]
     write_store(tmp_path, batches, removed)
     before = sorted(os.listdir(tmp_path))

@@ -1,8 +1,5 @@
 """Tables of any format, and those of repeated trials."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pandas
 import pytest
@@ -45,7 +42,7 @@ def write_parquet(path):
     parquet.write_table(arrow.table(dict(zip(NAMES, ROWS.T, strict=True))), path)
 
 
-WRITERS: dict[str, Callable[[Path], object]] = {
+WRITERS = {
     ".csv": lambda path: write_text(path, ","),
     ".tsv": lambda path: write_text(path, "\t"),
     ".npz": lambda path: np.savez(path, points=ROWS, names=NAMES),
@@ -121,16 +118,13 @@ def test_decimals_in_single_precision_are_those_of_texts(tmp_path):
     np.testing.assert_array_equal(numbers_of(frame.assign(e=0.5), "")[1][:, :4], rows)
 
 
-def test_columns_of_parquet_that_are_no_numbers_are_told(tmp_path):
+def test_parquet_may_have_a_named_index_and_no_words_for_numbers(tmp_path):
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "words.parquet"
     parquet.write_table(arrow.table({"a": [1, 2], "b": ["one", "two"], "c": [None, 4]}), path)
     with pytest.raises(NotNumbers, match="column 'b' holds string, no numbers"):
         open_table(str(path), None)
     np.testing.assert_array_equal(rows_of(path, ["c", "a"]), [[np.nan, 1], [4, 2]])
-
-
-def test_an_index_in_parquet_is_a_column_if_it_has_a_name(tmp_path):
     pytest.importorskip("pyarrow")
     path, frame = tmp_path / "index.parquet", pandas.DataFrame({"a": [0.5]}, index=[5])
     frame.to_parquet(path)
@@ -139,7 +133,7 @@ def test_an_index_in_parquet_is_a_column_if_it_has_a_name(tmp_path):
     assert {*open_table(str(path), None).names} == {*open_cells(path).names} == {"key", "a"}
 
 
-HOSTILE: dict[str, tuple[str | bytes, str]] = {
+HOSTILE = {
     "empty": ("", "is empty"),
     "ragged": ("a,b\n1,2\n3\n", "line 3 has 1 cells, but there are 2 columns: the last is 'b'"),
     "words": ("a,b\n1,2\n3,four\n", "line 3, column 'b': 'four' is no number"),
@@ -181,8 +175,7 @@ def test_arrays_that_are_no_tables_are_refused(tmp_path):
         np.save(tmp_path / f"{name}.npy", array, allow_pickle=True)
         np.savez(tmp_path / f"{name}.npz", points=array)
         for suffix in (".npy", ".npz"):
-            with pytest.raises(DataError, match=match):
-                rows_of(tmp_path / f"{name}{suffix}")
+            assert match in refusal(rows_of, tmp_path / f"{name}{suffix}")
     header = "{'descr': '<f8', 'fortran_order': False, 'shape': (33554432, 2), }"
     (tmp_path / "bomb.npz").write_bytes(zip_bomb("points.npy", 512, npy(header, b"")))
     assert "promises" in refusal(rows_of, tmp_path / "bomb.npz")
@@ -196,8 +189,7 @@ def test_arrays_that_are_no_tables_are_refused(tmp_path):
         ("none.npy", "no columns"),
         ("folder.csv", "is no file"),
     ):
-        with pytest.raises(DataError, match=match):
-            rows_of(tmp_path / name)
+        assert match in refusal(rows_of, tmp_path / name)
     (tmp_path / "text.parquet").write_text("a,b\n1,2\n")
     with pytest.raises(InflationError, match=r"no readable Parquet|needs pyarrow"):
         rows_of(tmp_path / "text.parquet")
@@ -245,7 +237,7 @@ def made(tmp_path):
     return tables
 
 
-def test_columns_and_long_form_are_the_same_data(made):
+def test_columns_and_long_form_are_the_same_data_of_which_whole_datasets_are_held_out(made):
     wide, named, long = made["wide"], made["named"], made["long"]
     assert wide.datasets is not None
     assert len(wide) == 40 + 26
@@ -257,9 +249,6 @@ def test_columns_and_long_form_are_the_same_data(made):
     assert not wide.columns.steps.any()
     assert wide.columns_of_conditions.steps.tolist() == [0, 1, 0]
     assert wide.columns_of_conditions.low.tolist() == [-torch.inf, -0.5, -torch.inf]
-
-
-def test_whole_datasets_are_held_out(made):
     for table in made.values():
         halves = (table.held_out, ~table.held_out)
         held_out, others = (set(table.datasets[which].tolist()) for which in halves)

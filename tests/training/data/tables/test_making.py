@@ -83,7 +83,7 @@ def test_steps_are_found_where_there_are_some(values, step):
     assert not plain.columns.steps.any()
 
 
-def test_missing_values_are_refused_or_dropped_or_filled_in():
+def test_missing_and_infinite_values_are_refused_or_dropped_or_filled_in():
     column = numbers()
     column[[3, 300]] = np.nan
     rows = source(a=numbers(1), b=column)
@@ -94,9 +94,6 @@ def test_missing_values_are_refused_or_dropped_or_filled_in():
     assert "Left out 2 of 500 rows (0.40%), with 2 missing or infinite value(s)" in lines
     filled, _ = make_table(rows, TableChoices(missing="mean"))
     assert float(filled.points[3, 1]) == pytest.approx(np.nanmean(column))
-
-
-def test_infinite_values_are_missing_in_conditions_too():
     column = numbers()
     column[[3, 300]] = np.inf, -np.inf
     rows = source(a=numbers(1), y=column)
@@ -139,7 +136,7 @@ def test_more_columns_than_rows_are_kept_with_a_warning():
     assert not any("Warning" in line for line in lines)
 
 
-def test_columns_that_number_rows_are_told():
+def test_identifiers_are_told_and_never_called_constant():
     order = np.random.default_rng(0).permutation(COUNT)
     columns = {"a": numbers(), "row": order + 7.0, "user_id": order**2 + 1.0, "b": order**2 + 2.0}
     _, lines = make_table(source(**columns), TableChoices())
@@ -149,9 +146,6 @@ def test_columns_that_number_rows_are_told():
     given = source(a=numbers(), paid=np.floor(numbers() * 3), n=order % 9)
     _, lines = make_table(given, TableChoices())
     assert not any("identifier" in line for line in lines)
-
-
-def test_identifiers_beyond_what_can_be_told_apart_are_not_called_constant():
     key = 2.0**53 + np.arange(COUNT)
     table, lines = make_table(source(a=numbers(), key=key), TableChoices())
     assert list(table.columns.names) == ["a"]
@@ -287,8 +281,7 @@ def test_a_broken_data_set_is_refused_in_one_line(tmp_path):
 @pytest.mark.parametrize("chunk", [1, 1000, foreign.CHUNK])
 def test_blocks_of_any_size_keep_their_order(monkeypatch, chunk):
     monkeypatch.setattr(foreign, "CHUNK", chunk)
-    blocks = np.split(ROWS, [0, 3, 3, 90, BLOCK_ROWS])
-    got = joined(iter(blocks), 5)
+    got = joined(iter(np.split(ROWS, [0, 3, 3, 90, BLOCK_ROWS])), 5)
     np.testing.assert_array_equal(got, ROWS)
     assert not np.shares_memory(got, ROWS)
     assert joined(iter([]), 5).shape == (0, 5)

@@ -1,12 +1,10 @@
 """Solvers by name: order, cost, refusals, the adaptive method, and those that undo themselves."""
 
-from collections.abc import Callable
 from math import inf, log2, nan
 
 import pytest
 import torch
 import torchdiffeq
-from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
@@ -138,7 +136,7 @@ def test_a_step_is_made_of_its_stages_and_rows_may_have_times_and_steps_of_their
         torch.testing.assert_close(end, made, rtol=0, atol=1e-15)
 
 
-def test_a_velocity_that_is_known_is_not_computed_again():
+def test_known_velocities_are_not_computed_again_nor_terms_of_no_weight_added():
     x = torch.rand(5, 3, generator=seeded(), dtype=torch.float64)
     t, h = double(0.3), double(0.1)
     counted = Counted(riccati)
@@ -147,9 +145,6 @@ def test_a_velocity_that_is_known_is_not_computed_again():
     known = slopes_of(RK4, counted, x, t, h, plain[0])
     assert len(counted.times) == 7
     assert all(torch.equal(one, other) for one, other in zip(plain, known, strict=True))
-
-
-def test_terms_of_no_weight_do_not_enter_a_sum():
     bad, good = torch.tensor([torch.inf]), torch.tensor([2.0])
     assert torch.equal(weighted_sum((0, 3), (bad, good)), torch.tensor([6.0]))
 
@@ -210,7 +205,7 @@ def test_it_agrees_with_an_independent_implementation(backwards):
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-7)
 
 
-VELOCITIES: dict[str, tuple[float, Callable[[Tensor, Tensor], Tensor]]] = {
+VELOCITIES = {
     # A jump in space that states are driven into from both sides.
     "jump": (1e-10, lambda x, t: -x.sign() * 1e3),
     "not a number": (1e-10, lambda x, t: torch.where(t[..., None] > 0.5, torch.nan, x)),
@@ -413,7 +408,7 @@ def test_many_dimensions_that_swing_while_they_contract_are_no_rounding_errors()
     assert max(errors) < 1e-6
 
 
-TOO_STIFF: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+TOO_STIFF = {
     "linear": lambda x, t: -1000 * x,
     "bounded": lambda x, t: -100 * (10 * x).sin(),
     "not a number": lambda x, t: torch.where(t > 0.3, torch.nan, x),

@@ -4,7 +4,6 @@ from unittest import mock
 
 import pytest
 import torch
-from torch import Tensor
 from torch.testing import assert_close
 
 from tests.support.draws import double, normal
@@ -35,7 +34,7 @@ class Leapfrog:
         noise.normal.return_value = q
         noise.uniform.return_value = torch.zeros(2, CHAINS, 1).double()  # all are accepted
         noise.shared_integer.return_value = self._leaps
-        ends: list[Tensor] = []
+        ends = []
         energy = kernel._energy
 
         def seen(state, momentum):

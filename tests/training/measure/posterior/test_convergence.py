@@ -1,7 +1,5 @@
 """What draws are worth: convergence of chains, and weights, against ArviZ and what is known."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,7 @@ from training.measure.posterior import importance
 from training.measure.posterior.convergence import convergence
 from training.measure.posterior.importance import effective_size, k_threshold, smoothed_weights
 
-OF_ARVIZ: dict[str, tuple[str, dict[str, Any]]] = {
+OF_ARVIZ = {
     "r_hat": ("rhat", {"method": "rank"}),
     "ess_bulk": ("ess", {"method": "bulk"}),
     "ess_tail": ("ess", {"method": "tail", "prob": (0.05, 0.95)}),
@@ -82,11 +80,8 @@ def test_tails_do_not_know_how_repeated_draws_were_rounded():
     torch.testing.assert_close(convergence(rounded).ess_tail, convergence(draws).ess_tail)
 
 
-def test_no_variables_have_no_measures():
+def test_no_variables_or_three_draws_a_chain_have_no_measures():
     assert convergence(torch.zeros(2, 10, 3, 0)).ess_tail.shape == (3, 0)
-
-
-def test_three_draws_a_chain_are_too_few():
     got = convergence(normal(4, 3, 2, 5))
     assert got.r_hat.shape == (2, 5)
     assert all(getattr(got, name).isnan().all() for name in OF_ARVIZ)
@@ -145,8 +140,7 @@ def test_smoothing_makes_weighted_means_less_noisy():
     x = 0.5 * normal(300, 500)
     log_weights = 1.5 * x.square()
     smoothed = smoothed_weights(log_weights)
-    raw = log_weights.softmax(dim=1)
-    both = (raw, smoothed.log_weights.exp())
+    both = (log_weights.softmax(dim=1), smoothed.log_weights.exp())
     errors = [((weights * x).sum(dim=1)).square().mean().sqrt() for weights in both]
     assert errors[1] < 0.95 * errors[0]
     torch.testing.assert_close(smoothed.log_weights.logsumexp(1).exp(), torch.ones(300).double())
@@ -165,13 +159,9 @@ def test_weights_without_a_tail_say_so():
     assert (got.log_weights[2] == -torch.inf).all()
 
 
-def test_the_effective_size_of_known_weights():
+def test_the_effective_size_of_known_weights_and_the_threshold_of_few_draws():
     weights = double([[1, 1, 1, 1], [1, 0, 0, 0], [3, 1, 0, 0], [0, 0, 0, 0]])
-    got = effective_size(weights.log() + 5000)
-    torch.testing.assert_close(got, double([4, 1, 1.6, 0]))
-
-
-def test_the_threshold_falls_for_few_draws():
+    torch.testing.assert_close(effective_size(weights.log() + 5000), double([4, 1, 1.6, 0]))
     assert k_threshold(100) == 0.5
     assert k_threshold(2200) == 0.7 == k_threshold(10**6)
     assert "at least two" in refusal(k_threshold, 1, kind=UsageError)

@@ -35,15 +35,7 @@ HALVES = torch.arange(RUNS).view(2, -1)[:, :NEAR]
 
 
 def gaussian_values(noise, claimed, dims, width=1.0, runs=300):
-    """Runs of ``y = x + noise`` with a standard normal prior, and exact posteriors.
-
-    Args:
-        noise: The standard deviation of data.
-        claimed: The one that posteriors assume.
-        dims: Of x.
-        width: Of posteriors, relative to the one that follows.
-        runs: Their number.
-    """
+    """Runs of ``y = x + noise``, and posteriors that claim a noise, of a relative width."""
     truth = normal(runs, dims, seed=1)
     data = truth + noise * normal(runs, dims, seed=2)
     mean, std = data / (1 + claimed**2), claimed / (1 + claimed**2) ** 0.5
@@ -65,15 +57,12 @@ def smallest(found, words):
     return min(p for name, p in found.adjusted.items() if words in name)
 
 
-def test_exact_posteriors_pass():
+def test_exact_posteriors_pass_also_in_a_dimension_that_never_changes():
     got = calibrate(gaussian_values(0.5, 0.5, dims=3, runs=1000))
     assert got.passed
     assert got.verdict.startswith("No miscalibration seen in 14 tests of 1000 runs")
     assert float(got.crps.mean()) == pytest.approx(0.2**0.5 / torch.pi**0.5, rel=0.04)
     assert abs(got.intervals.pooled_deviation) < 3
-
-
-def test_a_dimension_that_never_changes_is_no_failure():
     draws, truth = normal(200, 50, 2), normal(200, 2, seed=1)
     draws[..., 1] = truth[:, 1] = 7
     got = calibrate(run_values(draws, truth, seeded()))
@@ -130,8 +119,7 @@ def test_portions_of_runs_are_joined():
 
 
 def test_a_calibration_is_plain_numbers_in_json():
-    got = calibrate(gaussian_values(0.5, 0.5, dims=2, runs=40))
-    summary = got.summary()
+    summary = calibrate(gaussian_values(0.5, 0.5, dims=2, runs=40)).summary()
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert summary["quantities"] == ["x1", "x2", "log-likelihood"]
     assert set(summary["regions"]) == {"TARP", "highest-density regions"}
@@ -145,7 +133,7 @@ def test_holm_multiplies_by_the_hypotheses_that_are_left():
     assert "nan" in refusal(holm, {"a": float("nan")})
 
 
-def test_a_verdict_names_what_fails_the_clearest_first():
+def test_a_verdict_names_what_fails_and_what_error_would_have_been_seen():
     adjusted = {"a": 0.5, "b": 1e-3, "c": 1e-9, "d": 1e-4, "e": 5e-3}
     assert verdict(adjusted, 0.01, 100) == (
         "Not calibrated: c (p = 1e-09), d (p = 0.0001), b (p = 0.001) and 1 more failed, "
@@ -154,9 +142,6 @@ def test_a_verdict_names_what_fails_the_clearest_first():
     )
     assert verdict({"a": 0.01}, 0.01, 100).startswith("No miscalibration seen in one test")
     assert "nothing was tested" in refusal(verdict, {}, 0.01, 100)
-
-
-def test_a_verdict_says_how_large_an_error_the_runs_would_have_seen():
     few, many = (verdict({"a": 0.5}, 0.01, runs) for runs in (34, 1000))
     said = " of 38 points of coverage or more would have been seen in 90 % of cases."
     assert few.endswith(f". Too few runs to tell: only one{said}")
@@ -327,21 +312,17 @@ def test_bands_and_errors_hold_the_runs_they_should():
 
 
 def test_reference_points_are_spread_like_draws():
-    draws = 3 + 2 * normal(2000, 10, 2)
-    points = reference_points(draws, seeded(1))
+    points = reference_points(3 + 2 * normal(2000, 10, 2), seeded(1))
     assert points.mean(dim=0).tolist() == pytest.approx([3, 3], abs=0.2)
     assert points.std(dim=0).tolist() == pytest.approx([2, 2], abs=0.15)
 
 
-def test_the_score_of_a_gaussian_is_its_closed_form():
+def test_the_score_has_its_closed_form_and_is_that_of_all_pairs_and_fair():
     """``sigma (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi))`` (Gneiting and Raftery, eq. 21)."""
     z = double([-2.0, -0.5, 0.0, 1.0, 3.0])
     got = crps(7 + 2 * normal(5, 200_000), 7 + 2 * z)
     expected = z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - torch.pi**-0.5
     torch.testing.assert_close(got, 2 * expected, atol=0.01, rtol=0)
-
-
-def test_the_score_is_that_of_all_pairs_and_fair():
     draws, truth = normal(4000, 3, 2), normal(4000, 2, seed=1)
     pairs = (draws[:, :, None] - draws[:, None]).abs().sum(dim=(1, 2)) / (3 * 2)
     expected = (draws - truth[:, None]).abs().mean(dim=1) - pairs / 2
