@@ -64,9 +64,9 @@ LEAST_RISE, ALL = 0.1, 1 - 1e-9
 APART, CHANCE = 0.02, 8.0
 """Variance of the means of populations, over that within them, up to which they agree: R-hat is
 then about 1.01; and what chance adds, over the number of particles."""
-MOST_MOVES, HELPS = 8, 0.7
-"""Moves until they agree, at most; and what is left of how far they are apart after one that
-helps."""
+MOST_MOVES, HELPS = 8, 0.9
+"""Moves until they agree, at most; and what is left, in the mean over coordinates, of how far they
+are apart after one that helps."""
 DTYPE = torch.float32
 """Of states, and of one step's changes of weights: noise of the first time is far above rounding.
 Covariances are decomposed, and weights summed, in float64, and so are points and their
@@ -268,20 +268,21 @@ class _Cloud:
             on_part(float((~moving).double().mean()))
 
     def _apart(self) -> Tensor:
-        """How far populations are apart on each observation, ``[M]``: see ``_far``."""
+        """How far populations are apart on each observation, in the coordinate where they are
+        farthest, ``[M]``: see ``_far``."""
         weights = self._by_population(self._log_weights)
         middle = torch.full_like(weights[:, 0], 0.5)
         rows = self._rows(systematic(weights, middle, self._particles))
-        return torch.stack([self._far(points) for points in _taken(self._points, rows)])
+        return torch.stack([self._far(points).amax() for points in _taken(self._points, rows)])
 
     def _far(self, points: Tensor) -> Tensor:
-        """Variances of the means of populations ``[C P, D]``, over that up to which they agree, in
-        the coordinate where they are farthest apart, ``[]``."""
+        """Variances ``[D]`` of the means of populations ``[C P, D]``, over that up to which they
+        agree."""
         if self._chains == 1:
-            return torch.zeros((), dtype=torch.float64, device=points.device)
+            return torch.zeros_like(points[0])
         own = points.view(self._chains, self._particles, -1)
         apart, within = own.mean(dim=1).var(dim=0), own.var(dim=1).mean(dim=0)
-        return (apart / within).nan_to_num().amax() / (APART + CHANCE / self._particles)
+        return (apart / within).nan_to_num() / (APART + CHANCE / self._particles)
 
     def _moved(self, place: int, on_part: OnPart) -> Particles | None:
         """Those ``[C P]`` of an observation; None if nothing was to be narrowed, and its noise is
@@ -309,12 +310,12 @@ class _Cloud:
         if first == 1:
             particles = self._by_weight(place, particles, log_weights, noise.uniform(step, 1)[0])
             step += 1
-        before, far = torch.inf, float(self._far(particles.points))
+        before, far = torch.tensor(torch.inf), self._far(particles.points)
         for _ in range(MOST_MOVES):
-            if far <= 1 or far > HELPS * before:
+            if far.amax() <= 1 or far.mean() > HELPS * before:
                 break
             particles, step = renoising.moved(particles, 1.0, step)
-            before, far = far, float(self._far(particles.points))
+            before, far = far.mean(), self._far(particles.points)
         if first == 1 and on_part:
             on_part(1)
         self._target.calls += target.calls
