@@ -310,12 +310,12 @@ class _Cloud:
         if first == 1:
             particles = self._by_weight(place, particles, log_weights, noise.uniform(step, 1)[0])
             step += 1
-        before, far = torch.tensor(torch.inf), self._far(particles.points)
+        previous, far = torch.tensor(torch.inf), self._far(particles.points)
         for _ in range(MOST_MOVES):
-            if far.amax() <= 1 or far.mean() > HELPS * before:
+            if far.amax() <= 1 or far.mean() > HELPS * previous:
                 break
             particles, step = renoising.moved(particles, 1.0, step)
-            before, far = far.mean(), self._far(particles.points)
+            previous, far = far.mean(), self._far(particles.points)
         if first == 1 and on_part:
             on_part(1)
         self._target.calls += target.calls
