@@ -92,6 +92,17 @@ class Behind:
         return cls(slope.T, off.T @ off / (PRIOR_DRAWS - z.shape[1]))
 
 
+def deviations(whole: Target, kept: int) -> tuple[float, float]:
+    """Standard deviations of pixels, given the kept variables, and in all."""
+    generator = seeded_generator("cpu", 6)
+    shape = (2, PRIOR_DRAWS, whole.dim)
+    w = torch.randn(shape, generator=generator, dtype=torch.float64)
+    w[1, :, :kept] = w[0, :, :kept]
+    one, other = (whole.points(each, torch.zeros(PRIOR_DRAWS, dtype=torch.int64)) for each in w)
+    left = (one - other).square().mean() / 2
+    return float(left.sqrt()), float(one.var(dim=0).mean().sqrt())
+
+
 def weighted(
     whole: Target, kept: Target, behind: Behind, w: Tensor, near: Tensor, which: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -159,8 +170,9 @@ def main(
     behind = Behind.of(whole, Target(of_kept, likelihood, observed, ROWS))
     added = behind.slope @ behind.slope.T + behind.rest
     seen = likelihood.observe(likelihood.observe(added).T) + likelihood.covariance(len(mask))
+    left, of_all = deviations(whole, count)
     print(
-        f"{count} of {dim} kept; the others add {float(added.diagonal().mean().sqrt()):.1f} levels"
+        f"{count} of {dim} kept, given which pixels vary by {left:.0f} of {of_all:.0f} gray levels"
     )
     print("| sampler | R-hat | worth | coverage | held out | width | CRPS | calls | seconds |")
     print("| --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: |", flush=True)
