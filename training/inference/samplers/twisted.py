@@ -87,7 +87,7 @@ def twist(
     ahead: LookAhead | None = None,
 ) -> Draws:
     """Draws ``[M, C, S]`` of each observation's posterior, from C populations that know nothing of
-    each other.
+    each other but whether they agree.
 
     Args:
         target: The posteriors; Gaussian ones, see ``lookahead``.
