@@ -38,6 +38,7 @@ from benchmarks.inverse.rivals import diffpir, dps
 from torch_utils.seeds import seeded_generator
 from training.files.observations import read_mask, read_operator
 from training.flow.solvers import get_solver
+from training.inference.checking import truths_of_data
 from training.inference.likelihoods import Gaussian
 from training.inference.lookahead import LookAhead
 from training.inference.prior import Prior
@@ -83,11 +84,8 @@ def cells(points: Tensor, truth: Tensor, alike: Tensor, asked: Tensor) -> list[s
 def blurred_like_draws(truth: Tensor, prior: Prior, likelihood: Gaussian) -> Tensor:
     """Truths ``[M, D]`` with the noise of the first time, which draws have, and black pixels are
     far below."""
-    made = Target(prior, likelihood, likelihood.observe(truth[:1]), ROWS)
-    first = torch.zeros(len(truth), dtype=torch.int64)
-    start, generator = prior.times[0].cpu(), seeded_generator("cpu", 1)
-    noise = prior.flow.schedule.sample_noise(len(truth), start, generator)
-    return made.of_states(made.to_states(truth, first) + noise.to(truth), first)
+    target = Target(prior, likelihood, likelihood.observe(truth[:1]), ROWS)
+    return truths_of_data(target, truth, range(len(truth)), 1, blurred=True).points
 
 
 @click.command(help=__doc__)

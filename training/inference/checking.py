@@ -89,13 +89,11 @@ def truths_of_data(
             for number in numbers
         ]
     ).to(points)
-    flow = prior.flow.in_blocks(target.rows)
-    clean = (points - prior.origin) * prior.unit
-    states = flow.to_eigen(clean) + noise
+    flow, states = prior.flow.in_blocks(target.rows), prior.to_states(points) + noise
     # The way of the draws' variables, so that both are off by the same.
     melted = flow.simulate(flow.schedule.scale(start) * states, *prior.way("latents")).end
     w = flow.latent_law(prior.times[-1]).whiten(melted)
-    return Truths(prior.of_states(states, {}) if blurred else points, w)
+    return Truths(prior.of_states(states) if blurred else points, w)
 
 
 def simulated(likelihood: Likelihood, points: Tensor, numbers: Sequence[int], seed: int) -> Tensor:

@@ -49,7 +49,6 @@ def train(
         watch: Looks at what is held out of the training: reports it, may end the training early,
             and may choose the weights that it ends with.
         progress: Called after each report with the part of the training that is done.
-        closing: What else is measured of the trained model at the end; None for nothing.
 
     Returns:
         The last network file.

@@ -88,7 +88,7 @@ def run_extraction(
     announcement: str,
 ) -> None:
     """Writes residuals and their parameters, the recorded options, with the digest that the files
-    have, ``origin``. What is announced is told before the work begins."""
+    have, ``origin``. The announcement is logged before the work begins."""
     began = time.perf_counter()
     distributed.barrier()  # no rank writes before all have looked
     require_folder(parameters.parent)

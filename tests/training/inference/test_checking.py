@@ -78,7 +78,6 @@ def test_truths_of_data_have_variables_of_the_prior():
     gap = prior.points(truths.w).points - points
     expected = prior.flow.schedule.noise_variance(prior.times[0]).mean() / 0.25
     torch.testing.assert_close(gap.square().mean(), expected, rtol=0.15, atol=0)
-    # With that noise they are points of the same variables, as draws are.
     blurred = checking.truths_of_data(target, points, range(count), 1, blurred=True)
     assert torch.equal(blurred.w, truths.w)
     torch.testing.assert_close(blurred.points, prior.points(truths.w).points, rtol=1e-3, atol=1e-3)

@@ -23,8 +23,9 @@ is so wrong that weights would be worth a few particles. There R is made wider, 
 they are worth a tenth of them, and particles arrive as draws of ``p(x_0) L(x_0)^b``. Then b goes to
 1, each time as far as weights ``L^(b' - b)`` are worth half of the particles. These are taken, and
 moved by noise that is put on them and taken off again (``renoising``), which leaves ``p L^b'`` as
-it is: so each has a place of its own, however few came through. At the end they are moved on where
-means of populations are farther apart than chance has them, as long as that helps.
+it is: so each has a place of its own, however few came through. Where R was not made wider, but
+means of populations are farther apart than chance has them, they are moved on as long as that
+helps.
 """
 
 from dataclasses import replace
@@ -254,8 +255,8 @@ class _Cloud:
         self._log_weights = before + self._psi
 
     def narrow(self, on_part: OnPart = None) -> None:
-        """Takes particles by weight and moves them, until the noise of observations is their own,
-        where it was made wider, and populations agree, where they do not."""
+        """Takes particles by weight and moves them: where the noise of observations was made wider,
+        until it is their own, and where it was not, but populations do not agree, until they do."""
         require_some(self._by_population(self._log_weights))
         moving = (self._exponent < 1) | (self._apart() > 1)
         for place in moving.nonzero()[:, 0].tolist():
@@ -309,17 +310,22 @@ class _Cloud:
                 on_part(log(before / exponent) / log(first))
         if first == 1:
             particles = self._by_weight(place, particles, log_weights, noise.uniform(step, 1)[0])
-            step += 1
-        previous, far = torch.tensor(torch.inf), self._far(particles.points)
-        for _ in range(MOST_MOVES):
-            if far.amax() <= 1 or far.mean() > HELPS * previous:
-                break
-            particles, step = renoising.moved(particles, 1.0, step)
-            previous, far = far.mean(), self._far(particles.points)
-        if first == 1 and on_part:
-            on_part(1)
+            particles = self._moved_on(particles, renoising, step + 1)
+            if on_part:
+                on_part(1)
         self._target.calls += target.calls
         self._again[place] = target.calls
+        return particles
+
+    def _moved_on(self, particles: Particles, renoising: Renoising, step: int) -> Particles:
+        """Particles of the posterior, as long as moves bring populations together that are apart.
+        Where noise was narrowed, they have been moved before, and one more brings nothing."""
+        before, far = torch.tensor(torch.inf), self._far(particles.points)
+        for _ in range(MOST_MOVES):
+            if far.amax() <= 1 or far.mean() > HELPS * before:
+                break
+            particles, step = renoising.moved(particles, 1.0, step)
+            before, far = far.mean(), self._far(particles.points)
         return particles
 
     def _by_weight(

@@ -408,8 +408,7 @@ def test_posteriors_of_several_modes(case, monkeypatch):
     again = prior.points(draws.w.flatten(0, 2)).points.view_as(draws.points)
     assert (again - draws.points).abs().mean() < 0.02
     assert (draws.stats["stages"] >= 5).any() == (worth > 0.5), "noise was made wider, and narrowed"
-    arrived = 4 * 2000 * 25
-    assert chance > 0 or (draws.calls > 3 * arrived).all(), "populations were moved on"
+    assert chance > 0 or (draws.calls > 600_000).all(), "populations were moved on"
 
 
 def test_noise_that_is_put_on_and_taken_off_leads_to_posteriors_of_several_modes():
@@ -490,7 +489,6 @@ def test_more_steps_are_advised_where_ends_are_far_from_normal():
         times_and_errors(Target(prior, *seen), 8, 0) for prior in (gaussian_prior(), bumps())
     )
     assert alike.needed < 0.5 < 1 < apart.needed
-    assert apart.advised is alike.advised is None
     assert apart._replace(needed=12.9).advised == 13
     assert apart._replace(needed=12.7).advised is None
 
