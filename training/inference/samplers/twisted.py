@@ -318,8 +318,7 @@ class _Cloud:
         return particles
 
     def _moved_on(self, particles: Particles, renoising: Renoising, step: int) -> Particles:
-        """Particles of the posterior, as long as moves bring populations together that are apart.
-        Where noise was narrowed, they have been moved before, and one more brings nothing."""
+        """Particles of the posterior, moved as long as that brings populations together."""
         before, far = torch.tensor(torch.inf), self._far(particles.points)
         for _ in range(MOST_MOVES):
             if far.amax() <= 1 or far.mean() > HELPS * before:
