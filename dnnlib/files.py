@@ -48,7 +48,13 @@ def atomic_path(destination: Path) -> Iterator[Path]:
             cause.filename = cause.filename or str(destination)
             raise cause from None
         raise
-    _sync_folder(destination.parent)
+    # Makes the rename itself durable. Windows cannot open folders, and needs no such step.
+    if os.name == "posix":
+        descriptor = os.open(destination.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _prefix(destination: Path, machine: bool = True) -> str:
@@ -126,13 +132,3 @@ def require_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise DataError(f"{folder} cannot be written: {place}: {error.strerror}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    # Makes the rename itself durable. Windows cannot open folders, and needs no such step.
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -53,7 +53,14 @@ def local_file(location: str, cache_dir: Path | None = None, *, max_bytes: int =
     """
     scheme = re.match(r"([a-z][a-z0-9+.-]*)://", location, re.IGNORECASE)
     if scheme is None:
-        return _existing_file(location)
+        path = Path(os.path.expanduser(location))
+        try:
+            path.stat()
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot open the file {location!r}: {_reason(error)}") from error
+        if path.is_dir():
+            raise DataError(f"{location!r} is a folder: give the path of a file")
+        return path
     if scheme[1].lower() != "https":
         raise UsageError(
             f"{scheme[1]}:// is not supported ({location!r}): give a local path or an https:// URL"
@@ -66,17 +73,6 @@ def local_file(location: str, cache_dir: Path | None = None, *, max_bytes: int =
         )
     digest = parts[2] and parts[2].lower()
     return _cached_download(parts[1], digest, cache_dir or default_cache_dir(), max_bytes)
-
-
-def _existing_file(location: str) -> Path:
-    path = Path(os.path.expanduser(location))
-    try:
-        path.stat()
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot open the file {location!r}: {_reason(error)}") from error
-    if path.is_dir():
-        raise DataError(f"{location!r} is a folder: give the path of a file")
-    return path
 
 
 def _cached_download(url: str, digest: str | None, cache: Path, max_bytes: int) -> Path:

@@ -65,7 +65,15 @@ class ArrayStream:
         with self._path.open("rb+") as file:
             for member in self._members:
                 file.seek(member.header_offset + len(member.FileHeader(zip64=True)))
-                member.CRC = _checksum(file, member.file_size)
+                size = member.file_size
+                checksum = 0
+                while size:
+                    content = file.read(min(size, _CHUNK))
+                    if not content:
+                        raise EOFError("an array is shorter than it was made")
+                    checksum = zlib.crc32(content, checksum)
+                    size -= len(content)
+                member.CRC = checksum
                 file.seek(member.header_offset)
                 file.write(member.FileHeader(zip64=True))
             file.seek(0, io.SEEK_END)
@@ -96,15 +104,3 @@ def stream_arrays(
         stream = ArrayStream(temporary, shapes, dtype)
         yield stream
         stream.finish(small)
-
-
-def _checksum(file: IO[bytes], size: int) -> int:
-    """Of the next so many bytes."""
-    checksum = 0
-    while size:
-        content = file.read(min(size, _CHUNK))
-        if not content:
-            raise EOFError("an array is shorter than it was made")
-        checksum = zlib.crc32(content, checksum)
-        size -= len(content)
-    return checksum

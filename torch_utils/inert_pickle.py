@@ -229,18 +229,15 @@ class PickleReader:
         items = self._pop(counts[opcode]) if opcode in counts else self._pop_to_mark()
         target = self._top()
         if opcode in ("SETITEM", "SETITEMS"):
-            self._set_items(expect(target, dict), items)
+            if len(items) % 2:
+                raise PickleError("it has a key without a value")
+            for key, value in zip(items[::2], items[1::2], strict=True):
+                # No tuples: the hash of a nested one can take time exponential in its size.
+                expect(target, dict)[expect(key, *self.key_types)] = value
         elif opcode == "ADDITEMS":
             expect(target, set).update(expect(item, str, bytes) for item in items)
         else:
             expect(target, list).extend(items)
-
-    def _set_items(self, target: dict[Any, Any], items: tuple[Any, ...]) -> None:
-        if len(items) % 2:
-            raise PickleError("it has a key without a value")
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            # No tuples: the hash of a nested one can take time exponential in its size.
-            target[expect(key, *self.key_types)] = value
 
     def _name(self, module: Any, name: Any) -> Name:
         text = f"{expect(module, str)}.{expect(name, str)}"

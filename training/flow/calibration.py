@@ -201,7 +201,8 @@ class _Fit:
         self._residual = BlockwiseDenoiser(denoiser.residual, block)
 
     def calibration(self, method: str) -> Calibration:
-        gains = self._gains()
+        noises = [self._noise(draw) for draw in range(GAIN_DRAWS)]
+        gains = torch.stack([self._noted(self._gain(t, noises)) for t in self._times])
         if method == "path":
             slopes = self._slopes_along_path(gains)
         elif method == "marginal":
@@ -209,11 +210,6 @@ class _Fit:
         else:
             slopes = torch.zeros_like(gains)
         return Calibration(self._times, gains, slopes)
-
-    def _gains(self) -> Tensor:
-        """``alpha [K, D]``."""
-        noises = [self._noise(draw) for draw in range(GAIN_DRAWS)]
-        return torch.stack([self._noted(self._gain(t, noises)) for t in self._times])
 
     def _noted(self, values: Tensor) -> Tensor:
         """Values of one time, which are done."""

@@ -70,11 +70,6 @@ class Bounds:
         least = float(density[0].cpu().quantile(LEFT_OUT))
         return cls(least, center, axes, low - margin, high + margin)
 
-    def in_box(self, points: Tensor) -> Tensor:
-        """Whether points ``[N, D]`` are in the box, ``[N]``."""
-        along = (points - self.center) @ self.axes
-        return ((along >= self.low) & (along <= self.high)).all(dim=1)
-
     def hull(self) -> tuple[Tensor, Tensor]:
         """Least and largest number ``[D]`` of each coordinate in the box."""
         sides = torch.linalg.inv(self.axes)
@@ -107,7 +102,8 @@ class Region:
         inside = torch.ones(len(points), dtype=torch.bool)
         rows = points.cpu()
         for bounds, _ in self.parts:
-            inside &= bounds.in_box(rows)
+            along = (rows - bounds.center) @ bounds.axes
+            inside &= ((along >= bounds.low) & (along <= bounds.high)).all(dim=1)
         # The last is the narrowest.
         for bounds, posterior in reversed(self.parts):
             places = inside.nonzero()[:, 0]

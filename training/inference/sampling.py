@@ -199,7 +199,8 @@ def _automatic(
         return _of_dear_likelihoods(problem, plan, pool, on_part)
     if problem.target.prior.flow.basis.dim > MOST_TESTED:
         draws = _pooled(problem, plan, pool)
-        poor = _poor(draws, plan)
+        trusted = draws.stats["pareto_k"] <= k_threshold(plan.pool)
+        poor = (~((draws.stats["effective_size"] >= DEFENDED) & trusted)).nonzero()[:, 0]
         if len(poor):
             left = problem.of(poor)
             last = replace(plan, sampler=_in_the_end(left))
@@ -310,12 +311,6 @@ def _tested(problem: Problem, plan: SamplingPlan, draws: Draws) -> Draws:
     if problem.target.prior.flow.basis.dim > MOST_TESTED:
         return draws
     return tested(problem.target.of(torch.arange(draws.count)), draws, problem.seeds(plan.seed))
-
-
-def _poor(draws: Draws, plan: SamplingPlan) -> Tensor:
-    """Places ``[m]`` of observations whose weights are worth too little, or cannot be trusted."""
-    trusted = draws.stats["pareto_k"] <= k_threshold(plan.pool)
-    return (~((draws.stats["effective_size"] >= DEFENDED) & trusted)).nonzero()[:, 0]
 
 
 def _walked(problem: Problem, plan: SamplingPlan, on_part: OnPart) -> Draws:

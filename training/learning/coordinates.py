@@ -204,7 +204,14 @@ def _fit(map_: PointMap, x: Tensor, columns: Columns, noise: float | None) -> No
         unbounded = torch.full_like(x[0], torch.inf)
         map_.set_bounds(torch.where(over_decades(x), 0.0, -unbounded), unbounded)
     elif isinstance(map_, Bounded):
-        _require_within(x, columns)
+        outside = (x <= columns.low) | (x >= columns.high)
+        if outside.any():
+            row, column = outside.nonzero()[0].tolist()
+            raise DataError(
+                f"column '{columns.names[column]}' has {float(x[row, column]):g} in row {row}, not "
+                f"between its bounds {float(columns.low[column]):g} and "
+                f"{float(columns.high[column]):g}"
+            )
         map_.set_bounds(columns.low, columns.high)
     elif isinstance(map_, YeoJohnson):
         _require_spread(x[:: -(-len(x) // MOST_ROWS)].std(dim=0, correction=0), columns)
@@ -236,17 +243,6 @@ def _require_spread(spread: Tensor, columns: Columns) -> None:
         raise DataError(f"column '{columns.names[column]}' is constant: leave it out")
 
 
-def _require_within(x: Tensor, columns: Columns) -> None:
-    outside = (x <= columns.low) | (x >= columns.high)
-    if outside.any():
-        row, column = outside.nonzero()[0].tolist()
-        raise DataError(
-            f"column '{columns.names[column]}' has {float(x[row, column]):g} in row {row}, not "
-            f"between its bounds {float(columns.low[column]):g} and "
-            f"{float(columns.high[column]):g}"
-        )
-
-
 def _fit_powers(map_: YeoJohnson, x: Tensor) -> None:
     """Exponents of largest likelihood, columns being measured from their median in their spread."""
     few = x[:: -(-len(x) // MOST_ROWS)]
@@ -264,7 +260,19 @@ def _fit_conditions(coordinates: Coordinates, conditions: Tensor, each: Tensor) 
     if scale.powers is not None:
         _fit_powers(scale.powers, each[:, scale.skewed])
     if scale.scores is not None:
-        _fit_tails(scale.scores, each[:, scale.tails])
+        y = each[:, scale.tails]
+        positive, (middle, spread) = over_decades(y), _middle(y)
+        scale.scores.location.copy_(torch.where(positive, 0.0, middle))
+        scale.scores.scale.copy_(torch.where(positive, LEAST_OF_SMALLEST * y.amin(dim=0), spread))
+        x, spline = scale.scores.logarithms(y), scale.scores.scores
+        levels, places = _quantiles(x, spline.knots)
+        means = []
+        for column in places.T:
+            _, group, sizes = column.unique(return_inverse=True, return_counts=True)
+            sums = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, group, levels)
+            means.append((sums / sizes)[group])
+        least = LEAST_RISE * torch.arange(spline.knots, dtype=torch.float64)[:, None]
+        _hold_spline(spline, places, torch.special.ndtri(torch.stack(means, dim=1)) + least, least)
     coordinates.scale.fit(conditions)
     if coordinates.surprise is not None:
         coordinates.surprise.fit(coordinates.straight(conditions), coordinates.relevant)
@@ -300,22 +308,6 @@ def long_tails(conditions: Tensor | None, relevant: Sequence[int]) -> list[int]:
     far = (spread > 0) & ((y - middle).abs().amax(dim=0) > FAR * spread)
     seen = set(relevant or range(y.shape[1]))
     return [place for place in (far | over_decades(y)).nonzero()[:, 0].tolist() if place in seen]
-
-
-def _fit_tails(map_: LongTails, y: Tensor) -> None:
-    """A spline through the scores of quantiles, of equal values through the mean of theirs."""
-    positive, (middle, spread) = over_decades(y), _middle(y)
-    map_.location.copy_(torch.where(positive, 0.0, middle))
-    map_.scale.copy_(torch.where(positive, LEAST_OF_SMALLEST * y.amin(dim=0), spread))
-    x, spline = map_.logarithms(y), map_.scores
-    levels, places = _quantiles(x, spline.knots)
-    means = []
-    for column in places.T:
-        _, group, sizes = column.unique(return_inverse=True, return_counts=True)
-        sums = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, group, levels)
-        means.append((sums / sizes)[group])
-    least = LEAST_RISE * torch.arange(spline.knots, dtype=torch.float64)[:, None]
-    _hold_spline(spline, places, torch.special.ndtri(torch.stack(means, dim=1)) + least, least)
 
 
 def skewed_conditions(conditions: Tensor | None, relevant: Sequence[int]) -> list[int]:

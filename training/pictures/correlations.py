@@ -203,16 +203,9 @@ def _heat_map(axes: Any, matrix: np.ndarray, dim: int) -> Any:
     axes.tick_params(bottom=False, labelbottom=False)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
-    if dim <= FEW_CELLS:
-        _numbers(axes, matrix)
-    return image
-
-
-def _numbers(axes: Axes, matrix: np.ndarray) -> None:
-    for (row, column), value in np.ndenumerate(matrix):
-        color = "white" if abs(value) > DARK else INK
+    style: dict[str, Any] = {"size": look.TEXT_SIZE, "ha": "center", "va": "center"}
+    for (row, column), value in np.ndenumerate(matrix) if dim <= FEW_CELLS else ():
         rounded = round(float(value), 2) + 0.0  # no minus zero
         text = f"{rounded:.2f}".replace("-", "−")
-        axes.text(
-            column + 1, row + 1, text, size=look.TEXT_SIZE, color=color, ha="center", va="center"
-        )
+        axes.text(column + 1, row + 1, text, color="white" if abs(value) > DARK else INK, **style)
+    return image

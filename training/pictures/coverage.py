@@ -59,7 +59,19 @@ def draw_boundaries(saved: SavedCoverage, name: str, details: str) -> Figure:
         for stage, place in zip(STAGES, line, strict=True):
             _panel(look.axes_at(figure, place), saved, stage, normal)
     bottom = figure.get_size_inches()[1] - look.TOP - look.LINE_HEIGHT
-    _legend(look.axes_at(figure, (LEFT, bottom, SIDE, 0.01)), saved)
+    axes = look.axes_at(figure, (LEFT, bottom, SIDE, 0.01))
+    axes.set_axis_off()
+    count = len(saved.radii)
+    shown, colors = evenly(count, MOST_IN_LEGEND), sequential_colors(count)
+    contents = gaussian_content(saved.radii, saved.dim)
+    look.legend(
+        axes,
+        len(shown),
+        handles=[Line2D([], [], color=colors[index], lw=2) for index in shown],
+        labels=[f"r = {saved.radii[index]:.3g}: {contents[index]:.1%}" for index in shown],
+        handlelength=1.2,
+        columnspacing=1.4,
+    )
     return figure
 
 
@@ -123,22 +135,6 @@ def _panel(axes: Axes, saved: SavedCoverage, stage: str, normal: int | None) -> 
     ]
     look.label(axes, names[0], names[1])
     look.name_panel(axes, STAGE_TITLES[stage], joined(*words))
-
-
-def _legend(axes: Axes, saved: SavedCoverage) -> None:
-    """The radii, or some of very many, above axes that are not seen."""
-    axes.set_axis_off()
-    count = len(saved.radii)
-    shown, colors = evenly(count, MOST_IN_LEGEND), sequential_colors(count)
-    contents = gaussian_content(saved.radii, saved.dim)
-    look.legend(
-        axes,
-        len(shown),
-        handles=[Line2D([], [], color=colors[index], lw=2) for index in shown],
-        labels=[f"r = {saved.radii[index]:.3g}: {contents[index]:.1%}" for index in shown],
-        handlelength=1.2,
-        columnspacing=1.4,
-    )
 
 
 HEIGHTS = (2.4, 2.2)  # inches

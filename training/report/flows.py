@@ -57,10 +57,6 @@ def latent_parts(melt: SavedTrajectory) -> list[object]:
     """The spectrum of latents against the closed form, where there are many."""
     if melt.dim <= FEW:
         return []
-    return [Charts([_spectrum(melt), _ratios(melt)])]
-
-
-def _spectrum(melt: SavedTrajectory) -> Chart:
     exact = melt.latent_variance()
     plot = charts.plot("eigen-dimension", "variance", y_axis_type="log")
     index = np.arange(1.0, melt.dim + 1)
@@ -71,7 +67,7 @@ def _spectrum(melt: SavedTrajectory) -> Chart:
         f"Variances of {melt.dim} latents, from {melt.last_variance.min():.3g} to "
         f"{melt.last_variance.max():.3g}; closed form {exact.min():.3g} to {exact.max():.3g}."
     )
-    return Chart(plot, "Spectrum of the latents", alt, keys)
+    return [Charts([Chart(plot, "Spectrum of the latents", alt, keys), _ratios(melt)])]
 
 
 def _ratios(melt: SavedTrajectory) -> Chart:

@@ -22,17 +22,12 @@ WORDS = 120
 """Letters of a value that are shown."""
 
 
-def is_parameters(content: Mapping[str, Any]) -> bool:
-    """Whether a JSON file says what a script of this project ran with."""
-    return str(content.get("format", "")).startswith("inflationary-flows ")
-
-
 def run_of(path: Path) -> Run | None:
     """What ran, by a parameters file; None if it is none of a run. Raises DataError if the file is
     broken."""
     content = load_json(path)
     parts = [part for part in _parts(content) if _has_command(part)]
-    if not (is_parameters(content) and parts):
+    if not (str(content.get("format", "")).startswith("inflationary-flows ") and parts):
         return None
     last = parts[-1]
     trained = last_line(path.with_name(STATS)) if path.name == TRAINING else None

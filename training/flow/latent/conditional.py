@@ -258,17 +258,14 @@ class ConditionalMixture(nn.Module):
         if not self.chained or self.compressed == 1:
             v = self.mixtures(kept, torch.zeros_like(scores)).quantile(scores)
         else:
-            v = self._in_turn(kept, scores)
+            drawn: list[Tensor] = []
+            for index in range(self.compressed):
+                missing = scores.new_zeros(len(scores), self.compressed - index)
+                all_ = self.mixtures(kept, torch.cat([*drawn, missing], dim=1))
+                own = NormalMixture(*(part[:, index : index + 1] for part in all_))
+                drawn.append(own.quantile(scores[:, index : index + 1]))
+            v = torch.cat(drawn, dim=1)
         return torch.linalg.solve(self.axes, v.T).T + self.offset
-
-    def _in_turn(self, kept: Tensor, scores: Tensor) -> Tensor:
-        drawn: list[Tensor] = []
-        for index in range(self.compressed):
-            missing = scores.new_zeros(len(scores), self.compressed - index)
-            all_ = self.mixtures(kept, torch.cat([*drawn, missing], dim=1))
-            own = NormalMixture(*(part[:, index : index + 1] for part in all_))
-            drawn.append(own.quantile(scores[:, index : index + 1]))
-        return torch.cat(drawn, dim=1)
 
     def turned(self, compressed: Tensor) -> Tensor:
         """``v [N, C]`` of compressed latents."""

@@ -113,19 +113,14 @@ def uniformity(values: Tensor) -> Uniformity:
     if not ((values >= 0) & (values <= 1)).all():
         raise DataError("values are outside of [0, 1], or NaN, and so cannot be uniform there")
     bins = min(MOST_BINS, runs // FEWEST_IN_BIN)
-    counts = counts_in_bins(values, bins)
+    place = (values * bins).long().clamp(max=bins - 1)
+    empty = torch.zeros(bins, values.shape[1], dtype=torch.float64, device=values.device)
+    counts = empty.scatter_add(0, place, torch.ones_like(values, dtype=torch.float64))
     statistic = (counts - runs / bins).square().sum(dim=0) / (runs / bins)
     from scipy.stats import chi2  # takes most of a second to import
 
     p = torch.from_numpy(np.asarray(chi2.sf(statistic.cpu().numpy(), bins - 1)))
     return Uniformity(ks_p_values(values), p, values.mean(dim=0).cpu(), bins)
-
-
-def counts_in_bins(values: Tensor, bins: int) -> Tensor:
-    """The numbers ``[bins, V]`` of values ``[R, V]`` in bins of [0, 1] of equal width; float64."""
-    place = (values * bins).long().clamp(max=bins - 1)
-    empty = torch.zeros(bins, values.shape[1], dtype=torch.float64, device=values.device)
-    return empty.scatter_add(0, place, torch.ones_like(values, dtype=torch.float64))
 
 
 def ks_p_values(values: Tensor) -> Tensor:

@@ -116,6 +116,7 @@ ROW_CELL, COLUMN_GAP, ROW_GAP, BLOCK_GAP = 128, 8, 8, 30
 LINE, NOTE_WIDTH, FOOT = 22, 260, 66
 MOST_COLUMNS = 10
 NOTE: dict[str, Any] = {"size": look.SMALL_SIZE, "color": MUTED, "linespacing": 1.3}
+HEADING: dict[str, Any] = {"ha": "center", "va": "baseline"}
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,10 @@ def draw_rows(
         start = MARGIN + number * (block + BLOCK_GAP)
         share = slice(number * rows, (number + 1) * rows)
         for column, images, left in zip(columns, cells, lefts, strict=True):
-            _heading(page, column, start + left + width / 2, first - lines * LINE - 10)
+            x, top = start + left + width / 2, first - lines * LINE - 10
+            page.text(column.title, x, top, size=look.TEXT_SIZE, color=INK, **HEADING)
+            for row, line in enumerate(column.note.splitlines(), start=1):
+                page.text(line, x, top + row * LINE, **HEADING, **NOTE)
             page.image(tiled(images[share], 1, ROW_GAP), start + left, first)
         for row, note in enumerate(notes[share]):
             middle = first + row * (height + ROW_GAP) + height / 2
@@ -233,13 +237,6 @@ def magnified(difference: np.ndarray, space: int = 0) -> tuple[Column, Scale]:
     colors = difference_cells(values.repeat(channels, axis=1), factor)[:, 0, 0]
     column = Column(difference_cells(difference, factor), "difference", _times(factor), space)
     return column, Scale(colors, f"up to ±{brief(reach)} gray levels")
-
-
-def _heading(page: Page, column: Column, middle: float, top: int) -> None:
-    place: dict[str, Any] = {"ha": "center", "va": "baseline"}
-    page.text(column.title, middle, top, size=look.TEXT_SIZE, color=INK, **place)
-    for number, line in enumerate(column.note.splitlines(), start=1):
-        page.text(line, middle, top + number * LINE, **place, **NOTE)
 
 
 def _scale(page: Page, scale: Scale, left: int, top: int, width: int) -> None:

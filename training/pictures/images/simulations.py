@@ -313,7 +313,21 @@ def draw_errors(saved: SavedRoundtrips) -> Figure:
         axes = look.axes_at(figure, place)
         middle, high = brief(float(np.median(errors))), brief(float(errors.max()))
         look.name_panel(axes, name, f"median {middle}, highest {high}")
-        _bars(axes, errors)
+        edges = error_bins(errors)
+        counts = np.histogram(errors, edges)[0]
+        axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=BLUE, alpha=0.55, lw=0)
+        axes.set_xscale("log")
+        look.label(axes, "gray levels of 255, before rounding")
+        none = int((errors == 0).sum())
+        if none:
+            text = f"{none} more without\nany error"
+            look.note_inside(axes, text, "left")
+        spread = edges[-1] / edges[0]
+        steps = (1, 2, 5) if spread < 10 else (1, 3) if spread < 1000 else (1,)
+        axes.xaxis.set_major_locator(LogLocator(subs=steps))
+        axes.xaxis.set_major_formatter(lambda value, position: brief(value))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_ylim(0, 1.12 * axes.get_ylim()[1])
     _mark_rounding(axes)
     look.label(figure.axes[0], y="images")
@@ -329,24 +343,6 @@ def error_bins(errors: np.ndarray) -> np.ndarray:
     low, high = low / widen, high * widen
     bins = int(np.clip(3 * len(positive) ** (1 / 3), LEAST_BINS, MOST_BINS))
     return np.geomspace(low, high, bins + 1)
-
-
-def _bars(axes: Axes, errors: np.ndarray) -> None:
-    edges = error_bins(errors)
-    counts = np.histogram(errors, edges)[0]
-    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=BLUE, alpha=0.55, lw=0)
-    axes.set_xscale("log")
-    look.label(axes, "gray levels of 255, before rounding")
-    none = int((errors == 0).sum())
-    if none:
-        text = f"{none} more without\nany error"
-        look.note_inside(axes, text, "left")
-    spread = edges[-1] / edges[0]
-    steps = (1, 2, 5) if spread < 10 else (1, 3) if spread < 1000 else (1,)
-    axes.xaxis.set_major_locator(LogLocator(subs=steps))
-    axes.xaxis.set_major_formatter(lambda value, position: brief(value))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
 def _mark_rounding(axes: Axes) -> None:

@@ -3,7 +3,6 @@ before and after held-out truths set the levels, levels over conditions, and dat
 posteriors beside what was observed.
 """
 
-import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,14 @@ from training.pictures.look import (
     sequential_colors,
     words_for,
 )
-from training.pictures.posteriors.words import axis_name, legend_line, line, name_and_details
+from training.pictures.posteriors.words import (
+    axis_name,
+    legend_line,
+    line,
+    name_and_details,
+    verdict_lines,
+    write_verdict,
+)
 
 MOST = 4
 BINS = 20
@@ -130,9 +136,6 @@ def _ranks(axes: Any, values: np.ndarray, colors: list[np.ndarray]) -> None:
 MOST_QUANTITIES, ACROSS = 12, 4
 RANK_SIZE, COVERAGE_SIZE = (2.25, 1.45), (3.1, 2.4)  # inches
 PANEL_GAP = 0.45
-LEAST_WIDTH = look.WIDE
-LINE_LETTERS = 150
-"""Of a line of the verdict."""
 ROOM = 1.15
 """For words above and below the curves of coverage."""
 MOST_LINES = 20
@@ -259,10 +262,9 @@ def color_of(holds: bool) -> str:
 def _page(
     saved: SavedCheck, count: int, across: int, size: tuple[float, float], note: str, how: str = ""
 ) -> tuple[Figure, np.ndarray]:
-    lines = [] if how else textwrap.wrap(saved.calibration.verdict, LINE_LETTERS)
+    lines = [] if how else verdict_lines(saved.calibration.verdict)
     right = "no miscalibration seen" if saved.calibration.conclusive else "too few runs to tell"
     outcome = how or (right if saved.calibration.passed else "not calibrated")
-    verdict_height = look.LINE_HEIGHT * len(lines)
     figure, places = look.panel_page(
         -(-count // across),
         across,
@@ -271,18 +273,13 @@ def _page(
         joined(details_of(saved), note),
         left=LEFT,
         gap=PANEL_GAP,
-        top=look.TOP + verdict_height + 1.3 * look.LINE_HEIGHT,
+        top=look.TOP + look.LINE_HEIGHT * len(lines) + 1.3 * look.LINE_HEIGHT,
         above=0.46,
         below=0.46,
-        least_width=LEAST_WIDTH,
+        least_width=look.WIDE,
     )
-    width, height = figure.get_size_inches()
-    style: dict[str, Any] = {"size": look.SMALL_SIZE, "color": INK, "parse_math": False}
-    for number, each in enumerate(lines):
-        top = 1 - (look.TOP + look.LINE_HEIGHT * (number - 0.3)) / height
-        figure.text(LEFT / width, top, each, va="top", **style)
     handles = [line("within the band", BLUE), line("beyond it", ORANGE)]
-    legend_line(figure, LEFT, handles, BAND, right=2 * look.MARGIN, below=verdict_height)
+    write_verdict(figure, LEFT, lines, handles, BAND, 2 * look.MARGIN)
     return figure, places
 
 

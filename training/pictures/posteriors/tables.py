@@ -21,7 +21,6 @@ from training.pictures.posteriors.words import (
     legend_line,
     line,
     name_and_details,
-    observation_colors,
     part_of,
 )
 from training.pictures.tables.columns import few_numbers, limits, rank_correlations
@@ -79,7 +78,7 @@ def draw_marginals(saved: SavedPosteriors) -> Figure:
         below=0.4,
         least_width=LEAST_WIDTH,
     )
-    colors = observation_colors(shown)
+    colors = list(look.sequential_colors(max(shown, 2))[:shown])
     handles = [line(f"posterior {index + 1}", color) for index, color in enumerate(colors)]
     if seen_columns(saved)[chosen].any():
         handles.append(line("observed", MUTED, ls=(0, (3, 2)), lw=1.1))
@@ -124,7 +123,8 @@ def draw_pairs(saved: SavedPosteriors) -> Figure:
     legend_line(figure, look.MARGIN * 3, handles)
     draws = saved.points[:, :, 0].reshape(-1, len(saved.names))
     correlations = rank_correlations(draws[:, chosen])
-    ends = [limits(*_sets(saved.prior, draws, column)) for column in chosen]
+    sets = [each for each in (saved.prior, draws) if each is not None]
+    ends = [limits(*(each[:, column] for each in sets)) for column in chosen]
     for row, across in zip(*np.tril_indices(size), strict=True):
         place = (PAIRS_LEFT + across * step, bottom + (size - 1 - row) * step, SIDE, SIDE)
         axes = look.axes_at(figure, place)
@@ -181,10 +181,6 @@ def _histograms(
     axes.spines["left"].set_visible(False)
     few_numbers(axes.xaxis)
     axes.xaxis.get_offset_text().set(size=look.SMALL_SIZE - 1, color=MUTED)
-
-
-def _sets(prior: np.ndarray | None, draws: np.ndarray, column: int) -> list[np.ndarray]:
-    return [each[:, column] for each in (prior, draws) if each is not None]
 
 
 def _observed_at(saved: SavedPosteriors, column: int) -> np.ndarray:

@@ -149,7 +149,11 @@ def _plane(
     if saved.observed is not None and saved.likelihood is not None:
         observed = saved.observed[index]
         mark_observed(axes, saved.likelihood, observed, plane, toy.dim)
-        _contours(axes, exact_posterior(toy, saved.likelihood, observed), box, plane)
+        x, y = (np.linspace(low, high, GRID) for low, high in box)
+        density = plane_density(exact_posterior(toy, saved.likelihood, observed), x, y, plane)
+        levels = content_levels(density, CONTENTS)
+        if levels[0] < levels[-1]:
+            axes.contour(x, y, density, levels, colors=ORANGE, linewidths=1.1, zorder=4)
     if saved.truth is not None:
         mark_truth(axes, saved.truth[index, pair])
     return axes
@@ -211,14 +215,6 @@ def _cloud(axes: Any, prior: np.ndarray | None, draws: np.ndarray, box: np.ndarr
         seen = prior[inside(prior, box)]
         axes.scatter(*seen.T, c=MUTED, alpha=PRIOR_ALPHA[3], depthshade=False, **style)
     axes.scatter(*draws[inside(draws, box)].T, c=BLUE, **style)
-
-
-def _contours(axes: Any, exact: ExactPosterior, box: np.ndarray, plane: tuple[int, int]) -> None:
-    x, y = (np.linspace(low, high, GRID) for low, high in box)
-    density = plane_density(exact, x, y, plane)
-    levels = content_levels(density, CONTENTS)
-    if levels[0] < levels[-1]:
-        axes.contour(x, y, density, levels, colors=ORANGE, linewidths=1.1, zorder=4)
 
 
 def _handles(saved: SavedPosteriors, dim: int) -> Sequence[Any]:

@@ -1,18 +1,19 @@
 """Words and legends that all pictures of posteriors share."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 
 from training.files.arrays import title_of
 from training.files.posterior_draws import SavedPosteriors
 from training.files.rows import printable
 from training.pictures import look
-from training.pictures.look import INK, MUTED, joined, sequential_colors
-from training.pictures.tables.columns import fitting
+from training.pictures.look import INK, MUTED, joined
 
 MOST_SHOWN = 6
 """Observations."""
@@ -48,9 +49,36 @@ def axis_name(name: str, room: float = 2.0) -> str:
     return fitting(printable(name), room)
 
 
-def observation_colors(count: int) -> list[Any]:
-    """A color for each observation."""
-    return list(sequential_colors(max(count, 2))[:count])
+def fitting(name: str, room: float) -> str:
+    """A column's name, or as much of it as fits into so many inches, and none of it mathematics."""
+    short = look.shortened(name, room, FontProperties(size=look.TEXT_SIZE))
+    return short.replace("$", r"\$")
+
+
+LINE_LETTERS = 150
+"""Of a line of a verdict."""
+
+
+def verdict_lines(verdict: str) -> list[str]:
+    """The lines of a verdict on a check, that are written below its headline."""
+    return textwrap.wrap(verdict, LINE_LETTERS)
+
+
+def write_verdict(
+    figure: Figure,
+    left: float,
+    lines: Sequence[str],
+    handles: Sequence[Any],
+    note: str,
+    right: float,
+) -> None:
+    """Writes the lines of a verdict, and below them what ``legend_line`` does."""
+    width, height = figure.get_size_inches()
+    style: dict[str, Any] = {"size": look.SMALL_SIZE, "color": INK, "parse_math": False}
+    for number, each in enumerate(lines):
+        top = 1 - (look.TOP + look.LINE_HEIGHT * (number - 0.3)) / height
+        figure.text(left / width, top, each, va="top", **style)
+    legend_line(figure, left, handles, note, right, look.LINE_HEIGHT * len(lines))
 
 
 def legend_line(

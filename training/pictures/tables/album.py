@@ -17,6 +17,7 @@ from training.files.arrays import stem_of
 from training.files.rows import LARGEST, SavedTable
 from training.pictures import look
 from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE, Picture, figures, joined
+from training.pictures.posteriors.words import fitting
 from training.pictures.tables.columns import (
     FILL,
     chance,
@@ -24,7 +25,6 @@ from training.pictures.tables.columns import (
     counted,
     draw_marginals,
     draw_pairs,
-    fitting,
     is_outlined,
     legend_below_headline,
 )

@@ -2,7 +2,6 @@
 odd cells, and checks of both."""
 
 import math
-import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -21,8 +20,14 @@ from training.files.answers import Asked, SavedAnswerCheck, SavedAnswers
 from training.measure.reliability import wilson
 from training.pictures import look
 from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE, Picture, figures, joined
-from training.pictures.posteriors.words import dots, legend_line, line
-from training.pictures.tables.columns import fitting
+from training.pictures.posteriors.words import (
+    dots,
+    fitting,
+    legend_line,
+    line,
+    verdict_lines,
+    write_verdict,
+)
 from training.pictures.tables.drawn_rows import (
     DrawnRows,
     draw_associations,
@@ -222,12 +227,11 @@ def _draw_answers(axes: Axes, asked: Asked) -> None:
 
 MOST_CHECKED = 30
 LINE, NAMES, BETWEEN, RIGHT = 0.24, 1.6, 0.22, 0.25  # inches
-LINE_LETTERS = 150
-"""Of a line of the verdict."""
 
 
 def draw_intervals(saved: SavedAnswerCheck) -> Figure:
-    """A panel for each probability: what intervals of each column hold, beside it."""
+    """A panel for each probability: what intervals of each column hold, beside it; orange where
+    the 95 % range leaves out what was said."""
     columns = sorted(range(len(saved.columns)), key=lambda place: -_farthest(saved, place))
     columns = sorted(columns[:MOST_CHECKED])
     levels = saved.probabilities[:4]
@@ -246,7 +250,11 @@ def draw_intervals(saved: SavedAnswerCheck) -> Figure:
         for place, index in zip(places.tolist(), columns, strict=True):
             column = saved.columns[index]
             if probability in column.coverage:
-                _draw_share(axes, column.coverage[probability], column.cells, probability, place)
+                share = column.coverage[probability]
+                low, top = map(float, wilson(share, column.cells))
+                color = BLUE if low <= probability <= top else ORANGE
+                axes.hlines(place, 100 * low, 100 * top, color=color, lw=1.4, alpha=0.6)
+                axes.plot(100 * share, place, "o", ms=4.5, mew=0, color=color)
         axes.set(ylim=(places[-1] - 0.7, 0.7), yticks=[])
         axes.set_xlim(right=min(axes.get_xlim()[1], 101.0))
         if number == 0:
@@ -264,14 +272,6 @@ def _farthest(saved: SavedAnswerCheck, place: int) -> float:
     return max(
         (abs(held - probability) for probability, held in column.coverage.items()), default=0.0
     )
-
-
-def _draw_share(axes: Axes, share: float, count: int, probability: float, y: float) -> None:
-    """A share with its interval: orange where that leaves out what was said."""
-    low, high = map(float, wilson(share, count))
-    color = BLUE if low <= probability <= high else ORANGE
-    axes.hlines(y, 100 * low, 100 * high, color=color, lw=1.4, alpha=0.6)
-    axes.plot(100 * share, y, "o", ms=4.5, mew=0, color=color)
 
 
 MOST_LEVELED, ACROSS = 12, 4
@@ -314,31 +314,14 @@ def draw_reliability(saved: SavedAnswerCheck) -> Figure:
 
 def _head(saved: SavedAnswerCheck) -> float:
     """Inches above the panels of a check."""
-    lines = len(textwrap.wrap(saved.verdict, LINE_LETTERS))
-    return look.TOP + look.LINE_HEIGHT * (lines + 1.3)
+    return look.TOP + look.LINE_HEIGHT * (len(verdict_lines(saved.verdict)) + 1.3)
 
 
 def _headline(figure: Figure, saved: SavedAnswerCheck, what: str, some: str = "") -> None:
-    width, height = figure.get_size_inches()
-    details = joined(f"{saved.rows:,} held-out rows", outcome_of(saved), some)
-    look.headline(figure, what, details, 0.2, height - look.MARGIN)
-    lines = textwrap.wrap(saved.verdict, LINE_LETTERS)
-    style: dict[str, Any] = {
-        "size": look.SMALL_SIZE,
-        "color": INK,
-        "parse_math": False,
-        "va": "top",
-    }
-    for number, each in enumerate(lines):
-        top = 1 - (look.TOP + look.LINE_HEIGHT * (number - 0.3)) / height
-        figure.text(0.2 / width, top, each, **style)
+    right = "no miscalibration seen" if saved.conclusive else "too few rows to tell"
+    outcome = right if saved.passed else "not calibrated in some columns"
+    details = joined(f"{saved.rows:,} held-out rows", outcome, some)
+    look.headline(figure, what, details, 0.2, figure.get_size_inches()[1] - look.MARGIN)
     handles = [line("what was said is within the 95 % bar", BLUE), line("it is not", ORANGE)]
     note = "by chance one bar of twenty leaves it out"
-    legend_line(figure, 0.2, handles, note, below=look.LINE_HEIGHT * len(lines))
-
-
-def outcome_of(saved: SavedAnswerCheck) -> str:
-    """The verdict in a few words."""
-    if not saved.passed:
-        return "not calibrated in some columns"
-    return "no miscalibration seen" if saved.conclusive else "too few rows to tell"
+    write_verdict(figure, 0.2, verdict_lines(saved.verdict), handles, note, 0.2)

@@ -8,15 +8,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from training.files.arrays import evenly
 from training.files.rows import LABELS, SavedTable
 from training.pictures import look
-from training.pictures.look import BLUE, INK, MUTED, ORANGE, joined
+from training.pictures.look import BLUE, MUTED, ORANGE, joined
+from training.pictures.posteriors.words import fitting, legend_line, line
 from training.pictures.trajectories.clouds import latent_law, name_and_details
 
 LEVEL = 0.05
@@ -27,17 +26,12 @@ OUTER = 0.01
 
 def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Kolmogorov-Smirnov distances ``[D]`` of the columns of ``[n, D]`` and ``[m, D]``."""
-    return np.array([_distance(*pair) for pair in zip(first.T, second.T, strict=True)])
-
-
-def _distance(first: np.ndarray, second: np.ndarray) -> float:
-    """The largest difference of the distribution functions of ``[n]`` and ``[m]``."""
-    steps = np.concatenate([first, second])
-    shares = [
-        np.searchsorted(np.sort(values), steps, side="right") / len(values)
-        for values in (first, second)
-    ]
-    return float(np.abs(shares[0] - shares[1]).max())
+    largest = []
+    for pair in zip(first.T, second.T, strict=True):
+        steps = np.concatenate(pair)
+        below = [np.searchsorted(np.sort(each), steps, side="right") / len(each) for each in pair]
+        largest.append(np.abs(below[0] - below[1]).max())
+    return np.array(largest)
 
 
 def chance(first: int, second: int, columns: int = 1) -> float:
@@ -83,7 +77,6 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 STRIP = 0.11  # of the tallest bar: how far below the bars one line of quantiles lies
 FILL = 0.35  # opacity of the data's bars
 MEDIAN: dict[str, Any] = {"marker": "o", "ms": 3.6, "mfc": "white", "mew": 1}
-INDENT = 0.05  # inches that legends put before their first mark
 STRAYS = 0.015  # share beyond the axes from which a panel tells it
 
 
@@ -124,24 +117,16 @@ def legend_below_headline(
 ) -> None:
     """What bars, outlines and lines of quantiles, if there are any, are, and a note at the other
     end of the line, inches from either edge."""
-    width, height = figure.get_size_inches()
-    bottom = height - look.TOP - look.LINE_HEIGHT
-    axes = look.axes_at(figure, (left, bottom, width - 2 * left, 0.01))
-    axes.set_axis_off()
-    look.write(axes, note, (1, 1), (0, 6), ha="right")
-    handles: list[Patch | Line2D] = []
-    for label in labels:
-        color = color_of(label)
-        if is_outlined(label):
-            handles.append(Line2D([], [], color=color, lw=1.5, label=label))
-        else:
-            handles.append(Patch(color=color, alpha=FILL, lw=0, label=label))
+    handles = [
+        line(label, color_of(label), lw=1.5)
+        if is_outlined(label)
+        else Patch(color=color_of(label), alpha=FILL, lw=0, label=label)
+        for label in labels
+    ]
     if strips:
         words = f"{', '.join(f'{100 * share:g}' for share in QUANTILES)} % quantiles"
-        handles.append(Line2D([], [], color=INK, lw=1, label=words, **MEDIAN))
-    # Flush with what is above and below, whatever the width.
-    anchor = (-INDENT / (width - 2 * left), 1.0)
-    look.legend(axes, len(handles), handles=handles, bbox_to_anchor=anchor)
+        handles.append(line(words, lw=1, **MEDIAN))
+    legend_line(figure, left, handles, note)
 
 
 def few_numbers(axis: Axis) -> None:
@@ -155,12 +140,6 @@ def is_outlined(label: str) -> bool:
 
 def color_of(label: str) -> str:
     return ORANGE if is_outlined(label) else BLUE
-
-
-def fitting(name: str, room: float) -> str:
-    """A column's name, or as much of it as fits into so many inches, and none of it mathematics."""
-    short = look.shortened(name, room, FontProperties(size=look.TEXT_SIZE))
-    return short.replace("$", r"\$")
 
 
 def counted(tables: Sequence[SavedTable], counts: Sequence[int]) -> str:
@@ -216,38 +195,33 @@ def draw_marginals(tables: Sequence[SavedTable]) -> Figure:
     if len(rows) == 2:
         far = distances(rows[0], rows[1])
         order = np.argsort(-far, kind="stable")
-    shown = order[:MOST]
-    figure, places, width = column_page(len(shown), *_headline(tables))
+    shown, dim = order[:MOST], len(names)
+    worst = f"{MOST} of" if far is None else f"The {MOST} worst-fitted of"
+    which = f"{worst} {dim} columns" if dim > MOST else "Columns"
+    figure, places, width = column_page(len(shown), *_headline(tables, which))
     for column, place in zip(shown, places, strict=False):
         axes = look.axes_at(figure, place)
         draw_column(axes, labels, [each[:, column] for each in rows])
         note = "" if far is None else f"KS distance {far[column]:.3f}"
         look.name_panel(axes, fitting(names[column], width), note)
-    note = "" if far is None else _comparison(rows, far[order])
+    note = ""
+    if far is not None:
+        bound = chance(len(rows[0]), len(rows[1]), dim)
+        note = joined(
+            "worst first" if dim > 1 else "",
+            f"columns not shown: KS at most {far[order[MOST]]:.2g}" if dim > MOST else "",
+            f"by chance {'all are' if dim > 1 else 'it is'} below {bound:.2g} (95 %)",
+        )
     legend_below_headline(figure, LEFT, labels, note=note)
     return figure
 
 
-def _headline(tables: Sequence[SavedTable]) -> tuple[str, str]:
+def _headline(tables: Sequence[SavedTable], what: str, *more: str) -> tuple[str, str]:
     name, details = name_and_details(tables[0].trajectory)
-    dim, law = len(tables[0].names), latent_law(tables[-1].trajectory)
-    subtitle = joined(details, counted(tables, [len(table.rows) for table in tables]), law)
-    if len(tables) == 1:
-        which = f"{MOST} of {dim} columns" if dim > MOST else "Columns"
-        return f"{which} of {name}: {tables[0].label}", subtitle
-    which = f"The {MOST} worst-fitted of {dim} columns" if dim > MOST else "Columns"
-    return f"{which} of {name}: data and samples", subtitle
-
-
-def _comparison(rows: Sequence[np.ndarray], ordered: np.ndarray) -> str:
-    """How to read distances of all columns ``[D]``, falling."""
-    dim = len(ordered)
-    bound = chance(len(rows[0]), len(rows[1]), dim)
-    return joined(
-        "worst first" if dim > 1 else "",
-        f"columns not shown: KS at most {ordered[MOST]:.2g}" if dim > MOST else "",
-        f"by chance {'all are' if dim > 1 else 'it is'} below {bound:.2g} (95 %)",
-    )
+    of = "data and samples" if len(tables) == 2 else tables[0].label
+    counts = counted(tables, [len(table.rows) for table in tables])
+    law = latent_law(tables[-1].trajectory)
+    return f"{what} of {name}: {of}", joined(details, counts, law, *more)
 
 
 MOST_PAIRED = 5
@@ -270,7 +244,13 @@ def draw_pairs(tables: Sequence[SavedTable]) -> Figure:
     figure = look.new_figure(
         max(PAIRS_LEFT + size * step - PAIRS_GAP + RIGHT, PAIRS_LEAST_WIDTH), height
     )
-    look.headline(figure, *_headline_of_pairs(tables, size), RIGHT, height - look.MARGIN)
+    telling = (
+        "whose correlations differ most" if len(tables) == 2 else "with the strongest correlations"
+    )
+    dim = len(tables[0].names)
+    chosen_of = f"{size} of {dim} columns, {telling}" if size < dim else ""
+    words = _headline(tables, "Pairs of columns", chosen_of, "ρ: rank correlation")
+    look.headline(figure, *words, RIGHT, height - look.MARGIN)
     legend_below_headline(figure, RIGHT, [table.label for table in tables], strips=False)
     for row, across in np.ndindex(size, size):
         place = (PAIRS_LEFT + across * step, BOTTOM + (size - 1 - row) * step, side, side)
@@ -286,7 +266,18 @@ def draw_pairs(tables: Sequence[SavedTable]) -> Figure:
             axes.set(xlim=ends[here], ylim=ends[beside])
             correlation = round(correlations[which][here, beside], 2) + 0.0
             look.note_above(axes, f"ρ {correlation:.2f}".replace("-", "−"))
-        _outer_labels(axes, row, across, side, [tables[0].names[column] for column in chosen])
+        names = [tables[0].names[column] for column in chosen]
+        last = len(names) - 1
+        axes.tick_params(labelbottom=row == last, labelleft=across == 0 and row != across)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_offset_text().set(size=look.SMALL_SIZE - 1, color=MUTED)
+        axes.xaxis.get_offset_text().set_visible(row == last)
+        axes.yaxis.get_offset_text().set_visible(across == 0 and row != across)
+        if row == last:
+            look.label(axes, x=fitting(names[across], side))
+        if across == 0:
+            look.label(axes, y=fitting(names[row], side))
+            axes.yaxis.set_label_coords(-0.62 / side, 0.5)
     return figure
 
 
@@ -312,42 +303,3 @@ def _scatter(axes: Axes, points: np.ndarray, color: str) -> None:
     axes.plot(*shown.T, "o", ms=size, mew=0, color=color, alpha=0.5)
     few_numbers(axes.xaxis)
     few_numbers(axes.yaxis)
-
-
-def _headline_of_pairs(tables: Sequence[SavedTable], size: int) -> tuple[str, str]:
-    name, details = name_and_details(tables[0].trajectory)
-    dim = len(tables[0].names)
-    law = latent_law(tables[-1].trajectory)
-    if len(tables) == 2:
-        title, which = (
-            f"Pairs of columns of {name}: data and samples",
-            "whose correlations differ most",
-        )
-    else:
-        title, which = (
-            f"Pairs of columns of {name}: {tables[0].label}",
-            "with the strongest correlations",
-        )
-    chosen = f"{size} of {dim} columns, {which}" if size < dim else ""
-    return title, joined(
-        details,
-        counted(tables, [len(table.rows) for table in tables]),
-        law,
-        chosen,
-        "ρ: rank correlation",
-    )
-
-
-def _outer_labels(axes: Axes, row: int, across: int, side: float, names: Sequence[str]) -> None:
-    """Numbers and names at the left and at the bottom of the matrix only."""
-    last = len(names) - 1
-    axes.tick_params(labelbottom=row == last, labelleft=across == 0 and row != across)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.get_offset_text().set(size=look.SMALL_SIZE - 1, color=MUTED)
-    axes.xaxis.get_offset_text().set_visible(row == last)
-    axes.yaxis.get_offset_text().set_visible(across == 0 and row != across)
-    if row == last:
-        look.label(axes, x=fitting(names[across], side))
-    if across == 0:
-        look.label(axes, y=fitting(names[row], side))
-        axes.yaxis.set_label_coords(-0.62 / side, 0.5)

@@ -21,7 +21,7 @@ from training.measure.association import associations
 from training.pictures import look
 from training.pictures.correlations import MATRIX_COLORS
 from training.pictures.look import FAINT, INK, MUTED, joined, sequential_colors
-from training.pictures.posteriors.words import legend_line
+from training.pictures.posteriors.words import fitting, legend_line
 from training.pictures.tables.columns import (
     FILL,
     LEFT,
@@ -31,7 +31,6 @@ from training.pictures.tables.columns import (
     column_page,
     distances,
     draw_column,
-    fitting,
     is_outlined,
     legend_below_headline,
 )

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.text import Text
 from PIL import Image
 
 from dnnlib.errors import DataError, UsageError
@@ -63,7 +61,16 @@ class Animation(ABC):
         self._canvas: Any = FigureCanvasAgg(self.figure)  # its methods have no types
         look.headline(self.figure, title, subtitle, LEFT, height - look.MARGIN)
         self._low, self._high = sorted((float(times[0]), float(times[-1])))
-        self._mark, self._label = _time_line(self.figure)
+        axes = look.axes_at(self.figure, (LEFT + 0.6, 0.12, SIDE - 1.25, 0.3))
+        axes.set(xlim=(0, 1), ylim=(-1, 1))
+        axes.set_axis_off()
+        axes.plot([0, 1], [0, 0], color=FAINT, lw=2, solid_capstyle="round", clip_on=False)
+        words: dict[str, Any] = {"size": look.SMALL_SIZE, "color": MUTED, "va": "center_baseline"}
+        axes.text(-0.05, 0, "data", ha="right", **words)
+        axes.text(1.05, 0, "Gaussian", ha="left", **words)
+        (self._mark,) = axes.plot([0], [0], "o", color=INK, markersize=5.5, clip_on=False)
+        above: dict[str, Any] = {"ha": "center", "va": "bottom"}
+        self._label = axes.text(0, 0.75, "", size=look.TEXT_SIZE, color=INK, **above)
 
     @abstractmethod
     def _show(self, number: int) -> None:
@@ -71,23 +78,22 @@ class Animation(ABC):
 
     def frames(self) -> list[np.ndarray]:
         """RGB pictures ``[S, height, width, 3]``, 8 bits."""
-        return [self._frame(number) for number in range(len(self._times))]
+        made = []
+        for number, time in enumerate(self._times.tolist()):
+            self._show(number)
+            where = (time - self._low) / (self._high - self._low)
+            self._mark.set_data([where], [0])
+            self._label.set_text(f"t = {time:.2f}")
+            self._label.set_x(where)
+            self._canvas.draw()
+            made.append(np.asarray(self._canvas.buffer_rgba())[..., :3].copy())
+        return made
 
     def seconds(self) -> list[float]:
         """How long each frame is shown: the first and the last for a moment longer, ``[S]``."""
         count = len(self._times)
         each = float(np.clip(MOVING_SECONDS / count, SHORTEST, LONGEST))
         return [FIRST_SECONDS, *[each] * (count - 2), LAST_SECONDS]
-
-    def _frame(self, number: int) -> np.ndarray:
-        self._show(number)
-        time = float(self._times[number])
-        where = (time - self._low) / (self._high - self._low)
-        self._mark.set_data([where], [0])
-        self._label.set_text(f"t = {time:.2f}")
-        self._label.set_x(where)
-        self._canvas.draw()
-        return np.asarray(self._canvas.buffer_rgba())[..., :3].copy()
 
 
 Animate = Callable[[SavedTrajectory, str, str], Animation]
@@ -183,18 +189,6 @@ def write_mp4(path: Path, frames: Sequence[np.ndarray], seconds: Sequence[float]
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().splitlines()
         raise DataError(f"ffmpeg could not write {path.name}: {reason[-1] if reason else '?'}")
-
-
-def _time_line(figure: Figure) -> tuple[Line2D, Text]:
-    axes = look.axes_at(figure, (LEFT + 0.6, 0.12, SIDE - 1.25, 0.3))
-    axes.set(xlim=(0, 1), ylim=(-1, 1))
-    axes.set_axis_off()
-    axes.plot([0, 1], [0, 0], color=FAINT, lw=2, solid_capstyle="round", clip_on=False)
-    for where, name, side in ((-0.05, "data", "right"), (1.05, "Gaussian", "left")):
-        axes.text(where, 0, name, size=look.SMALL_SIZE, color=MUTED, ha=side, va="center_baseline")
-    (mark,) = axes.plot([0], [0], "o", color=INK, markersize=5.5, clip_on=False)
-    label = axes.text(0, 0.75, "", size=look.TEXT_SIZE, color=INK, ha="center", va="bottom")
-    return mark, label
 
 
 def pictures_of_toys(

@@ -161,7 +161,12 @@ def draw_clouds(rows: Sequence[Row]) -> Figure:
     for row, line in zip(rows, places, strict=True):
         top = line[0, 1] + side + TIME_HEIGHT + look.HEADLINE_HEIGHT
         look.headline(figure, row.title, row.subtitle, LEFT, top)
-        _count_strays(figure, row.points, box, top)
+        beyond = int((~inside(row.points, box)).any(axis=0).sum())
+        if beyond:
+            text = f"{beyond} of {row.points.shape[1]} points leave the axes"
+            width, height = figure.get_size_inches()
+            style: dict[str, Any] = {"size": look.SMALL_SIZE, "ha": "right", "va": "top"}
+            figure.text(1 - RIGHT / width, top / height, text, color=MUTED, **style)
         # The first panel names the axes for all.
         names = [row.axis_names, *[()] * (columns - 1)]
         for points, time, place, named in zip(row.points, row.times, line, names, strict=False):
@@ -244,12 +249,3 @@ def scatter(axes: Any, points: np.ndarray, colors: np.ndarray, size: float = 4.0
     seen = inside(points, box)
     # Those in the distance are drawn paler.
     return axes.scatter(*points[seen].T, c=colors[seen], s=size, linewidths=0, clip_on=False)
-
-
-def _count_strays(figure: Figure, points: np.ndarray, box: np.ndarray, top: float) -> None:
-    beyond = int((~inside(points, box)).any(axis=0).sum())
-    if beyond:
-        text = f"{beyond} of {points.shape[1]} points leave the axes"
-        width, height = figure.get_size_inches()
-        place = 1 - RIGHT / width, top / height
-        figure.text(*place, text, size=look.SMALL_SIZE, color=MUTED, ha="right", va="top")
