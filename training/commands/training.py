@@ -48,7 +48,7 @@ def train(
         logger.info(model.denoiser.basis.describe())
         logger.info(describe_training(model, loss, config))
         options = settings.recorded(
-            **{**start.resolved, **resolved_options(model, loss)},
+            **{**start.resolved, **resolved_options(model)},
             calibrate=start.calibration is not None,
             threads=torch.get_num_threads(),
         )

@@ -59,7 +59,7 @@ with beta fitted anew to the states of each of the two stages. ``gain`` fits no 
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -69,11 +69,11 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.flow.calls import BlockwiseDenoiser
-from training.flow.eigenbasis import EigenBasis
-from training.flow.preconditioning import Preconditioning
-from training.flow.schedules import NoiseSchedule
 from training.flow.splines import NaturalSpline
 from training.names import METHODS
+
+if TYPE_CHECKING:
+    from training.flow.denoisers import NetworkDenoiser
 
 NODES = 17
 """Times of a fit. With 9, 17, 33 of them, melted variances of a network of digits were 1.0, 0.2,
@@ -133,20 +133,8 @@ class Calibration(nn.Module):
         return weights @ self.gains, weights @ self.slopes
 
 
-class CalibratedNetwork(Protocol):
-    """What a fit needs to know of a network denoiser."""
-
-    basis: EigenBasis
-    schedule: NoiseSchedule
-    data_variance: Tensor
-
-    def coefficients(self, t: Tensor) -> Preconditioning: ...
-
-    def residual(self, z: Tensor, t: Tensor, **conditions: Tensor) -> Tensor: ...
-
-
 def fit_calibration(
-    denoiser: CalibratedNetwork,
+    denoiser: "NetworkDenoiser",
     points: Tensor,
     times: Tensor,
     seed: int,
@@ -187,7 +175,7 @@ class _Fit:
 
     def __init__(
         self,
-        denoiser: CalibratedNetwork,
+        denoiser: "NetworkDenoiser",
         clean: Tensor,
         times: Tensor,
         seed: int,

@@ -16,9 +16,6 @@ from training.flow.solvers import Velocity
 
 Call = Callable[..., Tensor]
 """``D(x [B, D], t [] or [B], **conditions [B, ...]) -> [B, D]``."""
-Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None]
-"""Of states ``[B, D]`` at a time ``[]``, the velocity ``[B, D]`` and its divergence ``[B]``."""
-
 BLOCK_ROWS = {"cpu": 16, "cuda": 128}
 """Rows of one call by type of device: enough for nearly its full speed."""
 
@@ -135,25 +132,21 @@ class CountedVelocity:
     """A velocity whose calls are counted and, on request, repeated for gradients.
 
     Args:
-        velocity: The velocity to call.
+        velocity: The velocity to call, which may say its divergence with it: ``FlowVelocity``.
         repeats: Whether to repeat calls on the way back instead of storing what they computed.
-        divergence: What says the velocity and its divergence at once, where it can; None if
-            nothing does.
 
     Attributes:
         calls: The number of calls so far.
     """
 
-    def __init__(
-        self, velocity: Velocity, repeats: bool = False, divergence: Divergence | None = None
-    ):
-        self._velocity, self._repeats, self._divergence = velocity, repeats, divergence
-        self.calls = 0
+    def __init__(self, velocity: Velocity, repeats: bool):
+        self._velocity, self._repeats, self.calls = velocity, repeats, 0
 
     def with_divergence(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
         """The velocity ``[B, D]`` and its divergence ``[B]``, without gradients; None where
         products with its Jacobian have to be taken."""
-        known = None if self._divergence is None else self._divergence(x, t)
+        divergence = getattr(self._velocity, "with_divergence", None)
+        known: tuple[Tensor, Tensor] | None = divergence(x, t) if divergence else None
         self.calls += known is not None
         return known
 

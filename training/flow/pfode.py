@@ -333,7 +333,7 @@ class ProbabilityFlow:
     def slope(self, standardized: bool = True, differentiable: bool = False) -> CountedVelocity:
         """The velocity of either states, and its divergence where the denoiser takes traces."""
         velocity = FlowVelocity(self.denoiser, self.schedule, self.basis, standardized)
-        return CountedVelocity(velocity, differentiable, velocity.with_divergence)
+        return CountedVelocity(velocity, differentiable)
 
     def carried(self, x_hat: Tensor, span: Tensor) -> Tensor:
         """Where a student carries standardized states ``[N, D]`` (further columns are left alone)
@@ -359,7 +359,7 @@ class ProbabilityFlow:
         times: Tensor,
         solver: Solver | str,
         save_every: int | None = None,
-        on_step: Callable[[], None] | None = None,
+        on_step: Callable[[], object] | None = None,
         on_state: Callable[[State], None] | None = None,
         differentiable: bool = False,
         gap: Tensor | None = None,

@@ -71,9 +71,9 @@ class NoiseSchedule(nn.Module, ABC):
     def log_scale_rate(self, t: Tensor) -> Tensor:
         """``d log s / dt [...]``."""
 
-    @abstractmethod
     def times(self, steps: int, t_max: float) -> Tensor:
-        """``steps + 1`` increasing times of a simulation, float64."""
+        """``steps + 1`` increasing times of a simulation, float64; even but for some."""
+        return torch.linspace(self.t_min, t_max, steps + 1, dtype=torch.float64)
 
     @abstractmethod
     def default_t_max(self, conditional: bool = False) -> float:
@@ -205,9 +205,6 @@ class InflationSchedule(NoiseSchedule):
         top_noise = self._top_noise(t)
         return -0.5 * self.top_rate * top_noise / (self.top_variance + top_noise)
 
-    def times(self, steps: int, t_max: float) -> Tensor:
-        return torch.linspace(self.t_min, t_max, steps + 1, dtype=torch.float64)
-
     def default_t_max(self, conditional: bool = False) -> float:
         """When the data is one tenth of the variance of the top dimension.
 
@@ -322,9 +319,6 @@ class VPSchedule(IsotropicSchedule):
 
     def log_scale_rate(self, t: Tensor) -> Tensor:
         return -(self.BETA_D * t + self.BETA_MIN) / 2
-
-    def times(self, steps: int, t_max: float) -> Tensor:
-        return torch.linspace(self.t_min, t_max, steps + 1, dtype=torch.float64)
 
     def _exponent(self, t: Tensor) -> Tensor:
         return self.BETA_D * t**2 / 2 + self.BETA_MIN * t

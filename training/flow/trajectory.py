@@ -95,7 +95,7 @@ def follow(
     walk: Iterable[tuple[int, tuple[Tensor, Tensor | None]]],
     times: Tensor,
     saved: Collection[int],
-    on_step: Callable[[], None] | None,
+    on_step: Callable[[], object] | None,
     on_state: Callable[[State], None] | None,
 ) -> list[State]:
     """Goes along a walk to its end, and keeps its states.
@@ -115,8 +115,12 @@ def follow(
     before, done = None, 0
     for index, (x, gap) in walk:
         last = index == len(times) - 1
-        if last:
-            _require_finite(x, times)
+        if last and not x.isfinite().all():
+            raise DataError(
+                f"{int((~x.isfinite()).any(dim=1).sum())} of {len(x)} states became NaN or "
+                f"infinite between t = {float(times[0]):g} and t = {float(times[-1]):g}: use more "
+                "steps, or check the weights"
+            )
         if index in saved:
             update = torch.zeros_like(x) if before is None else x - before
             state = State(times[index], x, update, gap)
@@ -129,12 +133,3 @@ def follow(
                 on_step()
         before, done = x, index
     return kept
-
-
-def _require_finite(end: Tensor, times: Tensor) -> None:
-    if not end.isfinite().all():
-        raise DataError(
-            f"{int((~end.isfinite()).any(dim=1).sum())} of {len(end)} states became NaN or "
-            f"infinite between t = {float(times[0]):g} and t = {float(times[-1]):g}: use more "
-            "steps, or check the weights"
-        )

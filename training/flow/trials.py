@@ -157,7 +157,10 @@ def choose_courses(
     if right.traces is not None:
         rule = gauss_rule(right.times, right.traces.square().mean(dim=1).sqrt())
     courses: dict[str, Course] = {}
-    for wanted in _alike(densities=rule is not None):
+    # For these the same is tried; the least careful come first.
+    ways = sorted({use[:2] for use in USES.values() if rule is not None or not use.densities})
+    for way in ways:
+        wanted = [name for name, use in USES.items() if use[:2] == way]
         least: dict[tuple[str, bool], float] = {}
         for course in candidates(right.flow.basis.dim, USES[wanted[0]], 6 * steps):
             kind = (course.name, course.quadrature)
@@ -176,12 +179,6 @@ def choose_courses(
             excess = min(course.excess(USES[name]) for name in wanted)
             least[kind] = course.steps * excess ** (1 / FASTEST)
     return courses
-
-
-def _alike(densities: bool) -> list[list[str]]:
-    """Names of uses for which the same is tried, the least careful first; with densities or not."""
-    ways = sorted({use[:2] for use in USES.values() if densities or not use.densities})
-    return [[name for name, use in USES.items() if use[:2] == way] for way in ways]
 
 
 def candidates(dim: int, use: Use, calls: int) -> list[Course]:

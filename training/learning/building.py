@@ -121,7 +121,7 @@ def _require_finite_noise(schedule: NoiseSchedule, t_max: float) -> None:
         )
 
 
-def resolved_options(model: Model, loss: DenoisingLoss) -> dict[str, Any]:
+def resolved_options(model: Model) -> dict[str, Any]:
     """What defaults of the flow have become, by the names of options."""
     inflation = dict(model.recipe.schedule_arguments) if model.recipe.schedule == "ifs" else {}
     if inflation.get("g_type") == "orig":

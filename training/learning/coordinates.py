@@ -11,7 +11,6 @@ from training.data.tables.table import Columns, Levels
 from training.flow.coordinates.conditions import (
     GaussianPrediction,
     LinearPrediction,
-    LongTails,
     Prediction,
     are_there,
 )
@@ -125,10 +124,15 @@ def fit_coordinates(
     for map_ in coordinates.maps:
         if isinstance(map_, Prediction):
             assert c is not None
+            seen = x.masked_fill(missing, torch.nan)
             if isinstance(map_, LevelPrediction):
                 assert levels is not None
                 map_.hold(first=levels.first, step=levels.steps)
-            _fit_prediction(map_, c, x.masked_fill(missing, torch.nan), groups)
+                fit_levels(map_, c, seen, groups)
+            elif isinstance(map_, GaussianPrediction):
+                fit_gaussian(map_, c, seen, groups)
+            elif isinstance(map_, LinearPrediction):
+                map_.fit(c, seen)
             x = filled(map_(x, c)[0], missing)
         else:
             assert isinstance(map_, PointMap)
@@ -151,21 +155,14 @@ def _empty(
     knots = min(max(count // ROWS_PER_KNOT, FEWEST_KNOTS), MOST_KNOTS)
     given = 0 if each is None else each.shape[1]
     surprise = 0 < given <= MOST_CONDITIONS
-    tails = long_tails(each, relevant)
-    skewed = [place for place in skewed_conditions(each, relevant) if place not in tails]
+    tails, skewed = [], []
+    if each is not None and surprise:  # very many are images or series
+        seen, y = sorted(set(relevant or range(given))), each.double()
+        is_long, is_skewed = long_tails(y), skewed_conditions(y)
+        tails = [place for place in seen if is_long[place]]
+        skewed = [place for place in seen if is_skewed[place] and not is_long[place]]
     counts = levels.counts if levels else ()
     return Coordinates(dim, names, knots, given, surprise, relevant, skewed, tails, counts, trials)
-
-
-def _fit_prediction(map_: Prediction, c: Tensor, x: Tensor, groups: Tensor | None) -> None:
-    """Fits what ``c [N, C]`` predict of points ``[N, D]``, NaN where they are missing."""
-    if isinstance(map_, GaussianPrediction):
-        fit_gaussian(map_, c, x, groups)
-    elif isinstance(map_, LevelPrediction):
-        fit_levels(map_, c, x, groups)
-    else:
-        assert isinstance(map_, LinearPrediction)
-        map_.fit(c, x)
 
 
 def filled(x: Tensor, missing: Tensor) -> Tensor:
@@ -214,7 +211,7 @@ def _fit(map_: PointMap, x: Tensor, columns: Columns, noise: float | None) -> No
             )
         map_.set_bounds(columns.low, columns.high)
     elif isinstance(map_, YeoJohnson):
-        _require_spread(x[:: -(-len(x) // MOST_ROWS)].std(dim=0, correction=0), columns)
+        _require_spread(_thinned(x).std(dim=0, correction=0), columns)
         _fit_powers(map_, x)
     elif isinstance(map_, NormalScores):
         _fit_scores(map_, x, noise)
@@ -245,11 +242,20 @@ def _require_spread(spread: Tensor, columns: Columns) -> None:
 
 def _fit_powers(map_: YeoJohnson, x: Tensor) -> None:
     """Exponents of largest likelihood, columns being measured from their median in their spread."""
-    few = x[:: -(-len(x) // MOST_ROWS)]
-    low, middle, high = few.quantile(x.new_tensor([0.16, 0.5, 0.84]), dim=0)
-    spread = torch.where(high > low, (high - low) / 2, few.std(dim=0))
-    scaled = ((few - middle) / spread).numpy()
-    map_.hold(location=middle, scale=spread, exponent=torch.tensor(_exponents(scaled)))
+    from scipy.optimize import minimize_scalar  # these take a second to import
+    from scipy.stats import yeojohnson_llf
+
+    few, (middle, spread) = _thinned(x), _middle(x)
+    spread = torch.where(spread > 0, spread, few.std(dim=0))
+
+    def best(column: np.ndarray) -> float:
+        optimum = minimize_scalar(
+            lambda power: -yeojohnson_llf(power, column), bounds=(0, 2), method="bounded"
+        )
+        return float(optimum.x)
+
+    exponents = [best(column) for column in ((few - middle) / spread).numpy().T]
+    map_.hold(location=middle, scale=spread, exponent=torch.tensor(exponents))
 
 
 def _fit_conditions(coordinates: Coordinates, conditions: Tensor, each: Tensor) -> None:
@@ -295,45 +301,20 @@ def _middle(x: Tensor) -> tuple[Tensor, Tensor]:
     return middle, (high - low) / 2
 
 
-def long_tails(conditions: Tensor | None, relevant: Sequence[int]) -> list[int]:
-    """Places of those conditions ``[N, C]`` that the flow is to see (``relevant``, or all), and of
-    which some row is far from all others, or which are positive over decades; none of few rows, or
-    of very many conditions."""
-    if conditions is None or conditions.shape[1] > MOST_CONDITIONS:
-        return []
-    if len(conditions) < FEWEST_SCORED:
-        return []
-    y = conditions.double()
+def long_tails(y: Tensor) -> Tensor:
+    """Of which conditions ``[N, C]`` some row is far from all others, or which are positive over
+    decades, ``[C]``; none of few rows."""
     middle, spread = _middle(y)
     far = (spread > 0) & ((y - middle).abs().amax(dim=0) > FAR * spread)
-    seen = set(relevant or range(y.shape[1]))
-    return [place for place in (far | over_decades(y)).nonzero()[:, 0].tolist() if place in seen]
+    return (far | over_decades(y)) & (len(y) >= FEWEST_SCORED)
 
 
-def skewed_conditions(conditions: Tensor | None, relevant: Sequence[int]) -> list[int]:
-    """Places of those conditions ``[N, C]`` that the flow is to see (``relevant``, or all) and that
-    are skewed; none of very many, which are images or series."""
-    if conditions is None or conditions.shape[1] > MOST_CONDITIONS:
-        return []
-    centered = conditions.double() - conditions.double().mean(dim=0)
+def skewed_conditions(y: Tensor) -> Tensor:
+    """Which conditions ``[N, C]`` are skewed ``[C]``."""
+    centered = y - y.mean(dim=0)
     # What does not vary is 0 over a positive number.
     scale = centered.square().mean(dim=0).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
-    skewness = (centered / scale).pow(3).mean(dim=0)
-    seen = set(relevant or range(conditions.shape[1]))
-    return [place for place in (skewness.abs() > SKEWED).nonzero()[:, 0].tolist() if place in seen]
-
-
-def _exponents(scaled: np.ndarray) -> list[float]:
-    from scipy.optimize import minimize_scalar  # these take a second to import
-    from scipy.stats import yeojohnson_llf
-
-    def best(column: np.ndarray) -> float:
-        optimum = minimize_scalar(
-            lambda power: -yeojohnson_llf(power, column), bounds=(0, 2), method="bounded"
-        )
-        return float(optimum.x)
-
-    return [best(column) for column in scaled.T]
+    return (centered / scale).pow(3).mean(dim=0).abs() > SKEWED
 
 
 def _fit_scores(map_: NormalScores, x: Tensor, noise: float | None) -> None:
@@ -347,7 +328,7 @@ def _fit_scores(map_: NormalScores, x: Tensor, noise: float | None) -> None:
     if noise is None:
         scores = torch.special.ndtri(levels)[:, None].expand_as(places).contiguous()
     else:
-        some = x[:: -(-len(x) // MOST_ROWS)]
+        some = _thinned(x)
         draws = torch.special.ndtri((torch.arange(NOISES, dtype=torch.float64) + 0.5) / NOISES)
         spread = some[:, None] + noise * std * draws[:, None]
         scores = _at_levels(spread.flatten(0, 1), levels)
@@ -387,12 +368,6 @@ def _hold_spline(map_: NormalScores, places: Tensor, scores: Tensor, steps: Tens
     map_.hold(places=places, scores=scores, slopes=slopes)
 
 
-def _shrunk_basis(x: Tensor) -> EigenBasis:
-    """That of points ``[N, D]`` that are too few to have a covariance: see below."""
-    mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
-    return EigenBasis.from_moments(mean, shrunk_correlation((x - mean) / std) * std[:, None] * std)
-
-
 def shrunk_correlation(s: Tensor) -> Tensor:
     """Of standardized points ``[N, D]``: correlations, shrunk by the factor ``1 - lambda`` of least
     expected squared error,
@@ -411,7 +386,12 @@ def shrunk_correlation(s: Tensor) -> Tensor:
 
 
 def _fit_axes(map_: WhitenPCA, x: Tensor, columns: Columns) -> None:
-    basis = EigenBasis.fit([x]) if len(x) > x.shape[1] + 1 else _shrunk_basis(x)
+    if len(x) > x.shape[1] + 1:
+        basis = EigenBasis.fit([x])
+    else:  # too few to have a covariance
+        mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
+        shrunk = shrunk_correlation((x - mean) / std) * std[:, None] * std
+        basis = EigenBasis.from_moments(mean, shrunk)
     if basis.eigenvalues[-1] < LEAST_VARIANCE * basis.top_variance:
         share = basis.eigenvectors[:, -1].abs()
         most = share.topk(min(3, len(share))).indices.tolist()

@@ -9,6 +9,7 @@ better kind.
 """
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from math import cos, pi
 
@@ -73,14 +74,14 @@ def fit_network(
     needs no gradient stays."""
     parameters = [each for each in network.parameters() if each.requires_grad]
     optimizer = Soap(parameters, lr=RATE)
-    best, kept = -torch.inf, weights_of(network)
+    best, kept = -torch.inf, deepcopy(network.state_dict())
     batch = BATCHES[len(train[0]) > FEW]
     for step in range(STEPS):
         if step % (STEPS // LOOKS) == 0 or step == STEPS - 1:
             with torch.no_grad():
                 now = float(nats_of(*test))
             if now > best:
-                best, kept = now, weights_of(network)
+                best, kept = now, deepcopy(network.state_dict())
         part = step / STEPS
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1, part / RISE) * (1 + cos(pi * part)) / 2
@@ -120,10 +121,6 @@ def begin(network: nn.Module, generator: torch.Generator) -> None:
                 part.copy_(bound * (2 * torch.rand(part.shape, generator=generator) - 1))
 
 
-def weights_of(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in network.state_dict().items()}
-
-
 def fit_levels(map_: LevelPrediction, c: Tensor, x: Tensor, groups: Tensor | None = None) -> None:
     """Fits a prediction to standardized conditions and points; see ``fit_gaussian``.
 
@@ -140,7 +137,7 @@ def fit_levels(map_: LevelPrediction, c: Tensor, x: Tensor, groups: Tensor | Non
             train, test = parted([seen, levels], c if groups is None else groups, generator)
             fit = partial(_fit, network, train, test)
             if bends is None:
-                products, weights = fit(False, generator), weights_of(network)
+                products, weights = fit(False, generator), deepcopy(network.state_dict())
                 bends = fit(True, generator) > products
                 if not bends:
                     network.load_state_dict(weights)

@@ -136,7 +136,12 @@ def fit(
     count, dim = latents.train.shape
     mixture = ConditionalMixture(kept, dim - kept, **candidate.sizes).float()
     if candidate.principal:
-        _turn(mixture, latents.train[:, kept:])
+        compressed = latents.train[:, kept:]
+        centered = compressed - compressed.mean(dim=0)
+        variance, axes = torch.linalg.eigh(centered.T @ centered / len(centered))
+        least = 1e-3 * variance.max()
+        mixture.offset.copy_(compressed.mean(dim=0))
+        mixture.axes.copy_((axes * variance.clamp_min(least).rsqrt()).T)
     train, held_out = (_parts(rows, kept) for rows in (latents.train, latents.held_out))
     optimizer = torch.optim.AdamW(
         mixture.parameters(), lr=candidate.rate, weight_decay=candidate.decay
@@ -179,15 +184,6 @@ def _parts(rows: Tensor, kept: int) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def _score(mixture: ConditionalMixture, kept: Tensor, compressed: Tensor) -> float:
     return float(mixture.log_prob(kept, compressed).mean())
-
-
-def _turn(mixture: ConditionalMixture, compressed: Tensor) -> None:
-    """Puts the principal axes of compressed latents ``[N, C]``, scaled to variance 1, in place."""
-    centered = compressed - compressed.mean(dim=0)
-    variance, axes = torch.linalg.eigh(centered.T @ centered / len(centered))
-    least = 1e-3 * variance.max()
-    mixture.offset.copy_(compressed.mean(dim=0))
-    mixture.axes.copy_((axes * variance.clamp_min(least).rsqrt()).T)
 
 
 MELT_STEPS, MELT_SOLVER = 24, "exp_ab2"
@@ -248,11 +244,7 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
     flow = model.flow.in_blocks(min(plan.rows, count))
     total = MELT_STEPS + LOOKS * (len(candidates) + 1)
     with distributed.progress_bar(total=total, desc="law of latents", unit="part") as bar:
-
-        def advance(parts: float) -> None:
-            bar.update(parts)
-
-        latents = melted_latents(flow, plan, count, advance)
+        latents = melted_latents(flow, plan, count, bar.update)
         if distributed.is_main():
             _report_kept(model, check_kept(latents, kept, plan.seed, bar.update))
             bar.update(MELT_STEPS + LOOKS - bar.n)  # of a check that ended early
@@ -270,7 +262,7 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
 
 
 def melted_latents(
-    flow: ProbabilityFlow, plan: LawPlan, count: int, on_part: Callable[[float], None]
+    flow: ProbabilityFlow, plan: LawPlan, count: int, on_part: Callable[[float], object]
 ) -> Latents:
     """Latents of so many points, and others to judge by; all ranks get all. ``on_part`` is called
     with the part of the melts that a step was."""
@@ -291,7 +283,7 @@ def standardized_latents(
     batch: Batch,
     seed: int,
     index: int = 0,
-    on_step: Callable[[], None] | None = None,
+    on_step: Callable[[], object] | None = None,
 ) -> Tensor:
     """Latents ``[N, D]`` of points of the space of the basis, the same on all ranks, with noise of
     this number of a seed, over the standard deviations of their closed form."""

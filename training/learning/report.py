@@ -62,13 +62,6 @@ class Forecast:
         return f"{line}; a shorter --duration or a smaller network would end sooner"
 
 
-def _told(score: Score | None) -> str:
-    if score is None:
-        return ""
-    nats = "" if score.nats is None else f"({score.nats:.3f} nats) "
-    return f"held out {score.loss:<8.5f} {nats}"
-
-
 def spoken(seconds: float) -> str:
     """A length of time in the largest unit of which it has two, such as ``40 min``."""
     for name, length in UNITS:
@@ -157,11 +150,14 @@ class Reporter:
             "Timing/waiting_for_data": self._waited / max(seconds, 1e-9),
             "Resources/peak_memory_gib": self._peak_memory / 2**30,
         }
+        told = ""
         if held_out is not None:
+            told = f"held out {held_out.loss:<8.5f} "
             stats["Loss/held_out"] = held_out.loss
             stats |= {f"Loss/held_out_{name}": loss for name, loss in held_out.parts.items()}
             if held_out.nats is not None:
                 stats["Likelihood/held_out_nats"] = held_out.nats
+                told += f"({held_out.nats:.3f} nats) "
         if self._device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self._device)
             stats["Resources/peak_gpu_memory_gib"] = peak / 2**30
@@ -175,8 +171,7 @@ class Reporter:
         append_jsonl(self._folder.path / "stats.jsonl", {"seen": seen, **stats})
         logger.info(
             f"kimg {seen / 1000:<9.1f} loss {stats.get('Loss/loss', float('nan')):<8.5f} "
-            + _told(held_out)
-            + f"lr {learning_rate:<9.2e} sec {stats['Timing/seconds']:<8.1f} "
+            f"{told}lr {learning_rate:<9.2e} sec {stats['Timing/seconds']:<8.1f} "
             f"sec/kimg {stats['Timing/seconds_per_kimg']:<9.4f} "
             f"mem {stats['Resources/peak_memory_gib']:.2f} GiB"
             + (f"  skipped {skipped}" if skipped else "")

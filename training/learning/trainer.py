@@ -283,7 +283,7 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, as tensors and plain values."""
-        coordinates = self.averaged.coordinates
+        averaged, coordinates = self.averaged.denoiser, self.averaged.coordinates
         skipped, in_a_row = self.skips.read()
         return {
             "step": self.step,
@@ -291,8 +291,8 @@ class Trainer:
             "skipped_in_a_row": in_a_row,
             "basis": self.denoiser.basis.state_dict(),
             "data_variance": self.denoiser.data_variance,
-            **_trained(self.denoiser, TRAINED),
-            **_trained(self.averaged.denoiser, AVERAGED),
+            **{name: part.state_dict() for name, part in _trained(self.denoiser, TRAINED)},
+            **{name: part.state_dict() for name, part in _trained(averaged, AVERAGED)},
             "optimizer": self.optimizer.state_dict(),
             **({LOSS_SCALE: self.loss_scale.state()} if self.loss_scale.adapts else {}),
             **({COORDINATES: coordinates.state_dict()} if coordinates else {}),
@@ -302,8 +302,9 @@ class Trainer:
         """Takes up a state made by ``state``. Raises DataError if it lacks something, or is of
         another model; the message names its source."""
         try:
-            _restore_trained(self.denoiser, state, TRAINED)
-            _restore_trained(self.averaged.denoiser, state, AVERAGED)
+            for denoiser, names in ((self.denoiser, TRAINED), (self.averaged.denoiser, AVERAGED)):
+                for name, part in _trained(denoiser, names):
+                    part.load_state_dict(tensors_of(state, name))
             saved = _require_like(state.get("optimizer"), self.optimizer)
             self.optimizer.load_state_dict(saved)
             self.step = _count_in(state, "step")
@@ -315,18 +316,10 @@ class Trainer:
             raise DataError(f"{source} is no state of this model: {first_line(error)}") from error
 
 
-def _trained(denoiser: NetworkDenoiser, names: tuple[str, str]) -> dict[str, Any]:
-    """The states of what is trained in a denoiser, by the names of its network and output gain."""
+def _trained(denoiser: NetworkDenoiser, names: tuple[str, str]) -> list[tuple[str, nn.Module]]:
+    """What is trained in a denoiser, by the names of its network and output gain."""
     parts = zip(names, (denoiser.network, denoiser.output_gain), strict=True)
-    return {name: part.state_dict() for name, part in parts if part is not None}
-
-
-def _restore_trained(
-    denoiser: NetworkDenoiser, state: dict[str, Any], names: tuple[str, str]
-) -> None:
-    for name, part in zip(names, (denoiser.network, denoiser.output_gain), strict=True):
-        if part is not None:
-            part.load_state_dict(tensors_of(state, name))
+    return [(name, part) for name, part in parts if part is not None]
 
 
 def _count_in(state: dict[str, Any], name: str) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from bokeh.models import (
     BoxSelectTool,
     ColumnDataSource,
+    DataRange1d,
     HoverTool,
     LassoSelectTool,
     PanTool,
@@ -24,6 +25,7 @@ from bokeh.models.annotations import Span
 from bokeh.plotting import figure
 
 from training.pictures.look import MUTED, sequential_colors
+from training.report.content import Chart, Key, Picker, Views
 
 HEIGHT = 250
 """Pixels of a chart that is as wide as there is room."""
@@ -114,6 +116,31 @@ def scatter(
     if hover:
         tips = [(text, f"@{{{column}}}") for text, column in hover]
         made.add_tools(HoverTool(renderers=[points], tooltips=tips, visible=False))
+
+
+def views(
+    clouds: Sequence[tuple[Key, np.ndarray, float]],
+    names: Sequence[str],
+    groups: Picker | None,
+    title: str,
+    alt: str,
+    note: str,
+) -> Views:
+    """Two columns of points against each other, that are chosen. Of each cloud, its entry of the
+    legend, points ``[G, n, K]`` of all groups, or of one, and opacity."""
+    made, sets = plot(height=380, x_range=DataRange1d(), y_range=DataRange1d()), []
+    second = min(1, len(names) - 1)
+    for key, rows, alpha in clouds:
+        pairs = np.ndindex(len(rows), len(names))
+        columns = {f"{group}-{k}": float32(rows[group, :, k]) for group, k in pairs}
+        shown = ColumnDataSource({"x": columns["0-0"], "y": columns[f"0-{second}"]})
+        held = ColumnDataSource(columns)
+        shown.name, held.name = shown.id, f"{shown.id}-columns"
+        scatter(made, shown, "x", "y", key.color, alpha=alpha)
+        sets.append(shown.id)
+        keep(made, held)
+    chart = Chart(made, title, alt, [key for key, _, _ in clouds], note)
+    return Views(chart, sets, groups, Picker("across", names), Picker("up", names, second))
 
 
 def keep(made: figure, source: ColumnDataSource) -> None:

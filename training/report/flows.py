@@ -6,7 +6,7 @@ from a side that can be turned, by an orthographic projection, and in the three 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -147,20 +147,32 @@ def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
     """The section of a run's simulations of a toy: files by kind, melt, roundtrip, gen. Raises
     DataError if one is broken."""
     shown = {kind: Shown.load(path, choice) for kind, path in paths.items()}
-    first = next(iter(shown.values())).saved
+    saved = {kind: item.saved for kind, item in shown.items()}
+    return section_of_run(saved, "the flow", READING, "docs/toys.md", shown)
+
+
+def section_of_run(
+    saved: Mapping[str, SavedTrajectory],
+    what: str,
+    reading: str,
+    page: str,
+    shown: Mapping[str, Shown],
+    parts: Sequence[object] = (),
+    results: Sequence[Result] = (),
+) -> Section:
+    """What sections of a run's simulations, by kind, have in common, below parts and results of
+    their own. A motion back repeats the melt's, and is shown where it is alone."""
+    first, melt = next(iter(saved.values())), saved.get("melt")
     name, details = name_and_details(first)
-    results = [*roundtrip_results(first.path, name, details)]
-    parts = flows_of(shown)
-    if "melt" in shown:
-        results += latent_results(shown["melt"].saved)
-        parts += latent_parts(shown["melt"].saved)
-    title = joined(f"{name}: the flow", details, by=", ")
-    return Section(title, READING, "docs/toys.md", str(first.path.parent), parts, results)
-
-
-def flows_of(shown: Mapping[str, Shown]) -> list[object]:
-    """The motions that are shown: that back repeats the melt's, and is shown where it is alone."""
-    return [flow_of(item) for kind, item in shown.items() if kind != "roundtrip" or len(shown) == 1]
+    results = [*roundtrip_results(first.path, joined(name, details, by=", ")), *results]
+    alone = len(shown) == 1
+    flows = [flow_of(item) for kind, item in shown.items() if kind != "roundtrip" or alone]
+    parts = [*parts, *flows]
+    if melt:
+        results += latent_results(melt)
+        parts += latent_parts(melt)
+    title = joined(f"{name}: {what}", details, by=", ")
+    return Section(title, reading, page, str(first.path.parent), parts, results)
 
 
 def flow_of(shown: Shown) -> Flow:

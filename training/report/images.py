@@ -23,8 +23,7 @@ from training.pictures.look import BLUE, MUTED, brief, joined
 from training.pictures.trajectories.clouds import latent_law, name_and_details, telling_times
 from training.report import charts
 from training.report.content import Chart, Charts, Choice, Images, Key, Result, Section, Sheet
-from training.report.flows import Shown, flows_of, latent_parts, latent_results
-from training.report.runs import roundtrip_results
+from training.report.flows import Shown, section_of_run
 from training.report.sheets import affordable, sheet, sheet_columns
 
 READING = (
@@ -41,21 +40,12 @@ def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
     DataError if one is broken."""
     shown = {kind: Shown.load(path, choice) for kind, path in paths.items()}
     saved = {kind: item.saved for kind, item in shown.items()}
-    first = next(iter(saved.values()))
-    name, details = name_and_details(first)
-    parts: list[object] = []
     backs = {melt.path: back for melt, back in melts_and_roundtrips(list(saved.values()))}
     used = {back.path for back in backs.values()}
-    for item in saved.values():
-        if item.path not in used:
-            parts.append(images_part(item, backs.get(item.path)))
-    results = [*roundtrip_results(first.path, name, details)]
-    parts += flows_of(shown)
-    if "melt" in saved:
-        results += latent_results(saved["melt"])
-        parts += latent_parts(saved["melt"])
-    title = joined(f"{name}: images in the flow", details, by=", ")
-    return Section(title, READING, "docs/images.md", str(first.path.parent), parts, results)
+    parts = [
+        images_part(item, backs.get(item.path)) for item in saved.values() if item.path not in used
+    ]
+    return section_of_run(saved, "images in the flow", READING, "docs/images.md", shown, parts)
 
 
 def images_part(item: SavedTrajectory, back: SavedTrajectory | None) -> Images:
@@ -73,7 +63,9 @@ def images_part(item: SavedTrajectory, back: SavedTrajectory | None) -> Images:
         for k in times
     ]
     if back is not None:
-        sheets += _returned(states[0], images_of(back)[-1, :count])
+        returned = images_of(back)[-1, :count]
+        sheets.append(sheet(data_cells(returned), "return"))
+        sheets.append(_difference((returned.astype(float) - states[0]) * HALF_RANGE))
     what = "sample" if item.kind == "gen" else "image"
     name = name_and_details(item)[0]
     part = f"first {count} of {item.count:,}" if count < item.count else f"all {count}"
@@ -98,13 +90,10 @@ def _at(item: SavedTrajectory, index: int) -> str:
     return f"{latent}t = {item.times[index]:.2f}"
 
 
-def _returned(originals: np.ndarray, returned: np.ndarray) -> list[Sheet]:
-    """Sheets of what came back, and of its difference from the originals, magnified."""
-    column, scale = magnified((returned.astype(float) - originals) * HALF_RANGE)
-    return [
-        sheet(data_cells(returned), "return"),
-        sheet(column.cells, column.title, f"{column.note}; {scale.range}"),
-    ]
+def _difference(values: np.ndarray) -> Sheet:
+    """A sheet of differences in gray levels, magnified."""
+    column, scale = magnified(values)
+    return sheet(column.cells, column.title, f"{column.note}; {scale.range}")
 
 
 READING_OF_ROUNDTRIPS = (
@@ -139,7 +128,6 @@ def section_of_roundtrips(path: Path, choice: Choice) -> Section:
 
 def _worst(saved: SavedRoundtrips) -> Images:
     count = affordable(len(saved.originals), saved.originals.shape[1:], 3)
-    difference, scale = magnified((saved.returned - saved.originals)[:count])
     returned = np.rint(saved.returned[:count]).clip(0, 255).astype(np.uint8)
     return Images(
         f"The worst {count} of {len(saved.all_mse):,} images",
@@ -150,7 +138,7 @@ def _worst(saved: SavedRoundtrips) -> Images:
         [
             sheet(pixel_cells(saved.originals[:count]), "original"),
             sheet(pixel_cells(returned), "return", "8 bits"),
-            sheet(difference.cells, difference.title, f"{difference.note}; {scale.range}"),
+            _difference((saved.returned - saved.originals)[:count]),
         ],
         0,
         sheet_columns(count),

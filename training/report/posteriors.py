@@ -3,9 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from bokeh.models import ColumnDataSource, DataRange1d
-
 from dnnlib.numbers import beside
 from training.files.arrays import evenly, parameter
 from training.files.posterior_draws import SavedPosteriors, load_netcdf
@@ -20,7 +17,6 @@ from training.pictures.posteriors.tables import (
 from training.pictures.posteriors.words import MOST_SHOWN, name_and_details, part_of, value_words
 from training.report import charts
 from training.report.content import (
-    Chart,
     Choice,
     Images,
     Key,
@@ -80,40 +76,21 @@ def _views(saved: SavedPosteriors, most: int) -> Views:
     """Two coordinates against each other, of the prior and of one posterior."""
     chosen = telling_columns(saved, MOST_COLUMNS)
     names = [saved.names[column] for column in chosen]
-    plot = charts.plot("", "", height=380, x_range=DataRange1d(), y_range=DataRange1d())
-    sets, keys = [], []
     groups = saved.points.shape[2]
     drawn = saved.points.transpose(2, 0, 1, 3).reshape(groups, -1, len(saved.names))
-    kinds: list[tuple[str, np.ndarray, str, float]] = []
-    if saved.prior is not None:
-        repeated = np.broadcast_to(saved.prior, (groups, *saved.prior.shape))
-        kinds.append(("prior draws", repeated, MUTED, 0.4))
-    kinds.append(("posterior draws", drawn, BLUE, 0.5))
+    kinds = [("posterior draws", drawn, BLUE, 0.5)]
+    if saved.prior is not None:  # the same for all observations
+        kinds.insert(0, ("prior draws", saved.prior[None], MUTED, 0.4))
+    clouds = []
     for label, values, color, alpha in kinds:
         rows = values[:, evenly(values.shape[1], most)][:, :, chosen]
-        # The prior is the same for all observations.
-        several = range(groups if label != "prior draws" else 1)
-        columns = {
-            f"{group}-{k}": charts.float32(rows[group, :, k])
-            for group in several
-            for k in range(len(chosen))
-        }
-        shown = ColumnDataSource({"x": columns["0-0"], "y": columns["0-1"]})
-        held = ColumnDataSource(columns)
-        shown.name, held.name = shown.id, f"{shown.id}-columns"
-        charts.scatter(plot, shown, "x", "y", color, alpha=alpha)
-        sets.append(shown.id)
-        charts.keep(plot, held)
-        keys.append(Key(f"{label}, {rows.shape[1]:,}", color, "dot"))
-    observations = [f"{k + 1}{_observed(saved, k)}" for k in range(groups)]
-    note = part_of(saved, groups)
-    chart = Chart(plot, "Draws", "Draws of a posterior over those of the prior.", keys, note)
-    pickers = Picker("across", names), Picker("up", names, 1)
-    return Views(chart, sets, Picker("observation", observations), *pickers)
-
-
-def _observed(saved: SavedPosteriors, index: int) -> str:
-    return "" if saved.observed is None else f": {value_words(saved.observed[index])}"
+        clouds.append((Key(f"{label}, {rows.shape[1]:,}", color, "dot"), rows, alpha))
+    seen = [""] * groups
+    if saved.observed is not None:
+        seen = [f": {value_words(values)}" for values in saved.observed[:groups]]
+    picker = Picker("observation", [f"{k + 1}{words}" for k, words in enumerate(seen)])
+    words = ("Draws", "Draws of a posterior over those of the prior.", part_of(saved, groups))
+    return charts.views(clouds, names, picker, *words)
 
 
 def _summary(saved: SavedPosteriors, listed: Any) -> list[NumberTable]:

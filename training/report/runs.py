@@ -26,12 +26,18 @@ def run_of(path: Path) -> Run | None:
     """What ran, by a parameters file; None if it is none of a run. Raises DataError if the file is
     broken."""
     content = load_json(path)
-    parts = [part for part in _parts(content) if _has_command(part)]
+    parts = [
+        part
+        for part in _parts(content)
+        if isinstance(part.get("command"), list) and part["command"]
+    ]
     if not (str(content.get("format", "")).startswith("inflationary-flows ") and parts):
         return None
     last = parts[-1]
     trained = last_line(path.with_name(STATS)) if path.name == TRAINING else None
-    options = _options(content)
+    # Those of the first part that has any.
+    candidates = (part.get("options") for part in _parts(content))
+    options = next((options for options in candidates if isinstance(options, dict)), {})
     libraries = last.get("libraries")
     versions = libraries if isinstance(libraries, dict) else {}
     listed = {
@@ -52,11 +58,10 @@ def run_of(path: Path) -> Run | None:
     return Run(str(last["command"][0]), str(path), facts, shown)
 
 
-def roundtrip_results(path: Path, name: str, details: str) -> Iterator[Result]:
-    """What the parameters beside a file of a simulation say of the way back, of data of this name
-    and how it was made. Raises DataError if they are broken."""
-    errors = _simulated(path, "roundtrip")
-    of = joined(name, details, by=", ")
+def roundtrip_results(path: Path, of: str) -> Iterator[Result]:
+    """What the parameters beside a file of a simulation say of the way back, of such data. Raises
+    DataError if they are broken."""
+    errors = _simulated(path)
     largest = _number(errors, "max_abs_error")
     exact = _number(errors, "exact_pixels")
     rms = _number(errors, "rms_error")
@@ -69,14 +74,14 @@ def roundtrip_results(path: Path, name: str, details: str) -> Iterator[Result]:
         yield Result(of, "round trip", words, target, rms <= SMALL_RMS)
 
 
-def _simulated(path: Path, kind: str) -> Mapping[str, Any]:
-    """What the parameters beside a simulation's file say of one of its kinds."""
+def _simulated(path: Path) -> Mapping[str, Any]:
+    """What the parameters beside a simulation's file say of the way back."""
     for ending in PARAMETERS:
         beside = path.with_name(stem_of(path) + ending)
         if beside.exists():
             content = load_json(beside)
             inner = content.get("simulations", content)
-            part = inner.get(kind) if isinstance(inner, dict) else None
+            part = inner.get("roundtrip") if isinstance(inner, dict) else None
             return part if isinstance(part, dict) else {}
     return {}
 
@@ -85,17 +90,6 @@ def _parts(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """A file's parameters: its own, or those of each kind of simulation."""
     kinds = [content[kind] for kind in KINDS if isinstance(content.get(kind), dict)]
     return [content, *kinds]
-
-
-def _has_command(part: Mapping[str, Any]) -> bool:
-    command = part.get("command")
-    return isinstance(command, list) and len(command) > 0
-
-
-def _options(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The options of the first part that has any."""
-    candidates = (part.get("options") for part in _parts(content))
-    return next((options for options in candidates if isinstance(options, dict)), {})
 
 
 def _total(content: Mapping[str, Any], name: str, form: str) -> str:

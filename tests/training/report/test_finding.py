@@ -152,7 +152,7 @@ def test_wild_parameters_stop_nothing(tmp_path):
         for name in whole.keys() - {"format"}:
             path.write_text(json.dumps({**whole, name: wild}))
             assert run_of(path) is not None or name == "command"
-            assert list(roundtrip_results(melt, "", "")) or name == "simulations"
+            assert list(roundtrip_results(melt, "")) or name == "simulations"
     posterior = files.save_posterior(tmp_path).with_suffix(".json")
     for wild in (*WILD, listed):
         names = ("posteriors", "r_hat", "converged", "observations", "ess_bulk")

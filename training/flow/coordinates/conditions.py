@@ -302,21 +302,14 @@ class GaussianPrediction(Prediction):
         if conditions < 1:
             raise ValueError("a prediction needs conditions")
         self.dim = dim
+        sizes = [conditions, *[WIDTH] * (1 + DEPTH), 2 * dim + dim * (dim - 1) // 2]
         self.members = nn.ModuleList(
-            nn.ModuleList(
-                nn.Linear(wide, other)
-                for wide, other in pairwise([conditions, *[WIDTH] * (1 + DEPTH), self._outputs])
-            )
+            nn.ModuleList(nn.Linear(wide, other) for wide, other in pairwise(sizes))
             for _ in range(MEMBERS)
         )
         places = torch.tril_indices(dim, dim, -1)
         self.register_buffer("below", places, persistent=False)
         self.requires_grad_(False)  # but where it is fitted
-
-    @property
-    def _outputs(self) -> int:
-        """How many numbers a network gives."""
-        return 2 * self.dim + self.dim * (self.dim - 1) // 2
 
     def output(self, member: int, c: Tensor) -> Tensor:
         """What a network gives ``[..., K]`` of conditions ``[..., C]``, in the dtype of its

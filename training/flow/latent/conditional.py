@@ -65,16 +65,12 @@ class NormalMixture(NamedTuple):
         A last step of Newton's method passes gradients on to w and to the parameters.
         """
         with torch.no_grad():
-            mixture = self._on(w)
-            flat = NormalMixture(*(part.reshape(-1, part.shape[-1]) for part in mixture))
+            each = (part.expand(*w.shape, -1) for part in self)
+            flat = NormalMixture(*(part.reshape(-1, part.shape[-1]) for part in each))
             v = flat._solve(w.reshape(-1)).view_as(w)
         score = self.normal_score(v)
         slope = (self.log_density(v) + score.square() / 2 + LOG_ROOT).exp().detach()
         return v - (score - w) / slope
-
-    def _on(self, w: Tensor) -> "NormalMixture":
-        """With a mixture for each of w."""
-        return NormalMixture(*(part.expand(*w.shape, -1) for part in self))
 
     def _solve(self, w: Tensor) -> Tensor:
         """By Newton's method on the log of the lighter tail; by halves where that leaves a bracket.
@@ -190,15 +186,12 @@ class ConditionalMixture(nn.Module):
         frequencies = [pi / (BOUND + 1) * index for index in range(1, waves + 1)]
         self.register_buffer("frequencies", torch.tensor(frequencies), persistent=False)
         seen = kept + (compressed - 1 if chained else 0)
-        self.input = _linear(seen * (1 + 2 * waves), width)
-        self.hidden = nn.ModuleList(_linear(width, width) for _ in range(depth))
-        self.output = _linear(width, compressed * components * 3)
         inputs, outputs = seen * (1 + 2 * waves), compressed * components * 3
-        for name, shape in (
-            ("into", (width, inputs)),
-            ("within", (width, width)),
-            ("out", (outputs, width)),
-        ):
+        self.input = _linear(inputs, width)
+        self.hidden = nn.ModuleList(_linear(width, width) for _ in range(depth))
+        self.output = _linear(width, outputs)
+        shapes = {"into": (width, inputs), "within": (width, width), "out": (outputs, width)}
+        for name, shape in shapes.items():
             self.register_buffer(name, torch.ones(shape, dtype=torch.bool), persistent=False)
         if not self.into.is_meta:  # where shapes alone count, and comparisons import the compiler
             self._mask(waves, width)
@@ -246,7 +239,8 @@ class ConditionalMixture(nn.Module):
     def log_prob(self, kept: Tensor, compressed: Tensor) -> Tensor:
         """The log density ``[N]``, nats, of compressed latents ``[N, C]`` given kept ``[N, K]``."""
         v = self.turned(compressed)
-        return self.mixtures(kept, v).log_density(v).sum(dim=1) + self._log_det()
+        log_det = torch.linalg.slogdet(self.axes).logabsdet
+        return self.mixtures(kept, v).log_density(v).sum(dim=1) + log_det
 
     def whiten(self, kept: Tensor, compressed: Tensor) -> Tensor:
         """The normal scores ``[N, C]`` of compressed latents ``[N, C]`` given kept ``[N, K]``."""
@@ -270,9 +264,6 @@ class ConditionalMixture(nn.Module):
     def turned(self, compressed: Tensor) -> Tensor:
         """``v [N, C]`` of compressed latents."""
         return (compressed - self.offset.to(compressed)) @ self.axes.to(compressed).T
-
-    def _log_det(self) -> Tensor:
-        return torch.linalg.slogdet(self.axes).logabsdet
 
     def check(self) -> None:
         """Raises ValueError if what it holds does not make a law."""

@@ -10,6 +10,7 @@ stable systems with large Lipschitz constants*), exact for Gaussian data at any 
 of theirs divides by a growth rate, so none needs a limit where a dimension does not inflate.
 """
 
+from dataclasses import replace
 from math import inf
 
 from dnnlib.errors import UsageError
@@ -87,4 +88,4 @@ def get_solver(name: str, rtol: float = RTOL, atol: float = ATOL) -> Solver:
     if name not in SOLVERS:
         raise UsageError(f"unknown solver '{name}': choose one of {', '.join(SOLVERS)}")
     solver = SOLVERS[name]
-    return solver.with_method(dormand_prince(rtol, atol)) if solver.adaptive else solver
+    return replace(solver, method=dormand_prince(rtol, atol)) if solver.adaptive else solver

@@ -1,7 +1,7 @@
 """What a solver is: a method that walks through given times, and what a flow must know of it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -86,6 +86,3 @@ class Solver:
                 "solver that made it"
             )
         return ((state, None) for state in self.method(v, x, times))
-
-    def with_method(self, method: Method) -> "Solver":
-        return replace(self, method=method)
