@@ -177,7 +177,11 @@ class Amortized:
             missing = [index for index, part in enumerate(kept) if len(part.w) < size]
             if not missing:
                 break
-            counts = [_more(len(kept[index].w), proposed[index], size) for index in missing]
+            counts = []
+            for index in missing:
+                share = max(len(kept[index].w), 1) / proposed[index]
+                more_of = ceil((size - len(kept[index].w)) / share * MORE)
+                counts.append(min(more_of, MOST_TIMES * size))
             places = [numbers[index] for index in missing]
             again = self._again(places, counts, turn)
             more = self._inside(again, coordinates)
@@ -268,12 +272,6 @@ class Amortized:
                 "pareto_k": smoothed.k.cpu(),
             },
         )
-
-
-def _more(kept: int, proposed: int, size: int) -> int:
-    """How many draws to propose where so many were kept of those that were."""
-    share = max(kept, 1) / proposed
-    return min(ceil((size - kept) / share * MORE), MOST_TIMES * size)
 
 
 @dataclass(frozen=True)

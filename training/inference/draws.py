@@ -1,6 +1,6 @@
 """Draws from posteriors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -43,41 +43,54 @@ class Draws:
         """M."""
         return len(self.w)
 
+    @classmethod
+    def by(
+        cls,
+        sampler: str,
+        shape: tuple[int, int, int],
+        w: Tensor,
+        points: Tensor,
+        log_likelihood: Tensor,
+        calls: float,
+        stats: Mapping[str, Tensor],
+    ) -> "Draws":
+        """Rows of draws of one sampler, of a shape ``(M, C, S)``; each observation took as many
+        calls."""
+        w, points = (rows.view(*shape, -1) for rows in (w, points))
+        each = torch.full(shape[:1], calls, dtype=torch.float64)
+        return cls(w, points, log_likelihood.view(shape), [sampler] * shape[0], each, stats)
+
     def of(self, places: Tensor) -> "Draws":
         """Those of the observations at these places ``[m]``."""
-        pick = places.to(self.w.device)
-        return Draws(
-            self.w[pick],
-            self.points[pick],
-            self.log_likelihood[pick],
-            [self.sampler[place] for place in places.tolist()],
-            self.calls[places.cpu()],
-            {name: values[places.cpu()] for name, values in self.stats.items()},
-            None if self.log_density is None else self.log_density[pick],
+        pick, at = places.to(self.w.device), places.cpu()
+        return replace(
+            self._each(lambda values: values[pick]),
+            sampler=[self.sampler[place] for place in at.tolist()],
+            calls=self.calls[at],
+            stats={name: values[at] for name, values in self.stats.items()},
         )
 
     def without_draws(self) -> "Draws":
         """What the sampler says of each observation alone."""
-        log_likelihood, density = self.log_likelihood[:, :, :0], self.log_density
-        return replace(
-            self,
-            w=self.w[:, :, :0],
-            points=self.points[:, :, :0],
-            log_likelihood=log_likelihood,
-            log_density=None if density is None else density[:, :, :0],
-        )
+        return self._each(lambda values: values[:, :, :0])
 
     def chosen(self, picks: Tensor) -> "Draws":
         """Draws ``[M, C, S']`` taken again from each chain by their numbers."""
-        rows = picks[..., None]
-        return Draws(
-            self.w.gather(2, rows.expand(*picks.shape, self.w.shape[3])),
-            self.points.gather(2, rows.expand(*picks.shape, self.points.shape[3])),
-            self.log_likelihood.gather(2, picks),
-            self.sampler,
-            self.calls,
-            self.stats,
-            None if self.log_density is None else self.log_density.gather(2, picks),
+
+        def taken(values: Tensor) -> Tensor:
+            rows = picks if values.ndim == 3 else picks[..., None]
+            return values.gather(2, rows.expand(*picks.shape, *values.shape[3:]))
+
+        return self._each(taken)
+
+    def _each(self, part: Callable[[Tensor], Tensor]) -> "Draws":
+        """With a part of each of what there is of every draw."""
+        return replace(
+            self,
+            w=part(self.w),
+            points=part(self.points),
+            log_likelihood=part(self.log_likelihood),
+            log_density=None if self.log_density is None else part(self.log_density),
         )
 
     def replaced(self, places: Tensor, others: "Draws") -> "Draws":

@@ -123,7 +123,9 @@ class Gaussian(Likelihood):
         seen = self.observe(points)
         scaled = self._whitened(observed - seen)
         size = seen.shape[1]
-        normalizer = size * log(2 * pi) / 2 + self._log_det(size)
+        # Half the log determinant of the covariance.
+        logs = self.root.diagonal().log() if self.root.ndim == 2 else self.root.log().expand(size)
+        normalizer = size * log(2 * pi) / 2 + logs.sum()
         return checked(-scaled.square().sum(dim=1) / 2 - normalizer, "the Gaussian likelihood")
 
     def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:
@@ -158,12 +160,6 @@ class Gaussian(Likelihood):
         if self.root.ndim < 2:
             return residuals / self.root
         return torch.linalg.solve_triangular(self.root, residuals.T, upper=False).T
-
-    def _log_det(self, size: int) -> Tensor:
-        """Half the log determinant of the covariance of so many numbers."""
-        if self.root.ndim == 2:
-            return self.root.diagonal().log().sum()
-        return self.root.log().expand(size).sum()
 
 
 def _root(noise: Tensor) -> Tensor:
@@ -253,11 +249,7 @@ class UserFunction:
         values = self._returned(count, draw)
         several = isinstance(values, Tensor | np.ndarray) and values.ndim == 2
         if not several or len(values) != count or not torch.as_tensor(values).isfinite().all():
-            shape = list(values.shape) if hasattr(values, "shape") else type(values).__name__
-            raise DataError(
-                f"{self} returned {shape} for {count} draws: it must return finite numbers "
-                f"[{count}, D]"
-            )
+            raise self._wrong(values, f"{count} draws", f"finite numbers [{count}, D]")
         return torch.as_tensor(values).double()
 
     def simulated(self, points: Tensor, draw: np.random.Generator, width: int) -> Tensor:
@@ -267,12 +259,12 @@ class UserFunction:
         values = self._returned(points, draw)
         wanted = (len(points), width)
         if not isinstance(values, Tensor | np.ndarray) or tuple(values.shape) != wanted:
-            shape = list(values.shape) if hasattr(values, "shape") else type(values).__name__
-            raise DataError(
-                f"{self} returned {shape} for points {list(points.shape)}: it must return data "
-                f"{list(wanted)}"
-            )
+            raise self._wrong(values, f"points {list(points.shape)}", f"data {list(wanted)}")
         return torch.as_tensor(values).double()
+
+    def _wrong(self, values: object, given: str, wanted: str) -> DataError:
+        shape = list(values.shape) if hasattr(values, "shape") else type(values).__name__
+        return DataError(f"{self} returned {shape} for {given}: it must return {wanted}")
 
     def _returned(self, *arguments: object) -> Any:
         try:

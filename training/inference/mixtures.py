@@ -266,7 +266,9 @@ def quadrature(log_evidence: Tensor, concentration: float) -> Moments:
     log_weight = torch.zeros(1, dtype=torch.float64)
     parts: list[Tensor] = []
     for after in range(components - 1, 0, -1):
-        v, weight = _rule(points // 2 + 2, concentration, after * concentration)
+        # Of v ~ Beta(concentration, after concentration).
+        place, weights = roots_jacobi(points // 2 + 2, after * concentration - 1, concentration - 1)
+        v, weight = torch.from_numpy((1 + place) / 2), torch.from_numpy(weights / weights.sum())
         parts = [part.repeat_interleave(len(v)) for part in parts]
         parts.append((rest[:, None] * v).flatten())
         rest = (rest[:, None] * (1 - v)).flatten()
@@ -293,13 +295,6 @@ def importance(log_evidence: Tensor, concentration: float, draws: Tensor, seed: 
     mean, std = _weighted(proposed, share)
     error = ((share[:, None] * (proposed - mean)).square().sum(dim=0)).sqrt()
     return Moments(mean, std, "importance", float(error.max()))
-
-
-def _rule(count: int, below: float, above: float) -> tuple[Tensor, Tensor]:
-    """Nodes and weights ``[count]`` for ``v ~ Beta(below, above)``."""
-    place, weight = roots_jacobi(count, above - 1, below - 1)
-    v = torch.from_numpy((1 + place) / 2)
-    return v, torch.from_numpy(weight / weight.sum())
 
 
 def _weighted(points: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

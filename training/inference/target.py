@@ -143,7 +143,7 @@ class Target:
     @torch.no_grad()
     def melted(self, w: Tensor, which: Tensor) -> Tensor:
         """Unscaled states ``[N, D]`` at the last time."""
-        return self._in_blocks(self._without_calls(self.prior.melted), 1, w, which)[0]
+        return self._mapped(self.prior.melted, 0, w, which)
 
     @torch.no_grad()
     def states(self, w: Tensor, which: Tensor, on_part: OnPart = None) -> Tensor:
@@ -158,23 +158,22 @@ class Target:
     @torch.no_grad()
     def of_states(self, states: Tensor, which: Tensor) -> Tensor:
         """Points ``[N, D]`` of unscaled states ``[N, D]`` at the first time."""
-        return self._in_blocks(self._without_calls(self.prior.of_states), 1, states, which)[0]
+        return self._mapped(self.prior.of_states, 0, states, which)
 
     @torch.no_grad()
     def denoised(self, states: Tensor, t: Tensor, which: Tensor) -> Tensor:
         """What the denoiser makes ``[N, D]`` of unscaled states ``[N, D]`` at time ``t []``, in
         their dtype."""
 
-        def block(states: Tensor, which: Tensor) -> tuple[Tensor, ...]:
-            self._calls = 1
-            return (self.prior.denoised(states, t, self._conditions(which)),)
+        def denoised(states: Tensor, conditions: dict[str, Tensor]) -> Tensor:
+            return self.prior.denoised(states, t, conditions)
 
-        return self._in_blocks(block, 1, states, which, self.many)[0]
+        return self._mapped(denoised, 1, states, which, self.many)
 
     @torch.no_grad()
     def to_states(self, points: Tensor, which: Tensor) -> Tensor:
         """The unscaled states ``[N, D]`` at the first time that points ``[N, D]`` are."""
-        return self._in_blocks(self._without_calls(self.prior.to_states), 1, points, which)[0]
+        return self._mapped(self.prior.to_states, 0, points, which)
 
     @torch.no_grad()
     def place(
@@ -213,11 +212,8 @@ class Target:
     def whitened(self, points: Tensor, which: Tensor, on_part: OnPart = None) -> Tensor:
         """The variables ``[N, dim]`` of points ``[N, D]``."""
 
-        def block(points: Tensor, which: Tensor) -> tuple[Tensor, ...]:
-            self._calls = self.prior.calls("latents")
-            return (self.prior.whitened(points, self._conditions(which)),)
-
-        return self._in_blocks(block, 1, points, which, self.many, on_part=on_part)[0]
+        calls = self.prior.calls("latents")
+        return self._mapped(self.prior.whitened, calls, points, which, self.many, on_part)
 
     def slope(self, w: Tensor, which: Tensor) -> Slope:
         """Points, log likelihoods, and their gradients. Raises DataError if one is not finite,
@@ -279,16 +275,22 @@ class Target:
     def _conditions(self, which: Tensor) -> dict[str, Tensor]:
         return {} if self.labels is None else {"labels": self.labels[which]}
 
-    def _without_calls(
-        self, function: Callable[[Tensor, dict[str, Tensor]], Tensor]
-    ) -> Callable[[Tensor, Tensor], tuple[Tensor, ...]]:
-        """A function of rows that calls no network, for ``_in_blocks``."""
+    def _mapped(
+        self,
+        function: Callable[[Tensor, dict[str, Tensor]], Tensor],
+        calls: int,
+        rows: Tensor,
+        which: Tensor,
+        size: int | None = None,
+        on_part: OnPart = None,
+    ) -> Tensor:
+        """What a function of rows and conditions makes, that takes so many network calls."""
 
         def block(rows: Tensor, which: Tensor) -> tuple[Tensor, ...]:
-            self._calls = 0
+            self._calls = calls
             return (function(rows, self._conditions(which)),)
 
-        return block
+        return self._in_blocks(block, 1, rows, which, size, on_part=on_part)[0]
 
     def _in_blocks(
         self,

@@ -317,12 +317,13 @@ class Swarm:
         picks = weighted_picks(smoothed.log_weights, keys, count, z_order(self.states))
         rows = torch.arange(len(picks), device=picks.device)[:, None]
         w, points, log_likelihood, _ = (part[rows, picks] for part in self.placed)
-        return Draws(
-            w.view(*shape, count, -1),
-            points.view(*shape, count, -1),
-            log_likelihood.view(*shape, count),
-            [NAME] * shape[0],
-            torch.full((shape[0],), self.target.calls / shape[0], dtype=torch.float64),
+        return Draws.by(
+            NAME,
+            (*shape, count),
+            w,
+            points,
+            log_likelihood,
+            self.target.calls / shape[0],
             {
                 "effective_size": smoothed.effective_size.view(shape).sum(dim=1).cpu(),
                 "pareto_k": self._tails(log_weights).cpu(),

@@ -129,15 +129,9 @@ def run_chains(
         if on_step:
             on_step()
     w, points, log_likelihood = (torch.stack(column, dim=1) for column in zip(*kept, strict=True))
-    count = len(start)
-    return Draws(
-        w.view(count, chains, draws, -1),
-        points.view(count, chains, draws, -1),
-        log_likelihood.view(count, chains, draws),
-        [kernel.name] * count,
-        torch.full((count,), kernel.target.calls / count, dtype=torch.float64),
-        {"acceptance": accepted.cpu() / (draws * thin), **kernel.stats()},
-    )
+    shape, calls = (len(start), chains, draws), kernel.target.calls / len(start)
+    stats = {"acceptance": accepted.cpu() / (draws * thin), **kernel.stats()}
+    return Draws.by(kernel.name, shape, w, points, log_likelihood, calls, stats)
 
 
 WANTED = 0.3

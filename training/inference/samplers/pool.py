@@ -159,16 +159,15 @@ class Pool:
         weights = smoothed_weights(log_weights)
         order = self.order.expand_as(log_weights)
         picks = weighted_picks(weights.log_weights, seeds, chains * draws, order)
-        count = len(log_weights)
         evidence, error = log_mean(log_weights)
-        where = (count, chains, draws)
         group = self.group[rows][:, None]
-        return Draws(
-            self.w[picks].view(*where, -1),
-            self.points[group, picks].view(*where, -1),
-            log_weights.gather(1, picks).view(where),
-            ["pool"] * count,
-            torch.full((count,), self.calls, dtype=torch.float64),
+        return Draws.by(
+            "pool",
+            (len(log_weights), chains, draws),
+            self.w[picks],
+            self.points[group, picks],
+            log_weights.gather(1, picks),
+            self.calls,
             {
                 "effective_size": weights.effective_size.cpu(),
                 "pareto_k": weights.k.cpu(),

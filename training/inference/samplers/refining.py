@@ -83,13 +83,11 @@ def _refined(
         [pool.order.expand_as(log_likelihood), len(pool.w) + z_order(near.new)], dim=1
     )
     picks = weighted_picks(weights.log_weights, seeds, shape[0] * shape[1], order)
-    w, points, likelihood = near.at(picks, log_likelihood)
-    return Draws(
-        w.view(target.count, *shape, -1),
-        points.view(target.count, *shape, -1),
-        likelihood.view(target.count, *shape),
-        ["refined"] * target.count,
-        torch.full((target.count,), target.calls / target.count, dtype=torch.float64),
+    return Draws.by(
+        "refined",
+        (target.count, *shape),
+        *near.at(picks, log_likelihood),
+        target.calls / target.count,
         {
             "effective_size": weights.effective_size.cpu(),
             "pareto_k": weights.k.cpu(),

@@ -168,12 +168,13 @@ class _Swarm:
 
     def draws(self) -> Draws:
         count = self._shape[0]
-        return Draws(
-            self._w.view(*self._shape, -1),
-            self._points.view(*self._shape, -1),
-            self._log_likelihood.view(self._shape),
-            ["smc"] * count,
-            torch.full((count,), self._target.calls / count, dtype=torch.float64),
+        return Draws.by(
+            "smc",
+            self._shape,
+            self._w,
+            self._points,
+            self._log_likelihood,
+            self._target.calls / count,
             {
                 "step_size": self._size.view(count, -1).mean(dim=1).cpu(),
                 "stages": self._stages.view(count, -1).mean(dim=1).cpu(),
