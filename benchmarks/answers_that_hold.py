@@ -54,7 +54,7 @@ from training.commands.inference import Asked
 from training.commands.oddities import Oddities
 from training.flow.likelihood import Trace
 from training.inference.guarantee import HeldOutTruths
-from training.measure.posterior.coverage import highest_density_values
+from training.measure.posterior.ranks import fractional_ranks
 from training.options.inference import PriorOptions, SamplerOptions
 from training.options.posterior import CalibrateSettings, HeldOutOptions
 from training.options.script import run_script
@@ -220,7 +220,7 @@ def asked_of(plan: Plan, network: Path) -> Fresh:
             own = own - (1 - draws.stats["leaked"]).log()
         assert draws.log_density is not None
         density = draws.log_density.flatten(1)
-        contents.append(highest_density_values(density, own, generator))
+        contents.append(1 - fractional_ranks(density, own, generator))
         densities.append(density)
     odd = Oddities.of(asked, HeldOutOptions(), data)
     assert odd.whitened is not None

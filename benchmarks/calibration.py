@@ -32,6 +32,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.two_sample import energy_distance
 from torch_utils.seeds import seeded_generator
 from training.data.images.batches import ImageDataset, basis_batches
 from training.data.toys import Toy
@@ -40,7 +41,6 @@ from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
 from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS, Solver
-from training.measure.two_sample import energy_distance
 from training.model.model import Model
 from training.names import METHODS
 

@@ -77,11 +77,11 @@ def seconds(dim: int, vertex_count: int, point_count: int) -> tuple[float, float
 def bias(dim: int, vertex_count: int) -> tuple[float, float, float]:
     """What a sphere of so many vertices lacks: volume, probability, and that at equal volume."""
     ball = math.pi ** (dim / 2) / math.gamma(dim / 2 + 1)
-    lacks = [1 - enclosed_volume(*unit_sphere(dim, vertex_count)) / ball]
-    for equal_volume in (False, True):
-        vertices, faces = unit_sphere(dim, vertex_count, equal_volume=equal_volume).scaled(2)
-        lacks.append(float(gaussian_content(2, dim)) - gaussian_content_within(vertices, faces))
-    return lacks[0], lacks[1], lacks[2]
+    vertices, faces = unit_sphere(dim, vertex_count)
+    volume, exact = enclosed_volume(vertices, faces), float(gaussian_content(2, dim))
+    radii = (2.0, 2 * (ball / volume) ** (1 / dim))
+    inscribed, equal = (exact - gaussian_content_within(r * vertices, faces) for r in radii)
+    return 1 - volume / ball, inscribed, equal
 
 
 @click.command(help=__doc__)

@@ -50,6 +50,7 @@ from benchmarks.inverse.jumps import Jumps
 from benchmarks.inverse.known import Drawn, Mixture
 from benchmarks.inverse.priors import Fields
 from benchmarks.inverse.rivals import diffpir, dps
+from benchmarks.two_sample import energy_distance, mean_distance
 from training.files.observations import read_mask, read_operator
 from training.flow.solvers import get_solver
 from training.inference.likelihoods import Gaussian
@@ -59,7 +60,6 @@ from training.inference.samplers.twisted import twist
 from training.inference.target import Target
 from training.measure.posterior.calibration import crps
 from training.measure.posterior.convergence import convergence
-from training.measure.two_sample import energy_distance, mean_distance
 from training.names import PARTICLE_STEPS
 from training.subjects import NetworkFile, open_prior
 

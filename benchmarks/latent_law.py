@@ -30,6 +30,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.two_sample import mean_distance
 from torch_utils.seeds import seeded_generator
 from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
@@ -37,7 +38,6 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.learning.melting import MOST, LawPlan, candidates_for, fit, melted_latents
-from training.measure.two_sample import mean_distance
 from training.model.model import Model
 from training.names import TOY_NAMES
 from training.subjects.toys import melted_points

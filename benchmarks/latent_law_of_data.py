@@ -40,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.likelihood import image_flow
 from benchmarks.tables import read_table
+from benchmarks.two_sample import energy_distance
 from torch_utils.results import load_json, provenance, save_json
 from torch_utils.seeds import seeded_generator
 from training.data.images.batches import normalize_pixels
@@ -51,7 +52,6 @@ from training.flow.likelihood import DivergenceIntegral, Trace, bits_per_dim
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import as_solver
 from training.measure.roundtrip import LEVELS_PER_UNIT
-from training.measure.two_sample import energy_distance
 from training.model.model import Model
 from training.names import DEFAULT_SOLVER
 from training.subjects.images import dequantized

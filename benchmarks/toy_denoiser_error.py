@@ -16,9 +16,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.excess_error import excess_error, noisy_points
 from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
-from training.measure.excess_error import excess_error, noisy_points
 from training.model.model import Model
 from training.names import TOY_NAMES
 

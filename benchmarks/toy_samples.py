@@ -22,11 +22,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.two_sample import mean_distance
 from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
-from training.measure.two_sample import mean_distance
 from training.model.model import Model
 
 COUNT = 20_000

@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.two_sample import energy_distance
 from experiments.lab import Lab, experiment, markdown
 from experiments.toys import SCHEDULES, toy_networks
 from training.data.toys import Toy
-from training.measure.two_sample import energy_distance
 from training.model.model import Model
 from training.names import TOY_NAMES
 from training.pictures import look

@@ -4,13 +4,11 @@ import json
 import lzma
 import math
 import platform
-import struct
 import subprocess
 import sys
 import tokenize
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,24 +24,14 @@ from dnnlib.errors import DataError
 from dnnlib.files import atomic_path
 from torch_utils.distributed import TF32
 from torch_utils.inert_pickle import shown
+from torch_utils.tensor_files import FOREIGN_ERRORS
 
-# What numpy and zipfile raise on bytes that they did not write; caught around their calls alone, so
-# that a mistake of ours is not taken for a broken file.
 _FOREIGN_ERRORS = (
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
+    *FOREIGN_ERRORS,
     OSError,
-    RuntimeError,
     SyntaxError,
-    TypeError,
-    ValueError,
     lzma.LZMAError,
-    struct.error,
     tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
 )
 HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,

@@ -4,13 +4,26 @@ A generator made from (seed, stream, step) gives a training step its numbers whe
 run: after a resume, on one rank or on many, in one microbatch or in several.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def seeded_generator(device: torch.device | str, *keys: int) -> torch.Generator:
     """A generator on the device, seeded by a hash of the keys (non-negative integers)."""
     return torch.Generator(device).manual_seed(hash_seed(*keys))
+
+
+def normal_numbers(shape: Sequence[int], *keys: int) -> Tensor:
+    """Standard normal numbers, float64 on the CPU, which follow from the keys alone."""
+    return torch.randn(shape, generator=seeded_generator("cpu", *keys), dtype=torch.float64)
+
+
+def uniform_numbers(shape: Sequence[int], *keys: int) -> Tensor:
+    """The same, even on [0, 1)."""
+    return torch.rand(shape, generator=seeded_generator("cpu", *keys), dtype=torch.float64)
 
 
 def hash_seed(*keys: int) -> int:

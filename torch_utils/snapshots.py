@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from torch_utils.arguments import check_arguments
 from torch_utils.inert_pickle import PickleError, shown
 from torch_utils.tensor_files import BrokenFileError, load_tensors
 
+Module = TypeVar("Module", bound=nn.Module)
 NETWORK_FORMAT = "inflationary-flows network"
 STATE_FORMAT = "inflationary-flows training state"
 VERSION = 1
@@ -134,7 +135,7 @@ def _require_own_values(path: Path, values: Iterable[object]) -> None:
         raise DataError(f"{path} has tensors of {promised} bytes, more than the whole file")
 
 
-def build(path: Path, name: str, part: Part, registry: Mapping[str, type[nn.Module]]) -> nn.Module:
+def build(path: Path, name: str, part: Part, registry: Mapping[str, type[Module]]) -> Module:
     """Constructs a part from the registry and gives it its tensors, on the CPU.
 
     It is laid out on the meta device first: a file that asks for huge layers, or for many, but does

@@ -51,9 +51,9 @@ STORAGE_BYTES = {
 
 # zipfile imports it for a name that is not in UTF-8: a file should cause no import at all.
 codecs.lookup("cp437")
-# What torch and zipfile raise on bytes that torch.save did not write; caught around their calls
+# What torch, NumPy and zipfile raise on bytes that they did not write; caught around their calls
 # alone, so that a mistake of ours is not taken for a broken file.
-_FOREIGN_ERRORS = (
+FOREIGN_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -159,7 +159,7 @@ def _parsing() -> Iterator[None]:
     """Around a call of zipfile or torch: what they raise of broken bytes is a BrokenFileError."""
     try:
         yield
-    except _FOREIGN_ERRORS as error:
+    except FOREIGN_ERRORS as error:
         raise BrokenFileError("it is broken") from error
 
 
@@ -197,7 +197,7 @@ def _checked_zip(archive: ZipFile, size: int) -> io.BytesIO:
 def _read(archive: ZipFile, member: ZipInfo) -> bytes:
     try:
         return archive.read(member)
-    except _FOREIGN_ERRORS as error:
+    except FOREIGN_ERRORS as error:
         if isinstance(error, BadZipFile) and "CRC" in str(error):
             name = shown(member.filename)
             raise ChecksumError(f"the checksum of '{name}' is wrong") from error

@@ -11,7 +11,7 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.lists import parts_of, positive_numbers
 from torch_utils.inert_pickle import shown
 from torch_utils.results import load_array
-from torch_utils.seeds import hash_seed, seeded_generator
+from torch_utils.seeds import hash_seed, uniform_numbers
 from torch_utils.streams import Stream
 from training.data.images.dataset import ImageDataset
 from training.data.tables.foreign import ForeignTable, listed
@@ -217,8 +217,7 @@ def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None
         if len(numbers) != 1 or not 0 < numbers[0] <= 1:
             raise UsageError(f"--mask={text}: give a share between 0 and 1, such as random:0.5")
         [share] = numbers
-        generator = seeded_generator("cpu", 0, Stream.SEEN)
-        seen = torch.rand(dim, generator=generator, dtype=torch.float64) < share
+        seen = uniform_numbers((dim,), 0, Stream.SEEN) < share
     else:
         halves = HALVES if image_shape is not None else ()
         named = list(dict.fromkeys(_place(part, names, halves) for part in parts_of(text)))

@@ -59,21 +59,21 @@ with beta fitted anew to the states of each of the two stages. ``gain`` fits no 
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
 from torch_utils import distributed
-from torch_utils.seeds import seeded_generator
+from torch_utils.seeds import normal_numbers
 from torch_utils.streams import Stream
 from training.flow.calls import BlockwiseDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.preconditioning import Preconditioning
+from training.flow.schedules import NoiseSchedule
 from training.flow.splines import NaturalSpline
 from training.names import METHODS
-
-if TYPE_CHECKING:
-    from training.flow.denoisers import NetworkDenoiser
 
 NODES = 17
 """Times of a fit. With 9, 17, 33 of them, melted variances of a network of digits were 1.0, 0.2,
@@ -133,8 +133,20 @@ class Calibration(nn.Module):
         return weights @ self.gains, weights @ self.slopes
 
 
+class CalibratedNetwork(Protocol):
+    """What a fit needs to know of a network denoiser."""
+
+    basis: EigenBasis
+    schedule: NoiseSchedule
+    data_variance: Tensor
+
+    def coefficients(self, t: Tensor) -> Preconditioning: ...
+
+    def residual(self, z: Tensor, t: Tensor, **conditions: Tensor) -> Tensor: ...
+
+
 def fit_calibration(
-    denoiser: "NetworkDenoiser",
+    denoiser: CalibratedNetwork,
     points: Tensor,
     times: Tensor,
     seed: int,
@@ -175,7 +187,7 @@ class _Fit:
 
     def __init__(
         self,
-        denoiser: "NetworkDenoiser",
+        denoiser: CalibratedNetwork,
         clean: Tensor,
         times: Tensor,
         seed: int,
@@ -252,9 +264,8 @@ class _Fit:
     def _noise(self, draw: int) -> Tensor:
         """Unit noise ``[n, D]`` of this rank's points, a function of the seed, the draw and the
         global row."""
-        generator = seeded_generator("cpu", self._seed, Stream.CALIBRATION_NOISE, draw)
         shape = (self._total, self._clean.shape[1])
-        noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+        noise = normal_numbers(shape, self._seed, Stream.CALIBRATION_NOISE, draw)
         return noise[distributed.shard(self._total)].to(self._clean.device)
 
     def _noisy(self, t: Tensor, noise: Tensor) -> Tensor:

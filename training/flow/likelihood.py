@@ -304,10 +304,6 @@ class DensityPlan:
     trace: Trace
     levels_per_unit: float | None = None
 
-    def along(self, solver: Solver, rows: slice, dim: int) -> DivergenceIntegral:
-        """The integral to take along with the states of these rows of a simulation."""
-        return DivergenceIntegral(solver, self.trace, rows, dim)
-
     def arrays(self, density: Density, dim: int) -> dict[str, Tensor]:
         """``log_prob [N]`` by its name, ``log_prob_error [N]`` unless it is exact, and
         ``bits_per_dim [N]`` of images."""

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dnnlib.errors import DataError
-from torch_utils.seeds import hash_seed, seeded_generator
+from torch_utils.seeds import hash_seed, normal_numbers
 from torch_utils.streams import Stream
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.likelihood import Trace
@@ -235,9 +235,8 @@ class Amortized:
         return replace(kept.at(slice(size)), density=density), proposed, 1 - share
 
     def _noise(self, place: int, size: int, turn: int) -> Tensor:
-        key = hash_seed(self.seed, place)
-        generator = seeded_generator("cpu", key, Stream.POSTERIOR_DRAWS, turn)
-        return torch.randn(size, self.prior.dim, generator=generator, dtype=torch.float64)
+        keys = (hash_seed(self.seed, place), Stream.POSTERIOR_DRAWS, turn)
+        return normal_numbers((size, self.prior.dim), *keys)
 
     def _corrected(self, drawn: Draws, possible: Tensor, places: Tensor) -> Draws:
         """Draws taken again by their weights, and what these are worth. A posterior of steps is

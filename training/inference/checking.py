@@ -17,7 +17,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from torch_utils.seeds import hash_seed, seeded_generator
+from torch_utils.seeds import hash_seed, normal_numbers, seeded_generator
 from torch_utils.streams import Stream
 from training.flow.likelihood import Trace
 from training.inference.amortized import Amortized
@@ -51,14 +51,7 @@ class Truths:
 def truths_of_prior(target: Target, numbers: Sequence[int], seed: int) -> Truths:
     """A draw of the prior for each run of these numbers; the target's observations do not
     matter."""
-    rows = [
-        torch.randn(
-            target.dim,
-            generator=seeded_generator("cpu", seed, Stream.TRUTHS, number),
-            dtype=torch.float64,
-        )
-        for number in numbers
-    ]
+    rows = [normal_numbers((target.dim,), seed, Stream.TRUTHS, number) for number in numbers]
     w = torch.stack(rows).to(target.device)
     which = torch.zeros(len(w), dtype=torch.int64, device=w.device)
     return Truths(target.points(w, which), w)

@@ -15,7 +15,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from torch_utils.seeds import seeded_generator
+from torch_utils.seeds import normal_numbers
 
 FARTHEST = 5.0
 """Standard deviations after which the kernel of a blur is cut off."""
@@ -79,8 +79,7 @@ class MatrixMap(LinearMap):
     def random(cls, size: int, dim: int, seed: int) -> "MatrixMap":
         """Independent normal entries of variance ``1 / D``: what is seen of a point whose
         coordinates are of size 1 is so, too."""
-        generator = seeded_generator("cpu", seed)
-        return cls(torch.randn(size, dim, generator=generator, dtype=torch.float64) / dim**0.5)
+        return cls(normal_numbers((size, dim), seed) / dim**0.5)
 
 
 class Separable(LinearMap):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError
-from torch_utils.seeds import seeded_generator
+from torch_utils.seeds import normal_numbers, seeded_generator
 from torch_utils.streams import Stream
 from training.measure.posterior.convergence import convergence
 
@@ -106,9 +106,9 @@ class Population:
 
     def further(self, seed: int) -> Tensor:
         """Parameters of a further member, one for each draw of the population, ``[C, S, D]``."""
-        generator = seeded_generator("cpu", seed, Stream.POSTERIOR_DRAWS)
-        noise = torch.randn(self.mean.shape, generator=generator, dtype=torch.float64)
-        return self.mean + self.spread * noise
+        return self.mean + self.spread * normal_numbers(
+            self.mean.shape, seed, Stream.POSTERIOR_DRAWS
+        )
 
 
 def sample_population(

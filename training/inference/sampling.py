@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
-from torch_utils.seeds import hash_seed, seeded_generator
+from torch_utils.seeds import hash_seed, seeded_generator, uniform_numbers
 from torch_utils.streams import Stream
 from training.inference.draws import WEIGHTED, Draws
 from training.inference.likelihoods import Gaussian
@@ -381,16 +381,9 @@ def corrected(draws: Draws, problem: Problem, seed: int, on_part: OnPart = None)
     fine = target.evaluate(draws.w.flatten(0, 2), which, on_part)
     log_likelihood = fine.log_likelihood.view(count, chains, size)
     weights = smoothed_weights((log_likelihood - draws.log_likelihood).flatten(1))
-    start = torch.stack(
-        [
-            torch.rand(
-                chains,
-                generator=seeded_generator("cpu", int(own), Stream.RESAMPLING),
-                dtype=torch.float64,
-            )
-            for own in problem.seeds(seed)
-        ]
-    ).to(target.device)
+    seeds = problem.seeds(seed).tolist()
+    each = [uniform_numbers((chains,), own, Stream.RESAMPLING) for own in seeds]
+    start = torch.stack(each).to(target.device)
     picks = systematic(weights.log_weights.view(count * chains, size), start.flatten(), size)
     stats = {**draws.stats, "fine_k": weights.k.cpu()}
     if "evidence" in stats:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
-from torch_utils.seeds import seeded_generator
+from torch_utils.seeds import normal_numbers
 from torch_utils.streams import Stream
 from training.inference.likelihoods import Likelihood
 from training.inference.prior import Prior
@@ -321,8 +321,7 @@ class Target:
 
 def prior_draws(target: Target, count: int, seed: int) -> Tensor:
     """So many points of the prior ``[count, D]``, given what goes with the first observation."""
-    generator = seeded_generator("cpu", seed, Stream.SHOWN_PRIOR)
-    w = torch.randn(count, target.dim, generator=generator, dtype=torch.float64)
+    w = normal_numbers((count, target.dim), seed, Stream.SHOWN_PRIOR)
     which = torch.zeros(count, dtype=torch.int64, device=target.device)
     return target.points(w.to(target.device), which)
 

@@ -6,11 +6,9 @@ variances v is ``sqrt(sum_i x_i^2 / v_i) = r``, and holds the probability ``P(D/
 chi-square distribution function, where P is the regularized incomplete gamma function.
 
 A polygon or mesh with its vertices on a sphere is inscribed, and so holds less: with 200 vertices,
-up to 6e-5 of probability in 2-D and 0.009 in 3-D. Three ways lead around this bias. Coverage at two
-stages of a flow may be compared with each other, since the same boundary is carried along. It may
-be compared with the probability that the boundary truly holds (``gaussian_content_within``). Or the
-vertices may be moved outward, until area or volume are those of the ball (``equal_volume``): then
-1e-9 and 2e-5 are left, and they fall as the square of the former bias.
+up to 6e-5 of probability in 2-D and 0.009 in 3-D. Two ways lead around this bias. Coverage at two
+stages of a flow may be compared with each other, since the same boundary is carried along. Or it
+may be compared with the probability that the boundary truly holds (``gaussian_content_within``).
 
 With ``G(x) = x P(D/2, |x|^2/2) / (S |x|^D)``, S the area of the unit sphere, the divergence of G is
 the standard normal density, so that what a boundary holds is the flow of G through its faces:
@@ -35,7 +33,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import ConvexHull, Delaunay, QhullError
 from scipy.special import gammainc, roots_legendre
@@ -57,44 +54,24 @@ class Boundary(NamedTuple):
     vertices: Floats
     faces: NDArray[np.int64]
 
-    def scaled(self, factors: ArrayLike) -> "Boundary":
-        """With coordinates times a number or ``[D]`` positive numbers, such as ``r sqrt(v)``."""
-        return Boundary(self.vertices * np.asarray(factors, dtype=np.float64), self.faces)
 
-
-def unit_sphere(
-    dim: int,
-    count: int,
-    generator: torch.Generator | None = None,
-    equal_volume: bool = False,
-) -> Boundary:
+def unit_sphere(dim: int, count: int) -> Boundary:
     """The unit sphere as a polygon of ``count`` sides or a mesh of ``2 count - 4`` triangles.
 
-    Args:
-        dim: 2 or 3.
-        count: Number of vertices, more than ``dim``.
-        generator: Draws the vertices from the uniform distribution on the sphere. Without it they
-            are spread evenly: at equal angles in 2-D, on a Fibonacci spiral in 3-D.
-        equal_volume: Whether the vertices are moved outward from the sphere, all by one factor,
-            such that the polygon or mesh has the area or volume of the unit ball.
-
-    Raises:
-        UsageError: Another dimension, or too few vertices.
-    """
+    Vertices are spread evenly: at equal angles in 2-D, on a Fibonacci spiral in 3-D. Raises
+    UsageError for another dimension, or no more vertices than ``dim``."""
     if dim not in (2, 3):
         raise UsageError(f"boundaries are polygons in 2-D or meshes in 3-D, not in {dim}-D")
     if count <= dim:
         raise UsageError(f"a boundary in {dim}-D has at least {dim + 1} points, not {count}")
+    index = np.arange(count)
     if dim == 2:
-        vertices = _on_circle(count, generator)
-        index = np.arange(count)
-        sphere = Boundary(vertices, np.stack([index, np.roll(index, -1)], axis=1))
-    else:
-        sphere = convex_hull(_on_sphere(count, generator))
-    if equal_volume:
-        ball = math.pi ** (dim / 2) / math.gamma(dim / 2 + 1)
-        sphere = sphere.scaled((ball / enclosed_volume(*sphere)) ** (1 / dim))
-    return sphere
+        vertices = _directions(index * (2 * math.pi / count))
+        return Boundary(vertices, np.stack([index, np.roll(index, -1)], axis=1))
+    # Slices of equal area, each turned against the last by the golden angle.
+    height = 1 - (2 * index + 1) / count
+    around = _directions(index * (math.pi * (3 - math.sqrt(5))))
+    return convex_hull(np.column_stack([np.sqrt(1 - height**2)[:, None] * around, height]))
 
 
 def convex_hull(points: ArrayLike) -> Boundary:
@@ -174,29 +151,8 @@ def write_mesh(path: Path, vertices: ArrayLike, faces: ArrayLike) -> None:
         mesh.export(file, file_type="ply")
 
 
-def _on_circle(count: int, generator: torch.Generator | None) -> Floats:
-    """Points ``[count, 2]`` of the unit circle, counterclockwise."""
-    if generator is None:
-        return _directions(np.arange(count) * (2 * math.pi / count))
-    part = torch.rand(count, generator=generator, dtype=torch.float64)
-    return _directions(2 * math.pi * np.sort(part.numpy()))
-
-
-def _on_sphere(count: int, generator: torch.Generator | None) -> Floats:
-    """Points ``[count, 3]`` of the unit sphere."""
-    if generator is not None:
-        normal = torch.randn(count, 3, generator=generator, dtype=torch.float64)
-        return as_points((normal / normal.norm(dim=1, keepdim=True)).numpy(), "points")
-    # Slices of equal area, each turned against the last by the golden angle.
-    index = np.arange(count)
-    height = 1 - (2 * index + 1) / count
-    around = _directions(index * (math.pi * (3 - math.sqrt(5))))
-    return np.column_stack([np.sqrt(1 - height**2)[:, None] * around, height])
-
-
-def _directions(angles: ArrayLike) -> Floats:
-    angle = np.asarray(angles, dtype=np.float64)
-    return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+def _directions(angles: NDArray[np.floating]) -> Floats:
+    return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
 
 def _normals(corners: Floats) -> Floats:

@@ -222,9 +222,9 @@ def measure_coverage(
     fresh data ``[S, M, D]`` in those in data space."""
     sides = torch.stack([membership(points[name].test, boundaries[name]) for name in STAGES])
     return Coverage(
-        test=_mean(sides),
-        fresh=_mean(membership(fresh, boundaries["data"])[None])[:, 0],
-        changed=_mean(sides != sides[:1]),
+        test=_part(sides),
+        fresh=_part(membership(fresh, boundaries["data"])),
+        changed=_part(sides != sides[:1]),
     )
 
 
@@ -279,12 +279,6 @@ def table(
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
         for line in lines
     ]
-
-
-def _mean(sides: Tensor) -> Floats:
-    """Means over the points of ``[stages, R, S, N]`` as ``[S, stages, R]``."""
-    means: Floats = sides.double().mean(dim=-1).permute(2, 0, 1).cpu().numpy()
-    return means
 
 
 @dataclass(frozen=True)
@@ -343,8 +337,8 @@ def pair(fresh: Tensor, boundaries: list[Boundary], exact: list[Boundary]) -> Pa
 
 
 def _part(sides: Tensor) -> Floats:
-    """Means over the points of ``[R, S, N]`` as ``[S, R]``."""
-    means: Floats = sides.double().mean(dim=-1).T.cpu().numpy()
+    """Means over the points of ``[..., S, N]`` as ``[S, ...]``."""
+    means: Floats = sides.double().mean(dim=-1).movedim(-1, 0).cpu().numpy()
     return means
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError
 from torch_utils import distributed
-from torch_utils.seeds import seeded_generator
+from torch_utils.seeds import normal_numbers
 from training.flow.denoisers import Denoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
@@ -98,17 +98,7 @@ def noise_rows(rows: range, dim: int, *keys: int) -> Tensor:
     """Standard normal rows ``[n, dim]``, each a function of (keys, its number) alone; float64."""
     first = rows.start // NOISE_BLOCK
     blocks = range(first, max(first + 1, -(-rows.stop // NOISE_BLOCK)))
-    drawn = torch.cat(
-        [
-            torch.randn(
-                NOISE_BLOCK,
-                dim,
-                generator=seeded_generator("cpu", *keys, block),
-                dtype=torch.float64,
-            )
-            for block in blocks
-        ]
-    )
+    drawn = torch.cat([normal_numbers((NOISE_BLOCK, dim), *keys, block) for block in blocks])
     offset = rows.start - first * NOISE_BLOCK
     return drawn[offset : offset + len(rows)]
 

@@ -48,10 +48,6 @@ class RoundtripErrors:
         """All four as ``[N, 4]``, in the order of the attributes."""
         return torch.stack([self.mse, self.mse_float, self.largest, self.exact], dim=1)
 
-    @classmethod
-    def from_columns(cls, columns: Tensor) -> "RoundtripErrors":
-        return cls(*columns.unbind(dim=1))
-
     def summary(self) -> dict[str, Any]:
         """Means over the images, and the largest error of all."""
         return {

@@ -1,23 +1,18 @@
 """A trained denoiser with all that is needed to rebuild it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 
-from training.flow.coordinates.coordinates import Coordinates
-from training.flow.courses import Course
-from training.flow.denoisers import NetworkDenoiser
-from training.flow.held_out import HeldOut
-from training.flow.latent.conditional import ConditionalMixture
+from torch_utils.snapshots import write_network
 from training.flow.pfode import ProbabilityFlow
-from training.model.network_file import Parts, model_digest, read_model, write_model
-from training.model.recipe import Recipe
+from training.model.network_file import Contents, model_digest, parts_of, read_model
 
 
 @dataclass(repr=False)
-class Model:
+class Model(Contents):
     """A network denoiser, its recipe, and what is known about it.
 
     Attributes:
@@ -33,6 +28,7 @@ class Model:
     Example:
         >>> import tempfile, torch
         >>> from training import EigenBasis
+        >>> from training.model.recipe import Recipe
         >>> basis = EigenBasis(torch.zeros(2), torch.tensor([1.0, 0.5]), torch.eye(2))
         >>> network_arguments = {"dim": 2, "noise_range": [-1.0, 0.3], "width": 16}
         >>> recipe = Recipe("ifs", {"dims_to_keep": 2}, "mlp", network_arguments)
@@ -46,14 +42,6 @@ class Model:
         >>> loaded.flow.sample(5).shape
         torch.Size([5, 2])
     """
-
-    denoiser: NetworkDenoiser
-    recipe: Recipe
-    about: dict[str, Any] = field(default_factory=dict)
-    coordinates: Coordinates | None = None
-    learned: ConditionalMixture | None = None
-    courses: dict[str, Course] = field(default_factory=dict)
-    held_out: HeldOut | None = None
 
     def __repr__(self) -> str:
         return (
@@ -80,22 +68,11 @@ class Model:
         What the network file says about itself does not count, and neither does the scale, which
         is chosen when a file is opened.
         """
-        return model_digest(self._parts)
+        return model_digest(self)
 
     def save(self, path: str | Path) -> None:
         """Writes the network file, whole or not at all."""
-        write_model(Path(path), self.about, self._parts)
-
-    @property
-    def _parts(self) -> Parts:
-        return Parts(
-            self.recipe,
-            self.denoiser,
-            self.coordinates,
-            self.learned,
-            self.courses,
-            self.held_out,
-        )
+        write_network(Path(path), parts_of(self), self.about)
 
     @classmethod
     def load(
@@ -118,13 +95,11 @@ class Model:
             DataError: The file is missing, broken, foreign, or inconsistent.
             UsageError: ``end_std`` is given for a schedule without a scale.
         """
-        parts, about = read_model(Path(path), end_std)
-        courses = parts.courses
+        model = read_model(Path(path), cls, end_std)
         if not calibrated:
             # What was fitted to the calibrated flow is not of another.
-            parts.denoiser.calibration, parts.denoiser.student, courses = None, None, {}
-        device = device or "cpu"
-        denoiser = parts.denoiser.eval().requires_grad_(False).to(device)
-        moved = parts.coordinates.to(device) if parts.coordinates else None
-        law = parts.learned.eval().requires_grad_(False).to(device) if parts.learned else None
-        return cls(denoiser, parts.recipe, about, moved, law, courses, parts.held_out)
+            model.denoiser.calibration, model.denoiser.student, model.courses = None, None, {}
+        for part in (model.denoiser, model.coordinates, model.learned):
+            if part is not None:
+                part.eval().requires_grad_(False).to(device or "cpu")
+        return model

@@ -63,8 +63,9 @@ checked.
 import hashlib
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ from torch import Tensor, nn
 from dnnlib.errors import DataError, UsageError
 from torch_utils.arguments import check_arguments
 from torch_utils.inert_pickle import shown
-from torch_utils.snapshots import MISFITS, Part, build, first_line, read_network, write_network
+from torch_utils.snapshots import MISFITS, Part, build, first_line, read_network
 from training.flow.calibration import Calibration
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.courses import USES, Course
@@ -107,27 +108,29 @@ GAIN_KEYS = ("output_gain_times", "output_gains")
 CALIBRATION_KEYS = ("calibration_times", "calibration_gains", "calibration_slopes")
 
 
-class Parts(NamedTuple):
-    """What a network file is made of; attributes are those of ``Model``."""
+@dataclass
+class Contents:
+    """What a network file holds; attributes are those of ``Model``."""
 
-    recipe: Recipe
     denoiser: NetworkDenoiser
-    coordinates: Coordinates | None
-    learned: ConditionalMixture | None
-    courses: dict[str, Course]
+    recipe: Recipe
+    about: dict[str, Any] = field(default_factory=dict)
+    coordinates: Coordinates | None = None
+    learned: ConditionalMixture | None = None
+    courses: dict[str, Course] = field(default_factory=dict)
     held_out: HeldOut | None = None
 
 
-def write_model(path: Path, about: Mapping[str, Any], parts: Parts) -> None:
-    """Writes a network file, whole or not at all."""
-    write_network(path, _parts(parts), about)
+ModelT = TypeVar("ModelT", bound=Contents)
 
 
-def model_digest(parts: Parts) -> str:
+def model_digest(model: Contents) -> str:
     """SHA-256 of all that decides what the flow does: not of truths that were held out, and not of
     what the file says about itself."""
     content = hashlib.sha256()
-    for name, part in sorted(_parts(parts._replace(held_out=None)).items()):
+    for name, part in sorted(parts_of(model).items()):
+        if name == HELD_OUT:
+            continue
         content.update(repr((name, part.class_name, sorted(part.arguments.items()))).encode())
         for key, tensor in sorted(part.state.items()):
             content.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -137,7 +140,8 @@ def model_digest(parts: Parts) -> str:
     return content.hexdigest()
 
 
-def _parts(model: Parts) -> dict[str, Part]:
+def parts_of(model: Contents) -> dict[str, Part]:
+    """What a network file has of a model, by name, on the CPU."""
     recipe, denoiser = model.recipe, model.denoiser
     state = {DATA_VARIANCE: denoiser.data_variance}
     if denoiser.output_gain is not None:
@@ -177,11 +181,11 @@ def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.cpu() for name, tensor in state.items()}
 
 
-def read_model(path: Path, end_std: float = 1.0) -> tuple[Parts, dict[str, Any]]:
-    """What a network file holds, on the CPU; the denoiser is not yet set to evaluation. ``end_std``
-    is ``A0`` of the schedule: how a flow is scaled is not the network's business. Raises DataError
-    if the file is missing, broken, foreign, or inconsistent, UsageError if ``end_std`` is given for
-    a schedule without a scale."""
+def read_model(path: Path, make: type[ModelT], end_std: float) -> ModelT:
+    """What a network file holds, on the CPU, as a model of this type; its denoiser is not yet set
+    to evaluation. ``end_std`` is ``A0`` of the schedule: how a flow is scaled is not the network's
+    business. Raises DataError if the file is missing, broken, foreign, or inconsistent, UsageError
+    if ``end_std`` is given for a schedule without a scale."""
     parts, about = read_network(path)
     for name, classes in PARTS.items():
         if name not in parts:
@@ -221,27 +225,25 @@ def read_model(path: Path, end_std: float = 1.0) -> tuple[Parts, dict[str, Any]]
         raise DataError(f"{path}: {error}") from error
     except MISFITS as error:
         raise DataError(f"{path} is inconsistent: {first_line(error)}") from error
-    return _with_held_out(
-        path, Parts(recipe, made, coordinates, learned, courses), parts.get(HELD_OUT)
-    ), about
+    model = make(made, recipe, about, coordinates, learned, courses)
+    if HELD_OUT in parts:
+        model.held_out = _held_out(path, parts[HELD_OUT], model)
+    return model
 
 
-def _with_held_out(path: Path, parts: Parts, part: Part | None) -> Parts:
-    """The same with the held-out truths of a file. Raises DataError if they are broken, or those of
-    another network."""
-    if part is None:
-        return parts
+def _held_out(path: Path, part: Part, model: Contents) -> HeldOut:
+    """The held-out truths of a file. Raises DataError if they are broken, or those of another
+    network."""
     truths = build(path, HELD_OUT, part, {"HeldOut": HeldOut})
-    assert isinstance(truths, HeldOut)
     try:
         truths.check()
     except ValueError as error:
         raise DataError(f"{path} is inconsistent: {error}") from error
-    if truths.network != model_digest(parts):
+    if truths.network != model_digest(model):
         raise DataError(
             f"{path} has held-out truths of another network: make it anew by posterior.py calibrate"
         )
-    return parts._replace(held_out=truths)
+    return truths
 
 
 def _coordinates(path: Path, part: Part | None, dim: int, label_dim: int) -> Coordinates | None:
@@ -249,7 +251,6 @@ def _coordinates(path: Path, part: Part | None, dim: int, label_dim: int) -> Coo
     if part is None:
         return None
     coordinates = build(path, COORDINATES, part, {"Coordinates": Coordinates})
-    assert isinstance(coordinates, Coordinates)
     if coordinates.dim != dim:
         raise DataError(f"{path} has coordinates of {coordinates.dim} columns, its basis {dim}")
     try:
@@ -271,7 +272,6 @@ def _latent_law(path: Path, part: Part | None, dim: int, kept: int) -> Condition
     if any(tensor.dtype != torch.float64 for tensor in part.state.values()):
         raise ValueError("its law of latents is not in float64")
     law = build(path, LATENT_LAW, part, {"ConditionalMixture": ConditionalMixture})
-    assert isinstance(law, ConditionalMixture)
     if (law.kept, law.kept + law.compressed) != (kept, dim):
         raise ValueError(
             f"its law of latents is of {law.kept} kept and {law.compressed} compressed dimensions, "
@@ -288,7 +288,6 @@ def _student(
     if part is None:
         return None
     student = build(path, STUDENT, part, {"FlowMapMLP": FlowMapMLP})
-    assert isinstance(student, FlowMapMLP)
     label_dim = getattr(denoiser.network, "label_dim", 0)
     if student.label_dim != label_dim:
         raise ValueError(f"its student takes {student.label_dim} conditions, not {label_dim}")
@@ -306,7 +305,6 @@ def _student(
 def _course(path: Path, part: Part, use: str, dim: int) -> Course:
     """A course of a file. Raises DataError or ValueError if it is broken."""
     course = build(path, COURSE.format(use), part, {"Course": Course})
-    assert isinstance(course, Course)
     if course.dimensions != dim or course.melts != USES[use].melts:
         raise ValueError(f"its course for {use} is of another dimension, or goes another way")
     course.check()

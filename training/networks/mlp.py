@@ -180,8 +180,7 @@ class ToyMLP(nn.Module):
         condition_features: int | None = None,
     ):
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise UsageError(f"dropout is {dropout:g}: it must be at least 0 and less than 1")
+        check_dropout(dropout)
         if members < 1:
             raise UsageError(f"an ensemble of {members} networks: it must have at least 1")
         self.label_dim, self.members = label_dim, members
@@ -190,8 +189,7 @@ class ToyMLP(nn.Module):
             condition_features = input_features
         self._frequencies, self._condition_frequencies = input_features, condition_features
         most = max(input_features, condition_features)
-        frequencies = [pi / (BOUND + 1) * index for index in range(1, most + 1)]
-        self.register_buffer("frequencies", torch.tensor(frequencies), persistent=False)
+        self.register_buffer("frequencies", wave_frequencies(most), persistent=False)
         layer = Linear if members == 1 else partial(MemberLinear, members)
         self.embedding = ConditionEmbedding(condition_shape) if condition_shape else None
         if self.embedding and self.embedding.label_dim != label_dim:
@@ -260,13 +258,8 @@ class ToyMLP(nn.Module):
             labels: As ``forward``.
             features: As ``forward``.
         """
-        h: Tensor = self.input(self._first(z, c_noise, labels, features))
-        slopes = []
-        for layer in self.hidden:
-            active, slope = silu_and_slope(layer(h))
-            slopes.append(slope)
-            h = h + active
-        out: Tensor = self.output(h)
+        seen = self._first(z, c_noise, labels, features)
+        out, slopes = with_slopes(self.input(seen), self.hidden, self.output)
         inward = by_coordinate(_of_members(self.input.weight), z.shape[1], self._frequencies)
         through = [_of_members(layer.weight).mT for layer in self.hidden]
         # Few features go into the first layer: its product with the input is made first.
@@ -274,7 +267,7 @@ class ToyMLP(nn.Module):
         outward = _of_members(matrix.to(z) @ self.output.weight) / self.members
         steep = [_of_members(slope)[:, None] for slope in slopes]
         bends = slopes_of_waves(z, self.frequencies[: self._frequencies])
-        rows = max(1, len(z) if z.is_cuda else AT_ONCE // h.shape[-1])
+        rows = max(1, len(z) if z.is_cuda else AT_ONCE // slopes[0].shape[-1])
         directions = len(bends) if z.is_cuda else max(1, rows // max(1, len(z)))
         trace = torch.zeros_like(z[:, 0])
         for some, at in product(_parts(len(z), rows), _parts(len(bends), directions)):
@@ -327,11 +320,27 @@ def _of_members(values: nn.Module | Tensor) -> Tensor:
     return values if values.ndim == 3 else values[None]
 
 
-def silu_and_slope(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """``silu`` of rows, and its derivative."""
-    steep = rows.sigmoid()
-    active = rows * steep
-    return active, active.lerp(steep.new_ones(()), steep)
+def check_dropout(dropout: float) -> None:
+    if not 0 <= dropout < 1:
+        raise UsageError(f"dropout is {dropout:g}: it must be at least 0 and less than 1")
+
+
+def wave_frequencies(count: int) -> Tensor:
+    """Those of ``with_waves``."""
+    return torch.tensor([pi / (BOUND + 1) * index for index in range(1, count + 1)])
+
+
+def with_slopes(h: Tensor, hidden: nn.ModuleList, output: nn.Module) -> tuple[Tensor, list[Tensor]]:
+    """What hidden layers and the last one make of rows in evaluation, and slopes ``[..., B,
+    width]`` of each hidden layer's activations, silu."""
+    slopes = []
+    for layer in hidden:
+        rows = layer(h)
+        steep = rows.sigmoid()
+        active = rows * steep
+        slopes.append(active.lerp(steep.new_ones(()), steep))
+        h = h + active
+    return output(h), slopes
 
 
 def with_waves(rows: Tensor, frequencies: Tensor) -> list[Tensor]:

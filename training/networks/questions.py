@@ -31,7 +31,6 @@ covariates. Without states all data are asked: labels are then those of any cond
 """
 
 from collections.abc import Sequence
-from math import pi
 
 import torch
 import torch.nn.functional as F
@@ -41,11 +40,12 @@ from dnnlib.errors import UsageError
 from torch_utils.linear import Linear
 from training.networks.mixture import ABSENT, ASKED, KNOWN, Start, StartMixture
 from training.networks.mlp import (
-    BOUND,
     NoiseFeatures,
     by_coordinate,
-    silu_and_slope,
+    check_dropout,
     slopes_of_waves,
+    wave_frequencies,
+    with_slopes,
     with_waves,
 )
 
@@ -96,8 +96,7 @@ class QuestionNetwork(nn.Module):
         atoms: Sequence[int] = (),
     ):
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise UsageError(f"dropout is {dropout:g}: it must be at least 0 and less than 1")
+        check_dropout(dropout)
         if any(count < 2 for count in level_counts):
             raise UsageError("a category has at least 2 levels")
         if len(atoms) > len(level_counts) or not set(atoms) <= set(range(dim)):
@@ -112,8 +111,7 @@ class QuestionNetwork(nn.Module):
         self._asked_size = asked + time_features
         self.numbers = _Layers(known + self._asked_size, width, depth, dim, dropout)
         self.levels = _Layers(known, width, depth, levels, dropout) if levels else None
-        frequencies = [pi / (BOUND + 1) * index for index in range(1, input_features + 1)]
-        self.register_buffer("frequencies", torch.tensor(frequencies), persistent=False)
+        self.register_buffer("frequencies", wave_frequencies(input_features), persistent=False)
         places = [at for at, count in enumerate(level_counts) for _ in range(count)]
         category_of = torch.tensor(places, dtype=torch.long)
         self.register_buffer("category_of", category_of, persistent=False)
@@ -159,7 +157,8 @@ class QuestionNetwork(nn.Module):
         Of the start, slopes are known; tangents of the layers are carried forward."""
         asked, start, h = self._seen(z, c_noise, labels)
         size = start.size.to(z.dtype)
-        value, slopes = self.numbers.with_slopes(h)
+        layers = self.numbers
+        value, slopes = with_slopes(layers.input(h), layers.hidden, layers.output)
         # The last features are waves of what is asked, whether it is, sizes, and those of the time.
         weight = self.numbers.input.weight[:, -self._asked_size :]
         count = len(self.frequencies)
@@ -182,11 +181,13 @@ class QuestionNetwork(nn.Module):
     ) -> tuple[Tensor, "Start", Tensor]:
         """Which numbers are asked ``[B, D]``, as 0 and 1; the closed form; what layers see."""
         if labels is None:
-            labels = z.new_zeros(1, self.question_dim).expand(len(z), -1)
-            labels = labels.clone()
-            first = 2 * self.dim + sum(self.level_counts)
-            labels[:, first : first + len(self.level_counts)] = ABSENT
-            labels = self._at_no_atom(labels)
+            labels = z.new_zeros(len(z), self.question_dim)
+            levels_at, levels = 2 * self.dim, sum(self.level_counts)
+            last = levels_at + levels + len(self.level_counts)
+            labels[:, levels_at + levels : last] = ABSENT
+            # Numbers with atoms are known to be at none of them.
+            labels[:, levels_at + self.others] = 1
+            labels[:, last - len(self.atoms) : last] = KNOWN
         labels = labels.to(z.dtype)
         values, states, indicators, level_states = self.unpack(labels)
         asked = (states == ASKED).to(z.dtype)
@@ -201,19 +202,12 @@ class QuestionNetwork(nn.Module):
         h = torch.cat([*given, *seen, self.noise(c_noise).expand(len(z), -1)], dim=1)
         return asked, start, h
 
-    def _at_no_atom(self, labels: Tensor) -> Tensor:
-        """Questions ``[B, L]`` in which numbers with atoms are known to be at none of them."""
-        first = 2 * self.dim + sum(self.level_counts) + len(self.level_counts) - len(self.atoms)
-        labels[:, 2 * self.dim + self.others] = 1
-        labels[:, first : first + len(self.atoms)] = KNOWN
-        return labels
-
     def closed_form(self, x_hat: Tensor, gamma: Tensor, labels: Tensor) -> "Start":
         """The mixture's denoiser, of ``x_hat = x / sqrt(1 + gamma) [B, D]`` of asked numbers,
         float64, ``gamma``, ``[1]`` or ``[B, 1]``, and labels ``[B, L]``."""
         values, states, indicators, level_states = self.unpack(labels.to(x_hat))
         # Levels that are asked are known to numbers.
-        level_known = self._of_levels((level_states >= ASKED).to(x_hat)) * indicators
+        level_known = (level_states >= ASKED).to(x_hat)[:, self.category_of] * indicators
         x = (1 + gamma).sqrt() * x_hat
         return self.mixture.start(x, gamma, values, states, level_known)
 
@@ -222,16 +216,13 @@ class QuestionNetwork(nn.Module):
         values, states, indicators, level_states = self.unpack(labels)
         assert self.levels is not None, "only networks of tables with categories are asked"
         given = self._given(values, states == KNOWN, indicators, level_states == KNOWN)
-        logits = self._level_start(labels).to(values) + self.levels(torch.cat(given, dim=1))
+        with torch.no_grad():
+            exact, states, indicators, level_states = self.unpack(labels.double())
+            level_known = (level_states == KNOWN).double()[:, self.category_of] * indicators
+            start = self.mixture.log_levels(exact, states, level_known)
+        logits = start.to(values) + self.levels(torch.cat(given, dim=1))
         parts = [part.log_softmax(dim=1) for part in logits.split_with_sizes(self.level_counts, 1)]
         return torch.cat(parts, dim=1)
-
-    @torch.no_grad()
-    def _level_start(self, labels: Tensor) -> Tensor:
-        """Logarithms ``[B, K]`` of what the mixture has for levels, given what is known."""
-        values, states, indicators, level_states = self.unpack(labels.double())
-        level_known = self._of_levels((level_states == KNOWN).double()) * indicators
-        return self.mixture.log_levels(values, states, level_known)
 
     def _given(
         self, values: Tensor, is_known: Tensor, indicators: Tensor, level_is_known: Tensor
@@ -240,12 +231,8 @@ class QuestionNetwork(nn.Module):
         known, level_known = is_known.to(values), level_is_known.to(values)
         parts = [*with_waves(known * values, self.frequencies), known, level_known]
         if self.level_counts:
-            parts.append(self._of_levels(level_known) * indicators)
+            parts.append(level_known[:, self.category_of] * indicators)
         return parts
-
-    def _of_levels(self, rows: Tensor) -> Tensor:
-        """Columns of categories ``[B, C]``, once for each of their levels ``[B, K]``."""
-        return rows[:, self.category_of]
 
     def unpack(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Values ``[B, D]`` and states ``[B, D]`` of numbers, indicators ``[B, K]`` and states
@@ -279,19 +266,9 @@ class _Layers(nn.Module):
         out: Tensor = self.output(h)
         return out
 
-    def with_slopes(self, seen: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The same in evaluation, and slopes ``[B, width]`` of each layer's activations."""
-        h: Tensor = self.input(seen)
-        slopes = []
-        for layer in self.hidden:
-            active, slope = silu_and_slope(layer(h))
-            slopes.append(slope)
-            h = h + active
-        return self.output(h), slopes
-
     def carried(self, inward: Tensor, weights: Tensor, slopes: Sequence[Tensor]) -> Tensor:
         """Tangents ``[B, width]`` at the last layer, of those ``[B, R]`` of few inputs that are not
-        0, which the first layer takes by weights ``[R, width]``; for slopes see ``with_slopes``."""
+        0, which the first layer takes by weights ``[R, width]``; slopes are those of the layers."""
         tangents = inward @ weights
         for layer, slope in zip(self.hidden, slopes, strict=True):
             weight = layer.weight

@@ -52,12 +52,8 @@ def _persistent_object(meta: Any) -> Record:
     raise ValueError("not the description of an object")
 
 
-def _principal_axes() -> Record:
-    """A fitted PCA of scikit-learn; its attributes follow, and none is run."""
-    return Record(PRINCIPAL_AXES)
-
-
-def _module(class_name: str) -> Callable[[], Record]:
+def _object(class_name: str) -> Callable[[], Record]:
+    """What stands for an object of a class whose attributes follow; nothing of it is run."""
     return lambda: Record(class_name)
 
 
@@ -79,9 +75,9 @@ NAMES: Names = {
     **SCALAR_NAMES,
     **TENSOR_NAMES,
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent_object,
-    "torch.nn.modules.container.ModuleDict": _module("ModuleDict"),
-    "torch.nn.modules.normalization.GroupNorm": _module("GroupNorm"),
-    "sklearn.decomposition._pca.PCA": _principal_axes,
+    "torch.nn.modules.container.ModuleDict": _object("ModuleDict"),
+    "torch.nn.modules.normalization.GroupNorm": _object("GroupNorm"),
+    "sklearn.decomposition._pca.PCA": _object(PRINCIPAL_AXES),
     "torch.device": _device,
     "torch.Size": _size,
     "collections.OrderedDict": _empty_dict,

@@ -13,7 +13,7 @@ from dnnlib.errors import UsageError
 from torch_utils import distributed
 from training.files.trajectory import trajectory_file, way_back
 from training.flow.cells import CellDensity, cell_log_prob, has_cells
-from training.flow.likelihood import LOG_PROB_ERROR, Density, DensityPlan, Trace
+from training.flow.likelihood import LOG_PROB_ERROR, Density, DensityPlan, DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.flow.trajectory import State, Trajectory
@@ -167,7 +167,9 @@ class Simulator:
             gap = gap[rows].to(self._flow.device)
         plan = self._plan
         cells = plan if has_cells(self._flow) else None
-        integral = None if cells else plan and plan.along(self._solver, rows, dim)
+        integral = None
+        if plan and not cells:
+            integral = DivergenceIntegral(self._solver, plan.trace, rows, dim)
         began = time.perf_counter()
         with distributed.progress_bar(total=len(self._times) - 1, desc=title, unit="step") as bar:
             local = simulate(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
-from torch_utils.seeds import seeded_generator
+from torch_utils.seeds import seeded_generator, uniform_numbers
 from torch_utils.streams import Stream
 from training.data.images.batches import ImageDataset, normalize_pixels
 from training.data.sketches import row_numbers
@@ -331,6 +331,5 @@ def dequantized(data: Tensor, seed: int) -> Tensor:
     A level is the center of its bin, so the noise is uniform over ``[-1/2, 1/2)`` gray levels. That
     of an image is a function of the seed and of its number alone.
     """
-    generator = seeded_generator("cpu", seed, Stream.DEQUANTIZATION)
-    noise = torch.rand(data.shape, generator=generator, dtype=torch.float64) - 0.5
+    noise = uniform_numbers(data.shape, seed, Stream.DEQUANTIZATION) - 0.5
     return data.double() + noise.to(data.device) / LEVELS_PER_UNIT

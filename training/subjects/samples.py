@@ -114,7 +114,7 @@ class ImageReturns(Returns):
     @property
     def errors(self) -> RoundtripErrors:
         """Of all images."""
-        return RoundtripErrors.from_columns(torch.cat(self._columns))
+        return RoundtripErrors(*torch.cat(self._columns).unbind(dim=1))
 
     def add(self, flow: ProbabilityFlow, samples: Samples, latents: Tensor, back: Tensor) -> None:
         pixels = samples.pixels

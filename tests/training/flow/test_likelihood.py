@@ -124,7 +124,7 @@ def test_generated_points_have_the_density_that_melting_them_finds():
     times = flow.schedule.times(30, 4.0)
     latent = flow.latent_law(times[-1]).std * normal(12, 2)
     for solver in (RK4, DEFAULT, SOLVERS["dopri5"]):
-        integral = DensityPlan(Trace()).along(solver, slice(0, 12), 2)
+        integral = DivergenceIntegral(solver, Trace(), slice(0, 12), 2)
         generated = flow.generate(latent, times, integral.solver)
         got, _ = flow.log_prob_along(generated, integral)
         points = flow.to_data(generated.end, times[0])

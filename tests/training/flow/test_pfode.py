@@ -22,7 +22,7 @@ from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.grids import choose_steps, fit_equal_error_grid
 from training.flow.latent.conditional import ConditionalMixture
-from training.flow.likelihood import LARGEST_EXACT, DensityPlan, Trace
+from training.flow.likelihood import LARGEST_EXACT, DivergenceIntegral, Trace
 from training.flow.output_gain import OutputGain
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import EDMSchedule, InflationSchedule, VESchedule, VPSchedule
@@ -254,7 +254,7 @@ def spoilt(value):
 
 
 def widened_gap():
-    integral = DensityPlan(Trace()).along(SOLVERS["exp_rk5"], slice(0, 1), 2)
+    integral = DivergenceIntegral(SOLVERS["exp_rk5"], Trace(), slice(0, 1), 2)
     FLOW.melt(POINTS[:1], TIMES, integral.solver, differentiable=True)
 
 

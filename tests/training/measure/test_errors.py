@@ -9,6 +9,8 @@ import torch
 from scipy import stats
 from scipy.stats import kstest, norm
 
+from benchmarks.excess_error import excess_error, noisy_points
+from benchmarks.two_sample import CHUNK, energy_distance, mean_distance
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import FunctionNetwork, exact_flow
 from training.data.images.batches import to_pixels
@@ -25,11 +27,9 @@ from training.measure.conformal import (
     oddness,
     recalibrated,
 )
-from training.measure.excess_error import excess_error, noisy_points
 from training.measure.held_out_ranks import density_ranks, latent_coverage
 from training.measure.image_quantities import BANDS, class_log_odds, image_quantities
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
-from training.measure.two_sample import CHUNK, energy_distance, mean_distance
 
 VARIANCE = torch.tensor([4.0, 1.0, 0.01], dtype=torch.float64)
 REPETITIONS = 500
@@ -78,7 +78,7 @@ def test_columns_are_the_attributes_of_each_image_and_become_them_again(original
     errors = RoundtripErrors.of(originals, returned)
     columns = errors.columns()
     assert (columns.shape, columns.dtype) == ((9, 4), torch.float64)
-    again = RoundtripErrors.from_columns(columns)
+    again = RoundtripErrors(*columns.unbind(dim=1))
     for index, name in enumerate(("mse", "mse_float", "largest", "exact")):
         assert torch.equal(columns[:, index], getattr(errors, name))
         assert torch.equal(getattr(again, name), getattr(errors, name))

@@ -18,7 +18,6 @@ from PIL import Image
 from scipy.stats import chi2
 
 from tests.support import picture_files as files
-from tests.support.draws import seeded
 from tests.support.running import refusal
 from training.files.coverage import SavedCoverage
 from training.files.trajectory import SavedTrajectory
@@ -382,13 +381,14 @@ def test_fractions_are_beside_their_band(tmp_path, dim, seeds):
             assert np.allclose(np.ptp(ends, axis=1), 400 * values.std(axis=0, ddof=1))
     assert ("4 seeds" in " ".join(text.get_text() for text in below.texts)) == (seeds == 4)
     (dashed,) = (line for line in below.lines if line.get_linestyle() == "--")
-    unit = unit_sphere(dim, files.SIZES[dim])
-    lost = [gaussian_content_within(*unit.scaled(r)) - chi2.cdf(r**2, dim) for r in files.RADII]
+    corners, faces = unit_sphere(dim, files.SIZES[dim])
+    radii = files.RADII
+    lost = [gaussian_content_within(r * corners, faces) - chi2.cdf(r**2, dim) for r in radii]
     assert np.allclose(dashed.get_ydata(), [0, *(100 * np.array(lost))], atol=1e-9)
 
 
 def test_cuts_are_those_of_an_independent_library_also_through_vertices():
-    rough = unit_sphere(3, 300, seeded(1))
+    rough = unit_sphere(3, 300)
     moved = Boundary(files.bent(torch.from_numpy(rough.vertices)).numpy(), rough.faces)
     mesh = trimesh.Trimesh(*moved, process=False)
     for axis in range(3):
@@ -432,7 +432,8 @@ def test_boundaries_keep_their_colors_and_panels(tmp_path, dim, panels):
 def test_limits_leave_out_strays_but_no_boundary():
     points = np.random.default_rng(0).uniform(-1, 1, size=(5000, 2))
     points[0] = 50
-    box = limits_of(points, [unit_sphere(2, 20).scaled(3.0)])
+    corners, faces = unit_sphere(2, 20)
+    box = limits_of(points, [Boundary(3.0 * corners, faces)])
     assert np.ptp(box, axis=1) == pytest.approx(2 * 3 * 1.05)
     assert limits_of(np.zeros((3, 2)), []).shape == (2, 2)
 

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-from torch_utils.seeds import hash_seed, seeded_generator
+from torch_utils.seeds import hash_seed, uniform_numbers
 from torch_utils.streams import Stream
 from training.inference.draws import Draws
 from training.inference.lookahead import Sight
@@ -216,7 +216,8 @@ class Swarm:
         if not prior.deblurred:
             return states
         noise = prior.flow.schedule.noise_variance(prior.times[0]).sqrt() / self.width
-        return states + noise * self._normal(states.shape[1])
+        uniform = self._even(states.shape[1], len(self.width), MOST_ROUNDS)
+        return states + noise * torch.special.ndtri(uniform)
 
     def towards(self, proposal: Proposal, rise: Tensor) -> Proposal:
         """Mixtures whose exponents rise by so much ``[G]``."""
@@ -336,10 +337,6 @@ class Swarm:
         """Random numbers ``[G, 1 + K]`` of a round, in [0, 1)."""
         return self._rows(1 + COMPONENTS, index, 0)
 
-    def _normal(self, count: int) -> Tensor:
-        uniform = self._even(count, len(self.width), MOST_ROUNDS)
-        return torch.special.ndtri(uniform)
-
     def _even(self, count: int, dim: int, index: int) -> Tensor:
         """Numbers ``[G, count, dim]`` in (0, 1), those of a population evenly spread: one sequence,
         shifted (Cranley and Patterson 1976)."""
@@ -350,11 +347,7 @@ class Swarm:
 
     def _rows(self, count: int, index: int, kind: int) -> Tensor:
         rows = [
-            torch.rand(
-                count,
-                generator=seeded_generator("cpu", seed, Stream.REFINING, index, kind, chain),
-                dtype=torch.float64,
-            )
+            uniform_numbers((count,), seed, Stream.REFINING, index, kind, chain)
             for seed, chain in self._keys
         ]
         return torch.stack(rows).to(self.width.device)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from torch_utils import distributed
-from torch_utils.seeds import hash_seed, seeded_generator
+from torch_utils.seeds import hash_seed, normal_numbers
 from torch_utils.streams import Stream
 from training.inference.draws import Draws
 from training.inference.progress import OnPart
@@ -184,8 +184,7 @@ def even_normal(count: int, dim: int, seed: int) -> Tensor:
     smaller errors than over independent ones, as they are in too many dimensions for a sequence.
     """
     if dim > SobolEngine.MAXDIM:
-        generator = seeded_generator("cpu", seed)
-        return torch.randn(count, dim, generator=generator, dtype=torch.float64)
+        return normal_numbers((count, dim), seed)
     engine = SobolEngine(dim, scramble=True, seed=seed)  # type: ignore[no-untyped-call]
     uniform = engine.draw(count, dtype=torch.float64)
     return torch.special.ndtri(uniform.clamp(TINY, 1 - TINY))

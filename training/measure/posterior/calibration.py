@@ -34,7 +34,6 @@ from training.measure.posterior.coverage import (
     CoverageCurve,
     central_values,
     coverage_curve,
-    highest_density_values,
     reference_points,
     tarp_values,
 )
@@ -161,7 +160,7 @@ def run_values(
     scale = torch.where(scale > 0, scale, 1.0)  # as of pixels that are always the same
     regions = {BALLS: tarp_values(draws, truth, references, generator, kept, scale)}
     if log_density is not None:
-        regions[DENSEST] = highest_density_values(*log_density, generator, kept)
+        regions[DENSEST] = 1 - fractional_ranks(*log_density, generator, kept)
     return RunValues((*names, *others), torch.cat(ranks, dim=1), regions, crps(draws, truth))
 
 

@@ -28,8 +28,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.errors import DataError, UsageError
-from training.measure.posterior.ranks import distribution_function, fractional_ranks, require_runs
+from dnnlib.errors import DataError
+from training.measure.posterior.ranks import (
+    HELD,
+    distribution_function,
+    fractional_ranks,
+    require_runs,
+)
 
 LEVELS = tuple(percent / 100 for percent in (*range(5, 100, 5), 99))
 
@@ -37,24 +42,6 @@ LEVELS = tuple(percent / 100 for percent in (*range(5, 100, 5), 99))
 def central_values(ranks: Tensor) -> Tensor:
     """Contents ``[...]`` of the smallest central intervals with the truth, of fractional ranks."""
     return (2 * ranks - 1).abs()
-
-
-def highest_density_values(
-    draws: Tensor, truth: Tensor, generator: torch.Generator, kept: Tensor | None = None
-) -> Tensor:
-    """Contents ``[R]`` of the smallest highest-density regions with the truth.
-
-    Args:
-        draws: Log densities of draws under their posterior, ``[R, S]``; up to a constant for each
-            run.
-        truth: Those of truths, ``[R]``, with the same constants.
-        generator: On the CPU.
-        kept: As in ``fractional_ranks``.
-
-    Raises:
-        DataError: As in ``fractional_ranks``.
-    """
-    return 1 - fractional_ranks(draws, truth, generator, kept)
 
 
 @dataclass(frozen=True)
@@ -99,22 +86,17 @@ class CoverageCurve:
         return {**lists, "pooled_deviation": self.pooled_deviation}
 
 
-def coverage_curve(
-    values: Tensor, levels: Sequence[float] = LEVELS, confidence: float = 0.95
-) -> CoverageCurve:
-    """What regions of these contents hold, of coverage values ``[R, V]``; the confidence is what
-    the binomial bands hold, each for itself. Raises UsageError if a level is not between 0 and 1.
-    """
+def coverage_curve(values: Tensor, levels: Sequence[float] = LEVELS) -> CoverageCurve:
+    """What regions of these contents, between 0 and 1, hold, of coverage values ``[R, V]``; the
+    binomial bands hold ``HELD`` of all, each for itself."""
     from scipy.stats import binom  # takes most of a second to import
 
-    if not all(0 < level < 1 for level in levels):
-        raise UsageError(f"levels of coverage are {list(levels)}: they must be between 0 and 1")
     runs = len(values)
     contents = torch.tensor(levels, dtype=torch.float64)
     values = values.cpu()
     # One level at a time: of all at once there would be L copies of the values.
     shares = torch.stack([(values <= level).double().mean(dim=1) for level in levels])
-    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    ends = [(1 - HELD) / 2, (1 + HELD) / 2]
     # Laws with fixed parameters, binom(...), would compile code of their own each time.
     lower, upper = (binom.ppf(end, runs, np.asarray(levels)) / runs for end in ends)
     return CoverageCurve(

@@ -1,10 +1,10 @@
 """Importance weights, smoothed by a Pareto distribution, and whether they can be trusted.
 
 The T largest of P weights are replaced by quantiles of a generalized Pareto distribution fitted to
-their excess over the next one, ``T = ceil(min(P / 5, 3 sqrt(P / r)))`` with r the relative
-efficiency of the draws, and all are cut at the largest raw weight (Vehtari, Simpson, Gelman, Yao
-and Gabry 2024, "Pareto smoothed importance sampling", section 2). Excesses y have the distribution
-function ``1 - (1 + k y / sigma)^(-1 / k)``. With ``theta = -k / sigma`` the fit is
+their excess over the next one, ``T = ceil(min(P / 5, 3 sqrt(P)))``, and all are cut at the largest
+raw weight (Vehtari, Simpson, Gelman, Yao and Gabry 2024, "Pareto smoothed importance sampling",
+section 2). Excesses y have the distribution function ``1 - (1 + k y / sigma)^(-1 / k)``. With
+``theta = -k / sigma`` the fit is
 
     k(theta) = mean log(1 - theta y),      l(theta) = n (log(-theta / k(theta)) - k(theta) - 1)
     theta_i  = 1 / y_max + (1 - sqrt(m / (i - 1/2))) / (3 y_{1/4}),  i = 1 .. m = 30 + floor(sqrt n)
@@ -46,17 +46,14 @@ class SmoothedWeights:
     effective_size: Tensor
 
 
-def smoothed_weights(log_weights: Tensor, efficiency: float = 1.0) -> SmoothedWeights:
-    """Smooths and normalizes weights; each problem by itself.
+def smoothed_weights(log_weights: Tensor) -> SmoothedWeights:
+    """Smooths and normalizes weights of independent draws; each problem by itself.
 
     Args:
         log_weights: ``[M, P]``, each row up to a constant; ``-inf`` for draws without weight.
-        efficiency: The relative efficiency of the draws: effective ones over all, 1 for independent
-            ones.
 
     Raises:
         DataError: They have another shape, or are NaN or infinitely large.
-        UsageError: The efficiency is not positive.
 
     Example:
         >>> import torch
@@ -68,10 +65,8 @@ def smoothed_weights(log_weights: Tensor, efficiency: float = 1.0) -> SmoothedWe
         raise DataError(f"log weights have shape {list(log_weights.shape)}: it must be [M, P]")
     if not (log_weights < torch.inf).all():
         raise DataError("log weights are NaN or infinitely large: they must be less than infinity")
-    if not efficiency > 0:
-        raise UsageError(f"the relative efficiency is {efficiency:g}: it must be positive")
     count = log_weights.shape[1]
-    tail = min(ceil(min(count / 5, 3 * sqrt(count / efficiency))), count - 1)
+    tail = min(ceil(min(count / 5, 3 * sqrt(count))), count - 1)
     one_fit = max(count, tail * (30 + isqrt(tail)))
     blocks = torch.split(log_weights.double(), max(1, BLOCK_NUMBERS // one_fit))
     parts = [_smoothed(block, tail) for block in blocks]

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import DataError
 
 MOST_BINS = 20
 FEWEST_IN_BIN = 10
-SIMULATIONS = 4000
+SIMULATIONS, PARTS, HELD = 4000, 100, 0.95
+"""Of a simultaneous band."""
 
 
 def require_runs(draws: Tensor, truth: Tensor) -> None:
@@ -162,32 +163,18 @@ def distribution_function(values: Tensor, points: Tensor) -> Tensor:
 
 
 @lru_cache
-def simultaneous_band(runs: int, points: int = 100, level: float = 0.95) -> Band:
-    """The band that holds that share of all samples of so many uniform values.
-
-    It is simulated with a fixed seed, and so the same each time.
-
-    Args:
-        runs: R.
-        points: K + 1 equal parts of [0, 1], between which the K points lie.
-        level: The share.
-
-    Raises:
-        UsageError: There are no runs, fewer than two parts, or the level is not between 0 and 1.
-    """
-    if runs < 1 or points < 2 or not 0 < level < 1:
-        raise UsageError(
-            f"a band of level {level:g} for {runs} runs at {points} points: it needs a level "
-            "between 0 and 1, a run, and two points"
-        )
+def simultaneous_band(runs: int) -> Band:
+    """The band that holds the share ``HELD`` of all samples of so many uniform values, at the ends
+    of ``PARTS`` equal parts of [0, 1]. It is simulated with a fixed seed, and so the same each
+    time."""
     generator = np.random.default_rng(0)
-    counts = generator.multinomial(runs, np.full(points, 1 / points), size=SIMULATIONS)
+    counts = generator.multinomial(runs, np.full(PARTS, 1 / PARTS), size=SIMULATIONS)
     at_most = counts.cumsum(axis=1)[:, :-1]
-    place = np.arange(1, points) / points
+    place = np.arange(1, PARTS) / PARTS
     from scipy.stats import binom
 
     law = binom(runs, place)
     tails = np.minimum(law.cdf(at_most), law.sf(at_most - 1))
-    pointwise = np.quantile(2 * tails.min(axis=1), 1 - level)
+    pointwise = np.quantile(2 * tails.min(axis=1), 1 - HELD)
     lower, upper = law.ppf(pointwise / 2) / runs, law.ppf(1 - pointwise / 2) / runs
     return Band(torch.from_numpy(place), torch.from_numpy(lower), torch.from_numpy(upper))
