@@ -15,7 +15,7 @@ training of score-based diffusion models*, theorem 3, less the same for the best
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import log, pi
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from torch_utils.snapshots import first_line, tensors_of
 from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.data.images.batches import ImageDataset, normalize_pixels
-from training.learning.loss import DenoisingLoss, DenoisingRegression
+from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.model.model import Model
 
 MOST_IMAGES = 1000
@@ -65,13 +65,6 @@ class Score:
         if self.nats is None or other.nats is None:
             return self.loss < other.loss
         return self.nats > other.nats + margin
-
-
-class Scored(Protocol):
-    """What is not trained on."""
-
-    def score(self, model: Model) -> Score:
-        """That of a model. All ranks must call it together."""
 
 
 @dataclass(frozen=True)
@@ -123,28 +116,40 @@ class HeldOut:
     @torch.no_grad()
     def score(self, model: Model) -> Score:
         """That of a model. All ranks must call it together."""
-        denoiser = model.denoiser
-        device = denoiser.basis.mean.device
+        basis = model.denoiser.basis
+        device = basis.mean.device
         generator = seeded_generator(device, self.seed, Stream.HELD_OUT)
-        draws = self.loss.draw(self.total, generator)
-        # Times are stratified in their order; rows that repeat are not to have near ones.
-        order = torch.randperm(self.total, generator=generator, device=device)
-        mine = distributed.shard(self.total)
-        t, noise = draws.t[order][mine], draws.noise[mine]
-        clean = denoiser.basis.to_eigen(self.batch.points.to(device))
+        draws, mine = self.loss.draw(self.total, generator), distributed.shard(self.total)
+        draws = NoiseDraws(draws.t[self._order(generator)][mine], draws.noise[mine])
+        clean = basis.to_eigen(self.batch.points.to(device))
         conditions = self.batch.conditions(device)
-        regression = DenoisingRegression(denoiser)
+        regression = self.loss.regression(model.denoiser)
         sums = torch.zeros(2, device=device, dtype=torch.float64)
         for start in range(0, len(clean), self.block):
             part = slice(start, start + self.block)
             given = {name: values[part] for name, values in conditions.items()}
-            residual, target = regression(clean[part], t[part], noise[part], **given)
-            error = (residual - target).square()
-            sums[0] += error.mean(dim=1).sum()
-            if self.log_det is not None:
-                sums[1] += self._gain(model, t[part], target.square() - error).sum()
+            t, noise = draws.of_rows(part)
+            sums += self._sums(model, t, regression(clean[part], t, noise, **given))
+        return self._score(model, clean, sums)
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        """In which rows get times, which are stratified in their own; rows that repeat are not to
+        have near ones."""
+        return torch.randperm(self.total, generator=generator, device=generator.device)
+
+    def _sums(self, model: Model, t: Tensor, made: Any) -> Tensor:
+        """What some rows at times ``[n]`` add ``[2]``, of what the regression made of them."""
+        residual, target = made
+        error = (residual - target).square()
+        loss = error.mean(dim=1).sum().double()
+        if self.log_det is None:
+            return torch.stack([loss, torch.zeros_like(loss)])
+        return torch.stack([loss, self._gain(model, t, target.square() - error).sum()])
+
+    def _score(self, model: Model, clean: Tensor, sums: Tensor) -> Score:
+        """By the sums ``[2]`` over this rank's rows ``[n, D]``."""
         if self.log_det is not None:
-            sums[1] += (self._gaussian(model, clean) + self.log_det.to(device)).sum()
+            sums[1] += (self._gaussian(model, clean) + self.log_det.to(clean.device)).sum()
         loss, nats = (distributed.sum_over_ranks(sums) / self.total).tolist()
         return Score(loss, None if self.log_det is None else nats)
 
@@ -204,7 +209,7 @@ class Watch:
 
     def __init__(
         self,
-        held_out: Scored,
+        held_out: HeldOut,
         keeps_best: bool = False,
         patience: int | None = None,
         looks_first: bool = False,
@@ -224,7 +229,7 @@ class Watch:
     def is_far(self) -> bool:
         """Whether what is held out is not where the training data are: its best loss is far above
         that of F = 0 on these, about 1."""
-        scaled = isinstance(self.held_out, HeldOut) and "" in self.best
+        scaled = type(self.held_out) is HeldOut and "" in self.best
         return scaled and self.best[""].score.loss > FAR
 
     @property

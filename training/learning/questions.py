@@ -26,7 +26,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.flow.denoisers import NetworkDenoiser
-from training.learning.held_out import Score
+from training.learning.held_out import HeldOut, Score
 from training.learning.loss import DenoisingLoss, DenoisingRegression, NoiseDraws
 from training.learning.targets import OthersOfBatch
 from training.model.model import Model
@@ -44,8 +44,8 @@ SOME_ABSENT = 0.25
 ALIKE = 8
 """Rows, one after the other, with the same question and time: they have the inverses that the start
 of the flow takes in common. Their noise differs, and so little is lost."""
-HELD_OUT_DRAWS = 4096
-"""Rows whose loss is taken, or questions about fewer rows."""
+HELD_OUT_DRAWS, HELD_OUT_BLOCK = 4096, 1024
+"""Rows whose loss is taken, or questions about fewer rows; and rows of one network call."""
 PARTS = ("numbers", "levels")
 """Of a network, each with a loss and weights of its own."""
 
@@ -240,20 +240,8 @@ class QuestionLoss(DenoisingLoss):
 
 
 @dataclass(frozen=True)
-class HeldOutQuestions:
-    """Questions about rows that are not trained on: always the same ones.
-
-    Attributes:
-        batch: This rank's share of the rows.
-        total: Their number over all ranks.
-        loss: The loss of the training.
-        seed: Seed of the times and the noise.
-    """
-
-    batch: Batch
-    total: int
-    loss: QuestionLoss
-    seed: int
+class HeldOutQuestions(HeldOut):
+    """Questions about rows that are not trained on: always the same ones."""
 
     @classmethod
     def of(
@@ -273,27 +261,19 @@ class HeldOutQuestions:
         batch = questions(cells.at(places), known.at(places), states, network.level_counts)
         assert batch.labels is not None
         mine = distributed.shard(HELD_OUT_DRAWS)
-        return cls(Batch(batch.points[mine], batch.labels[mine]), HELD_OUT_DRAWS, loss, seed)
+        own = Batch(batch.points[mine], batch.labels[mine])
+        return cls(own, HELD_OUT_DRAWS, loss, seed, HELD_OUT_BLOCK)
 
-    @torch.no_grad()
-    def score(self, model: Model) -> Score:
-        """That of a model. All ranks must call it together."""
-        device = model.denoiser.basis.mean.device
-        generator = seeded_generator(device, self.seed, Stream.HELD_OUT)
-        draws = self.loss.draw(self.total, generator)
+    def _order(self, generator: torch.Generator) -> Tensor:
         # Rows of one question keep one time, as in the training.
+        device = generator.device
         order = torch.randperm(self.total // ALIKE, generator=generator, device=device)
-        order = (ALIKE * order[:, None] + torch.arange(ALIKE, device=device)).flatten()
-        mine = distributed.shard(self.total)
-        draws = NoiseDraws(draws.t[order][mine], draws.noise[mine])
-        clean = model.denoiser.basis.to_eigen(self.batch.points.to(device))
-        regression = self.loss.regression(model.denoiser)
-        sums = torch.zeros(2, device=device, dtype=torch.float64)
-        conditions = self.batch.conditions(device)
-        for part in torch.split(torch.arange(len(clean), device=device), 1024):
-            given = {name: rows[part] for name, rows in conditions.items()}
-            own = draws.of_rows(slice(int(part[0]), int(part[-1]) + 1))
-            sums += regression(clean[part], own.t, own.noise, **given).sum(dim=1)
+        return (ALIKE * order[:, None] + torch.arange(ALIKE, device=device)).flatten()
+
+    def _sums(self, model: Model, t: Tensor, made: Tensor) -> Tensor:
+        return made.sum(dim=1)
+
+    def _score(self, model: Model, clean: Tensor, sums: Tensor) -> Score:
         of_parts = (distributed.sum_over_ranks(sums) / self.total).tolist()
         network = model.denoiser.network
         assert isinstance(network, QuestionNetwork)

@@ -38,6 +38,7 @@ from training.pictures.look import (
 )
 from training.pictures.posteriors.words import (
     axis_name,
+    label_outer,
     legend_line,
     line,
     name_and_details,
@@ -168,7 +169,7 @@ def draw_ranks(saved: SavedCheck) -> Figure:
         adjusted = saved.calibration.adjusted[f"ranks of {names[column]}"]
         name = axis_name(names[column], RANK_SIZE[0])
         look.name_panel(axes, name, f"p = {p[column]:.2g}, adjusted {adjusted:.2g}")
-        _label_outer(axes, number, len(chosen), across, "rank, %", "excess below, points")
+        label_outer(axes, number, len(chosen), across, "rank, %", "excess below, points")
     return figure
 
 
@@ -190,9 +191,8 @@ def draw_coverage(saved: SavedCheck, how: str = "") -> Figure:
         look.name_panel(axes, name)
         look.write(axes, "hold more", (0, 1), (4, -3), va="top")
         look.write(axes, "hold less: overconfident", (0, 0), (4, 3), va="bottom")
-        _label_outer(
-            axes, number, len(curves), len(curves), "content said, %", "held − said, points"
-        )
+        words = ("content said, %", "held − said, points")
+        label_outer(axes, number, len(curves), len(curves), *words)
     return figure
 
 
@@ -281,13 +281,6 @@ def _page(
     handles = [line("within the band", BLUE), line("beyond it", ORANGE)]
     write_verdict(figure, LEFT, lines, handles, BAND, 2 * look.MARGIN)
     return figure, places
-
-
-def _label_outer(axes: Axes, number: int, count: int, across: int, x: str, y: str) -> None:
-    """Names and numbers at the left, and below what has no panel under it."""
-    first, last = number % across == 0, number + across >= count
-    axes.tick_params(labelleft=first, labelbottom=last)
-    look.label(axes, x=x * last, y=y * first)
 
 
 MAP_SIZE, PANEL = (4.2, 3.4), (2.1, 1.4)  # inches

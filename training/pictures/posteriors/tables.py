@@ -23,11 +23,16 @@ from training.pictures.posteriors.words import (
     name_and_details,
     part_of,
 )
-from training.pictures.tables.columns import few_numbers, limits, rank_correlations
+from training.pictures.tables.columns import (
+    LEFT,
+    column_page,
+    few_numbers,
+    limits,
+    rank_correlations,
+)
 
-MOST_COLUMNS, ACROSS, MOST_OBSERVATIONS = 20, 5, 3
+MOST_COLUMNS, MOST_OBSERVATIONS, WIDEST = 20, 3, 3.6  # of marginals, the last in inches
 MOST_PAIRED, MOST_POINTS = 5, 1500
-LEFT, GAP, WIDEST, HEIGHT = 0.3, 0.32, 3.6, 1.15  # of marginals, inches
 SIDE, PAIRS_LEFT, PAIRS_GAP = 1.95, 0.85, 0.25  # of pairs
 LEAST_WIDTH = 8.5
 BINS = 30
@@ -61,22 +66,10 @@ def draw_marginals(saved: SavedPosteriors) -> Figure:
     """A panel for each of at most 20 columns, with the posteriors of the first observations."""
     shown = min(saved.points.shape[2], MOST_OBSERVATIONS)
     chosen = telling_columns(saved, MOST_COLUMNS)
-    across = min(len(chosen), ACROSS)
-    width = min((look.WIDE - 2 * LEFT - GAP * (across - 1)) / across, WIDEST)
     name, details = name_and_details(saved)
-    figure, places = look.panel_page(
-        -(-len(chosen) // across),
-        across,
-        (width, HEIGHT),
-        f"Posterior of columns of {name}",
-        joined(details, _which(saved, len(chosen))),
-        left=LEFT,
-        right=LEFT,
-        gap=GAP,
-        top=look.TOP + 1.3 * look.LINE_HEIGHT,
-        above=0.34,
-        below=0.4,
-        least_width=LEAST_WIDTH,
+    words = (f"Posterior of columns of {name}", joined(details, _which(saved, len(chosen))))
+    figure, places, width = column_page(
+        len(chosen), *words, WIDEST, above=0.34, below=0.4, least_width=LEAST_WIDTH
     )
     colors = list(look.sequential_colors(max(shown, 2))[:shown])
     handles = [line(f"posterior {index + 1}", color) for index, color in enumerate(colors)]
@@ -87,7 +80,7 @@ def draw_marginals(saved: SavedPosteriors) -> Figure:
     if saved.prior is not None:
         handles.insert(0, line("prior", MUTED, lw=6, alpha=FILL))
     legend_line(figure, LEFT, handles, part_of(saved, shown))
-    for column, place in zip(chosen, places.reshape(-1, 4), strict=False):
+    for column, place in zip(chosen, places, strict=False):
         axes = look.axes_at(figure, place)
         values = [saved.points[:, :, index, column].ravel() for index in range(shown)]
         _histograms(axes, None if saved.prior is None else saved.prior[:, column], values, colors)
@@ -135,10 +128,8 @@ def draw_pairs(saved: SavedPosteriors) -> Figure:
             plane = (int(chosen[across]), int(chosen[row]))
             _scatter(axes, saved, draws, plane)
             axes.set(xlim=ends[across], ylim=ends[row])
-            few_numbers(axes.xaxis)
-            few_numbers(axes.yaxis)
-            rho = f"ρ {correlations[row, across] + 0.0:.2f}".replace("-", "−")
-            look.note_above(axes, rho)
+            few_numbers(axes.xaxis, axes.yaxis)
+            look.note_above(axes, f"ρ {correlations[row, across] + 0.0:.2f}".replace("-", "−"))
         axes.tick_params(labelbottom=row == size - 1, labelleft=across == 0 and row > 0)
         names = [axis_name(saved.names[chosen[each]], SIDE) for each in (across, row)]
         if row == size - 1:

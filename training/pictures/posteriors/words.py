@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
@@ -99,6 +100,13 @@ def legend_line(
     look.write(axes, note, (1, 1), (0, 6), ha="right")
     anchor = (-INDENT / room, 1.0)
     look.legend(axes, len(handles), handles=handles, bbox_to_anchor=anchor)
+
+
+def label_outer(axes: Axes, number: int, count: int, across: int, x: str, y: str) -> None:
+    """Names and numbers at the left, and below what has no panel under it."""
+    first, last = number % across == 0, number + across >= count
+    axes.tick_params(labelleft=first, labelbottom=last)
+    look.label(axes, x=x * last, y=y * first)
 
 
 def dots(label: str, color: Any = MUTED, alpha: float = 1.0) -> Line2D:

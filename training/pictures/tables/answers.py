@@ -23,6 +23,7 @@ from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE, Picture, fig
 from training.pictures.posteriors.words import (
     dots,
     fitting,
+    label_outer,
     legend_line,
     line,
     verdict_lines,
@@ -306,9 +307,7 @@ def draw_reliability(saved: SavedAnswerCheck) -> Figure:
         axes.scatter(probability, share, s=sizes, c=colors, lw=0, zorder=3)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         look.name_panel(axes, fitting(column.name, SQUARE[0]), f"{column.cells:,} cells")
-        first, last = number % across == 0, number + across >= len(shown)
-        axes.tick_params(labelleft=first, labelbottom=last)
-        look.label(axes, "probability" * last, "share that came true" * first)
+        label_outer(axes, number, len(shown), across, "probability", "share that came true")
     return figure
 
 

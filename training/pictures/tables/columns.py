@@ -129,9 +129,10 @@ def legend_below_headline(
     legend_line(figure, left, handles, note)
 
 
-def few_numbers(axis: Axis) -> None:
-    """Round numbers at an axis, none so near to an end that it would touch those of a neighbor."""
-    axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], prune="both"))
+def few_numbers(*axes: Axis) -> None:
+    """Round numbers at each axis, none so near to an end that it would touch a neighbor's."""
+    for axis in axes:
+        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], prune="both"))
 
 
 def is_outlined(label: str) -> bool:
@@ -166,10 +167,13 @@ LEFT, GAP, WIDEST, HEIGHT = 0.3, 0.32, 5.1, 1.15  # inches
 LEAST_WIDTH = 8.0
 
 
-def column_page(count: int, title: str, subtitle: str) -> tuple[Figure, np.ndarray, float]:
-    """A figure with panels of so many columns, their places (``look.panel_page``), their width."""
+def column_page(
+    count: int, title: str, subtitle: str, widest: float = WIDEST, **room: float
+) -> tuple[Figure, np.ndarray, float]:
+    """A figure with panels of so many columns, their places (``look.panel_page``, which also says
+    what room there may be), and their width."""
     across = min(count, ACROSS)
-    width = min((look.WIDE - 2 * LEFT - GAP * (across - 1)) / across, WIDEST)
+    width = min((look.WIDE - 2 * LEFT - GAP * (across - 1)) / across, widest)
     figure, places = look.panel_page(
         math.ceil(count / across),
         across,
@@ -180,9 +184,7 @@ def column_page(count: int, title: str, subtitle: str) -> tuple[Figure, np.ndarr
         right=LEFT,
         gap=GAP,
         top=look.TOP + 1.3 * look.LINE_HEIGHT,
-        above=0.46,
-        below=0.42,
-        least_width=LEAST_WIDTH,
+        **{"above": 0.46, "below": 0.42, "least_width": LEAST_WIDTH, **room},
     )
     return figure, places.reshape(-1, 4), width
 
@@ -301,5 +303,4 @@ def _scatter(axes: Axes, points: np.ndarray, color: str) -> None:
     shown = points[evenly(len(points), MOST_POINTS)]
     size = float(np.interp(np.log10(len(shown)), [1.5, 3.3], [4.0, 2.0]))
     axes.plot(*shown.T, "o", ms=size, mew=0, color=color, alpha=0.5)
-    few_numbers(axes.xaxis)
-    few_numbers(axes.yaxis)
+    few_numbers(axes.xaxis, axes.yaxis)
