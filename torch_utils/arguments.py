@@ -38,6 +38,11 @@ def check_arguments(
             raise ValueError(f"it lacks the argument '{name}'")
 
 
+def arguments_of(made: object) -> dict[str, Any]:
+    """What constructs an object anew that keeps each argument under its name."""
+    return {name: getattr(made, name) for name in inspect.signature(type(made)).parameters}
+
+
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The named parameters.
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -53,8 +53,10 @@ def process_group(
             )
         except (RuntimeError, ValueError, dist.DistError) as error:
             raise DataError(f"the ranks did not find each other: {error}") from error
+    threads = threads if world_size() == 1 else None
+    cpu = nullcontext() if device.type != "cpu" else cpu_threads(threads, useful)
     try:
-        with _float32(TF32), _threads(device, threads, useful):
+        with _float32(TF32), cpu:
             yield device
         barrier()  # a rank that leaves early would take down connections that others still use
     except torch.OutOfMemoryError as error:
@@ -62,14 +64,6 @@ def process_group(
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def _threads(
-    device: torch.device, wanted: int | None, useful: int | None
-) -> AbstractContextManager[None]:
-    if device.type != "cpu":
-        return nullcontext()
-    return cpu_threads(wanted if world_size() == 1 else None, useful)
 
 
 @contextmanager

@@ -60,13 +60,12 @@ def append_jsonl(path: Path, record: dict[str, Any]) -> None:
 
     Numbers that are not finite, for which JSON has no words, become null.
     """
-    record = {key: _finite_or_none(value) for key, value in record.items()}
+    record = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in record.items()
+    }
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, allow_nan=False) + "\n")
-
-
-def _finite_or_none(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def keep_lines_until(path: Path, key: str, last: int) -> None:

@@ -148,7 +148,7 @@ def correlations(dim, names, constant=()):
             spread = torch.linspace(0.8, 1.2, dim, dtype=torch.float64)
             falling = (1 - spread * lag / (5 - 3 * min(number, 1))).clamp(min=0)
             matrix = (falling * varies).diag() + 0.1 * torch.ones(dim, dim).tril(-1)
-            table.put(name, index, Correlation(matrix, varies.double(), varies))
+            table.put(name, index, Correlation(matrix, varies.double()))
             matrices.setdefault(f"{name}_acs", []).append(matrix.float().numpy())
     summary, _ = table.summary(torch.from_numpy(TIMES), SAMPLES)
     formats = np.array(of_lags.SUMMARY_FORMAT), np.array(of_lags.FORMAT)

@@ -177,7 +177,7 @@ class Asked:
                 self.learned.trials(self.settings.observation), subject.names
             )
         if options.noise_std is None:
-            return UserLikelihood.load(options.likelihood)
+            return UserLikelihood(options.likelihood)
         noise = read_noise(options.noise_std)
         if options.mask is not None:
             return Gaussian(noise, read_mask(options.mask, subject.names, subject.image_shape))

@@ -23,9 +23,10 @@ class _LogDensity(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, w: Tensor, target: Target) -> Tensor:
-        slope = target.slope(w, torch.zeros(len(w), dtype=torch.long, device=w.device))
-        ctx.save_for_backward(slope.gradient - w)
-        return slope.evaluated.log_likelihood - w.square().sum(dim=1) / 2
+        which = torch.zeros(len(w), dtype=torch.long, device=w.device)
+        evaluated, gradient = target.slope(w, which)
+        ctx.save_for_backward(gradient - w)
+        return evaluated.log_likelihood - w.square().sum(dim=1) / 2
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:

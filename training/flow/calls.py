@@ -123,9 +123,13 @@ class RecomputedDenoiser:
     def __call__(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return self._denoiser(x, t, **conditions)
-        call = partial(self._denoiser, **conditions)
-        result: Tensor = checkpoint(call, x, t, use_reentrant=False, preserve_rng_state=False)
-        return result
+        return repeated(partial(self._denoiser, **conditions), x, t)
+
+
+def repeated(function: Velocity, x: Tensor, t: Tensor) -> Tensor:
+    """What a function without randomness makes, which is called again for gradients."""
+    result: Tensor = checkpoint(function, x, t, use_reentrant=False, preserve_rng_state=False)
+    return result
 
 
 class CountedVelocity:
@@ -152,10 +156,4 @@ class CountedVelocity:
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         self.calls += 1
-        if not self._repeats:
-            return self._velocity(x, t)
-        # A velocity is a function: nothing in it is random that would have to be repeated.
-        result: Tensor = checkpoint(
-            self._velocity, x, t, use_reentrant=False, preserve_rng_state=False
-        )
-        return result
+        return repeated(self._velocity, x, t) if self._repeats else self._velocity(x, t)

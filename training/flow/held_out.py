@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torch_utils.arguments import arguments_of
+
 
 class HeldOut(nn.Module):
     """Where n truths lie in their posteriors.
@@ -51,18 +53,10 @@ class HeldOut(nn.Module):
         super().__init__()
         if truths < 1 or not 0 <= functions < len(quantities):
             raise ValueError(f"{truths} truths of {len(quantities)} quantities are none")
-        self.arguments = {
-            "truths": truths,
-            "quantities": list(quantities),
-            "functions": functions,
-            "conditions": conditions,
-            "oddities": list(oddities),
-            "draws": draws,
-            "network": network,
-            "way": way,
-        }
         self.truths, self.quantities, self.functions = truths, list(quantities), functions
-        self.oddities, self.draws, self.network, self.way = list(oddities), draws, network, way
+        self.conditions, self.oddities, self.draws = conditions, list(oddities), draws
+        self.network, self.way = network, way
+        self.arguments = arguments_of(self)
         widths = {"ranks": len(self.quantities), "whitened": conditions, "odd": len(self.oddities)}
         for name, width in widths.items():
             self.register_buffer(name, torch.zeros(truths, width, dtype=torch.float64))

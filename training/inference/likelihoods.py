@@ -274,17 +274,13 @@ class UserFunction:
 
 
 class UserLikelihood(Likelihood):
-    """A function of a file: log likelihoods ``[N]`` of points ``[N, D]``."""
+    """The function that ``FILE.py:function`` names, log likelihoods ``[N]`` of points ``[N, D]``;
+    raises as ``UserFunction.load`` does."""
 
     own = True
 
-    def __init__(self, function: UserFunction):
-        self._function = function
-
-    @classmethod
-    def load(cls, text: str) -> "UserLikelihood":
-        """The likelihood that ``FILE.py:function`` names; raises as ``UserFunction.load`` does."""
-        return cls(UserFunction.load(text, "likelihood"))
+    def __init__(self, text: str):
+        self._function = UserFunction.load(text, "likelihood")
 
     def to(self, device: torch.device) -> "UserLikelihood":
         return self

@@ -64,13 +64,6 @@ class LinearView(Protocol):
     def covariance(self) -> Tensor: ...
 
 
-class Slope(NamedTuple):
-    """The same, and the gradient ``[N, dim]`` of the log likelihoods."""
-
-    evaluated: Evaluated
-    gradient: Tensor
-
-
 @dataclass
 class Target:
     """Log likelihoods of variables, and their gradients, for M observations.
@@ -215,9 +208,9 @@ class Target:
         calls = self.prior.calls("latents")
         return self._mapped(self.prior.whitened, calls, points, which, self.many, on_part)
 
-    def slope(self, w: Tensor, which: Tensor) -> Slope:
-        """Points, log likelihoods, and their gradients. Raises DataError if one is not finite,
-        UsageError if the likelihood has no gradients."""
+    def slope(self, w: Tensor, which: Tensor) -> tuple[Evaluated, Tensor]:
+        """Points, log likelihoods, and the gradients ``[N, dim]`` of these. Raises DataError if one
+        is not finite, UsageError if the likelihood has no gradients."""
 
         def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             near, astray = _near(w.detach())
@@ -238,7 +231,7 @@ class Target:
 
         with torch.enable_grad():
             points, log_likelihood, gradient = self._in_blocks(block, GRADIENT_CALLS, w, which)
-        return Slope(Evaluated(points, log_likelihood), gradient)
+        return Evaluated(points, log_likelihood), gradient
 
     def curvature(self, w: Tensor, which: Tensor) -> Tensor | None:
         """``J^T A^T Sigma^-1 A J [N, dim, dim]`` of a Gaussian likelihood, its Gauss-Newton Hessian

@@ -239,15 +239,14 @@ class TrialLikelihood(Likelihood):
         order = torch.arange(len(row), device=row.device)
         size = FEW if torch.is_grad_enabled() else BLOCK  # chains have few points at a time
         blocks = torch.split(F.pad(order, (0, -len(row) % size)), size)
-        densities = [self._of_pairs(points[row[at]], trial[at]) for at in blocks]
+        log_prob = self._law.rough if self._rough else self._law.log_prob
+        data, covariates = self.trials.data, self.trials.covariates
+        densities = [
+            log_prob(data[trial[at]], covariates[trial[at]], points[row[at]][:, self._places])
+            for at in blocks
+        ]
         density = torch.cat(densities)[: len(row)]
         return points.new_zeros(len(points)).index_add_(0, row, density)
-
-    def _of_pairs(self, points: Tensor, trial: Tensor) -> Tensor:
-        """Log densities ``[n]`` of trials ``[n]`` given points ``[n, D]``."""
-        log_prob = self._law.rough if self._rough else self._law.log_prob
-        trials = self.trials
-        return log_prob(trials.data[trial], trials.covariates[trial], points[:, self._places])
 
     def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:
         raise UsageError(

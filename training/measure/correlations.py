@@ -47,12 +47,10 @@ class Correlation(NamedTuple):
     Attributes:
         matrix: ``C [D, D]``, rows for the first time and columns for the later; 0 where undefined.
         std: Standard deviations at the later time ``[D]``.
-        varies: Dimensions that vary at both times ``[D]``, bool: their autocorrelation is defined.
     """
 
     matrix: Tensor
     std: Tensor
-    varies: Tensor
 
     @property
     def diagonal(self) -> Tensor:
@@ -113,7 +111,7 @@ def correlate(pairs: Iterable[tuple[Tensor, Tensor]], source: str) -> Correlatio
     inverse = [torch.where(std > 0, 1 / std, 0) for std in stds]
     cross *= inverse[0][:, None]
     cross *= inverse[1]
-    return Correlation(cross, stds[1], (stds[0] > 0) & (stds[1] > 0))
+    return Correlation(cross, stds[1])
 
 
 def varying(stds: Tensor) -> Tensor:

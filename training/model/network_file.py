@@ -159,21 +159,17 @@ def parts_of(model: Contents) -> dict[str, Part]:
         ),
         "denoiser": Part("NetworkDenoiser", recipe.denoiser_arguments, _on_cpu(state)),
     }
-    if model.coordinates is not None:
-        state = _on_cpu(model.coordinates.state_dict())
-        parts[COORDINATES] = Part("Coordinates", model.coordinates.arguments, state)
-    if model.learned is not None:
-        law = _on_cpu(model.learned.state_dict())
-        parts[LATENT_LAW] = Part("ConditionalMixture", model.learned.arguments, law)
-    student = denoiser.student
-    if isinstance(student, FlowMapMLP):
-        weights = _on_cpu(student.state_dict())
-        parts[STUDENT] = Part("FlowMapMLP", student.arguments, weights)
-    if model.held_out is not None:
-        truths = model.held_out
-        parts[HELD_OUT] = Part("HeldOut", truths.arguments, _on_cpu(truths.state_dict()))
-    for use, course in model.courses.items():
-        parts[COURSE.format(use)] = Part("Course", course.arguments, _on_cpu(course.state_dict()))
+    further: dict[str, Any] = {
+        COORDINATES: model.coordinates,
+        LATENT_LAW: model.learned,
+        STUDENT: denoiser.student,
+        HELD_OUT: model.held_out,
+        **{COURSE.format(use): course for use, course in model.courses.items()},
+    }
+    for name, part in further.items():
+        if part is not None:
+            state = _on_cpu(part.state_dict())
+            parts[name] = Part(type(part).__name__, part.arguments, state)
     return parts
 
 

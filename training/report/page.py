@@ -50,8 +50,12 @@ def page_of(findings: Findings, title: str, choice: Choice) -> str:
     template = _environment().get_template("page.html.jinja")
     plots = list(_plots(findings.sections))
     if plots:
+        document = Document()
+        with document.models.freeze():  # or all models would be looked through for each plot
+            for plot in plots:
+                document.add_root(plot)
         html = file_html(
-            _document(plots),
+            document,
             INLINE,
             title=title,
             suppress_callback_warning=True,  # there are none, and to look for them takes a while
@@ -84,15 +88,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-def _document(plots: Sequence[figure]) -> Document:
-    """All plots of the page."""
-    document = Document()
-    with document.models.freeze():  # or all models would be looked through for each plot
-        for plot in plots:
-            document.add_root(plot)
-    return document
 
 
 def _plots(sections: Sequence[Section]) -> Iterator[figure]:

@@ -27,6 +27,7 @@ from training.report.content import (
     Sheet,
     Views,
 )
+from training.report.runs import number
 from training.report.sheets import affordable, sheet, sheet_columns
 
 READING = (
@@ -37,8 +38,6 @@ MOST_POINTS = 1500
 MOST_COLUMNS = 12
 MOST_DRAWS = 32
 """Of a posterior of images."""
-LARGEST = 1e300
-"""Of numbers that are shown."""
 
 
 def section_of(path: Path, choice: Choice) -> Section:
@@ -105,7 +104,7 @@ def _summary(saved: SavedPosteriors, listed: Any) -> list[NumberTable]:
             return []
         for column in chosen:
             name = saved.names[column]
-            spread = _number(posterior.get("std"), name) or 0.0
+            spread = number(posterior.get("std"), name) or 0.0
             cells = [
                 _cell(posterior.get("mean"), name, spread=spread),
                 _cell(posterior.get("std"), name),
@@ -139,14 +138,9 @@ def _held_out(posterior: dict[str, Any], name: str, spread: float) -> list[str]:
     return [" to ".join(_cell(ends, end, spread=spread) for end in (0, 1)), odd]
 
 
-def _number(values: Any, name: str | int) -> float | None:
-    value = values.get(name) if isinstance(values, dict) else None
-    return value if isinstance(value, int | float) and abs(value) < LARGEST else None
-
-
 def _cell(values: Any, name: str | int, form: str = "{:.4g}", spread: float | None = None) -> str:
     """A number in this form, or to the digits that its spread leaves."""
-    value = _number(values, name)
+    value = number(values, name)
     if value is None:
         return "–"
     text = form.format(value) if spread is None else beside(value, spread)

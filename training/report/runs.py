@@ -62,9 +62,9 @@ def roundtrip_results(path: Path, of: str) -> Iterator[Result]:
     """What the parameters beside a file of a simulation say of the way back, of such data. Raises
     DataError if they are broken."""
     errors = _simulated(path)
-    largest = _number(errors, "max_abs_error")
-    exact = _number(errors, "exact_pixels")
-    rms = _number(errors, "rms_error")
+    largest = number(errors, "max_abs_error")
+    exact = number(errors, "exact_pixels")
+    rms = number(errors, "rms_error")
     if exact is not None and largest is not None:
         words = f"{exact:.4%} of pixels exact, largest error {brief(largest)} gray levels"
         yield Result(of, "round trip", words, "largest error below ½", largest < HALF_LEVEL)
@@ -96,13 +96,13 @@ def _total(content: Mapping[str, Any], name: str, form: str) -> str:
     """The sum of a number over all that ran; empty where it is not told."""
     inner = content.get("simulations")
     places = [*_parts(content), *(inner.values() if isinstance(inner, dict) else ())]
-    numbers = [_number(place, name) for place in places if isinstance(place, dict)]
-    known = [value for value in numbers if value is not None]
+    known = [value for place in places if (value := number(place, name)) is not None]
     return form.format(sum(known)) if known else ""
 
 
-def _number(content: Mapping[str, Any], name: str) -> float | None:
-    value = content.get(name)
+def number(content: Any, name: str | int) -> float | None:
+    """One of this name, as far as it can be shown; None if there is none."""
+    value = content.get(name) if isinstance(content, dict) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if abs(value) < 1e300 else None

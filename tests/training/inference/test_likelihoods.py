@@ -191,7 +191,7 @@ def file(tmp_path, monkeypatch):
 
 def written(file, body):
     file.write_text(f"import torch\ndef f(x):\n    {body}\n")
-    return UserLikelihood.load(f"{file}:f")
+    return UserLikelihood(f"{file}:f")
 
 
 def test_it_is_the_users_function(file):
@@ -233,7 +233,7 @@ def test_traceback_is_shown(relative, file, capsys):
 )
 def test_a_file_that_fails_is_told(content, error, file, capsys):
     file.write_text(content)
-    assert f"mine.py raised {error}" in refusal(UserLikelihood.load, f"{file}:f")
+    assert f"mine.py raised {error}" in refusal(UserLikelihood, f"{file}:f")
     shown = capsys.readouterr().err
     assert "mine.py" in shown
     assert "inference/likelihoods" not in shown
@@ -243,7 +243,7 @@ def test_what_is_no_function_is_told(file):
     file.write_text("def f(x): return x\ng = 3\n")
     for text in ("none.py:f", "mine.txt:f", "mine.py:", "mine.py:g", "mine.py:x.y"):
         with pytest.raises(UsageError, match=r"FILE\.py:function|has no function"):
-            UserLikelihood.load(text)
+            UserLikelihood(text)
 
 
 def linear_flow(steps=None):

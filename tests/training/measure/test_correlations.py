@@ -60,7 +60,6 @@ def test_correlations_are_those_of_numpy_for_any_batches():
         np.testing.assert_allclose(got.matrix, expected, rtol=0, atol=1e-11)
         np.testing.assert_array_equal(got.diagonal, got.matrix.diagonal())
         np.testing.assert_allclose(got.std, later.numpy().std(axis=0), rtol=1e-10)
-        assert got.varies.all()
     for sign in (1, -1):
         itself = correlate([(first, sign * 3 * first)], "r").diagonal
         torch.testing.assert_close(itself, torch.full_like(itself, sign), atol=1e-12, rtol=0)
@@ -74,11 +73,10 @@ def test_correlations_are_those_of_numpy_for_any_batches():
     np.testing.assert_allclose(got.matrix, numpys(first, later), rtol=0, atol=1e-9)
 
 
-def test_dimensions_that_do_not_vary_get_zeros_and_are_marked():
+def test_dimensions_that_do_not_vary_get_zeros():
     first, later = related()
     first[:, 1], later[:, 3] = 0.1, 1e9 / 3
     got = correlate(batches(first, later, size=10), "r")
-    assert got.varies.tolist() == [True, False, True, False, True]
     assert not got.matrix[1].any()
     assert not got.matrix[:, 3].any()
     assert got.std[3] == 0

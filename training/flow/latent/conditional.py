@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torch_utils.arguments import arguments_of
 from training.flow.eigenbasis import identity
 
 LOG_ROOT = log(2 * pi) / 2
@@ -170,17 +171,9 @@ class ConditionalMixture(nn.Module):
             raise ValueError("a law of latents has sizes that are not positive")
         if not (1 <= components <= MOST and 0 <= waves <= MOST):
             raise ValueError(f"a law of latents has more than {MOST} components or waves")
-        self.arguments = {
-            "kept": kept,
-            "compressed": compressed,
-            "components": components,
-            "width": width,
-            "depth": depth,
-            "waves": waves,
-            "chained": chained,
-        }
         self.kept, self.compressed, self.components = kept, compressed, components
-        self.chained = chained
+        self.width, self.depth, self.waves, self.chained = width, depth, waves, chained
+        self.arguments = arguments_of(self)
         self.register_buffer("offset", torch.zeros(compressed, dtype=torch.float64))
         self.register_buffer("axes", identity(compressed))
         frequencies = [pi / (BOUND + 1) * index for index in range(1, waves + 1)]

@@ -51,8 +51,11 @@ class Chains:
         """``[M C, ...]`` as ``[M, C, ...]``."""
         return values.view(-1, self.chains, *values.shape[1:])
 
-    def take(self, accepted: Tensor, other: "Chains") -> None:
-        """Moves the accepted ones ``[M C]`` to where others are."""
+    def metropolis(self, gain: Tensor, uniform: Tensor, other: "Chains") -> Tensor:
+        """Moves those that are accepted to where others are, by gains of the log density ``[M C]``
+        and even numbers ``[M C]``; returns the acceptance probability of each observation."""
+        gain = gain.nan_to_num(nan=-torch.inf)  # from nowhere to nowhere
+        accepted = uniform.log() < gain
         mask = accepted[:, None]
         self.w = torch.where(mask, other.w, self.w)
         self.evaluated = Evaluated(
@@ -61,6 +64,7 @@ class Chains:
         )
         if self.gradient is not None and other.gradient is not None:
             self.gradient = torch.where(mask, other.gradient, self.gradient)
+        return self.by_observation(gain.exp().clamp_max(1)).mean(dim=1)
 
 
 class Kernel(ABC):
@@ -150,14 +154,11 @@ class CrankNicolson(Kernel):
 
     def step(self, state: Chains, noise: Noise, index: int) -> Tensor:
         xi = noise.normal(index, self.target.dim).flatten(0, 1)
-        uniform = noise.uniform(index, 1).flatten()
         size = self.size[state.which][:, None]
         w = (1 - size.square()).sqrt() * state.w + size * xi
         proposed = Chains(w, self.target.evaluate(w, state.which), state.chains)
         gain = proposed.evaluated.log_likelihood - state.evaluated.log_likelihood
-        gain = gain.nan_to_num(nan=-torch.inf)  # from nowhere to nowhere
-        state.take(uniform.log() < gain, proposed)
-        return state.by_observation(gain.exp().clamp_max(1)).mean(dim=1)
+        return state.metropolis(gain, noise.uniform(index, 1).flatten(), proposed)
 
     def adapt(self, state: Chains, acceptance: Tensor, index: int, warmup: int) -> None:
         change = (acceptance - WANTED) / (index + 1) ** 0.5

@@ -117,21 +117,19 @@ class Hamiltonian(Kernel):
 
     def step(self, state: Chains, noise: Noise, index: int) -> Tensor:
         q = noise.normal(index, self.target.dim)
-        draws = noise.uniform(index, 1).flatten()
         leaps = noise.shared_integer(index, self._most_leaps)
         size = self._size[:, None, None]
         before = self._energy(state, q)
         moved = state
         for _ in range(leaps):
             q = q + size / 2 * self._kick(moved)
-            w = state.by_observation(moved.w) + size * self._glide(q)
-            flat = w.flatten(0, 1)
+            glide = torch.linalg.solve_triangular(self._root.mT, q.mT, upper=True).mT
+            flat = (state.by_observation(moved.w) + size * glide).flatten(0, 1)
             evaluated, gradient = self.target.slope(flat, state.which)
             moved = Chains(flat, evaluated, state.chains, gradient)
             q = q + size / 2 * self._kick(moved)
-        gain = (before - self._energy(moved, q)).nan_to_num(nan=-torch.inf)
-        state.take(draws.log() < gain, moved)
-        return state.by_observation(gain.exp().clamp_max(1)).mean(dim=1)
+        gain = before - self._energy(moved, q)
+        return state.metropolis(gain, noise.uniform(index, 1).flatten(), moved)
 
     def adapt(self, state: Chains, acceptance: Tensor, index: int, warmup: int) -> None:
         self._steps.update(acceptance)
@@ -175,10 +173,6 @@ class Hamiltonian(Kernel):
         assert state.gradient is not None
         force = state.by_observation(state.gradient - state.w)
         return torch.linalg.solve_triangular(self._root, force.mT, upper=False).mT
-
-    def _glide(self, q: Tensor) -> Tensor:
-        """``R^-T q [M, C, dim]``."""
-        return torch.linalg.solve_triangular(self._root.mT, q.mT, upper=True).mT
 
     def _energy(self, state: Chains, q: Tensor) -> Tensor:
         """``U + |q|^2 / 2 [M C]``."""

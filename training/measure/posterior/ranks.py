@@ -94,13 +94,11 @@ class Uniformity:
         ks_p: ``[V]``, p-values of the Kolmogorov-Smirnov test: sees shifts best.
         chi_squared_p: ``[V]``, of the chi-squared test on bins of equal width: sees any shape.
         mean: ``[V]``, of the values: 1/2 if they are uniform.
-        bins: The number of bins.
     """
 
     ks_p: Tensor
     chi_squared_p: Tensor
     mean: Tensor
-    bins: int
 
 
 def uniformity(values: Tensor) -> Uniformity:
@@ -121,7 +119,7 @@ def uniformity(values: Tensor) -> Uniformity:
     from scipy.stats import chi2  # takes most of a second to import
 
     p = torch.from_numpy(np.asarray(chi2.sf(statistic.cpu().numpy(), bins - 1)))
-    return Uniformity(ks_p_values(values), p, values.mean(dim=0).cpu(), bins)
+    return Uniformity(ks_p_values(values), p, values.mean(dim=0).cpu())
 
 
 def ks_p_values(values: Tensor) -> Tensor:

@@ -257,7 +257,7 @@ def test_p_values_are_those_of_scipy():
     got = uniformity(values)
     for column, ks, chi in zip(values.T.numpy(), got.ks_p, got.chi_squared_p, strict=True):
         assert float(ks) == pytest.approx(kstest(column, "uniform", method="exact").pvalue)
-        counts = np.histogram(column, bins=got.bins, range=(0, 1))[0]
+        counts = np.histogram(column, bins=20, range=(0, 1))[0]
         assert float(chi) == pytest.approx(chisquare(counts).pvalue)
 
 
