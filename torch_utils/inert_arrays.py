@@ -30,7 +30,7 @@ STORAGES = {
     "torch.BoolStorage": "b1",
 }
 _NUMBERS = {"b1", *(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "f2", "f4", "f8"}
-_STORAGE_MAGIC, _STORAGE_VERSION = 0x1950A86A20F9469CFC6C, 1001
+STORAGE_MAGIC, STORAGE_VERSION = 0x1950A86A20F9469CFC6C, 1001
 _STORAGE_OPCODES = 200  # it has about 60
 
 
@@ -128,7 +128,7 @@ def _storage(raw: Any) -> np.ndarray:
         most_opcodes=_STORAGE_OPCODES,
     )
     magic, version, machine, storage, keys = (reader.read() for _ in range(5))
-    if (magic, version) != (_STORAGE_MAGIC, _STORAGE_VERSION):
+    if (magic, version) != (STORAGE_MAGIC, STORAGE_VERSION):
         raise ValueError("not the bytes of a storage")
     if expect(machine, dict).get("little_endian") is not True:
         raise ValueError("a storage of a big-endian machine")

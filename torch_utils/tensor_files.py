@@ -25,6 +25,7 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo, is_zipfile
 
 import torch
 
+from torch_utils.inert_arrays import STORAGE_MAGIC, STORAGE_VERSION, STORAGES
 from torch_utils.inert_pickle import (
     Name,
     Names,
@@ -35,18 +36,8 @@ from torch_utils.inert_pickle import (
     shown,
 )
 
-STORAGE_BYTES = {
-    "torch.DoubleStorage": 8,
-    "torch.LongStorage": 8,
-    "torch.FloatStorage": 4,
-    "torch.IntStorage": 4,
-    "torch.HalfStorage": 2,
-    "torch.BFloat16Storage": 2,
-    "torch.ShortStorage": 2,
-    "torch.CharStorage": 1,
-    "torch.ByteStorage": 1,
-    "torch.BoolStorage": 1,
-}
+STORAGE_BYTES = {kind: int(code[1]) for kind, code in STORAGES.items()}
+STORAGE_BYTES["torch.BFloat16Storage"] = 2  # which NumPy does not have
 """Bytes of a value by kind of storage."""
 
 # zipfile imports it for a name that is not in UTF-8: a file should cause no import at all.
@@ -71,7 +62,6 @@ FOREIGN_ERRORS = (
 _ZIP_START = b"PK\x03\x04"
 # The file of torch before 1.6: three pickles on the format, the content, the keys of its storages.
 _LEGACY_PICKLES = 5
-_LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 
 
 class BrokenFileError(ValueError):
@@ -215,11 +205,11 @@ def _check_legacy(data: bytes) -> None:
 
     reader = _TensorPickle(data, storage)
     first = reader.read()
-    if first != _LEGACY_MAGIC:
+    if first != STORAGE_MAGIC:
         raise PickleError("it is no file of tensors")
     version, machine, _, keys = (reader.read() for _ in range(_LEGACY_PICKLES - 1))
     little = isinstance(machine, dict) and machine.get("little_endian") is True
-    if version != _LEGACY_VERSION or not little:
+    if version != STORAGE_VERSION or not little:
         raise BrokenFileError("it is of another version or machine")
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise BrokenFileError("it has keys that are no text")

@@ -74,7 +74,7 @@ class Guarantee:
 
     def holding(self, share: float = 0.9) -> Holding:
         """What regions of a stated share hold, on average over calibrations and of this one."""
-        return self.truths.holding(fraction("share", share))
+        return Holding.by(self.truths.held_out.truths, fraction("share", share))
 
     def intervals(self, draws: Any, share: float = 0.9, condition: Any = None) -> np.ndarray:
         """Ends ``[D, 2]`` of intervals that hold a share.

@@ -137,7 +137,7 @@ def alpha_of(options: SphereOptions, spheres: Spheres) -> float | None:
 
 def report(result: CoverageResult, alpha: float | None, data: Path | None) -> None:
     """Tells the table, and whether alpha shapes are too small."""
-    more = result.paired.counts.columns() if result.paired else None
+    more = result.paired.columns() if result.paired else None
     logger.info("\n".join(table(result.spheres, result.fractions, more)))
     within = contents_within(result.boundaries["latent"])
     warning = alpha and unfilled(result.spheres, within, alpha)

@@ -142,10 +142,9 @@ def result_arrays(result: CoverageResult) -> dict[str, np.ndarray]:
     for name, points in result.carried.items():
         arrays[f"test_{name}"] = points.test.cpu().numpy()
         arrays |= boundary_arrays(name, points.boundary, result.boundaries[name], spheres)
-    if result.paired:
-        arrays |= result.paired.counts.arrays()
-        vertices, boundaries = result.paired.vertices, result.paired.boundaries
-        arrays |= boundary_arrays("data_exact", vertices, boundaries, spheres)
+    if result.paired and result.exact:
+        arrays |= result.paired.arrays()
+        arrays |= boundary_arrays("data_exact", *result.exact, spheres)
     return arrays
 
 

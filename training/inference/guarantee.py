@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from training.flow.held_out import HeldOut
-from training.measure.conformal import Holding, Neighbors, asked, oddness, recalibrated
+from training.measure.conformal import Neighbors, asked, oddness, recalibrated
 from training.measure.posterior.coverage import central_values
 
 SHARES = (0.5, 0.8, 0.9, 0.95)
@@ -61,10 +61,6 @@ class HeldOutTruths:
         return min(truths - 1, max(FEWEST_NEAR, truths // NEAR)) * bool(
             self.held_out.whitened.shape[1]
         )
-
-    def holding(self, share: float) -> Holding:
-        """What regions of a stated share hold, on average and of a calibration like this."""
-        return Holding.by(self.held_out.truths, share)
 
     def levels(self, shares: Sequence[float] = SHARES) -> Levels:
         """Levels that hold on average over observations."""

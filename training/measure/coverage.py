@@ -343,21 +343,6 @@ def _part(sides: Tensor) -> Floats:
 
 
 @dataclass(frozen=True)
-class PairedBoundaries:
-    """What the exact flow makes of the same spheres.
-
-    Attributes:
-        counts: Fresh samples inside its boundaries, against those of the network.
-        vertices: ``[R, K, D]`` in data space.
-        boundaries: R of them.
-    """
-
-    counts: Paired
-    vertices: Tensor
-    boundaries: list[Boundary]
-
-
-@dataclass(frozen=True)
 class CoverageResult:
     """What was counted, and of what.
 
@@ -368,7 +353,9 @@ class CoverageResult:
         boundaries: R of them at each stage, in its standard deviations.
         fresh: Fresh points ``[S, M, D]`` in data space.
         calls: Denoiser calls of the carried points.
-        paired: The same with the exact flow; None if it was not asked for.
+        paired: Fresh points inside the boundaries that the exact flow makes of the same spheres;
+            None if it was not asked for.
+        exact: Vertices ``[R, K, D]`` of these in data space, and the R boundaries.
     """
 
     spheres: Spheres
@@ -377,14 +364,15 @@ class CoverageResult:
     boundaries: Mapping[str, list[Boundary]]
     fresh: Tensor
     calls: int
-    paired: PairedBoundaries | None = None
+    paired: Paired | None = None
+    exact: tuple[Tensor, list[Boundary]] | None = None
 
     def summary(self) -> dict[str, Any]:
         """The numbers as plain lists, one value a radius, fractions of 1."""
         within = contents_within(self.boundaries["latent"])
         return {
             **summary(self.spheres, self.fractions, within),
-            "paired": self.paired.counts.summary() if self.paired else None,
+            "paired": self.paired.summary() if self.paired else None,
             "fresh_pts": self.fresh.shape[1],
             "denoiser_calls": self.calls,
         }

@@ -174,7 +174,10 @@ def axes_at(figure: Figure, place: ArrayLike, **options: Any) -> Any:
     box = np.asarray(place) / (width, height, width, height)
     axes = figure.add_axes(tuple(box), **options)
     if "projection" not in options:
-        quiet(axes)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(FAINT)
+        axes.tick_params(length=2.5, width=0.8, color=FAINT, labelcolor=MUTED, labelsize=SMALL_SIZE)
+        axes.set_axisbelow(True)
     return axes
 
 
@@ -250,16 +253,9 @@ def panel_page(
     return figure, np.stack(places, axis=-1)
 
 
-def quiet(axes: Axes) -> None:
-    """Takes out of two-dimensional axes what draws the eye from the data."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(length=2.5, width=0.8, color=FAINT, labelcolor=MUTED, labelsize=SMALL_SIZE)
-    axes.set_axisbelow(True)
-
-
 def quiet_3d(axes: Any, names: Sequence[str]) -> None:
-    """The same for three-dimensional axes: a faint box, with names and numbers if there are any."""
+    """Takes out of three-dimensional axes what draws the eye from the data: a faint box is left,
+    with names and numbers if there are any."""
     axes.set_facecolor("none")
     axes.set_proj_type("ortho")
     axes.view_init(ELEVATION, AZIMUTH)

@@ -1,5 +1,6 @@
 """What a report is made of: sections with a sentence on how to read them, and their parts."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -155,6 +156,11 @@ class Sheet:
     uri: str
 
 
+def sheet_columns(count: int) -> int:
+    """How many images lie side by side in a sheet."""
+    return math.ceil(math.sqrt(count))
+
+
 @dataclass(frozen=True)
 class Images:
     """A grid of images, and of the one that is chosen a strip of what becomes of it.
@@ -165,7 +171,6 @@ class Images:
         labels: Of each image.
         sheets: The columns of the strip; images have one place in all of them.
         first: Which sheet the grid shows.
-        columns: Of images in a sheet.
         shape: Height and width of an image in pixels.
         note: Below the strip.
         draws: Further sheets, of which the end of the strip shows one; empty for none.
@@ -176,11 +181,15 @@ class Images:
     labels: Sequence[str]
     sheets: Sequence[Sheet]
     first: int
-    columns: int
     shape: tuple[int, int]
     note: str = ""
     moved: str = ""
     draws: Sequence[Sheet] = ()
+
+    @property
+    def columns(self) -> int:
+        """Of images in a sheet."""
+        return sheet_columns(len(self.labels))
 
     @property
     def rows(self) -> int:

@@ -24,7 +24,7 @@ from training.pictures.trajectories.clouds import latent_law, name_and_details, 
 from training.report import charts
 from training.report.content import Chart, Charts, Choice, Images, Key, Result, Section, Sheet
 from training.report.flows import Shown, section_of_run
-from training.report.sheets import affordable, sheet, sheet_columns
+from training.report.sheets import affordable, sheet
 
 READING = (
     "Choose an image and follow it along the flow; below, the same images are points that can be "
@@ -75,7 +75,6 @@ def images_part(item: SavedTrajectory, back: SavedTrajectory | None) -> Images:
         [f"{what} {number}" for number in item.numbers[:count]],
         sheets,
         0 if item.kind == "melt" else len(times) - 1,
-        sheet_columns(count),
         (states.shape[-2], states.shape[-1]),
         STATES,
         item.kind,
@@ -141,7 +140,6 @@ def _worst(saved: SavedRoundtrips) -> Images:
             _difference((saved.returned - saved.originals)[:count]),
         ],
         0,
-        sheet_columns(count),
         saved.originals.shape[2:],
     )
 

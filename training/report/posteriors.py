@@ -28,7 +28,7 @@ from training.report.content import (
     Views,
 )
 from training.report.runs import number
-from training.report.sheets import affordable, sheet, sheet_columns
+from training.report.sheets import affordable, sheet
 
 READING = (
     "Gray points are what was thought possible before anything was observed, blue ones what is "
@@ -177,7 +177,6 @@ def _images(saved: SavedPosteriors) -> Images:
         [f"observation {number + 1}" for number in range(count)],
         sheets,
         0,
-        sheet_columns(count),
         (shape[1], shape[2]),
         part_of(saved, count),
         draws=drawn,

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from training.pictures.images.grids import tiled
-from training.report.content import Sheet
+from training.report.content import Sheet, sheet_columns
 
 BUDGET = 5_000_000
 """Bytes of pixels that one set of images may have on the page."""
@@ -17,11 +17,6 @@ BUDGET = 5_000_000
 def affordable(count: int, shape: tuple[int, ...], columns: int) -> int:
     """How many of so many images of a shape ``(C, H, W)`` are shown in so many sheets."""
     return max(1, min(count, BUDGET // (math.prod(shape) * columns)))
-
-
-def sheet_columns(count: int) -> int:
-    """How many images lie side by side in a sheet."""
-    return math.ceil(math.sqrt(count))
 
 
 def sheet(cells: np.ndarray, title: str, note: str = "") -> Sheet:

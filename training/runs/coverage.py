@@ -4,7 +4,7 @@ The data are a toy, of which fresh samples can be drawn, or the held-out rows of
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,6 @@ from training.flow.solvers import Solver
 from training.measure.boundaries import Boundary
 from training.measure.coverage import (
     CoverageResult,
-    PairedBoundaries,
     Points,
     Spheres,
     carry,
@@ -79,15 +78,13 @@ class CoverageExperiment:
         boundaries = {name: self._fit(points.boundary) for name, points in scaled.items()}
         counted = units["data"](fresh)
         coverage = measure_coverage(scaled, boundaries, counted)
-        paired = None
-        if exact is not None:
-            vertices = self._exact_vertices(exact, start.boundary)
-            exact_boundaries = self._fit(units["data"](vertices))
-            against = pair(counted, boundaries["data"], exact_boundaries)
-            paired = PairedBoundaries(against, vertices, exact_boundaries)
-        return CoverageResult(
-            self.spheres, coverage, carried, boundaries, fresh, sum(calls), paired
-        )
+        made = CoverageResult(self.spheres, coverage, carried, boundaries, fresh, sum(calls))
+        if exact is None:
+            return made
+        vertices = self._exact_vertices(exact, start.boundary)
+        theirs = self._fit(units["data"](vertices))
+        paired = pair(counted, boundaries["data"], theirs)
+        return replace(made, paired=paired, exact=(vertices, theirs))
 
     def _simulator(self, flow: ProbabilityFlow) -> Simulator:
         steps = len(self.times) - 1

@@ -46,7 +46,7 @@ def summary_of(guarantee: HeldOutTruths) -> dict[str, Any]:
         "assumption": "new truths are exchangeable with those held out: they come of the same "
         "prior and simulator, or of the same source of data",
         "holding": {
-            f"{share:g}": {key: getattr(guarantee.holding(share), key) for key in HOLDING}
+            f"{share:g}": {key: getattr(Holding.by(held_out.truths, share), key) for key in HOLDING}
             for share in SHARES
         },
         "levels": {

@@ -21,7 +21,7 @@ from training.inference.draws import WEIGHTED
 from training.inference.samplers.twisted import NAME as TWISTED
 from training.inference.summary import LEVELS, REASONS, Summary
 from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate
-from training.measure.posterior.local import LocalCalibration, calibrate_near, is_local
+from training.measure.posterior.local import FARTHEST, LocalCalibration, calibrate_near
 from training.names import MOST_DEBLURRED
 from training.runs.posterior_checks import Neighbors
 from training.runs.posteriors import Groups
@@ -255,7 +255,7 @@ def report_near(local: LocalCalibration, distances: Tensor, on_average: bool) ->
         )
         p = f"{test.quantity}, p = {test.adjusted:.2g}"
         failed = place in local.failed
-        if not is_local(reach):
+        if not reach <= FARTHEST:
             seen = f"posteriors are {test.tendency}" if failed else "no miscalibration was seen"
             verdict = (
                 f"no local test, since {near} lie up to {within} away; among them {seen} ({p})"
@@ -315,7 +315,7 @@ class NearObservations:
         summary = self.calibration.summary()
         for place, one in enumerate(summary["observations"]):
             one["distance"] = float(self.distances[place, -1])
-            one["local"] = is_local(one["distance"])
+            one["local"] = one["distance"] <= FARTHEST
             one["surprise"] = None if self.surprise is None else float(self.surprise[place])
         return summary
 

@@ -114,12 +114,7 @@ class ConditionScale(nn.Module):
     def forward(self, conditions: Tensor) -> Tensor:
         """Standardized conditions ``[..., C]``, float64. Raises DataError if they are not finite,
         or of another number."""
-        count = len(self.mean)
-        if conditions.ndim == 0 or conditions.shape[-1] != count:
-            raise DataError(
-                f"conditions have shape {list(conditions.shape)}, but this flow has C = {count}: "
-                f"give [N, {count}]"
-            )
+        require_width(conditions, len(self.mean))
         if not conditions.isfinite().all():
             raise DataError("a condition is NaN or infinite")
         return (self.straight(conditions) - self.mean) * self.gain
@@ -143,6 +138,15 @@ class ConditionScale(nn.Module):
         if self.scores is not None:
             straight[..., self.tails] = self.scores(conditions[..., self.tails])
         return straight
+
+
+def require_width(conditions: Tensor, count: int) -> None:
+    """Raises DataError unless conditions are ``[..., count]``."""
+    if conditions.ndim == 0 or conditions.shape[-1] != count:
+        raise DataError(
+            f"conditions have shape {list(conditions.shape)}, but this flow has C = {count}: "
+            f"give [N, {count}]"
+        )
 
 
 class TrialScale(nn.Module):

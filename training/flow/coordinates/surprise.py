@@ -29,8 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dnnlib.errors import DataError
-from training.flow.coordinates.conditions import LEAST_VARIANCE
+from training.flow.coordinates.conditions import LEAST_VARIANCE, require_width
 from training.flow.eigenbasis import identity
 
 MOST_CONDITIONS = 1024
@@ -105,12 +104,7 @@ class Surprise(nn.Module):
     def forward(self, conditions: Tensor) -> Tensor:
         """The surprise of conditions ``[..., C]``, in nats. Raises DataError if they are of another
         number."""
-        count = len(self.mean)
-        if conditions.shape[-1] != count:
-            raise DataError(
-                f"conditions have shape {list(conditions.shape)}, but this flow has C = {count}: "
-                f"give [N, {count}]"
-            )
+        require_width(conditions, len(self.mean))
         return self.whitened(conditions).square().sum(dim=-1) / 2 - self.quantiles[0]
 
     @property

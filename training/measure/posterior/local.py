@@ -22,7 +22,8 @@ from training.measure.posterior.ranks import ks_p_values
 from training.measure.posterior.verdicts import detectable, holm
 
 FARTHEST = 1.0
-"""Standard deviations up to which runs are near an observation."""
+"""Standard deviations up to which runs are near an observation: if one is farther, a test says
+nothing of the observation itself."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,6 @@ class LocalCalibration:
             "detectable": self.detectable,
             "observations": listed,
         }
-
-
-def is_local(distance: float) -> bool:
-    """Whether a test says something of an observation itself, by the distance of the farthest run,
-    in standard deviations."""
-    return distance <= FARTHEST
 
 
 def calibrate_near(values: RunValues, neighbors: Tensor, level: float = 0.01) -> LocalCalibration:
