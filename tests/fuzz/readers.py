@@ -35,8 +35,9 @@ from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.writing import frame_of, texts_of
 from training.data.sources import lmdb_process
 from training.data.sources.formats import open_source, read_plain_pickle
+from training.data.tables.foreign import TableChoices
 from training.data.tables.formats import open_table
-from training.data.tables.making import TableChoices, make_table
+from training.data.tables.making import make_table
 from training.data.tables.table import restored
 from training.files.fid_reference import FIDReference
 from training.files.observations import read_array
@@ -204,8 +205,10 @@ def use_statistics(path):
 
 def use_images(path):
     for labels in (False, True):
-        dataset = ImageDataset(path, use_labels=labels, cache=labels)
+        dataset = ImageDataset(path, use_labels=labels)
         try:
+            if labels:
+                dataset.keep_in_memory()
             read, given = dataset.read(range(min(len(dataset), MOST_IMAGES)))
         finally:
             dataset.close()

@@ -20,9 +20,9 @@ from training.data.records.records import CATEGORY, Records
 from training.data.records.tidying import says_missing
 from training.data.sources.formats import NAMES, open_source
 from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
-from training.data.tables.foreign import ForeignTable, listed
+from training.data.tables.foreign import ForeignTable, TableChoices, listed
 from training.data.tables.formats import NotNumbers, is_table, open_table
-from training.data.tables.making import TableChoices, make_table
+from training.data.tables.making import make_table
 from training.data.tables.table import DataTable
 from training.data.tables.trials import Groups, groups_of, unrolled
 from training.files.arrays import evenly

@@ -23,9 +23,9 @@ from torch_utils.seeds import hash_seed
 from training.commands import train
 from training.commands.called import left_alone
 from training.commands.inference import Asked
-from training.data.tables.foreign import ForeignTable, numbered
+from training.data.tables.foreign import ForeignTable, TableChoices, numbered
 from training.data.tables.formats import open_table
-from training.data.tables.making import TableChoices, make_table
+from training.data.tables.making import make_table
 from training.data.tables.table import DataTable
 from training.files.observations import read_observations
 from training.files.rounds import RoundFacts, load_round, save_round

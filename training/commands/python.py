@@ -32,9 +32,15 @@ from training.data.records import records
 from training.data.records.cells import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.writing import frame_of
-from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, numbered, with_columns
+from training.data.tables.foreign import (
+    BLOCK_ROWS,
+    ForeignTable,
+    TableChoices,
+    numbered,
+    with_columns,
+)
 from training.data.tables.formats import open_table
-from training.data.tables.making import TableChoices, make_table
+from training.data.tables.making import make_table
 from training.data.tables.table import DataTable
 from training.files.records import holds_records, load_records, save_records
 from training.files.table import holds_table, load_table, save_table

@@ -8,7 +8,7 @@ from training.commands.shared import of_data_set
 from training.commands.training import refit, settled, train, wanted
 from training.data.images.dataset import ImageDataset
 from training.data.records.records import Records
-from training.data.tables.exchanged import exchanged
+from training.data.tables.making import exchanged
 from training.data.tables.table import DataTable, as_records
 from training.data.tables.trials import as_sets, one_of_each
 from training.files.records import holds_records, load_records

@@ -210,14 +210,20 @@ def _load(
         # Without its own, the loader would draw from the process's generator.
         generator=torch.Generator().manual_seed(0),
     )
-    with worker_errors_only_when_waiting():
+    with _worker_errors_only_when_waiting():
         results = iter(loader)
     try:
         while True:
             try:
                 result = next(results, None)
             except (RuntimeError, OSError, EOFError) as error:
-                if not _means_dead_worker(error):
+                # A worker that was killed is found dead, or what it has sent cannot be fetched from
+                # it any more; torch passes on what a worker raised as "Caught ...".
+                found = isinstance(error, RuntimeError) and str(error).startswith(
+                    "DataLoader worker"
+                )
+                lost = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
+                if not (found or (lost and not str(error).startswith("Caught "))):
                     raise
                 raise _WorkerDied(
                     f"a process that reads {dataset.path} died, perhaps for want of memory: "
@@ -233,20 +239,8 @@ def _load(
         del results  # a traceback that is kept would keep the workers alive
 
 
-def _means_dead_worker(error: Exception) -> bool:
-    """Whether an error of a loader means that a worker was killed.
-
-    It is found dead, or what it has sent cannot be fetched from it any more.
-    """
-    if isinstance(error, RuntimeError):
-        return str(error).startswith("DataLoader worker")
-    in_worker = str(error).startswith("Caught ")  # as torch passes on what a worker raised
-    lost = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
-    return lost and not in_worker
-
-
 @contextmanager
-def worker_errors_only_when_waiting() -> Iterator[None]:
+def _worker_errors_only_when_waiting() -> Iterator[None]:
     """Keeps torch, in the block, from raising errors of dead workers in a signal handler.
 
     Such an error could come in the middle of a step of Adam. Whoever waits for data gets it anyway.
