@@ -13,6 +13,7 @@ from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
+from torch_utils.streams import Stream
 from training.commands.shared import last_time, of_data_set, solver_of, steps_and_end
 from training.files.correlations import (
     save_correlations,
@@ -27,15 +28,14 @@ from training.files.residuals import (
     find_first,
     require_same,
     require_space,
+    residual_writer,
     saved_shapes,
     time_file,
-    time_writer,
     told_of,
     toy_file,
-    toy_writer,
 )
 from training.measure.correlations import Autocorrelations, correlate
-from training.measure.residuals import ResidualProbe, Source
+from training.measure.residuals import Extractor, ResidualProbe
 from training.names import ALL_AT_ONCE
 from training.options.residuals import (
     IMAGES,
@@ -46,7 +46,7 @@ from training.options.residuals import (
     NoiseOptions,
 )
 from training.runs.residuals import (
-    ExtractionChoice,
+    extraction_of,
     known_of,
     result_bytes,
     row_pairs,
@@ -55,31 +55,37 @@ from training.runs.residuals import (
 )
 from training.runs.times import TimeChoice
 from training.subjects import NetworkFile, ToyFlow
-from training.subjects.samples import Source as PointSource
+from training.subjects.samples import Source
 
 
 def extracttoys(settings: ExtractToysSettings) -> None:
     """Write outputs and residuals of a toy's network."""
     file = NetworkFile.open(settings.network, calibrated=settings.calibration)
-    subject = ToyFlow.of(file, settings.expected())
+    subject = ToyFlow.of(file, settings.named("data_name", "data_dim", "dims_to_keep"))
     schedule = subject.flow.schedule
-    times = schedule.times(settings.n_time_pts - 1, end_of(settings, subject, file.name))
+    _, end = steps_and_end(settings.n_time_pts - 1, settings.h, subject.t_max)
+    if not schedule.t_min < end <= subject.t_max:
+        raise UsageError(
+            f"the last of {settings.n_time_pts} times is {end:g}, but {file.name} was trained from "
+            f"{schedule.t_min:g} to T = {subject.t_max:g}: give other --n_time_pts or --h"
+        )
+    times = schedule.times(settings.n_time_pts - 1, end)
     names = QUANTITIES if settings.exact else QUANTITIES[:2]
-    choice = extraction_choice(settings.noise, settings.n_samples, settings.bs)
-    extraction = choice.describe(file.model, subject.data_name, times, settings.matters())
+    matters, count, noise = settings.matters(), settings.n_samples, settings.noise
+    extraction = extraction_of(file.model, subject.data_name, noise.noise, times, matters)
     result = toy_file(settings.save_dir, extraction.stem)
     parameters = result.with_suffix(".json")
     require_new([result, parameters], settings.run.overwrite)
-    size = result_bytes(names, len(times) * choice.count, subject.dim)
+    size = result_bytes(names, len(times) * count, subject.dim)
     announcement = require_space(settings.save_dir, size)
-    source = subject.source(None, choice.count, settings.noise.seed)
+    source = subject.source(None, count, noise.seed)
     with process_group(settings.run.device_name) as device:
         subject.flow.to(device)
         exact = subject.exact.to(device).denoiser if settings.exact else None
         probe = ResidualProbe(subject.on(device, ALL_AT_ONCE), times.to(device), exact)
         run_extraction(
-            choice.extractor(probe, reader(source)),
-            toy_writer(result, names, choice.count, subject.dim, extraction),
+            extractor(noise, probe, source, settings.bs),
+            residual_writer([result], names, count, subject.dim, extraction),
             parameters,
             extraction.origin,
             {**settings.recorded(device_name=str(device)), **subject.known},
@@ -87,31 +93,15 @@ def extracttoys(settings: ExtractToysSettings) -> None:
         )
 
 
-def end_of(settings: ExtractToysSettings, subject: ToyFlow, network: str) -> float:
-    """The last time. Raises UsageError if the network was not trained so far."""
-    t_min, t_max = subject.flow.schedule.t_min, subject.t_max
-    _, end = steps_and_end(settings.n_time_pts - 1, settings.h, t_max)
-    if not t_min < end <= t_max:
-        raise UsageError(
-            f"the last of {settings.n_time_pts} times is {end:g}, but {network} was trained from "
-            f"{t_min:g} to T = {t_max:g}: give other --n_time_pts or --h"
-        )
-    return end
-
-
-def extraction_choice(noise: NoiseOptions, count: int, batch: int) -> ExtractionChoice:
-    """How so many residuals are extracted."""
-    return ExtractionChoice(noise.noise, solver_of(noise.solver), count, batch, noise.seed)
-
-
-def reader(source: PointSource) -> Source:
-    """Reads points by number, with what the network is given."""
+def extractor(noise: NoiseOptions, probe: ResidualProbe, source: Source, batch: int) -> Extractor:
+    """What extracts residuals of points, with what the network is given, so many at a time."""
 
     def read(rows: range) -> tuple[Tensor, dict[str, Tensor]]:
         samples = source.read(rows)
         return samples.points, {} if samples.labels is None else {"labels": samples.labels}
 
-    return read
+    solver = solver_of(noise.solver) if noise.noise == "path" else None
+    return Extractor(probe, read, len(source), batch, noise.seed, Stream.RESIDUAL_NOISE, solver)
 
 
 def extract(settings: ExtractSettings) -> None:
@@ -119,7 +109,8 @@ def extract(settings: ExtractSettings) -> None:
     file = NetworkFile.open(
         settings.network, calibrated=settings.calibration, precision=settings.calls.precision
     )
-    subject, folder = of_data_set(file, settings.expected(), settings.data_name), settings.save_dir
+    expected, folder = settings.named("data_dim", "dims_to_keep"), settings.save_dir
+    subject = of_data_set(file, expected, settings.data_name)
     end = last_time(settings.times, file.t_max, file.name)
     grid = TimeChoice(settings.n_time_pts - 1, end, settings.times.first)
     times = grid.even(subject.flow.schedule)(settings.n_time_pts - 1)
@@ -127,9 +118,8 @@ def extract(settings: ExtractSettings) -> None:
     wanted = subject.counted(settings.n_samples, IMAGES, settings.data_root)
     source = subject.source(settings.data_root, wanted, settings.noise.seed)
     count, block = len(source), settings.calls.batch_gpu or subject.even_block
-    choice = extraction_choice(settings.noise, count, settings.bs)
-    matters = {**settings.matters(), "n_samples": count}
-    extraction = choice.describe(file.model, subject.data_name, times, matters)
+    matters, noise = {**settings.matters(), "n_samples": count}, settings.noise
+    extraction = extraction_of(file.model, subject.data_name, noise.noise, times, matters)
     paths = [time_file(folder, extraction.stem, index) for index in range(len(times))]
     parameters = folder / f"{extraction.stem}_net_outputs_residuals.json"
     require_new([*paths, parameters], settings.run.overwrite)
@@ -138,8 +128,8 @@ def extract(settings: ExtractSettings) -> None:
         probe = ResidualProbe(subject.on(device, block), times.to(device))
         known = {name: subject.known[name] for name in ("data_name", "data_dim", "dims_to_keep")}
         run_extraction(
-            choice.extractor(probe, reader(source)),
-            time_writer(paths, names, count, dim, extraction),
+            extractor(noise, probe, source, settings.bs),
+            residual_writer(paths, names, count, dim, extraction),
             parameters,
             extraction.origin,
             settings.recorded(device_name=str(device), end_time=end, n_samples=count, **known),

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,62 +15,25 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.array_rows import open_rows
 from torch_utils.results import provenance, save_json
-from torch_utils.streams import Stream
 from training.files.residuals import FORMAT, Extraction, digest
-from training.flow.solvers import Solver
 from training.measure.correlations import Correlation, correlate
-from training.measure.residuals import Extractor, Put, ResidualProbe, Source
+from training.measure.residuals import Extractor, Put
 from training.model.model import Model
 
 
-@dataclass(frozen=True)
-class ExtractionChoice:
-    """How residuals are extracted.
-
-    Attributes:
-        noise: ``independent``, fresh at each time, or ``path``, on the flow's own paths.
-        solver: Solver of the paths.
-        count: Number of samples.
-        batch: Number of samples at a time, over all ranks.
-        seed: Seed of the samples and of the noise.
-    """
-
-    noise: str
-    solver: Solver
-    count: int
-    batch: int
-    seed: int
-
-    def extractor(self, probe: ResidualProbe, source: Source) -> Extractor:
-        return Extractor(
-            probe,
-            source,
-            count=self.count,
-            batch=self.batch,
-            seed=self.seed,
-            stream=Stream.RESIDUAL_NOISE,
-            solver=self.solver if self.noise == "path" else None,
+def extraction_of(
+    model: Model, data_name: str, noise: str, times: Tensor, matters: Mapping[str, Any]
+) -> Extraction:
+    """What files of residuals say of themselves. ``matters`` are options that the numbers depend
+    on, by name: files differ where these do. Raises UsageError if the times ``[T]`` do not
+    increase."""
+    if times[0] >= times[-1]:
+        raise UsageError(
+            f"T is {float(times[-1]):g}, but the first time is {float(times[0]):g}: give a later T"
         )
-
-    def describe(
-        self, model: Model, data_name: str, times: Tensor, matters: Mapping[str, Any]
-    ) -> Extraction:
-        """What the files say of themselves. ``matters`` are options that the numbers depend on, by
-        name: files differ where these do. Raises UsageError if the times ``[T]`` do not increase.
-        """
-        if times[0] >= times[-1]:
-            raise UsageError(
-                f"T is {float(times[-1]):g}, but the first time is {float(times[0]):g}: give a "
-                "later T"
-            )
-        return Extraction(
-            data_name,
-            model.denoiser.schedule.name,
-            self.noise,
-            int(model.about["dims_to_keep"]),
-            times.numpy(),
-            digest({**matters, **model.about}),
-        )
+    schedule, kept = model.denoiser.schedule.name, int(model.about["dims_to_keep"])
+    origin = digest({**matters, **model.about})
+    return Extraction(data_name, schedule, noise, kept, times.numpy(), origin)
 
 
 def result_bytes(names: Iterable[str], rows: int, columns: int) -> int:
