@@ -119,10 +119,7 @@ def training_on_images(settings: TrainSettings, data: Path) -> ImageTraining:
     if settings.flow.dims_to_keep == AUTO:
         raise UsageError("--dims_to_keep=auto is for tables: give a number")
     options, network, run = settings.data, settings.network, settings.run
-    images, held_out = (
-        ImageDataset(data, use_labels=options.cond, xflip=options.xflip),
-        None,
-    )
+    images, held_out = ImageDataset(data, use_labels=options.cond, xflip=options.xflip), None
     if options.held_out:
         images, held_out = images.split(options.held_out, run.seed)
     inflates = settings.flow.precond == "ifs"
