@@ -27,6 +27,7 @@ from torch_utils.array_rows import open_rows
 from torch_utils.results import load_arrays, load_json, open_arrays
 from torch_utils.snapshots import read_state
 from torch_utils.stats import RunningMeans, keep_lines_until
+from training.commands.residuals import row_pairs, toy_correlations
 from training.data.batches import Batch
 from training.data.images.codec import Decoder, decode_exact
 from training.data.images.dataset import ImageDataset
@@ -53,7 +54,6 @@ from training.measure.correlations import correlate
 from training.model.model import Model
 from training.original.model import import_original
 from training.pictures.album import pictures_of
-from training.runs.residuals import row_pairs, toy_correlations
 
 CPU = torch.device("cpu")
 MOST_IMAGES = 50

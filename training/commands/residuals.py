@@ -1,18 +1,23 @@
 """Residuals of denoisers and their correlations: what
 ``calc_net_residuals_autocorrelations.py`` runs."""
 
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import DataError, UsageError, agree
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
+from torch_utils.array_rows import open_rows
 from torch_utils.distributed import process_group
+from torch_utils.results import provenance, save_json
 from torch_utils.streams import Stream
 from training.commands.shared import last_time, of_data_set, solver_of, steps_and_end
 from training.files.correlations import (
@@ -23,8 +28,10 @@ from training.files.correlations import (
     toy_correlations_file,
 )
 from training.files.residuals import (
+    FORMAT,
     QUANTITIES,
     Extraction,
+    digest,
     find_first,
     require_same,
     require_space,
@@ -34,8 +41,9 @@ from training.files.residuals import (
     told_of,
     toy_file,
 )
-from training.measure.correlations import Autocorrelations, correlate
-from training.measure.residuals import Extractor, ResidualProbe
+from training.measure.correlations import Autocorrelations, Correlation, correlate
+from training.measure.residuals import Extractor, Put, ResidualProbe
+from training.model.model import Model
 from training.names import ALL_AT_ONCE
 from training.options.residuals import (
     IMAGES,
@@ -44,14 +52,6 @@ from training.options.residuals import (
     ExtractSettings,
     ExtractToysSettings,
     NoiseOptions,
-)
-from training.runs.residuals import (
-    extraction_of,
-    known_of,
-    result_bytes,
-    row_pairs,
-    run_extraction,
-    toy_correlations,
 )
 from training.runs.times import TimeChoice
 from training.subjects import NetworkFile, ToyFlow
@@ -151,7 +151,7 @@ def calctoys(settings: CalcToysSettings) -> None:
     require_new([result, *summaries], settings.run.overwrite)
     announcement = require_space(folder, result_bytes(shapes, steps * dim, dim))
     with process_group(settings.run.device_name) as device:
-        began = start_correlating(announcement, folder)
+        began = begun(announcement, folder)
         share = range(steps)[distributed.shard(steps)]
         table = Autocorrelations(shapes, len(share), dim)
         arrays = {}
@@ -185,7 +185,7 @@ def calc(settings: CalcSettings) -> None:
     require_new([*paths, *summaries], settings.run.overwrite)
     announcement = require_space(folder, steps * result_bytes(shapes, dim, dim))
     with process_group(settings.run.device_name) as device:
-        began = start_correlating(announcement, folder)
+        began = begun(announcement, folder)
         share = range(steps)[distributed.shard(steps)]
         table = Autocorrelations(shapes, len(share), dim)
         for index in distributed.progress_bar(share, desc="correlations", unit="time"):
@@ -203,10 +203,91 @@ def calc(settings: CalcSettings) -> None:
             save_summary(summaries, whole, extraction, count, made)
 
 
-def start_correlating(announcement: str, folder: Path) -> float:
+def begun(announcement: str, folder: Path) -> float:
     """Returns when that was."""
     began = perf_counter()
     distributed.barrier()  # no rank writes before all have looked
     require_folder(folder)
     logger.info(announcement)
     return began
+
+
+def extraction_of(
+    model: Model, data_name: str, noise: str, times: Tensor, matters: Mapping[str, Any]
+) -> Extraction:
+    """What files of residuals say of themselves. ``matters`` are options that the numbers depend
+    on, by name: files differ where these do. Raises UsageError if the times ``[T]`` do not
+    increase."""
+    if times[0] >= times[-1]:
+        raise UsageError(
+            f"T is {float(times[-1]):g}, but the first time is {float(times[0]):g}: give a later T"
+        )
+    schedule, kept = model.denoiser.schedule.name, int(model.about["dims_to_keep"])
+    origin = digest({**matters, **model.about})
+    return Extraction(data_name, schedule, noise, kept, times.numpy(), origin)
+
+
+def result_bytes(names: Iterable[str], rows: int, columns: int) -> int:
+    """Size of float32 arrays ``[rows, columns]`` of these names."""
+    return 4 * len(list(names)) * rows * columns
+
+
+def run_extraction(
+    job: Extractor,
+    writer: AbstractContextManager[Put],
+    parameters: Path,
+    origin: str,
+    options: Mapping[str, Any],
+    announcement: str,
+) -> None:
+    """Writes residuals and their parameters, the recorded options, with the digest that the files
+    have, ``origin``. The announcement is logged before the work begins."""
+    began = begun(announcement, parameters.parent)
+    with writer if distributed.is_main() else nullcontext() as put:
+        calls = job.run(put)
+    if distributed.is_main():
+        seconds = perf_counter() - began
+        facts = {"origin": origin, "denoiser_calls": calls, "seconds": seconds}
+        save_json(parameters, {"format": FORMAT, "options": options, **facts, **provenance()})
+        logger.info(
+            f"Wrote residuals of {job.count} samples at {len(job.probe.times)} times to "
+            f"{parameters.parent} in {seconds:.1f} s"
+        )
+
+
+def known_of(
+    path: Path, extraction: Extraction, shape: tuple[int, ...], expected: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a file of residuals of shape ``(T, N, D)`` knows of T, N, D and the rest, by the names
+    of options. Raises UsageError if an option that was expected, not None, contradicts the file,
+    DataError if the file contradicts itself."""
+    if len(extraction.times) != shape[0]:
+        raise DataError(f"{path} has {len(extraction.times)} times, but residuals at {shape[0]}")
+    known = {
+        "data_name": extraction.data_name,
+        "dims_to_keep": extraction.dims_to_keep,
+        **dict(zip(("n_time_pts", "n_samples", "data_dim"), shape, strict=True)),
+    }
+    return {name: agree(name, value, known[name], path.name) for name, value in expected.items()}
+
+
+def toy_correlations(
+    path: Path, name: str, share: range, device: torch.device
+) -> Iterator[tuple[int, Correlation]]:
+    """The correlations at a share of the times, with their indices."""
+    with open_rows(path, name) as rows:
+        for index, slab in enumerate(rows.batches(1)):
+            now = torch.tensor(slab[0], device=device)
+            if index == 0:
+                first = now
+            if index in share:
+                yield index, correlate([(first, now)], f"{path}: '{name}' at time {index}")
+
+
+def row_pairs(
+    first: Path, later: Path, name: str, size: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same rows of two files, batch by batch."""
+    with open_rows(first, name) as start, open_rows(later, name) as end:
+        for pair in zip(start.batches(size), end.batches(size), strict=True):
+            yield torch.tensor(pair[0], device=device), torch.tensor(pair[1], device=device)
