@@ -115,9 +115,7 @@ def save_netcdf(
         latents = [f"z{index + 1}" for index in range(shape[3])]
         named = {"coordinate": names, "latent": latents}
         posterior = _group(file, "posterior", {**sizes, "latent": shape[3]}, named)
-        single = variable_names([] if attributes.get("image_shape") else names)
-        for name, own in zip(single, names, strict=False):  # images have none
-            posterior.create_variable(name, DRAWN, "f8").attrs["long_name"] = own
+        single = _single(posterior, [] if attributes.get("image_shape") else names)
         if worth is not None:
             posterior.attrs["effective_size"] = float(worth[~worth.isnan()].min())
             posterior.attrs["comment"] = WORTH
@@ -125,29 +123,49 @@ def save_netcdf(
         of_truth = {key: sizes[key] for key in ("observation", "coordinate")}
         constant = _group(file, "constant_data", of_truth, named)
         described = {name: attributes.get(name) for name in DESCRIBED}
-        description = {"format": FORMAT, "coordinates": list(names), **described}
-        letters = np.frombuffer(json.dumps(description).encode(), dtype=np.uint8)
-        constant.dimensions["letter"] = len(letters)
-        place = DESCRIPTION.rpartition("/")[2]
-        constant.create_variable(place, ("letter",), "u1")[:] = letters
-        held_out = None
-        if recalibrated is not None:
-            group = _group(file, HELD_OUT, sizes, {"coordinate": names})
-            moved = group.create_variable("x", (*DRAWN, "coordinate"), "f8")
-            held_out = moved, recalibrated
+        _save_text(constant, {"format": FORMAT, "coordinates": list(names), **described})
+        held_out = _held_out_group(file, sizes, names, recalibrated)
         _save_draws(parts, posterior, stats, constant, single, held_out)
         if observed is not None:
-            seen = {"observation": observed.shape[0], "number": observed.shape[1]}
-            group = _group(file, "observed_data", seen)
-            group.create_variable("y", tuple(seen), "f8")[:] = observed.cpu().numpy()
-            if isinstance(likelihood, Gaussian):
-                _save_likelihood(constant, likelihood, observed.shape[1])
+            _save_observed(file, constant, observed, likelihood)
         if truth is not None:
             constant.create_variable("truth", tuple(of_truth), "f8")[:] = truth.cpu().numpy()
         if prior is not None:
             of_prior = {"chain": 1, "draw": len(prior), "coordinate": shape[3]}
             group = _group(file, "prior", of_prior, named)
             group.create_variable("x", tuple(of_prior), "f8")[:] = prior[None].cpu().numpy()
+
+
+def _single(posterior: h5netcdf.Group, names: Sequence[str]) -> list[str]:
+    """Names of variables of their own for coordinates, which it makes."""
+    single = variable_names(names)
+    for name, own in zip(single, names, strict=True):
+        posterior.create_variable(name, DRAWN, "f8").attrs["long_name"] = own
+    return single
+
+
+def _held_out_group(
+    file: h5netcdf.File,
+    sizes: dict[str, int],
+    names: Sequence[str],
+    recalibrated: Callable[[Tensor], Tensor] | None,
+) -> Moved | None:
+    """Where draws by held-out truths go, and what makes them; None if nothing does."""
+    if recalibrated is None:
+        return None
+    group = _group(file, HELD_OUT, sizes, {"coordinate": names})
+    return group.create_variable("x", (*DRAWN, "coordinate"), "f8"), recalibrated
+
+
+def _save_observed(
+    file: h5netcdf.File, constant: h5netcdf.Group, observed: Tensor, likelihood: Likelihood | None
+) -> None:
+    """Writes what was observed ``[M, K]``, and how."""
+    seen = {"observation": observed.shape[0], "number": observed.shape[1]}
+    group = _group(file, "observed_data", seen)
+    group.create_variable("y", tuple(seen), "f8")[:] = observed.cpu().numpy()
+    if isinstance(likelihood, Gaussian):
+        _save_likelihood(constant, likelihood, observed.shape[1])
 
 
 def _save_draws(
@@ -175,13 +193,10 @@ def _save_draws(
             variable, moved = held_out
             flat = [moved(each.flatten(0, 1)).view_as(each) for each in draws.points]
             variable[:, :, rows] = _chains_first(torch.stack(flat))
-        name, density = "lp", draws.log_density
-        if density is None and SAMPLER not in draws.sampler:
-            name, density = "log_likelihood", draws.log_likelihood
-        if density is not None:
+        for name, each in _densities(draws).items():
             if name not in stats.variables:
                 stats.create_variable(name, DRAWN, "f8")
-            stats.variables[name][:, :, rows] = _chains_first(density)
+            stats.variables[name][:, :, rows] = _chains_first(each)
         calls[rows] = draws.calls.numpy()
         for name, values in draws.stats.items():
             if name not in constant.variables:
@@ -202,6 +217,21 @@ def variable_names(names: Sequence[str]) -> list[str]:
         taken.add(own)
         variables.append(own)
     return variables
+
+
+def _densities(draws: Draws) -> dict[str, Tensor]:
+    """What is known of densities at draws, ``[m, C, S]`` by name."""
+    if draws.log_density is not None:
+        return {"lp": draws.log_density}
+    known = SAMPLER not in draws.sampler
+    return {"log_likelihood": draws.log_likelihood} if known else {}
+
+
+def _save_text(group: h5netcdf.Group, content: dict[str, Any]) -> None:
+    """Adds the description."""
+    letters = np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
+    group.dimensions["letter"] = len(letters)
+    group.create_variable(DESCRIPTION.rpartition("/")[2], ("letter",), "u1")[:] = letters
 
 
 def _save_likelihood(group: h5netcdf.Group, likelihood: Gaussian, count: int) -> None:
@@ -343,7 +373,7 @@ def _rows(
 
 
 def _description(saved: SavedNumbers) -> dict[str, Any] | None:
-    """What ``save_netcdf`` wrote of it; None where it wrote none, or another format."""
+    """What ``_save_text`` wrote; None where it wrote none, or another format."""
     if not saved.has(DESCRIPTION):
         return None
     try:

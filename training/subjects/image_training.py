@@ -114,32 +114,16 @@ class ImageTraining(Training):
             )
         wanted.check_dim(images.dim, f"the data set {images.name}")
         recipe = self.recipe(device)
-        known = sides_of_levels(images.image_shape[1], len(recipe.cres))
-        if unknown := set(recipe.attend or ()) - set(known):
-            raise UsageError(
-                f"--attend={','.join(map(str, sorted(unknown)))}: blocks are at sides of "
-                f"{', '.join(map(str, known))}"
-            )
+        self._require_sides(recipe)
         choices = self.choices(recipe)
         if not self.published:
             logger.info(describe_recipe(recipe, len(images), images.image_shape, device.type))
         require_batch(recipe.batch, images.dim, device)
-        try:
-            require_network(choices.network, choices.network_arguments, device)
-        except UsageError as error:  # about options, not the network's arguments
-            text = str(error).replace("channel_mult", "--cres")
-            raise UsageError(": ".join([*filter(None, [self.sizes]), text])) from error
+        self._require_network(choices, device)
         if recipe.cache and not wanted.dry_run:
             images.keep_in_memory()
         augmentation = GeometricAugmentation(recipe.augment) if recipe.augment else None
-        variance: Tensor | None
-        if resumed:
-            basis, variance = resumed.basis, resumed.data_variance
-        else:
-            most = self.basis_images or len(images)
-            most = min(most, DRY_RUN_IMAGES) if wanted.dry_run else most
-            basis, variance = fit_basis(images, most, augmentation, wanted.seed, device)
-        model, loss = choices.build(basis, variance)
+        model, loss = choices.build(*self._spread(augmentation, device, resumed))
         model.about |= {
             "kind": IMAGES,
             "data_name": images.name,
@@ -190,6 +174,36 @@ class ImageTraining(Training):
             law=wanted.law(law_plan(images, self.held_out, melts, wanted.seed, device)),
             watch=watch,
         )
+
+    def _spread(
+        self,
+        augmentation: GeometricAugmentation | None,
+        device: torch.device,
+        resumed: Resumed | None,
+    ) -> tuple[EigenBasis, Tensor | None]:
+        """The eigenbasis and the variance of augmented images, fitted or those of the state."""
+        if resumed:
+            return resumed.basis, resumed.data_variance
+        most = self.basis_images or len(self.images)
+        most = min(most, DRY_RUN_IMAGES) if self.wanted.dry_run else most
+        return fit_basis(self.images, most, augmentation, self.wanted.seed, device)
+
+    def _require_sides(self, recipe: ImageRecipe) -> None:
+        """Raises UsageError if blocks are to attend at sides where there are none."""
+        known = sides_of_levels(self.images.image_shape[1], len(recipe.cres))
+        if unknown := set(recipe.attend or ()) - set(known):
+            raise UsageError(
+                f"--attend={','.join(map(str, sorted(unknown)))}: blocks are at sides of "
+                f"{', '.join(map(str, known))}"
+            )
+
+    def _require_network(self, choices: Choices, device: torch.device) -> None:
+        """Raises UsageError, about options and not the network's arguments, if it cannot be."""
+        try:
+            require_network(choices.network, choices.network_arguments, device)
+        except UsageError as error:
+            text = str(error).replace("channel_mult", "--cres")
+            raise UsageError(": ".join([*filter(None, [self.sizes]), text])) from error
 
     def begin(self, start: Start, resumed: Resumed | None) -> tuple[Trainer, BatchSource]:
         if self.transfer and not resumed:

@@ -44,7 +44,7 @@ from training.recipes import FEW_ROWS, TableRecipe, describe_table_recipe, fitte
 from training.subjects.held_cells import HeldCells
 from training.subjects.networks import NetworkFile
 from training.subjects.record_margins import Margins
-from training.subjects.record_spaces import Chosen, choose_space, digest_of
+from training.subjects.record_spaces import Chosen, RecordSpace, choose_space, digest_of
 from training.subjects.records import RecordFlow
 from training.subjects.training import Start, Training
 
@@ -95,18 +95,7 @@ class RecordTraining(Training):
                 f"questions are answered by flows that keep all {space.dim} numbers: leave "
                 "--precond and --dims_to_keep out"
             )
-        scores = ", ".join(f"{name} {nats:.3f}" for name, nats in chosen.nats.items())
-        atoms = [
-            f"{column.name} is {' or '.join(f'{atom + 0.0:g}' for atom in space.atoms_at(place))}"
-            for place, column in enumerate(space.columns)
-            if space.atoms_at(place)
-        ]
-        beside = f", beside probabilities that {', '.join(atoms)}" if atoms else ""
-        logger.info(
-            f"Starts from {len(chosen.mixture.weights)} normal law(s), marginals "
-            f"{chosen.marginals}, of {len(space.numbers)} number(s) and {len(space.categories)} "
-            f"column(s) of levels{beside}: held-out nats by marginals: {scores}"
-        )
+        logger.info(_told_of(chosen))
         require_batch(recipe.batch, space.dim, device)
         model, loss = self._model(chosen)
         network = model.denoiser.network
@@ -135,10 +124,12 @@ class RecordTraining(Training):
             return Watch(scored, True, recipe.patience, looks_first=True)
 
         def source() -> QuestionBatches:
+            def cells_of(generator: torch.Generator) -> EncodedRows:
+                return space.encoded(train, generator)
+
             def complete(rows: EncodedRows, generator: torch.Generator) -> EncodedRows:
                 return completed(chosen.mixture, rows, counts, generator)
 
-            cells_of = partial(space.encoded, train)
             return QuestionBatches(cells_of, known, network, recipe.batch, seed, one, complete)
 
         config = wanted.config(recipe)
@@ -229,3 +220,24 @@ def about_records(
         "rows_sha256": digest_of(records),
         "rows": Sketch.of(row_numbers(numbers[~np.isnan(numbers).any(axis=1)])).listed,
     }
+
+
+def _told_of(chosen: Chosen) -> str:
+    """What was chosen, in one line."""
+    count = len(chosen.mixture.weights)
+    scores = ", ".join(f"{name} {nats:.3f}" for name, nats in chosen.nats.items())
+    return (
+        f"Starts from {count} normal law(s), marginals {chosen.marginals}, of "
+        f"{len(chosen.space.numbers)} number(s) and {len(chosen.space.categories)} column(s) of "
+        f"levels{_told_of_atoms(chosen.space)}: held-out nats by marginals: {scores}"
+    )
+
+
+def _told_of_atoms(space: RecordSpace) -> str:
+    """Which numbers have values with a probability of their own."""
+    texts = [
+        f"{space.columns[place].name} is {' or '.join(f'{atom + 0.0:g}' for atom in atoms)}"
+        for place in space.numbers
+        if (atoms := space.atoms_at(place))
+    ]
+    return f", beside probabilities that {', '.join(texts)}" if texts else ""
