@@ -7,7 +7,7 @@ measured on others, and stored.
 """
 
 from training.options.declared import takes
-from training.options.distill import DistillSettings
+from training.options.networks import DistillSettings
 from training.options.script import command, run_script
 
 

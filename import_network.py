@@ -6,7 +6,7 @@ beside it.
 """
 
 from training.options.declared import takes
-from training.options.import_network import ImportSettings
+from training.options.networks import ImportSettings
 from training.options.script import command, run_script
 
 

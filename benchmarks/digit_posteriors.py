@@ -39,7 +39,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.tables import from_array
 from torch_utils.seeds import seeded_generator
-from training.data.tables.making import TableChoices, make_table
+from training.data.tables.foreign import TableChoices
+from training.data.tables.making import make_table
 from training.files.table import save_table
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian

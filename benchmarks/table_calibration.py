@@ -30,8 +30,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.table_methods import Rows, prepare, split
 from benchmarks.tables import SUM_ROWS, TABLES
 from torch_utils.stats import RunningMeans
+from training.data.tables.foreign import TableChoices
 from training.data.tables.formats import open_table
-from training.data.tables.making import TableChoices, make_table
+from training.data.tables.making import make_table
 from training.data.tables.table import DataTable
 from training.flow.calibration import fit_calibration
 from training.learning.calibrating import node_times

@@ -185,11 +185,6 @@ def test_path_residuals_are_along_melts_of_their_classes(run, places):
         np.testing.assert_allclose(arrays["net_outputs"], output, atol=1e-4)
 
 
-def assert_correlations(got, expected):
-    assert got.dtype == np.float32
-    np.testing.assert_allclose(got, expected, atol=1e-6)
-
-
 def test_image_correlations_are_those_of_numpy(run):
     source = run("images")
     folder = correlate("calc", source, "--bs=3", "--dims_to_keep=64")
@@ -201,7 +196,8 @@ def test_image_correlations_are_those_of_numpy(run):
         assert got["time"] == later["time"]
         for name in IMAGE_KEYS:
             correlations = numpy_correlations(extracted[0][name], later[name])
-            assert_correlations(got[f"{name}_acs"], correlations)
+            assert got[f"{name}_acs"].dtype == np.float32
+            np.testing.assert_allclose(got[f"{name}_acs"], correlations, atol=1e-6)
 
 
 def test_the_disk_is_looked_at_before_anything_is_written(places, tmp_path, monkeypatch):

@@ -246,14 +246,11 @@ def test_tables_calibrate_on_held_out_rows(houses_run, houses, tmp_path):
     assert [one["options"]["calibrate"] for one in text] == [False, True]
 
 
-def shifted(table):
-    return replace(table, points=table.points + 1)
-
-
-def test_a_run_is_resumed_with_its_own_table_only(houses_run):
+def test_a_run_is_resumed_with_its_own_table_only(houses_run, houses):
     before = contents(houses_run)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.commands.train.load_table", lambda path: shifted(load_table(path)))
+        other = replace(load_table(houses), points=load_table(houses).points + 1)
+        patch.setattr("training.commands.train.load_table", lambda path: other)
         refused(run_script(train, f"--resume={houses_run}"), 1, "of another table")
     assert contents(houses_run) == before
     assert all("Likelihood/held_out_nats" in line for line in stats(houses_run))

@@ -4,6 +4,8 @@ They stand here, and not beside the code that knows what they mean, so that ``--
 for PyTorch: this module imports nothing. A test compares them with the registries of that code.
 """
 
+UNSOUND = 3
+"""Exit code of ``--strict`` and ``--refuse``."""
 EXTRAS = {"bokeh": "report", "jinja2": "report", "torch_fidelity": "fid", "trimesh": "meshes"}
 """What is to be installed with the package for what a few commands import."""
 

@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.estimators.estimate import Estimate, Simulations
 from dnnlib.errors import DataError
-from training.data.tables.foreign import BLOCK_ROWS, ForeignTable
-from training.data.tables.making import TableChoices, make_table
+from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, TableChoices
+from training.data.tables.making import make_table
 from training.files.table import save_table
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver

@@ -14,8 +14,8 @@ from benchmarks.simulators.priors import LogNormal, Normal
 from dnnlib.errors import DataError
 from torch_utils.results import load_json
 from training.commands.priors import normal_prior
-from training.data.tables.foreign import ForeignTable
-from training.data.tables.making import TableChoices, make_table
+from training.data.tables.foreign import ForeignTable, TableChoices
+from training.data.tables.making import make_table
 from training.data.tables.trials import unrolled
 from training.files.netcdf import open_netcdf
 from training.files.rows import save_csv

@@ -8,14 +8,17 @@ segment of n numbers whose sum is S the evidence, but for what all segmentations
 
 and its level the mean ``S / (n + g)``. Sums over all segmentations come forwards and backwards
 (Fearnhead 2006, "Exact and efficient Bayesian inference for multiple changepoint problems"). Under
-a linear likelihood evidence is not a product of segments: there jumps are sampled one by one with
-the levels integrated out, by many chains at once.
+a linear likelihood evidence is not a product of segments: there jumps are sampled one by one, and
+moved by a pixel, with the levels integrated out, by many chains at once. Chains of powers of the
+likelihood exchange their jumps with these (parallel tempering; Geyer 1991): of random sums with
+little noise, chains without them have a draw's worth each after 100 sweeps.
 """
 
 from dataclasses import dataclass
 from math import log, log1p
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -27,8 +30,10 @@ from training.inference.likelihoods import Gaussian
 GAMMA0 = 1e-4
 JUMP = 0.1
 """Probability p."""
-SEGMENTS, CHAINS, WARMUP, SWEEPS = 24, 48, 60, 100
+SEGMENTS, CHAINS, WARMUP, SWEEPS = 24, 24, 60, 300
 """Most segments of a signal, of which there are 7 to be expected; and of the Gibbs sampler."""
+POWERS = torch.logspace(0, -1.2, 6, dtype=torch.float64)
+"""Of the likelihood, which chains have that exchange jumps with their neighbors."""
 AT_ONCE = 64
 """Signals of the denoiser, whose segments fit into a processor's cache."""
 
@@ -78,55 +83,92 @@ class Jumps:
     def _gibbs(self, likelihood: Gaussian, seen: Tensor) -> Tensor:
         """``[S, D]``, of one observation."""
         generator = torch.Generator().manual_seed(9)
-        unit = torch.eye(self.dim, dtype=torch.float64)
-        operator = likelihood.observe(unit).T
+        operator = likelihood.observe(torch.eye(self.dim, dtype=torch.float64)).T
         noise = likelihood.covariance(len(operator))
         blurred = noise + GAMMA0 * operator @ operator.T
         precise = torch.linalg.solve(blurred, operator)
-        information, pull = operator.T @ precise, precise.T @ seen
-        # Sums over segments are differences of sums from the beginning.
-        squares = pad(information.cumsum(dim=0).cumsum(dim=1), (1, 0, 1, 0))
-        pulls = pad(pull.cumsum(dim=0), (1, 0))
-        place = torch.arange(self.dim)
-        jumps = torch.rand(CHAINS, self.dim, generator=generator) < JUMP
-        jumps[:, 0] = True
-
-        def fitted(jumps: Tensor) -> tuple[Tensor, Tensor]:
-            """Root of the precision of the levels, which are of no pixel at the end, and pull."""
-            begins = torch.where(jumps, place, self.dim).sort(dim=1).values[:, :SEGMENTS]
-            ends = pad(begins, (0, 1), value=self.dim)
-            sums = squares[ends[:, :, None], ends[:, None]].diff(dim=1).diff(dim=2)
-            root = torch.linalg.cholesky(sums + torch.eye(sums.shape[1]).double())
-            return root, pulls[ends].diff(dim=1)
-
-        def evidence(jumps: Tensor) -> Tensor:
-            root, pulled = fitted(jumps)
-            solved = torch.linalg.solve_triangular(root, pulled[..., None], upper=False)
-            volume = root.diagonal(dim1=1, dim2=2).log().sum(dim=1)
-            return solved.square().sum(dim=(1, 2)) / 2 - volume
-
+        chains = _Chains(operator.T @ precise, precise.T @ seen, generator)
         points = []
         gain = GAMMA0 * torch.linalg.solve(blurred, operator).T
         for sweep in range(WARMUP + SWEEPS):
-            for here in (1 + torch.randperm(self.dim - 1, generator=generator)).tolist():
-                both = jumps.repeat(2, 1)
-                both[:CHAINS, here], both[CHAINS:, here] = True, False
-                odds = evidence(both).view(2, -1)
-                share = torch.sigmoid(odds[0] - odds[1] + log(JUMP) - log1p(-JUMP))
-                jumps[:, here] = torch.rand(CHAINS, generator=generator) < share
+            chains.sweep(sweep)
             if sweep < WARMUP:
                 continue
-            root, pulled = fitted(jumps)
-            mean = torch.cholesky_solve(pulled[..., None], root)
-            normal = torch.randn(mean.shape, generator=generator, dtype=torch.float64)
-            level = mean + torch.linalg.solve_triangular(root.mT, normal, upper=True)
-            signal = level[..., 0].gather(1, jumps.cumsum(dim=1) - 1)
+            signal = chains.signals()
             # The noise of the first time, given the observation (Matheron's rule).
             blur = GAMMA0**0.5 * torch.randn(signal.shape, generator=generator).double()
             other = torch.randn(CHAINS, len(operator), generator=generator).double()
             off = seen - (signal + blur) @ operator.T - other @ torch.linalg.cholesky(noise).T
             points.append(signal + blur + off @ gain.T)
         return torch.cat(points)
+
+
+class _Chains:
+    """Of jumps ``[P C, D]``, C for each of P powers of the likelihood, largest first.
+
+    Args:
+        information: Precision of the whole likelihood, ``[D, D]``.
+        pull: Times its mean, ``[D]``.
+        generator: Of all that is drawn.
+    """
+
+    def __init__(self, information: Tensor, pull: Tensor, generator: torch.Generator):
+        # Sums over segments are differences of sums from the beginning.
+        self._squares = pad(information.cumsum(dim=0).cumsum(dim=1), (1, 0, 1, 0))
+        self._pulls = pad(pull.cumsum(dim=0), (1, 0))
+        self._dim, self._generator = len(pull), generator
+        self._powers = POWERS.repeat_interleave(CHAINS)
+        self._jumps = torch.rand(len(self._powers), self._dim, generator=generator) < JUMP
+        self._jumps[:, 0] = True
+
+    def sweep(self, number: int) -> None:
+        """Draws each jump, moves each by a pixel, and exchanges those of neighboring powers."""
+        dim, jumps, powers = self._dim, self._jumps, self._powers
+        for here in (1 + torch.randperm(dim - 1, generator=self._generator)).tolist():
+            both = jumps.repeat(2, 1)
+            both[: len(jumps), here], both[len(jumps) :, here] = True, False
+            with_jump, without = self._evidence(both, powers.repeat(2)).view(2, -1)
+            log_odds = with_jump - without + log(JUMP) - log1p(-JUMP)
+            jumps[:, here] = self._taken(F.logsigmoid(log_odds))
+        for here in (1 + torch.randperm(dim - 2, generator=self._generator)).tolist():
+            moved = jumps.clone()
+            moved[:, here : here + 2] = jumps[:, here : here + 2].flip(1)
+            taken = self._taken(self._evidence(moved, powers) - self._evidence(jumps, powers))
+            jumps = torch.where(taken[:, None], moved, jumps)
+        rows = torch.arange(len(powers)).view(-1, CHAINS)[number % 2 :]
+        cold, hot = (rows[k : len(rows) // 2 * 2 : 2].flatten() for k in (0, 1))
+        gain = self._evidence(jumps[hot], powers[cold]) - self._evidence(jumps[cold], powers[cold])
+        gain += self._evidence(jumps[cold], powers[hot]) - self._evidence(jumps[hot], powers[hot])
+        taken, order = self._taken(gain), torch.arange(len(jumps))
+        order[cold], order[hot] = torch.where(taken, hot, cold), torch.where(taken, cold, hot)
+        self._jumps = jumps[order]
+
+    def signals(self) -> Tensor:
+        """Of the posterior, with levels that are drawn, ``[C, D]``."""
+        jumps = self._jumps[:CHAINS]
+        root, pulled = self._fitted(jumps, self._powers[:CHAINS])
+        mean = torch.cholesky_solve(pulled[..., None], root)
+        normal = torch.randn(mean.shape, generator=self._generator, dtype=torch.float64)
+        level = mean + torch.linalg.solve_triangular(root.mT, normal, upper=True)
+        return level[..., 0].gather(1, jumps.cumsum(dim=1) - 1)
+
+    def _fitted(self, jumps: Tensor, powers: Tensor) -> tuple[Tensor, Tensor]:
+        """Root of the precision of the levels, which are of no pixel at the end, and pull."""
+        begins = torch.where(jumps, torch.arange(self._dim), self._dim).sort(dim=1).values
+        most = min(SEGMENTS, int(jumps.sum(dim=1).max()))
+        ends = pad(begins[:, :most], (0, 1), value=self._dim)
+        sums = self._squares[ends[:, :, None], ends[:, None]].diff(dim=1).diff(dim=2)
+        precision = powers[:, None, None] * sums + torch.eye(most, dtype=torch.float64)
+        return torch.linalg.cholesky(precision), powers[:, None] * self._pulls[ends].diff(dim=1)
+
+    def _evidence(self, jumps: Tensor, powers: Tensor) -> Tensor:
+        root, pulled = self._fitted(jumps, powers)
+        solved = torch.linalg.solve_triangular(root, pulled[..., None], upper=False)
+        volume = root.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+        return solved.square().sum(dim=(1, 2)) / 2 - volume
+
+    def _taken(self, log_chance: Tensor) -> Tensor:
+        return torch.rand(len(log_chance), generator=self._generator).log() < log_chance
 
 
 class JumpDenoiser(nn.Module):

@@ -57,10 +57,6 @@ def call(function, *arguments):
     return name(function) + sequence(*arguments) + b"R"
 
 
-def nested(depth, start=b"]", end=b"a"):
-    return start * (depth + 1) + end * depth
-
-
 def doubled(depth, start=b")", pair=b"\x86", place=200):
     """A tuple of a thing and itself, of which a tuple is made likewise: 2^depth leaves."""
     put = bytes([place])
@@ -124,7 +120,7 @@ VALUES = {
     "a set of 2^60 tuples": b"\x8f(" + doubled(60) + b"\x90",
     "an ordered key": call("collections OrderedDict", b"](" + sequence(doubled(60), b"N") + b"e"),
     "a list in itself": b"]q\x01h\x01a",
-    "lists in lists": nested(20_000),
+    "lists in lists": b"]" * 20_001 + b"a" * 20_000,
     "many marks": b"(" * 300_000,
     "many numbers": b"](" + b"K\x01" * 100_000 + b"e",
     # What is broken.

@@ -27,6 +27,7 @@ from torch_utils.array_rows import open_rows
 from torch_utils.results import load_arrays, load_json, open_arrays
 from torch_utils.snapshots import read_state
 from torch_utils.stats import RunningMeans, keep_lines_until
+from training.commands.residuals import row_pairs, toy_correlations
 from training.data.batches import Batch
 from training.data.images.codec import Decoder, decode_exact
 from training.data.images.dataset import ImageDataset
@@ -35,8 +36,9 @@ from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.writing import frame_of, texts_of
 from training.data.sources import lmdb_process
 from training.data.sources.formats import open_source, read_plain_pickle
+from training.data.tables.foreign import TableChoices
 from training.data.tables.formats import open_table
-from training.data.tables.making import TableChoices, make_table
+from training.data.tables.making import make_table
 from training.data.tables.table import restored
 from training.files.fid_reference import FIDReference
 from training.files.observations import read_array
@@ -52,7 +54,6 @@ from training.measure.correlations import correlate
 from training.model.model import Model
 from training.original.model import import_original
 from training.pictures.album import pictures_of
-from training.runs.residuals import row_pairs, toy_correlations
 
 CPU = torch.device("cpu")
 MOST_IMAGES = 50
@@ -204,8 +205,10 @@ def use_statistics(path):
 
 def use_images(path):
     for labels in (False, True):
-        dataset = ImageDataset(path, use_labels=labels, cache=labels)
+        dataset = ImageDataset(path, use_labels=labels)
         try:
+            if labels:
+                dataset.keep_in_memory()
             read, given = dataset.read(range(min(len(dataset), MOST_IMAGES)))
         finally:
             dataset.close()

@@ -17,6 +17,7 @@ from training.data.records.records import Records
 from training.data.records.writing import save_texts, texts_of
 from training.files.answers import params_path, real_path, save_check, save_params
 from training.files.records import columns_json, holds_records, load_as_records, load_records
+from training.names import UNSOUND
 from training.options.ask import (
     AskCheckSettings,
     AskSettings,
@@ -33,29 +34,20 @@ from training.runs.intervals import Interval, require_same_columns
 from training.subjects import NetworkFile, RecordFlow
 from training.subjects.records import Progress
 
-NOT_CALIBRATED = 3
-"""Exit code of ``--strict``."""
-
 
 @first_rank_only
 def fill(settings: FillSettings) -> None:
-    if settings.tables is None:
-        paths = [settings.dest]
-    else:
-        stem, suffix = settings.dest.stem, settings.dest.suffix
-        paths = [
-            settings.dest.with_name(f"{stem}_{number}{suffix}")
-            for number in range(1, settings.tables + 1)
-        ]
-    require_new([*paths, params_path(settings.dest)], settings.overwrite, "--dest")
+    dest, sheet = settings.dest, None
+    numbers = range(1, (settings.tables or 0) + 1)
+    paths = [dest.with_name(f"{dest.stem}_{number}{dest.suffix}") for number in numbers]
+    require_new([*(paths or [dest]), params_path(dest)], settings.overwrite, "--dest")
     flow = opened(settings)
     records = rows_of(settings, flow)
-    sheet = None
-    if settings.tables is None:
+    if not paths:
         with bar("cells", None) as progress:
             sheet = asking.fill(flow, records, intervals(settings, flow), progress)
-        save(settings.dest, sheet, records)
-    for number, path in enumerate(paths if settings.tables else ()):
+        save(dest, sheet, records)
+    for number, path in enumerate(paths):
         with bar("rows", len(records)) as progress:
             save(path, asking.completed(flow, records, settings.seed, number, progress), records)
     finish(settings, flow, "fill", sheet, records)
@@ -103,15 +95,15 @@ def sample(settings: DrawSettings) -> None:
 @first_rank_only
 def check(settings: AskCheckSettings) -> int:
     require_new([settings.dest], settings.overwrite, "--dest")
-    flow = RecordFlow.of(NetworkFile.open(settings.network))
+    flow = opened(settings)
     records = data_set(settings.data, flow.empty)
     facts = asking.checked(flow, records, settings.hidden, settings.level, settings.seed)
     save_check(settings.dest, settings.recorded(), facts)
     logger.info("\n".join([*asking.check_lines(facts), f"Wrote {settings.dest}"]))
-    return NOT_CALIBRATED if facts["fails"] and settings.strict else 0
+    return UNSOUND if facts["fails"] and settings.strict else 0
 
 
-def opened(settings: AskSettings) -> RecordFlow:
+def opened(settings: AskSettings | AskCheckSettings) -> RecordFlow:
     """The flow of a network. Raises DataError if it answers no questions."""
     return RecordFlow.of(NetworkFile.open(settings.network))
 

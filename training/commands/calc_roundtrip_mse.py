@@ -9,7 +9,7 @@ from torch_utils.distributed import process_group
 from torch_utils.results import provenance
 from training.commands.shared import by_student, image_times, opened, solver_of
 from training.options.simulations import PUBLISHED_SAMPLES, RoundtripSettings
-from training.runs.roundtrips import measure_returns
+from training.runs.story import measure_returns
 
 
 def run(settings: RoundtripSettings) -> None:

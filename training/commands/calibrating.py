@@ -26,7 +26,7 @@ from training.flow.held_out import HeldOut
 from training.inference.checking import Functions, simulated
 from training.inference.guarantee import HeldOutTruths
 from training.inference.likelihoods import UserFunction
-from training.measure.posterior.calibration import RunValues
+from training.measure.posterior.calibration import DENSEST, RunValues
 from training.measure.posterior.calibration import calibrate as tested
 from training.model.model import Model
 from training.names import FEWEST_RUNS
@@ -35,7 +35,6 @@ from training.runs.holding import (
     SHOWN,
     HeldPosteriors,
     Observations,
-    contents_of,
     ranks_of,
     report_calibration,
     summary_of,
@@ -43,7 +42,6 @@ from training.runs.holding import (
 from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
 from training.runs.posterior_results import report_check, report_files, write_numbers
 from training.runs.posteriors import Groups, sampled
-from training.subjects import NetworkFile
 
 CONDITIONS_NETWORK = "conditions_network"
 
@@ -52,7 +50,8 @@ def calibrate(settings: CalibrateSettings) -> None:
     """Adds to a network file what truths that it has not seen say of its posteriors."""
     began = perf_counter()
     asked = Asked.open(settings)
-    subject, network = asked.subject, subject_file(asked)
+    subject, network = asked.subject, asked.subject.file
+    assert network is not None
     if settings.learned and not subject.condition_names:
         settings.likelihood.require()
     dest = settings.dest or network.path
@@ -65,7 +64,13 @@ def calibrate(settings: CalibrateSettings) -> None:
     files = asked.files("posterior_calibration", ".npz")
     with process_group(settings.run.device_name) as device:
         asked = asked.on(device, list(files))
-        odd = Oddities.of(asked, settings.beside, seen_of(asked, rows))
+        # Their conditions, or what is simulated of each, as its posterior is then drawn of.
+        seen = rows.conditions
+        if not settings.learned:
+            numbers = list(range(len(rows)))
+            seen = simulated(asked.likelihood(), rows.points, numbers, asked.plan.seed)
+        assert seen is not None
+        odd = Oddities.of(asked, settings.beside, seen)
         sources = settings.likelihood.files
         programs = [text.rpartition(":")[0] for text in settings.beside.function or ()]
         groups, options = prepared(
@@ -111,12 +116,6 @@ def over_conditions(guarantee: HeldOutTruths, rows: Rows, names: Sequence[str]) 
     }
 
 
-def subject_file(asked: Asked) -> NetworkFile:
-    """The network of a command that needs one."""
-    assert asked.subject.file is not None
-    return asked.subject.file
-
-
 def functions_of(options: HeldOutOptions) -> Functions:
     """Functions of the user's, by name. Raises UsageError if there is no such file or function, or
     two have one name, DataError if a file raised."""
@@ -142,16 +141,6 @@ def drawn(asked: Asked, rows: Rows, functions: Functions, groups: Groups) -> Run
     return Check(problem, asked.plan, subject.names, rows.points, functions=functions).run(groups)
 
 
-def seen_of(asked: Asked, rows: Rows) -> Tensor:
-    """What is observed of truths: their conditions ``[n, C]``, or what is simulated of each, as its
-    posterior is then drawn of, ``[n, K]``."""
-    if asked.settings.learned:
-        assert rows.conditions is not None
-        return rows.conditions
-    numbers = list(range(len(rows)))
-    return simulated(asked.likelihood(), rows.points, numbers, asked.plan.seed)
-
-
 def held_out_of(
     asked: Asked,
     rows: Rows,
@@ -165,18 +154,11 @@ def held_out_of(
     whitened = ranks[:, :0] if odd.whitened is None else odd.whitened
     way = {**way_of(asked), CONDITIONS_NETWORK: odd.network}
     plan = asked.plan
-    truths = HeldOut(
-        len(rows),
-        names,
-        len(functions),
-        whitened.shape[1],
-        odd.names,
-        plan.chains * plan.draws,
-        digest,
-        json.dumps(way, sort_keys=True),
-    )
+    sizes, draws = (len(functions), whitened.shape[1]), plan.chains * plan.draws
+    made_with = json.dumps(way, sort_keys=True)
+    truths = HeldOut(len(rows), names, *sizes, odd.names, draws, digest, made_with)
     truths.ranks.copy_(ranks)
-    truths.contents.copy_(contents_of(values))
+    truths.contents.copy_(values.regions[DENSEST])
     truths.whitened.copy_(whitened)
     truths.odd.copy_(odd.values)
     return truths

@@ -1,6 +1,5 @@
 """Commands that are called from Python: what goes in and out of their folders."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import torch
 
 from dnnlib.errors import InflationError, UsageError
 from dnnlib.logs import logger
+from torch_utils.results import load_json
 from training.data.tables.table import DataTable
 from training.files.table import save_table
 from training.model.model import Model
@@ -54,9 +54,8 @@ def data_set_of(data: Any, folder: Path) -> Path:
 
 def facts_of(folder: Path, kind: str) -> dict[str, Any]:
     """What the JSON of a kind says in a folder."""
-    (path,) = folder.glob(f"*_{kind}.json")
-    facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return facts
+    (path,) = folder.glob(f"*{kind}.json")
+    return load_json(path)
 
 
 def listed_of(values: Any) -> str:

@@ -1,7 +1,6 @@
 """Models compared by their evidence: ``posterior.py compare``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,34 +15,18 @@ from torch_utils import distributed
 from torch_utils.distributed import process_group
 from training.commands.inference import Asked, prepared
 from training.files.posterior import COMPARISON_FORMAT
+from training.inference.draws import Draws
+from training.inference.summary import Summary
 from training.inference.trials import TrialLikelihood
 from training.measure.posterior.evidence import model_probabilities
+from training.names import UNSOUND
 from training.options.inference import PriorOptions
 from training.options.posterior import CompareSettings, SampleSettings
 from training.runs.posterior_results import MOST_SHOWN, write_numbers
 from training.runs.posteriors import sample_groups, without_points
 
-NOT_CONVERGED = 3
-"""Exit code of ``--strict``."""
 LARGEST_ERROR = 0.1
 """Nats of an evidence, from which on a warning is given."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Of one model, for M observations.
-
-    Attributes:
-        value: ``log Z [M]``, nats.
-        error: ``[M]``, of chance alone.
-        converged: Whether its posteriors have ``[M]``.
-        samplers: Of these.
-    """
-
-    value: Tensor
-    error: Tensor
-    converged: Tensor
-    samplers: Sequence[str]
 
 
 def compare(settings: CompareSettings) -> int:
@@ -51,25 +34,28 @@ def compare(settings: CompareSettings) -> int:
     began = perf_counter()
     path = settings.save_dir / "comparison.json"
     asked = [Asked.open(one) for one in of_each(settings)]
-    names = names_of(asked)
+    names = [one.learned.table.data_name for one in asked if one.learned is not None]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({place + 1})" for place, name in enumerate(names)]
     require_alike(asked, names)
     with process_group(settings.run.device_name) as device:
         require_new([path], settings.run.overwrite)
         require_folder(settings.save_dir)
         distributed.barrier()  # no rank writes before all have looked
-        evidences = [
-            evidence_of(one.on(device, []), path.with_name(f"comparison_{place + 1}.json"))
+        sampled = [
+            sampled_of(one.on(device, []), path.with_name(f"comparison_{place + 1}.json"))
             for place, one in enumerate(asked)
         ]
         tells = distributed.is_main()
     if not tells:
         return 0
-    value, error = (
-        torch.stack([getattr(one, key) for one in evidences], dim=1) for key in ("value", "error")
+    value, error = (  # log Z [M, models], nats, and what these are off by chance alone
+        torch.stack([draws.stats[key] for draws, _ in sampled], dim=1)
+        for key in ("evidence", "evidence_error")
     )
     prior = torch.tensor(settings.weights or [1.0] * len(asked), dtype=torch.float64)
-    chances = model_probabilities(value, error, prior)
-    converged = torch.stack([one.converged for one in evidences], dim=1)
+    chances, shares = model_probabilities(value, error, prior), prior / prior.sum()
+    converged = torch.stack([summary.converged for _, summary in sampled], dim=1)
     observations = [
         {
             "log_evidence": by_name(names, value[row]),
@@ -88,11 +74,9 @@ def compare(settings: CompareSettings) -> int:
                 "prior": one.settings.prior.prior,
                 "prior_probability": float(share),
                 "network_sha256": one.learned.table.digest if one.learned else None,
-                "samplers": list(evidence.samplers),
+                "samplers": sorted(set(draws.sampler)),
             }
-            for name, one, share, evidence in zip(
-                names, asked, prior / prior.sum(), evidences, strict=True
-            )
+            for name, one, share, (draws, _) in zip(names, asked, shares, sampled, strict=True)
         },
         "observations": observations,
         "options": settings.recorded(device_name=str(device)),
@@ -100,7 +84,7 @@ def compare(settings: CompareSettings) -> int:
     write_numbers(path, COMPARISON_FORMAT, began, content)
     report(names, value, error, chances.value, converged)
     logger.info(f"Wrote {path} after {perf_counter() - began:.1f} s")
-    return NOT_CONVERGED if settings.strict and not converged.all() else 0
+    return UNSOUND if settings.strict and not converged.all() else 0
 
 
 def of_each(settings: CompareSettings) -> list[SampleSettings]:
@@ -116,14 +100,6 @@ def of_each(settings: CompareSettings) -> list[SampleSettings]:
         )
         for network, prior in zip(settings.networks, priors, strict=True)
     ]
-
-
-def names_of(asked: Sequence[Asked]) -> list[str]:
-    """Names of models: of their data sets, numbered where these are alike."""
-    names = [one.learned.table.data_name for one in asked if one.learned is not None]
-    if len(set(names)) == len(names):
-        return names
-    return [f"{name} ({place + 1})" for place, name in enumerate(names)]
 
 
 def require_alike(asked: Sequence[Asked], names: Sequence[str]) -> None:
@@ -148,9 +124,9 @@ def require_alike(asked: Sequence[Asked], names: Sequence[str]) -> None:
             )
 
 
-def evidence_of(asked: Asked, place: Path) -> Evidence:
-    """The evidence of a model, on its device. Its draws are kept beside ``place`` while they are
-    made."""
+def sampled_of(asked: Asked, place: Path) -> tuple[Draws, Summary]:
+    """Draws of a model on its device, whose statistics have its evidence; they are kept beside
+    ``place`` while they are made."""
     likelihood, settings = asked.likelihood(), asked.settings
     assert isinstance(likelihood, TrialLikelihood)
     assert isinstance(settings, SampleSettings)
@@ -165,13 +141,7 @@ def evidence_of(asked: Asked, place: Path) -> Evidence:
     groups.remove()
     if "evidence" not in draws.stats:
         raise UsageError("chains have no evidence: give --sampler=auto, or one with weights")
-    stats = draws.stats
-    return Evidence(
-        stats["evidence"],
-        stats["evidence_error"],
-        summary.converged,
-        sorted(set(draws.sampler)),
-    )
+    return draws, summary
 
 
 def by_name(names: Sequence[str], values: Tensor) -> dict[str, Any]:

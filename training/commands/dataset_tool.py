@@ -20,9 +20,9 @@ from training.data.records.records import CATEGORY, Records
 from training.data.records.tidying import says_missing
 from training.data.sources.formats import NAMES, open_source
 from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
-from training.data.tables.foreign import ForeignTable, listed
+from training.data.tables.foreign import ForeignTable, TableChoices, listed
 from training.data.tables.formats import NotNumbers, is_table, open_table
-from training.data.tables.making import TableChoices, make_table
+from training.data.tables.making import make_table
 from training.data.tables.table import DataTable
 from training.data.tables.trials import Groups, groups_of, unrolled
 from training.files.arrays import evenly
@@ -64,7 +64,8 @@ def images(settings: DataSetSettings) -> dict[str, Any]:
     )
     source_path = None if settings.source in NAMES else Path(settings.source)
     require_writable(dest, source_path, settings.overwrite)
-    source = open_source(settings.source, options.patch, settings.wanted_images)
+    most = options.max_images and options.first_image + options.max_images
+    source = open_source(settings.source, options.patch, most)
     with image_writer(dest) as writer:
         (height, width, channels), skipped = conversion.run(source, writer)
     logger.info(

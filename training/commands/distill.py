@@ -6,7 +6,7 @@ from dnnlib.logs import logger
 from torch_utils.distributed import first_rank_only
 from torch_utils.results import provenance, save_json
 from training.learning.distilling import Lessons, distill
-from training.options.distill import DistillSettings
+from training.options.networks import DistillSettings
 from training.subjects import NetworkFile, open_subject
 
 FORMAT = "inflationary-flows student 1"
@@ -25,15 +25,11 @@ def run(settings: DistillSettings) -> None:
     file.model.save(settings.dest)
     params = {"format": FORMAT, "options": settings.recorded(), **measured, **provenance()}
     save_json(params_path, params)
-    logger.info(f"Wrote {settings.dest}: {described(measured)}")
-    logger.info(f"Wrote {params_path}")
-
-
-def described(measured: dict[str, float]) -> str:
-    """How far a student is from its teacher, in words."""
-    return (
+    described = (
         "in {calls} calls a student is off by {generated:.1e} standard deviations where it "
         "generates, {melted:.1e} where it melts, {round_trip:.1e} there and back; log densities by "
         "{nats_generated:.2g} and {nats_melted:.2g} nats (root mean squares); taught in "
         "{seconds:.0f} s of CPU"
     ).format(**measured)
+    logger.info(f"Wrote {settings.dest}: {described}")
+    logger.info(f"Wrote {params_path}")

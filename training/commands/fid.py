@@ -54,10 +54,8 @@ def ref(settings: RefSettings) -> None:
         )
         reference.save(dest)
         result = {"count": moments.count, "features": len(features)}
-        save_json(
-            parameters,
-            {"format": FORMAT, **result, **described(settings, device, detector, dataset, began)},
-        )
+        facts = {**result, **described(settings, device, detector, dataset, began)}
+        save_json(parameters, {"format": FORMAT, **facts})
         logger.info(f"Wrote {dest} of {moments.count} images")
 
 
@@ -82,14 +80,8 @@ def calc(settings: CalcSettings) -> None:
             return
         result = compare(moments, features, reference, settings.measuring.seed)
         if dest is not None:
-            save_json(
-                dest,
-                {
-                    "format": DISTANCES_FORMAT,
-                    **result,
-                    **described(settings, device, detector, dataset, began),
-                },
-            )
+            facts = {**result, **described(settings, device, detector, dataset, began)}
+            save_json(dest, {"format": DISTANCES_FORMAT, **facts})
         report(result)
 
 

@@ -42,7 +42,10 @@ def numbers_of(
         source = source.to_dict() if all(isinstance(label, str) for label in labels) else source
     if isinstance(source, Mapping):
         columns = [np.atleast_1d(np.asarray(column)) for column in source.values()]
-        names, values = [str(name) for name in source], _stacked(columns, what)
+        lengths = sorted({len(column) for column in columns})
+        if len(lengths) != 1:
+            raise DataError(f"{what} has columns of {lengths} numbers: give as many of each")
+        names, values = [str(name) for name in source], np.stack(columns, axis=1)
     else:
         own = getattr(source, "columns", None)
         names, values = None if own is None else [str(name) for name in own], source
@@ -103,10 +106,3 @@ def _as_numbers(values: Any) -> np.ndarray:
     if array.dtype.kind in "cmM":  # NumPy makes parts of numbers and counts of seconds of these
         raise TypeError(f"values are {array.dtype}")
     return np.where(np.ma.getmaskarray(array), np.nan, widened(np.ma.getdata(array)))
-
-
-def _stacked(columns: Sequence[np.ndarray], what: str) -> np.ndarray:
-    lengths = sorted({len(column) for column in columns})
-    if len(lengths) != 1:
-        raise DataError(f"{what} has columns of {lengths} numbers: give as many of each")
-    return np.stack(columns, axis=1)

@@ -9,12 +9,12 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
-from training.commands.shared import image_times, latent_of, sampled_along
+from training.commands.shared import image_times, latent_of, network_of, sampled_along
 from training.files.image_folder import ABSENT, WHOLE, ImageFolder
 from training.flow.calls import BLOCK_ROWS
 from training.options.samples import GenerationSettings
 from training.runs.generation import SeedSampler, generate_images, parse_seeds
-from training.subjects import ImageFlow, NetworkFile
+from training.subjects import ImageFlow
 
 
 def run(settings: GenerationSettings) -> None:
@@ -24,9 +24,7 @@ def run(settings: GenerationSettings) -> None:
         settings.gen_source, settings.eps, "say --gen_source=empirical --prev_melt=FILE"
     )
     network = settings.network
-    file = NetworkFile.open(
-        network.network, network.end_vars, network.calibration, network.precision
-    )
+    file = network_of(network)
     image_flow = ImageFlow.of(file, network.expected(), network.data_name)
     image_flow.check_class(settings.class_)
     choice = image_times(settings.times, file.t_max, file.name, settings.store_grid)

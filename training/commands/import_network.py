@@ -7,7 +7,7 @@ from dnnlib.files import require_new
 from dnnlib.logs import logger
 from torch_utils.distributed import first_rank_only
 from torch_utils.results import provenance, save_json
-from training.options.import_network import ImportSettings
+from training.options.networks import ImportSettings
 from training.original.model import import_original
 
 FORMAT = "inflationary-flows imported network 1"

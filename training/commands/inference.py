@@ -151,19 +151,13 @@ class Asked:
             usual = CHECK_DRAWS
         if settings.learned and isinstance(settings, CalibrateSettings):
             usual = CALIBRATION_DRAWS
-        draws = how.draws or usual
-        pool = self.subject.pool if self.learned is None else LEARNED_POOL
         return how.into(
             SamplingPlan,
-            draws=draws,
-            pool=how.pool or pool,
+            draws=how.draws or usual,
+            pool=how.pool or (self.subject.pool if self.learned is None else LEARNED_POOL),
             steps=how.particle_steps or self.subject.particle_steps,
             typed=settings.given,
         )
-
-    def is_of_trials(self, likelihood: Likelihood | None) -> bool:
-        """Whether trials were observed, whose numbers differ: a file of draws has none of them."""
-        return self.subject.of_sets or (likelihood is not None and likelihood.own)
 
     def likelihood(self) -> Likelihood:
         """The likelihood. Raises UsageError if options contradict each other or the network,
@@ -282,14 +276,6 @@ class Asked:
         linear map makes."""
         assert isinstance(likelihood, Gaussian)
         return None if likelihood.operator is not None else self.subject.questions(source)
-
-    def seen_names(self, likelihood: Gaussian) -> list[str]:
-        """What a sentence calls the numbers that a likelihood sees; none of what a linear map
-        makes."""
-        if likelihood.operator is not None:
-            return []
-        names, places = self.subject.words, likelihood.coordinates
-        return names if places is None else [names[place] for place in places.tolist()]
 
 
 def prepared(

@@ -10,7 +10,6 @@ Posteriors and checks are those of ``posterior.py``, whose options are taken by 
 """
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -341,7 +340,7 @@ class Posterior:
                 "save_dir": Path(folder),
             }
             comparing.compare(typed_by_name(CompareSettings, {**given, **options}))
-            facts = json.loads((Path(folder) / "comparison.json").read_text("utf-8"))
+            facts = facts_of(Path(folder), "comparison")
         observations: list[dict[str, Any]] = facts["observations"]
         return observations
 
@@ -364,7 +363,7 @@ class Posterior:
             if data is not None:
                 given |= {"truth": "data", "data_root": data_set_of(data, Path(folder))}
             posterior.check(typed_by_name(CheckSettings, given))
-            return facts_of(Path(folder), "posterior_check")
+            return facts_of(Path(folder), "_posterior_check")
 
     def _files(self, folder: Path) -> dict[str, Any]:
         self.model.save(folder / "network.pkl")
@@ -399,7 +398,7 @@ class PosteriorDraws:
         path = next(folder.glob("*_posterior.nc"), None)
         if path is None:
             raise DataError("an observation was refused: no data are like it")
-        facts = facts_of(folder, "posterior")
+        facts = facts_of(folder, "_posterior")
         saved = load_netcdf(path, int(facts["observations"]), every_draw=True)
         points = np.moveaxis(saved.points, 2, 0)
         points = points.reshape(len(points), -1, points.shape[-1])
@@ -413,9 +412,8 @@ class PosteriorDraws:
             f"{int(self.converged.sum())} converged)"
         )
 
-    def _repr_html_(self) -> str:
-        html: str = self.summary()._repr_html_()
-        return html
+    def _repr_html_(self) -> Any:
+        return self.summary()._repr_html_()
 
     @property
     def converged(self) -> np.ndarray:
@@ -454,7 +452,7 @@ class PosteriorDraws:
             given = filed(given, Path(folder))
             given |= {"bounds": ranges} if ranges else {}
             population.population(typed_by_name(PopulationSettings, given))
-            return facts_of(Path(folder), "population")
+            return facts_of(Path(folder), "_population")
 
     def rows(self, observation: int = 0) -> Any:
         """The draws of one observation, in the kind of rows that the model was trained on."""

@@ -56,8 +56,11 @@ class Oddities:
         noise = likelihood.covariance(count)
         middle = likelihood.observe(mean[None])[0]
         cloud = Cloud.of(middle, of_points + noise, noise.diagonal().sqrt())
-        whole = likelihood.operator is None and likelihood.coordinates is None
-        more = of_points_seen(asked, observed) if whole else {}
+        subject, partial = asked.subject, (likelihood.operator, likelihood.coordinates)
+        # Whole points have a place under the prior's own flow. Images have latents alone: their
+        # densities take too long.
+        seen = partial == (None, None) and not subject.label_dim
+        more = of_flow(subject, observed, subject.is_readable) if seen else {}
         return cls.of_cloud(cloud, observed.cpu().double(), more)
 
     @classmethod
@@ -84,13 +87,6 @@ class Oddities:
         """Those of rows ``[M, C]`` by the mean and covariance of others, and more by name."""
         odd = {SURPRISE: cloud.surprise(rows), ALONE: cloud.alone(rows), **more}
         return cls(cloud.places(rows), torch.stack(list(odd.values()), dim=1), list(odd), network)
-
-
-def of_points_seen(asked: Asked, observed: Tensor) -> dict[str, Tensor]:
-    """Oddities of whole points with noise under the prior's own flow. Images have latents alone:
-    their densities take too long."""
-    subject = asked.subject
-    return {} if subject.label_dim else of_flow(subject, observed, subject.is_readable)
 
 
 def of_flow(

@@ -6,7 +6,7 @@ user's program simulate their data, and trains a posterior on all simulations in
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,9 +23,9 @@ from torch_utils.seeds import hash_seed
 from training.commands import train
 from training.commands.called import left_alone
 from training.commands.inference import Asked
-from training.data.tables.foreign import ForeignTable, numbered
+from training.data.tables.foreign import ForeignTable, TableChoices, numbered
 from training.data.tables.formats import open_table
-from training.data.tables.making import TableChoices, make_table
+from training.data.tables.making import make_table
 from training.data.tables.table import DataTable
 from training.files.observations import read_observations
 from training.files.rounds import RoundFacts, load_round, save_round
@@ -91,18 +91,12 @@ class Question:
                     f"'{name}' is a parameter and a number of {settings.observation}: rename one"
                 )
         # Contents of files count, not where they are.
-        idle = type(settings).idle_names() | {
-            "chains",
-            "draws",
-            "observation",
-            "simulator",
-            "prior",
-        }
+        idle = {"chains", "draws", "observation", "simulator", "prior"}
+        idle |= type(settings).idle_names()
         options = {key: value for key, value in settings.recorded().items() if key not in idle}
         programs = [simulator, *([] if prior is None else [prior])]
         options |= {"data": names, "functions": [each.name for each in programs]}
-        paths = [each.path for each in programs]
-        identity = fingerprint(options, None, [observed], paths)
+        identity = fingerprint(options, None, [observed], [each.path for each in programs])
         return cls(settings, simulator, prior, observed, names, identity)
 
     @property
@@ -150,28 +144,21 @@ class Question:
 
         return uniform, part
 
-    def simulated(self, points: Tensor, draw: np.random.Generator) -> Tensor:
-        """Data ``[N, K]`` of parameters ``[N, D]``."""
-        return self.simulator.simulated(points, draw, self.observed.shape[1])
-
-    def parameter_names(self, count: int) -> list[str]:
-        """Of D parameters. Raises UsageError if bounds are of another number."""
-        if self.settings.bounds is None:
-            return numbered(count, "theta")
-        if len(self.settings.bounds) != count:
-            raise UsageError(
-                f"--bounds names {len(self.settings.bounds)} parameters, but {self.prior} draws "
-                f"{count}"
-            )
-        return [name for name, _, _ in self.settings.bounds]
-
     def table(self, points: Tensor, data: Tensor, seed: int) -> tuple[DataTable, list[str]]:
-        """The data set of simulations, with lines about its columns. Raises DataError if they are
-        too few, beyond bounds, or parameters follow from others."""
-        names = self.parameter_names(points.shape[1])
+        """The data set of simulations, with lines about its columns. Raises UsageError if bounds
+        are of another number of parameters, DataError if simulations are too few, beyond bounds, or
+        parameters follow from others."""
+        count, bounds = points.shape[1], {}
+        names = numbered(count, "theta")
+        if self.settings.bounds is not None:
+            bounds = {name: (low, high) for name, low, high in self.settings.bounds}
+            names = list(bounds)
+        if len(names) != count:
+            raise UsageError(
+                f"--bounds names {len(names)} parameters, but {self.prior} draws {count}"
+            )
         rows = torch.cat([points, data], dim=1).numpy()
         source = ForeignTable(str(self.simulator), [*names, *self.data_names], lambda: iter([rows]))
-        bounds = {name: (low, high) for name, low, high in self.settings.bounds or ()}
         table, lines = make_table(
             source, TableChoices(conditions=self.data_names, bounds=bounds, seed=seed)
         )
@@ -194,11 +181,11 @@ class Place:
 
     question: Question
     number: int
-    folder: Path = field(init=False)
 
-    def __post_init__(self) -> None:
-        folder = self.question.settings.save_dir / f"round{self.number}"
-        object.__setattr__(self, "folder", folder)
+    @property
+    def folder(self) -> Path:
+        """Of its files."""
+        return self.question.settings.save_dir / f"round{self.number}"
 
     @property
     def data(self) -> Path:
@@ -243,9 +230,15 @@ class Place:
                     region = Region(region.parts[:-1])
                 return region, facts
             base, bounds = self.number - 1, None
-            beyond = self.before.beyond(region, device) if region.parts else 0.0
+            beyond = 0.0
+            if region.parts:
+                whole = self.before.posterior(Region(), device).sample(HERE)
+                beyond = 1 - float(region(whole.points.flatten(0, 2)).double().mean())
             if beyond > LOST:
-                base, region = lost(before), Region(region.parts[:-1])
+                owner, region = before[-1], Region(region.parts[:-1])
+                while owner.base < owner.round - 1:  # it had the region of its base
+                    owner = before[owner.base - 1]
+                base = owner.base
                 logger.warning(
                     f"Warning: {beyond:.0%} of the posterior are beyond the region that it was "
                     "trained in, which had lost it: this round is in the region before that, "
@@ -256,11 +249,6 @@ class Place:
                 bounds = Bounds.of(posterior)
                 region = Region([*region.parts, (bounds, posterior)])
             return self._simulate(title, region, bounds, before, base)
-
-    def beyond(self, region: Region, device: torch.device) -> float:
-        """The share of its posterior that is beyond a region."""
-        points = self.posterior(Region(), device).sample(HERE).points.flatten(0, 2)
-        return 1 - float(region(points).double().mean())
 
     def _simulate(
         self,
@@ -298,7 +286,13 @@ class Place:
             logger.info("The region shrinks no further: these are all that were left")
         points, data = self._simulated(drawn.points)
         failed = len(drawn.points) - len(points)
-        table, lines = question.table(*self._with_older(points, data, region, base), self.seed)
+        if base:  # after those of an earlier round that are in the region
+            old = load_table(replace(self, number=base).data)
+            assert old.conditions is not None
+            inside = region(old.points)
+            points = torch.cat([old.points[inside], points])
+            data = torch.cat([old.conditions[inside], data])
+        table, lines = question.table(points, data, self.seed)
         for line in lines:
             logger.info(line)
         facts = RoundFacts(
@@ -319,7 +313,8 @@ class Place:
 
     def _simulated(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Parameters ``[n, D]`` whose simulations did not fail, and their data ``[n, K]``."""
-        data = self.question.simulated(points, np.random.default_rng([self.seed, 1]))
+        draw, width = np.random.default_rng([self.seed, 1]), self.question.observed.shape[1]
+        data = self.question.simulator.simulated(points, draw, width)
         sound = data.isfinite().all(dim=1)
         failed = int((~sound).sum())
         if failed:
@@ -329,18 +324,6 @@ class Place:
                 "the posterior is another"
             )
         return points[sound], data[sound]
-
-    def _with_older(
-        self, points: Tensor, data: Tensor, region: Region, base: int
-    ) -> tuple[Tensor, Tensor]:
-        """The same after those of an earlier round that are in the region; of round 0 there are
-        none."""
-        if not base:
-            return points, data
-        old = load_table(replace(self, number=base).data)
-        assert old.conditions is not None
-        inside = region(old.points)
-        return torch.cat([old.points[inside], points]), torch.cat([old.conditions[inside], data])
 
     def _restricted(
         self, region: Region, count: int, enough: Callable[[float], int] | None = None
@@ -396,11 +379,3 @@ class Place:
         amortized = asked.amortized(asked.fine, conditions.to(device))
         plain = replace(amortized.prior, sharpened=False)
         return replace(amortized, prior=plain, trace=None, plausible=False)
-
-
-def lost(facts: Sequence[RoundFacts]) -> int:
-    """The round to go back to, where the region of the last of these has lost the posterior."""
-    owner = facts[-1]
-    while owner.base < owner.round - 1:  # it had the region of its base
-        owner = facts[owner.base - 1]
-    return owner.base

@@ -47,7 +47,10 @@ def run(settings: SimulationSettings) -> None:
     csv = [settings.csv] if settings.csv else []
     with process_group(settings.run.device_name) as device:
         require_new([*paths.values(), *csv], settings.run.overwrite)
-        samples = melted_samples(settings, subject)
+        samples = None
+        if settings.data_root is not None:
+            count = subject.counted(settings.bs, SAMPLES, settings.data_root)
+            samples = subject.samples(settings.data_root, count, settings.seed)
         require_folder(folder)
         recorded = load_json(parameters) if parameters.exists() else {}
         distributed.barrier()  # no rank writes before all have looked
@@ -110,19 +113,18 @@ def way_of(
 
 
 def report(settings: SimulationSettings, subject: Subject, chapter: Chapter) -> None:
-    """Says what came of a simulation, and writes its rows if they were asked for."""
+    """Says what came of a simulation, and writes its rows as a table, with their log densities if
+    these are known, if it was asked for: those of gen, or else of the melt."""
     for line in subject.lines(chapter.kind, chapter.facts):
         logger.info(line)
-    if chapter.kind == settings.csv_kind:
-        write_rows(settings, subject, chapter)
-
-
-def melted_samples(settings: SimulationSettings, subject: Subject) -> Samples | None:
-    """What is melted; None if nothing is."""
-    if settings.data_root is None:
-        return None
-    count = subject.counted(settings.bs, SAMPLES, settings.data_root)
-    return subject.samples(settings.data_root, count, settings.seed)
+    if settings.csv is None or chapter.kind != ("gen" if "gen" in settings.kinds else "melt"):
+        return
+    simulation = chapter.simulation
+    points, drawn = simulation.points(subject.flow).cpu(), chapter.kind == "gen"
+    names, values = subject.as_source(points, settings.round, drawn)
+    columns = [values, *(density[:, None].cpu() for density in simulation.densities.values())]
+    save_csv(settings.csv, [*names, *simulation.densities], torch.cat(columns, dim=1))
+    logger.info(f"Wrote {settings.csv}")
 
 
 def count_of(settings: SimulationSettings, subject: Subject, samples: Samples | None) -> int:
@@ -131,14 +133,3 @@ def count_of(settings: SimulationSettings, subject: Subject, samples: Samples | 
         return settings.bs or SAMPLES
     melted, all_rows = len(samples.points), subject.counted(None, SAMPLES, None) is None
     return max(melted, FEWEST_SAMPLES) if all_rows else melted
-
-
-def write_rows(settings: SimulationSettings, subject: Subject, chapter: Chapter) -> None:
-    """Writes the rows of a simulation as a table, with their log densities if these are known."""
-    assert settings.csv is not None
-    simulation = chapter.simulation
-    points, drawn = simulation.points(subject.flow).cpu(), chapter.kind == "gen"
-    names, values = subject.as_source(points, settings.round, drawn)
-    columns = [values, *(density[:, None].cpu() for density in simulation.densities.values())]
-    save_csv(settings.csv, [*names, *simulation.densities], torch.cat(columns, dim=1))
-    logger.info(f"Wrote {settings.csv}")

@@ -1,6 +1,6 @@
 """Members of a population: what ``posterior.py population`` runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -27,15 +27,13 @@ from training.inference.population import (
     PopulationPlan,
     sample_population,
 )
-from training.names import POPULATION, UNIFORM
+from training.names import POPULATION, UNIFORM, UNSOUND
 from training.options.posterior import PopulationSettings
 from training.runs.posterior_results import report_files, write_numbers
 from training.runs.posteriors import progress
 from training.subjects import TableFlow
 from training.subjects.likelihoods import normal_model, prior_of
 
-NOT_CONVERGED = 3
-"""Exit code of ``--strict``."""
 MOST_WEIGHTS, FEWEST_DRAWS = 2**17, 2000
 """Draws of all members that are weighed in each step, unless that leaves one too few."""
 PRIOR_DRAWS = 2000
@@ -93,10 +91,10 @@ def population(settings: PopulationSettings) -> int:
         "options": settings.recorded(),
     }
     write_numbers(files[1], FORMAT, began, content)
-    report(result, drawn, before.words, points)
+    report(result, drawn, before.words, points, content["population"])
     logger.info(f"Wrote {files[2].name}, a prior for a further member, or for these once more")
     report_files(files[1], files[0], began)
-    return NOT_CONVERGED if settings.strict and not drawn.converged else 0
+    return UNSOUND if settings.strict and not drawn.converged else 0
 
 
 @dataclass(frozen=True)
@@ -231,16 +229,17 @@ def numbers_of(result: SavedPopulation, drawn: Population, points: Tensor) -> di
 
 
 def report(
-    result: SavedPopulation, drawn: Population, words: Sequence[str], points: Tensor
+    result: SavedPopulation,
+    drawn: Population,
+    words: Sequence[str],
+    points: Tensor,
+    of_population: Mapping[str, Any],
 ) -> None:
     """Tells of the population, and how much narrower posteriors of its members are."""
     alone = points.std(dim=1).numpy()
     narrower = np.median(result.members.std(axis=(0, 1)) / alone, axis=0)
     for place, (name, coordinate) in enumerate(zip(result.names, words, strict=True)):
-        mean, spread, further = (
-            moments(getattr(result, key)[..., place].ravel())
-            for key in ("mean", "spread", "further")
-        )
+        mean, spread, further = (of_population[name][key] for key in ("mean", "spread", "further"))
         low, _, high = further["quantiles"].values()
         of = "" if coordinate == "itself" else f" of its {coordinate}"
         logger.info(

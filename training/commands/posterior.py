@@ -27,7 +27,8 @@ from training.inference.summary import RULE, Summary
 from training.inference.target import prior_draws
 from training.inference.trials import TrialLikelihood
 from training.measure.posterior.calibration import calibrate
-from training.names import FEWEST_RUNS
+from training.measure.posterior.local import calibrate_near
+from training.names import FEWEST_RUNS, UNSOUND
 from training.options.posterior import (
     POINTS,
     RUNS,
@@ -51,17 +52,15 @@ from training.runs.posterior_results import (
 )
 from training.runs.posteriors import (
     Groups,
+    into_parts,
     latents_of,
     sample_groups,
-    sample_learned,
     sampled,
     without_points,
 )
 from training.subjects import Subject, TableFlow
 from training.subjects.subject import required
 
-NOT_CONVERGED = NOT_CALIBRATED = REFUSED = 3
-"""Exit code of ``--strict`` and ``--refuse``."""
 PRIOR_DRAWS = 2000
 """In the file of draws, to compare posteriors with; none of images, where they would take long."""
 
@@ -77,10 +76,14 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
     what else both files say, in place of what this would."""
     likelihood = None if settings.learned else asked.likelihood()
     observed, labels = observations(asked, settings, likelihood)
-    truth = truths(settings, asked.subject, len(observed))
+    truth = None if settings.truth is None else asked.subject.points(settings.truth)
+    if truth is not None and len(truth) != len(observed):
+        raise UsageError(
+            f"--truth has {len(truth)} points, but there are {len(observed)} observations"
+        )
     held_out = Applied.of(asked, settings, observed)
     if held_out is not None and held_out.refuses(settings.refuse):
-        return REFUSED
+        return UNSOUND
     draws_file, numbers_file = asked.files("posterior", ".nc")
     with process_group(settings.run.device_name) as device:
         asked = asked.on(device, [draws_file, numbers_file])
@@ -94,7 +97,8 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
         with groups.told_when_cut_short():
             if likelihood is None:
                 assert labels is not None
-                sample_learned(asked.amortized(fine, labels.to(device)), groups)
+                learned = asked.amortized(fine, labels.to(device))
+                into_parts(groups, learned.sample, learned.chains * learned.draws)
             else:
                 prior = sample_observed(asked, likelihood, observed, labels, groups)
         if not distributed.is_main():
@@ -107,7 +111,8 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
             ((draws, latents_of(draws, fine)) for draws, _ in sampled(groups)),
             (plan.chains, plan.draws, len(observed), subject.dim),
             subject.names,
-            None if asked.is_of_trials(likelihood) else observed,
+            # Trials differ in their numbers, of which a file of draws has none.
+            None if subject.of_sets or (likelihood is not None and likelihood.own) else observed,
             about,
             likelihood,
             prior,
@@ -128,8 +133,7 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
         if held is not None and subject.is_readable:
             held.report()
         report_files(numbers_file, draws_file, began)
-        missed = int((~summary.converged).sum())
-        return NOT_CONVERGED if missed and settings.strict else 0
+        return UNSOUND if settings.strict and not summary.converged.all() else 0
 
 
 def sources_of(asked: Asked, settings: SampleSettings) -> list[str | Path | None]:
@@ -167,7 +171,7 @@ def check(settings: CheckSettings) -> int:
         )
     run = check_learned if settings.learned else check_observed
     passed = run(settings, replace(asked, settings=settings), began)
-    return 0 if passed or not settings.strict else NOT_CALIBRATED
+    return 0 if passed or not settings.strict else UNSOUND
 
 
 def mixture(settings: MixtureSettings) -> None:
@@ -188,8 +192,7 @@ def mixture(settings: MixtureSettings) -> None:
         result = recover(fine, likelihood.to(device), asked.rows, plan, given)
         if not distributed.is_main():
             return
-        numbers = result.summary()
-        calibrated = None
+        numbers, calibrated = result.summary(), None
         if result.truth is not None and plan.weights is None and plan.runs >= FEWEST_RUNS:
             values = result.values(plan.concentration, plan.seed)
             calibrated = calibrate(values, settings.mixture.level)
@@ -233,8 +236,11 @@ def sample_observed(
     target = problem.target
     if isinstance(target.likelihood, Gaussian):
         moments = target.prior.moments(target.labels)
-        far = target.likelihood.deviations(*moments, target.observed)
-        warn_of_far(far, asked.seen_names(target.likelihood))
+        far, seen = target.likelihood.deviations(*moments, target.observed), target.likelihood
+        names = asked.subject.words if seen.operator is None else []
+        if seen.coordinates is not None:
+            names = [names[place] for place in seen.coordinates.tolist()]
+        warn_of_far(far, names)
     sample_groups(problem, plan, groups)
     if not (asked.subject.is_readable and distributed.is_main()):
         return None
@@ -265,6 +271,12 @@ def surprise_of(subject: Subject, conditions: Tensor | None) -> Tensor | None:
     return warn_of_unlike(subject.surprise, subject.straight(conditions.to(subject.flow.device)))
 
 
+def checked_of(asked: Asked, question: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What the JSON of a check says of what was asked, and of what."""
+    known = {"options": options, "network_sha256": asked.subject.digest}
+    return {"question": question, "solvers": asked.solvers, **known}
+
+
 def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
     """Checks posteriors by a likelihood; returns whether no test fails."""
     plan, subject = asked.plan, asked.subject
@@ -283,13 +295,7 @@ def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
                 problem, plan, subject.names, data, simulates, blurs=simulates, functions=functions
             )
             values = check.run(groups)
-        question = "sampler" if data is None else "model"
-        content = {
-            "question": question,
-            "solvers": asked.solvers,
-            "options": options,
-            "network_sha256": subject.digest,
-        }
+        content = checked_of(asked, "sampler" if data is None else "model", options)
         return write_check(values, settings.level, groups, files, began, content)
 
 
@@ -336,15 +342,12 @@ def check_learned(settings: CheckSettings, asked: Asked, began: float) -> bool:
         amortized = asked.amortized(asked.fine, runs.conditions.to(device))
         with groups.told_when_cut_short():
             values = LearnedCheck(amortized, runs, subject.names).run(groups)
-        content = {
-            "question": "model",
-            "solvers": asked.solvers,
-            "options": options,
-            "network_sha256": subject.digest,
-        }
-        near = None
+        content, near = checked_of(asked, "model", options), None
         if runs.neighbors is not None:
-            near = NearObservations.of(values, runs.neighbors, settings.level, nats)
+            nearest, distances = runs.neighbors
+            near = NearObservations(
+                calibrate_near(values, nearest, settings.level), distances, nats
+            )
         drawn = values.at(slice(runs.count))
         beside = (content, near, asked.within)
         return write_check(drawn, settings.level, groups, files, began, *beside)
@@ -372,17 +375,6 @@ def observations(
             f"{settings.condition} has {len(labels)} {kind} for {len(observed)} observations"
         )
     return observed, labels
-
-
-def truths(settings: SampleSettings, subject: Subject, count: int) -> Tensor | None:
-    """The points ``[M, D]`` that so many observations are of; None where they are not known. Raises
-    UsageError if they are others, DataError if the file is broken."""
-    if settings.truth is None:
-        return None
-    points = subject.points(settings.truth)
-    if len(points) != count:
-        raise UsageError(f"--truth has {len(points)} points, but there are {count} observations")
-    return points
 
 
 def require_checkable(settings: CheckSettings, subject: Subject) -> None:
@@ -435,44 +427,30 @@ def with_runs_there(settings: CheckSettings, asked: Asked) -> CheckSettings:
 def mixture_plan(options: MixtureOptions, dim: int) -> MixturePlan:
     """How to recover the weights of a mixture of points of D dimensions. Raises UsageError if
     options do not fit each other, DataError if the file of means is broken."""
-    components = components_of(options, dim)
-    weights = true_weights(options, components.count)
-    return options.into(
-        MixturePlan,
-        components=components,
-        weights=None if weights is None else components.mean.new_tensor(weights),
-        points=options.points or POINTS,
-        runs=options.runs or RUNS,
-    )
-
-
-def components_of(options: MixtureOptions, dim: int) -> Components:
-    """The components; see ``mixture_plan``."""
     if options.means is None:
-        spread = Components.spread(options.components or 3, dim)
-        mean, std = spread.mean, spread.std
+        components = Components.spread(options.components or 3, dim)
     else:
         mean = read_observations(options.means)
-        std = mean.new_full((len(mean),), 0.5)
-    if mean.shape[1] != dim:
-        raise UsageError(f"{options.means} has {mean.shape[1]} columns for {dim} dimensions")
+        if mean.shape[1] != dim:
+            raise UsageError(f"{options.means} has {mean.shape[1]} columns for {dim} dimensions")
+        components = Components(mean, mean.new_full((len(mean),), 0.5))
+    mean, count = components.mean, components.count
     if options.component_std is not None:
         std = mean.new_tensor(numbers_of("component_std", options.component_std))
-        std = std.expand(len(mean)) if len(std) == 1 else std
-    return Components(mean, std)
-
-
-def true_weights(options: MixtureOptions, count: int) -> list[float] | None:
-    """Those of K components; None to draw them. Raises UsageError if they are no weights."""
-    if options.weights is None:
-        return None
-    weights = numbers_of("weights", options.weights)
-    if len(weights) != count or not min(weights) >= 0 or abs(sum(weights) - 1) > 1e-6:
-        raise UsageError(
-            f"--weights is '{options.weights}': give {count} numbers that sum to 1, one for each "
-            "component"
-        )
-    return [weight / sum(weights) for weight in weights]
+        components = Components(mean, std.expand(count) if len(std) == 1 else std)
+    weights = None
+    if options.weights is not None:
+        true = numbers_of("weights", options.weights)
+        if len(true) != count or not min(true) >= 0 or abs(sum(true) - 1) > 1e-6:
+            raise UsageError(
+                f"--weights is '{options.weights}': give {count} numbers that sum to 1, one for "
+                "each component"
+            )
+        weights = mean.new_tensor([weight / sum(true) for weight in true])
+    points, runs = options.points or POINTS, options.runs or RUNS
+    return options.into(
+        MixturePlan, components=components, weights=weights, points=points, runs=runs
+    )
 
 
 def numbers_of(name: str, text: str) -> list[float]:

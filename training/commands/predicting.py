@@ -18,11 +18,10 @@ from training.files.posterior import PREDICTIVE_FORMAT
 from training.files.posterior_draws import SavedPosteriors, load_netcdf
 from training.inference.likelihoods import UserFunction
 from training.measure.posterior.predictive import Predictive, needed
+from training.names import UNSOUND
 from training.options.posterior import PredictSettings
 from training.runs.posterior_results import report_files, write_numbers
 
-FAILED = 3
-"""Exit code of ``--strict``."""
 MOST_OBSERVATIONS = 20
 FEWEST_SIMULATIONS, MOST_SIMULATIONS = 1000, 20_000
 
@@ -61,7 +60,7 @@ def predict(settings: PredictSettings) -> int:
     if saved.count > count:
         logger.info(f"Those are the first {count} of {saved.count} observations")
     report_files(files[1], files[0], began)
-    return FAILED if result.failed and settings.strict else 0
+    return UNSOUND if result.failed and settings.strict else 0
 
 
 def simulations(
@@ -73,8 +72,7 @@ def simulations(
     chains, draws, count, dim = saved.points.shape
     every = torch.from_numpy(saved.points).movedim(2, 0).reshape(count, -1, dim)
     places = np.resize(evenly(chains * draws, wanted), wanted)
-    every = every[:, places]
-    points = every.flatten(0, 1)
+    points = every[:, places].flatten(0, 1)
     if settings.simulator is None:
         if saved.likelihood is None:
             raise UsageError(

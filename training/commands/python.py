@@ -32,9 +32,15 @@ from training.data.records import records
 from training.data.records.cells import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.writing import frame_of
-from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, numbered, with_columns
+from training.data.tables.foreign import (
+    BLOCK_ROWS,
+    ForeignTable,
+    TableChoices,
+    numbered,
+    with_columns,
+)
 from training.data.tables.formats import open_table
-from training.data.tables.making import TableChoices, make_table
+from training.data.tables.making import make_table
 from training.data.tables.table import DataTable
 from training.files.records import holds_records, load_records, save_records
 from training.files.table import holds_table, load_table, save_table
@@ -241,13 +247,23 @@ class Simulations(Table):
             DataError: They are no numbers, of another number of rows, or too few.
             UsageError: A bound is of no parameter.
         """
-        (own, rows), (conditions, given) = (
-            _named(source, what, stem)
-            for source, what, stem in ((parameters, "parameters", "theta"), (data, "data", "y"))
-        )
+        own, rows = numbers_of(parameters, "parameters", COLUMN)
+        conditions, given = numbers_of(data, "data", COLUMN)
+        own = own or numbered(rows.shape[1], "theta")
+        conditions = conditions or numbered(given.shape[1], "y")
         ids = None if dataset is None else numbers_of(dataset, "dataset", COLUMN)[1]
         counts = {len(rows), len(given), len(rows if ids is None else ids)}
-        _require_consistent(counts, own, conditions, covariates)
+        if len(counts) > 1:
+            raise DataError(
+                f"parameters, data and dataset have {' and '.join(map(str, sorted(counts)))} rows: "
+                "give as many of each"
+            )
+        twice = sorted({*own} & {*conditions})
+        if twice:
+            raise DataError(f"'{twice[0]}' is a parameter and a column of data: rename one")
+        unknown = sorted({*covariates} - {*conditions})
+        if unknown:
+            raise UsageError(f"covariate '{unknown[0]}' is no column of the data")
         beside = {} if ids is None else {DATASET: ids}
         table = Table.open(
             np.concatenate([rows, given, *beside.values()], axis=1),
@@ -262,24 +278,6 @@ class Simulations(Table):
             name=name,
         )
         super().__init__(table.rows, name, table.lines, kind=kind_of(parameters))
-
-
-def _require_consistent(
-    counts: set[int], parameters: Sequence[str], data: Sequence[str], covariates: Sequence[str]
-) -> None:
-    """Raises DataError of different numbers of rows, or a name that two columns have, and
-    UsageError of a covariate that is no data."""
-    if len(counts) > 1:
-        raise DataError(
-            f"parameters, data and dataset have {' and '.join(map(str, sorted(counts)))} rows: "
-            "give as many of each"
-        )
-    twice = sorted({*parameters} & {*data})
-    if twice:
-        raise DataError(f"'{twice[0]}' is a parameter and a column of data: rename one")
-    unknown = sorted({*covariates} - {*data})
-    if unknown:
-        raise UsageError(f"covariate '{unknown[0]}' is no column of the data")
 
 
 @dataclass(frozen=True, eq=False)
@@ -419,12 +417,6 @@ def _in_memory(source: Any, columns: Sequence[str] | None, name: str) -> Foreign
     return with_columns(ForeignTable(name, names, blocks), wanted)
 
 
-def _named(source: Any, what: str, stem: str) -> tuple[list[str], np.ndarray]:
-    """Names of columns, and numbers ``[N, D]``."""
-    names, numbers = numbers_of(source, what, COLUMN)
-    return names or numbered(numbers.shape[1], stem), numbers
-
-
 def _trained(
     cls: type[Declared],
     run: Run,
@@ -484,7 +476,5 @@ def _shown(progress: Progress | bool) -> Iterator[Progress | None]:
     elif not progress:
         yield None
     else:
-        with tqdm(
-            total=1.0, bar_format="{percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
-        ) as bar:
+        with tqdm(total=1.0, bar_format=BAR) as bar:
             yield lambda part: bar.update(part - bar.n)

@@ -1,18 +1,24 @@
 """Residuals of denoisers and their correlations: what
 ``calc_net_residuals_autocorrelations.py`` runs."""
 
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import DataError, UsageError, agree
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
+from torch_utils.array_rows import open_rows
 from torch_utils.distributed import process_group
+from torch_utils.results import provenance, save_json
+from torch_utils.streams import Stream
 from training.commands.shared import last_time, of_data_set, solver_of, steps_and_end
 from training.files.correlations import (
     save_correlations,
@@ -22,20 +28,22 @@ from training.files.correlations import (
     toy_correlations_file,
 )
 from training.files.residuals import (
+    FORMAT,
     QUANTITIES,
     Extraction,
+    digest,
     find_first,
     require_same,
     require_space,
+    residual_writer,
     saved_shapes,
     time_file,
-    time_writer,
     told_of,
     toy_file,
-    toy_writer,
 )
-from training.measure.correlations import Autocorrelations, correlate
-from training.measure.residuals import ResidualProbe, Source
+from training.measure.correlations import Autocorrelations, Correlation, correlate
+from training.measure.residuals import Extractor, Put, ResidualProbe
+from training.model.model import Model
 from training.names import ALL_AT_ONCE
 from training.options.residuals import (
     IMAGES,
@@ -45,41 +53,39 @@ from training.options.residuals import (
     ExtractToysSettings,
     NoiseOptions,
 )
-from training.runs.residuals import (
-    ExtractionChoice,
-    known_of,
-    result_bytes,
-    row_pairs,
-    run_extraction,
-    toy_correlations,
-)
 from training.runs.times import TimeChoice
 from training.subjects import NetworkFile, ToyFlow
-from training.subjects.samples import Source as PointSource
+from training.subjects.samples import Source
 
 
 def extracttoys(settings: ExtractToysSettings) -> None:
     """Write outputs and residuals of a toy's network."""
     file = NetworkFile.open(settings.network, calibrated=settings.calibration)
-    subject = ToyFlow.of(file, settings.expected())
+    subject = ToyFlow.of(file, settings.named("data_name", "data_dim", "dims_to_keep"))
     schedule = subject.flow.schedule
-    times = schedule.times(settings.n_time_pts - 1, end_of(settings, subject, file.name))
+    _, end = steps_and_end(settings.n_time_pts - 1, settings.h, subject.t_max)
+    if not schedule.t_min < end <= subject.t_max:
+        raise UsageError(
+            f"the last of {settings.n_time_pts} times is {end:g}, but {file.name} was trained from "
+            f"{schedule.t_min:g} to T = {subject.t_max:g}: give other --n_time_pts or --h"
+        )
+    times = schedule.times(settings.n_time_pts - 1, end)
     names = QUANTITIES if settings.exact else QUANTITIES[:2]
-    choice = extraction_choice(settings.noise, settings.n_samples, settings.bs)
-    extraction = choice.describe(file.model, subject.data_name, times, settings.matters())
+    matters, count, noise = settings.matters(), settings.n_samples, settings.noise
+    extraction = extraction_of(file.model, subject.data_name, noise.noise, times, matters)
     result = toy_file(settings.save_dir, extraction.stem)
     parameters = result.with_suffix(".json")
     require_new([result, parameters], settings.run.overwrite)
-    size = result_bytes(names, len(times) * choice.count, subject.dim)
+    size = result_bytes(names, len(times) * count, subject.dim)
     announcement = require_space(settings.save_dir, size)
-    source = subject.source(None, choice.count, settings.noise.seed)
+    source = subject.source(None, count, noise.seed)
     with process_group(settings.run.device_name) as device:
         subject.flow.to(device)
         exact = subject.exact.to(device).denoiser if settings.exact else None
         probe = ResidualProbe(subject.on(device, ALL_AT_ONCE), times.to(device), exact)
         run_extraction(
-            choice.extractor(probe, reader(source)),
-            toy_writer(result, names, choice.count, subject.dim, extraction),
+            extractor(noise, probe, source, settings.bs),
+            residual_writer([result], names, count, subject.dim, extraction),
             parameters,
             extraction.origin,
             {**settings.recorded(device_name=str(device)), **subject.known},
@@ -87,31 +93,15 @@ def extracttoys(settings: ExtractToysSettings) -> None:
         )
 
 
-def end_of(settings: ExtractToysSettings, subject: ToyFlow, network: str) -> float:
-    """The last time. Raises UsageError if the network was not trained so far."""
-    t_min, t_max = subject.flow.schedule.t_min, subject.t_max
-    _, end = steps_and_end(settings.n_time_pts - 1, settings.h, t_max)
-    if not t_min < end <= t_max:
-        raise UsageError(
-            f"the last of {settings.n_time_pts} times is {end:g}, but {network} was trained from "
-            f"{t_min:g} to T = {t_max:g}: give other --n_time_pts or --h"
-        )
-    return end
-
-
-def extraction_choice(noise: NoiseOptions, count: int, batch: int) -> ExtractionChoice:
-    """How so many residuals are extracted."""
-    return ExtractionChoice(noise.noise, solver_of(noise.solver), count, batch, noise.seed)
-
-
-def reader(source: PointSource) -> Source:
-    """Reads points by number, with what the network is given."""
+def extractor(noise: NoiseOptions, probe: ResidualProbe, source: Source, batch: int) -> Extractor:
+    """What extracts residuals of points, with what the network is given, so many at a time."""
 
     def read(rows: range) -> tuple[Tensor, dict[str, Tensor]]:
         samples = source.read(rows)
         return samples.points, {} if samples.labels is None else {"labels": samples.labels}
 
-    return read
+    solver = solver_of(noise.solver) if noise.noise == "path" else None
+    return Extractor(probe, read, len(source), batch, noise.seed, Stream.RESIDUAL_NOISE, solver)
 
 
 def extract(settings: ExtractSettings) -> None:
@@ -119,7 +109,8 @@ def extract(settings: ExtractSettings) -> None:
     file = NetworkFile.open(
         settings.network, calibrated=settings.calibration, precision=settings.calls.precision
     )
-    subject, folder = of_data_set(file, settings.expected(), settings.data_name), settings.save_dir
+    expected, folder = settings.named("data_dim", "dims_to_keep"), settings.save_dir
+    subject = of_data_set(file, expected, settings.data_name)
     end = last_time(settings.times, file.t_max, file.name)
     grid = TimeChoice(settings.n_time_pts - 1, end, settings.times.first)
     times = grid.even(subject.flow.schedule)(settings.n_time_pts - 1)
@@ -127,9 +118,8 @@ def extract(settings: ExtractSettings) -> None:
     wanted = subject.counted(settings.n_samples, IMAGES, settings.data_root)
     source = subject.source(settings.data_root, wanted, settings.noise.seed)
     count, block = len(source), settings.calls.batch_gpu or subject.even_block
-    choice = extraction_choice(settings.noise, count, settings.bs)
-    matters = {**settings.matters(), "n_samples": count}
-    extraction = choice.describe(file.model, subject.data_name, times, matters)
+    matters, noise = {**settings.matters(), "n_samples": count}, settings.noise
+    extraction = extraction_of(file.model, subject.data_name, noise.noise, times, matters)
     paths = [time_file(folder, extraction.stem, index) for index in range(len(times))]
     parameters = folder / f"{extraction.stem}_net_outputs_residuals.json"
     require_new([*paths, parameters], settings.run.overwrite)
@@ -138,8 +128,8 @@ def extract(settings: ExtractSettings) -> None:
         probe = ResidualProbe(subject.on(device, block), times.to(device))
         known = {name: subject.known[name] for name in ("data_name", "data_dim", "dims_to_keep")}
         run_extraction(
-            choice.extractor(probe, reader(source)),
-            time_writer(paths, names, count, dim, extraction),
+            extractor(noise, probe, source, settings.bs),
+            residual_writer(paths, names, count, dim, extraction),
             parameters,
             extraction.origin,
             settings.recorded(device_name=str(device), end_time=end, n_samples=count, **known),
@@ -161,7 +151,7 @@ def calctoys(settings: CalcToysSettings) -> None:
     require_new([result, *summaries], settings.run.overwrite)
     announcement = require_space(folder, result_bytes(shapes, steps * dim, dim))
     with process_group(settings.run.device_name) as device:
-        began = start_correlating(announcement, folder)
+        began = begun(announcement, folder)
         share = range(steps)[distributed.shard(steps)]
         table = Autocorrelations(shapes, len(share), dim)
         arrays = {}
@@ -195,7 +185,7 @@ def calc(settings: CalcSettings) -> None:
     require_new([*paths, *summaries], settings.run.overwrite)
     announcement = require_space(folder, steps * result_bytes(shapes, dim, dim))
     with process_group(settings.run.device_name) as device:
-        began = start_correlating(announcement, folder)
+        began = begun(announcement, folder)
         share = range(steps)[distributed.shard(steps)]
         table = Autocorrelations(shapes, len(share), dim)
         for index in distributed.progress_bar(share, desc="correlations", unit="time"):
@@ -213,10 +203,91 @@ def calc(settings: CalcSettings) -> None:
             save_summary(summaries, whole, extraction, count, made)
 
 
-def start_correlating(announcement: str, folder: Path) -> float:
+def begun(announcement: str, folder: Path) -> float:
     """Returns when that was."""
     began = perf_counter()
     distributed.barrier()  # no rank writes before all have looked
     require_folder(folder)
     logger.info(announcement)
     return began
+
+
+def extraction_of(
+    model: Model, data_name: str, noise: str, times: Tensor, matters: Mapping[str, Any]
+) -> Extraction:
+    """What files of residuals say of themselves. ``matters`` are options that the numbers depend
+    on, by name: files differ where these do. Raises UsageError if the times ``[T]`` do not
+    increase."""
+    if times[0] >= times[-1]:
+        raise UsageError(
+            f"T is {float(times[-1]):g}, but the first time is {float(times[0]):g}: give a later T"
+        )
+    schedule, kept = model.denoiser.schedule.name, int(model.about["dims_to_keep"])
+    origin = digest({**matters, **model.about})
+    return Extraction(data_name, schedule, noise, kept, times.numpy(), origin)
+
+
+def result_bytes(names: Iterable[str], rows: int, columns: int) -> int:
+    """Size of float32 arrays ``[rows, columns]`` of these names."""
+    return 4 * len(list(names)) * rows * columns
+
+
+def run_extraction(
+    job: Extractor,
+    writer: AbstractContextManager[Put],
+    parameters: Path,
+    origin: str,
+    options: Mapping[str, Any],
+    announcement: str,
+) -> None:
+    """Writes residuals and their parameters, the recorded options, with the digest that the files
+    have, ``origin``. The announcement is logged before the work begins."""
+    began = begun(announcement, parameters.parent)
+    with writer if distributed.is_main() else nullcontext() as put:
+        calls = job.run(put)
+    if distributed.is_main():
+        seconds = perf_counter() - began
+        facts = {"origin": origin, "denoiser_calls": calls, "seconds": seconds}
+        save_json(parameters, {"format": FORMAT, "options": options, **facts, **provenance()})
+        logger.info(
+            f"Wrote residuals of {job.count} samples at {len(job.probe.times)} times to "
+            f"{parameters.parent} in {seconds:.1f} s"
+        )
+
+
+def known_of(
+    path: Path, extraction: Extraction, shape: tuple[int, ...], expected: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a file of residuals of shape ``(T, N, D)`` knows of T, N, D and the rest, by the names
+    of options. Raises UsageError if an option that was expected, not None, contradicts the file,
+    DataError if the file contradicts itself."""
+    if len(extraction.times) != shape[0]:
+        raise DataError(f"{path} has {len(extraction.times)} times, but residuals at {shape[0]}")
+    known = {
+        "data_name": extraction.data_name,
+        "dims_to_keep": extraction.dims_to_keep,
+        **dict(zip(("n_time_pts", "n_samples", "data_dim"), shape, strict=True)),
+    }
+    return {name: agree(name, value, known[name], path.name) for name, value in expected.items()}
+
+
+def toy_correlations(
+    path: Path, name: str, share: range, device: torch.device
+) -> Iterator[tuple[int, Correlation]]:
+    """The correlations at a share of the times, with their indices."""
+    with open_rows(path, name) as rows:
+        for index, slab in enumerate(rows.batches(1)):
+            now = torch.tensor(slab[0], device=device)
+            if index == 0:
+                first = now
+            if index in share:
+                yield index, correlate([(first, now)], f"{path}: '{name}' at time {index}")
+
+
+def row_pairs(
+    first: Path, later: Path, name: str, size: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same rows of two files, batch by batch."""
+    with open_rows(first, name) as start, open_rows(later, name) as end:
+        for pair in zip(start.batches(size), end.batches(size), strict=True):
+            yield torch.tensor(pair[0], device=device), torch.tensor(pair[1], device=device)

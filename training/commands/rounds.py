@@ -5,7 +5,7 @@ before may be (``training.inference.region``), has the user's program simulate t
 trains a posterior on all simulations in the region, as ``train.py --cond`` does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +22,7 @@ from training.commands.called import left_alone, of_memory, ranges_of
 from training.commands.frames import ROW, numbers_of
 from training.commands.inference import Asked
 from training.commands.models import Model, PosteriorDraws
-from training.commands.one_round import Place, Question
+from training.commands.one_round import Question
 from training.commands.posterior import check_learned, draw
 from training.data.tables.foreign import numbered
 from training.files.rounds import RoundFacts
@@ -98,7 +98,8 @@ def _program(function: Callable[..., Any]) -> UserFunction:
 
 
 def in_rounds(settings: RoundsSettings, simulator: UserFunction, prior: UserFunction | None) -> int:
-    """Does what the command does, with these functions; returns the exit code."""
+    """Simulates and trains with these functions, draws of the last posterior, and checks it;
+    returns the exit code."""
     began = perf_counter()
     with process_group(settings.run.device_name):  # a device that is not there is refused first
         asked = Question.of(settings, simulator, prior)
@@ -113,16 +114,11 @@ def in_rounds(settings: RoundsSettings, simulator: UserFunction, prior: UserFunc
         place.train()
         if made.last:
             break
-    return results(place, region, facts, began)
-
-
-def results(place: Place, region: Region, facts: Sequence[RoundFacts], began: float) -> int:
-    """Draws of the last posterior, and a check of it; returns the exit code."""
-    settings, listed = place.question.settings, [asdict(each) for each in facts]
+    listed = [asdict(each) for each in facts]
     for each in listed:
         del each["fingerprint"]
-    sampling, asked = place.opened(region, settings.chains, settings.draws)
-    code = draw(sampling, asked, began, {"options": settings.recorded(), "rounds": listed})
+    sampling, last = place.opened(region, settings.chains, settings.draws)
+    code = draw(sampling, last, began, {"options": settings.recorded(), "rounds": listed})
     held_out = int(load_table(place.data).held_out.sum())
     if held_out < FEWEST_RUNS:
         logger.info(

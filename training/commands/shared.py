@@ -150,13 +150,17 @@ def densities_of(
     return DensityPlan(trace, levels_per_unit)
 
 
+def network_of(options: ImageNetworkOptions) -> NetworkFile:
+    """The file. Raises DataError if it is missing or broken."""
+    known = (options.end_vars, options.calibration, options.precision)
+    return NetworkFile.open(options.network, *known)
+
+
 def opened(options: ImageNetworkOptions, settings: Declared) -> tuple[Subject, NetworkFile]:
     """A network of images or a table, and its file, of the kind of data that the settings are for.
     Raises UsageError if what was said contradicts the file, or its rows are given with conditions,
     DataError if the file is missing or broken."""
-    file = NetworkFile.open(
-        options.network, options.end_vars, options.calibration, options.precision
-    )
+    file = network_of(options)
     settings.require_kind(file.kind, options.network)
     return of_data_set(file, options.expected(), options.data_name), file
 

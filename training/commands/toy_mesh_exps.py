@@ -14,6 +14,7 @@ from training.commands.shared import solver_of, toy_times
 from training.files.coverage import CoverageFiles
 from training.measure.boundaries import unit_sphere
 from training.measure.coverage import CoverageResult, Spheres, contents_within, table, unfilled
+from training.names import INFLATION
 from training.options.toy_mesh_exps import BOUNDARY_POINTS, CoverageSettings, SphereOptions
 from training.runs.coverage import BLOCK_ROWS, CoverageExperiment
 from training.runs.latents import latent_choice, recorded_eps
@@ -42,7 +43,9 @@ def run(settings: CoverageSettings) -> None:
         assert exact is not None
         flow, file = exact, None
     paired = counted.pairs(dim, exact is not None and flow is not exact)
-    alpha = alpha_of(counted, spheres)
+    alpha = None  # of boundaries that are carried along
+    if counted.boundary == "alpha":
+        alpha = counted.alpha or spheres.default_alpha()
     flow = latent.on(flow)
     solver = solver_of(settings.solver)
     files = CoverageFiles(settings.save_dir, subject.stem, spheres)
@@ -73,8 +76,10 @@ def run(settings: CoverageSettings) -> None:
             device_name=str(device),
         )
         seconds = time.perf_counter() - began
+        known = subject.known if subject.file is None else subject.file.known
+        schedule = {name: known.get(name) for name in INFLATION}
         about = {
-            "options": {**options, **subject.schedule_known, **subject.known},
+            "options": {**options, **schedule, **subject.known},
             "end_time": choice.end,
             "latent_variance": law.variance.tolist(),
             "seconds": seconds,
@@ -126,13 +131,6 @@ def spheres_of(options: SphereOptions, dim: int) -> Spheres:
             raise UsageError(f"{' * '.join(names)} is {size:,}: it must be at most {most:,}")
     unit = unit_sphere(dim, sizes["boundary_pts"])
     return Spheres.between(options.r_min, options.r_max, options.r_num, unit)
-
-
-def alpha_of(options: SphereOptions, spheres: Spheres) -> float | None:
-    """Radius of alpha shapes; None for boundaries that are carried along."""
-    if options.boundary != "alpha":
-        return None
-    return options.alpha or spheres.default_alpha()
 
 
 def report(result: CoverageResult, alpha: float | None, data: Path | None) -> None:

@@ -36,15 +36,9 @@ def exact(settings: ClosedFormSettings) -> None:
 
 def closed_form(settings: ClosedFormSettings, points: tuple[int, int] | None = None) -> ToyFlow:
     """The toy, or so many points of it by a seed."""
-    flow = settings.flow
-    return ToyFlow.closed_form(
-        settings.data_name,
-        settings.augment_to or 0,
-        flow.data_dim,
-        flow.arguments(),
-        settings.end_vars,
-        points,
-    )
+    flow, augment_to = settings.flow, settings.augment_to or 0
+    known = (settings.data_name, augment_to, flow.data_dim, flow.arguments(), settings.end_vars)
+    return ToyFlow.closed_form(*known, points)
 
 
 def simulate(
@@ -90,19 +84,10 @@ def simulate(
             eps=recorded_eps(settings.eps, latent),
             device_name=str(device),
         )
-        for path in paths.values():
+        about = {"options": options, "end_time": end, "simulations": facts, **provenance()}
+        save_json(parameters, {"format": PARAMETERS_FORMAT, **about})
+        for path in (*paths.values(), parameters):
             logger.info(f"Wrote {path}")
-        save_json(
-            parameters,
-            {
-                "format": PARAMETERS_FORMAT,
-                "options": options,
-                "end_time": end,
-                "simulations": facts,
-                **provenance(),
-            },
-        )
-        logger.info(f"Wrote {parameters}")
         logger.info(describe(facts))
 
 

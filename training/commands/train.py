@@ -8,7 +8,7 @@ from training.commands.shared import of_data_set
 from training.commands.training import refit, settled, train, wanted
 from training.data.images.dataset import ImageDataset
 from training.data.records.records import Records
-from training.data.tables.exchanged import exchanged
+from training.data.tables.making import exchanged
 from training.data.tables.table import DataTable, as_records
 from training.data.tables.trials import as_sets, one_of_each
 from training.files.records import holds_records, load_records
@@ -119,10 +119,7 @@ def training_on_images(settings: TrainSettings, data: Path) -> ImageTraining:
     if settings.flow.dims_to_keep == AUTO:
         raise UsageError("--dims_to_keep=auto is for tables: give a number")
     options, network, run = settings.data, settings.network, settings.run
-    images, held_out = (
-        ImageDataset(data, use_labels=options.cond, xflip=options.xflip),
-        None,
-    )
+    images, held_out = ImageDataset(data, use_labels=options.cond, xflip=options.xflip), None
     if options.held_out:
         images, held_out = images.split(options.held_out, run.seed)
     inflates = settings.flow.precond == "ifs"

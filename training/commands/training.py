@@ -64,7 +64,7 @@ def train(
             trainer,
             source,
             Place(run.outdir, name, run.nosubdir),
-            record_of(record, resume, start.recipe.duration),
+            record if resume is None else record_of(resume, start.recipe.duration),
             resumed,
             start.calibration,
             start.law,
@@ -128,7 +128,13 @@ def settled(settings: S, data: str) -> tuple[S, Path | None]:
     values = settings.recorded()
     place = place_to_resume(values["resume"], values["outdir"], values["nosubdir"])
     if place is not None:
-        saved = _saved_options(place, data)
+        record = read_record(place)
+        saved, command = record["options"], record.get("command")
+        if data not in saved:
+            script = command[0] if isinstance(command, list) and command else "another script"
+            raise DataError(
+                f"{place} is a run of {script}, which has no --{data}: resume it with that"
+            )
         free = type(settings).free_names()
         merged = resumed_options(values, settings.given, saved, free, str(place))
         source = (place if place.is_dir() else place.parent) / OPTIONS_NAME
@@ -174,20 +180,9 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def record_of(new: dict[str, Any], resume: Path | None, duration: float) -> dict[str, Any]:
-    """What ``training_options.json`` is to say: of a run that is resumed, what it said, but for its
+def record_of(resume: Path, duration: float) -> dict[str, Any]:
+    """What ``training_options.json`` is to say of a run that is resumed: what it said, but for its
     length in million samples, if it told one. Raises DataError if that cannot be read."""
-    if resume is None:
-        return new
     began = read_record(resume)
     length = {"duration": duration} if "duration" in began["options"] else {}
     return {**began, "options": {**began["options"], **length}}
-
-
-def _saved_options(place: Path, data: str) -> dict[str, Any]:
-    record = read_record(place)
-    if data not in record["options"]:
-        command = record.get("command")
-        script = command[0] if isinstance(command, list) and command else "another script"
-        raise DataError(f"{place} is a run of {script}, which has no --{data}: resume it with that")
-    return record["options"]

@@ -184,7 +184,9 @@ class GeometricAugmentation:
         size = images.shape[-2:]
         key = size, images.dtype, images.device
         if key not in self._filters:
-            self._filters[key] = Filters(*(part.to(images) for part in Filters.of_size(*size)))
+            matrices = (part for side in size for part in _lanczos_matrices(side))
+            y, x = map(_fine_centres, size)
+            self._filters[key] = Filters(*(part.to(images) for part in (*matrices, y[:, None], x)))
         return self._filters[key]
 
 
@@ -212,12 +214,6 @@ class Filters(NamedTuple):
     columns_down: Tensor
     y: Tensor
     x: Tensor
-
-    @classmethod
-    def of_size(cls, height: int, width: int) -> "Filters":
-        """Those of images ``[..., H, W]``, in float64."""
-        matrices = *_lanczos_matrices(height), *_lanczos_matrices(width)
-        return cls(*matrices, _fine_centres(height)[:, None], _fine_centres(width))
 
 
 def _warp(images: Tensor, sources: Tensor, filters: Filters) -> Tensor:

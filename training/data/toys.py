@@ -115,13 +115,13 @@ def _flattened(sheet: Skeleton) -> Skeleton:
     return curve
 
 
-def _with_normal_thickness(sheet: _Recipe, std: float = 0.5) -> _Recipe:
+def _with_normal_thickness(sheet: _Recipe) -> _Recipe:
     """The sheet with its second dimension replaced by an independent normal variable."""
     return replace(
         sheet,
         pieces=[_flattened(piece) for piece in sheet.pieces],
         nodes=sheet.nodes[:1],
-        noise=(sheet.noise[0], std, sheet.noise[2]),
+        noise=(sheet.noise[0], 0.5, sheet.noise[2]),
         fixed_std=(None, 1.0, None),
     )
 
@@ -217,9 +217,9 @@ class Toy:
 
     def _quadrature(self) -> tuple[Tensor, Tensor]:
         """Weights ``[K]`` and raw points ``[K, d]`` of the Gauss-Legendre rule on all pieces."""
-        axes = [_unit_gauss_legendre(count) for count in self._recipe.nodes]
-        parameters = torch.tensor(list(product(*(nodes for nodes, _ in axes))))
-        weights = torch.tensor(list(product(*(weights for _, weights in axes)))).prod(dim=1)
+        axes = [np.polynomial.legendre.leggauss(count) for count in self._recipe.nodes]
+        parameters = torch.tensor(list(product(*((nodes + 1) / 2 for nodes, _ in axes))))
+        weights = torch.tensor(list(product(*(weights / 2 for _, weights in axes)))).prod(dim=1)
         pieces = self._recipe.pieces
         points = torch.cat([skeleton(parameters) for skeleton in pieces])
         return weights.repeat(len(pieces)) / len(pieces), points
@@ -240,11 +240,6 @@ class Toy:
 
 def _draw(distribution: Callable[..., Tensor], generator: torch.Generator, *shape: int) -> Tensor:
     return distribution(*shape, generator=generator, device=generator.device, dtype=torch.float64)
-
-
-def _unit_gauss_legendre(count: int) -> tuple[list[float], list[float]]:
-    nodes, weights = np.polynomial.legendre.leggauss(count)
-    return list((nodes + 1) / 2), list(weights / 2)
 
 
 def _orthonormal(rows: int, columns: int) -> Tensor | None:

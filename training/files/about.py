@@ -1,12 +1,12 @@
 """What is in a file of this project, in words: networks, results, runs and data sets."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dnnlib.errors import DataError, UsageError
-from torch_utils.results import Header, SavedArrays, last_line, load_json, open_arrays
+from torch_utils.results import last_line, load_json, open_arrays
 from training.data.images.dataset import ImageDataset
 from training.data.tables.trials import holes_in_words, trials_in_words
 from training.files.formats import kind_of_arrays
@@ -14,12 +14,11 @@ from training.files.records import holds_records, load_records
 from training.files.stats import STATS
 from training.files.table import holds_table, load_whole
 from training.model.model import Model
-from training.names import LIKELIHOOD
+from training.names import INFLATION, LIKELIHOOD
 
 Fact = tuple[str, str]
 """A label, and what is known."""
 
-SCHEDULE_NAMES = ("rho", "gamma0", "g_type", "inflation_gap", "g_rescaling")
 MOST_KEYS = 40
 
 
@@ -62,7 +61,7 @@ def about_network(path: Path) -> Iterator[Fact]:
         yield from _about_columns(model)
     known = ", ".join(
         f"{name} {recipe.schedule_arguments[name]}"
-        for name in SCHEDULE_NAMES
+        for name in INFLATION[1:]
         if name in recipe.schedule_arguments
     )
     kept = f"keeps {about['dims_to_keep']} of {about['data_dim']} dimensions"
@@ -105,9 +104,7 @@ def _about_columns(model: Model) -> Iterator[Fact]:
     """What a flow of a table, or of trials, is of and given with."""
     about, coordinates = model.about, model.coordinates
     assert coordinates is not None
-    columns = about.get("columns", [])
-    listed = ", ".join(columns[:MOST_KEYS]) + (", ..." if len(columns) > MOST_KEYS else "")
-    yield "columns", f"{len(columns)}: {listed}"
+    yield "columns", _listed(about.get("columns", []))
     yield "coordinates", ", then ".join(coordinates.names)
     if coordinates.trials:
         names = ", ".join(about["condition_names"])
@@ -134,11 +131,8 @@ def about_table(path: Path) -> Iterator[Fact]:
     held_out = int(table.held_out.sum())
     kept = "" if table.kept is None else f" and {int(table.kept.sum())} kept"
     yield "table", f"{len(table)} rows, {held_out} of them held out{kept}, {_size(path)}"
-    names = list(table.columns.names)
-    listed = ", ".join(names[:MOST_KEYS]) + (", ..." if len(names) > MOST_KEYS else "")
-    yield "columns", f"{table.dim}: {listed}"
-    discrete = int((table.columns.steps > 0).sum())
-    yield "discrete columns", str(discrete)
+    yield "columns", _listed(table.columns.names)
+    yield "discrete columns", str(int((table.columns.steps > 0).sum()))
     if table.dropped.names:
         yield "left out", ", ".join(table.dropped.names)
     if table.condition_names:
@@ -155,9 +149,7 @@ def about_records(path: Path) -> Iterator[Fact]:
     records = load_records(path)
     held_out = int(records.held_out.sum())
     yield "records", f"{len(records)} rows, {held_out} of them held out, {_size(path)}"
-    names = [f"{column.name} ({column.type})" for column in records.columns[:MOST_KEYS]]
-    more = ", ..." * (len(records.columns) > MOST_KEYS)
-    yield "columns", f"{len(records.columns)}: {', '.join(names)}{more}"
+    yield "columns", _listed([f"{column.name} ({column.type})" for column in records.columns])
     missing = np.isnan(records.values).mean(axis=0)
     holes = [
         f"{column.name} {share:.1%}"
@@ -179,17 +171,18 @@ def about_arrays(path: Path) -> Iterator[Fact]:
                 yield "times", f"{len(times)}, from {times[0]:g} to {times[-1]:g}"
         for name in saved.names:
             with saved.open(name) as (header, _):
-                yield name, _shape(saved, name, header)
+                plain = not header.shape and header.dtype.kind in "fiuU"
+                yield (
+                    name,
+                    str(saved.read(name)) if plain else f"{list(header.shape)} {header.dtype}",
+                )
 
 
 def about_json(path: Path) -> Iterator[Fact]:
     content = load_json(path)
     yield "parameters", f"{content.get('format') or 'of an unknown kind'}, {_size(path)}"
     for name, value in list(content.items())[:MOST_KEYS]:
-        if isinstance(value, dict | list):
-            yield name, f"{len(value)} entries"
-        else:
-            yield name, str(value)
+        yield name, f"{len(value)} entries" if isinstance(value, dict | list) else str(value)
 
 
 def about_run(path: Path) -> Iterator[Fact]:
@@ -217,10 +210,9 @@ def about_images(path: Path) -> Iterator[Fact]:
     yield "images", f"{len(dataset)}, of {width}x{height} pixels, {channels} channel(s)"
 
 
-def _shape(saved: SavedArrays, name: str, header: Header) -> str:
-    if header.shape or header.dtype.kind not in "fiuU":
-        return f"{list(header.shape)} {header.dtype}"
-    return str(saved.read(name))
+def _listed(names: Sequence[str]) -> str:
+    more = ", ..." * (len(names) > MOST_KEYS)
+    return f"{len(names)}: {', '.join(names[:MOST_KEYS])}{more}"
 
 
 def _size(path: Path) -> str:

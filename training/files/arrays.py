@@ -79,7 +79,7 @@ class CheckedArrays:
     """
 
     def __init__(self, saved: SavedArrays, path: Path, **sizes: int):
-        self._saved, self._path, self.sizes = saved, path, sizes
+        self.saved, self.path, self.sizes = saved, path, sizes
 
     def read(
         self,
@@ -101,7 +101,7 @@ class CheckedArrays:
         Raises:
             DataError: It is missing, broken, not finite, far too large, or of another shape.
         """
-        values = self._saved.numbers(name, holes)
+        values = self.saved.numbers(name, holes)
         shape = values.shape
         fits = len(shape) == len(letters) and min(shape, default=least) >= least
         if fits:
@@ -110,8 +110,8 @@ class CheckedArrays:
         if not fits:
             wanted = ", ".join(str(self.sizes.get(letter, letter)) for letter in letters)
             right = f"[{wanted}], each {least} or more" if letters else "one number"
-            raise DataError(f"{self._path}: '{name}' is {list(shape)}, but should be {right}")
+            raise DataError(f"{self.path}: '{name}' is {list(shape)}, but should be {right}")
         values = values.astype(np.float64, copy=False)
         if largest < inf and (np.abs(values) > largest).any():
-            raise DataError(f"{self._path}: '{name}' has values beyond {largest:g}: make it again")
+            raise DataError(f"{self.path}: '{name}' has values beyond {largest:g}: make it again")
         return values

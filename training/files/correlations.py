@@ -38,11 +38,10 @@ from dnnlib.errors import DataError
 from dnnlib.logs import logger
 from torch_utils.array_rows import open_rows
 from torch_utils.inert_pickle import shown
-from torch_utils.results import SavedArrays, open_arrays, provenance, save_arrays, save_json
+from torch_utils.results import open_arrays, provenance, save_arrays, save_json
 from training.files.arrays import CheckedArrays
 from training.files.residuals import QUANTITIES, Extraction
 from training.measure.correlations import (
-    LOWER,
     UPPER,
     Autocorrelations,
     CorrelationTime,
@@ -58,11 +57,6 @@ ROUNDING = 1e-4
 SUFFIX = "_acs"
 """Of the names of matrices."""
 FILE = re.compile(r"(?P<stem>.+)_times0_(?P<index>\d{1,9})")
-NOTES = {
-    None: "≈ the correlation time",
-    LOWER: "≈ the correlation time",
-    UPPER: "after the correlation time",
-}
 MOST_CELLS = 256
 """Along a side of a matrix that is kept to be drawn."""
 
@@ -166,7 +160,9 @@ class SavedLags:
             times = arrays.read("times", "T", least=2)
             if (np.diff(times) <= 0).any():
                 raise DataError(f"{path}: 'times' should increase")
-            count = _count(path, saved)
+            count = saved.numbers("n_samples")
+            if count.ndim or count < 2:
+                raise DataError(f"{path}: 'n_samples' is {shown(count)}, not a number of samples")
             names = [name for name in QUANTITIES if f"{name}_mean" in saved.names]
             if not names:
                 raise DataError(f"{path} has no autocorrelations: make it again")
@@ -180,14 +176,14 @@ class SavedLags:
             }
         stds = torch.from_numpy(np.stack([std for _, _, std in quantities.values()]))
         lags = torch.from_numpy(times - times[0])
-        curves, scatter = {}, scatter_of(count)
+        curves, scatter = {}, scatter_of(int(count))
         always = varying(stds).all(dim=1).numpy()
         for (name, (mean, diagonal, _)), varies in zip(quantities.items(), always, strict=True):
             require_correlations(path, f"{name}_mean", mean)
             require_correlations(path, f"{name}_diagonal", diagonal)
             lasting = correlation_time(lags, torch.from_numpy(mean), scatter)
             curves[name] = LagCurve(mean, np.where(varies, diagonal, np.nan), lasting)
-        return cls(times, curves, count)
+        return cls(times, curves, int(count))
 
 
 @dataclass(frozen=True)
@@ -242,7 +238,11 @@ class SavedMatrices:
             lags = summary.lags
         chosen = telling_lags(lags, summary.lasting if summary else None)
         shown = [paths[index] for index in chosen]
-        times = np.array([_time_of(path) for path in shown])
+        each = []
+        for path in shown:
+            with open_arrays(path) as saved:
+                each.append(CheckedArrays(saved, path).read("time", ""))
+        times = np.array(each)
         if (np.diff(times) <= 0).any():
             raise DataError(f"{shown[0]} and those after it have times that do not increase")
         if summary is not None and not np.array_equal(times, summary.times[list(chosen)]):
@@ -302,11 +302,11 @@ def telling_lags(lags: np.ndarray, lasting: CorrelationTime | None) -> dict[int,
         places = [(share, "") for share in (0.0, 1 / 3, 2 / 3, 1.0)]
         wanted = [(first + share * (last - first), note) for share, note in places]
     else:
-        after = lags[min(1, len(lags) - 1)]
+        after, about = lags[min(1, len(lags) - 1)], "after" if lasting.bound == UPPER else "≈"
         wanted = [
             (first, "first time"),
             (last, "last time"),
-            (max(first + lasting.integral, float(after)), NOTES[lasting.bound]),
+            (max(first + lasting.integral, float(after)), f"{about} the correlation time"),
             ((first + last) / 2, "halfway"),
         ]
     chosen: dict[int, str] = {}
@@ -324,25 +324,14 @@ def condensed(matrix: np.ndarray, block: int) -> np.ndarray:
     return np.where(high >= -low, high, low)
 
 
-def _count(path: Path, saved: SavedArrays) -> int:
-    count = saved.numbers("n_samples")
-    if count.ndim or count < 2:
-        raise DataError(f"{path}: 'n_samples' is {shown(count)}, not a number of samples")
-    return int(count)
-
-
 def require_correlations(path: Path, name: str, values: np.ndarray) -> None:
     """Raises DataError for values that no correlation has."""
     if not (np.abs(values) <= 1 + ROUNDING).all():
         raise DataError(f"{path}: '{name}' should hold correlations, which are from -1 to 1")
 
 
-def _quantities(names: Sequence[str]) -> list[str]:
-    return [name for name in QUANTITIES if f"{name}{SUFFIX}" in names]
-
-
 def _required(path: Path, names: Sequence[str]) -> list[str]:
-    quantities = _quantities(names)
+    quantities = [name for name in QUANTITIES if f"{name}{SUFFIX}" in names]
     if not quantities:
         raise DataError(f"{path} has no correlations: it has {', '.join(names) or 'nothing'}")
     return quantities
@@ -351,11 +340,6 @@ def _required(path: Path, names: Sequence[str]) -> list[str]:
 def _summary(stem: Path) -> SavedLags | None:
     path = summary_of(stem)
     return SavedLags.load(path) if path.exists() else None
-
-
-def _time_of(path: Path) -> float:
-    with open_arrays(path) as saved:
-        return float(CheckedArrays(saved, path).read("time", ""))
 
 
 def _matrices_of_toy(

@@ -105,9 +105,13 @@ class CoverageFiles:
         """Writes all files. ``about`` is what else the JSON is to say."""
         save_arrays(self.points, {**result_arrays(result), "format": np.array(FORMAT)})
         for (name, index), path in self.meshes.items():
-            sphere_and_smaller = result.carried[name].boundary[: index + 1]
-            boundary = result.boundaries[name][index]
-            write_mesh(path, *seen_from_outside(sphere_and_smaller, boundary))
+            # The last or all vertices of the sphere and the smaller ones, in data coordinates.
+            vertices, faces = result.boundaries[name][index]
+            carried = result.carried[name].boundary[: index + 1].flatten(0, 1)
+            points = carried[-len(vertices) :].cpu().numpy()
+            # The axes of the eigenbasis may be a mirror image of those of the data.
+            inward = enclosed_volume(points, faces) < 0
+            write_mesh(path, points, faces[:, ::-1] if inward else faces)
         save_json(self.numbers, {"format": FORMAT, **result.summary(), **about})
 
     def remove_others(self) -> None:
@@ -117,15 +121,6 @@ class CoverageFiles:
         for path in sorted(self.folder.iterdir()) if known else ():
             if named.fullmatch(path.name) and path.name not in known and path.is_file():
                 path.unlink()
-
-
-def seen_from_outside(vertices: Tensor, boundary: Boundary) -> Boundary:
-    """A boundary, the last or all of vertices ``[index + 1, K, D]`` of its sphere and the smaller
-    ones, with these in other coordinates, its faces turned outward."""
-    points = vertices.flatten(0, 1)[-len(boundary.vertices) :].cpu().numpy()
-    # The axes of the eigenbasis may be a mirror image of those of the data.
-    inward = enclosed_volume(points, boundary.faces) < 0
-    return Boundary(points, boundary.faces[:, ::-1] if inward else boundary.faces)
 
 
 def result_arrays(result: CoverageResult) -> dict[str, np.ndarray]:
@@ -214,7 +209,11 @@ class SavedCoverage:
             vertices = {name: arrays.read(f"boundary_{name}", "RKD") for name in STAGES}
             boundaries = {name: _boundaries(saved, path, name, vertices[name]) for name in STAGES}
             refitted = any(name.startswith("faces_") for name in saved.names)
-        _check(path, radii, {"coverage": coverage, "coverage_fresh": fresh})
+        if not (radii[0] > 0 and (np.diff(radii) > 0).all()):
+            raise DataError(f"{path}: 'radii' should be positive and increase")
+        for name, values in (("coverage", coverage), ("coverage_fresh", fresh)):
+            if values.min() < 0 or values.max() > 1:
+                raise DataError(f"{path}: '{name}' should hold fractions, which are from 0 to 1")
         std = _latent_std(path, radii, vertices["latent"])
         units = {"latent": std, "data": np.ones_like(std), "end": std}
         count, fresh_count = arrays.sizes["N"], arrays.sizes["M"]
@@ -252,14 +251,6 @@ def _boundaries(saved: SavedArrays, path: Path, stage: str, vertices: np.ndarray
             raise DataError(f"{path}: '{name}' do not fit: {error}") from error
         boundaries.append(Boundary(corners, faces.astype(np.int64)))
     return boundaries
-
-
-def _check(path: Path, radii: np.ndarray, fractions: dict[str, np.ndarray]) -> None:
-    if not (radii[0] > 0 and (np.diff(radii) > 0).all()):
-        raise DataError(f"{path}: 'radii' should be positive and increase")
-    for name, values in fractions.items():
-        if values.min() < 0 or values.max() > 1:
-            raise DataError(f"{path}: '{name}' should hold fractions, which are from 0 to 1")
 
 
 def _latent_std(path: Path, radii: np.ndarray, spheres: np.ndarray) -> np.ndarray:

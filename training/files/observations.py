@@ -287,16 +287,8 @@ def _place(part: str, names: Sequence[str], halves: Sequence[str]) -> int:
 
 def _half(text: str, shape: Sequence[int]) -> Tensor:
     """Booleans ``[D]`` of half of an image."""
-    _, height, width = shape
-    seen = torch.zeros(*shape, dtype=torch.bool)
-    rows, columns = slice(None), slice(None)
-    if text == "upper-half":
-        rows = slice(0, height // 2)
-    elif text == "lower-half":
-        rows = slice(height // 2, None)
-    elif text == "left-half":
-        columns = slice(0, width // 2)
-    else:
-        columns = slice(width // 2, None)
-    seen[:, rows, columns] = True
-    return seen.flatten()
+    axis = 1 if text in ("upper-half", "lower-half") else 2
+    first = text in ("upper-half", "left-half")
+    places = torch.arange(shape[axis]) < shape[axis] // 2
+    side = places if first else ~places
+    return side.view(-1, *[1] * (2 - axis)).expand(*shape).flatten()

@@ -68,6 +68,7 @@ class Extraction:
         return f"{self.data_name}_{self.schedule}"
 
     def arrays(self) -> dict[str, np.ndarray]:
+        """As each file has it."""
         return {name: np.asarray(value) for name, value in vars(self).items()}
 
     @classmethod
@@ -103,41 +104,26 @@ def digest(settings: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def toy_writer(
-    path: Path, names: tuple[str, ...], count: int, dim: int, extraction: Extraction
-) -> Iterator[Put]:
-    """Takes residuals of a toy in any order; its file appears when the block ends."""
-    shapes = dict.fromkeys(names, (len(extraction.times), count, dim))
-    with stream_arrays(path, shapes, FLOAT32, _small(extraction)) as stream:
-
-        def put(index: int, first: int, rows: Mapping[str, np.ndarray]) -> None:
-            for name, values in rows.items():
-                stream.put_rows(name, index * count + first, values)
-
-        yield put
-
-
-@contextmanager
-def time_writer(
+def residual_writer(
     paths: list[Path], names: tuple[str, ...], count: int, dim: int, extraction: Extraction
 ) -> Iterator[Put]:
-    """Takes residuals of images in any order; the files appear when the block ends."""
-    shapes = dict.fromkeys(names, (count, dim))
+    """Takes residuals in any order, for a file of each time, or one of a toy, which appear when the
+    block ends."""
+    alone, small = len(paths) == 1, {**extraction.arrays(), "format": np.array(FORMAT)}
+    shape = (len(extraction.times), count, dim) if alone else (count, dim)
+    shapes = dict.fromkeys(names, shape)
     with ExitStack() as stack:
         streams = []
-        for path, time in zip(paths, extraction.times, strict=True):
-            small = {"time": np.asarray(time), **_small(extraction)}
-            streams.append(stack.enter_context(stream_arrays(path, shapes, FLOAT32, small)))
+        for path, time in zip(paths, extraction.times, strict=False):
+            own = small if alone else {"time": np.asarray(time), **small}
+            streams.append(stack.enter_context(stream_arrays(path, shapes, FLOAT32, own)))
 
         def put(index: int, first: int, rows: Mapping[str, np.ndarray]) -> None:
+            place = index * count + first if alone else first
             for name, values in rows.items():
-                streams[index].put_rows(name, first, values)
+                streams[0 if alone else index].put_rows(name, place, values)
 
         yield put
-
-
-def _small(extraction: Extraction) -> dict[str, np.ndarray]:
-    return {**extraction.arrays(), "format": np.array(FORMAT)}
 
 
 def saved_shapes(path: Path, axes: int) -> dict[str, tuple[int, ...]]:
@@ -219,15 +205,12 @@ def require_same(folder: Path, first: Extraction, shapes: Mapping[str, tuple[int
     for index, time in enumerate(first.times):
         path = time_file(folder, first.stem, index)
         made = Extraction.read(path)
-        same = all(np.array_equal(a, b) for a, b in zip(_values(made), _values(first), strict=True))
+        own, known = made.arrays(), first.arrays()
+        same = all(np.array_equal(own[name], known[name]) for name in known)
         with open_arrays(path) as saved:
             same = same and np.array_equal(saved.numbers("time"), time)
         if not same:
             raise DataError(f"{path} was not made together with that of time 0: extract again")
-        own = saved_shapes(path, axes=2)
-        if own != shapes:
-            raise DataError(f"{path} has arrays {own}, but that of time 0 {dict(shapes)}")
-
-
-def _values(extraction: Extraction) -> list[np.ndarray]:
-    return list(extraction.arrays().values())
+        there = saved_shapes(path, axes=2)
+        if there != shapes:
+            raise DataError(f"{path} has arrays {there}, but that of time 0 {dict(shapes)}")

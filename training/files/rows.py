@@ -78,13 +78,10 @@ class SavedTable:
                     f"{path}: '{NAMES}' is {list(names.shape)} {names.dtype}, not the names of "
                     f"{dim} columns"
                 )
-            log_prob = row_index = errors = None
-            if DENSITIES in saved.names:
-                log_prob = _numbers(saved, path, DENSITIES, (count,))
-            if ERRORS in saved.names:
-                errors = _numbers(saved, path, ERRORS, (count,))
-            if ROW_INDEX in saved.names:
-                row_index = _numbers(saved, path, ROW_INDEX, (count,))
+            log_prob, row_index, errors = (
+                _numbers(saved, path, name, (count,)) if name in saved.names else None
+                for name in (DENSITIES, ROW_INDEX, ERRORS)
+            )
         points[np.isnan(points).any(axis=1)] = np.nan
         shown = [printable(str(name)) for name in names]
         table = cls(trajectory, shown, points, log_prob, row_index, errors)

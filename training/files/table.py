@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError
-from torch_utils.results import SavedArrays, open_arrays, save_arrays
-from training.data.tables.foreign import require_names
+from torch_utils.results import open_arrays, save_arrays
+from training.data.tables.foreign import numbered, require_names
 from training.data.tables.table import Columns, DataTable, Dropped
 from training.files.arrays import CheckedArrays
 
@@ -94,31 +94,35 @@ def load_whole(path: Path) -> DataTable:
         count, dim = points.shape
         if count < 2 or dim < 1:
             raise DataError(f"{path} has {count} rows of {dim} columns: there is nothing to learn")
-        names = _texts(path, saved, "names", [f"x{index}" for index in range(1, dim + 1)])
+        names = _texts(arrays, "names", numbered(dim))
         if len(names) != dim:
             raise DataError(f"{path} has {dim} columns, but {len(names)} names")
-        columns = _columns(path, saved, arrays, names)
-        zeros = torch.zeros(dim, dtype=torch.float64)
-        gone = _texts(path, saved, "dropped_names", [])
-        order = _texts(path, saved, "column_order", [*names, *gone])
+        columns = _columns(arrays, names)
+        gone = _texts(arrays, "dropped_names", [])
+        order = _texts(arrays, "column_order", [*names, *gone])
         if sorted(order) != sorted([*names, *gone]):
             raise DataError(f"{path}: 'column_order' does not have the names of its columns")
         arrays.sizes["K"] = len(gone)
-        empty = torch.zeros(len(gone), dtype=torch.float64)
-        dropped = Dropped(
-            gone,
-            _numbers(arrays, saved, "dropped_offsets", "K", empty),
-            _numbers(arrays, saved, "dropped_slopes", "KD", empty[:, None] * zeros),
-            order,
-        )
-        conditions, given = _conditions(path, saved, arrays)
-        covariates = _texts(path, saved, "covariates", [])
+        offsets = _numbers(arrays, "dropped_offsets", "K", len(gone))
+        slopes = _numbers(arrays, "dropped_slopes", "KD", len(gone), dim)
+        dropped = Dropped(gone, offsets, slopes, order)
+        conditions = given = None
+        if "conditions" in saved.names:
+            conditions = torch.from_numpy(arrays.read("conditions", "NC", 0, inf, holes=True))
+            number = conditions.shape[1]
+            named = _texts(arrays, "condition_names", numbered(number, "y"))
+            if len(named) != number:
+                raise DataError(
+                    f"{path} has {number} conditions, but {len(named)} names of conditions"
+                )
+            given = _columns(arrays, named, "condition_")
+        covariates = _texts(arrays, "covariates", [])
         strange = [name for name in covariates if given is None or name not in given.names]
         if strange:
             raise DataError(f"{path}: the covariate '{strange[0]}' is none of its conditions")
         if conditions is not None and given is not None:
             _require_data(path, conditions, [name not in covariates for name in given.names])
-        held_out, kept = (_chosen(path, saved, name, count) for name in ("held_out", "kept"))
+        held_out, kept = (_chosen(arrays, name, count) for name in ("held_out", "kept"))
         if (held_out | kept).all():
             raise DataError(f"{path}: all rows are held out or kept: there is nothing to train on")
         if (held_out & kept).any():
@@ -135,31 +139,29 @@ def load_whole(path: Path) -> DataTable:
             kept if kept.any() else None,
             given,
             covariates,
-            _datasets(path, saved, points, held_out, kept),
+            _datasets(arrays, points, held_out, kept),
         )
 
 
-def _columns(
-    path: Path, saved: SavedArrays, arrays: CheckedArrays, names: Sequence[str], prefix: str = ""
-) -> Columns:
+def _columns(arrays: CheckedArrays, names: Sequence[str], prefix: str = "") -> Columns:
     """What is known of columns, by arrays whose names begin so."""
-    require_names(names, path)
-    letter = "C" if prefix else "D"
-    zeros = torch.zeros(len(names), dtype=torch.float64)
-    steps = _numbers(arrays, saved, f"{prefix}steps", letter, zeros)
-    offsets = _numbers(arrays, saved, f"{prefix}offsets", letter, zeros)
+    require_names(names, arrays.path)
+    letter, count = "C" if prefix else "D", len(names)
+    steps = _numbers(arrays, f"{prefix}steps", letter, count)
+    offsets = _numbers(arrays, f"{prefix}offsets", letter, count)
     if (steps < 0).any():
-        raise DataError(f"{path}: '{prefix}steps' has negative ones")
-    return Columns(names, steps, offsets, *_bounds(path, saved, f"{prefix}bounds", len(names)))
+        raise DataError(f"{arrays.path}: '{prefix}steps' has negative ones")
+    return Columns(names, steps, offsets, *_bounds(arrays, f"{prefix}bounds", count))
 
 
 def _datasets(
-    path: Path, saved: SavedArrays, points: Tensor, held_out: Tensor, kept: Tensor
+    arrays: CheckedArrays, points: Tensor, held_out: Tensor, kept: Tensor
 ) -> Tensor | None:
     """The dataset of each row, if the file says so."""
-    if "datasets" not in saved.names:
+    path = arrays.path
+    if "datasets" not in arrays.saved.names:
         return None
-    array = saved.read("datasets")
+    array = arrays.saved.read("datasets")
     if array.shape != (len(points),) or array.dtype.kind not in "iu":
         raise DataError(
             f"{path}: 'datasets' is {list(array.shape)} {array.dtype}, not [{len(points)}] whole "
@@ -174,20 +176,6 @@ def _datasets(
             "dataset, or is held out or kept where that is not"
         )
     return torch.from_numpy(which.astype(np.int64))
-
-
-def _conditions(
-    path: Path, saved: SavedArrays, arrays: CheckedArrays
-) -> tuple[Tensor | None, Columns | None]:
-    """Conditions ``[N, C]`` and what is known of them, if there are some."""
-    if "conditions" not in saved.names:
-        return None, None
-    conditions = torch.from_numpy(arrays.read("conditions", "NC", 0, inf, holes=True))
-    number = conditions.shape[1]
-    names = _texts(path, saved, "condition_names", [f"y{k}" for k in range(1, number + 1)])
-    if len(names) != number:
-        raise DataError(f"{path} has {number} conditions, but {len(names)} names of conditions")
-    return conditions, _columns(path, saved, arrays, names, "condition_")
 
 
 def _require_data(path: Path, conditions: Tensor, is_data: Sequence[bool]) -> None:
@@ -210,31 +198,30 @@ def holds_table(path: Path) -> bool:
         return "points" in saved.names
 
 
-def _numbers(
-    arrays: CheckedArrays, saved: SavedArrays, name: str, letters: str, default: Tensor
-) -> Tensor:
-    """Numbers of a shape in letters, or the default where there are none."""
-    if name not in saved.names:
-        return default
+def _numbers(arrays: CheckedArrays, name: str, letters: str, *shape: int) -> Tensor:
+    """Numbers of a shape in letters, or zeros where there are none."""
+    if name not in arrays.saved.names:
+        return torch.zeros(shape, dtype=torch.float64)
     return torch.from_numpy(arrays.read(name, letters, least=0, largest=inf))
 
 
-def _texts(path: Path, saved: SavedArrays, name: str, default: list[str]) -> list[str]:
-    if name not in saved.names:
+def _texts(arrays: CheckedArrays, name: str, default: list[str]) -> list[str]:
+    if name not in arrays.saved.names:
         return default
-    array = saved.read(name)
+    array = arrays.saved.read(name)
     if array.ndim != 1 or (array.dtype.kind != "U" and array.size):
         raise DataError(
-            f"{path}: '{name}' is {list(array.shape)} {array.dtype}, not a list of text"
+            f"{arrays.path}: '{name}' is {list(array.shape)} {array.dtype}, not a list of text"
         )
     return [str(entry) for entry in array]
 
 
-def _bounds(path: Path, saved: SavedArrays, name: str, dim: int) -> tuple[Tensor, Tensor]:
-    if name not in saved.names:
+def _bounds(arrays: CheckedArrays, name: str, dim: int) -> tuple[Tensor, Tensor]:
+    path = arrays.path
+    if name not in arrays.saved.names:
         plain = Columns.plain([""] * dim)
         return plain.low, plain.high
-    array = saved.read(name)
+    array = arrays.saved.read(name)
     if array.shape != (dim, 2) or array.dtype.kind != "f":
         raise DataError(f"{path}: '{name}' is {list(array.shape)}, not [{dim}, 2]")
     bounds = torch.from_numpy(array.astype(np.float64))
@@ -246,13 +233,13 @@ def _bounds(path: Path, saved: SavedArrays, name: str, dim: int) -> tuple[Tensor
     return low, high
 
 
-def _chosen(path: Path, saved: SavedArrays, name: str, count: int) -> Tensor:
+def _chosen(arrays: CheckedArrays, name: str, count: int) -> Tensor:
     """Which rows are held out, or kept; none where the file does not say."""
-    if name not in saved.names:
+    if name not in arrays.saved.names:
         return torch.zeros(count, dtype=torch.bool)
-    array = saved.read(name)
+    array = arrays.saved.read(name)
     if array.shape != (count,) or array.dtype != bool:
         raise DataError(
-            f"{path}: '{name}' is {list(array.shape)} {array.dtype}, not [{count}] bool"
+            f"{arrays.path}: '{name}' is {list(array.shape)} {array.dtype}, not [{count}] bool"
         )
     return torch.from_numpy(array.copy())

@@ -126,12 +126,6 @@ class Recorder:
             self._small[name] = array.cpu().numpy() if isinstance(array, Tensor) else array
 
 
-def way_back(gap: Tensor, times: Tensor, solver: Solver) -> dict[str, Tensor | np.ndarray]:
-    """What an exact way back needs beside the last state: the gap ``[N, D]``, and by which solver
-    and along which times ``[steps + 1]`` it came about."""
-    return {"gap": gap, "gap_times": times, "gap_solver": np.array(solver.name)}
-
-
 @contextmanager
 def trajectory_file(
     path: Path,
@@ -257,8 +251,12 @@ class SavedEnd:
             states, own, arrays = _read_states(saved, path)
             labels = arrays.read("labels", "NL", largest=inf) if "labels" in saved.names else None
             about = {name: saved.numbers(name) for name in SAMPLE_KEYS if name in saved.names}
-            gap_solver = _solver_of_gap(saved, times)
-            gap = arrays.read("gap", "ND", largest=inf) if gap_solver else None
+            gap = gap_solver = None
+            if {"gap", "gap_times", "gap_solver"} <= set(saved.names):
+                made_at, known = saved.numbers("gap_times"), times.cpu().numpy()
+                if made_at.shape == known.shape and np.allclose(made_at, known, 1e-12, 1e-12):
+                    gap_solver = str(saved.read("gap_solver"))
+                    gap = arrays.read("gap", "ND", largest=inf)
             network = str(saved.read("network_sha256")) if "network_sha256" in saved.names else None
         if own["times"][-1] <= own["times"][0]:
             raise DataError(f"{path} is no melt: its times do not increase")
@@ -427,16 +425,6 @@ def _read_states(
     if not ((steps > 0).all() or (steps < 0).all()):
         raise DataError(f"{path}: 'times' neither increase nor decrease throughout")
     return states, own, arrays
-
-
-def _solver_of_gap(saved: SavedArrays, times: Tensor) -> str | None:
-    """The solver that made the gap, if there is one, and if it was made along these times."""
-    if not {"gap", "gap_times", "gap_solver"} <= set(saved.names):
-        return None
-    own, known = saved.numbers("gap_times"), times.cpu().numpy()
-    if own.shape != known.shape or not np.allclose(own, known, rtol=1e-12, atol=1e-12):
-        return None
-    return str(saved.read("gap_solver"))
 
 
 def _numbers(saved: SavedArrays, count: int) -> np.ndarray:

@@ -231,12 +231,6 @@ class DataSetSettings(Declared):
             raise UsageError(f"--patch is for --source={PATCHES}")
 
     @property
-    def wanted_images(self) -> int | None:
-        """Images to read, with those to be left out; None for all."""
-        taken = self.images.max_images
-        return None if taken is None else self.images.first_image + taken
-
-    @property
     def wanted(self) -> list[str] | None:
         """The columns to read; None for all."""
         if self.table.columns is None:

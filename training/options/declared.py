@@ -15,7 +15,7 @@ the device) it hands to ``recorded``, which makes the parameters that are writte
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import partial, wraps
 from types import MappingProxyType
@@ -82,14 +82,14 @@ class Declared:
         return cls(given=given, **own)
 
     @classmethod
-    def free_names(cls) -> frozenset[str]:
-        """Names of the options that a resumed run may change."""
-        return frozenset(name for name, declared in _declared(cls) if declared.free)
-
-    @classmethod
     def idle_names(cls) -> frozenset[str]:
         """Names of the options that results do not depend on."""
         return frozenset(name for name, declared in _declared(cls) if declared.idle)
+
+    @classmethod
+    def free_names(cls) -> frozenset[str]:
+        """Names of the options that a resumed run may change."""
+        return frozenset(name for name, declared in _declared(cls) if declared.free)
 
     def require_kind(self, kind: str, what: str) -> None:
         """Raises UsageError if an option was typed that is for another of ``KINDS_OF_DATA`` than
@@ -105,7 +105,11 @@ class Declared:
         """A dataclass of a library, its fields filled with the options of their names; others are
         no options, or have come to other values."""
         names = [item.name for item in fields(cast(Any, cls)) if hasattr(self, item.name)]
-        return cls(**{**{name: getattr(self, name) for name in names}, **others})
+        return cls(**self.named(*names) | others)
+
+    def named(self, *names: str) -> dict[str, Any]:
+        """Values of options by name, such as what a network is said to be."""
+        return {name: getattr(self, name) for name in names}
 
     def recorded(self, **resolved: Any) -> dict[str, Any]:
         """Every option with its value, by name, for the parameters of a result: what a run has come
@@ -203,7 +207,10 @@ def takes(cls: type[S]) -> Callable[[Callable[[S], int | None]], Callable[..., i
     def decorate(function: Callable[[S], int | None]) -> Callable[..., int | None]:
         @wraps(function)
         def run(**values: Any) -> int | None:
-            return function(cls.of(values, _typed()))
+            ctx = click.get_current_context()
+            typed = click.core.ParameterSource.COMMANDLINE
+            given = (name for name in ctx.params if ctx.get_parameter_source(name) is typed)
+            return function(cls.of(values, frozenset(given)))
 
         for parameter in reversed(list(parameters_of(cls))):
             # As click's own decorators do it.
@@ -223,24 +230,21 @@ def parameters_of(
         if _SHARED in item.metadata:
             yield from parameters_of(*item.metadata[_SHARED])
         elif _DECLARED in item.metadata:
-            own = {"default": defaults[item.name]} if item.name in defaults else {}
-            words = unset if isinstance(unset, str) else unset.get(item.name, "{}")
-            yield _parameter(item, cls.section, words, own)
-
-
-def _parameter(
-    item: Field[Any], section: str, unset: str, own: Mapping[str, Any]
-) -> click.Parameter:
-    declaration: _Declaration = item.metadata[_DECLARED]
-    attributes = {**declaration.attributes, **own}
-    if declaration.kind is click.Argument:
-        return click.Argument([item.name], **attributes)
-    if not attributes.get("help", ".").endswith((".", "]")):
-        attributes["help"] += "."
-    if declaration.unset is not None and "default" not in own:
-        attributes["help"] += f"  [default: {unset.format(declaration.unset)}]"
-    names = declaration.names or (f"--{item.name}",)
-    return DeclaredOption([item.name, *names], section=section, show_default=True, **attributes)
+            declaration: _Declaration = item.metadata[_DECLARED]
+            attributes = dict(declaration.attributes)
+            if declaration.kind is click.Argument:
+                yield click.Argument([item.name], **attributes)
+                continue
+            if not attributes.get("help", ".").endswith((".", "]")):
+                attributes["help"] += "."
+            if item.name in defaults:
+                attributes["default"] = defaults[item.name]
+            elif declaration.unset is not None:
+                words = unset if isinstance(unset, str) else unset.get(item.name, "{}")
+                attributes["help"] += f"  [default: {words.format(declaration.unset)}]"
+            names = [item.name, *(declaration.names or (f"--{item.name}",))]
+            attributes |= {"section": cls.section, "show_default": True}
+            yield DeclaredOption(names, **attributes)
 
 
 def meant(name: str, known: Collection[str]) -> str:
@@ -277,8 +281,9 @@ def spelled_alike(name: str) -> str:
     return name.replace("-", "_")
 
 
-class FlagCommand(click.Command):
-    """A command any of whose flags may be ``--cond``, ``--cond=True`` or ``--cond=False``."""
+class SectionedCommand(click.Command):
+    """A command whose help shows its options under their headings, and any of whose flags may be
+    ``--cond``, ``--cond=True`` or ``--cond=False``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         flags = {
@@ -303,10 +308,6 @@ class FlagCommand(click.Command):
             ctx.set_parameter_source(name, click.core.ParameterSource.COMMANDLINE)
         return rest
 
-
-class SectionedCommand(FlagCommand):
-    """A command whose help shows its options under their headings."""
-
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
         # Those without which nothing works come first.
@@ -324,9 +325,3 @@ class SectionedGroup(click.Group):
     """A group of such commands."""
 
     command_class = SectionedCommand
-
-
-def _typed() -> frozenset[str]:
-    ctx = click.get_current_context()
-    typed = click.core.ParameterSource.COMMANDLINE
-    return frozenset(name for name in ctx.params if ctx.get_parameter_source(name) is typed)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,6 +13,16 @@ from training.options.declared import Declared, option, options_of
 from training.options.inference import LIKELIHOODS, LikelihoodOptions, PriorOptions, SamplerOptions
 from training.options.shared import DeviceOptions, InflationOptions, overwrite, save_dir, seed
 from training.options.types import COUNT, FILE, NETWORK, POSITIVE, Names, Numbers, Ranges, choice
+
+
+def level(fails: str, **how: Any) -> Any:
+    """Declares the level of the tests by which something fails."""
+    return option(
+        **how,
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.01,
+        help=f"p-value, the number of comparisons accounted for, below which {fails} fails.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,12 +211,7 @@ class CheckSettings(CommonSettings):
         help="Truths to find again; if it is left out, all that the data set has to test, where "
         "these are fewer.",
     )
-    level: float = option(
-        idle=True,
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        default=0.01,
-        help="p-value, the number of comparisons accounted for, below which a check fails.",
-    )
+    level: float = level("a check", idle=True)
     condition: Path | None = option(
         type=FILE,
         unset="none",
@@ -298,11 +304,7 @@ class PredictSettings(Declared):
         unset="as many as p-values of so many numbers need, from 1000 to 20,000",
         help="Data simulated of each observation's draws",
     )
-    level: float = option(
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        default=0.01,
-        help="p-value, the number of comparisons accounted for, below which the model fails.",
-    )
+    level: float = level("the model")
     strict: bool = option(idle=True, is_flag=True, help="Exit with code 3 if it fails.")
     seed: int = seed("all draws")
     overwrite: bool = overwrite()
@@ -435,11 +437,7 @@ class MixtureOptions(Declared):
     pool: int = option(
         type=click.IntRange(min=100), default=2**14, help="Latents drawn of each component."
     )
-    level: float = option(
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        default=0.01,
-        help="p-value, the number of comparisons accounted for, below which calibration fails.",
-    )
+    level: float = level("calibration")
     seed: int = seed("all draws")
 
     def __post_init__(self) -> None:

@@ -75,10 +75,6 @@ class ExtractToysSettings(_Extracting):
         "--exact/--no_exact", default=True, help="Compare with the toy's exact denoiser as well."
     )
 
-    def expected(self) -> dict[str, Any]:
-        """What the network is said to be, by name."""
-        return {name: getattr(self, name) for name in ("data_name", "data_dim", "dims_to_keep")}
-
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractSettings(_Extracting):
@@ -103,10 +99,6 @@ class ExtractSettings(_Extracting):
     bs: int = option(type=COUNT, default=1000, help="Images or rows at a time, over all ranks.")
     times: EvenTimeOptions = options_of(EvenTimeOptions)
     calls: CallOptions = options_of(CallOptions)
-
-    def expected(self) -> dict[str, Any]:
-        """What the network is said to be, by name."""
-        return {name: getattr(self, name) for name in ("data_dim", "dims_to_keep")}
 
 
 @dataclass(frozen=True, kw_only=True)

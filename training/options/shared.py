@@ -84,15 +84,14 @@ class InflationOptions(Declared):
 
     def expected(self) -> dict[str, Any]:
         """All of them by name, for a network to agree with."""
-        return {name: getattr(self, name) for name in ("data_dim", *INFLATION)}
+        return self.named("data_dim", *INFLATION)
 
     def arguments(self, precond: str = "ifs", data_dim: int = 0) -> dict[str, Any]:
         """The arguments of the inflationary schedule that were given, for a kind of model and
         dimensions of the data, which an isotropic model keeps. Raises UsageError if one was given
         for an isotropic model, which has none, or a gap for the ``orig`` type, whose gap follows
         from the dimensions."""
-        given = {name: getattr(self, name) for name in INFLATION}
-        given = {name: value for name, value in given.items() if value is not None}
+        given = {k: value for k, value in self.named(*INFLATION).items() if value is not None}
         if precond != "ifs":
             for name, value in given.items():
                 known = data_dim if name == "dims_to_keep" else None
@@ -204,8 +203,7 @@ class ImageNetworkOptions(CallOptions):
 
     def expected(self) -> dict[str, Any]:
         """What the network is said to be, by name."""
-        names = ("data_dim", "dims_to_keep", "img_size", "img_ch")
-        return {name: getattr(self, name) for name in names}
+        return self.named("data_dim", "dims_to_keep", "img_size", "img_ch")
 
 
 MAX_STEPS = 10**6

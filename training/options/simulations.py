@@ -137,11 +137,6 @@ class SimulationSettings(Declared):
         return KINDS if self.sim_type == "all" else (self.sim_type,)
 
     @property
-    def csv_kind(self) -> str | None:
-        """Which simulation's rows go to ``--csv``; None for none."""
-        return None if self.csv is None else "gen" if "gen" in self.kinds else "melt"
-
-    @property
     def needs_melt(self) -> bool:
         """Whether an earlier melt is gone on from."""
         lone_gen = self.sim_type == "gen" and self.gen_source == "empirical"

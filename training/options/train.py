@@ -151,8 +151,6 @@ class NetworkOptions(Declared):
     )
 
 
-MOST_MEMBERS = 64
-"""Networks of an ensemble."""
 CONDITIONAL = {"bounded", "cond_screen", "cond_shape", "cond_waves", "linear_start"}
 """Options of tables with conditions."""
 
@@ -203,7 +201,7 @@ class TableOptions(Declared):
         "Not with --cond_shape.",
     )
     ensemble: int | None = option(
-        type=click.IntRange(1, MOST_MEMBERS),
+        type=click.IntRange(1, 64),
         unset="1",
         help="Networks that are trained side by side from different initial weights; the flow "
         "takes the mean of what they say.",
@@ -256,9 +254,6 @@ class TableOptions(Declared):
         """Raises UsageError if an option was typed that is for tables with conditions."""
         for name in sorted(self.given & CONDITIONAL):
             raise UsageError(f"--{name} is for --cond: leave it out")
-
-
-PRESETS = ("auto", "published")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,7 +356,7 @@ class ImageTrainingOptions(TrainingOptions):
 
     preset: str = option(
         of=IMAGES,
-        type=choice(PRESETS),
+        type=choice(("auto", "published")),
         default="auto",
         help="What decides the options that are left out: a recipe that fits the images and the "
         "device (auto), or the one of the paper (published): 55 million parameters, 200 million "

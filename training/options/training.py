@@ -75,16 +75,13 @@ class TrainingOptions(Declared):
     )
 
 
-LATENT_LAWS = ("learned", "gaussian")
-
-
 @dataclass(frozen=True, kw_only=True)
 class LatentLawOptions(Declared):
     """Whether to learn what compressed latents are distributed as."""
 
     section = "Calibration"
     latent_law: str | None = option(
-        type=choice(LATENT_LAWS),
+        type=choice(("learned", "gaussian")),
         unset="learned, if dimensions are compressed",
         help="Law of the latents that samples start from: learned from data that the trained "
         "network melts, or the Gaussian of the closed form. Kept latents are compared with it, "
@@ -246,11 +243,6 @@ def as_typed(cls: type[Declared], options: Mapping[str, Any], source: Path) -> d
     return typed
 
 
-DEFAULTS = asdict(TOY)
-CALIBRATION_FIT = "path"
-"""Networks of toys are good, so that slopes cost their samples nothing."""
-
-
 def _of_recipes(name: str) -> str:
     """What the recipes have of an option, for its help."""
     recipes = (AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY)
@@ -331,8 +323,9 @@ class ToyTrainSettings(Declared):
     training: TrainingOptions = options_of(
         TrainingOptions, unset={name: _of_recipes(name) for name in OF_TOYS}
     )
+    # Networks of toys are good, so that slopes cost their samples nothing.
     calibration: CalibrationOptions = options_of(
-        CalibrationOptions, defaults={"calibration_fit": CALIBRATION_FIT}
+        CalibrationOptions, defaults={"calibration_fit": "path"}
     )
     law: LatentLawOptions = options_of(LatentLawOptions)
-    run: RunOptions = options_of(RunOptions, defaults=DEFAULTS)
+    run: RunOptions = options_of(RunOptions, defaults=asdict(TOY))

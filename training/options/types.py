@@ -13,13 +13,15 @@ from dnnlib.errors import DataError
 from dnnlib.lists import parts_of
 from training.names import ANY_NUMBER, COLUMN_TYPES, IDENTIFIER, RAW_TABLES
 
+Param = click.Parameter | None
+Context = click.Context | None
+"""What click calls types with, beside a value."""
+
 
 class FiniteFloat(click.FloatRange):
     """A float range that takes neither infinities nor NaN, which compare as if in range."""
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
+    def convert(self, value: Any, param: Param, ctx: Context) -> float:
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number", param, ctx)
@@ -37,9 +39,7 @@ SEED = click.IntRange(min=0, max=2**63 - 1)
 class FilePath(click.Path):
     """A path that a file system can have: options of a run that is resumed may hold any text."""
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | bytes | os.PathLike[str]:
+    def convert(self, value: Any, param: Param, ctx: Context) -> str | bytes | os.PathLike[str]:
         try:
             name = os.fsencode(value)
         except UnicodeEncodeError:
@@ -55,9 +55,7 @@ FILE = FilePath(path_type=Path)
 class DataSetPath(FilePath):
     """The path of a data set that exists and is none of the files that one is made of."""
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | bytes | os.PathLike[str]:
+    def convert(self, value: Any, param: Param, ctx: Context) -> str | bytes | os.PathLike[str]:
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if not path.exists():
             raise DataError(
@@ -79,7 +77,7 @@ class NetworkFilePath(click.ParamType[str]):
 
     name = "path|url"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def convert(self, value: Any, param: Param, ctx: Context) -> str:
         text = str(value)
         if not text.strip():
             self.fail("it is empty: give a network file or an https URL", param, ctx)
@@ -98,9 +96,7 @@ class Steps(click.ParamType[int | str]):
 
     name = "integer|auto"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | str:
+    def convert(self, value: Any, param: Param, ctx: Context) -> int | str:
         if value == "auto":
             return "auto"
         return int(COUNT.convert(value, param, ctx))
@@ -114,20 +110,14 @@ def choice(names: Iterable[str]) -> click.Choice[str]:
 
 
 class Integers(click.ParamType[tuple[int, ...]]):
-    """Positive integers with something between them.
+    """Positive integers with something between them, of which ``name`` is an example."""
 
-    Args:
-        what: What messages call them.
-        name: An example.
-        separator: What is between them.
-    """
+    what, separator = "a list of positive integers", ","
 
-    def __init__(self, what: str, name: str, separator: str):
-        self.what, self.name, self.separator = what, name, separator
+    def __init__(self, name: str):
+        self.name = name
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
+    def convert(self, value: Any, param: Param, ctx: Context) -> tuple[int, ...]:
         if isinstance(value, tuple | list):
             value = self.typed(value)
         try:
@@ -143,16 +133,15 @@ class Integers(click.ParamType[tuple[int, ...]]):
         return self.separator.join(map(str, numbers))
 
 
-MULTIPLIERS = Integers("a list of positive integers", "2,2,2", ",")
-SIDES = Integers("a list of positive integers", "16,8", ",")
+MULTIPLIERS, SIDES = Integers("2,2,2"), Integers("16,8")
 
 
 class Shape(Integers):
     """A shape, or ``set:K``, a set of any number of rows of K numbers."""
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
+    what, separator = "a shape", "x"
+
+    def convert(self, value: Any, param: Param, ctx: Context) -> tuple[int, ...]:
         if isinstance(value, tuple | list):
             value = self.typed(value)
         if not (isinstance(value, str) and value.startswith(SET)):
@@ -168,7 +157,7 @@ class Shape(Integers):
 
 
 SET = "set:"
-SHAPE = Shape("a shape", "3x32x32", "x")
+SHAPE = Shape("3x32x32")
 
 
 class Numbers(click.ParamType[list[float]]):
@@ -176,9 +165,7 @@ class Numbers(click.ParamType[list[float]]):
 
     name = "p,q"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> list[float]:
+    def convert(self, value: Any, param: Param, ctx: Context) -> list[float]:
         parts = value if isinstance(value, list | tuple) else str(value).split(",")
         return [float(POSITIVE.convert(part, param, ctx)) for part in parts]
 
@@ -188,9 +175,7 @@ class Names(click.ParamType[tuple[str, ...]]):
 
     name = "a,b,c"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
+    def convert(self, value: Any, param: Param, ctx: Context) -> tuple[str, ...]:
         several = isinstance(value, tuple | list)
         names = tuple(map(str, value)) if several else tuple(parts_of(str(value)))
         if not (names and all(names)):
@@ -203,9 +188,7 @@ class Groups(click.ParamType[tuple[tuple[str, ...], ...]]):
 
     name = "a1,b1;a2,b2"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[tuple[str, ...], ...]:
+    def convert(self, value: Any, param: Param, ctx: Context) -> tuple[tuple[str, ...], ...]:
         parts = value if isinstance(value, tuple | list) else str(value).split(";")
         return tuple(Names().convert(part, param, ctx) for part in parts)
 
@@ -217,9 +200,7 @@ class ColumnTypes(click.ParamType[tuple[tuple[str, str], ...]]):
     name = "a:category,b:small<large"
     form = re.compile(r"(?P<name>.+?):(?P<type>%.+|[^:]+)")
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[tuple[str, str], ...]:
+    def convert(self, value: Any, param: Param, ctx: Context) -> tuple[tuple[str, str], ...]:
         if isinstance(value, tuple):
             return value
         types = []
@@ -245,7 +226,7 @@ class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
     name = "a:0:1,b:0:"
 
     def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+        self, value: Any, param: Param, ctx: Context
     ) -> tuple[tuple[str, float, float], ...]:
         if isinstance(value, tuple):
             return value
@@ -267,11 +248,7 @@ class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
 
 
 def _require_once(
-    kind: click.ParamType[Any],
-    text: str,
-    names: Sequence[str],
-    param: click.Parameter | None,
-    ctx: click.Context | None,
+    kind: click.ParamType[Any], text: str, names: Sequence[str], param: Param, ctx: Context
 ) -> None:
     """Fails if a column is named twice: the last of two would be taken in silence."""
     for name in names:
@@ -284,9 +261,7 @@ class Givens(click.ParamType[tuple[tuple[str, str], ...]]):
 
     name = "a:value,b:value"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[tuple[str, str], ...]:
+    def convert(self, value: Any, param: Param, ctx: Context) -> tuple[tuple[str, str], ...]:
         if isinstance(value, tuple):
             return value
         pairs = [part.partition(":") for part in parts_of(str(value))]

@@ -6,6 +6,7 @@ of numbers, probabilities of levels, log densities.
 
 import importlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -226,7 +227,11 @@ def _given_row(flow: RecordFlow, given: Sequence[tuple[str, str]]) -> np.ndarray
     row = np.full(len(flow.empty.columns), np.nan)
     for name, text in given:
         place = place_of(flow.empty, name)
-        column, value = flow.empty.columns[place], _given_value(flow, {name: [text]})
+        column, value = flow.empty.columns[place], np.full(len(row), np.nan)
+        frame = importlib.import_module("pandas").DataFrame({name: [text]})
+        with suppress(DataError):  # of what is no value
+            one, _ = encode(frame, flow.empty.columns, decimal=flow.empty.decimal)
+            value = one.values[0]
         if ((row != value) & ~np.isnan(row + value)).any():
             raise UsageError(f"--given={name}:{text} contradicts what is given before it")
         row = np.where(np.isnan(value), row, value)
@@ -237,16 +242,6 @@ def _given_row(flow: RecordFlow, given: Sequence[tuple[str, str]]) -> np.ndarray
             kind = KINDS.get(column.type, "numbers")
             raise UsageError(f"--given={name}:{text}: '{name}' takes {levels or kind}")
     return row
-
-
-def _given_value(flow: RecordFlow, cell: dict[str, list[str]]) -> np.ndarray:
-    """Values ``[P]`` of a column and of what is made of it; NaN elsewhere, and of no value."""
-    try:
-        frame = importlib.import_module("pandas").DataFrame(cell)
-        one, _ = encode(frame, flow.empty.columns, decimal=flow.empty.decimal)
-        return one.values[0]
-    except DataError:
-        return np.full(len(flow.empty.columns), np.nan)
 
 
 def to_compare(flow: RecordFlow, records: Records, given: Sequence[tuple[str, str]]) -> Records:
@@ -294,11 +289,10 @@ def _spread(
         texts = [f"{share:.4f}" for share in law.levels.probabilities.max(axis=1).tolist()]
         parts = [("probability", texts, True)]
     else:
-        low, _, high = law.quantiles.T
-        ends = (("low", low), ("high", high))
+        ends = {"low": law.quantiles[:, 0], "high": law.quantiles[:, 2]}
         parts = [
             (name, [text_of(column, one, records.decimal) for one in end.tolist()], False)
-            for name, end in ends
+            for name, end in ends.items()
         ]
     made = []
     for name, texts, plain in parts:
@@ -438,17 +432,17 @@ def _nearest(flow: RecordFlow, records: Records, seed: int) -> dict[str, float]:
         rows = flow.space.encoded(values)
         return torch.cat([rows.numbers.nan_to_num(0.0), 10.0 * rows.levels], dim=1)
 
-    def nearest(rows: torch.Tensor) -> float:
-        numbers = flow.space.dim
-        known = coded(train[:20_000])
+    known, numbers = coded(train[:20_000]), flow.space.dim
+
+    def nearest(values: np.ndarray) -> float:
         least = []
-        for part in torch.split(rows, 256):
+        for part in torch.split(coded(values), 256):
             far = torch.cdist(part[:, :numbers], known[:, :numbers]).square()
             differ = torch.cdist(part[:, numbers:], known[:, numbers:], p=0.0)
             least.append((far + differ).min(dim=1).values)
         return float(torch.cat(least).sqrt().median())
 
-    return {"drawn": nearest(coded(drawn)), "held_out": nearest(coded(others[:count]))}
+    return {"drawn": nearest(drawn), "held_out": nearest(others[:count])}
 
 
 def check_lines(facts: dict[str, Any]) -> list[str]:

@@ -59,8 +59,12 @@ class CoverageExperiment:
 
     def run(self, exact: ProbabilityFlow | None = None) -> CoverageResult:
         """Carries and counts; an exact flow is compared with."""
-        start, calls = self._latent_points(), []
+        law, calls = self._gaussian, []
         simulator = self._simulator(self.flow)
+        # Test points of each seed and vertices of the spheres, at the last time.
+        generators = (seeded_generator("cpu", seed, Stream.TEST_POINTS) for seed in self.seeds)
+        draws = torch.stack([law.sample(self.count, generator) for generator in generators])
+        start = Points(draws, self.spheres.vertices.to(law.variance) * law.std)
 
         def generate(latents: Tensor) -> Tensor:
             trajectory = simulator.generate(self._to_latents(latents), "gen").trajectory
@@ -70,10 +74,17 @@ class CoverageExperiment:
         def melt(data: Tensor) -> Tensor:
             trajectory = simulator.melt(data).trajectory
             calls.append(trajectory.calls)
-            return self._from_latents(trajectory.end)
+            end = trajectory.end
+            return self.law.whiten(end) if isinstance(self.law, LearnedLaw) else end
 
-        carried = carry(start, generate, melt)
-        fresh, units = self._fresh_data(), self._unit_maps()
+        carried, fresh = carry(start, generate, melt), self._fresh_data()
+        data_std, latent_std = self.flow.noisy_std(self.times[0]), self._gaussian.std
+        # For each stage, from its coordinates to its standard deviations in eigenspace.
+        units: dict[str, Callable[[Tensor], Tensor]] = {
+            "latent": lambda x: x / latent_std,
+            "data": lambda data: self.flow.to_eigen(data) / data_std,
+            "end": lambda x: x / latent_std,
+        }
         scaled = {name: points.mapped(units[name]) for name, points in carried.items()}
         boundaries = {name: self._fit(points.boundary) for name, points in scaled.items()}
         counted = units["data"](fresh)
@@ -81,7 +92,9 @@ class CoverageExperiment:
         made = CoverageResult(self.spheres, coverage, carried, boundaries, fresh, sum(calls))
         if exact is None:
             return made
-        vertices = self._exact_vertices(exact, start.boundary)
+        latents = self._to_latents(start.boundary.flatten(0, 1))
+        ends = self._simulator(exact).generate(latents, "exact gen").trajectory.end
+        vertices = exact.to_data(ends, self.times[0]).view_as(start.boundary)
         theirs = self._fit(units["data"](vertices))
         paired = pair(counted, boundaries["data"], theirs)
         return replace(made, paired=paired, exact=(vertices, theirs))
@@ -107,18 +120,6 @@ class CoverageExperiment:
         """From where that Gaussian lives to latents ``[M, D]``."""
         return self.law.unwhiten(x) if isinstance(self.law, LearnedLaw) else x
 
-    def _from_latents(self, x: Tensor) -> Tensor:
-        return self.law.whiten(x) if isinstance(self.law, LearnedLaw) else x
-
-    def _latent_points(self) -> Points:
-        """Test points of each seed and vertices of the spheres, at the last time."""
-        law = self._gaussian
-        draws = [
-            law.sample(self.count, seeded_generator("cpu", seed, Stream.TEST_POINTS))
-            for seed in self.seeds
-        ]
-        return Points(torch.stack(draws), self.spheres.vertices.to(law.variance) * law.std)
-
     def _fresh_data(self) -> Tensor:
         """Fresh points ``[S, M, D]`` of data space with the noise of the first time."""
         flow, first = self.flow, self.times[0]
@@ -129,19 +130,3 @@ class CoverageExperiment:
             noisy = clean + flow.schedule.sample_noise(len(clean), first, generator)
             draws.append(flow.to_data(flow.schedule.scale(first) * noisy, first))
         return torch.stack(draws)
-
-    def _unit_maps(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """For each stage, from its coordinates to its standard deviations in eigenspace."""
-        data_std, latent_std = self.flow.noisy_std(self.times[0]), self._gaussian.std
-        return {
-            "latent": lambda x: x / latent_std,
-            "data": lambda data: self.flow.to_eigen(data) / data_std,
-            "end": lambda x: x / latent_std,
-        }
-
-    def _exact_vertices(self, exact: ProbabilityFlow, latents: Tensor) -> Tensor:
-        """Where the exact flow takes vertices ``[R, K, D]`` from the last time to data space."""
-        simulator = self._simulator(exact)
-        start = self._to_latents(latents.flatten(0, 1))
-        ends = simulator.generate(start, "exact gen").trajectory.end
-        return exact.to_data(ends, self.times[0]).view_as(latents)

@@ -31,11 +31,6 @@ def ranks_of(values: RunValues, functions: Sequence[str]) -> tuple[Tensor, list[
     return values.ranks[:, wanted].cpu(), [values.names[place] for place in wanted]
 
 
-def contents_of(values: RunValues) -> Tensor:
-    """Contents ``[n]`` of the smallest highest-density regions with the truths."""
-    return values.regions[DENSEST].cpu()
-
-
 def summary_of(guarantee: HeldOutTruths) -> dict[str, Any]:
     """What a calibration says: levels to ask for, what holds them, and what it assumes."""
     held_out, levels = guarantee.held_out, guarantee.levels()
@@ -46,8 +41,9 @@ def summary_of(guarantee: HeldOutTruths) -> dict[str, Any]:
         "assumption": "new truths are exchangeable with those held out: they come of the same "
         "prior and simulator, or of the same source of data",
         "holding": {
-            f"{share:g}": {key: getattr(Holding.by(held_out.truths, share), key) for key in HOLDING}
+            f"{share:g}": {key: getattr(held, key) for key in ("mean", "low", "high")}
             for share in SHARES
+            for held in [Holding.by(held_out.truths, share)]
         },
         "levels": {
             f"{share:g}": {
@@ -66,16 +62,13 @@ def summary_of(guarantee: HeldOutTruths) -> dict[str, Any]:
     }
 
 
-HOLDING = ("mean", "low", "high")
-
-
-def statement(truths: int, share: float = SHOWN) -> str:
+def statement(truths: int) -> str:
     """The guarantee of so many truths, and how far a single calibration may be off."""
-    holding = Holding.by(truths, share)
+    holding = Holding.by(truths, SHOWN)
     if holding.mean >= 1:
-        return f"{truths} held-out truths are too few for regions of {share:.0%}"
+        return f"{truths} held-out truths are too few for regions of {SHOWN:.0%}"
     return (
-        f"With {truths} held-out truths, regions of {share:.0%} hold {share:.0%} of new ones or "
+        f"With {truths} held-out truths, regions of {SHOWN:.0%} hold {SHOWN:.0%} of new ones or "
         f"more, at most {1 / (truths + 1):.2%} more, on average over calibrations; this one holds "
         f"{100 * holding.low:.1f} to {100 * holding.high:.1f} %, with a probability of 90 %"
     )
@@ -186,8 +179,9 @@ class HeldPosteriors:
                 ways = [own, average]
                 if near is not None:
                     ways.append(Levels(near.intervals[len(ends)], near.regions[len(ends)]))
-                values = quantities(draws.points[index].flatten(0, 1).cpu().double(), functions)
-                density = densities(draws, index)
+                points = draws.points[index].flatten(0, 1).cpu().double()
+                of_functions = [function(points)[:, None] for function in functions.values()]
+                values, density = torch.cat([points, *of_functions], dim=1), densities(draws, index)
                 ends.append(torch.stack([intervals(values, way.intervals) for way in ways]))
                 lows.append(torch.stack([thresholds(density, way.regions) for way in ways]))
         return cls(guarantee, observations, torch.stack(ends), torch.stack(lows), near, distances)
@@ -231,10 +225,12 @@ class HeldPosteriors:
         for index in range(min(len(self.ends), MOST_SHOWN)):
             parts = []
             for place, name in list(enumerate(held_out.quantities))[:MOST_COLUMNS]:
-                each = [
-                    f"{words[way]} {_ends(self.ends[index, row, at, place])}"
-                    for row, way in enumerate(self.ways)
-                ]
+                each = []
+                for way, (low, high) in zip(
+                    self.ways, self.ends[index, :, at, place].tolist(), strict=True
+                ):
+                    ends = f"{beside(low, high - low)} to {beside(high, high - low)}"
+                    each.append(f"{words[way]} {ends}")
                 parts.append(f"{name} {', '.join(each)}")
             p_values = self.observations.p_values
             if p_values is not None:
@@ -249,17 +245,6 @@ def densities(draws: Draws, index: int) -> Tensor:
         return draws.log_density[index].flatten().cpu().double()
     likelihood = draws.log_likelihood[index].flatten().cpu().double()
     return likelihood - draws.w[index].flatten(0, 1).cpu().double().square().sum(dim=1) / 2
-
-
-def quantities(points: Tensor, functions: Functions) -> Tensor:
-    """Coordinates and values of functions ``[S, Q]`` of points ``[S, D]``."""
-    values = [function(points)[:, None] for function in functions.values()]
-    return torch.cat([points, *values], dim=1)
-
-
-def _ends(ends: Tensor) -> str:
-    low, high = ends.tolist()
-    return f"{beside(low, high - low)} to {beside(high, high - low)}"
 
 
 def _number(value: float) -> float | None:

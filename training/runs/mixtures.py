@@ -166,7 +166,8 @@ def recover(
         truth, sets = None, [observed.to(device)] * len(numbers)
     evidence = [Evidence.of(pool, likelihood, one) for one in sets]
     count, dim = plan.components.mean.shape[0], pool.shape[2]
-    seen = likelihood_size(likelihood, dim, device)
+    dummy = torch.zeros(1, dim, dtype=torch.float64, device=device)
+    seen = likelihood.simulate(dummy, torch.Generator()).shape[1]
     points = plan.points if observed is None else len(observed)
     # A rank without a data set has tensors of the same shapes.
     log_evidence = stacked([one.log.cpu() for one in evidence], (points, count))
@@ -202,12 +203,6 @@ def recover(
 def stacked(parts: list[Tensor], shape: tuple[int, ...]) -> Tensor:
     """Tensors of one shape in one, also if there are none."""
     return torch.stack(parts) if parts else torch.zeros(0, *shape, dtype=torch.float64)
-
-
-def likelihood_size(likelihood: Likelihood, dim: int, device: torch.device) -> int:
-    """How many numbers are observed of a point."""
-    dummy = torch.zeros(1, dim, dtype=torch.float64, device=device)
-    return likelihood.simulate(dummy, torch.Generator()).shape[1]
 
 
 def pool_error(halves: Tensor, log_evidence: Tensor, draws: Tensor, concentration: float) -> Tensor:

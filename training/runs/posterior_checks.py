@@ -110,19 +110,6 @@ MOST_OTHERS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
-class Neighbors:
-    """Which runs are nearest to each of M observations.
-
-    Attributes:
-        runs: Their numbers ``[M, K]``, nearest first.
-        distances: In standard deviations, ``[M, K]``.
-    """
-
-    runs: Tensor
-    distances: Tensor
-
-
-@dataclass(frozen=True, eq=False)
 class LearnedRuns:
     """Simulations whose parameters are to be found again from their conditions.
 
@@ -132,13 +119,14 @@ class LearnedRuns:
         references: TARP's points ``[n, D]``: the parameters of the simulation that is nearest to
             each run in its conditions, but none of the runs. What a posterior that knows nothing of
             conditions is right about, on average, is then seen. None if there are no others.
-        neighbors: Of observations; None without.
+        neighbors: Numbers ``[M, K]`` of the runs that are nearest to each of M observations,
+            nearest first, and their distances in standard deviations ``[M, K]``; None without.
     """
 
     rows: Rows
     count: int
     references: Tensor | None
-    neighbors: Neighbors | None = None
+    neighbors: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def draw(
@@ -164,24 +152,30 @@ class LearnedRuns:
             UsageError: So many rows are not near an observation.
             DataError: The data set is broken, has other columns, or too few rows.
         """
-        simulations = table.simulations(path, count, seed)
-        coordinates = table.coordinates
-        conditions = coordinates.straight(_conditions(simulations.rows))
+        every, testable, places = table.simulations(path, count, seed)
+        coordinates, near = table.coordinates, None
+        conditions = coordinates.straight(_conditions(every))
         law = Surprise(conditions.shape[1]).fit(conditions, coordinates.relevant)
-        places, near = simulations.drawn, None
         if observed is not None:
-            size = _neighbor_count(neighbors, len(simulations.testable), path)
+            rows = len(testable)
+            most = max(FEWEST_NEIGHBORS, rows // SHARE)
+            if neighbors is not None and neighbors > most:
+                raise UsageError(
+                    f"--neighbors is {neighbors}, but only one in {SHARE} of the {rows} rows to "
+                    f"test of {path} is near an observation: give at most {most}"
+                )
+            size = min(neighbors or NEIGHBORS, most)
             wanted = coordinates.straight(observed)
-            nearby, distances = nearest(law, conditions[simulations.testable], wanted, size)
-            nearby = simulations.testable[nearby]
+            nearby, distances = nearest(law, conditions[testable], wanted, size)
+            nearby = testable[nearby]
             more = sorted(set(nearby.flatten().tolist()) - set(places.tolist()))
             places = torch.cat([places, torch.tensor(more, dtype=torch.int64)])
             number = torch.zeros(len(conditions), dtype=torch.int64)
             number[places] = torch.arange(len(places))
-            near = Neighbors(number[nearby], distances)
-        chosen = simulations.rows.at(places)
+            near = number[nearby], distances
+        chosen = every.at(places)
         points = table.dithered(chosen.points, seed)
-        references = _nearest_others(simulations.rows.points, conditions, places, law)
+        references = _nearest_others(every.points, conditions, places, law)
         return cls(Rows(points, chosen.conditions), count, references, near)
 
     @property
@@ -222,17 +216,6 @@ def _nearest_others(
     rest = others.nonzero()[:, 0][:: -(-int(others.sum()) // MOST_OTHERS)]
     closest, _ = nearest(law, conditions[rest], conditions[places], 1)
     return points[rest[closest[:, 0]]]
-
-
-def _neighbor_count(wanted: int | None, rows: int, path: Path) -> int:
-    """How many of the rows to test are near an observation."""
-    most = max(FEWEST_NEIGHBORS, rows // SHARE)
-    if wanted is not None and wanted > most:
-        raise UsageError(
-            f"--neighbors is {wanted}, but only one in {SHARE} of the {rows} rows to test of "
-            f"{path} is near an observation: give at most {most}"
-        )
-    return min(wanted or NEIGHBORS, most)
 
 
 def _conditions(rows: Rows) -> Tensor:

@@ -21,9 +21,8 @@ from training.inference.draws import WEIGHTED
 from training.inference.samplers.twisted import NAME as TWISTED
 from training.inference.summary import LEVELS, REASONS, Summary
 from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate
-from training.measure.posterior.local import FARTHEST, LocalCalibration, calibrate_near
+from training.measure.posterior.local import FARTHEST, LocalCalibration
 from training.names import MOST_DEBLURRED
-from training.runs.posterior_checks import Neighbors
 from training.runs.posteriors import Groups
 
 FAR = 6.0
@@ -104,7 +103,10 @@ def report_draws(
     if names and count > MOST_SHOWN:
         logger.info(f"The JSON has the other {count - MOST_SHOWN}")
     samplers = ", ".join(f"{number} by {name}" for name, number in numbers["samplers"].items())
-    logger.info(f"{count} posterior(s): {samplers}; {_counted(numbers['network_calls'])}")
+    calls, units = numbers["network_calls"], {1e9: "billion", 1e6: "million"}
+    words = [f"{calls / size:.3g} {unit}" for size, unit in units.items() if calls >= size]
+    spent = [*words, f"{calls:,.0f}"][0]
+    logger.info(f"{count} posterior(s): {samplers}; {spent} network calls")
     known = summary.r_hat[~summary.r_hat.isnan()]
     mixed = f"largest R-hat {float(known.max()):.3f}, " if len(known) else ""
     logger.info(f"{mixed}fewest effective draws {float(summary.ess_bulk.min()):.0f}")
@@ -160,14 +162,6 @@ def _moments(summary: Summary, names: Sequence[str], index: int) -> str:
     ]
     more = len(columns) - MOST_COLUMNS
     return "; ".join(shown) + (f"; {more} more columns" if more > 0 else "")
-
-
-def _counted(calls: float) -> str:
-    """A number of network calls, in words."""
-    for size, unit in ((1e9, "billion"), (1e6, "million")):
-        if calls >= size:
-            return f"{calls / size:.3g} {unit} network calls"
-    return f"{calls:,.0f} network calls"
 
 
 def _report_blur(summary: Summary, names: Sequence[str], blur: Tensor | None) -> None:
@@ -302,13 +296,6 @@ class NearObservations:
     calibration: LocalCalibration
     distances: Tensor
     surprise: Tensor | None
-
-    @classmethod
-    def of(
-        cls, values: RunValues, near: Neighbors, level: float, surprise: Tensor | None
-    ) -> "NearObservations":
-        """Tests the runs near each; p-values below the level fail."""
-        return cls(calibrate_near(values, near.runs, level), near.distances, surprise)
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers and lists, as a JSON file takes them."""

@@ -25,7 +25,6 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.results import open_arrays
 from training.files.posterior import load_part, save_part
-from training.inference.amortized import Amortized
 from training.inference.draws import WEIGHTED, Draws
 from training.inference.lookahead import require_lookahead
 from training.inference.prior import Prior
@@ -140,7 +139,10 @@ class Groups:
             raise
 
     def _tell_kept(self) -> None:
-        done = sum(len(places) for k, places in enumerate(self.places) if self._is_kept(k))
+        done = 0
+        for index, places in enumerate(self.places):
+            with suppress(DataError), open_arrays(self.path(index)) as saved:
+                done += len(places) * (str(saved.read("fingerprint")) == self.fingerprint)
         if done:
             logger.warning(
                 f"Cut short: {done:,} of {self.count:,} posteriors are done and kept in "
@@ -149,14 +151,6 @@ class Groups:
         for folder in (self.folder, self.folder.parent):
             with suppress(OSError):  # something is in it
                 folder.rmdir()
-
-    def _is_kept(self, index: int) -> bool:
-        """Whether the file of a group is there, and of this run."""
-        try:
-            with open_arrays(self.path(index)) as saved:
-                return str(saved.read("fingerprint")) == self.fingerprint
-        except DataError:
-            return False
 
     def remove(self) -> None:
         """Removes the folder, once the results are written."""
@@ -225,7 +219,7 @@ def sample_groups(problem: Problem, plan: SamplingPlan, groups: Groups) -> None:
         draws = sample_posteriors(problem.of(places), plan, of_group, progress)
         return replace(draws, points=problem.target.prior.plausible(draws.points))
 
-    _into_parts(groups, draw, plan.pool)
+    into_parts(groups, draw, plan.pool)
 
 
 def seconds_of_a_call(target: Target) -> float:
@@ -324,12 +318,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def sample_learned(amortized: Amortized, groups: Groups) -> None:
-    """Samples the posteriors that a conditional flow has learned, likewise."""
-    _into_parts(groups, amortized.sample, amortized.chains * amortized.draws)
-
-
-def _into_parts(groups: Groups, draw: Callable[[Tensor, Progress], Draws], weighted: int) -> None:
+def into_parts(groups: Groups, draw: Callable[[Tensor, Progress], Draws], weighted: int) -> None:
     """Draws for the observations of each group, which are kept in its file; weights choose among so
     many draws, where some do."""
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
 from torch_utils import distributed
-from training.files.trajectory import trajectory_file, way_back
+from training.files.trajectory import trajectory_file
 from training.flow.cells import CellDensity, cell_log_prob, has_cells
 from training.flow.likelihood import LOG_PROB_ERROR, Density, DensityPlan, DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow
@@ -146,8 +147,10 @@ class Simulator:
         with trajectory_file(path, self._flow, saved_times, len(start), **file) as record:
             simulation = self._simulate(simulate, start, gap, title, record)
             record.add(simulation.densities)
-            if gap is None and simulation.trajectory.gap is not None:
-                record.add(way_back(simulation.trajectory.gap, self._times, self._solver))
+            apart = simulation.trajectory.gap
+            if gap is None and apart is not None:
+                solver = np.array(self._solver.name)
+                record.add({"gap": apart, "gap_times": self._times, "gap_solver": solver})
             if self._flow.coordinates is not None:
                 record.add({"points": simulation.points(self._flow)})
         return simulation

@@ -27,7 +27,7 @@ from training.names import DEFAULT_SOLVER
 from training.runs.latents import LatentChoice
 from training.runs.simulator import Simulation, Simulator
 from training.subjects import Subject
-from training.subjects.samples import Samples
+from training.subjects.samples import Returns, Samples, Source
 
 
 @dataclass(frozen=True)
@@ -109,24 +109,25 @@ class Story:
     def tell(self, kinds: Sequence[str], melted: SavedEnd | None = None) -> Iterator[Chapter]:
         """Runs the simulations of these kinds, some of ``KINDS`` in their order, one after the
         other, each into its file. Kinds without a melt of their own go on from an earlier one."""
-        start, end, labels = (
-            (None, None, None) if melted is None else (melted.start, melted.x, melted.labels)
-        )
-        arrays = {} if melted is None else melted.arrays
-        gap = None if melted is None else melted.gap_for(self.solver)
+        start = end = labels = gap = None
+        arrays: Mapping[str, Tensor] = {}
+        if melted is not None:
+            start, end, labels, arrays = melted.start, melted.x, melted.labels, melted.arrays
+            gap = melted.gap_for(self.solver)
         melt: Simulation | None = None
         if "melt" in kinds:
             assert self.samples is not None, "a melt has samples"
             samples = self.samples
             own = self.densities(samples)
-            melt = self._melt(samples, own)
+            simulator = self._simulator(samples.labels, None if own else self.density_plan)
+            file = self._file(samples.labels, {**samples.arrays, **(own.densities if own else {})})
+            began = self.start_of(samples.points)
+            melt = simulator.melt(began, "melt", self.paths["melt"], **file)
             start, end = melt.trajectory.states[0], melt.trajectory.end
             gap = melt.trajectory.gap
             labels, arrays = samples.labels, samples.arrays
-            facts = {
-                **melt.facts(self.flow),
-                **self.subject.melt_facts(self.flow, melt.trajectory),
-            }
+            of_subject = self.subject.melt_facts(self.flow, melt.trajectory)
+            facts = {**melt.facts(self.flow), **of_subject}
             if own:
                 melt = replace(melt, densities=own.densities)
                 facts["likelihood"] = own.likelihood_facts()
@@ -148,7 +149,11 @@ class Story:
                 latents, facts["effective_share"] = self._of_teacher(latents)
             labels = self.subject.drawn_labels(self.count, self.seed, self.class_number)
             gen = self._generate("gen", latents, labels, {})
-            yield Chapter("gen", gen, {**gen.facts(self.flow), **self._beside(gen, melt), **facts})
+            beside = {}
+            if melt and melt.densities and gen.densities:
+                both = melt.densities["log_prob"], gen.densities["log_prob"]
+                beside = self.subject.density_facts(*both)
+            yield Chapter("gen", gen, {**gen.facts(self.flow), **beside, **facts})
 
     def check_labels(self, melted: SavedEnd) -> None:
         """Raises DataError if a melt has other labels than the network takes."""
@@ -180,18 +185,6 @@ class Story:
                 f"--solver={DEFAULT_SOLVER} has those of its teacher"
             )
         return latents[picks], share
-
-    def _beside(self, gen: Simulation, melt: Simulation | None) -> dict[str, Any]:
-        """What log densities of a generation say beside those of a melt, if there are both."""
-        if melt is None or not (gen.densities and melt.densities):
-            return {}
-        return self.subject.density_facts(melt.densities["log_prob"], gen.densities["log_prob"])
-
-    def _melt(self, samples: Samples, own: Simulation | None) -> Simulation:
-        simulator = self._simulator(samples.labels, None if own else self.density_plan)
-        arrays = {**samples.arrays, **(own.densities if own else {})}
-        file = self._file(samples.labels, arrays)
-        return simulator.melt(self.start_of(samples.points), "melt", self.paths["melt"], **file)
 
     def _generate(
         self,
@@ -227,3 +220,35 @@ class Story:
             **given,
             **arrays,
         }
+
+
+def measure_returns(
+    flow: ProbabilityFlow,
+    times: Tensor,
+    solver: Solver,
+    source: Source,
+    returns: Returns,
+    batch: int,
+) -> int:
+    """Measures how well points survive, and returns the denoiser calls of a point. Every rank reads
+    each batch, of so many points in flight over all ranks, of which it integrates its share, and
+    holds no more than one."""
+    count, most_calls = len(source), 0
+    starts = range(0, count, batch)
+    total = 2 * (len(times) - 1) * len(starts)
+    with distributed.progress_bar(total=total, desc="roundtrip", unit="step") as bar:
+        for start in starts:
+            places = range(start, min(start + batch, count))
+            bar.set_postfix_str(f"{places.start} to {places.stop - 1} of {count}")
+            samples = source.read(places)
+            share, own = distributed.shard(len(places)), flow
+            if samples.labels is not None:
+                own = flow.given(labels=samples.labels[share].to(flow.device))
+            data = samples.points[share].to(flow.device).double()
+            melt = own.melt(data, times, solver, on_step=bar.update)
+            back = own.generate(melt.end, times, solver, on_step=bar.update, gap=melt.gap)
+            ends = torch.stack([melt.end, own.to_data(back.end, back.times[-1])])
+            latents, returned = distributed.gather_rows(ends, len(places), dim=1).cpu()
+            most_calls = max(most_calls, melt.calls + back.calls)
+            returns.add(flow, samples, latents, returned)
+    return most_calls

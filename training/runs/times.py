@@ -74,14 +74,22 @@ class TimeChoice:
         if self.given is not None:
             return self.given
         grid = self.even(flow.schedule)
-        if self.steps is not None:
-            _tell_of_many(self.steps, solver)
+        calls = (self.steps or 0) * (solver.calls_per_step or 1)
+        if calls > MANY_CALLS and solver.name != "euler" and not solver.adaptive:
+            logger.info(
+                f"{self.steps} steps of {solver.name} are {calls:,} denoiser calls each way: "
+                "'auto' steps find how few are as accurate, by --tol"
+            )
         if self.steps is not None and not self.adapted:
             return grid(self.steps)
         law = flow.latent_law(torch.tensor(self.end, dtype=torch.float64, device=flow.device))
         latents = law.sample(PILOTS, seeded_generator("cpu", 0, Stream.PILOT))
         if self.adapted:
-            grid = self._adapted_grid(flow, solver, latents, grid(1), file)
+            stored = file.stored_grid(solver, grid(1)) if file and not self.store else None
+            adapted = stored or fit_equal_error_grid(flow, latents, grid(1), solver)
+            if file and self.store:
+                file.store_grid(adapted, solver)
+            grid = adapted
         if self.steps is not None:
             return grid(self.steps)
         choice = choose_steps(flow, latents, grid, solver, self.tolerance)
@@ -90,28 +98,3 @@ class TimeChoice:
             f"(--tol={self.tolerance:g})"
         )
         return grid(choice.steps)
-
-    def _adapted_grid(
-        self,
-        flow: ProbabilityFlow,
-        solver: Solver,
-        latents: Tensor,
-        times: Tensor,
-        file: NetworkFile | None,
-    ) -> Grid:
-        stored = file.stored_grid(solver, times) if file and not self.store else None
-        if stored:
-            return stored
-        grid = fit_equal_error_grid(flow, latents, times, solver)
-        if file and self.store:
-            file.store_grid(grid, solver)
-        return grid
-
-
-def _tell_of_many(steps: int, solver: Solver) -> None:
-    calls = steps * (solver.calls_per_step or 1)
-    if calls > MANY_CALLS and solver.name != "euler" and not solver.adaptive:
-        logger.info(
-            f"{steps} steps of {solver.name} are {calls:,} denoiser calls each way: 'auto' steps "
-            "find how few are as accurate, by --tol"
-        )

@@ -73,15 +73,13 @@ class HeldCells:
         the others of a file lack."""
         if not self.counts[place]:
             return np.full(len(known), share)
-        each = [self._content(place, share, own) for own in self.contents[place]]
+        count, each = self.counts[place], []
+        for own in self.contents[place]:
+            # An interval that ends at the k-th of n cells holds k / (n + 1) of further ones.
+            kept, ends = evenly(count, len(own)), np.concatenate([[0.0], own, [1.0]])
+            held = np.concatenate([[0.0], (kept + 1) / (count + 1), [1.0]])
+            each.append(np.interp(share, (count * held + OWN * ends) / (count + OWN), ends))
         return np.interp(known_shares(known), self.known[place], each)
-
-    def _content(self, place: int, share: float, own: np.ndarray) -> float:
-        # An interval that ends at the k-th of n cells holds k / (n + 1) of further ones.
-        count, kept = self.counts[place], evenly(self.counts[place], len(own))
-        ends = np.concatenate([[0.0], own, [1.0]])
-        held = np.concatenate([[0.0], (kept + 1) / (count + 1), [1.0]])
-        return float(np.interp(share, (count * held + OWN * ends) / (count + OWN), ends))
 
     @classmethod
     def read(cls, listed: object, columns: int, broken: Exception) -> "HeldCells | None":

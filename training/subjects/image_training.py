@@ -22,7 +22,6 @@ from training.flow.eigenbasis import EigenBasis
 from training.learning.building import Choices
 from training.learning.cost import require_batch, require_network
 from training.learning.held_out import HeldOut, Watch
-from training.learning.loss import DenoisingLoss
 from training.learning.melting import LawPlan, points_to_melt
 from training.learning.run_folder import Resumed
 from training.learning.speed import compile_network, fastest_precision
@@ -138,7 +137,20 @@ class ImageTraining(Training):
             recipe = replace(recipe, precision=fastest_precision(model, loss, config))
         model.denoiser.precision = recipe.precision
         logger.info(f"{len(images)} images of {images.image_shape} in {images.path}")
+
+        def source() -> BatchSource:
+            batch, seed = recipe.batch, wanted.seed
+            batches = ImageBatches(images, batch, seed, device, recipe.workers)
+            if augmentation is None:
+                return batches
+            return AugmentedBatches(batches, augmentation, images.image_shape, batch, seed)
+
+        def watch() -> Watch | None:
+            others = self.held_out
+            return Watch(HeldOut.of_images(others, loss, wanted.seed)) if others else None
+
         cond = "cond" if images.has_labels else "uncond"
+        calibrated, melts = self.calibrated_on or images, points_to_melt(config.total)
         return Start(
             recipe=recipe,
             model=model,
@@ -155,14 +167,12 @@ class ImageTraining(Training):
                 *(images.name, loss.schedule.name, choices.network, cond),
                 *(f"batch{recipe.batch}", recipe.precision),
             ),
-            source=partial(self._source, recipe, augmentation, device),
+            source=source,
             calibration=wanted.calibration(
-                lambda: calibration_points(self.calibrated_on or images)
+                partial(some_images, calibrated, CALIBRATION_POINTS, True)
             ),
-            law=wanted.law(
-                law_plan(images, self.held_out, points_to_melt(config.total), wanted.seed, device)
-            ),
-            watch=partial(self._watch, loss),
+            law=wanted.law(law_plan(images, self.held_out, melts, wanted.seed, device)),
+            watch=watch,
         )
 
     def _spread(
@@ -174,25 +184,9 @@ class ImageTraining(Training):
         """The eigenbasis and the variance of augmented images, fitted or those of the state."""
         if resumed:
             return resumed.basis, resumed.data_variance
-        limit = self.basis_images or len(self.images)
-        limit = min(limit, DRY_RUN_IMAGES) if self.wanted.dry_run else limit
-        return fit_basis(self.images, limit, augmentation, self.wanted.seed, device)
-
-    def _source(
-        self,
-        recipe: ImageRecipe,
-        augmentation: GeometricAugmentation | None,
-        device: torch.device,
-    ) -> BatchSource:
-        images, seed = self.images, self.wanted.seed
-        batches = ImageBatches(images, recipe.batch, seed, device, recipe.workers)
-        if augmentation is None:
-            return batches
-        return AugmentedBatches(batches, augmentation, images.image_shape, recipe.batch, seed)
-
-    def _watch(self, loss: DenoisingLoss) -> Watch | None:
-        held_out = self.held_out
-        return Watch(HeldOut.of_images(held_out, loss, self.wanted.seed)) if held_out else None
+        most = self.basis_images or len(self.images)
+        most = min(most, DRY_RUN_IMAGES) if self.wanted.dry_run else most
+        return fit_basis(self.images, most, augmentation, self.wanted.seed, device)
 
     def _require_sides(self, recipe: ImageRecipe) -> None:
         """Raises UsageError if blocks are to attend at sides where there are none."""
@@ -286,15 +280,14 @@ def open_alike(path: Path, dataset: ImageDataset, use_labels: bool) -> ImageData
     return other
 
 
-def calibration_points(dataset: ImageDataset) -> Batch:
-    """This rank's share of some images, always the same, as they are, with their labels."""
-    chosen = _some(dataset, CALIBRATION_POINTS)
-    return _read(dataset, chosen[distributed.shard(len(chosen))])
-
-
-def melted_images(dataset: ImageDataset, count: int) -> Batch:
-    """So many images to melt, or all if they are fewer, the same on all ranks."""
-    return _read(dataset, _some(dataset, min(count, MOST_MELTED)))
+def some_images(dataset: ImageDataset, count: int, shared: bool = False) -> Batch:
+    """So many images, or all if they are fewer, always the same, as they are, with their labels:
+    of those that are shared, this rank's part."""
+    chosen = torch.randperm(len(dataset), generator=seeded_generator("cpu", 0))[:count]
+    chosen = chosen[distributed.shard(len(chosen))] if shared else chosen
+    pixels, labels = dataset.read(chosen.tolist())
+    points = normalize_pixels(pixels).flatten(1)
+    return Batch(points, labels if dataset.has_labels else None)
 
 
 def law_plan(
@@ -305,17 +298,9 @@ def law_plan(
     device: torch.device,
 ) -> LawPlan:
     """How to learn the law of latents from so many images, judged by others, if there are some."""
-    judged = partial(melted_images, held_out) if held_out else None
-    melted = partial(melted_images, images)
-    return LawPlan(melted, judged, count, seed, BLOCK_ROWS[device.type])
 
+    def of(dataset: ImageDataset, count: int) -> Batch:
+        return some_images(dataset, min(count, MOST_MELTED))
 
-def _some(dataset: ImageDataset, count: int) -> Tensor:
-    """The numbers of so many images, always the same."""
-    return torch.randperm(len(dataset), generator=seeded_generator("cpu", 0))[:count]
-
-
-def _read(dataset: ImageDataset, chosen: Tensor) -> Batch:
-    pixels, labels = dataset.read(chosen.tolist())
-    points = normalize_pixels(pixels).flatten(1)
-    return Batch(points, labels if dataset.has_labels else None)
+    judged = partial(of, held_out) if held_out else None
+    return LawPlan(partial(of, images), judged, count, seed, BLOCK_ROWS[device.type])

@@ -218,9 +218,7 @@ class ImageFlow(Subject):
         if not is_table(str(path)):
             points = read_observations(path, self.shape)
             return points if seen is None else points[:, seen]
-        names = self.names
-        wanted = names if seen is None else [names[place] for place in seen.tolist()]
-        return read_columns(path, wanted, names, [])
+        return read_columns(path, self.seen_names(seen), self.names, [])
 
     def labels(self, given: Path | None) -> Tensor | None:
         if not self.classes:
@@ -250,12 +248,10 @@ class ImageFlow(Subject):
                 f"the labels of {self.file.path.name} are vectors, of which none can be drawn: "
                 "melt images that have some, by pfODE_int.py --sim_type=melt"
             )
-        if number is None:
-            return
         name, classes = self.file.path.name, self.classes
-        if not classes:
+        if number is not None and not classes:
             raise UsageError(f"--class is {number}, but {name} has no classes")
-        if number >= classes:
+        if number is not None and number >= classes:
             raise UsageError(f"--class is {number}, but {name} has classes 0 to {classes - 1}")
 
     def law_plan(self, path: Path | None, seed: int, device: torch.device) -> LawPlan:
@@ -280,9 +276,7 @@ class ImageFlow(Subject):
         return ImageReturns(folder, self.stem, seed, keep_worst, self.shape)
 
     def lines(self, kind: str, facts: Mapping[str, Any]) -> list[str]:
-        lines = []
-        if kind == "melt":
-            lines.append(variances_line(facts, self.dims_to_keep))
+        lines = [variances_line(facts, self.dims_to_keep)] if kind == "melt" else []
         if kind == "melt" and "likelihood" in facts:
             bits = facts["likelihood"]["bits_per_dim"]["mean"]
             lines.append(f"Bits per dimension of the dequantized images: {bits:.3f}")

@@ -21,7 +21,6 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from training.data.tables.foreign import listed
 from training.data.tables.marginals import EXACT
-from training.data.tables.table import Dropped
 from training.data.tables.trials import first_rows, one_of_each
 from training.files.observations import WITH_HOLES, read_trials
 from training.flow.calls import ConditionedDenoiser
@@ -72,20 +71,16 @@ class HolesLaw(TrialLaw):
         return HolesLaw(self._flow.to(device), self._network)
 
     def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
-        return self._over_cells(trials, covariates, parameters, self._of_flow)
+        return self._over_cells(trials, torch.cat([parameters, covariates], dim=1), self._of_flow)
 
     def rough(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
-        return self._over_cells(trials, covariates, parameters, self._of_start)
+        return self._over_cells(trials, torch.cat([parameters, covariates], dim=1), self._of_start)
 
     def _over_cells(
-        self,
-        trials: Tensor,
-        covariates: Tensor,
-        parameters: Tensor,
-        log_prob: Callable[[Tensor, Tensor, Tensor], Tensor],
+        self, trials: Tensor, given: Tensor, log_prob: Callable[[Tensor, Tensor, Tensor], Tensor]
     ) -> Tensor:
         assert self._flow.coordinates is not None
-        coordinates = self._flow.coordinates.given(torch.cat([parameters, covariates], dim=1))
+        coordinates = self._flow.coordinates.given(given)
         labels, states = coordinates.labels, torch.where(trials.isnan(), ABSENT, ASKED)
         assert labels is not None
         centers, of_cell = coordinates.rounded(trials), []
@@ -141,16 +136,14 @@ class LearnedLikelihood:
     def of(cls, file: NetworkFile) -> "LearnedLikelihood | None":
         """That of a network file; None if it is of something else. Raises DataError if what the
         file says of its parameters makes no sense."""
-        stored = file.model.about.get(LIKELIHOOD)
-        if stored is None:
+        about, network = file.model.about, file.model.denoiser.network
+        if about.get(LIKELIHOOD) is None:
             return None
-        table, bounds = TableFlow.of(file, {}), _bounds(stored)
+        table, bounds = TableFlow.of(file, {}), _bounds(about[LIKELIHOOD])
         first = len(table.conditions) - _levels_beside(table)
         if bounds is None or list(bounds) != list(table.conditions[:first][: len(bounds)]):
             raise DataError(f"{file.path} does not say which of its conditions are parameters")
-        about = file.model.about
         discrete = [name for name in bounds if name in about.get(DISCRETE, ())]
-        network = file.model.denoiser.network
         law: TrialLaw = FlowLaw(table.flow)
         if isinstance(network, TrialNetwork):
             law = HolesLaw(table.flow, network)
@@ -318,11 +311,8 @@ class LearnedLikelihood:
                 "parameters: train a likelihood for each of its values, and posterior.py compare "
                 "says how probable each is"
             )
-        if name == UNIFORM:
-            return self._uniform()
-        return prior_of(name, self.parameters)
-
-    def _uniform(self) -> TableFlow:
+        if name != UNIFORM:
+            return prior_of(name, self.parameters)
         names, ends = self.parameters, torch.tensor(list(self.bounds.values())).double()
         if not ends.isfinite().all():
             name = names[int((~ends.isfinite()).any(dim=1).int().argmax())]
@@ -378,8 +368,7 @@ def normal_model(names: Sequence[str], ends: Tensor, mean: Tensor, spread: Tenso
         assert isinstance(linear, Standardize)
         linear.hold(mean=mean, std=spread)
     about: dict[str, Any] = {"kind": TABLE, "columns": list(names), "condition_names": []}
-    dropped = Dropped.none(names)
-    about["dropped"] = {"names": [], "offsets": [], "slopes": [], "order": list(dropped.order)}
+    about["dropped"] = {"names": [], "offsets": [], "slopes": [], "order": list(names)}
     courses = courses_at_rest(model.about["tmin"], model.about["tmax"], dim)
     model.denoiser.eval().requires_grad_(False)
     return replace(model, about={**model.about, **about}, coordinates=coordinates, courses=courses)
@@ -397,12 +386,12 @@ def _bounds(stored: object) -> dict[str, tuple[float, float]] | None:
         return None
     bounds = {}
     for name, ends in stored.items():
-        if not (isinstance(name, str) and isinstance(ends, list) and len(ends) == 2):
-            return None
-        low, high = ends
-        if any(not isinstance(end, float | int | None) for end in ends):
-            return None
-        bounds[name] = (-inf if low is None else float(low), inf if high is None else float(high))
-        if bounds[name][0] >= bounds[name][1]:
+        match ends:
+            case [float() | int() | None as low, float() | int() | None as high]:
+                low, high = -inf if low is None else low, inf if high is None else high
+                bounds[name] = float(low), float(high)
+            case _:
+                return None
+        if not isinstance(name, str) or low >= high:
             return None
     return bounds

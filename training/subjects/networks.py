@@ -99,17 +99,15 @@ class NetworkFile:
     def stored_grid(self, solver: Solver, times: Tensor) -> EqualErrorGrid | None:
         """The grid in the file, if it is one of this solver over these times. Raises DataError if
         what is in its place makes no sense."""
-        stored = self.model.about.get(STORED)
-        if stored is None:
-            return None
-        match stored:
-            case {"solver": str(name), "times": [_, _, *_] as values}:
-                plain = all(isinstance(value, float | int) for value in values)
+        match self.model.about.get(STORED):
+            case None:
+                return None
+            case {"solver": str(name), "times": [_, _, *_] as values} if all(
+                isinstance(value, float | int) for value in values
+            ):
+                grid = torch.tensor([float(value) for value in values], dtype=torch.float64)
             case _:
-                plain = False
-        if not plain:
-            raise DataError(f"{self.path} holds a broken '{STORED}': no solver and times")
-        grid = torch.tensor([float(value) for value in values], dtype=torch.float64)
+                raise DataError(f"{self.path} holds a broken '{STORED}': no solver and times")
         if not (grid.diff() > 0).all():
             raise DataError(f"{self.path} holds a broken '{STORED}': its times do not increase")
         fits = torch.allclose(grid[[0, -1]], times[[0, -1]].to(grid), rtol=1e-9)

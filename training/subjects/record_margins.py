@@ -45,8 +45,7 @@ class Margins:
     @classmethod
     def of(cls, rows: np.ndarray) -> "Margins":
         """Those of rows ``[n, P]``; of a column with NaN, one bin for all."""
-        each = [_margin(column) for column in rows.T]
-        return cls([ends for ends, _ in each], [shares for _, shares in each])
+        return cls(*zip(*map(_margin, rows.T), strict=True))
 
     @classmethod
     def read(cls, listed: object, columns: int, broken: Exception) -> "Margins | None":

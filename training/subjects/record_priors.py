@@ -105,21 +105,22 @@ class RecordPrior(TableFlow):
                 f"{path} has a column '{shown(strange[0])}', which is none of "
                 f"{listed(empty.names)}: leave it out, or name it as one of these"
             )
-        holes = np.argwhere(np.isnan(records.values))
-        if len(holes):
-            row, column = holes[0]
-            raise DataError(
-                f"{path}, row {row + 1}: '{records.names[column]}' is missing: give rows without "
-                "it in a file of their own, and name what they have by --mask"
-            )
-        atoms = np.argwhere(self._are_atoms(records.names, records.values))
-        if len(atoms):
-            row, column = atoms[0]
-            raise DataError(
-                f"{path}, row {row + 1}: '{records.names[column]}' is "
-                f"{records.values[row, column]:g}, as it is so often that it has no density there: "
-                "leave such rows out, or ask ask.py"
-            )
+        atoms = self._are_atoms(records.names, records.values)
+        for wrong, form in (
+            (
+                np.isnan(records.values),
+                "missing: give rows without it in a file of their own, and name what they have by "
+                "--mask",
+            ),
+            (
+                atoms,
+                "{:g}, as it is so often that it has no density there: leave such rows out, or ask "
+                "ask.py",
+            ),
+        ):
+            for row, column in np.argwhere(wrong)[:1]:
+                what = form.format(records.values[row, column])
+                raise DataError(f"{path}, row {row + 1}: '{records.names[column]}' is {what}")
         return torch.from_numpy(records.values)
 
     def _are_atoms(self, names: Sequence[str], values: np.ndarray) -> np.ndarray:
@@ -147,7 +148,7 @@ class RecordPrior(TableFlow):
         states = torch.where(asked, ASKED, ABSENT)[None]
         level_states = torch.full((1, len(space.categories)), ABSENT)
         levels = self._at_no_atom(level_states)
-        of_atoms = slice(len(space.categories) - len(space.atoms), None)
+        of_atoms = slice(level_states.shape[1] - len(space.atoms), None)
         levels[:, of_atoms] = levels[:, of_atoms].masked_fill(~asked[space.atoms], ABSENT)
         level_states[levels >= 0] = KNOWN
         nothing = EncodedRows(torch.full((1, len(own)), torch.nan), levels)

@@ -148,6 +148,11 @@ class RecordSpace:
         """Where they have the levels of a column."""
         return self.dim + self.categories.index(place)
 
+    @property
+    def middle(self) -> Tensor:
+        """The point whose coordinates are all 0 ``[1, D]``."""
+        return self._at(0.0)
+
     def states(self, by_column: Tensor) -> Tensor:
         """States ``[n, D + C]`` of those by column ``[n, P]``."""
         states = torch.full((len(by_column), self.dim + len(self.categories)), -1)
@@ -279,11 +284,6 @@ class RecordSpace:
             points = dither(points, self.coordinates.steps, generator)
         return torch.where(self._outside(points), self._at(-FAR), points), missing
 
-    @property
-    def middle(self) -> Tensor:
-        """The point whose coordinates are all 0 ``[1, D]``."""
-        return self._at(0.0)
-
     def _at(self, place: float) -> Tensor:
         """The point whose coordinates are all the same ``[1, D]``."""
         return self.coordinates.to_data(torch.full((1, self.dim), place, dtype=torch.float64))
@@ -355,35 +355,28 @@ def choose_space(records: Records, seed: int) -> Chosen:
     generator = seeded_generator("cpu", seed, Stream.DEQUANTIZATION)
     of_numbers = [values[at][:-1] for at in numbers]
     points, columns = _complete(records, train, numbers, of_numbers, generator)
+
+    def tried(space: RecordSpace, marginals: str, counts: Sequence[int]) -> Chosen:
+        """A mixture in a space, and how well it does."""
+        generator = seeded_generator("cpu", seed, Stream.DEQUANTIZATION)
+        rows, others = space.encoded(train, generator), space.encoded(held_out, generator)
+        mixture, nats = fit_mixture(rows, others, space.level_counts, seed, counts)
+        slopes = float(space.log_slopes(held_out).sum(dim=1).mean()) if len(held_out) else 0.0
+        if space.impossible(held_out).any():
+            slopes = -inf
+        return Chosen(space, marginals, mixture, {marginals: nats + slopes})
+
     tries = {}
     for marginals in MARGINALS if numbers else ("none",):
         if marginals == LOG and not bool(over_decades(points).any()):
             continue
         coordinates = fit_coordinates(points, columns, marginals, "none")
         space = RecordSpace(records.columns, values, coordinates)
-        tries[marginals] = _tried(space, marginals, train, held_out, seed, FIRST)
+        tries[marginals] = tried(space, marginals, FIRST)
     scores = {name: each.nats[name] for name, each in tries.items()}
     best = max(scores, key=scores.__getitem__)
-    chosen = _tried(tries[best].space, best, train, held_out, seed, COMPONENTS)
+    chosen = tried(tries[best].space, best, COMPONENTS)
     return replace(chosen, nats=scores | chosen.nats)
-
-
-def _tried(
-    space: RecordSpace,
-    marginals: str,
-    train: np.ndarray,
-    held_out: np.ndarray,
-    seed: int,
-    counts: Sequence[int],
-) -> Chosen:
-    """A mixture in a space, and how well it does."""
-    generator = seeded_generator("cpu", seed, Stream.DEQUANTIZATION)
-    rows, others = space.encoded(train, generator), space.encoded(held_out, generator)
-    mixture, nats = fit_mixture(rows, others, space.level_counts, seed, counts)
-    slopes = float(space.log_slopes(held_out).sum(dim=1).mean()) if len(held_out) else 0.0
-    if space.impossible(held_out).any():
-        slopes = -inf
-    return Chosen(space, marginals, mixture, {marginals: nats + slopes})
 
 
 def _complete(

@@ -132,11 +132,7 @@ class RecordFlow:
         return CellLaw(np.stack(quantiles, axis=1), LevelLaw(own, shares))
 
     def drawn(
-        self,
-        values: np.ndarray,
-        asked: np.ndarray,
-        seed: int,
-        progress: Progress | None = None,
+        self, values: np.ndarray, asked: np.ndarray, seed: int, progress: Progress | None = None
     ) -> np.ndarray:
         """Values ``[n, P]`` with one joint draw of what is asked ``[n, P]`` in each row. What is
         neither asked nor there is neither known nor drawn. Draws are a function of the seed and of
@@ -284,39 +280,32 @@ class RecordFlow:
         progress: Progress | None,
     ) -> np.ndarray:
         """Quantiles ``[n, Q]`` of a number, which is at no atom, at levels ``[n, Q]``."""
-        space, asked = self.space, self._only(place, len(values))
-        parts = [torch.zeros(0, levels.shape[1], dtype=torch.float64)]
+        at, parts = self.space.cell(place), [torch.zeros(0, levels.shape[1], dtype=torch.float64)]
         for rows in self._blocks(len(values), levels.shape[1]):
-            encoded, states = self._about_number(values[rows], known[rows], asked[rows], place)
+            encoded, states = self._about_number(values[rows], known[rows], place)
             wanted = torch.from_numpy(levels[rows])
-            at = space.cell(place)
             parts.append(self.questions.quantiles(encoded(), states, at, wanted).double())
             if progress:
                 progress(len(states))
-        return space.decoded_numbers(place, torch.cat(parts), self.within)
+        return self.space.decoded_numbers(place, torch.cat(parts), self.within)
 
     def _about_number(
-        self, values: np.ndarray, known: np.ndarray, asked: np.ndarray, place: int
+        self, values: np.ndarray, known: np.ndarray, place: int
     ) -> tuple[Callable[..., EncodedRows], Tensor]:
         """What encodes rows, by a generator, and states of a question about a number at no atom."""
-        states = self._states(values, known, asked)
+        states = self._states(values, known, self._only(place, len(values)))
         if not self.space.atoms_at(place):
             return partial(self.space.encoded, values), states
         states[:, self.space.level_cell(place)] = KNOWN
         return partial(self.space.encoded_elsewhere, values, place), states
 
     def _ranks_of_number(
-        self,
-        values: np.ndarray,
-        known: np.ndarray,
-        place: int,
-        generator: torch.Generator | None,
+        self, values: np.ndarray, known: np.ndarray, place: int, generator: torch.Generator | None
     ) -> np.ndarray:
         """Ranks ``[n]`` of a number, among those at no atom; see ``ranks``."""
-        at, asked = self.space.cell(place), self._only(place, len(values))
-        parts = [torch.zeros(0, dtype=torch.float64)]
+        at, parts = self.space.cell(place), [torch.zeros(0, dtype=torch.float64)]
         for rows in self._blocks(len(values)):
-            encoded, states = self._about_number(values[rows], known[rows], asked[rows], place)
+            encoded, states = self._about_number(values[rows], known[rows], place)
             middle = encoded()
             if generator is not None:
                 middle.numbers[:, at] = encoded(generator=generator).numbers[:, at]
@@ -335,7 +324,8 @@ class RecordFlow:
         """
         means, errors = np.zeros((2, len(values)))
         steps = self.space.coordinates.steps
-        discrete = self._by_cell(asked)[:, : self.space.dim] & (steps > 0)
+        of_cells = self.space.states(torch.from_numpy(asked).long()) == 1
+        discrete = of_cells[:, : self.space.dim] & (steps > 0)
         discrete &= ~torch.from_numpy(self.space.at_atoms(values))
         for rows in self._blocks(len(values)):
             part, of_cell = np.arange(len(values))[rows], discrete[rows]
@@ -351,12 +341,6 @@ class RecordFlow:
                 progress(len(part))
         return means, errors
 
-    @cached_property
-    def _shifts(self) -> Tensor:
-        """From centers of cells to points in them, ``[SEQUENCES, points, D]``."""
-        steps = self.space.coordinates.steps
-        return offsets(steps > 0) * steps
-
     def _bound_at_centers(
         self, values: np.ndarray, asked: np.ndarray, discrete: Tensor
     ) -> np.ndarray:
@@ -366,10 +350,8 @@ class RecordFlow:
             return np.zeros(len(values))
         states = self._states(values, ~asked, asked)
         quarter = self.space.coordinates.steps / 4
-        ends = [
-            self.space.encoded(self._moved(values, asked, shift)).numbers
-            for shift in (quarter, -quarter)
-        ]
+        moved = [self._moved(values, asked, shift) for shift in (quarter, -quarter)]
+        ends = [self.space.encoded(each).numbers for each in moved]
         noise, std = self.questions.noise_at(self.space.encoded(values), states)
         # Half of an edge, since its ends may be where the data cannot be.
         edge = torch.where(discrete, 2 * (ends[0] - ends[1]) / std, 0.0)
@@ -385,7 +367,8 @@ class RecordFlow:
         errors: np.ndarray,
     ) -> None:
         """Puts means over cells of some rows, and their errors, in their places."""
-        shifts, points = self._shifts, 0
+        steps, points = self.space.coordinates.steps, 0
+        shifts = offsets(steps > 0) * steps  # to points in cells, [SEQUENCES, points, D]
         taken: np.ndarray = np.zeros((len(rows), SEQUENCES, 0))
         while len(rows) and points < shifts.shape[1]:
             more = shifts[:, points : max(1, 2 * points)]
@@ -422,22 +405,20 @@ class RecordFlow:
     def require_any(self) -> None:
         """Raises UsageError of a network that was trained for one question."""
         if self.ask:
+            names = ",".join(self.empty.names[place] for place in self.ask)
             raise UsageError(
-                f"{self.file.path} was trained with --ask={self._asked_names()}: it predicts that "
-                "alone; train without --ask for any question"
+                f"{self.file.path} was trained with --ask={names}: it predicts that alone; train "
+                "without --ask for any question"
             )
 
     def require_asked(self, places: Sequence[int]) -> None:
         """Raises UsageError if a network that was trained for one question is asked another."""
         if self.ask and not set(places) <= set(self.ask):
+            own = ",".join(self.empty.names[place] for place in self.ask)
             names = ", ".join(self.empty.names[place] for place in places)
             raise UsageError(
-                f"{self.file.path} was trained with --ask={self._asked_names()}, and does not know "
-                f"{names}"
+                f"{self.file.path} was trained with --ask={own}, and does not know {names}"
             )
-
-    def _asked_names(self) -> str:
-        return ",".join(self.empty.names[place] for place in self.ask)
 
     def _only(self, place: int, count: int) -> np.ndarray:
         """Which cells are asked ``[count, P]`` if one column is."""
@@ -458,10 +439,6 @@ class RecordFlow:
                 there[:, place] &= ~tells | was_there
         states = np.where(asked, ASKED, np.where(there, KNOWN, ABSENT))
         return self.space.states(torch.from_numpy(states))
-
-    def _by_cell(self, flags: np.ndarray) -> Tensor:
-        """Flags by column ``[n, P]``, as states have cells."""
-        return self.space.states(torch.from_numpy(flags).long()) == 1
 
     def _blocks(self, count: int, repeats: int = 1) -> Iterator[slice]:
         """Rows of one call, each so many times."""

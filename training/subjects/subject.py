@@ -25,7 +25,6 @@ from training.names import (
     ALL_AT_ONCE,
     AMORTIZED_CUDA_ROWS,
     AMORTIZED_ROWS,
-    INFLATION,
     PARTICLE_STEPS,
     TOY_POOL,
 )
@@ -116,12 +115,6 @@ class Subject(ABC):
     def stem(self) -> str:
         """How results are named."""
         return f"{self.data_name}_{self.flow.schedule.name}"
-
-    @property
-    def schedule_known(self) -> dict[str, Any]:
-        """The schedule of the network, by the names of options."""
-        known = self.known if self.file is None else self.file.known
-        return {name: known.get(name) for name in INFLATION}
 
     @cached_property
     def digest(self) -> str | None:
@@ -222,9 +215,10 @@ class Subject(ABC):
         """Points of a data set to melt, chosen by a seed: so many, or all that a table has held
         out. Raises DataError if the data set is broken, of another kind, or has too few."""
 
-    @abstractmethod
     def source(self, path: Path | None, count: int | None, seed: int) -> Source:
         """The same, read as they are needed."""
+        points = self.samples(path, count, seed).points
+        return Source(len(points), lambda rows: Samples(points[rows.start : rows.stop]))
 
     @abstractmethod
     def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
@@ -284,6 +278,11 @@ class Subject(ABC):
         places ``[K]`` that are seen only these, and others need not be there. Raises DataError if
         the file is missing or broken, has other columns or images, or values that are not finite.
         """
+
+    def seen_names(self, seen: Tensor | None) -> list[str]:
+        """Names of the coordinates at places ``[K]``; None for all."""
+        names = self.names
+        return names if seen is None else [names[place] for place in seen.tolist()]
 
     def dithered(self, points: Tensor, seed: int) -> Tensor:
         """Points ``[n, D]`` with discrete coordinates spread evenly over their steps."""

@@ -7,7 +7,7 @@ own, and scored on rows that are held out.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import product
 
 import torch
@@ -143,15 +143,10 @@ class Preparation:
         """Those of the data of a trial; None of what is no likelihood, or has other columns too."""
         return self.table.levels if self.likelihood else None
 
-    def coordinates(self, space: Space) -> Coordinates:
-        """Fitted to the rows that are trained on, once."""
-        if space not in self._fitted:
-            self._fitted[space] = self._fit(space)
-        return self._fitted[space]
-
     @cached_property
-    def _fitted(self) -> dict[Space, Coordinates]:
-        return {}
+    def coordinates(self) -> Callable[[Space], Coordinates]:
+        """Those of a space, fitted to the rows that are trained on, once."""
+        return cache(self._fit)
 
     def _fit(self, space: Space) -> Coordinates:
         generator = seeded_generator("cpu", self.config.seed, Stream.DEQUANTIZATION)
@@ -174,12 +169,15 @@ class Preparation:
 
     def learn_levels(self, coordinates: Coordinates) -> None:
         """Fits the law of levels that are data beside the points, if there are such."""
-        levels, conditions = self.table.levels_beside, self.table.train_rows.conditions
-        if levels is None or conditions is None:
+        table, conditions = self.table, self.table.train_rows.conditions
+        if conditions is None or table.conditions is None or not table.beside:
             return
+        first = -len(table.beside)
+        known = table.columns_of_conditions.at(range(table.condition_dim)[first:])
+        levels = Levels.of(known, table.conditions[:, first:])
         law = coordinates.know_levels(levels.counts)
         law.hold(first=levels.first, step=levels.steps)
-        labels, first = coordinates.given(conditions).labels, -len(levels.counts)
+        labels = coordinates.given(conditions).labels
         assert labels is not None
         fit_levels(law, labels[:, :first], conditions[:, first:], self._datasets)
 
@@ -275,16 +273,14 @@ class Preparation:
         """Rows as the network sees them; see ``placed``."""
         return placed(coordinates, rows, generator)
 
-    def of_one_network(self) -> "Preparation":
-        """The same without an ensemble, whose members learn alike."""
-        arguments = dict(self.choices.network_arguments)
-        arguments.pop("members", None)
-        return replace(self, choices=replace(self.choices, network_arguments=arguments))
-
     def pilot(self, space: Space, steps: int) -> float:
         """Held-out nats after so many steps in a space, or all if they are fewer."""
         coordinates = self.coordinates(space)
-        model, loss = self.of_one_network().build(coordinates)
+        # Members of an ensemble learn alike.
+        own = self.choices.network_arguments.items()
+        arguments = {name: value for name, value in own if name != "members"}
+        alone = replace(self, choices=replace(self.choices, network_arguments=arguments))
+        model, loss = alone.build(coordinates)
         held_out = self.held_out(coordinates, loss)
         assert held_out is not None
         steps = min(steps, self.config.total_steps)
@@ -396,7 +392,10 @@ def _candidates(preparation: Preparation, wanted: Space) -> list[Space]:
     elif all_kept:
         # The law of points given conditions is not that of their columns, which a spline of these
         # would bend; what is left of them once they are predicted is whitened in any case.
-        wide = _over_decades(table)
+        half = table.columns.steps / 2
+        positive = over_decades(table.train_rows.points - half)
+        positive &= (table.points - half > 0).all(dim=0)  # in rows that are held out too
+        wide = [name for name, each in zip(table.columns.names, positive, strict=True) if each]
         if wide and marginals != LOG:
             tried = "tried" if marginals == AUTO else f"not tried: give --marginals={LOG}"
             names = ", ".join(wide[:MOST_NAMED])
@@ -418,14 +417,6 @@ def _of_levels(preparation: Preparation, wanted: Space) -> Space:
             "--whiten, --linear_start and --dims_to_keep out"
         )
     return own
-
-
-def _over_decades(table: DataTable) -> list[str]:
-    """Names of the columns that are positive over decades, in rows that are held out too."""
-    columns = table.columns
-    positive = over_decades(table.train_rows.points - columns.steps / 2)
-    positive &= (table.points - columns.steps / 2 > 0).all(dim=0)
-    return [name for name, each in zip(columns.names, positive, strict=True) if each]
 
 
 def _screened(preparation: Preparation, cond_screen: str) -> str:

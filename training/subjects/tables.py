@@ -24,7 +24,7 @@ from training.learning.melting import MOST, LawPlan
 from training.measure.held_out_ranks import density_ranks, latent_coverage
 from training.names import MOST_ROWS, TABLE
 from training.subjects.networks import NetworkFile, plain_name
-from training.subjects.samples import Samples, Source
+from training.subjects.samples import Samples
 from training.subjects.subject import Subject, required, variances_line
 from training.subjects.table_spaces import rows_to_melt
 
@@ -140,10 +140,6 @@ class TableFlow(Subject):
         points, places = self.rows(required(path), count, seed)
         return Samples(self.dithered(points, seed), arrays={"row_index": places})
 
-    def source(self, path: Path | None, count: int | None, seed: int) -> Source:
-        points = self.samples(path, count, seed).points
-        return Source(len(points), lambda rows: Samples(points[rows.start : rows.stop]))
-
     def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
         return self.samples(path, count, seed).points
 
@@ -174,17 +170,16 @@ class TableFlow(Subject):
         return lambda generator: self.spread(rows, generator)
 
     def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
-        names = self.names
-        wanted = names if seen is None else [names[place] for place in seen.tolist()]
-        return read_columns(path, wanted, names, [*self.dropped.order, *self.conditions])
+        others = [*self.dropped.order, *self.conditions]
+        return read_columns(path, self.seen_names(seen), self.names, others)
 
     def labels(self, given: Path | None) -> Tensor | None:
         if not self.conditions:
             return super().labels(given)
         if given is None:
-            conditions = ", ".join(self.conditions)
+            given_with = ", ".join(self.conditions)
             raise UsageError(
-                f"this network is conditional on {conditions}: say what by --condition"
+                f"this network is conditional on {given_with}: say what by --condition"
             )
         if not self.of_sets:
             return read_columns(given, self.conditions)
@@ -210,20 +205,13 @@ class TableFlow(Subject):
         places = drawn_rows(path, table, count, seed)
         return points[places], places
 
-    def simulations(self, path: Path, count: int, seed: int) -> "Simulations":
-        """Rows of a data set with their conditions, of which some are drawn as ``rows`` does.
-        Raises DataError if the file is broken, has other columns or conditions, or too few rows."""
+    def simulations(self, path: Path, count: int, seed: int) -> tuple[Rows, Tensor, Tensor]:
+        """Rows of a data set with their conditions, the places of those that are held out, or of
+        all if none is, and the places of some of these, drawn as ``rows`` does. Raises DataError if
+        the file is broken, has other columns or conditions, or too few rows."""
         table = self.table(path)
-        points, conditions = self._columns_of(path, table), self._conditions_of(path, table)
-        drawn = drawn_rows(path, table, count, seed)
-        return Simulations(Rows(points, conditions), testable_rows(table), drawn)
-
-    def halves(self, path: Path) -> tuple[Tensor, Tensor]:
-        """Rows of a data set that are trained on, and those held out: ``[N, D]`` and ``[M, D]``.
-        Raises DataError if the file is broken, or has other columns."""
-        table = self.table(path)
-        points = self._columns_of(path, table)
-        return points[~table.held_out], points[table.held_out]
+        rows = Rows(self._columns_of(path, table), self._conditions_of(path, table))
+        return rows, testable_rows(table), drawn_rows(path, table, count, seed)
 
     def dithered(self, points: Tensor, seed: int) -> Tensor:
         """Rows ``[n, D]`` with discrete columns spread evenly over their steps, on the CPU."""
@@ -277,16 +265,16 @@ class TableFlow(Subject):
         return list(self.dropped.order), restored(points, self.column_names, self.dropped)
 
     def law_plan(self, path: Path | None, seed: int, device: torch.device) -> LawPlan:
-        train, held_out = map(Rows, self.halves(required(path)))
-        return rows_to_melt(train, held_out, self.coordinates, seed, MOST)
+        table = self.table(required(path))
+        rows = Rows(self._columns_of(required(path), table))
+        halves = rows.at(~table.held_out), rows.at(table.held_out)
+        return rows_to_melt(*halves, self.coordinates, seed, MOST)
 
     def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> dict[str, Any]:
         """Variances over their closed form, and coverage."""
-        law = flow.latent_law(melt.times[-1])
-        return {
-            "kept_variance_ratio": self.kept_variances(flow, melt),
-            "latent_coverage": latent_coverage(law.whiten(melt.end)),
-        }
+        coverage = latent_coverage(flow.latent_law(melt.times[-1]).whiten(melt.end))
+        ratio = self.kept_variances(flow, melt)
+        return {"kept_variance_ratio": ratio, "latent_coverage": coverage}
 
     def density_facts(self, melted: Tensor, generated: Tensor) -> dict[str, Any]:
         """How those of the melted rows rank among those of the generated ones."""
@@ -316,9 +304,12 @@ class TableFlow(Subject):
             density = facts["likelihood"]["log_prob"]
             error = density["standard_error"]
             room = "" if error is None else f" +- {error:.3f}"
+            single = "traces are exact"
+            if LOG_PROB_ERROR in facts["likelihood"]:
+                off = facts["likelihood"][LOG_PROB_ERROR]["rms"]
+                single = f"those of single rows are off by {off:.2g} ({LOG_PROB_ERROR})"
             lines.append(
-                f"Mean log density of the rows: {density['mean']:.3f}{room} nats; "
-                f"{_error_of_single(facts['likelihood'])}"
+                f"Mean log density of the rows: {density['mean']:.3f}{room} nats; {single}"
             )
         if kind == "roundtrip":
             lines.append(
@@ -332,28 +323,6 @@ class TableFlow(Subject):
                 f"{ranks['ks_p_value']:.3g} that they are even, mean {ranks['mean_rank']:.3f}"
             )
         return lines
-
-
-def _error_of_single(facts: Mapping[str, Any]) -> str:
-    """What is said of single rows."""
-    if LOG_PROB_ERROR not in facts:
-        return "traces are exact"
-    return f"those of single rows are off by {facts[LOG_PROB_ERROR]['rms']:.2g} ({LOG_PROB_ERROR})"
-
-
-@dataclass(frozen=True, eq=False)
-class Simulations:
-    """Rows of a data set, of which some are to be found again.
-
-    Attributes:
-        rows: All N of them.
-        testable: The places of those that are held out, or of all if none is.
-        drawn: The places of some of these.
-    """
-
-    rows: Rows
-    testable: Tensor
-    drawn: Tensor
 
 
 def testable_rows(table: DataTable) -> Tensor:
@@ -379,23 +348,19 @@ def _are_texts(value: object) -> bool:
 
 def _dropped(path: Path, dropped: object, columns: Sequence[str]) -> Dropped:
     """The dropped columns of which a network file tells."""
-    match dropped:
-        case None:
-            return Dropped.none(columns)
-        case {
-            "names": list(names),
-            "offsets": list(offsets),
-            "slopes": list(slopes),
-            "order": list(order),
-        }:
-            pass
-        case _:
-            raise DataError(f"{path} does not say how its dropped columns follow from others")
+    if dropped is None:
+        return Dropped.none(columns)
+    broken = DataError(f"{path} does not say how its dropped columns follow from others")
+    keys = ("names", "offsets", "slopes", "order")
+    parts: list[Any] = [dropped.get(key) if isinstance(dropped, dict) else None for key in keys]
+    if not all(isinstance(part, list) for part in parts):
+        raise broken
+    names, offsets, slopes, order = parts
     sound = _are_texts(names) and _are_texts(order) and sorted(order) == sorted([*columns, *names])
     numbers = [*offsets, *(slope for row in slopes if isinstance(row, list) for slope in row)]
     sound = sound and all(isinstance(number, float | int) for number in numbers)
     shapes = [len(offsets), len(slopes), *(len(row) for row in slopes if isinstance(row, list))]
     if not sound or shapes != [len(names), len(names), *[len(columns)] * len(names)]:
-        raise DataError(f"{path} does not say how its dropped columns follow from others")
+        raise broken
     table = torch.tensor(slopes, dtype=torch.float64).reshape(len(names), len(columns))
     return Dropped(names, torch.tensor(offsets, dtype=torch.float64), table, order)

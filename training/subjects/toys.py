@@ -30,7 +30,7 @@ from training.learning.targets import MOST_NEAR
 from training.model.recipe import make_schedule
 from training.names import INFLATION, MOST_AVERAGED, OTHERS, TOY, TOY_NAMES
 from training.subjects.networks import NetworkFile
-from training.subjects.samples import Samples, Source
+from training.subjects.samples import Samples
 from training.subjects.subject import Subject
 from training.subjects.training import Start, Training
 
@@ -191,10 +191,6 @@ class ToyFlow(Subject):
         assert count is not None
         return Samples(toy_points(self.toy, count, seed))
 
-    def source(self, path: Path | None, count: int | None, seed: int) -> Source:
-        points = self.samples(path, count, seed).points
-        return Source(len(points), lambda rows: Samples(points[rows.start : rows.stop]))
-
     def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
         if path is not None:
             raise UsageError("--data_root is for tables and images: a toy has its own points")
@@ -210,9 +206,7 @@ class ToyFlow(Subject):
         return lambda generator: self.toy.sample(count, generator)
 
     def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
-        names = self.names
-        wanted = names if seen is None else [names[place] for place in seen.tolist()]
-        return read_columns(path, wanted, names, [])
+        return read_columns(path, self.seen_names(seen), self.names, [])
 
     def law_plan(self, path: Path | None, seed: int, device: torch.device) -> LawPlan:
         return law_plan(self.toy, MOST, seed)

@@ -8,7 +8,7 @@ What is the same for all kinds is told once, by ``training.commands.training``.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -26,8 +26,6 @@ from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 from training.names import ADAM
 from training.recipes import TableRecipe, TrainingRecipe
-
-T = TypeVar("T", bound="Training")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +160,7 @@ class Training(ABC):
             DataError: The state is of other data.
         """
 
-    def within(self: T, minutes: float, start: Start) -> T:
+    def within(self, minutes: float, start: Start) -> Self:
         """This training, of as many samples as steps take in so many minutes.
 
         Args:

@@ -157,8 +157,7 @@ class TrialPreparation(Preparation):
         # Absent numbers are standard normal, with noise besides, to any network.
         assert batch.labels is not None
         gone = batch.labels[:, -coordinates.dim :] == ABSENT
-        first = torch.tensor(loss.t_min, dtype=torch.float64)
-        least = loss.schedule.noise_variance(first)
+        least = loss.schedule.noise_variance(torch.tensor(loss.t_min, dtype=torch.float64))
         variance = 1 + least
         squares = (batch.points.square() + least) / variance
         idle = gone * (squares + (2 * pi * variance).log()) / 2

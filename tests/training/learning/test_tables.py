@@ -12,8 +12,8 @@ from tests.support.draws import seeded
 from tests.support.running import refusal
 from tests.support.trainers import run_steps
 from training.data.batches import Batch
-from training.data.tables.foreign import ForeignTable
-from training.data.tables.making import TableChoices, make_table
+from training.data.tables.foreign import ForeignTable, TableChoices
+from training.data.tables.making import make_table
 from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis

@@ -15,6 +15,7 @@ from tests.support.draws import double, normal
 from tests.support.flows import gaussian_flow
 from tests.support.running import refusal
 from torch_utils.results import save_arrays
+from training.commands.residuals import row_pairs
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
@@ -29,7 +30,6 @@ from training.measure.correlations import (
     varying,
 )
 from training.measure.residuals import NOISE_BLOCK, ResidualProbe, noise_rows
-from training.runs.residuals import row_pairs
 
 ROOT = Path(__file__).parents[3]
 XI = double([2.0, 0.3, 0.01])
@@ -188,7 +188,7 @@ PEAK = """
 import sys, torch
 from pathlib import Path
 from training.measure.correlations import correlate
-from training.runs.residuals import row_pairs
+from training.commands.residuals import row_pairs
 torch.set_num_threads(1)
 for path in map(Path, sys.argv[1:]):
     pairs = row_pairs(path, path, "r", 500, torch.device("cpu"))

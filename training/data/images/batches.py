@@ -14,7 +14,7 @@ from itertools import count
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from dnnlib.errors import DataError
 from dnnlib.logs import logger
@@ -80,7 +80,7 @@ class ImageBatches:
         share = distributed.shard(self._batch)
         step, died_at = first_step, -1
         while True:
-            order = _ShuffledOrder(len(self._dataset), self._seed, self._batch, share, step)
+            order = _shuffled_order(len(self._dataset), self._seed, self._batch, share, step)
             try:
                 for pixels, labels in _load(self._dataset, order, self._workers, self._device):
                     points = normalize_pixels(pixels).flatten(1)
@@ -147,27 +147,20 @@ def pixel_batches(
         yield pixels
 
 
-class _ShuffledOrder(Sampler[list[int]]):
+def _shuffled_order(
+    images: int, seed: int, batch: int, share: slice, first_step: int
+) -> Iterator[list[int]]:
     """The items of this rank's share of each batch, from a step on, without end."""
-
-    def __init__(self, images: int, seed: int, batch: int, share: slice, first_step: int):
-        self._images, self._seed, self._batch = images, seed, batch
-        self._share, self._first_step = share, first_step
-        self._epoch, self._permutation = -1, np.empty(0, np.int64)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in count(self._first_step):
-            start = step * self._batch
-            positions = range(start + self._share.start, start + self._share.stop)
-            yield [self._item(position) for position in positions]
-
-    def _item(self, position: int) -> int:
-        epoch, place = divmod(position, self._images)
-        if epoch != self._epoch:
-            generator = seeded_generator("cpu", self._seed, Stream.DATA, epoch)
-            self._epoch = epoch
-            self._permutation = torch.randperm(self._images, generator=generator).numpy()
-        return int(self._permutation[place])
+    drawn, permutation = -1, np.empty(0, np.int64)
+    for step in count(first_step):
+        items = []
+        for position in range(step * batch + share.start, step * batch + share.stop):
+            epoch, place = divmod(position, images)
+            if epoch != drawn:
+                generator = seeded_generator("cpu", seed, Stream.DATA, epoch)
+                drawn, permutation = epoch, torch.randperm(images, generator=generator).numpy()
+            items.append(int(permutation[place]))
+        yield items
 
 
 class _Reader(Dataset[tuple[Tensor, Tensor] | DataError]):
@@ -210,14 +203,20 @@ def _load(
         # Without its own, the loader would draw from the process's generator.
         generator=torch.Generator().manual_seed(0),
     )
-    with worker_errors_only_when_waiting():
+    with _worker_errors_only_when_waiting():
         results = iter(loader)
     try:
         while True:
             try:
                 result = next(results, None)
             except (RuntimeError, OSError, EOFError) as error:
-                if not _means_dead_worker(error):
+                # A worker that was killed is found dead, or what it has sent cannot be fetched from
+                # it any more; torch passes on what a worker raised as "Caught ...".
+                found = isinstance(error, RuntimeError) and str(error).startswith(
+                    "DataLoader worker"
+                )
+                lost = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
+                if not (found or (lost and not str(error).startswith("Caught "))):
                     raise
                 raise _WorkerDied(
                     f"a process that reads {dataset.path} died, perhaps for want of memory: "
@@ -233,20 +232,8 @@ def _load(
         del results  # a traceback that is kept would keep the workers alive
 
 
-def _means_dead_worker(error: Exception) -> bool:
-    """Whether an error of a loader means that a worker was killed.
-
-    It is found dead, or what it has sent cannot be fetched from it any more.
-    """
-    if isinstance(error, RuntimeError):
-        return str(error).startswith("DataLoader worker")
-    in_worker = str(error).startswith("Caught ")  # as torch passes on what a worker raised
-    lost = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
-    return lost and not in_worker
-
-
 @contextmanager
-def worker_errors_only_when_waiting() -> Iterator[None]:
+def _worker_errors_only_when_waiting() -> Iterator[None]:
     """Keeps torch, in the block, from raising errors of dead workers in a signal handler.
 
     Such an error could come in the middle of a step of Adam. Whoever waits for data gets it anyway.

@@ -175,8 +175,9 @@ class Transform:
     resolution: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        wide = self.name == "center-crop-wide"
         if self.resolution is None:
-            if self.name == "center-crop-wide":
+            if wide:
                 raise UsageError("center-crop-wide needs --resolution, such as 256x192")
             return
         width, height = self.resolution
@@ -184,13 +185,12 @@ class Transform:
             raise UsageError(
                 f"resolution is {width}x{height}: sides can be from 1 to {int(MAX_PIXELS**0.5)}"
             )
-        if self.name == "center-crop-wide":
-            if width < height:
-                raise UsageError(
-                    f"resolution is {width}x{height}, but center-crop-wide needs a width of at "
-                    "least the height"
-                )
-        elif width != height:
+        if wide and width < height:
+            raise UsageError(
+                f"resolution is {width}x{height}, but center-crop-wide needs a width of at least "
+                "the height"
+            )
+        if not wide and width != height:
             raise UsageError(
                 f"resolution is {width}x{height}, but images have to be square: give equal sides, "
                 "or --transform=center-crop-wide"

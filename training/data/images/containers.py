@@ -247,12 +247,12 @@ def _brief(value: object) -> str:
 def _is_label(value: object) -> bool:
     if type(value) is int:
         return 0 <= value < MAX_CLASSES
-    return isinstance(value, list) and len(value) > 0 and all(map(_is_float32, value))
-
-
-def _is_float32(value: object) -> bool:
     # The comparison is false for NaN, and exact for integers of any size.
-    return type(value) in (int, float) and abs(value) <= 3.4e38  # type: ignore[arg-type]
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(type(number) in (int, float) and abs(number) <= 3.4e38 for number in value)
+    )
 
 
 def _reraise(error: OSError) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from dnnlib.errors import DataError
@@ -28,11 +27,10 @@ from training.data.images.containers import (
 CACHE_CHUNK = 1000
 
 
-class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
+class ImageDataset:
     """Square 8-bit images of one shape, gray or RGB, in a zip or folder.
 
-    Item i is ``(pixels [C, H, W] uint8, label [label_dim] float32)``. An integer label becomes a
-    one-hot vector. The first image defines the shape; others are checked when they are read.
+    The first image defines the shape; others are checked when they are read.
 
     Args:
         path: The zip or folder, as ``dataset_tool.py`` makes it.
@@ -40,7 +38,6 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         max_size: Size of a random subset to use, kept in the order of the data set.
         seed: Seed of the choice of the subset.
         xflip: Whether to add the mirror image of each, as images n .. 2n - 1.
-        cache: Whether to read, and check, all images into memory at once.
         classes: Number of classes that there may be: these images may have no more of the last.
 
     Attributes:
@@ -59,7 +56,6 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         max_size: int | None = None,
         seed: int = 0,
         xflip: bool = False,
-        cache: bool = False,
         classes: int = 0,
     ):
         self.path, self._xflip = path, xflip
@@ -71,7 +67,12 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         labels: Tensor | None = None
         self._classes: int | None = None
         if use_labels:
-            labels, self._classes = self._read_labels(names, classes)
+            listed = labels_of(self._files(), names)
+            if listed is None:
+                raise DataError(f"{path} has no labels: its dataset.json says null")
+            are_classes = isinstance(listed[0], int)  # [n], else vectors [n, k]
+            labels = torch.tensor(listed, dtype=torch.int64 if are_classes else torch.float32)
+            self._classes = max(int(labels.max()) + 1, classes) if are_classes else None
         self._cache: Tensor | None = None
         self.image_shape = self._first_shape(names[0])
         self.places = torch.arange(len(names))
@@ -82,8 +83,6 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
             names = [names[index] for index in chosen.tolist()]
             labels = None if labels is None else labels[chosen]
         self._names, self._labels = names, labels
-        if cache:
-            self.keep_in_memory()
 
     @property
     def name(self) -> str:
@@ -122,14 +121,9 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self._names) * (2 if self._xflip else 1)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        pixels, labels = self.read([index])
-        return pixels[0], labels[0]
-
     def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Images ``[n, C, H, W]`` uint8 and labels ``[n, label_dim]`` float32 of these items."""
+        """Images ``[n, C, H, W]`` uint8 and labels ``[n, label_dim]`` float32 of these items; of an
+        integer label, the one-hot vector."""
         index = torch.tensor(indices, dtype=torch.int64)
         files = index % len(self._names)
         if self._cache is not None:
@@ -140,12 +134,29 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         mirrored = (index >= len(self._names)).view(-1, 1, 1, 1)
         if mirrored.any():
             pixels = torch.where(mirrored, pixels.flip(-1), pixels)
-        return pixels, self._label_vectors(files)
+        labels = torch.zeros(len(files), 0) if self._labels is None else self._labels[files]
+        if self._classes is not None:
+            labels = torch.nn.functional.one_hot(labels, self._classes).to(torch.float32)
+        return pixels, labels
 
     def keep_in_memory(self) -> None:
         """Reads, and checks, all images; from then on, none is read again."""
-        if self._cache is None:
-            self._cache = self._read_all()
+        if self._cache is not None:
+            return
+        total = len(self._names)
+        try:
+            cache = torch.empty(total, *self.image_shape, dtype=torch.uint8)
+        except RuntimeError as error:
+            raise DataError(f"{self.path} does not fit in memory: do not cache it") from error
+        # One rank's bar is enough.
+        disable = None if distributed.is_main() else True
+        with tqdm(total=total, desc="Caching images", unit="image", disable=disable) as bar:
+            for start in range(0, total, CACHE_CHUNK):
+                names = self._names[start : start + CACHE_CHUNK]
+                rows = np.stack([self._read_file(name) for name in names])
+                cache[start : start + len(names)] = torch.from_numpy(rows)
+                bar.update(len(names))
+        self._cache = cache
 
     def split(self, fraction: float, seed: int) -> tuple["ImageDataset", "ImageDataset"]:
         """The data set without a fraction of its images, chosen at random, and these alone. Raises
@@ -181,25 +192,6 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
             self._container, self._owner = open_container(self.path), os.getpid()
         return self._container
 
-    def _read_labels(self, names: list[str], least: int) -> tuple[Tensor, int | None]:
-        """Classes ``[n]`` int64 and their number, at least so many, or vectors ``[n, k]`` float32
-        and None."""
-        labels = labels_of(self._files(), names)
-        if labels is None:
-            raise DataError(f"{self.path} has no labels: its dataset.json says null")
-        if isinstance(labels[0], int):
-            classes = torch.tensor(labels, dtype=torch.int64)
-            return classes, max(int(classes.max()) + 1, least)
-        return torch.tensor(labels, dtype=torch.float32), None
-
-    def _label_vectors(self, files: Tensor) -> Tensor:
-        if self._labels is None:
-            return torch.zeros(len(files), 0)
-        labels = self._labels[files]
-        if self._classes is None:
-            return labels
-        return torch.nn.functional.one_hot(labels, self._classes).to(torch.float32)
-
     def _first_shape(self, name: str) -> tuple[int, int, int]:
         height, width, channels = decode_exact(
             self._files().read(name), self._files().where(name)
@@ -222,19 +214,3 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
                 f"{channels}: make a data set with dataset_tool.py"
             )
         return pixels
-
-    def _read_all(self) -> Tensor:
-        total = len(self._names)
-        try:
-            cache = torch.empty(total, *self.image_shape, dtype=torch.uint8)
-        except RuntimeError as error:
-            raise DataError(f"{self.path} does not fit in memory: do not cache it") from error
-        # One rank's bar is enough.
-        disable = None if distributed.is_main() else True
-        with tqdm(total=total, desc="Caching images", unit="image", disable=disable) as bar:
-            for start in range(0, total, CACHE_CHUNK):
-                names = self._names[start : start + CACHE_CHUNK]
-                rows = np.stack([self._read_file(name) for name in names])
-                cache[start : start + len(names)] = torch.from_numpy(rows)
-                bar.update(len(names))
-        return cache

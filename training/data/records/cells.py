@@ -64,7 +64,6 @@ def open_cells(
     source: Any,
     separator: str | None = None,
     header: str = "auto",
-    name: str = "table",
     seed: int = 0,
 ) -> Cells:
     """The cells of a file or a data frame.
@@ -74,7 +73,6 @@ def open_cells(
             data frame, such as of pandas or polars.
         separator: What is between the cells of a text; None finds it.
         header: Whether the first row of a text has names, as ``TextTable.open`` takes it.
-        name: What messages call a data frame.
         seed: Of a toy's draws.
 
     Raises:
@@ -85,8 +83,8 @@ def open_cells(
         if hasattr(source, "to_pandas"):
             source = source.to_pandas()
         if not hasattr(source, "columns"):
-            raise UsageError(f"{name} is {type(source).__name__}: give a file or a data frame")
-        return _of_frame(source, name)
+            raise UsageError(f"table is {type(source).__name__}: give a file or a data frame")
+        return _of_frame(source, "table")
     path = Path(source)
     suffix = path.suffix.lower()
     if suffix not in (*TEXTS, *FRAMES):
@@ -169,7 +167,11 @@ def _of_frames(first: Any, frames: Callable[[], Iterator[Any]], name: str) -> Ce
         """Columns of times that are all midnight. The first rows alone do not tell."""
         left = set(times)
         for frame in frames() if times else ():
-            left -= {place for place in left if not _are_days(_moments(frame.iloc[:, place]))}
+            for place in tuple(left):
+                moments = _moments(frame.iloc[:, place])
+                there = moments[~np.isnat(moments)]
+                if (there.astype("datetime64[D]") != there).any():
+                    left.discard(place)
         return left
 
     def blocks() -> Iterator[list[list[str]]]:
@@ -187,11 +189,6 @@ def _is_time(dtype: Any) -> bool:
 def _moments(column: Any) -> np.ndarray:
     """Times of a column, those with a time zone in universal time."""
     return np.asarray(column.to_numpy("datetime64[us]"))
-
-
-def _are_days(moments: np.ndarray) -> bool:
-    there = moments[~np.isnat(moments)]
-    return bool((there.astype("datetime64[D]") == there).all())
 
 
 def _texts(column: Any, days: bool) -> list[str]:

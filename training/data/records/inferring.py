@@ -56,13 +56,11 @@ class Survey:
             if text.lower() in self.missing_marks:
                 self.missing += count
                 self.missing_texts.add(text)
-            elif text in self.counts or len(self.counts) < MOST_COUNTED:
-                fresh = text not in self.counts
-                self.counts[text] += count
-                if fresh:
-                    self._look_at(text)
-            else:
+                continue
+            if text not in self.counts:
                 self._look_at(text)
+            if text in self.counts or len(self.counts) < MOST_COUNTED:
+                self.counts[text] += count
 
     def _look_at(self, text: str) -> None:
         known = set()
@@ -204,7 +202,12 @@ def _asked_for(survey: Survey, decimal: str, asked: str | tuple[str, ...]) -> Re
     if asked in (NUMBER, WHOLE):
         column = survey.numbers(decimal)
         if column is None or (asked == WHOLE and column.type != WHOLE):
-            strange = [text for text in survey.counts if _is_strange(text, decimal, asked)]
+            numbers = {text: number_in(text, decimal) for text in survey.counts}
+            strange = [
+                text
+                for text, number in numbers.items()
+                if number is None or (asked == WHOLE and not number.form.whole)
+            ]
             raise UsageError(
                 f"column '{shown(name)}' has '{shown(strange[0])}', which is no {asked} number: "
                 "give it another type, or say that it is missing by --missing_values"
@@ -228,8 +231,3 @@ def _asked_for(survey: Survey, decimal: str, asked: str | tuple[str, ...]) -> Re
             f"column '{shown(name)}' has '{shown(unknown[0])}', which is none of {asked}"
         )
     return RecordColumn(name, CATEGORY, levels, ordered=True)
-
-
-def _is_strange(text: str, decimal: str, asked: str) -> bool:
-    number = number_in(text, decimal)
-    return number is None or (asked == WHOLE and not number.form.whole)

@@ -30,8 +30,7 @@ from training.data.records.values import (
     visible,
 )
 from training.data.records.writing import text_of
-from training.data.tables.choices import RowChoices
-from training.data.tables.foreign import NO_NAME, ForeignTable
+from training.data.tables.foreign import NO_NAME, ForeignTable, RowChoices
 from training.data.tables.making import FEWEST_ROWS, choose_held_out
 from training.names import IDENTIFIER
 

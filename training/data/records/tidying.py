@@ -152,7 +152,7 @@ def without_identifiers(
                 )
             counts = present[0] in (0, 1) and bool((np.diff(present) == 1).all())
             called = one.whole and (counts or CALLED_IDENTIFIER.fullmatch(column.name))
-            if called or _is_long(column, present):
+            if called or (column.type == WHOLE and np.abs(present).max() > MOST_EXACT):
                 texts = texts_of(column.name)
                 # Long ones may be the same as numbers, and would be written with other digits.
                 if called or len(set(texts.tolist())) >= len(present):
@@ -169,10 +169,6 @@ def without_identifiers(
         beside=beside,
         constants=constants,
     )
-
-
-def _is_long(column: RecordColumn, values: np.ndarray) -> bool:
-    return column.type == WHOLE and bool(np.abs(values).max() > MOST_EXACT)
 
 
 def with_rare_levels_together(

@@ -229,7 +229,11 @@ def _plain_reader(
         return lambda texts: numbers_of(texts, decimal, missing_marks)
     known = dict.fromkeys(column.rare, len(column.levels) - 1.0)
     known |= {level: float(place) for place, level in enumerate(column.levels)}
-    numbers = _by_number(column.levels)
+    read = [number_in(level) for level in column.levels]
+    # Places of levels that are all numbers, so that 1.0 is known for 1.
+    numbers = {number.value: float(place) for place, number in enumerate(read) if number}
+    if any(number is None or number.form.coded for number in read):
+        numbers = {}
 
     def value(text: str) -> float:
         if text not in known:
@@ -239,23 +243,11 @@ def _plain_reader(
                 number = number_in(text) if numbers else None
                 known[text] = np.nan if number is None else numbers.get(number.value, np.nan)
             else:
-                known[text] = _day(text, column.date_format)
+                formats = (column.date_format, *formats_of(text, ISO_FORMATS))
+                days = [day for day in (day_of(text, each) for each in formats) if day is not None]
+                if not days:
+                    raise _Misfit(text)
+                known[text] = days[0]
         return known[text]
 
     return lambda texts: np.array([value(text) for text in texts])
-
-
-def _day(text: str, date_format: str) -> float:
-    for each in (date_format, *formats_of(text, ISO_FORMATS)):
-        day = day_of(text, each)
-        if day is not None:
-            return day
-    raise _Misfit(text)
-
-
-def _by_number(levels: Sequence[str]) -> dict[float, float]:
-    """Places of levels that are all numbers, so that 1.0 is known for 1."""
-    numbers = [number_in(level) for level in levels]
-    if any(number is None or number.form.coded for number in numbers):
-        return {}
-    return {number.value: float(place) for place, number in enumerate(numbers) if number}

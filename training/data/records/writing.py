@@ -27,18 +27,15 @@ def text_of(column: RecordColumn, value: float, decimal: str = ".") -> str:
         return date_text(value, column.date_format)
     if column.type == WHOLE:
         value = float(round(value))
-    digits = _digits(value, column.decimals, column.grouped)
+    digits = f"{value!r}"
+    if column.decimals is not None:
+        digits = f"{value:{',' * column.grouped}.{column.decimals}f}"
+        if float(digits.replace(",", "")) == 0:
+            digits = digits.removeprefix("-")
     if decimal == ",":
         digits = digits.translate({ord(","): ".", ord("."): ","})
     sign = "-" if digits.startswith("-") else ""
     return f"{sign}{column.prefix}{digits.removeprefix('-')}{column.suffix}"
-
-
-def _digits(value: float, decimals: int | None, grouped: bool) -> str:
-    if decimals is None:
-        return f"{value!r}"
-    text = f"{value:,.{decimals}f}" if grouped else f"{value:.{decimals}f}"
-    return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text
 
 
 def _place(column: RecordColumn, value: float) -> int:

@@ -79,7 +79,12 @@ def image_writer(destination: Path) -> Iterator[ImageWriter]:
             writer.finish()
     else:
         with _atomic_folder(destination) as folder:
-            writer = ImageWriter(lambda name, data: _write_file(folder / name, data))
+
+            def put(name: str, data: bytes) -> None:
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_bytes(data)
+
+            writer = ImageWriter(put)
             yield writer
             writer.finish()
 
@@ -126,11 +131,6 @@ def _entry(name: str) -> zipfile.ZipInfo:
     entry.create_system = 3
     entry.external_attr = (stat.S_IFREG | 0o644) << 16
     return entry
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(data)
 
 
 @contextmanager

@@ -1,16 +1,20 @@
-"""A table as others write it: the rows that come of it, and what names its columns may have.
+"""A table as others write it: the rows that come of it, what names its columns may have, and what a
+user decides about its rows.
 
 Rows come in blocks, so that memory holds the wanted columns once and a block besides.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
+from numbers import Real
 
 import numpy as np
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.numbers import natural
 from torch_utils.inert_pickle import shown
+from training.names import MISSING
 
 BLOCK_ROWS = 10_000
 MOST_COLUMNS = 10_000
@@ -193,3 +197,65 @@ def narrowed(values: np.ndarray, places: Sequence[int]) -> np.ndarray:
         block = values[start : start + BLOCK_ROWS, places]
         memory[start * kept : start * kept + block.size] = block.reshape(-1)
     return memory[: count * kept].reshape(count, kept)
+
+
+@dataclass(frozen=True)
+class RowChoices:
+    """Which rows are taken, and for what.
+
+    Attributes:
+        missing: One of ``MISSING``.
+        max_rows: Rows to take at most, the first ones; None for all.
+        held_out: Fraction of the rows that is not to be trained on.
+        seed: Seed of the choice of these.
+
+    Raises:
+        UsageError: One of them is none of these; from Python nothing else looks at them.
+    """
+
+    missing: str = "keep"
+    max_rows: int | None = None
+    held_out: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.missing not in MISSING:
+            raise UsageError(f"missing is {self.missing!r}: give one of {', '.join(MISSING)}")
+        natural("max_rows", self.max_rows or 0)
+        natural("seed", self.seed)
+        given: object = self.held_out
+        if not (isinstance(given, Real) and 0 <= float(given) <= 1):
+            raise UsageError(f"held_out is {given!r}: give a part of the rows, as 0.1")
+
+
+@dataclass(frozen=True)
+class TableChoices(RowChoices):
+    """What a user decides about a table; see ``RowChoices``.
+
+    Attributes:
+        conditions: Columns that are conditioned on.
+        covariates: Columns that are conditioned on too, but are no data.
+        dataset: Column that says which rows are trials of one dataset; None where each row has
+            parameters of its own.
+        missing: One of ``MISSING``: refuse missing values, drop their rows, or take the mean; to
+            keep them is for data of trials, and otherwise left to records (``NotNumbers`` is
+            raised). Infinite ones are missing too, as a simulation that failed leaves them, but are
+            not kept.
+        dequantize: Whether to look for discrete columns.
+        bounds: Lowest and highest value by column, infinite where there is none.
+        kept: Further fraction that no choice is to be made by either.
+    """
+
+    conditions: Sequence[str] = ()
+    covariates: Sequence[str] = ()
+    dataset: str | None = None
+    missing: str = "refuse"
+    dequantize: bool = True
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    kept: float = 0.0
+
+    def holes(self, names: Sequence[str]) -> list[int]:
+        """Places of the columns that may have holes: data of trials, if missing values are kept."""
+        if self.missing != "keep" or self.dataset is None:
+            return []
+        return [names.index(name) for name in self.conditions]

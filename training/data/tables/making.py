@@ -6,7 +6,7 @@ may stand for missing ones. Nothing is done in silence.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -17,11 +17,10 @@ from dnnlib.numbers import beside
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.sketches import row_numbers
-from training.data.tables.choices import RowChoices
-from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, joined, narrowed
+from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, TableChoices, joined, narrowed
 from training.data.tables.formats import NotNumbers
 from training.data.tables.marginals import EXACT, Marginal, told_of_no_quantities, told_of_steps
-from training.data.tables.table import Columns, DataTable, Dropped
+from training.data.tables.table import Columns, DataTable, Dropped, Levels
 from training.data.tables.trials import holes_in_words, numbered_datasets, trials_in_words
 
 LARGEST = 1e100
@@ -38,39 +37,6 @@ ONLY_DATA = (
     "parameters or covariates"
 )
 """What to do about missing values."""
-
-
-@dataclass(frozen=True)
-class TableChoices(RowChoices):
-    """What a user decides about a table; see ``RowChoices``.
-
-    Attributes:
-        conditions: Columns that are conditioned on.
-        covariates: Columns that are conditioned on too, but are no data.
-        dataset: Column that says which rows are trials of one dataset; None where each row has
-            parameters of its own.
-        missing: One of ``MISSING``: refuse missing values, drop their rows, or take the mean; to
-            keep them is for data of trials, and otherwise left to records (``NotNumbers`` is
-            raised). Infinite ones are missing too, as a simulation that failed leaves them, but are
-            not kept.
-        dequantize: Whether to look for discrete columns.
-        bounds: Lowest and highest value by column, infinite where there is none.
-        kept: Further fraction that no choice is to be made by either.
-    """
-
-    conditions: Sequence[str] = ()
-    covariates: Sequence[str] = ()
-    dataset: str | None = None
-    missing: str = "refuse"
-    dequantize: bool = True
-    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    kept: float = 0.0
-
-    def holes(self, names: Sequence[str]) -> list[int]:
-        """Places of the columns that may have holes: data of trials, if missing values are kept."""
-        if self.missing != "keep" or self.dataset is None:
-            return []
-        return [names.index(name) for name in self.conditions]
 
 
 def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, list[str]]:
@@ -113,8 +79,15 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     held_out, beside = _parted(len(first), choices)
     if datasets is not None:
         held_out, beside = held_out[datasets], beside[datasets]
-    lines += _told_of_few_rows(len(names), len(values) - int((held_out | beside).sum()))
-    again = _repeated(values[first])
+    trained = len(values) - int((held_out | beside).sum())
+    if len(names) >= trained - 1:
+        lines.append(
+            f"Warning: {len(names)} columns, but {trained} rows to train on: what columns have in "
+            "common is hardly known, and is shrunk when they are whitened; have more rows, or "
+            "choose --columns"
+        )
+    hashes = np.concatenate([row_numbers(block) for block in _blocks(values[first])])
+    again = len(hashes) - len(np.unique(hashes))
     if again:
         lines.append(f"{again} row(s) repeat another")
     table = DataTable(
@@ -132,16 +105,6 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     if table.has_holes:
         lines.append(f"Trials are of the data that are there; missing: {holes_in_words(table)}")
     return table, [*lines, *_summary(table)]
-
-
-def _told_of_few_rows(columns: int, rows: int) -> list[str]:
-    """A warning, if columns are hardly fewer than the rows that are trained on."""
-    if columns < rows - 1:
-        return []
-    return [
-        f"Warning: {columns} columns, but {rows} rows to train on: what columns have in common is "
-        "hardly known, and is shrunk when they are whitened; have more rows, or choose --columns"
-    ]
 
 
 def _roles(source: ForeignTable, choices: TableChoices) -> tuple[list[str], list[int]]:
@@ -175,8 +138,19 @@ def _known(
     """What is known of columns."""
     columns = Columns.plain(names)
     if choices.dequantize:
-        columns = _stepped(columns, [marginals[name] for name in names])
-    return _bounded(columns, choices.bounds)
+        steps, offsets = (
+            torch.tensor([getattr(marginals[name], key) for name in names], dtype=torch.float64)
+            for key in ("step", "offset")
+        )
+        columns = replace(columns, steps=steps, offsets=offsets)
+    low, high = columns.low.clone(), columns.high.clone()
+    for index, name in enumerate(names):
+        if name in choices.bounds:
+            least, most = choices.bounds[name]
+            # A value stands for the step around it, which may reach half a step beyond the bound.
+            half = float(columns.steps[index]) / 2
+            low[index], high[index] = least - half, most + half
+    return replace(columns, low=low, high=high)
 
 
 def _parted(rows: int, choices: TableChoices) -> tuple[torch.Tensor, torch.Tensor]:
@@ -190,16 +164,6 @@ def _parted(rows: int, choices: TableChoices) -> tuple[torch.Tensor, torch.Tenso
             f"{FEWEST_ROWS} are needed"
         )
     return held_out, kept
-
-
-def _stepped(columns: Columns, marginals: Sequence[Marginal]) -> Columns:
-    """Columns with the steps and offsets of their values."""
-    steps, offsets = ([getattr(one, key) for one in marginals] for key in ("step", "offset"))
-    return replace(columns, steps=_doubles(steps), offsets=_doubles(offsets))
-
-
-def _doubles(numbers: Sequence[float]) -> torch.Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def _collected(
@@ -364,7 +328,12 @@ def independent(
         weights = np.linalg.lstsq(given, correlation[kept, index], rcond=None)[0]
         left = correlation[index, index] - correlation[kept, index] @ weights
         weights = weights * std[index] / std[kept]
-        if left < DEPENDENT and _follows(values, index, kept, weights, mean, std):
+        # A sum of others in every row, but for rounding.
+        if left < DEPENDENT and all(
+            np.abs(block[:, index] - mean[index] - (block[:, kept] - mean[kept]) @ weights).max()
+            < FOLLOWS * std[index]
+            for block in _blocks(values)
+        ):
             slopes[index] = weights
         else:
             kept.append(index)
@@ -392,33 +361,6 @@ def independent(
     return kept, dropped
 
 
-def _follows(
-    values: np.ndarray,
-    index: int,
-    kept: list[int],
-    weights: np.ndarray,
-    mean: np.ndarray,
-    std: np.ndarray,
-) -> bool:
-    """Whether a column is a sum of others in every row, but for rounding."""
-    return all(
-        np.abs(block[:, index] - mean[index] - (block[:, kept] - mean[kept]) @ weights).max()
-        < FOLLOWS * std[index]
-        for block in _blocks(values)
-    )
-
-
-def _bounded(columns: Columns, bounds: Mapping[str, tuple[float, float]]) -> Columns:
-    low, high = columns.low.clone(), columns.high.clone()
-    for name, (least, most) in bounds.items():
-        if name in columns.names:
-            index = list(columns.names).index(name)
-            # A value stands for the step around it, which may reach half a step beyond the bound.
-            half = float(columns.steps[index]) / 2
-            low[index], high[index] = least - half, most + half
-    return replace(columns, low=low, high=high)
-
-
 def _require_inside(
     columns: Columns, bounds: Mapping[str, tuple[float, float]], values: np.ndarray, source: str
 ) -> None:
@@ -433,12 +375,6 @@ def _require_inside(
                     f"{values[at.argmax(), index]:.10g}, where a continuous column has none: give "
                     "a bound beyond them"
                 )
-
-
-def _repeated(values: np.ndarray) -> int:
-    """How many rows repeat one before them, by numbers of 64 bits that hardly ever clash."""
-    totals = np.sort(np.concatenate([row_numbers(block) for block in _blocks(values)]))
-    return int((totals[1:] == totals[:-1]).sum())
 
 
 def choose_held_out(count: int, fraction: float, seed: int) -> torch.Tensor:
@@ -478,3 +414,62 @@ def _summary(table: DataTable) -> list[str]:
         f"{table.dim}"
     )
     return lines
+
+
+def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
+    """The table of a likelihood, with lines about what was left out: the data of a trial as points,
+    given parameters and covariates, the roles that these have in a posterior's exchanged.
+
+    Args:
+        table: Parameters as points, given data and covariates.
+        source: What messages call it.
+
+    Raises:
+        UsageError: There are no data.
+        DataError: None of them varies; or one has holes, and another follows from others.
+    """
+    names = list(table.condition_names)
+    data = [place for place, name in enumerate(names) if name not in table.covariates]
+    covariates = [place for place, name in enumerate(names) if name in table.covariates]
+    if table.conditions is None or not data:
+        raise UsageError(
+            f"a likelihood is of data, which {source} has not: make it with dataset_tool.py "
+            "--conditions=NAMES or --repeats"
+        )
+    lines: list[str] = []
+    known = table.columns_of_conditions
+    counts = Levels.of(known.at(data), table.conditions[:, data]).counts
+    levels = [place for place, count in zip(data, counts, strict=True) if count > 1]
+    if len(levels) == len(data) or bool(table.conditions[:, data].isnan().any()):
+        levels = []
+    numbers = [place for place in data if place not in levels]
+    values, own = table.conditions[:, numbers].numpy(), [names[place] for place in numbers]
+    whole = values[~np.isnan(values).any(axis=1)]
+    kept, dropped = list(range(len(numbers))), Dropped.none(own)
+    if len(whole) == len(values) or len(whole) >= FEWEST_ROWS:
+        kept, dropped = independent(whole, own, source, lines)
+    if len(whole) < len(values) and dropped.names:
+        raise DataError(
+            f"{source}: '{dropped.names[0]}' is constant or follows from other data, of which some "
+            "are missing: leave it out by dataset_tool.py --columns"
+        )
+    few = [names[place] for place in levels]
+    if few:
+        lines.append(
+            f"{', '.join(few)} of few values: probabilities are learned of these, and a flow of "
+            f"{', '.join(own)} given them"
+        )
+    last = [*covariates, *levels]
+    given = known.at(last)
+    likelihood = replace(
+        table,
+        points=torch.from_numpy(values[:, kept]),
+        columns=known.at([numbers[place] for place in kept]),
+        dropped=dropped,
+        conditions=torch.cat([table.points, table.conditions[:, last]], dim=1),
+        condition_names=[*table.columns.names, *given.names],
+        condition_columns=Columns.joined(table.columns, given),
+        covariates=given.names,
+        beside=few,
+    )
+    return likelihood, lines

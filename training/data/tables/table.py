@@ -222,15 +222,6 @@ class DataTable:
         levels = Levels.of(self.columns, self.points)
         return levels if all(levels.counts) else None
 
-    @property
-    def levels_beside(self) -> Levels | None:
-        """Those of ``beside``; None where there are none."""
-        if self.conditions is None or not self.beside:
-            return None
-        places = range(self.condition_dim - len(self.beside), self.condition_dim)
-        known = self.columns_of_conditions.at(places)
-        return Levels.of(known, self.conditions[:, list(places)])
-
     def row_numbers(self) -> np.ndarray:
         """Numbers of 64 bits ``[N]`` that hardly ever clash, by points and conditions; of sets, by
         the first trial."""

@@ -67,8 +67,11 @@ class TextTable:
         has_names = header == "yes"
         if header == "auto":
             has_names = not all(map(is_number, cells)) or set(cells) <= set(known or ())
-            if not has_names and known is None and _counts_up(cells):
-                _require_data(path, cells, second)
+            if not has_names and known is None and _counts_up(cells) and not _counts_up(second):
+                raise DataError(
+                    f"{path}: the first row, {listed(cells)}, is of numbers that rise as names of "
+                    "columns may: give --header=yes if they are, and --header=no if they are data"
+                )
         names = cells if has_names else numbered(len(cells))
         if not names:
             raise DataError(f"{path} is empty: give a table whose first row names its columns")
@@ -92,8 +95,7 @@ class TextTable:
 
     def place_of(self, row: int) -> str:
         """What messages call a row, counted from 0."""
-        line = next(islice(self._rows(), row, None), (0, []))[0]
-        return f"line {line}"
+        return f"line {next(islice(self._rows(), row, None), (0, []))[0]}"
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
         with _opened(self.path) as file:
@@ -128,15 +130,6 @@ def _separator(path: Path) -> str:
             if head > [1] and body <= {head[0] + named_rows}:
                 return separator
     return usual
-
-
-def _require_data(path: Path, first: Sequence[str], second: Sequence[str]) -> None:
-    """Raises DataError if a first row that counts up is unlike the next, and may be a header."""
-    if not _counts_up(second):
-        raise DataError(
-            f"{path}: the first row, {listed(first)}, is of numbers that rise as names of columns "
-            "may: give --header=yes if they are, and --header=no if they are data"
-        )
 
 
 def _counts_up(cells: Sequence[str]) -> bool:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from dnnlib.errors import DataError
 from tests.support.image_files import encoded, write_zip
@@ -25,7 +24,6 @@ from training.data.images.batches import (
     basis_batches,
     normalize_pixels,
     to_pixels,
-    worker_errors_only_when_waiting,
 )
 from training.data.sources.writer import image_writer
 
@@ -52,6 +50,13 @@ def stored(tmp_path_factory):
         return got
 
     return path
+
+
+def opened(path, cache=False, **options):
+    dataset = ImageDataset(path, use_labels=True, **options)
+    if cache:
+        dataset.keep_in_memory()
+    return dataset
 
 
 @pytest.fixture
@@ -83,21 +88,18 @@ def test_pixels_become_numbers_from_minus_one_to_one_and_come_back_rounded_and_c
 @pytest.mark.parametrize("cache", [False, True])
 def test_a_data_set_is_its_images_and_labels(stored, cache):
     for kind in ("zip", "folder"):
-        dataset = ImageDataset(stored(kind), use_labels=True, cache=cache)
+        dataset = opened(stored(kind), cache)
         assert (len(dataset), dataset.image_shape, dataset.dim) == (COUNT, (3, 4, 4), 48)
         assert (dataset.name, dataset.label_dim, dataset.has_labels) == ("classes", 5, True)
-        images, labels = zip(*dataset, strict=True)
-        assert torch.equal(torch.stack(images), channels_first(PIXELS))
-        assert torch.equal(torch.stack(labels), torch.eye(5)[CLASSES])
-        assert labels[0].dtype == torch.float32
-        for index in (-1, COUNT):
-            with pytest.raises(IndexError):
-                dataset[index]
-    vectors = ImageDataset(stored(labels="vectors"), use_labels=True, cache=cache)
+        images, labels = dataset.read(range(COUNT))
+        assert torch.equal(images, channels_first(PIXELS))
+        assert torch.equal(labels, torch.eye(5)[CLASSES])
+        assert labels.dtype == torch.float32
+    vectors = opened(stored(labels="vectors"), cache)
     assert vectors.label_dim == 3
     assert torch.equal(vectors.read(range(COUNT))[1], torch.tensor(VECTORS))
     # Mirrored copies follow the originals.
-    dataset = ImageDataset(stored(), use_labels=True, xflip=True, cache=cache)
+    dataset = opened(stored(), cache, xflip=True)
     assert len(dataset) == 2 * COUNT
     pixels, labels = dataset.read(range(2 * COUNT))
     assert torch.equal(pixels, channels_first(np.concatenate([PIXELS, PIXELS[:, :, ::-1]])))
@@ -108,14 +110,14 @@ def test_labels_are_not_needed_unless_asked_for(stored):
     for labels in LABELS:
         dataset = ImageDataset(stored(labels=labels))
         assert (dataset.label_dim, dataset.has_labels) == (0, False)
-        assert dataset[3][1].shape == (0,)
+        assert dataset.read([3])[1].shape == (1, 0)
     assert "no labels" in refusal(ImageDataset, stored(labels="none"), use_labels=True)
 
 
 @pytest.mark.parametrize("xflip", [False, True])
 def test_a_subset_depends_on_its_seed_alone(stored, xflip):
-    def subset(seed, **options):
-        dataset = ImageDataset(stored(), True, max_size=9, seed=seed, xflip=xflip, **options)
+    def subset(seed, cache=False):
+        dataset = opened(stored(), cache, max_size=9, seed=seed, xflip=xflip)
         assert len(dataset) == 9 * (1 + xflip)
         assert dataset.label_dim == 5, "labels do not change their length with the subset"
         return dataset.read(range(9))
@@ -125,8 +127,8 @@ def test_a_subset_depends_on_its_seed_alone(stored, xflip):
     where = [(whole == image).flatten(1).all(dim=1).nonzero().item() for image in pixels]
     assert sorted(set(where)) == where
     assert torch.equal(labels, whole_labels[where])
-    for options in ({}, {"cache": True}):
-        assert torch.equal(subset(1, **options)[0], pixels)
+    for cache in (False, True):
+        assert torch.equal(subset(1, cache)[0], pixels)
     assert not torch.equal(subset(2)[0], pixels)
     assert len(ImageDataset(stored(), max_size=1000)) == COUNT
 
@@ -139,15 +141,14 @@ def test_a_data_set_travels_by_pickle_and_to_forked_workers(stored):
     for each in (copy, dataset):
         for first, second in zip(each.read([5, 3]), before, strict=True):
             assert torch.equal(first, second)
-    with worker_errors_only_when_waiting():  # or torch's handler is there in later tests
-        loader = DataLoader(dataset, batch_size=4, num_workers=2)
-        assert torch.equal(torch.cat([pixels for pixels, _ in loader]), channels_first(PIXELS))
+    points = torch.cat(list(basis_batches(dataset, batch=4, workers=2)))
+    assert torch.equal(points, normalize_pixels(channels_first(PIXELS)).flatten(1))
 
 
 def test_gray_images_have_one_channel_and_jpegs_are_images_too(tmp_path):
     Image.new("L", (8, 8), 99).save(tmp_path / "a.jpg")
     dataset = ImageDataset(tmp_path)
-    assert (dataset.image_shape, dataset[0][0].tolist()) == ((1, 8, 8), [[[99] * 8] * 8])
+    assert (dataset.image_shape, dataset.read([0])[0].tolist()) == ((1, 8, 8), [[[[99] * 8] * 8]])
 
 
 GOOD = encoded(PIXELS[0])
@@ -181,8 +182,8 @@ def test_a_bad_later_image_is_named_when_it_is_read(tmp_path):
     (tmp_path / "1.png").write_bytes(GOOD)
     dataset = ImageDataset(tmp_path)
     readers = [
-        lambda: dataset[1],
-        lambda: ImageDataset(tmp_path, cache=True),
+        lambda: dataset.read([1]),
+        lambda: ImageDataset(tmp_path).keep_in_memory(),
         lambda: list(basis_batches(dataset)),
         lambda: next(ImageBatches(dataset, 2, 0, CPU, workers=0).batches(0)),
         lambda: next(ImageBatches(dataset, 2, 0, CPU, workers=1).batches(0)),
@@ -221,7 +222,7 @@ def test_what_is_no_data_set_is_an_error(tmp_path):
         (tmp_path / "pipe.zip", "neither a folder nor"),
         (long, "xxx..."),
     ):
-        assert message in refusal(lambda path: ImageDataset(path, cache=True), path)
+        assert message in refusal(lambda path: ImageDataset(path).keep_in_memory(), path)
     (tmp_path / "names").mkdir()
     (tmp_path / "names" / "a\n\x1b[2J.png").write_bytes(b"x")
     assert "not an image" in refusal(ImageDataset, tmp_path / "names")
@@ -294,7 +295,7 @@ def test_every_image_is_shown_once_an_epoch_in_an_order_of_the_seed(stored):
 def test_workers_caches_and_later_starts_change_nothing(stored, workers):
     whole = stream(ImageDataset(stored(), use_labels=True, xflip=True), 9)
     for cache, first in ((False, 0), (True, 0), (False, 3), (False, 8)):
-        dataset = ImageDataset(stored("folder"), use_labels=True, xflip=True, cache=cache)
+        dataset = opened(stored("folder"), cache, xflip=True)
         part = stream(dataset, 9 - first, first=first, workers=workers)
         assert_equal_streams(part, whole[first:])
 

@@ -15,9 +15,9 @@ from tests.support.finished_runs import write_csv
 from tests.support.running import good, refusal, refused, run_script
 from training.commands.frames import numbers_of
 from training.data.records.cells import open_cells
-from training.data.tables.exchanged import exchanged
 from training.data.tables.foreign import BLOCK_ROWS
 from training.data.tables.formats import NotNumbers, is_table, open_table
+from training.data.tables.making import exchanged
 from training.data.tables.text import LONGEST_LINE
 from training.data.tables.trials import as_sets, one_of_each, thinned
 from training.files.table import load_table

@@ -8,8 +8,8 @@ from dnnlib.errors import DataError, UsageError
 from tests.support.running import refusal
 from training.data.sketches import Sketch
 from training.data.tables import foreign
-from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, joined, narrowed
-from training.data.tables.making import TableChoices, make_table
+from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, TableChoices, joined, narrowed
+from training.data.tables.making import make_table
 from training.data.tables.table import as_records, restored
 from training.files.table import load_table, load_whole, save_table
 

@@ -1,4 +1,4 @@
-"""Settings of ``distill.py``."""
+"""Settings of ``import_network.py`` and ``distill.py``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +9,25 @@ from training.options.types import COUNT, DATA_SET, FILE, POSITIVE
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImportSettings(Declared):
+    """Options of ``import_network.py``."""
+
+    source: Path = option(type=FILE, required=True, help="Network file of the original code.")
+    dest: Path = option(type=FILE, required=True, help="Network file to write.")
+    data_name: str | None = option(
+        unset="what the file says", help="What the network was trained on: for a toy, its name"
+    )
+    tmax: float | None = option(
+        type=POSITIVE,
+        unset="what the file says, or for images 15.01",
+        help="Last time, at most that of training",
+    )
+    overwrite: bool = overwrite()
+
+
+@dataclass(frozen=True, kw_only=True)
 class DistillSettings(Declared):
-    """Options of this script."""
+    """Options of ``distill.py``."""
 
     network: str = network()
     dest: Path = option(type=FILE, required=True, help="Network file to write.")
