@@ -23,6 +23,7 @@ MODULES = (
     "training/files/coverage.py",
     "training/files/posterior_draws.py",
     "training/files/posterior.py",
+    "training/files/lookahead.py",
     "training/files/rounds.py",
     "training/files/population.py",
     "training/files/residuals.py",

@@ -192,7 +192,8 @@ class Asked:
         # What a user's likelihood raises is shown here, before anything is sampled.
         mean, _ = fine.moments(target.labels)
         smooth = target.likelihood.is_differentiable(mean[None]) and not fine.deblurred
-        return Problem(target, self.coarse, list(range(len(observed))), smooth)
+        numbers, digest = list(range(len(observed))), self.subject.digest
+        return Problem(target, self.coarse, numbers, smooth, network=digest)
 
     def amortized(self, prior: Prior, conditions: Tensor) -> Amortized:
         """How to draw from posteriors that the flow has learned, of conditions on its device.

@@ -23,8 +23,8 @@ of 24, 48 and 96 steps were too small by 7, 5 and 2 %.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil, sqrt
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -174,13 +174,26 @@ def no_sight(target: Target) -> str | None:
     return None
 
 
-class Measured(NamedTuple):
-    """Rising times ``[K + 1]``, V at each ``[D, D]``, and how many steps would make errors of one
-    for each dimension, ``W / D``."""
+@dataclass(frozen=True)
+class Measured:
+    """What does not depend on observations.
+
+    Attributes:
+        times: Rising ``[K + 1]``.
+        apart: Ends of draws of the prior less what is expected of them, ``[N, D]`` at each time.
+        needed: How many steps would make errors of one for each dimension, ``W / D``.
+        calls: Network calls that it took.
+    """
 
     times: Tensor
-    errors: list[Tensor]
+    apart: list[Tensor]
     needed: float
+    calls: float
+
+    @cached_property
+    def errors(self) -> list[Tensor]:
+        """V at each time, ``[D, D]``."""
+        return [shrunk(apart) for apart in self.apart]
 
     @property
     def advised(self) -> int | None:
@@ -191,31 +204,31 @@ class Measured(NamedTuple):
 
 @dataclass
 class LookAhead:
-    """What is measured once for all observations: times and errors there, when first asked for.
+    """What is measured once for all observations, when first asked for.
 
     Attributes:
         steps: Of the diffusion.
         seed: Of the draws of the prior.
         share: Of an observation in the network calls that it took.
-        calls: That it took; 0 before.
         again: Calls that the moves of a particle take, once it has arrived; 0 where that was not
             measured.
+        known: What was measured; None before.
+        kept: Whether that was for earlier posteriors.
     """
 
     steps: int
     seed: int
     share: float
-    calls: float = 0
     again: float = 0
-    _measured: Measured | None = None
+    known: Measured | None = None
+    kept: bool = False
 
     def measured(self, target: Target, on_part: OnPart = None) -> Measured:
         """What is measured, now if it was not before."""
-        if self._measured is None:
+        if self.known is None:
             alone = target.of(torch.arange(1))
-            self._measured = times_and_errors(alone, self.steps, self.seed, on_part)
-            self.calls = alone.calls
-        return self._measured
+            self.known = times_and_errors(alone, self.steps, self.seed, on_part)
+        return self.known
 
 
 def calls_to_look(prior: Prior, steps: int) -> int:
@@ -229,8 +242,8 @@ def times_and_errors(
     seed: int,
     on_part: OnPart = None,
 ) -> Measured:
-    """Times where they are needed, and V at each: see ``shrunk``. Both come of the same draws of
-    the prior."""
+    """Times where they are needed, and errors at each: both come of the same draws of the
+    prior."""
     generator = seeded_generator("cpu", seed, Stream.LOOKAHEAD)
     shape, prior = (PRIOR_DRAWS, target.dim), target.prior
     first = torch.zeros(PRIOR_DRAWS, dtype=torch.int64, device=target.device)
@@ -254,7 +267,8 @@ def times_and_errors(
     wrong = torch.stack(each).cpu()
     times = times_by_need(even, wrong)(steps).to(even)
     needed = float(smooth(wrong).sum().square()) / target.dim
-    return Measured(times, [shrunk(errors(t)) for t in times], needed)
+    apart = [errors(t) for t in times]
+    return Measured(times, apart, needed, target.calls)
 
 
 def wrong_of_steps(errors: Tensor, rate: Tensor) -> Tensor:

@@ -115,6 +115,7 @@ class Problem:
         numbers: The number of each observation, by which it is seeded.
         differentiable: Whether the likelihood is.
         ahead: What observations share that ``twisted`` samples; None to measure it where needed.
+        network: SHA-256 of the flow's network file, by which that is kept; None if it is not to be.
     """
 
     target: Target
@@ -122,6 +123,7 @@ class Problem:
     numbers: list[int]
     differentiable: bool = True
     ahead: LookAhead | None = None
+    network: str | None = None
 
     def looking_ahead(self, plan: SamplingPlan, count: int | None = None) -> "Problem":
         """The same, with what so many observations are to share, by default these."""

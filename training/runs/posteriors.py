@@ -24,9 +24,10 @@ from dnnlib.files import require_folder
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.results import open_arrays
+from training.files.lookahead import load_lookahead, lookahead_file, save_lookahead
 from training.files.posterior import load_part, save_part
 from training.inference.draws import WEIGHTED, Draws
-from training.inference.lookahead import require_lookahead
+from training.inference.lookahead import LookAhead, calls_to_look, require_lookahead
 from training.inference.prior import Prior
 from training.inference.samplers.pool import Pool
 from training.inference.samplers.twisted import calls_of, measure_moves
@@ -42,8 +43,8 @@ from training.inference.summary import Summary
 from training.inference.target import Target
 from training.names import PARTICLES, WARMUP
 
-EVERY = 30.0
-"""Seconds between lines."""
+EVERY, KEPT_FROM = 30.0, 5.0
+"""Seconds between lines; and of a look-ahead, from which on it is kept."""
 
 
 @contextmanager
@@ -276,6 +277,7 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
     each = float(distributed.sum_over_ranks(mine)) / distributed.world_size() ** 2
     ahead = problem.ahead
     assert ahead is not None
+    path = recall(problem, ahead, each)
     shape = (target, count, ahead, plan.chains, plan.draws)
     if plan.minutes is not None:
         # Without moves, which are not known yet.
@@ -285,10 +287,14 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
                 f"--minutes is {plan.minutes:g}, but {FEWEST_PARTICLES} particles of "
                 f"{plan.chains} chains and {count:,} observations take about {duration(seconds)}"
             )
-    total = 2 * plan.steps + 1
-    begun = "Measuring what noisy states tell of their ends"
-    with progress(begun, "look-ahead", total, "time") as move:
-        advised = ahead.measured(target, lambda part: move(part * total)).advised
+    if not ahead.kept:
+        total = 2 * ahead.steps + 1
+        begun = "Measuring what noisy states tell of their ends"
+        with progress(begun, "look-ahead", total, "time") as move:
+            ahead.measured(target, lambda part: move(part * total))
+        if path and distributed.is_main() and save_lookahead(path, ahead.measured(target)):
+            logger.info(f"Kept for further posteriors of this network: {path}")
+    advised = ahead.measured(target).advised
     if advised and distributed.is_main():
         logger.warning(
             f"Warning: {plan.steps} steps of particles are few for this prior, and widths may be "
@@ -311,6 +317,21 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
             f"{duration(calls * each)}; --minutes takes as many particles as fit"
         )
     return problem, plan
+
+
+def recall(problem: Problem, ahead: LookAhead, each: float) -> Path | None:
+    """Takes up what was measured for earlier posteriors of the network, where that takes long at so
+    many seconds a call. Returns where it is to be kept; None where it is not."""
+    target = problem.target
+    seconds = calls_to_look(target.prior, ahead.steps) * each
+    if problem.network is None or seconds < KEPT_FROM:
+        return None
+    path = lookahead_file(problem.network, target.prior, ahead)
+    ahead.known = load_lookahead(path, target.prior.flow.basis.dim, ahead.steps, target.device)
+    ahead.kept = ahead.known is not None
+    if ahead.kept and distributed.is_main():
+        logger.info(f"What noisy states tell of their ends is in {path}")
+    return None if ahead.kept else path
 
 
 def duration(seconds: float) -> str:

@@ -107,8 +107,7 @@ def twist(
     require_lookahead(target)
     size = particles or max(draws, PARTICLES)
     ahead = ahead or LookAhead(PARTICLE_STEPS, seed, 1 / target.count)
-    ahead.measured(target)
-    shared = ahead.share * ahead.calls
+    shared = ahead.share * ahead.measured(target).calls
     down, again, latents = _calls_of_a_population(target.prior, ahead, draws, size)
     most = max(1, AT_ONCE // (chains * size * target.dim))
     parts = []
@@ -148,7 +147,8 @@ def calls_of(
     measured of them: at most, since draws that are of one particle share theirs."""
     size, prior = particles or max(draws, PARTICLES), target.prior
     each = chains * sum(_calls_of_a_population(prior, ahead, draws, size))
-    return calls_to_look(prior, ahead.steps) + count * each
+    looking = 0 if ahead.kept else calls_to_look(prior, ahead.steps)
+    return looking + count * each
 
 
 def _calls_of_a_population(
@@ -207,9 +207,9 @@ class _Cloud:
             particles: Of each, P.
             on_part: Called with the part of the work that was done.
         """
-        times, errors, _ = ahead.measured(target)
+        seen = ahead.measured(target)
         noise = Noise(*seeds, chains * particles, target.device, chunk=1, dtype=DTYPE)
-        diffusion = Diffusion(times, errors, added_noise(target, times))
+        diffusion = Diffusion(seen.times, seen.errors, added_noise(target, seen.times))
         cloud = cls(target, diffusion, noise, chains, particles)
         for step in reversed(range(ahead.steps)):
             cloud.resample(WORTH, step)

@@ -413,8 +413,8 @@ def test_posteriors_of_several_modes(case, monkeypatch):
 
 def test_noise_that_is_put_on_and_taken_off_leads_to_posteriors_of_several_modes():
     which = Target(bumps(bent()), Gaussian(double(0.3), torch.tensor([1])), double([[0.2]]), 4096)
-    times, errors, _ = times_and_errors(which, 24, 0)
-    diffusion = Diffusion(times, errors, added_noise(which, times))
+    seen = times_and_errors(which, 24, 0)
+    diffusion = Diffusion(seen.times, seen.errors, added_noise(which, seen.times))
     noise = Noise(0, [0], 1500, which.device, chunk=1)
     moves, step = Renoising(which, Sight.of(which).alone(0), diffusion, noise), 0
     particles = Particles.at(which, torch.zeros(1500, 2).double())
@@ -489,19 +489,7 @@ def test_more_steps_are_advised_where_ends_are_far_from_normal():
         times_and_errors(Target(prior, *seen), 8, 0) for prior in (gaussian_prior(), bumps())
     )
     assert alike.needed < 0.5 < 1 < apart.needed
-    assert apart._replace(needed=12.9).advised == 13
-    assert apart._replace(needed=12.7).advised is None
-
-
-def test_observations_share_what_is_measured_once():
-    which = problem(gaussian_prior(), Gaussian(double(0.4), torch.tensor([0])), double([[0.3]]))
-    ahead = LookAhead(4, 0, 0.5)
-    first, second = (
-        twist(which.target.of(torch.tensor([0])), 0, [0], 2, 10, 10, ahead=ahead) for _ in range(2)
-    )
-    assert torch.equal(first.points, second.points)
-    assert first.calls == second.calls
-    assert ahead.calls > 0
+    assert [replace(apart, needed=each).advised for each in (12.7, 12.9)] == [None, 13]
 
 
 def test_exact_numbers_that_follow_from_each_other_are_no_error():
