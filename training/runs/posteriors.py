@@ -314,7 +314,8 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
     if calls * each >= EVERY and distributed.is_main():
         logger.info(
             f"Twisted particles take about {calls:,.0f} network calls, some "
-            f"{duration(calls * each)}; --minutes takes as many particles as fit"
+            f"{duration(calls * each)}, and more where populations do not agree; --minutes takes "
+            "as many particles as fit"
         )
     return problem, plan
 
