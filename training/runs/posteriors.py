@@ -328,8 +328,11 @@ def recall(problem: Problem, ahead: LookAhead, each: float) -> Path | None:
     if problem.network is None or seconds < KEPT_FROM:
         return None
     path = lookahead_file(problem.network, target.prior, ahead)
-    ahead.known = load_lookahead(path, target.prior.flow.basis.dim, ahead.steps, target.device)
-    ahead.kept = ahead.known is not None
+    known = load_lookahead(path, target.prior.flow.basis.dim, ahead.steps, target.device)
+    # On all ranks or on none, since they plan alike; and none keeps it before all have looked.
+    there = torch.tensor([float(known is not None)], device=target.device)
+    ahead.kept = int(distributed.sum_over_ranks(there)) == distributed.world_size()
+    ahead.known = known if ahead.kept else None
     if ahead.kept and distributed.is_main():
         logger.info(f"What noisy states tell of their ends is in {path}")
     return None if ahead.kept else path
