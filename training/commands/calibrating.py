@@ -154,9 +154,16 @@ def held_out_of(
     whitened = ranks[:, :0] if odd.whitened is None else odd.whitened
     way = {**way_of(asked), CONDITIONS_NETWORK: odd.network}
     plan = asked.plan
-    sizes, draws = (len(functions), whitened.shape[1]), plan.chains * plan.draws
-    made_with = json.dumps(way, sort_keys=True)
-    truths = HeldOut(len(rows), names, *sizes, odd.names, draws, digest, made_with)
+    truths = HeldOut(
+        len(rows),
+        names,
+        len(functions),
+        whitened.shape[1],
+        odd.names,
+        plan.chains * plan.draws,
+        digest,
+        json.dumps(way, sort_keys=True),
+    )
     truths.ranks.copy_(ranks)
     truths.contents.copy_(values.regions[DENSEST])
     truths.whitened.copy_(whitened)

@@ -278,6 +278,14 @@ class Asked:
         assert isinstance(likelihood, Gaussian)
         return None if likelihood.operator is not None else self.subject.questions(source)
 
+    def seen_names(self, likelihood: Gaussian) -> list[str]:
+        """What a sentence calls the numbers that a likelihood sees; none of what a linear map
+        makes."""
+        if likelihood.operator is not None:
+            return []
+        names, places = self.subject.words, likelihood.coordinates
+        return names if places is None else [names[place] for place in places.tolist()]
+
 
 def prepared(
     asked: Asked,

@@ -47,10 +47,7 @@ def run(settings: SimulationSettings) -> None:
     csv = [settings.csv] if settings.csv else []
     with process_group(settings.run.device_name) as device:
         require_new([*paths.values(), *csv], settings.run.overwrite)
-        samples = None
-        if settings.data_root is not None:
-            count = subject.counted(settings.bs, SAMPLES, settings.data_root)
-            samples = subject.samples(settings.data_root, count, settings.seed)
+        samples = melted_samples(settings, subject)
         require_folder(folder)
         recorded = load_json(parameters) if parameters.exists() else {}
         distributed.barrier()  # no rank writes before all have looked
@@ -110,6 +107,14 @@ def way_of(
         use = "points_and_densities" if along else "points"
         choice, solver, _ = sampled_along(settings.times, settings.solver, choice, flow, use)
     return by_student(choice, settings.times, solver, flow), solver
+
+
+def melted_samples(settings: SimulationSettings, subject: Subject) -> Samples | None:
+    """What is melted; None if nothing is."""
+    if settings.data_root is None:
+        return None
+    count = subject.counted(settings.bs, SAMPLES, settings.data_root)
+    return subject.samples(settings.data_root, count, settings.seed)
 
 
 def report(settings: SimulationSettings, subject: Subject, chapter: Chapter) -> None:

@@ -76,11 +76,7 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
     what else both files say, in place of what this would."""
     likelihood = None if settings.learned else asked.likelihood()
     observed, labels = observations(asked, settings, likelihood)
-    truth = None if settings.truth is None else asked.subject.points(settings.truth)
-    if truth is not None and len(truth) != len(observed):
-        raise UsageError(
-            f"--truth has {len(truth)} points, but there are {len(observed)} observations"
-        )
+    truth = truths(settings, asked.subject, len(observed))
     held_out = Applied.of(asked, settings, observed)
     if held_out is not None and held_out.refuses(settings.refuse):
         return UNSOUND
@@ -236,11 +232,8 @@ def sample_observed(
     target = problem.target
     if isinstance(target.likelihood, Gaussian):
         moments = target.prior.moments(target.labels)
-        far, seen = target.likelihood.deviations(*moments, target.observed), target.likelihood
-        names = asked.subject.words if seen.operator is None else []
-        if seen.coordinates is not None:
-            names = [names[place] for place in seen.coordinates.tolist()]
-        warn_of_far(far, names)
+        far = target.likelihood.deviations(*moments, target.observed)
+        warn_of_far(far, asked.seen_names(target.likelihood))
     sample_groups(problem, plan, groups)
     if not (asked.subject.is_readable and distributed.is_main()):
         return None
@@ -424,33 +417,58 @@ def with_runs_there(settings: CheckSettings, asked: Asked) -> CheckSettings:
     return replace(settings, runs=there)
 
 
+def truths(settings: SampleSettings, subject: Subject, count: int) -> Tensor | None:
+    """The points ``[M, D]`` that so many observations are of; None where they are not known. Raises
+    UsageError if they are others, DataError if the file is broken."""
+    if settings.truth is None:
+        return None
+    points = subject.points(settings.truth)
+    if len(points) != count:
+        raise UsageError(f"--truth has {len(points)} points, but there are {count} observations")
+    return points
+
+
 def mixture_plan(options: MixtureOptions, dim: int) -> MixturePlan:
     """How to recover the weights of a mixture of points of D dimensions. Raises UsageError if
     options do not fit each other, DataError if the file of means is broken."""
+    components = components_of(options, dim)
+    weights = true_weights(options, components.count)
+    return options.into(
+        MixturePlan,
+        components=components,
+        weights=None if weights is None else components.mean.new_tensor(weights),
+        points=options.points or POINTS,
+        runs=options.runs or RUNS,
+    )
+
+
+def components_of(options: MixtureOptions, dim: int) -> Components:
+    """The components; see ``mixture_plan``."""
     if options.means is None:
-        components = Components.spread(options.components or 3, dim)
+        spread = Components.spread(options.components or 3, dim)
+        mean, std = spread.mean, spread.std
     else:
         mean = read_observations(options.means)
-        if mean.shape[1] != dim:
-            raise UsageError(f"{options.means} has {mean.shape[1]} columns for {dim} dimensions")
-        components = Components(mean, mean.new_full((len(mean),), 0.5))
-    mean, count = components.mean, components.count
+        std = mean.new_full((len(mean),), 0.5)
+    if mean.shape[1] != dim:
+        raise UsageError(f"{options.means} has {mean.shape[1]} columns for {dim} dimensions")
     if options.component_std is not None:
         std = mean.new_tensor(numbers_of("component_std", options.component_std))
-        components = Components(mean, std.expand(count) if len(std) == 1 else std)
-    weights = None
-    if options.weights is not None:
-        true = numbers_of("weights", options.weights)
-        if len(true) != count or not min(true) >= 0 or abs(sum(true) - 1) > 1e-6:
-            raise UsageError(
-                f"--weights is '{options.weights}': give {count} numbers that sum to 1, one for "
-                "each component"
-            )
-        weights = mean.new_tensor([weight / sum(true) for weight in true])
-    points, runs = options.points or POINTS, options.runs or RUNS
-    return options.into(
-        MixturePlan, components=components, weights=weights, points=points, runs=runs
-    )
+        std = std.expand(len(mean)) if len(std) == 1 else std
+    return Components(mean, std)
+
+
+def true_weights(options: MixtureOptions, count: int) -> list[float] | None:
+    """Those of K components; None to draw them. Raises UsageError if they are no weights."""
+    if options.weights is None:
+        return None
+    weights = numbers_of("weights", options.weights)
+    if len(weights) != count or not min(weights) >= 0 or abs(sum(weights) - 1) > 1e-6:
+        raise UsageError(
+            f"--weights is '{options.weights}': give {count} numbers that sum to 1, one for each "
+            "component"
+        )
+    return [weight / sum(weights) for weight in weights]
 
 
 def numbers_of(name: str, text: str) -> list[float]:

@@ -152,8 +152,9 @@ def densities_of(
 
 def network_of(options: ImageNetworkOptions) -> NetworkFile:
     """The file. Raises DataError if it is missing or broken."""
-    known = (options.end_vars, options.calibration, options.precision)
-    return NetworkFile.open(options.network, *known)
+    return NetworkFile.open(
+        options.network, options.end_vars, options.calibration, options.precision
+    )
 
 
 def opened(options: ImageNetworkOptions, settings: Declared) -> tuple[Subject, NetworkFile]:

@@ -36,9 +36,15 @@ def exact(settings: ClosedFormSettings) -> None:
 
 def closed_form(settings: ClosedFormSettings, points: tuple[int, int] | None = None) -> ToyFlow:
     """The toy, or so many points of it by a seed."""
-    flow, augment_to = settings.flow, settings.augment_to or 0
-    known = (settings.data_name, augment_to, flow.data_dim, flow.arguments(), settings.end_vars)
-    return ToyFlow.closed_form(*known, points)
+    flow = settings.flow
+    return ToyFlow.closed_form(
+        settings.data_name,
+        settings.augment_to or 0,
+        flow.data_dim,
+        flow.arguments(),
+        settings.end_vars,
+        points,
+    )
 
 
 def simulate(

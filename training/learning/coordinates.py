@@ -124,15 +124,10 @@ def fit_coordinates(
     for map_ in coordinates.maps:
         if isinstance(map_, Prediction):
             assert c is not None
-            seen = x.masked_fill(missing, torch.nan)
             if isinstance(map_, LevelPrediction):
                 assert levels is not None
                 map_.hold(first=levels.first, step=levels.steps)
-                fit_levels(map_, c, seen, groups)
-            elif isinstance(map_, GaussianPrediction):
-                fit_gaussian(map_, c, seen, groups)
-            elif isinstance(map_, LinearPrediction):
-                map_.fit(c, seen)
+            _fit_prediction(map_, c, x.masked_fill(missing, torch.nan), groups)
             x = filled(map_(x, c)[0], missing)
         else:
             assert isinstance(map_, PointMap)
@@ -163,6 +158,16 @@ def _empty(
         skewed = [place for place in seen if is_skewed[place] and not is_long[place]]
     counts = levels.counts if levels else ()
     return Coordinates(dim, names, knots, given, surprise, relevant, skewed, tails, counts, trials)
+
+
+def _fit_prediction(map_: Prediction, c: Tensor, x: Tensor, groups: Tensor | None) -> None:
+    """Fits what ``c [N, C]`` predict of points ``[N, D]``, NaN where they are missing."""
+    if isinstance(map_, GaussianPrediction):
+        fit_gaussian(map_, c, x, groups)
+    elif isinstance(map_, LevelPrediction):
+        fit_levels(map_, c, x, groups)
+    elif isinstance(map_, LinearPrediction):
+        map_.fit(c, x)
 
 
 def filled(x: Tensor, missing: Tensor) -> Tensor:

@@ -27,7 +27,12 @@ from torch_utils.results import open_arrays
 from training.files.lookahead import load_lookahead, lookahead_file, save_lookahead
 from training.files.posterior import load_part, save_part
 from training.inference.draws import WEIGHTED, Draws
-from training.inference.lookahead import LookAhead, calls_to_look, require_lookahead
+from training.inference.lookahead import (
+    LookAhead,
+    Measured,
+    calls_to_look,
+    require_lookahead,
+)
 from training.inference.prior import Prior
 from training.inference.samplers.pool import Pool
 from training.inference.samplers.twisted import calls_of, measure_moves
@@ -288,18 +293,8 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
                 f"{plan.chains} chains and {count:,} observations take about {duration(seconds)}"
             )
     if not ahead.kept:
-        total = 2 * ahead.steps + 1
-        begun = "Measuring what noisy states tell of their ends"
-        with progress(begun, "look-ahead", total, "time") as move:
-            ahead.measured(target, lambda part: move(part * total))
-        if path and distributed.is_main() and save_lookahead(path, ahead.measured(target)):
-            logger.info(f"Kept for further posteriors of this network: {path}")
-    advised = ahead.measured(target).advised
-    if advised and distributed.is_main():
-        logger.warning(
-            f"Warning: {plan.steps} steps of particles are few for this prior, and widths may be "
-            f"off by 5 % or more: take --particle_steps={advised}"
-        )
+        look_ahead(target, ahead, path)
+    _warn_of_few_steps(ahead.measured(target))
     measure_moves(target, ahead, plan.seed, problem.numbers[0], plan.chains, FEWEST_PARTICLES)
     if plan.minutes is not None:
         least, more = (calls_of(*shape, FEWEST_PARTICLES * n) for n in (1, 2))
@@ -336,6 +331,24 @@ def recall(problem: Problem, ahead: LookAhead, each: float) -> Path | None:
     if ahead.kept and distributed.is_main():
         logger.info(f"What noisy states tell of their ends is in {path}")
     return None if ahead.kept else path
+
+
+def look_ahead(target: Target, ahead: LookAhead, path: Path | None) -> None:
+    """Measures it, and keeps it in a file, if there is to be one."""
+    total = 2 * ahead.steps + 1
+    begun = "Measuring what noisy states tell of their ends"
+    with progress(begun, "look-ahead", total, "time") as move:
+        measured = ahead.measured(target, lambda part: move(part * total))
+    if path and distributed.is_main() and save_lookahead(path, measured):
+        logger.info(f"Kept for further posteriors of this network: {path}")
+
+
+def _warn_of_few_steps(measured: Measured) -> None:
+    if measured.advised and distributed.is_main():
+        logger.warning(
+            f"Warning: {len(measured.times) - 1} steps of particles are few for this prior, and "
+            f"widths may be off by 5 % or more: take --particle_steps={measured.advised}"
+        )
 
 
 def duration(seconds: float) -> str:

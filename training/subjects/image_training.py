@@ -22,6 +22,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.learning.building import Choices
 from training.learning.cost import require_batch, require_network
 from training.learning.held_out import HeldOut, Watch
+from training.learning.loss import DenoisingLoss
 from training.learning.melting import LawPlan, points_to_melt
 from training.learning.run_folder import Resumed
 from training.learning.speed import compile_network, fastest_precision
@@ -137,18 +138,6 @@ class ImageTraining(Training):
             recipe = replace(recipe, precision=fastest_precision(model, loss, config))
         model.denoiser.precision = recipe.precision
         logger.info(f"{len(images)} images of {images.image_shape} in {images.path}")
-
-        def source() -> BatchSource:
-            batch, seed = recipe.batch, wanted.seed
-            batches = ImageBatches(images, batch, seed, device, recipe.workers)
-            if augmentation is None:
-                return batches
-            return AugmentedBatches(batches, augmentation, images.image_shape, batch, seed)
-
-        def watch() -> Watch | None:
-            others = self.held_out
-            return Watch(HeldOut.of_images(others, loss, wanted.seed)) if others else None
-
         cond = "cond" if images.has_labels else "uncond"
         calibrated, melts = self.calibrated_on or images, points_to_melt(config.total)
         return Start(
@@ -167,12 +156,12 @@ class ImageTraining(Training):
                 *(images.name, loss.schedule.name, choices.network, cond),
                 *(f"batch{recipe.batch}", recipe.precision),
             ),
-            source=source,
+            source=partial(self._source, recipe, augmentation, device),
             calibration=wanted.calibration(
                 partial(some_images, calibrated, CALIBRATION_POINTS, True)
             ),
             law=wanted.law(law_plan(images, self.held_out, melts, wanted.seed, device)),
-            watch=watch,
+            watch=partial(self._watch, loss),
         )
 
     def _spread(
@@ -187,6 +176,22 @@ class ImageTraining(Training):
         most = self.basis_images or len(self.images)
         most = min(most, DRY_RUN_IMAGES) if self.wanted.dry_run else most
         return fit_basis(self.images, most, augmentation, self.wanted.seed, device)
+
+    def _source(
+        self,
+        recipe: ImageRecipe,
+        augmentation: GeometricAugmentation | None,
+        device: torch.device,
+    ) -> BatchSource:
+        images, seed = self.images, self.wanted.seed
+        batches = ImageBatches(images, recipe.batch, seed, device, recipe.workers)
+        if augmentation is None:
+            return batches
+        return AugmentedBatches(batches, augmentation, images.image_shape, recipe.batch, seed)
+
+    def _watch(self, loss: DenoisingLoss) -> Watch | None:
+        held_out = self.held_out
+        return Watch(HeldOut.of_images(held_out, loss, self.wanted.seed)) if held_out else None
 
     def _require_sides(self, recipe: ImageRecipe) -> None:
         """Raises UsageError if blocks are to attend at sides where there are none."""

@@ -62,13 +62,8 @@ def encode(
     usual, is_text = ".", isinstance(source, str | Path) and Path(source).suffix.lower() in TEXTS
     if like is not None and is_text and cells.separator == like.separator:
         usual = like.decimal
-    if decimal is None:  # by the first rows
-        numbers = {name: Survey(name) for name, one in own.items() if one.type in (NUMBER, WHOLE)}
-        for name, texts in zip(cells.names, next(cells.blocks(), []), strict=False):
-            if name in numbers:
-                numbers[name].add(texts)
-        decimal = decimal_of(numbers.values(), usual)
-    read = _Read.of(cells, own, decimal, marks_of(missing_values))
+    sign = _decimal(cells, own.values(), usual) if decimal is None else decimal
+    read = _Read.of(cells, own, sign, marks_of(missing_values))
     values = read.rows(columns)
     if not len(values):
         raise DataError(f"{cells.name} has no rows")
@@ -79,15 +74,10 @@ def encode(
         beside={name: np.array(texts, dtype=object) for name, texts in read.beside.items()},
         order=list(cells.names),
         separator=cells.separator,
-        decimal=decimal,
+        decimal=sign,
         as_written=read.as_written,
     )
-    absent = [one.name for one in columns if not (one.of or one.name in (*own, *asked))]
-    lines = [f"{cells.name} lacks {listed(absent)}: all their cells are missing"] * bool(absent)
-    return records, lines + [
-        f"'{shown(level)}' is an unknown level of '{name}': {rows} cell(s) are missing"
-        for (name, level), rows in read.unknown.most_common(MOST_NAMED)
-    ]
+    return records, _told(cells, columns, (*own, *asked), read.unknown)
 
 
 class _Read(NamedTuple):
@@ -159,3 +149,29 @@ def _are_lost(column: RecordColumn, values: np.ndarray) -> np.ndarray:
         return np.zeros(len(values), dtype=bool)
     largest, size = MOST_EXACT / 10.0**digits, np.abs(values)
     return np.asarray((size > largest) | (np.abs(values.round(digits) - values) > SAME * size))
+
+
+def _told(
+    cells: Cells,
+    columns: Sequence[RecordColumn],
+    expected: Sequence[str],
+    unknown: Counter[tuple[str, str]],
+) -> list[str]:
+    """Lines about columns that are missing, beside those that may be, and about unknown levels."""
+    absent = [column.name for column in columns if not (column.of or column.name in expected)]
+    lines = [f"{cells.name} lacks {listed(absent)}: all their cells are missing"] * bool(absent)
+    return lines + [
+        f"'{shown(level)}' is an unknown level of '{name}': {rows} cell(s) are missing"
+        for (name, level), rows in unknown.most_common(MOST_NAMED)
+    ]
+
+
+def _decimal(cells: Cells, columns: Any, usual: str) -> str:
+    """The decimal sign of the first rows; the usual one if they leave it open."""
+    numbers = {
+        column.name: Survey(column.name) for column in columns if column.type in (NUMBER, WHOLE)
+    }
+    for name, texts in zip(cells.names, next(cells.blocks(), []), strict=False):
+        if name in numbers:
+            numbers[name].add(texts)
+    return decimal_of(numbers.values(), usual)

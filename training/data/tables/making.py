@@ -79,16 +79,9 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     held_out, beside = _parted(len(first), choices)
     if datasets is not None:
         held_out, beside = held_out[datasets], beside[datasets]
-    trained = len(values) - int((held_out | beside).sum())
-    if len(names) >= trained - 1:
-        lines.append(
-            f"Warning: {len(names)} columns, but {trained} rows to train on: what columns have in "
-            "common is hardly known, and is shrunk when they are whitened; have more rows, or "
-            "choose --columns"
-        )
+    lines += _told_of_few_rows(len(names), len(values) - int((held_out | beside).sum()))
     hashes = np.concatenate([row_numbers(block) for block in _blocks(values[first])])
-    again = len(hashes) - len(np.unique(hashes))
-    if again:
+    if again := len(hashes) - len(np.unique(hashes)):
         lines.append(f"{again} row(s) repeat another")
     table = DataTable(
         torch.from_numpy(values),
@@ -105,6 +98,16 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     if table.has_holes:
         lines.append(f"Trials are of the data that are there; missing: {holes_in_words(table)}")
     return table, [*lines, *_summary(table)]
+
+
+def _told_of_few_rows(columns: int, rows: int) -> list[str]:
+    """A warning, if columns are hardly fewer than the rows that are trained on."""
+    if columns < rows - 1:
+        return []
+    return [
+        f"Warning: {columns} columns, but {rows} rows to train on: what columns have in common is "
+        "hardly known, and is shrunk when they are whitened; have more rows, or choose --columns"
+    ]
 
 
 def _roles(source: ForeignTable, choices: TableChoices) -> tuple[list[str], list[int]]:
