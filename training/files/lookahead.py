@@ -33,9 +33,8 @@ NAMES = ("times", "apart", "needed", "calls")
 
 def lookahead_file(digest: str, prior: Prior, ahead: LookAhead) -> Path:
     """Where that of a network is, of this SHA-256."""
-    times, solver = prior.way("points")
-    ways = [digest, solver.name, ahead.steps, ahead.seed, PRIOR_DRAWS, prior.flow.device.type]
-    key = repr([*ways, prior.times.tolist(), times.tolist()])
+    draws = [prior.solver.name, prior.times.tolist(), PRIOR_DRAWS, prior.flow.device.type]
+    key = repr([digest, ahead.steps, ahead.seed, *draws])
     return default_cache_dir() / f"lookahead-{sha256(key.encode()).hexdigest()[:32]}.npz"
 
 

@@ -212,11 +212,11 @@ def _load(
             except (RuntimeError, OSError, EOFError) as error:
                 # A worker that was killed is found dead, or what it has sent cannot be fetched from
                 # it any more; torch passes on what a worker raised as "Caught ...".
-                found = isinstance(error, RuntimeError) and str(error).startswith(
+                dead = isinstance(error, RuntimeError) and str(error).startswith(
                     "DataLoader worker"
                 )
                 lost = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
-                if not (found or (lost and not str(error).startswith("Caught "))):
+                if not (dead or (lost and not str(error).startswith("Caught "))):
                     raise
                 raise _WorkerDied(
                     f"a process that reads {dataset.path} died, perhaps for want of memory: "
