@@ -129,8 +129,7 @@ def in_zip(data, other, random):
 
 
 def in_gzip(data, other, random):
-    content = mutate_bytes(gzip.decompress(data), gzip.decompress(other), random)
-    return gzip.compress(content, compresslevel=1, mtime=0)
+    return gzip.compress(mutate_bytes(*map(gzip.decompress, (data, other)), random), 1, mtime=0)
 
 
 def in_tar(data, other, random):

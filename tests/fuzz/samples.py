@@ -171,8 +171,7 @@ def records():
 
 def save_rows(path, holes=""):
     values = np.random.default_rng(0).normal(size=(12, 2)).round(3)
-    text = "a,b c\n" + "".join(f"{x},{y}\n" for x, y in values.tolist())
-    path.write_text(text + holes)
+    path.write_text("a,b c\n" + "".join(f"{x},{y}\n" for x, y in values.tolist()) + holes)
 
 
 def save_rows_with_holes(path):

@@ -250,12 +250,10 @@ def precond(network, class_name, exponents, eigenvalues, axes, space="ES", rho=1
 
 
 def random_axes(dim):
-    """Orthonormal columns ``[dim, dim]`` in float64."""
     return torch.linalg.qr(torch.randn(dim, dim, generator=seeded(dim)).double()).Q
 
 
 def toy_points(name="circles", count=2000):
-    """Points ``[count, D]`` of a toy; circles for a name that no toy has."""
     return Toy(name if name in TOY_NAMES else "circles").sample(count, seeded())
 
 
@@ -270,9 +268,7 @@ def toy_song_network(network, **init_kwargs):
 
 
 def small_toy_network(dim):
-    network = OriginalToyConvUNet(dim, (4, 64), (32, 32, 32, 32), 2, 8)
-    randomized(network)
-    return network
+    return randomized(OriginalToyConvUNet(dim, (4, 64), (32, 32, 32, 32), 2, 8))
 
 
 def edm(class_name, network, **attributes):

@@ -61,6 +61,12 @@ class CurvedColumns:
         log_likelihood = seen.log_likelihood(line.expand(-1, target.count, -1)).permute(1, 2, 0)
         return cls(seen.operator, observed, 1 / precision, line[:, 0].T, log_likelihood)
 
+    def alone(self, place: int) -> "CurvedColumns":
+        """Those of one observation."""
+        one = slice(place, place + 1)
+        of_one = (self.observed[one], self.variance[one], self.line, self.log_likelihood[one])
+        return CurvedColumns(self.operator, *of_one)
+
     def log_factor(self, mean: Tensor, variance: Tensor) -> Tensor:
         """Logarithms ``[M, N]`` of the product of factors, for values that are about normal, of
         means ``[M, N, K]`` and variances ``[K]``."""

@@ -36,6 +36,7 @@ from torch_utils.streams import Stream
 from training.flow.grids import EqualErrorGrid
 from training.inference.curved_columns import CurvedColumns
 from training.inference.likelihoods import Gaussian
+from training.inference.low_rank import LowRank
 from training.inference.prior import Prior
 from training.inference.progress import OnPart, share_of
 from training.inference.target import Target
@@ -49,7 +50,8 @@ chance."""
 MOST_WRONG = 1.6
 """Of W / K, for each dimension: beyond, more steps are advised."""
 MOST_DIMENSIONS = 3072
-"""Of points, up to which matrices of this size are decomposed at each step."""
+"""Of points, of which as many numbers may be seen: matrices of these are decomposed at each
+step."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Sight:
     Attributes:
         operator: ``A [K, D]``.
         observed: ``[M, K]``, less what is seen of the state 0.
-        covariance: ``R [M, K, K]``.
+        covariance: ``R [M, K, K]``, or ``[1, K, K]`` of all.
         columns: What the Gaussians leave out, where columns are curved.
     """
 
@@ -68,29 +70,31 @@ class Sight:
     covariance: Tensor
     columns: CurvedColumns | None = None
 
-    def log_prob(self, ends: Tensor, error: Tensor) -> Tensor:
-        """Log densities ``[M, N]``, but for a constant, of the observations at expected ends.
+    def off(self, ends: Tensor) -> Tensor:
+        """Observations less ``A x_0`` of ends ``[M, N, D]``, in their dtype: ``[M, N, K]``."""
+        return self.observed[:, None].to(ends) - ends @ self.operator.T.to(ends)
 
-        Args:
-            ends: ``m [M, N, D]``; densities are in its dtype.
-            error: ``V [D, D]``.
-        """
-        seen, spread = ends @ self.operator.T.to(ends), self.operator @ error @ self.operator.T
-        root = torch.linalg.cholesky(spread + self.covariance)
-        log_likelihood = log_normal(self.observed[:, None].to(ends) - seen, root)
+    def log_prob(self, off: Tensor, spread: Tensor) -> Tensor:
+        """Log densities ``[M, N]``, but for a constant, of observations that are ``off`` from what
+        is expected of them, which has the covariance ``A V A^T``, ``spread [K, K]``."""
+        log_likelihood = log_normal(off, torch.linalg.cholesky(spread + self.covariance))
+        return log_likelihood + self.log_factor(off, spread)
+
+    def log_factor(self, off: Tensor, spread: Tensor) -> Tensor | float:
+        """The part of these that Gaussians leave out."""
         if self.columns is None:
-            return log_likelihood
-        return log_likelihood + self.columns.log_factor(seen, spread.diagonal())
+            return 0.0
+        return self.columns.log_factor(self.observed[:, None].to(off) - off, spread.diagonal())
 
-    def blurred(self, spread: Tensor, dtype: torch.dtype) -> "Sight":
+    def blurred(self, spread: LowRank, dtype: torch.dtype) -> "Sight":
         """The same, with the rounding of states as further noise: numbers that follow from each
         other have no density at noise below it.
 
         Args:
-            spread: Covariance of states, ``[D, D]``.
+            spread: Covariance of states.
             dtype: Of states.
         """
-        seen = (self.operator @ spread @ self.operator.T).diagonal()
+        seen = spread.seen(self.operator).diagonal()
         rounding = torch.finfo(dtype).eps ** 2 * seen.norm().expand(len(seen))
         return replace(self, covariance=self.covariance + rounding.diag())
 
@@ -99,10 +103,10 @@ class Sight:
         return replace(self, covariance=self.covariance / exponent[:, None, None])
 
     def alone(self, place: int) -> "Sight":
-        """Of one observation, but for what Gaussians leave out."""
-        one = slice(place, place + 1)
-        covariance, observed = self.covariance[one], self.observed[one]
-        return replace(self, covariance=covariance, observed=observed, columns=None)
+        """Of one observation."""
+        one, columns = slice(place, place + 1), self.columns and self.columns.alone(place)
+        own = self.covariance.expand(len(self.observed), -1, -1)[one]
+        return Sight(self.operator, self.observed[one], own, columns)
 
     @classmethod
     def of(cls, target: Target) -> "Sight":
@@ -122,8 +126,7 @@ class Sight:
         first = torch.zeros(dim, dtype=torch.int64, device=device)
         operator = likelihood.observe(target.of_states(unit, first)) - offset[:1]
         root = likelihood.covariance_root(operator.shape[1])
-        covariance = (root @ root.T).expand(target.count, -1, -1)
-        return cls(operator.T, target.observed - offset, covariance)
+        return cls(operator.T, target.observed - offset, (root @ root.T)[None])
 
     @classmethod
     def or_none(cls, target: Target) -> "Sight | None":
@@ -191,9 +194,9 @@ class Measured:
     calls: float
 
     @cached_property
-    def errors(self) -> list[Tensor]:
-        """V at each time, ``[D, D]``."""
-        return [shrunk(apart) for apart in self.apart]
+    def errors(self) -> list[LowRank]:
+        """V at each time."""
+        return [LowRank.shrunk(apart) for apart in self.apart]
 
     @property
     def advised(self) -> int | None:
@@ -300,20 +303,6 @@ def smooth(wrong: Tensor) -> Tensor:
     return F.avg_pool1d(wrong.clamp_min(0)[None], 3, 1, 1, count_include_pad=False)[0].sqrt()
 
 
-def shrunk(errors: Tensor) -> Tensor:
-    """``E[e e^T] [D, D]`` of errors ``[N, D]``, its correlations drawn towards 0 by the share that
-    makes them the least wrong (Schaefer and Strimmer 2005, section 2.4): the sum of their
-    variances over that of their squares."""
-    std = errors.square().mean(dim=0).sqrt().clamp_min(torch.finfo(errors.dtype).tiny)
-    unit = errors / std
-    correlation, square = unit.T @ unit / len(errors), unit.square()
-    variance = (square.T @ square / len(errors) - correlation.square()) / (len(errors) - 1)
-    apart = ~torch.eye(len(std), dtype=torch.bool, device=std.device)
-    of_squares = correlation.square()[apart].sum()
-    share = (variance[apart].sum() / of_squares).clamp(0, 1) if of_squares > 0 else 1.0
-    return correlation.mul(1 - share).fill_diagonal_(1) * std * std[:, None]
-
-
 def expected_end(target: Target, states: Tensor, t: Tensor, which: Tensor) -> Tensor:
     """``m [N, D]`` of states ``[N, D]`` at time ``t []``."""
     denoised, schedule = target.denoised(states, t, which), target.prior.flow.schedule
@@ -332,15 +321,9 @@ def _added(target: Target, t: Tensor) -> Tensor:
 
 
 def log_normal(apart: Tensor, root: Tensor) -> Tensor:
-    """``[M, N]``: log densities, but for a constant, of ``apart [M, N, D]`` with Cholesky factors
-    ``[D, D]`` or ``[M, D, D]`` of covariances, whose inverses are rounded last."""
-    unit = torch.eye(root.shape[-1]).to(root)
-    inverse = torch.linalg.solve_triangular(root, unit, upper=False)
-    return log_standard(apart @ inverse.mT.to(apart), root)
-
-
-def log_standard(standard: Tensor, root: Tensor) -> Tensor:
-    """The same of what is standard normal ``[M, N, D]``."""
+    """``[M, N]``: log densities, but for a constant, of ``apart [M, N, K]`` with Cholesky factors
+    ``[K, K]`` or ``[M, K, K]`` of covariances, whose inverses are rounded last."""
+    inverse = torch.linalg.solve_triangular(root, torch.eye(root.shape[-1]).to(root), upper=False)
     volume = root.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
-    square = torch.linalg.vector_norm(standard, dim=2).square_()
+    square = torch.linalg.vector_norm(apart @ inverse.mT.to(apart), dim=2).square_()
     return (square / -2).sub_(volume[..., None].to(square))

@@ -16,7 +16,7 @@ Where the likelihood L is not quite ``N(y; A x_0, R)``, since columns are curved
 move is taken with the chance that Metropolis and Hastings give it, which is 1 where it is.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from training.inference.lookahead import Sight, expected_end, log_normal
+from training.inference.low_rank import Bridge, LowRank
 from training.inference.noise import Noise
 from training.inference.target import Target
 
@@ -38,25 +39,18 @@ class Diffusion:
 
     Attributes:
         times: Rising ``[K + 1]``.
-        errors: V at each, ``[D, D]``.
+        errors: V at each.
         added: g, the noise added after the first time, ``[K + 1, D]``.
     """
 
     times: Tensor
-    errors: list[Tensor]
+    errors: list[LowRank]
     added: Tensor
 
-    def bridge(self, high: int, low: int) -> tuple[Tensor, Tensor]:
-        """``a [D]`` and ``b [D]`` from one time to another."""
+    def bridge(self, high: int, low: int) -> Bridge:
+        """The step from one time to another."""
         here, there = self.added[high], self.added[low]
-        return 1 - there / here, there * (here - there) / here
-
-    def root(self, high: int, low: int, spread: Tensor | None = None) -> Tensor:
-        """Lower Cholesky factor of ``b + a S a``, S being the end's covariance ``[..., D, D]``: by
-        default V."""
-        a, b = self.bridge(high, low)
-        end = self.errors[high] if spread is None else spread
-        return torch.linalg.cholesky(torch.diag_embed(b) + a[:, None] * end * a)
+        return Bridge(1 - there / here, there * (here - there) / here, self.errors[high])
 
 
 class Particles(NamedTuple):
@@ -93,11 +87,17 @@ class Renoising:
     sight: Sight
     diffusion: Diffusion
     noise: Noise
+    _added: dict[int, Tensor] = field(default_factory=dict)
 
     @cached_property
     def root(self) -> Tensor:
         """Lower Cholesky factor of R, ``[K, K]``."""
         return torch.linalg.cholesky(self.sight.covariance[0])
+
+    @cached_property
+    def _weighed(self) -> Tensor:
+        """``R^-1 A [K, D]``."""
+        return torch.cholesky_solve(self.sight.operator, self.root)
 
     @property
     def goes(self) -> bool:
@@ -122,6 +122,8 @@ class Renoising:
             states = self._down(states, here, there, step)
             step += 1
         moved = Particles.at(self.target, states)
+        if self.sight.columns is None:
+            return moved, step
         gain = self._beside_gaussian(moved) - self._beside_gaussian(kept)
         uniform = self.noise.uniform(step, 1)[0, :, 0]
         taken = uniform.log() < exponent * gain
@@ -135,8 +137,9 @@ class Renoising:
         low, high, root = 0, len(self.diffusion.times), covariance
         while high - low > 1:
             middle = (low + high) // 2
-            seen = (operator * self.diffusion.added[middle]) @ operator.T
-            tried = torch.linalg.cholesky_ex(covariance - seen)
+            if middle not in self._added:
+                self._added[middle] = (operator * self.diffusion.added[middle]) @ operator.T
+            tried = torch.linalg.cholesky_ex(covariance - self._added[middle])
             if int(tried.info):
                 high = middle
             else:
@@ -150,16 +153,14 @@ class Renoising:
         more = self.noise.normal(step, states.shape[1])[0] * added.sqrt().to(states)
         error = self.noise.normal(step + 1, len(root))[0] @ root.T.to(states)
         off = self.sight.observed.to(states) - (states + more) @ operator.T - error
-        pull = exponent * torch.cholesky_solve(self.sight.operator, self.root) * added
-        return states + more + off @ pull.to(states)
+        return states + more + off @ (exponent * added * self._weighed).to(states)
 
     def _down(self, states: Tensor, here: int, there: int, step: int) -> Tensor:
         which = torch.zeros(len(states), dtype=torch.int64, device=states.device)
         end = expected_end(self.target, states, self.diffusion.times[here], which)
-        a, _ = self.diffusion.bridge(here, there)
-        root = self.diffusion.root(here, there)
-        normal = self.noise.normal(step, states.shape[1])[0]
-        return torch.addmm(states.lerp(end, a.to(states)), normal, root.T.to(states))
+        bridge = self.diffusion.bridge(here, there)
+        normal = self.noise.normal(step, states.shape[1] + bridge.end.rank)[0]
+        return states.lerp(end, bridge.pull.to(states)) + bridge.step.sample(normal)
 
     def _beside_gaussian(self, particles: Particles) -> Tensor:
         """Log likelihoods ``[N]`` less those of the Gaussian, but for a constant."""

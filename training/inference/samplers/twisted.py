@@ -7,13 +7,19 @@ Given its end x_0, a state goes back by the Gaussian bridge
     x_k | x_{k+1}, x_0 ~ N(x_{k+1} + a (x_0 - x_{k+1}), b),
         a = 1 - g_k / g_{k+1},      b = g_k (g_{k+1} - g_k) / g_{k+1},
 
-and the end is about ``N(m, V)`` under the prior, and ``N(m + G (y - A m), S)`` given y as well,
-with ``G = V A^T (A V A^T + R)^-1`` and ``S = (I - G A) V (I - G A)^T + G R G^T``. So particles
+and the end is about ``N(m, V)`` under the prior, so that p makes steps ``a (m - x_{k+1}) + u``,
+``u ~ N(0, b + a V a)``, after which ``y ~ N(A m + H u, Q)`` (``low_rank``). Steps given y as well
+are steps of p, and of what would be seen after them, y', what y is off from that (Matheron's rule;
+Journel and Huijbregts 1978):
 
-    move by   q(x_k | x_{k+1}) = N(x_{k+1} + a (m + G (y - A m) - x_{k+1}), b + a S a),
-    weigh     p(x_k | x_{k+1}) psi_k(x_k) / (q(x_k | x_{k+1}) psi_{k+1}(x_{k+1})),
+    u + a V A^T (A V A^T + R)^-1 (y - y'),      y' ~ N(A m + H u, Q).
 
-with p the same without y, and ``psi_k = N(y; A m(x_k), A V_k A^T + R)``, times the factor for
+So no matrix but of what is seen is decomposed. Particles weigh
+
+    p(x_k | x_{k+1}) psi_k(x_k) / (q(x_k | x_{k+1}) psi_{k+1}(x_{k+1})),
+        p(x_k | x_{k+1}) / q(x_k | x_{k+1}) = N(y; A m, A V A^T + R) / N(y; A m + H u, Q),
+
+with the step u that was taken, and ``psi_k = N(y; A m(x_k), A V_k A^T + R)``, times the factor for
 curved columns; psi_0 is the likelihood itself. Weights are exact whatever psi is: with many
 particles, draws are those of the posterior under the prior that p makes of all steps. That is the
 diffusion, not the flow; both have the same law if the denoiser is exact and steps are many.
@@ -42,7 +48,6 @@ from training.inference.lookahead import (
     calls_to_look,
     expected_end,
     log_normal,
-    log_standard,
     require_lookahead,
 )
 from training.inference.noise import Noise
@@ -162,6 +167,7 @@ class _Cloud:
     """Particles ``[M, C P]`` on their way, with their weights."""
 
     _m: Tensor
+    _spread: Tensor
     _psi: Tensor
     _points: Tensor
     _log_likelihood: Tensor
@@ -229,27 +235,27 @@ class _Cloud:
         own = torch.arange(self._particles, device=picks.device)
         rows = self._rows(torch.where(going[:, None], picks, own))
         self._x, self._m = _taken(self._x, rows), _taken(self._m, rows)
-        self._psi = self._psi.gather(1, rows)
-        self._log_weights = torch.where(going[:, None], 0, weights).view_as(self._psi)
+        self._log_weights = torch.where(going[:, None], 0, weights).view_as(self._log_weights)
         self._stages += going.view(-1, self._chains).double().mean(dim=1)
 
     def move(self, step: int) -> None:
         """Moves from time ``step + 1`` to ``step``, and weighs."""
-        diffusion = self._diffusion
-        a, _ = diffusion.bridge(step + 1, step)
-        gain, spread = self._given_observation(diffusion.errors[step + 1])
-        of_prior = diffusion.root(step + 1, step)
-        of_both = diffusion.root(step + 1, step, spread)
-        off = self._seen.observed[:, None].to(DTYPE) - self._m @ self._seen.operator.T.to(DTYPE)
-        normal = self._noise.normal(step, self._target.dim)
-        pull = (a[:, None] * gain).mT.to(DTYPE)
-        move = torch.baddbmm(off @ pull, normal, of_both.mT.to(DTYPE))
-        gained = log_normal(move, of_prior) - log_standard(normal, of_both)
-        self._x = self._x.lerp(self._m, a.to(DTYPE)).add_(move)
-        before = self._log_weights + gained - self._psi
+        seen, bridge = self._seen, self._diffusion.bridge(step + 1, step)
+        operator, own = seen.operator, self._target.dim + bridge.end.rank
+        after, rest = bridge.end_after(operator)
+        open_root = torch.linalg.cholesky(rest + seen.covariance)
+        normal = self._noise.normal(step, own + len(operator))
+        off, by = seen.off(self._m), bridge.step.sample(normal[..., :own])
+        missed = off - by @ after.T.to(by) - normal[..., own:] @ open_root.mT.to(by)
+        whole = torch.linalg.cholesky(self._spread + seen.covariance)
+        back = bridge.end.beside(operator) * bridge.pull
+        by = by + missed @ torch.cholesky_solve(back.expand(len(whole), -1, -1), whole).to(by)
+        self._x = self._x.lerp(self._m, bridge.pull.to(by)) + by
+        known = log_normal(off - by @ after.T.to(by), open_root)
+        before = self._log_weights - known - seen.log_factor(off, self._spread)
         if step:
             self._look(step)
-            self._widen(step, before)
+            self._widen(before)
         else:
             self._arrive()
         self._log_weights = before + self._psi
@@ -370,15 +376,18 @@ class _Cloud:
             self._target, self._x.flatten(0, 1), self._diffusion.times[step], self._which
         )
         self._m = flat.view_as(self._x)
-        self._psi = self._seen.log_prob(self._m, self._diffusion.errors[step]).double()
+        self._spread = self._diffusion.errors[step].seen(self._seen.operator)
+        self._psi = self._seen.log_prob(self._seen.off(self._m), self._spread).double()
 
-    def _widen(self, step: int, before: Tensor) -> None:
+    def _widen(self, before: Tensor) -> None:
         """Makes the noise of observations wider where weights ``before`` times psi are worth too
         little in most populations."""
 
+        off = self._sight.off(self._m)
+
         def seen_at(log_exponent: Tensor) -> tuple[Sight, Tensor]:
             seen = self._sight.wider(log_exponent.exp())
-            return seen, seen.log_prob(self._m, self._diffusion.errors[step]).double()
+            return seen, seen.log_prob(off, self._spread).double()
 
         def fits(psi: Tensor) -> Tensor:
             worth = effective_size(self._by_population(before + psi)).view(-1, self._chains)
@@ -405,15 +414,6 @@ class _Cloud:
         self._points = points.view_as(self._x)
         self._log_likelihood = log_likelihood.view(target.count, -1)
         self._psi = self._exponent[:, None] * self._log_likelihood
-
-    def _given_observation(self, error: Tensor) -> tuple[Tensor, Tensor]:
-        """``G [M, D, K]`` and ``S [M, D, D]``, of ``V [D, D]``."""
-        operator, noise = self._seen.operator, self._seen.covariance
-        crossed = error @ operator.T
-        seen = torch.linalg.cholesky(operator @ crossed + noise)
-        gain = torch.cholesky_solve(crossed.T.expand(len(seen), -1, -1), seen).mT
-        rest = torch.eye(len(error), dtype=gain.dtype, device=gain.device) - gain @ operator
-        return gain, rest @ error @ rest.mT + gain @ noise @ gain.mT
 
     def _by_population(self, values: Tensor) -> Tensor:
         """``[M, C P]`` as ``[M C, P]``."""

@@ -37,11 +37,11 @@ from training.inference.lookahead import (
     Sight,
     added_noise,
     no_lookahead,
-    shrunk,
     times_and_errors,
     times_by_need,
     wrong_of_steps,
 )
+from training.inference.low_rank import Bridge, LowRank
 from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.proposals import Proposal
@@ -56,8 +56,7 @@ from training.names import PARTICLE_STEPS
 
 SEEN = double([[0.3, 0.1], [-0.5, 0.2]])
 NARROW = Gaussian(double(0.03))
-LINE = torch.linspace(-5, 5, 501).double()
-GRID = torch.cartesian_prod(LINE, LINE)
+GRID = torch.cartesian_prod(*[torch.linspace(-5, 5, 501).double()] * 2)
 
 
 @pytest.mark.parametrize(("deblurred", "noise"), [(False, 0.03), (True, 0.1)])
@@ -242,8 +241,7 @@ class Half(Parabola):
 
     def log_prob(self, points, observed):
         # Its gradient is 0 where the likelihood is.
-        inside = points[:, 0] > self._level
-        return torch.where(inside, 0 * points[:, 0], -torch.inf)
+        return torch.where(points[:, 0] > self._level, 0 * points[:, 0], -torch.inf)
 
 
 @pytest.mark.parametrize("sampler", slowly(SAMPLERS, "hmc"))
@@ -266,9 +264,7 @@ def test_no_likelihood_anywhere_is_told(sampler):
 @pytest.mark.parametrize("sampler", slowly(GAUSSIAN, "annealed", "smc"))
 def test_observations_far_off_are_found(sampler, monkeypatch):
     monkeypatch.setattr(annealing, "MOST_FINAL", 2)
-    likelihood = Gaussian(double(1e-3))
-    observed = double([[4000.0, 0.0]])
-    which = problem(gaussian_prior(), likelihood, observed)
+    which = problem(gaussian_prior(), Gaussian(double(1e-3)), double([[4000.0, 0.0]]))
     draws = drawn(which, sampler, draws=10, warmup=10, particles=32, pool=512)
     assert draws.points.isfinite().all()
 
@@ -293,8 +289,7 @@ def sampled(observed, noise, deblurred):
     ("noise", "deblurred"), [(1e-3, False), pytest.param(5e-3, True, marks=pytest.mark.slow)]
 )
 def test_narrow_posteriors_are_as_wide_as_they_should_be(noise, deblurred):
-    """The noise is a tenth of the first time's, or half: among latents that is a thin curved
-    thread."""
+    """The noise is a tenth of the first time's, or half: among latents a thin curved thread."""
     observed = Bumps(3).sample(1, seeded(4))[:, :2]
     draws, exact = sampled(observed, noise, deblurred)
     summary = Summary.of(draws, 2**12)
@@ -463,13 +458,25 @@ def test_single_precision_makes_the_same_of_them(monkeypatch):
 def test_covariances_of_few_errors_keep_what_they_can_tell():
     alone = normal(64, 40, seed=1)
     together = alone + 3 * normal(64, 1, seed=2)
-    plain, shared = shrunk(alone), shrunk(together)
+    plain, shared = (LowRank.shrunk(each).dense() for each in (alone, together))
     for errors, got in ((alone, plain), (together, shared)):
         torch.testing.assert_close(got.diagonal(), errors.square().mean(dim=0))
         assert torch.linalg.eigvalsh(got).min() > 0, "fewer draws than would tell all"
     off = ~torch.eye(40, dtype=torch.bool)
     assert plain[off].abs().max() < 0.1
     assert (shared[off] / (together.T @ together / 64)[off]).min() > 0.9
+
+
+def test_what_a_step_tells_of_its_end_is_what_whole_matrices_say():
+    seen, pull, noise = normal(7, 40, seed=3), normal(40, seed=4).sigmoid(), normal(40).exp()
+    for count, least in ((256, 1.0), (32, 1.0), (256, 1e-9)):
+        bridge = Bridge(pull, least * noise, LowRank.shrunk(normal(count, 40, seed=5)))
+        end, step = bridge.end.dense(), bridge.step.dense()
+        torch.testing.assert_close(step, (least * noise).diag() + pull[:, None] * end * pull)
+        mean, left = bridge.end_after(seen)
+        torch.testing.assert_close(mean @ step, bridge.end.beside(seen) * pull)
+        torch.testing.assert_close(left + mean @ (pull * end).T @ seen.T, seen @ end @ seen.T)
+        assert torch.linalg.eigvalsh(left).min() > 0, "though nearly nothing is left open"
 
 
 def test_steps_lie_where_errors_have_no_one_normal_law():

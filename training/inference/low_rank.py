@@ -1,0 +1,107 @@
+"""Covariances of many dimensions that few draws tell: a part of low rank, and a diagonal."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+LEAST_SHARE = 1e-6
+"""By which correlations are drawn towards 0 at least: so the diagonal is never 0."""
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A covariance ``F F^T + diag(d)``.
+
+    Attributes:
+        factor: ``F [D, r]``.
+        diagonal: ``d [D]``.
+    """
+
+    factor: Tensor
+    diagonal: Tensor
+
+    @classmethod
+    def shrunk(cls, errors: Tensor) -> "LowRank":
+        """``E[e e^T]`` of errors ``[N, D]``, its correlations drawn towards 0 by the share that
+        makes them the least wrong (Schaefer and Strimmer 2005, section 2.4): the sum of their
+        variances over that of their squares. Of more errors than dimensions r is D, else N."""
+        count, dim = errors.shape
+        std = errors.square().mean(dim=0).sqrt().clamp_min(torch.finfo(errors.dtype).tiny)
+        unit = errors / std
+        square = unit.square()
+        # Sums over pairs of columns, from products of the few rows.
+        own = square.mean(dim=0).square().sum()
+        of_squares = (unit @ unit.T / count).square().sum() - own
+        fourth = (square.sum(dim=1).square().sum() - square.square().sum()) / count
+        variance = (fourth - of_squares) / (count - 1)
+        share = (variance / of_squares).nan_to_num(1.0).clamp(LEAST_SHARE, 1)
+        rows = errors if count < dim else torch.linalg.qr(errors, mode="r").R
+        return cls(rows.T * ((1 - share) / count).sqrt(), share * std.square())
+
+    @property
+    def rank(self) -> int:
+        """Of the part of low rank, r."""
+        return self.factor.shape[1]
+
+    def dense(self) -> Tensor:
+        """All of it, ``[D, D]``."""
+        return self.seen(torch.eye(len(self.diagonal)).to(self.factor))
+
+    def seen(self, operator: Tensor) -> Tensor:
+        """That of ``A x``, ``[K, K]``, for ``A [K, D]``."""
+        low = operator @ self.factor
+        return (operator * self.diagonal) @ operator.T + low @ low.T
+
+    def beside(self, operator: Tensor) -> Tensor:
+        """That of ``A x`` with x, ``[K, D]``."""
+        return operator * self.diagonal + (operator @ self.factor) @ self.factor.T
+
+    def sample(self, normal: Tensor) -> Tensor:
+        """``[..., D]`` of standard normal numbers ``[..., D + r]``, in their dtype."""
+        dim = len(self.diagonal)
+        alone = normal[..., :dim] * self.diagonal.sqrt().to(normal)
+        return alone + normal[..., dim:] @ self.factor.T.to(normal)
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """A step back of a diffusion, ``a (x_0 - x) + n`` with ``n ~ N(0, b)``, to an end of which the
+    state x tells that it is about ``N(m, V)``.
+
+    Attributes:
+        pull: ``a [D]``.
+        noise: ``b [D]``.
+        end: V.
+    """
+
+    pull: Tensor
+    noise: Tensor
+    end: LowRank
+
+    @cached_property
+    def step(self) -> LowRank:
+        """The covariance of the step, ``b + a V a``."""
+        pull = self.pull[:, None]
+        return LowRank(pull * self.end.factor, self.noise + self.pull.square() * self.end.diagonal)
+
+    def end_after(self, operator: Tensor) -> tuple[Tensor, Tensor]:
+        """Of ``A x_0``, once a step u was taken that is counted from its mean ``a (m - x)``:
+        ``H [K, D]`` of its mean ``A m + H u``, and its covariance ``[K, K]``.
+
+        Of ``x_0 - m = F w + e``, with standard normal w and e of variances d, a step tells of w
+        with the variances ``p = b + a d a``, and of e given w the part ``a d / p``, so that
+        ``b d / p`` is left of it, and of w the inverse of ``I + F^T (a^2 / p) F``. No numbers are
+        subtracted that are nearly the same: where b is 0, nothing is left."""
+        step = self.step
+        alone = step.diagonal.clamp_min(torch.finfo(step.diagonal.dtype).tiny)
+        still = self.noise / alone
+        unit = step.factor / alone.sqrt()[:, None]
+        eye = torch.eye(step.rank).to(unit)
+        root = torch.linalg.cholesky(eye + unit.T @ unit)
+        left = (operator * still) @ self.end.factor
+        left = torch.linalg.solve_triangular(root, left.T, upper=False).T
+        right = torch.linalg.solve_triangular(root, (step.factor / alone[:, None]).T, upper=False)
+        mean = operator * (self.pull * self.end.diagonal / alone) + left @ right
+        return mean, (operator * (self.end.diagonal * still)) @ operator.T + left @ left.T
