@@ -138,7 +138,10 @@ def drawn(asked: Asked, rows: Rows, functions: Functions, groups: Groups) -> Run
     likelihood = asked.likelihood()
     nothing = torch.zeros(1, subject.dim, dtype=torch.float64)
     problem = asked.problem(likelihood, likelihood.simulate(nothing, torch.Generator()))
-    return Check(problem, asked.plan, subject.names, rows.points, functions=functions).run(groups)
+    truths = (subject.names, rows.points)
+    return Check(problem, asked.plan, *truths, functions=functions, labels=rows.conditions).run(
+        groups
+    )
 
 
 def held_out_of(

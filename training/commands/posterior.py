@@ -274,18 +274,19 @@ def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
     """Checks posteriors by a likelihood; returns whether no test fails."""
     plan, subject = asked.plan, asked.subject
     likelihood, observed, data = to_find_again(settings, asked)
+    drawn = (settings.data_root, settings.runs, settings.sampler.seed)
+    labels = subject.truth_labels(*drawn)
     files = asked.files("posterior_check", ".npz")
     with process_group(settings.run.device_name) as device:
         asked = asked.on(device, list(files))
         sources = settings.likelihood.files
-        groups, options = prepared(asked, files[1], settings.runs, [data], sources)
+        groups, options = prepared(asked, files[1], settings.runs, [data, labels], sources)
         problem, simulates = asked.problem(likelihood, observed), asked.learned is None
         with groups.told_when_cut_short():
-            drawn = (settings.data_root, settings.runs, settings.sampler.seed)
             functions = subject.quantities(*drawn)
             # What goes with rows was seen of these as they are, without the noise of draws.
             check = Check(
-                problem, plan, subject.names, data, simulates, blurs=simulates, functions=functions
+                problem, plan, subject.names, data, simulates, simulates, functions, labels
             )
             values = check.run(groups)
         content = checked_of(asked, "sampler" if data is None else "model", options)
@@ -377,8 +378,6 @@ def require_checkable(settings: CheckSettings, subject: Subject) -> None:
             "a learned likelihood is checked on simulations of your program: give --truth=data "
             "--data_root=SIMULATIONS"
         )
-    if subject.label_dim and not subject.condition_names:
-        raise UsageError("check is for networks without classes")
     if not subject.condition_names:
         if not settings.of_trials:
             settings.likelihood.require()

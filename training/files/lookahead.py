@@ -3,7 +3,7 @@
 
 What noisy states of a network tell of their ends (``training.inference.lookahead``), kept for its
 next posteriors where it took five seconds or more. The key is of all it depends on: the network,
-the steps, the seed, and how draws of the prior are made.
+what it is given beside the state, the steps, the seed, and how draws of the prior are made.
 
     times     [K + 1], rising
     apart     [K + 1, 256, D], ends of draws of the prior less what is expected of them, float64
@@ -31,10 +31,12 @@ MOST_BYTES = 64 << 20
 NAMES = ("times", "apart", "needed", "calls")
 
 
-def lookahead_file(digest: str, prior: Prior, ahead: LookAhead) -> Path:
-    """Where that of a network is, of this SHA-256."""
+def lookahead_file(
+    digest: str, prior: Prior, ahead: LookAhead, label: tuple[float, ...] = ()
+) -> Path:
+    """Where that of a network is, of this SHA-256, which is given this label, if any."""
     draws = [prior.solver.name, prior.times.tolist(), PRIOR_DRAWS, prior.flow.device.type]
-    key = repr([digest, ahead.steps, ahead.seed, *draws])
+    key = repr([digest, ahead.steps, ahead.seed, *draws, *label])
     return default_cache_dir() / f"lookahead-{sha256(key.encode()).hexdigest()[:32]}.npz"
 
 

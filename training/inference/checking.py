@@ -49,11 +49,11 @@ class Truths:
 
 
 def truths_of_prior(target: Target, numbers: Sequence[int], seed: int) -> Truths:
-    """A draw of the prior for each run of these numbers; the target's observations do not
-    matter."""
+    """A draw of the prior for each run of these numbers, with its label, if the target has any; the
+    target's observations do not matter."""
     rows = [normal_numbers((target.dim,), seed, Stream.TRUTHS, number) for number in numbers]
     w = torch.stack(rows).to(target.device)
-    which = torch.zeros(len(w), dtype=torch.int64, device=w.device)
+    which = torch.arange(len(w), device=w.device) * (target.labels is not None)
     return Truths(target.points(w, which), w)
 
 
@@ -64,7 +64,8 @@ def truths_of_data(
     noise of the first time, as the prior has it, unless it is deblurred.
 
     Args:
-        target: Has the prior; its observations do not matter.
+        target: Has the prior, and the label of each run, if there are any; its observations do not
+            matter.
         points: They.
         numbers: Of the runs.
         seed: Of the noise.
@@ -82,11 +83,13 @@ def truths_of_data(
             for number in numbers
         ]
     ).to(points)
-    flow, states = prior.flow.in_blocks(target.rows), prior.to_states(points) + noise
+    given = target.conditions
+    flow, states = prior.flow.in_blocks(target.rows), prior.to_states(points, given) + noise
+    flow = flow.given(**given) if given else flow
     # The way of the draws' variables, so that both are off by the same.
     melted = flow.simulate(flow.schedule.scale(start) * states, *prior.way("latents")).end
     w = flow.latent_law(prior.times[-1]).whiten(melted)
-    return Truths(prior.of_states(states) if blurred else points, w)
+    return Truths(prior.of_states(states, given) if blurred else points, w)
 
 
 def simulated(likelihood: Likelihood, points: Tensor, numbers: Sequence[int], seed: int) -> Tensor:
@@ -145,7 +148,7 @@ def check_runs(
     evidence = draws.stats.get("evidence")
     if not target.likelihood.own or evidence is None:
         return values, draws
-    of_prior = target.prior.log_density(truths.points, {}, Trace("exact"))
+    of_prior = target.prior.log_density(truths.points, target.conditions, Trace("exact"))
     return replace(values, density=_known(of_prior + of_truth - evidence.to(of_truth))), draws
 
 

@@ -127,7 +127,7 @@ class Problem:
 
     def looking_ahead(self, plan: SamplingPlan, count: int | None = None) -> "Problem":
         """The same, with what so many observations are to share, by default these."""
-        share = 1 / (count or self.target.count)
+        share = len(self.target.alike()) / (count or self.target.count)
         return replace(self, ahead=LookAhead(plan.steps, plan.seed, share))
 
     def of(self, places: Tensor) -> "Problem":

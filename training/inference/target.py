@@ -112,6 +112,23 @@ class Target:
         labels = None if self.labels is None else self.labels[places]
         return Target(self.prior, self.likelihood, self.observed[places], self.rows, labels)
 
+    @property
+    def conditions(self) -> dict[str, Tensor]:
+        """What the network is given with each observation, by name."""
+        return {} if self.labels is None else {"labels": self.labels}
+
+    @property
+    def label(self) -> tuple[float, ...]:
+        """What the network is given with the first observation; empty for nothing."""
+        return () if self.labels is None else tuple(self.labels[0].tolist())
+
+    def alike(self) -> list[Tensor]:
+        """Places of the observations with which the network is given the same."""
+        if self.labels is None:
+            return [torch.arange(self.count, device=self.device)]
+        _, which = torch.unique(self.labels, dim=0, return_inverse=True)
+        return [(which == number).nonzero()[:, 0] for number in range(int(which.max()) + 1)]
+
     @torch.no_grad()
     def evaluate(self, w: Tensor, which: Tensor, on_part: OnPart = None) -> Evaluated:
         """Points and log likelihoods. Raises DataError if one is not finite."""
@@ -266,7 +283,7 @@ class Target:
         return points
 
     def _conditions(self, which: Tensor) -> dict[str, Tensor]:
-        return {} if self.labels is None else {"labels": self.labels[which]}
+        return {name: rows[which] for name, rows in self.conditions.items()}
 
     def _mapped(
         self,

@@ -58,6 +58,7 @@ class Check:
         simulates: Whether what is observed is simulated of truths, or is the problem's.
         blurs: Whether data get the noise of the first time, which draws have.
         functions: Whose values are ranked, too.
+        labels: What the network is given with each truth, ``[R, L]``; None for nothing.
     """
 
     problem: Problem
@@ -67,17 +68,28 @@ class Check:
     simulates: bool = True
     blurs: bool = False
     functions: Functions = field(default_factory=dict)
+    labels: Tensor | None = None
 
     def run(self, groups: Groups) -> RunValues:
-        """The values of all runs, which share the whole pool."""
+        """The values of all runs, which share the whole pool, unless they have labels."""
         whole = replace(self, plan=replace(self.plan, first=self.plan.pool))
-        # What moves take is measured on the first run's observation.
-        first, _ = whole._problem(groups.places[0][:1])
+        # What moves take is measured on the first run's observation, and the look-ahead on the
+        # first of each label.
+        first, _ = whole._problem(self._firsts(groups.places[0][:1]))
         planned_one, plan = planned(first, whole.plan, groups.count)
         problem = replace(self.problem, ahead=planned_one.ahead)
         whole = replace(whole, plan=plan, problem=problem)
-        pool = shared_pool(self.problem.target, plan, plan.pool)
+        shares = self.labels is None
+        pool = shared_pool(self.problem.target, plan, plan.pool) if shares else None
         return values_of_groups(groups, lambda places, on: whole._values(places, pool, on))
+
+    def _firsts(self, one: Tensor) -> Tensor:
+        """The first run of each label; this one without labels."""
+        if self.labels is None:
+            return one
+        _, which = torch.unique(self.labels, dim=0, return_inverse=True)
+        first = [int((which == number).nonzero()[0]) for number in range(int(which.max()) + 1)]
+        return torch.tensor(sorted(first))
 
     def _values(self, places: Tensor, pool: Pool | None, progress: Progress) -> RunValues:
         problem, truths = self._problem(places)
@@ -88,6 +100,8 @@ class Check:
     def _problem(self, places: Tensor) -> tuple[Problem, Truths]:
         """The posteriors of the runs at some places, and what they are to find again."""
         numbers, seed, target = places.tolist(), self.plan.seed, self.problem.target
+        if self.labels is not None:
+            target = replace(target, labels=self.labels[places].to(target.device))
         if self.data is None:
             truths = truths_of_prior(target, numbers, seed)
         else:
@@ -98,7 +112,7 @@ class Check:
             if not self.simulates
             else simulated(target.likelihood, truths.points, numbers, seed)
         )
-        own = Target(target.prior, target.likelihood, observed, target.rows)
+        own = Target(target.prior, target.likelihood, observed, target.rows, target.labels)
         return replace(self.problem, target=own, numbers=numbers), truths
 
 

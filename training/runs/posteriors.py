@@ -282,7 +282,8 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
     each = float(distributed.sum_over_ranks(mine)) / distributed.world_size() ** 2
     ahead = problem.ahead
     assert ahead is not None
-    path = recall(problem, ahead, each)
+    alone = [target.of(places[:1]) for places in target.alike()]
+    paths = [recall(one, problem.network, ahead, each) for one in alone]
     shape = (target, count, ahead, plan.chains, plan.draws)
     if plan.minutes is not None:
         # Without moves, which are not known yet.
@@ -292,9 +293,10 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
                 f"--minutes is {plan.minutes:g}, but {FEWEST_PARTICLES} particles of "
                 f"{plan.chains} chains and {count:,} observations take about {duration(seconds)}"
             )
-    if not ahead.kept:
-        look_ahead(target, ahead, path)
-    _warn_of_few_steps(ahead.measured(target))
+    for one, path in zip(alone, paths, strict=True):
+        if one.label not in ahead.known:
+            look_ahead(one, ahead, path)
+    _warn_of_few_steps([ahead.measured(one) for one in alone])
     measure_moves(target, ahead, plan.seed, problem.numbers[0], plan.chains, FEWEST_PARTICLES)
     if plan.minutes is not None:
         least, more = (calls_of(*shape, FEWEST_PARTICLES * n) for n in (1, 2))
@@ -315,22 +317,23 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
     return problem, plan
 
 
-def recall(problem: Problem, ahead: LookAhead, each: float) -> Path | None:
-    """Takes up what was measured for earlier posteriors of the network, where that takes long at so
-    many seconds a call. Returns where it is to be kept; None where it is not."""
-    target = problem.target
+def recall(target: Target, network: str | None, ahead: LookAhead, each: float) -> Path | None:
+    """Takes up what was measured for earlier posteriors of the network and label, where that takes
+    long at so many seconds a call. Returns where it is to be kept; None where it is not."""
     seconds = calls_to_look(target.prior, ahead.steps) * each
-    if problem.network is None or seconds < KEPT_FROM:
+    if network is None or seconds < KEPT_FROM:
         return None
-    path = lookahead_file(problem.network, target.prior, ahead)
+    path = lookahead_file(network, target.prior, ahead, target.label)
     known = load_lookahead(path, target.prior.flow.basis.dim, ahead.steps, target.device)
     # On all ranks or on none, since they plan alike; and none keeps it before all have looked.
     there = torch.tensor([float(known is not None)], device=target.device)
-    ahead.kept = int(distributed.sum_over_ranks(there)) == distributed.world_size()
-    ahead.known = known if ahead.kept else None
-    if ahead.kept and distributed.is_main():
+    if int(distributed.sum_over_ranks(there)) < distributed.world_size() or known is None:
+        return path
+    ahead.known[target.label] = known
+    ahead.kept += 1
+    if distributed.is_main():
         logger.info(f"What noisy states tell of their ends is in {path}")
-    return None if ahead.kept else path
+    return None
 
 
 def look_ahead(target: Target, ahead: LookAhead, path: Path | None) -> None:
@@ -343,11 +346,12 @@ def look_ahead(target: Target, ahead: LookAhead, path: Path | None) -> None:
         logger.info(f"Kept for further posteriors of this network: {path}")
 
 
-def _warn_of_few_steps(measured: Measured) -> None:
-    if measured.advised and distributed.is_main():
+def _warn_of_few_steps(measured: list[Measured]) -> None:
+    advised = max(each.advised or 0 for each in measured)
+    if advised and distributed.is_main():
         logger.warning(
-            f"Warning: {len(measured.times) - 1} steps of particles are few for this prior, and "
-            f"widths may be off by 5 % or more: take --particle_steps={measured.advised}"
+            f"Warning: {len(measured[0].times) - 1} steps of particles are few for this prior, and "
+            f"widths may be off by 5 % or more: take --particle_steps={advised}"
         )
 
 

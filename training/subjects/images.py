@@ -192,6 +192,13 @@ class ImageFlow(Subject):
             )
         return pixels.double()
 
+    def truth_labels(self, path: Path | None, count: int, seed: int) -> Tensor | None:
+        if path is None and self.vectors:
+            raise UsageError("labels that are vectors are not drawn: give --truth=data")
+        if path is None:
+            return self.drawn_labels(count, seed, None)
+        return self.samples(path, count, seed).labels
+
     def quantities(
         self, path: Path | None, count: int, seed: int
     ) -> Mapping[str, Callable[[Tensor], Tensor]]:

@@ -226,6 +226,11 @@ class Subject(ABC):
         UsageError if a data set is missing, or is given for a toy, DataError if it is broken, or
         has too few rows."""
 
+    def truth_labels(self, path: Path | None, count: int, seed: int) -> Tensor | None:
+        """What the network is given with each of these truths, or with draws of it without a data
+        set, ``[count, L]``; None for nothing. Raises UsageError if there are none to be drawn."""
+        return None
+
     def unseen(self, path: Path | None, count: int, seed: int) -> Rows:
         """Points, with their conditions, that neither trained the network nor chose anything of it:
         so many at most, drawn at random. Raises UsageError if a data set is missing, or is given
@@ -235,7 +240,7 @@ class Subject(ABC):
         points = self.truths(path, count if there is None else min(there, count), seed)
         if path is not None:
             self.require_new(path, row_numbers(points.numpy()))
-        return Rows(points)
+        return Rows(points, self.truth_labels(path, len(points), seed))
 
     def require_new(self, path: Path, numbers: np.ndarray, alike: bool = False) -> None:
         """Raises DataError if the training of the network has seen rows of these numbers; whether

@@ -111,12 +111,11 @@ def twist(
     """
     require_lookahead(target)
     size = particles or max(draws, PARTICLES)
-    ahead = ahead or LookAhead(PARTICLE_STEPS, seed, 1 / target.count)
-    shared = ahead.share * ahead.measured(target).calls
+    ahead = ahead or LookAhead(PARTICLE_STEPS, seed, len(target.alike()) / target.count)
     down, again, latents = _calls_of_a_population(target.prior, ahead, draws, size)
     most = max(1, AT_ONCE // (chains * size * target.dim))
-    parts = []
-    for places in torch.split(torch.arange(target.count, device=target.device), most):
+    parts, groups = [], [each for own in target.alike() for each in torch.split(own, most)]
+    for places in groups:
         own = [numbers[place] for place in places.tolist()]
         share = len(places) / target.count / (down + again + latents)
         cloud = _Cloud.arrived(
@@ -124,8 +123,8 @@ def twist(
         )
         cloud.narrow(share_of(on_part, share * again))
         parts.append(cloud.draws(draws, share_of(on_part, share * latents)))
-    joined = Draws.joined(parts)
-    return replace(joined, calls=joined.calls + shared)
+    joined = Draws.joined(parts, torch.cat(groups))
+    return replace(joined, calls=joined.calls + ahead.share * ahead.measured(target).calls)
 
 
 def measure_moves(
@@ -152,7 +151,7 @@ def calls_of(
     measured of them: at most, since draws that are of one particle share theirs."""
     size, prior = particles or max(draws, PARTICLES), target.prior
     each = chains * sum(_calls_of_a_population(prior, ahead, draws, size))
-    looking = 0 if ahead.kept else calls_to_look(prior, ahead.steps)
+    looking = (ahead.share * count - ahead.kept) * calls_to_look(prior, ahead.steps)
     return looking + count * each
 
 

@@ -16,6 +16,7 @@ from tests.support.posteriors import (
     affine,
     assert_moments,
     by_quadrature,
+    conditional_prior,
     drawn,
     gaussian_prior,
     moments_on_grid,
@@ -438,6 +439,18 @@ def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch):
     torch.testing.assert_close(alone.calls, together.calls)
 
 
+def test_each_label_has_a_lookahead_of_its_own():
+    y, seen = double([[0.3], [-1.0], [0.3]]), double([[0.5], [0.2], [-1.0]])
+    target = Target(conditional_prior(), Gaussian(double(0.4), torch.tensor([0])), seen, 4096, y)
+    draws = twist(target, 0, [0, 1, 2], chains=2, draws=1000, particles=1000)
+    mean = 0.64 * y + 0.36 / 0.52 * (seen - 0.64 * y)
+    off = (draws.points[..., 0].flatten(1) - mean) / (0.36 * 0.16 / 0.52) ** 0.5
+    torch.testing.assert_close(off.mean(dim=1), 0 * off[:, 0], **NEAR)
+    torch.testing.assert_close(off.std(dim=1), 0 * off[:, 0] + 1, **NEAR)
+    alone = twist(target.of(torch.tensor([1])), 0, [1], chains=2, draws=1000, particles=1000)
+    assert torch.equal(alone.points[0], draws.points[1])
+
+
 def test_single_precision_makes_the_same_of_them(monkeypatch):
     def normal(self, step, size):
         return torch.randn(1, 100, size, generator=seeded(step)).to(twisted.DTYPE)
@@ -511,13 +524,12 @@ def test_likelihoods_without_a_lookahead_are_told():
     seen = Gaussian(double(0.4), torch.tensor([0]))
     mixed = Gaussian(double(0.4), operator=double([[1.0, 0.7]]))
     plain = problem(gaussian_prior(), seen, observed)
-    labelled = replace(plain.target, labels=torch.zeros(1, 1))
     others = {
         "one's own": problem(gaussian_prior(), Parabola(), observed),
         "clean": problem(gaussian_prior(deblurred=True), seen, observed),
         "does not grow": problem(bumps(kept=1), seen, observed),
         "operator": problem(bumps(bent()), mixed, observed),
-        "conditions": replace(plain, target=labelled),
+        "conditions": replace(plain, target=replace(plain.target, labels=torch.eye(33))),
     }
     assert no_lookahead(plain.target) is None
     for message, which in others.items():
