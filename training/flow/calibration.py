@@ -182,6 +182,11 @@ def fit_calibration(
         return fit.calibration(method)
 
 
+def calls_of_fit(times: int, method: str) -> int:
+    """Network calls of a point that a fit at so many times takes."""
+    return times * (GAIN_DRAWS + {"gain": 0, "marginal": 1, "path": 2}[method])
+
+
 class _Fit:
     """One network, and the points to fit it to."""
 

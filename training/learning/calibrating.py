@@ -11,7 +11,7 @@ from dnnlib.errors import DataError
 from dnnlib.logs import logger
 from torch_utils import distributed
 from training.data.batches import Batch
-from training.flow.calibration import NODES, fit_calibration
+from training.flow.calibration import NODES, calls_of_fit, fit_calibration
 from training.model.model import Model
 
 USUAL_GAINS = (0.5, 2.5)
@@ -24,13 +24,20 @@ class CalibrationPlan:
 
     Attributes:
         points: Gives this rank's share of the clean points to fit to, with their labels.
+        count: How many these are at most, of all ranks.
         seed: Of the noise.
         method: A name in ``METHODS`` of the calibration.
     """
 
     points: Callable[[], Batch]
+    count: int
     seed: int
     method: str
+
+    @property
+    def calls(self) -> int:
+        """Network calls of a point that it takes."""
+        return self.count * calls_of_fit(NODES, self.method)
 
 
 def node_times(model: Model) -> Tensor:

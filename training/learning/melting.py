@@ -234,11 +234,10 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
     it is to be, puts it in its place, and reports."""
     if not plan.checked:
         return
-    start = time.monotonic()
+    start, count = time.monotonic(), _points_of(model, plan)
     kept = int(model.about["dims_to_keep"])
     compressed = model.denoiser.basis.dim - kept
     candidates = candidates_for(compressed) if compressed and plan.learned else ()
-    count = plan.count if candidates else min(plan.count, MOST_CHECKED)
     model.denoiser.precision = "fp32"
     # A call is filled up to its number of rows, which would be dear for few points.
     flow = model.flow.in_blocks(min(plan.rows, count))
@@ -259,6 +258,17 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
             f"{best.error:.4f} nats on others"
         )
     distributed.barrier()
+
+
+def calls_to_learn(model: Model, plan: LawPlan) -> float:
+    """Network calls of a point that the melts take, others to judge by among them."""
+    return plan.checked * MELT_STEPS * _points_of(model, plan) * (1.25 if plan.held_out else 1.0)
+
+
+def _points_of(model: Model, plan: LawPlan) -> int:
+    """How many are melted."""
+    fits = plan.learned and model.denoiser.basis.dim > int(model.about["dims_to_keep"])
+    return plan.count if fits else min(plan.count, MOST_CHECKED)
 
 
 def melted_latents(

@@ -11,7 +11,7 @@ from training.data.batches import BatchSource
 from training.learning.calibrating import CalibrationPlan, calibrate
 from training.learning.courses import find_courses
 from training.learning.held_out import Score, Watch
-from training.learning.melting import LawPlan, learn_latent_law
+from training.learning.melting import LawPlan, calls_to_learn, learn_latent_law
 from training.learning.report import Reporter
 from training.learning.run_folder import Place, Resumed, RunFolder
 from training.learning.stopping import StoppedBySignal, StopRequest
@@ -36,6 +36,7 @@ def train(
     finish: Callable[[Model], None] | None = None,
     watch: Watch | None = None,
     progress: Progress | None = None,
+    follows: float = 0.0,
 ) -> Path:
     """Trains to the end of the configuration, or to a signal, and saves where it stops.
 
@@ -49,6 +50,7 @@ def train(
         watch: Looks at what is held out of the training: reports it, may end the training early,
             and may choose the weights that it ends with.
         progress: Called after each report with the part of the training that is done.
+        follows: Network calls of a point that ``finish`` takes.
 
     Returns:
         The last network file.
@@ -58,7 +60,7 @@ def train(
         StoppedBySignal: SIGINT or SIGTERM came; network and state were saved.
     """
     config = trainer.config
-    reporter = Reporter(folder, trainer.device, trainer.seen, config.total, finish is not None)
+    reporter = Reporter(folder, trainer.device, trainer.seen, config.total, follows)
     batches = source.batches(trainer.step)
     try:
         with reporter:
@@ -180,7 +182,9 @@ def run_training(
             closing(model)
 
     end = finish if calibration or law or closing else None
-    return train(trainer, source, folder, end, watch, progress)
+    follows = calibration.calls if calibration else 0.0
+    follows += calls_to_learn(trainer.averaged, law) if law else 0.0
+    return train(trainer, source, folder, end, watch, progress, follows)
 
 
 def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolder:

@@ -158,7 +158,7 @@ class ImageTraining(Training):
             ),
             source=partial(self._source, recipe, augmentation, device),
             calibration=wanted.calibration(
-                partial(some_images, calibrated, CALIBRATION_POINTS, True)
+                partial(some_images, calibrated, CALIBRATION_POINTS, True), CALIBRATION_POINTS
             ),
             law=wanted.law(law_plan(images, self.held_out, melts, wanted.seed, device)),
             watch=partial(self._watch, loss),

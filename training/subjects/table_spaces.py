@@ -260,7 +260,7 @@ class Preparation:
             mine = chosen[distributed.shard(len(chosen))]
             return self.placed(coordinates, rows.at(mine), generator)
 
-        return CalibrationPlan(points, seed, method)
+        return CalibrationPlan(points, min(len(rows), MOST_CALIBRATED), seed, method)
 
     def law(self, coordinates: Coordinates) -> LawPlan:
         """How to learn the law of the trained model's latents."""

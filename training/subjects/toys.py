@@ -89,7 +89,9 @@ class ToyTraining(Training):
             source=lambda: ToyBatches(
                 toy, config.batch, config.seed, device, others, self.antithetic
             ),
-            calibration=wanted.calibration(partial(calibration_points, toy, wanted.seed)),
+            calibration=wanted.calibration(
+                partial(calibration_points, toy, wanted.seed), CALIBRATION_POINTS
+            ),
             law=wanted.law(law_plan(toy, points_to_melt(config.total), wanted.seed)),
         )
 

@@ -87,10 +87,10 @@ class Wanted:
             seed=self.seed,
         )
 
-    def calibration(self, points: Callable[[], Batch]) -> CalibrationPlan | None:
-        """How to calibrate on points, see ``CalibrationPlan``; None for not at all."""
+    def calibration(self, points: Callable[[], Batch], count: int) -> CalibrationPlan | None:
+        """How to calibrate on so many points, see ``CalibrationPlan``; None for not at all."""
         fit = self.calibration_fit
-        return CalibrationPlan(points, self.seed, fit) if fit else None
+        return CalibrationPlan(points, count, self.seed, fit) if fit else None
 
     def law(self, plan: LawPlan) -> LawPlan | None:
         """What is left of a plan to learn the law of latents."""
