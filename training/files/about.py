@@ -48,7 +48,8 @@ def about_network(path: Path) -> Iterator[Fact]:
     model = Model.load(path)
     denoiser, recipe, about = model.denoiser, model.recipe, model.about
     yield "network file", _size(path)
-    yield "trained on", f"{about.get('data_name')}, {about.get('seen', 0) / 1e6:g} million samples"
+    name, seen = about.get("data_name"), about.get("seen", 0) / 1e6
+    yield "trained on", f"{name}, {seen:g} million samples" if name else "nothing: a closed form"
     if "image_shape" in about:
         channels, height, width = about["image_shape"]
         classes = about.get("label_dim", 0)
