@@ -309,19 +309,19 @@ def test_held_out_rows_check_a_table(check, table, tmp_path):
 
 
 def test_the_model_of_images_is_checked_by_images(check, files, tmp_path):
-    write_image_set(tmp_path / "many.zip", 40, classes=2)
-    given = (f"--network={files / 'images.pkl'}", "--truth=data", "--noise_std=20", "--pool=100")
+    write_image_set(tmp_path / "many.zip", 40, classes=3)
     root = f"--data_root={tmp_path / 'many.zip'}"
-    assert check(tmp_path / "out", *given, root).code == 0
-    got = only_json(tmp_path / "out")
-    assert got["question"] == "model"
-    arrays = load_arrays(next((tmp_path / "out").glob("*.npz")))
-    assert arrays["names"].tolist()[:2] == ["pixel0", "pixel1"]
-    # Of pixels, of quarters, waves and two classes, of radius and log likelihood.
-    assert arrays["ranks"].shape == (20, 64 + 7 + 2 + 2)
-    # Noise in all pixels, of 256 levels, is not what the network has.
-    assert got["verdict"].startswith("Not calibrated")
-    assert 10 < arrays["crps"].mean() < 128
+    for name in ("classes", "images"):
+        given = (f"--network={files / name}.pkl", "--truth=data", "--noise_std=20", "--pool=100")
+        assert check(tmp_path / name, *given, root).code == 0
+        got, arrays = only_json(tmp_path / name), load_arrays(next((tmp_path / name).glob("*.npz")))
+        assert got["question"] == "model"
+        assert arrays["names"].tolist()[:2] == ["pixel0", "pixel1"]
+        # Of pixels, of quarters, waves and three classes, of radius and log likelihood.
+        assert arrays["ranks"].shape == (20, 64 + 7 + 3 + 2)
+        # Noise in all pixels, of 256 levels, is not what the network has.
+        assert got["verdict"].startswith("Not calibrated")
+        assert 10 < arrays["crps"].mean() < 128
     refused(check(tmp_path / "more", *given, root, "--runs=41"), 1, "40 images")
     model = image_model()
     model.about["rows"] = sketch_of(ImageDataset(tmp_path / "many.zip"))

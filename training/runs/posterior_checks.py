@@ -87,9 +87,8 @@ class Check:
         """The first run of each label; this one without labels."""
         if self.labels is None:
             return one
-        _, which = torch.unique(self.labels, dim=0, return_inverse=True)
-        first = [int((which == number).nonzero()[0]) for number in range(int(which.max()) + 1)]
-        return torch.tensor(sorted(first))
+        groups = replace(self.problem.target, labels=self.labels).alike()
+        return torch.stack([places[0] for places in groups]).sort().values
 
     def _values(self, places: Tensor, pool: Pool | None, progress: Progress) -> RunValues:
         problem, truths = self._problem(places)
