@@ -45,10 +45,6 @@ class LowRank:
         """Of the part of low rank, r."""
         return self.factor.shape[1]
 
-    def dense(self) -> Tensor:
-        """All of it, ``[D, D]``."""
-        return self.seen(torch.eye(len(self.diagonal)).to(self.factor))
-
     def seen(self, operator: Tensor) -> Tensor:
         """That of ``A x``, ``[K, K]``, for ``A [K, D]``."""
         low = operator @ self.factor

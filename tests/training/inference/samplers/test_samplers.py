@@ -55,6 +55,7 @@ from training.inference.target import Target
 from training.inference.weights import weighted_picks, z_order
 from training.names import PARTICLE_STEPS
 
+EYE = torch.eye(40).double()
 SEEN = double([[0.3, 0.1], [-0.5, 0.2]])
 NARROW = Gaussian(double(0.03))
 GRID = torch.cartesian_prod(*[torch.linspace(-5, 5, 501).double()] * 2)
@@ -471,20 +472,19 @@ def test_single_precision_makes_the_same_of_them(monkeypatch):
 def test_covariances_of_few_errors_keep_what_they_can_tell():
     alone = normal(64, 40, seed=1)
     together = alone + 3 * normal(64, 1, seed=2)
-    plain, shared = (LowRank.shrunk(each).dense() for each in (alone, together))
+    plain, shared = (LowRank.shrunk(each).seen(EYE) for each in (alone, together))
     for errors, got in ((alone, plain), (together, shared)):
         torch.testing.assert_close(got.diagonal(), errors.square().mean(dim=0))
         assert torch.linalg.eigvalsh(got).min() > 0, "fewer draws than would tell all"
-    off = ~torch.eye(40, dtype=torch.bool)
-    assert plain[off].abs().max() < 0.1
-    assert (shared[off] / (together.T @ together / 64)[off]).min() > 0.9
+    off = EYE == 0
+    assert plain[off].abs().max() < 0.1 < 0.9 < (shared / (together.T @ together / 64))[off].min()
 
 
 def test_what_a_step_tells_of_its_end_is_what_whole_matrices_say():
     seen, pull, noise = normal(7, 40, seed=3), normal(40, seed=4).sigmoid(), normal(40).exp()
     for count, least in ((256, 1.0), (32, 1.0), (256, 1e-9)):
         bridge = Bridge(pull, least * noise, LowRank.shrunk(normal(count, 40, seed=5)))
-        end, step = bridge.end.dense(), bridge.step.dense()
+        end, step = bridge.end.seen(EYE), bridge.step.seen(EYE)
         torch.testing.assert_close(step, (least * noise).diag() + pull[:, None] * end * pull)
         mean, left = bridge.end_after(seen)
         torch.testing.assert_close(mean @ step, bridge.end.beside(seen) * pull)
