@@ -180,6 +180,7 @@ class _Cloud:
         self._exponent = torch.ones(target.count, dtype=torch.float64, device=target.device)
         self._seen = self._sight  # with R / b
         self._chains, self._particles, self._noise = chains, particles, noise
+        self._moves: dict[int, Renoising] = {}
         rows = torch.arange(target.count * chains * particles, device=target.device)
         self._which = rows // (chains * particles)
         self._steps = len(diffusion.times) - 1
@@ -293,10 +294,9 @@ class _Cloud:
     def _moved(self, place: int, on_part: OnPart) -> Particles | None:
         """Those ``[C P]`` of an observation; None if nothing was to be narrowed, and its noise is
         too little for a move."""
-        target = self._target.of(torch.tensor([place], device=self._target.device))
-        noise, step = self._noise.alone(place), self._steps + 2
-        renoising = Renoising(target, self._sight.alone(place), self._diffusion, noise)
-        if self._exponent[place] == 1 and not renoising.goes:
+        renoising, step = self._renoising(place), self._steps + 2
+        target, noise = renoising.target, renoising.noise
+        if not renoising.goes:
             return None
         particles = Particles(self._x[place], self._points[place], self._log_likelihood[place])
         log_weights = self._log_weights[place].view(self._chains, -1)
@@ -321,6 +321,14 @@ class _Cloud:
         self._target.calls += target.calls
         self._again[place] = target.calls
         return particles
+
+    def _renoising(self, place: int) -> Renoising:
+        """The moves of an observation's particles."""
+        if place not in self._moves:
+            target = self._target.of(torch.tensor([place], device=self._target.device))
+            own = (self._sight.alone(place), self._diffusion, self._noise.alone(place))
+            self._moves[place] = Renoising(target, *own)
+        return self._moves[place]
 
     def _moved_on(self, particles: Particles, renoising: Renoising, step: int) -> Particles:
         """Particles of the posterior, moved as long as that brings populations together."""
@@ -380,7 +388,8 @@ class _Cloud:
 
     def _widen(self, before: Tensor) -> None:
         """Makes the noise of observations wider where weights ``before`` times psi are worth too
-        little in most populations."""
+        little in most populations, unless it is too little for a move: then nothing would part
+        again those that were taken often when it is narrowed."""
 
         off = self._sight.off(self._m)
 
@@ -393,6 +402,8 @@ class _Cloud:
             return worth.median(dim=1).values >= LEAST_WORTH * self._particles
 
         good = fits(self._psi)
+        for place in (~good).nonzero()[:, 0].tolist():
+            good[place] = not self._renoising(place).goes
         if good.all():
             return
         high = self._exponent.log()

@@ -512,10 +512,11 @@ def test_more_steps_are_advised_where_ends_are_far_from_normal():
     assert [replace(apart, needed=each).advised for each in (12.7, 12.9)] == [None, 13]
 
 
-def test_exact_numbers_that_follow_from_each_other_are_no_error():
+def test_exact_numbers_that_follow_from_each_other_are_no_error(monkeypatch):
+    monkeypatch.setattr(twisted, "LEAST_WORTH", 2.0)  # but noise that leaves no move stays
     thrice = Gaussian(double(1e-9), operator=double([[1, 0], [0, 1], [1, 1]]))
-    which = problem(gaussian_prior(), thrice, double([[0.3, 0.1, 0.4]]))
-    points = twist(which.target, 0, [0], chains=2, draws=10, particles=10).points
+    which = problem(gaussian_prior(), thrice, double([[0.3, 0.1, 0.4]])).target
+    points = twist(which, 0, [0], chains=2, draws=10, particles=10).points
     torch.testing.assert_close(points.flatten(0, 2), double([[0.3, 0.1]] * 20), rtol=0, atol=1e-5)
 
 
