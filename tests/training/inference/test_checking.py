@@ -67,9 +67,8 @@ def test_truths_have_labels_of_their_own(learned):
     y = double([[0.5], [-1.0]]).repeat(500, 1)
     target = Target(learned, Gaussian(double(0.5)), EMPTY, 256, y)
     made = checking.truths_of_prior(target, range(1000), 0)
-    torch.testing.assert_close(
-        made.points[:, :1], 0.64 * y + 0.6 * made.w[:, :1], rtol=0, atol=0.03
-    )
+    expected = 0.64 * y + 0.6 * made.w[:, :1]
+    torch.testing.assert_close(made.points[:, :1], expected, rtol=0, atol=0.03)
     again = checking.truths_of_data(target, made.points, range(1000), 0)
     torch.testing.assert_close(again.w, made.w, rtol=0, atol=0.1)
 

@@ -242,8 +242,7 @@ class Half(Parabola):
         self._level = level
 
     def log_prob(self, points, observed):
-        # Its gradient is 0 where the likelihood is.
-        return torch.where(points[:, 0] > self._level, 0 * points[:, 0], -torch.inf)
+        return torch.where(points[:, 0] > self._level, 0 * points[:, 0], -torch.inf)  # slope 0
 
 
 @pytest.mark.parametrize("sampler", slowly(SAMPLERS, "hmc"))
@@ -444,8 +443,8 @@ def test_each_label_has_a_lookahead_of_its_own():
     y, seen = double([[0.3], [-1.0], [0.3]]), double([[0.5], [0.2], [-1.0]])
     target = Target(conditional_prior(), Gaussian(double(0.4), torch.tensor([0])), seen, 4096, y)
     draws = twist(target, 0, [0, 1, 2], chains=2, draws=1000, particles=1000)
-    mean = 0.64 * y + 0.36 / 0.52 * (seen - 0.64 * y)
-    off = (draws.points[..., 0].flatten(1) - mean) / (0.36 * 0.16 / 0.52) ** 0.5
+    apart = draws.points[..., 0].flatten(1) - 0.64 * y - 0.36 / 0.52 * (seen - 0.64 * y)
+    off = apart / (0.36 * 0.16 / 0.52) ** 0.5
     torch.testing.assert_close(off.mean(dim=1), 0 * off[:, 0], **NEAR)
     torch.testing.assert_close(off.std(dim=1), 0 * off[:, 0] + 1, **NEAR)
     alone = twist(target.of(torch.tensor([1])), 0, [1], chains=2, draws=1000, particles=1000)
@@ -515,7 +514,7 @@ def test_more_steps_are_advised_where_ends_are_far_from_normal():
 def test_exact_numbers_that_follow_from_each_other_are_no_error(monkeypatch):
     monkeypatch.setattr(twisted, "LEAST_WORTH", 2.0)  # but noise that leaves no move stays
     thrice = Gaussian(double(1e-9), operator=double([[1, 0], [0, 1], [1, 1]]))
-    which = problem(gaussian_prior(), thrice, double([[0.3, 0.1, 0.4]])).target
+    which = Target(gaussian_prior(), thrice, double([[0.3, 0.1, 0.4]]), 20)
     points = twist(which, 0, [0], chains=2, draws=10, particles=10).points
     torch.testing.assert_close(points.flatten(0, 2), double([[0.3, 0.1]] * 20), rtol=0, atol=1e-5)
 
