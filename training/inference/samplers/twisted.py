@@ -26,12 +26,12 @@ diffusion, not the flow; both have the same law if the denoiser is exact and ste
 
 Where errors of the denoiser are far from one normal law, as of digits of which a half is seen, psi
 is so wrong that weights would be worth a few particles. There R is made wider, to R / b, so that
-they are worth a tenth of them, and particles arrive as draws of ``p(x_0) L(x_0)^b``. Then b goes to
-1, each time as far as weights ``L^(b' - b)`` are worth half of the particles. These are taken, and
-moved by noise that is put on them and taken off again (``renoising``), which leaves ``p L^b'`` as
-it is: so each has a place of its own, however few came through. Where R was not made wider, but
-means of populations are farther apart than chance has them, they are moved on as long as that
-helps.
+they are worth a tenth of them, unless R is too little for the moves that follow, and particles
+arrive as draws of ``p(x_0) L(x_0)^b``. Then b goes to 1, each time as far as weights
+``L^(b' - b)`` are worth half of the particles. These are taken, and moved by noise that is put on
+them and taken off again (``renoising``), which leaves ``p L^b'`` as it is: so each has a place of
+its own, however few came through. Where R was not made wider, but means of populations are farther
+apart than chance has them, they are moved on as long as that helps.
 """
 
 from dataclasses import replace
