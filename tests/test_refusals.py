@@ -219,7 +219,6 @@ CASES = [
     ("check", "--noise_std=1 --data_root={blobs}", 2, ["--truth=data"]),
     ("check", "--noise_std=1 --data_root={blobs} --truth=data", 2, ["a toy has its own points"]),
     ("check", "--noise_std=1 --truth=data --network={of_random}", 2, ["--data_root"]),
-    ("check", "--noise_std=1 --network={of_classes}", 2, ["classes"]),
     # Distances of images.
     ("fid ref", "", 1, ["none.pth"]),
     ("fid ref", "--dest={out}/result.json", 2, ["--dest is {out}/result.json", "end in .npz"]),
