@@ -315,7 +315,6 @@ def test_the_model_of_images_is_checked_by_images(check, files, tmp_path):
         given = (f"--network={files / name}.pkl", "--truth=data", "--noise_std=20", "--pool=100")
         assert check(tmp_path / name, *given, root).code == 0
         got, arrays = only_json(tmp_path / name), load_arrays(next((tmp_path / name).glob("*.npz")))
-        assert got["question"] == "model"
         assert arrays["names"].tolist()[:2] == ["pixel0", "pixel1"]
         # Of pixels, of quarters, waves and three classes, of radius and log likelihood.
         assert arrays["ranks"].shape == (20, 64 + 7 + 3 + 2)

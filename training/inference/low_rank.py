@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 LEAST_SHARE = 1e-6
-"""By which correlations are drawn towards 0 at least: so the diagonal is never 0."""
+"""The least share by which correlations are drawn towards 0, so that no diagonal is 0."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,11 @@ class Bridge:
         """Of ``A x_0``, once a step u was taken that is counted from its mean ``a (m - x)``:
         ``H [K, D]`` of its mean ``A m + H u``, and its covariance ``[K, K]``.
 
-        Of ``x_0 - m = F w + e``, with standard normal w and e of variances d, a step tells of w
-        with the variances ``p = b + a d a``, and of e given w the part ``a d / p``, so that
-        ``b d / p`` is left of it, and of w the inverse of ``I + F^T (a^2 / p) F``. No numbers are
-        subtracted that are nearly the same: where b is 0, nothing is left."""
+        Write ``x_0 - m = F w + e``, where w is standard normal and e has the variances d, so that
+        ``u = a F w + a e + n``. Given w, u has the variances ``p = b + a d a``: it says that e is
+        about ``(a d / p) (u - a F w)``, with the variances ``b d / p``, and the covariance of w is
+        the inverse of ``I + F^T (a^2 / p) F``. Nothing is the difference of two numbers that are
+        nearly equal, and where b is 0 the end is known exactly."""
         step = self.step
         alone = step.diagonal.clamp_min(torch.finfo(step.diagonal.dtype).tiny)
         still = self.noise / alone

@@ -245,8 +245,10 @@ class _Cloud:
         after, rest = bridge.end_after(operator)
         open_root = torch.linalg.cholesky(rest + seen.covariance)
         normal = self._noise.normal(step, own + len(operator))
+        # A step of the prior, and what y is off from what would be seen after it.
         off, by = seen.off(self._m), bridge.step.sample(normal[..., :own])
         missed = off - by @ after.T.to(by) - normal[..., own:] @ open_root.mT.to(by)
+        # That goes back to the step, which is then one given y.
         whole = torch.linalg.cholesky(self._spread + seen.covariance)
         back = bridge.end.beside(operator) * bridge.pull
         by = by + missed @ torch.cholesky_solve(back.expand(len(whole), -1, -1), whole).to(by)
