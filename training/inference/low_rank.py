@@ -45,6 +45,11 @@ class LowRank:
         """Of the part of low rank, r."""
         return self.factor.shape[1]
 
+    @property
+    def variance(self) -> Tensor:
+        """Of each dimension, ``[D]``."""
+        return self.factor.square().sum(dim=1) + self.diagonal
+
     def seen(self, operator: Tensor) -> Tensor:
         """That of ``A x``, ``[K, K]``, for ``A [K, D]``."""
         low = operator @ self.factor

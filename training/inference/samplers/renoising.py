@@ -29,8 +29,11 @@ from training.inference.low_rank import Bridge, LowRank
 from training.inference.noise import Noise
 from training.inference.target import Target
 
-STRIDE = 2
+STRIDE = 3
 """Times at once that states come down on the way to the posterior."""
+FORGOTTEN, WITHIN = 0.3, 1 - 1e-6
+"""Of the prior's variance, what a noisy state leaves open from which moves forget where they began;
+and the part of its noise that is allowed at most, by rounding."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,15 @@ class Renoising:
         """Whether there is a time of so little noise."""
         return self._highest(1.0)[0] > 0
 
+    @cached_property
+    def widest(self) -> float:
+        """The b from which moves of ``p L^b`` begin where they forget."""
+        open_to = torch.stack([errors.variance.sum() for errors in self.diffusion.errors])
+        step = int((open_to >= FORGOTTEN * open_to[-1]).nonzero()[0, 0])
+        half = torch.linalg.solve_triangular(self.root, self._seen_noise(step), upper=False)
+        white = torch.linalg.solve_triangular(self.root, half.mT, upper=False)
+        return float(WITHIN / torch.linalg.eigvalsh(white)[-1])
+
     def moved(self, particles: Particles, exponent: float, step: int) -> tuple[Particles, int]:
         """Particles of ``p L^b`` once more, and the number after the last one that was used.
 
@@ -133,18 +145,23 @@ class Renoising:
 
     def _highest(self, exponent: float) -> tuple[int, Tensor]:
         """k, and the root of the covariance of e; 0 where there is none."""
-        operator, covariance = self.sight.operator, self.sight.covariance[0] / exponent
+        covariance = self.sight.covariance[0] / exponent
         low, high, root = 0, len(self.diffusion.times), covariance
         while high - low > 1:
             middle = (low + high) // 2
-            if middle not in self._added:
-                self._added[middle] = (operator * self.diffusion.added[middle]) @ operator.T
-            tried = torch.linalg.cholesky_ex(covariance - self._added[middle])
+            tried = torch.linalg.cholesky_ex(covariance - self._seen_noise(middle))
             if int(tried.info):
                 high = middle
             else:
                 low, root = middle, tried.L
         return low, root
+
+    def _seen_noise(self, step: int) -> Tensor:
+        """``A g A^T`` of a time."""
+        if step not in self._added:
+            operator = self.sight.operator
+            self._added[step] = (operator * self.diffusion.added[step]) @ operator.T
+        return self._added[step]
 
     def _seen_again(
         self, states: Tensor, exponent: float, high: int, root: Tensor, step: int

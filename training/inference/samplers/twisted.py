@@ -26,12 +26,9 @@ diffusion, not the flow; both have the same law if the denoiser is exact and ste
 
 Where errors of the denoiser are far from one normal law, as of digits of which a half is seen, psi
 is so wrong that weights would be worth a few particles. There R is made wider, to R / b, so that
-they are worth a tenth of them, unless R is too little for the moves that follow, and particles
-arrive as draws of ``p(x_0) L(x_0)^b``. Then b goes to 1, each time as far as weights
-``L^(b' - b)`` are worth half of the particles. These are taken, and moved by noise that is put on
-them and taken off again (``renoising``), which leaves ``p L^b'`` as it is: so each has a place of
-its own, however few came through. Where R was not made wider, but means of populations are farther
-apart than chance has them, they are moved on as long as that helps.
+they are worth a tenth of them and moves that follow forget where they began, unless R is too little
+for any move; particles then arrive as draws of ``p(x_0) L(x_0)^b``, from where b goes to 1
+(``narrowing``).
 """
 
 from dataclasses import replace
@@ -53,26 +50,17 @@ from training.inference.lookahead import (
 from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.progress import OnPart, share_of
+from training.inference.samplers.narrowing import WORTH, Narrowing, how_far
 from training.inference.samplers.renoising import Diffusion, Particles, Renoising
 from training.inference.target import Target
-from training.inference.weights import largest_exponent, require_some, systematic
+from training.inference.weights import require_some, systematic
 from training.measure.posterior.importance import effective_size
 from training.names import PARTICLE_STEPS, PARTICLES
 
 NAME = "twisted"
-WORTH = 0.5
-"""Part of the particles that weights are worth at least: else they are taken by weight."""
 LEAST_WORTH, MOST_WIDER, BISECTIONS = 0.1, 2.0, 10
 """The part below which R is made wider; how much of log b a step may take, and how often that is
 halved to find what is needed."""
-LEAST_RISE, ALL = 0.1, 1 - 1e-9
-"""Of b, in parts of itself; and what is as good as 1."""
-APART, CHANCE = 0.02, 8.0
-"""Variance of the means of populations, over that within them, up to which they agree: R-hat is
-then about 1.01; and what chance adds, over the number of particles."""
-MOST_MOVES, HELPS = 8, 0.9
-"""Moves until they agree, at most; and what is left, in the mean over coordinates, of how far they
-are apart after one that helps."""
 DTYPE = torch.float32
 """Of states, and of one step's changes of weights: noise of the first time is far above rounding.
 Covariances are decomposed, and weights summed, in float64, and so are points and their
@@ -266,63 +254,34 @@ class _Cloud:
         """Takes particles by weight and moves them: where the noise of observations was made wider,
         until it is their own, and where it was not, but populations do not agree, until they do."""
         require_some(self._by_population(self._log_weights))
-        moving = (self._exponent < 1) | (self._apart() > 1)
-        for place in moving.nonzero()[:, 0].tolist():
-            particles = self._moved(place, share_of(on_part, 1 / self._target.count))
-            if particles is None:
-                continue
+        apart = self._apart() > 1
+        moving = (apart | (self._exponent < 1)).nonzero()[:, 0].tolist()
+        moving = [place for place in moving if self._renoising(place).goes]
+        for place in moving:
+            renoising = self._renoising(place)
+            narrowing = Narrowing(renoising, self._chains, self._steps + 2)
+            particles = Particles(self._x[place], self._points[place], self._log_likelihood[place])
+            log_weights = self._log_weights[place].view(self._chains, -1)
+            own = float(self._exponent[place]), bool(apart[place])
+            part = share_of(on_part, 1 / len(moving))
+            particles = narrowing.narrowed(particles, log_weights, *own, part)
             self._points[place], self._psi[place] = particles.points, particles.log_likelihood
             self._log_weights[place] = 0
-        if on_part:
-            on_part(float((~moving).double().mean()))
+            self._worth[place], self._again[place] = narrowing.worth, renoising.target.calls
+            self._stages[place] += narrowing.stages
+            self._target.calls += renoising.target.calls
+        if on_part and not moving:
+            on_part(1)
 
     def _apart(self) -> Tensor:
         """How far populations are apart on each observation, in the coordinate where they are
-        farthest, ``[M]``: see ``_far``."""
+        farthest, ``[M]``."""
         weights = self._by_population(self._log_weights)
         middle = torch.full_like(weights[:, 0], 0.5)
         rows = self._rows(systematic(weights, middle, self._particles))
-        return torch.stack([self._far(points).amax() for points in _taken(self._points, rows)])
-
-    def _far(self, points: Tensor) -> Tensor:
-        """Variances ``[D]`` of the means of populations ``[C P, D]``, over that up to which they
-        agree."""
-        if self._chains == 1:
-            return torch.zeros_like(points[0])
-        own = points.view(self._chains, self._particles, -1)
-        apart, within = own.mean(dim=1).var(dim=0), own.var(dim=1).mean(dim=0)
-        return (apart / within).nan_to_num() / (APART + CHANCE / self._particles)
-
-    def _moved(self, place: int, on_part: OnPart) -> Particles | None:
-        """Those ``[C P]`` of an observation; None if nothing was to be narrowed, and its noise is
-        too little for a move."""
-        renoising, step = self._renoising(place), self._steps + 2
-        target, noise = renoising.target, renoising.noise
-        if not renoising.goes:
-            return None
-        particles = Particles(self._x[place], self._points[place], self._log_likelihood[place])
-        log_weights = self._log_weights[place].view(self._chains, -1)
-        exponent = first = float(self._exponent[place])
-        while exponent < 1:
-            own = particles.log_likelihood.view(self._chains, -1)
-            most = torch.full_like(own[:, 0], 1 - exponent)
-            rises = largest_exponent(own, most, WORTH * self._particles, log_weights)
-            before, rise = exponent, max(float(rises.median()), LEAST_RISE * exponent)
-            exponent = 1.0 if exponent + rise > ALL else exponent + rise
-            log_weights = log_weights + (exponent - before) * own
-            particles = self._by_weight(place, particles, log_weights, noise.uniform(step, 1)[0])
-            particles, step = renoising.moved(particles, exponent, step + 1)
-            log_weights = torch.zeros_like(log_weights)
-            if on_part:
-                on_part(log(before / exponent) / log(first))
-        if first == 1:
-            particles = self._by_weight(place, particles, log_weights, noise.uniform(step, 1)[0])
-            particles = self._moved_on(particles, renoising, step + 1)
-            if on_part:
-                on_part(1)
-        self._target.calls += target.calls
-        self._again[place] = target.calls
-        return particles
+        points = _taken(self._points, rows)
+        shape = (self._target.count, self._chains, self._particles, -1)
+        return how_far(points.view(shape)).amax(dim=1)
 
     def _renoising(self, place: int) -> Renoising:
         """The moves of an observation's particles."""
@@ -331,26 +290,6 @@ class _Cloud:
             own = (self._sight.alone(place), self._diffusion, self._noise.alone(place))
             self._moves[place] = Renoising(target, *own)
         return self._moves[place]
-
-    def _moved_on(self, particles: Particles, renoising: Renoising, step: int) -> Particles:
-        """Particles of the posterior, moved as long as that brings populations together."""
-        before, far = torch.tensor(torch.inf), self._far(particles.points)
-        for _ in range(MOST_MOVES):
-            if far.amax() <= 1 or far.mean() > HELPS * before:
-                break
-            particles, step = renoising.moved(particles, 1.0, step)
-            before, far = far.mean(), self._far(particles.points)
-        return particles
-
-    def _by_weight(
-        self, place: int, particles: Particles, log_weights: Tensor, uniform: Tensor
-    ) -> Particles:
-        """Particles of an observation, taken by weights ``[C, P]``."""
-        worth = effective_size(log_weights).sum()
-        self._worth[place] = worth.minimum(self._worth[place])
-        self._stages[place] += 1
-        start = uniform.view(self._chains, -1)[:, 0]
-        return particles.taken(self._rows(systematic(log_weights, start, self._particles))[0])
 
     def draws(self, count: int, on_part: OnPart = None) -> Draws:
         """So many of each population; tells how far their latents are."""
@@ -403,9 +342,12 @@ class _Cloud:
             worth = effective_size(self._by_population(before + psi)).view(-1, self._chains)
             return worth.median(dim=1).values >= LEAST_WORTH * self._particles
 
-        good = fits(self._psi)
+        good, widest = fits(self._psi), self._exponent.log()
         for place in (~good).nonzero()[:, 0].tolist():
-            good[place] = not self._renoising(place).goes
+            renoising = self._renoising(place)
+            good[place] = not renoising.goes
+            if renoising.goes:
+                widest[place] = min(float(widest[place]), log(renoising.widest))
         if good.all():
             return
         high = self._exponent.log()
@@ -414,7 +356,7 @@ class _Cloud:
             middle = (low + high) / 2
             fit = fits(seen_at(middle)[1])
             low, high = torch.where(fit, middle, low), torch.where(fit, high, middle)
-        wider = torch.where(good, self._exponent.log(), low)
+        wider = torch.where(good, self._exponent.log(), low.minimum(widest))
         self._exponent = wider.exp()
         self._seen, self._psi = seen_at(wider)
 

@@ -46,7 +46,7 @@ from training.inference.low_rank import Bridge, LowRank
 from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.proposals import Proposal
-from training.inference.samplers import annealing, refining, twisted
+from training.inference.samplers import annealing, narrowing, refining, twisted
 from training.inference.samplers.renoising import Diffusion, Particles, Renoising
 from training.inference.samplers.twisted import twist
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
@@ -387,15 +387,12 @@ CASES = [(0, 0.1, 8.0), (1, 0.1, 8.0), (1, 0.9, 8.0), (0, 0.1, -39.999)]
 def test_posteriors_of_several_modes(case, monkeypatch):
     curved, worth, chance = case
     monkeypatch.setattr(twisted, "LEAST_WORTH", worth)
-    monkeypatch.setattr(twisted, "CHANCE", chance)
-    monkeypatch.setattr(twisted, "HELPS", torch.inf)
+    monkeypatch.setattr(narrowing, "CHANCE", chance)
+    monkeypatch.setattr(narrowing, "HELPS", torch.inf)
     prior = bumps(bent() if curved else None)
-    likelihood = Gaussian(double(0.3), torch.tensor([1]))
-    observed = double([[0.2], [-1.0], [1.4]])
-    target = Target(prior, likelihood, observed, 4096)
-    draws = twist(target, 0, [0, 1, 2], chains=4, draws=1000, particles=2000)
-    mean, std = quadrature(prior, likelihood, observed)
-    points = draws.points.flatten(1, 2)
+    likelihood, observed = Gaussian(double(0.3), torch.tensor([1])), double([[0.2], [-1.0], [1.4]])
+    draws = twist(Target(prior, likelihood, observed, 4096), 0, [0, 1, 2], 4, 1000, 2000)
+    (mean, std), points = quadrature(prior, likelihood, observed), draws.points.flatten(1, 2)
     assert (std[:, 0] > 2 * std[:, 1]).any(), "the hidden coordinate has several modes"
     torch.testing.assert_close((points.mean(dim=1) - mean) / std, 0 * mean, atol=0.1, rtol=0)
     torch.testing.assert_close(points.std(dim=1) / std, 0 * std + 1, atol=0.06, rtol=0)
@@ -414,6 +411,9 @@ def test_noise_that_is_put_on_and_taken_off_leads_to_posteriors_of_several_modes
     diffusion = Diffusion(seen.times, seen.errors, added_noise(which, seen.times))
     noise = Noise(0, [0], 1500, which.device, chunk=1)
     moves, step = Renoising(which, Sight.of(which).alone(0), diffusion, noise), 0
+    left_open = torch.stack([errors.variance.sum() for errors in diffusion.errors])
+    first = int((left_open < 0.3 * left_open[-1]).sum())
+    assert [moves._highest(more * moves.widest)[0] - first for more in (1, 1.01)] == [0, -1]
     particles = Particles.at(which, torch.zeros(1500, 2).double())
     for _ in range(15):
         particles, step = moves.moved(particles, 1.0, step)
