@@ -258,7 +258,7 @@ class _Cloud:
         moving = (apart | (self._exponent < 1)).nonzero()[:, 0].tolist()
         moving = [place for place in moving if self._renoising(place).goes]
         for place in moving:
-            renoising = self._renoising(place)
+            renoising = self._moves.pop(place)  # its matrices are not needed any more
             narrowing = Narrowing(renoising, self._chains, self._steps + 2)
             particles = Particles(self._x[place], self._points[place], self._log_likelihood[place])
             log_weights = self._log_weights[place].view(self._chains, -1)
