@@ -102,7 +102,7 @@ class Renoising:
         """``R^-1 A [K, D]``."""
         return torch.cholesky_solve(self.sight.operator, self.root)
 
-    @property
+    @cached_property
     def goes(self) -> bool:
         """Whether there is a time of so little noise."""
         return self._highest(1.0)[0] > 0
