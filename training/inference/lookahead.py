@@ -24,7 +24,7 @@ of 24, 48 and 96 steps were too small by 7, 5 and 2 %.
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import ceil, sqrt
+from math import ceil, inf, sqrt
 
 import torch
 import torch.nn.functional as F
@@ -217,6 +217,7 @@ class LookAhead:
         share: Of an observation in the network calls that it took, times the number of labels.
         again: Calls that the moves of a particle take, once it has arrived; 0 where that was not
             measured.
+        most: Calls that they may take.
         known: What was measured, by the label of observations.
         kept: For how many labels that was for earlier posteriors.
     """
@@ -225,6 +226,7 @@ class LookAhead:
     seed: int
     share: float
     again: float = 0
+    most: float = inf
     known: dict[tuple[float, ...], Measured] = field(default_factory=dict)
     kept: int = 0
 

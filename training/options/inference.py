@@ -198,7 +198,7 @@ class SamplerOptions(Declared):
         type=POSITIVE,
         unset="as long as --particles take",
         help="In place of --particles: as many as fit into about so many minutes, as a block of "
-        "network calls takes at the start",
+        "network calls takes at the start; they are moved no more than there is time for",
     )
     particle_steps: int | None = option(
         type=click.IntRange(min=4),

@@ -299,20 +299,27 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
     _warn_of_few_steps([ahead.measured(one) for one in alone])
     measure_moves(target, ahead, plan.seed, problem.numbers[0], plan.chains, FEWEST_PARTICLES)
     if plan.minutes is not None:
+        most = SHARE_OF_CALLS * 60 * plan.minutes / each
         least, more = (calls_of(*shape, FEWEST_PARTICLES * n) for n in (1, 2))
-        times = 1 + (SHARE_OF_CALLS * 60 * plan.minutes / each - least) / (more - least)
+        times = 1 + (most - least) / (more - least)
         particles = FEWEST_PARTICLES * 2 ** min(int(log2(max(1, times))), MOST_DOUBLINGS)
         plan = replace(plan, particles=particles)
+        of_each = count * plan.chains * particles
+        ahead.most = ahead.again + max(0, most - calls_of(*shape, particles)) / of_each
         if distributed.is_main():
             logger.info(
                 f"{particles:,} particles of each chain fit into --minutes={plan.minutes:g}"
             )
     calls = calls_of(*shape, plan.particles)
     if calls * each >= EVERY and distributed.is_main():
+        most = (
+            "more where populations do not agree; --minutes takes as many particles as fit"
+            if plan.minutes is None
+            else "as many more as --minutes leaves where populations do not agree"
+        )
         logger.info(
             f"Twisted particles take about {calls:,.0f} network calls, some "
-            f"{duration(calls * each)}, and more where populations do not agree; --minutes takes "
-            "as many particles as fit"
+            f"{duration(calls * each)}, and {most}"
         )
     return problem, plan
 

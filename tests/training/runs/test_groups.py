@@ -16,12 +16,10 @@ from tests.support.posteriors import conditional_prior, gaussian_prior, problem
 from tests.support.running import refusal
 from torch_utils.results import save_arrays
 from training.inference.likelihoods import Gaussian
-from training.inference.lookahead import LookAhead
 from training.inference.samplers.twisted import calls_of, twist
 from training.inference.sampling import SamplingPlan
 from training.measure.posterior.calibration import RunValues, calibrate
 from training.measure.posterior.local import LocalCalibration, LocalTest
-from training.names import PARTICLE_STEPS
 from training.runs import posteriors
 from training.runs.posterior_results import report_check, report_near, warn_of_unlike
 from training.runs.posteriors import Groups, planned, sample_groups, sampled
@@ -76,14 +74,15 @@ def test_as_many_particles_are_taken_as_fit_into_minutes(monkeypatch, caplog):
     which = problem(gaussian_prior(), seen, double([[0.2]]))
 
     def wanted(minutes, sampler="twisted"):
-        return planned(which, SamplingPlan(sampler, draws=50, minutes=minutes), 10)[1]
+        return planned(which, SamplingPlan(sampler, draws=50, minutes=minutes), 10)
 
     for minutes in (2, 4, 8):
-        fit = wanted(minutes).particles
-        ahead = LookAhead(PARTICLE_STEPS, 0, 1 / 10)
-        calls = [calls_of(which.target, 10, ahead, 4, 50, size) for size in (fit, 2 * fit)]
-        # Most of the time is for network calls.
+        own, plan = wanted(minutes)
+        fit = plan.particles
+        calls = [calls_of(which.target, 10, own.ahead, 4, 50, size) for size in (fit, 2 * fit)]
+        # Most of the time is for network calls, and what is left of it for moves.
         assert calls[0] * 1e-3 < 0.8 * 60 * minutes < calls[1] * 1e-3
+        assert calls[0] + 40 * fit * own.ahead.most == pytest.approx(0.8e3 * 60 * minutes)
     with pytest.raises(UsageError, match="32 particles of 4 chains and 10 observations take about"):
         wanted(0.1)
     assert "this is by hmc" in refusal(wanted, 2, "hmc", kind=UsageError)

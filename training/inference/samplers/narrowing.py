@@ -7,7 +7,7 @@ arrived with, they are moved as long as that brings populations together that ar
 chance has them: the wider the noise is, the more of where they began moves forget.
 """
 
-from math import log
+from math import inf, log
 
 import torch
 from torch import Tensor
@@ -47,14 +47,17 @@ class Narrowing:
         renoising: The moves of its posterior.
         chains: Populations, C.
         step: The first number of random numbers.
+        most_calls: Network calls that the moves of a particle may take. As far as they need them,
+            it is moved on less, and b rises faster.
 
     Attributes:
         worth: What weights were worth, of all populations, where they were worth least.
         stages: How often particles were taken by weight.
     """
 
-    def __init__(self, renoising: Renoising, chains: int, step: int):
+    def __init__(self, renoising: Renoising, chains: int, step: int, most_calls: float = inf):
         self._renoising, self._chains, self._step = renoising, chains, step
+        self._most_calls, self._calls, self._of_last = most_calls, 0.0, 0.0
         self.worth, self.stages = torch.inf, 0
 
     def narrowed(
@@ -79,14 +82,15 @@ class Narrowing:
             left = LEFT if exponent < 1 else 0.0
             particles = self._by_weight(particles, log_weights)
             log_weights = torch.zeros_like(log_weights)
-            particles = self._moved_on(particles, exponent, share_of(on_part, 1 - left))
+            particles = self._moved_on(particles, exponent, 1 - left, on_part)
             if exponent < 1:  # moves forget how few these came from
                 self.worth = torch.inf
         while exponent < 1:
             own = particles.log_likelihood.view(self._chains, -1)
             most, worth = torch.full_like(own[:, 0], 1 - exponent), WORTH * own.shape[1]
             rises = largest_exponent(own, most, worth, log_weights)
-            before, rise = exponent, max(float(rises.median()), LEAST_RISE * exponent)
+            least = max(LEAST_RISE * exponent, self._needed_rise(exponent))
+            before, rise = exponent, max(float(rises.median()), least)
             exponent = 1.0 if exponent + rise > ALL else exponent + rise
             log_weights = log_weights + (exponent - before) * own
             particles = self._moved(self._by_weight(particles, log_weights), exponent)
@@ -97,17 +101,32 @@ class Narrowing:
 
     def _moved(self, particles: Particles, exponent: float) -> Particles:
         """Particles of ``p L^b`` once more."""
+        before = self._renoising.target.calls
         particles, self._step = self._renoising.moved(particles, exponent, self._step)
+        self._of_last = (self._renoising.target.calls - before) / len(particles.states)
+        self._calls += self._of_last
         return particles
 
-    def _moved_on(self, particles: Particles, exponent: float, on_part: OnPart) -> Particles:
-        """The same, as long as that brings populations together."""
+    def _needed_rise(self, exponent: float) -> float:
+        """Of b, so that the calls that are left suffice: moves need ever fewer, at b = 1 few."""
+        left = self._most_calls - self._calls
+        moves = max(1, 2 * left / self._of_last) if self._of_last else inf
+        return exponent * (exponent ** (-1 / moves) - 1)
+
+    def _moved_on(
+        self, particles: Particles, exponent: float, share: float, on_part: OnPart
+    ) -> Particles:
+        """The same, as long as that brings populations together, and takes no more than a share of
+        the work."""
 
         def far() -> Tensor:
             return how_far(particles.points.view(self._chains, -1, particles.points.shape[1]))
 
+        most, on_part = share * self._most_calls, share_of(on_part, share)
         before, now, moves = torch.tensor(torch.inf), far(), 0
         while moves < MOST_MOVES and now.amax() > 1 and now.mean() <= HELPS * before:
+            if self._calls + self._of_last > most:
+                break
             particles = self._moved(particles, exponent)
             before, now, moves = now.mean(), far(), moves + 1
             if on_part:

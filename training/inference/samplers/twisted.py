@@ -32,7 +32,7 @@ for any move; particles then arrive as draws of ``p(x_0) L(x_0)^b``, from where 
 """
 
 from dataclasses import replace
-from math import log
+from math import inf, log
 
 import torch
 from torch import Tensor
@@ -58,9 +58,11 @@ from training.measure.posterior.importance import effective_size
 from training.names import PARTICLE_STEPS, PARTICLES
 
 NAME = "twisted"
-LEAST_WORTH, MOST_WIDER, BISECTIONS = 0.1, 2.0, 10
-"""The part below which R is made wider; how much of log b a step may take, and how often that is
-halved to find what is needed."""
+LEAST_WORTH, OF_FEW = 0.1, 0.3
+"""The part below which R is made wider; and that of the few particles that say how many moves there
+will be: weights of many are worth less."""
+MOST_WIDER, BISECTIONS = 2.0, 10
+"""How much of log b a step may take, and how often that is halved to find what is needed."""
 DTYPE = torch.float32
 """Of states, and of one step's changes of weights: noise of the first time is far above rounding.
 Covariances are decomposed, and weights summed, in float64, and so are points and their
@@ -107,9 +109,15 @@ def twist(
         own = [numbers[place] for place in places.tolist()]
         share = len(places) / target.count / (down + again + latents)
         cloud = _Cloud.arrived(
-            target.of(places), ahead, (seed, own), chains, size, share_of(on_part, share * down)
+            target.of(places),
+            ahead,
+            (seed, own),
+            chains,
+            size,
+            LEAST_WORTH,
+            share_of(on_part, share * down),
         )
-        cloud.narrow(share_of(on_part, share * again))
+        cloud.narrow(ahead.most, share_of(on_part, share * again))
         parts.append(cloud.draws(draws, share_of(on_part, share * latents)))
     joined = Draws.joined(parts, torch.cat(groups))
     return replace(joined, calls=joined.calls + ahead.share * ahead.measured(target).calls)
@@ -121,7 +129,7 @@ def measure_moves(
     """Lets ``ahead`` know how many network calls a particle's moves take, as so few particles of an
     observation, the target's first, do."""
     alone = target.of(torch.arange(1, device=target.device))
-    cloud = _Cloud.arrived(alone, ahead, (seed, [number]), chains, particles)
+    cloud = _Cloud.arrived(alone, ahead, (seed, [number]), chains, particles, OF_FEW)
     before = alone.calls
     cloud.narrow()
     ahead.again = (alone.calls - before) / (chains * particles)
@@ -160,7 +168,13 @@ class _Cloud:
     _log_likelihood: Tensor
 
     def __init__(
-        self, target: Target, diffusion: Diffusion, noise: Noise, chains: int, particles: int
+        self,
+        target: Target,
+        diffusion: Diffusion,
+        noise: Noise,
+        chains: int,
+        particles: int,
+        least_worth: float,
     ):
         self._target, self._diffusion = target, diffusion
         # Psi is free to be too wide: weights are exact.
@@ -168,6 +182,7 @@ class _Cloud:
         self._exponent = torch.ones(target.count, dtype=torch.float64, device=target.device)
         self._seen = self._sight  # with R / b
         self._chains, self._particles, self._noise = chains, particles, noise
+        self._least_worth = least_worth * particles
         self._moves: dict[int, Renoising] = {}
         rows = torch.arange(target.count * chains * particles, device=target.device)
         self._which = rows // (chains * particles)
@@ -189,6 +204,7 @@ class _Cloud:
         seeds: tuple[int, list[int]],
         chains: int,
         particles: int,
+        least_worth: float,
         on_part: OnPart = None,
     ) -> "_Cloud":
         """Particles at the first time.
@@ -199,12 +215,14 @@ class _Cloud:
             seeds: The seed, and the number of each observation.
             chains: Populations, C.
             particles: Of each, P.
+            least_worth: Part of the particles that weights are worth at least: below, R is made
+                wider.
             on_part: Called with the part of the work that was done.
         """
         seen = ahead.measured(target)
         noise = Noise(*seeds, chains * particles, target.device, chunk=1, dtype=DTYPE)
         diffusion = Diffusion(seen.times, seen.errors, added_noise(target, seen.times))
-        cloud = cls(target, diffusion, noise, chains, particles)
+        cloud = cls(target, diffusion, noise, chains, particles, least_worth)
         for step in reversed(range(ahead.steps)):
             cloud.resample(WORTH, step)
             cloud.move(step)
@@ -250,16 +268,17 @@ class _Cloud:
             self._arrive()
         self._log_weights = before + self._psi
 
-    def narrow(self, on_part: OnPart = None) -> None:
+    def narrow(self, most_calls: float = inf, on_part: OnPart = None) -> None:
         """Takes particles by weight and moves them: where the noise of observations was made wider,
-        until it is their own, and where it was not, but populations do not agree, until they do."""
+        until it is their own, and where it was not, but populations do not agree, until they do, or
+        moves of a particle took so many network calls."""
         require_some(self._by_population(self._log_weights))
         apart = self._apart() > 1
         moving = (apart | (self._exponent < 1)).nonzero()[:, 0].tolist()
         moving = [place for place in moving if self._renoising(place).goes]
         for place in moving:
             renoising = self._moves.pop(place)  # its matrices are not needed any more
-            narrowing = Narrowing(renoising, self._chains, self._steps + 2)
+            narrowing = Narrowing(renoising, self._chains, self._steps + 2, most_calls)
             particles = Particles(self._x[place], self._points[place], self._log_likelihood[place])
             log_weights = self._log_weights[place].view(self._chains, -1)
             own = float(self._exponent[place]), bool(apart[place])
@@ -340,7 +359,7 @@ class _Cloud:
 
         def fits(psi: Tensor) -> Tensor:
             worth = effective_size(self._by_population(before + psi)).view(-1, self._chains)
-            return worth.median(dim=1).values >= LEAST_WORTH * self._particles
+            return worth.median(dim=1).values >= self._least_worth
 
         good, widest = fits(self._psi), self._exponent.log()
         for place in (~good).nonzero()[:, 0].tolist():
