@@ -312,14 +312,14 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
             )
     calls = calls_of(*shape, plan.particles)
     if calls * each >= EVERY and distributed.is_main():
-        most = (
+        beyond = (
             "more where populations do not agree; --minutes takes as many particles as fit"
             if plan.minutes is None
             else "as many more as --minutes leaves where populations do not agree"
         )
         logger.info(
             f"Twisted particles take about {calls:,.0f} network calls, some "
-            f"{duration(calls * each)}, and {most}"
+            f"{duration(calls * each)}, and {beyond}"
         )
     return problem, plan
 
