@@ -36,6 +36,13 @@ def systematic(log_weights: Tensor, uniform: Tensor, count: int) -> Tensor:
     return torch.searchsorted(total, levels, right=True).clamp_max(log_weights.shape[1] - 1)
 
 
+def of_populations(picks: Tensor, chains: int, particles: int) -> Tensor:
+    """Numbers ``[M C, S]`` of particles within their populations as numbers ``[M, C S]`` among all
+    ``C P`` of an observation."""
+    first = particles * torch.arange(chains, device=picks.device)
+    return (picks.view(-1, chains, picks.shape[1]) + first[:, None]).flatten(1)
+
+
 def weighted_picks(log_weights: Tensor, seeds: Tensor, total: int, order: Tensor) -> Tensor:
     """Numbers ``[M, total]`` of draws, taken by weight ``[M, P]``, in any normalization, and
     shuffled, so that chains can be cut of them. They follow from a number for each observation

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from training.inference.progress import OnPart, share_of
 from training.inference.samplers.renoising import Particles, Renoising
-from training.inference.weights import largest_exponent, systematic
+from training.inference.weights import largest_exponent, of_populations, systematic
 from training.measure.posterior.importance import effective_size
 
 WORTH = 0.5
@@ -143,5 +143,4 @@ class Narrowing:
         uniform = self._renoising.noise.uniform(self._step, 1)[0]
         self._step += 1
         picks = systematic(log_weights, uniform.view(self._chains, -1)[:, 0], count)
-        first = count * torch.arange(self._chains, device=picks.device)
-        return particles.taken((picks + first[:, None]).flatten())
+        return particles.taken(of_populations(picks, self._chains, count)[0])

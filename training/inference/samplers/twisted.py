@@ -53,7 +53,7 @@ from training.inference.progress import OnPart, share_of
 from training.inference.samplers.narrowing import WORTH, Narrowing, how_far
 from training.inference.samplers.renoising import Diffusion, Particles, Renoising
 from training.inference.target import Target
-from training.inference.weights import require_some, systematic
+from training.inference.weights import of_populations, require_some, systematic
 from training.measure.posterior.importance import effective_size
 from training.names import PARTICLE_STEPS, PARTICLES
 
@@ -239,7 +239,7 @@ class _Cloud:
         start = self._by_population(self._noise.uniform(step, 1)[..., 0])[:, 0]
         picks = systematic(weights, start, self._particles)
         own = torch.arange(self._particles, device=picks.device)
-        rows = self._rows(torch.where(going[:, None], picks, own))
+        rows = self._numbered(torch.where(going[:, None], picks, own))
         self._x, self._m = _taken(self._x, rows), _taken(self._m, rows)
         self._log_weights = torch.where(going[:, None], 0, weights).view_as(self._log_weights)
         self._stages += going.view(-1, self._chains).double().mean(dim=1)
@@ -297,7 +297,7 @@ class _Cloud:
         farthest, ``[M]``."""
         weights = self._by_population(self._log_weights)
         middle = torch.full_like(weights[:, 0], 0.5)
-        rows = self._rows(systematic(weights, middle, self._particles))
+        rows = self._numbered(systematic(weights, middle, self._particles))
         points = _taken(self._points, rows)
         shape = (self._target.count, self._chains, self._particles, -1)
         return how_far(points.view(shape)).amax(dim=1)
@@ -314,7 +314,7 @@ class _Cloud:
         """So many of each population; tells how far their latents are."""
         weights = self._by_population(self._log_weights)
         start = self._by_population(self._noise.uniform(self._steps, 1)[..., 0])[:, 0]
-        rows = self._rows(systematic(weights, start, count))
+        rows = self._numbered(systematic(weights, start, count))
         shape = (self._target.count, self._chains, count)
         points = _taken(self._points, rows)
         which = torch.arange(len(rows), device=rows.device).repeat_interleave(rows.shape[1])
@@ -392,12 +392,8 @@ class _Cloud:
         """``[M, C P]`` as ``[M C, P]``."""
         return values.reshape(-1, self._particles)
 
-    def _rows(self, picks: Tensor) -> Tensor:
-        """Picks ``[M C, S]`` of populations as numbers ``[M, C S]`` of an observation's
-        particles."""
-        first = self._particles * torch.arange(self._chains, device=picks.device)
-        shaped = picks.view(-1, self._chains, picks.shape[1]) + first[:, None]
-        return shaped.flatten(1)
+    def _numbered(self, picks: Tensor) -> Tensor:
+        return of_populations(picks, self._chains, self._particles)
 
 
 def _taken(values: Tensor, rows: Tensor) -> Tensor:
