@@ -176,8 +176,9 @@ def test_a_check_hides_cells_of_held_out_rows(sold, network, tmp_path):
     assert facts["columns"]["city"]["log_loss"] < facts["columns"]["city"]["log_loss_of_shares"]
     assert facts["copies"]["drawn"] > 0.3 * facts["copies"]["held_out"]
     shop(60).drop(columns="tip").to_csv(out.with_suffix(".csv"), index=False)
-    data = (f"--data={out.with_suffix('.csv')}", f"--dest={out}", "--overwrite")
-    assert "lacks tip" in good(run_script(ask, "check", f"--network={network}", *data)).out
+    check = ("check", f"--network={network}", f"--dest={out}", "--overwrite")
+    assert "lacks tip" in good(run_script(ask, *check, f"--data={out.with_suffix('.csv')}")).out
+    assert " of these " in good(run_script(ask, *check, f"--data={sold / 'shop.csv'}")).out
 
 
 def test_other_scripts_say_what_answers(network, tmp_path):

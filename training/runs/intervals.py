@@ -93,7 +93,7 @@ class Interval:
 
 def require_of_training(flow: RecordFlow, records: Records) -> None:
     """Raises DataError of records that have other columns, or may have been trained on, and
-    UsageError of what are no records."""
+    UsageError of what are no records. Warns of rows that the training's data set has, too."""
     given: object = records
     if not isinstance(given, Records):
         raise UsageError(f"{type(given).__name__} is given for records: give those of Records.open")
@@ -102,6 +102,11 @@ def require_of_training(flow: RecordFlow, records: Records) -> None:
         raise DataError(
             "this is not the data set of the training, so that rows which it holds out may have "
             "been trained on: give that one, or a table of other rows"
+        )
+    if records.held_out.all() and (again := flow.repeated(records)):
+        logger.warning(
+            f"Warning: the data set of the training has at least {again} of these {len(records)} "
+            "rows, and most of its rows were trained on: of others, answers may be worse"
         )
 
 

@@ -24,6 +24,7 @@ from dnnlib.errors import DataError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.records import CATEGORY, DATE, RecordColumn, Records
+from training.data.sketches import row_numbers
 from training.data.tables.marginals import OFTEN, Marginal
 from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates, dither
@@ -59,6 +60,12 @@ def digest_of(records: Records) -> str:
     """SHA-256 of all cells, and of which rows are held out."""
     cells = np.where(np.isnan(records.values), np.nan, records.values).tobytes()
     return sha256(cells + records.held_out.tobytes()).hexdigest()
+
+
+def numbers_of_rows(records: Records, places: Sequence[int]) -> np.ndarray:
+    """What rows are known by that have all numbers in the columns of these places."""
+    values = records.values[:, list(places)]
+    return row_numbers(values[~np.isnan(values).any(axis=1)])
 
 
 def few_values(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:

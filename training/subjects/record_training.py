@@ -18,7 +18,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.data.records.records import CATEGORY, Records
-from training.data.sketches import Sketch, row_numbers
+from training.data.sketches import Sketch
 from training.files.records import columns_json
 from training.flow.eigenbasis import EigenBasis
 from training.learning.cost import require_batch
@@ -44,7 +44,13 @@ from training.recipes import FEW_ROWS, TableRecipe, describe_table_recipe, fitte
 from training.subjects.held_cells import HeldCells
 from training.subjects.networks import NetworkFile
 from training.subjects.record_margins import Margins
-from training.subjects.record_spaces import Chosen, RecordSpace, choose_space, digest_of
+from training.subjects.record_spaces import (
+    Chosen,
+    RecordSpace,
+    choose_space,
+    digest_of,
+    numbers_of_rows,
+)
 from training.subjects.records import RecordFlow
 from training.subjects.training import Start, Training
 
@@ -208,7 +214,6 @@ def about_records(
     records: Records, chosen: Chosen, name: str, ask: Sequence[str]
 ) -> dict[str, object]:
     """What a network file says of its records."""
-    numbers = records.values[:, chosen.space.numbers]
     return {
         "kind": RECORDS,
         "data_name": name,
@@ -218,7 +223,7 @@ def about_records(
         "ask": list(ask),
         "margins": Margins.of(records.at(~records.held_out).values).listed,
         "rows_sha256": digest_of(records),
-        "rows": Sketch.of(row_numbers(numbers[~np.isnan(numbers).any(axis=1)])).listed,
+        "rows": Sketch.of(numbers_of_rows(records, chosen.space.numbers)).listed,
     }
 
 

@@ -19,6 +19,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.records import Records
 from training.data.records.tidying import says_missing
+from training.data.sketches import Sketch
 from training.files.records import without_rows
 from training.flow.cells import SEQUENCES, mean_and_error, offsets
 from training.model.questions import EncodedRows, QuestionFlow
@@ -29,7 +30,7 @@ from training.subjects.held_cells import HeldCells
 from training.subjects.networks import NetworkFile
 from training.subjects.record_laws import CellLaw, LevelLaw, RowScores
 from training.subjects.record_margins import Margins
-from training.subjects.record_spaces import RecordSpace, digest_of, level_of
+from training.subjects.record_spaces import RecordSpace, digest_of, level_of, numbers_of_rows
 
 MOST_NUMBERS = 1 << 22
 """Of inverses that are held at a time: 32 MB. With four times as many a third of the time went to
@@ -106,6 +107,14 @@ class RecordFlow:
     def was_trained_on(self, records: Records) -> bool:
         """Whether these are the records of the training, with the same rows held out."""
         return self.file.model.about.get("rows_sha256") == digest_of(records)
+
+    def repeated(self, records: Records) -> int:
+        """How many of these rows the data set of the training has too, but for what chance
+        repeats, by those that have all numbers."""
+        numbers = numbers_of_rows(records, self.space.numbers)
+        sketch = Sketch.read(self.file.path, self.file.model.about)
+        by_chance = sketch.repeated_by_chance(numbers, alike=True)
+        return 0 if by_chance else sketch.repeated(numbers)
 
     def laws(
         self,
