@@ -29,8 +29,9 @@ from training.inference.low_rank import Bridge, LowRank
 from training.inference.noise import Noise
 from training.inference.target import Target
 
-STRIDE = 3
-"""Times at once that states come down on the way to the posterior."""
+COARSE = 48
+"""Over the number of steps: times at once that states come down on the way to the posterior. Where
+steps are many, ends are so far from normal that fewer make widths too small."""
 FORGOTTEN, WITHIN = 0.3, 1 - 1e-6
 """Of the prior's variance, what a noisy state leaves open from which moves forget where they began;
 and the part of its noise that is allowed at most, by rounding."""
@@ -128,7 +129,8 @@ class Renoising:
         if not high:
             return particles, step
         kept, states = particles, self._seen_again(particles.states, exponent, high, root, step)
-        stride = STRIDE if exponent < 1 else 1
+        steps = len(self.diffusion.times) - 1
+        stride = max(1, round(COARSE / steps)) if exponent < 1 else 1
         path, step = [*range(high, 0, -stride), 0], step + 2
         for here, there in pairwise(path):
             states = self._down(states, here, there, step)
