@@ -299,16 +299,10 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
     _warn_of_few_steps([ahead.measured(one) for one in alone])
     measure_moves(target, ahead, plan.seed, problem.numbers[0], plan.chains, FEWEST_PARTICLES)
     if plan.minutes is not None:
-        most = SHARE_OF_CALLS * 60 * plan.minutes / each
-        least, more = (calls_of(*shape, FEWEST_PARTICLES * n) for n in (1, 2))
-        times = 1 + (most - least) / (more - least)
-        particles = FEWEST_PARTICLES * 2 ** min(int(log2(max(1, times))), MOST_DOUBLINGS)
-        plan = replace(plan, particles=particles)
-        of_each = count * plan.chains * particles
-        ahead.most = ahead.again + max(0, most - calls_of(*shape, particles)) / of_each
+        plan = _as_fits(plan, target, count, ahead, SHARE_OF_CALLS * 60 * plan.minutes / each)
         if distributed.is_main():
             logger.info(
-                f"{particles:,} particles of each chain fit into --minutes={plan.minutes:g}"
+                f"{plan.particles:,} particles of each chain fit into --minutes={plan.minutes:g}"
             )
     calls = calls_of(*shape, plan.particles)
     if calls * each >= EVERY and distributed.is_main():
@@ -322,6 +316,23 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
             f"{duration(calls * each)}, and {beyond}"
         )
     return problem, plan
+
+
+def _as_fits(
+    plan: SamplingPlan, target: Target, count: int, ahead: LookAhead, most_calls: float
+) -> SamplingPlan:
+    """The plan with as many particles as so many network calls are enough for, within a factor of
+    two. Their moves may take what is left."""
+
+    def calls(particles: int) -> float:
+        return calls_of(target, count, ahead, plan.chains, plan.draws, particles)
+
+    least, more = (calls(FEWEST_PARTICLES * n) for n in (1, 2))
+    times = 1 + (most_calls - least) / (more - least)
+    particles = FEWEST_PARTICLES * 2 ** min(int(log2(max(1, times))), MOST_DOUBLINGS)
+    left = max(0, most_calls - calls(particles))
+    ahead.most = ahead.again + left / (count * plan.chains * particles)
+    return replace(plan, particles=particles)
 
 
 def recall(target: Target, network: str | None, ahead: LookAhead, each: float) -> Path | None:

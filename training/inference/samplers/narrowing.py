@@ -124,8 +124,8 @@ class Narrowing:
 
         most, on_part = share * self._most_calls, share_of(on_part, share)
         before, now, moves = torch.tensor(torch.inf), far(), 0
-        while moves < MOST_MOVES and now.amax() > 1 and now.mean() <= HELPS * before:
-            if self._calls + self._of_last > most:
+        while moves < MOST_MOVES and self._calls + self._of_last <= most:
+            if now.amax() <= 1 or now.mean() > HELPS * before:
                 break
             particles = self._moved(particles, exponent)
             before, now, moves = now.mean(), far(), moves + 1
