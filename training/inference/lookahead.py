@@ -217,7 +217,7 @@ class LookAhead:
         share: Of an observation in the network calls that it took, times the number of labels.
         again: Calls that the moves of a particle take, once it has arrived; 0 where that was not
             measured.
-        most: Calls that they may take.
+        most: Calls that they may take; inf if nothing bounds them.
         known: What was measured, by the label of observations.
         kept: For how many labels that was for earlier posteriors.
     """

@@ -47,8 +47,8 @@ class Narrowing:
         renoising: The moves of its posterior.
         chains: Populations, C.
         step: The first number of random numbers.
-        most_calls: Network calls that the moves of a particle may take. As far as they need them,
-            it is moved on less, and b rises faster.
+        most_calls: Network calls that the moves of a particle may take. Where they would take
+            more, it is moved on less, and b rises faster.
 
     Attributes:
         worth: What weights were worth, of all populations, where they were worth least.

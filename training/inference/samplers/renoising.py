@@ -30,8 +30,8 @@ from training.inference.noise import Noise
 from training.inference.target import Target
 
 COARSE = 48
-"""Over the number of steps: times at once that states come down on the way to the posterior. Where
-steps are many, ends are so far from normal that fewer make widths too small."""
+"""Divided by the number of steps: times at once that states come down on the way to the posterior.
+Steps are many where ends are far from normal, and there fewer make widths too small."""
 FORGOTTEN, WITHIN = 0.3, 1 - 1e-6
 """Of the prior's variance, what a noisy state leaves open from which moves forget where they began;
 and the part of its noise that is allowed at most, by rounding."""
