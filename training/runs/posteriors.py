@@ -297,7 +297,7 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
         if one.label not in ahead.known:
             look_ahead(one, ahead, path)
     _warn_of_few_steps([ahead.measured(one) for one in alone])
-    measure_moves(target, ahead, plan.seed, problem.numbers[0], plan.chains, FEWEST_PARTICLES)
+    measure_moves(target, ahead, plan.seed, problem.numbers, plan.chains, FEWEST_PARTICLES)
     if plan.minutes is not None:
         plan = _as_fits(plan, target, count, ahead, SHARE_OF_CALLS * 60 * plan.minutes / each)
         if distributed.is_main():
@@ -322,14 +322,15 @@ def _as_fits(
     plan: SamplingPlan, target: Target, count: int, ahead: LookAhead, most_calls: float
 ) -> SamplingPlan:
     """The plan with as many particles as so many network calls are enough for, within a factor of
-    two. Their moves may take what is left."""
+    1.5. Their moves may take what is left."""
 
     def calls(particles: int) -> float:
         return calls_of(target, count, ahead, plan.chains, plan.draws, particles)
 
     least, more = (calls(FEWEST_PARTICLES * n) for n in (1, 2))
     times = 1 + (most_calls - least) / (more - least)
-    particles = FEWEST_PARTICLES * 2 ** min(int(log2(max(1, times))), MOST_DOUBLINGS)
+    power = 2 ** min(int(log2(max(1, times))), MOST_DOUBLINGS)
+    particles = FEWEST_PARTICLES * (3 * power // 2 if 1 < power <= times / 1.5 else power)
     left = max(0, most_calls - calls(particles))
     ahead.most = ahead.again + left / (count * plan.chains * particles)
     return replace(plan, particles=particles)

@@ -58,9 +58,9 @@ from training.measure.posterior.importance import effective_size
 from training.names import PARTICLE_STEPS, PARTICLES
 
 NAME = "twisted"
-LEAST_WORTH, OF_FEW = 0.1, 0.3
-"""The part below which R is made wider; and that of the few particles that say how many moves there
-will be: weights of many are worth less."""
+LEAST_WORTH, OF_FEW, PILOTS = 0.1, 0.3, 4
+"""The part below which R is made wider; that of the few particles that say how many moves there
+will be, since weights of many are worth less; and of how many observations these are."""
 MOST_WIDER, BISECTIONS = 2.0, 10
 """How much of log b a step may take, and how often that is halved to find what is needed."""
 DTYPE = torch.float32
@@ -124,15 +124,16 @@ def twist(
 
 
 def measure_moves(
-    target: Target, ahead: LookAhead, seed: int, number: int, chains: int, particles: int
+    target: Target, ahead: LookAhead, seed: int, numbers: list[int], chains: int, particles: int
 ) -> None:
-    """Lets ``ahead`` know how many network calls a particle's moves take, as so few particles of an
-    observation, the target's first, do."""
-    alone = target.of(torch.arange(1, device=target.device))
-    cloud = _Cloud.arrived(alone, ahead, (seed, [number]), chains, particles, OF_FEW)
-    before = alone.calls
+    """Lets ``ahead`` know how many network calls a particle's moves take, as so few particles of
+    the first observations of one label do, on average."""
+    places = target.alike()[0][:PILOTS]
+    few, own = target.of(places), [numbers[place] for place in places.tolist()]
+    cloud = _Cloud.arrived(few, ahead, (seed, own), chains, particles, OF_FEW)
+    before = few.calls
     cloud.narrow()
-    ahead.again = (alone.calls - before) / (chains * particles)
+    ahead.again = (few.calls - before) / (len(own) * chains * particles)
 
 
 def calls_of(
