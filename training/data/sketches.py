@@ -72,6 +72,10 @@ class Sketch:
         and of more their share of these."""
         return int(np.isin(numbers, self.numbers).sum())
 
+    def repeated_beyond_chance(self, numbers: np.ndarray, alike: bool) -> int:
+        """How many rows of these numbers ``[n]`` were seen; 0 where chance repeats so many."""
+        return 0 if self.repeated_by_chance(numbers, alike) else self.repeated(numbers)
+
     def repeated_by_chance(self, numbers: np.ndarray, alike: bool) -> bool:
         """Whether chance repeats so many rows, by their numbers ``[n]``; ``alike`` is whether
         different rows may well be alike, though none that were seen are."""

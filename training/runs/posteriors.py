@@ -329,8 +329,9 @@ def _as_fits(
 
     least, more = (calls(FEWEST_PARTICLES * n) for n in (1, 2))
     times = 1 + (most_calls - least) / (more - least)
-    power = 2 ** min(int(log2(max(1, times))), MOST_DOUBLINGS)
-    particles = FEWEST_PARTICLES * (3 * power // 2 if 1 < power <= times / 1.5 else power)
+    particles = FEWEST_PARTICLES * 2 ** min(int(log2(max(1, times))), MOST_DOUBLINGS)
+    if 1.5 * particles <= FEWEST_PARTICLES * times:
+        particles += particles // 2
     left = max(0, most_calls - calls(particles))
     ahead.most = ahead.again + left / (count * plan.chains * particles)
     return replace(plan, particles=particles)

@@ -113,8 +113,7 @@ class RecordFlow:
         repeats, by those that have all numbers."""
         numbers = numbers_of_rows(records, self.space.numbers)
         sketch = Sketch.read(self.file.path, self.file.model.about)
-        by_chance = sketch.repeated_by_chance(numbers, alike=True)
-        return 0 if by_chance else sketch.repeated(numbers)
+        return sketch.repeated_beyond_chance(numbers, alike=True)
 
     def laws(
         self,

@@ -256,8 +256,7 @@ class Subject(ABC):
         if self.file is None:
             return 0
         sketch = Sketch.read(self.file.path, self.file.model.about)
-        by_chance = sketch.repeated_by_chance(numbers, alike)
-        return 0 if by_chance else sketch.repeated(numbers)
+        return sketch.repeated_beyond_chance(numbers, alike)
 
     def counted(self, number: int | None, otherwise: int, path: Path | None) -> int | None:
         """How many points of a data set to take where a number is given or not, which is then no
