@@ -41,10 +41,10 @@ class Noise:
         self._device, self._chunk, self._dtype = device, chunk, dtype
         self._chunks: dict[tuple[int, int], tuple[int, Tensor]] = {}
 
-    def alone(self, place: int) -> "Noise":
-        """The same numbers of one of the observations."""
-        own = self._observations[place : place + 1]
-        return Noise(self._seed, own, self._chains, self._device, self._chunk, self._dtype)
+    def alone(self, place: int, chains: int | None = None) -> "Noise":
+        """The same numbers of one of the observations, or those of so many chains or particles."""
+        own, chains = self._observations[place : place + 1], chains or self._chains
+        return Noise(self._seed, own, chains, self._device, self._chunk, self._dtype)
 
     def normal(self, step: int, size: int) -> Tensor:
         """``[M, C, size]``."""

@@ -32,6 +32,8 @@ from training.inference.target import Target
 COARSE = 48
 """Divided by the number of steps: times at once that states come down on the way to the posterior.
 Steps are many where ends are far from normal, and there fewer make widths too small."""
+UNEVEN = 4.0
+"""How many times as much noise a dimension may have at the last time as another."""
 FORGOTTEN, WITHIN = 0.3, 1 - 1e-6
 """Of the prior's variance, what a noisy state leaves open from which moves forget where they began;
 and the part of its noise that is allowed at most, by rounding."""
@@ -50,6 +52,11 @@ class Diffusion:
     times: Tensor
     errors: list[LowRank]
     added: Tensor
+
+    @property
+    def even(self) -> bool:
+        """Whether noise grows alike in all dimensions."""
+        return bool(self.added[-1].amax() <= UNEVEN * self.added[-1].amin())
 
     def bridge(self, high: int, low: int) -> Bridge:
         """The step from one time to another."""
@@ -105,8 +112,9 @@ class Renoising:
 
     @cached_property
     def goes(self) -> bool:
-        """Whether there is a time of so little noise."""
-        return self._highest(1.0)[0] > 0
+        """Whether moves lead anywhere: there is a time of so little noise, and noise is not far
+        less in some dimensions, in which states would then stay where they are."""
+        return self.diffusion.even and self._highest(1.0)[0] > 0
 
     @cached_property
     def widest(self) -> float:

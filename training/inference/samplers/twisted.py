@@ -224,12 +224,16 @@ class _Cloud:
         noise = Noise(*seeds, chains * particles, target.device, chunk=1, dtype=DTYPE)
         diffusion = Diffusion(seen.times, seen.errors, added_noise(target, seen.times))
         cloud = cls(target, diffusion, noise, chains, particles, least_worth)
-        for step in reversed(range(ahead.steps)):
-            cloud.resample(WORTH, step)
-            cloud.move(step)
-            if on_part:
-                on_part(1 / ahead.steps)
+        cloud.come_down(on_part)
         return cloud
+
+    def come_down(self, on_part: OnPart) -> None:
+        """To the first time."""
+        for step in reversed(range(self._steps)):
+            self.resample(WORTH, step)
+            self.move(step)
+            if on_part:
+                on_part(1 / self._steps)
 
     def resample(self, worth: float, step: int) -> None:
         """Takes particles by weight in populations whose weights are worth less than this part."""
@@ -272,26 +276,53 @@ class _Cloud:
     def narrow(self, most_calls: float = inf, on_part: OnPart = None) -> None:
         """Takes particles by weight and moves them: where the noise of observations was made wider,
         until it is their own, and where it was not, but populations do not agree, until they do, or
-        moves of a particle took so many network calls."""
+        moves of a particle took so many network calls. Where these are enough for more particles
+        to come down, of observations whose noise is their own, that is done instead."""
         require_some(self._by_population(self._log_weights))
-        apart = self._apart() > 1
-        moving = (apart | (self._exponent < 1)).nonzero()[:, 0].tolist()
-        moving = [place for place in moving if self._renoising(place).goes]
-        for place in moving:
-            renoising = self._moves.pop(place)  # its matrices are not needed any more
-            narrowing = Narrowing(renoising, self._chains, self._steps + 2, most_calls)
-            particles = Particles(self._x[place], self._points[place], self._log_likelihood[place])
-            log_weights = self._log_weights[place].view(self._chains, -1)
-            own = float(self._exponent[place]), bool(apart[place])
-            part = share_of(on_part, 1 / len(moving))
-            particles = narrowing.narrowed(particles, log_weights, *own, part)
-            self._points[place], self._psi[place] = particles.points, particles.log_likelihood
-            self._log_weights[place] = 0
-            self._worth[place], self._again[place] = narrowing.worth, renoising.target.calls
-            self._stages[place] += narrowing.stages
-            self._target.calls += renoising.target.calls
-        if on_part and not moving:
+        apart, wide = self._apart() > 1, self._exponent < 1
+        times = int(most_calls / (self._steps + 1)) if most_calls < inf else 1
+        anew = apart & ~wide & (times > 1)
+        places = (apart | wide).nonzero()[:, 0].tolist()
+        places = [place for place in places if anew[place] or self._renoising(place).goes]
+        for place in places:
+            part = share_of(on_part, 1 / len(places))
+            if anew[place]:
+                self._come_anew(place, times, part)
+            else:
+                self._narrow(place, bool(apart[place]), most_calls, part)
+        if on_part and not places:
             on_part(1)
+
+    def _narrow(self, place: int, apart: bool, most_calls: float, on_part: OnPart) -> None:
+        renoising = self._moves.pop(place)  # its matrices are not needed any more
+        narrowing = Narrowing(renoising, self._chains, self._steps + 2, most_calls)
+        particles = Particles(self._x[place], self._points[place], self._log_likelihood[place])
+        log_weights = self._log_weights[place].view(self._chains, -1)
+        own = float(self._exponent[place]), apart
+        particles = narrowing.narrowed(particles, log_weights, *own, on_part)
+        self._points[place], self._psi[place] = particles.points, particles.log_likelihood
+        self._log_weights[place], self._worth[place] = 0, narrowing.worth
+        self._count(place, narrowing.stages, renoising.target.calls)
+
+    def _come_anew(self, place: int, times: int, on_part: OnPart) -> None:
+        """Takes an observation's particles from so many times as many."""
+        own = self._target.of(torch.tensor([place], device=self._target.device))
+        count = self._chains * self._particles * times
+        noise = self._noise.alone(place, count)
+        many = _Cloud(own, self._diffusion, noise, self._chains, self._particles * times, 0.0)
+        many.come_down(on_part)
+        rows = many.rows_by_weight(self._particles)
+        self._points[place] = _taken(many._points, rows)[0]
+        self._psi[place] = many._psi.gather(1, rows)[0]
+        self._log_weights[place] = 0
+        self._worth[place] = many._worths()[0]
+        self._count(place, float(many._stages[0]), own.calls)
+
+    def _count(self, place: int, stages: float, calls: int) -> None:
+        """Of what was done for an observation after its particles had arrived."""
+        self._stages[place] += stages
+        self._again[place] = calls
+        self._target.calls += calls
 
     def _apart(self) -> Tensor:
         """How far populations are apart on each observation, in the coordinate where they are
@@ -311,11 +342,20 @@ class _Cloud:
             self._moves[place] = Renoising(target, *own)
         return self._moves[place]
 
-    def draws(self, count: int, on_part: OnPart = None) -> Draws:
-        """So many of each population; tells how far their latents are."""
+    def rows_by_weight(self, count: int) -> Tensor:
+        """So many particles of each population, ``[M, C S]``."""
         weights = self._by_population(self._log_weights)
         start = self._by_population(self._noise.uniform(self._steps, 1)[..., 0])[:, 0]
-        rows = self._numbered(systematic(weights, start, count))
+        return self._numbered(systematic(weights, start, count))
+
+    def _worths(self) -> Tensor:
+        """What weights are worth, of all populations together, ``[M]``."""
+        each = effective_size(self._by_population(self._log_weights))
+        return each.view(-1, self._chains).sum(dim=1)
+
+    def draws(self, count: int, on_part: OnPart = None) -> Draws:
+        """So many of each population; tells how far their latents are."""
+        rows = self.rows_by_weight(count)
         shape = (self._target.count, self._chains, count)
         points = _taken(self._points, rows)
         which = torch.arange(len(rows), device=rows.device).repeat_interleave(rows.shape[1])
@@ -328,7 +368,7 @@ class _Cloud:
         own = first.view(shape[0], -1).double().sum(dim=1) / first.double().sum()
         again = self._again + (self._target.calls - before) * own
         calls = (before - self._again.sum()) / shape[0] + again
-        worth = effective_size(weights).view(-1, self._chains).sum(dim=1)
+        worth = self._worths()
         return Draws(
             w.view(*shape, -1),
             points.view(*shape, -1),

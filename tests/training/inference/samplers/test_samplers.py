@@ -81,8 +81,7 @@ def test_a_narrow_posterior_is_worth_more_at_a_cost_that_is_told(deblurred, nois
     torch.testing.assert_close(refined.log_likelihood.flatten(), expected)
     calls_of_a_point = float(pool.calls[0]) * len(SEEN) / 4096
     assert calls_of_a_point >= STEPS
-    added = sum(refining.DRAWN) * calls_of_a_point
-    torch.testing.assert_close(refined.calls, pool.calls + added)
+    torch.testing.assert_close(refined.calls, pool.calls + sum(refining.DRAWN) * calls_of_a_point)
 
 
 def wrong(draws, worth, uniform):
@@ -175,8 +174,7 @@ def seen_obliquely():
 @pytest.mark.parametrize("sampler", ["pool", "refined", "annealed", "smc", "twisted"])
 def test_a_gaussian_posterior(sampler):
     which = seen_obliquely()
-    likelihood = which.target.likelihood
-    mean, covariance = posterior(which.coarse, likelihood, OBSERVED)
+    mean, covariance = posterior(which.coarse, which.target.likelihood, OBSERVED)
     std = covariance.diagonal().sqrt().expand_as(mean)
     assert_moments(drawn(which, sampler, **LONG.get(sampler, {})), mean, std)
 
@@ -201,8 +199,7 @@ def test_two_modes(sampler):
 
 @pytest.mark.parametrize("sampler", slowly(["elliptical", "hmc", "smc"], "elliptical"))
 def test_chains_of_a_coarse_flow_are_corrected(sampler):
-    likelihood = Gaussian(double(0.5))
-    observed = double([[0.3, 0.1], [-1.0, 0.4]])
+    likelihood, observed = Gaussian(double(0.5)), double([[0.3, 0.1], [-1.0, 0.4]])
     fine, coarse = gaussian_prior(), gaussian_prior(error=0.03)
     assert (affine(fine)[1] - affine(coarse)[1]).abs().max() > 0.03
     which, parts = problem(fine, likelihood, observed, coarse), list[float]()
@@ -210,9 +207,8 @@ def test_chains_of_a_coarse_flow_are_corrected(sampler):
     assert abs(sum(parts) - 1) < 1e-9
     mean, covariance = posterior(fine, likelihood, observed)
     assert_moments(draws, mean, covariance.diagonal().sqrt().expand_as(mean))
-    # At points of the fine flow.
-    expected = fine.points(draws.w.flatten(0, 2)).points.view_as(draws.points)
-    torch.testing.assert_close(draws.points, expected)
+    of_fine = fine.points(draws.w.flatten(0, 2)).points
+    torch.testing.assert_close(draws.points.flatten(0, 2), of_fine)
 
 
 @pytest.mark.parametrize("sampler", GAUSSIAN)
@@ -375,7 +371,7 @@ def quadrature(prior, likelihood, observed):
     return moments_on_grid(prior.of_states(states), density, likelihood, observed)
 
 
-CASES = [(0, 0.1, 8.0), (1, 0.1, 8.0), (1, 0.9, 8.0), (0, 0.1, -39.999)]
+CASES = [(0, 0.1, 8.0), (1, 0.1, 8.0), (1, 0.9, 8.0), (0, 0.1, -39.999), (0, 0.0, -9.999)]
 
 
 @pytest.mark.parametrize("case", slowly(CASES, CASES[0]))
@@ -386,7 +382,9 @@ def test_posteriors_of_several_modes(case, monkeypatch):
     monkeypatch.setattr(narrowing, "HELPS", torch.inf)
     prior = bumps(bent() if curved else None)
     likelihood, observed = Gaussian(double(0.3), torch.tensor([1])), double([[0.2], [-1.0], [1.4]])
-    draws = twist(Target(prior, likelihood, observed, 4096), 0, [0, 1, 2], 4, 1000, 2000)
+    size, most = (2000, torch.inf) if worth else (500, 100)  # these are far apart, and come anew
+    which, ahead = Target(prior, likelihood, observed, 4096), LookAhead(24, 0, 1 / 3, most=most)
+    draws = twist(which, 0, [0, 1, 2], 4, size // 2, size, ahead=ahead)
     (mean, std), points = quadrature(prior, likelihood, observed), draws.points.flatten(1, 2)
     assert (std[:, 0] > 2 * std[:, 1]).any(), "the hidden coordinate has several modes"
     torch.testing.assert_close((points.mean(dim=1) - mean) / std, 0 * mean, atol=0.1, rtol=0)
@@ -397,7 +395,8 @@ def test_posteriors_of_several_modes(case, monkeypatch):
     again = prior.points(draws.w.flatten(0, 2)).points.view_as(draws.points)
     assert (again - draws.points).abs().mean() < 0.02
     assert (draws.stats["stages"] >= 5).any() == (worth > 0.5), "noise was made wider, and narrowed"
-    assert chance > 0 or (draws.calls > 600_000).all(), "populations were moved on"
+    assert chance > -39 or (draws.calls > 600_000).all(), "populations were moved on"
+    assert worth or (draws.stats["effective_size"] > 1999).all(), "1,700 if none came anew"
 
 
 def test_noise_that_is_put_on_and_taken_off_leads_to_posteriors_of_several_modes(monkeypatch):
@@ -409,6 +408,8 @@ def test_noise_that_is_put_on_and_taken_off_leads_to_posteriors_of_several_modes
     left_open = torch.stack([errors.variance.sum() for errors in diffusion.errors])
     first = int((left_open < 0.3 * left_open[-1]).sum())
     assert [moves._highest(more * moves.widest)[0] - first for more in (1, 1.01)] == [0, -1]
+    uneven = replace(moves, diffusion=replace(diffusion, added=diffusion.added * double([1, 5])))
+    assert (moves.goes, uneven.goes) == (True, False), "one dimension hardly moves"
     particles = Particles.at(which, torch.zeros(1500, 2).double())
     for _ in range(15):
         particles, step = moves.moved(particles, 1.0, step)
@@ -423,8 +424,7 @@ def test_noise_that_is_put_on_and_taken_off_leads_to_posteriors_of_several_modes
 
 
 def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch):
-    likelihood = Gaussian(double(0.3), torch.tensor([1]))
-    prior = bumps(bent())
+    likelihood, prior = Gaussian(double(0.3), torch.tensor([1])), bumps(bent())
     ways = {"latents": (prior.flow.times(4), get_solver("exp_rk5"))}
     target = Target(replace(prior, ways=ways), likelihood, double([[0.2], [-1.0]]), 8)
     parts: list[float] = []
