@@ -26,9 +26,9 @@ diffusion, not the flow; both have the same law if the denoiser is exact and ste
 
 Where errors of the denoiser are far from one normal law, as of digits of which a half is seen, psi
 is so wrong that weights would be worth a few particles. There R is made wider, to R / b, so that
-they are worth a tenth of them and moves that follow forget where they began, unless R is too little
-for any move; particles then arrive as draws of ``p(x_0) L(x_0)^b``, from where b goes to 1
-(``narrowing``).
+they are worth a tenth of them, or 256, and moves that follow forget where they began, unless R is
+too little for any move; particles then arrive as draws of ``p(x_0) L(x_0)^b``, from where b goes to
+1 (``narrowing``).
 """
 
 from dataclasses import replace
@@ -58,15 +58,19 @@ from training.measure.posterior.importance import effective_size
 from training.names import PARTICLE_STEPS, PARTICLES
 
 NAME = "twisted"
-LEAST_WORTH, OF_FEW, PILOTS = 0.1, 0.3, 4
-"""The part below which R is made wider; that of the few particles that say how many moves there
-will be, since weights of many are worth less; and of how many observations these are."""
+LEAST_WORTH, ENOUGH = 0.1, 256
+"""The part of the particles, or how many if that is fewer, below which R is made wider."""
+OF_FEW, PILOTS = 0.3, 4
+"""That part of the few particles that say how many moves there will be, since weights of many are
+worth less; and of how many observations these are."""
 MOST_WIDER, BISECTIONS = 2.0, 10
 """How much of log b a step may take, and how often that is halved to find what is needed."""
 DTYPE = torch.float32
 """Of states, and of one step's changes of weights: noise of the first time is far above rounding.
 Covariances are decomposed, and weights summed, in float64, and so are points and their
 likelihood."""
+MOST_NUMBERS = 2**25
+"""Of the particles of one observation, where more of them come down anew."""
 AT_ONCE = 2**21
 """Numbers of the particles that move at once, if they are of more than one observation. CPUs are
 slower with larger tensors: the allocator returns their memory, and asks the system for it again."""
@@ -183,7 +187,7 @@ class _Cloud:
         self._exponent = torch.ones(target.count, dtype=torch.float64, device=target.device)
         self._seen = self._sight  # with R / b
         self._chains, self._particles, self._noise = chains, particles, noise
-        self._least_worth = least_worth * particles
+        self._least_worth = min(least_worth * particles, ENOUGH)
         self._moves: dict[int, Renoising] = {}
         rows = torch.arange(target.count * chains * particles, device=target.device)
         self._which = rows // (chains * particles)
@@ -216,8 +220,8 @@ class _Cloud:
             seeds: The seed, and the number of each observation.
             chains: Populations, C.
             particles: Of each, P.
-            least_worth: Part of the particles that weights are worth at least: below, R is made
-                wider.
+            least_worth: Part of the particles below which R is made wider, unless as many as
+                ``ENOUGH`` are left.
             on_part: Called with the part of the work that was done.
         """
         seen = ahead.measured(target)
@@ -280,7 +284,7 @@ class _Cloud:
         to come down, of observations whose noise is their own, that is done instead."""
         require_some(self._by_population(self._log_weights))
         apart, wide = self._apart() > 1, self._exponent < 1
-        times = int(most_calls / (self._steps + 1)) if most_calls < inf else 1
+        times = self._affordable(most_calls)
         anew = apart & ~wide & (times > 1)
         places = (apart | wide).nonzero()[:, 0].tolist()
         places = [place for place in places if anew[place] or self._renoising(place).goes]
@@ -292,6 +296,11 @@ class _Cloud:
                 self._narrow(place, bool(apart[place]), most_calls, part)
         if on_part and not places:
             on_part(1)
+
+    def _affordable(self, most_calls: float) -> int:
+        """How many times as many particles may come down for so many calls of each."""
+        most = MOST_NUMBERS // self._x[0].numel()
+        return min(int(most_calls / (self._steps + 1)), most) if most_calls < inf else 1
 
     def _narrow(self, place: int, apart: bool, most_calls: float, on_part: OnPart) -> None:
         renoising = self._moves.pop(place)  # its matrices are not needed any more

@@ -378,6 +378,7 @@ CASES = [(0, 0.1, 8.0), (1, 0.1, 8.0), (1, 0.9, 8.0), (0, 0.1, -39.999), (0, 0.0
 def test_posteriors_of_several_modes(case, monkeypatch):
     curved, worth, chance = case
     monkeypatch.setattr(twisted, "LEAST_WORTH", worth)
+    monkeypatch.setattr(twisted, "ENOUGH", 2000)
     monkeypatch.setattr(narrowing, "CHANCE", chance)
     monkeypatch.setattr(narrowing, "HELPS", torch.inf)
     prior = bumps(bent() if curved else None)
@@ -389,9 +390,8 @@ def test_posteriors_of_several_modes(case, monkeypatch):
     assert (std[:, 0] > 2 * std[:, 1]).any(), "the hidden coordinate has several modes"
     torch.testing.assert_close((points.mean(dim=1) - mean) / std, 0 * mean, atol=0.1, rtol=0)
     torch.testing.assert_close(points.std(dim=1) / std, 0 * std + 1, atol=0.06, rtol=0)
-    # Populations agree, and their points are those of their variables.
     apart = draws.points.mean(dim=2) - draws.points.mean(dim=(1, 2), keepdim=True)[:, :, 0]
-    assert (apart.abs() < 0.3 * std[:, None]).all()
+    assert (apart.abs() < 0.3 * std[:, None]).all(), "populations agree"
     again = prior.points(draws.w.flatten(0, 2)).points.view_as(draws.points)
     assert (again - draws.points).abs().mean() < 0.02
     assert (draws.stats["stages"] >= 5).any() == (worth > 0.5), "noise was made wider, and narrowed"
