@@ -303,6 +303,7 @@ class _Cloud:
         return min(int(most_calls / (self._steps + 1)), most) if most_calls < inf else 1
 
     def _narrow(self, place: int, apart: bool, most_calls: float, on_part: OnPart) -> None:
+        """Moves an observation's particles, until its noise is its own again."""
         renoising = self._moves.pop(place)  # its matrices are not needed any more
         narrowing = Narrowing(renoising, self._chains, self._steps + 2, most_calls)
         particles = Particles(self._x[place], self._points[place], self._log_likelihood[place])
@@ -315,6 +316,7 @@ class _Cloud:
 
     def _come_anew(self, place: int, times: int, on_part: OnPart) -> None:
         """Takes an observation's particles from so many times as many."""
+        self._moves.pop(place, None)
         own = self._target.of(torch.tensor([place], device=self._target.device))
         count = self._chains * self._particles * times
         noise = self._noise.alone(place, count)
