@@ -69,7 +69,7 @@ DTYPE = torch.float32
 """Of states, and of one step's changes of weights: noise of the first time is far above rounding.
 Covariances are decomposed, and weights summed, in float64, and so are points and their
 likelihood."""
-MOST_NUMBERS = 2**25
+MOST_NUMBERS = 2**24
 """Of the particles of one observation, where more of them come down anew."""
 AT_ONCE = 2**21
 """Numbers of the particles that move at once, if they are of more than one observation. CPUs are
