@@ -371,14 +371,14 @@ def quadrature(prior, likelihood, observed):
     return moments_on_grid(prior.of_states(states), density, likelihood, observed)
 
 
-CASES = [(0, 0.1, 8.0), (1, 0.1, 8.0), (1, 0.9, 8.0), (0, 0.1, -39.999), (0, 0.0, -9.999)]
+CASES = [(0, 0.9, 8.0), (1, 0.1, 8.0), (1, 0.9, 8.0), (0, 0.1, -39.999), (0, 0.0, -9.999)]
 
 
 @pytest.mark.parametrize("case", slowly(CASES, CASES[0]))
 def test_posteriors_of_several_modes(case, monkeypatch):
     curved, worth, chance = case
     monkeypatch.setattr(twisted, "LEAST_WORTH", worth)
-    monkeypatch.setattr(twisted, "ENOUGH", 2000)
+    monkeypatch.setattr(twisted, "ENOUGH", 2000 if curved else 256)
     monkeypatch.setattr(narrowing, "CHANCE", chance)
     monkeypatch.setattr(narrowing, "HELPS", torch.inf)
     prior = bumps(bent() if curved else None)
@@ -394,7 +394,7 @@ def test_posteriors_of_several_modes(case, monkeypatch):
     assert (apart.abs() < 0.3 * std[:, None]).all(), "populations agree"
     again = prior.points(draws.w.flatten(0, 2)).points.view_as(draws.points)
     assert (again - draws.points).abs().mean() < 0.02
-    assert (draws.stats["stages"] >= 5).any() == (worth > 0.5), "noise was made wider, and narrowed"
+    assert (draws.stats["stages"] >= 5).any() == (curved and worth > 0.5), "noise was made wider"
     assert chance > -39 or (draws.calls > 600_000).all(), "populations were moved on"
     assert worth or (draws.stats["effective_size"] > 1999).all(), "1,700 if none came anew"
 
