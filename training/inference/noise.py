@@ -37,13 +37,13 @@ class Noise:
         chunk: int = CHUNK,
         dtype: torch.dtype = torch.float64,
     ):
-        self._seed, self._observations, self._chains = seed, list(observations), chains
+        self._seed, self._observations, self.chains = seed, list(observations), chains
         self._device, self._chunk, self._dtype = device, chunk, dtype
         self._chunks: dict[tuple[int, int], tuple[int, Tensor]] = {}
 
     def alone(self, place: int, chains: int | None = None) -> "Noise":
         """The same numbers of one of the observations, or those of so many chains or particles."""
-        own, chains = self._observations[place : place + 1], chains or self._chains
+        own, chains = self._observations[place : place + 1], chains or self.chains
         return Noise(self._seed, own, chains, self._device, self._chunk, self._dtype)
 
     def normal(self, step: int, size: int) -> Tensor:
@@ -61,7 +61,7 @@ class Noise:
             draw = torch.randn if kind == NORMAL else torch.rand
             dtype = self._dtype if kind == NORMAL else torch.float64
             shape, keys = (
-                (self._chunk, self._chains, size),
+                (self._chunk, self.chains, size),
                 (self._seed, Stream.CHAINS, chunk, kind, size),
             )
             sources = [seeded_generator("cpu", *keys, index) for index in self._observations]

@@ -18,7 +18,7 @@ from training.files.posterior import CHECK_FORMAT, save_values
 from training.flow.coordinates.surprise import MOST_CONDITIONS, Surprise
 from training.inference.amortized import SAMPLER
 from training.inference.draws import WEIGHTED
-from training.inference.samplers.twisted import NAME as TWISTED
+from training.inference.samplers.arrival import NAME as TWISTED
 from training.inference.summary import LEVELS, REASONS, Summary
 from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate
 from training.measure.posterior.local import FARTHEST, LocalCalibration

@@ -51,12 +51,14 @@ class Narrowing:
             more, it is moved on less, and b rises faster.
 
     Attributes:
+        target: The posterior.
         worth: What weights were worth, of all populations, where they were worth least.
         stages: How often particles were taken by weight.
     """
 
     def __init__(self, renoising: Renoising, chains: int, step: int, most_calls: float = inf):
         self._renoising, self._chains, self._step = renoising, chains, step
+        self.target = renoising.target
         self._most_calls, self._calls, self._of_last = most_calls, 0.0, 0.0
         self.worth, self.stages = torch.inf, 0
 
@@ -101,9 +103,9 @@ class Narrowing:
 
     def _moved(self, particles: Particles, exponent: float) -> Particles:
         """Particles of ``p L^b`` once more."""
-        before = self._renoising.target.calls
+        before = self.target.calls
         particles, self._step = self._renoising.moved(particles, exponent, self._step)
-        self._of_last = (self._renoising.target.calls - before) / len(particles.states)
+        self._of_last = (self.target.calls - before) / len(particles.states)
         self._calls += self._of_last
         return particles
 

@@ -46,7 +46,7 @@ from training.inference.low_rank import Bridge, LowRank
 from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.proposals import Proposal
-from training.inference.samplers import annealing, narrowing, refining, twisted
+from training.inference.samplers import annealing, arrival, descent, narrowing, refining, twisted
 from training.inference.samplers.narrowing import Narrowing
 from training.inference.samplers.renoising import Diffusion, Particles, Renoising
 from training.inference.samplers.twisted import twist
@@ -378,7 +378,7 @@ CASES = [(0, 0.9, 8.0), (1, 0.1, 8.0), (1, 0.9, 8.0), (0, 0.1, -39.999), (0, 0.0
 def test_posteriors_of_several_modes(case, monkeypatch):
     curved, worth, chance = case
     monkeypatch.setattr(twisted, "LEAST_WORTH", worth)
-    monkeypatch.setattr(twisted, "ENOUGH", 2000 if curved else 256)
+    monkeypatch.setattr(descent, "ENOUGH", 2000 if curved else 256)
     monkeypatch.setattr(narrowing, "CHANCE", chance)
     monkeypatch.setattr(narrowing, "HELPS", torch.inf)
     prior = bumps(bent() if curved else None)
@@ -454,16 +454,16 @@ def test_each_label_has_a_lookahead_of_its_own():
 
 def test_single_precision_makes_the_same_of_them(monkeypatch):
     def normal(self, step, size):
-        return torch.randn(1, 100, size, generator=seeded(step)).to(twisted.DTYPE)
+        return torch.randn(1, 100, size, generator=seeded(step)).to(descent.DTYPE)
 
     monkeypatch.setattr(Noise, "normal", normal)
     # No weights choose, since a choice jumps.
-    monkeypatch.setattr(twisted, "WORTH", 0.0)
-    monkeypatch.setattr(twisted, "systematic", lambda weights, *_: torch.arange(50).expand(2, -1))
+    monkeypatch.setattr(descent, "WORTH", 0.0)
+    monkeypatch.setattr(arrival, "systematic", lambda weights, *_: torch.arange(50).expand(2, -1))
     target = Target(bumps(bent()), Gaussian(double(0.1), torch.tensor([1])), double([[0.2]]), 100)
     got = []
     for dtype in (torch.float32, torch.float64):
-        monkeypatch.setattr(twisted, "DTYPE", dtype)
+        monkeypatch.setattr(descent, "DTYPE", dtype)
         got.append(twist(target, 0, [0], chains=2, draws=50, particles=50))
     torch.testing.assert_close(got[0].points, got[1].points, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(got[0].stats, got[1].stats, rtol=1e-4, atol=0)

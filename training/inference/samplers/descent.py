@@ -1,0 +1,228 @@
+"""Particles on their way down the reverse diffusion, which see the observation from afar.
+
+A twisted particle filter (Wu, Trippe, Naesseth, Blei and Cunningham 2023; Whiteley and Lee 2014)
+on times ``t_K > ... > t_0``, with m, V, A and R of ``lookahead``, and noise g above the first time.
+Given its end x_0, a state goes back by the Gaussian bridge
+
+    x_k | x_{k+1}, x_0 ~ N(x_{k+1} + a (x_0 - x_{k+1}), b),
+        a = 1 - g_k / g_{k+1},      b = g_k (g_{k+1} - g_k) / g_{k+1},
+
+and the end is about ``N(m, V)`` under the prior, so that p makes steps ``a (m - x_{k+1}) + u``,
+``u ~ N(0, b + a V a)``, after which ``y ~ N(A m + H u, Q)`` (``low_rank``). Steps given y as well
+are steps of p, and of what would be seen after them, y', what y is off from that (Matheron's rule;
+Journel and Huijbregts 1978):
+
+    u + a V A^T (A V A^T + R)^-1 (y - y'),      y' ~ N(A m + H u, Q).
+
+So no matrix but of what is seen is decomposed. Particles weigh
+
+    p(x_k | x_{k+1}) psi_k(x_k) / (q(x_k | x_{k+1}) psi_{k+1}(x_{k+1})),
+        p(x_k | x_{k+1}) / q(x_k | x_{k+1}) = N(y; A m, A V A^T + R) / N(y; A m + H u, Q),
+
+with the step u that was taken, and ``psi_k = N(y; A m(x_k), A V_k A^T + R)``, times the factor for
+curved columns; psi_0 is the likelihood itself. Weights are exact whatever psi is: with many
+particles, draws are those of the posterior under the prior that p makes of all steps. That is the
+diffusion, not the flow; both have the same law if the denoiser is exact and steps are many.
+"""
+
+from math import inf, log
+
+import torch
+from torch import Tensor
+
+from training.inference.lookahead import LookAhead, Sight, added_noise, expected_end, log_normal
+from training.inference.noise import Noise
+from training.inference.progress import OnPart
+from training.inference.samplers.arrival import Arrived, rows_of
+from training.inference.samplers.narrowing import WORTH
+from training.inference.samplers.renoising import Diffusion, Renoising
+from training.inference.target import Target
+from training.inference.weights import of_populations, systematic
+from training.measure.posterior.importance import effective_size
+
+ENOUGH = 256
+"""Particles that weights are worth for which R is never made wider."""
+MOST_WIDER, BISECTIONS = 2.0, 10
+"""How much of log b a step may take, and how often that is halved to find what is needed."""
+DTYPE = torch.float32
+"""Of states, and of one step's changes of weights: noise of the first time is far above rounding.
+Covariances are decomposed, and weights summed, in float64, and so are points and their
+likelihood."""
+MOST_NUMBERS = 2**24
+"""Of the particles of one observation, where more of them come down anew."""
+
+
+class Descent:
+    """Particles ``[M, C P]`` on their way, with their weights.
+
+    Args:
+        target: M observations.
+        ahead: What they share.
+        noise: Random numbers of C P particles of each.
+        chains: Populations, C.
+        least_worth: Part of the particles below which R is made wider, unless ``ENOUGH`` are left;
+            0 for never.
+    """
+
+    _m: Tensor
+    _spread: Tensor
+    _psi: Tensor
+
+    def __init__(
+        self, target: Target, ahead: LookAhead, noise: Noise, chains: int, least_worth: float
+    ):
+        seen = ahead.measured(target)
+        added = added_noise(target, seen.times)
+        self._target, self._ahead, self._noise, self.chains = target, ahead, noise, chains
+        self._diffusion = diffusion = Diffusion(seen.times, seen.errors, added)
+        # Psi is free to be too wide: weights are exact.
+        self._sight = Sight.of(target).blurred(diffusion.errors[-1], DTYPE)
+        self._exponent = torch.ones(target.count, dtype=torch.float64, device=target.device)
+        self._seen = self._sight  # with R / b
+        self._particles = noise.chains // chains
+        self._least_worth = min(least_worth * self._particles, ENOUGH)
+        self._moves: dict[int, Renoising] = {}
+        rows = torch.arange(target.count * noise.chains, device=target.device)
+        self._which = rows // noise.chains
+        self.steps = len(diffusion.times) - 1
+        normal = noise.normal(self.steps + 1, target.dim).flatten(0, 1).double()
+        start = target.melted(normal, self._which).to(DTYPE)
+        self._x = start.view(target.count, -1, target.dim)
+        self._look(self.steps)
+        self._log_weights = self._psi.clone()
+        self._stages = torch.zeros(target.count, dtype=torch.float64, device=target.device)
+
+    def arrived(self, on_part: OnPart = None) -> Arrived:
+        """The particles at the first time. ``on_part`` is called with the part of the work that was
+        done."""
+        for step in reversed(range(self.steps)):
+            self._resample(step)
+            self._move(step)
+            if on_part:
+                on_part(1 / self.steps)
+        target = self._target
+        points = target.of_states(self._x.flatten(0, 1).double(), self._which)
+        log_likelihood = target.likelihood.log_prob(points, target.observed[self._which])
+        log_likelihood = log_likelihood.view(target.count, -1)
+        start = self._noise.uniform(self.steps, 1)[..., 0].view(-1, self.chains, self._particles)
+        return Arrived(
+            target,
+            self._x,
+            points.view_as(self._x),
+            log_likelihood,
+            self._log_weights + self._exponent[:, None] * log_likelihood,
+            self._exponent,
+            start[..., 0],
+            self._stages,
+        )
+
+    def alone(self, place: int, times: int) -> "Descent":
+        """So many times as many particles of one observation, whose R is never made wider."""
+        own = self._target.of(torch.tensor([place], device=self._target.device))
+        noise = self._noise.alone(place, self._noise.chains * times)
+        return Descent(own, self._ahead, noise, self.chains, 0.0)
+
+    def affordable(self, most_calls: float) -> int:
+        """How many times as many particles may come down for so many calls of each."""
+        most = MOST_NUMBERS // self._x[0].numel()
+        return min(int(most_calls / (self.steps + 1)), most) if most_calls < inf else 1
+
+    def moves(self, place: int) -> Renoising:
+        """Of an observation's particles, at the first time."""
+        if place not in self._moves:
+            target = self._target.of(torch.tensor([place], device=self._target.device))
+            own = (self._sight.alone(place), self._diffusion, self._noise.alone(place))
+            self._moves[place] = Renoising(target, *own)
+        return self._moves[place]
+
+    def release_moves(self, place: int) -> Renoising:
+        """The same, whose matrices are not kept here any longer."""
+        moves = self.moves(place)
+        del self._moves[place]
+        return moves
+
+    def _resample(self, step: int) -> None:
+        """Takes particles by weight in populations whose weights are worth too little."""
+        weights = self._by_population(self._log_weights)
+        going = effective_size(weights) < WORTH * self._particles
+        if not going.any():
+            return
+        start = self._by_population(self._noise.uniform(step, 1)[..., 0])[:, 0]
+        picks = systematic(weights, start, self._particles)
+        own = torch.arange(self._particles, device=picks.device)
+        picks = torch.where(going[:, None], picks, own)
+        rows = of_populations(picks, self.chains, self._particles)
+        self._x, self._m = rows_of(self._x, rows), rows_of(self._m, rows)
+        self._log_weights = torch.where(going[:, None], 0, weights).view_as(self._log_weights)
+        self._stages += going.view(-1, self.chains).double().mean(dim=1)
+
+    def _move(self, step: int) -> None:
+        """Moves from time ``step + 1`` to ``step``, and weighs."""
+        seen, bridge = self._seen, self._diffusion.bridge(step + 1, step)
+        operator, own = seen.operator, self._target.dim + bridge.end.rank
+        after, rest = bridge.end_after(operator)
+        open_root = torch.linalg.cholesky(rest + seen.covariance)
+        normal = self._noise.normal(step, own + len(operator))
+        # A step of the prior, and what y is off from what would be seen after it.
+        off, by = seen.off(self._m), bridge.step.sample(normal[..., :own])
+        missed = off - by @ after.T.to(by) - normal[..., own:] @ open_root.mT.to(by)
+        # That goes back to the step, which is then one given y.
+        whole = torch.linalg.cholesky(self._spread + seen.covariance)
+        back = bridge.end.beside(operator) * bridge.pull
+        by = by + missed @ torch.cholesky_solve(back.expand(len(whole), -1, -1), whole).to(by)
+        self._x = self._x.lerp(self._m, bridge.pull.to(by)) + by
+        known = log_normal(off - by @ after.T.to(by), open_root)
+        before = self._log_weights - known - seen.log_factor(off, self._spread)
+        self._log_weights = before
+        if step:
+            self._look(step)
+            self._widen()
+            self._log_weights = before + self._psi
+
+    def _look(self, step: int) -> None:
+        """Expected ends, and psi."""
+        flat = expected_end(
+            self._target, self._x.flatten(0, 1), self._diffusion.times[step], self._which
+        )
+        self._m = flat.view_as(self._x)
+        self._spread = self._diffusion.errors[step].seen(self._seen.operator)
+        self._psi = self._seen.log_prob(self._seen.off(self._m), self._spread).double()
+
+    def _widen(self) -> None:
+        """Makes the noise of observations wider where weights times psi are worth too
+        little in most populations, unless it is too little for a move: then nothing would part
+        again those that were taken often when it is narrowed."""
+
+        off = self._sight.off(self._m)
+
+        def seen_at(log_exponent: Tensor) -> tuple[Sight, Tensor]:
+            seen = self._sight.wider(log_exponent.exp())
+            return seen, seen.log_prob(off, self._spread).double()
+
+        def fits(psi: Tensor) -> Tensor:
+            worth = effective_size(self._by_population(self._log_weights + psi)).view(
+                -1, self.chains
+            )
+            return worth.median(dim=1).values >= self._least_worth
+
+        good, widest = fits(self._psi), self._exponent.log()
+        for place in (~good).nonzero()[:, 0].tolist():
+            renoising = self.moves(place)
+            good[place] = not renoising.goes
+            if renoising.goes:
+                widest[place] = min(float(widest[place]), log(renoising.widest))
+        if good.all():
+            return
+        high = self._exponent.log()
+        low = high - MOST_WIDER
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            fit = fits(seen_at(middle)[1])
+            low, high = torch.where(fit, middle, low), torch.where(fit, high, middle)
+        wider = torch.where(good, self._exponent.log(), low.minimum(widest))
+        self._exponent = wider.exp()
+        self._seen, self._psi = seen_at(wider)
+
+    def _by_population(self, values: Tensor) -> Tensor:
+        """``[M, C P]`` as ``[M C, P]``."""
+        return values.reshape(-1, self._particles)
