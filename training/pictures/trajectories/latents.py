@@ -197,15 +197,9 @@ def draw_spectrum(melt: SavedTrajectory) -> Figure:
 
 def mean_ratio(ratios: np.ndarray, count: int) -> str:
     """The mean of variances ``[d]`` over their closed form, each measured on so many samples."""
-    ratio, error = ratio_and_error(ratios, count)
-    mean = f"mean ratio {ratio:#.3g} ± {error:.2g} (standard error)"
-    return f"kept dimensions: {mean}, {int((ratios < 1).sum())} of {len(ratios)} below 1"
-
-
-def ratio_and_error(ratios: np.ndarray, count: int) -> tuple[float, float]:
-    """The mean of ratios ``[d]``, each of a variance of so many samples, and its standard error."""
     error = math.sqrt(2 / count * float(np.square(ratios).mean()) / len(ratios))
-    return float(ratios.mean()), error
+    mean = f"mean ratio {float(ratios.mean()):#.3g} ± {error:.2g} (standard error)"
+    return f"kept dimensions: {mean}, {int((ratios < 1).sum())} of {len(ratios)} below 1"
 
 
 def _ratios(
