@@ -4,6 +4,7 @@ Libraries raise a subclass of ``InflationError`` whose message a user can act on
 where, and what would be right. ``run_script`` prints that line and exits with the class's code.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 LONGEST_REASON = 200
@@ -39,6 +40,12 @@ def agree(name: str, given: Any, known: Any, source: str) -> Any:
         right = "leave it out" if known is None else f"leave it out, or give {known}"
         raise UsageError(f"--{name} is {given}, but {source} has {known}: {right}")
     return known
+
+
+def require_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Raises UsageError of a name, of something of a kind, that is not among those known."""
+    if name not in known:
+        raise UsageError(f"unknown {kind} '{name}': choose one of {', '.join(known)}")
 
 
 def in_one_line(text: str) -> str:

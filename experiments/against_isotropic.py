@@ -36,7 +36,6 @@ from training.flow.schedules import NoiseSchedule
 from training.model.model import Model
 from training.pictures import look
 from training.pictures.look import FAINT, INK, MUTED, sequential_colors
-from training.pictures.posteriors.words import legend_line, line
 
 KEPT = {"digits": 10, "cifar10-32x32": 62}
 FLOWS = ("PRP", "PRR", "edm", "vp")
@@ -203,7 +202,7 @@ def picture(found: Mapping[str, list[Mapping[str, Any]]]) -> Figure:
         top=look.TOP + look.LINE_HEIGHT,
     )
     colors = dict(zip(found, sequential_colors(len(found)), strict=True))
-    legend_line(figure, LEFT, [line(name, color) for name, color in colors.items()])
+    look.legend_line(figure, LEFT, [look.line(name, color) for name, color in colors.items()])
     first, *others = [look.axes_at(figure, place) for place in places[0]]
     for name, runs in found.items():
         first.plot(LEVELS, mean_over(runs, lambda run: run["losses"]), color=colors[name])

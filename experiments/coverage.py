@@ -22,7 +22,6 @@ from experiments.toys import SCHEDULES, toy_networks
 from torch_utils.results import load_json
 from training.pictures import look
 from training.pictures.look import BLUE, FAINT, INK, ORANGE
-from training.pictures.posteriors.words import dots, legend_line, line
 
 TOYS = ("circles", "moons", "s_curve")
 TEST_POINTS = 20_000
@@ -70,9 +69,14 @@ def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
         above=0.35,
         below=0.4,
     )
-    handles = [dots("test points, at the data", BLUE), line("test points, back", BLUE, ls="none")]
+    handles = [
+        look.dots("test points, at the data", BLUE),
+        look.line("test points, back", BLUE, ls="none"),
+    ]
     handles[1].set(marker="x", ms=5)
-    legend_line(figure, LEFT, [*handles, dots("fresh data", ORANGE)], "band: ± chance", 0.2)
+    look.legend_line(
+        figure, LEFT, [*handles, look.dots("fresh data", ORANGE)], "band: ± chance", 0.2
+    )
     for toy, row in zip(TOYS, places, strict=True):
         for schedule, place in zip(SCHEDULES, row, strict=True):
             one = found[f"{toy}-{schedule}"]

@@ -21,7 +21,6 @@ from experiments.toys import SCHEDULES, toy_networks
 from torch_utils.results import load_json
 from training.pictures import look
 from training.pictures.look import FAINT, INK, sequential_colors
-from training.pictures.posteriors.words import dots, legend_line
 
 TOYS = ("circles", "moons")
 PUBLISHED = (0.5, 0.25, 0.25)
@@ -101,8 +100,8 @@ def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
         below=0.5,
     )
     colors = sequential_colors(len(PUBLISHED))
-    handles = [dots(f"component {k + 1}", color) for k, color in enumerate(colors)]
-    legend_line(figure, LEFT, handles)
+    handles = [look.dots(f"component {k + 1}", color) for k, color in enumerate(colors)]
+    look.legend_line(figure, LEFT, handles)
     for toy, row in zip(TOYS, places, strict=True):
         for schedule, place in zip(SCHEDULES, row, strict=True):
             one, axes = found[f"{toy}-{schedule}"], look.axes_at(figure, place)

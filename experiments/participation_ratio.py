@@ -25,7 +25,6 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import InflationSchedule
 from training.pictures import look
 from training.pictures.look import BLUE, FAINT, MUTED, ORANGE
-from training.pictures.posteriors.words import legend_line, line
 
 TOYS = {"circles": 1, "moons": 1, "s_curve": 2, "swirl": 2}
 IMAGES = {"digits": 10, "patches": 77}
@@ -92,8 +91,8 @@ def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
         gap=0.5,
         top=look.TOP + look.LINE_HEIGHT,
     )
-    handles = [line("all kept (PRP)", BLUE), line("d kept (PRR)", ORANGE)]
-    legend_line(figure, LEFT, [*handles, line("d / D", MUTED, lw=0.9, ls=look.DASHED)])
+    handles = [look.line("all kept (PRP)", BLUE), look.line("d kept (PRR)", ORANGE)]
+    look.legend_line(figure, LEFT, [*handles, look.line("d / D", MUTED, lw=0.9, ls=look.DASHED)])
     for index, ((name, one), place) in enumerate(
         zip(found.items(), places.reshape(-1, 4), strict=False)
     ):

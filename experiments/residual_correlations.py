@@ -24,7 +24,6 @@ from training.measure.correlations import scatter_of
 from training.pictures import look
 from training.pictures.correlations import COLORS, NAMES
 from training.pictures.look import FAINT, MUTED
-from training.pictures.posteriors.words import legend_line, line
 
 TOYS = (("circles", "PRP"), ("circles", "PRR"), ("s_curve", "PRP"))
 IMAGES: dict[str, tuple[ImagePlan, int, tuple[str, ...]]] = {
@@ -112,8 +111,10 @@ def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
         above=0.35,
         below=0.4,
     )
-    handles = [line(NAMES[name], COLORS[name]) for name in ("net_residuals", "exact_residuals")]
-    legend_line(figure, LEFT, handles, "gray: ± chance", 0.2)
+    handles = [
+        look.line(NAMES[name], COLORS[name]) for name in ("net_residuals", "exact_residuals")
+    ]
+    look.legend_line(figure, LEFT, handles, "gray: ± chance", 0.2)
     for index, ((key, both), row) in enumerate(zip(found.items(), places, strict=True)):
         for noise, place in zip(NOISES, row, strict=True):
             one, axes = both[noise], look.axes_at(figure, place)

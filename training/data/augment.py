@@ -21,6 +21,7 @@ separable, hence two small matrix products.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from math import pi
 from typing import NamedTuple
 
@@ -262,12 +263,13 @@ def _lanczos(x: Tensor) -> Tensor:
     return (x.abs() < LANCZOS_LOBES) * torch.sinc(x) * torch.sinc(x / LANCZOS_LOBES)
 
 
+@dataclass(frozen=True, eq=False)
 class AugmentedBatches:
     """A stream of images with each image augmented, and the labels that tell how.
 
     The draws of a step are made for its whole batch, and each rank takes those of its share.
 
-    Args:
+    Attributes:
         source: Batches of flat images.
         augmentation: Transformation of each image.
         image_shape: ``(C, H, W)``.
@@ -275,24 +277,19 @@ class AugmentedBatches:
         seed: Seed of all random draws.
     """
 
-    def __init__(
-        self,
-        source: BatchSource,
-        augmentation: GeometricAugmentation,
-        image_shape: tuple[int, ...],
-        batch: int,
-        seed: int,
-    ):
-        self._source, self._augmentation = source, augmentation
-        self._image_shape, self._batch, self._seed = image_shape, batch, seed
+    source: BatchSource
+    augmentation: GeometricAugmentation
+    image_shape: tuple[int, ...]
+    batch: int
+    seed: int
 
     def batches(self, first_step: int) -> Iterator[Batch]:
-        for step, batch in enumerate(self._source.batches(first_step), start=first_step):
-            generator = seeded_generator(batch.points.device, self._seed, Stream.AUGMENTATION, step)
-            draws = self._augmentation.draw(self._batch, generator)
-            mine = draws.rows(distributed.shard(self._batch))
-            images = batch.points.reshape(-1, *self._image_shape)
-            augmented, labels = self._augmentation.apply(images, mine)
+        for step, batch in enumerate(self.source.batches(first_step), start=first_step):
+            generator = seeded_generator(batch.points.device, self.seed, Stream.AUGMENTATION, step)
+            draws = self.augmentation.draw(self.batch, generator)
+            mine = draws.rows(distributed.shard(self.batch))
+            images = batch.points.reshape(-1, *self.image_shape)
+            augmented, labels = self.augmentation.apply(images, mine)
             yield Batch(augmented.flatten(1), batch.labels, labels)
 
 

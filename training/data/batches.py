@@ -1,6 +1,7 @@
 """Endless streams of batches, of which each rank takes its share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple, Protocol
 
@@ -29,6 +30,18 @@ class Batch(NamedTuple):
     augment_labels: Tensor | None = None
     others: Tensor | None = None
 
+    @classmethod
+    def joined(cls, parts: Sequence["Batch"]) -> "Batch":
+        """Points, and labels if there are any, of several parts."""
+        labels = [part.labels for part in parts if part.labels is not None]
+        return cls(
+            torch.cat([part.points for part in parts]), torch.cat(labels) if labels else None
+        )
+
+    def at(self, rows: Tensor | slice) -> "Batch":
+        """Points and labels of some rows."""
+        return Batch(self.points[rows], None if self.labels is None else self.labels[rows])
+
     def conditions(self, device: torch.device) -> dict[str, Tensor]:
         """What a network takes beside points and times, by the names of its arguments."""
         named = {"labels": self.labels, "augment_labels": self.augment_labels}
@@ -41,15 +54,26 @@ class BatchSource(Protocol):
     def batches(self, first_step: int) -> Iterator[Batch]: ...
 
 
+def parts_of_epochs(start: int, stop: int, size: int) -> Iterator[tuple[int, slice]]:
+    """Numbers of epochs, of so many rows each, and the rows of these that have the numbers from
+    ``start`` to ``stop`` in an endless stream of epochs."""
+    while start < stop:
+        epoch, place = divmod(start, size)
+        length = min(stop - start, size - place)
+        yield epoch, slice(place, place + length)
+        start += length
+
+
 OTHERS_PER_SAMPLE = 8
 """Further points that are drawn for each sample: fewer would leave targets noisy, more would take
 longer than they save. So a set of them serves several steps."""
 
 
+@dataclass(frozen=True, eq=False)
 class ToyBatches:
     """Fresh samples of a toy at every step, a function of (seed, step) alone.
 
-    Args:
+    Attributes:
         toy: Distribution to draw from.
         batch: Batch size over all ranks.
         seed: Seed of all batches.
@@ -59,29 +83,24 @@ class ToyBatches:
         antithetic: Whether each point comes twice, one after the other.
     """
 
-    def __init__(
-        self,
-        toy: Toy,
-        batch: int,
-        seed: int,
-        device: torch.device,
-        others: int = 0,
-        antithetic: bool = False,
-    ):
-        self._toy, self._batch, self._seed, self._device = toy, batch, seed, device
-        self._others, self._antithetic = others, antithetic
+    toy: Toy
+    batch: int
+    seed: int
+    device: torch.device
+    others: int = 0
+    antithetic: bool = False
 
     def batches(self, first_step: int) -> Iterator[Batch]:
-        mine = distributed.shard(self._batch)
-        steps, others, drawn = max(1, self._others // (OTHERS_PER_SAMPLE * self._batch)), None, -1
+        mine = distributed.shard(self.batch)
+        steps, others, drawn = max(1, self.others // (OTHERS_PER_SAMPLE * self.batch)), None, -1
         for step in count(first_step):
-            generator = seeded_generator(self._device, self._seed, Stream.DATA, step)
-            if self._antithetic:
-                points = self._toy.sample((self._batch + 1) // 2, generator).repeat_interleave(2, 0)
+            generator = seeded_generator(self.device, self.seed, Stream.DATA, step)
+            if self.antithetic:
+                points = self.toy.sample((self.batch + 1) // 2, generator).repeat_interleave(2, 0)
             else:
-                points = self._toy.sample(self._batch, generator)
-            if self._others and step // steps != drawn:
+                points = self.toy.sample(self.batch, generator)
+            if self.others and step // steps != drawn:
                 drawn = step // steps
-                generator = seeded_generator(self._device, self._seed, Stream.OTHERS, drawn)
-                others = self._toy.sample(self._others, generator)
+                generator = seeded_generator(self.device, self.seed, Stream.OTHERS, drawn)
+                others = self.toy.sample(self.others, generator)
             yield Batch(points[mine], others=others)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import UsageError, require_known
 from training.names import TOY_NAMES
 
 Skeleton = Callable[[Tensor], Tensor]
@@ -158,8 +158,7 @@ class Toy:
     """
 
     def __init__(self, name: str, augment_to: int = 0):
-        if name not in _RECIPES:
-            raise UsageError(f"unknown toy '{name}': choose one of {', '.join(TOY_NAMES)}")
+        require_known("toy", name, TOY_NAMES)
         self.name, self.augment_to = name, augment_to
         self._recipe = _RECIPES[name]
         self.intrinsic_dim = len(self._recipe.noise)

@@ -58,13 +58,14 @@ with beta fitted anew to the states of each of the two stages. ``gain`` fits no 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import require_known
 from torch_utils import distributed
 from torch_utils.seeds import normal_numbers
 from torch_utils.streams import Stream
@@ -172,8 +173,7 @@ def fit_calibration(
         UsageError: An unknown method.
         ValueError: The network gives values that are not finite.
     """
-    if method not in METHODS:
-        raise UsageError(f"unknown method '{method}': choose one of {', '.join(METHODS)}")
+    require_known("method", method, METHODS)
     clean = points.double()
     # A block is filled up to its size: no more than there is to fill it with.
     block = min(block, max(1, len(clean)))
@@ -187,48 +187,46 @@ def calls_of_fit(times: int, method: str) -> int:
     return times * (GAIN_DRAWS + {"gain": 0, "marginal": 1, "path": 2}[method])
 
 
+@dataclass(eq=False)
 class _Fit:
-    """One network, and the points to fit it to."""
+    """One network, and the points to fit it to; see ``fit_calibration``."""
 
-    def __init__(
-        self,
-        denoiser: CalibratedNetwork,
-        clean: Tensor,
-        times: Tensor,
-        seed: int,
-        block: int,
-        conditions: Mapping[str, Tensor],
-        on_node: Callable[[], object],
-    ):
-        self._denoiser, self._conditions, self._on_node = denoiser, conditions, on_node
-        self._clean, self._times, self._seed = clean, times, seed
-        self._total = int(distributed.sum_over_ranks(clean.new_tensor([len(clean)])))
-        self._residual = BlockwiseDenoiser(denoiser.residual, block)
+    denoiser: CalibratedNetwork
+    clean: Tensor
+    times: Tensor
+    seed: int
+    block: int
+    conditions: Mapping[str, Tensor]
+    on_node: Callable[[], object]
+
+    def __post_init__(self) -> None:
+        self.total = int(distributed.sum_over_ranks(self.clean.new_tensor([len(self.clean)])))
+        self.residual = BlockwiseDenoiser(self.denoiser.residual, self.block)
 
     def calibration(self, method: str) -> Calibration:
         noises = [self._noise(draw) for draw in range(GAIN_DRAWS)]
-        gains = torch.stack([self._noted(self._gain(t, noises)) for t in self._times])
+        gains = torch.stack([self._noted(self._gain(t, noises)) for t in self.times])
         if method == "path":
             slopes = self._slopes_along_path(gains)
         elif method == "marginal":
             slopes = self._marginal_slopes(gains)
         else:
             slopes = torch.zeros_like(gains)
-        return Calibration(self._times, gains, slopes)
+        return Calibration(self.times, gains, slopes)
 
     def _noted(self, values: Tensor) -> Tensor:
         """Values of one time, which are done."""
-        self._on_node()
+        self.on_node()
         return values
 
     def _gain(self, t: Tensor, noises: list[Tensor]) -> Tensor:
         """``alpha [D]``."""
-        c = self._denoiser.coefficients(t)
-        products, squares = torch.zeros_like(self._clean), torch.zeros_like(self._clean)
+        c = self.denoiser.coefficients(t)
+        products, squares = torch.zeros_like(self.clean), torch.zeros_like(self.clean)
         for noise in noises:
             z = c.c_in * self._spread(t) * self._noisy(t, noise)
-            out = self._residual(z, t, **self._conditions)
-            error = c.clean_weight * self._clean + c.noise_weight * noise - out
+            out = self.residual(z, t, **self.conditions)
+            error = c.clean_weight * self.clean + c.noise_weight * noise - out
             zz, out_z, error_z = self._sums(z * z, out * z, error * z)
             out, error = out - out_z / zz * z, error - error_z / zz * z
             products += out * error
@@ -247,13 +245,13 @@ class _Fit:
         noise = self._noise(0)
         fitted = [
             self._noted(self._evaluate(self._noisy(t, noise), t, gain)[0])
-            for t, gain in zip(self._times, gains, strict=True)
+            for t, gain in zip(self.times, gains, strict=True)
         ]
         return torch.stack(fitted)
 
     def _slopes_along_path(self, gains: Tensor) -> Tensor:
         """``beta [K, D]`` under the laws that the calibrated flow makes."""
-        nodes = list(zip(self._times, gains, strict=True))
+        nodes = list(zip(self.times, gains, strict=True))
         first, gain = nodes[0]
         states = self._noisy(first, self._noise(0))
         slope, velocity = self._evaluate(states, first, gain)
@@ -269,18 +267,18 @@ class _Fit:
     def _noise(self, draw: int) -> Tensor:
         """Unit noise ``[n, D]`` of this rank's points, a function of the seed, the draw and the
         global row."""
-        shape = (self._total, self._clean.shape[1])
-        noise = normal_numbers(shape, self._seed, Stream.CALIBRATION_NOISE, draw)
-        return noise[distributed.shard(self._total)].to(self._clean.device)
+        shape = (self.total, self.clean.shape[1])
+        noise = normal_numbers(shape, self.seed, Stream.CALIBRATION_NOISE, draw)
+        return noise[distributed.shard(self.total)].to(self.clean.device)
 
     def _noisy(self, t: Tensor, noise: Tensor) -> Tensor:
         """States ``x_hat [n, D]`` under the law of the data with noise."""
-        gamma = self._denoiser.schedule.noise_variance(t)
-        return (self._clean + gamma.sqrt() * noise) / self._spread(t)
+        gamma = self.denoiser.schedule.noise_variance(t)
+        return (self.clean + gamma.sqrt() * noise) / self._spread(t)
 
     def _spread(self, t: Tensor) -> Tensor:
         """``sqrt(xi + gamma) [D]``: the standard deviations of the unscaled states at t."""
-        basis, schedule = self._denoiser.basis, self._denoiser.schedule
+        basis, schedule = self.denoiser.basis, self.denoiser.schedule
         return (basis.eigenvalues + schedule.noise_variance(t)).sqrt()
 
     def _evaluate(self, states: Tensor, t: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
@@ -289,17 +287,17 @@ class _Fit:
         ``D - f x`` is ``c_out (alpha F - (beta + tau) z)``, and ``beta + tau`` the slope of
         ``alpha F`` on z.
         """
-        data, counted_on = self._denoiser.basis.eigenvalues, self._denoiser.data_variance
-        gamma = self._denoiser.schedule.noise_variance(t)
-        spread, c = self._spread(t), self._denoiser.coefficients(t)
+        data, counted_on = self.denoiser.basis.eigenvalues, self.denoiser.data_variance
+        gamma = self.denoiser.schedule.noise_variance(t)
+        spread, c = self._spread(t), self.denoiser.coefficients(t)
         z = c.c_in * spread * states
-        out = gain * self._residual(z, t, **self._conditions)
+        out = gain * self.residual(z, t, **self.conditions)
         tau = (gamma / counted_on).sqrt() * (data - counted_on) / (data + gamma)
         rest = out - tau * z
         products = rest * z
         slope = _slope(*self._sums(products, z.square(), products.square()))
         rest = rest - slope * z
-        velocity = -self._denoiser.schedule.log_noise_rate(t) / 2 * c.c_out / spread * rest
+        velocity = -self.denoiser.schedule.log_noise_rate(t) / 2 * c.c_out / spread * rest
         return slope, velocity
 
 

@@ -128,8 +128,7 @@ class RecomputedDenoiser:
 
 def repeated(function: Velocity, x: Tensor, t: Tensor) -> Tensor:
     """What a function without randomness makes, which is called again for gradients."""
-    result: Tensor = checkpoint(function, x, t, use_reentrant=False, preserve_rng_state=False)
-    return result
+    return checkpoint(function, x, t, use_reentrant=False, preserve_rng_state=False)
 
 
 class CountedVelocity:

@@ -6,7 +6,7 @@
 ``DiscreteDenoiser``, whose mixture is a finite set of points. Both reduce to softmax attention.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from math import log, pi
 from typing import Protocol
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import require_known
 from training.flow.calibration import Calibration
 from training.flow.eigenbasis import EigenBasis
 from training.flow.output_gain import OutputGain
@@ -72,9 +72,9 @@ class NetworkDenoiser(nn.Module):
         output_gain: OutputGain | None = None,
     ):
         super().__init__()
-        _check("space", space, SPACES)
-        _check("noise_cond", noise_cond, (*NOISE_CONDITIONINGS, FLOAT32_DDPM))
-        _check("precond", preconditioning, PRECONDITIONINGS)
+        require_known("space", space, SPACES)
+        require_known("noise_cond", noise_cond, (*NOISE_CONDITIONINGS, FLOAT32_DDPM))
+        require_known("precond", preconditioning, PRECONDITIONINGS)
         self.network, self.basis, self.schedule = network, basis, schedule
         self.output_gain = output_gain
         self.space, self.noise_cond, self.preconditioning = space, noise_cond, preconditioning
@@ -342,11 +342,6 @@ class DiscreteDenoiser(MixtureDenoiser):
             basis=basis,
             schedule=schedule,
         )
-
-
-def _check(option: str, name: str, known: Iterable[str]) -> None:
-    if name not in known:
-        raise UsageError(f"unknown {option} '{name}': choose one of {', '.join(known)}")
 
 
 def _rows_times(rows: Tensor, matrix: Tensor) -> Tensor:

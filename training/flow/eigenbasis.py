@@ -43,6 +43,12 @@ class EigenBasis(nn.Module):
         return float(self.eigenvalues[0])
 
     @classmethod
+    def standard(cls, dim: int, variance: float = 1.0) -> "EigenBasis":
+        """The basis of points of mean 0 and equal variances: the axes are the coordinates' own."""
+        ones = torch.ones(dim, dtype=torch.float64)
+        return cls(0 * ones, variance * ones, ones.diag())
+
+    @classmethod
     def from_moments(cls, mean: Tensor, covariance: Tensor) -> "EigenBasis":
         """The basis of a known mean ``[D]`` and covariance ``[D, D]``.
 

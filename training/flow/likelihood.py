@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import UsageError, require_known
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.flow.calls import CountedVelocity
@@ -85,8 +85,7 @@ class Trace:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in TRACES:
-            raise UsageError(f"unknown trace '{self.kind}': choose one of {', '.join(TRACES)}")
+        require_known("trace", self.kind, TRACES)
         if self.probes < 2:
             raise UsageError(
                 f"probes is {self.probes}: it must be at least 2, whose spread tells the error"

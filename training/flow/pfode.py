@@ -169,19 +169,13 @@ class ProbabilityFlow:
         return self.decode(self.latent_law(times[-1]).sample(count, generator), times, solver)
 
     def encode(
-        self,
-        points: Tensor | ArrayLike,
-        times: Tensor | None = None,
-        solver: Solver | str = DEFAULT_SOLVER,
+        self, points: ArrayLike, times: Tensor | None = None, solver: Solver | str = DEFAULT_SOLVER
     ) -> Tensor:
         """The latents ``[N, D]``, float64, in which points ``[N, D]`` melt; see ``melt``."""
         return self.melt(points, times, solver).end
 
     def decode(
-        self,
-        latents: Tensor | ArrayLike,
-        times: Tensor | None = None,
-        solver: Solver | str = DEFAULT_SOLVER,
+        self, latents: ArrayLike, times: Tensor | None = None, solver: Solver | str = DEFAULT_SOLVER
     ) -> Tensor:
         """The points ``[N, D]``, float64, that latents ``[N, D]`` become; see ``generate``."""
         generated = self.generate(latents, times, solver)
@@ -189,7 +183,7 @@ class ProbabilityFlow:
 
     def log_prob(
         self,
-        points: Tensor | ArrayLike,
+        points: ArrayLike,
         times: Tensor | None = None,
         solver: Solver | str | None = None,
         latent_log_density: LogDensity | None = None,
@@ -213,7 +207,7 @@ class ProbabilityFlow:
 
     def log_prob_with_error(
         self,
-        points: Tensor | ArrayLike,
+        points: ArrayLike,
         times: Tensor | None = None,
         solver: Solver | str | None = None,
         latent_log_density: LogDensity | None = None,
@@ -299,7 +293,11 @@ class ProbabilityFlow:
         flow.learned = learned
         return flow
 
-    def given(self, **conditions: Tensor | ArrayLike) -> "ProbabilityFlow":
+    def under(self, conditions: Mapping[str, Tensor]) -> "ProbabilityFlow":
+        """The flow under conditions as its network takes them, such as ``labels [N, L]``."""
+        return self.with_denoiser(ConditionedDenoiser(self.denoiser, conditions))
+
+    def given(self, **conditions: ArrayLike) -> "ProbabilityFlow":
         """The flow under conditions such as ``labels [N, L]``, in their own units: one row for each
         point, or one for all, ``[1, L]`` or ``[L]``.
 
@@ -315,8 +313,7 @@ class ProbabilityFlow:
             flow.coordinates = self.coordinates.given(rows.get("labels"))
             labels = flow.coordinates.labels
             rows |= {} if labels is None else {"labels": labels}
-        flow.denoiser = ConditionedDenoiser(self.denoiser, rows)
-        return flow
+        return flow.under(rows)
 
     def in_blocks(self, rows: int) -> "ProbabilityFlow":
         """The flow with a denoiser that is called with exactly so many rows at a time."""
@@ -412,7 +409,7 @@ class ProbabilityFlow:
 
     def melt(
         self,
-        points: Tensor | ArrayLike,
+        points: ArrayLike,
         times: Tensor | None = None,
         solver: Solver | str = DEFAULT_SOLVER,
         **options: Any,
@@ -432,7 +429,7 @@ class ProbabilityFlow:
 
     def generate(
         self,
-        latents: Tensor | ArrayLike,
+        latents: ArrayLike,
         times: Tensor | None = None,
         solver: Solver | str = DEFAULT_SOLVER,
         **options: Any,
@@ -464,13 +461,13 @@ class ProbabilityFlow:
         """The closed-form law of latents at time ``t []``."""
         return GaussianLaw.auto(self.schedule, self.basis.eigenvalues, t)
 
-    def _rows_of(self, name: str, values: Tensor | ArrayLike) -> Tensor:
+    def _rows_of(self, name: str, values: ArrayLike) -> Tensor:
         """Rows ``[N, D]`` on the flow's device; raises DataError unless they are such."""
         rows = self._numbers(name, values)
         self._require_rows(name, rows)
         return rows
 
-    def _numbers(self, name: str, values: Tensor | ArrayLike) -> Tensor:
+    def _numbers(self, name: str, values: ArrayLike) -> Tensor:
         """Numbers that a user gives, on the flow's device: arrays and lists in float64."""
         if isinstance(values, Tensor):
             return values.to(self.device)

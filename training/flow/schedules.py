@@ -21,7 +21,7 @@ from math import inf, log
 import torch
 from torch import Tensor, nn
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import UsageError, require_known
 from training.names import G_TYPES
 
 INFLATION_DEFAULTS = {
@@ -171,8 +171,7 @@ class InflationSchedule(NoiseSchedule):
                 f"dims_to_keep is {dims_to_keep}, but the data has {data_dim} dimensions: "
                 f"give 1 to {data_dim}"
             )
-        if g_type not in G_TYPES:
-            raise UsageError(f"unknown g_type '{g_type}': choose one of {', '.join(G_TYPES)}")
+        require_known("g_type", g_type, G_TYPES)
         for label, value in (("inflation_gap", inflation_gap), ("g_rescaling", g_rescaling)):
             if not 0 < value < inf:
                 raise UsageError(f"{label} is {value}: it must be a positive number")

@@ -1,8 +1,8 @@
 """From a user's choices to an untrained model and the loss to train it with."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import log
 from typing import Any
 
 import torch
@@ -14,10 +14,12 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.output_gain import OutputGain
 from training.flow.schedules import INFLATION_DEFAULTS, NoiseSchedule
 from training.learning.loss import DenoisingLoss
+from training.learning.mixture_start import Mixture
 from training.learning.trainer import TrainingConfig
 from training.model.model import Model
 from training.model.recipe import Recipe, make_schedule
 from training.networks import QUESTION_NETWORKS, TOY_NETWORKS
+from training.networks.questions import QuestionNetwork
 
 MOST_NOISE = 1e30
 """Variance of the noise at the last time, at most: single precision ends at 3e38."""
@@ -110,9 +112,25 @@ class Choices:
         denoiser = recipe.build(basis, data_variance, output_gain)
         return Model(denoiser, recipe, about), loss
 
+    def build_from(self, mixture: Mixture, most_noise: float) -> tuple[Model, DenoisingLoss]:
+        """The same of a network of questions that starts from a mixture, in the coordinates that
+        this is of; ``most_noise`` is the variance of the noise at the last time."""
+        t_max = log(most_noise / self.inflation["gamma0"]) / (self.inflation.get("rho") or 1.0)
+        choices = replace(
+            self,
+            network_arguments={**self.network_arguments, "components": len(mixture.weights)},
+            space="ES",  # there is nothing to rotate
+            t_max=self.t_max or t_max,
+        )
+        model, loss = choices.build(EigenBasis.standard(mixture.means.shape[1]))
+        network = model.denoiser.network
+        assert isinstance(network, QuestionNetwork)
+        network.mixture.hold(*mixture)
+        return model, loss
+
 
 def _require_finite_noise(schedule: NoiseSchedule, t_max: float) -> None:
-    most = torch.tensor(math.log(MOST_NOISE), dtype=torch.float64)
+    most = torch.tensor(log(MOST_NOISE), dtype=torch.float64)
     latest = float(schedule.time_of_log_noise(most))
     if t_max > latest:
         raise UsageError(

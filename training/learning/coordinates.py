@@ -235,8 +235,7 @@ def basis_in(coordinates: Coordinates, points: Tensor) -> EigenBasis:
     After whitening all variances are 1 and axes arbitrary, so they are those of the coordinates."""
     if coordinates.names[-1] == "standardize":
         return EigenBasis.fit([coordinates.to_flow(points)])
-    unit = torch.ones(coordinates.dim, dtype=torch.float64)
-    return EigenBasis(torch.zeros_like(unit), unit, torch.diag(unit))
+    return EigenBasis.standard(coordinates.dim)
 
 
 def _require_spread(spread: Tensor, columns: Columns) -> None:

@@ -11,7 +11,6 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
-from training.flow.calls import ConditionedDenoiser
 from training.flow.courses import Course, courses_at_rest
 from training.flow.pfode import ProbabilityFlow
 from training.flow.trials import choose_courses
@@ -74,8 +73,7 @@ def _chosen(
     given = {name: rows.repeat(2, 1) for name, rows in batch.conditions(flow.device).items()}
 
     def under(rows: slice) -> ProbabilityFlow:
-        conditions = {name: values[rows] for name, values in given.items()}
-        return flow.with_denoiser(ConditionedDenoiser(flow.denoiser, conditions))
+        return flow.under({name: values[rows] for name, values in given.items()})
 
     generator = seeded_generator("cpu", plan.seed, Stream.TRIED)
     first = flow.times()[0]

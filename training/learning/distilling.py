@@ -28,7 +28,6 @@ from tqdm import tqdm
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seed_layers, seeded_generator
 from torch_utils.streams import Stream
-from training.flow.calls import ConditionedDenoiser
 from training.flow.courses import USES, Course
 from training.flow.grids import fit_equal_error_grid
 from training.flow.likelihood import DivergenceIntegral, Trace, value_and_divergence
@@ -117,7 +116,7 @@ class Paths:
             latents, given, here = flow.latent.sample(size, generator), torch.zeros(0), flow
             if labels is not None:
                 given = labels[torch.randint(len(labels), (size,), generator=generator)]
-                here = conditioned(flow, given)
+                here = flow.under({"labels": given})
             places = torch.rand(len(knots) - 1, BETWEEN, generator=generator, dtype=torch.float64)
             places = places.sort(dim=1).values.to(knots)
             between = knots[:-1, None] + knots.diff()[:, None] * places
@@ -149,11 +148,6 @@ class Paths:
         target = torch.cat([self.states[block, end, row], growth[:, None]], dim=1)
         pairs = (self.states[block, start, row], self.times[block, start], self.times[block, end])
         return (*pairs, target, *(() if self.labels is None else (self.labels[block, row],)))
-
-
-def conditioned(flow: ProbabilityFlow, labels: Tensor) -> ProbabilityFlow:
-    """The flow under labels as its network takes them, ``[N, L]``."""
-    return flow.with_denoiser(ConditionedDenoiser(flow.denoiser, {"labels": labels}))
 
 
 def _follow(flow: ProbabilityFlow, latents: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,7 +215,8 @@ def _knots(flow: ProbabilityFlow, lessons: Lessons, labels: Tensor | None) -> Te
     generator = seeded_generator("cpu", lessons.seed, Stream.PILOT)
     latents = flow.latent.sample(PILOTS, generator)
     if labels is not None:
-        flow = conditioned(flow, labels[torch.randint(len(labels), (PILOTS,), generator=generator)])
+        some = labels[torch.randint(len(labels), (PILOTS,), generator=generator)]
+        flow = flow.under({"labels": some})
     times = flow.times(PILOT_STEPS)
     return fit_equal_error_grid(flow, latents, times, SOLVERS["exp_rk5"])(lessons.calls)
 
@@ -285,7 +280,7 @@ def measure(flow: ProbabilityFlow, paths: Paths, calls: int) -> dict[str, float]
     assert len(knots) == calls + 1
     off: dict[str, list[Tensor]] = {}
     for block, states in enumerate(paths.states.double()):
-        here = flow if paths.labels is None else conditioned(flow, paths.labels[block])
+        here = flow if paths.labels is None else flow.under({"labels": paths.labels[block]})
         right = paths.integrals[block, -1].double()
         made, growth = carry(here, states[0], knots)
         melted, shrinkage = carry(here, states[-1], knots.flip(0))

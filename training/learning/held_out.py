@@ -110,7 +110,7 @@ class HeldOut:
         network's labels of them ``[N, L]``."""
         rows = torch.arange(TABLE_DRAWS) % len(points)
         mine = rows[distributed.shard(TABLE_DRAWS)]
-        batch = Batch(points[mine], None if labels is None else labels[mine])
+        batch = Batch(points, labels).at(mine)
         return cls(batch, TABLE_DRAWS, loss, seed, TABLE_DRAWS, log_det[mine])
 
     @torch.no_grad()
@@ -191,10 +191,11 @@ class Best:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(eq=False)
 class Watch:
     """Looks at a model at every report.
 
-    Args:
+    Attributes:
         held_out: What it is looked at on.
         keeps_best: Whether the training ends with the weights that did best, not with the last: of
             each part of the network its own.
@@ -202,22 +203,15 @@ class Watch:
             no limit.
         looks_first: Whether a model that is not trained yet may do best.
         margin: Nats by which others have to be better than that one.
-
-    Attributes:
         best: Of each part by its name, see ``Score.of_parts``; empty before the first look.
     """
 
-    def __init__(
-        self,
-        held_out: HeldOut,
-        keeps_best: bool = False,
-        patience: int | None = None,
-        looks_first: bool = False,
-        margin: float = 0.0,
-    ):
-        self.held_out, self.keeps_best, self.patience = held_out, keeps_best, patience
-        self.looks_first, self._margin = looks_first, margin
-        self.best: dict[str, Best] = {}
+    held_out: HeldOut
+    keeps_best: bool = False
+    patience: int | None = None
+    looks_first: bool = False
+    margin: float = 0.0
+    best: dict[str, Best] = field(default_factory=dict, init=False)
 
     @property
     def exhausted(self) -> bool:
@@ -245,7 +239,7 @@ class Watch:
         score = self.held_out.score(model)
         for name, own in score.of_parts().items():
             best = self.best.get(name)
-            margin = 0.0 if best and best.seen else self._margin
+            margin = 0.0 if best and best.seen else self.margin
             if best is None or own.better_than(best.score, margin):
                 weights = _of_part(model, name) if self.keeps_best else {}
                 self.best[name] = Best(own, seen, 0, {k: v.clone() for k, v in weights.items()})

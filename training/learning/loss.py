@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import UsageError, require_known
 from torch_utils.seeds import seeded_generator
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.schedules import NoiseSchedule
@@ -62,10 +62,7 @@ class DenoisingLoss:
     t_sampling: str = "uniform"
 
     def __post_init__(self) -> None:
-        if self.t_sampling not in T_SAMPLINGS:
-            raise UsageError(
-                f"unknown t_sampling '{self.t_sampling}': choose one of {', '.join(T_SAMPLINGS)}"
-            )
+        require_known("t_sampling", self.t_sampling, T_SAMPLINGS)
         if not self.t_min < self.t_max:
             raise UsageError(f"tmin is {self.t_min:g} and tmax {self.t_max:g}: tmin must be less")
 
@@ -103,32 +100,24 @@ class DenoisingLoss:
                 points are the same too, what is odd in the noise cancels in a gradient, where noise
                 is small.
         """
-        if not antithetic:
-            return self._rows(rows, count, dtype, device, keys)
-        pairs = slice(rows.start // 2, (rows.stop + 1) // 2)
-        drawn = self._rows(pairs, count / 2, dtype, device, keys)
-        first = rows.start % 2
-        return drawn.in_pairs().of_rows(slice(first, first + rows.stop - rows.start))
-
-    def _rows(
-        self,
-        rows: slice,
-        strata: float,
-        dtype: torch.dtype,
-        device: torch.device,
-        keys: tuple[int, ...],
-    ) -> NoiseDraws:
-        """Some rows of as many as there are strata of time; of half a one there is a row too."""
-        dim, count = self.schedule.dim, ceil(strata)
-        generator = seeded_generator(device, *keys)
-        t = self._times(strata, generator)[rows]
+        dim = self.schedule.dim
         size = max(1, NOISE_BLOCK // dim)
-        noise = []
-        for first in range(rows.start // size * size, rows.stop, size):
-            own = generator if first == 0 else seeded_generator(device, *keys, first)
-            block = _normal(min(size, count - first), dim, own, dtype)
-            noise.append(block[max(rows.start - first, 0) : rows.stop - first])
-        return NoiseDraws(t, torch.cat(noise))
+
+        def drawn(rows: slice, strata: float) -> NoiseDraws:
+            """Rows of as many as there are strata of time; of half a one there is a row too."""
+            generator = seeded_generator(device, *keys)
+            t, noise = self._times(strata, generator)[rows], []
+            for first in range(rows.start // size * size, rows.stop, size):
+                own = generator if first == 0 else seeded_generator(device, *keys, first)
+                block = _normal(min(size, ceil(strata) - first), dim, own, dtype)
+                noise.append(block[max(rows.start - first, 0) : rows.stop - first])
+            return NoiseDraws(t, torch.cat(noise))
+
+        if not antithetic:
+            return drawn(rows, count)
+        pairs = drawn(slice(rows.start // 2, (rows.stop + 1) // 2), count / 2).in_pairs()
+        first = rows.start % 2
+        return pairs.of_rows(slice(first, first + rows.stop - rows.start))
 
     def per_sample(
         self,

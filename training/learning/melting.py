@@ -28,7 +28,6 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
-from training.flow.calls import ConditionedDenoiser
 from training.flow.latent.conditional import LOG_ROOT, ConditionalMixture
 from training.flow.pfode import ProbabilityFlow
 from training.model.model import Model
@@ -301,11 +300,9 @@ def standardized_latents(
     mine = distributed.shard(count)
     generator = seeded_generator("cpu", seed, Stream.MELTED_NOISE, index)
     noise = flow.schedule.sample_noise(count, times[0], generator)[mine].to(flow.device)
-    labels = None if batch.labels is None else batch.labels[mine]
-    conditions = Batch(batch.points[mine], labels).conditions(flow.device)
-    points = flow.basis.to_eigen(batch.points[mine].to(flow.device).double()) + noise
-    # The labels of batches are as the network takes them, as their points are.
-    flow = flow.with_denoiser(ConditionedDenoiser(flow.denoiser, conditions))
+    share = batch.at(mine)
+    points = flow.basis.to_eigen(share.points.to(flow.device).double()) + noise
+    flow = flow.under(share.conditions(flow.device))
     start = flow.schedule.scale(times[0]) * points
     end = flow.simulate(start, times, MELT_SOLVER, on_step=on_step).end
     return distributed.gather_rows(end / flow.latent_std(times[-1]), count).cpu()

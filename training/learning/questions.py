@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.batches import Batch
+from training.data.batches import Batch, parts_of_epochs
 from training.flow.denoisers import NetworkDenoiser
 from training.learning.held_out import HeldOut, Score
 from training.learning.loss import DenoisingLoss, DenoisingRegression, NoiseDraws
@@ -159,18 +159,13 @@ class QuestionBatches:
             drawn = self._complete is not None
             states = draw_states(present, generator, self._one, drawn, ALIKE, atoms)
             batch = questions(cells, known, states, self._network.level_counts)
-            mine = distributed.shard(self._batch)
-            assert batch.labels is not None
-            yield Batch(batch.points[mine], batch.labels[mine])
+            yield batch.at(distributed.shard(self._batch))
 
     def _at(self, step: int) -> tuple[Tensor, EncodedRows, EncodedRows]:
         """Places of a step's rows, which may be of several epochs, and what they are there: spread,
         and as they are where they are known."""
         size, places, cells, middles = len(self._known), [], [], []
-        start, stop = step * self._batch, (step + 1) * self._batch
-        while start < stop:
-            epoch, place = divmod(start, size)
-            length = min(stop - start, size - place)
+        for epoch, rows in parts_of_epochs(step * self._batch, (step + 1) * self._batch, size):
             if epoch != self._epoch:
                 self._epoch = epoch
                 generator = seeded_generator("cpu", self._seed, Stream.DEQUANTIZATION, epoch)
@@ -180,11 +175,10 @@ class QuestionBatches:
                     self._cells, self._middle = self._cells.or_else(drawn), drawn
                 generator = seeded_generator("cpu", self._seed, Stream.DATA, epoch)
                 self._order = torch.randperm(size, generator=generator)
-            part = self._order[place : place + length]
+            part = self._order[rows]
             places.append(part)
             cells.append(self._cells.at(part))
             middles.append(self._middle.at(part))
-            start += length
         return torch.cat(places), EncodedRows.joined(cells), EncodedRows.joined(middles)
 
 
@@ -235,8 +229,7 @@ class QuestionLoss(DenoisingLoss):
         conditions: Mapping[str, Tensor] = MappingProxyType({}),
         others: OthersOfBatch | None = None,
     ) -> Tensor:
-        losses: Tensor = denoiser(clean, draws.t, draws.noise, **conditions).sum(dim=0)
-        return losses
+        return denoiser(clean, draws.t, draws.noise, **conditions).sum(dim=0)
 
 
 @dataclass(frozen=True)
@@ -259,9 +252,7 @@ class HeldOutQuestions(HeldOut):
         present = known.at(places).present(network.atoms)
         states = draw_states(present, generator, one, alike=ALIKE, atoms=network.atoms)
         batch = questions(cells.at(places), known.at(places), states, network.level_counts)
-        assert batch.labels is not None
-        mine = distributed.shard(HELD_OUT_DRAWS)
-        own = Batch(batch.points[mine], batch.labels[mine])
+        own = batch.at(distributed.shard(HELD_OUT_DRAWS))
         return cls(own, HELD_OUT_DRAWS, loss, seed, HELD_OUT_BLOCK)
 
     def _order(self, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import psutil
 import torch
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dnnlib.logs import logger
@@ -90,13 +89,7 @@ class Reporter:
     ):
         self.means = RunningMeans(device)
         self._folder, self._device = folder, device
-        self._bar = tqdm(
-            total=total,
-            initial=seen,
-            unit="img",
-            unit_scale=True,
-            disable=None if distributed.is_main() else True,
-        )
+        self._bar = distributed.progress_bar(total=total, initial=seen, unit="img", unit_scale=True)
         self._writer: SummaryWriter | None = None
         self._forecast = Forecast(seen, total, follows)
         self._seen_at_tick = seen

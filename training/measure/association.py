@@ -56,8 +56,7 @@ def association(values: np.ndarray, is_level: np.ndarray) -> float:
 
 def _ranks(x: np.ndarray) -> np.ndarray:
     # Scipy takes a while to import, and most tables have no use for it.
-    ranks: np.ndarray = importlib.import_module("scipy.stats").rankdata(x)
-    return ranks
+    return importlib.import_module("scipy.stats").rankdata(x)
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:

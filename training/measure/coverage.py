@@ -338,8 +338,7 @@ def pair(fresh: Tensor, boundaries: list[Boundary], exact: list[Boundary]) -> Pa
 
 def _part(sides: Tensor) -> Floats:
     """Means over the points of ``[..., S, N]`` as ``[S, ...]``."""
-    means: Floats = sides.double().mean(dim=-1).movedim(-1, 0).cpu().numpy()
-    return means
+    return np.asarray(sides.double().mean(dim=-1).movedim(-1, 0).cpu())
 
 
 @dataclass(frozen=True)

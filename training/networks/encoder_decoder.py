@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import UsageError, require_known
 from training.networks.blocks import BlockStyle, FIRFilter, ResidualBlock
 
 ENCODER_TYPES = ("standard", "skip", "residual")
@@ -156,7 +156,7 @@ class Encoder(nn.Module):
 
     def __init__(self, layout: Layout, style: BlockStyle, kind: str = "standard"):
         super().__init__()
-        _check_kind("encoder", kind, ENCODER_TYPES)
+        require_known("encoder type", kind, ENCODER_TYPES)
         width = layout.stem_width
         self.stem = style.conv(layout.image_shape[0] + layout.further_channels, width)
         self.feature_channels = [width]
@@ -242,7 +242,7 @@ class Decoder(nn.Module):
         kind: str = "standard",
     ):
         super().__init__()
-        _check_kind("decoder", kind, DECODER_TYPES)
+        require_known("decoder type", kind, DECODER_TYPES)
         skips, width = list(feature_channels), feature_channels[-1]
         middle = (ResidualBlock(width, width, style, attention=first) for first in (True, False))
         self.middle = nn.ModuleList(middle)
@@ -263,8 +263,3 @@ class Decoder(nn.Module):
             x, image = level(x, image, skips, embedding)
         assert image is not None
         return image
-
-
-def _check_kind(what: str, kind: str, known: tuple[str, ...]) -> None:
-    if kind not in known:
-        raise UsageError(f"unknown {what} type '{kind}': choose one of {', '.join(known)}")

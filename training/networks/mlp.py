@@ -112,14 +112,12 @@ class ConditionEmbedding(nn.Module):
         """Features ``[B, FEATURES]`` of conditions ``[B, L]``, the shape flattened; of sets, of
         ``[B, n (K + 1)]`` with any n."""
         if self.each is None:
-            out: Tensor = self.layers(conditions.view(-1, *self.shape))
-            return out
+            return self.layers(conditions.view(-1, *self.shape))
         trials = conditions.view(len(conditions), -1, self.label_dim)
         there = trials[..., -1:]
         number = there.sum(dim=1).clamp_min(1)
         mean = (self.each(trials[..., :-1]) * there).sum(dim=1) / number
-        out = self.layers(torch.cat([mean, number.log()], dim=1))
-        return out
+        return self.layers(torch.cat([mean, number.log()], dim=1))
 
     @property
     def label_dim(self) -> int:

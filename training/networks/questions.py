@@ -144,8 +144,7 @@ class QuestionNetwork(nn.Module):
         to ask for all numbers."""
         asked, start, h = self._seen(z, c_noise, labels)
         size = start.size.to(z.dtype)
-        out: Tensor = asked * (start.value.to(z.dtype) + size * self.numbers(h))
-        return out
+        return asked * (start.value.to(z.dtype) + size * self.numbers(h))
 
     @torch.no_grad()
     def with_trace(
@@ -263,8 +262,7 @@ class _Layers(nn.Module):
         h: Tensor = self.input(seen)
         for layer in self.hidden:
             h = h + self.dropout(F.silu(layer(h)))
-        out: Tensor = self.output(h)
-        return out
+        return self.output(h)
 
     def carried(self, inward: Tensor, weights: Tensor, slopes: Sequence[Tensor]) -> Tensor:
         """Tangents ``[B, width]`` at the last layer, of those ``[B, R]`` of few inputs that are not

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import UsageError, require_known
 from training.names import MOST_WAVES
 from training.networks.blocks import BlockStyle, fan_in_init
 from training.networks.embedding import ConditionEmbedding, FourierFeatures, PositionalFeatures
@@ -194,11 +194,7 @@ class UNet(ImageUNet):
         float32_frequencies: bool = False,
         pixel_waves: int = 0,
     ):
-        if noise_features not in NOISE_FEATURES:
-            raise UsageError(
-                f"unknown noise_features '{noise_features}': choose one of "
-                f"{', '.join(NOISE_FEATURES)}"
-            )
+        require_known("noise_features", noise_features, NOISE_FEATURES)
         widths = [factor * model_channels for factor in channel_mult]
         layout = Layout(image_shape, model_channels, widths, num_blocks, attention_resolutions)
         style = BlockStyle(4 * model_channels, dropout, fir_taps=fir_taps)
@@ -239,18 +235,8 @@ class ADMUNet(ImageUNet):
     """ADM: 279.6 million parameters at 32 x 32, which made its name at 64 x 64 and above.
 
     Args:
-        image_shape: ``(C, H, W)``, with H = W at least 8.
-        label_dim: Number of classes; 0 for none.
-        augment_dim: Number of augmentation labels; 0 for none.
-        model_channels: Channels of the finest level, but for its factor.
-        channel_mult: Factor of each level.
-        num_blocks: Residual blocks of an encoder level.
-        attention_resolutions: Resolutions at which blocks have attention.
-        dropout: Fraction of activations dropped in training.
-        head_channels: Channels of one attention head.
-        float32_frequencies: See ``PositionalFeatures``.
+        head_channels: Channels of one attention head; other arguments are those of ``UNet``.
         rounded_heads: See ``BlockStyle``.
-        pixel_waves: See ``ImageUNet``.
     """
 
     def __init__(

@@ -98,8 +98,7 @@ def _can_be_drawn(file: Path) -> bool:
 def drawing_of(kind: str) -> Callable[..., list[Picture]]:
     """The function that draws files of a kind. Its module is imported when it is needed."""
     module, _, name = FORMATS[kind].drawn.rpartition(".")
-    draw: Callable[..., list[Picture]] = getattr(import_module(f"{__package__}.{module}"), name)
-    return draw
+    return getattr(import_module(f"{__package__}.{module}"), name)
 
 
 def _require_finite(file: Path, but: Collection[str]) -> None:

@@ -21,18 +21,7 @@ from training.files.correlations import (
 )
 from training.measure.correlations import scatter_of
 from training.pictures import look
-from training.pictures.look import (
-    BLUE,
-    DIVERGING,
-    FAINT,
-    INK,
-    MUTED,
-    ORANGE,
-    Picture,
-    figures,
-    joined,
-    words_for,
-)
+from training.pictures.look import BLUE, DIVERGING, FAINT, INK, MUTED, ORANGE
 
 HEIGHT = 3.2  # inches
 FEW = 3  # dimensions up to which each is drawn
@@ -52,22 +41,22 @@ def name_and_details(stem: Path) -> tuple[str, str]:
     DataError if the parameters beside the summary are broken."""
     name, details = title_of(stem.name.removesuffix("_autocorrelations").removesuffix("_toy"))
     noise = parameter(summary_of(stem).with_suffix(".json"), "noise")
-    return name, joined(details, words_for(noise, NOISES))
+    return name, look.joined(details, look.words_for(noise, NOISES))
 
 
-def pictures_of_lags(path: Path, folder: Path | None) -> list[Picture]:
+def pictures_of_lags(path: Path, folder: Path | None) -> list[look.Picture]:
     """The picture of a summary of autocorrelations. Raises DataError if it is broken."""
     saved = SavedLags.load(path)
     stem = path.with_name(path.stem.removesuffix("_summary"))
     draw = partial(draw_lags, saved, *name_and_details(stem))
-    return figures((folder or path.parent) / stem.name, {"lags": draw})
+    return look.figures((folder or path.parent) / stem.name, {"lags": draw})
 
 
 def draw_lags(saved: SavedLags, name: str, details: str) -> Figure:
     """One line for each quantity, the mean of its dimensions, and how they spread."""
     figure, (axes,) = look.stacked(
         f"Autocorrelations of {name}",
-        joined(details, spread_words(saved.dim)),
+        look.joined(details, spread_words(saved.dim)),
         [HEIGHT],
         "lag in t from the first time",
         legend_lines=len(saved.curves),
@@ -100,8 +89,7 @@ def spread_words(dim: int) -> str:
 def quantile_band(diagonal: np.ndarray) -> np.ndarray:
     """Quantiles over the dimensions that vary of ``[T, D]``, as ``[2, T]``; 0 where none does."""
     varies = np.isfinite(diagonal).any(axis=1, keepdims=True)
-    band: np.ndarray = np.nanquantile(np.where(varies, diagonal, 0), QUANTILES, axis=1)
-    return band
+    return np.asarray(np.nanquantile(np.where(varies, diagonal, 0), QUANTILES, axis=1))
 
 
 def _draw(axes: Axes, lags: np.ndarray, curve: LagCurve, name: str, color: str) -> float:
@@ -127,14 +115,14 @@ DARK = 0.45  # magnitude from which numbers are written in white
 MATRIX_COLORS = LinearSegmentedColormap.from_list("correlation", DIVERGING)
 
 
-def pictures_of_toy_matrices(path: Path, folder: Path | None) -> list[Picture]:
+def pictures_of_toy_matrices(path: Path, folder: Path | None) -> list[look.Picture]:
     """The picture of a toy's correlation matrices. Raises DataError if its file is broken."""
     return _figures(SavedMatrices.of_toy(path), path.with_suffix(""), folder)
 
 
 def pictures_of_image_matrices(
     paths: Iterable[Path], folder: Path | None, animation: str | None
-) -> list[Picture]:
+) -> list[look.Picture]:
     """The pictures of correlation matrices of images, in files of one time each.
 
     Files that have a folder and a stem in common are drawn together; there are no animations.
@@ -148,9 +136,9 @@ def pictures_of_image_matrices(
     return pictures
 
 
-def _figures(saved: SavedMatrices, stem: Path, folder: Path | None) -> list[Picture]:
+def _figures(saved: SavedMatrices, stem: Path, folder: Path | None) -> list[look.Picture]:
     draw = partial(draw_matrices, saved, *name_and_details(stem))
-    return figures((folder or stem.parent) / stem.name, {"matrices": draw})
+    return look.figures((folder or stem.parent) / stem.name, {"matrices": draw})
 
 
 def draw_matrices(saved: SavedMatrices, name: str, details: str) -> Figure:
@@ -162,7 +150,7 @@ def draw_matrices(saved: SavedMatrices, name: str, details: str) -> Figure:
         len(saved.times),
         (side, side),
         f"Correlations with the first time: {name}",
-        joined(details, f"{saved.dim} eigen-dimensions", each),
+        look.joined(details, f"{saved.dim} eigen-dimensions", each),
         left=LEFT,
         right=RIGHT,
         gap=GAP,
@@ -189,9 +177,8 @@ def draw_matrices(saved: SavedMatrices, name: str, details: str) -> Figure:
     look.label(panels[0], x="dimension, time t", size=look.SMALL_SIZE)
     bottom = places[-1, 0, 1]
     place = (places[0, -1, 0] + side + BAR_GAP, bottom, BAR, places[0, 0, 1] + side - bottom)
-    bar = figure.colorbar(image, cax=look.axes_at(figure, place), ticks=[-1, -0.5, 0, 0.5, 1])
-    bar.outline.set_visible(False)
-    look.label(bar.ax, y="correlation", size=look.SMALL_SIZE)
+    bar = look.color_bar(figure, image, place, ticks=[-1, -0.5, 0, 0.5, 1])
+    look.label(bar, y="correlation", size=look.SMALL_SIZE)
     return figure
 
 

@@ -16,18 +16,7 @@ from training.files.coverage import SavedCoverage
 from training.measure.boundaries import Boundary, gaussian_content
 from training.measure.coverage import STAGES, contents_within, mean_and_two_std
 from training.pictures import look
-from training.pictures.look import (
-    BLUE,
-    FAINT,
-    INK,
-    MUTED,
-    ORANGE,
-    Picture,
-    figures,
-    joined,
-    sequential_colors,
-    words_for,
-)
+from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE
 
 LEFT, RIGHT, GAP = 0.6, 0.1, 0.5  # inches around and between the panels
 SIDE = (look.WIDE - LEFT - RIGHT - GAP * (len(STAGES) - 1)) / len(STAGES)
@@ -49,7 +38,7 @@ def draw_boundaries(saved: SavedCoverage, name: str, details: str) -> Figure:
         len(STAGES),
         (SIDE, SIDE),
         f"{shape} of Mahalanobis radius r, {fate}: {name}",
-        joined(details, "percent: the part of the Gaussian inside (χ²)"),
+        look.joined(details, "percent: the part of the Gaussian inside (χ²)"),
         left=LEFT,
         right=RIGHT,
         gap=GAP,
@@ -62,7 +51,7 @@ def draw_boundaries(saved: SavedCoverage, name: str, details: str) -> Figure:
     axes = look.axes_at(figure, (LEFT, bottom, SIDE, 0.01))
     axes.set_axis_off()
     count = len(saved.radii)
-    shown, colors = evenly(count, MOST_IN_LEGEND), sequential_colors(count)
+    shown, colors = evenly(count, MOST_IN_LEGEND), look.sequential_colors(count)
     contents = gaussian_content(saved.radii, saved.dim)
     look.legend(
         axes,
@@ -121,7 +110,7 @@ def _panel(axes: Axes, saved: SavedCoverage, stage: str, normal: int | None) -> 
         words.append("σ = " + ", ".join(f"{std:.2g}" for std in saved.latent_std))
     points = points[evenly(len(points), MOST_POINTS)]
     axes.plot(*points.T, "o", ms=POINT_SIZE, mew=0, color=POINT_COLOR, zorder=1)
-    colors = sequential_colors(len(outlines))
+    colors = look.sequential_colors(len(outlines))
     width = 1.4 if len(outlines) <= MOST_IN_LEGEND else 0.8
     for outline, color in zip(outlines, colors, strict=True):
         axes.add_collection(
@@ -134,7 +123,7 @@ def _panel(axes: Axes, saved: SavedCoverage, stage: str, normal: int | None) -> 
         for axis in kept
     ]
     look.label(axes, names[0], names[1])
-    look.name_panel(axes, STAGE_TITLES[stage], joined(*words))
+    look.name_panel(axes, STAGE_TITLES[stage], look.joined(*words))
 
 
 HEIGHTS = (2.4, 2.2)  # inches
@@ -157,7 +146,7 @@ def draw_radius(saved: SavedCoverage, name: str, details: str) -> Figure:
         points += f", {saved.fresh_count:,} of fresh data"
     figure, (axes, below) = look.stacked(
         f"Coverage of {name}",
-        joined(details, points, "boundaries refitted" if saved.refitted else ""),
+        look.joined(details, points, "boundaries refitted" if saved.refitted else ""),
         HEIGHTS,
         "Mahalanobis radius",
     )
@@ -199,14 +188,14 @@ def draw_radius(saved: SavedCoverage, name: str, details: str) -> Figure:
 SCORES = {"net": "trained network", "exact": "exact denoiser"}
 
 
-def pictures_of_coverage(path: Path, folder: Path | None) -> list[Picture]:
+def pictures_of_coverage(path: Path, folder: Path | None) -> list[look.Picture]:
     """The pictures of a file of coverage. Raises DataError if it is broken."""
     saved = SavedCoverage.load(path)
     name, details = title_of(path.stem.removesuffix("_coverage"))
     score = parameter(path.with_suffix(".json"), "options", "score")
-    words = {"name": name, "details": joined(details, words_for(score, SCORES))}
+    words = {"name": name, "details": look.joined(details, look.words_for(score, SCORES))}
     draw = {
         "radius": partial(draw_radius, saved, **words),
         "boundaries": partial(draw_boundaries, saved, **words),
     }
-    return figures((folder or path.parent) / path.stem, draw)
+    return look.figures((folder or path.parent) / path.stem, draw)

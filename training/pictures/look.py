@@ -1,7 +1,8 @@
 """The look that all pictures share: colors, words, type, headlines, panels, legends, pages."""
 
+import textwrap
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
@@ -253,6 +255,20 @@ def panel_page(
     return figure, np.stack(places, axis=-1)
 
 
+def panels(
+    count: int,
+    across: int,
+    size: tuple[float, float],
+    title: str = "",
+    subtitle: str = "",
+    **room: float,
+) -> tuple[Figure, Iterator[Any]]:
+    """A figure, and axes for so many panels, made as they are wanted, row by row, of which some are
+    side by side; else as ``panel_page``."""
+    figure, places = panel_page(-(-count // across), across, size, title, subtitle, **room)
+    return figure, (axes_at(figure, place) for place in places.reshape(-1, 4)[:count])
+
+
 def quiet_3d(axes: Any, names: Sequence[str]) -> None:
     """Takes out of three-dimensional axes what draws the eye from the data: a faint box is left,
     with names and numbers if there are any."""
@@ -334,6 +350,80 @@ def legend(axes: Axes, columns: int = 1, **options: Any) -> None:
         "columnspacing": 1.6,
     }
     axes.legend(**{**style, **options})
+
+
+INDENT = 0.05  # inches that legends put before their first mark
+LINE_LETTERS = 150
+"""Of a line of a verdict."""
+
+
+def fitting(name: str, room: float) -> str:
+    """A column's name, or as much of it as fits into so many inches, and none of it mathematics."""
+    short = shortened(name, room, FontProperties(size=TEXT_SIZE))
+    return short.replace("$", r"\$")
+
+
+def above_panels(verdict: str) -> float:
+    """Inches that a headline, a verdict on a check, and a legend take."""
+    return TOP + LINE_HEIGHT * (len(textwrap.wrap(verdict, LINE_LETTERS)) + 1.3)
+
+
+def write_verdict(
+    figure: Figure, left: float, verdict: str, handles: Sequence[Any], note: str, right: float
+) -> None:
+    """Writes a verdict below the headline, and below it what ``legend_line`` does."""
+    width, height = figure.get_size_inches()
+    style: dict[str, Any] = {"size": SMALL_SIZE, "color": INK, "parse_math": False}
+    lines = textwrap.wrap(verdict, LINE_LETTERS)
+    for number, each in enumerate(lines):
+        top = 1 - (TOP + LINE_HEIGHT * (number - 0.3)) / height
+        figure.text(left / width, top, each, va="top", **style)
+    legend_line(figure, left, handles, note, right, LINE_HEIGHT * len(lines))
+
+
+def legend_line(
+    figure: Figure,
+    left: float,
+    handles: Sequence[Any],
+    note: str = "",
+    right: float | None = None,
+    below: float = 0.0,
+) -> None:
+    """A legend below the headline, and a note at the other end of the line. Distances are in
+    inches: from the left edge, from the right one, by default as much, and between the headline and
+    the legend."""
+    width, height = figure.get_size_inches()
+    bottom, room = height - TOP - LINE_HEIGHT - below, width - left - (right or left)
+    axes = axes_at(figure, (left, bottom, room, 0.01))
+    axes.set_axis_off()
+    write(axes, note, (1, 1), (0, 6), ha="right")
+    anchor = (-INDENT / room, 1.0)
+    legend(axes, len(handles), handles=handles, bbox_to_anchor=anchor)
+
+
+def label_outer(axes: Sequence[Axes], across: int, x: str, y: str) -> None:
+    """Names and numbers of ``panels`` at the left, and below what has no panel under it."""
+    for number, panel in enumerate(axes):
+        first, last = number % across == 0, number + across >= len(axes)
+        panel.tick_params(labelleft=first, labelbottom=last)
+        label(panel, x=x * last, y=y * first)
+
+
+def color_bar(figure: Figure, colored: Any, place: ArrayLike, **options: Any) -> Any:
+    """Axes at a place that say what colors mean."""
+    bar = figure.colorbar(colored, cax=axes_at(figure, place), **options)
+    bar.outline.set_visible(False)
+    return bar.ax
+
+
+def dots(label: str, color: Any = MUTED, alpha: float = 1.0) -> Line2D:
+    """A mark of points in a legend."""
+    return Line2D([], [], ls="none", marker="o", ms=4, mew=0, color=color, alpha=alpha, label=label)
+
+
+def line(label: str, color: Any = INK, **style: Any) -> Line2D:
+    """A mark of a line in a legend."""
+    return Line2D([], [], color=color, label=label, **{"lw": 1.4, **style})
 
 
 class Page:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from training.files.stats import SavedTraining
 from training.pictures import look
-from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE, Picture, figures, joined
+from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE
 
 LOSS_HEIGHT, NATS_HEIGHT, RATE_HEIGHT = 2.6, 1.4, 0.7  # inches
 FEW = 60  # reports up to which each is marked
@@ -21,10 +21,10 @@ MANY = 200  # reports from which a running median is drawn over them
 BASELINE = 1.0
 
 
-def pictures_of_training(path: Path, folder: Path | None) -> list[Picture]:
+def pictures_of_training(path: Path, folder: Path | None) -> list[look.Picture]:
     """The picture of a run's statistics. Raises DataError if they are broken."""
     draw = partial(draw_training, SavedTraining.load(path), path.resolve().parent.name)
-    return figures((folder or path.parent) / "training", {"curve": draw})
+    return look.figures((folder or path.parent) / "training", {"curve": draw})
 
 
 def draw_training(saved: SavedTraining, run: str) -> Figure:
@@ -37,7 +37,7 @@ def draw_training(saved: SavedTraining, run: str) -> Figure:
     heights = [LOSS_HEIGHT, *[NATS_HEIGHT] * (saved.nats is not None), RATE_HEIGHT]
     figure, (loss_axes, *nats_axes, rate_axes) = look.stacked(
         f"Training of {run}",
-        joined(*tells),
+        look.joined(*tells),
         heights,
         "million samples",
         legend_lines=int(best is not None),
@@ -62,11 +62,9 @@ def running_median(values: np.ndarray, reach: int) -> np.ndarray:
     """Median over ``reach`` neighbors on either side, fewer at the ends; NaN is left out."""
     padded = np.pad(values.astype(float), reach, constant_values=np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
-    ordered = np.sort(windows, axis=1)  # NaN last
-    count = np.isfinite(ordered).sum(axis=1)
-    rows = np.arange(len(values))
-    middle = (ordered[rows, np.maximum(count - 1, 0) // 2] + ordered[rows, count // 2]) / 2
-    return np.where(np.isfinite(values), middle, np.nan)
+    medians, there = np.full(len(values), np.nan), np.isfinite(values)
+    medians[there] = np.nanmedian(windows[there], axis=1)
+    return medians
 
 
 def _loss(axes: Axes, saved: SavedTraining) -> None:

@@ -146,5 +146,4 @@ def section_maker(kind: str) -> Reader:
     """What makes sections of a kind. Modules are imported when they are needed, since some take
     half a second."""
     module, _, name = FORMATS[kind].shown.rpartition(".")
-    made: Reader = getattr(import_module(f"{__package__}.{module}"), name)
-    return made
+    return getattr(import_module(f"{__package__}.{module}"), name)

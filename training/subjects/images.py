@@ -1,7 +1,7 @@
 """Images: flows of a network whose points are pixels."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -30,7 +30,7 @@ from training.names import IMAGE_PARTICLE_STEPS, IMAGE_POOL, IMAGES, TOY_NAMES
 from training.subjects.image_training import law_plan
 from training.subjects.networks import NetworkFile, plain_name
 from training.subjects.samples import ImageReturns, Returns, Samples, Source
-from training.subjects.subject import Subject, required, variances_line
+from training.subjects.subject import Draw, Facts, Quantities, Subject, required, variances_line
 
 BLOCK = 16
 """Images of a block."""
@@ -199,9 +199,7 @@ class ImageFlow(Subject):
             return self.drawn_labels(count, seed, None)
         return self.samples(path, count, seed).labels
 
-    def quantities(
-        self, path: Path | None, count: int, seed: int
-    ) -> Mapping[str, Callable[[Tensor], Tensor]]:
+    def quantities(self, path: Path | None, count: int, seed: int) -> Quantities:
         of_any = image_quantities(self.shape)
         if path is None:
             return of_any
@@ -215,9 +213,7 @@ class ImageFlow(Subject):
         pixels = whole.read(places.tolist())[0].flatten(1)
         return {**of_any, **class_log_odds(pixels, classes[places])}
 
-    def fresh(
-        self, path: Path | None, count: int, seed: int
-    ) -> Callable[[torch.Generator], Tensor]:
+    def fresh(self, path: Path | None, count: int, seed: int) -> Draw:
         points = self.samples(path, count, seed).points
         return lambda generator: points
 
@@ -267,13 +263,11 @@ class ImageFlow(Subject):
     def density_points(self, samples: Samples, seed: int) -> Tensor:
         return dequantized(samples.points, seed)
 
-    def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> dict[str, Any]:
+    def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> Facts:
         """Variances over their closed form."""
         return {"kept_variance_ratio": self.kept_variances(flow, melt)}
 
-    def return_facts(
-        self, flow: ProbabilityFlow, back: Trajectory, start: Tensor
-    ) -> dict[str, Any]:
+    def return_facts(self, flow: ProbabilityFlow, back: Trajectory, start: Tensor) -> Facts:
         """Errors against the images that were melted, noise included if there was some."""
         first = back.times[-1]
         before, after = flow.to_data(start, first), flow.to_data(back.end, first)

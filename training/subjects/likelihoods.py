@@ -23,7 +23,6 @@ from training.data.tables.foreign import listed
 from training.data.tables.marginals import EXACT
 from training.data.tables.trials import first_rows, one_of_each
 from training.files.observations import WITH_HOLES, read_trials
-from training.flow.calls import ConditionedDenoiser
 from training.flow.coordinates.conditions import are_there
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.coordinates.levels import LevelPrediction
@@ -96,7 +95,7 @@ class HolesLaw(TrialLaw):
 
     def _of_flow(self, u: Tensor, labels: Tensor, states: Tensor) -> Tensor:
         given = {"labels": torch.cat([labels, states.to(labels)], dim=1).float()}
-        flow = self._flow.with_denoiser(ConditionedDenoiser(self._flow.denoiser, given))
+        flow = self._flow.under(given)
         flow.coordinates = None
         asked = states == ASKED
         times, _ = self._flow.course("densities")
@@ -350,9 +349,8 @@ def normal_model(names: Sequence[str], ends: Tensor, mean: Tensor, spread: Tenso
     """A flow of columns that are normal where bounds ``[D, 2]`` are mapped away (``Bounded``), with
     means ``[D]`` and standard deviations ``[D]``, or a covariance ``[D, D]``, there."""
     dim = len(names)
-    unit = torch.ones(dim, dtype=torch.float64)
     # What the noise of the first time adds is taken off before: draws are uniform, not nearly so.
-    basis = EigenBasis(0 * unit, (1 - LEAST_NOISE) * unit, torch.diag(unit))
+    basis = EigenBasis.standard(dim, 1 - LEAST_NOISE)
     inflation = {"gamma0": LEAST_NOISE}
     choices = Choices("ifs", inflation, TABLE_NETWORK, {"width": 1, "depth": 1}, "IS", "log")
     with torch.random.fork_rng(devices=[]):

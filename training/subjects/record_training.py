@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
-from math import log
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from training.data.batches import Batch
 from training.data.records.records import CATEGORY, Records
 from training.data.sketches import Sketch
 from training.files.records import columns_json
-from training.flow.eigenbasis import EigenBasis
 from training.learning.cost import require_batch
 from training.learning.held_out import Watch
 from training.learning.melting import NETWORK_ROWS, LawPlan
@@ -183,13 +181,8 @@ class RecordTraining(Training):
 
     def _model(self, chosen: Chosen) -> tuple[Model, QuestionLoss]:
         space, recipe, choices = chosen.space, self.recipe, self.wanted.choices
-        ones = torch.ones(space.dim, dtype=torch.float64)
-        rho = choices.inflation.get("rho") or 1.0
-        t_max = log(MOST_NOISE / recipe.gamma0) / rho
         choices = replace(
             choices,
-            t_max=choices.t_max or t_max,
-            space="ES",  # coordinates are the columns' own: there is nothing to rotate
             inflation={**choices.inflation, "dims_to_keep": space.dim, "gamma0": recipe.gamma0},
             network=QUESTIONS,
             network_arguments={
@@ -198,13 +191,9 @@ class RecordTraining(Training):
                 "width": recipe.width,
                 "depth": recipe.depth,
                 "dropout": recipe.dropout,
-                "components": len(chosen.mixture.weights),
             },
         )
-        model, loss = choices.build(EigenBasis(0 * ones, ones, ones.diag()))
-        network = model.denoiser.network
-        assert isinstance(network, QuestionNetwork)
-        network.mixture.hold(*chosen.mixture)
+        model, loss = choices.build_from(chosen.mixture, MOST_NOISE)
         model.coordinates = space.coordinates
         model.about |= about_records(self.records, chosen, self.path.stem, self.ask)
         return model, QuestionLoss(loss.schedule, loss.t_min, loss.t_max, loss.t_sampling)

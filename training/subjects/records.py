@@ -147,14 +147,12 @@ class RecordFlow:
         the number of a block; progress is called with numbers of rows."""
         self.require_any()
         made = np.array(values, dtype=np.float64)
-        for rows in self._blocks(len(values)):
+        for rows in self._blocks(len(values), progress=progress):
             states = self._states(values[rows], ~asked[rows], asked[rows])
             generator = seeded_generator("cpu", seed, Stream.QUESTIONS, rows.start)
             encoded = self.space.encoded(values[rows])
             drawn = self.space.decoded(self.questions.draws(encoded, states, generator))
             made[rows] = np.where(asked[rows], drawn, made[rows])
-            if progress:
-                progress(len(states))
         return made
 
     def scores(self, values: np.ndarray, progress: Progress | None = None) -> RowScores:
@@ -245,13 +243,11 @@ class RecordFlow:
         """Probabilities ``[n, L]`` of levels, or of a number's atoms and of being none of them."""
         asked, at = self._only(place, len(values)), self.space.level_cell(place)
         parts = [torch.zeros(0, len(self.space.values[place]), dtype=torch.float64)]
-        for rows in self._blocks(len(values)):
+        for rows in self._blocks(len(values), progress=progress):
             states = self._states(values[rows], known[rows], asked[rows])
             encoded = self.space.encoded(values[rows])
             shares = self.questions.level_probabilities(encoded, states, at - self.space.dim)
             parts.append(shares.double())
-            if progress:
-                progress(len(states))
         return torch.cat(parts).numpy()
 
     def _law_with_atoms(
@@ -289,12 +285,10 @@ class RecordFlow:
     ) -> np.ndarray:
         """Quantiles ``[n, Q]`` of a number, which is at no atom, at levels ``[n, Q]``."""
         at, parts = self.space.cell(place), [torch.zeros(0, levels.shape[1], dtype=torch.float64)]
-        for rows in self._blocks(len(values), levels.shape[1]):
+        for rows in self._blocks(len(values), levels.shape[1], progress):
             encoded, states = self._about_number(values[rows], known[rows], place)
             wanted = torch.from_numpy(levels[rows])
             parts.append(self.questions.quantiles(encoded(), states, at, wanted).double())
-            if progress:
-                progress(len(states))
         return self.space.decoded_numbers(place, torch.cat(parts), self.within)
 
     def _about_number(
@@ -335,7 +329,7 @@ class RecordFlow:
         of_cells = self.space.states(torch.from_numpy(asked).long()) == 1
         discrete = of_cells[:, : self.space.dim] & (steps > 0)
         discrete &= ~torch.from_numpy(self.space.at_atoms(values))
-        for rows in self._blocks(len(values)):
+        for rows in self._blocks(len(values), progress=progress):
             part, of_cell = np.arange(len(values))[rows], discrete[rows]
             bound = self._bound_at_centers(values[rows], asked[rows], of_cell)
             narrow, wide = part[bound <= CELL_ERROR], part[~(bound <= CELL_ERROR)]
@@ -345,8 +339,6 @@ class RecordFlow:
                 self._over_cells(values, asked, wide[some], means, errors)
             means[part] += (of_cell * torch.where(steps > 0, steps, 1.0).log()).sum(dim=1).numpy()
             errors[part] = np.where(np.isinf(means[part]), 0.0, errors[part])
-            if progress:
-                progress(len(part))
         return means, errors
 
     def _bound_at_centers(
@@ -448,11 +440,17 @@ class RecordFlow:
         states = np.where(asked, ASKED, np.where(there, KNOWN, ABSENT))
         return self.space.states(torch.from_numpy(states))
 
-    def _blocks(self, count: int, repeats: int = 1) -> Iterator[slice]:
-        """Rows of one call, each so many times."""
+    def _blocks(
+        self, count: int, repeats: int = 1, progress: Progress | None = None
+    ) -> Iterator[slice]:
+        """Rows of one call, each so many times; tells progress of those that are done."""
         numbers = self.questions.network.mixture.covariances.numel() * repeats
         size = max(1, min(MOST_ROWS // repeats, MOST_NUMBERS // numbers))
-        return (slice(start, min(start + size, count)) for start in range(0, count, size))
+        for start in range(0, count, size):
+            rows = slice(start, min(start + size, count))
+            yield rows
+            if progress:
+                progress(rows.stop - start)
 
 
 def _are_levels(values: object) -> bool:

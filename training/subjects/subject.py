@@ -31,6 +31,12 @@ from training.names import (
 from training.subjects.networks import NetworkFile
 from training.subjects.samples import Returns, RowReturns, Samples, Source
 
+Draw = Callable[[torch.Generator], Tensor]
+"""Draws points ``[M, D]`` of the data by a generator on the CPU."""
+Quantities = Mapping[str, Callable[[Tensor], Tensor]]
+"""Functions of points ``[..., D]``, by their names."""
+Facts = dict[str, Any]
+"""What parameters say of a simulation, by name."""
 BLOCK = 256
 """Points of a block: with blocks of one size, results do not depend on what is sampled beside."""
 
@@ -89,9 +95,7 @@ class Subject(ABC):
         """What a sentence calls the coordinates."""
         return self.names
 
-    def quantities(
-        self, path: Path | None, count: int, seed: int
-    ) -> Mapping[str, Callable[[Tensor], Tensor]]:
+    def quantities(self, path: Path | None, count: int, seed: int) -> Quantities:
         """Functions of points ``[..., D]`` that a check of posteriors ranks beside coordinates;
         of a data set also those that its points teach which are no ``truths``."""
         return {}
@@ -270,11 +274,9 @@ class Subject(ABC):
         return None
 
     @abstractmethod
-    def fresh(
-        self, path: Path | None, count: int, seed: int
-    ) -> Callable[[torch.Generator], Tensor]:
-        """What draws points ``[M, D]`` of the data by a generator on the CPU: so many of a toy, or
-        of the data set of others, where a seed chooses rows if there are too many."""
+    def fresh(self, path: Path | None, count: int, seed: int) -> Draw:
+        """What draws: so many of a toy, or of the data set of others, where a seed chooses rows if
+        there are too many."""
 
     @abstractmethod
     def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
@@ -353,18 +355,16 @@ class Subject(ABC):
         exact = flow.gaussian_law(melt.times[-1]).variance
         return summarize_variances(melt.end.square().mean(dim=0), exact, self.dims_to_keep)
 
-    def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> dict[str, Any]:
+    def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> Facts:
         """What else the parameters say of a melt."""
         return {}
 
-    def density_facts(self, melted: Tensor, generated: Tensor) -> dict[str, Any]:
+    def density_facts(self, melted: Tensor, generated: Tensor) -> Facts:
         """What log densities ``[N]`` of melted points say beside those of generated ones."""
         return {}
 
     @abstractmethod
-    def return_facts(
-        self, flow: ProbabilityFlow, back: Trajectory, start: Tensor
-    ) -> dict[str, Any]:
+    def return_facts(self, flow: ProbabilityFlow, back: Trajectory, start: Tensor) -> Facts:
         """How well points came back to where their melt started ``[N, D]``, scaled eigenspace."""
 
     def returns(self, folder: Path, seed: int, keep_worst: int) -> Returns:

@@ -236,7 +236,6 @@ class Preparation:
     def source(self, coordinates: Coordinates) -> TableBatches:
         """Batches of the rows that are trained on."""
         rows, config = self.table.train_rows, self.config
-        draws = self.of_sets or bool((coordinates.steps > 0).any())
 
         def in_flow(rows: Rows, generator: torch.Generator) -> Batch:
             rows = self._some_trials(rows, generator)
@@ -244,7 +243,11 @@ class Preparation:
             labels = None if labels is None else labels.float().to(self.device)
             return Batch(points.to(self.device), labels)
 
-        return TableBatches(rows, in_flow, draws, config.batch, config.seed)
+        return TableBatches(rows, in_flow, self.draws(coordinates), config.batch, config.seed)
+
+    def draws(self, coordinates: Coordinates) -> bool:
+        """Whether the network sees rows otherwise in each epoch."""
+        return self.of_sets or bool((coordinates.steps > 0).any())
 
     def calibration(self, coordinates: Coordinates, method: str) -> CalibrationPlan:
         """How to calibrate the trained model by a method in ``METHODS``: on rows that are held out,

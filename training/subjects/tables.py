@@ -1,6 +1,6 @@
 """Tables: flows of a network whose points are rows, perhaps given with conditions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from training.measure.held_out_ranks import density_ranks, latent_coverage
 from training.names import MOST_ROWS, TABLE
 from training.subjects.networks import NetworkFile, plain_name
 from training.subjects.samples import Samples
-from training.subjects.subject import Subject, required, variances_line
+from training.subjects.subject import Draw, Facts, Subject, required, variances_line
 from training.subjects.table_spaces import rows_to_melt
 
 
@@ -161,9 +161,7 @@ class TableFlow(Subject):
         rows = rows.at(chosen[:count].sort().values)
         return Rows(self.dithered(rows.points, seed), rows.conditions)
 
-    def fresh(
-        self, path: Path | None, count: int, seed: int
-    ) -> Callable[[torch.Generator], Tensor]:
+    def fresh(self, path: Path | None, count: int, seed: int) -> Draw:
         if path is None:
             raise UsageError("Missing option '--data_root': fresh points are rows of a table")
         rows, _ = self.rows(path, None, seed)
@@ -270,19 +268,17 @@ class TableFlow(Subject):
         halves = rows.at(~table.held_out), rows.at(table.held_out)
         return rows_to_melt(*halves, self.coordinates, seed, MOST)
 
-    def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> dict[str, Any]:
+    def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> Facts:
         """Variances over their closed form, and coverage."""
         coverage = latent_coverage(flow.latent_law(melt.times[-1]).whiten(melt.end))
         ratio = self.kept_variances(flow, melt)
         return {"kept_variance_ratio": ratio, "latent_coverage": coverage}
 
-    def density_facts(self, melted: Tensor, generated: Tensor) -> dict[str, Any]:
+    def density_facts(self, melted: Tensor, generated: Tensor) -> Facts:
         """How those of the melted rows rank among those of the generated ones."""
         return {"density_ranks": density_ranks(melted, generated)}
 
-    def return_facts(
-        self, flow: ProbabilityFlow, back: Trajectory, start: Tensor
-    ) -> dict[str, Any]:
+    def return_facts(self, flow: ProbabilityFlow, back: Trajectory, start: Tensor) -> Facts:
         """Errors in the flow's coordinates, of unit variance, and the largest in each column."""
         first = back.times[-1]
         error = (back.end - start) / flow.schedule.scale(first)

@@ -1,7 +1,7 @@
 """Toys: trainings on them, and flows by a trained network, by the toy's own denoiser, or by a set
 of points."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from training.model.recipe import make_schedule
 from training.names import INFLATION, MOST_AVERAGED, OTHERS, TOY, TOY_NAMES
 from training.subjects.networks import NetworkFile
 from training.subjects.samples import Samples
-from training.subjects.subject import Subject
+from training.subjects.subject import Draw, Facts, Subject
 from training.subjects.training import Start, Training
 
 # Each costs 101 network calls, together about as much as training on 340,000; the error of a slope
@@ -198,9 +198,7 @@ class ToyFlow(Subject):
             raise UsageError("--data_root is for tables and images: a toy has its own points")
         return self.toy.sample(count, seeded_generator("cpu", seed, Stream.TRUTHS))
 
-    def fresh(
-        self, path: Path | None, count: int, seed: int
-    ) -> Callable[[torch.Generator], Tensor]:
+    def fresh(self, path: Path | None, count: int, seed: int) -> Draw:
         if path is not None:
             raise UsageError(
                 f"--data_root goes with networks of tables, not with the toy {self.data_name}"
@@ -213,9 +211,7 @@ class ToyFlow(Subject):
     def law_plan(self, path: Path | None, seed: int, device: torch.device) -> LawPlan:
         return law_plan(self.toy, MOST, seed)
 
-    def return_facts(
-        self, flow: ProbabilityFlow, back: Trajectory, start: Tensor
-    ) -> dict[str, Any]:
+    def return_facts(self, flow: ProbabilityFlow, back: Trajectory, start: Tensor) -> Facts:
         """Errors in data units."""
         error = (back.end - start) / flow.schedule.scale(back.times[-1])
         return {

@@ -14,7 +14,7 @@ not on data.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import log, pi
+from math import pi
 from typing import Any
 
 import torch
@@ -25,9 +25,8 @@ from dnnlib.logs import logger
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
-from training.data.tables.table import Rows, TableBatches
+from training.data.tables.table import Rows
 from training.flow.coordinates.coordinates import Coordinates, dither
-from training.flow.eigenbasis import EigenBasis
 from training.learning.coordinates import filled, fit_coordinates, over_decades
 from training.learning.held_out import HeldOut
 from training.learning.loss import DenoisingLoss
@@ -38,7 +37,6 @@ from training.model.model import Model
 from training.model.questions import EncodedRows
 from training.names import LOG, TRIAL_NETWORK
 from training.networks.mixture import ABSENT, ASKED
-from training.networks.questions import TrialNetwork
 from training.recipes import TableRecipe
 from training.subjects.table_spaces import Preparation, Space
 from training.subjects.table_training import TableTraining
@@ -114,21 +112,7 @@ class TrialPreparation(Preparation):
 
     def build(self, coordinates: Coordinates) -> tuple[Model, DenoisingLoss]:
         """An untrained model, which starts from a mixture of residuals, and its loss."""
-        mixture, _ = self.mixture(coordinates)
-        seen = {**self.choices.network_arguments, "components": len(mixture.weights)}
-        unit = torch.ones(coordinates.dim, dtype=torch.float64)
-        inflation = self.choices.inflation
-        t_max = log(MOST_NOISE / inflation["gamma0"]) / (inflation.get("rho") or 1.0)
-        choices = replace(
-            self.choices,
-            network_arguments=seen,
-            space="ES",  # there is nothing to rotate
-            t_max=self.choices.t_max or t_max,
-        )
-        model, loss = choices.build(EigenBasis(0 * unit, unit, unit.diag()))
-        network = model.denoiser.network
-        assert isinstance(network, TrialNetwork)
-        network.mixture.hold(*mixture)
+        model, loss = self.choices.build_from(self.mixture(coordinates)[0], MOST_NOISE)
         model.denoiser.to(self.device)
         return replace(model, coordinates=coordinates), loss
 
@@ -164,16 +148,8 @@ class TrialPreparation(Preparation):
         log_det = (log_slopes + idle).sum(dim=1)
         return HeldOut.of_rows(batch.points, log_det, loss, self.config.seed, batch.labels)
 
-    def source(self, coordinates: Coordinates) -> TableBatches:
-        rows, config = self.table.train_rows, self.config
-
-        def in_flow(rows: Rows, generator: torch.Generator) -> Batch:
-            batch = self.placed(coordinates, rows, generator)
-            assert batch.labels is not None
-            return Batch(batch.points.to(self.device), batch.labels.float().to(self.device))
-
-        # Other data are hidden in each epoch.
-        return TableBatches(rows, in_flow, True, config.batch, config.seed)
+    def draws(self, coordinates: Coordinates) -> bool:
+        return True  # other data are hidden in each epoch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

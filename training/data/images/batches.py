@@ -9,9 +9,9 @@ is the positions from ``s * batch``, of which each rank reads its share.
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -22,7 +22,7 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.snapshots import first_line
 from torch_utils.streams import Stream
-from training.data.batches import Batch
+from training.data.batches import Batch, parts_of_epochs
 from training.data.images.dataset import ImageDataset
 
 __all__ = [
@@ -48,12 +48,13 @@ def to_pixels(points: Tensor) -> Tensor:
     return ((points + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+@dataclass(frozen=True, eq=False)
 class ImageBatches:
     """Endless shuffled batches of a data set, a function of (seed, position) alone.
 
     Points are flattened and normalized in float32 on the device, from uint8 that was sent there.
 
-    Args:
+    Attributes:
         dataset: The images.
         batch: Batch size over all ranks.
         seed: Seed of the order of the images.
@@ -61,36 +62,44 @@ class ImageBatches:
         workers: Processes of this rank that read ahead; 0 reads in this one.
     """
 
-    def __init__(
-        self,
-        dataset: ImageDataset,
-        batch: int,
-        seed: int,
-        device: torch.device,
-        workers: int = 1,
-    ):
-        self._dataset, self._batch, self._seed = dataset, batch, seed
-        self._device, self._workers = device, workers
+    dataset: ImageDataset
+    batch: int
+    seed: int
+    device: torch.device
+    workers: int = 1
 
     def batches(self, first_step: int) -> Iterator[Batch]:
         """This rank's share of each batch from that step on: ``[b, D]``, labels ``[b, k]``.
 
         If a worker dies, all are started again, and the stream goes on where it was. Raises
         DataError for an image that cannot be read, or if a worker died twice at the same batch."""
-        share = distributed.shard(self._batch)
         step, died_at = first_step, -1
         while True:
-            order = _shuffled_order(len(self._dataset), self._seed, self._batch, share, step)
+            order = self._shuffled_order(step)
             try:
-                for pixels, labels in _load(self._dataset, order, self._workers, self._device):
+                for pixels, labels in _load(self.dataset, order, self.workers, self.device):
                     points = normalize_pixels(pixels).flatten(1)
-                    yield Batch(points, labels if self._dataset.has_labels else None)
+                    yield Batch(points, labels if self.dataset.has_labels else None)
                     step += 1
             except _WorkerDied as error:
                 if died_at == step:
                     raise
                 died_at = step
                 logger.warning(f"Warning: {error}; starting it again")
+
+    def _shuffled_order(self, first_step: int) -> Iterator[list[int]]:
+        """The items of this rank's share of each batch, from a step on, without end."""
+        images, share = len(self.dataset), distributed.shard(self.batch)
+        drawn, permutation = -1, torch.empty(0)
+        for step in count(first_step):
+            items: list[int] = []
+            first = step * self.batch
+            for epoch, rows in parts_of_epochs(first + share.start, first + share.stop, images):
+                if epoch != drawn:
+                    generator = seeded_generator("cpu", self.seed, Stream.DATA, epoch)
+                    drawn, permutation = epoch, torch.randperm(images, generator=generator)
+                items += permutation[rows].tolist()
+            yield items
 
 
 def basis_batches(
@@ -145,22 +154,6 @@ def pixel_batches(
     parts = [mine[start : start + batch] for start in range(0, len(mine), batch)]
     for pixels, _ in _load(dataset, parts, workers, torch.device(device)):
         yield pixels
-
-
-def _shuffled_order(
-    images: int, seed: int, batch: int, share: slice, first_step: int
-) -> Iterator[list[int]]:
-    """The items of this rank's share of each batch, from a step on, without end."""
-    drawn, permutation = -1, np.empty(0, np.int64)
-    for step in count(first_step):
-        items = []
-        for position in range(step * batch + share.start, step * batch + share.stop):
-            epoch, place = divmod(position, images)
-            if epoch != drawn:
-                generator = seeded_generator("cpu", seed, Stream.DATA, epoch)
-                drawn, permutation = epoch, torch.randperm(images, generator=generator).numpy()
-            items.append(int(permutation[place]))
-        yield items
 
 
 class _Reader(Dataset[tuple[Tensor, Tensor] | DataError]):

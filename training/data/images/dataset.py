@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib.errors import DataError
 from torch_utils import distributed
@@ -148,9 +147,7 @@ class ImageDataset:
             cache = torch.empty(total, *self.image_shape, dtype=torch.uint8)
         except RuntimeError as error:
             raise DataError(f"{self.path} does not fit in memory: do not cache it") from error
-        # One rank's bar is enough.
-        disable = None if distributed.is_main() else True
-        with tqdm(total=total, desc="Caching images", unit="image", disable=disable) as bar:
+        with distributed.progress_bar(total=total, desc="Caching images", unit="image") as bar:
             for start in range(0, total, CACHE_CHUNK):
                 names = self._names[start : start + CACHE_CHUNK]
                 rows = np.stack([self._read_file(name) for name in names])

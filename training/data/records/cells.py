@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cache, partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import UsageError
 from training.data.tables.foreign import (
     BLOCK_ROWS,
     ForeignTable,
@@ -18,7 +18,7 @@ from training.data.tables.foreign import (
     require_names,
     row_number,
 )
-from training.data.tables.formats import open_table, require_table_file
+from training.data.tables.formats import by_arrow, open_table, require_table_file
 from training.data.tables.text import TextTable
 
 TEXTS = (".csv", ".tsv")
@@ -56,8 +56,7 @@ class Cells:
         def blocks() -> Iterator[list[list[str]]]:
             return ([block[place] for place in places] for block in self.blocks())
 
-        names = [self.names[place] for place in places]
-        return Cells(self.name, names, blocks, self.place_of, self.separator, self.levels)
+        return replace(self, names=[self.names[place] for place in places], blocks=blocks)
 
 
 def open_cells(
@@ -112,27 +111,18 @@ def _of_numbers(table: ForeignTable) -> Cells:
 
 def _of_columns(path: Path, suffix: str) -> Cells:
     """A file of Arrow's: Parquet in blocks, Feather as a whole."""
-    try:
-        arrow, parquet, feather = map(
-            importlib.import_module, ("pyarrow", "pyarrow.parquet", "pyarrow.feather")
-        )
-    except ImportError as error:
-        raise UsageError(f"{path} needs pyarrow: pip install pyarrow, or save a CSV") from error
-    try:
+    with by_arrow(path, f"is no readable {suffix[1:].capitalize()} file"):
         if suffix == ".feather":
+            feather = importlib.import_module("pyarrow.feather")
             return _of_frame(feather.read_feather(path, **ALL_DIGITS), str(path))
-        file = parquet.ParquetFile(path)
+        file = importlib.import_module("pyarrow.parquet").ParquetFile(path)
         batch = next(file.iter_batches(BLOCK_ROWS), file.schema_arrow.empty_table())
         first = _with_index(batch.to_pandas(**ALL_DIGITS))
-    except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is no readable {suffix[1:].capitalize()} file") from error
 
     def frames() -> Iterator[Any]:
-        try:
+        with by_arrow(path):
             for batch in file.iter_batches(BLOCK_ROWS):
                 yield _with_index(batch.to_pandas(**ALL_DIGITS))
-        except (arrow.ArrowException, OSError) as error:
-            raise DataError(f"{path} is broken: {str(error).splitlines()[0]}") from error
 
     return _of_frames(first, frames, str(path))
 

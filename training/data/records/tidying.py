@@ -57,8 +57,7 @@ def on_weekday(days: np.ndarray, weekday: float, date_format: str) -> np.ndarray
     weekday, 0 for Monday, as a format writes them."""
     own = np.array([rounded_moment(day, date_format).weekday() for day in days.tolist()])
     week = len(WEEKDAYS)
-    moved: np.ndarray = days - ((own - weekday + week // 2) % week - week // 2)
-    return moved
+    return np.asarray(days - ((own - weekday + week // 2) % week - week // 2))
 
 
 def made_values(values: np.ndarray, names: Sequence[str], column: RecordColumn) -> np.ndarray:

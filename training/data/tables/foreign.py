@@ -5,7 +5,7 @@ Rows come in blocks, so that memory holds the wanted columns once and a block be
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from numbers import Real
 
@@ -96,12 +96,9 @@ def with_columns(
     if wanted is None and not exclude:
         return table
     places = places_of(table.names, wanted, table.name, exclude)
-    return ForeignTable(
-        table.name,
-        [table.names[place] for place in places],
-        lambda: (block[:, places] for block in table.blocks()),
-        table.named,
-        table.place_of,
+    names = [table.names[place] for place in places]
+    return replace(
+        table, names=names, blocks=lambda: (block[:, places] for block in table.blocks())
     )
 
 

@@ -3,6 +3,7 @@
 import importlib
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -12,6 +13,7 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.inert_pickle import shown
 from torch_utils.results import Header, open_array, open_arrays
 from torch_utils.seeds import seeded_generator
+from torch_utils.snapshots import first_line
 from torch_utils.streams import Stream
 from training.data.tables.foreign import (
     BLOCK_ROWS,
@@ -26,7 +28,7 @@ from training.data.tables.foreign import (
 )
 from training.data.tables.text import TextTable, is_number
 from training.data.toys import Toy
-from training.names import RAW_TABLES, TOY_NAMES
+from training.names import RAW_TABLES
 
 SHIPPED = ("breast_cancer", "diabetes", "wine")
 """Data sets of scikit-learn by name."""
@@ -110,24 +112,30 @@ def _require_table(path: Path, header: Header) -> None:
     require_few(header.shape[1], path)
 
 
-def open_parquet(
-    path: Path, wanted: Sequence[str] | None, exclude: Sequence[str] = ()
-) -> ForeignTable:
-    """Columns of a Parquet file, all of them if none are named, but for those to leave out."""
+@contextmanager
+def by_arrow(path: Path, failure: str = "is broken: {}") -> Iterator[None]:
+    """Reads a file by Arrow in the block. Raises UsageError if Arrow is not there, DataError of a
+    file that it cannot read, with what to say of that and Arrow's reason."""
     try:
-        parquet = importlib.import_module("pyarrow.parquet")
-        arrow = importlib.import_module("pyarrow")
+        foreign = (importlib.import_module("pyarrow").ArrowException, OSError)
     except ImportError as error:
         raise UsageError(
             f"{path} needs pyarrow: pip install pyarrow, or save the table as CSV"
         ) from error
-    foreign = (arrow.ArrowException, OSError)
     try:
-        file = parquet.ParquetFile(path)
+        yield
+    except foreign as error:
+        raise DataError(f"{path} {failure.format(first_line(error))}") from error
+
+
+def open_parquet(
+    path: Path, wanted: Sequence[str] | None, exclude: Sequence[str] = ()
+) -> ForeignTable:
+    """Columns of a Parquet file, all of them if none are named, but for those to leave out."""
+    with by_arrow(path, "is no readable Parquet file"):
+        file = importlib.import_module("pyarrow.parquet").ParquetFile(path)
         names = list(file.schema_arrow.names)
         kinds = {field.name: str(field.type) for field in file.schema_arrow}
-    except foreign as error:
-        raise DataError(f"{path} is no readable Parquet file") from error
     require_names(names, path)
     nameless = [name for name in names if INDEX.fullmatch(name) and wanted is None]
     chosen = [names[place] for place in places_of(names, wanted, path, [*exclude, *nameless])]
@@ -138,17 +146,15 @@ def open_parquet(
             )
 
     def blocks() -> Iterator[np.ndarray]:
-        try:
+        with by_arrow(path):
             for batch in file.iter_batches(BLOCK_ROWS, columns=chosen):
                 own = [batch.column(name) for name in chosen]
                 columns = [
-                    column if kinds[name] in SINGLE else column.cast(arrow.float64())
+                    column if kinds[name] in SINGLE else column.cast("float64")
                     for name, column in zip(chosen, own, strict=True)
                 ]
                 each = [widened(column.to_numpy(zero_copy_only=False)) for column in columns]
                 yield np.stack(each, axis=1)
-        except foreign as error:
-            raise DataError(f"{path} is broken: {str(error).splitlines()[0]}") from error
 
     return ForeignTable(str(path), chosen, blocks, notes=[NO_INDEX] * bool(nameless))
 
@@ -163,10 +169,7 @@ def open_shipped(name: str) -> ForeignTable:
 
 def open_toy(source: str, seed: int) -> ForeignTable:
     """Draws of ``toy:NAME``."""
-    name = source.removeprefix(TOY_PREFIX)
-    if name not in TOY_NAMES:
-        raise UsageError(f"unknown toy '{name}': choose one of {', '.join(TOY_NAMES)}")
-    toy = Toy(name)
+    toy = Toy(source.removeprefix(TOY_PREFIX))
 
     def blocks() -> Iterator[np.ndarray]:
         for number in range(TOY_ROWS // BLOCK_ROWS):

@@ -82,16 +82,10 @@ class TextTable:
 
     def blocks(self) -> Iterator[tuple[list[list[str]], list[int]]]:
         """Cells of some rows, and the lines that these start on."""
-        rows: list[list[str]] = []
-        lines: list[int] = []
-        for line, cells in self._rows():
-            rows.append(cells)
-            lines.append(line)
-            if len(rows) == BLOCK_ROWS:
-                yield rows, lines
-                rows, lines = [], []
-        if rows:
-            yield rows, lines
+        rows = self._rows()
+        while block := list(islice(rows, BLOCK_ROWS)):
+            lines, cells = zip(*block, strict=True)
+            yield list(cells), list(lines)
 
     def place_of(self, row: int) -> str:
         """What messages call a row, counted from 0."""

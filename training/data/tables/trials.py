@@ -95,13 +95,8 @@ def unrolled(
             begun += len(block)
             yield np.column_stack([block[which][:, rest], trials[made], numbers])
 
-    return ForeignTable(
-        source.name,
-        names,
-        blocks,
-        source.named,
-        lambda row: source.place_of(rows[row]),
-        source.notes,
+    return replace(
+        source, names=names, blocks=blocks, place_of=lambda row: source.place_of(rows[row])
     )
 
 

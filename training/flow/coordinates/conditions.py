@@ -54,8 +54,7 @@ class LongTails(nn.Module):
 
     def forward(self, conditions: Tensor) -> Tensor:
         """Scores ``[..., K]`` of conditions."""
-        scores: Tensor = self.scores(self.logarithms(conditions))[0]
-        return scores
+        return self.scores(self.logarithms(conditions))[0]
 
     def check(self) -> None:
         """Raises ValueError if a scale is not positive, or the spline is none."""
@@ -108,8 +107,7 @@ class ConditionScale(nn.Module):
 
     def predictors(self, conditions: Tensor) -> Tensor:
         """What predicts points, ``[..., width]``: the same as ``forward``."""
-        standardized: Tensor = self(conditions)
-        return standardized
+        return self(conditions)
 
     def forward(self, conditions: Tensor) -> Tensor:
         """Standardized conditions ``[..., C]``, float64. Raises DataError if they are not finite,
@@ -200,8 +198,7 @@ class TrialScale(nn.Module):
 
     def predictors(self, conditions: Tensor) -> Tensor:
         """The same, standardized."""
-        standardized: Tensor = self.statistics(self.straight(conditions))
-        return standardized
+        return self.statistics(self.straight(conditions))
 
     def check(self) -> None:
         """Raises ValueError if it holds what scales nothing."""

@@ -12,7 +12,7 @@ generates is rounded to steps, within the range that the data had, where that is
 Where points are given with conditions, the maps are those of given conditions (``conditions``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 
 import torch
@@ -216,24 +216,18 @@ class Coordinates(nn.Module):
         """The network's labels ``[..., L]``: the given conditions, standardized; None for none.
         Raises UsageError if none were given, but there are some, DataError if they are not finite,
         or of another number."""
-        scale = self._scale_of_given
-        if scale is None or self._given is None:
-            return None
-        labels: Tensor = scale(self._given)
-        return labels[..., self.relevant] if self.relevant else labels
+        return self._of_given(lambda scale, given: scale(given))
 
     @property
     def predictors(self) -> Tensor | None:
         """What predictions are by: labels, or statistics of sets of trials ``[..., W]``; None
         for none. Raises as ``labels`` does."""
-        scale = self._scale_of_given
-        if scale is None or self._given is None:
-            return None
-        predictors = scale.predictors(self._given)
-        return predictors[..., self.relevant] if self.relevant else predictors
+        return self._of_given(lambda scale, given: scale.predictors(given))
 
-    @property
-    def _scale_of_given(self) -> ConditionScale | TrialScale | None:
+    def _of_given(
+        self, seen: Callable[[ConditionScale | TrialScale, Tensor], Tensor]
+    ) -> Tensor | None:
+        """What is seen of the given conditions, those that are relevant."""
         if self.scale is None:
             return None
         if self._given is None:
@@ -241,7 +235,8 @@ class Coordinates(nn.Module):
                 f"this flow is conditional: say what its {self.condition_dim} conditions are, in "
                 "Python by flow.given(labels=conditions)"
             )
-        return self.scale
+        numbers = seen(self.scale, self._given)
+        return numbers[..., self.relevant] if self.relevant else numbers
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Points of flow space ``[..., D]``, and ``log |det du/dx| [...]``, of points ``[..., D]``.

@@ -13,7 +13,7 @@ of theirs divides by a growth rate, so none needs a limit where a dimension does
 from dataclasses import replace
 from math import inf
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import UsageError, require_known
 from training.flow.solvers.explicit import (
     ATOL,
     CASH_KARP,
@@ -85,7 +85,6 @@ def get_solver(name: str, rtol: float = RTOL, atol: float = ATOL) -> Solver:
             raise UsageError(f"{label} is {value:g}: it must be a positive number")
     if name == STUDENT:
         return BY_STUDENT
-    if name not in SOLVERS:
-        raise UsageError(f"unknown solver '{name}': choose one of {', '.join(SOLVERS)}")
+    require_known("solver", name, SOLVERS)
     solver = SOLVERS[name]
     return replace(solver, method=dormand_prince(rtol, atol)) if solver.adaptive else solver

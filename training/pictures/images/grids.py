@@ -19,18 +19,7 @@ from training.data.images.batches import to_pixels
 from training.data.images.containers import image_names, open_container
 from training.data.images.dataset import ImageDataset
 from training.pictures import look
-from training.pictures.look import (
-    BLUE,
-    INK,
-    MUTED,
-    ORANGE,
-    Page,
-    Picture,
-    brief,
-    figures,
-    joined,
-    power_of_ten,
-)
+from training.pictures.look import BLUE, INK, MUTED, ORANGE
 
 HALF_RANGE = 127.5  # gray levels from the middle to black or white, and to a unit of data
 # A state is as large as this share of its values at most is, but counts as no less than this.
@@ -166,10 +155,10 @@ def draw_grid(cells: np.ndarray, count: int, title: str, details: str = "") -> F
     cells = cells[: columns**2]
     part = f"first {len(cells)} of {count} images" if len(cells) < count else f"{count} images"
     image = tiled(fitted(cells, max(GRID_CELL, height, width)), columns, GRID_GAP)
-    page = Page(
+    page = look.Page(
         max(image.shape[1] + 2 * MARGIN, LEAST_WIDTH), TOP + HEADLINE + image.shape[0] + MARGIN
     )
-    page.headline(title, joined(details, part, f"{width} × {height} pixels"), MARGIN, TOP)
+    page.headline(title, look.joined(details, part, f"{width} × {height} pixels"), MARGIN, TOP)
     page.image(image, MARGIN, TOP + HEADLINE)
     return page.figure
 
@@ -205,7 +194,7 @@ def draw_rows(
     lines = max(len(column.note.splitlines()) for column in columns)
     first = TOP + HEADLINE + (lines + 1) * LINE + 8
     bottom = first + rows * (height + ROW_GAP) - ROW_GAP
-    page = Page(
+    page = look.Page(
         max(2 * MARGIN + blocks * block + (blocks - 1) * BLOCK_GAP, LEAST_WIDTH),
         bottom + FOOT + TOP,
     )
@@ -236,10 +225,10 @@ def magnified(difference: np.ndarray, space: int = 0) -> tuple[Column, Scale]:
     channels = difference.shape[1]
     colors = difference_cells(values.repeat(channels, axis=1), factor)[:, 0, 0]
     column = Column(difference_cells(difference, factor), "difference", _times(factor), space)
-    return column, Scale(colors, f"up to ±{brief(reach)} gray levels")
+    return column, Scale(colors, f"up to ±{look.brief(reach)} gray levels")
 
 
-def _scale(page: Page, scale: Scale, left: int, top: int, width: int) -> None:
+def _scale(page: look.Page, scale: Scale, left: int, top: int, width: int) -> None:
     places = np.arange(width) * len(scale.colors) // width
     page.image(np.broadcast_to(scale.colors[places], (9, width, 3)), left, top)
     page.text("−", left, top + 26, ha="left", va="baseline", **NOTE)
@@ -250,7 +239,7 @@ def _scale(page: Page, scale: Scale, left: int, top: int, width: int) -> None:
 def _times(factor: int) -> str:
     if factor < 1000:
         return f"× {factor}"
-    first, power = str(factor)[0], power_of_ten(len(str(factor)) - 1)
+    first, power = str(factor)[0], look.power_of_ten(len(str(factor)) - 1)
     return f"× {power}" if first == "1" else f"× {first}·{power}"
 
 
@@ -258,7 +247,7 @@ MOST_IN_GRID = 100
 PART = re.compile(r"\d{5,6}")  # a folder of a thousand of the images
 
 
-def pictures_of_image_files(path: Path, folder: Path | None) -> list[Picture]:
+def pictures_of_image_files(path: Path, folder: Path | None) -> list[look.Picture]:
     """The picture of a zip or folder of images, of which it reads as many as are drawn.
 
     It lies beside them and not among them, where it would be taken for one of them.
@@ -270,7 +259,7 @@ def pictures_of_image_files(path: Path, folder: Path | None) -> list[Picture]:
         place = place.parent
         name = f"{place.name}_{name}"
     draw = partial(draw_grid, pixel_cells(pixels), count, f"Images of {name}")
-    return figures((folder or place.parent) / name, {"images": draw})
+    return look.figures((folder or place.parent) / name, {"images": draw})
 
 
 def holds_images(path: Path) -> bool:

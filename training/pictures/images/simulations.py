@@ -30,7 +30,7 @@ from training.pictures.images.grids import (
     state_divisors,
     tiled,
 )
-from training.pictures.look import BLUE, MUTED, Picture, brief, figures, joined
+from training.pictures.look import BLUE, MUTED
 from training.pictures.trajectories.album import (
     DPI,
     LEFT,
@@ -114,7 +114,7 @@ SAME = 1e-4  # of the largest value: more than float32 takes from a melt's end
 
 def pictures_of_images(
     paths: Sequence[Path], folder: Path | None, animation: str | None
-) -> list[Picture]:
+) -> list[look.Picture]:
     """All pictures of simulations of images, and animations (``gif``, ``mp4`` or none), in a folder
     or beside their files. Raises DataError if a file is broken.
 
@@ -135,7 +135,7 @@ def pictures_of_images(
             draw["spectrum"] = partial(draw_spectrum, item)
         if item.kind == "gen":
             draw["samples"] = partial(draw_samples, item)
-        pictures += figures(stem, draw) + pictures_of_latents(item, own)
+        pictures += look.figures(stem, draw) + pictures_of_latents(item, own)
         if animation is not None and item.kind in VERBS:
             pictures.append(animation_of(item, own, animation, animate_grid))
     return pictures + overviews(trajectories, folder)
@@ -164,7 +164,7 @@ def draw_path(trajectory: SavedTrajectory) -> Figure:
     name, details = name_and_details(trajectory)
     title = TITLES[trajectory.kind].format(name)
     shown = f"{states.shape[1]} of {trajectory.count} images"
-    subtitle = joined(details, latent_law(trajectory), shown)
+    subtitle = look.joined(details, latent_law(trajectory), shown)
     return draw_rows([columns[number] for number in telling], title, subtitle, STATES_CAPTION)
 
 
@@ -192,7 +192,7 @@ def draw_roundtrip(melt: SavedTrajectory, back: SavedTrajectory) -> Figure:
     return draw_rows(
         columns,
         title=f"Melting {name}, and back",
-        subtitle=joined(details, f"{melting.shape[1]} of {melt.count} images"),
+        subtitle=look.joined(details, f"{melting.shape[1]} of {melt.count} images"),
         caption=f"{STATES_CAPTION}\n{DIFFERENCE_CAPTION}",
         scale=scale,
     )
@@ -202,7 +202,7 @@ def draw_samples(trajectory: SavedTrajectory) -> Figure:
     """A grid of the last states of a generation, as 8-bit images."""
     name, details = name_and_details(trajectory)
     cells = data_cells(images_of(trajectory)[-1])
-    words = joined(details, latent_law(trajectory))
+    words = look.joined(details, latent_law(trajectory))
     return draw_grid(cells, trajectory.count, f"Samples of {name}", words)
 
 
@@ -254,13 +254,13 @@ LEAST_RANGE = 4  # highest over lowest error on the axis
 MOST_WORST, ROWS_OF_BLOCK = 16, 4
 
 
-def pictures_of_roundtrips(path: Path, folder: Path | None) -> list[Picture]:
+def pictures_of_roundtrips(path: Path, folder: Path | None) -> list[look.Picture]:
     """The pictures of a file of worst roundtrips. Raises DataError if it is broken."""
     saved = SavedRoundtrips.load(path)
     draw = {"errors": partial(draw_errors, saved)}
     if len(saved.originals):
         draw["worst"] = partial(draw_worst, saved)
-    return figures((folder or path.parent) / path.stem.removesuffix("_worst"), draw)
+    return look.figures((folder or path.parent) / path.stem.removesuffix("_worst"), draw)
 
 
 def draw_worst(saved: SavedRoundtrips) -> Figure:
@@ -274,8 +274,8 @@ def draw_worst(saved: SavedRoundtrips) -> Figure:
         difference,
     ]
     notes = [
-        f"image {index}\nlargest error {brief(largest)}\n"
-        f"MSE {brief(mse)}, unrounded {brief(mse_float)}"
+        f"image {index}\nlargest error {look.brief(largest)}\n"
+        f"MSE {look.brief(mse)}, unrounded {look.brief(mse_float)}"
         for index, largest, mse, mse_float in zip(
             saved.indices[shown].astype(int),
             saved.max_abs_error,
@@ -299,19 +299,18 @@ def draw_errors(saved: SavedRoundtrips) -> Figure:
     """Histograms of the errors of all images, in gray levels on a logarithmic axis."""
     words = (
         f"{len(saved.all_mse)} images",
-        f"MSE {brief(saved.all_mse.mean())} after rounding, "
-        f"{brief(saved.all_mse_float.mean())} before",
+        f"MSE {look.brief(saved.all_mse.mean())} after rounding, "
+        f"{look.brief(saved.all_mse_float.mean())} before",
         f"{saved.all_exact.mean():.4%} of the pixels exact after rounding",
     )
     title = f"Roundtrip errors of {saved.name}"
-    figure, places = look.panel_page(1, 2, (4.2, 2.2), title, joined(*words), left=0.65, gap=0.7)
+    figure, panels = look.panels(2, 2, (4.2, 2.2), title, look.joined(*words), left=0.65, gap=0.7)
     shown = {
         "root-mean-square error of an image": np.sqrt(saved.all_mse_float),
         "largest error of a pixel": saved.all_max_abs_error,
     }
-    for place, (name, errors) in zip(places[0], shown.items(), strict=True):
-        axes = look.axes_at(figure, place)
-        middle, high = brief(float(np.median(errors))), brief(float(errors.max()))
+    for axes, (name, errors) in zip(panels, shown.items(), strict=True):
+        middle, high = look.brief(float(np.median(errors))), look.brief(float(errors.max()))
         look.name_panel(axes, name, f"median {middle}, highest {high}")
         edges = error_bins(errors)
         counts = np.histogram(errors, edges)[0]
@@ -325,7 +324,7 @@ def draw_errors(saved: SavedRoundtrips) -> Figure:
         spread = edges[-1] / edges[0]
         steps = (1, 2, 5) if spread < 10 else (1, 3) if spread < 1000 else (1,)
         axes.xaxis.set_major_locator(LogLocator(subs=steps))
-        axes.xaxis.set_major_formatter(lambda value, position: brief(value))
+        axes.xaxis.set_major_formatter(lambda value, position: look.brief(value))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_ylim(0, 1.12 * axes.get_ylim()[1])

@@ -10,7 +10,7 @@ from training.files.arrays import title_of
 from training.files.population import SavedPopulation
 from training.files.posterior import SavedCheck, SavedPredictive
 from training.files.posterior_draws import load_netcdf
-from training.pictures.look import Picture, figures
+from training.pictures import look
 from training.pictures.posteriors.checks import (
     draw_after,
     draw_chains,
@@ -31,7 +31,7 @@ from training.pictures.posteriors.toys import draw_toy, toy_of
 from training.pictures.posteriors.words import MOST_SHOWN
 
 
-def pictures_of_posteriors(path: Path, folder: Path | None) -> list[Picture]:
+def pictures_of_posteriors(path: Path, folder: Path | None) -> list[look.Picture]:
     """The pictures of a file of draws. Raises DataError if it is broken."""
     saved = load_netcdf(path, MOST_SHOWN)
     toy = toy_of(saved.toy, len(saved.names))
@@ -46,35 +46,35 @@ def pictures_of_posteriors(path: Path, folder: Path | None) -> list[Picture]:
             draw["pairs"] = partial(draw_pairs, saved)
     if has_chains(saved):
         draw["chains"] = partial(draw_chains, saved)
-    return figures((folder or path.parent) / path.stem, draw)
+    return look.figures((folder or path.parent) / path.stem, draw)
 
 
-def pictures_of_calibration(path: Path, folder: Path | None) -> list[Picture]:
+def pictures_of_calibration(path: Path, folder: Path | None) -> list[look.Picture]:
     """The pictures of a file of held-out truths. Raises DataError if it is broken."""
     saved = SavedCheck.load(path)
     draw = {"before": partial(draw_coverage, saved), "after": partial(draw_after, saved)}
     if has_map(path):
         draw["map"] = partial(draw_map, saved, path)
-    return figures((folder or path.parent) / path.stem, draw)
+    return look.figures((folder or path.parent) / path.stem, draw)
 
 
-def pictures_of_predictive(path: Path, folder: Path | None) -> list[Picture]:
+def pictures_of_predictive(path: Path, folder: Path | None) -> list[look.Picture]:
     """The picture of a file of simulated data. Raises DataError if it is broken."""
     saved = SavedPredictive.load(path)
     stem = (folder or path.parent) / path.stem
-    return figures(stem, {"data": partial(draw_predictive, saved)})
+    return look.figures(stem, {"data": partial(draw_predictive, saved)})
 
 
-def pictures_of_population(path: Path, folder: Path | None) -> list[Picture]:
+def pictures_of_population(path: Path, folder: Path | None) -> list[look.Picture]:
     """The picture of a population and its members. Raises DataError if it is broken."""
     saved = SavedPopulation.load(path)
     stem = (folder or path.parent) / path.stem
     name, _ = title_of(path.stem.partition("_posterior")[0])
-    return figures(stem, {"members": partial(draw_population, saved, name)})
+    return look.figures(stem, {"members": partial(draw_population, saved, name)})
 
 
-def pictures_of_check(path: Path, folder: Path | None) -> list[Picture]:
+def pictures_of_check(path: Path, folder: Path | None) -> list[look.Picture]:
     """The pictures of a file of runs. Raises DataError if it is broken."""
     saved = SavedCheck.load(path)
     draw = {"ranks": partial(draw_ranks, saved), "coverage": partial(draw_coverage, saved)}
-    return figures((folder or path.parent) / path.stem, draw)
+    return look.figures((folder or path.parent) / path.stem, draw)

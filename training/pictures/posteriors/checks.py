@@ -26,25 +26,8 @@ from training.measure.posterior.convergence import FEWEST_DRAWS, convergence
 from training.measure.posterior.coverage import central_values
 from training.measure.posterior.ranks import distribution_function, simultaneous_band
 from training.pictures import look
-from training.pictures.look import (
-    BLUE,
-    FAINT,
-    INK,
-    MUTED,
-    ORANGE,
-    joined,
-    sequential_colors,
-    words_for,
-)
-from training.pictures.posteriors.words import (
-    axis_name,
-    label_outer,
-    legend_line,
-    line,
-    name_and_details,
-    verdict_lines,
-    write_verdict,
-)
+from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE
+from training.pictures.posteriors.words import axis_name, name_and_details
 
 MOST = 4
 BINS = 20
@@ -86,7 +69,7 @@ def draw_chains(saved: SavedPosteriors) -> Figure:
         2,
         (WIDTH, HEIGHT),
         f"Chains of the posterior of {name}",
-        joined(details, f"observation 1 of {saved.count:,}", chosen),
+        look.joined(details, f"observation 1 of {saved.count:,}", chosen),
         left=LEFT,
         gap=GAP,
         top=look.TOP + look.LINE_HEIGHT,
@@ -94,11 +77,11 @@ def draw_chains(saved: SavedPosteriors) -> Figure:
         below=0.42,
     )
     chains = min(points.shape[0], MOST_CHAINS)
-    colors = list(sequential_colors(chains))
-    handles = [line(f"chain {k + 1}", color) for k, color in enumerate(colors)]
+    colors = list(look.sequential_colors(chains))
+    handles = [look.line(f"chain {k + 1}", color) for k, color in enumerate(colors)]
     few = f"first {chains} of {points.shape[0]} chains" if chains < points.shape[0] else ""
     note = "gray: ranks of independent draws (95 %)"
-    legend_line(figure, LEFT, handles, joined(few, note), right=look.MARGIN * 2)
+    look.legend_line(figure, LEFT, handles, look.joined(few, note), right=look.MARGIN * 2)
     for row, ((label, values), (mixed, worth)) in enumerate(zip(rows, notes, strict=True)):
         trace, ranks = (look.axes_at(figure, place) for place in places[row])
         for chain, color in zip(values, colors, strict=False):
@@ -147,8 +130,8 @@ QUESTIONS = {"sampler": "is the sampler right?", "model": "is the model right?"}
 
 def details_of(saved: SavedCheck) -> str:
     """How a check was made, in words."""
-    asked = words_for(saved.question, QUESTIONS)
-    return joined(saved.schedule, asked, f"{len(saved.values.ranks):,} runs")
+    asked = look.words_for(saved.question, QUESTIONS)
+    return look.joined(saved.schedule, asked, f"{len(saved.values.ranks):,} runs")
 
 
 def draw_ranks(saved: SavedCheck) -> Figure:
@@ -160,16 +143,15 @@ def draw_ranks(saved: SavedCheck) -> Figure:
     across = min(len(chosen), ACROSS)
     few = f"{MOST_QUANTITIES} of {len(names)} quantities, those of the smallest p"
     few *= len(names) > MOST_QUANTITIES
-    figure, places = _page(saved, len(chosen), across, RANK_SIZE, few)
+    figure, panels = _page(saved, len(chosen), across, RANK_SIZE, few)
     curves = [Curve.of(ranks[:, [column]]) for column in chosen]
     reach = max(curve.reach for curve in curves)
-    for number, (column, curve) in enumerate(zip(chosen, curves, strict=True)):
-        axes = look.axes_at(figure, places[number // across, number % across])
+    for axes, column, curve in zip(panels, chosen, curves, strict=True):
         curve.draw(axes, reach)
         adjusted = saved.calibration.adjusted[f"ranks of {names[column]}"]
         name = axis_name(names[column], RANK_SIZE[0])
         look.name_panel(axes, name, f"p = {p[column]:.2g}, adjusted {adjusted:.2g}")
-        label_outer(axes, number, len(chosen), across, "rank, %", "excess below, points")
+    look.label_outer(panels, across, "rank, %", "excess below, points")
     return figure
 
 
@@ -182,17 +164,15 @@ def draw_coverage(saved: SavedCheck, how: str = "") -> Figure:
     of = f"central intervals of {dims} dimensions: " * (dims > 1)
     thin = "each thin, mean thick" if dims <= MOST_LINES else "their mean"
     note = of + thin * bool(of)
-    figure, places = _page(saved, len(families), len(families), COVERAGE_SIZE, note, how)
+    figure, panels = _page(saved, len(families), len(families), COVERAGE_SIZE, note, how)
     curves = {name: Curve.of(held) for name, held in families.items()}
     reach = ROOM * max(curve.reach for curve in curves.values())
-    for number, (name, curve) in enumerate(curves.items()):
-        axes = look.axes_at(figure, places[0, number])
+    for axes, (name, curve) in zip(panels, curves.items(), strict=True):
         curve.draw(axes, reach)
         look.name_panel(axes, name)
         look.write(axes, "hold more", (0, 1), (4, -3), va="top")
         look.write(axes, "hold less: overconfident", (0, 0), (4, 3), va="bottom")
-        words = ("content said, %", "held − said, points")
-        label_outer(axes, number, len(curves), len(curves), *words)
+    look.label_outer(panels, len(panels), "content said, %", "held − said, points")
     return figure
 
 
@@ -238,8 +218,7 @@ class Curve:
     @property
     def mean(self) -> np.ndarray:
         """Over variables, ``[K]``."""
-        mean: np.ndarray = self.excess.mean(axis=1)
-        return mean
+        return np.asarray(self.excess.mean(axis=1))
 
     def draw(self, axes: Axes, reach: float) -> None:
         """Draws all, with an axis up to plus and minus ``reach``."""
@@ -261,26 +240,26 @@ def color_of(holds: bool) -> str:
 
 def _page(
     saved: SavedCheck, count: int, across: int, size: tuple[float, float], note: str, how: str = ""
-) -> tuple[Figure, np.ndarray]:
-    lines = [] if how else verdict_lines(saved.calibration.verdict)
+) -> tuple[Figure, list[Axes]]:
+    verdict = "" if how else saved.calibration.verdict
     right = "no miscalibration seen" if saved.calibration.conclusive else "too few runs to tell"
     outcome = how or (right if saved.calibration.passed else "not calibrated")
-    figure, places = look.panel_page(
-        -(-count // across),
+    figure, panels = look.panels(
+        count,
         across,
         size,
         f"Posterior of {saved.name}: {outcome}",
-        joined(details_of(saved), note),
+        look.joined(details_of(saved), note),
         left=LEFT,
         gap=PANEL_GAP,
-        top=look.TOP + look.LINE_HEIGHT * len(lines) + 1.3 * look.LINE_HEIGHT,
+        top=look.above_panels(verdict),
         above=0.46,
         below=0.46,
         least_width=look.WIDE,
     )
-    handles = [line("within the band", BLUE), line("beyond it", ORANGE)]
-    write_verdict(figure, LEFT, lines, handles, BAND, 2 * look.MARGIN)
-    return figure, places
+    handles = [look.line("within the band", BLUE), look.line("beyond it", ORANGE)]
+    look.write_verdict(figure, LEFT, verdict, handles, BAND, 2 * look.MARGIN)
+    return figure, list(panels)
 
 
 MAP_SIZE, PANEL = (4.2, 3.4), (2.1, 1.4)  # inches
@@ -313,16 +292,15 @@ def draw_map(saved: SavedCheck, path: Path) -> Figure:
         1,
         MAP_SIZE,
         f"{saved.name}: what holds 90 % nearby",
-        joined(saved.schedule, "content asked of the flow near each truth, %"),
+        look.joined(saved.schedule, "content asked of the flow near each truth, %"),
         right=1.1,
     )
     axes = look.axes_at(figure, places[0, 0])
-    colors = ListedColormap(sequential_colors(256))
+    colors = ListedColormap(look.sequential_colors(256))
     dots = axes.scatter(points[:, 0], points[:, 1], c=100 * near, s=7, lw=0, cmap=colors)
     look.label(axes, axis_name(names[0]), axis_name(names[1]))
     left, bottom, width, height = places[0, 0]
-    bar = look.axes_at(figure, np.array([left + width + 0.15, bottom, 0.12, height]))
-    figure.colorbar(dots, cax=bar).outline.set_visible(False)
+    look.color_bar(figure, dots, (left + width + 0.15, bottom, 0.12, height))
     return figure
 
 
@@ -330,22 +308,20 @@ def draw_predictive(saved: SavedPredictive) -> Figure:
     """A row for each of the first observations: simulated data, and what was observed."""
     rows, numbers = min(len(saved.observed), MOST_ROWS), min(len(saved.names), MOST_NUMBERS)
     name, schedule = title_of(saved.path.stem.rpartition("_posterior_")[0])
-    figure, places = look.panel_page(
-        rows,
+    figure, panels = look.panels(
+        rows * numbers,
         numbers,
         PANEL,
         f"Posterior of {name}: data simulated of draws, and what was observed",
-        joined(schedule, f"{saved.simulated.shape[1]:,} simulations of each observation"),
+        look.joined(schedule, f"{saved.simulated.shape[1]:,} simulations of each observation"),
         least_width=look.WIDE,
     )
-    for row in range(rows):
-        for column in range(numbers):
-            axes = look.axes_at(figure, places[row, column])
-            values = saved.simulated[row, :, column]
-            axes.hist(values, DATA_BINS, color=BLUE, alpha=0.5, lw=0)
-            axes.axvline(saved.observed[row, column], color=INK, lw=1.4)
-            axes.set_yticks([])
-            share = float(np.mean(values < saved.observed[row, column]))
-            label = axis_name(saved.names[column], PANEL[0])
-            look.name_panel(axes, label, f"observation {row + 1}: above {share:.1%}")
+    for axes, (row, column) in zip(panels, np.ndindex(rows, numbers), strict=True):
+        values = saved.simulated[row, :, column]
+        axes.hist(values, DATA_BINS, color=BLUE, alpha=0.5, lw=0)
+        axes.axvline(saved.observed[row, column], color=INK, lw=1.4)
+        axes.set_yticks([])
+        share = float(np.mean(values < saved.observed[row, column]))
+        label = axis_name(saved.names[column], PANEL[0])
+        look.name_panel(axes, label, f"observation {row + 1}: above {share:.1%}")
     return figure

@@ -11,22 +11,17 @@ from matplotlib.figure import Figure
 from training.files.arrays import evenly
 from training.files.population import QUANTILES, SavedPopulation
 from training.files.posterior_draws import SavedPosteriors
+from training.files.rows import printable
 from training.pictures import look
 from training.pictures.images.grids import Column, Scale, draw_rows, pixel_cells
-from training.pictures.look import BLUE, DIVERGING, FAINT, INK, MUTED, ORANGE, brief, joined
+from training.pictures.look import BLUE, DIVERGING, FAINT, INK, MUTED, ORANGE
 from training.pictures.posteriors.toys import TRUTH, mark_observed, mark_truth
-from training.pictures.posteriors.words import (
-    axis_name,
-    dots,
-    legend_line,
-    line,
-    name_and_details,
-    part_of,
-)
+from training.pictures.posteriors.words import axis_name, name_and_details, part_of
 from training.pictures.tables.columns import (
     LEFT,
     column_page,
     few_numbers,
+    label_pair,
     limits,
     rank_correlations,
 )
@@ -67,21 +62,20 @@ def draw_marginals(saved: SavedPosteriors) -> Figure:
     shown = min(saved.points.shape[2], MOST_OBSERVATIONS)
     chosen = telling_columns(saved, MOST_COLUMNS)
     name, details = name_and_details(saved)
-    words = (f"Posterior of columns of {name}", joined(details, _which(saved, len(chosen))))
-    figure, places, width = column_page(
+    words = (f"Posterior of columns of {name}", look.joined(details, _which(saved, len(chosen))))
+    figure, panels, width = column_page(
         len(chosen), *words, WIDEST, above=0.34, below=0.4, least_width=LEAST_WIDTH
     )
     colors = list(look.sequential_colors(max(shown, 2))[:shown])
-    handles = [line(f"posterior {index + 1}", color) for index, color in enumerate(colors)]
+    handles = [look.line(f"posterior {index + 1}", color) for index, color in enumerate(colors)]
     if seen_columns(saved)[chosen].any():
-        handles.append(line("observed", MUTED, ls=(0, (3, 2)), lw=1.1))
+        handles.append(look.line("observed", MUTED, ls=(0, (3, 2)), lw=1.1))
     if saved.truth is not None:
-        handles.append(line("truth", MUTED, lw=1.1))
+        handles.append(look.line("truth", MUTED, lw=1.1))
     if saved.prior is not None:
-        handles.insert(0, line("prior", MUTED, lw=6, alpha=FILL))
-    legend_line(figure, LEFT, handles, part_of(saved, shown))
-    for column, place in zip(chosen, places, strict=False):
-        axes = look.axes_at(figure, place)
+        handles.insert(0, look.line("prior", MUTED, lw=6, alpha=FILL))
+    look.legend_line(figure, LEFT, handles, part_of(saved, shown))
+    for axes, column in zip(panels, chosen, strict=True):
         values = [saved.points[:, :, index, column].ravel() for index in range(shown)]
         _histograms(axes, None if saved.prior is None else saved.prior[:, column], values, colors)
         for value, color in zip(_observed_at(saved, column)[:shown], colors, strict=False):
@@ -103,22 +97,22 @@ def draw_pairs(saved: SavedPosteriors) -> Figure:
     figure = look.new_figure(width, look.TOP + look.LINE_HEIGHT + size * step + bottom)
     height = figure.get_size_inches()[1]
     of = f"observation 1 of {saved.count:,}" if saved.count > 1 else ""
-    subtitle = joined(details, of, _which(saved, size), "ρ: rank correlation")
+    subtitle = look.joined(details, of, _which(saved, size), "ρ: rank correlation")
     title = f"Pairs of columns of the posterior of {name}"
     look.headline(figure, title, subtitle, look.MARGIN * 3, height - look.MARGIN)
-    handles = [dots("posterior", BLUE)]
+    handles = [look.dots("posterior", BLUE)]
     if saved.prior is not None:
-        handles.insert(0, dots("prior", MUTED, 0.5))
+        handles.insert(0, look.dots("prior", MUTED, 0.5))
     if seen_columns(saved)[chosen].any():
-        handles.append(line("observed", ls="none", marker="P", ms=7, mec="white"))
+        handles.append(look.line("observed", ls="none", marker="P", ms=7, mec="white"))
     if saved.truth is not None:
-        handles.append(line("truth", **TRUTH))
-    legend_line(figure, look.MARGIN * 3, handles)
+        handles.append(look.line("truth", **TRUTH))
+    look.legend_line(figure, look.MARGIN * 3, handles)
     draws = saved.points[:, :, 0].reshape(-1, len(saved.names))
     correlations = rank_correlations(draws[:, chosen])
     sets = [each for each in (saved.prior, draws) if each is not None]
     ends = [limits(*(each[:, column] for each in sets)) for column in chosen]
-    for row, across in zip(*np.tril_indices(size), strict=True):
+    for row, across in zip(*map(np.ndarray.tolist, np.tril_indices(size)), strict=True):
         place = (PAIRS_LEFT + across * step, bottom + (size - 1 - row) * step, SIDE, SIDE)
         axes = look.axes_at(figure, place)
         if row == across:
@@ -130,13 +124,7 @@ def draw_pairs(saved: SavedPosteriors) -> Figure:
             axes.set(xlim=ends[across], ylim=ends[row])
             few_numbers(axes.xaxis, axes.yaxis)
             look.note_above(axes, f"ρ {correlations[row, across] + 0.0:.2f}".replace("-", "−"))
-        axes.tick_params(labelbottom=row == size - 1, labelleft=across == 0 and row > 0)
-        names = [axis_name(saved.names[chosen[each]], SIDE) for each in (across, row)]
-        if row == size - 1:
-            look.label(axes, x=names[0])
-        if across == 0:
-            look.label(axes, y=names[1])
-            axes.yaxis.set_label_coords(-0.6 / SIDE, 0.5)
+        label_pair(axes, row, across, [printable(saved.names[k]) for k in chosen], SIDE, 0.6)
     return figure
 
 
@@ -217,7 +205,7 @@ def draw_images(saved: SavedPosteriors) -> Figure:
     if seen is not None:
         columns.insert(0, Column(seen, "observed"))
         hidden = saved.likelihood is not None and saved.likelihood.coordinates is not None
-        caption = joined("Tinted: pixels not observed" * hidden, caption, by=". ")
+        caption = look.joined("Tinted: pixels not observed" * hidden, caption, by=". ")
     if saved.truth is not None:
         truth = saved.truth.reshape(shown, *shape)
         columns.insert(0, Column(gray_levels(truth), "truth"))
@@ -230,9 +218,9 @@ def draw_images(saved: SavedPosteriors) -> Figure:
     return draw_rows(
         columns,
         f"Posterior of {name}",
-        joined(details, part_of(saved, shown), f"{shape[2]} × {shape[1]} pixels"),
+        look.joined(details, part_of(saved, shown), f"{shape[2]} × {shape[1]} pixels"),
         f"{caption}.",
-        scale=Scale(values, f"0 to {brief(reach)} gray levels"),
+        scale=Scale(values, f"0 to {look.brief(reach)} gray levels"),
     )
 
 
@@ -295,10 +283,10 @@ MOST_PARAMETERS, MOST_MEMBERS = 6, 60
 def draw_population(saved: SavedPopulation, name: str) -> Figure:
     """A panel for each parameter: intervals of each member alone and in the population, sorted by
     the latter, over those of a further member."""
-    count = saved.members.shape[2]
-    figure, places = look.panel_page(
-        1,
-        min(len(saved.names), MOST_PARAMETERS),
+    count, shown = saved.members.shape[2], min(len(saved.names), MOST_PARAMETERS)
+    figure, panels = look.panels(
+        shown,
+        shown,
         PANEL,
         f"{count} members of a population: {name}",
         "90 % of each alone (gray) and given all others (blue), of a further member (orange)",
@@ -306,8 +294,7 @@ def draw_population(saved: SavedPopulation, name: str) -> Figure:
     )
     together = np.quantile(saved.members, QUANTILES, axis=(0, 1))
     further = np.quantile(saved.further, QUANTILES, axis=(0, 1))
-    for place in range(min(len(saved.names), MOST_PARAMETERS)):
-        axes = look.axes_at(figure, places[0, place])
+    for place, axes in enumerate(panels):
         order = np.argsort(together[1, :, place], kind="stable")
         if count > MOST_MEMBERS:
             order = order[np.linspace(0, count - 1, MOST_MEMBERS).round().astype(int)]
@@ -319,8 +306,8 @@ def draw_population(saved: SavedPopulation, name: str) -> Figure:
         for values, color, shift in ((saved.alone, FAINT, 0.16), (together, BLUE, -0.16)):
             low, middle, high = values[:, order, place]
             axes.hlines(rows + shift, low, high, color=color, lw=1.6)
-            dots = MUTED if color == FAINT else color
-            axes.scatter(middle, rows + shift, s=7, color=dots, lw=0, zorder=3)
+            middles = MUTED if color == FAINT else color
+            axes.scatter(middle, rows + shift, s=7, color=middles, lw=0, zorder=3)
         axes.set_yticks([])
         look.name_panel(axes, axis_name(saved.names[place], PANEL[0]), note)
     return figure

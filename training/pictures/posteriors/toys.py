@@ -15,16 +15,8 @@ from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
 from training.names import TOY_NAMES
 from training.pictures import look
-from training.pictures.look import BLUE, INK, MUTED, ORANGE, joined
-from training.pictures.posteriors.words import (
-    axis_name,
-    dots,
-    legend_line,
-    line,
-    name_and_details,
-    part_of,
-    value_words,
-)
+from training.pictures.look import BLUE, INK, MUTED, ORANGE
+from training.pictures.posteriors.words import axis_name, name_and_details, part_of, value_words
 from training.pictures.trajectories.clouds import cloud_axes, common_box, inside
 
 GRID = 120
@@ -61,8 +53,7 @@ def plane_density(
     for first in range(0, len(grid), rows):
         block = points[:, first : first + rows, None] - centers[:, None]
         total[first : first + rows] = np.exp(-np.square(block).sum(axis=0) / 2) @ weights
-    density: np.ndarray = total.reshape(len(y), len(x)) / (2 * np.pi * np.linalg.det(root))
-    return density
+    return total.reshape(len(y), len(x)) / (2 * np.pi * np.linalg.det(root))
 
 
 def toy_of(name: str | None, dim: int) -> Toy | None:
@@ -101,7 +92,7 @@ def draw_toy(saved: SavedPosteriors, toy: Toy) -> Figure:
         across,
         (SIDE, SIDE) if flat else (ROW_SIDE, ROW_SIDE),
         f"Posterior of {name}",
-        joined(details, part_of(saved, shown)),
+        look.joined(details, part_of(saved, shown)),
         left=LEFT,
         right=0.2 if flat else 0.2 + SHIFT,
         gap=0.65 if flat else ROW_GAP,
@@ -109,7 +100,7 @@ def draw_toy(saved: SavedPosteriors, toy: Toy) -> Figure:
         above=0.5,
         least_width=8.0,
     )
-    legend_line(figure, LEFT, _handles(saved, toy.dim), right=look.MARGIN)
+    look.legend_line(figure, LEFT, _handles(saved, toy.dim), right=look.MARGIN)
     for index in range(shown):
         draws = saved.points[:, :, index].reshape(-1, toy.dim)
         draws = draws[evenly(len(draws), MOST_POINTS)]
@@ -218,18 +209,18 @@ def _cloud(axes: Any, prior: np.ndarray | None, draws: np.ndarray, box: np.ndarr
 
 
 def _handles(saved: SavedPosteriors, dim: int) -> Sequence[Any]:
-    handles = [dots("posterior draws", BLUE)]
+    handles = [look.dots("posterior draws", BLUE)]
     if saved.prior is not None:
-        handles.insert(0, dots("prior draws", MUTED, 0.5))
+        handles.insert(0, look.dots("prior draws", MUTED, 0.5))
     if saved.truth is not None:
-        handles.append(line("truth", **TRUTH))
+        handles.append(look.line("truth", **TRUTH))
     if saved.likelihood is not None:
         planes = combinations(range(dim), 2)
         seen = [len(_seen_in(saved.likelihood, plane, dim)[0]) for plane in planes]
         if 2 in seen:
-            handles.append(line("observed", ls="none", marker="P", ms=7, mec="white"))
+            handles.append(look.line("observed", ls="none", marker="P", ms=7, mec="white"))
         elif 1 in seen:
-            handles.append(line("observed", lw=1.2, ls=(0, (3, 2))))
+            handles.append(look.line("observed", lw=1.2, ls=(0, (3, 2))))
         contents = " and ".join(f"{100 * content:g}" for content in CONTENTS)
-        handles.append(line(f"exact posterior of the toy: regions of {contents} %", ORANGE))
+        handles.append(look.line(f"exact posterior of the toy: regions of {contents} %", ORANGE))
     return handles

@@ -16,16 +16,14 @@ from scipy.stats import ks_2samp
 from training.files.arrays import stem_of
 from training.files.rows import LARGEST, SavedTable
 from training.pictures import look
-from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE, Picture, figures, joined
-from training.pictures.posteriors.words import fitting
+from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE
 from training.pictures.tables.columns import (
-    FILL,
     chance,
     color_of,
     counted,
     draw_marginals,
     draw_pairs,
-    is_outlined,
+    draw_shares,
     legend_below_headline,
 )
 from training.pictures.trajectories.clouds import latent_law, name_and_details
@@ -49,12 +47,12 @@ def draw_densities(tables: Sequence[SavedTable]) -> Figure:
     name, details = name_and_details(tables[0].trajectory)
     counts = counted(tables, [len(each) for each in values])
     compared = len(tables) == 2
-    figure, places = look.panel_page(
-        1,
+    figure, panels = look.panels(
+        1 + compared,
         1 + compared,
         (SIZE, SIZE),
         f"Log density of {name}" + ("" if compared else f": {tables[0].label}"),
-        joined(details, counts, latent_law(tables[-1].trajectory)),
+        look.joined(details, counts, latent_law(tables[-1].trajectory)),
         left=LEFT,
         gap=GAP,
         top=look.TOP + look.LINE_HEIGHT,
@@ -62,9 +60,9 @@ def draw_densities(tables: Sequence[SavedTable]) -> Figure:
     )
     labels = [table.label for table in tables]
     legend_below_headline(figure, LEFT, labels, strips=False, note=_least(tables[0]))
-    _histogram(look.axes_at(figure, places[0, 0]), labels, values)
+    _histogram(next(panels), labels, values)
     if compared:
-        _ranks(look.axes_at(figure, places[0, 1]), values[0], values[1])
+        _ranks(next(panels), values[0], values[1])
     return figure
 
 
@@ -84,12 +82,8 @@ def _histogram(axes: Axes, labels: Sequence[str], values: Sequence[np.ndarray]) 
     edges = np.linspace(low, high, bins + 1)
     notes, left_out = [], []
     for label, each in zip(labels, values, strict=True):
-        share, color = np.histogram(each, edges)[0] / len(each), color_of(label)
-        if is_outlined(label):
-            axes.stairs(share, edges, color=color, lw=1.5)
-        else:
-            axes.stairs(share, edges, color=color, alpha=FILL, fill=True, lw=0)
-        axes.axvline(each.mean(), color=color, lw=1.2, ls=look.DASHED)
+        draw_shares(axes, label, np.histogram(each, edges)[0] / len(each), edges, 1.5)
+        axes.axvline(each.mean(), color=color_of(label), lw=1.2, ls=look.DASHED)
         error = each.std(ddof=1) / math.sqrt(len(each))
         notes.append(f"{label} {each.mean():.4g} ± {error:.2g}")
         lower = int((each < low).sum())
@@ -152,7 +146,7 @@ def draw_roundtrip(melt: SavedTable, back: SavedTable) -> Figure:
     look.headline(
         figure,
         f"Rows of {name}, melted and back",
-        joined(details, f"{melt.trajectory.count:,} rows", which),
+        look.joined(details, f"{melt.trajectory.count:,} rows", which),
         look.MARGIN + 0.2,
         height - look.MARGIN,
     )
@@ -165,7 +159,9 @@ def draw_roundtrip(melt: SavedTable, back: SavedTable) -> Figure:
     axes.set_xscale("log")
     axes.set(ylim=(-0.7, len(order) - 0.3), xlim=(root.min() / 3, most.max() * 3))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_yticks(places, [fitting(melt.names[column], ERRORS_LEFT - 0.3) for column in order])
+    axes.set_yticks(
+        places, [look.fitting(melt.names[column], ERRORS_LEFT - 0.3) for column in order]
+    )
     axes.grid(axis="x", color=FAINT, lw=0.6, alpha=0.7)
     look.label(axes, "error in standard deviations of the column")
     look.legend(axes, 2)
@@ -227,7 +223,7 @@ class TableRun:
 
 def pictures_of_tables(
     paths: Iterable[Path], folder: Path | None, animation: str | None
-) -> list[Picture]:
+) -> list[look.Picture]:
     """All pictures of simulations of tables, in a folder or beside their files; none is animated.
     Raises DataError if a file is broken.
 
@@ -236,7 +232,7 @@ def pictures_of_tables(
     return [picture for run in runs_of(tables) for picture in _pictures_of(run, folder)]
 
 
-def _pictures_of(run: TableRun, folder: Path | None) -> list[Picture]:
+def _pictures_of(run: TableRun, folder: Path | None) -> list[look.Picture]:
     shown = run.shown
     draw: dict[str, Callable[[], Figure]] = {"marginals": partial(draw_marginals, shown)}
     several = len(shown[0].names) > 1
@@ -253,7 +249,7 @@ def _pictures_of(run: TableRun, folder: Path | None) -> list[Picture]:
         if several:
             draw["melt_joint"] = partial(draw_joint, latents)
             draw["spectrum"] = partial(draw_spectrum, latents)
-    first, *others = figures((folder or shown[0].path.parent) / run.stem, draw)
+    first, *others = look.figures((folder or shown[0].path.parent) / run.stem, draw)
     return [replace(first, note=ALONE.get(shown[0].kind, "") if len(shown) == 1 else ""), *others]
 
 

@@ -19,16 +19,7 @@ from training.data.records.writing import text_of
 from training.files.answers import Asked, SavedAnswerCheck, SavedAnswers
 from training.measure.reliability import wilson
 from training.pictures import look
-from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE, Picture, figures, joined
-from training.pictures.posteriors.words import (
-    dots,
-    fitting,
-    label_outer,
-    legend_line,
-    line,
-    verdict_lines,
-    write_verdict,
-)
+from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE
 from training.pictures.tables.drawn_rows import (
     DrawnRows,
     draw_associations,
@@ -39,7 +30,7 @@ from training.pictures.tables.drawn_rows import (
 ALONE = "samples alone: ask.py sample with --data compares them"
 
 
-def pictures_of_answers(path: Path, folder: Path | None) -> list[Picture]:
+def pictures_of_answers(path: Path, folder: Path | None) -> list[look.Picture]:
     """The pictures of a CSV, by the parameters beside it. Raises DataError if one is broken."""
     saved = SavedAnswers.load(path)
     stem = (folder or path.parent) / saved.stem
@@ -51,21 +42,21 @@ def pictures_of_answers(path: Path, folder: Path | None) -> list[Picture]:
         if len(drawn.columns) > 1:
             draw["associations"] = partial(draw_associations, drawn)
         note = "" if saved.real else ALONE
-        return [replace(each, note=note) for each in figures(stem, draw)]
+        return [replace(each, note=note) for each in look.figures(stem, draw)]
     if saved.question == "score" and oddest(saved.tails, 1):
         draw["odd"] = partial(draw_odd, saved)
     if saved.asked:
         draw["cells"] = partial(draw_cells, saved)
-    return figures(stem, draw)
+    return look.figures(stem, draw)
 
 
-def pictures_of_check(path: Path, folder: Path | None) -> list[Picture]:
+def pictures_of_check(path: Path, folder: Path | None) -> list[look.Picture]:
     """The pictures of a check. Raises DataError if it is broken."""
     saved = SavedAnswerCheck.load(path)
     draw = {"intervals": partial(draw_intervals, saved)}
     if any(column.reliability is not None for column in saved.columns):
         draw["levels"] = partial(draw_reliability, saved)
-    return figures((folder or path.parent) / path.stem, draw)
+    return look.figures((folder or path.parent) / path.stem, draw)
 
 
 MOST_ROWS, MOST_COLUMNS = 12, 10
@@ -106,11 +97,11 @@ def draw_odd(saved: SavedAnswers) -> Figure:
     figure = look.new_figure(max(ROW_NAMES + size[0] + 0.2, 7.0), height)
     some = f"{len(columns)} of {dim} columns" * (dim > len(columns))
     title = f"Odd cells of {saved.name}: the oddest {len(rows)} of {len(saved.rows):,} rows"
-    look.headline(figure, title, joined(count_of_odd(saved), some), 0.2, height - look.MARGIN)
+    look.headline(figure, title, look.joined(count_of_odd(saved), some), 0.2, height - look.MARGIN)
     axes = look.axes_at(figure, (ROW_NAMES, 0.15, *size))
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
     axes.spines[:].set_visible(False)
-    names = [fitting(saved.rows.columns[place].name, width - 0.08) for place in columns]
+    names = [look.fitting(saved.rows.columns[place].name, width - 0.08) for place in columns]
     axes.xaxis.tick_top()
     axes.set_xticks(np.arange(len(columns)) + 0.5, names)
     labels = [f"row {row + 1},  {saved.log_prob[row]:.1f} nats".replace("-", "−") for row in rows]
@@ -119,7 +110,7 @@ def draw_odd(saved: SavedAnswers) -> Figure:
     for (down, along), tail in np.ndenumerate(saved.tails[np.ix_(rows, columns)]):
         column, value = columns[along], saved.rows.values[rows[down], columns[along]]
         text = text_of(saved.rows.columns[column], value, saved.rows.decimal) or "–"
-        _draw_cell(axes, along, down, fitting(text, width - 0.1), tail, tail <= saved.odd)
+        _draw_cell(axes, along, down, look.fitting(text, width - 0.1), tail, tail <= saved.odd)
     return figure
 
 
@@ -148,27 +139,31 @@ def draw_cells(saved: SavedAnswers) -> Figure:
     across = min(2, len(shown))
     what = "Predictions" if saved.question == "predict" else "Filled cells"
     more = f"{MOST_PANELS} of {len(saved.asked)} columns" if len(saved.asked) > MOST_PANELS else ""
-    figure, places = look.panel_page(
-        math.ceil(len(shown) / across),
+    figure, panels = look.panels(
+        len(shown),
         across,
         PANEL,
         f"{what} of {saved.name}",
-        joined(f"bars: {saved.interval:.0%} intervals, with the median", more),
+        look.joined(f"bars: {saved.interval:.0%} intervals, with the median", more),
         left=PANEL_LEFT,
         gap=0.95,
         top=look.TOP + 1.3 * look.LINE_HEIGHT,
         above=0.46,
         least_width=look.STACK_WIDTH,
     )
-    handles = [dots("truth within, or likeliest level right", BLUE), dots("not so", ORANGE)]
+    handles = [
+        look.dots("truth within, or likeliest level right", BLUE),
+        look.dots("not so", ORANGE),
+    ]
     handles *= any(asked.known.any() for asked in shown)
     if any((~asked.known).any() for asked in shown if asked.is_level):
-        handles.append(dots("not known", MUTED))
-    legend_line(figure, PANEL_LEFT, handles)
-    for asked, place in zip(shown, places.reshape(-1, 4), strict=False):
-        axes = look.axes_at(figure, place)
+        handles.append(look.dots("not known", MUTED))
+    look.legend_line(figure, PANEL_LEFT, handles)
+    for axes, asked in zip(panels, shown, strict=True):
         _draw_answers(axes, asked)
-        look.name_panel(axes, fitting(asked.column.name, PANEL[0]), hits_of(asked, saved.interval))
+        look.name_panel(
+            axes, look.fitting(asked.column.name, PANEL[0]), hits_of(asked, saved.interval)
+        )
     return figure
 
 
@@ -238,9 +233,7 @@ def draw_intervals(saved: SavedAnswerCheck) -> Figure:
     levels = saved.probabilities[:4]
     width = (look.WIDE - NAMES - RIGHT - BETWEEN * (len(levels) - 1)) / len(levels)
     high = LINE * len(columns) + 0.1
-    head = _head(saved) + 0.3
-    height = head + high + 0.5
-    figure = look.new_figure(look.WIDE, height)
+    figure = look.new_figure(look.WIDE, look.above_panels(saved.verdict) + 0.3 + high + 0.5)
     dim = len(saved.columns)
     some = f"the farthest off of {dim} columns" if dim > MOST_CHECKED else ""
     _headline(figure, saved, "Intervals against truths", some)
@@ -259,7 +252,7 @@ def draw_intervals(saved: SavedAnswerCheck) -> Figure:
         axes.set(ylim=(places[-1] - 0.7, 0.7), yticks=[])
         axes.set_xlim(right=min(axes.get_xlim()[1], 101.0))
         if number == 0:
-            names = [fitting(saved.columns[index].name, NAMES - 0.3) for index in columns]
+            names = [look.fitting(saved.columns[index].name, NAMES - 0.3) for index in columns]
             axes.set_yticks(places, names)
             axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.grid(axis="x", color=FAINT, lw=0.6, alpha=0.7)
@@ -284,19 +277,19 @@ def draw_reliability(saved: SavedAnswerCheck) -> Figure:
     probabilities that were said; dots are the larger, the more there are."""
     shown = [column for column in saved.columns if column.reliability is not None][:MOST_LEVELED]
     across = min(len(shown), ACROSS)
-    figure, places = look.panel_page(
-        math.ceil(len(shown) / across),
+    figure, panels = look.panels(
+        len(shown),
         across,
         SQUARE,
         left=0.75,
         gap=0.45,
-        top=_head(saved),
+        top=look.above_panels(saved.verdict),
         above=0.46,
         least_width=look.WIDE,
     )
     _headline(figure, saved, "Probabilities of levels against what came true")
-    for number, column in enumerate(shown):
-        axes = look.axes_at(figure, places[number // across, number % across])
+    axes_of_all = list(panels)
+    for axes, column in zip(axes_of_all, shown, strict=True):
         assert column.reliability is not None
         probability, share, count = column.reliability.T
         low, high = wilson(share, count)
@@ -306,21 +299,19 @@ def draw_reliability(saved: SavedAnswerCheck) -> Figure:
         sizes = 8 + 40 * count / count.max()
         axes.scatter(probability, share, s=sizes, c=colors, lw=0, zorder=3)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-        look.name_panel(axes, fitting(column.name, SQUARE[0]), f"{column.cells:,} cells")
-        label_outer(axes, number, len(shown), across, "probability", "share that came true")
+        look.name_panel(axes, look.fitting(column.name, SQUARE[0]), f"{column.cells:,} cells")
+    look.label_outer(axes_of_all, across, "probability", "share that came true")
     return figure
-
-
-def _head(saved: SavedAnswerCheck) -> float:
-    """Inches above the panels of a check."""
-    return look.TOP + look.LINE_HEIGHT * (len(verdict_lines(saved.verdict)) + 1.3)
 
 
 def _headline(figure: Figure, saved: SavedAnswerCheck, what: str, some: str = "") -> None:
     right = "no miscalibration seen" if saved.conclusive else "too few rows to tell"
     outcome = right if saved.passed else "not calibrated in some columns"
-    details = joined(f"{saved.rows:,} held-out rows", outcome, some)
+    details = look.joined(f"{saved.rows:,} held-out rows", outcome, some)
     look.headline(figure, what, details, 0.2, figure.get_size_inches()[1] - look.MARGIN)
-    handles = [line("what was said is within the 95 % bar", BLUE), line("it is not", ORANGE)]
+    handles = [
+        look.line("what was said is within the 95 % bar", BLUE),
+        look.line("it is not", ORANGE),
+    ]
     note = "by chance one bar of twenty leaves it out"
-    write_verdict(figure, 0.2, verdict_lines(saved.verdict), handles, note, 0.2)
+    look.write_verdict(figure, 0.2, saved.verdict, handles, note, 0.2)

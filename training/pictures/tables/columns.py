@@ -1,7 +1,7 @@
 """Columns of a table, rows of data against samples: each by itself, and in pairs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,12 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from scipy.stats import ks_2samp, rankdata
 
 from training.files.arrays import evenly
 from training.files.rows import LABELS, SavedTable
 from training.pictures import look
-from training.pictures.look import BLUE, MUTED, ORANGE, joined
-from training.pictures.posteriors.words import fitting, legend_line, line
+from training.pictures.look import BLUE, MUTED, ORANGE
 from training.pictures.trajectories.clouds import latent_law, name_and_details
 
 LEVEL = 0.05
@@ -26,12 +26,8 @@ OUTER = 0.01
 
 def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Kolmogorov-Smirnov distances ``[D]`` of the columns of ``[n, D]`` and ``[m, D]``."""
-    largest = []
-    for pair in zip(first.T, second.T, strict=True):
-        steps = np.concatenate(pair)
-        below = [np.searchsorted(np.sort(each), steps, side="right") / len(each) for each in pair]
-        largest.append(np.abs(below[0] - below[1]).max())
-    return np.array(largest)
+    tests = (ks_2samp(*pair, method="asymp") for pair in zip(first.T, second.T, strict=True))
+    return np.array([test.statistic for test in tests])
 
 
 def chance(first: int, second: int, columns: int = 1) -> float:
@@ -43,8 +39,6 @@ def chance(first: int, second: int, columns: int = 1) -> float:
 
 def rank_correlations(rows: np.ndarray) -> np.ndarray:
     """Spearman's correlations ``[D, D]`` of the columns of ``[n, D]``; 0 with constant ones."""
-    from scipy.stats import rankdata  # takes a second to import, which pairs alone need
-
     ranks = rankdata(rows, axis=0)
     ranks -= ranks.mean(axis=0)
     length = np.sqrt(np.square(ranks).sum(axis=0))
@@ -94,13 +88,9 @@ def draw_column(
     top = max(float(np.max(shares)), 1e-9)
     notes = []
     for number, (label, each, share) in enumerate(zip(labels, values, shares, strict=True)):
-        color = color_of(label)
-        if is_outlined(label):
-            axes.stairs(share / top, edges, color=color, lw=1.3)
-        else:
-            axes.stairs(share / top, edges, color=color, alpha=FILL, fill=True, lw=0)
+        draw_shares(axes, label, share / top, edges, 1.3)
         if strips:
-            _quantiles(axes, each, -STRIP * (number + 1), color)
+            _quantiles(axes, each, -STRIP * (number + 1), color_of(label))
         beyond = float(((each < low) | (each > high)).mean())
         if beyond > STRAYS:
             notes.append(f"{beyond:.0%} of {label} beyond")
@@ -112,21 +102,31 @@ def draw_column(
     look.note_inside(axes, "\n".join(notes))
 
 
+def draw_shares(
+    axes: Axes, label: str, shares: np.ndarray, edges: np.ndarray, width: float
+) -> None:
+    """Bars of data, or the outline of samples, a line of this width."""
+    if is_outlined(label):
+        axes.stairs(shares, edges, color=color_of(label), lw=width)
+    else:
+        axes.stairs(shares, edges, color=color_of(label), alpha=FILL, fill=True, lw=0)
+
+
 def legend_below_headline(
     figure: Figure, left: float, labels: Sequence[str], strips: bool = True, note: str = ""
 ) -> None:
     """What bars, outlines and lines of quantiles, if there are any, are, and a note at the other
     end of the line, inches from either edge."""
     handles = [
-        line(label, color_of(label), lw=1.5)
+        look.line(label, color_of(label), lw=1.5)
         if is_outlined(label)
         else Patch(color=color_of(label), alpha=FILL, lw=0, label=label)
         for label in labels
     ]
     if strips:
         words = f"{', '.join(f'{100 * share:g}' for share in QUANTILES)} % quantiles"
-        handles.append(line(words, lw=1, **MEDIAN))
-    legend_line(figure, left, handles, note)
+        handles.append(look.line(words, lw=1, **MEDIAN))
+    look.legend_line(figure, left, handles, note)
 
 
 def few_numbers(*axes: Axis) -> None:
@@ -169,13 +169,13 @@ LEAST_WIDTH = 8.0
 
 def column_page(
     count: int, title: str, subtitle: str, widest: float = WIDEST, **room: float
-) -> tuple[Figure, np.ndarray, float]:
-    """A figure with panels of so many columns, their places (``look.panel_page``, which also says
-    what room there may be), and their width."""
+) -> tuple[Figure, Iterator[Axes], float]:
+    """A figure with panels of so many columns, these (``look.panel_page`` says what room there may
+    be), and their width."""
     across = min(count, ACROSS)
     width = min((look.WIDE - 2 * LEFT - GAP * (across - 1)) / across, widest)
-    figure, places = look.panel_page(
-        math.ceil(count / across),
+    figure, panels = look.panels(
+        count,
         across,
         (width, HEIGHT),
         title,
@@ -186,7 +186,7 @@ def column_page(
         top=look.TOP + 1.3 * look.LINE_HEIGHT,
         **{"above": 0.46, "below": 0.42, "least_width": LEAST_WIDTH, **room},
     )
-    return figure, places.reshape(-1, 4), width
+    return figure, panels, width
 
 
 def draw_marginals(tables: Sequence[SavedTable]) -> Figure:
@@ -200,16 +200,15 @@ def draw_marginals(tables: Sequence[SavedTable]) -> Figure:
     shown, dim = order[:MOST], len(names)
     worst = f"{MOST} of" if far is None else f"The {MOST} worst-fitted of"
     which = f"{worst} {dim} columns" if dim > MOST else "Columns"
-    figure, places, width = column_page(len(shown), *_headline(tables, which))
-    for column, place in zip(shown, places, strict=False):
-        axes = look.axes_at(figure, place)
+    figure, panels, width = column_page(len(shown), *_headline(tables, which))
+    for axes, column in zip(panels, shown, strict=True):
         draw_column(axes, labels, [each[:, column] for each in rows])
         note = "" if far is None else f"KS distance {far[column]:.3f}"
-        look.name_panel(axes, fitting(names[column], width), note)
+        look.name_panel(axes, look.fitting(names[column], width), note)
     note = ""
     if far is not None:
         bound = chance(len(rows[0]), len(rows[1]), dim)
-        note = joined(
+        note = look.joined(
             "worst first" if dim > 1 else "",
             f"columns not shown: KS at most {far[order[MOST]]:.2g}" if dim > MOST else "",
             f"by chance {'all are' if dim > 1 else 'it is'} below {bound:.2g} (95 %)",
@@ -223,7 +222,7 @@ def _headline(tables: Sequence[SavedTable], what: str, *more: str) -> tuple[str,
     of = "data and samples" if len(tables) == 2 else tables[0].label
     counts = counted(tables, [len(table.rows) for table in tables])
     law = latent_law(tables[-1].trajectory)
-    return f"{what} of {name}: {of}", joined(details, counts, law, *more)
+    return f"{what} of {name}: {of}", look.joined(details, counts, law, *more)
 
 
 MOST_PAIRED = 5
@@ -268,19 +267,25 @@ def draw_pairs(tables: Sequence[SavedTable]) -> Figure:
             axes.set(xlim=ends[here], ylim=ends[beside])
             correlation = round(correlations[which][here, beside], 2) + 0.0
             look.note_above(axes, f"ρ {correlation:.2f}".replace("-", "−"))
-        names = [tables[0].names[column] for column in chosen]
-        last = len(names) - 1
-        axes.tick_params(labelbottom=row == last, labelleft=across == 0 and row != across)
+        label_pair(axes, row, across, [tables[0].names[column] for column in chosen], side, 0.62)
         for axis in (axes.xaxis, axes.yaxis):
             axis.get_offset_text().set(size=look.SMALL_SIZE - 1, color=MUTED)
-        axes.xaxis.get_offset_text().set_visible(row == last)
+        axes.xaxis.get_offset_text().set_visible(row == size - 1)
         axes.yaxis.get_offset_text().set_visible(across == 0 and row != across)
-        if row == last:
-            look.label(axes, x=fitting(names[across], side))
-        if across == 0:
-            look.label(axes, y=fitting(names[row], side))
-            axes.yaxis.set_label_coords(-0.62 / side, 0.5)
     return figure
+
+
+def label_pair(
+    axes: Axes, row: int, across: int, names: Sequence[str], side: float, off: float
+) -> None:
+    """Names and numbers at a panel of a matrix of pairs, below the last row and, so many inches
+    off, at the left."""
+    is_last, is_first = row == len(names) - 1, across == 0
+    axes.tick_params(labelbottom=is_last, labelleft=is_first and row > 0)
+    x, y = (look.fitting(names[place], side) for place in (across, row))
+    look.label(axes, x=x * is_last, y=y * is_first)
+    if is_first:
+        axes.yaxis.set_label_coords(-off / side, 0.5)
 
 
 def telling_columns(correlations: Sequence[np.ndarray], most: int) -> np.ndarray:

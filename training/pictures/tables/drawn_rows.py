@@ -20,8 +20,7 @@ from training.files.rows import LABELS
 from training.measure.association import associations
 from training.pictures import look
 from training.pictures.correlations import MATRIX_COLORS
-from training.pictures.look import FAINT, INK, MUTED, joined, sequential_colors
-from training.pictures.posteriors.words import fitting, legend_line
+from training.pictures.look import FAINT, INK, MUTED
 from training.pictures.tables.columns import (
     FILL,
     LEFT,
@@ -130,9 +129,8 @@ def draw_marginals(drawn: DrawnRows) -> Figure:
     shown = np.sort(order[:MOST])
     worst = f"{MOST} of {dim} columns" + ", those that fit worst" * compared if dim > MOST else ""
     title = f"Columns of {drawn.saved.name}: {drawn.against}"
-    figure, places, width = column_page(len(shown), title, joined(drawn.counts, worst))
-    for index, place in zip(shown.tolist(), places, strict=False):
-        axes = look.axes_at(figure, place)
+    figure, panels, width = column_page(len(shown), title, look.joined(drawn.counts, worst))
+    for axes, index in zip(panels, shown.tolist(), strict=True):
         if drawn.levels(index) is None:
             draw_column(axes, drawn.labels, drawn.sets(index))
             if drawn.columns[index].type == DATE:
@@ -143,7 +141,7 @@ def draw_marginals(drawn: DrawnRows) -> Figure:
         if compared:
             gap, bound = (values[index] for values in drawn.fit)
             note = f"KS {gap:.3f}, by chance ≤ {bound:.3f}"
-        look.name_panel(axes, fitting(drawn.columns[index].name, width), note)
+        look.name_panel(axes, look.fitting(drawn.columns[index].name, width), note)
     note = "by chance: of all columns, with 95 %" if compared else ""
     legend_below_headline(figure, LEFT, drawn.labels, note=note)
     return figure
@@ -164,7 +162,7 @@ def _draw_levels(axes: Axes, drawn: DrawnRows, index: int, width: float) -> None
         axes.barh(places, share, 0.76, **(outlined if is_outlined(label) else filled))
     largest = float(np.max(shares))
     for place, name in zip(places.tolist(), names, strict=True):
-        text = fitting(name, width - 0.2)
+        text = look.fitting(name, width - 0.2)
         look.write(axes, text, (0, place), (3, 0), "data", va="center", color=INK)
     axes.set(xlim=(0, 1.06 * largest), ylim=(places[-1] - 0.6, 0.6), yticks=[])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
@@ -194,13 +192,13 @@ def draw_associations(drawn: DrawnRows) -> Figure:
     figure = look.new_figure(width, height)
     some = f"{MOST_ASSOCIATED} of {dim} columns" * (dim > MOST_ASSOCIATED)
     title = f"Associations of the columns of {drawn.saved.name}: {drawn.against}"
-    look.headline(figure, title, joined(drawn.counts, some), 0.2, height - look.MARGIN)
+    look.headline(figure, title, look.joined(drawn.counts, some), 0.2, height - look.MARGIN)
     marks = [
         Line2D([], [], ls="none", marker=marker, ms=4.5, mew=0, color=color, label=kind)
-        for marker, color, kind in zip("os^", sequential_colors(3), KINDS, strict=True)
+        for marker, color, kind in zip("os^", look.sequential_colors(3), KINDS, strict=True)
     ]
-    legend_line(figure, 0.2, marks)
-    names = [fitting(drawn.columns[index].name, NAMES - 0.1) for index in chosen]
+    look.legend_line(figure, 0.2, marks)
+    names = [look.fitting(drawn.columns[index].name, NAMES - 0.1) for index in chosen]
     for number, (label, matrix) in enumerate(zip(drawn.labels, matrices, strict=True)):
         left = look.MARGIN + NAMES + number * (SIDE + BETWEEN)
         axes = look.axes_at(figure, (left, BELOW, SIDE, SIDE))
@@ -244,7 +242,7 @@ def _draw_agreement(
     error = 2 * math.sqrt(sum(1 / len(values) for values in drawn.values))
     axes.fill_between(ends, ends - error, ends + error, color=FAINT, alpha=0.6, lw=0)
     axes.plot(ends, ends, color=MUTED, lw=0.8)
-    for each, (marker, color) in enumerate(zip("os^", sequential_colors(3), strict=True)):
+    for each, (marker, color) in enumerate(zip("os^", look.sequential_colors(3), strict=True)):
         axes.plot(x[kind == each], y[kind == each], marker, ms=4.5, mew=0, color=color)
     axes.set(xlim=ends, ylim=ends)
     look.label(axes, "of data", "of samples")

@@ -17,7 +17,7 @@ from dnnlib.errors import DataError, UsageError
 from training.files.arrays import stem_of
 from training.files.trajectory import SavedTrajectory
 from training.pictures import look
-from training.pictures.look import FAINT, INK, MUTED, Picture, figures
+from training.pictures.look import FAINT, INK, MUTED
 from training.pictures.trajectories.clouds import (
     CLOSED_FORM,
     Row,
@@ -120,7 +120,9 @@ class CloudAnimation(Animation):
             self.dots.set_offsets(points)
 
 
-def animation_of(trajectory: SavedTrajectory, stem: Path, suffix: str, animate: Animate) -> Picture:
+def animation_of(
+    trajectory: SavedTrajectory, stem: Path, suffix: str, animate: Animate
+) -> look.Picture:
     """The animation, ``gif`` or ``mp4``, of a melt or a generation, made from it, a title and a
     subtitle; the stem has the folder and first part of its name."""
     name, details = name_and_details(trajectory)
@@ -135,7 +137,7 @@ def animation_of(trajectory: SavedTrajectory, stem: Path, suffix: str, animate: 
 
     frames = len(frame_times(len(trajectory.times)))
     note = f"{frames} frames: more with --save_freq=1" if frames < FEW_FRAMES else ""
-    return Picture(stem.with_name(f"{stem.name}_animation.{suffix}"), save, note)
+    return look.Picture(stem.with_name(f"{stem.name}_animation.{suffix}"), save, note)
 
 
 def animate_cloud(trajectory: SavedTrajectory, title: str, subtitle: str) -> CloudAnimation:
@@ -193,31 +195,31 @@ def write_mp4(path: Path, frames: Sequence[np.ndarray], seconds: Sequence[float]
 
 def pictures_of_toys(
     paths: Sequence[Path], folder: Path | None, animation: str | None
-) -> list[Picture]:
+) -> list[look.Picture]:
     """All pictures of simulations of points, and animations (``gif``, ``mp4`` or none), in a folder
     or beside their files. Raises DataError if a file is broken."""
     trajectories = [SavedTrajectory.load(path) for path in paths]
     pictures = []
     for item in trajectories:
         stem = (folder or item.path.parent) / item.path.stem.removesuffix("_results")
-        pictures += figures(stem, {"clouds": partial(draw_trajectories, [item])})
+        pictures += look.figures(stem, {"clouds": partial(draw_trajectories, [item])})
         pictures += pictures_of_latents(item, stem)
         if animation is not None and item.kind in VERBS:
             pictures.append(animation_of(item, stem, animation, animate_cloud))
     return pictures + overviews(trajectories, folder)
 
 
-def pictures_of_latents(item: SavedTrajectory, stem: Path) -> list[Picture]:
+def pictures_of_latents(item: SavedTrajectory, stem: Path) -> list[look.Picture]:
     """What is drawn of a melt's last states, and of the log densities of melts and generations."""
     draw: dict[str, Callable[[], Figure]] = {}
     if item.kind == "melt":
         draw |= {"latents": partial(draw_latents, item), "joint": partial(draw_joint, item)}
     if item.log_prob is not None and item.kind != "roundtrip":
         draw["log_prob"] = partial(draw_densities, item)
-    return figures(stem, draw)
+    return look.figures(stem, draw)
 
 
-def overviews(trajectories: Sequence[SavedTrajectory], folder: Path | None) -> list[Picture]:
+def overviews(trajectories: Sequence[SavedTrajectory], folder: Path | None) -> list[look.Picture]:
     """The clouds of each run's melt and generation together."""
 
     def run(item: SavedTrajectory) -> tuple[Path, str, int]:
@@ -229,5 +231,5 @@ def overviews(trajectories: Sequence[SavedTrajectory], folder: Path | None) -> l
         if melt.kind == "melt" and run(melt) in gens:
             stem = (folder or melt.path.parent) / stem_of(melt.path)
             draw = partial(draw_trajectories, [melt, gens[run(melt)]])
-            pictures += figures(stem, {"overview": draw})
+            pictures += look.figures(stem, {"overview": draw})
     return pictures

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from training.files.arrays import evenly, parameter, stem_of, title_of
 from training.files.trajectory import SavedTrajectory
 from training.pictures import look
-from training.pictures.look import INK, MUTED, brief, colors_of_places, joined
+from training.pictures.look import INK, MUTED
 
 CLOSED_FORM = "latents: closed form"
 
@@ -47,7 +47,9 @@ def latent_law(trajectory: SavedTrajectory) -> str:
     if not compressed.any():
         return "latents: variance A0²"
     law = ("A0² and " if paper else "") + f"ε = {number:.12}"
-    return f"latents: {law}, closed form {brief(trajectory.latent_variance()[compressed].mean())}"
+    return (
+        f"latents: {law}, closed form {look.brief(trajectory.latent_variance()[compressed].mean())}"
+    )
 
 
 PANELS = 6
@@ -135,10 +137,10 @@ def row_of(trajectory: SavedTrajectory, times: np.ndarray, most: int | None = No
     return Row(
         points=points[times],
         times=trajectory.times[times],
-        colors=colors_of_places(places, float(places.std(axis=0).max())),
+        colors=look.colors_of_places(places, float(places.std(axis=0).max())),
         axis_names=axis_names(trajectory),
         title=TITLES[kind].format(name),
-        subtitle=joined(details, latent_law(trajectory), seen, COLORS[kind]),
+        subtitle=look.joined(details, latent_law(trajectory), seen, COLORS[kind]),
     )
 
 

@@ -16,7 +16,7 @@ from training.files.arrays import evenly
 from training.files.trajectory import SavedTrajectory
 from training.measure.boundaries import gaussian_content
 from training.pictures import look
-from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE, joined, sequential_colors
+from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE
 from training.pictures.trajectories.clouds import (
     axis_names,
     cloud_axes,
@@ -40,12 +40,10 @@ def draw_latents(melt: SavedTrajectory) -> Figure:
     """A histogram for each of the first dimensions."""
     latents, variance, compressed = melt.last, melt.latent_variance(), melt.compressed()
     count = min(latents.shape[1], MOST_PANELS)
-    columns = min(count, COLUMNS)
-    rows = math.ceil(count / columns)
     error = f"curve: closed form · sampling error of a variance: {math.sqrt(2 / melt.count):.1%}"
-    figure, places = look.panel_page(
-        rows,
-        columns,
+    figure, panels = look.panels(
+        count,
+        min(count, COLUMNS),
         SIZE,
         *_headline(melt, error),
         left=LEFT,
@@ -54,9 +52,8 @@ def draw_latents(melt: SavedTrajectory) -> Figure:
         below=0.55,
         least_width=LEAST_WIDTH,
     )
-    for number, place in enumerate(places.reshape(-1, 4)[:count]):
+    for number, axes in enumerate(panels):
         values, exact = latents[:, number], float(variance[number])
-        axes = look.axes_at(figure, place)
         _histogram(axes, values, exact, ORANGE if compressed[number] else BLUE)
         name = f"eigen-dimension {number + 1}"
         if compressed[number]:
@@ -72,11 +69,10 @@ def draw_latents(melt: SavedTrajectory) -> Figure:
 def draw_joint(melt: SavedTrajectory) -> Figure:
     """The first two dimensions together, and the quantiles of the first six."""
     words = _headline(melt, "in units of the closed form's σ")
-    figure, places = look.panel_page(1, 2, (SIDE, SIDE), *words, gap=0.8)
+    figure, (left, right) = look.panels(2, 2, (SIDE, SIDE), *words, gap=0.8)
     units = melt.last / np.sqrt(melt.latent_variance()[: melt.last.shape[1]])
-    _joint(look.axes_at(figure, places[0, 0]), units[:, :2])
-    axes = look.axes_at(figure, places[0, 1])
-    _quantiles(axes, units, melt.compressed()[: units.shape[1]])
+    _joint(left, units[:, :2])
+    _quantiles(right, units, melt.compressed()[: units.shape[1]])
     return figure
 
 
@@ -87,8 +83,8 @@ def gaussian(values: np.ndarray, variance: float) -> np.ndarray:
 
 def _headline(melt: SavedTrajectory, note: str) -> tuple[str, str]:
     name, details = name_and_details(melt)
-    title = joined(f"Latents of melted {name}", details, by=": ")
-    return title, joined(f"{melt.count} points at t = {melt.times[-1]:.2f}", note)
+    title = look.joined(f"Latents of melted {name}", details, by=": ")
+    return title, look.joined(f"{melt.count} points at t = {melt.times[-1]:.2f}", note)
 
 
 def _histogram(axes: Axes, values: np.ndarray, variance: float, color: str) -> None:
@@ -173,8 +169,8 @@ def draw_spectrum(melt: SavedTrajectory) -> Figure:
     ratios = measured / exact
     name, details = name_and_details(melt)
     figure, (axes, below) = look.stacked(
-        joined(f"Spectrum of melted {name}", details, by=": "),
-        joined(f"{melt.count} latents", mean_ratio(ratios[~compressed], melt.count)),
+        look.joined(f"Spectrum of melted {name}", details, by=": "),
+        look.joined(f"{melt.count} latents", mean_ratio(ratios[~compressed], melt.count)),
         HEIGHTS,
         "eigen-dimension",
     )
@@ -201,15 +197,9 @@ def draw_spectrum(melt: SavedTrajectory) -> Figure:
 
 def mean_ratio(ratios: np.ndarray, count: int) -> str:
     """The mean of variances ``[d]`` over their closed form, each measured on so many samples."""
-    ratio, error = ratio_and_error(ratios, count)
-    mean = f"mean ratio {ratio:#.3g} ± {error:.2g} (standard error)"
-    return f"kept dimensions: {mean}, {int((ratios < 1).sum())} of {len(ratios)} below 1"
-
-
-def ratio_and_error(ratios: np.ndarray, count: int) -> tuple[float, float]:
-    """The mean of ratios ``[d]``, each of a variance of so many samples, and its standard error."""
     error = math.sqrt(2 / count * float(np.square(ratios).mean()) / len(ratios))
-    return float(ratios.mean()), error
+    mean = f"mean ratio {float(ratios.mean()):#.3g} ± {error:.2g} (standard error)"
+    return f"kept dimensions: {mean}, {int((ratios < 1).sum())} of {len(ratios)} below 1"
 
 
 def _ratios(
@@ -273,7 +263,7 @@ def draw_densities(trajectory: SavedTrajectory) -> Figure:
         1 + mapped,
         (MAP_SIDE, MAP_SIDE if mapped else 2.2),
         f"Log density of {source}{name}",
-        joined(details, f"{len(values)} {'points' if mapped else 'images'}"),
+        look.joined(details, f"{len(values)} {'points' if mapped else 'images'}"),
         gap=1.4,
         least_width=5.5,
     )
@@ -299,12 +289,11 @@ def _map(
     values = values[evenly(len(values), len(points))]
     order = values.argsort()  # the likely ones are seen best
     axes = cloud_axes(figure, place, common_box([points]), axis_names(trajectory))
-    colors, norm = ListedColormap(sequential_colors(256)), Normalize(cut, values.max())
+    colors, norm = ListedColormap(look.sequential_colors(256)), Normalize(cut, values.max())
     dots = scatter(axes, points[order], colors(norm(values[order]))[:, :3], size=6)
     dots.set(cmap=colors, norm=norm)
     look.name_panel(axes, "colors: log density in nats")
     left, bottom, width, height = place
     off = 0.1 if points.shape[1] == 2 else 0.3
-    bar = look.axes_at(figure, (left + width + off, bottom, BAR, height))
-    figure.colorbar(dots, cax=bar).outline.set_visible(False)
+    bar = look.color_bar(figure, dots, (left + width + off, bottom, BAR, height))
     bar.tick_params(labelsize=look.SMALL_SIZE)
