@@ -11,7 +11,6 @@ import os
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from dnnlib.errors import UsageError
@@ -23,7 +22,6 @@ from training.options.shared import overwrite
 from training.options.types import COUNT, FILE, SEED
 
 
-@dataclass(frozen=True, kw_only=True)
 class Settings(Declared):
     """Options of this script."""
 

@@ -10,7 +10,6 @@ together, and so are the correlations of images at several times.
 
 import os
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 from dnnlib.errors import UsageError
@@ -22,7 +21,6 @@ from training.options.shared import overwrite
 from training.options.types import FILE, choice
 
 
-@dataclass(frozen=True, kw_only=True)
 class Settings(Declared):
     """Options of this script."""
 

@@ -55,8 +55,8 @@ from training.commands.oddities import Oddities
 from training.flow.likelihood import Trace
 from training.inference.guarantee import HeldOutTruths
 from training.measure.posterior.ranks import fractional_ranks
-from training.options.inference import PriorOptions, SamplerOptions
-from training.options.posterior import CalibrateSettings, HeldOutOptions
+from training.options.inference import HeldOutOptions, PriorOptions, SamplerOptions
+from training.options.posterior import CalibrateSettings
 from training.options.script import run_script
 
 SIX = (

@@ -30,7 +30,8 @@ from training.measure.posterior.calibration import DENSEST, RunValues
 from training.measure.posterior.calibration import calibrate as tested
 from training.model.model import Model
 from training.names import FEWEST_RUNS
-from training.options.posterior import CalibrateSettings, HeldOutOptions, SampleSettings
+from training.options.inference import HeldOutOptions
+from training.options.posterior import CalibrateSettings, SampleSettings
 from training.runs.holding import (
     SHOWN,
     HeldPosteriors,

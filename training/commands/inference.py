@@ -31,14 +31,10 @@ from training.options.inference import (
     LEARNED_STEPS,
     SOLVER,
     STEPS,
-)
-from training.options.posterior import (
-    CalibrateSettings,
-    CheckSettings,
     CommonSettings,
     InferenceSettings,
-    SampleSettings,
 )
+from training.options.posterior import CalibrateSettings, CheckSettings, SampleSettings
 from training.runs.latents import LatentChoice, latent_choice, recorded_eps
 from training.runs.posterior_results import BOUNDS
 from training.runs.posteriors import Groups, fingerprint, group_size

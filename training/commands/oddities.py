@@ -12,8 +12,7 @@ from training.flow.solvers import get_solver
 from training.inference.likelihoods import Gaussian
 from training.measure.clouds import Cloud
 from training.names import LARGEST_EXACT, PROBES
-from training.options.inference import LEARNED_SOLVER, LEARNED_STEPS
-from training.options.posterior import HeldOutOptions
+from training.options.inference import LEARNED_SOLVER, LEARNED_STEPS, HeldOutOptions
 from training.subjects import NetworkFile, Subject, open_prior
 
 SURPRISE, ALONE = "surprise", "number that the others foretell worst"

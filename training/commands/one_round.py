@@ -35,8 +35,7 @@ from training.inference.likelihoods import UserFunction
 from training.inference.region import DRAWS, HERE, Bounds, Region, Restricted, restricted
 from training.options.declared import typed_by_name
 from training.options.inference import PriorOptions, SamplerOptions
-from training.options.posterior import SampleSettings
-from training.options.rounds import RoundsSettings
+from training.options.posterior import RoundsSettings, SampleSettings
 from training.options.train import TrainSettings
 from training.runs.posteriors import fingerprint
 from training.subjects.networks import plain_name

@@ -33,8 +33,7 @@ from training.inference.region import Region
 from training.names import FEWEST_RUNS, UNIFORM
 from training.options.declared import typed_by_name
 from training.options.inference import PriorOptions, SamplerOptions
-from training.options.posterior import CheckSettings
-from training.options.rounds import RoundsSettings
+from training.options.posterior import CheckSettings, RoundsSettings
 
 MOST_CHECKED = 1000
 """Held-out simulations that the check finds again."""

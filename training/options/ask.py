@@ -1,17 +1,15 @@
 """Settings of ``ask.py``."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from dnnlib.errors import UsageError
 from training.options.declared import Declared, option
-from training.options.shared import network, overwrite, seed
+from training.options.shared import network, overwrite, seed, strict
 from training.options.types import COUNT, FILE, FiniteFloat, Givens, Names
 
 
-@dataclass(frozen=True, kw_only=True)
 class AskSettings(Declared):
     """Options of all commands."""
 
@@ -20,7 +18,6 @@ class AskSettings(Declared):
     overwrite: bool = overwrite()
 
 
-@dataclass(frozen=True, kw_only=True)
 class RowSettings(AskSettings):
     """Options of the commands that take rows."""
 
@@ -34,7 +31,6 @@ class RowSettings(AskSettings):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class IntervalSettings(RowSettings):
     """Options of the commands that give intervals."""
 
@@ -62,9 +58,11 @@ class IntervalSettings(RowSettings):
             raise UsageError("--calibrate sets intervals by held-out rows: leave --no-held_out out")
 
 
-@dataclass(frozen=True, kw_only=True)
 class FillSettings(IntervalSettings):
-    """Options of ``fill``."""
+    """Fill the holes of a table: medians and likeliest levels, with how sure they are.
+
+    With --tables=M, M tables with joint draws in the holes, for multiple imputation.
+    """
 
     tables: int | None = option(
         type=COUNT,
@@ -80,9 +78,8 @@ class FillSettings(IntervalSettings):
                 raise UsageError(f"--{name} is for intervals, which --tables has not: leave it out")
 
 
-@dataclass(frozen=True, kw_only=True)
 class PredictSettings(IntervalSettings):
-    """Options of ``predict``."""
+    """Predict columns from the other cells of each row: intervals, probabilities of levels."""
 
     columns: tuple[str, ...] = option(
         type=Names(),
@@ -91,9 +88,12 @@ class PredictSettings(IntervalSettings):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ScoreSettings(RowSettings):
-    """Options of ``score``."""
+    """Log density of each row, and its odd cells.
+
+    Densities are of the cells that are there: of continuous numbers in their units, of discrete
+    numbers and levels the probability.
+    """
 
     odd: float = option(
         type=FiniteFloat(min=0, max=1, min_open=True),
@@ -102,9 +102,8 @@ class ScoreSettings(RowSettings):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class DrawSettings(AskSettings):
-    """Options of ``sample``."""
+    """Draw rows, given what all of them have."""
 
     count: int = option(type=COUNT, required=True, help="Rows to draw.")
     given_: tuple[tuple[str, str], ...] | None = option(
@@ -122,9 +121,12 @@ class DrawSettings(AskSettings):
     seed: int = seed("the draws")
 
 
-@dataclass(frozen=True, kw_only=True)
 class AskCheckSettings(Declared):
-    """Options of ``check``."""
+    """Hide cells of held-out rows, and test whether answers are calibrated.
+
+    \b
+    File: ranks, coverage and log loss by column, p-values, and what the tests could have seen
+    """
 
     network: str = network()
     data: Path = option(
@@ -144,6 +146,6 @@ class AskCheckSettings(Declared):
         default=0.05,
         help="Probability of a false alarm, of all tests together.",
     )
-    strict: bool = option(is_flag=True, help="Exit with code 3 if a test fails.")
+    strict: bool = strict("a test fails")
     seed: int = seed("what is hidden, and of draws")
     overwrite: bool = overwrite()

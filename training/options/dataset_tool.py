@@ -1,6 +1,5 @@
 """Settings of ``dataset_tool.py``."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -54,7 +53,6 @@ def parse_separator(ctx: click.Context, param: click.Parameter, value: str | Non
     return separator
 
 
-@dataclass(frozen=True, kw_only=True)
 class ImageOptions(Declared):
     """What to take of images, and how."""
 
@@ -96,7 +94,6 @@ class ImageOptions(Declared):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class TableOptions(Declared):
     """What to take of a table, and how."""
 
@@ -214,7 +211,6 @@ class TableOptions(Declared):
                     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class DataSetSettings(Declared):
     """All settings of the script."""
 

@@ -1,6 +1,5 @@
 """Settings of a script: a frozen dataclass, each field of which is declared as an option.
 
-    @dataclass(frozen=True, kw_only=True)
     class Settings(Declared):
         save_dir: Path = option(type=FILE, required=True, help="Folder of the results.")
         solver: SolverOptions = options_of(SolverOptions)
@@ -19,7 +18,7 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import partial, wraps
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast, dataclass_transform
 
 import click
 
@@ -56,9 +55,10 @@ class DeclaredOption(click.Option):
         self.section = section
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """Base of settings.
+    """Base of settings, which makes dataclasses of those that derive from it.
 
     Attributes:
         given: Names of the options that were typed, not left at their defaults.
@@ -69,6 +69,9 @@ class Declared:
     given: frozenset[str] = frozenset()
     of_kind: ClassVar[str | None] = None
     """The one kind of data that all of these options are for."""
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True, kw_only=True)(cls)
 
     @classmethod
     def of(cls, values: Mapping[str, Any], given: frozenset[str] = frozenset()) -> Any:
@@ -319,9 +322,3 @@ class SectionedCommand(click.Command):
         for section, records in sections.items():
             with formatter.section(section):
                 formatter.write_dl(records)
-
-
-class SectionedGroup(click.Group):
-    """A group of such commands."""
-
-    command_class = SectionedCommand

@@ -1,6 +1,6 @@
-"""Options that the commands of ``posterior.py`` share: the prior, the likelihood, the sampler."""
+"""Options that the commands of ``posterior.py`` share: the prior, the likelihood, the sampler, and
+what these are options of."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -25,9 +25,9 @@ from training.names import (
     UNIFORM,
     WARMUP,
 )
-from training.options.declared import Declared, option
-from training.options.shared import calibration, seed
-from training.options.types import COUNT, NETWORK, POSITIVE, choice
+from training.options.declared import Declared, option, options_of
+from training.options.shared import DeviceOptions, InflationOptions, calibration, save_dir, seed
+from training.options.types import COUNT, NETWORK, POSITIVE, Names, choice
 
 LIKELIHOODS = ("gaussian", "mask", "linear")
 DRAWS, CHECK_DRAWS, CALIBRATION_DRAWS = 1000, 10, 50
@@ -40,7 +40,6 @@ LEARNED_SOLVER, LEARNED_STEPS = "exp_rk5", 5
 """Without a likelihood, which leaves time for a third of the error: 31 calls in place of 26."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class PriorOptions(Declared):
     """The prior."""
 
@@ -92,7 +91,6 @@ class PriorOptions(Declared):
             raise UsageError("give either --network, or --data_name for a toy's own denoiser")
 
 
-@dataclass(frozen=True, kw_only=True)
 class LikelihoodOptions(Declared):
     """What was observed."""
 
@@ -158,7 +156,6 @@ class LikelihoodOptions(Declared):
         return [text for text in values if text and text.endswith(".npy")]
 
 
-@dataclass(frozen=True, kw_only=True)
 class SamplerOptions(Declared):
     """How to sample."""
 
@@ -210,3 +207,81 @@ class SamplerOptions(Declared):
     def __post_init__(self) -> None:
         if self.minutes is not None and self.particles is not None:
             raise UsageError("give either --particles or --minutes, in which as many fit")
+
+
+class InferenceSettings(Declared):
+    """Options of all commands: where results go, the prior and the likelihood."""
+
+    save_dir: Path = save_dir()
+    prior: PriorOptions = options_of(PriorOptions)
+    inflation: InflationOptions = options_of(InflationOptions, unset="{}; only with --data_name")
+    likelihood: LikelihoodOptions = options_of(LikelihoodOptions)
+    run: DeviceOptions = options_of(DeviceOptions)
+
+    @property
+    def learned(self) -> bool:
+        """Whether the flow has learned the posterior itself, so that there is no likelihood."""
+        return False
+
+    @property
+    def of_trials(self) -> bool:
+        """Whether a network has learned the likelihood."""
+        return self.prior.prior is not None
+
+    def __post_init__(self) -> None:
+        if self.of_trials:
+            for name in sorted(self.likelihood.typed):
+                raise UsageError(f"--{name} goes without --prior, whose network is the likelihood")
+        elif not self.learned:
+            self.likelihood.require()
+
+
+class CommonSettings(InferenceSettings):
+    """Options of the commands that sample posteriors of points."""
+
+    sampler: SamplerOptions = options_of(SamplerOptions)
+    sharpen: bool = option(
+        "--sharpen/--no-sharpen",
+        default=True,
+        help="Without a likelihood: take the noise of the first time off draws, to first order in "
+        "its variance, by one more step of the ODE; of tables of up to 16 columns, without "
+        "--deblur or --correct.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prior.deblur and self.sampler.sampler == "hmc":
+            raise UsageError("--deblur has no gradients: take another --sampler than hmc")
+        if "sharpen" in self.given and not self.learned:
+            raise UsageError("--sharpen is for draws without a likelihood: leave it out")
+
+    def require_alone(self) -> None:
+        """Raises UsageError if an option was typed that is for a likelihood."""
+        of_samplers = {"sampler", "warmup", "thin", "pool", "particles", "minutes", "chain_n_iters"}
+        for name in sorted(self.given & of_samplers):
+            raise UsageError(f"--{name} is for a likelihood, and there is none: leave it out")
+
+
+class HeldOutOptions(Declared):
+    """What held-out truths are to be looked at for, beside the parameters themselves."""
+
+    section = "Held-out truths"
+    function: tuple[str, ...] | None = option(
+        type=Names(),
+        unset="none",
+        help="Functions of the parameters, FILE.py:name with commas, numbers [N] of points [N, D]: "
+        "intervals of their values are held out too",
+    )
+    conditions_network: str | None = option(
+        idle=True,
+        type=NETWORK,
+        unset="none",
+        help="A flow of the conditions alone (train.py of their columns), or of any question about "
+        "them and others (train.py --any), whose density and latent radius tell observations that "
+        "no data resemble",
+    )
+
+    @property
+    def wanted(self) -> bool:
+        """Whether one of these was asked for."""
+        return bool(self.function or self.conditions_network)

@@ -1,6 +1,5 @@
 """Settings of ``import_network.py`` and ``distill.py``."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from training.options.declared import Declared, option
@@ -8,7 +7,6 @@ from training.options.shared import network, overwrite, seed
 from training.options.types import COUNT, DATA_SET, FILE, POSITIVE
 
 
-@dataclass(frozen=True, kw_only=True)
 class ImportSettings(Declared):
     """Options of ``import_network.py``."""
 
@@ -25,7 +23,6 @@ class ImportSettings(Declared):
     overwrite: bool = overwrite()
 
 
-@dataclass(frozen=True, kw_only=True)
 class DistillSettings(Declared):
     """Options of ``distill.py``."""
 

@@ -1,8 +1,6 @@
 """Settings of ``posterior.py``."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -10,105 +8,27 @@ from dnnlib.errors import UsageError
 from dnnlib.files import require_there
 from training.names import FEWEST_NEIGHBORS, FEWEST_RUNS, NEIGHBORS, TEACHER, UNIFORM
 from training.options.declared import Declared, option, options_of
-from training.options.inference import LIKELIHOODS, LikelihoodOptions, PriorOptions, SamplerOptions
-from training.options.shared import DeviceOptions, InflationOptions, overwrite, save_dir, seed
+from training.options.inference import (
+    DRAWS,
+    LIKELIHOODS,
+    CommonSettings,
+    HeldOutOptions,
+    InferenceSettings,
+    SamplerOptions,
+)
+from training.options.shared import DeviceOptions, level, overwrite, save_dir, seed, strict
+from training.options.train import TableOptions
+from training.options.training import TrainingOptions
 from training.options.types import COUNT, FILE, NETWORK, POSITIVE, Names, Numbers, Ranges, choice
 
 
-def level(fails: str, **how: Any) -> Any:
-    """Declares the level of the tests by which something fails."""
-    return option(
-        **how,
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        default=0.01,
-        help=f"p-value, the number of comparisons accounted for, below which {fails} fails.",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferenceSettings(Declared):
-    """Options of all commands: where results go, the prior and the likelihood."""
-
-    save_dir: Path = save_dir()
-    prior: PriorOptions = options_of(PriorOptions)
-    inflation: InflationOptions = options_of(InflationOptions, unset="{}; only with --data_name")
-    likelihood: LikelihoodOptions = options_of(LikelihoodOptions)
-    run: DeviceOptions = options_of(DeviceOptions)
-
-    @property
-    def learned(self) -> bool:
-        """Whether the flow has learned the posterior itself, so that there is no likelihood."""
-        return False
-
-    @property
-    def of_trials(self) -> bool:
-        """Whether a network has learned the likelihood."""
-        return self.prior.prior is not None
-
-    def __post_init__(self) -> None:
-        if self.of_trials:
-            for name in sorted(self.likelihood.typed):
-                raise UsageError(f"--{name} goes without --prior, whose network is the likelihood")
-        elif not self.learned:
-            self.likelihood.require()
-
-
-@dataclass(frozen=True, kw_only=True)
-class CommonSettings(InferenceSettings):
-    """Options of the commands that sample posteriors of points."""
-
-    sampler: SamplerOptions = options_of(SamplerOptions)
-    sharpen: bool = option(
-        "--sharpen/--no-sharpen",
-        default=True,
-        help="Without a likelihood: take the noise of the first time off draws, to first order in "
-        "its variance, by one more step of the ODE; of tables of up to 16 columns, without "
-        "--deblur or --correct.",
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.prior.deblur and self.sampler.sampler == "hmc":
-            raise UsageError("--deblur has no gradients: take another --sampler than hmc")
-        if "sharpen" in self.given and not self.learned:
-            raise UsageError("--sharpen is for draws without a likelihood: leave it out")
-
-    def require_alone(self) -> None:
-        """Raises UsageError if an option was typed that is for a likelihood."""
-        of_samplers = {"sampler", "warmup", "thin", "pool", "particles", "minutes", "chain_n_iters"}
-        for name in sorted(self.given & of_samplers):
-            raise UsageError(f"--{name} is for a likelihood, and there is none: leave it out")
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOutOptions(Declared):
-    """What held-out truths are to be looked at for, beside the parameters themselves."""
-
-    section = "Held-out truths"
-    function: tuple[str, ...] | None = option(
-        type=Names(),
-        unset="none",
-        help="Functions of the parameters, FILE.py:name with commas, numbers [N] of points [N, D]: "
-        "intervals of their values are held out too",
-    )
-    conditions_network: str | None = option(
-        idle=True,
-        type=NETWORK,
-        unset="none",
-        help="A flow of the conditions alone (train.py of their columns), or of any question about "
-        "them and others (train.py --any), whose density and latent radius tell observations that "
-        "no data resemble",
-    )
-
-    @property
-    def wanted(self) -> bool:
-        """Whether one of these was asked for."""
-        return bool(self.function or self.conditions_network)
-
-
-@dataclass(frozen=True, kw_only=True)
 class SampleSettings(CommonSettings):
-    """Options of ``sample``."""
+    """Draw from the posterior of each observation.
+
+    \b
+    Files: {data}_{schedule}_posterior.nc      draws, for ArviZ
+           {data}_{schedule}_posterior.json    summaries, options, whether they converged
+    """
 
     observation: Path | None = option(
         type=FILE,
@@ -143,9 +63,7 @@ class SampleSettings(CommonSettings):
         help="What observations are of, where it is known: a point in each row of a table, or "
         "images. Pictures show it, and results say how often intervals hold it",
     )
-    strict: bool = option(
-        idle=True, is_flag=True, help="Exit with code 3 if a posterior has not converged."
-    )
+    strict: bool = strict("a posterior has not converged")
     held_out: bool = option(
         "--held_out/--no-held_out",
         idle=True,
@@ -192,9 +110,18 @@ class SampleSettings(CommonSettings):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
 class CheckSettings(CommonSettings):
-    """Options of ``check``."""
+    """Test whether sampler (--truth=flow) or model (--truth=data) are calibrated.
+
+    Truths are found again; the verdict says how large an error so many runs would have seen.
+
+    For a conditional network of a table, without a likelihood, truths are rows of --data_root, and
+    observations are their conditions.
+
+    \b
+    Files: {data}_{schedule}_posterior_check.json    p-values, coverage, verdict
+           {data}_{schedule}_posterior_check.npz     ranks and scores of each run
+    """
 
     truth: str = option(
         type=choice(["flow", "data"]),
@@ -223,7 +150,7 @@ class CheckSettings(CommonSettings):
         unset=f"{NEIGHBORS}, or a tenth of the rows to test if that is less",
         help="Simulations nearest to an observation that are tested, at most a tenth",
     )
-    strict: bool = option(idle=True, is_flag=True, help="Exit with code 3 if a test fails.")
+    strict: bool = strict("a test fails")
 
     @property
     def learned(self) -> bool:
@@ -240,9 +167,18 @@ class CheckSettings(CommonSettings):
             raise UsageError("--neighbors goes with --condition")
 
 
-@dataclass(frozen=True, kw_only=True)
 class CalibrateSettings(CommonSettings):
-    """Options of ``calibrate``."""
+    """Learn from truths that no training saw what intervals and regions to ask for.
+
+    The network file gets a part, by which sample gives intervals that hold what they say for
+    finitely many truths, on average and near the observation, and tells observations that no data
+    resemble.
+
+    \b
+    Files: the network file, or --dest
+           {data}_{schedule}_posterior_calibration.json    guarantee, levels, tests as of check
+           {data}_{schedule}_posterior_calibration.npz     ranks of each truth, as of check
+    """
 
     save_dir: Path = option(
         idle=True, type=FILE, unset="that of the network file", help="Folder of the results"
@@ -280,9 +216,16 @@ class CalibrateSettings(CommonSettings):
             object.__setattr__(self, "save_dir", (self.dest or Path(network)).parent)
 
 
-@dataclass(frozen=True, kw_only=True)
 class PredictSettings(Declared):
-    """Options of ``predict``."""
+    """Simulate data from draws of posteriors, and see where the observations lie among them.
+
+    An observation that the model does not make of its own posterior says that prior or simulator
+    are wrong, which no calibration sees.
+
+    \b
+    Files: {draws}_predictive.json    ranks and p-values of each number, verdict
+           {draws}_predictive.npz     simulated data
+    """
 
     save_dir: Path = save_dir()
     draws: Path = option(
@@ -305,7 +248,7 @@ class PredictSettings(Declared):
         help="Data simulated of each observation's draws",
     )
     level: float = level("the model")
-    strict: bool = option(idle=True, is_flag=True, help="Exit with code 3 if it fails.")
+    strict: bool = strict("it fails")
     seed: int = seed("all draws")
     overwrite: bool = overwrite()
 
@@ -313,9 +256,14 @@ class PredictSettings(Declared):
         require_there(self.draws)
 
 
-@dataclass(frozen=True, kw_only=True)
 class CompareSettings(Declared):
-    """Options of ``compare``."""
+    """Compare models by their evidence, given the trials of each observation.
+
+    A model is a likelihood that a network has learned, and a prior of its parameters.
+
+    \b
+    Files: comparison.json    log evidences with their errors, Bayes factors, probabilities
+    """
 
     save_dir: Path = save_dir()
     networks: tuple[str, ...] = option(
@@ -340,9 +288,7 @@ class CompareSettings(Declared):
         help="Probabilities of the models before any observation, with commas",
     )
     sampler: SamplerOptions = options_of(SamplerOptions)
-    strict: bool = option(
-        idle=True, is_flag=True, help="Exit with code 3 if a posterior has not converged."
-    )
+    strict: bool = strict("a posterior has not converged")
     run: DeviceOptions = options_of(DeviceOptions)
 
     def __post_init__(self) -> None:
@@ -359,9 +305,17 @@ class CompareSettings(Declared):
                 )
 
 
-@dataclass(frozen=True, kw_only=True)
 class PopulationSettings(Declared):
-    """Options of ``population``."""
+    """Infer a population, of which each posterior is of one member.
+
+    Parameters of members are normal, with a mean and a spread that are not known, each parameter
+    for itself. The data of each member narrow the posteriors of all the others.
+
+    \b
+    Files: {draws}_population.json    mean and spread, a further member, posteriors of the members
+           {draws}_population.npz     draws of all of these
+           {draws}_population.pkl     a prior for further members, or for these once more
+    """
 
     save_dir: Path = save_dir()
     draws: Path = option(
@@ -384,7 +338,7 @@ class PopulationSettings(Declared):
     steps: int = option(
         type=click.IntRange(min=100), default=1000, help="Draws of each chain, after half as many."
     )
-    strict: bool = option(idle=True, is_flag=True, help="Exit with code 3 if it has not converged.")
+    strict: bool = strict("it has not converged")
     seed: int = seed("all draws")
     overwrite: bool = overwrite()
 
@@ -396,7 +350,6 @@ RUNS, POINTS = 100, 200
 SIMULATED = ("weights", "points", "runs")
 
 
-@dataclass(frozen=True, kw_only=True)
 class MixtureOptions(Declared):
     """The mixture, and the data."""
 
@@ -450,9 +403,13 @@ class MixtureOptions(Declared):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
 class MixtureSettings(InferenceSettings):
-    """Options of ``mixture``."""
+    """Infer the weights of a Gaussian mixture over latents from noisy data.
+
+    \b
+    Files: {data}_{schedule}_mixture.json    posteriors of the weights, calibration, verdict
+           {data}_{schedule}_mixture.npz     draws, true weights, what was observed
+    """
 
     mixture: MixtureOptions = options_of(MixtureOptions)
 
@@ -462,3 +419,74 @@ class MixtureSettings(InferenceSettings):
             raise UsageError("--chain_n_iters is for sample and check: no flow is in these chains")
         if self.likelihood.likelihood not in LIKELIHOODS:
             raise UsageError(f"mixture takes --likelihood={', '.join(LIKELIHOODS)}")
+
+
+FEWEST = 50
+"""Simulations of a round."""
+
+
+class RoundsSettings(Declared):
+    """Simulate in rounds, where the posterior of one observation may be.
+
+    Each round draws parameters from the prior where the posterior of the round before has all but
+    0.01 % of its mass, and trains on all simulations from there. The same command goes on where a
+    run was cut short, and repeats no simulations.
+
+    \b
+    Files: round1/, round2/, ...               simulations, what is known of them, and networks
+           {data}_{schedule}_posterior.nc      draws of the last posterior, as of sample
+           {data}_{schedule}_posterior.json    summaries, options, rounds
+           check/                              a check within the last region, as of check
+    """
+
+    save_dir: Path = save_dir()
+    simulator: str = option(
+        required=True,
+        help="FILE.py:function, data [N, K] of parameters [N, D] and a NumPy generator to draw by; "
+        "rows of numbers that are not finite are simulations that failed.",
+    )
+    prior: str = option(
+        default=UNIFORM,
+        help="Of the parameters: uniform between --bounds, or FILE.py:function, parameters [N, D] "
+        "of a number N and a NumPy generator.",
+    )
+    bounds: tuple[tuple[str, float, float], ...] | None = option(
+        type=Ranges(),
+        unset="none: with a prior of your own, parameters are called theta1, theta2, ...",
+        help="Names of the parameters, in the order of the simulator, with what they cannot leave",
+    )
+    observation: Path = option(
+        type=FILE, required=True, help="What was observed: a table of one row, K numbers."
+    )
+    rounds: int = option(type=COUNT, default=4, help="Rounds at most.")
+    simulations: int = option(
+        type=click.IntRange(min=FEWEST),
+        default=10_000,
+        help="Simulations of all rounds together, which have equal shares.",
+    )
+    chains: int = option(type=COUNT, default=4, help="Chains that draws are written as.")
+    draws: int = option(type=COUNT, default=DRAWS, help="Of each chain.")
+    seed: int = seed("all random numbers")
+    run: DeviceOptions = options_of(DeviceOptions)
+    training: TrainingOptions = options_of(TrainingOptions)
+    table: TableOptions = options_of(TableOptions)
+
+    def __post_init__(self) -> None:
+        require_there(self.observation)
+        if self.simulations < FEWEST * self.rounds:
+            raise UsageError(
+                f"--simulations={self.simulations} are {self.simulations // self.rounds} for each "
+                f"of {self.rounds} rounds: give {FEWEST} for each, or fewer --rounds"
+            )
+        if self.prior != UNIFORM:
+            return
+        for name, low, high in self.bounds or ():
+            if not high - low < float("inf"):
+                raise UsageError(
+                    f"--prior={UNIFORM} is between two bounds, and '{name}' has one: give "
+                    f"{name}:LOW:HIGH, or a prior of your own, FILE.py:function"
+                )
+        if not self.bounds:
+            raise UsageError(
+                f"--prior={UNIFORM} goes with --bounds=NAME:LOW:HIGH, a range for each parameter"
+            )

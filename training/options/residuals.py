@@ -1,6 +1,5 @@
 """Settings of ``calc_net_residuals_autocorrelations.py``."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ TIMES = click.IntRange(min=2, max=MAX_STEPS)
 IMAGES = 50_000
 
 
-@dataclass(frozen=True, kw_only=True)
 class NoiseOptions(Declared):
     """The noise on the samples."""
 
@@ -40,7 +38,6 @@ class NoiseOptions(Declared):
     solver: SolverOptions = options_of(SolverOptions)
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Extracting(Declared):
     """What both extractions have in common."""
 
@@ -60,9 +57,12 @@ class _Extracting(Declared):
         return {name: values.get(name) for name in names}
 
 
-@dataclass(frozen=True, kw_only=True)
 class ExtractToysSettings(_Extracting):
-    """Options of ``extracttoys``."""
+    """Write outputs and residuals of a toy's network.
+
+    \b
+    Files: {toy}_{schedule}_toy_net_outputs_residuals.npz and .json
+    """
 
     data_name: str | None = option(type=choice(TOY_NAMES), unset=KNOWN, help="The toy")
     data_dim: int | None = option(type=COUNT, unset=KNOWN, help="Dimensions of the toy")
@@ -76,9 +76,13 @@ class ExtractToysSettings(_Extracting):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ExtractSettings(_Extracting):
-    """Options of ``extract``."""
+    """Write outputs and residuals of a network of images or of a table, one file a time.
+
+    \b
+    Files: {data}_{schedule}_net_outputs_residuals_time{t}.npz of each time
+           {data}_{schedule}_net_outputs_residuals.json
+    """
 
     data_root: Path = option(
         type=DATA_SET,
@@ -101,7 +105,6 @@ class ExtractSettings(_Extracting):
     calls: CallOptions = options_of(CallOptions)
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Correlating(Declared):
     """What both calculations have in common; what a file says already is said as a check."""
 
@@ -117,17 +120,25 @@ class _Correlating(Declared):
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
 
-@dataclass(frozen=True, kw_only=True)
 class CalcToysSettings(_Correlating):
-    """Options of ``calctoys``."""
+    """Correlate the residuals of a toy's network with those of the first time.
+
+    \b
+    Files: {toy}_{schedule}_toy_autocorrelations.npz
+           {toy}_{schedule}_toy_autocorrelations_summary.npz and .json
+    """
 
     res_root: Path = option(type=FILE, required=True, help="The file that extracttoys wrote.")
     data_dim: int | None = option(type=COUNT, unset="the file's", help="Dimensions of the toy")
 
 
-@dataclass(frozen=True, kw_only=True)
 class CalcSettings(_Correlating):
-    """Options of ``calc``."""
+    """Correlate the residuals of a network of images or a table with those of the first time.
+
+    \b
+    Files: {data}_{schedule}_autocorrelations_times0_{t}.npz of each time
+           {data}_{schedule}_autocorrelations_summary.npz and .json
+    """
 
     res_root: Path = option(type=FILE, required=True, help="The folder that extract wrote to.")
     bs: int = option(type=COUNT, default=500, help="Samples read at a time.")

@@ -1,6 +1,5 @@
 """Settings of ``gen_fid_samples.py`` and ``fid.py``."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from training.options.shared import (
 from training.options.types import COUNT, FILE, choice
 
 
-@dataclass(frozen=True, kw_only=True)
 class GenerationSettings(Declared):
     """Options of the script."""
 
@@ -88,7 +86,6 @@ class GenerationSettings(Declared):
 AT_LEAST_TWO, NOT_NEGATIVE = click.IntRange(min=2), click.IntRange(min=0)
 
 
-@dataclass(frozen=True, kw_only=True)
 class MeasuringOptions(Declared):
     """How features of images are measured."""
 
@@ -115,9 +112,8 @@ class MeasuringOptions(Declared):
     workers: int = option(type=NOT_NEGATIVE, default=1, help="Processes of a rank that read ahead.")
 
 
-@dataclass(frozen=True, kw_only=True)
 class RefSettings(Declared):
-    """Options of ``ref``."""
+    """Measure a data set and write the reference that other images are compared with."""
 
     data: Path = option(type=FILE, required=True, help="Zip or folder of images.")
     dest: Path = option(type=FILE, required=True, help="The .npz to write.")
@@ -125,9 +121,8 @@ class RefSettings(Declared):
     run: DeviceOptions = options_of(DeviceOptions)
 
 
-@dataclass(frozen=True, kw_only=True)
 class CalcSettings(Declared):
-    """Options of ``calc``."""
+    """Compare images with a reference: print the FID, and the KID if the reference has features."""
 
     images: Path = option(type=FILE, required=True, help="Zip or folder of images.")
     reference: Path = option("--ref", type=FILE, required=True, help="An .npz that ref wrote.")

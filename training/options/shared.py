@@ -1,6 +1,5 @@
 """Options that several scripts share: where they run, the flow, the network, its integration."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -36,12 +35,26 @@ def overwrite() -> Any:
     return option(idle=True, is_flag=True, help="Replace existing results.")
 
 
+def strict(where: str) -> Any:
+    """The option ``--strict`` of a command that may come to nothing sound."""
+    return option(idle=True, is_flag=True, help=f"Exit with code 3 if {where}.")
+
+
+def level(fails: str, **how: Any) -> Any:
+    """The option ``--level`` of the tests by which something fails."""
+    return option(
+        **how,
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.01,
+        help=f"p-value, the number of comparisons accounted for, below which {fails} fails.",
+    )
+
+
 def seed(of: str, default: int = 0) -> Any:
     """The option ``--seed`` of what is drawn at random."""
     return option(type=SEED, default=default, help=f"Seed of {of}.")
 
 
-@dataclass(frozen=True, kw_only=True)
 class DeviceOptions(Declared):
     """Where a script runs, and whether it may replace what is there."""
 
@@ -51,7 +64,6 @@ class DeviceOptions(Declared):
     overwrite: bool = overwrite()
 
 
-@dataclass(frozen=True, kw_only=True)
 class InflationOptions(Declared):
     """The data's dimensions and the inflationary schedule."""
 
@@ -168,7 +180,6 @@ def check_storage(store: bool, disc: str, network: str | None) -> None:
         raise UsageError("--store_grid writes into the network file: give a path, not a URL")
 
 
-@dataclass(frozen=True, kw_only=True)
 class CallOptions(Declared):
     """How a network of images is called."""
 
@@ -186,7 +197,6 @@ class CallOptions(Declared):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ImageNetworkOptions(CallOptions):
     """A network of images, and what it is said to be."""
 
@@ -227,7 +237,6 @@ def _tolerance() -> Any:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class SolverOptions(Declared):
     """How to integrate between given times."""
 
@@ -256,7 +265,6 @@ class SolverOptions(Declared):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ToyTimeOptions(Declared):
     """The times of a toy's simulation."""
 
@@ -279,7 +287,6 @@ def _check_tolerance(given: frozenset[str], steps: int | str | None) -> None:
         raise UsageError("--tol goes with a number of steps of 'auto'")
 
 
-@dataclass(frozen=True, kw_only=True)
 class EvenTimeOptions(Declared):
     """From when to when images are looked at."""
 
@@ -297,7 +304,6 @@ class EvenTimeOptions(Declared):
         return self.vpode_disc_eps if self.disc == "vp_ode" else None
 
 
-@dataclass(frozen=True, kw_only=True)
 class ImageTimeOptions(EvenTimeOptions):
     """The times of a simulation of images."""
 
@@ -314,7 +320,6 @@ class ImageTimeOptions(EvenTimeOptions):
         _check_tolerance(self.given, self.n_iters)
 
 
-@dataclass(frozen=True, kw_only=True)
 class SampleTimeOptions(ImageTimeOptions):
     """The times of samples that are not compared with data."""
 
@@ -337,7 +342,6 @@ def eps(of: str = "Law of the latents", melt: bool = False) -> Any:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class DensityOptions(Declared):
     """Whether to write log densities, and how the traces in them are computed."""
 

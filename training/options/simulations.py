@@ -1,6 +1,5 @@
 """Settings of ``pfODE_int.py``, ``toy_pfODE_int.py`` and ``calc_roundtrip_mse.py``."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ from training.options.types import COUNT, DATA_SET, FILE, choice
 SAMPLES = 256
 
 
-@dataclass(frozen=True, kw_only=True)
 class SimulationSettings(Declared):
     """Options of the script."""
 
@@ -143,7 +141,6 @@ class SimulationSettings(Declared):
         return self.sim_type == "roundtrip" or lone_gen
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Simulating(Declared):
     """What the simulations of toys have in common."""
 
@@ -159,9 +156,8 @@ class _Simulating(Declared):
     run: DeviceOptions = options_of(DeviceOptions)
 
 
-@dataclass(frozen=True, kw_only=True)
 class NetSettings(_Simulating):
-    """Options of ``net``."""
+    """Integrate with a trained network."""
 
     network: str = network()
     data_name: str | None = toy_name(unset=KNOWN)
@@ -180,7 +176,6 @@ class NetSettings(_Simulating):
         return {"data_name": self.data_name, "augment_to": self.augment_to, **self.flow.expected()}
 
 
-@dataclass(frozen=True, kw_only=True)
 class ClosedFormSettings(_Simulating):
     """Options of ``discrete`` and ``exact``."""
 
@@ -192,7 +187,6 @@ class ClosedFormSettings(_Simulating):
 PUBLISHED_SAMPLES = 10_000
 
 
-@dataclass(frozen=True, kw_only=True)
 class RoundtripSettings(Declared):
     """Options of the script."""
 

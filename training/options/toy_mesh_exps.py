@@ -1,6 +1,5 @@
 """Settings of ``toy_mesh_exps.py``."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -30,7 +29,6 @@ BOUNDARY_POINTS = {2: 200, 3: 2000}
 MOST_BOUNDARY_POINTS, MOST_RADII = 10**5, 10**3
 
 
-@dataclass(frozen=True, kw_only=True)
 class SphereOptions(Declared):
     """The spheres, and what is counted in them."""
 
@@ -98,7 +96,6 @@ class SphereOptions(Declared):
         return possible and dim == 2 if self.paired is None else self.paired
 
 
-@dataclass(frozen=True, kw_only=True)
 class CoverageSettings(Declared):
     """Options of the script."""
 

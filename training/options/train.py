@@ -1,7 +1,6 @@
 """Settings of ``train.py``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -67,7 +66,6 @@ from training.recipes import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
 class NetworkOptions(Declared):
     """The network."""
 
@@ -155,7 +153,6 @@ CONDITIONAL = {"bounded", "cond_screen", "cond_shape", "cond_waves", "linear_sta
 """Options of tables with conditions."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class TableOptions(Declared):
     """How the columns of a table are seen, and the network of a table."""
 
@@ -256,7 +253,6 @@ class TableOptions(Declared):
             raise UsageError(f"--{name} is for --cond: leave it out")
 
 
-@dataclass(frozen=True, kw_only=True)
 class DataOptions(Declared):
     """What to train on."""
 
@@ -321,7 +317,6 @@ class DataOptions(Declared):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ImageFlowOptions(InflationOptions):
     """The flow's schedule and times."""
 
@@ -350,7 +345,6 @@ class ImageFlowOptions(InflationOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ImageTrainingOptions(TrainingOptions):
     """How long and how to train."""
 
@@ -374,7 +368,6 @@ class ImageTrainingOptions(TrainingOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ImageCalibrationOptions(CalibrationOptions):
     """Whether, how and on what to calibrate."""
 
@@ -400,7 +393,6 @@ class ImageCalibrationOptions(CalibrationOptions):
         return wanted
 
 
-@dataclass(frozen=True, kw_only=True)
 class TrainSettings(Declared):
     """All settings of the script."""
 

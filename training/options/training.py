@@ -2,7 +2,7 @@
 its own."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ from training.options.types import (
 from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, OF_TOYS, PLANE, TOY
 
 
-@dataclass(frozen=True, kw_only=True)
 class TrainingOptions(Declared):
     """How long and how to train; what is None is the recipe's."""
 
@@ -75,7 +74,6 @@ class TrainingOptions(Declared):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class LatentLawOptions(Declared):
     """Whether to learn what compressed latents are distributed as."""
 
@@ -105,7 +103,6 @@ class LatentLawOptions(Declared):
             raise UsageError("--refit_latent_law learns a law: leave --latent_law=gaussian out")
 
 
-@dataclass(frozen=True, kw_only=True)
 class CalibrationOptions(Declared):
     """Whether and how to correct the trained network by what it does on data."""
 
@@ -139,7 +136,6 @@ class CalibrationOptions(Declared):
         return wanted
 
 
-@dataclass(frozen=True, kw_only=True)
 class RunOptions(Declared):
     """Where a run is, what it writes and when, and what it goes on from."""
 
@@ -253,7 +249,6 @@ def _of_recipes(name: str) -> str:
     return f"{averaged}; {plain} without --others"
 
 
-@dataclass(frozen=True, kw_only=True)
 class ToyOptions(Declared):
     """What to train on."""
 
@@ -277,7 +272,6 @@ class ToyOptions(Declared):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ToyFlowOptions(InflationOptions):
     """The flow's schedule and times."""
 
@@ -295,7 +289,6 @@ class ToyFlowOptions(InflationOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ToyNetworkOptions(Declared):
     """The network."""
 
@@ -313,7 +306,6 @@ class ToyNetworkOptions(Declared):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ToyTrainSettings(Declared):
     """All settings of the script."""
 
