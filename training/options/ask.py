@@ -5,17 +5,17 @@ from pathlib import Path
 import click
 
 from dnnlib.errors import UsageError
+from training.options import shared
 from training.options.declared import Declared, option
-from training.options.shared import network, overwrite, seed, strict
 from training.options.types import COUNT, FILE, FiniteFloat, Givens, Names
 
 
 class AskSettings(Declared):
     """Options of all commands."""
 
-    network: str = network()
+    network: str = shared.network()
     dest: Path = option(type=FILE, required=True, help="CSV to write.")
-    overwrite: bool = overwrite()
+    overwrite: bool = shared.overwrite()
 
 
 class RowSettings(AskSettings):
@@ -69,7 +69,7 @@ class FillSettings(IntervalSettings):
         unset="one table, of medians and likeliest levels",
         help="So many tables, each with joint draws in its holes, for multiple imputation",
     )
-    seed: int = seed("the draws")
+    seed: int = shared.seed("the draws")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,7 +118,7 @@ class DrawSettings(AskSettings):
         help="What pictures compare the rows with, which is written beside them: the held-out rows "
         "of the data set of the training, all if none are, or a CSV of rows that are all new",
     )
-    seed: int = seed("the draws")
+    seed: int = shared.seed("the draws")
 
 
 class AskCheckSettings(Declared):
@@ -128,7 +128,7 @@ class AskCheckSettings(Declared):
     File: ranks, coverage and log loss by column, p-values, and what the tests could have seen
     """
 
-    network: str = network()
+    network: str = shared.network()
     data: Path = option(
         type=FILE,
         required=True,
@@ -146,6 +146,6 @@ class AskCheckSettings(Declared):
         default=0.05,
         help="Probability of a false alarm, of all tests together.",
     )
-    strict: bool = strict("a test fails")
-    seed: int = seed("what is hidden, and of draws")
-    overwrite: bool = overwrite()
+    strict: bool = shared.strict("a test fails")
+    seed: int = shared.seed("what is hidden, and of draws")
+    overwrite: bool = shared.overwrite()

@@ -5,21 +5,9 @@ from pathlib import Path
 import click
 
 from dnnlib.errors import UsageError
-from training.names import (
-    DECIMALS,
-    HEADERS,
-    HELD_OUT_PATCHES,
-    IMAGES,
-    MISSING,
-    PATCH,
-    PATCHES,
-    SEPARATORS,
-    SIDES,
-    TABLE,
-    TRANSFORMS,
-)
+from training import names
+from training.options import shared
 from training.options.declared import Declared, option, options_of
-from training.options.shared import overwrite
 from training.options.types import (
     COUNT,
     FILE,
@@ -47,9 +35,9 @@ def parse_resolution(
 
 def parse_separator(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """A separator by its name or as it is."""
-    separator = value if value is None else SEPARATORS.get(value, value)
-    if separator not in (None, *SEPARATORS.values()):
-        raise click.BadParameter(f"'{value}' is none of {', '.join(SEPARATORS)}")
+    separator = value if value is None else names.SEPARATORS.get(value, value)
+    if separator not in (None, *names.SEPARATORS.values()):
+        raise click.BadParameter(f"'{value}' is none of {', '.join(names.SEPARATORS)}")
     return separator
 
 
@@ -57,7 +45,7 @@ class ImageOptions(Declared):
     """What to take of images, and how."""
 
     section = "Images"
-    of_kind = IMAGES
+    of_kind = names.IMAGES
     first_image: int = option(
         "--first-image",
         type=click.IntRange(min=0),
@@ -68,12 +56,12 @@ class ImageOptions(Declared):
         "--max-images", type=COUNT, unset="all", help="Stop after so many images"
     )
     patch: int | None = option(
-        type=click.IntRange(*SIDES),
-        unset=f"{PATCH}; only of patches",
+        type=click.IntRange(*names.SIDES),
+        unset=f"{names.PATCH}; only of patches",
         help="Side of patches, in pixels",
     )
     transform: str | None = option(
-        type=choice(TRANSFORMS),
+        type=choice(names.TRANSFORMS),
         unset="images have to be square",
         help="Cut the largest square out of the middle, or the largest rectangle of the "
         "resolution's aspect, with black above and below",
@@ -98,7 +86,7 @@ class TableOptions(Declared):
     """What to take of a table, and how."""
 
     section = "Tables"
-    of_kind = TABLE
+    of_kind = names.TABLE
     columns: tuple[str, ...] | None = option(
         type=Names(),
         unset="all",
@@ -123,16 +111,16 @@ class TableOptions(Declared):
         "tells something; it is known, asked and drawn as others are",
     )
     sep: str | None = option(
-        metavar="|".join(SEPARATORS),
+        metavar="|".join(names.SEPARATORS),
         callback=parse_separator,
         unset="found in the file",
         help="What is between the cells of a text, by its name or itself",
     )
     decimal: str | None = option(
-        type=choice(DECIMALS), unset="found in the file", help="The decimal sign of a text"
+        type=choice(names.DECIMALS), unset="found in the file", help="The decimal sign of a text"
     )
     header: str = option(
-        type=choice(HEADERS),
+        type=choice(names.HEADERS),
         default="auto",
         help="Whether the first row of a text names the columns; auto takes it for names unless "
         "it is numbers, and asks where these rise from column to column while the next row's do "
@@ -159,7 +147,7 @@ class TableOptions(Declared):
         "made are empty. They are conditions, in place of --conditions, but for covariates",
     )
     missing: str = option(
-        type=choice(MISSING),
+        type=choice(names.MISSING),
         default="keep",
         help="Keep missing values as they are, refuse them, drop their rows, or fill in the mean "
         "of the column. In data of trials they are refused unless this is typed.",
@@ -220,11 +208,11 @@ class DataSetSettings(Declared):
     )
     images: ImageOptions = options_of(ImageOptions)
     table: TableOptions = options_of(TableOptions)
-    overwrite: bool = overwrite()
+    overwrite: bool = shared.overwrite()
 
     def __post_init__(self) -> None:
-        if "patch" in self.given and self.source not in (PATCHES, HELD_OUT_PATCHES):
-            raise UsageError(f"--patch is for --source={PATCHES}")
+        if "patch" in self.given and self.source not in (names.PATCHES, names.HELD_OUT_PATCHES):
+            raise UsageError(f"--patch is for --source={names.PATCHES}")
 
     @property
     def wanted(self) -> list[str] | None:

@@ -8,25 +8,9 @@ import click
 from dnnlib.errors import UsageError
 from dnnlib.files import require_there
 from dnnlib.lists import positive_numbers
-from training.names import (
-    AMORTIZED_CUDA_ROWS,
-    AMORTIZED_ROWS,
-    HALVES,
-    IMAGE_PARTICLE_STEPS,
-    IMAGE_POOL,
-    LEARNED_POOL,
-    MOST_TESTED,
-    OPERATORS,
-    PARTICLE_STEPS,
-    PARTICLES,
-    SAMPLERS,
-    TOY_NAMES,
-    TOY_POOL,
-    UNIFORM,
-    WARMUP,
-)
+from training import names
+from training.options import shared
 from training.options.declared import Declared, option, options_of
-from training.options.shared import DeviceOptions, InflationOptions, calibration, save_dir, seed
 from training.options.types import COUNT, NETWORK, POSITIVE, Names, choice
 
 LIKELIHOODS = ("gaussian", "mask", "linear")
@@ -48,15 +32,17 @@ class PriorOptions(Declared):
         idle=True, type=NETWORK, unset="none", help="Network file: a path or an https URL"
     )
     data_name: str | None = option(
-        type=choice(TOY_NAMES), unset="none", help="A toy with its own denoiser, without a network"
+        type=choice(names.TOY_NAMES),
+        unset="none",
+        help="A toy with its own denoiser, without a network",
     )
     prior: str | None = option(
         unset="none",
         help="Of a network that has learned a likelihood (train.py --likelihood): what its "
-        f"parameters are before any trial, {UNIFORM} between their bounds, or a network file of a "
-        "flow of them; with sample --correct=NETWORK, of that one",
+        f"parameters are before any trial, {names.UNIFORM} between their bounds, or a network file "
+        "of a flow of them; with sample --correct=NETWORK, of that one",
     )
-    calibration: bool = calibration()
+    calibration: bool = shared.calibration()
     eps: str | None = option(
         type=choice(["learned", "auto"]),
         unset="learned, if the network has such a law; otherwise auto",
@@ -81,8 +67,8 @@ class PriorOptions(Declared):
     batch_gpu: int | None = option(
         "--batch-gpu",
         type=COUNT,
-        unset=f"256; of images 16; without a likelihood {AMORTIZED_ROWS}, on CUDA "
-        f"{AMORTIZED_CUDA_ROWS}",
+        unset=f"256; of images 16; without a likelihood {names.AMORTIZED_ROWS}, on CUDA "
+        f"{names.AMORTIZED_CUDA_ROWS}",
         help="Points of one network call",
     )
 
@@ -110,14 +96,14 @@ class LikelihoodOptions(Declared):
     mask: str | None = option(
         unset="none",
         help="What is observed: coordinates by name or number from 0 on, with commas; "
-        f"{', '.join(HALVES)} of images; random:0.5, so many of all at random, always the same; or "
-        "a .npy of booleans, true where observed",
+        f"{', '.join(names.HALVES)} of images; random:0.5, so many of all at random, always the "
+        "same; or a .npy of booleans, true where observed",
     )
     operator: str | None = option(
         unset="none",
         help="The map A of linear: the matrix [K, D], a .npy; of images also "
-        f"{', '.join(OPERATORS[:-1])}: a Gaussian kernel, means over squares, a cutting, all in "
-        f"pixels; {OPERATORS[-1]}, so many random sums",
+        f"{', '.join(names.OPERATORS[:-1])}: a Gaussian kernel, means over squares, a cutting, all "
+        f"in pixels; {names.OPERATORS[-1]}, so many random sums",
     )
 
     @property
@@ -161,12 +147,12 @@ class SamplerOptions(Declared):
 
     section = "Sampler"
     sampler: str = option(
-        type=choice(SAMPLERS),
+        type=choice(names.SAMPLERS),
         default="auto",
         help="auto takes a pool of prior draws where that is enough; in up to "
-        f"{MOST_TESTED} dimensions it refines the pool where it is not, and anneals populations "
-        "where posteriors are narrower; in more it goes on to twisted if the noise is Gaussian, "
-        "else to hmc, or to elliptical without gradients.",
+        f"{names.MOST_TESTED} dimensions it refines the pool where it is not, and anneals "
+        "populations where posteriors are narrower; in more it goes on to twisted if the noise is "
+        "Gaussian, else to hmc, or to elliptical without gradients.",
     )
     chains: int = option(type=COUNT, default=4, help="Chains of each observation.")
     draws: int | None = option(
@@ -177,18 +163,18 @@ class SamplerOptions(Declared):
     )
     warmup: int | None = option(
         type=click.IntRange(min=0),
-        unset=", ".join(f"{steps} of {name}" for name, steps in WARMUP.items()),
+        unset=", ".join(f"{steps} of {name}" for name, steps in names.WARMUP.items()),
         help="Steps of a chain before its first draw",
     )
     thin: int = option(type=COUNT, default=1, help="Steps of a chain for each draw.")
     pool: int | None = option(
         type=click.IntRange(min=100),
-        unset=f"{TOY_POOL}; {IMAGE_POOL} of images; {LEARNED_POOL} with --prior",
+        unset=f"{names.TOY_POOL}; {names.IMAGE_POOL} of images; {names.LEARNED_POOL} with --prior",
         help="Prior draws in the pool",
     )
     particles: int | None = option(
         type=click.IntRange(min=2),
-        unset=f"{PARTICLES}, or --draws if these are more",
+        unset=f"{names.PARTICLES}, or --draws if these are more",
         help="Particles of a chain of twisted",
     )
     minutes: float | None = option(
@@ -199,10 +185,10 @@ class SamplerOptions(Declared):
     )
     particle_steps: int | None = option(
         type=click.IntRange(min=4),
-        unset=f"{PARTICLE_STEPS}; {IMAGE_PARTICLE_STEPS} of images",
+        unset=f"{names.PARTICLE_STEPS}; {names.IMAGE_PARTICLE_STEPS} of images",
         help="Steps of particles of twisted: the more, the less widths are off",
     )
-    seed: int = seed("all draws")
+    seed: int = shared.seed("all draws")
 
     def __post_init__(self) -> None:
         if self.minutes is not None and self.particles is not None:
@@ -212,11 +198,13 @@ class SamplerOptions(Declared):
 class InferenceSettings(Declared):
     """Options of all commands: where results go, the prior and the likelihood."""
 
-    save_dir: Path = save_dir()
+    save_dir: Path = shared.save_dir()
     prior: PriorOptions = options_of(PriorOptions)
-    inflation: InflationOptions = options_of(InflationOptions, unset="{}; only with --data_name")
+    inflation: shared.InflationOptions = options_of(
+        shared.InflationOptions, unset="{}; only with --data_name"
+    )
     likelihood: LikelihoodOptions = options_of(LikelihoodOptions)
-    run: DeviceOptions = options_of(DeviceOptions)
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     @property
     def learned(self) -> bool:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from training.options import shared
 from training.options.declared import Declared, option
-from training.options.shared import network, overwrite, seed
 from training.options.types import COUNT, DATA_SET, FILE, POSITIVE
 
 
@@ -20,13 +20,13 @@ class ImportSettings(Declared):
         unset="what the file says, or for images 15.01",
         help="Last time, at most that of training",
     )
-    overwrite: bool = overwrite()
+    overwrite: bool = shared.overwrite()
 
 
 class DistillSettings(Declared):
     """Options of ``distill.py``."""
 
-    network: str = network()
+    network: str = shared.network()
     dest: Path = option(type=FILE, required=True, help="Network file to write.")
     data: Path | None = option(
         type=DATA_SET,
@@ -43,5 +43,5 @@ class DistillSettings(Declared):
     )
     batch: int = option(type=COUNT, default=1024, help="Pairs of states of a step.")
     lr: float = option(type=POSITIVE, default=3e-3, help="Peak learning rate; it falls to zero.")
-    seed: int = seed("latents, conditions and pairs")
-    overwrite: bool = overwrite()
+    seed: int = shared.seed("latents, conditions and pairs")
+    overwrite: bool = shared.overwrite()

@@ -7,6 +7,7 @@ import click
 from dnnlib.errors import UsageError
 from dnnlib.files import require_there
 from training.names import FEWEST_NEIGHBORS, FEWEST_RUNS, NEIGHBORS, TEACHER, UNIFORM
+from training.options import shared
 from training.options.declared import Declared, option, options_of
 from training.options.inference import (
     DRAWS,
@@ -16,7 +17,6 @@ from training.options.inference import (
     InferenceSettings,
     SamplerOptions,
 )
-from training.options.shared import DeviceOptions, level, overwrite, save_dir, seed, strict
 from training.options.train import TableOptions
 from training.options.training import TrainingOptions
 from training.options.types import COUNT, FILE, NETWORK, POSITIVE, Names, Numbers, Ranges, choice
@@ -63,7 +63,7 @@ class SampleSettings(CommonSettings):
         help="What observations are of, where it is known: a point in each row of a table, or "
         "images. Pictures show it, and results say how often intervals hold it",
     )
-    strict: bool = strict("a posterior has not converged")
+    strict: bool = shared.strict("a posterior has not converged")
     held_out: bool = option(
         "--held_out/--no-held_out",
         idle=True,
@@ -138,7 +138,7 @@ class CheckSettings(CommonSettings):
         help="Truths to find again; if it is left out, all that the data set has to test, where "
         "these are fewer.",
     )
-    level: float = level("a check", idle=True)
+    level: float = shared.level("a check", idle=True)
     condition: Path | None = option(
         type=FILE,
         unset="none",
@@ -150,7 +150,7 @@ class CheckSettings(CommonSettings):
         unset=f"{NEIGHBORS}, or a tenth of the rows to test if that is less",
         help="Simulations nearest to an observation that are tested, at most a tenth",
     )
-    strict: bool = strict("a test fails")
+    strict: bool = shared.strict("a test fails")
 
     @property
     def learned(self) -> bool:
@@ -227,7 +227,7 @@ class PredictSettings(Declared):
            {draws}_predictive.npz     simulated data
     """
 
-    save_dir: Path = save_dir()
+    save_dir: Path = shared.save_dir()
     draws: Path = option(
         type=FILE, required=True, help="Draws of posteriors, the .nc that sample wrote."
     )
@@ -247,10 +247,10 @@ class PredictSettings(Declared):
         unset="as many as p-values of so many numbers need, from 1000 to 20,000",
         help="Data simulated of each observation's draws",
     )
-    level: float = level("the model")
-    strict: bool = strict("it fails")
-    seed: int = seed("all draws")
-    overwrite: bool = overwrite()
+    level: float = shared.level("the model")
+    strict: bool = shared.strict("it fails")
+    seed: int = shared.seed("all draws")
+    overwrite: bool = shared.overwrite()
 
     def __post_init__(self) -> None:
         require_there(self.draws)
@@ -265,7 +265,7 @@ class CompareSettings(Declared):
     Files: comparison.json    log evidences with their errors, Bayes factors, probabilities
     """
 
-    save_dir: Path = save_dir()
+    save_dir: Path = shared.save_dir()
     networks: tuple[str, ...] = option(
         "--network",
         type=NETWORK,
@@ -288,8 +288,8 @@ class CompareSettings(Declared):
         help="Probabilities of the models before any observation, with commas",
     )
     sampler: SamplerOptions = options_of(SamplerOptions)
-    strict: bool = strict("a posterior has not converged")
-    run: DeviceOptions = options_of(DeviceOptions)
+    strict: bool = shared.strict("a posterior has not converged")
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     def __post_init__(self) -> None:
         require_there(self.observation)
@@ -317,7 +317,7 @@ class PopulationSettings(Declared):
            {draws}_population.pkl     a prior for further members, or for these once more
     """
 
-    save_dir: Path = save_dir()
+    save_dir: Path = shared.save_dir()
     draws: Path = option(
         type=FILE,
         required=True,
@@ -338,9 +338,9 @@ class PopulationSettings(Declared):
     steps: int = option(
         type=click.IntRange(min=100), default=1000, help="Draws of each chain, after half as many."
     )
-    strict: bool = strict("it has not converged")
-    seed: int = seed("all draws")
-    overwrite: bool = overwrite()
+    strict: bool = shared.strict("it has not converged")
+    seed: int = shared.seed("all draws")
+    overwrite: bool = shared.overwrite()
 
     def __post_init__(self) -> None:
         require_there(self.draws)
@@ -390,8 +390,8 @@ class MixtureOptions(Declared):
     pool: int = option(
         type=click.IntRange(min=100), default=2**14, help="Latents drawn of each component."
     )
-    level: float = level("calibration")
-    seed: int = seed("all draws")
+    level: float = shared.level("calibration")
+    seed: int = shared.seed("all draws")
 
     def __post_init__(self) -> None:
         if self.components is not None and self.means is not None:
@@ -439,7 +439,7 @@ class RoundsSettings(Declared):
            check/                              a check within the last region, as of check
     """
 
-    save_dir: Path = save_dir()
+    save_dir: Path = shared.save_dir()
     simulator: str = option(
         required=True,
         help="FILE.py:function, data [N, K] of parameters [N, D] and a NumPy generator to draw by; "
@@ -466,8 +466,8 @@ class RoundsSettings(Declared):
     )
     chains: int = option(type=COUNT, default=4, help="Chains that draws are written as.")
     draws: int = option(type=COUNT, default=DRAWS, help="Of each chain.")
-    seed: int = seed("all random numbers")
-    run: DeviceOptions = options_of(DeviceOptions)
+    seed: int = shared.seed("all random numbers")
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
     training: TrainingOptions = options_of(TrainingOptions)
     table: TableOptions = options_of(TableOptions)
 

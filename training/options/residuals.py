@@ -6,22 +6,11 @@ from typing import Any
 import click
 
 from training.names import ALL_AT_ONCE, NOISES, TOY_NAMES
+from training.options import shared
 from training.options.declared import Declared, option, options_of
-from training.options.shared import (
-    KNOWN,
-    MAX_STEPS,
-    CallOptions,
-    DeviceOptions,
-    EvenTimeOptions,
-    SolverOptions,
-    calibration,
-    network,
-    save_dir,
-    seed,
-)
 from training.options.types import COUNT, DATA_SET, FILE, POSITIVE, choice
 
-TIMES = click.IntRange(min=2, max=MAX_STEPS)
+TIMES = click.IntRange(min=2, max=shared.MAX_STEPS)
 IMAGES = 50_000
 
 
@@ -34,18 +23,18 @@ class NoiseOptions(Declared):
         default="independent",
         help="Fresh noise at each time, as published, or the points of the flow's own paths.",
     )
-    seed: int = seed("the samples and the noise")
-    solver: SolverOptions = options_of(SolverOptions)
+    seed: int = shared.seed("the samples and the noise")
+    solver: shared.SolverOptions = options_of(shared.SolverOptions)
 
 
 class _Extracting(Declared):
     """What both extractions have in common."""
 
-    save_dir: Path = save_dir()
-    network: str = network()
-    calibration: bool = calibration()
+    save_dir: Path = shared.save_dir()
+    network: str = shared.network()
+    calibration: bool = shared.calibration()
     noise: NoiseOptions = options_of(NoiseOptions)
-    run: DeviceOptions = options_of(DeviceOptions)
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     def matters(self) -> dict[str, Any]:
         """Options that the numbers depend on."""
@@ -64,9 +53,9 @@ class ExtractToysSettings(_Extracting):
     Files: {toy}_{schedule}_toy_net_outputs_residuals.npz and .json
     """
 
-    data_name: str | None = option(type=choice(TOY_NAMES), unset=KNOWN, help="The toy")
-    data_dim: int | None = option(type=COUNT, unset=KNOWN, help="Dimensions of the toy")
-    dims_to_keep: int | None = option(type=COUNT, unset=KNOWN, help="Dimensions kept")
+    data_name: str | None = option(type=choice(TOY_NAMES), unset=shared.KNOWN, help="The toy")
+    data_dim: int | None = option(type=COUNT, unset=shared.KNOWN, help="Dimensions of the toy")
+    dims_to_keep: int | None = option(type=COUNT, unset=shared.KNOWN, help="Dimensions kept")
     n_time_pts: int = option(type=TIMES, default=701, help="Number of times.")
     h: float | None = option(type=POSITIVE, unset="as far as tmax", help="Time between them")
     n_samples: int = option(type=COUNT, default=10_000, help="Samples, the same at every time.")
@@ -92,8 +81,10 @@ class ExtractSettings(_Extracting):
     data_name: str | None = option(
         unset="the network's data set", help="Name of the data in the names of results"
     )
-    data_dim: int | None = option(type=COUNT, unset=KNOWN, help="Numbers of an image, or columns")
-    dims_to_keep: int | None = option(type=COUNT, unset=KNOWN, help="Dimensions kept")
+    data_dim: int | None = option(
+        type=COUNT, unset=shared.KNOWN, help="Numbers of an image, or columns"
+    )
+    dims_to_keep: int | None = option(type=COUNT, unset=shared.KNOWN, help="Dimensions kept")
     n_time_pts: int = option(type=TIMES, default=256, help="Number of times.")
     n_samples: int | None = option(
         type=COUNT,
@@ -101,19 +92,19 @@ class ExtractSettings(_Extracting):
         help="Images or rows, the same at every time.",
     )
     bs: int = option(type=COUNT, default=1000, help="Images or rows at a time, over all ranks.")
-    times: EvenTimeOptions = options_of(EvenTimeOptions)
-    calls: CallOptions = options_of(CallOptions)
+    times: shared.EvenTimeOptions = options_of(shared.EvenTimeOptions)
+    calls: shared.CallOptions = options_of(shared.CallOptions)
 
 
 class _Correlating(Declared):
     """What both calculations have in common; what a file says already is said as a check."""
 
-    save_dir: Path = save_dir()
+    save_dir: Path = shared.save_dir()
     data_name: str | None = option(unset="the file's", help="The data")
     dims_to_keep: int | None = option(type=COUNT, unset="the file's", help="Dimensions kept")
     n_time_pts: int | None = option(type=TIMES, unset="the file's", help="Number of times")
     n_samples: int | None = option(type=COUNT, unset="the file's", help="Number of samples")
-    run: DeviceOptions = options_of(DeviceOptions)
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     def expected(self) -> dict[str, Any]:
         names = ("data_name", "data_dim", "dims_to_keep", "n_time_pts", "n_samples")

@@ -7,25 +7,15 @@ import click
 
 from dnnlib.errors import UsageError
 from training.names import ADAPTIVE_SOLVERS
+from training.options import shared
 from training.options.declared import Declared, option, options_of
-from training.options.shared import (
-    DeviceOptions,
-    ImageNetworkOptions,
-    SampleTimeOptions,
-    SolverOptions,
-    check_storage,
-    eps,
-    save_dir,
-    seed,
-    store_grid,
-)
 from training.options.types import COUNT, FILE, choice
 
 
 class GenerationSettings(Declared):
     """Options of the script."""
 
-    save_dir: Path = save_dir("Folder of the images.")
+    save_dir: Path = shared.save_dir("Folder of the images.")
     seeds: str = option(default="0-63", help="Which images: numbers and ranges, as 1,2,5-10.")
     bs: int = option(
         type=COUNT,
@@ -41,18 +31,18 @@ class GenerationSettings(Declared):
     prev_melt: Path | None = option(
         type=FILE, help="The melt of empirical, a file of pfODE_int.py."
     )
-    eps: str | None = eps("Law of the latents of diag")
+    eps: str | None = shared.eps("Law of the latents of diag")
     class_: int | None = option(
         "--class",
         type=click.IntRange(min=0),
         unset="drawn by each seed",
         help="Class of the images, for networks with classes",
     )
-    network: ImageNetworkOptions = options_of(ImageNetworkOptions)
-    solver: SolverOptions = options_of(SolverOptions)
-    times: SampleTimeOptions = options_of(SampleTimeOptions)
-    store_grid: bool = store_grid()
-    run: DeviceOptions = options_of(DeviceOptions)
+    network: shared.ImageNetworkOptions = options_of(shared.ImageNetworkOptions)
+    solver: shared.SolverOptions = options_of(shared.SolverOptions)
+    times: shared.SampleTimeOptions = options_of(shared.SampleTimeOptions)
+    store_grid: bool = shared.store_grid()
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     def __post_init__(self) -> None:
         empirical = self.gen_source == "empirical"
@@ -64,7 +54,7 @@ class GenerationSettings(Declared):
             )
         if empirical and "eps" in self.given:
             raise UsageError("--eps goes with --gen_source=diag only")
-        check_storage(self.store_grid, self.times.disc, self.network.network)
+        shared.check_storage(self.store_grid, self.times.disc, self.network.network)
 
     def image_settings(self, **resolved: Any) -> dict[str, Any]:
         """All options that an image depends on beside its seed, with what they have come to, such
@@ -98,7 +88,7 @@ class MeasuringOptions(Declared):
         help="Use so many random images. Some versions of torchrun stumble over --num, but not "
         "over --num_images",
     )
-    seed: int = seed("all that is drawn at random")
+    seed: int = shared.seed("all that is drawn at random")
     batch: int = option(type=COUNT, default=64, help="Images of a rank at a time.")
     detector: str | None = option(
         unset="those of torch-fidelity, downloaded once",
@@ -118,7 +108,7 @@ class RefSettings(Declared):
     data: Path = option(type=FILE, required=True, help="Zip or folder of images.")
     dest: Path = option(type=FILE, required=True, help="The .npz to write.")
     measuring: MeasuringOptions = options_of(MeasuringOptions)
-    run: DeviceOptions = options_of(DeviceOptions)
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
 
 class CalcSettings(Declared):
@@ -128,4 +118,4 @@ class CalcSettings(Declared):
     reference: Path = option("--ref", type=FILE, required=True, help="An .npz that ref wrote.")
     dest: Path | None = option(type=FILE, unset="print only", help="A .json for the result")
     measuring: MeasuringOptions = options_of(MeasuringOptions)
-    run: DeviceOptions = options_of(DeviceOptions)
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)

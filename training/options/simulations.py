@@ -7,29 +7,8 @@ import click
 
 from dnnlib.errors import UsageError
 from training.names import IMAGES, KINDS, MOST_ROWS, TABLE
+from training.options import shared
 from training.options.declared import Declared, option, options_of
-from training.options.shared import (
-    KNOWN,
-    DensityOptions,
-    DeviceOptions,
-    ImageNetworkOptions,
-    ImageTimeOptions,
-    InflationOptions,
-    SolverOptions,
-    ToyTimeOptions,
-    augment_to,
-    calibration,
-    check_correction,
-    check_storage,
-    correct,
-    end_vars,
-    eps,
-    network,
-    save_dir,
-    seed,
-    store_grid,
-    toy_name,
-)
 from training.options.types import COUNT, DATA_SET, FILE, choice
 
 SAMPLES = 256
@@ -38,7 +17,7 @@ SAMPLES = 256
 class SimulationSettings(Declared):
     """Options of the script."""
 
-    save_dir: Path = save_dir()
+    save_dir: Path = shared.save_dir()
     data_root: Path | None = option(
         type=DATA_SET, help="Data set to melt: a zip or folder of images, the .npz of a table."
     )
@@ -81,7 +60,7 @@ class SimulationSettings(Declared):
         default="diag",
         help="Latents of gen: of the law by --eps, or Gaussian with the variances of the melt.",
     )
-    eps: str | None = eps("Law of the latents of diag")
+    eps: str | None = shared.eps("Law of the latents of diag")
     class_: int | None = option(
         "--class",
         of=IMAGES,
@@ -90,14 +69,14 @@ class SimulationSettings(Declared):
         help="Class to generate, for networks with classes",
     )
     save_freq: int = option(type=COUNT, default=5, help="Steps between saved states.")
-    seed: int = seed("the choice of images and of the latents")
-    network: ImageNetworkOptions = options_of(ImageNetworkOptions)
-    solver: SolverOptions = options_of(SolverOptions)
-    times: ImageTimeOptions = options_of(ImageTimeOptions)
-    store_grid: bool = store_grid()
-    correct: str | None = correct()
-    likelihood: DensityOptions = options_of(DensityOptions)
-    run: DeviceOptions = options_of(DeviceOptions)
+    seed: int = shared.seed("the choice of images and of the latents")
+    network: shared.ImageNetworkOptions = options_of(shared.ImageNetworkOptions)
+    solver: shared.SolverOptions = options_of(shared.SolverOptions)
+    times: shared.ImageTimeOptions = options_of(shared.ImageTimeOptions)
+    store_grid: bool = shared.store_grid()
+    correct: str | None = shared.correct()
+    likelihood: shared.DensityOptions = options_of(shared.DensityOptions)
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     def __post_init__(self) -> None:
         if self.needs_melt and self.prev_melt is None:
@@ -127,8 +106,8 @@ class SimulationSettings(Declared):
             raise click.UsageError("Missing option '--data_root'.")
         if self.csv is not None and self.sim_type == "roundtrip":
             raise UsageError("--csv goes with gen or a melt, not with a lone roundtrip")
-        check_storage(self.store_grid, self.times.disc, self.network.network)
-        check_correction(self.correct, self.solver.solver)
+        shared.check_storage(self.store_grid, self.times.disc, self.network.network)
+        shared.check_correction(self.correct, self.solver.solver)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -144,32 +123,32 @@ class SimulationSettings(Declared):
 class _Simulating(Declared):
     """What the simulations of toys have in common."""
 
-    save_dir: Path = save_dir()
+    save_dir: Path = shared.save_dir()
     total_samples: int = option(type=COUNT, default=2000, help="Samples of each simulation.")
-    eps: str | None = eps("Law of generation's latents", melt=True)
-    end_vars: float = end_vars()
+    eps: str | None = shared.eps("Law of generation's latents", melt=True)
+    end_vars: float = shared.end_vars()
     save_freq: int = option(type=COUNT, default=5, help="Steps between saved states.")
-    seed: int = seed("the data and the latents")
-    solver: SolverOptions = options_of(SolverOptions)
-    times: ToyTimeOptions = options_of(ToyTimeOptions)
-    likelihood: DensityOptions = options_of(DensityOptions)
-    run: DeviceOptions = options_of(DeviceOptions)
+    seed: int = shared.seed("the data and the latents")
+    solver: shared.SolverOptions = options_of(shared.SolverOptions)
+    times: shared.ToyTimeOptions = options_of(shared.ToyTimeOptions)
+    likelihood: shared.DensityOptions = options_of(shared.DensityOptions)
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
 
 class NetSettings(_Simulating):
     """Integrate with a trained network."""
 
-    network: str = network()
-    data_name: str | None = toy_name(unset=KNOWN)
-    augment_to: int | None = augment_to(unset=KNOWN)
-    calibration: bool = calibration()
-    store_grid: bool = store_grid()
-    correct: str | None = correct()
-    flow: InflationOptions = options_of(InflationOptions, unset=KNOWN)
+    network: str = shared.network()
+    data_name: str | None = shared.toy_name(unset=shared.KNOWN)
+    augment_to: int | None = shared.augment_to(unset=shared.KNOWN)
+    calibration: bool = shared.calibration()
+    store_grid: bool = shared.store_grid()
+    correct: str | None = shared.correct()
+    flow: shared.InflationOptions = options_of(shared.InflationOptions, unset=shared.KNOWN)
 
     def __post_init__(self) -> None:
-        check_storage(self.store_grid, self.times.disc, self.network)
-        check_correction(self.correct, self.solver.solver)
+        shared.check_storage(self.store_grid, self.times.disc, self.network)
+        shared.check_correction(self.correct, self.solver.solver)
 
     def expected(self) -> dict[str, Any]:
         """What the network is said to be, by name."""
@@ -179,9 +158,9 @@ class NetSettings(_Simulating):
 class ClosedFormSettings(_Simulating):
     """Options of ``discrete`` and ``exact``."""
 
-    data_name: str = toy_name(required=True)
-    augment_to: int | None = augment_to()
-    flow: InflationOptions = options_of(InflationOptions)
+    data_name: str = shared.toy_name(required=True)
+    augment_to: int | None = shared.augment_to()
+    flow: shared.InflationOptions = options_of(shared.InflationOptions)
 
 
 PUBLISHED_SAMPLES = 10_000
@@ -190,7 +169,7 @@ PUBLISHED_SAMPLES = 10_000
 class RoundtripSettings(Declared):
     """Options of the script."""
 
-    save_dir: Path = save_dir()
+    save_dir: Path = shared.save_dir()
     data_root: Path = option(
         type=DATA_SET,
         required=True,
@@ -209,12 +188,12 @@ class RoundtripSettings(Declared):
         default=16,
         help="Images to keep of those that come back worst.",
     )
-    seed: int = seed("the choice of images", default=42)
-    network: ImageNetworkOptions = options_of(ImageNetworkOptions)
-    solver: SolverOptions = options_of(SolverOptions)
-    times: ImageTimeOptions = options_of(ImageTimeOptions)
-    store_grid: bool = store_grid()
-    run: DeviceOptions = options_of(DeviceOptions)
+    seed: int = shared.seed("the choice of images", default=42)
+    network: shared.ImageNetworkOptions = options_of(shared.ImageNetworkOptions)
+    solver: shared.SolverOptions = options_of(shared.SolverOptions)
+    times: shared.ImageTimeOptions = options_of(shared.ImageTimeOptions)
+    store_grid: bool = shared.store_grid()
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     def __post_init__(self) -> None:
-        check_storage(self.store_grid, self.times.disc, self.network.network)
+        shared.check_storage(self.store_grid, self.times.disc, self.network.network)

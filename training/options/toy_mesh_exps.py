@@ -6,22 +6,8 @@ import click
 
 from dnnlib.errors import UsageError
 from training.names import TABLE, TOY
+from training.options import shared
 from training.options.declared import Declared, option, options_of
-from training.options.shared import (
-    DeviceOptions,
-    InflationOptions,
-    SolverOptions,
-    ToyTimeOptions,
-    calibration,
-    check_storage,
-    end_vars,
-    eps,
-    network,
-    save_dir,
-    seed,
-    store_grid,
-    toy_name,
-)
 from training.options.types import COUNT, DATA_SET, POSITIVE, choice
 
 BOUNDARY_POINTS = {2: 200, 3: 2000}
@@ -68,7 +54,7 @@ class SphereOptions(Declared):
     num_seeds: int = option(
         of=TOY, type=COUNT, default=1, help="Repetitions with seeds from --seed on."
     )
-    seed: int = seed("the test points and fresh samples")
+    seed: int = shared.seed("the test points and fresh samples")
 
     def __post_init__(self) -> None:
         if self.alpha is not None and self.boundary != "alpha":
@@ -99,9 +85,9 @@ class SphereOptions(Declared):
 class CoverageSettings(Declared):
     """Options of the script."""
 
-    save_dir: Path = save_dir()
-    network: str | None = network(required=False)
-    data_name: str | None = toy_name(unset="the network's")
+    save_dir: Path = shared.save_dir()
+    network: str | None = shared.network(required=False)
+    data_name: str | None = shared.toy_name(unset="the network's")
     data_root: Path | None = option(
         of=TABLE,
         type=DATA_SET,
@@ -115,15 +101,17 @@ class CoverageSettings(Declared):
         default="net",
         help="The network's denoiser, or the toy's own, which needs no network.",
     )
-    calibration: bool = calibration()
-    end_vars: float = end_vars()
-    eps: str | None = eps()
+    calibration: bool = shared.calibration()
+    end_vars: float = shared.end_vars()
+    eps: str | None = shared.eps()
     points: SphereOptions = options_of(SphereOptions)
-    flow: InflationOptions = options_of(InflationOptions, unset="the network's; without one {}")
-    solver: SolverOptions = options_of(SolverOptions)
-    times: ToyTimeOptions = options_of(ToyTimeOptions)
-    store_grid: bool = store_grid()
-    run: DeviceOptions = options_of(DeviceOptions)
+    flow: shared.InflationOptions = options_of(
+        shared.InflationOptions, unset="the network's; without one {}"
+    )
+    solver: shared.SolverOptions = options_of(shared.SolverOptions)
+    times: shared.ToyTimeOptions = options_of(shared.ToyTimeOptions)
+    store_grid: bool = shared.store_grid()
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     def __post_init__(self) -> None:
         if self.score == "net" and self.network is None:
@@ -131,4 +119,4 @@ class CoverageSettings(Declared):
         if self.network is None and self.data_name is None:
             raise click.UsageError("Missing option '--data_name'.")
         used = self.network if self.score == "net" else None
-        check_storage(self.store_grid, self.times.disc, used)
+        shared.check_storage(self.store_grid, self.times.disc, used)

@@ -6,33 +6,7 @@ from pathlib import Path
 import click
 
 from dnnlib.errors import UsageError
-from training.names import (
-    ADAM,
-    ANY_NUMBER,
-    AUTO,
-    AXES_TOO,
-    BOUNDED,
-    COND_SCREENS,
-    EVENED,
-    IMAGE_NETWORK_NAMES,
-    IMAGES,
-    LINEAR_STARTS,
-    LOG,
-    MARGINALS,
-    MOST_BLOCKS,
-    MOST_WAVES,
-    NOISE_CONDITIONINGS,
-    OPTIMIZERS,
-    PRECISIONS,
-    QUESTIONS,
-    SOAP,
-    SPACES,
-    T_SAMPLINGS,
-    TABLE,
-    TABLE_NETWORK,
-    TRIAL_NETWORK,
-    WHITENINGS,
-)
+from training import names
 from training.options.declared import Declared, option, options_of
 from training.options.shared import InflationOptions
 from training.options.training import (
@@ -71,30 +45,35 @@ class NetworkOptions(Declared):
 
     section = "Network"
     arch: str | None = option(
-        type=choice((*IMAGE_NETWORK_NAMES, TABLE_NETWORK, QUESTIONS, TRIAL_NETWORK)),
-        unset=f"ddpmpp; tables: {TABLE_NETWORK}; with --any, or of records: {QUESTIONS}; of trials "
-        f"with missing data: {TRIAL_NETWORK}",
+        type=choice(
+            (*names.IMAGE_NETWORK_NAMES, names.TABLE_NETWORK, names.QUESTIONS, names.TRIAL_NETWORK)
+        ),
+        unset=f"ddpmpp; tables: {names.TABLE_NETWORK}; with --any, or of records: "
+        f"{names.QUESTIONS}; of trials with missing data: {names.TRIAL_NETWORK}",
         help="Kind of network.",
     )
     cbase: int | None = option(
-        of=IMAGES,
+        of=names.IMAGES,
         type=COUNT,
         unset="the preset's",
         help="Channels of the finest level, but for its factor.",
     )
     cres: tuple[int, ...] | None = option(
-        of=IMAGES, type=MULTIPLIERS, unset="the preset's", help="Factor of each level's channels."
+        of=names.IMAGES,
+        type=MULTIPLIERS,
+        unset="the preset's",
+        help="Factor of each level's channels.",
     )
     attend: tuple[int, ...] | None = option(
-        of=IMAGES,
+        of=names.IMAGES,
         type=SIDES,
         unset="as published: 16; adm: 32,16,8",
         help="Sides, of the image and of what it is halved to, at which blocks have attention; "
         "those that are no power of 2 count as the next one.",
     )
     blocks: int | None = option(
-        of=IMAGES,
-        type=click.IntRange(0, MOST_BLOCKS),
+        of=names.IMAGES,
+        type=click.IntRange(0, names.MOST_BLOCKS),
         unset="the preset's",
         help="Residual blocks of each level of the encoder, one more in the decoder; 0 for as many "
         "as published, 4, or 3 of adm.",
@@ -106,12 +85,12 @@ class NetworkOptions(Declared):
         help="Fraction of activations dropped.",
     )
     space: str = option(
-        type=choice(SPACES),
+        type=choice(names.SPACES),
         default="IS",
         help="Coordinates of the network: pixels (IS) or principal axes (ES).",
     )
     noise_cond: str | None = option(
-        type=choice(NOISE_CONDITIONINGS),
+        type=choice(names.NOISE_CONDITIONINGS),
         unset="log; vp: ddpm",
         help="How the network sees the time: as the log of the noise, or as 999 t (ddpm).",
     )
@@ -122,30 +101,30 @@ class NetworkOptions(Declared):
         "trained with it.",
     )
     pixel_waves: int | None = option(
-        of=IMAGES,
-        type=click.IntRange(0, MOST_WAVES),
+        of=names.IMAGES,
+        type=click.IntRange(0, names.MOST_WAVES),
         unset="the preset's",
         help="Show the network the noisy pixels too, and so many waves of them, from the whole "
         "range of gray levels down by halves; 0 for the whitened image alone.",
     )
     precision: str | None = option(
-        of=IMAGES,
-        type=choice(PRECISIONS),
+        of=names.IMAGES,
+        type=choice(names.PRECISIONS),
         unset="the preset's; on a CPU, bf16 if a short trial finds it much faster",
         help="What the network computes in.",
     )
     compile: bool = option(
-        free=True, of=IMAGES, is_flag=True, help="Compile the network with torch.compile."
+        free=True, of=names.IMAGES, is_flag=True, help="Compile the network with torch.compile."
     )
     bench: bool = option(
         "--bench/--no-bench",
         free=True,
-        of=IMAGES,
+        of=names.IMAGES,
         default=True,
         help="Let cuDNN look for its fastest kernels.",
     )
     transfer: str | None = option(
-        of=IMAGES, help="Network file, path or https URL, whose weights to start from."
+        of=names.IMAGES, help="Network file, path or https URL, whose weights to start from."
     )
 
 
@@ -157,10 +136,10 @@ class TableOptions(Declared):
     """How the columns of a table are seen, and the network of a table."""
 
     section = "Tables"
-    of_kind = TABLE
+    of_kind = names.TABLE
     marginals: str = option(
-        type=choice((AUTO, *MARGINALS, *EVENED, LOG, AXES_TOO)),
-        default=AUTO,
+        type=choice((names.AUTO, *names.MARGINALS, *names.EVENED, names.LOG, names.AXES_TOO)),
+        default=names.AUTO,
         help="What each column is put through: nothing, a power, or a power and a spline of its "
         "quantiles; auto tries these on held-out rows. quantile-0.2 and the like, which data of "
         "records try, even out what is narrower than so many standard deviations. log takes the "
@@ -169,30 +148,30 @@ class TableOptions(Declared):
         "are far from all others.",
     )
     whiten: str = option(
-        type=choice((AUTO, *WHITENINGS)),
-        default=AUTO,
+        type=choice((names.AUTO, *names.WHITENINGS)),
+        default=names.AUTO,
         help="Standardize columns alone (none), or whiten along principal axes (pca), or turn back "
         "to the columns after that (zca); auto tries pca and zca, and takes none where dimensions "
         "are compressed.",
     )
     linear_start: str = option(
-        type=choice(LINEAR_STARTS),
-        default=AUTO,
+        type=choice(names.LINEAR_STARTS),
+        default=names.AUTO,
         help="With --cond: take the best linear prediction of the columns from the conditions off "
         "before whitening, so that the flow starts from the linear-Gaussian posterior; auto tries "
         "both on held-out rows. With gaussian, which auto tries with --likelihood, mean and "
         "covariance are what a small network makes of the conditions.",
     )
     bounded: str = option(
-        type=choice(BOUNDED),
-        default=AUTO,
+        type=choice(names.BOUNDED),
+        default=names.AUTO,
         help="With --cond: map columns with bounds to the line (map), or leave them alone, and "
         "reject what is beyond when posteriors are drawn (reject); auto tries both on held-out "
         "rows. Other tables are always mapped.",
     )
     cond_screen: str = option(
-        type=choice(COND_SCREENS),
-        default=AUTO,
+        type=choice(names.COND_SCREENS),
+        default=names.AUTO,
         help="With --cond: leave out the conditions that no column depends on, each by its "
         "distance correlation, at a false discovery rate of 5 %; auto tries both on held-out rows. "
         "Not with --cond_shape.",
@@ -212,7 +191,7 @@ class TableOptions(Declared):
         "trials of a dataset), of K columns each, in whatever order and number.",
     )
     cond_waves: int | None = option(
-        type=click.IntRange(0, MOST_WAVES),
+        type=click.IntRange(0, names.MOST_WAVES),
         unset=told_of_tables("cond_waves"),
         help="With --cond: show the network so many sines and cosines of each condition too, from "
         "a period of 10 standard deviations down.",
@@ -227,8 +206,8 @@ class TableOptions(Declared):
         type=NOT_NEGATIVE, unset=told_of_tables("weight_decay"), help="Decay of the weights"
     )
     optimizer: str | None = option(
-        type=click.Choice(OPTIMIZERS),
-        unset=f"{SOAP} for questions about rows, {ADAM} otherwise",
+        type=click.Choice(names.OPTIMIZERS),
+        unset=f"{names.SOAP} for questions about rows, {names.ADAM} otherwise",
         help="Of tables: what takes the steps; soap takes longer for one, and learns more in it",
     )
     patience: int | None = option(
@@ -244,7 +223,7 @@ class TableOptions(Declared):
                 "--bounded=reject gives data beyond their bounds some of the likelihood: leave it "
                 "out with --likelihood"
             )
-        if self.cond_shape is not None and self.cond_shape[0] == ANY_NUMBER:
+        if self.cond_shape is not None and self.cond_shape[0] == names.ANY_NUMBER:
             raise UsageError("--cond_shape=set:K is for --cond: a likelihood is of one trial")
 
     def require_nothing_of_conditions(self) -> None:
@@ -267,50 +246,53 @@ class DataOptions(Declared):
     )
     likelihood: bool = option(
         is_flag=True,
-        of=TABLE,
+        of=names.TABLE,
         help="In place of --cond: train the law of the data of one trial, given the parameters and "
         "covariates. posterior.py multiplies it over trials.",
     )
     any: bool = option(
         is_flag=True,
-        of=TABLE,
+        of=names.TABLE,
         help="Train for any question about a row: any cells, given any others. So are tables that "
         "have text, dates or holes.",
     )
     ask: tuple[str, ...] | None = option(
         type=Names(),
         unset="any question",
-        of=TABLE,
+        of=names.TABLE,
         help="Columns that alone are asked, given all others: one question",
     )
     xflip: bool = option(
-        of=IMAGES, is_flag=True, help="Add the mirror image of each image to the data."
+        of=names.IMAGES, is_flag=True, help="Add the mirror image of each image to the data."
     )
     augment: float | None = option(
-        of=IMAGES,
+        of=names.IMAGES,
         type=FiniteFloat(min=0, max=1),
         unset="the preset's",
         help="Probability of each augmentation; 0 is off.",
     )
     held_out: float | None = option(
-        of=IMAGES,
+        of=names.IMAGES,
         type=FiniteFloat(min=0, max=1, min_open=True, max_open=True),
         unset="none",
         help="Fraction of the images that is not trained on, whose loss every report tells.",
     )
     batch_pca: int | None = option(
-        of=IMAGES, type=COUNT, unset="all", help="Number of images that the basis is fitted to."
+        of=names.IMAGES,
+        type=COUNT,
+        unset="all",
+        help="Number of images that the basis is fitted to.",
     )
     cache: bool | None = option(
         "--cache/--no-cache",
         free=True,
-        of=IMAGES,
+        of=names.IMAGES,
         unset="the preset's",
         help="Keep the data set in memory.",
     )
     workers: int | None = option(
         free=True,
-        of=IMAGES,
+        of=names.IMAGES,
         type=click.IntRange(min=0),
         unset="the preset's",
         help="Processes that read data.",
@@ -339,7 +321,7 @@ class ImageFlowOptions(InflationOptions):
         help="Last time.",
     )
     t_sampling: str | None = option(
-        type=choice(T_SAMPLINGS),
+        type=choice(names.T_SAMPLINGS),
         unset="uniform; edm: normal; ve: log_uniform",
         help="Law of the times in training.",
     )
@@ -349,7 +331,7 @@ class ImageTrainingOptions(TrainingOptions):
     """How long and how to train."""
 
     preset: str = option(
-        of=IMAGES,
+        of=names.IMAGES,
         type=choice(("auto", "published")),
         default="auto",
         help="What decides the options that are left out: a recipe that fits the images and the "
@@ -378,7 +360,7 @@ class ImageCalibrationOptions(CalibrationOptions):
         "its held-out rows.",
     )
     calibration_data: Path | None = option(
-        of=IMAGES,
+        of=names.IMAGES,
         type=FILE,
         unset="--data",
         help="Images to calibrate on, best such that were held out of training.",

@@ -9,16 +9,7 @@ from typing import Any
 import click
 
 from dnnlib.errors import DataError, UsageError, in_one_line
-from training.names import (
-    METHODS,
-    MOST_AVERAGED,
-    NOISE_CONDITIONINGS,
-    OTHERS,
-    SPACES,
-    TOY_NAMES,
-    TOY_NETWORK_NAMES,
-    TOY_PRECONDITIONINGS,
-)
+from training import names
 from training.options.declared import Declared, option, options_of, parameters_of
 from training.options.shared import InflationOptions
 from training.options.types import (
@@ -113,8 +104,8 @@ class CalibrationOptions(Declared):
         help="After training, correct the network by its regression on the data.",
     )
     calibration_fit: str = option(
-        type=choice(METHODS),
-        default=METHODS[0],
+        type=choice(names.METHODS),
+        default=names.METHODS[0],
         help="What is corrected: the scale of the network's output (gain), for samples; or also "
         "its slope in its input, fitted to noisy data (marginal) or along the flow (path), for "
         "latent variances.",
@@ -253,7 +244,7 @@ class ToyOptions(Declared):
     """What to train on."""
 
     section = "Data"
-    data_name: str | None = option(type=choice(TOY_NAMES), help="The toy.  [required]")
+    data_name: str | None = option(type=choice(names.TOY_NAMES), help="The toy.  [required]")
     augment_to: int = option(
         type=click.IntRange(min=0, max=2**31 - 1),
         default=0,
@@ -261,7 +252,7 @@ class ToyOptions(Declared):
     )
     others: int | None = option(
         type=click.IntRange(min=0),
-        unset=f"{OTHERS} in up to {MOST_AVERAGED} dimensions, else 0",
+        unset=f"{names.OTHERS} in up to {names.MOST_AVERAGED} dimensions, else 0",
         help="Further points, drawn anew every few steps: targets are averaged over those that "
         "are near; 0 for none",
     )
@@ -276,7 +267,7 @@ class ToyFlowOptions(InflationOptions):
     """The flow's schedule and times."""
 
     precond: str = option(
-        type=choice(TOY_PRECONDITIONINGS),
+        type=choice(names.TOY_PRECONDITIONINGS),
         default="ifs",
         help="Inflationary flow; or the isotropic model of Karras et al. 2022, which takes all "
         "dimensions of the data to vary alike (edm), or each as it does (edm_es).",
@@ -293,14 +284,14 @@ class ToyNetworkOptions(Declared):
     """The network."""
 
     section = "Network"
-    arch: str = option(type=choice(TOY_NETWORK_NAMES), default="mlp", help="Kind of network.")
+    arch: str = option(type=choice(names.TOY_NETWORK_NAMES), default="mlp", help="Kind of network.")
     space: str = option(
-        type=choice(SPACES),
+        type=choice(names.SPACES),
         default="ES",
         help="Coordinates of the network: the data's axes (IS) or their principal axes (ES).",
     )
     noise_cond: str = option(
-        type=choice(NOISE_CONDITIONINGS),
+        type=choice(names.NOISE_CONDITIONINGS),
         default="log",
         help="How the network sees the time: as the log of the noise, or as 999 t (ddpm).",
     )
