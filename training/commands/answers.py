@@ -111,8 +111,7 @@ class Answers:
         """Whether hidden cells of held-out rows are where the flow says; see ``ask.py check``."""
         hidden, level = fraction("hidden", hidden, 0.5), fraction("level", level)
         seed = natural("seed", seed)
-        facts: dict[str, Any] = asking.checked(self.flow, records, hidden, level, seed)
-        return facts
+        return asking.checked(self.flow, records, hidden, level, seed)
 
     def _rows(self, rows: Any, asked: Sequence[str] = ()) -> Records:
         if isinstance(rows, Records):  # whose levels may be others, by their places

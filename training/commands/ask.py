@@ -18,16 +18,7 @@ from training.data.records.writing import save_texts, texts_of
 from training.files.answers import params_path, real_path, save_check, save_params
 from training.files.records import columns_json, holds_records, load_as_records, load_records
 from training.names import UNSOUND
-from training.options.ask import (
-    AskCheckSettings,
-    AskSettings,
-    DrawSettings,
-    FillSettings,
-    IntervalSettings,
-    PredictSettings,
-    RowSettings,
-    ScoreSettings,
-)
+from training.options import ask as options
 from training.runs import asking
 from training.runs.asking import Sheet
 from training.runs.intervals import Interval, require_same_columns
@@ -36,17 +27,15 @@ from training.subjects.records import Progress
 
 
 @first_rank_only
-def fill(settings: FillSettings) -> None:
+def fill(settings: options.FillSettings) -> None:
     dest, sheet = settings.dest, None
     numbers = range(1, (settings.tables or 0) + 1)
     paths = [dest.with_name(f"{dest.stem}_{number}{dest.suffix}") for number in numbers]
-    require_new([*(paths or [dest]), params_path(dest)], settings.overwrite, "--dest")
-    flow = opened(settings)
+    flow = opened(settings, *(paths or [dest]), params_path(dest))
     records = rows_of(settings, flow)
     if not paths:
         with bar("cells", None) as progress:
             sheet = asking.fill(flow, records, intervals(settings, flow), progress)
-        save(dest, sheet, records)
     for number, path in enumerate(paths):
         with bar("rows", len(records)) as progress:
             save(path, asking.completed(flow, records, settings.seed, number, progress), records)
@@ -54,48 +43,37 @@ def fill(settings: FillSettings) -> None:
 
 
 @first_rank_only
-def predict(settings: PredictSettings) -> None:
-    require_new([settings.dest, params_path(settings.dest)], settings.overwrite, "--dest")
-    flow = opened(settings)
-    records = rows_of(settings, flow, settings.columns)
+def predict(settings: options.PredictSettings) -> None:
+    flow = opened(settings, settings.dest, params_path(settings.dest))
+    records, columns = rows_of(settings, flow, settings.columns), settings.columns
     wanted = intervals(settings, flow)
-    with bar("rows", len(records) * len(settings.columns)) as progress:
-        sheet = asking.predict(flow, records, settings.columns, wanted, progress)
-    save(settings.dest, sheet, records)
+    with bar("rows", len(records) * len(columns)) as progress:
+        sheet = asking.predict(flow, records, columns, wanted, progress)
     finish(settings, flow, "predict", sheet, records)
 
 
 @first_rank_only
-def score(settings: ScoreSettings) -> None:
-    require_new([settings.dest, params_path(settings.dest)], settings.overwrite, "--dest")
-    flow = opened(settings)
+def score(settings: options.ScoreSettings) -> None:
+    flow = opened(settings, settings.dest, params_path(settings.dest))
     records = rows_of(settings, flow)
     with bar("cells", len(records) * (1 + len(records.columns))) as progress:
         sheet = asking.score(flow, records, settings.odd, progress)
-    save(settings.dest, sheet, records)
     finish(settings, flow, "score", sheet, records)
 
 
 @first_rank_only
-def sample(settings: DrawSettings) -> None:
-    others = [real_path(settings.dest)] if settings.data else []
-    require_new([settings.dest, params_path(settings.dest), *others], settings.overwrite, "--dest")
-    flow, given = opened(settings), settings.given_ or ()
-    data = data_set(settings.data, flow.empty) if settings.data else None
-    real = None if data is None else asking.to_compare(flow, data, given)
+def sample(settings: options.DrawSettings) -> None:
+    dest, data, given = settings.dest, settings.data, settings.given_ or ()
+    flow = opened(settings, dest, params_path(dest), *([real_path(dest)] if data else []))
+    real = asking.to_compare(flow, data_set(data, flow.empty), given) if data else None
     with bar("rows", settings.count) as progress:
         sheet = asking.draw(flow, settings.count, given, settings.seed, progress)
-    save(settings.dest, sheet, flow.empty)
-    if real is not None:
-        rows_beside = Sheet(*texts_of(flow.empty, real.values))
-        save(real_path(settings.dest), rows_beside, flow.empty)
     finish(settings, flow, "sample", sheet, flow.empty, real)
 
 
 @first_rank_only
-def check(settings: AskCheckSettings) -> int:
-    require_new([settings.dest], settings.overwrite, "--dest")
-    flow = opened(settings)
+def check(settings: options.AskCheckSettings) -> int:
+    flow = opened(settings, settings.dest)
     records = data_set(settings.data, flow.empty)
     facts = asking.checked(flow, records, settings.hidden, settings.level, settings.seed)
     save_check(settings.dest, settings.recorded(), facts)
@@ -103,12 +81,14 @@ def check(settings: AskCheckSettings) -> int:
     return UNSOUND if facts["fails"] and settings.strict else 0
 
 
-def opened(settings: AskSettings | AskCheckSettings) -> RecordFlow:
-    """The flow of a network. Raises DataError if it answers no questions."""
+def opened(settings: options.AskSettings | options.AskCheckSettings, *files: Path) -> RecordFlow:
+    """The flow of a network, about which these files are to be written. Raises UsageError if one is
+    there, DataError if the network answers no questions."""
+    require_new(list(files), settings.overwrite, "--dest")
     return RecordFlow.of(NetworkFile.open(settings.network))
 
 
-def intervals(settings: IntervalSettings, flow: RecordFlow) -> Interval:
+def intervals(settings: options.IntervalSettings, flow: RecordFlow) -> Interval:
     """Those that are wanted."""
     if settings.calibrate is None:
         return Interval(settings.interval, settings.held_out)
@@ -116,7 +96,7 @@ def intervals(settings: IntervalSettings, flow: RecordFlow) -> Interval:
     return Interval(settings.interval, data_set(settings.calibrate, flow.empty, marks))
 
 
-def rows_of(settings: RowSettings, flow: RecordFlow, asked: Sequence[str] = ()) -> Records:
+def rows_of(settings: options.RowSettings, flow: RecordFlow, asked: Sequence[str] = ()) -> Records:
     """Rows of a file, with the columns of the network; warns of what does not fit."""
     source: Records | str = str(settings.data)
     if holds_records(settings.data):
@@ -143,16 +123,19 @@ def save(path: Path, sheet: Sheet, records: Records) -> None:
 
 
 def finish(
-    settings: AskSettings,
+    settings: options.AskSettings,
     flow: RecordFlow,
     question: str,
     sheet: Sheet | None,
     records: Records,
     real: Records | None = None,
 ) -> None:
-    """Writes how the answers came about, and how a sheet of them is read, which is None where there
-    are several. ``records`` are those that the sheet is of, ``real`` rows that were written to
-    compare with."""
+    """Writes a sheet of answers, which is None where there are several and they are there, and how
+    they came about. ``records`` are those that the sheet is of, ``real`` rows to compare with."""
+    if sheet is not None:
+        save(settings.dest, sheet, records)
+    if real is not None:
+        save(real_path(settings.dest), Sheet(*texts_of(flow.empty, real.values)), flow.empty)
     table = replace(flow.empty, separator=records.separator, decimal=records.decimal)
     about = {
         "question": question,

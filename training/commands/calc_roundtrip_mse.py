@@ -5,7 +5,6 @@ import time
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
-from torch_utils.distributed import process_group
 from torch_utils.results import provenance
 from training.commands.shared import by_student, image_times, opened, solver_of
 from training.options.simulations import PUBLISHED_SAMPLES, RoundtripSettings
@@ -23,7 +22,7 @@ def run(settings: RoundtripSettings) -> None:
     require_new(returns.paths, settings.run.overwrite)
     count = subject.counted(settings.total_samples, PUBLISHED_SAMPLES, settings.data_root)
     source = subject.source(settings.data_root, count, settings.seed)
-    with process_group(settings.run.device_name) as device:
+    with distributed.process_group(settings.run.device_name) as device:
         require_folder(settings.save_dir)
         flow = subject.on(device, settings.network.batch_gpu)
         times = choice.of(subject, flow, solver)

@@ -16,7 +16,6 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
-from torch_utils.distributed import process_group
 from training.commands.inference import Asked, prepared
 from training.data.tables.table import Rows
 from training.files.posterior import CALIBRATION_FORMAT, save_values
@@ -34,14 +33,7 @@ from training.model.model import Model
 from training.names import FEWEST_RUNS, LARGEST_EXACT, PROBES
 from training.options.inference import LEARNED_SOLVER, LEARNED_STEPS, HeldOutOptions
 from training.options.posterior import CalibrateSettings, SampleSettings
-from training.runs.holding import (
-    SHOWN,
-    HeldPosteriors,
-    Observations,
-    ranks_of,
-    report_calibration,
-    summary_of,
-)
+from training.runs import holding
 from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
 from training.runs.posterior_results import report_check, report_files, write_numbers
 from training.runs.posteriors import Groups, sampled
@@ -165,7 +157,7 @@ def calibrate(settings: CalibrateSettings) -> None:
     if len(rows) < FEWEST_RUNS:
         raise DataError(f"{settings.data_root} has {len(rows)} fresh truths: give {FEWEST_RUNS}")
     files = asked.files("posterior_calibration", ".npz")
-    with process_group(settings.run.device_name) as device:
+    with distributed.process_group(settings.run.device_name) as device:
         asked = asked.on(device, list(files))
         # Their conditions, or what is simulated of each, as its posterior is then drawn of.
         seen = rows.conditions
@@ -194,14 +186,14 @@ def calibrate(settings: CalibrateSettings) -> None:
                 "solvers": asked.solvers,
                 "options": options,
                 "network_sha256": subject.digest,
-                "held_out": summary_of(guarantee),
+                "held_out": holding.summary_of(guarantee),
             }
             write_numbers(files[1], CALIBRATION_FORMAT, began, content)
             replace(model, held_out=truths).save(dest)
         groups.remove()
         if distributed.is_main():
             report_check(check)
-            report_calibration(guarantee)
+            holding.report_calibration(guarantee)
             logger.info(f"Wrote them to {dest}")
             report_files(files[1], files[0], began)
 
@@ -211,7 +203,7 @@ def over_conditions(guarantee: HeldOutTruths, rows: Rows, names: Sequence[str]) 
     than two."""
     if rows.conditions is None or len(names) < 2 or not guarantee.near_count:
         return {}
-    near, _ = guarantee.levels_near(guarantee.held_out.whitened, (SHOWN,))
+    near, _ = guarantee.levels_near(guarantee.held_out.whitened, (holding.SHOWN,))
     return {
         "conditions": rows.conditions.numpy(),
         "condition_names": np.array(names),
@@ -256,7 +248,7 @@ def held_out_of(
     digest: str,
 ) -> HeldOut:
     """The part of the network file, whose other parts have this digest."""
-    ranks, names = ranks_of(values, functions)
+    ranks, names = holding.ranks_of(values, functions)
     whitened = ranks[:, :0] if odd.whitened is None else odd.whitened
     way = {**way_of(asked), CONDITIONS_NETWORK: odd.network}
     plan = asked.plan
@@ -348,7 +340,7 @@ def require_known(truths: HeldOut) -> None:
 
 def observations_of(
     asked: Asked, settings: SampleSettings, guarantee: HeldOutTruths, observed: Tensor
-) -> Observations:
+) -> holding.Observations:
     """What is known of observations ``[M, K]``, or conditions. Raises UsageError if they are to be
     refused, but p-values are not known."""
     refuse, truths = settings.refuse, guarantee.held_out
@@ -359,7 +351,7 @@ def observations_of(
                 f"--refuse takes {MOST_CONDITIONS} conditions at most, or {MOST_NUMBERS} numbers "
                 "with gaussian noise: leave it out"
             )
-        return Observations()
+        return holding.Observations()
     if refuse is not None and refuse < finest:
         raise UsageError(
             f"--refuse={refuse:g} refuses nothing by {truths.truths} held-out truths: give "
@@ -370,8 +362,8 @@ def observations_of(
     if (odd.network, odd.names) != (truths.made_with.get(CONDITIONS_NETWORK), truths.oddities):
         if refuse is not None:
             raise UsageError("the network was calibrated with another --conditions_network")
-        return Observations(odd.whitened)
-    return Observations(odd.whitened, *guarantee.p_values(odd.whitened, odd.values))
+        return holding.Observations(odd.whitened)
+    return holding.Observations(odd.whitened, *guarantee.p_values(odd.whitened, odd.values))
 
 
 @dataclass(frozen=True, eq=False)
@@ -385,7 +377,7 @@ class Applied:
     """
 
     truths: HeldOutTruths
-    observations: Observations
+    observations: holding.Observations
     functions: Functions
 
     @classmethod
@@ -405,11 +397,11 @@ class Applied:
             logger.warning(refusal)
         return refusal is not None
 
-    def posteriors(self, groups: Groups, numbers: dict[str, Any]) -> HeldPosteriors:
+    def posteriors(self, groups: Groups, numbers: dict[str, Any]) -> holding.HeldPosteriors:
         """What they make of the draws of groups, which the numbers of a JSON file get too."""
         every = (draws for draws, _ in sampled(groups))
-        held = HeldPosteriors.of(self.truths, self.observations, every, self.functions)
-        numbers["held_out"] = summary_of(self.truths)
+        held = holding.HeldPosteriors.of(self.truths, self.observations, every, self.functions)
+        numbers["held_out"] = holding.summary_of(self.truths)
         for place, one in enumerate(numbers.get("posteriors", [])):
             one["held_out"] = held.listed(place)
         return held

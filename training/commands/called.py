@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import nan
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,16 +16,6 @@ from torch_utils.results import load_json
 from training.data.tables.table import DataTable
 from training.files.table import save_table
 from training.model.model import Model
-
-
-@contextmanager
-def of_memory(folder: Path) -> Iterator[None]:
-    """Around what reads observations that were given in memory: errors name no file of a folder."""
-    try:
-        yield
-    except InflationError as error:
-        named = re.sub(rf"{re.escape(str(folder))}\S(\w+)\.csv", r"the \1", str(error))
-        raise type(error)(named) from error
 
 
 @contextmanager
@@ -39,6 +30,18 @@ def left_alone() -> Iterator[None]:
                 if handler not in handlers:
                     logger.removeHandler(handler)
                     handler.close()
+
+
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """A folder for the files of a command that is called from Python, and ``left_alone``; errors
+    name no observations in it."""
+    with TemporaryDirectory() as name, left_alone():
+        try:
+            yield Path(name)
+        except InflationError as error:
+            named = re.sub(rf"{re.escape(name)}\S(\w+)\.csv", r"the \1", str(error))
+            raise type(error)(named) from error
 
 
 def data_set_of(data: Any, folder: Path) -> Path:

@@ -12,7 +12,6 @@ from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
-from torch_utils.distributed import process_group
 from training.commands.inference import Asked, prepared
 from training.files.posterior import COMPARISON_FORMAT
 from training.inference.draws import Draws
@@ -38,7 +37,7 @@ def compare(settings: CompareSettings) -> int:
     if len(set(names)) < len(names):
         names = [f"{name} ({place + 1})" for place, name in enumerate(names)]
     require_alike(asked, names)
-    with process_group(settings.run.device_name) as device:
+    with distributed.process_group(settings.run.device_name) as device:
         require_new([path], settings.run.overwrite)
         require_folder(settings.save_dir)
         distributed.barrier()  # no rank writes before all have looked

@@ -7,7 +7,6 @@ import torch
 
 from dnnlib.logs import logger
 from torch_utils import distributed
-from torch_utils.distributed import process_group
 from torch_utils.results import provenance
 from training.commands.shared import image_times, latent_of, network_of, sampled_along
 from training.files.image_folder import ABSENT, WHOLE, ImageFolder
@@ -32,7 +31,7 @@ def run(settings: GenerationSettings) -> None:
     choice.even(image_flow.flow.schedule)
     choice, solver, how = sampled_along(settings.times, settings.solver, choice, image_flow.flow)
     overwrite = settings.run.overwrite
-    with process_group(settings.run.device_name) as device:
+    with distributed.process_group(settings.run.device_name) as device:
         rows = settings.network.batch_gpu or BLOCK_ROWS[device.type]
         sampler = SeedSampler(
             image_flow,

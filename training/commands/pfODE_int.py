@@ -5,18 +5,8 @@ import torch
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
-from torch_utils.distributed import process_group
 from torch_utils.results import load_json, provenance, save_json
-from training.commands.shared import (
-    by_student,
-    densities_of,
-    image_times,
-    is_free,
-    latent_of,
-    opened,
-    sampled_along,
-    solver_of,
-)
+from training.commands import shared
 from training.files.rows import save_csv
 from training.files.trajectory import PARAMETERS_FORMAT, SavedEnd
 from training.flow.cells import has_cells
@@ -34,10 +24,10 @@ FEWEST_SAMPLES = 1000
 
 
 def run(settings: SimulationSettings) -> None:
-    subject, file = opened(settings.network, settings)
+    subject, file = shared.opened(settings.network, settings)
     subject.check_class(settings.class_, "gen" in settings.kinds)
-    choice = image_times(settings.times, file.t_max, file.name, settings.store_grid)
-    latent = latent_of(settings.gen_source, settings.eps, "say --gen_source=empirical")
+    choice = shared.image_times(settings.times, file.t_max, file.name, settings.store_grid)
+    latent = shared.latent_of(settings.gen_source, settings.eps, "say --gen_source=empirical")
     latent = latent.settled(subject.flow, choice.end, subject.dims_to_keep)
     choice.even(subject.flow.schedule)
     choice, solver = way_of(settings, choice, subject.flow)
@@ -45,7 +35,7 @@ def run(settings: SimulationSettings) -> None:
     paths = {kind: folder / f"{subject.stem}_{kind}.npz" for kind in settings.kinds}
     parameters = folder / f"{subject.stem}_HD_pfODE_int_sim_params.json"
     csv = [settings.csv] if settings.csv else []
-    with process_group(settings.run.device_name) as device:
+    with distributed.process_group(settings.run.device_name) as device:
         require_new([*paths.values(), *csv], settings.run.overwrite)
         samples = melted_samples(settings, subject)
         require_folder(folder)
@@ -64,10 +54,12 @@ def run(settings: SimulationSettings) -> None:
             seed=settings.seed,
             paths=paths,
             save_every=settings.save_freq,
-            by_course=is_free(settings.solver, settings.times),
+            by_course=shared.is_free(settings.solver, settings.times),
             start_noise=settings.start_noise,
             class_number=settings.class_,
-            density_plan=densities_of(settings.likelihood, settings.seed, subject.levels_per_unit),
+            density_plan=shared.densities_of(
+                settings.likelihood, settings.seed, subject.levels_per_unit
+            ),
             correct=settings.correct is not None,
         )
         melted = None
@@ -99,14 +91,14 @@ def way_of(
 ) -> tuple[TimeChoice, Solver]:
     """Times and solver of all simulations. Points alone, of which nobody asked for the states
     between, go by the network's course, since no other simulation has to share its times."""
-    solver = solver_of(settings.solver)
+    solver = shared.solver_of(settings.solver)
     alone = list(settings.kinds) == ["gen"] and settings.prev_melt is None
     if alone and "save_freq" not in settings.given:
         # Densities of cells are integrated apart.
         along = settings.likelihood.log_prob and not has_cells(flow)
         use = "points_and_densities" if along else "points"
-        choice, solver, _ = sampled_along(settings.times, settings.solver, choice, flow, use)
-    return by_student(choice, settings.times, solver, flow), solver
+        choice, solver, _ = shared.sampled_along(settings.times, settings.solver, choice, flow, use)
+    return shared.by_student(choice, settings.times, solver, flow), solver
 
 
 def melted_samples(settings: SimulationSettings, subject: Subject) -> Samples | None:

@@ -12,7 +12,6 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
-from torch_utils.distributed import process_group
 from training.commands.calibrating import Applied
 from training.commands.inference import Asked, prepared
 from training.files.observations import read_observations
@@ -37,19 +36,10 @@ from training.options.posterior import (
     MixtureSettings,
     SampleSettings,
 )
+from training.runs import posterior_results as results
 from training.runs.latents import recorded_eps
 from training.runs.mixtures import MixturePlan, recover
 from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
-from training.runs.posterior_results import (
-    NearObservations,
-    report_draws,
-    report_files,
-    report_mixture,
-    warn_of_far,
-    warn_of_unlike,
-    write_check,
-    write_numbers,
-)
 from training.runs.posteriors import (
     Groups,
     into_parts,
@@ -81,7 +71,7 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
     if held_out is not None and held_out.refuses(settings.refuse):
         return UNSOUND
     draws_file, numbers_file = asked.files("posterior", ".nc")
-    with process_group(settings.run.device_name) as device:
+    with distributed.process_group(settings.run.device_name) as device:
         asked = asked.on(device, [draws_file, numbers_file])
         subject = asked.subject
         files = sources_of(asked, settings)
@@ -122,13 +112,13 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
             law = subject.surprise
             numbers["surprise"] = None if law is None or nats is None else law.summary(nats)
         held = None if held_out is None else held_out.posteriors(groups, numbers)
-        write_numbers(numbers_file, FORMAT, began, {**about, "rule": RULE, **numbers})
+        results.write_numbers(numbers_file, FORMAT, began, {**about, "rule": RULE, **numbers})
         groups.remove()
         names = subject.names if subject.is_readable else []
-        report_draws(numbers, summary, names, blur, asked.within)
+        results.report_draws(numbers, summary, names, blur, asked.within)
         if held is not None and subject.is_readable:
             held.report()
-        report_files(numbers_file, draws_file, began)
+        results.report_files(numbers_file, draws_file, began)
         return UNSOUND if settings.strict and not summary.converged.all() else 0
 
 
@@ -182,7 +172,7 @@ def mixture(settings: MixtureSettings) -> None:
     if source is not None and asked.questions(source, likelihood) is not None:
         raise UsageError("mixture is of numbers alone: leave columns of levels out")
     draws_file, numbers_file = asked.files("mixture", ".npz")
-    with process_group(settings.run.device_name) as device:
+    with distributed.process_group(settings.run.device_name) as device:
         asked = asked.on(device, [draws_file, numbers_file])
         fine = asked.fine
         result = recover(fine, likelihood.to(device), asked.rows, plan, given)
@@ -213,11 +203,11 @@ def mixture(settings: MixtureSettings) -> None:
             "options": options,
             "network_sha256": asked.subject.digest,
         }
-        write_numbers(numbers_file, MIXTURE_FORMAT, began, content)
-        report_mixture(numbers)
+        results.write_numbers(numbers_file, MIXTURE_FORMAT, began, content)
+        results.report_mixture(numbers)
         if calibrated is not None:
             logger.info(calibrated.verdict)
-        report_files(numbers_file, draws_file, began)
+        results.report_files(numbers_file, draws_file, began)
 
 
 def sample_observed(
@@ -233,7 +223,7 @@ def sample_observed(
     if isinstance(target.likelihood, Gaussian):
         moments = target.prior.moments(target.labels)
         far = target.likelihood.deviations(*moments, target.observed)
-        warn_of_far(far, asked.seen_names(target.likelihood))
+        results.warn_of_far(far, asked.seen_names(target.likelihood))
     sample_groups(problem, plan, groups)
     if not (asked.subject.is_readable and distributed.is_main()):
         return None
@@ -261,7 +251,9 @@ def surprise_of(subject: Subject, conditions: Tensor | None) -> Tensor | None:
     there are no conditions, or it is not known."""
     if conditions is None or not subject.condition_names:
         return None
-    return warn_of_unlike(subject.surprise, subject.straight(conditions.to(subject.flow.device)))
+    return results.warn_of_unlike(
+        subject.surprise, subject.straight(conditions.to(subject.flow.device))
+    )
 
 
 def checked_of(asked: Asked, question: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -277,7 +269,7 @@ def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
     drawn = (settings.data_root, settings.runs, settings.sampler.seed)
     labels = subject.truth_labels(*drawn)
     files = asked.files("posterior_check", ".npz")
-    with process_group(settings.run.device_name) as device:
+    with distributed.process_group(settings.run.device_name) as device:
         asked = asked.on(device, list(files))
         sources = settings.likelihood.files
         groups, options = prepared(asked, files[1], settings.runs, [data, labels], sources)
@@ -290,7 +282,7 @@ def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
             )
             values = check.run(groups)
         content = checked_of(asked, "sampler" if data is None else "model", options)
-        return write_check(values, settings.level, groups, files, began, content)
+        return results.write_check(values, settings.level, groups, files, began, content)
 
 
 def to_find_again(
@@ -329,7 +321,7 @@ def check_learned(settings: CheckSettings, asked: Asked, began: float) -> bool:
         settings.neighbors,
     )
     files = asked.files("posterior_check", ".npz")
-    with process_group(settings.run.device_name) as device:
+    with distributed.process_group(settings.run.device_name) as device:
         asked = asked.on(device, list(files))
         nats = surprise_of(asked.subject, observed)
         groups, options = prepared(asked, files[1], len(runs), runs.tensors, [])
@@ -339,12 +331,12 @@ def check_learned(settings: CheckSettings, asked: Asked, began: float) -> bool:
         content, near = checked_of(asked, "model", options), None
         if runs.neighbors is not None:
             nearest, distances = runs.neighbors
-            near = NearObservations(
+            near = results.NearObservations(
                 calibrate_near(values, nearest, settings.level), distances, nats
             )
         drawn = values.at(slice(runs.count))
         beside = (content, near, asked.within)
-        return write_check(drawn, settings.level, groups, files, began, *beside)
+        return results.write_check(drawn, settings.level, groups, files, began, *beside)
 
 
 def observations(

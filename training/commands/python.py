@@ -22,7 +22,7 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from training.commands import toy_train, train
 from training.commands.answers import Answers
-from training.commands.called import left_alone, ranges_of
+from training.commands.called import own_folder, ranges_of
 from training.commands.dataset_tool import DATASET, telling_holes
 from training.commands.frames import COLUMN, FRAMES, kind_of, numbers_of
 from training.commands.models import Model
@@ -431,7 +431,7 @@ def _trained(
     for name in options:
         if name not in known:
             raise UsageError(f"train has no option '{name}'{meant(name, known)}")
-    with tempfile.TemporaryDirectory() as folder, left_alone():
+    with own_folder() as folder:
         run_folder = Path(options.get("resume") or outdir or folder)
         if "resume" in options:
             given = {**own, **options}  # all else as the run has it

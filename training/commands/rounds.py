@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -25,7 +24,7 @@ from torch_utils.distributed import first_rank_only, process_group
 from torch_utils.results import provenance
 from torch_utils.seeds import hash_seed
 from training.commands import train
-from training.commands.called import left_alone, of_memory, ranges_of
+from training.commands.called import left_alone, own_folder, ranges_of
 from training.commands.frames import ROW, numbers_of
 from training.commands.inference import Asked
 from training.commands.models import Model, PosteriorDraws
@@ -428,8 +427,8 @@ def rounds(
     """
     names, numbers = numbers_of(observation, "the observation", ROW)
     programs = [None if each is None else _program(each) for each in (simulator, prior)]
-    with TemporaryDirectory() as folder, left_alone(), of_memory(Path(folder)):
-        path, place = Path(folder) / "observation.csv", Path(outdir or folder)
+    with own_folder() as folder:
+        path, place = folder / "observation.csv", Path(outdir or folder)
         names = names or numbered(numbers.shape[1], "y")
         save_csv(path, names, torch.from_numpy(np.asarray(numbers, dtype=np.float64)))
         given = {"observation": path, "save_dir": place, "simulator": str(programs[0])}

@@ -8,7 +8,6 @@ from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
-from torch_utils.distributed import process_group
 from torch_utils.results import provenance
 from training.commands.shared import solver_of, toy_times
 from training.files.coverage import CoverageFiles
@@ -49,7 +48,7 @@ def run(settings: CoverageSettings) -> None:
     flow = latent.on(flow)
     solver = solver_of(settings.solver)
     files = CoverageFiles(settings.save_dir, subject.stem, spheres)
-    with process_group(settings.run.device_name) as device:
+    with distributed.process_group(settings.run.device_name) as device:
         began = time.perf_counter()
         require_new(files.all, settings.run.overwrite)
         if exact is not None:

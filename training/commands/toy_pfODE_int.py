@@ -6,7 +6,6 @@ from typing import Any
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
-from torch_utils.distributed import process_group
 from torch_utils.results import provenance, save_json
 from training.commands.shared import by_student, densities_of, is_free, solver_of, toy_times
 from training.files.trajectory import PARAMETERS_FORMAT
@@ -59,7 +58,7 @@ def simulate(
     latent = latent_choice(settings.eps).settled(subject.flow, choice.end, subject.dims_to_keep)
     flow, solver = latent.on(subject.flow), solver_of(settings.solver)
     choice = by_student(choice, settings.times, solver, flow)
-    with process_group(settings.run.device_name) as device:
+    with distributed.process_group(settings.run.device_name) as device:
         require_new([*paths.values(), parameters], settings.run.overwrite)
         times = choice.of(subject, flow.to(device), solver)
         require_folder(folder)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from training.commands.training import refit, settled, train, wanted
 from training.data.toys import Toy
-from training.learning.building import Choices
 from training.learning.run import Progress
 from training.options.training import ToyTrainSettings
 from training.subjects import NetworkFile, ToyFlow, ToyTraining
@@ -22,22 +21,10 @@ def run(settings: ToyTrainSettings, progress: Progress | None = None) -> Path | 
 
 def training_on_toy(settings: ToyTrainSettings) -> ToyTraining:
     """What options say of a training on a toy. Raises UsageError if they contradict it."""
-    flow, network = settings.flow, settings.network
     assert settings.toy.data_name is not None
     toy = Toy(settings.toy.data_name, settings.toy.augment_to)
-    choices = Choices(
-        precond=flow.precond,
-        inflation=flow.arguments(flow.precond, toy.dim),
-        network=network.arch,
-        network_arguments={},
-        space=network.space,
-        noise_cond=network.noise_cond,
-        t_min=flow.tmin,
-        t_max=flow.tmax,
-        seed=settings.run.seed,
-    )
     return ToyTraining(
-        wanted=wanted(settings, choices),
+        wanted=wanted(settings, settings.network.arch, toy.dim),
         toy=toy,
         others=settings.toy.others,
         antithetic=settings.toy.antithetic,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
+from training import names
 from training.commands.shared import of_data_set
 from training.commands.training import refit, settled, train, wanted
 from training.data.images.dataset import ImageDataset
@@ -13,18 +14,7 @@ from training.data.tables.table import DataTable, as_records
 from training.data.tables.trials import as_sets, one_of_each
 from training.files.records import holds_records, load_records
 from training.files.table import holds_table, load_table
-from training.learning.building import Choices
 from training.learning.run import Progress
-from training.names import (
-    ANY_NUMBER,
-    AUTO,
-    IMAGE_NETWORK_NAMES,
-    IMAGES,
-    QUESTIONS,
-    TABLE,
-    TABLE_NETWORK,
-    TRIAL_NETWORK,
-)
 from training.options.train import TrainSettings
 from training.subjects import (
     ImageTraining,
@@ -48,8 +38,7 @@ def run(settings: TrainSettings, progress: Progress | None = None) -> Path | Non
         return refit(settings, file, of_data_set(file, {}), settings.data.data)
     settings, resume = settled(settings, "data")
     assert settings.data.data is not None
-    training = training_of(settings, settings.data.data)
-    return train(settings, training, resume, progress)
+    return train(settings, training_of(settings, settings.data.data), resume, progress)
 
 
 def training_of(settings: TrainSettings, data: Path) -> Training:
@@ -65,12 +54,12 @@ def training_of(settings: TrainSettings, data: Path) -> Training:
 
 def training_on_records(settings: TrainSettings, data: Path, records: Records) -> RecordTraining:
     """What options say of a training for questions. Raises UsageError if they contradict it."""
-    settings.require_kind(TABLE, str(data))
-    require_network(settings, (QUESTIONS,))
+    settings.require_kind(names.TABLE, str(data))
+    require_network(settings, (names.QUESTIONS,))
     settings.require_none_of_complete_tables(str(data))
-    choices = choices_of(settings, QUESTIONS, len(records.columns), False)
+    calibrates = RecordTraining.calibrates
     return RecordTraining(
-        wanted=wanted(settings, choices, RecordTraining.calibrates),
+        wanted=wanted(settings, names.QUESTIONS, len(records.columns), calibrates=calibrates),
         records=records,
         path=data,
         ask=settings.data.ask or (),
@@ -79,15 +68,15 @@ def training_on_records(settings: TrainSettings, data: Path, records: Records) -
 
 def training_on_table(settings: TrainSettings, data: Path) -> TableTraining:
     """What options say of a training on a table. Raises UsageError if they contradict it."""
-    settings.require_kind(TABLE, str(data))
+    settings.require_kind(names.TABLE, str(data))
     table = with_wanted_conditions(settings, load_table(data))
     likelihood = settings.data.likelihood
     if table.points.isnan().any():
         return training_on_trials(settings, data, table)
-    require_network(settings, (TABLE_NETWORK,))
-    choices = choices_of(settings, TABLE_NETWORK, table.dim, bool(settings.network.output_gain))
+    require_network(settings, (names.TABLE_NETWORK,))
+    gain = bool(settings.network.output_gain)
     return TableTraining(
-        wanted=wanted(settings, choices, TableTraining.calibrates),
+        wanted=wanted(settings, names.TABLE_NETWORK, table.dim, gain, TableTraining.calibrates),
         table=table,
         path=data,
         space=settings.table.into(Space, **({"bounded": "map"} if likelihood else {})),
@@ -99,12 +88,13 @@ def training_on_table(settings: TrainSettings, data: Path) -> TableTraining:
 def training_on_trials(settings: TrainSettings, data: Path, table: DataTable) -> TrialTraining:
     """What options say of a training on the table of a likelihood, of which data are missing.
     Raises UsageError if they contradict it."""
-    require_network(settings, (TRIAL_NETWORK,))
+    require_network(settings, (names.TRIAL_NETWORK,))
     what = f"the likelihood of {data}, which has missing data,"
     settings.require_none_of_complete_tables(what, but=["likelihood", "cond"])
-    choices = choices_of(settings, TRIAL_NETWORK, table.dim, False)
     return TrialTraining(
-        wanted=wanted(settings, choices, TrialTraining.calibrates),
+        wanted=wanted(
+            settings, names.TRIAL_NETWORK, table.dim, calibrates=TrialTraining.calibrates
+        ),
         table=table,
         path=data,
         space=Space("none", "none"),
@@ -114,9 +104,9 @@ def training_on_trials(settings: TrainSettings, data: Path, table: DataTable) ->
 
 def training_on_images(settings: TrainSettings, data: Path) -> ImageTraining:
     """What options say of a training on images. Raises UsageError if they contradict it."""
-    settings.require_kind(IMAGES, str(data))
-    require_network(settings, IMAGE_NETWORK_NAMES)
-    if settings.flow.dims_to_keep == AUTO:
+    settings.require_kind(names.IMAGES, str(data))
+    require_network(settings, names.IMAGE_NETWORK_NAMES)
+    if settings.flow.dims_to_keep == names.AUTO:
         raise UsageError("--dims_to_keep=auto is for tables: give a number")
     options, network, run = settings.data, settings.network, settings.run
     images, held_out = ImageDataset(data, use_labels=options.cond, xflip=options.xflip), None
@@ -124,11 +114,10 @@ def training_on_images(settings: TrainSettings, data: Path) -> ImageTraining:
         images, held_out = images.split(options.held_out, run.seed)
     inflates = settings.flow.precond == "ifs"
     gain = inflates if network.output_gain is None else network.output_gain
-    choices = choices_of(settings, network.arch or IMAGE_NETWORK_NAMES[0], images.dim, gain)
     other = settings.calibration.calibration_data
     sizes = {"cbase": network.cbase, "cres": ",".join(map(str, network.cres or ()))}
     return ImageTraining(
-        wanted=wanted(settings, choices),
+        wanted=wanted(settings, network.arch or names.IMAGE_NETWORK_NAMES[0], images.dim, gain),
         images=images,
         held_out=held_out,
         calibrated_on=open_alike(other, images, options.cond) if other else None,
@@ -146,25 +135,6 @@ def tries_precisions(settings: TrainSettings) -> bool:
     """Whether the time that it takes is to say in which precision images are trained on."""
     unsaid = settings.network.precision is None and settings.training.preset != "published"
     return unsaid and not (settings.run.deterministic or settings.run.dry_run)
-
-
-def choices_of(settings: TrainSettings, network: str, dim: int, output_gain: bool) -> Choices:
-    """What options say of a model of so many dimensions; its network's arguments follow from the
-    data."""
-    flow = settings.flow
-    return Choices(
-        precond=flow.precond,
-        inflation=flow.arguments(flow.precond, dim),
-        network=network,
-        network_arguments={},
-        space=settings.network.space,
-        noise_cond=settings.network.noise_cond or ("ddpm" if flow.precond == "vp" else "log"),
-        t_min=flow.tmin,
-        t_max=flow.tmax,
-        t_sampling=flow.t_sampling,
-        output_gain=output_gain,
-        seed=settings.run.seed,
-    )
 
 
 def require_network(settings: TrainSettings, known: tuple[str, ...]) -> None:
@@ -198,14 +168,14 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable) -> DataTab
         )
     if settings.data.cond:
         shape = settings.table.cond_shape
-        if shape is not None and shape[0] == ANY_NUMBER:
+        if shape is not None and shape[0] == names.ANY_NUMBER:
             return as_sets(table, shape[1], str(settings.data.data))
         return table
     settings.table.require_nothing_of_conditions()
     if table.condition_dim:
-        names = ", ".join(table.condition_names)
+        left_out = ", ".join(table.condition_names)
         more = "--cond conditions the flow on such columns"
         if table.has_holes:
             more = "--likelihood trains the law of such data, also where some are missing"
-        logger.warning(f"Warning: {names} left out: {more}")
+        logger.warning(f"Warning: {left_out} left out: {more}")
     return one_of_each(table.without_conditions())

@@ -86,10 +86,29 @@ def refit(
     return path
 
 
-def wanted(settings: TrainingSettings, choices: Choices, calibrates: bool = True) -> Wanted:
-    """What options say of a training on any data, and of its model; ``calibrates`` is whether there
-    is a calibration by default. Raises UsageError if they contradict each other."""
-    calibration, precond = settings.calibration, settings.flow.precond
+def wanted(
+    settings: TrainingSettings,
+    network: str,
+    dim: int,
+    output_gain: bool = False,
+    calibrates: bool = True,
+) -> Wanted:
+    """What options say of a training on data of so many dimensions, and of its model, but for the
+    arguments of its network, which follow from the data; ``calibrates`` is whether there is a
+    calibration by default. Raises UsageError if they contradict each other."""
+    calibration, flow, precond = settings.calibration, settings.flow, settings.flow.precond
+    choices = flow.into(
+        Choices,
+        inflation=flow.arguments(precond, dim),
+        network=network,
+        network_arguments={},
+        space=settings.network.space,
+        noise_cond=settings.network.noise_cond or ("ddpm" if precond == "vp" else "log"),
+        t_min=flow.tmin,
+        t_max=flow.tmax,
+        output_gain=output_gain,
+        seed=settings.run.seed,
+    )
     calibrate = calibration.wanted(precond, calibrates)
     if settings.law.latent_law == "learned" and precond != "ifs":
         raise UsageError(f"--latent_law=learned is for precond=ifs, not {precond}")

@@ -275,8 +275,7 @@ def typed_by_name(cls: type[S], values: Mapping[str, Any]) -> S:
             raise UsageError(in_one_line(error.format_message())) from error
         except (TypeError, ValueError) as error:  # as of a list where one number is due
             raise UsageError(f"option '{name}' does not take {values[name]!r}") from error
-    settings: S = cls.of(own, frozenset(values))
-    return settings
+    return cls.of(own, frozenset(values))
 
 
 def spelled_alike(name: str) -> str:

@@ -53,9 +53,7 @@ def runs(
     @takes(settings)
     def run(given: Declared) -> int | None:
         module, _, function = place.partition(".")
-        job = getattr(import_module(f"..commands.{module}", __package__), function)
-        code: int | None = job(given)
-        return code
+        return getattr(import_module(f"..commands.{module}", __package__), function)(given)
 
     return run
 

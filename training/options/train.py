@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from dnnlib.errors import UsageError
-from training import names
+from training import names, recipes
 from training.options.declared import Declared, option, options_of
 from training.options.shared import InflationOptions
 from training.options.training import (
@@ -28,15 +28,6 @@ from training.options.types import (
     FiniteFloat,
     Names,
     choice,
-)
-from training.recipes import (
-    LONGEST_RAMP,
-    PUBLISHED,
-    PUBLISHED_ADM,
-    PUBLISHED_T_MAX,
-    RAMP,
-    TABLE_RAMP,
-    told_of_tables,
 )
 
 
@@ -80,8 +71,8 @@ class NetworkOptions(Declared):
     )
     dropout: float | None = option(
         type=FiniteFloat(min=0, max=1, max_open=True),
-        unset=f"{PUBLISHED.dropout:g}; adm: {PUBLISHED_ADM['dropout']:g}; tables: "
-        + told_of_tables("dropout"),
+        unset=f"{recipes.PUBLISHED.dropout:g}; adm: {recipes.PUBLISHED_ADM['dropout']:g}; tables: "
+        + recipes.told_of_tables("dropout"),
         help="Fraction of activations dropped.",
     )
     space: str = option(
@@ -192,18 +183,20 @@ class TableOptions(Declared):
     )
     cond_waves: int | None = option(
         type=click.IntRange(0, names.MOST_WAVES),
-        unset=told_of_tables("cond_waves"),
+        unset=recipes.told_of_tables("cond_waves"),
         help="With --cond: show the network so many sines and cosines of each condition too, from "
         "a period of 10 standard deviations down.",
     )
     width: int | None = option(
         type=COUNT,
-        unset=told_of_tables("width"),
+        unset=recipes.told_of_tables("width"),
         help="Units of a layer",
     )
-    depth: int | None = option(type=COUNT, unset=told_of_tables("depth"), help="Hidden layers")
+    depth: int | None = option(
+        type=COUNT, unset=recipes.told_of_tables("depth"), help="Hidden layers"
+    )
     weight_decay: float | None = option(
-        type=NOT_NEGATIVE, unset=told_of_tables("weight_decay"), help="Decay of the weights"
+        type=NOT_NEGATIVE, unset=recipes.told_of_tables("weight_decay"), help="Decay of the weights"
     )
     optimizer: str | None = option(
         type=click.Choice(names.OPTIMIZERS),
@@ -212,7 +205,7 @@ class TableOptions(Declared):
     )
     patience: int | None = option(
         type=COUNT,
-        unset=told_of_tables("patience"),
+        unset=recipes.told_of_tables("patience"),
         help="Reports without a better score on held-out rows that end the training",
     )
 
@@ -317,7 +310,7 @@ class ImageFlowOptions(InflationOptions):
     tmax: float | None = option(
         type=POSITIVE,
         unset="when a tenth of the top dimension's variance is data, half as long again if "
-        f"dimensions are compressed; preset published: {PUBLISHED_T_MAX}",
+        f"dimensions are compressed; preset published: {recipes.PUBLISHED_T_MAX}",
         help="Last time.",
     )
     t_sampling: str | None = option(
@@ -340,7 +333,8 @@ class ImageTrainingOptions(TrainingOptions):
     )
     lr_ramp: float | None = option(
         type=NOT_NEGATIVE,
-        unset=f"{RAMP:.0%} of the duration, at most {LONGEST_RAMP:g}; tables: {TABLE_RAMP:.0%}",
+        unset=f"{recipes.RAMP:.0%} of the duration, at most {recipes.LONGEST_RAMP:g}; tables: "
+        f"{recipes.TABLE_RAMP:.0%}",
         help="Million samples in which the learning rate rises.",
     )
     lr_decay: bool | None = option(
