@@ -10,11 +10,11 @@ from training.options.script import group, run_script, runs
 main = group(
     help=__doc__,
     commands={
-        "fill": runs("ask.fill", ask.FillSettings),
-        "predict": runs("ask.predict", ask.PredictSettings),
-        "score": runs("ask.score", ask.ScoreSettings),
-        "sample": runs("ask.sample", ask.DrawSettings),
-        "check": runs("ask.check", ask.AskCheckSettings),
+        "fill": runs("answers.fill", ask.FillSettings),
+        "predict": runs("answers.predict", ask.PredictSettings),
+        "score": runs("answers.score", ask.ScoreSettings),
+        "sample": runs("answers.sample", ask.DrawSettings),
+        "check": runs("answers.check", ask.AskCheckSettings),
     },
 )
 

@@ -3,7 +3,7 @@
 from training.options.script import run_script, runs
 from training.options.simulations import RoundtripSettings
 
-main = runs("calc_roundtrip_mse.run", RoundtripSettings, __doc__)
+main = runs("simulations.roundtrips", RoundtripSettings, __doc__)
 
 if __name__ == "__main__":
     run_script(main)

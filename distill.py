@@ -9,7 +9,7 @@ measured on others, and stored.
 from training.options.networks import DistillSettings
 from training.options.script import run_script, runs
 
-main = runs("distill.run", DistillSettings, __doc__)
+main = runs("networks.teach", DistillSettings, __doc__)
 
 if __name__ == "__main__":
     run_script(main)

@@ -7,7 +7,7 @@ what is missing or broken.
 from training.options.samples import GenerationSettings
 from training.options.script import run_script, runs
 
-main = runs("gen_fid_samples.run", GenerationSettings, __doc__)
+main = runs("simulations.images_of_seeds", GenerationSettings, __doc__)
 
 if __name__ == "__main__":
     run_script(main)

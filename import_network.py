@@ -8,7 +8,7 @@ beside it.
 from training.options.networks import ImportSettings
 from training.options.script import run_script, runs
 
-main = runs("import_network.run", ImportSettings, __doc__)
+main = runs("networks.import_network", ImportSettings, __doc__)
 
 if __name__ == "__main__":
     run_script(main)

@@ -3,7 +3,7 @@
 from training.options.script import run_script, runs
 from training.options.simulations import SimulationSettings
 
-main = runs("pfODE_int.run", SimulationSettings, __doc__)
+main = runs("simulations.images_or_tables", SimulationSettings, __doc__)
 
 if __name__ == "__main__":
     run_script(main)

@@ -25,7 +25,7 @@ Files: {data}_{schedule}_coverage.json    numbers and options
 """
 
 from training.options.script import run_script, runs
-from training.options.toy_mesh_exps import CoverageSettings
+from training.options.simulations import CoverageSettings
 
 main = runs("toy_mesh_exps.run", CoverageSettings, __doc__)
 

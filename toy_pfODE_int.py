@@ -8,9 +8,9 @@ EXACT = "Integrate with the toy's own denoiser, known in closed form."
 main = group(
     help=__doc__,
     commands={
-        "net": runs("toy_pfODE_int.net", NetSettings),
-        "discrete": runs("toy_pfODE_int.discrete", ClosedFormSettings, POINTS),
-        "exact": runs("toy_pfODE_int.exact", ClosedFormSettings, EXACT),
+        "net": runs("simulations.net", NetSettings),
+        "discrete": runs("simulations.discrete", ClosedFormSettings, POINTS),
+        "exact": runs("simulations.exact", ClosedFormSettings, EXACT),
     },
 )
 

@@ -12,9 +12,9 @@ from training.options.training import ToyTrainSettings, require_named
 @takes(ToyTrainSettings)
 def main(settings: ToyTrainSettings) -> None:
     require_named(settings, "data_name")
-    from training.commands.toy_train import run  # here, so that --help need not wait for PyTorch
+    from training.commands.train import run_on_toy  # here, so that --help need not wait for PyTorch
 
-    run(settings)
+    run_on_toy(settings)
 
 
 if __name__ == "__main__":

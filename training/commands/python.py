@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
-from training.commands import toy_train, train
+from training.commands import train
 from training.commands.answers import Answers
 from training.commands.called import own_folder, ranges_of
 from training.commands.dataset_tool import DATASET, telling_holes
@@ -84,7 +84,7 @@ class Toy(toys.Toy):
             UsageError: There is no such option, or it does not take this value.
         """
         own = {"data_name": self.name, "augment_to": self.augment_to}
-        return _trained(ToyTrainSettings, toy_train.run, own, outdir, progress, options)
+        return _trained(ToyTrainSettings, train.run_on_toy, own, outdir, progress, options)
 
 
 @dataclass(frozen=True, eq=False)

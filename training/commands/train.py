@@ -1,28 +1,47 @@
-"""Trains a denoiser on images, or on the rows of a table: what ``train.py`` runs."""
+"""Trains denoisers on toys, on images, or on the rows of a table: what ``toy_train.py`` and
+``train.py`` run, and how a resumed run takes over its options."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
-from dnnlib.errors import UsageError
+import torch
+
+from dnnlib.errors import DataError, UsageError, agree
+from dnnlib.files import require_writable
 from dnnlib.logs import logger
+from torch_utils.determinism import algorithms
+from torch_utils.distributed import process_group
+from torch_utils.results import provenance
 from training import names
 from training.commands.shared import of_data_set
-from training.commands.training import refit, settled, train, wanted
 from training.data.images.dataset import ImageDataset
 from training.data.records.records import Records
 from training.data.tables.making import exchanged
 from training.data.tables.table import DataTable, as_records
 from training.data.tables.trials import as_sets, one_of_each
+from training.data.toys import Toy
 from training.files.records import holds_records, load_records
 from training.files.table import holds_table, load_table
-from training.learning.run import Progress
+from training.learning.building import Choices, describe_training, resolved_options
+from training.learning.cost import tell_dry_run
+from training.learning.melting import law_file, refit_latent_law
+from training.learning.run import Progress, run_training
+from training.learning.run_folder import OPTIONS_NAME, Place, Resumed, place_to_resume, read_record
+from training.options.declared import Declared
 from training.options.train import TrainSettings
+from training.options.training import ToyTrainSettings, as_typed, require_values
 from training.subjects import (
     ImageTraining,
     NetworkFile,
     RecordTraining,
+    Subject,
     TableTraining,
+    ToyFlow,
+    ToyTraining,
     Training,
     TrialTraining,
+    Wanted,
 )
 from training.subjects.image_training import open_alike
 from training.subjects.table_spaces import Space
@@ -179,3 +198,210 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable) -> DataTab
             more = "--likelihood trains the law of such data, also where some are missing"
         logger.warning(f"Warning: {left_out} left out: {more}")
     return one_of_each(table.without_conditions())
+
+
+def run_on_toy(settings: ToyTrainSettings, progress: Progress | None = None) -> Path | None:
+    """Trains, or learns a law of latents again. Returns the network file; None of a dry run."""
+    if settings.law.refit_latent_law:
+        assert settings.law.network is not None
+        file = NetworkFile.open(settings.law.network)
+        return refit(settings, file, ToyFlow.of(file, {"data_name": settings.toy.data_name}), None)
+    settings, resume = settled(settings, "data_name")
+    return train(settings, training_on_toy(settings), resume, progress)
+
+
+def training_on_toy(settings: ToyTrainSettings) -> ToyTraining:
+    """What options say of a training on a toy. Raises UsageError if they contradict it."""
+    assert settings.toy.data_name is not None
+    toy = Toy(settings.toy.data_name, settings.toy.augment_to)
+    return ToyTraining(
+        wanted=wanted(settings, settings.network.arch, toy.dim),
+        toy=toy,
+        others=settings.toy.others,
+        antithetic=settings.toy.antithetic,
+    )
+
+
+TrainingSettings = ToyTrainSettings | TrainSettings
+
+
+def train(
+    settings: TrainingSettings, training: Training, resume: Path | None, progress: Progress | None
+) -> Path | None:
+    """Trains, from the start or from a folder or state to resume. ``progress`` is called after each
+    report with the part of the training that is done. Returns the network file; None of a dry run.
+    """
+    run, minutes = settings.run, settings.training.minutes
+    if resume is not None or run.dry_run:
+        minutes = None
+    elif minutes is not None and settings.training.duration is not None:
+        raise UsageError("--minutes stands in place of --duration: give one of them")
+    kernels = algorithms(run.deterministic, training.benchmarks)
+    with kernels, process_group(run.device_name, run.threads, training.useful_threads) as device:
+        resumed = Resumed.find(resume) if resume else None
+        start = training.start(device, resumed)
+        if minutes is not None:
+            start.model.denoiser.to(device)
+            training = training.within(minutes, start)
+            start = training.start(device, resumed)
+        model, loss, config = start.model, start.loss, start.config
+        logger.info(model.denoiser.basis.describe())
+        logger.info(describe_training(model, loss, config))
+        options = settings.recorded(
+            **{**start.resolved, **resolved_options(model)},
+            calibrate=start.calibration is not None,
+            threads=torch.get_num_threads(),
+        )
+        record = {"options": options, **provenance("started")}
+        if run.dry_run:
+            tell_dry_run(record, model, loss, config, run.card_memory, device.type)
+            return None
+        model.denoiser.to(device)
+        trainer, source = training.begin(start, resumed)
+        name = "-".join(part for part in (*start.name, run.desc) if part)
+        assert run.outdir is not None
+        return run_training(
+            trainer,
+            source,
+            Place(run.outdir, name, run.nosubdir),
+            record if resume is None else record_of(resume, start.recipe.duration),
+            resumed,
+            start.calibration,
+            start.law,
+            start.watch(),
+            progress,
+            start.closing,
+        )
+
+
+def refit(
+    settings: TrainingSettings, file: NetworkFile, subject: Subject, data: Path | None
+) -> Path:
+    """Learns the law of latents of a network that was trained before, from data; without, from
+    fresh draws of a toy."""
+    run = settings.run
+    path = law_file(file.path, run.outdir)
+    with process_group(run.device_name) as device:
+        refit_latent_law(file.model, subject.law_plan(data, run.seed, device), path, device)
+    return path
+
+
+def wanted(
+    settings: TrainingSettings,
+    network: str,
+    dim: int,
+    output_gain: bool = False,
+    calibrates: bool = True,
+) -> Wanted:
+    """What options say of a training on data of so many dimensions, and of its model, but for the
+    arguments of its network, which follow from the data; ``calibrates`` is whether there is a
+    calibration by default. Raises UsageError if they contradict each other."""
+    calibration, flow, precond = settings.calibration, settings.flow, settings.flow.precond
+    choices = flow.into(
+        Choices,
+        inflation=flow.arguments(precond, dim),
+        network=network,
+        network_arguments={},
+        space=settings.network.space,
+        noise_cond=settings.network.noise_cond or ("ddpm" if precond == "vp" else "log"),
+        t_min=flow.tmin,
+        t_max=flow.tmax,
+        output_gain=output_gain,
+        seed=settings.run.seed,
+    )
+    calibrate = calibration.wanted(precond, calibrates)
+    if settings.law.latent_law == "learned" and precond != "ifs":
+        raise UsageError(f"--latent_law=learned is for precond=ifs, not {precond}")
+    return Wanted(
+        choices=choices,
+        data_dim=settings.flow.data_dim,
+        amounts=settings.recorded(),
+        batch_gpu=settings.training.batch_gpu,
+        loss_scale=settings.training.ls,
+        keep_states=settings.run.keep,
+        calibration_fit=calibration.calibration_fit if calibrate else None,
+        learns_law=settings.law.latent_law != "gaussian" if precond == "ifs" else None,
+        dry_run=settings.run.dry_run,
+    )
+
+
+S = TypeVar("S", bound=Declared)
+
+
+def settled(settings: S, data: str) -> tuple[S, Path | None]:
+    """The settings of a new run, or of the one that is resumed.
+
+    Args:
+        settings: As typed.
+        data: Name of the option that says what to train on.
+
+    Returns:
+        The settings, and the folder or state to go on from, if there is one.
+
+    Raises:
+        click.UsageError: What to train on is missing, or where to write.
+        UsageError: A typed option contradicts the run that is resumed.
+        DataError: That run is of another script, or its options cannot be read; or nothing can be
+            written where a new one is to be.
+    """
+    values = settings.recorded()
+    place = place_to_resume(values["resume"], values["outdir"], values["nosubdir"])
+    if place is not None:
+        record = read_record(place)
+        saved, command = record["options"], record.get("command")
+        if data not in saved:
+            script = command[0] if isinstance(command, list) and command else "another script"
+            raise DataError(
+                f"{place} is a run of {script}, which has no --{data}: resume it with that"
+            )
+        free = type(settings).free_names()
+        merged = resumed_options(values, settings.given, saved, free, str(place))
+        source = (place if place.is_dir() else place.parent) / OPTIONS_NAME
+        settings = type(settings).of(as_typed(type(settings), merged, source), settings.given)
+        values = settings.recorded()
+    require_values(values, data)
+    if place is None and not values["dry_run"]:
+        require_writable(Path(values["outdir"]))
+    return settings, place
+
+
+def resumed_options(
+    typed: Mapping[str, Any],
+    given: Iterable[str],
+    saved: Mapping[str, Any],
+    free: Iterable[str],
+    source: str,
+) -> dict[str, Any]:
+    """The options of a resumed run: the saved ones, but for those that are free to change.
+
+    Args:
+        typed: The options of the command line, with defaults.
+        given: Names of those that were typed.
+        saved: The run's own.
+        free: Names that may differ from the run's; the parsed value counts if it was typed.
+        source: Where the saved ones are from, for the error.
+
+    Raises:
+        UsageError: A typed option contradicts the run's.
+    """
+    merged = {**typed, **saved}
+    for name in given:
+        if name not in free:
+            agree(name, _plain(typed[name]), saved.get(name), source)
+        merged[name] = typed[name]
+    return merged
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def record_of(resume: Path, duration: float) -> dict[str, Any]:
+    """What ``training_options.json`` is to say of a run that is resumed: what it said, but for its
+    length in million samples, if it told one. Raises DataError if that cannot be read."""
+    began = read_record(resume)
+    length = {"duration": duration} if "duration" in began["options"] else {}
+    return {**began, "options": {**began["options"], **length}}

@@ -17,9 +17,7 @@ from dnnlib.errors import DataError, InflationError, TrainingError, UsageError, 
 from dnnlib.files import atomic_path
 from tests.support.running import parsed, refusal, run_script
 from training.commands.shared import image_times, steps_and_end
-from training.commands.toy_train import training_on_toy
-from training.commands.train import tries_precisions
-from training.commands.training import resumed_options
+from training.commands.train import resumed_options, training_on_toy, tries_precisions
 from training.names import DEFAULT_STEPS, OTHERS
 from training.options.declared import Declared, argument, option, options_of, takes
 from training.options.inference import LikelihoodOptions
