@@ -26,7 +26,7 @@ class Settings(Declared):
 
     paths: tuple[Path, ...] = argument(metavar="PATH...", type=FILE, nargs=-1, required=True)
     dest: Path | None = option(
-        "--dest", "--save_dir", type=FILE, unset="the file's", help="Folder of the pictures"
+        "--dest", "--save_dir", unset="the file's", help="Folder of the pictures"
     )
     animation: bool = option(
         "--animation/--no-animation", default=True, help="Animate melts and generations."

@@ -7,14 +7,14 @@ import click
 from dnnlib.errors import UsageError
 from training.options import shared
 from training.options.declared import Declared, option
-from training.options.types import COUNT, FILE, FiniteFloat, Givens, Names
+from training.options.types import FiniteFloat, Givens
 
 
 class AskSettings(Declared):
     """Options of all commands."""
 
     network: str = shared.network()
-    dest: Path = option(type=FILE, required=True, help="CSV to write.")
+    dest: Path = option(required=True, help="CSV to write.")
     overwrite: bool = shared.overwrite()
 
 
@@ -22,12 +22,11 @@ class RowSettings(AskSettings):
     """Options of the commands that take rows."""
 
     data: Path = option(
-        type=FILE,
         required=True,
         help="Rows: a CSV or another table, in which columns have the names of the training.",
     )
     missing_values: tuple[str, ...] | None = option(
-        type=Names(), unset="the usual marks", help="Further texts that stand for no value"
+        unset="the usual marks", help="Further texts that stand for no value"
     )
 
 
@@ -46,7 +45,6 @@ class IntervalSettings(RowSettings):
         "far as these are many; else as the flow has them.",
     )
     calibrate: Path | None = option(
-        type=FILE,
         unset="those that the network knows of",
         help="The data set of the training, whose held-out rows set the intervals, so that these "
         "hold at least as many truths as they say, of rows like those; or a CSV of rows that are "
@@ -65,7 +63,6 @@ class FillSettings(IntervalSettings):
     """
 
     tables: int | None = option(
-        type=COUNT,
         unset="one table, of medians and likeliest levels",
         help="So many tables, each with joint draws in its holes, for multiple imputation",
     )
@@ -82,7 +79,6 @@ class PredictSettings(IntervalSettings):
     """Predict columns from the other cells of each row: intervals, probabilities of levels."""
 
     columns: tuple[str, ...] = option(
-        type=Names(),
         required=True,
         help="Columns to predict, each given all cells of its row that are there but for these.",
     )
@@ -105,7 +101,7 @@ class ScoreSettings(RowSettings):
 class DrawSettings(AskSettings):
     """Draw rows, given what all of them have."""
 
-    count: int = option(type=COUNT, required=True, help="Rows to draw.")
+    count: int = option(required=True, help="Rows to draw.")
     given_: tuple[tuple[str, str], ...] | None = option(
         "--given",
         type=Givens(),
@@ -113,7 +109,6 @@ class DrawSettings(AskSettings):
         help="What all rows have: name:value, comma-separated, as the source writes values",
     )
     data: Path | None = option(
-        type=FILE,
         unset="nothing",
         help="What pictures compare the rows with, which is written beside them: the held-out rows "
         "of the data set of the training, all if none are, or a CSV of rows that are all new",
@@ -130,12 +125,11 @@ class AskCheckSettings(Declared):
 
     network: str = shared.network()
     data: Path = option(
-        type=FILE,
         required=True,
         help="The data set of the training, made by dataset_tool.py, whose held-out rows are asked "
         "about; or a CSV of rows that are all new.",
     )
-    dest: Path = option(type=FILE, required=True, help="JSON to write.")
+    dest: Path = option(required=True, help="JSON to write.")
     hidden: float = option(
         type=click.FloatRange(min=0, max=0.5, min_open=True),
         default=0.2,

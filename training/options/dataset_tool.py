@@ -9,14 +9,9 @@ from training import names
 from training.options import shared
 from training.options.declared import Declared, option, options_of
 from training.options.types import (
-    COUNT,
-    FILE,
     SEED,
     ColumnTypes,
     FiniteFloat,
-    Groups,
-    Names,
-    Ranges,
     choice,
 )
 
@@ -52,9 +47,7 @@ class ImageOptions(Declared):
         default=0,
         help="Leave out so many images at the start, so that a source can be split.",
     )
-    max_images: int | None = option(
-        "--max-images", type=COUNT, unset="all", help="Stop after so many images"
-    )
+    max_images: int | None = option("--max-images", unset="all", help="Stop after so many images")
     patch: int | None = option(
         type=click.IntRange(*names.SIDES),
         unset=f"{names.PATCH}; only of patches",
@@ -88,13 +81,10 @@ class TableOptions(Declared):
     section = "Tables"
     of_kind = names.TABLE
     columns: tuple[str, ...] | None = option(
-        type=Names(),
         unset="all",
         help="Columns to take; a name that has a comma stands in double quotes, as in CSV",
     )
-    exclude: tuple[str, ...] | None = option(
-        type=Names(), unset="none", help="Columns to leave out"
-    )
+    exclude: tuple[str, ...] | None = option(unset="none", help="Columns to leave out")
     types: tuple[tuple[str, str], ...] | None = option(
         type=ColumnTypes(),
         unset="as they look",
@@ -105,7 +95,6 @@ class TableOptions(Declared):
         is_flag=True, help="Add weekday and season of dates as columns of their own."
     )
     is_missing: tuple[str, ...] | None = option(
-        type=Names(),
         unset="none",
         help="Columns of which a further one is to say where their cells are missing, if that "
         "tells something; it is known, asked and drawn as others are",
@@ -127,10 +116,9 @@ class TableOptions(Declared):
         "not, as years do that are names.",
     )
     conditions: tuple[str, ...] | None = option(
-        type=Names(), unset="none", help="Columns, taken too, that are to be conditioned on"
+        unset="none", help="Columns, taken too, that are to be conditioned on"
     )
     covariates: tuple[str, ...] | None = option(
-        type=Names(),
         unset="none",
         help="Columns that are known of each row and no data, such as a design or a time",
     )
@@ -140,7 +128,6 @@ class TableOptions(Declared):
         "in each of these, and all of its rows are held out, or none",
     )
     repeats: tuple[tuple[str, ...], ...] | None = option(
-        type=Groups(),
         unset="none",
         help="Columns of each trial, where a row has several: y1,t1;y2,t2, called as the first "
         "ones are, or y*,t* for all that are alike, called y and t; cells of trials that were not "
@@ -154,7 +141,6 @@ class TableOptions(Declared):
     )
     missing_values: tuple[str, ...] | None = option(
         "--missing_values",
-        type=Names(),
         unset="empty cells, NA, NaN, null, ., ?, - and the like",
         help="Further cells that stand for a missing value, such as -999",
     )
@@ -164,11 +150,9 @@ class TableOptions(Declared):
         help="Whether to look for discrete columns, to be spread evenly over their steps.",
     )
     bounds: tuple[tuple[str, float, float], ...] | None = option(
-        type=Ranges(), unset="none", help="Ranges that columns cannot leave"
+        unset="none", help="Ranges that columns cannot leave"
     )
-    max_rows: int | None = option(
-        "--max-rows", type=COUNT, unset="all", help="Stop after so many rows"
-    )
+    max_rows: int | None = option("--max-rows", unset="all", help="Stop after so many rows")
     held_out: float = option(
         "--held-out",
         type=FiniteFloat(min=0, max=0.9),
@@ -204,7 +188,7 @@ class DataSetSettings(Declared):
 
     source: str = option(required=True, help="Where the images are, or the table.")
     dest: Path = option(
-        type=FILE, required=True, help="The .zip, or else folder, of images; the .npz of a table."
+        required=True, help="The .zip, or else folder, of images; the .npz of a table."
     )
     images: ImageOptions = options_of(ImageOptions)
     table: TableOptions = options_of(TableOptions)

@@ -1,7 +1,7 @@
 """Settings of a script: a frozen dataclass, each field of which is declared as an option.
 
     class Settings(Declared):
-        save_dir: Path = option(type=FILE, required=True, help="Folder of the results.")
+        save_dir: Path = option(required=True, help="Folder of the results.")
         solver: SolverOptions = options_of(SolverOptions)
 
     @command(help=__doc__)
@@ -16,14 +16,16 @@ the device) it hands to ``recorded``, which makes the parameters that are writte
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from functools import partial, wraps
-from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, TypeVar, cast, dataclass_transform
+from functools import partial, reduce, wraps
+from operator import or_
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast, dataclass_transform, get_args
 
 import click
 
 from dnnlib.errors import UsageError, in_one_line
 from training.names import IMAGES, RECORDS, TABLE, TOY
+from training.options.types import BY_ANNOTATION
 
 SEVERAL = {TOY: "toys", TABLE: "tables", IMAGES: "images", RECORDS: "questions"}
 ONE = {TOY: "a toy", TABLE: "a table", IMAGES: "images", RECORDS: "records"}
@@ -165,7 +167,8 @@ def option(
         of: The one kind of data that it is for; None for all.
         free: Whether a resumed run may have another value, and still be the same run.
         idle: Whether results do not depend on it.
-        attributes: Of ``click.Option``: type, default, required, is_flag, help.
+        attributes: Of ``click.Option``: type, default, required, is_flag, help. The type follows
+            from the field's annotation where ``BY_ANNOTATION`` has one for it.
     """
     if not attributes.get("required"):
         attributes.setdefault("default", False if attributes.get("is_flag") else None)
@@ -240,6 +243,8 @@ def parameters_of(
                 continue
             if not attributes.get("help", ".").endswith((".", "]")):
                 attributes["help"] += "."
+            if not attributes.keys() & {"type", "is_flag", "multiple"}:
+                attributes["type"] = BY_ANNOTATION.get(_without_none(item.type))
             if item.name in defaults:
                 attributes["default"] = defaults[item.name]
             elif declaration.unset is not None:
@@ -248,6 +253,12 @@ def parameters_of(
             names = [item.name, *(declaration.names or (f"--{item.name}",))]
             attributes |= {"section": cls.section, "show_default": True}
             yield DeclaredOption(names, **attributes)
+
+
+def _without_none(annotation: Any) -> Any:
+    """What a value is if there is one, by its annotation."""
+    parts = [part for part in get_args(annotation) if part is not NoneType]
+    return reduce(or_, parts) if isinstance(annotation, UnionType) else annotation
 
 
 def meant(name: str, known: Collection[str]) -> str:

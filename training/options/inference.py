@@ -11,7 +11,7 @@ from dnnlib.lists import positive_numbers
 from training import names
 from training.options import shared
 from training.options.declared import Declared, option, options_of
-from training.options.types import COUNT, NETWORK, POSITIVE, Names, choice
+from training.options.types import NETWORK, choice
 
 LIKELIHOODS = ("gaussian", "mask", "linear")
 DRAWS, CHECK_DRAWS, CALIBRATION_DRAWS = 1000, 10, 50
@@ -54,19 +54,16 @@ class PriorOptions(Declared):
         "16 dimensions, by all samplers but hmc.",
     )
     n_iters: int | None = option(
-        type=COUNT,
         unset="as few as the network file found enough; of a toy's own denoiser "
         f"{STEPS} of {SOLVER}",
         help=f"Steps of {SOLVER} for final draws, without a likelihood of {LEARNED_SOLVER}",
     )
     chain_n_iters: int | None = option(
-        type=COUNT,
         unset=f"as the network file found for a first look; of a toy's own denoiser {CHAIN_STEPS}",
         help=f"Steps of {SOLVER} inside chains",
     )
     batch_gpu: int | None = option(
         "--batch-gpu",
-        type=COUNT,
         unset=f"256; of images 16; without a likelihood {names.AMORTIZED_ROWS}, on CUDA "
         f"{names.AMORTIZED_CUDA_ROWS}",
         help="Points of one network call",
@@ -154,9 +151,8 @@ class SamplerOptions(Declared):
         "populations where posteriors are narrower; in more it goes on to twisted if the noise is "
         "Gaussian, else to hmc, or to elliptical without gradients.",
     )
-    chains: int = option(type=COUNT, default=4, help="Chains of each observation.")
+    chains: int = option(default=4, help="Chains of each observation.")
     draws: int | None = option(
-        type=COUNT,
         unset=f"{DRAWS}; without a likelihood {CHECK_DRAWS} of check, {CALIBRATION_DRAWS} of "
         "calibrate",
         help="Draws of each chain",
@@ -166,7 +162,7 @@ class SamplerOptions(Declared):
         unset=", ".join(f"{steps} of {name}" for name, steps in names.WARMUP.items()),
         help="Steps of a chain before its first draw",
     )
-    thin: int = option(type=COUNT, default=1, help="Steps of a chain for each draw.")
+    thin: int = option(default=1, help="Steps of a chain for each draw.")
     pool: int | None = option(
         type=click.IntRange(min=100),
         unset=f"{names.TOY_POOL}; {names.IMAGE_POOL} of images; {names.LEARNED_POOL} with --prior",
@@ -178,7 +174,6 @@ class SamplerOptions(Declared):
         help="Particles of a chain of twisted",
     )
     minutes: float | None = option(
-        type=POSITIVE,
         unset="as long as --particles take",
         help="In place of --particles: as many as fit into about so many minutes, as a block of "
         "network calls takes at the start; they are moved no more than there is time for",
@@ -255,7 +250,6 @@ class HeldOutOptions(Declared):
 
     section = "Held-out truths"
     function: tuple[str, ...] | None = option(
-        type=Names(),
         unset="none",
         help="Functions of the parameters, FILE.py:name with commas, numbers [N] of points [N, D]: "
         "intervals of their values are held out too",

@@ -19,7 +19,7 @@ from training.options.inference import (
 )
 from training.options.train import TableOptions
 from training.options.training import TrainingOptions
-from training.options.types import COUNT, FILE, NETWORK, POSITIVE, Names, Numbers, Ranges, choice
+from training.options.types import NETWORK, choice
 
 
 class SampleSettings(CommonSettings):
@@ -31,13 +31,11 @@ class SampleSettings(CommonSettings):
     """
 
     observation: Path | None = option(
-        type=FILE,
         unset="none",
         help="Observations, one in each row of a table (CSV, TSV, npy, npz, Parquet), or images in "
         "a zip or folder; a likelihood of your own needs none",
     )
     condition: Path | None = option(
-        type=FILE,
         unset="none",
         help="What a conditional network is given, one observation in each row of a table: its "
         "conditions by name, or its class; of sets, one trial in each row, whose column dataset "
@@ -58,7 +56,6 @@ class SampleSettings(CommonSettings):
         "that has learned the likelihood of a trial (train.py --likelihood)",
     )
     truth: Path | None = option(
-        type=FILE,
         unset="none",
         help="What observations are of, where it is known: a point in each row of a table, or "
         "images. Pictures show it, and results say how often intervals hold it",
@@ -130,7 +127,7 @@ class CheckSettings(CommonSettings):
         "model is.",
     )
     data_root: Path | None = option(
-        type=FILE, unset="none", help="Data set that the network was not trained on, for data"
+        unset="none", help="Data set that the network was not trained on, for data"
     )
     runs: int = option(
         type=click.IntRange(min=FEWEST_RUNS),
@@ -140,7 +137,6 @@ class CheckSettings(CommonSettings):
     )
     level: float = shared.level("a check", idle=True)
     condition: Path | None = option(
-        type=FILE,
         unset="none",
         help="Without a likelihood: observations, as sample takes them, near each of which a "
         "conditional network is checked too",
@@ -181,13 +177,12 @@ class CalibrateSettings(CommonSettings):
     """
 
     save_dir: Path = option(
-        idle=True, type=FILE, unset="that of the network file", help="Folder of the results"
+        idle=True, unset="that of the network file", help="Folder of the results"
     )
     truth: str = option(
         type=choice(["data"]), default="data", help="Where truths come from: a data set."
     )
     data_root: Path | None = option(
-        type=FILE,
         unset="none",
         help="Data set of truths: that of the training, if it was made with --kept, or one of new "
         "rows, made with --held-out=0; of a toy's network none",
@@ -196,7 +191,7 @@ class CalibrateSettings(CommonSettings):
         type=click.IntRange(min=FEWEST_RUNS), default=1000, help="Truths to use at most."
     )
     dest: Path | None = option(
-        idle=True, type=FILE, unset="the network file itself", help="Network file to write"
+        idle=True, unset="the network file itself", help="Network file to write"
     )
     beside: HeldOutOptions = options_of(HeldOutOptions)
 
@@ -228,22 +223,18 @@ class PredictSettings(Declared):
     """
 
     save_dir: Path = shared.save_dir()
-    draws: Path = option(
-        type=FILE, required=True, help="Draws of posteriors, the .nc that sample wrote."
-    )
+    draws: Path = option(required=True, help="Draws of posteriors, the .nc that sample wrote.")
     simulator: str | None = option(
         unset="the likelihood of the draws, if it was gaussian, mask or linear",
         help="FILE.py:function, data [N, K] of points [N, D] and a NumPy generator to draw by, in "
         "the order of what was observed",
     )
     function: tuple[str, ...] | None = option(
-        type=Names(),
         unset="none",
         help="Functions of data, FILE.py:name with commas, numbers [N] of data [N, K], that are "
         "compared too",
     )
     simulations: int | None = option(
-        type=COUNT,
         unset="as many as p-values of so many numbers need, from 1000 to 20,000",
         help="Data simulated of each observation's draws",
     )
@@ -280,10 +271,9 @@ class CompareSettings(Declared):
         help="Priors of their parameters, as sample takes them: one for each, or one for all.",
     )
     observation: Path = option(
-        type=FILE, required=True, help="Observations, as sample takes them: a row for each trial."
+        required=True, help="Observations, as sample takes them: a row for each trial."
     )
     weights: list[float] | None = option(
-        type=Numbers(),
         unset="all alike",
         help="Probabilities of the models before any observation, with commas",
     )
@@ -319,7 +309,6 @@ class PopulationSettings(Declared):
 
     save_dir: Path = shared.save_dir()
     draws: Path = option(
-        type=FILE,
         required=True,
         help="Draws of posteriors, the .nc that sample wrote: each observation is a member.",
     )
@@ -329,7 +318,6 @@ class PopulationSettings(Declared):
         "or a network file of a flow of them.",
     )
     bounds: tuple[tuple[str, float, float], ...] | None = option(
-        type=Ranges(),
         unset="none: the population is normal in parameters as they are",
         help="Parameters in whose logs it is normal, of the distance from one bound, such as "
         "speed:0:, or in probits between two",
@@ -361,7 +349,6 @@ class MixtureOptions(Declared):
         "whitened latents, as wide as a third of their distance and 0.5 at most",
     )
     means: Path | None = option(
-        type=FILE,
         unset="none",
         help="Means of components in whitened latents, one in each row of a table",
     )
@@ -370,19 +357,19 @@ class MixtureOptions(Declared):
         help="Standard deviation of the components, or one for each with commas",
     )
     concentration: float = option(
-        type=POSITIVE, default=1.0, help="Of the weights' Dirichlet prior; 1 is uniform."
+        default=1.0, help="Of the weights' Dirichlet prior; 1 is uniform."
     )
     weights: str | None = option(
         unset="drawn from the prior in each run", help="True weights, with commas"
     )
     points: int | None = option(
-        type=COUNT, unset=str(POINTS), help="Points observed in each run, when data are simulated"
+        unset=str(POINTS), help="Points observed in each run, when data are simulated"
     )
-    runs: int | None = option(type=COUNT, unset=str(RUNS), help="Data sets that are simulated")
+    runs: int | None = option(unset=str(RUNS), help="Data sets that are simulated")
     observation: Path | None = option(
-        type=FILE, unset="simulated", help="Your own observations, one in each row of a table"
+        unset="simulated", help="Your own observations, one in each row of a table"
     )
-    chains: int = option(type=COUNT, default=4, help="Chains of each run.")
+    chains: int = option(default=4, help="Chains of each run.")
     draws: int = option(type=click.IntRange(min=4), default=1000, help="Draws of each chain.")
     warmup: int = option(
         type=click.IntRange(min=0), default=200, help="Steps of a chain before its first draw."
@@ -451,21 +438,20 @@ class RoundsSettings(Declared):
         "of a number N and a NumPy generator.",
     )
     bounds: tuple[tuple[str, float, float], ...] | None = option(
-        type=Ranges(),
         unset="none: with a prior of your own, parameters are called theta1, theta2, ...",
         help="Names of the parameters, in the order of the simulator, with what they cannot leave",
     )
     observation: Path = option(
-        type=FILE, required=True, help="What was observed: a table of one row, K numbers."
+        required=True, help="What was observed: a table of one row, K numbers."
     )
-    rounds: int = option(type=COUNT, default=4, help="Rounds at most.")
+    rounds: int = option(default=4, help="Rounds at most.")
     simulations: int = option(
         type=click.IntRange(min=FEWEST),
         default=10_000,
         help="Simulations of all rounds together, which have equal shares.",
     )
-    chains: int = option(type=COUNT, default=4, help="Chains that draws are written as.")
-    draws: int = option(type=COUNT, default=DRAWS, help="Of each chain.")
+    chains: int = option(default=4, help="Chains that draws are written as.")
+    draws: int = option(default=DRAWS, help="Of each chain.")
     seed: int = shared.seed("all random numbers")
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
     training: TrainingOptions = options_of(TrainingOptions)

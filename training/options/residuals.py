@@ -8,7 +8,7 @@ import click
 from training.names import ALL_AT_ONCE, NOISES, TOY_NAMES
 from training.options import shared
 from training.options.declared import Declared, option, options_of
-from training.options.types import COUNT, DATA_SET, FILE, POSITIVE, choice
+from training.options.types import DATA_SET, choice
 
 TIMES = click.IntRange(min=2, max=shared.MAX_STEPS)
 IMAGES = 50_000
@@ -54,12 +54,12 @@ class ExtractToysSettings(_Extracting):
     """
 
     data_name: str | None = option(type=choice(TOY_NAMES), unset=shared.KNOWN, help="The toy")
-    data_dim: int | None = option(type=COUNT, unset=shared.KNOWN, help="Dimensions of the toy")
-    dims_to_keep: int | None = option(type=COUNT, unset=shared.KNOWN, help="Dimensions kept")
+    data_dim: int | None = option(unset=shared.KNOWN, help="Dimensions of the toy")
+    dims_to_keep: int | None = option(unset=shared.KNOWN, help="Dimensions kept")
     n_time_pts: int = option(type=TIMES, default=701, help="Number of times.")
-    h: float | None = option(type=POSITIVE, unset="as far as tmax", help="Time between them")
-    n_samples: int = option(type=COUNT, default=10_000, help="Samples, the same at every time.")
-    bs: int = option(type=COUNT, default=4 * ALL_AT_ONCE, help="Samples at a time, over all ranks.")
+    h: float | None = option(unset="as far as tmax", help="Time between them")
+    n_samples: int = option(default=10_000, help="Samples, the same at every time.")
+    bs: int = option(default=4 * ALL_AT_ONCE, help="Samples at a time, over all ranks.")
     exact: bool = option(
         "--exact/--no_exact", default=True, help="Compare with the toy's exact denoiser as well."
     )
@@ -81,17 +81,14 @@ class ExtractSettings(_Extracting):
     data_name: str | None = option(
         unset="the network's data set", help="Name of the data in the names of results"
     )
-    data_dim: int | None = option(
-        type=COUNT, unset=shared.KNOWN, help="Numbers of an image, or columns"
-    )
-    dims_to_keep: int | None = option(type=COUNT, unset=shared.KNOWN, help="Dimensions kept")
+    data_dim: int | None = option(unset=shared.KNOWN, help="Numbers of an image, or columns")
+    dims_to_keep: int | None = option(unset=shared.KNOWN, help="Dimensions kept")
     n_time_pts: int = option(type=TIMES, default=256, help="Number of times.")
     n_samples: int | None = option(
-        type=COUNT,
         unset=f"{IMAGES}, or all if there are fewer; of a table all rows that are held out",
         help="Images or rows, the same at every time.",
     )
-    bs: int = option(type=COUNT, default=1000, help="Images or rows at a time, over all ranks.")
+    bs: int = option(default=1000, help="Images or rows at a time, over all ranks.")
     times: shared.EvenTimeOptions = options_of(shared.EvenTimeOptions)
     calls: shared.CallOptions = options_of(shared.CallOptions)
 
@@ -101,9 +98,9 @@ class _Correlating(Declared):
 
     save_dir: Path = shared.save_dir()
     data_name: str | None = option(unset="the file's", help="The data")
-    dims_to_keep: int | None = option(type=COUNT, unset="the file's", help="Dimensions kept")
+    dims_to_keep: int | None = option(unset="the file's", help="Dimensions kept")
     n_time_pts: int | None = option(type=TIMES, unset="the file's", help="Number of times")
-    n_samples: int | None = option(type=COUNT, unset="the file's", help="Number of samples")
+    n_samples: int | None = option(unset="the file's", help="Number of samples")
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     def expected(self) -> dict[str, Any]:
@@ -119,8 +116,8 @@ class CalcToysSettings(_Correlating):
            {toy}_{schedule}_toy_autocorrelations_summary.npz and .json
     """
 
-    res_root: Path = option(type=FILE, required=True, help="The file that extracttoys wrote.")
-    data_dim: int | None = option(type=COUNT, unset="the file's", help="Dimensions of the toy")
+    res_root: Path = option(required=True, help="The file that extracttoys wrote.")
+    data_dim: int | None = option(unset="the file's", help="Dimensions of the toy")
 
 
 class CalcSettings(_Correlating):
@@ -131,5 +128,5 @@ class CalcSettings(_Correlating):
            {data}_{schedule}_autocorrelations_summary.npz and .json
     """
 
-    res_root: Path = option(type=FILE, required=True, help="The folder that extract wrote to.")
-    bs: int = option(type=COUNT, default=500, help="Samples read at a time.")
+    res_root: Path = option(required=True, help="The folder that extract wrote to.")
+    bs: int = option(default=500, help="Samples read at a time.")

@@ -9,7 +9,7 @@ from dnnlib.errors import UsageError
 from training.names import ADAPTIVE_SOLVERS
 from training.options import shared
 from training.options.declared import Declared, option, options_of
-from training.options.types import COUNT, FILE, choice
+from training.options.types import choice
 
 
 class GenerationSettings(Declared):
@@ -18,7 +18,6 @@ class GenerationSettings(Declared):
     save_dir: Path = shared.save_dir("Folder of the images.")
     seeds: str = option(default="0-63", help="Which images: numbers and ranges, as 1,2,5-10.")
     bs: int = option(
-        type=COUNT,
         default=64,
         help="Images in flight over all ranks, rounded up to whole network calls.",
     )
@@ -28,9 +27,7 @@ class GenerationSettings(Declared):
         default="diag",
         help="Latents: of the law by --eps, or Gaussian with the variances in which a melt ended.",
     )
-    prev_melt: Path | None = option(
-        type=FILE, help="The melt of empirical, a file of pfODE_int.py."
-    )
+    prev_melt: Path | None = option(help="The melt of empirical, a file of pfODE_int.py.")
     eps: str | None = shared.eps("Law of the latents of diag")
     class_: int | None = option(
         "--class",
@@ -89,7 +86,7 @@ class MeasuringOptions(Declared):
         "over --num_images",
     )
     seed: int = shared.seed("all that is drawn at random")
-    batch: int = option(type=COUNT, default=64, help="Images of a rank at a time.")
+    batch: int = option(default=64, help="Images of a rank at a time.")
     detector: str | None = option(
         unset="those of torch-fidelity, downloaded once",
         help="Weights of the Inception-v3: a path or an https URL",
@@ -105,8 +102,8 @@ class MeasuringOptions(Declared):
 class RefSettings(Declared):
     """Measure a data set and write the reference that other images are compared with."""
 
-    data: Path = option(type=FILE, required=True, help="Zip or folder of images.")
-    dest: Path = option(type=FILE, required=True, help="The .npz to write.")
+    data: Path = option(required=True, help="Zip or folder of images.")
+    dest: Path = option(required=True, help="The .npz to write.")
     measuring: MeasuringOptions = options_of(MeasuringOptions)
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
@@ -114,8 +111,8 @@ class RefSettings(Declared):
 class CalcSettings(Declared):
     """Compare images with a reference: print the FID, and the KID if the reference has features."""
 
-    images: Path = option(type=FILE, required=True, help="Zip or folder of images.")
-    reference: Path = option("--ref", type=FILE, required=True, help="An .npz that ref wrote.")
-    dest: Path | None = option(type=FILE, unset="print only", help="A .json for the result")
+    images: Path = option(required=True, help="Zip or folder of images.")
+    reference: Path = option("--ref", required=True, help="An .npz that ref wrote.")
+    dest: Path | None = option(unset="print only", help="A .json for the result")
     measuring: MeasuringOptions = options_of(MeasuringOptions)
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)

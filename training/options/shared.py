@@ -7,7 +7,7 @@ import click
 from dnnlib.errors import UsageError, agree
 from training import names
 from training.options.declared import Declared, option
-from training.options.types import COUNT, FILE, NETWORK, NOT_NEGATIVE, POSITIVE, SEED, STEPS, choice
+from training.options.types import COUNT, FILE, NETWORK, NOT_NEGATIVE, POSITIVE, SEED, choice
 
 
 def save_dir(help: str = "Folder of the results.") -> Any:
@@ -53,18 +53,16 @@ class InflationOptions(Declared):
     """The data's dimensions and the inflationary schedule."""
 
     section = "Flow"
-    data_dim: int | None = option(
-        type=COUNT, unset="the data's", help="Dimensions of the data, as a check."
-    )
+    data_dim: int | None = option(unset="the data's", help="Dimensions of the data, as a check.")
     dims_to_keep: int | str | None = option(
         type=COUNT,
         unset="all",
         help="Dimensions that keep inflating: as many as the data has is PR-preserving, fewer is "
         "PR-reducing.",
     )
-    rho: float | None = option(type=POSITIVE, unset="1", help="Inflation rate, 1/time.")
+    rho: float | None = option(unset="1", help="Inflation rate, 1/time.")
     gamma0: float | None = option(
-        type=POSITIVE, unset="5e-4", help="Noise variance at time 0, in squared data units."
+        unset="5e-4", help="Noise variance at time 0, in squared data units."
     )
     g_type: str | None = option(
         type=choice(names.G_TYPES),
@@ -73,10 +71,10 @@ class InflationOptions(Declared):
         "less by --inflation_gap than those of the kept ones.",
     )
     inflation_gap: float | None = option(
-        type=POSITIVE, unset="1.02", help="Gap of constant_inflation_gap, in units of rho."
+        unset="1.02", help="Gap of constant_inflation_gap, in units of rho."
     )
     g_rescaling: float | None = option(
-        type=POSITIVE, unset="1", help="Factor on every exponent g: less than 1 compresses less."
+        unset="1", help="Factor on every exponent g: less than 1 compresses less."
     )
 
     def expected(self) -> dict[str, Any]:
@@ -176,7 +174,6 @@ class CallOptions(Declared):
     )
     batch_gpu: int | None = option(
         "--batch-gpu",
-        type=COUNT,
         unset="16 on a CPU, 128 on CUDA",
         help="Images of one network call",
     )
@@ -189,10 +186,10 @@ class ImageNetworkOptions(CallOptions):
     data_name: str | None = option(
         unset="the network's data set", help="Name of the data in the names of results"
     )
-    data_dim: int | None = option(type=COUNT, unset=KNOWN, help="Numbers of an image")
-    dims_to_keep: int | None = option(type=COUNT, unset=KNOWN, help="Dimensions kept")
-    img_size: int | None = option(of=names.IMAGES, type=COUNT, unset=KNOWN, help="Side in pixels")
-    img_ch: int | None = option(of=names.IMAGES, type=COUNT, unset=KNOWN, help="Channels")
+    data_dim: int | None = option(unset=KNOWN, help="Numbers of an image")
+    dims_to_keep: int | None = option(unset=KNOWN, help="Dimensions kept")
+    img_size: int | None = option(of=names.IMAGES, unset=KNOWN, help="Side in pixels")
+    img_ch: int | None = option(of=names.IMAGES, unset=KNOWN, help="Channels")
     calibration: bool = calibration()
     end_vars: float = end_vars()
 
@@ -232,11 +229,8 @@ class SolverOptions(Declared):
         help="Method of integration; student: that of a network by distill.py, in its few calls "
         "unless times are said.",
     )
-    rtol: float = option(
-        type=POSITIVE, default=1e-6, help="Relative tolerance of a step of dopri5."
-    )
+    rtol: float = option(default=1e-6, help="Relative tolerance of a step of dopri5.")
     atol: float = option(
-        type=POSITIVE,
         default=1e-6,
         help="Absolute tolerance of a step of dopri5, in standard deviations.",
     )
@@ -255,11 +249,10 @@ class ToyTimeOptions(Declared):
 
     section = "Integration"
     steps: int | str | None = option(
-        type=STEPS,
         unset=f"{names.DEFAULT_STEPS}, or as many as fit in T",
         help="Steps of the solver, or auto, by --tol",
     )
-    h: float | None = option(type=POSITIVE, unset="T/steps", help="Step size; T is steps times h")
+    h: float | None = option(unset="T/steps", help="Step size; T is steps times h")
     disc: str = _spacing("ifs", "adapted")
     tol: float = _tolerance()
 
@@ -278,7 +271,7 @@ class EvenTimeOptions(Declared):
     section = "Integration"
     disc: str = _spacing("ifs", "vp_ode")
     vpode_disc_eps: float = option(type=NOT_NEGATIVE, default=1e-2, help="First time of vp_ode.")
-    end_time: float | None = option(type=POSITIVE, unset="the network's tmax", help="T")
+    end_time: float | None = option(unset="the network's tmax", help="T")
 
     def __post_init__(self) -> None:
         if "vpode_disc_eps" in self.given and self.first is None:
@@ -294,7 +287,6 @@ class ImageTimeOptions(EvenTimeOptions):
 
     disc: str = _spacing(*DISCRETIZATIONS)
     n_iters: int | str | None = option(
-        type=STEPS,
         default=names.DEFAULT_STEPS,
         help="Steps of the solver each way, or auto, by --tol.",
     )
@@ -309,7 +301,6 @@ class SampleTimeOptions(ImageTimeOptions):
     """The times of samples that are not compared with data."""
 
     n_iters: int | str | None = option(
-        type=STEPS,
         unset=f"as few calls as the network file found enough, or {names.DEFAULT_STEPS} steps",
         help="Steps of the solver, or auto, by --tol",
     )

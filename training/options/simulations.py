@@ -10,7 +10,7 @@ from dnnlib.errors import UsageError
 from training.names import IMAGES, KINDS, MOST_ROWS, TABLE, TOY
 from training.options import shared
 from training.options.declared import Declared, option, options_of
-from training.options.types import COUNT, DATA_SET, FILE, POSITIVE, choice
+from training.options.types import DATA_SET, choice
 
 SAMPLES = 256
 
@@ -23,14 +23,12 @@ class SimulationSettings(Declared):
         type=DATA_SET, help="Data set to melt: a zip or folder of images, the .npz of a table."
     )
     bs: int | None = option(
-        type=COUNT,
         unset=f"{SAMPLES}, or all if there are fewer; rows to melt: all that are held out, or "
         f"{MOST_ROWS:,}",
         help="Images, or rows, of each simulation.",
     )
     csv: Path | None = option(
         of=TABLE,
-        type=FILE,
         unset="none",
         help="File of the generated rows of a table, or of the rows of a lone melt, with their log "
         "densities if these are computed",
@@ -47,9 +45,7 @@ class SimulationSettings(Declared):
         help="What to simulate; gen alone by as few calls as the network file found enough, unless "
         "times, a solver or --save_freq are given.",
     )
-    prev_melt: Path | None = option(
-        type=FILE, help="A melt to start from, for a lone roundtrip or gen."
-    )
+    prev_melt: Path | None = option(help="A melt to start from, for a lone roundtrip or gen.")
     start_noise: bool = option(
         of=IMAGES,
         is_flag=True,
@@ -69,7 +65,7 @@ class SimulationSettings(Declared):
         unset="random",
         help="Class to generate, for networks with classes",
     )
-    save_freq: int = option(type=COUNT, default=5, help="Steps between saved states.")
+    save_freq: int = option(default=5, help="Steps between saved states.")
     seed: int = shared.seed("the choice of images and of the latents")
     network: shared.ImageNetworkOptions = options_of(shared.ImageNetworkOptions)
     solver: shared.SolverOptions = options_of(shared.SolverOptions)
@@ -125,10 +121,10 @@ class _Simulating(Declared):
     """What the simulations of toys have in common."""
 
     save_dir: Path = shared.save_dir()
-    total_samples: int = option(type=COUNT, default=2000, help="Samples of each simulation.")
+    total_samples: int = option(default=2000, help="Samples of each simulation.")
     eps: str | None = shared.eps("Law of generation's latents", melt=True)
     end_vars: float = shared.end_vars()
-    save_freq: int = option(type=COUNT, default=5, help="Steps between saved states.")
+    save_freq: int = option(default=5, help="Steps between saved states.")
     seed: int = shared.seed("the data and the latents")
     solver: shared.SolverOptions = options_of(shared.SolverOptions)
     times: shared.ToyTimeOptions = options_of(shared.ToyTimeOptions)
@@ -176,9 +172,8 @@ class RoundtripSettings(Declared):
         required=True,
         help="Data set: a zip or folder of images, the .npz of a table.",
     )
-    bs: int = option(type=COUNT, default=1000, help="Images or rows in flight, over all ranks.")
+    bs: int = option(default=1000, help="Images or rows in flight, over all ranks.")
     total_samples: int | None = option(
-        type=COUNT,
         unset=f"{PUBLISHED_SAMPLES}, or all if there are fewer; of a table all rows that are held "
         "out",
         help="Images or rows to measure.",
@@ -209,14 +204,14 @@ class SphereOptions(Declared):
     """The spheres, and what is counted in them."""
 
     section = "Spheres and points"
-    test_pts: int = option(type=COUNT, default=20000, help="Test points, and samples of a toy.")
+    test_pts: int = option(default=20000, help="Test points, and samples of a toy.")
     boundary_pts: int | None = option(
         type=click.IntRange(1, MOST_BOUNDARY_POINTS),
         unset=f"{BOUNDARY_POINTS[2]} in 2-D, {BOUNDARY_POINTS[3]} in 3-D",
         help="Points on each sphere",
     )
-    r_min: float = option(type=POSITIVE, default=0.5, help="Smallest Mahalanobis radius.")
-    r_max: float = option(type=POSITIVE, default=3.5, help="Largest Mahalanobis radius.")
+    r_min: float = option(default=0.5, help="Smallest Mahalanobis radius.")
+    r_max: float = option(default=3.5, help="Largest Mahalanobis radius.")
     r_num: int = option(
         type=click.IntRange(1, MOST_RADII),
         default=7,
@@ -229,7 +224,6 @@ class SphereOptions(Declared):
         "shape refitted at each stage to the sphere's points and those of the smaller spheres.",
     )
     alpha: float | None = option(
-        type=POSITIVE,
         unset="1, or more if it takes more to fill the spheres at the start",
         help="Radius of alpha shapes, in standard deviations of each stage along the axes of the "
         "eigenbasis",
@@ -241,9 +235,7 @@ class SphereOptions(Declared):
         help="With a network, count the fresh samples also inside the spheres that the toy's own "
         "denoiser carries to the data",
     )
-    num_seeds: int = option(
-        of=TOY, type=COUNT, default=1, help="Repetitions with seeds from --seed on."
-    )
+    num_seeds: int = option(of=TOY, default=1, help="Repetitions with seeds from --seed on.")
     seed: int = shared.seed("the test points and fresh samples")
 
     def __post_init__(self) -> None:

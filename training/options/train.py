@@ -16,17 +16,12 @@ from training.options.training import (
     TrainingOptions,
 )
 from training.options.types import (
-    COUNT,
     DATA_SET,
-    FILE,
     MULTIPLIERS,
     NOT_NEGATIVE,
-    POSITIVE,
     SHAPE,
     SIDES,
-    STEPS,
     FiniteFloat,
-    Names,
     choice,
 )
 
@@ -45,7 +40,6 @@ class NetworkOptions(Declared):
     )
     cbase: int | None = option(
         of=names.IMAGES,
-        type=COUNT,
         unset="the preset's",
         help="Channels of the finest level, but for its factor.",
     )
@@ -188,13 +182,10 @@ class TableOptions(Declared):
         "a period of 10 standard deviations down.",
     )
     width: int | None = option(
-        type=COUNT,
         unset=recipes.told_of_tables("width"),
         help="Units of a layer",
     )
-    depth: int | None = option(
-        type=COUNT, unset=recipes.told_of_tables("depth"), help="Hidden layers"
-    )
+    depth: int | None = option(unset=recipes.told_of_tables("depth"), help="Hidden layers")
     weight_decay: float | None = option(
         type=NOT_NEGATIVE, unset=recipes.told_of_tables("weight_decay"), help="Decay of the weights"
     )
@@ -204,7 +195,6 @@ class TableOptions(Declared):
         help="Of tables: what takes the steps; soap takes longer for one, and learns more in it",
     )
     patience: int | None = option(
-        type=COUNT,
         unset=recipes.told_of_tables("patience"),
         help="Reports without a better score on held-out rows that end the training",
     )
@@ -250,7 +240,6 @@ class DataOptions(Declared):
         "have text, dates or holes.",
     )
     ask: tuple[str, ...] | None = option(
-        type=Names(),
         unset="any question",
         of=names.TABLE,
         help="Columns that alone are asked, given all others: one question",
@@ -272,7 +261,6 @@ class DataOptions(Declared):
     )
     batch_pca: int | None = option(
         of=names.IMAGES,
-        type=COUNT,
         unset="all",
         help="Number of images that the basis is fitted to.",
     )
@@ -302,13 +290,11 @@ class ImageFlowOptions(InflationOptions):
     )
     tmin: float | None = option(type=NOT_NEGATIVE, unset="the schedule's", help="First time.")
     dims_to_keep: int | str | None = option(
-        type=STEPS,
         unset="all",
         help="Dimensions that keep inflating: as many as the data has is PR-preserving, fewer is "
         "PR-reducing; auto, for tables, is the participation ratio.",
     )
     tmax: float | None = option(
-        type=POSITIVE,
         unset="when a tenth of the top dimension's variance is data, half as long again if "
         f"dimensions are compressed; preset published: {recipes.PUBLISHED_T_MAX}",
         help="Last time.",
@@ -355,7 +341,6 @@ class ImageCalibrationOptions(CalibrationOptions):
     )
     calibration_data: Path | None = option(
         of=names.IMAGES,
-        type=FILE,
         unset="--data",
         help="Images to calibrate on, best such that were held out of training.",
     )

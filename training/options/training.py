@@ -14,11 +14,8 @@ from training.options.declared import Declared, option, options_of, parameters_o
 from training.options.shared import InflationOptions
 from training.options.types import (
     AMOUNT,
-    COUNT,
-    FILE,
     NETWORK,
     NOT_NEGATIVE,
-    POSITIVE,
     SEED,
     FiniteFloat,
     Integers,
@@ -39,27 +36,24 @@ class TrainingOptions(Declared):
         help="Length of the training, million samples. With --resume, a new length.",
     )
     minutes: float | None = option(
-        type=POSITIVE,
         unset="as long as --duration",
         help="In place of --duration: as many samples as steps take in about so many minutes, as "
         "measured at the start. What is held out may still end it before, if there is such.",
     )
-    batch: int | None = option(type=COUNT, unset="the preset's", help="Batch size over all ranks.")
+    batch: int | None = option(unset="the preset's", help="Batch size over all ranks.")
     batch_gpu: int | None = option(
         "--batch-gpu",
         free=True,
-        type=COUNT,
         unset="no limit",
         help="Largest batch of one rank at a time.",
     )
-    lr: float | None = option(type=POSITIVE, unset="the preset's", help="Peak learning rate.")
+    lr: float | None = option(unset="the preset's", help="Peak learning rate.")
     ema: float | None = option(
         type=FiniteFloat(min=0, max=1e9),
         unset="the preset's",
         help="Half-life of averaged weights, million samples.",
     )
     ls: float = option(
-        type=POSITIVE,
         default=1.0,
         help="Loss scale in the backward pass; in fp16, times one of 65536 that adapts.",
     )
@@ -131,32 +125,27 @@ class RunOptions(Declared):
     """Where a run is, what it writes and when, and what it goes on from."""
 
     section = "Run"
-    outdir: Path | None = option(type=FILE, help="Where to make the run's folder.  [required]")
+    outdir: Path | None = option(help="Where to make the run's folder.  [required]")
     desc: str | None = option(help="Text to add to the name of the run's folder.")
     nosubdir: bool = option(is_flag=True, help="Use --outdir itself as the run's folder.")
     resume: Path | None = option(
         free=True,
-        type=FILE,
         help="A run's folder or training-state-*.pt: go on in that folder, with its options.",
     )
     tick: int | None = option(
-        free=True, type=COUNT, unset="the preset's", help="Thousand samples between reports."
+        free=True, unset="the preset's", help="Thousand samples between reports."
     )
     snap: int | None = option(
         free=True,
-        type=COUNT,
         unset="the preset's",
         help="Reports between network files; the last is always written.",
     )
     dump: int | None = option(
         free=True,
-        type=COUNT,
         unset="the preset's",
         help="Reports between training states; the last is always written.",
     )
-    keep: int = option(
-        free=True, type=COUNT, default=2, help="Training states to keep, the newest."
-    )
+    keep: int = option(free=True, default=2, help="Training states to keep, the newest.")
     seed: int = option(type=SEED, default=0, help="Seed of all random numbers.")
     deterministic: bool = option(
         is_flag=True, help="Use only algorithms of PyTorch that give the same bytes every time."
@@ -166,7 +155,6 @@ class RunOptions(Declared):
     )
     threads: int | None = option(
         free=True,
-        type=COUNT,
         unset="as OMP_NUM_THREADS says, or the machine's idle cores, or one for a small network "
         "of a table",
         help="Threads on a CPU, without torchrun. A resumed run has those that it began with",
@@ -274,7 +262,6 @@ class ToyFlowOptions(InflationOptions):
     )
     tmin: float | None = option(type=NOT_NEGATIVE, unset="0; edm: 0.002", help="First time.")
     tmax: float | None = option(
-        type=POSITIVE,
         unset="when a tenth of the top dimension's variance is data; edm: 80",
         help="Last time.",
     )
