@@ -86,38 +86,27 @@ def training_on_records(settings: TrainSettings, data: Path, records: Records) -
 
 
 def training_on_table(settings: TrainSettings, data: Path) -> TableTraining:
-    """What options say of a training on a table. Raises UsageError if they contradict it."""
+    """What options say of a training on a table, or on trials of which data are missing. Raises
+    UsageError if they contradict it."""
     settings.require_kind(names.TABLE, str(data))
     table = with_wanted_conditions(settings, load_table(data))
-    likelihood = settings.data.likelihood
-    if table.points.isnan().any():
-        return training_on_trials(settings, data, table)
-    require_network(settings, (names.TABLE_NETWORK,))
-    gain = bool(settings.network.output_gain)
-    return TableTraining(
-        wanted=wanted(settings, names.TABLE_NETWORK, table.dim, gain, TableTraining.calibrates),
+    likelihood, holes = settings.data.likelihood, bool(table.points.isnan().any())
+    cls = TrialTraining if holes else TableTraining
+    require_network(settings, (cls.network,))
+    if holes:
+        what = f"the likelihood of {data}, which has missing data,"
+        settings.require_none_of_complete_tables(what, but=["likelihood", "cond"])
+        gain, space = False, Space("none", "none")
+    else:
+        gain = bool(settings.network.output_gain)
+        space = settings.table.into(Space, **({"bounded": "map"} if likelihood else {}))
+    return cls(
+        wanted=wanted(settings, cls.network, table.dim, gain, cls.calibrates),
         table=table,
         path=data,
-        space=settings.table.into(Space, **({"bounded": "map"} if likelihood else {})),
+        space=space,
         likelihood=likelihood,
         condition_shape=settings.table.cond_shape,
-    )
-
-
-def training_on_trials(settings: TrainSettings, data: Path, table: DataTable) -> TrialTraining:
-    """What options say of a training on the table of a likelihood, of which data are missing.
-    Raises UsageError if they contradict it."""
-    require_network(settings, (names.TRIAL_NETWORK,))
-    what = f"the likelihood of {data}, which has missing data,"
-    settings.require_none_of_complete_tables(what, but=["likelihood", "cond"])
-    return TrialTraining(
-        wanted=wanted(
-            settings, names.TRIAL_NETWORK, table.dim, calibrates=TrialTraining.calibrates
-        ),
-        table=table,
-        path=data,
-        space=Space("none", "none"),
-        likelihood=True,
     )
 
 
