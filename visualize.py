@@ -28,9 +28,7 @@ class Settings(Declared):
     dest: Path | None = option(
         "--dest", "--save_dir", unset="the file's", help="Folder of the pictures"
     )
-    animation: bool = option(
-        "--animation/--no-animation", default=True, help="Animate melts and generations."
-    )
+    animation: bool = option(default=True, help="Animate melts and generations.")
     format: str = option(type=choice(("gif", "mp4")), default="gif", help="Format of animations.")
     overwrite: bool = overwrite()
 

@@ -39,7 +39,6 @@ class IntervalSettings(RowSettings):
         help="Probability of the intervals of numbers.",
     )
     held_out: bool = option(
-        "--held_out/--no-held_out",
         default=True,
         help="Intervals that hold as many of the cells that the training held out as they say, as "
         "far as these are many; else as the flow has them.",

@@ -162,7 +162,8 @@ def option(
     """A field that is an option.
 
     Args:
-        names: As typed; without any, the field's name after two hyphens.
+        names: As typed; without any, the field's name after two hyphens, and ``--no-`` before it
+            too where it is true or false and no flag.
         unset: What happens if it is left out, in words; the help shows it as the default.
         of: The one kind of data that it is for; None for all.
         free: Whether a resumed run may have another value, and still be the same run.
@@ -243,14 +244,17 @@ def parameters_of(
                 continue
             if not attributes.get("help", ".").endswith((".", "]")):
                 attributes["help"] += "."
-            if not attributes.keys() & {"type", "is_flag", "multiple"}:
-                attributes["type"] = BY_ANNOTATION.get(_without_none(item.type))
             if item.name in defaults:
                 attributes["default"] = defaults[item.name]
             elif declaration.unset is not None:
                 words = unset if isinstance(unset, str) else unset.get(item.name, "{}")
                 attributes["help"] += f"  [default: {words.format(declaration.unset)}]"
-            names = [item.name, *(declaration.names or (f"--{item.name}",))]
+            kind = _without_none(item.type)
+            if not attributes.keys() & {"type", "is_flag", "multiple"}:
+                attributes["type"] = BY_ANNOTATION.get(kind)
+            both = kind is bool and "is_flag" not in attributes
+            usual = f"--{item.name}/--no-{item.name}" if both else f"--{item.name}"
+            names = [item.name, *(declaration.names or (usual,))]
             attributes |= {"section": cls.section, "show_default": True}
             yield DeclaredOption(names, **attributes)
 

@@ -224,7 +224,6 @@ class CommonSettings(InferenceSettings):
 
     sampler: SamplerOptions = options_of(SamplerOptions)
     sharpen: bool = option(
-        "--sharpen/--no-sharpen",
         default=True,
         help="Without a likelihood: take the noise of the first time off draws, to first order in "
         "its variance, by one more step of the ODE; of tables of up to 16 columns, without "

@@ -43,7 +43,6 @@ class SampleSettings(CommonSettings):
         "observed, and the flow's own draws are the posterior's",
     )
     log_prob: bool = option(
-        "--log_prob/--no-log_prob",
         default=True,
         help="With --condition alone: the log density of each draw too, by exact traces; not of "
         "images, and not with --deblur.",
@@ -62,7 +61,6 @@ class SampleSettings(CommonSettings):
     )
     strict: bool = shared.strict("a posterior has not converged")
     held_out: bool = option(
-        "--held_out/--no-held_out",
         idle=True,
         default=True,
         help="If the network was calibrated (posterior.py calibrate): intervals and regions as "

@@ -123,7 +123,6 @@ def network(required: bool = True) -> Any:
 def calibration() -> Any:
     """The option ``--calibration``."""
     return option(
-        "--calibration/--no-calibration",
         default=True,
         help="Use the calibration in the network file, if it has one.",
     )
@@ -323,7 +322,6 @@ class DensityOptions(Declared):
 
     section = "Log densities"
     log_prob: bool = option(
-        "--log_prob/--no-log_prob",
         default=False,
         help="Write the log density of the points at the first time, which takes one or more "
         "backward passes for each network call.",

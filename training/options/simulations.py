@@ -34,7 +34,6 @@ class SimulationSettings(Declared):
         "densities if these are computed",
     )
     round: bool = option(
-        "--round/--no-round",
         of=TABLE,
         default=True,
         help="Put discrete columns in --csv at the nearest of their steps.",
@@ -229,7 +228,6 @@ class SphereOptions(Declared):
         "eigenbasis",
     )
     paired: bool | None = option(
-        "--paired/--no-paired",
         of=TOY,
         unset="in 2-D; in 3-D it takes up to half as long again",
         help="With a network, count the fresh samples also inside the spheres that the toy's own "

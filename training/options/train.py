@@ -80,7 +80,6 @@ class NetworkOptions(Declared):
         help="How the network sees the time: as the log of the noise, or as 999 t (ddpm).",
     )
     output_gain: bool | None = option(
-        "--output_gain/--no-output_gain",
         unset="of images, with precond=ifs",
         help="Multiply the network's output by a factor of each dimension and time, which is "
         "trained with it.",
@@ -102,7 +101,6 @@ class NetworkOptions(Declared):
         free=True, of=names.IMAGES, is_flag=True, help="Compile the network with torch.compile."
     )
     bench: bool = option(
-        "--bench/--no-bench",
         free=True,
         of=names.IMAGES,
         default=True,
@@ -265,7 +263,6 @@ class DataOptions(Declared):
         help="Number of images that the basis is fitted to.",
     )
     cache: bool | None = option(
-        "--cache/--no-cache",
         free=True,
         of=names.IMAGES,
         unset="the preset's",
@@ -324,7 +321,6 @@ class ImageTrainingOptions(TrainingOptions):
         help="Million samples in which the learning rate rises.",
     )
     lr_decay: bool | None = option(
-        "--lr_decay/--no-lr_decay",
         unset="the preset's",
         help="Let the rate fall to 0 along a cosine.",
     )
@@ -334,7 +330,6 @@ class ImageCalibrationOptions(CalibrationOptions):
     """Whether, how and on what to calibrate."""
 
     calibrate: bool | None = option(
-        "--calibrate/--no-calibrate",
         unset="of images, with precond=ifs",
         help="After training, correct the network by its regression on the data; of a table, on "
         "its held-out rows.",

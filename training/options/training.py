@@ -93,7 +93,6 @@ class CalibrationOptions(Declared):
 
     section = "Calibration"
     calibrate: bool | None = option(
-        "--calibrate/--no-calibrate",
         unset="with precond=ifs",
         help="After training, correct the network by its regression on the data.",
     )
@@ -245,7 +244,6 @@ class ToyOptions(Declared):
         "are near; 0 for none",
     )
     antithetic: bool = option(
-        "--antithetic/--no-antithetic",
         default=True,
         help="Use each point twice, with opposite noise.",
     )
