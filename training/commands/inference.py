@@ -22,18 +22,7 @@ from training.inference.region import Region
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.names import LEARNED_POOL, MOST_DEBLURRED, TEACHER, UNIFORM
-from training.options.inference import (
-    CALIBRATION_DRAWS,
-    CHAIN_STEPS,
-    CHECK_DRAWS,
-    DRAWS,
-    LEARNED_SOLVER,
-    LEARNED_STEPS,
-    SOLVER,
-    STEPS,
-    CommonSettings,
-    InferenceSettings,
-)
+from training.options import inference
 from training.options.posterior import CalibrateSettings, CheckSettings, SampleSettings
 from training.runs.latents import LatentChoice, latent_choice, recorded_eps
 from training.runs.posterior_results import BOUNDS
@@ -54,14 +43,14 @@ class Asked:
         region: Where the posterior was trained, if it is not everywhere.
     """
 
-    settings: InferenceSettings
+    settings: inference.InferenceSettings
     subject: Subject
     latent: LatentChoice
     learned: LearnedLikelihood | None = None
     region: Region | None = None
 
     @classmethod
-    def open(cls, settings: InferenceSettings) -> "Asked":
+    def open(cls, settings: inference.InferenceSettings) -> "Asked":
         """Opens the prior. Raises UsageError if options contradict it, DataError if its file is
         missing or broken."""
         learned, subject = _opened(settings)
@@ -102,12 +91,16 @@ class Asked:
         if steps is None and "points" in flow.courses:
             prior = replace(self._prior(*flow.course("points")), ways=ways_of(flow))
         else:
-            name, usual = (LEARNED_SOLVER, LEARNED_STEPS) if learned else (SOLVER, STEPS)
+            name, usual = (
+                (inference.LEARNED_SOLVER, inference.LEARNED_STEPS)
+                if learned
+                else (inference.SOLVER, inference.STEPS)
+            )
             prior = self._prior(flow.times(steps or usual), get_solver(name))
         if self.subject.is_readable:
             return prior
         # Latents of images are written beside their draws, and decide nothing.
-        latents = (flow.times(CHAIN_STEPS), get_solver(SOLVER))
+        latents = (flow.times(inference.CHAIN_STEPS), get_solver(inference.SOLVER))
         return replace(prior, ways={**prior.ways, "latents": latents})
 
     @property
@@ -116,7 +109,7 @@ class Asked:
         steps, flow = self.settings.prior.chain_n_iters, self.subject.flow
         if steps is None and "look" in flow.courses:
             return self._prior(*flow.course("look"))
-        return self._prior(flow.times(steps or CHAIN_STEPS), get_solver(SOLVER))
+        return self._prior(flow.times(steps or inference.CHAIN_STEPS), get_solver(inference.SOLVER))
 
     @property
     def solvers(self) -> dict[str, dict[str, str | int]]:
@@ -130,7 +123,7 @@ class Asked:
     def sharpened(self, prior: Prior) -> Prior:
         """The prior as draws without a likelihood have it."""
         settings = self.settings
-        assert isinstance(settings, CommonSettings)
+        assert isinstance(settings, inference.CommonSettings)
         if isinstance(settings, SampleSettings) and settings.correct:
             # Weights of a correction are the more even if draws are wider than the posterior.
             return prior
@@ -141,12 +134,12 @@ class Asked:
     def plan(self) -> SamplingPlan:
         """How to sample."""
         settings = self.settings
-        assert isinstance(settings, CommonSettings)
-        how, usual = settings.sampler, DRAWS
+        assert isinstance(settings, inference.CommonSettings)
+        how, usual = settings.sampler, inference.DRAWS
         if (settings.learned or settings.of_trials) and isinstance(settings, CheckSettings):
-            usual = CHECK_DRAWS
+            usual = inference.CHECK_DRAWS
         if settings.learned and isinstance(settings, CalibrateSettings):
-            usual = CALIBRATION_DRAWS
+            usual = inference.CALIBRATION_DRAWS
         return how.into(
             SamplingPlan,
             draws=how.draws or usual,
@@ -315,7 +308,7 @@ def prepared(
     return groups, options
 
 
-def _opened(settings: InferenceSettings) -> tuple[LearnedLikelihood | None, Subject]:
+def _opened(settings: inference.InferenceSettings) -> tuple[LearnedLikelihood | None, Subject]:
     """The likelihood that a network has learned, if it has, and the prior."""
     prior, inflation = settings.prior, settings.inflation
     if prior.network is None:

@@ -37,17 +37,10 @@ from training.options.posterior import (
     SampleSettings,
 )
 from training.runs import posterior_results as results
+from training.runs import posteriors
 from training.runs.latents import recorded_eps
 from training.runs.mixtures import MixturePlan, recover
 from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
-from training.runs.posteriors import (
-    Groups,
-    into_parts,
-    latents_of,
-    sample_groups,
-    sampled,
-    without_points,
-)
 from training.subjects import Subject, TableFlow
 from training.subjects.subject import required
 
@@ -84,17 +77,20 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
             if likelihood is None:
                 assert labels is not None
                 learned = asked.amortized(fine, labels.to(device))
-                into_parts(groups, learned.sample, learned.chains * learned.draws)
+                posteriors.into_parts(groups, learned.sample, learned.chains * learned.draws)
             else:
                 prior = sample_observed(asked, likelihood, observed, labels, groups)
         if not distributed.is_main():
             groups.remove()
             return 0
-        all_draws, summary = without_points(groups)
+        all_draws, summary = posteriors.without_points(groups)
         about = {**about_of(asked, options, all_draws), **more}
         save_netcdf(
             draws_file,
-            ((draws, latents_of(draws, fine)) for draws, _ in sampled(groups)),
+            (
+                (draws, posteriors.latents_of(draws, fine))
+                for draws, _ in posteriors.sampled(groups)
+            ),
             (plan.chains, plan.draws, len(observed), subject.dim),
             subject.names,
             # Trials differ in their numbers, of which a file of draws has none.
@@ -215,7 +211,7 @@ def sample_observed(
     likelihood: Likelihood,
     observed: Tensor,
     labels: Tensor | None,
-    groups: Groups,
+    groups: posteriors.Groups,
 ) -> Tensor | None:
     """Draws of posteriors by a likelihood; returns draws of the prior, to compare them with."""
     problem, plan = asked.problem(likelihood, observed, labels), asked.plan
@@ -224,7 +220,7 @@ def sample_observed(
         moments = target.prior.moments(target.labels)
         far = target.likelihood.deviations(*moments, target.observed)
         results.warn_of_far(far, asked.seen_names(target.likelihood))
-    sample_groups(problem, plan, groups)
+    posteriors.sample_groups(problem, plan, groups)
     if not (asked.subject.is_readable and distributed.is_main()):
         return None
     return prior_draws(target, PRIOR_DRAWS, plan.seed)

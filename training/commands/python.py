@@ -72,17 +72,7 @@ class Toy(toys.Toy):
     def train(
         self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
     ) -> Model:
-        """A model of it, as ``toy_train.py`` trains it.
-
-        Args:
-            outdir: Folder of the run, which gets its files; None keeps none.
-            progress: Called with the part of the training that is done, from 0 to 1; True shows a
-                bar, in a terminal or a notebook.
-            options: Those of ``toy_train.py``, by name, such as ``dims_to_keep`` or ``seed``.
-
-        Raises:
-            UsageError: There is no such option, or it does not take this value.
-        """
+        """A model of it, as ``toy_train.py`` trains it by its options; see ``Table.train``."""
         own = {"data_name": self.name, "augment_to": self.augment_to}
         return _trained(ToyTrainSettings, train.run_on_toy, own, outdir, progress, options)
 
@@ -221,10 +211,8 @@ class Simulations(Table):
         bounds: Mapping[str, tuple[float, float]] | None = None,
         dataset: Any = None,
         covariates: Sequence[str] = (),
-        held_out: float = 0.1,
-        seed: int = 0,
         name: str = "simulations",
-        missing: str = "refuse",
+        **choices: Any,
     ):
         """Takes both as data frames, arrays or tensors, ``[N, D]`` and ``[N, C]``.
 
@@ -237,11 +225,8 @@ class Simulations(Table):
                 ``train(cond_shape="set:K")`` the posterior given all, K columns each; None if none
                 are.
             covariates: Columns of the data that are known of each trial, such as a time.
-            held_out: Fraction of the simulations that is not to be trained on.
-            seed: Of the choice of these.
             name: How results are named.
-            missing: What becomes of missing data: ``refuse`` them, ``drop`` their rows, or ``keep``
-                them, where ``dataset`` says which rows are trials.
+            choices: Of ``Table.open``, by name: ``held_out``, ``seed``, ``missing``.
 
         Raises:
             DataError: They are no numbers, of another number of rows, or too few.
@@ -272,10 +257,8 @@ class Simulations(Table):
             covariates=covariates,
             dataset=next(iter(beside), None),
             bounds=bounds,
-            missing=missing,
-            held_out=held_out,
-            seed=seed,
             name=name,
+            **choices,
         )
         super().__init__(table.rows, name, table.lines, kind=kind_of(parameters))
 

@@ -19,14 +19,7 @@ from torch_utils.array_rows import open_rows
 from torch_utils.results import provenance, save_json
 from torch_utils.streams import Stream
 from training.commands.shared import last_time, of_data_set, solver_of, steps_and_end
-from training.files import residuals
-from training.files.correlations import (
-    save_correlations,
-    save_summary,
-    summary_files,
-    time_correlations_file,
-    toy_correlations_file,
-)
+from training.files import correlations, residuals
 from training.measure.correlations import Autocorrelations, Correlation, correlate
 from training.measure.residuals import Extractor, Put, ResidualProbe
 from training.model.model import Model
@@ -132,8 +125,8 @@ def calctoys(settings: CalcToysSettings) -> None:
     known = known_of(source, extraction, (steps, count, dim), settings.expected())
     about = residuals.told_of(extraction, source.with_suffix(".json"))
     folder, stem = settings.save_dir, extraction.stem
-    result = toy_correlations_file(folder, stem)
-    summaries = summary_files(folder, stem, toy=True)
+    result = correlations.toy_correlations_file(folder, stem)
+    summaries = correlations.summary_files(folder, stem, toy=True)
     require_new([result, *summaries], settings.run.overwrite)
     announcement = residuals.require_space(folder, result_bytes(shapes, steps * dim, dim))
     with distributed.process_group(settings.run.device_name) as device:
@@ -149,10 +142,10 @@ def calctoys(settings: CalcToysSettings) -> None:
             arrays[name] = distributed.gather_rows(matrices, steps).cpu().numpy()
         whole = table.gathered(steps, device)
         if distributed.is_main():
-            save_correlations(result, extraction.times, arrays)
+            correlations.save_correlations(result, extraction.times, arrays)
             options = settings.recorded(device_name=str(device), **known)
             made = {"extraction": about, "options": options, "seconds": perf_counter() - began}
-            save_summary(summaries, whole, extraction, count, made)
+            correlations.save_summary(summaries, whole, extraction, count, made)
 
 
 def calc(settings: CalcSettings) -> None:
@@ -166,8 +159,8 @@ def calc(settings: CalcSettings) -> None:
     residuals.require_same(root, extraction, shapes)
     about = residuals.told_of(extraction, root / f"{extraction.stem}_net_outputs_residuals.json")
     stem = extraction.stem
-    paths = [time_correlations_file(folder, stem, index) for index in range(steps)]
-    summaries = summary_files(folder, stem, toy=False)
+    paths = [correlations.time_correlations_file(folder, stem, index) for index in range(steps)]
+    summaries = correlations.summary_files(folder, stem, toy=False)
     require_new([*paths, *summaries], settings.run.overwrite)
     announcement = residuals.require_space(folder, steps * result_bytes(shapes, dim, dim))
     with distributed.process_group(settings.run.device_name) as device:
@@ -181,12 +174,14 @@ def calc(settings: CalcSettings) -> None:
                 correlation = correlate(pairs, f"{later}: '{name}'")
                 table.put(name, index - share.start, correlation)
                 arrays[name] = correlation.matrix.float().cpu().numpy()
-            save_correlations(paths[index], np.asarray(extraction.times[index]), arrays)
+            correlations.save_correlations(
+                paths[index], np.asarray(extraction.times[index]), arrays
+            )
         whole = table.gathered(steps, device)
         if distributed.is_main():
             options = settings.recorded(device_name=str(device), **known)
             made = {"extraction": about, "options": options, "seconds": perf_counter() - began}
-            save_summary(summaries, whole, extraction, count, made)
+            correlations.save_summary(summaries, whole, extraction, count, made)
 
 
 def begun(announcement: str, folder: Path) -> float:

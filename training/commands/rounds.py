@@ -135,22 +135,6 @@ class Question:
                 )
             shutil.rmtree(path.parent)
 
-    def source(
-        self, region: Region, draw: np.random.Generator
-    ) -> tuple[Callable[[int], Tensor], float]:
-        """What draws so many of the prior ``[n, D]``, and from which part of it, with a region."""
-        if self.prior is not None:
-            return partial(self.prior.drawn, draw=draw), 1.0
-        assert self.settings.bounds is not None
-        ends = torch.tensor([ends for _, *ends in self.settings.bounds], dtype=torch.float64)
-        low, high = region.within(*ends.T)
-        part = float(((high - low) / (ends[:, 1] - ends[:, 0])).prod())
-
-        def uniform(count: int) -> Tensor:
-            return torch.from_numpy(draw.uniform(low.numpy(), high.numpy(), (count, len(low))))
-
-        return uniform, part
-
     def table(self, points: Tensor, data: Tensor, seed: int) -> tuple[DataTable, list[str]]:
         """The data set of simulations, with lines about its columns. Raises UsageError if bounds
         are of another number of parameters, DataError if simulations are too few, beyond bounds, or
@@ -335,9 +319,21 @@ class Place:
     def _restricted(
         self, region: Region, count: int, enough: Callable[[float], int] | None = None
     ) -> Restricted | None:
-        """Draws of the prior in a region; see ``restricted``."""
-        source, part = self.question.source(region, np.random.default_rng([self.seed, 0]))
-        return restricted(source, region, count, enough, part)
+        """Draws of the prior in a region; see ``restricted``. Between bounds they are drawn from
+        the part that the region is in."""
+        draw, prior = np.random.default_rng([self.seed, 0]), self.question.prior
+        if prior is not None:
+            return restricted(partial(prior.drawn, draw=draw), region, count, enough, 1.0)
+        bounds = self.question.settings.bounds
+        assert bounds is not None
+        ends = torch.tensor([ends for _, *ends in bounds], dtype=torch.float64)
+        low, high = region.within(*ends.T)
+        part = float(((high - low) / (ends[:, 1] - ends[:, 0])).prod())
+
+        def uniform(count: int) -> Tensor:
+            return torch.from_numpy(draw.uniform(low.numpy(), high.numpy(), (count, len(low))))
+
+        return restricted(uniform, region, count, enough, part)
 
     def train(self) -> None:
         """Trains the posterior, unless it is there."""

@@ -7,22 +7,14 @@ import click
 from dnnlib.errors import UsageError
 from dnnlib.files import require_there
 from training.names import FEWEST_NEIGHBORS, FEWEST_RUNS, NEIGHBORS, TEACHER, UNIFORM
-from training.options import shared
+from training.options import inference, shared
 from training.options.declared import Declared, option, options_of
-from training.options.inference import (
-    DRAWS,
-    LIKELIHOODS,
-    CommonSettings,
-    HeldOutOptions,
-    InferenceSettings,
-    SamplerOptions,
-)
 from training.options.train import TableOptions
 from training.options.training import TrainingOptions
 from training.options.types import NETWORK, choice
 
 
-class SampleSettings(CommonSettings):
+class SampleSettings(inference.CommonSettings):
     """Draw from the posterior of each observation.
 
     \b
@@ -72,7 +64,7 @@ class SampleSettings(CommonSettings):
         help="Of a calibrated network: draw nothing, and exit with code 3, if an observation is so "
         "odd that at most this share of those held out would be",
     )
-    beside: HeldOutOptions = options_of(HeldOutOptions)
+    beside: inference.HeldOutOptions = options_of(inference.HeldOutOptions)
 
     @property
     def learned(self) -> bool:
@@ -98,14 +90,14 @@ class SampleSettings(CommonSettings):
             raise UsageError(f"--{name} goes with --condition alone: leave it out")
         if self.of_trials and (self.observation is None or self.condition is not None):
             raise UsageError("--prior goes with --observation, a row for each trial, alone")
-        own = self.likelihood.likelihood not in LIKELIHOODS
+        own = self.likelihood.likelihood not in inference.LIKELIHOODS
         if own != (self.observation is None):
             raise UsageError(
                 "--observation goes with gaussian, mask and linear, and is needed there"
             )
 
 
-class CheckSettings(CommonSettings):
+class CheckSettings(inference.CommonSettings):
     """Test whether sampler (--truth=flow) or model (--truth=data) are calibrated.
 
     Truths are found again; the verdict says how large an error so many runs would have seen.
@@ -161,7 +153,7 @@ class CheckSettings(CommonSettings):
             raise UsageError("--neighbors goes with --condition")
 
 
-class CalibrateSettings(CommonSettings):
+class CalibrateSettings(inference.CommonSettings):
     """Learn from truths that no training saw what intervals and regions to ask for.
 
     The network file gets a part, by which sample gives intervals that hold what they say for
@@ -191,7 +183,7 @@ class CalibrateSettings(CommonSettings):
     dest: Path | None = option(
         idle=True, unset="the network file itself", help="Network file to write"
     )
-    beside: HeldOutOptions = options_of(HeldOutOptions)
+    beside: inference.HeldOutOptions = options_of(inference.HeldOutOptions)
 
     @property
     def learned(self) -> bool:
@@ -275,7 +267,7 @@ class CompareSettings(Declared):
         unset="all alike",
         help="Probabilities of the models before any observation, with commas",
     )
-    sampler: SamplerOptions = options_of(SamplerOptions)
+    sampler: inference.SamplerOptions = options_of(inference.SamplerOptions)
     strict: bool = shared.strict("a posterior has not converged")
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
@@ -388,7 +380,7 @@ class MixtureOptions(Declared):
             )
 
 
-class MixtureSettings(InferenceSettings):
+class MixtureSettings(inference.InferenceSettings):
     """Infer the weights of a Gaussian mixture over latents from noisy data.
 
     \b
@@ -402,8 +394,8 @@ class MixtureSettings(InferenceSettings):
         super().__post_init__()
         if "chain_n_iters" in self.given:
             raise UsageError("--chain_n_iters is for sample and check: no flow is in these chains")
-        if self.likelihood.likelihood not in LIKELIHOODS:
-            raise UsageError(f"mixture takes --likelihood={', '.join(LIKELIHOODS)}")
+        if self.likelihood.likelihood not in inference.LIKELIHOODS:
+            raise UsageError(f"mixture takes --likelihood={', '.join(inference.LIKELIHOODS)}")
 
 
 FEWEST = 50
@@ -449,7 +441,7 @@ class RoundsSettings(Declared):
         help="Simulations of all rounds together, which have equal shares.",
     )
     chains: int = option(default=4, help="Chains that draws are written as.")
-    draws: int = option(default=DRAWS, help="Of each chain.")
+    draws: int = option(default=inference.DRAWS, help="Of each chain.")
     seed: int = shared.seed("all random numbers")
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
     training: TrainingOptions = options_of(TrainingOptions)
