@@ -26,10 +26,7 @@ from training.flow.solvers import Solver
 from training.names import AUTO, KINDS
 from training.options.declared import Declared
 from training.options.samples import GenerationSettings
-from training.options.shared import (
-    DensityOptions,
-    ImageNetworkOptions,
-)
+from training.options.shared import DensityOptions, ImageNetworkOptions
 from training.options.simulations import (
     PUBLISHED_SAMPLES,
     SAMPLES,
@@ -305,14 +302,7 @@ def images_of_seeds(settings: GenerationSettings) -> None:
     with distributed.process_group(settings.run.device_name) as device:
         rows = settings.network.batch_gpu or BLOCK_ROWS[device.type]
         sampler = SeedSampler(
-            image_flow,
-            solver,
-            choice,
-            device,
-            rows,
-            latent,
-            settings.class_,
-            settings.prev_melt,
+            image_flow, solver, choice, device, rows, latent, settings.class_, settings.prev_melt
         )
         resolved = {"end_time": choice.end, "batch_gpu": rows, **how}
         made_with = {

@@ -8,12 +8,7 @@ from dnnlib.errors import UsageError
 from training import names
 from training.options import shared
 from training.options.declared import Declared, option, options_of
-from training.options.types import (
-    SEED,
-    ColumnTypes,
-    FiniteFloat,
-    choice,
-)
+from training.options.types import SEED, ColumnTypes, FiniteFloat, choice
 
 
 def parse_resolution(
@@ -60,10 +55,7 @@ class ImageOptions(Declared):
         "resolution's aspect, with black above and below",
     )
     resolution: tuple[int, int] | None = option(
-        metavar="WxH",
-        callback=parse_resolution,
-        unset="leave the size",
-        help="Size to resample to",
+        metavar="WxH", callback=parse_resolution, unset="leave the size", help="Size to resample to"
     )
     channels: str | None = option(
         type=choice(("1", "3")),

@@ -16,8 +16,7 @@ class ImportSettings(Declared):
         unset="what the file says", help="What the network was trained on: for a toy, its name"
     )
     tmax: float | None = option(
-        unset="what the file says, or for images 15.01",
-        help="Last time, at most that of training",
+        unset="what the file says, or for images 15.01", help="Last time, at most that of training"
     )
     overwrite: bool = shared.overwrite()
 
@@ -36,8 +35,7 @@ class DistillSettings(Declared):
     paths: int = option(default=40_000, help="Paths of the teacher to learn from.")
     steps: int = option(default=20_000, help="Steps of the training.")
     width: int | None = option(
-        unset="128, or the teacher's if that is more",
-        help="Units of a hidden layer of the student",
+        unset="128, or the teacher's if that is more", help="Units of a hidden layer of the student"
     )
     batch: int = option(default=1024, help="Pairs of states of a step.")
     lr: float = option(default=3e-3, help="Peak learning rate; it falls to zero.")

@@ -264,8 +264,7 @@ class CompareSettings(Declared):
         required=True, help="Observations, as sample takes them: a row for each trial."
     )
     weights: list[float] | None = option(
-        unset="all alike",
-        help="Probabilities of the models before any observation, with commas",
+        unset="all alike", help="Probabilities of the models before any observation, with commas"
     )
     sampler: inference.SamplerOptions = options_of(inference.SamplerOptions)
     strict: bool = shared.strict("a posterior has not converged")
@@ -339,8 +338,7 @@ class MixtureOptions(Declared):
         "whitened latents, as wide as a third of their distance and 0.5 at most",
     )
     means: Path | None = option(
-        unset="none",
-        help="Means of components in whitened latents, one in each row of a table",
+        unset="none", help="Means of components in whitened latents, one in each row of a table"
     )
     component_std: str | None = option(
         unset="0.5 for --means",

@@ -18,8 +18,7 @@ class GenerationSettings(Declared):
     save_dir: Path = shared.save_dir("Folder of the images.")
     seeds: str = option(default="0-63", help="Which images: numbers and ranges, as 1,2,5-10.")
     bs: int = option(
-        default=64,
-        help="Images in flight over all ranks, rounded up to whole network calls.",
+        default=64, help="Images in flight over all ranks, rounded up to whole network calls."
     )
     subdirs: bool = option(is_flag=True, help="Make a folder for each thousand seeds.")
     gen_source: str = option(

@@ -122,10 +122,7 @@ def network(required: bool = True) -> Any:
 
 def calibration() -> Any:
     """The option ``--calibration``."""
-    return option(
-        default=True,
-        help="Use the calibration in the network file, if it has one.",
-    )
+    return option(default=True, help="Use the calibration in the network file, if it has one.")
 
 
 def end_vars() -> Any:
@@ -172,9 +169,7 @@ class CallOptions(Declared):
         help="Precision of the network; states are float64.",
     )
     batch_gpu: int | None = option(
-        "--batch-gpu",
-        unset="16 on a CPU, 128 on CUDA",
-        help="Images of one network call",
+        "--batch-gpu", unset="16 on a CPU, 128 on CUDA", help="Images of one network call"
     )
 
 
@@ -230,8 +225,7 @@ class SolverOptions(Declared):
     )
     rtol: float = option(default=1e-6, help="Relative tolerance of a step of dopri5.")
     atol: float = option(
-        default=1e-6,
-        help="Absolute tolerance of a step of dopri5, in standard deviations.",
+        default=1e-6, help="Absolute tolerance of a step of dopri5, in standard deviations."
     )
 
     def __post_init__(self) -> None:
@@ -286,8 +280,7 @@ class ImageTimeOptions(EvenTimeOptions):
 
     disc: str = _spacing(*DISCRETIZATIONS)
     n_iters: int | str | None = option(
-        default=names.DEFAULT_STEPS,
-        help="Steps of the solver each way, or auto, by --tol.",
+        default=names.DEFAULT_STEPS, help="Steps of the solver each way, or auto, by --tol."
     )
     tol: float = _tolerance()
 

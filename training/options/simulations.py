@@ -34,9 +34,7 @@ class SimulationSettings(Declared):
         "densities if these are computed",
     )
     round: bool = option(
-        of=TABLE,
-        default=True,
-        help="Put discrete columns in --csv at the nearest of their steps.",
+        of=TABLE, default=True, help="Put discrete columns in --csv at the nearest of their steps."
     )
     sim_type: str = option(
         type=choice((*KINDS, "all")),
@@ -212,9 +210,7 @@ class SphereOptions(Declared):
     r_min: float = option(default=0.5, help="Smallest Mahalanobis radius.")
     r_max: float = option(default=3.5, help="Largest Mahalanobis radius.")
     r_num: int = option(
-        type=click.IntRange(1, MOST_RADII),
-        default=7,
-        help="Number of radii; 1 is r_min alone.",
+        type=click.IntRange(1, MOST_RADII), default=7, help="Number of radii; 1 is r_min alone."
     )
     boundary: str = option(
         type=choice(["transport", "alpha"]),

@@ -101,10 +101,7 @@ class NetworkOptions(Declared):
         free=True, of=names.IMAGES, is_flag=True, help="Compile the network with torch.compile."
     )
     bench: bool = option(
-        free=True,
-        of=names.IMAGES,
-        default=True,
-        help="Let cuDNN look for its fastest kernels.",
+        free=True, of=names.IMAGES, default=True, help="Let cuDNN look for its fastest kernels."
     )
     transfer: str | None = option(
         of=names.IMAGES, help="Network file, path or https URL, whose weights to start from."
@@ -179,10 +176,7 @@ class TableOptions(Declared):
         help="With --cond: show the network so many sines and cosines of each condition too, from "
         "a period of 10 standard deviations down.",
     )
-    width: int | None = option(
-        unset=recipes.told_of_tables("width"),
-        help="Units of a layer",
-    )
+    width: int | None = option(unset=recipes.told_of_tables("width"), help="Units of a layer")
     depth: int | None = option(unset=recipes.told_of_tables("depth"), help="Hidden layers")
     weight_decay: float | None = option(
         type=NOT_NEGATIVE, unset=recipes.told_of_tables("weight_decay"), help="Decay of the weights"
@@ -258,15 +252,10 @@ class DataOptions(Declared):
         help="Fraction of the images that is not trained on, whose loss every report tells.",
     )
     batch_pca: int | None = option(
-        of=names.IMAGES,
-        unset="all",
-        help="Number of images that the basis is fitted to.",
+        of=names.IMAGES, unset="all", help="Number of images that the basis is fitted to."
     )
     cache: bool | None = option(
-        free=True,
-        of=names.IMAGES,
-        unset="the preset's",
-        help="Keep the data set in memory.",
+        free=True, of=names.IMAGES, unset="the preset's", help="Keep the data set in memory."
     )
     workers: int | None = option(
         free=True,
@@ -321,8 +310,7 @@ class ImageTrainingOptions(TrainingOptions):
         help="Million samples in which the learning rate rises.",
     )
     lr_decay: bool | None = option(
-        unset="the preset's",
-        help="Let the rate fall to 0 along a cosine.",
+        unset="the preset's", help="Let the rate fall to 0 along a cosine."
     )
 
 

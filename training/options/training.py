@@ -42,10 +42,7 @@ class TrainingOptions(Declared):
     )
     batch: int | None = option(unset="the preset's", help="Batch size over all ranks.")
     batch_gpu: int | None = option(
-        "--batch-gpu",
-        free=True,
-        unset="no limit",
-        help="Largest batch of one rank at a time.",
+        "--batch-gpu", free=True, unset="no limit", help="Largest batch of one rank at a time."
     )
     lr: float | None = option(unset="the preset's", help="Peak learning rate.")
     ema: float | None = option(
@@ -72,8 +69,7 @@ class LatentLawOptions(Declared):
     )
 
     network: str | None = option(
-        type=NETWORK,
-        help="With --refit_latent_law: the network file, path or https URL.",
+        type=NETWORK, help="With --refit_latent_law: the network file, path or https URL."
     )
     refit_latent_law: bool = option(
         is_flag=True,
@@ -243,10 +239,7 @@ class ToyOptions(Declared):
         help="Further points, drawn anew every few steps: targets are averaged over those that "
         "are near; 0 for none",
     )
-    antithetic: bool = option(
-        default=True,
-        help="Use each point twice, with opposite noise.",
-    )
+    antithetic: bool = option(default=True, help="Use each point twice, with opposite noise.")
 
 
 class ToyFlowOptions(InflationOptions):
@@ -260,8 +253,7 @@ class ToyFlowOptions(InflationOptions):
     )
     tmin: float | None = option(type=NOT_NEGATIVE, unset="0; edm: 0.002", help="First time.")
     tmax: float | None = option(
-        unset="when a tenth of the top dimension's variance is data; edm: 80",
-        help="Last time.",
+        unset="when a tenth of the top dimension's variance is data; edm: 80", help="Last time."
     )
 
 

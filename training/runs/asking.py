@@ -383,11 +383,7 @@ def checked(flow: RecordFlow, records: Records, hidden: float, level: float, see
 
 
 def _column_check(
-    flow: RecordFlow,
-    values: np.ndarray,
-    known: np.ndarray,
-    place: int,
-    generator: torch.Generator,
+    flow: RecordFlow, values: np.ndarray, known: np.ndarray, place: int, generator: torch.Generator
 ) -> tuple[dict[str, Any], np.ndarray]:
     """What is measured of one column's hidden cells, and their ranks ``[n]``."""
     truth = values[:, place]

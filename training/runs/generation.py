@@ -122,10 +122,7 @@ class SeedSampler:
         if self.image_flow.label_dim:
             flow = flow.given(labels=self._labels(numbers))
         trajectory = flow.generate(
-            self._latents(numbers),
-            self._times,
-            self._solver,
-            on_step=on_step,
+            self._latents(numbers), self._times, self._solver, on_step=on_step
         )
         self.network_calls += trajectory.calls * math.ceil(len(seeds) / self.rows)
         # The rotation is a matrix product too, whose sums hang on how many rows it has.
