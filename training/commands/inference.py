@@ -300,7 +300,7 @@ def prepared(
         n_iters=len(fine.times) - 1,
         device_name=str(fine.flow.device),
     )
-    idle = type(settings).idle_names()
+    idle = type(settings).names_that_are("idle")
     matters = {name: value for name, value in options.items() if name not in idle}
     size = group_size(fine, plan, settings.learned)
     identity = fingerprint(matters, asked.subject.digest, seen, files)

@@ -99,7 +99,7 @@ class Question:
                 )
         # Contents of files count, not where they are.
         idle = {"chains", "draws", "observation", "simulator", "prior"}
-        idle |= type(settings).idle_names()
+        idle |= type(settings).names_that_are("idle")
         options = {key: value for key, value in settings.recorded().items() if key not in idle}
         programs = [simulator, *([] if prior is None else [prior])]
         options |= {"data": names, "functions": [each.name for each in programs]}

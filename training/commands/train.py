@@ -343,7 +343,7 @@ def settled(settings: S, data: str) -> tuple[S, Path | None]:
             raise DataError(
                 f"{place} is a run of {script}, which has no --{data}: resume it with that"
             )
-        free = type(settings).free_names()
+        free = type(settings).names_that_are("free")
         merged = resumed_options(values, settings.given, saved, free, str(place))
         source = (place if place.is_dir() else place.parent) / OPTIONS_NAME
         settings = type(settings).of(as_typed(type(settings), merged, source), settings.given)

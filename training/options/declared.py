@@ -87,14 +87,10 @@ class Declared:
         return cls(given=given, **own)
 
     @classmethod
-    def idle_names(cls) -> frozenset[str]:
-        """Names of the options that results do not depend on."""
-        return frozenset(name for name, declared in _declared(cls) if declared.idle)
-
-    @classmethod
-    def free_names(cls) -> frozenset[str]:
-        """Names of the options that a resumed run may change."""
-        return frozenset(name for name, declared in _declared(cls) if declared.free)
+    def names_that_are(cls, kind: str) -> frozenset[str]:
+        """Names of the options that are ``idle``, so that results do not depend on them, or
+        ``free``, which a resumed run may change."""
+        return frozenset(name for name, declared in _declared(cls) if getattr(declared, kind))
 
     def require_kind(self, kind: str, what: str) -> None:
         """Raises UsageError if an option was typed that is for another of ``KINDS_OF_DATA`` than
@@ -171,21 +167,17 @@ def option(
         attributes: Of ``click.Option``: type, default, required, is_flag, help. The type follows
             from the field's annotation where ``BY_ANNOTATION`` has one for it.
     """
-    if not attributes.get("required"):
-        attributes.setdefault("default", False if attributes.get("is_flag") else None)
-    return _declare(_Declaration(DeclaredOption, names, attributes, unset, of, free, idle))
+    metadata = {_DECLARED: _Declaration(DeclaredOption, names, attributes, unset, of, free, idle)}
+    if attributes.get("required"):
+        return field(metadata=metadata)
+    attributes.setdefault("default", False if attributes.get("is_flag") else None)
+    return field(default=attributes["default"], metadata=metadata)
 
 
 def argument(**attributes: Any) -> Any:
-    """A field that is an argument, typed without a name. Attributes are ``click.Argument``'s."""
-    return _declare(_Declaration(click.Argument, (), attributes, None))
-
-
-def _declare(declaration: _Declaration) -> Any:
-    metadata = {_DECLARED: declaration}
-    if declaration.attributes.get("required"):
-        return field(metadata=metadata)
-    return field(default=declaration.attributes.get("default"), metadata=metadata)
+    """A field that is an argument, typed without a name, which there must be. Attributes are
+    ``click.Argument``'s."""
+    return field(metadata={_DECLARED: _Declaration(click.Argument, (), attributes, None)})
 
 
 def options_of(
