@@ -18,7 +18,7 @@ from dnnlib.files import require_new
 from dnnlib.logs import logger
 from dnnlib.numbers import fraction, natural
 from torch_utils.distributed import first_rank_only
-from training.commands.frames import FRAMES, kind_of
+from training.commands.called import FRAMES, kind_of
 from training.data.records.encoding import encode
 from training.data.records.records import Records
 from training.data.records.writing import save_texts, texts_of

@@ -12,7 +12,7 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from dnnlib.numbers import fraction
 from training.commands import calibrating
-from training.commands.frames import columns_of
+from training.commands.called import columns_of
 from training.inference import guarantee
 from training.inference.guarantee import Levels
 from training.measure.conformal import Holding

@@ -26,7 +26,6 @@ from dnnlib.numbers import natural
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.commands import called
-from training.commands.frames import ARRAYS, COLUMN, FRAMES, ROW, columns_of, numbers_of, rows_as
 from training.commands.latent_density import LatentDensity
 from training.files.posterior_draws import load_netcdf
 from training.flow.cells import cell_log_prob, has_cells
@@ -66,7 +65,7 @@ class Model(model.Model):
         """Numbers ``[N, D]`` as rows of the model's kind, or as images ``[N, C, H, W]``."""
         if self.subject.columns is None:
             return values.reshape(-1, *self.subject.point_shape)
-        return rows_as(self.kind or FRAMES, names, values)
+        return called.rows_as(self.kind or called.FRAMES, names, values)
 
     def flat(self, rows: Any) -> Any:
         """Images ``[..., C, H, W]`` as rows ``[N, D]``; other rows as they are."""
@@ -200,16 +199,18 @@ class Model(model.Model):
             )
         if given is None and self.subject.of_sets:
             raise UsageError("the model is given sets of trials: say by given which they are")
-        values = columns_of(source, self.conditions, "given")
+        values = called.columns_of(source, self.conditions, "given")
         return values.reshape(1, -1) if self.subject.of_sets else values
 
     def _points(self, rows: Any) -> torch.Tensor:
         """Points ``[N, D]`` of rows."""
         rows, own, whole = self.flat(rows), self.subject.names, self.columns
-        names, numbers = numbers_of(rows, "rows", COLUMN if len(own) == 1 else ROW)
+        names, numbers = called.numbers_of(
+            rows, "rows", called.COLUMN if len(own) == 1 else called.ROW
+        )
         if names is None and numbers.shape[1] == len(whole) != len(own):
             rows = dict(zip(whole, numbers.T, strict=True))
-        return torch.from_numpy(columns_of(rows, own, "rows").copy())
+        return torch.from_numpy(called.columns_of(rows, own, "rows").copy())
 
     def _named(self, points: np.ndarray, drawn: bool = False) -> tuple[list[str], np.ndarray]:
         names, values = self.subject.as_source(torch.from_numpy(points), drawn=drawn)
@@ -276,7 +277,7 @@ class Posterior:
     def _settings(self, observed: Any, folder: Path, options: Mapping[str, Any]) -> SampleSettings:
         """Settings of the command, whose files are in a folder."""
         observed = self.model.flat(observed)
-        names, numbers = numbers_of(observed, "the observation", ROW)
+        names, numbers = called.numbers_of(observed, "the observation", called.ROW)
         given, own = called.filed({**self.options, **options}, folder), self.model.subject.names
         place = "observation"
         if "prior" in given and "correct" not in given:
@@ -290,7 +291,7 @@ class Posterior:
                 names = names or self.model.conditions
             else:
                 names = self.model.conditions
-                numbers = columns_of(observed, names, "the observation")
+                numbers = called.columns_of(observed, names, "the observation")
         elif names is not None and "likelihood" not in given and set(names) < {*own}:
             given |= {"likelihood": "mask", "mask": ",".join(names)}
         path = folder / f"{place}.csv"
@@ -466,7 +467,7 @@ class PosteriorDraws:
         ]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         kind = self.model.kind
-        frames = FRAMES if kind is None or kind in (*ARRAYS, "torch") else kind
+        frames = called.FRAMES if kind is None or kind in (*called.ARRAYS, "torch") else kind
         return import_module(frames).DataFrame(columns)
 
     def to_arviz(self) -> Any:

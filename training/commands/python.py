@@ -22,9 +22,8 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from training.commands import train
 from training.commands.answers import Answers
-from training.commands.called import own_folder, ranges_of
+from training.commands.called import COLUMN, FRAMES, kind_of, numbers_of, own_folder, ranges_of
 from training.commands.dataset_tool import DATASET, telling_holes
-from training.commands.frames import COLUMN, FRAMES, kind_of, numbers_of
 from training.commands.models import Model
 from training.data import toys
 from training.data.images.dataset import ImageDataset

@@ -24,8 +24,7 @@ from torch_utils.distributed import first_rank_only, process_group
 from torch_utils.results import provenance
 from torch_utils.seeds import hash_seed
 from training.commands import train
-from training.commands.called import left_alone, own_folder, ranges_of
-from training.commands.frames import ROW, numbers_of
+from training.commands.called import ROW, left_alone, numbers_of, own_folder, ranges_of
 from training.commands.inference import Asked
 from training.commands.models import Model, PosteriorDraws
 from training.commands.posterior import check_learned, draw

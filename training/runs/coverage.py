@@ -16,7 +16,7 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.measure import coverage as measure
 from training.measure.boundaries import Boundary
-from training.runs.simulator import Simulator
+from training.runs.simulations import Simulator
 
 BLOCK_ROWS = 2048
 """Points of one denoiser call: then a result is the same for any number of points and ranks."""
