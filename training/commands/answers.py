@@ -27,11 +27,9 @@ from training.files.answers import params_path, real_path, save_check, save_para
 from training.files.records import columns_json, holds_records, load_as_records, load_records
 from training.names import UNSOUND
 from training.options import ask as options
-from training.runs import asking
-from training.runs.asking import Sheet
+from training.runs.asking import Asking, Sheet, check_lines
 from training.runs.intervals import Interval, require_same_columns
 from training.subjects import NetworkFile, RecordFlow
-from training.subjects.records import Progress
 
 
 @first_rank_only
@@ -42,11 +40,11 @@ def fill(settings: options.FillSettings) -> None:
     flow = opened(settings, *(paths or [dest]), params_path(dest))
     records = rows_of(settings, flow)
     if not paths:
-        with bar("cells", None) as progress:
-            sheet = asking.fill(flow, records, intervals(settings, flow), progress)
+        with bar(flow, "cells", None) as asked:
+            sheet = asked.fill(records, intervals(settings, flow))
     for number, path in enumerate(paths):
-        with bar("rows", len(records)) as progress:
-            save(path, asking.completed(flow, records, settings.seed, number, progress), records)
+        with bar(flow, "rows", len(records)) as asked:
+            save(path, asked.completed(records, settings.seed, number), records)
     finish(settings, flow, "fill", sheet, records)
 
 
@@ -55,8 +53,8 @@ def predict(settings: options.PredictSettings) -> None:
     flow = opened(settings, settings.dest, params_path(settings.dest))
     records, columns = rows_of(settings, flow, settings.columns), settings.columns
     wanted = intervals(settings, flow)
-    with bar("rows", len(records) * len(columns)) as progress:
-        sheet = asking.predict(flow, records, columns, wanted, progress)
+    with bar(flow, "rows", len(records) * len(columns)) as asked:
+        sheet = asked.predict(records, columns, wanted)
     finish(settings, flow, "predict", sheet, records)
 
 
@@ -64,8 +62,8 @@ def predict(settings: options.PredictSettings) -> None:
 def score(settings: options.ScoreSettings) -> None:
     flow = opened(settings, settings.dest, params_path(settings.dest))
     records = rows_of(settings, flow)
-    with bar("cells", len(records) * (1 + len(records.columns))) as progress:
-        sheet = asking.score(flow, records, settings.odd, progress)
+    with bar(flow, "cells", len(records) * (1 + len(records.columns))) as asked:
+        sheet = asked.score(records, settings.odd)
     finish(settings, flow, "score", sheet, records)
 
 
@@ -73,9 +71,9 @@ def score(settings: options.ScoreSettings) -> None:
 def sample(settings: options.DrawSettings) -> None:
     dest, data, given = settings.dest, settings.data, settings.given_ or ()
     flow = opened(settings, dest, params_path(dest), *([real_path(dest)] if data else []))
-    real = asking.to_compare(flow, data_set(data, flow.empty), given) if data else None
-    with bar("rows", settings.count) as progress:
-        sheet = asking.draw(flow, settings.count, given, settings.seed, progress)
+    real = Asking(flow).to_compare(data_set(data, flow.empty), given) if data else None
+    with bar(flow, "rows", settings.count) as asked:
+        sheet = asked.draw(settings.count, given, settings.seed)
     finish(settings, flow, "sample", sheet, flow.empty, real)
 
 
@@ -83,9 +81,9 @@ def sample(settings: options.DrawSettings) -> None:
 def check(settings: options.AskCheckSettings) -> int:
     flow = opened(settings, settings.dest)
     records = data_set(settings.data, flow.empty)
-    facts = asking.checked(flow, records, settings.hidden, settings.level, settings.seed)
+    facts = Asking(flow).checked(records, settings.hidden, settings.level, settings.seed)
     save_check(settings.dest, settings.recorded(), facts)
-    logger.info("\n".join([*asking.check_lines(facts), f"Wrote {settings.dest}"]))
+    logger.info("\n".join([*check_lines(facts), f"Wrote {settings.dest}"]))
     return UNSOUND if facts["fails"] and settings.strict else 0
 
 
@@ -110,7 +108,7 @@ def rows_of(settings: options.RowSettings, flow: RecordFlow, asked: Sequence[str
     if holds_records(settings.data):
         source = load_records(settings.data)
         require_same_columns(flow, source)
-    return asking.rows_of(flow, source, asked, settings.missing_values or ())
+    return Asking(flow).rows_of(source, asked, settings.missing_values or ())
 
 
 def data_set(path: Path, empty: Records, missing_values: Sequence[str] = ()) -> Records:
@@ -158,10 +156,10 @@ def finish(
 
 
 @contextmanager
-def bar(unit: str, total: Any) -> Iterator[Progress]:
-    """A progress bar of what is asked."""
+def bar(flow: RecordFlow, unit: str, total: Any) -> Iterator[Asking]:
+    """What is asked of a flow, behind a progress bar."""
     with tqdm(total=total, desc="asking", unit=f" {unit}", disable=None) as shown:
-        yield shown.update
+        yield Asking(flow, shown.update)
 
 
 DIGITS = 15
@@ -203,13 +201,13 @@ class Answers:
         """
         intervals = Interval(fraction("interval", interval), held_out)
         records = self._rows(rows)
-        return _like(rows, _frame(asking.fill(self.flow, records, intervals), records))
+        return _like(rows, _frame(Asking(self.flow).fill(records, intervals), records))
 
     def complete(self, rows: Any, tables: int = 20, seed: int = 0) -> list[Any]:
         """So many tables with joint draws in the holes, for multiple imputation."""
         records, seed = self._rows(rows), natural("seed", seed)
         return [
-            _like(rows, _frame(asking.completed(self.flow, records, seed, number), records))
+            _like(rows, _frame(Asking(self.flow).completed(records, seed, number), records))
             for number in range(natural("tables", tables))
         ]
 
@@ -225,7 +223,7 @@ class Answers:
         intervals = Interval(fraction("interval", interval), held_out)
         columns = [columns] if isinstance(columns, str) else columns
         records = self._rows(rows, columns)
-        return _like(rows, _frame(asking.predict(self.flow, records, columns, intervals), records))
+        return _like(rows, _frame(Asking(self.flow).predict(records, columns, intervals), records))
 
     def score(self, rows: Any, odd: float = 0.01) -> Any:
         """Log density of each row, its error, and its odd cells.
@@ -236,7 +234,7 @@ class Answers:
         """
         odd = 1.0 if odd == 1 else fraction("odd", odd)
         records = self._rows(rows)
-        return _like(rows, _frame(asking.score(self.flow, records, odd), records))
+        return _like(rows, _frame(Asking(self.flow).score(records, odd), records))
 
     def sample(self, count: int, given: Mapping[str, object] | None = None, seed: int = 0) -> Any:
         """So many rows, given what all of them have, by the names of columns."""
@@ -248,7 +246,7 @@ class Answers:
             (name, str(value).replace(".", sign) if isinstance(value, Real) else str(value))
             for name, value in (given or {}).items()
         ]
-        return _frame(asking.draw(self.flow, count, pairs, seed), self.flow.empty)
+        return _frame(Asking(self.flow).draw(count, pairs, seed), self.flow.empty)
 
     def check(
         self, records: Records, hidden: float = 0.2, level: float = 0.05, seed: int = 0
@@ -256,12 +254,12 @@ class Answers:
         """Whether hidden cells of held-out rows are where the flow says; see ``ask.py check``."""
         hidden, level = fraction("hidden", hidden, 0.5), fraction("level", level)
         seed = natural("seed", seed)
-        return asking.checked(self.flow, records, hidden, level, seed)
+        return Asking(self.flow).checked(records, hidden, level, seed)
 
     def _rows(self, rows: Any, asked: Sequence[str] = ()) -> Records:
         if isinstance(rows, Records):  # whose levels may be others, by their places
             raise UsageError("rows are Records: give the file or the data frame that these are of")
-        return asking.rows_of(self.flow, rows, asked)
+        return Asking(self.flow).rows_of(rows, asked)
 
 
 def _frame(sheet: Sheet, records: Records) -> Any:
