@@ -16,7 +16,7 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
-from training.commands.inference import Asked, prepared
+from training.commands.inference import Asked
 from training.data.tables.table import Rows
 from training.files.posterior import CALIBRATION_FORMAT, save_values
 from training.flow.coordinates.surprise import MOST_CONDITIONS
@@ -168,8 +168,8 @@ def calibrate(settings: CalibrateSettings) -> None:
         odd = Oddities.of(asked, settings.beside, seen)
         sources = settings.likelihood.files
         programs = [text.rpartition(":")[0] for text in settings.beside.function or ()]
-        groups, options = prepared(
-            asked, files[1], len(rows), [rows.points, rows.conditions], [*sources, *programs]
+        groups, options = asked.groups(
+            files[1], len(rows), [rows.points, rows.conditions], [*sources, *programs]
         )
         with groups.told_when_cut_short():
             values = drawn(asked, rows, functions, groups)

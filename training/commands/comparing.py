@@ -12,7 +12,7 @@ from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
-from training.commands.inference import Asked, prepared
+from training.commands.inference import Asked
 from training.files.posterior import COMPARISON_FORMAT
 from training.inference.draws import Draws
 from training.inference.summary import Summary
@@ -133,7 +133,7 @@ def sampled_of(asked: Asked, place: Path) -> tuple[Draws, Summary]:
     asked.learned.warn_of_many(likelihood.trials)
     observed = likelihood.numbers
     files = [asked.learned.file.path, settings.observation]
-    groups, _ = prepared(asked, place, len(observed), [observed], files)
+    groups, _ = asked.groups(place, len(observed), [observed], files)
     with groups.told_when_cut_short():
         sample_groups(asked.problem(likelihood, observed), asked.plan, groups)
     draws, summary = without_points(groups)

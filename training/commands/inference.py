@@ -275,37 +275,34 @@ class Asked:
         names, places = self.subject.words, likelihood.coordinates
         return names if places is None else [names[place] for place in places.tolist()]
 
+    def groups(
+        self,
+        numbers_file: Path,
+        count: int,
+        seen: Sequence[Tensor | None],
+        files: Sequence[str | Path | None],
+    ) -> tuple[Groups, dict[str, Any]]:
+        """Where the groups of a run are kept, and its options as they are recorded.
 
-def prepared(
-    asked: Asked,
-    numbers_file: Path,
-    count: int,
-    seen: Sequence[Tensor | None],
-    files: Sequence[str | Path | None],
-) -> tuple[Groups, dict[str, Any]]:
-    """Where the groups of a run are kept, and its options as they are recorded.
-
-    Args:
-        asked: Of the command.
-        numbers_file: The JSON file; groups are kept beside it.
-        count: Of posteriors.
-        seen: What was observed, or is to be found again.
-        files: Files that draws depend on.
-    """
-    plan, fine, settings = asked.plan, asked.fine, asked.settings
-    options = settings.recorded(
-        eps=recorded_eps(settings.prior.eps, asked.latent),
-        pool=plan.pool,
-        draws=plan.draws,
-        n_iters=len(fine.times) - 1,
-        device_name=str(fine.flow.device),
-    )
-    idle = type(settings).names_that_are("idle")
-    matters = {name: value for name, value in options.items() if name not in idle}
-    size = group_size(fine, plan, settings.learned)
-    identity = fingerprint(matters, asked.subject.digest, seen, files)
-    groups = Groups(numbers_file.with_suffix(".part"), identity, count, size)
-    return groups, options
+        Args:
+            numbers_file: The JSON file; groups are kept beside it.
+            count: Of posteriors.
+            seen: What was observed, or is to be found again.
+            files: Files that draws depend on.
+        """
+        plan, fine, settings = self.plan, self.fine, self.settings
+        options = settings.recorded(
+            eps=recorded_eps(settings.prior.eps, self.latent),
+            pool=plan.pool,
+            draws=plan.draws,
+            n_iters=len(fine.times) - 1,
+            device_name=str(fine.flow.device),
+        )
+        idle = type(settings).names_that_are("idle")
+        matters = {name: value for name, value in options.items() if name not in idle}
+        size = group_size(fine, plan, settings.learned)
+        identity = fingerprint(matters, self.subject.digest, seen, files)
+        return Groups(numbers_file.with_suffix(".part"), identity, count, size), options
 
 
 def _opened(settings: inference.InferenceSettings) -> tuple[LearnedLikelihood | None, Subject]:

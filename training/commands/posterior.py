@@ -13,7 +13,7 @@ from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
 from training.commands.calibrating import Applied
-from training.commands.inference import Asked, prepared
+from training.commands.inference import Asked
 from training.files.observations import read_observations
 from training.files.posterior import FORMAT as MIXTURE_FORMAT
 from training.files.posterior import overview, save_mixture
@@ -70,7 +70,7 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
         files = sources_of(asked, settings)
         if isinstance(likelihood, TrialLikelihood) and asked.learned is not None:
             asked.learned.warn_of_many(likelihood.trials)
-        groups, options = prepared(asked, numbers_file, len(observed), [observed, labels], files)
+        groups, options = asked.groups(numbers_file, len(observed), [observed, labels], files)
         plan, fine = asked.plan, asked.fine
         prior, nats = None, surprise_of(subject, labels)
         with groups.told_when_cut_short():
@@ -268,7 +268,7 @@ def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
     with distributed.process_group(settings.run.device_name) as device:
         asked = asked.on(device, list(files))
         sources = settings.likelihood.files
-        groups, options = prepared(asked, files[1], settings.runs, [data, labels], sources)
+        groups, options = asked.groups(files[1], settings.runs, [data, labels], sources)
         problem, simulates = asked.problem(likelihood, observed), asked.learned is None
         with groups.told_when_cut_short():
             functions = subject.quantities(*drawn)
@@ -320,7 +320,7 @@ def check_learned(settings: CheckSettings, asked: Asked, began: float) -> bool:
     with distributed.process_group(settings.run.device_name) as device:
         asked = asked.on(device, list(files))
         nats = surprise_of(asked.subject, observed)
-        groups, options = prepared(asked, files[1], len(runs), runs.tensors, [])
+        groups, options = asked.groups(files[1], len(runs), runs.tensors, [])
         amortized = asked.amortized(asked.fine, runs.conditions.to(device))
         with groups.told_when_cut_short():
             values = LearnedCheck(amortized, runs, subject.names).run(groups)

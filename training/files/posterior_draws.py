@@ -170,7 +170,12 @@ def _save_draws(
             variable, moved = held_out
             flat = [moved(each.flatten(0, 1)).view_as(each) for each in draws.points]
             variable[:, :, rows] = _chains_first(torch.stack(flat))
-        for name, each in _densities(draws).items():
+        densities = {"log_likelihood": draws.log_likelihood}
+        if draws.log_density is not None:
+            densities = {"lp": draws.log_density}
+        elif SAMPLER in draws.sampler:  # nothing is known
+            densities = {}
+        for name, each in densities.items():
             if name not in stats.variables:
                 stats.create_variable(name, DRAWN, "f8")
             stats.variables[name][:, :, rows] = _chains_first(each)
@@ -194,14 +199,6 @@ def variable_names(names: Sequence[str]) -> list[str]:
         taken.add(own)
         variables.append(own)
     return variables
-
-
-def _densities(draws: Draws) -> dict[str, Tensor]:
-    """What is known of densities at draws, ``[m, C, S]`` by name."""
-    if draws.log_density is not None:
-        return {"lp": draws.log_density}
-    known = SAMPLER not in draws.sampler
-    return {"log_likelihood": draws.log_likelihood} if known else {}
 
 
 def _save_text(group: h5netcdf.Group, content: dict[str, Any]) -> None:

@@ -92,6 +92,9 @@ class Declared:
         ``free``, which a resumed run may change."""
         return frozenset(name for name, declared in _declared(cls) if getattr(declared, kind))
 
+    def require_complete(self) -> None:
+        """Raises click.UsageError if what was typed is not enough for a command to begin."""
+
     def require_kind(self, kind: str, what: str) -> None:
         """Raises UsageError if an option was typed that is for another of ``KINDS_OF_DATA`` than
         that of the network or data set, ``what`` the error calls it."""

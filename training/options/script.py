@@ -52,6 +52,7 @@ def runs(
     @command(help=help or settings.__doc__, short_help=short_help)
     @takes(settings)
     def run(given: Declared) -> int | None:
+        given.require_complete()
         module, _, function = place.partition(".")
         return getattr(import_module(f"..commands.{module}", __package__), function)(given)
 

@@ -14,6 +14,7 @@ from training.options.training import (
     LatentLawOptions,
     RunOptions,
     TrainingOptions,
+    require_named,
 )
 from training.options.types import (
     DATA_SET,
@@ -354,6 +355,9 @@ class TrainSettings(Declared):
             raise UsageError(
                 "--cond trains a posterior, and --likelihood a likelihood: give one of them"
             )
+
+    def require_complete(self) -> None:
+        require_named(self, "data")
 
     def require_none_of_complete_tables(self, what: str, but: Sequence[str] = ()) -> None:
         """Raises UsageError if an option was typed that has no effect where questions are asked,

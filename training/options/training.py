@@ -289,3 +289,6 @@ class ToyTrainSettings(Declared):
     )
     law: LatentLawOptions = options_of(LatentLawOptions)
     run: RunOptions = options_of(RunOptions, defaults=asdict(TOY))
+
+    def require_complete(self) -> None:
+        require_named(self, "data_name")
