@@ -142,7 +142,6 @@ CONDITIONS_NETWORK = "conditions_network"
 
 
 def calibrate(settings: CalibrateSettings) -> None:
-    """Adds to a network file what truths that it has not seen say of its posteriors."""
     began = perf_counter()
     asked = Asked.open(settings)
     subject, network = asked.subject, asked.subject.file

@@ -29,7 +29,6 @@ LARGEST_ERROR = 0.1
 
 
 def compare(settings: CompareSettings) -> int:
-    """Evidences and probabilities of models, each a learned likelihood and a prior."""
     began = perf_counter()
     path = settings.save_dir / "comparison.json"
     asked = [Asked.open(one) for one in of_each(settings)]

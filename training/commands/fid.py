@@ -24,7 +24,6 @@ from training.options.samples import CalcSettings, MeasuringOptions, RefSettings
 
 
 def ref(settings: RefSettings) -> None:
-    """Measure a data set and write the reference that other images are compared with."""
     began = time.perf_counter()
     dest = settings.dest
     parameters = dest.with_suffix(".json")
@@ -53,7 +52,6 @@ def ref(settings: RefSettings) -> None:
 
 
 def calc(settings: CalcSettings) -> None:
-    """Compare images with a reference: print the FID, and the KID if the reference has features."""
     began = time.perf_counter()
     dest = settings.dest
     if dest is not None:

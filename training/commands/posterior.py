@@ -49,7 +49,6 @@ PRIOR_DRAWS = 2000
 
 
 def sample(settings: SampleSettings) -> int:
-    """Draw from the posterior of each observation."""
     began = perf_counter()
     return draw(settings, Asked.open(settings), began, {})
 
@@ -142,7 +141,6 @@ def about_of(asked: Asked, options: dict[str, Any], draws: Draws) -> dict[str, A
 
 
 def check(settings: CheckSettings) -> int:
-    """Tests whether the sampler (--truth=flow) or the model (--truth=data) is calibrated."""
     began = perf_counter()
     asked = Asked.open(settings)
     require_checkable(settings, asked.subject)
@@ -157,7 +155,6 @@ def check(settings: CheckSettings) -> int:
 
 
 def mixture(settings: MixtureSettings) -> None:
-    """Infer the weights of a Gaussian mixture over latents from noisy data."""
     began = perf_counter()
     asked = Asked.open(settings)
     if asked.subject.label_dim:

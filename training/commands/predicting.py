@@ -28,7 +28,6 @@ FEWEST_SIMULATIONS, MOST_SIMULATIONS = 1000, 20_000
 
 @first_rank_only
 def predict(settings: PredictSettings) -> int:
-    """Simulates data of the draws of a file, and ranks the observations among them."""
     began = perf_counter()
     saved = load_netcdf(settings.draws, MOST_OBSERVATIONS)
     if saved.observed is None:

@@ -38,7 +38,6 @@ from training.subjects.samples import Source
 
 
 def extracttoys(settings: ExtractToysSettings) -> None:
-    """Write outputs and residuals of a toy's network."""
     file = NetworkFile.open(settings.network, calibrated=settings.calibration)
     subject = ToyFlow.of(file, settings.named("data_name", "data_dim", "dims_to_keep"))
     schedule = subject.flow.schedule
@@ -84,7 +83,6 @@ def extractor(noise: NoiseOptions, probe: ResidualProbe, source: Source, batch: 
 
 
 def extract(settings: ExtractSettings) -> None:
-    """Write outputs and residuals of a network of images or of a table, one file a time."""
     file = NetworkFile.open(
         settings.network, calibrated=settings.calibration, precision=settings.calls.precision
     )
@@ -117,7 +115,6 @@ def extract(settings: ExtractSettings) -> None:
 
 
 def calctoys(settings: CalcToysSettings) -> None:
-    """Correlate the residuals of a toy's network with those of the first time."""
     source = settings.res_root
     extraction = residuals.Extraction.read(source)
     shapes = residuals.saved_shapes(source, axes=3)
@@ -149,7 +146,6 @@ def calctoys(settings: CalcToysSettings) -> None:
 
 
 def calc(settings: CalcSettings) -> None:
-    """Correlate the residuals of a network of images or a table with those of the first time."""
     root, folder = settings.res_root, settings.save_dir
     first = residuals.find_first(root, settings.data_name, settings.dims_to_keep)
     extraction = residuals.Extraction.read(first)

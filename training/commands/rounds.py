@@ -389,7 +389,6 @@ MOST_CHECKED = 1000
 
 @first_rank_only
 def run(settings: RoundsSettings) -> int:
-    """Simulates and trains in rounds, draws from the last posterior, and checks it."""
     simulator = UserFunction.load(settings.simulator, "simulator")
     own = settings.prior != UNIFORM
     return in_rounds(

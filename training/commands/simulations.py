@@ -47,7 +47,6 @@ FEWEST_SAMPLES = 1000
 
 
 def images_or_tables(settings: SimulationSettings) -> None:
-    """Melts data, brings it back, and generates."""
     subject, file = opened(settings)
     subject.check_class(settings.class_, "gen" in settings.kinds)
     choice = image_times(settings.times, file.t_max, file.name, settings.store_grid)
@@ -150,19 +149,16 @@ def count_of(settings: SimulationSettings, subject: Subject, samples: Samples | 
 
 
 def net(settings: NetSettings) -> None:
-    """Integrate with a trained network."""
     file = NetworkFile.open(settings.network, settings.end_vars, settings.calibration)
     toys("net", ToyFlow.of(file, settings.expected()), settings, settings.store_grid)
 
 
 def discrete(settings: ClosedFormSettings) -> None:
-    """Integrate with a finite set of points that stands for the data."""
     points = settings.total_samples, settings.seed
     toys("discrete", closed_form(settings, points), settings)
 
 
 def exact(settings: ClosedFormSettings) -> None:
-    """Integrate with the toy's own denoiser, known in closed form."""
     toys("exact", closed_form(settings), settings)
 
 
@@ -246,7 +242,6 @@ def in_words(facts: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def roundtrips(settings: RoundtripSettings) -> None:
-    """Measures how well images or rows of a data set return."""
     began = perf_counter()
     subject, file = opened(settings)
     choice = image_times(settings.times, file.t_max, file.name, settings.store_grid)
@@ -284,7 +279,6 @@ def roundtrips(settings: RoundtripSettings) -> None:
 
 
 def images_of_seeds(settings: GenerationSettings) -> None:
-    """Samples images by seed."""
     began = perf_counter()
     seeds = parse_seeds(settings.seeds)
     latent = latent_of(

@@ -31,11 +31,9 @@ def parse_separator(ctx: click.Context, param: click.Parameter, value: str | Non
     return separator
 
 
-class ImageOptions(Declared):
+class ImageOptions(Declared, section="Images", of_kind=names.IMAGES):
     """What to take of images, and how."""
 
-    section = "Images"
-    of_kind = names.IMAGES
     first_image: int = option(
         "--first-image",
         type=click.IntRange(min=0),
@@ -67,11 +65,9 @@ class ImageOptions(Declared):
     )
 
 
-class TableOptions(Declared):
+class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
     """What to take of a table, and how."""
 
-    section = "Tables"
-    of_kind = names.TABLE
     columns: tuple[str, ...] | None = option(
         unset="all",
         help="Columns to take; a name that has a comma stands in double quotes, as in CSV",

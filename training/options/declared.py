@@ -72,7 +72,8 @@ class Declared:
     of_kind: ClassVar[str | None] = None
     """The one kind of data that all of these options are for."""
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, section: str | None = None, of_kind: str | None = None) -> None:
+        cls.section, cls.of_kind = section or cls.section, of_kind or cls.of_kind
         dataclass(frozen=True, kw_only=True)(cls)
 
     @classmethod

@@ -24,10 +24,9 @@ LEARNED_SOLVER, LEARNED_STEPS = "exp_rk5", 5
 """Without a likelihood, which leaves time for a third of the error: 31 calls in place of 26."""
 
 
-class PriorOptions(Declared):
+class PriorOptions(Declared, section="Prior"):
     """The prior."""
 
-    section = "Prior"
     network: str | None = option(
         idle=True, type=NETWORK, unset="none", help="Network file: a path or an https URL"
     )
@@ -74,10 +73,9 @@ class PriorOptions(Declared):
             raise UsageError("give either --network, or --data_name for a toy's own denoiser")
 
 
-class LikelihoodOptions(Declared):
+class LikelihoodOptions(Declared, section="Likelihood"):
     """What was observed."""
 
-    section = "Likelihood"
     likelihood: str = option(
         default="gaussian",
         help="gaussian (the whole point is observed), mask (some coordinates, by --mask), linear "
@@ -139,10 +137,9 @@ class LikelihoodOptions(Declared):
         return [text for text in values if text and text.endswith(".npy")]
 
 
-class SamplerOptions(Declared):
+class SamplerOptions(Declared, section="Sampler"):
     """How to sample."""
 
-    section = "Sampler"
     sampler: str = option(
         type=choice(names.SAMPLERS),
         default="auto",
@@ -244,10 +241,9 @@ class CommonSettings(InferenceSettings):
             raise UsageError(f"--{name} is for a likelihood, and there is none: leave it out")
 
 
-class HeldOutOptions(Declared):
+class HeldOutOptions(Declared, section="Held-out truths"):
     """What held-out truths are to be looked at for, beside the parameters themselves."""
 
-    section = "Held-out truths"
     function: tuple[str, ...] | None = option(
         unset="none",
         help="Functions of the parameters, FILE.py:name with commas, numbers [N] of points [N, D]: "

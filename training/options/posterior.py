@@ -327,10 +327,9 @@ RUNS, POINTS = 100, 200
 SIMULATED = ("weights", "points", "runs")
 
 
-class MixtureOptions(Declared):
+class MixtureOptions(Declared, section="Mixture"):
     """The mixture, and the data."""
 
-    section = "Mixture"
     components: int | None = option(
         type=click.IntRange(min=2),
         unset="3",

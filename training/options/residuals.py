@@ -14,10 +14,9 @@ TIMES = click.IntRange(min=2, max=shared.MAX_STEPS)
 IMAGES = 50_000
 
 
-class NoiseOptions(Declared):
+class NoiseOptions(Declared, section="Noise"):
     """The noise on the samples."""
 
-    section = "Noise"
     noise: str = option(
         type=choice(NOISES),
         default="independent",

@@ -72,10 +72,9 @@ class GenerationSettings(Declared):
 AT_LEAST_TWO, NOT_NEGATIVE = click.IntRange(min=2), click.IntRange(min=0)
 
 
-class MeasuringOptions(Declared):
+class MeasuringOptions(Declared, section="Measuring"):
     """How features of images are measured."""
 
-    section = "Measuring"
     num: int | None = option(
         "--num",
         "--num_images",

@@ -49,10 +49,9 @@ class DeviceOptions(Declared):
     overwrite: bool = overwrite()
 
 
-class InflationOptions(Declared):
+class InflationOptions(Declared, section="Flow"):
     """The data's dimensions and the inflationary schedule."""
 
-    section = "Flow"
     data_dim: int | None = option(unset="the data's", help="Dimensions of the data, as a check.")
     dims_to_keep: int | str | None = option(
         type=COUNT,
@@ -159,10 +158,9 @@ def check_storage(store: bool, disc: str, network: str | None) -> None:
         raise UsageError("--store_grid writes into the network file: give a path, not a URL")
 
 
-class CallOptions(Declared):
+class CallOptions(Declared, section="Network"):
     """How a network of images is called."""
 
-    section = "Network"
     precision: str = option(
         type=choice(names.PRECISIONS),
         default="fp32",
@@ -213,10 +211,9 @@ def _tolerance() -> Any:
     )
 
 
-class SolverOptions(Declared):
+class SolverOptions(Declared, section="Integration"):
     """How to integrate between given times."""
 
-    section = "Integration"
     solver: str = option(
         type=choice((*names.SOLVER_NAMES, names.STUDENT)),
         default=names.DEFAULT_SOLVER,
@@ -237,10 +234,9 @@ class SolverOptions(Declared):
             )
 
 
-class ToyTimeOptions(Declared):
+class ToyTimeOptions(Declared, section="Integration"):
     """The times of a toy's simulation."""
 
-    section = "Integration"
     steps: int | str | None = option(
         unset=f"{names.DEFAULT_STEPS}, or as many as fit in T",
         help="Steps of the solver, or auto, by --tol",
@@ -258,10 +254,9 @@ def _check_tolerance(given: frozenset[str], steps: int | str | None) -> None:
         raise UsageError("--tol goes with a number of steps of 'auto'")
 
 
-class EvenTimeOptions(Declared):
+class EvenTimeOptions(Declared, section="Integration"):
     """From when to when images are looked at."""
 
-    section = "Integration"
     disc: str = _spacing("ifs", "vp_ode")
     vpode_disc_eps: float = option(type=NOT_NEGATIVE, default=1e-2, help="First time of vp_ode.")
     end_time: float | None = option(unset="the network's tmax", help="T")
@@ -310,10 +305,9 @@ def eps(of: str = "Law of the latents", melt: bool = False) -> Any:
     )
 
 
-class DensityOptions(Declared):
+class DensityOptions(Declared, section="Log densities"):
     """Whether to write log densities, and how the traces in them are computed."""
 
-    section = "Log densities"
     log_prob: bool = option(
         default=False,
         help="Write the log density of the points at the first time, which takes one or more "

@@ -197,10 +197,9 @@ BOUNDARY_POINTS = {2: 200, 3: 2000}
 MOST_BOUNDARY_POINTS, MOST_RADII = 10**5, 10**3
 
 
-class SphereOptions(Declared):
+class SphereOptions(Declared, section="Spheres and points"):
     """The spheres, and what is counted in them."""
 
-    section = "Spheres and points"
     test_pts: int = option(default=20000, help="Test points, and samples of a toy.")
     boundary_pts: int | None = option(
         type=click.IntRange(1, MOST_BOUNDARY_POINTS),

@@ -27,10 +27,9 @@ from training.options.types import (
 )
 
 
-class NetworkOptions(Declared):
+class NetworkOptions(Declared, section="Network"):
     """The network."""
 
-    section = "Network"
     arch: str | None = option(
         type=choice(
             (*names.IMAGE_NETWORK_NAMES, names.TABLE_NETWORK, names.QUESTIONS, names.TRIAL_NETWORK)
@@ -113,11 +112,9 @@ CONDITIONAL = {"bounded", "cond_screen", "cond_shape", "cond_waves", "linear_sta
 """Options of tables with conditions."""
 
 
-class TableOptions(Declared):
+class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
     """How the columns of a table are seen, and the network of a table."""
 
-    section = "Tables"
-    of_kind = names.TABLE
     marginals: str = option(
         type=choice((names.AUTO, *names.MARGINALS, *names.EVENED, names.LOG, names.AXES_TOO)),
         default=names.AUTO,
@@ -208,10 +205,9 @@ class TableOptions(Declared):
             raise UsageError(f"--{name} is for --cond: leave it out")
 
 
-class DataOptions(Declared):
+class DataOptions(Declared, section="Data"):
     """What to train on."""
 
-    section = "Data"
     data: Path | None = option(
         type=DATA_SET,
         help="Zip or folder of images, or .npz of a table, made by dataset_tool.py.  [required]",

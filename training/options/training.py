@@ -25,10 +25,9 @@ from training.options.types import (
 from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, OF_TOYS, PLANE, TOY
 
 
-class TrainingOptions(Declared):
+class TrainingOptions(Declared, section="Training"):
     """How long and how to train; what is None is the recipe's."""
 
-    section = "Training"
     duration: float | None = option(
         free=True,
         type=AMOUNT,
@@ -56,10 +55,9 @@ class TrainingOptions(Declared):
     )
 
 
-class LatentLawOptions(Declared):
+class LatentLawOptions(Declared, section="Calibration"):
     """Whether to learn what compressed latents are distributed as."""
 
-    section = "Calibration"
     latent_law: str | None = option(
         type=choice(("learned", "gaussian")),
         unset="learned, if dimensions are compressed",
@@ -84,10 +82,9 @@ class LatentLawOptions(Declared):
             raise UsageError("--refit_latent_law learns a law: leave --latent_law=gaussian out")
 
 
-class CalibrationOptions(Declared):
+class CalibrationOptions(Declared, section="Calibration"):
     """Whether and how to correct the trained network by what it does on data."""
 
-    section = "Calibration"
     calibrate: bool | None = option(
         unset="with precond=ifs",
         help="After training, correct the network by its regression on the data.",
@@ -116,10 +113,9 @@ class CalibrationOptions(Declared):
         return wanted
 
 
-class RunOptions(Declared):
+class RunOptions(Declared, section="Run"):
     """Where a run is, what it writes and when, and what it goes on from."""
 
-    section = "Run"
     outdir: Path | None = option(help="Where to make the run's folder.  [required]")
     desc: str | None = option(help="Text to add to the name of the run's folder.")
     nosubdir: bool = option(is_flag=True, help="Use --outdir itself as the run's folder.")
@@ -223,10 +219,9 @@ def _of_recipes(name: str) -> str:
     return f"{averaged}; {plain} without --others"
 
 
-class ToyOptions(Declared):
+class ToyOptions(Declared, section="Data"):
     """What to train on."""
 
-    section = "Data"
     data_name: str | None = option(type=choice(names.TOY_NAMES), help="The toy.  [required]")
     augment_to: int = option(
         type=click.IntRange(min=0, max=2**31 - 1),
@@ -257,10 +252,9 @@ class ToyFlowOptions(InflationOptions):
     )
 
 
-class ToyNetworkOptions(Declared):
+class ToyNetworkOptions(Declared, section="Network"):
     """The network."""
 
-    section = "Network"
     arch: str = option(type=choice(names.TOY_NETWORK_NAMES), default="mlp", help="Kind of network.")
     space: str = option(
         type=choice(names.SPACES),

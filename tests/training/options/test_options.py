@@ -303,8 +303,7 @@ def test_a_mask_of_many_names_is_not_taken_for_a_file():
     assert "noise.npy" in LikelihoodOptions(noise_std="noise.npy").files
 
 
-class Shared(Declared):
-    section = "How many"
+class Shared(Declared, section="How many"):
     count: int = option(type=COUNT, default=3, help="Number of things.")
     rate: float | None = option(type=float, unset="1", help="Things a second.")
 
