@@ -16,7 +16,7 @@ main = group(
         "sample": runs("posterior.sample", posterior.SampleSettings),
         "check": runs("posterior.check", posterior.CheckSettings),
         "calibrate": runs("calibrating.calibrate", posterior.CalibrateSettings),
-        "predict": runs("predicting.predict", posterior.PredictSettings),
+        "predict": runs("comparing.predict", posterior.PredictSettings),
         "compare": runs("comparing.compare", posterior.CompareSettings),
         "population": runs("population.population", posterior.PopulationSettings),
         "rounds": runs("rounds.run", posterior.RoundsSettings),
