@@ -24,7 +24,7 @@ from training.inference.target import Target
 from training.names import LEARNED_POOL, MOST_DEBLURRED, TEACHER, UNIFORM
 from training.options import inference
 from training.options.posterior import CalibrateSettings, CheckSettings, SampleSettings
-from training.runs.latents import LatentChoice, latent_choice, recorded_eps
+from training.runs.choices import LatentChoice, latent_choice, recorded_eps
 from training.runs.posterior_results import BOUNDS
 from training.runs.posteriors import Groups, fingerprint, group_size
 from training.subjects import NetworkFile, Subject, TableFlow, ToyFlow, open_prior

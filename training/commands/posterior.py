@@ -38,7 +38,7 @@ from training.options.posterior import (
 )
 from training.runs import posterior_results as results
 from training.runs import posteriors
-from training.runs.latents import recorded_eps
+from training.runs.choices import recorded_eps
 from training.runs.mixtures import MixturePlan, recover
 from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
 from training.subjects import Subject, TableFlow

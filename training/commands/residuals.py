@@ -32,7 +32,7 @@ from training.options.residuals import (
     ExtractToysSettings,
     NoiseOptions,
 )
-from training.runs.times import TimeChoice
+from training.runs.choices import TimeChoice
 from training.subjects import NetworkFile, ToyFlow
 from training.subjects.samples import Source
 

@@ -12,7 +12,7 @@ from training.options.shared import (
     SolverOptions,
     ToyTimeOptions,
 )
-from training.runs.times import TimeChoice
+from training.runs.choices import TimeChoice
 from training.subjects import NetworkFile, Subject, open_subject
 
 

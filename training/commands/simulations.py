@@ -35,10 +35,9 @@ from training.options.simulations import (
     RoundtripSettings,
     SimulationSettings,
 )
+from training.runs.choices import LatentChoice, TimeChoice, latent_choice, recorded_eps
 from training.runs.generation import SeedSampler, generate_images, parse_seeds
-from training.runs.latents import LatentChoice, latent_choice, recorded_eps
 from training.runs.simulations import Chapter, Story, measure_returns
-from training.runs.times import TimeChoice
 from training.subjects import ImageFlow, NetworkFile, Subject, ToyFlow
 from training.subjects.samples import Samples
 

@@ -15,8 +15,8 @@ from training.measure.boundaries import unit_sphere
 from training.measure.coverage import CoverageResult, Spheres, contents_within, table, unfilled
 from training.names import INFLATION
 from training.options.simulations import BOUNDARY_POINTS, CoverageSettings, SphereOptions
+from training.runs.choices import latent_choice, recorded_eps
 from training.runs.coverage import BLOCK_ROWS, CoverageExperiment
-from training.runs.latents import latent_choice, recorded_eps
 from training.subjects import NetworkFile, Subject, ToyFlow, open_subject
 
 LIMITS = {

@@ -29,7 +29,7 @@ from training.flow.trajectory import State, Trajectory
 from training.inference.weights import weighted_picks
 from training.measure.posterior.importance import effective_size
 from training.names import DEFAULT_SOLVER
-from training.runs.latents import LatentChoice
+from training.runs.choices import LatentChoice
 from training.subjects import Subject
 from training.subjects.samples import Returns, Samples, Source
 

@@ -37,7 +37,7 @@ from training.options.types import (
     Ranges,
 )
 from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY
-from training.runs.latents import LatentChoice, latent_choice, recorded_eps
+from training.runs.choices import LatentChoice, latent_choice, recorded_eps
 from training.subjects.record_spaces import MARGINALS
 
 PRR = "--dims_to_keep=1"
