@@ -33,7 +33,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import max_pool2d
 
 from dnnlib.errors import DataError
 from dnnlib.logs import logger
@@ -318,9 +317,11 @@ def telling_lags(lags: np.ndarray, lasting: CorrelationTime | None) -> dict[int,
 
 def condensed(matrix: np.ndarray, block: int) -> np.ndarray:
     """The entry of largest magnitude in each block of so many rows and columns of ``[D, D]``."""
-    both = torch.from_numpy(np.stack([matrix, -matrix]).astype(np.float64))
-    high, low = max_pool2d(both, block, ceil_mode=True).numpy()
-    return np.where(high >= low, high, -low)
+    cells = math.ceil(len(matrix) / block)
+    room = cells * block - len(matrix)
+    blocks = np.pad(matrix, (0, room)).reshape(cells, block, cells, block)
+    high, low = blocks.max(axis=(1, 3)), blocks.min(axis=(1, 3))
+    return np.where(high >= -low, high, low)
 
 
 def require_correlations(path: Path, name: str, values: np.ndarray) -> None:
