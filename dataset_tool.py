@@ -13,17 +13,9 @@ Tables: --source is a .csv or .tsv whose first row names the columns, an .npy, a
 """
 
 from training.options.dataset_tool import DataSetSettings
-from training.options.declared import takes
-from training.options.script import command, run_script
+from training.options.script import run_script, runs
 
-
-@command(help=__doc__)
-@takes(DataSetSettings)
-def main(settings: DataSetSettings) -> None:
-    from training.commands.dataset_tool import run  # here, so that --help need not wait for PyTorch
-
-    run(settings)
-
+main = runs("dataset_tool.run", DataSetSettings, __doc__)
 
 if __name__ == "__main__":
     run_script(main)

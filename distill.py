@@ -6,18 +6,10 @@ teacher's way. The student learns from paths of its teacher alone, and its error
 measured on others, and stored.
 """
 
-from training.options.declared import takes
 from training.options.networks import DistillSettings
-from training.options.script import command, run_script
+from training.options.script import run_script, runs
 
-
-@command(help=__doc__)
-@takes(DistillSettings)
-def main(settings: DistillSettings) -> None:
-    from training.commands.distill import run  # here, so that --help need not wait for PyTorch
-
-    run(settings)
-
+main = runs("networks.teach", DistillSettings, __doc__)
 
 if __name__ == "__main__":
     run_script(main)

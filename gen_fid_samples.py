@@ -4,20 +4,10 @@ An image depends on its seed, the network and the settings of the integration al
 what is missing or broken.
 """
 
-from training.options.declared import takes
 from training.options.samples import GenerationSettings
-from training.options.script import command, run_script
+from training.options.script import run_script, runs
 
-
-@command(help=__doc__)
-@takes(GenerationSettings)
-def main(settings: GenerationSettings) -> None:
-    from training.commands.gen_fid_samples import (
-        run,  # here, so that --help need not wait for PyTorch
-    )
-
-    run(settings)
-
+main = runs("simulations.images_of_seeds", GenerationSettings, __doc__)
 
 if __name__ == "__main__":
     run_script(main)

@@ -5,20 +5,10 @@ in it can run. --dest is an ordinary network file, for all scripts. Its paramete
 beside it.
 """
 
-from training.options.declared import takes
 from training.options.networks import ImportSettings
-from training.options.script import command, run_script
+from training.options.script import run_script, runs
 
-
-@command(help=__doc__)
-@takes(ImportSettings)
-def main(settings: ImportSettings) -> None:
-    from training.commands.import_network import (
-        run,  # here, so that --help need not wait for PyTorch
-    )
-
-    run(settings)
-
+main = runs("networks.import_network", ImportSettings, __doc__)
 
 if __name__ == "__main__":
     run_script(main)

@@ -4,7 +4,6 @@ Each PATH is a network file (a path or an https URL), an .npz or .json of result
 training run, or a zip or folder of images.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from dnnlib.logs import logger
@@ -13,7 +12,6 @@ from training.options.declared import Declared, argument, takes
 from training.options.script import command, run_script
 
 
-@dataclass(frozen=True, kw_only=True)
 class Settings(Declared):
     """Options of this script."""
 

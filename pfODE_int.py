@@ -1,17 +1,9 @@
 """Integrates the probability-flow ODE of images or tables: melt data, bring it back, generate."""
 
-from training.options.declared import takes
-from training.options.script import command, run_script
+from training.options.script import run_script, runs
 from training.options.simulations import SimulationSettings
 
-
-@command(help=__doc__)
-@takes(SimulationSettings)
-def main(settings: SimulationSettings) -> None:
-    from training.commands.pfODE_int import run  # here, so that --help need not wait for PyTorch
-
-    run(settings)
-
+main = runs("simulations.images_or_tables", SimulationSettings, __doc__)
 
 if __name__ == "__main__":
     run_script(main)

@@ -11,7 +11,6 @@ import os
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from dnnlib.errors import UsageError
@@ -20,17 +19,16 @@ from dnnlib.logs import logger
 from training.options.declared import Declared, argument, option, takes
 from training.options.script import command, run_script
 from training.options.shared import overwrite
-from training.options.types import COUNT, FILE, SEED
+from training.options.types import FILE, SEED
 
 
-@dataclass(frozen=True, kw_only=True)
 class Settings(Declared):
     """Options of this script."""
 
     paths: tuple[Path, ...] = argument(metavar="PATH...", type=FILE, nargs=-1, required=True)
-    dest: Path = option(type=FILE, default=Path("report.html"), help="The HTML file.")
+    dest: Path = option(default=Path("report.html"), help="The HTML file.")
     title: str | None = option(unset="the names of the paths", help="Heading of the page.")
-    points: int = option(type=COUNT, default=5000, help="Points of a panel at most.")
+    points: int = option(default=5000, help="Points of a panel at most.")
     seed: int = option(type=SEED, default=0, help="Seed of which points, where there are more.")
     open: bool = option(is_flag=True, help="Open the file in the browser.")
     overwrite: bool = overwrite()

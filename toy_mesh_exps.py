@@ -24,20 +24,10 @@ Files: {data}_{schedule}_coverage.json    numbers and options
        {data}_{schedule}_r{radius}_{latent|data|end}.ply    each mesh, in 3-D
 """
 
-from training.options.declared import takes
-from training.options.script import command, run_script
-from training.options.toy_mesh_exps import CoverageSettings
+from training.options.script import run_script, runs
+from training.options.simulations import CoverageSettings
 
-
-@command(help=__doc__)
-@takes(CoverageSettings)
-def main(settings: CoverageSettings) -> None:
-    from training.commands.toy_mesh_exps import (
-        run,  # here, so that --help need not wait for PyTorch
-    )
-
-    run(settings)
-
+main = runs("toy_mesh_exps.run", CoverageSettings, __doc__)
 
 if __name__ == "__main__":
     run_script(main)

@@ -3,19 +3,10 @@
 Data are drawn fresh for every step from the toy's own distribution, on its exact eigenbasis.
 """
 
-from training.options.declared import takes
-from training.options.script import command, run_script
-from training.options.training import ToyTrainSettings, require_named
+from training.options.script import run_script, runs
+from training.options.training import ToyTrainSettings
 
-
-@command(help=__doc__)
-@takes(ToyTrainSettings)
-def main(settings: ToyTrainSettings) -> None:
-    require_named(settings, "data_name")
-    from training.commands.toy_train import run  # here, so that --help need not wait for PyTorch
-
-    run(settings)
-
+main = runs("train.run_on_toy", ToyTrainSettings, __doc__)
 
 if __name__ == "__main__":
     run_script(main)

@@ -10,7 +10,6 @@ together, and so are the correlations of images at several times.
 
 import os
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 from dnnlib.errors import UsageError
@@ -22,17 +21,14 @@ from training.options.shared import overwrite
 from training.options.types import FILE, choice
 
 
-@dataclass(frozen=True, kw_only=True)
 class Settings(Declared):
     """Options of this script."""
 
     paths: tuple[Path, ...] = argument(metavar="PATH...", type=FILE, nargs=-1, required=True)
     dest: Path | None = option(
-        "--dest", "--save_dir", type=FILE, unset="the file's", help="Folder of the pictures"
+        "--dest", "--save_dir", unset="the file's", help="Folder of the pictures"
     )
-    animation: bool = option(
-        "--animation/--no-animation", default=True, help="Animate melts and generations."
-    )
+    animation: bool = option(default=True, help="Animate melts and generations.")
     format: str = option(type=choice(("gif", "mp4")), default="gif", help="Format of animations.")
     overwrite: bool = overwrite()
 

@@ -50,13 +50,13 @@ from benchmarks.simulators import TASKS, Task, Wheel
 from benchmarks.simulators.priors import Prior, Uniform
 from dnnlib.errors import DataError, UsageError
 from torch_utils.results import load_arrays, save_arrays
+from training.commands.calibrating import Oddities
 from training.commands.inference import Asked
-from training.commands.oddities import Oddities
 from training.flow.likelihood import Trace
 from training.inference.guarantee import HeldOutTruths
 from training.measure.posterior.ranks import fractional_ranks
-from training.options.inference import PriorOptions, SamplerOptions
-from training.options.posterior import CalibrateSettings, HeldOutOptions
+from training.options.inference import HeldOutOptions, PriorOptions, SamplerOptions
+from training.options.posterior import CalibrateSettings
 from training.options.script import run_script
 
 SIX = (

@@ -60,7 +60,7 @@ from torch_utils.seeds import seeded_generator
 from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY, Records
 from training.files.records import load_as_records
-from training.runs.asking import table
+from training.runs.asking import Asking
 from training.runs.intervals import Interval
 from training.subjects.networks import NetworkFile
 from training.subjects.records import RecordFlow
@@ -299,7 +299,7 @@ def synthesize(name: str, variant: str, seed: int, folder: Path) -> Figures:
     began = time.monotonic()
     as_real = np.tile(~np.isnan(real), (sets, 1))
     nothing = np.full(real.shape[1], np.nan)
-    drawn = {"flow": np.where(as_real, table(flow, nothing, len(as_real), seed), np.nan)}
+    drawn = {"flow": np.where(as_real, Asking(flow).table(nothing, len(as_real), seed), np.nan)}
     seconds = {"flow": model.seconds + time.monotonic() - began}
     complete = bool(there.all()) and not np.isnan(real).any()
     for method in installed(GENERATORS) if complete else ():

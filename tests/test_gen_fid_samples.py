@@ -31,9 +31,8 @@ from training.flow.latent.laws import GaussianLaw
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
 from training.runs import generation
+from training.runs.choices import LatentChoice, TimeChoice
 from training.runs.generation import SeedSampler, generate_images, parse_seeds
-from training.runs.latents import LatentChoice
-from training.runs.times import TimeChoice
 from training.subjects import ImageFlow, NetworkFile
 
 DIM, KEPT = 64, 10

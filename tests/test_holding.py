@@ -16,8 +16,8 @@ from tests.support.outcomes import drawn, only_json
 from tests.support.running import good, refusal, refused, run_script, starter
 from torch_utils.snapshots import read_network, write_network
 from training import Guarantee
+from training.commands.calibrating import DENSE, Oddities, of_flow
 from training.commands.inference import Asked
-from training.commands.oddities import DENSE, Oddities, of_flow
 from training.model.model import Model
 from training.options.inference import LikelihoodOptions, PriorOptions
 from training.options.posterior import CalibrateSettings

@@ -28,7 +28,7 @@ from training.files.records import load_records
 from training.files.table import load_table
 from training.flow.courses import Course
 from training.model.model import Model
-from training.options.toy_mesh_exps import BOUNDARY_POINTS
+from training.options.simulations import BOUNDARY_POINTS
 
 
 @pytest.fixture(scope="module")

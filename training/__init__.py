@@ -8,14 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from training.commands.adapters import FlowDensity, SbiPosterior, sbi_estimator
     from training.commands.answers import Answers
-    from training.commands.estimator import FlowDensity
     from training.commands.guarantees import Guarantee
     from training.commands.models import Model
     from training.commands.priors import normal_prior
     from training.commands.python import Images, Records, Simulations, Table, Toy
     from training.commands.rounds import rounds
-    from training.commands.sbi import SbiPosterior, sbi_estimator
     from training.flow.distribution import FlowDistribution
     from training.flow.eigenbasis import EigenBasis
     from training.flow.latent.laws import GaussianLaw, LatentLaw
@@ -27,7 +26,7 @@ _HOMES = {
     "EigenBasis": "flow.eigenbasis",
     "Images": "commands.python",
     "Guarantee": "commands.guarantees",
-    "FlowDensity": "commands.estimator",
+    "FlowDensity": "commands.adapters",
     "FlowDistribution": "flow.distribution",
     "GaussianLaw": "flow.latent.laws",
     "InflationSchedule": "flow.schedules",
@@ -35,10 +34,10 @@ _HOMES = {
     "Model": "commands.models",
     "ProbabilityFlow": "flow.pfode",
     "Records": "commands.python",
-    "SbiPosterior": "commands.sbi",
+    "SbiPosterior": "commands.adapters",
     "normal_prior": "commands.priors",
     "rounds": "commands.rounds",
-    "sbi_estimator": "commands.sbi",
+    "sbi_estimator": "commands.adapters",
     "Simulations": "commands.python",
     "Table": "commands.python",
     "Toy": "commands.python",

@@ -162,11 +162,11 @@ class TableRecipe(TrainingRecipe):
     """
 
     width: int
-    depth: int
-    dropout: float
-    weight_decay: float
+    depth: int = 4
+    dropout: float = 0.0
+    weight_decay: float = 0.0
     gamma0: float
-    patience: int
+    patience: int = 15
     ensemble: int = 1
     cond_waves: int = 0
     optimizer: str = ADAM
@@ -294,25 +294,24 @@ def fitted_to_table(
     few, many = rows < FEW_ROWS, rows >= MANY_ROWS
     batch = values.get("batch") or (128 if few else 512 if many else 256)
     duration = values.get("duration") or (4000 if few else 8000 if many else 10_000) * batch / 1e6
-    recipe = _of_table(
+    return _of_table(
+        values,
         duration,
         batch,
         lr=3e-3 if dim < WIDE else 2e-3,
-        snap=50,
         width=64 if few and dim < WIDE else 128,
-        depth=4,
         dropout=0.1 if few else 0.0,
         weight_decay=0.3 if few else 0.0,
         gamma0=1e-2 if few else 1e-4 if many else 1e-3,
-        patience=15,
     )
-    return recipe.but(values)
 
 
-def _of_table(duration: float, batch: int, snap: int, **others: Any) -> TableRecipe:
+def _of_table(
+    values: Mapping[str, Any], duration: float, batch: int, snap: int = 50, **others: Any
+) -> TableRecipe:
     """A recipe of so many reports, the last of which writes the network file; others are what
-    tables differ in."""
-    return TableRecipe(
+    tables differ in. The values that a user gave override it."""
+    recipe = TableRecipe(
         duration=duration,
         batch=batch,
         lr_ramp=TABLE_RAMP * duration,
@@ -323,6 +322,7 @@ def _of_table(duration: float, batch: int, snap: int, **others: Any) -> TableRec
         dump=5,
         **others,
     )
+    return recipe.but(values)
 
 
 def _fitted_to_simulations(rows: int, values: Mapping[str, Any]) -> TableRecipe:
@@ -330,20 +330,8 @@ def _fitted_to_simulations(rows: int, values: Mapping[str, Any]) -> TableRecipe:
     few = rows < FEW_ROWS
     batch = values.get("batch") or 256
     duration = values.get("duration") or (1500 if few else 20_000) * batch / 1e6
-    recipe = _of_table(
-        duration,
-        batch,
-        lr=6e-3 if few else 3e-3,
-        snap=50,
-        width=64,
-        depth=4,
-        dropout=0.0,
-        weight_decay=0.0,
-        gamma0=1e-4,
-        patience=15,
-        cond_waves=0 if few else 1,
-    )
-    return recipe.but(values)
+    lr, waves = (6e-3, 0) if few else (3e-3, 1)
+    return _of_table(values, duration, batch, lr=lr, width=64, gamma0=1e-4, cond_waves=waves)
 
 
 def fitted_to_questions(rows: int, values: Mapping[str, Any]) -> TableRecipe:
@@ -356,20 +344,19 @@ def fitted_to_questions(rows: int, values: Mapping[str, Any]) -> TableRecipe:
     few, many = rows < FEW_ROWS, rows >= MANY_ROWS
     batch = values.get("batch") or (128 if few else 256)
     duration = values.get("duration") or (1500 if few else 3000 if many else 2500) * batch / 1e6
-    recipe = _of_table(
+    return _of_table(
+        values,
         duration,
         batch,
         lr=2e-3 if few else 3e-3,
         snap=40,
         width=128,
-        depth=4,
         dropout=0.2 if few else 0.0,
         weight_decay=0.3 if few else 0.0,
         gamma0=1e-3 if few else 1e-4,
         patience=12,
         optimizer=SOAP,
     )
-    return recipe.but(values)
 
 
 def describe_table_recipe(recipe: TableRecipe, rows: int, dim: int, conditions: int = 0) -> str:

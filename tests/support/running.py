@@ -1,6 +1,5 @@
 """Runs scripts in this process, as a user would, and looks at what an error says."""
 
-import inspect
 import io
 import logging
 import os
@@ -178,7 +177,7 @@ def run_script(script, *arguments, ranks=ALONE, whole=False):
     """Runs a script; an unexpected exception passes through, and settings of torch are put back. If
     the ``whole`` of it is wanted, trainings end as a user's do, and not in a quick way."""
     command = script.main if isinstance(script, ModuleType) else script
-    name = Path(inspect.unwrap(command.callback).__code__.co_filename).name
+    name = f"{getattr(script, '__name__', 'script')}.py"
     out, err = io.StringIO(), io.StringIO()
     try:
         with (

@@ -1,23 +1,166 @@
-"""Answers about rows from Python: what ``ask.py`` gives, as data frames."""
+"""Answers about rows: what ``ask.py`` runs, and the same from Python, as data frames."""
 
 import csv
 import importlib
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from dnnlib.errors import UsageError
+from dnnlib.files import require_new
+from dnnlib.logs import logger
 from dnnlib.numbers import fraction, natural
-from training.commands.frames import FRAMES, kind_of
+from torch_utils.distributed import first_rank_only
+from training.commands.called import FRAMES, kind_of
+from training.data.records.encoding import encode
 from training.data.records.records import Records
+from training.data.records.writing import save_texts, texts_of
 from training.data.tables.formats import MISSING
-from training.runs import asking
-from training.runs.asking import Sheet
-from training.runs.intervals import Interval
+from training.files.answers import params_path, real_path, save_check, save_params
+from training.files.records import columns_json, holds_records, load_as_records, load_records
+from training.names import UNSOUND
+from training.options import ask as options
+from training.runs.asking import Asking, Sheet, check_lines
+from training.runs.intervals import Interval, require_same_columns
 from training.subjects import NetworkFile, RecordFlow
+
+
+@first_rank_only
+def fill(settings: options.FillSettings) -> None:
+    dest, sheet = settings.dest, None
+    numbers = range(1, (settings.tables or 0) + 1)
+    paths = [dest.with_name(f"{dest.stem}_{number}{dest.suffix}") for number in numbers]
+    flow = opened(settings, *(paths or [dest]), params_path(dest))
+    records = rows_of(settings, flow)
+    if not paths:
+        with bar(flow, "cells", None) as asked:
+            sheet = asked.fill(records, intervals(settings, flow))
+    for number, path in enumerate(paths):
+        with bar(flow, "rows", len(records)) as asked:
+            save(path, asked.completed(records, settings.seed, number), records)
+    finish(settings, flow, "fill", sheet, records)
+
+
+@first_rank_only
+def predict(settings: options.PredictSettings) -> None:
+    flow = opened(settings, settings.dest, params_path(settings.dest))
+    records, columns = rows_of(settings, flow, settings.columns), settings.columns
+    wanted = intervals(settings, flow)
+    with bar(flow, "rows", len(records) * len(columns)) as asked:
+        sheet = asked.predict(records, columns, wanted)
+    finish(settings, flow, "predict", sheet, records)
+
+
+@first_rank_only
+def score(settings: options.ScoreSettings) -> None:
+    flow = opened(settings, settings.dest, params_path(settings.dest))
+    records = rows_of(settings, flow)
+    with bar(flow, "cells", len(records) * (1 + len(records.columns))) as asked:
+        sheet = asked.score(records, settings.odd)
+    finish(settings, flow, "score", sheet, records)
+
+
+@first_rank_only
+def sample(settings: options.DrawSettings) -> None:
+    dest, data, given = settings.dest, settings.data, settings.given_ or ()
+    flow = opened(settings, dest, params_path(dest), *([real_path(dest)] if data else []))
+    real = Asking(flow).to_compare(data_set(data, flow.empty), given) if data else None
+    with bar(flow, "rows", settings.count) as asked:
+        sheet = asked.draw(settings.count, given, settings.seed)
+    finish(settings, flow, "sample", sheet, flow.empty, real)
+
+
+@first_rank_only
+def check(settings: options.AskCheckSettings) -> int:
+    flow = opened(settings, settings.dest)
+    records = data_set(settings.data, flow.empty)
+    facts = Asking(flow).checked(records, settings.hidden, settings.level, settings.seed)
+    save_check(settings.dest, settings.recorded(), facts)
+    logger.info("\n".join([*check_lines(facts), f"Wrote {settings.dest}"]))
+    return UNSOUND if facts["fails"] and settings.strict else 0
+
+
+def opened(settings: options.AskSettings | options.AskCheckSettings, *files: Path) -> RecordFlow:
+    """The flow of a network, about which these files are to be written. Raises UsageError if one is
+    there, DataError if the network answers no questions."""
+    require_new(list(files), settings.overwrite, "--dest")
+    return RecordFlow.of(NetworkFile.open(settings.network))
+
+
+def intervals(settings: options.IntervalSettings, flow: RecordFlow) -> Interval:
+    """Those that are wanted."""
+    if settings.calibrate is None:
+        return Interval(settings.interval, settings.held_out)
+    marks = settings.missing_values or ()
+    return Interval(settings.interval, data_set(settings.calibrate, flow.empty, marks))
+
+
+def rows_of(settings: options.RowSettings, flow: RecordFlow, asked: Sequence[str] = ()) -> Records:
+    """Rows of a file, with the columns of the network; warns of what does not fit."""
+    source: Records | str = str(settings.data)
+    if holds_records(settings.data):
+        source = load_records(settings.data)
+        require_same_columns(flow, source)
+    return Asking(flow).rows_of(source, asked, settings.missing_values or ())
+
+
+def data_set(path: Path, empty: Records, missing_values: Sequence[str] = ()) -> Records:
+    """The records of a data set, a table as records, or rows of another file, all held out; warns
+    of what does not fit."""
+    records = load_as_records(path)
+    if records is None:
+        records, lines = encode(path, empty.columns, missing_values=missing_values, like=empty)
+        for line in lines:
+            logger.warning(f"Warning: {line}")
+    return records
+
+
+def save(path: Path, sheet: Sheet, records: Records) -> None:
+    """Writes a sheet and says so."""
+    save_texts(path, sheet.names, sheet.rows, records.separator)
+    logger.info(f"Wrote {path}: {len(sheet.rows)} rows of {len(sheet.names)} columns")
+
+
+def finish(
+    settings: options.AskSettings,
+    flow: RecordFlow,
+    question: str,
+    sheet: Sheet | None,
+    records: Records,
+    real: Records | None = None,
+) -> None:
+    """Writes a sheet of answers, which is None where there are several and they are there, and how
+    they came about. ``records`` are those that the sheet is of, ``real`` rows to compare with."""
+    if sheet is not None:
+        save(settings.dest, sheet, records)
+    if real is not None:
+        save(real_path(settings.dest), Sheet(*texts_of(flow.empty, real.values)), flow.empty)
+    table = replace(flow.empty, separator=records.separator, decimal=records.decimal)
+    about = {
+        "question": question,
+        "data_name": flow.file.model.about.get("data_name"),
+        "sheet": None if sheet is None else settings.dest.name,
+        "beside": None if sheet is None else sheet.beside,
+        "held_out": None if real is None else bool(real.held_out.all()),
+        "table": json.loads(columns_json(table)),
+    }
+    digest = flow.file.model.digest()
+    save_params(params_path(settings.dest), settings.recorded(), digest, about)
+
+
+@contextmanager
+def bar(flow: RecordFlow, unit: str, total: Any) -> Iterator[Asking]:
+    """What is asked of a flow, behind a progress bar."""
+    with tqdm(total=total, desc="asking", unit=f" {unit}", disable=None) as shown:
+        yield Asking(flow, shown.update)
+
 
 DIGITS = 15
 """Of whole numbers that floating-point numbers hold, which a column with missing cells gets."""
@@ -58,13 +201,13 @@ class Answers:
         """
         intervals = Interval(fraction("interval", interval), held_out)
         records = self._rows(rows)
-        return _like(rows, _frame(asking.fill(self.flow, records, intervals), records))
+        return _like(rows, _frame(Asking(self.flow).fill(records, intervals), records))
 
     def complete(self, rows: Any, tables: int = 20, seed: int = 0) -> list[Any]:
         """So many tables with joint draws in the holes, for multiple imputation."""
         records, seed = self._rows(rows), natural("seed", seed)
         return [
-            _like(rows, _frame(asking.completed(self.flow, records, seed, number), records))
+            _like(rows, _frame(Asking(self.flow).completed(records, seed, number), records))
             for number in range(natural("tables", tables))
         ]
 
@@ -80,7 +223,7 @@ class Answers:
         intervals = Interval(fraction("interval", interval), held_out)
         columns = [columns] if isinstance(columns, str) else columns
         records = self._rows(rows, columns)
-        return _like(rows, _frame(asking.predict(self.flow, records, columns, intervals), records))
+        return _like(rows, _frame(Asking(self.flow).predict(records, columns, intervals), records))
 
     def score(self, rows: Any, odd: float = 0.01) -> Any:
         """Log density of each row, its error, and its odd cells.
@@ -91,7 +234,7 @@ class Answers:
         """
         odd = 1.0 if odd == 1 else fraction("odd", odd)
         records = self._rows(rows)
-        return _like(rows, _frame(asking.score(self.flow, records, odd), records))
+        return _like(rows, _frame(Asking(self.flow).score(records, odd), records))
 
     def sample(self, count: int, given: Mapping[str, object] | None = None, seed: int = 0) -> Any:
         """So many rows, given what all of them have, by the names of columns."""
@@ -103,7 +246,7 @@ class Answers:
             (name, str(value).replace(".", sign) if isinstance(value, Real) else str(value))
             for name, value in (given or {}).items()
         ]
-        return _frame(asking.draw(self.flow, count, pairs, seed), self.flow.empty)
+        return _frame(Asking(self.flow).draw(count, pairs, seed), self.flow.empty)
 
     def check(
         self, records: Records, hidden: float = 0.2, level: float = 0.05, seed: int = 0
@@ -111,13 +254,12 @@ class Answers:
         """Whether hidden cells of held-out rows are where the flow says; see ``ask.py check``."""
         hidden, level = fraction("hidden", hidden, 0.5), fraction("level", level)
         seed = natural("seed", seed)
-        facts: dict[str, Any] = asking.checked(self.flow, records, hidden, level, seed)
-        return facts
+        return Asking(self.flow).checked(records, hidden, level, seed)
 
     def _rows(self, rows: Any, asked: Sequence[str] = ()) -> Records:
         if isinstance(rows, Records):  # whose levels may be others, by their places
             raise UsageError("rows are Records: give the file or the data frame that these are of")
-        return asking.rows_of(self.flow, rows, asked)
+        return Asking(self.flow).rows_of(rows, asked)
 
 
 def _frame(sheet: Sheet, records: Records) -> Any:

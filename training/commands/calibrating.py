@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
@@ -16,38 +16,132 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
-from torch_utils.distributed import process_group
-from training.commands.inference import Asked, prepared
-from training.commands.oddities import ALONE, MOST_NUMBERS, SURPRISE, Oddities
+from training.commands.inference import Asked
 from training.data.tables.table import Rows
 from training.files.posterior import CALIBRATION_FORMAT, save_values
 from training.flow.coordinates.surprise import MOST_CONDITIONS
 from training.flow.held_out import HeldOut
+from training.flow.likelihood import Trace
+from training.flow.solvers import get_solver
 from training.inference.checking import Functions, simulated
 from training.inference.guarantee import HeldOutTruths
-from training.inference.likelihoods import UserFunction
+from training.inference.likelihoods import Gaussian, UserFunction
+from training.measure.clouds import Cloud
 from training.measure.posterior.calibration import DENSEST, RunValues
 from training.measure.posterior.calibration import calibrate as tested
 from training.model.model import Model
-from training.names import FEWEST_RUNS
-from training.options.posterior import CalibrateSettings, HeldOutOptions, SampleSettings
-from training.runs.holding import (
-    SHOWN,
-    HeldPosteriors,
-    Observations,
-    ranks_of,
-    report_calibration,
-    summary_of,
-)
+from training.names import FEWEST_RUNS, LARGEST_EXACT, PROBES
+from training.options.inference import LEARNED_SOLVER, LEARNED_STEPS, HeldOutOptions
+from training.options.posterior import CalibrateSettings, SampleSettings
+from training.runs import holding
 from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
 from training.runs.posterior_results import report_check, report_files, write_numbers
 from training.runs.posteriors import Groups, sampled
+from training.subjects import NetworkFile, Subject, open_prior
+
+SURPRISE, ALONE = "surprise", "number that the others foretell worst"
+SPARSE, DENSE, RADIUS = "low density", "high density", "latent radius"
+MOST_NUMBERS = 4096
+"""Observed numbers whose covariance is looked at: 128 MB."""
+
+
+@dataclass(frozen=True, eq=False)
+class Oddities:
+    """Numbers that are large of observations, or conditions, unlike the others.
+
+    Attributes:
+        whitened: Observed numbers ``[M, C]`` in coordinates that distances are taken in; None where
+            they are too many.
+        values: ``[M, K]``.
+        names: Of the K numbers.
+        network: Digest of the flow of conditions; None without.
+    """
+
+    whitened: Tensor | None
+    values: Tensor
+    names: list[str] = field(default_factory=list)
+    network: str | None = None
+
+    @classmethod
+    def of(cls, asked: Asked, options: HeldOutOptions, observed: Tensor) -> "Oddities":
+        """Those of observed numbers ``[M, C]``. Raises UsageError if there is a flow of conditions,
+        but it is of others, or there are none, DataError if its file is broken."""
+        if asked.settings.learned:
+            return cls.of_conditions(asked.subject, options.conditions_network, observed)
+        if options.conditions_network is not None:
+            raise UsageError("--conditions_network goes with --condition alone: leave it out")
+        likelihood, count = asked.likelihood(), observed.shape[1]
+        if not isinstance(likelihood, Gaussian) or count > MOST_NUMBERS:
+            return cls(None, torch.zeros(1, 0, dtype=torch.float64))
+        # As if the prior were Gaussian, which decides nothing: held-out truths say what is odd.
+        mean, covariance = (part.cpu() for part in asked.fine.moments())
+        of_points = likelihood.observe(likelihood.observe(covariance).T)
+        noise = likelihood.covariance(count)
+        middle = likelihood.observe(mean[None])[0]
+        cloud = Cloud.of(middle, of_points + noise, noise.diagonal().sqrt())
+        subject, partial = asked.subject, (likelihood.operator, likelihood.coordinates)
+        # Whole points have a place under the prior's own flow. Images have latents alone: their
+        # densities take too long.
+        seen = partial == (None, None) and not subject.label_dim
+        more = of_flow(subject, observed, subject.is_readable) if seen else {}
+        return cls.of_cloud(cloud, observed.cpu().double(), more)
+
+    @classmethod
+    def of_conditions(
+        cls, subject: Subject, conditions_network: str | None, conditions: Tensor
+    ) -> "Oddities":
+        """Those of conditions ``[M, C]`` of a network; raises likewise."""
+        law = subject.surprise
+        if law is None:
+            return cls(None, torch.zeros(1, 0, dtype=torch.float64))
+        more, digest = {}, None
+        if conditions_network is not None:
+            other = open_prior(NetworkFile.open(conditions_network))
+            points, given = other.of_columns(list(subject.condition_names), conditions)
+            more, digest = of_flow(other, points, given=given), other.digest
+        cloud = Cloud.of(law.mean.cpu(), law.covariance.cpu())
+        straight = subject.straight(conditions.to(law.mean.device)).cpu().double()
+        return cls.of_cloud(cloud, straight, more, digest)
+
+    @classmethod
+    def of_cloud(
+        cls, cloud: Cloud, rows: Tensor, more: dict[str, Tensor], network: str | None = None
+    ) -> "Oddities":
+        """Those of rows ``[M, C]`` by the mean and covariance of others, and more by name."""
+        odd = {SURPRISE: cloud.surprise(rows), ALONE: cloud.alone(rows), **more}
+        return cls(cloud.places(rows), torch.stack(list(odd.values()), dim=1), list(odd), network)
+
+
+def of_flow(
+    subject: Subject, points: Tensor, dense: bool = True, given: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Oddities ``[M]`` of points ``[M, D]`` under a flow, by name.
+
+    Args:
+        subject: The flow.
+        points: In the user's units.
+        dense: Whether to look at densities.
+        given: What its network is given with every point, of one row.
+    """
+    flow = subject.flow
+    prior = subject.prior(flow.times(LEARNED_STEPS), get_solver(LEARNED_SOLVER))
+    trace = Trace("exact") if subject.dim <= LARGEST_EXACT else Trace(probes=PROBES)
+    radius, density = [], []
+    for block in torch.split(points.double().to(flow.device), subject.block):
+        beside = {k: v.to(flow.device).expand(len(block), -1) for k, v in (given or {}).items()}
+        radius.append(prior.whitened(block, beside).norm(dim=1).cpu().double())
+        if dense:
+            density.append(prior.log_density(block, beside, trace).cpu().double())
+    odd = {RADIUS: torch.cat(radius)}
+    if dense:
+        odd |= {SPARSE: -torch.cat(density), DENSE: torch.cat(density)}
+    return odd
+
 
 CONDITIONS_NETWORK = "conditions_network"
 
 
 def calibrate(settings: CalibrateSettings) -> None:
-    """Adds to a network file what truths that it has not seen say of its posteriors."""
     began = perf_counter()
     asked = Asked.open(settings)
     subject, network = asked.subject, asked.subject.file
@@ -62,7 +156,7 @@ def calibrate(settings: CalibrateSettings) -> None:
     if len(rows) < FEWEST_RUNS:
         raise DataError(f"{settings.data_root} has {len(rows)} fresh truths: give {FEWEST_RUNS}")
     files = asked.files("posterior_calibration", ".npz")
-    with process_group(settings.run.device_name) as device:
+    with distributed.process_group(settings.run.device_name) as device:
         asked = asked.on(device, list(files))
         # Their conditions, or what is simulated of each, as its posterior is then drawn of.
         seen = rows.conditions
@@ -73,8 +167,8 @@ def calibrate(settings: CalibrateSettings) -> None:
         odd = Oddities.of(asked, settings.beside, seen)
         sources = settings.likelihood.files
         programs = [text.rpartition(":")[0] for text in settings.beside.function or ()]
-        groups, options = prepared(
-            asked, files[1], len(rows), [rows.points, rows.conditions], [*sources, *programs]
+        groups, options = asked.groups(
+            files[1], len(rows), [rows.points, rows.conditions], [*sources, *programs]
         )
         with groups.told_when_cut_short():
             values = drawn(asked, rows, functions, groups)
@@ -91,14 +185,14 @@ def calibrate(settings: CalibrateSettings) -> None:
                 "solvers": asked.solvers,
                 "options": options,
                 "network_sha256": subject.digest,
-                "held_out": summary_of(guarantee),
+                "held_out": holding.summary_of(guarantee),
             }
             write_numbers(files[1], CALIBRATION_FORMAT, began, content)
             replace(model, held_out=truths).save(dest)
         groups.remove()
         if distributed.is_main():
             report_check(check)
-            report_calibration(guarantee)
+            holding.report_calibration(guarantee)
             logger.info(f"Wrote them to {dest}")
             report_files(files[1], files[0], began)
 
@@ -108,7 +202,7 @@ def over_conditions(guarantee: HeldOutTruths, rows: Rows, names: Sequence[str]) 
     than two."""
     if rows.conditions is None or len(names) < 2 or not guarantee.near_count:
         return {}
-    near, _ = guarantee.levels_near(guarantee.held_out.whitened, (SHOWN,))
+    near, _ = guarantee.levels_near(guarantee.held_out.whitened, (holding.SHOWN,))
     return {
         "conditions": rows.conditions.numpy(),
         "condition_names": np.array(names),
@@ -153,7 +247,7 @@ def held_out_of(
     digest: str,
 ) -> HeldOut:
     """The part of the network file, whose other parts have this digest."""
-    ranks, names = ranks_of(values, functions)
+    ranks, names = holding.ranks_of(values, functions)
     whitened = ranks[:, :0] if odd.whitened is None else odd.whitened
     way = {**way_of(asked), CONDITIONS_NETWORK: odd.network}
     plan = asked.plan
@@ -245,7 +339,7 @@ def require_known(truths: HeldOut) -> None:
 
 def observations_of(
     asked: Asked, settings: SampleSettings, guarantee: HeldOutTruths, observed: Tensor
-) -> Observations:
+) -> holding.Observations:
     """What is known of observations ``[M, K]``, or conditions. Raises UsageError if they are to be
     refused, but p-values are not known."""
     refuse, truths = settings.refuse, guarantee.held_out
@@ -256,7 +350,7 @@ def observations_of(
                 f"--refuse takes {MOST_CONDITIONS} conditions at most, or {MOST_NUMBERS} numbers "
                 "with gaussian noise: leave it out"
             )
-        return Observations()
+        return holding.Observations()
     if refuse is not None and refuse < finest:
         raise UsageError(
             f"--refuse={refuse:g} refuses nothing by {truths.truths} held-out truths: give "
@@ -267,8 +361,8 @@ def observations_of(
     if (odd.network, odd.names) != (truths.made_with.get(CONDITIONS_NETWORK), truths.oddities):
         if refuse is not None:
             raise UsageError("the network was calibrated with another --conditions_network")
-        return Observations(odd.whitened)
-    return Observations(odd.whitened, *guarantee.p_values(odd.whitened, odd.values))
+        return holding.Observations(odd.whitened)
+    return holding.Observations(odd.whitened, *guarantee.p_values(odd.whitened, odd.values))
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,7 +376,7 @@ class Applied:
     """
 
     truths: HeldOutTruths
-    observations: Observations
+    observations: holding.Observations
     functions: Functions
 
     @classmethod
@@ -302,11 +396,11 @@ class Applied:
             logger.warning(refusal)
         return refusal is not None
 
-    def posteriors(self, groups: Groups, numbers: dict[str, Any]) -> HeldPosteriors:
+    def posteriors(self, groups: Groups, numbers: dict[str, Any]) -> holding.HeldPosteriors:
         """What they make of the draws of groups, which the numbers of a JSON file get too."""
         every = (draws for draws, _ in sampled(groups))
-        held = HeldPosteriors.of(self.truths, self.observations, every, self.functions)
-        numbers["held_out"] = summary_of(self.truths)
+        held = holding.HeldPosteriors.of(self.truths, self.observations, every, self.functions)
+        numbers["held_out"] = holding.summary_of(self.truths)
         for place, one in enumerate(numbers.get("posteriors", [])):
             one["held_out"] = held.listed(place)
         return held

@@ -1,30 +1,25 @@
-"""Commands that are called from Python: what goes in and out of their folders."""
+"""Commands that are called from Python: what goes in and out of them, rows that people have and
+the files of a folder."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from math import nan
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
-from dnnlib.errors import InflationError, UsageError
+from dnnlib.errors import DataError, InflationError, UsageError
 from dnnlib.logs import logger
 from torch_utils.results import load_json
+from training.data.tables.foreign import listed, widened
 from training.data.tables.table import DataTable
 from training.files.table import save_table
 from training.model.model import Model
-
-
-@contextmanager
-def of_memory(folder: Path) -> Iterator[None]:
-    """Around what reads observations that were given in memory: errors name no file of a folder."""
-    try:
-        yield
-    except InflationError as error:
-        named = re.sub(rf"{re.escape(str(folder))}\S(\w+)\.csv", r"the \1", str(error))
-        raise type(error)(named) from error
 
 
 @contextmanager
@@ -39,6 +34,18 @@ def left_alone() -> Iterator[None]:
                 if handler not in handlers:
                     logger.removeHandler(handler)
                     handler.close()
+
+
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """A folder for the files of a command that is called from Python, and ``left_alone``; errors
+    name no observations in it."""
+    with TemporaryDirectory() as name, left_alone():
+        try:
+            yield Path(name)
+        except InflationError as error:
+            named = re.sub(rf"{re.escape(name)}\S(\w+)\.csv", r"the \1", str(error))
+            raise type(error)(named) from error
 
 
 def data_set_of(data: Any, folder: Path) -> Path:
@@ -86,3 +93,101 @@ def filed(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             given[name] = str(folder / f"{name}.pkl")
             value.save(given[name])
     return given
+
+
+ARRAYS = ("numpy", "builtins")
+"""Packages whose rows are given back as arrays; others are those of data frames, by their name."""
+ROW, COLUMN = (1, -1), (-1, 1)
+FRAMES = "pandas"
+"""The package of data frames that are made of files."""
+
+
+def kind_of(source: Any) -> str:
+    """The package whose kind of rows this is."""
+    return type(source).__module__.partition(".")[0]
+
+
+def numbers_of(
+    source: Any, what: str, flat: tuple[int, int] | None = None
+) -> tuple[list[str] | None, np.ndarray]:
+    """Names of columns, None where there are none, and numbers ``[N, D]``, float64.
+
+    Args:
+        source: A data frame, or a row of one by pandas; an array or a tensor; or a mapping of names
+            to numbers or to columns.
+        what: What messages call it.
+        flat: The shape of what has one axis, ``ROW`` or ``COLUMN``; None if that is an error.
+
+    Raises:
+        DataError: These are no numbers, or no rows.
+    """
+    names: list[str] | None
+    if flat == ROW and kind_of(source) == FRAMES and np.ndim(source) == 1:  # a row of a frame
+        labels = list(source.index)
+        source = source.to_dict() if all(isinstance(label, str) for label in labels) else source
+    if isinstance(source, Mapping):
+        columns = [np.atleast_1d(np.asarray(column)) for column in source.values()]
+        lengths = sorted({len(column) for column in columns})
+        if len(lengths) != 1:
+            raise DataError(f"{what} has columns of {lengths} numbers: give as many of each")
+        names, values = [str(name) for name in source], np.stack(columns, axis=1)
+    else:
+        own = getattr(source, "columns", None)
+        names, values = None if own is None else [str(name) for name in own], source
+    try:
+        numbers = _as_numbers(values)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what}: {error}: give numbers alone, or use Records.open") from error
+    if numbers.ndim == 1 and flat is not None:
+        numbers = numbers.reshape(flat)
+    if numbers.ndim != 2:
+        raise DataError(f"{what} has the shape {list(numbers.shape)}: give rows [N, D]")
+    return names, numbers
+
+
+def columns_of(source: Any, wanted: Sequence[str], what: str) -> np.ndarray:
+    """The numbers ``[N, len(wanted)]`` of some columns by name, or of all in their order where they
+    have none. Raises DataError if one is missing, or there is another number of them, or they are
+    no numbers."""
+    names, numbers = numbers_of(source, what, COLUMN if len(wanted) == 1 else ROW)
+    if names is None:
+        if numbers.shape[1] != len(wanted):
+            raise DataError(
+                f"{what} has {numbers.shape[1]} columns: give {listed(wanted)} in this order"
+            )
+        return numbers
+    for name in wanted:
+        if name not in names:
+            raise DataError(f"{what} has no column '{name}': give {listed(wanted)}")
+        if names.count(name) > 1:
+            raise DataError(f"{what} has two columns '{name}': rename one")
+    return numbers[:, [names.index(name) for name in wanted]]
+
+
+def rows_as(kind: str, names: Sequence[str], values: np.ndarray) -> Any:
+    """Rows ``[N, D]`` as a data frame, an array or a tensor, by the name of its package."""
+    if kind in ARRAYS:
+        return values
+    if kind == "torch":
+        return torch.from_numpy(values)
+    return import_module(kind).DataFrame(dict(zip(names, values.T, strict=True)))
+
+
+def _as_numbers(values: Any) -> np.ndarray:
+    """Those of an array, a tensor, or a data frame; NaN where one is missing or masked. Raises
+    TypeError or ValueError of what are none."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype == torch.bfloat16 else values
+    elif hasattr(values, "columns") and kind_of(values) == FRAMES and values.shape[1] > 1:
+        # Each column has a precision of its own, which they would not have together.
+        columns = range(values.shape[1])
+        return np.concatenate([_as_numbers(values.iloc[:, [at]]) for at in columns], axis=1)
+    elif hasattr(values, "columns"):
+        # Else pandas has numbers that may be missing as objects of its own.
+        missing = {"na_value": np.nan} if kind_of(values) == FRAMES else {}
+        values = values.to_numpy(**missing)
+    array = np.ma.asarray(values) if np.ma.isMaskedArray(values) else np.asarray(values)
+    if array.dtype.kind in "cmM":  # NumPy makes parts of numbers and counts of seconds of these
+        raise TypeError(f"values are {array.dtype}")
+    return np.where(np.ma.getmaskarray(array), np.nan, widened(np.ma.getdata(array)))

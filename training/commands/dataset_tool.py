@@ -20,11 +20,11 @@ from training.data.records.records import CATEGORY, Records
 from training.data.records.tidying import says_missing
 from training.data.sources.formats import NAMES, open_source
 from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
-from training.data.tables.foreign import ForeignTable, TableChoices, listed
+from training.data.tables.foreign import TableChoices, listed
 from training.data.tables.formats import NotNumbers, is_table, open_table
 from training.data.tables.making import make_table
 from training.data.tables.table import DataTable
-from training.data.tables.trials import Groups, groups_of, unrolled
+from training.data.tables.trials import groups_of, unrolled
 from training.files.arrays import evenly
 from training.files.records import FORMAT as RECORDS_FORMAT
 from training.files.records import save_records
@@ -135,16 +135,20 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
         try:
             wanted = settings.wanted, chosen.seed, chosen.header, None, exclude, chosen.sep
             source = open_table(settings.source, *wanted)
-            if chosen.repeats:
-                source, of_numbers = of_trials(source, chosen.repeats, of_numbers)
+            if chosen.repeats:  # several trials in a row become one row each
+                groups, columns = groups_of(chosen.repeats, source.names)
+                source = unrolled(source, groups, columns, DATASET)
+                known = [name for name in columns if name not in of_numbers.covariates]
+                of_numbers = replace(of_numbers, conditions=known, dataset=DATASET)
             return make_table(source, of_numbers)
         except NotNumbers as error:
             reason = str(error)
     cells = open_cells(settings.source, chosen.sep, chosen.header, seed=chosen.seed)
-    missing_values = chosen.missing_values or ()
-    is_missing = chosen.is_missing or ()
     choices = chosen.into(
-        RecordChoices, types=types, missing_values=missing_values, is_missing=is_missing
+        RecordChoices,
+        types=types,
+        missing_values=chosen.missing_values or (),
+        is_missing=chosen.is_missing or (),
     )
     surveyed = SurveyedTable.of(cells.only(settings.wanted, exclude), choices)
     if surveyed.only_numbers:
@@ -155,16 +159,6 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
             raise UsageError(f"--{name} is for tables of numbers without holes: {reason}")
     records, lines = surveyed.records()
     return records, [*lines, *telling_holes(records)]
-
-
-def of_trials(
-    source: ForeignTable, repeats: Groups, choices: TableChoices
-) -> tuple[ForeignTable, TableChoices]:
-    """A source whose rows have several trials as one of a row each, and what is chosen of it."""
-    groups, columns = groups_of(repeats, source.names)
-    conditions = [name for name in columns if name not in choices.covariates]
-    whole = unrolled(source, groups, columns, DATASET)
-    return whole, replace(choices, conditions=conditions, dataset=DATASET)
 
 
 def params_path(dest: Path) -> Path:

@@ -18,20 +18,12 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.images.batches import ImageDataset, pixel_batches
 from training.files.fid_reference import DISTANCES_FORMAT, FORMAT, FIDReference
+from training.measure import feature_distances as distances
 from training.measure.detector import InceptionDetector, find_detector
-from training.measure.feature_distances import (
-    SUBSET_SIZE,
-    FeatureStatistics,
-    Moments,
-    frechet_distance,
-    kernel_distance,
-    subset_distances,
-)
 from training.options.samples import CalcSettings, MeasuringOptions, RefSettings
 
 
 def ref(settings: RefSettings) -> None:
-    """Measure a data set and write the reference that other images are compared with."""
     began = time.perf_counter()
     dest = settings.dest
     parameters = dest.with_suffix(".json")
@@ -60,7 +52,6 @@ def ref(settings: RefSettings) -> None:
 
 
 def calc(settings: CalcSettings) -> None:
-    """Compare images with a reference: print the FID, and the KID if the reference has features."""
     began = time.perf_counter()
     dest = settings.dest
     if dest is not None:
@@ -114,7 +105,7 @@ def measure(
     detector: InceptionDetector,
     how: MeasuringOptions,
     device: torch.device,
-) -> tuple[Moments, Tensor]:
+) -> tuple[distances.Moments, Tensor]:
     """Moments of the features of all ranks' images, and features kept for the KID, ``[k, d]``."""
     count = len(items)
     generator = seeded_generator("cpu", how.seed, Stream.KEPT_FEATURES)
@@ -122,7 +113,7 @@ def measure(
     row_of_place = torch.full((count,), -1)
     row_of_place[chosen] = torch.arange(len(chosen))
     kept = torch.zeros(len(chosen), detector.dim, device=device)
-    statistics = FeatureStatistics(detector.dim, device)
+    statistics = distances.FeatureStatistics(detector.dim, device)
     share = distributed.shard(count)
     place = share.start
     with distributed.progress_bar(total=share.stop - place, desc="features", unit="image") as bar:
@@ -143,7 +134,7 @@ def measure(
 
 
 def compare(
-    moments: Moments, features: Tensor, reference: FIDReference, seed: int
+    moments: distances.Moments, features: Tensor, reference: FIDReference, seed: int
 ) -> dict[str, Any]:
     """The distances, and between how many images they are.
 
@@ -152,18 +143,20 @@ def compare(
     others = torch.from_numpy(reference.features).to(features.device)
     kid = None
     if min(len(features), len(others)) >= 2:
-        varies = max(len(features), len(others)) > min(SUBSET_SIZE, len(features), len(others))
+        varies = max(len(features), len(others)) > min(
+            distances.SUBSET_SIZE, len(features), len(others)
+        )
         generator = seeded_generator("cpu", seed, Stream.KID_SUBSETS)
         kid = {
-            "value": kernel_distance(features, others),
+            "value": distances.kernel_distance(features, others),
             "features": len(features),
             "reference_features": len(others),
-            "over_subsets": asdict(subset_distances(features, others, generator))
+            "over_subsets": asdict(distances.subset_distances(features, others, generator))
             if varies
             else None,
         }
     return {
-        "fid": frechet_distance(
+        "fid": distances.frechet_distance(
             moments.mean.cpu(),
             moments.covariance.cpu(),
             torch.from_numpy(reference.mu),

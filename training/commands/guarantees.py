@@ -12,8 +12,7 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from dnnlib.numbers import fraction
 from training.commands import calibrating
-from training.commands.frames import columns_of
-from training.commands.oddities import Oddities
+from training.commands.called import columns_of
 from training.inference import guarantee
 from training.inference.guarantee import Levels
 from training.measure.conformal import Holding
@@ -111,7 +110,7 @@ class Guarantee:
             DataError: The network was calibrated with a flow of conditions, or has none of these.
         """
         held_out = self.truths.held_out
-        odd = Oddities.of_conditions(self.subject, None, self._conditions(conditions))
+        odd = calibrating.Oddities.of_conditions(self.subject, None, self._conditions(conditions))
         if odd.whitened is None or odd.names != held_out.oddities:
             raise DataError("p-values of this network need more than its conditions: use sample")
         return self.truths.p_values(odd.whitened, odd.values)[0].numpy()
@@ -123,7 +122,7 @@ class Guarantee:
         row = self._conditions(condition)
         if len(row) != 1:
             raise DataError(f"the condition has {len(row)} rows: give one")
-        odd = Oddities.of_conditions(self.subject, None, row)
+        odd = calibrating.Oddities.of_conditions(self.subject, None, row)
         if odd.whitened is None:
             raise DataError("this network has no conditions: nothing is near")
         near, _ = self.truths.levels_near(odd.whitened, [share])

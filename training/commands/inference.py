@@ -22,24 +22,9 @@ from training.inference.region import Region
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.names import LEARNED_POOL, MOST_DEBLURRED, TEACHER, UNIFORM
-from training.options.inference import (
-    CALIBRATION_DRAWS,
-    CHAIN_STEPS,
-    CHECK_DRAWS,
-    DRAWS,
-    LEARNED_SOLVER,
-    LEARNED_STEPS,
-    SOLVER,
-    STEPS,
-)
-from training.options.posterior import (
-    CalibrateSettings,
-    CheckSettings,
-    CommonSettings,
-    InferenceSettings,
-    SampleSettings,
-)
-from training.runs.latents import LatentChoice, latent_choice, recorded_eps
+from training.options import inference
+from training.options.posterior import CalibrateSettings, CheckSettings, SampleSettings
+from training.runs.choices import LatentChoice, latent_choice, recorded_eps
 from training.runs.posterior_results import BOUNDS
 from training.runs.posteriors import Groups, fingerprint, group_size
 from training.subjects import NetworkFile, Subject, TableFlow, ToyFlow, open_prior
@@ -58,14 +43,14 @@ class Asked:
         region: Where the posterior was trained, if it is not everywhere.
     """
 
-    settings: InferenceSettings
+    settings: inference.InferenceSettings
     subject: Subject
     latent: LatentChoice
     learned: LearnedLikelihood | None = None
     region: Region | None = None
 
     @classmethod
-    def open(cls, settings: InferenceSettings) -> "Asked":
+    def open(cls, settings: inference.InferenceSettings) -> "Asked":
         """Opens the prior. Raises UsageError if options contradict it, DataError if its file is
         missing or broken."""
         learned, subject = _opened(settings)
@@ -106,12 +91,16 @@ class Asked:
         if steps is None and "points" in flow.courses:
             prior = replace(self._prior(*flow.course("points")), ways=ways_of(flow))
         else:
-            name, usual = (LEARNED_SOLVER, LEARNED_STEPS) if learned else (SOLVER, STEPS)
+            name, usual = (
+                (inference.LEARNED_SOLVER, inference.LEARNED_STEPS)
+                if learned
+                else (inference.SOLVER, inference.STEPS)
+            )
             prior = self._prior(flow.times(steps or usual), get_solver(name))
         if self.subject.is_readable:
             return prior
         # Latents of images are written beside their draws, and decide nothing.
-        latents = (flow.times(CHAIN_STEPS), get_solver(SOLVER))
+        latents = (flow.times(inference.CHAIN_STEPS), get_solver(inference.SOLVER))
         return replace(prior, ways={**prior.ways, "latents": latents})
 
     @property
@@ -120,7 +109,7 @@ class Asked:
         steps, flow = self.settings.prior.chain_n_iters, self.subject.flow
         if steps is None and "look" in flow.courses:
             return self._prior(*flow.course("look"))
-        return self._prior(flow.times(steps or CHAIN_STEPS), get_solver(SOLVER))
+        return self._prior(flow.times(steps or inference.CHAIN_STEPS), get_solver(inference.SOLVER))
 
     @property
     def solvers(self) -> dict[str, dict[str, str | int]]:
@@ -134,7 +123,7 @@ class Asked:
     def sharpened(self, prior: Prior) -> Prior:
         """The prior as draws without a likelihood have it."""
         settings = self.settings
-        assert isinstance(settings, CommonSettings)
+        assert isinstance(settings, inference.CommonSettings)
         if isinstance(settings, SampleSettings) and settings.correct:
             # Weights of a correction are the more even if draws are wider than the posterior.
             return prior
@@ -145,12 +134,12 @@ class Asked:
     def plan(self) -> SamplingPlan:
         """How to sample."""
         settings = self.settings
-        assert isinstance(settings, CommonSettings)
-        how, usual = settings.sampler, DRAWS
+        assert isinstance(settings, inference.CommonSettings)
+        how, usual = settings.sampler, inference.DRAWS
         if (settings.learned or settings.of_trials) and isinstance(settings, CheckSettings):
-            usual = CHECK_DRAWS
+            usual = inference.CHECK_DRAWS
         if settings.learned and isinstance(settings, CalibrateSettings):
-            usual = CALIBRATION_DRAWS
+            usual = inference.CALIBRATION_DRAWS
         return how.into(
             SamplingPlan,
             draws=how.draws or usual,
@@ -286,40 +275,37 @@ class Asked:
         names, places = self.subject.words, likelihood.coordinates
         return names if places is None else [names[place] for place in places.tolist()]
 
+    def groups(
+        self,
+        numbers_file: Path,
+        count: int,
+        seen: Sequence[Tensor | None],
+        files: Sequence[str | Path | None],
+    ) -> tuple[Groups, dict[str, Any]]:
+        """Where the groups of a run are kept, and its options as they are recorded.
 
-def prepared(
-    asked: Asked,
-    numbers_file: Path,
-    count: int,
-    seen: Sequence[Tensor | None],
-    files: Sequence[str | Path | None],
-) -> tuple[Groups, dict[str, Any]]:
-    """Where the groups of a run are kept, and its options as they are recorded.
-
-    Args:
-        asked: Of the command.
-        numbers_file: The JSON file; groups are kept beside it.
-        count: Of posteriors.
-        seen: What was observed, or is to be found again.
-        files: Files that draws depend on.
-    """
-    plan, fine, settings = asked.plan, asked.fine, asked.settings
-    options = settings.recorded(
-        eps=recorded_eps(settings.prior.eps, asked.latent),
-        pool=plan.pool,
-        draws=plan.draws,
-        n_iters=len(fine.times) - 1,
-        device_name=str(fine.flow.device),
-    )
-    idle = type(settings).idle_names()
-    matters = {name: value for name, value in options.items() if name not in idle}
-    size = group_size(fine, plan, settings.learned)
-    identity = fingerprint(matters, asked.subject.digest, seen, files)
-    groups = Groups(numbers_file.with_suffix(".part"), identity, count, size)
-    return groups, options
+        Args:
+            numbers_file: The JSON file; groups are kept beside it.
+            count: Of posteriors.
+            seen: What was observed, or is to be found again.
+            files: Files that draws depend on.
+        """
+        plan, fine, settings = self.plan, self.fine, self.settings
+        options = settings.recorded(
+            eps=recorded_eps(settings.prior.eps, self.latent),
+            pool=plan.pool,
+            draws=plan.draws,
+            n_iters=len(fine.times) - 1,
+            device_name=str(fine.flow.device),
+        )
+        idle = type(settings).names_that_are("idle")
+        matters = {name: value for name, value in options.items() if name not in idle}
+        size = group_size(fine, plan, settings.learned)
+        identity = fingerprint(matters, self.subject.digest, seen, files)
+        return Groups(numbers_file.with_suffix(".part"), identity, count, size), options
 
 
-def _opened(settings: InferenceSettings) -> tuple[LearnedLikelihood | None, Subject]:
+def _opened(settings: inference.InferenceSettings) -> tuple[LearnedLikelihood | None, Subject]:
     """The likelihood that a network has learned, if it has, and the prior."""
     prior, inflation = settings.prior, settings.inflation
     if prior.network is None:

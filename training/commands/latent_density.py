@@ -88,5 +88,4 @@ class LatentDensity:
             return called(w)[0]
 
         log_density.defvjp(called, lambda gradient, grad: (grad[..., None] * gradient,))
-        compiled: Callable[[Any], Any] = log_density
-        return compiled
+        return log_density

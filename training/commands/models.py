@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -26,16 +25,7 @@ from dnnlib.files import atomic_path
 from dnnlib.numbers import natural
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.commands.called import (
-    data_set_of,
-    facts_of,
-    filed,
-    left_alone,
-    listed_of,
-    of_memory,
-    ranges_of,
-)
-from training.commands.frames import ARRAYS, COLUMN, FRAMES, ROW, columns_of, numbers_of, rows_as
+from training.commands import called
 from training.commands.latent_density import LatentDensity
 from training.files.posterior_draws import load_netcdf
 from training.flow.cells import cell_log_prob, has_cells
@@ -75,7 +65,7 @@ class Model(model.Model):
         """Numbers ``[N, D]`` as rows of the model's kind, or as images ``[N, C, H, W]``."""
         if self.subject.columns is None:
             return values.reshape(-1, *self.subject.point_shape)
-        return rows_as(self.kind or FRAMES, names, values)
+        return called.rows_as(self.kind or called.FRAMES, names, values)
 
     def flat(self, rows: Any) -> Any:
         """Images ``[..., C, H, W]`` as rows ``[N, D]``; other rows as they are."""
@@ -178,8 +168,8 @@ class Model(model.Model):
             mask: The columns that are observed; None for those that an observation has by name.
             options: Others of ``posterior.py sample``, by name, such as ``correct``, a likelihood.
         """
-        noise = {} if noise_std is None else {"noise_std": listed_of(noise_std)}
-        seen = {} if mask is None else {"likelihood": "mask", "mask": listed_of(mask)}
+        noise = {} if noise_std is None else {"noise_std": called.listed_of(noise_std)}
+        seen = {} if mask is None else {"likelihood": "mask", "mask": called.listed_of(mask)}
         return Posterior(self, {**noise, **seen, **options})
 
     def check(self, data: Any = None, **options: Any) -> dict[str, Any]:
@@ -209,16 +199,18 @@ class Model(model.Model):
             )
         if given is None and self.subject.of_sets:
             raise UsageError("the model is given sets of trials: say by given which they are")
-        values = columns_of(source, self.conditions, "given")
+        values = called.columns_of(source, self.conditions, "given")
         return values.reshape(1, -1) if self.subject.of_sets else values
 
     def _points(self, rows: Any) -> torch.Tensor:
         """Points ``[N, D]`` of rows."""
         rows, own, whole = self.flat(rows), self.subject.names, self.columns
-        names, numbers = numbers_of(rows, "rows", COLUMN if len(own) == 1 else ROW)
+        names, numbers = called.numbers_of(
+            rows, "rows", called.COLUMN if len(own) == 1 else called.ROW
+        )
         if names is None and numbers.shape[1] == len(whole) != len(own):
             rows = dict(zip(whole, numbers.T, strict=True))
-        return torch.from_numpy(columns_of(rows, own, "rows").copy())
+        return torch.from_numpy(called.columns_of(rows, own, "rows").copy())
 
     def _named(self, points: np.ndarray, drawn: bool = False) -> tuple[list[str], np.ndarray]:
         names, values = self.subject.as_source(torch.from_numpy(points), drawn=drawn)
@@ -253,9 +245,9 @@ class Posterior:
         """
         from training.commands import posterior  # here, so that Model need not wait for it
 
-        with TemporaryDirectory() as folder, left_alone(), of_memory(Path(folder)):
-            posterior.sample(self._settings(observed, Path(folder), options))
-            return PosteriorDraws.load(Path(folder), self.model)
+        with called.own_folder() as folder:
+            posterior.sample(self._settings(observed, folder, options))
+            return PosteriorDraws.load(folder, self.model)
 
     def latent_density(self, observed: Any, **options: Any) -> LatentDensity:
         """The log density of one posterior in the latents of the flow, for other samplers.
@@ -271,8 +263,8 @@ class Posterior:
         from training.commands import posterior  # likewise
         from training.commands.inference import Asked
 
-        with TemporaryDirectory() as folder, of_memory(Path(folder)):
-            settings = self._settings(observed, Path(folder), options)
+        with called.own_folder() as folder:
+            settings = self._settings(observed, folder, options)
             if settings.learned:
                 raise UsageError("latent_density is of a likelihood: give noise_std")
             asked = Asked.open(settings)
@@ -285,8 +277,8 @@ class Posterior:
     def _settings(self, observed: Any, folder: Path, options: Mapping[str, Any]) -> SampleSettings:
         """Settings of the command, whose files are in a folder."""
         observed = self.model.flat(observed)
-        names, numbers = numbers_of(observed, "the observation", ROW)
-        given, own = filed({**self.options, **options}, folder), self.model.subject.names
+        names, numbers = called.numbers_of(observed, "the observation", called.ROW)
+        given, own = called.filed({**self.options, **options}, folder), self.model.subject.names
         place = "observation"
         if "prior" in given and "correct" not in given:
             if names is None and self.model.covariates:  # whose places among data are not known
@@ -299,7 +291,7 @@ class Posterior:
                 names = names or self.model.conditions
             else:
                 names = self.model.conditions
-                numbers = columns_of(observed, names, "the observation")
+                numbers = called.columns_of(observed, names, "the observation")
         elif names is not None and "likelihood" not in given and set(names) < {*own}:
             given |= {"likelihood": "mask", "mask": ",".join(names)}
         path = folder / f"{place}.csv"
@@ -324,23 +316,23 @@ class Posterior:
         from training.commands import comparing  # likewise
 
         several = [self, *others]
-        with TemporaryDirectory() as folder, left_alone(), of_memory(Path(folder)):
-            settings = self._settings(observed, Path(folder), {})
-            paths = [Path(folder) / f"network{place}.pkl" for place in range(len(several))]
+        with called.own_folder() as folder:
+            settings = self._settings(observed, folder, {})
+            paths = [folder / f"network{place}.pkl" for place in range(len(several))]
             priors = list[str]()
             for path, each in zip(paths, several, strict=True):
                 each.model.save(path)
                 prior = {f"prior{len(priors)}": each.options.get("prior")}
-                priors += map(str, filed(prior, Path(folder)).values())
+                priors += map(str, called.filed(prior, folder).values())
             given: dict[str, Any] = {
                 **{name: value for name, value in self.options.items() if name != "prior"},
                 "networks": list(map(str, paths)),
                 "priors": priors,
                 "observation": settings.observation,
-                "save_dir": Path(folder),
+                "save_dir": folder,
             }
             comparing.compare(typed_by_name(CompareSettings, {**given, **options}))
-            facts = facts_of(Path(folder), "comparison")
+            facts = called.facts_of(folder, "comparison")
         observations: list[dict[str, Any]] = facts["observations"]
         return observations
 
@@ -358,12 +350,12 @@ class Posterior:
         """
         from training.commands import posterior  # likewise
 
-        with TemporaryDirectory() as folder, left_alone():
-            given = self._files(Path(folder)) | filed({**self.options, **options}, Path(folder))
+        with called.own_folder() as folder:
+            given = self._files(folder) | called.filed({**self.options, **options}, folder)
             if data is not None:
-                given |= {"truth": "data", "data_root": data_set_of(data, Path(folder))}
+                given |= {"truth": "data", "data_root": called.data_set_of(data, folder)}
             posterior.check(typed_by_name(CheckSettings, given))
-            return facts_of(Path(folder), "_posterior_check")
+            return called.facts_of(folder, "_posterior_check")
 
     def _files(self, folder: Path) -> dict[str, Any]:
         self.model.save(folder / "network.pkl")
@@ -398,7 +390,7 @@ class PosteriorDraws:
         path = next(folder.glob("*_posterior.nc"), None)
         if path is None:
             raise DataError("an observation was refused: no data are like it")
-        facts = facts_of(folder, "_posterior")
+        facts = called.facts_of(folder, "_posterior")
         saved = load_netcdf(path, int(facts["observations"]), every_draw=True)
         points = np.moveaxis(saved.points, 2, 0)
         points = points.reshape(len(points), -1, points.shape[-1])
@@ -444,15 +436,15 @@ class PosteriorDraws:
         """
         from training.commands import population  # here, so that Model need not wait for it
 
-        with TemporaryDirectory() as folder, left_alone():
-            draws = Path(folder) / f"{self.model.subject.stem}_posterior.nc"
+        with called.own_folder() as folder:
+            draws = folder / f"{self.model.subject.stem}_posterior.nc"
             draws.write_bytes(self.content)
-            ranges = tuple((name, *ends) for name, ends in ranges_of(bounds).items())
-            given = {"draws": draws, "save_dir": Path(folder), "prior": prior, **options}
-            given = filed(given, Path(folder))
+            ranges = tuple((name, *ends) for name, ends in called.ranges_of(bounds).items())
+            given = {"draws": draws, "save_dir": folder, "prior": prior, **options}
+            given = called.filed(given, folder)
             given |= {"bounds": ranges} if ranges else {}
             population.population(typed_by_name(PopulationSettings, given))
-            return facts_of(Path(folder), "_population")
+            return called.facts_of(folder, "_population")
 
     def rows(self, observation: int = 0) -> Any:
         """The draws of one observation, in the kind of rows that the model was trained on."""
@@ -475,14 +467,14 @@ class PosteriorDraws:
         ]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         kind = self.model.kind
-        frames = FRAMES if kind is None or kind in (*ARRAYS, "torch") else kind
+        frames = called.FRAMES if kind is None or kind in (*called.ARRAYS, "torch") else kind
         return import_module(frames).DataFrame(columns)
 
     def to_arviz(self) -> Any:
         """The draws for ArviZ, with log likelihoods, draws of the prior and what was observed."""
-        with TemporaryDirectory() as folder:
-            self.save(Path(folder) / "draws.nc")
-            return import_module("arviz").from_netcdf(Path(folder) / "draws.nc").load()
+        with called.own_folder() as folder:
+            self.save(folder / "draws.nc")
+            return import_module("arviz").from_netcdf(folder / "draws.nc").load()
 
     def save(self, path: str | Path) -> None:
         """Writes the netCDF-4 file that ArviZ and ``visualize.py`` read."""

@@ -44,7 +44,6 @@ WIDER = 1.5
 
 @first_rank_only
 def population(settings: PopulationSettings) -> int:
-    """Infers a population from a file of draws."""
     began, saved = perf_counter(), load_netcdf(settings.draws, 2**31, every_draw=True)
     stem = f"{settings.draws.stem}_population"
     files = [settings.save_dir / f"{stem}{suffix}" for suffix in (".npz", ".json", ".pkl")]

@@ -12,9 +12,8 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
-from torch_utils.distributed import process_group
 from training.commands.calibrating import Applied
-from training.commands.inference import Asked, prepared
+from training.commands.inference import Asked
 from training.files.observations import read_observations
 from training.files.posterior import FORMAT as MIXTURE_FORMAT
 from training.files.posterior import overview, save_mixture
@@ -37,27 +36,11 @@ from training.options.posterior import (
     MixtureSettings,
     SampleSettings,
 )
-from training.runs.latents import recorded_eps
+from training.runs import posterior_results as results
+from training.runs import posteriors
+from training.runs.choices import recorded_eps
 from training.runs.mixtures import MixturePlan, recover
 from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
-from training.runs.posterior_results import (
-    NearObservations,
-    report_draws,
-    report_files,
-    report_mixture,
-    warn_of_far,
-    warn_of_unlike,
-    write_check,
-    write_numbers,
-)
-from training.runs.posteriors import (
-    Groups,
-    into_parts,
-    latents_of,
-    sample_groups,
-    sampled,
-    without_points,
-)
 from training.subjects import Subject, TableFlow
 from training.subjects.subject import required
 
@@ -66,7 +49,6 @@ PRIOR_DRAWS = 2000
 
 
 def sample(settings: SampleSettings) -> int:
-    """Draw from the posterior of each observation."""
     began = perf_counter()
     return draw(settings, Asked.open(settings), began, {})
 
@@ -81,30 +63,33 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
     if held_out is not None and held_out.refuses(settings.refuse):
         return UNSOUND
     draws_file, numbers_file = asked.files("posterior", ".nc")
-    with process_group(settings.run.device_name) as device:
+    with distributed.process_group(settings.run.device_name) as device:
         asked = asked.on(device, [draws_file, numbers_file])
         subject = asked.subject
         files = sources_of(asked, settings)
         if isinstance(likelihood, TrialLikelihood) and asked.learned is not None:
             asked.learned.warn_of_many(likelihood.trials)
-        groups, options = prepared(asked, numbers_file, len(observed), [observed, labels], files)
+        groups, options = asked.groups(numbers_file, len(observed), [observed, labels], files)
         plan, fine = asked.plan, asked.fine
         prior, nats = None, surprise_of(subject, labels)
         with groups.told_when_cut_short():
             if likelihood is None:
                 assert labels is not None
                 learned = asked.amortized(fine, labels.to(device))
-                into_parts(groups, learned.sample, learned.chains * learned.draws)
+                posteriors.into_parts(groups, learned.sample, learned.chains * learned.draws)
             else:
                 prior = sample_observed(asked, likelihood, observed, labels, groups)
         if not distributed.is_main():
             groups.remove()
             return 0
-        all_draws, summary = without_points(groups)
+        all_draws, summary = posteriors.without_points(groups)
         about = {**about_of(asked, options, all_draws), **more}
         save_netcdf(
             draws_file,
-            ((draws, latents_of(draws, fine)) for draws, _ in sampled(groups)),
+            (
+                (draws, posteriors.latents_of(draws, fine))
+                for draws, _ in posteriors.sampled(groups)
+            ),
             (plan.chains, plan.draws, len(observed), subject.dim),
             subject.names,
             # Trials differ in their numbers, of which a file of draws has none.
@@ -122,13 +107,13 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
             law = subject.surprise
             numbers["surprise"] = None if law is None or nats is None else law.summary(nats)
         held = None if held_out is None else held_out.posteriors(groups, numbers)
-        write_numbers(numbers_file, FORMAT, began, {**about, "rule": RULE, **numbers})
+        results.write_numbers(numbers_file, FORMAT, began, {**about, "rule": RULE, **numbers})
         groups.remove()
         names = subject.names if subject.is_readable else []
-        report_draws(numbers, summary, names, blur, asked.within)
+        results.report_draws(numbers, summary, names, blur, asked.within)
         if held is not None and subject.is_readable:
             held.report()
-        report_files(numbers_file, draws_file, began)
+        results.report_files(numbers_file, draws_file, began)
         return UNSOUND if settings.strict and not summary.converged.all() else 0
 
 
@@ -156,7 +141,6 @@ def about_of(asked: Asked, options: dict[str, Any], draws: Draws) -> dict[str, A
 
 
 def check(settings: CheckSettings) -> int:
-    """Tests whether the sampler (--truth=flow) or the model (--truth=data) is calibrated."""
     began = perf_counter()
     asked = Asked.open(settings)
     require_checkable(settings, asked.subject)
@@ -171,7 +155,6 @@ def check(settings: CheckSettings) -> int:
 
 
 def mixture(settings: MixtureSettings) -> None:
-    """Infer the weights of a Gaussian mixture over latents from noisy data."""
     began = perf_counter()
     asked = Asked.open(settings)
     if asked.subject.label_dim:
@@ -182,7 +165,7 @@ def mixture(settings: MixtureSettings) -> None:
     if source is not None and asked.questions(source, likelihood) is not None:
         raise UsageError("mixture is of numbers alone: leave columns of levels out")
     draws_file, numbers_file = asked.files("mixture", ".npz")
-    with process_group(settings.run.device_name) as device:
+    with distributed.process_group(settings.run.device_name) as device:
         asked = asked.on(device, [draws_file, numbers_file])
         fine = asked.fine
         result = recover(fine, likelihood.to(device), asked.rows, plan, given)
@@ -213,11 +196,11 @@ def mixture(settings: MixtureSettings) -> None:
             "options": options,
             "network_sha256": asked.subject.digest,
         }
-        write_numbers(numbers_file, MIXTURE_FORMAT, began, content)
-        report_mixture(numbers)
+        results.write_numbers(numbers_file, MIXTURE_FORMAT, began, content)
+        results.report_mixture(numbers)
         if calibrated is not None:
             logger.info(calibrated.verdict)
-        report_files(numbers_file, draws_file, began)
+        results.report_files(numbers_file, draws_file, began)
 
 
 def sample_observed(
@@ -225,7 +208,7 @@ def sample_observed(
     likelihood: Likelihood,
     observed: Tensor,
     labels: Tensor | None,
-    groups: Groups,
+    groups: posteriors.Groups,
 ) -> Tensor | None:
     """Draws of posteriors by a likelihood; returns draws of the prior, to compare them with."""
     problem, plan = asked.problem(likelihood, observed, labels), asked.plan
@@ -233,8 +216,8 @@ def sample_observed(
     if isinstance(target.likelihood, Gaussian):
         moments = target.prior.moments(target.labels)
         far = target.likelihood.deviations(*moments, target.observed)
-        warn_of_far(far, asked.seen_names(target.likelihood))
-    sample_groups(problem, plan, groups)
+        results.warn_of_far(far, asked.seen_names(target.likelihood))
+    posteriors.sample_groups(problem, plan, groups)
     if not (asked.subject.is_readable and distributed.is_main()):
         return None
     return prior_draws(target, PRIOR_DRAWS, plan.seed)
@@ -261,7 +244,9 @@ def surprise_of(subject: Subject, conditions: Tensor | None) -> Tensor | None:
     there are no conditions, or it is not known."""
     if conditions is None or not subject.condition_names:
         return None
-    return warn_of_unlike(subject.surprise, subject.straight(conditions.to(subject.flow.device)))
+    return results.warn_of_unlike(
+        subject.surprise, subject.straight(conditions.to(subject.flow.device))
+    )
 
 
 def checked_of(asked: Asked, question: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -277,10 +262,10 @@ def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
     drawn = (settings.data_root, settings.runs, settings.sampler.seed)
     labels = subject.truth_labels(*drawn)
     files = asked.files("posterior_check", ".npz")
-    with process_group(settings.run.device_name) as device:
+    with distributed.process_group(settings.run.device_name) as device:
         asked = asked.on(device, list(files))
         sources = settings.likelihood.files
-        groups, options = prepared(asked, files[1], settings.runs, [data, labels], sources)
+        groups, options = asked.groups(files[1], settings.runs, [data, labels], sources)
         problem, simulates = asked.problem(likelihood, observed), asked.learned is None
         with groups.told_when_cut_short():
             functions = subject.quantities(*drawn)
@@ -290,7 +275,7 @@ def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
             )
             values = check.run(groups)
         content = checked_of(asked, "sampler" if data is None else "model", options)
-        return write_check(values, settings.level, groups, files, began, content)
+        return results.write_check(values, settings.level, groups, files, began, content)
 
 
 def to_find_again(
@@ -329,22 +314,22 @@ def check_learned(settings: CheckSettings, asked: Asked, began: float) -> bool:
         settings.neighbors,
     )
     files = asked.files("posterior_check", ".npz")
-    with process_group(settings.run.device_name) as device:
+    with distributed.process_group(settings.run.device_name) as device:
         asked = asked.on(device, list(files))
         nats = surprise_of(asked.subject, observed)
-        groups, options = prepared(asked, files[1], len(runs), runs.tensors, [])
+        groups, options = asked.groups(files[1], len(runs), runs.tensors, [])
         amortized = asked.amortized(asked.fine, runs.conditions.to(device))
         with groups.told_when_cut_short():
             values = LearnedCheck(amortized, runs, subject.names).run(groups)
         content, near = checked_of(asked, "model", options), None
         if runs.neighbors is not None:
             nearest, distances = runs.neighbors
-            near = NearObservations(
+            near = results.NearObservations(
                 calibrate_near(values, nearest, settings.level), distances, nats
             )
         drawn = values.at(slice(runs.count))
         beside = (content, near, asked.within)
-        return write_check(drawn, settings.level, groups, files, began, *beside)
+        return results.write_check(drawn, settings.level, groups, files, began, *beside)
 
 
 def observations(

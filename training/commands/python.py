@@ -20,11 +20,10 @@ from tqdm.auto import tqdm
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
-from training.commands import toy_train, train
+from training.commands import train
 from training.commands.answers import Answers
-from training.commands.called import left_alone, ranges_of
+from training.commands.called import COLUMN, FRAMES, kind_of, numbers_of, own_folder, ranges_of
 from training.commands.dataset_tool import DATASET, telling_holes
-from training.commands.frames import COLUMN, FRAMES, kind_of, numbers_of
 from training.commands.models import Model
 from training.data import toys
 from training.data.images.dataset import ImageDataset
@@ -72,19 +71,9 @@ class Toy(toys.Toy):
     def train(
         self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
     ) -> Model:
-        """A model of it, as ``toy_train.py`` trains it.
-
-        Args:
-            outdir: Folder of the run, which gets its files; None keeps none.
-            progress: Called with the part of the training that is done, from 0 to 1; True shows a
-                bar, in a terminal or a notebook.
-            options: Those of ``toy_train.py``, by name, such as ``dims_to_keep`` or ``seed``.
-
-        Raises:
-            UsageError: There is no such option, or it does not take this value.
-        """
+        """A model of it, as ``toy_train.py`` trains it by its options; see ``Table.train``."""
         own = {"data_name": self.name, "augment_to": self.augment_to}
-        return _trained(ToyTrainSettings, toy_train.run, own, outdir, progress, options)
+        return _trained(ToyTrainSettings, train.run_on_toy, own, outdir, progress, options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,10 +210,8 @@ class Simulations(Table):
         bounds: Mapping[str, tuple[float, float]] | None = None,
         dataset: Any = None,
         covariates: Sequence[str] = (),
-        held_out: float = 0.1,
-        seed: int = 0,
         name: str = "simulations",
-        missing: str = "refuse",
+        **choices: Any,
     ):
         """Takes both as data frames, arrays or tensors, ``[N, D]`` and ``[N, C]``.
 
@@ -237,11 +224,8 @@ class Simulations(Table):
                 ``train(cond_shape="set:K")`` the posterior given all, K columns each; None if none
                 are.
             covariates: Columns of the data that are known of each trial, such as a time.
-            held_out: Fraction of the simulations that is not to be trained on.
-            seed: Of the choice of these.
             name: How results are named.
-            missing: What becomes of missing data: ``refuse`` them, ``drop`` their rows, or ``keep``
-                them, where ``dataset`` says which rows are trials.
+            choices: Of ``Table.open``, by name: ``held_out``, ``seed``, ``missing``.
 
         Raises:
             DataError: They are no numbers, of another number of rows, or too few.
@@ -272,10 +256,8 @@ class Simulations(Table):
             covariates=covariates,
             dataset=next(iter(beside), None),
             bounds=bounds,
-            missing=missing,
-            held_out=held_out,
-            seed=seed,
             name=name,
+            **choices,
         )
         super().__init__(table.rows, name, table.lines, kind=kind_of(parameters))
 
@@ -431,7 +413,7 @@ def _trained(
     for name in options:
         if name not in known:
             raise UsageError(f"train has no option '{name}'{meant(name, known)}")
-    with tempfile.TemporaryDirectory() as folder, left_alone():
+    with own_folder() as folder:
         run_folder = Path(options.get("resume") or outdir or folder)
         if "resume" in options:
             given = {**own, **options}  # all else as the run has it

@@ -16,31 +16,10 @@ from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.array_rows import open_rows
-from torch_utils.distributed import process_group
 from torch_utils.results import provenance, save_json
 from torch_utils.streams import Stream
 from training.commands.shared import last_time, of_data_set, solver_of, steps_and_end
-from training.files.correlations import (
-    save_correlations,
-    save_summary,
-    summary_files,
-    time_correlations_file,
-    toy_correlations_file,
-)
-from training.files.residuals import (
-    FORMAT,
-    QUANTITIES,
-    Extraction,
-    digest,
-    find_first,
-    require_same,
-    require_space,
-    residual_writer,
-    saved_shapes,
-    time_file,
-    told_of,
-    toy_file,
-)
+from training.files import correlations, residuals
 from training.measure.correlations import Autocorrelations, Correlation, correlate
 from training.measure.residuals import Extractor, Put, ResidualProbe
 from training.model.model import Model
@@ -53,13 +32,12 @@ from training.options.residuals import (
     ExtractToysSettings,
     NoiseOptions,
 )
-from training.runs.times import TimeChoice
+from training.runs.choices import TimeChoice
 from training.subjects import NetworkFile, ToyFlow
 from training.subjects.samples import Source
 
 
 def extracttoys(settings: ExtractToysSettings) -> None:
-    """Write outputs and residuals of a toy's network."""
     file = NetworkFile.open(settings.network, calibrated=settings.calibration)
     subject = ToyFlow.of(file, settings.named("data_name", "data_dim", "dims_to_keep"))
     schedule = subject.flow.schedule
@@ -70,22 +48,22 @@ def extracttoys(settings: ExtractToysSettings) -> None:
             f"{schedule.t_min:g} to T = {subject.t_max:g}: give other --n_time_pts or --h"
         )
     times = schedule.times(settings.n_time_pts - 1, end)
-    names = QUANTITIES if settings.exact else QUANTITIES[:2]
+    names = residuals.QUANTITIES if settings.exact else residuals.QUANTITIES[:2]
     matters, count, noise = settings.matters(), settings.n_samples, settings.noise
     extraction = extraction_of(file.model, subject.data_name, noise.noise, times, matters)
-    result = toy_file(settings.save_dir, extraction.stem)
+    result = residuals.toy_file(settings.save_dir, extraction.stem)
     parameters = result.with_suffix(".json")
     require_new([result, parameters], settings.run.overwrite)
     size = result_bytes(names, len(times) * count, subject.dim)
-    announcement = require_space(settings.save_dir, size)
+    announcement = residuals.require_space(settings.save_dir, size)
     source = subject.source(None, count, noise.seed)
-    with process_group(settings.run.device_name) as device:
+    with distributed.process_group(settings.run.device_name) as device:
         subject.flow.to(device)
         exact = subject.exact.to(device).denoiser if settings.exact else None
         probe = ResidualProbe(subject.on(device, ALL_AT_ONCE), times.to(device), exact)
         run_extraction(
             extractor(noise, probe, source, settings.bs),
-            residual_writer([result], names, count, subject.dim, extraction),
+            residuals.residual_writer([result], names, count, subject.dim, extraction),
             parameters,
             extraction.origin,
             {**settings.recorded(device_name=str(device)), **subject.known},
@@ -105,7 +83,6 @@ def extractor(noise: NoiseOptions, probe: ResidualProbe, source: Source, batch: 
 
 
 def extract(settings: ExtractSettings) -> None:
-    """Write outputs and residuals of a network of images or of a table, one file a time."""
     file = NetworkFile.open(
         settings.network, calibrated=settings.calibration, precision=settings.calls.precision
     )
@@ -114,22 +91,22 @@ def extract(settings: ExtractSettings) -> None:
     end = last_time(settings.times, file.t_max, file.name)
     grid = TimeChoice(settings.n_time_pts - 1, end, settings.times.first)
     times = grid.even(subject.flow.schedule)(settings.n_time_pts - 1)
-    names, dim = QUANTITIES[:2], subject.dim
+    names, dim = residuals.QUANTITIES[:2], subject.dim
     wanted = subject.counted(settings.n_samples, IMAGES, settings.data_root)
     source = subject.source(settings.data_root, wanted, settings.noise.seed)
     count, block = len(source), settings.calls.batch_gpu or subject.even_block
     matters, noise = {**settings.matters(), "n_samples": count}, settings.noise
     extraction = extraction_of(file.model, subject.data_name, noise.noise, times, matters)
-    paths = [time_file(folder, extraction.stem, index) for index in range(len(times))]
+    paths = [residuals.time_file(folder, extraction.stem, index) for index in range(len(times))]
     parameters = folder / f"{extraction.stem}_net_outputs_residuals.json"
     require_new([*paths, parameters], settings.run.overwrite)
-    announcement = require_space(folder, len(times) * result_bytes(names, count, dim))
-    with process_group(settings.run.device_name) as device:
+    announcement = residuals.require_space(folder, len(times) * result_bytes(names, count, dim))
+    with distributed.process_group(settings.run.device_name) as device:
         probe = ResidualProbe(subject.on(device, block), times.to(device))
         known = {name: subject.known[name] for name in ("data_name", "data_dim", "dims_to_keep")}
         run_extraction(
             extractor(noise, probe, source, settings.bs),
-            residual_writer(paths, names, count, dim, extraction),
+            residuals.residual_writer(paths, names, count, dim, extraction),
             parameters,
             extraction.origin,
             settings.recorded(device_name=str(device), end_time=end, n_samples=count, **known),
@@ -138,19 +115,18 @@ def extract(settings: ExtractSettings) -> None:
 
 
 def calctoys(settings: CalcToysSettings) -> None:
-    """Correlate the residuals of a toy's network with those of the first time."""
     source = settings.res_root
-    extraction = Extraction.read(source)
-    shapes = saved_shapes(source, axes=3)
+    extraction = residuals.Extraction.read(source)
+    shapes = residuals.saved_shapes(source, axes=3)
     steps, count, dim = shapes["net_outputs"]
     known = known_of(source, extraction, (steps, count, dim), settings.expected())
-    about = told_of(extraction, source.with_suffix(".json"))
+    about = residuals.told_of(extraction, source.with_suffix(".json"))
     folder, stem = settings.save_dir, extraction.stem
-    result = toy_correlations_file(folder, stem)
-    summaries = summary_files(folder, stem, toy=True)
+    result = correlations.toy_correlations_file(folder, stem)
+    summaries = correlations.summary_files(folder, stem, toy=True)
     require_new([result, *summaries], settings.run.overwrite)
-    announcement = require_space(folder, result_bytes(shapes, steps * dim, dim))
-    with process_group(settings.run.device_name) as device:
+    announcement = residuals.require_space(folder, result_bytes(shapes, steps * dim, dim))
+    with distributed.process_group(settings.run.device_name) as device:
         began = begun(announcement, folder)
         share = range(steps)[distributed.shard(steps)]
         table = Autocorrelations(shapes, len(share), dim)
@@ -163,44 +139,45 @@ def calctoys(settings: CalcToysSettings) -> None:
             arrays[name] = distributed.gather_rows(matrices, steps).cpu().numpy()
         whole = table.gathered(steps, device)
         if distributed.is_main():
-            save_correlations(result, extraction.times, arrays)
+            correlations.save_correlations(result, extraction.times, arrays)
             options = settings.recorded(device_name=str(device), **known)
             made = {"extraction": about, "options": options, "seconds": perf_counter() - began}
-            save_summary(summaries, whole, extraction, count, made)
+            correlations.save_summary(summaries, whole, extraction, count, made)
 
 
 def calc(settings: CalcSettings) -> None:
-    """Correlate the residuals of a network of images or a table with those of the first time."""
     root, folder = settings.res_root, settings.save_dir
-    first = find_first(root, settings.data_name, settings.dims_to_keep)
-    extraction = Extraction.read(first)
-    shapes = saved_shapes(first, axes=2)
+    first = residuals.find_first(root, settings.data_name, settings.dims_to_keep)
+    extraction = residuals.Extraction.read(first)
+    shapes = residuals.saved_shapes(first, axes=2)
     steps, (count, dim) = len(extraction.times), shapes["net_outputs"]
     known = known_of(first, extraction, (steps, count, dim), settings.expected())
-    require_same(root, extraction, shapes)
-    about = told_of(extraction, root / f"{extraction.stem}_net_outputs_residuals.json")
+    residuals.require_same(root, extraction, shapes)
+    about = residuals.told_of(extraction, root / f"{extraction.stem}_net_outputs_residuals.json")
     stem = extraction.stem
-    paths = [time_correlations_file(folder, stem, index) for index in range(steps)]
-    summaries = summary_files(folder, stem, toy=False)
+    paths = [correlations.time_correlations_file(folder, stem, index) for index in range(steps)]
+    summaries = correlations.summary_files(folder, stem, toy=False)
     require_new([*paths, *summaries], settings.run.overwrite)
-    announcement = require_space(folder, steps * result_bytes(shapes, dim, dim))
-    with process_group(settings.run.device_name) as device:
+    announcement = residuals.require_space(folder, steps * result_bytes(shapes, dim, dim))
+    with distributed.process_group(settings.run.device_name) as device:
         began = begun(announcement, folder)
         share = range(steps)[distributed.shard(steps)]
         table = Autocorrelations(shapes, len(share), dim)
         for index in distributed.progress_bar(share, desc="correlations", unit="time"):
-            later, arrays = time_file(root, stem, index), {}
+            later, arrays = residuals.time_file(root, stem, index), {}
             for name in shapes:
                 pairs = row_pairs(first, later, name, settings.bs, device)
                 correlation = correlate(pairs, f"{later}: '{name}'")
                 table.put(name, index - share.start, correlation)
                 arrays[name] = correlation.matrix.float().cpu().numpy()
-            save_correlations(paths[index], np.asarray(extraction.times[index]), arrays)
+            correlations.save_correlations(
+                paths[index], np.asarray(extraction.times[index]), arrays
+            )
         whole = table.gathered(steps, device)
         if distributed.is_main():
             options = settings.recorded(device_name=str(device), **known)
             made = {"extraction": about, "options": options, "seconds": perf_counter() - began}
-            save_summary(summaries, whole, extraction, count, made)
+            correlations.save_summary(summaries, whole, extraction, count, made)
 
 
 def begun(announcement: str, folder: Path) -> float:
@@ -214,7 +191,7 @@ def begun(announcement: str, folder: Path) -> float:
 
 def extraction_of(
     model: Model, data_name: str, noise: str, times: Tensor, matters: Mapping[str, Any]
-) -> Extraction:
+) -> residuals.Extraction:
     """What files of residuals say of themselves. ``matters`` are options that the numbers depend
     on, by name: files differ where these do. Raises UsageError if the times ``[T]`` do not
     increase."""
@@ -223,8 +200,8 @@ def extraction_of(
             f"T is {float(times[-1]):g}, but the first time is {float(times[0]):g}: give a later T"
         )
     schedule, kept = model.denoiser.schedule.name, int(model.about["dims_to_keep"])
-    origin = digest({**matters, **model.about})
-    return Extraction(data_name, schedule, noise, kept, times.numpy(), origin)
+    origin = residuals.digest({**matters, **model.about})
+    return residuals.Extraction(data_name, schedule, noise, kept, times.numpy(), origin)
 
 
 def result_bytes(names: Iterable[str], rows: int, columns: int) -> int:
@@ -248,7 +225,9 @@ def run_extraction(
     if distributed.is_main():
         seconds = perf_counter() - began
         facts = {"origin": origin, "denoiser_calls": calls, "seconds": seconds}
-        save_json(parameters, {"format": FORMAT, "options": options, **facts, **provenance()})
+        save_json(
+            parameters, {"format": residuals.FORMAT, "options": options, **facts, **provenance()}
+        )
         logger.info(
             f"Wrote residuals of {job.count} samples at {len(job.probe.times)} times to "
             f"{parameters.parent} in {seconds:.1f} s"
@@ -256,7 +235,10 @@ def run_extraction(
 
 
 def known_of(
-    path: Path, extraction: Extraction, shape: tuple[int, ...], expected: Mapping[str, Any]
+    path: Path,
+    extraction: residuals.Extraction,
+    shape: tuple[int, ...],
+    expected: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What a file of residuals of shape ``(T, N, D)`` knows of T, N, D and the rest, by the names
     of options. Raises UsageError if an option that was expected, not None, contradicts the file,

@@ -1,40 +1,387 @@
 """Rounds of simulations where the posterior of one observation may be: ``posterior.py rounds``.
 
-Each round draws parameters from the prior, within the region where the posterior of the round
-before may be (``training.inference.region``), has the user's program simulate their data, and
-trains a posterior on all simulations in the region, as ``train.py --cond`` does.
+Each round draws parameters from the prior within the region where the posterior of the round before
+may be (``training.inference.region``), has the user's program simulate their data, and trains a
+posterior on all simulations in the region, as ``train.py --cond`` does.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from dnnlib.files import require_folder, require_new
+from dnnlib.errors import DataError, UsageError
+from dnnlib.files import atomic_path, require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils.distributed import first_rank_only, process_group
-from training.commands.called import left_alone, of_memory, ranges_of
-from training.commands.frames import ROW, numbers_of
+from torch_utils.results import provenance
+from torch_utils.seeds import hash_seed
+from training.commands import train
+from training.commands.called import ROW, left_alone, numbers_of, own_folder, ranges_of
 from training.commands.inference import Asked
 from training.commands.models import Model, PosteriorDraws
-from training.commands.one_round import Question
 from training.commands.posterior import check_learned, draw
-from training.data.tables.foreign import numbered
-from training.files.rounds import RoundFacts
+from training.data.tables.foreign import ForeignTable, TableChoices, numbered
+from training.data.tables.formats import open_table
+from training.data.tables.making import make_table
+from training.data.tables.table import DataTable
+from training.files.observations import read_observations
+from training.files.rounds import RoundFacts, load_round, save_round
 from training.files.rows import save_csv
-from training.files.table import load_table
+from training.files.table import load_table, save_table
+from training.inference.amortized import Amortized
 from training.inference.likelihoods import UserFunction
-from training.inference.region import Region
+from training.inference.region import DRAWS, HERE, Bounds, Region, Restricted, restricted
 from training.names import FEWEST_RUNS, UNIFORM
 from training.options.declared import typed_by_name
 from training.options.inference import PriorOptions, SamplerOptions
-from training.options.posterior import CheckSettings
-from training.options.rounds import RoundsSettings
+from training.options.posterior import CheckSettings, RoundsSettings, SampleSettings
+from training.options.train import TrainSettings
+from training.runs.posteriors import fingerprint
+from training.subjects.networks import plain_name
+
+SHRINKS = 0.8
+"""A region that has more than this of the one before is not worth a training of its own."""
+LOST = 0.5
+"""Of a posterior's draws, that may be beyond the region it was trained in: if there are more, data
+of the region are unlike the observation, and the region has lost its parameters."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a command asks.
+
+    Attributes:
+        settings: Of the command.
+        simulator: The user's.
+        prior: The user's; None for uniform between bounds.
+        observed: ``[1, K]``.
+        data_names: Of these numbers.
+        fingerprint: Says all that rounds depend on.
+    """
+
+    settings: RoundsSettings
+    simulator: UserFunction
+    prior: UserFunction | None
+    observed: Tensor
+    data_names: Sequence[str]
+    fingerprint: str
+
+    @classmethod
+    def of(
+        cls, settings: RoundsSettings, simulator: UserFunction, prior: UserFunction | None
+    ) -> "Question":
+        """Opens the observation. Raises UsageError if there are several, or one of its numbers has
+        the name of a parameter, DataError if the file is broken."""
+        observed = read_observations(settings.observation)
+        if len(observed) != 1:
+            raise UsageError(
+                f"{settings.observation} has {len(observed)} observations: rounds are for one, "
+                "since each has a region of its own; give them one after the other, each with its "
+                "own --save_dir, or train on all of the prior (train.py --cond)"
+            )
+        table = open_table(str(settings.observation), None, known=())
+        names = list(table.names) if table.named else numbered(observed.shape[1], "y")
+        bounded = None if settings.bounds is None else [name for name, _, _ in settings.bounds]
+        for name in names:
+            usual = name.startswith("theta") and name[5:].isdecimal()
+            if usual if bounded is None else name in bounded:
+                raise UsageError(
+                    f"'{name}' is a parameter and a number of {settings.observation}: rename one"
+                )
+        # Contents of files count, not where they are.
+        idle = {"chains", "draws", "observation", "simulator", "prior"}
+        idle |= type(settings).names_that_are("idle")
+        options = {key: value for key, value in settings.recorded().items() if key not in idle}
+        programs = [simulator, *([] if prior is None else [prior])]
+        options |= {"data": names, "functions": [each.name for each in programs]}
+        identity = fingerprint(options, None, [observed], [each.path for each in programs])
+        return cls(settings, simulator, prior, observed, names, identity)
+
+    @property
+    def name(self) -> str:
+        """What files are called by."""
+        return plain_name(self.simulator.path.stem)
+
+    def places(self) -> Iterator["Place"]:
+        """Of all rounds."""
+        return (Place(self, number) for number in range(1, self.settings.rounds + 1))
+
+    def require_own_rounds(self) -> None:
+        """Removes rounds of other options. Raises UsageError if they may not be replaced, DataError
+        if one that is broken may not."""
+        overwrite = self.settings.run.overwrite
+        paths = self.settings.save_dir.glob("round*/*_params.json")
+        own = {place.facts for place in self.places()}
+        for path in sorted(path for path in paths if path.parent.name[5:].isdecimal()):
+            try:
+                if path in own and load_round(path)[0].fingerprint == self.fingerprint:
+                    continue
+            except DataError:
+                if not overwrite:
+                    raise
+            if not overwrite:
+                raise UsageError(
+                    f"{path.parent} is of other options or files: give those, another --save_dir, "
+                    "or --overwrite to replace it"
+                )
+            shutil.rmtree(path.parent)
+
+    def table(self, points: Tensor, data: Tensor, seed: int) -> tuple[DataTable, list[str]]:
+        """The data set of simulations, with lines about its columns. Raises UsageError if bounds
+        are of another number of parameters, DataError if simulations are too few, beyond bounds, or
+        parameters follow from others."""
+        count, bounds = points.shape[1], {}
+        names = numbered(count, "theta")
+        if self.settings.bounds is not None:
+            bounds = {name: (low, high) for name, low, high in self.settings.bounds}
+            names = list(bounds)
+        if len(names) != count:
+            raise UsageError(
+                f"--bounds names {len(names)} parameters, but {self.prior} draws {count}"
+            )
+        rows = torch.cat([points, data], dim=1).numpy()
+        source = ForeignTable(str(self.simulator), [*names, *self.data_names], lambda: iter([rows]))
+        table, lines = make_table(
+            source, TableChoices(conditions=self.data_names, bounds=bounds, seed=seed)
+        )
+        if table.dim < len(names):
+            raise DataError(
+                f"parameter '{table.dropped.names[0]}' is constant or follows from the others: "
+                "leave it out of the prior"
+            )
+        return table, lines
+
+
+@dataclass(frozen=True)
+class Place:
+    """A round.
+
+    Attributes:
+        question: What is asked.
+        number: Of the round, from 1 on.
+    """
+
+    question: Question
+    number: int
+
+    @property
+    def folder(self) -> Path:
+        """Of its files."""
+        return self.question.settings.save_dir / f"round{self.number}"
+
+    @property
+    def data(self) -> Path:
+        """The file of its simulations."""
+        return self.folder / f"{self.question.name}.npz"
+
+    @property
+    def facts(self) -> Path:
+        """The file of what is known of these."""
+        return self.folder / f"{self.question.name}_params.json"
+
+    @property
+    def network(self) -> Path:
+        """The file of its posterior."""
+        return self.folder / "network.pkl"
+
+    @property
+    def before(self) -> "Place":
+        """The round before."""
+        return Place(self.question, self.number - 1)
+
+    @property
+    def seed(self) -> int:
+        """Of all that is random in it."""
+        return hash_seed(self.question.settings.seed, self.number)
+
+    def simulations(
+        self, region: Region, before: Sequence[RoundFacts]
+    ) -> tuple[Region, RoundFacts]:
+        """The region of this round, given that of the round before and what is known of all before,
+        and what is known of its simulations, which are made unless they are there."""
+        settings = self.question.settings
+        title = f"Round {self.number} of {settings.rounds}"
+        with process_group(settings.run.device_name) as device:
+            if self.data.exists():
+                logger.info(f"{title}: simulations are there")
+                facts, bounds = load_round(self.facts)
+                if bounds is not None:
+                    part = (bounds, self.before.posterior(region, device))
+                    region = Region([*region.parts, part])
+                elif facts.base < self.number - 1:
+                    region = Region(region.parts[:-1])
+                return region, facts
+            base, bounds = self.number - 1, None
+            beyond = 0.0
+            if region.parts:
+                whole = self.before.posterior(Region(), device).sample(HERE)
+                beyond = 1 - float(region(whole.points.flatten(0, 2)).double().mean())
+            if beyond > LOST:
+                owner, region = before[-1], Region(region.parts[:-1])
+                while owner.base < owner.round - 1:  # it had the region of its base
+                    owner = before[owner.base - 1]
+                base = owner.base
+                logger.warning(
+                    f"Warning: {beyond:.0%} of the posterior are beyond the region that it was "
+                    "trained in, which had lost it: this round is in the region before that, "
+                    "without the simulations of the lost one"
+                )
+            elif base:
+                posterior = self.before.posterior(region, device)
+                bounds = Bounds.of(posterior)
+                region = Region([*region.parts, (bounds, posterior)])
+            return self._simulate(title, region, bounds, before, base)
+
+    def _simulate(
+        self,
+        title: str,
+        region: Region,
+        bounds: Bounds | None,
+        before: Sequence[RoundFacts],
+        base: int,
+    ) -> tuple[Region, RoundFacts]:
+        question, settings = self.question, self.question.settings
+        left = settings.simulations - sum(each.simulated for each in before)
+        turns = settings.rounds - self.number + 1
+        size = left // turns
+
+        def enough(share: float) -> int:
+            return left if share > SHRINKS * before[-1].share else size
+
+        drawn = self._restricted(region, size, enough if bounds else None)
+        if drawn is None:
+            logger.info(f"{title}: too little of the prior remains to be drawn by rejection")
+            region, bounds, turns = Region(region.parts[:-1]), None, 1
+            drawn = self._restricted(region, left)
+        if drawn is None:
+            raise DataError(
+                f"{question.prior or 'the prior'} hardly has draws where the posterior may be: "
+                "give fewer --rounds, or a prior that is uniform between --bounds"
+            )
+        last = turns == 1 or len(drawn.points) > size
+        remains = ""
+        if region.parts:
+            share, error = f"{100 * drawn.share:.3g}", f"{100 * drawn.error:.1g}"
+            remains = f"{share} ± {error} % of the prior remain; "
+        logger.info(f"{title}: {remains}{len(drawn.points):,} simulations")
+        if last and self.number < settings.rounds:
+            logger.info("The region shrinks no further: these are all that were left")
+        points, data = self._simulated(drawn.points)
+        failed = len(drawn.points) - len(points)
+        if base:  # after those of an earlier round that are in the region
+            old = load_table(replace(self, number=base).data)
+            assert old.conditions is not None
+            inside = region(old.points)
+            points = torch.cat([old.points[inside], points])
+            data = torch.cat([old.conditions[inside], data])
+        table, lines = question.table(points, data, self.seed)
+        for line in lines:
+            logger.info(line)
+        facts = RoundFacts(
+            fingerprint=question.fingerprint,
+            round=self.number,
+            share=drawn.share,
+            error=drawn.error,
+            simulated=len(drawn.points),
+            failed=failed,
+            rows=len(table),
+            last=last,
+            base=base,
+        )
+        require_folder(self.folder)
+        save_round(self.facts, facts, bounds, provenance())
+        save_table(self.data, table)
+        return region, facts
+
+    def _simulated(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Parameters ``[n, D]`` whose simulations did not fail, and their data ``[n, K]``."""
+        draw, width = np.random.default_rng([self.seed, 1]), self.question.observed.shape[1]
+        data = self.question.simulator.simulated(points, draw, width)
+        sound = data.isfinite().all(dim=1)
+        failed = int((~sound).sum())
+        if failed:
+            logger.warning(
+                f"Warning: {failed:,} of {len(sound):,} simulations failed "
+                f"({failed / len(sound):.2%}) and are left out: if that depends on the parameters, "
+                "the posterior is another"
+            )
+        return points[sound], data[sound]
+
+    def _restricted(
+        self, region: Region, count: int, enough: Callable[[float], int] | None = None
+    ) -> Restricted | None:
+        """Draws of the prior in a region; see ``restricted``. Between bounds they are drawn from
+        the part that the region is in."""
+        draw, prior = np.random.default_rng([self.seed, 0]), self.question.prior
+        if prior is not None:
+            return restricted(partial(prior.drawn, draw=draw), region, count, enough, 1.0)
+        bounds = self.question.settings.bounds
+        assert bounds is not None
+        ends = torch.tensor([ends for _, *ends in bounds], dtype=torch.float64)
+        low, high = region.within(*ends.T)
+        part = float(((high - low) / (ends[:, 1] - ends[:, 0])).prod())
+
+        def uniform(count: int) -> Tensor:
+            return torch.from_numpy(draw.uniform(low.numpy(), high.numpy(), (count, len(low))))
+
+        return restricted(uniform, region, count, enough, part)
+
+    def train(self) -> None:
+        """Trains the posterior, unless it is there."""
+        if self.network.exists():
+            return
+        settings, training = self.question.settings, self.folder / "training"
+        shutil.rmtree(training, ignore_errors=True)  # of a run that was cut short
+        typed = {
+            name: getattr(part, name)
+            for part in (settings.training, settings.table)
+            for name in part.given & set(part.__dataclass_fields__)
+        }
+        values = {
+            **typed,
+            "data": self.data,
+            "cond": True,
+            "outdir": training,
+            "nosubdir": True,
+            "seed": settings.seed,
+            "device_name": settings.run.device_name,
+        }
+        with left_alone():
+            path = train.run(typed_by_name(TrainSettings, values))
+        assert path is not None
+        with atomic_path(self.network) as temporary:
+            shutil.copyfile(path, temporary)
+
+    def opened(self, region: Region, chains: int, draws: int) -> tuple[SampleSettings, Asked]:
+        """How to draw from its posterior in a region."""
+        settings = self.question.settings
+        sampling = SampleSettings(
+            save_dir=settings.save_dir,
+            prior=PriorOptions(network=str(self.network)),
+            condition=settings.observation,
+            sampler=SamplerOptions(chains=chains, draws=draws, seed=settings.seed),
+            run=settings.run,
+        )
+        return sampling, replace(Asked.open(sampling), region=region)
+
+    def posterior(self, region: Region, device: torch.device) -> Amortized:
+        """Its posterior of the observation within its region, for the bounds of another."""
+        _, asked = self.opened(region, 1, DRAWS)
+        asked = replace(asked, subject=replace(asked.subject, flow=asked.subject.flow.to(device)))
+        conditions = asked.subject.labels(self.question.settings.observation)
+        assert conditions is not None
+        amortized = asked.amortized(asked.fine, conditions.to(device))
+        plain = replace(amortized.prior, sharpened=False)
+        return replace(amortized, prior=plain, trace=None, plausible=False)
+
 
 MOST_CHECKED = 1000
 """Held-out simulations that the check finds again."""
@@ -42,7 +389,6 @@ MOST_CHECKED = 1000
 
 @first_rank_only
 def run(settings: RoundsSettings) -> int:
-    """Simulates and trains in rounds, draws from the last posterior, and checks it."""
     simulator = UserFunction.load(settings.simulator, "simulator")
     own = settings.prior != UNIFORM
     return in_rounds(
@@ -75,8 +421,8 @@ def rounds(
     """
     names, numbers = numbers_of(observation, "the observation", ROW)
     programs = [None if each is None else _program(each) for each in (simulator, prior)]
-    with TemporaryDirectory() as folder, left_alone(), of_memory(Path(folder)):
-        path, place = Path(folder) / "observation.csv", Path(outdir or folder)
+    with own_folder() as folder:
+        path, place = folder / "observation.csv", Path(outdir or folder)
         names = names or numbered(numbers.shape[1], "y")
         save_csv(path, names, torch.from_numpy(np.asarray(numbers, dtype=np.float64)))
         given = {"observation": path, "save_dir": place, "simulator": str(programs[0])}

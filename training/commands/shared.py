@@ -1,63 +1,24 @@
 """What options that several scripts share stand for: networks, laws of latents, solvers, times."""
 
 import math
-from dataclasses import fields, replace
 
 from dnnlib.errors import UsageError
-from training.flow.courses import student_times
-from training.flow.likelihood import DensityPlan, Trace
-from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver, get_solver
-from training.names import AUTO, DEFAULT_STEPS
-from training.options.declared import Declared
+from training.names import DEFAULT_STEPS
 from training.options.shared import (
     MAX_STEPS,
-    DensityOptions,
     EvenTimeOptions,
-    ImageNetworkOptions,
     ImageTimeOptions,
     SolverOptions,
     ToyTimeOptions,
 )
-from training.runs.latents import LatentChoice, latent_choice
-from training.runs.times import TimeChoice
+from training.runs.choices import TimeChoice
 from training.subjects import NetworkFile, Subject, open_subject
 
 
 def solver_of(options: SolverOptions) -> Solver:
     """The solver."""
     return get_solver(options.solver, options.rtol, options.atol)
-
-
-def sampled_along(
-    times: ImageTimeOptions,
-    solver: SolverOptions,
-    choice: TimeChoice,
-    flow: ProbabilityFlow,
-    use: str = "points",
-) -> tuple[TimeChoice, Solver, dict[str, object]]:
-    """How samples are made: along the network's course for this use, if it has one and no option
-    says otherwise; and what ``solver`` and ``n_iters`` have come to."""
-    method, course = solver_of(solver), flow.courses.get(use)
-    if course is None or not is_free(times, solver):
-        return choice, method, {"solver": method.name, "n_iters": choice.steps or AUTO}
-    resolved = {"solver": course.name, "n_iters": course.steps}
-    return replace(choice, given=course.times), course.solver, resolved
-
-
-def by_student(
-    choice: TimeChoice, times: Declared, solver: Solver, flow: ProbabilityFlow
-) -> TimeChoice:
-    """The times of a student's calls, if it is asked for and no option says others."""
-    own = student_times(flow.courses)
-    if not solver.maps or own is None or not is_free(times):
-        return choice
-    return replace(choice, given=own)
-
-
-def is_free(*options: Declared) -> bool:
-    """Whether none of these options were typed, so that the network's courses may be taken."""
-    return not any(each.given & {field.name for field in fields(each)} for each in options)
 
 
 def toy_times(
@@ -138,34 +99,6 @@ def image_times(
     )
 
 
-def densities_of(
-    options: DensityOptions, seed: int, levels_per_unit: float | None = None
-) -> DensityPlan | None:
-    """What simulations are to compute of log densities; None for nothing. Images have so many gray
-    levels to a unit of data."""
-    if not options.log_prob:
-        return None
-    estimated = options.trace == "auto" and levels_per_unit is not None
-    trace = Trace("hutchinson" if estimated else options.trace, options.probes, seed)
-    return DensityPlan(trace, levels_per_unit)
-
-
-def network_of(options: ImageNetworkOptions) -> NetworkFile:
-    """The file. Raises DataError if it is missing or broken."""
-    return NetworkFile.open(
-        options.network, options.end_vars, options.calibration, options.precision
-    )
-
-
-def opened(options: ImageNetworkOptions, settings: Declared) -> tuple[Subject, NetworkFile]:
-    """A network of images or a table, and its file, of the kind of data that the settings are for.
-    Raises UsageError if what was said contradicts the file, or its rows are given with conditions,
-    DataError if the file is missing or broken."""
-    file = network_of(options)
-    settings.require_kind(file.kind, options.network)
-    return of_data_set(file, options.expected(), options.data_name), file
-
-
 def of_data_set(
     file: NetworkFile, expected: dict[str, object], data_name: str | None = None
 ) -> Subject:
@@ -174,11 +107,3 @@ def of_data_set(
     DataError if the file is of a toy, or broken."""
     file.require_data_set()
     return open_subject(file, expected, data_name).require_unconditional()
-
-
-def latent_of(source: str, eps: str | None, otherwise: str) -> LatentChoice:
-    """What generation starts from, by ``--gen_source`` and ``--eps`` as typed; ``otherwise`` is
-    what to do instead of saying ``empirical``."""
-    if source == "empirical":
-        return LatentChoice(empirical=True)
-    return latent_choice(eps, otherwise)

@@ -8,16 +8,15 @@ from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
-from torch_utils.distributed import process_group
 from torch_utils.results import provenance
 from training.commands.shared import solver_of, toy_times
 from training.files.coverage import CoverageFiles
 from training.measure.boundaries import unit_sphere
 from training.measure.coverage import CoverageResult, Spheres, contents_within, table, unfilled
 from training.names import INFLATION
-from training.options.toy_mesh_exps import BOUNDARY_POINTS, CoverageSettings, SphereOptions
+from training.options.simulations import BOUNDARY_POINTS, CoverageSettings, SphereOptions
+from training.runs.choices import latent_choice, recorded_eps
 from training.runs.coverage import BLOCK_ROWS, CoverageExperiment
-from training.runs.latents import latent_choice, recorded_eps
 from training.subjects import NetworkFile, Subject, ToyFlow, open_subject
 
 LIMITS = {
@@ -49,7 +48,7 @@ def run(settings: CoverageSettings) -> None:
     flow = latent.on(flow)
     solver = solver_of(settings.solver)
     files = CoverageFiles(settings.save_dir, subject.stem, spheres)
-    with process_group(settings.run.device_name) as device:
+    with distributed.process_group(settings.run.device_name) as device:
         began = time.perf_counter()
         require_new(files.all, settings.run.overwrite)
         if exact is not None:

@@ -1,38 +1,47 @@
-"""Trains a denoiser on images, or on the rows of a table: what ``train.py`` runs."""
+"""Trains denoisers on toys, on images, or on the rows of a table: what ``toy_train.py`` and
+``train.py`` run, and how a resumed run takes over its options."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
-from dnnlib.errors import UsageError
+import torch
+
+from dnnlib.errors import DataError, UsageError, agree
+from dnnlib.files import require_writable
 from dnnlib.logs import logger
+from torch_utils.determinism import algorithms
+from torch_utils.distributed import process_group
+from torch_utils.results import provenance
+from training import names
 from training.commands.shared import of_data_set
-from training.commands.training import refit, settled, train, wanted
 from training.data.images.dataset import ImageDataset
 from training.data.records.records import Records
 from training.data.tables.making import exchanged
 from training.data.tables.table import DataTable, as_records
 from training.data.tables.trials import as_sets, one_of_each
+from training.data.toys import Toy
 from training.files.records import holds_records, load_records
 from training.files.table import holds_table, load_table
-from training.learning.building import Choices
-from training.learning.run import Progress
-from training.names import (
-    ANY_NUMBER,
-    AUTO,
-    IMAGE_NETWORK_NAMES,
-    IMAGES,
-    QUESTIONS,
-    TABLE,
-    TABLE_NETWORK,
-    TRIAL_NETWORK,
-)
+from training.learning.building import Choices, describe_training, resolved_options
+from training.learning.cost import tell_dry_run
+from training.learning.melting import law_file, refit_latent_law
+from training.learning.run import Progress, run_training
+from training.learning.run_folder import OPTIONS_NAME, Place, Resumed, place_to_resume, read_record
+from training.options.declared import Declared
 from training.options.train import TrainSettings
+from training.options.training import ToyTrainSettings, as_typed, require_values
 from training.subjects import (
     ImageTraining,
     NetworkFile,
     RecordTraining,
+    Subject,
     TableTraining,
+    ToyFlow,
+    ToyTraining,
     Training,
     TrialTraining,
+    Wanted,
 )
 from training.subjects.image_training import open_alike
 from training.subjects.table_spaces import Space
@@ -48,8 +57,7 @@ def run(settings: TrainSettings, progress: Progress | None = None) -> Path | Non
         return refit(settings, file, of_data_set(file, {}), settings.data.data)
     settings, resume = settled(settings, "data")
     assert settings.data.data is not None
-    training = training_of(settings, settings.data.data)
-    return train(settings, training, resume, progress)
+    return train(settings, training_of(settings, settings.data.data), resume, progress)
 
 
 def training_of(settings: TrainSettings, data: Path) -> Training:
@@ -65,12 +73,12 @@ def training_of(settings: TrainSettings, data: Path) -> Training:
 
 def training_on_records(settings: TrainSettings, data: Path, records: Records) -> RecordTraining:
     """What options say of a training for questions. Raises UsageError if they contradict it."""
-    settings.require_kind(TABLE, str(data))
-    require_network(settings, (QUESTIONS,))
+    settings.require_kind(names.TABLE, str(data))
+    require_network(settings, (names.QUESTIONS,))
     settings.require_none_of_complete_tables(str(data))
-    choices = choices_of(settings, QUESTIONS, len(records.columns), False)
+    calibrates = RecordTraining.calibrates
     return RecordTraining(
-        wanted=wanted(settings, choices, RecordTraining.calibrates),
+        wanted=wanted(settings, names.QUESTIONS, len(records.columns), calibrates=calibrates),
         records=records,
         path=data,
         ask=settings.data.ask or (),
@@ -78,45 +86,35 @@ def training_on_records(settings: TrainSettings, data: Path, records: Records) -
 
 
 def training_on_table(settings: TrainSettings, data: Path) -> TableTraining:
-    """What options say of a training on a table. Raises UsageError if they contradict it."""
-    settings.require_kind(TABLE, str(data))
+    """What options say of a training on a table, or on trials of which data are missing. Raises
+    UsageError if they contradict it."""
+    settings.require_kind(names.TABLE, str(data))
     table = with_wanted_conditions(settings, load_table(data))
-    likelihood = settings.data.likelihood
-    if table.points.isnan().any():
-        return training_on_trials(settings, data, table)
-    require_network(settings, (TABLE_NETWORK,))
-    choices = choices_of(settings, TABLE_NETWORK, table.dim, bool(settings.network.output_gain))
-    return TableTraining(
-        wanted=wanted(settings, choices, TableTraining.calibrates),
+    likelihood, holes = settings.data.likelihood, bool(table.points.isnan().any())
+    cls = TrialTraining if holes else TableTraining
+    require_network(settings, (cls.network,))
+    if holes:
+        what = f"the likelihood of {data}, which has missing data,"
+        settings.require_none_of_complete_tables(what, but=["likelihood", "cond"])
+        gain, space = False, Space("none", "none")
+    else:
+        gain = bool(settings.network.output_gain)
+        space = settings.table.into(Space, **({"bounded": "map"} if likelihood else {}))
+    return cls(
+        wanted=wanted(settings, cls.network, table.dim, gain, cls.calibrates),
         table=table,
         path=data,
-        space=settings.table.into(Space, **({"bounded": "map"} if likelihood else {})),
+        space=space,
         likelihood=likelihood,
         condition_shape=settings.table.cond_shape,
     )
 
 
-def training_on_trials(settings: TrainSettings, data: Path, table: DataTable) -> TrialTraining:
-    """What options say of a training on the table of a likelihood, of which data are missing.
-    Raises UsageError if they contradict it."""
-    require_network(settings, (TRIAL_NETWORK,))
-    what = f"the likelihood of {data}, which has missing data,"
-    settings.require_none_of_complete_tables(what, but=["likelihood", "cond"])
-    choices = choices_of(settings, TRIAL_NETWORK, table.dim, False)
-    return TrialTraining(
-        wanted=wanted(settings, choices, TrialTraining.calibrates),
-        table=table,
-        path=data,
-        space=Space("none", "none"),
-        likelihood=True,
-    )
-
-
 def training_on_images(settings: TrainSettings, data: Path) -> ImageTraining:
     """What options say of a training on images. Raises UsageError if they contradict it."""
-    settings.require_kind(IMAGES, str(data))
-    require_network(settings, IMAGE_NETWORK_NAMES)
-    if settings.flow.dims_to_keep == AUTO:
+    settings.require_kind(names.IMAGES, str(data))
+    require_network(settings, names.IMAGE_NETWORK_NAMES)
+    if settings.flow.dims_to_keep == names.AUTO:
         raise UsageError("--dims_to_keep=auto is for tables: give a number")
     options, network, run = settings.data, settings.network, settings.run
     images, held_out = ImageDataset(data, use_labels=options.cond, xflip=options.xflip), None
@@ -124,11 +122,10 @@ def training_on_images(settings: TrainSettings, data: Path) -> ImageTraining:
         images, held_out = images.split(options.held_out, run.seed)
     inflates = settings.flow.precond == "ifs"
     gain = inflates if network.output_gain is None else network.output_gain
-    choices = choices_of(settings, network.arch or IMAGE_NETWORK_NAMES[0], images.dim, gain)
     other = settings.calibration.calibration_data
     sizes = {"cbase": network.cbase, "cres": ",".join(map(str, network.cres or ()))}
     return ImageTraining(
-        wanted=wanted(settings, choices),
+        wanted=wanted(settings, network.arch or names.IMAGE_NETWORK_NAMES[0], images.dim, gain),
         images=images,
         held_out=held_out,
         calibrated_on=open_alike(other, images, options.cond) if other else None,
@@ -146,25 +143,6 @@ def tries_precisions(settings: TrainSettings) -> bool:
     """Whether the time that it takes is to say in which precision images are trained on."""
     unsaid = settings.network.precision is None and settings.training.preset != "published"
     return unsaid and not (settings.run.deterministic or settings.run.dry_run)
-
-
-def choices_of(settings: TrainSettings, network: str, dim: int, output_gain: bool) -> Choices:
-    """What options say of a model of so many dimensions; its network's arguments follow from the
-    data."""
-    flow = settings.flow
-    return Choices(
-        precond=flow.precond,
-        inflation=flow.arguments(flow.precond, dim),
-        network=network,
-        network_arguments={},
-        space=settings.network.space,
-        noise_cond=settings.network.noise_cond or ("ddpm" if flow.precond == "vp" else "log"),
-        t_min=flow.tmin,
-        t_max=flow.tmax,
-        t_sampling=flow.t_sampling,
-        output_gain=output_gain,
-        seed=settings.run.seed,
-    )
 
 
 def require_network(settings: TrainSettings, known: tuple[str, ...]) -> None:
@@ -198,14 +176,221 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable) -> DataTab
         )
     if settings.data.cond:
         shape = settings.table.cond_shape
-        if shape is not None and shape[0] == ANY_NUMBER:
+        if shape is not None and shape[0] == names.ANY_NUMBER:
             return as_sets(table, shape[1], str(settings.data.data))
         return table
     settings.table.require_nothing_of_conditions()
     if table.condition_dim:
-        names = ", ".join(table.condition_names)
+        left_out = ", ".join(table.condition_names)
         more = "--cond conditions the flow on such columns"
         if table.has_holes:
             more = "--likelihood trains the law of such data, also where some are missing"
-        logger.warning(f"Warning: {names} left out: {more}")
+        logger.warning(f"Warning: {left_out} left out: {more}")
     return one_of_each(table.without_conditions())
+
+
+def run_on_toy(settings: ToyTrainSettings, progress: Progress | None = None) -> Path | None:
+    """Trains, or learns a law of latents again. Returns the network file; None of a dry run."""
+    if settings.law.refit_latent_law:
+        assert settings.law.network is not None
+        file = NetworkFile.open(settings.law.network)
+        return refit(settings, file, ToyFlow.of(file, {"data_name": settings.toy.data_name}), None)
+    settings, resume = settled(settings, "data_name")
+    return train(settings, training_on_toy(settings), resume, progress)
+
+
+def training_on_toy(settings: ToyTrainSettings) -> ToyTraining:
+    """What options say of a training on a toy. Raises UsageError if they contradict it."""
+    assert settings.toy.data_name is not None
+    toy = Toy(settings.toy.data_name, settings.toy.augment_to)
+    return ToyTraining(
+        wanted=wanted(settings, settings.network.arch, toy.dim),
+        toy=toy,
+        others=settings.toy.others,
+        antithetic=settings.toy.antithetic,
+    )
+
+
+TrainingSettings = ToyTrainSettings | TrainSettings
+
+
+def train(
+    settings: TrainingSettings, training: Training, resume: Path | None, progress: Progress | None
+) -> Path | None:
+    """Trains, from the start or from a folder or state to resume. ``progress`` is called after each
+    report with the part of the training that is done. Returns the network file; None of a dry run.
+    """
+    run, minutes = settings.run, settings.training.minutes
+    if resume is not None or run.dry_run:
+        minutes = None
+    elif minutes is not None and settings.training.duration is not None:
+        raise UsageError("--minutes stands in place of --duration: give one of them")
+    kernels = algorithms(run.deterministic, training.benchmarks)
+    with kernels, process_group(run.device_name, run.threads, training.useful_threads) as device:
+        resumed = Resumed.find(resume) if resume else None
+        start = training.start(device, resumed)
+        if minutes is not None:
+            start.model.denoiser.to(device)
+            training = training.within(minutes, start)
+            start = training.start(device, resumed)
+        model, loss, config = start.model, start.loss, start.config
+        logger.info(model.denoiser.basis.describe())
+        logger.info(describe_training(model, loss, config))
+        options = settings.recorded(
+            **{**start.resolved, **resolved_options(model)},
+            calibrate=start.calibration is not None,
+            threads=torch.get_num_threads(),
+        )
+        record = {"options": options, **provenance("started")}
+        if run.dry_run:
+            tell_dry_run(record, model, loss, config, run.card_memory, device.type)
+            return None
+        model.denoiser.to(device)
+        trainer, source = training.begin(start, resumed)
+        name = "-".join(part for part in (*start.name, run.desc) if part)
+        assert run.outdir is not None
+        return run_training(
+            trainer,
+            source,
+            Place(run.outdir, name, run.nosubdir),
+            record if resume is None else record_of(resume, start.recipe.duration),
+            resumed,
+            start.calibration,
+            start.law,
+            start.watch(),
+            progress,
+            start.closing,
+        )
+
+
+def refit(
+    settings: TrainingSettings, file: NetworkFile, subject: Subject, data: Path | None
+) -> Path:
+    """Learns the law of latents of a network that was trained before, from data; without, from
+    fresh draws of a toy."""
+    run = settings.run
+    path = law_file(file.path, run.outdir)
+    with process_group(run.device_name) as device:
+        refit_latent_law(file.model, subject.law_plan(data, run.seed, device), path, device)
+    return path
+
+
+def wanted(
+    settings: TrainingSettings,
+    network: str,
+    dim: int,
+    output_gain: bool = False,
+    calibrates: bool = True,
+) -> Wanted:
+    """What options say of a training on data of so many dimensions, and of its model, but for the
+    arguments of its network, which follow from the data; ``calibrates`` is whether there is a
+    calibration by default. Raises UsageError if they contradict each other."""
+    calibration, flow, precond = settings.calibration, settings.flow, settings.flow.precond
+    choices = flow.into(
+        Choices,
+        inflation=flow.arguments(precond, dim),
+        network=network,
+        network_arguments={},
+        space=settings.network.space,
+        noise_cond=settings.network.noise_cond or ("ddpm" if precond == "vp" else "log"),
+        t_min=flow.tmin,
+        t_max=flow.tmax,
+        output_gain=output_gain,
+        seed=settings.run.seed,
+    )
+    calibrate = calibration.wanted(precond, calibrates)
+    if settings.law.latent_law == "learned" and precond != "ifs":
+        raise UsageError(f"--latent_law=learned is for precond=ifs, not {precond}")
+    return Wanted(
+        choices=choices,
+        data_dim=settings.flow.data_dim,
+        amounts=settings.recorded(),
+        batch_gpu=settings.training.batch_gpu,
+        loss_scale=settings.training.ls,
+        keep_states=settings.run.keep,
+        calibration_fit=calibration.calibration_fit if calibrate else None,
+        learns_law=settings.law.latent_law != "gaussian" if precond == "ifs" else None,
+        dry_run=settings.run.dry_run,
+    )
+
+
+S = TypeVar("S", bound=Declared)
+
+
+def settled(settings: S, data: str) -> tuple[S, Path | None]:
+    """The settings of a new run, or of the one that is resumed.
+
+    Args:
+        settings: As typed.
+        data: Name of the option that says what to train on.
+
+    Returns:
+        The settings, and the folder or state to go on from, if there is one.
+
+    Raises:
+        click.UsageError: What to train on is missing, or where to write.
+        UsageError: A typed option contradicts the run that is resumed.
+        DataError: That run is of another script, or its options cannot be read; or nothing can be
+            written where a new one is to be.
+    """
+    values = settings.recorded()
+    place = place_to_resume(values["resume"], values["outdir"], values["nosubdir"])
+    if place is not None:
+        record = read_record(place)
+        saved, command = record["options"], record.get("command")
+        if data not in saved:
+            script = command[0] if isinstance(command, list) and command else "another script"
+            raise DataError(
+                f"{place} is a run of {script}, which has no --{data}: resume it with that"
+            )
+        free = type(settings).names_that_are("free")
+        merged = resumed_options(values, settings.given, saved, free, str(place))
+        source = (place if place.is_dir() else place.parent) / OPTIONS_NAME
+        settings = type(settings).of(as_typed(type(settings), merged, source), settings.given)
+        values = settings.recorded()
+    require_values(values, data)
+    if place is None and not values["dry_run"]:
+        require_writable(Path(values["outdir"]))
+    return settings, place
+
+
+def resumed_options(
+    typed: Mapping[str, Any],
+    given: Iterable[str],
+    saved: Mapping[str, Any],
+    free: Iterable[str],
+    source: str,
+) -> dict[str, Any]:
+    """The options of a resumed run: the saved ones, but for those that are free to change.
+
+    Args:
+        typed: The options of the command line, with defaults.
+        given: Names of those that were typed.
+        saved: The run's own.
+        free: Names that may differ from the run's; the parsed value counts if it was typed.
+        source: Where the saved ones are from, for the error.
+
+    Raises:
+        UsageError: A typed option contradicts the run's.
+    """
+    merged = {**typed, **saved}
+    for name in given:
+        if name not in free:
+            agree(name, _plain(typed[name]), saved.get(name), source)
+        merged[name] = typed[name]
+    return merged
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def record_of(resume: Path, duration: float) -> dict[str, Any]:
+    """What ``training_options.json`` is to say of a run that is resumed: what it said, but for its
+    length in million samples, if it told one. Raises DataError if that cannot be read."""
+    began = read_record(resume)
+    length = {"duration": duration} if "duration" in began["options"] else {}
+    return {**began, "options": {**began["options"], **length}}

@@ -300,14 +300,7 @@ def _asked(rows: Records, further: Further, place: int, filled: bool) -> Asked |
 
 @dataclass(frozen=True)
 class ColumnCheck:
-    """What a check says of a column.
-
-    Attributes:
-        name: Of the column.
-        cells: How many were asked.
-        coverage: The share that central intervals hold, by their probability.
-        reliability: Of levels ``[K, 3]``: a mean probability, the share that came true, how many.
-    """
+    """What a check says of a column, as above; ``reliability [K, 3]`` is of levels alone."""
 
     name: str
     cells: int

@@ -82,12 +82,7 @@ class CheckedArrays:
         self.saved, self.path, self.sizes = saved, path, sizes
 
     def read(
-        self,
-        name: str,
-        letters: str,
-        least: int = 1,
-        largest: float = LARGEST,
-        holes: bool = False,
+        self, name: str, letters: str, least: int = 1, largest: float = LARGEST, holes: bool = False
     ) -> np.ndarray:
         """An array of finite numbers in float64.
 

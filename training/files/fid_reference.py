@@ -38,16 +38,8 @@ _KINDS = {
 
 @dataclass(frozen=True, eq=False)
 class FIDReference:
-    """Features of a data set of images.
-
-    Attributes:
-        mu: Their mean ``[d]``.
-        sigma: Their unbiased covariance ``[d, d]``.
-        features: Those of some images ``[k, d]``, for the KID; ``k`` is 0 if there are none.
-        count: Number of images measured; None if it is unknown, as all below.
-        image_shape: ``(C, H, W)``.
-        detector: SHA-256 of the weights file.
-    """
+    """Features of a data set of images; attributes are the arrays above, of their shapes. There are
+    no features ``[0, d]`` without a KID, and None is what another program does not say."""
 
     mu: np.ndarray
     sigma: np.ndarray

@@ -52,11 +52,7 @@ class ImageFolder:
     """
 
     def __init__(
-        self,
-        path: Path,
-        image_shape: tuple[int, int, int],
-        subdirs: bool,
-        settings: dict[str, Any],
+        self, path: Path, image_shape: tuple[int, int, int], subdirs: bool, settings: dict[str, Any]
     ):
         self.path, self._image_shape, self._subdirs = path, image_shape, subdirs
         self._settings = {**settings, "subdirs": subdirs}

@@ -33,16 +33,7 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 @dataclass(frozen=True)
 class SavedPopulation:
-    """A population, as a file has it.
-
-    Attributes:
-        names: Of D parameters.
-        mean: Of the population, where it is normal, ``[C, S, D]``.
-        spread: Likewise.
-        further: Parameters of a further member ``[C, S, D]``.
-        members: Of the members ``[C, S, M, D]``.
-        alone: Quantiles of each alone ``[3, M, D]``.
-    """
+    """A population, as a file has it; attributes are the arrays above, of their shapes."""
 
     names: tuple[str, ...]
     mean: np.ndarray

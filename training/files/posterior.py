@@ -355,14 +355,8 @@ class SavedCheck:
 
 @dataclass(frozen=True)
 class SavedPredictive:
-    """Data simulated of posteriors, as a file has them.
-
-    Attributes:
-        path: The file.
-        names: Of Q numbers.
-        simulated: ``[M, S, Q]``.
-        observed: ``[M, Q]``.
-    """
+    """Data simulated of posteriors, as a file has them: Q numbers ``[M, S, Q]`` of M observations,
+    and what was observed ``[M, Q]``."""
 
     path: Path
     names: tuple[str, ...]

@@ -58,8 +58,6 @@ DRAWN = ("chain", "draw", "observation")
 """Dimensions of what there is one of for each draw."""
 HELD_OUT = "held_out"
 """The group of draws by held-out truths."""
-Moved = tuple[Any, Callable[[Tensor], Tensor]]
-"""A variable, and what makes its draws ``[S, D]`` of those of one posterior."""
 DESCRIBED = ("samplers", "toy", "image_shape", "conditions")
 """What it takes from what is known about the run."""
 WORTH = (
@@ -115,7 +113,10 @@ def save_netcdf(
         latents = [f"z{index + 1}" for index in range(shape[3])]
         named = {"coordinate": names, "latent": latents}
         posterior = _group(file, "posterior", {**sizes, "latent": shape[3]}, named)
-        single = _single(posterior, [] if attributes.get("image_shape") else names)
+        own = [] if attributes.get("image_shape") else names
+        single = dict(zip(variable_names(own), own, strict=True))
+        for variable, name in single.items():
+            posterior.create_variable(variable, DRAWN, "f8").attrs["long_name"] = name
         if worth is not None:
             posterior.attrs["effective_size"] = float(worth[~worth.isnan()].min())
             posterior.attrs["comment"] = WORTH
@@ -124,10 +125,18 @@ def save_netcdf(
         constant = _group(file, "constant_data", of_truth, named)
         described = {name: attributes.get(name) for name in DESCRIBED}
         _save_text(constant, {"format": FORMAT, "coordinates": list(names), **described})
-        held_out = _held_out_group(file, sizes, names, recalibrated)
-        _save_draws(parts, posterior, stats, constant, single, held_out)
+        held_out = None
+        if recalibrated is not None:
+            group = _group(file, HELD_OUT, sizes, {"coordinate": names})
+            variable = group.create_variable("x", (*DRAWN, "coordinate"), "f8")
+            held_out = variable, recalibrated
+        _save_draws(parts, posterior, stats, constant, list(single), held_out)
         if observed is not None:
-            _save_observed(file, constant, observed, likelihood)
+            seen = {"observation": observed.shape[0], "number": observed.shape[1]}
+            group = _group(file, "observed_data", seen)
+            group.create_variable("y", tuple(seen), "f8")[:] = observed.cpu().numpy()
+            if isinstance(likelihood, Gaussian):
+                _save_likelihood(constant, likelihood, observed.shape[1])
         if truth is not None:
             constant.create_variable("truth", tuple(of_truth), "f8")[:] = truth.cpu().numpy()
         if prior is not None:
@@ -136,48 +145,16 @@ def save_netcdf(
             group.create_variable("x", tuple(of_prior), "f8")[:] = prior[None].cpu().numpy()
 
 
-def _single(posterior: h5netcdf.Group, names: Sequence[str]) -> list[str]:
-    """Names of variables of their own for coordinates, which it makes."""
-    single = variable_names(names)
-    for name, own in zip(single, names, strict=True):
-        posterior.create_variable(name, DRAWN, "f8").attrs["long_name"] = own
-    return single
-
-
-def _held_out_group(
-    file: h5netcdf.File,
-    sizes: dict[str, int],
-    names: Sequence[str],
-    recalibrated: Callable[[Tensor], Tensor] | None,
-) -> Moved | None:
-    """Where draws by held-out truths go, and what makes them; None if nothing does."""
-    if recalibrated is None:
-        return None
-    group = _group(file, HELD_OUT, sizes, {"coordinate": names})
-    return group.create_variable("x", (*DRAWN, "coordinate"), "f8"), recalibrated
-
-
-def _save_observed(
-    file: h5netcdf.File, constant: h5netcdf.Group, observed: Tensor, likelihood: Likelihood | None
-) -> None:
-    """Writes what was observed ``[M, K]``, and how."""
-    seen = {"observation": observed.shape[0], "number": observed.shape[1]}
-    group = _group(file, "observed_data", seen)
-    group.create_variable("y", tuple(seen), "f8")[:] = observed.cpu().numpy()
-    if isinstance(likelihood, Gaussian):
-        _save_likelihood(constant, likelihood, observed.shape[1])
-
-
 def _save_draws(
     parts: Iterator[tuple[Draws, Tensor]],
     posterior: h5netcdf.Group,
     stats: h5netcdf.Group,
     constant: h5netcdf.Group,
     single: Sequence[str],
-    held_out: Moved | None,
+    held_out: tuple[Any, Callable[[Tensor], Tensor]] | None,
 ) -> None:
     """Adds draws, their densities, what samplers say, and perhaps draws by held-out truths, group
-    by group."""
+    by group: a variable, and what makes its draws ``[S, D]`` of those of one posterior."""
     points = posterior.create_variable("x", (*DRAWN, "coordinate"), "f8")
     latents = posterior.create_variable("z", (*DRAWN, "latent"), "f8")
     calls = constant.create_variable("network_calls", ("observation",), "f8")
@@ -193,7 +170,12 @@ def _save_draws(
             variable, moved = held_out
             flat = [moved(each.flatten(0, 1)).view_as(each) for each in draws.points]
             variable[:, :, rows] = _chains_first(torch.stack(flat))
-        for name, each in _densities(draws).items():
+        densities = {"log_likelihood": draws.log_likelihood}
+        if draws.log_density is not None:
+            densities = {"lp": draws.log_density}
+        elif SAMPLER in draws.sampler:  # nothing is known
+            densities = {}
+        for name, each in densities.items():
             if name not in stats.variables:
                 stats.create_variable(name, DRAWN, "f8")
             stats.variables[name][:, :, rows] = _chains_first(each)
@@ -217,14 +199,6 @@ def variable_names(names: Sequence[str]) -> list[str]:
         taken.add(own)
         variables.append(own)
     return variables
-
-
-def _densities(draws: Draws) -> dict[str, Tensor]:
-    """What is known of densities at draws, ``[m, C, S]`` by name."""
-    if draws.log_density is not None:
-        return {"lp": draws.log_density}
-    known = SAMPLER not in draws.sampler
-    return {"log_likelihood": draws.log_likelihood} if known else {}
 
 
 def _save_text(group: h5netcdf.Group, content: dict[str, Any]) -> None:

@@ -45,16 +45,7 @@ SPARE_BYTES = 64 * MIB
 
 @dataclass(frozen=True)
 class Extraction:
-    """What residuals were made of. Files of one extraction agree in all of it.
-
-    Attributes:
-        data_name: Name of the data in the names of the files.
-        schedule: Name of the schedule, there too.
-        noise: ``independent`` or ``path``.
-        dims_to_keep: Of the schedule.
-        times: ``[T]``.
-        origin: A digest of all options that the numbers depend on.
-    """
+    """What residuals were made of, as above. Files of one extraction agree in all of it."""
 
     data_name: str
     schedule: str

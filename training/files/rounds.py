@@ -34,20 +34,7 @@ FORMAT = "inflationary-flows round 1"
 
 @dataclass(frozen=True)
 class RoundFacts:
-    """What is known of the simulations of a round.
-
-    Attributes:
-        fingerprint: Which run it is of.
-        round: Its number, from 1 on.
-        share: Of the prior that is in its region.
-        error: Standard error of that.
-        simulated: New simulations.
-        failed: Of these, which are left out.
-        rows: Of its data set.
-        last: Whether no round follows.
-        base: The round whose data set was taken over, but for what is beyond the region; 0 for
-            none. It is the one before, unless that had lost the posterior.
-    """
+    """What is known of the simulations of a round; attributes are what the JSON has, above."""
 
     fingerprint: str
     round: int

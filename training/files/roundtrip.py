@@ -107,19 +107,8 @@ def histogram(values: Tensor) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SavedRoundtrips:
-    """Errors of N images that were melted and came back, and K of these images, maybe none.
-
-    Attributes:
-        path: Their file.
-        originals: Pixels ``[K, C, H, W]`` uint8.
-        returned: Gray levels before rounding ``[K, C, H, W]``.
-        indices: Of the K images in their data set.
-        mse: In squared gray levels, of 8-bit images, ``[K]``.
-        mse_float: The same before rounding ``[K]``.
-        max_abs_error: In gray levels, before rounding, ``[K]``.
-        all_mse, all_mse_float, all_max_abs_error: The same of all, ``[N]``.
-        all_exact: The share of each image's pixels that came back exactly ``[N]``.
-    """
+    """Errors of N images that were melted and came back, and K of these images, maybe none;
+    attributes are the arrays above, of their shapes."""
 
     path: Path
     originals: np.ndarray

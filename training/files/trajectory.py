@@ -334,10 +334,7 @@ class SavedTrajectory:
 
     @classmethod
     def load(
-        cls,
-        path: Path,
-        of_table: bool = False,
-        choose: Callable[[int], np.ndarray] | None = None,
+        cls, path: Path, of_table: bool = False, choose: Callable[[int], np.ndarray] | None = None
     ) -> "SavedTrajectory":
         """Reads and checks a results file.
 

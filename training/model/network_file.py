@@ -94,14 +94,8 @@ PARTS = {
     "denoiser": ["NetworkDenoiser"],
 }
 """The classes that each part may be of."""
-COORDINATES = "coordinates"
-"""The part that only networks of tables have."""
-HELD_OUT = "held_out"
-"""The part of truths that were held out."""
-LATENT_LAW = "latent_law"
-"""The part of a law of compressed latents."""
-COURSE = "course_{}"
-"""The part of the course for a use."""
+COORDINATES, LATENT_LAW, HELD_OUT, COURSE = "coordinates", "latent_law", "held_out", "course_{}"
+"""Parts that not all files have; of courses one for each use."""
 BASIS_KEYS = ("mean", "eigenvalues", "eigenvectors")
 DATA_VARIANCE = "data_variance"
 GAIN_KEYS = ("output_gain_times", "output_gains")

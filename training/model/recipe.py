@@ -8,23 +8,17 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
+from training.flow import schedules
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.output_gain import OutputGain
-from training.flow.schedules import (
-    EDMSchedule,
-    InflationSchedule,
-    NoiseSchedule,
-    VESchedule,
-    VPSchedule,
-)
 from training.networks import NETWORKS
 
-SCHEDULES: dict[str, Callable[..., NoiseSchedule]] = {
-    "ifs": InflationSchedule.to_dimension,
-    "edm": EDMSchedule,
-    "vp": VPSchedule,
-    "ve": VESchedule,
+SCHEDULES: dict[str, Callable[..., schedules.NoiseSchedule]] = {
+    "ifs": schedules.InflationSchedule.to_dimension,
+    "edm": schedules.EDMSchedule,
+    "vp": schedules.VPSchedule,
+    "ve": schedules.VESchedule,
 }
 
 
@@ -81,7 +75,7 @@ class Recipe:
 
 def make_schedule(
     name: str, arguments: Mapping[str, Any], basis: EigenBasis, end_std: float = 1.0
-) -> NoiseSchedule:
+) -> schedules.NoiseSchedule:
     """The schedule of a name in ``SCHEDULES`` for data with this basis. Raises UsageError if the
     name is unknown, or an argument is out of range."""
     if name not in SCHEDULES:

@@ -1,40 +1,35 @@
 """Settings of ``ask.py``."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from dnnlib.errors import UsageError
+from training.options import shared
 from training.options.declared import Declared, option
-from training.options.shared import network, overwrite, seed
-from training.options.types import COUNT, FILE, FiniteFloat, Givens, Names
+from training.options.types import FiniteFloat, Givens
 
 
-@dataclass(frozen=True, kw_only=True)
 class AskSettings(Declared):
     """Options of all commands."""
 
-    network: str = network()
-    dest: Path = option(type=FILE, required=True, help="CSV to write.")
-    overwrite: bool = overwrite()
+    network: str = shared.network()
+    dest: Path = option(required=True, help="CSV to write.")
+    overwrite: bool = shared.overwrite()
 
 
-@dataclass(frozen=True, kw_only=True)
 class RowSettings(AskSettings):
     """Options of the commands that take rows."""
 
     data: Path = option(
-        type=FILE,
         required=True,
         help="Rows: a CSV or another table, in which columns have the names of the training.",
     )
     missing_values: tuple[str, ...] | None = option(
-        type=Names(), unset="the usual marks", help="Further texts that stand for no value"
+        unset="the usual marks", help="Further texts that stand for no value"
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class IntervalSettings(RowSettings):
     """Options of the commands that give intervals."""
 
@@ -44,13 +39,11 @@ class IntervalSettings(RowSettings):
         help="Probability of the intervals of numbers.",
     )
     held_out: bool = option(
-        "--held_out/--no-held_out",
         default=True,
         help="Intervals that hold as many of the cells that the training held out as they say, as "
         "far as these are many; else as the flow has them.",
     )
     calibrate: Path | None = option(
-        type=FILE,
         unset="those that the network knows of",
         help="The data set of the training, whose held-out rows set the intervals, so that these "
         "hold at least as many truths as they say, of rows like those; or a CSV of rows that are "
@@ -62,16 +55,17 @@ class IntervalSettings(RowSettings):
             raise UsageError("--calibrate sets intervals by held-out rows: leave --no-held_out out")
 
 
-@dataclass(frozen=True, kw_only=True)
 class FillSettings(IntervalSettings):
-    """Options of ``fill``."""
+    """Fill the holes of a table: medians and likeliest levels, with how sure they are.
+
+    With --tables=M, M tables with joint draws in the holes, for multiple imputation.
+    """
 
     tables: int | None = option(
-        type=COUNT,
         unset="one table, of medians and likeliest levels",
         help="So many tables, each with joint draws in its holes, for multiple imputation",
     )
-    seed: int = seed("the draws")
+    seed: int = shared.seed("the draws")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,20 +74,21 @@ class FillSettings(IntervalSettings):
                 raise UsageError(f"--{name} is for intervals, which --tables has not: leave it out")
 
 
-@dataclass(frozen=True, kw_only=True)
 class PredictSettings(IntervalSettings):
-    """Options of ``predict``."""
+    """Predict columns from the other cells of each row: intervals, probabilities of levels."""
 
     columns: tuple[str, ...] = option(
-        type=Names(),
         required=True,
         help="Columns to predict, each given all cells of its row that are there but for these.",
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ScoreSettings(RowSettings):
-    """Options of ``score``."""
+    """Log density of each row, and its odd cells.
+
+    Densities are of the cells that are there: of continuous numbers in their units, of discrete
+    numbers and levels the probability.
+    """
 
     odd: float = option(
         type=FiniteFloat(min=0, max=1, min_open=True),
@@ -102,11 +97,10 @@ class ScoreSettings(RowSettings):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class DrawSettings(AskSettings):
-    """Options of ``sample``."""
+    """Draw rows, given what all of them have."""
 
-    count: int = option(type=COUNT, required=True, help="Rows to draw.")
+    count: int = option(required=True, help="Rows to draw.")
     given_: tuple[tuple[str, str], ...] | None = option(
         "--given",
         type=Givens(),
@@ -114,26 +108,27 @@ class DrawSettings(AskSettings):
         help="What all rows have: name:value, comma-separated, as the source writes values",
     )
     data: Path | None = option(
-        type=FILE,
         unset="nothing",
         help="What pictures compare the rows with, which is written beside them: the held-out rows "
         "of the data set of the training, all if none are, or a CSV of rows that are all new",
     )
-    seed: int = seed("the draws")
+    seed: int = shared.seed("the draws")
 
 
-@dataclass(frozen=True, kw_only=True)
 class AskCheckSettings(Declared):
-    """Options of ``check``."""
+    """Hide cells of held-out rows, and test whether answers are calibrated.
 
-    network: str = network()
+    \b
+    File: ranks, coverage and log loss by column, p-values, and what the tests could have seen
+    """
+
+    network: str = shared.network()
     data: Path = option(
-        type=FILE,
         required=True,
         help="The data set of the training, made by dataset_tool.py, whose held-out rows are asked "
         "about; or a CSV of rows that are all new.",
     )
-    dest: Path = option(type=FILE, required=True, help="JSON to write.")
+    dest: Path = option(required=True, help="JSON to write.")
     hidden: float = option(
         type=click.FloatRange(min=0, max=0.5, min_open=True),
         default=0.2,
@@ -144,6 +139,6 @@ class AskCheckSettings(Declared):
         default=0.05,
         help="Probability of a false alarm, of all tests together.",
     )
-    strict: bool = option(is_flag=True, help="Exit with code 3 if a test fails.")
-    seed: int = seed("what is hidden, and of draws")
-    overwrite: bool = overwrite()
+    strict: bool = shared.strict("a test fails")
+    seed: int = shared.seed("what is hidden, and of draws")
+    overwrite: bool = shared.overwrite()

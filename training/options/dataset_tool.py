@@ -1,37 +1,14 @@
 """Settings of ``dataset_tool.py``."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from dnnlib.errors import UsageError
-from training.names import (
-    DECIMALS,
-    HEADERS,
-    HELD_OUT_PATCHES,
-    IMAGES,
-    MISSING,
-    PATCH,
-    PATCHES,
-    SEPARATORS,
-    SIDES,
-    TABLE,
-    TRANSFORMS,
-)
+from training import names
+from training.options import shared
 from training.options.declared import Declared, option, options_of
-from training.options.shared import overwrite
-from training.options.types import (
-    COUNT,
-    FILE,
-    SEED,
-    ColumnTypes,
-    FiniteFloat,
-    Groups,
-    Names,
-    Ranges,
-    choice,
-)
+from training.options.types import SEED, ColumnTypes, FiniteFloat, choice
 
 
 def parse_resolution(
@@ -48,43 +25,35 @@ def parse_resolution(
 
 def parse_separator(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """A separator by its name or as it is."""
-    separator = value if value is None else SEPARATORS.get(value, value)
-    if separator not in (None, *SEPARATORS.values()):
-        raise click.BadParameter(f"'{value}' is none of {', '.join(SEPARATORS)}")
+    separator = value if value is None else names.SEPARATORS.get(value, value)
+    if separator not in (None, *names.SEPARATORS.values()):
+        raise click.BadParameter(f"'{value}' is none of {', '.join(names.SEPARATORS)}")
     return separator
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageOptions(Declared):
+class ImageOptions(Declared, section="Images", of_kind=names.IMAGES):
     """What to take of images, and how."""
 
-    section = "Images"
-    of_kind = IMAGES
     first_image: int = option(
         "--first-image",
         type=click.IntRange(min=0),
         default=0,
         help="Leave out so many images at the start, so that a source can be split.",
     )
-    max_images: int | None = option(
-        "--max-images", type=COUNT, unset="all", help="Stop after so many images"
-    )
+    max_images: int | None = option("--max-images", unset="all", help="Stop after so many images")
     patch: int | None = option(
-        type=click.IntRange(*SIDES),
-        unset=f"{PATCH}; only of patches",
+        type=click.IntRange(*names.SIDES),
+        unset=f"{names.PATCH}; only of patches",
         help="Side of patches, in pixels",
     )
     transform: str | None = option(
-        type=choice(TRANSFORMS),
+        type=choice(names.TRANSFORMS),
         unset="images have to be square",
         help="Cut the largest square out of the middle, or the largest rectangle of the "
         "resolution's aspect, with black above and below",
     )
     resolution: tuple[int, int] | None = option(
-        metavar="WxH",
-        callback=parse_resolution,
-        unset="leave the size",
-        help="Size to resample to",
+        metavar="WxH", callback=parse_resolution, unset="leave the size", help="Size to resample to"
     )
     channels: str | None = option(
         type=choice(("1", "3")),
@@ -96,20 +65,14 @@ class ImageOptions(Declared):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TableOptions(Declared):
+class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
     """What to take of a table, and how."""
 
-    section = "Tables"
-    of_kind = TABLE
     columns: tuple[str, ...] | None = option(
-        type=Names(),
         unset="all",
         help="Columns to take; a name that has a comma stands in double quotes, as in CSV",
     )
-    exclude: tuple[str, ...] | None = option(
-        type=Names(), unset="none", help="Columns to leave out"
-    )
+    exclude: tuple[str, ...] | None = option(unset="none", help="Columns to leave out")
     types: tuple[tuple[str, str], ...] | None = option(
         type=ColumnTypes(),
         unset="as they look",
@@ -120,32 +83,30 @@ class TableOptions(Declared):
         is_flag=True, help="Add weekday and season of dates as columns of their own."
     )
     is_missing: tuple[str, ...] | None = option(
-        type=Names(),
         unset="none",
         help="Columns of which a further one is to say where their cells are missing, if that "
         "tells something; it is known, asked and drawn as others are",
     )
     sep: str | None = option(
-        metavar="|".join(SEPARATORS),
+        metavar="|".join(names.SEPARATORS),
         callback=parse_separator,
         unset="found in the file",
         help="What is between the cells of a text, by its name or itself",
     )
     decimal: str | None = option(
-        type=choice(DECIMALS), unset="found in the file", help="The decimal sign of a text"
+        type=choice(names.DECIMALS), unset="found in the file", help="The decimal sign of a text"
     )
     header: str = option(
-        type=choice(HEADERS),
+        type=choice(names.HEADERS),
         default="auto",
         help="Whether the first row of a text names the columns; auto takes it for names unless "
         "it is numbers, and asks where these rise from column to column while the next row's do "
         "not, as years do that are names.",
     )
     conditions: tuple[str, ...] | None = option(
-        type=Names(), unset="none", help="Columns, taken too, that are to be conditioned on"
+        unset="none", help="Columns, taken too, that are to be conditioned on"
     )
     covariates: tuple[str, ...] | None = option(
-        type=Names(),
         unset="none",
         help="Columns that are known of each row and no data, such as a design or a time",
     )
@@ -155,21 +116,19 @@ class TableOptions(Declared):
         "in each of these, and all of its rows are held out, or none",
     )
     repeats: tuple[tuple[str, ...], ...] | None = option(
-        type=Groups(),
         unset="none",
         help="Columns of each trial, where a row has several: y1,t1;y2,t2, called as the first "
         "ones are, or y*,t* for all that are alike, called y and t; cells of trials that were not "
         "made are empty. They are conditions, in place of --conditions, but for covariates",
     )
     missing: str = option(
-        type=choice(MISSING),
+        type=choice(names.MISSING),
         default="keep",
         help="Keep missing values as they are, refuse them, drop their rows, or fill in the mean "
         "of the column. In data of trials they are refused unless this is typed.",
     )
     missing_values: tuple[str, ...] | None = option(
         "--missing_values",
-        type=Names(),
         unset="empty cells, NA, NaN, null, ., ?, - and the like",
         help="Further cells that stand for a missing value, such as -999",
     )
@@ -179,11 +138,9 @@ class TableOptions(Declared):
         help="Whether to look for discrete columns, to be spread evenly over their steps.",
     )
     bounds: tuple[tuple[str, float, float], ...] | None = option(
-        type=Ranges(), unset="none", help="Ranges that columns cannot leave"
+        unset="none", help="Ranges that columns cannot leave"
     )
-    max_rows: int | None = option(
-        "--max-rows", type=COUNT, unset="all", help="Stop after so many rows"
-    )
+    max_rows: int | None = option("--max-rows", unset="all", help="Stop after so many rows")
     held_out: float = option(
         "--held-out",
         type=FiniteFloat(min=0, max=0.9),
@@ -214,21 +171,20 @@ class TableOptions(Declared):
                     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class DataSetSettings(Declared):
     """All settings of the script."""
 
     source: str = option(required=True, help="Where the images are, or the table.")
     dest: Path = option(
-        type=FILE, required=True, help="The .zip, or else folder, of images; the .npz of a table."
+        required=True, help="The .zip, or else folder, of images; the .npz of a table."
     )
     images: ImageOptions = options_of(ImageOptions)
     table: TableOptions = options_of(TableOptions)
-    overwrite: bool = overwrite()
+    overwrite: bool = shared.overwrite()
 
     def __post_init__(self) -> None:
-        if "patch" in self.given and self.source not in (PATCHES, HELD_OUT_PATCHES):
-            raise UsageError(f"--patch is for --source={PATCHES}")
+        if "patch" in self.given and self.source not in (names.PATCHES, names.HELD_OUT_PATCHES):
+            raise UsageError(f"--patch is for --source={names.PATCHES}")
 
     @property
     def wanted(self) -> list[str] | None:

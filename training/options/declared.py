@@ -1,8 +1,7 @@
 """Settings of a script: a frozen dataclass, each field of which is declared as an option.
 
-    @dataclass(frozen=True, kw_only=True)
     class Settings(Declared):
-        save_dir: Path = option(type=FILE, required=True, help="Folder of the results.")
+        save_dir: Path = option(required=True, help="Folder of the results.")
         solver: SolverOptions = options_of(SolverOptions)
 
     @command(help=__doc__)
@@ -17,14 +16,16 @@ the device) it hands to ``recorded``, which makes the parameters that are writte
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from functools import partial, wraps
-from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, TypeVar, cast
+from functools import partial, reduce, wraps
+from operator import or_
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast, dataclass_transform, get_args
 
 import click
 
 from dnnlib.errors import UsageError, in_one_line
 from training.names import IMAGES, RECORDS, TABLE, TOY
+from training.options.types import BY_ANNOTATION
 
 SEVERAL = {TOY: "toys", TABLE: "tables", IMAGES: "images", RECORDS: "questions"}
 ONE = {TOY: "a toy", TABLE: "a table", IMAGES: "images", RECORDS: "records"}
@@ -56,9 +57,10 @@ class DeclaredOption(click.Option):
         self.section = section
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """Base of settings.
+    """Base of settings, which makes dataclasses of those that derive from it.
 
     Attributes:
         given: Names of the options that were typed, not left at their defaults.
@@ -69,6 +71,10 @@ class Declared:
     given: frozenset[str] = frozenset()
     of_kind: ClassVar[str | None] = None
     """The one kind of data that all of these options are for."""
+
+    def __init_subclass__(cls, section: str | None = None, of_kind: str | None = None) -> None:
+        cls.section, cls.of_kind = section or cls.section, of_kind or cls.of_kind
+        dataclass(frozen=True, kw_only=True)(cls)
 
     @classmethod
     def of(cls, values: Mapping[str, Any], given: frozenset[str] = frozenset()) -> Any:
@@ -82,14 +88,13 @@ class Declared:
         return cls(given=given, **own)
 
     @classmethod
-    def idle_names(cls) -> frozenset[str]:
-        """Names of the options that results do not depend on."""
-        return frozenset(name for name, declared in _declared(cls) if declared.idle)
+    def names_that_are(cls, kind: str) -> frozenset[str]:
+        """Names of the options that are ``idle``, so that results do not depend on them, or
+        ``free``, which a resumed run may change."""
+        return frozenset(name for name, declared in _declared(cls) if getattr(declared, kind))
 
-    @classmethod
-    def free_names(cls) -> frozenset[str]:
-        """Names of the options that a resumed run may change."""
-        return frozenset(name for name, declared in _declared(cls) if declared.free)
+    def require_complete(self) -> None:
+        """Raises click.UsageError if what was typed is not enough for a command to begin."""
 
     def require_kind(self, kind: str, what: str) -> None:
         """Raises UsageError if an option was typed that is for another of ``KINDS_OF_DATA`` than
@@ -157,28 +162,26 @@ def option(
     """A field that is an option.
 
     Args:
-        names: As typed; without any, the field's name after two hyphens.
+        names: As typed; without any, the field's name after two hyphens, and ``--no-`` before it
+            too where it is true or false and no flag.
         unset: What happens if it is left out, in words; the help shows it as the default.
         of: The one kind of data that it is for; None for all.
         free: Whether a resumed run may have another value, and still be the same run.
         idle: Whether results do not depend on it.
-        attributes: Of ``click.Option``: type, default, required, is_flag, help.
+        attributes: Of ``click.Option``: type, default, required, is_flag, help. The type follows
+            from the field's annotation where ``BY_ANNOTATION`` has one for it.
     """
-    if not attributes.get("required"):
-        attributes.setdefault("default", False if attributes.get("is_flag") else None)
-    return _declare(_Declaration(DeclaredOption, names, attributes, unset, of, free, idle))
+    metadata = {_DECLARED: _Declaration(DeclaredOption, names, attributes, unset, of, free, idle)}
+    if attributes.get("required"):
+        return field(metadata=metadata)
+    attributes.setdefault("default", False if attributes.get("is_flag") else None)
+    return field(default=attributes["default"], metadata=metadata)
 
 
 def argument(**attributes: Any) -> Any:
-    """A field that is an argument, typed without a name. Attributes are ``click.Argument``'s."""
-    return _declare(_Declaration(click.Argument, (), attributes, None))
-
-
-def _declare(declaration: _Declaration) -> Any:
-    metadata = {_DECLARED: declaration}
-    if declaration.attributes.get("required"):
-        return field(metadata=metadata)
-    return field(default=declaration.attributes.get("default"), metadata=metadata)
+    """A field that is an argument, typed without a name, which there must be. Attributes are
+    ``click.Argument``'s."""
+    return field(metadata={_DECLARED: _Declaration(click.Argument, (), attributes, None)})
 
 
 def options_of(
@@ -242,9 +245,20 @@ def parameters_of(
             elif declaration.unset is not None:
                 words = unset if isinstance(unset, str) else unset.get(item.name, "{}")
                 attributes["help"] += f"  [default: {words.format(declaration.unset)}]"
-            names = [item.name, *(declaration.names or (f"--{item.name}",))]
+            kind = _without_none(item.type)
+            if not attributes.keys() & {"type", "is_flag", "multiple"}:
+                attributes["type"] = BY_ANNOTATION.get(kind)
+            both = kind is bool and "is_flag" not in attributes
+            usual = f"--{item.name}/--no-{item.name}" if both else f"--{item.name}"
+            names = [item.name, *(declaration.names or (usual,))]
             attributes |= {"section": cls.section, "show_default": True}
             yield DeclaredOption(names, **attributes)
+
+
+def _without_none(annotation: Any) -> Any:
+    """What a value is if there is one, by its annotation."""
+    parts = [part for part in get_args(annotation) if part is not NoneType]
+    return reduce(or_, parts) if isinstance(annotation, UnionType) else annotation
 
 
 def meant(name: str, known: Collection[str]) -> str:
@@ -272,8 +286,7 @@ def typed_by_name(cls: type[S], values: Mapping[str, Any]) -> S:
             raise UsageError(in_one_line(error.format_message())) from error
         except (TypeError, ValueError) as error:  # as of a list where one number is due
             raise UsageError(f"option '{name}' does not take {values[name]!r}") from error
-    settings: S = cls.of(own, frozenset(values))
-    return settings
+    return cls.of(own, frozenset(values))
 
 
 def spelled_alike(name: str) -> str:
@@ -319,9 +332,3 @@ class SectionedCommand(click.Command):
         for section, records in sections.items():
             with formatter.section(section):
                 formatter.write_dl(records)
-
-
-class SectionedGroup(click.Group):
-    """A group of such commands."""
-
-    command_class = SectionedCommand

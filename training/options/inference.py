@@ -1,6 +1,6 @@
-"""Options that the commands of ``posterior.py`` share: the prior, the likelihood, the sampler."""
+"""Options that the commands of ``posterior.py`` share: the prior, the likelihood, the sampler, and
+what these are options of."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -8,26 +8,10 @@ import click
 from dnnlib.errors import UsageError
 from dnnlib.files import require_there
 from dnnlib.lists import positive_numbers
-from training.names import (
-    AMORTIZED_CUDA_ROWS,
-    AMORTIZED_ROWS,
-    HALVES,
-    IMAGE_PARTICLE_STEPS,
-    IMAGE_POOL,
-    LEARNED_POOL,
-    MOST_TESTED,
-    OPERATORS,
-    PARTICLE_STEPS,
-    PARTICLES,
-    SAMPLERS,
-    TOY_NAMES,
-    TOY_POOL,
-    UNIFORM,
-    WARMUP,
-)
-from training.options.declared import Declared, option
-from training.options.shared import calibration, seed
-from training.options.types import COUNT, NETWORK, POSITIVE, choice
+from training import names
+from training.options import shared
+from training.options.declared import Declared, option, options_of
+from training.options.types import NETWORK, choice
 
 LIKELIHOODS = ("gaussian", "mask", "linear")
 DRAWS, CHECK_DRAWS, CALIBRATION_DRAWS = 1000, 10, 50
@@ -40,24 +24,24 @@ LEARNED_SOLVER, LEARNED_STEPS = "exp_rk5", 5
 """Without a likelihood, which leaves time for a third of the error: 31 calls in place of 26."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PriorOptions(Declared):
+class PriorOptions(Declared, section="Prior"):
     """The prior."""
 
-    section = "Prior"
     network: str | None = option(
         idle=True, type=NETWORK, unset="none", help="Network file: a path or an https URL"
     )
     data_name: str | None = option(
-        type=choice(TOY_NAMES), unset="none", help="A toy with its own denoiser, without a network"
+        type=choice(names.TOY_NAMES),
+        unset="none",
+        help="A toy with its own denoiser, without a network",
     )
     prior: str | None = option(
         unset="none",
         help="Of a network that has learned a likelihood (train.py --likelihood): what its "
-        f"parameters are before any trial, {UNIFORM} between their bounds, or a network file of a "
-        "flow of them; with sample --correct=NETWORK, of that one",
+        f"parameters are before any trial, {names.UNIFORM} between their bounds, or a network file "
+        "of a flow of them; with sample --correct=NETWORK, of that one",
     )
-    calibration: bool = calibration()
+    calibration: bool = shared.calibration()
     eps: str | None = option(
         type=choice(["learned", "auto"]),
         unset="learned, if the network has such a law; otherwise auto",
@@ -69,21 +53,18 @@ class PriorOptions(Declared):
         "16 dimensions, by all samplers but hmc.",
     )
     n_iters: int | None = option(
-        type=COUNT,
         unset="as few as the network file found enough; of a toy's own denoiser "
         f"{STEPS} of {SOLVER}",
         help=f"Steps of {SOLVER} for final draws, without a likelihood of {LEARNED_SOLVER}",
     )
     chain_n_iters: int | None = option(
-        type=COUNT,
         unset=f"as the network file found for a first look; of a toy's own denoiser {CHAIN_STEPS}",
         help=f"Steps of {SOLVER} inside chains",
     )
     batch_gpu: int | None = option(
         "--batch-gpu",
-        type=COUNT,
-        unset=f"256; of images 16; without a likelihood {AMORTIZED_ROWS}, on CUDA "
-        f"{AMORTIZED_CUDA_ROWS}",
+        unset=f"256; of images 16; without a likelihood {names.AMORTIZED_ROWS}, on CUDA "
+        f"{names.AMORTIZED_CUDA_ROWS}",
         help="Points of one network call",
     )
 
@@ -92,11 +73,9 @@ class PriorOptions(Declared):
             raise UsageError("give either --network, or --data_name for a toy's own denoiser")
 
 
-@dataclass(frozen=True, kw_only=True)
-class LikelihoodOptions(Declared):
+class LikelihoodOptions(Declared, section="Likelihood"):
     """What was observed."""
 
-    section = "Likelihood"
     likelihood: str = option(
         default="gaussian",
         help="gaussian (the whole point is observed), mask (some coordinates, by --mask), linear "
@@ -112,14 +91,14 @@ class LikelihoodOptions(Declared):
     mask: str | None = option(
         unset="none",
         help="What is observed: coordinates by name or number from 0 on, with commas; "
-        f"{', '.join(HALVES)} of images; random:0.5, so many of all at random, always the same; or "
-        "a .npy of booleans, true where observed",
+        f"{', '.join(names.HALVES)} of images; random:0.5, so many of all at random, always the "
+        "same; or a .npy of booleans, true where observed",
     )
     operator: str | None = option(
         unset="none",
         help="The map A of linear: the matrix [K, D], a .npy; of images also "
-        f"{', '.join(OPERATORS[:-1])}: a Gaussian kernel, means over squares, a cutting, all in "
-        f"pixels; {OPERATORS[-1]}, so many random sums",
+        f"{', '.join(names.OPERATORS[:-1])}: a Gaussian kernel, means over squares, a cutting, all "
+        f"in pixels; {names.OPERATORS[-1]}, so many random sums",
     )
 
     @property
@@ -158,55 +137,128 @@ class LikelihoodOptions(Declared):
         return [text for text in values if text and text.endswith(".npy")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class SamplerOptions(Declared):
+class SamplerOptions(Declared, section="Sampler"):
     """How to sample."""
 
-    section = "Sampler"
     sampler: str = option(
-        type=choice(SAMPLERS),
+        type=choice(names.SAMPLERS),
         default="auto",
         help="auto takes a pool of prior draws where that is enough; in up to "
-        f"{MOST_TESTED} dimensions it refines the pool where it is not, and anneals populations "
-        "where posteriors are narrower; in more it goes on to twisted if the noise is Gaussian, "
-        "else to hmc, or to elliptical without gradients.",
+        f"{names.MOST_TESTED} dimensions it refines the pool where it is not, and anneals "
+        "populations where posteriors are narrower; in more it goes on to twisted if the noise is "
+        "Gaussian, else to hmc, or to elliptical without gradients.",
     )
-    chains: int = option(type=COUNT, default=4, help="Chains of each observation.")
+    chains: int = option(default=4, help="Chains of each observation.")
     draws: int | None = option(
-        type=COUNT,
         unset=f"{DRAWS}; without a likelihood {CHECK_DRAWS} of check, {CALIBRATION_DRAWS} of "
         "calibrate",
         help="Draws of each chain",
     )
     warmup: int | None = option(
         type=click.IntRange(min=0),
-        unset=", ".join(f"{steps} of {name}" for name, steps in WARMUP.items()),
+        unset=", ".join(f"{steps} of {name}" for name, steps in names.WARMUP.items()),
         help="Steps of a chain before its first draw",
     )
-    thin: int = option(type=COUNT, default=1, help="Steps of a chain for each draw.")
+    thin: int = option(default=1, help="Steps of a chain for each draw.")
     pool: int | None = option(
         type=click.IntRange(min=100),
-        unset=f"{TOY_POOL}; {IMAGE_POOL} of images; {LEARNED_POOL} with --prior",
+        unset=f"{names.TOY_POOL}; {names.IMAGE_POOL} of images; {names.LEARNED_POOL} with --prior",
         help="Prior draws in the pool",
     )
     particles: int | None = option(
         type=click.IntRange(min=2),
-        unset=f"{PARTICLES}, or --draws if these are more",
+        unset=f"{names.PARTICLES}, or --draws if these are more",
         help="Particles of a chain of twisted",
     )
     minutes: float | None = option(
-        type=POSITIVE,
         unset="as long as --particles take",
         help="In place of --particles: as many as fit into about so many minutes, as a block of "
         "network calls takes at the start; they are moved no more than there is time for",
     )
     particle_steps: int | None = option(
         type=click.IntRange(min=4),
-        unset=f"{PARTICLE_STEPS}; {IMAGE_PARTICLE_STEPS} of images",
+        unset=f"{names.PARTICLE_STEPS}; {names.IMAGE_PARTICLE_STEPS} of images",
         help="Steps of particles of twisted: the more, the less widths are off",
     )
-    seed: int = seed("all draws")
+    seed: int = shared.seed("all draws")
 
     def __post_init__(self) -> None:
         if self.minutes is not None and self.particles is not None:
             raise UsageError("give either --particles or --minutes, in which as many fit")
+
+
+class InferenceSettings(Declared):
+    """Options of all commands: where results go, the prior and the likelihood."""
+
+    save_dir: Path = shared.save_dir()
+    prior: PriorOptions = options_of(PriorOptions)
+    inflation: shared.InflationOptions = options_of(
+        shared.InflationOptions, unset="{}; only with --data_name"
+    )
+    likelihood: LikelihoodOptions = options_of(LikelihoodOptions)
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
+
+    @property
+    def learned(self) -> bool:
+        """Whether the flow has learned the posterior itself, so that there is no likelihood."""
+        return False
+
+    @property
+    def of_trials(self) -> bool:
+        """Whether a network has learned the likelihood."""
+        return self.prior.prior is not None
+
+    def __post_init__(self) -> None:
+        if self.of_trials:
+            for name in sorted(self.likelihood.typed):
+                raise UsageError(f"--{name} goes without --prior, whose network is the likelihood")
+        elif not self.learned:
+            self.likelihood.require()
+
+
+class CommonSettings(InferenceSettings):
+    """Options of the commands that sample posteriors of points."""
+
+    sampler: SamplerOptions = options_of(SamplerOptions)
+    sharpen: bool = option(
+        default=True,
+        help="Without a likelihood: take the noise of the first time off draws, to first order in "
+        "its variance, by one more step of the ODE; of tables of up to 16 columns, without "
+        "--deblur or --correct.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prior.deblur and self.sampler.sampler == "hmc":
+            raise UsageError("--deblur has no gradients: take another --sampler than hmc")
+        if "sharpen" in self.given and not self.learned:
+            raise UsageError("--sharpen is for draws without a likelihood: leave it out")
+
+    def require_alone(self) -> None:
+        """Raises UsageError if an option was typed that is for a likelihood."""
+        of_samplers = {"sampler", "warmup", "thin", "pool", "particles", "minutes", "chain_n_iters"}
+        for name in sorted(self.given & of_samplers):
+            raise UsageError(f"--{name} is for a likelihood, and there is none: leave it out")
+
+
+class HeldOutOptions(Declared, section="Held-out truths"):
+    """What held-out truths are to be looked at for, beside the parameters themselves."""
+
+    function: tuple[str, ...] | None = option(
+        unset="none",
+        help="Functions of the parameters, FILE.py:name with commas, numbers [N] of points [N, D]: "
+        "intervals of their values are held out too",
+    )
+    conditions_network: str | None = option(
+        idle=True,
+        type=NETWORK,
+        unset="none",
+        help="A flow of the conditions alone (train.py of their columns), or of any question about "
+        "them and others (train.py --any), whose density and latent radius tell observations that "
+        "no data resemble",
+    )
+
+    @property
+    def wanted(self) -> bool:
+        """Whether one of these was asked for."""
+        return bool(self.function or self.conditions_network)

@@ -1,123 +1,33 @@
 """Settings of ``posterior.py``."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
 from dnnlib.errors import UsageError
 from dnnlib.files import require_there
 from training.names import FEWEST_NEIGHBORS, FEWEST_RUNS, NEIGHBORS, TEACHER, UNIFORM
+from training.options import inference, shared
 from training.options.declared import Declared, option, options_of
-from training.options.inference import LIKELIHOODS, LikelihoodOptions, PriorOptions, SamplerOptions
-from training.options.shared import DeviceOptions, InflationOptions, overwrite, save_dir, seed
-from training.options.types import COUNT, FILE, NETWORK, POSITIVE, Names, Numbers, Ranges, choice
+from training.options.train import TableOptions
+from training.options.training import TrainingOptions
+from training.options.types import NETWORK, choice
 
 
-def level(fails: str, **how: Any) -> Any:
-    """Declares the level of the tests by which something fails."""
-    return option(
-        **how,
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        default=0.01,
-        help=f"p-value, the number of comparisons accounted for, below which {fails} fails.",
-    )
+class SampleSettings(inference.CommonSettings):
+    """Draw from the posterior of each observation.
 
-
-@dataclass(frozen=True, kw_only=True)
-class InferenceSettings(Declared):
-    """Options of all commands: where results go, the prior and the likelihood."""
-
-    save_dir: Path = save_dir()
-    prior: PriorOptions = options_of(PriorOptions)
-    inflation: InflationOptions = options_of(InflationOptions, unset="{}; only with --data_name")
-    likelihood: LikelihoodOptions = options_of(LikelihoodOptions)
-    run: DeviceOptions = options_of(DeviceOptions)
-
-    @property
-    def learned(self) -> bool:
-        """Whether the flow has learned the posterior itself, so that there is no likelihood."""
-        return False
-
-    @property
-    def of_trials(self) -> bool:
-        """Whether a network has learned the likelihood."""
-        return self.prior.prior is not None
-
-    def __post_init__(self) -> None:
-        if self.of_trials:
-            for name in sorted(self.likelihood.typed):
-                raise UsageError(f"--{name} goes without --prior, whose network is the likelihood")
-        elif not self.learned:
-            self.likelihood.require()
-
-
-@dataclass(frozen=True, kw_only=True)
-class CommonSettings(InferenceSettings):
-    """Options of the commands that sample posteriors of points."""
-
-    sampler: SamplerOptions = options_of(SamplerOptions)
-    sharpen: bool = option(
-        "--sharpen/--no-sharpen",
-        default=True,
-        help="Without a likelihood: take the noise of the first time off draws, to first order in "
-        "its variance, by one more step of the ODE; of tables of up to 16 columns, without "
-        "--deblur or --correct.",
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.prior.deblur and self.sampler.sampler == "hmc":
-            raise UsageError("--deblur has no gradients: take another --sampler than hmc")
-        if "sharpen" in self.given and not self.learned:
-            raise UsageError("--sharpen is for draws without a likelihood: leave it out")
-
-    def require_alone(self) -> None:
-        """Raises UsageError if an option was typed that is for a likelihood."""
-        of_samplers = {"sampler", "warmup", "thin", "pool", "particles", "minutes", "chain_n_iters"}
-        for name in sorted(self.given & of_samplers):
-            raise UsageError(f"--{name} is for a likelihood, and there is none: leave it out")
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOutOptions(Declared):
-    """What held-out truths are to be looked at for, beside the parameters themselves."""
-
-    section = "Held-out truths"
-    function: tuple[str, ...] | None = option(
-        type=Names(),
-        unset="none",
-        help="Functions of the parameters, FILE.py:name with commas, numbers [N] of points [N, D]: "
-        "intervals of their values are held out too",
-    )
-    conditions_network: str | None = option(
-        idle=True,
-        type=NETWORK,
-        unset="none",
-        help="A flow of the conditions alone (train.py of their columns), or of any question about "
-        "them and others (train.py --any), whose density and latent radius tell observations that "
-        "no data resemble",
-    )
-
-    @property
-    def wanted(self) -> bool:
-        """Whether one of these was asked for."""
-        return bool(self.function or self.conditions_network)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleSettings(CommonSettings):
-    """Options of ``sample``."""
+    \b
+    Files: {data}_{schedule}_posterior.nc      draws, for ArviZ
+           {data}_{schedule}_posterior.json    summaries, options, whether they converged
+    """
 
     observation: Path | None = option(
-        type=FILE,
         unset="none",
         help="Observations, one in each row of a table (CSV, TSV, npy, npz, Parquet), or images in "
         "a zip or folder; a likelihood of your own needs none",
     )
     condition: Path | None = option(
-        type=FILE,
         unset="none",
         help="What a conditional network is given, one observation in each row of a table: its "
         "conditions by name, or its class; of sets, one trial in each row, whose column dataset "
@@ -125,7 +35,6 @@ class SampleSettings(CommonSettings):
         "observed, and the flow's own draws are the posterior's",
     )
     log_prob: bool = option(
-        "--log_prob/--no-log_prob",
         default=True,
         help="With --condition alone: the log density of each draw too, by exact traces; not of "
         "images, and not with --deblur.",
@@ -138,16 +47,12 @@ class SampleSettings(CommonSettings):
         "that has learned the likelihood of a trial (train.py --likelihood)",
     )
     truth: Path | None = option(
-        type=FILE,
         unset="none",
         help="What observations are of, where it is known: a point in each row of a table, or "
         "images. Pictures show it, and results say how often intervals hold it",
     )
-    strict: bool = option(
-        idle=True, is_flag=True, help="Exit with code 3 if a posterior has not converged."
-    )
+    strict: bool = shared.strict("a posterior has not converged")
     held_out: bool = option(
-        "--held_out/--no-held_out",
         idle=True,
         default=True,
         help="If the network was calibrated (posterior.py calibrate): intervals and regions as "
@@ -159,7 +64,7 @@ class SampleSettings(CommonSettings):
         help="Of a calibrated network: draw nothing, and exit with code 3, if an observation is so "
         "odd that at most this share of those held out would be",
     )
-    beside: HeldOutOptions = options_of(HeldOutOptions)
+    beside: inference.HeldOutOptions = options_of(inference.HeldOutOptions)
 
     @property
     def learned(self) -> bool:
@@ -185,16 +90,25 @@ class SampleSettings(CommonSettings):
             raise UsageError(f"--{name} goes with --condition alone: leave it out")
         if self.of_trials and (self.observation is None or self.condition is not None):
             raise UsageError("--prior goes with --observation, a row for each trial, alone")
-        own = self.likelihood.likelihood not in LIKELIHOODS
+        own = self.likelihood.likelihood not in inference.LIKELIHOODS
         if own != (self.observation is None):
             raise UsageError(
                 "--observation goes with gaussian, mask and linear, and is needed there"
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckSettings(CommonSettings):
-    """Options of ``check``."""
+class CheckSettings(inference.CommonSettings):
+    """Test whether sampler (--truth=flow) or model (--truth=data) are calibrated.
+
+    Truths are found again; the verdict says how large an error so many runs would have seen.
+
+    For a conditional network of a table, without a likelihood, truths are rows of --data_root, and
+    observations are their conditions.
+
+    \b
+    Files: {data}_{schedule}_posterior_check.json    p-values, coverage, verdict
+           {data}_{schedule}_posterior_check.npz     ranks and scores of each run
+    """
 
     truth: str = option(
         type=choice(["flow", "data"]),
@@ -203,7 +117,7 @@ class CheckSettings(CommonSettings):
         "model is.",
     )
     data_root: Path | None = option(
-        type=FILE, unset="none", help="Data set that the network was not trained on, for data"
+        unset="none", help="Data set that the network was not trained on, for data"
     )
     runs: int = option(
         type=click.IntRange(min=FEWEST_RUNS),
@@ -211,9 +125,8 @@ class CheckSettings(CommonSettings):
         help="Truths to find again; if it is left out, all that the data set has to test, where "
         "these are fewer.",
     )
-    level: float = level("a check", idle=True)
+    level: float = shared.level("a check", idle=True)
     condition: Path | None = option(
-        type=FILE,
         unset="none",
         help="Without a likelihood: observations, as sample takes them, near each of which a "
         "conditional network is checked too",
@@ -223,7 +136,7 @@ class CheckSettings(CommonSettings):
         unset=f"{NEIGHBORS}, or a tenth of the rows to test if that is less",
         help="Simulations nearest to an observation that are tested, at most a tenth",
     )
-    strict: bool = option(idle=True, is_flag=True, help="Exit with code 3 if a test fails.")
+    strict: bool = shared.strict("a test fails")
 
     @property
     def learned(self) -> bool:
@@ -240,18 +153,26 @@ class CheckSettings(CommonSettings):
             raise UsageError("--neighbors goes with --condition")
 
 
-@dataclass(frozen=True, kw_only=True)
-class CalibrateSettings(CommonSettings):
-    """Options of ``calibrate``."""
+class CalibrateSettings(inference.CommonSettings):
+    """Learn from truths that no training saw what intervals and regions to ask for.
+
+    The network file gets a part, by which sample gives intervals that hold what they say for
+    finitely many truths, on average and near the observation, and tells observations that no data
+    resemble.
+
+    \b
+    Files: the network file, or --dest
+           {data}_{schedule}_posterior_calibration.json    guarantee, levels, tests as of check
+           {data}_{schedule}_posterior_calibration.npz     ranks of each truth, as of check
+    """
 
     save_dir: Path = option(
-        idle=True, type=FILE, unset="that of the network file", help="Folder of the results"
+        idle=True, unset="that of the network file", help="Folder of the results"
     )
     truth: str = option(
         type=choice(["data"]), default="data", help="Where truths come from: a data set."
     )
     data_root: Path | None = option(
-        type=FILE,
         unset="none",
         help="Data set of truths: that of the training, if it was made with --kept, or one of new "
         "rows, made with --held-out=0; of a toy's network none",
@@ -260,9 +181,9 @@ class CalibrateSettings(CommonSettings):
         type=click.IntRange(min=FEWEST_RUNS), default=1000, help="Truths to use at most."
     )
     dest: Path | None = option(
-        idle=True, type=FILE, unset="the network file itself", help="Network file to write"
+        idle=True, unset="the network file itself", help="Network file to write"
     )
-    beside: HeldOutOptions = options_of(HeldOutOptions)
+    beside: inference.HeldOutOptions = options_of(inference.HeldOutOptions)
 
     @property
     def learned(self) -> bool:
@@ -280,44 +201,52 @@ class CalibrateSettings(CommonSettings):
             object.__setattr__(self, "save_dir", (self.dest or Path(network)).parent)
 
 
-@dataclass(frozen=True, kw_only=True)
 class PredictSettings(Declared):
-    """Options of ``predict``."""
+    """Simulate data from draws of posteriors, and see where the observations lie among them.
 
-    save_dir: Path = save_dir()
-    draws: Path = option(
-        type=FILE, required=True, help="Draws of posteriors, the .nc that sample wrote."
-    )
+    An observation that the model does not make of its own posterior says that prior or simulator
+    are wrong, which no calibration sees.
+
+    \b
+    Files: {draws}_predictive.json    ranks and p-values of each number, verdict
+           {draws}_predictive.npz     simulated data
+    """
+
+    save_dir: Path = shared.save_dir()
+    draws: Path = option(required=True, help="Draws of posteriors, the .nc that sample wrote.")
     simulator: str | None = option(
         unset="the likelihood of the draws, if it was gaussian, mask or linear",
         help="FILE.py:function, data [N, K] of points [N, D] and a NumPy generator to draw by, in "
         "the order of what was observed",
     )
     function: tuple[str, ...] | None = option(
-        type=Names(),
         unset="none",
         help="Functions of data, FILE.py:name with commas, numbers [N] of data [N, K], that are "
         "compared too",
     )
     simulations: int | None = option(
-        type=COUNT,
         unset="as many as p-values of so many numbers need, from 1000 to 20,000",
         help="Data simulated of each observation's draws",
     )
-    level: float = level("the model")
-    strict: bool = option(idle=True, is_flag=True, help="Exit with code 3 if it fails.")
-    seed: int = seed("all draws")
-    overwrite: bool = overwrite()
+    level: float = shared.level("the model")
+    strict: bool = shared.strict("it fails")
+    seed: int = shared.seed("all draws")
+    overwrite: bool = shared.overwrite()
 
     def __post_init__(self) -> None:
         require_there(self.draws)
 
 
-@dataclass(frozen=True, kw_only=True)
 class CompareSettings(Declared):
-    """Options of ``compare``."""
+    """Compare models by their evidence, given the trials of each observation.
 
-    save_dir: Path = save_dir()
+    A model is a likelihood that a network has learned, and a prior of its parameters.
+
+    \b
+    Files: comparison.json    log evidences with their errors, Bayes factors, probabilities
+    """
+
+    save_dir: Path = shared.save_dir()
     networks: tuple[str, ...] = option(
         "--network",
         type=NETWORK,
@@ -332,18 +261,14 @@ class CompareSettings(Declared):
         help="Priors of their parameters, as sample takes them: one for each, or one for all.",
     )
     observation: Path = option(
-        type=FILE, required=True, help="Observations, as sample takes them: a row for each trial."
+        required=True, help="Observations, as sample takes them: a row for each trial."
     )
     weights: list[float] | None = option(
-        type=Numbers(),
-        unset="all alike",
-        help="Probabilities of the models before any observation, with commas",
+        unset="all alike", help="Probabilities of the models before any observation, with commas"
     )
-    sampler: SamplerOptions = options_of(SamplerOptions)
-    strict: bool = option(
-        idle=True, is_flag=True, help="Exit with code 3 if a posterior has not converged."
-    )
-    run: DeviceOptions = options_of(DeviceOptions)
+    sampler: inference.SamplerOptions = options_of(inference.SamplerOptions)
+    strict: bool = shared.strict("a posterior has not converged")
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     def __post_init__(self) -> None:
         require_there(self.observation)
@@ -359,13 +284,20 @@ class CompareSettings(Declared):
                 )
 
 
-@dataclass(frozen=True, kw_only=True)
 class PopulationSettings(Declared):
-    """Options of ``population``."""
+    """Infer a population, of which each posterior is of one member.
 
-    save_dir: Path = save_dir()
+    Parameters of members are normal, with a mean and a spread that are not known, each parameter
+    for itself. The data of each member narrow the posteriors of all the others.
+
+    \b
+    Files: {draws}_population.json    mean and spread, a further member, posteriors of the members
+           {draws}_population.npz     draws of all of these
+           {draws}_population.pkl     a prior for further members, or for these once more
+    """
+
+    save_dir: Path = shared.save_dir()
     draws: Path = option(
-        type=FILE,
         required=True,
         help="Draws of posteriors, the .nc that sample wrote: each observation is a member.",
     )
@@ -375,7 +307,6 @@ class PopulationSettings(Declared):
         "or a network file of a flow of them.",
     )
     bounds: tuple[tuple[str, float, float], ...] | None = option(
-        type=Ranges(),
         unset="none: the population is normal in parameters as they are",
         help="Parameters in whose logs it is normal, of the distance from one bound, such as "
         "speed:0:, or in probits between two",
@@ -384,9 +315,9 @@ class PopulationSettings(Declared):
     steps: int = option(
         type=click.IntRange(min=100), default=1000, help="Draws of each chain, after half as many."
     )
-    strict: bool = option(idle=True, is_flag=True, help="Exit with code 3 if it has not converged.")
-    seed: int = seed("all draws")
-    overwrite: bool = overwrite()
+    strict: bool = shared.strict("it has not converged")
+    seed: int = shared.seed("all draws")
+    overwrite: bool = shared.overwrite()
 
     def __post_init__(self) -> None:
         require_there(self.draws)
@@ -396,11 +327,9 @@ RUNS, POINTS = 100, 200
 SIMULATED = ("weights", "points", "runs")
 
 
-@dataclass(frozen=True, kw_only=True)
-class MixtureOptions(Declared):
+class MixtureOptions(Declared, section="Mixture"):
     """The mixture, and the data."""
 
-    section = "Mixture"
     components: int | None = option(
         type=click.IntRange(min=2),
         unset="3",
@@ -408,28 +337,26 @@ class MixtureOptions(Declared):
         "whitened latents, as wide as a third of their distance and 0.5 at most",
     )
     means: Path | None = option(
-        type=FILE,
-        unset="none",
-        help="Means of components in whitened latents, one in each row of a table",
+        unset="none", help="Means of components in whitened latents, one in each row of a table"
     )
     component_std: str | None = option(
         unset="0.5 for --means",
         help="Standard deviation of the components, or one for each with commas",
     )
     concentration: float = option(
-        type=POSITIVE, default=1.0, help="Of the weights' Dirichlet prior; 1 is uniform."
+        default=1.0, help="Of the weights' Dirichlet prior; 1 is uniform."
     )
     weights: str | None = option(
         unset="drawn from the prior in each run", help="True weights, with commas"
     )
     points: int | None = option(
-        type=COUNT, unset=str(POINTS), help="Points observed in each run, when data are simulated"
+        unset=str(POINTS), help="Points observed in each run, when data are simulated"
     )
-    runs: int | None = option(type=COUNT, unset=str(RUNS), help="Data sets that are simulated")
+    runs: int | None = option(unset=str(RUNS), help="Data sets that are simulated")
     observation: Path | None = option(
-        type=FILE, unset="simulated", help="Your own observations, one in each row of a table"
+        unset="simulated", help="Your own observations, one in each row of a table"
     )
-    chains: int = option(type=COUNT, default=4, help="Chains of each run.")
+    chains: int = option(default=4, help="Chains of each run.")
     draws: int = option(type=click.IntRange(min=4), default=1000, help="Draws of each chain.")
     warmup: int = option(
         type=click.IntRange(min=0), default=200, help="Steps of a chain before its first draw."
@@ -437,8 +364,8 @@ class MixtureOptions(Declared):
     pool: int = option(
         type=click.IntRange(min=100), default=2**14, help="Latents drawn of each component."
     )
-    level: float = level("calibration")
-    seed: int = seed("all draws")
+    level: float = shared.level("calibration")
+    seed: int = shared.seed("all draws")
 
     def __post_init__(self) -> None:
         if self.components is not None and self.means is not None:
@@ -450,9 +377,13 @@ class MixtureOptions(Declared):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class MixtureSettings(InferenceSettings):
-    """Options of ``mixture``."""
+class MixtureSettings(inference.InferenceSettings):
+    """Infer the weights of a Gaussian mixture over latents from noisy data.
+
+    \b
+    Files: {data}_{schedule}_mixture.json    posteriors of the weights, calibration, verdict
+           {data}_{schedule}_mixture.npz     draws, true weights, what was observed
+    """
 
     mixture: MixtureOptions = options_of(MixtureOptions)
 
@@ -460,5 +391,75 @@ class MixtureSettings(InferenceSettings):
         super().__post_init__()
         if "chain_n_iters" in self.given:
             raise UsageError("--chain_n_iters is for sample and check: no flow is in these chains")
-        if self.likelihood.likelihood not in LIKELIHOODS:
-            raise UsageError(f"mixture takes --likelihood={', '.join(LIKELIHOODS)}")
+        if self.likelihood.likelihood not in inference.LIKELIHOODS:
+            raise UsageError(f"mixture takes --likelihood={', '.join(inference.LIKELIHOODS)}")
+
+
+FEWEST = 50
+"""Simulations of a round."""
+
+
+class RoundsSettings(Declared):
+    """Simulate in rounds, where the posterior of one observation may be.
+
+    Each round draws parameters from the prior where the posterior of the round before has all but
+    0.01 % of its mass, and trains on all simulations from there. The same command goes on where a
+    run was cut short, and repeats no simulations.
+
+    \b
+    Files: round1/, round2/, ...               simulations, what is known of them, and networks
+           {data}_{schedule}_posterior.nc      draws of the last posterior, as of sample
+           {data}_{schedule}_posterior.json    summaries, options, rounds
+           check/                              a check within the last region, as of check
+    """
+
+    save_dir: Path = shared.save_dir()
+    simulator: str = option(
+        required=True,
+        help="FILE.py:function, data [N, K] of parameters [N, D] and a NumPy generator to draw by; "
+        "rows of numbers that are not finite are simulations that failed.",
+    )
+    prior: str = option(
+        default=UNIFORM,
+        help="Of the parameters: uniform between --bounds, or FILE.py:function, parameters [N, D] "
+        "of a number N and a NumPy generator.",
+    )
+    bounds: tuple[tuple[str, float, float], ...] | None = option(
+        unset="none: with a prior of your own, parameters are called theta1, theta2, ...",
+        help="Names of the parameters, in the order of the simulator, with what they cannot leave",
+    )
+    observation: Path = option(
+        required=True, help="What was observed: a table of one row, K numbers."
+    )
+    rounds: int = option(default=4, help="Rounds at most.")
+    simulations: int = option(
+        type=click.IntRange(min=FEWEST),
+        default=10_000,
+        help="Simulations of all rounds together, which have equal shares.",
+    )
+    chains: int = option(default=4, help="Chains that draws are written as.")
+    draws: int = option(default=inference.DRAWS, help="Of each chain.")
+    seed: int = shared.seed("all random numbers")
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
+    training: TrainingOptions = options_of(TrainingOptions)
+    table: TableOptions = options_of(TableOptions)
+
+    def __post_init__(self) -> None:
+        require_there(self.observation)
+        if self.simulations < FEWEST * self.rounds:
+            raise UsageError(
+                f"--simulations={self.simulations} are {self.simulations // self.rounds} for each "
+                f"of {self.rounds} rounds: give {FEWEST} for each, or fewer --rounds"
+            )
+        if self.prior != UNIFORM:
+            return
+        for name, low, high in self.bounds or ():
+            if not high - low < float("inf"):
+                raise UsageError(
+                    f"--prior={UNIFORM} is between two bounds, and '{name}' has one: give "
+                    f"{name}:LOW:HIGH, or a prior of your own, FILE.py:function"
+                )
+        if not self.bounds:
+            raise UsageError(
+                f"--prior={UNIFORM} goes with --bounds=NAME:LOW:HIGH, a range for each parameter"
+            )

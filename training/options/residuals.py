@@ -1,54 +1,39 @@
 """Settings of ``calc_net_residuals_autocorrelations.py``."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from training.names import ALL_AT_ONCE, NOISES, TOY_NAMES
+from training.options import shared
 from training.options.declared import Declared, option, options_of
-from training.options.shared import (
-    KNOWN,
-    MAX_STEPS,
-    CallOptions,
-    DeviceOptions,
-    EvenTimeOptions,
-    SolverOptions,
-    calibration,
-    network,
-    save_dir,
-    seed,
-)
-from training.options.types import COUNT, DATA_SET, FILE, POSITIVE, choice
+from training.options.types import DATA_SET, choice
 
-TIMES = click.IntRange(min=2, max=MAX_STEPS)
+TIMES = click.IntRange(min=2, max=shared.MAX_STEPS)
 IMAGES = 50_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class NoiseOptions(Declared):
+class NoiseOptions(Declared, section="Noise"):
     """The noise on the samples."""
 
-    section = "Noise"
     noise: str = option(
         type=choice(NOISES),
         default="independent",
         help="Fresh noise at each time, as published, or the points of the flow's own paths.",
     )
-    seed: int = seed("the samples and the noise")
-    solver: SolverOptions = options_of(SolverOptions)
+    seed: int = shared.seed("the samples and the noise")
+    solver: shared.SolverOptions = options_of(shared.SolverOptions)
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Extracting(Declared):
     """What both extractions have in common."""
 
-    save_dir: Path = save_dir()
-    network: str = network()
-    calibration: bool = calibration()
+    save_dir: Path = shared.save_dir()
+    network: str = shared.network()
+    calibration: bool = shared.calibration()
     noise: NoiseOptions = options_of(NoiseOptions)
-    run: DeviceOptions = options_of(DeviceOptions)
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     def matters(self) -> dict[str, Any]:
         """Options that the numbers depend on."""
@@ -60,25 +45,32 @@ class _Extracting(Declared):
         return {name: values.get(name) for name in names}
 
 
-@dataclass(frozen=True, kw_only=True)
 class ExtractToysSettings(_Extracting):
-    """Options of ``extracttoys``."""
+    """Write outputs and residuals of a toy's network.
 
-    data_name: str | None = option(type=choice(TOY_NAMES), unset=KNOWN, help="The toy")
-    data_dim: int | None = option(type=COUNT, unset=KNOWN, help="Dimensions of the toy")
-    dims_to_keep: int | None = option(type=COUNT, unset=KNOWN, help="Dimensions kept")
+    \b
+    Files: {toy}_{schedule}_toy_net_outputs_residuals.npz and .json
+    """
+
+    data_name: str | None = option(type=choice(TOY_NAMES), unset=shared.KNOWN, help="The toy")
+    data_dim: int | None = option(unset=shared.KNOWN, help="Dimensions of the toy")
+    dims_to_keep: int | None = option(unset=shared.KNOWN, help="Dimensions kept")
     n_time_pts: int = option(type=TIMES, default=701, help="Number of times.")
-    h: float | None = option(type=POSITIVE, unset="as far as tmax", help="Time between them")
-    n_samples: int = option(type=COUNT, default=10_000, help="Samples, the same at every time.")
-    bs: int = option(type=COUNT, default=4 * ALL_AT_ONCE, help="Samples at a time, over all ranks.")
+    h: float | None = option(unset="as far as tmax", help="Time between them")
+    n_samples: int = option(default=10_000, help="Samples, the same at every time.")
+    bs: int = option(default=4 * ALL_AT_ONCE, help="Samples at a time, over all ranks.")
     exact: bool = option(
         "--exact/--no_exact", default=True, help="Compare with the toy's exact denoiser as well."
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ExtractSettings(_Extracting):
-    """Options of ``extract``."""
+    """Write outputs and residuals of a network of images or of a table, one file a time.
+
+    \b
+    Files: {data}_{schedule}_net_outputs_residuals_time{t}.npz of each time
+           {data}_{schedule}_net_outputs_residuals.json
+    """
 
     data_root: Path = option(
         type=DATA_SET,
@@ -88,46 +80,52 @@ class ExtractSettings(_Extracting):
     data_name: str | None = option(
         unset="the network's data set", help="Name of the data in the names of results"
     )
-    data_dim: int | None = option(type=COUNT, unset=KNOWN, help="Numbers of an image, or columns")
-    dims_to_keep: int | None = option(type=COUNT, unset=KNOWN, help="Dimensions kept")
+    data_dim: int | None = option(unset=shared.KNOWN, help="Numbers of an image, or columns")
+    dims_to_keep: int | None = option(unset=shared.KNOWN, help="Dimensions kept")
     n_time_pts: int = option(type=TIMES, default=256, help="Number of times.")
     n_samples: int | None = option(
-        type=COUNT,
         unset=f"{IMAGES}, or all if there are fewer; of a table all rows that are held out",
         help="Images or rows, the same at every time.",
     )
-    bs: int = option(type=COUNT, default=1000, help="Images or rows at a time, over all ranks.")
-    times: EvenTimeOptions = options_of(EvenTimeOptions)
-    calls: CallOptions = options_of(CallOptions)
+    bs: int = option(default=1000, help="Images or rows at a time, over all ranks.")
+    times: shared.EvenTimeOptions = options_of(shared.EvenTimeOptions)
+    calls: shared.CallOptions = options_of(shared.CallOptions)
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Correlating(Declared):
     """What both calculations have in common; what a file says already is said as a check."""
 
-    save_dir: Path = save_dir()
+    save_dir: Path = shared.save_dir()
     data_name: str | None = option(unset="the file's", help="The data")
-    dims_to_keep: int | None = option(type=COUNT, unset="the file's", help="Dimensions kept")
+    dims_to_keep: int | None = option(unset="the file's", help="Dimensions kept")
     n_time_pts: int | None = option(type=TIMES, unset="the file's", help="Number of times")
-    n_samples: int | None = option(type=COUNT, unset="the file's", help="Number of samples")
-    run: DeviceOptions = options_of(DeviceOptions)
+    n_samples: int | None = option(unset="the file's", help="Number of samples")
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     def expected(self) -> dict[str, Any]:
         names = ("data_name", "data_dim", "dims_to_keep", "n_time_pts", "n_samples")
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
 
-@dataclass(frozen=True, kw_only=True)
 class CalcToysSettings(_Correlating):
-    """Options of ``calctoys``."""
+    """Correlate the residuals of a toy's network with those of the first time.
 
-    res_root: Path = option(type=FILE, required=True, help="The file that extracttoys wrote.")
-    data_dim: int | None = option(type=COUNT, unset="the file's", help="Dimensions of the toy")
+    \b
+    Files: {toy}_{schedule}_toy_autocorrelations.npz
+           {toy}_{schedule}_toy_autocorrelations_summary.npz and .json
+    """
+
+    res_root: Path = option(required=True, help="The file that extracttoys wrote.")
+    data_dim: int | None = option(unset="the file's", help="Dimensions of the toy")
 
 
-@dataclass(frozen=True, kw_only=True)
 class CalcSettings(_Correlating):
-    """Options of ``calc``."""
+    """Correlate the residuals of a network of images or a table with those of the first time.
 
-    res_root: Path = option(type=FILE, required=True, help="The folder that extract wrote to.")
-    bs: int = option(type=COUNT, default=500, help="Samples read at a time.")
+    \b
+    Files: {data}_{schedule}_autocorrelations_times0_{t}.npz of each time
+           {data}_{schedule}_autocorrelations_summary.npz and .json
+    """
+
+    res_root: Path = option(required=True, help="The folder that extract wrote to.")
+    bs: int = option(default=500, help="Samples read at a time.")

@@ -1,6 +1,5 @@
 """Settings of ``gen_fid_samples.py`` and ``fid.py``."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,31 +7,18 @@ import click
 
 from dnnlib.errors import UsageError
 from training.names import ADAPTIVE_SOLVERS
+from training.options import shared
 from training.options.declared import Declared, option, options_of
-from training.options.shared import (
-    DeviceOptions,
-    ImageNetworkOptions,
-    SampleTimeOptions,
-    SolverOptions,
-    check_storage,
-    eps,
-    save_dir,
-    seed,
-    store_grid,
-)
-from training.options.types import COUNT, FILE, choice
+from training.options.types import choice
 
 
-@dataclass(frozen=True, kw_only=True)
 class GenerationSettings(Declared):
     """Options of the script."""
 
-    save_dir: Path = save_dir("Folder of the images.")
+    save_dir: Path = shared.save_dir("Folder of the images.")
     seeds: str = option(default="0-63", help="Which images: numbers and ranges, as 1,2,5-10.")
     bs: int = option(
-        type=COUNT,
-        default=64,
-        help="Images in flight over all ranks, rounded up to whole network calls.",
+        default=64, help="Images in flight over all ranks, rounded up to whole network calls."
     )
     subdirs: bool = option(is_flag=True, help="Make a folder for each thousand seeds.")
     gen_source: str = option(
@@ -40,21 +26,19 @@ class GenerationSettings(Declared):
         default="diag",
         help="Latents: of the law by --eps, or Gaussian with the variances in which a melt ended.",
     )
-    prev_melt: Path | None = option(
-        type=FILE, help="The melt of empirical, a file of pfODE_int.py."
-    )
-    eps: str | None = eps("Law of the latents of diag")
+    prev_melt: Path | None = option(help="The melt of empirical, a file of pfODE_int.py.")
+    eps: str | None = shared.eps("Law of the latents of diag")
     class_: int | None = option(
         "--class",
         type=click.IntRange(min=0),
         unset="drawn by each seed",
         help="Class of the images, for networks with classes",
     )
-    network: ImageNetworkOptions = options_of(ImageNetworkOptions)
-    solver: SolverOptions = options_of(SolverOptions)
-    times: SampleTimeOptions = options_of(SampleTimeOptions)
-    store_grid: bool = store_grid()
-    run: DeviceOptions = options_of(DeviceOptions)
+    network: shared.ImageNetworkOptions = options_of(shared.ImageNetworkOptions)
+    solver: shared.SolverOptions = options_of(shared.SolverOptions)
+    times: shared.SampleTimeOptions = options_of(shared.SampleTimeOptions)
+    store_grid: bool = shared.store_grid()
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     def __post_init__(self) -> None:
         empirical = self.gen_source == "empirical"
@@ -66,7 +50,7 @@ class GenerationSettings(Declared):
             )
         if empirical and "eps" in self.given:
             raise UsageError("--eps goes with --gen_source=diag only")
-        check_storage(self.store_grid, self.times.disc, self.network.network)
+        shared.check_storage(self.store_grid, self.times.disc, self.network.network)
 
     def image_settings(self, **resolved: Any) -> dict[str, Any]:
         """All options that an image depends on beside its seed, with what they have come to, such
@@ -88,11 +72,9 @@ class GenerationSettings(Declared):
 AT_LEAST_TWO, NOT_NEGATIVE = click.IntRange(min=2), click.IntRange(min=0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class MeasuringOptions(Declared):
+class MeasuringOptions(Declared, section="Measuring"):
     """How features of images are measured."""
 
-    section = "Measuring"
     num: int | None = option(
         "--num",
         "--num_images",
@@ -101,8 +83,8 @@ class MeasuringOptions(Declared):
         help="Use so many random images. Some versions of torchrun stumble over --num, but not "
         "over --num_images",
     )
-    seed: int = seed("all that is drawn at random")
-    batch: int = option(type=COUNT, default=64, help="Images of a rank at a time.")
+    seed: int = shared.seed("all that is drawn at random")
+    batch: int = option(default=64, help="Images of a rank at a time.")
     detector: str | None = option(
         unset="those of torch-fidelity, downloaded once",
         help="Weights of the Inception-v3: a path or an https URL",
@@ -115,22 +97,20 @@ class MeasuringOptions(Declared):
     workers: int = option(type=NOT_NEGATIVE, default=1, help="Processes of a rank that read ahead.")
 
 
-@dataclass(frozen=True, kw_only=True)
 class RefSettings(Declared):
-    """Options of ``ref``."""
+    """Measure a data set and write the reference that other images are compared with."""
 
-    data: Path = option(type=FILE, required=True, help="Zip or folder of images.")
-    dest: Path = option(type=FILE, required=True, help="The .npz to write.")
+    data: Path = option(required=True, help="Zip or folder of images.")
+    dest: Path = option(required=True, help="The .npz to write.")
     measuring: MeasuringOptions = options_of(MeasuringOptions)
-    run: DeviceOptions = options_of(DeviceOptions)
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
 
-@dataclass(frozen=True, kw_only=True)
 class CalcSettings(Declared):
-    """Options of ``calc``."""
+    """Compare images with a reference: print the FID, and the KID if the reference has features."""
 
-    images: Path = option(type=FILE, required=True, help="Zip or folder of images.")
-    reference: Path = option("--ref", type=FILE, required=True, help="An .npz that ref wrote.")
-    dest: Path | None = option(type=FILE, unset="print only", help="A .json for the result")
+    images: Path = option(required=True, help="Zip or folder of images.")
+    reference: Path = option("--ref", required=True, help="An .npz that ref wrote.")
+    dest: Path | None = option(unset="print only", help="A .json for the result")
     measuring: MeasuringOptions = options_of(MeasuringOptions)
-    run: DeviceOptions = options_of(DeviceOptions)
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)

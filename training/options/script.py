@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
@@ -21,7 +22,7 @@ from dnnlib.errors import InflationError
 from dnnlib.logs import setup_logging
 from dnnlib.memory import keep_freed_memory
 from training.names import EXTRAS
-from training.options.declared import SectionedCommand, SectionedGroup, spelled_alike
+from training.options.declared import Declared, SectionedCommand, spelled_alike, takes
 
 CONTEXT = {
     "token_normalize_func": spelled_alike,
@@ -32,7 +33,30 @@ CONTEXT = {
 
 
 command = partial(click.command, cls=SectionedCommand, context_settings=CONTEXT)
-group = partial(click.group, cls=SectionedGroup, context_settings=CONTEXT)
+group = partial(click.Group, context_settings=CONTEXT)
+
+
+def runs(
+    place: str, settings: type[Declared], help: str | None = None, short_help: str | None = None
+) -> click.Command:
+    """A command that runs a function of ``training.commands``.
+
+    Args:
+        place: ``module.function``. It is imported when the command runs, so that ``--help`` need
+            not wait for PyTorch.
+        settings: What the function takes.
+        help: What it does; None if its settings say so.
+        short_help: The same in a list of commands; None for its first sentence.
+    """
+
+    @command(help=help or settings.__doc__, short_help=short_help)
+    @takes(settings)
+    def run(given: Declared) -> int | None:
+        given.require_complete()
+        module, _, function = place.partition(".")
+        return getattr(import_module(f"..commands.{module}", __package__), function)(given)
+
+    return run
 
 
 class _Terminated(BaseException):

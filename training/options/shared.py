@@ -1,29 +1,13 @@
 """Options that several scripts share: where they run, the flow, the network, its integration."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from dnnlib.errors import UsageError, agree
-from training.names import (
-    ADAPTIVE_SOLVERS,
-    DEFAULT_SOLVER,
-    DEFAULT_STEPS,
-    G_TYPES,
-    IMAGES,
-    INFLATION,
-    LARGEST_EXACT,
-    PRECISIONS,
-    PROBES,
-    SOLVER_NAMES,
-    STUDENT,
-    TEACHER,
-    TOY_NAMES,
-    TRACES,
-)
+from training import names
 from training.options.declared import Declared, option
-from training.options.types import COUNT, FILE, NETWORK, NOT_NEGATIVE, POSITIVE, SEED, STEPS, choice
+from training.options.types import COUNT, FILE, NETWORK, NOT_NEGATIVE, POSITIVE, SEED, choice
 
 
 def save_dir(help: str = "Folder of the results.") -> Any:
@@ -36,12 +20,26 @@ def overwrite() -> Any:
     return option(idle=True, is_flag=True, help="Replace existing results.")
 
 
+def strict(where: str) -> Any:
+    """The option ``--strict`` of a command that may come to nothing sound."""
+    return option(idle=True, is_flag=True, help=f"Exit with code 3 if {where}.")
+
+
+def level(fails: str, **how: Any) -> Any:
+    """The option ``--level`` of the tests by which something fails."""
+    return option(
+        **how,
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.01,
+        help=f"p-value, the number of comparisons accounted for, below which {fails} fails.",
+    )
+
+
 def seed(of: str, default: int = 0) -> Any:
     """The option ``--seed`` of what is drawn at random."""
     return option(type=SEED, default=default, help=f"Seed of {of}.")
 
 
-@dataclass(frozen=True, kw_only=True)
 class DeviceOptions(Declared):
     """Where a script runs, and whether it may replace what is there."""
 
@@ -51,47 +49,43 @@ class DeviceOptions(Declared):
     overwrite: bool = overwrite()
 
 
-@dataclass(frozen=True, kw_only=True)
-class InflationOptions(Declared):
+class InflationOptions(Declared, section="Flow"):
     """The data's dimensions and the inflationary schedule."""
 
-    section = "Flow"
-    data_dim: int | None = option(
-        type=COUNT, unset="the data's", help="Dimensions of the data, as a check."
-    )
+    data_dim: int | None = option(unset="the data's", help="Dimensions of the data, as a check.")
     dims_to_keep: int | str | None = option(
         type=COUNT,
         unset="all",
         help="Dimensions that keep inflating: as many as the data has is PR-preserving, fewer is "
         "PR-reducing.",
     )
-    rho: float | None = option(type=POSITIVE, unset="1", help="Inflation rate, 1/time.")
+    rho: float | None = option(unset="1", help="Inflation rate, 1/time.")
     gamma0: float | None = option(
-        type=POSITIVE, unset="5e-4", help="Noise variance at time 0, in squared data units."
+        unset="5e-4", help="Noise variance at time 0, in squared data units."
     )
     g_type: str | None = option(
-        type=choice(G_TYPES),
+        type=choice(names.G_TYPES),
         unset="orig",
         help="Exponents of the compressed dimensions: all exponents sum to zero (orig), or each is "
         "less by --inflation_gap than those of the kept ones.",
     )
     inflation_gap: float | None = option(
-        type=POSITIVE, unset="1.02", help="Gap of constant_inflation_gap, in units of rho."
+        unset="1.02", help="Gap of constant_inflation_gap, in units of rho."
     )
     g_rescaling: float | None = option(
-        type=POSITIVE, unset="1", help="Factor on every exponent g: less than 1 compresses less."
+        unset="1", help="Factor on every exponent g: less than 1 compresses less."
     )
 
     def expected(self) -> dict[str, Any]:
         """All of them by name, for a network to agree with."""
-        return self.named("data_dim", *INFLATION)
+        return self.named("data_dim", *names.INFLATION)
 
     def arguments(self, precond: str = "ifs", data_dim: int = 0) -> dict[str, Any]:
         """The arguments of the inflationary schedule that were given, for a kind of model and
         dimensions of the data, which an isotropic model keeps. Raises UsageError if one was given
         for an isotropic model, which has none, or a gap for the ``orig`` type, whose gap follows
         from the dimensions."""
-        given = {k: value for k, value in self.named(*INFLATION).items() if value is not None}
+        given = {k: value for k, value in self.named(*names.INFLATION).items() if value is not None}
         if precond != "ifs":
             for name, value in given.items():
                 known = data_dim if name == "dims_to_keep" else None
@@ -104,7 +98,7 @@ class InflationOptions(Declared):
 
 def toy_name(required: bool = False, unset: str | None = None) -> Any:
     """The option ``--data_name`` of a toy."""
-    return option(type=choice(TOY_NAMES), required=required, unset=unset, help="The toy")
+    return option(type=choice(names.TOY_NAMES), required=required, unset=unset, help="The toy")
 
 
 def augment_to(unset: str = "0, not at all") -> Any:
@@ -127,11 +121,7 @@ def network(required: bool = True) -> Any:
 
 def calibration() -> Any:
     """The option ``--calibration``."""
-    return option(
-        "--calibration/--no-calibration",
-        default=True,
-        help="Use the calibration in the network file, if it has one.",
-    )
+    return option(default=True, help="Use the calibration in the network file, if it has one.")
 
 
 def end_vars() -> Any:
@@ -142,7 +132,7 @@ def end_vars() -> Any:
 def correct() -> Any:
     """The option ``--correct``."""
     return option(
-        type=choice((TEACHER,)),
+        type=choice((names.TEACHER,)),
         unset="none",
         help="With --solver=student: take what is generated by the density of the teacher over the "
         "student's own",
@@ -151,8 +141,8 @@ def correct() -> Any:
 
 def check_correction(correct: str | None, solver: str) -> None:
     """Raises UsageError unless there is a student to be corrected, if it is to be."""
-    if correct and solver != STUDENT:
-        raise UsageError(f"--correct={correct} goes with --solver={STUDENT}")
+    if correct and solver != names.STUDENT:
+        raise UsageError(f"--correct={correct} goes with --solver={names.STUDENT}")
 
 
 def store_grid() -> Any:
@@ -168,25 +158,19 @@ def check_storage(store: bool, disc: str, network: str | None) -> None:
         raise UsageError("--store_grid writes into the network file: give a path, not a URL")
 
 
-@dataclass(frozen=True, kw_only=True)
-class CallOptions(Declared):
+class CallOptions(Declared, section="Network"):
     """How a network of images is called."""
 
-    section = "Network"
     precision: str = option(
-        type=choice(PRECISIONS),
+        type=choice(names.PRECISIONS),
         default="fp32",
         help="Precision of the network; states are float64.",
     )
     batch_gpu: int | None = option(
-        "--batch-gpu",
-        type=COUNT,
-        unset="16 on a CPU, 128 on CUDA",
-        help="Images of one network call",
+        "--batch-gpu", unset="16 on a CPU, 128 on CUDA", help="Images of one network call"
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ImageNetworkOptions(CallOptions):
     """A network of images, and what it is said to be."""
 
@@ -194,10 +178,10 @@ class ImageNetworkOptions(CallOptions):
     data_name: str | None = option(
         unset="the network's data set", help="Name of the data in the names of results"
     )
-    data_dim: int | None = option(type=COUNT, unset=KNOWN, help="Numbers of an image")
-    dims_to_keep: int | None = option(type=COUNT, unset=KNOWN, help="Dimensions kept")
-    img_size: int | None = option(of=IMAGES, type=COUNT, unset=KNOWN, help="Side in pixels")
-    img_ch: int | None = option(of=IMAGES, type=COUNT, unset=KNOWN, help="Channels")
+    data_dim: int | None = option(unset=KNOWN, help="Numbers of an image")
+    dims_to_keep: int | None = option(unset=KNOWN, help="Dimensions kept")
+    img_size: int | None = option(of=names.IMAGES, unset=KNOWN, help="Side in pixels")
+    img_ch: int | None = option(of=names.IMAGES, unset=KNOWN, help="Channels")
     calibration: bool = calibration()
     end_vars: float = end_vars()
 
@@ -214,9 +198,9 @@ DISCRETIZATIONS = {
 }
 
 
-def _spacing(*names: str) -> Any:
-    meanings = ", ".join(f"{DISCRETIZATIONS[name]} ({name})" for name in names)
-    return option(type=choice(names), default="ifs", help=f"Times: {meanings}.")
+def _spacing(*kinds: str) -> Any:
+    meanings = ", ".join(f"{DISCRETIZATIONS[kind]} ({kind})" for kind in kinds)
+    return option(type=choice(kinds), default="ifs", help=f"Times: {meanings}.")
 
 
 def _tolerance() -> Any:
@@ -227,46 +211,37 @@ def _tolerance() -> Any:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SolverOptions(Declared):
+class SolverOptions(Declared, section="Integration"):
     """How to integrate between given times."""
 
-    section = "Integration"
     solver: str = option(
-        type=choice((*SOLVER_NAMES, STUDENT)),
-        default=DEFAULT_SOLVER,
+        type=choice((*names.SOLVER_NAMES, names.STUDENT)),
+        default=names.DEFAULT_SOLVER,
         help="Method of integration; student: that of a network by distill.py, in its few calls "
         "unless times are said.",
     )
-    rtol: float = option(
-        type=POSITIVE, default=1e-6, help="Relative tolerance of a step of dopri5."
-    )
+    rtol: float = option(default=1e-6, help="Relative tolerance of a step of dopri5.")
     atol: float = option(
-        type=POSITIVE,
-        default=1e-6,
-        help="Absolute tolerance of a step of dopri5, in standard deviations.",
+        default=1e-6, help="Absolute tolerance of a step of dopri5, in standard deviations."
     )
 
     def __post_init__(self) -> None:
         tolerances = sorted(self.given & {"rtol", "atol"})
-        if tolerances and self.solver not in ADAPTIVE_SOLVERS:
+        if tolerances and self.solver not in names.ADAPTIVE_SOLVERS:
             raise UsageError(
                 f"--{tolerances[0]} goes with adaptive solvers such as dopri5, but {self.solver} "
                 "takes given steps"
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ToyTimeOptions(Declared):
+class ToyTimeOptions(Declared, section="Integration"):
     """The times of a toy's simulation."""
 
-    section = "Integration"
     steps: int | str | None = option(
-        type=STEPS,
-        unset=f"{DEFAULT_STEPS}, or as many as fit in T",
+        unset=f"{names.DEFAULT_STEPS}, or as many as fit in T",
         help="Steps of the solver, or auto, by --tol",
     )
-    h: float | None = option(type=POSITIVE, unset="T/steps", help="Step size; T is steps times h")
+    h: float | None = option(unset="T/steps", help="Step size; T is steps times h")
     disc: str = _spacing("ifs", "adapted")
     tol: float = _tolerance()
 
@@ -279,14 +254,12 @@ def _check_tolerance(given: frozenset[str], steps: int | str | None) -> None:
         raise UsageError("--tol goes with a number of steps of 'auto'")
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvenTimeOptions(Declared):
+class EvenTimeOptions(Declared, section="Integration"):
     """From when to when images are looked at."""
 
-    section = "Integration"
     disc: str = _spacing("ifs", "vp_ode")
     vpode_disc_eps: float = option(type=NOT_NEGATIVE, default=1e-2, help="First time of vp_ode.")
-    end_time: float | None = option(type=POSITIVE, unset="the network's tmax", help="T")
+    end_time: float | None = option(unset="the network's tmax", help="T")
 
     def __post_init__(self) -> None:
         if "vpode_disc_eps" in self.given and self.first is None:
@@ -297,15 +270,12 @@ class EvenTimeOptions(Declared):
         return self.vpode_disc_eps if self.disc == "vp_ode" else None
 
 
-@dataclass(frozen=True, kw_only=True)
 class ImageTimeOptions(EvenTimeOptions):
     """The times of a simulation of images."""
 
     disc: str = _spacing(*DISCRETIZATIONS)
     n_iters: int | str | None = option(
-        type=STEPS,
-        default=DEFAULT_STEPS,
-        help="Steps of the solver each way, or auto, by --tol.",
+        default=names.DEFAULT_STEPS, help="Steps of the solver each way, or auto, by --tol."
     )
     tol: float = _tolerance()
 
@@ -314,13 +284,11 @@ class ImageTimeOptions(EvenTimeOptions):
         _check_tolerance(self.given, self.n_iters)
 
 
-@dataclass(frozen=True, kw_only=True)
 class SampleTimeOptions(ImageTimeOptions):
     """The times of samples that are not compared with data."""
 
     n_iters: int | str | None = option(
-        type=STEPS,
-        unset=f"as few calls as the network file found enough, or {DEFAULT_STEPS} steps",
+        unset=f"as few calls as the network file found enough, or {names.DEFAULT_STEPS} steps",
         help="Steps of the solver, or auto, by --tol",
     )
 
@@ -337,26 +305,24 @@ def eps(of: str = "Law of the latents", melt: bool = False) -> Any:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class DensityOptions(Declared):
+class DensityOptions(Declared, section="Log densities"):
     """Whether to write log densities, and how the traces in them are computed."""
 
-    section = "Log densities"
     log_prob: bool = option(
-        "--log_prob/--no-log_prob",
         default=False,
         help="Write the log density of the points at the first time, which takes one or more "
         "backward passes for each network call.",
     )
     trace: str = option(
-        type=choice(TRACES),
+        type=choice(names.TRACES),
         default="auto",
         help="How to compute traces of Jacobians: exactly (exact), by random directions "
-        f"(hutchinson), or exactly in up to {LARGEST_EXACT} dimensions that are not pixels (auto).",
+        f"(hutchinson), or exactly in up to {names.LARGEST_EXACT} dimensions that are not pixels "
+        "(auto).",
     )
     probes: int = option(
         type=click.IntRange(min=2),
-        default=PROBES,
+        default=names.PROBES,
         help="Random directions of hutchinson, whose spread tells the error.",
     )
 

@@ -1,67 +1,40 @@
-"""Settings of ``pfODE_int.py``, ``toy_pfODE_int.py`` and ``calc_roundtrip_mse.py``."""
+"""Settings of ``pfODE_int.py``, ``toy_pfODE_int.py``, ``calc_roundtrip_mse.py`` and
+``toy_mesh_exps.py``."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dnnlib.errors import UsageError
-from training.names import IMAGES, KINDS, MOST_ROWS, TABLE
+from training.names import IMAGES, KINDS, MOST_ROWS, TABLE, TOY
+from training.options import shared
 from training.options.declared import Declared, option, options_of
-from training.options.shared import (
-    KNOWN,
-    DensityOptions,
-    DeviceOptions,
-    ImageNetworkOptions,
-    ImageTimeOptions,
-    InflationOptions,
-    SolverOptions,
-    ToyTimeOptions,
-    augment_to,
-    calibration,
-    check_correction,
-    check_storage,
-    correct,
-    end_vars,
-    eps,
-    network,
-    save_dir,
-    seed,
-    store_grid,
-    toy_name,
-)
-from training.options.types import COUNT, DATA_SET, FILE, choice
+from training.options.types import DATA_SET, choice
 
 SAMPLES = 256
 
 
-@dataclass(frozen=True, kw_only=True)
 class SimulationSettings(Declared):
     """Options of the script."""
 
-    save_dir: Path = save_dir()
+    save_dir: Path = shared.save_dir()
     data_root: Path | None = option(
         type=DATA_SET, help="Data set to melt: a zip or folder of images, the .npz of a table."
     )
     bs: int | None = option(
-        type=COUNT,
         unset=f"{SAMPLES}, or all if there are fewer; rows to melt: all that are held out, or "
         f"{MOST_ROWS:,}",
         help="Images, or rows, of each simulation.",
     )
     csv: Path | None = option(
         of=TABLE,
-        type=FILE,
         unset="none",
         help="File of the generated rows of a table, or of the rows of a lone melt, with their log "
         "densities if these are computed",
     )
     round: bool = option(
-        "--round/--no-round",
-        of=TABLE,
-        default=True,
-        help="Put discrete columns in --csv at the nearest of their steps.",
+        of=TABLE, default=True, help="Put discrete columns in --csv at the nearest of their steps."
     )
     sim_type: str = option(
         type=choice((*KINDS, "all")),
@@ -69,9 +42,7 @@ class SimulationSettings(Declared):
         help="What to simulate; gen alone by as few calls as the network file found enough, unless "
         "times, a solver or --save_freq are given.",
     )
-    prev_melt: Path | None = option(
-        type=FILE, help="A melt to start from, for a lone roundtrip or gen."
-    )
+    prev_melt: Path | None = option(help="A melt to start from, for a lone roundtrip or gen.")
     start_noise: bool = option(
         of=IMAGES,
         is_flag=True,
@@ -83,7 +54,7 @@ class SimulationSettings(Declared):
         default="diag",
         help="Latents of gen: of the law by --eps, or Gaussian with the variances of the melt.",
     )
-    eps: str | None = eps("Law of the latents of diag")
+    eps: str | None = shared.eps("Law of the latents of diag")
     class_: int | None = option(
         "--class",
         of=IMAGES,
@@ -91,15 +62,15 @@ class SimulationSettings(Declared):
         unset="random",
         help="Class to generate, for networks with classes",
     )
-    save_freq: int = option(type=COUNT, default=5, help="Steps between saved states.")
-    seed: int = seed("the choice of images and of the latents")
-    network: ImageNetworkOptions = options_of(ImageNetworkOptions)
-    solver: SolverOptions = options_of(SolverOptions)
-    times: ImageTimeOptions = options_of(ImageTimeOptions)
-    store_grid: bool = store_grid()
-    correct: str | None = correct()
-    likelihood: DensityOptions = options_of(DensityOptions)
-    run: DeviceOptions = options_of(DeviceOptions)
+    save_freq: int = option(default=5, help="Steps between saved states.")
+    seed: int = shared.seed("the choice of images and of the latents")
+    network: shared.ImageNetworkOptions = options_of(shared.ImageNetworkOptions)
+    solver: shared.SolverOptions = options_of(shared.SolverOptions)
+    times: shared.ImageTimeOptions = options_of(shared.ImageTimeOptions)
+    store_grid: bool = shared.store_grid()
+    correct: str | None = shared.correct()
+    likelihood: shared.DensityOptions = options_of(shared.DensityOptions)
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     def __post_init__(self) -> None:
         if self.needs_melt and self.prev_melt is None:
@@ -129,8 +100,8 @@ class SimulationSettings(Declared):
             raise click.UsageError("Missing option '--data_root'.")
         if self.csv is not None and self.sim_type == "roundtrip":
             raise UsageError("--csv goes with gen or a melt, not with a lone roundtrip")
-        check_storage(self.store_grid, self.times.disc, self.network.network)
-        check_correction(self.correct, self.solver.solver)
+        shared.check_storage(self.store_grid, self.times.disc, self.network.network)
+        shared.check_correction(self.correct, self.solver.solver)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -143,68 +114,63 @@ class SimulationSettings(Declared):
         return self.sim_type == "roundtrip" or lone_gen
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Simulating(Declared):
     """What the simulations of toys have in common."""
 
-    save_dir: Path = save_dir()
-    total_samples: int = option(type=COUNT, default=2000, help="Samples of each simulation.")
-    eps: str | None = eps("Law of generation's latents", melt=True)
-    end_vars: float = end_vars()
-    save_freq: int = option(type=COUNT, default=5, help="Steps between saved states.")
-    seed: int = seed("the data and the latents")
-    solver: SolverOptions = options_of(SolverOptions)
-    times: ToyTimeOptions = options_of(ToyTimeOptions)
-    likelihood: DensityOptions = options_of(DensityOptions)
-    run: DeviceOptions = options_of(DeviceOptions)
+    save_dir: Path = shared.save_dir()
+    total_samples: int = option(default=2000, help="Samples of each simulation.")
+    eps: str | None = shared.eps("Law of generation's latents", melt=True)
+    end_vars: float = shared.end_vars()
+    save_freq: int = option(default=5, help="Steps between saved states.")
+    seed: int = shared.seed("the data and the latents")
+    solver: shared.SolverOptions = options_of(shared.SolverOptions)
+    times: shared.ToyTimeOptions = options_of(shared.ToyTimeOptions)
+    likelihood: shared.DensityOptions = options_of(shared.DensityOptions)
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
 
-@dataclass(frozen=True, kw_only=True)
 class NetSettings(_Simulating):
-    """Options of ``net``."""
+    """Integrate with a trained network."""
 
-    network: str = network()
-    data_name: str | None = toy_name(unset=KNOWN)
-    augment_to: int | None = augment_to(unset=KNOWN)
-    calibration: bool = calibration()
-    store_grid: bool = store_grid()
-    correct: str | None = correct()
-    flow: InflationOptions = options_of(InflationOptions, unset=KNOWN)
+    network: str = shared.network()
+    data_name: str | None = shared.toy_name(unset=shared.KNOWN)
+    augment_to: int | None = shared.augment_to(unset=shared.KNOWN)
+    calibration: bool = shared.calibration()
+    store_grid: bool = shared.store_grid()
+    correct: str | None = shared.correct()
+    flow: shared.InflationOptions = options_of(shared.InflationOptions, unset=shared.KNOWN)
 
     def __post_init__(self) -> None:
-        check_storage(self.store_grid, self.times.disc, self.network)
-        check_correction(self.correct, self.solver.solver)
+        shared.check_storage(self.store_grid, self.times.disc, self.network)
+        shared.check_correction(self.correct, self.solver.solver)
 
     def expected(self) -> dict[str, Any]:
         """What the network is said to be, by name."""
         return {"data_name": self.data_name, "augment_to": self.augment_to, **self.flow.expected()}
 
 
-@dataclass(frozen=True, kw_only=True)
 class ClosedFormSettings(_Simulating):
     """Options of ``discrete`` and ``exact``."""
 
-    data_name: str = toy_name(required=True)
-    augment_to: int | None = augment_to()
-    flow: InflationOptions = options_of(InflationOptions)
+    data_name: str = shared.toy_name(required=True)
+    augment_to: int | None = shared.augment_to()
+    flow: shared.InflationOptions = options_of(shared.InflationOptions)
 
 
 PUBLISHED_SAMPLES = 10_000
 
 
-@dataclass(frozen=True, kw_only=True)
 class RoundtripSettings(Declared):
     """Options of the script."""
 
-    save_dir: Path = save_dir()
+    save_dir: Path = shared.save_dir()
     data_root: Path = option(
         type=DATA_SET,
         required=True,
         help="Data set: a zip or folder of images, the .npz of a table.",
     )
-    bs: int = option(type=COUNT, default=1000, help="Images or rows in flight, over all ranks.")
+    bs: int = option(default=1000, help="Images or rows in flight, over all ranks.")
     total_samples: int | None = option(
-        type=COUNT,
         unset=f"{PUBLISHED_SAMPLES}, or all if there are fewer; of a table all rows that are held "
         "out",
         help="Images or rows to measure.",
@@ -215,12 +181,117 @@ class RoundtripSettings(Declared):
         default=16,
         help="Images to keep of those that come back worst.",
     )
-    seed: int = seed("the choice of images", default=42)
-    network: ImageNetworkOptions = options_of(ImageNetworkOptions)
-    solver: SolverOptions = options_of(SolverOptions)
-    times: ImageTimeOptions = options_of(ImageTimeOptions)
-    store_grid: bool = store_grid()
-    run: DeviceOptions = options_of(DeviceOptions)
+    seed: int = shared.seed("the choice of images", default=42)
+    network: shared.ImageNetworkOptions = options_of(shared.ImageNetworkOptions)
+    solver: shared.SolverOptions = options_of(shared.SolverOptions)
+    times: shared.ImageTimeOptions = options_of(shared.ImageTimeOptions)
+    store_grid: bool = shared.store_grid()
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     def __post_init__(self) -> None:
-        check_storage(self.store_grid, self.times.disc, self.network.network)
+        shared.check_storage(self.store_grid, self.times.disc, self.network.network)
+
+
+BOUNDARY_POINTS = {2: 200, 3: 2000}
+"""By dimension, so many that the polygon or mesh follows where the flow folds."""
+MOST_BOUNDARY_POINTS, MOST_RADII = 10**5, 10**3
+
+
+class SphereOptions(Declared, section="Spheres and points"):
+    """The spheres, and what is counted in them."""
+
+    test_pts: int = option(default=20000, help="Test points, and samples of a toy.")
+    boundary_pts: int | None = option(
+        type=click.IntRange(1, MOST_BOUNDARY_POINTS),
+        unset=f"{BOUNDARY_POINTS[2]} in 2-D, {BOUNDARY_POINTS[3]} in 3-D",
+        help="Points on each sphere",
+    )
+    r_min: float = option(default=0.5, help="Smallest Mahalanobis radius.")
+    r_max: float = option(default=3.5, help="Largest Mahalanobis radius.")
+    r_num: int = option(
+        type=click.IntRange(1, MOST_RADII), default=7, help="Number of radii; 1 is r_min alone."
+    )
+    boundary: str = option(
+        type=choice(["transport", "alpha"]),
+        default="transport",
+        help="Inside is inside the sphere's polygon or mesh, carried along; or inside an alpha "
+        "shape refitted at each stage to the sphere's points and those of the smaller spheres.",
+    )
+    alpha: float | None = option(
+        unset="1, or more if it takes more to fill the spheres at the start",
+        help="Radius of alpha shapes, in standard deviations of each stage along the axes of the "
+        "eigenbasis",
+    )
+    paired: bool | None = option(
+        of=TOY,
+        unset="in 2-D; in 3-D it takes up to half as long again",
+        help="With a network, count the fresh samples also inside the spheres that the toy's own "
+        "denoiser carries to the data",
+    )
+    num_seeds: int = option(of=TOY, default=1, help="Repetitions with seeds from --seed on.")
+    seed: int = shared.seed("the test points and fresh samples")
+
+    def __post_init__(self) -> None:
+        if self.alpha is not None and self.boundary != "alpha":
+            raise UsageError(
+                "--alpha is the radius of --boundary=alpha, but the boundary is transport"
+            )
+        if self.r_num > 1 and self.r_min >= self.r_max:
+            raise UsageError(
+                f"r_min is {self.r_min:g} and r_max {self.r_max:g}: r_max must be above r_min"
+            )
+
+    @property
+    def seeds(self) -> range:
+        return range(self.seed, self.seed + self.num_seeds)
+
+    def points_on(self, dim: int) -> int | None:
+        """Points on each sphere; None where there is no default."""
+        return self.boundary_pts or BOUNDARY_POINTS.get(dim)
+
+    def pairs(self, dim: int, possible: bool) -> bool:
+        """Whether to compare with the exact flow, in so many dimensions. Raises UsageError if it
+        was asked for, but is not possible, since there is none, or the flow is it."""
+        if self.paired and not possible:
+            raise UsageError("--paired compares a network with --score=exact, which this is")
+        return possible and dim == 2 if self.paired is None else self.paired
+
+
+class CoverageSettings(Declared):
+    """Options of the script."""
+
+    save_dir: Path = shared.save_dir()
+    network: str | None = shared.network(required=False)
+    data_name: str | None = shared.toy_name(unset="the network's")
+    data_root: Path | None = option(
+        of=TABLE,
+        type=DATA_SET,
+        unset="none",
+        help="Data set of a table, in 2-D or 3-D: its held-out rows are the fresh points of a "
+        "network of it.",
+    )
+    score: str = option(
+        of=TOY,
+        type=choice(["net", "exact"]),
+        default="net",
+        help="The network's denoiser, or the toy's own, which needs no network.",
+    )
+    calibration: bool = shared.calibration()
+    end_vars: float = shared.end_vars()
+    eps: str | None = shared.eps()
+    points: SphereOptions = options_of(SphereOptions)
+    flow: shared.InflationOptions = options_of(
+        shared.InflationOptions, unset="the network's; without one {}"
+    )
+    solver: shared.SolverOptions = options_of(shared.SolverOptions)
+    times: shared.ToyTimeOptions = options_of(shared.ToyTimeOptions)
+    store_grid: bool = shared.store_grid()
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
+
+    def __post_init__(self) -> None:
+        if self.score == "net" and self.network is None:
+            raise click.UsageError("Missing option '--network'.")
+        if self.network is None and self.data_name is None:
+            raise click.UsageError("Missing option '--data_name'.")
+        used = self.network if self.score == "net" else None
+        shared.check_storage(self.store_grid, self.times.disc, used)

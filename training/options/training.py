@@ -2,32 +2,20 @@
 its own."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dnnlib.errors import DataError, UsageError, in_one_line
-from training.names import (
-    METHODS,
-    MOST_AVERAGED,
-    NOISE_CONDITIONINGS,
-    OTHERS,
-    SPACES,
-    TOY_NAMES,
-    TOY_NETWORK_NAMES,
-    TOY_PRECONDITIONINGS,
-)
+from training import names
 from training.options.declared import Declared, option, options_of, parameters_of
 from training.options.shared import InflationOptions
 from training.options.types import (
     AMOUNT,
-    COUNT,
-    FILE,
     NETWORK,
     NOT_NEGATIVE,
-    POSITIVE,
     SEED,
     FiniteFloat,
     Integers,
@@ -37,11 +25,9 @@ from training.options.types import (
 from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, OF_TOYS, PLANE, TOY
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingOptions(Declared):
+class TrainingOptions(Declared, section="Training"):
     """How long and how to train; what is None is the recipe's."""
 
-    section = "Training"
     duration: float | None = option(
         free=True,
         type=AMOUNT,
@@ -49,37 +35,29 @@ class TrainingOptions(Declared):
         help="Length of the training, million samples. With --resume, a new length.",
     )
     minutes: float | None = option(
-        type=POSITIVE,
         unset="as long as --duration",
         help="In place of --duration: as many samples as steps take in about so many minutes, as "
         "measured at the start. What is held out may still end it before, if there is such.",
     )
-    batch: int | None = option(type=COUNT, unset="the preset's", help="Batch size over all ranks.")
+    batch: int | None = option(unset="the preset's", help="Batch size over all ranks.")
     batch_gpu: int | None = option(
-        "--batch-gpu",
-        free=True,
-        type=COUNT,
-        unset="no limit",
-        help="Largest batch of one rank at a time.",
+        "--batch-gpu", free=True, unset="no limit", help="Largest batch of one rank at a time."
     )
-    lr: float | None = option(type=POSITIVE, unset="the preset's", help="Peak learning rate.")
+    lr: float | None = option(unset="the preset's", help="Peak learning rate.")
     ema: float | None = option(
         type=FiniteFloat(min=0, max=1e9),
         unset="the preset's",
         help="Half-life of averaged weights, million samples.",
     )
     ls: float = option(
-        type=POSITIVE,
         default=1.0,
         help="Loss scale in the backward pass; in fp16, times one of 65536 that adapts.",
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class LatentLawOptions(Declared):
+class LatentLawOptions(Declared, section="Calibration"):
     """Whether to learn what compressed latents are distributed as."""
 
-    section = "Calibration"
     latent_law: str | None = option(
         type=choice(("learned", "gaussian")),
         unset="learned, if dimensions are compressed",
@@ -89,8 +67,7 @@ class LatentLawOptions(Declared):
     )
 
     network: str | None = option(
-        type=NETWORK,
-        help="With --refit_latent_law: the network file, path or https URL.",
+        type=NETWORK, help="With --refit_latent_law: the network file, path or https URL."
     )
     refit_latent_law: bool = option(
         is_flag=True,
@@ -105,19 +82,16 @@ class LatentLawOptions(Declared):
             raise UsageError("--refit_latent_law learns a law: leave --latent_law=gaussian out")
 
 
-@dataclass(frozen=True, kw_only=True)
-class CalibrationOptions(Declared):
+class CalibrationOptions(Declared, section="Calibration"):
     """Whether and how to correct the trained network by what it does on data."""
 
-    section = "Calibration"
     calibrate: bool | None = option(
-        "--calibrate/--no-calibrate",
         unset="with precond=ifs",
         help="After training, correct the network by its regression on the data.",
     )
     calibration_fit: str = option(
-        type=choice(METHODS),
-        default=METHODS[0],
+        type=choice(names.METHODS),
+        default=names.METHODS[0],
         help="What is corrected: the scale of the network's output (gain), for samples; or also "
         "its slope in its input, fitted to noisy data (marginal) or along the flow (path), for "
         "latent variances.",
@@ -139,37 +113,30 @@ class CalibrationOptions(Declared):
         return wanted
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunOptions(Declared):
+class RunOptions(Declared, section="Run"):
     """Where a run is, what it writes and when, and what it goes on from."""
 
-    section = "Run"
-    outdir: Path | None = option(type=FILE, help="Where to make the run's folder.  [required]")
+    outdir: Path | None = option(help="Where to make the run's folder.  [required]")
     desc: str | None = option(help="Text to add to the name of the run's folder.")
     nosubdir: bool = option(is_flag=True, help="Use --outdir itself as the run's folder.")
     resume: Path | None = option(
         free=True,
-        type=FILE,
         help="A run's folder or training-state-*.pt: go on in that folder, with its options.",
     )
     tick: int | None = option(
-        free=True, type=COUNT, unset="the preset's", help="Thousand samples between reports."
+        free=True, unset="the preset's", help="Thousand samples between reports."
     )
     snap: int | None = option(
         free=True,
-        type=COUNT,
         unset="the preset's",
         help="Reports between network files; the last is always written.",
     )
     dump: int | None = option(
         free=True,
-        type=COUNT,
         unset="the preset's",
         help="Reports between training states; the last is always written.",
     )
-    keep: int = option(
-        free=True, type=COUNT, default=2, help="Training states to keep, the newest."
-    )
+    keep: int = option(free=True, default=2, help="Training states to keep, the newest.")
     seed: int = option(type=SEED, default=0, help="Seed of all random numbers.")
     deterministic: bool = option(
         is_flag=True, help="Use only algorithms of PyTorch that give the same bytes every time."
@@ -179,7 +146,6 @@ class RunOptions(Declared):
     )
     threads: int | None = option(
         free=True,
-        type=COUNT,
         unset="as OMP_NUM_THREADS says, or the machine's idle cores, or one for a small network "
         "of a table",
         help="Threads on a CPU, without torchrun. A resumed run has those that it began with",
@@ -253,12 +219,10 @@ def _of_recipes(name: str) -> str:
     return f"{averaged}; {plain} without --others"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ToyOptions(Declared):
+class ToyOptions(Declared, section="Data"):
     """What to train on."""
 
-    section = "Data"
-    data_name: str | None = option(type=choice(TOY_NAMES), help="The toy.  [required]")
+    data_name: str | None = option(type=choice(names.TOY_NAMES), help="The toy.  [required]")
     augment_to: int = option(
         type=click.IntRange(min=0, max=2**31 - 1),
         default=0,
@@ -266,54 +230,44 @@ class ToyOptions(Declared):
     )
     others: int | None = option(
         type=click.IntRange(min=0),
-        unset=f"{OTHERS} in up to {MOST_AVERAGED} dimensions, else 0",
+        unset=f"{names.OTHERS} in up to {names.MOST_AVERAGED} dimensions, else 0",
         help="Further points, drawn anew every few steps: targets are averaged over those that "
         "are near; 0 for none",
     )
-    antithetic: bool = option(
-        "--antithetic/--no-antithetic",
-        default=True,
-        help="Use each point twice, with opposite noise.",
-    )
+    antithetic: bool = option(default=True, help="Use each point twice, with opposite noise.")
 
 
-@dataclass(frozen=True, kw_only=True)
 class ToyFlowOptions(InflationOptions):
     """The flow's schedule and times."""
 
     precond: str = option(
-        type=choice(TOY_PRECONDITIONINGS),
+        type=choice(names.TOY_PRECONDITIONINGS),
         default="ifs",
         help="Inflationary flow; or the isotropic model of Karras et al. 2022, which takes all "
         "dimensions of the data to vary alike (edm), or each as it does (edm_es).",
     )
     tmin: float | None = option(type=NOT_NEGATIVE, unset="0; edm: 0.002", help="First time.")
     tmax: float | None = option(
-        type=POSITIVE,
-        unset="when a tenth of the top dimension's variance is data; edm: 80",
-        help="Last time.",
+        unset="when a tenth of the top dimension's variance is data; edm: 80", help="Last time."
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ToyNetworkOptions(Declared):
+class ToyNetworkOptions(Declared, section="Network"):
     """The network."""
 
-    section = "Network"
-    arch: str = option(type=choice(TOY_NETWORK_NAMES), default="mlp", help="Kind of network.")
+    arch: str = option(type=choice(names.TOY_NETWORK_NAMES), default="mlp", help="Kind of network.")
     space: str = option(
-        type=choice(SPACES),
+        type=choice(names.SPACES),
         default="ES",
         help="Coordinates of the network: the data's axes (IS) or their principal axes (ES).",
     )
     noise_cond: str = option(
-        type=choice(NOISE_CONDITIONINGS),
+        type=choice(names.NOISE_CONDITIONINGS),
         default="log",
         help="How the network sees the time: as the log of the noise, or as 999 t (ddpm).",
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ToyTrainSettings(Declared):
     """All settings of the script."""
 
@@ -329,3 +283,6 @@ class ToyTrainSettings(Declared):
     )
     law: LatentLawOptions = options_of(LatentLawOptions)
     run: RunOptions = options_of(RunOptions, defaults=asdict(TOY))
+
+    def require_complete(self) -> None:
+        require_named(self, "data_name")

@@ -271,3 +271,17 @@ class Givens(click.ParamType[tuple[tuple[str, str], ...]]):
                 hint = "what has a comma in it stands in double quotes"
                 self.fail(f"'{text}' is not name:value: {hint}", param, ctx)
         return tuple((name.strip(), given.strip()) for name, _, given in pairs)
+
+
+BY_ANNOTATION: dict[Any, click.ParamType[Any]] = {
+    Path: FILE,
+    int: COUNT,
+    float: POSITIVE,
+    int | str: STEPS,
+    list[float]: Numbers(),
+    tuple[str, ...]: Names(),
+    tuple[tuple[str, ...], ...]: Groups(),
+    tuple[tuple[str, float, float], ...]: Ranges(),
+}
+"""What an option takes of which nothing is said but what its values are: paths of files, numbers
+from 1 on, positive numbers, and so on."""

@@ -62,8 +62,7 @@ def _empty_dict() -> dict[str, Any]:
 
 
 def _size(values: Any) -> tuple[Any, ...]:
-    sizes: tuple[Any, ...] = expect(values, tuple)
-    return sizes
+    return expect(values, tuple)
 
 
 def _device(*place: Any) -> None:
@@ -171,8 +170,7 @@ class Fields:
         return value
 
     def text(self, name: str) -> str:
-        value: str = self._get(name, str)
-        return value
+        return self._get(name, str)
 
     def number(self, name: str) -> float:
         """A finite number, also one in an array."""
@@ -210,8 +208,7 @@ class Fields:
         return array.astype(np.float64)
 
     def record(self, name: str) -> Record:
-        value: Record = self._get(name, Record)
-        return value
+        return self._get(name, Record)
 
     def mapping(self, name: str) -> "Fields":
         """The attributes in a dict; none if there is no such dict."""

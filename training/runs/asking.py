@@ -7,7 +7,7 @@ of numbers, probabilities of levels, log densities.
 import importlib
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,205 +62,337 @@ class Beside(NamedTuple):
     plain: bool = False
 
 
-def rows_of(
-    flow: RecordFlow, source: Any, asked: Sequence[str] = (), missing_values: Sequence[str] = ()
-) -> Records:
-    """Rows of records, a file or a data frame, with the columns of a network; see ``encode``. Warns
-    of what does not fit, and of numbers far outside of those that trained it."""
-    empty, records = flow.empty, source
-    lines: list[str] = []
-    if not isinstance(source, Records):
-        records, lines = encode(
-            source, empty.columns, missing_values=missing_values, asked=asked, like=empty
-        )
-    counts = flow.space.beyond(records.values, flow.questions.network.mixture.reach).sum(axis=0)
-    for name, count in zip(empty.names, counts.tolist(), strict=True):
-        if count and name not in asked:
-            lines.append(
-                f"column '{name}' has {count} value(s) far outside of those that trained the "
-                "network: what is answered from them is a guess"
+@dataclass(frozen=True)
+class Asking:
+    """Questions to a flow of records.
+
+    Attributes:
+        flow: The answers.
+        progress: Called with numbers of cells or rows that are done; None for nothing.
+    """
+
+    flow: RecordFlow
+    progress: Progress | None = None
+
+    def rows_of(
+        self, source: Any, asked: Sequence[str] = (), missing_values: Sequence[str] = ()
+    ) -> Records:
+        """Rows of records, a file or a data frame, with the columns of a network; see ``encode``.
+        Warns of what does not fit, and of numbers far outside of those that trained it."""
+        flow, empty, records = self.flow, self.flow.empty, source
+        lines: list[str] = []
+        if not isinstance(source, Records):
+            records, lines = encode(
+                source, empty.columns, missing_values=missing_values, asked=asked, like=empty
             )
-    for line in lines:
-        logger.warning(f"Warning: {line}")
-    return records
+        counts = flow.space.beyond(records.values, flow.questions.network.mixture.reach).sum(axis=0)
+        for name, count in zip(empty.names, counts.tolist(), strict=True):
+            if count and name not in asked:
+                lines.append(
+                    f"column '{name}' has {count} value(s) far outside of those that trained the "
+                    "network: what is answered from them is a guess"
+                )
+        for line in lines:
+            logger.warning(f"Warning: {line}")
+        return records
 
+    def fill(self, records: Records, interval: Interval) -> Sheet:
+        """Rows whose holes have medians of numbers and the likeliest levels, each given the cells
+        that are there; behind them columns with the ends of the interval, or the level's
+        probability, for each column that had holes. Raises UsageError if the network was trained
+        for one question, and there are other holes."""
+        values, holes, known = np.array(records.values), records.holes, ~np.isnan(records.values)
+        own = np.array([not column.of for column in records.columns])
+        missing = np.flatnonzero(holes.any(axis=0) & own)
+        self.flow.require_asked(missing.tolist())
+        flow = interval.answers_of(self.flow)
+        beside: list[Beside] = []
+        for place in missing.tolist():
+            rows = np.flatnonzero(holes[:, place])
+            levels = interval.levels(flow, known[rows], place)
+            law = flow.laws(records.values[rows], known[rows], place, levels, self.progress)
+            values[rows, place] = self._best_guess(law, place)
+            beside += self._spread(records, law, place, rows, len(values))
+        names, texts = texts_of(_with_all_columns(records, values))
+        return _joined(names, texts, beside)
 
-def fill(
-    flow: RecordFlow, records: Records, interval: Interval, progress: Progress | None = None
-) -> Sheet:
-    """Rows whose holes have medians of numbers and the likeliest levels, each given the cells that
-    are there; behind them columns with the ends of the interval, or the level's probability, for
-    each column that had holes. Raises UsageError if the network was trained for one question, and
-    there are other holes."""
-    values, holes, known = np.array(records.values), records.holes, ~np.isnan(records.values)
-    own = np.array([not column.of for column in records.columns])
-    missing = np.flatnonzero(holes.any(axis=0) & own)
-    flow.require_asked(missing.tolist())
-    flow = interval.answers_of(flow)
-    beside: list[Beside] = []
-    for place in missing.tolist():
-        rows = np.flatnonzero(holes[:, place])
-        levels = interval.levels(flow, known[rows], place)
-        law = flow.laws(records.values[rows], known[rows], place, levels, progress)
-        values[rows, place] = best_guess(flow, law, place)
-        beside += _spread(flow, records, law, place, rows, len(values))
-    names, texts = texts_of(_with_all_columns(records, values))
-    return _joined(names, texts, beside)
-
-
-def completed(
-    flow: RecordFlow, records: Records, seed: int, table: int, progress: Progress | None = None
-) -> Sheet:
-    """Rows whose holes have joint draws, given the cells that are there: a table of a seed."""
-    own = (seed << 32) + table  # tables of two seeds are put together, and must not be the same
-    values = flow.drawn(records.values, np.isnan(records.values), own, progress=progress)
-    return Sheet(*texts_of(_with_all_columns(records, values)))
-
-
-def predict(
-    flow: RecordFlow,
-    records: Records,
-    columns: Sequence[str],
-    interval: Interval,
-    progress: Progress | None = None,
-) -> Sheet:
-    """Rows with predictions of columns beside them, each given the cells that are there of all
-    other columns: medians and intervals of numbers, the likeliest level and all probabilities, also
-    of values that a number often has. Raises UsageError if there is no such column, or the network
-    was not trained for it."""
-    places = [place_of(records, name) for name in columns]
-    if len(set(places)) < len(places):
-        raise UsageError(f"a column is named twice to be predicted: {', '.join(columns)}")
-    flow.require_asked(places)
-    flow = interval.answers_of(flow)
-    known = ~np.isnan(records.values)
-    known[:, places] = False
-    every = np.arange(len(records))
-    beside: list[Beside] = []
-    for place in places:
-        levels = interval.levels(flow, known, place)
-        law = flow.laws(records.values, known, place, levels, progress)
-        column, guess = records.columns[place], best_guess(flow, law, place)
-        texts = [text_of(column, one, records.decimal) for one in guess.tolist()]
-        beside.append(Beside(f"{column.name}_predicted", texts))
-        if column.type != CATEGORY:
-            beside += _spread(flow, records, law, place, every, len(records))
-        likely = law.levels or law.atoms
-        if likely is not None:
-            for at, value in enumerate(likely.values.tolist()):
-                level = text_of(column, value, records.decimal)
-                shares = [f"{one:.4f}" for one in likely.probabilities[:, at]]
-                beside.append(Beside(f"{column.name}_is_{level}", shares, plain=True))
-    names, texts_of_rows = texts_of(records)
-    return _joined(names, texts_of_rows, beside)
-
-
-def score(
-    flow: RecordFlow, records: Records, odd: float, progress: Progress | None = None
-) -> Sheet:
-    """Of each row its number, its log density, the error of this, the least probable cell, and the
-    names of cells that are odd, the oddest first; then the row itself, and how probable each of its
-    cells is."""
-    scores = flow.scores(records.values, progress)
-    rows = []
-    for number, (log_prob, error, tails) in enumerate(
-        zip(scores.log_prob, scores.error, scores.tails, strict=True), start=1
-    ):
-        order = [place for place in np.argsort(tails).tolist() if tails[place] <= odd]
-        named = "; ".join(f"{records.names[place]} ({tails[place]:.2g})" for place in order)
-        least = "" if np.isnan(tails).all() else f"{np.nanmin(tails):.3g}"
-        rows.append([str(number), f"{log_prob:.4f}", f"{error:.2g}", least, named])
-    names, texts = texts_of(records)
-    source = [Beside(name, [row[at] for row in texts]) for at, name in enumerate(names)]
-    for name, tails in zip(records.names, scores.tails.T, strict=True):
-        shares = ["" if np.isnan(tail) else f"{tail:.3g}" for tail in tails]
-        source.append(Beside(f"{name}_probability", shares, plain=True))
-    sheet = _joined(list(SCORES), rows, source)
-    return sheet._replace(plain=[*SCORES[:-1], *sheet.plain])
-
-
-def draw(
-    flow: RecordFlow,
-    count: int,
-    given: Sequence[tuple[str, str]],
-    seed: int,
-    progress: Progress | None = None,
-) -> Sheet:
-    """So many rows, given what all of them have; see ``table``. Raises UsageError if a column or a
-    level is not there, or a value is none of its column."""
-    row, names = _given_row(flow, given), flow.empty.names
-    drawn = table(flow, row, count, seed, progress)
-    for made, column in enumerate(flow.empty.columns):
-        if says_missing(column):
-            drawn[drawn[:, made] == 1, names.index(column.of)] = np.nan
-        elif says_weekday(column) and not np.isnan(row[made]):
-            date = names.index(column.of)
-            written = flow.empty.columns[date].date_format
-            drawn[:, date] = on_weekday(drawn[:, date], row[made], written)
-    return Sheet(*texts_of(flow.empty, drawn))
-
-
-def table(
-    flow: RecordFlow, row: np.ndarray, count: int, seed: int, progress: Progress | None = None
-) -> np.ndarray:
-    """Rows ``[count, P]`` that have what is given ``[P]``, NaN elsewhere. If nothing is, each
-    column is distributed among them as in the rows that train (``Margins``): so more are drawn, and
-    some of them are kept. Progress is called with numbers of rows."""
-    margins = flow.margins if np.isnan(row).all() else None
-    times, made = TIMES if margins else 1, np.empty((count, len(row)))
-
-    def tell(rows: float) -> None:
-        if progress:
-            progress(rows / times)
-
-    for start in range(0, count, MOST_KEPT):
-        part = slice(start, min(count, start + MOST_KEPT))
-        wanted, own = part.stop - start, hash_seed(seed, start) if start else seed
-        values = np.tile(row, (times * wanted, 1))
-        drawn = flow.drawn(values, np.isnan(values), own, tell)
-        made[part] = drawn[margins.kept(drawn, wanted, own)] if margins else drawn
-    return made
-
-
-def _given_row(flow: RecordFlow, given: Sequence[tuple[str, str]]) -> np.ndarray:
-    """Values ``[P]`` of what is given, and of what is made of it; NaN elsewhere."""
-    row = np.full(len(flow.empty.columns), np.nan)
-    for name, text in given:
-        place = place_of(flow.empty, name)
-        column, value = flow.empty.columns[place], np.full(len(row), np.nan)
-        frame = importlib.import_module("pandas").DataFrame({name: [text]})
-        with suppress(DataError):  # of what is no value
-            one, _ = encode(frame, flow.empty.columns, decimal=flow.empty.decimal)
-            value = one.values[0]
-        if ((row != value) & ~np.isnan(row + value)).any():
-            raise UsageError(f"--given={name}:{text} contradicts what is given before it")
-        row = np.where(np.isnan(value), row, value)
-        broken = column.type == WHOLE and row[place] != np.round(row[place])
-        if np.isnan(row[place]) or broken or flow.space.no_levels(row[None])[0, place]:
-            own = () if place in flow.space.numbers else flow.space.values[place]
-            levels = ", ".join(text_of(column, value) for value in own)
-            kind = KINDS.get(column.type, "numbers")
-            raise UsageError(f"--given={name}:{text}: '{name}' takes {levels or kind}")
-    return row
-
-
-def to_compare(flow: RecordFlow, records: Records, given: Sequence[tuple[str, str]]) -> Records:
-    """Rows that drawn ones should be like: those that are held out, or all if none is, which have
-    what is given. Raises DataError if the records have other columns, or may have been trained on,
-    UsageError if there are too few such rows."""
-    require_of_training(flow, records)
-    row = _given_row(flow, given)
-    wanted = ~np.isnan(row)
-    chosen = (records.values[:, wanted] == row[wanted]).all(axis=1)
-    if records.held_out.any():
-        chosen &= records.held_out
-    rows = np.flatnonzero(chosen)
-    if len(rows) < FEWEST_CELLS:
-        raise UsageError(
-            f"--data has {len(rows)} rows that can be compared, held out and with what is given: "
-            f"it should have {FEWEST_CELLS} or more"
+    def completed(self, records: Records, seed: int, table: int) -> Sheet:
+        """Rows whose holes have joint draws, given the cells that are there: a table of a seed."""
+        own = (seed << 32) + table  # tables of two seeds are put together, and must not be the same
+        values = self.flow.drawn(
+            records.values, np.isnan(records.values), own, progress=self.progress
         )
-    return records.at(rows[evenly(len(rows), MOST_COMPARED)])
+        return Sheet(*texts_of(_with_all_columns(records, values)))
+
+    def predict(self, records: Records, columns: Sequence[str], interval: Interval) -> Sheet:
+        """Rows with predictions of columns beside them, each given the cells that are there of all
+        other columns: medians and intervals of numbers, the likeliest level and all probabilities,
+        also of values that a number often has. Raises UsageError if there is no such column, or the
+        network was not trained for it."""
+        places = [place_of(records, name) for name in columns]
+        if len(set(places)) < len(places):
+            raise UsageError(f"a column is named twice to be predicted: {', '.join(columns)}")
+        self.flow.require_asked(places)
+        flow = interval.answers_of(self.flow)
+        known = ~np.isnan(records.values)
+        known[:, places] = False
+        every = np.arange(len(records))
+        beside: list[Beside] = []
+        for place in places:
+            levels = interval.levels(flow, known, place)
+            law = flow.laws(records.values, known, place, levels, self.progress)
+            column, guess = records.columns[place], self._best_guess(law, place)
+            texts = [text_of(column, one, records.decimal) for one in guess.tolist()]
+            beside.append(Beside(f"{column.name}_predicted", texts))
+            if column.type != CATEGORY:
+                beside += self._spread(records, law, place, every, len(records))
+            likely = law.levels or law.atoms
+            if likely is not None:
+                for at, value in enumerate(likely.values.tolist()):
+                    level = text_of(column, value, records.decimal)
+                    shares = [f"{one:.4f}" for one in likely.probabilities[:, at]]
+                    beside.append(Beside(f"{column.name}_is_{level}", shares, plain=True))
+        names, texts_of_rows = texts_of(records)
+        return _joined(names, texts_of_rows, beside)
+
+    def score(self, records: Records, odd: float) -> Sheet:
+        """Of each row its number, its log density, the error of this, the least probable cell, and
+        the names of cells that are odd, the oddest first; then the row itself, and how probable
+        each of its cells is."""
+        scores = self.flow.scores(records.values, self.progress)
+        rows = []
+        for number, (log_prob, error, tails) in enumerate(
+            zip(scores.log_prob, scores.error, scores.tails, strict=True), start=1
+        ):
+            order = [place for place in np.argsort(tails).tolist() if tails[place] <= odd]
+            named = "; ".join(f"{records.names[place]} ({tails[place]:.2g})" for place in order)
+            least = "" if np.isnan(tails).all() else f"{np.nanmin(tails):.3g}"
+            rows.append([str(number), f"{log_prob:.4f}", f"{error:.2g}", least, named])
+        names, texts = texts_of(records)
+        source = [Beside(name, [row[at] for row in texts]) for at, name in enumerate(names)]
+        for name, tails in zip(records.names, scores.tails.T, strict=True):
+            shares = ["" if np.isnan(tail) else f"{tail:.3g}" for tail in tails]
+            source.append(Beside(f"{name}_probability", shares, plain=True))
+        sheet = _joined(list(SCORES), rows, source)
+        return sheet._replace(plain=[*SCORES[:-1], *sheet.plain])
+
+    def draw(self, count: int, given: Sequence[tuple[str, str]], seed: int) -> Sheet:
+        """So many rows, given what all of them have; see ``table``. Raises UsageError if a column
+        or a level is not there, or a value is none of its column."""
+        row, names = self._given_row(given), self.flow.empty.names
+        drawn = self.table(row, count, seed)
+        for made, column in enumerate(self.flow.empty.columns):
+            if says_missing(column):
+                drawn[drawn[:, made] == 1, names.index(column.of)] = np.nan
+            elif says_weekday(column) and not np.isnan(row[made]):
+                date = names.index(column.of)
+                written = self.flow.empty.columns[date].date_format
+                drawn[:, date] = on_weekday(drawn[:, date], row[made], written)
+        return Sheet(*texts_of(self.flow.empty, drawn))
+
+    def table(self, row: np.ndarray, count: int, seed: int) -> np.ndarray:
+        """Rows ``[count, P]`` that have what is given ``[P]``, NaN elsewhere. If nothing is, each
+        column is distributed among them as in the rows that train (``Margins``): so more are drawn,
+        and some of them are kept. Progress is called with numbers of rows."""
+        margins = self.flow.margins if np.isnan(row).all() else None
+        times, made = TIMES if margins else 1, np.empty((count, len(row)))
+
+        def tell(rows: float) -> None:
+            if self.progress:
+                self.progress(rows / times)
+
+        for start in range(0, count, MOST_KEPT):
+            part = slice(start, min(count, start + MOST_KEPT))
+            wanted, own = part.stop - start, hash_seed(seed, start) if start else seed
+            values = np.tile(row, (times * wanted, 1))
+            drawn = self.flow.drawn(values, np.isnan(values), own, tell)
+            made[part] = drawn[margins.kept(drawn, wanted, own)] if margins else drawn
+        return made
+
+    def _given_row(self, given: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Values ``[P]`` of what is given, and of what is made of it; NaN elsewhere."""
+        flow = self.flow
+        row = np.full(len(flow.empty.columns), np.nan)
+        for name, text in given:
+            place = place_of(flow.empty, name)
+            column, value = flow.empty.columns[place], np.full(len(row), np.nan)
+            frame = importlib.import_module("pandas").DataFrame({name: [text]})
+            with suppress(DataError):  # of what is no value
+                one, _ = encode(frame, flow.empty.columns, decimal=flow.empty.decimal)
+                value = one.values[0]
+            if ((row != value) & ~np.isnan(row + value)).any():
+                raise UsageError(f"--given={name}:{text} contradicts what is given before it")
+            row = np.where(np.isnan(value), row, value)
+            broken = column.type == WHOLE and row[place] != np.round(row[place])
+            if np.isnan(row[place]) or broken or flow.space.no_levels(row[None])[0, place]:
+                own = () if place in flow.space.numbers else flow.space.values[place]
+                levels = ", ".join(text_of(column, value) for value in own)
+                kind = KINDS.get(column.type, "numbers")
+                raise UsageError(f"--given={name}:{text}: '{name}' takes {levels or kind}")
+        return row
+
+    def to_compare(self, records: Records, given: Sequence[tuple[str, str]]) -> Records:
+        """Rows that drawn ones should be like: those that are held out, or all if none is, which
+        have what is given. Raises DataError if the records have other columns, or may have been
+        trained on, UsageError if there are too few such rows."""
+        require_of_training(self.flow, records)
+        row = self._given_row(given)
+        wanted = ~np.isnan(row)
+        chosen = (records.values[:, wanted] == row[wanted]).all(axis=1)
+        if records.held_out.any():
+            chosen &= records.held_out
+        rows = np.flatnonzero(chosen)
+        if len(rows) < FEWEST_CELLS:
+            raise UsageError(
+                f"--data has {len(rows)} rows that can be compared, held out and with what is "
+                f"given: it should have {FEWEST_CELLS} or more"
+            )
+        return records.at(rows[evenly(len(rows), MOST_COMPARED)])
+
+    def checked(self, records: Records, hidden: float, level: float, seed: int) -> Any:
+        """Whether held-out cells are where the flow says, as ``ask.py check`` tells it.
+
+        Cells are parted at random, so that a share of them is hidden together, each of them once;
+        each is asked alone, given those of its row that are not hidden. If the flow is right, what
+        its distribution function has at the truth is even between 0 and 1, for each column.
+
+        Args:
+            records: Of the training; held-out rows are looked at alone.
+            hidden: Share of the cells that are hidden together, at most a half.
+            level: Of all tests together.
+            seed: Of what is hidden, and of draws.
+
+        Raises:
+            DataError: The records have other columns, or too few rows are held out.
+        """
+        require_of_training(self.flow, records)
+        values = records.at(records.held_out).values
+        generator = seeded_generator("cpu", seed, Stream.HELD_OUT)
+        there = ~np.isnan(values)
+        parts = torch.randint(max(2, round(1 / hidden)), values.shape, generator=generator).numpy()
+        if self.flow.ask:
+            parts = np.zeros_like(parts)
+            parts[:, list(self.flow.ask)] = 1
+        places = list(self.flow.ask) or list(range(values.shape[1]))
+        columns, p_values, fewest = {}, {}, len(values)
+        for place in places:
+            rows = np.flatnonzero(there[:, place])
+            if len(rows) < FEWEST_CELLS:
+                continue
+            known = there[rows] & (parts[rows] != parts[rows, place, None])
+            facts, ranks = self._column_check(values[rows], known, place, generator)
+            name = records.names[place]
+            columns[name] = facts
+            p_values[f"ranks of {name}"] = float(ks_p_values(torch.from_numpy(ranks)[:, None])[0])
+            fewest = min(fewest, len(rows))
+        if not columns:
+            raise DataError(
+                f"fewer than {FEWEST_CELLS} cells of each column are there of {len(values)} rows "
+                "that are held out: hold out more by dataset_tool.py --held-out"
+            )
+        adjusted = holm(p_values)
+        facts = {
+            "rows": len(values),
+            "hidden": None if self.flow.ask else hidden,
+            "level": level,
+            "columns": columns,
+            "p_values": p_values,
+            "adjusted": adjusted,
+            "verdict": verdict(adjusted, level, fewest, "cells"),
+            "detectable": detectable(level, len(adjusted), fewest),
+            "fails": min(adjusted.values()) < level,
+        }
+        if not self.flow.ask and not records.held_out.all():
+            facts["copies"] = self._nearest(records, seed)
+        return facts
+
+    def _best_guess(self, law: CellLaw, place: int) -> np.ndarray:
+        """Medians ``[n]`` of numbers, of three quantiles; the likeliest levels of categories."""
+        if self.flow.empty.columns[place].type == CATEGORY:
+            assert law.levels is not None
+            return law.levels.likeliest
+        return self.flow.space.within_range(place, law.quantiles[:, 1])
+
+    def _spread(
+        self, records: Records, law: CellLaw, place: int, rows: np.ndarray, count: int
+    ) -> list[Beside]:
+        """Columns with the ends of intervals, or probabilities of the likeliest levels, in some
+        rows of so many."""
+        column = records.columns[place]
+        if column.type == CATEGORY:
+            assert law.levels is not None
+            texts = [f"{share:.4f}" for share in law.levels.probabilities.max(axis=1).tolist()]
+            parts = [("probability", texts, True)]
+        else:
+            ends = {"low": law.quantiles[:, 0], "high": law.quantiles[:, 2]}
+            parts = [
+                (name, [text_of(column, one, records.decimal) for one in end.tolist()], False)
+                for name, end in ends.items()
+            ]
+        made = []
+        for name, texts, plain in parts:
+            whole = [""] * count
+            for row, text in zip(rows.tolist(), texts, strict=True):
+                whole[row] = text
+            made.append(Beside(f"{column.name}_{name}", whole, plain))
+        return made
+
+    def _column_check(
+        self, values: np.ndarray, known: np.ndarray, place: int, generator: torch.Generator
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        """What is measured of one column's hidden cells, and their ranks ``[n]``."""
+        truth = values[:, place]
+        facts: dict[str, Any] = {"cells": len(truth)}
+        law = self.flow.laws(values, known, place, (0.5,))
+        if law.levels is not None:
+            own = law.levels.at(truth)
+            ranks = law.levels.ranks(truth, generator)
+            shares = law.levels.probabilities
+            overall = np.array([(truth == value).mean() for value in law.levels.values])
+            present = overall[overall > 0]
+            facts |= {
+                "right": float((law.levels.likeliest == truth).mean()),
+                "said": float(shares.max(axis=1).mean()),
+                "log_loss": float(-np.log(own.clip(1e-12)).mean()),
+                "log_loss_of_shares": float(-(present * np.log(present)).sum()),
+                "reliability": reliability(shares, law.levels.values == truth[:, None]),
+            }
+        else:
+            ranks = self.flow.ranks(values, known, place, generator)
+            facts["mean_error"] = float(np.abs(law.quantiles[:, 0] - truth).mean())
+            facts["mean_error_of_median"] = float(np.abs(truth - np.median(truth)).mean())
+        inside = np.abs(2 * ranks - 1)
+        facts["coverage"] = {f"{share:g}": float((inside <= share).mean()) for share in LEVELS}
+        return facts, ranks
+
+    def _nearest(self, records: Records, seed: int) -> dict[str, float]:
+        """Whether drawn rows are nearer to rows that were trained on than others are: medians of
+        the distance to the nearest, in coordinates of the flow, levels that differ counting 1. Of
+        rows without missing cells, as drawn ones are: others have no such distance."""
+        whole = ~np.isnan(records.values).any(axis=1)
+        train = records.values[whole & ~records.held_out]
+        others = records.values[whole & records.held_out]
+        if min(len(train), len(others)) < FEWEST_NEIGHBORS:
+            return {}
+        count = min(len(others), 1000)
+        empty = np.full((count, len(records.columns)), np.nan)
+        drawn = self.flow.drawn(empty, np.isnan(empty), seed)
+
+        def coded(values: np.ndarray) -> torch.Tensor:
+            rows = self.flow.space.encoded(values)
+            return torch.cat([rows.numbers.nan_to_num(0.0), 10.0 * rows.levels], dim=1)
+
+        known, numbers = coded(train[:20_000]), self.flow.space.dim
+
+        def nearest(values: np.ndarray) -> float:
+            least = []
+            for part in torch.split(coded(values), 256):
+                far = torch.cdist(part[:, :numbers], known[:, :numbers]).square()
+                differ = torch.cdist(part[:, numbers:], known[:, numbers:], p=0.0)
+                least.append((far + differ).min(dim=1).values)
+            return float(torch.cat(least).sqrt().median())
+
+        return {"drawn": nearest(drawn), "held_out": nearest(others[:count])}
 
 
 def place_of(records: Records, name: str) -> int:
@@ -268,39 +400,6 @@ def place_of(records: Records, name: str) -> int:
     if name not in records.names:
         raise UsageError(f"there is no column '{name}': there are {', '.join(records.names)}")
     return records.names.index(name)
-
-
-def best_guess(flow: RecordFlow, law: CellLaw, place: int) -> np.ndarray:
-    """Medians ``[n]`` of numbers, of three quantiles; the likeliest levels of categories."""
-    if flow.empty.columns[place].type == CATEGORY:
-        assert law.levels is not None
-        return law.levels.likeliest
-    return flow.space.within_range(place, law.quantiles[:, 1])
-
-
-def _spread(
-    flow: RecordFlow, records: Records, law: CellLaw, place: int, rows: np.ndarray, count: int
-) -> list[Beside]:
-    """Columns with the ends of intervals, or probabilities of the likeliest levels, in some rows of
-    so many."""
-    column = records.columns[place]
-    if column.type == CATEGORY:
-        assert law.levels is not None
-        texts = [f"{share:.4f}" for share in law.levels.probabilities.max(axis=1).tolist()]
-        parts = [("probability", texts, True)]
-    else:
-        ends = {"low": law.quantiles[:, 0], "high": law.quantiles[:, 2]}
-        parts = [
-            (name, [text_of(column, one, records.decimal) for one in end.tolist()], False)
-            for name, end in ends.items()
-        ]
-    made = []
-    for name, texts, plain in parts:
-        whole = [""] * count
-        for row, text in zip(rows.tolist(), texts, strict=True):
-            whole[row] = text
-        made.append(Beside(f"{column.name}_{name}", whole, plain))
-    return made
 
 
 def _joined(names: list[str], rows: list[list[str]], beside: list[Beside]) -> Sheet:
@@ -321,128 +420,6 @@ def _with_all_columns(records: Records, values: np.ndarray) -> Records:
     own = [column.name for column in records.columns if not column.of]
     lacking = [name for name in own if name not in records.order]
     return replace(records, values=values, order=[*records.order, *lacking])
-
-
-def checked(flow: RecordFlow, records: Records, hidden: float, level: float, seed: int) -> Any:
-    """Whether held-out cells are where the flow says, as ``ask.py check`` tells it.
-
-    Cells are parted at random, so that a share of them is hidden together, each of them once; each
-    is asked alone, given those of its row that are not hidden. If the flow is right, what its
-    distribution function has at the truth is even between 0 and 1, for each column.
-
-    Args:
-        flow: The answers.
-        records: Of the training; held-out rows are looked at alone.
-        hidden: Share of the cells that are hidden together, at most a half.
-        level: Of all tests together.
-        seed: Of what is hidden, and of draws.
-
-    Raises:
-        DataError: The records have other columns, or too few rows are held out.
-    """
-    require_of_training(flow, records)
-    values = records.at(records.held_out).values
-    generator = seeded_generator("cpu", seed, Stream.HELD_OUT)
-    there = ~np.isnan(values)
-    parts = torch.randint(max(2, round(1 / hidden)), values.shape, generator=generator).numpy()
-    if flow.ask:
-        parts = np.zeros_like(parts)
-        parts[:, list(flow.ask)] = 1
-    places = list(flow.ask) or list(range(values.shape[1]))
-    columns, p_values, fewest = {}, {}, len(values)
-    for place in places:
-        rows = np.flatnonzero(there[:, place])
-        if len(rows) < FEWEST_CELLS:
-            continue
-        known = there[rows] & (parts[rows] != parts[rows, place, None])
-        facts, ranks = _column_check(flow, values[rows], known, place, generator)
-        name = records.names[place]
-        columns[name] = facts
-        p_values[f"ranks of {name}"] = float(ks_p_values(torch.from_numpy(ranks)[:, None])[0])
-        fewest = min(fewest, len(rows))
-    if not columns:
-        raise DataError(
-            f"fewer than {FEWEST_CELLS} cells of each column are there of {len(values)} rows that "
-            "are held out: hold out more by dataset_tool.py --held-out"
-        )
-    adjusted = holm(p_values)
-    facts = {
-        "rows": len(values),
-        "hidden": None if flow.ask else hidden,
-        "level": level,
-        "columns": columns,
-        "p_values": p_values,
-        "adjusted": adjusted,
-        "verdict": verdict(adjusted, level, fewest, "cells"),
-        "detectable": detectable(level, len(adjusted), fewest),
-        "fails": min(adjusted.values()) < level,
-    }
-    if not flow.ask and not records.held_out.all():
-        facts["copies"] = _nearest(flow, records, seed)
-    return facts
-
-
-def _column_check(
-    flow: RecordFlow,
-    values: np.ndarray,
-    known: np.ndarray,
-    place: int,
-    generator: torch.Generator,
-) -> tuple[dict[str, Any], np.ndarray]:
-    """What is measured of one column's hidden cells, and their ranks ``[n]``."""
-    truth = values[:, place]
-    facts: dict[str, Any] = {"cells": len(truth)}
-    law = flow.laws(values, known, place, (0.5,))
-    if law.levels is not None:
-        own = law.levels.at(truth)
-        ranks = law.levels.ranks(truth, generator)
-        shares = law.levels.probabilities
-        overall = np.array([(truth == value).mean() for value in law.levels.values])
-        present = overall[overall > 0]
-        facts |= {
-            "right": float((law.levels.likeliest == truth).mean()),
-            "said": float(shares.max(axis=1).mean()),
-            "log_loss": float(-np.log(own.clip(1e-12)).mean()),
-            "log_loss_of_shares": float(-(present * np.log(present)).sum()),
-            "reliability": reliability(shares, law.levels.values == truth[:, None]),
-        }
-    else:
-        ranks = flow.ranks(values, known, place, generator)
-        facts["mean_error"] = float(np.abs(law.quantiles[:, 0] - truth).mean())
-        facts["mean_error_of_median"] = float(np.abs(truth - np.median(truth)).mean())
-    inside = np.abs(2 * ranks - 1)
-    facts["coverage"] = {f"{share:g}": float((inside <= share).mean()) for share in LEVELS}
-    return facts, ranks
-
-
-def _nearest(flow: RecordFlow, records: Records, seed: int) -> dict[str, float]:
-    """Whether drawn rows are nearer to rows that were trained on than others are: medians of the
-    distance to the nearest, in coordinates of the flow, levels that differ counting 1. Of rows
-    without missing cells, as drawn ones are: others have no such distance."""
-    whole = ~np.isnan(records.values).any(axis=1)
-    train = records.values[whole & ~records.held_out]
-    others = records.values[whole & records.held_out]
-    if min(len(train), len(others)) < FEWEST_NEIGHBORS:
-        return {}
-    count = min(len(others), 1000)
-    empty = np.full((count, len(records.columns)), np.nan)
-    drawn = flow.drawn(empty, np.isnan(empty), seed)
-
-    def coded(values: np.ndarray) -> torch.Tensor:
-        rows = flow.space.encoded(values)
-        return torch.cat([rows.numbers.nan_to_num(0.0), 10.0 * rows.levels], dim=1)
-
-    known, numbers = coded(train[:20_000]), flow.space.dim
-
-    def nearest(values: np.ndarray) -> float:
-        least = []
-        for part in torch.split(coded(values), 256):
-            far = torch.cdist(part[:, :numbers], known[:, :numbers]).square()
-            differ = torch.cdist(part[:, numbers:], known[:, numbers:], p=0.0)
-            least.append((far + differ).min(dim=1).values)
-        return float(torch.cat(least).sqrt().median())
-
-    return {"drawn": nearest(drawn), "held_out": nearest(others[:count])}
 
 
 def check_lines(facts: dict[str, Any]) -> list[str]:

@@ -14,18 +14,9 @@ from torch_utils.streams import Stream
 from training.flow.latent.laws import GaussianLaw, LatentLaw, LearnedLaw
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
+from training.measure import coverage as measure
 from training.measure.boundaries import Boundary
-from training.measure.coverage import (
-    CoverageResult,
-    Points,
-    Spheres,
-    carry,
-    measure_coverage,
-    pair,
-    refitted,
-    transported,
-)
-from training.runs.simulator import Simulator
+from training.runs.simulations import Simulator
 
 BLOCK_ROWS = 2048
 """Points of one denoiser call: then a result is the same for any number of points and ranks."""
@@ -51,20 +42,20 @@ class CoverageExperiment:
     times: Tensor
     solver: Solver
     law: LatentLaw
-    spheres: Spheres
+    spheres: measure.Spheres
     alpha: float | None
     count: int
     seeds: range
     fresh: Callable[[torch.Generator], Tensor]
 
-    def run(self, exact: ProbabilityFlow | None = None) -> CoverageResult:
+    def run(self, exact: ProbabilityFlow | None = None) -> measure.CoverageResult:
         """Carries and counts; an exact flow is compared with."""
         law, calls = self._gaussian, []
         simulator = self._simulator(self.flow)
         # Test points of each seed and vertices of the spheres, at the last time.
         generators = (seeded_generator("cpu", seed, Stream.TEST_POINTS) for seed in self.seeds)
         draws = torch.stack([law.sample(self.count, generator) for generator in generators])
-        start = Points(draws, self.spheres.vertices.to(law.variance) * law.std)
+        start = measure.Points(draws, self.spheres.vertices.to(law.variance) * law.std)
 
         def generate(latents: Tensor) -> Tensor:
             trajectory = simulator.generate(self._to_latents(latents), "gen").trajectory
@@ -77,7 +68,7 @@ class CoverageExperiment:
             end = trajectory.end
             return self.law.whiten(end) if isinstance(self.law, LearnedLaw) else end
 
-        carried, fresh = carry(start, generate, melt), self._fresh_data()
+        carried, fresh = measure.carry(start, generate, melt), self._fresh_data()
         data_std, latent_std = self.flow.noisy_std(self.times[0]), self._gaussian.std
         # For each stage, from its coordinates to its standard deviations in eigenspace.
         units: dict[str, Callable[[Tensor], Tensor]] = {
@@ -88,15 +79,17 @@ class CoverageExperiment:
         scaled = {name: points.mapped(units[name]) for name, points in carried.items()}
         boundaries = {name: self._fit(points.boundary) for name, points in scaled.items()}
         counted = units["data"](fresh)
-        coverage = measure_coverage(scaled, boundaries, counted)
-        made = CoverageResult(self.spheres, coverage, carried, boundaries, fresh, sum(calls))
+        coverage = measure.measure_coverage(scaled, boundaries, counted)
+        made = measure.CoverageResult(
+            self.spheres, coverage, carried, boundaries, fresh, sum(calls)
+        )
         if exact is None:
             return made
         latents = self._to_latents(start.boundary.flatten(0, 1))
         ends = self._simulator(exact).generate(latents, "exact gen").trajectory.end
         vertices = exact.to_data(ends, self.times[0]).view_as(start.boundary)
         theirs = self._fit(units["data"](vertices))
-        paired = pair(counted, boundaries["data"], theirs)
+        paired = measure.pair(counted, boundaries["data"], theirs)
         return replace(made, paired=paired, exact=(vertices, theirs))
 
     def _simulator(self, flow: ProbabilityFlow) -> Simulator:
@@ -106,8 +99,8 @@ class CoverageExperiment:
     def _fit(self, vertices: Tensor) -> list[Boundary]:
         """Boundaries with vertices ``[R, K, D]``."""
         if self.alpha is None:
-            return transported(vertices, self.spheres.unit)
-        return refitted(vertices, self.alpha)
+            return measure.transported(vertices, self.spheres.unit)
+        return measure.refitted(vertices, self.alpha)
 
     @property
     def _gaussian(self) -> GaussianLaw:

@@ -30,8 +30,7 @@ from training.files.image_folder import ImageFolder, write_image
 from training.files.trajectory import SavedEnd
 from training.flow.calls import BlockwiseDenoiser
 from training.flow.solvers import Solver
-from training.runs.latents import LatentChoice
-from training.runs.times import TimeChoice
+from training.runs.choices import LatentChoice, TimeChoice
 from training.subjects.images import ImageFlow, draw_classes
 
 MAX_SEED, MAX_IMAGES = 10**9 - 1, 10**7
@@ -122,10 +121,7 @@ class SeedSampler:
         if self.image_flow.label_dim:
             flow = flow.given(labels=self._labels(numbers))
         trajectory = flow.generate(
-            self._latents(numbers),
-            self._times,
-            self._solver,
-            on_step=on_step,
+            self._latents(numbers), self._times, self._solver, on_step=on_step
         )
         self.network_calls += trajectory.calls * math.ceil(len(seeds) / self.rows)
         # The rotation is a matrix product too, whose sums hang on how many rows it has.

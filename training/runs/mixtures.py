@@ -12,17 +12,8 @@ from torch import Tensor
 from torch_utils import distributed
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
+from training.inference import mixtures
 from training.inference.likelihoods import Likelihood
-from training.inference.mixtures import (
-    Components,
-    Evidence,
-    can_integrate,
-    dirichlet,
-    log_likelihood,
-    moments,
-    quadrature,
-    sample_weights,
-)
 from training.inference.prior import Prior
 from training.inference.samplers.pool import even_normal
 from training.inference.target import Target
@@ -47,7 +38,7 @@ class MixturePlan:
         seed: Of all random numbers.
     """
 
-    components: Components
+    components: mixtures.Components
     concentration: float
     weights: Tensor | None
     points: int
@@ -89,7 +80,9 @@ class Recovered:
     @property
     def method(self) -> str:
         """How moments without chains were taken."""
-        return "quadrature" if can_integrate(*self.log_evidence.shape[1:]) else "importance"
+        return (
+            "quadrature" if mixtures.can_integrate(*self.log_evidence.shape[1:]) else "importance"
+        )
 
     def values(self, concentration: float, seed: int) -> RunValues:
         """What calibration keeps of the runs."""
@@ -97,7 +90,7 @@ class Recovered:
         draws = self.draws.flatten(1, 2)
         both = torch.cat([draws, self.truth[:, None]], dim=1)
         log_likelihoods = torch.stack(
-            [log_likelihood(*pair) for pair in zip(both, self.log_evidence, strict=True)]
+            [mixtures.log_likelihood(*pair) for pair in zip(both, self.log_evidence, strict=True)]
         )
         tiny = torch.finfo(torch.float64).tiny
         density = log_likelihoods + (concentration - 1) * both.clamp_min(tiny).log().sum(dim=2)
@@ -164,7 +157,7 @@ def recover(
         truth, sets = carry.simulated(plan, numbers)
     else:
         truth, sets = None, [observed.to(device)] * len(numbers)
-    evidence = [Evidence.of(pool, likelihood, one) for one in sets]
+    evidence = [mixtures.Evidence.of(pool, likelihood, one) for one in sets]
     count, dim = plan.components.mean.shape[0], pool.shape[2]
     dummy = torch.zeros(1, dim, dtype=torch.float64, device=device)
     seen = likelihood.simulate(dummy, torch.Generator()).shape[1]
@@ -173,9 +166,11 @@ def recover(
     log_evidence = stacked([one.log.cpu() for one in evidence], (points, count))
     halves = stacked([one.halves.cpu() for one in evidence], (2, points, count))
     sizes = (plan.chains, plan.draws, plan.warmup, plan.seed)
-    draws = sample_weights(log_evidence, plan.concentration, *sizes, numbers)
+    draws = mixtures.sample_weights(log_evidence, plan.concentration, *sizes, numbers)
     exact = [
-        moments(one, plan.concentration, of_run.flatten(0, 1), hash_seed(plan.seed, number))
+        mixtures.moments(
+            one, plan.concentration, of_run.flatten(0, 1), hash_seed(plan.seed, number)
+        )
         for one, of_run, number in zip(log_evidence, draws, numbers, strict=True)
     ]
 
@@ -218,9 +213,9 @@ def pool_error(halves: Tensor, log_evidence: Tensor, draws: Tensor, concentratio
     """
 
     def mean(half: Tensor) -> Tensor:
-        if can_integrate(*half.shape):
-            return quadrature(half, concentration).mean
-        ratio = log_likelihood(draws, half) - log_likelihood(draws, log_evidence)
+        if mixtures.can_integrate(*half.shape):
+            return mixtures.quadrature(half, concentration).mean
+        ratio = mixtures.log_likelihood(draws, half) - mixtures.log_likelihood(draws, log_evidence)
         return ratio.softmax(dim=0) @ draws
 
     first, second = (mean(half) for half in halves)
@@ -234,7 +229,7 @@ class _Carry:
     prior: Prior
     likelihood: Likelihood
     rows: int
-    components: Components
+    components: mixtures.Components
 
     def points(self, normal: Tensor, which: Tensor) -> Tensor:
         """Points ``[N, D]`` of standard normal variables ``[N, dim]`` and components ``[N]``."""
@@ -262,7 +257,7 @@ class _Carry:
         for number in numbers:
             generator = seeded_generator("cpu", plan.seed, Stream.TRUTHS, number)
             uniform = torch.rand(count, generator=generator, dtype=torch.float64)
-            weight = dirichlet(shapes, uniform) if plan.weights is None else plan.weights
+            weight = mixtures.dirichlet(shapes, uniform) if plan.weights is None else plan.weights
             level = torch.rand(plan.points, 1, generator=generator, dtype=torch.float64)
             summed = weight.cumsum(dim=0)
             components.append((summed <= level * summed[-1]).sum(dim=1))

@@ -12,16 +12,8 @@ from dnnlib.errors import UsageError
 from training.data.tables.table import Rows
 from training.files.posterior import load_values, save_values
 from training.flow.coordinates.surprise import Surprise
+from training.inference import checking
 from training.inference.amortized import Amortized
-from training.inference.checking import (
-    Functions,
-    Truths,
-    check_learned,
-    check_runs,
-    simulated,
-    truths_of_data,
-    truths_of_prior,
-)
 from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
@@ -67,7 +59,7 @@ class Check:
     data: Tensor | None
     simulates: bool = True
     blurs: bool = False
-    functions: Functions = field(default_factory=dict)
+    functions: checking.Functions = field(default_factory=dict)
     labels: Tensor | None = None
 
     def run(self, groups: Groups) -> RunValues:
@@ -94,22 +86,22 @@ class Check:
         problem, truths = self._problem(places)
         of_group = pool.of(torch.zeros(len(places), dtype=torch.int64)) if pool else None
         beside = (of_group, self.functions, progress)
-        return check_runs(problem, self.plan, truths, self.names, *beside)[0]
+        return checking.check_runs(problem, self.plan, truths, self.names, *beside)[0]
 
-    def _problem(self, places: Tensor) -> tuple[Problem, Truths]:
+    def _problem(self, places: Tensor) -> tuple[Problem, checking.Truths]:
         """The posteriors of the runs at some places, and what they are to find again."""
         numbers, seed, target = places.tolist(), self.plan.seed, self.problem.target
         if self.labels is not None:
             target = replace(target, labels=self.labels[places].to(target.device))
         if self.data is None:
-            truths = truths_of_prior(target, numbers, seed)
+            truths = checking.truths_of_prior(target, numbers, seed)
         else:
             rows = self.data[places].to(target.device)
-            truths = truths_of_data(target, rows, numbers, seed, self.blurs)
+            truths = checking.truths_of_data(target, rows, numbers, seed, self.blurs)
         observed = (
             target.observed[places.to(target.device)]
             if not self.simulates
-            else simulated(target.likelihood, truths.points, numbers, seed)
+            else checking.simulated(target.likelihood, truths.points, numbers, seed)
         )
         own = Target(target.prior, target.likelihood, observed, target.rows, target.labels)
         return replace(self.problem, target=own, numbers=numbers), truths
@@ -250,7 +242,7 @@ class LearnedCheck:
     amortized: Amortized
     runs: LearnedRuns
     names: Sequence[str]
-    functions: Functions = field(default_factory=dict)
+    functions: checking.Functions = field(default_factory=dict)
 
     def run(self, groups: Groups) -> RunValues:
         """The values of all runs."""
@@ -258,7 +250,7 @@ class LearnedCheck:
 
     def _values(self, places: Tensor, progress: Progress) -> RunValues:
         references = self.runs.references
-        return check_learned(
+        return checking.check_learned(
             self.amortized,
             self.runs.rows.points[places],
             places,

@@ -15,7 +15,7 @@ from dnnlib.logs import logger
 from tests.support.image_models import save_image_model
 from tests.support.running import quick_endings, refusal, run_script
 from training import Images, Model, Records, SbiPosterior, Simulations, Table, Toy, normal_prior
-from training.commands.sbi import _Estimator
+from training.commands.adapters import _Estimator
 from training.files.posterior_draws import load_netcdf
 
 SHORT = {"duration": 0.004, "batch": 256, "seed": 3, "threads": 1}
@@ -314,7 +314,7 @@ def test_mistakes_are_sentences(model, conditional, call, message):
 def test_an_estimator_of_scikit_learn_is_one():
     from sklearn.utils.estimator_checks import check_estimator
 
-    from training.commands.estimator import FlowDensity
+    from training.commands.adapters import FlowDensity
 
     check_estimator(FlowDensity(duration=0.0002), on_skip=None)
 

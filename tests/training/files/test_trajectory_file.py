@@ -26,7 +26,7 @@ from training.flow.trajectory import State
 from training.inference.draws import Draws
 from training.pictures.album import drawing_of
 from training.report.finding import section_maker
-from training.runs.simulator import Simulator
+from training.runs.simulations import Simulator
 
 RK4 = SOLVERS["rk4"]
 SCHEDULE = InflationSchedule.to_dimension(1, 3, top_variance=2.0, end_std=0.7)

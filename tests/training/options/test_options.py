@@ -5,7 +5,7 @@ import json
 import math
 import os
 import signal
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import click
@@ -17,9 +17,7 @@ from dnnlib.errors import DataError, InflationError, TrainingError, UsageError, 
 from dnnlib.files import atomic_path
 from tests.support.running import parsed, refusal, run_script
 from training.commands.shared import image_times, steps_and_end
-from training.commands.toy_train import training_on_toy
-from training.commands.train import tries_precisions
-from training.commands.training import resumed_options
+from training.commands.train import resumed_options, training_on_toy, tries_precisions
 from training.names import DEFAULT_STEPS, OTHERS
 from training.options.declared import Declared, argument, option, options_of, takes
 from training.options.inference import LikelihoodOptions
@@ -39,13 +37,12 @@ from training.options.types import (
     Ranges,
 )
 from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY
-from training.runs.latents import LatentChoice, latent_choice, recorded_eps
+from training.runs.choices import LatentChoice, latent_choice, recorded_eps
 from training.subjects.record_spaces import MARGINALS
 
 PRR = "--dims_to_keep=1"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Flags(Declared):
     some_flag: bool = option(is_flag=True)
     both: bool = option("--both/--no-both", default=True)
@@ -98,15 +95,12 @@ def test_every_promised_option_is_there_with_its_choices():
 def test_flags_take_truth_values():
     seen = []
 
-    @group()
-    def main():
-        pass
-
-    @main.command()
+    @command()
     @takes(Flags)
     def script(settings):
         seen.append(settings)
 
+    main = group(commands={"script": script})
     for arguments, given, flag, both in (
         ([], set(), False, True),
         (["--some-flag"], {"some_flag"}, True, True),
@@ -201,7 +195,7 @@ def test_an_expected_error_is_one_line_and_a_code():
     ):
         result = run_script(ending(outcome))
         assert (result.code, result.out) == (code, "")
-        assert result.error.startswith("test_options.py: error: ")
+        assert result.error.startswith("script.py: error: ")
         assert message in result.error
     for typed, part in (("--nothing", "--nothing"), ("--count", "--count"), ("--count=x", "'x'")):
         result = run_script(ending(None), typed)
@@ -251,14 +245,11 @@ def test_who_handles_sigterm_keeps_it():
 
 
 def test_commands_of_a_group_take_either_spelling():
-    @group()
-    def main():
-        pass
-
-    @main.command("do_it")
+    @command()
     def do_it():
         click.echo("done")
 
+    main = group(commands={"do_it": do_it})
     for spelling in ("do_it", "do-it"):
         assert run_script(main, spelling).out == "done\n"
 
@@ -312,14 +303,11 @@ def test_a_mask_of_many_names_is_not_taken_for_a_file():
     assert "noise.npy" in LikelihoodOptions(noise_std="noise.npy").files
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shared(Declared):
-    section = "How many"
+class Shared(Declared, section="How many"):
     count: int = option(type=COUNT, default=3, help="Number of things.")
     rate: float | None = option(type=float, unset="1", help="Things a second.")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Whole(Declared):
     paths: tuple[str, ...] = argument(nargs=-1)
     name: str = option(required=True, help="What it is called.")

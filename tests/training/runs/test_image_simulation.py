@@ -21,8 +21,7 @@ from training.flow.latent.laws import GaussianLaw, LearnedLaw
 from training.flow.schedules import InflationSchedule, VPSchedule
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
-from training.runs.latents import LatentChoice
-from training.runs.times import TimeChoice
+from training.runs.choices import LatentChoice, TimeChoice
 from training.subjects import ImageFlow
 from training.subjects.images import draw_classes
 from training.subjects.networks import STORED, NetworkFile, plain_name

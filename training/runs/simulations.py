@@ -1,33 +1,241 @@
-"""What is simulated of a flow: data is melted, brought back, and generated from fresh latents.
+"""Simulations of many samples, shared by the ranks and written to a file as they run: data is
+melted, brought back, and generated from fresh latents.
 
 The three simulations are the same for toys, images and tables. Where points come from, and which
 facts the parameters hold, the subject knows.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.errors import DataError
+from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.files.trajectory import SavedEnd
-from training.flow.likelihood import DensityPlan, DivergenceIntegral, Trace
+from training.files.trajectory import SavedEnd, trajectory_file
+from training.flow.cells import CellDensity, cell_log_prob, has_cells
+from training.flow.likelihood import LOG_PROB_ERROR, Density, DensityPlan, DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver, get_solver
+from training.flow.trajectory import State, Trajectory
 from training.inference.weights import weighted_picks
 from training.measure.posterior.importance import effective_size
 from training.names import DEFAULT_SOLVER
-from training.runs.latents import LatentChoice
-from training.runs.simulator import Simulation, Simulator
+from training.runs.choices import LatentChoice
 from training.subjects import Subject
 from training.subjects.samples import Returns, Samples, Source
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A trajectory of all samples.
+
+    Attributes:
+        trajectory: Of all ranks.
+        seconds: That it took.
+        densities: ``[N]`` by name, such as ``log_prob``; none unless they were asked for.
+        jacobian_products: Vector-Jacobian products of the denoiser that these took.
+        cell_points: Points to each density that is the mean over a cell; None of others.
+        way: The solver and the steps of the trajectory, as results name them.
+    """
+
+    trajectory: Trajectory
+    seconds: float
+    densities: Mapping[str, Tensor] = field(default_factory=dict)
+    jacobian_products: int = 0
+    cell_points: float | None = None
+    way: Mapping[str, Any] = field(default_factory=dict)
+
+    def points(self, flow: ProbabilityFlow) -> Tensor:
+        """The points ``[N, D]`` of data space at the first time; see ``ends_of``."""
+        return ends_of(flow, self.trajectory)
+
+    def facts(self, flow: ProbabilityFlow) -> dict[str, Any]:
+        """Cost, second moments of the last state per eigen-dimension beside the closed form, and
+        the likelihood if it was asked for."""
+        end_time = self.trajectory.times[-1]
+        likelihood = {"likelihood": self.likelihood_facts()} if self.densities else {}
+        return {
+            "denoiser_calls": self.trajectory.calls,
+            "seconds": self.seconds,
+            "end_time": float(end_time),
+            "end_variance": self.trajectory.end.square().mean(dim=0).tolist(),
+            "closed_form_variance": flow.gaussian_law(end_time).variance.tolist(),
+            **likelihood,
+        }
+
+    def likelihood_facts(self) -> dict[str, Any]:
+        """Mean and standard error of each density, the error of single ones, and their cost."""
+        summaries: dict[str, Any] = {}
+        for name, values in self.densities.items():
+            if name == LOG_PROB_ERROR:
+                summaries[name] = {"rms": float(values.square().mean().sqrt())}
+                continue
+            error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
+            summaries[name] = {"mean": float(values.mean()), "standard_error": error}
+        summaries |= self.way
+        if self.cell_points is not None:
+            return {**summaries, "cell_points": self.cell_points}
+        return {
+            **summaries,
+            "denoiser_calls": self.trajectory.calls,
+            "jacobian_products": self.jacobian_products,
+        }
+
+
+class Simulator:
+    """Runs simulations along one time grid, the samples shared by the ranks.
+
+    Args:
+        flow: The flow, on this rank's device.
+        times: Increasing ``[steps + 1]``.
+        solver: How to take a step.
+        save_every: Steps between saved states.
+        densities: What to tell of the densities of the ends at the first time; None for nothing.
+        by_course: Whether densities of cells go by the network's course, if it has one.
+    """
+
+    def __init__(
+        self,
+        flow: ProbabilityFlow,
+        times: Tensor,
+        solver: Solver,
+        save_every: int,
+        densities: DensityPlan | None = None,
+        by_course: bool = False,
+    ):
+        if not (flow.schedule.t_min <= float(times[0]) < float(times[-1])):
+            raise UsageError(
+                f"T is {float(times[-1]):g}, but simulations start at t = {flow.schedule.t_min:g}"
+            )
+        if not flow.schedule.noise_variance(times[-1:].to(flow.device)).isfinite().all():
+            raise UsageError(f"T is {float(times[-1]):g}: the noise overflows; give a shorter time")
+        self._flow, self._solver, self._save_every = flow, solver, save_every
+        self._times, self._plan = times.to(flow.device), densities
+        self._cell_way = self._times, solver
+        if by_course and "densities" in flow.courses:
+            self._cell_way = flow.course("densities")
+
+    def melt(
+        self, data: Tensor, title: str = "melt", path: Path | None = None, **file: Any
+    ) -> Simulation:
+        """Inflates points ``[N, D]`` of image space, the same on every rank, and writes a results
+        file with what else ``trajectory_file`` takes, as states are made, if it has a path."""
+        return self._run(self._flow.melt, self._times, data, None, title, path, file)
+
+    def generate(
+        self,
+        latent: Tensor,
+        title: str,
+        path: Path | None = None,
+        gap: Tensor | None = None,
+        **file: Any,
+    ) -> Simulation:
+        """Generates from scaled eigenspace latents ``[N, D]`` at the last time; as ``melt``. By the
+        gap ``[N, D]`` of the melt which ended there it goes back its steps."""
+        times = self._times.flip(0)
+        return self._run(self._flow.generate, times, latent, gap, title, path, file)
+
+    def _run(
+        self,
+        simulate: Callable[..., Trajectory],
+        times: Tensor,
+        start: Tensor,
+        gap: Tensor | None,
+        title: str,
+        path: Path | None,
+        file: dict[str, Any],
+    ) -> Simulation:
+        if path is None:
+            return self._simulate(simulate, start, gap, title, None)
+        last = len(times) - 1
+        saved_times = times[[*range(0, last, self._save_every), last]]
+        with trajectory_file(path, self._flow, saved_times, len(start), **file) as record:
+            simulation = self._simulate(simulate, start, gap, title, record)
+            record.add(simulation.densities)
+            apart = simulation.trajectory.gap
+            if gap is None and apart is not None:
+                solver = np.array(self._solver.name)
+                record.add({"gap": apart, "gap_times": self._times, "gap_solver": solver})
+            if self._flow.coordinates is not None:
+                record.add({"points": simulation.points(self._flow)})
+        return simulation
+
+    def _simulate(
+        self,
+        simulate: Callable[..., Trajectory],
+        start: Tensor,
+        gap: Tensor | None,
+        title: str,
+        on_state: Callable[[State], None] | None,
+    ) -> Simulation:
+        count, dim = start.shape
+        rows = distributed.shard(count)
+        share = start[rows].to(self._flow.device)
+        if gap is not None:
+            gap = gap[rows].to(self._flow.device)
+        plan = self._plan
+        cells = plan if has_cells(self._flow) else None
+        integral = None
+        if plan and not cells:
+            integral = DivergenceIntegral(self._solver, plan.trace, rows, dim)
+        began = time.perf_counter()
+        with distributed.progress_bar(total=len(self._times) - 1, desc=title, unit="step") as bar:
+            local = simulate(
+                share,
+                self._times,
+                integral.solver if integral else self._solver,
+                save_every=self._save_every,
+                on_step=bar.update,
+                on_state=on_state,
+                gap=gap,
+            )
+        apart = local.gap
+        whole = replace(
+            local,
+            states=distributed.gather_rows(local.states, count, dim=1),
+            updates=distributed.gather_rows(local.updates, count, dim=1),
+            gap=None if apart is None else distributed.gather_rows(apart, count),
+        )
+        densities, products, cell_points = {}, 0, None
+        if plan and integral:
+            own = self._flow.log_prob_along(local, integral)
+            density = Density(*(distributed.gather_rows(part, count) for part in own))
+            densities, products = plan.arrays(density, dim), integral.products
+        if cells:
+            density, cell_points = self._of_cells(ends_of(self._flow, local), cells.trace, count)
+            densities = cells.arrays(density, dim)
+        seconds = time.perf_counter() - began
+        times, solver = self._cell_way if cells else (self._times, self._solver)
+        way = {"solver": solver.name, "n_iters": len(times) - 1}
+        return Simulation(whole, seconds, densities, products, cell_points, way)
+
+    def _of_cells(self, share: Tensor, trace: Trace, count: int) -> CellDensity:
+        """Densities of the cells of all points, of which this rank has a share ``[n, D]``."""
+        exact = trace if trace.kind == "hutchinson" else Trace("exact")
+        with distributed.progress_bar(total=len(share), desc="log_prob", unit="row") as bar:
+            share_density, points = cell_log_prob(
+                self._flow, share, *self._cell_way, exact, bar.update
+            )
+        looked_at = torch.tensor(points * len(share), dtype=torch.float64, device=share.device)
+        whole = Density(*(distributed.gather_rows(part, count) for part in share_density))
+        return CellDensity(whole, float(distributed.sum_over_ranks(looked_at)) / count)
+
+
+def ends_of(flow: ProbabilityFlow, trajectory: Trajectory) -> Tensor:
+    """The points ``[N, D]`` of data space at the first time: where a melt starts, or where a
+    generation ends."""
+    times, states = trajectory.times, trajectory.states
+    first = 0 if times[0] < times[-1] else -1
+    return flow.to_data(states[first], times[first])
 
 
 @dataclass(frozen=True)
