@@ -48,6 +48,7 @@ from training.files.residuals import Extraction, find_first, require_same, saved
 from training.files.stats import SavedTraining
 from training.files.table import load_table
 from training.files.trajectory import SavedEnd
+from training.flow.eigenbasis import EigenBasis
 from training.learning.run_folder import Resumed
 from training.measure import detector
 from training.measure.correlations import correlate
@@ -87,6 +88,10 @@ def use_options(path):
         mock.patch(f"{job}.provenance", return_value={}),
         mock.patch(f"{job}.tell_dry_run"),
         mock.patch(f"{job}.Resumed.find", return_value=None),  # there are options alone
+        # A toy may be in thousands of dimensions, whose eigenvectors take longer than a file may.
+        mock.patch.object(
+            EigenBasis, "from_moments", lambda mean, _: EigenBasis.standard(len(mean))
+        ),
     ):
         try:
             toy_train.main([f"--resume={path.parent}", "--dry-run"], standalone_mode=False)
