@@ -162,6 +162,16 @@ def test_a_file_is_looked_at_for_its_kind_only_where_it_is_opened():
     assert lookers == openers | files | {f"{SUBJECTS}.images"}
 
 
+def test_scripts_name_functions_that_take_their_settings():
+    for call in (node for path in SCRIPTS.values() for node in nodes(path)):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "runs":
+            module, function = call.args[0].value.split(".")
+            body = tree(LIBRARY[f"{COMMANDS}.{module}"]).body
+            (made,) = (one for one in body if getattr(one, "name", "") == function)
+            named, taken = map(ast.unparse, (call.args[1], made.args.args[0].annotation))
+            assert named.split(".")[-1] in taken.replace(".", " ").split()
+
+
 def test_scripts_are_imported_by_nobody_and_there_are_no_circles():
     assert not [name for name in OURS if imports(name) & set(SCRIPTS)]
     finished = set()

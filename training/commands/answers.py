@@ -157,7 +157,7 @@ def finish(
 
 @contextmanager
 def bar(flow: RecordFlow, unit: str, total: Any) -> Iterator[Asking]:
-    """What is asked of a flow, behind a progress bar."""
+    """Questions to a flow, whose progress a bar shows while they are answered."""
     with tqdm(total=total, desc="asking", unit=f" {unit}", disable=None) as shown:
         yield Asking(flow, shown.update)
 

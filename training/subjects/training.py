@@ -2,7 +2,7 @@
 
 Each kind of data has a ``Training``: it knows the recipe, the choices that are tried, the model,
 the loss, and where batches, what is held out, and points to calibrate on and to melt come from.
-What is the same for all kinds is told once, by ``training.commands.train``.
+What all kinds share is in ``training.commands.train``.
 """
 
 from abc import ABC, abstractmethod

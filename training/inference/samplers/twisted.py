@@ -130,10 +130,10 @@ def _settle(
     places = [place for place in places if anew[place] or descent.moves(place).goes]
     for place in places:
         part = share_of(on_part, 1 / len(places))
-        moves = descent.release_moves(place)
         if anew[place]:
             cloud.take(place, descent.alone(place, times).arrived(part))
         else:
+            moves = descent.release_moves(place)
             narrowing = Narrowing(moves, descent.chains, descent.steps + 2, most_calls)
             cloud.narrow(place, narrowing, bool(apart[place]), part)
     if on_part and not places:
