@@ -15,13 +15,14 @@ import info
 import pfODE_int
 import toy_mesh_exps
 import train
-from tests.support.finished_runs import HOUSE_NAMES, PLAIN, SMALL, write_houses
+from tests.support.finished_runs import HOUSE_NAMES, PLAIN, SMALL, write_csv, write_houses
 from tests.support.image_runs import equal, stats
 from tests.support.outcomes import assert_same, outcome
 from tests.support.running import contents, good, refused, run_script
 from torch_utils import distributed
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
+from training.commands import models
 from training.data.batches import Batch
 from training.data.tables.table import Rows, TableBatches
 from training.files.records import load_records
@@ -134,7 +135,8 @@ def test_held_out_rows_melt_and_have_densities(network, houses, tmp_path):
     model.save(tmp_path / network.name)
     own, data = f"--network={tmp_path / network.name}", f"--data_root={houses}"
     where = (own, data, f"--save_dir={tmp_path}")
-    good(run_script(pfODE_int, *where, "--log_prob", "--bs=60"))
+    text = good(run_script(pfODE_int, *where, "--log_prob", "--bs=60")).out
+    assert "Warning" not in text
     melt = load_arrays(tmp_path / "houses_PRP_melt.npz")
     held_out = np.flatnonzero(load_arrays(houses)["held_out"])
     np.testing.assert_array_equal(melt["row_index"], held_out)
@@ -201,17 +203,22 @@ def test_residuals_of_held_out_rows_correlate(network, houses, tmp_path):
     assert len(summary["times"]) == 3
 
 
-def test_misfits_of_network_and_table_are_told(network, houses, tmp_path):
+def test_misfits_of_network_and_table_are_told(network, houses, tmp_path, caplog):
     """Columns in another order are found by name; others, and broken files, are refused."""
-    rows = write_houses(tmp_path / "rows.csv")
+    names, numbers = read_rows(write_houses(tmp_path / "first.csv"))
+    numbers[[7, 8], names.index("double")] = 5, 6
+    rows, off = write_csv(tmp_path / "rows.csv", names, numbers), "not in 2 row(s): row 8 has 5 in"
     turned, fewer = tmp_path / "turned.npz", tmp_path / "fewer.npz"
     making = (dataset_tool, f"--source={rows}", "--held-out=0.2")
-    good(run_script(*making, f"--dest={turned}", "--columns=price,room count,size"))
+    good(run_script(*making, f"--dest={turned}", "--columns=price,room count,size,double"))
     good(run_script(*making, f"--dest={fewer}", "--columns=size,price"))
     few = ("--sim_type=melt", "--n_iters=2", f"--network={network}")
     for path, place in ((houses, "one"), (turned, "other")):
         where = (f"--data_root={path}", f"--save_dir={tmp_path / place}")
-        good(run_script(pfODE_int, *few, *where))
+        text = good(run_script(pfODE_int, *few, *where)).out
+        assert (f"Warning: {path}: column 'double'" in text) == (off in text) == (place == "other")
+    models.Model.load(network).log_prob(dict(zip(names, numbers.T, strict=True)))
+    assert off in caplog.text
     one, other = (load_arrays(tmp_path / name / "houses_PRP_melt.npz") for name in ("one", "other"))
     np.testing.assert_array_equal(one["xs_es"], other["xs_es"])
     where = (f"--data_root={fewer}", f"--save_dir={tmp_path / 'out'}")

@@ -209,8 +209,10 @@ class Model(model.Model):
             rows, "rows", called.COLUMN if len(own) == 1 else called.ROW
         )
         if names is None and numbers.shape[1] == len(whole) != len(own):
-            rows = dict(zip(whole, numbers.T, strict=True))
-        return torch.from_numpy(called.columns_of(rows, own, "rows").copy())
+            names, rows = whole, dict(zip(whole, numbers.T, strict=True))
+        points = torch.from_numpy(called.columns_of(rows, own, "rows").copy())
+        values = dict(zip(names or (), torch.from_numpy(numbers).T, strict=False))
+        return self.subject.compared(points, values, "rows")
 
     def _named(self, points: np.ndarray, drawn: bool = False) -> tuple[list[str], np.ndarray]:
         names, values = self.subject.as_source(torch.from_numpy(points), drawn=drawn)

@@ -214,6 +214,11 @@ class Subject(ABC):
 
     # Where points come from.
 
+    def compared(self, points: Tensor, beside: Mapping[str, Tensor], where: str) -> Tensor:
+        """Rows ``[N, D]`` as they are; warns where they have other values ``[N]`` of columns that
+        the training left out, by name, than followed from them there."""
+        return points
+
     @abstractmethod
     def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
         """Points of a data set to melt, chosen by a seed: so many, or all that a table has held

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.logs import logger
+from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.tables.table import DataTable, Dropped, Rows, restored
@@ -252,7 +254,13 @@ class TableFlow(Subject):
                 f"{path} has no column '{missing[0]}', which the network "
                 f"{self.file.path.name} was trained on"
             )
-        return table.points[:, [names.index(name) for name in self.column_names]]
+        points = table.points[:, [names.index(name) for name in self.column_names]]
+        return self.compared(points, table.by_name(self.dropped.names), str(path))
+
+    def compared(self, points: Tensor, beside: Mapping[str, Tensor], where: str) -> Tensor:
+        for line in self.dropped.contradicted(points, beside) if distributed.is_main() else ():
+            logger.warning(f"Warning: {where}: {line}; the flow is of the other columns alone")
+        return points
 
     def as_source(
         self, points: Tensor, rounded: bool = True, drawn: bool = False

@@ -20,16 +20,15 @@ from training.data.sketches import row_numbers
 from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, TableChoices, joined, narrowed
 from training.data.tables.formats import NotNumbers
 from training.data.tables.marginals import EXACT, Marginal, told_of_no_quantities, told_of_steps
-from training.data.tables.table import Columns, DataTable, Dropped, Levels
+from training.data.tables.table import FOLLOWS, Columns, DataTable, Dropped, Levels
 from training.data.tables.trials import holes_in_words, numbered_datasets, trials_in_words
 
 LARGEST = 1e100
 """Of a value: its square has to be a number, and the sum of many squares."""
 FEWEST_ROWS = 10
 DEPENDENT = 1e-11
-"""Variance that others leave of a standardized column, from which it may be their sum."""
-FOLLOWS = 1e-6
-"""Largest difference from that sum, in standard deviations."""
+"""Variance that others leave of a standardized column, from which it may be their sum, off by
+``FOLLOWS`` standard deviations at most."""
 MEAN = "--missing=mean fills in the column's mean"
 KEEP = "--missing=keep takes a trial for the data that are there"
 ONLY_DATA = (

@@ -1,6 +1,6 @@
 """A table that a flow is trained on: its rows, and what is known of its columns."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import count
@@ -86,6 +86,11 @@ class Levels:
         return cls(torch.where(few, counts, 0.0).int().tolist(), first, steps)
 
 
+SAME, FOLLOWS = 1e-8, 1e-6
+"""What a constant column, or one that follows from others, may be off, relative to what it is made
+of. Identifiers whose numbers are too large for what they differ by count as constant."""
+
+
 @dataclass(frozen=True, eq=False)
 class Dropped:
     """Columns that have no density, as functions of those that have one.
@@ -106,6 +111,23 @@ class Dropped:
     def none(cls, order: Sequence[str]) -> "Dropped":
         zeros = torch.zeros(0, dtype=torch.float64)
         return cls([], zeros, zeros.reshape(0, len(order)), order)
+
+    def contradicted(self, points: Tensor, values: Mapping[str, Tensor]) -> Iterator[str]:
+        """What is wrong with each of these columns, in a sentence, in rows ``[N, D]`` of those that
+        stay which have values ``[N]`` of it, by its name, that do not follow from them."""
+        for name, offset, slopes in zip(self.names, self.offsets, self.slopes, strict=True):
+            if name not in values:
+                continue
+            follows, own, expected = bool(slopes.any()), values[name], offset + points @ slopes
+            room = offset.abs() + points.abs() @ slopes.abs()
+            rows = ((own - expected).abs() > (FOLLOWS if follows else SAME) * room).nonzero()[:, 0]
+            if len(rows):
+                first = int(rows[0])
+                yield (
+                    f"column '{name}' {'follows from others' if follows else 'is constant'} in the "
+                    f"training, but not in {len(rows)} row(s): row {first + 1} has "
+                    f"{float(own[first]):.10g} in place of {float(expected[first]):.10g}"
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,6 +243,15 @@ class DataTable:
         """Those of points; None where a column has more values, or some that are missing."""
         levels = Levels.of(self.columns, self.points)
         return levels if all(levels.counts) else None
+
+    def by_name(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Values ``[N]`` of those of these columns that the source has, left out or not."""
+        own, gone = list(self.columns.names), list(self.dropped.names)
+        values = {name: self.points[:, own.index(name)] for name in names if name in own}
+        for name in set(names) & set(gone):
+            place = gone.index(name)
+            values[name] = self.dropped.offsets[place] + self.points @ self.dropped.slopes[place]
+        return values
 
     def row_numbers(self) -> np.ndarray:
         """Numbers of 64 bits ``[N]`` that hardly ever clash, by points and conditions; of sets, by

@@ -48,6 +48,16 @@ def test_what_has_no_density_is_left_out_and_can_be_restored():
     back = restored(table.points, table.columns.names, table.dropped)
     assert list(table.dropped.order) == names
     np.testing.assert_allclose(back.numpy(), rows, atol=1e-12)
+    single = {name: column.float().double() for name, column in zip(names, back.T, strict=True)}
+    assert not list(table.dropped.contradicted(table.points, table.by_name(names)))
+    assert not list(table.dropped.contradicted(table.points, single))
+    other = {
+        name: column.index_add(0, torch.tensor([4, 9]), torch.tensor([1e-3, 2]).double())
+        for name, column in single.items()
+    }
+    fixed, b = table.dropped.contradicted(table.points, other)
+    assert "'fixed' is constant in the training, but not in 2 row(s): row 5 has 7.001 in" in fixed
+    assert "'b' follows from others in the training, but not in 2 row(s): row 5 has 0.90635" in b
 
 
 def test_many_columns_are_summed_up():
@@ -151,6 +161,8 @@ def test_identifiers_are_told_and_never_called_constant():
     assert list(table.columns.names) == ["a"]
     assert any("look like identifiers: key" in line for line in lines)
     assert not any("constant" in line for line in lines)
+    later = {"key": torch.from_numpy(key) + 2**20}
+    assert not list(table.dropped.contradicted(table.points, later))
 
 
 def test_values_beyond_bounds_are_told_with_their_row():
