@@ -160,6 +160,9 @@ def test_rows_are_drawn_given_what_all_have(network, tmp_path):
     save_records(tmp_path / "other.npz", Records.open(shop(60).drop(columns="tip")))
     data = f"--data={tmp_path / 'other.npz'}"
     refused(run_script(ask, "fill", *none, data), 1, "other columns")
+    marks = ("--missing_values=-9", f"--calibrate={tmp_path / 'other.npz'}")
+    refused(run_script(ask, "fill", *none, data, marks[0]), 2, "read already")
+    refused(run_script(ask, "fill", *none, data, *marks), 2, "read already")
     idle = (f"--data={out}", "--tables=2", "--interval=0.5")
     refused(run_script(ask, "fill", *none, *idle), 2, "--interval")
     twice = (f"--data={out}", "--columns=city,city")

@@ -103,9 +103,15 @@ def intervals(settings: options.IntervalSettings, flow: RecordFlow) -> Interval:
 
 
 def rows_of(settings: options.RowSettings, flow: RecordFlow, asked: Sequence[str] = ()) -> Records:
-    """Rows of a file, with the columns of the network; warns of what does not fit."""
+    """Rows of a file, with the columns of the network; warns of what does not fit. Raises
+    UsageError of marks for missing values where nothing is left to be read by them."""
     source: Records | str = str(settings.data)
     if holds_records(settings.data):
+        if settings.missing_values and all(holds_records(each) for each in settings.others):
+            raise UsageError(
+                f"--missing_values is of texts, and {settings.data} is read already: leave it out, "
+                "or make the data set again by dataset_tool.py --missing_values"
+            )
         source = load_records(settings.data)
         require_same_columns(flow, source)
     return Asking(flow).rows_of(source, asked, settings.missing_values or ())

@@ -1,5 +1,6 @@
 """Settings of ``ask.py``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -26,8 +27,14 @@ class RowSettings(AskSettings):
         help="Rows: a CSV or another table, in which columns have the names of the training.",
     )
     missing_values: tuple[str, ...] | None = option(
-        unset="the usual marks", help="Further texts that stand for no value"
+        unset="the usual marks",
+        help="Further texts that stand for no value; not of records that dataset_tool.py has read",
     )
+
+    @property
+    def others(self) -> Sequence[Path]:
+        """Further files of rows."""
+        return []
 
 
 class IntervalSettings(RowSettings):
@@ -49,6 +56,10 @@ class IntervalSettings(RowSettings):
         "hold at least as many truths as they say, of rows like those; or a CSV of rows that are "
         "all new",
     )
+
+    @property
+    def others(self) -> Sequence[Path]:
+        return [] if self.calibrate is None else [self.calibrate]
 
     def __post_init__(self) -> None:
         if self.calibrate is not None and not self.held_out:
