@@ -48,6 +48,7 @@ from training.options.declared import Declared, meant, typed_by_name
 from training.options.train import TrainSettings
 from training.options.training import ToyTrainSettings
 from training.subjects import NetworkFile, RecordFlow
+from training.subjects.networks import plain_name
 
 OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir", "network", "refit_latent_law")
 """Options that are said in another way here, or are for other uses of the scripts."""
@@ -133,7 +134,7 @@ class Table:
 
         Raises:
             DataError: It is missing or broken, or has too few rows.
-            UsageError: A column that was named is not there.
+            UsageError: A column that was named is not there, or files cannot have the name.
         """
         if isinstance(source, str | Path) and holds_table(Path(source)):
             path = Path(source)
@@ -387,7 +388,7 @@ class Images:
 
 def _in_memory(source: Any, columns: Sequence[str] | None, name: str) -> ForeignTable:
     """Rows of an array or a data frame."""
-    own, values = numbers_of(source, name)
+    own, values = numbers_of(source, plain_name(name, "name"))
     wanted = None if own is None else columns
     names = own or (numbered(values.shape[1]) if columns is None else list(columns))
     if len(names) != values.shape[1]:

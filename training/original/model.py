@@ -8,7 +8,6 @@ may be left over; the filters, groups, heads and scales that the file states mus
 """
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
@@ -40,7 +39,7 @@ from training.original.counterparts import (
 )
 from training.original.file import ALLOWED, Fields, Layers, OriginalFile, read_original
 from training.original.flow import OriginalFlow, ToyData, rotate_network, uncentered_basis
-from training.subjects.networks import plain_name
+from training.subjects.networks import made_plain, plain_name
 
 MODULE_CLASSES = {
     *("Linear", "Conv2d", "GroupNorm", "ModuleDict", "PositionalEmbedding", "FourierEmbedding"),
@@ -139,7 +138,6 @@ IMAGE_T_MAX = 15.01
 """Last time of the paper's image networks."""
 MOST_PIXELS = 3 * 64 * 64
 """Numbers of an image of a model without a basis: our network file holds a square matrix of it."""
-LONGEST_NAME = 80
 
 
 @dataclass(frozen=True)
@@ -278,8 +276,7 @@ def _images(file: OriginalFile, fields: Fields, layers: Layers, data_name: str |
         about["data_name"] = plain_name(data_name)
     elif isinstance(source, str):
         # The path is of another machine, of any system; its stem becomes part of file names.
-        stem = re.sub(r"[^\w.+-]+", "_", PureWindowsPath(source).stem)[:LONGEST_NAME].strip("_")
-        about["data_name"] = stem if re.search(r"\w", stem) else "images"
+        about["data_name"] = made_plain(PureWindowsPath(source).stem, "images")
     return _Parts(build(layers, counterpart), counterpart, flow, about)
 
 

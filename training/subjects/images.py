@@ -28,7 +28,7 @@ from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.model.model import Model
 from training.names import IMAGE_PARTICLE_STEPS, IMAGE_POOL, IMAGES, TOY_NAMES
 from training.subjects.image_training import law_plan
-from training.subjects.networks import NetworkFile, plain_name
+from training.subjects.networks import NetworkFile
 from training.subjects.samples import ImageReturns, Returns, Samples, Source
 from training.subjects.subject import Draw, Facts, Quantities, Subject, required, variances_line
 
@@ -75,7 +75,7 @@ class ImageFlow(Subject):
         label_dim = about.get("label_dim", 0)
         if not (type(label_dim) is int and label_dim >= 0):
             raise DataError(f"{file.path} says that it has '{label_dim}' classes")
-        name = plain_name(data_name or str(about.get("data_name", "images")))
+        name = file.data_name(data_name, "images")
         channels, height, _ = shape
         known = {
             "data_dim": file.model.denoiser.basis.dim,

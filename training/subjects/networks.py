@@ -83,6 +83,12 @@ class NetworkFile:
         """The last time of the training."""
         return float(self.model.about["tmax"])
 
+    def data_name(self, typed: str | None, otherwise: str) -> str:
+        """What results are called by: what was typed, or the network's data, or something else.
+        Raises UsageError if that cannot be part of a file's name."""
+        own = self.model.about.get("data_name")
+        return plain_name(typed) if typed else made_plain(own, otherwise)
+
     @property
     def known(self) -> dict[str, Any]:
         """The schedule and what else the file says, by the names of options."""
@@ -124,8 +130,25 @@ class NetworkFile:
         distributed.barrier()
 
 
-def plain_name(name: str) -> str:
+LONGEST_NAME = 80
+"""Of what results are called by."""
+
+
+def plain_name(name: object, option: str = "--data_name") -> str:
     """A name that may be part of a file's. Raises UsageError for any other."""
-    if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", name):
-        raise UsageError(f"--data_name is {name!r}: use letters, digits and . _ + - only")
+    if not (isinstance(name, str) and name == made_plain(name) != ""):
+        raise UsageError(
+            f"{option} is {name!r}: use up to {LONGEST_NAME} letters, digits and . _ + - only"
+        )
     return name
+
+
+def made_plain(name: object, otherwise: str = "") -> str:
+    """What may be part of a file's name of any text; something else where nothing is left.
+
+    Example:
+        >>> made_plain("my data"), made_plain("..", "table")
+        ('my_data', 'table')
+    """
+    plain = re.sub(r"[^\w.+-]+", "_", str(name or ""))[:LONGEST_NAME]
+    return plain if re.search(r"[^\W_]", plain) else otherwise

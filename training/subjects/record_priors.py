@@ -25,7 +25,7 @@ from training.data.tables.table import Columns, DataTable, Dropped
 from training.files.records import holds_records, load_records
 from training.model.questions import EncodedRows, pack
 from training.networks.mixture import ABSENT, ASKED, KNOWN
-from training.subjects.networks import NetworkFile, plain_name
+from training.subjects.networks import NetworkFile
 from training.subjects.record_spaces import level_of
 from training.subjects.records import RecordFlow
 from training.subjects.tables import TableFlow
@@ -60,7 +60,7 @@ class RecordPrior(TableFlow):
             atoms = ", ".join(f"{atom + 0.0:g}" for atom in answers.space.atoms_at(place))
             if atoms:
                 logger.info(f"Posteriors are of rows in which '{name}' is not {atoms}")
-        name = plain_name(data_name or str(file.model.about.get("data_name", "records")))
+        name = file.data_name(data_name, "records")
         known = {"data_dim": len(names), "dims_to_keep": len(names), "data_name": name}
         file.agreed(expected, {**file.known, **known})
         return cls(

@@ -25,7 +25,7 @@ from training.flow.trajectory import Trajectory
 from training.learning.melting import MOST, LawPlan
 from training.measure.held_out_ranks import density_ranks, latent_coverage
 from training.names import MOST_ROWS, TABLE
-from training.subjects.networks import NetworkFile, plain_name
+from training.subjects.networks import NetworkFile
 from training.subjects.samples import Samples
 from training.subjects.subject import Draw, Facts, Subject, required, variances_line
 from training.subjects.table_spaces import rows_to_melt
@@ -65,7 +65,7 @@ class TableFlow(Subject):
         count = file.model.coordinates.condition_dim if file.model.coordinates else 0
         if not (_are_texts(conditions) and len(conditions) == count):
             raise DataError(f"{file.path} does not name its {count} conditions")
-        name = plain_name(data_name or str(about.get("data_name", "table")))
+        name = file.data_name(data_name, "table")
         known = {"data_dim": dim, "dims_to_keep": about["dims_to_keep"], "data_name": name}
         file.agreed(expected, {**file.known, **known})
         return cls(

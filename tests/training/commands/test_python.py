@@ -83,10 +83,10 @@ class Frame:
 
 def test_tables_of_files_arrays_and_frames_train_as_with_the_script(tmp_path):
     values = np.random.default_rng(0).normal(size=(300, 2)).round(5)
-    source, names = tmp_path / "rows.csv", ["a", "b"]
+    source, names = tmp_path / "my rows.csv", ["a", "b"]
     np.savetxt(source, values, delimiter=",", header="a,b", comments="", fmt="%.5f")
     of_file = Table.open(source, conditions=["b"])
-    assert repr(of_file) == "Table('rows', 300 rows of a given b)"
+    assert repr(of_file) == "Table('my rows', 300 rows of a given b)"
     for other in (
         Table.open(values, columns=names, conditions=["b"], name="rows"),
         Table.open(Frame(names, values), conditions=["b"], name="rows"),
@@ -94,8 +94,10 @@ def test_tables_of_files_arrays_and_frames_train_as_with_the_script(tmp_path):
         assert torch.equal(other.rows.points, of_file.rows.points)
         assert torch.equal(other.rows.conditions, of_file.rows.conditions)
     with_options = {**SHORT, "linear_start": "on", "cond_screen": "off"}
-    assert of_file.train(tmp_path / "here", **with_options).courses
-    data = tmp_path / "rows.npz"
+    trained = of_file.train(tmp_path / "here", **with_options)
+    assert trained.courses
+    assert trained.columns == ["a"]
+    data = tmp_path / "my rows.npz"
     run_script(dataset_tool, *arguments(source=source, dest=data, conditions="b"))
     options = arguments(data=data, outdir=tmp_path / "there", **with_options)
     run_script(train, "--cond", *options, whole=True)
@@ -135,6 +137,9 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path):
         (Records, {"missing_values": "-9"}),
         (Records, {"types": ["0"]}),
         (Records, {"max_rows": -5}),
+        (Table, {"name": ""}),
+        (Table, {"name": "my table"}),
+        (Table, {"name": None}),
     ):
         assert next(iter(options)) in refusal(what.open, frame, kind=UsageError, **options)
     assert Table.open(frame, columns=[0, 1], held_out=0).columns == ["0", "1"]
