@@ -110,9 +110,8 @@ class Model(model.Model):
                 generator = seeded_generator("cpu", seed, Stream.LATENT)
                 points = self._flow_given(None, given).sample(count, generator)
                 return self.rows_of(*self._named(points.cpu().numpy(), drawn=True))
-            # A chain has two draws at least.
             row = self._conditions_of(None, given).reshape(-1, len(self.conditions))
-            draws = self.posterior().sample(row, chains=1, draws=max(count, 2), seed=seed)
+            draws = self.posterior().sample(row, chains=1, draws=max(count, 1), seed=seed)
             if len(draws.points) != 1:
                 raise DataError("given has several rows: use posterior().sample")
             points = torch.from_numpy(draws.points[0, :count])

@@ -290,7 +290,7 @@ def load_netcdf(path: Path, most: int, every_draw: bool = False) -> SavedPosteri
         if about is None:
             raise DataError(f"{path} is netCDF, but not of posterior.py")
         shape = saved.shape("posterior/x")
-        if len(shape) != 4 or min(shape) < 1 or shape[0] * shape[1] < 2:
+        if len(shape) != 4 or min(shape) < 1:
             raise DataError(
                 f"{path}: 'posterior/x' is {list(shape)}, not draws [chain, draw, observation, "
                 "coordinate]"

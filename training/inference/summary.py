@@ -132,7 +132,7 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
     if chains is not None:
         # A coordinate that does not vary has no R-hat, and nothing in it that could differ; but
         # chains that never moved have not converged.
-        moved = (draws.w[index].std(dim=1) > 0).any(dim=1).all().cpu()
+        moved = (draws.w[index] != draws.w[index][:, :1]).flatten(1).any(dim=1).all().cpu()
         largest = LARGEST_R_HAT if few else LARGEST_OF_MANY
         failed["chains"] = not ((r_hat <= largest) | ((std == 0) & moved)).all()
     # What was not tested is not a number, nor what chains alone have; what a test could not tell is

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 
 import h5py
@@ -346,12 +347,14 @@ def test_checks_say_their_verdict_and_color_what_leaves_its_band(tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_odd_draws_are_drawn(tmp_path, monkeypatch):
-    """Constant ones, one observation, two draws, names that look like mathematics."""
+    """Constant ones, one observation, a single draw, names that look like mathematics."""
     monkeypatch.setattr(look, "DPI", 30)
-    for name, dim in (("circles", 2), ("s_curve", 3), ("wine", 3), ("wine", 1)):
+    toys_and_tables = (("circles", 2), ("s_curve", 3), ("wine", 3), ("wine", 1))
+    for (name, dim), draws in product(toys_and_tables, [(2, 4, 1), (1, 1, 1)]):
         path = save_posterior(tmp_path, name, dim, count=1, draws=4)
         described(coordinates=["$x^$", "a\nb", ""][:dim])(path)
-        replaced(X, data=np.zeros((2, 4, 1, dim)))(path)
+        replaced(X, data=np.zeros((*draws, dim)))(path)
+        replaced("sample_stats/log_likelihood", data=np.zeros(draws))(path)
         for picture in pictures_of([path], None, None):
             picture.write(picture.path)
             assert picture.path.stat().st_size > 1000
