@@ -260,7 +260,9 @@ class Simulations(Table):
             name=name,
             **choices,
         )
-        super().__init__(table.rows, name, table.lines, kind=kind_of(parameters))
+        # Data without names are given again in the order in which they came.
+        kept = table.rows.in_order(conditions)
+        super().__init__(kept, name, table.lines, kind=kind_of(parameters))
 
 
 @dataclass(frozen=True, eq=False)

@@ -223,6 +223,9 @@ def test_what_a_simulator_gave_is_parameters_given_data(conditional):
     assert (several.shape, alone.sample().shape) == ((3, 4, 5, 2), (2,))
     torch.testing.assert_close(alone.log_prob([[0.1, 0.2]]).numpy(), np.float32(expected))
     parameters = np.random.default_rng(3).uniform(-1, 1, (60, 2))
+    design = Simulations(parameters, parameters[:, ::-1], covariates=["y1"]).rows
+    assert (design.condition_names, list(design.covariates)) == (["y1", "y2"], ["y1"])
+    np.testing.assert_array_equal(design.conditions, parameters[:, ::-1])
     truths = Simulations(parameters, parameters, held_out=0.5)
     assert "runs at level" in conditional.check(truths, runs=20, draws=5)["verdict"]
 

@@ -261,6 +261,13 @@ class DataTable:
             parts.append(self.conditions[:, : self.condition_dim])
         return row_numbers(torch.cat(parts, dim=1).numpy())
 
+    def in_order(self, names: Sequence[str]) -> "DataTable":
+        """The same with its conditions in the order of these names, which are theirs."""
+        order = [self.condition_names.index(name) for name in names]
+        conditions = None if self.conditions is None else self.conditions[:, order]
+        known = self.columns_of_conditions.at(order)
+        return replace(self, conditions=conditions, condition_names=names, condition_columns=known)
+
     def without_conditions(self) -> "DataTable":
         """The points alone."""
         return replace(
