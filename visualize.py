@@ -9,10 +9,8 @@ together, and so are the correlations of images at several times.
 """
 
 import os
-from collections import Counter
 from pathlib import Path
 
-from dnnlib.errors import UsageError
 from dnnlib.files import atomic_path, require_folder, require_new
 from dnnlib.logs import logger
 from training.options.declared import Declared, argument, option, takes
@@ -26,7 +24,11 @@ class Settings(Declared):
 
     paths: tuple[Path, ...] = argument(metavar="PATH...", type=FILE, nargs=-1, required=True)
     dest: Path | None = option(
-        "--dest", "--save_dir", unset="the file's", help="Folder of the pictures"
+        "--dest",
+        "--save_dir",
+        unset="the file's",
+        help="Folder of the pictures, with one for each folder of files whose pictures would have "
+        "the same names",
     )
     animation: bool = option(default=True, help="Animate melts and generations.")
     format: str = option(type=choice(("gif", "mp4")), default="gif", help="Format of animations.")
@@ -46,10 +48,6 @@ def main(settings: Settings) -> None:
         require_ffmpeg()
     animated = settings.format if settings.animation else None
     pictures = pictures_of(settings.paths, settings.dest, animated)
-    counts = Counter(picture.path.resolve() for picture in pictures)
-    doubled = [path for path, count in counts.items() if count > 1]
-    if doubled:
-        raise UsageError(f"two pictures would be named {doubled[0]}: draw them in separate calls")
     require_new([picture.path for picture in pictures], settings.overwrite, "--dest")
     for picture in pictures:
         require_folder(picture.path.parent)

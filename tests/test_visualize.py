@@ -78,9 +78,12 @@ def test_every_kind_of_file_is_drawn(tmp_path):
 
 
 def test_what_cannot_be_drawn_as_asked(tmp_path, monkeypatch):
-    runs = [files.save_stats(tmp_path / name) for name in "ab"]
+    runs = [files.save_stats(tmp_path / name) for name in ("a", "b", "other/a")]
+    made = good(run_script(visualize, *runs[:2], f"--dest={tmp_path / 'two'}")).out
+    assert made.count("Wrote") == 2
+    assert all(is_picture(tmp_path / "two" / name / "training_curve.png") for name in "ab")
     dest = f"--dest={tmp_path / 'pictures'}"
-    refused(run_script(visualize, *runs, dest), 2, "training_curve.png")
+    refused(run_script(visualize, *runs, dest), 2, "a/training_curve.png: draw them in separate")
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     refused(run_script(visualize, runs[0], "--format=mp4", dest), 2, "ffmpeg")
     assert not (tmp_path / "pictures").exists()

@@ -1,10 +1,12 @@
 """What is drawn of the files that a user names: each goes to the room of its subject."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 
-from dnnlib.errors import DataError
+from dnnlib.errors import DataError, UsageError
 from torch_utils.results import open_arrays
 from training.files.answers import params_path
 from training.files.formats import FORMATS, format_of
@@ -21,15 +23,41 @@ def pictures_of(paths: Iterable[Path], folder: Path | None, animation: str | Non
 
     Args:
         paths: Results files, statistics of runs, zips of images, or folders of any of these.
-        folder: Where the pictures go; None for beside their files.
+        folder: Where the pictures go, those of several folders to folders of their names in it if
+            they would have the same names otherwise; None for beside their files.
         animation: ``gif``, ``mp4``, or None for no animations.
 
     Raises:
         DataError: A path is missing, broken, or nothing that can be drawn.
+        UsageError: Two pictures would have the same name all the same.
     """
+    files = drawable_files(paths)
+    pictures = _drawn(files, folder, animation)
+    if folder is not None and _twice(pictures):
+        homes: dict[Path, list[Path]] = {}
+        for path in files:
+            homes.setdefault(path.resolve().parent, []).append(path)
+        parts = (_drawn(own, folder / home.name, animation) for home, own in homes.items())
+        pictures = list(chain(*parts))
+    if doubled := _twice(pictures):
+        raise UsageError(
+            f"two pictures would be named {doubled[0]}: draw them in separate calls, each with a "
+            "--dest of its own"
+        )
+    return pictures
+
+
+def _twice(pictures: Iterable[Picture]) -> list[Path]:
+    """What several pictures would be named."""
+    counts = Counter(picture.path.resolve() for picture in pictures)
+    return [path for path, count in counts.items() if count > 1]
+
+
+def _drawn(files: Iterable[Path], folder: Path | None, animation: str | None) -> list[Picture]:
+    """The pictures of files; see ``pictures_of``."""
     pictures: list[Picture] = []
     together: dict[str, list[Path]] = {kind: [] for kind, each in FORMATS.items() if each.together}
-    for path in drawable_files(paths):
+    for path in files:
         kind = format_of(path)
         if kind is None:
             raise DataError(f"{path} holds nothing that is known: give results of this project")
@@ -43,9 +71,9 @@ def pictures_of(paths: Iterable[Path], folder: Path | None, animation: str | Non
             together[kind].append(path)
         else:
             pictures += drawing_of(kind)(path, folder)
-    for kind, files in together.items():
-        if files:
-            pictures += drawing_of(kind)(files, folder, animation)
+    for kind, several in together.items():
+        if several:
+            pictures += drawing_of(kind)(several, folder, animation)
     return pictures
 
 
