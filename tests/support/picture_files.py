@@ -10,7 +10,7 @@ from tests.support.draws import seeded
 from training.files import correlations as of_lags
 from training.files import coverage, roundtrip, trajectory
 from training.files.posterior import save_values
-from training.files.posterior_draws import save_netcdf
+from training.files.posterior_draws import AboutDraws, save_netcdf
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian
 from training.measure.boundaries import unit_sphere
@@ -205,11 +205,17 @@ def save_posterior(
     toy = name if name in TOY_NAMES else None
     about = {"samplers": made.sampler, "toy": toy, "image_shape": image_shape}
     path = folder / f"{name}_PRP_posterior.nc"
-    shape = (chains, draws, count, dim)
     rows = torch.randn(100, dim, generator=generator) if prior else None
     names = [f"x{index + 1}" for index in range(dim)]
-    parts = iter([(made, points)])
-    save_netcdf(path, parts, shape, names, observed, about, likelihood, rows, points[:, 0, 0])
+    whole = AboutDraws(
+        names=names,
+        run=about,
+        observed=observed,
+        likelihood=likelihood,
+        prior=rows,
+        truth=points[:, 0, 0],
+    )
+    save_netcdf(path, iter([(made, points)]), (chains, draws, count), whole)
     return path
 
 

@@ -1,7 +1,7 @@
 """Posteriors, checks of them, and mixtures: what ``posterior.py`` runs."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,7 +17,7 @@ from training.commands.inference import Asked
 from training.files.observations import read_observations
 from training.files.posterior import FORMAT as MIXTURE_FORMAT
 from training.files.posterior import overview, save_mixture
-from training.files.posterior_draws import FORMAT, save_netcdf
+from training.files.posterior_draws import FORMAT, AboutDraws, save_netcdf
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian, Likelihood
 from training.inference.mixtures import Components
@@ -56,58 +56,45 @@ def sample(settings: SampleSettings) -> int:
 def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str, Any]) -> int:
     """Draws from the posterior of each observation, and writes and tells the results. ``more`` is
     what else both files say, in place of what this would."""
-    likelihood = None if settings.learned else asked.likelihood()
-    observed, labels = observations(asked, settings, likelihood)
-    truth = truths(settings, asked.subject, len(observed))
-    held_out = Applied.of(asked, settings, observed)
+    seen = Observed.of(asked, settings)
+    held_out = Applied.of(asked, settings, seen.numbers)
     if held_out is not None and held_out.refuses(settings.refuse):
         return UNSOUND
     draws_file, numbers_file = asked.files("posterior", ".nc")
     with distributed.process_group(settings.run.device_name) as device:
         asked = asked.on(device, [draws_file, numbers_file])
-        subject = asked.subject
+        subject, plan, fine, count = asked.subject, asked.plan, asked.fine, len(seen.numbers)
         files = sources_of(asked, settings)
-        if isinstance(likelihood, TrialLikelihood) and asked.learned is not None:
-            asked.learned.warn_of_many(likelihood.trials)
-        groups, options = asked.groups(numbers_file, len(observed), [observed, labels], files)
-        plan, fine = asked.plan, asked.fine
-        prior, nats = None, surprise_of(subject, labels)
+        if isinstance(seen.likelihood, TrialLikelihood) and asked.learned is not None:
+            asked.learned.warn_of_many(seen.likelihood.trials)
+        groups, options = asked.groups(numbers_file, count, [seen.numbers, seen.labels], files)
+        nats = surprise_of(subject, seen.labels)
         with groups.told_when_cut_short():
-            if likelihood is None:
-                assert labels is not None
-                learned = asked.amortized(fine, labels.to(device))
-                posteriors.into_parts(groups, learned.sample, learned.chains * learned.draws)
-            else:
-                prior = sample_observed(asked, likelihood, observed, labels, groups)
+            prior = seen.sample(asked, groups)
         if not distributed.is_main():
             groups.remove()
             return 0
-        all_draws, summary = posteriors.without_points(groups)
-        about = {**about_of(asked, options, all_draws), **more}
-        save_netcdf(
-            draws_file,
-            (
-                (draws, posteriors.latents_of(draws, fine))
-                for draws, _ in posteriors.sampled(groups)
-            ),
-            (plan.chains, plan.draws, len(observed), subject.dim),
-            subject.names,
-            # Trials differ in their numbers, of which a file of draws has none.
-            None if subject.of_sets or (likelihood is not None and likelihood.own) else observed,
-            about,
-            likelihood,
-            prior,
-            truth,
-            all_draws.stats.get("effective_size"),
-            None if held_out is None else held_out.truths.recalibrated,
+        draws, summary = posteriors.without_points(groups)
+        run = {**about_of(asked, options, draws), **more}
+        about = AboutDraws(
+            names=subject.names,
+            run=run,
+            observed=seen.saved(subject),
+            likelihood=seen.likelihood,
+            prior=prior,
+            truth=seen.truth,
+            worth=draws.stats.get("effective_size"),
+            recalibrated=None if held_out is None else held_out.truths.recalibrated,
         )
-        blur = blur_of(subject, fine, likelihood, summary, labels)
-        numbers = overview(all_draws, summary, subject.names, nats, truth, blur)
-        if labels is not None and subject.condition_names:
+        parts = posteriors.with_latents(groups, fine)
+        save_netcdf(draws_file, parts, (plan.chains, plan.draws, count), about)
+        blur = blur_of(subject, fine, seen, summary)
+        numbers = overview(draws, summary, subject.names, nats, seen.truth, blur)
+        if seen.labels is not None and subject.condition_names:
             law = subject.surprise
             numbers["surprise"] = None if law is None or nats is None else law.summary(nats)
         held = None if held_out is None else held_out.posteriors(groups, numbers)
-        results.write_numbers(numbers_file, FORMAT, began, {**about, "rule": RULE, **numbers})
+        results.write_numbers(numbers_file, FORMAT, began, {**run, "rule": RULE, **numbers})
         groups.remove()
         names = subject.names if subject.is_readable else []
         results.report_draws(numbers, summary, names, blur, asked.within)
@@ -115,6 +102,55 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
             held.report()
         results.report_files(numbers_file, draws_file, began)
         return UNSOUND if settings.strict and not summary.converged.all() else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """M observations.
+
+    Attributes:
+        numbers: What was observed ``[M, K]``, or given.
+        labels: What a conditional network is given with each ``[M, L]``; None for nothing.
+        likelihood: None where the flow has learned the posterior itself.
+        truth: The points that they are of ``[M, D]``; None where these are not known.
+    """
+
+    numbers: Tensor
+    labels: Tensor | None
+    likelihood: Likelihood | None
+    truth: Tensor | None
+
+    @classmethod
+    def of(cls, asked: Asked, settings: SampleSettings) -> "Observed":
+        """Those of a command. Raises UsageError if options contradict each other or the network,
+        DataError if a file is broken."""
+        likelihood = None if settings.learned else asked.likelihood()
+        numbers, labels = observations(asked, settings, likelihood)
+        return cls(numbers, labels, likelihood, truths(settings, asked.subject, len(numbers)))
+
+    def saved(self, subject: Subject) -> Tensor | None:
+        """What a file of draws has of them: none of trials, which differ in their numbers."""
+        own = self.likelihood is not None and self.likelihood.own
+        return None if subject.of_sets or own else self.numbers
+
+    def sample(self, asked: Asked, groups: posteriors.Groups) -> Tensor | None:
+        """Draws of the posteriors, into files of groups; returns draws of the prior ``[N, D]``, to
+        compare them with, None of images or without a likelihood."""
+        if self.likelihood is None:
+            assert self.labels is not None
+            learned = asked.amortized(asked.fine, self.labels.to(asked.subject.flow.device))
+            posteriors.into_parts(groups, learned.sample, learned.chains * learned.draws)
+            return None
+        problem = asked.problem(self.likelihood, self.numbers, self.labels)
+        target = problem.target
+        if isinstance(target.likelihood, Gaussian):
+            moments = target.prior.moments(target.labels)
+            far = target.likelihood.deviations(*moments, target.observed)
+            results.warn_of_far(far, asked.seen_names(target.likelihood))
+        posteriors.sample_groups(problem, asked.plan, groups)
+        if not (asked.subject.is_readable and distributed.is_main()):
+            return None
+        return prior_draws(target, PRIOR_DRAWS, asked.plan.seed)
 
 
 def sources_of(asked: Asked, settings: SampleSettings) -> list[str | Path | None]:
@@ -203,39 +239,13 @@ def mixture(settings: MixtureSettings) -> None:
         results.report_files(numbers_file, draws_file, began)
 
 
-def sample_observed(
-    asked: Asked,
-    likelihood: Likelihood,
-    observed: Tensor,
-    labels: Tensor | None,
-    groups: posteriors.Groups,
-) -> Tensor | None:
-    """Draws of posteriors by a likelihood; returns draws of the prior, to compare them with."""
-    problem, plan = asked.problem(likelihood, observed, labels), asked.plan
-    target = problem.target
-    if isinstance(target.likelihood, Gaussian):
-        moments = target.prior.moments(target.labels)
-        far = target.likelihood.deviations(*moments, target.observed)
-        results.warn_of_far(far, asked.seen_names(target.likelihood))
-    posteriors.sample_groups(problem, plan, groups)
-    if not (asked.subject.is_readable and distributed.is_main()):
-        return None
-    return prior_draws(target, PRIOR_DRAWS, plan.seed)
-
-
-def blur_of(
-    subject: Subject,
-    prior: Prior,
-    likelihood: Likelihood | None,
-    summary: Summary,
-    labels: Tensor | None,
-) -> Tensor | None:
+def blur_of(subject: Subject, prior: Prior, seen: Observed, summary: Summary) -> Tensor | None:
     """What points at the means of posteriors have of the noise of the first time ``[M, D]``; None
     where draws are clean or sharpened, and of images."""
-    if prior.deblurred or likelihood is None or not subject.is_readable:
+    if prior.deblurred or seen.likelihood is None or not subject.is_readable:
         return None
     device = prior.flow.device
-    given = None if labels is None else {"labels": labels.to(device)}
+    given = None if seen.labels is None else {"labels": seen.labels.to(device)}
     return prior.blur(summary.mean.to(device), given).cpu()
 
 

@@ -71,105 +71,121 @@ MOST_READ = 2**24
 """Numbers that are read of draws; of more, evenly spaced draws are read."""
 
 
-def save_netcdf(
-    path: Path,
-    parts: Iterator[tuple[Draws, Tensor]],
-    shape: tuple[int, int, int, int],
-    names: Sequence[str],
-    observed: Tensor | None,
-    attributes: dict[str, Any],
-    likelihood: Likelihood | None = None,
-    prior: Tensor | None = None,
-    truth: Tensor | None = None,
-    worth: Tensor | None = None,
-    recalibrated: Callable[[Tensor], Tensor] | None = None,
-) -> None:
-    """Writes draws group by group, so that memory holds one, whole or not at all.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AboutDraws:
+    """What a file has beside draws of M posteriors.
 
-    Args:
-        path: The file.
-        parts: Draws of each group of observations in order, and their latents ``[m, C, S, D]``.
-        shape: Chains, draws, observations and coordinates.
-        names: Of the coordinates.
+    Attributes:
+        names: Of the D coordinates.
+        run: Plain values about the run.
         observed: ``[M, K]``; None where the likelihood keeps its own.
-        attributes: Plain values about the run.
         likelihood: Of the observations.
         prior: Draws of it, ``[N, D]``; None for none.
         truth: What the observations are of, ``[M, D]``; None where it is not known.
         worth: Effective sizes of draws that weights chose ``[M]``, NaN of others; None if none did.
         recalibrated: Makes draws ``[S, D]`` of a posterior those by held-out truths; None for none.
     """
-    sizes = dict(zip(("chain", "draw", "observation", "coordinate"), shape, strict=True))
-    columns = shape[3] * (2 if attributes.get("image_shape") else 3) + 1
-    columns += shape[3] * (recalibrated is not None)
-    numbers = prod(shape[:3]) * columns + (0 if prior is None else prior.numel())
+
+    names: Sequence[str]
+    run: Mapping[str, Any]
+    observed: Tensor | None = None
+    likelihood: Likelihood | None = None
+    prior: Tensor | None = None
+    truth: Tensor | None = None
+    worth: Tensor | None = None
+    recalibrated: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Coordinates that have variables of their own, by the names of these: none of images."""
+        own = [] if self.run.get("image_shape") else self.names
+        return dict(zip(variable_names(own), own, strict=True))
+
+    def size(self, draws: int) -> int:
+        """Of the file, in bytes, with so many draws of all posteriors together."""
+        each = len(self.names) * (2 + (self.recalibrated is not None)) + len(self.variables) + 1
+        prior = 0 if self.prior is None else self.prior.numel()
+        return 8 * (draws * each + prior) + STRUCTURE
+
+
+def save_netcdf(
+    path: Path,
+    parts: Iterator[tuple[Draws, Tensor]],
+    shape: tuple[int, int, int],
+    about: AboutDraws,
+) -> None:
+    """Writes draws group by group, so that memory holds one, whole or not at all.
+
+    Args:
+        path: The file.
+        parts: Draws of each group of observations in order, and their latents ``[m, C, S, D]``.
+        shape: Chains, draws and observations.
+        about: What it has besides.
+    """
+    dim = len(about.names)
+    sizes = dict(zip((*DRAWN, "coordinate"), (*shape, dim), strict=True))
+    named = {"coordinate": about.names, "latent": [f"z{index + 1}" for index in range(dim)]}
     with ExitStack() as stack:
         temporary = stack.enter_context(atomic_path(path))
         # HDF5 crashes where a disk becomes full.
-        require_room(temporary, 8 * numbers + STRUCTURE)
+        require_room(temporary, about.size(prod(shape)))
         file = stack.enter_context(h5netcdf.File(temporary, "w"))
         file.attrs["format"] = FORMAT
-        file.attrs["about"] = json.dumps(attributes, default=str)
-        latents = [f"z{index + 1}" for index in range(shape[3])]
-        named = {"coordinate": names, "latent": latents}
-        posterior = _group(file, "posterior", {**sizes, "latent": shape[3]}, named)
-        own = [] if attributes.get("image_shape") else names
-        single = dict(zip(variable_names(own), own, strict=True))
-        for variable, name in single.items():
-            posterior.create_variable(variable, DRAWN, "f8").attrs["long_name"] = name
-        if worth is not None:
-            posterior.attrs["effective_size"] = float(worth[~worth.isnan()].min())
+        file.attrs["about"] = json.dumps(about.run, default=str)
+        posterior = _group(file, "posterior", {**sizes, "latent": dim}, named)
+        if about.worth is not None:
+            posterior.attrs["effective_size"] = float(about.worth[~about.worth.isnan()].min())
             posterior.attrs["comment"] = WORTH
-        stats = _group(file, "sample_stats", {k: sizes[k] for k in list(sizes)[:3]})
+        _group(file, "sample_stats", {name: sizes[name] for name in DRAWN})
         of_truth = {key: sizes[key] for key in ("observation", "coordinate")}
         constant = _group(file, "constant_data", of_truth, named)
-        described = {name: attributes.get(name) for name in DESCRIBED}
-        _save_text(constant, {"format": FORMAT, "coordinates": list(names), **described})
-        held_out = None
-        if recalibrated is not None:
-            group = _group(file, HELD_OUT, sizes, {"coordinate": names})
-            variable = group.create_variable("x", (*DRAWN, "coordinate"), "f8")
-            held_out = variable, recalibrated
-        _save_draws(parts, posterior, stats, constant, list(single), held_out)
-        if observed is not None:
-            seen = {"observation": observed.shape[0], "number": observed.shape[1]}
-            group = _group(file, "observed_data", seen)
-            group.create_variable("y", tuple(seen), "f8")[:] = observed.cpu().numpy()
-            if isinstance(likelihood, Gaussian):
-                _save_likelihood(constant, likelihood, observed.shape[1])
-        if truth is not None:
-            constant.create_variable("truth", tuple(of_truth), "f8")[:] = truth.cpu().numpy()
-        if prior is not None:
-            of_prior = {"chain": 1, "draw": len(prior), "coordinate": shape[3]}
-            group = _group(file, "prior", of_prior, named)
-            group.create_variable("x", tuple(of_prior), "f8")[:] = prior[None].cpu().numpy()
+        described = {name: about.run.get(name) for name in DESCRIBED}
+        _save_text(constant, {"format": FORMAT, "coordinates": list(about.names), **described})
+        if about.recalibrated is not None:
+            _group(file, HELD_OUT, sizes, {"coordinate": about.names})
+        _save_draws(file, parts, about)
+        if about.observed is not None:
+            seen = dict(zip(("observation", "number"), about.observed.shape, strict=True))
+            _save(_group(file, "observed_data", seen), "y", tuple(seen), about.observed)
+            if isinstance(about.likelihood, Gaussian):
+                _save_likelihood(constant, about.likelihood, seen["number"])
+        if about.truth is not None:
+            _save(constant, "truth", tuple(of_truth), about.truth)
+        if about.prior is not None:
+            of_prior = {"chain": 1, "draw": len(about.prior), "coordinate": dim}
+            _save(_group(file, "prior", of_prior, named), "x", tuple(of_prior), about.prior[None])
+
+
+def _save(group: h5netcdf.Group, name: str, dimensions: tuple[str, ...], values: Tensor) -> None:
+    group.create_variable(name, dimensions, "f8")[:] = values.cpu().numpy()
 
 
 def _save_draws(
-    parts: Iterator[tuple[Draws, Tensor]],
-    posterior: h5netcdf.Group,
-    stats: h5netcdf.Group,
-    constant: h5netcdf.Group,
-    single: Sequence[str],
-    held_out: tuple[Any, Callable[[Tensor], Tensor]] | None,
+    file: h5netcdf.File, parts: Iterator[tuple[Draws, Tensor]], about: AboutDraws
 ) -> None:
     """Adds draws, their densities, what samplers say, and perhaps draws by held-out truths, group
-    by group: a variable, and what makes its draws ``[S, D]`` of those of one posterior."""
+    by group."""
+    posterior, stats, constant = (
+        file[name] for name in ("posterior", "sample_stats", "constant_data")
+    )
+    for variable, name in about.variables.items():
+        posterior.create_variable(variable, DRAWN, "f8").attrs["long_name"] = name
     points = posterior.create_variable("x", (*DRAWN, "coordinate"), "f8")
     latents = posterior.create_variable("z", (*DRAWN, "latent"), "f8")
     calls = constant.create_variable("network_calls", ("observation",), "f8")
+    if about.recalibrated is not None:
+        held_out = file[HELD_OUT].create_variable("x", (*DRAWN, "coordinate"), "f8")
     first = 0
     for draws, z in parts:
         rows = slice(first, first + draws.count)
         rows_drawn = _chains_first(draws.points)
         points[:, :, rows] = rows_drawn
-        for place, name in enumerate(single):
-            posterior.variables[name][:, :, rows] = rows_drawn[..., place]
+        for place, variable in enumerate(about.variables):
+            posterior.variables[variable][:, :, rows] = rows_drawn[..., place]
         latents[:, :, rows] = _chains_first(z)
-        if held_out is not None:
-            variable, moved = held_out
-            flat = [moved(each.flatten(0, 1)).view_as(each) for each in draws.points]
-            variable[:, :, rows] = _chains_first(torch.stack(flat))
+        if about.recalibrated is not None:
+            moved = [about.recalibrated(x.flatten(0, 1)).view_as(x) for x in draws.points]
+            held_out[:, :, rows] = _chains_first(torch.stack(moved))
         densities = {"log_likelihood": draws.log_likelihood}
         if draws.log_density is not None:
             densities = {"lp": draws.log_density}
@@ -214,16 +230,14 @@ def _save_likelihood(group: h5netcdf.Group, likelihood: Gaussian, count: int) ->
     root = likelihood.root.cpu()
     if root.ndim == 2:
         group.dimensions["other_number"] = count
-        noise = group.create_variable("noise_covariance", ("number", "other_number"), "f8")
-        noise[:] = (root @ root.T).numpy()
+        _save(group, "noise_covariance", ("number", "other_number"), root @ root.T)
     else:
-        group.create_variable("noise_std", ("number",), "f8")[:] = root.expand(count).numpy()
+        _save(group, "noise_std", ("number",), root.expand(count))
     if likelihood.coordinates is not None:
         seen = group.create_variable("seen", ("number",), "i8")
         seen[:] = likelihood.coordinates.cpu().numpy()
     elif likelihood.operator is not None:
-        matrix = group.create_variable("operator", ("number", "coordinate"), "f8")
-        matrix[:] = likelihood.operator.matrix.cpu().numpy()
+        _save(group, "operator", ("number", "coordinate"), likelihood.operator.matrix)
         if likelihood.operator.shape is not None:
             group.dimensions["axis"] = 3
             group.create_variable("operator_shape", ("axis",), "i8")[:] = likelihood.operator.shape

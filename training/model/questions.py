@@ -16,7 +16,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from training.flow.calls import ConditionedDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.networks.mixture import ABSENT, ASKED, KNOWN
@@ -95,8 +94,7 @@ class QuestionFlow:
 
     def of(self, labels: Tensor) -> ProbabilityFlow:
         """The flow of asked numbers, given questions ``[N, L]``."""
-        given = ConditionedDenoiser(self.flow.denoiser, {"labels": labels.float()})
-        bare = self.flow.with_denoiser(given)
+        bare = self.flow.under({"labels": labels.float()})
         bare.coordinates = None
         return bare
 

@@ -398,6 +398,17 @@ def sampled(groups: Groups) -> Iterator[tuple[Draws, Summary]]:
         yield part
 
 
+def with_latents(groups: Groups, prior: Prior) -> Iterator[tuple[Draws, Tensor]]:
+    """The draws of each group, in order, and their latents ``[m, C, S, D]``."""
+    flow = prior.flow
+    law = flow.latent_law(prior.times[-1])
+    for draws, _ in sampled(groups):
+        w = draws.w[..., : flow.basis.dim]
+        blocks = torch.split(w.flatten(0, 2), LATENTS)
+        z = torch.cat([law.unwhiten(block.to(flow.device)).cpu() for block in blocks])
+        yield draws, z.view(w.shape)
+
+
 def without_points(groups: Groups) -> tuple[Draws, Summary]:
     """What is known of all draws but these themselves, and their summary."""
     parts = [(draws.without_draws(), summary) for draws, summary in sampled(groups)]
@@ -414,12 +425,3 @@ def shared_pool(
     more = size - (len(begun.w) if begun else 0)
     with progress(f"Making {more:,} prior draws", "prior draws", more, "draw") as move:
         return Pool.draw(target, size, plan.seed, True, lambda part: move(part * more), begun)
-
-
-def latents_of(draws: Draws, prior: Prior) -> Tensor:
-    """Latents ``[m, C, S, D]`` of draws."""
-    flow = prior.flow
-    w = draws.w[..., : flow.basis.dim]
-    law = flow.latent_law(prior.times[-1])
-    blocks = torch.split(w.flatten(0, 2), LATENTS)
-    return torch.cat([law.unwhiten(block.to(flow.device)).cpu() for block in blocks]).view(w.shape)

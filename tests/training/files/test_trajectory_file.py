@@ -17,7 +17,7 @@ from tests.support.running import refusal
 from torch_utils.results import load_arrays, save_arrays
 from training.files.formats import FORMATS, PREFIX
 from training.files.observations import read_columns, read_mask, read_observations
-from training.files.posterior_draws import save_netcdf, variable_names
+from training.files.posterior_draws import AboutDraws, save_netcdf, variable_names
 from training.files.trajectory import SavedEnd, describe_state, trajectory_file
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
@@ -260,12 +260,12 @@ def test_a_mask_takes_names_with_commas_in_their_order_and_says_what_it_could_be
 
 def test_columns_are_variables_by_names_that_netcdf_takes_and_that_are_free(tmp_path):
     assert variable_names(NAMES) == ["body_mass_g", "x_", "km_h", "draw_", "_", "x__"]
-    points, dim = normal(3, 2, 5, 6), len(NAMES)
+    points = normal(3, 2, 5, 6)
     drawn = Draws(points, points, points[..., 0], ["pool"] * 3, torch.ones(3))
     worth = torch.tensor([7.0, 2.5, torch.nan])
-    path, about = tmp_path / "draws.nc", {"samplers": drawn.sampler}
-    parts = iter([(drawn, -points)])
-    save_netcdf(path, parts, (2, 5, 3, dim), NAMES, None, about, worth=worth)
+    path = tmp_path / "draws.nc"
+    about = AboutDraws(names=NAMES, run={"samplers": drawn.sampler}, worth=worth)
+    save_netcdf(path, iter([(drawn, -points)]), (2, 5, 3), about)
     with h5netcdf.File(path) as file:
         posterior = file["posterior"]
         for place, name in enumerate(variable_names(NAMES)):
