@@ -238,7 +238,7 @@ def train(
         logger.info(describe_training(model, loss, config))
         options = settings.recorded(
             **{**start.resolved, **resolved_options(model)},
-            calibrate=start.calibration is not None,
+            calibrate=start.ending.calibration is not None,
             threads=torch.get_num_threads(),
         )
         record = {"options": options, **provenance("started")}
@@ -255,11 +255,9 @@ def train(
             Place(run.outdir, name, run.nosubdir),
             record if resume is None else record_of(resume, start.recipe.duration),
             resumed,
-            start.calibration,
-            start.law,
+            start.ending,
             start.watch(),
             progress,
-            start.closing,
         )
 
 

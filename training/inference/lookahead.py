@@ -250,8 +250,7 @@ def times_and_errors(
     seed: int,
     on_part: OnPart = None,
 ) -> Measured:
-    """Times where they are needed, and errors at each: both come of the same draws of the
-    prior."""
+    """Times where they are needed, and errors at each: both come of the same draws of the prior."""
     generator = seeded_generator("cpu", seed, Stream.LOOKAHEAD)
     shape, prior = (PRIOR_DRAWS, target.dim), target.prior
     first = torch.zeros(PRIOR_DRAWS, dtype=torch.int64, device=target.device)

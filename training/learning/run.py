@@ -2,6 +2,7 @@
 going on in that of a state."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,48 @@ Progress = Callable[[float], object]
 """Called with the part of a training that is done, from 0 to 1."""
 
 
+@dataclass(frozen=True)
+class Ending:
+    """What a trained model gets, once it is saved.
+
+    Attributes:
+        calibration: How to calibrate it; None for not at all.
+        law: How to learn the law of its latents then; None for not at all.
+        closing: What is measured of it at last, or None.
+    """
+
+    calibration: CalibrationPlan | None = None
+    law: LawPlan | None = None
+    closing: Callable[[Model], None] | None = None
+
+    def calls(self, model: Model) -> float:
+        """Network calls of a point that it takes."""
+        of_law = calls_to_learn(model, self.law) if self.law else 0.0
+        return of_law + (self.calibration.calls if self.calibration else 0.0)
+
+    def __bool__(self) -> bool:
+        return any((self.calibration, self.law, self.closing))
+
+    def __call__(self, model: Model) -> None:
+        if self.calibration:
+            calibrate(model, self.calibration)
+        if self.law:
+            learn_latent_law(model, self.law)
+            find_courses(model, self.law)
+        if self.closing:
+            self.closing(model)
+
+
+NOTHING = Ending()
+
+
 def train(
     trainer: Trainer,
     source: BatchSource,
     folder: RunFolder,
-    finish: Callable[[Model], None] | None = None,
+    ending: Ending = NOTHING,
     watch: Watch | None = None,
     progress: Progress | None = None,
-    follows: float = 0.0,
 ) -> Path:
     """Trains to the end of the configuration, or to a signal, and saves where it stops.
 
@@ -44,13 +79,12 @@ def train(
         trainer: What is trained.
         source: Where batches come from.
         folder: Where to save.
-        finish: Called with the averaged model when the training is done and saved; the network is
-            then saved once more. What goes wrong in it, Ctrl-C included, costs nothing of the
-            training, and a run that is resumed at its end calls it again.
+        ending: Of the averaged model when the training is done and saved; the network is then
+            saved once more. What goes wrong in it, Ctrl-C included, costs nothing of the training,
+            and a run that is resumed at its end does it again.
         watch: Looks at what is held out of the training: reports it, may end the training early,
             and may choose the weights that it ends with.
         progress: Called after each report with the part of the training that is done.
-        follows: Network calls of a point that ``finish`` takes.
 
     Returns:
         The last network file.
@@ -60,6 +94,7 @@ def train(
         StoppedBySignal: SIGINT or SIGTERM came; network and state were saved.
     """
     config = trainer.config
+    follows = ending.calls(trainer.averaged)
     reporter = Reporter(folder, trainer.device, trainer.seen, config.total, follows)
     batches = source.batches(trainer.step)
     try:
@@ -86,8 +121,8 @@ def train(
                 folder.save_network(trainer.averaged, trainer.seen)
             if watch and watch.is_far:
                 logger.warning(FAR_HELD_OUT.format(watch.best[""].score.loss))
-            if finish:
-                finish(trainer.averaged)
+            if ending:
+                ending(trainer.averaged)
                 folder.save_network(trainer.averaged, trainer.seen)
             return folder.network_path(trainer.seen)
     finally:
@@ -139,13 +174,11 @@ def run_training(
     place: Place,
     record: Mapping[str, Any],
     resumed: Resumed | None,
-    calibration: CalibrationPlan | None = None,
-    law: LawPlan | None = None,
+    ending: Ending = NOTHING,
     watch: Watch | None = None,
     progress: Progress | None = None,
-    closing: Callable[[Model], None] | None = None,
 ) -> Path:
-    """Trains in a new folder, or goes on in the folder of a state.
+    """Trains in a new folder, or goes on in the folder of a state; else as ``train``.
 
     Args:
         trainer: At its start; takes up the state here.
@@ -154,13 +187,9 @@ def run_training(
         record: What ``training_options.json`` is to say from now on; of a run that is resumed, it
             differs from what it said by the length of the training alone.
         resumed: The state to go on from, or None.
-        calibration: How to calibrate the trained model; None for not at all.
-        law: How to learn the law of its latents then; None for not at all.
+        ending: Of the trained model.
         watch: Looks at what is held out of the training.
         progress: Called after each report with the part of the training that is done.
-
-    Returns:
-        The last network file.
     """
     if resumed:
         trainer.restore(resumed.state, str(resumed.path))
@@ -171,20 +200,7 @@ def run_training(
         folder = RunFolder.create(place, record)
         steps = trainer.config.total_steps
         logger.info(f"Training in {folder.path}: {steps:,} steps")
-
-    def finish(model: Model) -> None:
-        if calibration:
-            calibrate(model, calibration)
-        if law:
-            learn_latent_law(model, law)
-            find_courses(model, law)
-        if closing:
-            closing(model)
-
-    end = finish if calibration or law or closing else None
-    follows = calibration.calls if calibration else 0.0
-    follows += calls_to_learn(trainer.averaged, law) if law else 0.0
-    return train(trainer, source, folder, end, watch, progress, follows)
+    return train(trainer, source, folder, ending, watch, progress)
 
 
 def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolder:

@@ -24,6 +24,7 @@ from training.learning.cost import require_batch, require_network
 from training.learning.held_out import HeldOut, Watch
 from training.learning.loss import DenoisingLoss
 from training.learning.melting import LawPlan, points_to_melt
+from training.learning.run import Ending
 from training.learning.run_folder import Resumed
 from training.learning.speed import compile_network, fastest_precision
 from training.learning.trainer import Trainer
@@ -157,10 +158,12 @@ class ImageTraining(Training):
                 *(f"batch{recipe.batch}", recipe.precision),
             ),
             source=partial(self._source, recipe, augmentation, device),
-            calibration=wanted.calibration(
-                partial(some_images, calibrated, CALIBRATION_POINTS, True), CALIBRATION_POINTS
+            ending=Ending(
+                wanted.calibration(
+                    partial(some_images, calibrated, CALIBRATION_POINTS, True), CALIBRATION_POINTS
+                ),
+                wanted.law(law_plan(images, self.held_out, melts, wanted.seed, device)),
             ),
-            law=wanted.law(law_plan(images, self.held_out, melts, wanted.seed, device)),
             watch=partial(self._watch, loss),
         )
 

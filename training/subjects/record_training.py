@@ -33,6 +33,7 @@ from training.learning.questions import (
     draw_states,
     questions,
 )
+from training.learning.run import Ending
 from training.learning.run_folder import Resumed
 from training.model.model import Model
 from training.model.questions import EncodedRows
@@ -145,10 +146,11 @@ class RecordTraining(Training):
             resolved={**asdict(recipe), "marginals": chosen.marginals, "arch": QUESTIONS},
             name=(self.path.stem, loss.schedule.name, QUESTIONS, "-".join(self.ask) or None),
             source=source,
-            calibration=None,
-            law=wanted.law(LawPlan(points, None, TRIED, seed, NETWORK_ROWS, False, False)),
+            ending=Ending(
+                law=wanted.law(LawPlan(points, None, TRIED, seed, NETWORK_ROWS, False, False)),
+                closing=partial(self._look_at_held_out, held_out) if len(held_out) else None,
+            ),
             watch=watch,
-            closing=partial(self._look_at_held_out, held_out) if len(held_out) else None,
         )
 
     def _look_at_held_out(self, rows: np.ndarray, model: Model) -> None:

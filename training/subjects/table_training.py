@@ -17,6 +17,7 @@ from training.flow.coordinates.coordinates import Coordinates
 from training.learning.building import Choices
 from training.learning.cost import require_batch
 from training.learning.held_out import Watch
+from training.learning.run import Ending
 from training.learning.run_folder import Resumed
 from training.learning.trainer import TrainingConfig
 from training.names import ANY_NUMBER, AXES_TOO, DISCRETE, LIKELIHOOD, TABLE, TABLE_NETWORK, TRIALS
@@ -159,8 +160,10 @@ class TableTraining(Training):
                 "likelihood" if self.likelihood else "cond" if conditions else None,
             ),
             source=lambda: preparation.source(coordinates),
-            calibration=preparation.calibration(coordinates, fit) if fit else None,
-            law=wanted.law(replace(preparation.law(coordinates), checked=not only_given)),
+            ending=Ending(
+                preparation.calibration(coordinates, fit) if fit else None,
+                wanted.law(replace(preparation.law(coordinates), checked=not only_given)),
+            ),
             watch=watch,
         )
 

@@ -25,6 +25,7 @@ from training.flow.schedules import INFLATION_DEFAULTS
 from training.flow.trajectory import Trajectory
 from training.learning.cost import require_batch
 from training.learning.melting import MOST, NETWORK_ROWS, LawPlan, points_to_melt
+from training.learning.run import Ending
 from training.learning.run_folder import Resumed
 from training.learning.targets import MOST_NEAR
 from training.model.recipe import make_schedule
@@ -89,10 +90,12 @@ class ToyTraining(Training):
             source=lambda: ToyBatches(
                 toy, config.batch, config.seed, device, others, self.antithetic
             ),
-            calibration=wanted.calibration(
-                partial(calibration_points, toy, wanted.seed), CALIBRATION_POINTS
+            ending=Ending(
+                wanted.calibration(
+                    partial(calibration_points, toy, wanted.seed), CALIBRATION_POINTS
+                ),
+                wanted.law(law_plan(toy, points_to_melt(config.total), wanted.seed)),
             ),
-            law=wanted.law(law_plan(toy, points_to_melt(config.total), wanted.seed)),
         )
 
 

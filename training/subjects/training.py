@@ -20,6 +20,7 @@ from training.learning.calibrating import CalibrationPlan
 from training.learning.held_out import Watch
 from training.learning.loss import DenoisingLoss
 from training.learning.melting import LawPlan
+from training.learning.run import Ending
 from training.learning.run_folder import Resumed
 from training.learning.speed import step_seconds
 from training.learning.trainer import Trainer, TrainingConfig
@@ -109,10 +110,8 @@ class Start:
         resolved: What options have come to, by their names.
         name: Parts of the name of the run's folder, those that are there.
         source: Gives where batches come from.
-        calibration: How to calibrate the trained model; None for not at all.
-        law: How to learn the law of its latents; None for not at all.
+        ending: What the trained model gets.
         watch: Gives what looks at points that are held out, or None.
-        closing: What is measured of the trained model at the end, or None.
     """
 
     recipe: TrainingRecipe
@@ -122,10 +121,8 @@ class Start:
     resolved: Mapping[str, Any]
     name: tuple[str | None, ...]
     source: Callable[[], BatchSource]
-    calibration: CalibrationPlan | None
-    law: LawPlan | None
+    ending: Ending
     watch: Callable[[], Watch | None] = lambda: None
-    closing: Callable[[Model], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -20,7 +20,7 @@ from tests.support.trainers import Troubled, assert_same_state, circles_trainer,
 from torch_utils.snapshots import read_state
 from training.learning import stopping
 from training.learning.report import Forecast, spoken
-from training.learning.run import run_training, train
+from training.learning.run import Ending, run_training, train
 from training.learning.run_folder import Place, Resumed, RunFolder, states_in
 from training.learning.stopping import StoppedBySignal, StopRequest
 from training.model.model import Model
@@ -118,12 +118,12 @@ def test_failed_calibrations_lose_nothing(run_folder, trouble):
     trainer, source = circles_trainer()
     folder = run_folder("run")
     with pytest.raises(type(trouble)):
-        train(trainer, source, folder, fail)
+        train(trainer, source, folder, Ending(closing=fail))
     assert Model.load(folder.network_path(4000)).about["seen"] == 4000
     finished = []
     resumed, source = circles_trainer()
     resumed.restore(read_state(folder.state_path(4000)), "state.pt")
-    train(resumed, source, folder, finished.append)
+    train(resumed, source, folder, Ending(closing=finished.append))
     assert len(finished) == 1
 
 

@@ -22,7 +22,7 @@ from training.learning import held_out
 from training.learning.building import Choices
 from training.learning.calibrating import calibrate
 from training.learning.held_out import HeldOut, Score, Watch
-from training.learning.run import train
+from training.learning.run import Ending, train
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 from training.subjects.table_spaces import Preparation, Space, choose_space, kept_dimensions
@@ -197,7 +197,7 @@ def test_best_weights_are_saved_calibrated_or_not(run_folder):
         raise Failure
 
     with pytest.raises(Failure):
-        train(trainer, prepared.source(coordinates), folder, finish, watch)
+        train(trainer, prepared.source(coordinates), folder, Ending(closing=finish), watch)
     (best,), saved = got, Model.load(folder.network_path(trainer.seen))
     assert saved.digest() == best.digest()
     weights = watch.state()["best"][""]["weights"]

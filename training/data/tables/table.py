@@ -161,9 +161,8 @@ class DataTable:
         columns: Names, steps and bounds of the columns.
         held_out: ``[N]``, bool: rows that are not trained on.
         dropped: Columns of the source that are not among these.
-        conditions: ``[N, C]``, float64: what points are to be conditioned on; None for nothing.
-            Of sets of trials (``trials.as_sets``) ``[N, n C]``. NaN where data of a trial
-            are missing.
+        conditions: ``[N, C]``, float64: what points are to be conditioned on; None for nothing. Of
+            sets of trials (``trials.as_sets``) ``[N, n C]``. NaN where data of a trial are missing.
         condition_names: ``[C]``.
         kept: ``[N]``, bool: rows that no training sees, nor any of its choices; None for none.
         condition_columns: What is known of conditions; None for their names alone.
@@ -315,9 +314,8 @@ class TableBatches:
 
     Attributes:
         rows: Of data space.
-        in_flow: Puts them into flow space, with the network's labels of their conditions, on
-            the device of the training; draws of its generator spread discrete columns over their
-            steps.
+        in_flow: Puts them into flow space, with the network's labels of their conditions, on the
+            device of the training; draws of its generator spread discrete columns over their steps.
         dithers: Whether it draws any: then each epoch has draws of its own.
         batch: Batch size over all ranks.
         seed: Seed of the orders and of the draws.
