@@ -26,13 +26,7 @@ from torch_utils.distributed import TF32
 from torch_utils.inert_pickle import shown
 from torch_utils.tensor_files import FOREIGN_ERRORS
 
-_FOREIGN_ERRORS = (
-    *FOREIGN_ERRORS,
-    OSError,
-    SyntaxError,
-    lzma.LZMAError,
-    tokenize.TokenError,
-)
+_FOREIGN_ERRORS = (*FOREIGN_ERRORS, OSError, SyntaxError, lzma.LZMAError, tokenize.TokenError)
 HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,

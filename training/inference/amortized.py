@@ -139,13 +139,7 @@ class Amortized:
         order = torch.arange(count, device=self.conditions.device)
         return torch.split(F.pad(order, (0, -count % size)), size)
 
-    def _proposed(
-        self,
-        w: Tensor,
-        which: Tensor,
-        rows: int,
-        on_part: OnPart = None,
-    ) -> "_Proposed":
+    def _proposed(self, w: Tensor, which: Tensor, rows: int, on_part: OnPart = None) -> "_Proposed":
         """Points of variables ``[N, dim]``, each given the conditions of an observation ``[N]``, in
         blocks of so many rows."""
         count, device = len(w), self.conditions.device

@@ -244,12 +244,7 @@ def calls_to_look(prior: Prior, steps: int) -> int:
     return PRIOR_DRAWS * (prior.calls("points") + 2 * steps + 1)
 
 
-def times_and_errors(
-    target: Target,
-    steps: int,
-    seed: int,
-    on_part: OnPart = None,
-) -> Measured:
+def times_and_errors(target: Target, steps: int, seed: int, on_part: OnPart = None) -> Measured:
     """Times where they are needed, and errors at each: both come of the same draws of the prior."""
     generator = seeded_generator("cpu", seed, Stream.LOOKAHEAD)
     shape, prior = (PRIOR_DRAWS, target.dim), target.prior

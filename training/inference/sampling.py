@@ -141,10 +141,7 @@ class Problem:
 
 
 def sample_posteriors(
-    problem: Problem,
-    plan: SamplingPlan,
-    pool: Pool | None = None,
-    on_part: OnPart = None,
+    problem: Problem, plan: SamplingPlan, pool: Pool | None = None, on_part: OnPart = None
 ) -> Draws:
     """Draws ``[M, C, S]`` from each posterior. Prior draws for these observations are drawn where
     they are needed, without a pool of them; ``on_part`` is called with the part of the work that
@@ -190,12 +187,7 @@ def first_pool(target: Target, plan: SamplingPlan) -> int:
     return min(plan.first, plan.pool) if small else plan.pool
 
 
-def _automatic(
-    problem: Problem,
-    plan: SamplingPlan,
-    pool: Pool,
-    on_part: OnPart,
-) -> Draws:
+def _automatic(problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart) -> Draws:
     """The pool's draws where they are enough, and those of what fits where they are not."""
     if problem.target.likelihood.dear:
         return _of_dear_likelihoods(problem, plan, pool, on_part)
@@ -232,12 +224,7 @@ def wants_more(target: Target, few: Pool, plan: SamplingPlan) -> Tensor:
     return (worth < DEFENDED) & (~hopeless | (worth == 0))
 
 
-def _in_few_dimensions(
-    problem: Problem,
-    plan: SamplingPlan,
-    pool: Pool,
-    on_part: OnPart,
-) -> Draws:
+def _in_few_dimensions(problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart) -> Draws:
     draws = _pooled(problem, plan, pool)
     worth = draws.stats["effective_size"]
     thin = ((worth >= DEFENDED) & (worth < CONTENT)).nonzero()[:, 0]
@@ -252,10 +239,7 @@ def _in_few_dimensions(
 
 
 def _of_dear_likelihoods(
-    problem: Problem,
-    plan: SamplingPlan,
-    pool: Pool,
-    on_part: OnPart,
+    problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart
 ) -> Draws:
     # Of few draws nothing seems to converge, and so many particles alone are no population.
     wanted, plan = plan.draws, replace(plan, draws=max(plan.draws, FEWEST))
@@ -333,12 +317,7 @@ def _walked(problem: Problem, plan: SamplingPlan, on_part: OnPart) -> Draws:
     return corrected(draws, problem, plan.seed, share_of(on_part, left))
 
 
-def _chains(
-    problem: Problem,
-    plan: SamplingPlan,
-    coarse: Target,
-    on_part: OnPart,
-) -> Draws:
+def _chains(problem: Problem, plan: SamplingPlan, coarse: Target, on_part: OnPart) -> Draws:
     if plan.sampler == "hmc" and not problem.differentiable:
         raise UsageError("hmc follows gradients, which this likelihood does not have: give another")
     kernel = KERNELS[plan.sampler](coarse)

@@ -181,10 +181,7 @@ class ImageTraining(Training):
         return fit_basis(self.images, most, augmentation, self.wanted.seed, device)
 
     def _source(
-        self,
-        recipe: ImageRecipe,
-        augmentation: GeometricAugmentation | None,
-        device: torch.device,
+        self, recipe: ImageRecipe, augmentation: GeometricAugmentation | None, device: torch.device
     ) -> BatchSource:
         images, seed = self.images, self.wanted.seed
         batches = ImageBatches(images, recipe.batch, seed, device, recipe.workers)
@@ -299,11 +296,7 @@ def some_images(dataset: ImageDataset, count: int, shared: bool = False) -> Batc
 
 
 def law_plan(
-    images: ImageDataset,
-    held_out: ImageDataset | None,
-    count: int,
-    seed: int,
-    device: torch.device,
+    images: ImageDataset, held_out: ImageDataset | None, count: int, seed: int, device: torch.device
 ) -> LawPlan:
     """How to learn the law of latents from so many images, judged by others, if there are some."""
 

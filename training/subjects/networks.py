@@ -37,11 +37,7 @@ class NetworkFile:
 
     @classmethod
     def open(
-        cls,
-        location: str,
-        end_std: float = 1.0,
-        calibrated: bool = True,
-        precision: str = "fp32",
+        cls, location: str, end_std: float = 1.0, calibrated: bool = True, precision: str = "fp32"
     ) -> "NetworkFile":
         """Opens a network of a path or an https URL, with kept latents of standard deviation
         ``A0``, and its calibration, if it has one that is to be used. Raises DataError if the file

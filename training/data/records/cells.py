@@ -60,10 +60,7 @@ class Cells:
 
 
 def open_cells(
-    source: Any,
-    separator: str | None = None,
-    header: str = "auto",
-    seed: int = 0,
+    source: Any, separator: str | None = None, header: str = "auto", seed: int = 0
 ) -> Cells:
     """The cells of a file or a data frame.
 

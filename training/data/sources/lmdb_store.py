@@ -66,10 +66,7 @@ def _opened(folder: Path) -> Iterator["_Store"]:
     # Isolated from the environment, but with this process's packages: it starts in 20 ms.
     command = [sys.executable, "-IS", str(_SCRIPT), str(folder), str(MAX_FILE_BYTES), *sys.path]
     with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         try:
             assert process.stdout is not None, "it is a pipe"

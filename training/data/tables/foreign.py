@@ -57,10 +57,7 @@ def numbered(count: int, stem: str = "x") -> list[str]:
 
 
 def places_of(
-    names: Sequence[str],
-    wanted: Sequence[str] | None,
-    source: object,
-    exclude: Sequence[str] = (),
+    names: Sequence[str], wanted: Sequence[str] | None, source: object, exclude: Sequence[str] = ()
 ) -> list[int]:
     """Where the wanted columns are: all that have names, if None, without those to leave out.
     Raises UsageError if one is not there, or is named twice, or none is left."""

@@ -32,14 +32,7 @@ from training.flow.solvers.reversible import reversible, without_gap
 from training.flow.solvers.solver import Method, Solver, Velocity
 from training.names import STUDENT
 
-__all__ = [
-    "SOLVERS",
-    "Method",
-    "Solver",
-    "Velocity",
-    "as_solver",
-    "get_solver",
-]
+__all__ = ["SOLVERS", "Method", "Solver", "Velocity", "as_solver", "get_solver"]
 
 
 def _coupled(name: str, order: int, tableau: Tableau) -> Solver:

@@ -80,12 +80,7 @@ EXPONENTS = 25
 
 
 def anneal(
-    target: Target,
-    pool: Pool,
-    seeds: Tensor,
-    chains: int,
-    draws: int,
-    on_part: OnPart = None,
+    target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int, on_part: OnPart = None
 ) -> Draws:
     """Draws by weight ``[M, C, S]``, a population in each chain; their calls are without the
     pool's.

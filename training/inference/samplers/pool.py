@@ -76,13 +76,7 @@ class Pool:
         return cls._drawn(target, w, shared, on_part)
 
     @classmethod
-    def _drawn(
-        cls,
-        target: Target,
-        w: Tensor,
-        shared: bool,
-        on_part: OnPart,
-    ) -> "Pool":
+    def _drawn(cls, target: Target, w: Tensor, shared: bool, on_part: OnPart) -> "Pool":
         size = len(w)
         if target.labels is None:
             kinds, group = torch.zeros(1, device=w.device), torch.zeros(target.count)

@@ -40,11 +40,7 @@ ARRIVED = 1e-9
 
 
 def temper(
-    target: Target,
-    noise: Noise,
-    chains: int,
-    particles: int,
-    on_part: OnPart = None,
+    target: Target, noise: Noise, chains: int, particles: int, on_part: OnPart = None
 ) -> Draws:
     """Populations of particles of each observation's posterior, ``[M, C, P]`` of equal weights, by
     the random numbers of C P chains. Raises DataError if the likelihood is 0 at all particles of a

@@ -94,12 +94,7 @@ def measure_moves(
 
 
 def calls_of(
-    target: Target,
-    count: int,
-    ahead: LookAhead,
-    chains: int,
-    draws: int,
-    particles: int | None,
+    target: Target, count: int, ahead: LookAhead, chains: int, draws: int, particles: int | None
 ) -> float:
     """Network calls that ``twist`` takes for so many observations, as far as moves take what was
     measured of them: at most, since draws that are of one particle share theirs."""
