@@ -172,6 +172,11 @@ class TableRecipe(TrainingRecipe):
     optimizer: str = ADAM
 
     @property
+    def layers(self) -> dict[str, Any]:
+        """Arguments of a network's constructor."""
+        return {"width": self.width, "depth": self.depth, "dropout": self.dropout}
+
+    @property
     def useful_threads(self) -> int | None:
         """Of a CPU; None for no limit."""
         small = self.batch * self.width * self.ensemble <= ONE_THREAD

@@ -107,7 +107,8 @@ def rows_of(settings: options.RowSettings, flow: RecordFlow, asked: Sequence[str
     UsageError of marks for missing values where nothing is left to be read by them."""
     source: Records | str = str(settings.data)
     if holds_records(settings.data):
-        if settings.missing_values and all(holds_records(each) for each in settings.others):
+        further = settings.calibrate if isinstance(settings, options.IntervalSettings) else None
+        if settings.missing_values and (further is None or holds_records(further)):
             raise UsageError(
                 f"--missing_values is of texts, and {settings.data} is read already: leave it out, "
                 "or make the data set again by dataset_tool.py --missing_values"

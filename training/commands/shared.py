@@ -85,18 +85,19 @@ def last_time(options: EvenTimeOptions, t_max: float, network: str) -> float:
     return min(options.end_time or t_max, t_max)
 
 
-def image_times(
-    options: ImageTimeOptions, t_max: float, network: str, store: bool = False
-) -> TimeChoice:
-    """The times of a simulation of images or a table; arguments are those of ``toy_times``."""
-    return TimeChoice(
+def image_times(options: ImageTimeOptions, file: NetworkFile, store: bool = False) -> TimeChoice:
+    """The times of a simulation of images or a table; see ``toy_times``. Raises UsageError if the
+    network was not trained up to the last, or the first is not before it."""
+    choice = TimeChoice(
         None if options.n_iters == "auto" else int(options.n_iters or DEFAULT_STEPS),
-        last_time(options, t_max, network),
+        last_time(options, file.t_max, file.name),
         options.first,
         options.disc == "adapted",
         options.tol,
         store,
     )
+    choice.even(file.model.denoiser.schedule)
+    return choice
 
 
 def of_data_set(

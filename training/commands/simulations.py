@@ -48,10 +48,9 @@ FEWEST_SAMPLES = 1000
 def images_or_tables(settings: SimulationSettings) -> None:
     subject, file = opened(settings)
     subject.check_class(settings.class_, "gen" in settings.kinds)
-    choice = image_times(settings.times, file.t_max, file.name, settings.store_grid)
+    choice = image_times(settings.times, file, settings.store_grid)
     latent = latent_of(settings.gen_source, settings.eps, "say --gen_source=empirical")
     latent = latent.settled(subject.flow, choice.end, subject.dims_to_keep)
-    choice.even(subject.flow.schedule)
     choice, solver = way_of(settings, choice, subject.flow)
     folder = settings.save_dir
     paths = {kind: folder / f"{subject.stem}_{kind}.npz" for kind in settings.kinds}
@@ -68,7 +67,8 @@ def images_or_tables(settings: SimulationSettings) -> None:
         distributed.barrier()  # no rank writes before all have looked
         flow = latent.on(subject.on(device, settings.network.batch_gpu))
         times = choice.of(subject, flow, solver)
-        story = Story(
+        story = story_of(
+            settings,
             subject=subject,
             flow=flow,
             samples=samples,
@@ -76,14 +76,8 @@ def images_or_tables(settings: SimulationSettings) -> None:
             solver=solver,
             latent=latent,
             count=count_of(settings, subject, samples),
-            seed=settings.seed,
             paths=paths,
-            save_every=settings.save_freq,
-            by_course=is_free(settings.solver, settings.times),
-            start_noise=settings.start_noise,
             class_number=settings.class_,
-            density_plan=densities_of(settings.likelihood, settings.seed, subject.levels_per_unit),
-            correct=settings.correct is not None,
         )
         melted = None
         if settings.prev_melt is not None:
@@ -107,6 +101,21 @@ def images_or_tables(settings: SimulationSettings) -> None:
                 save_json(parameters, recorded)
                 logger.info(f"Wrote {paths[chapter.kind]}")
                 report(settings, subject, chapter)
+
+
+def story_of(
+    settings: SimulationSettings | NetSettings | ClosedFormSettings, subject: Subject, **run: Any
+) -> Story:
+    """The simulations of a subject, by options and what these have come to."""
+    return settings.into(
+        Story,
+        subject=subject,
+        save_every=settings.save_freq,
+        by_course=is_free(settings.solver, settings.times),
+        density_plan=densities_of(settings.likelihood, settings.seed, subject.levels_per_unit),
+        correct=not isinstance(settings, ClosedFormSettings) and settings.correct is not None,
+        **run,
+    )
 
 
 def way_of(
@@ -191,7 +200,8 @@ def toys(
         times = choice.of(subject, flow.to(device), solver)
         require_folder(folder)
         distributed.barrier()  # no rank writes before all have looked
-        story = Story(
+        story = story_of(
+            settings,
             subject=subject,
             flow=flow,
             samples=subject.samples(None, settings.total_samples, settings.seed),
@@ -199,12 +209,7 @@ def toys(
             solver=solver,
             latent=latent,
             count=settings.total_samples,
-            seed=settings.seed,
             paths=paths,
-            save_every=settings.save_freq,
-            by_course=is_free(settings.solver, settings.times),
-            density_plan=densities_of(settings.likelihood, settings.seed),
-            correct=isinstance(settings, NetSettings) and settings.correct is not None,
         )
         facts = {chapter.kind: chapter.facts for chapter in story.tell(KINDS)}
         if not distributed.is_main():
@@ -243,8 +248,7 @@ def in_words(facts: Mapping[str, Mapping[str, Any]]) -> str:
 def roundtrips(settings: RoundtripSettings) -> None:
     began = perf_counter()
     subject, file = opened(settings)
-    choice = image_times(settings.times, file.t_max, file.name, settings.store_grid)
-    choice.even(subject.flow.schedule)
+    choice = image_times(settings.times, file, settings.store_grid)
     solver = solver_of(settings.solver)
     choice = by_student(choice, settings.times, solver, subject.flow)
     returns = subject.returns(settings.save_dir, settings.seed, settings.keep_worst)
@@ -287,9 +291,8 @@ def images_of_seeds(settings: GenerationSettings) -> None:
     file = network_of(network)
     image_flow = ImageFlow.of(file, network.expected(), network.data_name)
     image_flow.check_class(settings.class_)
-    choice = image_times(settings.times, file.t_max, file.name, settings.store_grid)
+    choice = image_times(settings.times, file, settings.store_grid)
     latent = latent.settled(image_flow.flow, choice.end, image_flow.dims_to_keep)
-    choice.even(image_flow.flow.schedule)
     choice, solver, how = sampled_along(settings, choice, image_flow.flow)
     overwrite = settings.run.overwrite
     with distributed.process_group(settings.run.device_name) as device:

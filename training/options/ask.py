@@ -1,6 +1,5 @@
 """Settings of ``ask.py``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -31,11 +30,6 @@ class RowSettings(AskSettings):
         help="Further texts that stand for no value; not of records that dataset_tool.py has read",
     )
 
-    @property
-    def others(self) -> Sequence[Path]:
-        """Further files of rows."""
-        return []
-
 
 class IntervalSettings(RowSettings):
     """Options of the commands that give intervals."""
@@ -56,10 +50,6 @@ class IntervalSettings(RowSettings):
         "hold at least as many truths as they say, of rows like those; or a CSV of rows that are "
         "all new",
     )
-
-    @property
-    def others(self) -> Sequence[Path]:
-        return [] if self.calibrate is None else [self.calibrate]
 
     def __post_init__(self) -> None:
         if self.calibrate is not None and not self.held_out:

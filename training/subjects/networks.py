@@ -82,8 +82,7 @@ class NetworkFile:
     def data_name(self, typed: str | None, otherwise: str) -> str:
         """What results are called by: what was typed, or the network's data, or something else.
         Raises UsageError if that cannot be part of a file's name."""
-        own = self.model.about.get("data_name")
-        return plain_name(typed) if typed else made_plain(own, otherwise)
+        return plain_name(typed) if typed else made_plain(self.known.get("data_name"), otherwise)
 
     @property
     def known(self) -> dict[str, Any]:

@@ -190,9 +190,7 @@ class RecordTraining(Training):
             network_arguments={
                 "level_counts": space.level_counts,
                 "atoms": space.atoms,
-                "width": recipe.width,
-                "depth": recipe.depth,
-                "dropout": recipe.dropout,
+                **recipe.layers,
             },
         )
         model, loss = choices.build_from(chosen.mixture, MOST_NOISE)

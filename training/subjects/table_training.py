@@ -94,15 +94,9 @@ class TableTraining(Training):
 
     def _network_arguments(self) -> dict[str, Any]:
         """Of the network's constructor."""
-        recipe = self.recipe
-        return {
-            "width": recipe.width,
-            "depth": recipe.depth,
-            "dropout": recipe.dropout,
-            # What is left out is not written either: networks without are what they were.
-            **self._of_conditions(),
-            **({"members": recipe.ensemble} if recipe.ensemble > 1 else {}),
-        }
+        # What is left out is not written either: networks without are what they were.
+        several = {"members": self.recipe.ensemble} if self.recipe.ensemble > 1 else {}
+        return {**self.recipe.layers, **self._of_conditions(), **several}
 
     def _preparation(self, config: TrainingConfig, device: torch.device) -> Preparation:
         """The table as its training prepares it."""

@@ -166,13 +166,7 @@ class TrialTraining(TableTraining):
         return recipe if given else replace(recipe, patience=PATIENCE)
 
     def _network_arguments(self) -> dict[str, Any]:
-        recipe = self.recipe
-        return {
-            "label_dim": self.table.condition_dim,
-            "width": recipe.width,
-            "depth": recipe.depth,
-            "dropout": recipe.dropout,
-        }
+        return {"label_dim": self.table.condition_dim, **self.recipe.layers}
 
     def _preparation(self, config: TrainingConfig, device: torch.device) -> Preparation:
         kept, dim = self.wanted.choices.inflation.get("dims_to_keep"), self.table.dim
