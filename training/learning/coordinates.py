@@ -124,10 +124,7 @@ def fit_coordinates(
     for map_ in coordinates.maps:
         if isinstance(map_, Prediction):
             assert c is not None
-            if isinstance(map_, LevelPrediction):
-                assert levels is not None
-                map_.hold(first=levels.first, step=levels.steps)
-            _fit_prediction(map_, c, x.masked_fill(missing, torch.nan), groups)
+            _fit_prediction(map_, c, x.masked_fill(missing, torch.nan), groups, levels)
             x = filled(map_(x, c)[0], missing)
         else:
             assert isinstance(map_, PointMap)
@@ -160,11 +157,15 @@ def _empty(
     return Coordinates(dim, names, knots, given, surprise, relevant, skewed, tails, counts, trials)
 
 
-def _fit_prediction(map_: Prediction, c: Tensor, x: Tensor, groups: Tensor | None) -> None:
+def _fit_prediction(
+    map_: Prediction, c: Tensor, x: Tensor, groups: Tensor | None, levels: Levels | None
+) -> None:
     """Fits what ``c [N, C]`` predict of points ``[N, D]``, NaN where they are missing."""
     if isinstance(map_, GaussianPrediction):
         fit_gaussian(map_, c, x, groups)
     elif isinstance(map_, LevelPrediction):
+        assert levels is not None
+        map_.hold(first=levels.first, step=levels.steps)
         fit_levels(map_, c, x, groups)
     elif isinstance(map_, LinearPrediction):
         map_.fit(c, x)

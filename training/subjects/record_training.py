@@ -107,47 +107,26 @@ class RecordTraining(Training):
         assert isinstance(network, QuestionNetwork)
         if resumed:
             resumed.take_coordinates(space.coordinates)
-        train, held_out = (
-            records.at(rows).values for rows in (~records.held_out, records.held_out)
-        )
-        known, counts, seed = space.encoded(train), space.level_counts, wanted.seed
-
-        def points(count: int) -> Batch:
-            generator = seeded_generator("cpu", seed, Stream.MELTED_POINTS)
-            places = torch.randperm(len(known), generator=generator)[:count]
-            some = known.at(places)
-            states = draw_states(some.present(space.atoms), generator, one, atoms=space.atoms)
-            cells = space.encoded(train[places.numpy()], generator)
-            return questions(cells, some, states, counts)
+        asked = _Questions(chosen, one, wanted.seed, records.at(~records.held_out).values)
+        held_out = records.at(records.held_out).values
 
         def watch() -> Watch | None:
             if not len(held_out):
                 return None
-            generator = seeded_generator("cpu", seed, Stream.HELD_OUT)
-            spread, middle = space.encoded(held_out, generator), space.encoded(held_out)
-            scored = HeldOutQuestions.of(spread, middle, network, loss, seed, one)
+            scored = asked.held_out(held_out, network, loss)
             return Watch(scored, True, recipe.patience, looks_first=True)
 
-        def source() -> QuestionBatches:
-            def cells_of(generator: torch.Generator) -> EncodedRows:
-                return space.encoded(train, generator)
-
-            def complete(rows: EncodedRows, generator: torch.Generator) -> EncodedRows:
-                return completed(chosen.mixture, rows, counts, generator)
-
-            return QuestionBatches(cells_of, known, network, recipe.batch, seed, one, complete)
-
-        config = wanted.config(recipe)
+        law = LawPlan(asked.points, None, TRIED, wanted.seed, NETWORK_ROWS, False, False)
         return Start(
             recipe=recipe,
             model=model,
             loss=loss,
-            config=config,
+            config=wanted.config(recipe),
             resolved={**asdict(recipe), "marginals": chosen.marginals, "arch": QUESTIONS},
             name=(self.path.stem, loss.schedule.name, QUESTIONS, "-".join(self.ask) or None),
-            source=source,
+            source=partial(asked.batches, network, recipe.batch),
             ending=Ending(
-                law=wanted.law(LawPlan(points, None, TRIED, seed, NETWORK_ROWS, False, False)),
+                law=wanted.law(law),
                 closing=partial(self._look_at_held_out, held_out) if len(held_out) else None,
             ),
             watch=watch,
@@ -197,6 +176,51 @@ class RecordTraining(Training):
         model.coordinates = space.coordinates
         model.about |= about_records(self.records, chosen, self.path.stem, self.ask)
         return model, QuestionLoss(loss.schedule, loss.t_min, loss.t_max, loss.t_sampling)
+
+
+@dataclass(frozen=True, eq=False)
+class _Questions:
+    """Those that a training asks about its rows ``[N, P]``, all or one, by a seed."""
+
+    chosen: Chosen
+    one: OneQuestion | None
+    seed: int
+    rows: np.ndarray
+
+    @cached_property
+    def known(self) -> EncodedRows:
+        """The rows, numbers at the middle of their steps."""
+        return self.chosen.space.encoded(self.rows)
+
+    def points(self, count: int) -> Batch:
+        """So many rows at random, asked about."""
+        space, generator = (
+            self.chosen.space,
+            seeded_generator("cpu", self.seed, Stream.MELTED_POINTS),
+        )
+        places = torch.randperm(len(self.known), generator=generator)[:count]
+        some = self.known.at(places)
+        states = draw_states(some.present(space.atoms), generator, self.one, atoms=space.atoms)
+        cells = space.encoded(self.rows[places.numpy()], generator)
+        return questions(cells, some, states, space.level_counts)
+
+    def held_out(
+        self, rows: np.ndarray, network: QuestionNetwork, loss: QuestionLoss
+    ) -> HeldOutQuestions:
+        """What scores a network on rows that are not trained on."""
+        space, generator = self.chosen.space, seeded_generator("cpu", self.seed, Stream.HELD_OUT)
+        spread, middle = space.encoded(rows, generator), space.encoded(rows)
+        return HeldOutQuestions.of(spread, middle, network, loss, self.seed, self.one)
+
+    def batches(self, network: QuestionNetwork, batch: int) -> QuestionBatches:
+        """The rows in batches, spread over their steps anew in each epoch."""
+        space = self.chosen.space
+
+        def complete(rows: EncodedRows, generator: torch.Generator) -> EncodedRows:
+            return completed(self.chosen.mixture, rows, space.level_counts, generator)
+
+        cells = partial(space.encoded, self.rows)
+        return QuestionBatches(cells, self.known, network, batch, self.seed, self.one, complete)
 
 
 def about_records(
