@@ -286,14 +286,8 @@ WIDE = 24
 def fitted_to_table(
     rows: int, dim: int, values: Mapping[str, Any], conditions: int = 0
 ) -> TableRecipe:
-    """A recipe for a table; what a user gave decides what follows from it.
-
-    Args:
-        rows: Number of rows that are trained on.
-        dim: Number of columns.
-        values: What a user gave, by name; None stands for what was left out.
-        conditions: Number of conditions that points are given with.
-    """
+    """A recipe for so many rows that are trained on, of so many columns, which may be given with so
+    many conditions; else as ``fitted``."""
     if conditions:
         return _fitted_to_simulations(rows, values)
     few, many = rows < FEW_ROWS, rows >= MANY_ROWS
@@ -340,12 +334,7 @@ def _fitted_to_simulations(rows: int, values: Mapping[str, Any]) -> TableRecipe:
 
 
 def fitted_to_questions(rows: int, values: Mapping[str, Any]) -> TableRecipe:
-    """A recipe for any question about rows; what a user gave decides what follows from it.
-
-    Args:
-        rows: Number of rows that are trained on.
-        values: What a user gave, by name; None stands for what was left out.
-    """
+    """A recipe for any question about so many rows that are trained on; else as ``fitted``."""
     few, many = rows < FEW_ROWS, rows >= MANY_ROWS
     batch = values.get("batch") or (128 if few else 256)
     duration = values.get("duration") or (1500 if few else 3000 if many else 2500) * batch / 1e6

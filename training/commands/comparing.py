@@ -97,14 +97,9 @@ def compare(settings: CompareSettings) -> int:
 def of_each(settings: CompareSettings) -> list[SampleSettings]:
     """Settings to sample the posterior of each model by."""
     priors = settings.priors * (len(settings.networks) if len(settings.priors) == 1 else 1)
+    own = settings.named("save_dir", "observation", "sampler", "run")
     return [
-        SampleSettings(
-            save_dir=settings.save_dir,
-            prior=PriorOptions(network=network, prior=prior),
-            observation=settings.observation,
-            sampler=settings.sampler,
-            run=settings.run,
-        )
+        SampleSettings(prior=PriorOptions(network=network, prior=prior), **own)
         for network, prior in zip(settings.networks, priors, strict=True)
     ]
 

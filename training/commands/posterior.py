@@ -122,11 +122,15 @@ class Observed:
 
     @classmethod
     def of(cls, asked: Asked, settings: SampleSettings) -> "Observed":
-        """Those of a command. Raises UsageError if options contradict each other or the network,
-        DataError if a file is broken."""
+        """Those of a command. Raises UsageError if options contradict each other or the network, or
+        there are other than M truths, DataError if a file is broken."""
         likelihood = None if settings.learned else asked.likelihood()
         numbers, labels = observations(asked, settings, likelihood)
-        return cls(numbers, labels, likelihood, truths(settings, asked.subject, len(numbers)))
+        truth = None if settings.truth is None else asked.subject.points(settings.truth)
+        if truth is not None and len(truth) != len(numbers):
+            count = len(numbers)
+            raise UsageError(f"--truth has {len(truth)} points, but there are {count} observations")
+        return cls(numbers, labels, likelihood, truth)
 
     def saved(self, subject: Subject) -> Tensor | None:
         """What a file of draws has of them: none of trials, which differ in their numbers."""
@@ -212,14 +216,8 @@ def mixture(settings: MixtureSettings) -> None:
             values = result.values(plan.concentration, plan.seed)
             calibrated = calibrate(values, settings.mixture.level)
         mean, std = plan.components.mean, plan.components.std
-        save_mixture(
-            draws_file,
-            result.draws,
-            result.truth,
-            result.observed,
-            result.log_evidence,
-            (mean, std),
-        )
+        known = result.truth, result.observed, result.log_evidence
+        save_mixture(draws_file, result.draws, *known, (mean, std))
         options = settings.recorded(
             eps=recorded_eps(settings.prior.eps, asked.latent), device_name=str(device)
         )
@@ -280,10 +278,8 @@ def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
         with groups.told_when_cut_short():
             functions = subject.quantities(*drawn)
             # What goes with rows was seen of these as they are, without the noise of draws.
-            check = Check(
-                problem, plan, subject.names, data, simulates, simulates, functions, labels
-            )
-            values = check.run(groups)
+            how = (data, simulates, simulates, functions, labels)
+            values = Check(problem, plan, subject.names, *how).run(groups)
         content = checked_of(asked, "sampler" if data is None else "model", options)
         return results.write_check(values, settings.level, groups, files, began, content)
 
@@ -315,14 +311,8 @@ def check_learned(settings: CheckSettings, asked: Asked, began: float) -> bool:
     subject = asked.subject
     observed = subject.labels(settings.condition) if settings.condition else None
     assert isinstance(subject, TableFlow)
-    runs = LearnedRuns.draw(
-        subject,
-        required(settings.data_root),
-        settings.runs,
-        settings.sampler.seed,
-        observed,
-        settings.neighbors,
-    )
+    fresh = required(settings.data_root), settings.runs, settings.sampler.seed
+    runs = LearnedRuns.draw(subject, *fresh, observed, settings.neighbors)
     files = asked.files("posterior_check", ".npz")
     with distributed.process_group(settings.run.device_name) as device:
         asked = asked.on(device, list(files))
@@ -409,17 +399,6 @@ def with_runs_there(settings: CheckSettings, asked: Asked) -> CheckSettings:
             f"{settings.data_root} has {there} truths to find again: a check needs {FEWEST_RUNS}"
         )
     return replace(settings, runs=there)
-
-
-def truths(settings: SampleSettings, subject: Subject, count: int) -> Tensor | None:
-    """The points ``[M, D]`` that so many observations are of; None where they are not known. Raises
-    UsageError if they are others, DataError if the file is broken."""
-    if settings.truth is None:
-        return None
-    points = subject.points(settings.truth)
-    if len(points) != count:
-        raise UsageError(f"--truth has {len(points)} points, but there are {count} observations")
-    return points
 
 
 def mixture_plan(options: MixtureOptions, dim: int) -> MixturePlan:

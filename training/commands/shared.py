@@ -88,14 +88,9 @@ def last_time(options: EvenTimeOptions, t_max: float, network: str) -> float:
 def image_times(options: ImageTimeOptions, file: NetworkFile, store: bool = False) -> TimeChoice:
     """The times of a simulation of images or a table; see ``toy_times``. Raises UsageError if the
     network was not trained up to the last, or the first is not before it."""
-    choice = TimeChoice(
-        None if options.n_iters == "auto" else int(options.n_iters or DEFAULT_STEPS),
-        last_time(options, file.t_max, file.name),
-        options.first,
-        options.disc == "adapted",
-        options.tol,
-        store,
-    )
+    steps = None if options.n_iters == "auto" else int(options.n_iters or DEFAULT_STEPS)
+    end, adapted = last_time(options, file.t_max, file.name), options.disc == "adapted"
+    choice = TimeChoice(steps, end, options.first, adapted, options.tol, store)
     choice.even(file.model.denoiser.schedule)
     return choice
 

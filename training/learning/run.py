@@ -182,14 +182,10 @@ def run_training(
 
     Args:
         trainer: At its start; takes up the state here.
-        source: Where batches come from.
         place: Where a new run is to be.
         record: What ``training_options.json`` is to say from now on; of a run that is resumed, it
             differs from what it said by the length of the training alone.
         resumed: The state to go on from, or None.
-        ending: Of the trained model.
-        watch: Looks at what is held out of the training.
-        progress: Called after each report with the part of the training that is done.
     """
     if resumed:
         trainer.restore(resumed.state, str(resumed.path))

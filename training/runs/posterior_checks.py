@@ -249,13 +249,7 @@ class LearnedCheck:
         return values_of_groups(groups, self._values)
 
     def _values(self, places: Tensor, progress: Progress) -> RunValues:
-        references = self.runs.references
-        return checking.check_learned(
-            self.amortized,
-            self.runs.rows.points[places],
-            places,
-            self.names,
-            None if references is None else references[places],
-            progress,
-            self.functions,
-        )
+        points, references = self.runs.rows.points[places], self.runs.references
+        own = None if references is None else references[places]
+        how = (self.names, own, progress, self.functions)
+        return checking.check_learned(self.amortized, points, places, *how)

@@ -19,6 +19,7 @@ from training.data.images.batches import ImageDataset, normalize_pixels
 from training.data.sketches import row_numbers
 from training.data.tables.formats import is_table
 from training.files.observations import read_columns, read_observations
+from training.files.roundtrip import roundtrip_paths
 from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.trajectory import Trajectory
@@ -75,22 +76,15 @@ class ImageFlow(Subject):
         label_dim = about.get("label_dim", 0)
         if not (type(label_dim) is int and label_dim >= 0):
             raise DataError(f"{file.path} says that it has '{label_dim}' classes")
-        name = file.data_name(data_name, "images")
         channels, height, _ = shape
         known = {
             "data_dim": file.model.denoiser.basis.dim,
             "dims_to_keep": about["dims_to_keep"],
             "img_size": height,
             "img_ch": channels,
-            "data_name": name,
         }
-        file.agreed(expected, known)
         return cls(
-            flow=file.model.flow,
-            data_name=name,
-            t_max=file.t_max,
-            known=known,
-            file=file,
+            **file.as_subject(expected, data_name, "images", known),
             shape=shape,
             classes=label_dim,
             vectors=about.get("vectors") is True,
@@ -274,7 +268,7 @@ class ImageFlow(Subject):
         return RoundtripErrors.of((before + 1) * LEVELS_PER_UNIT, after).summary()
 
     def returns(self, folder: Path, seed: int, keep_worst: int) -> Returns:
-        return ImageReturns(folder, self.stem, seed, keep_worst, self.shape)
+        return ImageReturns(roundtrip_paths(folder, self.stem, seed), keep_worst, self.shape)
 
     def lines(self, kind: str, facts: Mapping[str, Any]) -> list[str]:
         lines = [variances_line(facts, self.dims_to_keep)] if kind == "melt" else []

@@ -79,10 +79,17 @@ class NetworkFile:
         """The last time of the training."""
         return float(self.model.about["tmax"])
 
-    def data_name(self, typed: str | None, otherwise: str) -> str:
-        """What results are called by: what was typed, or the network's data, or something else.
-        Raises UsageError if that cannot be part of a file's name."""
-        return plain_name(typed) if typed else made_plain(self.known.get("data_name"), otherwise)
+    def as_subject(
+        self, expected: Mapping[str, Any], typed: str | None, otherwise: str, known: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Fields of a ``Subject`` of it, of which so much is known. Results are called by what was
+        typed, or the network's data, or something else. Raises UsageError if that cannot be part of
+        a file's name, or what was said contradicts what is known."""
+        own = made_plain(self.known.get("data_name"), otherwise)
+        known = {**known, "data_name": plain_name(typed) if typed else own}
+        self.agreed(expected, {**self.known, **known})
+        fields = {"data_name": known["data_name"], "t_max": self.t_max, "known": known}
+        return {"flow": self.model.flow, "file": self, **fields}
 
     @property
     def known(self) -> dict[str, Any]:

@@ -60,15 +60,9 @@ class RecordPrior(TableFlow):
             atoms = ", ".join(f"{atom + 0.0:g}" for atom in answers.space.atoms_at(place))
             if atoms:
                 logger.info(f"Posteriors are of rows in which '{name}' is not {atoms}")
-        name = file.data_name(data_name, "records")
-        known = {"data_dim": len(names), "dims_to_keep": len(names), "data_name": name}
-        file.agreed(expected, {**file.known, **known})
+        known = {"data_dim": len(names), "dims_to_keep": len(names)}
         return cls(
-            flow=file.model.flow,
-            data_name=name,
-            t_max=file.t_max,
-            known=known,
-            file=file,
+            **file.as_subject(expected, data_name, "records", known),
             column_names=names,
             dropped=Dropped.none(names),
             answers=answers,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torch_utils.results import save_json
-from training.files.roundtrip import ROWS_FORMAT, roundtrip_paths, save_errors, save_worst
+from training.files.roundtrip import ROWS_FORMAT, save_errors, save_worst
 from training.flow.pfode import ProbabilityFlow
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 
@@ -97,17 +97,13 @@ class ImageReturns(Returns):
     """Errors of images in gray levels, and the worst images.
 
     Args:
-        folder: Of the results.
-        stem: Name of the data and the schedule.
-        seed: Of the choice of images.
+        paths: Files of the results.
         keep_worst: Images to keep of those that come back worst.
         shape: ``(C, H, W)``.
     """
 
-    def __init__(
-        self, folder: Path, stem: str, seed: int, keep_worst: int, shape: tuple[int, int, int]
-    ):
-        self.paths = list(roundtrip_paths(folder, stem, seed))
+    def __init__(self, paths: Sequence[Path], keep_worst: int, shape: tuple[int, int, int]):
+        self.paths = list(paths)
         self.worst, self._shape = WorstImages(keep_worst), shape
         self._columns: list[Tensor] = []
 
@@ -155,18 +151,10 @@ class ImageReturns(Returns):
 
 
 class RowReturns(Returns):
-    """Errors of rows of a table.
+    """Errors of rows of a table, whose columns have names, for a file of results."""
 
-    Args:
-        folder: Of the results.
-        stem: Name of the data and the schedule.
-        seed: Of the choice of rows.
-        names: Of the columns.
-    """
-
-    def __init__(self, folder: Path, stem: str, seed: int, names: Sequence[str]):
-        self.paths = list(roundtrip_paths(folder, stem, seed)[:1])
-        self._names = names
+    def __init__(self, path: Path, names: Sequence[str]):
+        self.paths, self._names = [path], names
         self._errors: list[Tensor] = []
 
     def add(self, flow: ProbabilityFlow, samples: Samples, latents: Tensor, back: Tensor) -> None:

@@ -15,6 +15,7 @@ from dnnlib.errors import DataError, UsageError
 from training.data.sketches import Sketch, row_numbers
 from training.data.tables.foreign import listed
 from training.data.tables.table import Rows
+from training.files.roundtrip import roundtrip_paths
 from training.flow.coordinates.surprise import Surprise
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
@@ -375,7 +376,7 @@ class Subject(ABC):
     def returns(self, folder: Path, seed: int, keep_worst: int) -> Returns:
         """What is measured of points that come back, for a folder of results: a seed chooses
         points, and so many images are kept of those that come back worst."""
-        return RowReturns(folder, self.stem, seed, self.names)
+        return RowReturns(roundtrip_paths(folder, self.stem, seed)[0], self.names)
 
     def lines(self, kind: str, facts: Mapping[str, Any]) -> list[str]:
         """The most important numbers of a simulation of this kind, in words."""

@@ -65,15 +65,9 @@ class TableFlow(Subject):
         count = file.model.coordinates.condition_dim if file.model.coordinates else 0
         if not (_are_texts(conditions) and len(conditions) == count):
             raise DataError(f"{file.path} does not name its {count} conditions")
-        name = file.data_name(data_name, "table")
-        known = {"data_dim": dim, "dims_to_keep": about["dims_to_keep"], "data_name": name}
-        file.agreed(expected, {**file.known, **known})
+        known = {"data_dim": dim, "dims_to_keep": about["dims_to_keep"]}
         return cls(
-            flow=file.model.flow,
-            data_name=name,
-            t_max=file.t_max,
-            known=known,
-            file=file,
+            **file.as_subject(expected, data_name, "table", known),
             column_names=columns,
             dropped=_dropped(file.path, about.get("dropped"), columns),
             conditions=conditions,
@@ -255,7 +249,11 @@ class TableFlow(Subject):
                 f"{self.file.path.name} was trained on"
             )
         points = table.points[:, [names.index(name) for name in self.column_names]]
-        return self.compared(points, table.by_name(self.dropped.names), str(path))
+        if not self.dropped.names:
+            return points
+        whole = restored(table.points, names, table.dropped)
+        beside = dict(zip(table.dropped.order, whole.T, strict=True))
+        return self.compared(points, beside, str(path))
 
     def compared(self, points: Tensor, beside: Mapping[str, Tensor], where: str) -> Tensor:
         for line in self.dropped.contradicted(points, beside) if distributed.is_main() else ():

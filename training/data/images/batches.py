@@ -143,9 +143,7 @@ def pixel_batches(
         dataset: The images.
         items: Indices of the images, ``[N]`` over all ranks. A rank with an empty share yields
             nothing.
-        batch: Number of images at a time.
-        device: Device that the pixels are moved to.
-        workers: Processes of this rank that read ahead.
+        batch, device, workers: As of ``basis_batches``.
 
     Raises:
         DataError: An image that cannot be read.

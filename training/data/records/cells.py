@@ -67,9 +67,7 @@ def open_cells(
     Args:
         source: A path (CSV and other texts, Parquet, Feather, or what ``open_table`` reads), or a
             data frame, such as of pandas or polars.
-        separator: What is between the cells of a text; None finds it.
-        header: Whether the first row of a text has names, as ``TextTable.open`` takes it.
-        seed: Of a toy's draws.
+        separator, header, seed: As of ``open_table``.
 
     Raises:
         DataError: It is missing or broken.

@@ -243,15 +243,6 @@ class DataTable:
         levels = Levels.of(self.columns, self.points)
         return levels if all(levels.counts) else None
 
-    def by_name(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Values ``[N]`` of those of these columns that the source has, left out or not."""
-        own, gone = list(self.columns.names), list(self.dropped.names)
-        values = {name: self.points[:, own.index(name)] for name in names if name in own}
-        for name in set(names) & set(gone):
-            place = gone.index(name)
-            values[name] = self.dropped.offsets[place] + self.points @ self.dropped.slopes[place]
-        return values
-
     def row_numbers(self) -> np.ndarray:
         """Numbers of 64 bits ``[N]`` that hardly ever clash, by points and conditions; of sets, by
         the first trial."""

@@ -49,7 +49,7 @@ def test_what_has_no_density_is_left_out_and_can_be_restored():
     assert list(table.dropped.order) == names
     np.testing.assert_allclose(back.numpy(), rows, atol=1e-12)
     single = {name: column.float().double() for name, column in zip(names, back.T, strict=True)}
-    assert not list(table.dropped.contradicted(table.points, table.by_name(names)))
+    assert not list(table.dropped.contradicted(table.points, dict(zip(names, back.T, strict=True))))
     assert not list(table.dropped.contradicted(table.points, single))
     other = {
         name: column.index_add(0, torch.tensor([4, 9]), torch.tensor([1e-3, 2]).double())
