@@ -1,9 +1,10 @@
 """Correlations of residuals: files of ``calc_net_residuals_autocorrelations.py``.
 
 ``{toy}_{schedule}_toy_autocorrelations.npz`` (``calctoys``) has net_outputs_acs, net_residuals_acs
-and exact_residuals_acs [T, D, D] and times; ``{data}_{schedule}_autocorrelations_times0_{t}.npz``
-(``calc``) has them [D, D] and its time. All are float32, rows for the first time, columns for the
-later one, 0 with a dimension that does not vary. Beside them is a summary, ``..._summary.npz``:
+and exact_residuals_acs [T, D, D] and times;
+``{data}_{schedule}_autocorrelations_times0_{t}.npz`` (``calc``) has them [D, D] and its time. All
+are float32, rows for the first time, columns for the later one, 0 with a dimension that does not
+vary. Beside them is a summary, ``..._summary.npz``:
 
     times, lags, n_samples   [T], [T], [], of all quantities
     {quantity}_diagonal      [T, D], each dimension's autocorrelation with the first time

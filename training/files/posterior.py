@@ -21,7 +21,8 @@ by test, central_intervals and regions with what they hold at each of their leve
 log_density with its mean over truths and error, where it is known up to no constant, and with
 ``--condition`` near: detectable, in points, and of each observation passed, the quantity of the
 smallest p and this adjusted, tendency, mean_ranks, the distance of the farthest neighbor, local,
-surprise. ``..._posterior_check.npz`` has R runs and Q quantities, those of V coordinates first:
+surprise.
+``..._posterior_check.npz`` has R runs and Q quantities, those of V coordinates first:
 
     names                    [Q], coordinates, log likelihood (or log density), radius
     ranks                    [R, Q], fractional ranks of truths among draws, from 0 to 1
@@ -35,8 +36,9 @@ surprise. ``..._posterior_check.npz`` has R runs and Q quantities, those of V co
 statement, what is guaranteed, and its assumption; holding, of stated shares what is held in the
 mean over calibrations, and by 90 % of them, low to high; levels, contents to ask for, by stated
 shares and names; near, how many truths are near an observation, and near_statement, what is
-guaranteed of these; curves, levels at many shares. ``..._posterior_calibration.npz`` has what that
-of a check has, of truths in the place of runs, and where there are two conditions or more
+guaranteed of these; curves, levels at many shares.
+``..._posterior_calibration.npz`` has what that of a check has, of truths in the place of runs, and
+where there are two conditions or more
 
     conditions, condition_names   [R, C], [C], of the truths
     near                     [R], the content to ask for near each, so that 90 % are held

@@ -100,9 +100,9 @@ class EigenBasis(nn.Module):
         """``W diag(xi) W^T [D, D]``, about the mean."""
         return (self.eigenvectors * self.eigenvalues) @ self.eigenvectors.T
 
-    def floored_variance(self) -> Tensor:
-        """``xi`` with its small values raised to 1e-6 of ``xi*`` (a constant pixel has 0)."""
-        return self.eigenvalues.clamp(min=1e-6 * self.top_variance)
+    def floored_variance(self, fraction: float = 1e-6) -> Tensor:
+        """``xi`` with its small values raised to a fraction of ``xi*`` (a constant pixel has 0)."""
+        return self.eigenvalues.clamp(min=fraction * self.top_variance)
 
     def second_moments(self, batches: Iterable[Tensor]) -> Tensor:
         """Mean squares ``[D]`` along the axes of other points ``[n, D]``, over all ranks."""

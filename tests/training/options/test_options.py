@@ -16,7 +16,7 @@ import toy_train
 from dnnlib.errors import DataError, InflationError, TrainingError, UsageError, agree
 from dnnlib.files import atomic_path
 from tests.support.running import parsed, refusal, run_script
-from training.commands.shared import image_times, steps_and_end
+from training.commands.shared import last_time, steps_and_end
 from training.commands.train import resumed_options, training_on_toy, tries_precisions
 from training.names import DEFAULT_STEPS, OTHERS
 from training.options.declared import Declared, argument, option, options_of, takes
@@ -366,10 +366,10 @@ def test_an_end_may_be_asked_for_and_is_by_default_the_networks():
     assert steps_and_end(3, 0.1, 0.3) == (3, 0.3)
     with pytest.raises(UsageError, match=r"--h=3 .* T = 7\.01: add --steps=2, to end at T = 6"):
         steps_and_end(None, 3.0, 7.01)
-    assert image_times(ImageTimeOptions(end_time=2.5), 6.0, "n").end == 2.5
-    assert image_times(ImageTimeOptions(end_time=6 * (1 + 1e-12)), 6.0, "n").end == 6.0
+    assert last_time(ImageTimeOptions(end_time=2.5), 6.0, "n") == 2.5
+    assert last_time(ImageTimeOptions(end_time=6 * (1 + 1e-12)), 6.0, "n") == 6.0
     with pytest.raises(UsageError, match=r"--end_time is 6\.01, but n was trained up to T = 6"):
-        image_times(ImageTimeOptions(end_time=6.01), 6.0, "n")
+        last_time(ImageTimeOptions(end_time=6.01), 6.0, "n")
 
 
 def test_eps_is_a_name_or_a_number_and_what_is_recorded_was_used():
