@@ -314,7 +314,7 @@ def test_a_messy_table_is_asked_without_a_hand_on_it(tmp_path, name):
 
 def test_one_question_is_answered_alone(sold, tmp_path):
     data, out = f"--data={sold / 'shop.npz'}", f"--outdir={tmp_path}"
-    good(run_script(train, data, out, "--nosubdir", "--ask=gift", *QUICK, "--duration=0.012"))
+    good(run_script(train, data, out, "--nosubdir", "--ask=gift", *QUICK, "--duration=0.006"))
     network = f"--network={max(tmp_path.glob('network-snapshot-*.pkl'))}"
     rows = (f"--data={sold / 'shop.csv'}", f"--dest={tmp_path / 'made.csv'}")
     refused(run_script(ask, "predict", network, *rows, "--columns=price"), 2, "--ask=gift")
