@@ -332,7 +332,7 @@ def test_what_is_made_of_a_column_does_not_answer_for_it(tmp_path):
     rows.loc[rows["city"] != "Rome", "price"] = np.nan
     records = Records.open(rows, is_missing=["price"])
     with quick_endings():
-        answers = records.train(duration=0.03, **SMALL)
+        answers = records.train(duration=0.015, **SMALL)
     made = answers.predict(pandas.DataFrame({"price": [None, 10.0]}), ["city"])
     assert made["city_is_Rome"][0] < 0.3
     assert made["city_is_Rome"][1] > 0.9
