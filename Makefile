@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DEMO := out/demo
 # Any order of the tests must do; SEED=7 gives another.
 SEED ?= 0
-TESTS := $(VENV)/bin/pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder --randomly-seed=$(SEED)
+TESTS := PYTHONDONTWRITEBYTECODE= $(VENV)/bin/pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder --randomly-seed=$(SEED)
 
 # The lowest versions that pyproject.toml admits, of Python too.
 OLDEST := .venv-oldest

@@ -7,6 +7,8 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import time
+from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -16,6 +18,7 @@ pytest.register_assert_rewrite("tests.support")
 from tests.support import budget  # noqa: E402
 
 STARTED = time.monotonic()
+ROOT = Path(__file__).parents[1]
 settings.register_profile("few", max_examples=25, derandomize=True, deadline=None)
 settings.register_profile("many", max_examples=500, deadline=None)
 settings.load_profile("few")
@@ -26,6 +29,25 @@ def pytest_configure(config):
     has_others = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
     if not has_others:
         config.pluginmanager.import_plugin("tests.support.suite")
+
+
+@cache
+def worker_of(file):
+    """What a file of tests is run together with: those that start processes from one that has
+    imported all have one worker, which imports once."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    return "processes" if "two_ranks" in text or Path(file).name in budget.FORKING else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    scheduler = LoadFileScheduling(config, log)
+    scheduler._split_scope = lambda nodeid: worker_of(nodeid.partition("::")[0])
+    return scheduler
 
 
 @pytest.hookimpl(trylast=True)

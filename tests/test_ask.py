@@ -317,7 +317,7 @@ def test_a_messy_table_is_asked_without_a_hand_on_it(tmp_path, name):
 
 def test_one_question_is_answered_alone(sold, tmp_path):
     data, out = f"--data={sold / 'shop.npz'}", f"--outdir={tmp_path}"
-    good(run_script(train, data, out, "--nosubdir", "--ask=gift", *QUICK, "--duration=0.012"))
+    good(run_script(train, data, out, "--nosubdir", "--ask=gift", *QUICK, "--duration=0.006"))
     network = f"--network={max(tmp_path.glob('network-snapshot-*.pkl'))}"
     rows = (f"--data={sold / 'shop.csv'}", f"--dest={tmp_path / 'made.csv'}")
     refused(run_script(ask, "predict", network, *rows, "--columns=price"), 2, "--ask=gift")
@@ -335,7 +335,7 @@ def test_what_is_made_of_a_column_does_not_answer_for_it(tmp_path):
     rows.loc[rows["city"] != "Rome", "price"] = np.nan
     records = Records.open(rows, is_missing=["price"])
     with quick_endings():
-        answers = records.train(duration=0.03, **SMALL)
+        answers = records.train(duration=0.015, **SMALL)
     made = answers.predict(pandas.DataFrame({"price": [None, 10.0]}), ["city"])
     assert made["city_is_Rome"][0] < 0.3
     assert made["city_is_Rome"][1] > 0.9

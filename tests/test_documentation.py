@@ -44,8 +44,8 @@ FEW_RUNS = ["--runs=20", "--chains=1"]
 """Of a check of posteriors."""
 MANY = re.compile(r"\b[12]000\b")
 """Numbers of points in Python, in whose place there are a few."""
-FEW_DRAWS = ("}, draws=50", "}, draws=50, pool=300")
-"""Of posteriors with a likelihood, and of the pool that they are chosen from."""
+FEW_DRAWS = ("}, draws=50", "}, draws=50, pool=300, sampler='pool'")
+"""Of posteriors with a likelihood, of a pool alone that they are chosen from."""
 LAST_SNAPSHOT = {"network-snapshot-001000": "network-snapshot-000000"}
 """What a training that is cut short calls its network."""
 BLOCK = re.compile(

@@ -153,6 +153,7 @@ def quick_endings():
         mock.patch.multiple("training.learning.melting", MELT_STEPS=3, CHECK_STEPS=20, FEWEST=60),
         mock.patch.multiple("training.learning.melting", STEPS_PER_ROW=1, FEWEST_STEPS=40),
         mock.patch("training.subjects.toys.CALIBRATION_POINTS", 200),
+        mock.patch.multiple("training.learning.mixture_start", STEPS=12, STEPS_OF_ONE=30),
         mock.patch("training.learning.calibrating.NODES", 5),
         mock.patch("training.learning.held_out.TABLE_DRAWS", 500),
         mock.patch("training.subjects.table_spaces.PILOT_STEPS", 20),

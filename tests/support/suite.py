@@ -11,6 +11,7 @@ import torch
 
 import toy_train
 from tests.support import running
+from tests.support.budget import FORKING
 from tests.support.rank_pool import RankPool
 from tests.support.running import good, run_script
 
@@ -19,15 +20,13 @@ pytest_plugins = [
     "tests.support.commands",
 ]
 
-FORKING = ("test_fuzz.py", "test_kills.py", "test_browser.py")
-"""Files whose tests start processes from one that has imported all, or share a browser."""
 torch.set_num_threads(1)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Sorts files for parallel workers: those that fork come first, so that one worker imports all
-    for them, then scripts, which take longest; those of a folder or script stay together."""
+    """Sorts files for parallel workers: those that start processes come first, since they are one
+    worker's, then scripts, which take longest; those of a folder or script stay together."""
     root = Path(__file__).parents[1]
 
     def room(item):
@@ -39,8 +38,8 @@ def pytest_collection_modifyitems(items):
         first.setdefault(room(item), index)
 
     def place(item):
-        forks = item.path.name in FORKING or "two_ranks" in getattr(item, "fixturenames", ())
-        return not forks, item.path.parent != root, first[room(item)]
+        starts = item.path.name in FORKING or "two_ranks" in getattr(item, "fixturenames", ())
+        return not starts, item.path.parent != root, first[room(item)]
 
     items.sort(key=place)
 

@@ -222,7 +222,7 @@ def test_the_density_of_a_level_is_its_probability_however_small(levels):
     torch.testing.assert_close(given.to_data(scores), rows)
 
 
-@pytest.mark.parametrize(("lapse", "steps"), [(0.0, 200), (0.3, 400)])
+@pytest.mark.parametrize(("lapse", "steps"), [(0.0, 120), (0.3, 400)])
 def test_probabilities_of_levels_are_learned_where_products_and_where_bends_matter(
     lapse, steps, monkeypatch
 ):

@@ -20,7 +20,7 @@ from training.measure.posterior.convergence import convergence
 from training.measure.posterior.local import calibrate_near
 
 SAMPLED = 1000
-PLAN = SamplingPlan("pool", draws=100, pool=4096, seed=1)
+PLAN = SamplingPlan("pool", draws=100, pool=2048, seed=1)
 EMPTY = torch.zeros(1, 2).double()
 RUNS, NEAR, STD = 300, 75, 0.6
 ORDER = normal(RUNS, 1, seed=5)[:, 0].argsort()
@@ -34,9 +34,8 @@ def of_samples(prior, told, numbers):
     truths = checking.truths_of_prior(target, numbers, PLAN.seed)
     observed = checking.simulated(target.likelihood, truths.points, numbers, PLAN.seed)
     sampled = Target(prior, Gaussian(double(told)), observed, posteriors.ROWS)
-    return checking.check_runs(
-        Problem(sampled, prior, numbers), PLAN, truths, ["x1", "x2"], Pool.draw(sampled, 4096, 1)
-    )[0]
+    which, pool = Problem(sampled, prior, numbers), Pool.draw(sampled, PLAN.pool, 1)
+    return checking.check_runs(which, PLAN, truths, ["x1", "x2"], pool)[0]
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["blurred", "deblurred"])

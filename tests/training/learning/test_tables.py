@@ -61,7 +61,7 @@ def trained(prepared):
 @pytest.mark.parametrize("dims_to_keep", [2, 1])
 def test_held_out_nats_of_the_exact_denoiser_are_the_mean_log_density(dims_to_keep, monkeypatch):
     """Of points with the noise of the first time; circles are a mixture whose density is known."""
-    monkeypatch.setattr(held_out, "TABLE_DRAWS", 100_000)
+    monkeypatch.setattr(held_out, "TABLE_DRAWS", 50_000)
     toy = Toy("circles")
     basis = EigenBasis.from_moments(*toy.moments())
     model, loss = preparation(dims_to_keep=dims_to_keep).choices.build(basis)
@@ -76,13 +76,13 @@ def test_held_out_nats_of_the_exact_denoiser_are_the_mean_log_density(dims_to_ke
     # float32 of z would cost digits where the noise is least
     monkeypatch.setattr(torch, "get_default_dtype", lambda: torch.float64)
     monkeypatch.setattr(denoiser, "residual", residual)
-    points = toy.sample(100_000, seeded())
-    shift = torch.full((100_000,), 0.7, dtype=torch.float64)
+    points = toy.sample(50_000, seeded())
+    shift = torch.full((50_000,), 0.7, dtype=torch.float64)
     nats = HeldOut.of_rows(points, shift, loss, seed=0).score(model).nats
     clean, generator = basis.to_eigen(points), seeded(1)
     first, last = torch.tensor([loss.t_min, loss.t_max], dtype=torch.float64)
     start, end = (
-        clean + denoiser.schedule.sample_noise(100_000, t, generator) for t in (first, last)
+        clean + denoiser.schedule.sample_noise(50_000, t, generator) for t in (first, last)
     )
     # What latents are is not quite a Gaussian, least of all where dimensions are compressed.
     gaussian = GaussianLaw(basis.eigenvalues + denoiser.schedule.noise_variance(last))

@@ -313,14 +313,14 @@ MEANS, COVARIANCES = 0.8 * drawn(2, DIM), ROOTS @ ROOTS.mT / 2
 SHARES = torch.tensor([[0.6, 0.3, 0.1, 0.2, 0.8], [0.1, 0.2, 0.7, 0.5, 0.5]], dtype=torch.float64)
 
 
-def untrained():
+def untrained(steps=40):
     arguments = {"level_counts": COUNTS, "width": 16, "depth": 1, "components": 2}
     choices = Choices("ifs", {"gamma0": 1e-4}, "questions", arguments, "ES", "log", t_max=20.7)
     ones = torch.ones(DIM, dtype=torch.float64)
     model, _ = choices.build(EigenBasis(0 * ones, ones, ones.diag()))
     network = model.denoiser.eval().requires_grad_(False).network
     network.mixture.hold(WEIGHTS, MEANS, COVARIANCES, SHARES, 100 * ones)
-    return QuestionFlow(model.flow, network, model.flow.times(40), get_solver("exp_rk5"))
+    return QuestionFlow(model.flow, network, model.flow.times(steps), get_solver("exp_rk5"))
 
 
 def rows(count):
@@ -357,7 +357,7 @@ def test_densities_are_those_of_the_mixture_given_what_is_known():
 
 
 def test_absent_cells_and_other_rows_change_nothing():
-    flow, (cells, states) = untrained(), rows(3)
+    flow, (cells, states) = untrained(10), rows(3)
     of_numbers, of_levels = flow.log_prob(cells, states)
     numbers = cells.numbers.clone()
     numbers[states[:, :DIM] == ABSENT] = torch.nan
@@ -371,7 +371,7 @@ def test_absent_cells_and_other_rows_change_nothing():
 
 
 def test_quantiles_ranks_and_draws_of_a_number_agree():
-    flow, (cells, _) = untrained(), rows(1)
+    flow, (cells, _) = untrained(20), rows(1)
     many = cells.at(torch.zeros(4000, dtype=torch.long))
     states = torch.tensor([[KNOWN, ASKED, ABSENT, KNOWN, KNOWN, ABSENT]]).repeat(4000, 1)
     levels = torch.tensor([0.05, 0.5, 0.95])

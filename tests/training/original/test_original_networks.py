@@ -108,18 +108,6 @@ def test_it_denoises_as_trained(tmp_path, points, space):
     assert model.denoiser.space == space
 
 
-def test_a_toy_network_gives_what_it_gave(tmp_path):
-    (tmp_path / "original.pkl").write_bytes(dumps(toy_content()))
-    model = import_original(tmp_path / "original.pkl").model
-    # The network that the content was made of.
-    known = randomized(NETWORKS["OriginalToyConvUNet"](**model.recipe.network_arguments))
-    z, t = torch.randn(5, 2, generator=seeded(1)), torch.linspace(0, 7, 5)
-    with torch.no_grad():
-        out = known(z, 999 * t)
-        torch.testing.assert_close(model.denoiser.network(z, 999 * t), out)
-    assert out.abs().max() > 1e-3
-
-
 def parts(content, *names):
     got = content["ema"].child("model", *names)
     return got.state if isinstance(got, Persistent) else got.__dict__
