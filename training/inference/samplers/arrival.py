@@ -10,7 +10,7 @@ from training.inference.progress import OnPart
 from training.inference.samplers.narrowing import Narrowing, how_far
 from training.inference.samplers.renoising import Particles
 from training.inference.target import Target
-from training.inference.weights import of_populations, require_some, systematic
+from training.inference.weights import of_populations, systematic
 from training.measure.posterior.importance import effective_size
 
 NAME = "twisted"
@@ -47,7 +47,6 @@ class Arrived:
     def __post_init__(self) -> None:
         self.again = torch.zeros_like(self.stages)
         self.worth = torch.full_like(self.stages, torch.inf)
-        require_some(self._by_population())
 
     def apart(self) -> Tensor:
         """How far populations are apart on each observation, in the coordinate where they are

@@ -23,9 +23,13 @@ with the step u that was taken, and ``psi_k = N(y; A m(x_k), A V_k A^T + R)``, t
 curved columns; psi_0 is the likelihood itself. Weights are exact whatever psi is: with many
 particles, draws are those of the posterior under the prior that p makes of all steps. That is the
 diffusion, not the flow; both have the same law if the denoiser is exact and steps are many.
+
+Where psi misses a part of the posterior, weights have long tails, and of many particles a few that
+came there decide. So those of a population beyond ``ISLAND`` are of several islands, which know
+nothing of each other and count alike.
 """
 
-from math import inf, log
+from math import ceil, inf, log
 
 import torch
 from torch import Tensor
@@ -37,11 +41,13 @@ from training.inference.samplers.arrival import Arrived, rows_of
 from training.inference.samplers.narrowing import WORTH
 from training.inference.samplers.renoising import Diffusion, Renoising
 from training.inference.target import Target
-from training.inference.weights import of_populations, systematic
+from training.inference.weights import of_populations, require_some, systematic
 from training.measure.posterior.importance import effective_size
 
 ENOUGH = 256
 """Particles that weights are worth for which R is never made wider."""
+ISLAND = 2**11
+"""Particles that are taken by weight among each other, at most."""
 MOST_WIDER, BISECTIONS = 2.0, 10
 """How much of log b a step may take, and how often that is halved to find what is needed."""
 DTYPE = torch.float32
@@ -79,8 +85,10 @@ class Descent:
         self._sight = Sight.of(target).blurred(diffusion.errors[-1], DTYPE)
         self._exponent = torch.ones(target.count, dtype=torch.float64, device=target.device)
         self._seen = self._sight  # with R / b
-        self._particles = noise.chains // chains
-        self._least_worth = min(least_worth * self._particles, ENOUGH)
+        size = noise.chains // chains
+        self._groups = chains * islands_of(size)
+        self._particles = noise.chains // self._groups
+        self._least_worth = min(least_worth * size, ENOUGH)
         self._moves: dict[int, Renoising] = {}
         rows = torch.arange(target.count * noise.chains, device=target.device)
         self._which = rows // noise.chains
@@ -104,13 +112,15 @@ class Descent:
         points = target.of_states(self._x.flatten(0, 1).double(), self._which)
         log_likelihood = target.likelihood.log_prob(points, target.observed[self._which])
         log_likelihood = log_likelihood.view(target.count, -1)
-        start = self._noise.uniform(self.steps, 1)[..., 0].view(-1, self.chains, self._particles)
+        log_weights = self._by_island(self._log_weights + self._exponent[:, None] * log_likelihood)
+        require_some(log_weights)
+        start = self._noise.uniform(self.steps, 1)[..., 0].view(target.count, self.chains, -1)
         return Arrived(
             target,
             self._x,
             points.view_as(self._x),
             log_likelihood,
-            self._log_weights + self._exponent[:, None] * log_likelihood,
+            log_weights.log_softmax(dim=1).view_as(log_likelihood),
             self._exponent,
             start[..., 0],
             self._stages,
@@ -142,19 +152,19 @@ class Descent:
         return moves
 
     def _resample(self, step: int) -> None:
-        """Takes particles by weight in populations whose weights are worth too little."""
-        weights = self._by_population(self._log_weights)
+        """Takes particles by weight on islands where weights are worth too little."""
+        weights = self._by_island(self._log_weights)
         going = effective_size(weights) < WORTH * self._particles
         if not going.any():
             return
-        start = self._by_population(self._noise.uniform(step, 1)[..., 0])[:, 0]
+        start = self._by_island(self._noise.uniform(step, 1)[..., 0])[:, 0]
         picks = systematic(weights, start, self._particles)
         own = torch.arange(self._particles, device=picks.device)
         picks = torch.where(going[:, None], picks, own)
-        rows = of_populations(picks, self.chains, self._particles)
+        rows = of_populations(picks, self._groups, self._particles)
         self._x, self._m = rows_of(self._x, rows), rows_of(self._m, rows)
         self._log_weights = torch.where(going[:, None], 0, weights).view_as(self._log_weights)
-        self._stages += going.view(-1, self.chains).double().mean(dim=1)
+        self._stages += going.view(-1, self._groups).double().mean(dim=1)
 
     def _move(self, step: int) -> None:
         """Moves from time ``step + 1`` to ``step``, and weighs."""
@@ -200,9 +210,8 @@ class Descent:
             return seen, seen.log_prob(off, self._spread).double()
 
         def fits(psi: Tensor) -> Tensor:
-            worth = effective_size(self._by_population(self._log_weights + psi)).view(
-                -1, self.chains
-            )
+            worth = effective_size(self._by_island(self._log_weights + psi))
+            worth = worth.view(len(psi), self.chains, -1).sum(dim=2)
             return worth.median(dim=1).values >= self._least_worth
 
         good, widest = fits(self._psi), self._exponent.log()
@@ -223,6 +232,17 @@ class Descent:
         self._exponent = wider.exp()
         self._seen, self._psi = seen_at(wider)
 
-    def _by_population(self, values: Tensor) -> Tensor:
-        """``[M, C P]`` as ``[M C, P]``."""
+    def _by_island(self, values: Tensor) -> Tensor:
+        """``[M, C P]`` as ``[M G, P']``, of G islands."""
         return values.reshape(-1, self._particles)
+
+
+def islands_of(particles: int) -> int:
+    """How many islands so many particles of a population are of: 1 where they cannot be divided.
+
+    Example:
+        >>> islands_of(2048), islands_of(4096), islands_of(6147), islands_of(4099)
+        (1, 2, 9, 1)
+    """
+    fewest = ceil(particles / ISLAND)
+    return next((n for n in range(fewest, 3 * fewest) if particles % n == 0), 1)

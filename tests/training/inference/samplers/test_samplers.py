@@ -379,6 +379,7 @@ def test_posteriors_of_several_modes(case, monkeypatch):
     curved, worth, chance = case
     monkeypatch.setattr(twisted, "LEAST_WORTH", worth)
     monkeypatch.setattr(descent, "ENOUGH", 2000 if curved else 256)
+    monkeypatch.setattr(descent, "ISLAND", 1000)
     monkeypatch.setattr(narrowing, "CHANCE", chance)
     monkeypatch.setattr(narrowing, "HELPS", torch.inf)
     prior = bumps(bent() if curved else None)
@@ -438,6 +439,16 @@ def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch):
     alone = twist(target, 0, [0, 1], chains=2, draws=50, particles=50)
     torch.testing.assert_close(alone.points, together.points, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(alone.calls, together.calls)
+
+
+def test_islands_count_alike_however_likely_what_they_hold(monkeypatch):
+    monkeypatch.setattr(descent, "ISLAND", 20)
+    target = Target(bumps(), Gaussian(double(0.3), torch.tensor([1])), double([[0.2], [1.4]]), 120)
+    noise = Noise(0, [0, 1], 120, target.device, chunk=1, dtype=descent.DTYPE)
+    cloud = descent.Descent(target, LookAhead(8, 0, 1 / 2), noise, 2, 0.0).arrived()
+    shares = cloud.log_weights.exp().view(2, 6, 20).sum(dim=2)
+    torch.testing.assert_close(shares, torch.ones_like(shares))
+    assert (cloud.by_weight(30) // 20).flatten().bincount().tolist() == [20] * 6
 
 
 def test_each_label_has_a_lookahead_of_its_own():
