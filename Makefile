@@ -5,7 +5,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 DEMO := out/demo
-# Any order of the tests must do; SEED=7 gives another.
+# Any order of the tests must do; SEED=7 gives another. Bytecode is kept, whatever the environment
+# says: tests start many processes, which would each compile all that they import.
 SEED ?= 0
 TESTS := PYTHONDONTWRITEBYTECODE= $(VENV)/bin/pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder --randomly-seed=$(SEED)
 

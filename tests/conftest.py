@@ -45,9 +45,11 @@ def pytest_xdist_make_scheduler(config, log):
         return None
     from xdist.scheduler import LoadFileScheduling
 
-    scheduler = LoadFileScheduling(config, log)
-    scheduler._split_scope = lambda nodeid: worker_of(nodeid.partition("::")[0])
-    return scheduler
+    class LoadWorkerScheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):  # what its own base classes differ in
+            return worker_of(nodeid.partition("::")[0])
+
+    return LoadWorkerScheduling(config, log)
 
 
 @pytest.hookimpl(trylast=True)

@@ -210,8 +210,10 @@ class Model(model.Model):
         if names is None and numbers.shape[1] == len(whole) != len(own):
             names, rows = whole, dict(zip(whole, numbers.T, strict=True))
         points = torch.from_numpy(called.columns_of(rows, own, "rows").copy())
-        values = dict(zip(names or (), torch.from_numpy(numbers).T, strict=False))
-        return self.subject.compared(points, values, "rows")
+        if names is not None:
+            beside = dict(zip(names, torch.from_numpy(numbers).T, strict=True))
+            self.subject.warn_of_others(points, beside, "rows")
+        return points
 
     def _named(self, points: np.ndarray, drawn: bool = False) -> tuple[list[str], np.ndarray]:
         names, values = self.subject.as_source(torch.from_numpy(points), drawn=drawn)

@@ -216,8 +216,14 @@ def mixture(settings: MixtureSettings) -> None:
             values = result.values(plan.concentration, plan.seed)
             calibrated = calibrate(values, settings.mixture.level)
         mean, std = plan.components.mean, plan.components.std
-        known = result.truth, result.observed, result.log_evidence
-        save_mixture(draws_file, result.draws, *known, (mean, std))
+        save_mixture(
+            draws_file,
+            result.draws,
+            result.truth,
+            result.observed,
+            result.log_evidence,
+            (mean, std),
+        )
         options = settings.recorded(
             eps=recorded_eps(settings.prior.eps, asked.latent), device_name=str(device)
         )
@@ -278,8 +284,10 @@ def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
         with groups.told_when_cut_short():
             functions = subject.quantities(*drawn)
             # What goes with rows was seen of these as they are, without the noise of draws.
-            how = (data, simulates, simulates, functions, labels)
-            values = Check(problem, plan, subject.names, *how).run(groups)
+            check = Check(
+                problem, plan, subject.names, data, simulates, simulates, functions, labels
+            )
+            values = check.run(groups)
         content = checked_of(asked, "sampler" if data is None else "model", options)
         return results.write_check(values, settings.level, groups, files, began, content)
 
@@ -311,8 +319,14 @@ def check_learned(settings: CheckSettings, asked: Asked, began: float) -> bool:
     subject = asked.subject
     observed = subject.labels(settings.condition) if settings.condition else None
     assert isinstance(subject, TableFlow)
-    fresh = required(settings.data_root), settings.runs, settings.sampler.seed
-    runs = LearnedRuns.draw(subject, *fresh, observed, settings.neighbors)
+    runs = LearnedRuns.draw(
+        subject,
+        required(settings.data_root),
+        settings.runs,
+        settings.sampler.seed,
+        observed,
+        settings.neighbors,
+    )
     files = asked.files("posterior_check", ".npz")
     with distributed.process_group(settings.run.device_name) as device:
         asked = asked.on(device, list(files))

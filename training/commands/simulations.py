@@ -172,8 +172,15 @@ def exact(settings: ClosedFormSettings) -> None:
 
 def closed_form(settings: ClosedFormSettings, points: tuple[int, int] | None = None) -> ToyFlow:
     """The toy, or so many points of it by a seed."""
-    how = settings.flow.data_dim, settings.flow.arguments(), settings.end_vars, points
-    return ToyFlow.closed_form(settings.data_name, settings.augment_to or 0, *how)
+    flow = settings.flow
+    return ToyFlow.closed_form(
+        settings.data_name,
+        settings.augment_to or 0,
+        flow.data_dim,
+        flow.arguments(),
+        settings.end_vars,
+        points,
+    )
 
 
 def toys(

@@ -249,10 +249,16 @@ def train(
         trainer, source = training.begin(start, resumed)
         name = "-".join(part for part in (*start.name, run.desc) if part)
         assert run.outdir is not None
-        place = Place(run.outdir, name, run.nosubdir)
-        record = record if resume is None else record_of(resume, start.recipe.duration)
-        more = (start.ending, start.watch(), progress)
-        return run_training(trainer, source, place, record, resumed, *more)
+        return run_training(
+            trainer,
+            source,
+            Place(run.outdir, name, run.nosubdir),
+            record if resume is None else record_of(resume, start.recipe.duration),
+            resumed,
+            start.ending,
+            start.watch(),
+            progress,
+        )
 
 
 def refit(

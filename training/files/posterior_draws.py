@@ -165,9 +165,7 @@ def _save_draws(
 ) -> None:
     """Adds draws, their densities, what samplers say, and perhaps draws by held-out truths, group
     by group."""
-    posterior, stats, constant = (
-        file[name] for name in ("posterior", "sample_stats", "constant_data")
-    )
+    posterior, stats, constant = file["posterior"], file["sample_stats"], file["constant_data"]
     for variable, name in about.variables.items():
         posterior.create_variable(variable, DRAWN, "f8").attrs["long_name"] = name
     points = posterior.create_variable("x", (*DRAWN, "coordinate"), "f8")

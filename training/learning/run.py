@@ -115,18 +115,23 @@ def train(
                         progress(min(1.0, trainer.seen / config.total))
                     if signal is not None and not done:
                         raise StoppedBySignal(signal, folder.state_path(trainer.seen))
-            best = watch.put_best(trainer.averaged) if watch else None
-            if watch and best:
-                logger.info(_choice(watch, best, trainer))
-                folder.save_network(trainer.averaged, trainer.seen)
-            if watch and watch.is_far:
-                logger.warning(FAR_HELD_OUT.format(watch.best[""].score.loss))
-            if ending:
-                ending(trainer.averaged)
-                folder.save_network(trainer.averaged, trainer.seen)
+            _end(trainer, folder, ending, watch)
             return folder.network_path(trainer.seen)
     finally:
         del batches  # a traceback that is kept would keep the processes that read alive
+
+
+def _end(trainer: Trainer, folder: RunFolder, ending: Ending, watch: Watch | None) -> None:
+    """Saves the best weights, if they are chosen, and what they get."""
+    best = watch.put_best(trainer.averaged) if watch else None
+    if watch and best:
+        logger.info(_choice(watch, best, trainer))
+        folder.save_network(trainer.averaged, trainer.seen)
+    if watch and watch.is_far:
+        logger.warning(FAR_HELD_OUT.format(watch.best[""].score.loss))
+    if ending:
+        ending(trainer.averaged)
+        folder.save_network(trainer.averaged, trainer.seen)
 
 
 def _report_and_save(

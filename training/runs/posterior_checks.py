@@ -250,6 +250,12 @@ class LearnedCheck:
 
     def _values(self, places: Tensor, progress: Progress) -> RunValues:
         points, references = self.runs.rows.points[places], self.runs.references
-        own = None if references is None else references[places]
-        how = (self.names, own, progress, self.functions)
-        return checking.check_learned(self.amortized, points, places, *how)
+        return checking.check_learned(
+            self.amortized,
+            points,
+            places,
+            self.names,
+            None if references is None else references[places],
+            progress,
+            self.functions,
+        )

@@ -194,10 +194,8 @@ class _Questions:
 
     def points(self, count: int) -> Batch:
         """So many rows at random, asked about."""
-        space, generator = (
-            self.chosen.space,
-            seeded_generator("cpu", self.seed, Stream.MELTED_POINTS),
-        )
+        space = self.chosen.space
+        generator = seeded_generator("cpu", self.seed, Stream.MELTED_POINTS)
         places = torch.randperm(len(self.known), generator=generator)[:count]
         some = self.known.at(places)
         states = draw_states(some.present(space.atoms), generator, self.one, atoms=space.atoms)

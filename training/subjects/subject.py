@@ -1,7 +1,7 @@
 """A flow and what its points are: names, units, where points come from, what is told of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.logs import logger
+from torch_utils import distributed
 from training.data.sketches import Sketch, row_numbers
 from training.data.tables.foreign import listed
 from training.data.tables.table import Rows
@@ -215,10 +217,15 @@ class Subject(ABC):
 
     # Where points come from.
 
-    def compared(self, points: Tensor, beside: Mapping[str, Tensor], where: str) -> Tensor:
-        """Rows ``[N, D]`` as they are; warns where they have other values ``[N]`` of columns that
-        the training left out, by name, than followed from them there."""
-        return points
+    def warn_of_others(self, points: Tensor, beside: Mapping[str, Tensor], where: str) -> None:
+        """Warns where rows ``[N, D]`` have other values ``[N]`` of columns that the training left
+        out, by name, than followed from them there."""
+        for line in self.contradicted(points, beside) if distributed.is_main() else ():
+            logger.warning(f"Warning: {where}: {line}; the flow is of the other columns alone")
+
+    def contradicted(self, points: Tensor, beside: Mapping[str, Tensor]) -> Iterable[str]:
+        """What they contradict, in sentences."""
+        return ()
 
     @abstractmethod
     def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:

@@ -1,6 +1,6 @@
 """Tables: flows of a network whose points are rows, perhaps given with conditions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.logs import logger
-from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.tables.table import DataTable, Dropped, Rows, restored
@@ -249,16 +247,14 @@ class TableFlow(Subject):
                 f"{self.file.path.name} was trained on"
             )
         points = table.points[:, [names.index(name) for name in self.column_names]]
-        if not self.dropped.names:
-            return points
-        whole = restored(table.points, names, table.dropped)
-        beside = dict(zip(table.dropped.order, whole.T, strict=True))
-        return self.compared(points, beside, str(path))
-
-    def compared(self, points: Tensor, beside: Mapping[str, Tensor], where: str) -> Tensor:
-        for line in self.dropped.contradicted(points, beside) if distributed.is_main() else ():
-            logger.warning(f"Warning: {where}: {line}; the flow is of the other columns alone")
+        if self.dropped.names:
+            whole = restored(table.points, names, table.dropped)
+            beside = dict(zip(table.dropped.order, whole.T, strict=True))
+            self.warn_of_others(points, beside, str(path))
         return points
+
+    def contradicted(self, points: Tensor, beside: Mapping[str, Tensor]) -> Iterable[str]:
+        return self.dropped.contradicted(points, beside)
 
     def as_source(
         self, points: Tensor, rounded: bool = True, drawn: bool = False

@@ -25,7 +25,7 @@ class Arrived:
         states: ``[M, C P, D]``.
         points: ``[M, C P, D]``.
         log_likelihood: ``[M, C P]``.
-        log_weights: ``[M, C P]``.
+        log_weights: ``[M, C P]``; those of each island sum up to 1.
         exponent: Powers b of likelihoods by which they are weighed, ``[M]``.
         start: Where even steps through the weights of each population begin, ``[M, C]``.
         stages: How often particles were taken by weight, ``[M]``.

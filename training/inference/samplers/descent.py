@@ -86,8 +86,8 @@ class Descent:
         self._exponent = torch.ones(target.count, dtype=torch.float64, device=target.device)
         self._seen = self._sight  # with R / b
         size = noise.chains // chains
-        self._groups = chains * islands_of(size)
-        self._particles = noise.chains // self._groups
+        self._islands = chains * islands_of(size)
+        self._particles = noise.chains // self._islands
         self._least_worth = min(least_worth * size, ENOUGH)
         self._moves: dict[int, Renoising] = {}
         rows = torch.arange(target.count * noise.chains, device=target.device)
@@ -161,10 +161,10 @@ class Descent:
         picks = systematic(weights, start, self._particles)
         own = torch.arange(self._particles, device=picks.device)
         picks = torch.where(going[:, None], picks, own)
-        rows = of_populations(picks, self._groups, self._particles)
+        rows = of_populations(picks, self._islands, self._particles)
         self._x, self._m = rows_of(self._x, rows), rows_of(self._m, rows)
         self._log_weights = torch.where(going[:, None], 0, weights).view_as(self._log_weights)
-        self._stages += going.view(-1, self._groups).double().mean(dim=1)
+        self._stages += going.view(-1, self._islands).double().mean(dim=1)
 
     def _move(self, step: int) -> None:
         """Moves from time ``step + 1`` to ``step``, and weighs."""
@@ -233,7 +233,7 @@ class Descent:
         self._seen, self._psi = seen_at(wider)
 
     def _by_island(self, values: Tensor) -> Tensor:
-        """``[M, C P]`` as ``[M G, P']``, of G islands."""
+        """``[M, C P]`` as ``[M I, C P / I]``, of I islands."""
         return values.reshape(-1, self._particles)
 
 
