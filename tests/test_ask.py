@@ -63,7 +63,7 @@ def with_holes(frame, share=0.15):
 def sold(tmp_path_factory):
     """A folder with a CSV, its data set and a run on it."""
     folder = tmp_path_factory.mktemp("sold")
-    with_holes(shop()).to_csv(folder / "shop.csv", index=False)
+    with_holes(shop()).assign(till=1).to_csv(folder / "shop.csv", index=False)
     source, dest = f"--source={folder / 'shop.csv'}", folder / "shop.npz"
     good(run_script(dataset_tool, source, f"--dest={dest}", "--held-out=0.2"))
     good(run_script(train, f"--data={dest}", f"--outdir={folder / 'run'}", "--nosubdir", *QUICK))
@@ -123,11 +123,13 @@ def test_odd_cells_are_named(network, tmp_path):
     rows = shop(12)
     rows.loc[3, "total"] = 99.0
     rows.loc[[5, 6], "price"] = 9999.0
+    rows["till"] = [1, 1.0, 2] * 4
     rows.to_csv(tmp_path / "rows.csv", index=False)
     out = tmp_path / "scores.csv"
     data = (f"--data={tmp_path / 'rows.csv'}", f"--dest={out}")
     printed = run_script(ask, "score", f"--network={network}", *data).out
     assert "column 'price' has 2 value(s) far outside" in printed
+    assert "'till' is constant in the training, but not in 4 row(s): row 3 has 2.0 in" in printed
     assert "'total' has" not in printed
     scores = read(out)
     assert scores["row"].tolist() == list(range(1, 13))
@@ -142,9 +144,10 @@ def test_rows_are_drawn_given_what_all_have(network, tmp_path):
     shop().to_csv(out, index=False)
     good(run_script(ask, "sample", f"--network={network}", *options, "--overwrite"))
     real = read(tmp_path / "drawn_real.csv")
-    assert real.equals(shop()[shop()["city"] == "Rome"].reset_index(drop=True))
+    wanted = shop().assign(till=1).query("city == 'Rome'")
+    assert real.equals(wanted.reset_index(drop=True))
     made = read(out)
-    assert list(made.columns) == list(shop().columns)
+    assert list(made.columns) == list(wanted.columns)
     assert (made["city"] == "Rome").all()
     assert abs(made["price"].mean() - 10) < 0.5
     assert made["gift"].isin(["yes", "no"]).all()
@@ -410,8 +413,9 @@ def test_posteriors_know_the_levels_observed(sold, network, tmp_path):
     seen, out = tmp_path / "seen.csv", tmp_path / "out"
     noise = ("--likelihood=mask", "--mask=total", "--noise_std=40", "--sampler=pool", "--pool=1000")
     options = (f"--network={network}", *noise, "--draws=50", f"--save_dir={out}")
-    seen.write_text("city,total\nRome,400\nOslo,400\n")
-    good(run_script(posterior, "sample", *options, f"--observation={seen}"))
+    seen.write_text("city,total,till\nRome,400,1\nOslo,400,3\n")
+    printed = run_script(posterior, "sample", *options, f"--observation={seen}").out
+    assert "'till' is constant in the training, but not in 1 row(s): row 2 has 3 in" in printed
     drawn = json.loads((out / "shop_PRP_posterior.json").read_text())["posteriors"]
     assert drawn[0]["mean"]["price"] < 13 < drawn[1]["mean"]["price"]
     truths = ("--truth=data", f"--data_root={sold / 'shop.npz'}", "--runs=20")

@@ -30,6 +30,7 @@ from training.files.table import load_table
 from training.flow.courses import Course
 from training.model.model import Model
 from training.options.simulations import BOUNDARY_POINTS
+from training.subjects import NetworkFile, TableFlow
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +220,12 @@ def test_misfits_of_network_and_table_are_told(network, houses, tmp_path, caplog
         assert (f"Warning: {path}: column 'double'" in text) == (off in text) == (place == "other")
     models.Model.load(network).log_prob(dict(zip(names, numbers.T, strict=True)))
     assert off in caplog.text
+    caplog.clear()
+    prior = TableFlow.of(NetworkFile.open(str(network)), {})
+    assert torch.equal(prior.points(rows), torch.from_numpy(numbers[:, [0, 1, 3]]))
+    assert off in caplog.text
+    prior.points(rows, torch.tensor([1, 2]))
+    assert "of which 300 row(s) lack some: what they have of 'double' is not" in caplog.text
     one, other = (load_arrays(tmp_path / name / "houses_PRP_melt.npz") for name in ("one", "other"))
     np.testing.assert_array_equal(one["xs_es"], other["xs_es"])
     where = (f"--data_root={fewer}", f"--save_dir={tmp_path / 'out'}")

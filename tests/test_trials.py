@@ -1,5 +1,6 @@
 """From repeated measurements to posteriors and models, by the scripts that people call."""
 
+from dataclasses import replace
 from math import log
 from unittest import mock
 
@@ -16,6 +17,7 @@ from tests.support.finished_runs import SMALL, write_csv
 from tests.support.outcomes import drawn, only_json
 from tests.support.running import good, refusal, refused, run_script, trained
 from training import Model
+from training.data.tables.table import Dropped
 from training.subjects.likelihoods import LearnedLikelihood
 from training.subjects.networks import NetworkFile
 
@@ -189,13 +191,18 @@ def test_trials_of_a_set_multiply(shelf):
     assert both[2] == -torch.inf
 
 
-def test_observations_of_more_trials_than_learned_are_named(shelf, tmp_path):
+def test_trials_that_do_not_fit_what_was_learned_are_named(shelf, tmp_path, caplog):
     learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
     # 135 datasets of two trials: 0.0025 x 270 x 2 / (2 x 4).
     assert learned.most_trials == pytest.approx(0.17, abs=0.03)
     place = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
     result = run_script(posterior, "sample", *place, f"--observation={shelf / 'seen.csv'}", *POOL)
     assert "2 trial(s) of observation 1, and by more than 0.05 for 2 other(s)" in result.out
+    same = Dropped(["c"], torch.ones(1).double(), torch.zeros(1, 2).double(), ["y", "n", "c"])
+    given = write_csv(tmp_path / "more.csv", ["c", "y", "n", "t"], np.array([[1, 2, 3, 0.5]] * 4))
+    given.write_text(given.read_text() + "5,2,3,0.5\n")
+    replace(learned, table=replace(learned.table, dropped=same)).trials(given)
+    assert "'c' is constant in the training, but not in 1 row(s): row 5 has 5 in" in caplog.text
 
 
 def test_a_network_file_says_that_it_is_a_likelihood(shelf):

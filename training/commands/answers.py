@@ -19,7 +19,7 @@ from dnnlib.logs import logger
 from dnnlib.numbers import fraction, natural
 from torch_utils.distributed import first_rank_only
 from training.commands.called import FRAMES, kind_of
-from training.data.records.encoding import encode
+from training.data.records.encoding import contradicted, encode
 from training.data.records.records import Records
 from training.data.records.writing import save_texts, texts_of
 from training.data.tables.formats import MISSING
@@ -124,7 +124,7 @@ def data_set(path: Path, empty: Records, missing_values: Sequence[str] = ()) -> 
     records = load_as_records(path)
     if records is None:
         records, lines = encode(path, empty.columns, missing_values=missing_values, like=empty)
-        for line in lines:
+        for line in [*lines, *contradicted(records, empty)]:
             logger.warning(f"Warning: {line}")
     return records
 

@@ -212,7 +212,7 @@ class Model(model.Model):
         points = torch.from_numpy(called.columns_of(rows, own, "rows").copy())
         if names is not None:
             beside = dict(zip(names, torch.from_numpy(numbers).T, strict=True))
-            self.subject.warn_of_others(points, beside, "rows")
+            self.subject.warn_of_others(self.subject.contradicted(points, beside), "rows")
         return points
 
     def _named(self, points: np.ndarray, drawn: bool = False) -> tuple[list[str], np.ndarray]:

@@ -134,11 +134,9 @@ class Table:
 
         Raises:
             DataError: It is missing or broken, or has too few rows.
-            UsageError: A column that was named is not there, or files cannot have the name.
+            UsageError: A column that was named is not there, files cannot have the name, or
+                something is chosen about an ``.npz`` that is made already.
         """
-        if isinstance(source, str | Path) and holds_table(Path(source)):
-            path = Path(source)
-            return cls(load_table(path), path.stem, path=path)
         choices = TableChoices(
             conditions=tuple(conditions),
             covariates=tuple(covariates),
@@ -148,6 +146,10 @@ class Table:
             held_out=held_out,
             seed=seed,
         )
+        if isinstance(source, str | Path) and holds_table(Path(source)):
+            path = Path(source)
+            _require_unchosen(path, choices, columns=columns)
+            return cls(load_table(path), path.stem, path=path)
         if isinstance(source, str | Path):
             foreign, name, kind = open_table(str(source), columns, seed), Path(source).stem, FRAMES
         else:
@@ -316,21 +318,23 @@ class Records(records.Records):
 
         Raises:
             DataError: It is missing or broken, or has too few rows.
-            UsageError: A column or type that was given is not there, or does not fit.
+            UsageError: A column or type that was given is not there, or does not fit, or something
+                is chosen about an ``.npz`` that is made already.
         """
+        choices = RecordChoices(
+            types=types or {},
+            missing=missing,
+            missing_values=missing_values,
+            calendar=calendar,
+            is_missing=is_missing,
+            max_rows=max_rows,
+            held_out=held_out,
+            seed=seed,
+        )
         if isinstance(source, str | Path) and holds_records(Path(source)):
+            _require_unchosen(Path(source), choices, columns=columns, exclude=exclude)
             loaded, lines = load_records(Path(source)), list[str]()
         else:
-            choices = RecordChoices(
-                types=types or {},
-                missing=missing,
-                missing_values=missing_values,
-                calendar=calendar,
-                is_missing=is_missing,
-                max_rows=max_rows,
-                held_out=held_out,
-                seed=seed,
-            )
             cells = open_cells(source).only(columns, exclude)
             loaded, lines = SurveyedTable.of(cells, choices).records()
             lines = [*lines, *telling_holes(loaded)]
@@ -435,6 +439,18 @@ def _trained(
         if network is None:
             raise UsageError("train: a dry run trains no model")
         return Model.load(network)
+
+
+def _require_unchosen(path: Path, choices: TableChoices | RecordChoices, **others: object) -> None:
+    """Raises UsageError of what was chosen when a data set was made, if it is not the usual."""
+    usual, given = vars(type(choices)()), {**vars(choices), **others}
+    for name, value in given.items():
+        default = usual.get(name)
+        if value != default and (value or default):  # an empty list is no other choice than ()
+            raise UsageError(
+                f"{name} is chosen when a data set is made, which {path} is already: leave it out, "
+                "or open the source of that"
+            )
 
 
 def _require_unresumed(options: Mapping[str, Any]) -> None:

@@ -96,6 +96,17 @@ def read_columns(
     return _finite(table, [names.index(name) for name in may], hint)
 
 
+def read_others(path: Path, names: Sequence[str], known: Sequence[str]) -> dict[str, Tensor]:
+    """Those of some columns that a table has, by name ``[M]``, float64, NaN where values are
+    missing; ``known`` are all names that it may have. Raises DataError as ``read_columns``."""
+    own = open_table(str(path), None, known=known)
+    wanted = [name for name in names if own.named and name in own.names]
+    if not wanted:
+        return {}
+    rows = np.concatenate(list(open_table(str(path), wanted, known=known).blocks()))
+    return dict(zip(wanted, torch.from_numpy(rows).T, strict=True))
+
+
 DATASET = "dataset"
 """The column of a file of trials that says which observation each is of."""
 

@@ -17,7 +17,7 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
-from training.data.records.encoding import encode
+from training.data.records.encoding import contradicted, encode
 from training.data.records.records import CATEGORY, DATE, WHOLE, Records
 from training.data.records.tidying import on_weekday, says_missing, says_weekday
 from training.data.records.writing import text_of, texts_of
@@ -85,6 +85,7 @@ class Asking:
             records, lines = encode(
                 source, empty.columns, missing_values=missing_values, asked=asked, like=empty
             )
+        lines += contradicted(records, empty)
         counts = flow.space.beyond(records.values, flow.questions.network.mixture.reach).sum(axis=0)
         for name, count in zip(empty.names, counts.tolist(), strict=True):
             if count and name not in asked:

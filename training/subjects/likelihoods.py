@@ -213,6 +213,7 @@ class LearnedLikelihood:
         ``read_trials``, or a level is none that was simulated."""
         trials = read_trials(path, self.data, self.covariates, self.takes_holes)
         self._require_levels(trials.data, str(path))
+        self.table.warn_of_dropped(path, self.table.names, [*self.data, *self.covariates])
         return trials
 
     def _require_levels(self, data: Tensor, where: str) -> None:

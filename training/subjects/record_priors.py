@@ -18,7 +18,7 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils.inert_pickle import shown
 from training.data.records.cells import open_cells
-from training.data.records.encoding import encode
+from training.data.records.encoding import contradicted, encode
 from training.data.records.records import CATEGORY
 from training.data.tables.foreign import listed
 from training.data.tables.table import Columns, DataTable, Dropped
@@ -93,6 +93,7 @@ class RecordPrior(TableFlow):
         empty, numbers = self.answers.empty, self.answers.space.numbers
         places = numbers if seen is None else [numbers[place] for place in seen.tolist()]
         records, _ = encode(str(path), [empty.columns[place] for place in places], like=empty)
+        self.warn_of_others(contradicted(records, empty), str(path))
         strange = [name for name in records.beside if name not in empty.order]
         if strange:
             raise DataError(

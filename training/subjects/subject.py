@@ -217,15 +217,15 @@ class Subject(ABC):
 
     # Where points come from.
 
-    def warn_of_others(self, points: Tensor, beside: Mapping[str, Tensor], where: str) -> None:
-        """Warns where rows ``[N, D]`` have other values ``[N]`` of columns that the training left
-        out, by name, than followed from them there."""
-        for line in self.contradicted(points, beside) if distributed.is_main() else ():
-            logger.warning(f"Warning: {where}: {line}; the flow is of the other columns alone")
-
     def contradicted(self, points: Tensor, beside: Mapping[str, Tensor]) -> Iterable[str]:
-        """What they contradict, in sentences."""
+        """Where rows ``[N, D]`` have other values ``[N]`` of columns that the training left out, by
+        name, than followed from them there: a sentence for each column."""
         return ()
+
+    def warn_of_others(self, contradicted: Iterable[str], where: str) -> None:
+        """Warns of what is wrong with columns that the training left out."""
+        for line in contradicted if distributed.is_main() else ():
+            logger.warning(f"Warning: {where}: {line}; the flow is of the other columns alone")
 
     @abstractmethod
     def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:

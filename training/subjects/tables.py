@@ -13,7 +13,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.tables.table import DataTable, Dropped, Rows, restored
 from training.data.tables.trials import as_sets, side_by_side
-from training.files.observations import read_columns, read_trials
+from training.files.observations import read_columns, read_others, read_trials
 from training.files.table import load_table, load_whole
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.coordinates.surprise import Surprise
@@ -162,8 +162,21 @@ class TableFlow(Subject):
         return lambda generator: self.spread(rows, generator)
 
     def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
-        others = [*self.dropped.order, *self.conditions]
-        return read_columns(path, self.seen_names(seen), self.names, others)
+        names, others = self.seen_names(seen), [*self.dropped.order, *self.conditions]
+        points = read_columns(path, names, self.names, others)
+        self.warn_of_dropped(path, names, [*self.names, *others])
+        return points
+
+    def warn_of_dropped(self, path: Path, seen: Sequence[str], known: Sequence[str]) -> None:
+        """Warns if rows of a file have other values of dropped columns than follow from those
+        columns that are seen; ``known`` are all names that it may have."""
+        if not self.dropped.names:
+            return
+        own = read_others(path, [*seen, *self.dropped.names], known)
+        if own:
+            missing = torch.full_like(next(iter(own.values())), torch.nan)
+            points = torch.stack([own.get(name, missing) for name in self.names], dim=1)
+            self.warn_of_others(self.contradicted(points, own), str(path))
 
     def labels(self, given: Path | None) -> Tensor | None:
         if not self.conditions:
@@ -250,7 +263,7 @@ class TableFlow(Subject):
         if self.dropped.names:
             whole = restored(table.points, names, table.dropped)
             beside = dict(zip(table.dropped.order, whole.T, strict=True))
-            self.warn_of_others(points, beside, str(path))
+            self.warn_of_others(self.contradicted(points, beside), str(path))
         return points
 
     def contradicted(self, points: Tensor, beside: Mapping[str, Tensor]) -> Iterable[str]:

@@ -103,6 +103,9 @@ def test_tables_of_files_arrays_and_frames_train_as_with_the_script(tmp_path):
     run_script(train, "--cond", *options, whole=True)
     assert only_network(tmp_path / "here") == only_network(tmp_path / "there")
     assert Table.open(data).columns == ["a"]
+    for choice in ({"columns": names}, {"conditions": ["a"]}, {"missing": "drop"}, {"held_out": 0}):
+        why = refusal(Table.open, data, kind=UsageError, **choice)
+        assert why.startswith(f"{next(iter(choice))} is chosen when a data set is made")
 
 
 def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path):

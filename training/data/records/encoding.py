@@ -1,7 +1,7 @@
 """Later rows as a network knows its columns."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,14 @@ from training.data.records.cells import TEXTS, Cells, open_cells
 from training.data.records.inferring import Survey, decimal_of
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
 from training.data.records.tidying import MOST_EXACT, made_values
-from training.data.records.values import date_text, day_of, marks_of, reader_of
+from training.data.records.values import (
+    date_text,
+    day_of,
+    marks_of,
+    number_in,
+    reader_of,
+    visible,
+)
 from training.data.tables.foreign import listed
 
 SAME, MOMENT = 1e-12, 1e-10
@@ -78,6 +85,30 @@ def encode(
         as_written=read.as_written,
     )
     return records, _told(cells, columns, (*own, *asked), read.unknown)
+
+
+def contradicted(records: Records, like: Records) -> Iterator[str]:
+    """What rows have of columns that were left out of others, as they were constant there, if it is
+    another value: a sentence for each column."""
+    for name, own in like.constants.items():
+        if name in records.constants:
+            texts = np.full(len(records), records.constants[name], dtype=object)
+        elif name in records.beside:
+            texts = records.beside[name]
+        else:
+            continue
+        number, others = number_in(own, like.decimal), list[str]()
+        for text in dict.fromkeys(texts.tolist()):
+            here = number_in(text, records.decimal)
+            alike = number.value == here.value if number and here else text == own
+            if not (alike or text.lower() in marks_of(())):
+                others.append(text)
+        rows = np.flatnonzero(np.isin(texts, others))
+        if len(rows):
+            yield (
+                f"column '{name}' is constant in the training, but not in {len(rows)} row(s): row "
+                f"{rows[0] + 1} has {visible(others[0])} in place of {visible(own) or 'no value'}"
+            )
 
 
 class _Read(NamedTuple):

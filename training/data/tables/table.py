@@ -114,13 +114,21 @@ class Dropped:
 
     def contradicted(self, points: Tensor, values: Mapping[str, Tensor]) -> Iterator[str]:
         """What is wrong with each of these columns, in a sentence, in rows ``[N, D]`` of those that
-        stay which have values ``[N]`` of it, by its name, that do not follow from them."""
-        for name, offset, slopes in zip(self.names, self.offsets, self.slopes, strict=True):
+        stay, NaN where they are not known, which have values ``[N]`` of it, by its name, that do
+        not follow from them."""
+        for name, offset, every in zip(self.names, self.offsets, self.slopes, strict=True):
             if name not in values:
                 continue
-            follows, own, expected = bool(slopes.any()), values[name], offset + points @ slopes
-            room = offset.abs() + points.abs() @ slopes.abs()
+            of, own, follows = points[:, every != 0], values[name], bool(every.any())
+            slopes = every[every != 0]
+            expected, room = offset + of @ slopes, offset.abs() + of.abs() @ slopes.abs()
             rows = ((own - expected).abs() > (FOLLOWS if follows else SAME) * room).nonzero()[:, 0]
+            unused = int((expected.isnan() & ~own.isnan()).sum())
+            if unused:
+                yield (
+                    f"column '{name}' follows in the training from others, of which {unused} "
+                    f"row(s) lack some: what they have of '{name}' is not looked at"
+                )
             if len(rows):
                 first = int(rows[0])
                 yield (

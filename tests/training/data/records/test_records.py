@@ -13,7 +13,7 @@ from tests.support.running import refusal
 from training.commands.dataset_tool import telling_holes
 from training.commands.python import Records
 from training.data.records.cells import open_cells
-from training.data.records.encoding import encode
+from training.data.records.encoding import contradicted, encode
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.records import CATEGORY, DATE, RecordColumn
 from training.data.records.tidying import on_weekday
@@ -50,7 +50,11 @@ def test_messy_tables_go_in_with_their_types_and_come_back(tmp_path, name):
     save_texts(back, *texts_of(records), records.separator)
     assert rows_of(back, records.separator) == rows_of(path, records.separator)
     # Later rows, of a file or of a data frame, are what those of the network's table were.
-    for source in (path, Records.open(tmp_path / "table.npz").to_pandas()):
+    made = Records.open(tmp_path / "table.npz", exclude=[])
+    for name, choice in (("exclude", ["a"]), ("types", {"a": "number"}), ("calendar", True)):
+        with pytest.raises(UsageError, match=f"{name} is chosen when a data set is made"):
+            Records.open(tmp_path / "table.npz", **{name: choice})
+    for source in (path, made.to_pandas()):
         later, lines = encode(source, records.columns)
         np.testing.assert_array_equal(later.values, records.values)
         assert not lines
@@ -143,6 +147,25 @@ def test_types_that_are_given_are_taken(tmp_path):
     ):
         with pytest.raises(UsageError, match=match):
             records_of(tmp_path, content, types=types)
+
+
+def test_other_values_of_what_was_constant_are_told(tmp_path):
+    content = text("a,b,c,d", drawn(1, 2, 3), ["NL"] * COUNT, ["1.50"] * COUNT, [""] * COUNT)
+    known, _ = records_of(tmp_path, content)
+    assert set(known.constants) == {"b", "c", "d"}
+    same, _ = encode(pandas.DataFrame({"a": [1, 2], "b": ["NL", None], "c": 1.5}), known.columns)
+    assert not [*contradicted(same, known)]
+    rows = {"a": [1, 2, 3], "b": ["NL", "BE", "BE"], "c": ["2", "1.5", "x"], "d": ["", "", "7"]}
+    other, _ = encode(pandas.DataFrame(rows), known.columns)
+    told = [line.removeprefix("column ") for line in contradicted(other, known)]
+    no = "is constant in the training, but not in"
+    assert told == [
+        f"'b' {no} 2 row(s): row 2 has BE in place of NL",
+        f"'c' {no} 2 row(s): row 1 has 2 in place of 1.50",
+        f"'d' {no} 1 row(s): row 3 has 7 in place of no value",
+    ]
+    apart, _ = records_of(tmp_path, text("a,b", drawn(1, 2), ["BE"] * COUNT))
+    assert len([*contradicted(apart, known)]) == 1
 
 
 def test_rare_levels_are_one_and_unknown_ones_are_missing(tmp_path):

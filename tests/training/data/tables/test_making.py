@@ -56,6 +56,9 @@ def test_what_has_no_density_is_left_out_and_can_be_restored():
         for name, column in single.items()
     }
     fixed, b = table.dropped.contradicted(table.points, other)
+    some = table.points.index_fill(1, torch.tensor([1, 2]), torch.nan)  # b is of a and the total
+    (lost,) = table.dropped.contradicted(some[:3], {name: other[name][:3] for name in names})
+    assert lost.startswith("column 'b' follows in the training from others, of which 3 row(s) lack")
     assert "'fixed' is constant in the training, but not in 2 row(s): row 5 has 7.001 in" in fixed
     assert "'b' follows from others in the training, but not in 2 row(s): row 5 has 0.90635" in b
 
