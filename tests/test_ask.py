@@ -153,6 +153,8 @@ def test_rows_are_drawn_given_what_all_have(network, tmp_path):
     assert made["gift"].isin(["yes", "no"]).all()
     assert (made["items"] == made["items"].round()).all()
     none = (f"--network={network}", f"--dest={tmp_path / 'none.csv'}")
+    far = (none[0], "--count=1", "--given=price:1e6", f"--dest={tmp_path / 'far.csv'}")
+    assert "'price' has 1 value(s) far outside" in run_script(ask, "sample", *far).out
     for given, words in (
         ("city:Paris", "Rome"),
         ("city:Rome,city:Bath", "city:Bath contradicts"),

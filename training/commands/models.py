@@ -210,6 +210,10 @@ class Model(model.Model):
         if names is None and numbers.shape[1] == len(whole) != len(own):
             names, rows = whole, dict(zip(whole, numbers.T, strict=True))
         points = torch.from_numpy(called.columns_of(rows, own, "rows").copy())
+        for row, column in (~points.isfinite()).nonzero()[:1].tolist():
+            raise DataError(
+                f"rows, row {row + 1}, column '{own[column]}': the value is missing or not finite"
+            )
         if names is not None:
             beside = dict(zip(names, torch.from_numpy(numbers).T, strict=True))
             self.subject.warn_of_others(self.subject.contradicted(points, beside), "rows")

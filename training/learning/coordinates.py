@@ -211,8 +211,8 @@ def _fit(map_: PointMap, x: Tensor, columns: Columns, noise: float | None) -> No
         if outside.any():
             row, column = outside.nonzero()[0].tolist()
             raise DataError(
-                f"column '{columns.names[column]}' has {float(x[row, column]):g} in row {row}, not "
-                f"between its bounds {float(columns.low[column]):g} and "
+                f"column '{columns.names[column]}' has {float(x[row, column]):g} in row {row + 1}, "
+                f"not between its bounds {float(columns.low[column]):g} and "
                 f"{float(columns.high[column]):g}"
             )
         map_.set_bounds(columns.low, columns.high)

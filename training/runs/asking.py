@@ -79,23 +79,28 @@ class Asking:
     ) -> Records:
         """Rows of records, a file or a data frame, with the columns of a network; see ``encode``.
         Warns of what does not fit, and of numbers far outside of those that trained it."""
-        flow, empty, records = self.flow, self.flow.empty, source
+        empty, records = self.flow.empty, source
         lines: list[str] = []
         if not isinstance(source, Records):
             records, lines = encode(
                 source, empty.columns, missing_values=missing_values, asked=asked, like=empty
             )
-        lines += contradicted(records, empty)
-        counts = flow.space.beyond(records.values, flow.questions.network.mixture.reach).sum(axis=0)
-        for name, count in zip(empty.names, counts.tolist(), strict=True):
-            if count and name not in asked:
-                lines.append(
-                    f"column '{name}' has {count} value(s) far outside of those that trained the "
-                    "network: what is answered from them is a guess"
-                )
-        for line in lines:
+        for line in [*lines, *contradicted(records, empty)]:
             logger.warning(f"Warning: {line}")
+        self._warn_of_far(records.values, asked)
         return records
+
+    def _warn_of_far(self, values: np.ndarray, asked: Sequence[str] = ()) -> None:
+        """Warns of numbers ``[n, P]`` that are far outside of those of the training, but for
+        columns that are asked."""
+        flow = self.flow
+        counts = flow.space.beyond(values, flow.questions.network.mixture.reach).sum(axis=0)
+        for name, count in zip(flow.empty.names, counts.tolist(), strict=True):
+            if count and name not in asked:
+                logger.warning(
+                    f"Warning: column '{name}' has {count} value(s) far outside of those that "
+                    "trained the network: what is answered from them is a guess"
+                )
 
     def fill(self, records: Records, interval: Interval) -> Sheet:
         """Rows whose holes have medians of numbers and the likeliest levels, each given the cells
@@ -181,6 +186,7 @@ class Asking:
         """So many rows, given what all of them have; see ``table``. Raises UsageError if a column
         or a level is not there, or a value is none of its column."""
         row, names = self._given_row(given), self.flow.empty.names
+        self._warn_of_far(row[None])
         drawn = self.table(row, count, seed)
         for made, column in enumerate(self.flow.empty.columns):
             if says_missing(column):

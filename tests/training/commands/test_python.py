@@ -300,6 +300,7 @@ def test_images_of_classes_are_images(tmp_path):
         (lambda one, other: one.log_prob({"a": [1]}), "no column 'b': give a, b, c"),
         (lambda one, other: one.log_prob(pandas.DataFrame(ROWS, columns=[*"aab"])), "columns 'a'"),
         (lambda one, other: one.log_prob(ROWS[:, :2]), "2 columns: give a, b, c in this order"),
+        (lambda one, other: one.encode([[1, 2, 3], [1, np.nan, 3]]), "row 2, column 'b': the"),
         (lambda one, other: one.log_prob({"a": [1], "b": [1, 2]}), "as many of each"),
         (lambda one, other: one.sample(3, given=[1]), "conditional models, which this is not"),
         (lambda one, other: other.sample(-1, given=[0, 0]), "count is -1: give a whole number"),

@@ -164,7 +164,7 @@ def test_discrete_columns_are_dithered_within_their_step_and_rounded_back_to_dec
 def test_what_has_no_coordinates_is_said_with_the_name_of_its_column():
     points, columns = table(), bounded_columns()
     points[7, 1] = 1.5
-    assert "column 'uniform' has 1.5 in row 7" in refusal(fit_coordinates, points, columns)
+    assert "column 'uniform' has 1.5 in row 8" in refusal(fit_coordinates, points, columns)
     points = table()
     points[:, 2] = 3
     for marginals, whiten in (("quantile", "zca"), ("none", "none")):
@@ -177,7 +177,7 @@ def test_what_has_no_coordinates_is_said_with_the_name_of_its_column():
     fitted = fit_coordinates(table(), bounded_columns())
     outside = table(3)
     outside[1, 1] = -inf
-    with pytest.raises(DataError, match=r"1 point.*first in column 1"):
+    with pytest.raises(DataError, match=r"1 point.*first in row 2, column 2"):
         fitted.to_flow(outside)
 
 

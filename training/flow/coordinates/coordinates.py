@@ -360,8 +360,9 @@ def dither(points: Tensor, steps: Tensor, generator: torch.Generator) -> Tensor:
 def _require_finite(u: Tensor) -> None:
     bad = ~u.isfinite().reshape(-1, u.shape[-1])
     if bad.any():
+        row, column = bad.nonzero()[0].tolist()
         raise DataError(
-            f"{int(bad.any(dim=1).sum())} point(s) have no place in the flow, first in column "
-            f"{int(bad.any(dim=0).int().argmax())}: they are NaN or infinite, or outside of the "
-            "column's bounds"
+            f"{int(bad.any(dim=1).sum())} point(s) have no place in the flow, first in row "
+            f"{row + 1}, column {column + 1}: they are NaN or infinite, or outside of the column's "
+            "bounds"
         )
