@@ -232,6 +232,8 @@ def test_what_breaks_a_rule_of_all_simulations_is_most_surprising():
     first = normal(2000, 2, seed=4)
     total, seven = first.sum(dim=1, keepdim=True), 0 * first[:, :1] + 7
     law = Surprise(4).fit(torch.cat([first, total, seven], 1))
+    alone = Surprise(4).fit(torch.cat([first, total, seven], 1), relevant=[0])
+    assert (alone.whitening.diagonal() > 0).tolist() == [True, False, False, True]
     like = double([1.0, -0.5, 0.5, 7.0])
     assert float(law(like)) < law.limit
     assert float(law(like + 1e-7)) < law.limit

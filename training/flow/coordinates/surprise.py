@@ -8,9 +8,10 @@ constant. An observation's *surprise* is what it has of this beyond the median s
     surprise(y) = |r(y)|^2 / 2 - median of |r|^2 / 2 over simulations:
 
 so many nats less likely it is than a typical one. Conditions that a flow does not see do not count,
-and have rows and columns of zeros in W. It is *unlike* the simulations if that is more
-than 99.9 % of them have. Quantiles are of rows left out one by one: with d_i^2 the squared distance
-of row i of N from the mean of all,
+and have rows and columns of zeros in W, unless all simulations had the same there: none tells what
+another value does. It is *unlike* the simulations if that is more than 99.9 % of them have.
+Quantiles are of rows left out one by one: with d_i^2 the squared distance of row i of N from the
+mean of all,
 
     |r_i|^2 = N / (N - 1) * d_i^2 / (1 - d_i^2 / (N - 1))
 
@@ -62,15 +63,17 @@ class Surprise(nn.Module):
 
     def fit(self, conditions: Tensor, relevant: Sequence[int] = ()) -> "Surprise":
         """Takes the place of simulated conditions ``[N, C]``, of which those count that are
-        relevant, or all; returns itself."""
+        relevant or did not vary, or all; returns itself."""
         y = conditions.double()
         mean, spread = y.mean(dim=0), y.std(dim=0, correction=0)
         # A condition that did not vary is measured by its own size, and then ought not to vary.
         size = torch.where(mean == 0, 1.0, mean.abs())
-        unit = torch.where(y.amax(dim=0) > y.amin(dim=0), spread, size)
+        varied = y.amax(dim=0) > y.amin(dim=0)
+        unit = torch.where(varied, spread, size)
         counts = torch.ones_like(mean)
         if relevant:
-            counts.zero_()[list(relevant)] = 1
+            counts[varied] = 0
+            counts[list(relevant)] = 1
         scaled = (y - mean) / unit * counts
         variance, axes = torch.linalg.eigh(scaled.T @ scaled / len(y))
         self.mean.copy_(mean)
