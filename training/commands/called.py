@@ -65,10 +65,13 @@ def facts_of(folder: Path, kind: str) -> dict[str, Any]:
     return load_json(path)
 
 
-def listed_of(values: Any) -> str:
-    """Numbers or names as an option has them, with commas."""
-    several = not isinstance(values, str) and hasattr(values, "__len__")
-    return ",".join(map(str, values)) if several else str(values)
+def listed_of(values: Any) -> Any:
+    """Numbers or names as an option has them, with commas; other arrays as they are."""
+    if isinstance(values, str) or not hasattr(values, "__len__"):
+        return str(values)
+    array = np.asarray(values)
+    whole = array.ndim > 1 or array.dtype == bool
+    return array if whole else ",".join(map(str, array.tolist()))
 
 
 def ranges_of(bounds: Mapping[str, tuple[float, float]] | None) -> dict[str, tuple[float, float]]:
@@ -86,12 +89,15 @@ def ranges_of(bounds: Mapping[str, tuple[float, float]] | None) -> dict[str, tup
 
 
 def filed(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Options whose models are network files in a folder."""
+    """Options whose models and arrays are files in a folder."""
     given = dict(options)
     for name, value in options.items():
         if isinstance(value, Model):
             given[name] = str(folder / f"{name}.pkl")
             value.save(given[name])
+        elif isinstance(value, np.ndarray | torch.Tensor):
+            given[name] = str(folder / f"{name}.npy")
+            np.save(given[name], np.asarray(value))
     return given
 
 

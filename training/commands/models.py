@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
+from math import log, prod
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ class Model(model.Model):
     """A trained model; see ``training.model.model.Model`` for what it holds.
 
     Rows of a table go in as a data frame, whose columns are found by their names, or as an array or
-    a tensor in the order of ``columns``; what comes back is of the same kind.
+    a tensor in the order of ``columns``; what comes back is of the same kind. Images ``[N, C, H,
+    W]`` are in gray levels, as files have them, from 0 to 255 where they are of the data; points
+    of ``flow`` itself are flat, and from -1 to 1.
 
     Attributes:
         kind: The package of the rows that it was trained on, in whose kind rows are given; None for
@@ -68,10 +71,11 @@ class Model(model.Model):
         return called.rows_as(self.kind or called.FRAMES, names, values)
 
     def flat(self, rows: Any) -> Any:
-        """Images ``[..., C, H, W]`` as rows ``[N, D]``; other rows as they are."""
-        shape = self.subject.point_shape
-        several = len(shape) > 1 and np.shape(rows)[-len(shape) :] == shape
-        return np.reshape(rows, (-1, self.subject.dim)) if several else rows
+        """Images ``[..., C, H, W]``, or what is seen of them, as rows; other rows as they are."""
+        axes = len(self.subject.point_shape)
+        if axes == 1 or np.ndim(rows) < axes:
+            return rows
+        return np.reshape(rows, (-1, prod(np.shape(rows)[-axes:])))
 
     @property
     def columns(self) -> list[str]:
@@ -90,7 +94,7 @@ class Model(model.Model):
         return list(self.subject.condition_names)
 
     def sample(self, count: int, seed: int = 0, given: Any = None) -> Any:
-        """So many new rows, or images ``[count, C, H, W]`` from -1 to 1.
+        """So many new rows or images.
 
         Args:
             count: How many.
@@ -125,7 +129,7 @@ class Model(model.Model):
 
     def log_prob(self, rows: Any, given: Any = None) -> np.ndarray:
         """Log densities ``[N]`` of rows, in nats; of discrete columns, of the step around a value
-        (``training.flow.cells``).
+        (``training.flow.cells``), and of images for a gray level of each pixel.
 
         Args:
             rows: The rows; of a conditional model they may have its conditions as further columns.
@@ -134,7 +138,8 @@ class Model(model.Model):
         """
         flow, points = self._flow_given(rows, given), self._points(rows)
         if not has_cells(flow):
-            return flow.log_prob(points).cpu().numpy()
+            density = flow.log_prob(points) + self.subject.dim * log(self.subject.units["unit"])
+            return density.cpu().numpy()
         labels = torch.from_numpy(self._conditions_of(rows, given)) if self.conditions else None
         way = self.subject.flow.course("densities")
         cells = cell_log_prob(self.subject.flow, points, *way, labels=labels)
@@ -164,8 +169,10 @@ class Model(model.Model):
             noise_std: Standard deviation of the noise of what is observed, in its units: one
                 number, or one for each. Of a conditional model none: its conditions are observed;
                 of a likelihood ``prior="uniform"``, or a model, and rows are trials.
-            mask: The columns that are observed; None for those that an observation has by name.
-            options: Others of ``posterior.py sample``, by name, such as ``correct``, a likelihood.
+            mask: The columns that are observed, or booleans, an array of the shape of a point; None
+                for those that an observation has by name.
+            options: Others of ``posterior.py sample``, by name, such as ``correct``, a likelihood,
+                or ``operator``, also a matrix ``[K, D]``.
         """
         noise = {} if noise_std is None else {"noise_std": called.listed_of(noise_std)}
         seen = {} if mask is None else {"likelihood": "mask", "mask": called.listed_of(mask)}
@@ -217,10 +224,13 @@ class Model(model.Model):
         if names is not None:
             beside = dict(zip(names, torch.from_numpy(numbers).T, strict=True))
             self.subject.warn_of_others(self.subject.contradicted(points, beside), "rows")
-        return points
+        units = self.subject.units
+        return (points - units["origin"]) * units["unit"]
 
     def _named(self, points: np.ndarray, drawn: bool = False) -> tuple[list[str], np.ndarray]:
-        names, values = self.subject.as_source(torch.from_numpy(points), drawn=drawn)
+        units = self.subject.units
+        own = units["origin"] + torch.from_numpy(points) / units["unit"]
+        names, values = self.subject.as_source(own, drawn=drawn)
         return names, values.cpu().numpy()
 
 

@@ -17,6 +17,7 @@ from tests.support.running import quick_endings, refusal, run_script
 from training import Images, Model, Records, SbiPosterior, Simulations, Table, Toy, normal_prior
 from training.commands.adapters import _Estimator
 from training.files.posterior_draws import load_netcdf
+from training.flow.pfode import ProbabilityFlow
 
 SHORT = {"duration": 0.004, "batch": 256, "seed": 3, "threads": 1}
 SHORT |= {"calibrate": False, "latent_law": "gaussian"}
@@ -284,7 +285,7 @@ def test_discrete_columns_have_the_density_of_their_step():
     assert whole == pytest.approx(np.rint(whole))
 
 
-def test_images_of_classes_are_images(tmp_path):
+def test_images_of_classes_are_images(tmp_path, monkeypatch):
     save_image_model(tmp_path / "a.pkl", 10, label_dim=3, output="random", t_max=3.0)
     model = Model.load(tmp_path / "a.pkl")
     images = model.sample(2, given=[0, 1])
@@ -292,6 +293,25 @@ def test_images_of_classes_are_images(tmp_path):
     back = model.decode(model.encode(images, given=[0, 1]), given=[0, 1])
     np.testing.assert_allclose(back, images, atol=1e-3)
     assert "classes, numbers from 0 to 2" in refusal(model.sample, 2, given=7, kind=InflationError)
+    levels = (model.flow.given(labels=np.eye(3)[:2]).decode(np.zeros((2, 64))) + 1) * 127.5
+    flat = model.decode(np.zeros((2, 64)), given=[0, 1]).reshape(2, 64)
+    np.testing.assert_allclose(flat, levels)
+    monkeypatch.setattr(ProbabilityFlow, "log_prob", lambda self, points: points.sum(dim=1))
+    inner = (images.reshape(2, 64) / 127.5 - 1).sum(axis=1)
+    np.testing.assert_allclose(model.log_prob(images, given=[0, 1]), inner - 64 * np.log(127.5))
+
+
+def test_posteriors_of_images_are_in_gray_levels_as_images_are(tmp_path):
+    save_image_model(tmp_path / "a.pkl", 64, t_max=3.0)
+    model = Model.load(tmp_path / "a.pkl")
+    image, seen = model.sample(1), np.arange(64).reshape(1, 8, 8) % 60 == 3
+    few = {"noise_std": 10.0, "draws": 20, "chains": 2, "sampler": "pool", "pool": 500}
+    masked = model.posterior(mask=seen, **few).sample(image).rows()
+    assert masked.shape == (40, 1, 8, 8)
+    assert np.abs(masked - image)[:, seen].mean() < 20
+    rows = np.ones((1, 64))
+    total = model.posterior(likelihood="linear", operator=rows, **few).sample([image.sum()])
+    assert np.abs(total.points.sum(axis=2) - image.sum()).mean() < 50
 
 
 @pytest.mark.parametrize(
