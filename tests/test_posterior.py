@@ -6,6 +6,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+import info
 import posterior
 import train
 from tests.support.commands import COMMANDS
@@ -95,6 +96,8 @@ def test_the_numbers_say_what_was_done(done):
     got = only_json(done)
     assert got["samplers"] == {"pcn": 5}
     assert (got["observations"], got["coordinates"]) == (5, ["x1", "x2"])
+    draws = good(run_script(info, next(done.glob("*.nc")))).out
+    assert all(fact in draws for fact in ("2 chains of 45 for each", "5, the first", "2: x1, x2"))
     assert got["points"] == "with the noise of the first time"
     assert got["solvers"]["points"] == {"solver": "exp_ab2", "n_iters": 3}
     assert 0 == got["converged"] < got["network_calls"]

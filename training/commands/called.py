@@ -1,6 +1,7 @@
 """Commands that are called from Python: what goes in and out of them, rows that people have and
 the files of a folder."""
 
+import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,6 +58,13 @@ def data_set_of(data: Any, folder: Path) -> Path:
         raise UsageError(f"data is {type(data).__name__}: give a Table, or a path")
     save_table(folder / "truths.npz", rows)
     return folder / "truths.npz"
+
+
+def save_rows(path: Path, names: Sequence[str] | None, numbers: np.ndarray) -> None:
+    """Writes rows ``[N, D]`` to a CSV, to their last bits, and names above them if there are."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = [[repr(float(number)) for number in row] for row in numbers]
+        csv.writer(file).writerows([*([names] if names else []), *rows])
 
 
 def facts_of(folder: Path, kind: str) -> dict[str, Any]:
@@ -168,6 +176,14 @@ def columns_of(source: Any, wanted: Sequence[str], what: str) -> np.ndarray:
         if names.count(name) > 1:
             raise DataError(f"{what} has two columns '{name}': rename one")
     return numbers[:, [names.index(name) for name in wanted]]
+
+
+def require_finite(values: torch.Tensor, names: Sequence[str], what: str) -> None:
+    """Raises DataError with the place of the first of ``[N, D]`` that is none."""
+    for row, column in (~values.isfinite()).nonzero()[:1].tolist():
+        raise DataError(
+            f"{what}, row {row + 1}, column '{names[column]}': the value is missing or not finite"
+        )
 
 
 def rows_as(kind: str, names: Sequence[str], values: np.ndarray) -> Any:

@@ -9,7 +9,6 @@
 Posteriors and checks are those of ``posterior.py``, whose options are taken by their names.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -217,10 +216,7 @@ class Model(model.Model):
         if names is None and numbers.shape[1] == len(whole) != len(own):
             names, rows = whole, dict(zip(whole, numbers.T, strict=True))
         points = torch.from_numpy(called.columns_of(rows, own, "rows").copy())
-        for row, column in (~points.isfinite()).nonzero()[:1].tolist():
-            raise DataError(
-                f"rows, row {row + 1}, column '{own[column]}': the value is missing or not finite"
-            )
+        called.require_finite(points, own, "rows")
         if names is not None:
             beside = dict(zip(names, torch.from_numpy(numbers).T, strict=True))
             self.subject.warn_of_others(self.subject.contradicted(points, beside), "rows")
@@ -312,9 +308,7 @@ class Posterior:
         elif names is not None and "likelihood" not in given and set(names) < {*own}:
             given |= {"likelihood": "mask", "mask": ",".join(names)}
         path = folder / f"{place}.csv"
-        with path.open("w", newline="", encoding="utf-8") as file:
-            rows = [[repr(float(number)) for number in row] for row in numbers]
-            csv.writer(file).writerows([*([names] if names else []), *rows])
+        called.save_rows(path, names, numbers)
         return typed_by_name(SampleSettings, {**self._files(folder), **given, place: path})
 
     def compare(

@@ -34,12 +34,13 @@ def facts_of(path: Path) -> list[Fact]:
         ".pkl": about_network,
         ".npz": about_npz,
         ".json": about_json,
+        ".nc": about_draws,
         ".zip": about_images,
     }
     if path.suffix not in readers:
         raise UsageError(
-            f"{path} is no file of this project: give a network (.pkl), results (.npz, .json), a "
-            "run's folder, or images (.zip or a folder)"
+            f"{path} is no file of this project: give a network (.pkl), results (.npz, .json, "
+            ".nc), a run's folder, or images (.zip or a folder)"
         )
     return list(readers[path.suffix](path))
 
@@ -177,6 +178,16 @@ def about_arrays(path: Path) -> Iterator[Fact]:
                     name,
                     str(saved.read(name)) if plain else f"{list(header.shape)} {header.dtype}",
                 )
+
+
+def about_draws(path: Path) -> Iterator[Fact]:
+    from training.files.posterior_draws import load_netcdf  # takes a while
+
+    draws = load_netcdf(path, 1, every_draw=True)
+    chains, size = draws.points.shape[:2]
+    yield "posterior draws", f"{chains} chains of {size} for each observation, {_size(path)}"
+    yield "observations", f"{draws.count}, the first one drawn by {draws.sampler[0]}"
+    yield "coordinates", _listed(draws.names)
 
 
 def about_json(path: Path) -> Iterator[Fact]:
