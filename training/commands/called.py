@@ -60,6 +60,11 @@ def data_set_of(data: Any, folder: Path) -> Path:
     return folder / "truths.npz"
 
 
+def names_in(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Names of columns, of which one need not be in a list."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 def save_rows(path: Path, names: Sequence[str] | None, numbers: np.ndarray) -> None:
     """Writes rows ``[N, D]`` to a CSV, to their last bits, and names above them if there are."""
     with path.open("w", newline="", encoding="utf-8") as file:

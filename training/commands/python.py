@@ -22,7 +22,15 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from training.commands import train
 from training.commands.answers import Answers
-from training.commands.called import COLUMN, FRAMES, kind_of, numbers_of, own_folder, ranges_of
+from training.commands.called import (
+    COLUMN,
+    FRAMES,
+    kind_of,
+    names_in,
+    numbers_of,
+    own_folder,
+    ranges_of,
+)
 from training.commands.dataset_tool import DATASET, telling_holes
 from training.commands.models import Model
 from training.data import toys
@@ -137,9 +145,10 @@ class Table:
             UsageError: A column that was named is not there, files cannot have the name, or
                 something is chosen about an ``.npz`` that is made already.
         """
+        columns = None if columns is None else names_in(columns)
         choices = TableChoices(
-            conditions=tuple(conditions),
-            covariates=tuple(covariates),
+            conditions=names_in(conditions),
+            covariates=names_in(covariates),
             dataset=dataset,
             missing=missing,
             bounds=ranges_of(bounds),
@@ -248,6 +257,7 @@ class Simulations(Table):
         twice = sorted({*own} & {*conditions})
         if twice:
             raise DataError(f"'{twice[0]}' is a parameter and a column of data: rename one")
+        covariates = names_in(covariates)
         unknown = sorted({*covariates} - {*conditions})
         if unknown:
             raise UsageError(f"covariate '{unknown[0]}' is no column of the data")
@@ -267,7 +277,7 @@ class Simulations(Table):
         super().__init__(kept, name, table.lines, kind=kind_of(parameters))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Records(records.Records):
     """Rows of typed columns, with cells that may be missing; see
     ``training.data.records.records.Records``.
@@ -278,11 +288,14 @@ class Records(records.Records):
     Example:
         >>> import pandas
         >>> frame = pandas.DataFrame({"rooms": [1, 2, 3, 4] * 5, "garden": ["yes", "no"] * 10})
-        >>> [column.name for column in Records.open(frame).columns]
-        ['rooms', 'garden']
+        >>> Records.open(frame)
+        Records(20 rows of rooms, garden)
     """
 
     lines: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        return f"Records({len(self)} rows of {', '.join(self.names)})"
 
     @classmethod
     def open(
@@ -321,12 +334,13 @@ class Records(records.Records):
             UsageError: A column or type that was given is not there, or does not fit, or something
                 is chosen about an ``.npz`` that is made already.
         """
+        columns = None if columns is None else names_in(columns)
         choices = RecordChoices(
             types=types or {},
             missing=missing,
             missing_values=missing_values,
             calendar=calendar,
-            is_missing=is_missing,
+            is_missing=names_in(is_missing),
             max_rows=max_rows,
             held_out=held_out,
             seed=seed,
@@ -335,7 +349,7 @@ class Records(records.Records):
             _require_unchosen(Path(source), choices, columns=columns, exclude=exclude)
             loaded, lines = load_records(Path(source)), list[str]()
         else:
-            cells = open_cells(source).only(columns, exclude)
+            cells = open_cells(source).only(columns, names_in(exclude))
             loaded, lines = SurveyedTable.of(cells, choices).records()
             lines = [*lines, *telling_holes(loaded)]
         own = {item.name: getattr(loaded, item.name) for item in fields(loaded)}

@@ -147,6 +147,9 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path):
     ):
         assert next(iter(options)) in refusal(what.open, frame, kind=UsageError, **options)
     assert Table.open(frame, columns=[0, 1], held_out=0).columns == ["0", "1"]
+    both = pandas.DataFrame({name: [0, 1, 2, 0.5] * 10 for name in ("ab", "a", "b")})
+    assert Table.open(both, columns="ab").columns == ["ab"]
+    assert Records.open(both, columns="ab").names == ["ab"]
     assert "none" in refusal(Images.open, tmp_path / "none.zip")
     assert "ndarray: give a zip" in refusal(Images.open, np.zeros((9, 8, 8)))
 
