@@ -38,16 +38,8 @@ def test_draws_and_densities_are_those_of_independent_normals():
     latents = law.sample(12, seeded()).view(3, 4, 3)
     expected = Independent(Normal(torch.zeros(3).double(), law.std), 1).log_prob(latents)
     torch.testing.assert_close(law.log_prob(latents), expected)
-
-
-def test_a_law_is_that_of_the_schedule_or_has_the_second_moments_of_a_melt():
-    _, flow = exact_flow("s_curve", 2)
-    t = double(6.0)
-    variance = flow.basis.eigenvalues + flow.schedule.noise_variance(t)
-    assert torch.equal(flow.latent_law(t).variance, flow.schedule.scale(t) ** 2 * variance)
-    melted = 1 + normal(500, 2)
-    expected = melted.var(0, correction=0) + melted.mean(0) ** 2
-    torch.testing.assert_close(GaussianLaw.empirical(melted).variance, expected)
+    second_moments = GaussianLaw.empirical(1 + draws[0]).variance
+    torch.testing.assert_close(second_moments, 1 + VARIANCE, rtol=0.05, atol=0)
 
 
 def test_a_number_sets_the_compressed_dimensions_alone():
