@@ -9,7 +9,6 @@ import torch
 
 from tests.support.draws import double, normal, seeded
 from tests.support.trainers import tiny_model
-from torch_utils.seeds import seeded_generator
 from training.data.batches import Batch
 from training.flow.latent.conditional import LOG_ROOT
 from training.learning import melting, mixture_start
@@ -124,34 +123,26 @@ def test_of_one_point_it_cannot_be_known(model, caplog):
     assert "at most inf nats" in caplog.text
 
 
-GENERATOR = seeded_generator("cpu", 3)
-
-
-@pytest.fixture(autouse=True)
-def _start_over():
-    GENERATOR.manual_seed(3)
-
-
-def test_what_is_missing_is_neither_asked_nor_known():
-    present = torch.rand(5000, 6, generator=GENERATOR) > 0.3
-    states = draw_states(present, GENERATOR)
+def test_what_is_missing_is_neither_asked_nor_known(generator):
+    present = torch.rand(5000, 6, generator=generator) > 0.3
+    states = draw_states(present, generator)
     assert bool((states[~present] == ABSENT).all())
     asked = (states == ASKED).sum(dim=1)
     single = float((asked == 1).double().mean())
     assert 0.4 < single < 0.65, "near half of the questions are about one cell"
     assert bool(((states == KNOWN).sum(dim=1)[asked == 1] > 2).any())
-    half = draw_states(present, GENERATOR, OneQuestion([2], 0.5))
+    half = draw_states(present, generator, OneQuestion([2], 0.5))
     alone = (half == ASKED).sum(dim=1) == (half[:, 2] == ASKED).long()
     rest = torch.arange(6) != 2
     own = alone & (half[:, rest] == torch.where(present[:, rest], KNOWN, ABSENT)).all(dim=1)
     assert 0.5 < float(own.double().mean()) < 0.65, "half of the questions, and some by chance"
 
 
-def test_to_be_absent_says_nothing_though_what_is_missing_does():
+def test_to_be_absent_says_nothing_though_what_is_missing_does(generator):
     """The second number is missing where the first is large, but what is asked is of all rows."""
-    first = torch.randn(4000, 1, generator=GENERATOR, dtype=torch.float64)
-    rows = torch.cat([first, first + 0.5 * torch.randn(first.shape, generator=GENERATOR)], dim=1)
-    rows[(rows[:, 0] > 0.3) & (torch.rand(4000, generator=GENERATOR) < 0.9), 1] = torch.nan
+    first = torch.randn(4000, 1, generator=generator, dtype=torch.float64)
+    rows = torch.cat([first, first + 0.5 * torch.randn(first.shape, generator=generator)], dim=1)
+    rows[(rows[:, 0] > 0.3) & (torch.rand(4000, generator=generator) < 0.9), 1] = torch.nan
     known = EncodedRows(rows, torch.zeros(4000, 0, dtype=torch.long))
     mixture, _ = fit_mixture(known, known.at(slice(0, 0)), [], seed=0)
 
@@ -169,11 +160,11 @@ def test_to_be_absent_says_nothing_though_what_is_missing_does():
     assert float(points[(states == ASKED).all(dim=1)].mean(dim=0).abs().max()) < 0.1
 
 
-def test_a_mixture_is_right_where_cells_are_missing_given_others():
+def test_a_mixture_is_right_where_cells_are_missing_given_others(generator):
     """Rows lose their second number where the first is large: means of what is left are off."""
     count = 8000
-    first = torch.randn(count, generator=GENERATOR, dtype=torch.float64)
-    noise = torch.randn(count, generator=GENERATOR, dtype=torch.float64)
+    first = torch.randn(count, generator=generator, dtype=torch.float64)
+    noise = torch.randn(count, generator=generator, dtype=torch.float64)
     second = 0.8 * first + 0.6 * noise
     second[first > 0.3] = torch.nan
     level = (first + 0.5 * noise > 0).long()
@@ -185,10 +176,10 @@ def test_a_mixture_is_right_where_cells_are_missing_given_others():
     assert abs(float(mixture.shares[0, 1]) - 0.5) < 0.03
 
 
-def test_as_many_components_as_held_out_rows_want():
+def test_as_many_components_as_held_out_rows_want(generator):
     centers = torch.tensor([[-1.2, -1.2], [1.2, 1.2], [-1.2, 1.2]], dtype=torch.float64)
-    which = torch.randint(3, (6000,), generator=GENERATOR)
-    numbers = centers[which] + 0.3 * torch.randn(6000, 2, generator=GENERATOR).double()
+    which = torch.randint(3, (6000,), generator=generator)
+    numbers = centers[which] + 0.3 * torch.randn(6000, 2, generator=generator).double()
     rows = EncodedRows(numbers, torch.zeros(6000, 0, dtype=torch.long))
     mixture, nats = fit_mixture(rows.at(slice(0, 5000)), rows.at(slice(5000, None)), [], seed=0)
     assert len(mixture.weights) in (4, 5), "three, perhaps one more, and the wide one"
@@ -196,10 +187,10 @@ def test_as_many_components_as_held_out_rows_want():
     assert abs(nats + float(entropy)) < 0.06
 
 
-def test_whole_rows_are_fitted_as_rows_with_holes_are(monkeypatch):
+def test_whole_rows_are_fitted_as_rows_with_holes_are(monkeypatch, generator):
     """By sums of products, or cell by cell."""
-    which = torch.randint(3, (600,), generator=GENERATOR)
-    numbers = which[:, None] + torch.randn(600, 3, generator=GENERATOR, dtype=torch.float64)
+    which = torch.randint(3, (600,), generator=generator)
+    numbers = which[:, None] + torch.randn(600, 3, generator=generator, dtype=torch.float64)
     rows = EncodedRows(numbers, which[:, None] % 2)
     parts, fits = (rows.at(slice(0, 500)), rows.at(slice(500, 600))), []
     for most in (mixture_start.MOST_NUMBERS, 0):

@@ -25,8 +25,6 @@ from training.learning.run_folder import Place, Resumed, RunFolder, states_in
 from training.learning.stopping import StoppedBySignal, StopRequest
 from training.model.model import Model
 
-CPU = torch.device("cpu")
-
 
 def go_on(trainer, source, location):
     run_training(trainer, source, Place(location, ""), {}, Resumed.find(location))
@@ -241,7 +239,7 @@ def test_a_signal_is_acknowledged_though_no_python_runs(wishes):
         hashlib.pbkdf2_hmac("sha256", b"", b"", 3_000_000)  # without a line of Python
         ended = time.monotonic()
         kill.join()
-        assert stop.agreed(CPU) == signal.SIGINT
+        assert stop.agreed(torch.device("cpu")) == signal.SIGINT
     ((when, line),) = wishes
     assert "stopping after this step" in line
     assert when < ended
