@@ -100,28 +100,6 @@ def test_deviations_are_those_of_what_the_prior_expects(form):
     assert_close(Normal(0.0, 1.0).cdf(-got), torch.minimum(z, 1 - z))
 
 
-@pytest.mark.parametrize(
-    ("noise", "others", "parts"),
-    [
-        (0.0, {}, "must be positive"),
-        ([0.1, -0.1], {"coordinates": PLACES}, "must be positive"),
-        (float("nan"), {}, "must be positive"),
-        ([0.1, 0.2], {"dim": 3}, "2 entries for 3"),
-        ([0.1, 0.2, 0.3], {"coordinates": PLACES, "dim": 3}, "3 entries for 2"),
-        ([[1.0, 0.0], [0.0, 1.0]], {"dim": 3}, "2 entries for 3"),
-        ([[1.0, 0.5], [0.0, 1.0]], {}, "not symmetric"),
-        ([[1.0, 0.5, 0.0], [0.5, 1.0, 0.0]], {}, "shape [2, 3]"),
-        ([[1.0, 2.0], [2.0, 1.0]], {}, "not positive definite"),
-        (0.1, {"coordinates": PLACES, "operator": OPERATOR}, "not both"),
-    ],
-)
-def test_noise_that_is_none_is_told(noise, others, parts):
-    def make():
-        return Gaussian(double(noise), **others)
-
-    assert parts in refusal(make, kind=UsageError)
-
-
 def test_observations_that_are_nan_are_told():
     observed = torch.zeros_like(POINTS)
     observed[2, 1] = torch.nan
@@ -166,21 +144,31 @@ def test_masks_see_the_same_share_always_and_have_the_axes_of_images_in_order(tm
 
 
 @pytest.mark.parametrize(
-    ("text", "part"),
+    ("message", "call"),
     [
-        ("blur", "blur:STD"),
-        ("blur:0", "blur:STD"),
-        ("downsample:1.5", "downsample:FACTOR"),
-        ("downsample:4", "does not divide images of 6x4"),
-        ("crop:1,2,3", "crop:ROW"),
-        ("crop:1,2,4,4", "not within images of 6x4"),
-        ("random:nan", "random:COUNT"),
-        ("turn:2", "'turn:2'"),
+        ("must be positive", lambda: Gaussian(double(0.0))),
+        ("must be positive", lambda: Gaussian(double([0.1, -0.1]), PLACES)),
+        ("must be positive", lambda: Gaussian(double(torch.nan))),
+        ("2 entries for 3", lambda: Gaussian(double([0.1, 0.2]), dim=3)),
+        ("3 entries for 2", lambda: Gaussian(double([0.1, 0.2, 0.3]), PLACES, dim=3)),
+        ("2 entries for 3", lambda: Gaussian(torch.eye(2).double(), dim=3)),
+        ("not symmetric", lambda: Gaussian(double([[1.0, 0.5], [0.0, 1.0]]))),
+        ("shape [2, 3]", lambda: Gaussian(double([[1.0, 0.5, 0.0], [0.5, 1.0, 0.0]]))),
+        ("not positive definite", lambda: Gaussian(double([[1.0, 2.0], [2.0, 1.0]]))),
+        ("not both", lambda: Gaussian(double(0.1), PLACES, operator=OPERATOR)),
+        ("blur:STD", lambda: named("blur")),
+        ("blur:STD", lambda: named("blur:0")),
+        ("downsample:FACTOR", lambda: named("downsample:1.5")),
+        ("does not divide images of 6x4", lambda: named("downsample:4")),
+        ("crop:ROW", lambda: named("crop:1,2,3")),
+        ("not within images of 6x4", lambda: named("crop:1,2,4,4")),
+        ("random:COUNT", lambda: named("random:nan")),
+        ("'turn:2'", lambda: named("turn:2")),
+        ("a .npy", lambda: read_operator("blur:1", 2, None)),
     ],
 )
-def test_maps_that_there_are_not_are_told(text, part):
-    assert part in refusal(named, text, kind=UsageError)
-    assert "a .npy" in refusal(read_operator, "blur:1", 2, None, kind=UsageError)
+def test_noises_and_maps_that_there_are_not_are_told(message, call):
+    assert message in refusal(call, kind=UsageError)
 
 
 @pytest.fixture
