@@ -37,15 +37,9 @@ ROW = ["x1", "x2", "x3"]
 NAMES = ["body_mass_g", "x", "km/h", "draw", "..", "x_"]
 
 
-@pytest.fixture
-def arrays(tmp_path):
-    """Results of a melt that was saved at every step."""
-    path = tmp_path / "melt.npz"
-    Simulator(FLOW, TIMES, RK4, save_every=1).melt(DATA, path=path)
-    return load_arrays(path)
-
-
-def test_results_have_their_arrays_and_explain_themselves(arrays):
+def test_results_have_their_arrays_and_explain_themselves(tmp_path):
+    Simulator(FLOW, TIMES, RK4, save_every=1).melt(DATA, path=tmp_path / "melt.npz")
+    arrays = load_arrays(tmp_path / "melt.npz")
     sizes = {"S": 9, "N": 6, "D": 3}
     shapes = {name: tuple(sizes[axis] for axis in axes) for name, axes in TRAJECTORY.items()}
     assert str(arrays.pop("format")) == "inflationary-flows trajectory 1"
@@ -147,14 +141,9 @@ def test_a_saved_melt_in_single_precision_is_carried_in_double(tmp_path):
         assert torch.equal(rows, expected.float().double())
 
 
-def refused(path):
-    return refusal(SavedEnd.load, path, FLOW, TIMES)
-
-
-NAN = float("nan")
 CHANGES = {
     "text": ("xs_es", lambda x: np.array("x"), ["xs_es", "numbers"]),
-    "nan": ("xs_es", lambda x: np.where(x > 0, NAN, x), ["xs_es", "finite"]),
+    "nan": ("xs_es", lambda x: np.where(x > 0, np.nan, x), ["xs_es", "finite"]),
     "one state": ("xs_es", lambda x: x[0], ["[6, 3]", "[times, samples, dimensions]"]),
     "a state too few": ("xs_es", lambda x: x[:-1], ["times", "is [5]", "be [4]"]),
     "no samples": ("xs_es", lambda x: x[:, :0], ["[5, 0, 3]"]),
@@ -175,15 +164,15 @@ def test_a_file_that_is_no_melt_of_this_flow_is_refused(melted):
     arrays = load_arrays(melted)
     for change, (name, function, parts) in CHANGES.items():
         save_arrays(melted, arrays | {name: function(arrays[name])})
-        message = refused(melted)
+        message = refusal(SavedEnd.load, melted, FLOW, TIMES)
         for part in parts:
             assert part in message, change
     for name in ("times", "scale", "eigenvalues", "xs_es", "noise_variance"):
         save_arrays(melted, {key: array for key, array in arrays.items() if key != name})
-        assert f"'{name}'" in refused(melted)
+        assert f"'{name}'" in refusal(SavedEnd.load, melted, FLOW, TIMES)
     one = {name: arrays[name][:1] for name in ("times", "xs_es", "scale", "noise_variance")}
     save_arrays(melted, arrays | one)
-    assert "[1, 6, 3]" in refused(melted)
+    assert "[1, 6, 3]" in refusal(SavedEnd.load, melted, FLOW, TIMES)
 
 
 def test_a_melt_of_another_network_is_refused(tmp_path):
