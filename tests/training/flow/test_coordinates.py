@@ -52,10 +52,8 @@ def test_points_come_back_and_the_log_determinant_is_that_of_autograd(fitted):
         points[0] = fitted.maps[0].location  # where sign and abs have no slope
     u, log_det = fitted(points)
     torch.testing.assert_close(fitted.to_data(u), points, rtol=1e-9, atol=1e-9)
-    rows = [
-        torch.autograd.functional.jacobian(fitted.to_flow, point[None])[0, :, 0]
-        for point in points[:8]
-    ]
+    jacobian = torch.autograd.functional.jacobian
+    rows = [jacobian(fitted.to_flow, point[None])[0, :, 0] for point in points[:8]]
     expected = torch.stack(rows).slogdet().logabsdet
     torch.testing.assert_close(log_det[:8], expected, rtol=1e-7, atol=1e-7)
 
@@ -135,9 +133,8 @@ def test_a_column_gets_the_quantiles_that_it_has_with_noise(name):
     )
     noisy = plain + EVENED[name] * torch.randn(plain.shape, generator=seeded()).double()
     levels = torch.linspace(0.02, 0.98, 97).double()
-    plain, evened, noisy = (
-        ((u - u.mean()) / u.std()).quantile(levels) for u in (plain, evened, noisy)
-    )
+    columns = (plain, evened, noisy)
+    plain, evened, noisy = (((u - u.mean()) / u.std()).quantile(levels) for u in columns)
     assert (evened - noisy).abs().max() < (plain - noisy).abs().max() / 3
 
 
@@ -282,14 +279,9 @@ def rows(count=4000):
     return y @ SLOPES + 0.1 * normal(count, 2, seed=2), y * UNITS + 7e5
 
 
-@pytest.fixture
-def predicting():
+def test_what_conditions_leave_of_points_is_white_and_free_of_them_and_inverted():
     points, conditions = rows()
-    return fit_coordinates(points, Columns.plain("ab"), "none", "zca", conditions, "on")
-
-
-def test_what_is_left_of_points_is_white_and_free_of_their_conditions(predicting):
-    points, conditions = rows()
+    predicting = fit_coordinates(points, Columns.plain("ab"), "none", "zca", conditions, "on")
     given = predicting.given(conditions)
     left, labels = given.to_flow(points), given.labels
     torch.testing.assert_close(labels.T.cov(correction=0).diagonal(), torch.ones(3).double())
@@ -297,9 +289,6 @@ def test_what_is_left_of_points_is_white_and_free_of_their_conditions(predicting
     torch.testing.assert_close(both[:2, :2], torch.eye(2).double())
     # Correlations of independent rows would be 0.016.
     assert both[:2, 2:].abs().max() < 1e-3
-
-
-def test_given_conditions_points_come_back_and_the_log_determinant_is_that_of_autograd(predicting):
     points, conditions = rows(20)
     given = predicting.given(conditions)
     left, log_det = given(points)
@@ -319,9 +308,8 @@ def test_conditions_of_many_scales_are_seen_on_one():
     labels = fitted.given(conditions).labels
     # Of equal counts in all scales, whose logarithm is nearly the point.
     assert (labels[counts[:, 0].argsort(), 0].diff() >= 0).all()
-    got, plain = (
-        torch.cat([values, points], dim=1).T.corrcoef()[0, 1] for values in (labels[:, :1], counts)
-    )
+    both = (torch.cat([values, points], dim=1) for values in (labels[:, :1], counts))
+    got, plain = (pair.T.corrcoef()[0, 1] for pair in both)
     assert got > 0.7 > plain + 0.4
     # What is not skewed is standardized as it is, and what is constant says nothing.
     torch.testing.assert_close(labels[:, 1:2], (steady - steady.mean()) / steady.std(correction=0))

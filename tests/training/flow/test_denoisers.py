@@ -38,9 +38,7 @@ POINTS = normal(11, 3)
     ("name", "kept", "embed"),
     [("circles", 2, 0), ("moons", 1, 4), ("bumps3", 2, 0), ("alt_s_curve", 1, 6)],
 )
-def test_the_score_is_the_gradient_of_the_log_density_at_one_time_or_one_for_each(
-    name, kept, embed, generator
-):
+def test_the_score_is_the_gradient_of_the_log_density(name, kept, embed, generator):
     toy, flow = exact_flow(name, kept, embed)
     each = torch.linspace(0.1, flow.schedule.default_t_max(), 16, dtype=torch.float64)
     for t in (double(0.0), double(3.0), each):

@@ -30,9 +30,8 @@ SCHEDULES = {**INFLATIONS, **ISOTROPIC}
 TIMES = torch.linspace(0.05, 7, 9, dtype=torch.float64)
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-some_schedules = pytest.mark.parametrize(
-    "schedule", [flows.SCHEDULES[k] for k in ("PRP", "PRR", "EDM")]
-)
+SOME = [flows.SCHEDULES[name] for name in ("PRP", "PRR", "EDM")]
+some_schedules = pytest.mark.parametrize("schedule", SOME)
 STANDARDIZED = {name: solver for name, solver in SOLVERS.items() if solver.standardized}
 
 
@@ -117,10 +116,8 @@ def test_exponents_have_the_gap_and_the_scale_of_the_arguments():
     rescaled = exponents(1, 4, rho=1.0, g_rescaling=0.3)
     torch.testing.assert_close(rescaled, 0.3 * exponents(1, 4, rho=1.0), rtol=0, atol=1e-14)
     # They do not matter where all dimensions are kept.
-    assert (
-        to_dimension(4, 4, rho=1.5, inflation_gap=3.0, **flows.GAP).growth_rates.tolist()
-        == [1.5] * 4
-    )
+    kept = to_dimension(4, 4, rho=1.5, inflation_gap=3.0, **flows.GAP)
+    assert kept.growth_rates.tolist() == [1.5] * 4
 
 
 def test_isotropic_noise_runs_over_the_tabulated_range():

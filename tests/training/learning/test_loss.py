@@ -40,15 +40,12 @@ POINTS, OTHERS, NEAR = 3_000, 64, 16
 SIZES = {"dim": 2, "noise_range": [-1.0, 0.3], "width": 24, "depth": 2}
 
 
-def gaussian_data(basis, count, generator):
-    return basis.eigenvalues.sqrt() * normal(count, basis.dim, generator=generator)
-
-
 def test_the_loss_is_that_of_the_denoiser_over_c_out(generator):
     count, basis = 64, random_basis(3)
     denoiser = NetworkDenoiser(FunctionNetwork(lambda z, c: z.sin()), basis, PRR)
     loss = DenoisingLoss(PRR, 0.5, 7.0)
-    clean, draws = gaussian_data(basis, count, generator), loss.draw(count, generator)
+    clean = basis.eigenvalues.sqrt() * normal(count, 3, generator=generator)
+    draws = loss.draw(count, generator)
     noisy = clean + PRR.noise_variance(draws.t).sqrt() * draws.noise
     error = (denoiser(noisy, draws.t) - clean) / denoiser.coefficients(draws.t).c_out
     values = loss.per_sample(DenoisingRegression(denoiser), clean, draws)
@@ -81,7 +78,6 @@ def test_the_noise_is_standard_normal_and_independent_of_the_times():
 @pytest.mark.parametrize(
     ("schedule", "t_min", "t_max"),
     [(EDMSchedule(2), 0.002, 80.0), (EDMSchedule(2), 0.5, 1.0), (PRR, 0.0, 5.0)],
-    ids=["EDM", "EDM, a short range", "PRR"],
 )
 def test_normal_times_have_normal_logs(schedule, t_min, t_max):
     count = 256
@@ -109,13 +105,6 @@ def test_logs_of_uniform_are_even(schedule, ends):
     assert (quantiles * 64).floor().sort().values.tolist() == [*range(64)]
 
 
-def test_impossible_laws_are_refused():
-    for ends in ((2.0, 2.0), (3.0, 2.0), (0.0, nan)):
-        assert "tmin" in refusal(DenoisingLoss, PRR, *ends, kind=UsageError)
-    with pytest.raises(UsageError, match="choose one of uniform, normal"):
-        DenoisingLoss(PRR, 0.0, 1.0, "cosine")
-
-
 def test_rows_are_drawn_alike_whoever_takes_which(monkeypatch):
     loss, count, keys = DenoisingLoss(PRR, 0.5, 7.0), 23, (5, 1, 7)
 
@@ -125,9 +114,8 @@ def test_rows_are_drawn_alike_whoever_takes_which(monkeypatch):
         return [torch.cat(parts) for parts in zip(*drawn, strict=True)]
 
     whole = slice(0, count)
-    torch.testing.assert_close(
-        took(whole), list(loss.draw(count, seeded_generator("cpu", *keys))), rtol=0, atol=0
-    )
+    expected = [*loss.draw(count, seeded_generator("cpu", *keys))]
+    torch.testing.assert_close(took(whole), expected, rtol=0, atol=0)
     for size in (1, 4, 5, 23):  # rows of a block
         monkeypatch.setattr("training.learning.loss.NOISE_BLOCK", 3 * size)
         for dtype in (torch.float32, torch.float64):
@@ -184,9 +172,8 @@ def test_points_find_all_that_are_near_or_those_of_a_part():
         intervals_found = zip(places, widths, lots, near.movedim(1, 0), counts, strict=True)
         for place, width, lot, got, count in intervals_found:
             for parts in (1, 2, 4, 8):
-                part = points[:200].view(parts, -1, 3)[
-                    lot * parts >> LOT_BITS
-                ]  # 203 have no eighths
+                # Of 203 there are no eighths.
+                part = points[:200].view(parts, -1, 3)[lot * parts >> LOT_BITS]
                 inside = part[(part[:, axis] - place).abs() <= width]
                 if len(inside) <= 30:
                     break
@@ -212,9 +199,8 @@ def test_the_mean_is_plain_and_variance_less(kept, monkeypatch):
     variance = flow.schedule.noise_variance(t).expand(4, 2)
     axis = telling_axis(flow.basis, flow.schedule, flow.end_time)
     batches = zip(clean, noise, others, strict=True)
-    got = torch.stack(
-        [e + averaging_shift(e, n, variance, dealt(more, axis, NEAR)) for e, n, more in batches]
-    )
+    shifts = [averaging_shift(e, n, variance, dealt(more, axis, NEAR)) for e, n, more in batches]
+    got = clean + torch.stack(shifts)
     noisy = clean + variance.sqrt() * noise
     mean = flow.denoiser(noisy.view(-1, 2), t).view_as(noisy)
     for factor in (torch.ones_like(noisy), noisy, noisy.sin(), noisy.flip(2)):
@@ -356,6 +342,10 @@ def test_draws_of_a_wrong_student_are_its_teachers_once_they_are_corrected():
 
 
 def test_what_cannot_be_is_refused():
+    for ends in ((2.0, 2.0), (3.0, 2.0), (0.0, nan)):
+        assert "tmin" in refusal(DenoisingLoss, PRR, *ends, kind=UsageError)
+    with pytest.raises(UsageError, match="choose one of uniform, normal"):
+        DenoisingLoss(PRR, 0.0, 1.0, "cosine")
     flow = teacher(0).flow
     with pytest.raises(UsageError, match="no student"):
         flow.simulate(normal(3, 2), flow.times(2), "student")

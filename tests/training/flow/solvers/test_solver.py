@@ -13,7 +13,14 @@ from tests.support.flows import Counted, curved_flow, exact_flow, network_flow
 from tests.support.running import refusal
 from training.flow.likelihood import DivergenceIntegral, Trace
 from training.flow.solvers import SOLVERS, explicit, get_solver
-from training.flow.solvers.explicit import CASH_KARP, DORMAND_PRINCE, EULER, HEUN, RK4
+from training.flow.solvers.explicit import (
+    CASH_KARP,
+    DORMAND_PRINCE,
+    EULER,
+    HEUN,
+    RK4,
+    dormand_prince,
+)
 from training.flow.solvers.implicit import STAGES, gauss_legendre
 from training.flow.solvers.reversible import reversible, without_gap
 
@@ -110,9 +117,7 @@ def test_tolerances_given_are_those_used_and_must_be_positive_numbers():
 
 
 @pytest.mark.parametrize("name", TABLEAUS)
-def test_a_step_is_made_of_its_stages_and_rows_may_have_times_and_steps_of_their_own(
-    name, generator
-):
+def test_a_step_is_made_of_its_stages_and_rows_may_have_steps_of_their_own(name, generator):
     tableau = TABLEAUS[name]
     x = torch.rand(5, 3, generator=generator, dtype=torch.float64)
     t = torch.rand(5, generator=generator, dtype=torch.float64)
@@ -122,9 +127,8 @@ def test_a_step_is_made_of_its_stages_and_rows_may_have_times_and_steps_of_their
         alone = explicit.slopes_of(tableau, riccati, x[[row]], t[row], h[row])
         for slope, expected in zip(together, alone, strict=True):
             torch.testing.assert_close(slope[[row]], expected, rtol=0, atol=1e-15)
-        (end,) = explicit.runge_kutta(tableau)(
-            riccati, x[[row]], torch.stack([t[row], t[row] + h[row]])
-        )
+        times = torch.stack([t[row], t[row] + h[row]])
+        (end,) = explicit.runge_kutta(tableau)(riccati, x[[row]], times)
         made = x[[row]] + h[row] * sum(b * k for b, k in zip(tableau.weights, alone, strict=True))
         torch.testing.assert_close(end, made, rtol=0, atol=1e-15)
 
@@ -145,11 +149,11 @@ def test_known_velocities_are_not_computed_again_nor_terms_of_no_weight_added():
 @pytest.mark.parametrize(("begin", "end"), [(0.0, 1.0), (1.0, 0.0)])
 def test_errors_fall_with_the_tolerance_also_in_between(begin, end):
     for tolerance in (1e-3, 1e-7, 1e-11):
-        method = explicit.dormand_prince(tolerance, tolerance)
+        method = dormand_prince(tolerance, tolerance)
         reached = last(method, riccati, riccati_solution(begin), double([begin, end]))
         assert float((reached - riccati_solution(end)).abs().max()) < 10 * tolerance
     times = torch.linspace(begin, end, 6, dtype=torch.float64)
-    states = list(explicit.dormand_prince(1e-8, 1e-8)(riccati, riccati_solution(begin), times))
+    states = list(dormand_prince(1e-8, 1e-8)(riccati, riccati_solution(begin), times))
     for t, state in zip(times[1:], states, strict=True):
         torch.testing.assert_close(state, riccati_solution(float(t)), rtol=1e-7, atol=1e-7)
 
@@ -158,14 +162,14 @@ def test_calls_grow_with_the_fifth_root_of_the_tolerance_and_not_with_the_times(
     counts = []
     for tolerance in (1e-5, 1e-10):
         counted = Counted(lambda x, t: torch.stack([x[:, 1], -x[:, 0]], dim=1))
-        last(explicit.dormand_prince(tolerance, tolerance), counted, START[:, :2], double([0, 10]))
+        last(dormand_prince(tolerance, tolerance), counted, START[:, :2], double([0, 10]))
         counts.append(len(counted.times))
     assert counts[1] / counts[0] == pytest.approx(10, rel=0.3)
     counts = []
     # One saved state almost on top of another costs a step or two, not a new search for the size.
     for times in (double([0.0, 0.5, 1.0]), double([0.0, 0.5, 0.5 + 1e-9, 1.0])):
         counted = Counted(riccati)
-        last(explicit.dormand_prince(1e-8, 1e-8), counted, START, times)
+        last(dormand_prince(1e-8, 1e-8), counted, START, times)
         counts.append(len(counted.times))
     assert counts[1] <= counts[0] + 12
 
@@ -176,7 +180,7 @@ def test_a_sample_has_the_same_bits_alone_and_with_stiffer_ones():
 
     stiffness = double([0.1, 1.0, 200.0, 5.0])[:, None]
     x = torch.linspace(-1, 1, 8, dtype=torch.float64).view(4, 2)
-    method, times = explicit.dormand_prince(1e-6, 1e-6), double([0.0, 0.3, 1.0])
+    method, times = dormand_prince(1e-6, 1e-6), double([0.0, 0.3, 1.0])
     together = list(method(stiffening(stiffness), x, times))
     for row in range(4):
         alone = list(method(stiffening(stiffness[[row]]), x[[row]], times))
@@ -191,7 +195,7 @@ def test_it_agrees_with_an_independent_implementation(backwards):
     times = times.flip(0) if backwards else times
     y = normal(4, 2)
     v, dopri5 = flow.standardized_velocity, {"method": "dopri5", "rtol": 1e-9, "atol": 1e-9}
-    got = list(explicit.dormand_prince(1e-9, 1e-9)(v, y, times))
+    got = list(dormand_prince(1e-9, 1e-9)(v, y, times))
     for row in range(2):
         theirs = torchdiffeq.odeint(lambda t, x: v(x, t), y[[row]], times, **dopri5)
         ours = torch.stack([y, *got])[:, [row]]
@@ -211,17 +215,15 @@ VELOCITIES = {
 def test_a_tolerance_out_of_reach_is_an_error(kind, monkeypatch):
     monkeypatch.setattr(explicit, "MAX_TRIALS", 500)
     tolerance, velocity = VELOCITIES[kind]
-    method, x = explicit.dormand_prince(tolerance, tolerance), double([2.0, 0.1])[:, None]
+    method, x = dormand_prince(tolerance, tolerance), double([2.0, 0.1])[:, None]
     with pytest.raises(DataError, match=rf"not reach its tol.*rtol {tolerance:g}.* near t = "):
         last(method, velocity, x, double([0.0, 1.0]))
 
 
 def test_a_state_that_rests_is_kept_and_times_that_coincide_give_one_state():
-    resting = explicit.dormand_prince(1e-6, 1e-6)(
-        lambda x, t: 0 * x, START, double([0, 1e-9, 1, 100])
-    )
+    resting = dormand_prince(1e-6, 1e-6)(lambda x, t: 0 * x, START, double([0, 1e-9, 1, 100]))
     assert all(torch.equal(state, START) for state in resting)
-    twice = list(explicit.dormand_prince(1e-8, 1e-8)(riccati, START, double([0, 0.5, 0.5, 1])))
+    twice = list(dormand_prince(1e-8, 1e-8)(riccati, START, double([0, 0.5, 0.5, 1])))
     assert torch.equal(twice[0], twice[1])
 
 
