@@ -38,12 +38,9 @@ def checked(prior, noise):
     return calibrate(checking.check_runs(which, PLAN, truths, ["x1", "x2"], pool)[0])
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["blurred", "deblurred"])
-def prior(request):
-    return posteriors.gaussian_prior(deblurred=request.param)
-
-
-def test_a_noise_misstated_by_a_fifth_is_found_in_the_likelihood_and_the_right_one_passes(prior):
+@pytest.mark.parametrize("deblurred", [False, True])
+def test_a_noise_misstated_by_a_fifth_is_found_and_the_right_one_passes(deblurred):
+    prior = posteriors.gaussian_prior(deblurred=deblurred)
     assert min(checked(prior, 0.5).adjusted.values()) > 0.01
     assert checked(prior, 0.4).adjusted[f"ranks of {checking.LIKELIHOOD}"] < 0.01
 

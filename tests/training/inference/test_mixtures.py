@@ -10,7 +10,7 @@ from scipy.stats import dirichlet as dirichlet_law
 from scipy.stats import kstest
 from torch.distributions import Normal
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import UsageError
 from tests.support.draws import double, seeded
 from tests.support.posteriors import conditional_prior
 from tests.support.running import refusal
@@ -60,9 +60,8 @@ def test_moments_are_those_of_quadrature(kind):
         below = got.below(point.expand(len(rows), -1))[index]
         torch.testing.assert_close(below, got.weights[index] @ marginals.cdf(point))
         parts = torch.distributions.MultivariateNormal(got.centers[index], got.covariance)
-        mixture = torch.distributions.MixtureSameFamily(
-            torch.distributions.Categorical(got.weights[index]), parts
-        )
+        shares = torch.distributions.Categorical(got.weights[index])
+        mixture = torch.distributions.MixtureSameFamily(shares, parts)
         near = density > 1e-6 * density.max()
         ratio = mixture.log_prob(grid[near]) - density[near].log()
         assert float(ratio.max() - ratio.min()) < 1e-8
@@ -86,9 +85,8 @@ def weights_of(evidence, concentration=1.0):
 def test_the_evidence_of_a_flow_that_does_nothing_is_that_of_normal_laws():
     components = Components.spread(3, 2)
     pool = even_normal(2**14, 2, 0)
-    points = torch.stack(
-        [components.carried(pool, torch.full((len(pool),), k)) for k in range(components.count)]
-    )
+    places = torch.arange(components.count)[:, None].expand(-1, len(pool))
+    points = torch.stack([components.carried(pool, place) for place in places])
     observed = torch.tensor([[1.4, 0.2], [-0.3, 0.4], [0.0, -2.0]], dtype=torch.float64)
     noise = 0.3
     got = Evidence.of(points, Gaussian(torch.tensor(noise)), observed)
@@ -213,23 +211,18 @@ def reference():
     return mean, std, (weights[..., None] * means).sum(dim=(0, 1))
 
 
-@pytest.fixture(scope="module")
-def population():
+def test_population_and_members_are_those_of_quadrature_whatever_the_prior_of_each_posterior():
     flat = torch.zeros(MEMBERS.shape[:2]).double()
-    return sample_population(MEMBERS, flat, CENTER, SCALE, PLAN)
-
-
-def test_population_and_members_are_those_of_quadrature(population):
+    population = sample_population(MEMBERS, flat, CENTER, SCALE, PLAN)
     assert population.r_hat.max() < 1.03
     mean, std, members = reference()
     sampled = torch.cat([population.mean, population.spread], dim=2).flatten(0, 1)
     assert ((sampled.mean(dim=0) - mean).abs() / std).tolist() == pytest.approx([0, 0], abs=0.1)
     assert (sampled.std(dim=0) / std).tolist() == pytest.approx([1, 1], abs=0.1)
+    few = (MEMBERS[:3], torch.zeros(3, 500).double(), CENTER, SCALE, PLAN)
+    assert "there are 3 posteriors" in refusal(sample_population, *few)
     own = MEMBERS[torch.arange(8), population.members.flatten(0, 1), 0].mean(dim=0)
     assert ((own - members).abs() / ERRORS).max() < 0.1
-
-
-def test_the_prior_of_each_posterior_is_taken_off(population):
     # Under a prior N(0, 20^2), draws are of the product with it.
     wide, law = 20.0, Normal(torch.tensor(0.0).double(), 20.0)
     precision = ERRORS**-2 + wide**-2
@@ -239,11 +232,6 @@ def test_the_prior_of_each_posterior_is_taken_off(population):
     for name in ("mean", "spread"):
         one, two = (getattr(each, name).flatten() for each in (population, other))
         assert abs(float(one.mean() - two.mean())) < 0.15 * float(one.std())
-
-
-def test_few_members_are_no_population():
-    with pytest.raises(DataError, match="there are 3 posteriors"):
-        sample_population(MEMBERS[:3], torch.zeros(3, 500).double(), CENTER, SCALE, PLAN)
 
 
 def radius(points, y):

@@ -441,9 +441,8 @@ def network_of(case):
     left_out = ("channel_mult_noise", "channel_mult_emb", "label_dropout")
     arguments = {OURS.get(k, k): v for k, v in kwargs.items() if k not in left_out}
     arguments |= {"rounded_heads": True} if name == "adm" else {}
-    return files.randomized(
-        NETWORKS[name](image_shape=(1, 8, 8), **arguments, float32_frequencies=True)
-    )
+    network = NETWORKS[name](image_shape=(1, 8, 8), **arguments, float32_frequencies=True)
+    return files.randomized(network)
 
 
 def image_content(case, space="IS"):

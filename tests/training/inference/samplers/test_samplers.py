@@ -25,18 +25,9 @@ from tests.support.posteriors import (
 from tests.support.running import refusal, slowly
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.solvers import get_solver
-from training.inference import proposals, sampling
+from training.inference import lookahead, proposals, sampling
 from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
-from training.inference.lookahead import (
-    LookAhead,
-    Sight,
-    added_noise,
-    no_lookahead,
-    times_and_errors,
-    times_by_need,
-    wrong_of_steps,
-)
 from training.inference.low_rank import Bridge, LowRank
 from training.inference.noise import Noise
 from training.inference.prior import Prior
@@ -129,9 +120,8 @@ def test_densities_and_draws_are_those_of_a_mixture():
     w = law.draw(torch.rand(2, 20000, 3, generator=generator).double())
     for index in range(2):
         parts = torch.distributions.MultivariateNormal(law.mean[index], scale_tril=law.root[index])
-        mixture = torch.distributions.MixtureSameFamily(
-            torch.distributions.Categorical(law.shares[index]), parts
-        )
+        shares = torch.distributions.Categorical(law.shares[index])
+        mixture = torch.distributions.MixtureSameFamily(shares, parts)
         torch.testing.assert_close(law.log_prob(w)[index], mixture.log_prob(w[index]))
         error = (mixture.variance / len(w[index])).sqrt()
         assert ((w[index].mean(dim=0) - mixture.mean).abs() < 4.5 * error).all()
@@ -364,7 +354,8 @@ def test_posteriors_of_several_modes(case, monkeypatch):
     prior = bumps(bent() if curved else None)
     likelihood, observed = Gaussian(double(0.3), torch.tensor([1])), double([[0.2], [-1.0], [1.4]])
     size, most = (2000, torch.inf) if worth else (500, 100)  # these are far apart, and come anew
-    which, ahead = Target(prior, likelihood, observed, 4096), LookAhead(24, 0, 1 / 3, most=most)
+    which = Target(prior, likelihood, observed, 4096)
+    ahead = lookahead.LookAhead(24, 0, 1 / 3, most=most)
     draws = twist(which, 0, [0, 1, 2], 4, size // 2, size, ahead=ahead)
     (mean, std), points = quadrature(prior, likelihood, observed), draws.points.flatten(1, 2)
     assert (std[:, 0] > 2 * std[:, 1]).any(), "the hidden coordinate has several modes"
@@ -381,10 +372,10 @@ def test_posteriors_of_several_modes(case, monkeypatch):
 
 def test_noise_that_is_put_on_and_taken_off_leads_to_posteriors_of_several_modes(monkeypatch):
     which = Target(bumps(bent()), Gaussian(double(0.3), torch.tensor([1])), double([[0.2]]), 4096)
-    seen = times_and_errors(which, 24, 0)
-    diffusion = Diffusion(seen.times, seen.errors, added_noise(which, seen.times))
+    seen = lookahead.times_and_errors(which, 24, 0)
+    diffusion = Diffusion(seen.times, seen.errors, lookahead.added_noise(which, seen.times))
     noise = Noise(0, [0], 1500, which.device, chunk=1)
-    moves, step = Renoising(which, Sight.of(which).alone(0), diffusion, noise), 0
+    moves, step = Renoising(which, lookahead.Sight.of(which).alone(0), diffusion, noise), 0
     left_open = torch.stack([errors.variance.sum() for errors in diffusion.errors])
     first = int((left_open < 0.3 * left_open[-1]).sum())
     assert [moves._highest(more * moves.widest)[0] - first for more in (1, 1.01)] == [0, -1]
@@ -408,7 +399,7 @@ def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch):
     ways = {"latents": (prior.flow.times(4), get_solver("exp_rk5"))}
     target = Target(replace(prior, ways=ways), likelihood, double([[0.2], [-1.0]]), 8)
     parts: list[float] = []
-    ahead = LookAhead(PARTICLE_STEPS, 0, 1 / 2)
+    ahead = lookahead.LookAhead(PARTICLE_STEPS, 0, 1 / 2)
     together = twist(target, 0, [0, 1], 2, 50, 50, parts.append, ahead)
     # Latents take most of the calls here: they are counted in the estimate, and move the progress.
     assert abs(sum(parts) - 1) < 1e-9
@@ -424,7 +415,7 @@ def test_islands_count_alike_however_likely_what_they_hold(monkeypatch):
     monkeypatch.setattr(descent, "ISLAND", 20)
     target = Target(bumps(), Gaussian(double(0.3), torch.tensor([1])), double([[0.2], [1.4]]), 120)
     noise = Noise(0, [0, 1], 120, target.device, chunk=1, dtype=descent.DTYPE)
-    cloud = descent.Descent(target, LookAhead(8, 0, 1 / 2), noise, 2, 0.0).arrived()
+    cloud = descent.Descent(target, lookahead.LookAhead(8, 0, 1 / 2), noise, 2, 0.0).arrived()
     shares = cloud.log_weights.exp().view(2, 6, 20).sum(dim=2)
     torch.testing.assert_close(shares, torch.ones_like(shares))
     assert (cloud.by_weight(30) // 20).flatten().bincount().tolist() == [20] * 6
@@ -486,18 +477,17 @@ def test_steps_lie_where_errors_have_no_one_normal_law():
     rate, even = double([2.0] * 20), torch.linspace(0, 8, 9, dtype=torch.float64)
     alike = normal(256, 20) @ normal(20, 20, seed=1)
     apart = torch.where(torch.arange(256)[:, None] < 128, 0.3, 1.4) * normal(256, 20)
-    wrong = torch.stack([wrong_of_steps(each, rate) for each in (alike, apart)])
+    wrong = torch.stack([lookahead.wrong_of_steps(each, rate) for each in (alike, apart)])
     assert wrong[0] < 0 < wrong[1]
-    torch.testing.assert_close(times_by_need(even, wrong[[0] * 8])(8), even)
-    lengths = times_by_need(even, wrong[[0, 0, 0, 1, 0, 0, 0, 0]])(8).diff()
+    torch.testing.assert_close(lookahead.times_by_need(even, wrong[[0] * 8])(8), even)
+    lengths = lookahead.times_by_need(even, wrong[[0, 0, 0, 1, 0, 0, 0, 0]])(8).diff()
     assert lengths[3:5].max() < 0.6 < lengths.max() < 4 * lengths.min()
 
 
 def test_more_steps_are_advised_where_ends_are_far_from_normal():
     seen = (Gaussian(double(0.3), torch.tensor([1])), double([[0.2]]), 4096)
-    alike, apart = (
-        times_and_errors(Target(prior, *seen), 8, 0) for prior in (gaussian_prior(), bumps())
-    )
+    priors = (gaussian_prior(), bumps())
+    alike, apart = (lookahead.times_and_errors(Target(prior, *seen), 8, 0) for prior in priors)
     assert alike.needed < 0.5 < 1 < apart.needed
     assert [replace(apart, needed=each).advised for each in (12.7, 12.9)] == [None, 13]
 
@@ -522,9 +512,9 @@ def test_likelihoods_without_a_lookahead_are_told():
         "operator": problem(bumps(bent()), mixed, observed),
         "conditions": replace(plain, target=replace(plain.target, labels=torch.eye(33))),
     }
-    assert no_lookahead(plain.target) is None
+    assert lookahead.no_lookahead(plain.target) is None
     for message, which in others.items():
-        assert no_lookahead(which.target)
+        assert lookahead.no_lookahead(which.target)
         with pytest.raises(UsageError, match=message):
             drawn(which, "twisted", particles=20)
 
