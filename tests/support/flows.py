@@ -83,9 +83,8 @@ def noisy_points(toy, flow, count, t, generator):
     return clean + flow.schedule.noise_variance(t).sqrt() * noise
 
 
-def network_flow():
-    layers = [nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2)]
-    whole = nn.Sequential(*layers)
+def network_flow(width=32):
+    whole = nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 2)).requires_grad_(False)
     network = FunctionNetwork(lambda z, c: whole(torch.cat([z, c.expand(len(z))[:, None]], dim=1)))
     toy, known = exact_flow("bumps2", 1)
     denoiser = NetworkDenoiser(network, known.basis, known.schedule)

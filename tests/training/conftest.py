@@ -2,8 +2,9 @@
 
 import pytest
 
-from dnnlib.logs import logger, setup_logging
+from dnnlib.logs import setup_logging
 from tests.support.draws import seeded
+from tests.support.running import log_put_back
 from training.learning.run_folder import Place, RunFolder
 
 
@@ -21,6 +22,4 @@ def run_folder(tmp_path):
         return RunFolder.create(Place(tmp_path / name, "", itself=True), {})
 
     yield make
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
+    log_put_back()

@@ -74,14 +74,6 @@ def test_a_training_goes_on_with_the_options_of_its_run(tmp_path):
     assert (first.about["seen"], model.about["seen"]) == (2048, 4096)
 
 
-class Frame:
-    def __init__(self, columns, values):
-        self.columns, self.values = columns, values
-
-    def to_numpy(self):
-        return self.values
-
-
 def test_tables_of_files_arrays_and_frames_train_as_with_the_script(tmp_path):
     values = np.random.default_rng(0).normal(size=(300, 2)).round(5)
     source, names = tmp_path / "my rows.csv", ["a", "b"]
@@ -90,7 +82,7 @@ def test_tables_of_files_arrays_and_frames_train_as_with_the_script(tmp_path):
     assert repr(of_file) == "Table('my rows', 300 rows of a given b)"
     for other in (
         Table.open(values, columns=names, conditions=["b"], name="rows"),
-        Table.open(Frame(names, values), conditions=["b"], name="rows"),
+        Table.open(pandas.DataFrame(values, columns=names), conditions=["b"], name="rows"),
     ):
         assert torch.equal(other.rows.points, of_file.rows.points)
         assert torch.equal(other.rows.conditions, of_file.rows.conditions)
@@ -264,8 +256,8 @@ def test_trials_are_multiplied_and_models_compared():
     assert own.points.mean() == pytest.approx(draws.mean(), abs=0.1)
     own, law = sets.posterior(log_prob=False).sample(four, draws=10), far.options["prior"]
     known = own.population(law, steps=100, chains=2)["prior"]["theta1"]["std"]
-    found = [known, len(own.points), *sets.sample(3, given=trials).shape]
-    assert found == pytest.approx([9, 4, 3, 1], rel=0.1)
+    got = [known, len(own.points), *sets.sample(3, given=trials).shape]
+    assert got == pytest.approx([9, 4, 3, 1], rel=0.1)
 
 
 def test_what_sbi_trains_does_not_depend_on_units():
@@ -317,9 +309,8 @@ def test_posteriors_of_images_are_in_gray_levels_as_images_are(tmp_path):
     assert np.abs(total.points.sum(axis=2) - image.sum()).mean() < 50
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
+def test_mistakes_are_sentences(model, conditional):
+    for call, message in (
         (lambda one, other: one.log_prob({"a": [1]}), "no column 'b': give a, b, c"),
         (lambda one, other: one.log_prob(pandas.DataFrame(ROWS, columns=[*"aab"])), "columns 'a'"),
         (lambda one, other: one.log_prob(ROWS[:, :2]), "2 columns: give a, b, c in this order"),
@@ -337,11 +328,9 @@ def test_posteriors_of_images_are_in_gray_levels_as_images_are(tmp_path):
         (lambda one, other: Simulations(ROWS, ROWS[1:]), "have 59 and 60 rows"),
         (lambda one, other: Simulations(ROWS, ROWS, {"theta1": (1, 0)}), "'theta1' are .1, 0."),
         (lambda one, other: Simulations({"a": [0]}, {"a": [0]}), "'a' is a parameter and a column"),
-    ],
-)
-def test_mistakes_are_sentences(model, conditional, call, message):
-    with pytest.raises(InflationError, match=message):
-        call(model, conditional)
+    ):
+        with pytest.raises(InflationError, match=message):
+            call(model, conditional)
 
 
 @pytest.mark.slow
@@ -364,14 +353,11 @@ def test_a_normal_prior_has_its_density():
     np.testing.assert_allclose(bounded.log_prob(np.exp(rows)), expected - rows.sum(1), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("mean", "spread", "bounds", "why"),
-    [
+def test_what_is_no_normal_law_is_refused():
+    for mean, spread, bounds, why in (
         ([1.0], [1.0, 1.0], None, "as many means"),
         ([1.0, 2.0], [1.0, 1.0], {"c": (0, 1)}, "bounds of none but these"),
         ([1.0, 2.0], [[1.0, 0.5], [0.0, 1.0]], None, "not symmetric"),
         ([1.0, 2.0], [[1.0, 2.0], [2.0, 1.0]], None, "not positive"),
-    ],
-)
-def test_what_is_no_normal_law_is_refused(mean, spread, bounds, why):
-    assert why in refusal(normal_prior, "ab", mean, spread, bounds, kind=UsageError)
+    ):
+        assert why in refusal(normal_prior, "ab", mean, spread, bounds, kind=UsageError)

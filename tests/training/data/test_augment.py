@@ -20,6 +20,7 @@ WARPS = {
     "shift": {"shift": [0.3, -1.2]},
 }
 COUNT, PROBABILITY, SIGMAS = 100_000, 0.12, 4.5
+MANY = GeometricAugmentation(PROBABILITY).draw(COUNT, seeded(1))
 
 
 def unchanged(**parameters):
@@ -89,17 +90,11 @@ def test_warps_move_an_image_to_where_its_labels_say():
         assert (image - warped_waves(label, size)).square().mean().sqrt() < 0.003
 
 
-def test_negative_stretches_whole_shifts_and_quarter_turns_are_exact():
+def test_a_negative_stretch_is_one_across():
     images = waves(centres(32, 32), 32, 32)[None]
     ways = (unchanged(stretch=n, stretch_angle=a) for n, a in ((-1.0, 0.4), (1.0, 0.4 + pi / 2)))
     along, across = (ALWAYS.apply(images, way)[0] for way in ways)
     torch.testing.assert_close(along, across, rtol=0, atol=1e-5)
-    shifted, _ = ALWAYS.apply(images, unchanged(shift=[1.25, -0.75]))
-    torch.testing.assert_close(images[..., 3:, :-5], shifted[..., :-3, 5:], rtol=0, atol=0.003)
-    for quarters, expected in ((-1, [-1.0, -1.0]), (1, [-1.0, 1.0]), (2, [-2.0, 0.0])):
-        turned, labels = ALWAYS.apply(images, unchanged(rotation=quarters * pi / 2))
-        torch.testing.assert_close(turned, images.rot90(-quarters, (-2, -1)), rtol=0, atol=0.003)
-        torch.testing.assert_close(labels[0, 3:5].tolist(), expected, rtol=0, atol=1e-6)
 
 
 def test_shrinking_removes_what_the_image_can_no_longer_hold():
@@ -152,46 +147,41 @@ def test_labels_are_in_their_documented_order():
     assert not unchanged().labels().any()
 
 
-@pytest.fixture(scope="module")
-def many():
-    return GeometricAugmentation(PROBABILITY).draw(COUNT, seeded(1))
-
-
 def on_or_off(draws):
     """Whether each transformation does something, ``[B]`` by name."""
     flags = {name: value != 0 for name, value in draws._asdict().items()}
     return {**flags, "shift": flags["shift"].any(dim=1)}
 
 
-def test_transformations_are_independent_and_as_frequent_as_said(many):
-    for name, hits in on_or_off(many).items():
+def test_transformations_are_independent_and_as_frequent_as_said():
+    for name, hits in on_or_off(MANY).items():
         frequency = {"flip_x": 0.5, "flip_y": PROBABILITY / 2}.get(name, PROBABILITY)
         error = (frequency * (1 - frequency) / COUNT) ** 0.5
         assert abs(hits.double().mean().item() - frequency) < SIGMAS * error, name
-    flags = on_or_off(many)
+    flags = on_or_off(MANY)
     assert torch.equal(flags.pop("stretch_angle"), flags["stretch"])
     for one, other in combinations(flags, 2):
         pair = torch.stack([flags[one], flags[other]]).double()
         assert abs(torch.corrcoef(pair)[0, 1].item()) < SIGMAS / COUNT**0.5, (one, other)
 
 
-def test_parameters_have_the_moments_of_their_laws_and_are_uncorrelated(many):
+def test_parameters_have_the_moments_of_their_laws_and_are_uncorrelated():
     normal, angle = (1.0, 3.0), (pi**2 / 3, pi**4 / 5)
     laws = {
-        "scaling": (many.scaling, normal),
-        "rotation": (many.rotation, angle),
-        "stretch": (many.stretch, normal),
-        "stretch_angle": (many.stretch_angle, angle),
-        "shift x": (many.shift[:, 0], normal),
-        "shift y": (many.shift[:, 1], normal),
+        "scaling": (MANY.scaling, normal),
+        "rotation": (MANY.rotation, angle),
+        "stretch": (MANY.stretch, normal),
+        "stretch_angle": (MANY.stretch_angle, angle),
+        "shift x": (MANY.shift[:, 0], normal),
+        "shift y": (MANY.shift[:, 1], normal),
     }
     for name, (values, (second, fourth)) in laws.items():
         drawn = values[values != 0].double()
         errors = (second / len(drawn)) ** 0.5, ((fourth - second**2) / len(drawn)) ** 0.5
         assert abs(drawn.mean().item()) < SIGMAS * errors[0], name
         assert abs(drawn.square().mean().item() - second) < SIGMAS * errors[1], name
-    assert max(many.rotation.abs().max(), many.stretch_angle.abs().max()) <= pi + 1e-6
-    parameters = torch.stack([*many[:-1], *many.shift.unbind(-1)]).double()
+    assert max(MANY.rotation.abs().max(), MANY.stretch_angle.abs().max()) <= pi + 1e-6
+    parameters = torch.stack([*MANY[:-1], *MANY.shift.unbind(-1)]).double()
     correlations = torch.corrcoef(parameters) - torch.eye(len(parameters))
     # The most that it can be for two that are on together, as are the two shifts.
     assert correlations.abs().max() < SIGMAS * ((PROBABILITY * COUNT) ** -0.5)

@@ -11,14 +11,12 @@ from sklearn.datasets import make_circles, make_moons, make_s_curve, make_swiss_
 
 from dnnlib.errors import UsageError
 from tests.support.draws import normal, seeded
-from tests.support.flows import law_distance
+from tests.support.flows import exact_flow, law_distance, noisy_points
 from tests.support.running import refusal
 from training.data import toys
 from training.data.batches import ToyBatches
 from training.data.toys import LARGEST_MISMATCH, UNSCALED, Toy
 from training.flow.denoisers import MixtureDenoiser
-from training.flow.eigenbasis import EigenBasis
-from training.flow.schedules import InflationSchedule
 from training.names import TOY_NAMES
 
 COUNT, LIKELY = 5000, 2000
@@ -102,11 +100,9 @@ def test_moments_of_other_data_are_told_from_those_of_samples(augment_to):
 
 def surprise(toy, points):
     """By how many standard errors the mean log density of points differs from that of the toy."""
-    basis = EigenBasis.from_moments(*toy.moments())
-    schedule = InflationSchedule.to_dimension(toy.dim, toy.dim)
-    exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
+    _, flow = exact_flow(toy.name)
     samples, now = (toy.sample(len(points), seeded(3)), points), torch.tensor(0.0)
-    own, others = (exact.log_density(basis.to_eigen(sample), now) for sample in samples)
+    own, others = (flow.denoiser.log_density(flow.basis.to_eigen(each), now) for each in samples)
     error = (own.var() + others.var()).sqrt() / len(points) ** 0.5
     return float((own.mean() - others.mean()).abs() / error)
 
@@ -145,20 +141,17 @@ def test_the_mixture_has_the_law_of_the_samples(name):
 
 @every_toy
 def test_twice_the_nodes_change_nothing(name, monkeypatch):
-    toy = Toy(name)
-    basis = EigenBasis.from_moments(*toy.moments())
-    schedule = InflationSchedule.to_dimension(toy.dim, toy.dim)
-    noise = schedule.gamma0**0.5 * torch.randn(30, toy.dim, generator=seeded(1)).double()
-    x = basis.to_eigen(toy.sample(30, seeded(0))) + noise
+    toy, flow = exact_flow(name)
+    start = torch.tensor(0.0)
+    x = noisy_points(toy, flow, 30, start, seeded(0))
     recipe = toys._RECIPES[name]
     finer = replace(recipe, nodes=tuple(2 * count for count in recipe.nodes))
     monkeypatch.setitem(toys._RECIPES, name, finer)
     fine = Toy(name)
+    finer_denoiser = MixtureDenoiser(*fine.mixture, basis=flow.basis, schedule=flow.schedule)
     assert len(fine.mixture.weights) > len(toy.mixture.weights)
-    one, other = (MixtureDenoiser(*t.mixture, basis=basis, schedule=schedule) for t in (toy, fine))
-    start = torch.tensor(0.0)
     for kind in ("forward", "log_density"):
-        got, finer = (getattr(denoiser, kind)(x, start) for denoiser in (one, other))
+        got, finer = (getattr(each, kind)(x, start) for each in (flow.denoiser, finer_denoiser))
         torch.testing.assert_close(got, finer, rtol=0, atol=1e-7)
 
 
@@ -177,15 +170,6 @@ def test_an_embedded_toy_is_the_toy_in_a_fixed_subspace():
         assert torch.equal(own.sample(9, seeded(0)), plain.sample(9, seeded(0)))
 
 
-def test_samples_follow_from_the_generator():
-    for name in TOY_NAMES:
-        toy = Toy(name)
-        first, again, other = (toy.sample(20, seeded(seed)) for seed in (1, 1, 2))
-        assert (first.dtype, first.shape) == (torch.float64, (20, toy.dim))
-        assert torch.equal(first, again)
-        assert not torch.equal(first, other)
-
-
 def test_toys_that_do_not_exist_or_do_not_fit_are_usage_errors():
     with pytest.raises(UsageError, match=r"'spiral'.*circles, sine1"):
         Toy("spiral")
@@ -193,31 +177,30 @@ def test_toys_that_do_not_exist_or_do_not_fit_are_usage_errors():
         assert "at least" in refusal(Toy, name, augment_to, kind=UsageError)
 
 
-def test_batches_follow_from_seed_and_step_and_pairs_have_further_points_for_a_few():
-    def stream(seed, first_step, count):
-        batches = ToyBatches(Toy("circles"), 6, seed, torch.device("cpu")).batches(first_step)
-        got = list(islice(batches, count))
-        assert all(batch.labels is None for batch in got)
-        return [batch.points for batch in got]
+def stream(name, batch, seed, first_step, **options):
+    """Batches up to the sixth."""
+    source = ToyBatches(Toy(name), batch, seed, torch.device("cpu"), **options)
+    return list(islice(source.batches(first_step), 6 - first_step))
 
-    whole = stream(0, 0, 6)
-    assert whole[0].shape == (6, 2)
+
+def test_batches_follow_from_seed_and_step():
+    whole = stream("circles", 6, 0, 0)
+    assert (whole[0].points.shape, whole[0].labels) == ((6, 2), None)
     for step in (1, 3):
-        for one, other in zip(whole[step:], stream(0, step, 6 - step), strict=True):
-            assert torch.equal(one, other)
-    assert not torch.equal(whole[0], whole[1])
-    assert not torch.equal(whole[0], stream(1, 0, 1)[0])
+        for one, other in zip(whole[step:], stream("circles", 6, 0, step), strict=True):
+            assert torch.equal(one.points, other.points)
+    for other in (whole[1], stream("circles", 6, 1, 0)[0]):
+        assert not torch.equal(whole[0].points, other.points)
 
-    def stream(first_step):
-        cpu, others = torch.device("cpu"), 2 * 8 * 5
-        source = ToyBatches(Toy("moons"), 5, 0, cpu, others=others, antithetic=True)
-        return list(islice(source.batches(first_step), 4))
 
-    batches = stream(0)
+def test_pairs_have_further_points_for_a_few():
+    paired = {"others": 2 * 8 * 5, "antithetic": True}
+    batches = stream("moons", 5, 0, 0, **paired)
     for batch in batches:
         assert torch.equal(batch.points[0:4:2], batch.points[1::2])
         assert len(batch.points.unique(dim=0)) == 3
-    first, again, second, _ = others = [batch.others for batch in batches]
+    first, again, second, *_ = others = [batch.others for batch in batches]
     assert first is again
     assert len(torch.cat([first, second]).unique(dim=0)) == 160
-    assert all(map(torch.equal, [batch.others for batch in stream(1)], others[1:]))
+    later = [batch.others for batch in stream("moons", 5, 0, 1, **paired)]
+    assert all(map(torch.equal, later, others[1:]))

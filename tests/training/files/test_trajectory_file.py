@@ -33,19 +33,14 @@ SCHEDULE = InflationSchedule.to_dimension(1, 3, top_variance=2.0, end_std=0.7)
 # Nonlinear, with a mean, a rotation and unequal noise.
 FLOW = ProbabilityFlow(lambda x, t: x.tanh(), SCHEDULE, random_basis(3))
 DATA, TIMES = normal(6, 3), torch.linspace(0, 4, 9, dtype=torch.float64)
+LABELS = torch.eye(6)[:, :2]
 ROW = ["x1", "x2", "x3"]
 NAMES = ["body_mass_g", "x", "km/h", "draw", "..", "x_"]
 
 
-@pytest.fixture
-def arrays(tmp_path):
-    """Results of a melt that was saved at every step."""
-    path = tmp_path / "melt.npz"
-    Simulator(FLOW, TIMES, RK4, save_every=1).melt(DATA, path=path)
-    return load_arrays(path)
-
-
-def test_results_have_their_arrays_and_explain_themselves(arrays):
+def test_results_have_their_arrays_and_explain_themselves(tmp_path):
+    Simulator(FLOW, TIMES, RK4, save_every=1).melt(DATA, path=tmp_path / "melt.npz")
+    arrays = load_arrays(tmp_path / "melt.npz")
     sizes = {"S": 9, "N": 6, "D": 3}
     shapes = {name: tuple(sizes[axis] for axis in axes) for name, axes in TRAJECTORY.items()}
     assert str(arrays.pop("format")) == "inflationary-flows trajectory 1"
@@ -99,22 +94,17 @@ def test_the_denoiser_is_called_once_for_a_saved_state(tmp_path):
     assert counted.times == [0.0, 4.0]
 
 
-@pytest.fixture
-def melted(tmp_path):
-    """The file of a melt with labels, saved at every second step."""
-    path = tmp_path / "melt.npz"
-    simulator = Simulator(FLOW, TIMES, RK4, save_every=2)
-    simulator.melt(DATA, path=path, labels=torch.eye(6)[:, :2])
-    return path
-
-
-def test_a_saved_melt_gives_its_end_its_start_and_its_labels(melted):
-    saved = SavedEnd.load(melted, FLOW, TIMES)
-    kept = FLOW.melt(DATA, TIMES, RK4)
-    assert saved.path == melted
-    assert torch.equal(saved.x, kept.end)
-    assert torch.equal(saved.start, kept.states[0])
-    assert torch.equal(saved.labels, torch.eye(6)[:, :2])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_saved_melt_gives_its_ends_in_double_precision_and_its_labels(tmp_path, dtype):
+    path, given = tmp_path / "melt.npz", {"labels": LABELS} if dtype == "float64" else {}
+    Simulator(FLOW, TIMES, RK4, save_every=8).melt(DATA, path=path, dtype=dtype, **given)
+    # Steps between the first and the last time are free.
+    saved = SavedEnd.load(path, FLOW, torch.linspace(0, 4, 4, dtype=torch.float64))
+    assert saved.path == path
+    assert saved.labels is given.get("labels") or torch.equal(saved.labels, LABELS)
+    kept = FLOW.melt(DATA, TIMES, RK4).states
+    for rows, expected in zip((saved.start, saved.x), kept, strict=True):
+        assert torch.equal(rows, expected.to(getattr(torch, dtype)).double())
 
 
 def test_melts_are_undone_from_their_file(tmp_path, caplog):
@@ -136,25 +126,9 @@ def test_melts_are_undone_from_their_file(tmp_path, caplog):
     assert "'gap' is [5, 3]" in refusal(SavedEnd.load, path, FLOW, TIMES)
 
 
-def test_a_saved_melt_in_single_precision_is_carried_in_double(tmp_path):
-    path = tmp_path / "melt.npz"
-    Simulator(FLOW, TIMES, RK4, save_every=8).melt(DATA, path=path, dtype="float32")
-    # Steps between the first and the last time are free.
-    saved = SavedEnd.load(path, FLOW, torch.linspace(0, 4, 4, dtype=torch.float64))
-    assert saved.labels is None
-    kept = FLOW.melt(DATA, TIMES, RK4).states
-    for rows, expected in zip((saved.start, saved.x), kept, strict=True):
-        assert torch.equal(rows, expected.float().double())
-
-
-def refused(path):
-    return refusal(SavedEnd.load, path, FLOW, TIMES)
-
-
-NAN = float("nan")
 CHANGES = {
     "text": ("xs_es", lambda x: np.array("x"), ["xs_es", "numbers"]),
-    "nan": ("xs_es", lambda x: np.where(x > 0, NAN, x), ["xs_es", "finite"]),
+    "nan": ("xs_es", lambda x: np.where(x > 0, np.nan, x), ["xs_es", "finite"]),
     "one state": ("xs_es", lambda x: x[0], ["[6, 3]", "[times, samples, dimensions]"]),
     "a state too few": ("xs_es", lambda x: x[:-1], ["times", "is [5]", "be [4]"]),
     "no samples": ("xs_es", lambda x: x[:, :0], ["[5, 0, 3]"]),
@@ -171,19 +145,21 @@ CHANGES = {
 }
 
 
-def test_a_file_that_is_no_melt_of_this_flow_is_refused(melted):
+def test_a_file_that_is_no_melt_of_this_flow_is_refused(tmp_path):
+    melted = tmp_path / "melt.npz"
+    Simulator(FLOW, TIMES, RK4, save_every=2).melt(DATA, path=melted, labels=LABELS)
     arrays = load_arrays(melted)
     for change, (name, function, parts) in CHANGES.items():
         save_arrays(melted, arrays | {name: function(arrays[name])})
-        message = refused(melted)
+        message = refusal(SavedEnd.load, melted, FLOW, TIMES)
         for part in parts:
             assert part in message, change
     for name in ("times", "scale", "eigenvalues", "xs_es", "noise_variance"):
         save_arrays(melted, {key: array for key, array in arrays.items() if key != name})
-        assert f"'{name}'" in refused(melted)
+        assert f"'{name}'" in refusal(SavedEnd.load, melted, FLOW, TIMES)
     one = {name: arrays[name][:1] for name in ("times", "xs_es", "scale", "noise_variance")}
     save_arrays(melted, arrays | one)
-    assert "[1, 6, 3]" in refused(melted)
+    assert "[1, 6, 3]" in refusal(SavedEnd.load, melted, FLOW, TIMES)
 
 
 def test_a_melt_of_another_network_is_refused(tmp_path):
@@ -224,9 +200,8 @@ def test_a_first_row_of_numbers_that_are_names_is_a_header(tmp_path):
     assert read_columns(path, ["2000", "2001"]).tolist() == [[2, 1]]
 
 
-@pytest.mark.parametrize(
-    ("text", "match"),
-    [
+def test_what_does_not_fit_is_told_by_row_and_column(tmp_path):
+    for text, match in (
         ("foo\n1\n", "a column 'foo', which is none of x1, x2, x3"),
         ("x1,x2,foo\n1,2,3\n", "a column 'foo', which is none of x1, x2, x3"),
         ("x1,x3\n1,2\n", "no column 'x2': give x1, x2"),
@@ -235,13 +210,11 @@ def test_a_first_row_of_numbers_that_are_names_is_a_header(tmp_path):
         ("x1,x2\n1,2\n3,\n", "line 3, column 'x2': the value is missing"),
         ("x1,x2\n1,2\n3,four\n", "line 3, column 'x2': 'four' is no number: mend it, or leave"),
         ("x1,x2\n", "has no rows"),
-    ],
-)
-def test_what_does_not_fit_is_told_by_row_and_column(tmp_path, text, match):
-    with pytest.raises(DataError, match=match) as got:
-        read(tmp_path, text, "x1", "x2")
-    assert "\n" not in str(got.value)
-    assert "--columns" not in str(got.value)
+    ):
+        with pytest.raises(DataError, match=match) as got:
+            read(tmp_path, text, "x1", "x2")
+        assert "\n" not in str(got.value)
+        assert "--columns" not in str(got.value)
 
 
 def test_what_has_no_names_of_its_own_is_taken_in_order_whatever_its_name(tmp_path):

@@ -31,15 +31,14 @@ from training.networks.mlp import ToyMLP
 T = double(2.0)
 DOUBLE = torch.float64
 TIMES = double([0.0, 1.0, 4.0])
+POINTS = normal(11, 3)
 
 
 @pytest.mark.parametrize(
     ("name", "kept", "embed"),
     [("circles", 2, 0), ("moons", 1, 4), ("bumps3", 2, 0), ("alt_s_curve", 1, 6)],
 )
-def test_the_score_is_the_gradient_of_the_log_density_at_one_time_or_one_for_each(
-    name, kept, embed, generator
-):
+def test_the_score_is_the_gradient_of_the_log_density(name, kept, embed, generator):
     toy, flow = exact_flow(name, kept, embed)
     each = torch.linspace(0.1, flow.schedule.default_t_max(), 16, dtype=torch.float64)
     for t in (double(0.0), double(3.0), each):
@@ -87,13 +86,6 @@ def test_an_embedded_density_is_the_toys_own_times_noise_off_its_subspace():
     noise = -off.square().sum(1) / (2 * gamma) - torch.tensor(2 * pi * gamma).log()
     expected = flow.denoiser.log_density(flow.basis.to_eigen(intrinsic), t) + noise
     torch.testing.assert_close(embedded.denoiser.log_density(x, t), expected)
-
-
-def test_little_noise_leaves_a_clean_point_and_much_noise_the_mean():
-    toy, flow = exact_flow("s_curve", gamma0=1e-8)
-    x = flow.basis.to_eigen(toy.sample(50, seeded()))
-    assert (flow.denoiser(x, double(0.0)) - x).abs().max() < 1e-5
-    assert flow.denoiser(x, double(40.0)).abs().max() < 1e-6
 
 
 def test_the_discrete_denoiser_is_a_softmax_over_its_points(generator):
@@ -159,21 +151,18 @@ def test_a_dimension_without_variance_is_denoised_to_its_mean():
 
 
 def test_half_precision_is_the_networks_alone():
-    network = nn.ModuleDict({"linear": nn.Linear(3, 3)})
-    denoiser = NetworkDenoiser(network, random_basis(3), EDMSchedule(3))
-    seen = []
+    linear, x = nn.Linear(3, 3), normal(50, 3)
+    dtypes, results = [], []
 
-    def forward(z, c_noise):
-        out = denoiser.network["linear"](z)
-        seen.append(out.dtype)
+    def network(z, c_noise):
+        out = linear(z)
+        dtypes.append(out.dtype)
         return out
 
-    denoiser.network.forward = forward
-    x = normal(50, 3)
-    results = []
+    denoiser = NetworkDenoiser(FunctionNetwork(network), random_basis(3), EDMSchedule(3))
     for denoiser.precision in ("fp32", "bf16"):
         results.append(denoiser(x, double(1.0)))
-    assert seen == [torch.float32, torch.bfloat16]
+    assert dtypes == [torch.float32, torch.bfloat16]
     assert results[1].dtype == torch.float64
     # bfloat16 has eight bits.
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=0.03)
@@ -215,13 +204,8 @@ class Spy:
         return x + t + sum(rows[:, :1] for rows in conditions.values())
 
 
-@pytest.fixture
-def points():
-    return normal(11, 3)
-
-
 @pytest.mark.parametrize("rows", [1, 4, 11, 100])
-def test_blocks_have_one_shape_and_give_what_one_call_gives(points, rows):
+def test_blocks_have_one_shape_and_give_what_one_call_gives(rows):
     labels = torch.arange(22.0).view(11, 2)
     # One time for all, or one for each point.
     for t in (T, torch.linspace(1, 2, 11, dtype=torch.float64)):
@@ -230,8 +214,8 @@ def test_blocks_have_one_shape_and_give_what_one_call_gives(points, rows):
         def denoiser(x, t, spy=spy, **conditions):
             return spy(x, t[..., None], **conditions)
 
-        out = BlockwiseDenoiser(denoiser, rows)(points, t, labels=labels, more=10 * labels)
-        assert torch.equal(out, points + t[..., None] + 11 * labels[:, :1])
+        out = BlockwiseDenoiser(denoiser, rows)(POINTS, t, labels=labels, more=10 * labels)
+        assert torch.equal(out, POINTS + t[..., None] + 11 * labels[:, :1])
         assert len(spy.calls) == ceil(11 / rows)
         for x, times, conditions in spy.calls:
             assert x.shape == (rows, 3)
@@ -242,25 +226,25 @@ def test_blocks_have_one_shape_and_give_what_one_call_gives(points, rows):
             assert (times >= 1).all()
         if rows == 4:
             last, _, conditions = spy.calls[-1]
-            assert torch.equal(last, torch.cat([points[8:], torch.zeros(1, 3)]))
+            assert torch.equal(last, torch.cat([POINTS[8:], torch.zeros(1, 3)]))
             assert torch.equal(conditions["labels"], torch.cat([labels[8:], torch.zeros(1, 2)]))
 
 
 @pytest.mark.parametrize("rows", [None, 4, 100])
 @pytest.mark.parametrize("given", [1, 11])
-def test_conditions_are_embedded_once_for_all_calls(points, rows, given):
+def test_conditions_are_embedded_once_for_all_calls(rows, given):
     network = ToyMLP(3, (-4.0, 4.0), label_dim=12, condition_shape=(2, 6)).eval()
     nn.init.normal_(network.output.weight)
     embedded = []
     network.embedding.register_forward_hook(lambda *_: embedded.append(1))
     denoiser = NetworkDenoiser(network, random_basis(3), InflationSchedule.to_dimension(3, 3))
     labels = normal(given, 12, seed=3)
-    expected = [denoiser(points, t, labels=labels.expand(11, -1)) for t in (T, 2 * T)]
+    expected = [denoiser(POINTS, t, labels=labels.expand(11, -1)) for t in (T, 2 * T)]
     embedded.clear()
     in_blocks = BlockwiseDenoiser(denoiser, rows) if rows else denoiser
     calls = ConditionedDenoiser(in_blocks, {"labels": labels})
     for t, right in zip((T, 2 * T), expected, strict=True):
-        torch.testing.assert_close(calls(points, t), right, rtol=0, atol=1e-6)
+        torch.testing.assert_close(calls(POINTS, t), right, rtol=0, atol=1e-6)
     assert len(embedded) == (ceil(given / rows) if rows else 1)
 
 
@@ -282,46 +266,46 @@ def test_a_row_has_the_same_bits_whatever_comes_with_it():
     torch.testing.assert_close(network(points), whole)
 
 
-@pytest.fixture
-def flow():
-    """A nonlinear flow of data with a mean."""
-    basis = EigenBasis(torch.tensor([0.5, -1.0]), torch.tensor([1.0, 0.5]), torch.eye(2))
-    schedule = InflationSchedule.to_dimension(1, 2)
-    return ProbabilityFlow(lambda x, t: x.tanh(), schedule, basis)
+FLOW = ProbabilityFlow(
+    lambda x, t: x.tanh(),
+    InflationSchedule.to_dimension(1, 2),
+    EigenBasis(torch.tensor([0.5, -1.0]), torch.tensor([1.0, 0.5]), torch.eye(2)),
+)
+"""A nonlinear flow of data with a mean."""
 
 
-def test_encoding_and_decoding_are_a_melt_and_a_generation(flow):
-    times = flow.schedule.times(DEFAULT_STEPS, flow.schedule.default_t_max())
-    points = flow.sample(8, seeded())
-    latents = flow.latent_law(times[-1]).sample(8, seeded())
-    generated = flow.generate(latents, times, SOLVERS["exp_rk5"])
-    assert torch.equal(points, flow.to_data(generated.end, times[0]))
-    assert torch.equal(points, flow.decode(latents))
-    assert torch.equal(flow.encode(points), flow.melt(points, times, SOLVERS["exp_rk5"]).end)
-    torch.testing.assert_close(flow.encode(points), latents, rtol=0, atol=1e-3)
-    assert torch.equal(flow.log_prob(points), flow.log_prob(points, times, SOLVERS["exp_rk5"]))
+def test_encoding_and_decoding_are_a_melt_and_a_generation():
+    times = FLOW.schedule.times(DEFAULT_STEPS, FLOW.schedule.default_t_max())
+    points = FLOW.sample(8, seeded())
+    latents = FLOW.latent_law(times[-1]).sample(8, seeded())
+    generated = FLOW.generate(latents, times, SOLVERS["exp_rk5"])
+    assert torch.equal(points, FLOW.to_data(generated.end, times[0]))
+    assert torch.equal(points, FLOW.decode(latents))
+    assert torch.equal(FLOW.encode(points), FLOW.melt(points, times, SOLVERS["exp_rk5"]).end)
+    torch.testing.assert_close(FLOW.encode(points), latents, rtol=0, atol=1e-3)
+    assert torch.equal(FLOW.log_prob(points), FLOW.log_prob(points, times, SOLVERS["exp_rk5"]))
 
 
-def test_a_flow_knows_its_end_time_whatever_becomes_of_it(flow):
-    assert flow.end_time == flow.schedule.default_t_max()
-    early = ProbabilityFlow(flow.denoiser, flow.schedule, flow.basis, end_time=3.0)
+def test_a_flow_knows_its_end_time_whatever_becomes_of_it():
+    assert FLOW.end_time == FLOW.schedule.default_t_max()
+    early = ProbabilityFlow(FLOW.denoiser, FLOW.schedule, FLOW.basis, end_time=3.0)
     labels = torch.zeros(2, 4)
     for derived in (early, early.in_blocks(5), early.given(labels=labels), early.to("cpu")):
         assert (derived.end_time, float(derived.times(7)[-1])) == (3.0, 3.0)
         assert len(derived.times(7)) == 8
-    assert torch.equal(early.latent.variance, flow.latent_law(double(3.0)).variance)
+    assert torch.equal(early.latent.variance, FLOW.latent_law(double(3.0)).variance)
     assert float(early.melt(torch.zeros(2, 2)).times[-1]) == 3.0
 
 
-def test_what_is_printed_tells_schedule_dimensions_and_end_time(flow):
-    assert repr(flow) == "ProbabilityFlow(PRRto1D, dim=2, end_time=4.899)"
-    assert repr(flow.schedule) == "InflationSchedule(PRRto1D, dim=2, rho=1, gamma0=0.0005)"
+def test_what_is_printed_tells_schedule_dimensions_and_end_time():
+    assert repr(FLOW) == "ProbabilityFlow(PRRto1D, dim=2, end_time=4.899)"
+    assert repr(FLOW.schedule) == "InflationSchedule(PRRto1D, dim=2, rho=1, gamma0=0.0005)"
     assert repr(EDMSchedule(3)) == "EDMSchedule(EDM, dim=3, t_min=0.002)"
-    assert repr(flow.basis) == "EigenBasis(dim=2, participation_ratio=1.8)"
-    melt = flow.melt(torch.zeros(5, 2), flow.times(2), "euler")
+    assert repr(FLOW.basis) == "EigenBasis(dim=2, participation_ratio=1.8)"
+    melt = FLOW.melt(torch.zeros(5, 2), FLOW.times(2), "euler")
     assert repr(melt) == "Trajectory(2 states of 5 points, dim=2, t=0 to 4.899, calls=2)"
     drowned = InflationSchedule.to_dimension(2, 2, gamma0=1000.0)
-    endless = ProbabilityFlow(flow.denoiser, drowned, flow.basis)
+    endless = ProbabilityFlow(FLOW.denoiser, drowned, FLOW.basis)
     assert repr(endless) == "ProbabilityFlow(PRP, dim=2, end_time=unknown)"
 
 
@@ -412,19 +396,5 @@ def test_it_multiplies_the_output_in_eigenspace_and_begins_as_one():
     ones = OutputGain.ones(0.5, 7, 2)
     torch.testing.assert_close(ones(torch.linspace(0, 9, 30, dtype=DOUBLE)), torch.ones(30, 2))
     assert ones.spline.times[[0, -1]].tolist() == [0.5, 7]
-
-
-def test_training_finds_what_a_network_without_scale_lacks():
-    """A network that is right but for a factor of each dimension, which the gain makes up for."""
-    gain = OutputGain(TIMES, torch.ones(3, 2))
-    wanted = torch.tensor([[0.5, 2.0], [1.0, 3.0], [0.2, 1.0]])
-    generator = seeded()
-    optimizer = torch.optim.Adam(gain.parameters(), lr=0.05)
-    for _ in range(400):
-        t = 4 * torch.rand(64, generator=generator, dtype=DOUBLE)
-        out = torch.randn(64, 2, generator=generator)
-        target = OutputGain(TIMES, wanted)(t).detach() * out
-        optimizer.zero_grad()
-        (gain(t) * out - target).square().mean().backward()
-        optimizer.step()
-    torch.testing.assert_close(gain.gains.detach(), wanted, rtol=0, atol=0.02)
+    (slopes,) = torch.autograd.grad(gain(TIMES).sum(), gain.parameters())
+    assert (slopes != 0).all()

@@ -6,18 +6,9 @@ from math import log
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+from tests.support import flows
 from tests.support.draws import double, normal, seeded
-from tests.support.flows import (
-    GAP,
-    SCHEDULES,
-    FunctionNetwork,
-    curved_flow,
-    exact_flow,
-    gaussian_flow,
-    random_basis,
-)
 from training.flow.calibration import Calibration
 from training.flow.calls import BlockwiseDenoiser, RecomputedDenoiser
 from training.flow.denoisers import NetworkDenoiser
@@ -39,7 +30,7 @@ from training.networks.mlp import ToyMLP
 
 RK4, DEFAULT = SOLVERS["rk4"], SOLVERS["exp_rk5"]
 EXACT = Trace("exact")
-every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+every_schedule = pytest.mark.parametrize("schedule", flows.SCHEDULES.values(), ids=flows.SCHEDULES)
 
 
 def melted_with_determinant(flow, points, times, solver):
@@ -52,11 +43,10 @@ def melted_with_determinant(flow, points, times, solver):
 
 @pytest.mark.parametrize(
     ("name", "kept", "options"),
-    [("circles", 1, {}), ("bumps2", 2, {}), ("bumps3", 2, GAP), ("circles", 2, {"augment_to": 4})],
-    ids=str,
+    [("circles", 1, {}), ("bumps3", 2, flows.GAP), ("circles", 2, {"augment_to": 4})],
 )
 def test_the_density_is_that_of_the_mixture(name, kept, options):
-    toy, flow = exact_flow(name, kept, **options)
+    toy, flow = flows.exact_flow(name, kept, **options)
     points = toy.sample(60, seeded())
     times = flow.schedule.times(20, flow.schedule.default_t_max())
     got = flow.log_prob(points, times, DEFAULT, flow.denoiser.log_density)
@@ -67,10 +57,10 @@ def test_the_density_is_that_of_the_mixture(name, kept, options):
 
 @every_schedule
 def test_gaussian_data_have_a_gaussian_density(schedule):
-    basis = random_basis(3)
+    basis = flows.random_basis(3)
     points = 2 * normal(10, 3)
     times = schedule.times(1, min(6.0, schedule.default_t_max()))
-    got = gaussian_flow(basis, schedule).log_prob(points, times, DEFAULT)
+    got = flows.gaussian_flow(basis, schedule).log_prob(points, times, DEFAULT)
     spread = basis.eigenvalues + schedule.noise_variance(times[0])
     covariance = basis.eigenvectors * spread @ basis.eigenvectors.T
     law = torch.distributions.MultivariateNormal(basis.mean, covariance)
@@ -79,7 +69,7 @@ def test_gaussian_data_have_a_gaussian_density(schedule):
 
 @every_schedule
 def test_a_density_changes_by_the_determinant_of_the_map(schedule):
-    flow, points = curved_flow(3, schedule=schedule), normal(4, 3)
+    flow, points = flows.curved_flow(3, schedule=schedule), normal(4, 3)
     times = schedule.times(20, min(3.0, schedule.default_t_max()))
 
     def logistic(x, t):
@@ -95,7 +85,7 @@ def test_a_density_changes_by_the_determinant_of_the_map(schedule):
 
 def test_of_many_columns_a_density_is_the_determinant_of_the_map_both_ways():
     schedule = InflationSchedule.to_dimension(24, 24, top_variance=2.0)
-    flow, points = curved_flow(24, schedule=schedule), normal(3, 24)
+    flow, points = flows.curved_flow(24, schedule=schedule), normal(3, 24)
     times, rows = flow.times(), slice(0, 3)
     x, log_volume = melted_with_determinant(flow, points, times, DEFAULT)
     right = GaussianLaw(flow.noisy_variance(times[-1])).log_prob(x) + log_volume
@@ -110,34 +100,17 @@ def test_of_many_columns_a_density_is_the_determinant_of_the_map_both_ways():
     assert integral.products == 24 * len(times)
 
 
-@pytest.fixture(scope="module")
-def right():
-    flow = curved_flow(2)
-    return flow.log_prob(normal(8, 2), flow.schedule.times(40, 4.0), DEFAULT)
-
-
 @pytest.mark.parametrize("name", SOLVERS)
-def test_every_solver_integrates_it(name, right):
-    flow, points = curved_flow(2), normal(8, 2)
+def test_every_solver_integrates_it(name):
+    flow, points = flows.curved_flow(2), normal(8, 2)
+    right = flow.log_prob(points, flow.schedule.times(40, 4.0), DEFAULT)
     times = flow.schedule.times({"euler": 100, "dopri5": 1}.get(name, 40), 4.0)
     got = flow.log_prob(points, times, SOLVERS[name])
     assert (got / right - 1).abs().max() < (0.1 if name == "euler" else 1e-2)
 
 
-def test_generated_points_have_the_density_that_melting_them_finds():
-    flow = curved_flow(2)
-    times = flow.schedule.times(30, 4.0)
-    latent = flow.latent_law(times[-1]).std * normal(12, 2)
-    for solver in (RK4, DEFAULT, SOLVERS["dopri5"]):
-        integral = DivergenceIntegral(solver, Trace(), slice(0, 12), 2)
-        generated = flow.generate(latent, times, integral.solver)
-        got, _ = flow.log_prob_along(generated, integral)
-        points = flow.to_data(generated.end, times[0])
-        torch.testing.assert_close(got, flow.log_prob(points, times, solver), rtol=0, atol=1e-3)
-
-
 def test_states_are_what_they_are_without_densities():
-    flow, points = curved_flow(2), normal(15, 2)
+    flow, points = flows.curved_flow(2), normal(15, 2)
     times = flow.schedule.times(8, 4.0)
     for name in ("heun", "exp_ab2", "exp_rk5"):
         integral = DivergenceIntegral(SOLVERS[name], EXACT, slice(0, 15), 2)
@@ -150,7 +123,7 @@ def test_states_are_what_they_are_without_densities():
 
 @pytest.mark.parametrize("name", ["velocity", "standardized_velocity"])
 def test_the_divergence_is_the_trace_of_the_jacobian(name):
-    v, w = getattr(curved_flow(3), name), normal(7, 3)
+    v, w = getattr(flows.curved_flow(3), name), normal(7, 3)
     for t in (torch.tensor(1.5).double(), torch.linspace(0.5, 3, 7, dtype=torch.float64)):
         value, products = value_and_products(v, w, t, EXACT.directions(slice(0, 7), 3))
         divergence = products.sum(dim=1)
@@ -168,7 +141,7 @@ def test_the_divergence_is_the_trace_of_the_jacobian(name):
 )
 def test_networks_take_traces_as_backward_passes_do(members, waves, space):
     torch.manual_seed(0)
-    schedule, basis = InflationSchedule.to_dimension(2, 5), random_basis(5)
+    schedule, basis = InflationSchedule.to_dimension(2, 5), flows.random_basis(5)
     network = ToyMLP(5, (-4.0, 4.0), 32, 3, input_features=waves, label_dim=2, members=members)
     torch.nn.init.normal_(network.output.weight)
     gain = OutputGain(double([0, 4]), 1 + torch.rand(2, 5))
@@ -187,7 +160,7 @@ def test_networks_take_traces_as_backward_passes_do(members, waves, space):
 
 
 def test_estimated_densities_scatter_about_the_exact_ones_as_their_errors_say():
-    flow, count = curved_flow(4, 2), 400
+    flow, count = flows.curved_flow(4, 2), 400
     points = normal(1, 4).expand(count, -1)
     exact = flow.log_prob(points[:1], trace=EXACT)
     spreads = []
@@ -221,8 +194,8 @@ def test_directions_are_signs_by_seed_and_number_or_the_unit_vectors():
 
 @pytest.mark.parametrize("name", ["exp_rk5", "dopri5", "gauss4"])
 def test_the_density_of_a_point_does_not_depend_on_the_others(name):
-    flow = curved_flow(3)
-    points, times, solver = normal(9, 3), SCHEDULES["PRR"].times(6, 3.0), SOLVERS[name]
+    flow = flows.curved_flow(3)
+    points, times, solver = normal(9, 3), flows.SCHEDULES["PRR"].times(6, 3.0), SOLVERS[name]
     trace = Trace("hutchinson", seed=1)
     whole = flow.log_prob(points, times, solver, trace=trace)
     parts = [
@@ -233,7 +206,7 @@ def test_the_density_of_a_point_does_not_depend_on_the_others(name):
 
 
 def test_blocks_and_conditions_give_each_point_its_own_density(generator):
-    basis, schedule = random_basis(3), SCHEDULES["PRP"]
+    basis, schedule = flows.random_basis(3), flows.SCHEDULES["PRP"]
     mixing = normal(3, 3, generator=generator)
 
     def denoise(x, t, labels):
@@ -280,7 +253,7 @@ def test_a_recomputed_denoiser_keeps_nothing_of_its_calls(generator):
 
 
 def test_the_gaussian_is_that_of_the_noisy_data_and_levels_cost_eight_bits():
-    flow = curved_flow(3)
+    flow = flows.curved_flow(3)
     x, t = normal(5, 3), torch.tensor(2.0).double()
     scale = flow.schedule.scale(t)
     expected = flow.latent_law(t).log_prob(scale * x) + 3 * scale.log()
@@ -304,7 +277,7 @@ def given_times(flow, steps=5):
 
 @pytest.mark.parametrize("solver", CHOSEN.values(), ids=CHOSEN)
 def test_gradients_are_those_of_plain_autograd(solver):
-    flow = curved_flow()
+    flow = flows.curved_flow()
     times = given_times(flow).flip(0)
     leaf = normal(4, 2).requires_grad_()
     end = flow.simulate(leaf, times, solver, differentiable=True).end
@@ -322,7 +295,7 @@ def test_gradients_are_those_of_plain_autograd(solver):
 
 
 def test_gradients_reach_through_every_saved_state():
-    flow, solver = curved_flow(), SOLVERS["exp_rk5"]
+    flow, solver = flows.curved_flow(), SOLVERS["exp_rk5"]
     leaf = normal(4, 2).requires_grad_()
     times = given_times(flow)
     got = flow.simulate(leaf, times, solver, save_every=2, differentiable=True)
@@ -334,15 +307,6 @@ def test_gradients_reach_through_every_saved_state():
         alone = flow.simulate(leaf, times[: 2 * index + 1], solver, differentiable=True).end
         (expected,) = torch.autograd.grad(alone.sum(), leaf)
         torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
-
-
-def network_flow(width):
-    """A flow by a network of random weights and some width."""
-    layers = nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 2))
-    network, known = FunctionNetwork(lambda z, c: layers(z)), curved_flow()
-    layers.requires_grad_(False)
-    denoiser = NetworkDenoiser(network, known.basis, known.schedule)
-    return ProbabilityFlow(denoiser, known.schedule, known.basis)
 
 
 def saved_bytes(flow, steps):
@@ -368,7 +332,7 @@ def saved_bytes(flow, steps):
 def test_memory_of_a_step_does_not_grow_with_the_network():
     step = {}
     for width in (8, 1024):
-        flow = network_flow(width)
+        _, flow = flows.network_flow(width)
         step[width] = (saved_bytes(flow, 12) - saved_bytes(flow, 4)) / 8
     assert step[1024] == step[8]
     # The states of the six calls in float64, and their times.
@@ -377,7 +341,7 @@ def test_memory_of_a_step_does_not_grow_with_the_network():
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 def test_gradients_take_no_more_calls_and_no_graph_is_kept_without_them(solver):
-    flow = network_flow(8)
+    _, flow = flows.network_flow(8)
     x, times = torch.ones(4, 2, dtype=torch.float64, requires_grad=True), given_times(flow)
     for simulate in (flow.melt, flow.simulate, flow.generate):
         plain = simulate(x, times, solver, save_every=1)

@@ -11,7 +11,7 @@ from torch.func import jacfwd
 
 from dnnlib.errors import DataError, UsageError
 from tests.support import flows
-from tests.support.draws import double, normal, seeded
+from tests.support.draws import double, normal
 from tests.support.flows import FunctionNetwork, curved_flow, random_basis
 from tests.support.running import refusal
 from training.data.tables.table import Columns
@@ -31,6 +31,10 @@ from training.flow.splines import NaturalSpline
 from training.learning.coordinates import fit_coordinates
 
 RK4 = SOLVERS["rk4"]
+LABELLED = ProbabilityFlow(
+    lambda x, t, labels=0: (x + labels).tanh(), flows.SCHEDULES["PRR"], flows.random_basis(3)
+)
+PAIR = LABELLED.given(labels=[[0.0], [1.0]])
 
 
 @pytest.mark.parametrize("schedule", flows.SCHEDULES.values(), ids=flows.SCHEDULES)
@@ -48,30 +52,6 @@ def test_the_velocity_is_the_derivative_of_gaussian_paths(schedule):
         torch.testing.assert_close(velocity, jacfwd(path)(t), rtol=1e-10, atol=1e-12)
     melt = flow.melt(start, schedule.times(2, 1.0), RK4)
     torch.testing.assert_close(flow.to_data(melt.states[0], melt.times[0]), start)
-
-
-FLOWS = {
-    "circles": flows.exact_flow("circles"),
-    "PRR": flows.exact_flow("bumps2", 1),
-    "constant gap": flows.exact_flow("bumps3", 2, **flows.GAP),
-    "EDM": flows.bumps_under(EDMSchedule(2)),
-}
-
-
-@pytest.mark.parametrize("name", FLOWS)
-def test_melted_noisy_data_has_the_law_and_the_variances_of_the_end(name):
-    (toy, flow), count, generator = FLOWS[name], 3000, seeded()
-    times = flow.schedule.times(25, flow.schedule.default_t_max())
-    first, last = flow.schedule.scale(times[0]), flow.schedule.scale(times[-1])
-    start = first * flows.noisy_points(toy, flow, count, times[0], generator)
-    melted = flow.simulate(start, times, RK4).end
-    square = melted.square()
-    error = square.std(0) / count**0.5
-    assert ((square.mean(0) - flow.latent_law(times[-1]).variance).abs() < 4 * error).all()
-    drawn = last * flows.noisy_points(toy, flow, 10_000, times[-1], generator)
-    assert flows.law_distance(melted, drawn) < 2.4
-    # A standard deviation that is off by a tenth would be seen.
-    assert flows.law_distance(1.1 * melted, drawn) > 2.4
 
 
 def test_states_are_kept_at_the_start_every_so_often_and_at_the_end():
@@ -114,21 +94,6 @@ def test_states_are_given_as_they_are_made_and_not_kept():
     assert max(alive) == 3
 
 
-@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-def test_calls_and_steps_are_counted_as_they_happen(solver):
-    plain = flows.curved_flow(3)
-    counted, steps = flows.Counted(plain.denoiser), []
-    flow, ones = ProbabilityFlow(counted, plain.schedule, plain.basis), torch.ones(4, 3)
-    times = flow.schedule.times(7, 5.0)
-    melt = flow.melt(ones, times, solver, on_step=lambda: steps.append(len(counted.times)))
-    assert melt.calls == len(counted.times)
-    assert len(steps) == 7
-    if solver.calls_per_step:
-        first = solver.calls_per_step + solver.multistep
-        assert steps == [first + solver.calls_per_step * index for index in range(7)]
-        assert steps[-1] == melt.calls
-
-
 def test_single_precision_data_is_carried_in_double():
     flow = flows.curved_flow(3)
     times = flow.schedule.times(10, 5.0)
@@ -152,75 +117,19 @@ def test_an_end_that_is_not_finite_is_an_error_and_not_given_away(bad_at, good):
     assert len(given) == 10
 
 
-@pytest.fixture
-def labelled_flow():
-    """A flow that depends on labels of one number, zero if there are none."""
-
-    def denoise(x, t, labels=None):
-        return (x + (0 if labels is None else labels)).tanh()
-
-    return ProbabilityFlow(denoise, flows.SCHEDULES["PRR"], flows.random_basis(3))
-
-
-def test_a_flow_under_conditions_gives_each_point_its_own(labelled_flow):
-    data, times = normal(4, 3), labelled_flow.schedule.times(10, 5.0)
-    labels = double([[0.0], [1.0], [-2.0], [1.0]])
-    together = labelled_flow.given(labels=labels).melt(data, times, RK4).end
-    for index in range(4):
-        alone = labelled_flow.given(labels=labels[[index]]).melt(data[[index]], times, RK4).end
-        torch.testing.assert_close(together[[index]], alone, rtol=0, atol=1e-13)
-    free = labelled_flow.melt(data, times, RK4).end
-    torch.testing.assert_close(together[0], free[0], rtol=0, atol=1e-13)
-    assert ((together - free)[1:].abs() > 1e-3).any(dim=1).all()
-
-
-def test_a_flow_in_blocks_is_the_same_flow(labelled_flow):
-    generator = seeded()
-    sizes = []
-
-    def counted(x, t, labels):
-        sizes.append(len(x))
-        return labelled_flow.denoiser(x, t, labels=labels)
-
-    flow = ProbabilityFlow(counted, labelled_flow.schedule, labelled_flow.basis)
-    data, labels = normal(7, 3, generator=generator), normal(7, 1, generator=generator)
-    times, blocks = flow.schedule.times(5, 5.0), flow.in_blocks(3)
-    assert (blocks.schedule, blocks.basis) == (flow.schedule, flow.basis)
-    got = blocks.given(labels=labels).melt(data, times, RK4, save_every=1)
-    assert sizes == [3] * (3 * got.calls)
-    expected = labelled_flow.given(labels=labels).melt(data, times, RK4, save_every=1)
-    torch.testing.assert_close(got.states, expected.states, rtol=0, atol=1e-13)
-
-
-def test_arrays_and_lists_are_taken_as_tensors_are(labelled_flow):
+def test_arrays_and_lists_are_taken_as_tensors_are():
     data, labels = normal(4, 3), double([[0.5], [1.0], [-2.0], [1.0]])
-    times = labelled_flow.schedule.times(3, 5.0)
-    flow = labelled_flow.given(labels=labels)
+    times = LABELLED.schedule.times(3, 5.0)
+    flow = LABELLED.given(labels=labels)
     latents, density = flow.encode(data, times), flow.log_prob(data, times)
     points = flow.decode(latents, times)
     for form in (Tensor.numpy, Tensor.tolist):
-        same = labelled_flow.given(labels=form(labels))
+        same = LABELLED.given(labels=form(labels))
         assert torch.equal(same.encode(form(data), times), latents)
         assert torch.equal(same.decode(form(latents), times), points)
         assert torch.equal(same.log_prob(form(data), times), density)
-    one = labelled_flow.given(labels=[0.5])
+    one = LABELLED.given(labels=[0.5])
     assert torch.equal(one.encode(data[:1], times), latents[:1])
-
-
-def test_what_a_flow_cannot_take_is_refused_in_a_sentence(labelled_flow):
-    pair = labelled_flow.given(labels=[[0.0], [1.0]])
-    for error, message, call in (
-        (UsageError, "the generator is 0", lambda: pair.sample(10, 0)),
-        (UsageError, "count is -1", lambda: pair.sample(-1)),
-        (DataError, "4 latents, but conditions for 2", lambda: pair.sample(4)),
-        (DataError, "3 points, but conditions for 2", lambda: pair.log_prob(normal(3, 3))),
-        (DataError, "points are no array of numbers", lambda: pair.encode([["a", "b", "c"]])),
-        (DataError, "points are no array of numbers", lambda: pair.encode([[1.0], [1.0, 2.0]])),
-        (DataError, "labels are no array of numbers", lambda: pair.given(labels=["x"])),
-        (DataError, "latents have shape", lambda: pair.decode(normal(3))),
-    ):
-        with pytest.raises(error, match=message):
-            call()
 
 
 FLOW = curved_flow()
@@ -292,6 +201,14 @@ CASES = [
     (UsageError, "no conditions", lambda: Coordinates(2, ["zca"]).given(Y)),
     (ValueError, "needs conditions", lambda: Coordinates(2, ["prediction", "zca"])),
     (DataError, "C = 3", lambda: Surprise(3)(torch.zeros(5, 2).double())),
+    (UsageError, "the generator is 0", lambda: PAIR.sample(10, 0)),
+    (UsageError, "count is -1", lambda: PAIR.sample(-1)),
+    (DataError, "4 latents, but conditions for 2", lambda: PAIR.sample(4)),
+    (DataError, "3 points, but conditions for 2", lambda: PAIR.log_prob(normal(3, 3))),
+    (DataError, "points are no array of numbers", lambda: PAIR.encode([["a", "b", "c"]])),
+    (DataError, "points are no array of numbers", lambda: PAIR.encode([[1.0], [1.0, 2.0]])),
+    (DataError, "labels are no array of numbers", lambda: PAIR.given(labels=["x"])),
+    (DataError, "latents have shape", lambda: PAIR.decode(normal(3))),
     # Denoisers and bases.
     (UsageError, "choose one of", lambda: denoiser(space="XS")),
     (UsageError, "choose one of", lambda: denoiser(noise_cond="fourier")),

@@ -158,12 +158,6 @@ def amortized(prior):
     return Amortized(prior, Y, rows=1024, chains=2, draws=500, seed=0, trace=Trace())
 
 
-@pytest.fixture
-def in_large_blocks(monkeypatch):
-    """What is drawn again comes in few calls."""
-    monkeypatch.setattr("training.inference.amortized.FEW", 1024)
-
-
 def test_draws_have_the_posteriors_moments_and_density(prior, amortized):
     drawn = amortized.sample(ALL)
     points = drawn.points.flatten(1, 2)
@@ -207,9 +201,9 @@ def test_a_correction_takes_draws_again_by_the_posterior_itself(amortized):
     assert torch.equal(alone.points[0], drawn.points[2])
 
 
-@pytest.mark.usefixtures("in_large_blocks")
 def test_what_is_beyond_bounds_is_rejected_and_counted(prior, amortized, monkeypatch):
     """Of ``N(0, 1)``, 0.159 are below -1."""
+    monkeypatch.setattr("training.inference.amortized.FEW", 1024)  # which takes few calls
     whole = replace(amortized, prior=limited(prior, -1.0), draws=1000)
     drawn, free = whole.sample(ALL), replace(amortized, draws=1000).sample(ALL)
     assert drawn.points[..., 1].min() > -1
@@ -226,9 +220,9 @@ def test_what_is_beyond_bounds_is_rejected_and_counted(prior, amortized, monkeyp
     assert "beyond the bounds" in refusal(replace(amortized, prior=limited(prior, 9.0)).sample, ALL)
 
 
-@pytest.mark.usefixtures("in_large_blocks")
-def test_where_nearly_all_is_beyond_bounds_a_check_takes_fewer_draws(amortized):
+def test_where_nearly_all_is_beyond_bounds_a_check_takes_fewer_draws(amortized, monkeypatch):
     """Of ``N(0, 1)``, 0.0013 are above 3: of 80,000 draws some hundred."""
+    monkeypatch.setattr("training.inference.amortized.FEW", 1024)  # which takes few calls
     prior = limited(amortized.prior, 3.0)
     few = replace(amortized, prior=prior, draws=200, trace=None, fewer=True).sample(ALL)
     kept = kept_by_thinning(few.stats["distinct"], 400)

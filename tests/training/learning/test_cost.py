@@ -62,9 +62,7 @@ def test_digits_get_what_was_measured_and_cifar_on_cuda_a_tenth_of_what_was_publ
         },
     ),
 )
-def test_what_a_user_chose_is_kept_and_all_else_is_chosen(
-    arch, images, side, channels, cuda, chosen
-):
+def test_what_a_user_chose_is_kept(arch, images, side, channels, cuda, chosen):
     shape, device = (channels, side, side), CUDA if cuda else CPU
     for recipe in (fitted(arch, images, shape, device, chosen), published(arch, chosen)):
         assert {name: getattr(recipe, name) for name in chosen} == chosen
@@ -78,16 +76,6 @@ def test_what_a_user_chose_is_kept_and_all_else_is_chosen(
 def paper(name, precision="fp32", card=False, fake=True):
     config = TrainingConfig(total=100, batch=ROWS, batch_gpu=4, lr_ramp=0)
     return PaperStep(*model_of(name), config, precision, card, fake)
-
-
-@pytest.fixture(scope="module")
-def images():
-    return paper("ADM")
-
-
-@pytest.fixture(scope="module")
-def peak(images):
-    return cache(images.peak)
 
 
 @pytest.mark.parametrize(("name", "precision"), [("ADM", "bf16"), ("embedded conditions", "fp32")])
@@ -118,20 +106,15 @@ def test_operations_of_a_perceptron_are_those_of_its_products():
 
 
 @pytest.mark.slow
-def test_memory_is_affine_in_the_samples_at_a_time(peak):
+def test_memory_is_affine_in_the_samples_and_less_in_half_precision_and_the_most_fit():
+    images = paper("ADM")
+    peak = cache(images.peak)
     first, second, third = (peak(count) for count in (3, 6, 9))
     assert third - second == pytest.approx(second - first, rel=0.02)
     assert second - first > 3 * GRAIN
-
-
-@pytest.mark.slow
-def test_half_precision_takes_less_but_norms_are_single(peak):
+    # On the card norms are in single precision.
     card, host = (paper("ADM", "bf16", card=card) for card in (True, False))
     assert host.peak(6) < card.peak(6) < peak(6)
-
-
-@pytest.mark.slow
-def test_the_most_fit_and_one_more_does_not(images, peak):
     assert largest_that_fits(peak, peak(6), ROWS) == 6
     cost = images.cost(card=80)
     assert (cost.largest, cost.peak_bytes) == (ROWS, peak(4))

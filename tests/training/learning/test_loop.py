@@ -25,12 +25,6 @@ from training.learning.run_folder import Place, Resumed, RunFolder, states_in
 from training.learning.stopping import StoppedBySignal, StopRequest
 from training.model.model import Model
 
-CPU = torch.device("cpu")
-
-
-def go_on(trainer, source, location):
-    run_training(trainer, source, Place(location, ""), {}, Resumed.find(location))
-
 
 def statistics(folder):
     """The lines of ``stats.jsonl``, but for what depends on the machine."""
@@ -85,7 +79,6 @@ def test_skipped_steps_survive_a_resume_and_are_reported(run_folder):
 def test_a_signal_saves_the_run_which_can_go_on(number, run_folder):
     unbroken, source = circles_trainer()
     train(unbroken, source, run_folder("whole"))
-
     handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     stopped, source = circles_trainer(snapshot_ticks=None, state_ticks=None)
     folder = run_folder("stopped")
@@ -96,9 +89,8 @@ def test_a_signal_saves_the_run_which_can_go_on(number, run_folder):
     assert folder.state_path(2000).exists()
     assert folder.network_path(2000).exists()
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
-
     resumed, source = circles_trainer()
-    go_on(resumed, source, folder.path)
+    run_training(resumed, source, Place(folder.path, ""), {}, Resumed.find(folder.path))
     assert_same_state(resumed.state(), unbroken.state())
 
 
@@ -133,7 +125,7 @@ def test_a_run_that_is_complete_does_nothing_when_resumed(run_folder):
     train(trainer, source, folder)
     before = statistics(folder)
     resumed, source = circles_trainer()
-    go_on(resumed, source, folder.path)
+    run_training(resumed, source, Place(folder.path, ""), {}, Resumed.find(folder.path))
     assert_same_state(resumed.state(), trainer.state())
     assert statistics(folder) == before
 
@@ -169,9 +161,7 @@ def test_the_newest_states_stay(folder, keep, kept):
     assert numbers(folder) == kept
 
 
-def test_older_states_go_after_the_newer_one_is_written_and_not_if_it_cannot_be(
-    folder, monkeypatch
-):
+def test_older_states_go_only_after_the_newer_one_is_written(folder, monkeypatch):
     save(folder, 1, keep=1)
 
     def fail(path, state):
@@ -241,7 +231,7 @@ def test_a_signal_is_acknowledged_though_no_python_runs(wishes):
         hashlib.pbkdf2_hmac("sha256", b"", b"", 3_000_000)  # without a line of Python
         ended = time.monotonic()
         kill.join()
-        assert stop.agreed(CPU) == signal.SIGINT
+        assert stop.agreed(torch.device("cpu")) == signal.SIGINT
     ((when, line),) = wishes
     assert "stopping after this step" in line
     assert when < ended
@@ -288,9 +278,7 @@ class Clock:
         (7000.0, 1, r"7e\+04 s .*about 81 days to go; a shorter --duration"),
     ],
 )
-def test_the_end_is_foretold_once_after_a_minute_or_the_first_step(
-    step, told_after, words, monkeypatch
-):
+def test_the_end_is_foretold_once_after_a_minute_or_a_step(step, told_after, words, monkeypatch):
     clock = Clock(monkeypatch)
     forecast = Forecast(seen=0, total=100_000, follows=100_000.0)
     lines = []

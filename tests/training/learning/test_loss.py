@@ -11,13 +11,12 @@ import torch
 
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
-from tests.support.flows import FunctionNetwork, random_basis, rotated
+from tests.support.flows import FunctionNetwork, exact_flow, random_basis
 from tests.support.posteriors import conditional_prior
 from tests.support.running import refusal
 from torch_utils.seeds import seeded_generator
-from training.data.toys import Toy
 from training.flow.courses import USES, Course, student_times
-from training.flow.denoisers import MixtureDenoiser, NetworkDenoiser
+from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.likelihood import Trace
 from training.flow.schedules import EDMSchedule, InflationSchedule, VESchedule
@@ -41,29 +40,16 @@ POINTS, OTHERS, NEAR = 3_000, 64, 16
 SIZES = {"dim": 2, "noise_range": [-1.0, 0.3], "width": 24, "depth": 2}
 
 
-def gaussian_data(basis, count, generator):
-    return basis.eigenvalues.sqrt() * normal(count, basis.dim, generator=generator)
-
-
 def test_the_loss_is_that_of_the_denoiser_over_c_out(generator):
     count, basis = 64, random_basis(3)
     denoiser = NetworkDenoiser(FunctionNetwork(lambda z, c: z.sin()), basis, PRR)
     loss = DenoisingLoss(PRR, 0.5, 7.0)
-    clean, draws = gaussian_data(basis, count, generator), loss.draw(count, generator)
+    clean = basis.eigenvalues.sqrt() * normal(count, 3, generator=generator)
+    draws = loss.draw(count, generator)
     noisy = clean + PRR.noise_variance(draws.t).sqrt() * draws.noise
     error = (denoiser(noisy, draws.t) - clean) / denoiser.coefficients(draws.t).c_out
     values = loss.per_sample(DenoisingRegression(denoiser), clean, draws)
     torch.testing.assert_close(values.double(), error.square().mean(1), rtol=1e-4, atol=1e-5)
-
-
-def test_the_loss_is_the_same_number_in_both_spaces(generator):
-    basis, loss = random_basis(3), DenoisingLoss(PRR, 0.0, 7.0)
-    network = FunctionNetwork(lambda z, c: (3 * z).sin() + c[:, None])
-    clean, draws = gaussian_data(basis, 200, generator), loss.draw(200, generator)
-    networks = {"ES": network, "IS": rotated(network, basis)}
-    denoisers = [NetworkDenoiser(net, basis, PRR, space=space) for space, net in networks.items()]
-    eigen, image = (loss.per_sample(DenoisingRegression(d), clean, draws) for d in denoisers)
-    torch.testing.assert_close(image, eigen, rtol=1e-4, atol=1e-5)
 
 
 def test_uniform_times_are_uniform_and_fall_once_into_each_stratum():
@@ -92,7 +78,6 @@ def test_the_noise_is_standard_normal_and_independent_of_the_times():
 @pytest.mark.parametrize(
     ("schedule", "t_min", "t_max"),
     [(EDMSchedule(2), 0.002, 80.0), (EDMSchedule(2), 0.5, 1.0), (PRR, 0.0, 5.0)],
-    ids=["EDM", "EDM, a short range", "PRR"],
 )
 def test_normal_times_have_normal_logs(schedule, t_min, t_max):
     count = 256
@@ -120,18 +105,6 @@ def test_logs_of_uniform_are_even(schedule, ends):
     assert (quantiles * 64).floor().sort().values.tolist() == [*range(64)]
 
 
-def test_draws_follow_from_the_generator_and_impossible_laws_are_refused():
-    loss = DenoisingLoss(PRR, 0.0, 7.0)
-    first, again, other = (loss.draw(8, seeded(seed)) for seed in (1, 1, 2))
-    assert torch.equal(first.t, again.t)
-    assert torch.equal(first.noise, again.noise)
-    assert not torch.equal(first.noise, other.noise)
-    for ends in ((2.0, 2.0), (3.0, 2.0), (0.0, nan)):
-        assert "tmin" in refusal(DenoisingLoss, PRR, *ends, kind=UsageError)
-    with pytest.raises(UsageError, match="choose one of uniform, normal"):
-        DenoisingLoss(PRR, 0.0, 1.0, "cosine")
-
-
 def test_rows_are_drawn_alike_whoever_takes_which(monkeypatch):
     loss, count, keys = DenoisingLoss(PRR, 0.5, 7.0), 23, (5, 1, 7)
 
@@ -141,9 +114,8 @@ def test_rows_are_drawn_alike_whoever_takes_which(monkeypatch):
         return [torch.cat(parts) for parts in zip(*drawn, strict=True)]
 
     whole = slice(0, count)
-    torch.testing.assert_close(
-        took(whole), list(loss.draw(count, seeded_generator("cpu", *keys))), rtol=0, atol=0
-    )
+    expected = [*loss.draw(count, seeded_generator("cpu", *keys))]
+    torch.testing.assert_close(took(whole), expected, rtol=0, atol=0)
     for size in (1, 4, 5, 23):  # rows of a block
         monkeypatch.setattr("training.learning.loss.NOISE_BLOCK", 3 * size)
         for dtype in (torch.float32, torch.float64):
@@ -200,9 +172,8 @@ def test_points_find_all_that_are_near_or_those_of_a_part():
         intervals_found = zip(places, widths, lots, near.movedim(1, 0), counts, strict=True)
         for place, width, lot, got, count in intervals_found:
             for parts in (1, 2, 4, 8):
-                part = points[:200].view(parts, -1, 3)[
-                    lot * parts >> LOT_BITS
-                ]  # 203 have no eighths
+                # Of 203 there are no eighths.
+                part = points[:200].view(parts, -1, 3)[lot * parts >> LOT_BITS]
                 inside = part[(part[:, axis] - place).abs() <= width]
                 if len(inside) <= 30:
                     break
@@ -211,33 +182,27 @@ def test_points_find_all_that_are_near_or_those_of_a_part():
 
 @pytest.mark.parametrize(("kept", "axis"), [(1, 1), (2, 0)])
 def test_points_are_found_along_the_axis_that_tells_most(kept, axis):
-    basis = EigenBasis.from_moments(*Toy("moons").moments())
-    schedule = InflationSchedule.to_dimension(kept, 2, top_variance=basis.top_variance)
-    assert telling_axis(basis, schedule, schedule.default_t_max()) == axis
+    _, flow = exact_flow("moons", kept)
+    assert telling_axis(flow.basis, flow.schedule, flow.end_time) == axis
 
 
 @pytest.mark.parametrize("kept", [1, 2])
 def test_the_mean_is_plain_and_variance_less(kept, monkeypatch):
     # Where a third of the points are outside of their own intervals, it shows if that does harm.
     monkeypatch.setattr("training.learning.targets.HALF_WIDTH", 1.0)
-    toy = Toy("moons")
-    basis = EigenBasis.from_moments(*toy.moments())
-    schedule = InflationSchedule.to_dimension(kept, 2, top_variance=basis.top_variance)
-    exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
-    generator = seeded()
+    (toy, flow), generator = exact_flow("moons", kept), seeded()
     # Others are drawn anew for each few points: those that share them are not independent.
-    clean = basis.to_eigen(toy.sample(POINTS, generator)).view(-1, 4, 2)
-    others = basis.to_eigen(toy.sample(len(clean) * OTHERS, generator)).view(-1, OTHERS, 2)
+    clean = flow.basis.to_eigen(toy.sample(POINTS, generator)).view(-1, 4, 2)
+    others = flow.basis.to_eigen(toy.sample(len(clean) * OTHERS, generator)).view(-1, OTHERS, 2)
     noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
-    t = torch.tensor(0.4 * schedule.default_t_max(), dtype=torch.float64)
-    variance = schedule.noise_variance(t).expand(4, 2)
-    axis = telling_axis(basis, schedule, schedule.default_t_max())
+    t = double(0.4 * flow.end_time)
+    variance = flow.schedule.noise_variance(t).expand(4, 2)
+    axis = telling_axis(flow.basis, flow.schedule, flow.end_time)
     batches = zip(clean, noise, others, strict=True)
-    got = torch.stack(
-        [e + averaging_shift(e, n, variance, dealt(more, axis, NEAR)) for e, n, more in batches]
-    )
+    shifts = [averaging_shift(e, n, variance, dealt(more, axis, NEAR)) for e, n, more in batches]
+    got = clean + torch.stack(shifts)
     noisy = clean + variance.sqrt() * noise
-    mean = exact(noisy.view(-1, 2), t).view_as(noisy)
+    mean = flow.denoiser(noisy.view(-1, 2), t).view_as(noisy)
     for factor in (torch.ones_like(noisy), noisy, noisy.sin(), noisy.flip(2)):
         off = ((got - mean) * factor).mean(dim=1)
         assert (off.mean(dim=0) / (off.std(dim=0) / len(off) ** 0.5)).abs().max() < 4.5
@@ -377,6 +342,10 @@ def test_draws_of_a_wrong_student_are_its_teachers_once_they_are_corrected():
 
 
 def test_what_cannot_be_is_refused():
+    for ends in ((2.0, 2.0), (3.0, 2.0), (0.0, nan)):
+        assert "tmin" in refusal(DenoisingLoss, PRR, *ends, kind=UsageError)
+    with pytest.raises(UsageError, match="choose one of uniform, normal"):
+        DenoisingLoss(PRR, 0.0, 1.0, "cosine")
     flow = teacher(0).flow
     with pytest.raises(UsageError, match="no student"):
         flow.simulate(normal(3, 2), flow.times(2), "student")

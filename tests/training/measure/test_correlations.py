@@ -31,7 +31,6 @@ from training.measure.correlations import (
 )
 from training.measure.residuals import NOISE_BLOCK, ResidualProbe, noise_rows
 
-ROOT = Path(__file__).parents[3]
 XI = double([2.0, 0.3, 0.01])
 
 
@@ -207,8 +206,8 @@ def test_memory_does_not_grow_with_the_number_of_samples(tmp_path):
         rows = np.random.default_rng(0).standard_normal((int(path.stem), 300), np.float32)
         save_arrays(path, {"r": rows})
     command = [sys.executable, "-c", PEAK, *paths]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    small, large = map(int, done.stdout.split())
+    root = Path(__file__).parents[3]
+    small, large = map(int, subprocess.check_output(command, cwd=root, text=True).split())
     # In kB; the larger array alone is 34 MiB.
     assert large - small < 15_000
 
@@ -241,17 +240,17 @@ def inexact_flow(error=0.0):
 
 
 class Record:
-    """What a probe found, stacked over the times."""
+    """What a probe gave, stacked over the times."""
 
     def __init__(self):
-        self._found = []
+        self._seen = []
 
-    def __call__(self, index, found):
-        assert index == len(self._found)
-        self._found.append(found)
+    def __call__(self, index, values):
+        assert index == len(self._seen)
+        self._seen.append(values)
 
     def __getitem__(self, name):
-        return torch.stack([got[name] for got in self._found])
+        return torch.stack([got[name] for got in self._seen])
 
 
 def test_independent_residuals_of_the_exact_denoiser_correlate_as_known():

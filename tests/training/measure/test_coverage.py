@@ -9,8 +9,9 @@ from matplotlib.path import Path
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal
 from tests.support.running import refusal, slowly
+from tests.training.measure.test_boundaries import polygon, turned
 from training.measure import containment, coverage
-from training.measure.boundaries import gaussian_content, unit_sphere
+from training.measure.boundaries import Boundary, gaussian_content, unit_sphere
 from training.measure.containment import inside, winding_number
 from training.measure.coverage import pair
 
@@ -30,9 +31,8 @@ def cover(spheres, generate, melt, count=3000, fresh=None):
     boundaries = {
         k: coverage.transported(points.boundary, spheres.unit) for k, points in carried.items()
     }
-    return coverage.measure_coverage(
-        carried, boundaries, carried["data"].test if fresh is None else fresh
-    )
+    fresh = carried["data"].test if fresh is None else fresh
+    return coverage.measure_coverage(carried, boundaries, fresh)
 
 
 def bent(x):
@@ -81,16 +81,6 @@ def test_carrying_goes_to_the_data_and_brings_all_back_to_their_places():
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_membership_at_the_start_is_that_of_the_radius(dim):
-    spheres = spheres_of(dim, 8000 if dim == 3 else 2000)
-    points = normal(2, 300, dim)
-    got = coverage.membership(points, coverage.transported(spheres.vertices, spheres.unit))
-    assert got.shape == (7, 2, 300)
-    expected = points.norm(dim=2) < torch.from_numpy(RADII)[:, None, None]
-    assert (got != expected).double().mean() < 2e-3
-
-
-@pytest.mark.parametrize("dim", [2, 3])
 def test_a_linear_map_changes_nothing_however_few_the_boundary_points(dim):
     """As is the flow of a Gaussian, and each step of a solver along it."""
     spheres, matrix = spheres_of(dim, 12), normal(dim, dim, seed=7)
@@ -119,9 +109,8 @@ def test_changes_that_cancel_in_a_count_are_seen_as_changes_of_sides():
     swapped = torch.stack([2 - test[..., 0], test[..., 1]], dim=-1)
     sides = dict(zip(coverage.STAGES, (test, swapped, test), strict=True))
     points = {stage: coverage.Points(side, spheres.vertices) for stage, side in sides.items()}
-    boundaries = dict.fromkeys(
-        coverage.STAGES, coverage.transported(spheres.vertices, spheres.unit)
-    )
+    boundary = coverage.transported(spheres.vertices, spheres.unit)
+    boundaries = dict.fromkeys(coverage.STAGES, boundary)
     got = coverage.measure_coverage(points, boundaries, test)
     np.testing.assert_array_equal(got.test[0, :, 0], 0.5)
     np.testing.assert_array_equal(got.changed[0, :, 0], [0, 1, 0])
@@ -251,20 +240,10 @@ def test_equal_boundaries_differ_by_nothing(count):
     assert {array.shape for array in arrays.values()} == {(2, 3)}
 
 
-def polygon(vertices):
-    index = np.arange(len(vertices))
-    return np.asarray(vertices, dtype=float), np.stack([index, np.roll(index, -1)], axis=1)
-
-
 def merged(*meshes):
     offsets = np.cumsum([0, *(len(vertices) for vertices, _ in meshes)])
     faces = [faces + offset for (_, faces), offset in zip(meshes, offsets, strict=False)]
     return np.concatenate([vertices for vertices, _ in meshes]), np.concatenate(faces)
-
-
-def turned(mesh):
-    """The mesh inside out."""
-    return mesh[0], mesh[1][:, ::-1]
 
 
 def star(points, radius=1.0):
@@ -295,7 +274,7 @@ def cube(low=(0, 0, 0)):
 def solid(kind, **sizes):
     def make():
         mesh = getattr(trimesh.creation, kind)(**sizes)
-        return np.asarray(mesh.vertices), np.asarray(mesh.faces)
+        return Boundary(np.asarray(mesh.vertices), np.asarray(mesh.faces))
 
     return make
 

@@ -16,32 +16,20 @@ from tests.support.flows import FunctionNetwork, exact_flow
 from training.data.images.batches import to_pixels
 from training.flow.coordinates.surprise import Surprise
 from training.flow.denoisers import NetworkDenoiser
+from training.measure import conformal
 from training.measure.association import independence_p_values
 from training.measure.clouds import Cloud
-from training.measure.conformal import (
-    NONE,
-    Holding,
-    Neighbors,
-    asked,
-    fewest,
-    oddness,
-    recalibrated,
-)
 from training.measure.held_out_ranks import density_ranks, latent_coverage
 from training.measure.image_quantities import BANDS, class_log_odds, image_quantities
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 
 VARIANCE = torch.tensor([4.0, 1.0, 0.01], dtype=torch.float64)
 REPETITIONS = 500
+ORIGINALS = torch.randint(256, (9, 20), generator=seeded()).to(torch.uint8)
 
 
 def data_of(levels):
     return torch.as_tensor(levels, dtype=torch.float64) / LEVELS_PER_UNIT - 1
-
-
-@pytest.fixture
-def originals():
-    return torch.randint(256, (9, 20), generator=seeded()).to(torch.uint8)
 
 
 def test_examples_by_hand_also_of_fractions_of_a_gray_level():
@@ -62,20 +50,20 @@ def test_examples_by_hand_also_of_fractions_of_a_gray_level():
     assert float(errors.mse) == 0.5
 
 
-def test_rounding_is_that_of_saved_images(originals):
+def test_rounding_is_that_of_saved_images():
     noise = 1.2 * normal(9, 20)
-    returned = data_of(originals.double() + noise)
-    errors = RoundtripErrors.of(originals, returned)
-    difference = to_pixels(returned).numpy().astype(np.int64) - originals.numpy()
+    returned = data_of(ORIGINALS.double() + noise)
+    errors = RoundtripErrors.of(ORIGINALS, returned)
+    difference = to_pixels(returned).numpy().astype(np.int64) - ORIGINALS.numpy()
     np.testing.assert_allclose(errors.mse, (difference**2).mean(axis=1))
     np.testing.assert_allclose(errors.exact, (difference == 0).mean(axis=1))
     np.testing.assert_allclose(errors.mse_float, (noise**2).mean(dim=1), rtol=1e-9)
     np.testing.assert_allclose(errors.largest, noise.abs().amax(dim=1), rtol=1e-9)
 
 
-def test_columns_are_the_attributes_of_each_image_and_become_them_again(originals):
-    returned = data_of(originals.double() + torch.randn(9, 20, generator=seeded()))
-    errors = RoundtripErrors.of(originals, returned)
+def test_columns_are_the_attributes_of_each_image_and_become_them_again():
+    returned = data_of(ORIGINALS.double() + torch.randn(9, 20, generator=seeded()))
+    errors = RoundtripErrors.of(ORIGINALS, returned)
     columns = errors.columns()
     assert (columns.shape, columns.dtype) == ((9, 4), torch.float64)
     again = RoundtripErrors(*columns.unbind(dim=1))
@@ -83,20 +71,18 @@ def test_columns_are_the_attributes_of_each_image_and_become_them_again(original
         assert torch.equal(columns[:, index], getattr(errors, name))
         assert torch.equal(getattr(again, name), getattr(errors, name))
     assert again.summary() == errors.summary()
-    pairs = zip(originals.split(4), returned.split(4), strict=True)
+    pairs = zip(ORIGINALS.split(4), returned.split(4), strict=True)
     parts = torch.cat([RoundtripErrors.of(*pair).columns() for pair in pairs])
     torch.testing.assert_close(parts, columns, rtol=1e-14, atol=0)
 
 
-@pytest.fixture
-def points():
+def test_excess_errors_are_those_beyond_a_right_network_at_points_noisy_by_their_own_times():
     toy, flow = exact_flow("bumps2", 1)
-    return flow, flow.basis.to_eigen(toy.sample(9000, seeded()))
-
-
-def test_excess_errors_are_those_beyond_a_right_network_one_a_sample_in_order(points):
-    flow, clean = points
+    clean = flow.basis.to_eigen(toy.sample(9000, seeded()))
     x, t = noisy_points(clean, flow.schedule, 4.0, seeded())
+    assert (t / 4 * len(t)).floor().tolist() == [*range(len(t))]
+    noise = (x - clean) / flow.schedule.noise_variance(t).sqrt()
+    assert ((noise.square().mean(0) - 1).abs() < 4 * (2 / len(t)) ** 0.5).all()
     space = (flow.basis, flow.schedule)
     denoiser = NetworkDenoiser(FunctionNetwork(lambda z, c: 0 * z), *space)
     c = denoiser.coefficients(t)
@@ -105,14 +91,6 @@ def test_excess_errors_are_those_beyond_a_right_network_one_a_sample_in_order(po
     assert excess_error(right, flow.denoiser, x[:100], t[:100]).max() < 1e-10
     untrained = excess_error(denoiser, flow.denoiser, x, t)
     torch.testing.assert_close(untrained, residual.double().square(), rtol=1e-4, atol=1e-8)
-
-
-def test_points_are_noisy_by_their_own_times(points):
-    flow, clean = points
-    x, t = noisy_points(clean, flow.schedule, 4.0, seeded())
-    assert (t / 4 * len(t)).floor().tolist() == [*range(len(t))]
-    noise = (x - clean) / flow.schedule.noise_variance(t).sqrt()
-    assert ((noise.square().mean(0) - 1).abs() < 4 * (2 / len(t)) ** 0.5).all()
 
 
 def test_quarters_are_where_they_are_and_powers_add_up_to_the_variance():
@@ -167,16 +145,10 @@ def test_mean_distances_do_not_know_of_chunks_and_close_points_keep_their_digits
 
 
 def u_centered(numbers):
-    """By the definition, term by term."""
-    n = len(numbers)
-    a = torch.cdist(numbers[:, None], numbers[:, None], p=1)
-    got = torch.zeros_like(a)
-    for i in range(n):
-        for j in range(n):
-            if i != j:
-                rows = (a[i].sum() + a[j].sum()) / (n - 2)
-                got[i, j] = a[i, j] - rows + a.sum() / ((n - 1) * (n - 2))
-    return got
+    """By the definition."""
+    n, a = len(numbers), torch.cdist(numbers[:, None], numbers[:, None], p=1)
+    rows = (a.sum(dim=0) + a.sum(dim=1)[:, None]) / (n - 2)
+    return (a - rows + a.sum() / ((n - 1) * (n - 2))).fill_diagonal_(0)
 
 
 def test_p_values_are_those_of_the_definition():
@@ -240,12 +212,12 @@ def test_a_law_of_conditions_gives_the_covariance_of_those_that_count():
 def test_the_new_row_counts_as_a_neighbor_of_the_others():
     draw = np.random.default_rng(0)
     known, new = (torch.from_numpy(draw.normal(size=(n, 2))) for n in (30, 7))
-    of_known, of_new = Neighbors.of(known, 4).relative(new)
+    of_known, of_new = conformal.Neighbors.of(known, 4).relative(new)
     for row, (others, own) in enumerate(zip(of_known, of_new, strict=True)):
         every = torch.cat([known, new[row : row + 1]])
         apart = torch.cdist(every, every).fill_diagonal_(torch.inf).topk(4, largest=False)
         mean = apart.values.mean(dim=1)
-        expected = (mean + NONE) / (mean[apart.indices].mean(dim=1) + NONE)
+        expected = (mean + conformal.NONE) / (mean[apart.indices].mean(dim=1) + conformal.NONE)
         torch.testing.assert_close(torch.cat([others, own[None]]), expected)
 
 
@@ -262,7 +234,7 @@ def test_levels_of_neighbors_hold_on_average_for_few_truths_whatever_the_network
         held, wide = [], []
         for _ in range(repetitions):
             (y, scores), (fresh, new) = made(truths), made(3000 // repetitions)
-            contents, _ = Neighbors.of(y, count).asked(scores, fresh, (0.5, 0.9))
+            contents, _ = conformal.Neighbors.of(y, count).asked(scores, fresh, (0.5, 0.9))
             held.append((new[:, None] <= contents)[..., 0].double().mean(dim=0))
             wide.append((new <= contents[:, 1])[fresh > 0.6])
         mean, error = torch.stack(held).mean(dim=0), 0.03 if repetitions == 1 else 0.02
@@ -301,9 +273,9 @@ def contents(draw, *shape):
 @pytest.mark.parametrize("count", [50, 200, 1000])
 def test_a_wrong_posterior_holds_what_is_stated_whatever_the_number_of_truths(count):
     """Given the truths, what a level holds is known: no new truths are needed to measure it."""
-    level = asked(contents(np.random.default_rng(count), count, REPETITIONS), 0.9).numpy()
+    level = conformal.asked(contents(np.random.default_rng(count), count, REPETITIONS), 0.9).numpy()
     held = 2 * norm.cdf(norm.ppf((1 + level) / 2) / 2) - 1
-    expected = Holding.by(count, 0.9)
+    expected = conformal.Holding.by(count, 0.9)
     error = held.std() / REPETITIONS**0.5
     assert 0.9 <= expected.mean <= 0.9 + 1 / (count + 1)
     assert held.mean() == pytest.approx(expected.mean, abs=4 * error)
@@ -314,17 +286,17 @@ def test_a_wrong_posterior_holds_what_is_stated_whatever_the_number_of_truths(co
 
 def test_too_few_truths_ask_for_everything():
     scores = torch.linspace(0.1, 0.4, 8).double()
-    assert fewest(0.9) == 9
-    assert asked(scores, 0.9) == 1
-    assert asked(torch.cat([scores, scores[:1]]), 0.9) == scores[-1]
-    assert Holding.by(8, 0.9).mean == 1
+    assert conformal.fewest(0.9) == 9
+    assert conformal.asked(scores, 0.9) == 1
+    assert conformal.asked(torch.cat([scores, scores[:1]]), 0.9) == scores[-1]
+    assert conformal.Holding.by(8, 0.9).mean == 1
 
 
 def test_recalibrated_levels_rise_and_make_ranks_even():
     draw = np.random.default_rng(1)
     ranks = torch.from_numpy(norm.cdf(1.5 * draw.normal(size=2000) + 0.3))
     levels = torch.linspace(0, 1, 101).double()
-    moved = recalibrated(ranks, levels)
+    moved = conformal.recalibrated(ranks, levels)
     assert (moved[[0, -1]] == torch.tensor([0, 1])).all()
     assert (moved.diff() > 0).all()
     fresh = norm.cdf(1.5 * draw.normal(size=2000) + 0.3)
@@ -336,13 +308,14 @@ def test_p_values_of_rows_like_the_others_are_no_smaller_than_they_should_be():
     draw = np.random.default_rng(2)
     rows = torch.from_numpy(draw.normal(size=(REPETITIONS, 40, 3))) ** 2
     families = [[(each[:-1, k], each[-1:, k]) for k in ([0, 1], [2])] for each in rows]
-    p = torch.cat([oddness(*each)[0] for each in families])
+    p = torch.cat([conformal.oddness(*each)[0] for each in families])
     for level in (0.05, 0.1, 0.3):
         assert (p <= level).double().mean() < level + 3 * (level / REPETITIONS) ** 0.5
     others = torch.from_numpy(draw.normal(size=(200, 20)))
     alone = torch.arange(200.0)[:, None].double()
     new = torch.full((1, 20), 0.0).double()
-    far, oddest = oddness((others, new), (alone, torch.tensor([[199.5]])))
+    far, oddest = conformal.oddness((others, new), (alone, torch.tensor([[199.5]])))
     assert far < 0.02  # 20 others do not drown it
     assert oddest == 20
-    assert oddness((torch.cat([others, alone], 1), torch.tensor([[*[0.0] * 20, 199.5]])))[0] > far
+    together = torch.cat([others, alone], 1), torch.tensor([[*[0.0] * 20, 199.5]])
+    assert conformal.oddness(together)[0] > far

@@ -1,6 +1,5 @@
 """Networks of toys, of rows and questions, and the original ones: shapes, smoothness, inputs."""
 
-from itertools import product
 from math import prod
 
 import pytest
@@ -172,12 +171,9 @@ def test_traces_are_those_of_the_jacobian(condition):
     labels = torch.randint(-1, 2, (rows, network.question_dim)).double()
     labels[:, :dim] = torch.randn(rows, dim)
     z, factors = torch.randn(rows, dim, dtype=torch.float64), torch.rand(dim).double()
-
-    def total(z):
-        return network(z, at, labels).sum(dim=0)
-
     out, trace = network.with_trace(z, at, factors.diag(), labels)
-    exact = torch.einsum("ibi,i->b", torch.autograd.functional.jacobian(total, z), factors)
+    jacobian = torch.autograd.functional.jacobian(lambda z: network(z, at, labels).sum(dim=0), z)
+    exact = torch.einsum("ibi,i->b", jacobian, factors)
     torch.testing.assert_close(trace, exact, rtol=1e-8, atol=1e-9)
     torch.testing.assert_close(out, network(z, at, labels))
 
@@ -193,16 +189,9 @@ def written_out(weights, z, c_noise):
         h = apply(f"{name}.1", torch.cat([phase.sin(), phase.cos()], dim=1))
         return h / (1 + (-h).exp())
 
-    def down(x, stride):
-        return x.unfold(2, 2, stride).unfold(3, 2, stride).mean(dim=(-1, -2))
-
     def up(x, stride):
-        size = stride * (x.shape[-1] - 1) + 2
-        out = x.new_zeros(*x.shape[:2], size, size)
-        for i, j in product(range(x.shape[-1]), repeat=2):
-            rows, columns = (slice(stride * k, stride * k + 2) for k in (i, j))
-            out[..., rows, columns] += x[..., i, j][..., None, None]
-        return out
+        window = torch.ones(x.shape[1], 1, 2, 2)
+        return F.conv_transpose2d(x, window, stride=stride, groups=x.shape[1])
 
     def block(name, x, groups):
         h = F.conv2d(x, weights[f"{name}.conv.weight"], weights[f"{name}.conv.bias"], padding=1)
@@ -219,10 +208,10 @@ def written_out(weights, z, c_noise):
     for index in range(4):
         h = F.silu(layer(f"lift.{index}", h))
     image = h.reshape(-1, 1, 8, 8)
-    at7 = block("down.0", down(image, 1), 4)
-    at6 = block("down.1", down(at7, 1), 32)
-    at5 = block("down.2", down(at6, 1), 32)
-    at2 = block("down.3", down(at5, 2), 32)
+    at7 = block("down.0", F.avg_pool2d(image, 2, 1), 4)
+    at6 = block("down.1", F.avg_pool2d(at7, 2, 1), 32)
+    at5 = block("down.2", F.avg_pool2d(at6, 2, 1), 32)
+    at2 = block("down.3", F.avg_pool2d(at5, 2, 2), 32)
     assert at2.shape[1:] == (CHANNELS[3], 2, 2)
     x = block("up.0", up(at2, 3), 32)
     x = block("up.1", up(torch.cat([x, at5], dim=1), 1), 32)

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
-from tests.support.flows import random_basis
+from tests.support.flows import FunctionNetwork, random_basis
 from tests.support.running import refusal
 from torch_utils.snapshots import Part, build, read_network, write_network
 from training.flow.denoisers import NetworkDenoiser
@@ -256,26 +256,18 @@ def test_waves_are_those_of_clean_pixels_on_average_and_tell_close_levels_apart(
     assert float((on.min() - off.max()).abs()) > 1
 
 
-class Seeing(nn.Module):
-    """A network that keeps what it was shown."""
-
-    waves = PixelWaves(1)
-
-    def forward(self, z, c_noise, **seen):
-        self.seen = seen
-        return z
-
-
 @pytest.mark.parametrize("space", ["ES", "IS"])
 def test_a_denoiser_shows_the_noisy_points_as_they_are_in_image_space(space):
     basis = random_basis(3)
     schedule = InflationSchedule.to_dimension(1, 3, top_variance=basis.top_variance)
     points, t = normal(4, 3), double([0.0, 1.0, 3.0, 6.0])
-    network = Seeing()
+    seen = {}
+    network = FunctionNetwork(lambda z, c, **pixels: seen.update(pixels) or z)
+    network.waves = PixelWaves(1)
     NetworkDenoiser(network, basis, schedule, space=space)(basis.to_eigen(points), t)
-    assert_close(network.seen["pixels"], points.float(), rtol=1e-4, atol=1e-4)
+    assert_close(seen["pixels"], points.float(), rtol=1e-4, atol=1e-4)
     # Of all pixels together, the noise is the same in any axes.
-    assert_close(network.seen["pixel_noise"], schedule.noise_variance(t).mean(1).float())
+    assert_close(seen["pixel_noise"], schedule.noise_variance(t).mean(1).float())
 
 
 @every_network
@@ -398,13 +390,9 @@ def test_attention_equals_a_softmax_written_out(head_channels):
     x = torch.randn(2, channels, side, side)
     width = head_channels or channels
     qkv = attention.qkv(attention.norm(x)).reshape(2, channels // width, width, 3, side * side)
-    expected = torch.empty(2, channels, side * side)
-    for image in range(2):
-        for head in range(channels // width):
-            query, key, value = qkv[image, head].unbind(1)
-            weights = torch.softmax(query.T @ key / sqrt(width), dim=1)
-            expected[image, head * width : (head + 1) * width] = value @ weights.T
-    expected = attention.projection(expected.reshape(x.shape))
+    query, key, value = qkv.unbind(3)
+    weights = torch.softmax(query.mT @ key / sqrt(width), dim=-1)
+    expected = attention.projection((value @ weights.mT).reshape(x.shape))
     torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-4)
 
 

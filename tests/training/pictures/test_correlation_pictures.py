@@ -14,10 +14,6 @@ from training.measure.correlations import CorrelationTime
 from training.pictures.correlations import draw_lags, draw_matrices, name_and_details, quantile_band
 
 
-def image_files(folder):
-    return list(folder.glob("*_times0_*.npz"))
-
-
 @pytest.mark.parametrize("dim", [1, 2, 3, 12])
 def test_lines_are_means_and_their_spread(tmp_path, dim):
     """Of few dimensions each is drawn, of many a band of those that vary."""
@@ -28,9 +24,8 @@ def test_lines_are_means_and_their_spread(tmp_path, dim):
     lines = [line.get_data() for line in axes.lines if len(line.get_xdata()) == len(files.TIMES)]
     expected = [summary[f"{name}_mean"] for name in files.QUANTITIES]
     if dim < 12:
-        expected += [
-            column for name in files.QUANTITIES for column in summary[f"{name}_diagonal"].T
-        ]
+        for name in files.QUANTITIES:
+            expected += [*summary[f"{name}_diagonal"].T]
     assert len(lines) == len(expected)
     for values in expected:
         assert any(np.allclose(drawn, values) for _, drawn in lines)
@@ -157,25 +152,21 @@ def test_only_the_shown_files_of_images_are_read(tmp_path, summarized):
     files.save_image_matrices(tmp_path)
     if not summarized:
         (tmp_path / f"{files.IMAGE_STEM}_summary.npz").unlink()
-    saved = SavedMatrices.of_images(image_files(tmp_path))
+    paths = list(tmp_path.glob("*_times0_*.npz"))
+    saved = SavedMatrices.of_images(paths)
     indices = [int(np.flatnonzero(time == files.TIMES)[0]) for time in saved.times]
     assert (indices[0], indices[-1]) == (0, len(files.TIMES) - 1)
     assert all(saved.notes) == summarized
     _, expected = files.correlations(7, files.QUANTITIES)
     for name in files.QUANTITIES:
         assert np.array_equal(saved.matrices[name], expected[f"{name}_acs"][indices])
+    # Of some of the files the summary does not tell what is first, halfway and last.
+    some = [tmp_path / f"{files.IMAGE_STEM}_times0_{index}.npz" for index in (7, 2, 3)]
+    few = SavedMatrices.of_images(some)
+    assert (few.times.tolist(), few.notes) == (files.TIMES[[2, 3, 7]].tolist(), [""] * 3)
     for index in set(range(len(files.TIMES))) - set(indices):
         (tmp_path / f"{files.IMAGE_STEM}_times0_{index}.npz").write_bytes(b"not opened")
-    assert np.array_equal(SavedMatrices.of_images(image_files(tmp_path)).times, saved.times)
-
-
-def test_some_of_the_files_of_images(tmp_path):
-    """Then the summary tells nothing of what is first, halfway and last of them."""
-    files.save_image_matrices(tmp_path)
-    paths = [tmp_path / f"{files.IMAGE_STEM}_times0_{index}.npz" for index in (7, 2, 3)]
-    saved = SavedMatrices.of_images(paths)
-    assert saved.times.tolist() == files.TIMES[[2, 3, 7]].tolist()
-    assert saved.notes == ["", "", ""]
+    assert np.array_equal(SavedMatrices.of_images(paths).times, saved.times)
 
 
 def test_names_and_noise_are_told(tmp_path):

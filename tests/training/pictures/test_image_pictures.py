@@ -367,7 +367,6 @@ def test_fractions_are_beside_their_band(tmp_path, dim, seeds):
     for sign in (1, -1):
         side = edge[sign * edge[:, 1] > 1e-9]
         assert np.allclose(sign * side[:, 1], np.interp(side[:, 0], radius, expected), atol=1e-6)
-
     columns = [*np.moveaxis(saved.coverage, 1, 0), saved.fresh]
     for line, bar, values in zip(above.lines[1:], below.containers, columns, strict=True):
         mean = values.mean(axis=0)
@@ -424,9 +423,8 @@ def test_boundaries_keep_their_colors_and_panels(tmp_path, dim, panels):
         assert np.allclose(np.array(segments)[:, 0], saved.boundaries["data"][1].vertices)
     names = [text.get_text() for text in key.get_legend().get_texts()]
     contents = chi2.cdf(files.RADII**2, dim)
-    assert names == [
-        f"r = {r:g}: {part:.1%}" for r, part in zip(files.RADII, contents, strict=True)
-    ]
+    parts = zip(files.RADII, contents, strict=True)
+    assert names == [f"r = {r:g}: {part:.1%}" for r, part in parts]
 
 
 def test_limits_leave_out_strays_but_no_boundary():

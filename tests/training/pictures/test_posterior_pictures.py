@@ -41,11 +41,6 @@ def coarse(monkeypatch):
     monkeypatch.setattr("training.pictures.posteriors.toys.GRID", 40)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return save_posterior(tmp_path_factory.mktemp("whole"))
-
-
 def names(folder):
     return {picture.path.name for picture in pictures_of([folder], None, None)}
 
@@ -101,21 +96,14 @@ def test_only_some_draws_are_read_of_many(tmp_path, monkeypatch):
     assert np.array_equal(few.log_likelihood, whole.log_likelihood[:, ::4])
 
 
-def replaced(place, **options):
+def replaced(place, link=None, **options):
     def change(path):
         with h5py.File(path, "a") as file:
             del file[place]
-            if options:
+            if link:
+                file[place] = link
+            elif options:
                 file.create_dataset(place, **options)
-
-    return change
-
-
-def linked(place, link):
-    def change(path):
-        with h5py.File(path, "a") as file:
-            del file[place]
-            file[place] = link
 
     return change
 
@@ -135,19 +123,12 @@ def written_as(text):
     return replaced(DESCRIPTION, data=np.frombuffer(text, np.uint8))
 
 
-def other_format(path):
-    described(format="another 1")(path)
-
-
-def cut_short(path):
-    path.write_bytes(path.read_bytes()[:3000])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (other_format, "holds nothing that is known"),
-        (cut_short, "not a readable netCDF-4"),
+def test_draws_that_cannot_be(tmp_path):
+    whole, folder = save_posterior(tmp_path), tmp_path / "changed"
+    folder.mkdir()
+    for change, message in (
+        (described(format="another 1"), "holds nothing that is known"),
+        (lambda path: path.write_bytes(path.read_bytes()[:3000]), "not a readable netCDF-4"),
         (replaced(X), "no variable 'posterior/x'"),
         (replaced(X, data=np.full(SHAPE, np.nan)), "not finite"),
         (replaced(X, data=np.zeros((2, 40, 3))), r"not draws \[chain"),
@@ -156,8 +137,8 @@ def cut_short(path):
         (replaced(X, shape=(1 << 30, 1 << 20, 3, 2), dtype="f8"), "broken in 'posterior/x'"),
         (replaced(X, shape=(4000,) * 4, dtype="f8", compression=9), "broken in 'posterior/x'"),
         (replaced(X, shape=SHAPE, dtype="f8", external="/etc/hostname"), "broken in 'posterior/x'"),
-        (linked(X, h5py.ExternalLink("other.nc", X)), "broken in 'posterior/x'"),
-        (linked(X, h5py.SoftLink("/posterior/x")), "broken in 'posterior/x'"),
+        (replaced(X, h5py.ExternalLink("other.nc", X)), "broken in 'posterior/x'"),
+        (replaced(X, h5py.SoftLink("/posterior/x")), "broken in 'posterior/x'"),
         (replaced("sample_stats/log_likelihood", data=np.zeros(3)), "should be"),
         (replaced("observed_data/y", data=np.zeros((2, 2))), "should be"),
         (replaced("prior/x", data=np.zeros((1, 9, 5))), "should be"),
@@ -175,14 +156,12 @@ def cut_short(path):
         (described(samplers=["hmc", "hmc", 3]), "samplers"),
         (described(image_shape=[1, 3, 3]), "have not 2 pixels"),
         (described(image_shape=[1, -1, -2]), "have not 2 pixels"),
-    ],
-)
-def test_draws_that_cannot_be(whole, tmp_path, change, message):
-    path = Path(shutil.copy(whole, tmp_path))
-    change(path)
-    with pytest.raises(DataError, match=message) as raised:
-        pictures_of([path], None, None)
-    assert str(path) in str(raised.value)
+    ):
+        path = Path(shutil.copy(whole, folder))
+        change(path)
+        with pytest.raises(DataError, match=message) as raised:
+            pictures_of([path], None, None)
+        assert str(path) in str(raised.value)
 
 
 def test_observed_coordinates_are_among_the_points(tmp_path):
@@ -207,7 +186,7 @@ def test_what_is_drawn_follows_from_the_data(tmp_path):
         stem = save_posterior(folder, **options).stem
         assert names(folder) == {f"{stem}_{name}.png" for name in kind.split()}
     shutil.copy(tmp_path / "0" / "circles_PRP_posterior.nc", tmp_path / "foreign.nc")
-    other_format(tmp_path / "foreign.nc")
+    described(format="another 1")(tmp_path / "foreign.nc")
     save_check(tmp_path)
     check = "circles_PRP_posterior_check"
     assert names(tmp_path) == {f"{check}_ranks.png", f"{check}_coverage.png"}
@@ -296,17 +275,15 @@ def test_hidden_pixels_are_tinted(tmp_path):
     assert "Tinted" not in words(tables.draw_images(plain))
     small = Gaussian(torch.tensor(1.0), operator=Separable.downsampling(2, (1, 4, 4)))
     options |= {"likelihood": small}
-    of_small = tables.observed_cells(
-        load_netcdf(save_posterior(tmp_path, "small", 16, **options), 6)
-    )
+    path = save_posterior(tmp_path, "small", 16, **options)
+    of_small = tables.observed_cells(load_netcdf(path, 6))
     assert (of_small[:, ::2] == of_small[:, 1::2]).all(), "a pixel of four is two by two"
 
 
 def test_truths_are_colored_by_where_they_are_among_draws():
     draws = np.arange(100.0)[:, None, None, None, None].repeat(3, axis=4)
-    below, middle, above = tables.truth_cells(draws, np.array([-1, 49.5, 101]).reshape(1, 1, 1, 3))[
-        0, 0
-    ]
+    truths = np.array([-1, 49.5, 101]).reshape(1, 1, 1, 3)
+    below, middle, above = tables.truth_cells(draws, truths)[0, 0]
     assert below[2] > below[0]
     assert above[0] > above[2]
     assert middle.min() > 240
@@ -327,14 +304,14 @@ def test_checks_say_their_verdict_and_color_what_leaves_its_band(tmp_path):
     good = SavedCheck.load(save_check(tmp_path, runs=1000))
     few = SavedCheck.load(save_check(tmp_path))
     bad = SavedCheck.load(save_check(tmp_path, shift=0.4))
-    for saved, found in (
+    for saved, judgement in (
         (good, "no miscalibration seen"),
         (few, "too few runs to tell"),
         (bad, "not calibrated"),
     ):
         for figure in (draw_ranks(saved), draw_coverage(saved)):
             text = words(figure).replace(" | ", " ")
-            assert f"Posterior of circles: {found}" in text
+            assert f"Posterior of circles: {judgement}" in text
             assert saved.calibration.verdict.split(",")[0] in text
     colors = [axes.lines[-1].get_color() for axes in draw_ranks(bad).axes[1:]]
     assert colors[0] != colors[1] == colors[2] == colors[3]

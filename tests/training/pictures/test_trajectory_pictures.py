@@ -28,6 +28,7 @@ from tests.support.picture_files import (
     save_toy_matrices,
 )
 from tests.support.running import refusal
+from tests.training.pictures.test_training_pictures import words
 from training.files.trajectory import SavedTrajectory
 from training.measure.boundaries import unit_sphere
 from training.pictures.album import drawable_files, pictures_of
@@ -38,12 +39,6 @@ from training.pictures.trajectories.clouds import latent_law, row_of
 
 def load(folder, kind="melt", dim=2, **changes):
     return SavedTrajectory.load(save_simulation(folder, kind, dim, **changes))
-
-
-def words(figure):
-    texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
-    titles = [axes.get_title(loc=where) for axes in figure.axes for where in ("left", "center")]
-    return " | ".join([*(text.get_text() for text in texts), *titles])
 
 
 def rendered(figure):
@@ -247,9 +242,8 @@ def test_spectra_show_all_variances_and_their_ratios(tmp_path, dim, scale):
 def test_the_mean_ratio_has_the_error_of_gaussian_samples():
     samples = np.random.default_rng(0).normal(size=(200, 50, 40))
     means = np.square(samples).mean(axis=(1, 2))
-    error = float(
-        latents.mean_ratio(np.square(samples[0]).mean(axis=0), 50).split("± ")[1].split()[0]
-    )
+    text = latents.mean_ratio(np.square(samples[0]).mean(axis=0), 50)
+    error = float(text.split("± ")[1].split()[0])
     assert error == pytest.approx(means.std(), rel=0.15)
     text = latents.mean_ratio(np.array([0.8, 0.9, 1.1]), 200)
     assert text == "kept dimensions: mean ratio 0.933 ± 0.054 (standard error), 2 of 3 below 1"
@@ -364,13 +358,6 @@ def test_no_array_that_is_drawn_may_be_broken(tmp_path, save):
             pictures_of(drawn, None, None)
 
 
-@pytest.mark.parametrize("name", ["tilde_xs", "net_outs", "dxs_es", "log_prob"])
-def test_a_simulation_that_went_wrong_anywhere_is_not_drawn(tmp_path, name):
-    wrong = np.full(30 if name == "log_prob" else (SAVED, 30, 2), np.nan)
-    with pytest.raises(DataError, match=f"'{name}' has values that are not finite"):
-        pictures_of([save_melt(tmp_path, **{name: wrong})], None, None)
-
-
 @pytest.mark.parametrize(
     ("save", "changes", "message"),
     [
@@ -379,6 +366,8 @@ def test_a_simulation_that_went_wrong_anywhere_is_not_drawn(tmp_path, name):
         (save_melt, {"noise_variance": np.ones((SAVED, 3))}, r"is \[5, 3\].*\[5, 2\]"),
         (save_melt, {"eigenvalues": np.array([1.0, -1.0])}, "positive"),
         (save_melt, {"log_prob": np.zeros(29)}, r"'log_prob' is \[29\].*\[30\]"),
+        (save_melt, {"log_prob": np.full(30, np.nan)}, "'log_prob' has values that are not finite"),
+        (save_melt, {"tilde_xs": np.full((SAVED, 30, 2), np.nan)}, "'tilde_xs' has .* not finite"),
         (save_image_melt, {"image_shape": np.array([1, 4, 5])}, r"\[1, 4, 5\].* 16 numbers"),
         (save_image_melt, {"image_shape": np.array([4, 2, 2])}, "C 1 or 3"),
         (save_image_melt, {"image_shape": np.array([-1, -4, 4])}, "'image_shape'"),

@@ -14,29 +14,25 @@ from training.report.page import page_of
 CHOICE = Choice(points=20, seed=0)
 NASTY = "<script>alert(1)</script>"
 LOUD = ("error", "warning")
+LOCAL = ("file:", "data:", "blob:")
 LABELS = np.eye(3)[np.arange(10) % 3]
 
 
-def save_everything(folder):
-    """Results of every kind that a report shows, in folders of their own."""
+@pytest.fixture(scope="package")
+def everything(tmp_path_factory):
+    """Results of every kind that a report shows, in folders of their own below one whose name a
+    browser could take for a script."""
+    folder = tmp_path_factory.mktemp("report") / NASTY.replace("/", "|")
     for name in ("toy", "toy-3D", "images", "rest", "posterior", "run"):
         (folder / name).mkdir(parents=True)
     for kind in ("melt", "roundtrip", "gen"):
         files.save_simulation(folder / "toy", kind, log_prob=np.arange(30.0))
         files.save_simulation(folder / "toy-3D", kind, dim=3)
         files.save_images(folder / "images", kind, labels=LABELS)
-    for save in (files.save_coverage, files.save_summary, files.save_roundtrips):
+    for save in (files.save_coverage, files.save_summary, files.save_roundtrips, files.save_check):
         save(folder / "rest")
-    files.save_check(folder / "rest")
     files.save_posterior(folder / "posterior")
     files.save_stats(folder / "run")
-
-
-@pytest.fixture(scope="package")
-def everything(tmp_path_factory):
-    """A folder with every kind, whose name a browser could take for a script."""
-    folder = tmp_path_factory.mktemp("report") / NASTY.replace("/", "|")
-    save_everything(folder)
     return folder
 
 
@@ -65,27 +61,18 @@ def opened(chromium):
     @contextmanager
     def open_page(path, width=1280, dark=False):
         scheme = "dark" if dark else "light"
-        context = chromium.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
-        )
+        size = {"width": width, "height": 900}
+        context = chromium.new_context(viewport=size, color_scheme=scheme, offline=True)
         context.set_default_timeout(60_000)
         page = context.new_page()
         complaints = []
         page.complaints = complaints
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda said: _complain(complaints, said.text, said.type in LOUD))
-        page.on("request", lambda asked: _complain(complaints, asked.url, is_remote(asked.url)))
+        page.on("console", lambda line: line.type in LOUD and complaints.append(line.text))
+        page.on("request", lambda to: to.url.startswith(LOCAL) or complaints.append(to.url))
         page.goto(path.resolve().as_uri())
         page.wait_for_selector("html[data-ready=true]", state="attached")
         yield page
         context.close()
 
     return open_page
-
-
-def _complain(complaints, text, loud):
-    complaints.extend([text] if loud else [])
-
-
-def is_remote(url):
-    return not url.startswith(("file:", "data:", "blob:"))

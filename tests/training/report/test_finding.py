@@ -24,8 +24,8 @@ WILD = (None, [], {}, "text", math.inf, 10**400, [[]], {"a": [1]})
 LOADING = {"src", "srcset", "data", "action", "formaction", "background", "poster"}
 
 
-def flows(found):
-    return [part for section in found.sections for part in section.parts if isinstance(part, Flow)]
+def flows(shown):
+    return [part for section in shown.sections for part in section.parts if isinstance(part, Flow)]
 
 
 def test_each_kind_has_a_section_and_those_of_a_run_share_one(everything):

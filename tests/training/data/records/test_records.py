@@ -157,9 +157,9 @@ def test_other_values_of_what_was_constant_are_told(tmp_path):
     assert not [*contradicted(same, known)]
     rows = {"a": [1, 2, 3], "b": ["NL", "BE", "BE"], "c": ["2", "1.5", "x"], "d": ["", "", "7"]}
     other, _ = encode(pandas.DataFrame(rows), known.columns)
-    told = [line.removeprefix("column ") for line in contradicted(other, known)]
+    lines = [line.removeprefix("column ") for line in contradicted(other, known)]
     no = "is constant in the training, but not in"
-    assert told == [
+    assert lines == [
         f"'b' {no} 2 row(s): row 2 has BE in place of NL",
         f"'c' {no} 2 row(s): row 1 has 2 in place of 1.50",
         f"'d' {no} 1 row(s): row 3 has 7 in place of no value",
@@ -174,7 +174,7 @@ def test_rare_levels_are_one_and_unknown_ones_are_missing(tmp_path):
     assert records.columns[1].levels == ("even", "often", "other")
     assert "2 rare levels of 'b' are put together as 'other'" in lines
     frame = pandas.DataFrame({"b": ["odder", "strange", None, "even"], "more": list("wxyz")})
-    later, told = encode(frame, records.columns)
+    later, warnings = encode(frame, records.columns)
     np.testing.assert_array_equal(later.values[:, 1], [2, np.nan, np.nan, 0])
     assert np.isnan(later.values[:, 0]).all()
     assert later.beside["more"].tolist() == list("wxyz")
@@ -186,7 +186,7 @@ def test_rare_levels_are_one_and_unknown_ones_are_missing(tmp_path):
     columns = [*records.columns, RecordColumn("day", DATE, date_format="%Y-%m-%d")]
     assert texts_of(encode(finer, columns)[0])[1] == finer.to_numpy().tolist()
     unknown = "'strange' is an unknown level of 'b': 1 cell(s) are missing"
-    assert told == ["table lacks a: all their cells are missing", unknown]
+    assert warnings == ["table lacks a: all their cells are missing", unknown]
     for text_of_a in ("x", "2020_01"):
         with pytest.raises(DataError, match=f"row 2, column 'a': '{text_of_a}' is no number"):
             encode(pandas.DataFrame({"a": ["1", text_of_a]}), records.columns)

@@ -1,11 +1,10 @@
-"""Samplers: known posteriors, precision, refusals; populations, annealed and twisted."""
+"""Samplers: known posteriors, precision, refusals; populations, annealed and twisted; leapfrogs."""
 
 from dataclasses import replace
 from unittest import mock
 
 import pytest
 import torch
-from torch import Tensor
 
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
@@ -25,28 +24,16 @@ from tests.support.posteriors import (
 )
 from tests.support.running import refusal, slowly
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.denoisers import MixtureDenoiser
-from training.flow.eigenbasis import EigenBasis
-from training.flow.pfode import ProbabilityFlow
-from training.flow.schedules import InflationSchedule
 from training.flow.solvers import get_solver
-from training.inference import proposals, sampling
+from training.inference import lookahead, proposals, sampling
 from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
-from training.inference.lookahead import (
-    LookAhead,
-    Sight,
-    added_noise,
-    no_lookahead,
-    times_and_errors,
-    times_by_need,
-    wrong_of_steps,
-)
 from training.inference.low_rank import Bridge, LowRank
 from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.proposals import Proposal
 from training.inference.samplers import annealing, arrival, descent, narrowing, refining, twisted
+from training.inference.samplers.hamiltonian import Hamiltonian
 from training.inference.samplers.narrowing import Narrowing
 from training.inference.samplers.renoising import Diffusion, Particles, Renoising
 from training.inference.samplers.twisted import twist
@@ -100,22 +87,11 @@ def test_the_pool_defends_against_wrong_fits():
 
 
 @pytest.mark.parametrize("heaviest", [64, 2**13])
-def test_weights_sum_to_the_evidence(heaviest):
+def test_weights_sum_to_the_evidence(heaviest, monkeypatch):
     """Wherever the few draws end at which densities are taken."""
+    monkeypatch.setattr(refining, "HEAVIEST", heaviest)
     which = problem(gaussian_prior(), NARROW, SEEN)
-    sums: list[Tensor] = []
-    kept = refining.smoothed_weights
-
-    def watched(log_weights):
-        sums.append(log_weights.logsumexp(dim=1))
-        return kept(log_weights)
-
-    with (
-        mock.patch.object(refining, "HEAVIEST", heaviest),
-        mock.patch.object(refining, "smoothed_weights", watched),
-    ):
-        drawn(which, "refined", pool=2**13)
-    got = torch.cat(sums)[: len(SEEN)]
+    got = drawn(which, "refined", pool=2**13).stats["evidence"]
     mean, root = affine(which.coarse)
     covariance = root @ root.T + 0.03**2 * torch.eye(2).double()
     law = torch.distributions.MultivariateNormal(mean, covariance)
@@ -144,9 +120,8 @@ def test_densities_and_draws_are_those_of_a_mixture():
     w = law.draw(torch.rand(2, 20000, 3, generator=generator).double())
     for index in range(2):
         parts = torch.distributions.MultivariateNormal(law.mean[index], scale_tril=law.root[index])
-        mixture = torch.distributions.MixtureSameFamily(
-            torch.distributions.Categorical(law.shares[index]), parts
-        )
+        shares = torch.distributions.Categorical(law.shares[index])
+        mixture = torch.distributions.MixtureSameFamily(shares, parts)
         torch.testing.assert_close(law.log_prob(w)[index], mixture.log_prob(w[index]))
         error = (mixture.variance / len(w[index])).sqrt()
         assert ((w[index].mean(dim=0) - mixture.mean).abs() < 4.5 * error).all()
@@ -170,13 +145,10 @@ def seen_obliquely():
     return problem(gaussian_prior(), likelihood, OBSERVED)
 
 
-# Chains find those of coarse flows, and bananas.
-@pytest.mark.parametrize("sampler", ["pool", "refined", "annealed", "smc", "twisted"])
-def test_a_gaussian_posterior(sampler):
+def test_particles_find_a_gaussian_posterior():
     which = seen_obliquely()
     mean, covariance = posterior(which.coarse, which.target.likelihood, OBSERVED)
-    std = covariance.diagonal().sqrt().expand_as(mean)
-    assert_moments(drawn(which, sampler, **LONG.get(sampler, {})), mean, std)
+    assert_moments(drawn(which, "twisted"), mean, covariance.diagonal().sqrt().expand_as(mean))
 
 
 @pytest.mark.parametrize("sampler", slowly(SAMPLERS, "elliptical", "hmc", "pcn"))
@@ -343,11 +315,8 @@ def test_picks_along_a_curve_keep_moments_that_random_ones_lose():
 
 def bumps(coordinates=None, kept=2):
     """Three Gaussians with their own denoiser."""
-    toy = Bumps(2)
-    basis = EigenBasis.from_moments(*toy.moments())
-    schedule = InflationSchedule.to_dimension(kept, 2, top_variance=basis.top_variance, gamma0=0.01)
-    exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
-    flow = ProbabilityFlow(exact, schedule, basis, coordinates=coordinates)
+    _, flow = exact_flow("bumps2", kept, gamma0=0.01)
+    flow.coordinates = coordinates
     return Prior(flow, flow.times(24), get_solver("exp_ab2"))
 
 
@@ -385,7 +354,8 @@ def test_posteriors_of_several_modes(case, monkeypatch):
     prior = bumps(bent() if curved else None)
     likelihood, observed = Gaussian(double(0.3), torch.tensor([1])), double([[0.2], [-1.0], [1.4]])
     size, most = (2000, torch.inf) if worth else (500, 100)  # these are far apart, and come anew
-    which, ahead = Target(prior, likelihood, observed, 4096), LookAhead(24, 0, 1 / 3, most=most)
+    which = Target(prior, likelihood, observed, 4096)
+    ahead = lookahead.LookAhead(24, 0, 1 / 3, most=most)
     draws = twist(which, 0, [0, 1, 2], 4, size // 2, size, ahead=ahead)
     (mean, std), points = quadrature(prior, likelihood, observed), draws.points.flatten(1, 2)
     assert (std[:, 0] > 2 * std[:, 1]).any(), "the hidden coordinate has several modes"
@@ -402,10 +372,10 @@ def test_posteriors_of_several_modes(case, monkeypatch):
 
 def test_noise_that_is_put_on_and_taken_off_leads_to_posteriors_of_several_modes(monkeypatch):
     which = Target(bumps(bent()), Gaussian(double(0.3), torch.tensor([1])), double([[0.2]]), 4096)
-    seen = times_and_errors(which, 24, 0)
-    diffusion = Diffusion(seen.times, seen.errors, added_noise(which, seen.times))
+    seen = lookahead.times_and_errors(which, 24, 0)
+    diffusion = Diffusion(seen.times, seen.errors, lookahead.added_noise(which, seen.times))
     noise = Noise(0, [0], 1500, which.device, chunk=1)
-    moves, step = Renoising(which, Sight.of(which).alone(0), diffusion, noise), 0
+    moves, step = Renoising(which, lookahead.Sight.of(which).alone(0), diffusion, noise), 0
     left_open = torch.stack([errors.variance.sum() for errors in diffusion.errors])
     first = int((left_open < 0.3 * left_open[-1]).sum())
     assert [moves._highest(more * moves.widest)[0] - first for more in (1, 1.01)] == [0, -1]
@@ -429,7 +399,7 @@ def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch):
     ways = {"latents": (prior.flow.times(4), get_solver("exp_rk5"))}
     target = Target(replace(prior, ways=ways), likelihood, double([[0.2], [-1.0]]), 8)
     parts: list[float] = []
-    ahead = LookAhead(PARTICLE_STEPS, 0, 1 / 2)
+    ahead = lookahead.LookAhead(PARTICLE_STEPS, 0, 1 / 2)
     together = twist(target, 0, [0, 1], 2, 50, 50, parts.append, ahead)
     # Latents take most of the calls here: they are counted in the estimate, and move the progress.
     assert abs(sum(parts) - 1) < 1e-9
@@ -445,7 +415,7 @@ def test_islands_count_alike_however_likely_what_they_hold(monkeypatch):
     monkeypatch.setattr(descent, "ISLAND", 20)
     target = Target(bumps(), Gaussian(double(0.3), torch.tensor([1])), double([[0.2], [1.4]]), 120)
     noise = Noise(0, [0, 1], 120, target.device, chunk=1, dtype=descent.DTYPE)
-    cloud = descent.Descent(target, LookAhead(8, 0, 1 / 2), noise, 2, 0.0).arrived()
+    cloud = descent.Descent(target, lookahead.LookAhead(8, 0, 1 / 2), noise, 2, 0.0).arrived()
     shares = cloud.log_weights.exp().view(2, 6, 20).sum(dim=2)
     torch.testing.assert_close(shares, torch.ones_like(shares))
     assert (cloud.by_weight(30) // 20).flatten().bincount().tolist() == [20] * 6
@@ -507,18 +477,17 @@ def test_steps_lie_where_errors_have_no_one_normal_law():
     rate, even = double([2.0] * 20), torch.linspace(0, 8, 9, dtype=torch.float64)
     alike = normal(256, 20) @ normal(20, 20, seed=1)
     apart = torch.where(torch.arange(256)[:, None] < 128, 0.3, 1.4) * normal(256, 20)
-    wrong = torch.stack([wrong_of_steps(each, rate) for each in (alike, apart)])
+    wrong = torch.stack([lookahead.wrong_of_steps(each, rate) for each in (alike, apart)])
     assert wrong[0] < 0 < wrong[1]
-    torch.testing.assert_close(times_by_need(even, wrong[[0] * 8])(8), even)
-    lengths = times_by_need(even, wrong[[0, 0, 0, 1, 0, 0, 0, 0]])(8).diff()
+    torch.testing.assert_close(lookahead.times_by_need(even, wrong[[0] * 8])(8), even)
+    lengths = lookahead.times_by_need(even, wrong[[0, 0, 0, 1, 0, 0, 0, 0]])(8).diff()
     assert lengths[3:5].max() < 0.6 < lengths.max() < 4 * lengths.min()
 
 
 def test_more_steps_are_advised_where_ends_are_far_from_normal():
     seen = (Gaussian(double(0.3), torch.tensor([1])), double([[0.2]]), 4096)
-    alike, apart = (
-        times_and_errors(Target(prior, *seen), 8, 0) for prior in (gaussian_prior(), bumps())
-    )
+    priors = (gaussian_prior(), bumps())
+    alike, apart = (lookahead.times_and_errors(Target(prior, *seen), 8, 0) for prior in priors)
     assert alike.needed < 0.5 < 1 < apart.needed
     assert [replace(apart, needed=each).advised for each in (12.7, 12.9)] == [None, 13]
 
@@ -543,8 +512,78 @@ def test_likelihoods_without_a_lookahead_are_told():
         "operator": problem(bumps(bent()), mixed, observed),
         "conditions": replace(plain, target=replace(plain.target, labels=torch.eye(33))),
     }
-    assert no_lookahead(plain.target) is None
+    assert lookahead.no_lookahead(plain.target) is None
     for message, which in others.items():
-        assert no_lookahead(which.target)
+        assert lookahead.no_lookahead(which.target)
         with pytest.raises(UsageError, match=message):
             drawn(which, "twisted", particles=20)
+
+
+LEAPING = 4
+W, Q = normal(2 * LEAPING, 2, seed=1), normal(2, LEAPING, 2, seed=2)
+
+
+def leap(w, q, size, leaps):
+    """Where chains ``w [M C, dim]`` of momenta ``q [M, C, dim]`` end after some steps, and by how
+    much the energy has changed. The metric is not the identity."""
+    kernel = Hamiltonian(problem(gaussian_prior(), Parabola(), OBSERVED).target, leaps)
+    state = kernel.start(w, LEAPING)
+    kernel._root = double([[1.5, 0.0], [0.4, 0.8]]).expand(2, 2, 2)
+    kernel._size = torch.full((2,), size).double()
+    noise = mock.create_autospec(Noise, instance=True)
+    noise.normal.return_value = q
+    noise.uniform.return_value = torch.zeros(2, LEAPING, 1).double()  # all are accepted
+    noise.shared_integer.return_value = leaps
+    before = kernel._energy(state, q)
+    with mock.patch.object(kernel, "_energy", wraps=kernel._energy) as energy:
+        kernel.step(state, noise, 0)
+    momentum = energy.call_args.args[1]
+    return state.w, momentum, kernel._energy(state, momentum) - before
+
+
+def test_leapfrog_with_the_momentum_turned_goes_back():
+    end, momentum, _ = leap(W, Q, 0.1, 7)
+    assert (end - W).abs().min() > 1e-3
+    back, turned, _ = leap(end, -momentum, 0.1, 7)
+    torch.testing.assert_close(back, W, rtol=0, atol=1e-10)
+    torch.testing.assert_close(-turned, Q, rtol=0, atol=1e-10)
+
+
+def test_leapfrog_keeps_volume():
+    step, columns = 1e-5, []
+    for axis in range(4):
+        shift = step * torch.eye(4).double()[axis]
+        ends = []
+        for sign in (1, -1):
+            moved_w, moved_q, _ = leap(W + sign * shift[:2], Q + sign * shift[2:], 0.2, 3)
+            ends.append(torch.cat([moved_w, moved_q.flatten(0, 1)], dim=1))
+        columns.append((ends[0] - ends[1]) / (2 * step))
+    determinants = torch.linalg.det(torch.stack(columns, dim=2))
+    torch.testing.assert_close(determinants, torch.ones_like(determinants), rtol=0, atol=1e-6)
+
+
+def test_the_error_of_the_energy_falls_as_the_square_of_the_step():
+    coarse, fine = (leap(W, Q, 0.4 / n, n)[2].abs() for n in (8, 16))
+    torch.testing.assert_close(coarse / fine, torch.full_like(fine, 4), rtol=0.15, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["curvature", "covariance"])
+def test_the_metric_is_learned(kind):
+    """Of a Gaussian posterior it is its inverse covariance, however it is learned."""
+    likelihood = Gaussian(double(0.2), operator=double([[1.0, 0.7]]))
+    target = problem(gaussian_prior(), likelihood, OBSERVED).target
+    kernel = Hamiltonian(target)
+    curvature = target.curvature(normal(1, 2), torch.zeros(1, dtype=torch.int64))
+    mass = torch.eye(2).double() + curvature[0]
+    if kind == "covariance":
+        with mock.patch.object(Hamiltonian, "_is_curved", False):
+            state = kernel.start(torch.zeros(2 * LEAPING, 2).double(), LEAPING)
+            root = torch.linalg.cholesky(torch.linalg.inv(mass))
+            kernel._covariance.add((normal(20000, 2, seed=3) @ root.T).expand(2, -1, -1))
+            kernel._learn_metric(state)
+        tolerance = 0.05
+    else:
+        kernel.start(normal(2 * LEAPING, 2), LEAPING)
+        tolerance = 1e-9
+    got = kernel._root @ kernel._root.mT
+    torch.testing.assert_close(got, mass.expand(2, 2, 2), rtol=tolerance, atol=tolerance)

@@ -1,4 +1,4 @@
-"""Ranks and regions of posteriors: what is calibrated passes, and what is not is named."""
+"""Ranks and regions of posteriors, and what draws are worth: known errors are named."""
 
 import json
 from functools import partial
@@ -6,18 +6,17 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from scipy.signal import lfilter
 from scipy.stats import chi2, chisquare, kstest, norm
 
-from dnnlib.errors import DataError
+from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.running import refusal
+from training.measure.posterior import convergence as module
+from training.measure.posterior import coverage, importance
 from training.measure.posterior.calibration import RunValues, calibrate, crps, run_values
-from training.measure.posterior.coverage import (
-    central_values,
-    coverage_curve,
-    reference_points,
-    tarp_values,
-)
+from training.measure.posterior.convergence import convergence
+from training.measure.posterior.importance import effective_size, k_threshold, smoothed_weights
 from training.measure.posterior.local import calibrate_near, tendency
 from training.measure.posterior.predictive import Predictive, needed
 from training.measure.posterior.ranks import (
@@ -52,8 +51,8 @@ def gaussian_values(noise, claimed, dims, width=1.0, runs=300):
     return run_values(draws, truth, seeded(4), others=others, log_density=density)
 
 
-def smallest(found, words):
-    return min(p for name, p in found.adjusted.items() if words in name)
+def smallest(calibration, words):
+    return min(p for name, p in calibration.adjusted.items() if words in name)
 
 
 def test_exact_posteriors_pass_also_in_a_dimension_that_never_changes():
@@ -142,9 +141,9 @@ def test_a_verdict_names_what_fails_and_what_error_would_have_been_seen():
     assert verdict({"a": 0.01}, 0.01, 100).startswith("No miscalibration seen in one test")
     assert "nothing was tested" in refusal(verdict, {}, 0.01, 100)
     few, many = (verdict({"a": 0.5}, 0.01, runs) for runs in (34, 1000))
-    said = " of 38 points of coverage or more would have been seen in 90 % of cases."
-    assert few.endswith(f". Too few runs to tell: only one{said}")
-    assert many.endswith(f". One{said.replace('38', '7')}")
+    ending = " of 38 points of coverage or more would have been seen in 90 % of cases."
+    assert few.endswith(f". Too few runs to tell: only one{ending}")
+    assert many.endswith(f". One{ending.replace('38', '7')}")
 
 
 def test_errors_are_seen_as_often_as_the_verdict_says():
@@ -241,11 +240,7 @@ def test_thinning_keeps_evenly_spaced_draws():
 
 
 def test_ranks_among_correlated_draws_are_uniform_only_after_thinning():
-    innovations = normal(1000, 201)
-    states = [innovations[:, 0]]
-    for index in range(1, 200):
-        states.append(0.98 * states[-1] + 0.0396**0.5 * innovations[:, index])
-    draws, truth = torch.stack(states, dim=1)[..., None], innovations[:, 200:]
+    draws, truth = autoregressive(0.98, 1000, 200, 1), normal(1000, 1, seed=1)
     kept = kept_by_thinning(torch.full((1000,), 200 * 0.02 / 1.98), 200)
     ranks = (fractional_ranks(draws, truth, seeded(), mask) for mask in (None, kept))
     p = [float(uniformity(each).chi_squared_p) for each in ranks]
@@ -272,7 +267,7 @@ def test_a_band_holds_its_share_of_uniform_samples():
 def test_values_are_contents_of_regions_with_the_truth_on_the_edge():
     """In closed form for Gaussian draws: ``|2 Phi(z) - 1|``, and chi-squared of the radius."""
     draws, truth = normal(20, 20_000, 2), normal(20, 2, seed=1)
-    central = central_values(fractional_ranks(draws, truth, seeded()))
+    central = coverage.central_values(fractional_ranks(draws, truth, seeded()))
     torch.testing.assert_close(central, (2 * double(norm.cdf(truth)) - 1).abs(), atol=0.02, rtol=0)
     radii = (draws.square().sum(dim=2), truth.square().sum(dim=1))
     densest = 1 - fractional_ranks(-radii[0] / 2, -radii[1] / 2, seeded())
@@ -285,14 +280,14 @@ def test_values_of_tarp_are_contents_of_balls():
     reach = (truth - point).abs()
     expected = double(norm.cdf(point + reach) - norm.cdf(point - reach))[:, 0]
     for scale in (None, double([7.0])):
-        got = tarp_values(draws, truth, point, seeded(), scale=scale)
+        got = coverage.tarp_values(draws, truth, point, seeded(), scale=scale)
         torch.testing.assert_close(got, expected, atol=0.02, rtol=0)
 
 
 def test_a_curve_is_exact_where_coverage_is_known():
     """Values ``u^(1/2)`` are covered at level l by ``l^2``; pooled with uniform ones, the mean."""
     grid = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
-    curve = coverage_curve(torch.stack([grid.sqrt(), grid], dim=1), levels=(0.3, 0.5, 0.9))
+    curve = coverage.coverage_curve(torch.stack([grid.sqrt(), grid], dim=1), levels=(0.3, 0.5, 0.9))
     torch.testing.assert_close(curve.held, double([[0.09, 0.3], [0.25, 0.5], [0.81, 0.9]]))
     torch.testing.assert_close(curve.pooled, double([0.195, 0.375, 0.855]))
     torch.testing.assert_close(curve.deviation, double([-25.0, 0.0]))
@@ -302,16 +297,16 @@ def test_a_curve_is_exact_where_coverage_is_known():
 def test_bands_and_errors_hold_the_runs_they_should():
     """Of 2,000 curves of 200 runs, 95 % within the band at each level by itself, or a bit more."""
     values = torch.rand(200, 2000, generator=seeded(), dtype=torch.float64)
-    curve = coverage_curve(values)
+    curve = coverage.coverage_curve(values)
     held = (curve.held >= curve.lower[:, None]) & (curve.held <= curve.upper[:, None])
     assert 0.945 < float(held.double().mean()) < 0.975
     # Variables of one run that are one number have the error of one.
-    same = coverage_curve(values[:, :1].expand(-1, 50), levels=(0.5,))
+    same = coverage.coverage_curve(values[:, :1].expand(-1, 50), levels=(0.5,))
     assert float(same.pooled_error) == pytest.approx((0.25 / 200) ** 0.5, rel=0.05)
 
 
 def test_reference_points_are_spread_like_draws():
-    points = reference_points(3 + 2 * normal(2000, 10, 2), seeded(1))
+    points = coverage.reference_points(3 + 2 * normal(2000, 10, 2), seeded(1))
     assert points.mean(dim=0).tolist() == pytest.approx([3, 3], abs=0.2)
     assert points.std(dim=0).tolist() == pytest.approx([2, 2], abs=0.15)
 
@@ -344,8 +339,11 @@ def test_what_makes_no_sense_is_refused():
         (uniformity, (torch.rand(19, 2),), "19 runs are too few"),
         (uniformity, (-torch.rand(30, 1),), "outside of [0, 1]"),
         (uniformity, (1.1 + torch.rand(30, 1),), "outside of [0, 1]"),
-        (tarp_values, (draws, truth, truth[:5], seeded()), "reference points"),
+        (coverage.tarp_values, (draws, truth, truth[:5], seeded()), "reference points"),
         (crps, (normal(3, 1), normal(3)), "at least two"),
+        *((convergence, (torch.zeros(shape),), "must be [chains,") for shape in ((10,), (0, 10))),
+        (smoothed_weights, (torch.zeros(5),), "must be"),
+        *((smoothed_weights, (double([[bad]]),), "NaN") for bad in (torch.nan, torch.inf)),
     ):
         assert message in refusal(call, *given)
 
@@ -372,3 +370,130 @@ def test_a_verdict_names_what_fails_or_what_would_have():
     assert check(right.detectable).failed
     assert few.verdict.startswith("Too few simulations to tell")
     assert f"need {needed(2, 0.01)}" in few.verdict
+
+
+OF_ARVIZ = {
+    "r_hat": ("rhat", {"method": "rank"}),
+    "ess_bulk": ("ess", {"method": "bulk"}),
+    "ess_tail": ("ess", {"method": "tail", "prob": (0.05, 0.95)}),
+    "mcse_mean": ("mcse", {"method": "mean"}),
+    "mcse_std": ("mcse", {"method": "sd"}),
+}
+
+
+def autoregressive(correlation, *shape):
+    """Stationary chains ``[C, S, ...]`` of variance 1."""
+    noise = normal(*shape)
+    noise[:, 1:] *= (1 - correlation**2) ** 0.5
+    return torch.from_numpy(lfilter([1], [1, -correlation], noise, axis=1))
+
+
+def require_equal(measured, draws, arviz):
+    for name, (function, options) in OF_ARVIZ.items():
+        measure = getattr(arviz, function)
+        with np.errstate(all="ignore"):
+            expected = [measure(each.numpy(), **options) for each in draws.unbind(dim=2)]
+        np.testing.assert_allclose(getattr(measured, name), expected, rtol=1e-10, err_msg=name)
+
+
+@pytest.mark.parametrize("shape", [(4, 500), (2, 37), (3, 101), (2, 4), (4, 5), (2, 9), (5, 12)])
+def test_measures_are_those_of_arviz(shape, arviz):
+    correlations = (-0.8, -0.2, 0.0, 0.5, 0.9, 0.99)
+    chains = torch.stack([autoregressive(value, *shape, 3) for value in correlations], dim=-1)
+    chains = chains.flatten(2)
+    apart = chains + torch.arange(shape[0])[:, None, None]
+    wider = chains * (1 + torch.arange(shape[0]))[:, None, None]
+    drawn = torch.cat([chains, apart, wider, chains.exp() * 1e3, (2 * chains).round()], dim=2)
+    require_equal(convergence(drawn), drawn, arviz)
+
+
+def test_what_cannot_be_measured_is_what_arviz_says(arviz):
+    constant = torch.ones(4, 50, 1, dtype=torch.float64)
+    stuck = constant * torch.arange(4.0)[:, None, None]
+    binary = (normal(4, 50, 1) > 0).double()
+    broken = normal(4, 50, 1)
+    broken[1, 7] = torch.nan
+    draws = torch.cat([constant, binary, broken], dim=2)
+    require_equal(convergence(draws), draws, arviz)
+    assert convergence(draws).r_hat.isnan().tolist() == [True, False, True]
+    assert convergence(stuck).r_hat.tolist() == [torch.inf]
+
+
+def test_an_infinite_draw_leaves_nothing_to_measure_but_other_variables():
+    draws = normal(4, 50, 2)
+    alone = convergence(draws[..., 1])
+    draws[0, 3, 0] = -torch.inf
+    got = convergence(draws)
+    for name in OF_ARVIZ:
+        assert getattr(got, name)[0].isnan()
+        # To rounding: sums of many variables may be taken in another order.
+        torch.testing.assert_close(getattr(got, name)[1], getattr(alone, name))
+
+
+def test_tails_do_not_know_how_repeated_draws_were_rounded():
+    draws = normal(2, 15, 30).repeat_interleave(4, dim=1)  # the sixth draw is amid four
+    rounded = draws * (1 + 4e-16 * normal(*draws.shape, seed=1).sign())
+    assert (rounded != draws).any()
+    torch.testing.assert_close(convergence(rounded).ess_tail, convergence(draws).ess_tail)
+
+
+def test_no_variables_or_three_draws_a_chain_have_no_measures():
+    assert convergence(torch.zeros(2, 10, 3, 0)).ess_tail.shape == (3, 0)
+    got = convergence(normal(4, 3, 2, 5))
+    assert got.r_hat.shape == (2, 5)
+    assert all(getattr(got, name).isnan().all() for name in OF_ARVIZ)
+
+
+def test_variables_do_not_depend_on_their_blocks(monkeypatch):
+    draws = autoregressive(0.5, 2, 40, 3, 2)
+    together = convergence(draws)
+    monkeypatch.setattr(module, "BLOCK_NUMBERS", 160)
+    apart = convergence(draws)
+    assert apart.r_hat.shape == (3, 2)
+    for name in OF_ARVIZ:
+        torch.testing.assert_close(getattr(apart, name), getattr(together, name))
+
+
+@pytest.mark.parametrize("count", [2, 20, 21, 60, 1000])
+def test_weights_and_shapes_are_those_of_arviz(count, arviz, monkeypatch):
+    if not hasattr(arviz, "psislw"):
+        pytest.skip("ArviZ 1 fits shapes in another way, and not for its users")
+    monkeypatch.setattr(importance, "BLOCK_NUMBERS", 3 * 95 * 60)
+    scales = double([0.01, 0.5, 1, 2, 5, 50, 1000])[:, None]
+    weights = torch.cat([scales * normal(7, count), -scales * normal(7, count).square()])
+    weights[3, : count // 2] = -torch.inf
+    got = smoothed_weights(weights + 700)
+    with np.errstate(all="ignore"):
+        expected, k = arviz.psislw(weights.numpy().copy())
+    np.testing.assert_allclose(got.k, k, rtol=1e-8)
+    # Far below the largest weight logarithms lose what sums of 700 do.
+    np.testing.assert_allclose(got.log_weights, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_shape_is_that_of_the_tail():
+    """Weights ``u^-k`` have a Pareto tail of shape k."""
+    uniform = torch.rand(20, 20_000, generator=seeded(), dtype=torch.float64)
+    for k in (0.3, 0.7, 1.2):
+        got = smoothed_weights(-k * uniform.log()).k
+        assert float(got.mean()) == pytest.approx(k, abs=0.04)
+
+
+def test_weights_without_a_tail_say_so():
+    equal = torch.zeros(1, 100, dtype=torch.float64)
+    few, none, one = (torch.full((1, 100), -torch.inf, dtype=torch.float64) for _ in range(3))
+    # Many that are hardly above the smallest numbers there are, and one beside which they vanish.
+    steep = torch.cat([torch.linspace(-708.3, -707.9, 99).double(), double([0.0])])[None]
+    few[0, :3] = double([1.0, 2.0, 3.0])
+    one[0, 5] = -1e5
+    got = smoothed_weights(torch.cat([equal, few, none, one, steep]))
+    assert got.k.tolist() == [-torch.inf, *[torch.inf] * 4]
+    assert got.effective_size.tolist() == pytest.approx([100, 1.959, 0, 1, 1], abs=1e-3)
+    assert (got.log_weights[2] == -torch.inf).all()
+
+
+def test_the_effective_size_of_known_weights_and_the_threshold_of_few_draws():
+    weights = double([[1, 1, 1, 1], [1, 0, 0, 0], [3, 1, 0, 0], [0, 0, 0, 0]])
+    torch.testing.assert_close(effective_size(weights.log() + 5000), double([4, 1, 1.6, 0]))
+    assert k_threshold(100) == 0.5
+    assert k_threshold(2200) == 0.7 == k_threshold(10**6)
+    assert "at least two" in refusal(k_threshold, 1, kind=UsageError)
