@@ -6,6 +6,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from pandas import read_csv
 
 import ask
 import dataset_tool
@@ -75,15 +76,11 @@ def network(sold):
     return max((sold / "run").glob("network-snapshot-*.pkl"))
 
 
-def read(path):
-    return pandas.read_csv(path)
-
-
 def test_holes_are_filled_and_the_rest_stays(sold, network, tmp_path):
     out = tmp_path / "filled.csv"
     rows = (f"--network={network}", f"--data={sold / 'shop.csv'}")
     good(run_script(ask, "fill", *rows, f"--dest={out}"))
-    before, after, truth = read(sold / "shop.csv"), read(out), shop()
+    before, after, truth = read_csv(sold / "shop.csv"), read_csv(out), shop()
     for name in before.columns:
         there = before[name].notna()
         assert (after[name][there] == before[name][there]).all()
@@ -93,10 +90,10 @@ def test_holes_are_filled_and_the_rest_stays(sold, network, tmp_path):
     inside = truth["price"].between(after["price_low"], after["price_high"])[hole]
     assert 0.75 < inside.mean() <= 1
     good(run_script(ask, "fill", *rows, "--tables=2", f"--dest={tmp_path / 'drawn.csv'}"))
-    one, two = (read(tmp_path / f"drawn_{number}.csv") for number in (1, 2))
+    one, two = (read_csv(tmp_path / f"drawn_{number}.csv") for number in (1, 2))
     assert (one["price"][hole] != two["price"][hole]).any()
     good(run_script(ask, "fill", *rows, f"--dest={out}", "--overwrite", "--no-held_out"))
-    assert (read(out)["price_low"][hole] != after["price_low"][hole]).any()
+    assert (read_csv(out)["price_low"][hole] != after["price_low"][hole]).any()
     refused(run_script(ask, "fill", *rows, f"--dest={out}"), 2, "overwrite")
     neither = (f"--calibrate={out}", "--no-held_out", "--overwrite")
     refused(run_script(ask, "fill", *rows, f"--dest={out}", *neither), 2, "--no-held_out")
@@ -110,7 +107,7 @@ def test_columns_are_predicted_from_the_others(sold, network, tmp_path):
     printed = run_script(ask, "predict", *options).out
     assert "lacks" not in printed, "what is asked need not be there"
     assert "far outside" not in printed
-    made = read(out)
+    made = read_csv(out)
     assert (made["total_predicted"] - (fresh["price"] * fresh["items"])).abs().median() < 25
     shares = made[["city_is_Rome", "city_is_Oslo", "city_is_Bath"]]
     assert np.allclose(shares.sum(axis=1), 1, atol=2e-3)
@@ -131,7 +128,7 @@ def test_odd_cells_are_named(network, tmp_path):
     assert "column 'price' has 2 value(s) far outside" in printed
     assert "'till' is constant in the training, but not in 4 row(s): row 3 has 2.0 in" in printed
     assert "'total' has" not in printed
-    scores = read(out)
+    scores = read_csv(out)
     assert scores["row"].tolist() == list(range(1, 13))
     assert set(scores["log_prob"].nsmallest(3).index) == {3, 5, 6}
     assert "total" in scores["odd_cells"][3] or "items" in scores["odd_cells"][3]
@@ -143,10 +140,10 @@ def test_rows_are_drawn_given_what_all_have(network, tmp_path):
     options = ("--count=400", "--given=city:Rome", f"--dest={out}", f"--data={out}")
     shop().to_csv(out, index=False)
     good(run_script(ask, "sample", f"--network={network}", *options, "--overwrite"))
-    real = read(tmp_path / "drawn_real.csv")
+    real = read_csv(tmp_path / "drawn_real.csv")
     wanted = shop().assign(till=1).query("city == 'Rome'")
     assert real.equals(wanted.reset_index(drop=True))
-    made = read(out)
+    made = read_csv(out)
     assert list(made.columns) == list(wanted.columns)
     assert (made["city"] == "Rome").all()
     assert abs(made["price"].mean() - 10) < 0.5
@@ -187,13 +184,10 @@ def test_a_check_hides_cells_of_held_out_rows(sold, network, tmp_path):
     assert " of these " in good(run_script(ask, *check, f"--data={sold / 'shop.csv'}")).out
 
 
-def test_other_scripts_say_what_answers(network, tmp_path):
+def test_other_scripts_say_what_answers_and_columns_without_sense_are_refused(network, tmp_path):
     assert "city" in good(run_script(info, network)).out
     place = (f"--network={network}", f"--save_dir={tmp_path}")
     refused(run_script(pfODE_int, *place, "--sim_type=gen"), 2, "ask.py")
-
-
-def test_a_network_whose_columns_make_no_sense_is_refused(network, tmp_path):
     parts, about = read_network(network)
     for name, wrong in (("values", [1.0] * 6), ("ask", [["city"]]), ("records", "{}")):
         write_network(tmp_path / "wrong.pkl", parts, {**about, name: wrong})
@@ -325,7 +319,7 @@ def test_one_question_is_answered_alone(sold, tmp_path):
     rows = (f"--data={sold / 'shop.csv'}", f"--dest={tmp_path / 'made.csv'}")
     refused(run_script(ask, "predict", network, *rows, "--columns=price"), 2, "--ask=gift")
     good(run_script(ask, "predict", network, *rows, "--columns=gift"))
-    made, truth = read(tmp_path / "made.csv"), shop()
+    made, truth = read_csv(tmp_path / "made.csv"), shop()
     assert made["gift_is_yes"][truth["price"].between(0, 14)].mean() < 0.4
     refused(run_script(train, data, out, "--ask=colour", *QUICK), 2, "no such column")
     refused(run_script(train, data, out, "--whiten=pca", *QUICK), 2, "whole rows")
@@ -395,7 +389,9 @@ def test_a_prior_of_numbers_has_the_density_of_the_answers(network, tmp_path):
     rows.loc[3, "city"] = None  # not seen
     rows.to_csv(tmp_path / "rows.csv", index=False)
     prior = RecordPrior.of(NetworkFile.open(str(network)), {})
-    points, questions = (read(tmp_path / "rows.csv") for read in (prior.points, prior.questions))
+    points, questions = (
+        method(tmp_path / "rows.csv") for method in (prior.points, prior.questions)
+    )
     answers, space = prior.answers, prior.answers.space
     levels = [answers.empty.columns[0].levels.index(city) for city in rows["city"][:3]]
     numbers = rows[prior.names[:3]], np.full(4, np.nan), rows["tip"]

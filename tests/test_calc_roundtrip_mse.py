@@ -21,38 +21,29 @@ from training.model.model import Model
 from training.subjects.samples import WorstImages
 
 COUNT = 10
-NUMBERS = ("mse", "mse_float", "max_abs_error", "exact_pixels")
 ERRORS = ("mse", "mse_float", "max_abs_error", "exact")
 
 
-class Found:
-    def __init__(self, folder, told):
+class Measured:
+    def __init__(self, folder, printed):
         (path,) = folder.glob("*_roundtrip_mse_seed*.json")
-        self.folder, self.stem, self.told = folder, path.stem, told
+        self.folder, self.stem, self.printed = folder, path.stem, printed
         self.result = json.loads(path.read_text())
         self.arrays = load_arrays(path.with_name(f"{path.stem}_worst.npz"))
-
-    @property
-    def numbers(self):
-        return [self.result[name] for name in NUMBERS]
+        self.numbers = [self.result[name] for name in (*ERRORS[:3], "exact_pixels")]
 
 
 @pytest.fixture(scope="module")
-def command(networks, images):
-    """``command(network, ...)``: few images and steps, unless arguments say otherwise."""
+def measure(run_once, networks, images):
+    """``measure(network, ...)``, read back: few images and steps, unless asked otherwise."""
 
-    def arguments(network, *more):
+    @cache
+    def start(network, *more):
         standard = {"--network": networks[network], "--data_root": images, "--batch-gpu": 4}
         few = {"--total_samples": COUNT, "--n_iters": 4, "--solver": "euler"}
-        return unless_given(standard | few, more)
+        return Measured(*run_once(calc_roundtrip_mse, *unless_given(standard | few, more)))
 
-    return arguments
-
-
-@pytest.fixture(scope="module")
-def measure(run_once, command):
-    """Runs a command as ``command`` makes it, and reads what it wrote."""
-    return cache(lambda *given: Found(*run_once(calc_roundtrip_mse, *command(*given))))
+    return start
 
 
 def chosen(images, count, seed=42):
@@ -65,13 +56,13 @@ def worst_first(arrays):
 
 
 def test_the_promised_files_are_written_and_the_last_line_tells_the_numbers(measure):
-    found = measure("classes", "--data_name=cifar10", "--seed=7")
-    assert found.stem == "cifar10_PRRto10D_roundtrip_mse_seed7"
-    names = [f"{found.stem}.json", f"{found.stem}_worst.npz"]
-    assert sorted(os.listdir(found.folder)) == names
-    *wrote, last = found.told.splitlines()
-    assert wrote == [f"Wrote {found.folder / name}" for name in names]
-    mse, mse_float, largest, exact = found.numbers
+    got = measure("classes", "--data_name=cifar10", "--seed=7")
+    assert got.stem == "cifar10_PRRto10D_roundtrip_mse_seed7"
+    names = [f"{got.stem}.json", f"{got.stem}_worst.npz"]
+    assert sorted(os.listdir(got.folder)) == names
+    *wrote, last = got.printed.splitlines()
+    assert wrote == [f"Wrote {got.folder / name}" for name in names]
+    mse, mse_float, largest, exact = got.numbers
     assert f"Roundtrip of {COUNT} images" in last
     assert f"mean squared error {mse:.6g} squared gray levels after rounding" in last
     assert f"{mse_float:.6g} before" in last
@@ -170,5 +161,5 @@ def test_the_histogram_has_places_for_zeros_edges_and_what_is_beyond():
 
 def test_a_small_data_set_is_measured_whole(run_once, networks, images):
     given = (f"--network={networks['PRP']}", f"--data_root={images}", "--n_iters=2")
-    found = Found(*run_once(calc_roundtrip_mse, *given, "--solver=euler"))
-    assert found.result["images"] == len(ImageDataset(images))
+    got = Measured(*run_once(calc_roundtrip_mse, *given, "--solver=euler"))
+    assert got.result["images"] == len(ImageDataset(images))

@@ -67,16 +67,12 @@ def test_the_table_has_every_command():
 
 
 @every_command
-def test_help_tells_every_option_and_its_default(command):
+def test_help_tells_every_option(command):
     result = good(command.run("--help"))
     assert command.run("-h") == result
     for option in command.options:
         assert option.opts[-1] in result.out
-        assert option.help or option.name in ("help",)
-        if isinstance(option.default, int | float | str) and not option.is_flag:
-            assert str(option.default) in " ".join(result.out.split())
-    free = [option for option in command.options if not (option.required or option.is_flag)]
-    assert " ".join(result.out.split()).count("default: ") >= len(free) / 2
+        assert option.help or option.name == "help"
 
 
 @every_command

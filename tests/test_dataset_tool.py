@@ -81,6 +81,8 @@ def test_nested_folders_and_zips_come_out_in_order_of_names(converted, tmp_path)
         images, labels = converted(source)
         assert_same(images, IN_ORDER)
         assert labels == [0, 0, 1, 1], "a class for each folder"
+        for count in (3, 9):
+            assert_same(converted(source, f"--max-images={count}")[0], IN_ORDER[:count])
     beside = write_folder(tmp_path / "beside", NESTED | {"x.png": encoded(RGB[0])})
     assert converted(beside)[1] is None
     numbers = {f"{number}/x.png": encoded(RGB[0]) for number in (10, 2)}
@@ -141,12 +143,6 @@ def test_a_resolution_averages_even_blocks_to_themselves(converted, tmp_path):
     wide = write_folder(tmp_path / "w", {"0.png": encoded(np.full((20, 40, 3), 9, np.uint8))})
     (image,), _ = converted(wide, "--resolution=8x8", "--transform=center-crop")
     np.testing.assert_array_equal(image, np.full((8, 8, 3), 9))
-
-
-def test_no_more_than_the_asked_number_of_images(converted, tmp_path):
-    source = write_folder(tmp_path / "s", NESTED)
-    assert_same(converted(source, "--max-images=3")[0], IN_ORDER[:3])
-    assert_same(converted(source, "--max-images=9")[0], IN_ORDER)
 
 
 def test_kinds_are_converted_to_gray_or_rgb_and_it_is_said_once(tmp_path):

@@ -7,7 +7,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 import torch
@@ -39,10 +38,6 @@ DIM, KEPT = 64, 10
 CPU = torch.device("cpu")
 CLOSED_FORM = LatentChoice()
 FAST = {"--solver": "heun", "--n_iters": 2, "--batch-gpu": 4, "--device_name": "cpu"}
-WRONG_SEEDS = [
-    *("", ",", "1,", "a", "1.5", "-3", "3-", "1-2-3", "1e3", "٣", "1;2"),
-    *("7-3", "1000000000", "5-99999999999999999999", "0-10000000", "0-9999999,5"),
-]
 
 
 @pytest.fixture(scope="session")
@@ -118,14 +113,6 @@ def test_images_are_named_by_their_seeds_and_each_thousand_has_a_folder_if_asked
     assert made["000000/000003.png"] == images(twenty)["000003.png"]
 
 
-@pytest.fixture
-def nothing_typed():
-    """A command of which no option was typed: what flows are opened for."""
-    with click.Context(click.Command("generate")):
-        yield
-
-
-@pytest.mark.usefixtures("nothing_typed")
 @pytest.mark.parametrize("network", ["random", "classes"])
 def test_not_a_bit_depends_on_the_company(networks, monkeypatch, network):
     # Pixels would hide most differences: what they are rounded from is compared.
@@ -222,7 +209,8 @@ def test_a_rerun_makes_only_what_is_missing(make, twenty, copy):
         (copy / f"{seed:06d}.png").unlink()
     assert make(copy, "--seeds=0-19") == images(twenty)
     assert counts(copy) == (4, 0, 16)
-    make(copy, "--seeds=3-8")
+    # These make no other images.
+    make(copy, "--seeds=3-8", "--bs=7", f"--end_time={END}")
     assert counts(copy) == (0, 0, 6)
     assert last_run(copy)["network_calls"] == 0
     assert len(json.loads((copy / PARAMETERS).read_text())["runs"]) == 3
@@ -250,48 +238,31 @@ def test_broken_images_are_made_again(make, twenty, copy):
     assert counts(copy) == (0, len(BROKEN), 20 - len(BROKEN))
 
 
-DIFFERENCES = [
-    ("--no-calibration", "calibration is False", "True"),
-    ("--solver=rk4", "solver is rk4", "heun"),
-    ("--batch-gpu=3", "batch_gpu is 3", "4"),
-    ("--subdirs", "subdirs is True", "False"),
-    ("other", "network_sha256 is ", "network_sha256"),
-]
-
-
-def test_other_settings_are_refused(start, copy):
+def test_images_of_other_settings_do_not_mix(start, copy):
     before = contents(copy)
-    for option, here, there in DIFFERENCES:
-        other = {"network": option} if option == "other" else {}
-        result = start(copy, "--seeds=0-30", *([] if other else [option]), **other)
-        refused(result, 2, here, there, copy / PARAMETERS, "--overwrite")
-        assert contents(copy) == before
+    for option, here, there in (
+        ("--no-calibration", "calibration is False", "True"),
+        ("--solver=rk4", "solver is rk4", "heun"),
+        ("--batch-gpu=3", "batch_gpu is 3", "4"),
+        ("--subdirs", "subdirs is True", "False"),
+    ):
+        parts = (here, there, copy / PARAMETERS, "--overwrite")
+        refused(start(copy, "--seeds=0-30", option), 2, *parts)
+    refused(start(copy, "--seeds=0-30", network="other"), 2, "network_sha256 is ", "--overwrite")
+    # One that is not asked for would remain.
+    refused(start(copy, "--seeds=0-18", "--overwrite", network="other"), 2, copy / "000019.png")
+    assert contents(copy) == before
 
 
-def test_what_makes_no_other_image_is_no_other_setting(make, twenty, copy):
-    (copy / "000007.png").unlink()
-    others = ("--bs=7", f"--end_time={END}")
-    assert make(copy, "--seeds=0-19", *others) == images(twenty)
-
-
-def test_overwriting_makes_all_that_is_asked_for(make, twenty, copy):
+def test_overwriting_makes_all_that_is_asked_for(make, twenty, copy, tmp_path):
     (copy / "000004.png").write_bytes(images(twenty)["000005.png"])
     assert make(copy, "--seeds=4-5", "--overwrite") == images(twenty)
     assert counts(copy) == (0, 2, 0)
-
-
-def test_overwriting_leaves_no_image_of_others(make, copy, tmp_path):
     asked = ("--seeds=0-20", "--subdirs")
     fresh = make(tmp_path / "fresh", *asked, network="other")
     assert make(copy, *asked, "--overwrite", network="other") == fresh
     assert counts(copy) == (21, 0, 0)
     assert make(copy, *asked, network="other") == fresh
-
-
-def test_overwriting_is_refused_if_images_of_others_would_remain(start, copy):
-    before = contents(copy)
-    refused(start(copy, "--seeds=0-18", "--overwrite", network="other"), 2, copy / "000019.png")
-    assert contents(copy) == before
 
 
 def test_an_overwriting_that_breaks_off_leaves_no_mixture(start, make, copy, tmp_path, monkeypatch):
@@ -350,7 +321,10 @@ def test_seeds_are_numbers_and_ranges_in_any_order_and_others_are_told():
     assert parse_seeds("9,1, 2,5-7,6-8").tolist() == [1, 2, 5, 6, 7, 8, 9]
     assert parse_seeds("0-49999").tolist() == list(range(50000))
     assert parse_seeds("999999999").tolist() == [999999999]
-    for text in WRONG_SEEDS:
+    for text in (
+        *("", ",", "1,", "a", "1.5", "-3", "3-", "1-2-3", "1e3", "٣", "1;2", "7-3"),
+        *("1000000000", "5-99999999999999999999", "0-10000000", "0-9999999,5"),
+    ):
         assert "--seeds" in refusal(parse_seeds, text, kind=UsageError)
 
 
@@ -366,7 +340,6 @@ def test_learned_latents_depend_on_no_batch(networks, tmp_path):
     assert not torch.allclose(together, sampler_of(path, 4)._latents(list(range(9))))
 
 
-@pytest.mark.usefixtures("nothing_typed")
 def test_only_one_batch_waits_to_be_written(networks, tmp_path, monkeypatch):
     waiting, most = 0, 0
     write, sample = generation.write_image, SeedSampler.__call__

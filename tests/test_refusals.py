@@ -93,7 +93,6 @@ COMMANDS = {
     "fid calc": "fid calc --images={colors} --ref={here}/ref.npz --detector={here}/none.pth",
     "train a table": "train --outdir={out} --data={houses}",
     "rows": "pfODE_int --save_dir={out} --network={of_houses} --sim_type=gen",
-    "rows back": "calc_roundtrip_mse --save_dir={out} --network={of_houses} --data_root={houses}",
     "rows in spheres": "toy_mesh_exps --save_dir={out} --network={of_houses} --data_root={houses}",
     "table": "dataset_tool --source={csv} --dest={out}.npz",
     "train with conditions": "train --outdir={out} --data={runs}/runs.npz",
@@ -112,7 +111,6 @@ CASES = [
     ("toy_train", "--gamma0=10", 2, ["tmax"]),
     ("toy_train", "--tmax=1e6", 2, ["tmax", "1e+06", "1e+30"]),
     ("toy_train", "--g_type=orig --inflation_gap=2", 2, ["g_type", "inflation_gap"]),
-    ("toy_train", "--precond=edm --rho=2", 2, ["rho", "2", "edm"]),
     ("toy_train", "--precond=edm --dims_to_keep=1", 2, ["dims_to_keep", "1", "2", "edm"]),
     ("toy_train", "--precond=edm --calibrate", 2, ["calibrate", "ifs", "edm"]),
     ("toy_train", "--desc=a/b", 2, ["a/b"]),
@@ -121,7 +119,6 @@ CASES = [
     ("train", "--data_dim=3072", 2, ["data_dim", "3072", "64", "blobs"]),
     ("train", "--cres=2,x", 2, ["cres", "2,x", "2,2,2"]),
     ("train", "--cres=1,1,1,1,1", 2, ["--cres=1,1,1,1,1: ", "8"]),
-    ("train", "--cbase=7", 2, ["--cbase=7"]),
     ("train", "--attend=5,4", 2, ["--attend=4,5: ", "of 8"]),
     ("train", "--arch=adm", 2, ["64", "8"]),
     ("train", "--batch=99999999999", 2, ["--batch", "GiB"]),
@@ -166,7 +163,6 @@ CASES = [
     ("gen_fid", "--n_iters=10000000000000000", 1, ["memory"]),
     # Coverage and residuals.
     ("mesh", "--r_min=4", 2, ["r_min", "4", "3.5"]),
-    ("mesh", "--network={PRR} --boundary_pts=100000 --r_num=11", 2, ["boundary_pts", "1,000,000"]),
     ("mesh", "--num_seeds=501", 2, ["num_seeds * test_pts", "10,000,000"]),
     ("mesh", "--steps=1000000000", 2, ["steps", "1000000"]),
     ("mesh", "--alpha=1", 2, ["alpha", "transport"]),
@@ -235,7 +231,6 @@ CASES = [
     ("rows", "--sim_type=melt --data_root={houses} --eps=auto", 2, ["--eps goes with gen"]),
     ("rows", "--sim_type=roundtrip --prev_melt=m.npz --csv=x", 2, ["--csv goes"]),
     ("rows", "--sim_type=all --data_root={houses} --bs=61", 1, ["60 held-out rows", "61"]),
-    ("rows back", "--img_size=3", 2, ["--img_size is for images"]),
     ("mesh", "--network={of_houses}", 2, ["Missing option '--data_root'"]),
     ("rows in spheres", "--num_seeds=2", 2, ["--num_seeds", "for toys", "000004.pkl"]),
     ("rows in spheres", "--data_name=moons", 2, ["moons", "houses"]),
@@ -250,10 +245,7 @@ CASES = [
     # Tables with conditions.
     ("train with conditions", "--cond --cond_shape=1x1x1x2", 2, ["=1x1x1x2", "2 conditions"]),
     ("train with conditions", "--cond --cond_shape=2 --cond_screen=on", 2, ["one of them"]),
-    *(
-        ("train with conditions", option, 2, ["--cond", option.partition("=")[0]])
-        for option in ("--linear_start=on", "--bounded=map", "--cond_shape=2", "--cond_screen=on")
-    ),
+    ("train with conditions", "--cond_screen=on", 2, ["--cond", "--cond_screen"]),
     ("train with conditions", "--cond --data={here}/plain.npz", 2, ["no conditions"]),
     ("train with conditions", "--cond --data={here}/few.npz", 1, ["2 conditions, but 1 names"]),
     ("given", "--condition={runs}/network.pkl", 1, ["network.pkl", "no table"]),

@@ -25,16 +25,11 @@ FAR = 4.5
 """Standard errors: of a hundred right numbers, one is beyond in one of 1,500 runs."""
 
 
-def simulated(task, count):
-    """One draw of the prior, repeated, and simulations of it."""
-    draw = np.random.default_rng(1)
-    theta = np.repeat(task.prior.sample(1, draw), count, axis=0)
-    return theta, task.simulate(theta, draw)
-
-
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_likelihoods_are_those_of_the_simulators(task):
-    theta, data = simulated(task, 2000)
+    draw = np.random.default_rng(1)
+    theta = np.repeat(task.prior.sample(1, draw), 2000, axis=0)
+    data = task.simulate(theta, draw)
     assert data.shape == (2000, task.data_dim)
     assert np.abs(simulator_scores(task, theta, data)).max() < FAR
     # Data of other parameters are noticed.

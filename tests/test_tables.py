@@ -38,19 +38,14 @@ def network(houses_run):
     return houses_run / "network-snapshot-000004.pkl"
 
 
-def test_what_a_table_leaves_out_is_told(houses):
-    text = good(run_script(info, houses)).out
-    assert "left out" in text
-    assert "fixed, double" in text
-
-
 def read_rows(path):
     with path.open(newline="") as file:
         names, *rows = csv.reader(file)
     return names, np.array(rows, dtype=float)
 
 
-def test_samples_come_as_rows_of_the_source(network, tmp_path):
+def test_samples_come_as_rows_of_the_source(network, houses, tmp_path):
+    assert "fixed, double" in good(run_script(info, houses)).out, "what the table leaves out"
     out = tmp_path / "samples.csv"
     options = ("--sim_type=gen", "--bs=40", f"--csv={out}", f"--save_dir={tmp_path}")
     text = good(run_script(pfODE_int, f"--network={network}", *options)).out
@@ -77,16 +72,11 @@ def test_samples_come_as_rows_of_the_source(network, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "way"),
-    [
-        ((), ("exp_rk5", 3)),
-        (("--log_prob",), ("exp_rk5", 3)),
-        (("--save_freq=1",), ("exp_rk5", 20)),
-        (("--n_iters=2",), ("exp_rk5", 2)),
-    ],
+    ("options", "steps"),
+    [([], 3), (["--log_prob"], 3), (["--save_freq=1"], 20), (["--n_iters=2"], 2)],
 )
 def test_a_lone_generation_goes_by_the_course_of_the_network_unless_told_otherwise(
-    network, options, way, tmp_path
+    network, options, steps, tmp_path
 ):
     model = Model.load(network)
     course = Course("exp_rk5", 3, 3, melts=False)
@@ -97,7 +87,7 @@ def test_a_lone_generation_goes_by_the_course_of_the_network_unless_told_otherwi
     good(run_script(pfODE_int, f"--network={tmp_path / 'network.pkl'}", *alone))
     parameters = json.loads(next(tmp_path.glob("*_sim_params.json")).read_text())
     taken = parameters["gen"]["options"]
-    assert (taken["solver"], taken["n_iters"]) == way
+    assert (taken["solver"], taken["n_iters"]) == ("exp_rk5", steps)
 
 
 def test_numbers_can_be_names_and_conditions_may_be_among_the_columns(tmp_path):

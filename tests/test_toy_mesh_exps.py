@@ -31,10 +31,10 @@ def networks(toy_network):
     return {name: toy_network(*options) for name, options in NETWORKS.items()}
 
 
-class Found:
-    def __init__(self, folder, told):
+class Measured:
+    def __init__(self, folder, printed):
         (path,) = folder.glob("*_coverage.json")
-        self.folder, self.told = folder, told
+        self.folder, self.printed = folder, printed
         self.stem = path.stem.removesuffix("_coverage")
         self.result = json.loads(path.read_text())
         self.arrays = load_arrays(path.with_suffix(".npz"))
@@ -42,10 +42,6 @@ class Found:
 
     def column(self, name):
         return np.array(self.result["coverage"][name]["by_seed"])
-
-    @property
-    def largest_change(self):
-        return max(self.result["largest_change"])
 
 
 @pytest.fixture(scope="module")
@@ -63,24 +59,16 @@ def measure(run_once, networks):
         else:
             standard["--data_name"] = "circles"
         given = unless_given(standard, (f"--score={score}", *arguments))
-        return Found(*run_once(toy_mesh_exps, *given))
+        return Measured(*run_once(toy_mesh_exps, *given))
 
     return start
-
-
-@pytest.mark.slow
-def test_a_wider_latent_space_has_wider_spheres_and_the_same_coverage(measure):
-    one, two = (measure("net", "PRP", *how).arrays for how in ((), ("--end_vars=2",)))
-    np.testing.assert_allclose(two["boundary_latent"], 2 * one["boundary_latent"], rtol=1e-9)
-    np.testing.assert_allclose(two["boundary_data"], one["boundary_data"], atol=1e-5)
 
 
 @pytest.mark.parametrize("dims_to_keep", slowly([1, 2], 2))
 def test_exact_coverage_of_circles_is_within_three_tenths(measure, dims_to_keep):
     defaults = ("--boundary_pts=200", "--r_num=7", "--steps=16", "--test_pts=2000")
     got = measure("exact", f"--dims_to_keep={dims_to_keep}", *defaults)
-    assert got.largest_change <= 0.003
-    assert max(got.result["changed_sides"]) <= 0.003
+    assert max(got.result["largest_change"] + got.result["changed_sides"]) <= 0.003
     np.testing.assert_allclose(got.result["radii"], np.linspace(0.5, 3.5, 7))
     exact = gaussian_content(np.linspace(0.5, 3.5, 7), 2)
     np.testing.assert_allclose(got.result["exact"], exact)
@@ -100,23 +88,23 @@ def test_exact_coverage_of_circles_is_within_three_tenths(measure, dims_to_keep)
     ids=" ".join,
 )
 def test_the_files_hold_what_was_counted(measure, arguments, boundary):
-    found = measure(*arguments, f"--boundary={boundary}", "--seed=3")
-    arrays, seeds = found.arrays, 1 + ("--num_seeds=2" in arguments)
-    names = [f"{found.stem}_coverage.json", f"{found.stem}_coverage.npz"]
-    if found.dim == 3:
-        names += [f"{found.stem}_r{r}_{stage}.ply" for r in ("0.5", "2", "3.5") for stage in STAGES]
-    assert sorted(path.name for path in found.folder.iterdir()) == sorted(names)
+    got = measure(*arguments, f"--boundary={boundary}", "--seed=3")
+    arrays, seeds = got.arrays, 1 + ("--num_seeds=2" in arguments)
+    names = [f"{got.stem}_coverage.json", f"{got.stem}_coverage.npz"]
+    if got.dim == 3:
+        names += [f"{got.stem}_r{r}_{stage}.ply" for r in ("0.5", "2", "3.5") for stage in STAGES]
+    assert sorted(path.name for path in got.folder.iterdir()) == sorted(names)
     assert arrays["coverage"].shape == (seeds, 3, 3)
     for index, stage in enumerate(STAGES):
         test, vertices = arrays[f"test_{stage}"], arrays[f"boundary_{stage}"]
-        assert test.shape == (seeds, 300, found.dim)
-        assert vertices.shape == (3, 50, found.dim)
+        assert test.shape == (seeds, 300, got.dim)
+        assert vertices.shape == (3, 50, got.dim)
         assert test.dtype == vertices.dtype == np.float64
-        np.testing.assert_array_equal(found.column(stage), arrays["coverage"][:, index])
+        np.testing.assert_array_equal(got.column(stage), arrays["coverage"][:, index])
         for radius in range(3):
             moved, faces = vertices[radius], arrays["faces"]
             if boundary == "alpha":
-                moved = vertices[: radius + 1].reshape(-1, found.dim)
+                moved = vertices[: radius + 1].reshape(-1, got.dim)
                 faces = arrays[f"faces_{stage}_{radius}"]
             for seed in range(seeds):
                 fraction = inside(test[seed], moved, faces).mean()
@@ -124,8 +112,8 @@ def test_the_files_hold_what_was_counted(measure, arguments, boundary):
             if stage == "data":
                 fresh = inside(arrays["fresh_data"][0], moved, faces).mean()
                 assert fresh == pytest.approx(arrays["coverage_fresh"][0, radius])
-            if found.dim == 3:
-                path = found.folder / f"{found.stem}_r{arrays['radii'][radius]:g}_{stage}.ply"
+            if got.dim == 3:
+                path = got.folder / f"{got.stem}_r{arrays['radii'][radius]:g}_{stage}.ply"
                 mesh = trimesh.load_mesh(path, process=False)
                 np.testing.assert_allclose(mesh.vertices, moved, rtol=1e-6, atol=1e-6)
                 assert mesh.volume > 0
@@ -160,12 +148,12 @@ def test_repetitions_are_the_seeds_that_follow(measure):
         expected = np.concatenate([one.column(name) for one in alone])
         np.testing.assert_array_equal(both.column(name), expected)
     assert not np.array_equal(*both.column("latent"))
-    assert "±" in both.told
+    assert "±" in both.printed
 
 
 def test_the_table_is_shown_and_the_parameters_are_saved(measure):
     got = measure("net", "PRP")
-    head, first, *_ = (line.split() for line in got.told.splitlines())
+    head, first, *_ = (line.split() for line in got.printed.splitlines())
     mean = [100 * got.result["coverage"][name]["mean"][0] for name in (*STAGES, "fresh")]
     assert (head[0], first[:2]) == ("radius", ["0.5", "11.75"])
     assert [float(cell) for cell in first[2:6]] == pytest.approx(mean, abs=0.006)
@@ -210,10 +198,10 @@ def test_networks_pair_with_cheap_exact_flows(networks, tmp_path):
     ):
         place = tmp_path / str(number)
         result = good(run_script(toy_mesh_exps, *given, *few, f"--save_dir={place}"))
-        got = Found(place, result.out)
+        got = Measured(place, result.out)
         assert got.result["options"]["paired"] is expected
         assert (got.result["paired"] is not None) == expected
-        assert ("paired_difference" in got.arrays) == ("s.e." in got.told) == expected
+        assert ("paired_difference" in got.arrays) == ("s.e." in got.printed) == expected
 
 
 @pytest.fixture

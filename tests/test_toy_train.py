@@ -4,7 +4,7 @@ import json
 import math
 import re
 import shutil
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from unittest import mock
 
 import pytest
@@ -15,7 +15,7 @@ import toy_train
 from tests.support.image_runs import load, network_file, stats
 from tests.support.running import contents, good, run_script
 from torch_utils import distributed
-from torch_utils.snapshots import read_network, write_network, write_state
+from torch_utils.snapshots import read_network, write_state
 from training.learning.trainer import Trainer
 from training.names import OTHERS
 
@@ -154,34 +154,22 @@ def test_a_finished_run_can_be_extended_and_not_made_shorter(train):
     assert run_script(toy_train, f"--resume={folder}").code == 0
 
 
-@contextmanager
-def steps_taken():
-    """What each step that is taken meanwhile is given."""
-    given = []
-    accumulate = Trainer.accumulate
+def test_each_point_is_used_twice_with_opposite_noise_beside_further_points(train, monkeypatch):
+    seen, accumulate = [], Trainer.accumulate
 
-    def seen(trainer, batch, draws, means):
-        given.append((batch, draws))
+    def look(trainer, batch, draws, means):
+        seen.append((batch, draws))
         accumulate(trainer, batch, draws, means)
 
-    with mock.patch.object(Trainer, "accumulate", seen):
-        yield given
-
-
-def in_pairs(batch, draws):
-    """Whether points are, times are, and noise is with opposite signs."""
-    columns = (batch.points, draws.t, draws.noise * torch.tensor([[1.0], [-1.0]]).repeat(100, 1))
-    one, two, three = (torch.equal(column[::2], column[1::2]) for column in columns)
-    return one, two, three
-
-
-def test_each_point_is_used_twice_with_opposite_noise_beside_further_points(train):
+    monkeypatch.setattr(Trainer, "accumulate", look)
     for given, pairs, count in ((), True, OTHERS), (("--no-antithetic", "--others=0"), False, 0):
-        with steps_taken() as seen:
-            train("--data_name=circles", *given)
-        assert in_pairs(*seen[0]) == (pairs,) * 3
-        others = seen[0][0].others
-        assert (0 if others is None else len(others)) == count
+        seen.clear()
+        train("--data_name=circles", *given)
+        batch, draws = seen[0]
+        noise = draws.noise * torch.tensor([[1.0], [-1.0]]).repeat(100, 1)
+        for rows in (batch.points, draws.t, noise):
+            assert torch.equal(rows[::2], rows[1::2]) == pairs
+        assert (0 if batch.others is None else len(batch.others)) == count
 
 
 def test_a_resumed_run_has_the_threads_that_it_began_with(broken_off):
@@ -195,27 +183,18 @@ def test_a_resumed_run_has_the_threads_that_it_began_with(broken_off):
     chosen.assert_called_once_with(3, None)
 
 
-SPOILED = {
-    "options of something else": lambda options, state: options.write_text('{"a": 1}'),
-    "an option that is a list": lambda options, state: options.write_text(
-        options.read_text().replace('"batch": 500', '"batch": [500]')
-    ),
-    "no state": lambda options, state: state.unlink(),
-    "a network": lambda options, state: write_network(state, {}, {}),
-    "a state of nothing": lambda options, state: write_state(state, {}),
-    "options that are cut short": lambda options, state: options.write_text("{"),
-    "another toy": lambda options, state: options.write_text(
-        options.read_text().replace('"circles"', '"spirals"')
-    ),
-}
-
-
-@pytest.mark.parametrize("how", SPOILED)
-def test_what_cannot_be_resumed_is_told_and_left_alone(broken_off, how):
-    state = broken_off / "training-state-000004.pt"
-    SPOILED[how](broken_off / "training_options.json", state)
-    before = contents(broken_off)
-    result = run_script(toy_train, f"--resume={state}")
-    assert result.code in (1, 2)
-    assert str(broken_off) in result.error or "spirals" in result.error
-    assert contents(broken_off) == before
+def test_what_cannot_be_resumed_is_told_and_left_alone(broken_off):
+    options, state = broken_off / "training_options.json", broken_off / "training-state-000004.pt"
+    whole = options.read_text()
+    for text in (
+        *('{"a": 1}', "{", whole.replace('"circles"', '"spirals"')),
+        *(whole.replace('"batch": 500', '"batch": [500]'), None),
+    ):
+        options.write_text(text or whole)
+        if text is None:
+            write_state(state, {})
+        before = contents(broken_off)
+        result = run_script(toy_train, f"--resume={state}")
+        assert result.code in (1, 2)
+        assert str(broken_off) in result.error or "spirals" in result.error
+        assert contents(broken_off) == before

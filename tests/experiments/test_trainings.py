@@ -38,7 +38,7 @@ def here(monkeypatch):
     return ran
 
 
-def test_a_finished_network_is_not_trained_again(tmp_path, here):
+def test_a_finished_network_is_not_trained_again_and_a_killed_training_goes_on(tmp_path, here):
     first, other = (Lab(name, "cpu", tmp_path, False) for name in ("one", "another"))
     network = trained(first, TRAINING)
     assert trained(other, TRAINING) == network
@@ -47,14 +47,12 @@ def test_a_finished_network_is_not_trained_again(tmp_path, here):
     assert first.taken == other.taken == 1.5
     with pytest.raises(DataError, match="was trained with"):
         trained(other, replace(TRAINING, options=(*OPTIONS, "--seed=1")))
-
-
-def test_a_training_that_was_killed_goes_on(tmp_path, here):
-    network = trained(Lab("one", "cpu", tmp_path, False), TRAINING)
+    # One that was killed goes on.
     whole = network.read_bytes()
     network.unlink()
     network.with_name("finished.json").unlink()
-    assert trained(Lab("another", "cpu", tmp_path, False), TRAINING).read_bytes() == whole
+    third = Lab("a third", "cpu", tmp_path, False)
+    assert trained(third, TRAINING).read_bytes() == whole
     assert here[1] == f"--resume={network.parent}"
 
 

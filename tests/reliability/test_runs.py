@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +14,10 @@ from torch.utils.data import dataloader
 
 import toy_train
 import train
-from dnnlib.logs import logger
 from tests.support.finished_runs import SHORT_TOY
 from tests.support.image_runs import SHORT, same_end
 from tests.support.outcomes import assert_same, outcome
-from tests.support.running import full_disk, good, run_script, torch_settings_put_back, trained
+from tests.support.running import good, log_put_back, run_script, torch_settings_put_back
 from training.data.images.batches import ImageBatches
 from training.data.images.dataset import ImageDataset
 from training.learning.run_folder import (
@@ -68,40 +66,6 @@ def test_pytorch_is_told_and_resumed_runs_remember(tmp_path, monkeypatch, flags)
         assert run_script(toy_train, f"--resume={tmp_path / 'run'}").code == 0
     assert set(seen) == {bool(flags)}
     assert len(seen) > 12
-
-
-def results(folder):
-    return {path.name: path for path in folder.glob("[nt]*-*-*.p*")}
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("unbroken"), toy_train, "--keep=9", *SHORT_TOY)
-
-
-# A state is about four times as large as a network.
-@pytest.mark.parametrize(("what", "share"), [("training-state-", 0.99), ("network-snapshot-", 0.1)])
-def test_training_keeps_its_last_good_state_and_goes_on_when_there_is_space(
-    unbroken, tmp_path, what, share
-):
-    folder = tmp_path / "run"
-    shutil.copytree(unbroken, folder)
-    for number in (4, 5, 6):
-        for name in (f"training-state-00000{number}.pt", f"network-snapshot-00000{number}.pkl"):
-            (folder / name).unlink(missing_ok=True)
-    before = results(folder)
-    good = {name: path.read_bytes() for name, path in before.items()}
-    size = (folder / "training-state-000003.pt").stat().st_size
-    with full_disk(int(share * size)):
-        result = run_script(toy_train, f"--resume={folder}")
-    assert result.code == 1
-    assert f"{folder / what}000004" in result.error
-    after = {name: path.read_bytes() for name, path in results(folder).items()}
-    assert {name: after[name] for name in good} == good
-    assert "training-state-000004.pt" not in after
-    assert not list(folder.rglob(".*"))
-    assert run_script(toy_train, f"--resume={folder}").code == 0
-    assert_same(outcome(folder), outcome(unbroken))
 
 
 @pytest.fixture(autouse=True)
@@ -191,9 +155,7 @@ def launch(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "launch-1")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     yield "launch-1"
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
+    log_put_back()
 
 
 def make_run(outdir, name, states=0):

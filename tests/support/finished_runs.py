@@ -43,6 +43,15 @@ def write_csv(path, names, rows):
     return path
 
 
+def write_simulations(path, count=300, seed=0):
+    """Parameters a and b, and data y that is linear in them with noise."""
+    draw = np.random.default_rng(seed)
+    theta = draw.uniform(-1, 1, (count, 2))
+    y = theta @ [[1, 0], [1, 3]] + 0.1 * draw.normal(size=(count, 2))
+    write_csv(path, SIMULATION_NAMES, np.hstack([theta, y]))
+    return y
+
+
 @pytest.fixture(scope="session")
 def houses(tmp_path_factory):
     folder = tmp_path_factory.mktemp("table")
@@ -67,10 +76,8 @@ def questions_run(houses, tmp_path_factory):
 @pytest.fixture(scope="session")
 def simulations(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shelf")
-    draw = np.random.default_rng(0)
-    theta = draw.uniform(-1, 1, (300, 2))
-    y = theta @ [[1, 0], [1, 3]] + 0.1 * draw.normal(size=(300, 2))
-    source = write_csv(folder / "runs.csv", SIMULATION_NAMES, np.hstack([theta, y]))
+    source = folder / "runs.csv"
+    y = write_simulations(source)
     made = ("--conditions=y 1,y2", "--bounds=a:-1:1", "--held-out=0.2", f"--source={source}")
     good(run_script(dataset_tool, *made, f"--dest={folder / 'runs.npz'}"))
     options = (f"--data={folder / 'runs.npz'}", *SMALL, *HOW, "--keep=9")

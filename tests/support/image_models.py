@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.draws import normal, seeded
 from training.data.sources.writer import image_writer
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import Choices
@@ -16,10 +17,9 @@ SHAPE = (1, 8, 8)
 
 
 def image_basis(dim):
-    generator = torch.Generator().manual_seed(dim)
-    mean = 0.2 * torch.randn(dim, generator=generator, dtype=torch.float64)
-    square = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
-    rotation, _ = torch.linalg.qr(square)
+    generator = seeded(dim)
+    mean = 0.2 * normal(dim, generator=generator)
+    rotation, _ = torch.linalg.qr(normal(dim, dim, generator=generator))
     return EigenBasis(mean, torch.logspace(-0.5, -2, dim, dtype=torch.float64), rotation)
 
 
@@ -54,7 +54,7 @@ def image_model(
 
 @torch.no_grad()
 def fill(network, output):
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     for name, weights in network.named_parameters():
         if output == "zero" or weights.ndim < 2:
             weights.mul_(float(output != "zero"))

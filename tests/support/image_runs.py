@@ -33,10 +33,10 @@ SHORT = (
     *("--cbase=8", "--cres=1", "--batch=50", "--duration=0.002", "--workers=0", "--tick=1"),
     *("--dump=1", "--cond", "--dims_to_keep=5", "--device_name=cpu"),
 )
-# Four reports, a state at every second one.
+# Three reports, a state at each.
 LONG = (
-    *("--cbase=8", "--cres=1", "--batch=50", "--duration=0.004", "--workers=2", "--tick=1"),
-    *("--dump=2", "--cond", "--augment=0.5", "--device_name=cpu", "--preset=published"),
+    *("--cbase=8", "--cres=1", "--batch=50", "--duration=0.003", "--workers=2", "--tick=1"),
+    *("--dump=1", "--cond", "--augment=0.5", "--device_name=cpu", "--preset=published"),
 )
 
 
@@ -128,6 +128,14 @@ def fit(blobs, tmp_path_factory):
 @pytest.fixture(scope="session")
 def twelve(blobs, tmp_path_factory):
     return trained(tmp_path_factory.mktemp("twelve"), train, f"--data={blobs}", *TWELVE)
+
+
+@pytest.fixture(scope="session")
+def short(blobs, tmp_path_factory):
+    """With all that draws random numbers or asks for data, and a state at both reports."""
+    drawing = ("--workers=1", "--seed=5", "--xflip", "--augment=0.5", "--dropout=0.3")
+    folder = tmp_path_factory.mktemp("short")
+    return trained(folder, train, f"--data={blobs}", *SHORT, *drawing)
 
 
 @pytest.fixture(scope="session")

@@ -65,19 +65,15 @@ def test_a_lone_process_is_rank_0_of_1_in_no_group_and_others_are_told_by_the_en
     assert (distributed.rank_from_environment(), distributed.world_from_environment()) == (2, 5)
 
 
-def test_single_precision_is_no_tf32_in_a_script_and_as_before_after_it():
+def test_a_script_takes_a_card_if_there_is_one_and_computes_without_tf32():
     def settings():
         return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
 
     before = settings()
-    with process_group("cpu"):
-        assert settings() == (False, False)
-    assert settings() == before
-
-
-def test_the_default_device_is_cuda_where_there_is_one():
     with process_group(None) as device:
+        assert settings() == (False, False)
         assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert settings() == before
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,6 @@ F8 = np.dtype("f8")
 FALSE = {
     "expanded": tensor(0, (5,), (0,)),
     "too long": tensor(1, (4,), (1,)),
-    "far apart": tensor(0, (2,), (4,)),
     "overflowing": tensor(0, (2,), (2**62,)),
     "before its values": tensor(-1, (2,), (1,)),
     "backwards": tensor(3, (4,), (-1,)),
@@ -130,7 +129,6 @@ FALSE = {
     "of a matrix": tensor(0, (2,), (1,), storage=np.ones((2, 2))),
     "parameter of a list": Call(torch._utils._rebuild_parameter, [1.0], False, OrderedDict()),
     "storage cut short": Call(load, RAW[:-1]),
-    "storage with more": Call(load, RAW + b"1"),
     "storage without magic": changed(b"\x8a\nl\xfc", b"\x8a\nl\xfd"),
     "storage of big-endian numbers": changed(b"endianq\x02\x88", b"endianq\x02\x89"),
     "storage of another length": changed(b"K\x04N", b"K\x03N"),
@@ -140,9 +138,7 @@ FALSE = {
     "storage in a zip": Call(load, b"PK\x03\x04" + RAW),
     "storage of text": Call(load, "text"),
     "array of too few bytes": array(1, (2,), F8, False, b"\0" * 15),
-    "array of too many bytes": array(1, (2,), F8, False, b"\0" * 17),
     "array of objects": array(1, (1,), np.dtype("O"), False, [print]),
-    "array of negative size": array(1, (-1,), F8, False, b""),
     "array of huge size": array(1, (2**62, 4), F8, False, b""),
     "array of a list": array(1, (1,), F8, False, [1.0]),
     "array of no dtype": array(1, (1,), "f8", False, b"\0" * 8),
@@ -165,15 +161,6 @@ def test_the_same_bytes_make_no_end_of_storages():
     assert len(read([raw] * 100)) == 100
     with pytest.raises(PickleError):
         read([Call(load, RAW + raw) for _ in range(2)])
-
-
-def test_a_text_is_no_source_of_endless_bytes():
-    text = "a" * 1000
-    encode = b"\x80\x02c_codecs\nencode\nq\x01X\xe8\x03\x00\x00" + text.encode() + b"q\x02"
-    call = b"h\x01h\x02X\x06\x00\x00\x00latin1\x86R"
-    assert PickleReader(encode + call + b"\x87.", NAMES).read()[-1] == text.encode()
-    with pytest.raises(PickleError, match="too often"):
-        PickleReader(encode + 100 * call + b".", NAMES).read()
 
 
 class Base:
@@ -210,18 +197,16 @@ def test_fitting_arguments_pass(kind, arguments):
         check_arguments(kind, missing)
 
 
-WRONG: list[tuple[type, list[dict[str, Any]]]] = [
-    (Base, [{"size": 3.0}, {"size": True}, {"size": None}, {"scale": "1"}, {"shape": 3}]),
-    (Base, [{"shape": [1, "2"]}, {"odd": 1}]),
-    (Passes, [{"ends": [0.0]}, {"ends": [0.0, "1"]}, {"others": 1}]),
-    (Holds, [{"flag": 1}, {"scale": []}]),
-]
-
-
-@pytest.mark.parametrize(("kind", "wrong"), [(kind, one) for kind, all_ in WRONG for one in all_])
-def test_others_are_named(kind, wrong):
-    right = {"size": 1} | ({"name": "a"} if kind is Passes else {})
-    right |= {"flag": False} if kind is Holds else {}
-    (name,) = wrong
-    with pytest.raises(ValueError, match=f"argument '{name}'"):
-        check_arguments(kind, right | wrong)
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong"),
+    [
+        (Base, {}, [("size", 3.0), ("size", True), ("size", None), ("scale", "1"), ("odd", 1)]),
+        (Base, {}, [("shape", 3), ("shape", [1, "2"])]),
+        (Passes, {"name": "a"}, [("ends", [0.0]), ("ends", [0.0, "1"]), ("others", 1)]),
+        (Holds, {"flag": False}, [("flag", 1), ("scale", [])]),
+    ],
+)
+def test_others_are_named(kind, right, wrong):
+    for name, value in wrong:
+        with pytest.raises(ValueError, match=f"argument '{name}'"):
+            check_arguments(kind, {"size": 1, **right, name: value})

@@ -64,20 +64,19 @@ def test_values_are_read_as_they_were(protocol):
     shared.append(shared)  # a list may hold itself
     got = read(pickle.dumps(shared, protocol=protocol))
     assert got[1] is got
-
-
-def test_pickles_are_read_one_after_the_other():
+    # Pickles are read one after the other.
     reader = PickleReader(pickle.dumps(["a", "a"]) + pickle.dumps("b") + b"more", {})
     assert [reader.read(), reader.read()] == [["a", "a"], "b"]
     assert reader.rest() == b"more"
 
 
-def test_what_is_named_is_looked_up_in_the_table():
+def test_names_and_persistent_ids_are_looked_up():
     data = b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ab\x85R."
     assert read(data, {"os.system": str.upper}) == "AB"
     assert read(b"\x80\x02cos\nsystem\n.", {"os.system": None}) == Name("os.system", None)
     with pytest.raises(PickleError, match=r"calls os\.system"):
         read(data, {"os.system": None})
+    assert read(b"\x80\x02X\x01\x00\x00\x00aQ.", persistent=lambda key: [key]) == ["a"]
 
 
 class Box(Unfinished):
@@ -182,10 +181,6 @@ def test_opcodes_are_counted_over_all_pickles_and_can_be_refused():
     assert read(pickle.dumps(1.5)) == 1.5
     with pytest.raises(PickleError, match="has the opcode BINFLOAT"):
         read(pickle.dumps(1.5), without=("BINFLOAT",))
-
-
-def test_persistent_ids_are_resolved_if_they_may_be():
-    assert read(b"\x80\x02X\x01\x00\x00\x00aQ.", persistent=lambda key: [key]) == ["a"]
 
 
 def test_text_of_a_file_is_shown_in_one_short_line():

@@ -160,16 +160,13 @@ def test_a_wrong_byte_is_refused_or_read_whole(tmp_path, save):
             np.testing.assert_array_equal(back[name], ARRAYS[name])
 
 
-def test_json_comes_back_and_is_readable_to_people(tmp_path):
+def test_json_comes_back_is_readable_to_people_and_an_object(tmp_path):
     content = {"a": 1, "b": [1.5, None, "größer"], "c": {"d": True}, "path": Path("x/y")}
     save_json(tmp_path / "a.json", content)
     assert load_json(tmp_path / "a.json") == content | {"path": "x/y"}
     text = (tmp_path / "a.json").read_text()
     assert text.endswith("}\n")
     assert len(text.splitlines()) > len(content)
-
-
-def test_what_is_no_json_object_is_refused(tmp_path):
     path = tmp_path / "a.json"
     for content in (b'{"a": 1', b"3", b"null", b'"text"', b"\xff\xfe", b"[" * 100_000):
         path.write_bytes(content)
@@ -269,9 +266,7 @@ def test_streamed_arrays_are_those_that_numpy_would_write(tmp_path):
             assert_array_equal(back[name], array.astype(dtype), strict=True)
         for name, small in SMALL.items():
             assert_array_equal(back[name], small, strict=True)
-
-
-def test_rows_may_lie_anyhow_in_memory_and_come_again(tmp_path):
+    # Rows may lie anyhow in memory, and come again.
     cube = CUBES["xs"]
     with stream_arrays(tmp_path / "a.npz", {"xs": (5, 2, 3)}, np.dtype("float64"), {}) as file:
         for index, row in enumerate(cube):
