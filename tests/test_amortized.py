@@ -128,9 +128,7 @@ def checked(folder):
     return only_json(folder), load_arrays(folder / "runs_PRP_posterior_check.npz")
 
 
-def test_a_check_asks_whether_the_flow_finds_held_out_simulations_again(
-    check, simulations, tmp_path
-):
+def test_a_check_asks_whether_held_out_simulations_are_found_again(check, simulations, tmp_path):
     rows = np.array([[0.3, 0.4], [-1.5, 1.5]])
     far = write_csv(tmp_path / "seen.csv", SIMULATION_NAMES[2:], rows)
     text = good(check(tmp_path / "out", f"--condition={far}")).out

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -194,16 +195,11 @@ def test_the_disk_is_looked_at_before_anything_is_written(places, tmp_path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_memory_of_extraction_holds_batches_only(run, monkeypatch):
-    read, sizes = ImageDataset.read, []
-
-    def noted(dataset, indices):
-        sizes.append(len(indices))
-        return read(dataset, indices)
-
-    monkeypatch.setattr(ImageDataset, "read", noted)
-    run("images", "--bs=4")
-    assert sizes == [4, 4, 2]
+def test_memory_of_extraction_holds_batches_only(run):
+    read = ImageDataset.read
+    with mock.patch.object(ImageDataset, "read", autospec=True, side_effect=read) as reads:
+        run("images", "--bs=4")
+    assert [len(call.args[1]) for call in reads.call_args_list] == [4, 4, 2]
 
 
 def results_of(network, folder):

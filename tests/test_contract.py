@@ -209,9 +209,7 @@ def test_the_parameters_are_beside_the_results(command, shelf):
 
 
 @of_commands(ALL, *LONG)
-def test_two_ranks_give_what_one_gives_also_in_place_of_results_of_before(
-    command, shelf, two_ranks, tmp_path
-):
+def test_two_ranks_give_what_one_gives_also_in_its_place(command, shelf, two_ranks, tmp_path):
     whole, folder = shelf.done(command.name), tmp_path / "out"
     folder.mkdir()
     arguments = [*command.given(shelf), *command.at(folder)]

@@ -231,7 +231,7 @@ def test_skipping_everything_is_an_error(tmp_path):
     assert sum(line.startswith("Skipped") for line in result.out.splitlines()) == 20
 
 
-def test_what_is_no_data_set_is_never_replaced(tmp_path):
+def test_only_data_sets_are_replaced_if_asked(tmp_path):
     home = write_folder(tmp_path / "home", {"thesis.tex": b"x"})
     write_folder(tmp_path / "home" / "images", NESTED)
     write_folder(tmp_path / "a.zip", {"dataset.json": b"x"})
@@ -247,13 +247,10 @@ def test_what_is_no_data_set_is_never_replaced(tmp_path):
     ):
         refused(tool(source, dest, "--overwrite"), 2, message)
         assert contents(tmp_path) == before
-
-
-def test_a_folder_of_before_is_replaced_if_asked(tmp_path):
     for count in (2, 3):
         result = tool("digits", tmp_path / "d", f"--max-images={count}", "--overwrite")
         assert (result.code, len(read_output(tmp_path / "d")[0])) == (0, count)
-    assert sorted(os.listdir(tmp_path)) == ["d", "d_params.json"]
+    assert set(os.listdir(tmp_path)) == {"home", "a.zip", "file", "d", "d_params.json"}
 
 
 def test_a_zip_entry_that_says_it_is_huge_is_not_read(tmp_path):

@@ -101,9 +101,7 @@ def normal(seed, dim=DIM):
     return torch.randn(dim, generator=generator, dtype=torch.float64)
 
 
-def test_images_are_named_by_their_seeds_and_each_thousand_has_a_folder_if_asked_for(
-    twenty, make, tmp_path
-):
+def test_images_are_named_by_their_seeds_in_folders_of_a_thousand_if_asked(twenty, make, tmp_path):
     assert list(images(twenty)) == [f"{seed:06d}.png" for seed in range(20)]
     assert len(set(images(twenty).values())) == 20
     assert len(list(twenty.iterdir())) == 21
@@ -295,7 +293,10 @@ def test_unknown_images_are_not_added_to(start, make, twenty, copy):
     assert (copy / "cat.png").read_bytes() == b"cat"
 
 
-def test_parameters_that_say_nothing_are_told(start, copy):
+def test_folders_in_place_of_images_and_parameters_that_say_nothing_are_told(start, copy):
+    (copy / "000030.png").mkdir()
+    refused(start(copy, "--seeds=0-30"), 1, copy / "000030.png")
+    assert not list(copy.glob(".*"))
     for content in ("", "[]", "{}", '{"settings": 3}'):
         (copy / PARAMETERS).write_text(content)
         refused(start(copy, "--seeds=0-19"), 2, copy / PARAMETERS)
@@ -308,12 +309,6 @@ def test_other_files_do_not_matter(make, twenty, tmp_path):
     made = make(tmp_path, "--seeds=0-19")
     assert made.pop("notes.txt") == b"mine"
     assert made == images(twenty)
-
-
-def test_a_folder_in_the_place_of_an_image_is_told(start, copy):
-    (copy / "000030.png").mkdir()
-    refused(start(copy, "--seeds=0-30"), 1, copy / "000030.png")
-    assert not list(copy.glob(".*"))
 
 
 def test_seeds_are_numbers_and_ranges_in_any_order_and_others_are_told():

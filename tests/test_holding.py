@@ -136,9 +136,7 @@ def test_what_no_data_resemble_is_refused_before_any_draws(sample, tmp_path):
     refused(sample(tmp_path / "out", *given, "--refuse=0.001"), 2, "by 60 held-out truths")
 
 
-def test_calibrations_are_for_the_draws_that_they_were_made_of(
-    sample, simulations, shelf, tmp_path
-):
+def test_calibrations_are_for_the_draws_they_were_made_of(sample, simulations, shelf, tmp_path):
     other = ("--n_iters=4",)
     refused(sample(tmp_path, *other), 2, "n_iters = 3, not 4", "--no-held_out")
     refused(sample(tmp_path, "--n_iters=3", "--function=none"), 2, "of total", "--no-held_out")

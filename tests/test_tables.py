@@ -75,9 +75,7 @@ def test_samples_come_as_rows_of_the_source(network, houses, tmp_path):
     ("options", "steps"),
     [([], 3), (["--log_prob"], 3), (["--save_freq=1"], 20), (["--n_iters=2"], 2)],
 )
-def test_a_lone_generation_goes_by_the_course_of_the_network_unless_told_otherwise(
-    network, options, steps, tmp_path
-):
+def test_a_lone_generation_goes_by_the_course_of_the_network(network, options, steps, tmp_path):
     model = Model.load(network)
     course = Course("exp_rk5", 3, 3, melts=False)
     course.place(model.flow.times)
@@ -155,9 +153,7 @@ def test_held_out_rows_melt_and_have_densities(network, houses, tmp_path):
     assert "Roundtrip of 60 rows" in text
 
 
-def test_held_out_rows_are_counted_in_spheres_that_are_carried_to_them(
-    network, houses, tmp_path, monkeypatch
-):
+def test_held_out_rows_are_counted_in_carried_spheres(network, houses, tmp_path, monkeypatch):
     place = (toy_mesh_exps, f"--network={network}", f"--save_dir={tmp_path / 'out'}")
     few = ("--test_pts=50", "--r_num=3", "--r_max=2", "--boundary_pts=1500")
     text = good(run_script(*place, f"--data_root={houses}", *few)).out

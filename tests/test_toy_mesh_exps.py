@@ -216,9 +216,8 @@ def test_overwriting_leaves_no_meshes_of_former_radii(remeasure, tmp_path):
     assert remeasure("--r_min=1e-5", "--r_num=4") == 0
     assert (tmp_path / "s_curve_PRP_r1e-05_end.ply").exists()
     others = [
-        *("alt_s_curve_PRP_r1_data.ply", "s_curve_PRPr1_data.ply", "s_curve_PRP_r1_data.ply.txt"),
-        *("s_curve_PRP_r1_data2.ply", "s_curve_PRP_r_data.ply", "s_curve_PRP_rest_end.ply"),
-        *("s_curve_PRP_r1_middle.ply", "s_curve_PRRto2D_r1_data.ply", "my s_curve_PRP_r1_end.ply"),
+        *("alt_s_curve_PRP_r1_data.ply", "s_curve_PRP_r1_data.ply.txt", "s_curve_PRP_r_data.ply"),
+        *("s_curve_PRP_rest_end.ply", "s_curve_PRP_r1_middle.ply", "s_curve_PRRto2D_r1_data.ply"),
     ]
     for name in others:
         (tmp_path / name).write_text("mine")

@@ -154,18 +154,12 @@ def test_a_finished_run_can_be_extended_and_not_made_shorter(train):
     assert run_script(toy_train, f"--resume={folder}").code == 0
 
 
-def test_each_point_is_used_twice_with_opposite_noise_beside_further_points(train, monkeypatch):
-    seen, accumulate = [], Trainer.accumulate
-
-    def look(trainer, batch, draws, means):
-        seen.append((batch, draws))
-        accumulate(trainer, batch, draws, means)
-
-    monkeypatch.setattr(Trainer, "accumulate", look)
+def test_each_point_is_used_twice_with_opposite_noise_beside_further_points(train):
+    step = Trainer.accumulate
     for given, pairs, count in ((), True, OTHERS), (("--no-antithetic", "--others=0"), False, 0):
-        seen.clear()
-        train("--data_name=circles", *given)
-        batch, draws = seen[0]
+        with mock.patch.object(Trainer, "accumulate", autospec=True, side_effect=step) as steps:
+            train("--data_name=circles", *given)
+        _, batch, draws, _ = steps.call_args_list[0].args
         noise = draws.noise * torch.tensor([[1.0], [-1.0]]).repeat(100, 1)
         for rows in (batch.points, draws.t, noise):
             assert torch.equal(rows[::2], rows[1::2]) == pairs

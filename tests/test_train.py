@@ -273,12 +273,9 @@ def test_a_resumed_training_equals_an_unbroken_one(
 OTHERS = [
     ("toy_run", "--data_name=moons", ["moons", "circles"]),
     ("toy_run", "--outdir=elsewhere", ["elsewhere", "toy"]),
-    ("toy_run", "--no-calibrate", ["False", "True"]),
     ("houses_run", "--xflip", []),
-    ("twelve", "--seed=7", ["7", "5"]),
     ("twelve", "--cres=2,2", ["[1]"]),
     ("twelve", "--data=.", ["blobs.zip"]),
-    ("twelve", "--transfer=other.pkl", ["None"]),
 ]
 
 

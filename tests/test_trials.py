@@ -124,7 +124,10 @@ def test_models_are_compared(shelf, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.json"]
 
 
-def test_datasets_are_found_again_with_their_trials(shelf):
+def test_likelihoods_say_what_they_are_and_find_datasets_again_with_their_trials(shelf):
+    assert "of one trial, given mu, tau, t" in good(run_script(info, shelf / "one.pkl")).out
+    sample = Model.load(shelf / "one.pkl").posterior(prior="uniform").sample
+    assert "no names: give y, n, t" in refusal(sample, np.zeros((2, 3)))
     learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
     points, trials = learned.simulations(shelf / "one.npz", 10, 0, ["tau", "mu"])
     rows = np.loadtxt(shelf / "runs.csv", delimiter=",", skiprows=1)
@@ -205,31 +208,22 @@ def test_trials_that_do_not_fit_what_was_learned_are_named(shelf, tmp_path, capl
     assert "'c' is constant in the training, but not in 1 row(s): row 5 has 5 in" in caplog.text
 
 
-def test_a_network_file_says_that_it_is_a_likelihood(shelf):
-    assert "of one trial, given mu, tau, t" in good(run_script(info, shelf / "one.pkl")).out
-    sample = Model.load(shelf / "one.pkl").posterior(prior="uniform").sample
-    assert "no names: give y, n, t" in refusal(sample, np.zeros((2, 3)))
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "parts"),
-    [
-        ("sample {two} --prior=uniform {seen}", 2, ("'tau' has not", "--bounds=tau:LOW:HIGH")),
-        ("sample {one} {seen} --noise_std=1", 2, ("has learned a likelihood", "--prior=uniform")),
-        ("sample {prior} --prior=uniform {seen}", 2, ("has learned no likelihood",)),
-        ("sample {one} --prior={folder}/one.pkl {seen}", 2, ("conditional on mu, tau, t",)),
-        ("sample {one} --prior=uniform {seen} --noise_std=1", 2, ("--noise_std", "--prior")),
-        ("sample {one} --prior=uniform", 2, ("--observation", "a row for each trial")),
-        ("sample {one} --prior=uniform --observation={folder}/hole.csv", 1, ("line 3", "=keep")),
-        ("calibrate {one} --prior=uniform", 2, ("has learned", "sample, check and compare are")),
-    ],
-)
-def test_what_is_no_question_of_trials_is_refused(shelf, tmp_path, words, code, parts):
+def test_what_is_no_question_of_trials_is_refused(shelf, tmp_path):
     (shelf / "hole.csv").write_text("y,n,t\n0,1,0.5\n1,,0.5\n")
     known = {name: f"--network={shelf / f'{name}.pkl'}" for name in ("one", "two", "prior")}
-    filled = words.format(**known, folder=shelf, seen=f"--observation={shelf / 'seen.csv'}")
-    result = run_script(posterior, *filled.split(), f"--save_dir={tmp_path}", *POOL)
-    refused(result, code, *parts)
+    known |= {"folder": shelf, "seen": f"--observation={shelf / 'seen.csv'}"}
+    for words, code, *parts in (
+        ("sample {two} --prior=uniform {seen}", 2, "'tau' has not", "--bounds=tau:LOW:HIGH"),
+        ("sample {one} {seen} --noise_std=1", 2, "has learned a likelihood", "--prior=uniform"),
+        ("sample {prior} --prior=uniform {seen}", 2, "has learned no likelihood"),
+        ("sample {one} --prior={folder}/one.pkl {seen}", 2, "conditional on mu, tau, t"),
+        ("sample {one} --prior=uniform {seen} --noise_std=1", 2, "--noise_std", "--prior"),
+        ("sample {one} --prior=uniform", 2, "--observation", "a row for each trial"),
+        ("sample {one} --prior=uniform --observation={folder}/hole.csv", 1, "line 3", "=keep"),
+        ("calibrate {one} --prior=uniform", 2, "has learned", "sample, check and compare are"),
+    ):
+        given = words.format(**known).split()
+        refused(run_script(posterior, *given, f"--save_dir={tmp_path}", *POOL), code, *parts)
 
 
 def test_trials_may_lack_data_if_those_of_simulations_did(shelf, tmp_path):

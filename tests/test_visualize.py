@@ -96,25 +96,22 @@ def test_what_cannot_be_drawn_as_asked(tmp_path, monkeypatch):
     assert not (tmp_path / "pictures").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
+def test_a_bad_file_is_told_of_before_anything_is_drawn(tmp_path):
+    good = files.save_stats(tmp_path / "good")
+    (tmp_path / "folder").mkdir()
+    for name, content, message in (
         ("missing.npz", None, "does not exist"),
-        ("folder/readme.txt", b"", "holds neither"),
+        ("folder", None, "holds neither"),
         ("network-snapshot-000001.pkl", b"", "cannot be drawn"),
         ("broken.npz", b"no zip", "readable"),
         ("stats.jsonl", b"no json\n{}\n", "line 1"),
-    ],
-)
-def test_a_bad_file_is_told_of_before_anything_is_drawn(tmp_path, name, content, message):
-    good, path = files.save_stats(tmp_path / "good"), tmp_path / name
-    path.parent.mkdir(exist_ok=True)
-    if content is not None:
-        path.write_bytes(content)
-    given = path.parent if "/" in name else path
-    result = run_script(visualize, good, given, f"--dest={tmp_path / 'pictures'}")
-    refused(result, 1, message, given)
-    assert not (tmp_path / "pictures").exists()
+    ):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        result = run_script(visualize, good, path, f"--dest={tmp_path / 'pictures'}")
+        refused(result, 1, message, path)
+        assert not (tmp_path / "pictures").exists()
 
 
 def test_what_scripts_wrote_is_reported(toy, tmp_path):

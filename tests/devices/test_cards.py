@@ -305,6 +305,7 @@ def test_steps_wait_for_nothing(cuda):
     assert sum(cuda.reads.values()) == 0, cuda.reads
     # Points and conditions, which these batches have on the CPU.
     assert sum(cuda.uploads.values()) == 3 * 2, cuda.uploads
+    assert list(cuda.seeded) == [CARD.index], "dropout is seeded on a card that is not current"
 
 
 def test_averaged_targets_of_a_card_are_those_of_the_cpu_and_wait_for_nothing():
@@ -331,11 +332,6 @@ def test_augmentation_waits_and_sends_for_nothing(cuda):
     next(batches)
     assert not cuda.reads, cuda.reads
     assert not cuda.uploads, cuda.uploads
-
-
-def test_dropout_on_a_card_that_is_not_the_current_one_is_seeded(cuda):
-    trainers.run_steps(*trainers.trainer_on(CARD, "MLP"))
-    assert list(cuda.seeded) == [CARD.index]
 
 
 def test_steps_that_are_not_finite_are_skipped_on_a_card(cuda):
@@ -376,15 +372,12 @@ def test_ranks_take_a_card_each(cuda, monkeypatch, rank):
         assert {tensor.device for tensor in trainers.tensors_of(trainer)} == {device}
 
 
-def test_named_cards_are_taken_by_any_rank(cuda, monkeypatch):
+def test_named_cards_are_taken_by_any_rank_and_others_are_counted(cuda, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     with distributed.process_group("cuda:1") as device:
         assert device == torch.device("cuda", 1)
         assert torch.cuda.current_device() == 1
-
-
-def test_ranks_count_the_cards_that_they_may_see(monkeypatch):
-    """``CUDA_VISIBLE_DEVICES=3`` makes of the fourth card the first and only one."""
+    # CUDA_VISIBLE_DEVICES=3 makes of the fourth card the first and only one.
     monkeypatch.setenv("LOCAL_RANK", "1")
     refused = pytest.raises(UsageError, match="1 was asked for, but there are 1")
     with fake_cuda(devices=1), refused, distributed.process_group(None):

@@ -217,9 +217,7 @@ def speak():
         ([1, 0], ("a fact\na doubt\n", "")),  # the second setup does not double the lines
     ],
 )
-def test_rank_0_prints_facts_on_stdout_and_others_only_warn_on_stderr(
-    capsys, caplog, ranks, printed
-):
+def test_rank_0_prints_facts_and_others_only_warn_on_stderr(capsys, caplog, ranks, printed):
     for rank in ranks:
         setup_logging(rank)
     speak()

@@ -24,9 +24,7 @@ EVERY = 32
     ],
 )
 @pytest.mark.parametrize("reader", READERS)
-def test_hostile_files_and_mutants_are_refused_or_make_sense(
-    tmp_path, reader, mutants, seed, every
-):
+def test_hostile_files_are_refused_or_make_sense(tmp_path, reader, mutants, seed, every):
     counts, violations = run(reader, tmp_path, mutants, seed, every)
     assert violations == {}
     assert counts.total() == len(range(0, len(READERS[reader].hostile) + mutants, every))

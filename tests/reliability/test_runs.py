@@ -83,9 +83,7 @@ def start(blobs, outdir, *options):
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.hostile)])
-def test_a_worker_that_dies_is_started_again_and_nothing_is_lost(
-    blobs, tmp_path, monkeypatch, workers
-):
+def test_a_worker_that_dies_is_started_again_without_a_loss(blobs, tmp_path, monkeypatch, workers):
     assert start(blobs, tmp_path / "unbroken").code == 0
     train_step = Trainer.train_step
 

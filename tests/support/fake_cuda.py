@@ -1,17 +1,10 @@
 """CUDA devices on a machine that has none: which device each tensor is on, and who waits for it.
 
-PyTorch's ``FakeTensorMode`` knows the device, shape and dtype of what an operation gives, and
-raises where operations mix devices, but computes nothing. Here each fake tensor on ``cuda`` has its
-values beside it, computed on the CPU by the same operation. So a program decides from numbers what
-it would decide on a card, and its results are those of the CPU.
-
-A program runs ahead of its card until it looks at a number that the card has yet to compute. Such
-*host reads*, as ``float(x)``, ``bool(x)``, ``x.cpu()`` and ``x.nonzero()`` make them, are counted
-by the line of this project that makes them, and so are *uploads*, copies from the host's memory.
-
-PyTorch's own code takes these tensors to be on ``meta``: it would ask ``cuda`` for streams. What it
-would do otherwise for ``cuda`` is done here (``PythonCalls``). Kernels, cuDNN, streams, memory,
-speed and NCCL cannot be seen this way.
+Each tensor of PyTorch's ``FakeTensorMode`` on ``cuda`` has its values beside it, computed on the
+CPU by the same operation (docs/gpu.md). *Host reads*, as ``float(x)``, ``bool(x)``, ``x.cpu()`` and
+``x.nonzero()`` make them, are counted by the line of this project that makes them, and so are
+*uploads*, copies from the host's memory. PyTorch's own code takes these tensors to be on ``meta``:
+what it would do otherwise for ``cuda`` is done here (``PythonCalls``).
 """
 
 import sys

@@ -3,8 +3,10 @@
 import json
 import os
 import platform
+from functools import partial
 from itertools import chain, product, repeat
 from unittest import mock
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -43,9 +45,7 @@ def test_shares_are_a_partition_in_order(count, ranks):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_a_lone_process_is_rank_0_of_1_in_no_group_and_others_are_told_by_the_environment(
-    monkeypatch,
-):
+def test_a_lone_process_is_in_no_group_and_others_are_told_by_the_environment(monkeypatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     assert (distributed.rank_from_environment(), distributed.world_from_environment()) == (0, 1)
@@ -76,21 +76,16 @@ def test_a_script_takes_a_card_if_there_is_one_and_computes_without_tf32():
     assert settings() == before
 
 
-@pytest.mark.parametrize(
-    ("name", "devices", "reason"),
-    [
+def test_devices_that_are_not_there_are_refused(monkeypatch):
+    for name, devices, reason in (
         *((name, 0, f"{name}.*cpu") for name in UNKNOWN),
         *((name, 0, f"{name}.*no CUDA.*cpu") for name in ("cuda", "cuda:0", "cuda:3")),
         ("cuda:5", 2, "5.*there are 2"),
-    ],
-)
-def test_devices_that_are_not_there_are_refused_with_those_that_are(
-    monkeypatch, name, devices, reason
-):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
-    with pytest.raises(UsageError, match=reason), process_group(name):
-        pass
+    ):
+        monkeypatch.setattr(torch.cuda, "is_available", partial(bool, devices))
+        monkeypatch.setattr(torch.cuda, "device_count", partial(int, devices))
+        with pytest.raises(UsageError, match=reason), process_group(name):
+            pass
 
 
 def test_memory_that_runs_out_is_told_and_other_errors_pass_and_the_group_is_left():
@@ -147,22 +142,17 @@ def counts(monkeypatch):
     return asked
 
 
-@pytest.mark.parametrize(
-    ("idle", "useful", "expected"),
-    [
+def test_as_many_threads_as_are_idle_and_useful_are_taken(counts, monkeypatch):
+    for idle, useful, expected in (
         *(([8.0], None, 4), ([3.6], None, 4), ([2.4], None, 2), ([0.1], None, 1)),
         ([1.2, 4.0], None, 4),  # a burst of work is not a busy machine
         *(([3.0], 1, 1), ([3.0], 2, 2), ([3.0], 8, 3)),
-    ],
-)
-def test_as_many_threads_as_are_idle_and_useful_are_taken_until_the_work_is_done(
-    idle, useful, expected, counts, monkeypatch
-):
-    looks = chain(idle, repeat(idle[-1]))
-    monkeypatch.setattr(threads, "idle_cores", lambda unknown: next(looks))
-    with cpu_threads(useful=useful):
-        assert counts[-1] == expected
-    assert counts[-1] == 4
+    ):
+        looks = Mock(side_effect=chain(idle, repeat(idle[-1])))
+        monkeypatch.setattr(threads, "idle_cores", looks)
+        with cpu_threads(useful=useful):
+            assert counts[-1] == expected
+        assert counts[-1] == 4
 
 
 def test_what_somebody_said_counts(counts, monkeypatch):

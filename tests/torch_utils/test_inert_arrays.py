@@ -180,33 +180,18 @@ class Holds:
         pass
 
 
-@pytest.mark.parametrize(
-    ("kind", "arguments"),
-    [
-        (Base, {"size": 3, "scale": 2, "shape": [4]}),
-        (Passes, {"name": "a", "ends": [0, 1.5], "size": 3}),
-        (Passes, {"name": "a", "ends": None, "size": 3, "scale": 0.5}),
-        (Holds, {"flag": True, "size": 3}),
-    ],
-)
-def test_fitting_arguments_pass(kind, arguments):
-    check_arguments(kind, arguments)
-    missing = {key: value for key, value in arguments.items() if key != "size"}
-    check_arguments(kind, missing, beside=["size"])
-    with pytest.raises(ValueError, match="lacks the argument 'size'"):
-        check_arguments(kind, missing)
-
-
-@pytest.mark.parametrize(
-    ("kind", "right", "wrong"),
-    [
-        (Base, {}, [("size", 3.0), ("size", True), ("size", None), ("scale", "1"), ("odd", 1)]),
-        (Base, {}, [("shape", 3), ("shape", [1, "2"])]),
-        (Passes, {"name": "a"}, [("ends", [0.0]), ("ends", [0.0, "1"]), ("others", 1)]),
-        (Holds, {"flag": False}, [("flag", 1), ("scale", [])]),
-    ],
-)
-def test_others_are_named(kind, right, wrong):
-    for name, value in wrong:
-        with pytest.raises(ValueError, match=f"argument '{name}'"):
-            check_arguments(kind, {"size": 1, **right, name: value})
+def test_fitting_arguments_pass_and_others_are_named():
+    for kind, arguments, wrong in (
+        (Base, {"scale": 2, "shape": [4]}, [("size", 3.0), ("size", True), ("size", None)]),
+        (Base, {}, [("scale", "1"), ("odd", 1), ("shape", 3), ("shape", [1, "2"])]),
+        (Passes, {"name": "a", "ends": [0, 1.5]}, [("ends", [0.0]), ("ends", [0.0, "1"])]),
+        (Passes, {"name": "a", "ends": None, "scale": 0.5}, [("others", 1)]),
+        (Holds, {"flag": True}, [("flag", 1), ("scale", [])]),
+    ):
+        check_arguments(kind, {**arguments, "size": 3})
+        check_arguments(kind, arguments, beside=["size"])
+        with pytest.raises(ValueError, match="lacks the argument 'size'"):
+            check_arguments(kind, arguments)
+        for name, value in wrong:
+            with pytest.raises(ValueError, match=f"argument '{name}'"):
+                check_arguments(kind, {**arguments, "size": 1, name: value})
