@@ -70,11 +70,16 @@ def test_the_promised_files_are_written_and_the_last_line_tells_the_numbers(meas
     assert f"{exact:.4%} of the pixels exact" in last
 
 
-def test_with_small_steps_the_images_come_back_exactly(measure):
+def test_small_steps_bring_images_back_exactly_and_small_data_are_measured_whole(
+    measure, run_once, networks, images
+):
     got = measure("PRP", "--solver=exp_rk5", "--n_iters=2", "--total_samples=4")
     assert (got.result["mse"], got.result["exact_pixels"]) == (0, 1)
     assert 0 < got.result["mse_float"] < got.result["max_abs_error"] ** 2 < 1e-4
     assert got.result["denoiser_calls"] == 2 * 2 * 6
+    given = (f"--network={networks['PRP']}", f"--data_root={images}", "--n_iters=2")
+    whole = Measured(*run_once(calc_roundtrip_mse, *given, "--solver=euler"))
+    assert whole.result["images"] == len(ImageDataset(images))
 
 
 def test_images_are_melted_and_brought_back_under_their_own_class(measure, networks, images):
@@ -157,9 +162,3 @@ def test_the_histogram_has_places_for_zeros_edges_and_what_is_beyond():
     assert len(text["counts"]) == len(text["edges"]) - 1
     nothing = histogram(torch.zeros(0, dtype=torch.float64))
     assert not any([nothing["below"], nothing["above"], *nothing["counts"]])
-
-
-def test_a_small_data_set_is_measured_whole(run_once, networks, images):
-    given = (f"--network={networks['PRP']}", f"--data_root={images}", "--n_iters=2")
-    got = Measured(*run_once(calc_roundtrip_mse, *given, "--solver=euler"))
-    assert got.result["images"] == len(ImageDataset(images))

@@ -173,16 +173,13 @@ def test_kinds_are_converted_to_gray_or_rgb_and_it_is_said_once(tmp_path):
     assert sum("transparent" in note for note in notes) == 1
 
 
-def test_gray_stays_gray_and_upright_photographs_upright(converted, tmp_path):
-    source = write_folder(tmp_path / "s", {f"{i}.png": encoded(g) for i, g in enumerate(GRAY)})
-    assert_same(converted(source)[0], GRAY)
+def test_upright_photographs_stay_upright_and_colors_are_never_dropped_unasked(converted, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     turned = write_folder(tmp_path / "t", {"0.png": encoded(RGB[0], exif=exif)})
     assert_same(converted(turned)[0], [RGB[0][::-1, ::-1]])
-
-
-def test_color_among_gray_is_never_dropped_unasked(converted, tmp_path):
+    source = write_folder(tmp_path / "g", {f"{i}.png": encoded(g) for i, g in enumerate(GRAY)})
+    assert_same(converted(source)[0], GRAY)
     source = write_folder(tmp_path / "s", {"0.png": encoded(GRAY[0]), "1.png": encoded(RGB[0])})
     refused(tool(source, tmp_path / "d.zip", "--skip-bad"), 1, "1.png", "--channels=3")
     assert_same(converted(source, "--channels=3")[0], [np.stack([GRAY[0]] * 3, -1), RGB[0]])

@@ -68,16 +68,13 @@ class Shell:
         for line in text.replace("\\\n", " ").splitlines():
             command = re.match(r"(?:torchrun --standalone|python) (\w+)\.py (.*)", line)
             if command:
-                self._run(command[1], self._expanded(command[2]))
+                expand = f"{self._assigned}printf '%s\\0' {command[2]}"
+                done = subprocess.run(["bash", "-c", expand], capture_output=True, check=True)
+                self._run(command[1], done.stdout.decode().split("\0")[:-1])
             elif re.match(r"\w+=", line):
                 self._assigned += line + "\n"
             else:
                 raise AssertionError(f"a line that is no script's: {line}")
-
-    def _expanded(self, words):
-        script = f"{self._assigned}printf '%s\\0' {words}"
-        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-        return done.stdout.split("\0")[:-1]
 
     def _run(self, name, words):
         options = [word for word in words if word.startswith("-")]

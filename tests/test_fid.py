@@ -143,13 +143,10 @@ def test_the_distances_are_those_of_the_features(tool, data, generated):
     assert kid_line.startswith(text)
 
 
-def test_subsets_that_are_the_whole_sets_tell_nothing(tool, generated):
-    result = tool.calc(generated, tool.ref(generated))
-    assert result["kid"]["over_subsets"] is None
-    assert result["printed"].splitlines()[1].endswith("(features of 18 images against 18)")
-
-
 def test_nothing_unasked_is_left_and_few_images_are_noted(tool, data, generated, tmp_path):
+    same = tool.calc(generated, tool.ref(generated, name="same.npz"))
+    assert same["kid"]["over_subsets"] is None, "of the whole sets it would tell nothing"
+    assert same["printed"].splitlines()[1].endswith("(features of 18 images against 18)")
     reference = tool.ref(data)
     before = contents(tmp_path)
     result = good(tool("calc", f"--images={generated}", f"--ref={reference}"))
@@ -220,26 +217,23 @@ def test_images_of_other_shapes_and_other_detectors_are_refused(refuse, tool, da
     refuse(data, reference, parts, f"--detector={other}")
 
 
-BAD_REFERENCES = [
-    ({"mu": np.zeros((1, 6))}, "its 'mu' is float64 [1, 6]"),
-    ({"sigma": np.eye(5)}, "a covariance of shape [5, 5]"),
-    ({"sigma": -np.eye(6)}, "the negative eigenvalue -1"),
-    ({"features": np.zeros((4, 5))}, "'features' that are not finite [k, 6]"),
-    ({"count": np.array([1, 2])}, "its 'count' is int64 [2]"),
-    ({"image_shape": np.array("3x4x4")}, "its 'image_shape' is <U5 []"),
-    ({"detector": np.array(3)}, "its 'detector' is int64 []"),
-    ({"mu": None}, "has no array 'mu'"),
-    ({"sigma": None}, "has no array 'sigma'"),
-    (
-        {"mu": np.zeros(5), "sigma": np.eye(5), "features": None},
-        "is of 5 features, but the detector has 6",
-    ),
-]
-
-
 def test_bad_references_are_refused(refuse, tool, data, tmp_path):
     good, path = arrays_of(tool.ref(data)), tmp_path / "bad.npz"
-    for change, message in BAD_REFERENCES:
+    for change, message in (
+        ({"mu": np.zeros((1, 6))}, "its 'mu' is float64 [1, 6]"),
+        ({"sigma": np.eye(5)}, "a covariance of shape [5, 5]"),
+        ({"sigma": -np.eye(6)}, "the negative eigenvalue -1"),
+        ({"features": np.zeros((4, 5))}, "'features' that are not finite [k, 6]"),
+        ({"count": np.array([1, 2])}, "its 'count' is int64 [2]"),
+        ({"image_shape": np.array("3x4x4")}, "its 'image_shape' is <U5 []"),
+        ({"detector": np.array(3)}, "its 'detector' is int64 []"),
+        ({"mu": None}, "has no array 'mu'"),
+        ({"sigma": None}, "has no array 'sigma'"),
+        (
+            {"mu": np.zeros(5), "sigma": np.eye(5), "features": None},
+            "is of 5 features, but the detector has 6",
+        ),
+    ):
         np.savez(path, **{name: v for name, v in (good | change).items() if v is not None})
         refuse(data, path, [path, message])
 

@@ -15,7 +15,7 @@ from PIL import Image
 import gen_fid_samples
 import pfODE_int
 from dnnlib.errors import DataError, UsageError
-from tests.support.draws import seeded
+from tests.support.draws import normal, seeded
 from tests.support.image_files import encoded
 from tests.support.image_models import CLASSES, END, SHAPE, write_image_set
 from tests.support.running import contents, good, refusal, refused, run_script, unless_given
@@ -82,23 +82,13 @@ def images(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(paths)}
 
 
-def last_run(folder):
-    return json.loads((folder / PARAMETERS).read_text())["runs"][-1]
-
-
 def counts(folder):
-    run = last_run(folder)
+    run = json.loads((folder / PARAMETERS).read_text())["runs"][-1]
     return run["made"], run["remade"], run["skipped"]
 
 
 def pixels(data):
     return np.asarray(Image.open(io.BytesIO(data)))
-
-
-def normal(seed, dim=DIM):
-    """The standard normal numbers ``[D]`` that an image starts from."""
-    generator = seeded_generator("cpu", seed, Stream.LATENT)
-    return torch.randn(dim, generator=generator, dtype=torch.float64)
 
 
 def test_images_are_named_by_their_seeds_in_folders_of_a_thousand_if_asked(twenty, make, tmp_path):
@@ -148,7 +138,8 @@ def test_a_linear_flow_gives_the_images_of_the_closed_form(make, networks, tmp_p
     basis, schedule = model.denoiser.basis, model.denoiser.schedule
     first, last = (torch.tensor(model.about[name]).double() for name in ("tmin", "tmax"))
     # With D = c_skip x, x / (s sqrt(xi + gamma)) stays as it is.
-    latent = torch.stack([normal(seed, basis.dim) for seed in range(6)])
+    generators = (seeded_generator("cpu", seed, Stream.LATENT) for seed in range(6))
+    latent = torch.stack([normal(basis.dim, generator=each) for each in generators])
     if eps != "auto":
         compressed = model.flow.latent_law(last).variance[KEPT:]
         latent[:, KEPT:] *= (float(eps) / compressed).sqrt()
@@ -210,8 +201,8 @@ def test_a_rerun_makes_only_what_is_missing(make, twenty, copy):
     # These make no other images.
     make(copy, "--seeds=3-8", "--bs=7", f"--end_time={END}")
     assert counts(copy) == (0, 0, 6)
-    assert last_run(copy)["network_calls"] == 0
-    assert len(json.loads((copy / PARAMETERS).read_text())["runs"]) == 3
+    runs = json.loads((copy / PARAMETERS).read_text())["runs"]
+    assert (len(runs), runs[-1]["network_calls"]) == (3, 0)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
@@ -336,19 +327,16 @@ def test_learned_latents_depend_on_no_batch(networks, tmp_path):
 
 
 def test_only_one_batch_waits_to_be_written(networks, tmp_path, monkeypatch):
-    waiting, most = 0, 0
+    written, waiting = [], []
     write, sample = generation.write_image, SeedSampler.__call__
 
     def write_late(*job):
-        nonlocal waiting
         time.sleep(0.02)
         write(*job)
-        waiting -= 1
+        written.append(job)
 
     def watch(self, seeds, *rest):
-        nonlocal waiting, most
-        waiting += len(seeds)
-        most = max(most, waiting)
+        waiting.append(int(seeds[-1]) + 1 - len(written))
         return sample(self, seeds, *rest)
 
     monkeypatch.setattr(generation, "WRITERS", 1)
@@ -357,4 +345,4 @@ def test_only_one_batch_waits_to_be_written(networks, tmp_path, monkeypatch):
     sampler = sampler_of(networks["random"], 4)
     generate_images(sampler, ImageFolder(tmp_path, SHAPE, False, {}), torch.arange(32), 4)
     assert len(images(tmp_path)) == 32
-    assert 4 < most <= 8
+    assert 4 < max(waiting) <= 8

@@ -13,6 +13,7 @@ import pfODE_int
 import toy_mesh_exps
 import toy_pfODE_int
 import toy_train
+from tests.support.flows import exact_flow
 from tests.support.image_models import END, SHAPE
 from tests.support.image_runs import network_file
 from tests.support.outcomes import KINDS, TRAJECTORY, Simulations, assert_same
@@ -22,15 +23,11 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
-from training.data.toys import Toy
 from training.files.trajectory import SavedTrajectory
-from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
-from training.flow.eigenbasis import EigenBasis
+from training.flow.denoisers import DiscreteDenoiser
 from training.flow.latent.laws import LearnedLaw
-from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
-from training.model.recipe import make_schedule
 from training.names import DEFAULT_SOLVER
 from training.pictures.trajectories.clouds import latent_law
 from training.subjects.images import dequantized
@@ -218,28 +215,16 @@ def written(run_once):
     return cache(lambda *given: Simulations(run_once(*given)[0]))
 
 
-def toy_flow(mode, network):
-    """The flow that a mode of the script integrates, and its T."""
-    if mode == "net":
-        model = Model.load(network)
-        return model.flow, model.about["tmax"]
-    toy = Toy("circles")
-    basis = EigenBasis.from_moments(*toy.moments())
-    schedule = make_schedule("ifs", {"dims_to_keep": 1}, basis)
-    denoiser = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
-    return ProbabilityFlow(denoiser, schedule, basis), schedule.default_t_max()
-
-
 @pytest.mark.parametrize("mode", ["exact", "discrete", "net"])
 def test_toys_get_the_density_of_their_points_at_the_first_time(mode, written, toy_network):
     network = toy_network("--data_name=circles", "--tmax=5")
     which = f"--network={network}" if mode == "net" else "--dims_to_keep=1"
     got = written(toy_pfODE_int, mode, *TOY, which, "--log_prob")
-    flow, end = toy_flow(mode, network)
+    flow = Model.load(network).flow if mode == "net" else exact_flow("circles", 1)[1]
     if mode == "discrete":
         points = torch.from_numpy(got["melt"]["tilde_xs"][0])
         flow.denoiser = DiscreteDenoiser(points, flow.basis, flow.schedule)
-    times = flow.schedule.times(8, end)
+    times = flow.times(8)
     for kind in KINDS:
         points = torch.from_numpy(got[kind]["tilde_xs"][0 if kind == "melt" else -1])
         expected, densities = flow.log_prob(points, times, SOLVER), got[kind]["log_prob"]
@@ -281,27 +266,23 @@ def test_densities_alone_are_added_if_asked(script, written, command):
         assert "likelihood" not in alone.facts[kind]
 
 
-def gaussian(network, points):
-    """Log densities of the best linear denoiser's flow: data plus noise, as if Gaussian."""
-    flow = Model.load(network).flow
-    spread = flow.basis.eigenvalues + flow.schedule.noise_variance(torch.tensor(0.0).double())
-    axes = flow.basis.eigenvectors
-    law = torch.distributions.MultivariateNormal(flow.basis.mean, axes * spread @ axes.T)
-    return law.log_prob(torch.from_numpy(points).double()).numpy()
-
-
 def test_images_get_the_density_of_their_dequantized_copies(simulate, networks, images):
     more = (*DENSITIES[pfODE_int], "--seed=3", "--start_noise")  # which is not theirs
     got = simulate("PRR", *HALVES, *more)
     pixels, _ = ImageDataset(images, max_size=COUNT, seed=3).read(range(COUNT))
     data = normalize_pixels(pixels).flatten(1)
+    # The best linear denoiser's flow is that of data plus noise, as if Gaussian.
+    flow = Model.load(networks["PRR"]).flow
+    spread = flow.basis.eigenvalues + flow.schedule.noise_variance(torch.tensor(0.0).double())
+    axes = flow.basis.eigenvectors
+    law = torch.distributions.MultivariateNormal(flow.basis.mean, axes * spread @ axes.T)
     for kind in KINDS:
         arrays, facts = got[kind], got.facts[kind]["likelihood"]
-        points = arrays["tilde_xs"][-1]
-        points = dequantized(data, seed=3).numpy() if kind == "melt" else points
+        points = torch.from_numpy(arrays["tilde_xs"][-1]).double()
+        points = dequantized(data, seed=3).double() if kind == "melt" else points
         # Others are saved in single precision.
         tolerance = 1e-6 if kind == "melt" else 1e-2
-        expected = gaussian(networks["PRR"], points)
+        expected = law.log_prob(points)
         np.testing.assert_allclose(arrays["log_prob"], expected, rtol=0, atol=tolerance)
         levels = -(arrays["log_prob"] / DIM - log(LEVELS)) / log(2)
         np.testing.assert_allclose(arrays["bits_per_dim"], levels, rtol=1e-12)

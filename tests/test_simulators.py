@@ -45,11 +45,8 @@ def test_scores_of_a_reference_see_place_and_width():
     wider = reference_scores(task, seen / 2 + 1.1 * (theta - seen / 2), seen, draw)
     assert np.abs(shifted[:10]).min() > FAR
     assert np.abs(wider[10:]).min() > FAR
-
-
-def test_scores_of_a_reference_allow_for_the_edges_of_the_prior():
+    # They allow for the edges of the prior.
     task, draw = GaussianLinearUniform(), np.random.default_rng(0)
-    seen = np.linspace(-1, 1, 10)
     # Where the prior is 0 draws are taken again, in each dimension for itself.
     theta = seen + 0.1**0.5 * draw.normal(size=(5000, 10))
     while (beyond := np.abs(theta) > 1).any():

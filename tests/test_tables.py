@@ -256,18 +256,14 @@ def test_a_run_is_resumed_with_its_own_table_only(houses_run, houses):
     assert all("Likelihood/held_out_nats" in line for line in stats(houses_run))
 
 
-# Batches that two ranks cannot halve, and no dropout, which each rank draws for itself.
-RANKED = (
-    *("--width=16", "--depth=1", "--batch=51", "--duration=0.002", "--tick=1", "--lr=0.001"),
-    *("--dropout=0", "--whiten=zca"),
-)
-
-
 def test_two_ranks_train_what_one_does(two_ranks, houses, tmp_path):
+    # Batches that two ranks cannot halve, and no dropout, which each rank draws for itself.
+    few = ("--width=16", "--depth=1", "--batch=51", "--duration=0.002", "--tick=1", "--whiten=zca")
     choices = []
     for name, run in (("one", run_script), ("both", two_ranks.run)):
         place = (f"--outdir={tmp_path / name}", "--nosubdir", f"--data={houses}")
-        text = good(run(train, *place, *RANKED)).out.splitlines()
+        given = (*place, *few, "--lr=0.001", "--dropout=0")
+        text = good(run(train, *given)).out.splitlines()
         choices.append([line for line in text if "nats on held-out" in line or "Chosen" in line])
     assert len(choices[0]) == 4
     assert choices[0] == choices[1]

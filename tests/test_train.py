@@ -37,14 +37,9 @@ from tests.support.running import contents, good, refused, run_script, slowly
 from torch_utils.snapshots import read_state, write_state
 from training.data.images.batches import basis_batches
 from training.data.images.dataset import ImageDataset
-from training.data.sources.writer import image_writer
 from training.flow.eigenbasis import EigenBasis
 from training.subjects import ImageFlow, NetworkFile
 from training.subjects import image_training as job
-
-STATES_OF_GAINS = ("output_gain", "averaged_output_gain")
-# Data that is gone, larger, in color, or of more classes, of which the last number is the last.
-CHANGED_DATA = [(0, 0, 0), (32, 1, 1), (8, 3, 1), (8, 1, 3)]
 
 
 def test_the_network_file_knows_its_data(fit, colors):
@@ -123,13 +118,9 @@ def test_labels_reach_the_network_only_if_asked_for(fit, twelve):
 
 
 def test_labels_that_are_vectors_are_given_and_never_drawn(fit, tmp_path):
-    with image_writer(tmp_path / "vectors.zip") as writer:
-        for image in np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8):
-            writer.add(image, [0.5, 2.0])
-    path, given = (
-        network_file(fit("--cond", data=tmp_path / "vectors.zip")),
-        tmp_path / "labels.csv",
-    )
+    pixels, given = 255 * np.random.default_rng(0).random((40, 8, 8, 1)), tmp_path / "labels.csv"
+    write_images(tmp_path / "vectors.zip", pixels, [[0.5, 2.0]] * 40)
+    path = network_file(fit("--cond", data=tmp_path / "vectors.zip"))
     flow = ImageFlow.of(NetworkFile.open(str(path)), {})
     with pytest.raises(UsageError, match="are vectors, of which none can be drawn"):
         flow.drawn_labels(3, 0, None)
@@ -148,20 +139,14 @@ def test_augmentation_labels_are_inputs_only_of_augmented_training(fit):
     assert not torch.equal(plain, denoiser(x, t, augment_labels=torch.ones(1, 9)))
 
 
-def test_augmented_variance_is_what_the_preconditioning_counts_on(fit):
+def test_augmented_variances_are_counted_on_and_mirror_images_are_data(fit):
     plain = load(fit("--augment=0")).denoiser
     torch.testing.assert_close(plain.data_variance, plain.basis.floored_variance())
     augmented = load(fit("--augment=1")).denoiser
     assert (augmented.data_variance >= plain.data_variance).all()
     assert float(augmented.data_variance[-20:].mean() / plain.data_variance[-20:].mean()) > 2
-
-
-def test_mirror_images_count_as_data(fit):
-    plain, mirrored = (
-        load(fit("--augment=0", *flag)).denoiser.basis.mean for flag in ([], ["--xflip"])
-    )
-    mean = plain.reshape(SIDE, SIDE)
-    torch.testing.assert_close(mirrored.reshape(SIDE, SIDE), (mean + mean.flip(1)) / 2)
+    mirrored, mean = load(fit("--augment=0", "--xflip")).denoiser, plain.basis.mean.view(SIDE, SIDE)
+    torch.testing.assert_close(mirrored.basis.mean.view(SIDE, SIDE), (mean + mean.flip(1)) / 2)
 
 
 def test_transfer_starts_from_the_weights_of_another(fit, blobs, tmp_path):
@@ -333,22 +318,18 @@ def wait_until(so):
         time.sleep(0.01)
 
 
-def test_an_output_gain_is_trained_averaged_and_kept(twelve):
+def test_an_output_gain_is_trained_averaged_kept_and_missed(twelve, tmp_path):
     gains = load(twelve).denoiser.output_gain.gains
     assert gains.shape[1] == SIDE**2
     assert 1e-3 < (gains - 1).abs().max() < 1
     state = read_state(max(twelve.glob("training-state-*.pt")))
-    assert not torch.equal(*(state[key]["offsets"] for key in STATES_OF_GAINS))
-
-
-@pytest.mark.parametrize("lost", STATES_OF_GAINS)
-def test_states_without_output_gain_are_refused(lost, twelve, tmp_path):
-    path = tmp_path / "training-state-000000.pt"
-    state = read_state(max(twelve.glob("training-state-*.pt")))
-    del state[lost]
-    write_state(path, state)
+    gains = ("output_gain", "averaged_output_gain")
+    assert not torch.equal(*(state[name]["offsets"] for name in gains))
     shutil.copy(twelve / "training_options.json", tmp_path)
-    refused(run_script(train, f"--resume={path}"), 1, lost)
+    path = tmp_path / "training-state-000000.pt"
+    for lost in gains:
+        write_state(path, {name: part for name, part in state.items() if name != lost})
+        refused(run_script(train, f"--resume={path}"), 1, lost)
 
 
 @pytest.mark.slow
@@ -381,7 +362,8 @@ def test_a_run_whose_data_has_changed_cannot_be_resumed(tmp_path):
     saved = json.loads(options.read_text())
     saved["options"]["duration"] *= 2
     options.write_text(json.dumps(saved))
-    for side, channels, last in CHANGED_DATA:
+    # Data that is gone, larger, in color, or of more classes, of which the last number is the last.
+    for side, channels, last in (0, 0, 0), (32, 1, 1), (8, 3, 1), (8, 1, 3):
         data.unlink()
         if side:
             write_images(data, random.uniform(0, 255, (40, side, side, channels)), [0, last] * 20)

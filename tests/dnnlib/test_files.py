@@ -146,7 +146,7 @@ def leave_temporary(path):
     return left
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path):
+def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     leave_temporary(path)
     other = leave_temporary(tmp_path / "b.txt")
@@ -155,10 +155,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path):
         temporary.write_text("new")
     assert path.read_text() == "new"
     assert sorted(os.listdir(tmp_path)) == [other.name, "a.txt"]
-
-
-def test_others_leftovers_go_after_a_day(tmp_path, monkeypatch):
-    path = tmp_path / "a.txt"
+    # What another machine left goes after a day.
     left = leave_temporary(path)
     monkeypatch.setattr("dnnlib.files._machine", lambda: "other")
     for age, stays in ((3600, True), (90000, False)):

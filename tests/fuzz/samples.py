@@ -15,6 +15,7 @@ from PIL import Image
 import toy_train
 from tests.fuzz.harness import written
 from tests.support.image_files import encoded, tar, write_mnist, write_store
+from tests.support.image_runs import write_images
 from tests.support.original_files import dumps, image_content, randomized, toy_content
 from torch_utils.results import load_arrays, save_arrays, save_json
 from torch_utils.snapshots import write_state
@@ -22,7 +23,6 @@ from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
 from training.data.records.cells import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
-from training.data.sources.writer import image_writer
 from training.files.posterior import save_part, save_values
 from training.files.records import save_records
 from training.files.trajectory import FORMAT
@@ -278,12 +278,8 @@ def png(size):
 
 
 def image_set(name, channels, vectors=False):
-    def save(path):
-        with image_writer(path) as writer:
-            for index, image in enumerate(pixels(4, channels)):
-                writer.add(image, [0.5, float(index)] if vectors else index % 3)
-
-    return written(name, save)
+    labels = [[0.5, float(index)] if vectors else index % 3 for index in range(4)]
+    return written(name, lambda path: write_images(path, pixels(4, channels), labels))
 
 
 def image_file(name, mode="RGB", **options):

@@ -62,7 +62,6 @@ class FakeCuda(FakeTensorMode):
         super().__init__(allow_non_fake_inputs=True)
         self.reads = Counter()
         self.uploads = Counter()
-
         self.seeded = {}
         self._inside = False
         self._latest = torch.device("cuda", 0)
@@ -101,7 +100,7 @@ class FakeCuda(FakeTensorMode):
 
     def read(self, tensor):
         self.reads[project_line()] += 1
-        return values_of(tensor)
+        return tensor.values_on_host
 
     def _placed(self, value):
         """A device with its number; ``meta`` is where PyTorch takes the latest tensor to be."""
@@ -211,12 +210,8 @@ def is_on_card(value):
 
 def on_host(value):
     if isinstance(value, FakeTensor):
-        return values_of(value)
+        return value.values_on_host
     return CPU if isinstance(value, torch.device) else value
-
-
-def values_of(tensor):
-    return tensor.values_on_host
 
 
 def with_values(fake, real):

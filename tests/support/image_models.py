@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.support.draws import normal, seeded
-from training.data.sources.writer import image_writer
+from tests.support.image_runs import write_images
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import Choices
 
@@ -74,9 +74,7 @@ def write_image_set(path, count, image_shape=SHAPE, classes=0, seed=0):
     channels, height, width = image_shape
     random = np.random.default_rng(seed)
     pixels = random.integers(0, 256, (count, height, width, channels), np.uint8)
-    with image_writer(path) as writer:
-        for index, image in enumerate(pixels):
-            writer.add(image, index % classes if classes else None)
+    write_images(path, pixels, [index % classes for index in range(count)] if classes else None)
     return pixels.transpose(0, 3, 1, 2)
 
 

@@ -88,12 +88,18 @@ def test_devices_that_are_not_there_are_refused(monkeypatch):
             pass
 
 
-def test_memory_that_runs_out_is_told_and_other_errors_pass_and_the_group_is_left():
+def test_errors_of_a_group_are_told_or_pass_and_the_group_is_left(monkeypatch):
     with pytest.raises(DataError, match=r"out of memory.*smaller"), process_group("cpu"):
         raise torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(ZeroDivisionError), process_group("cpu"):
         raise ZeroDivisionError
     assert not torch.distributed.is_initialized()
+    # Ranks that cannot meet.
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(DataError, match="did not find each other"), process_group("cpu"):
+        pass
 
 
 def gathered():
@@ -123,14 +129,6 @@ def test_two_ranks_gather_sum_and_average_alike(two_ranks):
         assert got["left"]
 
 
-def test_ranks_that_cannot_meet_are_told_in_a_sentence(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(DataError, match="did not find each other"), process_group("cpu"):
-        pass
-
-
 @pytest.fixture
 def counts(monkeypatch):
     """Threads of PyTorch: the four that there are, and all that are asked for."""
@@ -153,9 +151,7 @@ def test_as_many_threads_as_are_idle_and_useful_are_taken(counts, monkeypatch):
         with cpu_threads(useful=useful):
             assert counts[-1] == expected
         assert counts[-1] == 4
-
-
-def test_what_somebody_said_counts(counts, monkeypatch):
+    # What somebody said counts.
     monkeypatch.setattr(threads, "idle_cores", lambda unknown: 0.0)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     for wanted, useful, expected in ((1, None, 1), (2, 1, 2), (64, None, 2)):
@@ -208,7 +204,7 @@ def test_generators_of_the_same_keys_draw_the_same_and_do_not_touch_the_global_o
     assert generator.device == torch.device("cpu")
 
 
-def test_means_of_several_adds_are_those_of_all_values():
+def test_means_of_several_adds_are_those_of_all_values_that_count():
     means, generator = RunningMeans(CPU), seeded()
     assert means.collect() == {}
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64):
@@ -226,10 +222,7 @@ def test_means_of_several_adds_are_those_of_all_values():
         assert got["loss"]["count"] == len(whole)
         assert got["a"] == {"mean": 3.0, "std": 0.0, "count": 8.0}
     assert means.collect() == {}
-
-
-def test_equal_values_have_no_deviation_and_those_that_do_not_count_leave_no_trace():
-    means = RunningMeans(CPU)
+    # Equal values have no deviation, and those that do not count leave no trace.
     means.add("a", torch.full((1000,), 1e8 + 0.1, dtype=torch.float64))
     assert 0 <= means.collect()["a"]["std"] < 10
     means.add("a", torch.ones(3, requires_grad=True) * 2)
