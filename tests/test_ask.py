@@ -227,10 +227,7 @@ def test_values_that_are_often_the_same_have_a_probability(network):
     drawn = flow.drawn(np.repeat(values[:1], 4000, axis=0), ~known[:1].repeat(4000, 0), 0)
     shares = (drawn[:, 5, None] == np.arange(40)).mean(axis=0)
     assert np.abs(shares - np.exp(log_prob)).max() < 0.03
-
-
-def test_a_value_that_is_no_level_is_improbable_and_tells_nothing(network):
-    flow = RecordFlow.of(NetworkFile.open(str(network)))
+    # A value that is no level is improbable and tells nothing.
     strange, unknown = (np.array([[city, 20.0, 30, 600, 0, 9]]) for city in (7, np.nan))
     assert flow.scores(strange).tails[0, 0] == np.exp(flow.scores(strange).log_prob[0]) == 0
     one, other = (flow.laws(rows, rows < 1e9, 2, (0.1, 0.9)) for rows in (strange, unknown))

@@ -325,7 +325,7 @@ def laws(tmp_path_factory):
     return found
 
 
-def test_a_refit_changes_nothing_but_the_law(laws):
+def test_a_refit_changes_nothing_but_the_law_and_has_to_make_sense(laws):
     text = run_script(info, laws["law"]).out
     assert "mixtures of 12 normal laws given the kept ones" in text
     plain, law = (Model.load(laws[name]) for name in ("plain", "law"))
@@ -334,6 +334,15 @@ def test_a_refit_changes_nothing_but_the_law(laws):
     weights, same = (model.denoiser.state_dict() for model in (plain, law))
     assert all(torch.equal(weights[name], same[name]) for name in weights)
     assert (plain.recipe, plain.about) == (law.recipe, law.about)
+    plain, preserving = laws["plain"], laws["PRP"]
+    for arguments, part in (
+        ((f"--network={plain}",), "go together"),
+        (("--refit_latent_law",), "go together"),
+        ((f"--network={plain}", "--refit_latent_law"), "exists: move it"),
+        ((f"--network={preserving}", "--refit_latent_law"), "compresses none of its 2"),
+        ((f"--network={plain}", "--refit_latent_law", "--data_name=moons"), "moons"),
+    ):
+        refused(run_script(toy_train, *arguments), 2, part)
 
 
 def test_generation_draws_from_the_learned_law(laws, tmp_path):
@@ -367,15 +376,3 @@ def test_coverage_carries_white_spheres(laws, tmp_path):
     # The network has learned nothing, but its law knows where it puts the data.
     assert np.abs(arrays["coverage_fresh"] - arrays["exact"]).max() < 0.06
     assert np.abs(np.square(arrays["test_latent"]).mean(axis=(0, 1)) - 1).max() < 0.15
-
-
-def test_refits_that_make_no_sense_are_refused(laws):
-    plain, preserving = laws["plain"], laws["PRP"]
-    for arguments, part in (
-        ((f"--network={plain}",), "go together"),
-        (("--refit_latent_law",), "go together"),
-        ((f"--network={plain}", "--refit_latent_law"), "exists: move it"),
-        ((f"--network={preserving}", "--refit_latent_law"), "compresses none of its 2"),
-        ((f"--network={plain}", "--refit_latent_law", "--data_name=moons"), "moons"),
-    ):
-        refused(run_script(toy_train, *arguments), 2, part)

@@ -204,15 +204,13 @@ def test_networks_pair_with_cheap_exact_flows(networks, tmp_path):
         assert ("paired_difference" in got.arrays) == ("s.e." in got.printed) == expected
 
 
-@pytest.fixture
-def remeasure(tmp_path):
-    """``remeasure(*arguments)``: the exit code of a run over the results of before."""
+def test_meshes_of_former_radii_go_and_stay_until_there_are_new_results(tmp_path, monkeypatch):
     few = ("--test_pts=20", "--steps=2", "--boundary_pts=12", "--overwrite", "--solver=euler")
     alike = ("--score=exact", "--data_name=s_curve", f"--save_dir={tmp_path}", *few)
-    return lambda *arguments: run_script(toy_mesh_exps, *alike, *arguments).code
 
+    def remeasure(*arguments):
+        return run_script(toy_mesh_exps, *alike, *arguments).code
 
-def test_overwriting_leaves_no_meshes_of_former_radii(remeasure, tmp_path):
     assert remeasure("--r_min=1e-5", "--r_num=4") == 0
     assert (tmp_path / "s_curve_PRP_r1e-05_end.ply").exists()
     others = [
@@ -228,9 +226,6 @@ def test_overwriting_leaves_no_meshes_of_former_radii(remeasure, tmp_path):
     assert {path.name for path in tmp_path.glob("*.ply*")} == expected
     assert all((tmp_path / name).read_text() == "mine" for name in others)
 
-
-def test_meshes_of_former_radii_stay_until_there_are_new_results(remeasure, tmp_path, monkeypatch):
-    assert remeasure("--r_num=4") == 0
     before = contents(tmp_path)
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr("training.files.coverage.save_arrays", Mock(side_effect=full))

@@ -16,23 +16,9 @@ import torch
 import toy_train
 import train
 from dnnlib.errors import UsageError
+from tests.support import image_runs
 from tests.support.draws import seeded
-from tests.support.image_runs import (
-    CLASSES,
-    IMAGES,
-    LONG,
-    ROOT,
-    SIDE,
-    TINY,
-    TWELVE,
-    equal,
-    load,
-    network_file,
-    same_end,
-    stats,
-    weights,
-    write_images,
-)
+from tests.support.image_runs import SIDE, TINY, equal, load, network_file, same_end, stats, weights
 from tests.support.running import contents, good, refused, run_script, slowly
 from torch_utils.snapshots import read_state, write_state
 from training.data.images.batches import basis_batches
@@ -110,16 +96,16 @@ def test_half_precision_trains_or_is_refused_in_one_line(blobs, tmp_path):
 def test_labels_reach_the_network_only_if_asked_for(fit, twelve):
     model, blind = load(twelve), load(fit("--augment=0"))
     x, t = torch.ones(1, SIDE**2, dtype=torch.float64), torch.tensor(3.0, dtype=torch.float64)
-    one, other = (model.denoiser(x, t, labels=torch.eye(CLASSES)[[index]]) for index in (0, 1))
+    one, other = (model.denoiser(x, t, labels=torch.eye(4)[[index]]) for index in (0, 1))
     assert (one - other).abs().max() > 1e-9
-    assert model.about["label_dim"] == model.denoiser.network.embedding.label_dim == CLASSES
+    assert model.about["label_dim"] == model.denoiser.network.embedding.label_dim == 4
     assert blind.about["label_dim"] == 0
     assert blind.denoiser.network.embedding.label is None
 
 
 def test_labels_that_are_vectors_are_given_and_never_drawn(fit, tmp_path):
     pixels, given = 255 * np.random.default_rng(0).random((40, 8, 8, 1)), tmp_path / "labels.csv"
-    write_images(tmp_path / "vectors.zip", pixels, [[0.5, 2.0]] * 40)
+    image_runs.write_images(tmp_path / "vectors.zip", pixels, [[0.5, 2.0]] * 40)
     path = network_file(fit("--cond", data=tmp_path / "vectors.zip"))
     flow = ImageFlow.of(NetworkFile.open(str(path)), {})
     with pytest.raises(UsageError, match="are vectors, of which none can be drawn"):
@@ -169,7 +155,7 @@ def test_transfer_starts_from_the_weights_of_another(fit, blobs, tmp_path):
 def test_white_noise_is_denoised_as_it_should_be(tmp_path, precond):
     std, first, last = 0.3, 0.1, 0.5
     pixels = 127.5 * (1 + std * np.random.default_rng(2).normal(size=(2000, SIDE, SIDE, 1)))
-    data = write_images(tmp_path / "white.zip", pixels)
+    data = image_runs.write_images(tmp_path / "white.zip", pixels)
     place = (f"--outdir={tmp_path / 'out'}", "--nosubdir", f"--data={data}", "--workers=0")
     recipe = ("--cbase=16", "--cres=1", "--batch=64", "--duration=0.003", "--augment=0")
     steady = ("--dropout=0", "--lr=2e-3", "--lr_decay", "--ema=0.0002", f"--precond={precond}")
@@ -210,7 +196,7 @@ def test_the_last_network_is_calibrated_on_the_images_or_on_others(fit, few):
     calibration, other = (load(folder).denoiser.calibration for folder in (own, held_out))
     assert calibration.gains.shape[1] == SIDE**2
     assert calibration.times[[0, -1]].tolist() == [0, 15.01]
-    assert f"Calibrated on {IMAGES} points" in (own / "log.txt").read_text()
+    assert "Calibrated on 70 points" in (own / "log.txt").read_text()
     assert same_end(own, held_out) is False
     assert equal(weights(own), weights(held_out))
     assert "Calibrated on 12 points" in (held_out / "log.txt").read_text()
@@ -277,9 +263,10 @@ def test_a_resumed_run_refuses_to_become_another(request, fixture, option, parts
 @pytest.mark.hostile
 def test_signals_to_all_save_and_end_in_a_line(blobs, unbroken, tmp_path):
     folder = tmp_path / "out"
+    command = [sys.executable, "train.py", f"--outdir={folder}", "--nosubdir", f"--data={blobs}"]
     process = subprocess.Popen(
-        [sys.executable, "train.py", f"--outdir={folder}", "--nosubdir", f"--data={blobs}", *LONG],
-        cwd=ROOT,
+        [*command, *image_runs.LONG],
+        cwd=image_runs.ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
@@ -344,7 +331,7 @@ def test_a_precision_that_a_trial_has_found_is_kept(blobs, tmp_path, monkeypatch
     folder = tmp_path / "out"
     place = (f"--outdir={folder}", "--nosubdir", f"--data={blobs}")
     short = ("--preset=auto", "--duration=0.000016", "--workers=0")
-    assert run_script(train, *place, *TWELVE, *short).code == 0
+    assert run_script(train, *place, *image_runs.TWELVE, *short).code == 0
     saved = json.loads((folder / "training_options.json").read_text())
     assert saved["options"]["precision"] == "bf16"
     assert run_script(train, f"--resume={folder}").code == 0
@@ -354,7 +341,7 @@ def test_a_precision_that_a_trial_has_found_is_kept(blobs, tmp_path, monkeypatch
 def test_a_run_whose_data_has_changed_cannot_be_resumed(tmp_path):
     data, folder = tmp_path / "data.zip", tmp_path / "out"
     random = np.random.default_rng(0)
-    write_images(data, random.uniform(0, 255, (40, 8, 8, 1)), [0, 1] * 20)
+    image_runs.write_images(data, random.uniform(0, 255, (40, 8, 8, 1)), [0, 1] * 20)
     place = (f"--outdir={folder}", "--nosubdir", f"--data={data}", "--cond")
     # At 8 and at 32 pixels, one level has the same weights.
     assert run_script(train, *place, *TINY).code == 0
@@ -366,7 +353,9 @@ def test_a_run_whose_data_has_changed_cannot_be_resumed(tmp_path):
     for side, channels, last in (0, 0, 0), (32, 1, 1), (8, 3, 1), (8, 1, 3):
         data.unlink()
         if side:
-            write_images(data, random.uniform(0, 255, (40, side, side, channels)), [0, last] * 20)
+            image_runs.write_images(
+                data, random.uniform(0, 255, (40, side, side, channels)), [0, last] * 20
+            )
         before = contents(tmp_path)
         result = run_script(train, f"--resume={folder}")
         assert result.code in (1, 2)

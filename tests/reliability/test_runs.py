@@ -20,14 +20,7 @@ from tests.support.outcomes import assert_same, outcome
 from tests.support.running import good, log_put_back, run_script, torch_settings_put_back
 from training.data.images.batches import ImageBatches
 from training.data.images.dataset import ImageDataset
-from training.learning.run_folder import (
-    LAUNCH_KEY,
-    OPTIONS_NAME,
-    Place,
-    RunFolder,
-    launch_id,
-    place_to_resume,
-)
+from training.learning.run_folder import LAUNCH_KEY, Place, RunFolder, launch_id, place_to_resume
 from training.learning.trainer import Trainer
 
 STEPS = 12
@@ -166,7 +159,7 @@ def make_run(outdir, name, states=0):
 def test_only_a_restarted_run_goes_on_by_itself(launch, tmp_path, monkeypatch):
     folder = make_run(tmp_path, "mine", states=2)
     make_run(tmp_path, "mine", states=0)
-    assert json.loads((folder / OPTIONS_NAME).read_text())[LAUNCH_KEY] == launch
+    assert json.loads((folder / "training_options.json").read_text())[LAUNCH_KEY] == launch
     assert place_to_resume(None, tmp_path, False) is None
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "launch-2")
     other = make_run(tmp_path, "other", states=1)
@@ -180,14 +173,11 @@ def test_only_a_restarted_run_goes_on_by_itself(launch, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "launch-3")
     assert place_to_resume(None, tmp_path, False) is None
     assert place_to_resume(None, tmp_path / "none", False) is None
-
-
-def test_a_restarted_run_without_a_state_begins_anew_in_its_folder(launch, tmp_path, monkeypatch):
-    folder = make_run(tmp_path, "run")
+    # Without a state it begins anew in its folder.
+    folder = make_run(tmp_path, "anew")
     (folder / "stats.jsonl").write_text('{"seen": 1000}\n')
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert place_to_resume(None, tmp_path, False) is None
-    assert RunFolder.create(Place(tmp_path, "run"), {}).path == folder
+    assert RunFolder.create(Place(tmp_path, "anew"), {}).path == folder
     assert (folder / "stats.jsonl").read_text() == ""
 
 

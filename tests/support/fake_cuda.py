@@ -18,12 +18,8 @@ from unittest import mock
 # FakeTensorMode use the new ones. ``_make_subclass`` is only for deep copies of parameters.
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensor,
-    FakeTensorMode,
-)
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -91,7 +87,7 @@ class FakeCuda(FakeTensorMode):
         try:
             self._inside = True
             fake = self.dispatch(func, types, args, kwargs)
-        except (DataDependentOutputException, DynamicOutputShapeException):
+        except (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException):
             self.reads[project_line()] += 1
             return self._carried(func(*positional, **named), self._latest)
         finally:

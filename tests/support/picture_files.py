@@ -13,16 +13,10 @@ from training.files.posterior import save_values
 from training.files.posterior_draws import AboutDraws, save_netcdf
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian
+from training.measure import coverage as counting
 from training.measure.boundaries import unit_sphere
 from training.measure.correlations import Autocorrelations, Correlation
-from training.measure.coverage import (
-    CoverageResult,
-    Points,
-    Spheres,
-    measure_coverage,
-    refitted,
-    transported,
-)
+from training.measure.coverage import CoverageResult, Points, Spheres, measure_coverage
 from training.measure.posterior.calibration import BALLS, DENSEST, RunValues
 from training.names import TOY_NAMES
 
@@ -124,9 +118,9 @@ def save_coverage(folder, dim=2, seeds=1, alpha=None, count=200, **changes):
     units = Points(test, spheres.vertices)
     points = {"latent": units, "data": units.mapped(bent), "end": units}
     boundaries = {
-        name: transported(item.boundary, spheres.unit)
+        name: counting.transported(item.boundary, spheres.unit)
         if alpha is None
-        else refitted(item.boundary, alpha)
+        else counting.refitted(item.boundary, alpha)
         for name, item in points.items()
     }
     got = measure_coverage(points, boundaries, bent(fresh))
@@ -174,7 +168,6 @@ def save_image_matrices(folder, dim=7, **changes):
     _, matrices = correlations(dim, QUANTITIES)
     for index, time in enumerate(TIMES):
         arrays = {name: values[index] for name, values in matrices.items() if values.ndim}
-        arrays |= {"time": np.array(time), "format": matrices["format"]}
         path = folder / f"{IMAGE_STEM}_times0_{index}.npz"
         at_time = {**arrays, "time": time, "format": matrices["format"]}
         save(path, at_time, **(changes if index == len(TIMES) - 1 else {}))

@@ -17,21 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from tests.fuzz import hostile_pickles as pickles
 from tests.fuzz.hostile import packed_zeros, zip_of
 from tests.fuzz.hostile_pickles import (
     VALUES,
     Call,
-    call,
     legacy,
-    mapping,
-    name,
-    number,
     program,
     saved,
-    sequence,
     storage,
     tensor,
-    text,
     torch_file,
 )
 from torch_utils.inert_pickle import Name, PickleError, PickleReader, Unfinished, expect, shown
@@ -253,15 +248,15 @@ def test_what_is_no_data_fails(tmp_path, monkeypatch, form):
     assert os.listdir(tmp_path) == []
 
 
-HOOKS = call("collections OrderedDict", b"]" + sequence(text("a"), number(1)) + b"a")
+HOOKS = pickles.call("collections OrderedDict", b"](" + pickles.text("a") + b"Nta")
 FALSE_VALUES = {
     "a longer storage": tensor(storage(5), [5], [1]),
     "a shorter storage": tensor(storage(3), [3], [1]),
     "a storage of another kind": tensor(storage(4, "LongStorage"), [4], [1]),
     "a storage that is not there": tensor(storage(4, key="1"), [4], [1]),
-    "attributes": call("collections OrderedDict") + mapping(items=number(1)) + b"b",
+    "attributes": pickles.call("collections OrderedDict") + pickles.mapping(items=b"N") + b"b",
     "hooks": tensor(storage(4), [4], [1], hooks=HOOKS),
-    "another function": name("torch.nn.parameter Parameter"),
+    "another function": pickles.name("torch.nn.parameter Parameter"),
 }
 LIES = {
     **{kind: torch_file(program(value)) for kind, value in FALSE_VALUES.items()},
@@ -316,7 +311,7 @@ def test_the_old_form_has_one_length_and_takes_no_memory_for_a_promise():
     assert torch.equal(load(data, legacy=True)["a"], torch.zeros(3))
     with pytest.raises(PickleError):
         load(data)
-    huge = legacy(program(tensor(storage(1 << 31), [1], [1])), keys=b"]" + text("0") + b"a")
+    huge = legacy(program(tensor(storage(1 << 31), [1], [1])), keys=b"]" + pickles.text("0") + b"a")
     for wrong in (data[:-1], data + b"x", huge + (1 << 31).to_bytes(8, "little"), packed_zeros(1)):
         with pytest.raises(REFUSED):
             load(wrong, legacy=True)

@@ -296,7 +296,7 @@ def test_a_stream_that_stops_leaves_what_was_there(tmp_path, before):
         assert_nothing_changed()
 
 
-def test_streaming_needs_no_memory_for_more_rows(tmp_path):
+def test_streaming_needs_no_memory_for_more_rows_and_no_more_disk_than_its_file(tmp_path):
     row = np.zeros(1 << 14)
 
     def peak(rows):
@@ -311,10 +311,9 @@ def test_streaming_needs_no_memory_for_more_rows(tmp_path):
 
     peak(1)
     assert peak(100) < peak(4) + row.nbytes / 2
-
-
-def test_no_more_is_on_the_disk_on_the_way_than_in_the_end(tmp_path):
+    # Nor is more on the disk on the way than in the end.
     path, most = tmp_path / "a.npz", 0
+    path.unlink()
     with stream_arrays(path, {"xs": (50, 1000)}, np.dtype("float64"), {}) as file:
         for index in range(50):
             file.put("xs", index, np.arange(1000.0))
