@@ -89,10 +89,9 @@ def test_missing_options_are_named(command, shelf, tmp_path):
 @some_commands("--device_name")
 def test_devices_that_are_not_there_are_usage_errors(command, shelf, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for device in ("cuda", "cuda:1", "tpu"):
-        arguments = given(command, shelf, device_name=device)
-        refused(command.run(*arguments, *command.at(tmp_path / "out")), 2, device, "cpu")
-        assert list(tmp_path.iterdir()) == []
+    arguments = given(command, shelf, device_name="cuda:1")
+    refused(command.run(*arguments, *command.at(tmp_path / "out")), 2, "cuda:1", "cpu")
+    assert list(tmp_path.iterdir()) == []
 
 
 @some_commands("--dry_run", "--dry-run")
@@ -108,10 +107,8 @@ def test_dry_runs_only_tell_the_options(command, shelf, tmp_path):
 
 @some_commands("--network")
 def test_networks_that_are_none_are_told(command, shelf, tmp_path):
-    for name, content in {"none": None, "empty": b"", "text": b"x" * 99, "zero": b"\0"}.items():
-        path = tmp_path / f"{name}.pkl"
-        if content is not None:
-            path.write_bytes(content)
+    (tmp_path / "text.pkl").write_text("text")
+    for path in (tmp_path / "none.pkl", tmp_path / "text.pkl"):
         arguments = given(command, shelf, network=path)
         if command.has("--refit_latent_law"):
             arguments = [*arguments, "--refit_latent_law"]
@@ -184,17 +181,13 @@ def test_a_full_disk_leaves_no_file(command, shelf, tmp_path):
 
 
 @every_command
-def test_a_run_in_a_pipe_shows_no_progress(command, shelf):
+def test_no_progress_is_shown_in_a_pipe_and_parameters_are_beside_the_results(command, shelf):
     result = good(shelf.result(command.name))
     assert "Wrote" in result.out or command.name in ("fid calc", "info")
     assert "\r" not in result.out
-
-
-@every_writer
-def test_the_parameters_are_beside_the_results(command, shelf):
     assert not list(shelf.done(command.name).rglob(".*"))
     got = [json.loads(path.read_text()) for path in shelf.done(command.name).glob("*.json")]
-    assert len(got) == (command.name not in ("visualize", "report"))
+    assert len(got) == (command.name not in ("visualize", "report", "info"))
     for text in got:
         several = {name: value for name, value in text.items() if isinstance(value, dict)}
         runs = text.get("runs")

@@ -16,6 +16,7 @@ import fid
 from tests.support.image_runs import SIZE, LinearDetector, features_of, write_images
 from tests.support.running import contents, good, refused, run_script, unless_given
 from torch_utils import distributed
+from torch_utils.results import load_arrays
 from training.data.images.batches import ImageDataset, pixel_batches
 from training.measure.feature_distances import frechet_distance, kernel_distance
 
@@ -75,14 +76,9 @@ def tool(tmp_path, monkeypatch):
     return Tool(tmp_path)
 
 
-def arrays_of(path):
-    with np.load(path, allow_pickle=False) as archive:
-        return dict(archive)
-
-
 def test_a_reference_holds_the_moments_and_what_they_are_of(tool, data):
     path = tool.ref(data, "--workers=2", "--batch=4")
-    arrays, features = arrays_of(path), features_of(noise())
+    arrays, features = load_arrays(path), features_of(noise())
     assert (arrays["mu"].dtype, arrays["sigma"].dtype) == (np.float64, np.float64)
     np.testing.assert_allclose(arrays["mu"], features.mean(dim=0), rtol=1e-6)
     np.testing.assert_allclose(arrays["sigma"], np.cov(features.T), rtol=1e-5, atol=1e-6)
@@ -102,7 +98,7 @@ def test_a_reference_holds_the_moments_and_what_they_are_of(tool, data):
 
 def places(path):
     """Which images' features a reference of the data holds, in their order."""
-    kept, features = torch.from_numpy(arrays_of(path)["features"]), features_of(noise())
+    kept, features = torch.from_numpy(load_arrays(path)["features"]), features_of(noise())
     distances, got = torch.cdist(kept.double(), features).min(dim=1)
     assert (distances < 1e-5).all()
     return got.tolist()
@@ -118,7 +114,7 @@ def test_so_many_random_images_are_taken(tool, data, option, count):
     assert chosen[0] not in (chosen[2], list(range(count)))
     # The moments are of all that is measured, whichever features are kept.
     measured = chosen[0] if option == "--num" else list(range(COUNT))
-    arrays = arrays_of(paths[0])
+    arrays = load_arrays(paths[0])
     assert int(arrays["count"]) == len(measured)
     expected = np.cov(features_of(noise()[measured]).T)
     np.testing.assert_allclose(arrays["sigma"], expected, rtol=1e-5, atol=1e-6)
@@ -159,7 +155,7 @@ def test_nothing_unasked_is_left_and_few_images_are_noted(tool, data, generated,
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, ">f8"])
 def test_foreign_moments_are_enough(tool, data, generated, dtype):
-    own = arrays_of(tool.ref(data))
+    own = load_arrays(tool.ref(data))
     foreign = tool.folder / "foreign.npz"
     np.savez(foreign, mu=own["mu"].astype(dtype), sigma=own["sigma"].astype(dtype))
     result = tool.calc(generated, foreign)
@@ -179,7 +175,7 @@ def test_no_kid_without_features(tool, data, generated):
     ):
         assert result["kid"] is None
         assert "KID" not in result["printed"]
-    assert arrays_of(tool.folder / "none.npz")["features"].shape == (0, 6)
+    assert load_arrays(tool.folder / "none.npz")["features"].shape == (0, 6)
 
 
 @pytest.fixture
@@ -218,7 +214,7 @@ def test_images_of_other_shapes_and_other_detectors_are_refused(refuse, tool, da
 
 
 def test_bad_references_are_refused(refuse, tool, data, tmp_path):
-    good, path = arrays_of(tool.ref(data)), tmp_path / "bad.npz"
+    good, path = load_arrays(tool.ref(data)), tmp_path / "bad.npz"
     for change, message in (
         ({"mu": np.zeros((1, 6))}, "its 'mu' is float64 [1, 6]"),
         ({"sigma": np.eye(5)}, "a covariance of shape [5, 5]"),

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-import dataset_tool
 import import_network
 import info
 import toy_pfODE_int
-import train
 from tests.support.image_models import save_image_model, write_image_set
 from tests.support.original_files import dumps, toy_content
 from tests.support.running import contents, good, refused, run_script
@@ -52,20 +50,15 @@ def test_networks_and_sets_of_images_are_described_and_what_is_neither_is_refuse
     assert run_script(info, tmp_path / "none.npz").code == 1
 
 
-def test_tables_and_their_networks_are_described(tmp_path):
-    table, run = tmp_path / "wine.npz", tmp_path / "run"
-    columns = ("--columns=alcohol,ash,magnesium", "--conditions=hue")
-    assert run_script(dataset_tool, "--source=wine", f"--dest={table}", *columns).code == 0
-    got = facts(table)
-    assert got["table"].startswith("178 rows, 18 of them held out")
-    assert got["columns"] == "3: alcohol, ash, magnesium"
-    assert (got["discrete columns"], got["conditions"]) == ("3", "hue")
-    few = ("--duration=0.001", "--width=8", "--depth=1", "--marginals=quantile", "--whiten=pca")
-    place = (f"--outdir={run}", "--nosubdir", f"--data={table}")
-    assert "hue left out: --cond" in good(run_script(train, *place, *few)).out
-    network = facts(next(run.glob("network-*.pkl")))
-    assert network["columns"] == "3: alcohol, ash, magnesium"
-    assert network["coordinates"] == "yeo-johnson, then normal scores, then pca"
+def test_tables_and_their_networks_are_described(houses, houses_run, simulations):
+    got = facts(houses)
+    assert got["table"].startswith("300 rows, 60 of them held out")
+    assert (got["columns"], got["discrete columns"]) == ("3: size, room count, price", "2")
+    assert got["left out"] == "fixed, double"
+    assert facts(simulations / "runs.npz")["conditions"] == "y 1, y2"
+    network = facts(houses_run / "network-snapshot-000004.pkl")
+    assert network["columns"] == "3: size, room count, price"
+    assert network["coordinates"] == "yeo-johnson, then zca"
 
 
 def test_a_run_its_reports_and_options(toy_network, tmp_path):
@@ -122,13 +115,12 @@ def bring(tmp_path):
 def test_networks_of_the_original_code_give_the_same(bring, tmp_path, name):
     good(bring(RECORDED[name]))
     model = Model.load(tmp_path / "network.pkl")
-    with np.load(RECORDED[name].with_suffix(".npz")) as file:
-        space = file["space"]
-        x, t, given, known_weight = (
-            torch.from_numpy(file[key]) for key in ("x_es", "t", "denoised", "weight")
-        )
+    file = load_arrays(RECORDED[name].with_suffix(".npz"))
+    x, t, given, known_weight = (
+        torch.from_numpy(file[key]) for key in ("x_es", "t", "denoised", "weight")
+    )
     denoised = model.denoiser(x, t).double()
-    if space == "IS":
+    if file["space"] == "IS":
         # Recorded as images, from points in eigenspace.
         denoised = model.denoiser.basis.from_eigen(denoised)
     error = (denoised - given.double()).norm(dim=1) / given.double().norm(dim=1)

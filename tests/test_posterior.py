@@ -275,8 +275,7 @@ def test_held_out_rows_check_a_table(check, table, tmp_path):
     assert arrays["names"].tolist() == ["length", "weight", "log likelihood", "radius"]
     assert arrays["ranks"].shape == (25, 4)
     # Held-out rows from elsewhere, the others as they were.
-    with np.load(data) as file:
-        others = {**file}
+    others = load_arrays(data)
     others["points"][others["held_out"]] += [3, 30]
     np.savez(tmp_path / "others.npz", **others)
     elsewhere = f"--data_root={tmp_path / 'others.npz'}"

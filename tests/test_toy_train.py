@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import shutil
 from contextlib import nullcontext
 from unittest import mock
 
@@ -12,6 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import toy_train
+from tests.support.finished_runs import broken_off
 from tests.support.image_runs import load, network_file, stats
 from tests.support.running import contents, good, run_script
 from torch_utils import distributed
@@ -37,16 +37,8 @@ def train(tmp_path):
 
 
 @pytest.fixture
-def broken_off(toy_run, tmp_path):
-    """A copy of that run as it was some time after its state of 4 kimg."""
-    folder = tmp_path / "copy"
-    shutil.copytree(toy_run, folder)
-    for name in ("training-state-000006.pt", "training-state-000008.pt"):
-        (folder / name).unlink()
-    (folder / "network-snapshot-000008.pkl").unlink()
-    lines = (folder / "stats.jsonl").read_text().splitlines(keepends=True)
-    (folder / "stats.jsonl").write_text("".join(lines[:5]) + lines[5][:20])
-    return folder
+def stopped(toy_run, tmp_path):
+    return broken_off(toy_run, tmp_path / "copy", 6, 8)
 
 
 def calibration(network):
@@ -130,11 +122,11 @@ def test_edm_in_eigenspace_counts_on_the_variance_of_each_dimension(train):
     torch.testing.assert_close(denoiser.noise_condition(two), two.log() / 4)
 
 
-def test_a_resumed_run_may_change_how_it_is_run(broken_off):
+def test_a_resumed_run_may_change_how_it_is_run(stopped):
     free = ("--snap=1", "--dump=1", "--batch-gpu=100", "--device_name=cpu", "--seed=5")
-    result = run_script(toy_train, f"--resume={broken_off}", *free)
+    result = run_script(toy_train, f"--resume={stopped}", *free)
     assert (result.code, "The training is now" in result.out) == (0, False)
-    assert (broken_off / "network-snapshot-000008.pkl").exists()
+    assert (stopped / "network-snapshot-000008.pkl").exists()
 
 
 def test_a_finished_run_can_be_extended_and_not_made_shorter(train):
@@ -166,19 +158,19 @@ def test_each_point_is_used_twice_with_opposite_noise_beside_further_points(trai
         assert (0 if batch.others is None else len(batch.others)) == count
 
 
-def test_a_resumed_run_has_the_threads_that_it_began_with(broken_off):
-    options = broken_off / "training_options.json"
+def test_a_resumed_run_has_the_threads_that_it_began_with(stopped):
+    options = stopped / "training_options.json"
     saved = json.loads(options.read_text())
     assert saved["options"]["threads"] == torch.get_num_threads()
     saved["options"]["threads"] = 3
     options.write_text(json.dumps(saved))
     with mock.patch.object(distributed, "cpu_threads", return_value=nullcontext()) as chosen:
-        assert run_script(toy_train, f"--resume={broken_off}").code == 0
+        assert run_script(toy_train, f"--resume={stopped}").code == 0
     chosen.assert_called_once_with(3, None)
 
 
-def test_what_cannot_be_resumed_is_told_and_left_alone(broken_off):
-    options, state = broken_off / "training_options.json", broken_off / "training-state-000004.pt"
+def test_what_cannot_be_resumed_is_told_and_left_alone(stopped):
+    options, state = stopped / "training_options.json", stopped / "training-state-000004.pt"
     whole = options.read_text()
     for text in (
         *('{"a": 1}', "{", whole.replace('"circles"', '"spirals"')),
@@ -187,8 +179,8 @@ def test_what_cannot_be_resumed_is_told_and_left_alone(broken_off):
         options.write_text(text or whole)
         if text is None:
             write_state(state, {})
-        before = contents(broken_off)
+        before = contents(stopped)
         result = run_script(toy_train, f"--resume={state}")
         assert result.code in (1, 2)
-        assert str(broken_off) in result.error or "spirals" in result.error
-        assert contents(broken_off) == before
+        assert str(stopped) in result.error or "spirals" in result.error
+        assert contents(stopped) == before

@@ -18,6 +18,7 @@ import train
 from dnnlib.errors import UsageError
 from tests.support import image_runs
 from tests.support.draws import seeded
+from tests.support.finished_runs import broken_off
 from tests.support.image_runs import SIDE, TINY, equal, load, network_file, same_end, stats, weights
 from tests.support.running import contents, good, refused, run_script, slowly
 from torch_utils.snapshots import read_state, write_state
@@ -93,8 +94,8 @@ def test_half_precision_trains_or_is_refused_in_one_line(blobs, tmp_path):
         assert 0 < stats(tmp_path / "out")[0]["Loss/loss"] < 20
 
 
-def test_labels_reach_the_network_only_if_asked_for(fit, twelve):
-    model, blind = load(twelve), load(fit("--augment=0"))
+def test_labels_reach_the_network_only_if_asked_for(fit, short):
+    model, blind = load(short), load(fit("--augment=0"))
     x, t = torch.ones(1, SIDE**2, dtype=torch.float64), torch.tensor(3.0, dtype=torch.float64)
     one, other = (model.denoiser(x, t, labels=torch.eye(4)[[index]]) for index in (0, 1))
     assert (one - other).abs().max() > 1e-9
@@ -217,19 +218,14 @@ KINDS = {
 def test_a_resumed_training_equals_an_unbroken_one(
     request, tmp_path, monkeypatch, script, fixture, lost, location
 ):
-    whole, copy = request.getfixturevalue(fixture), tmp_path / "copy"
+    whole = request.getfixturevalue(fixture)
     whole = whole / "run" if fixture == "simulations" else whole
-    shutil.copytree(whole, copy)
-    states = [f"training-state-{number:06d}.pt" for number in lost]
-    for name in (*states, network_file(whole).name):
-        (copy / name).unlink()
-    # It was stopped in the middle of a line.
-    lines = (copy / "stats.jsonl").read_text().splitlines(keepends=True)
-    (copy / "stats.jsonl").write_text("".join(lines[: lost[0] - 1]) + lines[lost[0] - 1][:20])
+    copy = broken_off(whole, tmp_path / "copy", *lost)
     if fixture == "short":  # of images, whose basis is not fitted again
         monkeypatch.setattr(EigenBasis, "fit", pytest.fail)
     good(run_script(script, f"--resume={copy / location}"))
-    assert all(equal(read_state(copy / name), read_state(whole / name)) for name in states)
+    for name in (f"training-state-{number:06d}.pt" for number in lost):
+        assert equal(read_state(copy / name), read_state(whole / name))
     assert same_end(copy, whole)
     one, other = (
         [(line["seen"], line["Loss/loss"]) for line in stats(run)] for run in (copy, whole)
@@ -245,8 +241,8 @@ OTHERS = [
     ("toy_run", "--data_name=moons", ["moons", "circles"]),
     ("toy_run", "--outdir=elsewhere", ["elsewhere", "toy"]),
     ("houses_run", "--xflip", []),
-    ("twelve", "--cres=2,2", ["[1]"]),
-    ("twelve", "--data=.", ["blobs.zip"]),
+    ("short", "--cres=2,2", ["[1]"]),
+    ("short", "--data=.", ["blobs.zip"]),
 ]
 
 
@@ -261,11 +257,11 @@ def test_a_resumed_run_refuses_to_become_another(request, fixture, option, parts
 
 
 @pytest.mark.hostile
-def test_signals_to_all_save_and_end_in_a_line(blobs, unbroken, tmp_path):
+def test_signals_to_all_save_and_end_in_a_line(blobs, short, tmp_path):
     folder = tmp_path / "out"
     command = [sys.executable, "train.py", f"--outdir={folder}", "--nosubdir", f"--data={blobs}"]
     process = subprocess.Popen(
-        [*command, *image_runs.LONG],
+        [*command, *image_runs.SHORT, *image_runs.DRAWING],
         cwd=image_runs.ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
@@ -287,7 +283,7 @@ def test_signals_to_all_save_and_end_in_a_line(blobs, unbroken, tmp_path):
     assert "SIGTERM" in line
     assert f"--resume={state}" in line
     good(run_script(train, f"--resume={state}"))
-    assert same_end(folder, unbroken)
+    assert same_end(folder, short)
 
 
 def is_there(group):
@@ -305,14 +301,14 @@ def wait_until(so):
         time.sleep(0.01)
 
 
-def test_an_output_gain_is_trained_averaged_kept_and_missed(twelve, tmp_path):
-    gains = load(twelve).denoiser.output_gain.gains
+def test_an_output_gain_is_trained_averaged_kept_and_missed(short, tmp_path):
+    gains = load(short).denoiser.output_gain.gains
     assert gains.shape[1] == SIDE**2
     assert 1e-3 < (gains - 1).abs().max() < 1
-    state = read_state(max(twelve.glob("training-state-*.pt")))
+    state = read_state(max(short.glob("training-state-*.pt")))
     gains = ("output_gain", "averaged_output_gain")
     assert not torch.equal(*(state[name]["offsets"] for name in gains))
-    shutil.copy(twelve / "training_options.json", tmp_path)
+    shutil.copy(short / "training_options.json", tmp_path)
     path = tmp_path / "training-state-000000.pt"
     for lost in gains:
         write_state(path, {name: part for name, part in state.items() if name != lost})
@@ -330,8 +326,8 @@ def test_a_precision_that_a_trial_has_found_is_kept(blobs, tmp_path, monkeypatch
     monkeypatch.setattr(job, "fastest_precision", trial)
     folder = tmp_path / "out"
     place = (f"--outdir={folder}", "--nosubdir", f"--data={blobs}")
-    short = ("--preset=auto", "--duration=0.000016", "--workers=0")
-    assert run_script(train, *place, *image_runs.TWELVE, *short).code == 0
+    few = ("--preset=auto", "--batch=16", "--duration=0.000016")
+    assert run_script(train, *place, *image_runs.SHORT, *few).code == 0
     saved = json.loads((folder / "training_options.json").read_text())
     assert saved["options"]["precision"] == "bf16"
     assert run_script(train, f"--resume={folder}").code == 0

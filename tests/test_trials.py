@@ -291,6 +291,7 @@ def test_levels_beside_a_number_have_probabilities_and_it_a_law_given_each(tmp_p
 
 def test_learning_likelihoods_refuses_others(shelf, houses, tmp_path):
     place = (f"--data={shelf / 'one.npz'}", f"--outdir={tmp_path}", "-n", "--likelihood")
+    assert "left out: --cond" in good(run_script(train, *place[:3])).out
     refused(run_script(train, *place, "--cond"), 2, "--cond", "--likelihood")
     refused(run_script(train, *place, "--bounded=reject"), 2, "--bounded=reject")
     refused(run_script(train, f"--data={houses}", *place[1:]), 2, "--conditions=NAMES")

@@ -24,7 +24,6 @@ HOUSE_NAMES = ["size", "room count", "fixed", "price", "double"]
 SIMULATION_NAMES = ["a", "b", "y 1", "y2"]
 SMALL = ("--width=16", "--depth=1", "--batch=50", "--duration=0.004", "--tick=1", "--dump=1")
 PLAIN = ("--marginals=yeo-johnson", "--whiten=zca", "--keep=9")
-HOW = ("--cond", "--ensemble=2", "--bounded=reject", "--cond_shape=1x2")
 
 
 def write_houses(path, count=300):
@@ -80,12 +79,23 @@ def simulations(tmp_path_factory):
     y = write_simulations(source)
     made = ("--conditions=y 1,y2", "--bounds=a:-1:1", "--held-out=0.2", f"--source={source}")
     good(run_script(dataset_tool, *made, f"--dest={folder / 'runs.npz'}"))
-    options = (f"--data={folder / 'runs.npz'}", *SMALL, *HOW, "--keep=9")
-    trained(folder / "run", train, *options)
+    how = ("--cond", "--ensemble=2", "--bounded=reject", "--cond_shape=1x2", "--keep=9")
+    trained(folder / "run", train, f"--data={folder / 'runs.npz'}", *SMALL, *how)
     shutil.copy(folder / "run" / "network-snapshot-000004.pkl", folder / "network.pkl")
     write_csv(folder / "seen.csv", SIMULATION_NAMES[2:], y[:3])
     np.save(folder / "seen.npy", y[:3])
     return folder
+
+
+def broken_off(whole, copy, *lost):
+    """A copy of a run as it was before it saved some states, stopped in the middle of a line."""
+    shutil.copytree(whole, copy)
+    for number in lost:
+        (copy / f"training-state-{number:06d}.pt").unlink()
+    max(copy.glob("network-snapshot-*.pkl")).unlink()
+    lines = (copy / "stats.jsonl").read_text().splitlines(keepends=True)
+    (copy / "stats.jsonl").write_text("".join(lines[: lost[0] - 1]) + lines[lost[0] - 1][:20])
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -22,22 +22,13 @@ TINY = (
     *("--preset=published", "--cbase=8", "--cres=1", "--batch=16", "--duration=0.000064"),
     *("--workers=0", "--no-calibrate"),
 )
-# Twelve steps with all that draws random numbers or asks for data.
-TWELVE = (
-    *("--cbase=8", "--cres=1", "--batch=16", "--duration=0.000192", "--workers=1", "--seed=5"),
-    *("--cond", "--xflip", "--augment=0.5", "--dropout=0.3", "--tick=1", "--ema=0.0001"),
-    "--preset=published",
-)
 # Forty steps, a state at both reports.
 SHORT = (
     *("--cbase=8", "--cres=1", "--batch=50", "--duration=0.002", "--workers=0", "--tick=1"),
     *("--dump=1", "--cond", "--dims_to_keep=5", "--device_name=cpu"),
 )
-# Three reports, a state at each.
-LONG = (
-    *("--cbase=8", "--cres=1", "--batch=50", "--duration=0.003", "--workers=2", "--tick=1"),
-    *("--dump=1", "--cond", "--augment=0.5", "--device_name=cpu", "--preset=published"),
-)
+# With all that draws random numbers or asks for data.
+DRAWING = ("--workers=2", "--seed=5", "--xflip", "--augment=0.5", "--dropout=0.3", "--ema=0.0001")
 
 
 def write_images(path, images, labels=None):
@@ -126,21 +117,9 @@ def fit(blobs, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def twelve(blobs, tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("twelve"), train, f"--data={blobs}", *TWELVE)
-
-
-@pytest.fixture(scope="session")
 def short(blobs, tmp_path_factory):
-    """With all that draws random numbers or asks for data, and a state at both reports."""
-    drawing = ("--workers=1", "--seed=5", "--xflip", "--augment=0.5", "--dropout=0.3")
-    folder = tmp_path_factory.mktemp("short")
-    return trained(folder, train, f"--data={blobs}", *SHORT, *drawing)
-
-
-@pytest.fixture(scope="session")
-def unbroken(blobs, tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("unbroken"), train, f"--data={blobs}", *LONG)
+    place = tmp_path_factory.mktemp("short")
+    return trained(place, train, f"--data={blobs}", *SHORT, *DRAWING)
 
 
 SIZE, FEATURES = 4, 6

@@ -241,7 +241,6 @@ def test_records_are_whole_lines_kept_up_to_the_last_without_a_broken_end(tmp_pa
     for count, record in enumerate(records, start=1):
         append_jsonl(path, record)
         assert [json.loads(line) for line in path.read_text().splitlines()] == records[:count]
-    path = tmp_path / "stats.jsonl"
     for last, kept in ((0, 0), (1, 1), (25, 2), (30, 3), (99, 4)):
         path.unlink(missing_ok=True)
         for seen in (1, 20, 30, 40):
@@ -251,7 +250,6 @@ def test_records_are_whole_lines_kept_up_to_the_last_without_a_broken_end(tmp_pa
         assert path.read_text() == "".join(before[:kept])
     keep_lines_until(tmp_path / "none.jsonl", "seen", 1)
     assert not (tmp_path / "none.jsonl").exists()
-    path = tmp_path / "stats.jsonl"
     for end in ('{"seen": 2, "lo', '{"seen": 2, "loss": 1', "\0\0\0", ""):
         path.write_text(f'{{"seen": 1}}\n{end}')
         keep_lines_until(path, "seen", 10)

@@ -197,7 +197,7 @@ def load(data, **options):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_tensors_come_back_as_they_were(zipped):
+def test_tensors_and_states_come_back_as_they_were(zipped):
     for dtype in DTYPES:
         values = (torch.arange(24) % 2).to(dtype).reshape(2, 3, 4)
         given = {"a": values, "b": values[1, :, ::2], "c": values.permute(2, 0, 1), "d": values[:0]}
@@ -206,10 +206,7 @@ def test_tensors_come_back_as_they_were(zipped):
             assert back[key].dtype == dtype
             assert torch.equal(back[key], value)
         assert back["a"].untyped_storage().data_ptr() == back["b"].untyped_storage().data_ptr()
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_states_of_modules_and_optimizers_come_back(zipped):
+    # So do states of modules and optimizers.
     module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     optimizer = torch.optim.Adam(module.parameters(), fused=True)
     module(torch.ones(4, 2)).sum().backward()

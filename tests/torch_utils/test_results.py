@@ -203,7 +203,6 @@ def test_an_open_file_reads_one_array_at_a_time_whatever_the_others_are(tmp_path
         assert most < 1 << 20
         np.testing.assert_array_equal(opened.read("large"), np.zeros(1 << 20))
         np.testing.assert_array_equal(opened.read("small"), np.arange(3))
-    path = tmp_path / "a.npz"
     save_arrays(path, {"first": np.arange(100.0), "second": np.arange(50.0)})
     content = path.read_bytes()
     place = content.index(np.float64(49).tobytes(), content.index(b"second"))
