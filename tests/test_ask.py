@@ -15,8 +15,9 @@ import pfODE_int
 import posterior
 import train
 from dnnlib.errors import UsageError
+from tests.support.image_runs import network_file
 from tests.support.messy_tables import MESSY
-from tests.support.running import good, quick_endings, refusal, refused, run_script
+from tests.support.running import good, quick_endings, refusal, refused, run_script, trained
 from torch_utils.snapshots import read_network, write_network
 from training import Answers, Records
 from training.commands.answers import _frame
@@ -67,13 +68,13 @@ def sold(tmp_path_factory):
     with_holes(shop()).assign(till=1).to_csv(folder / "shop.csv", index=False)
     source, dest = f"--source={folder / 'shop.csv'}", folder / "shop.npz"
     good(run_script(dataset_tool, source, f"--dest={dest}", "--held-out=0.2"))
-    good(run_script(train, f"--data={dest}", f"--outdir={folder / 'run'}", "--nosubdir", *QUICK))
+    trained(folder / "run", train, f"--data={dest}", *QUICK)
     return folder
 
 
 @pytest.fixture(scope="module")
 def network(sold):
-    return max((sold / "run").glob("network-snapshot-*.pkl"))
+    return network_file(sold / "run")
 
 
 def test_holes_are_filled_and_the_rest_stays(sold, network, tmp_path):
@@ -291,10 +292,8 @@ def test_a_messy_table_is_asked_without_a_hand_on_it(tmp_path, name):
     source, data, out = tmp_path / name, tmp_path / "data.npz", tmp_path / "answers.csv"
     source.write_text(MESSY[name][0], encoding="utf-8")
     good(run_script(dataset_tool, f"--source={source}", f"--dest={data}"))
-    place = (f"--data={data}", f"--outdir={tmp_path}", "--nosubdir")
-    good(run_script(train, *place, "--any", *QUICK))
-    trained = f"--network={max(tmp_path.glob('network-snapshot-*.pkl'))}"
-    column = Answers.open(trained.removeprefix("--network=")).flow.empty.names[1]
+    path = network_file(trained(tmp_path, train, f"--data={data}", "--any", *QUICK))
+    network, column = f"--network={path}", Answers.open(path).flow.empty.names[1]
     for question in (
         ("fill", f"--data={source}"),
         ("predict", f"--data={source}", f"--columns={column}", "--interval=0.5"),
@@ -302,16 +301,16 @@ def test_a_messy_table_is_asked_without_a_hand_on_it(tmp_path, name):
         ("score", f"--data={source}"),
         ("sample", "--count=50", f"--data={data}"),
     ):
-        good(run_script(ask, *question, trained, f"--dest={out}", "--overwrite"))
+        good(run_script(ask, *question, network, f"--dest={out}", "--overwrite"))
         assert len(out.read_text(encoding="utf-8-sig").splitlines()) > 50
-    check = ("check", trained, f"--data={data}", f"--dest={tmp_path / 'check.json'}")
+    check = ("check", network, f"--data={data}", f"--dest={tmp_path / 'check.json'}")
     assert "No miscalibration seen" in good(run_script(ask, *check, "--level=0.001")).out
 
 
 def test_one_question_is_answered_alone(sold, tmp_path):
     data, out = f"--data={sold / 'shop.npz'}", f"--outdir={tmp_path}"
-    good(run_script(train, data, out, "--nosubdir", "--ask=gift", *QUICK, "--duration=0.006"))
-    network = f"--network={max(tmp_path.glob('network-snapshot-*.pkl'))}"
+    folder = trained(tmp_path / "run", train, data, "--ask=gift", *QUICK, "--duration=0.006")
+    network = f"--network={network_file(folder)}"
     rows = (f"--data={sold / 'shop.csv'}", f"--dest={tmp_path / 'made.csv'}")
     refused(run_script(ask, "predict", network, *rows, "--columns=price"), 2, "--ask=gift")
     good(run_script(ask, "predict", network, *rows, "--columns=gift"))

@@ -39,14 +39,8 @@ FEW = {
 """Options that make a script quick."""
 FEW_ROWS = ["--duration=0.0004", "--batch=100", "--width=8", "--depth=1", "--linear_start=on"]
 """Of a training on a table."""
-FEW_RUNS = ["--runs=20", "--chains=1"]
-"""Of a check of posteriors."""
 MANY = re.compile(r"\b[12]000\b")
 """Numbers of points in Python, in whose place there are a few."""
-FEW_DRAWS = ("}, draws=50", "}, draws=50, pool=300, sampler='pool'")
-"""Of posteriors with a likelihood, of a pool alone that they are chosen from."""
-LAST_SNAPSHOT = {"network-snapshot-001000": "network-snapshot-000000"}
-"""What a training that is cut short calls its network."""
 BLOCK = re.compile(
     r"(?P<skipped><!-- not run: .+ -->\n)?```(?P<language>\w*)\n(?P<text>.*?)```", re.S
 )
@@ -78,9 +72,9 @@ class Shell:
 
     def _run(self, name, words):
         options = [word for word in words if word.startswith("-")]
-        for full, cut in LAST_SNAPSHOT.items():
-            words = [word.replace(full, cut) for word in words]
-        few = FEW.get(name, []) + (FEW_RUNS if "check" in words[:1] else [])
+        # What a training that is cut short calls its network.
+        words = [word.replace("snapshot-001000", "snapshot-000000") for word in words]
+        few = FEW.get(name, []) + ["--runs=20", "--chains=1"] * ("check" in words[:1])
         if name == "train" and any(re.fullmatch(r"--data=.*\.npz", word) for word in words):
             of_levels = any("flashes" in word for word in words)  # which have no linear start
             few = [each for each in FEW_ROWS if not (of_levels and "linear" in each)]
@@ -106,7 +100,9 @@ def test_every_block_of_a_page_runs(page, toy_network, tmp_path, monkeypatch):
             shell.run(block["text"])
         elif block["language"] == "python" and not block["skipped"]:
             with quick_endings():
-                few = MANY.sub("20", block["text"]).replace(*FEW_DRAWS)
+                few = MANY.sub("20", block["text"])
+                # Of posteriors with a likelihood, a pool alone that they are chosen from.
+                few = few.replace("}, draws=50", "}, draws=50, pool=300, sampler='pool'")
                 exec(compile(few, page, "exec"), names)
 
 

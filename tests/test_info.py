@@ -83,17 +83,14 @@ def test_a_run_its_reports_and_options(toy_network, tmp_path):
     refused(run_script(info, copy), 1, "stats.jsonl", "last line")
 
 
-ROOT = Path(__file__).parent.parent
-# Files with random weights, 8 MB, and what the original code makes of some points.
-FOLDERS = (ROOT / "tests" / "fixtures", ROOT.parent / "shared" / "fixtures")
-NAMES = ("toy_circles_prp", "image_8x8_prr10")
-RECORDED = {
-    name: next((f for folder in FOLDERS if (f := folder / f"{name}.pkl").exists()), None)
-    for name in NAMES
-}
-needs_recorded = pytest.mark.skipif(
-    None in RECORDED.values(), reason=f"needs {' and '.join(NAMES)} in {FOLDERS[0]}"
-)
+@pytest.fixture(params=["toy_circles_prp", "image_8x8_prr10"])
+def recorded(request):
+    """A file with random weights, beside one of what the original code makes of some points."""
+    root = Path(__file__).parent.parent
+    folders = (root / "tests" / "fixtures", root.parent / "shared" / "fixtures")
+    paths = [folder / f"{request.param}.pkl" for folder in folders]
+    got = next((path for path in paths if path.exists()), None)
+    return got or pytest.skip(f"needs {paths[0]}")
 
 
 @pytest.fixture
@@ -110,12 +107,10 @@ def bring(tmp_path):
     return run
 
 
-@needs_recorded
-@pytest.mark.parametrize("name", NAMES)
-def test_networks_of_the_original_code_give_the_same(bring, tmp_path, name):
-    good(bring(RECORDED[name]))
+def test_networks_of_the_original_code_give_the_same(bring, tmp_path, recorded):
+    good(bring(recorded))
     model = Model.load(tmp_path / "network.pkl")
-    file = load_arrays(RECORDED[name].with_suffix(".npz"))
+    file = load_arrays(recorded.with_suffix(".npz"))
     x, t, given, known_weight = (
         torch.from_numpy(file[key]) for key in ("x_es", "t", "denoised", "weight")
     )

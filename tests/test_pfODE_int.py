@@ -17,7 +17,7 @@ from tests.support.flows import exact_flow
 from tests.support.image_models import END, SHAPE
 from tests.support.image_runs import network_file
 from tests.support.outcomes import KINDS, TRAJECTORY, Simulations, assert_same
-from tests.support.running import contents, good, refused, run_script, unless_given
+from tests.support.running import contents, good, refused, run_script, trained, unless_given
 from torch_utils.results import load_arrays, load_json
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
@@ -33,7 +33,7 @@ from training.pictures.trajectories.clouds import latent_law
 from training.subjects.images import dequantized
 
 COUNT, DIM = 5, 64
-TINY = ("--duration=0.0008", "--batch=200", "--no-calibrate", "--nosubdir")
+TINY = ("--duration=0.0008", "--batch=200", "--no-calibrate")
 
 
 @pytest.fixture(scope="module")
@@ -311,8 +311,8 @@ def laws(tmp_path_factory):
     folder = tmp_path_factory.mktemp("laws")
     found = {}
     for name, kept, law in (("plain", 1, "gaussian"), ("PRP", 2, "learned")):
-        place = (f"--outdir={folder / name}", f"--dims_to_keep={kept}", f"--latent_law={law}")
-        assert run_script(toy_train, "--data_name=circles", *TINY, *place).code == 0
+        given = ("--data_name=circles", f"--dims_to_keep={kept}", f"--latent_law={law}")
+        trained(folder / name, toy_train, *TINY, *given)
         found[name] = network_file(folder / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.subjects.toys.MOST", 1000)

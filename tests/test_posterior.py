@@ -8,10 +8,11 @@ import pytest
 
 import posterior
 import train
+from tests.support import finished_runs
 from tests.support.commands import COMMANDS
 from tests.support.image_models import image_model, save_image_model, write_image_set
 from tests.support.outcomes import assert_same, drawn, only_json, outcome
-from tests.support.running import good, quick_endings, refused, run_script, starter
+from tests.support.running import good, quick_endings, refused, run_script, starter, trained
 from torch_utils.results import load_arrays, load_json
 from training import rounds
 from training.data.images.dataset import ImageDataset
@@ -256,10 +257,8 @@ def table(tmp_path_factory):
     data, points = folder / "rows.npz", np.random.default_rng(0).normal(size=(100, 2))
     points[:, 1] = 50 + 10 * points[:, 1]
     np.savez(data, points=points, names=["length", "weight"], held_out=np.arange(100) % 4 == 0)
-    few = ("--width=16", "--depth=1", "--batch=50", "--duration=0.004", "--tick=1", "--dump=1")
     plain = ("--marginals=none", "--whiten=zca", "--keep=9")
-    place = (f"--outdir={folder}", "--nosubdir", f"--data={data}")
-    assert run_script(train, *place, *few, *plain).code == 0
+    trained(folder, train, f"--data={data}", *finished_runs.SMALL, *plain)
     return data, folder / "network-snapshot-000004.pkl"
 
 

@@ -121,20 +121,15 @@ def test_a_copy_works_beside_other_packages_of_our_names_and_tells_mistakes_in_a
     for name in ("dnnlib", "torch_utils", "training"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise ImportError('of another program')")
-    paths = os.pathsep.join(map(str, (tmp_path / "copy", tmp_path)))
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path / 'copy'}{os.pathsep}{tmp_path}"}
     exact = ("toy_pfODE_int", "exact", "--data_name=circles", "--total_samples=9", "--steps=2")
     for arguments, code, line in (
         ((*exact, "--device_name=cpu", "--save_dir=out"), 0, ""),
         (("trian",), 2, "ifs: error: there is no command 'trian': see ifs --help\n"),
         (("train.py", "--data=a", "--outdir=b"), 1, "ifs train: error: a does not exist: give "),
     ):
-        result = subprocess.run(
-            [sys.executable, "-c", PROGRAM, *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": paths},
-            capture_output=True,
-            text=True,
-        )
+        command = [sys.executable, "-c", PROGRAM, *arguments]
+        result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
         assert (result.returncode, result.stderr.count("\n")) == (code, bool(line))
         assert result.stderr.startswith(line)
     assert list((tmp_path / "out").glob("circles_PRP_*.npz"))

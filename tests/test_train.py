@@ -20,7 +20,7 @@ from tests.support import image_runs
 from tests.support.draws import seeded
 from tests.support.finished_runs import broken_off
 from tests.support.image_runs import SIDE, TINY, equal, load, network_file, same_end, stats, weights
-from tests.support.running import contents, good, refused, run_script, slowly
+from tests.support.running import contents, good, refused, run_script, slowly, trained
 from torch_utils.snapshots import read_state, write_state
 from training.data.images.batches import basis_batches
 from training.data.images.dataset import ImageDataset
@@ -324,10 +324,8 @@ def test_a_precision_that_a_trial_has_found_is_kept(blobs, tmp_path, monkeypatch
         return "bf16"
 
     monkeypatch.setattr(job, "fastest_precision", trial)
-    folder = tmp_path / "out"
-    place = (f"--outdir={folder}", "--nosubdir", f"--data={blobs}")
     few = ("--preset=auto", "--batch=16", "--duration=0.000016")
-    assert run_script(train, *place, *image_runs.SHORT, *few).code == 0
+    folder = trained(tmp_path, train, f"--data={blobs}", *image_runs.SHORT, *few)
     saved = json.loads((folder / "training_options.json").read_text())
     assert saved["options"]["precision"] == "bf16"
     assert run_script(train, f"--resume={folder}").code == 0

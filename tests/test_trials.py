@@ -14,6 +14,7 @@ import posterior
 import train
 import visualize
 from tests.support.finished_runs import SMALL, write_csv
+from tests.support.image_runs import network_file
 from tests.support.outcomes import drawn, only_json
 from tests.support.running import good, refusal, refused, run_script, trained
 from training import Model
@@ -56,8 +57,7 @@ def shelf(tmp_path_factory):
         state = max((folder / "sets-run").glob("training-state-*.pt"))
         good(run_script(train, f"--resume={state}"))
     for name in ("one", "two", "prior", "post", "sets"):
-        *_, last = sorted((folder / f"{name}-run").glob("network-*.pkl"))
-        last.rename(folder / f"{name}.pkl")
+        network_file(folder / f"{name}-run").rename(folder / f"{name}.pkl")
     seen = np.array([[7, 0.1, 2, 0.5], [5, 1.0, 4, 0.2], [7, 0.3, 3, 0.1], [9, 2, 1, 0.9]])
     write_csv(folder / "seen.csv", ["dataset", "y", "n", "t"], seen)
     return folder
@@ -235,7 +235,7 @@ def test_trials_may_lack_data_if_those_of_simulations_did(shelf, tmp_path):
     data = f"--data={tmp_path / 'holes.npz'}"
     with mock.patch("training.learning.gaussian_start.STEPS", 40):
         trained(tmp_path / "run", train, data, "--likelihood", *SMALL)
-    *_, network = sorted((tmp_path / "run").glob("network-*.pkl"))
+    network = network_file(tmp_path / "run")
     (tmp_path / "seen.csv").write_text("dataset,y,n,t\n1,0.1,,0.5\n1,,3,0.2\n2,0.4,2,0.9\n")
     few = ("--chains=2", "--draws=20", "--pool=100", "--sampler=pool")
     place = (f"--network={network}", "--prior=uniform", f"--save_dir={tmp_path / 'out'}", *few)
@@ -265,7 +265,7 @@ def test_levels_beside_a_number_have_probabilities_and_it_a_law_given_each(tmp_p
     with few, mock.patch("training.subjects.table_training.LEAST_GAIN", 100.0):
         data = (f"--data={tmp_path / 'runs.npz'}", "--likelihood", "--linear_start=gaussian")
         trained(tmp_path / "run", train, *data, *SMALL)
-    *_, network = sorted((tmp_path / "run").glob("network-*.pkl"))
+    network = network_file(tmp_path / "run")
     assert "choice, by their probabilities" in good(run_script(info, network)).out
     learned = LearnedLikelihood.of(NetworkFile.open(str(network)))
     assert (learned.data, list(learned.covariates)) == (["y", "choice"], [])

@@ -253,17 +253,15 @@ def test_mixtures_in_chains_are_inverted(cuda):
 @pytest.mark.parametrize("solver", [None, SOLVERS["heun"]], ids=["independent", "path"])
 def test_residuals_are_the_cpus(cuda, solver):
     batch, taken = points_and_labels(ENSEMBLE, 5), {CPU: [], CARD: []}
+
+    def source(rows):
+        return batch.points, {"labels": batch.labels}
+
     for device, of_times in taken.items():
         flow = untrained(ENSEMBLE, device).flow
-        Extractor(
-            ResidualProbe(flow, flow.times(2).cpu()),
-            lambda rows: (batch.points, {"labels": batch.labels}),
-            count=5,
-            batch=5,
-            seed=0,
-            stream=0,
-            solver=solver,
-        ).run(lambda index, first, rows, put=of_times.append: put(dict(rows)))
+        probe = ResidualProbe(flow, flow.times(2).cpu())
+        extractor = Extractor(probe, source, count=5, batch=5, seed=0, stream=0, solver=solver)
+        extractor.run(lambda index, first, rows, put=of_times.append: put(dict(rows)))
     torch.testing.assert_close(taken[CARD], taken[CPU], rtol=1e-4, atol=1e-5)
 
 

@@ -17,7 +17,7 @@ import train
 from tests.support.finished_runs import SHORT_TOY
 from tests.support.image_runs import SHORT, same_end
 from tests.support.outcomes import assert_same, outcome
-from tests.support.running import good, log_put_back, run_script, torch_settings_put_back
+from tests.support.running import good, log_put_back, run_script, torch_settings_put_back, trained
 from training.data.images.batches import ImageBatches
 from training.data.images.dataset import ImageDataset
 from training.learning.run_folder import LAUNCH_KEY, Place, RunFolder, launch_id, place_to_resume
@@ -33,9 +33,7 @@ def test_a_seed_gives_the_same_bytes_twice_and_another_others(blobs, tmp_path):
     options = (f"--data={blobs}", *SHORT, "--augment=0.5", "--no-calibrate", "--deterministic")
     files = []
     for name, seed in (("one", 3), ("two", 3), ("other", 4)):
-        place = (f"--outdir={tmp_path / name}", "--nosubdir", f"--seed={seed}")
-        good(run_script(train, *place, *options))
-        paths = (tmp_path / name).glob("[nt]*-*-*.p*")
+        paths = trained(tmp_path / name, train, *options, f"--seed={seed}").glob("[nt]*-*-*.p*")
         files.append({path.name: path.read_bytes() for path in paths})
     assert len(files[0]) >= 3
     assert files[0] == files[1] != files[2]
@@ -51,8 +49,7 @@ def test_pytorch_is_told_and_resumed_runs_remember(tmp_path, monkeypatch, flags)
         train_step(self, *arguments)
 
     monkeypatch.setattr(Trainer, "train_step", look)
-    place = (f"--outdir={tmp_path / 'run'}", "--nosubdir")
-    assert run_script(toy_train, *place, *SHORT_TOY, *flags).code == 0
+    trained(tmp_path / "run", toy_train, *SHORT_TOY, *flags)
     (tmp_path / "run" / "training-state-000006.pt").unlink()
     with torch_settings_put_back():
         torch.use_deterministic_algorithms(not flags)

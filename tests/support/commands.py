@@ -194,6 +194,7 @@ POSTERIOR = (
     " --device_name=cpu"
 )
 FEW_POINTS = "--total_samples=7 --steps=3 --save_freq=2 --device_name=cpu"
+MELT = "{0[toy_pfODE_int-exact/*_melt_results.npz]}"
 RESIDUALS = "calc_net_residuals_autocorrelations"
 ALL = (
     Command(
@@ -344,14 +345,8 @@ ALL = (
         )
     ),
     Command("info", "{0.toy} {0.images}", place=""),
-    Command("visualize", "{0[toy_pfODE_int-exact/*_melt_results.npz]} --no-animation", tolerance=0),
-    Command(
-        "report",
-        "{0[toy_pfODE_int-exact/*_melt_results.npz]}",
-        "--dest",
-        "report.html",
-        tolerance=0,
-    ),
+    Command("visualize", f"{MELT} --no-animation", tolerance=0),
+    Command("report", MELT, "--dest", "report.html", tolerance=0),
 )
 COMMANDS = {command.name: command for command in ALL}
 

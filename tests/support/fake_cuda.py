@@ -34,17 +34,9 @@ LOOKS_AT_ERRORS = (aten._linalg_check_errors.default, aten._linalg_eigh.default)
 WRITES_BY_INDEX = (aten.index_put_.default, aten.index_put.default)
 """Operations that wait for the number of elements, if they are given a mask."""
 LOWERED = (
-    functional.linear,
-    functional.conv1d,
-    functional.conv2d,
+    *(functional.linear, functional.conv1d, functional.conv2d, torch.addmm, torch.baddbmm),
+    *(torch.bmm, torch.einsum, torch.matmul, Tensor.matmul, Tensor.__matmul__),
     functional.scaled_dot_product_attention,
-    torch.addmm,
-    torch.baddbmm,
-    torch.bmm,
-    torch.einsum,
-    torch.matmul,
-    Tensor.matmul,
-    Tensor.__matmul__,
 )
 RAISED = (functional.group_norm, functional.layer_norm, functional.softmax, Tensor.softmax)
 """What networks call that autocasting does in less precision, and in more."""
@@ -306,15 +298,12 @@ def _cuda_stubs(mode, devices):
 
 
 def _reading_methods(mode):
-    return {
-        "item": lambda tensor: mode.read(tensor).item(),
-        "tolist": lambda tensor: mode.read(tensor).tolist(),
-        "__float__": lambda tensor: float(mode.read(tensor)),
-        "__int__": lambda tensor: int(mode.read(tensor)),
-        "__index__": lambda tensor: int(mode.read(tensor)),
-        "__bool__": lambda tensor: bool(mode.read(tensor)),
-        "is_cuda": property(lambda tensor: tensor.device.type == "cuda"),
-    }
+    def reading(name):
+        return lambda tensor: getattr(mode.read(tensor), name)()
+
+    names = ("item", "tolist", "__float__", "__int__", "__index__", "__bool__")
+    on_card = property(lambda tensor: tensor.device.type == "cuda")
+    return {**{name: reading(name) for name in names}, "is_cuda": on_card}
 
 
 def _on_meta():

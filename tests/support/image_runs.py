@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train
-from tests.support.running import run_script, trained
+from tests.support.running import good, run_script, trained
 from torch_utils.snapshots import Part, read_network, read_state
 from training.data.sources.writer import image_writer
 from training.model.model import Model
@@ -108,10 +108,8 @@ def fit(blobs, tmp_path_factory):
     def start(*arguments, data=blobs):
         outdir = tmp_path_factory.mktemp("fit")
         with mock.patch("training.learning.run.learn_latent_law"):
-            result = run_script(train, f"--outdir={outdir}", f"--data={data}", *TINY, *arguments)
-        assert (result.code, result.err) == (0, ""), result.err
-        (folder,) = outdir.iterdir()
-        return folder
+            good(run_script(train, f"--outdir={outdir}", f"--data={data}", *TINY, *arguments))
+        return next(outdir.iterdir())
 
     return start
 

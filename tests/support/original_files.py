@@ -39,13 +39,8 @@ class Persistent:
         self.source = f"class {class_name}: pass"
 
     def __reduce__(self):
-        meta = {
-            "type": "class",
-            "version": 6,
-            "module_src": self.source,
-            "class_name": self.class_name,
-            "state": self.state,
-        }
+        meta = {"type": "class", "version": 6, "module_src": self.source}
+        meta |= {"class_name": self.class_name, "state": self.state}
         return _reconstruct_persistent_obj, (meta,)
 
     def child(self, *names):

@@ -192,7 +192,8 @@ def save_posterior(
     width = width if image_shape is None else 40.0
     likelihood = likelihood or Gaussian(torch.tensor(0.3))
     points = middle + width * torch.randn(count, chains, draws, dim, generator=generator).double()
-    observed = likelihood.simulate(points[:, 0, 0], generator)
+    truth = points[:, 0, 0]
+    observed = likelihood.simulate(truth, generator)
     got = likelihood.log_prob(points.flatten(0, 2), observed.repeat_interleave(2 * draws, 0))
     made = Draws(points, points, got.view(points.shape[:3]), [sampler] * count, torch.ones(count))
     toy = name if name in TOY_NAMES else None
@@ -201,12 +202,7 @@ def save_posterior(
     rows = torch.randn(100, dim, generator=generator) if prior else None
     names = [f"x{index + 1}" for index in range(dim)]
     whole = AboutDraws(
-        names=names,
-        run=about,
-        observed=observed,
-        likelihood=likelihood,
-        prior=rows,
-        truth=points[:, 0, 0],
+        names=names, run=about, observed=observed, likelihood=likelihood, prior=rows, truth=truth
     )
     save_netcdf(path, iter([(made, points)]), (chains, draws, count), whole)
     return path

@@ -86,14 +86,8 @@ def weights(module):
 
 BATCH = 4
 SHAPE = (1, 8, 8)
-UNET = {
-    "image_shape": SHAPE,
-    "model_channels": 8,
-    "channel_mult": [1],
-    "num_blocks": 1,
-    "attention_resolutions": [8],
-    "dropout": 0.0,
-}
+UNET = {"image_shape": SHAPE, "model_channels": 8, "channel_mult": [1], "num_blocks": 1}
+UNET |= {"attention_resolutions": [8], "dropout": 0.0}
 """Without dropout, whose draws go by the layout in memory, which can differ on a card."""
 MLP = {"width": 8, "depth": 1}
 NETWORKS = {

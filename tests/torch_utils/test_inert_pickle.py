@@ -19,16 +19,7 @@ from torch import nn
 
 from tests.fuzz import hostile_pickles as pickles
 from tests.fuzz.hostile import packed_zeros, zip_of
-from tests.fuzz.hostile_pickles import (
-    VALUES,
-    Call,
-    legacy,
-    program,
-    saved,
-    storage,
-    tensor,
-    torch_file,
-)
+from tests.fuzz.hostile_pickles import Call, legacy, program, saved, storage, tensor, torch_file
 from torch_utils.inert_pickle import Name, PickleError, PickleReader, Unfinished, expect, shown
 from torch_utils.tensor_files import BrokenFileError, ChecksumError, load_tensors
 
@@ -229,7 +220,7 @@ def test_what_is_no_data_fails(tmp_path, monkeypatch, form):
     passed = set()
     import_module("torch.utils.serialization.config")  # as torch does at its first load
     modules = set(sys.modules)
-    for kind, value in VALUES.items():
+    for kind, value in pickles.VALUES.items():
         try:
             load(form_of.get(form, bytes)(program(value)), legacy=form == "legacy")
         except REFUSED:
