@@ -63,11 +63,11 @@ def test_conditions_are_found_by_name(sample, done, simulations, tmp_path):
 
 
 def test_strange_data_are_told(sample, done, simulations, tmp_path):
-    limit = only_json(done)["surprise"]["limit"]
-    assert 2 < limit < 20
+    surprise = only_json(done)["surprise"]
+    assert 2 < surprise["limit"] < 20
+    assert surprise["unlike"] == 0
     nats = [one["surprise"] for one in only_json(done)["posteriors"]]
-    assert max(nats) == only_json(done)["surprise"]["largest"] < limit
-    assert only_json(done)["surprise"]["unlike"] == 0
+    assert max(nats) == surprise["largest"] < surprise["limit"]
     # Both conditions are usual, but not together.
     far = write_csv(tmp_path / "far.csv", SIMULATION_NAMES[2:], np.array([[0, 0], [-1.5, 1.5]]))
     with mock.patch("training.inference.amortized.MOST_TURNS", 3):

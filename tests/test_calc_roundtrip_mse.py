@@ -1,6 +1,5 @@
 """Roundtrip errors from the command line: of images and batches against what a flow does."""
 
-import json
 import os
 from functools import cache
 
@@ -10,8 +9,8 @@ import torch
 
 import calc_roundtrip_mse
 from tests.support.image_models import CLASSES, END
+from tests.support.outcomes import Measured
 from tests.support.running import unless_given
-from torch_utils.results import load_arrays
 from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
 from training.files.roundtrip import BIN_EDGES, histogram
@@ -24,13 +23,8 @@ COUNT = 10
 ERRORS = ("mse", "mse_float", "max_abs_error", "exact")
 
 
-class Measured:
-    def __init__(self, folder, printed):
-        (path,) = folder.glob("*_roundtrip_mse_seed*.json")
-        self.folder, self.stem, self.printed = folder, path.stem, printed
-        self.result = json.loads(path.read_text())
-        self.arrays = load_arrays(path.with_name(f"{path.stem}_worst.npz"))
-        self.numbers = [self.result[name] for name in (*ERRORS[:3], "exact_pixels")]
+def numbers(got):
+    return [got.result[name] for name in (*ERRORS[:3], "exact_pixels")]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +56,7 @@ def test_the_promised_files_are_written_and_the_last_line_tells_the_numbers(meas
     assert sorted(os.listdir(got.folder)) == names
     *wrote, last = got.printed.splitlines()
     assert wrote == [f"Wrote {got.folder / name}" for name in names]
-    mse, mse_float, largest, exact = got.numbers
+    mse, mse_float, largest, exact = numbers(got)
     assert f"Roundtrip of {COUNT} images" in last
     assert f"mean squared error {mse:.6g} squared gray levels after rounding" in last
     assert f"{mse_float:.6g} before" in last
@@ -112,7 +106,7 @@ def test_the_numbers_are_those_of_the_kept_images(measure):
         np.testing.assert_array_equal(arrays[name], arrays[f"all_{name}"][order])
     mse, mse_float, largest, exact = (arrays[f"all_{name}"] for name in ERRORS)
     expected = [mse.mean(), mse_float.mean(), largest.max(), exact.mean()]
-    assert got.numbers == pytest.approx(expected, rel=1e-12)
+    assert numbers(got) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(("network", "keep"), [("PRP", 4), ("classes", 0), ("classes", 100)])

@@ -19,7 +19,6 @@ from training.flow.calibration import Calibration
 from training.model.model import Model
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("data", "data_root", "images", "source", "res_root", "ref")
 # Of commands that run on the first rank alone, some that take longer than others.
 LONG = ("ask fill", "ask score", "ask sample", "ask check", "distill", "posterior rounds")
 BY_FIRST_RANK = (
@@ -117,7 +116,8 @@ def test_networks_that_are_none_are_told(command, shelf, tmp_path):
 
 
 def sources_of(command):
-    return [n for n in SOURCES if command.has(f"--{n}") and f"--{n}" not in command.foreign]
+    names = ("data", "data_root", "images", "source", "res_root", "ref")
+    return [n for n in names if command.has(f"--{n}") and f"--{n}" not in command.foreign]
 
 
 @pytest.mark.parametrize("command", filter(sources_of, ALL), ids=lambda command: command.name)

@@ -24,7 +24,6 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 PAGES = ("README.md", "docs/theory.md", "docs/api.md", "docs/amortized.md", "docs/trials.md")
 PAGES += ("docs/rounds.md",)
-DEMO = "out/demo/PRP/network-snapshot-001000.pkl"
 FEW = {
     "toy_train": ["--duration=0.0004", "--batch=100", "--no-calibrate"],
     "toy_pfODE_int": ["--total_samples=50", "--steps=2"],
@@ -87,7 +86,7 @@ class Shell:
 
 @pytest.mark.parametrize("page", slowly(PAGES, "docs/trials.md", "docs/rounds.md"))
 def test_every_block_of_a_page_runs(page, toy_network, tmp_path, monkeypatch):
-    demo = tmp_path / DEMO
+    demo = tmp_path / "out" / "demo" / "PRP" / "network-snapshot-001000.pkl"
     demo.parent.mkdir(parents=True)
     shutil.copyfile(toy_network("--data_name=circles"), demo)
     monkeypatch.chdir(tmp_path)

@@ -163,13 +163,12 @@ def test_latents_can_have_the_variances_of_a_melt(start, make, networks, tmp_pat
     empirical = ("--seeds=0-1", "--gen_source=empirical", f"--prev_melt={melt}")
     made = make(tmp_path / "one", *empirical, network="late PRR")
     # As images of the melt's own law, given by numbers.
-    model = Model.load(networks["late PRR"])
+    flow = Model.load(networks["late PRR"]).flow
     law = GaussianLaw.empirical(torch.from_numpy(load_arrays(melt)["xs_es"][-1]).double())
     latents = torch.cat([law.sample(1, seeded_generator("cpu", k, Stream.LATENT)) for k in (0, 1)])
-    first, last = (model.about[name] for name in ("tmin", "tmax"))
-    times = torch.linspace(first, last, 3, dtype=torch.float64)
-    end = model.flow.generate(latents, times, SOLVERS["heun"]).end
-    expected = to_pixels(model.flow.to_data(end, times[0])).reshape(2, 8, 8).numpy()
+    times = torch.linspace(flow.schedule.t_min, flow.end_time, 3, dtype=torch.float64)
+    end = flow.generate(latents, times, SOLVERS["heun"]).end
+    expected = to_pixels(flow.to_data(end, times[0])).reshape(2, 8, 8).numpy()
     np.testing.assert_array_equal(np.stack([pixels(data) for data in made.values()]), expected)
     # Images of two laws do not mix, nor are those of another network's melt made.
     assert start(tmp_path / "one", "--seeds=5", network="late PRR").code == 2

@@ -1,7 +1,6 @@
 """Coverage from the command line: within what a homeomorphism allows, and told as promised."""
 
 import errno
-import json
 import os
 from functools import cache
 from unittest.mock import Mock
@@ -11,8 +10,8 @@ import pytest
 import trimesh
 
 import toy_mesh_exps
+from tests.support.outcomes import Measured
 from tests.support.running import contents, good, run_script, slowly, unless_given
-from torch_utils.results import load_arrays
 from training.data.toys import Toy
 from training.measure.boundaries import gaussian_content
 from training.measure.containment import inside
@@ -31,15 +30,7 @@ def networks(toy_network):
     return {name: toy_network(*options) for name, options in NETWORKS.items()}
 
 
-class Measured:
-    def __init__(self, folder, printed):
-        (path,) = folder.glob("*_coverage.json")
-        self.folder, self.printed = folder, printed
-        self.stem = path.stem.removesuffix("_coverage")
-        self.result = json.loads(path.read_text())
-        self.arrays = load_arrays(path.with_suffix(".npz"))
-        (self.dim,) = self.arrays["test_latent"].shape[2:]
-
+class Coverage(Measured):
     def column(self, name):
         return np.array(self.result["coverage"][name]["by_seed"])
 
@@ -59,7 +50,7 @@ def measure(run_once, networks):
         else:
             standard["--data_name"] = "circles"
         given = unless_given(standard, (f"--score={score}", *arguments))
-        return Measured(*run_once(toy_mesh_exps, *given))
+        return Coverage(*run_once(toy_mesh_exps, *given))
 
     return start
 
@@ -90,21 +81,22 @@ def test_exact_coverage_of_circles_is_within_three_tenths(measure, dims_to_keep)
 def test_the_files_hold_what_was_counted(measure, arguments, boundary):
     got = measure(*arguments, f"--boundary={boundary}", "--seed=3")
     arrays, seeds = got.arrays, 1 + ("--num_seeds=2" in arguments)
-    names = [f"{got.stem}_coverage.json", f"{got.stem}_coverage.npz"]
-    if got.dim == 3:
-        names += [f"{got.stem}_r{r}_{stage}.ply" for r in ("0.5", "2", "3.5") for stage in STAGES]
+    stem, dim = got.stem.removesuffix("_coverage"), arrays["test_latent"].shape[2]
+    names = [f"{got.stem}.json", f"{got.stem}.npz"]
+    if dim == 3:
+        names += [f"{stem}_r{r}_{stage}.ply" for r in ("0.5", "2", "3.5") for stage in STAGES]
     assert sorted(path.name for path in got.folder.iterdir()) == sorted(names)
     assert arrays["coverage"].shape == (seeds, 3, 3)
     for index, stage in enumerate(STAGES):
         test, vertices = arrays[f"test_{stage}"], arrays[f"boundary_{stage}"]
-        assert test.shape == (seeds, 300, got.dim)
-        assert vertices.shape == (3, 50, got.dim)
+        assert test.shape == (seeds, 300, dim)
+        assert vertices.shape == (3, 50, dim)
         assert test.dtype == vertices.dtype == np.float64
         np.testing.assert_array_equal(got.column(stage), arrays["coverage"][:, index])
         for radius in range(3):
             moved, faces = vertices[radius], arrays["faces"]
             if boundary == "alpha":
-                moved = vertices[: radius + 1].reshape(-1, got.dim)
+                moved = vertices[: radius + 1].reshape(-1, dim)
                 faces = arrays[f"faces_{stage}_{radius}"]
             for seed in range(seeds):
                 fraction = inside(test[seed], moved, faces).mean()
@@ -112,8 +104,8 @@ def test_the_files_hold_what_was_counted(measure, arguments, boundary):
             if stage == "data":
                 fresh = inside(arrays["fresh_data"][0], moved, faces).mean()
                 assert fresh == pytest.approx(arrays["coverage_fresh"][0, radius])
-            if got.dim == 3:
-                path = got.folder / f"{got.stem}_r{arrays['radii'][radius]:g}_{stage}.ply"
+            if dim == 3:
+                path = got.folder / f"{stem}_r{arrays['radii'][radius]:g}_{stage}.ply"
                 mesh = trimesh.load_mesh(path, process=False)
                 np.testing.assert_allclose(mesh.vertices, moved, rtol=1e-6, atol=1e-6)
                 assert mesh.volume > 0
@@ -198,7 +190,7 @@ def test_networks_pair_with_cheap_exact_flows(networks, tmp_path):
     ):
         place = tmp_path / str(number)
         result = good(run_script(toy_mesh_exps, *given, *few, f"--save_dir={place}"))
-        got = Measured(place, result.out)
+        got = Coverage(place, result.out)
         assert got.result["options"]["paired"] is expected
         assert (got.result["paired"] is not None) == expected
         assert ("paired_difference" in got.arrays) == ("s.e." in got.printed) == expected

@@ -33,13 +33,11 @@ def simulate(run_once, networks):
 
     @cache
     def start(mode, *arguments):
-        standard = {"--total_samples": 7, "--save_freq": 2}
+        standard = {"--total_samples": 7, "--save_freq": 2, "--steps": 5}
         if mode == "net":
             arguments = (f"--network={networks[arguments[0]]}", *arguments[1:])
         else:
             standard["--data_name"] = "circles"
-        if not any(text.startswith("--h=") for text in arguments):
-            standard["--steps"] = 5
         return Simulations(run_once(toy_pfODE_int, mode, *unless_given(standard, arguments))[0])
 
     return start
@@ -48,10 +46,7 @@ def simulate(run_once, networks):
 CASES = {
     "circles_PRP_exact": ("exact",),
     "s_curve_PRRto2D_exact": ("exact", "--data_name=s_curve", "--dims_to_keep=2"),
-    "moons_PRRto1D_exact": (
-        *("exact", "--data_name=moons", "--dims_to_keep=1", *GAP, "--rho=1.5"),
-        "--gamma0=0.002",
-    ),
+    "moons_PRRto1D_exact": ("exact", "--data_name=moons", "--dims_to_keep=1", *GAP, "--rho=1.5"),
     "circles_PRRto2D_exact": ("exact", "--augment_to=3", "--dims_to_keep=2", "--end_vars=2.5"),
     "alt_swirl_PRRto1D_discrete": ("discrete", "--data_name=alt_swirl", "--dims_to_keep=1"),
     "circles_PRP_net": ("net", "PRP"),

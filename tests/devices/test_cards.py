@@ -39,8 +39,6 @@ def cuda():
         yield cards
 
 
-AT_THE_END = 1
-"""Host reads of an integration, after its last step: whether its states are finite."""
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 1)
 """The second card is not the current one, which ``cuda`` without a number means."""
 WAYS = ("heun", "exp_ab2", "exp_rk5", "dopri5", "gauss4", "rev_euler")
@@ -88,7 +86,8 @@ def test_points_melt_and_return_and_explicit_steps_never_wait(cuda, solver):
     if SOLVERS[solver].calls_per_step is None:  # which chooses, and looks at what it has reached
         assert sum(cuda.reads.values()) <= 2 * calls, cuda.reads
     else:
-        assert sum(cuda.reads.values()) == AT_THE_END, cuda.reads
+        # After the last step: whether states are finite.
+        assert sum(cuda.reads.values()) == 1, cuda.reads
         assert sum(cuda.uploads.values()) == 0, cuda.uploads
 
 

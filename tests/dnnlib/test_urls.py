@@ -160,7 +160,7 @@ def test_contents_that_differ_are_kept_apart_and_corrupt_ones_downloaded_again(o
     assert local_file(f"{origin}/file#sha256={DIGEST}", cache).read_bytes() == BODY
 
 
-def test_a_failed_download_says_why_and_leaves_nothing(origin, cache, monkeypatch):
+def test_downloads_follow_redirects_or_say_why_not_and_leave_nothing(origin, cache, monkeypatch):
     monkeypatch.setattr(urls, "_TIMEOUT", 0.3)
     wrong = sha256(b"something else").hexdigest()
     for page, reason in (
@@ -176,9 +176,7 @@ def test_a_failed_download_says_why_and_leaves_nothing(origin, cache, monkeypatc
         assert origin + page.partition("#")[0] in message
         assert re.search(reason, message)
         assert names(cache) == []
-
-
-def test_redirects_to_https_are_followed_and_their_bodies_unread(origin, cache):
+    # Redirects to https are followed, and their bodies unread.
     assert local_file(f"{origin}/redirect?/file", cache).read_bytes() == BODY
     assert "more than 10 redirects" in refusal(f"{origin}/redirect?/redirect", cache)
 

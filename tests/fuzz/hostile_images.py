@@ -185,7 +185,6 @@ def idx_files():
         **named(images, files),
         "labels: 2^32": labels_are(lambda path: path.write_bytes(gzip.compress(bomb + bytes(9)))),
         "labels: a bomb": labels_are(lambda path: path.write_bytes(gzip_of_zeros(1024, bomb))),
-        "labels: a pipe": labels_are(os.mkfifo),
         "labels: a folder": labels_are(Path.mkdir),
     }
 

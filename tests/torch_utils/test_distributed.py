@@ -160,9 +160,7 @@ def test_as_many_threads_as_are_idle_and_useful_are_taken(counts, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     with cpu_threads(useful=1):
         assert counts[-1] == 4
-
-
-def test_idle_cores_are_those_that_did_nothing_meanwhile(monkeypatch):
+    # Idle are cores that did nothing meanwhile.
     monkeypatch.setattr(threads, "LOOK", 0)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     looks = iter([[100, 0, 50, 400, 20, 0, 0, 0], [110, 0, 55, 440, 25, 0, 0, 0]])
@@ -279,9 +277,7 @@ def test_live_storages_count_once_in_whole_grains_and_those_of_the_backward_pass
         loss.backward()
         del loss
         assert memory.now == 4 * GRAIN  # the gradient
-
-
-def test_memory_is_kept_where_the_c_library_is_glibc():
+    # Memory is kept where the C library is glibc.
     assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
 
 
