@@ -21,7 +21,6 @@ STAGES = ("latent", "data", "end")
 NETWORKS = {
     "PRP": ["--data_name=circles"],
     "PRR": ["--data_name=s_curve", "--dims_to_keep=2", "--tmax=4", "--rho=0.9", "--space=IS"],
-    "embedded": ["--data_name=circles", "--augment_to=4", "--dims_to_keep=2"],
 }
 
 
