@@ -6,6 +6,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from pandas import read_csv
 
 import ask
 import dataset_tool
@@ -14,8 +15,9 @@ import pfODE_int
 import posterior
 import train
 from dnnlib.errors import UsageError
+from tests.support.image_runs import network_file
 from tests.support.messy_tables import MESSY
-from tests.support.running import good, quick_endings, refusal, refused, run_script
+from tests.support.running import good, quick_endings, refusal, refused, run_script, trained
 from torch_utils.snapshots import read_network, write_network
 from training import Answers, Records
 from training.commands.answers import _frame
@@ -66,24 +68,20 @@ def sold(tmp_path_factory):
     with_holes(shop()).assign(till=1).to_csv(folder / "shop.csv", index=False)
     source, dest = f"--source={folder / 'shop.csv'}", folder / "shop.npz"
     good(run_script(dataset_tool, source, f"--dest={dest}", "--held-out=0.2"))
-    good(run_script(train, f"--data={dest}", f"--outdir={folder / 'run'}", "--nosubdir", *QUICK))
+    trained(folder / "run", train, f"--data={dest}", *QUICK)
     return folder
 
 
 @pytest.fixture(scope="module")
 def network(sold):
-    return max((sold / "run").glob("network-snapshot-*.pkl"))
-
-
-def read(path):
-    return pandas.read_csv(path)
+    return network_file(sold / "run")
 
 
 def test_holes_are_filled_and_the_rest_stays(sold, network, tmp_path):
     out = tmp_path / "filled.csv"
     rows = (f"--network={network}", f"--data={sold / 'shop.csv'}")
     good(run_script(ask, "fill", *rows, f"--dest={out}"))
-    before, after, truth = read(sold / "shop.csv"), read(out), shop()
+    before, after, truth = read_csv(sold / "shop.csv"), read_csv(out), shop()
     for name in before.columns:
         there = before[name].notna()
         assert (after[name][there] == before[name][there]).all()
@@ -93,11 +91,10 @@ def test_holes_are_filled_and_the_rest_stays(sold, network, tmp_path):
     inside = truth["price"].between(after["price_low"], after["price_high"])[hole]
     assert 0.75 < inside.mean() <= 1
     good(run_script(ask, "fill", *rows, "--tables=2", f"--dest={tmp_path / 'drawn.csv'}"))
-    one, two = (read(tmp_path / f"drawn_{number}.csv") for number in (1, 2))
+    one, two = (read_csv(tmp_path / f"drawn_{number}.csv") for number in (1, 2))
     assert (one["price"][hole] != two["price"][hole]).any()
     good(run_script(ask, "fill", *rows, f"--dest={out}", "--overwrite", "--no-held_out"))
-    assert (read(out)["price_low"][hole] != after["price_low"][hole]).any()
-    refused(run_script(ask, "fill", *rows, f"--dest={out}"), 2, "overwrite")
+    assert (read_csv(out)["price_low"][hole] != after["price_low"][hole]).any()
     neither = (f"--calibrate={out}", "--no-held_out", "--overwrite")
     refused(run_script(ask, "fill", *rows, f"--dest={out}", *neither), 2, "--no-held_out")
 
@@ -110,7 +107,7 @@ def test_columns_are_predicted_from_the_others(sold, network, tmp_path):
     printed = run_script(ask, "predict", *options).out
     assert "lacks" not in printed, "what is asked need not be there"
     assert "far outside" not in printed
-    made = read(out)
+    made = read_csv(out)
     assert (made["total_predicted"] - (fresh["price"] * fresh["items"])).abs().median() < 25
     shares = made[["city_is_Rome", "city_is_Oslo", "city_is_Bath"]]
     assert np.allclose(shares.sum(axis=1), 1, atol=2e-3)
@@ -131,7 +128,7 @@ def test_odd_cells_are_named(network, tmp_path):
     assert "column 'price' has 2 value(s) far outside" in printed
     assert "'till' is constant in the training, but not in 4 row(s): row 3 has 2.0 in" in printed
     assert "'total' has" not in printed
-    scores = read(out)
+    scores = read_csv(out)
     assert scores["row"].tolist() == list(range(1, 13))
     assert set(scores["log_prob"].nsmallest(3).index) == {3, 5, 6}
     assert "total" in scores["odd_cells"][3] or "items" in scores["odd_cells"][3]
@@ -143,10 +140,10 @@ def test_rows_are_drawn_given_what_all_have(network, tmp_path):
     options = ("--count=400", "--given=city:Rome", f"--dest={out}", f"--data={out}")
     shop().to_csv(out, index=False)
     good(run_script(ask, "sample", f"--network={network}", *options, "--overwrite"))
-    real = read(tmp_path / "drawn_real.csv")
+    real = read_csv(tmp_path / "drawn_real.csv")
     wanted = shop().assign(till=1).query("city == 'Rome'")
     assert real.equals(wanted.reset_index(drop=True))
-    made = read(out)
+    made = read_csv(out)
     assert list(made.columns) == list(wanted.columns)
     assert (made["city"] == "Rome").all()
     assert abs(made["price"].mean() - 10) < 0.5
@@ -189,13 +186,10 @@ def test_a_check_hides_cells_of_held_out_rows(sold, network, tmp_path):
     assert " of these " in good(run_script(ask, *check, f"--data={sold / 'shop.csv'}")).out
 
 
-def test_other_scripts_say_what_answers(network, tmp_path):
+def test_other_scripts_say_what_answers_and_columns_without_sense_are_refused(network, tmp_path):
     assert "city" in good(run_script(info, network)).out
     place = (f"--network={network}", f"--save_dir={tmp_path}")
     refused(run_script(pfODE_int, *place, "--sim_type=gen"), 2, "ask.py")
-
-
-def test_a_network_whose_columns_make_no_sense_is_refused(network, tmp_path):
     parts, about = read_network(network)
     for name, wrong in (("values", [1.0] * 6), ("ask", [["city"]]), ("records", "{}")):
         write_network(tmp_path / "wrong.pkl", parts, {**about, name: wrong})
@@ -236,10 +230,7 @@ def test_values_that_are_often_the_same_have_a_probability(network):
     drawn = flow.drawn(np.repeat(values[:1], 4000, axis=0), ~known[:1].repeat(4000, 0), 0)
     shares = (drawn[:, 5, None] == np.arange(40)).mean(axis=0)
     assert np.abs(shares - np.exp(log_prob)).max() < 0.03
-
-
-def test_a_value_that_is_no_level_is_improbable_and_tells_nothing(network):
-    flow = RecordFlow.of(NetworkFile.open(str(network)))
+    # A value that is no level is improbable and tells nothing.
     strange, unknown = (np.array([[city, 20.0, 30, 600, 0, 9]]) for city in (7, np.nan))
     assert flow.scores(strange).tails[0, 0] == np.exp(flow.scores(strange).log_prob[0]) == 0
     one, other = (flow.laws(rows, rows < 1e9, 2, (0.1, 0.9)) for rows in (strange, unknown))
@@ -303,10 +294,8 @@ def test_a_messy_table_is_asked_without_a_hand_on_it(tmp_path, name):
     source, data, out = tmp_path / name, tmp_path / "data.npz", tmp_path / "answers.csv"
     source.write_text(MESSY[name][0], encoding="utf-8")
     good(run_script(dataset_tool, f"--source={source}", f"--dest={data}"))
-    place = (f"--data={data}", f"--outdir={tmp_path}", "--nosubdir")
-    good(run_script(train, *place, "--any", *QUICK))
-    trained = f"--network={max(tmp_path.glob('network-snapshot-*.pkl'))}"
-    column = Answers.open(trained.removeprefix("--network=")).flow.empty.names[1]
+    path = network_file(trained(tmp_path, train, f"--data={data}", "--any", *QUICK))
+    network, column = f"--network={path}", Answers.open(path).flow.empty.names[1]
     for question in (
         ("fill", f"--data={source}"),
         ("predict", f"--data={source}", f"--columns={column}", "--interval=0.5"),
@@ -314,20 +303,20 @@ def test_a_messy_table_is_asked_without_a_hand_on_it(tmp_path, name):
         ("score", f"--data={source}"),
         ("sample", "--count=50", f"--data={data}"),
     ):
-        good(run_script(ask, *question, trained, f"--dest={out}", "--overwrite"))
+        good(run_script(ask, *question, network, f"--dest={out}", "--overwrite"))
         assert len(out.read_text(encoding="utf-8-sig").splitlines()) > 50
-    check = ("check", trained, f"--data={data}", f"--dest={tmp_path / 'check.json'}")
+    check = ("check", network, f"--data={data}", f"--dest={tmp_path / 'check.json'}")
     assert "No miscalibration seen" in good(run_script(ask, *check, "--level=0.001")).out
 
 
 def test_one_question_is_answered_alone(sold, tmp_path):
     data, out = f"--data={sold / 'shop.npz'}", f"--outdir={tmp_path}"
-    good(run_script(train, data, out, "--nosubdir", "--ask=gift", *QUICK, "--duration=0.006"))
-    network = f"--network={max(tmp_path.glob('network-snapshot-*.pkl'))}"
+    folder = trained(tmp_path / "run", train, data, "--ask=gift", *QUICK, "--duration=0.006")
+    network = f"--network={network_file(folder)}"
     rows = (f"--data={sold / 'shop.csv'}", f"--dest={tmp_path / 'made.csv'}")
     refused(run_script(ask, "predict", network, *rows, "--columns=price"), 2, "--ask=gift")
     good(run_script(ask, "predict", network, *rows, "--columns=gift"))
-    made, truth = read(tmp_path / "made.csv"), shop()
+    made, truth = read_csv(tmp_path / "made.csv"), shop()
     assert made["gift_is_yes"][truth["price"].between(0, 14)].mean() < 0.4
     refused(run_script(train, data, out, "--ask=colour", *QUICK), 2, "no such column")
     refused(run_script(train, data, out, "--whiten=pca", *QUICK), 2, "whole rows")
@@ -397,7 +386,9 @@ def test_a_prior_of_numbers_has_the_density_of_the_answers(network, tmp_path):
     rows.loc[3, "city"] = None  # not seen
     rows.to_csv(tmp_path / "rows.csv", index=False)
     prior = RecordPrior.of(NetworkFile.open(str(network)), {})
-    points, questions = (read(tmp_path / "rows.csv") for read in (prior.points, prior.questions))
+    points, questions = (
+        method(tmp_path / "rows.csv") for method in (prior.points, prior.questions)
+    )
     answers, space = prior.answers, prior.answers.space
     levels = [answers.empty.columns[0].levels.index(city) for city in rows["city"][:3]]
     numbers = rows[prior.names[:3]], np.full(4, np.nan), rows["tip"]

@@ -1,6 +1,5 @@
 """Roundtrip errors from the command line: of images and batches against what a flow does."""
 
-import json
 import os
 from functools import cache
 
@@ -10,8 +9,8 @@ import torch
 
 import calc_roundtrip_mse
 from tests.support.image_models import CLASSES, END
+from tests.support.outcomes import Measured
 from tests.support.running import unless_given
-from torch_utils.results import load_arrays
 from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
 from training.files.roundtrip import BIN_EDGES, histogram
@@ -21,38 +20,24 @@ from training.model.model import Model
 from training.subjects.samples import WorstImages
 
 COUNT = 10
-NUMBERS = ("mse", "mse_float", "max_abs_error", "exact_pixels")
 ERRORS = ("mse", "mse_float", "max_abs_error", "exact")
 
 
-class Found:
-    def __init__(self, folder, told):
-        (path,) = folder.glob("*_roundtrip_mse_seed*.json")
-        self.folder, self.stem, self.told = folder, path.stem, told
-        self.result = json.loads(path.read_text())
-        self.arrays = load_arrays(path.with_name(f"{path.stem}_worst.npz"))
-
-    @property
-    def numbers(self):
-        return [self.result[name] for name in NUMBERS]
+def numbers(got):
+    return [got.result[name] for name in (*ERRORS[:3], "exact_pixels")]
 
 
 @pytest.fixture(scope="module")
-def command(networks, images):
-    """``command(network, ...)``: few images and steps, unless arguments say otherwise."""
+def measure(run_once, networks, images):
+    """``measure(network, ...)``, read back: few images and steps, unless asked otherwise."""
 
-    def arguments(network, *more):
+    @cache
+    def start(network, *more):
         standard = {"--network": networks[network], "--data_root": images, "--batch-gpu": 4}
         few = {"--total_samples": COUNT, "--n_iters": 4, "--solver": "euler"}
-        return unless_given(standard | few, more)
+        return Measured(*run_once(calc_roundtrip_mse, *unless_given(standard | few, more)))
 
-    return arguments
-
-
-@pytest.fixture(scope="module")
-def measure(run_once, command):
-    """Runs a command as ``command`` makes it, and reads what it wrote."""
-    return cache(lambda *given: Found(*run_once(calc_roundtrip_mse, *command(*given))))
+    return start
 
 
 def chosen(images, count, seed=42):
@@ -65,13 +50,13 @@ def worst_first(arrays):
 
 
 def test_the_promised_files_are_written_and_the_last_line_tells_the_numbers(measure):
-    found = measure("classes", "--data_name=cifar10", "--seed=7")
-    assert found.stem == "cifar10_PRRto10D_roundtrip_mse_seed7"
-    names = [f"{found.stem}.json", f"{found.stem}_worst.npz"]
-    assert sorted(os.listdir(found.folder)) == names
-    *wrote, last = found.told.splitlines()
-    assert wrote == [f"Wrote {found.folder / name}" for name in names]
-    mse, mse_float, largest, exact = found.numbers
+    got = measure("classes", "--data_name=cifar10", "--seed=7")
+    assert got.stem == "cifar10_PRRto10D_roundtrip_mse_seed7"
+    names = [f"{got.stem}.json", f"{got.stem}_worst.npz"]
+    assert sorted(os.listdir(got.folder)) == names
+    *wrote, last = got.printed.splitlines()
+    assert wrote == [f"Wrote {got.folder / name}" for name in names]
+    mse, mse_float, largest, exact = numbers(got)
     assert f"Roundtrip of {COUNT} images" in last
     assert f"mean squared error {mse:.6g} squared gray levels after rounding" in last
     assert f"{mse_float:.6g} before" in last
@@ -79,11 +64,16 @@ def test_the_promised_files_are_written_and_the_last_line_tells_the_numbers(meas
     assert f"{exact:.4%} of the pixels exact" in last
 
 
-def test_with_small_steps_the_images_come_back_exactly(measure):
+def test_small_steps_bring_images_back_exactly_and_small_data_are_measured_whole(
+    measure, run_once, networks, images
+):
     got = measure("PRP", "--solver=exp_rk5", "--n_iters=2", "--total_samples=4")
     assert (got.result["mse"], got.result["exact_pixels"]) == (0, 1)
     assert 0 < got.result["mse_float"] < got.result["max_abs_error"] ** 2 < 1e-4
     assert got.result["denoiser_calls"] == 2 * 2 * 6
+    given = (f"--network={networks['PRP']}", f"--data_root={images}", "--n_iters=2")
+    whole = Measured(*run_once(calc_roundtrip_mse, *given, "--solver=euler"))
+    assert whole.result["images"] == len(ImageDataset(images))
 
 
 def test_images_are_melted_and_brought_back_under_their_own_class(measure, networks, images):
@@ -116,7 +106,7 @@ def test_the_numbers_are_those_of_the_kept_images(measure):
         np.testing.assert_array_equal(arrays[name], arrays[f"all_{name}"][order])
     mse, mse_float, largest, exact = (arrays[f"all_{name}"] for name in ERRORS)
     expected = [mse.mean(), mse_float.mean(), largest.max(), exact.mean()]
-    assert got.numbers == pytest.approx(expected, rel=1e-12)
+    assert numbers(got) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(("network", "keep"), [("PRP", 4), ("classes", 0), ("classes", 100)])
@@ -166,9 +156,3 @@ def test_the_histogram_has_places_for_zeros_edges_and_what_is_beyond():
     assert len(text["counts"]) == len(text["edges"]) - 1
     nothing = histogram(torch.zeros(0, dtype=torch.float64))
     assert not any([nothing["below"], nothing["above"], *nothing["counts"]])
-
-
-def test_a_small_data_set_is_measured_whole(run_once, networks, images):
-    given = (f"--network={networks['PRP']}", f"--data_root={images}", "--n_iters=2")
-    found = Found(*run_once(calc_roundtrip_mse, *given, "--solver=euler"))
-    assert found.result["images"] == len(ImageDataset(images))

@@ -13,7 +13,6 @@ import runpy
 import shutil
 import subprocess
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib.pyplot
 import pytest
@@ -25,7 +24,6 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 PAGES = ("README.md", "docs/theory.md", "docs/api.md", "docs/amortized.md", "docs/trials.md")
 PAGES += ("docs/rounds.md",)
-DEMO = "out/demo/PRP/network-snapshot-001000.pkl"
 FEW = {
     "toy_train": ["--duration=0.0004", "--batch=100", "--no-calibrate"],
     "toy_pfODE_int": ["--total_samples=50", "--steps=2"],
@@ -37,17 +35,11 @@ FEW = {
     "visualize": ["--no-animation"],
     "posterior": ["--draws=50", "--n_iters=2"],
 }
+"""Options that make a script quick."""
 FEW_ROWS = ["--duration=0.0004", "--batch=100", "--width=8", "--depth=1", "--linear_start=on"]
 """Of a training on a table."""
-"""Options that make a script quick."""
-FEW_RUNS = ["--runs=20", "--chains=1"]
-"""Of a check of posteriors."""
 MANY = re.compile(r"\b[12]000\b")
 """Numbers of points in Python, in whose place there are a few."""
-FEW_DRAWS = ("}, draws=50", "}, draws=50, pool=300, sampler='pool'")
-"""Of posteriors with a likelihood, of a pool alone that they are chosen from."""
-LAST_SNAPSHOT = {"network-snapshot-001000": "network-snapshot-000000"}
-"""What a training that is cut short calls its network."""
 BLOCK = re.compile(
     r"(?P<skipped><!-- not run: .+ -->\n)?```(?P<language>\w*)\n(?P<text>.*?)```", re.S
 )
@@ -57,17 +49,6 @@ EXAMPLES = sorted(
     for path in (ROOT / package).rglob("*.py")
     if ">>> " in path.read_text(encoding="utf-8")
 )
-
-
-class Block(NamedTuple):
-    language: str
-    text: str
-
-
-def blocks_of(page):
-    for got in BLOCK.finditer((ROOT / page).read_text(encoding="utf-8")):
-        if got["language"] in ("python", "bash") and not got["skipped"]:
-            yield Block(got["language"], got["text"])
 
 
 class Shell:
@@ -80,22 +61,19 @@ class Shell:
         for line in text.replace("\\\n", " ").splitlines():
             command = re.match(r"(?:torchrun --standalone|python) (\w+)\.py (.*)", line)
             if command:
-                self._run(command[1], self._expanded(command[2]))
+                expand = f"{self._assigned}printf '%s\\0' {command[2]}"
+                done = subprocess.run(["bash", "-c", expand], capture_output=True, check=True)
+                self._run(command[1], done.stdout.decode().split("\0")[:-1])
             elif re.match(r"\w+=", line):
                 self._assigned += line + "\n"
             else:
                 raise AssertionError(f"a line that is no script's: {line}")
 
-    def _expanded(self, words):
-        script = f"{self._assigned}printf '%s\\0' {words}"
-        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-        return done.stdout.split("\0")[:-1]
-
     def _run(self, name, words):
         options = [word for word in words if word.startswith("-")]
-        for full, cut in LAST_SNAPSHOT.items():
-            words = [word.replace(full, cut) for word in words]
-        few = FEW.get(name, []) + (FEW_RUNS if "check" in words[:1] else [])
+        # What a training that is cut short calls its network.
+        words = [word.replace("snapshot-001000", "snapshot-000000") for word in words]
+        few = FEW.get(name, []) + ["--runs=20", "--chains=1"] * ("check" in words[:1])
         if name == "train" and any(re.fullmatch(r"--data=.*\.npz", word) for word in words):
             of_levels = any("flashes" in word for word in words)  # which have no linear start
             few = [each for each in FEW_ROWS if not (of_levels and "linear" in each)]
@@ -108,20 +86,22 @@ class Shell:
 
 @pytest.mark.parametrize("page", slowly(PAGES, "docs/trials.md", "docs/rounds.md"))
 def test_every_block_of_a_page_runs(page, toy_network, tmp_path, monkeypatch):
-    demo = tmp_path / DEMO
+    demo = tmp_path / "out" / "demo" / "PRP" / "network-snapshot-001000.pkl"
     demo.parent.mkdir(parents=True)
     shutil.copyfile(toy_network("--data_name=circles"), demo)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(look, "DPI", 30)  # pictures of few pixels are drawn sooner
     shell, names = Shell(), {"__name__": "__main__"}
-    blocks = list(blocks_of(page))
+    blocks = list(BLOCK.finditer((ROOT / page).read_text(encoding="utf-8")))
     assert blocks
     for block in blocks:
-        if block.language == "bash":
-            shell.run(block.text)
-        else:
+        if block["language"] == "bash" and not block["skipped"]:
+            shell.run(block["text"])
+        elif block["language"] == "python" and not block["skipped"]:
             with quick_endings():
-                few = MANY.sub("20", block.text).replace(*FEW_DRAWS)
+                few = MANY.sub("20", block["text"])
+                # Of posteriors with a likelihood, a pool alone that they are chosen from.
+                few = few.replace("}, draws=50", "}, draws=50, pool=300, sampler='pool'")
                 exec(compile(few, page, "exec"), names)
 
 

@@ -6,10 +6,6 @@ features is known in closed form.
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +14,9 @@ from PIL import Image
 
 import fid
 from tests.support.image_runs import SIZE, LinearDetector, features_of, write_images
-from tests.support.running import contents, good, run_script, unless_given
+from tests.support.running import contents, good, refused, run_script, unless_given
 from torch_utils import distributed
+from torch_utils.results import load_arrays
 from training.data.images.batches import ImageDataset, pixel_batches
 from training.measure.feature_distances import frechet_distance, kernel_distance
 
@@ -50,13 +47,12 @@ def generated(tmp_path_factory):
     return folder
 
 
-@dataclass(frozen=True)
 class Tool:
     """Runs the script with the linear detector; results are read back."""
 
-    run: Callable[..., Any]
-    folder: Path
-    weights: Path
+    def __init__(self, folder):
+        self.folder, self.weights = folder / "results", folder / "weights.pth"
+        self.weights.write_bytes(b"a detector")
 
     def ref(self, data, *more, name="ref.npz"):
         dest = self.folder / name
@@ -71,25 +67,18 @@ class Tool:
 
     def __call__(self, command, *more):
         standard = {"--device_name": "cpu", "--workers": 0, "--detector": self.weights}
-        return self.run(fid, command, *unless_given(standard, more))
+        return run_script(fid, command, *unless_given(standard, more))
 
 
 @pytest.fixture
 def tool(tmp_path, monkeypatch):
     monkeypatch.setattr("training.commands.fid.InceptionDetector", LinearDetector)
-    weights = tmp_path / "weights.pth"
-    weights.write_bytes(b"a detector")
-    return Tool(run_script, tmp_path / "results", weights)
-
-
-def arrays_of(path):
-    with np.load(path, allow_pickle=False) as archive:
-        return dict(archive)
+    return Tool(tmp_path)
 
 
 def test_a_reference_holds_the_moments_and_what_they_are_of(tool, data):
     path = tool.ref(data, "--workers=2", "--batch=4")
-    arrays, features = arrays_of(path), features_of(noise())
+    arrays, features = load_arrays(path), features_of(noise())
     assert (arrays["mu"].dtype, arrays["sigma"].dtype) == (np.float64, np.float64)
     np.testing.assert_allclose(arrays["mu"], features.mean(dim=0), rtol=1e-6)
     np.testing.assert_allclose(arrays["sigma"], np.cov(features.T), rtol=1e-5, atol=1e-6)
@@ -109,7 +98,7 @@ def test_a_reference_holds_the_moments_and_what_they_are_of(tool, data):
 
 def places(path):
     """Which images' features a reference of the data holds, in their order."""
-    kept, features = torch.from_numpy(arrays_of(path)["features"]), features_of(noise())
+    kept, features = torch.from_numpy(load_arrays(path)["features"]), features_of(noise())
     distances, got = torch.cdist(kept.double(), features).min(dim=1)
     assert (distances < 1e-5).all()
     return got.tolist()
@@ -125,16 +114,11 @@ def test_so_many_random_images_are_taken(tool, data, option, count):
     assert chosen[0] not in (chosen[2], list(range(count)))
     # The moments are of all that is measured, whichever features are kept.
     measured = chosen[0] if option == "--num" else list(range(COUNT))
-    arrays = arrays_of(paths[0])
+    arrays = load_arrays(paths[0])
     assert int(arrays["count"]) == len(measured)
     expected = np.cov(features_of(noise()[measured]).T)
     np.testing.assert_allclose(arrays["sigma"], expected, rtol=1e-5, atol=1e-6)
-
-
-def test_none_and_all_images_may_be_taken(tool, data):
-    none = arrays_of(tool.ref(data, "--kid_features=0", name="none.npz"))
-    assert none["features"].shape == (0, 6)
-    assert places(tool.ref(data, f"--num={COUNT}")) == list(range(COUNT))
+    assert places(tool.ref(data, f"--num={COUNT}", name="all.npz")) == list(range(COUNT))
 
 
 def test_the_distances_are_those_of_the_features(tool, data, generated):
@@ -155,30 +139,23 @@ def test_the_distances_are_those_of_the_features(tool, data, generated):
     assert kid_line.startswith(text)
 
 
-def test_subsets_that_are_the_whole_sets_tell_nothing(tool, generated):
-    result = tool.calc(generated, tool.ref(generated))
-    assert result["kid"]["over_subsets"] is None
-    assert result["printed"].splitlines()[1].endswith("(features of 18 images against 18)")
-
-
-def test_nothing_unasked_is_left(tool, data, generated, tmp_path):
+def test_nothing_unasked_is_left_and_few_images_are_noted(tool, data, generated, tmp_path):
+    same = tool.calc(generated, tool.ref(generated, name="same.npz"))
+    assert same["kid"]["over_subsets"] is None, "of the whole sets it would tell nothing"
+    assert same["printed"].splitlines()[1].endswith("(features of 18 images against 18)")
     reference = tool.ref(data)
     before = contents(tmp_path)
     result = good(tool("calc", f"--images={generated}", f"--ref={reference}"))
     assert result.out.startswith("FID ")
     assert contents(tmp_path) == before
-
-
-def test_few_images_are_noted(tool, data, generated):
     note = "Note: 6 images leave the covariance of 6 features singular. FID is biased upward"
-    reference = tool.ref(data)
     assert note in tool.calc(generated, reference, "--num=6")["printed"]
     assert "Note" not in tool.calc(generated, reference, "--num=7")["printed"]
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, ">f8"])
 def test_foreign_moments_are_enough(tool, data, generated, dtype):
-    own = arrays_of(tool.ref(data))
+    own = load_arrays(tool.ref(data))
     foreign = tool.folder / "foreign.npz"
     np.savez(foreign, mu=own["mu"].astype(dtype), sigma=own["sigma"].astype(dtype))
     result = tool.calc(generated, foreign)
@@ -190,113 +167,71 @@ def test_foreign_moments_are_enough(tool, data, generated, dtype):
     assert (result["kid"], result["reference_count"]) == (None, None)
 
 
-@pytest.mark.parametrize("where", ["ref", "calc"])
-def test_no_kid_without_features(tool, data, generated, where):
-    of = {where: ["--kid_features=0"]}
-    result = tool.calc(generated, tool.ref(data, *of.get("ref", [])), *of.get("calc", []))
-    assert result["kid"] is None
-    assert "KID" not in result["printed"]
+def test_no_kid_without_features(tool, data, generated):
+    none = "--kid_features=0"
+    for result in (
+        tool.calc(generated, tool.ref(data), none),
+        tool.calc(generated, tool.ref(data, none, name="none.npz")),
+    ):
+        assert result["kid"] is None
+        assert "KID" not in result["printed"]
+    assert load_arrays(tool.folder / "none.npz")["features"].shape == (0, 6)
 
 
 @pytest.fixture
-def refused(tool, tmp_path):
-    """``refused(code, command, *arguments)``: the one line; nothing was written."""
+def refuse(tool, tmp_path):
+    """``refuse(images, reference, parts, ...)``: they are not compared, and nothing is written."""
 
-    def check(code, command, *arguments):
+    def check(images, reference, parts, *options, command="calc"):
         before = contents(tmp_path)
-        result = tool(command, *arguments)
-        assert result.code == code, result.err
+        given = [f"--images={images}", f"--ref={reference}", f"--dest={tmp_path}/new/a.json"]
+        if command == "ref":
+            given = [f"--data={images}", f"--dest={tmp_path}/new/a.npz"]
+        refused(tool(command, *given, *options), 1, *parts)
         assert contents(tmp_path) == before
-        return result.error.removeprefix("fid.py: error: ")
 
     return check
 
 
-def ref_arguments(data, dest):
-    return ["ref", f"--data={data}", f"--dest={dest}"]
+@pytest.mark.parametrize("command", ["ref", "calc"])
+def test_too_few_images_are_refused(refuse, tool, data, tmp_path, command):
+    one, reference = write_images(tmp_path / "one.zip", noise(1)), tool.ref(data)
+    message = f"{one} has 1 image, but a covariance needs at least two"
+    refuse(one, reference, [message], command=command)
+    message = f"{data} has {COUNT} images, but --num is 24: give fewer"
+    refuse(data, reference, [message], "--num=24", command=command)
 
 
-def calc_arguments(images, reference, folder):
-    """With a destination in a folder that is not there yet."""
-    return ["calc", f"--images={images}", f"--ref={reference}", f"--dest={folder}/new/result.json"]
-
-
-def test_too_few_images_are_refused(refused, tool, data, tmp_path):
-    one = write_images(tmp_path / "one.zip", noise(1))
-    reference = tool.ref(data)
-    for of in (
-        lambda path: ref_arguments(path, tmp_path / "new" / "x.npz"),
-        lambda path: calc_arguments(path, reference, tmp_path),
-    ):
-        message = f"{one} has 1 image, but a covariance needs at least two"
-        assert refused(1, *of(one)) == message
-        message = refused(1, *of(data), "--num=24")
-        assert message == f"{data} has {COUNT} images, but --num is 24: give fewer"
-        assert "x>=2" in refused(2, *of(data), "--num=1")
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_images_that_break_midway_leave_nothing(refused, tmp_path, workers):
-    folder = write_images(tmp_path / "images", noise(9))
-    broken = sorted(folder.rglob("*.png"))[6]
-    broken.write_bytes(broken.read_bytes()[:60])
-    (tmp_path / "out").mkdir()
-    arguments = ref_arguments(folder, tmp_path / "out" / "x.npz")
-    message = refused(1, *arguments, "--batch=2", f"--workers={workers}")
-    assert message.startswith(str(broken))
-
-
-def test_images_of_other_shapes_fail(refused, tool, data, tmp_path):
-    reference = tool.ref(data)
-    for name, pixels, shape in (
-        ("gray.zip", noise(3, channels=1), "1x4x4"),
-        ("large.zip", noise(3, size=8), "3x8x8"),
-    ):
-        path = write_images(tmp_path / name, pixels)
-        assert refused(1, *calc_arguments(path, reference, tmp_path)) == (
-            f"{path} has images of {shape} (channels, height, width), but {reference} is of "
-            "3x4x4: compare images of one shape"
-        )
-
-
-def test_other_detectors_are_refused(refused, tool, data, tmp_path):
-    reference = tool.ref(data)
-    other = tmp_path / "other.pth"
+def test_images_of_other_shapes_and_other_detectors_are_refused(refuse, tool, data, tmp_path):
+    reference, other = tool.ref(data), tmp_path / "other.pth"
+    for pixels, shape in ((noise(3, channels=1), "1x4x4"), (noise(3, size=8), "3x8x8")):
+        path = write_images(tmp_path / f"{shape}.zip", pixels)
+        refuse(path, reference, [f"{path} has images of {shape}", f"{reference} is of 3x4x4"])
     other.write_bytes(b"another detector")
-    made_with, this = (
-        hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in (tool.weights, other)
-    )
-    arguments = calc_arguments(data, reference, tmp_path)
-    assert refused(1, *arguments, f"--detector={other}") == (
-        f"{reference} was made with the detector {made_with}..., but this is {this}... (SHA-256): "
-        "give the same --detector to both"
-    )
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (tool.weights, other)]
+    parts = [reference, *(f"{digest[:12]}..." for digest in digests), "the same --detector"]
+    refuse(data, reference, parts, f"--detector={other}")
 
 
-BAD_REFERENCES = [
-    ({"mu": np.zeros((1, 6))}, "its 'mu' is float64 [1, 6]"),
-    ({"sigma": np.eye(5)}, "a covariance of shape [5, 5]"),
-    ({"sigma": -np.eye(6)}, "the negative eigenvalue -1"),
-    ({"features": np.zeros((4, 5))}, "'features' that are not finite [k, 6]"),
-    ({"count": np.array([1, 2])}, "its 'count' is int64 [2]"),
-    ({"image_shape": np.array("3x4x4")}, "its 'image_shape' is <U5 []"),
-    ({"detector": np.array(3)}, "its 'detector' is int64 []"),
-    ({"mu": None}, "has no array 'mu'"),
-    ({"sigma": None}, "has no array 'sigma'"),
-    (
-        {"mu": np.zeros(5), "sigma": np.eye(5), "features": None},
-        "is of 5 features, but the detector has 6",
-    ),
-]
-
-
-def test_bad_references_are_refused(refused, tool, data, tmp_path):
-    good, path = arrays_of(tool.ref(data)), tmp_path / "bad.npz"
-    for change, message in BAD_REFERENCES:
+def test_bad_references_are_refused(refuse, tool, data, tmp_path):
+    good, path = load_arrays(tool.ref(data)), tmp_path / "bad.npz"
+    for change, message in (
+        ({"mu": np.zeros((1, 6))}, "its 'mu' is float64 [1, 6]"),
+        ({"sigma": np.eye(5)}, "a covariance of shape [5, 5]"),
+        ({"sigma": -np.eye(6)}, "the negative eigenvalue -1"),
+        ({"features": np.zeros((4, 5))}, "'features' that are not finite [k, 6]"),
+        ({"count": np.array([1, 2])}, "its 'count' is int64 [2]"),
+        ({"image_shape": np.array("3x4x4")}, "its 'image_shape' is <U5 []"),
+        ({"detector": np.array(3)}, "its 'detector' is int64 []"),
+        ({"mu": None}, "has no array 'mu'"),
+        ({"sigma": None}, "has no array 'sigma'"),
+        (
+            {"mu": np.zeros(5), "sigma": np.eye(5), "features": None},
+            "is of 5 features, but the detector has 6",
+        ),
+    ):
         np.savez(path, **{name: v for name, v in (good | change).items() if v is not None})
-        error = refused(1, *calc_arguments(data, path, tmp_path))
-        assert error.startswith(str(path))
-        assert message in error
+        refuse(data, path, [path, message])
 
 
 def test_images_come_in_order_shared_by_ranks(data, monkeypatch):

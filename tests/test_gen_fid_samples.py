@@ -7,7 +7,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 import torch
@@ -16,7 +15,7 @@ from PIL import Image
 import gen_fid_samples
 import pfODE_int
 from dnnlib.errors import DataError, UsageError
-from tests.support.draws import seeded
+from tests.support.draws import normal, seeded
 from tests.support.image_files import encoded
 from tests.support.image_models import CLASSES, END, SHAPE, write_image_set
 from tests.support.running import contents, good, refusal, refused, run_script, unless_given
@@ -39,10 +38,6 @@ DIM, KEPT = 64, 10
 CPU = torch.device("cpu")
 CLOSED_FORM = LatentChoice()
 FAST = {"--solver": "heun", "--n_iters": 2, "--batch-gpu": 4, "--device_name": "cpu"}
-WRONG_SEEDS = [
-    *("", ",", "1,", "a", "1.5", "-3", "3-", "1-2-3", "1e3", "٣", "1;2"),
-    *("7-3", "1000000000", "5-99999999999999999999", "0-10000000", "0-9999999,5"),
-]
 
 
 @pytest.fixture(scope="session")
@@ -87,12 +82,8 @@ def images(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(paths)}
 
 
-def last_run(folder):
-    return json.loads((folder / PARAMETERS).read_text())["runs"][-1]
-
-
 def counts(folder):
-    run = last_run(folder)
+    run = json.loads((folder / PARAMETERS).read_text())["runs"][-1]
     return run["made"], run["remade"], run["skipped"]
 
 
@@ -100,15 +91,7 @@ def pixels(data):
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
-def normal(seed, dim=DIM):
-    """The standard normal numbers ``[D]`` that an image starts from."""
-    generator = seeded_generator("cpu", seed, Stream.LATENT)
-    return torch.randn(dim, generator=generator, dtype=torch.float64)
-
-
-def test_images_are_named_by_their_seeds_and_each_thousand_has_a_folder_if_asked_for(
-    twenty, make, tmp_path
-):
+def test_images_are_named_by_their_seeds_in_folders_of_a_thousand_if_asked(twenty, make, tmp_path):
     assert list(images(twenty)) == [f"{seed:06d}.png" for seed in range(20)]
     assert len(set(images(twenty).values())) == 20
     assert len(list(twenty.iterdir())) == 21
@@ -118,14 +101,6 @@ def test_images_are_named_by_their_seeds_and_each_thousand_has_a_folder_if_asked
     assert made["000000/000003.png"] == images(twenty)["000003.png"]
 
 
-@pytest.fixture
-def nothing_typed():
-    """A command of which no option was typed: what flows are opened for."""
-    with click.Context(click.Command("generate")):
-        yield
-
-
-@pytest.mark.usefixtures("nothing_typed")
 @pytest.mark.parametrize("network", ["random", "classes"])
 def test_not_a_bit_depends_on_the_company(networks, monkeypatch, network):
     # Pixels would hide most differences: what they are rounded from is compared.
@@ -163,7 +138,8 @@ def test_a_linear_flow_gives_the_images_of_the_closed_form(make, networks, tmp_p
     basis, schedule = model.denoiser.basis, model.denoiser.schedule
     first, last = (torch.tensor(model.about[name]).double() for name in ("tmin", "tmax"))
     # With D = c_skip x, x / (s sqrt(xi + gamma)) stays as it is.
-    latent = torch.stack([normal(seed, basis.dim) for seed in range(6)])
+    generators = (seeded_generator("cpu", seed, Stream.LATENT) for seed in range(6))
+    latent = torch.stack([normal(basis.dim, generator=each) for each in generators])
     if eps != "auto":
         compressed = model.flow.latent_law(last).variance[KEPT:]
         latent[:, KEPT:] *= (float(eps) / compressed).sqrt()
@@ -187,13 +163,12 @@ def test_latents_can_have_the_variances_of_a_melt(start, make, networks, tmp_pat
     empirical = ("--seeds=0-1", "--gen_source=empirical", f"--prev_melt={melt}")
     made = make(tmp_path / "one", *empirical, network="late PRR")
     # As images of the melt's own law, given by numbers.
-    model = Model.load(networks["late PRR"])
+    flow = Model.load(networks["late PRR"]).flow
     law = GaussianLaw.empirical(torch.from_numpy(load_arrays(melt)["xs_es"][-1]).double())
     latents = torch.cat([law.sample(1, seeded_generator("cpu", k, Stream.LATENT)) for k in (0, 1)])
-    first, last = (model.about[name] for name in ("tmin", "tmax"))
-    times = torch.linspace(first, last, 3, dtype=torch.float64)
-    end = model.flow.generate(latents, times, SOLVERS["heun"]).end
-    expected = to_pixels(model.flow.to_data(end, times[0])).reshape(2, 8, 8).numpy()
+    times = torch.linspace(flow.schedule.t_min, flow.end_time, 3, dtype=torch.float64)
+    end = flow.generate(latents, times, SOLVERS["heun"]).end
+    expected = to_pixels(flow.to_data(end, times[0])).reshape(2, 8, 8).numpy()
     np.testing.assert_array_equal(np.stack([pixels(data) for data in made.values()]), expected)
     # Images of two laws do not mix, nor are those of another network's melt made.
     assert start(tmp_path / "one", "--seeds=5", network="late PRR").code == 2
@@ -222,10 +197,11 @@ def test_a_rerun_makes_only_what_is_missing(make, twenty, copy):
         (copy / f"{seed:06d}.png").unlink()
     assert make(copy, "--seeds=0-19") == images(twenty)
     assert counts(copy) == (4, 0, 16)
-    make(copy, "--seeds=3-8")
+    # These make no other images.
+    make(copy, "--seeds=3-8", "--bs=7", f"--end_time={END}")
     assert counts(copy) == (0, 0, 6)
-    assert last_run(copy)["network_calls"] == 0
-    assert len(json.loads((copy / PARAMETERS).read_text())["runs"]) == 3
+    runs = json.loads((copy / PARAMETERS).read_text())["runs"]
+    assert (len(runs), runs[-1]["network_calls"]) == (3, 0)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
@@ -250,48 +226,31 @@ def test_broken_images_are_made_again(make, twenty, copy):
     assert counts(copy) == (0, len(BROKEN), 20 - len(BROKEN))
 
 
-DIFFERENCES = [
-    ("--no-calibration", "calibration is False", "True"),
-    ("--solver=rk4", "solver is rk4", "heun"),
-    ("--batch-gpu=3", "batch_gpu is 3", "4"),
-    ("--subdirs", "subdirs is True", "False"),
-    ("other", "network_sha256 is ", "network_sha256"),
-]
-
-
-def test_other_settings_are_refused(start, copy):
+def test_images_of_other_settings_do_not_mix(start, copy):
     before = contents(copy)
-    for option, here, there in DIFFERENCES:
-        other = {"network": option} if option == "other" else {}
-        result = start(copy, "--seeds=0-30", *([] if other else [option]), **other)
-        refused(result, 2, here, there, copy / PARAMETERS, "--overwrite")
-        assert contents(copy) == before
+    for option, here, there in (
+        ("--no-calibration", "calibration is False", "True"),
+        ("--solver=rk4", "solver is rk4", "heun"),
+        ("--batch-gpu=3", "batch_gpu is 3", "4"),
+        ("--subdirs", "subdirs is True", "False"),
+    ):
+        parts = (here, there, copy / PARAMETERS, "--overwrite")
+        refused(start(copy, "--seeds=0-30", option), 2, *parts)
+    refused(start(copy, "--seeds=0-30", network="other"), 2, "network_sha256 is ", "--overwrite")
+    # One that is not asked for would remain.
+    refused(start(copy, "--seeds=0-18", "--overwrite", network="other"), 2, copy / "000019.png")
+    assert contents(copy) == before
 
 
-def test_what_makes_no_other_image_is_no_other_setting(make, twenty, copy):
-    (copy / "000007.png").unlink()
-    others = ("--bs=7", f"--end_time={END}")
-    assert make(copy, "--seeds=0-19", *others) == images(twenty)
-
-
-def test_overwriting_makes_all_that_is_asked_for(make, twenty, copy):
+def test_overwriting_makes_all_that_is_asked_for(make, twenty, copy, tmp_path):
     (copy / "000004.png").write_bytes(images(twenty)["000005.png"])
     assert make(copy, "--seeds=4-5", "--overwrite") == images(twenty)
     assert counts(copy) == (0, 2, 0)
-
-
-def test_overwriting_leaves_no_image_of_others(make, copy, tmp_path):
     asked = ("--seeds=0-20", "--subdirs")
     fresh = make(tmp_path / "fresh", *asked, network="other")
     assert make(copy, *asked, "--overwrite", network="other") == fresh
     assert counts(copy) == (21, 0, 0)
     assert make(copy, *asked, network="other") == fresh
-
-
-def test_overwriting_is_refused_if_images_of_others_would_remain(start, copy):
-    before = contents(copy)
-    refused(start(copy, "--seeds=0-18", "--overwrite", network="other"), 2, copy / "000019.png")
-    assert contents(copy) == before
 
 
 def test_an_overwriting_that_breaks_off_leaves_no_mixture(start, make, copy, tmp_path, monkeypatch):
@@ -324,7 +283,10 @@ def test_unknown_images_are_not_added_to(start, make, twenty, copy):
     assert (copy / "cat.png").read_bytes() == b"cat"
 
 
-def test_parameters_that_say_nothing_are_told(start, copy):
+def test_folders_in_place_of_images_and_parameters_that_say_nothing_are_told(start, copy):
+    (copy / "000030.png").mkdir()
+    refused(start(copy, "--seeds=0-30"), 1, copy / "000030.png")
+    assert not list(copy.glob(".*"))
     for content in ("", "[]", "{}", '{"settings": 3}'):
         (copy / PARAMETERS).write_text(content)
         refused(start(copy, "--seeds=0-19"), 2, copy / PARAMETERS)
@@ -339,18 +301,15 @@ def test_other_files_do_not_matter(make, twenty, tmp_path):
     assert made == images(twenty)
 
 
-def test_a_folder_in_the_place_of_an_image_is_told(start, copy):
-    (copy / "000030.png").mkdir()
-    refused(start(copy, "--seeds=0-30"), 1, copy / "000030.png")
-    assert not list(copy.glob(".*"))
-
-
 def test_seeds_are_numbers_and_ranges_in_any_order_and_others_are_told():
     assert parse_seeds("5").tolist() == [5]
     assert parse_seeds("9,1, 2,5-7,6-8").tolist() == [1, 2, 5, 6, 7, 8, 9]
     assert parse_seeds("0-49999").tolist() == list(range(50000))
     assert parse_seeds("999999999").tolist() == [999999999]
-    for text in WRONG_SEEDS:
+    for text in (
+        *("", ",", "1,", "a", "1.5", "-3", "3-", "1-2-3", "1e3", "٣", "1;2", "7-3"),
+        *("1000000000", "5-99999999999999999999", "0-10000000", "0-9999999,5"),
+    ):
         assert "--seeds" in refusal(parse_seeds, text, kind=UsageError)
 
 
@@ -366,21 +325,17 @@ def test_learned_latents_depend_on_no_batch(networks, tmp_path):
     assert not torch.allclose(together, sampler_of(path, 4)._latents(list(range(9))))
 
 
-@pytest.mark.usefixtures("nothing_typed")
 def test_only_one_batch_waits_to_be_written(networks, tmp_path, monkeypatch):
-    waiting, most = 0, 0
+    written, waiting = [], []
     write, sample = generation.write_image, SeedSampler.__call__
 
     def write_late(*job):
-        nonlocal waiting
         time.sleep(0.02)
         write(*job)
-        waiting -= 1
+        written.append(job)
 
     def watch(self, seeds, *rest):
-        nonlocal waiting, most
-        waiting += len(seeds)
-        most = max(most, waiting)
+        waiting.append(int(seeds[-1]) + 1 - len(written))
         return sample(self, seeds, *rest)
 
     monkeypatch.setattr(generation, "WRITERS", 1)
@@ -389,4 +344,4 @@ def test_only_one_batch_waits_to_be_written(networks, tmp_path, monkeypatch):
     sampler = sampler_of(networks["random"], 4)
     generate_images(sampler, ImageFolder(tmp_path, SHAPE, False, {}), torch.arange(32), 4)
     assert len(images(tmp_path)) == 32
-    assert 4 < most <= 8
+    assert 4 < max(waiting) <= 8

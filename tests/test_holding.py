@@ -11,7 +11,7 @@ import posterior
 import report
 import visualize
 from dnnlib.errors import UsageError
-from tests.support.finished_runs import SIMULATION_NAMES, write_csv
+from tests.support.finished_runs import SIMULATION_NAMES, write_csv, write_simulations
 from tests.support.outcomes import drawn, only_json
 from tests.support.running import good, refusal, refused, run_script, starter
 from torch_utils.snapshots import read_network, write_network
@@ -29,10 +29,8 @@ COUNT = 60
 
 def table(folder, name, count, seed, *made):
     """Simulations as those of the fixture."""
-    draw = np.random.default_rng(seed)
-    theta = draw.uniform(-1, 1, (count, 2))
-    y = theta @ [[1, 0], [1, 3]] + 0.1 * draw.normal(size=(count, 2))
-    source = write_csv(folder / f"{name}.csv", SIMULATION_NAMES, np.hstack([theta, y]))
+    source = folder / f"{name}.csv"
+    write_simulations(source, count, seed)
     options = ("--conditions=y 1,y2", "--bounds=a:-1:1", f"--source={source}", *made)
     good(run_script(dataset_tool, *options, f"--dest={folder / name}.npz"))
     return folder / f"{name}.npz"
@@ -138,9 +136,7 @@ def test_what_no_data_resemble_is_refused_before_any_draws(sample, tmp_path):
     refused(sample(tmp_path / "out", *given, "--refuse=0.001"), 2, "by 60 held-out truths")
 
 
-def test_calibrations_are_for_the_draws_that_they_were_made_of(
-    sample, simulations, shelf, tmp_path
-):
+def test_calibrations_are_for_the_draws_they_were_made_of(sample, simulations, shelf, tmp_path):
     other = ("--n_iters=4",)
     refused(sample(tmp_path, *other), 2, "n_iters = 3, not 4", "--no-held_out")
     refused(sample(tmp_path, "--n_iters=3", "--function=none"), 2, "of total", "--no-held_out")

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-import dataset_tool
 import import_network
 import info
 import toy_pfODE_int
-import train
 from tests.support.image_models import save_image_model, write_image_set
 from tests.support.original_files import dumps, toy_content
 from tests.support.running import contents, good, refused, run_script
@@ -52,20 +50,15 @@ def test_networks_and_sets_of_images_are_described_and_what_is_neither_is_refuse
     assert run_script(info, tmp_path / "none.npz").code == 1
 
 
-def test_tables_and_their_networks_are_described(tmp_path):
-    table, run = tmp_path / "wine.npz", tmp_path / "run"
-    columns = ("--columns=alcohol,ash,magnesium", "--conditions=hue")
-    assert run_script(dataset_tool, "--source=wine", f"--dest={table}", *columns).code == 0
-    got = facts(table)
-    assert got["table"].startswith("178 rows, 18 of them held out")
-    assert got["columns"] == "3: alcohol, ash, magnesium"
-    assert (got["discrete columns"], got["conditions"]) == ("3", "hue")
-    few = ("--duration=0.001", "--width=8", "--depth=1", "--marginals=quantile", "--whiten=pca")
-    place = (f"--outdir={run}", "--nosubdir", f"--data={table}")
-    assert "hue left out: --cond" in good(run_script(train, *place, *few)).out
-    network = facts(next(run.glob("network-*.pkl")))
-    assert network["columns"] == "3: alcohol, ash, magnesium"
-    assert network["coordinates"] == "yeo-johnson, then normal scores, then pca"
+def test_tables_and_their_networks_are_described(houses, houses_run, simulations):
+    got = facts(houses)
+    assert got["table"].startswith("300 rows, 60 of them held out")
+    assert (got["columns"], got["discrete columns"]) == ("3: size, room count, price", "2")
+    assert got["left out"] == "fixed, double"
+    assert facts(simulations / "runs.npz")["conditions"] == "y 1, y2"
+    network = facts(houses_run / "network-snapshot-000004.pkl")
+    assert network["columns"] == "3: size, room count, price"
+    assert network["coordinates"] == "yeo-johnson, then zca"
 
 
 def test_a_run_its_reports_and_options(toy_network, tmp_path):
@@ -90,17 +83,14 @@ def test_a_run_its_reports_and_options(toy_network, tmp_path):
     refused(run_script(info, copy), 1, "stats.jsonl", "last line")
 
 
-ROOT = Path(__file__).parent.parent
-# Files with random weights, 8 MB, and what the original code makes of some points.
-FOLDERS = (ROOT / "tests" / "fixtures", ROOT.parent / "shared" / "fixtures")
-NAMES = ("toy_circles_prp", "image_8x8_prr10")
-RECORDED = {
-    name: next((f for folder in FOLDERS if (f := folder / f"{name}.pkl").exists()), None)
-    for name in NAMES
-}
-needs_recorded = pytest.mark.skipif(
-    None in RECORDED.values(), reason=f"needs {' and '.join(NAMES)} in {FOLDERS[0]}"
-)
+@pytest.fixture(params=["toy_circles_prp", "image_8x8_prr10"])
+def recorded(request):
+    """A file with random weights, beside one of what the original code makes of some points."""
+    root = Path(__file__).parent.parent
+    folders = (root / "tests" / "fixtures", root.parent / "shared" / "fixtures")
+    paths = [folder / f"{request.param}.pkl" for folder in folders]
+    got = next((path for path in paths if path.exists()), None)
+    return got or pytest.skip(f"needs {paths[0]}")
 
 
 @pytest.fixture
@@ -117,18 +107,15 @@ def bring(tmp_path):
     return run
 
 
-@needs_recorded
-@pytest.mark.parametrize("name", NAMES)
-def test_networks_of_the_original_code_give_the_same(bring, tmp_path, name):
-    good(bring(RECORDED[name]))
+def test_networks_of_the_original_code_give_the_same(bring, tmp_path, recorded):
+    good(bring(recorded))
     model = Model.load(tmp_path / "network.pkl")
-    with np.load(RECORDED[name].with_suffix(".npz")) as file:
-        space = file["space"]
-        x, t, given, known_weight = (
-            torch.from_numpy(file[key]) for key in ("x_es", "t", "denoised", "weight")
-        )
+    file = load_arrays(recorded.with_suffix(".npz"))
+    x, t, given, known_weight = (
+        torch.from_numpy(file[key]) for key in ("x_es", "t", "denoised", "weight")
+    )
     denoised = model.denoiser(x, t).double()
-    if space == "IS":
+    if file["space"] == "IS":
         # Recorded as images, from points in eigenspace.
         denoised = model.denoiser.basis.from_eigen(denoised)
     error = (denoised - given.double()).norm(dim=1) / given.double().norm(dim=1)
@@ -139,8 +126,12 @@ def test_networks_of_the_original_code_give_the_same(bring, tmp_path, name):
     torch.testing.assert_close(weight, known_weight.double(), rtol=2e-4, atol=0)
 
 
-def test_an_imported_toy_network_can_be_simulated(bring, tmp_path):
-    assert "OriginalToyConvUNet" in good(bring(toy_content())).out
+def test_an_imported_toy_network_can_be_simulated_and_its_source_is_not_run(bring, tmp_path):
+    marker, content = tmp_path / "marker", toy_content()
+    content["ema"].source = f"open({str(marker)!r}, 'w').close()"
+    content["ema"].child("model").source = content["ema"].source
+    assert "OriginalToyConvUNet" in good(bring(content)).out
+    assert not marker.exists()
     place = (f"--save_dir={tmp_path}", f"--network={tmp_path / 'network.pkl'}")
     known = ("--data_name=circles", "--data_dim=2", "--dims_to_keep=2", "--solver=euler")
     few = ("--total_samples=5", "--steps=4", "--h=1.5", "--save_freq=2")
@@ -161,11 +152,3 @@ def test_the_source_is_never_replaced_and_what_cannot_be_imported_is_one_line(br
     refused(bring(toy_content("spirals")), 1, "toy 'spirals'")
     refused(bring(toy_content(), "--data_name=moons", "--tmax=8"), 2, "data_name is moons")
     assert os.listdir(tmp_path) == ["original.pkl"]
-
-
-def test_source_text_is_not_run(bring, tmp_path):
-    marker, content = tmp_path / "marker", toy_content()
-    content["ema"].source = f"open({str(marker)!r}, 'w').close()"
-    content["ema"].child("model").source = content["ema"].source
-    assert bring(content).code == 0
-    assert not marker.exists()

@@ -9,10 +9,11 @@ import pytest
 import info
 import posterior
 import train
+from tests.support import finished_runs
 from tests.support.commands import COMMANDS
 from tests.support.image_models import image_model, save_image_model, write_image_set
 from tests.support.outcomes import assert_same, drawn, only_json, outcome
-from tests.support.running import good, quick_endings, refused, run_script, starter
+from tests.support.running import good, quick_endings, refused, run_script, starter, trained
 from torch_utils.results import load_arrays, load_json
 from training import rounds
 from training.data.images.dataset import ImageDataset
@@ -130,15 +131,8 @@ class Cut(BaseException):
 def cut_short(run, folder, *given, whole=2, checks=False):
     """A run that ends after some groups of two."""
     module, name = (posterior_checks, "save_values") if checks else (posteriors, "save_part")
-    kept = getattr(module, name)
-    places = []
-
-    def save(path, *arguments):
-        if len(places) == whole:
-            raise Cut
-        places.append(path)
-        kept(path, *arguments)
-
+    calls = [*[mock.DEFAULT] * whole, Cut()]
+    save = mock.Mock(wraps=getattr(module, name), side_effect=calls)
     with (
         mock.patch("training.runs.posteriors.GROUP", 2),
         mock.patch.object(module, name, save),
@@ -149,50 +143,34 @@ def cut_short(run, folder, *given, whole=2, checks=False):
     assert not list(folder.glob("*posterior*.json"))
 
 
-def test_a_run_that_was_cut_short_goes_on_to_the_same_draws(sample, tmp_path):
-    with mock.patch("training.runs.posteriors.GROUP", 2):
-        assert sample(tmp_path / "whole").code == 0
-        cut_short(sample, tmp_path / "cut")
-        result = sample(tmp_path / "cut")
-    assert result.code == 0
-    assert "2 group(s) of 2 were there" in result.out
-    assert_same(drawn(tmp_path / "cut"), drawn(tmp_path / "whole"))
-    assert sorted(path.suffix for path in (tmp_path / "cut").iterdir()) == [".json", ".nc"]
-
-
-def test_a_run_does_not_go_on_with_the_parts_of_another(sample, tmp_path):
+@pytest.mark.parametrize("last", [0.4, 0.6])
+def test_a_run_that_was_cut_short_goes_on_with_its_own_parts(sample, tmp_path, last):
     noise = tmp_path / "noise.npy"
     np.save(noise, np.array([0.3, 0.4]))
     given = (f"--noise_std={noise}", "--sampler=pool")
     cut_short(sample, tmp_path / "cut", *given)
-    np.save(noise, np.array([0.3, 0.6]))
+    np.save(noise, np.array([0.3, last]))
     with mock.patch("training.runs.posteriors.GROUP", 2):
         assert sample(tmp_path / "whole", *given).code == 0
         result = sample(tmp_path / "cut", *given)
     assert result.code == 0
-    assert "were there" not in result.out
+    assert ("2 group(s) of 2 were there" in result.out) == (last == 0.4)
     assert_same(drawn(tmp_path / "cut"), drawn(tmp_path / "whole"))
+    assert sorted(path.suffix for path in (tmp_path / "cut").iterdir()) == [".json", ".nc"]
 
 
-def test_what_is_observed_comes_in_several_forms(sample, tmp_path):
+def test_a_mask_is_a_linear_map(sample, tmp_path):
     np.save(tmp_path / "a.npy", np.array([[0.0, 1.0]]))
-    np.save(tmp_path / "mask.npy", np.array([False, True]))
-    (tmp_path / "one.csv").write_text("x2\n0.5\n-0.2\n0.3\n1.1\n-0.9\n")
     (tmp_path / "map.csv").write_text("y\n0.5\n-0.2\n0.3\n1.1\n-0.9\n")
     observed = f"--observation={tmp_path / 'map.csv'}"
-    ways = {
-        "name": ("--likelihood=mask", "--mask=x2"),
-        "number": ("--likelihood=mask", "--mask=1", f"--observation={tmp_path / 'one.csv'}"),
-        "map": ("--likelihood=linear", f"--operator={tmp_path / 'a.npy'}", observed),
-    }
-    (tmp_path / "turned.csv").write_text("x2,x1\n0.5,0\n-0.2,0\n0.3,0\n1.1,0\n-0.9,0\n")
-    by_file = ("--likelihood=mask", f"--mask={tmp_path / 'mask.npy'}")
-    ways["turned"] = (*by_file, f"--observation={tmp_path / 'turned.csv'}")
-    for name, given in ways.items():
+    for name, given in (
+        ("mask", ("--likelihood=mask", "--mask=x2")),
+        ("map", ("--likelihood=linear", f"--operator={tmp_path / 'a.npy'}", observed)),
+    ):
         assert sample(tmp_path / name, *given, "--sampler=pool").code == 0
-        got, expected = (drawn(tmp_path / f) for f in (name, "name"))
-        np.testing.assert_allclose(got["posterior/x"], expected["posterior/x"], atol=1e-9)
-        np.testing.assert_array_equal(got["observed_data/y"], expected["observed_data/y"])
+    got, expected = (drawn(tmp_path / name) for name in ("map", "mask"))
+    np.testing.assert_allclose(got["posterior/x"], expected["posterior/x"], atol=1e-9)
+    np.testing.assert_array_equal(got["observed_data/y"], expected["observed_data/y"])
 
 
 def test_a_likelihood_of_the_users_own(sample, tmp_path):
@@ -282,10 +260,8 @@ def table(tmp_path_factory):
     data, points = folder / "rows.npz", np.random.default_rng(0).normal(size=(100, 2))
     points[:, 1] = 50 + 10 * points[:, 1]
     np.savez(data, points=points, names=["length", "weight"], held_out=np.arange(100) % 4 == 0)
-    few = ("--width=16", "--depth=1", "--batch=50", "--duration=0.004", "--tick=1", "--dump=1")
     plain = ("--marginals=none", "--whiten=zca", "--keep=9")
-    place = (f"--outdir={folder}", "--nosubdir", f"--data={data}")
-    assert run_script(train, *place, *few, *plain).code == 0
+    trained(folder, train, f"--data={data}", *finished_runs.SMALL, *plain)
     return data, folder / "network-snapshot-000004.pkl"
 
 
@@ -301,8 +277,7 @@ def test_held_out_rows_check_a_table(check, table, tmp_path):
     assert arrays["names"].tolist() == ["length", "weight", "log likelihood", "radius"]
     assert arrays["ranks"].shape == (25, 4)
     # Held-out rows from elsewhere, the others as they were.
-    with np.load(data) as file:
-        others = {**file}
+    others = load_arrays(data)
     others["points"][others["held_out"]] += [3, 30]
     np.savez(tmp_path / "others.npz", **others)
     elsewhere = f"--data_root={tmp_path / 'others.npz'}"
@@ -362,7 +337,7 @@ def test_weights_are_found_again(tmp_path):
     assert np.corrcoef(mean.ravel(), arrays["truth"].ravel())[0, 1] > 0.5
 
 
-def test_your_own_observations_and_components(tmp_path):
+def test_observations_components_and_weights_can_be_given(tmp_path):
     means, seen = tmp_path / "means.csv", tmp_path / "seen.npy"
     means.write_text("a,b\n-2,0\n2,0\n", encoding="utf-8")
     np.save(seen, np.array([[0.1], [0.3], [-0.2], [0.5], [0.0]]))
@@ -373,9 +348,6 @@ def test_your_own_observations_and_components(tmp_path):
     assert got["calibration"] is None
     assert got["components"] == {"mean": [[-2, 0], [2, 0]], "std": [0.5, 0.5]}
     assert "truth" not in got["posteriors"][0]
-
-
-def test_weights_can_be_given(tmp_path):
     options = (*MIXED, *SMALL, "--noise_std=0.2", "--runs=3", "--weights=0.2,0.3,0.5")
     assert run_script(posterior, "mixture", *options, f"--save_dir={tmp_path}").code == 0
     arrays = load_arrays(tmp_path / "circles_PRP_mixture.npz")

@@ -16,8 +16,13 @@ from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
 
 
-def write_small_files(folder):
-    """Observations, noise, masks, operators and likelihoods, most of which fit nothing."""
+@pytest.fixture(scope="module")
+def places(
+    toy_network, networks, images, blobs, colors, houses, houses_run, simulations, tmp_path_factory
+):
+    """What stands in braces in the table: networks of toys, tables and images, and data."""
+    folder = tmp_path_factory.mktemp("places")
+    # Observations, noise, masks, operators and likelihoods, most of which fit nothing.
     for name, text in {
         "seen": "x1,x2\n0.5,0.5\n1,-0.2\n",
         "three": "a,b,c\n1,2,3\n",
@@ -36,10 +41,7 @@ def write_small_files(folder):
     np.savez(folder / "ref.npz", mu=np.zeros(6), sigma=np.eye(6))
     functions = "def f(x): return x[:, 0]\ndef one(x, draw): return x\n"
     (folder / "mine.py").write_text(functions)
-
-
-def write_runs(folder, simulations):
-    """Tables whose conditions do not fit, and a network that does not name its own."""
+    # Tables whose conditions do not fit, and a network that does not name its own.
     arrays = load_arrays(simulations / "runs.npz")
     plain = {name: arrays[name] for name in ("points", "names")}
     np.savez(folder / "plain.npz", **plain)
@@ -48,16 +50,6 @@ def write_runs(folder, simulations):
     np.savez(folder / "few.npz", **plain, **few)
     parts, about = read_network(simulations / "network.pkl")
     write_network(folder / "broken.pkl", parts, {**about, "condition_names": ["y 1"]})
-
-
-@pytest.fixture(scope="module")
-def places(
-    toy_network, networks, images, blobs, colors, houses, houses_run, simulations, tmp_path_factory
-):
-    """What stands in braces in the table: networks of toys, tables and images, and data."""
-    folder = tmp_path_factory.mktemp("places")
-    write_small_files(folder)
-    write_runs(folder, simulations)
     (folder / "empty").mkdir()
     (folder / "folder.npz").mkdir()
     write_images(folder / "small.zip", np.zeros((20, 7, 7, 1)))
@@ -93,7 +85,6 @@ COMMANDS = {
     "fid calc": "fid calc --images={colors} --ref={here}/ref.npz --detector={here}/none.pth",
     "train a table": "train --outdir={out} --data={houses}",
     "rows": "pfODE_int --save_dir={out} --network={of_houses} --sim_type=gen",
-    "rows back": "calc_roundtrip_mse --save_dir={out} --network={of_houses} --data_root={houses}",
     "rows in spheres": "toy_mesh_exps --save_dir={out} --network={of_houses} --data_root={houses}",
     "table": "dataset_tool --source={csv} --dest={out}.npz",
     "train with conditions": "train --outdir={out} --data={runs}/runs.npz",
@@ -112,7 +103,6 @@ CASES = [
     ("toy_train", "--gamma0=10", 2, ["tmax"]),
     ("toy_train", "--tmax=1e6", 2, ["tmax", "1e+06", "1e+30"]),
     ("toy_train", "--g_type=orig --inflation_gap=2", 2, ["g_type", "inflation_gap"]),
-    ("toy_train", "--precond=edm --rho=2", 2, ["rho", "2", "edm"]),
     ("toy_train", "--precond=edm --dims_to_keep=1", 2, ["dims_to_keep", "1", "2", "edm"]),
     ("toy_train", "--precond=edm --calibrate", 2, ["calibrate", "ifs", "edm"]),
     ("toy_train", "--desc=a/b", 2, ["a/b"]),
@@ -121,7 +111,6 @@ CASES = [
     ("train", "--data_dim=3072", 2, ["data_dim", "3072", "64", "blobs"]),
     ("train", "--cres=2,x", 2, ["cres", "2,x", "2,2,2"]),
     ("train", "--cres=1,1,1,1,1", 2, ["--cres=1,1,1,1,1: ", "8"]),
-    ("train", "--cbase=7", 2, ["--cbase=7"]),
     ("train", "--attend=5,4", 2, ["--attend=4,5: ", "of 8"]),
     ("train", "--arch=adm", 2, ["64", "8"]),
     ("train", "--batch=99999999999", 2, ["--batch", "GiB"]),
@@ -157,7 +146,6 @@ CASES = [
     ("pfODE", "--eps=empirical", 2, ["--eps", "--gen_source=empirical"]),
     ("pfODE", "--eps=auto --gen_source=empirical", 2, ["--eps", "diag"]),
     ("pfODE", "--network={of_late} --end_time=0.4", 2, ["0.4", "0.5"]),
-    ("gen_fid", "--seeds=7-3", 2, ["give 3-7"]),
     ("gen_fid", "--gen_source=empirical", 2, ["prev_melt"]),
     ("gen_fid", "--gen_source=empirical --prev_melt=m.npz --eps=1", 2, ["eps"]),
     ("gen_fid", "--gen_source=empirical --prev_melt=none.npz", 1, ["none.npz"]),
@@ -166,7 +154,6 @@ CASES = [
     ("gen_fid", "--n_iters=10000000000000000", 1, ["memory"]),
     # Coverage and residuals.
     ("mesh", "--r_min=4", 2, ["r_min", "4", "3.5"]),
-    ("mesh", "--network={PRR} --boundary_pts=100000 --r_num=11", 2, ["boundary_pts", "1,000,000"]),
     ("mesh", "--num_seeds=501", 2, ["num_seeds * test_pts", "10,000,000"]),
     ("mesh", "--steps=1000000000", 2, ["steps", "1000000"]),
     ("mesh", "--alpha=1", 2, ["alpha", "transport"]),
@@ -235,7 +222,6 @@ CASES = [
     ("rows", "--sim_type=melt --data_root={houses} --eps=auto", 2, ["--eps goes with gen"]),
     ("rows", "--sim_type=roundtrip --prev_melt=m.npz --csv=x", 2, ["--csv goes"]),
     ("rows", "--sim_type=all --data_root={houses} --bs=61", 1, ["60 held-out rows", "61"]),
-    ("rows back", "--img_size=3", 2, ["--img_size is for images"]),
     ("mesh", "--network={of_houses}", 2, ["Missing option '--data_root'"]),
     ("rows in spheres", "--num_seeds=2", 2, ["--num_seeds", "for toys", "000004.pkl"]),
     ("rows in spheres", "--data_name=moons", 2, ["moons", "houses"]),
@@ -250,10 +236,7 @@ CASES = [
     # Tables with conditions.
     ("train with conditions", "--cond --cond_shape=1x1x1x2", 2, ["=1x1x1x2", "2 conditions"]),
     ("train with conditions", "--cond --cond_shape=2 --cond_screen=on", 2, ["one of them"]),
-    *(
-        ("train with conditions", option, 2, ["--cond", option.partition("=")[0]])
-        for option in ("--linear_start=on", "--bounded=map", "--cond_shape=2", "--cond_screen=on")
-    ),
+    ("train with conditions", "--cond_screen=on", 2, ["--cond", "--cond_screen"]),
     ("train with conditions", "--cond --data={here}/plain.npz", 2, ["no conditions"]),
     ("train with conditions", "--cond --data={here}/few.npz", 1, ["2 conditions, but 1 names"]),
     ("given", "--condition={runs}/network.pkl", 1, ["network.pkl", "no table"]),
@@ -290,13 +273,11 @@ def test_what_makes_no_sense_ends_with_one_line_and_nothing_written(
     assert code == 1 or not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "parts"),
-    [("--end_vars=1e200", 1, ["NaN or infinite"]), ("--steps=2 --h=1e5", 2, ["noise overflows"])],
-)
-def test_numbers_that_overflow_on_the_way_end_with_one_line_and_no_draft(
-    tmp_path, arguments, code, parts
-):
-    script, *words = f"{COMMANDS['exact']} {arguments}".format(out=tmp_path / "out").split()
-    refused(run_script(import_module(script), *words), code, *parts)
-    assert not list(tmp_path.rglob(".*"))
+def test_numbers_that_overflow_end_with_one_line_and_no_draft(tmp_path):
+    for arguments, code, part in (
+        ("--end_vars=1e200", 1, "NaN or infinite"),
+        ("--steps=2 --h=1e5", 2, "noise overflows"),
+    ):
+        script, *words = f"{COMMANDS['exact']} {arguments}".format(out=tmp_path / str(code)).split()
+        refused(run_script(import_module(script), *words), code, part)
+        assert not list(tmp_path.rglob(".*"))

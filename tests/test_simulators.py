@@ -25,16 +25,11 @@ FAR = 4.5
 """Standard errors: of a hundred right numbers, one is beyond in one of 1,500 runs."""
 
 
-def simulated(task, count):
-    """One draw of the prior, repeated, and simulations of it."""
-    draw = np.random.default_rng(1)
-    theta = np.repeat(task.prior.sample(1, draw), count, axis=0)
-    return theta, task.simulate(theta, draw)
-
-
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_likelihoods_are_those_of_the_simulators(task):
-    theta, data = simulated(task, 2000)
+    draw = np.random.default_rng(1)
+    theta = np.repeat(task.prior.sample(1, draw), 2000, axis=0)
+    data = task.simulate(theta, draw)
     assert data.shape == (2000, task.data_dim)
     assert np.abs(simulator_scores(task, theta, data)).max() < FAR
     # Data of other parameters are noticed.
@@ -50,11 +45,8 @@ def test_scores_of_a_reference_see_place_and_width():
     wider = reference_scores(task, seen / 2 + 1.1 * (theta - seen / 2), seen, draw)
     assert np.abs(shifted[:10]).min() > FAR
     assert np.abs(wider[10:]).min() > FAR
-
-
-def test_scores_of_a_reference_allow_for_the_edges_of_the_prior():
+    # They allow for the edges of the prior.
     task, draw = GaussianLinearUniform(), np.random.default_rng(0)
-    seen = np.linspace(-1, 1, 10)
     # Where the prior is 0 draws are taken again, in each dimension for itself.
     theta = seen + 0.1**0.5 * draw.normal(size=(5000, 10))
     while (beyond := np.abs(theta) > 1).any():

@@ -7,18 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
+from tests.fuzz.samples import save_network_of_table
 from training import names
 from training.data.toys import _RECIPES
-from training.flow.coordinates.coordinates import Coordinates
 from training.flow.denoisers import DTYPES
-from training.flow.eigenbasis import EigenBasis
-from training.flow.latent.conditional import ConditionalMixture
 from training.flow.solvers import SOLVERS
 from training.inference.sampling import KERNELS
-from training.model.model import Model
-from training.model.recipe import Recipe
 from training.networks import IMAGE_NETWORKS, TOY_NETWORKS
 
 ROOT = Path(__file__).parent.parent
@@ -65,14 +60,8 @@ def test_neither_helps_nor_refusals_that_need_no_network_import_what_takes_long(
 
 
 def test_opening_a_network_and_laying_one_out_import_no_compiler(tmp_path):
-    names = {"dim": 3, "noise_range": [-1.0, 0.3], "width": 8, "label_dim": 2}
-    recipe = Recipe("ifs", {"dims_to_keep": 1}, "mlp", names)
-    basis = EigenBasis(torch.zeros(3), torch.ones(3), torch.eye(3))
-    maps = ["bounded", "yeo-johnson", "normal scores", "prediction", "zca"]
-    coordinates = Coordinates(3, maps, knots=5, conditions=2, surprise=True)
-    about = {"data_dim": 3, "dims_to_keep": 1, "tmin": 0.0, "tmax": 7.0}
     path = tmp_path / "network.pkl"
-    Model(recipe.build(basis), recipe, about, coordinates, ConditionalMixture(1, 2)).save(path)
+    save_network_of_table(path)
     opened = f"""
 import sys, torch
 from training.model.model import Model
@@ -123,44 +112,24 @@ main()
 """
 
 
-@pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory):
-    """A folder with packages of the same names that are others', and a copy beside it."""
+def test_a_copy_works_beside_other_packages_of_our_names_and_tells_mistakes_in_a_line(tmp_path):
     pytest.importorskip("setuptools")
-    folder = tmp_path_factory.mktemp("elsewhere")
-    build = (sys.executable, "setup.py", "-q", "egg_info", f"--egg-base={folder}", "build")
-    made = (f"--build-base={folder / 'build'}", f"--build-lib={folder / 'copy'}")
+    build = (sys.executable, "setup.py", "-q", "egg_info", f"--egg-base={tmp_path}", "build")
+    made = (f"--build-base={tmp_path / 'build'}", f"--build-lib={tmp_path / 'copy'}")
     subprocess.run([*build, *made], cwd=ROOT, check=True, capture_output=True)
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == {"inflationary_flows"}
     for name in ("dnnlib", "torch_utils", "training"):
-        (folder / name).mkdir()
-        (folder / name / "__init__.py").write_text("raise ImportError('of another program')")
-    return folder
-
-
-def run(folder, *arguments):
-    paths = os.pathsep.join(map(str, (folder / "copy", folder)))
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-    )
-
-
-def test_a_copy_works_beside_other_packages_of_our_names(elsewhere):
-    assert {path.name for path in (elsewhere / "copy").iterdir()} == {"inflationary_flows"}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('of another program')")
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path / 'copy'}{os.pathsep}{tmp_path}"}
     exact = ("toy_pfODE_int", "exact", "--data_name=circles", "--total_samples=9", "--steps=2")
-    result = run(elsewhere, *exact, "--device_name=cpu", "--save_dir=out")
-    assert (result.returncode, result.stderr) == (0, "")
-    assert list((elsewhere / "out").glob("circles_PRP_*.npz"))
-
-
-def test_mistakes_are_a_line_with_the_name_of_the_command(elsewhere):
-    for arguments, code, line in [
+    for arguments, code, line in (
+        ((*exact, "--device_name=cpu", "--save_dir=out"), 0, ""),
         (("trian",), 2, "ifs: error: there is no command 'trian': see ifs --help\n"),
         (("train.py", "--data=a", "--outdir=b"), 1, "ifs train: error: a does not exist: give "),
-    ]:
-        result = run(elsewhere, *arguments)
-        assert (result.returncode, result.stderr.count("\n")) == (code, 1)
+    ):
+        command = [sys.executable, "-c", PROGRAM, *arguments]
+        result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert (result.returncode, result.stderr.count("\n")) == (code, bool(line))
         assert result.stderr.startswith(line)
+    assert list((tmp_path / "out").glob("circles_PRP_*.npz"))

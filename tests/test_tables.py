@@ -38,12 +38,6 @@ def network(houses_run):
     return houses_run / "network-snapshot-000004.pkl"
 
 
-def test_what_a_table_leaves_out_is_told(houses):
-    text = good(run_script(info, houses)).out
-    assert "left out" in text
-    assert "fixed, double" in text
-
-
 def read_rows(path):
     with path.open(newline="") as file:
         names, *rows = csv.reader(file)
@@ -77,17 +71,10 @@ def test_samples_come_as_rows_of_the_source(network, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "way"),
-    [
-        ((), ("exp_rk5", 3)),
-        (("--log_prob",), ("exp_rk5", 3)),
-        (("--save_freq=1",), ("exp_rk5", 20)),
-        (("--n_iters=2",), ("exp_rk5", 2)),
-    ],
+    ("options", "steps"),
+    [([], 3), (["--log_prob"], 3), (["--save_freq=1"], 20), (["--n_iters=2"], 2)],
 )
-def test_a_lone_generation_goes_by_the_course_of_the_network_unless_told_otherwise(
-    network, options, way, tmp_path
-):
+def test_a_lone_generation_goes_by_the_course_of_the_network(network, options, steps, tmp_path):
     model = Model.load(network)
     course = Course("exp_rk5", 3, 3, melts=False)
     course.place(model.flow.times)
@@ -97,7 +84,7 @@ def test_a_lone_generation_goes_by_the_course_of_the_network_unless_told_otherwi
     good(run_script(pfODE_int, f"--network={tmp_path / 'network.pkl'}", *alone))
     parameters = json.loads(next(tmp_path.glob("*_sim_params.json")).read_text())
     taken = parameters["gen"]["options"]
-    assert (taken["solver"], taken["n_iters"]) == way
+    assert (taken["solver"], taken["n_iters"]) == ("exp_rk5", steps)
 
 
 def test_numbers_can_be_names_and_conditions_may_be_among_the_columns(tmp_path):
@@ -165,9 +152,7 @@ def test_held_out_rows_melt_and_have_densities(network, houses, tmp_path):
     assert "Roundtrip of 60 rows" in text
 
 
-def test_held_out_rows_are_counted_in_spheres_that_are_carried_to_them(
-    network, houses, tmp_path, monkeypatch
-):
+def test_held_out_rows_are_counted_in_carried_spheres(network, houses, tmp_path, monkeypatch):
     place = (toy_mesh_exps, f"--network={network}", f"--save_dir={tmp_path / 'out'}")
     few = ("--test_pts=50", "--r_num=3", "--r_max=2", "--boundary_pts=1500")
     text = good(run_script(*place, f"--data_root={houses}", *few)).out
@@ -270,18 +255,14 @@ def test_a_run_is_resumed_with_its_own_table_only(houses_run, houses):
     assert all("Likelihood/held_out_nats" in line for line in stats(houses_run))
 
 
-# Batches that two ranks cannot halve, and no dropout, which each rank draws for itself.
-RANKED = (
-    *("--width=16", "--depth=1", "--batch=51", "--duration=0.002", "--tick=1", "--lr=0.001"),
-    *("--dropout=0", "--whiten=zca"),
-)
-
-
 def test_two_ranks_train_what_one_does(two_ranks, houses, tmp_path):
+    # Batches that two ranks cannot halve, and no dropout, which each rank draws for itself.
+    few = ("--width=16", "--depth=1", "--batch=51", "--duration=0.002", "--tick=1", "--whiten=zca")
     choices = []
     for name, run in (("one", run_script), ("both", two_ranks.run)):
         place = (f"--outdir={tmp_path / name}", "--nosubdir", f"--data={houses}")
-        text = good(run(train, *place, *RANKED)).out.splitlines()
+        given = (*place, *few, "--lr=0.001", "--dropout=0")
+        text = good(run(train, *given)).out.splitlines()
         choices.append([line for line in text if "nats on held-out" in line or "Chosen" in line])
     assert len(choices[0]) == 4
     assert choices[0] == choices[1]

@@ -3,8 +3,7 @@
 import json
 import math
 import re
-import shutil
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from unittest import mock
 
 import pytest
@@ -12,17 +11,16 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import toy_train
+from tests.support.finished_runs import broken_off
 from tests.support.image_runs import load, network_file, stats
 from tests.support.running import contents, good, run_script
 from torch_utils import distributed
-from torch_utils.snapshots import read_network, write_network, write_state
+from torch_utils.snapshots import read_network, write_state
 from training.learning.trainer import Trainer
 from training.names import OTHERS
 
 FEW = ("--duration=0.0008", "--batch=200")
 TINY = (*FEW, "--no-calibrate")
-ONE = ("--duration=0.0002",)
-"""One step, of networks that take long."""
 
 
 @pytest.fixture
@@ -37,16 +35,8 @@ def train(tmp_path):
 
 
 @pytest.fixture
-def broken_off(toy_run, tmp_path):
-    """A copy of that run as it was some time after its state of 4 kimg."""
-    folder = tmp_path / "copy"
-    shutil.copytree(toy_run, folder)
-    for name in ("training-state-000006.pt", "training-state-000008.pt"):
-        (folder / name).unlink()
-    (folder / "network-snapshot-000008.pkl").unlink()
-    lines = (folder / "stats.jsonl").read_text().splitlines(keepends=True)
-    (folder / "stats.jsonl").write_text("".join(lines[:5]) + lines[5][:20])
-    return folder
+def stopped(toy_run, tmp_path):
+    return broken_off(toy_run, tmp_path / "copy", 6, 8)
 
 
 def calibration(network):
@@ -97,7 +87,9 @@ VARIANTS = [
     (["--tmin=0.5", "--tmax=2"], {"tmin": 0.5, "tmax": 2.0}, "PRP"),
     (["--augment_to=4"], {"augment_to": 4, "data_dim": 4, "dims_to_keep": 4}, "PRP"),
     (["--augment_to=4", "--data_dim=4", "--dims_to_keep=2"], {"data_dim": 4}, "PRRto2D"),
-    *((["--arch=" + name, *ONE], {"seen": 200}, "PRP") for name in ("ToyConvUNet", "ToySongUNet")),
+    # One step, of networks that take long.
+    (["--arch=ToyConvUNet", "--duration=0.0002"], {"seen": 200}, "PRP"),
+    (["--arch=ToySongUNet", "--duration=0.0002"], {"seen": 200}, "PRP"),
     (["--space=IS", "--noise_cond=ddpm"], {}, "PRP"),
     (["--precond=edm", "--tmin=0.01", "--tmax=50"], {"tmin": 0.01, "tmax": 50.0}, "EDM"),
     (["--precond=edm_es"], {"tmin": 0.002, "tmax": 80.0}, "EDM"),
@@ -130,11 +122,11 @@ def test_edm_in_eigenspace_counts_on_the_variance_of_each_dimension(train):
     torch.testing.assert_close(denoiser.noise_condition(two), two.log() / 4)
 
 
-def test_a_resumed_run_may_change_how_it_is_run(broken_off):
+def test_a_resumed_run_may_change_how_it_is_run(stopped):
     free = ("--snap=1", "--dump=1", "--batch-gpu=100", "--device_name=cpu", "--seed=5")
-    result = run_script(toy_train, f"--resume={broken_off}", *free)
+    result = run_script(toy_train, f"--resume={stopped}", *free)
     assert (result.code, "The training is now" in result.out) == (0, False)
-    assert (broken_off / "network-snapshot-000008.pkl").exists()
+    assert (stopped / "network-snapshot-000008.pkl").exists()
 
 
 def test_a_finished_run_can_be_extended_and_not_made_shorter(train):
@@ -154,68 +146,41 @@ def test_a_finished_run_can_be_extended_and_not_made_shorter(train):
     assert run_script(toy_train, f"--resume={folder}").code == 0
 
 
-@contextmanager
-def steps_taken():
-    """What each step that is taken meanwhile is given."""
-    given = []
-    accumulate = Trainer.accumulate
-
-    def seen(trainer, batch, draws, means):
-        given.append((batch, draws))
-        accumulate(trainer, batch, draws, means)
-
-    with mock.patch.object(Trainer, "accumulate", seen):
-        yield given
-
-
-def in_pairs(batch, draws):
-    """Whether points are, times are, and noise is with opposite signs."""
-    columns = (batch.points, draws.t, draws.noise * torch.tensor([[1.0], [-1.0]]).repeat(100, 1))
-    one, two, three = (torch.equal(column[::2], column[1::2]) for column in columns)
-    return one, two, three
-
-
 def test_each_point_is_used_twice_with_opposite_noise_beside_further_points(train):
+    step = Trainer.accumulate
     for given, pairs, count in ((), True, OTHERS), (("--no-antithetic", "--others=0"), False, 0):
-        with steps_taken() as seen:
+        with mock.patch.object(Trainer, "accumulate", autospec=True, side_effect=step) as steps:
             train("--data_name=circles", *given)
-        assert in_pairs(*seen[0]) == (pairs,) * 3
-        others = seen[0][0].others
-        assert (0 if others is None else len(others)) == count
+        _, batch, draws, _ = steps.call_args_list[0].args
+        noise = draws.noise * torch.tensor([[1.0], [-1.0]]).repeat(100, 1)
+        for rows in (batch.points, draws.t, noise):
+            assert torch.equal(rows[::2], rows[1::2]) == pairs
+        assert (0 if batch.others is None else len(batch.others)) == count
 
 
-def test_a_resumed_run_has_the_threads_that_it_began_with(broken_off):
-    options = broken_off / "training_options.json"
+def test_a_resumed_run_has_the_threads_that_it_began_with(stopped):
+    options = stopped / "training_options.json"
     saved = json.loads(options.read_text())
     assert saved["options"]["threads"] == torch.get_num_threads()
     saved["options"]["threads"] = 3
     options.write_text(json.dumps(saved))
     with mock.patch.object(distributed, "cpu_threads", return_value=nullcontext()) as chosen:
-        assert run_script(toy_train, f"--resume={broken_off}").code == 0
+        assert run_script(toy_train, f"--resume={stopped}").code == 0
     chosen.assert_called_once_with(3, None)
 
 
-SPOILED = {
-    "options of something else": lambda options, state: options.write_text('{"a": 1}'),
-    "an option that is a list": lambda options, state: options.write_text(
-        options.read_text().replace('"batch": 500', '"batch": [500]')
-    ),
-    "no state": lambda options, state: state.unlink(),
-    "a network": lambda options, state: write_network(state, {}, {}),
-    "a state of nothing": lambda options, state: write_state(state, {}),
-    "options that are cut short": lambda options, state: options.write_text("{"),
-    "another toy": lambda options, state: options.write_text(
-        options.read_text().replace('"circles"', '"spirals"')
-    ),
-}
-
-
-@pytest.mark.parametrize("how", SPOILED)
-def test_what_cannot_be_resumed_is_told_and_left_alone(broken_off, how):
-    state = broken_off / "training-state-000004.pt"
-    SPOILED[how](broken_off / "training_options.json", state)
-    before = contents(broken_off)
-    result = run_script(toy_train, f"--resume={state}")
-    assert result.code in (1, 2)
-    assert str(broken_off) in result.error or "spirals" in result.error
-    assert contents(broken_off) == before
+def test_what_cannot_be_resumed_is_told_and_left_alone(stopped):
+    options, state = stopped / "training_options.json", stopped / "training-state-000004.pt"
+    whole = options.read_text()
+    for text in (
+        *('{"a": 1}', "{", whole.replace('"circles"', '"spirals"')),
+        *(whole.replace('"batch": 500', '"batch": [500]'), None),
+    ):
+        options.write_text(text or whole)
+        if text is None:
+            write_state(state, {})
+        before = contents(stopped)
+        result = run_script(toy_train, f"--resume={state}")
+        assert result.code in (1, 2)
+        assert str(stopped) in result.error or "spirals" in result.error
+        assert contents(stopped) == before

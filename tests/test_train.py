@@ -16,35 +16,17 @@ import torch
 import toy_train
 import train
 from dnnlib.errors import UsageError
+from tests.support import image_runs
 from tests.support.draws import seeded
-from tests.support.image_runs import (
-    CLASSES,
-    IMAGES,
-    LONG,
-    ROOT,
-    SIDE,
-    TINY,
-    TWELVE,
-    equal,
-    load,
-    network_file,
-    same_end,
-    stats,
-    weights,
-    write_images,
-)
-from tests.support.running import contents, good, refused, run_script, slowly
+from tests.support.finished_runs import broken_off
+from tests.support.image_runs import SIDE, TINY, equal, load, network_file, same_end, stats, weights
+from tests.support.running import contents, good, refused, run_script, slowly, trained
 from torch_utils.snapshots import read_state, write_state
-from training.data.images.batches import ImageBatches, basis_batches
+from training.data.images.batches import basis_batches
 from training.data.images.dataset import ImageDataset
-from training.data.sources.writer import image_writer
 from training.flow.eigenbasis import EigenBasis
 from training.subjects import ImageFlow, NetworkFile
 from training.subjects import image_training as job
-
-STATES_OF_GAINS = ("output_gain", "averaged_output_gain")
-# Data that is gone, larger, in color, or of more classes, of which the last number is the last.
-CHANGED_DATA = [(0, 0, 0), (32, 1, 1), (8, 3, 1), (8, 1, 3)]
 
 
 def test_the_network_file_knows_its_data(fit, colors):
@@ -112,24 +94,20 @@ def test_half_precision_trains_or_is_refused_in_one_line(blobs, tmp_path):
         assert 0 < stats(tmp_path / "out")[0]["Loss/loss"] < 20
 
 
-def test_labels_reach_the_network_only_if_asked_for(fit, twelve):
-    model, blind = load(twelve), load(fit("--augment=0"))
+def test_labels_reach_the_network_only_if_asked_for(fit, short):
+    model, blind = load(short), load(fit("--augment=0"))
     x, t = torch.ones(1, SIDE**2, dtype=torch.float64), torch.tensor(3.0, dtype=torch.float64)
-    one, other = (model.denoiser(x, t, labels=torch.eye(CLASSES)[[index]]) for index in (0, 1))
+    one, other = (model.denoiser(x, t, labels=torch.eye(4)[[index]]) for index in (0, 1))
     assert (one - other).abs().max() > 1e-9
-    assert model.about["label_dim"] == model.denoiser.network.embedding.label_dim == CLASSES
+    assert model.about["label_dim"] == model.denoiser.network.embedding.label_dim == 4
     assert blind.about["label_dim"] == 0
     assert blind.denoiser.network.embedding.label is None
 
 
 def test_labels_that_are_vectors_are_given_and_never_drawn(fit, tmp_path):
-    with image_writer(tmp_path / "vectors.zip") as writer:
-        for image in np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8):
-            writer.add(image, [0.5, 2.0])
-    path, given = (
-        network_file(fit("--cond", data=tmp_path / "vectors.zip")),
-        tmp_path / "labels.csv",
-    )
+    pixels, given = 255 * np.random.default_rng(0).random((40, 8, 8, 1)), tmp_path / "labels.csv"
+    image_runs.write_images(tmp_path / "vectors.zip", pixels, [[0.5, 2.0]] * 40)
+    path = network_file(fit("--cond", data=tmp_path / "vectors.zip"))
     flow = ImageFlow.of(NetworkFile.open(str(path)), {})
     with pytest.raises(UsageError, match="are vectors, of which none can be drawn"):
         flow.drawn_labels(3, 0, None)
@@ -148,20 +126,14 @@ def test_augmentation_labels_are_inputs_only_of_augmented_training(fit):
     assert not torch.equal(plain, denoiser(x, t, augment_labels=torch.ones(1, 9)))
 
 
-def test_augmented_variance_is_what_the_preconditioning_counts_on(fit):
+def test_augmented_variances_are_counted_on_and_mirror_images_are_data(fit):
     plain = load(fit("--augment=0")).denoiser
     torch.testing.assert_close(plain.data_variance, plain.basis.floored_variance())
     augmented = load(fit("--augment=1")).denoiser
     assert (augmented.data_variance >= plain.data_variance).all()
     assert float(augmented.data_variance[-20:].mean() / plain.data_variance[-20:].mean()) > 2
-
-
-def test_mirror_images_count_as_data(fit):
-    plain, mirrored = (
-        load(fit("--augment=0", *flag)).denoiser.basis.mean for flag in ([], ["--xflip"])
-    )
-    mean = plain.reshape(SIDE, SIDE)
-    torch.testing.assert_close(mirrored.reshape(SIDE, SIDE), (mean + mean.flip(1)) / 2)
+    mirrored, mean = load(fit("--augment=0", "--xflip")).denoiser, plain.basis.mean.view(SIDE, SIDE)
+    torch.testing.assert_close(mirrored.basis.mean.view(SIDE, SIDE), (mean + mean.flip(1)) / 2)
 
 
 def test_transfer_starts_from_the_weights_of_another(fit, blobs, tmp_path):
@@ -184,7 +156,7 @@ def test_transfer_starts_from_the_weights_of_another(fit, blobs, tmp_path):
 def test_white_noise_is_denoised_as_it_should_be(tmp_path, precond):
     std, first, last = 0.3, 0.1, 0.5
     pixels = 127.5 * (1 + std * np.random.default_rng(2).normal(size=(2000, SIDE, SIDE, 1)))
-    data = write_images(tmp_path / "white.zip", pixels)
+    data = image_runs.write_images(tmp_path / "white.zip", pixels)
     place = (f"--outdir={tmp_path / 'out'}", "--nosubdir", f"--data={data}", "--workers=0")
     recipe = ("--cbase=16", "--cres=1", "--batch=64", "--duration=0.003", "--augment=0")
     steady = ("--dropout=0", "--lr=2e-3", "--lr_decay", "--ema=0.0002", f"--precond={precond}")
@@ -225,7 +197,7 @@ def test_the_last_network_is_calibrated_on_the_images_or_on_others(fit, few):
     calibration, other = (load(folder).denoiser.calibration for folder in (own, held_out))
     assert calibration.gains.shape[1] == SIDE**2
     assert calibration.times[[0, -1]].tolist() == [0, 15.01]
-    assert f"Calibrated on {IMAGES} points" in (own / "log.txt").read_text()
+    assert "Calibrated on 70 points" in (own / "log.txt").read_text()
     assert same_end(own, held_out) is False
     assert equal(weights(own), weights(held_out))
     assert "Calibrated on 12 points" in (held_out / "log.txt").read_text()
@@ -235,6 +207,7 @@ def test_the_last_network_is_calibrated_on_the_images_or_on_others(fit, few):
 # The script, the fixture of a finished run, its states that are lost, and what is resumed.
 KINDS = {
     "a toy": (toy_train, "toy_run", (6, 8), "training-state-000004.pt"),
+    "images": (train, "short", (2,), ""),
     "a table with its best weights": (train, "houses_run", (3, 4), ""),
     "a table for any question": (train, "questions_run", (3, 4), ""),
     "a table with conditions": (train, "simulations", (3, 4), ""),
@@ -243,19 +216,16 @@ KINDS = {
 
 @pytest.mark.parametrize(("script", "fixture", "lost", "location"), KINDS.values(), ids=KINDS)
 def test_a_resumed_training_equals_an_unbroken_one(
-    request, tmp_path, script, fixture, lost, location
+    request, tmp_path, monkeypatch, script, fixture, lost, location
 ):
-    whole, copy = request.getfixturevalue(fixture), tmp_path / "copy"
+    whole = request.getfixturevalue(fixture)
     whole = whole / "run" if fixture == "simulations" else whole
-    shutil.copytree(whole, copy)
-    states = [f"training-state-{number:06d}.pt" for number in lost]
-    for name in (*states, network_file(whole).name):
-        (copy / name).unlink()
-    # It was stopped in the middle of a line.
-    lines = (copy / "stats.jsonl").read_text().splitlines(keepends=True)
-    (copy / "stats.jsonl").write_text("".join(lines[: lost[0] - 1]) + lines[lost[0] - 1][:20])
+    copy = broken_off(whole, tmp_path / "copy", *lost)
+    if fixture == "short":  # of images, whose basis is not fitted again
+        monkeypatch.setattr(EigenBasis, "fit", pytest.fail)
     good(run_script(script, f"--resume={copy / location}"))
-    assert all(equal(read_state(copy / name), read_state(whole / name)) for name in states)
+    for name in (f"training-state-{number:06d}.pt" for number in lost):
+        assert equal(read_state(copy / name), read_state(whole / name))
     assert same_end(copy, whole)
     one, other = (
         [(line["seen"], line["Loss/loss"]) for line in stats(run)] for run in (copy, whole)
@@ -270,12 +240,9 @@ def test_a_resumed_training_equals_an_unbroken_one(
 OTHERS = [
     ("toy_run", "--data_name=moons", ["moons", "circles"]),
     ("toy_run", "--outdir=elsewhere", ["elsewhere", "toy"]),
-    ("toy_run", "--no-calibrate", ["False", "True"]),
     ("houses_run", "--xflip", []),
-    ("twelve", "--seed=7", ["7", "5"]),
-    ("twelve", "--cres=2,2", ["[1]"]),
-    ("twelve", "--data=.", ["blobs.zip"]),
-    ("twelve", "--transfer=other.pkl", ["None"]),
+    ("short", "--cres=2,2", ["[1]"]),
+    ("short", "--data=.", ["blobs.zip"]),
 ]
 
 
@@ -289,41 +256,13 @@ def test_a_resumed_run_refuses_to_become_another(request, fixture, option, parts
     assert contents(run) == before
 
 
-def test_a_resumed_run_equals_an_unbroken_one_and_refits_nothing(
-    blobs, twelve, tmp_path, monkeypatch
-):
-    original = ImageBatches.batches
-
-    def stopping(self, first_step):
-        for step, batch in enumerate(original(self, first_step), start=first_step):
-            if step == 5:
-                signal.raise_signal(signal.SIGTERM)
-            yield batch
-
-    folder = tmp_path / "out"
-    place = (f"--outdir={folder}", "--nosubdir", f"--data={blobs}")
-    with monkeypatch.context() as patch:
-        patch.setattr(ImageBatches, "batches", stopping)
-        result = run_script(train, *place, *TWELVE)
-    assert result.code == 128 + signal.SIGTERM
-    assert f"--resume={folder / 'training-state-000000.pt'}" in result.error
-    assert [line["seen"] for line in stats(folder)] == [96]
-
-    def refuse(*arguments):
-        pytest.fail("the basis was fitted again")
-
-    monkeypatch.setattr(EigenBasis, "fit", refuse)
-    good(run_script(train, f"--resume={folder}", "--workers=2", "--cache"))
-    assert same_end(folder, twelve)
-    assert [line["seen"] for line in stats(folder)] == [96, 192]
-
-
 @pytest.mark.hostile
-def test_signals_to_all_save_and_end_in_a_line(blobs, unbroken, tmp_path):
+def test_signals_to_all_save_and_end_in_a_line(blobs, short, tmp_path):
     folder = tmp_path / "out"
+    command = [sys.executable, "train.py", f"--outdir={folder}", "--nosubdir", f"--data={blobs}"]
     process = subprocess.Popen(
-        [sys.executable, "train.py", f"--outdir={folder}", "--nosubdir", f"--data={blobs}", *LONG],
-        cwd=ROOT,
+        [*command, *image_runs.SHORT, *image_runs.DRAWING],
+        cwd=image_runs.ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
@@ -344,7 +283,7 @@ def test_signals_to_all_save_and_end_in_a_line(blobs, unbroken, tmp_path):
     assert "SIGTERM" in line
     assert f"--resume={state}" in line
     good(run_script(train, f"--resume={state}"))
-    assert same_end(folder, unbroken)
+    assert same_end(folder, short)
 
 
 def is_there(group):
@@ -362,22 +301,18 @@ def wait_until(so):
         time.sleep(0.01)
 
 
-def test_an_output_gain_is_trained_averaged_and_kept(twelve):
-    gains = load(twelve).denoiser.output_gain.gains
+def test_an_output_gain_is_trained_averaged_kept_and_missed(short, tmp_path):
+    gains = load(short).denoiser.output_gain.gains
     assert gains.shape[1] == SIDE**2
     assert 1e-3 < (gains - 1).abs().max() < 1
-    state = read_state(max(twelve.glob("training-state-*.pt")))
-    assert not torch.equal(*(state[key]["offsets"] for key in STATES_OF_GAINS))
-
-
-@pytest.mark.parametrize("lost", STATES_OF_GAINS)
-def test_states_without_output_gain_are_refused(lost, twelve, tmp_path):
+    state = read_state(max(short.glob("training-state-*.pt")))
+    gains = ("output_gain", "averaged_output_gain")
+    assert not torch.equal(*(state[name]["offsets"] for name in gains))
+    shutil.copy(short / "training_options.json", tmp_path)
     path = tmp_path / "training-state-000000.pt"
-    state = read_state(max(twelve.glob("training-state-*.pt")))
-    del state[lost]
-    write_state(path, state)
-    shutil.copy(twelve / "training_options.json", tmp_path)
-    refused(run_script(train, f"--resume={path}"), 1, lost)
+    for lost in gains:
+        write_state(path, {name: part for name, part in state.items() if name != lost})
+        refused(run_script(train, f"--resume={path}"), 1, lost)
 
 
 @pytest.mark.slow
@@ -389,10 +324,8 @@ def test_a_precision_that_a_trial_has_found_is_kept(blobs, tmp_path, monkeypatch
         return "bf16"
 
     monkeypatch.setattr(job, "fastest_precision", trial)
-    folder = tmp_path / "out"
-    place = (f"--outdir={folder}", "--nosubdir", f"--data={blobs}")
-    short = ("--preset=auto", "--duration=0.000016", "--workers=0")
-    assert run_script(train, *place, *TWELVE, *short).code == 0
+    few = ("--preset=auto", "--batch=16", "--duration=0.000016")
+    folder = trained(tmp_path, train, f"--data={blobs}", *image_runs.SHORT, *few)
     saved = json.loads((folder / "training_options.json").read_text())
     assert saved["options"]["precision"] == "bf16"
     assert run_script(train, f"--resume={folder}").code == 0
@@ -402,7 +335,7 @@ def test_a_precision_that_a_trial_has_found_is_kept(blobs, tmp_path, monkeypatch
 def test_a_run_whose_data_has_changed_cannot_be_resumed(tmp_path):
     data, folder = tmp_path / "data.zip", tmp_path / "out"
     random = np.random.default_rng(0)
-    write_images(data, random.uniform(0, 255, (40, 8, 8, 1)), [0, 1] * 20)
+    image_runs.write_images(data, random.uniform(0, 255, (40, 8, 8, 1)), [0, 1] * 20)
     place = (f"--outdir={folder}", "--nosubdir", f"--data={data}", "--cond")
     # At 8 and at 32 pixels, one level has the same weights.
     assert run_script(train, *place, *TINY).code == 0
@@ -410,10 +343,13 @@ def test_a_run_whose_data_has_changed_cannot_be_resumed(tmp_path):
     saved = json.loads(options.read_text())
     saved["options"]["duration"] *= 2
     options.write_text(json.dumps(saved))
-    for side, channels, last in CHANGED_DATA:
+    # Data that is gone, larger, in color, or of more classes, of which the last number is the last.
+    for side, channels, last in (0, 0, 0), (32, 1, 1), (8, 3, 1), (8, 1, 3):
         data.unlink()
         if side:
-            write_images(data, random.uniform(0, 255, (40, side, side, channels)), [0, last] * 20)
+            image_runs.write_images(
+                data, random.uniform(0, 255, (40, side, side, channels)), [0, last] * 20
+            )
         before = contents(tmp_path)
         result = run_script(train, f"--resume={folder}")
         assert result.code in (1, 2)

@@ -14,6 +14,7 @@ import posterior
 import train
 import visualize
 from tests.support.finished_runs import SMALL, write_csv
+from tests.support.image_runs import network_file
 from tests.support.outcomes import drawn, only_json
 from tests.support.running import good, refusal, refused, run_script, trained
 from training import Model
@@ -56,8 +57,7 @@ def shelf(tmp_path_factory):
         state = max((folder / "sets-run").glob("training-state-*.pt"))
         good(run_script(train, f"--resume={state}"))
     for name in ("one", "two", "prior", "post", "sets"):
-        *_, last = sorted((folder / f"{name}-run").glob("network-*.pkl"))
-        last.rename(folder / f"{name}.pkl")
+        network_file(folder / f"{name}-run").rename(folder / f"{name}.pkl")
     seen = np.array([[7, 0.1, 2, 0.5], [5, 1.0, 4, 0.2], [7, 0.3, 3, 0.1], [9, 2, 1, 0.9]])
     write_csv(folder / "seen.csv", ["dataset", "y", "n", "t"], seen)
     return folder
@@ -124,7 +124,10 @@ def test_models_are_compared(shelf, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.json"]
 
 
-def test_datasets_are_found_again_with_their_trials(shelf):
+def test_likelihoods_say_what_they_are_and_find_datasets_again_with_their_trials(shelf):
+    assert "of one trial, given mu, tau, t" in good(run_script(info, shelf / "one.pkl")).out
+    sample = Model.load(shelf / "one.pkl").posterior(prior="uniform").sample
+    assert "no names: give y, n, t" in refusal(sample, np.zeros((2, 3)))
     learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
     points, trials = learned.simulations(shelf / "one.npz", 10, 0, ["tau", "mu"])
     rows = np.loadtxt(shelf / "runs.csv", delimiter=",", skiprows=1)
@@ -205,31 +208,22 @@ def test_trials_that_do_not_fit_what_was_learned_are_named(shelf, tmp_path, capl
     assert "'c' is constant in the training, but not in 1 row(s): row 5 has 5 in" in caplog.text
 
 
-def test_a_network_file_says_that_it_is_a_likelihood(shelf):
-    assert "of one trial, given mu, tau, t" in good(run_script(info, shelf / "one.pkl")).out
-    sample = Model.load(shelf / "one.pkl").posterior(prior="uniform").sample
-    assert "no names: give y, n, t" in refusal(sample, np.zeros((2, 3)))
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "parts"),
-    [
-        ("sample {two} --prior=uniform {seen}", 2, ("'tau' has not", "--bounds=tau:LOW:HIGH")),
-        ("sample {one} {seen} --noise_std=1", 2, ("has learned a likelihood", "--prior=uniform")),
-        ("sample {prior} --prior=uniform {seen}", 2, ("has learned no likelihood",)),
-        ("sample {one} --prior={folder}/one.pkl {seen}", 2, ("conditional on mu, tau, t",)),
-        ("sample {one} --prior=uniform {seen} --noise_std=1", 2, ("--noise_std", "--prior")),
-        ("sample {one} --prior=uniform", 2, ("--observation", "a row for each trial")),
-        ("sample {one} --prior=uniform --observation={folder}/hole.csv", 1, ("line 3", "=keep")),
-        ("calibrate {one} --prior=uniform", 2, ("has learned", "sample, check and compare are")),
-    ],
-)
-def test_what_is_no_question_of_trials_is_refused(shelf, tmp_path, words, code, parts):
+def test_what_is_no_question_of_trials_is_refused(shelf, tmp_path):
     (shelf / "hole.csv").write_text("y,n,t\n0,1,0.5\n1,,0.5\n")
     known = {name: f"--network={shelf / f'{name}.pkl'}" for name in ("one", "two", "prior")}
-    filled = words.format(**known, folder=shelf, seen=f"--observation={shelf / 'seen.csv'}")
-    result = run_script(posterior, *filled.split(), f"--save_dir={tmp_path}", *POOL)
-    refused(result, code, *parts)
+    known |= {"folder": shelf, "seen": f"--observation={shelf / 'seen.csv'}"}
+    for words, code, *parts in (
+        ("sample {two} --prior=uniform {seen}", 2, "'tau' has not", "--bounds=tau:LOW:HIGH"),
+        ("sample {one} {seen} --noise_std=1", 2, "has learned a likelihood", "--prior=uniform"),
+        ("sample {prior} --prior=uniform {seen}", 2, "has learned no likelihood"),
+        ("sample {one} --prior={folder}/one.pkl {seen}", 2, "conditional on mu, tau, t"),
+        ("sample {one} --prior=uniform {seen} --noise_std=1", 2, "--noise_std", "--prior"),
+        ("sample {one} --prior=uniform", 2, "--observation", "a row for each trial"),
+        ("sample {one} --prior=uniform --observation={folder}/hole.csv", 1, "line 3", "=keep"),
+        ("calibrate {one} --prior=uniform", 2, "has learned", "sample, check and compare are"),
+    ):
+        given = words.format(**known).split()
+        refused(run_script(posterior, *given, f"--save_dir={tmp_path}", *POOL), code, *parts)
 
 
 def test_trials_may_lack_data_if_those_of_simulations_did(shelf, tmp_path):
@@ -241,7 +235,7 @@ def test_trials_may_lack_data_if_those_of_simulations_did(shelf, tmp_path):
     data = f"--data={tmp_path / 'holes.npz'}"
     with mock.patch("training.learning.gaussian_start.STEPS", 40):
         trained(tmp_path / "run", train, data, "--likelihood", *SMALL)
-    *_, network = sorted((tmp_path / "run").glob("network-*.pkl"))
+    network = network_file(tmp_path / "run")
     (tmp_path / "seen.csv").write_text("dataset,y,n,t\n1,0.1,,0.5\n1,,3,0.2\n2,0.4,2,0.9\n")
     few = ("--chains=2", "--draws=20", "--pool=100", "--sampler=pool")
     place = (f"--network={network}", "--prior=uniform", f"--save_dir={tmp_path / 'out'}", *few)
@@ -271,7 +265,7 @@ def test_levels_beside_a_number_have_probabilities_and_it_a_law_given_each(tmp_p
     with few, mock.patch("training.subjects.table_training.LEAST_GAIN", 100.0):
         data = (f"--data={tmp_path / 'runs.npz'}", "--likelihood", "--linear_start=gaussian")
         trained(tmp_path / "run", train, *data, *SMALL)
-    *_, network = sorted((tmp_path / "run").glob("network-*.pkl"))
+    network = network_file(tmp_path / "run")
     assert "choice, by their probabilities" in good(run_script(info, network)).out
     learned = LearnedLikelihood.of(NetworkFile.open(str(network)))
     assert (learned.data, list(learned.covariates)) == (["y", "choice"], [])
@@ -297,6 +291,7 @@ def test_levels_beside_a_number_have_probabilities_and_it_a_law_given_each(tmp_p
 
 def test_learning_likelihoods_refuses_others(shelf, houses, tmp_path):
     place = (f"--data={shelf / 'one.npz'}", f"--outdir={tmp_path}", "-n", "--likelihood")
+    assert "left out: --cond" in good(run_script(train, *place[:3])).out
     refused(run_script(train, *place, "--cond"), 2, "--cond", "--likelihood")
     refused(run_script(train, *place, "--bounded=reject"), 2, "--bounded=reject")
     refused(run_script(train, f"--data={houses}", *place[1:]), 2, "--conditions=NAMES")

@@ -13,6 +13,7 @@ import visualize
 from tests.support import picture_files as files
 from tests.support.running import good, refused, run_script
 from training.pictures import look
+from training.pictures.album import pictures_of
 from training.pictures.trajectories import album
 
 
@@ -21,6 +22,16 @@ def coarse(monkeypatch):
     """Pictures of few pixels, which are drawn sooner."""
     for module in (look, album):
         monkeypatch.setattr(module, "DPI", 30)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """The folder of a simulation."""
+    folder = tmp_path_factory.mktemp("toy")
+    few = ("--total_samples=60", "--steps=4", "--save_freq=1", "--solver=euler", "--eps=1e-2")
+    toy = ("--data_name=s_curve", "--dims_to_keep=2", f"--save_dir={folder}")
+    good(run_script(toy_pfODE_int, "exact", *toy, *few))
+    return folder
 
 
 def names(folder):
@@ -33,12 +44,9 @@ def is_picture(path):
         return image.width > 100 and image.height > 30
 
 
-def test_what_a_simulation_wrote_is_drawn(tmp_path):
-    few = ("--total_samples=60", "--steps=4", "--save_freq=1", "--solver=euler", "--eps=1e-2")
-    toy = ("--data_name=s_curve", "--dims_to_keep=2", f"--save_dir={tmp_path}")
-    assert run_script(toy_pfODE_int, "exact", *toy, *few).code == 0
+def test_what_a_simulation_wrote_is_drawn(toy, tmp_path):
     dest, stem = tmp_path / "new" / "pictures", "s_curve_PRRto2D_exact"
-    result = good(run_script(visualize, tmp_path, f"--dest={dest}"))
+    result = good(run_script(visualize, toy, f"--dest={dest}"))
     made = [f"melt_{kind}.png" for kind in ("clouds", "joint", "latents")]
     made += ["gen_animation.gif", "gen_clouds.png", "melt_animation.gif"]
     made = sorted(f"{stem}_{name}" for name in [*made, "overview.png", "roundtrip_clouds.png"])
@@ -62,7 +70,6 @@ def test_every_kind_of_file_is_drawn(tmp_path):
     files.save_stats(tmp_path)
     np.savez(tmp_path / "other.npz", mu=np.zeros(3))
     np.savez(tmp_path / "residuals.npz", format="inflationary-flows residuals 1")
-    good(run_script(visualize, tmp_path, f"--dest={tmp_path / 'pictures'}", "--no-animation"))
     stems = {
         "circles_PRP_coverage": "boundaries radius",
         "circles_PRRto1D_exact": "melt_clouds melt_joint melt_latents melt_log_prob",
@@ -73,8 +80,7 @@ def test_every_kind_of_file_is_drawn(tmp_path):
         "training": "curve",
     }
     expected = {f"{stem}_{kind}.png" for stem, kinds in stems.items() for kind in kinds.split()}
-    assert set(names(tmp_path / "pictures")) == expected
-    assert all(is_picture(path) for path in (tmp_path / "pictures").iterdir())
+    assert {picture.path.name for picture in pictures_of([tmp_path], None, None)} == expected
 
 
 def test_what_cannot_be_drawn_as_asked(tmp_path, monkeypatch):
@@ -89,51 +95,39 @@ def test_what_cannot_be_drawn_as_asked(tmp_path, monkeypatch):
     assert not (tmp_path / "pictures").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
+def test_a_bad_file_is_told_of_before_anything_is_drawn(tmp_path):
+    good = files.save_stats(tmp_path / "good")
+    (tmp_path / "folder").mkdir()
+    for name, content, message in (
         ("missing.npz", None, "does not exist"),
-        ("folder/readme.txt", b"", "holds neither"),
+        ("folder", None, "holds neither"),
         ("network-snapshot-000001.pkl", b"", "cannot be drawn"),
         ("broken.npz", b"no zip", "readable"),
         ("stats.jsonl", b"no json\n{}\n", "line 1"),
-    ],
-)
-def test_a_bad_file_is_told_of_before_anything_is_drawn(tmp_path, name, content, message):
-    good, path = files.save_stats(tmp_path / "good"), tmp_path / name
-    path.parent.mkdir(exist_ok=True)
-    if content is not None:
-        path.write_bytes(content)
-    given = path.parent if "/" in name else path
-    result = run_script(visualize, good, given, f"--dest={tmp_path / 'pictures'}")
-    refused(result, 1, message, given)
-    assert not (tmp_path / "pictures").exists()
+    ):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        result = run_script(visualize, good, path, f"--dest={tmp_path / 'pictures'}")
+        refused(result, 1, message, path)
+        assert not (tmp_path / "pictures").exists()
 
 
-def test_what_scripts_wrote_is_reported(tmp_path):
-    few = ("--total_samples=60", "--steps=4", "--save_freq=1", "--solver=euler", "--eps=1e-2")
-    toy = ("--data_name=s_curve", "--dims_to_keep=2", f"--save_dir={tmp_path / 'toy'}")
-    assert run_script(toy_pfODE_int, "exact", *toy, *few).code == 0
+def test_what_scripts_wrote_is_reported(toy, tmp_path):
     fast = ("--n_iters=4", "--pool=400", "--sampler=pool")
     check = ("--data_name=circles", *fast, f"--save_dir={tmp_path}")
     seen = ("--likelihood=mask", "--mask=x2", "--noise_std=0.3", "--runs=20", "--draws=10")
     assert run_script(posterior, "check", *check, *seen).code == 0
     (tmp_path / "notes.txt").touch()
+    (tmp_path / "broken.npz").write_bytes(b"no zip")
     dest = tmp_path / "new" / "report.html"
     with mock.patch("webbrowser.open") as opened:
-        result = run_script(report, tmp_path, f"--dest={dest}", "--points=50", "--open")
+        result = run_script(report, toy, tmp_path, f"--dest={dest}", "--points=50", "--open")
     assert (result.code, result.err) == (0, "")
-    assert result.out.startswith(f"Wrote {dest}: 2 section(s), ")
+    assert f"Wrote {dest}: 2 section(s), " in result.out
+    assert f"Left out {tmp_path / 'broken.npz'}" in result.out
     opened.assert_called_once_with(dest.as_uri())
     text = dest.read_text(encoding="utf-8")
-    html = ("<dt>noise_std</dt><dd>0.3</dd>", "not looked into: 1 .txt")
+    html = ("<dt>noise_std</dt><dd>0.3</dd>", "not looked into: 1 .txt", "is not a readable .npz")
     for words in ("s curve: the flow", "ranks of truths", "50 of 60 points", *html):
         assert words in text
-
-
-def test_a_report_of_a_folder_with_a_broken_file_names_it(tmp_path):
-    files.save_stats(tmp_path)
-    (tmp_path / "broken.npz").write_bytes(b"no zip")
-    result = good(run_script(report, tmp_path, f"--dest={tmp_path / 'a.html'}"))
-    assert f"Left out {tmp_path / 'broken.npz'}" in result.out
-    assert "broken.npz is not a readable .npz" in (tmp_path / "a.html").read_text(encoding="utf-8")

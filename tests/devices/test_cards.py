@@ -1,5 +1,6 @@
 """Flows, posteriors, fits and trainings on a card: results of the CPU, and no waiting."""
 
+from copy import deepcopy
 from dataclasses import replace
 from unittest import mock
 
@@ -26,7 +27,7 @@ from training.flow.solvers import SOLVERS, get_solver
 from training.inference.likelihoods import Gaussian
 from training.inference.sampling import Problem
 from training.inference.target import Target
-from training.learning.melting import Candidate, LawPlan, fit, melted_latents
+from training.learning.melting import LawPlan, melted_latents
 from training.learning.targets import MOST_NEAR
 from training.measure.residuals import Extractor, ResidualProbe
 from training.names import METHODS, SAMPLERS
@@ -38,39 +39,46 @@ def cuda():
         yield cards
 
 
-AT_THE_END = 1
-"""Host reads of an integration, after its last step: whether its states are finite."""
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 1)
 """The second card is not the current one, which ``cuda`` without a number means."""
+WAYS = ("heun", "exp_ab2", "exp_rk5", "dopri5", "gauss4", "rev_euler")
+"""A solver of each kind."""
+ENSEMBLE = "ensemble with conditions"
 
 
-def network_flow(name="MLP"):
-    """The flow of a network, on the CPU; it has a learned law of its compressed latent."""
-    model, _ = model_of(name)
-    model.denoiser.eval().requires_grad_(False)
-    model.learned = ConditionalMixture(1, 1, components=2, width=4, depth=1)
-    return model.flow
-
-
-def same_on_card(flow, compute):
-    """Asserts that a result is on the card of its flow, and is that of the CPU."""
-    expected = compute(flow)
-    got = compute(flow.to(CARD))
+def assert_same_on_card(compute):
+    """Asserts that what is computed on a card stays there, and is that of the CPU."""
+    expected, got = compute(CPU), compute(CARD)
     assert got.device == CARD
     torch.testing.assert_close(got.detach().cpu(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("solver", slowly(SOLVERS, "dopri5", "gauss4", "rev_rk5"))
+def untrained(name, device):
+    model, _ = model_of(name)
+    model.denoiser.eval().requires_grad_(False).to(device)
+    return model
+
+
+def network_flow(device):
+    """The flow of a network; it has a learned law of its compressed latent."""
+    model = untrained("MLP", CPU)
+    model.learned = ConditionalMixture(1, 1, components=2, width=4, depth=1)
+    return model.flow.to(device)
+
+
+@pytest.mark.parametrize("solver", slowly(WAYS, "dopri5", "gauss4"))
 def test_points_melt_and_return_and_explicit_steps_never_wait(cuda, solver):
-    flow, points = network_flow(), normal(3, 2)
+    points = normal(3, 2)
     method = get_solver(solver, rtol=0.1, atol=0.1)
     steps = 1 + method.multistep
 
-    def there_and_back(flow):
+    def there_and_back(device):
+        flow = network_flow(device)
         latents = flow.encode(points, flow.times(steps), method)
         return torch.cat([latents, flow.decode(latents, flow.times(steps), method)])
 
-    same_on_card(flow, there_and_back)
+    assert_same_on_card(there_and_back)
+    flow = network_flow(CARD)
     start, times = flow.to_eigen(points.to(CARD)), flow.times(steps).to(CARD)
     cuda.reads.clear()
     cuda.uploads.clear()
@@ -78,70 +86,86 @@ def test_points_melt_and_return_and_explicit_steps_never_wait(cuda, solver):
     if SOLVERS[solver].calls_per_step is None:  # which chooses, and looks at what it has reached
         assert sum(cuda.reads.values()) <= 2 * calls, cuda.reads
     else:
-        assert sum(cuda.reads.values()) == AT_THE_END, cuda.reads
+        # After the last step: whether states are finite.
+        assert sum(cuda.reads.values()) == 1, cuda.reads
         assert sum(cuda.uploads.values()) == 0, cuda.uploads
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_exact_flows_of_all_schedules(cuda, name):
-    toy, flow = bumps_under(SCHEDULES[name])
-    points = toy.sample(3, seeded())
-    same_on_card(flow, lambda flow: flow.encode(points, flow.times(2), "exp_ab2"))
-    # The schedules are those of other tests too.
-    flow.to("cpu")
+    def encoded(device):
+        toy, flow = bumps_under(deepcopy(SCHEDULES[name]))
+        return flow.to(device).encode(toy.sample(3, seeded()), flow.times(2), "exp_ab2")
+
+    assert_same_on_card(encoded)
 
 
-def gradient(flow):
-    latents = normal(3, 2).to(flow.device).requires_grad_()
+def density(trace):
+    def of_points(device):
+        flow = network_flow(device)
+        return flow.log_prob(normal(3, 2), flow.times(2), "heun", trace=trace)
+
+    return of_points
+
+
+def samples_of_a_learned_law(device):
+    flow = network_flow(device)
+    return flow.sample(3, seeded(), flow.times(2), "exp_ab2")
+
+
+def gradients_of_latents(device):
+    flow, latents = network_flow(device), normal(3, 2).to(device).requires_grad_()
     end = flow.generate(latents, flow.times(2), "exp_ab2", differentiable=True).end
     return torch.autograd.grad(end.square().sum(), latents)[0]
 
 
-COMPUTED = {
-    "log densities": lambda flow: flow.log_prob(
-        normal(3, 2), flow.times(2), "heun", trace=Trace("exact")
-    ),
-    "estimated log densities": lambda flow: flow.log_prob(
-        normal(3, 2), flow.times(2), "heun", trace=Trace("hutchinson", probes=2)
-    ),
-    "samples of a learned law": lambda flow: flow.sample(3, seeded(), flow.times(2), "exp_ab2"),
-    "gradients of latents": gradient,
-}
-
-
-@pytest.mark.parametrize("name", COMPUTED)
-def test_what_flows_compute_is_that_of_the_cpu(cuda, name):
-    same_on_card(network_flow(), COMPUTED[name])
-
-
-def test_coordinates_and_conditions_of_tables(cuda):
+def rows_of_a_table(device):
+    """In coordinates, given conditions, and with their densities."""
     prior = conditional_prior()
-
-    def sampled(flow):
-        given = flow.given(labels=double([[0.3]]).to(flow.device))
-        points = given.sample(3, seeded(), prior.times.to(flow.device), "exp_ab2")
-        return torch.cat([points, given.log_prob(points, flow.times(2), "exp_ab2")[:, None]], dim=1)
-
-    same_on_card(prior.flow, sampled)
+    flow = prior.flow.to(device).given(labels=double([[0.3]]).to(device))
+    points = flow.sample(3, seeded(), prior.times.to(device), "exp_ab2")
+    return torch.cat([points, flow.log_prob(points, flow.times(2), "exp_ab2")[:, None]], dim=1)
 
 
-def test_image_networks_in_blocks_with_classes(cuda):
+def images_of_classes(device):
     batch = points_and_labels("DDPM++ of classes", 3)
-    labels = batch.labels
+    flow = untrained("DDPM++ of classes", device).flow.in_blocks(2)
+    given = flow.given(labels=batch.labels.to(device))
+    return given.encode(batch.points, flow.times(1), "euler")
 
-    def melted(flow):
-        given = flow.in_blocks(2).given(labels=labels.to(flow.device))
-        return given.encode(batch.points, flow.times(1), "euler")
 
-    model, _ = model_of("DDPM++ of classes")
-    model.denoiser.eval().requires_grad_(False)
-    same_on_card(model.flow, melted)
+def calibrated(method):
+    def outputs(device):
+        denoiser, batch = untrained(ENSEMBLE, device).denoiser, points_and_labels(ENSEMBLE, 6)
+        points = denoiser.basis.to_eigen(batch.points.to(device))
+        conditions = batch.conditions(device)
+        times = torch.linspace(0.1, 3, 2, dtype=torch.float64)
+        denoiser.calibration = fit_calibration(
+            denoiser, points, times, 0, method, conditions=conditions
+        )
+        assert denoiser.calibration.gains.device == device
+        return denoiser(points, times[0].to(device), **conditions)
+
+    return outputs
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        *(density(Trace("exact")), density(Trace("hutchinson", probes=2))),
+        *(samples_of_a_learned_law, gradients_of_latents, rows_of_a_table, images_of_classes),
+        *map(calibrated, METHODS),
+    ],
+    ids=lambda compute: compute.__qualname__.partition(".")[0],
+)
+def test_results_are_those_of_the_cpu(cuda, compute):
+    assert_same_on_card(compute)
 
 
 def test_grids_of_times_are_fitted(cuda, monkeypatch):
     monkeypatch.setattr("training.flow.grids.CELLS", 1)
     monkeypatch.setattr("training.flow.grids.FEWEST_STEPS", 1)
-    flow, solver = network_flow().to(CARD), SOLVERS["heun"]
+    flow, solver = network_flow(CARD), SOLVERS["heun"]
     latents = normal(2, 2).to(CARD)
     grid = fit_equal_error_grid(flow, latents, flow.times(2), solver)
     assert choose_steps(flow, latents, grid, solver, tolerance=10.0).steps <= 8
@@ -152,6 +176,7 @@ FEW_ROUNDS = {
     "proposals.STEPS": 2,
     "weights.BISECTIONS": 3,
     "samplers.annealing.EXPONENTS": 2,
+    "samplers.annealing.SETTLED": 1,
     "samplers.annealing.MOST_ROUNDS": 2,
     "samplers.annealing.MOST_FINAL": 1,
     "samplers.refining.AGAIN": (64,),
@@ -193,9 +218,6 @@ def test_points_without_the_noise_of_the_first_time(cuda):
     assert {moment.device for moment in prior.moments()} == {CARD}
 
 
-NAME = "ensemble with conditions"
-
-
 def test_an_eigenbasis_is_fitted_on_the_card(cuda):
     batches = [normal(5, 3, seed=seed) for seed in range(3)]
     expected = EigenBasis.fit(batches)
@@ -211,37 +233,12 @@ def test_an_eigenbasis_is_fitted_on_the_card(cuda):
     assert got.second_moments(iter([normal(4, 3, seed=9)])).device == CARD
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_calibrations_are_the_cpus(cuda, method):
-    got = []
-    for device in (CPU, CARD):
-        model, _ = model_of(NAME)
-        denoiser = model.denoiser.eval().requires_grad_(False).to(device)
-        batch = points_and_labels(NAME, 6)
-        points = denoiser.basis.to_eigen(batch.points.to(device))
-        times = torch.linspace(0.1, 3, 2, dtype=torch.float64)
-        denoiser.calibration = fit_calibration(
-            denoiser, points, times, 0, method, conditions=batch.conditions(device)
-        )
-        out = denoiser(points, times[0].to(device), **batch.conditions(device))
-        assert denoiser.calibration.gains.device == device
-        got.append(out.cpu())
-    torch.testing.assert_close(got[1], got[0], rtol=1e-4, atol=1e-5)
-
-
 def test_laws_of_latents_are_learned_on_the_cpu(cuda):
-    model, _ = model_of("MLP")
-    model.denoiser.eval().requires_grad_(False).to(CARD)
+    flow = untrained("MLP", CARD).flow.in_blocks(8)
     plan = LawPlan(lambda count: Batch(normal(count, 2)), None, 8, seed=0, rows=8)
-    latents = melted_latents(model.flow.in_blocks(8), plan, 8, lambda part: None)
+    latents = melted_latents(flow, plan, 8, lambda part: None)
     # The law is learned on the CPU, which is faster for networks so small.
     assert {latents.train.device, latents.held_out.device} == {CPU}
-    law = fit(latents, 1, Candidate("tiny", {"components": 2, "width": 4}, 1, 4, 1e-3), seed=0)
-    on_card = model.flow.with_law(law.mixture.to(CARD)).latent
-    w = normal(4, 2).to(CARD)
-    x = on_card.unwhiten(w)
-    torch.testing.assert_close(on_card.whiten(x).cpu(), w.cpu(), rtol=1e-5, atol=1e-6)
-    assert on_card.log_prob(x).device == CARD
 
 
 def test_mixtures_in_chains_are_inverted(cuda):
@@ -254,28 +251,17 @@ def test_mixtures_in_chains_are_inverted(cuda):
 
 @pytest.mark.parametrize("solver", [None, SOLVERS["heun"]], ids=["independent", "path"])
 def test_residuals_are_the_cpus(cuda, solver):
-    got = {}
-    batch = points_and_labels(NAME, 5)
-    labels = batch.labels
-    for device in (CPU, CARD):
-        model, _ = model_of(NAME)
-        model.denoiser.eval().requires_grad_(False).to(device)
-        probe = ResidualProbe(model.flow, model.flow.times(2).cpu())
-        extractor = Extractor(
-            probe,
-            lambda rows: (batch.points[rows.start : rows.stop], {"labels": labels[rows.start :]}),
-            count=5,
-            batch=5,
-            seed=0,
-            stream=0,
-            solver=solver,
-        )
-        taken = []
-        extractor.run(lambda index, first, rows, taken=taken: taken.append(dict(rows)))
-        got[device] = taken
-    for one, other in zip(got[CPU], got[CARD], strict=True):
-        for name in one:
-            torch.testing.assert_close(other[name], one[name], rtol=1e-4, atol=1e-5)
+    batch, taken = points_and_labels(ENSEMBLE, 5), {CPU: [], CARD: []}
+
+    def source(rows):
+        return batch.points, {"labels": batch.labels}
+
+    for device, of_times in taken.items():
+        flow = untrained(ENSEMBLE, device).flow
+        probe = ResidualProbe(flow, flow.times(2).cpu())
+        extractor = Extractor(probe, source, count=5, batch=5, seed=0, stream=0, solver=solver)
+        extractor.run(lambda index, first, rows, put=of_times.append: put(dict(rows)))
+    torch.testing.assert_close(taken[CARD], taken[CPU], rtol=1e-4, atol=1e-5)
 
 
 def assert_on_card(trainer):
@@ -316,6 +302,7 @@ def test_steps_wait_for_nothing(cuda):
     assert sum(cuda.reads.values()) == 0, cuda.reads
     # Points and conditions, which these batches have on the CPU.
     assert sum(cuda.uploads.values()) == 3 * 2, cuda.uploads
+    assert list(cuda.seeded) == [CARD.index], "dropout is seeded on a card that is not current"
 
 
 def test_averaged_targets_of_a_card_are_those_of_the_cpu_and_wait_for_nothing():
@@ -342,11 +329,6 @@ def test_augmentation_waits_and_sends_for_nothing(cuda):
     next(batches)
     assert not cuda.reads, cuda.reads
     assert not cuda.uploads, cuda.uploads
-
-
-def test_dropout_on_a_card_that_is_not_the_current_one_is_seeded(cuda):
-    trainers.run_steps(*trainers.trainer_on(CARD, "MLP"))
-    assert list(cuda.seeded) == [CARD.index]
 
 
 def test_steps_that_are_not_finite_are_skipped_on_a_card(cuda):
@@ -387,15 +369,12 @@ def test_ranks_take_a_card_each(cuda, monkeypatch, rank):
         assert {tensor.device for tensor in trainers.tensors_of(trainer)} == {device}
 
 
-def test_named_cards_are_taken_by_any_rank(cuda, monkeypatch):
+def test_named_cards_are_taken_by_any_rank_and_others_are_counted(cuda, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     with distributed.process_group("cuda:1") as device:
         assert device == torch.device("cuda", 1)
         assert torch.cuda.current_device() == 1
-
-
-def test_ranks_count_the_cards_that_they_may_see(monkeypatch):
-    """``CUDA_VISIBLE_DEVICES=3`` makes of the fourth card the first and only one."""
+    # CUDA_VISIBLE_DEVICES=3 makes of the fourth card the first and only one.
     monkeypatch.setenv("LOCAL_RANK", "1")
     refused = pytest.raises(UsageError, match="1 was asked for, but there are 1")
     with fake_cuda(devices=1), refused, distributed.process_group(None):

@@ -146,7 +146,7 @@ def leave_temporary(path):
     return left
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path):
+def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     leave_temporary(path)
     other = leave_temporary(tmp_path / "b.txt")
@@ -155,10 +155,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path):
         temporary.write_text("new")
     assert path.read_text() == "new"
     assert sorted(os.listdir(tmp_path)) == [other.name, "a.txt"]
-
-
-def test_others_leftovers_go_after_a_day(tmp_path, monkeypatch):
-    path = tmp_path / "a.txt"
+    # What another machine left goes after a day.
     left = leave_temporary(path)
     monkeypatch.setattr("dnnlib.files._machine", lambda: "other")
     for age, stays in ((3600, True), (90000, False)):
@@ -190,15 +187,11 @@ def test_a_full_disk_is_an_error_that_names_the_file_even_if_torch_hides_it(tmp_
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             torch.save({"a": torch.zeros(5000)}, file)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.pt", "old")]
-
-
-def test_a_disk_without_room_is_found_before_anything_is_written(tmp_path):
-    path = tmp_path / "draws.nc"
-    path.touch()
+    path.write_bytes(b"")
     require_room(path, 2**16)
     with full_disk(2**12), pytest.raises(OSError, match="too large"):
         require_room(path, 2**13)
-    assert path.stat().st_size == 0
+    assert path.stat().st_size == 0, "nothing is written before"
 
 
 @pytest.fixture(autouse=True)
@@ -221,11 +214,12 @@ def speak():
         ([1, 0], ("a fact\na doubt\n", "")),  # the second setup does not double the lines
     ],
 )
-def test_rank_0_prints_facts_on_stdout_and_others_only_warn_on_stderr(capsys, ranks, printed):
+def test_rank_0_prints_facts_and_others_only_warn_on_stderr(capsys, caplog, ranks, printed):
     for rank in ranks:
         setup_logging(rank)
     speak()
     assert capsys.readouterr() == printed
+    assert not caplog.records, "the root logger repeats the lines"
 
 
 def test_a_console_without_a_reader_says_nothing(capsys, monkeypatch):
@@ -235,13 +229,6 @@ def test_a_console_without_a_reader_says_nothing(capsys, monkeypatch):
     setup_logging()
     speak()
     assert capsys.readouterr().err == ""
-
-
-def test_the_root_logger_does_not_repeat_the_lines(capsys, caplog):
-    setup_logging()
-    speak()
-    assert capsys.readouterr().err == ""
-    assert not caplog.records
 
 
 def test_the_copy_has_times_and_appends(tmp_path):

@@ -41,7 +41,6 @@ DLdOaCK30lm+3lUjm8iRP+V14hP1xJ1Y6v3//sAUrE01+jH+K9UZVDWT
 """
 BODY = Random(0).randbytes(300_001)  # several chunks, and not a whole number
 DIGEST = sha256(BODY).hexdigest()
-WRONG_DIGEST = sha256(b"something else").hexdigest()
 HITS = Counter()
 NO_PLACES = (
     *("", "/net.pkl", "user:password@host/net.pkl", "host/a b", "host/ä", "host/a\nb"),
@@ -133,16 +132,13 @@ def test_a_path_is_returned_as_it_is(tmp_path, monkeypatch):
     assert "is a folder" in refusal(str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("location", "reason"),
-    [
+def test_only_well_formed_https_urls_are_accepted(cache):
+    for location, reason in (
         *((f"{scheme}://localhost/net.pkl", scheme) for scheme in ("http", "file", "HTTP", "s3")),
         *((f"https://{rest}", "https://host/path") for rest in NO_PLACES),
-    ],
-)
-def test_only_well_formed_https_urls_are_accepted(location, reason, cache):
-    with pytest.raises(UsageError, match=reason):
-        local_file(location, cache)
+    ):
+        with pytest.raises(UsageError, match=reason):
+            local_file(location, cache)
     assert not cache.exists()
 
 
@@ -164,29 +160,23 @@ def test_contents_that_differ_are_kept_apart_and_corrupt_ones_downloaded_again(o
     assert local_file(f"{origin}/file#sha256={DIGEST}", cache).read_bytes() == BODY
 
 
-@pytest.mark.parametrize(
-    ("page", "reason"),
-    [
-        (f"/file#sha256={WRONG_DIGEST}", f"{DIGEST}.*{WRONG_DIGEST}"),
+def test_downloads_follow_redirects_or_say_why_not_and_leave_nothing(origin, cache, monkeypatch):
+    monkeypatch.setattr(urls, "_TIMEOUT", 0.3)
+    wrong = sha256(b"something else").hexdigest()
+    for page, reason in (
+        (f"/file#sha256={wrong}", f"{DIGEST}.*{wrong}"),
         ("/404", "404"),
         ("/truncated", "(?i)incomplete|broke off"),
         ("/stall", "timed out"),
         ("/redirect?/404", "404"),
         ("/redirect?http://localhost/file", "redirect to http://localhost/file refused"),
         ("/redirect?file:///etc/passwd", "redirect to file:///etc/passwd refused"),
-    ],
-)
-def test_a_failed_download_says_why_in_one_line_and_leaves_nothing(
-    origin, cache, monkeypatch, page, reason
-):
-    monkeypatch.setattr(urls, "_TIMEOUT", 0.3)
-    message = refusal(origin + page, cache)
-    assert origin + page.partition("#")[0] in message
-    assert re.search(reason, message)
-    assert names(cache) == []
-
-
-def test_redirects_to_https_are_followed_and_their_bodies_unread(origin, cache):
+    ):
+        message = refusal(origin + page, cache)
+        assert origin + page.partition("#")[0] in message
+        assert re.search(reason, message)
+        assert names(cache) == []
+    # Redirects to https are followed, and their bodies unread.
     assert local_file(f"{origin}/redirect?/file", cache).read_bytes() == BODY
     assert "more than 10 redirects" in refusal(f"{origin}/redirect?/redirect", cache)
 
@@ -199,24 +189,19 @@ def test_the_size_is_limited(origin, cache, page):
     assert local_file(origin + page, cache, max_bytes=limit).read_bytes() == BODY
 
 
-def test_nobody_is_believed_without_a_certificate(origin, cache, monkeypatch):
-    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
-    assert "certificate" in refusal(f"{origin}/file", cache)
-    assert not HITS
-
-
-@pytest.mark.parametrize("host", ["a..b", "x" * 64, "[bad", "localhost:port"])
-def test_an_impossible_host_is_one_line(cache, host):
-    assert f"https://{host}/file" in refusal(f"https://{host}/file", cache)
-
-
-def test_refused_connections_and_impossible_folders_are_one_line(origin, cache):
+def test_bad_hosts_and_folders_and_refused_connections_are_one_line(origin, cache, monkeypatch):
+    for host in ("a..b", "x" * 64, "[bad", "localhost:port"):
+        assert f"https://{host}/file" in refusal(f"https://{host}/file", cache)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound but not listening
         closed = f"https://127.0.0.1:{unused.getsockname()[1]}/file"
         assert re.search(f"{closed}.*refused", refusal(closed, cache))
     (cache.parent / "file").touch()
     assert "file" in refusal(f"{origin}/file", cache.parent / "file")
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    HITS.clear()
+    assert "certificate" in refusal(f"{origin}/file", cache)
+    assert not HITS
 
 
 PROCESS = """

@@ -3,6 +3,7 @@
 import subprocess
 from dataclasses import replace
 from math import inf
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from experiments.features import SECTORS, Classifier, energy, frechet, orientati
 from experiments.lab import Lab
 from experiments.participation_ratio import basis_of, measured, settled
 from experiments.trainings import Training, side_by_side, trained
-from tests.support.draws import seeded
+from tests.support.draws import normal, seeded
+from tests.support.flows import gaussian_flow
 from tests.support.running import run_script
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
@@ -38,7 +40,7 @@ def here(monkeypatch):
     return ran
 
 
-def test_a_finished_network_is_not_trained_again(tmp_path, here):
+def test_a_finished_network_is_not_trained_again_and_a_killed_training_goes_on(tmp_path, here):
     first, other = (Lab(name, "cpu", tmp_path, False) for name in ("one", "another"))
     network = trained(first, TRAINING)
     assert trained(other, TRAINING) == network
@@ -47,14 +49,12 @@ def test_a_finished_network_is_not_trained_again(tmp_path, here):
     assert first.taken == other.taken == 1.5
     with pytest.raises(DataError, match="was trained with"):
         trained(other, replace(TRAINING, options=(*OPTIONS, "--seed=1")))
-
-
-def test_a_training_that_was_killed_goes_on(tmp_path, here):
-    network = trained(Lab("one", "cpu", tmp_path, False), TRAINING)
+    # One that was killed goes on.
     whole = network.read_bytes()
     network.unlink()
     network.with_name("finished.json").unlink()
-    assert trained(Lab("another", "cpu", tmp_path, False), TRAINING).read_bytes() == whole
+    third = Lab("a third", "cpu", tmp_path, False)
+    assert trained(third, TRAINING).read_bytes() == whole
     assert here[1] == f"--resume={network.parent}"
 
 
@@ -88,16 +88,11 @@ def test_side_by_side_trainings_have_one_thread_and_a_process_of_their_own(tmp_p
 
 
 def test_a_part_that_is_there_is_not_measured_again(tmp_path):
-    one, calls = Lab("name", "cpu", tmp_path, False), []
-
-    def measure():
-        calls.append(1)
-        return {"number": 3}
-
+    one, measure = Lab("name", "cpu", tmp_path, False), Mock(return_value={"number": 3})
     assert one.part("key", measure) == one.part("key", measure) == {"number": 3}
-    assert len(calls) == 1
+    assert measure.call_count == 1
     assert Lab("name", "gpu", tmp_path, False).part("key", measure)
-    assert len(calls) == 2
+    assert measure.call_count == 2
 
 
 def test_states_end_at_the_dimensions_that_are_kept(tmp_path):
@@ -109,28 +104,23 @@ def test_states_end_at_the_dimensions_that_are_kept(tmp_path):
     assert settled([2.0, 1.2, 1.04, 1.0]) == pytest.approx(2 / 3)
 
 
-def normal(count, seed, shift=0.0):
-    return torch.randn(count, 8, generator=seeded(seed)).double() + shift
-
-
-@pytest.mark.parametrize("distance", [energy, frechet])
-def test_a_distance_is_near_zero_for_one_law_and_grows_with_a_shift(distance):
-    same, near, far = (distance(normal(600, 0), normal(600, 1, s)) for s in (0.0, 0.3, 0.6))
-    assert abs(same) < 0.1 < near < far
-
-
-def test_the_energy_distance_is_right_on_average_for_few_samples():
-    got = torch.tensor([energy(normal(5, k), normal(5, 1000 + k)) for k in range(400)])
+def test_distances_are_near_zero_for_one_law_and_grow_with_a_shift():
+    one, other = (normal(600, 8, seed=seed) for seed in (0, 1))
+    for distance in (energy, frechet):
+        same, near, far = (distance(one, other + shift) for shift in (0.0, 0.3, 0.6))
+        assert abs(same) < 0.1 < near < far
+    # That of energy is right on average for few samples.
+    pairs = [(normal(5, 8, seed=k), normal(5, 8, seed=1000 + k)) for k in range(400)]
+    got = torch.tensor([energy(*pair) for pair in pairs])
     assert abs(float(got.mean())) < 3 * float(got.std()) / 20
 
 
-@pytest.mark.parametrize("sector", range(SECTORS))
-def test_edges_that_run_across_are_in_the_sector_of_their_gradient(sector):
-    angle = torch.tensor((sector + 0.5) / SECTORS - 0.5) * torch.pi
+def test_edges_that_run_across_are_in_the_sector_of_their_gradient():
+    angle = ((torch.arange(SECTORS) + 0.5) / SECTORS - 0.5)[:, None, None] * torch.pi
     down, across = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     waves = torch.sin(0.4 * (angle.cos() * across + angle.sin() * down))
-    pixels = (127 + 100 * waves).round().to(torch.uint8).expand(2, 3, 16, 16)
-    assert orientations(pixels).tolist() == [sector, sector]
+    pixels = (127 + 100 * waves).round().to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
+    assert orientations(pixels).tolist() == list(range(SECTORS))
 
 
 def test_a_classifier_learns_and_is_the_same_when_it_is_opened_again(tmp_path):
@@ -154,17 +144,12 @@ SCHEDULES = {
 
 def linear_flow(schedule, factor=1.0):
     """That of a Gaussian, or one that denoises by another factor."""
-
-    def denoiser(x, t):
-        gamma = schedule.noise_variance(t)
-        return factor * BASIS.eigenvalues / (BASIS.eigenvalues + gamma) * x
-
-    return ProbabilityFlow(denoiser, schedule, BASIS, 2 * schedule.default_t_max())
+    flow = gaussian_flow(BASIS, schedule, factor - 1)
+    return ProbabilityFlow(flow.denoiser, schedule, BASIS, 2 * schedule.default_t_max())
 
 
 def clean(count):
-    draws = torch.randn(count, 3, generator=seeded(3), dtype=torch.float64)
-    return draws * BASIS.eigenvalues.sqrt()
+    return normal(count, 3, seed=3) * BASIS.eigenvalues.sqrt()
 
 
 @pytest.mark.parametrize("name", ["PRP", "edm"])
@@ -186,9 +171,8 @@ def test_bits_of_a_gaussian_are_its_own_whatever_the_noise(name):
     assert noisy.var() > against_isotropic.GAMMA0
     own = against_isotropic.gaussian_bits(BASIS, noisy)
     # At the end time the Gaussian of the closed form is the law of latents.
-    assert against_isotropic.bits(linear_flow(SCHEDULES[name]), noisy) == pytest.approx(
-        own, abs=2e-3
-    )
+    got = against_isotropic.bits(linear_flow(SCHEDULES[name]), noisy)
+    assert got == pytest.approx(own, abs=2e-3)
 
 
 def test_calls_are_those_from_which_the_error_stays_small():

@@ -106,18 +106,14 @@ class Cases:
         self.reader, self._seed = reader, seed
         self.samples = [Sample.of(write, folder / "sample") for write in reader.valid]
 
-    def name(self, index):
-        names = list(self.reader.hostile)
-        return names[index] if index < len(names) else f"mutant {index - len(names)}"
-
     def write(self, index, folder):
-        mutant = index - len(self.reader.hostile)
-        if mutant < 0:
-            return self.reader.hostile[self.name(index)](folder)
-        return self._mutant(mutant).write(folder)
-
-    def _mutant(self, index):
-        random = Random(f"{self.reader.name} {self._seed} {index}")
+        """The name of a case, and the path that is to be opened."""
+        hostile = list(self.reader.hostile.items())
+        if index < len(hostile):
+            name, write = hostile[index]
+            return name, write(folder)
+        number = index - len(hostile)
+        random = Random(f"{self.reader.name} {self._seed} {number}")
         sample, other = random.choice(self.samples), random.choice(self.samples)
         names = [name for name in sample.files if self.reader.mutation_of(name)]
         name = random.choice(names)
@@ -125,7 +121,8 @@ class Cases:
         same_end = [content for end, content in other.files.items() if end[-4:] == name[-4:]]
         content = sample.files[name]
         mutant = mutate(content, random.choice(same_end or [content]), random)
-        return Sample({**sample.files, name: mutant}, sample.opened)
+        mutated = Sample({**sample.files, name: mutant}, sample.opened)
+        return f"mutant {number}", mutated.write(folder)
 
 
 FORBIDDEN = {
@@ -246,11 +243,10 @@ class Trial:
     def run(self, index):
         """Runs a case. Gives its name, its outcome, ``refused``, ``accepted`` or ``violation``,
         and why."""
-        name = self._cases.name(index)
-        (self._folder / "current").write_text(name)
         self._case.mkdir()
-        opened = self._cases.write(index, self._case)
-        before, noise = self._files(), self._noise_size()
+        name, opened = self._cases.write(index, self._case)
+        (self._folder / "current").write_text(name)
+        before, noise = self._files(), os.fstat(self._noise.fileno()).st_size
         Path("/proc/self/clear_refs").write_text("5")  # the peak of memory
         memory, start = _status("VmRSS"), time.process_time()
         faulthandler.dump_traceback_later(HANGS_AFTER, exit=True, file=self._trace)
@@ -270,7 +266,7 @@ class Trial:
             problems.append(f"{seconds:.1f} s")
         if mib > MOST_MIB:
             problems.append(f"{mib:.0f} MiB")
-        if self._noise_size() > noise:
+        if os.fstat(self._noise.fileno()).st_size > noise:
             problems.append("output on stdout or stderr")
         changed = sorted(path for path, _ in before.items() ^ self._files().items())
         if changed and not (self._reader.writes and all("/case/" in path for path in changed)):
@@ -311,9 +307,6 @@ class Trial:
                     info = os.lstat(path)
                     got[path] = (info.st_mode, info.st_size, info.st_mtime_ns, info.st_nlink)
         return got
-
-    def _noise_size(self):
-        return os.fstat(self._noise.fileno()).st_size
 
 
 def _status(name):

@@ -1,7 +1,6 @@
 """Images and data sets made by hand to do harm: those of files, and MNIST, CIFAR-10 and LSUN."""
 
 import gzip
-import json
 import os
 import struct
 import tarfile
@@ -13,7 +12,6 @@ from pathlib import Path
 from tests.fuzz import hostile, samples
 from tests.fuzz.harness import written
 from tests.fuzz.hostile import MIB, UP, anything, inside, named, packed_zeros, png, zip_of
-from tests.fuzz.hostile_pickles import VALUES, mapping, program
 
 GOOD = samples.png(8)
 _ROWS = zlib.compress(bytes(8 * 25))
@@ -105,17 +103,10 @@ LABELS = {
 
 
 def image_sets():
-    labels = json.dumps({"labels": [["i.png", 1]]}).encode()
-
-    def with_image(content):
-        return zip_of({"i.png": content, "dataset.json": labels})
-
     def with_labels(content):
         return zip_of({"i.png": GOOD, "dataset.json": content}, zipfile.ZIP_DEFLATED)
 
-    pngs = {f"image: {name}": png for name, png in PNGS.items() if not name.startswith("8192")}
     files = {
-        **inside(with_image, pngs),
         **inside(with_labels, {f"labels: {name}": content for name, content in LABELS.items()}),
         **hostile.strange_zips("i.png", GOOD),
         "a bomb of 255 MiB": lambda: hostile.zip_bomb("i.png", 255),
@@ -194,7 +185,6 @@ def idx_files():
         **named(images, files),
         "labels: 2^32": labels_are(lambda path: path.write_bytes(gzip.compress(bomb + bytes(9)))),
         "labels: a bomb": labels_are(lambda path: path.write_bytes(gzip_of_zeros(1024, bomb))),
-        "labels: a pipe": labels_are(os.mkfifo),
         "labels: a folder": labels_are(Path.mkdir),
     }
 
@@ -232,7 +222,6 @@ def tars():
     batch = samples.cifar_batch(2)
     passwords = f"{UP}etc/passwd"
     text = b"\x80\x02}U\x04dataT" + struct.pack("<i", 62 * MIB)
-    programs = {name: program(mapping(data=value, labels=b"]")) for name, value in VALUES.items()}
     files = {
         "no members": _tar(),
         "a link in the place of a batch": _tar(_header(BATCH, 0, tarfile.SYMTYPE, passwords)),
@@ -254,11 +243,6 @@ def tars():
         "a string of 63 MiB": _endless(_header(BATCH, 63 * MIB) + text, 64),
         "a strange name": _tar(_entry("\x1b[2J/data_batch_1", batch[:-9] + bytes(9))),
         "a loop of links": _tar(_header(BATCH, 0, tarfile.LNKTYPE, BATCH)),
-        **{
-            f"pickle: {name}": _tar(_entry(BATCH, content))
-            for name, content in programs.items()
-            if len(content) < 1000
-        },
     }
     return {**anything("cifar-10-python.tar.gz"), **named("cifar-10-python.tar.gz", files)}
 

@@ -82,12 +82,8 @@ VALUES = {
     # What would run something.
     "os.system": call("posix system", text(COMMAND)),
     "subprocess": call("subprocess check_call", b"]" + text("touch") + b"a" + text("RAN") + b"a"),
-    "exec": call("builtins exec", text("open('RAN', 'w')")),
-    "a file": call("builtins open", text("RAN"), text("w")),
     "an import": call("builtins __import__", text("antigravity")),
     "a pickle in it": call("pickle loads", text("cposix\nsystem\n(X\x05\0\0\0touch RANtR.")),
-    "a network of GitHub": call("torch.hub load", text("owner/repo"), text("model")),
-    "a connection": call("socket create_connection", sequence(text("127.0.0.1"), number(9))),
     "code compiled by torch": call("torch.jit._script script", text("def f(): pass")),
     "an attribute of an attribute": call(
         "builtins getattr", name("os system"), text("__globals__")
@@ -170,9 +166,7 @@ def torch_files(file_name):
         files[f"{key}, of old"] = legacy(program(VALUES[key]))
     pickled = program(b"}")
     files |= {
-        "two pickles": torch_file(pickled + program(VALUES["os.system"])),
         "no pickle": zip_of({"a/data/0": bytes(16)}),
-        "two folders": zip_of({"a/data.pkl": pickled, "b/data.pkl": program(VALUES["a codec"])}),
         # The form before torch 1.0.
         "a tar": tar(dict.fromkeys(("storages", "tensors", "pickle", "../../RAN"), pickled)),
         "a packed storage": lambda: hostile.zip_bomb("a/data/0", 1200),

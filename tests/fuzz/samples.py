@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import math
 import pickle
 import re
 from dataclasses import replace
@@ -16,6 +15,7 @@ from PIL import Image
 import toy_train
 from tests.fuzz.harness import written
 from tests.support.image_files import encoded, tar, write_mnist, write_store
+from tests.support.image_runs import write_images
 from tests.support.original_files import dumps, image_content, randomized, toy_content
 from torch_utils.results import load_arrays, save_arrays, save_json
 from torch_utils.snapshots import write_state
@@ -23,7 +23,6 @@ from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
 from training.data.records.cells import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
-from training.data.sources.writer import image_writer
 from training.files.posterior import save_part, save_values
 from training.files.records import save_records
 from training.files.trajectory import FORMAT
@@ -226,17 +225,17 @@ def parameters(path):
 
 
 def detector(zipped):
-    """Weights of ``readers.TinyInception``, in the form of torch now or before 1.6."""
-    shapes = {"conv.weight": (2, 3, 3, 3), "conv.bias": (2,)}
-    shapes |= {f"norm.{name}": (2,) for name in ("weight", "bias", "running_mean", "running_var")}
+    """Tensors, in the form of torch now or before 1.6."""
 
     def save(path):
         # In one storage: the old form has storages in the order of their addresses.
-        sizes = [math.prod(shape) for shape in shapes.values()]
-        parts = torch.linspace(0.1, 1, sum(sizes)).split(sizes)
-        made = {name: part.view(shapes[name]) for name, part in zip(shapes, parts, strict=True)}
+        weight, bias = torch.linspace(0.1, 1, 56).split([54, 2])
         file = io.BytesIO()
-        torch.save(made, file, _use_new_zipfile_serialization=zipped)
+        torch.save(
+            {"weight": weight.view(2, 3, 3, 3), "bias": bias},
+            file,
+            _use_new_zipfile_serialization=zipped,
+        )
         path.write_bytes(file.getvalue() if zipped else without_addresses(file.getvalue()))
 
     return written("weights.pth" if zipped else "weights.old", save)
@@ -279,12 +278,8 @@ def png(size):
 
 
 def image_set(name, channels, vectors=False):
-    def save(path):
-        with image_writer(path) as writer:
-            for index, image in enumerate(pixels(4, channels)):
-                writer.add(image, [0.5, float(index)] if vectors else index % 3)
-
-    return written(name, save)
+    labels = [[0.5, float(index)] if vectors else index % 3 for index in range(4)]
+    return written(name, lambda path: write_images(path, pixels(4, channels), labels))
 
 
 def image_file(name, mode="RGB", **options):

@@ -34,15 +34,7 @@ def run(name, arguments, kill_at=NEVER):
 
 def _run(name, arguments, kill_at, tells):
     os.setpgid(0, 0)
-    writes = _count_writes(kill_at)
-    result = COMMANDS[name].run(*arguments)
-    tells.send((len(writes), result))
-    os._exit(0)
-
-
-def _count_writes(kill_at):
-    """A list that grows with each write of this process, which ends before the one given."""
-    writes = []
+    writes, sync = [], os.fsync
 
     def count(event):
         if len(writes) == kill_at:
@@ -53,12 +45,12 @@ def _count_writes(kill_at):
         if event in CHANGES or (event == "open" and (arguments[2] or 0) & WRITING):
             count(event)
 
-    sync = os.fsync
-
     def counted_sync(fd):
         count("fsync")
         sync(fd)
 
     os.fsync = counted_sync
     sys.addaudithook(hear)
-    return writes
+    result = COMMANDS[name].run(*arguments)
+    tells.send((len(writes), result))
+    os._exit(0)

@@ -38,14 +38,8 @@ def save(folder, question, **changes):
         rows.append([cells.get(name, "") for name in head])
     save_texts(folder / "answers.csv", head, rows, ";")
     save_texts(folder / "answers_real.csv", head[:2], [row[:2] for row in rows], ";")
-    about = {"format": "inflationary-flows answers 1", "question": question}
-    about |= {
-        "sheet": "answers.csv",
-        "beside": beside,
-        "data_name": "$x$",
-        "held_out": True,
-        "command": ["ask.py"],
-    }
+    about = {"format": "inflationary-flows answers 1", "question": question, "beside": beside}
+    about |= {"sheet": "answers.csv", "data_name": "$x$", "held_out": True, "command": ["ask.py"]}
     about |= {"table": json.loads(columns_json(TABLE)), "options": {"interval": 0.9, "odd": 0.01}}
     path = folder / "answers_params.json"
     path.write_text(json.dumps(about | changes))

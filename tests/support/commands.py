@@ -90,6 +90,56 @@ def run_named(name, *arguments):
     return COMMANDS[name].run(*arguments, ranks={})
 
 
+def write_likelihood(path):
+    parameters = np.repeat(np.linspace(-0.9, 0.9, 40), 3)
+    data = parameters + np.random.default_rng(0).normal(0, 0.3, 120)
+    table = Simulations(parameters, data, {"theta1": (-1, 1)}, np.arange(120) // 3)
+    with quick_endings():
+        table.train(likelihood=True, linear_start="on", duration=0.0004, width=8).save(path)
+
+
+def write_simulator(path):
+    """A simulator of one number, which fails at its edge, and tells of its calls."""
+    program = f"""
+        import numpy as np
+
+        def simulate(theta, draw):
+            with open({str(path.parent / "calls.txt")!r}, "a") as file:
+                print(len(theta), file=file)
+            theta = np.asarray(theta)
+            data = theta * [1, 3] + draw.normal(0, 0.2, (len(theta), 2))
+            return np.where(theta < -0.9, np.nan, data)
+    """
+    (path.parent / "one.csv").write_text("y1,y2\n0.2,0.5\n")
+    path.write_text(dedent(program))
+
+
+def write_colors(path, seed):
+    shape = (13, SIZE, SIZE, 3)
+    write_images(path, np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+RANDOM = {"label_dim": 3, "output": "random", "t_max": 3.0}
+SEEN = "".join(f"{0.02 * row - 0.6},0.4\n" for row in range(67))
+THINGS = {
+    "images": ("blobs.zip", lambda path: write_image_set(path, 21, classes=3)),
+    # As many that they have variance in all dimensions.
+    "more_images": ("more.zip", lambda path: write_image_set(path, 71, classes=3)),
+    "network": ("images.pkl", lambda path: save_image_model(path, 10, **RANDOM)),
+    # Noisy points of the toy: two groups of them, for two ranks.
+    "observations": ("seen.csv", lambda path: path.write_text(f"x1,x2\n{SEEN}")),
+    "likelihood": ("likelihood.pkl", write_likelihood),
+    "trials": ("trials.csv", lambda path: path.write_text("dataset,y1\n0,0.2\n0,0.4\n1,-0.3\n")),
+    "simulator": ("shelf.py", write_simulator),
+    "few_houses": ("houses.csv", lambda path: write_houses(path, 30)),
+    "colors": ("colors.zip", lambda path: write_colors(path, 0)),
+    "other_colors": ("other_colors.zip", lambda path: write_colors(path, 1)),
+    "original": ("original.pkl", lambda path: path.write_bytes(dumps(toy_content()))),
+    "detector": ("weights.pth", lambda path: path.write_bytes(b"a detector")),
+}
+"""What is on the shelf: the names of files, and what writes them."""
+
+
 @dataclass
 class Shelf:
     """What commands start from, made once in a folder, and not to be written to."""
@@ -106,78 +156,10 @@ class Shelf:
             self._made[name] = make(path)
         return path
 
-    @property
-    def images(self):
-        return self._once("blobs.zip", lambda path: write_image_set(path, 21, classes=3))
-
-    @property
-    def more_images(self):
-        """As many that they have variance in all dimensions."""
-        return self._once("more.zip", lambda path: write_image_set(path, 71, classes=3))
-
-    @property
-    def network(self):
-        options = {"label_dim": 3, "output": "random", "t_max": 3.0}
-        return self._once("images.pkl", lambda path: save_image_model(path, 10, **options))
-
-    @property
-    def observations(self):
-        """Noisy points of the toy: two groups of them, for two ranks."""
-        rows = "".join(f"{0.02 * row - 0.6},0.4\n" for row in range(67))
-        return self._once("seen.csv", lambda path: path.write_text(f"x1,x2\n{rows}"))
-
-    @property
-    def likelihood(self):
-        parameters = np.repeat(np.linspace(-0.9, 0.9, 40), 3)
-        data = parameters + np.random.default_rng(0).normal(0, 0.3, 120)
-
-        def make(path):
-            table = Simulations(parameters, data, {"theta1": (-1, 1)}, np.arange(120) // 3)
-            with quick_endings():
-                table.train(likelihood=True, linear_start="on", duration=0.0004, width=8).save(path)
-
-        return self._once("likelihood.pkl", make)
-
-    @property
-    def trials(self):
-        rows = "dataset,y1\n0,0.2\n0,0.4\n1,-0.3\n"
-        return self._once("trials.csv", lambda path: path.write_text(rows))
-
-    @property
-    def simulator(self):
-        """A simulator of one number, which fails at its edge, and tells of its calls."""
-        program = f"""
-            import numpy as np
-
-            def simulate(theta, draw):
-                with open({str(self.folder / "calls.txt")!r}, "a") as file:
-                    print(len(theta), file=file)
-                theta = np.asarray(theta)
-                data = theta * [1, 3] + draw.normal(0, 0.2, (len(theta), 2))
-                return np.where(theta < -0.9, np.nan, data)
-        """
-        self._once("one.csv", lambda path: path.write_text("y1,y2\n0.2,0.5\n"))
-        return self._once("shelf.py", lambda path: path.write_text(dedent(program)))
-
-    @property
-    def few_houses(self):
-        return self._once("houses.csv", lambda path: write_houses(path, 30))
-
-    def _colors(self, seed):
-        shape = (13, SIZE, SIZE, 3)
-        pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-        return self._once(f"colors{seed}.zip", lambda path: write_images(path, pixels))
-
-    colors = property(lambda self: self._colors(0))
-    other_colors = property(lambda self: self._colors(1))
-
-    @property
-    def original(self):
-        return self._once("original.pkl", lambda path: path.write_bytes(dumps(toy_content())))
-
-    @property
-    def detector(self):
-        return self._once("weights.pth", lambda path: path.write_bytes(b"a detector"))
+    def __getattr__(self, name):
+        if name not in THINGS:
+            raise AttributeError(name)
+        return self._once(*THINGS[name])
 
     def done(self, name):
         command = COMMANDS[name]
@@ -212,6 +194,7 @@ POSTERIOR = (
     " --device_name=cpu"
 )
 FEW_POINTS = "--total_samples=7 --steps=3 --save_freq=2 --device_name=cpu"
+MELT = "{0[toy_pfODE_int-exact/*_melt_results.npz]}"
 RESIDUALS = "calc_net_residuals_autocorrelations"
 ALL = (
     Command(
@@ -362,14 +345,8 @@ ALL = (
         )
     ),
     Command("info", "{0.toy} {0.images}", place=""),
-    Command("visualize", "{0[toy_pfODE_int-exact/*_melt_results.npz]} --no-animation", tolerance=0),
-    Command(
-        "report",
-        "{0[toy_pfODE_int-exact/*_melt_results.npz]}",
-        "--dest",
-        "report.html",
-        tolerance=0,
-    ),
+    Command("visualize", f"{MELT} --no-animation", tolerance=0),
+    Command("report", MELT, "--dest", "report.html", tolerance=0),
 )
 COMMANDS = {command.name: command for command in ALL}
 

@@ -1,17 +1,10 @@
 """CUDA devices on a machine that has none: which device each tensor is on, and who waits for it.
 
-PyTorch's ``FakeTensorMode`` knows the device, shape and dtype of what an operation gives, and
-raises where operations mix devices, but computes nothing. Here each fake tensor on ``cuda`` has its
-values beside it, computed on the CPU by the same operation. So a program decides from numbers what
-it would decide on a card, and its results are those of the CPU.
-
-A program runs ahead of its card until it looks at a number that the card has yet to compute. Such
-*host reads*, as ``float(x)``, ``bool(x)``, ``x.cpu()`` and ``x.nonzero()`` make them, are counted
-by the line of this project that makes them, and so are *uploads*, copies from the host's memory.
-
-PyTorch's own code takes these tensors to be on ``meta``: it would ask ``cuda`` for streams. What it
-would do otherwise for ``cuda`` is done here (``PythonCalls``). Kernels, cuDNN, streams, memory,
-speed and NCCL cannot be seen this way.
+Each tensor of PyTorch's ``FakeTensorMode`` on ``cuda`` has its values beside it, computed on the
+CPU by the same operation (docs/gpu.md). *Host reads*, as ``float(x)``, ``bool(x)``, ``x.cpu()`` and
+``x.nonzero()`` make them, are counted by the line of this project that makes them, and so are
+*uploads*, copies from the host's memory. PyTorch's own code takes these tensors to be on ``meta``:
+what it would do otherwise for ``cuda`` is done here (``PythonCalls``).
 """
 
 import sys
@@ -25,12 +18,8 @@ from unittest import mock
 # FakeTensorMode use the new ones. ``_make_subclass`` is only for deep copies of parameters.
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensor,
-    FakeTensorMode,
-)
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -45,17 +34,9 @@ LOOKS_AT_ERRORS = (aten._linalg_check_errors.default, aten._linalg_eigh.default)
 WRITES_BY_INDEX = (aten.index_put_.default, aten.index_put.default)
 """Operations that wait for the number of elements, if they are given a mask."""
 LOWERED = (
-    functional.linear,
-    functional.conv1d,
-    functional.conv2d,
+    *(functional.linear, functional.conv1d, functional.conv2d, torch.addmm, torch.baddbmm),
+    *(torch.bmm, torch.einsum, torch.matmul, Tensor.matmul, Tensor.__matmul__),
     functional.scaled_dot_product_attention,
-    torch.addmm,
-    torch.baddbmm,
-    torch.bmm,
-    torch.einsum,
-    torch.matmul,
-    Tensor.matmul,
-    Tensor.__matmul__,
 )
 RAISED = (functional.group_norm, functional.layer_norm, functional.softmax, Tensor.softmax)
 """What networks call that autocasting does in less precision, and in more."""
@@ -69,7 +50,6 @@ class FakeCuda(FakeTensorMode):
         super().__init__(allow_non_fake_inputs=True)
         self.reads = Counter()
         self.uploads = Counter()
-
         self.seeded = {}
         self._inside = False
         self._latest = torch.device("cuda", 0)
@@ -99,7 +79,7 @@ class FakeCuda(FakeTensorMode):
         try:
             self._inside = True
             fake = self.dispatch(func, types, args, kwargs)
-        except (DataDependentOutputException, DynamicOutputShapeException):
+        except (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException):
             self.reads[project_line()] += 1
             return self._carried(func(*positional, **named), self._latest)
         finally:
@@ -108,7 +88,7 @@ class FakeCuda(FakeTensorMode):
 
     def read(self, tensor):
         self.reads[project_line()] += 1
-        return values_of(tensor)
+        return tensor.values_on_host
 
     def _placed(self, value):
         """A device with its number; ``meta`` is where PyTorch takes the latest tensor to be."""
@@ -218,12 +198,8 @@ def is_on_card(value):
 
 def on_host(value):
     if isinstance(value, FakeTensor):
-        return values_of(value)
+        return value.values_on_host
     return CPU if isinstance(value, torch.device) else value
-
-
-def values_of(tensor):
-    return tensor.values_on_host
 
 
 def with_values(fake, real):
@@ -322,15 +298,12 @@ def _cuda_stubs(mode, devices):
 
 
 def _reading_methods(mode):
-    return {
-        "item": lambda tensor: mode.read(tensor).item(),
-        "tolist": lambda tensor: mode.read(tensor).tolist(),
-        "__float__": lambda tensor: float(mode.read(tensor)),
-        "__int__": lambda tensor: int(mode.read(tensor)),
-        "__index__": lambda tensor: int(mode.read(tensor)),
-        "__bool__": lambda tensor: bool(mode.read(tensor)),
-        "is_cuda": property(lambda tensor: tensor.device.type == "cuda"),
-    }
+    def reading(name):
+        return lambda tensor: getattr(mode.read(tensor), name)()
+
+    names = ("item", "tolist", "__float__", "__int__", "__index__", "__bool__")
+    on_card = property(lambda tensor: tensor.device.type == "cuda")
+    return {**{name: reading(name) for name in names}, "is_cuda": on_card}
 
 
 def _on_meta():

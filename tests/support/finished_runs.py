@@ -24,7 +24,6 @@ HOUSE_NAMES = ["size", "room count", "fixed", "price", "double"]
 SIMULATION_NAMES = ["a", "b", "y 1", "y2"]
 SMALL = ("--width=16", "--depth=1", "--batch=50", "--duration=0.004", "--tick=1", "--dump=1")
 PLAIN = ("--marginals=yeo-johnson", "--whiten=zca", "--keep=9")
-HOW = ("--cond", "--ensemble=2", "--bounded=reject", "--cond_shape=1x2")
 
 
 def write_houses(path, count=300):
@@ -41,6 +40,15 @@ def write_csv(path, names, rows):
     quoted = "\n".join(",".join(f"{value:.17g}" for value in row) for row in rows)
     path.write_text(",".join(names) + "\n" + quoted + "\n")
     return path
+
+
+def write_simulations(path, count=300, seed=0):
+    """Parameters a and b, and data y that is linear in them with noise."""
+    draw = np.random.default_rng(seed)
+    theta = draw.uniform(-1, 1, (count, 2))
+    y = theta @ [[1, 0], [1, 3]] + 0.1 * draw.normal(size=(count, 2))
+    write_csv(path, SIMULATION_NAMES, np.hstack([theta, y]))
+    return y
 
 
 @pytest.fixture(scope="session")
@@ -67,18 +75,27 @@ def questions_run(houses, tmp_path_factory):
 @pytest.fixture(scope="session")
 def simulations(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shelf")
-    draw = np.random.default_rng(0)
-    theta = draw.uniform(-1, 1, (300, 2))
-    y = theta @ [[1, 0], [1, 3]] + 0.1 * draw.normal(size=(300, 2))
-    source = write_csv(folder / "runs.csv", SIMULATION_NAMES, np.hstack([theta, y]))
+    source = folder / "runs.csv"
+    y = write_simulations(source)
     made = ("--conditions=y 1,y2", "--bounds=a:-1:1", "--held-out=0.2", f"--source={source}")
     good(run_script(dataset_tool, *made, f"--dest={folder / 'runs.npz'}"))
-    options = (f"--data={folder / 'runs.npz'}", *SMALL, *HOW, "--keep=9")
-    trained(folder / "run", train, *options)
+    how = ("--cond", "--ensemble=2", "--bounded=reject", "--cond_shape=1x2", "--keep=9")
+    trained(folder / "run", train, f"--data={folder / 'runs.npz'}", *SMALL, *how)
     shutil.copy(folder / "run" / "network-snapshot-000004.pkl", folder / "network.pkl")
     write_csv(folder / "seen.csv", SIMULATION_NAMES[2:], y[:3])
     np.save(folder / "seen.npy", y[:3])
     return folder
+
+
+def broken_off(whole, copy, *lost):
+    """A copy of a run as it was before it saved some states, stopped in the middle of a line."""
+    shutil.copytree(whole, copy)
+    for number in lost:
+        (copy / f"training-state-{number:06d}.pt").unlink()
+    max(copy.glob("network-snapshot-*.pkl")).unlink()
+    lines = (copy / "stats.jsonl").read_text().splitlines(keepends=True)
+    (copy / "stats.jsonl").write_text("".join(lines[: lost[0] - 1]) + lines[lost[0] - 1][:20])
+    return copy
 
 
 @pytest.fixture(scope="session")

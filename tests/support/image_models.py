@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.data.sources.writer import image_writer
+from tests.support.draws import normal, seeded
+from tests.support.image_runs import write_images
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import Choices
 
@@ -16,10 +17,9 @@ SHAPE = (1, 8, 8)
 
 
 def image_basis(dim):
-    generator = torch.Generator().manual_seed(dim)
-    mean = 0.2 * torch.randn(dim, generator=generator, dtype=torch.float64)
-    square = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
-    rotation, _ = torch.linalg.qr(square)
+    generator = seeded(dim)
+    mean = 0.2 * normal(dim, generator=generator)
+    rotation, _ = torch.linalg.qr(normal(dim, dim, generator=generator))
     return EigenBasis(mean, torch.logspace(-0.5, -2, dim, dtype=torch.float64), rotation)
 
 
@@ -54,7 +54,7 @@ def image_model(
 
 @torch.no_grad()
 def fill(network, output):
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     for name, weights in network.named_parameters():
         if output == "zero" or weights.ndim < 2:
             weights.mul_(float(output != "zero"))
@@ -74,9 +74,7 @@ def write_image_set(path, count, image_shape=SHAPE, classes=0, seed=0):
     channels, height, width = image_shape
     random = np.random.default_rng(seed)
     pixels = random.integers(0, 256, (count, height, width, channels), np.uint8)
-    with image_writer(path) as writer:
-        for index, image in enumerate(pixels):
-            writer.add(image, index % classes if classes else None)
+    write_images(path, pixels, [index % classes for index in range(count)] if classes else None)
     return pixels.transpose(0, 3, 1, 2)
 
 

@@ -39,13 +39,8 @@ class Persistent:
         self.source = f"class {class_name}: pass"
 
     def __reduce__(self):
-        meta = {
-            "type": "class",
-            "version": 6,
-            "module_src": self.source,
-            "class_name": self.class_name,
-            "state": self.state,
-        }
+        meta = {"type": "class", "version": 6, "module_src": self.source}
+        meta |= {"class_name": self.class_name, "state": self.state}
         return _reconstruct_persistent_obj, (meta,)
 
     def child(self, *names):
@@ -102,15 +97,9 @@ def module(kind, children=None, **attributes):
     parameters = {k: v for k, v in tensors.items() if isinstance(v, nn.Parameter)}
     buffers = {k: v for k, v in tensors.items() if k not in parameters}
     plain = {key: value for key, value in attributes.items() if key not in tensors}
-    return Persistent(
-        kind,
-        training=False,
-        _parameters=parameters,
-        _buffers=buffers,
-        _non_persistent_buffers_set=set(),
-        _modules=dict(children or {}),
-        **plain,
-    )
+    state = {"training": False, "_parameters": parameters, "_buffers": buffers, **plain}
+    state |= {"_non_persistent_buffers_set": set(), "_modules": dict(children or {})}
+    return Persistent(kind, **state)
 
 
 def linear(layer, class_name="Linear"):
@@ -196,14 +185,8 @@ def image_network(class_name, network, **init_kwargs):
         features = module("FourierEmbedding", freqs=embedding.features.frequencies)
     else:
         features = module("PositionalEmbedding", endpoint=not is_adm, max_positions=10000)
-    children = {
-        "map_noise": features,
-        "map_layer0": linear(embedding.first),
-        "map_layer1": linear(embedding.second),
-        "enc": enc,
-        "dec": dec,
-        **top,
-    }
+    children = {"map_noise": features, "map_layer0": linear(embedding.first), "enc": enc}
+    children |= {"map_layer1": linear(embedding.second), "dec": dec, **top}
     if embedding.label is not None:
         children["map_label"] = linear(embedding.label)
     if embedding.augment is not None:

@@ -22,15 +22,9 @@ ERRORS = ("roundtrip/rms_error", "roundtrip/max_abs_error")
 """Of toys and tables, whose points are about one in size."""
 OWN_TO_A_PAGE = re.compile(r"p\d{4,}|[0-9a-f-]{36}|[-0-9]{10} [:0-9]{5} UTC|sha256-[^']+")
 """Bokeh's numbers of its models, the time, and digests of scripts."""
-TRAJECTORY = {
-    "times": ("S",),
-    **dict.fromkeys(STATE_KEYS, ("S", "N", "D")),
-    "mean": ("D",),
-    "eigenvectors": ("D", "D"),
-    "eigenvalues": ("D",),
-    "scale": ("S",),
-    "noise_variance": ("S", "D"),
-}
+TRAJECTORY = {"times": ("S",), **dict.fromkeys(STATE_KEYS, ("S", "N", "D")), "scale": ("S",)}
+TRAJECTORY |= {"mean": ("D",), "eigenvectors": ("D", "D"), "eigenvalues": ("D",)}
+TRAJECTORY |= {"noise_variance": ("S", "D")}
 """Shapes of a simulation's arrays: ``S`` saved times, ``N`` samples, ``D`` dimensions."""
 KINDS = ("melt", "roundtrip", "gen")
 PNG_END = b"IEND\xaeB`\x82"
@@ -74,6 +68,15 @@ class Simulations:
 
     def __getitem__(self, kind):
         return self.arrays[kind]
+
+
+class Measured:
+    """What a command that measures wrote, numbers and arrays, and what it printed."""
+
+    def __init__(self, folder, printed):
+        (path,), (arrays,) = folder.glob("*.json"), folder.glob("*.npz")
+        self.folder, self.printed, self.stem = folder, printed, path.stem
+        self.result, self.arrays = json.loads(path.read_text()), load_arrays(arrays)
 
 
 def only_json(folder, name="*.json"):

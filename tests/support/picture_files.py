@@ -13,16 +13,10 @@ from training.files.posterior import save_values
 from training.files.posterior_draws import AboutDraws, save_netcdf
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian
+from training.measure import coverage as counting
 from training.measure.boundaries import unit_sphere
 from training.measure.correlations import Autocorrelations, Correlation
-from training.measure.coverage import (
-    CoverageResult,
-    Points,
-    Spheres,
-    measure_coverage,
-    refitted,
-    transported,
-)
+from training.measure.coverage import CoverageResult, Points, Spheres, measure_coverage
 from training.measure.posterior.calibration import BALLS, DENSEST, RunValues
 from training.names import TOY_NAMES
 
@@ -124,9 +118,9 @@ def save_coverage(folder, dim=2, seeds=1, alpha=None, count=200, **changes):
     units = Points(test, spheres.vertices)
     points = {"latent": units, "data": units.mapped(bent), "end": units}
     boundaries = {
-        name: transported(item.boundary, spheres.unit)
+        name: counting.transported(item.boundary, spheres.unit)
         if alpha is None
-        else refitted(item.boundary, alpha)
+        else counting.refitted(item.boundary, alpha)
         for name, item in points.items()
     }
     got = measure_coverage(points, boundaries, bent(fresh))
@@ -174,7 +168,6 @@ def save_image_matrices(folder, dim=7, **changes):
     _, matrices = correlations(dim, QUANTITIES)
     for index, time in enumerate(TIMES):
         arrays = {name: values[index] for name, values in matrices.items() if values.ndim}
-        arrays |= {"time": np.array(time), "format": matrices["format"]}
         path = folder / f"{IMAGE_STEM}_times0_{index}.npz"
         at_time = {**arrays, "time": time, "format": matrices["format"]}
         save(path, at_time, **(changes if index == len(TIMES) - 1 else {}))
@@ -199,7 +192,8 @@ def save_posterior(
     width = width if image_shape is None else 40.0
     likelihood = likelihood or Gaussian(torch.tensor(0.3))
     points = middle + width * torch.randn(count, chains, draws, dim, generator=generator).double()
-    observed = likelihood.simulate(points[:, 0, 0], generator)
+    truth = points[:, 0, 0]
+    observed = likelihood.simulate(truth, generator)
     got = likelihood.log_prob(points.flatten(0, 2), observed.repeat_interleave(2 * draws, 0))
     made = Draws(points, points, got.view(points.shape[:3]), [sampler] * count, torch.ones(count))
     toy = name if name in TOY_NAMES else None
@@ -208,12 +202,7 @@ def save_posterior(
     rows = torch.randn(100, dim, generator=generator) if prior else None
     names = [f"x{index + 1}" for index in range(dim)]
     whole = AboutDraws(
-        names=names,
-        run=about,
-        observed=observed,
-        likelihood=likelihood,
-        prior=rows,
-        truth=points[:, 0, 0],
+        names=names, run=about, observed=observed, likelihood=likelihood, prior=rows, truth=truth
     )
     save_netcdf(path, iter([(made, points)]), (chains, draws, count), whole)
     return path

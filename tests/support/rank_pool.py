@@ -28,10 +28,6 @@ LAST_WORDS = 5
 """Seconds that a rank has once the other has failed."""
 
 
-class RanksFailedError(Exception):
-    """A rank raised an exception, ended, or took too long."""
-
-
 class RankPool:
     """Runs functions on two ranks, which start with the first of them."""
 
@@ -44,7 +40,7 @@ class RankPool:
 
     def call(self, function, *arguments):
         """Calls a function of a module on both ranks, and gives what each returned, or raises
-        RanksFailedError. It joins and leaves the process group itself; arguments are pickled."""
+        RuntimeError. It joins and leaves the process group itself; arguments are pickled."""
         try:
             return self._call(function, *arguments)
         except TimeoutError:  # seldom, on a busy machine, ranks do not find each other
@@ -60,25 +56,24 @@ class RankPool:
             rank.send_bytes(job)
         answers = {}
         failures = []
-        while len(answers) < RANKS:
-            waiting = [rank for number, rank in enumerate(self._ranks) if number not in answers]
-            # One that fails takes the other down, whose complaint may come first.
+        # One that fails takes the other down, whose complaint may come first.
+        while waiting := set(self._ranks) - set(answers):
             ready = wait(waiting, LAST_WORDS if failures else LONGEST)
-            if not ready and not failures:
-                self.close()
-                raise TimeoutError(f"ranks took more than {LONGEST} s")
             if not ready:
-                self._fail(failures)
-            for number, rank in enumerate(self._ranks):
-                if rank in ready:
-                    try:
-                        raised, answers[number] = pickle.loads(rank.recv_bytes())
-                    except EOFError:
-                        raised, answers[number] = True, "it ended"
-                    failures += [f"rank {number}: {answers[number]}"] if raised else []
+                break
+            for rank in ready:
+                try:
+                    raised, answers[rank] = pickle.loads(rank.recv_bytes())
+                except EOFError:
+                    raised, answers[rank] = True, "it ended"
+                failures += [answers[rank]] if raised else []
+        if failures or waiting:
+            self.close()  # the other may wait for the one that failed: both start anew
         if failures:
-            self._fail(failures)
-        return [answers[number] for number in range(RANKS)]
+            raise RuntimeError("\n".join(failures))
+        if waiting:
+            raise TimeoutError(f"ranks took more than {LONGEST} s")
+        return [answers[rank] for rank in self._ranks]
 
     def run(self, script, *arguments):
         """Runs a script. Gives the result of rank 0; the other must succeed and print nothing."""
@@ -101,11 +96,6 @@ class RankPool:
             there.close()
             self._processes.append(process)
             self._ranks.append(here)
-
-    def _fail(self, why):
-        # The other rank may wait for the one that failed: both start anew.
-        self.close()
-        raise RanksFailedError("\n".join(why))
 
 
 def _is_free(port):

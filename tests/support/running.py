@@ -26,42 +26,32 @@ from training.options.script import run_script as run_to_the_end
 S = TypeVar("S", bound=Declared)
 LONGEST = 800
 ALONE = {"RANK": "0", "WORLD_SIZE": "1"}
-# What changes numbers or speed of all that comes after: how it is read, and how it is set.
-TORCH_SETTINGS = {
-    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "threads": (torch.get_num_threads, torch.set_num_threads),
-    "gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
-    "deterministic algorithms": (
-        torch.are_deterministic_algorithms_enabled,
-        torch.use_deterministic_algorithms,
+TORCH_SETTINGS = (
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    *(
+        (partial(getattr, torch.backends.cudnn, name), partial(setattr, torch.backends.cudnn, name))
+        for name in ("allow_tf32", "benchmark")
     ),
-    "precision of float32": (
-        torch.get_float32_matmul_precision,
-        torch.set_float32_matmul_precision,
-    ),
-    "TF32 of cuDNN": (
-        lambda: torch.backends.cudnn.allow_tf32,
-        partial(setattr, torch.backends.cudnn, "allow_tf32"),
-    ),
-    "benchmarks of cuDNN": (
-        lambda: torch.backends.cudnn.benchmark,
-        partial(setattr, torch.backends.cudnn, "benchmark"),
-    ),
-}
+)
+"""What changes numbers or speed of all that comes after: how it is read, and how it is set."""
 
 
 @contextmanager
 def torch_settings_put_back():
     """Puts the global settings of torch back after a block, and yields what it has changed."""
-    before = {name: read() for name, (read, _) in TORCH_SETTINGS.items()}
+    before = [read() for read, _ in TORCH_SETTINGS]
     changed = []
     try:
         yield changed
     finally:
-        for name, (read, write) in TORCH_SETTINGS.items():
-            if read() != before[name]:
-                changed.append(f"{name}: {before[name]} to {read()}")
-                write(before[name])
+        for value, (read, write) in zip(before, TORCH_SETTINGS, strict=True):
+            if read() != value:
+                changed.append(f"{read}: {value} to {read()}")
+                write(value)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import toy_train
 from tests.support import running
 from tests.support.budget import FORKING
 from tests.support.rank_pool import RankPool
-from tests.support.running import good, run_script
+from tests.support.running import good, run_script, trained
 
 pytest_plugins = [
     *("tests.support.image_runs", "tests.support.image_models", "tests.support.finished_runs"),
@@ -99,16 +99,12 @@ def two_ranks():
 @pytest.fixture(scope="session")
 def toy_network(tmp_path_factory):
     """``toy_network(option, ...)``: the file of one that has hardly been trained, made once."""
-    made = {}
 
+    @cache
     def train(*given):
-        if given not in made:
-            outdir = tmp_path_factory.mktemp("toy_network")
-            place = (f"--outdir={outdir}", "--nosubdir")
-            few = ("--duration=0.0004", "--batch=100", "--lr=0.1")
-            assert run_script(toy_train, *place, *few, *given).code == 0
-            (made[given],) = outdir.glob("network-*.pkl")
-        return made[given]
+        few = ("--duration=0.0004", "--batch=100", "--lr=0.1")
+        folder = trained(tmp_path_factory.mktemp("toy_network"), toy_train, *few, *given)
+        return next(folder.glob("network-*.pkl"))
 
     return train
 

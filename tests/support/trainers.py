@@ -5,13 +5,13 @@ import os
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from itertools import count
-from operator import eq
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tests.support.draws import normal, seeded
 from tests.support.image_models import image_basis
+from tests.support.image_runs import equal
 from torch_utils.stats import RunningMeans
 from training.data.augment import AugmentedBatches, GeometricAugmentation
 from training.data.batches import Batch, BatchSource, ToyBatches
@@ -70,9 +70,7 @@ def tensors(state, prefix=""):
 def assert_same_state(one, other):
     first, second = tensors(one), tensors(other)
     assert first.keys() == second.keys()
-    for key, value in first.items():
-        same = torch.equal if isinstance(value, Tensor) else eq
-        assert same(value, second[key]), key
+    assert not [key for key in first if not equal(first[key], second[key])]
 
 
 def run_steps(trainer, source, steps=1):
@@ -88,14 +86,8 @@ def weights(module):
 
 BATCH = 4
 SHAPE = (1, 8, 8)
-UNET = {
-    "image_shape": SHAPE,
-    "model_channels": 8,
-    "channel_mult": [1],
-    "num_blocks": 1,
-    "attention_resolutions": [8],
-    "dropout": 0.0,
-}
+UNET = {"image_shape": SHAPE, "model_channels": 8, "channel_mult": [1], "num_blocks": 1}
+UNET |= {"attention_resolutions": [8], "dropout": 0.0}
 """Without dropout, whose draws go by the layout in memory, which can differ on a card."""
 MLP = {"width": 8, "depth": 1}
 NETWORKS = {

@@ -3,8 +3,10 @@
 import json
 import os
 import platform
+from functools import partial
 from itertools import chain, product, repeat
 from unittest import mock
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -43,9 +45,7 @@ def test_shares_are_a_partition_in_order(count, ranks):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_a_lone_process_is_rank_0_of_1_in_no_group_and_others_are_told_by_the_environment(
-    monkeypatch,
-):
+def test_a_lone_process_is_in_no_group_and_others_are_told_by_the_environment(monkeypatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     assert (distributed.rank_from_environment(), distributed.world_from_environment()) == (0, 1)
@@ -65,44 +65,41 @@ def test_a_lone_process_is_rank_0_of_1_in_no_group_and_others_are_told_by_the_en
     assert (distributed.rank_from_environment(), distributed.world_from_environment()) == (2, 5)
 
 
-def test_single_precision_is_no_tf32_in_a_script_and_as_before_after_it():
+def test_a_script_takes_a_card_if_there_is_one_and_computes_without_tf32():
     def settings():
         return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
 
     before = settings()
-    with process_group("cpu"):
+    with process_group(None) as device:
         assert settings() == (False, False)
+        assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert settings() == before
 
 
-def test_the_default_device_is_cuda_where_there_is_one():
-    with process_group(None) as device:
-        assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.mark.parametrize(
-    ("name", "devices", "reason"),
-    [
+def test_devices_that_are_not_there_are_refused(monkeypatch):
+    for name, devices, reason in (
         *((name, 0, f"{name}.*cpu") for name in UNKNOWN),
         *((name, 0, f"{name}.*no CUDA.*cpu") for name in ("cuda", "cuda:0", "cuda:3")),
         ("cuda:5", 2, "5.*there are 2"),
-    ],
-)
-def test_devices_that_are_not_there_are_refused_with_those_that_are(
-    monkeypatch, name, devices, reason
-):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
-    with pytest.raises(UsageError, match=reason), process_group(name):
-        pass
+    ):
+        monkeypatch.setattr(torch.cuda, "is_available", partial(bool, devices))
+        monkeypatch.setattr(torch.cuda, "device_count", partial(int, devices))
+        with pytest.raises(UsageError, match=reason), process_group(name):
+            pass
 
 
-def test_memory_that_runs_out_is_told_and_other_errors_pass_and_the_group_is_left():
+def test_errors_of_a_group_are_told_or_pass_and_the_group_is_left(monkeypatch):
     with pytest.raises(DataError, match=r"out of memory.*smaller"), process_group("cpu"):
         raise torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(ZeroDivisionError), process_group("cpu"):
         raise ZeroDivisionError
     assert not torch.distributed.is_initialized()
+    # Ranks that cannot meet.
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(DataError, match="did not find each other"), process_group("cpu"):
+        pass
 
 
 def gathered():
@@ -132,14 +129,6 @@ def test_two_ranks_gather_sum_and_average_alike(two_ranks):
         assert got["left"]
 
 
-def test_ranks_that_cannot_meet_are_told_in_a_sentence(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(DataError, match="did not find each other"), process_group("cpu"):
-        pass
-
-
 @pytest.fixture
 def counts(monkeypatch):
     """Threads of PyTorch: the four that there are, and all that are asked for."""
@@ -151,25 +140,18 @@ def counts(monkeypatch):
     return asked
 
 
-@pytest.mark.parametrize(
-    ("idle", "useful", "expected"),
-    [
+def test_as_many_threads_as_are_idle_and_useful_are_taken(counts, monkeypatch):
+    for idle, useful, expected in (
         *(([8.0], None, 4), ([3.6], None, 4), ([2.4], None, 2), ([0.1], None, 1)),
         ([1.2, 4.0], None, 4),  # a burst of work is not a busy machine
         *(([3.0], 1, 1), ([3.0], 2, 2), ([3.0], 8, 3)),
-    ],
-)
-def test_as_many_threads_as_are_idle_and_useful_are_taken_until_the_work_is_done(
-    idle, useful, expected, counts, monkeypatch
-):
-    looks = chain(idle, repeat(idle[-1]))
-    monkeypatch.setattr(threads, "idle_cores", lambda unknown: next(looks))
-    with cpu_threads(useful=useful):
-        assert counts[-1] == expected
-    assert counts[-1] == 4
-
-
-def test_what_somebody_said_counts(counts, monkeypatch):
+    ):
+        looks = Mock(side_effect=chain(idle, repeat(idle[-1])))
+        monkeypatch.setattr(threads, "idle_cores", looks)
+        with cpu_threads(useful=useful):
+            assert counts[-1] == expected
+        assert counts[-1] == 4
+    # What somebody said counts.
     monkeypatch.setattr(threads, "idle_cores", lambda unknown: 0.0)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     for wanted, useful, expected in ((1, None, 1), (2, 1, 2), (64, None, 2)):
@@ -178,9 +160,7 @@ def test_what_somebody_said_counts(counts, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     with cpu_threads(useful=1):
         assert counts[-1] == 4
-
-
-def test_idle_cores_are_those_that_did_nothing_meanwhile(monkeypatch):
+    # Idle are cores that did nothing meanwhile.
     monkeypatch.setattr(threads, "LOOK", 0)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     looks = iter([[100, 0, 50, 400, 20, 0, 0, 0], [110, 0, 55, 440, 25, 0, 0, 0]])
@@ -222,7 +202,7 @@ def test_generators_of_the_same_keys_draw_the_same_and_do_not_touch_the_global_o
     assert generator.device == torch.device("cpu")
 
 
-def test_means_of_several_adds_are_those_of_all_values():
+def test_means_of_several_adds_are_those_of_all_values_that_count():
     means, generator = RunningMeans(CPU), seeded()
     assert means.collect() == {}
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64):
@@ -240,10 +220,7 @@ def test_means_of_several_adds_are_those_of_all_values():
         assert got["loss"]["count"] == len(whole)
         assert got["a"] == {"mean": 3.0, "std": 0.0, "count": 8.0}
     assert means.collect() == {}
-
-
-def test_equal_values_have_no_deviation_and_those_that_do_not_count_leave_no_trace():
-    means = RunningMeans(CPU)
+    # Equal values have no deviation, and those that do not count leave no trace.
     means.add("a", torch.full((1000,), 1e8 + 0.1, dtype=torch.float64))
     assert 0 <= means.collect()["a"]["std"] < 10
     means.add("a", torch.ones(3, requires_grad=True) * 2)
@@ -262,7 +239,6 @@ def test_records_are_whole_lines_kept_up_to_the_last_without_a_broken_end(tmp_pa
     for count, record in enumerate(records, start=1):
         append_jsonl(path, record)
         assert [json.loads(line) for line in path.read_text().splitlines()] == records[:count]
-    path = tmp_path / "stats.jsonl"
     for last, kept in ((0, 0), (1, 1), (25, 2), (30, 3), (99, 4)):
         path.unlink(missing_ok=True)
         for seen in (1, 20, 30, 40):
@@ -272,7 +248,6 @@ def test_records_are_whole_lines_kept_up_to_the_last_without_a_broken_end(tmp_pa
         assert path.read_text() == "".join(before[:kept])
     keep_lines_until(tmp_path / "none.jsonl", "seen", 1)
     assert not (tmp_path / "none.jsonl").exists()
-    path = tmp_path / "stats.jsonl"
     for end in ('{"seen": 2, "lo', '{"seen": 2, "loss": 1', "\0\0\0", ""):
         path.write_text(f'{{"seen": 1}}\n{end}')
         keep_lines_until(path, "seen", 10)
@@ -302,9 +277,7 @@ def test_live_storages_count_once_in_whole_grains_and_those_of_the_backward_pass
         loss.backward()
         del loss
         assert memory.now == 4 * GRAIN  # the gradient
-
-
-def test_memory_is_kept_where_the_c_library_is_glibc():
+    # Memory is kept where the C library is glibc.
     assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
 
 

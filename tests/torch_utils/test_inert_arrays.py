@@ -36,6 +36,9 @@ def test_arrays_and_numbers_of_numpy_are_read_as_they_were(protocol):
             got = read({"x": given, "y": given}, protocol)
             np.testing.assert_array_equal(got["x"], given, strict=True)
             assert got["y"] is got["x"]
+            assert got["x"].base is not None, "it is not copied"
+            # Of protocol 5 they are of bytes that may change.
+            assert got["x"].flags.writeable == (protocol == 5)
         number = np.asarray([1.5]).astype(dtype)[0]
         got = read(number, protocol)
         assert got == number
@@ -62,13 +65,8 @@ def test_tensors_are_read_as_they_were(protocol):
         given = [tensor, nn.Parameter(tensor, requires_grad=tensor.is_floating_point())]
         for array in read(given, protocol):
             np.testing.assert_array_equal(array, tensor.numpy(), strict=True)
-
-
-def test_nothing_is_copied_and_nothing_can_be_changed():
-    got = read([np.arange(4.0), torch.arange(4.0)])
-    for array in got:
-        assert not array.flags.writeable
-        assert array.base is not None
+            assert array.base is not None
+            assert not array.flags.writeable
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -118,7 +116,6 @@ F8 = np.dtype("f8")
 FALSE = {
     "expanded": tensor(0, (5,), (0,)),
     "too long": tensor(1, (4,), (1,)),
-    "far apart": tensor(0, (2,), (4,)),
     "overflowing": tensor(0, (2,), (2**62,)),
     "before its values": tensor(-1, (2,), (1,)),
     "backwards": tensor(3, (4,), (-1,)),
@@ -130,7 +127,6 @@ FALSE = {
     "of a matrix": tensor(0, (2,), (1,), storage=np.ones((2, 2))),
     "parameter of a list": Call(torch._utils._rebuild_parameter, [1.0], False, OrderedDict()),
     "storage cut short": Call(load, RAW[:-1]),
-    "storage with more": Call(load, RAW + b"1"),
     "storage without magic": changed(b"\x8a\nl\xfc", b"\x8a\nl\xfd"),
     "storage of big-endian numbers": changed(b"endianq\x02\x88", b"endianq\x02\x89"),
     "storage of another length": changed(b"K\x04N", b"K\x03N"),
@@ -140,9 +136,7 @@ FALSE = {
     "storage in a zip": Call(load, b"PK\x03\x04" + RAW),
     "storage of text": Call(load, "text"),
     "array of too few bytes": array(1, (2,), F8, False, b"\0" * 15),
-    "array of too many bytes": array(1, (2,), F8, False, b"\0" * 17),
     "array of objects": array(1, (1,), np.dtype("O"), False, [print]),
-    "array of negative size": array(1, (-1,), F8, False, b""),
     "array of huge size": array(1, (2**62, 4), F8, False, b""),
     "array of a list": array(1, (1,), F8, False, [1.0]),
     "array of no dtype": array(1, (1,), "f8", False, b"\0" * 8),
@@ -167,15 +161,6 @@ def test_the_same_bytes_make_no_end_of_storages():
         read([Call(load, RAW + raw) for _ in range(2)])
 
 
-def test_a_text_is_no_source_of_endless_bytes():
-    text = "a" * 1000
-    encode = b"\x80\x02c_codecs\nencode\nq\x01X\xe8\x03\x00\x00" + text.encode() + b"q\x02"
-    call = b"h\x01h\x02X\x06\x00\x00\x00latin1\x86R"
-    assert PickleReader(encode + call + b"\x87.", NAMES).read()[-1] == text.encode()
-    with pytest.raises(PickleError, match="too often"):
-        PickleReader(encode + 100 * call + b".", NAMES).read()
-
-
 class Base:
     def __init__(self, size: int, scale: float = 1.0, shape: Sequence[int] = (1, 2)):
         pass
@@ -193,35 +178,18 @@ class Holds:
         pass
 
 
-@pytest.mark.parametrize(
-    ("kind", "arguments"),
-    [
-        (Base, {"size": 3, "scale": 2, "shape": [4]}),
-        (Passes, {"name": "a", "ends": [0, 1.5], "size": 3}),
-        (Passes, {"name": "a", "ends": None, "size": 3, "scale": 0.5}),
-        (Holds, {"flag": True, "size": 3}),
-    ],
-)
-def test_fitting_arguments_pass(kind, arguments):
-    check_arguments(kind, arguments)
-    missing = {key: value for key, value in arguments.items() if key != "size"}
-    check_arguments(kind, missing, beside=["size"])
-    with pytest.raises(ValueError, match="lacks the argument 'size'"):
-        check_arguments(kind, missing)
-
-
-WRONG: list[tuple[type, list[dict[str, Any]]]] = [
-    (Base, [{"size": 3.0}, {"size": True}, {"size": None}, {"scale": "1"}, {"shape": 3}]),
-    (Base, [{"shape": [1, "2"]}, {"odd": 1}]),
-    (Passes, [{"ends": [0.0]}, {"ends": [0.0, "1"]}, {"others": 1}]),
-    (Holds, [{"flag": 1}, {"scale": []}]),
-]
-
-
-@pytest.mark.parametrize(("kind", "wrong"), [(kind, one) for kind, all_ in WRONG for one in all_])
-def test_others_are_named(kind, wrong):
-    right = {"size": 1} | ({"name": "a"} if kind is Passes else {})
-    right |= {"flag": False} if kind is Holds else {}
-    (name,) = wrong
-    with pytest.raises(ValueError, match=f"argument '{name}'"):
-        check_arguments(kind, right | wrong)
+def test_fitting_arguments_pass_and_others_are_named():
+    for kind, arguments, wrong in (
+        (Base, {"scale": 2, "shape": [4]}, [("size", 3.0), ("size", True), ("size", None)]),
+        (Base, {}, [("scale", "1"), ("odd", 1), ("shape", 3), ("shape", [1, "2"])]),
+        (Passes, {"name": "a", "ends": [0, 1.5]}, [("ends", [0.0]), ("ends", [0.0, "1"])]),
+        (Passes, {"name": "a", "ends": None, "scale": 0.5}, [("others", 1)]),
+        (Holds, {"flag": True}, [("flag", 1), ("scale", [])]),
+    ):
+        check_arguments(kind, {**arguments, "size": 3})
+        check_arguments(kind, arguments, beside=["size"])
+        with pytest.raises(ValueError, match="lacks the argument 'size'"):
+            check_arguments(kind, arguments)
+        for name, value in wrong:
+            with pytest.raises(ValueError, match=f"argument '{name}'"):
+                check_arguments(kind, {**arguments, "size": 1, name: value})

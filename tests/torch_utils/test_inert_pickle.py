@@ -17,23 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from tests.fuzz import hostile_pickles as pickles
 from tests.fuzz.hostile import packed_zeros, zip_of
-from tests.fuzz.hostile_pickles import (
-    VALUES,
-    Call,
-    call,
-    legacy,
-    mapping,
-    name,
-    number,
-    program,
-    saved,
-    sequence,
-    storage,
-    tensor,
-    text,
-    torch_file,
-)
+from tests.fuzz.hostile_pickles import Call, legacy, program, saved, storage, tensor, torch_file
 from torch_utils.inert_pickle import Name, PickleError, PickleReader, Unfinished, expect, shown
 from torch_utils.tensor_files import BrokenFileError, ChecksumError, load_tensors
 
@@ -64,20 +50,19 @@ def test_values_are_read_as_they_were(protocol):
     shared.append(shared)  # a list may hold itself
     got = read(pickle.dumps(shared, protocol=protocol))
     assert got[1] is got
-
-
-def test_pickles_are_read_one_after_the_other():
+    # Pickles are read one after the other.
     reader = PickleReader(pickle.dumps(["a", "a"]) + pickle.dumps("b") + b"more", {})
     assert [reader.read(), reader.read()] == [["a", "a"], "b"]
     assert reader.rest() == b"more"
 
 
-def test_what_is_named_is_looked_up_in_the_table():
+def test_names_and_persistent_ids_are_looked_up():
     data = b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ab\x85R."
     assert read(data, {"os.system": str.upper}) == "AB"
     assert read(b"\x80\x02cos\nsystem\n.", {"os.system": None}) == Name("os.system", None)
     with pytest.raises(PickleError, match=r"calls os\.system"):
         read(data, {"os.system": None})
+    assert read(b"\x80\x02X\x01\x00\x00\x00aQ.", persistent=lambda key: [key]) == ["a"]
 
 
 class Box(Unfinished):
@@ -184,10 +169,6 @@ def test_opcodes_are_counted_over_all_pickles_and_can_be_refused():
         read(pickle.dumps(1.5), without=("BINFLOAT",))
 
 
-def test_persistent_ids_are_resolved_if_they_may_be():
-    assert read(b"\x80\x02X\x01\x00\x00\x00aQ.", persistent=lambda key: [key]) == ["a"]
-
-
 def test_text_of_a_file_is_shown_in_one_short_line():
     assert shown("os.system") == "os.system"
     assert shown("a\nb\x1b[31m") == r"a\nb\x1b[31m"
@@ -207,7 +188,7 @@ def load(data, **options):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_tensors_come_back_as_they_were(zipped):
+def test_tensors_and_states_come_back_as_they_were(zipped):
     for dtype in DTYPES:
         values = (torch.arange(24) % 2).to(dtype).reshape(2, 3, 4)
         given = {"a": values, "b": values[1, :, ::2], "c": values.permute(2, 0, 1), "d": values[:0]}
@@ -216,10 +197,7 @@ def test_tensors_come_back_as_they_were(zipped):
             assert back[key].dtype == dtype
             assert torch.equal(back[key], value)
         assert back["a"].untyped_storage().data_ptr() == back["b"].untyped_storage().data_ptr()
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_states_of_modules_and_optimizers_come_back(zipped):
+    # So do states of modules and optimizers.
     module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     optimizer = torch.optim.Adam(module.parameters(), fused=True)
     module(torch.ones(4, 2)).sum().backward()
@@ -242,7 +220,7 @@ def test_what_is_no_data_fails(tmp_path, monkeypatch, form):
     passed = set()
     import_module("torch.utils.serialization.config")  # as torch does at its first load
     modules = set(sys.modules)
-    for kind, value in VALUES.items():
+    for kind, value in pickles.VALUES.items():
         try:
             load(form_of.get(form, bytes)(program(value)), legacy=form == "legacy")
         except REFUSED:
@@ -258,15 +236,15 @@ def test_what_is_no_data_fails(tmp_path, monkeypatch, form):
     assert os.listdir(tmp_path) == []
 
 
-HOOKS = call("collections OrderedDict", b"]" + sequence(text("a"), number(1)) + b"a")
+HOOKS = pickles.call("collections OrderedDict", b"](" + pickles.text("a") + b"Nta")
 FALSE_VALUES = {
     "a longer storage": tensor(storage(5), [5], [1]),
     "a shorter storage": tensor(storage(3), [3], [1]),
     "a storage of another kind": tensor(storage(4, "LongStorage"), [4], [1]),
     "a storage that is not there": tensor(storage(4, key="1"), [4], [1]),
-    "attributes": call("collections OrderedDict") + mapping(items=number(1)) + b"b",
+    "attributes": pickles.call("collections OrderedDict") + pickles.mapping(items=b"N") + b"b",
     "hooks": tensor(storage(4), [4], [1], hooks=HOOKS),
-    "another function": name("torch.nn.parameter Parameter"),
+    "another function": pickles.name("torch.nn.parameter Parameter"),
 }
 LIES = {
     **{kind: torch_file(program(value)) for kind, value in FALSE_VALUES.items()},
@@ -321,7 +299,7 @@ def test_the_old_form_has_one_length_and_takes_no_memory_for_a_promise():
     assert torch.equal(load(data, legacy=True)["a"], torch.zeros(3))
     with pytest.raises(PickleError):
         load(data)
-    huge = legacy(program(tensor(storage(1 << 31), [1], [1])), keys=b"]" + text("0") + b"a")
+    huge = legacy(program(tensor(storage(1 << 31), [1], [1])), keys=b"]" + pickles.text("0") + b"a")
     for wrong in (data[:-1], data + b"x", huge + (1 << 31).to_bytes(8, "little"), packed_zeros(1)):
         with pytest.raises(REFUSED):
             load(wrong, legacy=True)

@@ -160,16 +160,13 @@ def test_a_wrong_byte_is_refused_or_read_whole(tmp_path, save):
             np.testing.assert_array_equal(back[name], ARRAYS[name])
 
 
-def test_json_comes_back_and_is_readable_to_people(tmp_path):
+def test_json_comes_back_is_readable_to_people_and_an_object(tmp_path):
     content = {"a": 1, "b": [1.5, None, "größer"], "c": {"d": True}, "path": Path("x/y")}
     save_json(tmp_path / "a.json", content)
     assert load_json(tmp_path / "a.json") == content | {"path": "x/y"}
     text = (tmp_path / "a.json").read_text()
     assert text.endswith("}\n")
     assert len(text.splitlines()) > len(content)
-
-
-def test_what_is_no_json_object_is_refused(tmp_path):
     path = tmp_path / "a.json"
     for content in (b'{"a": 1', b"3", b"null", b'"text"', b"\xff\xfe", b"[" * 100_000):
         path.write_bytes(content)
@@ -206,7 +203,6 @@ def test_an_open_file_reads_one_array_at_a_time_whatever_the_others_are(tmp_path
         assert most < 1 << 20
         np.testing.assert_array_equal(opened.read("large"), np.zeros(1 << 20))
         np.testing.assert_array_equal(opened.read("small"), np.arange(3))
-    path = tmp_path / "a.npz"
     save_arrays(path, {"first": np.arange(100.0), "second": np.arange(50.0)})
     content = path.read_bytes()
     place = content.index(np.float64(49).tobytes(), content.index(b"second"))
@@ -269,9 +265,7 @@ def test_streamed_arrays_are_those_that_numpy_would_write(tmp_path):
             assert_array_equal(back[name], array.astype(dtype), strict=True)
         for name, small in SMALL.items():
             assert_array_equal(back[name], small, strict=True)
-
-
-def test_rows_may_lie_anyhow_in_memory_and_come_again(tmp_path):
+    # Rows may lie anyhow in memory, and come again.
     cube = CUBES["xs"]
     with stream_arrays(tmp_path / "a.npz", {"xs": (5, 2, 3)}, np.dtype("float64"), {}) as file:
         for index, row in enumerate(cube):
@@ -301,7 +295,7 @@ def test_a_stream_that_stops_leaves_what_was_there(tmp_path, before):
         assert_nothing_changed()
 
 
-def test_streaming_needs_no_memory_for_more_rows(tmp_path):
+def test_streaming_needs_no_memory_for_more_rows_and_no_more_disk_than_its_file(tmp_path):
     row = np.zeros(1 << 14)
 
     def peak(rows):
@@ -316,10 +310,9 @@ def test_streaming_needs_no_memory_for_more_rows(tmp_path):
 
     peak(1)
     assert peak(100) < peak(4) + row.nbytes / 2
-
-
-def test_no_more_is_on_the_disk_on_the_way_than_in_the_end(tmp_path):
+    # Nor is more on the disk on the way than in the end.
     path, most = tmp_path / "a.npz", 0
+    path.unlink()
     with stream_arrays(path, {"xs": (50, 1000)}, np.dtype("float64"), {}) as file:
         for index in range(50):
             file.put("xs", index, np.arange(1000.0))
