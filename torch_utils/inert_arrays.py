@@ -91,7 +91,7 @@ def _array(raw: Any, dtype: Dtype, shape: tuple[Any, ...], order: Any) -> np.nda
     sizes = _sizes(shape)
     if prod(sizes) * dtype.numpy.itemsize != len(data):
         raise ValueError(f"an array of shape {sizes} with {len(data)} bytes")
-    return _view(sizes, dtype.numpy, buffer=data, order=order)
+    return _view(sizes, dtype.numpy, buffer=memoryview(data).toreadonly(), order=order)
 
 
 def _view(sizes: list[int], dtype: np.dtype[Any], **layout: Any) -> np.ndarray:
