@@ -82,7 +82,7 @@ def listed_of(values: Any) -> Any:
     """Numbers or names as an option has them, with commas; other arrays as they are."""
     if isinstance(values, str) or not hasattr(values, "__len__"):
         return str(values)
-    array = np.asarray(values)
+    array = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values)
     whole = array.ndim > 1 or array.dtype == bool
     return array if whole else ",".join(map(str, array.tolist()))
 
@@ -110,7 +110,7 @@ def filed(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             value.save(given[name])
         elif isinstance(value, np.ndarray | torch.Tensor):
             given[name] = str(folder / f"{name}.npy")
-            np.save(given[name], np.asarray(value))
+            np.save(given[name], torch.as_tensor(value).cpu().numpy())
     return given
 
 
