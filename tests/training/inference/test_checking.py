@@ -254,19 +254,15 @@ WIDE[0, :2, 0] = 100.0
         (made(CHAINS[:, :1].expand_as(CHAINS)), False),  # each at its own place
         (made(CHAINS + torch.arange(4)[:, None, None]), False),
         (made(CHAINS[:, :20]), False),  # too few
-        (made(CHAINS[:, :2]), False),
         (made(CHAINS, fine_k=0.9), False),  # the fine flow is another
-        (made(CHAINS, fine_k=torch.inf), False),
         (made(normal(4, 50, 9)), True),  # in many dimensions less must do
         (made(CHAINS, "pool", **WORTH | {"pareto_k": 0.3, "effective_size": 3000}), True),
         (made(CHAINS, "pool", **WORTH | {"effective_size": 1000}), False),
         (made(CHAINS, "pool", **WORTH | {"pareto_k": 0.9}), False),
-        (made(CHAINS, "pool", **WORTH | {"pareto_k": torch.inf}), False),
         (made(WIDE, "pool", **WORTH), False),  # one draw of a thousand makes most of the width
         (made(CHAINS, "annealed", **WORTH, test=0.5), True),
         (made(CHAINS + 0.3 * torch.arange(4)[:, None, None], "annealed", **WORTH, test=0.5), False),
         (made(CHAINS, "annealed", **WORTH, test=1.5), False),
-        (made(CHAINS, "annealed", **WORTH, test=torch.inf), False),
     ],
 )
 def test_what_has_converged(draws, converged):
