@@ -244,9 +244,8 @@ WIDE = CHAINS.clone()
 WIDE[0, :2, 0] = 100.0
 
 
-@pytest.mark.parametrize(
-    ("draws", "converged"),
-    [
+def test_what_has_converged():
+    for draws, converged in (
         (made(CHAINS, fine_k=0.1), True),
         (made(CHAINS.index_fill(-1, torch.tensor(1), 3.0)), True),  # alike in all
         (made(STUCK.expand_as(CHAINS).clone()), False),  # R-hat is NaN
@@ -263,7 +262,5 @@ WIDE[0, :2, 0] = 100.0
         (made(CHAINS, "annealed", **WORTH, test=0.5), True),
         (made(CHAINS + 0.3 * torch.arange(4)[:, None, None], "annealed", **WORTH, test=0.5), False),
         (made(CHAINS, "annealed", **WORTH, test=1.5), False),
-    ],
-)
-def test_what_has_converged(draws, converged):
-    assert Summary.of(draws, 4096).converged.tolist() == [converged]
+    ):
+        assert Summary.of(draws, 4096).converged.tolist() == [converged]

@@ -199,18 +199,13 @@ def test_traceback_is_shown(relative, file, capsys):
     assert "inference/likelihoods" not in shown
 
 
-@pytest.mark.parametrize(
-    ("content", "error"), [("1 / 0", "ZeroDivisionError"), ("def f(:", "SyntaxError")]
-)
-def test_a_file_that_fails_is_told(content, error, file, capsys):
-    file.write_text(content)
-    assert f"mine.py raised {error}" in refusal(UserLikelihood, f"{file}:f")
-    shown = capsys.readouterr().err
-    assert "mine.py" in shown
-    assert "inference/likelihoods" not in shown
-
-
-def test_what_is_no_function_is_told(file):
+def test_a_file_that_fails_and_what_is_no_function_are_told(file, capsys):
+    for content, error in (("1 / 0", "ZeroDivisionError"), ("def f(:", "SyntaxError")):
+        file.write_text(content)
+        assert f"mine.py raised {error}" in refusal(UserLikelihood, f"{file}:f")
+        shown = capsys.readouterr().err
+        assert "mine.py" in shown
+        assert "inference/likelihoods" not in shown
     file.write_text("def f(x): return x\ng = 3\n")
     for text in ("none.py:f", "mine.txt:f", "mine.py:", "mine.py:g", "mine.py:x.y"):
         with pytest.raises(UsageError, match=r"FILE\.py:function|has no function"):

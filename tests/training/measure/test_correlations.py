@@ -297,6 +297,12 @@ def test_correlation_times_of_lines_of_zeros_and_of_what_does_not_vary():
         mean = torch.tensor([1.0, 0.8, 0.7])
         got = correlation_time(torch.arange(3.0), mean, scatter_of(count))
         assert (got.integral, got.bound) == (1, "upper")
+    # A small rest is above the scatter at the next lag by chance, and gone thereafter.
+    lags = torch.arange(0, 1, 0.05)
+    rest = torch.tensor([1.0, 0.03, 0.025, 0.022, *[0.001] * 16])
+    got = correlation_time(lags, rest, scatter=0.02)
+    assert (got.integral, got.bound) == (pytest.approx(0.05), "upper")
+    assert 0.15 < got.gone < 0.2
 
 
 def fresh(spacing, count, seed, dim=2):
@@ -316,15 +322,6 @@ def test_what_is_gone_at_once_lasts_less_than_the_spacing(count, spacing):
         got = fresh(spacing, count, seed)
         assert (got.integral, got.bound) == (pytest.approx(spacing), "upper")
         assert (got.e_folding, str(got)) == (pytest.approx(spacing), f"< {spacing}")
-
-
-def test_a_small_rest_over_a_few_lags_is_no_time_either():
-    """Above the scatter at the next lag by chance, and gone thereafter."""
-    lags = torch.arange(0, 1, 0.05)
-    rest = torch.tensor([1.0, 0.03, 0.025, 0.022, *[0.001] * 16])
-    got = correlation_time(lags, rest, scatter=0.02)
-    assert (got.integral, got.bound) == (pytest.approx(0.05), "upper")
-    assert 0.15 < got.gone < 0.2
 
 
 def test_an_exponential_lasts_as_long_on_any_grid_and_two_times_bound_it():

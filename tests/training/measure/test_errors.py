@@ -13,7 +13,6 @@ from benchmarks.excess_error import excess_error, noisy_points
 from benchmarks.two_sample import CHUNK, energy_distance, mean_distance
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import FunctionNetwork, exact_flow
-from training.data.images.batches import to_pixels
 from training.flow.coordinates.surprise import Surprise
 from training.flow.denoisers import NetworkDenoiser
 from training.measure import conformal
@@ -48,17 +47,6 @@ def test_examples_by_hand_also_of_fractions_of_a_gray_level():
     assert float(errors.mse_float) == pytest.approx((0.1**2 + 0.4**2) / 2, rel=1e-5)
     assert float(errors.exact) == 0.5  # 10 stays 10, but 21 becomes 20
     assert float(errors.mse) == 0.5
-
-
-def test_rounding_is_that_of_saved_images():
-    noise = 1.2 * normal(9, 20)
-    returned = data_of(ORIGINALS.double() + noise)
-    errors = RoundtripErrors.of(ORIGINALS, returned)
-    difference = to_pixels(returned).numpy().astype(np.int64) - ORIGINALS.numpy()
-    np.testing.assert_allclose(errors.mse, (difference**2).mean(axis=1))
-    np.testing.assert_allclose(errors.exact, (difference == 0).mean(axis=1))
-    np.testing.assert_allclose(errors.mse_float, (noise**2).mean(dim=1), rtol=1e-9)
-    np.testing.assert_allclose(errors.largest, noise.abs().amax(dim=1), rtol=1e-9)
 
 
 def test_columns_are_the_attributes_of_each_image_and_become_them_again():

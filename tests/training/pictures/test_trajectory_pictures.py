@@ -288,12 +288,6 @@ def test_frames_move_the_points_and_keep_the_colors(tmp_path, dim):
         row = row_of(saved, np.arange(SAVED))
         assert np.allclose(drawn_colors(moving.axes, row.points[-1]), row.colors)
     assert moving.seconds() == [0.4, 0.25, 0.25, 0.25, 1.1]
-
-
-def test_few_frames_come_with_a_word_on_how_to_have_more(tmp_path):
-    picture = album.animation_of(load(tmp_path), tmp_path / "a", "gif", album.animate_cloud)
-    assert picture.path == tmp_path / "a_animation.gif"
-    assert picture.note == "5 frames: more with --save_freq=1"
     assert len(album.frame_times(701)) == 90
 
 
