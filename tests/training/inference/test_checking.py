@@ -199,7 +199,7 @@ def test_auto_refines_a_pool_that_is_not_enough_and_anneals_where_it_is_worth_no
     assert Summary.of(draws, whole).converged.all()
 
 
-def test_auto_goes_by_dimensions_and_gradients():
+def test_auto_goes_by_dimensions_and_gradients_and_makes_no_pool_that_cannot_be_enough():
     seen, own = double([[4.0]]), posteriors.Parabola(noise=1e-3)
     for sampler, which in {
         "annealed": masked(8, 1e-3, seen),
@@ -208,9 +208,6 @@ def test_auto_goes_by_dimensions_and_gradients():
         "hmc": posteriors.problem(posteriors.gaussian_prior(9), own, seen),
     }.items():
         assert posteriors.drawn(which, "auto", **FEW, particles=20).sampler == [sampler]
-
-
-def test_auto_makes_no_pool_that_cannot_be_enough():
     plan, observed = sampling.SamplingPlan(pool=1000), double([[0.3] * 9])
     for noise, sampler in ((2.0, "auto"), (0.05, "twisted")):
         whole = posteriors.problem(posteriors.gaussian_prior(9), Gaussian(double(noise)), observed)

@@ -210,9 +210,7 @@ def test_subsets_have_the_mean_of_all_draw_no_point_twice_and_follow_the_seed():
     assert whole.std == pytest.approx(0, abs=1e-12)
     runs = [subset_distances(first, second, seeded(seed), 5, 10) for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
-
-
-def test_sizes_and_numbers_are_the_customary_ones():
+    # Sizes and numbers are the customary ones.
     parameters = signature(subset_distances).parameters
     assert (parameters["subsets"].default, parameters["size"].default) == (100, 1000)
 

@@ -148,7 +148,7 @@ def test_p_values_are_those_of_the_definition():
     torch.testing.assert_close(independence_p_values(x, y), (1 - expected).reshape(1, 1))
 
 
-def test_what_is_independent_is_found_no_more_often_than_its_level_says():
+def test_the_independent_is_found_as_its_level_says_and_dependence_of_any_form_is_seen():
     """Of normal numbers and of some without a variance: 2,000 tests each."""
     columns = normal(100, 2, seed=3)
     cauchy = torch.empty(100, 1000).double().cauchy_(generator=seeded(4))
@@ -157,9 +157,6 @@ def test_what_is_independent_is_found_no_more_often_than_its_level_says():
         for level in (0.05, 0.01):
             chance = (level * (1 - level) / got.numel()) ** 0.5
             assert float((got < level).double().mean()) < level + 4 * chance
-
-
-def test_dependence_of_any_form_is_seen_and_units_are_none():
     x, other = normal(300, 1, seed=6), normal(300, 1, seed=7)
     conditions = torch.cat([x.square(), x * other, 1e6 * x.exp() + 3, torch.ones_like(x)], dim=1)
     got = independence_p_values(torch.cat([x, x.square()], dim=1), conditions)
@@ -236,16 +233,13 @@ def latents(scale=1.0):
     return scale * draws * VARIANCE.sqrt()
 
 
-def test_coverage_is_that_of_chi_squared_if_latents_are_gaussian():
+def test_coverage_is_that_of_chi_squared_and_ranks_are_even_if_laws_are_right():
     right, wide = (latent_coverage(latents(scale) / VARIANCE.sqrt()) for scale in (1.0, 1.1))
     np.testing.assert_allclose(right["coverage"], right["expected"], atol=0.03)
     # Of a Gaussian in 3 dimensions, within 1 and 2 standard deviations.
     assert right["expected"][1] == pytest.approx(0.1987, abs=1e-4)
     assert right["expected"][3] == pytest.approx(0.7385, abs=1e-4)
     assert right["ks_p_value"] > 0.01 > 1e-6 > wide["ks_p_value"]
-
-
-def test_ranks_are_even_among_draws_of_the_same_law():
     draws = latents().sum(dim=1)
     same, less = (density_ranks(draws[:2000] - shift, draws[2000:]) for shift in (0, 0.5))
     assert same["ks_p_value"] > 0.01 > 1e-6 > less["ks_p_value"]
