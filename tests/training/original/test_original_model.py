@@ -111,7 +111,7 @@ def test_numbers_may_be_those_of_numpy_or_torch(write):
     assert (schedule.rho, schedule.gamma0) == (2.0, 1e-3)
 
 
-def test_time_and_data_are_those_of_the_file_and_a_missing_time_the_papers(write):
+def test_time_and_data_are_those_of_the_file_or_the_papers_and_names_are_plain(write):
     path = write(small_content())
     about = import_original(path).model.about
     facts = {"kind": "images", "data_name": "my_set", "image_shape": [1, 8, 8]}
@@ -126,9 +126,6 @@ def test_time_and_data_are_those_of_the_file_and_a_missing_time_the_papers(write
     about = import_original(write({"ema": small_content()["ema"]})).model.about
     assert about["tmax"] == 15.01
     assert "data_name" not in about
-
-
-def test_a_path_of_data_makes_a_plain_name(write):
     content = small_content()
     for place in (r"C:\data\my set.zip", "../../etc/passwd", "\n\x1b", "", "..", 3):
         content["dataset_kwargs"]["path"] = place

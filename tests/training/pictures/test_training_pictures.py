@@ -248,15 +248,12 @@ def test_distances_are_told_with_what_chance_makes_of_them():
     assert 0.005 < np.mean(passed) < 0.08
 
 
-def test_rank_correlations_are_those_of_scipy_and_0_of_constant_columns():
+def test_rank_correlations_are_scipys_and_pairs_are_of_columns_where_they_differ():
     rows = np.random.default_rng(0).normal(size=(50, 4)).round(1)
     rows[:, 1] += rows[:, 0]
     assert np.allclose(columns.rank_correlations(rows), spearmanr(rows).statistic)
     rows[:, 2] = 7
     assert np.allclose(columns.rank_correlations(rows)[2], 0)
-
-
-def test_pairs_are_of_the_columns_whose_correlations_differ():
     data, samples = np.eye(7), np.eye(7)
     samples[2, 5] = samples[5, 2] = 0.9
     samples[5, 6] = samples[6, 5] = -0.4
