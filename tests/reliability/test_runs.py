@@ -28,6 +28,17 @@ ROOT = Path(__file__).parents[2]
 NEVER = -1
 
 
+@pytest.mark.hostile
+def test_a_seed_gives_the_same_bytes_twice_and_another_others(blobs, tmp_path):
+    options = (f"--data={blobs}", *SHORT, "--augment=0.5", "--no-calibrate", "--deterministic")
+    files = []
+    for name, seed in (("one", 3), ("two", 3), ("other", 4)):
+        paths = trained(tmp_path / name, train, *options, f"--seed={seed}").glob("[nt]*-*-*.p*")
+        files.append({path.name: path.read_bytes() for path in paths})
+    assert len(files[0]) >= 3
+    assert files[0] == files[1] != files[2]
+
+
 @pytest.mark.parametrize("flags", [[], ["--deterministic"]])
 def test_pytorch_is_told_and_resumed_runs_remember(tmp_path, monkeypatch, flags):
     seen = []

@@ -58,18 +58,13 @@ COUNTS = torch.tensor([1, 3, 7])
 
 
 @every_form
-def test_the_density_is_torchs(form):
+def test_the_density_is_torchs_and_observations_have_its_mean_and_covariance(form):
     likelihood, matrix, covariance = FORMS[form]
     observed = normal(len(POINTS), len(matrix), seed=3)
     expected = MultivariateNormal(POINTS @ matrix.T, covariance).log_prob(observed)
     assert_close(likelihood.log_prob(POINTS, observed), expected)
     root = likelihood.curvature_root(DIM)
     assert_close(root.T @ root, matrix.T @ torch.linalg.inv(covariance) @ matrix)
-
-
-@every_form
-def test_observations_have_the_mean_and_covariance_of_the_density(form):
-    likelihood, matrix, covariance = FORMS[form]
     count = 20000
     got = likelihood.simulate(POINTS[:1].expand(count, -1), seeded())
     residuals = (got - matrix @ POINTS[0]) @ torch.linalg.inv(torch.linalg.cholesky(covariance)).T
