@@ -159,6 +159,20 @@ def test_a_run_that_was_cut_short_goes_on_with_its_own_parts(sample, tmp_path, l
     assert sorted(path.suffix for path in (tmp_path / "cut").iterdir()) == [".json", ".nc"]
 
 
+def test_a_mask_is_a_linear_map(sample, tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[0.0, 1.0]]))
+    (tmp_path / "map.csv").write_text("y\n0.5\n-0.2\n0.3\n1.1\n-0.9\n")
+    observed = f"--observation={tmp_path / 'map.csv'}"
+    for name, given in (
+        ("mask", ("--likelihood=mask", "--mask=x2")),
+        ("map", ("--likelihood=linear", f"--operator={tmp_path / 'a.npy'}", observed)),
+    ):
+        assert sample(tmp_path / name, *given, "--sampler=pool").code == 0
+    got, expected = (drawn(tmp_path / name) for name in ("map", "mask"))
+    np.testing.assert_allclose(got["posterior/x"], expected["posterior/x"], atol=1e-9)
+    np.testing.assert_array_equal(got["observed_data/y"], expected["observed_data/y"])
+
+
 def test_a_likelihood_of_the_users_own(sample, tmp_path):
     mine = tmp_path / "mine.py"
     density = "-((x - torch.tensor([0.5, 0.5])) / 0.3).square().sum(dim=1) / 2"
