@@ -127,7 +127,7 @@ def asks_for_kind(node):
     return False
 
 
-def test_nobody_outside_the_subjects_asks_for_the_kind_of_data():
+def test_nobody_asks_for_the_kind_of_data_but_subjects_and_who_opens_a_file():
     """They look at a file to open it, and nobody asks again what it was."""
     for name, path in LIBRARY.items():
         if within(name, SUBJECTS):
@@ -137,9 +137,6 @@ def test_nobody_outside_the_subjects_asks_for_the_kind_of_data():
         asked = [ast.unparse(node) for node in nodes(path) if asks_for_kind(node)]
         known = [ast.unparse(node) for node in asserted if asks_for_kind(node)]
         assert sorted(asked) == sorted(known), name
-
-
-def test_a_file_is_looked_at_for_its_kind_only_where_it_is_opened():
     sniffers = re.compile(r"(?<!def )\b(holds_table|is_table)\(")
     lookers = {name for name, path in LIBRARY.items() if sniffers.search(path.read_text("utf-8"))}
     openers = {f"{COMMANDS}.{name}" for name in ("train", "dataset_tool", "python")}

@@ -233,15 +233,12 @@ def test_an_eigenbasis_is_fitted_on_the_card(cuda):
     assert got.second_moments(iter([normal(4, 3, seed=9)])).device == CARD
 
 
-def test_laws_of_latents_are_learned_on_the_cpu(cuda):
+def test_laws_of_latents_are_learned_on_the_cpu_and_inverted_on_the_card(cuda):
     flow = untrained("MLP", CARD).flow.in_blocks(8)
     plan = LawPlan(lambda count: Batch(normal(count, 2)), None, 8, seed=0, rows=8)
     latents = melted_latents(flow, plan, 8, lambda part: None)
     # The law is learned on the CPU, which is faster for networks so small.
     assert {latents.train.device, latents.held_out.device} == {CPU}
-
-
-def test_mixtures_in_chains_are_inverted(cuda):
     mixture = ConditionalMixture(1, 2, components=2, width=4, depth=1)
     kept, scores = normal(3, 1), normal(3, 2, seed=1)
     expected = mixture.unwhiten(kept, scores)

@@ -20,7 +20,7 @@ from tests.fuzz.hostile_images import idx_files, image_sets, images, stores, tar
 from tests.fuzz.hostile_pickles import bare, networks, states, torch_files
 from tests.fuzz.mutations import in_tar, mutate_bytes
 from tests.fuzz.samples import cifar, image_file, image_set, lsun, mnist, pickle_of_a_batch
-from tests.support import answer_files, picture_files
+from tests.support import picture_files
 from tests.support.rank_pool import FORKS
 from torch_utils.array_rows import open_rows
 from torch_utils.results import load_arrays, load_json, open_arrays
@@ -343,7 +343,7 @@ ALL = (
     ),
     Reader(
         "answers",
-        tuple(partial(answer_files.save, question=question) for question in answer_files.HEADS),
+        tuple(partial(picture_files.save_answers, question=each) for each in picture_files.HEADS),
         *(use_answers, texts("answers_params.json")),
     ),
     Reader("statistics", (picture_files.save_stats,), use_statistics, statistics()),

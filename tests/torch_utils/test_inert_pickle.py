@@ -80,34 +80,8 @@ def test_an_object_that_is_filled_is_the_same_everywhere():
     assert second is first
 
 
-HOSTILE = {
-    "reduce": b"cos\nsystem\nX%s\x85R.",
-    "reduce of builtins": b"c__builtin__\neval\nX%s\x85R.",
-    "stack global": b"\x8c\x02os\x8c\x06system\x93X%s\x85R.",
-    "new object": b"cos\nsystem\nX%s\x85\x81.",
-    "new object with keywords": b"cos\nsystem\n)}\x92.",
-    "instance": b"(X%sios\nsystem\n.",
-    "object": b"(cos\nsystem\nX%so.",
-    "state": b"]X%sb.",
-    "extension": b"\x82\x01.",
-    "persistent id": b"X%sQ.",
-    "persistent id as text": b"Pabc\n.",
-    "call of text": b"X%sX%s\x85R.",
-    "call of a container": b"](X%stR.",
-    "attributes of a name": b"\x8c\x02os\x8c\x0bpath.system\x93.",
-    "buffer": b"\x97.",
-}
-
-
 def test_nothing_is_run_and_what_would_have_been_is_named(tmp_path):
     marker = tmp_path / "marker"
-    argument = f"touch {marker}".encode()
-    for hostile in HOSTILE.values():
-        data = hostile.replace(b"%s", len(argument).to_bytes(4, "little") + argument)
-        # The table has a name, so that it is not for want of any that others are refused.
-        with pytest.raises(PickleError, match=r"^it "):
-            read(b"\x80\x05" + data, {"collections.OrderedDict": dict})
-        assert not marker.exists()
     data = pickle.dumps([Call(os.system, f"touch {marker}")])
     with pytest.raises(PickleError, match=r"it refers to posix\.system"):
         read(data)
@@ -117,9 +91,10 @@ def test_nothing_is_run_and_what_would_have_been_is_named(tmp_path):
 
 
 def test_no_opcode_is_known_beyond_those_of_data():
-    known = {"INT", "LONG", "STRING", "UNICODE", "FLOAT", "INST", "OBJ", "EXT1", "DUP", "POP"}
+    others = {"INT", "LONG", "STRING", "UNICODE", "FLOAT", "INST", "OBJ", "EXT1", "DUP", "POP"}
+    others |= {"NEWOBJ_EX", "NEXT_BUFFER", "PERSID"}
     for info in pickletools.opcodes:
-        if info.name in known:
+        if info.name in others:
             with pytest.raises(PickleError, match=f"has the opcode {info.name}$"):
                 read(info.code.encode("latin-1") + b"1\n.")
 
@@ -133,7 +108,7 @@ def test_broken_and_cut_pickles_are_errors():
         *(b"", b".", b"\x80\x02", b"\x80\x02(.", b"\x80\x02]].", b"\xff."),
         *(b"\x80\x02h\x05.", b"\x80\x02]e.", b"\x80\x02K\x01b.", b"\x80\x02K\x01K\x02R."),
         *(b"}K\x01K\x01s.", b"})K\x01s.", b"}(X\x01\x00\x00\x00au.", b"\x8f(K\x01\x90."),
-        *(b"(\x94h\x00.", b"\x93.", b"K\x01K\x02\x93."),
+        *(b"(\x94h\x00.", b"\x93.", b"K\x01K\x02\x93.", b"]K\x01b.", b"K\x01Q."),
     ):
         with pytest.raises(PickleError, match=r"^it "):
             read(data)

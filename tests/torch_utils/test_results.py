@@ -53,14 +53,11 @@ def test_arrays_come_back_as_they_were_from_us_and_from_numpy(tmp_path):
     np.savez(path, a=np.arange(6, dtype=">f8"))
     with open_arrays(path) as opened:
         assert torch.equal(torch.from_numpy(opened.numbers("a")), torch.arange(6.0).double())
-
-
-def test_arrays_that_python_2_wrote_are_read_without_a_warning(tmp_path):
+    # Those that Python 2 wrote are read without a warning.
     header = "{'descr': '<f8', 'fortran_order': False, 'shape': (2L,), }"
-    content = npy(header, np.array([1.0, 2.0]).tobytes())
-    (tmp_path / "a.npz").write_bytes(zip_of({"a.npy": content}))
+    path.write_bytes(zip_of({"a.npy": npy(header, np.array([1.0, 2.0]).tobytes())}))
     for read in (load_arrays, rows_of):
-        np.testing.assert_array_equal(read(tmp_path / "a.npz")["a"], [1, 2])
+        np.testing.assert_array_equal(read(path)["a"], [1, 2])
 
 
 def test_object_arrays_are_not_written_or_read_and_their_code_does_not_run(tmp_path):

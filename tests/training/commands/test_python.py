@@ -343,7 +343,7 @@ def test_an_estimator_of_scikit_learn_is_one():
     check_estimator(FlowDensity(duration=0.0002), on_skip=None)
 
 
-def test_a_normal_prior_has_its_density():
+def test_a_normal_prior_has_its_density_and_what_is_no_normal_law_is_refused():
     rows = np.array([[1.0, 2.0], [3.0, 1.0]])
     expected = multivariate_normal([1, 2], COVARIANCE).logpdf(rows)
     prior = normal_prior("ab", [1, 2], COVARIANCE)
@@ -351,9 +351,6 @@ def test_a_normal_prior_has_its_density():
     # Above 0 it is the logarithm that is normal.
     bounded = normal_prior("ab", [1, 2], COVARIANCE, {"a": (0, np.inf), "b": (0, np.inf)})
     np.testing.assert_allclose(bounded.log_prob(np.exp(rows)), expected - rows.sum(1), atol=1e-6)
-
-
-def test_what_is_no_normal_law_is_refused():
     for mean, spread, bounds, why in (
         ([1.0], [1.0, 1.0], None, "as many means"),
         ([1.0, 2.0], [1.0, 1.0], {"c": (0, 1)}, "bounds of none but these"),

@@ -193,9 +193,7 @@ def test_numbers_without_names_are_whole_rows_or_what_is_seen_in_its_order(tmp_p
     assert read(tmp_path, "1,2\n6,5\n", "x1", "x3") == [[1, 2], [6, 5]]
     np.save(tmp_path / "seen.npy", np.array([[7.0, 8.0, 9.0]]))
     assert read_columns(tmp_path / "seen.npy", ["x2"], ROW).tolist() == [[8]]
-
-
-def test_a_first_row_of_numbers_that_are_names_is_a_header(tmp_path):
+    # A first row of numbers that are names is a header.
     path = written(tmp_path, "2001,2000\n1,2\n")
     assert read_columns(path, ["2000", "2001"]).tolist() == [[2, 1]]
 

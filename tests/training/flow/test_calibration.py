@@ -395,7 +395,7 @@ def test_each_trajectory_is_followed_under_its_own_conditions():
     assert courses["points"].calls <= 16
 
 
-def test_a_fitted_method_goes_its_own_way_alone():
+def test_a_fitted_method_goes_its_own_way_alone_and_a_course_says_what_is_wrong():
     way = double([0.0, 1.0, 3.0])
     weights = double([[1.0, 0.0], [-1.0, 3.0]])
     method = fitted(way, weights, double([0.5, 2.5]), dim=1).method
@@ -408,9 +408,6 @@ def test_a_fitted_method_goes_its_own_way_alone():
     velocity = lambda x, t: torch.stack([x[:, 0], t.expand(len(x))], dim=1)  # noqa: E731
     states = list(method(velocity, double([[1.0, 0.0]]), way))
     assert states[-1].tolist() == [[2.0 - 1.0 + 6.0, 2.5]]
-
-
-def test_a_course_says_what_is_wrong_with_it():
     course = Course("fitted", 3, 2, melts=False)
     with pytest.raises(ValueError, match="do not increase"):
         course.check()

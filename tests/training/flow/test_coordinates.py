@@ -45,7 +45,7 @@ def fitted(request):
     return fit_coordinates(table(), columns, marginals, whiten)
 
 
-def test_points_come_back_and_the_log_determinant_is_that_of_autograd(fitted):
+def test_points_come_back_with_the_determinant_of_autograd_and_coordinates_as_fitted(fitted):
     fitted.check()
     points = table(50, seed=1)
     if fitted.names[0] == "yeo-johnson":
@@ -56,9 +56,6 @@ def test_points_come_back_and_the_log_determinant_is_that_of_autograd(fitted):
     rows = [jacobian(fitted.to_flow, point[None])[0, :, 0] for point in points[:8]]
     expected = torch.stack(rows).slogdet().logabsdet
     torch.testing.assert_close(log_det[:8], expected, rtol=1e-7, atol=1e-7)
-
-
-def test_coordinates_are_read_as_they_were_fitted(fitted):
     read = Coordinates(fitted.dim, fitted.names, fitted.knots)
     read.load_state_dict(fitted.state_dict())
     points = table(50, seed=3)

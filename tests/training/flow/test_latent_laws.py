@@ -167,9 +167,7 @@ def test_normal_scores_are_those_of_the_distribution_function_and_inverted_by_qu
     middle = (below > 1e-3) & (below < 1 - 1e-3)
     expected = torch.special.ndtri(below)
     torch.testing.assert_close(mixture.normal_score(v)[middle], expected[middle])
-
-
-def test_logarithms_of_probabilities_that_underflow_have_a_quantile():
+    # Logarithms of probabilities that underflow have a quantile.
     x = torch.tensor([-0.1, -3.0, -37.0, -60.0, -1e4], dtype=torch.float64)
     torch.testing.assert_close(log_ndtri(torch.special.log_ndtr(x)), x, rtol=1e-12, atol=1e-12)
 

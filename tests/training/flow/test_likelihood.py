@@ -56,18 +56,6 @@ def test_the_density_is_that_of_the_mixture(name, kept, options):
 
 
 @every_schedule
-def test_gaussian_data_have_a_gaussian_density(schedule):
-    basis = flows.random_basis(3)
-    points = 2 * normal(10, 3)
-    times = schedule.times(1, min(6.0, schedule.default_t_max()))
-    got = flows.gaussian_flow(basis, schedule).log_prob(points, times, DEFAULT)
-    spread = basis.eigenvalues + schedule.noise_variance(times[0])
-    covariance = basis.eigenvectors * spread @ basis.eigenvectors.T
-    law = torch.distributions.MultivariateNormal(basis.mean, covariance)
-    torch.testing.assert_close(got, law.log_prob(points), rtol=0, atol=1e-11)
-
-
-@every_schedule
 def test_a_density_changes_by_the_determinant_of_the_map(schedule):
     flow, points = flows.curved_flow(3, schedule=schedule), normal(4, 3)
     times = schedule.times(20, min(3.0, schedule.default_t_max()))

@@ -206,7 +206,7 @@ def points():
     return OFFSET + normal(1500, 6, generator=generator) @ mixing
 
 
-def test_a_fit_has_the_axes_of_the_covariance_however_the_data_is_cut(points):
+def test_a_fit_has_the_axes_of_the_covariance_however_the_data_is_cut_or_shaped(points):
     basis = EigenBasis.fit([points])
     eigenvalues, eigenvectors = np.linalg.eigh(np.cov(points.numpy().T, bias=True))
     np.testing.assert_allclose(basis.eigenvalues, eigenvalues[::-1], rtol=1e-9)
@@ -219,9 +219,7 @@ def test_a_fit_has_the_axes_of_the_covariance_however_the_data_is_cut(points):
         cut = EigenBasis.fit(points.split(sizes))
         for name, tensor in basis.state_dict().items():
             torch.testing.assert_close(cut.state_dict()[name], tensor, rtol=1e-9, atol=1e-9)
-
-
-def test_images_are_vectors_and_single_precision_is_summed_in_double(points):
+    # Single precision is summed in double.
     flat, shaped = EigenBasis.fit([points]), EigenBasis.fit([points.reshape(-1, 1, 2, 3)])
     assert torch.equal(flat.eigenvectors, shaped.eigenvectors)
     single = (points - OFFSET).float().split(UNEVEN)

@@ -58,18 +58,13 @@ COUNTS = torch.tensor([1, 3, 7])
 
 
 @every_form
-def test_the_density_is_torchs(form):
+def test_the_density_is_torchs_and_observations_have_its_mean_and_covariance(form):
     likelihood, matrix, covariance = FORMS[form]
     observed = normal(len(POINTS), len(matrix), seed=3)
     expected = MultivariateNormal(POINTS @ matrix.T, covariance).log_prob(observed)
     assert_close(likelihood.log_prob(POINTS, observed), expected)
     root = likelihood.curvature_root(DIM)
     assert_close(root.T @ root, matrix.T @ torch.linalg.inv(covariance) @ matrix)
-
-
-@every_form
-def test_observations_have_the_mean_and_covariance_of_the_density(form):
-    likelihood, matrix, covariance = FORMS[form]
     count = 20000
     got = likelihood.simulate(POINTS[:1].expand(count, -1), seeded())
     residuals = (got - matrix @ POINTS[0]) @ torch.linalg.inv(torch.linalg.cholesky(covariance)).T
@@ -199,18 +194,13 @@ def test_traceback_is_shown(relative, file, capsys):
     assert "inference/likelihoods" not in shown
 
 
-@pytest.mark.parametrize(
-    ("content", "error"), [("1 / 0", "ZeroDivisionError"), ("def f(:", "SyntaxError")]
-)
-def test_a_file_that_fails_is_told(content, error, file, capsys):
-    file.write_text(content)
-    assert f"mine.py raised {error}" in refusal(UserLikelihood, f"{file}:f")
-    shown = capsys.readouterr().err
-    assert "mine.py" in shown
-    assert "inference/likelihoods" not in shown
-
-
-def test_what_is_no_function_is_told(file):
+def test_a_file_that_fails_and_what_is_no_function_are_told(file, capsys):
+    for content, error in (("1 / 0", "ZeroDivisionError"), ("def f(:", "SyntaxError")):
+        file.write_text(content)
+        assert f"mine.py raised {error}" in refusal(UserLikelihood, f"{file}:f")
+        shown = capsys.readouterr().err
+        assert "mine.py" in shown
+        assert "inference/likelihoods" not in shown
     file.write_text("def f(x): return x\ng = 3\n")
     for text in ("none.py:f", "mine.txt:f", "mine.py:", "mine.py:g", "mine.py:x.y"):
         with pytest.raises(UsageError, match=r"FILE\.py:function|has no function"):

@@ -153,14 +153,11 @@ def test_importance_weights_check_many_components_and_agree_with_quadrature():
     torch.testing.assert_close(got.std, exact.std, rtol=0.02, atol=0)
 
 
-def test_a_data_set_has_its_draws_whatever_is_sampled_beside_it():
+def test_a_data_set_has_its_draws_whatever_is_beside_it_and_its_chains_start_apart():
     evidence = log_evidence(3, 20, 3)
     together = mixtures.sample_weights(evidence, 1.0, 2, 30, 10, SEED)
     alone = mixtures.sample_weights(evidence[2:], 1.0, 2, 30, 10, SEED, [2])
     assert torch.equal(alone[0], together[2])
-
-
-def test_chains_start_apart_and_come_to_the_same():
     evidence = log_evidence(1, 100, 2)
     assert len(mixtures.sample_weights(evidence, 1.0, 50, 1, 0, SEED)[0, :, 0, 0].unique()) == 50
     exact = mixtures.quadrature(evidence[0], 1.0)

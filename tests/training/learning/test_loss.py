@@ -52,7 +52,7 @@ def test_the_loss_is_that_of_the_denoiser_over_c_out(generator):
     torch.testing.assert_close(values.double(), error.square().mean(1), rtol=1e-4, atol=1e-5)
 
 
-def test_uniform_times_are_uniform_and_fall_once_into_each_stratum():
+def test_uniform_times_fall_once_into_each_stratum_and_noise_is_normal_and_independent():
     generator = seeded()
     loss = DenoisingLoss(PRR, 0.5, 7.0)
     for count in (1, 64):
@@ -65,9 +65,6 @@ def test_uniform_times_are_uniform_and_fall_once_into_each_stratum():
     ranks = torch.arange(1, len(within) + 1) / len(within)
     # Kolmogorov's bound at 0.1 %.
     assert float((within - ranks).abs().max()) < 1.95 / len(within) ** 0.5
-
-
-def test_the_noise_is_standard_normal_and_independent_of_the_times():
     t, noise = DenoisingLoss(PRR, 0.5, 7.0).draw(40_000, seeded())
     error = len(t) ** -0.5
     assert (noise.mean(0).abs() < 4 * error).all()

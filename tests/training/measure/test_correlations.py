@@ -1,10 +1,8 @@
 """Correlations with a first time: against NumPy and closed forms, and the times they last."""
 
 import math
-import subprocess
-import sys
+import tracemalloc
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ from dnnlib.errors import DataError
 from tests.support.draws import double, normal
 from tests.support.flows import gaussian_flow
 from tests.support.running import refusal
+from torch_utils.live_memory import LiveMemory
 from torch_utils.results import save_arrays
 from training.commands.residuals import row_pairs
 from training.flow.denoisers import MixtureDenoiser
@@ -123,32 +122,6 @@ def test_a_process_that_forgets_exponentially_has_its_known_correlations_and_tim
     assert arrays["n_samples"] == count
 
 
-def test_rounding_does_not_count_as_variation():
-    """Residuals of 1e-7, where D is of order 1 and other residuals are small, too."""
-    count, times = 500, torch.arange(3.0)
-    table = Autocorrelations(["net_outputs", "net_residuals"], 3, 8)
-    sizes = {"net_outputs": torch.tensor([1.0] * 5 + [1e-3] * 3)}
-    sizes["net_residuals"] = torch.tensor([0.02] * 4 + [1e-5] + [1e-7] * 3)
-    expected = {}
-    for number, (name, size) in enumerate(sizes.items()):
-        start, noise = normal(count, 8, seed=number), normal(count, 8, seed=9)
-        signs = torch.tensor([1.0] * 5 + [-1.0] * 3)
-        for index in range(3):
-            later = start * signs**index + 0.5 * index * noise
-            got = correlate([(size * start, size * later)], name)
-            table.put(name, index, got)
-            expected[name, index] = got.diagonal
-    arrays, facts = table.summary(times, count)
-    for index in range(3):
-        mean = float(arrays["net_residuals_mean"][index])
-        assert mean == pytest.approx(float(expected["net_residuals", index][:5].mean()))
-        mean = float(arrays["net_outputs_mean"][index])
-        assert mean == pytest.approx(float(expected["net_outputs", index].mean()), abs=1e-6)
-    assert arrays["net_residuals_constant"].tolist() == [3, 3, 3]
-    assert arrays["net_outputs_constant"].tolist() == [0, 0, 0]
-    assert facts["net_residuals"]["most_constant_dims"] == 3
-
-
 def test_what_varies_does_so_at_a_time_and_the_first_and_means_are_over_it():
     stds = torch.ones(2, 3, 4)
     stds[0, 0, 1] = stds[0, 1, 2] = 1e-7
@@ -183,36 +156,7 @@ def test_a_dimension_that_fades_into_rounding_makes_no_steps():
     assert (arrays["r_mean"].diff() < 0).all()
 
 
-PEAK = """
-import sys, torch
-from pathlib import Path
-from training.measure.correlations import correlate
-from training.commands.residuals import row_pairs
-torch.set_num_threads(1)
-for path in map(Path, sys.argv[1:]):
-    pairs = row_pairs(path, path, "r", 500, torch.device("cpu"))
-    assert torch.allclose(correlate(pairs, 'r').diagonal, torch.ones(300, dtype=torch.float64))
-    text = Path("/proc/self/status").read_text()
-    print(dict(line.split(":", 1) for line in text.splitlines())["VmHWM"].split()[0])
-"""
-
-
-# getrusage would count what the parent held when it forked the process.
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
-def test_memory_does_not_grow_with_the_number_of_samples(tmp_path):
-    paths = [tmp_path / f"{count}.npz" for count in (5_000, 30_000)]
-    for path in paths:
-        rows = np.random.default_rng(0).standard_normal((int(path.stem), 300), np.float32)
-        save_arrays(path, {"r": rows})
-    command = [sys.executable, "-c", PEAK, *paths]
-    root = Path(__file__).parents[3]
-    small, large = map(int, subprocess.check_output(command, cwd=root, text=True).split())
-    # In kB; the larger array alone is 34 MiB.
-    assert large - small < 15_000
-
-
-def test_rows_of_files_are_paired_in_order(tmp_path):
+def test_rows_of_files_are_paired_in_order_and_memory_holds_batches_only(tmp_path):
     first, later = related(23)
     for name, rows in (("a", first), ("b", later)):
         save_arrays(tmp_path / f"{name}.npz", {"r": rows.numpy()})
@@ -221,6 +165,15 @@ def test_rows_of_files_are_paired_in_order(tmp_path):
     assert [len(pair[0]) for pair in pairs] == [10, 10, 3]
     assert torch.equal(torch.cat([pair[0] for pair in pairs]), first)
     assert torch.equal(torch.cat([pair[1] for pair in pairs]), later)
+    path = tmp_path / "large.npz"
+    save_arrays(path, {"r": np.random.default_rng(0).standard_normal((30_000, 300), np.float32)})
+    tracemalloc.start()
+    with LiveMemory() as memory:
+        got = correlate(row_pairs(path, path, "r", 500, torch.device("cpu")), "r")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    torch.testing.assert_close(got.diagonal, torch.ones(300).double())
+    assert memory.peak + most < path.stat().st_size / 2
 
 
 def test_a_row_of_noise_depends_on_its_number_alone():
@@ -344,6 +297,12 @@ def test_correlation_times_of_lines_of_zeros_and_of_what_does_not_vary():
         mean = torch.tensor([1.0, 0.8, 0.7])
         got = correlation_time(torch.arange(3.0), mean, scatter_of(count))
         assert (got.integral, got.bound) == (1, "upper")
+    # A small rest is above the scatter at the next lag by chance, and gone thereafter.
+    lags = torch.arange(0, 1, 0.05)
+    rest = torch.tensor([1.0, 0.03, 0.025, 0.022, *[0.001] * 16])
+    got = correlation_time(lags, rest, scatter=0.02)
+    assert (got.integral, got.bound) == (pytest.approx(0.05), "upper")
+    assert 0.15 < got.gone < 0.2
 
 
 def fresh(spacing, count, seed, dim=2):
@@ -363,15 +322,6 @@ def test_what_is_gone_at_once_lasts_less_than_the_spacing(count, spacing):
         got = fresh(spacing, count, seed)
         assert (got.integral, got.bound) == (pytest.approx(spacing), "upper")
         assert (got.e_folding, str(got)) == (pytest.approx(spacing), f"< {spacing}")
-
-
-def test_a_small_rest_over_a_few_lags_is_no_time_either():
-    """Above the scatter at the next lag by chance, and gone thereafter."""
-    lags = torch.arange(0, 1, 0.05)
-    rest = torch.tensor([1.0, 0.03, 0.025, 0.022, *[0.001] * 16])
-    got = correlation_time(lags, rest, scatter=0.02)
-    assert (got.integral, got.bound) == (pytest.approx(0.05), "upper")
-    assert 0.15 < got.gone < 0.2
 
 
 def test_an_exponential_lasts_as_long_on_any_grid_and_two_times_bound_it():

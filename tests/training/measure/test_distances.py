@@ -12,10 +12,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import linalg
-from torch_fidelity.feature_extractor_inceptionv3 import (
-    URL_INCEPTION_V3,
-    FeatureExtractorInceptionV3,
-)
+from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import normal, seeded
@@ -213,9 +210,7 @@ def test_subsets_have_the_mean_of_all_draw_no_point_twice_and_follow_the_seed():
     assert whole.std == pytest.approx(0, abs=1e-12)
     runs = [subset_distances(first, second, seeded(seed), 5, 10) for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
-
-
-def test_sizes_and_numbers_are_the_customary_ones():
+    # Sizes and numbers are the customary ones.
     parameters = signature(subset_distances).parameters
     assert (parameters["subsets"].default, parameters["size"].default) == (100, 1000)
 
@@ -273,10 +268,10 @@ def noise(count, channels=3, size=8, seed=0):
 
 
 def test_features_are_torch_fidelitys(weights, detector):
-    assert module.DEFAULT_URL == URL_INCEPTION_V3
-    assert URL_INCEPTION_V3.startswith("https://")
+    assert module.DEFAULT_URL == fidelity.URL_INCEPTION_V3
+    assert fidelity.URL_INCEPTION_V3.startswith("https://")
     # Its constructor may open this file, since it is ours.
-    theirs = FeatureExtractorInceptionV3("theirs", ["2048"], str(weights))
+    theirs = fidelity.FeatureExtractorInceptionV3("theirs", ["2048"], str(weights))
     pixels = noise(2)
     features = detector(pixels)
     assert (features.shape, features.dtype) == ((2, detector.dim), torch.float32)

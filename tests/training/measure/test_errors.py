@@ -13,7 +13,6 @@ from benchmarks.excess_error import excess_error, noisy_points
 from benchmarks.two_sample import CHUNK, energy_distance, mean_distance
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import FunctionNetwork, exact_flow
-from training.data.images.batches import to_pixels
 from training.flow.coordinates.surprise import Surprise
 from training.flow.denoisers import NetworkDenoiser
 from training.measure import conformal
@@ -48,17 +47,6 @@ def test_examples_by_hand_also_of_fractions_of_a_gray_level():
     assert float(errors.mse_float) == pytest.approx((0.1**2 + 0.4**2) / 2, rel=1e-5)
     assert float(errors.exact) == 0.5  # 10 stays 10, but 21 becomes 20
     assert float(errors.mse) == 0.5
-
-
-def test_rounding_is_that_of_saved_images():
-    noise = 1.2 * normal(9, 20)
-    returned = data_of(ORIGINALS.double() + noise)
-    errors = RoundtripErrors.of(ORIGINALS, returned)
-    difference = to_pixels(returned).numpy().astype(np.int64) - ORIGINALS.numpy()
-    np.testing.assert_allclose(errors.mse, (difference**2).mean(axis=1))
-    np.testing.assert_allclose(errors.exact, (difference == 0).mean(axis=1))
-    np.testing.assert_allclose(errors.mse_float, (noise**2).mean(dim=1), rtol=1e-9)
-    np.testing.assert_allclose(errors.largest, noise.abs().amax(dim=1), rtol=1e-9)
 
 
 def test_columns_are_the_attributes_of_each_image_and_become_them_again():
@@ -160,7 +148,7 @@ def test_p_values_are_those_of_the_definition():
     torch.testing.assert_close(independence_p_values(x, y), (1 - expected).reshape(1, 1))
 
 
-def test_what_is_independent_is_found_no_more_often_than_its_level_says():
+def test_the_independent_is_found_as_its_level_says_and_dependence_of_any_form_is_seen():
     """Of normal numbers and of some without a variance: 2,000 tests each."""
     columns = normal(100, 2, seed=3)
     cauchy = torch.empty(100, 1000).double().cauchy_(generator=seeded(4))
@@ -169,9 +157,6 @@ def test_what_is_independent_is_found_no_more_often_than_its_level_says():
         for level in (0.05, 0.01):
             chance = (level * (1 - level) / got.numel()) ** 0.5
             assert float((got < level).double().mean()) < level + 4 * chance
-
-
-def test_dependence_of_any_form_is_seen_and_units_are_none():
     x, other = normal(300, 1, seed=6), normal(300, 1, seed=7)
     conditions = torch.cat([x.square(), x * other, 1e6 * x.exp() + 3, torch.ones_like(x)], dim=1)
     got = independence_p_values(torch.cat([x, x.square()], dim=1), conditions)
@@ -248,16 +233,13 @@ def latents(scale=1.0):
     return scale * draws * VARIANCE.sqrt()
 
 
-def test_coverage_is_that_of_chi_squared_if_latents_are_gaussian():
+def test_coverage_is_that_of_chi_squared_and_ranks_are_even_if_laws_are_right():
     right, wide = (latent_coverage(latents(scale) / VARIANCE.sqrt()) for scale in (1.0, 1.1))
     np.testing.assert_allclose(right["coverage"], right["expected"], atol=0.03)
     # Of a Gaussian in 3 dimensions, within 1 and 2 standard deviations.
     assert right["expected"][1] == pytest.approx(0.1987, abs=1e-4)
     assert right["expected"][3] == pytest.approx(0.7385, abs=1e-4)
     assert right["ks_p_value"] > 0.01 > 1e-6 > wide["ks_p_value"]
-
-
-def test_ranks_are_even_among_draws_of_the_same_law():
     draws = latents().sum(dim=1)
     same, less = (density_ranks(draws[:2000] - shift, draws[2000:]) for shift in (0, 0.5))
     assert same["ks_p_value"] > 0.01 > 1e-6 > less["ks_p_value"]

@@ -139,18 +139,13 @@ def test_labels_reach_the_output_and_missing_ones_are_zeros(name):
 
 @every_network
 @torch.no_grad()
-def test_images_of_a_batch_and_their_noise_do_not_influence_each_other(name):
+def test_images_of_a_batch_do_not_influence_each_other_and_dropout_acts_in_training(name):
     net, (z, c_noise) = network(name), inputs(3)
     alone = torch.cat([net(z[i : i + 1], c_noise[i : i + 1]) for i in range(3)])
     assert_close(net(z, c_noise), alone, rtol=1e-4, atol=1e-4)
     one = torch.tensor(0.7)
     assert_close(net(z, one), net(z, one.expand(3)))
     assert float((net(z, one) - net(z, one + 0.5)).abs().max()) > 1e-3
-
-
-@every_network
-@torch.no_grad()
-def test_dropout_acts_in_training_only(name):
     net, (z, c_noise) = network(name, dropout=0.3), inputs(2)
     assert torch.equal(net(z, c_noise), net(z, c_noise))
     net.train()

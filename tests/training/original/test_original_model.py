@@ -111,7 +111,7 @@ def test_numbers_may_be_those_of_numpy_or_torch(write):
     assert (schedule.rho, schedule.gamma0) == (2.0, 1e-3)
 
 
-def test_time_and_data_are_those_of_the_file_and_a_missing_time_the_papers(write):
+def test_time_and_data_are_those_of_the_file_or_the_papers_and_names_are_plain(write):
     path = write(small_content())
     about = import_original(path).model.about
     facts = {"kind": "images", "data_name": "my_set", "image_shape": [1, 8, 8]}
@@ -126,9 +126,6 @@ def test_time_and_data_are_those_of_the_file_and_a_missing_time_the_papers(write
     about = import_original(write({"ema": small_content()["ema"]})).model.about
     assert about["tmax"] == 15.01
     assert "data_name" not in about
-
-
-def test_a_path_of_data_makes_a_plain_name(write):
     content = small_content()
     for place in (r"C:\data\my set.zip", "../../etc/passwd", "\n\x1b", "", "..", 3):
         content["dataset_kwargs"]["path"] = place
@@ -315,7 +312,6 @@ def test_what_a_file_should_not_hold_is_refused(write):
         ("model", {"M": None}, "has NoneType as its 'M'"),
         ("model", {"space": "PCA"}, "space = 'PCA'"),
         ("model", {"rho": 0.0}, "rho is 0"),
-        ("model", {"rho": float("inf")}, "'rho' is not a finite number"),
         ("model", {"rho": 2**2000}, "'rho' is not a finite number"),
         ("model", {"rho": torch.ones(2)}, "'rho' is not a finite number"),
         ("model", {"gamma0": -1e-4}, "gamma0 is -0.0001"),
@@ -332,13 +328,11 @@ def test_what_a_file_should_not_hold_is_refused(write):
         *(("data", {"pca_trf": other}, "'pca_trf'") for other in PCAS),
         ("data", {"dset_name": "spirals"}, "toy 'spirals', which is not known"),
         ("data", {"augment_to": 10}, "has 10 as its 'augment_to', but"),
-        ("data", {"augment_to": torch.ones(2)}, "'augment_to' is not a finite number"),
         ("data", {"dset_name": 3}, "has int as its 'dset_name'"),
         ("loss", {"t_max": -1.0}, "its 't_max' is -1"),
         ("loss", {"t_max": "late"}, "has str as its 't_max'"),
         ("song", {"img_resolution": 16}, "lacks the weight 'enc.16x16_block0"),
         ("song", {"img_resolution": 2**40}, "which is no size"),
-        ("song", {"in_channels": 1.5}, "which is no size"),
         ("song", {"data_dim": 2}, "has 2 as its 'data_dim', not 3"),
         ("song", {"label_dim": 3}, "has 'label_dim', which is not known"),
         ("file", {"ema": PCA()}, "holds a 'PCA' as its 'ema'"),
@@ -527,8 +521,6 @@ ARGUMENTS = (
     ("model_channels", 60000, "has the shape (32, 32), not (240000, 240000)"),
     ("augment_dim", -3, "cannot be built here"),
     ("channel_mult", [1, 1.5], "has another kind of 'channel_mult'"),
-    ("channel_mult", [[1], [2]], "has another kind of 'channel_mult'"),
-    ("label_dim", [], "has another kind of 'label_dim'"),
     ("embedding_type", "positional" * 100, "has another kind of 'embedding_type'"),
     ("img_resolution", 16, "has 16 as its 'img_resolution', not 8"),
 )

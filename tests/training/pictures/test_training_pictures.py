@@ -11,8 +11,7 @@ from matplotlib.font_manager import FontProperties
 from scipy.stats import kstwobign, spearmanr
 
 from dnnlib.errors import DataError, UsageError
-from tests.support.answer_files import COUNT, TABLE, save
-from tests.support.picture_files import save_table
+from tests.support.picture_files import ANSWERS, TABLE_ASKED, save_answers, save_table
 from tests.support.running import refusal
 from training.files.answers import SavedAnswers
 from training.files.arrays import stem_of, title_of
@@ -145,14 +144,14 @@ def test_numbers_and_titles_are_short():
 
 
 def test_answers_are_read_as_they_were_written(tmp_path):
-    numbers, levels = SavedAnswers.load(save(tmp_path, "predict")).asked
+    numbers, levels = SavedAnswers.load(save_answers(tmp_path, "predict")).asked
     assert (numbers.low == 4).all()
     assert (numbers.guess == 5).all()
-    assert numbers.known.sum() == COUNT - 1
+    assert numbers.known.sum() == ANSWERS - 1
     assert (numbers.right == ((numbers.truth >= 4) & (numbers.truth <= 6))).all()
     assert (levels.probability == 0.75).all()
     assert (levels.right == (levels.truth == 1)).all()
-    scores = SavedAnswers.load(save(tmp_path, "score"))
+    scores = SavedAnswers.load(save_answers(tmp_path, "score"))
     assert np.isnan(scores.tails[0, 0])
     assert (scores.tails[1:] == [0.001, 0.5]).all()
 
@@ -164,7 +163,7 @@ def test_all_answers_are_drawn_and_reported(tmp_path):
     (tmp_path / "check.json").write_text(json.dumps(check))
     endings = {"sample": {"marginals", "associations"}, "score": {"odd"}, "predict": {"cells"}}
     for question, expected in endings.items():
-        save(tmp_path, question)
+        save_answers(tmp_path, question)
         pictures = pictures_of([tmp_path, tmp_path / "answers.csv"], tmp_path / "new", None)
         names = {f"answers_{ending}.png" for ending in expected}
         names |= {"check_intervals.png", "check_levels.png"}
@@ -185,10 +184,10 @@ def test_strange_files_are_refused(tmp_path):
         {"sheet": "none.csv"},
         {"beside": -1},
         {"table": None},
-        {"table": json.loads(columns_json(TABLE)) | {"separator": "ab"}},
+        {"table": json.loads(columns_json(TABLE_ASKED)) | {"separator": "ab"}},
         {"options": {"interval": 2.0}},
     ):
-        path = save(tmp_path, "predict", **changes)
+        path = save_answers(tmp_path, "predict", **changes)
         with pytest.raises(DataError, match=r"broken, or not|not beside it"):
             SavedAnswers.load(path)
 
@@ -249,15 +248,12 @@ def test_distances_are_told_with_what_chance_makes_of_them():
     assert 0.005 < np.mean(passed) < 0.08
 
 
-def test_rank_correlations_are_those_of_scipy_and_0_of_constant_columns():
+def test_rank_correlations_are_scipys_and_pairs_are_of_columns_where_they_differ():
     rows = np.random.default_rng(0).normal(size=(50, 4)).round(1)
     rows[:, 1] += rows[:, 0]
     assert np.allclose(columns.rank_correlations(rows), spearmanr(rows).statistic)
     rows[:, 2] = 7
     assert np.allclose(columns.rank_correlations(rows)[2], 0)
-
-
-def test_pairs_are_of_the_columns_whose_correlations_differ():
     data, samples = np.eye(7), np.eye(7)
     samples[2, 5] = samples[5, 2] = 0.9
     samples[5, 6] = samples[6, 5] = -0.4

@@ -288,12 +288,6 @@ def test_frames_move_the_points_and_keep_the_colors(tmp_path, dim):
         row = row_of(saved, np.arange(SAVED))
         assert np.allclose(drawn_colors(moving.axes, row.points[-1]), row.colors)
     assert moving.seconds() == [0.4, 0.25, 0.25, 0.25, 1.1]
-
-
-def test_few_frames_come_with_a_word_on_how_to_have_more(tmp_path):
-    picture = album.animation_of(load(tmp_path), tmp_path / "a", "gif", album.animate_cloud)
-    assert picture.path == tmp_path / "a_animation.gif"
-    assert picture.note == "5 frames: more with --save_freq=1"
     assert len(album.frame_times(701)) == 90
 
 
@@ -390,7 +384,6 @@ def test_no_array_that_is_drawn_may_be_broken(tmp_path, save):
         (save_toy_matrices, {"times": TIMES[::-1]}, "'times' should increase"),
         (save_toy_matrices, {"times": TIMES + 1}, "not made together with its summary"),
         (save_toy_matrices, {"net_outputs_acs": np.zeros((9, 2, 3))}, r"is \[2, 3\] at a time"),
-        (save_toy_matrices, {"net_residuals_acs": np.zeros((9, 3, 3))}, r"is \[3, 3\] at a time"),
         (save_toy_matrices, {"net_residuals_acs": np.zeros((8, 2, 2))}, r"be \[9, D, D\]"),
         (save_toy_matrices, {"net_residuals_acs": np.full((9, 2, 2), 1.1)}, "from -1 to 1"),
         (save_image_matrices, {"time": np.array(0.5)}, "times that do not increase"),
@@ -401,11 +394,9 @@ def test_no_array_that_is_drawn_may_be_broken(tmp_path, save):
         (save_table, {"points": np.full((60, 4), "x")}, "'points' .* should be numbers"),
         (save_table, {"points": np.full((60, 4), np.nan)}, "no two rows"),
         (save_table, {"names": np.array(["a", "b"])}, "not the names of 4 columns"),
-        (save_table, {"names": np.arange(4)}, "not the names of 4 columns"),
         (save_table, {"log_prob": np.zeros(3)}, r"'log_prob' is \[3\]"),
         (save_table, {"row_index": np.zeros(3)}, r"'row_index' is \[3\]"),
         (save_table, {"xs_es": np.full((5, 60, 4), np.nan)}, "not finite"),
-        (save_check, {"ranks": None}, "no array 'ranks'"),
         (save_check, {"ranks": np.full((60, 4), 1.5)}, "from 0 to 1"),
         (save_check, {"ranks": np.full((60, 4), np.nan)}, "finite"),
         (save_check, {"ranks": np.full((59, 4), 0.5)}, r"is \[2, 60\], but should be \[2, 59\]"),

@@ -206,12 +206,9 @@ def test_nothing_is_loaded_and_only_its_own_scripts_may_run(html):
     assert "connect-src" not in rules
 
 
-def test_names_of_files_are_text(html, everything):
+def test_names_of_files_are_text_and_every_picture_has_words(html, everything):
     assert NASTY.split("/")[0] not in html.replace(escaping.escape(everything.name), "")
     assert f"<h1>{escaping.escape(everything.name)}</h1>" in html
-
-
-def test_every_picture_has_words(html):
     plots = re.findall(r'<div class="plot"[^>]*aria-label="([^"]*)"', html)
     cells = re.findall(r'<(?:div|button)[^>]*class="cell[^>]*aria-label="([^"]*)"', html)
     assert len(plots) > 20

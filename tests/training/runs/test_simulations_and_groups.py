@@ -443,7 +443,7 @@ def test_posteriors_of_whole_steps_are_at_them(groups):
         torch.testing.assert_close(summary.mean[:, 0], draws.points[..., 0].mean(dim=(1, 2)))
 
 
-def test_local_tests_claim_nothing_where_runs_are_far(caplog):
+def test_local_tests_claim_nothing_where_runs_are_far_or_no_law_is_known(caplog):
     tests = [LocalTest("a", 1e-5, 1e-5, "too low", [0.4]), LocalTest("a", 0.5, 1, "too low", [0.5])]
     reaches = torch.tensor([[0.5, 0.9], [0.2, 3.7]])
     with caplog.at_level(logging.INFO):
@@ -456,6 +456,9 @@ def test_local_tests_claim_nothing_where_runs_are_far(caplog):
     assert size.startswith("Near an observation, an error of 100 points")
     assert others[0].startswith("Observation 1: no miscalibration seen")
     assert "among them posteriors are too low" in others[1]
+    with caplog.at_level(logging.INFO):
+        assert warn_of_unlike(None, torch.zeros(2, 3)) is None
+    assert "is not known" in caplog.text
 
 
 def test_draws_mostly_beyond_bounds_are_explained(caplog):
@@ -475,9 +478,3 @@ def test_images_that_are_called_after_a_toy_are_images(tmp_path):
     assert subject.image_shape == (1, 8, 8)
     # As a sentence calls them: the 52nd number.
     assert subject.words[51] == "the pixel in row 7, column 4"
-
-
-def test_where_no_law_of_conditions_is_known_that_is_said(caplog):
-    with caplog.at_level("INFO"):
-        assert warn_of_unlike(None, torch.zeros(2, 3)) is None
-    assert "is not known" in caplog.text

@@ -473,7 +473,7 @@ def test_what_a_step_tells_of_its_end_is_what_whole_matrices_say():
         assert torch.linalg.eigvalsh(left).min() > 0, "though nearly nothing is left open"
 
 
-def test_steps_lie_where_errors_have_no_one_normal_law():
+def test_steps_lie_where_errors_have_no_one_normal_law_and_more_are_advised_there():
     rate, even = double([2.0] * 20), torch.linspace(0, 8, 9, dtype=torch.float64)
     alike = normal(256, 20) @ normal(20, 20, seed=1)
     apart = torch.where(torch.arange(256)[:, None] < 128, 0.3, 1.4) * normal(256, 20)
@@ -482,9 +482,6 @@ def test_steps_lie_where_errors_have_no_one_normal_law():
     torch.testing.assert_close(lookahead.times_by_need(even, wrong[[0] * 8])(8), even)
     lengths = lookahead.times_by_need(even, wrong[[0, 0, 0, 1, 0, 0, 0, 0]])(8).diff()
     assert lengths[3:5].max() < 0.6 < lengths.max() < 4 * lengths.min()
-
-
-def test_more_steps_are_advised_where_ends_are_far_from_normal():
     seen = (Gaussian(double(0.3), torch.tensor([1])), double([[0.2]]), 4096)
     priors = (gaussian_prior(), bumps())
     alike, apart = (lookahead.times_and_errors(Target(prior, *seen), 8, 0) for prior in priors)
@@ -549,7 +546,7 @@ def test_leapfrog_with_the_momentum_turned_goes_back():
     torch.testing.assert_close(-turned, Q, rtol=0, atol=1e-10)
 
 
-def test_leapfrog_keeps_volume():
+def test_leapfrog_keeps_volume_and_the_energy_to_the_square_of_the_step():
     step, columns = 1e-5, []
     for axis in range(4):
         shift = step * torch.eye(4).double()[axis]
@@ -560,9 +557,6 @@ def test_leapfrog_keeps_volume():
         columns.append((ends[0] - ends[1]) / (2 * step))
     determinants = torch.linalg.det(torch.stack(columns, dim=2))
     torch.testing.assert_close(determinants, torch.ones_like(determinants), rtol=0, atol=1e-6)
-
-
-def test_the_error_of_the_energy_falls_as_the_square_of_the_step():
     coarse, fine = (leap(W, Q, 0.4 / n, n)[2].abs() for n in (8, 16))
     torch.testing.assert_close(coarse / fine, torch.full_like(fine, 4), rtol=0.15, atol=0)
 

@@ -68,16 +68,13 @@ def test_exact_posteriors_pass_also_in_a_dimension_that_never_changes():
     assert float(got.crps[1]) == pytest.approx(0, abs=1e-12)
 
 
-def test_narrow_posteriors_fail_in_coverage_and_in_tarp():
+def test_narrow_posteriors_fail_in_coverage_and_a_misstated_noise_in_its_log_likelihood():
     got = calibrate(gaussian_values(0.5, 0.5, dims=3, width=0.8, runs=1000))
     assert not got.passed
     for words in ("central intervals of x1", "TARP", "highest-density regions"):
         assert smallest(got, words) < 1e-3
     assert got.intervals.pooled_deviation < -6
     assert got.verdict.startswith("Not calibrated: ")
-
-
-def test_only_the_rank_of_the_log_likelihood_finds_a_misstated_noise():
     got = calibrate(gaussian_values(2.0, 0.8 * 2.0, dims=20))
     assert smallest(got, " of x") > 0.01 > 1e-10 > smallest(got, "ranks of log-likelihood")
     assert "ranks of log-likelihood" in got.verdict
@@ -231,15 +228,12 @@ def test_ranks_among_draws_of_any_number_are_uniform():
         assert (got.chi_squared_p > 0.01).all()
 
 
-def test_thinning_keeps_evenly_spaced_draws():
+def test_thinning_keeps_evenly_spaced_draws_whose_ranks_are_uniform():
     kept = kept_by_thinning(double([3.9, 0.2, 100, 9]), 9)
     assert kept.sum(dim=1).tolist() == [3, 1, 9, 9]
     assert kept[0].nonzero().flatten().tolist() == [2, 5, 8]
     each = kept_by_thinning(double([[1, 9], [3, 2]]), 9)
     assert each.sum(dim=1).tolist() == [[1, 9], [3, 2]]
-
-
-def test_ranks_among_correlated_draws_are_uniform_only_after_thinning():
     draws, truth = autoregressive(0.98, 1000, 200, 1), normal(1000, 1, seed=1)
     kept = kept_by_thinning(torch.full((1000,), 200 * 0.02 / 1.98), 200)
     ranks = (fractional_ranks(draws, truth, seeded(), mask) for mask in (None, kept))
