@@ -63,6 +63,15 @@ def test_a_run_without_calibration_writes_none(train, argument):
     assert saved["options"]["calibrate"] is False
 
 
+def test_weights_start_from_the_seed(train):
+    def weights(seed):  # by steps so small that they stay where they began
+        folder = train("--data_name=circles", "--lr=1e-12", f"--seed={seed}")
+        return torch.cat([each.flatten() for each in load(folder).denoiser.network.parameters()])
+
+    one, other = weights(5), weights(6)
+    assert (one - other).abs().mean() > 0.01
+
+
 def test_tensorboard_has_the_numbers_of_the_reports(toy_run):
     events, lines = EventAccumulator(str(toy_run)).Reload(), stats(toy_run)
     assert [line["seen"] for line in lines] == [1000 * kimg for kimg in range(1, 9)]
