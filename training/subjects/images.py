@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
+from torch_utils import distributed
 from torch_utils.seeds import seeded_generator, uniform_numbers
 from torch_utils.streams import Stream
 from training.data.images.batches import ImageDataset, normalize_pixels
@@ -215,7 +216,14 @@ class ImageFlow(Subject):
         if not is_table(str(path)):
             points = read_observations(path, self.shape)
             return points if seen is None else points[:, seen]
-        return read_columns(path, self.seen_names(seen), self.names, [])
+        rows = read_columns(path, self.seen_names(seen), self.names, [])
+        # Of 8 bits there is no such image, but one of black; networks see images from -1 to 1.
+        if rows.abs().amax() <= 1 and (rows % 1 != 0).any() and distributed.is_main():
+            logger.warning(
+                f"Warning: {path} has no number beyond -1 and 1: observations are in gray levels, "
+                "0 to 255, and so is their noise"
+            )
+        return rows
 
     def labels(self, given: Path | None) -> Tensor | None:
         if not self.classes:

@@ -296,7 +296,7 @@ def test_images_of_classes_are_images(tmp_path, monkeypatch):
     np.testing.assert_allclose(model.log_prob(images, given=[0, 1]), inner - 64 * np.log(127.5))
 
 
-def test_posteriors_of_images_are_in_gray_levels_as_images_are(tmp_path):
+def test_posteriors_of_images_are_in_gray_levels_as_images_are(tmp_path, caplog):
     save_image_model(tmp_path / "a.pkl", 64, t_max=3.0)
     model = Model.load(tmp_path / "a.pkl")
     image, seen = model.sample(1), np.arange(64).reshape(1, 8, 8) % 60 == 3
@@ -304,6 +304,10 @@ def test_posteriors_of_images_are_in_gray_levels_as_images_are(tmp_path):
     masked = model.posterior(mask=seen, **few).sample(image).rows()
     assert masked.shape == (40, 1, 8, 8)
     assert np.abs(masked - image)[:, seen].mean() < 20
+    for values, unlike in ((image, False), ((image / 127.5 - 1).clip(-1, 1), True)):
+        np.save(tmp_path / "seen.npy", values.reshape(1, 64))
+        model.subject.points(tmp_path / "seen.npy")
+        assert ("no number beyond -1 and 1" in caplog.text) == unlike
     rows = np.ones((1, 64))
     total = model.posterior(likelihood="linear", operator=rows, **few).sample([image.sum()])
     assert np.abs(total.points.sum(axis=2) - image.sum()).mean() < 50
