@@ -176,7 +176,7 @@ def test_only_a_restarted_run_goes_on_by_itself(launch, tmp_path, monkeypatch):
     assert place_to_resume(None, tmp_path, False) is None
     assert RunFolder.create(Place(tmp_path, "anew"), {}).path == folder
     assert (folder / "stats.jsonl").read_text() == ""
-    # Launches without a rendezvous are told apart.
+    # Without a rendezvous a launch is known by the process that started it.
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     assert launch_id() is None
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")

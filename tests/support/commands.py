@@ -99,7 +99,7 @@ def write_likelihood(path):
 
 
 def write_simulator(path):
-    """A simulator of one number, which fails at its edge, and tells of its calls."""
+    """A simulator of one number, which fails below -0.9 and writes down each call."""
     program = f"""
         import numpy as np
 

@@ -90,6 +90,7 @@ def encode(
 def contradicted(records: Records, like: Records) -> Iterator[str]:
     """What rows have of columns that were left out of others, as they were constant there, if it is
     another value: a sentence for each column."""
+    missing = marks_of(())
     for name, own in like.constants.items():
         if name in records.constants:
             texts = np.full(len(records), records.constants[name], dtype=object)
@@ -101,7 +102,7 @@ def contradicted(records: Records, like: Records) -> Iterator[str]:
         for text in dict.fromkeys(texts.tolist()):
             here = number_in(text, records.decimal)
             alike = number.value == here.value if number and here else text == own
-            if not (alike or text.lower() in marks_of(())):
+            if not (alike or text.lower() in missing):
                 others.append(text)
         rows = np.flatnonzero(np.isin(texts, others))
         if len(rows):
