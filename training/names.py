@@ -139,8 +139,8 @@ WARMUP = {"elliptical": 200, "pcn": 1000, "hmc": 300}
 """Steps before the first draw: hmc learns its metric in them, pcn walks slowly."""
 PARTICLES = 1024
 """Of a population of ``twisted``, unless draws are more."""
-PARTICLE_STEPS, IMAGE_PARTICLE_STEPS = 24, 16
-"""Steps of the diffusion that they follow. On images they agree better by fewer."""
+PARTICLE_STEPS = 16
+"""Steps of the diffusion that they follow."""
 TOY_POOL, IMAGE_POOL = 2**17, 2**12
 """Prior draws in a pool."""
 LEARNED_POOL = 2**12

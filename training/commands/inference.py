@@ -144,7 +144,7 @@ class Asked:
             SamplingPlan,
             draws=how.draws or usual,
             pool=how.pool or (self.subject.pool if self.learned is None else LEARNED_POOL),
-            steps=how.particle_steps or self.subject.particle_steps,
+            steps=how.particle_steps,
             typed=settings.given,
         )
 

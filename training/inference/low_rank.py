@@ -59,6 +59,11 @@ class LowRank:
         """That of ``A x`` with x, ``[K, D]``."""
         return operator * self.diagonal + (operator @ self.factor) @ self.factor.T
 
+    def times(self, values: Tensor) -> Tensor:
+        """That times ``[..., D]``, in their dtype."""
+        low = (values @ self.factor.to(values)) @ self.factor.T.to(values)
+        return low.addcmul_(values, self.diagonal.to(values))
+
     def sample(self, normal: Tensor) -> Tensor:
         """``[..., D]`` of standard normal numbers ``[..., D + r]``, in their dtype."""
         dim = len(self.diagonal)
@@ -89,21 +94,37 @@ class Bridge:
 
     def end_after(self, operator: Tensor) -> tuple[Tensor, Tensor]:
         """Of ``A x_0``, once a step u was taken that is counted from its mean ``a (m - x)``:
-        ``H [K, D]`` of its mean ``A m + H u``, and its covariance ``[K, K]``.
+        ``H [K, D]`` of its mean ``A m + H u``, and its covariance ``[K, K]``."""
+        alone, left, right = self._after
+        seen = operator @ left
+        noise = self.noise / self._variance
+        covariance = (operator * (self.end.diagonal * noise)) @ operator.T + seen @ seen.T
+        return operator * alone + seen @ right, covariance
+
+    def end_moved(self, by: Tensor) -> Tensor:
+        """By how much m moves with steps u ``[..., D]``, in their dtype."""
+        alone, left, right = (part.to(by) for part in self._after)
+        return ((by @ right.T) @ left.T).addcmul_(by, alone)
+
+    @cached_property
+    def _variance(self) -> Tensor:
+        """p below, ``[D]``."""
+        return self.step.diagonal.clamp_min(torch.finfo(self.step.diagonal.dtype).tiny)
+
+    @cached_property
+    def _after(self) -> tuple[Tensor, Tensor, Tensor]:
+        """``h [D]``, ``L [D, r]`` and ``G [r, D]``: H for all of x_0 is ``diag(h) + L G``, and the
+        covariance is ``diag(b d / p) + L L^T``.
 
         Write ``x_0 - m = F w + e``, where w is standard normal and e has the variances d, so that
         ``u = a F w + a e + n``. Given w, u has the variances ``p = b + a d a``: it says that e is
         about ``(a d / p) (u - a F w)``, with the variances ``b d / p``, and the covariance of w is
         the inverse of ``I + F^T (a^2 / p) F``. Nothing is the difference of two numbers that are
         nearly equal, and where b is 0 the end is known exactly."""
-        step = self.step
-        alone = step.diagonal.clamp_min(torch.finfo(step.diagonal.dtype).tiny)
-        still = self.noise / alone
-        unit = step.factor / alone.sqrt()[:, None]
-        eye = torch.eye(step.rank).to(unit)
-        root = torch.linalg.cholesky(eye + unit.T @ unit)
-        left = (operator * still) @ self.end.factor
-        left = torch.linalg.solve_triangular(root, left.T, upper=False).T
-        right = torch.linalg.solve_triangular(root, (step.factor / alone[:, None]).T, upper=False)
-        mean = operator * (self.pull * self.end.diagonal / alone) + left @ right
-        return mean, (operator * (self.end.diagonal * still)) @ operator.T + left @ left.T
+        variance, factor = self._variance[:, None], self.step.factor
+        unit = factor / variance.sqrt()
+        root = torch.linalg.cholesky(torch.eye(unit.shape[1]).to(unit) + unit.T @ unit)
+        left = (self.noise[:, None] / variance * self.end.factor).T
+        left = torch.linalg.solve_triangular(root, left, upper=False).T
+        right = torch.linalg.solve_triangular(root, (factor / variance).T, upper=False)
+        return self.pull * self.end.diagonal / self._variance, left, right

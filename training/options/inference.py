@@ -175,10 +175,10 @@ class SamplerOptions(Declared, section="Sampler"):
         help="In place of --particles: as many as fit into about so many minutes, as a block of "
         "network calls takes at the start; they are moved no more than there is time for",
     )
-    particle_steps: int | None = option(
+    particle_steps: int = option(
         type=click.IntRange(min=4),
-        unset=f"{names.PARTICLE_STEPS}; {names.IMAGE_PARTICLE_STEPS} of images",
-        help="Steps of particles of twisted: the more, the less widths are off",
+        default=names.PARTICLE_STEPS,
+        help="Steps of particles of twisted: the more, the less widths are off.",
     )
     seed: int = shared.seed("all draws")
 
@@ -236,7 +236,8 @@ class CommonSettings(InferenceSettings):
 
     def require_alone(self) -> None:
         """Raises UsageError if an option was typed that is for a likelihood."""
-        of_samplers = {"sampler", "warmup", "thin", "pool", "particles", "minutes", "chain_n_iters"}
+        of_chains = {"sampler", "warmup", "thin", "pool", "chain_n_iters"}
+        of_samplers = of_chains | {"particles", "particle_steps", "minutes"}
         for name in sorted(self.given & of_samplers):
             raise UsageError(f"--{name} is for a likelihood, and there is none: leave it out")
 

@@ -28,7 +28,7 @@ from training.learning.melting import MOST, LawPlan
 from training.measure.image_quantities import class_log_odds, image_quantities
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.model.model import Model
-from training.names import IMAGE_PARTICLE_STEPS, IMAGE_POOL, IMAGES, TOY_NAMES
+from training.names import IMAGE_POOL, IMAGES, TOY_NAMES
 from training.subjects.image_training import law_plan
 from training.subjects.networks import NetworkFile
 from training.subjects.samples import ImageReturns, Returns, Samples, Source
@@ -58,7 +58,6 @@ class ImageFlow(Subject):
 
     kind = IMAGES
     pool = IMAGE_POOL
-    particle_steps = IMAGE_PARTICLE_STEPS
     block = BLOCK
     even_block = None
     # Of 256 CIFAR images at 27 times, float32 is 0.7 GB.

@@ -28,7 +28,6 @@ from training.names import (
     ALL_AT_ONCE,
     AMORTIZED_CUDA_ROWS,
     AMORTIZED_ROWS,
-    PARTICLE_STEPS,
     TOY_POOL,
 )
 from training.subjects.networks import NetworkFile
@@ -65,8 +64,6 @@ class Subject(ABC):
     kind: ClassVar[str]
     pool: ClassVar[int] = TOY_POOL
     """Draws of a pool, unless a number is given."""
-    particle_steps: ClassVar[int] = PARTICLE_STEPS
-    """Steps of the diffusion that twisted particles follow."""
     block: ClassVar[int] = BLOCK
     """Points of a block, unless a number is given."""
     even_block: ClassVar[int | None] = ALL_AT_ONCE

@@ -406,7 +406,7 @@ def test_as_many_particles_are_taken_as_fit_into_minutes(monkeypatch, caplog):
     assert "this is by hmc" in refusal(wanted, 2, "hmc", kind=UsageError)
     monkeypatch.setattr("training.inference.lookahead.MOST_WRONG", 0.0)
     wanted(2)
-    assert "24 steps of particles are few" in caplog.text
+    assert "16 steps of particles are few" in caplog.text
     caplog.clear()
     planned(which, SamplingPlan("hmc", typed=frozenset({"pool", "thin", "seed"})), 1)
     (message,) = caplog.messages

@@ -20,9 +20,10 @@ So no matrix but of what is seen is decomposed. Particles weigh
         p(x_k | x_{k+1}) / q(x_k | x_{k+1}) = N(y; A m, A V A^T + R) / N(y; A m + H u, Q),
 
 with the step u that was taken, and ``psi_k = N(y; A m(x_k), A V_k A^T + R)``, times the factor for
-curved columns; psi_0 is the likelihood itself. Weights are exact whatever psi is: with many
-particles, draws are those of the posterior under the prior that p makes of all steps. That is the
-diffusion, not the flow; both have the same law if the denoiser is exact and steps are many.
+curved columns; psi_0 is the likelihood itself. Then x_k and m are corrected to second order by what
+is known of both (``Diffusion``), as those of the prior are. Weights are exact whatever psi is: with
+many particles, draws are those of the posterior under the prior that p makes of all steps. That is
+the diffusion, not the flow; both have the same law if the denoiser is exact and steps are many.
 
 Where psi misses a part of the posterior, weights have long tails, and of many particles a few that
 came there decide. So those of a population beyond ``ISLAND`` are of several islands, which know
@@ -181,20 +182,24 @@ class Descent:
         back = bridge.end.beside(operator) * bridge.pull
         by = by + missed @ torch.cholesky_solve(back.expand(len(whole), -1, -1), whole).to(by)
         self._x = self._x.lerp(self._m, bridge.pull.to(by)) + by
+        expected = self._m + bridge.end_moved(by)
         known = log_normal(off - by @ after.T.to(by), open_root)
         before = self._log_weights - known - seen.log_factor(off, self._spread)
         self._log_weights = before
         if step:
-            self._look(step)
+            self._look(step, expected)
             self._widen()
             self._log_weights = before + self._psi
 
-    def _look(self, step: int) -> None:
-        """Expected ends, and psi."""
+    def _look(self, step: int, expected: Tensor | None = None) -> None:
+        """Expected ends, and psi, after a step that let expect such ends, if there was one."""
         flat = expected_end(
             self._target, self._x.flatten(0, 1), self._diffusion.times[step], self._which
         )
         self._m = flat.view_as(self._x)
+        if expected is not None:
+            both = (self._x, self._m, expected)
+            self._x, self._m = self._diffusion.corrected(*both, step + 1, step)
         self._spread = self._diffusion.errors[step].seen(self._seen.operator)
         self._psi = self._seen.log_prob(self._seen.off(self._m), self._spread).double()
 

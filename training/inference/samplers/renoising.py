@@ -43,6 +43,22 @@ and the part of its noise that is allowed at most, by rounding."""
 class Diffusion:
     """The steps of particles of the prior.
 
+    A step takes V to be the same everywhere, so that their law would be wrong by the first order of
+    their length. How m moves says what V is where a state is: by ``H u`` (``low_rank``) if it is
+    that, and by e more if it is not,
+
+        e = m(x_k) - m(x_{k+1}) - H u.
+
+    That came with the noise that was added between the two times, about evenly over ln g, and of
+    what came at g' the step left out ``1 - g_k / g'``. So, on average over ln g,
+
+        x_k + kappa e,    m + V_k kappa e / g_k,    kappa = 1 - a / ln(g_{k+1} / g_k),
+
+    stand for x_k and its m, as ``dm/dx = V / g`` (Tweedie's second formula). That is of second
+    order and takes no further call. Where ends have one normal law e is 0, and steps are exact
+    however long; a multistep solver such as SDE-DPM-Solver++(2M) (Lu et al. 2022), which has no V
+    and leaves all that m moves by to the next step, is exact for none.
+
     Attributes:
         times: Rising ``[K + 1]``.
         errors: V at each.
@@ -62,6 +78,15 @@ class Diffusion:
         """The step from one time to another."""
         here, there = self.added[high], self.added[low]
         return Bridge(1 - there / here, there * (here - there) / here, self.errors[high])
+
+    def corrected(
+        self, states: Tensor, ends: Tensor, expected: Tensor, high: int, low: int
+    ) -> tuple[Tensor, Tensor]:
+        """States ``[..., D]`` after a step from ``high`` to ``low``, and their m, where the step
+        let expect ``m + H u`` of it."""
+        here, there = self.added[high], self.added[low]
+        further = (ends - expected) * (1 - (1 - there / here) / (here / there).log()).to(ends)
+        return states + further, ends + self.errors[low].times(further / there.to(ends))
 
 
 class Particles(NamedTuple):
@@ -140,9 +165,15 @@ class Renoising:
         steps = len(self.diffusion.times) - 1
         stride = max(1, round(COARSE / steps)) if exponent < 1 else 1
         path, step = [*range(high, 0, -stride), 0], step + 2
+        ends = self._ends(states, high)
         for here, there in pairwise(path):
-            states = self._down(states, here, there, step)
-            step += 1
+            bridge = self.diffusion.bridge(here, there)
+            normal = self.noise.normal(step, states.shape[1] + bridge.end.rank)[0]
+            by = bridge.step.sample(normal)
+            states, step = states.lerp(ends, bridge.pull.to(states)) + by, step + 1
+            if there:
+                expected, ends = ends + bridge.end_moved(by), self._ends(states, there)
+                states, ends = self.diffusion.corrected(states, ends, expected, here, there)
         moved = Particles.at(self.target, states)
         if self.sight.columns is None:
             return moved, step
@@ -182,12 +213,9 @@ class Renoising:
         off = self.sight.observed.to(states) - (states + more) @ operator.T - error
         return states + more + off @ (exponent * added * self._weighed).to(states)
 
-    def _down(self, states: Tensor, here: int, there: int, step: int) -> Tensor:
+    def _ends(self, states: Tensor, step: int) -> Tensor:
         which = torch.zeros(len(states), dtype=torch.int64, device=states.device)
-        end = expected_end(self.target, states, self.diffusion.times[here], which)
-        bridge = self.diffusion.bridge(here, there)
-        normal = self.noise.normal(step, states.shape[1] + bridge.end.rank)[0]
-        return states.lerp(end, bridge.pull.to(states)) + bridge.step.sample(normal)
+        return expected_end(self.target, states, self.diffusion.times[step], which)
 
     def _beside_gaussian(self, particles: Particles) -> Tensor:
         """Log likelihoods ``[N]`` less those of the Gaussian, but for a constant."""
