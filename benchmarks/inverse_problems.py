@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/inverse_problems.py [--priors=field-8,mixture-16]
         [--tasks=noise,half,random,blur,down-2,down-4,sums] [--noises=0.5,0.1] [--images=8]
-        [--samplers=twisted,dps,diffpir] [--particles=1024] [--steps=24]
+        [--samplers=twisted,dps,diffpir] [--particles=1024] [--steps=16,32]
         [--write=FOLDER | --network=NET.pkl]
 
 Priors are Gaussian random fields and mixtures of eight of them (``inverse.priors``), of 8 x 8 or
@@ -179,7 +179,7 @@ def of_network(path: str) -> Prior:
 @click.option("--images", type=int, default=8, show_default=True)
 @click.option("--samplers", default="twisted", show_default=True)
 @click.option("--particles", type=int, default=1024, show_default=True)
-@click.option("--steps", type=int, default=PARTICLE_STEPS, show_default=True)
+@click.option("--steps", default=str(PARTICLE_STEPS), show_default=True)
 @click.option("--write", "folder", type=click.Path(exists=False, path_type=Path))
 @click.option("--network")
 def main(
@@ -189,7 +189,7 @@ def main(
     images: int,
     samplers: str,
     particles: int,
-    steps: int,
+    steps: str,
     folder: Path | None,
     network: str | None,
 ) -> None:
@@ -197,6 +197,10 @@ def main(
     if folder is not None:
         write(PRIORS[priors](), folder)
         return
+    # Others take the steps of their papers.
+    numbers = [int(each) for each in steps.split(",")]
+    ways = [("twisted", each) for each in numbers if "twisted" in samplers.split(",")]
+    ways += [(each, 0) for each in samplers.split(",") if each != "twisted"]
     columns = "prior | task | noise | sampler | coverage | mean | std | apart | energy | CRPS"
     print(f"| {columns} | R-hat | calls | seconds |")
     print(f"| --- | --- | ---: | --- | --- | ---: | --- |{3 * ' ---: |'} --- | ---: | ---: |")
@@ -211,12 +215,13 @@ def main(
                 likelihood = likelihood_of(task, noise, fields.shape)
                 observed = likelihood.simulate(truth, torch.Generator().manual_seed(3))
                 known = fields.posterior(likelihood, observed)
-                for sampler in samplers.split(","):
+                for sampler, many in ways:
                     target = Target(prior, likelihood, observed, rows)
                     began = time.process_time()
-                    points, mixing = sampled(sampler, target, particles, steps)
+                    points, mixing = sampled(sampler, target, particles, many)
                     seconds = (time.process_time() - began) / images
-                    cells = [name, task, f"{noise:g}", sampler, *compared(points, known, truth)]
+                    way = f"{sampler}, {many} steps" if many else sampler
+                    cells = [name, task, f"{noise:g}", way, *compared(points, known, truth)]
                     cells += [mixing, f"{target.calls / images:,.0f}", f"{seconds:.1f}"]
                     print(f"| {' | '.join(cells)} |", flush=True)
 

@@ -18,8 +18,9 @@ than in another, and have no normal law. So of a step of the length h is wrong a
 
 which is 0 for errors of one normal law, however long the step. The sum over steps is least where
 their density goes as ``sqrt(c)`` (``flow.grids``): of K steps it is then ``W / K``, with W the
-square of the integral of ``sqrt(c)``. Of levels that jump, where W is 45 for each dimension, widths
-of 24, 48 and 96 steps were too small by 7, 5 and 2 %.
+square of the integral of ``sqrt(c)``. Corrections (``renoising``) take most of that away: of levels
+that jump, where W is 45 for each dimension, widths of 8, 16 and 32 steps are too small by 8, 4 and
+3 %.
 """
 
 from dataclasses import dataclass, field, replace
@@ -47,8 +48,8 @@ errors: few, as most of the time of a posterior of images would go into more of 
 LEAST_DENSITY, CERTAIN = 0.3, 1.5
 """Of times, of the highest; and how many standard errors more than normal errors vary are no
 chance."""
-MOST_WRONG = 1.6
-"""Of W / K, for each dimension: beyond, more steps are advised."""
+MOST_WRONG, ADVISED = 3.0, 1.5
+"""Of W / K, for each dimension: beyond the first, as many steps are advised as have the second."""
 MOST_LABELS = 32
 """Different labels or conditions of the observations: each has a look-ahead of its own."""
 MOST_DIMENSIONS = 3072
@@ -204,7 +205,7 @@ class Measured:
     def advised(self) -> int | None:
         """A number of steps, if so few as these are too far off."""
         few = self.needed > MOST_WRONG * (len(self.times) - 1)
-        return ceil(self.needed) if few else None
+        return ceil(self.needed / ADVISED) if few else None
 
 
 @dataclass
