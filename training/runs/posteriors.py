@@ -243,6 +243,7 @@ def _warn_of_idle(plan: SamplingPlan) -> None:
         "warmup": chains,
         "thin": chains,
         "particles": "twisted",
+        "particle_steps": "twisted",
         "pool": ", ".join(WEIGHTED),
         "chain_n_iters": f"{chains}, smc",
     }

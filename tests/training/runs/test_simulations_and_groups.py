@@ -408,9 +408,10 @@ def test_as_many_particles_are_taken_as_fit_into_minutes(monkeypatch, caplog):
     wanted(2)
     assert "16 steps of particles are few" in caplog.text
     caplog.clear()
-    planned(which, SamplingPlan("hmc", typed=frozenset({"pool", "thin", "seed"})), 1)
-    (message,) = caplog.messages
-    assert message == "Warning: --pool has no effect on hmc: it is of pool, refined, annealed"
+    planned(which, SamplingPlan("hmc", typed=frozenset({"pool", "thin", "particle_steps"})), 1)
+    steps, pool = caplog.messages
+    assert steps == "Warning: --particle_steps has no effect on hmc: it is of twisted"
+    assert pool == "Warning: --pool has no effect on hmc: it is of pool, refined, annealed"
 
 
 def test_what_noisy_states_tell_is_kept_for_further_posteriors(monkeypatch, tmp_path):
