@@ -96,7 +96,7 @@ def prior_network(folder: Path, name: str) -> Model:
         save_table(data, replace(table, columns=columns, held_out=held_out))
         options = [f"--data={data}", f"--outdir={place}", "--nosubdir", *PRIORS[name]]
         command = [sys.executable, str(ROOT / "train.py"), *options]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return Model.load(sorted(place.glob("network-snapshot-*.pkl"))[-1])
 
 
