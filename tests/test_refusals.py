@@ -241,7 +241,7 @@ CASES = [
     ("train with conditions", "--cond --data={here}/few.npz", 1, ["2 conditions, but 1 names"]),
     ("given", "--condition={runs}/network.pkl", 1, ["network.pkl", "no table"]),
     ("given", "--noise_std=1 --observation={runs}/network.pkl", 2, ["y 1, y2"]),
-    ("given", f"{SEEN} --sampler=hmc", 2, ["--sampler is for a likelihood"]),
+    ("given", f"{SEEN} --particle_steps=8", 2, ["--particle_steps is for a likelihood"]),
     ("given", f"{SEEN} --network={{here}}/broken.pkl", 1, ["does not name its 2 conditions"]),
     ("rows", "--network={runs}/network.pkl", 2, ["conditional on y 1, y2", "posterior.py sample"]),
     ("check given", "--truth=flow", 2, ["give --truth=data --data_root="]),

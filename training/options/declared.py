@@ -112,6 +112,11 @@ class Declared:
         names = [item.name for item in fields(cast(Any, cls)) if hasattr(self, item.name)]
         return cls(**self.named(*names) | others)
 
+    @property
+    def typed(self) -> frozenset[str]:
+        """Which of these options were typed, those of other groups apart."""
+        return self.given & {item.name for item in fields(self)}
+
     def named(self, *names: str) -> dict[str, Any]:
         """Values of options by name, such as what a network is said to be."""
         return {name: getattr(self, name) for name in names}

@@ -102,11 +102,6 @@ class LikelihoodOptions(Declared, section="Likelihood"):
     )
 
     @property
-    def typed(self) -> frozenset[str]:
-        """Which of these options were typed."""
-        return self.given & {"likelihood", "noise_std", "mask", "operator"}
-
-    @property
     def files(self) -> list[str | Path | None]:
         """What may be files among the options' values, on which draws depend."""
         program = self.likelihood.rpartition(":")[0]
@@ -236,9 +231,8 @@ class CommonSettings(InferenceSettings):
 
     def require_alone(self) -> None:
         """Raises UsageError if an option was typed that is for a likelihood."""
-        of_chains = {"sampler", "warmup", "thin", "pool", "chain_n_iters"}
-        of_samplers = of_chains | {"particles", "particle_steps", "minutes"}
-        for name in sorted(self.given & of_samplers):
+        of_samplers = self.sampler.typed - {"chains", "draws", "seed"}
+        for name in sorted(of_samplers | (self.given & {"chain_n_iters"})):
             raise UsageError(f"--{name} is for a likelihood, and there is none: leave it out")
 
 

@@ -182,12 +182,11 @@ class Descent:
         back = bridge.end.beside(operator) * bridge.pull
         by = by + missed @ torch.cholesky_solve(back.expand(len(whole), -1, -1), whole).to(by)
         self._x = self._x.lerp(self._m, bridge.pull.to(by)) + by
-        expected = self._m + bridge.end_moved(by)
         known = log_normal(off - by @ after.T.to(by), open_root)
         before = self._log_weights - known - seen.log_factor(off, self._spread)
         self._log_weights = before
         if step:
-            self._look(step, expected)
+            self._look(step, self._m + bridge.end_moved(by))
             self._widen()
             self._log_weights = before + self._psi
 
