@@ -15,6 +15,7 @@ little noise, chains without them have a draw's worth each after 100 sweeps.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from math import log, log1p
 
 import torch
@@ -36,6 +37,8 @@ POWERS = torch.logspace(0, -1.2, 6, dtype=torch.float64)
 """Of the likelihood, which chains have that exchange jumps with their neighbors."""
 AT_ONCE = 64
 """Signals of the denoiser, whose segments fit into a processor's cache."""
+LEAST = -700.0
+"""Logarithm of a chance that is as good as none: of smaller ones a processor is slow."""
 
 
 @dataclass(frozen=True)
@@ -178,9 +181,9 @@ class JumpDenoiser(nn.Module):
         super().__init__()
         self.schedule, self.basis = schedule, basis
         place = torch.arange(basis.dim)
-        self.length = length = (place - place[:, None] + 1).clamp_min(0).double()
+        self.length = length = (place[:, None] - place + 1).clamp_min(0).double()
         inner = (length - 1).clamp_min(0) * log1p(-JUMP)
-        last = (place == basis.dim - 1) | (length == 0)
+        last = (place[:, None] == basis.dim - 1) | (length == 0)
         self.log_prior = torch.where(last, inner, inner + log(JUMP))
         self.log_prior[length == 0] = -torch.inf
 
@@ -195,19 +198,30 @@ class JumpDenoiser(nn.Module):
 
 
 def _denoised(pixels: Tensor, scale: Tensor, gamma: Tensor, log_prior: Tensor) -> Tensor:
-    """Of signals ``[B, D]``; ``1 / (g + n)`` and what a segment has of itself, ``[D, D]``."""
+    """Of signals ``[B, D]``; ``1 / (g + n)`` and what a segment has of itself, ``[end, first]``."""
     count, dim = pixels.shape
-    sums = pixels.new_zeros(count, dim + 1)
-    torch.cumsum(pixels, dim=1, out=sums[:, 1:])
-    total = sums[:, None, 1:] - sums[:, :-1, None]  # of segments [B, first, last]
+    sums = pad(pixels.cumsum(dim=1), (1, 0))
+    total = sums[:, 1:, None] - sums[:, None, :-1]  # of segments [B, end, first]
     level = total * scale
-    fit = total.mul_(level).div_(2 * gamma).add_(log_prior)
-    before, after = torch.zeros_like(sums), torch.zeros_like(sums)
+    fit = total.mul_(level).mul_(0.5 / gamma).add_(log_prior)
+    # In units of the best segmentation of all before a place, no sum is below one.
+    best = torch.zeros_like(sums)
     for end in range(dim):
-        before[:, end + 1] = (before[:, : end + 1] + fit[:, : end + 1, end]).logsumexp(dim=1)
-    for first in reversed(range(dim)):
-        after[:, first] = (fit[:, first, first:] + after[:, first + 1 :]).logsumexp(dim=1)
-    fit += before[:, :-1, None]
-    fit += after[:, None, 1:] - after[:, :1, None]
-    over = level.mul_(fit.exp_()).cumsum(dim=1)
-    return over.triu().sum(dim=2)
+        torch.amax(best[:, : end + 1] + fit[:, end, : end + 1], dim=1, out=best[:, end + 1])
+    fit += best[:, None, :-1]
+    fit -= best[:, 1:, None]
+    chance = fit.clamp_(min=LEAST).exp_()
+    # before[e + 1] = sum of before[f] chance[e, f], after[f] = sum of after[e + 1] chance[e, f].
+    steps = torch.eye(dim + 1, dtype=pixels.dtype).repeat(count, 1, 1)
+    steps[:, 1:, :-1] -= chance
+    start = torch.zeros(count, dim + 1, 1, dtype=pixels.dtype)
+    start[:, 0] = 1
+    solve = partial(torch.linalg.solve_triangular, unitriangular=True)
+    before = solve(steps, start, upper=False)
+    after = solve(steps.mT, start.flip(1), upper=True) / before[:, -1:]
+    # A pixel has the levels of the segments that began, and did not end, before it.
+    level *= chance
+    begun = before[:, :-1] * (level.mT @ after[:, 1:])
+    ended = after[:, 1:] * (level @ before[:, :-1])
+    begun[:, 1:] -= ended[:, :-1]
+    return begun[..., 0].cumsum(dim=1)
