@@ -31,7 +31,7 @@ from training.inference.likelihoods import Gaussian
 GAMMA0 = 1e-4
 JUMP = 0.1
 """Probability p."""
-SEGMENTS, CHAINS, WARMUP, SWEEPS = 24, 24, 60, 300
+SEGMENTS, CHAINS, WARMUP, SWEEPS = 24, 24, 60, 900
 """Most segments of a signal, of which there are 7 to be expected; and of the Gibbs sampler."""
 POWERS = torch.logspace(0, -1.2, 6, dtype=torch.float64)
 """Of the likelihood, which chains have that exchange jumps with their neighbors."""
@@ -127,21 +127,29 @@ class _Chains:
     def sweep(self, number: int) -> None:
         """Draws each jump, moves each by a pixel, and exchanges those of neighboring powers."""
         dim, jumps, powers = self._dim, self._jumps, self._powers
+        now, prior = self._evidence(jumps, powers), log(JUMP) - log1p(-JUMP)
         for here in (1 + torch.randperm(dim - 1, generator=self._generator)).tolist():
-            both = jumps.repeat(2, 1)
-            both[: len(jumps), here], both[len(jumps) :, here] = True, False
-            with_jump, without = self._evidence(both, powers.repeat(2)).view(2, -1)
-            log_odds = with_jump - without + log(JUMP) - log1p(-JUMP)
-            jumps[:, here] = self._taken(F.logsigmoid(log_odds))
+            other = jumps.clone()
+            other[:, here] ^= True
+            evidence = self._evidence(other, powers)
+            log_odds = evidence - now + torch.where(other[:, here], prior, -prior)
+            taken = self._taken(F.logsigmoid(log_odds))
+            jumps, now = (
+                torch.where(taken[:, None], other, jumps),
+                torch.where(taken, evidence, now),
+            )
         for here in (1 + torch.randperm(dim - 2, generator=self._generator)).tolist():
-            moved = jumps.clone()
-            moved[:, here : here + 2] = jumps[:, here : here + 2].flip(1)
-            taken = self._taken(self._evidence(moved, powers) - self._evidence(jumps, powers))
-            jumps = torch.where(taken[:, None], moved, jumps)
+            rows = (jumps[:, here] ^ jumps[:, here + 1]).nonzero()[:, 0]
+            moved = jumps[rows]
+            moved[:, here : here + 2] ^= True
+            evidence = self._evidence(moved, powers[rows])
+            taken = self._taken(evidence - now[rows])
+            rows = rows[taken]
+            jumps[rows], now[rows] = moved[taken], evidence[taken]
         rows = torch.arange(len(powers)).view(-1, CHAINS)[number % 2 :]
         cold, hot = (rows[k : len(rows) // 2 * 2 : 2].flatten() for k in (0, 1))
-        gain = self._evidence(jumps[hot], powers[cold]) - self._evidence(jumps[cold], powers[cold])
-        gain += self._evidence(jumps[cold], powers[hot]) - self._evidence(jumps[hot], powers[hot])
+        gain = self._evidence(jumps[hot], powers[cold]) - now[cold]
+        gain += self._evidence(jumps[cold], powers[hot]) - now[hot]
         taken, order = self._taken(gain), torch.arange(len(jumps))
         order[cold], order[hot] = torch.where(taken, hot, cold), torch.where(taken, cold, hot)
         self._jumps = jumps[order]
@@ -158,7 +166,7 @@ class _Chains:
     def _fitted(self, jumps: Tensor, powers: Tensor) -> tuple[Tensor, Tensor]:
         """Root of the precision of the levels, which are of no pixel at the end, and pull."""
         begins = torch.where(jumps, torch.arange(self._dim), self._dim).sort(dim=1).values
-        most = min(SEGMENTS, int(jumps.sum(dim=1).max()))
+        most = min(SEGMENTS, max(jumps.sum(dim=1).tolist(), default=1))
         ends = pad(begins[:, :most], (0, 1), value=self._dim)
         sums = self._squares[ends[:, :, None], ends[:, None]].diff(dim=1).diff(dim=2)
         precision = powers[:, None, None] * sums + torch.eye(most, dtype=torch.float64)
