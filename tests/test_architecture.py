@@ -28,9 +28,8 @@ def module_name(path):
 
 
 SCRIPTS = scripts()
-LIBRARY = {
-    module_name(path): path for package in PACKAGES for path in (ROOT / package).rglob("*.py")
-}
+PATHS = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+LIBRARY = {module_name(path): path for path in PATHS}
 MODULES = {**LIBRARY, **SCRIPTS}
 MODULES |= {module_name(path): path for path in (ROOT / FRONT).glob("*.py")}
 BESIDE = [path for room in ("benchmarks", "experiments") for path in (ROOT / room).glob("*.py")]

@@ -210,9 +210,8 @@ def test_probabilities_of_a_discrete_number_add_to_one(network):
 
 def test_values_that_are_often_the_same_have_a_probability(network):
     flow = RecordFlow.of(NetworkFile.open(str(network)))
-    assert [one for one in flow.space.values if len(one) == 3 and np.isnan(one[-1])] == [
-        pytest.approx((0, 10, np.nan), nan_ok=True)
-    ]
+    (held,) = (one for one in flow.space.values if len(one) == 3 and np.isnan(one[-1]))
+    assert held == pytest.approx((0, 10, np.nan), nan_ok=True)
     values = np.tile([1, 20.0, 30, 600, 0, np.nan], (40, 1))
     known = ~np.isnan(values)
     values[:, 5] = np.arange(40)
@@ -381,14 +380,12 @@ def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network):
 
 
 def test_a_prior_of_numbers_has_the_density_of_the_answers(network, tmp_path):
-    rows = shop(4).drop(columns="gift")
+    rows, seen = shop(4).drop(columns="gift"), tmp_path / "rows.csv"
     rows["tip"] = [12, 8, 9, 15]
     rows.loc[3, "city"] = None  # not seen
-    rows.to_csv(tmp_path / "rows.csv", index=False)
+    rows.to_csv(seen, index=False)
     prior = RecordPrior.of(NetworkFile.open(str(network)), {})
-    points, questions = (
-        method(tmp_path / "rows.csv") for method in (prior.points, prior.questions)
-    )
+    points, questions = prior.points(seen), prior.questions(seen)
     answers, space = prior.answers, prior.answers.space
     levels = [answers.empty.columns[0].levels.index(city) for city in rows["city"][:3]]
     numbers = rows[prior.names[:3]], np.full(4, np.nan), rows["tip"]

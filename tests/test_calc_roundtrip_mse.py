@@ -76,11 +76,12 @@ def test_small_steps_bring_images_back_exactly_and_small_data_are_measured_whole
     assert whole.result["images"] == len(ImageDataset(images))
 
 
-def test_images_are_melted_and_brought_back_under_their_own_class(measure, networks, images):
-    got = measure("classes", f"--keep_worst={COUNT}", "--bs=3").arrays
+def test_images_come_back_under_their_own_class_and_numbers_are_of_them(measure, networks, images):
+    got = measure("classes", f"--keep_worst={COUNT}", "--bs=3")
+    arrays, order = got.arrays, worst_first(got.arrays)
     pixels, labels = chosen(images, COUNT)
     flow, times = Model.load(networks["classes"]).flow, torch.linspace(0, END, 5).double()
-    points, order = normalize_pixels(pixels).flatten(1), worst_first(got)
+    points = normalize_pixels(pixels).flatten(1)
 
     def levels_and_latents(**conditions):
         given = flow.given(**conditions)
@@ -90,17 +91,12 @@ def test_images_are_melted_and_brought_back_under_their_own_class(measure, netwo
         return [((data + 1) * 127.5).numpy()[order], melt.numpy()[order]]
 
     levels, latents = levels_and_latents(labels=labels)
-    np.testing.assert_allclose(got["returned"].reshape(COUNT, -1), levels, atol=1e-3)
-    np.testing.assert_allclose(got["latents"], latents, atol=1e-5)
+    np.testing.assert_allclose(arrays["returned"].reshape(COUNT, -1), levels, atol=1e-3)
+    np.testing.assert_allclose(arrays["latents"], latents, atol=1e-5)
     others, _ = levels_and_latents()
     assert np.abs(levels - others).max() > 0.1
-
-
-def test_the_numbers_are_those_of_the_kept_images(measure):
-    got = measure("classes", f"--keep_worst={COUNT}", "--bs=3")
-    arrays, order = got.arrays, worst_first(got.arrays)
-    images, data = arrays["originals"].reshape(COUNT, -1), arrays["returned"] / 127.5 - 1
-    errors = RoundtripErrors.of(torch.from_numpy(images), torch.from_numpy(data).flatten(1))
+    kept, data = arrays["originals"].reshape(COUNT, -1), arrays["returned"] / 127.5 - 1
+    errors = RoundtripErrors.of(torch.from_numpy(kept), torch.from_numpy(data).flatten(1))
     for name, values in zip(ERRORS, errors.columns().T, strict=True):
         np.testing.assert_allclose(arrays[name], values, rtol=1e-4)
         np.testing.assert_array_equal(arrays[name], arrays[f"all_{name}"][order])

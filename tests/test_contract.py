@@ -227,9 +227,7 @@ def test_torchrun_tells_an_error_once(tmp_path):
     wrong = ("exact", "--save_dir=x", "--data_name=circles", "--data_dim=3", "--device_name=cpu")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     command = [sys.executable, *torchrun, str(script), *wrong]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
-    )
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     (line,) = [line for line in done.stderr.splitlines() if "toy_pfODE_int.py: error:" in line]
     assert "data_dim is 3" in line

@@ -12,12 +12,8 @@ import pytest
 from PIL import Image
 
 import dataset_tool
-from tests.support.image_files import encoded, write_zip
+from tests.support.image_files import encoded, noise, write_zip
 from tests.support.running import contents, good, refused, run_script
-
-
-def noise(*shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def write_folder(folder, files):

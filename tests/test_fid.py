@@ -193,17 +193,14 @@ def refuse(tool, tmp_path):
     return check
 
 
-@pytest.mark.parametrize("command", ["ref", "calc"])
-def test_too_few_images_are_refused(refuse, tool, data, tmp_path, command):
-    one, reference = write_images(tmp_path / "one.zip", noise(1)), tool.ref(data)
-    message = f"{one} has 1 image, but a covariance needs at least two"
-    refuse(one, reference, [message], command=command)
-    message = f"{data} has {COUNT} images, but --num is 24: give fewer"
-    refuse(data, reference, [message], "--num=24", command=command)
-
-
-def test_images_of_other_shapes_and_other_detectors_are_refused(refuse, tool, data, tmp_path):
+def test_few_images_other_shapes_and_other_detectors_are_refused(refuse, tool, data, tmp_path):
     reference, other = tool.ref(data), tmp_path / "other.pth"
+    one = write_images(tmp_path / "one.zip", noise(1))
+    few = f"{one} has 1 image, but a covariance needs at least two"
+    fewer = f"{data} has {COUNT} images, but --num is 24: give fewer"
+    for command in ("ref", "calc"):
+        refuse(one, reference, [few], command=command)
+        refuse(data, reference, [fewer], "--num=24", command=command)
     for pixels, shape in ((noise(3, channels=1), "1x4x4"), (noise(3, size=8), "3x8x8")):
         path = write_images(tmp_path / f"{shape}.zip", pixels)
         refuse(path, reference, [f"{path} has images of {shape}", f"{reference} is of 3x4x4"])

@@ -105,7 +105,6 @@ def test_images_are_named_by_their_seeds_in_folders_of_a_thousand_if_asked(twent
 def test_not_a_bit_depends_on_the_company(networks, monkeypatch, network):
     # Pixels would hide most differences: what they are rounded from is compared.
     seen = []
-    to_pixels = generation.to_pixels
     monkeypatch.setattr(
         generation, "to_pixels", lambda points: seen.append(points) or to_pixels(points)
     )
@@ -190,12 +189,16 @@ def test_a_seed_draws_its_class(make, tmp_path):
     assert set(classes) == set(range(CLASSES))
 
 
-def test_a_rerun_makes_only_what_is_missing(make, twenty, copy):
+def test_a_rerun_makes_only_what_is_missing_whatever_else_is_there(make, twenty, copy):
     kept = {path: path.stat().st_mtime_ns for path in copy.glob("*.png")}
     for seed in (0, 7, 8, 19):
         kept.pop(copy / f"{seed:06d}.png")
         (copy / f"{seed:06d}.png").unlink()
-    assert make(copy, "--seeds=0-19") == images(twenty)
+    (copy / "notes.txt").write_text("mine")
+    (copy / ".000007.png.part").write_bytes(b"what a killed run has left")
+    made = make(copy, "--seeds=0-19")
+    assert made.pop("notes.txt") == b"mine"
+    assert made == images(twenty)
     assert counts(copy) == (4, 0, 16)
     # These make no other images.
     make(copy, "--seeds=3-8", "--bs=7", f"--end_time={END}")
@@ -291,14 +294,6 @@ def test_folders_in_place_of_images_and_parameters_that_say_nothing_are_told(sta
         (copy / PARAMETERS).write_text(content)
         refused(start(copy, "--seeds=0-19"), 2, copy / PARAMETERS)
         assert (copy / PARAMETERS).read_text() == content
-
-
-def test_other_files_do_not_matter(make, twenty, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / ".000003.png.part").write_bytes(b"what a killed run has left")
-    made = make(tmp_path, "--seeds=0-19")
-    assert made.pop("notes.txt") == b"mine"
-    assert made == images(twenty)
 
 
 def test_seeds_are_numbers_and_ranges_in_any_order_and_others_are_told():

@@ -111,9 +111,7 @@ def test_networks_of_the_original_code_give_the_same(bring, tmp_path, recorded):
     good(bring(recorded))
     model = Model.load(tmp_path / "network.pkl")
     file = load_arrays(recorded.with_suffix(".npz"))
-    x, t, given, known_weight = (
-        torch.from_numpy(file[key]) for key in ("x_es", "t", "denoised", "weight")
-    )
+    x, t, given, known = (torch.from_numpy(file[k]) for k in ("x_es", "t", "denoised", "weight"))
     denoised = model.denoiser(x, t).double()
     if file["space"] == "IS":
         # Recorded as images, from points in eigenspace.
@@ -123,7 +121,7 @@ def test_networks_of_the_original_code_give_the_same(bring, tmp_path, recorded):
     assert model.denoiser.noise_cond == "ddpm_float32"
     # The loss is weighted by 1/c_out, computed in float32 with cancellation.
     weight = 1 / model.denoiser.coefficients(t.double()).c_out
-    torch.testing.assert_close(weight, known_weight.double(), rtol=2e-4, atol=0)
+    torch.testing.assert_close(weight, known.double(), rtol=2e-4, atol=0)
 
 
 def test_an_imported_toy_network_can_be_simulated_and_its_source_is_not_run(bring, tmp_path):

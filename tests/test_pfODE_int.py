@@ -316,9 +316,8 @@ def laws(tmp_path_factory):
         found[name] = network_file(folder / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.subjects.toys.MOST", 1000)
-        refit = run_script(
-            toy_train, f"--network={found['plain']}", "--refit_latent_law", whole=True
-        )
+        given = (f"--network={found['plain']}", "--refit_latent_law")
+        refit = run_script(toy_train, *given, whole=True)
     assert refit.code == 0
     found["law"] = found["plain"].with_name(f"{found['plain'].stem}-law.pkl")
     assert f"Wrote {found['law']}" in refit.out

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.samples import save_network_of_table
+from tests.support.running import slowly
 from training import names
 from training.data.toys import _RECIPES
 from training.flow.denoisers import DTYPES
@@ -52,6 +53,8 @@ for script, words in (
     else:
         raise AssertionError(words)
 """
+MADE = {"2": {".npz", ".json", ".pkl", ".pt"}, "5": {".zip", ".png"}}
+"""Kinds of files that so many runs make."""
 
 
 def test_neither_helps_nor_refusals_that_need_no_network_import_what_takes_long():
@@ -86,21 +89,13 @@ def test_names_that_options_offer_are_those_that_there_are():
     assert tuple(_RECIPES) == names.TOY_NAMES
 
 
-@pytest.mark.parametrize(
-    ("runs", "kinds"),
-    [
-        ("2", {".npz", ".json", ".pkl", ".pt"}),
-        pytest.param("5", {".zip", ".png"}, marks=pytest.mark.slow),
-    ],
-)
-def test_scripts_run_without_what_windows_lacks(tmp_path, runs, kinds):
+@pytest.mark.parametrize("runs", slowly(MADE, "5"))
+def test_scripts_run_without_what_windows_lacks(tmp_path, runs):
     command = [sys.executable, "-X", "warn_default_encoding", "tests/support/like_windows.py"]
-    done = subprocess.run(
-        [*command, str(tmp_path), runs], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, str(tmp_path), runs], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     names = [line for line in done.stdout.splitlines() if (tmp_path / line).is_file()]
-    assert {Path(name).suffix for name in names} >= kinds
+    assert {Path(name).suffix for name in names} >= MADE[runs]
     assert not [name for name in names if re.search(r'[<>:"|?*]|[. ]$', name)]
 
 

@@ -16,8 +16,8 @@ import pfODE_int
 import toy_mesh_exps
 import train
 from tests.support.finished_runs import HOUSE_NAMES, PLAIN, SMALL, write_csv, write_houses
-from tests.support.image_runs import equal, stats
-from tests.support.outcomes import assert_same, outcome
+from tests.support.image_runs import equal, load, stats
+from tests.support.outcomes import assert_same, only_json, outcome
 from tests.support.running import contents, good, refused, run_script
 from torch_utils import distributed
 from torch_utils.results import load_arrays
@@ -232,17 +232,13 @@ def test_tables_calibrate_on_held_out_rows(houses_run, houses, tmp_path):
     training = (train, f"--data={houses}", "--nosubdir", *SMALL, *PLAIN)
     how = ("--calibrate", "--calibration_fit=path")
     good(run_script(*training, f"--outdir={folder}", *how))
-    plain, calibrated = (
-        Model.load(place / "network-snapshot-000004.pkl").denoiser for place in (houses_run, folder)
-    )
+    plain, calibrated = (load(place).denoiser for place in (houses_run, folder))
     assert plain.calibration is None
     assert calibrated.calibration.slopes.any()
     assert equal(plain.network.state_dict(), calibrated.network.state_dict())
     assert "The calibration is fitted to 60 held-out rows" in (folder / "log.txt").read_text()
-    text = [
-        json.loads((place / "training_options.json").read_text()) for place in (houses_run, folder)
-    ]
-    assert [one["options"]["calibrate"] for one in text] == [False, True]
+    saved = (only_json(place, "training_options.json") for place in (houses_run, folder))
+    assert [one["options"]["calibrate"] for one in saved] == [False, True]
 
 
 def test_a_run_is_resumed_with_its_own_table_only(houses_run, houses):

@@ -227,10 +227,8 @@ def test_a_resumed_training_equals_an_unbroken_one(
     for name in (f"training-state-{number:06d}.pt" for number in lost):
         assert equal(read_state(copy / name), read_state(whole / name))
     assert same_end(copy, whole)
-    one, other = (
-        [(line["seen"], line["Loss/loss"]) for line in stats(run)] for run in (copy, whole)
-    )
-    assert one == other
+    for one, other in zip(stats(copy), stats(whole), strict=True):
+        assert all(one[name] == other[name] for name in ("seen", "Loss/loss"))
     options, log = "training_options.json", "log.txt"
     assert (copy / options).read_bytes() == (whole / options).read_bytes()
     assert len((copy / log).read_text()) > len((whole / log).read_text())
@@ -347,9 +345,8 @@ def test_a_run_whose_data_has_changed_cannot_be_resumed(tmp_path):
     for side, channels, last in (0, 0, 0), (32, 1, 1), (8, 3, 1), (8, 1, 3):
         data.unlink()
         if side:
-            image_runs.write_images(
-                data, random.uniform(0, 255, (40, side, side, channels)), [0, last] * 20
-            )
+            pixels = random.uniform(0, 255, (40, side, side, channels))
+            image_runs.write_images(data, pixels, [0, last] * 20)
         before = contents(tmp_path)
         result = run_script(train, f"--resume={folder}")
         assert result.code in (1, 2)

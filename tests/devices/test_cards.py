@@ -12,7 +12,7 @@ from dnnlib.errors import UsageError
 from tests.support import trainers
 from tests.support.draws import double, normal, seeded
 from tests.support.fake_cuda import fake_cuda
-from tests.support.flows import SCHEDULES, bumps_under
+from tests.support.flows import SCHEDULES, exact_flow
 from tests.support.posteriors import conditional_prior, drawn, gaussian_prior
 from tests.support.running import slowly
 from tests.support.trainers import model_of, points_and_labels
@@ -94,7 +94,7 @@ def test_points_melt_and_return_and_explicit_steps_never_wait(cuda, solver):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_exact_flows_of_all_schedules(cuda, name):
     def encoded(device):
-        toy, flow = bumps_under(deepcopy(SCHEDULES[name]))
+        toy, flow = exact_flow("bumps3", schedule=deepcopy(SCHEDULES[name]))
         return flow.to(device).encode(toy.sample(3, seeded()), flow.times(2), "exp_ab2")
 
     assert_same_on_card(encoded)

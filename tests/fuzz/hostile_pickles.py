@@ -49,10 +49,6 @@ def sequence(*items):
     return b"(" + b"".join(items) + b"t"
 
 
-def mapping(**items):
-    return b"}(" + b"".join(text(key) + value for key, value in items.items()) + b"u"
-
-
 def call(function, *arguments):
     return name(function) + sequence(*arguments) + b"R"
 
@@ -85,9 +81,7 @@ VALUES = {
     "an import": call("builtins __import__", text("antigravity")),
     "a pickle in it": call("pickle loads", text("cposix\nsystem\n(X\x05\0\0\0touch RANtR.")),
     "code compiled by torch": call("torch.jit._script script", text("def f(): pass")),
-    "an attribute of an attribute": call(
-        "builtins getattr", name("os system"), text("__globals__")
-    ),
+    "an attribute of a function": call("builtins getattr", name("os system"), text("__globals__")),
     "an instance with arguments": b"(" + text(COMMAND) + b"iposix\nsystem\n",
     "an extension": b"\x82\x01",
     "a new object with keywords": name("subprocess Popen") + b")}\x92",

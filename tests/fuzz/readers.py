@@ -88,9 +88,7 @@ def use_options(path):
         mock.patch(f"{job}.tell_dry_run"),
         mock.patch(f"{job}.Resumed.find", return_value=None),  # there are options alone
         # A toy may be in thousands of dimensions, whose eigenvectors take longer than a file may.
-        mock.patch.object(
-            EigenBasis, "from_moments", lambda mean, _: EigenBasis.standard(len(mean))
-        ),
+        mock.patch.object(EigenBasis, "from_moments", lambda m, _: EigenBasis.standard(len(m))),
     ):
         try:
             toy_train.main([f"--resume={path.parent}", "--dry-run"], standalone_mode=False)
@@ -259,7 +257,8 @@ def arrays(name, probe, file, make, victim, *others):
 
 def lone_array(name, file, probe):
     hostile = {**anything(file), **named(file, ARRAYS)}
-    return Reader(name, (written(file, samples.save_lone_array),), probe, hostile, parses=True)
+    valid = written(file, lambda path: np.save(path, samples.table()["points"]))
+    return Reader(name, (valid,), probe, hostile, parses=True)
 
 
 ALL = (

@@ -93,9 +93,7 @@ def some_arrays():
     }
 
 
-def compressed_arrays(folder):
-    np.savez_compressed(folder / "a.npz", **some_arrays())
-    return folder / "a.npz"
+compressed_arrays = written("a.npz", lambda path: np.savez_compressed(path, **some_arrays()))
 
 
 def _saved(save):
@@ -175,10 +173,6 @@ def save_rows(path, holes=""):
 
 def save_rows_with_holes(path):
     save_rows(path, ',\n"1","2"\n\nNA,3\n')
-
-
-def save_lone_array(path):
-    np.save(path, np.random.default_rng(0).normal(size=(12, 2)))
 
 
 def save_network_of_table(path):

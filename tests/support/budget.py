@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-MOST_LINES = 30_139
-"""It is to fall: who needs more lines finds what others prove already. The aim is 30,000."""
+MOST_LINES = 29_955
+"""It may fall, and stays below 30,000: who needs more lines finds what others prove already."""
 FORKING = ("test_fuzz.py", "test_kills.py")
 """Files whose tests start processes from one that has imported all, beside those of two ranks."""
 

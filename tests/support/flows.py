@@ -68,11 +68,12 @@ def gaussian_flow(basis, schedule, error=0):
     return ProbabilityFlow(denoise, schedule, basis)
 
 
-def exact_flow(name, dims_to_keep=None, augment_to=0, **options):
+def exact_flow(name, dims_to_keep=None, augment_to=0, schedule=None, **options):
     """A toy, or ``bumps2`` or ``bumps3``, and its exact flow; options go to the schedule."""
     toy = Bumps(int(name[-1])) if name.startswith("bumps") else Toy(name, augment_to)
     basis = EigenBasis.from_moments(*toy.moments())
-    schedule = make_schedule("ifs", {"dims_to_keep": dims_to_keep or toy.dim, **options}, basis)
+    if schedule is None:
+        schedule = make_schedule("ifs", {"dims_to_keep": dims_to_keep or toy.dim, **options}, basis)
     denoiser = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
     return toy, ProbabilityFlow(denoiser, schedule, basis)
 
@@ -99,13 +100,6 @@ class Counted:
     def __call__(self, x, t):
         self.times.append(float(t.max()))
         return self.function(x, t)
-
-
-def bumps_under(schedule):
-    toy = Bumps(schedule.dim)
-    basis = EigenBasis.from_moments(*toy.moments())
-    denoiser = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
-    return toy, ProbabilityFlow(denoiser, schedule, basis)
 
 
 class FunctionNetwork(nn.Module):

@@ -11,6 +11,10 @@ import pytest
 from PIL import Image
 
 
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
 def encoded(pixels, suffix="png", **options):
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     file = io.BytesIO()

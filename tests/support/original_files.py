@@ -232,20 +232,14 @@ def precond(network, class_name, exponents, eigenvalues, axes, space="ES", rho=1
     return made
 
 
-def random_axes(dim):
-    return torch.linalg.qr(torch.randn(dim, dim, generator=seeded(dim)).double()).Q
-
-
 def toy_points(name="circles", count=2000):
     return Toy(name if name in TOY_NAMES else "circles").sample(count, seeded())
 
 
 def toy_song_network(network, **init_kwargs):
     made = image_network("ToySongUNet", network.unet, **init_kwargs)
-    for name, layer in zip(("fc1", "fc2"), network.lift, strict=True):
-        made.state["_modules"][name] = linear(layer)
-    for name, layer in zip(("fc3", "fc4"), network.lower, strict=True):
-        made.state["_modules"][name] = linear(layer)
+    for number, layer in enumerate([*network.lift, *network.lower], start=1):
+        made.state["_modules"][f"fc{number}"] = linear(layer)
     made.state["_init_kwargs"]["data_dim"] = network.lift[0].in_features
     return made
 
@@ -283,11 +277,11 @@ def toy_content(name="circles", space="ES", rho=1.0, points=None, network=None):
 
 
 def image_content(class_name, network, exponents, space="IS", **init_kwargs):
-    channels, side, _ = network.image_shape
+    (channels, side, _), dim = network.image_shape, len(exponents)
     written = image_network(class_name, network, **init_kwargs)
-    eigenvalues = np.linspace(1.5, 0.1, len(exponents))
+    axes = torch.linalg.qr(torch.randn(dim, dim, generator=seeded(dim)).double()).Q
     shape = {"img_resolution": side, "img_channels": channels}
-    basis = (eigenvalues, random_axes(len(exponents)))
+    basis = (np.linspace(1.5, 0.1, dim), axes)
     return {
         "ema": precond(written, "IFsPreCond", exponents, *basis, space, **shape),
         "loss_fn": Persistent("IFsLoss", t_min=1e-7, t_max=12.5, t_sampling="uniform"),

@@ -191,9 +191,8 @@ def save_posterior(
     prior=True,
 ):
     """Draws of posteriors as ``posterior.py sample`` writes them, with normal ones as prior."""
-    generator = seeded()
-    chains, middle, width = 2, 0.0 if image_shape is None else 127.5, 1.0
-    width = width if image_shape is None else 40.0
+    generator, chains = seeded(), 2
+    middle, width = (0.0, 1.0) if image_shape is None else (127.5, 40.0)
     likelihood = likelihood or Gaussian(torch.tensor(0.3))
     points = middle + width * torch.randn(count, chains, draws, dim, generator=generator).double()
     truth = points[:, 0, 0]

@@ -97,13 +97,11 @@ def refusal(read, *arguments, kind=DataError, **options):
 
 def contents(folder):
     """The bytes of every file below a folder; folders end in a slash."""
-    paths = sorted(folder.rglob("*"))
-    return {
-        str(path.relative_to(folder)) + "/" * path.is_dir(): (
-            b"" if path.is_dir() else path.read_bytes()
-        )
-        for path in paths
-    }
+    got = {}
+    for path in sorted(folder.rglob("*")):
+        name, is_folder = str(path.relative_to(folder)), path.is_dir()
+        got[name + "/" * is_folder] = b"" if is_folder else path.read_bytes()
+    return got
 
 
 @contextmanager

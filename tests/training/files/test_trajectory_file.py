@@ -145,9 +145,13 @@ CHANGES = {
 }
 
 
-def test_a_file_that_is_no_melt_of_this_flow_is_refused(tmp_path):
-    melted = tmp_path / "melt.npz"
-    Simulator(FLOW, TIMES, RK4, save_every=2).melt(DATA, path=melted, labels=LABELS)
+def test_a_file_that_is_no_melt_of_this_flow_or_network_is_refused(tmp_path):
+    melted, own = tmp_path / "melt.npz", {"labels": LABELS, "network_sha256": "a" * 64}
+    Simulator(FLOW, TIMES, RK4, save_every=2).melt(DATA, path=melted, **own)
+    for known in (None, "a" * 64):
+        assert len(SavedEnd.load(melted, FLOW, TIMES, known).x) == len(DATA)
+    with pytest.raises(DataError, match=r"another network.*aaaa.*bbbb"):
+        SavedEnd.load(melted, FLOW, TIMES, "b" * 64)
     arrays = load_arrays(melted)
     for change, (name, function, parts) in CHANGES.items():
         save_arrays(melted, arrays | {name: function(arrays[name])})
@@ -160,15 +164,6 @@ def test_a_file_that_is_no_melt_of_this_flow_is_refused(tmp_path):
     one = {name: arrays[name][:1] for name in ("times", "xs_es", "scale", "noise_variance")}
     save_arrays(melted, arrays | one)
     assert "[1, 6, 3]" in refusal(SavedEnd.load, melted, FLOW, TIMES)
-
-
-def test_a_melt_of_another_network_is_refused(tmp_path):
-    path = tmp_path / "melt.npz"
-    Simulator(FLOW, TIMES, RK4, save_every=8).melt(DATA, path=path, network_sha256="a" * 64)
-    for known in (None, "a" * 64):
-        assert len(SavedEnd.load(path, FLOW, TIMES, known).x) == len(DATA)
-    with pytest.raises(DataError, match=r"another network.*aaaa.*bbbb"):
-        SavedEnd.load(path, FLOW, TIMES, "b" * 64)
 
 
 def written(folder, text):
@@ -256,15 +251,10 @@ BESIDE |= {"generated images", "mixture", "model comparison", "round", "trajecto
 """Kinds of JSON files and of draws of weights. What a trajectory is of says its kind."""
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_what_draws_and_shows_a_kind_exists(kind):
-    if FORMATS[kind].drawn:
-        assert callable(drawing_of(kind))
-    if FORMATS[kind].shown:
-        assert callable(section_maker(kind))
-
-
-def test_every_format_has_a_line():
+def test_every_format_has_a_line_and_what_draws_and_shows_it_exists():
+    for kind, entry in FORMATS.items():
+        assert not entry.drawn or callable(drawing_of(kind))
+        assert not entry.shown or callable(section_maker(kind))
     written = {
         value
         for path in FILES.glob("*.py")

@@ -10,13 +10,9 @@ from torch import nn
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import FunctionNetwork, exact_flow, noisy_points, random_basis, rotated
 from training.data.toys import Toy
+from training.flow import denoisers
 from training.flow.calls import BlockwiseDenoiser, ConditionedDenoiser
-from training.flow.denoisers import (
-    DiscreteDenoiser,
-    MixtureDenoiser,
-    NetworkDenoiser,
-    noise_condition,
-)
+from training.flow.denoisers import DiscreteDenoiser, NetworkDenoiser, noise_condition
 from training.flow.eigenbasis import EigenBasis
 from training.flow.output_gain import OutputGain
 from training.flow.pfode import ProbabilityFlow
@@ -107,7 +103,7 @@ def test_chunks_do_not_change_the_exact_denoiser():
     x = noisy_points(toy, flow, 33, each, seeded())
     known = {"basis": flow.basis, "schedule": flow.schedule}
     for elements in (1, 30):
-        chunked = MixtureDenoiser(*toy.mixture, **known, chunk_elements=elements)
+        chunked = denoisers.MixtureDenoiser(*toy.mixture, **known, chunk_elements=elements)
         for kind in ("forward", "log_density"):
             got, whole = (getattr(one, kind)(x, each) for one in (chunked, flow.denoiser))
             torch.testing.assert_close(got, whole, rtol=0, atol=1e-12)

@@ -9,18 +9,12 @@ import torch.nn.functional as F
 
 from tests.support import flows
 from tests.support.draws import double, normal, seeded
+from training.flow import likelihood
 from training.flow.calibration import Calibration
 from training.flow.calls import BlockwiseDenoiser, RecomputedDenoiser
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.latent.laws import GaussianLaw
-from training.flow.likelihood import (
-    Density,
-    DensityPlan,
-    DivergenceIntegral,
-    Trace,
-    bits_per_dim,
-    value_and_products,
-)
+from training.flow.likelihood import Density, DensityPlan, DivergenceIntegral, Trace
 from training.flow.output_gain import OutputGain
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
@@ -113,7 +107,7 @@ def test_states_are_what_they_are_without_densities():
 def test_the_divergence_is_the_trace_of_the_jacobian(name):
     v, w = getattr(flows.curved_flow(3), name), normal(7, 3)
     for t in (torch.tensor(1.5).double(), torch.linspace(0.5, 3, 7, dtype=torch.float64)):
-        value, products = value_and_products(v, w, t, EXACT.directions(slice(0, 7), 3))
+        value, products = likelihood.value_and_products(v, w, t, EXACT.directions(slice(0, 7), 3))
         divergence = products.sum(dim=1)
         assert torch.equal(value, v(w, t))
         assert not value.requires_grad
@@ -140,7 +134,7 @@ def test_networks_take_traces_as_backward_passes_do(members, waves, space):
     for part in (flow, flow.in_blocks(300)):
         for standardized in (True, False):
             v = part.slope(standardized)
-            value, each = value_and_products(v, w, t, units)
+            value, each = likelihood.value_and_products(v, w, t, units)
             got, right = v.with_divergence(w, t), (value, each.sum(dim=1))
             torch.testing.assert_close(got, right, rtol=1e-5, atol=1e-5)
     network.train()  # has no such traces
@@ -248,7 +242,7 @@ def test_the_gaussian_is_that_of_the_noisy_data_and_levels_cost_eight_bits():
     torch.testing.assert_close(GaussianLaw(flow.noisy_variance(t)).log_prob(x), expected)
     # Uniform over 256 levels, which are 256 / 127.5 data units.
     density = double([-12 * log(256 / 127.5)])
-    torch.testing.assert_close(bits_per_dim(density, 12, 127.5), torch.tensor([8.0]).double())
+    torch.testing.assert_close(likelihood.bits_per_dim(density, 12, 127.5), double([8.0]))
     exact, estimated = Density(density, 0 * density), Density(density, density.abs())
     got = DensityPlan(Trace(), 127.5).arrays(exact, 12)
     assert set(got) == {"log_prob", "bits_per_dim"}

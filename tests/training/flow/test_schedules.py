@@ -155,7 +155,7 @@ def test_a_vector_of_times_is_treated_one_by_one(schedule):
 
 @some_schedules
 def test_the_standardized_velocity_is_a_change_of_variables(schedule):
-    _, flow = flows.bumps_under(schedule)
+    _, flow = flows.exact_flow("bumps3", schedule=schedule)
     y = normal(20, 3)
     for t in schedule.times(5, 4.0):
         # dx/dt = d(std y)/dt = std' y + std y'
@@ -167,7 +167,7 @@ def test_the_standardized_velocity_is_a_change_of_variables(schedule):
 
 @some_schedules
 def test_rows_may_have_times_of_their_own(schedule):
-    _, flow = flows.bumps_under(schedule)
+    _, flow = flows.exact_flow("bumps3", schedule=schedule)
     y = normal(6, 3)
     t = schedule.times(5, 4.0)
     for kind in ("velocity", "standardized_velocity", "noisy_std", "latent_std"):

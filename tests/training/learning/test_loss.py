@@ -22,15 +22,10 @@ from training.flow.likelihood import Trace
 from training.flow.schedules import EDMSchedule, InflationSchedule, VESchedule
 from training.flow.solvers.fitted import BY_STUDENT
 from training.inference.amortized import Amortized, by_teacher
+from training.learning import targets
 from training.learning.distilling import Lessons, Paths, carry, distill, measure
 from training.learning.loss import LOG_STD_MEAN, LOG_STD_STD, DenoisingLoss, DenoisingRegression
-from training.learning.targets import (
-    LOT_BITS,
-    OtherPoints,
-    OthersOfBatch,
-    averaging_shift,
-    telling_axis,
-)
+from training.learning.targets import LOT_BITS, OtherPoints, OthersOfBatch, averaging_shift
 from training.model.model import Model
 from training.model.recipe import Recipe
 from training.networks.mlp import FlowMapMLP
@@ -180,7 +175,7 @@ def test_points_find_all_that_are_near_or_those_of_a_part():
 @pytest.mark.parametrize(("kept", "axis"), [(1, 1), (2, 0)])
 def test_points_are_found_along_the_axis_that_tells_most(kept, axis):
     _, flow = exact_flow("moons", kept)
-    assert telling_axis(flow.basis, flow.schedule, flow.end_time) == axis
+    assert targets.telling_axis(flow.basis, flow.schedule, flow.end_time) == axis
 
 
 @pytest.mark.parametrize("kept", [1, 2])
@@ -194,7 +189,7 @@ def test_the_mean_is_plain_and_variance_less(kept, monkeypatch):
     noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
     t = double(0.4 * flow.end_time)
     variance = flow.schedule.noise_variance(t).expand(4, 2)
-    axis = telling_axis(flow.basis, flow.schedule, flow.end_time)
+    axis = targets.telling_axis(flow.basis, flow.schedule, flow.end_time)
     batches = zip(clean, noise, others, strict=True)
     shifts = [averaging_shift(e, n, variance, dealt(more, axis, NEAR)) for e, n, more in batches]
     got = clean + torch.stack(shifts)

@@ -31,13 +31,8 @@ from training.learning.run import Ending, train
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 from training.networks.mlp import ToyMLP
-from training.subjects.table_spaces import (
-    Preparation,
-    Space,
-    choose_space,
-    kept_dimensions,
-    relevant_conditions,
-)
+from training.subjects import table_spaces
+from training.subjects.table_spaces import Preparation, Space, choose_space
 from training.subjects.table_training import about_table
 
 CPU = torch.device("cpu")
@@ -146,7 +141,7 @@ def test_rows_far_from_all_others_are_told_of_and_drawn_in():
 
 def test_auto_keeps_as_many_dimensions_as_participate():
     made = table()
-    assert [kept_dimensions(wanted, made) for wanted in (None, 2, "auto")] == [3, 2, 2]
+    assert [table_spaces.kept_dimensions(wanted, made) for wanted in (None, 2, "auto")] == [3, 2, 2]
 
 
 class Scores:
@@ -372,7 +367,7 @@ def among_noise(count):
 
 def test_conditions_that_tell_nothing_are_left_out_of_account(tmp_path):
     prepared = conditional(among_noise(1000), steps=1)
-    assert relevant_conditions(prepared.table.train_rows, 0) == TELLING
+    assert table_spaces.relevant_conditions(prepared.table.train_rows, 0) == TELLING
     assert conditional(gaussian(1000)).relevant == []
     space = choose_space(prepared, Space("none", "zca", "on", "map", "on"))
     model, _ = prepared.build(prepared.coordinates(space))

@@ -14,18 +14,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, TrainingError, UsageError
+from tests.support import trainers
 from tests.support.draws import normal, seeded
 from tests.support.image_models import image_basis, image_model
 from tests.support.running import refusal
-from tests.support.trainers import (
-    Troubled,
-    assert_same_state,
-    circles_trainer,
-    model_of,
-    run_steps,
-    tensors,
-    weights,
-)
+from tests.support.trainers import Troubled, assert_same_state, circles_trainer, run_steps, weights
 from torch_utils import distributed
 from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
@@ -147,7 +140,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(batch_gpu):
 
     def learnt():
         parts = {name: trainer.state()[name] for name in ("network", "optimizer")}
-        return {k: x.clone() for k, x in tensors(parts).items() if isinstance(x, Tensor)}
+        return {k: x.clone() for k, x in trainers.tensors(parts).items() if isinstance(x, Tensor)}
 
     before = learnt()
     run_steps(trainer, Troubled(source, {2}), 1)
@@ -246,14 +239,14 @@ def test_a_resumed_training_has_its_scale(monkeypatch):
 def test_half_precision_is_chosen_if_it_is_much_faster(half, expected, monkeypatch):
     seconds = {"fp32": 1.0, "bf16": half}  # of the names that are the fourth argument
     monkeypatch.setattr(speed, "gradient_seconds", lambda *given: seconds[given[3]])
-    model = model_of("DDPM++ of classes")
+    model = trainers.model_of("DDPM++ of classes")
     assert fastest_precision(*model, CONFIG) == expected
     # A training that is over at once is not worth a trial.
     assert fastest_precision(*model, replace(CONFIG, total=5000)) == "fp32"
 
 
 def test_a_trial_changes_neither_the_network_nor_what_is_drawn_after_it():
-    model, loss = model_of("ensemble with conditions")  # which has dropout
+    model, loss = trainers.model_of("ensemble with conditions")  # which has dropout
     weights = [value.clone() for value in model.denoiser.parameters()]
     drawn = torch.get_rng_state()
     assert all(gradient_seconds(model, loss, CONFIG, name, 2) > 0 for name in ("fp32", "bf16"))

@@ -20,14 +20,8 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import get_solver
-from training.measure.correlations import (
-    Autocorrelations,
-    correlate,
-    correlation_time,
-    mean_autocorrelation,
-    scatter_of,
-    varying,
-)
+from training.measure import correlations
+from training.measure.correlations import correlate, correlation_time, mean_autocorrelation
 from training.measure.residuals import NOISE_BLOCK, ResidualProbe, noise_rows
 
 XI = double([2.0, 0.3, 0.01])
@@ -100,7 +94,7 @@ def test_a_process_that_forgets_exponentially_has_its_known_correlations_and_tim
     times = torch.arange(0, 8, 0.25, dtype=torch.float64)
     decay = (-0.25 * rates).exp()
     start = state = normal(count, 3)
-    table = Autocorrelations(["r"], len(times), 3)
+    table = correlations.Autocorrelations(["r"], len(times), 3)
     for index in range(len(times)):
         got = correlate(batches(start, state, size=999), "r")
         assert (got.matrix - torch.diag(got.diagonal)).abs().max() < 5 / count**0.5
@@ -127,10 +121,10 @@ def test_what_varies_does_so_at_a_time_and_the_first_and_means_are_over_it():
     stds[0, 0, 1] = stds[0, 1, 2] = 1e-7
     stds[1, 2] = torch.tensor([1e3, 1.0, 1e-2, 0.0])
     stds[0, 2, 3] = 1e-4
-    varies = varying(stds)
+    varies = correlations.varying(stds)
     assert varies[0].int().tolist() == [[1, 0, 1, 1], [1, 0, 0, 1], [1, 0, 1, 0]]
     assert varies[1].int().tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]]
-    assert not varying(torch.zeros(2, 3, 4)).any()
+    assert not correlations.varying(torch.zeros(2, 3, 4)).any()
     diagonals = torch.tensor([[1.0, 1.0, 0, 1.0], [0.5, 0.2, 0, 0.1], [0.4, 0, 0, 0.2]])
     varies = torch.tensor([[True, True, False, True]] * 2 + [[True, False, False, True]])
     assert mean_autocorrelation(diagonals, varies).tolist() == pytest.approx([1, 0.3, 0.3])
@@ -140,7 +134,7 @@ def test_what_varies_does_so_at_a_time_and_the_first_and_means_are_over_it():
 def test_a_dimension_that_fades_into_rounding_makes_no_steps():
     """Its deviation falls from far above the threshold to about it, now over and now under."""
     count, times = 300, torch.arange(6.0)
-    table = Autocorrelations(["r"], 6, 3)
+    table = correlations.Autocorrelations(["r"], 6, 3)
     start = normal(count, 3)
     kept = torch.tensor([1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
     for index, fading in enumerate([1e-2, 1e-4, 2e-6, 0.5e-6, 1.5e-6, 0.2e-6]):
@@ -289,13 +283,13 @@ def test_correlation_times_of_lines_of_zeros_and_of_what_does_not_vary():
     assert math.isnan(got.e_folding)
     assert str(got) == "at least 2.3"
     lags = torch.tensor([0.0, 1, 3])
-    _, facts = Autocorrelations(["r"], 3, 2).summary(lags, 100)
+    _, facts = correlations.Autocorrelations(["r"], 3, 2).summary(lags, 100)
     assert facts["r"]["most_constant_dims"] == 2
     got = correlation_time(lags, torch.zeros(3))
     assert (got.integral, got.bound) == (0, None)
     for count in (2, 4, 5, 6):
         mean = torch.tensor([1.0, 0.8, 0.7])
-        got = correlation_time(torch.arange(3.0), mean, scatter_of(count))
+        got = correlation_time(torch.arange(3.0), mean, correlations.scatter_of(count))
         assert (got.integral, got.bound) == (1, "upper")
     # A small rest is above the scatter at the next lag by chance, and gone thereafter.
     lags = torch.arange(0, 1, 0.05)
@@ -313,7 +307,7 @@ def fresh(spacing, count, seed, dim=2):
     for index in range(1, len(lags)):
         pair = first, normal(count, dim, seed=1000 * seed + index)
         mean[index] = correlate([pair], "r").diagonal.mean()
-    return correlation_time(lags, mean, scatter_of(count))
+    return correlation_time(lags, mean, correlations.scatter_of(count))
 
 
 @pytest.mark.parametrize(("count", "spacing"), [(100, 0.05), (1000, 0.2)])
@@ -327,9 +321,10 @@ def test_what_is_gone_at_once_lasts_less_than_the_spacing(count, spacing):
 def test_an_exponential_lasts_as_long_on_any_grid_and_two_times_bound_it():
     for spacing, count in product((0.01, 0.1, 0.5), (1000, 100_000)):
         lags = torch.arange(0, 20, spacing, dtype=torch.float64)
-        got = correlation_time(lags, (-lags).exp(), scatter_of(count))
+        scatter = correlations.scatter_of(count)
+        got = correlation_time(lags, (-lags).exp(), scatter)
         # What is cut off at the end, and the trapezoids.
-        assert got.integral == pytest.approx(1, abs=scatter_of(count) + spacing**2 / 10)
+        assert got.integral == pytest.approx(1, abs=scatter + spacing**2 / 10)
         assert got.bound is None
     for last, bound in ((0.5, "lower"), (0.3, "upper")):
         got = correlation_time(torch.tensor([0.0, 2]), torch.tensor([1.0, last]), 0.01)
@@ -342,4 +337,4 @@ def test_chance_scatters_as_it_is_said_to():
     first, later = normal(count, repeats, seed=1), normal(count, repeats, seed=2)
     for shape in (torch.clone, torch.exp, lambda x: x**3):  # normal, skewed, and with heavy tails
         got = correlate([(shape(first), shape(later))], "r").diagonal
-        assert float(got.std()) == pytest.approx(scatter_of(count) / 2, rel=0.05)
+        assert float(got.std()) == pytest.approx(correlations.scatter_of(count) / 2, rel=0.05)

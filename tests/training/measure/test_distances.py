@@ -22,12 +22,7 @@ from torch_utils.distributed import process_group
 from training.measure import detector as module
 from training.measure import feature_distances as kernel
 from training.measure.detector import InceptionDetector, expected_shapes, find_detector
-from training.measure.feature_distances import (
-    FeatureStatistics,
-    frechet_distance,
-    kernel_distance,
-    subset_distances,
-)
+from training.measure.feature_distances import frechet_distance, kernel_distance, subset_distances
 
 SHARES = {"uneven": ([30, 11], 0.0), "far": ([20, 21], 1e3), "one has none": ([41, 0], 0.0)}
 known_shapes = cache(expected_shapes)
@@ -41,7 +36,7 @@ def gaussian(dim, seed, rank=None):
 
 
 def moments_of(batches):
-    statistics = FeatureStatistics(batches[0].shape[1])
+    statistics = kernel.FeatureStatistics(batches[0].shape[1])
     for batch in batches:
         statistics.add(batch)
     return statistics.moments()
@@ -67,7 +62,7 @@ def test_streamed_moments_are_those_of_numpy():
 
 def test_moments_can_be_taken_again_after_more_was_added():
     points = normal(9, 3)
-    statistics = FeatureStatistics(3)
+    statistics = kernel.FeatureStatistics(3)
     statistics.add(points[:5])
     before = statistics.moments()
     statistics.add(points[:0])

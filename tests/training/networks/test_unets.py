@@ -20,15 +20,8 @@ from torch_utils.snapshots import Part, build, read_network, write_network
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.schedules import InflationSchedule
 from training.names import MOST_WAVES
-from training.networks import IMAGE_NETWORKS, NETWORKS
-from training.networks.blocks import (
-    BlockStyle,
-    FIRFilter,
-    ResidualBlock,
-    SelfAttention,
-    fan_in_init,
-    xavier_init,
-)
+from training.networks import IMAGE_NETWORKS, NETWORKS, blocks
+from training.networks.blocks import BlockStyle, FIRFilter, SelfAttention, fan_in_init, xavier_init
 from training.networks.embedding import ConditionEmbedding, FourierFeatures, PositionalFeatures
 from training.networks.encoder_decoder import DECODER_TYPES, ENCODER_TYPES, InputResidual
 from training.networks.unet import PixelWaves
@@ -362,7 +355,7 @@ def test_impossible_sizes_are_refused():
     assert "heads of 4 channels do not divide 6" in refusal(SelfAttention, 6, ADM, kind=UsageError)
     rounded = replace(ADM, rounded_heads=True)
     assert SelfAttention(6, rounded).heads == 1
-    assert ResidualBlock(8, 3, rounded, attention=True).attention is None
+    assert blocks.ResidualBlock(8, 3, rounded, attention=True).attention is None
     with pytest.raises(UsageError, match="2 attention heads do not divide 11"):
         SelfAttention(11, rounded)
     for dropout in (-0.1, 1.0):
@@ -394,7 +387,7 @@ def test_attention_equals_a_softmax_written_out(head_channels):
 @STYLES
 def test_block_starts_as_its_skip(style):
     for resampling, channels in product((None, "up", "down"), (8, 12)):
-        block = ResidualBlock(8, channels, style, resampling, attention=True)
+        block = blocks.ResidualBlock(8, channels, style, resampling, attention=True)
         x = torch.randn(2, 8, 8, 8)
         resampled = getattr(block.fir, resampling)(x) if resampling else x
         skip, side = block.skip(resampled), {"up": 16, "down": 4}.get(resampling, 8)
@@ -408,7 +401,7 @@ def test_block_starts_as_its_skip(style):
 
 @STYLES
 def test_block_follows_its_definition(style):
-    block = stirred(ResidualBlock(8, 12, style))
+    block = stirred(blocks.ResidualBlock(8, 12, style))
     x, embedding = torch.randn(2, 8, 4, 4), torch.randn(2, 12)
     h = block.conv1(F.silu(block.norm1(x)))
     affine = block.modulation(embedding)[:, :, None, None]

@@ -19,23 +19,14 @@ from tests.support.running import parsed, refusal, run_script
 from training.commands.shared import last_time, steps_and_end
 from training.commands.train import resumed_options, training_on_toy, tries_precisions
 from training.names import DEFAULT_STEPS, OTHERS
+from training.options import types
 from training.options.declared import Declared, argument, option, options_of, takes
 from training.options.inference import LikelihoodOptions
 from training.options.script import command, group
 from training.options.shared import ImageTimeOptions
 from training.options.train import TrainSettings
 from training.options.training import ToyTrainSettings, as_typed
-from training.options.types import (
-    COUNT,
-    DATA_SET,
-    FILE,
-    NETWORK,
-    POSITIVE,
-    ColumnTypes,
-    FiniteFloat,
-    Names,
-    Ranges,
-)
+from training.options.types import COUNT, DATA_SET, FILE, POSITIVE, FiniteFloat, Names, Ranges
 from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY
 from training.runs.choices import LatentChoice, latent_choice, recorded_eps
 from training.subjects.record_spaces import MARGINALS
@@ -240,17 +231,17 @@ def test_lists_of_names_and_ranges_are_taken_or_told():
     assert ranges == (("a", 0.0, 1.0), ("b:c", 2.0, math.inf), ("d", -math.inf, -1.0))
     assert Ranges().convert((("a", 0.0, 1.0),), None, None) == (("a", 0.0, 1.0),)
     assert Ranges().convert('"a, b:0:1",c::2', None, None)[0] == ("a, b", 0.0, 1.0)
-    types = 'a:b:number,when:%H:%M,"c, d:s<m"'
+    columns = 'a:b:number,when:%H:%M,"c, d:s<m"'
     parsed = (("a:b", "number"), ("when", "%H:%M"), ("c, d", "s<m"))
-    assert ColumnTypes().convert(types, None, None) == parsed
+    assert types.ColumnTypes().convert(columns, None, None) == parsed
     for kind, text in (
-        (ColumnTypes(), "a:words"),
+        (types.ColumnTypes(), "a:words"),
         (Names(), "a,,b"),
         (Ranges(), "a"),
         (Ranges(), "a:x:1"),
         (Ranges(), "a:2:1"),
         (Ranges(), "a:0:1,a:2:3"),
-        (ColumnTypes(), "a:number,a:date"),
+        (types.ColumnTypes(), "a:number,a:date"),
     ):
         with pytest.raises(click.BadParameter, match=text):
             kind.convert(text, None, None)
@@ -268,10 +259,10 @@ def test_paths_that_are_not_there_or_on_no_system_are_told(tmp_path):
         DATA_SET.convert(table, None, None)
     assert DATA_SET.convert(tmp_path, None, None) == tmp_path
     with pytest.raises(click.BadParameter, match="it is empty"):
-        NETWORK.convert("", None, None)
+        types.NETWORK.convert("", None, None)
     for text in (str(network), "https://host/network.pkl"):
-        assert NETWORK.convert(text, None, None) == text
-    assert "cannot open the file" in refusal(NETWORK.convert, f"{network}.old", None, None)
+        assert types.NETWORK.convert(text, None, None) == text
+    assert "cannot open the file" in refusal(types.NETWORK.convert, f"{network}.old", None, None)
 
 
 def test_a_mask_of_many_names_is_not_taken_for_a_file():

@@ -15,7 +15,7 @@ from training.pictures.correlations import draw_lags, draw_matrices, name_and_de
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 12])
-def test_lines_are_means_and_their_spread(tmp_path, dim):
+def test_lines_are_means_and_their_spread_beside_a_band_of_chance(tmp_path, dim):
     """Of few dimensions each is drawn, of many a band of those that vary."""
     constant = (1, 5) if dim == 12 else ()
     summary, _ = files.correlations(dim, files.QUANTITIES, constant)
@@ -38,13 +38,9 @@ def test_lines_are_means_and_their_spread(tmp_path, dim):
         for lag, ends in zip(files.LAGS, np.quantile(varying, [0.1, 0.9], axis=1).T, strict=True):
             there = edge[np.isclose(edge[:, 0], lag), 1]
             assert [there.min(), there.max()] == pytest.approx(ends, abs=1e-6)
-
-
-def test_chance_is_a_band_of_two_over_the_root_of_the_samples(tmp_path):
-    axes = draw_lags(SavedLags.load(files.save_summary(tmp_path)), "name", "").axes[0]
-    (band,) = axes.patches
-    assert band.get_y() == pytest.approx(-2 / sqrt(files.SAMPLES), rel=1e-3)
-    assert band.get_height() == pytest.approx(4 / sqrt(files.SAMPLES), rel=1e-3)
+    (chance,) = axes.patches
+    assert chance.get_y() == pytest.approx(-2 / sqrt(files.SAMPLES), rel=1e-3)
+    assert chance.get_height() == pytest.approx(4 / sqrt(files.SAMPLES), rel=1e-3)
     assert "N = 10,000" in axes.texts[0].get_text()
 
 

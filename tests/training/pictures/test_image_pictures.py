@@ -18,6 +18,7 @@ from PIL import Image
 from scipy.stats import chi2
 
 from tests.support import picture_files as files
+from tests.support.image_files import noise
 from tests.support.running import refusal
 from training.files.coverage import SavedCoverage
 from training.files.trajectory import SavedTrajectory
@@ -25,20 +26,9 @@ from training.measure.boundaries import Boundary, gaussian_content_within, unit_
 from training.pictures.album import pictures_of
 from training.pictures.coverage import cut, draw_boundaries, draw_radius, limits_of
 from training.pictures.images import grids, simulations
-from training.pictures.images.grids import (
-    data_cells,
-    difference_cells,
-    first_images,
-    fitted,
-    holds_images,
-    tiled,
-)
+from training.pictures.images.grids import data_cells, difference_cells, fitted, tiled
 from training.pictures.images.simulations import moving_columns
 from training.pictures.look import BLUE, ORANGE, brief, sequential_colors
-
-
-def some_pixels(*shape):
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def texts(figure):
@@ -66,7 +56,7 @@ def drawn(*paths):
 
 def test_pixels_survive_the_way_through_data():
     for channels in (1, 3):
-        shown = some_pixels(2, channels, 8, 16)
+        shown = noise(2, channels, 8, 16)
         cells = data_cells(shown.astype(np.float32) / 127.5 - 1)
         assert np.array_equal(cells, grids.pixel_cells(shown))
         assert np.array_equal(cells[..., :channels], shown.transpose(0, 2, 3, 1))
@@ -113,7 +103,7 @@ def test_differences_are_about_the_middle_gray_or_orange_above_and_blue_below():
 
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(20, 40))
 def test_images_keep_whole_pixels_or_are_averaged(height, width, side):
-    cells = some_pixels(2, height, width, 3)
+    cells = noise(2, height, width, 3)
     shown = fitted(cells, side)
     assert max(shown.shape[1:3]) <= side
     if factor := side // max(height, width):
@@ -126,7 +116,7 @@ def test_images_keep_whole_pixels_or_are_averaged(height, width, side):
 
 @pytest.mark.parametrize(("count", "columns", "gap"), [(6, 3, 2), (5, 3, 0), (4, 1, 2)])
 def test_tiles_lie_in_rows_on_white(count, columns, gap):
-    cells = some_pixels(count, 4, 5, 3) // 2
+    cells = noise(count, 4, 5, 3) // 2
     image = tiled(cells, columns, gap).copy()
     assert image.shape == (-(-count // columns) * (4 + gap) - gap, columns * (5 + gap) - gap, 3)
     for number, cell in enumerate(cells):
@@ -157,17 +147,17 @@ def shown_by(figure, page, image):
 
 def test_images_lie_on_the_page_pixel_by_pixel():
     for size in (8, 130):
-        cells = some_pixels(6, size, size, 3)
+        cells = noise(6, size, size, 3)
         figure = grids.draw_grid(cells, 6, "title", "details")
         assert texts(figure) == ["title", f"details · 6 images · {size} × {size} pixels"]
         grid = tiled(fitted(cells, max(96, size)), 3, 6)
         assert np.array_equal(shown_by(figure, rendered(figure), figure.images[0]), grid)
-    part = grids.draw_grid(some_pixels(10, 2, 2, 3), 101, "title")
+    part = grids.draw_grid(noise(10, 2, 2, 3), 101, "title")
     assert texts(part)[1].startswith("first 10 of 101 images")
 
 
 def test_rows_show_the_images_of_all_columns_and_blocks():
-    cells = [some_pixels(5, 4, 4, 3) // (k + 1) for k in range(3)]
+    cells = [noise(5, 4, 4, 3) // (k + 1) for k in range(3)]
     columns = [grids.Column(cells[k], f"c{k}", space=9 * k) for k in range(3)]
     notes = [f"n{k}" for k in range(5)]
     figure = grids.draw_rows(columns, "t", "s", "how", notes, blocks=2)
@@ -285,14 +275,14 @@ def test_errors_tell_where_rounding_restores(tmp_path, largest, marked):
 
 def test_folders_of_images_are_known_by_their_names(tmp_path):
     names = [f"{seed // 4 * 4:06d}/{seed:06d}.png" for seed in range(10)]
-    pixels = some_pixels(10, 4, 4)
+    pixels = noise(10, 4, 4)
     for name, image in zip(names, pixels, strict=True):
         (tmp_path / "fid" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(tmp_path / "fid" / name)
     (tmp_path / "fid" / "gen_params.json").write_text("{}")
     packed = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "fid")
     for path in (tmp_path / "fid", Path(packed)):
-        got, count = first_images(path, 6)
+        got, count = grids.first_images(path, 6)
         assert count == 10
         assert np.array_equal(got[:, 0], pixels[:6])
     # A picture never lies among its images.
@@ -309,7 +299,7 @@ def test_folders_of_images_are_known_by_their_names(tmp_path):
     with Image.open(tmp_path / "it.png") as image:
         assert image.width > 100
     (tmp_path / "fid" / names[5]).write_bytes(b"no png")
-    assert names[5] in refusal(first_images, tmp_path / "fid", 6)
+    assert names[5] in refusal(grids.first_images, tmp_path / "fid", 6)
 
 
 def test_other_folders_are_none(tmp_path):
@@ -321,7 +311,7 @@ def test_other_folders_are_none(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-        assert holds_images(tmp_path) is holds
+        assert grids.holds_images(tmp_path) is holds
 
 
 @pytest.mark.parametrize("dim", [2, 3])

@@ -302,16 +302,8 @@ def test_ranks_share_batches_and_the_basis(stored, monkeypatch, ranks):
         list(basis_batches(dataset, 1))
 
 
-def test_streams_leave_the_random_numbers_of_the_process_alone(stored):
-    before = torch.get_rng_state()
-    dataset = ImageDataset(stored(), max_size=9)
-    stream(dataset, 3, workers=1)
-    list(basis_batches(dataset, 5))
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_a_limit_takes_a_fixed_random_part(stored):
-    dataset = ImageDataset(stored())
+def test_a_limit_takes_a_fixed_random_part_and_no_random_number_of_the_process(stored):
+    before, dataset = torch.get_rng_state(), ImageDataset(stored())
     parts = [torch.cat(list(basis_batches(dataset, limit))) for limit in (6, 6, 500)]
     assert torch.equal(parts[0], parts[1])
     chosen = shown([Batch(parts[0])])
@@ -321,3 +313,5 @@ def test_a_limit_takes_a_fixed_random_part(stored):
     batches = list(basis_batches(dataset, batch=5, workers=1))
     assert max(map(len, batches)) == 5
     assert torch.equal(torch.cat(batches), parts[2])
+    stream(ImageDataset(stored(), max_size=9), 3, workers=1)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits, load_sample_images
 
 import dataset_tool
 from dnnlib.errors import DataError, UsageError
-from tests.support.image_files import encoded, idx, tar, write_mnist, write_store
+from tests.support.image_files import encoded, idx, noise, tar, write_mnist, write_store
 from tests.support.running import refusal, run_script
 from training.data.images.codec import Decoder
 from training.data.sources import lmdb_process, lmdb_store
@@ -30,10 +30,6 @@ from training.data.sources.writer import image_writer
 IDX = "t-images-idx3-ubyte.gz"
 BLACK = np.zeros((4, 4, 1), np.uint8)
 LENGTHS = (0, 1, 50, 2000, 2050, 4096, 30_000)
-
-
-def noise(*shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def read_all(source):
@@ -182,13 +178,10 @@ def test_a_bad_source_is_one_line(tmp_path):
 
 def test_nothing_is_made_of_a_hostile_pickle(tmp_path):
     data = pickle.dumps({"labels": [1], "data": os.system})
-    error = refusal(read_plain_pickle, data, "the batch")
-    assert "the batch is refused" in error
-    assert "posix.system" in error
     (tmp_path / "out").mkdir()
     (tmp_path / "empty").mkdir()
     bad = written(tmp_path / "a.tar.gz", archived(data))
-    sources = {bad: "data_batch_1", tmp_path / "empty": "are read: .png"}
+    sources = {bad: "posix.system", tmp_path / "empty": "are read: .png"}
     for (source, message), dest in product(sources.items(), ("d.zip", "d")):
         place = f"--dest={tmp_path / 'out' / dest}"
         result = run_script(dataset_tool, f"--source={source}", place, "--skip-bad")

@@ -125,7 +125,6 @@ def test_parquet_may_have_a_named_index_and_no_words_for_numbers(tmp_path):
     with pytest.raises(NotNumbers, match="column 'b' holds string, no numbers"):
         open_table(str(path), None)
     np.testing.assert_array_equal(rows_of(path, ["c", "a"]), [[np.nan, 1], [4, 2]])
-    pytest.importorskip("pyarrow")
     path, frame = tmp_path / "index.parquet", pandas.DataFrame({"a": [0.5]}, index=[5])
     frame.to_parquet(path)
     assert list(open_table(str(path), None).names) == list(open_cells(path).names) == ["a"]

@@ -168,9 +168,8 @@ def test_identifiers_are_told_and_never_called_constant():
 def test_values_beyond_bounds_are_told_with_their_row():
     price = 351 + np.abs(numbers())
     rows = source(a=numbers(1), price=price)
-    with pytest.raises(
-        DataError, match=r"row 1, column 'price': 351\.1\d* is not within .*500 to inf"
-    ):
+    told = r"row 1, column 'price': 351\.1\d* is not within .*500 to inf"
+    with pytest.raises(DataError, match=told):
         make_table(rows, TableChoices(bounds={"price": (500, np.inf)}))
     price[3] = 351
     with pytest.raises(DataError, match=r"'price': 1 value.* at a bound itself, 351"):

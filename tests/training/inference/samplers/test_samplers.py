@@ -7,21 +7,10 @@ import pytest
 import torch
 
 from dnnlib.errors import UsageError
+from tests.support import posteriors
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import Bumps, exact_flow
-from tests.support.posteriors import (
-    STEPS,
-    Parabola,
-    affine,
-    assert_moments,
-    by_quadrature,
-    conditional_prior,
-    drawn,
-    gaussian_prior,
-    moments_on_grid,
-    posterior,
-    problem,
-)
+from tests.support.posteriors import Parabola, affine, drawn, gaussian_prior, posterior, problem
 from tests.support.running import refusal, slowly
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.solvers import get_solver
@@ -60,14 +49,14 @@ def test_a_narrow_posterior_is_worth_more_at_a_cost_that_is_told(deblurred, nois
     assert (worth > 5 * pool.stats["effective_size"]).all()
     assert refined.stats["pareto_k"].max() < 0.7
     mean, covariance = posterior(which.coarse, narrow, SEEN)
-    assert_moments(refined, mean, covariance.diagonal().sqrt().expand_as(mean))
+    posteriors.assert_moments(refined, mean, covariance.diagonal().sqrt().expand_as(mean))
     points = affine(which.coarse)[0] + refined.w @ affine(which.coarse)[1].T
     torch.testing.assert_close(refined.points, points)
     seen = SEEN[:, None, None].expand_as(points).flatten(0, 2)
     expected = narrow.log_prob(points.flatten(0, 2), seen)
     torch.testing.assert_close(refined.log_likelihood.flatten(), expected)
     calls_of_a_point = float(pool.calls[0]) * len(SEEN) / 4096
-    assert calls_of_a_point >= STEPS
+    assert calls_of_a_point >= posteriors.STEPS
     torch.testing.assert_close(refined.calls, pool.calls + sum(refining.DRAWN) * calls_of_a_point)
 
 
@@ -81,9 +70,9 @@ def wrong(draws, worth, uniform):
 
 def test_the_pool_defends_against_wrong_fits():
     which = problem(gaussian_prior(), Parabola(), double([[0.3], [-1.0]]))
-    exact = by_quadrature(which.coarse, which.target.likelihood, which.target.observed)
+    exact = posteriors.by_quadrature(which.coarse, which.target.likelihood, which.target.observed)
     with mock.patch.object(Proposal, "fit", wrong):
-        assert_moments(drawn(which, "refined"), *exact)
+        posteriors.assert_moments(drawn(which, "refined"), *exact)
 
 
 @pytest.mark.parametrize("heaviest", [64, 2**13])
@@ -142,16 +131,16 @@ OBSERVED = double([[0.3], [-1.0]])
 @pytest.mark.parametrize("sampler", slowly(SAMPLERS, "elliptical", "hmc", "pcn"))
 def test_a_banana(sampler):
     which = problem(gaussian_prior(), Parabola(), OBSERVED)
-    exact = by_quadrature(which.coarse, which.target.likelihood, OBSERVED)
-    assert_moments(drawn(which, sampler, **LONG.get(sampler, {})), *exact)
+    exact = posteriors.by_quadrature(which.coarse, which.target.likelihood, OBSERVED)
+    posteriors.assert_moments(drawn(which, sampler, **LONG.get(sampler, {})), *exact)
 
 
 @pytest.mark.parametrize("sampler", ["pool", "refined", "annealed", "smc"])
 def test_two_modes(sampler):
     which = problem(gaussian_prior(), Parabola(slope=0), double([[1.5], [2.0]]))
-    exact = by_quadrature(which.coarse, which.target.likelihood, which.target.observed)
+    exact = posteriors.by_quadrature(which.coarse, which.target.likelihood, which.target.observed)
     draws = drawn(which, sampler, pool=16384)
-    assert_moments(draws, *exact)
+    posteriors.assert_moments(draws, *exact)
     first = draws.points[:, :, :, 0]
     assert first.abs().min() > 0.3, "these are two modes"
     assert (((first > 0).double().mean(dim=(1, 2)) - 0.5).abs() < 0.49).all()
@@ -166,7 +155,7 @@ def test_chains_of_a_coarse_flow_are_corrected(sampler):
     draws = drawn(which, sampler, on_part=parts.append, **LONG.get(sampler, {}))
     assert abs(sum(parts) - 1) < 1e-9
     mean, covariance = posterior(fine, likelihood, observed)
-    assert_moments(draws, mean, covariance.diagonal().sqrt().expand_as(mean))
+    posteriors.assert_moments(draws, mean, covariance.diagonal().sqrt().expand_as(mean))
     of_fine = fine.points(draws.w.flatten(0, 2)).points
     torch.testing.assert_close(draws.points.flatten(0, 2), of_fine)
 
@@ -268,7 +257,7 @@ def test_clean_points_are_drawn_with_the_variables_behind_them():
     which = problem(gaussian_prior(deblurred=True), narrow, observed)
     draws = drawn(which, "annealed")
     mean, covariance = posterior(which.coarse, narrow, observed)
-    assert_moments(draws, mean, covariance.diagonal().sqrt().expand_as(mean))
+    posteriors.assert_moments(draws, mean, covariance.diagonal().sqrt().expand_as(mean))
     points = which.target.prior.points(draws.w.flatten(0, 2)).points
     torch.testing.assert_close(points, draws.points.flatten(0, 2))
 
@@ -326,7 +315,7 @@ def quadrature(prior, likelihood, observed):
     flow = prior.flow
     states = flow.basis.to_eigen(GRID)
     density = flow.denoiser.log_density(states, prior.times[0])
-    return moments_on_grid(prior.of_states(states), density, likelihood, observed)
+    return posteriors.moments_on_grid(prior.of_states(states), density, likelihood, observed)
 
 
 CASES = [(0, 0.9, 8.0), (1, 0.1, 8.0), (1, 0.9, 8.0), (0, 0.1, -39.999), (0, 0.0, -9.999)]
@@ -412,7 +401,8 @@ def test_islands_count_alike_however_likely_what_they_hold(monkeypatch):
 
 def test_each_label_has_a_lookahead_of_its_own():
     y, seen = double([[0.3], [-1.0], [0.3]]), double([[0.5], [0.2], [-1.0]])
-    target = Target(conditional_prior(), Gaussian(double(0.4), torch.tensor([0])), seen, 4096, y)
+    likelihood = Gaussian(double(0.4), torch.tensor([0]))
+    target = Target(posteriors.conditional_prior(), likelihood, seen, 4096, y)
     draws = twist(target, 0, [0, 1, 2], chains=2, draws=1000, particles=1000)
     apart = draws.points[..., 0].flatten(1) - 0.64 * y - 0.36 / 0.52 * (seen - 0.64 * y)
     off = apart / (0.36 * 0.16 / 0.52) ** 0.5

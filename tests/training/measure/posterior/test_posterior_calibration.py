@@ -13,19 +13,13 @@ from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.running import refusal
 from training.measure.posterior import convergence as module
-from training.measure.posterior import coverage, importance
+from training.measure.posterior import coverage, importance, ranks
 from training.measure.posterior.calibration import RunValues, calibrate, crps, run_values
 from training.measure.posterior.convergence import convergence
 from training.measure.posterior.importance import effective_size, k_threshold, smoothed_weights
 from training.measure.posterior.local import calibrate_near, tendency
 from training.measure.posterior.predictive import Predictive, needed
-from training.measure.posterior.ranks import (
-    fractional_ranks,
-    kept_by_thinning,
-    ks_p_values,
-    simultaneous_band,
-    uniformity,
-)
+from training.measure.posterior.ranks import fractional_ranks, kept_by_thinning, uniformity
 from training.measure.posterior.verdicts import detectable, holm, verdict
 
 RUNS, NEAR = 400, 100
@@ -149,7 +143,7 @@ def test_errors_are_seen_as_often_as_the_verdict_says():
     # Off by this error where half of the truths lie below, and by less anywhere else.
     values = torch.rand(runs, checks, generator=seeded(), dtype=torch.float64)
     moved = (values >= 0.5 - error) & (values < 0.5)
-    seen = ks_p_values(torch.where(moved, 0.5 - error, values)) < level / tests
+    seen = ranks.ks_p_values(torch.where(moved, 0.5 - error, values)) < level / tests
     assert 0.88 < float(seen.double().mean()) < 0.95
 
 
@@ -252,10 +246,10 @@ def test_p_values_are_those_of_scipy():
 
 def test_a_band_holds_its_share_of_uniform_samples():
     samples = torch.rand(300, 4000, generator=seeded(), dtype=torch.float64)
-    held = simultaneous_band(300).holds(samples)
+    held = ranks.simultaneous_band(300).holds(samples)
     # Not exactly: counts are whole numbers, and the band is simulated.
     assert float(held.double().mean()) == pytest.approx(0.95, abs=0.01)
-    assert not simultaneous_band(300).holds(samples[:, :5] ** 1.5).any()
+    assert not ranks.simultaneous_band(300).holds(samples[:, :5] ** 1.5).any()
 
 
 def test_values_are_contents_of_regions_with_the_truth_on_the_edge():
@@ -352,7 +346,7 @@ def check(shift, draws=4000):
 def test_p_values_of_data_that_the_model_makes_are_even():
     simulated, observed = normal(400 * 50, 1, seed=2).view(400, 50, 1), normal(400, 1, seed=3)
     p = Predictive.of(simulated, observed, ["a"], 0.01, seeded()).p_values
-    assert float(ks_p_values(p)) > 0.01
+    assert float(ranks.ks_p_values(p)) > 0.01
 
 
 def test_a_verdict_names_what_fails_or_what_would_have():
