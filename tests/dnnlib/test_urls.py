@@ -20,7 +20,7 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.urls import default_cache_dir, local_file
 
 # Self-signed for localhost and 127.0.0.1, valid from 2020 to 2120; the key protects nothing.
-CERTIFICATE = """\
+SERVER = """\
 -----BEGIN CERTIFICATE-----
 MIIBeDCCAR2gAwIBAgIBATAKBggqhkjOPQQDAjAUMRIwEAYDVQQDDAlsb2NhbGhv
 c3QwIBcNMjAwMTAxMDAwMDAwWhgPMjEyMDAxMDEwMDAwMDBaMBQxEjAQBgNVBAMM
@@ -31,8 +31,6 @@ BTADAQH/MA4GA1UdDwEB/wQEAwIChDAdBgNVHQ4EFgQU+PfsaQNM4i1TXOfev2m3
 m8CGO7AwCgYIKoZIzj0EAwIDSQAwRgIhALdxJmh3qN2hcTPZCPTbtwOTK0zTNNhd
 wRrlJuJOQNEzAiEA02OkpjLK392YAzCzQ7/iXAZiPgx7SJyqZdWlt19hgY0=
 -----END CERTIFICATE-----
-"""
-PRIVATE_KEY = """\
 -----BEGIN PRIVATE KEY-----
 MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQggLohMZOTXpD0rNix
 EhWxRvCQ+V9TwEiLy4ywTyVFmgehRANCAARI1EFrGP0/DIaj7w28jXKuc/b/kw0B
@@ -84,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
 def origin(tmp_path_factory):
     """The server's address; requests trusts its certificate."""
     pem = tmp_path_factory.mktemp("certificate") / "server.pem"
-    pem.write_text(CERTIFICATE + PRIVATE_KEY)
+    pem.write_text(SERVER)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(pem)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

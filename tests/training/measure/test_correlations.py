@@ -282,7 +282,6 @@ def test_correlation_times_of_lines_of_zeros_and_of_what_does_not_vary():
     assert math.isnan(got.gone)
     assert math.isnan(got.e_folding)
     assert str(got) == "at least 2.3"
-    lags = torch.tensor([0.0, 1, 3])
     _, facts = correlations.Autocorrelations(["r"], 3, 2).summary(lags, 100)
     assert facts["r"]["most_constant_dims"] == 2
     got = correlation_time(lags, torch.zeros(3))

@@ -161,11 +161,7 @@ DAMAGES = {
     "negative eigenvalues": ("basis", change(eigenvalues=double([1.0, -0.5])), "not negative"),
     "eigenvalues of zero": ("basis", change(eigenvalues=double([0.0, 0.0])), "do not vary"),
     "skew axes": ("basis", change(eigenvectors=torch.ones(2, 2).double()), "not orthonormal"),
-    "single precision": (
-        "basis",
-        change(eigenvalues=torch.tensor([1.0, 0.5])),
-        "must be in float64",
-    ),
+    "single precision": ("basis", change(eigenvalues=torch.tensor([1.0, 0.5])), "in float64"),
     "more dimensions kept than there are": ("schedule", change(dims_to_keep=3)),
     "a rate that is no number": ("schedule", change(rho="fast")),
     "an unknown space": ("denoiser", change(space="XS")),

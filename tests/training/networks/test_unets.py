@@ -122,10 +122,7 @@ def test_labels_reach_the_output_and_missing_ones_are_zeros(name):
             nn.init.zeros_(parameter)
     weightless.load_state_dict(without.state_dict(), strict=False)
     assert_close(without(z, c_noise), weightless(z, c_noise, torch.eye(3)[:2]))
-    for kind, *labels in (
-        ("class ", torch.zeros(2, 10)),
-        ("augmentation ", None, torch.zeros(2, 9)),
-    ):
+    for kind, *labels in (("class ", torch.zeros(2, 10)), ("augment", None, torch.zeros(2, 9))):
         with pytest.raises(UsageError, match=kind):
             without(z, c_noise, *labels)
 
