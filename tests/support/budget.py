@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-MOST_LINES = 29_980
+MOST_LINES = 29_982
 """It may fall, and stays below 30,000: who needs more lines finds what others prove already."""
 FORKING = ("test_fuzz.py", "test_kills.py")
 """Files whose tests start processes from one that has imported all, beside those of two ranks."""
