@@ -134,10 +134,8 @@ class _Chains:
             evidence = self._evidence(other, powers)
             log_odds = evidence - now + torch.where(other[:, here], prior, -prior)
             taken = self._taken(F.logsigmoid(log_odds))
-            jumps, now = (
-                torch.where(taken[:, None], other, jumps),
-                torch.where(taken, evidence, now),
-            )
+            jumps = torch.where(taken[:, None], other, jumps)
+            now = torch.where(taken, evidence, now)
         for here in (1 + torch.randperm(dim - 2, generator=self._generator)).tolist():
             rows = (jumps[:, here] ^ jumps[:, here + 1]).nonzero()[:, 0]
             moved = jumps[rows]
