@@ -69,7 +69,7 @@ def gaussian_flow(basis, schedule, error=0):
 
 
 def exact_flow(name, dims_to_keep=None, augment_to=0, schedule=None, **options):
-    """A toy, or ``bumps2`` or ``bumps3``, and its exact flow, under a schedule or one by options."""
+    """A toy, or ``bumps2`` or ``bumps3``, and its exact flow, of a schedule or one by options."""
     toy = Bumps(int(name[-1])) if name.startswith("bumps") else Toy(name, augment_to)
     basis = EigenBasis.from_moments(*toy.moments())
     if schedule is None:
