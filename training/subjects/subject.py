@@ -24,12 +24,7 @@ from training.flow.solvers import Solver
 from training.flow.trajectory import Trajectory
 from training.inference.prior import Prior
 from training.learning.melting import LawPlan
-from training.names import (
-    ALL_AT_ONCE,
-    AMORTIZED_CUDA_ROWS,
-    AMORTIZED_ROWS,
-    TOY_POOL,
-)
+from training.names import ALL_AT_ONCE, AMORTIZED_CUDA_ROWS, AMORTIZED_ROWS, TOY_POOL
 from training.subjects.networks import NetworkFile
 from training.subjects.samples import Returns, RowReturns, Samples, Source
 

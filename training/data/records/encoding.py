@@ -13,14 +13,7 @@ from training.data.records.cells import TEXTS, Cells, open_cells
 from training.data.records.inferring import Survey, decimal_of
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
 from training.data.records.tidying import MOST_EXACT, made_values
-from training.data.records.values import (
-    date_text,
-    day_of,
-    marks_of,
-    number_in,
-    reader_of,
-    visible,
-)
+from training.data.records.values import date_text, day_of, marks_of, number_in, reader_of, visible
 from training.data.tables.foreign import listed
 
 SAME, MOMENT = 1e-12, 1e-10
