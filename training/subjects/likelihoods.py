@@ -139,7 +139,7 @@ class LearnedLikelihood:
         if about.get(LIKELIHOOD) is None:
             return None
         table, bounds = TableFlow.of(file, {}), _bounds(about[LIKELIHOOD])
-        first = len(table.conditions) - _levels_beside(table)
+        first = _first_level(table)
         if bounds is None or list(bounds) != list(table.conditions[:first][: len(bounds)]):
             raise DataError(f"{file.path} does not say which of its conditions are parameters")
         discrete = [name for name in bounds if name in about.get(DISCRETE, ())]
@@ -161,19 +161,14 @@ class LearnedLikelihood:
         return list(self.bounds)
 
     @property
-    def _first_level(self) -> int:
-        """Where levels that stand beside numbers begin among the conditions: they are the last."""
-        return len(self.table.conditions) - _levels_beside(self.table)
-
-    @property
     def data(self) -> list[str]:
         """Names of the data of a trial, levels beside numbers last."""
-        return [*self.table.names, *self.table.conditions[self._first_level :]]
+        return [*self.table.names, *self.table.conditions[_first_level(self.table) :]]
 
     @property
     def covariates(self) -> Sequence[str]:
         """Names of what else is known of a trial."""
-        return self.table.conditions[len(self.bounds) : self._first_level]
+        return self.table.conditions[len(self.bounds) : _first_level(self.table)]
 
     @property
     def given(self) -> list[str]:
@@ -373,10 +368,10 @@ def normal_model(names: Sequence[str], ends: Tensor, mean: Tensor, spread: Tenso
     return replace(model, about={**model.about, **about}, coordinates=coordinates, courses=courses)
 
 
-def _levels_beside(table: TableFlow) -> int:
-    """How many of the last conditions are levels of a trial."""
+def _first_level(table: TableFlow) -> int:
+    """Where levels that stand beside numbers begin among the conditions: they are the last."""
     beside = table.coordinates.beside
-    return 0 if beside is None else len(beside.counts)
+    return len(table.conditions) - (0 if beside is None else len(beside.counts))
 
 
 def _bounds(stored: object) -> dict[str, tuple[float, float]] | None:
