@@ -368,9 +368,14 @@ class Subject(ABC):
         """What log densities ``[N]`` of melted points say beside those of generated ones."""
         return {}
 
-    @abstractmethod
     def return_facts(self, flow: ProbabilityFlow, back: Trajectory, start: Tensor) -> Facts:
-        """How well points came back to where their melt started ``[N, D]``, scaled eigenspace."""
+        """How well points came back to where their melt started ``[N, D]``, scaled eigenspace:
+        errors in the coordinates of the flow."""
+        error = (back.end - start) / flow.schedule.scale(back.times[-1])
+        return {
+            "rms_error": float(error.square().mean().sqrt()),
+            "max_abs_error": float(error.abs().max()),
+        }
 
     def returns(self, folder: Path, seed: int, keep_worst: int) -> Returns:
         """What is measured of points that come back, for a folder of results: a seed chooses

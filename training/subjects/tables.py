@@ -296,14 +296,10 @@ class TableFlow(Subject):
     def return_facts(self, flow: ProbabilityFlow, back: Trajectory, start: Tensor) -> Facts:
         """Errors in the flow's coordinates, of unit variance, and the largest in each column."""
         first = back.times[-1]
-        error = (back.end - start) / flow.schedule.scale(first)
         before = flow.to_data(start, first)
         largest = (flow.to_data(back.end, first) - before).abs().amax(dim=0)
-        return {
-            "rms_error": float(error.square().mean().sqrt()),
-            "max_abs_error": float(error.abs().max()),
-            "largest_error": dict(zip(self.column_names, largest.tolist(), strict=True)),
-        }
+        by_column = dict(zip(self.column_names, largest.tolist(), strict=True))
+        return {**super().return_facts(flow, back, start), "largest_error": by_column}
 
     def lines(self, kind: str, facts: Mapping[str, Any]) -> list[str]:
         lines = []

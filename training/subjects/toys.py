@@ -22,7 +22,6 @@ from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import INFLATION_DEFAULTS
-from training.flow.trajectory import Trajectory
 from training.learning.cost import require_batch
 from training.learning.melting import MOST, NETWORK_ROWS, LawPlan, points_to_melt
 from training.learning.run import Ending
@@ -32,7 +31,7 @@ from training.model.recipe import make_schedule
 from training.names import INFLATION, MOST_AVERAGED, OTHERS, TOY, TOY_NAMES
 from training.subjects.networks import NetworkFile
 from training.subjects.samples import Samples
-from training.subjects.subject import Draw, Facts, Subject
+from training.subjects.subject import Draw, Subject
 from training.subjects.training import Start, Training
 
 # Each costs 101 network calls, together about as much as training on 340,000; the error of a slope
@@ -213,14 +212,6 @@ class ToyFlow(Subject):
 
     def law_plan(self, path: Path | None, seed: int, device: torch.device) -> LawPlan:
         return law_plan(self.toy, MOST, seed)
-
-    def return_facts(self, flow: ProbabilityFlow, back: Trajectory, start: Tensor) -> Facts:
-        """Errors in data units."""
-        error = (back.end - start) / flow.schedule.scale(back.times[-1])
-        return {
-            "rms_error": float(error.square().mean().sqrt()),
-            "max_abs_error": float(error.abs().max()),
-        }
 
 
 def _shown(variances: Tensor) -> str:
