@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -61,12 +61,7 @@ class StopRequest:
         self._previous = {number: signal.signal(number, self._remember) for number in SIGNALS}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._left.set()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
