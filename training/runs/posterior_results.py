@@ -243,10 +243,8 @@ def report_near(local: LocalCalibration, distances: Tensor, on_average: bool) ->
     distances ``[M, K]`` of the runs near each in standard deviations."""
     for place, test in enumerate(local.tests[:MOST_LINES]):
         reach = float(distances[place].max())
-        near, within = (
-            f"the {local.runs} simulations nearest to it",
-            f"{reach:.2g} standard deviations",
-        )
+        near = f"the {local.runs} simulations nearest to it"
+        within = f"{reach:.2g} standard deviations"
         p = f"{test.quantity}, p = {test.adjusted:.2g}"
         failed = place in local.failed
         if not reach <= FARTHEST:
