@@ -340,13 +340,9 @@ class Place:
             return
         settings, training = self.question.settings, self.folder / "training"
         shutil.rmtree(training, ignore_errors=True)  # of a run that was cut short
-        typed = {
-            name: getattr(part, name)
-            for part in (settings.training, settings.table)
-            for name in part.given & set(part.__dataclass_fields__)
-        }
         values = {
-            **typed,
+            **settings.training.named(*settings.training.typed),
+            **settings.table.named(*settings.table.typed),
             "data": self.data,
             "cond": True,
             "outdir": training,

@@ -3,7 +3,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -375,7 +375,7 @@ def by_student(
 
 def is_free(*options: Declared) -> bool:
     """Whether none of these options were typed, so that the network's courses may be taken."""
-    return not any(each.given & {field.name for field in fields(each)} for each in options)
+    return not any(each.typed for each in options)
 
 
 def densities_of(
