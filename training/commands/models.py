@@ -108,11 +108,8 @@ class Model(model.Model):
             DataError: They are broken.
         """
         count, seed = natural("count", count), natural("seed", seed)
-        if self.conditions:
-            if LIKELIHOOD in self.about:  # which leaves no bounds, as posteriors may
-                generator = seeded_generator("cpu", seed, Stream.LATENT)
-                points = self._flow_given(None, given).sample(count, generator)
-                return self.rows_of(*self._named(points.cpu().numpy(), drawn=True))
+        # A likelihood leaves no bounds, as posteriors may.
+        if self.conditions and LIKELIHOOD not in self.about:
             row = self._conditions_of(None, given).reshape(-1, len(self.conditions))
             draws = self.posterior().sample(row, chains=1, draws=max(count, 1), seed=seed)
             if len(draws.points) != 1:
@@ -123,8 +120,7 @@ class Model(model.Model):
             flow = self.subject.flow.given(labels=drawn) if drawn is not None else None
             generator = seeded_generator("cpu", seed, Stream.LATENT)
             points = (flow or self._flow_given(None, given)).sample(count, generator)
-        names, values = self._named(points.cpu().numpy(), drawn=True)
-        return self.rows_of(names, values)
+        return self.rows_of(*self._named(points.cpu().numpy(), drawn=True))
 
     def log_prob(self, rows: Any, given: Any = None) -> np.ndarray:
         """Log densities ``[N]`` of rows, in nats; of discrete columns, of the step around a value
