@@ -416,19 +416,18 @@ def rounds(
         DataError: The observation is broken, or what a function returned.
     """
     names, numbers = numbers_of(observation, "the observation", ROW)
-    programs = [None if each is None else _program(each) for each in (simulator, prior)]
+    program, own_prior = _program(simulator), None if prior is None else _program(prior)
     with own_folder() as folder:
         path, place = folder / "observation.csv", Path(outdir or folder)
         names = names or numbered(numbers.shape[1], "y")
         save_csv(path, names, torch.from_numpy(np.asarray(numbers, dtype=np.float64)))
-        given = {"observation": path, "save_dir": place, "simulator": str(programs[0])}
-        if prior is not None:
-            given["prior"] = str(programs[1])
+        given = {"observation": path, "save_dir": place, "simulator": str(program)}
+        if own_prior is not None:
+            given["prior"] = str(own_prior)
         if bounds is not None:
             given["bounds"] = tuple((name, *ends) for name, ends in ranges_of(bounds).items())
         settings = typed_by_name(RoundsSettings, {**given, **options})
-        assert programs[0] is not None
-        in_rounds(settings, programs[0], programs[1])
+        in_rounds(settings, program, own_prior)
         last = max(place.glob("round*/network.pkl"), key=lambda path: int(path.parent.name[5:]))
         return PosteriorDraws.load(place, Model.load(last))
 
