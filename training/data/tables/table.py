@@ -235,11 +235,10 @@ class DataTable:
     def at(self, places: Tensor) -> "DataTable":
         """Some rows, of which none is kept any more."""
         rows = self.rows.at(places)
-        held_out = self.held_out[places]
         return replace(
             self,
             points=rows.points,
-            held_out=held_out,
+            held_out=self.held_out[places],
             conditions=rows.conditions,
             kept=None,
             datasets=None if self.datasets is None else self.datasets[places],
