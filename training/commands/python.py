@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,10 @@ from training.data.records.cells import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.writing import frame_of
 from training.data.tables.foreign import (
-    BLOCK_ROWS,
     ForeignTable,
     TableChoices,
     numbered,
+    row_blocks,
     with_columns,
 )
 from training.data.tables.formats import open_table
@@ -413,11 +414,7 @@ def _in_memory(source: Any, columns: Sequence[str] | None, name: str) -> Foreign
     names = own or (numbered(values.shape[1]) if columns is None else list(columns))
     if len(names) != values.shape[1]:
         raise UsageError(f"columns names {len(names)}, but {name} has {values.shape[1]}")
-
-    def blocks() -> Iterator[np.ndarray]:
-        return (values[at : at + BLOCK_ROWS] for at in range(0, len(values), BLOCK_ROWS))
-
-    return with_columns(ForeignTable(name, names, blocks), wanted)
+    return with_columns(ForeignTable(name, names, partial(row_blocks, values)), wanted)
 
 
 def _trained(

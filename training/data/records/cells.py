@@ -16,6 +16,7 @@ from training.data.tables.foreign import (
     ForeignTable,
     places_of,
     require_names,
+    row_blocks,
     row_number,
 )
 from training.data.tables.formats import by_arrow, open_table, require_table_file
@@ -129,11 +130,7 @@ def _with_index(frame: Any) -> Any:
 
 
 def _of_frame(frame: Any, name: str) -> Cells:
-    return _of_frames(
-        frame,
-        lambda: (frame[at : at + BLOCK_ROWS] for at in range(0, len(frame), BLOCK_ROWS)),
-        name,
-    )
+    return _of_frames(frame, partial(row_blocks, frame), name)
 
 
 def _of_frames(first: Any, frames: Callable[[], Iterator[Any]], name: str) -> Cells:

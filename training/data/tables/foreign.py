@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,11 @@ class ForeignTable:
     named: bool = True
     place_of: Callable[[int], str] = row_number
     notes: Sequence[str] = ()
+
+
+def row_blocks(rows: Any) -> Iterator[Any]:
+    """An array or a data frame in blocks of its rows."""
+    return (rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS))
 
 
 def numbered(count: int, stem: str = "x") -> list[str]:

@@ -17,7 +17,7 @@ from dnnlib.numbers import beside
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.sketches import row_numbers
-from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, TableChoices, joined, narrowed
+from training.data.tables.foreign import ForeignTable, TableChoices, joined, narrowed, row_blocks
 from training.data.tables.formats import NotNumbers
 from training.data.tables.marginals import EXACT, Marginal, told_of_no_quantities, told_of_steps
 from training.data.tables.table import FOLLOWS, Columns, DataTable, Dropped, Levels
@@ -79,7 +79,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     if datasets is not None:
         held_out, beside = held_out[datasets], beside[datasets]
     lines += _told_of_few_rows(len(names), len(values) - int((held_out | beside).sum()))
-    hashes = np.concatenate([row_numbers(block) for block in _blocks(values[first])])
+    hashes = np.concatenate([row_numbers(block) for block in row_blocks(values[first])])
     if again := len(hashes) - len(np.unique(hashes)):
         lines.append(f"{again} row(s) repeat another")
     table = DataTable(
@@ -287,20 +287,15 @@ def _fill_in(
     )
 
 
-def _blocks(values: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(values), BLOCK_ROWS):
-        yield values[start : start + BLOCK_ROWS]
-
-
 def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means ``[D]``, standard deviations ``[D]`` and correlations ``[D, D]``, in two passes."""
     count = len(values)
-    mean = sum(block.sum(axis=0) for block in _blocks(values)) / count
-    square = sum(((block - mean) ** 2).sum(axis=0) for block in _blocks(values)) / count
+    mean = sum(block.sum(axis=0) for block in row_blocks(values)) / count
+    square = sum(((block - mean) ** 2).sum(axis=0) for block in row_blocks(values)) / count
     std = np.sqrt(square)
     scale = np.where(std > 0, std, 1.0)
     correlation = np.zeros((values.shape[1], values.shape[1]))
-    for block in _blocks(values):
+    for block in row_blocks(values):
         standard = (block - mean) / scale
         correlation += standard.T @ standard
     return mean, std, correlation / count
@@ -334,7 +329,7 @@ def independent(
         if left < DEPENDENT and all(
             np.abs(block[:, index] - mean[index] - (block[:, kept] - mean[kept]) @ weights).max()
             < FOLLOWS * std[index]
-            for block in _blocks(values)
+            for block in row_blocks(values)
         ):
             slopes[index] = weights
         else:
