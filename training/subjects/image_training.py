@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import DataError, UsageError, agree
 from dnnlib.logs import logger
 from dnnlib.urls import local_file
 from torch_utils import distributed
@@ -114,7 +114,7 @@ class ImageTraining(Training):
                 f"{resumed.path} is of data with {resumed.basis.dim} dimensions, but "
                 f"{images.path} has {images.dim}: give the data set that the run began with"
             )
-        wanted.check_dim(images.dim, f"the data set {images.name}")
+        agree("data_dim", wanted.data_dim, images.dim, f"the data set {images.name}")
         recipe = self.recipe(device)
         self._require_sides(recipe)
         choices = self.choices(recipe)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import UsageError, agree
 from dnnlib.logs import logger
 from training.data.sketches import Sketch
 from training.data.tables.table import DataTable
@@ -125,7 +125,7 @@ class TableTraining(Training):
         conditions = table.condition_dim
         logger.info(describe_table_recipe(recipe, len(table.train_rows), table.dim, conditions))
         require_batch(recipe.batch, table.dim, device)
-        wanted.check_dim(table.dim, f"the table {self.path}")
+        agree("data_dim", wanted.data_dim, table.dim, f"the table {self.path}")
         preparation = self._preparation(wanted.config(recipe), device)
         space, coordinates = self._seen(preparation, resumed)
         model, loss = preparation.build(coordinates)

@@ -69,7 +69,7 @@ class ToyTraining(Training):
 
     def start(self, device: torch.device, resumed: Resumed | None) -> Start:
         wanted, toy, others, recipe = self.wanted, self.toy, self.averaged_over, self.recipe
-        wanted.check_dim(toy.dim, f"the toy '{toy.name}'")
+        agree("data_dim", wanted.data_dim, toy.dim, f"the toy '{toy.name}'")
         model, loss = wanted.choices.build(EigenBasis.from_moments(*toy.moments()))
         model.about |= {"kind": TOY, "data_name": toy.name, "augment_to": toy.augment_to}
         config = wanted.config(recipe, self.antithetic)

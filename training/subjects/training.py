@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from dnnlib.errors import agree
 from dnnlib.logs import logger
 from training.data.batches import Batch, BatchSource
 from training.learning.building import Choices
@@ -62,10 +61,6 @@ class Wanted:
     def seed(self) -> int:
         """Of all random numbers."""
         return self.choices.seed
-
-    def check_dim(self, dim: int, data: str) -> None:
-        """Raises UsageError if data of so many dimensions are said to have others."""
-        agree("data_dim", self.data_dim, dim, data)
 
     def config(self, recipe: TrainingRecipe, antithetic: bool = False) -> TrainingConfig:
         """A recipe in samples, with what is no part of it."""
