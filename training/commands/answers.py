@@ -286,8 +286,7 @@ def _frame(sheet: Sheet, records: Records) -> Any:
         or (name in records.beside and gone[name] and any(map(_is_long, some)))
     }
     file = io.StringIO()
-    writer = csv.writer(file)
-    writer.writerows([sheet.names, *sheet.rows])
+    csv.writer(file).writerows([sheet.names, *sheet.rows])
 
     def read(**options: Any) -> Any:
         file.seek(0)

@@ -149,8 +149,7 @@ class Model(model.Model):
     def decode(self, latents: Any, given: Any = None) -> Any:
         """The rows of latents ``[N, D]``, undoing ``encode``."""
         flow = self._flow_given(None, given)
-        names, values = self._named(flow.decode(latents).cpu().numpy())
-        return self.rows_of(names, values)
+        return self.rows_of(*self._named(flow.decode(latents).cpu().numpy()))
 
     def posterior(
         self,

@@ -483,10 +483,8 @@ def _newest(folder: Path, since: float) -> Path | None:
 @contextmanager
 def _shown(progress: Progress | bool) -> Iterator[Progress | None]:
     """What is called with the part that is done; None for nothing."""
-    if not isinstance(progress, bool):
-        yield progress
-    elif not progress:
-        yield None
-    else:
+    if progress is True:
         with tqdm(total=1.0, bar_format=BAR) as bar:
             yield lambda part: bar.update(part - bar.n)
+    else:
+        yield progress or None
