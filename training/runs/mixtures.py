@@ -167,16 +167,14 @@ def recover(
     halves = stacked([one.halves.cpu() for one in evidence], (2, points, count))
     sizes = (plan.chains, plan.draws, plan.warmup, plan.seed)
     draws = mixtures.sample_weights(log_evidence, plan.concentration, *sizes, numbers)
+    of_chains = draws.flatten(1, 2)
     exact = [
-        mixtures.moments(
-            one, plan.concentration, of_run.flatten(0, 1), hash_seed(plan.seed, number)
-        )
-        for one, of_run, number in zip(log_evidence, draws, numbers, strict=True)
+        mixtures.moments(one, plan.concentration, of_run, hash_seed(plan.seed, number))
+        for one, of_run, number in zip(log_evidence, of_chains, numbers, strict=True)
     ]
-
     errors = [
-        pool_error(pair, one, of_run.flatten(0, 1), plan.concentration)
-        for pair, one, of_run in zip(halves, log_evidence, draws, strict=True)
+        pool_error(pair, one, of_run, plan.concentration)
+        for pair, one, of_run in zip(halves, log_evidence, of_chains, strict=True)
     ]
 
     def whole(local: Tensor) -> Tensor:
