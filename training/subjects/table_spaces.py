@@ -350,9 +350,7 @@ def choose_space(preparation: Preparation, wanted: Space) -> Space:
         replace(space, cond_screen="off" if screen == "off" else "on")
         for space in _candidates(preparation, wanted)
     ]
-    if not len(preparation.table.held_out_rows):
-        return spaces[0]
-    if len(spaces) == 1 and screen != AUTO:
+    if not len(preparation.table.held_out_rows) or (len(spaces) == 1 and screen != AUTO):
         return spaces[0]
     many = len(preparation.table.train_rows) >= FEW_ROWS
     steps = PILOT_STEPS if many or not conditional else FEW_STEPS

@@ -190,12 +190,11 @@ class ImageDataset:
         return self._container
 
     def _first_shape(self, name: str) -> tuple[int, int, int]:
-        height, width, channels = decode_exact(
-            self._files().read(name), self._files().where(name)
-        ).shape
+        files = self._files()
+        height, width, channels = decode_exact(files.read(name), files.where(name)).shape
         if height != width:
             raise DataError(
-                f"{self._files().where(name)} is {width}x{height}, not square: make a data set "
+                f"{files.where(name)} is {width}x{height}, not square: make a data set "
                 "with dataset_tool.py --transform=center-crop"
             )
         return channels, height, width
