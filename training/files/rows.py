@@ -12,7 +12,7 @@ log_prob_error if there are such.
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,10 +65,11 @@ class SavedTable:
     errors: np.ndarray | None
 
     @classmethod
-    def load(cls, path: Path) -> "SavedTable":
-        """Reads and checks a results file. Raises DataError for a missing or broken file, a missing
-        array, a wrong shape, an impossible value, or no two rows that can be drawn."""
-        trajectory = SavedTrajectory.load(path, of_table=True)
+    def load(cls, path: Path, choose: Callable[[int], np.ndarray] | None = None) -> "SavedTable":
+        """Reads and checks a results file; which states are kept is chosen as of trajectories.
+        Raises DataError for a missing or broken file, a missing array, a wrong shape, an impossible
+        value, or no two rows that can be drawn."""
+        trajectory = SavedTrajectory.load(path, of_table=True, choose=choose)
         count, dim = trajectory.count, trajectory.dim
         with open_arrays(path) as saved:
             points = _numbers(saved, path, POINTS, (count, dim))

@@ -299,6 +299,7 @@ class SavedTrajectory:
         count: N.
         times: ``[S]``, increasing in a melt, decreasing otherwise.
         states: Scaled, in eigenspace, of the n samples that are chosen, ``[S, n, min(D, 6)]``.
+        chosen: Which samples of the file these are, ``[n]``.
         last: The last states of all samples, ``[N, min(D, 6)]``.
         last_variance: Mean squares of the last states of all samples, ``[D]``.
         scale: ``[S]``.
@@ -319,6 +320,7 @@ class SavedTrajectory:
     count: int
     times: np.ndarray
     states: np.ndarray
+    chosen: np.ndarray
     last: np.ndarray
     last_variance: np.ndarray
     scale: np.ndarray
@@ -377,6 +379,7 @@ class SavedTrajectory:
             count=count,
             # Not views, which would keep the whole array.
             states=states[:, chosen, :MOST_DIMS].astype(float),
+            chosen=chosen,
             last=last[:, :MOST_DIMS].copy(),
             last_variance=np.square(last).mean(axis=0),
             eigenvectors=axes,

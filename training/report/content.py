@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 from bokeh.plotting import figure
 
 BRIEF = {"seed": "seed {}", "device": "on {}", "seconds": "{} s", "network calls": "{} calls"}
@@ -17,6 +18,13 @@ class Choice:
 
     points: int = 5000
     seed: int = 0
+
+    def samples(self, count: int) -> np.ndarray:
+        """Which of so many samples are shown, rising."""
+        if count <= self.points:
+            return np.arange(count)
+        generator = np.random.default_rng(self.seed)
+        return np.sort(generator.choice(count, self.points, replace=False))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from a side that can be turned, by an orthographic projection, and in the three 
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -111,44 +110,13 @@ ENDS = {
 }
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A trajectory with the points that are shown of it.
-
-    Attributes:
-        saved: It.
-        index: Which samples of the file these are, ``[n]``.
-        numbers: What they are called: their numbers in the data set, where it is known, ``[n]``.
-        labels: Their classes ``[n]``, integers; None where they have none.
-    """
-
-    saved: SavedTrajectory
-    index: np.ndarray
-    numbers: np.ndarray
-    labels: np.ndarray | None
-
-    @classmethod
-    def load(cls, path: Path, choice: Choice, of_table: bool = False) -> "Shown":
-        """Raises DataError if the file is broken."""
-
-        def some(count: int) -> np.ndarray:
-            if count <= choice.points:
-                return np.arange(count)
-            generator = np.random.default_rng(choice.seed)
-            return np.sort(generator.choice(count, choice.points, replace=False))
-
-        saved = SavedTrajectory.load(path, of_table=of_table, choose=some)
-        index = some(saved.count)
-        labels = None if saved.classes is None else saved.classes[index]
-        return cls(saved, index, saved.numbers[index], labels)
-
-
 def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
     """The section of a run's simulations of a toy: files by kind, melt, roundtrip, gen. Raises
     DataError if one is broken."""
-    shown = {kind: Shown.load(path, choice) for kind, path in paths.items()}
-    saved = {kind: item.saved for kind, item in shown.items()}
-    return section_of_run(saved, "the flow", READING, "docs/toys.md", shown)
+    saved = {
+        kind: SavedTrajectory.load(path, choose=choice.samples) for kind, path in paths.items()
+    }
+    return section_of_run(saved, "the flow", READING, "docs/toys.md")
 
 
 def section_of_run(
@@ -156,18 +124,18 @@ def section_of_run(
     what: str,
     reading: str,
     page: str,
-    shown: Mapping[str, Shown],
     parts: Sequence[object] = (),
     results: Sequence[Result] = (),
 ) -> Section:
     """What sections of a run's simulations, by kind, have in common, below parts and results of
-    their own. A motion back repeats the melt's, and is shown where it is alone."""
+    their own. A motion back repeats the melt's, and is shown where it is alone; points of one
+    dimension are not moved."""
     first, melt = next(iter(saved.values())), saved.get("melt")
     name, details = name_and_details(first)
     results = [*roundtrip_results(first.path, joined(name, details, by=", ")), *results]
-    alone = len(shown) == 1
-    flows = [flow_of(item) for kind, item in shown.items() if kind != "roundtrip" or alone]
-    parts = [*parts, *flows]
+    alone = len(saved) == 1
+    moved = [item for kind, item in saved.items() if kind != "roundtrip" or alone]
+    parts = [*parts, *(flow_of(item) for item in moved if item.dim > 1)]
     if melt:
         results += latent_results(melt)
         parts += latent_parts(melt)
@@ -175,18 +143,17 @@ def section_of_run(
     return Section(title, reading, page, str(first.path.parent), parts, results)
 
 
-def flow_of(shown: Shown) -> Flow:
+def flow_of(saved: SavedTrajectory) -> Flow:
     """A motion of points in two dimensions or more, the first two or all three of which are
     shown."""
-    saved = shown.saved
     points, times = points_of(saved), evenly(len(saved.times), MOST_TIMES)
     points = points[times]
-    colors = colorings_of(shown, points)
+    colors = colorings_of(saved, points)
     turned = points.shape[-1] == 3
     source = ColumnDataSource(
         {
-            "sample": shown.index,
-            "number": shown.numbers,
+            "sample": saved.chosen,
+            "number": saved.numbers[saved.chosen],
             **{name: charts.packed(values) for name, (_, values) in colors.items()},
             "color": charts.packed(next(iter(colors.values()))[1]),
             **_panel_columns(points),
@@ -218,16 +185,17 @@ def flow_of(shown: Shown) -> Flow:
         planes=planes,
         times=saved.times[times].tolist(),
         saved_times=len(saved.times),
-        count=len(shown.index),
+        count=len(saved.chosen),
         whole=saved.count,
         colorings=[coloring for coloring, _ in colors.values()],
         turns=turned,
     )
 
 
-def colorings_of(shown: Shown, points: np.ndarray) -> dict[str, tuple[Coloring, np.ndarray]]:
+def colorings_of(
+    saved: SavedTrajectory, points: np.ndarray
+) -> dict[str, tuple[Coloring, np.ndarray]]:
     """Ways to color points ``[S, n, d]``, each with the colors ``[n, 3]``, by column."""
-    saved = shown.saved
     places = seen_places(points[-1 if saved.kind == "roundtrip" else 0])
     if places.shape[1] == 2:
         places = places - places.mean(axis=0)
@@ -239,9 +207,9 @@ def colorings_of(shown: Shown, points: np.ndarray) -> dict[str, tuple[Coloring, 
         )
     }
     if saved.log_prob is not None:
-        colorings["by_density"] = _by_density(saved.log_prob[shown.index])
-    if shown.labels is not None:
-        colorings["by_label"] = _by_label(shown.labels)
+        colorings["by_density"] = _by_density(saved.log_prob[saved.chosen])
+    if saved.classes is not None:
+        colorings["by_label"] = _by_label(saved.classes[saved.chosen])
     return colorings
 
 

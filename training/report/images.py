@@ -23,7 +23,7 @@ from training.pictures.look import BLUE, MUTED, brief, joined
 from training.pictures.trajectories.clouds import latent_law, name_and_details, telling_times
 from training.report import charts
 from training.report.content import Chart, Charts, Choice, Images, Key, Result, Section, Sheet
-from training.report.flows import Shown, section_of_run
+from training.report.flows import section_of_run
 from training.report.sheets import affordable, sheet
 
 READING = (
@@ -38,14 +38,15 @@ STATES = "Unscaled states; ÷ n: divided by n, since they outgrow the range of p
 def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
     """The section of a run's simulations of images: files by kind, melt, roundtrip, gen. Raises
     DataError if one is broken."""
-    shown = {kind: Shown.load(path, choice) for kind, path in paths.items()}
-    saved = {kind: item.saved for kind, item in shown.items()}
+    saved = {
+        kind: SavedTrajectory.load(path, choose=choice.samples) for kind, path in paths.items()
+    }
     backs = {melt.path: back for melt, back in melts_and_roundtrips(list(saved.values()))}
     used = {back.path for back in backs.values()}
     parts = [
         images_part(item, backs.get(item.path)) for item in saved.values() if item.path not in used
     ]
-    return section_of_run(saved, "images in the flow", READING, "docs/images.md", shown, parts)
+    return section_of_run(saved, "images in the flow", READING, "docs/images.md", parts)
 
 
 def images_part(item: SavedTrajectory, back: SavedTrajectory | None) -> Images:

@@ -9,13 +9,14 @@ import numpy as np
 from dnnlib.errors import DataError
 from training.files.arrays import evenly
 from training.files.rows import SavedTable
+from training.files.trajectory import SavedTrajectory
 from training.names import CELL_ERROR
 from training.pictures.look import joined
 from training.pictures.tables.columns import chance, color_of, distances
 from training.pictures.trajectories.clouds import name_and_details
 from training.report import charts
 from training.report.content import Choice, Key, NumberTable, Result, Section, Views
-from training.report.flows import Shown, section_of_run
+from training.report.flows import section_of_run
 
 READING = (
     "Samples of a right flow lie where rows of data lie, in every pair of columns; choose two."
@@ -28,31 +29,28 @@ WORST = 12
 def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
     """The section of a run's simulations of a table: files by kind, melt, roundtrip, gen. Raises
     DataError if one is broken."""
-    tables = {kind: SavedTable.load(path) for kind, path in paths.items()}
-    saved = {kind: table.trajectory for kind, table in tables.items()}
-    first = next(iter(saved.values()))
-    of = joined(*name_and_details(first), by=", ")
+    tables = {kind: SavedTable.load(path, choice.samples) for kind, path in paths.items()}
+    saved = {kind: _with_densities(table) for kind, table in tables.items()}
+    of = joined(*name_and_details(next(iter(saved.values()))), by=", ")
     results: list[Result] = []
     parts: list[object] = [_views(tables, choice)]
     if {"melt", "gen"} <= tables.keys():
         fitting, columns = _fit(tables["melt"], tables["gen"], of)
         parts.append(columns)
         results.append(fitting)
-    shown = {kind: _shown(table, choice) for kind, table in tables.items() if first.dim > 1}
     page = "docs/tables.md"
-    made = section_of_run(saved, "rows in the flow", READING, page, shown, parts, results)
+    made = section_of_run(saved, "rows in the flow", READING, page, parts, results)
     densities = density_results(tables["melt"], of) if "melt" in tables else []
     return replace(made, results=[*made.results, *densities])
 
 
-def _shown(table: SavedTable, choice: Choice) -> Shown:
-    """Its points, with densities: those that are not finite count as the lowest."""
-    shown = Shown.load(table.path, choice, of_table=True)
+def _with_densities(table: SavedTable) -> SavedTrajectory:
+    """Its trajectory, with densities: those that are not finite count as the lowest."""
     known = table.densities
     if table.log_prob is None or not len(known):
-        return shown
+        return table.trajectory
     log_prob = np.where(np.isnan(table.log_prob), known.min(), table.log_prob)
-    return replace(shown, saved=replace(shown.saved, log_prob=log_prob))
+    return replace(table.trajectory, log_prob=log_prob)
 
 
 def density_results(table: SavedTable, of: str) -> list[Result]:

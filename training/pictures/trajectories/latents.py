@@ -286,7 +286,7 @@ def _map(
     figure: Figure, place: np.ndarray, trajectory: SavedTrajectory, values: np.ndarray, cut: float
 ) -> None:
     points = points_of(trajectory)[trajectory.times.argmin()]
-    values = values[evenly(len(values), len(points))]
+    values = values[trajectory.chosen]
     order = values.argsort()  # the likely ones are seen best
     axes = cloud_axes(figure, place, common_box([points]), axis_names(trajectory))
     colors, norm = ListedColormap(look.sequential_colors(256)), Normalize(cut, values.max())
