@@ -33,7 +33,9 @@ def section_of(path: Path, choice: Choice) -> Section:
     seeds = len(saved.fresh)
     errors = np.sqrt(exact * (1 - exact) / (seeds * min(saved.count, saved.fresh_count)))
     of = joined(name, details, by=", ")
-    results = [_result(of, what, shares[what], exact, errors) for what in _telling()]
+    # The test points in data space, and fresh data.
+    telling = [list(STYLES)[STAGES.index("data")], list(STYLES)[-1]]
+    results = [_result(of, what, shares[what], exact, errors) for what in telling]
     head = ["radius", "χ²", *STYLES]
     rows = [
         [f"{radius:g}", *(f"{100 * share[k]:.2f} %" for share in (exact, *shares.values()))]
@@ -43,11 +45,6 @@ def section_of(path: Path, choice: Choice) -> Section:
     return Section(
         f"{name}: coverage", READING, "docs/calibration.md", str(path.parent), parts, results
     )
-
-
-def _telling() -> list[str]:
-    """The test points in data space, and fresh data."""
-    return [list(STYLES)[STAGES.index("data")], list(STYLES)[-1]]
 
 
 def _result(

@@ -2,7 +2,6 @@
 errors of the way back are spread, and the worst of them.
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,13 +13,20 @@ from training.pictures.images.grids import (
     HALF_RANGE,
     ROUNDED_AWAY,
     data_cells,
+    gray_levels,
     magnified,
     pixel_cells,
     state_divisors,
 )
-from training.pictures.images.simulations import error_bins, images_of, melts_and_roundtrips
+from training.pictures.images.simulations import (
+    error_bins,
+    images_of,
+    melts_and_roundtrips,
+    most_telling,
+    state_columns,
+)
 from training.pictures.look import BLUE, MUTED, brief, joined
-from training.pictures.trajectories.clouds import latent_law, name_and_details, telling_times
+from training.pictures.trajectories.clouds import latent_law, name_and_details
 from training.report import charts
 from training.report.content import Chart, Charts, Choice, Images, Key, Result, Section, Sheet
 from training.report.flows import section_of_run
@@ -55,14 +61,9 @@ def images_part(item: SavedTrajectory, back: SavedTrajectory | None) -> Images:
     states = images_of(item)
     count = affordable(states.shape[1], states.shape[2:], COLUMNS + 2 * (back is not None))
     states = states[:, :count]
-    cells = data_cells(states / state_divisors(states, item.times)[:, None, None, None, None])
-    flat = cells.reshape(*cells.shape[:2], -1).astype(np.float32)
-    times = telling_times(flat, COLUMNS)
-    divisors = state_divisors(states, item.times)
-    sheets = [
-        sheet(cells[k], _at(item, k), "" if divisors[k] == 1 else f"÷ {divisors[k]:.3g}")
-        for k in times
-    ]
+    columns = state_columns(states, item.times, state_divisors(states, item.times))
+    times = most_telling(columns, COLUMNS)
+    sheets = [sheet(columns[k].cells, _at(item, k), columns[k].note) for k in times]
     if back is not None:
         returned = images_of(back)[-1, :count]
         sheets.append(sheet(data_cells(returned), "return"))
@@ -128,7 +129,6 @@ def section_of_roundtrips(path: Path, choice: Choice) -> Section:
 
 def _worst(saved: SavedRoundtrips) -> Images:
     count = affordable(len(saved.originals), saved.originals.shape[1:], 3)
-    returned = np.rint(saved.returned[:count]).clip(0, 255).astype(np.uint8)
     return Images(
         f"The worst {count} of {len(saved.all_mse):,} images",
         [
@@ -137,7 +137,7 @@ def _worst(saved: SavedRoundtrips) -> Images:
         ],
         [
             sheet(pixel_cells(saved.originals[:count]), "original"),
-            sheet(pixel_cells(returned), "return", "8 bits"),
+            sheet(gray_levels(saved.returned[:count]), "return", "8 bits"),
             _difference((saved.returned - saved.originals)[:count]),
         ],
         0,
@@ -160,5 +160,4 @@ def _histogram(title: str, errors: np.ndarray) -> Chart:
     none = int((errors == 0).sum())
     middle, high = brief(float(np.median(errors))), brief(float(errors.max()))
     note = f"median {middle}, highest {high}" + (f"; {none} without error" if none else "")
-    assert math.isfinite(edges[0])
     return Chart(plot, title, f"Histogram: {note}.", keys, note)

@@ -6,9 +6,9 @@ from typing import Any
 from dnnlib.numbers import beside
 from training.files.arrays import evenly, parameter
 from training.files.posterior_draws import SavedPosteriors, load_netcdf
+from training.pictures.images.grids import gray_levels
 from training.pictures.look import BLUE, MUTED, brief, joined
 from training.pictures.posteriors.tables import (
-    gray_levels,
     observed_cells,
     spread_cells,
     telling_columns,

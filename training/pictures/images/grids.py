@@ -47,6 +47,11 @@ def pixel_cells(pixels: np.ndarray) -> np.ndarray:
     return np.broadcast_to(cells, (*cells.shape[:-1], 3))
 
 
+def gray_levels(values: np.ndarray) -> np.ndarray:
+    """Images of gray levels ``[N, C, H, W]`` as 8-bit RGB ``[N, H, W, 3]``, rounded and clamped."""
+    return pixel_cells(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+
+
 def magnification(largest: float) -> int:
     """By how much to magnify differences of which the largest has so many gray levels.
 

@@ -25,6 +25,7 @@ from training.pictures.images.grids import (
     draw_grid,
     draw_rows,
     fitted,
+    gray_levels,
     magnified,
     pixel_cells,
     state_divisors,
@@ -159,24 +160,24 @@ def animate_grid(trajectory: SavedTrajectory, title: str, subtitle: str) -> Grid
 def draw_path(trajectory: SavedTrajectory) -> Figure:
     """Some images at telling times, from the first state to the last."""
     states, times = images_of(trajectory)[:, :ROWS], trajectory.times
-    columns = _columns(states, times, state_divisors(states, times))
-    telling = _telling(np.stack([column.cells for column in columns]), PATH_COLUMNS)
+    columns = state_columns(states, times, state_divisors(states, times))
     name, details = name_and_details(trajectory)
     title = TITLES[trajectory.kind].format(name)
     shown = f"{states.shape[1]} of {trajectory.count} images"
     subtitle = look.joined(details, latent_law(trajectory), shown)
-    return draw_rows([columns[number] for number in telling], title, subtitle, STATES_CAPTION)
+    telling = [columns[number] for number in most_telling(columns, PATH_COLUMNS)]
+    return draw_rows(telling, title, subtitle, STATES_CAPTION)
 
 
 def draw_roundtrip(melt: SavedTrajectory, back: SavedTrajectory) -> Figure:
     """Some images on their way to the latent and back, and what the way has changed."""
     melting, returning = images_of(melt)[:, :ROWS], images_of(back)[:, :ROWS]
     divisors = state_divisors(melting, melt.times)
-    there = _columns(melting, melt.times, divisors)
+    there = state_columns(melting, melt.times, divisors)
     # The same divisors on both ways, so that states of one time compare.
     divisors = divisors[[_nearest(melt.times, time) for time in back.times]]
-    again = _columns(returning, back.times, divisors)
-    first, *ways, last = _telling(np.stack([column.cells for column in there]), WAY_COLUMNS + 2)
+    again = state_columns(returning, back.times, divisors)
+    first, *ways, last = most_telling(there, WAY_COLUMNS + 2)
     ways_back = [_nearest(back.times, melt.times[number]) for number in reversed(ways)]
     difference = (returning[-1].astype(float) - melting[0]) * HALF_RANGE
     last_column, scale = magnified(difference, APART)
@@ -211,8 +212,8 @@ def _cells(states: np.ndarray, divisors: np.ndarray) -> np.ndarray:
     return data_cells(states / divisors[:, None, None, None, None])
 
 
-def _columns(states: np.ndarray, times: np.ndarray, divisors: np.ndarray) -> list[Column]:
-    """A column for each time, headed by it."""
+def state_columns(states: np.ndarray, times: np.ndarray, divisors: np.ndarray) -> list[Column]:
+    """A column for each time, headed by it, of states ``[S, N, C, H, W]`` over a divisor each."""
     return [
         Column(cells, f"t = {time:.2f}", "" if divisor == 1 else f"÷ {divisor:.3g}")
         for cells, time, divisor in zip(_cells(states, divisors), times, divisors, strict=True)
@@ -224,8 +225,9 @@ def _headed(column: Column, title: str) -> Column:
     return replace(column, title=title, note=f"{column.title}\n{column.note}")
 
 
-def _telling(cells: np.ndarray, count: int) -> list[int]:
-    """Indices of so many telling times of what is seen, ``[S, N, H, W, 3]``."""
+def most_telling(columns: Sequence[Column], count: int) -> list[int]:
+    """Indices of so many columns, one a time, that show most."""
+    cells = np.stack([column.cells for column in columns])
     points = cells.reshape(*cells.shape[:2], -1).astype(np.float32)
     return telling_times(points, count).tolist()
 
@@ -267,10 +269,9 @@ def draw_worst(saved: SavedRoundtrips) -> Figure:
     """Originals, returns and their differences side by side."""
     shown = slice(MOST_WORST)
     difference, scale = magnified((saved.returned - saved.originals)[shown])
-    returned = np.rint(saved.returned[shown]).clip(0, 255).astype(np.uint8)
     columns = [
         Column(pixel_cells(saved.originals[shown]), "original"),
-        Column(pixel_cells(returned), "return", "8 bits"),
+        Column(gray_levels(saved.returned[shown]), "return", "8 bits"),
         difference,
     ]
     notes = [

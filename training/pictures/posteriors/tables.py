@@ -13,7 +13,7 @@ from training.files.population import QUANTILES, SavedPopulation
 from training.files.posterior_draws import SavedPosteriors
 from training.files.rows import printable
 from training.pictures import look
-from training.pictures.images.grids import Column, Scale, draw_rows, pixel_cells
+from training.pictures.images.grids import Column, Scale, draw_rows, gray_levels
 from training.pictures.look import BLUE, DIVERGING, FAINT, INK, MUTED, ORANGE
 from training.pictures.posteriors.toys import TRUTH, mark_observed, mark_truth
 from training.pictures.posteriors.words import axis_name, name_and_details, part_of
@@ -224,11 +224,6 @@ def draw_images(saved: SavedPosteriors) -> Figure:
     )
 
 
-def gray_levels(values: np.ndarray) -> np.ndarray:
-    """Images of gray levels ``[N, C, H, W]`` as 8-bit RGB ``[N, H, W, 3]``."""
-    return pixel_cells(np.clip(np.rint(values), 0, 255).astype(np.uint8))
-
-
 def spread_cells(std: np.ndarray, reach: float) -> np.ndarray:
     """Standard deviations ``[...]`` as colors of 8 bits ``[..., 3]``, darkest at ``reach``."""
     return np.rint(255 * SPREAD(std / reach)[..., :3]).astype(np.uint8)
@@ -295,9 +290,7 @@ def draw_population(saved: SavedPopulation, name: str) -> Figure:
     together = np.quantile(saved.members, QUANTILES, axis=(0, 1))
     further = np.quantile(saved.further, QUANTILES, axis=(0, 1))
     for place, axes in enumerate(panels):
-        order = np.argsort(together[1, :, place], kind="stable")
-        if count > MOST_MEMBERS:
-            order = order[np.linspace(0, count - 1, MOST_MEMBERS).round().astype(int)]
+        order = np.argsort(together[1, :, place], kind="stable")[evenly(count, MOST_MEMBERS)]
         rows = np.arange(len(order))
         low, middle, high = further[:, place]
         note = f"of a further member {low:.3g} to {high:.3g}"
