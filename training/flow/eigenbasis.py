@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError
+from torch_utils.distributed import sum_over_ranks
 
 
 class EigenBasis(nn.Module):
@@ -110,9 +111,7 @@ class EigenBasis(nn.Module):
         for batch in batches:
             total += self.to_eigen(batch.to(self.mean.device)).square().sum(dim=0)
             count += len(batch)
-        sums = torch.cat([total, count])
-        if dist.is_initialized():
-            dist.all_reduce(sums)
+        sums = sum_over_ranks(torch.cat([total, count]))
         return sums[:-1] / sums[-1]
 
     def to_eigen(self, points: Tensor) -> Tensor:
@@ -181,9 +180,8 @@ class _Sums:
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean ``[D]`` and covariance ``[D, D]`` of all points on all ranks."""
-        if dist.is_initialized():
-            for sums in (self.count, self.total, self.square):
-                dist.all_reduce(sums)
+        for sums in (self.count, self.total, self.square):
+            sum_over_ranks(sums)
         if self.count < 2:
             raise DataError("one point has no covariance: an eigenbasis needs at least two")
         offset = self.total / self.count
