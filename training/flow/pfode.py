@@ -459,7 +459,7 @@ class ProbabilityFlow:
 
     def gaussian_law(self, t: Tensor) -> GaussianLaw:
         """The closed-form law of latents at time ``t []``."""
-        return GaussianLaw.auto(self.schedule, self.basis.eigenvalues, t)
+        return GaussianLaw(self.schedule.latent_variance(t, self.basis.eigenvalues))
 
     def _rows_of(self, name: str, values: ArrayLike) -> Tensor:
         """Rows ``[N, D]`` on the flow's device; raises DataError unless they are such."""

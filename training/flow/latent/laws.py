@@ -24,7 +24,6 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from training.flow.latent.conditional import ConditionalMixture
-from training.flow.schedules import NoiseSchedule
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -100,17 +99,6 @@ class GaussianLaw(LatentLaw):
         >>> law
         GaussianLaw(dim=2, std=[1, 0.5])
     """
-
-    @classmethod
-    def auto(cls, schedule: NoiseSchedule, data_variance: Tensor, t: Tensor) -> "GaussianLaw":
-        """The closed form.
-
-        Args:
-            schedule: The noise and the scale.
-            data_variance: ``xi [D]``, the variances of the data along the axes.
-            t: The time of the latents, ``[]``.
-        """
-        return cls(schedule.latent_variance(t, data_variance))
 
     @classmethod
     def empirical(cls, latents: Tensor) -> "GaussianLaw":
