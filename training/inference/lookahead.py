@@ -131,11 +131,6 @@ class Sight:
         root = likelihood.covariance_root(operator.shape[1])
         return cls(operator.T, target.observed - offset, (root @ root.T)[None])
 
-    @classmethod
-    def or_none(cls, target: Target) -> "Sight | None":
-        """The same; None where observations are no linear functions of states."""
-        return None if no_sight(target) else cls.of(target)
-
 
 def require_lookahead(target: Target) -> Gaussian:
     """The likelihood, if there is a lookahead on it.

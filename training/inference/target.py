@@ -10,7 +10,7 @@ says which observation each belongs to.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -82,7 +82,7 @@ class Target:
     observed: Tensor
     rows: int
     labels: Tensor | None = None
-    calls: int = field(default=0)
+    calls: int = 0
 
     @property
     def dim(self) -> int:
@@ -97,10 +97,6 @@ class Target:
     @property
     def device(self) -> torch.device:
         return self.observed.device
-
-    def with_prior(self, prior: Prior) -> Target:
-        """The same observations under another prior, no calls counted yet."""
-        return Target(prior, self.likelihood, self.observed, self.rows, self.labels)
 
     def roughly(self, prior: Prior) -> Target:
         """The same observations under a prior of fewer steps, and what is cheap of the likelihood;

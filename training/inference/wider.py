@@ -58,7 +58,7 @@ def _tested(target: Target, draws: Draws, seeds: Tensor) -> dict[str, Tensor]:
     chains, size = draws.points.shape[1:3]
     prior = target.prior
     finer = replace(prior, times=prior.flow.times(STEPS), solver=SOLVERS[SOLVER], ways={})
-    target = target.with_prior(finer)
+    target = replace(target, prior=finer, calls=0)
     own = torch.tensor([hash_seed(int(seed), Stream.REFINING) for seed in seeds])
     swarm = Swarm(target, own, chains)
     rows = torch.arange(min(FITTED, size), device=target.device) * size // min(FITTED, size)

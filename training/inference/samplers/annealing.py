@@ -34,7 +34,7 @@ from torch.quasirandom import SobolEngine
 from torch_utils.seeds import hash_seed, uniform_numbers
 from torch_utils.streams import Stream
 from training.inference.draws import Draws
-from training.inference.lookahead import Sight
+from training.inference.lookahead import Sight, no_sight
 from training.inference.progress import OnPart
 from training.inference.proposals import COMPONENTS, Proposal
 from training.inference.samplers.pool import TINY, Pool
@@ -195,7 +195,7 @@ class Swarm:
         self.width = flow.noisy_std(first).double()
         self.worth = WORTH * flow.basis.dim
         self.which = torch.arange(target.count, device=target.device).repeat_interleave(chains)
-        self.sight = Sight.or_none(target)
+        self.sight = None if no_sight(target) else Sight.of(target)
         self._laws: list[tuple[int, Proposal]] = []
         self._log_mixture = torch.empty(0)
 
