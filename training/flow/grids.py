@@ -59,6 +59,7 @@ class EqualErrorGrid:
 
     def __call__(self, steps: int) -> Tensor:
         place = torch.linspace(0, len(self.times) - 1, steps + 1, dtype=torch.float64)
+        place = place.to(self.times.device)
         cell = place.long().clamp(max=len(self.times) - 2)
         return torch.lerp(self.times[cell], self.times[cell + 1], place - cell)
 

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from training.flow.courses import USES
+from training.flow.grids import EqualErrorGrid
 from training.flow.likelihood import DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
@@ -97,12 +98,9 @@ class Prior:
     def hasty(self) -> "Prior":
         """The same by half the steps to densities, rounded up, for what need not be exact."""
         times, solver = self.way("densities")
-        steps = len(times) // 2
         if solver.maps or solver.quadrature is not None:  # these go by their own times
             return self
-        places = torch.linspace(0, len(times) - 1, steps + 1, dtype=times.dtype)
-        before = places.long().clamp_max(len(times) - 2).to(times.device)
-        fewer = torch.lerp(times[before], times[before + 1], places.to(times.device) - before)
+        fewer = EqualErrorGrid(times)(len(times) // 2)
         return replace(self, ways={**self.ways, "densities": (fewer, solver)})
 
     @property

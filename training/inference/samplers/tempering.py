@@ -101,11 +101,8 @@ class _Swarm:
         picks = torch.where(going[:, None], picks, own)
         first = particles * torch.arange(len(picks), device=picks.device)[:, None]
         rows = (first + picks).flatten()
-        self._w, self._points, self._log_likelihood = (
-            self._w[rows],
-            self._points[rows],
-            self._log_likelihood[rows],
-        )
+        parts = (self._w, self._points, self._log_likelihood)
+        self._w, self._points, self._log_likelihood = (part[rows] for part in parts)
         reached = self.exponent + torch.where(going, rise, 0)
         self.exponent = torch.where(reached > 1 - ARRIVED, 1, reached)
         self._stages += going
