@@ -288,7 +288,7 @@ def test_frames_move_the_points_and_keep_the_colors(tmp_path, dim):
         row = row_of(saved, np.arange(SAVED))
         assert np.allclose(drawn_colors(moving.axes, row.points[-1]), row.colors)
     assert moving.seconds() == [0.4, 0.25, 0.25, 0.25, 1.1]
-    assert len(album.frame_times(701)) == 90
+    assert len(album.evenly(701, album.MOST_FRAMES)) == 90
 
 
 def test_gif_has_a_frame_a_time_in_steady_colors(tmp_path):

@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -270,11 +271,8 @@ def pictures_of_image_files(path: Path, folder: Path | None) -> list[look.Pictur
 def holds_images(path: Path) -> bool:
     """Whether a zip or folder has images in it, or in folders that are called by numbers. Raises
     DataError for a zip that cannot be read, or with unsafe names."""
-    container = open_container(path)
-    try:
+    with closing(open_container(path)) as container:
         names = image_names(container)
-    finally:
-        container.close()
     return any(all(part.isdigit() for part in name.split("/")[:-1]) for name in names)
 
 
@@ -287,9 +285,6 @@ def first_images(path: Path, count: int) -> tuple[np.ndarray, int]:
     Raises:
         DataError: No images, or one that is broken, not square, or of another shape than the first.
     """
-    dataset = ImageDataset(path)
-    try:
+    with closing(ImageDataset(path)) as dataset:
         pixels, _ = dataset.read(range(min(count, len(dataset))))
-    finally:
-        dataset.close()
     return pixels.numpy(), len(dataset)

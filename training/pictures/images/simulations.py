@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from training.files.arrays import stem_of
+from training.files.arrays import evenly, stem_of
 from training.files.roundtrip import SavedRoundtrips
 from training.files.trajectory import SavedTrajectory
 from training.pictures import look
@@ -35,11 +35,11 @@ from training.pictures.look import BLUE, MUTED
 from training.pictures.trajectories.album import (
     DPI,
     LEFT,
+    MOST_FRAMES,
     SIDE,
     VERBS,
     Animation,
     animation_of,
-    frame_times,
     overviews,
     pictures_of_latents,
 )
@@ -150,7 +150,7 @@ def images_of(trajectory: SavedTrajectory) -> np.ndarray:
 
 def animate_grid(trajectory: SavedTrajectory, title: str, subtitle: str) -> GridAnimation:
     """The images of a trajectory, changing all at once."""
-    frames = frame_times(len(trajectory.times))
+    frames = evenly(len(trajectory.times), MOST_FRAMES)
     states, times = images_of(trajectory), trajectory.times[frames]
     _, count, _, height, width = states.shape
     states = states[frames, : moving_columns(count, height, width) ** 2]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dnnlib.errors import DataError, UsageError
-from training.files.arrays import stem_of
+from training.files.arrays import evenly, stem_of
 from training.files.trajectory import SavedTrajectory
 from training.pictures import look
 from training.pictures.look import FAINT, INK, MUTED
@@ -135,20 +135,15 @@ def animation_of(
         write = write_gif if suffix == "gif" else write_mp4
         write(path, animation.frames(), animation.seconds())
 
-    frames = len(frame_times(len(trajectory.times)))
+    frames = min(len(trajectory.times), MOST_FRAMES)
     note = f"{frames} frames: more with --save_freq=1" if frames < FEW_FRAMES else ""
     return look.Picture(stem.with_name(f"{stem.name}_animation.{suffix}"), save, note)
 
 
 def animate_cloud(trajectory: SavedTrajectory, title: str, subtitle: str) -> CloudAnimation:
     """The points of a trajectory, all in motion at once."""
-    row = row_of(trajectory, frame_times(len(trajectory.times)), MOST_POINTS)
+    row = row_of(trajectory, evenly(len(trajectory.times), MOST_FRAMES), MOST_POINTS)
     return CloudAnimation(row, title, subtitle)
-
-
-def frame_times(saved: int) -> np.ndarray:
-    """Indices of the saved times that become frames: all, or evenly spaced ones of very many."""
-    return np.unique(np.linspace(0, saved - 1, min(saved, MOST_FRAMES)).round().astype(int))
 
 
 def write_gif(path: Path, frames: Sequence[np.ndarray], seconds: Sequence[float]) -> None:
