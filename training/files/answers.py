@@ -58,7 +58,7 @@ from torch_utils.results import load_json, provenance, save_json
 from training.data.records.cells import open_cells
 from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY, RecordColumn, Records
-from training.files.arrays import evenly
+from training.files.arrays import evenly, typed
 from training.files.records import without_rows
 from training.files.rows import LARGEST
 from training.measure.posterior.verdicts import LARGE
@@ -190,17 +190,9 @@ class SavedAnswers:
         missing or broken."""
         content = load_json(path)
         broken = DataError(f"{path} is broken, or not of ask.py: make it again")
-        options, sheet, beside = (content.get(name) for name in ("options", "sheet", "beside"))
-        question, name = content.get("question"), content.get("data_name")
-        if not (
-            content.get("format") == ANSWERS
-            and question in QUESTIONS
-            and isinstance(options, dict)
-            and isinstance(name, str)
-            and isinstance(sheet, str)
-            and type(beside) is int
-            and beside >= 0
-        ):
+        question, name, sheet = typed(content, broken, question=str, data_name=str, sheet=str)
+        options, beside = typed(content, broken, options=dict, beside=int)
+        if content.get("format") != ANSWERS or question not in QUESTIONS or beside < 0:
             raise broken
         # Only a file beside this one: a stranger's may name any of this machine.
         csv = next((each for each in path.parent.iterdir() if each.name == sheet), None)
@@ -345,22 +337,13 @@ class SavedAnswerCheck:
         """That of a JSON file. Raises DataError if it is missing or broken."""
         content = load_json(path)
         broken = DataError(f"{path} is broken, or no check of ask.py: make it again")
-        names = ("rows", "level", "verdict", "adjusted", "detectable", "columns")
-        rows, level, verdict, adjusted, detectable, columns = map(content.get, names)
-        if not (
-            content.get("format") == FORMAT
-            and type(rows) is int
-            and isinstance(level, float)
-            and _is_share(level)
-            and isinstance(verdict, str)
-            and isinstance(adjusted, dict)
-            and adjusted
-            and all(map(_is_share, adjusted.values()))
-            and isinstance(detectable, float)
-            and _is_share(detectable)
-            and isinstance(columns, dict)
-            and columns
-        ):
+        rows, level, detectable = typed(content, broken, rows=int, level=float, detectable=float)
+        verdict, adjusted, columns = typed(
+            content, broken, verdict=str, adjusted=dict, columns=dict
+        )
+        shares = (level, detectable, *adjusted.values())
+        whole = content.get("format") == FORMAT and adjusted and columns
+        if not (whole and all(map(_is_share, shares))):
             raise broken
         checks = [_column_check(name, facts, broken) for name, facts in columns.items()]
         return cls(path, rows, level, verdict, adjusted, detectable <= LARGE, checks)
@@ -371,16 +354,10 @@ def _is_share(value: Any) -> bool:
 
 
 def _column_check(name: str, facts: Any, broken: DataError) -> ColumnCheck:
-    if not isinstance(facts, dict):
-        raise broken
-    cells, coverage, bins = (facts.get(key) for key in ("cells", "coverage", "reliability"))
-    if not (
-        type(cells) is int
-        and 0 < cells < LARGEST
-        and isinstance(coverage, dict)
-        and all(map(_is_share, coverage.values()))
-        and (bins is None or isinstance(bins, list))
-    ):
+    cells, coverage = typed(facts, broken, cells=int, coverage=dict)
+    bins = facts.get("reliability")
+    sound = 0 < cells < LARGEST and all(map(_is_share, coverage.values()))
+    if not sound or not (bins is None or isinstance(bins, list)):
         raise broken
     for one in bins or ():
         sound = isinstance(one, list) and len(one) == 3 and all(map(_is_share, one[:2]))

@@ -53,6 +53,15 @@ def parameter(file: Path, *keys: str) -> Any:
     return value
 
 
+def typed(content: Any, broken: DataError, **kinds: type) -> list[Any]:
+    """Entries of an object of a JSON file, by their names and types. Raises what is given if it is
+    no object, or an entry is missing or of another type."""
+    entries = [content.get(name) if isinstance(content, dict) else None for name in kinds]
+    if any(type(entry) is not kind for entry, kind in zip(entries, kinds.values(), strict=True)):
+        raise broken
+    return entries
+
+
 LARGEST = 1e6
 """Far beyond all that is drawn: points are in units of standard deviations, or pixels."""
 

@@ -28,6 +28,7 @@ from torch_utils.results import SavedArrays, open_arrays, save_arrays
 from training.data.records.records import CATEGORY, RecordColumn, Records
 from training.data.tables.foreign import require_names
 from training.data.tables.table import as_records
+from training.files.arrays import typed
 from training.files.table import holds_table, load_table
 from training.names import COLUMN_TYPES, DECIMALS, SEPARATORS
 
@@ -119,18 +120,14 @@ def load_records(path: Path) -> Records:
 def _about(text: str, broken: DataError) -> dict[str, Any]:
     """What is known of the columns, as JSON has it: names are texts, and columns are objects."""
     try:
-        about = json.loads(text)
+        about: dict[str, Any] = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise broken from error
-    kinds = {"columns": list, "constants": dict, "order": list, "beside": list}
-    kinds |= {"separator": str, "decimal": str}
-    sound = isinstance(about, dict) and all(
-        isinstance(about.get(name), kind) for name, kind in kinds.items()
-    )
-    sound = sound and about["separator"] in SEPARATORS.values() and about["decimal"] in DECIMALS
-    if not sound or not all(
-        isinstance(text, str)
-        for text in (*about["constants"].values(), *about["order"], *about["beside"])
+    _, order, beside = typed(about, broken, columns=list, order=list, beside=list)
+    constants, separator, decimal = typed(about, broken, constants=dict, separator=str, decimal=str)
+    known = separator in SEPARATORS.values() and decimal in DECIMALS
+    if not known or not all(
+        isinstance(text, str) for text in (*constants.values(), *order, *beside)
     ):
         raise broken
     return about

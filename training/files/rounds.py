@@ -27,6 +27,7 @@ import torch
 
 from dnnlib.errors import DataError
 from torch_utils.results import load_json, save_json
+from training.files.arrays import typed
 from training.inference.region import Bounds
 
 FORMAT = "inflationary-flows round 1"
@@ -58,13 +59,11 @@ def load_round(path: Path) -> tuple[RoundFacts, Bounds | None]:
     missing, broken, or of something else."""
     content = load_json(path)
     broken = DataError(f"{path} does not tell of a round: remove its folder, or give --overwrite")
-    facts: dict[str, Any] = {each.name: content.get(each.name) for each in fields(RoundFacts)}
-    kinds = {each.name: each.type for each in fields(RoundFacts)}
-    if content.get("format") != FORMAT or any(
-        type(x) is not kinds[key] for key, x in facts.items()
-    ):
+    kinds: dict[str, Any] = {each.name: each.type for each in fields(RoundFacts)}
+    facts = typed(content, broken, **kinds)
+    if content.get("format") != FORMAT:
         raise broken
-    return RoundFacts(**facts), _bounds(content.get("region"), broken)
+    return RoundFacts(*facts), _bounds(content.get("region"), broken)
 
 
 def _bounds(region: object, broken: DataError) -> Bounds | None:
