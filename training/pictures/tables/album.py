@@ -2,8 +2,8 @@
 come back."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -195,32 +195,6 @@ ALONE = {
 """What to know of a run with one of them."""
 
 
-@dataclass(frozen=True)
-class TableRun:
-    """What was simulated of one table with one network: any of the three, at least one.
-
-    Attributes:
-        melt: Of rows of data.
-        back: The roundtrip of the melt.
-        gen: Generated rows.
-    """
-
-    melt: SavedTable | None = None
-    back: SavedTable | None = None
-    gen: SavedTable | None = None
-
-    @property
-    def shown(self) -> list[SavedTable]:
-        """Rows of data and samples, or the returned rows where there is nothing else."""
-        compared = [table for table in (self.melt, self.gen) if table]
-        return compared or [table for table in (self.back,) if table]
-
-    @property
-    def stem(self) -> str:
-        """What the names of its files have in common."""
-        return stem_of(self.shown[0].path)
-
-
 def pictures_of_tables(
     paths: Iterable[Path], folder: Path | None, animation: str | None
 ) -> list[look.Picture]:
@@ -232,8 +206,11 @@ def pictures_of_tables(
     return [picture for run in runs_of(tables) for picture in _pictures_of(run, folder)]
 
 
-def _pictures_of(run: TableRun, folder: Path | None) -> list[look.Picture]:
-    shown = run.shown
+def _pictures_of(run: Mapping[str, SavedTable], folder: Path | None) -> list[look.Picture]:
+    """Of a run's simulations by kind: rows of data and samples, or the returned rows where there is
+    nothing else."""
+    melt, back = run.get("melt"), run.get("roundtrip")
+    shown = [run[kind] for kind in ("melt", "gen") if kind in run] or list(run.values())
     draw: dict[str, Callable[[], Figure]] = {"marginals": partial(draw_marginals, shown)}
     several = len(shown[0].names) > 1
     if several:
@@ -241,27 +218,26 @@ def _pictures_of(run: TableRun, folder: Path | None) -> list[look.Picture]:
     known = [table for table in shown if len(table.densities) >= FEW]
     if known:
         draw["log_prob"] = partial(draw_densities, known)
-    if run.melt and run.back and run.melt.points.shape == run.back.points.shape:
-        draw["roundtrip"] = partial(draw_roundtrip, run.melt, run.back)
-    if run.melt:
-        latents = run.melt.trajectory
+    if melt and back and melt.points.shape == back.points.shape:
+        draw["roundtrip"] = partial(draw_roundtrip, melt, back)
+    if melt:
+        latents = melt.trajectory
         draw["melt_latents"] = partial(draw_latents, latents)
         if several:
             draw["melt_joint"] = partial(draw_joint, latents)
             draw["spectrum"] = partial(draw_spectrum, latents)
-    first, *others = look.figures((folder or shown[0].path.parent) / run.stem, draw)
+    stem = (folder or shown[0].path.parent) / stem_of(shown[0].path)
+    first, *others = look.figures(stem, draw)
     return [replace(first, note=ALONE.get(shown[0].kind, "") if len(shown) == 1 else ""), *others]
 
 
-def runs_of(tables: Iterable[SavedTable]) -> list[TableRun]:
-    """Simulations sorted into runs: those in one folder, by one name, of the same columns."""
+def runs_of(tables: Iterable[SavedTable]) -> list[dict[str, SavedTable]]:
+    """Simulations by kind, sorted into runs: those in one folder, by one name, of the same
+    columns."""
     by_run: dict[tuple[object, ...], dict[str, SavedTable]] = {}
     for table in tables:
         run = (table.path.parent, stem_of(table.path), *table.names)
         while table.kind in by_run.get(run, {}):  # two of one name: each has pictures of its own
             run = (*run, "again")
         by_run.setdefault(run, {})[table.kind] = table
-    return [
-        TableRun(kinds.get("melt"), kinds.get("roundtrip"), kinds.get("gen"))
-        for kinds in by_run.values()
-    ]
+    return list(by_run.values())
