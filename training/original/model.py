@@ -253,11 +253,10 @@ def _images(file: OriginalFile, fields: Fields, layers: Layers, data_name: str |
                 f"{fields.where} has images of {side:g} x {side:g} pixels in {channels:g} "
                 "channel(s): without a basis, up to 64 x 64 in 1 or 3 can be imported"
             )
-        axes = torch.eye(int(dim), dtype=torch.float64)
-        basis = EigenBasis(torch.zeros(len(axes)), torch.ones(len(axes)), axes)
-        flow = OriginalFlow.isotropic(fields, basis, "ES")
+        flow = OriginalFlow.isotropic(fields, EigenBasis.standard(int(dim)), "ES")
         # All that is known of the data.
-        flow = replace(flow, basis=EigenBasis(basis.mean, flow.data_variance, axes))
+        basis = EigenBasis.standard(int(dim), float(flow.data_variance[0]))
+        flow = replace(flow, basis=basis)
     else:
         flow = OriginalFlow.inflationary(fields, None, IMAGE_T_MAX)
         if channels not in (1, 3) or dim != flow.basis.dim:
