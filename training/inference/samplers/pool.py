@@ -17,7 +17,7 @@ from torch_utils import distributed
 from torch_utils.seeds import hash_seed, normal_numbers
 from torch_utils.streams import Stream
 from training.inference.draws import Draws
-from training.inference.progress import OnPart
+from training.inference.progress import OnPart, share_of
 from training.inference.target import Target
 from training.inference.weights import require_some, weighted_picks, z_order
 from training.measure.posterior.importance import effective_size, log_mean, smoothed_weights
@@ -77,24 +77,19 @@ class Pool:
 
     @classmethod
     def _drawn(cls, target: Target, w: Tensor, shared: bool, on_part: OnPart) -> "Pool":
-        size = len(w)
-        if target.labels is None:
-            kinds, group = torch.zeros(1, device=w.device), torch.zeros(target.count)
-            first = torch.zeros(1, dtype=torch.int64)
-        else:
-            kinds, group = torch.unique(target.labels, dim=0, return_inverse=True)
-            first = torch.stack([(group == kind).nonzero()[0, 0] for kind in range(len(kinds))])
+        size, alike = len(w), target.alike()
         mine = w[distributed.shard(size)] if shared else w
         before = target.calls
-        on_share = (lambda part: on_part(part / len(first))) if on_part else None
+        group = torch.zeros(target.count, dtype=torch.int64, device=w.device)
         points = []
-        for observation in first.tolist():
-            which = torch.full((len(mine),), observation, device=w.device)
-            share = target.points(mine, which, on_share)
+        for number, places in enumerate(alike):
+            group[places] = number
+            which = places[:1].expand(len(mine))
+            share = target.points(mine, which, share_of(on_part, 1 / len(alike)))
             points.append(distributed.gather_rows(share, size) if shared else share)
         calls = (target.calls - before) * size / len(mine) / target.count
         order = z_order(w[None])[0]
-        return cls(w, torch.stack(points), order, group.to(torch.int64).to(w.device), calls)
+        return cls(w, torch.stack(points), order, group, calls)
 
     def first(self, count: int) -> "Pool":
         """Its first draws, or all that there are."""
