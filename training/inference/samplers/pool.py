@@ -67,29 +67,20 @@ class Pool:
             begun: The first of these draws, of the same seed, if they are there already.
         """
         w = even_normal(size, target.dim, hash_seed(seed, Stream.PRIOR_DRAWS)).to(target.device)
-        if begun is not None:
-            rest = cls._drawn(target, w[len(begun.w) :], shared, on_part)
-            points = torch.cat([begun.points, rest.points], dim=1)
-            return replace(
-                rest, w=w, points=points, order=z_order(w[None])[0], calls=begun.calls + rest.calls
-            )
-        return cls._drawn(target, w, shared, on_part)
-
-    @classmethod
-    def _drawn(cls, target: Target, w: Tensor, shared: bool, on_part: OnPart) -> "Pool":
-        size, alike = len(w), target.alike()
-        mine = w[distributed.shard(size)] if shared else w
-        before = target.calls
+        fresh = w if begun is None else w[len(begun.w) :]
+        mine = fresh[distributed.shard(len(fresh))] if shared else fresh
         group = torch.zeros(target.count, dtype=torch.int64, device=w.device)
-        points = []
+        parts, alike, before = [], target.alike(), target.calls
         for number, places in enumerate(alike):
             group[places] = number
             which = places[:1].expand(len(mine))
             share = target.points(mine, which, share_of(on_part, 1 / len(alike)))
-            points.append(distributed.gather_rows(share, size) if shared else share)
-        calls = (target.calls - before) * size / len(mine) / target.count
-        order = z_order(w[None])[0]
-        return cls(w, torch.stack(points), order, group, calls)
+            parts.append(distributed.gather_rows(share, len(fresh)) if shared else share)
+        points = torch.stack(parts)
+        calls = (target.calls - before) * len(fresh) / len(mine) / target.count
+        if begun is not None:
+            points, calls = torch.cat([begun.points, points], dim=1), begun.calls + calls
+        return cls(w, points, z_order(w[None])[0], group, calls)
 
     def first(self, count: int) -> "Pool":
         """Its first draws, or all that there are."""
