@@ -18,12 +18,6 @@ TOY_NETWORKS: dict[str, type[nn.Module]] = {
 IMAGE_NETWORKS: dict[str, type[nn.Module]] = {"ddpmpp": DDPMpp, "ncsnpp": NCSNpp, "adm": ADMUNet}
 """Networks of flat images ``[B, C H W]``, constructed from ``image_shape``."""
 
-IMPORTED_NETWORKS: dict[str, type[nn.Module]] = {
-    "OriginalToyConvUNet": OriginalToyConvUNet,
-    "OriginalToySongUNet": OriginalToySongUNet,
-}
-"""Networks that are not trained here, but imported from other code."""
-
 QUESTION_NETWORKS: dict[str, type[nn.Module]] = {
     "questions": QuestionNetwork,
     "trials": TrialNetwork,
@@ -34,7 +28,9 @@ QUESTION_NETWORKS: dict[str, type[nn.Module]] = {
 NETWORKS: dict[str, type[nn.Module]] = {
     **TOY_NETWORKS,
     **IMAGE_NETWORKS,
-    **IMPORTED_NETWORKS,
+    # These are not trained here, but imported from other code.
+    "OriginalToyConvUNet": OriginalToyConvUNet,
+    "OriginalToySongUNet": OriginalToySongUNet,
     **QUESTION_NETWORKS,
 }
 """The fixed registry: a network file can name these classes and no others."""
