@@ -120,7 +120,8 @@ ANY_NUMBER = -1
 """
 ADAM, SOAP = OPTIMIZERS = ("adam", "soap")
 """See ``learning.soap``."""
-T_SAMPLINGS = ("uniform", "normal", "log_uniform")
+BY_WEIGHT = "by_weight"
+T_SAMPLINGS = ("uniform", "normal", "log_uniform", BY_WEIGHT)
 TOY_PRECONDITIONINGS = ("ifs", "edm", "edm_es")
 
 # Simulation.
@@ -143,6 +144,8 @@ PARTICLE_STEPS = 16
 """Steps of the diffusion that they follow."""
 TOY_POOL, IMAGE_POOL = 2**17, 2**12
 """Prior draws in a pool."""
+LEARNED_SOLVER, LEARNED_STEPS = "exp_rk5", 5
+"""Solver and steps of the draws of a neural posterior, where the network file has no others."""
 LEARNED_POOL = 2**12
 """The same where a network says the likelihood, which is dear."""
 MOST_DEBLURRED = 16

@@ -18,8 +18,7 @@ from training.files.table import save_table
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
 from training.inference.amortized import Amortized
-from training.names import AMORTIZED_ROWS
-from training.options.inference import LEARNED_SOLVER, LEARNED_STEPS
+from training.names import AMORTIZED_ROWS, LEARNED_SOLVER, LEARNED_STEPS
 from training.subjects import NetworkFile, open_subject
 
 ROOT = Path(__file__).parent.parent.parent

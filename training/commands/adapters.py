@@ -137,8 +137,8 @@ class SbiPosterior:
         return points.reshape(*shape, *points.shape[1:])
 
     def log_prob(self, theta: Any, x: Any = None, **_: Any) -> Tensor:
-        """Log densities ``[N]`` of parameters ``[N, D]``."""
-        return torch.from_numpy(self.model.log_prob(theta, given=self._one(x))).float()
+        """Return the log densities ``[N]`` of parameters ``[N, D]``, those of the draws."""
+        return torch.from_numpy(self._posterior.log_prob(theta, self._one(x))).float()
 
     def _one(self, x: Any) -> Tensor:
         chosen = self.default_x if x is None else torch.as_tensor(x)

@@ -30,8 +30,8 @@ from training.measure.clouds import Cloud
 from training.measure.posterior.calibration import DENSEST, RunValues
 from training.measure.posterior.calibration import calibrate as tested
 from training.model.model import Model
-from training.names import FEWEST_RUNS, LARGEST_EXACT, PROBES
-from training.options.inference import LEARNED_SOLVER, LEARNED_STEPS, HeldOutOptions
+from training.names import FEWEST_RUNS, LARGEST_EXACT, LEARNED_SOLVER, LEARNED_STEPS, PROBES
+from training.options.inference import HeldOutOptions
 from training.options.posterior import CalibrateSettings, SampleSettings
 from training.runs import holding
 from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns

@@ -86,17 +86,14 @@ class Asked:
     @property
     def fine(self) -> Prior:
         """The prior of final draws."""
-        steps, learned = self.settings.prior.n_iters, self.settings.learned
-        flow = self.subject.flow
-        if steps is None and "points" in flow.courses:
+        flow, options = self.subject.flow, self.settings.prior
+        if self.settings.learned:
+            prior = self.subject.neural_posterior(options.n_iters, options.deblur)
+        elif options.n_iters is None and "points" in flow.courses:
             prior = replace(self._prior(*flow.course("points")), ways=ways_of(flow))
         else:
-            name, usual = (
-                (inference.LEARNED_SOLVER, inference.LEARNED_STEPS)
-                if learned
-                else (inference.SOLVER, inference.STEPS)
-            )
-            prior = self._prior(flow.times(steps or usual), get_solver(name))
+            times = flow.times(options.n_iters or inference.STEPS)
+            prior = self._prior(times, get_solver(inference.SOLVER))
         if self.subject.is_readable:
             return prior
         # Latents of images are written beside their draws, and decide nothing.

@@ -10,7 +10,7 @@ Posteriors and checks are those of ``posterior.py``, whose options are taken by 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from math import log, prod
@@ -29,9 +29,11 @@ from training.commands import called
 from training.commands.latent_density import LatentDensity
 from training.files.posterior_draws import load_netcdf
 from training.flow.cells import cell_log_prob, has_cells
+from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
+from training.inference.amortized import Amortized
 from training.model import model
-from training.names import LIKELIHOOD, UNIFORM
+from training.names import LIKELIHOOD, MOST_DEBLURRED, UNIFORM
 from training.options.declared import typed_by_name
 from training.options.posterior import (
     CheckSettings,
@@ -40,6 +42,9 @@ from training.options.posterior import (
     SampleSettings,
 )
 from training.subjects import NetworkFile, Subject, open_prior
+
+UNNORMALIZED = {"noise_std", "likelihood", "prior", "correct", "deblur"}
+"""Options with which the density of a posterior is known up to a constant only, or not at all."""
 
 
 @dataclass(repr=False)
@@ -123,19 +128,38 @@ class Model(model.Model):
         return self.rows_of(*self._named(points.cpu().numpy(), drawn=True))
 
     def log_prob(self, rows: Any, given: Any = None) -> np.ndarray:
-        """Log densities ``[N]`` of rows, in nats; of discrete columns, of the step around a value
-        (``training.flow.cells``), and of images for a gray level of each pixel.
+        """Return the log densities ``[N]`` of rows, in nats.
+
+        It is the density of what ``sample`` draws: minus infinity beyond the bounds of columns, and
+        of a conditional model that of its posterior (see ``Posterior.log_prob``). For a discrete
+        column it is the mean density over the quantization bin around a value
+        (``training.flow.cells``), and for images the density per gray level of each pixel.
 
         Args:
             rows: The rows; of a conditional model they may have its conditions as further columns.
             given: Of a conditional model, its conditions: a row for each, or one for all; of one of
                 classes, their numbers.
         """
+        if self.conditions and LIKELIHOOD not in self.about:
+            return self.posterior().log_prob(rows, given)
         flow, points = self._flow_given(rows, given), self._points(rows)
+        labels = torch.from_numpy(self._conditions_of(rows, given)) if self.conditions else None
+        if flow.coordinates is None or LIKELIHOOD in self.about:
+            return self._densities(flow, points, labels)
+        inside = flow.coordinates.inside(points.to(flow.device)).cpu()
+        density = np.full(len(points), -np.inf)
+        if inside.any():
+            density[inside.numpy()] = self._densities(flow, points[inside], labels)
+        return density
+
+    def _densities(
+        self, flow: ProbabilityFlow, points: torch.Tensor, labels: torch.Tensor | None
+    ) -> np.ndarray:
+        """Log densities ``[N]`` of points ``[N, D]`` within bounds, by the flow under conditions
+        ``[N, C]``, if it has some."""
         if not has_cells(flow):
             density = flow.log_prob(points) + self.subject.dim * log(self.subject.units["unit"])
             return density.cpu().numpy()
-        labels = torch.from_numpy(self._conditions_of(rows, given)) if self.conditions else None
         way = self.subject.flow.course("densities")
         cells = cell_log_prob(self.subject.flow, points, *way, labels=labels)
         return cells.density.log_prob.cpu().numpy()
@@ -256,6 +280,54 @@ class Posterior:
         with called.own_folder() as folder:
             posterior.sample(self._settings(observed, folder, options))
             return PosteriorDraws.load(folder, self.model)
+
+    def log_prob(self, points: Any, observed: Any = None) -> np.ndarray:
+        """Return the log densities ``[N]``, in nats, of what ``sample`` draws.
+
+        Draws of a conditional model are sharpened (``sharpen=False`` leaves that out) and lie
+        within the bounds of columns. So does this density: it is divided by the probability that
+        the flow puts within the bounds, and is minus infinity beyond them.
+
+        Args:
+            points: Rows ``[N, D]``, which may have what was observed as further columns.
+            observed: One observation for all rows, or one for each.
+
+        Raises:
+            UsageError: The posterior has a likelihood, so that its density is known up to a
+                constant only (``latent_density``), or is corrected by one, or its draws are
+                deblurred, and have no density.
+            DataError: Rows or observations are broken.
+        """
+        model, subject = self.model, self.model.subject
+        if not model.conditions or LIKELIHOOD in model.about or self.options.keys() & UNNORMALIZED:
+            raise UsageError(
+                "log_prob is for posteriors of a conditional model without a likelihood; where "
+                "there is one, latent_density has the density up to a constant"
+            )
+        conditions = torch.from_numpy(model._conditions_of(points, observed))
+        rows = model._points(points).to(subject.flow.device)
+        if len(conditions) not in (1, len(rows)):
+            raise DataError(
+                f"there are {len(conditions)} observations for {len(rows)} rows: give one, or one "
+                "for each row"
+            )
+        conditions, which = conditions.unique(dim=0, return_inverse=True)
+        prior = subject.neural_posterior(self.options.get("n_iters"))
+        small = subject.dim <= MOST_DEBLURRED
+        posterior = Amortized(
+            replace(prior, sharpened=bool(self.options.get("sharpen", True)) and small),
+            conditions.to(subject.flow.device),
+            subject.amortized_block(subject.flow.device),
+            chains=1,
+            draws=1,
+            seed=0,
+        )
+        places, trace = torch.arange(len(conditions)), Trace("exact")
+        if len(conditions) == 1:
+            return posterior.log_prob(rows[None], places, trace).log_prob[0].cpu().numpy()
+        mass = posterior.log_mass(places)
+        density = posterior.log_prob(rows[:, None], which, trace, mass.at(which))
+        return density.log_prob[:, 0].cpu().numpy()
 
     def latent_density(self, observed: Any, **options: Any) -> LatentDensity:
         """The log density of one posterior in the latents of the flow, for other samplers.

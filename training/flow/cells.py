@@ -34,6 +34,8 @@ from training.flow.solvers import Solver
 from training.names import CELL_ERROR, CELL_POINTS
 
 SEQUENCES = FEWEST_POINTS = 8
+RowDensity = Callable[[Tensor, Tensor], Tensor]
+"""Log densities ``[N]`` of points ``[N, D]`` given conditions ``[N, C]``."""
 BLOCK_POINTS = 512
 """Points that are integrated together: they fill calls, and memory does not grow with rows."""
 
@@ -63,8 +65,9 @@ def cell_log_prob(
     trace: Trace | None = None,
     on_rows: Callable[[int], object] | None = None,
     labels: Tensor | None = None,
+    sharpened: RowDensity | None = None,
 ) -> CellDensity:
-    """Log densities of the cells of rows.
+    """Return the log densities of the cells of rows.
 
     Args:
         flow: With discrete columns.
@@ -75,6 +78,8 @@ def cell_log_prob(
             are averaged as if they were part of the density, which they raise.
         on_rows: Called with the number of rows that were done since the last call.
         labels: Conditions of each row ``[N, C]``, or of all ``[1, C]``, of a flow of such.
+        sharpened: The log densities ``[n]`` to integrate, of points ``[n, D]`` given labels
+            ``[n, C]``, where they are those of sharpened points; None for those of the flow.
 
     Raises:
         DataError: As ``ProbabilityFlow.log_prob``.
@@ -93,19 +98,29 @@ def cell_log_prob(
         given = labels.to(centers).expand(len(centers), -1)[places]
         return flow.given(labels=given.repeat_interleave(points, dim=0))
 
+    def at(points: Tensor, places: Tensor, each: int = 1) -> Density:
+        """The log densities of points ``[n, D]``, so many of each of the cells at places."""
+        if sharpened is None:
+            return of(places, each).log_prob_with_error(points, times, solver, trace=trace)
+        assert labels is not None
+        given = labels.to(centers).expand(len(centers), -1)[places]
+        density = sharpened(points, given.repeat_interleave(each, dim=0))
+        return Density(density, torch.zeros_like(density))
+
     def densities(places: Tensor, shifts: Tensor) -> Tensor:
         """Log densities ``[n, SEQUENCES, m]`` at shifts ``[SEQUENCES, m, D]`` from centers."""
         points = centers[places, None, None] + shifts
-        under = of(places, shifts[..., 0].numel())
-        density = under.log_prob_with_error(points.flatten(0, 2), times, solver, trace=trace)
+        density = at(points.flatten(0, 2), places, shifts[..., 0].numel())
         return density.log_prob.view(points.shape[:-1])
 
     for block in torch.split(torch.arange(len(centers), device=centers.device), BLOCK_POINTS):
         bound = _bound_at_centers(of(block), centers[block], times[0])
+        if sharpened is not None:  # the last step leaves half of the noise, or more
+            bound = 4 * bound
         is_narrow = bound <= CELL_ERROR
         narrow, wide = block[is_narrow], block[~is_narrow]
         if len(narrow):
-            density = of(narrow).log_prob_with_error(centers[narrow], times, solver, trace=trace)
+            density = at(centers[narrow], narrow)
             means[narrow] = density.log_prob
             errors[narrow] = bound[is_narrow].hypot(density.error)
             looked_at += len(narrow)

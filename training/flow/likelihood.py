@@ -63,6 +63,10 @@ class Density(NamedTuple):
     log_prob: Tensor
     error: Tensor
 
+    def at(self, places: Tensor) -> "Density":
+        """Those of some points, by their numbers."""
+        return Density(self.log_prob[places], self.error[places])
+
 
 @dataclass(frozen=True)
 class Trace:

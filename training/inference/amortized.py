@@ -5,9 +5,10 @@ these, in one integration, each with its log density q(theta | y). Where the log
 known up to a constant, weights ``p(y | theta) p(theta) / q(theta | y)`` correct what the flow has
 learned wrongly: draws are taken again by them.
 
-Where columns have bounds but are not mapped to the line, what the flow puts beyond these is
-rejected and drawn anew, and q is divided by the share that is not. So is what it puts beyond a
-region that it was trained in (``training.inference.region``).
+Where columns have bounds but are not mapped to the line, draws beyond these are rejected and drawn
+anew, and q is divided by the probability that it puts within them. So are draws beyond a region
+that the flow was trained in (``training.inference.region``). ``Amortized.log_prob`` is the log
+density of the draws, bounds and sharpening included.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,12 +19,14 @@ from math import ceil, log
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.quasirandom import SobolEngine
 
 from dnnlib.errors import DataError
 from torch_utils.seeds import hash_seed, normal_numbers
 from torch_utils.streams import Stream
+from training.flow.cells import cell_log_prob, has_cells
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.likelihood import Trace
+from training.flow.likelihood import Density, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.inference.draws import Draws
 from training.inference.prior import Prior
@@ -35,6 +38,9 @@ from training.names import DEFAULT_SOLVER
 LogPosterior = Callable[[Tensor, Tensor], Tensor]
 """Logs ``[N]`` of densities up to a constant, of points ``[N, D]`` given conditions ``[N, C]``."""
 SAMPLER = "flow"
+MASS_ERROR, FEWEST_MASS_POINTS, MOST_MASS_POINTS = 0.005, 2**8, 2**14
+"""Standard error of the log probability within bounds, in nats, up to which it is estimated, and
+the numbers of points that are drawn for it."""
 MORE, MOST_TURNS, MOST_TIMES, FEW = 1.1, 20, 4, 128
 """Draws beyond those that should do, where some are rejected; how often, at most how many times as
 many as are wanted in one turn, and in blocks of how many."""
@@ -121,10 +127,105 @@ class Amortized:
         )
         return self._corrected(drawn, possible, places) if self.log_posterior else drawn
 
-    def log_density(self, points: Tensor, places: Tensor, trace: Trace) -> Tensor:
-        """``log q [m, S]`` at points ``[m, S, D]``, given the observations at these places ``[m]``.
+    def log_prob(
+        self, points: Tensor, places: Tensor, trace: Trace, mass: Density | None = None
+    ) -> Density:
+        """Return the log density of the distribution that ``sample`` draws from.
 
-        What is beyond bounds counts: q is up to a constant of each observation.
+        It is the density q of the flow, of sharpened points if draws are, divided by the
+        probability that q puts within the bounds, and 0 beyond them. For a discrete column it is
+        the mean density over the quantization bin around a value, per unit of the column.
+
+        Args:
+            points: ``[m, S, D]``, in the user's units.
+            places: The numbers of their observations ``[m]``.
+            trace: The way to take traces of Jacobians.
+            mass: What ``log_mass`` returned for these observations; None to estimate it.
+
+        Returns:
+            Log densities ``[m, S]`` in nats, and their standard errors.
+
+        Raises:
+            DataError: A density is not finite, or the flow puts nothing within the bounds.
+        """
+        flow, mass = self.prior.flow, mass or self.log_mass(places)
+        inside = torch.ones_like(points[..., 0], dtype=torch.bool)
+        if flow.coordinates is not None:
+            inside = self._is_inside(points, flow.coordinates) & self.prior.possible(points)
+        density = torch.full_like(points[..., 0], -torch.inf)
+        error = mass.error[:, None].expand_as(density).clone()
+        if inside.any():
+            which = places[:, None].expand_as(density)[inside].to(self.conditions.device)
+            own = self._of_rows(points[inside], which, trace)
+            density[inside] = own.log_prob
+            error[inside] = error[inside].hypot(own.error)
+        return Density(density - mass.log_prob[:, None], error)
+
+    def _of_rows(self, rows: Tensor, which: Tensor, trace: Trace) -> Density:
+        """The log densities of rows ``[N, D]`` within the bounds, given the observations of these
+        numbers ``[N]``, before they are divided by the probability of the bounds."""
+
+        def of_points(points: Tensor, labels: Tensor) -> Tensor:
+            densities = [
+                self.prior.log_density(points[block], {"labels": labels[block]}, trace)
+                for block in self._blocks(len(points), self.rows)
+            ]
+            return torch.cat(densities)[: len(points)]
+
+        given = self.conditions[which]
+        if not has_cells(self.prior.flow):
+            density = of_points(rows, given)
+            return Density(density, torch.zeros_like(density))
+        times, solver = self.prior.way("densities")
+        own = of_points if self.prior.sharpened else None
+        return cell_log_prob(
+            self.prior.flow, rows, times, solver, trace, labels=given, sharpened=own
+        ).density
+
+    def log_mass(self, places: Tensor) -> Density:
+        """Return the log of the probability ``[m]`` that the flow puts within the bounds, given the
+        observations of these numbers ``[m]``, and its standard error ``[m]``.
+
+        It is estimated by quasi-random points, the same for all observations, which are doubled
+        until the error is below ``MASS_ERROR``, or there are ``MOST_MASS_POINTS``. Raises DataError
+        if none of them is within the bounds.
+        """
+        coordinates = self.prior.flow.coordinates
+        inside = torch.zeros(len(places), dtype=torch.float64)
+        rejects = coordinates is not None and (coordinates.rejects or self.region is not None)
+        if not rejects:
+            return Density(inside.to(self.conditions.device), inside.to(self.conditions.device))
+        assert coordinates is not None
+        engine = SobolEngine(self.prior.dim, scramble=True, seed=self.seed)  # type: ignore[no-untyped-call]
+        uniform = engine.draw(MOST_MASS_POINTS, dtype=torch.float64)
+        w = torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12))
+        alone = replace(self, trace=None)
+        counts, start, size = inside.clone(), 0, FEWEST_MASS_POINTS
+        left = torch.arange(len(places))
+        while len(left) and start < MOST_MASS_POINTS:
+            noise, which = w[start : start + size], places[left].repeat_interleave(size)
+            drawn = alone._proposed(noise.repeat(len(left), 1), which, self.rows)
+            within = self._is_inside(drawn.points, coordinates)
+            inside[left] += within.view(len(left), size).sum(dim=1).cpu()
+            start, size = start + size, start + size
+            counts[left] = float(start)
+            left = left[_mass_error(inside[left], counts[left]) > MASS_ERROR]
+        if (inside == 0).any():
+            place = int(places[inside == 0][0])
+            raise DataError(
+                f"observation {place + 1}: none of {MOST_MASS_POINTS} draws of the flow is within "
+                "the bounds of the columns. Train with --bounded=map"
+            )
+        device = self.conditions.device
+        error = _mass_error(inside, counts)
+        return Density((inside / counts).log().to(device), error.to(device))
+
+    def log_density(self, points: Tensor, places: Tensor, trace: Trace) -> Tensor:
+        """Return ``log q [m, S]`` at points ``[m, S, D]``, given the observations at these places
+        ``[m]``.
+
+        Points beyond bounds have a density too: q is up to a constant of each observation, see
+        ``log_prob``.
         """
         count = points.shape[1]
         rows, which = points.flatten(0, 1), places.repeat_interleave(count).to(points.device)
@@ -184,12 +285,16 @@ class Amortized:
                 kept[index] = kept[index].and_more(some)
         return [self._enough(*each, size) for each in zip(kept, proposed, numbers, strict=True)]
 
-    def _inside(self, parts: Sequence["_Proposed"], coordinates: Coordinates) -> list["_Proposed"]:
-        """Of each part what is between the bounds, and in the region."""
-        points = torch.cat([part.points for part in parts])
+    def _is_inside(self, points: Tensor, coordinates: Coordinates) -> Tensor:
+        """Whether points ``[..., D]`` are within the bounds and the region, ``[...]``."""
         inside = coordinates.inside(points)
         if self.region is not None:
             inside[inside.clone()] = self.region(points[inside])
+        return inside
+
+    def _inside(self, parts: Sequence["_Proposed"], coordinates: Coordinates) -> list["_Proposed"]:
+        """Of each part what is between the bounds, and in the region."""
+        inside = self._is_inside(torch.cat([part.points for part in parts]), coordinates)
         within = torch.split(inside, [len(part.w) for part in parts])
         return [part.at(mask) for part, mask in zip(parts, within, strict=True)]
 
@@ -265,6 +370,13 @@ class Amortized:
                 "pareto_k": smoothed.k.cpu(),
             },
         )
+
+
+def _mass_error(inside: Tensor, counts: Tensor) -> Tensor:
+    """Standard errors ``[m]`` of log shares, of which so many of so many points ``[m]`` are inside:
+    those of independent points, which quasi-random ones stay below."""
+    share = inside / counts
+    return ((1 - share) / (share * counts)).sqrt()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ training of score-based diffusion models*, theorem 3, less the same for the best
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log, pi
 from typing import Any
 
@@ -107,7 +107,8 @@ class HeldOut:
     ) -> "HeldOut":
         """Rows ``[N, D]`` of a table in the space of the basis, each as often as it takes to make
         many draws of noise, with log determinants ``[N]`` of the coordinates there, and the
-        network's labels of them ``[N, L]``."""
+        network's labels of them ``[N, L]``. Times are uniform, as the estimate of nats needs."""
+        loss = replace(loss, t_sampling="uniform")
         rows = torch.arange(TABLE_DRAWS) % len(points)
         mine = rows[distributed.shard(TABLE_DRAWS)]
         batch = Batch(points, labels).at(mine)

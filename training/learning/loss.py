@@ -8,7 +8,7 @@ denoiser, scores 1.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, expm1
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from dnnlib.errors import UsageError, require_known
 from torch_utils.seeds import seeded_generator
 from training.flow.denoisers import NetworkDenoiser
-from training.flow.schedules import NoiseSchedule
+from training.flow.schedules import InflationSchedule, NoiseSchedule
 from training.learning.targets import OthersOfBatch, averaging_shift
-from training.names import T_SAMPLINGS
+from training.names import BY_WEIGHT, T_SAMPLINGS
 
 # Of the log of the largest noise std under ``normal`` sampling (Karras et al. 2022, table 1).
 LOG_STD_MEAN, LOG_STD_STD = -1.2, 1.2
@@ -53,7 +53,10 @@ class DenoisingLoss:
         t_min: Shortest time.
         t_max: Longest time.
         t_sampling: ``uniform`` in t; or, for the log of the largest noise std, ``normal``
-            truncated to the range, or ``log_uniform``. All stratified over the batch.
+            truncated to the range, or ``log_uniform``; or ``by_weight``, uniform up to the time at
+            which the data is a tenth of the variance, and from there in proportion to the weight
+            ``xi / (xi + gamma)`` that a time has in the log likelihood (``held_out``). All
+            stratified over the batch.
     """
 
     schedule: NoiseSchedule
@@ -63,6 +66,10 @@ class DenoisingLoss:
 
     def __post_init__(self) -> None:
         require_known("t_sampling", self.t_sampling, T_SAMPLINGS)
+        if self.t_sampling == BY_WEIGHT and not isinstance(self.schedule, InflationSchedule):
+            raise UsageError(
+                f"t_sampling={BY_WEIGHT} is for the inflationary schedule (precond=ifs)"
+            )
         if not self.t_min < self.t_max:
             raise UsageError(f"tmin is {self.t_min:g} and tmax {self.t_max:g}: tmin must be less")
 
@@ -150,6 +157,8 @@ class DenoisingLoss:
     def _time_at(self, quantiles: Tensor) -> Tensor:
         if self.t_sampling == "uniform":
             return self.t_min + (self.t_max - self.t_min) * quantiles
+        if self.t_sampling == BY_WEIGHT:
+            return self._by_weight(quantiles)
         ends = torch.tensor([self.t_min, self.t_max], dtype=torch.float64)
         log_std = self.schedule.reference_log_noise(ends) / 2
         low, high = log_std.tolist()
@@ -161,6 +170,17 @@ class DenoisingLoss:
             log_std = LOG_STD_MEAN + LOG_STD_STD * normal
         times = self.schedule.time_of_log_noise(2 * log_std)
         return times.clamp(self.t_min, self.t_max)
+
+    def _by_weight(self, quantiles: Tensor) -> Tensor:
+        """Times of quantiles ``[n]``, whose density falls as ``1 / gamma`` after the first end."""
+        late = min(self.schedule.default_t_max(), self.t_max)
+        assert isinstance(self.schedule, InflationSchedule)
+        rate = self.schedule.top_rate
+        early = late - self.t_min
+        # The density is 1 up to this time, and exp(-rate (t - late)) after it.
+        mass = quantiles * (early - expm1(-rate * (self.t_max - late)) / rate)
+        after = late - (-rate * (mass - early).clamp_min(0)).log1p() / rate
+        return torch.where(mass < early, self.t_min + mass, after).clamp_max(self.t_max)
 
 
 def _normal(count: int, dim: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:

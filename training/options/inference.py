@@ -20,8 +20,6 @@ calibration needs levels as fine as the truths are many."""
 SOLVER = "exp_ab2"
 """One call a step: draws are many, and their errors need only be small beside their spread."""
 STEPS, CHAIN_STEPS = 24, 10
-LEARNED_SOLVER, LEARNED_STEPS = "exp_rk5", 5
-"""Without a likelihood, which leaves time for a third of the error: 31 calls in place of 26."""
 
 
 class PriorOptions(Declared, section="Prior"):
@@ -55,7 +53,7 @@ class PriorOptions(Declared, section="Prior"):
     n_iters: int | None = option(
         unset="as few as the network file found enough; of a toy's own denoiser "
         f"{STEPS} of {SOLVER}",
-        help=f"Steps of {SOLVER} for final draws, without a likelihood of {LEARNED_SOLVER}",
+        help=f"Steps of {SOLVER} for final draws, without a likelihood of {names.LEARNED_SOLVER}",
     )
     chain_n_iters: int | None = option(
         unset=f"as the network file found for a first look; of a toy's own denoiser {CHAIN_STEPS}",

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -20,11 +20,18 @@ from training.data.tables.table import Rows
 from training.files.roundtrip import roundtrip_paths
 from training.flow.coordinates.surprise import Surprise
 from training.flow.pfode import ProbabilityFlow
-from training.flow.solvers import Solver
+from training.flow.solvers import Solver, get_solver
 from training.flow.trajectory import Trajectory
-from training.inference.prior import Prior
+from training.inference.prior import Prior, ways_of
 from training.learning.melting import LawPlan
-from training.names import ALL_AT_ONCE, AMORTIZED_CUDA_ROWS, AMORTIZED_ROWS, TOY_POOL
+from training.names import (
+    ALL_AT_ONCE,
+    AMORTIZED_CUDA_ROWS,
+    AMORTIZED_ROWS,
+    LEARNED_SOLVER,
+    LEARNED_STEPS,
+    TOY_POOL,
+)
 from training.subjects.networks import NetworkFile
 from training.subjects.samples import Returns, RowReturns, Samples, Source
 
@@ -200,6 +207,19 @@ class Subject(ABC):
         """The prior on the flow's device."""
         units = self.units
         return Prior(self.flow, times, solver, deblurred, units["unit"], units["origin"])
+
+    def neural_posterior(self, steps: int | None = None, deblurred: bool = False) -> Prior:
+        """Points of a flow with conditions, as posteriors without a likelihood draw them.
+
+        Args:
+            steps: Steps of ``LEARNED_SOLVER``; None for the schedule that the network file has.
+            deblurred: Whether to draw clean points.
+        """
+        flow = self.flow
+        if steps is None and "points" in flow.courses:
+            return replace(self.prior(*flow.course("points"), deblurred), ways=ways_of(flow))
+        times = flow.times(steps or LEARNED_STEPS)
+        return self.prior(times, get_solver(LEARNED_SOLVER), deblurred)
 
     @property
     def exact(self) -> ProbabilityFlow | None:

@@ -20,8 +20,18 @@ from training.learning.held_out import Watch
 from training.learning.run import Ending
 from training.learning.run_folder import Resumed
 from training.learning.trainer import TrainingConfig
-from training.names import ANY_NUMBER, AXES_TOO, DISCRETE, LIKELIHOOD, TABLE, TABLE_NETWORK, TRIALS
+from training.names import (
+    ANY_NUMBER,
+    AXES_TOO,
+    BY_WEIGHT,
+    DISCRETE,
+    LIKELIHOOD,
+    TABLE,
+    TABLE_NETWORK,
+    TRIALS,
+)
 from training.recipes import TableRecipe, describe_table_recipe, fitted_to_table
+from training.subjects.end_times import choose_end
 from training.subjects.table_spaces import Preparation, Space, choose_space, kept_dimensions
 from training.subjects.training import Start, Training
 
@@ -85,6 +95,8 @@ class TableTraining(Training):
         if choices.precond == "ifs":
             kept = kept_dimensions(inflation.get("dims_to_keep"), self.table)
             inflation |= {"dims_to_keep": kept, "gamma0": recipe.gamma0}
+            if self.table.conditions is not None and not self.likelihood:
+                choices = replace(choices, t_sampling=choices.t_sampling or BY_WEIGHT)
         return replace(
             choices,
             inflation=inflation,
@@ -128,6 +140,9 @@ class TableTraining(Training):
         agree("data_dim", wanted.data_dim, table.dim, f"the table {self.path}")
         preparation = self._preparation(wanted.config(recipe), device)
         space, coordinates = self._seen(preparation, resumed)
+        if conditions and not (self.likelihood or resumed):
+            ended = choose_end(preparation, coordinates, recipe.patience)
+            preparation = replace(preparation, choices=ended)
         model, loss = preparation.build(coordinates)
         model.about |= about_table(table, self.path.stem)
         if self.likelihood:

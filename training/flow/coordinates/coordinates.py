@@ -27,7 +27,14 @@ from training.flow.coordinates.conditions import (
     TrialScale,
 )
 from training.flow.coordinates.levels import LevelPrediction
-from training.flow.coordinates.maps import LINEAR, MAPS, Gaps, Limits, PointMap
+from training.flow.coordinates.maps import (
+    LINEAR,
+    MAPS,
+    Bounded,
+    Gaps,
+    Limits,
+    PointMap,
+)
 from training.flow.coordinates.surprise import Surprise
 
 PREDICTION, GAUSSIAN, LEVELS = "prediction", "gaussian", "levels"
@@ -278,15 +285,19 @@ class Coordinates(nn.Module):
 
     @property
     def rejects(self) -> bool:
-        """Whether there are points of the flow that are not to be."""
+        """Whether the flow has points beyond the bounds of columns."""
         return any(isinstance(map_, Limits) for map_ in self.maps)
 
     def inside(self, points: Tensor) -> Tensor:
-        """Whether points ``[..., D]`` of data space are to be, ``[...]``."""
+        """Whether points ``[..., D]`` of data space are within the bounds of columns, ``[...]``."""
         within = torch.ones_like(points[..., 0], dtype=torch.bool)
+        x = points.double()
         for map_ in self.maps:
-            if isinstance(map_, Limits):
-                within = within & map_.inside(points)
+            if isinstance(map_, Bounded):
+                within = within & map_.inside(x)
+            elif not isinstance(map_, Gaps):
+                break  # bounds come before all other maps
+            x, _ = map_(x)
         return within
 
     def dithered(self, points: Tensor, generator: torch.Generator) -> Tensor:

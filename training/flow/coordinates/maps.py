@@ -119,6 +119,12 @@ class Bounded(PointMap):
         x = torch.where(both, between, torch.where(lower, above, y))
         return torch.where(upper, below, x)
 
+    def inside(self, x: Tensor) -> Tensor:
+        """Whether points ``[..., D]`` are between the bounds, ``[...]``."""
+        above = (x > self.low) | (self.has_low == 0)
+        below = (x < self.high) | (self.has_high == 0)
+        return (above & below).all(dim=-1)
+
     def check(self) -> None:
         both, _, _ = self._kinds
         if (both & (self.high <= self.low)).any():
@@ -140,12 +146,6 @@ class Limits(Bounded):
 
     def inverse(self, y: Tensor) -> Tensor:
         return y
-
-    def inside(self, x: Tensor) -> Tensor:
-        """Whether points ``[..., D]`` are between the bounds, ``[...]``."""
-        above = (x > self.low) | (self.has_low == 0)
-        below = (x < self.high) | (self.has_high == 0)
-        return (above & below).all(dim=-1)
 
 
 class Gaps(PointMap):

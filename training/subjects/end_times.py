@@ -1,0 +1,88 @@
+"""The end time of a flow with conditions that few rows train, chosen by held-out rows.
+
+A flow that ends when the data is a tenth of the variance misses part of the mean of points given
+conditions; one that lasts until the data is a thousandth does not
+(``InflationSchedule.default_t_max``). Where noise is large, however, the network learns nothing but
+this mean, and few rows teach it chance: the shorter flow can then have the higher density at other
+rows. So both are trained, which takes seconds, and the log densities of held-out rows decide.
+"""
+
+from dataclasses import replace
+from itertools import count
+
+import torch
+
+from dnnlib.logs import logger
+from torch_utils import distributed
+from torch_utils.seeds import seeded_generator
+from torch_utils.stats import RunningMeans
+from torch_utils.streams import Stream
+from training.flow.coordinates.coordinates import Coordinates
+from training.flow.schedules import InflationSchedule
+from training.learning.building import Choices
+from training.learning.held_out import Watch
+from training.learning.trainer import Trainer
+from training.model.model import Model
+from training.recipes import FEW_ROWS
+from training.subjects.table_spaces import Preparation
+
+
+def choose_end(preparation: Preparation, coordinates: Coordinates, patience: int) -> Choices:
+    """Return the choices of a model, with the end time if it is a choice of held-out rows.
+
+    Args:
+        preparation: The table and the training, whose end time nobody chose.
+        coordinates: How the flow sees the table.
+        patience: Reports without a better score that end a training.
+    """
+    choices, table = preparation.choices, preparation.table
+    few = len(table.train_rows) < FEW_ROWS and len(table.held_out_rows) > 0
+    if not few or choices.t_max is not None or preparation.of_sets:
+        return choices
+    model, _ = preparation.build(coordinates)
+    schedule, long = model.denoiser.schedule, float(model.about["tmax"])
+    if not isinstance(schedule, InflationSchedule):
+        return choices
+    short = long - schedule.default_t_max(conditional=True) + schedule.default_t_max()
+    scores = {
+        end: held_out_log_prob(
+            replace(preparation, choices=replace(choices, t_max=end)), coordinates, patience
+        )
+        for end in (long, short)
+    }
+    chosen = max(scores, key=lambda end: scores[end])
+    logger.info(
+        f"End time {chosen:.4g}: mean log density of held-out rows {scores[long]:.3f} nats with "
+        f"{long:.4g}, {scores[short]:.3f} with {short:.4g}"
+    )
+    return replace(choices, t_max=chosen)
+
+
+def held_out_log_prob(preparation: Preparation, coordinates: Coordinates, patience: int) -> float:
+    """Return the mean log density of held-out rows, in nats per row, by a model that is trained as
+    the run will train it; the same on all ranks."""
+    model, loss = preparation.build(coordinates)
+    config, held_out = preparation.config, preparation.held_out(coordinates, loss)
+    assert held_out is not None
+    trainer, watch = Trainer(model, loss, config), Watch(held_out, True, patience)
+    means, batches = RunningMeans(trainer.device), preparation.source(coordinates).batches(0)
+    for step, batch in zip(count(1), batches, strict=False):
+        trainer.train_step(batch, means)
+        ended = step >= config.total_steps
+        if ended or trainer.seen // config.tick > (trainer.seen - config.batch) // config.tick:
+            watch.look(trainer.averaged, trainer.seen)
+        if ended or watch.exhausted:
+            break
+    watch.put_best(trainer.averaged)
+    return _mean_log_prob(trainer.averaged, preparation)
+
+
+@torch.no_grad()
+def _mean_log_prob(model: Model, preparation: Preparation) -> float:
+    rows, flow = preparation.table.held_out_rows, model.flow
+    assert flow.coordinates is not None
+    generator = seeded_generator("cpu", preparation.config.seed, Stream.HELD_OUT)
+    points = flow.coordinates.dithered(rows.points, generator).to(flow.device)
+    assert rows.conditions is not None
+    total = flow.given(labels=rows.conditions.to(flow.device)).log_prob(points).sum()
+    return float(distributed.sum_over_ranks(total) / distributed.world_size()) / len(points)
