@@ -30,7 +30,7 @@ class Settings(Declared):
         help="Folder of the pictures, with one for each folder of files whose pictures would have "
         "the same names",
     )
-    animation: bool = option(default=True, help="Animate melts and generations.")
+    animation: bool = option(default=True, help="Animate melts and generations of toys.")
     format: str = option(type=choice(("gif", "mp4")), default="gif", help="Format of animations.")
     overwrite: bool = overwrite()
 
