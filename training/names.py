@@ -64,7 +64,7 @@ ALL_AT_ONCE = 512
 G_TYPES = ("orig", "constant_inflation_gap")
 SOLVER_NAMES = (
     *("euler", "heun", "rk4", "exp_ab2", "exp_rk4", "exp_rk5"),
-    *("dopri5", "gauss4", "rev_euler", "rev_rk5"),
+    *("dopri5", "rev_euler", "rev_rk5"),
 )
 STUDENT = "student"
 """In the place of a solver: the student of a network file."""
@@ -131,12 +131,12 @@ NOISES = ("independent", "path")
 """Of residuals: fresh at each time, or the flow's own."""
 
 # Posteriors.
-SAMPLERS = (*("auto", "pool", "refined", "annealed", "elliptical", "pcn", "hmc", "smc", "twisted"),)
+SAMPLERS = (*("auto", "pool", "refined", "annealed", "elliptical", "hmc", "smc", "twisted"),)
 MOST_TESTED = 8
 """Dimensions up to which Gaussian mixtures can stand for posteriors: there ``auto`` refines pools
 and anneals populations, and all samplers are tested by wider proposals."""
-WARMUP = {"elliptical": 200, "pcn": 1000, "hmc": 300}
-"""Steps before the first draw: hmc learns its metric in them, pcn walks slowly."""
+WARMUP = {"elliptical": 200, "hmc": 300}
+"""Steps before the first draw; hmc learns its metric in them."""
 PARTICLES = 1024
 """Of a population of ``twisted``, unless draws are more."""
 PARTICLE_STEPS = 16

@@ -266,7 +266,7 @@ ALL = (
     ),
     Command(
         "posterior sample",
-        f"--network={{0.toy}} --observation={{0.observations}} {POSTERIOR} --sampler=pcn",
+        f"--network={{0.toy}} --observation={{0.observations}} {POSTERIOR} --sampler=elliptical",
         tolerance=0,
     ),
     Command(

@@ -379,8 +379,8 @@ class ProbabilityFlow:
 
         Raises:
             DataError: The states are of another dimension, the end state is NaN or infinite, or an
-                adaptive or implicit solver fails.
-            UsageError: There are too few times, a gap but none in the solver, or no student.
+                adaptive solver fails.
+            UsageError: There are too few times, or a gap for a solver without one.
         """
         self._require_rows("states", x)
         solver, steps = as_solver(solver), len(times) - 1

@@ -26,8 +26,6 @@ from training.flow.solvers.explicit import (
     dormand_prince,
     runge_kutta,
 )
-from training.flow.solvers.fitted import BY_STUDENT
-from training.flow.solvers.implicit import gauss_legendre
 from training.flow.solvers.reversible import reversible, without_gap
 from training.flow.solvers.solver import Method, Solver, Velocity
 from training.names import STUDENT
@@ -50,7 +48,6 @@ SOLVERS = {
         Solver("exp_rk4", 4, runge_kutta(RK4), 4, 4, standardized=True),
         Solver("exp_rk5", 5, runge_kutta(CASH_KARP), 6, sum(CASH_KARP.counts), standardized=True),
         Solver("dopri5", 5, dormand_prince(RTOL, ATOL), standardized=True, adaptive=True),
-        Solver("gauss4", 4, gauss_legendre, standardized=True),
         _coupled("rev_euler", 2, EULER),
         _coupled("rev_rk5", 6, CASH_KARP),
     )
