@@ -66,8 +66,6 @@ SOLVER_NAMES = (
     *("euler", "heun", "rk4", "exp_ab2", "exp_rk4", "exp_rk5"),
     *("dopri5", "rev_euler", "rev_rk5"),
 )
-STUDENT = "student"
-"""In the place of a solver: the student of a network file."""
 ADAPTIVE_SOLVERS = ("dopri5",)
 """Those that choose their steps themselves."""
 DEFAULT_SOLVER = "exp_rk5"
@@ -82,8 +80,6 @@ PROBES = 8
 CELL_ERROR, CELL_POINTS = 0.05, 256
 """Densities of discrete rows are means over points, until their standard error in nats is so small,
 or points are so many."""
-TEACHER = "teacher"
-"""What draws of a student are corrected by."""
 METHODS = ("gain", "marginal", "path")
 """Of calibration."""
 LEARNED = "learned"

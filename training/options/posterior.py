@@ -6,7 +6,7 @@ import click
 
 from dnnlib.errors import UsageError
 from dnnlib.files import require_there
-from training.names import FEWEST_NEIGHBORS, FEWEST_RUNS, NEIGHBORS, TEACHER, UNIFORM
+from training.names import FEWEST_NEIGHBORS, FEWEST_RUNS, NEIGHBORS, UNIFORM
 from training.options import inference, shared
 from training.options.declared import Declared, option, options_of
 from training.options.train import TableOptions
@@ -42,9 +42,8 @@ class SampleSettings(inference.CommonSettings):
     correct: str | None = option(
         unset="none",
         help="With --condition alone: weight draws by the posterior itself, FILE.py:function, log "
-        f"densities up to a constant [N] of points [N, D] given conditions [N, C]; {TEACHER}: "
-        "draws of a student (distill.py) by its teacher's density; or, with --prior, a network "
-        "that has learned the likelihood of a trial (train.py --likelihood)",
+        "densities up to a constant [N] of points [N, D] given conditions [N, C]; or, with "
+        "--prior, by a network that has learned the likelihood of a trial (train.py --likelihood)",
     )
     truth: Path | None = option(
         unset="none",

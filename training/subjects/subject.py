@@ -145,14 +145,6 @@ class Subject(ABC):
         """Axes of a point: one, or those of an image."""
         return self.image_shape or (self.dim,)
 
-    def given_with(self, path: Path | None) -> Tensor | None:
-        """What the network is given with the points of a data set, as it takes it, ``[N, L]``; None
-        where it is given nothing. Raises UsageError if the data set is missing, or not needed,
-        DataError if it is broken, or has other conditions."""
-        if path is not None:
-            raise UsageError("--data goes with conditional networks, which this is not")
-        return None
-
     @property
     def surprise(self) -> Surprise | None:
         """How unlike the simulations conditions are; None where there are none, or too many."""

@@ -193,13 +193,6 @@ class TableFlow(Subject):
         self.straight(rows.to(self.coordinates.steps.device))  # refuses what has too many
         return rows
 
-    def given_with(self, path: Path | None) -> Tensor | None:
-        if not self.conditions:
-            return super().given_with(path)
-        if path is None:
-            raise UsageError("Missing option '--data': the conditions of a student are from there")
-        return self.coordinates.given(self._conditions_of(path, self.table(path))).labels
-
     def rows(self, path: Path, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
         """Rows ``[n, D]`` of a data set, columns in the order of the network, and their numbers
         ``[n]``: held-out ones, if there are some. So many are drawn at random, or all taken, up to

@@ -28,7 +28,6 @@ from training.flow.solvers.explicit import (
 )
 from training.flow.solvers.reversible import reversible, without_gap
 from training.flow.solvers.solver import Method, Solver, Velocity
-from training.names import STUDENT
 
 __all__ = ["SOLVERS", "Method", "Solver", "Velocity", "as_solver", "get_solver"]
 
@@ -63,7 +62,7 @@ def get_solver(name: str, rtol: float = RTOL, atol: float = ATOL) -> Solver:
     """A solver by name.
 
     Args:
-        name: One of ``SOLVERS``, or ``student``.
+        name: One of ``SOLVERS``.
         rtol: Relative tolerance of an adaptive solver, for each step and sample.
         atol: Absolute tolerance, in standard deviations of the flow's own law.
 
@@ -73,8 +72,6 @@ def get_solver(name: str, rtol: float = RTOL, atol: float = ATOL) -> Solver:
     for label, value in (("rtol", rtol), ("atol", atol)):
         if not 0 < value < inf:
             raise UsageError(f"{label} is {value:g}: it must be a positive number")
-    if name == STUDENT:
-        return BY_STUDENT
     require_known("solver", name, SOLVERS)
     solver = SOLVERS[name]
     return replace(solver, method=dormand_prince(rtol, atol)) if solver.adaptive else solver

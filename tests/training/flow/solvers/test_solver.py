@@ -8,8 +8,7 @@ import torch
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
-from tests.support.flows import Counted, curved_flow, exact_flow, network_flow
-from tests.support.running import refusal
+from tests.support.flows import Counted, curved_flow
 from training.flow.likelihood import DivergenceIntegral, Trace
 from training.flow.solvers import SOLVERS, explicit, get_solver
 from training.flow.solvers.explicit import CASH_KARP, EULER, HEUN, RK4, dormand_prince
