@@ -1,12 +1,46 @@
 """The words that options and files take, and the defaults that help texts quote.
 
 They stand here, and not beside the code that knows what they mean, so that ``--help`` need not wait
-for PyTorch: this module imports nothing. A test compares them with the registries of that code.
+for PyTorch: this module imports the standard library alone. A test compares them with the
+registries of that code.
 """
+
+import sys
+from pathlib import Path
+
+PROGRAM = "ifs"
+"""The installed command that runs the scripts."""
+
+
+def script(name: str) -> str:
+    """Return a script of this project as its user types it, for messages.
+
+    Example:
+        >>> script("train")
+        'train.py'
+
+    Args:
+        name: Name of the script, without its suffix.
+
+    Returns:
+        ``ifs NAME`` in an installed copy, which has no scripts at hand, or where the program was
+        started by this command; else ``NAME.py``.
+    """
+    installed = (Path(__file__).parent.parent / "scripts").is_dir()
+    return (
+        f"{PROGRAM} {name}" if installed or sys.argv[0].startswith(f"{PROGRAM} ") else f"{name}.py"
+    )
+
 
 UNSOUND = 3
 """Exit code of ``--strict`` and ``--refuse``."""
-EXTRAS = {"bokeh": "report", "jinja2": "report", "torch_fidelity": "fid", "trimesh": "meshes"}
+EXTRAS = {
+    "arviz": "arviz",
+    "bokeh": "report",
+    "jinja2": "report",
+    "torch_fidelity": "fid",
+    "trimesh": "meshes",
+}
 """What is to be installed with the package for what a few commands import."""
 
 # Data.

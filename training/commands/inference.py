@@ -20,7 +20,7 @@ from training.inference.prior import Prior, ways_of
 from training.inference.region import Region
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
-from training.names import LEARNED_POOL, MOST_DEBLURRED, UNIFORM
+from training.names import LEARNED_POOL, MOST_DEBLURRED, UNIFORM, script
 from training.options import inference
 from training.options.posterior import CalibrateSettings, CheckSettings, SampleSettings
 from training.runs.choices import LatentChoice, latent_choice, recorded_eps
@@ -231,7 +231,7 @@ class Asked:
             raise UsageError(
                 f"a trial of {file.name} is {', '.join(learned.given)}, but the conditions of "
                 f"{subject.file.name} are {', '.join(conditions)}: train it given sets of trials "
-                "(train.py --cond_shape=set:K)"
+                f"({script('train')} --cond_shape=set:K)"
             )
         places = torch.tensor([conditions.index(name) for name in learned.given])
         return learned.log_posterior(law, subject.names, places)
@@ -318,7 +318,8 @@ def _opened(settings: inference.InferenceSettings) -> tuple[LearnedLikelihood | 
         )
     if (learned is None) != (prior.prior is None):
         raise UsageError(
-            f"{file.name} has learned no likelihood, as --prior needs (train.py --likelihood)"
+            f"{file.name} has learned no likelihood, as --prior needs ({script('train')} "
+            "--likelihood)"
             if learned is None
             else f"{file.name} has learned a likelihood: say what its parameters are before any "
             f"trial, by --prior={UNIFORM} or a network of them"

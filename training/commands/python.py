@@ -53,6 +53,7 @@ from training.data.tables.table import DataTable
 from training.files.records import holds_records, load_records, save_records
 from training.files.table import holds_table, load_table, save_table
 from training.learning.run import Progress
+from training.names import script
 from training.options.declared import Declared, meant, typed_by_name
 from training.options.train import TrainSettings
 from training.options.training import ToyTrainSettings
@@ -396,7 +397,9 @@ class Images:
         """Raises DataError if they are missing or broken."""
         if not isinstance(path, str | Path):
             what = type(path).__name__
-            raise DataError(f"images are given as {what}: give a zip or folder by dataset_tool.py")
+            raise DataError(
+                f"images are given as {what}: give a zip or folder by {script('dataset_tool')}"
+            )
         dataset = ImageDataset(Path(path))
         return cls(Path(path), tuple(dataset.image_shape), len(dataset))
 
@@ -469,7 +472,7 @@ def _require_unresumed(options: Mapping[str, Any]) -> None:
     if "resume" in options:
         raise UsageError(
             "a training on rows in memory cannot be resumed: train a Table.open of the .npz that "
-            "dataset_tool.py makes of them"
+            f"{script('dataset_tool')} makes of them"
         )
 
 

@@ -78,6 +78,7 @@ from training.flow.held_out import HeldOut
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.output_gain import OutputGain
 from training.model.recipe import SCHEDULES, Recipe, basis_arguments, make_schedule
+from training.names import script
 from training.networks import NETWORKS
 
 PARTS = {
@@ -173,7 +174,7 @@ def read_model(path: Path, make: type[ModelT], end_std: float) -> ModelT:
     parts, about = read_network(path)
     if STUDENT in parts:
         raise DataError(
-            f"{path}: student networks are no longer supported; train again with train.py"
+            f"{path}: student networks are no longer supported; train again with {script('train')}"
         )
     for name, classes in PARTS.items():
         if name not in parts:
@@ -226,7 +227,8 @@ def _held_out(path: Path, part: Part, model: Contents) -> HeldOut:
         raise DataError(f"{path} is inconsistent: {error}") from error
     if truths.network != model_digest(model):
         raise DataError(
-            f"{path} has held-out truths of another network: make it anew by posterior.py calibrate"
+            f"{path} has held-out truths of another network: make it anew by "
+            f"{script('posterior')} calibrate"
         )
     return truths
 

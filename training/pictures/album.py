@@ -11,6 +11,7 @@ from torch_utils.results import open_arrays
 from training.files.answers import params_path
 from training.files.formats import FORMATS, format_of
 from training.files.stats import STATS
+from training.names import script
 from training.pictures.images.grids import holds_images
 from training.pictures.look import Picture
 
@@ -105,7 +106,7 @@ def drawable_files(paths: Iterable[Path]) -> list[Path]:
             if not files[0].exists():
                 raise DataError(
                     f"{path} cannot be drawn: there is no {files[0].name} beside it, as there is "
-                    "beside the CSVs of ask.py"
+                    f"beside the CSVs of {script('ask')}"
                 )
         else:
             raise DataError(

@@ -28,7 +28,7 @@ from training.learning.melting import MOST, LawPlan
 from training.measure.image_quantities import class_log_odds, image_quantities
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.model.model import Model
-from training.names import IMAGE_POOL, IMAGES, TOY_NAMES
+from training.names import IMAGE_POOL, IMAGES, TOY_NAMES, script
 from training.subjects.image_training import law_plan
 from training.subjects.networks import NetworkFile
 from training.subjects.samples import ImageReturns, Returns, Samples, Source
@@ -249,8 +249,9 @@ class ImageFlow(Subject):
     def check_class(self, number: int | None, drawn: bool = True) -> None:
         if self.vectors and drawn:
             raise UsageError(
-                f"the labels of {self.file.path.name} are vectors, of which none can be drawn: "
-                "melt images that have some, by pfODE_int.py --sim_type=melt"
+                f"the conditions of {self.file.path.name} are vectors of {self.classes} numbers, "
+                "of which none can be drawn: from Python say which by given, or melt images that "
+                f"have some, by {script('pfODE_int')} --sim_type=melt"
             )
         name, classes = self.file.path.name, self.classes
         if number is not None and not classes:
@@ -303,7 +304,7 @@ def _image_shape(path: Path, model: Model) -> tuple[int, int, int]:
     shape = model.about.get("image_shape")
     if shape is None:
         name = model.about.get("data_name")
-        toys = ": give it to toy_pfODE_int.py" if name in TOY_NAMES else ""
+        toys = f": give it to {script('toy_pfODE_int')}" if name in TOY_NAMES else ""
         raise DataError(f"{path} was not trained on images, but on '{name}'{toys}")
     sizes = tuple(shape) if isinstance(shape, list | tuple) else ()
     plain = len(sizes) == 3 and all(type(size) is int and size > 0 for size in sizes)

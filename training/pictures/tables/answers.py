@@ -18,6 +18,7 @@ from training.data.records.records import DATE
 from training.data.records.writing import text_of
 from training.files.answers import Asked, SavedAnswerCheck, SavedAnswers
 from training.measure.reliability import wilson
+from training.names import script
 from training.pictures import look
 from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE
 from training.pictures.tables.drawn_rows import (
@@ -27,7 +28,7 @@ from training.pictures.tables.drawn_rows import (
     write_dates,
 )
 
-ALONE = "samples alone: ask.py sample with --data compares them"
+ALONE = f"samples alone: {script('ask')} sample with --data compares them"
 
 
 def pictures_of_answers(path: Path, folder: Path | None) -> list[look.Picture]:
