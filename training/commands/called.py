@@ -18,6 +18,7 @@ from dnnlib.errors import DataError, InflationError, UsageError
 from dnnlib.logs import logger
 from torch_utils.results import load_json
 from training.data.tables.foreign import listed, widened
+from dnnlib.lists import joined
 from training.data.tables.table import DataTable
 from training.files.table import save_table
 from training.model.model import Model
@@ -84,7 +85,7 @@ def listed_of(values: Any) -> Any:
         return str(values)
     array = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values)
     whole = array.ndim > 1 or array.dtype == bool
-    return array if whole else ",".join(map(str, array.tolist()))
+    return array if whole else joined(array.tolist())
 
 
 def ranges_of(bounds: Mapping[str, tuple[float, float]] | None) -> dict[str, tuple[float, float]]:

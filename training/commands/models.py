@@ -22,6 +22,7 @@ import torch
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path
+from dnnlib.lists import joined
 from dnnlib.numbers import natural
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
@@ -301,7 +302,7 @@ class Posterior:
                 names = self.model.conditions
                 numbers = called.columns_of(observed, names, "the observation")
         elif names is not None and "likelihood" not in given and set(names) < {*own}:
-            given |= {"likelihood": "mask", "mask": ",".join(names)}
+            given |= {"likelihood": "mask", "mask": joined(names)}
         path = folder / f"{place}.csv"
         called.save_rows(path, names, numbers)
         return typed_by_name(SampleSettings, {**self._files(folder), **given, place: path})
