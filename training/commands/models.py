@@ -100,8 +100,8 @@ class Model(model.Model):
             count: How many.
             seed: Of all random numbers.
             given: Of a conditional model, one row of conditions, or of one of sets all trials of
-                one; of one of classes, the number of one, or of that of each image, or None for
-                any.
+                one; of images of classes, the number of one class, or that of each image, or None
+                for any; of images with condition vectors ``[K]`` one vector, or one for each.
 
         Raises:
             UsageError: Conditions are missing, or not needed, or there is no such class; or the
@@ -129,8 +129,8 @@ class Model(model.Model):
 
         Args:
             rows: The rows; of a conditional model they may have its conditions as further columns.
-            given: Of a conditional model, its conditions: a row for each, or one for all; of one of
-                classes, their numbers.
+            given: Of a conditional model, its conditions: a row for each, or one for all; of
+                images of classes, their numbers.
         """
         flow, points = self._flow_given(rows, given), self._points(rows)
         if not has_cells(flow):
@@ -178,17 +178,10 @@ class Model(model.Model):
         return self.posterior().check(data, **options)
 
     def _flow_given(self, rows: Any, given: Any) -> ProbabilityFlow:
-        classes = 0 if self.conditions else self.subject.label_dim
-        if classes:
-            numbers = np.atleast_1d(np.asarray(-1 if given is None else given))
-            if not np.isin(numbers, np.arange(classes)).all():
-                raise UsageError(f"given is {given}: give classes, numbers from 0 to {classes - 1}")
-            return self.subject.flow.given(labels=np.eye(classes)[numbers.astype(int)])
-        if not self.conditions:
-            if given is not None:
-                raise UsageError("given is for conditional models, which this is not")
-            return self.subject.flow
-        return self.subject.flow.given(labels=self._conditions_of(rows, given))
+        if self.conditions:
+            return self.subject.flow.given(labels=self._conditions_of(rows, given))
+        labels = self.subject.labels_of(given)
+        return self.subject.flow if labels is None else self.subject.flow.given(labels=labels)
 
     def _conditions_of(self, rows: Any, given: Any) -> np.ndarray:
         """Conditions ``[N, C]``, or ``[1, C]`` for all, which may be further columns of rows; of

@@ -8,7 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
@@ -241,6 +243,21 @@ class ImageFlow(Subject):
         if not ((classes >= 0) & (classes < self.classes)).all():
             raise UsageError(f"--condition has classes beyond 0 to {self.classes - 1}")
         return self.one_hot(classes)
+
+    def labels_of(self, given: ArrayLike | None) -> Tensor | None:
+        if not self.classes:
+            return super().labels_of(given)
+        numbers = np.asarray(np.nan if given is None else given)
+        if self.vectors:
+            wanted = f"vectors of {self.classes} numbers, one for all images or one for each"
+            right = numbers.dtype.kind in "biuf" and numbers.ndim in (1, 2)
+            if not (right and numbers.shape[-1] == self.classes and np.isfinite(numbers).all()):
+                raise UsageError(f"given is {given}: this network has conditions: give {wanted}")
+            return torch.from_numpy(np.atleast_2d(numbers).astype(np.float32))
+        if numbers.ndim > 1 or not np.isin(numbers, np.arange(self.classes)).all():
+            last = self.classes - 1
+            raise UsageError(f"given is {given}: give classes, numbers from 0 to {last}")
+        return self.one_hot(torch.from_numpy(np.atleast_1d(numbers).astype(np.int64)))
 
     def drawn_labels(self, count: int, seed: int, given: int | None) -> Tensor | None:
         self.check_class(given)

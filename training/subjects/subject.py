@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
@@ -144,6 +145,19 @@ class Subject(ABC):
     def point_shape(self) -> tuple[int, ...]:
         """Axes of a point: one, or those of an image."""
         return self.image_shape or (self.dim,)
+
+    def labels_of(self, given: ArrayLike | None) -> Tensor | None:
+        """Return labels ``[N, L]`` as the network takes them.
+
+        Args:
+            given: Labels as a user has them: of images, numbers of classes or condition vectors.
+
+        Raises:
+            UsageError: Labels are missing, not needed, or not of this kind.
+        """
+        if given is not None:
+            raise UsageError("given is for conditional models, which this is not")
+        return None
 
     @property
     def surprise(self) -> Surprise | None:
