@@ -28,7 +28,8 @@ from training.model.model import Model
 def left_alone() -> Iterator[None]:
     """Around a command: random numbers of PyTorch go on as before it, and so does the log."""
     handlers = list(logger.handlers)
-    with torch.random.fork_rng():
+    cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=list(cards)):
         try:
             yield
         finally:

@@ -290,6 +290,63 @@ def test_images_of_classes_are_images(tmp_path, monkeypatch):
     assert "classes, numbers from 0 to 2" in refusal(model.sample, 2, given=7, kind=InflationError)
     levels = (model.flow.given(labels=np.eye(3)[:2]).decode(np.zeros((2, 64))) + 1) * 127.5
     flat = model.decode(np.zeros((2, 64)), given=[0, 1]).reshape(2, 64)
+def test_work_on_the_cpu_does_not_start_cuda(monkeypatch):
+    def start(*_):
+        raise AssertionError("CUDA was started")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", start)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    with called.left_alone():
+        torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_names_of_columns_may_have_commas_and_signs():
+    names = ["price, EUR", "-logL", '+1y "real"']
+    model = Table.open(pandas.DataFrame(ROWS, columns=names)).train(**FEW)
+    few = {"noise_std": 0.5, "draws": 20, "chains": 2, "sampler": "pool", "pool": 500}
+    seen = model.posterior(**few).sample({"price, EUR": 0.5, "-logL": 0.1})
+    assert seen.facts["options"]["mask"] == '"price, EUR",-logL'
+    masked = model.posterior(mask=["price, EUR"], **few).sample([[0.5]])
+    assert list(masked.rows().columns) == names
+    for name in ("=a", "@a", "+cmd|' /C calc'!A0", "-HYPERLINK(a)"):
+        with pytest.raises(DataError, match="formula"):
+            Table.open(pandas.DataFrame({name: [0.0, 1.0], "b": [1.0, 2.0]}))
+
+
+@quick_endings()
+@pytest.mark.parametrize("kind", ["numpy", "torch", "xarray"])
+def test_saved_models_return_rows_of_the_kind_that_they_were_trained_on(tmp_path, kind):
+    rows = {"numpy": ROWS, "torch": torch.from_numpy(ROWS)}.get(kind)
+    rows = xarray.DataArray(ROWS) if rows is None else rows
+    expected = torch.Tensor if kind == "torch" else np.ndarray
+    model = Table.open(rows).train(tmp_path / "run", **FEW)
+    model.save(tmp_path / "saved.pkl")
+    (network,) = tmp_path.glob("run/*/network-snapshot-*.pkl")
+    for one in (model, Model.load(tmp_path / "saved.pkl"), Model.load(network)):
+        assert type(one.sample(2)) is expected
+    assert pandas.DataFrame is not type(model.sample(1))
+    one.about["row_package"] = "antigravity"  # names in files import nothing
+    assert type(one.sample(2)) is np.ndarray
+    assert "antigravity" not in sys.modules
+
+
+def test_conditions_of_images_may_be_vectors(tmp_path):
+    save_image_model(tmp_path / "a.pkl", 10, label_dim=3, output="random", t_max=3.0)
+    model = Model.load(tmp_path / "a.pkl")
+    model.about["vectors"] = True
+    vectors = np.array([[0.5, -1.0, 2.0], [0.1, 0.2, 0.3]])
+    latents = np.zeros((2, 64))
+    expected = (model.flow.given(labels=vectors).decode(latents) + 1) * 127.5
+    np.testing.assert_allclose(model.decode(latents, given=vectors).reshape(2, 64), expected)
+    assert model.sample(2, given=vectors[0]).shape == model.sample(2, given=vectors).shape
+    for wrong in (2, [0, 1], "a", [np.nan] * 3):
+        assert "give vectors of 3 numbers" in refusal(model.sample, 2, given=wrong, kind=UsageError)
+    assert "vectors of 3 numbers" in refusal(model.sample, 2, kind=UsageError)
+
+
     np.testing.assert_allclose(flat, levels)
     monkeypatch.setattr(ProbabilityFlow, "log_prob", lambda self, points: points.sum(dim=1))
     inner = (images.reshape(2, 64) / 127.5 - 1).sum(axis=1)
