@@ -18,7 +18,7 @@ from dnnlib.files import require_new
 from dnnlib.logs import logger
 from dnnlib.numbers import fraction, natural
 from torch_utils.distributed import first_rank_only
-from training.commands.called import FRAMES, kind_of
+from training.commands.called import FRAMES, frame_class, kind_of
 from training.data.records.encoding import contradicted, encode
 from training.data.records.records import Records
 from training.data.records.writing import save_texts, texts_of
@@ -316,4 +316,5 @@ def _like(rows: Any, frame: Any) -> Any:
         name: column.astype(object).where(column.notna(), None).tolist()
         for name, column in frame.items()
     }
-    return importlib.import_module(kind).DataFrame(columns)
+    made = frame_class(kind)
+    return frame if made is None else made(columns)

@@ -42,6 +42,9 @@ from training.options.posterior import (
 )
 from training.subjects import NetworkFile, Subject, open_prior
 
+ROW_PACKAGE = "row_package"
+"""Key of ``about``: the package whose kind of rows the model returns; none for pandas."""
+
 
 @dataclass(repr=False)
 class Model(model.Model):
@@ -54,10 +57,21 @@ class Model(model.Model):
 
     Attributes:
         kind: The package of the rows that it was trained on, in whose kind rows are given; None for
-            pandas, or NumPy where there are no columns.
+            pandas, or NumPy where there are no columns. Network files keep it in ``about``.
     """
 
-    kind: str | None = None
+    @property
+    def kind(self) -> str | None:
+        """Package of the rows that the model returns, or None."""
+        kind = self.about.get(ROW_PACKAGE)
+        return kind if isinstance(kind, str) else None
+
+    @kind.setter
+    def kind(self, kind: str) -> None:
+        if kind == called.FRAMES:
+            self.about.pop(ROW_PACKAGE, None)
+        else:
+            self.about[ROW_PACKAGE] = kind
 
     @cached_property
     def subject(self) -> Subject:
@@ -466,9 +480,7 @@ class PosteriorDraws:
             for name in self.names
         ]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        kind = self.model.kind
-        frames = called.FRAMES if kind is None or kind in (*called.ARRAYS, "torch") else kind
-        return import_module(frames).DataFrame(columns)
+        return called.whole_frame(columns, self.model.kind)
 
     def to_arviz(self) -> Any:
         """The draws for ArviZ, with log likelihoods, draws of the prior and what was observed."""

@@ -200,9 +200,10 @@ class Table:
             if self.path is None:
                 _require_unresumed(options)
                 save_table(path, self.rows)
-            model = _trained(TrainSettings, train.run, {"data": path}, outdir, progress, options)
-        model.kind = self.kind
-        return model
+            own = {"data": path}
+            return _trained(
+                TrainSettings, train.run, own, outdir, progress, options, kind=self.kind
+            )
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
@@ -427,9 +428,19 @@ def _trained(
     outdir: str | Path | None,
     progress: Progress | bool,
     options: Mapping[str, Any],
+    kind: str = FRAMES,
 ) -> Model:
-    """The model that a script's training ends with: ``run`` is what the script runs with settings
-    of ``cls``, ``own`` are options that the data say. For the others see ``Toy.train``."""
+    """Return the model that a script's training ends with.
+
+    Args:
+        cls: The settings of the script.
+        run: The function that the script runs with them.
+        own: Options that the data decide.
+        outdir: See ``Table.train``.
+        progress: See ``Table.train``.
+        options: See ``Table.train``.
+        kind: The package in whose kind the model returns rows; its network file keeps it.
+    """
     known = cls().recorded().keys() - set(OWN)
     for name in options:
         if name not in known:
@@ -452,7 +463,11 @@ def _trained(
             logger.warning(f"Warning: interrupted: the model is that of {network.name}")
         if network is None:
             raise UsageError("train: a dry run trains no model")
-        return Model.load(network)
+        model = Model.load(network)
+        if kind != FRAMES:
+            model.kind = kind
+            model.save(network)
+        return model
 
 
 def _require_unchosen(path: Path, choices: TableChoices | RecordChoices, **others: object) -> None:

@@ -1,9 +1,12 @@
 """What Python offers: trainings as by the scripts, and models that are asked."""
 
+import sys
+
 import numpy as np
 import pandas
 import pytest
 import torch
+import xarray
 from scipy.stats import multivariate_normal
 
 import dataset_tool
@@ -15,6 +18,7 @@ from dnnlib.logs import logger
 from tests.support.image_models import save_image_model
 from tests.support.running import quick_endings, refusal, run_script
 from training import Images, Model, Records, SbiPosterior, Simulations, Table, Toy, normal_prior
+from training.commands import called
 from training.commands.adapters import _Estimator
 from training.files.posterior_draws import load_netcdf
 from training.flow.pfode import ProbabilityFlow
@@ -194,6 +198,12 @@ def test_posteriors_are_those_of_the_command(model, tmp_path):
     table = draws.summary()
     assert list(table["name"]) == NAMES * 2
     np.testing.assert_allclose(table["mean"], draws.points.mean(axis=1).ravel(), rtol=1e-6)
+    most = pandas.get_option("display.max_columns")
+    printed = str(table)
+    assert all(column in printed for column in table.columns)
+    assert "..." not in printed
+    assert max(map(len, printed.splitlines())) <= 100
+    assert pandas.get_option("display.max_columns") == most
     assert list(draws.rows(1).columns) == NAMES
     draws.save(tmp_path / "copy.nc")
     assert load_netcdf(tmp_path / "copy.nc", 2).count == 2
@@ -280,16 +290,6 @@ def test_discrete_columns_have_the_density_of_their_step():
     assert whole == pytest.approx(np.rint(whole))
 
 
-def test_images_of_classes_are_images(tmp_path, monkeypatch):
-    save_image_model(tmp_path / "a.pkl", 10, label_dim=3, output="random", t_max=3.0)
-    model = Model.load(tmp_path / "a.pkl")
-    images = model.sample(2, given=[0, 1])
-    assert images.shape == model.sample(2).shape == (2, 1, 8, 8)
-    back = model.decode(model.encode(images, given=[0, 1]), given=[0, 1])
-    np.testing.assert_allclose(back, images, atol=1e-3)
-    assert "classes, numbers from 0 to 2" in refusal(model.sample, 2, given=7, kind=InflationError)
-    levels = (model.flow.given(labels=np.eye(3)[:2]).decode(np.zeros((2, 64))) + 1) * 127.5
-    flat = model.decode(np.zeros((2, 64)), given=[0, 1]).reshape(2, 64)
 def test_work_on_the_cpu_does_not_start_cuda(monkeypatch):
     def start(*_):
         raise AssertionError("CUDA was started")
@@ -347,6 +347,16 @@ def test_conditions_of_images_may_be_vectors(tmp_path):
     assert "vectors of 3 numbers" in refusal(model.sample, 2, kind=UsageError)
 
 
+def test_images_of_classes_are_images(tmp_path, monkeypatch):
+    save_image_model(tmp_path / "a.pkl", 10, label_dim=3, output="random", t_max=3.0)
+    model = Model.load(tmp_path / "a.pkl")
+    images = model.sample(2, given=[0, 1])
+    assert images.shape == model.sample(2).shape == (2, 1, 8, 8)
+    back = model.decode(model.encode(images, given=[0, 1]), given=[0, 1])
+    np.testing.assert_allclose(back, images, atol=1e-3)
+    assert "classes, numbers from 0 to 2" in refusal(model.sample, 2, given=7, kind=InflationError)
+    levels = (model.flow.given(labels=np.eye(3)[:2]).decode(np.zeros((2, 64))) + 1) * 127.5
+    flat = model.decode(np.zeros((2, 64)), given=[0, 1]).reshape(2, 64)
     np.testing.assert_allclose(flat, levels)
     monkeypatch.setattr(ProbabilityFlow, "log_prob", lambda self, points: points.sum(dim=1))
     inner = (images.reshape(2, 64) / 127.5 - 1).sum(axis=1)
