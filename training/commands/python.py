@@ -500,9 +500,21 @@ def _newest(folder: Path, since: float) -> Path | None:
 
 @contextmanager
 def _shown(progress: Progress | bool) -> Iterator[Progress | None]:
-    """What is called with the part that is done; None for nothing."""
+    """Yield the function that is called with the part that is done; None for nothing.
+
+    The clock of the bar starts with the first part: what comes before the first step of a training
+    says nothing about how long the steps take.
+    """
     if progress is True:
         with tqdm(total=1.0, bar_format=BAR) as bar:
-            yield lambda part: bar.update(part - bar.n)
+
+            def show(part: float) -> None:
+                if not bar.n and part:
+                    bar.reset()
+                    bar.n = bar.initial = bar.last_print_n = part
+                    bar.refresh()
+                bar.update(part - bar.n)
+
+            yield show
     else:
         yield progress or None

@@ -1,5 +1,6 @@
 """What Python offers: trainings as by the scripts, and models that are asked."""
 
+import re
 import sys
 
 import numpy as np
@@ -18,7 +19,7 @@ from dnnlib.logs import logger
 from tests.support.image_models import save_image_model
 from tests.support.running import quick_endings, refusal, run_script
 from training import Images, Model, Records, SbiPosterior, Simulations, Table, Toy, normal_prior
-from training.commands import called
+from training.commands import called, python
 from training.commands.adapters import _Estimator
 from training.files.posterior_draws import load_netcdf
 from training.flow.pfode import ProbabilityFlow
@@ -68,6 +69,20 @@ def test_an_interrupted_training_gives_what_there_is():
     assert 0 < model.about["seen"] < 40_000
     with pytest.raises(UsageError, match="in memory cannot be resumed"):
         Table.open(np.zeros((20, 2)) + np.arange(20.0)[:, None]).train(resume="elsewhere")
+
+
+def test_what_comes_before_the_first_step_does_not_lengthen_the_estimate(monkeypatch, capsys):
+    now = [1000.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    with python._shown(True) as tell:
+        now[0] += 10  # to choose a space
+        for step in range(1, 6):
+            tell(0.02 * step)
+            now[0] += 0.4  # 20 s in all
+    estimates = re.findall(r"< (\d\d):(\d\d)", capsys.readouterr().err)
+    seconds = [60 * int(minutes) + int(rest) for minutes, rest in estimates]
+    assert seconds
+    assert all(9 < each < 40 for each in seconds)
 
 
 @quick_endings()
