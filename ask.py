@@ -1,4 +1,4 @@
-"""Answers to any question about the rows of a table, by a network of train.py --any.
+"""Answers to any question about the rows of a table, by a network trained with --any.
 
 fill closes holes, predict tells columns from others, score tells how likely rows are and which of
 their cells are odd, sample draws rows, and check tests all of this on rows that are held out.

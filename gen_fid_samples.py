@@ -1,4 +1,4 @@
-"""Samples images by seed, one PNG each, for fid.py to score.
+"""Samples images by seed, one PNG each, to compute an FID of.
 
 An image depends on its seed, the network and the settings of the integration alone. A rerun makes
 what is missing or broken.

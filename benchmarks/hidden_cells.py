@@ -154,7 +154,7 @@ def in_words(guarantee: HeldOutTruths, asked: Asked, sets: dict[str, np.ndarray]
 def of_letters(folder: Path) -> str:
     """Shares of new digits and of letters that are refused under a flow of digits, in words."""
     rows, done = np.random.default_rng(0).permutation(rows_of("digits")), folder / "calibrated.pkl"
-    noise = ["--noise_std=0.5", "--sampler=pcn", "--chains=2", "--draws=4", "--warmup=2"]
+    noise = ["--noise_std=0.5", "--sampler=elliptical", "--chains=2", "--draws=4", "--warmup=2"]
     if not done.exists():
         folder.mkdir(parents=True, exist_ok=True)
         names = ",".join(f"x{k + 1}" for k in range(rows.shape[1]))

@@ -2,6 +2,8 @@
 comma itself, such as ``age,"price, EUR"``."""
 
 import csv
+from collections.abc import Iterable
+from io import StringIO
 
 from dnnlib.errors import UsageError
 
@@ -10,6 +12,13 @@ def parts_of(text: str) -> list[str]:
     """The parts of a list, without the blanks around them."""
     lines = csv.reader(text.splitlines(), skipinitialspace=True)
     return [part.strip() for line in lines for part in line]
+
+
+def joined(parts: Iterable[object]) -> str:
+    """Return the list of these parts, such that ``parts_of`` returns them again."""
+    text = StringIO()
+    csv.writer(text, lineterminator="").writerow(parts)
+    return text.getvalue()
 
 
 def positive_numbers(text: str) -> list[float] | None:

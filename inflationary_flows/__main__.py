@@ -6,12 +6,13 @@ import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+from dnnlib import __version__
+from training.names import PROGRAM
 from training.options.script import run_script
 
 HERE = Path(__file__).parent
 SCRIPTS = HERE / "scripts" if (HERE / "scripts").is_dir() else HERE.parent
 """Where they are: in an installed copy, or in the repository, at its top."""
-PROGRAM = "ifs"
 
 
 def scripts() -> dict[str, Path]:
@@ -26,7 +27,17 @@ def overview() -> str:
     width = max(map(len, about))
     lines = [f"  {name:{width}}  {words}" for name, words in about.items()]
     usage = f"Usage: {PROGRAM} COMMAND [OPTIONS]"
-    return "\n".join([usage, "", "Commands:", *lines, "", f"{PROGRAM} COMMAND --help says more."])
+    return "\n".join(
+        [
+            usage,
+            "",
+            "Commands:",
+            *lines,
+            "",
+            f"{PROGRAM} COMMAND --help lists the options of a command, {PROGRAM} --version prints "
+            "the version.",
+        ]
+    )
 
 
 def _about(path: Path) -> str:
@@ -38,6 +49,9 @@ def _about(path: Path) -> str:
 def main() -> None:
     """Runs the command that was typed; ends the process as its script does."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name == "--version":
+        print(f"{PROGRAM} {__version__}")
+        sys.exit(0)
     if name in ("-h", "--help"):
         print(overview())
         sys.exit(0 if len(sys.argv) > 1 else 2)

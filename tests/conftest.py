@@ -15,7 +15,7 @@ from hypothesis import settings
 
 pytest.register_assert_rewrite("tests.support")
 
-from tests.support import budget  # noqa: E402
+from tests.support.forking import FORKING  # noqa: E402
 
 STARTED = time.monotonic()
 ROOT = Path(__file__).parents[1]
@@ -36,7 +36,7 @@ def worker_of(file):
     """What a file of tests is run together with: those that start processes from one that has
     imported all have one worker, which imports once."""
     text = (ROOT / file).read_text(encoding="utf-8")
-    return "processes" if "two_ranks" in text or Path(file).name in budget.FORKING else file
+    return "processes" if "two_ranks" in text or Path(file).name in FORKING else file
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -54,8 +54,5 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter):
-    """Says what the tests cost; the slowest ones are above, by ``--durations``."""
-    minutes, lines = (time.monotonic() - STARTED) / 60, budget.lines_of_tests()
-    terminalreporter.write_sep(
-        "=", f"{minutes:.1f} minutes, {lines:,} of at most {budget.MOST_LINES:,} lines of tests"
-    )
+    """Print how long the tests took; the slowest ones are above, by ``--durations``."""
+    terminalreporter.write_sep("=", f"{(time.monotonic() - STARTED) / 60:.1f} minutes")

@@ -5,11 +5,10 @@ from unittest import mock
 import numpy as np
 import pytest
 
-import distill
 import posterior
 from tests.support.finished_runs import SIMULATION_NAMES, write_csv
 from tests.support.outcomes import drawn, only_json
-from tests.support.running import good, refused, run_script, starter
+from tests.support.running import good, refused, starter
 from torch_utils.results import load_arrays
 from training.flow.solvers import SOLVERS
 
@@ -92,19 +91,6 @@ def test_draws_are_corrected_by_a_posterior_of_the_users(sample, tmp_path):
     refused(sample(tmp_path / "no", "--correct=none.py:f"), 2, "--correct", "FILE.py:function")
     for other in ("--no-log_prob", "--deblur"):
         refused(sample(tmp_path / "no", f"{option}:posterior", other), 2, "--correct", other)
-
-
-def test_teachers_correct_students_draws(sample, simulations, tmp_path):
-    place, data = f"--network={simulations / 'network.pkl'}", f"--data={simulations / 'runs.npz'}"
-    taught = ("--paths=200", "--steps=20", "--calls=2", f"--dest={tmp_path / 'student.pkl'}")
-    refused(run_script(distill, place, *taught), 2, "--data", "conditions")
-    assert "in 2 calls a student is off by" in good(run_script(distill, place, data, *taught)).out
-    seen = (f"--condition={simulations / 'seen.csv'}", "--chains=2", "--draws=30")
-    student = (f"--network={tmp_path / 'student.pkl'}", f"--save_dir={tmp_path / 'out'}")
-    good(run_script(posterior, "sample", *student, *seen, "--correct=teacher"))
-    assert 1 < only_json(tmp_path / "out")["posteriors"][0]["statistics"]["effective_size"] <= 60
-    assert drawn(tmp_path / "out")["constant_data/network_calls"].max() < 2 * 60 * 4
-    refused(sample(tmp_path / "no", "--correct=teacher"), 2, "networks by distill.py")
 
 
 def test_a_likelihood_makes_a_flow_a_prior(sample, simulations, tmp_path):

@@ -20,7 +20,7 @@ from training.model.model import Model
 
 ROOT = Path(__file__).parent.parent
 # Of commands that run on the first rank alone, some that take longer than others.
-LONG = ("ask fill", "ask score", "ask sample", "ask check", "distill", "posterior rounds")
+LONG = ("ask fill", "ask score", "ask sample", "ask check", "posterior rounds")
 BY_FIRST_RANK = (
     *("ask predict", "posterior population", "posterior predict", "import_network", "visualize"),
     *("report", *LONG),

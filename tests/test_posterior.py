@@ -23,7 +23,14 @@ from training.subjects.image_training import sketch_of
 
 OBSERVATIONS = "x1,x2\n0.5,0.5\n1,-0.2\n-1.2,0.3\n0.1,1.1\n0.4,-0.9\n"
 FEW = (
-    *("--noise_std=0.3", "--sampler=pcn", "--chains=2", "--draws=12", "--warmup=3", "--pool=300"),
+    *(
+        "--noise_std=0.3",
+        "--sampler=elliptical",
+        "--chains=2",
+        "--draws=12",
+        "--warmup=3",
+        "--pool=300",
+    ),
     *("--n_iters=3", "--chain_n_iters=2", "--batch-gpu=64"),
 )
 MIXED = ("--data_name=circles", "--n_iters=6", "--pool=512", "--device_name=cpu")
@@ -95,7 +102,7 @@ def test_arviz_opens_the_draws_and_measures_what_we_do(done, arviz):
 
 def test_the_numbers_say_what_was_done(done):
     got = only_json(done)
-    assert got["samplers"] == {"pcn": 5}
+    assert got["samplers"] == {"elliptical": 5}
     assert (got["observations"], got["coordinates"]) == (5, ["x1", "x2"])
     draws = good(run_script(info, next(done.glob("*.nc")))).out
     assert all(fact in draws for fact in ("2 chains of 45 for each", "5, the first", "2: x1, x2"))
@@ -114,7 +121,7 @@ def test_strict_exits_with_three_where_some_have_not_converged(sample, tmp_path)
     result = sample(tmp_path / "few", "--strict", "--draws=5")
     assert (result.code, result.err) == (3, "")
     assert "have not converged:\n  observation(s) 1, 2, 3, 4, 5: " in result.out
-    assert "too few: give more --draws; its chains" in result.out, "pcn has no pool to enlarge"
+    assert "too few: give more --draws; its chains" in result.out, "chains have no pool to enlarge"
     assert len(drawn(tmp_path / "few")["posterior/x"])
     few = ("--draws=2", "--chains=1")  # without any R-hat
     assert sample(tmp_path / "two", "--strict", *few).code == 3

@@ -99,9 +99,11 @@ def test_scripts_run_without_what_windows_lacks(tmp_path, runs):
     assert not [name for name in names if re.search(r'[<>:"|?*]|[. ]$', name)]
 
 
-PROGRAM = """
+COPY = """
 import sys
 sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+"""
+PROGRAM = f"""{COPY}
 from inflationary_flows.__main__ import main
 main()
 """
@@ -116,11 +118,21 @@ def test_a_copy_works_beside_other_packages_of_our_names_and_tells_mistakes_in_a
     for name in ("dnnlib", "torch_utils", "training"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise ImportError('of another program')")
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (library,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    quick = library.replace("1000", "20").replace("draws=50", "draws=20, sampler='pool', pool=300")
     env = {**os.environ, "PYTHONPATH": f"{tmp_path / 'copy'}{os.pathsep}{tmp_path}"}
     exact = ("toy_pfODE_int", "exact", "--data_name=circles", "--total_samples=9", "--steps=2")
     for arguments, code, line in (
         ((*exact, "--device_name=cpu", "--save_dir=out"), 0, ""),
+        (("--version",), 0, ""),
         (("trian",), 2, "ifs: error: there is no command 'trian': see ifs --help\n"),
+        (
+            ("train", "--data=rows.csv", "--outdir=b"),
+            1,
+            "ifs train: error: rows.csv is no data set yet: make one of it by ifs dataset_tool ",
+        ),
         (("train.py", "--data=a", "--outdir=b"), 1, "ifs train: error: a does not exist: give "),
     ):
         command = [sys.executable, "-c", PROGRAM, *arguments]
@@ -128,3 +140,11 @@ def test_a_copy_works_beside_other_packages_of_our_names_and_tells_mistakes_in_a
         assert (result.returncode, result.stderr.count("\n")) == (code, bool(line))
         assert result.stderr.startswith(line)
     assert list((tmp_path / "out").glob("circles_PRP_*.npz"))
+    command = [sys.executable, "-c", COPY + quick]
+    subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)
+
+
+def test_messages_name_commands_as_they_are_typed(monkeypatch):
+    assert names.script("train") == "train.py"
+    monkeypatch.setattr(sys, "argv", ["ifs posterior"])
+    assert names.script("train") == "ifs train"

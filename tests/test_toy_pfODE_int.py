@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import distill
 import toy_pfODE_int
 from tests.support.outcomes import KINDS, TRAJECTORY, Simulations, assert_same
 from tests.support.running import contents, good, refused, run_script, unless_given
@@ -134,31 +133,6 @@ def test_the_network_says_what_the_options_leave_out(simulate):
     schedule = ("--dims_to_keep=1", *GAP, "--gamma0=0.001", "--rho=1", "--augment_to=0")
     spoken = simulate("net", "gap", "--data_name=moons", "--data_dim=2", *schedule)
     assert_same(spoken.arrays, simulate("net", "gap").arrays)
-
-
-@pytest.mark.slow
-def test_students_are_corrected_by_their_teacher(networks, tmp_path):
-    place = (f"--network={networks['PRP']}", f"--dest={tmp_path / 'student.pkl'}")
-    assert run_script(distill, *place, "--calls=3", "--paths=300", "--steps=20").code == 0
-    starts = []
-    for more in ((), ("--correct=teacher",)):
-        place = tmp_path / f"simulated{len(more)}"
-        given = ("net", f"--network={tmp_path / 'student.pkl'}", f"--save_dir={place}")
-        few = ("--total_samples=500", "--save_freq=1")
-        done = good(run_script(toy_pfODE_int, *given, "--solver=student", *few, *more))
-        simulated = Simulations(place)
-        assert simulated["gen"]["xs_es"].shape == (4, 500, 2)
-        starts.append(set(map(tuple, simulated["gen"]["xs_es"][0].tolist())))
-    assert "Effective share of the student's draws" in done.out
-    share = simulated.parameters["simulations"]["gen"]["effective_share"]
-    drawn, taken = starts
-    assert taken <= drawn
-    assert 0.01 < share < 2 * len(taken) / len(drawn) < 2
-    network, no = f"--network={networks['PRP']}", f"--save_dir={tmp_path / 'no'}"
-    result = run_script(toy_pfODE_int, "net", network, no, "--correct=teacher")
-    refused(result, 2, "--solver=student")
-    for flow in (("net", network), ("exact", "--data_name=circles")):
-        refused(run_script(toy_pfODE_int, *flow, no, "--solver=student"), 2, "no student")
 
 
 def test_other_results_and_files_in_the_folder_stay(tmp_path):

@@ -95,7 +95,7 @@ def test_what_cannot_be_drawn_as_asked(tmp_path, monkeypatch):
     assert not (tmp_path / "pictures").exists()
 
 
-def test_a_bad_file_is_told_of_before_anything_is_drawn(tmp_path):
+def test_a_bad_file_is_named_at_the_end_and_the_others_are_drawn(tmp_path):
     good = files.save_stats(tmp_path / "good")
     (tmp_path / "folder").mkdir()
     for name, content, message in (
@@ -108,9 +108,16 @@ def test_a_bad_file_is_told_of_before_anything_is_drawn(tmp_path):
         path = tmp_path / name
         if content is not None:
             path.write_bytes(content)
-        result = run_script(visualize, good, path, f"--dest={tmp_path / 'pictures'}")
-        refused(result, 1, message, path)
-        assert not (tmp_path / "pictures").exists()
+        dest = tmp_path / f"pictures of {name}"
+        result = run_script(visualize, path, good, f"--dest={dest}")
+        assert (result.code, result.err.count("\n")) == (1, 1)
+        assert message in result.err
+        assert str(path) in result.err
+        assert names(dest) == ["training_curve.png"]
+    (tmp_path / "good" / "broken.npz").write_bytes(b"no zip")
+    result = run_script(visualize, tmp_path / "good", f"--dest={tmp_path / 'of a folder'}")
+    assert (result.code, names(tmp_path / "of a folder")) == (1, ["training_curve.png"])
+    refused(run_script(visualize, path, f"--dest={tmp_path / 'none'}"), 1, message)
 
 
 def test_what_scripts_wrote_is_reported(toy, tmp_path):

@@ -1,12 +1,46 @@
 """The words that options and files take, and the defaults that help texts quote.
 
 They stand here, and not beside the code that knows what they mean, so that ``--help`` need not wait
-for PyTorch: this module imports nothing. A test compares them with the registries of that code.
+for PyTorch: this module imports the standard library alone. A test compares them with the
+registries of that code.
 """
+
+import sys
+from pathlib import Path
+
+PROGRAM = "ifs"
+"""The installed command that runs the scripts."""
+
+
+def script(name: str) -> str:
+    """Return a script of this project as its user types it, for messages.
+
+    Example:
+        >>> script("train")
+        'train.py'
+
+    Args:
+        name: Name of the script, without its suffix.
+
+    Returns:
+        ``ifs NAME`` in an installed copy, which has no scripts at hand, or where the program was
+        started by this command; else ``NAME.py``.
+    """
+    installed = (Path(__file__).parent.parent / "scripts").is_dir()
+    return (
+        f"{PROGRAM} {name}" if installed or sys.argv[0].startswith(f"{PROGRAM} ") else f"{name}.py"
+    )
+
 
 UNSOUND = 3
 """Exit code of ``--strict`` and ``--refuse``."""
-EXTRAS = {"bokeh": "report", "jinja2": "report", "torch_fidelity": "fid", "trimesh": "meshes"}
+EXTRAS = {
+    "arviz": "arviz",
+    "bokeh": "report",
+    "jinja2": "report",
+    "torch_fidelity": "fid",
+    "trimesh": "meshes",
+}
 """What is to be installed with the package for what a few commands import."""
 
 # Data.
@@ -64,10 +98,8 @@ ALL_AT_ONCE = 512
 G_TYPES = ("orig", "constant_inflation_gap")
 SOLVER_NAMES = (
     *("euler", "heun", "rk4", "exp_ab2", "exp_rk4", "exp_rk5"),
-    *("dopri5", "gauss4", "rev_euler", "rev_rk5"),
+    *("dopri5", "rev_euler", "rev_rk5"),
 )
-STUDENT = "student"
-"""In the place of a solver: the student of a network file."""
 ADAPTIVE_SOLVERS = ("dopri5",)
 """Those that choose their steps themselves."""
 DEFAULT_SOLVER = "exp_rk5"
@@ -82,8 +114,6 @@ PROBES = 8
 CELL_ERROR, CELL_POINTS = 0.05, 256
 """Densities of discrete rows are means over points, until their standard error in nats is so small,
 or points are so many."""
-TEACHER = "teacher"
-"""What draws of a student are corrected by."""
 METHODS = ("gain", "marginal", "path")
 """Of calibration."""
 LEARNED = "learned"
@@ -132,12 +162,12 @@ NOISES = ("independent", "path")
 """Of residuals: fresh at each time, or the flow's own."""
 
 # Posteriors.
-SAMPLERS = (*("auto", "pool", "refined", "annealed", "elliptical", "pcn", "hmc", "smc", "twisted"),)
+SAMPLERS = (*("auto", "pool", "refined", "annealed", "elliptical", "hmc", "smc", "twisted"),)
 MOST_TESTED = 8
 """Dimensions up to which Gaussian mixtures can stand for posteriors: there ``auto`` refines pools
 and anneals populations, and all samplers are tested by wider proposals."""
-WARMUP = {"elliptical": 200, "pcn": 1000, "hmc": 300}
-"""Steps before the first draw: hmc learns its metric in them, pcn walks slowly."""
+WARMUP = {"elliptical": 200, "hmc": 300}
+"""Steps before the first draw; hmc learns its metric in them."""
 PARTICLES = 1024
 """Of a population of ``twisted``, unless draws are more."""
 PARTICLE_STEPS = 16

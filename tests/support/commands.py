@@ -75,12 +75,11 @@ class Command:
 
     def run(self, *arguments, ranks=ALONE):
         """Runs it in this process, with a linear detector in the place of the Inception, pictures
-        of few pixels, and times of students that are hardly fitted."""
+        of few pixels."""
         words = self.name.split()[1:]
         quicker = {
             "fid": mock.patch("training.commands.fid.InceptionDetector", LinearDetector),
             "visualize": mock.patch("training.pictures.look.DPI", 30),
-            "distill": mock.patch("training.flow.grids.CELLS", 6),
         }
         with quicker.get(self.name.split()[0], nullcontext()):
             return run_script(self.script, *words, *arguments, ranks=ranks)
@@ -266,7 +265,7 @@ ALL = (
     ),
     Command(
         "posterior sample",
-        f"--network={{0.toy}} --observation={{0.observations}} {POSTERIOR} --sampler=pcn",
+        f"--network={{0.toy}} --observation={{0.observations}} {POSTERIOR} --sampler=elliptical",
         tolerance=0,
     ),
     Command(
@@ -320,14 +319,6 @@ ALL = (
         added_to=".json",
     ),
     Command("import_network", "--source={0.original}", "--dest", "network.pkl", tolerance=0),
-    Command(
-        "distill",
-        "--network={0.toy} --calls=2 --paths=40 --steps=3",
-        "--dest",
-        "student.pkl",
-        tolerance=0,
-        foreign=("--data",),
-    ),
     *(
         Command(
             f"ask {word}",

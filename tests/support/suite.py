@@ -11,7 +11,7 @@ import torch
 
 import toy_train
 from tests.support import running
-from tests.support.budget import FORKING
+from tests.support.forking import FORKING
 from tests.support.rank_pool import RankPool
 from tests.support.running import good, run_script, trained
 

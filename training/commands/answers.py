@@ -18,14 +18,14 @@ from dnnlib.files import require_new
 from dnnlib.logs import logger
 from dnnlib.numbers import fraction, natural
 from torch_utils.distributed import first_rank_only
-from training.commands.called import FRAMES, kind_of
+from training.commands.called import FRAMES, frame_class, kind_of
 from training.data.records.encoding import contradicted, encode
 from training.data.records.records import Records
 from training.data.records.writing import save_texts, texts_of
 from training.data.tables.formats import MISSING
 from training.files.answers import params_path, real_path, save_check, save_params
 from training.files.records import columns_json, holds_records, load_as_records, load_records
-from training.names import UNSOUND
+from training.names import UNSOUND, script
 from training.options import ask as options
 from training.runs.asking import Asking, Sheet, check_lines
 from training.runs.intervals import Interval, require_same_columns
@@ -111,7 +111,7 @@ def rows_of(settings: options.RowSettings, flow: RecordFlow, asked: Sequence[str
         if settings.missing_values and (further is None or holds_records(further)):
             raise UsageError(
                 f"--missing_values is of texts, and {settings.data} is read already: leave it out, "
-                "or make the data set again by dataset_tool.py --missing_values"
+                f"or make the data set again by {script('dataset_tool')} --missing_values"
             )
         source = load_records(settings.data)
         require_same_columns(flow, source)
@@ -316,4 +316,5 @@ def _like(rows: Any, frame: Any) -> Any:
         name: column.astype(object).where(column.notna(), None).tolist()
         for name, column in frame.items()
     }
-    return importlib.import_module(kind).DataFrame(columns)
+    made = frame_class(kind)
+    return frame if made is None else made(columns)

@@ -30,7 +30,14 @@ from training.measure.clouds import Cloud
 from training.measure.posterior.calibration import DENSEST, RunValues
 from training.measure.posterior.calibration import calibrate as tested
 from training.model.model import Model
-from training.names import FEWEST_RUNS, LARGEST_EXACT, LEARNED_SOLVER, LEARNED_STEPS, PROBES
+from training.names import (
+    FEWEST_RUNS,
+    LARGEST_EXACT,
+    LEARNED_SOLVER,
+    LEARNED_STEPS,
+    PROBES,
+    script,
+)
 from training.options.inference import HeldOutOptions
 from training.options.posterior import CalibrateSettings, SampleSettings
 from training.runs import holding
@@ -307,7 +314,8 @@ def guarantee_of(
     if truths is None:
         if settings.refuse is not None or settings.beside.wanted:
             raise UsageError(
-                "--refuse and --function go with a network that was calibrated: run posterior.py "
+                "--refuse and --function go with a network that was calibrated: run "
+                f"{script('posterior')} "
                 "calibrate"
             )
         return None

@@ -3,9 +3,12 @@ the files of a folder."""
 
 import csv
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from math import nan
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +18,7 @@ import numpy as np
 import torch
 
 from dnnlib.errors import DataError, InflationError, UsageError
+from dnnlib.lists import joined
 from dnnlib.logs import logger
 from torch_utils.results import load_json
 from training.data.tables.foreign import listed, widened
@@ -25,9 +29,13 @@ from training.model.model import Model
 
 @contextmanager
 def left_alone() -> Iterator[None]:
-    """Around a command: random numbers of PyTorch go on as before it, and so does the log."""
+    """Keep the random state of PyTorch and the handlers of the log, around a command.
+
+    The random state of CUDA devices is kept if CUDA is in use; work on the CPU does not start it.
+    """
     handlers = list(logger.handlers)
-    with torch.random.fork_rng():
+    cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=list(cards)):
         try:
             yield
         finally:
@@ -79,12 +87,12 @@ def facts_of(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def listed_of(values: Any) -> Any:
-    """Numbers or names as an option has them, with commas; other arrays as they are."""
+    """Return numbers or names as an option has them, with commas; other arrays as they are."""
     if isinstance(values, str) or not hasattr(values, "__len__"):
         return str(values)
     array = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values)
     whole = array.ndim > 1 or array.dtype == bool
-    return array if whole else ",".join(map(str, array.tolist()))
+    return array if whole else joined(array.tolist())
 
 
 def ranges_of(bounds: Mapping[str, tuple[float, float]] | None) -> dict[str, tuple[float, float]]:
@@ -114,11 +122,13 @@ def filed(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return given
 
 
-ARRAYS = ("numpy", "builtins")
-"""Packages whose rows are given back as arrays; others are those of data frames, by their name."""
 ROW, COLUMN = (1, -1), (-1, 1)
 FRAMES = "pandas"
 """The package of data frames that are made of files."""
+LINE = 100
+"""Characters of a line of a printed summary."""
+FRAME_PACKAGES = (FRAMES, "polars")
+"""Packages of data frames that are imported where a model was trained on rows of theirs."""
 
 
 def kind_of(source: Any) -> str:
@@ -192,12 +202,49 @@ def require_finite(values: torch.Tensor, names: Sequence[str], what: str) -> Non
 
 
 def rows_as(kind: str, names: Sequence[str], values: np.ndarray) -> Any:
-    """Rows ``[N, D]`` as a data frame, an array or a tensor, by the name of its package."""
-    if kind in ARRAYS:
-        return values
+    """Return rows ``[N, D]`` in the kind of a package: a tensor, a data frame, or, where the
+    package has no data frames, as NumPy, JAX and xarray, a NumPy array."""
     if kind == "torch":
         return torch.from_numpy(values)
-    return import_module(kind).DataFrame(dict(zip(names, values.T, strict=True)))
+    frame = frame_class(kind)
+    return values if frame is None else frame(dict(zip(names, values.T, strict=True)))
+
+
+def frame_class(kind: str) -> Any:
+    """Return the class of data frames of a package, or None if the package has none.
+
+    The name may come from a file, so that only known packages are imported. Other packages are
+    looked up among those that the program has imported itself.
+    """
+    package = sys.modules.get(kind)
+    if kind in FRAME_PACKAGES:
+        package = import_module(kind if find_spec(kind) else FRAMES)
+    return getattr(package, "DataFrame", None)
+
+
+def whole_frame(columns: Mapping[str, Sequence[Any]], kind: str | None) -> Any:
+    """Return a data frame of the package ``kind``, or of pandas if it has none.
+
+    Printing a frame of pandas shows all of its columns, whatever the options of pandas are.
+    """
+    frame = frame_class(kind or FRAMES)
+    if frame is None or frame.__module__.partition(".")[0] == FRAMES:
+        return _whole_frame_class()(columns)
+    return frame(columns)
+
+
+@cache
+def _whole_frame_class() -> Any:
+    pandas = import_module(FRAMES)
+
+    class Summary(pandas.DataFrame):  # type: ignore[misc, name-defined]
+        """A data frame that prints all of its columns, in blocks that fit a line."""
+
+        def __repr__(self) -> str:
+            with pandas.option_context("display.max_columns", None, "display.width", LINE):
+                return super().__repr__()
+
+    return Summary
 
 
 def _as_numbers(values: Any) -> np.ndarray:

@@ -27,7 +27,7 @@ from training.inference.summary import Summary
 from training.inference.trials import TrialLikelihood
 from training.measure.posterior.evidence import model_probabilities
 from training.measure.posterior.predictive import Predictive, needed
-from training.names import UNSOUND
+from training.names import UNSOUND, script
 from training.options.inference import PriorOptions
 from training.options.posterior import CompareSettings, PredictSettings, SampleSettings
 from training.runs.posterior_results import MOST_SHOWN, report_files, write_numbers
@@ -172,7 +172,7 @@ def report(
     if missed:
         logger.warning(
             f"Warning: a posterior of {missed} of {len(value)} observations has not converged, and "
-            "its evidence may be off by more than it says: posterior.py sample says why"
+            f"its evidence may be off by more than it says: {script('posterior')} sample says why"
         )
 
 

@@ -16,6 +16,7 @@ from training.commands.called import columns_of
 from training.inference import guarantee
 from training.inference.guarantee import Levels
 from training.measure.conformal import Holding
+from training.names import script
 from training.options.declared import typed_by_name
 from training.options.posterior import CalibrateSettings
 from training.subjects import NetworkFile, Subject, open_prior
@@ -43,7 +44,7 @@ class Guarantee:
         """
         file = NetworkFile.open(str(location))
         if file.model.held_out is None:
-            raise DataError(f"{location} was not calibrated: run posterior.py calibrate")
+            raise DataError(f"{location} was not calibrated: run {script('posterior')} calibrate")
         calibrating.require_known(file.model.held_out)
         return cls(open_prior(file), guarantee.HeldOutTruths(file.model.held_out))
 

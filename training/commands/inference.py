@@ -12,16 +12,15 @@ from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from torch_utils import distributed
 from training.files.observations import read_mask, read_noise, read_observations, read_operator
-from training.flow.courses import student_times
 from training.flow.likelihood import Trace
 from training.flow.solvers import Solver, get_solver
-from training.inference.amortized import Amortized, LogPosterior, by_teacher
+from training.inference.amortized import Amortized, LogPosterior
 from training.inference.likelihoods import Gaussian, Likelihood, UserFunction, UserLikelihood
 from training.inference.prior import Prior, ways_of
 from training.inference.region import Region
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
-from training.names import LEARNED_POOL, MOST_DEBLURRED, TEACHER, UNIFORM
+from training.names import LEARNED_POOL, MOST_DEBLURRED, UNIFORM, script
 from training.options import inference
 from training.options.posterior import CalibrateSettings, CheckSettings, SampleSettings
 from training.runs.choices import LatentChoice, latent_choice, recorded_eps
@@ -205,18 +204,11 @@ class Asked:
         )
 
     def _correction(self, prior: Prior, settings: SampleSettings, correct: str) -> LogPosterior:
-        """What draws are weighted by: a likelihood that was learned and its prior, a function of a
-        file, or the teacher of a student."""
+        """Return the log posterior that weights the draws: by a likelihood that was learned and its
+        prior, or by a function of a file."""
         if settings.prior.prior is not None:
             return self._by_likelihood(settings, correct)
-        if correct != TEACHER:
-            return UserFunction.load(correct, "correct")
-        flow = prior.flow
-        if student_times(flow.courses) is None:
-            raise UsageError(f"--correct={TEACHER} is for networks by distill.py")
-        if flow.coordinates is not None and flow.coordinates.steps.any():
-            raise UsageError(f"--correct={TEACHER} weights densities, which no discrete column has")
-        return by_teacher(flow)
+        return UserFunction.load(correct, "correct")
 
     def _by_likelihood(self, settings: SampleSettings, name: str) -> LogPosterior:
         """The density of a posterior by a likelihood that was learned."""
@@ -236,7 +228,7 @@ class Asked:
             raise UsageError(
                 f"a trial of {file.name} is {', '.join(learned.given)}, but the conditions of "
                 f"{subject.file.name} are {', '.join(conditions)}: train it given sets of trials "
-                "(train.py --cond_shape=set:K)"
+                f"({script('train')} --cond_shape=set:K)"
             )
         places = torch.tensor([conditions.index(name) for name in learned.given])
         return learned.log_posterior(law, subject.names, places)
@@ -323,7 +315,8 @@ def _opened(settings: inference.InferenceSettings) -> tuple[LearnedLikelihood | 
         )
     if (learned is None) != (prior.prior is None):
         raise UsageError(
-            f"{file.name} has learned no likelihood, as --prior needs (train.py --likelihood)"
+            f"{file.name} has learned no likelihood, as --prior needs ({script('train')} "
+            "--likelihood)"
             if learned is None
             else f"{file.name} has learned a likelihood: say what its parameters are before any "
             f"trial, by --prior={UNIFORM} or a network of them"

@@ -22,6 +22,7 @@ import torch
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path
+from dnnlib.lists import joined
 from dnnlib.numbers import natural
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
@@ -45,6 +46,8 @@ from training.subjects import NetworkFile, Subject, open_prior
 
 UNNORMALIZED = {"noise_std", "likelihood", "prior", "correct", "deblur"}
 """Options with which the density of a posterior is known up to a constant only, or not at all."""
+ROW_PACKAGE = "row_package"
+"""Key of ``about``: the package whose kind of rows the model returns; none for pandas."""
 
 
 @dataclass(repr=False)
@@ -58,10 +61,21 @@ class Model(model.Model):
 
     Attributes:
         kind: The package of the rows that it was trained on, in whose kind rows are given; None for
-            pandas, or NumPy where there are no columns.
+            pandas, or NumPy where there are no columns. Network files keep it in ``about``.
     """
 
-    kind: str | None = None
+    @property
+    def kind(self) -> str | None:
+        """Package of the rows that the model returns, or None."""
+        kind = self.about.get(ROW_PACKAGE)
+        return kind if isinstance(kind, str) else None
+
+    @kind.setter
+    def kind(self, kind: str) -> None:
+        if kind == called.FRAMES:
+            self.about.pop(ROW_PACKAGE, None)
+        else:
+            self.about[ROW_PACKAGE] = kind
 
     @cached_property
     def subject(self) -> Subject:
@@ -104,8 +118,8 @@ class Model(model.Model):
             count: How many.
             seed: Of all random numbers.
             given: Of a conditional model, one row of conditions, or of one of sets all trials of
-                one; of one of classes, the number of one, or of that of each image, or None for
-                any.
+                one; of images of classes, the number of one class, or that of each image, or None
+                for any; of images with condition vectors ``[K]`` one vector, or one for each.
 
         Raises:
             UsageError: Conditions are missing, or not needed, or there is no such class; or the
@@ -137,8 +151,8 @@ class Model(model.Model):
 
         Args:
             rows: The rows; of a conditional model they may have its conditions as further columns.
-            given: Of a conditional model, its conditions: a row for each, or one for all; of one of
-                classes, their numbers.
+            given: Of a conditional model, its conditions: a row for each, or one for all; of
+                images of classes, their numbers.
         """
         if self.conditions and LIKELIHOOD not in self.about:
             return self.posterior().log_prob(rows, given)
@@ -201,17 +215,10 @@ class Model(model.Model):
         return self.posterior().check(data, **options)
 
     def _flow_given(self, rows: Any, given: Any) -> ProbabilityFlow:
-        classes = 0 if self.conditions else self.subject.label_dim
-        if classes:
-            numbers = np.atleast_1d(np.asarray(-1 if given is None else given))
-            if not np.isin(numbers, np.arange(classes)).all():
-                raise UsageError(f"given is {given}: give classes, numbers from 0 to {classes - 1}")
-            return self.subject.flow.given(labels=np.eye(classes)[numbers.astype(int)])
-        if not self.conditions:
-            if given is not None:
-                raise UsageError("given is for conditional models, which this is not")
-            return self.subject.flow
-        return self.subject.flow.given(labels=self._conditions_of(rows, given))
+        if self.conditions:
+            return self.subject.flow.given(labels=self._conditions_of(rows, given))
+        labels = self.subject.labels_of(given)
+        return self.subject.flow if labels is None else self.subject.flow.given(labels=labels)
 
     def _conditions_of(self, rows: Any, given: Any) -> np.ndarray:
         """Conditions ``[N, C]``, or ``[1, C]`` for all, which may be further columns of rows; of
@@ -373,7 +380,7 @@ class Posterior:
                 names = self.model.conditions
                 numbers = called.columns_of(observed, names, "the observation")
         elif names is not None and "likelihood" not in given and set(names) < {*own}:
-            given |= {"likelihood": "mask", "mask": ",".join(names)}
+            given |= {"likelihood": "mask", "mask": joined(names)}
         path = folder / f"{place}.csv"
         called.save_rows(path, names, numbers)
         return typed_by_name(SampleSettings, {**self._files(folder), **given, place: path})
@@ -544,9 +551,7 @@ class PosteriorDraws:
             for name in self.names
         ]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        kind = self.model.kind
-        frames = called.FRAMES if kind is None or kind in (*called.ARRAYS, "torch") else kind
-        return import_module(frames).DataFrame(columns)
+        return called.whole_frame(columns, self.model.kind)
 
     def to_arviz(self) -> Any:
         """The draws for ArviZ, with log likelihoods, draws of the prior and what was observed."""

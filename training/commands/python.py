@@ -53,6 +53,7 @@ from training.data.tables.table import DataTable
 from training.files.records import holds_records, load_records, save_records
 from training.files.table import holds_table, load_table, save_table
 from training.learning.run import Progress
+from training.names import script
 from training.options.declared import Declared, meant, typed_by_name
 from training.options.train import TrainSettings
 from training.options.training import ToyTrainSettings
@@ -199,9 +200,10 @@ class Table:
             if self.path is None:
                 _require_unresumed(options)
                 save_table(path, self.rows)
-            model = _trained(TrainSettings, train.run, {"data": path}, outdir, progress, options)
-        model.kind = self.kind
-        return model
+            own = {"data": path}
+            return _trained(
+                TrainSettings, train.run, own, outdir, progress, options, kind=self.kind
+            )
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
@@ -396,7 +398,9 @@ class Images:
         """Raises DataError if they are missing or broken."""
         if not isinstance(path, str | Path):
             what = type(path).__name__
-            raise DataError(f"images are given as {what}: give a zip or folder by dataset_tool.py")
+            raise DataError(
+                f"images are given as {what}: give a zip or folder by {script('dataset_tool')}"
+            )
         dataset = ImageDataset(Path(path))
         return cls(Path(path), tuple(dataset.image_shape), len(dataset))
 
@@ -424,9 +428,19 @@ def _trained(
     outdir: str | Path | None,
     progress: Progress | bool,
     options: Mapping[str, Any],
+    kind: str = FRAMES,
 ) -> Model:
-    """The model that a script's training ends with: ``run`` is what the script runs with settings
-    of ``cls``, ``own`` are options that the data say. For the others see ``Toy.train``."""
+    """Return the model that a script's training ends with.
+
+    Args:
+        cls: The settings of the script.
+        run: The function that the script runs with them.
+        own: Options that the data decide.
+        outdir: See ``Table.train``.
+        progress: See ``Table.train``.
+        options: See ``Table.train``.
+        kind: The package in whose kind the model returns rows; its network file keeps it.
+    """
     known = cls().recorded().keys() - set(OWN)
     for name in options:
         if name not in known:
@@ -449,7 +463,11 @@ def _trained(
             logger.warning(f"Warning: interrupted: the model is that of {network.name}")
         if network is None:
             raise UsageError("train: a dry run trains no model")
-        return Model.load(network)
+        model = Model.load(network)
+        if kind != FRAMES:
+            model.kind = kind
+            model.save(network)
+        return model
 
 
 def _require_unchosen(path: Path, choices: TableChoices | RecordChoices, **others: object) -> None:
@@ -469,7 +487,7 @@ def _require_unresumed(options: Mapping[str, Any]) -> None:
     if "resume" in options:
         raise UsageError(
             "a training on rows in memory cannot be resumed: train a Table.open of the .npz that "
-            "dataset_tool.py makes of them"
+            f"{script('dataset_tool')} makes of them"
         )
 
 
@@ -482,9 +500,21 @@ def _newest(folder: Path, since: float) -> Path | None:
 
 @contextmanager
 def _shown(progress: Progress | bool) -> Iterator[Progress | None]:
-    """What is called with the part that is done; None for nothing."""
+    """Yield the function that is called with the part that is done; None for nothing.
+
+    The clock of the bar starts with the first part: what comes before the first step of a training
+    says nothing about how long the steps take.
+    """
     if progress is True:
         with tqdm(total=1.0, bar_format=BAR) as bar:
-            yield lambda part: bar.update(part - bar.n)
+
+            def show(part: float) -> None:
+                if not bar.n and part:
+                    bar.reset()
+                    bar.n = bar.initial = bar.last_print_n = part
+                    bar.refresh()
+                bar.update(part - bar.n)
+
+            yield show
     else:
         yield progress or None

@@ -39,7 +39,7 @@ from training.files.table import load_table, save_table
 from training.inference.amortized import Amortized
 from training.inference.likelihoods import UserFunction
 from training.inference.region import DRAWS, HERE, Bounds, Region, Restricted, restricted
-from training.names import FEWEST_RUNS, UNIFORM
+from training.names import FEWEST_RUNS, UNIFORM, script
 from training.options.declared import typed_by_name
 from training.options.inference import PriorOptions, SamplerOptions
 from training.options.posterior import CheckSettings, RoundsSettings, SampleSettings
@@ -85,7 +85,7 @@ class Question:
             raise UsageError(
                 f"{settings.observation} has {len(observed)} observations: rounds are for one, "
                 "since each has a region of its own; give them one after the other, each with its "
-                "own --save_dir, or train on all of the prior (train.py --cond)"
+                f"own --save_dir, or train on all of the prior ({script('train')} --cond)"
             )
         table = open_table(str(settings.observation), None, known=())
         names = list(table.names) if table.named else numbered(observed.shape[1], "y")

@@ -19,7 +19,6 @@ from training.files.rows import save_csv
 from training.files.trajectory import PARAMETERS_FORMAT, SavedEnd
 from training.flow.calls import BLOCK_ROWS
 from training.flow.cells import has_cells
-from training.flow.courses import student_times
 from training.flow.likelihood import DensityPlan, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
@@ -113,7 +112,6 @@ def story_of(
         save_every=settings.save_freq,
         by_course=is_free(settings.solver, settings.times),
         density_plan=densities_of(settings.likelihood, settings.seed, subject.levels_per_unit),
-        correct=not isinstance(settings, ClosedFormSettings) and settings.correct is not None,
         **run,
     )
 
@@ -130,7 +128,7 @@ def way_of(
         along = settings.likelihood.log_prob and not has_cells(flow)
         use = "points_and_densities" if along else "points"
         choice, solver, _ = sampled_along(settings, choice, flow, use)
-    return by_student(choice, settings.times, solver, flow), solver
+    return choice, solver
 
 
 def report(settings: SimulationSettings, subject: Subject, chapter: Chapter) -> None:
@@ -194,7 +192,6 @@ def toys(
     choice = toy_times(settings.times, subject.t_max, network, store)
     latent = latent_choice(settings.eps).settled(subject.flow, choice.end, subject.dims_to_keep)
     flow, solver = latent.on(subject.flow), solver_of(settings.solver)
-    choice = by_student(choice, settings.times, solver, flow)
     with distributed.process_group(settings.run.device_name) as device:
         require_new([*paths.values(), parameters], settings.run.overwrite)
         times = choice.of(subject, flow.to(device), solver)
@@ -250,7 +247,6 @@ def roundtrips(settings: RoundtripSettings) -> None:
     subject, file = opened(settings)
     choice = image_times(settings.times, file, settings.store_grid)
     solver = solver_of(settings.solver)
-    choice = by_student(choice, settings.times, solver, subject.flow)
     returns = subject.returns(settings.save_dir, settings.seed, settings.keep_worst)
     require_new(returns.paths, settings.run.overwrite)
     count = subject.counted(settings.total_samples, PUBLISHED_SAMPLES, settings.data_root)
@@ -363,14 +359,6 @@ def sampled_along(
         return choice, method, {"solver": method.name, "n_iters": choice.steps or AUTO}
     resolved = {"solver": course.name, "n_iters": course.steps}
     return replace(choice, given=course.times), course.solver, resolved
-
-
-def by_student(
-    choice: TimeChoice, times: Declared, solver: Solver, flow: ProbabilityFlow
-) -> TimeChoice:
-    """The times of a student's calls, if it is asked for and no option says others."""
-    own = student_times(flow.courses) if solver.maps and is_free(times) else None
-    return choice if own is None else replace(choice, given=own)
 
 
 def is_free(*options: Declared) -> bool:

@@ -13,7 +13,7 @@ from training.commands.shared import solver_of, toy_times
 from training.files.coverage import CoverageFiles
 from training.measure.boundaries import unit_sphere
 from training.measure.coverage import CoverageResult, Spheres, contents_within, table, unfilled
-from training.names import INFLATION
+from training.names import INFLATION, script
 from training.options.simulations import BOUNDARY_POINTS, CoverageSettings, SphereOptions
 from training.runs.choices import latent_choice, recorded_eps
 from training.runs.coverage import BLOCK_ROWS, CoverageExperiment
@@ -110,7 +110,8 @@ def subject_of(settings: CoverageSettings) -> Subject:
     if settings.data_root and subject.dim not in BOUNDARY_POINTS:
         raise UsageError(
             f"{file.name} is of {subject.dim} columns, but spheres are followed in 2-D and 3-D "
-            "only: pfODE_int.py --sim_type=melt counts the latents of held-out rows within spheres"
+            f"only: {script('pfODE_int')} --sim_type=melt counts the latents of held-out rows "
+            "within spheres"
         )
     return subject
 

@@ -28,6 +28,7 @@ from training.learning.cost import tell_dry_run
 from training.learning.melting import law_file, refit_latent_law
 from training.learning.run import Progress, run_training
 from training.learning.run_folder import OPTIONS_NAME, Place, Resumed, place_to_resume, read_record
+from training.names import script
 from training.options.declared import Declared
 from training.options.train import TrainSettings
 from training.options.training import ToyTrainSettings, as_typed, require_values
@@ -167,12 +168,13 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable) -> DataTab
     if settings.data.cond and table.conditions is None:
         raise UsageError(
             f"--cond is given, but {settings.data.data} has no conditions: make it with "
-            "dataset_tool.py --conditions=NAMES"
+            f"{script('dataset_tool')} --conditions=NAMES"
         )
     if settings.data.cond and table.has_holes:
         raise UsageError(
             f"{settings.data.data} has trials with missing data, which no flow given these takes: "
-            "give --likelihood in place of --cond, or make it with dataset_tool.py --missing=drop"
+            f"give --likelihood in place of --cond, or make it with {script('dataset_tool')} "
+            "--missing=drop"
         )
     if settings.data.cond:
         shape = settings.table.cond_shape

@@ -94,9 +94,6 @@ def about_network(path: Path) -> Iterator[Fact]:
         )
     if "time_grid" in about:
         yield "stored times", f"of {about['time_grid']['solver']}"
-    if denoiser.student is not None and isinstance(about.get("student"), dict):
-        errors = {k: v for k, v in about["student"].items() if isinstance(v, int | float)}
-        yield "student", ", ".join(f"{name} {value:.2g}" for name, value in errors.items())
     if model.held_out is not None:
         yield "held-out truths", f"{model.held_out.truths}, by {model.held_out.draws} draws of each"
     yield "digest", model.digest()

@@ -62,6 +62,7 @@ from training.files.arrays import evenly, typed
 from training.files.records import without_rows
 from training.files.rows import LARGEST
 from training.measure.posterior.verdicts import LARGE
+from training.names import script
 
 ANSWERS = "inflationary-flows answers 1"
 FORMAT = "inflationary-flows check of answers 1"
@@ -189,7 +190,7 @@ class SavedAnswers:
         """Those of a parameters file, whose CSV is beside it. Raises DataError if one of them is
         missing or broken."""
         content = load_json(path)
-        broken = DataError(f"{path} is broken, or not of ask.py: make it again")
+        broken = DataError(f"{path} is broken, or not of {script('ask')}: make it again")
         question, name, sheet = typed(content, broken, question=str, data_name=str, sheet=str)
         options, beside = typed(content, broken, options=dict, beside=int)
         if content.get("format") != ANSWERS or question not in QUESTIONS or beside < 0:
@@ -336,7 +337,7 @@ class SavedAnswerCheck:
     def load(cls, path: Path) -> "SavedAnswerCheck":
         """That of a JSON file. Raises DataError if it is missing or broken."""
         content = load_json(path)
-        broken = DataError(f"{path} is broken, or no check of ask.py: make it again")
+        broken = DataError(f"{path} is broken, or no check of {script('ask')}: make it again")
         rows, level, detectable = typed(content, broken, rows=int, level=float, detectable=float)
         verdict, adjusted, columns = typed(
             content, broken, verdict=str, adjusted=dict, columns=dict

@@ -22,6 +22,7 @@ from dnnlib.errors import DataError
 from dnnlib.logs import logger
 from torch_utils.results import load_arrays, save_arrays
 from training.measure.feature_distances import require_moments
+from training.names import script
 
 FORMAT = "inflationary-flows fid reference 1"
 DISTANCES_FORMAT = "inflationary-flows image distances 1"
@@ -63,7 +64,9 @@ class FIDReference:
             kinds, axes = _KINDS[name]
             if array.dtype.kind not in kinds or array.ndim != axes:
                 held = f"{array.dtype} {list(array.shape)}"
-                raise DataError(f"{path} is not a reference of fid.py: its '{name}' is {held}")
+                raise DataError(
+                    f"{path} is not a reference of {script('fid')}: its '{name}' is {held}"
+                )
         mu, sigma = (known[name].astype(np.float64) for name in ("mu", "sigma"))
         require_moments(torch.from_numpy(mu), torch.from_numpy(sigma), str(path))
         features = known.get("features", np.empty((0, len(mu)))).astype(np.float64)

@@ -12,6 +12,7 @@ from training.files.answers import kind_of_json
 from training.files.rows import MAY_BE_WILD, NAMES, POINTS
 from training.files.stats import STATS
 from training.files.trajectory import IMAGE_SHAPE
+from training.names import script
 
 PREFIX = "inflationary-flows "
 
@@ -107,7 +108,8 @@ FORMATS = {
     "correlations": Format("matrices of correlations", "correlations.pictures_of_toy_matrices"),
     "residuals": Format(
         "residuals",
-        advice="give the correlations that calc_net_residuals_autocorrelations.py makes of them",
+        advice=f"give the correlations that {script('calc_net_residuals_autocorrelations')} "
+        "makes of them",
     ),
     "fid reference": Format("features of images"),
     "table": Format("rows of a data set"),

@@ -18,7 +18,7 @@ from training.data.tables.foreign import ForeignTable, listed
 from training.data.tables.formats import SUFFIXES, open_table
 from training.inference.operators import LinearMap, MatrixMap, Separable
 from training.inference.trials import Trials
-from training.names import HALVES, OPERATORS
+from training.names import HALVES, OPERATORS, script
 
 RANDOM = "random:"
 """What a mask of random coordinates starts with."""
@@ -113,7 +113,7 @@ DATASET = "dataset"
 
 WITH_HOLES = (
     "data, not covariates, may be missing, and only of likelihoods that are trained on simulations "
-    "with missing data (dataset_tool.py --missing=keep)"
+    f"with missing data ({script('dataset_tool')} --missing=keep)"
 )
 """What to do about trials with missing numbers."""
 

@@ -51,6 +51,7 @@ from training.inference.amortized import SAMPLER
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian, Likelihood
 from training.inference.operators import MatrixMap
+from training.names import script
 
 FORMAT = "inflationary-flows posterior 1"
 DESCRIPTION = "constant_data/description"
@@ -300,7 +301,7 @@ def load_netcdf(path: Path, most: int, every_draw: bool = False) -> SavedPosteri
     with open_netcdf(path) as saved:
         about = _description(saved)
         if about is None:
-            raise DataError(f"{path} is netCDF, but not of posterior.py")
+            raise DataError(f"{path} is netCDF, but was not written by {script('posterior')}")
         shape = saved.shape("posterior/x")
         if len(shape) != 4 or min(shape) < 1:
             raise DataError(

@@ -30,7 +30,7 @@ from training.data.tables.foreign import require_names
 from training.data.tables.table import as_records
 from training.files.arrays import typed
 from training.files.table import holds_table, load_table
-from training.names import COLUMN_TYPES, DECIMALS, SEPARATORS
+from training.names import COLUMN_TYPES, DECIMALS, SEPARATORS, script
 
 FORMAT = "inflationary-flows records 1"
 LONGEST_TEXT = 1000
@@ -98,7 +98,9 @@ def holds_records(path: Path) -> bool:
 
 def load_records(path: Path) -> Records:
     """The data set of a file. Raises DataError if it is missing, broken, or holds no records."""
-    broken = DataError(f"{path} is broken, or holds no records: make it again by dataset_tool.py")
+    broken = DataError(
+        f"{path} is broken, or holds no records: make it again by {script('dataset_tool')}"
+    )
     with open_arrays(path) as saved:
         empty = without_rows(str(saved.read("columns")), broken)
         values, held_out = saved.read("values"), saved.read("held_out")

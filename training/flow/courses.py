@@ -4,7 +4,7 @@ A network file has the cheapest for each use that was found good enough when its
 (``trials``); where nothing else is asked for, these are taken.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from math import isclose
 from sys import intern
@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from training.flow.solvers import SOLVERS, Solver
-from training.flow.solvers.fitted import BY_STUDENT, FITTED, fitted
-from training.names import STUDENT
+from training.flow.solvers.fitted import FITTED, fitted
 
 NATS = 0.01
 """What log densities may be off by."""
@@ -56,7 +55,7 @@ class Course(nn.Module):
     """A solver and its times.
 
     Args:
-        solver: ``fitted``, ``student``, or a name in ``SOLVERS``.
+        solver: ``fitted`` or a name in ``SOLVERS``.
         steps: Their number.
         dimensions: D.
         melts: Whether it goes from the first time to the end time; of what is fitted to one way.
@@ -105,8 +104,6 @@ class Course(nn.Module):
         integrals = self.integrals if self.quadrature else None
         if self.name == FITTED:
             return fitted(self.way, self.weights, integrals, self.dimensions)
-        if self.name == STUDENT:
-            return BY_STUDENT
         weights = None if integrals is None else integrals.tolist()
         return replace(SOLVERS[self.name], quadrature=weights)
 
@@ -118,20 +115,20 @@ class Course(nn.Module):
     @property
     def calls(self) -> int:
         """Of the denoiser."""
-        return self.steps * (1 if self._once else SOLVERS[self.name].calls_per_step or 1)
+        return self.steps * (1 if self._fitted else SOLVERS[self.name].calls_per_step or 1)
 
     @property
     def traces(self) -> int:
         """Of the Jacobian, where densities are taken along."""
         if self.quadrature:
-            return len(self.integrals) - (0 if self._once else 2)
-        known = None if self._once else SOLVERS[self.name].traces_per_step
+            return len(self.integrals) - (0 if self._fitted else 2)
+        known = None if self._fitted else SOLVERS[self.name].traces_per_step
         return self.calls if known is None else self.steps * known
 
     @property
-    def _once(self) -> bool:
-        """Whether there is one call a step."""
-        return self.name in (FITTED, STUDENT)
+    def _fitted(self) -> bool:
+        """Whether the solver is the fitted method, which evaluates the network once a step."""
+        return self.name == FITTED
 
     def spans(self, first: float, last: float) -> bool:
         """Whether it goes between these times."""
@@ -167,17 +164,12 @@ class Course(nn.Module):
 
     def check(self) -> None:
         """Raises ValueError unless it can be gone along."""
-        if self.name not in (FITTED, STUDENT, *SOLVERS):
+        if self.name not in (FITTED, *SOLVERS):
             raise ValueError(f"it has a course of '{self.name}', a solver that is not known")
         if any(buffer.dtype != torch.float64 for buffer in self.buffers()):
             raise ValueError("its courses are not in float64")
         if (self.times.diff() <= 0).any():
             raise ValueError("the times of its courses do not increase")
-
-
-def student_times(courses: Mapping[str, Course]) -> Tensor | None:
-    """Increasing times of the calls of a student, by the courses of a flow; None without one."""
-    return next((each.times for each in courses.values() if each.name == STUDENT), None)
 
 
 def courses_at_rest(first: float, last: float, dimensions: int) -> dict[str, Course]:

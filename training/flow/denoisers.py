@@ -55,7 +55,6 @@ class NetworkDenoiser(nn.Module):
         precision: A name in ``PRECISIONS``: what the network computes in. All around it, the
             coefficients and the loss, stays in single precision or better.
         calibration: The correction of the network's output in ``forward``, or None.
-        student: The network of a flow map that was distilled from this denoiser, or None.
     """
 
     data_variance: Tensor
@@ -80,7 +79,6 @@ class NetworkDenoiser(nn.Module):
         self.space, self.noise_cond, self.preconditioning = space, noise_cond, preconditioning
         self.precision = "fp32"
         self.calibration: Calibration | None = None
-        self.student: nn.Module | None = None
         variance = basis.floored_variance() if data_variance is None else data_variance
         self.register_buffer("data_variance", variance.to(basis.eigenvalues))
 
@@ -95,14 +93,10 @@ class NetworkDenoiser(nn.Module):
         output = getattr(self.network, "output", None)
         return isinstance(output, nn.Linear) and not output.weight.any() and not output.bias.any()
 
-    def forward(
-        self, x: Tensor, t: Tensor, to: Tensor | None = None, **conditions: Tensor
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
         """The denoised points ``[B, D]`` of ``x [B, D]`` in eigenspace, in the dtype of x, at times
-        ``[]`` or ``[B]``; ``to`` are other times ``[B, 1]``, for what ``carried`` makes of
-        standardized x. Conditions, such as ``labels [B, L]``, are further inputs of the network."""
-        if to is not None:
-            return self.carried(x, t, to[:, 0], **conditions)
+        ``[]`` or ``[B]``. Conditions, such as ``labels [B, L]``, are further inputs of the
+        network."""
         c = self._coefficients_in(x.dtype, t)
         z = c.c_in * x
         return self._denoised(x, c, z, t, self.residual(z, t, **conditions))
@@ -132,38 +126,6 @@ class NetworkDenoiser(nn.Module):
         out, trace = traces(rows.to(c_noise.dtype), c_noise, matrix, **conditions)
         denoised = self._denoised(x, c, z, t, self._in_eigenspace(out.to(z.dtype), t))
         return denoised, straight.sum() + trace.to(x.dtype)
-
-    def carried(self, x_hat: Tensor, t: Tensor, to: Tensor, **conditions: Tensor) -> Tensor:
-        """Where the student carries standardized states, and the log-determinant of this map.
-
-        With the angles ``theta_i = arctan sqrt(gamma_i / xi_i)`` it is ``x_hat_i - (theta_i(to) -
-        theta_i(t)) G_i``, where G is the mean of F along the way if the student is right. So G = 0
-        is the flow map of Gaussian data.
-
-        Args:
-            x_hat: ``[B, D]``, eigenspace.
-            t: Their times, ``[]`` or ``[B]``.
-            to: Times to carry them to, ``[B]``.
-            conditions: Further inputs of the network.
-
-        Returns:
-            ``[B, D + 1]`` in the dtype of x_hat.
-        """
-        assert self.student is not None, "flows ask only those that have a student"
-        conditions.pop("features", None)  # the teacher's network made these
-        dtype = torch.get_default_dtype()
-        now, then = (self.noise_condition(time).to(dtype) for time in (t, to))
-        with self.autocast(x_hat.device.type):
-            out = self.student(x_hat.to(dtype), now, then, **conditions).to(x_hat.dtype)
-        turn = (self._angles(to) - self._angles(t)).to(x_hat.dtype)
-        forward = torch.sign(to - t).to(x_hat.dtype)[:, None]
-        growth = forward * turn.abs().sum(dim=1, keepdim=True) * out[:, -1:]
-        return torch.cat([x_hat - turn * out[:, :-1], growth], dim=1)
-
-    def _angles(self, t: Tensor) -> Tensor:
-        """``theta [..., D]``."""
-        noise_variance = self.schedule.noise_variance(t).to(self.data_variance.dtype)
-        return torch.atan2(noise_variance.sqrt(), self.data_variance.sqrt())
 
     def residual(self, z: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
         """The output F for unit-variance inputs ``z [B, D]``, in eigenspace, times its gain.

@@ -86,7 +86,7 @@ def fit_equal_error_grid(
     Raises:
         DataError: The errors are not finite.
     """
-    if solver.adaptive or solver.maps:
+    if solver.adaptive:
         raise UsageError(f"{solver.name} chooses its own steps: leave --disc=adapted out")
     if solver.multistep:
         raise UsageError(

@@ -74,9 +74,7 @@ class Trace:
 
     Attributes:
         kind: ``exact``: D vector-Jacobian products for each; ``hutchinson``: as many as there are
-            probes, with an error; ``auto``: exact in up to ``LARGEST_EXACT`` dimensions. Of a
-            student ``exact`` is the log-determinant of its own map, by as many products, and all
-            others are what it was taught of its teacher's.
+            probes, with an error; ``auto``: exact in up to ``LARGEST_EXACT`` dimensions.
         probes: Random directions of each point, at least two, since their spread tells the error.
         seed: Seed of the directions, which are a function of it and of the number of the point.
 
@@ -130,8 +128,7 @@ class DivergenceIntegral:
 
     def __init__(self, solver: Solver, trace: Trace, rows: slice, dim: int):
         self._given, self._directions = solver, trace.directions(rows, dim)
-        # A student says its log-determinants itself, without an error of chance.
-        self._exact, self._own = trace.is_exact(dim) or solver.maps, trace.kind == "exact"
+        self._exact = trace.is_exact(dim)
         self._integrals = torch.zeros(0, 1)
         self.products = 0
 
@@ -182,9 +179,6 @@ class DivergenceIntegral:
         columns = 1 if self._exact else len(directions)
 
         def traced(state: Tensor, t: Tensor) -> Tensor:
-            if self._given.maps:
-                self.products += dim * self._own
-                return value_and_log_determinant(v, state[:, :dim], t) if self._own else v(state, t)
             slope, traces = self._traces(v, state[:, :dim], t, directions)
             return torch.cat([slope, traces / dim], dim=1)
 
@@ -274,17 +268,6 @@ def value_and_products(
             (pulled,) = torch.autograd.grad(value, w, direction, retain_graph=True)
             products.append((pulled * direction).sum(dim=1))
     return value.detach(), torch.stack(products, dim=1).detach()
-
-
-def value_and_log_determinant(phi: Velocity, w: Tensor, span: Tensor) -> Tensor:
-    """``[N, D + 1]`` of a flow map: its values, and the log of the absolute determinant of its
-    Jacobian in the place of what it says of that itself."""
-    with torch.enable_grad():
-        w = w.detach().requires_grad_()
-        values = phi(w, span)[:, : w.shape[1]]
-        rows = [torch.autograd.grad(column.sum(), w, retain_graph=True)[0] for column in values.T]
-    growth = torch.linalg.slogdet(torch.stack(rows, dim=1)).logabsdet
-    return torch.cat([values.detach(), growth[:, None]], dim=1)
 
 
 def bits_per_dim(log_prob: Tensor, dim: int, levels_per_unit: float) -> Tensor:

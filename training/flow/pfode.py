@@ -21,7 +21,7 @@ States are carried in float64; the denoiser decides its own precision.
 from collections.abc import Callable, Mapping
 from copy import copy
 from math import isclose
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,9 +30,9 @@ from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.numbers import natural
-from training.flow.calls import BlockwiseDenoiser, Call, ConditionedDenoiser, CountedVelocity
+from training.flow.calls import BlockwiseDenoiser, ConditionedDenoiser, CountedVelocity
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.courses import Course, student_times
+from training.flow.courses import Course
 from training.flow.denoisers import Denoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.latent.conditional import ConditionalMixture
@@ -332,12 +332,6 @@ class ProbabilityFlow:
         velocity = FlowVelocity(self.denoiser, self.schedule, self.basis, standardized)
         return CountedVelocity(velocity, differentiable)
 
-    def carried(self, x_hat: Tensor, span: Tensor) -> Tensor:
-        """Where a student carries standardized states ``[N, D]`` (further columns are left alone)
-        from one of ``span [2]`` to the other: ``[N, D + 1]``, see ``NetworkDenoiser.carried``."""
-        states = x_hat[:, : self.basis.dim]
-        return cast(Call, self.denoiser)(states, span[0], to=span[1].expand(len(states), 1))
-
     def noisy_variance(self, t: Tensor) -> Tensor:
         """``xi + gamma(t) [..., D]``, the variances of noisy data at times ``[...]``."""
         return self.basis.eigenvalues + self.schedule.noise_variance(t)
@@ -379,8 +373,8 @@ class ProbabilityFlow:
 
         Raises:
             DataError: The states are of another dimension, the end state is NaN or infinite, or an
-                adaptive or implicit solver fails.
-            UsageError: There are too few times, a gap but none in the solver, or no student.
+                adaptive solver fails.
+            UsageError: There are too few times, or a gap for a solver without one.
         """
         self._require_rows("states", x)
         solver, steps = as_solver(solver), len(times) - 1
@@ -393,11 +387,7 @@ class ProbabilityFlow:
             self._require_rows("gaps", gap)
             gap = (gap if differentiable else gap.detach()).double()
         times = times.to(x)
-        if solver.maps and student_times(self.courses) is None:
-            raise UsageError("this flow has no student: distill.py makes network files with one")
         velocity = self.slope(solver.standardized, differentiable)
-        if solver.maps:
-            velocity = CountedVelocity(self.carried, differentiable)
         with torch.set_grad_enabled(differentiable):
             unit = self.latent_std if solver.standardized else None
             met = times[visited] if solver.adaptive else times  # a list of indices is uploaded

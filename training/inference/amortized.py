@@ -27,13 +27,11 @@ from torch_utils.streams import Stream
 from training.flow.cells import cell_log_prob, has_cells
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.likelihood import Density, Trace
-from training.flow.pfode import ProbabilityFlow
 from training.inference.draws import Draws
 from training.inference.prior import Prior
 from training.inference.progress import OnPart
 from training.inference.weights import weighted_picks, z_order
 from training.measure.posterior.importance import smoothed_weights
-from training.names import DEFAULT_SOLVER
 
 LogPosterior = Callable[[Tensor, Tensor], Tensor]
 """Logs ``[N]`` of densities up to a constant, of points ``[N, D]`` given conditions ``[N, C]``."""
@@ -44,13 +42,6 @@ the numbers of points that are drawn for it."""
 MORE, MOST_TURNS, MOST_TIMES, FEW = 1.1, 20, 4, 128
 """Draws beyond those that should do, where some are rejected; how often, at most how many times as
 many as are wanted in one turn, and in blocks of how many."""
-
-
-def by_teacher(flow: ProbabilityFlow) -> LogPosterior:
-    """Log densities by the teacher of a flow's student, integrated as if there were none: weighted
-    by these, draws of the student are its teacher's."""
-    times = flow.times()
-    return lambda points, y: flow.given(labels=y).log_prob(points, times, DEFAULT_SOLVER)
 
 
 @dataclass(frozen=True)

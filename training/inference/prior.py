@@ -98,7 +98,7 @@ class Prior:
     def hasty(self) -> "Prior":
         """The same by half the steps to densities, rounded up, for what need not be exact."""
         times, solver = self.way("densities")
-        if solver.maps or solver.quadrature is not None:  # these go by their own times
+        if solver.quadrature is not None:  # it goes by its own times
             return self
         fewer = EqualErrorGrid(times)(len(times) // 2)
         return replace(self, ways={**self.ways, "densities": (fewer, solver)})

@@ -28,7 +28,7 @@ from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.progress import OnPart, share_of, with_more_calls
 from training.inference.samplers.annealing import anneal
-from training.inference.samplers.chains import CrankNicolson, Elliptical, Kernel, run_chains
+from training.inference.samplers.chains import Elliptical, Kernel, run_chains
 from training.inference.samplers.hamiltonian import Hamiltonian
 from training.inference.samplers.pool import Pool
 from training.inference.samplers.refining import refine
@@ -46,9 +46,7 @@ from training.measure.posterior.importance import (
 )
 from training.names import MOST_TESTED, PARTICLE_STEPS, SAMPLERS, WARMUP
 
-KERNELS: dict[str, type[Kernel]] = {
-    kernel.name: kernel for kernel in (Elliptical, CrankNicolson, Hamiltonian)
-}
+KERNELS: dict[str, type[Kernel]] = {kernel.name: kernel for kernel in (Elliptical, Hamiltonian)}
 FIRST = 2**14
 """Prior draws that do for most posteriors in few dimensions: for those that they are worth DEFENDED
 draws, and for those to which the whole pool would not be."""

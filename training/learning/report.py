@@ -1,7 +1,8 @@
 """What a run tells while it goes on: lines, a progress bar, ``stats.jsonl``, TensorBoard."""
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from importlib.util import find_spec
@@ -27,6 +28,8 @@ CALL = 0.4
 of the U-Net of digits of 28 x 28 pixels."""
 LONG = 7 * 86_400.0
 """Seconds from which a training comes with advice on how to make it shorter."""
+TELL_EVERY = 0.25
+"""Seconds between parts that are told."""
 UNITS = (("years", 365.25 * 86_400), ("days", 86_400), ("h", 3600), ("min", 60))
 
 
@@ -65,6 +68,35 @@ class Forecast:
         return f"{line}; a shorter --duration or a smaller network would end sooner"
 
 
+class Parts:
+    """The part of a training that is done, told to a function.
+
+    The function is called after the first step, so that a clock that starts there leaves out what
+    comes before, and then a few times a second.
+
+    Args:
+        progress: The function, which takes a number from 0 to 1; None for nothing.
+        total: Samples at the end.
+        follows: As ``Forecast`` takes it; counted as the samples that take as long.
+    """
+
+    def __init__(self, progress: Callable[[float], object] | None, total: int, follows: float):
+        self._progress, self._total = progress, total + CALL * follows
+        self._last = -math.inf
+
+    def tell(self, seen: int, due: bool = False) -> None:
+        """Tell the part after so many samples, unless it was told a moment ago and is not due."""
+        now = time.monotonic()
+        if self._progress and (due or now - self._last >= TELL_EVERY):
+            self._last = now
+            self._progress(min(1.0, seen / self._total))
+
+    def end(self) -> None:
+        """Tell that all is done."""
+        if self._progress:
+            self._progress(1.0)
+
+
 def spoken(seconds: float) -> str:
     """A length of time in the largest unit of which it has two, such as ``40 min``."""
     for name, length in UNITS:
@@ -92,6 +124,7 @@ class Reporter:
         self._bar = distributed.progress_bar(total=total, initial=seen, unit="img", unit_scale=True)
         self._writer: SummaryWriter | None = None
         self._forecast = Forecast(seen, total, follows)
+        self._began = False
         self._seen_at_tick = seen
         self._start = self._tick_start = time.monotonic()
         self._waited = 0.0
@@ -122,8 +155,14 @@ class Reporter:
         self._waited += time.monotonic() - start
 
     def advance(self, samples: int) -> None:
-        """Moves the progress bar, and once says when the training will end."""
+        """Move the progress bar, and once log when the training will end.
+
+        The clock of the bar starts after the first step, which is slower than those that follow.
+        """
         self._bar.update(samples)
+        if not self._began:
+            self._began, self._bar.initial = True, self._bar.n
+            self._bar.unpause()
         line = self._forecast.line(samples)
         if line:
             logger.info(line)

@@ -13,7 +13,7 @@ from training.learning.calibrating import CalibrationPlan, calibrate
 from training.learning.courses import find_courses
 from training.learning.held_out import Score, Watch
 from training.learning.melting import LawPlan, calls_to_learn, learn_latent_law
-from training.learning.report import Reporter
+from training.learning.report import Parts, Reporter
 from training.learning.run_folder import Place, Resumed, RunFolder
 from training.learning.stopping import StoppedBySignal, StopRequest
 from training.learning.trainer import Trainer
@@ -84,7 +84,7 @@ def train(
             and a run that is resumed at its end does it again.
         watch: Looks at what is held out of the training: reports it, may end the training early,
             and may choose the weights that it ends with.
-        progress: Called after each report with the part of the training that is done.
+        progress: Called with the part of the training that is done, a few times a second.
 
     Returns:
         The last network file.
@@ -96,6 +96,7 @@ def train(
     config = trainer.config
     follows = ending.calls(trainer.averaged)
     reporter = Reporter(folder, trainer.device, trainer.seen, config.total, follows)
+    parts = Parts(progress, config.total, follows)
     batches = source.batches(trainer.step)
     try:
         with reporter:
@@ -111,11 +112,12 @@ def train(
                     done = trainer.step >= config.total_steps
                     ends = signal is not None or done
                     reported = _report_and_save(trainer, folder, reporter, watch, ends)
-                    if progress and reported:
-                        progress(min(1.0, trainer.seen / config.total))
+                    parts.tell(trainer.seen, reported)
                     if signal is not None and not done:
                         raise StoppedBySignal(signal, folder.state_path(trainer.seen))
+            parts.tell(config.total, due=True)  # also where it ended early
             _end(trainer, folder, ending, watch)
+            parts.end()
             return folder.network_path(trainer.seen)
     finally:
         del batches  # a traceback that is kept would keep the processes that read alive

@@ -14,6 +14,9 @@ from numpy.typing import ArrayLike
 
 BINS = 10
 Z = NormalDist().inv_cdf(0.975)
+TELLING = 0.1
+"""Half width of an interval of a share, up to which the share tells whether a probability is right:
+at most 10 points."""
 
 
 def reliability(probabilities: np.ndarray, came_true: np.ndarray) -> list[list[float]]:

@@ -97,8 +97,8 @@ class Model(Contents):
         """
         model = read_model(Path(path), cls, end_std)
         if not calibrated:
-            # What was fitted to the calibrated flow is not of another.
-            model.denoiser.calibration, model.denoiser.student, model.courses = None, None, {}
+            # Courses were fitted to the calibrated flow alone.
+            model.denoiser.calibration, model.courses = None, {}
         for part in (model.denoiser, model.coordinates, model.learned):
             if part is not None:
                 part.eval().requires_grad_(False).to(device or "cpu")

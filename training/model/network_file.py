@@ -36,8 +36,6 @@ code. It holds ``{"format": "inflationary-flows network", "version": 1, "parts":
                 functions, conditions C, oddities K, draws, network, way) and ranks [n, Q],
                 contents [n], whitened [n, C], odd [n, K], in float64; network is the digest of all
                 other parts, and the file is refused where it is of another
-    student     of flows that were distilled: FlowMapMLP, with the arguments of its teacher's
-                network and weights; courses of ``student`` go by it
 
 ``about`` has data_name, data_dim, dims_to_keep, tmin, tmax and seen; of toys augment_to; of images
 image_shape, label_dim, and vectors if labels are no classes; of tables columns, condition_names and
@@ -46,10 +44,7 @@ of images, tables and records in rows the smallest 4,096 of the numbers of 64 bi
 known by, of records by their numbers alone, and of images of so many at random; of records columns,
 records (JSON, as data sets of records have it), values (of each column those of its levels; none of
 a number, or those that it often has, and then NaN for all others) and ask (the columns of the one
-question, none for any); and with ``--disc=adapted --store_grid`` time_grid, a solver and its times;
-with a student its calls, and its errors beside its teacher on paths that it did not see: generated,
-melted, round_trip in standard deviations, nats_generated and nats_melted of log densities (root
-mean squares).
+question, none for any); and with ``--disc=adapted --store_grid`` time_grid, a solver and its times.
 
 Classes are looked up by name in a fixed table, and a network is laid out without memory first, so
 that a file cannot ask for more than it brings. A file of a newer version, with missing parts, or
@@ -83,9 +78,8 @@ from training.flow.held_out import HeldOut
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.output_gain import OutputGain
 from training.model.recipe import SCHEDULES, Recipe, basis_arguments, make_schedule
-from training.names import STUDENT
+from training.names import script
 from training.networks import NETWORKS
-from training.networks.mlp import FlowMapMLP
 
 PARTS = {
     "schedule": list(SCHEDULES),
@@ -96,6 +90,8 @@ PARTS = {
 """The classes that each part may be of."""
 COORDINATES, LATENT_LAW, HELD_OUT, COURSE = "coordinates", "latent_law", "held_out", "course_{}"
 """Parts that not all files have; of courses one for each use."""
+STUDENT = "student"
+"""A part of distilled networks of earlier versions, which are refused."""
 BASIS_KEYS = ("mean", "eigenvalues", "eigenvectors")
 DATA_VARIANCE = "data_variance"
 GAIN_KEYS = ("output_gain_times", "output_gains")
@@ -156,7 +152,6 @@ def parts_of(model: Contents) -> dict[str, Part]:
     further: dict[str, Any] = {
         COORDINATES: model.coordinates,
         LATENT_LAW: model.learned,
-        STUDENT: denoiser.student,
         HELD_OUT: model.held_out,
         **{COURSE.format(use): course for use, course in model.courses.items()},
     }
@@ -177,6 +172,10 @@ def read_model(path: Path, make: type[ModelT], end_std: float) -> ModelT:
     business. Raises DataError if the file is missing, broken, foreign, or inconsistent, UsageError
     if ``end_std`` is given for a schedule without a scale."""
     parts, about = read_network(path)
+    if STUDENT in parts:
+        raise DataError(
+            f"{path}: student networks are no longer supported; train again with {script('train')}"
+        )
     for name, classes in PARTS.items():
         if name not in parts:
             raise DataError(f"{path} lacks its {name}")
@@ -205,12 +204,9 @@ def read_model(path: Path, make: type[ModelT], end_std: float) -> ModelT:
         made = _denoiser(recipe, module, basis, denoiser.state, end_std)
         made.schedule.t_min, last = _times(about, basis.dim)
         check_network(made, last)
-        made.student = _student(path, parts.get(STUDENT), made, last)
         learned = _latent_law(path, parts.get(LATENT_LAW), basis.dim, about["dims_to_keep"])
         named = {use: parts.get(COURSE.format(use)) for use in USES}
         courses = {use: _course(path, part, use, basis.dim) for use, part in named.items() if part}
-        if made.student is None and any(each.name == STUDENT for each in courses.values()):
-            raise ValueError("it has a course of a student, but no student")
     except UsageError as error:
         raise DataError(f"{path}: {error}") from error
     except MISFITS as error:
@@ -231,7 +227,8 @@ def _held_out(path: Path, part: Part, model: Contents) -> HeldOut:
         raise DataError(f"{path} is inconsistent: {error}") from error
     if truths.network != model_digest(model):
         raise DataError(
-            f"{path} has held-out truths of another network: make it anew by posterior.py calibrate"
+            f"{path} has held-out truths of another network: make it anew by "
+            f"{script('posterior')} calibrate"
         )
     return truths
 
@@ -269,27 +266,6 @@ def _latent_law(path: Path, part: Part | None, dim: int, kept: int) -> Condition
         )
     law.check()
     return law
-
-
-def _student(
-    path: Path, part: Part | None, denoiser: NetworkDenoiser, last: float
-) -> FlowMapMLP | None:
-    """The student of a file. Raises DataError or ValueError if it does not fit its teacher."""
-    if part is None:
-        return None
-    student = build(path, STUDENT, part, {"FlowMapMLP": FlowMapMLP})
-    label_dim = getattr(denoiser.network, "label_dim", 0)
-    if student.label_dim != label_dim:
-        raise ValueError(f"its student takes {student.label_dim} conditions, not {label_dim}")
-    denoiser.student = student.eval()
-    point = torch.zeros(1, denoiser.basis.dim, dtype=torch.float64)
-    given = {"labels": point.new_zeros(1, label_dim)} if label_dim else {}
-    ends = torch.tensor([denoiser.schedule.t_min, last], dtype=torch.float64)
-    with torch.no_grad():
-        out = denoiser.carried(point, ends[0], ends[1:], **given)
-    if out.shape != (1, denoiser.basis.dim + 1) or not out.isfinite().all():
-        raise ValueError("its student does not carry points of its dimension")
-    return student
 
 
 def _course(path: Path, part: Part, use: str, dim: int) -> Course:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError, require_known
+from training.names import script
 from training.networks.blocks import BlockStyle, FIRFilter, ResidualBlock
 
 ENCODER_TYPES = ("standard", "skip", "residual")
@@ -53,7 +54,8 @@ class Layout:
         if height != width or width < MIN_SIDE:
             raise UsageError(
                 f"images of {height} x {width} pixels do not fit this network: they must be "
-                f"square, with a side of {MIN_SIDE} or more (dataset_tool.py --resolution=32x32 "
+                f"square, with a side of {MIN_SIDE} or more ({script('dataset_tool')} "
+                "--resolution=32x32 "
                 "resamples them)"
             )
         if not self.widths or self.num_blocks < 1 or min(self.stem_width, *self.widths) < 1:

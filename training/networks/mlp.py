@@ -1,12 +1,9 @@
-"""Residual multilayer perceptrons: the default network for toys and tables, one or several, and
-that of a student, which carries a point from one time to another in one call.
-"""
+"""Residual multilayer perceptrons: the default network for toys and tables, one or several."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from math import ceil, pi, prod, sqrt
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -215,24 +212,11 @@ class ToyMLP(nn.Module):
         ``[B, D]`` at ``c_noise``, ``[]`` or ``[B]``. Of a network without conditions, labels ``[B,
         L]`` are not looked at; features are what ``features_of`` makes of them, in their place.
         Raises UsageError if conditions are missing."""
-        out: Tensor = self.output(self.units(z, c_noise, labels, features))
-        return out.mean(dim=0) if self.members > 1 and not self.training else out
-
-    def units(
-        self,
-        z: Tensor,
-        c_noise: Tensor,
-        labels: Tensor | None = None,
-        features: Tensor | None = None,
-        further: Tensor | None = None,
-    ) -> Tensor:
-        """The last hidden layer ``[B, width]``; arguments are those of ``forward``, and what is
-        added to the first one."""
         h: Tensor = self.input(self._first(z, c_noise, labels, features))
-        h = h if further is None else h + further
         for layer in self.hidden:
             h = h + self.dropout(F.silu(layer(h)))
-        return h
+        out: Tensor = self.output(h)
+        return out.mean(dim=0) if self.members > 1 and not self.training else out
 
     @torch.no_grad()
     def with_trace(
@@ -370,46 +354,3 @@ def by_coordinate(weight: Tensor, dim: int, frequencies: int) -> Tensor:
     parts = waves.view(*waves.shape[:-1], 2, dim, -1).unbind(-3) if frequencies else ()
     whole = torch.cat([own, *parts], dim=-1)
     return whole.movedim(-3, -1).contiguous()
-
-
-class FlowMapMLP(nn.Module):
-    """Mean slopes between two times, and the mean growth of volumes: ``ToyMLP`` with a second time.
-
-    It starts as a given network F whatever the second time is, and with no growth.
-
-    Args:
-        time_features: Number of cosines of each time.
-        width: Units of each hidden layer.
-        sizes: Further arguments of ``ToyMLP``, of one network without dropout.
-
-    Attributes:
-        arguments: Of the constructor.
-    """
-
-    sizes_of = ToyMLP
-
-    def __init__(self, time_features: int = 8, width: int = 128, **sizes: Any):
-        super().__init__()
-        self.arguments = {"time_features": time_features, "width": width, **sizes}
-        self.body = ToyMLP(**self.arguments)
-        self.label_dim = self.body.label_dim
-        self.further = nn.Linear(2 * time_features, width, bias=False)
-        self.growth = nn.Linear(width, 1)
-        for weight in (self.further.weight, self.growth.weight, self.growth.bias):
-            nn.init.zeros_(weight)
-
-    def forward(
-        self, z: Tensor, c_noise: Tensor, c_further: Tensor, labels: Tensor | None = None
-    ) -> Tensor:
-        """``[B, D + 1]``, slopes and growth, of standardized states ``[B, D]`` between the times
-        that two noise conditions tell, ``[]`` or ``[B]``. Of a network without conditions, labels
-        ``[B, L]`` are not looked at."""
-        now, then = self.body.noise(c_noise), self.body.noise(c_further)
-        seen = self.further(torch.cat([then - now, then], dim=-1))
-        h = self.body.units(z, c_noise, labels, further=seen)
-        return torch.cat([self.body.output(h), self.growth(h)], dim=1)
-
-    @classmethod
-    def of(cls, teacher: Mapping[str, Any]) -> "FlowMapMLP":
-        """As large as the ``ToyMLP`` of these arguments."""
-        return cls(**{**teacher, "dropout": 0.0, "members": 1})

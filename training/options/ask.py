@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from dnnlib.errors import UsageError
+from training.names import script
 from training.options import shared
 from training.options.declared import Declared, option
 from training.options.types import FiniteFloat, Givens
@@ -27,7 +28,8 @@ class RowSettings(AskSettings):
     )
     missing_values: tuple[str, ...] | None = option(
         unset="the usual marks",
-        help="Further texts that stand for no value; not of records that dataset_tool.py has read",
+        help="Further texts that stand for no value; not of records that "
+        f"{script('dataset_tool')} has read",
     )
 
 
@@ -126,7 +128,8 @@ class AskCheckSettings(Declared):
     network: str = shared.network()
     data: Path = option(
         required=True,
-        help="The data set of the training, made by dataset_tool.py, whose held-out rows are asked "
+        help=f"The data set of the training, made by {script('dataset_tool')}, whose held-out "
+        "rows are asked "
         "about; or a CSV of rows that are all new.",
     )
     dest: Path = option(required=True, help="JSON to write.")

@@ -6,6 +6,7 @@ import click
 
 from dnnlib.errors import UsageError
 from training import names
+from training.names import script
 from training.options import shared
 from training.options.declared import Declared, option, options_of
 from training.options.types import SEED, ColumnTypes, FiniteFloat, choice
@@ -151,7 +152,7 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
         type=FiniteFloat(min=0, max=0.9),
         default=0.0,
         help="Further fraction of a table of numbers that no training sees, nor any of its "
-        "choices: for posterior.py calibrate.",
+        f"choices: for {script('posterior')} calibrate.",
     )
     seed: int = option(type=SEED, default=0, help="Seed of the choice of these, and of toys.")
 

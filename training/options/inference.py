@@ -9,6 +9,7 @@ from dnnlib.errors import UsageError
 from dnnlib.files import require_there
 from dnnlib.lists import positive_numbers
 from training import names
+from training.names import script
 from training.options import shared
 from training.options.declared import Declared, option, options_of
 from training.options.types import NETWORK, choice
@@ -35,7 +36,8 @@ class PriorOptions(Declared, section="Prior"):
     )
     prior: str | None = option(
         unset="none",
-        help="Of a network that has learned a likelihood (train.py --likelihood): what its "
+        help=f"Of a network that has learned a likelihood ({script('train')} --likelihood): what "
+        "its "
         f"parameters are before any trial, {names.UNIFORM} between their bounds, or a network file "
         "of a flow of them; with sample --correct=NETWORK, of that one",
     )
@@ -246,8 +248,10 @@ class HeldOutOptions(Declared, section="Held-out truths"):
         idle=True,
         type=NETWORK,
         unset="none",
-        help="A flow of the conditions alone (train.py of their columns), or of any question about "
-        "them and others (train.py --any), whose density and latent radius tell observations that "
+        help=f"A flow of the conditions alone ({script('train')} of their columns), or of any "
+        "question about "
+        f"them and others ({script('train')} --any), whose density and latent radius tell "
+        "observations that "
         "no data resemble",
     )
 

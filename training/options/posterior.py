@@ -6,7 +6,7 @@ import click
 
 from dnnlib.errors import UsageError
 from dnnlib.files import require_there
-from training.names import FEWEST_NEIGHBORS, FEWEST_RUNS, NEIGHBORS, TEACHER, UNIFORM
+from training.names import FEWEST_NEIGHBORS, FEWEST_RUNS, NEIGHBORS, UNIFORM, script
 from training.options import inference, shared
 from training.options.declared import Declared, option, options_of
 from training.options.train import TableOptions
@@ -42,9 +42,9 @@ class SampleSettings(inference.CommonSettings):
     correct: str | None = option(
         unset="none",
         help="With --condition alone: weight draws by the posterior itself, FILE.py:function, log "
-        f"densities up to a constant [N] of points [N, D] given conditions [N, C]; {TEACHER}: "
-        "draws of a student (distill.py) by its teacher's density; or, with --prior, a network "
-        "that has learned the likelihood of a trial (train.py --likelihood)",
+        "densities up to a constant [N] of points [N, D] given conditions [N, C]; or, with "
+        f"--prior, by a network that has learned the likelihood of a trial ({script('train')} "
+        "--likelihood)",
     )
     truth: Path | None = option(
         unset="none",
@@ -55,7 +55,8 @@ class SampleSettings(inference.CommonSettings):
     held_out: bool = option(
         idle=True,
         default=True,
-        help="If the network was calibrated (posterior.py calibrate): intervals and regions as "
+        help=f"If the network was calibrated ({script('posterior')} calibrate): intervals and "
+        "regions as "
         "held-out truths have them too, and draws that are recalibrated by these.",
     )
     refuse: float | None = option(
@@ -252,7 +253,8 @@ class CompareSettings(Declared):
         type=NETWORK,
         multiple=True,
         required=True,
-        help="Likelihoods that networks have learned (train.py --likelihood), a model each.",
+        help=f"Likelihoods that networks have learned ({script('train')} --likelihood), a model "
+        "each.",
     )
     priors: tuple[str, ...] = option(
         "--prior",

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from dnnlib.errors import UsageError
-from training.names import ADAPTIVE_SOLVERS
+from training.names import ADAPTIVE_SOLVERS, script
 from training.options import shared
 from training.options.declared import Declared, option, options_of
 from training.options.types import choice
@@ -26,7 +26,7 @@ class GenerationSettings(Declared):
         default="diag",
         help="Latents: of the law by --eps, or Gaussian with the variances in which a melt ended.",
     )
-    prev_melt: Path | None = option(help="The melt of empirical, a file of pfODE_int.py.")
+    prev_melt: Path | None = option(help=f"The melt of empirical, a file of {script('pfODE_int')}.")
     eps: str | None = shared.eps("Law of the latents of diag")
     class_: int | None = option(
         "--class",

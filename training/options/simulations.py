@@ -68,7 +68,6 @@ class SimulationSettings(Declared):
     solver: shared.SolverOptions = options_of(shared.SolverOptions)
     times: shared.ImageTimeOptions = options_of(shared.ImageTimeOptions)
     store_grid: bool = shared.store_grid()
-    correct: str | None = shared.correct()
     likelihood: shared.DensityOptions = options_of(shared.DensityOptions)
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
@@ -101,7 +100,6 @@ class SimulationSettings(Declared):
         if self.csv is not None and self.sim_type == "roundtrip":
             raise UsageError("--csv goes with gen or a melt, not with a lone roundtrip")
         shared.check_storage(self.store_grid, self.times.disc, self.network.network)
-        shared.check_correction(self.correct, self.solver.solver)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -137,12 +135,10 @@ class NetSettings(_Simulating):
     augment_to: int | None = shared.augment_to(unset=shared.KNOWN)
     calibration: bool = shared.calibration()
     store_grid: bool = shared.store_grid()
-    correct: str | None = shared.correct()
     flow: shared.InflationOptions = options_of(shared.InflationOptions, unset=shared.KNOWN)
 
     def __post_init__(self) -> None:
         shared.check_storage(self.store_grid, self.times.disc, self.network)
-        shared.check_correction(self.correct, self.solver.solver)
 
     def expected(self) -> dict[str, Any]:
         """What the network is said to be, by name."""

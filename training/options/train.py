@@ -7,6 +7,7 @@ import click
 
 from dnnlib.errors import UsageError
 from training import names, recipes
+from training.names import script
 from training.options.declared import Declared, option, options_of
 from training.options.shared import InflationOptions
 from training.options.training import (
@@ -210,7 +211,8 @@ class DataOptions(Declared, section="Data"):
 
     data: Path | None = option(
         type=DATA_SET,
-        help="Zip or folder of images, or .npz of a table, made by dataset_tool.py.  [required]",
+        help=f"Zip or folder of images, or .npz of a table, made by {script('dataset_tool')}.  "
+        "[required]",
     )
     cond: bool = option(
         is_flag=True,
@@ -220,7 +222,7 @@ class DataOptions(Declared, section="Data"):
         is_flag=True,
         of=names.TABLE,
         help="In place of --cond: train the law of the data of one trial, given the parameters and "
-        "covariates. posterior.py multiplies it over trials.",
+        f"covariates. {script('posterior')} multiplies it over trials.",
     )
     any: bool = option(
         is_flag=True,

@@ -11,7 +11,7 @@ import click
 
 from dnnlib.errors import DataError
 from dnnlib.lists import parts_of
-from training.names import ANY_NUMBER, COLUMN_TYPES, IDENTIFIER, RAW_TABLES
+from training.names import ANY_NUMBER, COLUMN_TYPES, IDENTIFIER, RAW_TABLES, script
 
 Param = click.Parameter | None
 Context = click.Context | None
@@ -63,7 +63,8 @@ class DataSetPath(FilePath):
             )
         if path.is_file() and path.suffix.lower() in RAW_TABLES:
             raise DataError(
-                f"{path} is no data set yet: make one of it by dataset_tool.py --source={path} "
+                f"{path} is no data set yet: make one of it by {script('dataset_tool')} "
+                f"--source={path} "
                 f"--dest={path.stem}.npz"
             )
         return path

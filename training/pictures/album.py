@@ -11,6 +11,7 @@ from torch_utils.results import open_arrays
 from training.files.answers import params_path
 from training.files.formats import FORMATS, format_of
 from training.files.stats import STATS
+from training.names import script
 from training.pictures.images.grids import holds_images
 from training.pictures.look import Picture
 
@@ -45,6 +46,48 @@ def pictures_of(paths: Iterable[Path], folder: Path | None, animation: str | Non
             "--dest of its own"
         )
     return pictures
+
+
+def pictures_and_errors(
+    paths: Iterable[Path], folder: Path | None, animation: str | None
+) -> tuple[list[Picture], list[DataError]]:
+    """Return the pictures of all files that can be drawn, and an error for each other file.
+
+    Args:
+        paths: See ``pictures_of``.
+        folder: See ``pictures_of``.
+        animation: See ``pictures_of``.
+
+    Raises:
+        DataError: Files that can be drawn alone do not belong together.
+        UsageError: Two pictures would have the same name.
+    """
+    paths = list(paths)
+    try:
+        return pictures_of(paths, folder, animation), []
+    except DataError:
+        good, errors = list[Path](), list[DataError]()
+    for path in chain(*map(_files_in, paths)):
+        try:
+            pictures_of([path], folder, animation)
+            good.append(path)
+        except DataError as error:
+            errors.append(error)
+    if not errors:
+        return pictures_of(paths, folder, animation), []
+    return pictures_of(good, folder, animation), errors
+
+
+def _files_in(path: Path) -> list[Path]:
+    """Return the files of a folder that can be drawn or are broken; else the path itself."""
+    files = []
+    for file in sorted(path.iterdir()) if path.is_dir() else ():
+        try:
+            wanted = _can_be_drawn(file)
+        except DataError:
+            wanted = True
+        files += [file] * wanted
+    return files or [path]
 
 
 def _twice(pictures: Iterable[Picture]) -> list[Path]:
@@ -105,7 +148,7 @@ def drawable_files(paths: Iterable[Path]) -> list[Path]:
             if not files[0].exists():
                 raise DataError(
                     f"{path} cannot be drawn: there is no {files[0].name} beside it, as there is "
-                    "beside the CSVs of ask.py"
+                    f"beside the CSVs of {script('ask')}"
                 )
         else:
             raise DataError(

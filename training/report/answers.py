@@ -21,10 +21,19 @@ from training.pictures.tables.answers import (
     oddest,
     says_right,
 )
-from training.pictures.tables.columns import color_of, limits
+from training.pictures.tables.columns import FEW_ROWS, LARGE_DISTANCE, color_of, limits
 from training.pictures.tables.drawn_rows import DrawnRows
 from training.report import charts
-from training.report.content import Chart, Charts, Choice, Key, NumberTable, Result, Section
+from training.report.content import (
+    Chart,
+    Charts,
+    Choice,
+    Key,
+    NumberTable,
+    Result,
+    Section,
+    judged,
+)
 
 READINGS = {
     "sample": "Samples of a right network are spread as rows of data are, column by column, and "
@@ -89,7 +98,7 @@ def _parts_of_samples(drawn: DrawnRows) -> list[object]:
     if rows:
         head = ["column", "level", *drawn.labels]
         parts.append(NumberTable("Shares of levels", head, rows, drawn.counts))
-    if compared and len(places) > 1:
+    if compared and drawn.has_associations:
         parts.append(_associations(drawn))
     return parts
 
@@ -98,7 +107,11 @@ def _histogram(drawn: DrawnRows, index: int) -> Chart:
     sets = drawn.sets(index)
     edges = np.linspace(*limits(*sets), BINS + 1)
     plot = charts.plot("", "share", height=180)
-    for label, values in zip(drawn.labels, sets, strict=True):
+    for number, (label, values) in enumerate(zip(drawn.labels, sets, strict=True)):
+        if len(values) < FEW_ROWS:
+            level = np.full(len(values), 0.02 * (number + 1), dtype=np.float32)
+            plot.scatter(charts.float32(values), level, size=6, color=color_of(label))
+            continue
         share = charts.float32(np.histogram(values, edges)[0] / len(values))
         x, y = charts.float32(np.repeat(edges, 2)[1:-1]), np.repeat(share, 2)
         plot.line(x, y, color=color_of(label), line_width=2)
@@ -133,10 +146,12 @@ def _fit(drawn: DrawnRows) -> list[Result]:
     gaps, bounds = drawn.fit
     worst = int(np.argmax(gaps - bounds))
     gap, bound = float(gaps[worst]), float(bounds[worst])
-    words = f"distance of Kolmogorov and Smirnov {gap:.3f}, of {drawn.columns[worst].name}"
+    fits = judged(gap <= bound, bound, LARGE_DISTANCE)
+    few = ": too few rows to tell" if fits is None else ""
+    words = f"distance of Kolmogorov and Smirnov {gap:.3f}, of {drawn.columns[worst].name}{few}"
     target = f"at most {bound:.3f}, by chance with 95 %"
     of = f"{drawn.saved.name}, {drawn.saved.stem}: {drawn.counts}"
-    return [Result(of, "columns of samples against data", words, target, gap <= bound)]
+    return [Result(of, "columns of samples against data", words, target, fits)]
 
 
 def _odd_rows(saved: SavedAnswers) -> NumberTable:
@@ -157,12 +172,12 @@ def _odd_rows(saved: SavedAnswers) -> NumberTable:
 
 def _hits(saved: SavedAnswers, asked: Asked) -> Result:
     name = "likeliest level right" if asked.is_level else "truths in intervals"
-    words = f"{asked.column.name}: {hits_of(asked, saved.interval)}"
+    right = says_right(asked, saved.interval)
+    few = ": too few cells to tell" if right is None else ""
+    words = f"{asked.column.name}: {hits_of(asked, saved.interval)}{few}"
     target = "as often as said" if asked.is_level else "as often as said, or more"
     target += ", within the 95 % range of so many cells"
-    return Result(
-        f"{saved.name}, {saved.stem}", name, words, target, says_right(asked, saved.interval)
-    )
+    return Result(f"{saved.name}, {saved.stem}", name, words, target, right)
 
 
 def _cells(asked: Asked, interval: float, choice: Choice) -> Chart:

@@ -27,6 +27,20 @@ class Choice:
         return np.sort(generator.choice(count, self.points, replace=False))
 
 
+def judged(right: bool, room: float, most: float) -> bool | None:
+    """Return whether a number is what it should be; None where too few samples can tell.
+
+    A number is said to be right only with enough evidence: the error that it may have by chance
+    alone is at most what a reader would want to know of.
+
+    Args:
+        right: Whether the number is within what it may be off by.
+        room: What it may be off by.
+        most: The largest room of a number that tells something.
+    """
+    return None if right and room > most else right
+
+
 @dataclass(frozen=True)
 class Result:
     """A headline number, and whether it is what it should be.
@@ -36,7 +50,7 @@ class Result:
         name: Of the number.
         value: It, in words.
         target: What it should be, in words.
-        holds: Whether it is; None where so few runs cannot tell.
+        holds: Whether it is; None where too few samples can tell, or the number is no test.
     """
 
     of: str

@@ -8,10 +8,11 @@ from training.files.arrays import title_of
 from training.files.coverage import SavedCoverage
 from training.measure.boundaries import gaussian_content
 from training.measure.coverage import STAGES
+from training.measure.reliability import TELLING
 from training.pictures.coverage import STYLES
 from training.pictures.look import BLUE, MUTED, ORANGE, joined
 from training.report import charts
-from training.report.content import Chart, Charts, Choice, Key, NumberTable, Result, Section
+from training.report.content import Chart, Charts, Choice, Key, NumberTable, Result, Section, judged
 
 READING = (
     "A sphere around the latent's center holds a known share of a Gaussian; a flow that is right "
@@ -52,13 +53,16 @@ def _result(
 ) -> Result:
     off = shares - exact
     worst = int(np.abs(off / errors).argmax())
+    room = SIGMAS * float(errors[worst])
+    right = judged(bool(abs(off[worst]) <= room), room, TELLING)
     return Result(
         of,
         f"coverage of {what}",
         f"{100 * off[worst]:+.2f}".replace("-", "−")
-        + " points from χ² at the radius that is farthest off",
-        f"within {100 * SIGMAS * errors[worst]:.2g}: {SIGMAS:g} standard deviations of a count",
-        bool(abs(off[worst]) <= SIGMAS * errors[worst]),
+        + " points from χ² at the radius that is farthest off"
+        + (": too few points to tell" if right is None else ""),
+        f"within {100 * room:.2g}: {SIGMAS:g} standard deviations of a count",
+        right,
     )
 
 

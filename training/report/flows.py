@@ -29,7 +29,17 @@ from training.pictures.trajectories.clouds import (
     shown_dims,
 )
 from training.report import charts
-from training.report.content import Chart, Charts, Choice, Coloring, Flow, Key, Result, Section
+from training.report.content import (
+    Chart,
+    Charts,
+    Choice,
+    Coloring,
+    Flow,
+    Key,
+    Result,
+    Section,
+    judged,
+)
 from training.report.runs import roundtrip_results
 
 FEW = 3
@@ -38,6 +48,8 @@ SIGMAS = 3.0
 """Standard errors by which a number may be off."""
 NEAR = 0.01
 """What is off by less is right, however many samples tell."""
+LARGE = 0.2
+"""Error of a variance that must be seen before it is said to be right."""
 
 
 def latent_results(melt: SavedTrajectory) -> list[Result]:
@@ -49,7 +61,9 @@ def latent_results(melt: SavedTrajectory) -> list[Result]:
     ratio = f"{mean:.3f} of the closed form, mean of {int(kept.sum())} kept dimensions"
     target = f"1 ± {room:.2g}: {SIGMAS:g} standard errors of {melt.count:,} samples"
     of = joined(*name_and_details(melt), by=", ")
-    return [Result(of, "latent variances", ratio, target, abs(mean - 1) <= room)]
+    right = judged(abs(mean - 1) <= room, room, LARGE)
+    few = ": too few samples to tell" if right is None else ""
+    return [Result(of, "latent variances", ratio + few, target, right)]
 
 
 def latent_parts(melt: SavedTrajectory) -> list[object]:

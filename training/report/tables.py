@@ -12,10 +12,10 @@ from training.files.rows import SavedTable
 from training.files.trajectory import SavedTrajectory
 from training.names import CELL_ERROR
 from training.pictures.look import joined
-from training.pictures.tables.columns import chance, color_of, distances
+from training.pictures.tables.columns import LARGE_DISTANCE, chance, color_of, distances
 from training.pictures.trajectories.clouds import name_and_details
 from training.report import charts
-from training.report.content import Choice, Key, NumberTable, Result, Section, Views
+from training.report.content import Choice, Key, NumberTable, Result, Section, Views, judged
 from training.report.flows import section_of_run
 
 READING = (
@@ -87,12 +87,15 @@ def _fit(melt: SavedTable, gen: SavedTable, of: str) -> tuple[Result, NumberTabl
     bound = chance(len(data), len(samples), len(gaps))
     order = np.argsort(-gaps, kind="stable")
     worst = int(order[0])
+    fits = judged(bool(gaps[worst] <= bound), bound, LARGE_DISTANCE)
+    few = ": too few rows to tell" if fits is None else ""
     result = Result(
         of,
         "columns of samples against data",
-        f"largest distance of Kolmogorov and Smirnov {gaps[worst]:.3f}, of {melt.names[worst]}",
+        f"largest distance of Kolmogorov and Smirnov {gaps[worst]:.3f}, of {melt.names[worst]}"
+        + few,
         f"at most {bound:.3f}, by chance with 95 %",
-        bool(gaps[worst] <= bound),
+        fits,
     )
     rows = []
     for k in order[:WORST]:

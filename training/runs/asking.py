@@ -26,6 +26,7 @@ from training.files.arrays import evenly
 from training.measure.posterior.ranks import ks_p_values
 from training.measure.posterior.verdicts import detectable, holm, verdict
 from training.measure.reliability import reliability
+from training.names import script
 from training.runs.intervals import Interval, require_of_training
 from training.subjects.record_laws import CellLaw
 from training.subjects.record_margins import TIMES
@@ -295,7 +296,7 @@ class Asking:
         if not columns:
             raise DataError(
                 f"fewer than {FEWEST_CELLS} cells of each column are there of {len(values)} rows "
-                "that are held out: hold out more by dataset_tool.py --held-out"
+                f"that are held out: hold out more by {script('dataset_tool')} --held-out"
             )
         adjusted = holm(p_values)
         facts = {

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
@@ -24,11 +23,8 @@ from training.files.trajectory import SavedEnd, trajectory_file
 from training.flow.cells import CellDensity, cell_log_prob, has_cells
 from training.flow.likelihood import LOG_PROB_ERROR, Density, DensityPlan, DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow
-from training.flow.solvers import Solver, get_solver
+from training.flow.solvers import Solver
 from training.flow.trajectory import State, Trajectory
-from training.inference.weights import weighted_picks
-from training.measure.posterior.importance import effective_size
-from training.names import DEFAULT_SOLVER
 from training.runs.choices import LatentChoice
 from training.subjects import Subject
 from training.subjects.samples import Returns, Samples, Source
@@ -272,7 +268,6 @@ class Story:
         start_noise: Whether melts start with the noise of the first time.
         class_number: Class to generate; None draws one for each image.
         density_plan: What to compute of log densities; None for nothing.
-        correct: Whether what a student generates is to be its teacher's.
     """
 
     subject: Subject
@@ -289,7 +284,6 @@ class Story:
     start_noise: bool = False
     class_number: int | None = None
     density_plan: DensityPlan | None = None
-    correct: bool = False
 
     def start_of(self, points: Tensor) -> Tensor:
         """Where the melt of points ``[N, D]`` starts: at themselves, or with noise."""
@@ -352,16 +346,13 @@ class Story:
             kept = self.subject.dims_to_keep
             law = self.latent.law(self.flow, float(self.times[-1]), kept, end)
             latents = law.sample(self.count, seeded_generator("cpu", self.seed, Stream.LATENT))
-            facts = {}
-            if self.correct:
-                latents, facts["effective_share"] = self._of_teacher(latents)
             labels = self.subject.drawn_labels(self.count, self.seed, self.class_number)
             gen = self._generate("gen", latents, labels, {})
             beside = {}
             if melt and melt.densities and gen.densities:
                 both = melt.densities["log_prob"], gen.densities["log_prob"]
                 beside = self.subject.density_facts(*both)
-            yield Chapter("gen", gen, {**gen.facts(self.flow), **beside, **facts})
+            yield Chapter("gen", gen, {**gen.facts(self.flow), **beside})
 
     def check_labels(self, melted: SavedEnd) -> None:
         """Raises DataError if a melt has other labels than the network takes."""
@@ -372,27 +363,6 @@ class Story:
                 f"{melted.path} has labels of length {length}, but {self.subject.file.name} takes "
                 f"{self.subject.label_dim}"
             )
-
-    def _of_teacher(self, latents: Tensor) -> tuple[Tensor, float]:
-        """Latents ``[N, D]`` taken again by the density of what the student makes of them, by its
-        teacher over its own; and which share of them is effective."""
-        flow, exact, rows = self.flow, Trace("exact"), slice(0, len(latents))
-        solvers = (self.solver, get_solver(DEFAULT_SOLVER))
-        own, right = (DivergenceIntegral(each, exact, rows, flow.basis.dim) for each in solvers)
-        made = flow.generate(latents, self.times, own.solver)
-        back = flow.simulate(made.end, flow.times(), right.solver)
-        weights = flow.log_prob_along(back, right).log_prob
-        weights = (weights - flow.log_prob_along(made, own).log_prob)[None]
-        order, seeds = torch.arange(len(latents), device=flow.device)[None], [self.seed]
-        picks = weighted_picks(weights, torch.tensor(seeds), len(latents), order)[0]
-        share = float(effective_size(weights)) / len(latents)
-        logger.info(f"Effective share of the student's draws under its teacher: {share:.1%}")
-        if self.density_plan:
-            logger.warning(
-                "Warning: log densities of these draws are the student's own; a melt of them by "
-                f"--solver={DEFAULT_SOLVER} has those of its teacher"
-            )
-        return latents[picks], share
 
     def _generate(
         self,

@@ -5,7 +5,7 @@ of a trained network is of.
 """
 
 from dnnlib.errors import UsageError
-from training.names import RECORDS
+from training.names import RECORDS, script
 from training.subjects.image_training import ImageTraining
 from training.subjects.images import ImageFlow
 from training.subjects.networks import NetworkFile
@@ -50,7 +50,8 @@ def open_subject(
     contradicts the file, DataError if what the file says of its data makes no sense."""
     if file.kind == RECORDS:
         raise UsageError(
-            f"{file.path} answers questions about rows: give it to ask.py, or to posterior.py"
+            f"{file.path} answers questions about rows: give it to {script('ask')}, or to "
+            f"{script('posterior')}"
         )
     return KINDS[file.kind].of(file, expected or {}, data_name)
 

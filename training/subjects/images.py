@@ -8,7 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
@@ -28,7 +30,7 @@ from training.learning.melting import MOST, LawPlan
 from training.measure.image_quantities import class_log_odds, image_quantities
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.model.model import Model
-from training.names import IMAGE_POOL, IMAGES, TOY_NAMES
+from training.names import IMAGE_POOL, IMAGES, TOY_NAMES, script
 from training.subjects.image_training import law_plan
 from training.subjects.networks import NetworkFile
 from training.subjects.samples import ImageReturns, Returns, Samples, Source
@@ -242,6 +244,21 @@ class ImageFlow(Subject):
             raise UsageError(f"--condition has classes beyond 0 to {self.classes - 1}")
         return self.one_hot(classes)
 
+    def labels_of(self, given: ArrayLike | None) -> Tensor | None:
+        if not self.classes:
+            return super().labels_of(given)
+        numbers = np.asarray(np.nan if given is None else given)
+        if self.vectors:
+            wanted = f"vectors of {self.classes} numbers, one for all images or one for each"
+            right = numbers.dtype.kind in "biuf" and numbers.ndim in (1, 2)
+            if not (right and numbers.shape[-1] == self.classes and np.isfinite(numbers).all()):
+                raise UsageError(f"given is {given}: this network has conditions: give {wanted}")
+            return torch.from_numpy(np.atleast_2d(numbers).astype(np.float32))
+        if numbers.ndim > 1 or not np.isin(numbers, np.arange(self.classes)).all():
+            last = self.classes - 1
+            raise UsageError(f"given is {given}: give classes, numbers from 0 to {last}")
+        return self.one_hot(torch.from_numpy(np.atleast_1d(numbers).astype(np.int64)))
+
     def drawn_labels(self, count: int, seed: int, given: int | None) -> Tensor | None:
         self.check_class(given)
         return self.one_hot(draw_classes(count, self.classes, seed, given))
@@ -249,8 +266,9 @@ class ImageFlow(Subject):
     def check_class(self, number: int | None, drawn: bool = True) -> None:
         if self.vectors and drawn:
             raise UsageError(
-                f"the labels of {self.file.path.name} are vectors, of which none can be drawn: "
-                "melt images that have some, by pfODE_int.py --sim_type=melt"
+                f"the conditions of {self.file.path.name} are vectors of {self.classes} numbers, "
+                "of which none can be drawn: from Python say which by given, or melt images that "
+                f"have some, by {script('pfODE_int')} --sim_type=melt"
             )
         name, classes = self.file.path.name, self.classes
         if number is not None and not classes:
@@ -303,7 +321,7 @@ def _image_shape(path: Path, model: Model) -> tuple[int, int, int]:
     shape = model.about.get("image_shape")
     if shape is None:
         name = model.about.get("data_name")
-        toys = ": give it to toy_pfODE_int.py" if name in TOY_NAMES else ""
+        toys = f": give it to {script('toy_pfODE_int')}" if name in TOY_NAMES else ""
         raise DataError(f"{path} was not trained on images, but on '{name}'{toys}")
     sizes = tuple(shape) if isinstance(shape, list | tuple) else ()
     plain = len(sizes) == 3 and all(type(size) is int and size > 0 for size in sizes)

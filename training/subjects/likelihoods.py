@@ -41,7 +41,7 @@ from training.inference.trials import (
 )
 from training.learning.building import Choices
 from training.model.model import Model
-from training.names import DISCRETE, LIKELIHOOD, TABLE, TABLE_NETWORK, TRIALS, UNIFORM
+from training.names import DISCRETE, LIKELIHOOD, TABLE, TABLE_NETWORK, TRIALS, UNIFORM, script
 from training.networks.mixture import ABSENT, ASKED
 from training.networks.questions import TrialNetwork
 from training.subjects.networks import NetworkFile
@@ -303,7 +303,8 @@ class LearnedLikelihood:
         for each in self.discrete:
             raise UsageError(
                 f"'{each}' has few values in the simulations, and posteriors are of continuous "
-                "parameters: train a likelihood for each of its values, and posterior.py compare "
+                "parameters: train a likelihood for each of its values, and "
+                f"{script('posterior')} compare "
                 "says how probable each is"
             )
         if name != UNIFORM:
@@ -313,7 +314,8 @@ class LearnedLikelihood:
             name = names[int((~ends.isfinite()).any(dim=1).int().argmax())]
             raise UsageError(
                 f"--prior=uniform is between bounds, which '{name}' has not: make the data set "
-                f"with dataset_tool.py --bounds={name}:LOW:HIGH, or give a flow of the parameters"
+                f"with {script('dataset_tool')} --bounds={name}:LOW:HIGH, or give a flow of the "
+                "parameters"
             )
         model = uniform_model(names, ends)
         about = {**model.about, "data_name": self.table.data_name}

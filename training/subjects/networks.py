@@ -17,7 +17,7 @@ from torch_utils import distributed
 from training.flow.grids import EqualErrorGrid
 from training.flow.solvers import Solver
 from training.model.model import Model
-from training.names import KINDS_OF_DATA, RECORDS, TABLE, TOY
+from training.names import KINDS_OF_DATA, RECORDS, TABLE, TOY, script
 
 STORED = "time_grid"
 """Name of a grid in what a network file says about itself."""
@@ -71,7 +71,7 @@ class NetworkFile:
         if self.kind == TOY:
             raise DataError(
                 f"{self.path} was trained on the toy '{self.model.about.get('data_name')}', not on "
-                "images or a table: give it to toy_pfODE_int.py"
+                f"images or a table: give it to {script('toy_pfODE_int')}"
             )
 
     @property

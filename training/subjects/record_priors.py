@@ -24,6 +24,7 @@ from training.data.tables.foreign import listed
 from training.data.tables.table import Columns, DataTable, Dropped
 from training.files.records import holds_records, load_records
 from training.model.questions import EncodedRows, pack
+from training.names import script
 from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.subjects.networks import NetworkFile
 from training.subjects.record_spaces import level_of
@@ -54,7 +55,7 @@ class RecordPrior(TableFlow):
         if not names:
             raise UsageError(
                 f"{file.path} sees all columns as levels, and a posterior is of numbers: give it "
-                "to ask.py"
+                f"to {script('ask')}"
             )
         for name, place in zip(names, answers.space.numbers, strict=True):
             atoms = ", ".join(f"{atom + 0.0:g}" for atom in answers.space.atoms_at(place))
@@ -110,7 +111,7 @@ class RecordPrior(TableFlow):
             (
                 atoms,
                 "{:g}, as it is so often that it has no density there: leave such rows out, or ask "
-                "ask.py",
+                f"{script('ask')}",
             ),
         ):
             for row, column in np.argwhere(wrong)[:1]:

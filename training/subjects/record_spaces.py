@@ -32,7 +32,7 @@ from training.flow.coordinates.maps import MOST_GAPS, NOWHERE, Logarithm
 from training.learning.coordinates import fit_coordinates, over_decades
 from training.learning.mixture_start import COMPONENTS, FIRST, Mixture, fit_mixture
 from training.model.questions import EncodedRows
-from training.names import EVENED, LOG
+from training.names import EVENED, LOG, script
 
 FEW_VALUES, FEW_OF_RUN = 12, 8
 """Different values of a number that is seen as levels, at most; and where they follow each other in
@@ -353,7 +353,7 @@ def choose_space(records: Records, seed: int) -> Chosen:
         if len(np.unique(numbers[~np.isnan(numbers)])) < 2:
             raise DataError(
                 f"column '{column.name}' has fewer than two values in the rows that train: leave "
-                f"it out by dataset_tool.py --exclude={column.name}"
+                f"it out by {script('dataset_tool')} --exclude={column.name}"
             )
     for at, column in enumerate(records.columns):
         atoms = () if values[at] else atoms_of(column, train[:, at])

@@ -23,7 +23,7 @@ from training.data.sketches import Sketch
 from training.files.records import without_rows
 from training.flow.cells import SEQUENCES, mean_and_error, offsets
 from training.model.questions import EncodedRows, QuestionFlow
-from training.names import CELL_ERROR, CELL_POINTS, RECORDS
+from training.names import CELL_ERROR, CELL_POINTS, RECORDS, script
 from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.networks.questions import QuestionNetwork
 from training.subjects.held_cells import HeldCells
@@ -71,7 +71,7 @@ class RecordFlow:
         if file.kind != RECORDS:
             raise DataError(
                 f"{file.path} is of {file.kind}: questions are answered by networks of records, "
-                "which train.py makes of tables with --any, or with text, dates or holes"
+                f"which {script('train')} makes of tables with --any, or with text, dates or holes"
             )
         about, network = file.model.about, file.model.denoiser.network
         broken = DataError(f"{file.path} is broken: what it says of its columns does not fit")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
@@ -152,12 +153,17 @@ class Subject(ABC):
         """Axes of a point: one, or those of an image."""
         return self.image_shape or (self.dim,)
 
-    def given_with(self, path: Path | None) -> Tensor | None:
-        """What the network is given with the points of a data set, as it takes it, ``[N, L]``; None
-        where it is given nothing. Raises UsageError if the data set is missing, or not needed,
-        DataError if it is broken, or has other conditions."""
-        if path is not None:
-            raise UsageError("--data goes with conditional networks, which this is not")
+    def labels_of(self, given: ArrayLike | None) -> Tensor | None:
+        """Return labels ``[N, L]`` as the network takes them.
+
+        Args:
+            given: Labels as a user has them: of images, numbers of classes or condition vectors.
+
+        Raises:
+            UsageError: Labels are missing, not needed, or not of this kind.
+        """
+        if given is not None:
+            raise UsageError("given is for conditional models, which this is not")
         return None
 
     @property

@@ -22,7 +22,7 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.trajectory import Trajectory
 from training.learning.melting import MOST, LawPlan
 from training.measure.held_out_ranks import density_ranks, latent_coverage
-from training.names import MOST_ROWS, TABLE
+from training.names import MOST_ROWS, TABLE, script
 from training.subjects.networks import NetworkFile
 from training.subjects.samples import Samples
 from training.subjects.subject import Draw, Facts, Subject, required, variances_line
@@ -102,7 +102,7 @@ class TableFlow(Subject):
         if self.conditions:
             raise UsageError(
                 f"{self.file.name} is conditional on {', '.join(self.conditions)}: draw from it by "
-                "posterior.py sample --condition=FILE"
+                f"{script('posterior')} sample --condition=FILE"
             )
         return self
 
@@ -144,7 +144,7 @@ class TableFlow(Subject):
             raise DataError(
                 f"{path}: rows that are held out have chosen between networks, and are not fresh: "
                 "give new rows that are made with --held-out=0, or train on a table of numbers of "
-                "which dataset_tool.py --kept=0.1 keeps some"
+                f"which {script('dataset_tool')} --kept=0.1 keeps some"
             )
         table = table if table.kept is None else table.at(table.kept)
         conditions = self._conditions_of(path, table) if self.conditions else None
@@ -193,13 +193,6 @@ class TableFlow(Subject):
         self.straight(rows.to(self.coordinates.steps.device))  # refuses what has too many
         return rows
 
-    def given_with(self, path: Path | None) -> Tensor | None:
-        if not self.conditions:
-            return super().given_with(path)
-        if path is None:
-            raise UsageError("Missing option '--data': the conditions of a student are from there")
-        return self.coordinates.given(self._conditions_of(path, self.table(path))).labels
-
     def rows(self, path: Path, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
         """Rows ``[n, D]`` of a data set, columns in the order of the network, and their numbers
         ``[n]``: held-out ones, if there are some. So many are drawn at random, or all taken, up to
@@ -235,7 +228,8 @@ class TableFlow(Subject):
         own, wanted = list(table.condition_names), ", ".join(self.conditions)
         if table.conditions is None:
             raise DataError(
-                f"{path} has no conditions: make it by dataset_tool.py --conditions={wanted}"
+                f"{path} has no conditions: make it by {script('dataset_tool')} "
+                f"--conditions={wanted}"
             )
         missing = [name for name in self.conditions if name not in own]
         if missing:
@@ -247,7 +241,7 @@ class TableFlow(Subject):
         if not self.of_sets and conditions.isnan().any():
             raise DataError(
                 f"{path} has trials with missing data, which only a likelihood takes: make it with "
-                "dataset_tool.py --missing=drop"
+                f"{script('dataset_tool')} --missing=drop"
             )
         return conditions
 

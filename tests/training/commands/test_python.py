@@ -1,9 +1,13 @@
 """What Python offers: trainings as by the scripts, and models that are asked."""
 
+import re
+import sys
+
 import numpy as np
 import pandas
 import pytest
 import torch
+import xarray
 from scipy.stats import multivariate_normal
 
 import dataset_tool
@@ -15,6 +19,7 @@ from dnnlib.logs import logger
 from tests.support.image_models import save_image_model
 from tests.support.running import quick_endings, refusal, run_script
 from training import Images, Model, Records, SbiPosterior, Simulations, Table, Toy, normal_prior
+from training.commands import called, python
 from training.commands.adapters import _Estimator
 from training.files.posterior_draws import load_netcdf
 from training.flow.pfode import ProbabilityFlow
@@ -64,6 +69,20 @@ def test_an_interrupted_training_gives_what_there_is():
     assert 0 < model.about["seen"] < 40_000
     with pytest.raises(UsageError, match="in memory cannot be resumed"):
         Table.open(np.zeros((20, 2)) + np.arange(20.0)[:, None]).train(resume="elsewhere")
+
+
+def test_what_comes_before_the_first_step_does_not_lengthen_the_estimate(monkeypatch, capsys):
+    now = [1000.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    with python._shown(True) as tell:
+        now[0] += 10  # to choose a space
+        for step in range(1, 6):
+            tell(0.02 * step)
+            now[0] += 0.4  # 20 s in all
+    estimates = re.findall(r"< (\d\d):(\d\d)", capsys.readouterr().err)
+    seconds = [60 * int(minutes) + int(rest) for minutes, rest in estimates]
+    assert seconds
+    assert all(9 < each < 40 for each in seconds)
 
 
 @quick_endings()
@@ -194,6 +213,12 @@ def test_posteriors_are_those_of_the_command(model, tmp_path):
     table = draws.summary()
     assert list(table["name"]) == NAMES * 2
     np.testing.assert_allclose(table["mean"], draws.points.mean(axis=1).ravel(), rtol=1e-6)
+    most = pandas.get_option("display.max_columns")
+    printed = str(table)
+    assert all(column in printed for column in table.columns)
+    assert "..." not in printed
+    assert max(map(len, printed.splitlines())) <= 100
+    assert pandas.get_option("display.max_columns") == most
     assert list(draws.rows(1).columns) == NAMES
     draws.save(tmp_path / "copy.nc")
     assert load_netcdf(tmp_path / "copy.nc", 2).count == 2
@@ -278,6 +303,63 @@ def test_discrete_columns_have_the_density_of_their_step():
     assert each[0] == pytest.approx(alone[0], abs=1e-6)
     whole = model.sample(3, given=[2.1]).ravel()
     assert whole == pytest.approx(np.rint(whole))
+
+
+def test_work_on_the_cpu_does_not_start_cuda(monkeypatch):
+    def start(*_):
+        raise AssertionError("CUDA was started")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", start)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    with called.left_alone():
+        torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_names_of_columns_may_have_commas_and_signs():
+    names = ["price, EUR", "-logL", '+1y "real"']
+    model = Table.open(pandas.DataFrame(ROWS, columns=names)).train(**FEW)
+    few = {"noise_std": 0.5, "draws": 20, "chains": 2, "sampler": "pool", "pool": 500}
+    seen = model.posterior(**few).sample({"price, EUR": 0.5, "-logL": 0.1})
+    assert seen.facts["options"]["mask"] == '"price, EUR",-logL'
+    masked = model.posterior(mask=["price, EUR"], **few).sample([[0.5]])
+    assert list(masked.rows().columns) == names
+    for name in ("=a", "@a", "+cmd|' /C calc'!A0", "-HYPERLINK(a)"):
+        with pytest.raises(DataError, match="formula"):
+            Table.open(pandas.DataFrame({name: [0.0, 1.0], "b": [1.0, 2.0]}))
+
+
+@quick_endings()
+@pytest.mark.parametrize("kind", ["numpy", "torch", "xarray"])
+def test_saved_models_return_rows_of_the_kind_that_they_were_trained_on(tmp_path, kind):
+    rows = {"numpy": ROWS, "torch": torch.from_numpy(ROWS)}.get(kind)
+    rows = xarray.DataArray(ROWS) if rows is None else rows
+    expected = torch.Tensor if kind == "torch" else np.ndarray
+    model = Table.open(rows).train(tmp_path / "run", **FEW)
+    model.save(tmp_path / "saved.pkl")
+    (network,) = tmp_path.glob("run/*/network-snapshot-*.pkl")
+    for one in (model, Model.load(tmp_path / "saved.pkl"), Model.load(network)):
+        assert type(one.sample(2)) is expected
+    assert pandas.DataFrame is not type(model.sample(1))
+    one.about["row_package"] = "antigravity"  # names in files import nothing
+    assert type(one.sample(2)) is np.ndarray
+    assert "antigravity" not in sys.modules
+
+
+def test_conditions_of_images_may_be_vectors(tmp_path):
+    save_image_model(tmp_path / "a.pkl", 10, label_dim=3, output="random", t_max=3.0)
+    model = Model.load(tmp_path / "a.pkl")
+    model.about["vectors"] = True
+    vectors = np.array([[0.5, -1.0, 2.0], [0.1, 0.2, 0.3]])
+    latents = np.zeros((2, 64))
+    expected = (model.flow.given(labels=vectors).decode(latents) + 1) * 127.5
+    np.testing.assert_allclose(model.decode(latents, given=vectors).reshape(2, 64), expected)
+    assert model.sample(2, given=vectors[0]).shape == model.sample(2, given=vectors).shape
+    for wrong in (2, [0, 1], "a", [np.nan] * 3):
+        assert "give vectors of 3 numbers" in refusal(model.sample, 2, given=wrong, kind=UsageError)
+    assert "vectors of 3 numbers" in refusal(model.sample, 2, kind=UsageError)
 
 
 def test_images_of_classes_are_images(tmp_path, monkeypatch):

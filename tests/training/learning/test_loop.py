@@ -18,7 +18,7 @@ from dnnlib.logs import logger
 from tests.support.running import refusal
 from tests.support.trainers import Troubled, assert_same_state, circles_trainer, weights
 from torch_utils.snapshots import read_state
-from training.learning import stopping
+from training.learning import report, stopping
 from training.learning.report import Forecast, spoken
 from training.learning.run import Ending, run_training, train
 from training.learning.run_folder import Place, Resumed, RunFolder, states_in
@@ -289,3 +289,20 @@ def test_a_training_under_a_minute_foretells_nothing_and_times_have_fitting_unit
     assert forecast.line(500) is None
     seconds = (3, 119, 121, 7300, 200_000, 3e8)
     assert [spoken(s) for s in seconds] == ["3 s", "119 s", "2 min", "2 h", "2 days", "10 years"]
+
+
+def test_parts_are_told_after_the_first_step_and_in_between_reports(run_folder, monkeypatch):
+    monkeypatch.setattr(report, "TELL_EVERY", 0)
+    trainer, source = circles_trainer(tick=2000)
+    told = []
+    train(trainer, source, run_folder("run"), progress=told.append)
+    assert told[0] == pytest.approx(trainer.config.batch / trainer.config.total)
+    assert len(told) > trainer.config.total_steps, "at each step, not only at both reports"
+    assert told == sorted(told)
+    assert told[-1] == 1
+    monkeypatch.setattr(report, "TELL_EVERY", 60)
+    parts = report.Parts(told.append, total=100, follows=100 / report.CALL)
+    told.clear()
+    for seen in (1, 2, 3):
+        parts.tell(seen, due=seen == 3)
+    assert told == [0.005, 0.015], "what follows the steps counts as samples that take as long"

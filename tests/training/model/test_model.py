@@ -212,6 +212,14 @@ def test_files_that_do_not_say_what_they_are_of_are_refused(model, tmp_path):
     assert "coordinates of 3 columns, its basis 2" in refusal(Model.load, path)
 
 
+def test_a_file_with_a_student_network_is_refused(model, tmp_path):
+    path = tmp_path / "student.pkl"
+    model.save(path)
+    parts, about = read_network(path)
+    write_network(path, {**parts, "student": parts["network"]}, about)
+    assert "no longer supported; train again with train.py" in refusal(Model.load, path)
+
+
 def test_a_law_of_latents_is_saved_and_refused_where_it_does_not_belong(tmp_path):
     path = tmp_path / "network.pkl"
     model, _ = tiny_model("mlp", "ES", dims_to_keep=1, width=16)

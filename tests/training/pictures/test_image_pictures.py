@@ -27,7 +27,6 @@ from training.pictures.album import pictures_of
 from training.pictures.coverage import cut, draw_boundaries, draw_radius, limits_of
 from training.pictures.images import grids, simulations
 from training.pictures.images.grids import data_cells, difference_cells, fitted, tiled
-from training.pictures.images.simulations import moving_columns
 from training.pictures.look import BLUE, ORANGE, brief, sequential_colors
 
 
@@ -132,10 +131,6 @@ def test_grids_are_as_if_square_and_fit_their_page(count, side):
     columns = grids.grid_columns(count, (side, side))
     assert (columns - 1) ** 2 < count
     assert columns == 1 or columns * side <= 1600
-    moving = moving_columns(count, side, side)
-    assert 1 <= moving**2 <= count
-    assert moving == 1 or moving**2 * side**2 <= 1 << 16
-    assert moving_columns(moving**2, side, side) == moving
 
 
 def shown_by(figure, page, image):
@@ -204,7 +199,7 @@ def test_a_roundtrip_of_two_states_has_no_ways(tmp_path):
     assert "3 of 3 images" in texts(figure)[1]
 
 
-def test_paths_samples_and_animations_end_in_the_images(tmp_path):
+def test_paths_and_samples_end_in_the_images(tmp_path):
     gen = load(tmp_path, "gen", (3, 4, 4))
     last = data_cells(saved_array(gen.path, "tilde_xs")[-1].reshape(10, 3, 4, 4))
     path = simulations.draw_path(gen)
@@ -213,9 +208,8 @@ def test_paths_samples_and_animations_end_in_the_images(tmp_path):
     assert (times[0], times[-1]) == ("t = 4.00", "t = 0.00")
     (samples,) = simulations.draw_samples(gen).images
     assert np.array_equal(samples.get_array(), tiled(fitted(last, 96), 4, 6))
-    moving = simulations.animate_grid(gen, "t", "s")
-    assert len(moving.frames()) == files.SAVED
-    assert np.array_equal(moving.image, tiled(fitted(last[:9], 134), 3, 2))
+    made = simulations.pictures_of_images([gen.path], None, "gif")
+    assert not [picture for picture in made if "animation" in picture.path.name]
 
 
 def test_a_roundtrip_from_elsewhere_is_no_pair_of_the_melt(tmp_path):

@@ -25,6 +25,7 @@ from training.pictures.album import pictures_of
 from training.pictures.look import brief, colors_of_places, joined, sequential_colors
 from training.pictures.tables import columns
 from training.pictures.tables.album import column_errors, draw_densities, draw_roundtrip, uniformity
+from training.pictures.tables.drawn_rows import DrawnRows
 from training.pictures.training import draw_training, running_median
 from training.report.content import Choice
 from training.report.finding import found_in
@@ -175,6 +176,14 @@ def test_all_answers_are_drawn_and_reported(tmp_path):
     check["columns"] = {"b": CHECK | {"reliability": [[0.2, 7, 40]]}}
     (tmp_path / "check.json").write_text(json.dumps(check))
     assert "no check of ask" in refusal(pictures_of, [tmp_path / "check.json"], None, None)
+
+
+def test_a_grid_of_associations_without_numbers_is_not_drawn(tmp_path):
+    drawn = DrawnRows(SavedAnswers.load(save_answers(tmp_path, "sample")))
+    few = DrawnRows(drawn.saved)
+    few.values = [values[:4] for values in few.values]
+    assert drawn.has_associations
+    assert not few.has_associations
 
 
 def test_strange_files_are_refused(tmp_path):
@@ -405,6 +414,12 @@ def test_constant_densities_and_few_rows(tmp_path):
     two = [load(tmp_path, kind, count=2, log_prob=np.zeros(2)) for kind in ("melt", "gen")]
     for figure in (draw_densities(two), columns.draw_marginals(two), columns.draw_pairs(two)):
         words(figure)
+    six = [load(tmp_path, kind, count=6, log_prob=np.arange(6.0)) for kind in ("melt", "gen")]
+    for figure in (draw_densities(six), columns.draw_marginals(six)):
+        assert not any(axes.patches for axes in figure.axes), "bars of six rows say nothing"
+        drawn = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "o"]
+        assert {len(line.get_xdata()) for line in drawn} <= {5, 6}
+        assert len(drawn) >= 2
     none = save_table(tmp_path, "melt", log_prob=np.full(60, np.nan))
     assert not [p for p in pictures_of([none], None, None) if "log_prob" in p.path.name]
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils.snapshots import first_line
+from training.names import script
 
 MAX_PIXELS = 1 << 26
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
@@ -26,7 +27,8 @@ def decode_exact(data: bytes, where: str) -> np.ndarray:
     if image.mode not in ("L", "RGB") or depth not in (None, 8):
         kind = f"{depth} bits a channel" if image.mode in ("L", "RGB") else f"mode {image.mode}"
         raise DataError(
-            f"{where} is not 8-bit gray or RGB, but has {kind}: convert it with dataset_tool.py"
+            f"{where} is not 8-bit gray or RGB, but has {kind}: convert it with "
+            f"{script('dataset_tool')}"
         )
     return _pixels(image)
 

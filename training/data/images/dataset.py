@@ -22,6 +22,7 @@ from training.data.images.containers import (
     labels_of,
     open_container,
 )
+from training.names import script
 
 CACHE_CHUNK = 1000
 
@@ -62,7 +63,7 @@ class ImageDataset:
         self._owner = 0  # process that opened the container
         names = image_names(self._files())
         if not names:
-            raise DataError(f"{path} has no images: make a data set with dataset_tool.py")
+            raise DataError(f"{path} has no images: make a data set with {script('dataset_tool')}")
         labels: Tensor | None = None
         self._classes: int | None = None
         if use_labels:
@@ -195,7 +196,7 @@ class ImageDataset:
         if height != width:
             raise DataError(
                 f"{files.where(name)} is {width}x{height}, not square: make a data set "
-                "with dataset_tool.py --transform=center-crop"
+                f"with {script('dataset_tool')} --transform=center-crop"
             )
         return channels, height, width
 
@@ -207,6 +208,6 @@ class ImageDataset:
             raise DataError(
                 f"{files.where(name)} is {pixels.shape[2]}x{pixels.shape[1]} with "
                 f"{pixels.shape[0]} channel(s), but the first image {width}x{height} with "
-                f"{channels}: make a data set with dataset_tool.py"
+                f"{channels}: make a data set with {script('dataset_tool')}"
             )
         return pixels

@@ -120,7 +120,7 @@ def require_names(names: Sequence[str], source: object, indexed: bool = False) -
                 f"{source}: the name of column {number} is '{shown(name)}': give it a name of up "
                 f"to {LONGEST_NAME} printable characters"
             )
-        if name[0] in "=+-@":
+        if _runs_in_spreadsheets(name):
             raise DataError(
                 f"{source}: column {number} is named '{shown(name)}', which a spreadsheet would "
                 "run as a formula: rename it"
@@ -128,6 +128,15 @@ def require_names(names: Sequence[str], source: object, indexed: bool = False) -
         if name in seen:
             raise DataError(f"{source} has two columns '{name}': rename one")
         seen.add(name)
+
+
+def _runs_in_spreadsheets(name: str) -> bool:
+    """Whether a spreadsheet runs something for a cell of this text.
+
+    A text that starts with a sign is a formula too. Without calls, references to other sheets and
+    links to other programs, as in ``-logL`` or ``+1y``, it can only be an error.
+    """
+    return name[0] in "=@" or (name[0] in "+-" and any(mark in name for mark in "(!|"))
 
 
 def require_few(columns: int, source: object) -> None:

@@ -28,7 +28,7 @@ from training.data.tables.foreign import (
 )
 from training.data.tables.text import TextTable, is_number
 from training.data.toys import Toy
-from training.names import RAW_TABLES
+from training.names import RAW_TABLES, script
 
 SHIPPED = ("breast_cancer", "diabetes", "wine")
 """Data sets of scikit-learn by name."""
@@ -284,7 +284,7 @@ def open_table(
     if suffix == ".parquet":
         return open_parquet(path, wanted, exclude)
     if suffix == ".feather":
-        raise NotNumbers(f"{path} is read by dataset_tool.py alone: make a data set of it")
+        raise NotNumbers(f"{path} is read by {script('dataset_tool')} alone: make a data set of it")
     if suffix in (".npy", ".npz"):
         arrays = open_npy(path) if suffix == ".npy" else open_archive(path)
         return with_columns(arrays, wanted, exclude)

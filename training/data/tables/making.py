@@ -22,6 +22,7 @@ from training.data.tables.formats import NotNumbers
 from training.data.tables.marginals import EXACT, Marginal, told_of_no_quantities, told_of_steps
 from training.data.tables.table import FOLLOWS, Columns, DataTable, Dropped, Levels
 from training.data.tables.trials import holes_in_words, numbered_datasets, trials_in_words
+from training.names import script
 
 LARGEST = 1e100
 """Of a value: its square has to be a number, and the sum of many squares."""
@@ -430,7 +431,8 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
     covariates = [place for place, name in enumerate(names) if name in table.covariates]
     if table.conditions is None or not data:
         raise UsageError(
-            f"a likelihood is of data, which {source} has not: make it with dataset_tool.py "
+            f"a likelihood is of data, which {source} has not: make it with "
+            f"{script('dataset_tool')} "
             "--conditions=NAMES or --repeats"
         )
     lines: list[str] = []
@@ -448,7 +450,7 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
     if len(whole) < len(values) and dropped.names:
         raise DataError(
             f"{source}: '{dropped.names[0]}' is constant or follows from other data, of which some "
-            "are missing: leave it out by dataset_tool.py --columns"
+            f"are missing: leave it out by {script('dataset_tool')} --columns"
         )
     few = [names[place] for place in levels]
     if few:

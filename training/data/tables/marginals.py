@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from training.names import script
+
 EXACT = 1e-9
 """Of a value, relative to the largest of its column: what is less is rounding."""
 MOST_DIGITS = 9
@@ -135,7 +137,7 @@ def told_of_steps(marginals: Mapping[str, Marginal]) -> list[str]:
     if atoms:
         lines.append(
             f"Column(s) that have no density, as one value has a share of its own: "
-            f"{', '.join(atoms)}; train.py --any gives such values a probability"
+            f"{', '.join(atoms)}; {script('train')} --any gives such values a probability"
         )
     return lines
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from training.data.tables.foreign import ForeignTable, places_of
 from training.data.tables.table import DataTable
+from training.names import script
 
 Groups = Sequence[Sequence[str]]
 """Columns of each trial, all groups in the same order."""
@@ -175,7 +176,7 @@ def as_sets(table: DataTable, size: int, name: str) -> DataTable:
     if table.datasets is None or table.conditions is None:
         raise UsageError(
             f"{name} has no trials, which --cond_shape=set:{size} is of: make it with "
-            "dataset_tool.py --dataset=ID or --repeats"
+            f"{script('dataset_tool')} --dataset=ID or --repeats"
         )
     if size != table.condition_dim:
         raise UsageError(

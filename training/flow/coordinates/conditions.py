@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from dnnlib.errors import DataError
 from training.flow.coordinates.maps import NormalScores, YeoJohnson, sides
+from training.names import script
 
 LEAST_VARIANCE = 1e-9
 """Of standardized conditions along an axis: what varies less predicts nothing."""
@@ -221,7 +222,7 @@ class TrialScale(nn.Module):
         if (numbers > self.most).any():
             raise DataError(
                 f"an observation has {int(numbers.max())} trials, but no simulation had more than "
-                f"{self.most}: simulate as many, or learn the likelihood of one (train.py "
+                f"{self.most}: simulate as many, or learn the likelihood of one ({script('train')} "
                 "--likelihood), which takes any number"
             )
         c = self.each(torch.where(there[..., None], rows, 0.0))

@@ -26,11 +26,8 @@ from training.flow.solvers.explicit import (
     dormand_prince,
     runge_kutta,
 )
-from training.flow.solvers.fitted import BY_STUDENT
-from training.flow.solvers.implicit import gauss_legendre
 from training.flow.solvers.reversible import reversible, without_gap
 from training.flow.solvers.solver import Method, Solver, Velocity
-from training.names import STUDENT
 
 __all__ = ["SOLVERS", "Method", "Solver", "Velocity", "as_solver", "get_solver"]
 
@@ -50,7 +47,6 @@ SOLVERS = {
         Solver("exp_rk4", 4, runge_kutta(RK4), 4, 4, standardized=True),
         Solver("exp_rk5", 5, runge_kutta(CASH_KARP), 6, sum(CASH_KARP.counts), standardized=True),
         Solver("dopri5", 5, dormand_prince(RTOL, ATOL), standardized=True, adaptive=True),
-        Solver("gauss4", 4, gauss_legendre, standardized=True),
         _coupled("rev_euler", 2, EULER),
         _coupled("rev_rk5", 6, CASH_KARP),
     )
@@ -66,7 +62,7 @@ def get_solver(name: str, rtol: float = RTOL, atol: float = ATOL) -> Solver:
     """A solver by name.
 
     Args:
-        name: One of ``SOLVERS``, or ``student``.
+        name: One of ``SOLVERS``.
         rtol: Relative tolerance of an adaptive solver, for each step and sample.
         atol: Absolute tolerance, in standard deviations of the flow's own law.
 
@@ -76,8 +72,6 @@ def get_solver(name: str, rtol: float = RTOL, atol: float = ATOL) -> Solver:
     for label, value in (("rtol", rtol), ("atol", atol)):
         if not 0 < value < inf:
             raise UsageError(f"{label} is {value:g}: it must be a positive number")
-    if name == STUDENT:
-        return BY_STUDENT
     require_known("solver", name, SOLVERS)
     solver = SOLVERS[name]
     return replace(solver, method=dormand_prince(rtol, atol)) if solver.adaptive else solver

@@ -1,6 +1,6 @@
-"""Methods that were fitted to a flow, for few calls: by weights, or by a student.
+"""A multistep method whose weights are fitted to a flow, for few network evaluations.
 
-The weights are those of a multistep method,
+One step is
 
     x_(k+1) = x_k + sum_(j <= k) W_kj v_j,        v_j = v(x_j, t_j),
 
@@ -11,17 +11,9 @@ Weights are numbers, so that the map is as smooth as the velocity.
 
 What a state carries beside its D coordinates are integrals of functions along the way, traces of
 the Jacobian: sums of their values at the same times, with weights of their own.
-
-A student is a network that was trained to carry states from any time to any other,
-
-    x(s) = Phi(x(t), t, s),        one call between neighboring times
-
-(flow maps: Boffi, Albergo and Vanden-Eijnden 2025, arXiv 2505.18825). What a state carries beside
-its D coordinates is the sum of the log-determinants of these maps, in nats per dimension.
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -29,7 +21,6 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from training.flow.solvers.explicit import weighted_sum
 from training.flow.solvers.solver import Solver, Velocity
-from training.names import STUDENT
 
 FITTED = "fitted"
 
@@ -64,15 +55,3 @@ def fitted(way: Tensor, weights: Tensor, integrals: Tensor | None, dim: int) -> 
             yield x
 
     return Solver(FITTED, 1, integrate, calls_per_step=1, standardized=True, multistep=True)
-
-
-def _carry(phi: Velocity, x: Tensor, times: Tensor) -> Iterator[Tensor]:
-    for span in pairwise(times):
-        carried = phi(x, torch.stack(span))
-        dim = carried.shape[1] - 1
-        x = torch.cat([carried[:, :dim], x[:, dim:] + carried[:, dim:] / dim], dim=1)
-        yield x
-
-
-BY_STUDENT = Solver(STUDENT, 1, _carry, calls_per_step=1, standardized=True, maps=True)
-"""In the place of a solver where a network file has a student."""

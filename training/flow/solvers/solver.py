@@ -56,8 +56,6 @@ class Solver:
             the exact way back needs; None for one of a single state.
         quadrature: What values of a function at the ends of its steps ``[S + 1]`` count for in the
             function's integral along the way; None to integrate it beside the state.
-        maps: Whether it is no integration: its velocity is then a flow map, ``v(x [B, D], (from,
-            to) [2]) -> [B, D + 1]``, whose last column is the log-determinant.
     """
 
     name: str
@@ -70,7 +68,6 @@ class Solver:
     adaptive: bool = False
     pairs: PairMethod | None = None
     quadrature: Sequence[float] | None = None
-    maps: bool = False
 
     def walk(
         self, v: Velocity, x: Tensor, times: Tensor, gap: Tensor | None = None

@@ -1,13 +1,5 @@
 """Markov chains: a kernel, run for many observations at once, that first warms up.
 
-Two kernels need no gradients. Preconditioned Crank-Nicolson (Cotter, Roberts, Stuart and White
-2013, algorithm 1.1) proposes
-
-    w' = sqrt(1 - b^2) w + b xi,    xi ~ N(0, I),    accepted with probability min(1, L(w') / L(w)).
-
-The proposal keeps the prior, so that only the likelihood L decides, and the acceptance does not
-fall with the number of dimensions.
-
 In elliptical slice sampling (Murray, Adams and MacKay 2010, figure 2), on an ellipse through the
 state and a draw of the prior, an angle is drawn from a bracket that shrinks until the likelihood is
 above a random level. There is nothing to tune.
@@ -136,36 +128,6 @@ def run_chains(
     shape, calls = (len(start), chains, draws), kernel.target.calls / len(start)
     stats = {"acceptance": accepted.cpu() / (draws * thin), **kernel.stats()}
     return Draws.by(kernel.name, shape, w, points, log_likelihood, calls, stats)
-
-
-WANTED = 0.3
-"""Acceptance to adapt to: near what is best for random walks (Roberts and Rosenthal 2001)."""
-FIRST, LEAST = 0.5, 1e-4
-
-
-class CrankNicolson(Kernel):
-    """A step of b, which is adapted for each observation."""
-
-    name = "pcn"
-
-    def __init__(self, target: Target):
-        super().__init__(target)
-        self.size = torch.full((target.count,), FIRST, dtype=torch.float64, device=target.device)
-
-    def step(self, state: Chains, noise: Noise, index: int) -> Tensor:
-        xi = noise.normal(index, self.target.dim).flatten(0, 1)
-        size = self.size[state.which][:, None]
-        w = (1 - size.square()).sqrt() * state.w + size * xi
-        proposed = Chains(w, self.target.evaluate(w, state.which), state.chains)
-        gain = proposed.evaluated.log_likelihood - state.evaluated.log_likelihood
-        return state.metropolis(gain, noise.uniform(index, 1).flatten(), proposed)
-
-    def adapt(self, state: Chains, acceptance: Tensor, index: int, warmup: int) -> None:
-        change = (acceptance - WANTED) / (index + 1) ** 0.5
-        self.size = (self.size.log() + change).exp().clamp(LEAST, 1)
-
-    def stats(self) -> dict[str, Tensor]:
-        return {"step_size": self.size.cpu()}
 
 
 MOST = 100

@@ -18,11 +18,14 @@ from torch import Tensor
 from training.inference.draws import Draws
 from training.inference.noise import Noise
 from training.inference.progress import OnPart
-from training.inference.samplers.chains import FIRST, LEAST, WANTED
 from training.inference.target import Target
 from training.inference.weights import evidence_of, largest_exponent, require_some, systematic
 from training.measure.posterior.importance import log_mean
 
+WANTED = 0.3
+"""Acceptance to adapt to: near what is best for random walks (Roberts and Rosenthal 2001)."""
+FIRST, LEAST = 0.5, 1e-4
+"""First and smallest length of a step."""
 WORTH = 0.5
 """Part of the particles that weights are to be worth."""
 MOVES = 8

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from training.files.arrays import evenly, stem_of
+from training.files.arrays import stem_of
 from training.files.roundtrip import SavedRoundtrips
 from training.files.trajectory import SavedTrajectory
 from training.pictures import look
@@ -24,25 +24,13 @@ from training.pictures.images.grids import (
     data_cells,
     draw_grid,
     draw_rows,
-    fitted,
     gray_levels,
     magnified,
     pixel_cells,
     state_divisors,
-    tiled,
 )
 from training.pictures.look import BLUE, MUTED
-from training.pictures.trajectories.album import (
-    DPI,
-    LEFT,
-    MOST_FRAMES,
-    SIDE,
-    VERBS,
-    Animation,
-    animation_of,
-    overviews,
-    pictures_of_latents,
-)
+from training.pictures.trajectories.album import overviews, pictures_of_latents
 from training.pictures.trajectories.clouds import (
     TITLES,
     latent_law,
@@ -50,61 +38,6 @@ from training.pictures.trajectories.clouds import (
     telling_times,
 )
 from training.pictures.trajectories.latents import draw_spectrum
-
-SIDE_PIXELS = round(SIDE * DPI)
-BELOW, GAP = 0.1, 2  # inches; pixels
-MOST_COLUMNS, MOST_PIXELS = 8, 1 << 16
-
-
-class GridAnimation(Animation):
-    """A grid of images that change.
-
-    Args:
-        cells: RGB of 8 bits, ``[S, N, h, w, 3]``; as many as make a square grid are shown.
-        times: ``[S]``.
-        title: What is seen.
-        subtitle: How to read it.
-
-    Attributes:
-        image: The grid as it is now, ``[H, W, 3]``.
-    """
-
-    def __init__(self, cells: np.ndarray, times: np.ndarray, title: str, subtitle: str):
-        super().__init__(times, title, subtitle, BELOW)
-        self._columns = moving_columns(*cells.shape[1:4])
-        self._cells = cells[:, : self._columns**2]
-        self.image = self._tiled(0)
-        bottom = round(self._bottom * DPI) + (SIDE_PIXELS - len(self.image)) // 2
-        left = round(LEFT * DPI)
-        self._shown = self.figure.figimage(self.image, left, bottom, origin="upper")
-
-    def _show(self, number: int) -> None:
-        self.image = self._tiled(number)
-        self._shown.set_data(self.image)
-
-    def _tiled(self, number: int) -> np.ndarray:
-        cells = fitted(self._cells[number], _cell_side(self._columns))
-        return tiled(cells, self._columns, GAP)
-
-
-def moving_columns(count: int, height: int, width: int) -> int:
-    """How many of N images a side of a moving grid has: the most that fill the frame well.
-
-    Noise does not compress, so there are not more pixels than a small file can hold.
-    """
-    side = max(height, width)
-    most = min(MOST_COLUMNS, math.isqrt(count), math.isqrt(MOST_PIXELS // (height * width)))
-
-    def filled(columns: int) -> tuple[int, int]:
-        grid = columns * (_cell_side(columns) // side * side + GAP)
-        return round(10 * grid / SIDE_PIXELS), columns
-
-    return max(range(1, max(most, 1) + 1), key=filled)
-
-
-def _cell_side(columns: int) -> int:
-    return (SIDE_PIXELS - GAP * (columns - 1)) // columns
-
 
 ROWS, PATH_COLUMNS, WAY_COLUMNS = 8, 9, 3
 APART = 22  # pixels before the column of differences
@@ -116,8 +49,8 @@ SAME = 1e-4  # of the largest value: more than float32 takes from a melt's end
 def pictures_of_images(
     paths: Sequence[Path], folder: Path | None, animation: str | None
 ) -> list[look.Picture]:
-    """All pictures of simulations of images, and animations (``gif``, ``mp4`` or none), in a folder
-    or beside their files. Raises DataError if a file is broken.
+    """Return all pictures of simulations of images, in a folder or beside their files; there are
+    no animations. Raises DataError if a file is broken.
 
     A roundtrip is drawn together with the melt whose end it starts from, if that is among them."""
     trajectories = [SavedTrajectory.load(path) for path in paths]
@@ -137,8 +70,6 @@ def pictures_of_images(
         if item.kind == "gen":
             draw["samples"] = partial(draw_samples, item)
         pictures += look.figures(stem, draw) + pictures_of_latents(item, own)
-        if animation is not None and item.kind in VERBS:
-            pictures.append(animation_of(item, own, animation, animate_grid))
     return pictures + overviews(trajectories, folder)
 
 
@@ -146,15 +77,6 @@ def images_of(trajectory: SavedTrajectory) -> np.ndarray:
     """The states of images ``[S, N, C, H, W]``, which the trajectory must have."""
     assert trajectory.images is not None
     return trajectory.images
-
-
-def animate_grid(trajectory: SavedTrajectory, title: str, subtitle: str) -> GridAnimation:
-    """The images of a trajectory, changing all at once."""
-    frames = evenly(len(trajectory.times), MOST_FRAMES)
-    states, times = images_of(trajectory), trajectory.times[frames]
-    _, count, _, height, width = states.shape
-    states = states[frames, : moving_columns(count, height, width) ** 2]
-    return GridAnimation(_cells(states, state_divisors(states, times)), times, title, subtitle)
 
 
 def draw_path(trajectory: SavedTrajectory) -> Figure:

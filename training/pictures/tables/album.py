@@ -18,11 +18,13 @@ from training.files.rows import LARGEST, SavedTable
 from training.pictures import look
 from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE
 from training.pictures.tables.columns import (
+    FEW_ROWS,
     chance,
     color_of,
     counted,
     draw_marginals,
     draw_pairs,
+    draw_points,
     draw_shares,
     legend_below_headline,
 )
@@ -81,8 +83,11 @@ def _histogram(axes: Axes, labels: Sequence[str], values: Sequence[np.ndarray]) 
     bins = int(np.clip(3 * min(map(len, values)) ** (1 / 3), LEAST_BINS, MOST_BINS))
     edges = np.linspace(low, high, bins + 1)
     notes, left_out = [], []
-    for label, each in zip(labels, values, strict=True):
-        draw_shares(axes, label, np.histogram(each, edges)[0] / len(each), edges, 1.5)
+    for number, (label, each) in enumerate(zip(labels, values, strict=True)):
+        if len(each) < FEW_ROWS:
+            draw_points(axes, each, color_of(label), 0.02 * (number + 1))
+        else:
+            draw_shares(axes, label, np.histogram(each, edges)[0] / len(each), edges, 1.5)
         axes.axvline(each.mean(), color=color_of(label), lw=1.2, ls=look.DASHED)
         error = each.std(ddof=1) / math.sqrt(len(each))
         notes.append(f"{label} {each.mean():.4g} ± {error:.2g}")
@@ -90,7 +95,9 @@ def _histogram(axes: Axes, labels: Sequence[str], values: Sequence[np.ndarray]) 
         if lower:
             left_out.append(f"{lower} of {label} lower")
     axes.set(xlim=(low, high), ylim=(0, None))
-    look.label(axes, "log density in nats", "share of rows")
+    if max(map(len, values)) < FEW_ROWS:
+        axes.set_yticks([])
+    look.label(axes, "log density in nats", "share of rows" * bool(len(axes.get_yticks())))
     title = "mean (dashed) ± standard error:"
     look.name_panel(axes, title, ", ".join(notes).replace("-", "−"))
     look.note_inside(axes, "\n".join(left_out), "left")

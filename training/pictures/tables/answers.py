@@ -17,7 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from training.data.records.records import DATE
 from training.data.records.writing import text_of
 from training.files.answers import Asked, SavedAnswerCheck, SavedAnswers
-from training.measure.reliability import wilson
+from training.measure.reliability import TELLING, wilson
+from training.names import script
 from training.pictures import look
 from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE
 from training.pictures.tables.drawn_rows import (
@@ -27,7 +28,7 @@ from training.pictures.tables.drawn_rows import (
     write_dates,
 )
 
-ALONE = "samples alone: ask.py sample with --data compares them"
+ALONE = f"samples alone: {script('ask')} sample with --data compares them"
 
 
 def pictures_of_answers(path: Path, folder: Path | None) -> list[look.Picture]:
@@ -39,7 +40,7 @@ def pictures_of_answers(path: Path, folder: Path | None) -> list[look.Picture]:
         drawn = DrawnRows(saved)
         if drawn.columns:
             draw["marginals"] = partial(draw_marginals, drawn)
-        if len(drawn.columns) > 1:
+        if drawn.has_associations:
             draw["associations"] = partial(draw_associations, drawn)
         note = "" if saved.real else ALONE
         return [replace(each, note=note) for each in look.figures(stem, draw)]
@@ -181,13 +182,15 @@ def hits_of(asked: Asked, interval: float) -> str:
     return f"intervals hold {share_of} truths, say {100 * says:.3g}%"
 
 
-def says_right(asked: Asked, interval: float) -> bool:
-    """Whether an answer, of which some truths are known, is right about as often as it says.
+def says_right(asked: Asked, interval: float) -> bool | None:
+    """Return whether an answer, of which some true values are known, is right about as often as it
+    says; None where so few are known that this cannot be told (``TELLING``).
 
     Intervals may be so more often: their ends are values of the column, which belong to them.
     """
     _, says, low, high = _shares_right(asked, interval)
-    return says <= high and (low <= says or not asked.is_level)
+    right = says <= high and (low <= says or not asked.is_level)
+    return None if right and (high - low) / 2 > TELLING else right
 
 
 def _shares_right(asked: Asked, interval: float) -> tuple[float, float, float, float]:

@@ -66,6 +66,11 @@ def limits(*columns: np.ndarray) -> tuple[float, float]:
     return float(low - room), float(high + room)
 
 
+FEW_ROWS = 20
+"""Rows from which on a histogram is drawn; fewer are drawn as points."""
+LARGE_DISTANCE = 0.2
+"""Kolmogorov-Smirnov distance that a comparison must be able to see before columns are said to fit:
+that of normal columns whose means are half a standard deviation apart."""
 LEAST_BINS, MOST_BINS = 8, 36
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 STRIP = 0.11  # of the tallest bar: how far below the bars one line of quantiles lies
@@ -77,19 +82,23 @@ STRAYS = 0.015  # share beyond the axes from which a panel tells it
 def draw_column(
     axes: Axes, labels: Sequence[str], values: Sequence[np.ndarray], strips: bool = True
 ) -> None:
-    """Bars of data, the outline of samples, and below them lines of quantiles, of one or two sets
-    ``[n]``."""
+    """Draw bars of data, the outline of samples, and below them lines of quantiles, of one or two
+    sets ``[n]``; a set of fewer than ``FEW_ROWS`` as points."""
     low, high = limits(*values)
     fewest = min(len(each) for each in values)
     bins = 1 + 2 * int(np.clip(1.25 * fewest ** (1 / 3), LEAST_BINS // 2, MOST_BINS // 2))
     edges = np.linspace(low, high, bins + 1)
     # By all rows, not only those in range, so that the sets compare.
     shares = [np.histogram(each, edges)[0] / len(each) for each in values]
-    top = max(float(np.max(shares)), 1e-9)
+    drawn = [share for share, each in zip(shares, values, strict=True) if len(each) >= FEW_ROWS]
+    top = max(float(np.max(drawn, initial=0)), 1e-9)
     notes = []
     for number, (label, each, share) in enumerate(zip(labels, values, shares, strict=True)):
-        draw_shares(axes, label, share / top, edges, 1.3)
-        if strips:
+        if len(each) < FEW_ROWS:
+            draw_points(axes, each, color_of(label), 0.3 * (number + 1))
+        else:
+            draw_shares(axes, label, share / top, edges, 1.3)
+        if strips and len(each) >= FEW_ROWS:
             _quantiles(axes, each, -STRIP * (number + 1), color_of(label))
         beyond = float(((each < low) | (each > high)).mean())
         if beyond > STRAYS:
@@ -100,6 +109,12 @@ def draw_column(
     few_numbers(axes.xaxis)
     axes.xaxis.get_offset_text().set(size=look.SMALL_SIZE - 1, color=MUTED)
     look.note_inside(axes, "\n".join(notes))
+
+
+def draw_points(axes: Axes, values: np.ndarray, color: str, height: float) -> None:
+    """Draw few numbers as points at one height."""
+    heights = np.full(len(values), height)
+    axes.plot(values, heights, "o", ms=5, mew=0, alpha=0.7, color=color, clip_on=False)
 
 
 def draw_shares(

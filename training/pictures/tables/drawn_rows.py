@@ -22,6 +22,7 @@ from training.pictures import look
 from training.pictures.correlations import MATRIX_COLORS
 from training.pictures.look import FAINT, INK, MUTED
 from training.pictures.tables.columns import (
+    FEW_ROWS,
     FILL,
     LEFT,
     MOST,
@@ -66,7 +67,8 @@ class DrawnRows:
         one with many."""
         column, sets = self.columns[index], self.sets(index)
         values = np.unique(np.concatenate(sets))
-        if column.type != CATEGORY and len(values) > FEW_VALUES:
+        few_rows = max(map(len, sets)) < FEW_ROWS  # which have few values, whatever their law is
+        if column.type != CATEGORY and (len(values) > FEW_VALUES or few_rows):
             return None
         if column.type == CATEGORY and not column.ordered:
             counts = [(sets[0] == value).sum() for value in values]
@@ -105,6 +107,12 @@ class DrawnRows:
         is_level = np.array([self.columns[index].type == CATEGORY for index in places])
         chosen = [self.places[index] for index in places]
         return [associations(values[:, chosen], is_level) for values in self.values]
+
+    @cached_property
+    def has_associations(self) -> bool:
+        """Whether an association of two columns is known of each set."""
+        matrices = self.associations(range(len(self.columns)))
+        return all(np.isfinite(m[np.tril_indices(len(m), -1)]).any() for m in matrices)
 
     @property
     def counts(self) -> str:
@@ -156,7 +164,10 @@ def _draw_levels(axes: Axes, drawn: DrawnRows, index: int, width: float) -> None
     """Bars of data and outlines of samples, with the names of levels in them."""
     names, shares = drawn.shares(index, MOST_LEVELS)
     places = -np.arange(len(names), dtype=float)
-    for label, share in zip(drawn.labels, shares, strict=True):
+    for label, share, cells in zip(drawn.labels, shares, drawn.sets(index), strict=True):
+        if len(cells) < FEW_ROWS:
+            axes.plot(share, places, "o", ms=6, mew=0, alpha=0.8, color=color_of(label))
+            continue
         outlined: dict[str, Any] = {"fill": False, "ec": color_of(label), "lw": 1.3}
         filled: dict[str, Any] = {"color": color_of(label), "alpha": FILL, "lw": 0}
         axes.barh(places, share, 0.76, **(outlined if is_outlined(label) else filled))

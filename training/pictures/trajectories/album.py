@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -42,25 +41,28 @@ MOST_POINTS = 1500
 VERBS = {"melt": "Melting", "gen": "Generating"}
 
 
-class Animation(ABC):
-    """Draws the frames of one trajectory: a square picture that changes, and a line of time.
+class CloudAnimation:
+    """A point cloud that moves between fixed limits, above a line of time.
 
     Args:
-        times: Of the frames ``[S]``.
-        title: What is seen.
-        subtitle: How to read it.
-        below: Inches between the square and the line of time.
+        row: The points at the times of the frames.
+        title: Title of the animation.
+        subtitle: Line below the title.
+
+    Attributes:
+        axes: The axes of the cloud.
+        dots: The points of the frame that was drawn last.
     """
 
-    def __init__(self, times: np.ndarray, title: str, subtitle: str, below: float):
-        self._times = times
-        self._bottom = below + TIME_HEIGHT  # inches, of the square
-        height = look.TOP + SIDE + self._bottom
+    def __init__(self, row: Row, title: str, subtitle: str):
+        self._row, self._times = row, row.times
+        bottom = TICKS_HEIGHT + TIME_HEIGHT
+        height = look.TOP + SIDE + bottom
         self.figure = look.new_figure(LEFT + SIDE + RIGHT, height)
         self.figure.set_dpi(DPI)
         self._canvas: Any = FigureCanvasAgg(self.figure)  # its methods have no types
         look.headline(self.figure, title, subtitle, LEFT, height - look.MARGIN)
-        self._low, self._high = sorted((float(times[0]), float(times[-1])))
+        self._low, self._high = sorted((float(row.times[0]), float(row.times[-1])))
         axes = look.axes_at(self.figure, (LEFT + 0.6, 0.12, SIDE - 1.25, 0.3))
         axes.set(xlim=(0, 1), ylim=(-1, 1))
         axes.set_axis_off()
@@ -71,10 +73,18 @@ class Animation(ABC):
         (self._mark,) = axes.plot([0], [0], "o", color=INK, markersize=5.5, clip_on=False)
         above: dict[str, Any] = {"ha": "center", "va": "bottom"}
         self._label = axes.text(0, 0.75, "", size=look.TEXT_SIZE, color=INK, **above)
+        place = (LEFT, bottom, SIDE, SIDE)
+        self.axes = cloud_axes(self.figure, place, common_box([row.points]), row.axis_names)
+        self.dots = scatter(self.axes, row.points[0], row.colors, size=9)
 
-    @abstractmethod
     def _show(self, number: int) -> None:
-        """Draws the state of a frame into the square."""
+        points = self._row.points[number]
+        if points.shape[-1] == 3:
+            # Matplotlib has no public way to move 3-D points.
+            self.dots.remove()
+            self.dots = scatter(self.axes, points, self._row.colors, size=9)
+        else:
+            self.dots.set_offsets(points)
 
     def frames(self) -> list[np.ndarray]:
         """RGB pictures ``[S, height, width, 3]``, 8 bits."""
@@ -96,42 +106,16 @@ class Animation(ABC):
         return [FIRST_SECONDS, *[each] * (count - 2), LAST_SECONDS]
 
 
-Animate = Callable[[SavedTrajectory, str, str], Animation]
-
-
-class CloudAnimation(Animation):
-    """A point cloud that moves between fixed limits; the times of its trajectory are those of the
-    frames."""
-
-    def __init__(self, row: Row, title: str, subtitle: str):
-        super().__init__(row.times, title, subtitle, TICKS_HEIGHT)
-        self._row = row
-        place = (LEFT, self._bottom, SIDE, SIDE)
-        self.axes = cloud_axes(self.figure, place, common_box([row.points]), row.axis_names)
-        self.dots = scatter(self.axes, row.points[0], row.colors, size=9)
-
-    def _show(self, number: int) -> None:
-        points = self._row.points[number]
-        if points.shape[-1] == 3:
-            # Matplotlib has no public way to move 3-D points.
-            self.dots.remove()
-            self.dots = scatter(self.axes, points, self._row.colors, size=9)
-        else:
-            self.dots.set_offsets(points)
-
-
-def animation_of(
-    trajectory: SavedTrajectory, stem: Path, suffix: str, animate: Animate
-) -> look.Picture:
-    """The animation, ``gif`` or ``mp4``, of a melt or a generation, made from it, a title and a
-    subtitle; the stem has the folder and first part of its name."""
+def animation_of(trajectory: SavedTrajectory, stem: Path, suffix: str) -> look.Picture:
+    """Return the animation, ``gif`` or ``mp4``, of a melt or a generation of a toy; the stem has
+    the folder and first part of its name."""
     name, details = name_and_details(trajectory)
     law = latent_law(trajectory)
     words = details if law in ("", CLOSED_FORM) else law
     title = f"{VERBS[trajectory.kind]} {name}"
 
     def save(path: Path) -> None:
-        animation = animate(trajectory, title, words)
+        animation = animate_cloud(trajectory, title, words)
         write = write_gif if suffix == "gif" else write_mp4
         write(path, animation.frames(), animation.seconds())
 
@@ -200,7 +184,7 @@ def pictures_of_toys(
         pictures += look.figures(stem, {"clouds": partial(draw_trajectories, [item])})
         pictures += pictures_of_latents(item, stem)
         if animation is not None and item.kind in VERBS:
-            pictures.append(animation_of(item, stem, animation, animate_cloud))
+            pictures.append(animation_of(item, stem, animation))
     return pictures + overviews(trajectories, folder)
 
 

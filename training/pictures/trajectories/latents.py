@@ -30,6 +30,8 @@ MOST_PANELS, COLUMNS = 6, 3
 SIZE, SIDE, LEFT, GAP = (3.4, 1.75), 3.6, 0.3, 0.3  # inches
 LEAST_WIDTH = 6.5  # of a page of one dimension
 RANGE = 4.0  # standard deviations of the Gaussian on either side
+FEW_POINTS = 20
+"""Points from which on a histogram is drawn; fewer are drawn as points."""
 LEAST_BINS, MOST_BINS = 16, 48
 TALLEST = 1.7  # bars are cut at this many times the Gaussian's peak
 RADII = np.array([1.0, 2.0, 3.0])
@@ -94,10 +96,16 @@ def _histogram(axes: Axes, values: np.ndarray, variance: float, color: str) -> N
     edges = np.linspace(-reach, reach, bins + 1)
     # By all points, not only those in range: bars and curve then compare even if some lie beyond.
     density = np.histogram(values, edges)[0] / (len(values) * np.diff(edges))
-    axes.bar(edges[:-1], density, np.diff(edges), align="edge", color=color, alpha=0.35, lw=0)
     grid = np.linspace(-reach, reach, 201)
     axes.plot(grid, gaussian(grid, variance), color=color, lw=1.8)
     peak = float(gaussian(np.zeros(1), variance)[0])
+    if len(values) < FEW_POINTS:
+        density = np.zeros(1)
+        axes.plot(
+            values, np.full(len(values), 0.1 * peak), "o", ms=5, mew=0, alpha=0.7, color=color
+        )
+    else:
+        axes.bar(edges[:-1], density, np.diff(edges), align="edge", color=color, alpha=0.35, lw=0)
     top = min(max(1.12 * peak, 1.05 * float(density.max())), TALLEST * peak)
     axes.set(xlim=(-reach, reach), ylim=(0, top), yticks=[])
     axes.spines["left"].set_visible(False)
@@ -268,10 +276,16 @@ def draw_densities(trajectory: SavedTrajectory) -> Figure:
         least_width=5.5,
     )
     axes = look.axes_at(figure, places[0, -1])
-    cut = np.quantile(values, LOWEST_SHARE) if mapped else values.min()
-    axes.hist(values[values >= cut], BINS, color=BLUE, alpha=0.55, lw=0)
+    many = len(values) >= FEW_POINTS
+    cut = np.quantile(values, LOWEST_SHARE) if mapped and many else values.min()
+    if not many:
+        axes.plot(values, np.ones(len(values)), "o", ms=5, mew=0, alpha=0.7, color=BLUE)
+        axes.set(ylim=(0, 2), yticks=[])
+        look.label(axes, unit)
+    else:
+        axes.hist(values[values >= cut], BINS, color=BLUE, alpha=0.55, lw=0)
+        look.label(axes, unit, "points" if mapped else "images")
     axes.axvline(values.mean(), color=INK, lw=1.2)
-    look.label(axes, unit, "points" if mapped else "images")
     error = values.std(ddof=1) / math.sqrt(len(values))
     mean = f"mean {values.mean():.4g} ± {error:.2g} (standard error)"
     lower = int((values < cut).sum())
