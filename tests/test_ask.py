@@ -1,6 +1,7 @@
 """Questions about the rows of a raw CSV, by the scripts that people call and from Python."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas
@@ -357,7 +358,7 @@ def test_answers_as_data_frames_have_numbers_levels_and_digits():
 
 def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network):
     answers, rows = Answers.open(network), shop(1800)
-    rows["total"] += np.random.default_rng(2).normal(0, 200, len(rows)).round(1)
+    rows["total"] += np.random.default_rng(2).normal(0, 60, len(rows)).round(1)
     held_out = encode(rows[:900], answers.flow.empty.columns)[0]
 
     def holds(**options):
@@ -367,7 +368,7 @@ def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network):
 
     assert holds() < 0.5, "the network has not seen such noise"
     assert holds() != holds(held_out=False)
-    assert abs(holds(held_out=held_out) - 0.8) < 0.05
+    assert abs(holds(held_out=held_out) - 0.8) < 0.04
     assert "at least 4" in refusal(holds, held_out=held_out.at(np.arange(3)))
     far = encode(rows[:900].assign(total=1e6), answers.flow.empty.columns)[0]
     assert holds(held_out=far) > 0.9, "ranks of these are 1"
@@ -417,3 +418,17 @@ def test_posteriors_know_the_levels_observed(sold, network, tmp_path):
     ):
         seen.write_text(text)
         refused(run_script(posterior, "sample", *options, f"--observation={seen}"), 1, why)
+
+
+def test_rows_that_calibrate_intervals_choose_nothing_in_a_training():
+    frame = shop(80)[["price", "total"]]
+    options = {"seed": 0, "duration": 0.001, "tick": 1, **SMALL}
+    usual = Records.open(frame, seed=0)
+    values = usual.values.copy()
+    values[usual.held_out] = values[usual.held_out][::-1] * 3
+    first, other = (
+        each.train(**options).flow.file.model for each in (usual, replace(usual, values=values))
+    )
+    for name, tensor in first.denoiser.state_dict().items():
+        assert torch.equal(tensor, other.denoiser.state_dict()[name]), name
+    assert first.about["held_cells"] != other.about["held_cells"]

@@ -232,6 +232,16 @@ class RecordSpace:
         clipped = values.clip(*ends) if held.steps[at] > 0 else values
         return np.where(level_of(values, atoms) >= 0, values, clipped) if atoms else clipped
 
+    def reachable(self, place: int, values: np.ndarray, within: bool) -> np.ndarray:
+        """Return for each value ``[n]`` of a column whether ``decoded_numbers`` can reach it."""
+        if place not in self.numbers:
+            return np.ones(len(values), dtype=bool)
+        if within:
+            return np.asarray(self.within_range(place, values) == values)
+        at = self.cell(place)
+        positive = bool((self.coordinates.least[at] >= 0) & (self.coordinates.steps[at] > 0))
+        return (values >= 0) | (not positive)
+
     def log_slopes(self, values: np.ndarray) -> Tensor:
         """``log du/dx [n, D]`` of numbers, 0 where they are missing."""
         points, missing = self._points(values)
