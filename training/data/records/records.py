@@ -59,8 +59,8 @@ class Records:
         order: Names of all columns as the source has them.
         separator: What the source has between cells.
         decimal: What it has before decimals.
-        as_written: Texts of cells that would be written otherwise, rare and unknown levels and
-            numbers with more decimals, by column and row.
+        as_written: Texts of cells that would be written otherwise, such as unknown levels and
+            numbers with other decimals, by column and row.
     """
 
     columns: Sequence[RecordColumn]

@@ -1,6 +1,7 @@
 """Tables as people have them: what columns and rows are taken for; they come back equal."""
 
 import csv
+from dataclasses import replace
 from datetime import date, timedelta
 
 import numpy as np
@@ -17,7 +18,7 @@ from training.data.records.cells import open_cells
 from training.data.records.date_grids import grid_of, on_grid
 from training.data.records.encoding import contradicted, encode
 from training.data.records.reading import RecordChoices, SurveyedTable
-from training.data.records.records import CATEGORY, DATE, RecordColumn
+from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn
 from training.data.records.tidying import on_weekday
 from training.data.records.values import date_text
 from training.data.records.writing import save_texts, texts_of
@@ -353,3 +354,20 @@ def test_values_of_a_flow_are_on_the_grid_of_their_dates():
     for values in (of_rows, space.decoded_numbers(place, alone, True)):
         assert {date_text(day, "%m-%d") for day in values.tolist()} == {"01-01"}
     assert len(set(of_rows.tolist())) > 10
+
+
+def test_cells_of_a_text_are_written_byte_for_byte_as_they_were_read(tmp_path):
+    path = tmp_path / "later.csv"
+    rows = [["62,00", "4.733,00", "1/2/2020"], ["41,0", "", "01/02/2020"], ["7", "-0", "NA"]]
+    save_texts(path, ["price", "size", "day"], rows, ";")
+    columns = [
+        RecordColumn("price", NUMBER, decimals=1),
+        RecordColumn("size", WHOLE, decimals=0),
+        RecordColumn("day", DATE, date_format="%d/%m/%Y"),
+    ]
+    records, _ = encode(path, columns, decimal=",")
+    assert records.values[:, :2].tolist()[::2] == [[62, 4733], [7, 0]]
+    assert records.holes.tolist() == [[False] * 3, [False, True, False], [False, False, True]]
+    filled = replace(records, values=np.nan_to_num(records.values, nan=5.0))
+    _, texts = texts_of(filled)
+    assert texts == [rows[0], ["41,0", "5", "01/02/2020"], ["7", "-0", "06/01/1970"]]
