@@ -266,6 +266,9 @@ def test_python_gives_what_the_scripts_do(sold, tmp_path):
     assert all(torch.equal(one[name], other[name]) for name in other)
     assert (theirs.sample(50, {"gift": "yes"}, seed=3)["gift"] == "yes").all()
     holes = with_holes(shop(50))
+    answers.save(tmp_path / "answers.pkl")
+    again = Answers.load(tmp_path / "answers.pkl")
+    pandas.testing.assert_frame_equal(again.fill(holes), answers.fill(holes))
     filled = answers.fill(holes[::-1])[list(holes.columns)]
     assert filled.dropna().index.equals(holes.index[::-1]), "all holes are filled, row by row"
     assert not answers.complete(holes, 1, seed=1)[0].equals(answers.complete(holes, 2)[1])

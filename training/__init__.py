@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from training.commands.adapters import FlowDensity, SbiPosterior, sbi_estimator
     from training.commands.answers import Answers
     from training.commands.guarantees import Guarantee
-    from training.commands.models import Model
+    from training.commands.models import Model, PosteriorDraws
     from training.commands.priors import normal_prior
     from training.commands.python import Images, Records, Simulations, Table, Toy
     from training.commands.rounds import rounds
@@ -32,6 +32,7 @@ _HOMES = {
     "InflationSchedule": "flow.schedules",
     "LatentLaw": "flow.latent.laws",
     "Model": "commands.models",
+    "PosteriorDraws": "commands.models",
     "ProbabilityFlow": "flow.pfode",
     "Records": "commands.python",
     "SbiPosterior": "commands.adapters",
@@ -54,6 +55,7 @@ __all__ = [
     "InflationSchedule",
     "LatentLaw",
     "Model",
+    "PosteriorDraws",
     "ProbabilityFlow",
     "Records",
     "SbiPosterior",

@@ -16,6 +16,7 @@ from tests.support.image_models import save_image_model
 from tests.support.running import quick_endings, refusal, run_script
 from training import Images, Model, Records, SbiPosterior, Simulations, Table, Toy, normal_prior
 from training.commands.adapters import _Estimator
+from training.commands.models import PosteriorDraws
 from training.files.posterior_draws import load_netcdf
 from training.flow.pfode import ProbabilityFlow
 
@@ -196,7 +197,12 @@ def test_posteriors_are_those_of_the_command(model, tmp_path):
     np.testing.assert_allclose(table["mean"], draws.points.mean(axis=1).ravel(), rtol=1e-6)
     assert list(draws.rows(1).columns) == NAMES
     draws.save(tmp_path / "copy.nc")
-    assert load_netcdf(tmp_path / "copy.nc", 2).count == 2
+    for again in (PosteriorDraws.load(each, model) for each in (tmp_path / "copy.nc", path)):
+        pandas.testing.assert_frame_equal(again.summary(), table)
+        np.testing.assert_array_equal(again.points, draws.points)
+    assert "ends in .nc" in refusal(draws.save, tmp_path / "copy.pkl", kind=UsageError)
+    (tmp_path / "copy.json").write_text("{}")
+    assert "no number of observations" in refusal(PosteriorDraws.load, tmp_path / "copy.nc", model)
 
 
 def test_latent_densities_have_the_gradients_of_the_posterior(model):
