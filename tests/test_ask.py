@@ -15,6 +15,7 @@ import info
 import pfODE_int
 import posterior
 import train
+import visualize
 from dnnlib.errors import UsageError
 from tests.support.image_runs import network_file
 from tests.support.messy_tables import MESSY
@@ -24,6 +25,7 @@ from training import Answers, Records
 from training.commands.answers import _frame
 from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY, NUMBER, RecordColumn
+from training.files.answers import SavedAnswers
 from training.files.records import save_records
 from training.flow.coordinates.maps import NOWHERE, Gaps
 from training.networks.mixture import ABSENT, ASKED, KNOWN
@@ -195,6 +197,17 @@ def test_other_scripts_say_what_answers_and_columns_without_sense_are_refused(ne
     for name, wrong in (("values", [1.0] * 6), ("ask", [["city"]]), ("records", "{}")):
         write_network(tmp_path / "wrong.pkl", parts, {**about, name: wrong})
         assert "broken" in refusal(Answers.open, tmp_path / "wrong.pkl")
+
+
+def test_scores_of_rows_with_an_index_without_a_name_are_read_again(network, tmp_path):
+    shop(30).to_csv(tmp_path / "rows.csv")  # pandas writes the index without a name
+    dest, data = tmp_path / "scores.csv", f"--data={tmp_path / 'rows.csv'}"
+    good(run_script(ask, "score", f"--network={network}", data, f"--dest={dest}"))
+    assert list(read_csv(dest).columns)[4:7] == ["odd_cells", "index", "city"]
+    saved = SavedAnswers.load(tmp_path / "scores_params.json")
+    assert saved.log_prob.tolist() == read_csv(dest)["log_prob"].tolist()
+    assert saved.rows.beside["index"].tolist() == [str(row) for row in range(30)]
+    good(run_script(visualize, dest))
 
 
 def test_probabilities_of_a_discrete_number_add_to_one(network):
