@@ -217,9 +217,12 @@ def test_probabilities_of_a_discrete_number_add_to_one(network):
         values[:, 0], values[:, 1], values[:, place] = 1, 20.0, numbers
         asked = np.zeros_like(values, dtype=bool)
         asked[:, place] = True
-        log_prob, error = flow.log_prob(values, asked)
+        done = []
+        log_prob, error = flow.log_prob(values, asked, done.append)
         assert abs(np.exp(log_prob).sum() - 1) < 0.03
         assert (error[np.exp(log_prob) > 1e-4] < 0.06).all()
+        assert sum(done) == len(values)
+        assert max(done) <= len(values) / 2, "a bar moves on the way"
 
 
 def test_values_that_are_often_the_same_have_a_probability(network):

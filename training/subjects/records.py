@@ -349,13 +349,15 @@ class RecordFlow:
         of_cells = self.space.states(torch.from_numpy(asked).long()) == 1
         discrete = of_cells[:, : self.space.dim] & (steps > 0)
         discrete &= ~torch.from_numpy(self.space.at_atoms(values))
-        for rows in self._blocks(len(values), progress=progress):
+        for rows in self._blocks(len(values)):
             part, of_cell = np.arange(len(values))[rows], discrete[rows]
             bound = self._bound_at_centers(values[rows], asked[rows], of_cell)
             narrow, wide = part[bound <= CELL_ERROR], part[~(bound <= CELL_ERROR)]
             means[narrow] = self._log_densities(values[narrow], asked[narrow])
             errors[narrow] = bound[bound <= CELL_ERROR]
-            for some in self._blocks(len(wide), CELL_POINTS):
+            if progress:
+                progress(len(narrow))
+            for some in self._blocks(len(wide), CELL_POINTS, progress):  # most of the time
                 self._over_cells(values, asked, wide[some], means, errors)
             means[part] += (of_cell * torch.where(steps > 0, steps, 1.0).log()).sum(dim=1).numpy()
             errors[part] = np.where(np.isinf(means[part]), 0.0, errors[part])
