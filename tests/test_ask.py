@@ -30,8 +30,8 @@ from training.files.records import save_records
 from training.flow.coordinates.maps import NOWHERE, Gaps
 from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.runs.asking import Sheet
-from training.subjects import NetworkFile, RecordFlow, RecordPrior
-from training.subjects.record_spaces import atoms_of, level_of
+from training.subjects import NetworkFile, RecordFlow, RecordPrior, record_training
+from training.subjects.record_spaces import atoms_of, choose_space, level_of
 
 SMALL = {"batch": 64, "width": 32, "depth": 1}
 QUICK = ("--duration=0.02", "--batch=64", "--width=32", "--depth=1", "--tick=8")
@@ -297,10 +297,17 @@ def test_python_gives_what_the_scripts_do(sold, tmp_path):
 
 
 @pytest.mark.slow
-def test_minutes_are_a_duration_as_measured_here(sold, tmp_path):
-    records = Records.open(sold / "shop.npz")
+def test_minutes_are_a_duration_as_measured_here(sold, tmp_path, monkeypatch):
+    records, spaces = Records.open(sold / "shop.npz"), []
+
+    def chosen(*arguments):
+        spaces.append(choose_space(*arguments))
+        return spaces[-1]
+
+    monkeypatch.setattr(record_training, "choose_space", chosen)
     with quick_endings():
         records.train(tmp_path, minutes=0.003, **SMALL)
+    assert len(spaces) == 1, "it takes as long as many steps"
     (run,) = tmp_path.glob("*-records-*")
     duration = json.loads((run / "training_options.json").read_text())["options"]["duration"]
     assert (run / f"network-snapshot-{round(duration * 1e6) // 1000:06d}.pkl").exists()

@@ -76,11 +76,13 @@ class RecordTraining(Training):
         records: The rows.
         path: Of the records, whose stem results are named by.
         ask: Names of the columns of the one question that is asked; empty for any question.
+        chosen: Coordinates and mixture, if they are chosen already.
     """
 
     records: Records
     path: Path
     ask: Sequence[str] = ()
+    chosen: Chosen | None = None
     calibrates = False
 
     @cached_property
@@ -106,6 +108,14 @@ class RecordTraining(Training):
         validation[order[: max(1, round(VALIDATION * len(rows)))]] = True
         return replace(rows, held_out=validation)
 
+    @cached_property
+    def _chosen(self) -> Chosen:
+        """Coordinates and mixture, whose choice takes as long as many steps."""
+        return self.chosen or choose_space(self._fitted, self.wanted.seed)
+
+    def within(self, minutes: float, start: Start) -> "RecordTraining":
+        return replace(super().within(minutes, start), chosen=self._chosen)
+
     @property
     def useful_threads(self) -> int | None:
         return self.recipe.useful_threads
@@ -113,7 +123,7 @@ class RecordTraining(Training):
     def start(self, device: torch.device, resumed: Resumed | None) -> Start:
         wanted, records, recipe = self.wanted, self._fitted, self.recipe
         logger.info(describe_table_recipe(recipe, self._rows, len(records.columns)))
-        chosen = choose_space(records, wanted.seed)
+        chosen = self._chosen
         space, one = chosen.space, self._one_question(chosen)
         kept = wanted.choices.inflation.get("dims_to_keep")
         if wanted.choices.precond != "ifs" or kept not in (None, space.dim):
