@@ -17,6 +17,7 @@ from tests.support.running import quick_endings, refusal, run_script
 from training import Images, Model, Records, SbiPosterior, Simulations, Table, Toy, normal_prior
 from training.commands.adapters import _Estimator
 from training.commands.models import PosteriorDraws
+from training.data.tables.marginals import looks_uniform
 from training.files.posterior_draws import load_netcdf
 from training.flow.pfode import ProbabilityFlow
 
@@ -368,3 +369,26 @@ def test_a_normal_prior_has_its_density_and_what_is_no_normal_law_is_refused():
         ([1.0, 2.0], [[1.0, 2.0], [2.0, 1.0]], None, "not positive"),
     ):
         assert why in refusal(normal_prior, "ab", mean, spread, bounds, kind=UsageError)
+
+
+def test_parameters_that_look_uniform_and_have_no_bounds_get_one_hint(caplog):
+    draw = np.random.default_rng(0)
+    columns = {
+        "a": draw.uniform(-1, 3, 400),
+        "b": draw.normal(size=400),
+        "c": draw.uniform(size=400),
+    }
+    frame, data = pandas.DataFrame(columns), draw.normal(size=(400, 1))
+    Simulations(frame, data, bounds={"a": (-1, 3), "c": (0, 1)})
+    Simulations(frame[["b"]], data)
+    Simulations(frame[:150], data[:150])
+    assert not [line for line in caplog.messages if "uniform" in line]
+    Simulations(frame, data, bounds={"c": (0, 1)})
+    (line,) = [line for line in caplog.messages if "uniform" in line]
+    assert "a on [-0.9" in line
+    assert "bounds={'a': (low, high)}" in line
+    assert "c on" not in line
+    passed = [looks_uniform(draw.uniform(size=500)) for _ in range(200)]
+    assert np.mean(passed) > 0.95
+    others = (draw.normal(size=200), draw.gamma(2, size=300), np.arange(9.0))
+    assert not any(map(looks_uniform, others))
