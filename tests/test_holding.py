@@ -121,6 +121,10 @@ def test_python_calibrates_as_scripts_do(shelf, simulations, tmp_path):
     assert p[1] == made.p_values({"y2": 1.5, "y 1": -1.5}) < 0.05 < p[0]
     with pytest.raises(UsageError, match="no option 'drawz': is 'draws' meant"):
         Guarantee.calibrate(**place, drawz=3)
+    made.save(tmp_path / "saved.pkl")
+    np.testing.assert_array_equal(
+        Guarantee.open(tmp_path / "saved.pkl").truths.held_out.ranks, made.truths.held_out.ranks
+    )
     assert "share is 90: give a number" in refusal(made.holding, 90, kind=UsageError)
     assert "was not calibrated" in refusal(Guarantee.open, simulations / "network.pkl")
 

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from training.commands.adapters import FlowDensity, SbiPosterior, sbi_estimator
     from training.commands.answers import Answers
     from training.commands.guarantees import Guarantee
-    from training.commands.models import Model
+    from training.commands.models import Model, PosteriorDraws
+    from training.commands.predictors import FlowClassifier, FlowRegressor
     from training.commands.priors import normal_prior
     from training.commands.python import Images, Records, Simulations, Table, Toy
     from training.commands.rounds import rounds
@@ -26,12 +27,15 @@ _HOMES = {
     "EigenBasis": "flow.eigenbasis",
     "Images": "commands.python",
     "Guarantee": "commands.guarantees",
+    "FlowClassifier": "commands.predictors",
     "FlowDensity": "commands.adapters",
     "FlowDistribution": "flow.distribution",
+    "FlowRegressor": "commands.predictors",
     "GaussianLaw": "flow.latent.laws",
     "InflationSchedule": "flow.schedules",
     "LatentLaw": "flow.latent.laws",
     "Model": "commands.models",
+    "PosteriorDraws": "commands.models",
     "ProbabilityFlow": "flow.pfode",
     "Records": "commands.python",
     "SbiPosterior": "commands.adapters",
@@ -46,14 +50,17 @@ _HOMES = {
 __all__ = [
     "Answers",
     "EigenBasis",
+    "FlowClassifier",
     "FlowDensity",
     "FlowDistribution",
+    "FlowRegressor",
     "GaussianLaw",
     "Guarantee",
     "Images",
     "InflationSchedule",
     "LatentLaw",
     "Model",
+    "PosteriorDraws",
     "ProbabilityFlow",
     "Records",
     "SbiPosterior",

@@ -194,6 +194,15 @@ class Answers:
         """
         return cls(RecordFlow.of(NetworkFile.open(str(location))))
 
+    @classmethod
+    def load(cls, path: str | Path) -> "Answers":
+        """Load answers from a file that ``save`` or ``train.py`` wrote; see ``open``."""
+        return cls.open(path)
+
+    def save(self, path: str | Path) -> None:
+        """Write the network file, whole or not at all. It opens in ``ask.py`` and by ``load``."""
+        self.flow.file.model.save(path)
+
     def __repr__(self) -> str:
         return f"Answers({', '.join(self.flow.empty.names)})"
 

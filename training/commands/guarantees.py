@@ -48,6 +48,12 @@ class Guarantee:
         calibrating.require_known(file.model.held_out)
         return cls(open_prior(file), guarantee.HeldOutTruths(file.model.held_out))
 
+    def save(self, path: str | Path) -> None:
+        """Write the calibrated network file, whole or not at all. ``open`` reads it."""
+        file = self.subject.file
+        assert file is not None
+        file.model.save(path)
+
     @classmethod
     def calibrate(
         cls, network: str | Path, data_root: str | Path | None = None, **options: Any

@@ -24,6 +24,7 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path
 from dnnlib.lists import joined
 from dnnlib.numbers import natural
+from torch_utils.results import load_json, save_json
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.commands import called
@@ -286,7 +287,7 @@ class Posterior:
 
         with called.own_folder() as folder:
             posterior.sample(self._settings(observed, folder, options))
-            return PosteriorDraws.load(folder, self.model)
+            return PosteriorDraws.from_folder(folder, self.model)
 
     def log_prob(self, points: Any, observed: Any = None) -> np.ndarray:
         """Return the log densities ``[N]``, in nats, of what ``sample`` draws.
@@ -466,8 +467,8 @@ class PosteriorDraws:
     model: Model
 
     @classmethod
-    def load(cls, folder: Path, of: Model) -> "PosteriorDraws":
-        """Those that ``posterior.py sample`` wrote to a folder.
+    def from_folder(cls, folder: Path, model: Model) -> "PosteriorDraws":
+        """Load the draws that ``posterior.py sample`` wrote to a folder.
 
         Raises:
             DataError: There are none, since it refused an observation.
@@ -475,11 +476,28 @@ class PosteriorDraws:
         path = next(folder.glob("*_posterior.nc"), None)
         if path is None:
             raise DataError("an observation was refused: no data are like it")
-        facts = called.facts_of(folder, "_posterior")
-        saved = load_netcdf(path, int(facts["observations"]), every_draw=True)
+        return cls.load(path, model)
+
+    @classmethod
+    def load(cls, path: str | Path, model: Model) -> "PosteriorDraws":
+        """Load draws that ``save`` or ``posterior.py sample`` wrote.
+
+        Args:
+            path: The netCDF-4 file; the JSON of the same name is beside it.
+            model: The model that the draws are from.
+
+        Raises:
+            DataError: A file is missing or broken.
+        """
+        path = Path(path)
+        facts = load_json(path.with_suffix(".json"))
+        count = facts.get("observations")
+        if type(count) is not int or count < 1:
+            raise DataError(f"{path}: the .json beside it has no number of observations")
+        saved = load_netcdf(path, count, every_draw=True)
         points = np.moveaxis(saved.points, 2, 0)
         points = points.reshape(len(points), -1, points.shape[-1])
-        return cls(saved.names, points, facts, path.read_bytes(), of)
+        return cls(saved.names, points, facts, path.read_bytes(), model)
 
     def __repr__(self) -> str:
         count, draws, _ = self.points.shape
@@ -560,8 +578,17 @@ class PosteriorDraws:
             return import_module("arviz").from_netcdf(folder / "draws.nc").load()
 
     def save(self, path: str | Path) -> None:
-        """Writes the netCDF-4 file that ArviZ and ``visualize.py`` read."""
-        with atomic_path(Path(path)) as new:
+        """Write the netCDF-4 file that ArviZ and ``visualize.py`` read, and beside it the facts as
+        JSON, each whole or not at all.
+
+        Raises:
+            UsageError: The path does not end in ``.nc``.
+        """
+        path = Path(path)
+        if path.suffix != ".nc":
+            raise UsageError(f"{path}: draws are saved as netCDF: give a path that ends in .nc")
+        save_json(path.with_suffix(".json"), self.facts)
+        with atomic_path(path) as new:
             new.write_bytes(self.content)
 
     @property

@@ -49,6 +49,7 @@ from training.data.tables.foreign import (
 )
 from training.data.tables.formats import open_table
 from training.data.tables.making import make_table
+from training.data.tables.marginals import looks_uniform
 from training.data.tables.table import DataTable
 from training.files.records import holds_records, load_records, save_records
 from training.files.table import holds_table, load_table, save_table
@@ -275,6 +276,7 @@ class Simulations(Table):
             name=name,
             **choices,
         )
+        _hint_at_bounds(own, rows, bounds or {})
         # Data without names are given again in the order in which they came.
         kept = table.rows.in_order(conditions)
         super().__init__(kept, name, table.lines, kind=kind_of(parameters))
@@ -409,6 +411,22 @@ class Images:
     ) -> Model:
         """A model of them, as ``train.py`` trains it; see ``Table.train``."""
         return _trained(TrainSettings, train.run, {"data": self.path}, outdir, progress, options)
+
+
+def _hint_at_bounds(names: Sequence[str], rows: np.ndarray, bounds: Mapping[str, Any]) -> None:
+    """Warn once of parameters ``[N, D]`` that look uniform and have no bounds."""
+    uniform = {
+        name: (float(np.nanmin(values)), float(np.nanmax(values)))
+        for name, values in zip(names, rows.T, strict=True)
+        if name not in bounds and looks_uniform(values)
+    }
+    if uniform:
+        ends = [f"{name} on [{low:.4g}, {high:.4g}]" for name, (low, high) in uniform.items()]
+        logger.warning(
+            f"Warning: parameters look uniform: {', '.join(ends)}. If the prior is, give "
+            f"its limits, such as bounds={{'{next(iter(uniform))}': (low, high)}}: without them "
+            "posteriors extend beyond the limits"
+        )
 
 
 def _in_memory(source: Any, columns: Sequence[str] | None, name: str) -> ForeignTable:

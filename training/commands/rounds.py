@@ -429,7 +429,7 @@ def rounds(
         settings = typed_by_name(RoundsSettings, {**given, **options})
         in_rounds(settings, program, own_prior)
         last = max(place.glob("round*/network.pkl"), key=lambda path: int(path.parent.name[5:]))
-        return PosteriorDraws.load(place, Model.load(last))
+        return PosteriorDraws.from_folder(place, Model.load(last))
 
 
 def _program(function: Callable[..., Any]) -> UserFunction:

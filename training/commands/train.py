@@ -23,6 +23,7 @@ from training.data.tables.trials import as_sets, one_of_each
 from training.data.toys import Toy
 from training.files.records import holds_records, load_records
 from training.files.table import holds_table, load_table
+from training.learning.budget import TimeBudget
 from training.learning.building import Choices, describe_training, resolved_options
 from training.learning.cost import tell_dry_run
 from training.learning.melting import law_file, refit_latent_law
@@ -260,6 +261,7 @@ def train(
             start.ending,
             start.watch(),
             progress,
+            None if minutes is None else TimeBudget(60 * minutes),
         )
 
 

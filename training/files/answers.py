@@ -20,7 +20,8 @@ A name that is taken gets a _ after it. ``score`` has before the columns of the 
     least_probable    of the cells: the probability of a value as far out, given the others
     odd_cells         name (probability) of those with at most --odd, the oddest first
 
-and behind them ``{column}_probability`` of each cell, which is empty where the cell is.
+and behind them ``{column}_probability`` of each cell, which is empty where the cell is. A first
+column of the source without a name is called ``index``.
 
 Beside each CSV, ``{name}_params.json`` has the options, the digest of the network, the versions,
 and what is needed to read the CSV again: question (the command), data_name, sheet (name of the CSV,
@@ -68,6 +69,8 @@ ANSWERS = "inflationary-flows answers 1"
 FORMAT = "inflationary-flows check of answers 1"
 SCORES = ("row", "log_prob", "log_prob_error", "least_probable", "odd_cells")
 """The first columns of a CSV of scores."""
+INDEX = "index"
+"""Name in a CSV of scores of a column of the source that has none."""
 QUESTIONS = ("fill", "predict", "score", "sample")
 LOW, MIDDLE, HIGH, PROBABILITY = "low", "predicted", "high", "probability"
 

@@ -25,7 +25,8 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.results import SavedArrays, open_arrays, save_arrays
-from training.data.records.records import CATEGORY, RecordColumn, Records
+from training.data.records.date_grids import GRID
+from training.data.records.records import CATEGORY, DATE, RecordColumn, Records
 from training.data.tables.foreign import require_names
 from training.data.tables.table import as_records
 from training.files.arrays import typed
@@ -152,6 +153,7 @@ def _column(entry: Any, broken: DataError) -> RecordColumn:
     levels, rare = tuple(entry["levels"]), tuple(entry["rare"])
     column = RecordColumn(**{**entry, "levels": levels, "rare": rare})
     fits = column.type in COLUMN_TYPES and (column.type == CATEGORY) == bool(levels)
+    fits &= not column.grid or (column.type == DATE and GRID.fullmatch(column.grid) is not None)
     if not fits or len(set(levels)) < len(levels):
         raise broken
     return column

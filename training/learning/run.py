@@ -1,6 +1,7 @@
 """A run: step after step, reports, snapshots, and an end in good order; in a folder of its own, or
 going on in that of a state."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from training.data.batches import BatchSource
+from training.learning.budget import TimeBudget
 from training.learning.calibrating import CalibrationPlan, calibrate
 from training.learning.courses import find_courses
 from training.learning.held_out import Score, Watch
@@ -72,6 +74,7 @@ def train(
     ending: Ending = NOTHING,
     watch: Watch | None = None,
     progress: Progress | None = None,
+    budget: TimeBudget | None = None,
 ) -> Path:
     """Trains to the end of the configuration, or to a signal, and saves where it stops.
 
@@ -85,6 +88,7 @@ def train(
         watch: Looks at what is held out of the training: reports it, may end the training early,
             and may choose the weights that it ends with.
         progress: Called with the part of the training that is done, a few times a second.
+        budget: The time that was planned, if any: warns if the training will exceed it.
 
     Returns:
         The last network file.
@@ -108,6 +112,8 @@ def train(
                         batch = next(batches)
                     trainer.train_step(batch, reporter.means)
                     reporter.advance(config.batch)
+                    if budget:
+                        budget.check(trainer.step, config.total_steps, time.monotonic())
                     signal = stop.agreed(trainer.device)
                     done = trainer.step >= config.total_steps
                     ends = signal is not None or done
@@ -184,6 +190,7 @@ def run_training(
     ending: Ending = NOTHING,
     watch: Watch | None = None,
     progress: Progress | None = None,
+    budget: TimeBudget | None = None,
 ) -> Path:
     """Trains in a new folder, or goes on in the folder of a state; else as ``train``.
 
@@ -203,7 +210,7 @@ def run_training(
         folder = RunFolder.create(place, record)
         steps = trainer.config.total_steps
         logger.info(f"Training in {folder.path}: {steps:,} steps")
-    return train(trainer, source, folder, ending, watch, progress)
+    return train(trainer, source, folder, ending, watch, progress, budget)
 
 
 def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolder:

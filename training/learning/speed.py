@@ -6,7 +6,7 @@ hardly gain anything for what it loses in digits, or are slower.
 
 import copy
 import time
-from statistics import median
+from statistics import mean
 
 import torch
 
@@ -17,6 +17,7 @@ from torch_utils.snapshots import first_line
 from torch_utils.stats import RunningMeans
 from training.data.batches import BatchSource
 from training.learning.cost import PaperStep
+from training.learning.held_out import Watch
 from training.learning.loss import DenoisingLoss
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
@@ -67,8 +68,10 @@ def gradient_seconds(
 def step_seconds(
     model: Model, loss: DenoisingLoss, config: TrainingConfig, source: BatchSource
 ) -> float:
-    """The median of what steps take, the longest on any rank; the model, on its device, is not
-    changed."""
+    """Return the mean seconds of a step, the longest of any rank, without the first step.
+
+    A mean, since some steps take far longer than most, such as the first of an epoch, in which
+    missing cells are drawn anew. The model, on its device, is not changed."""
     trainer, taken = Trainer(copy.deepcopy(model), loss, config), list[float]()
     means, batches = RunningMeans(trainer.device), source.batches(0)
     try:
@@ -79,9 +82,24 @@ def step_seconds(
             taken.append(time.monotonic() - began)
     finally:
         del batches  # processes that read end with it
-    seconds = torch.zeros(distributed.world_size(), device=trainer.device, dtype=torch.float64)
-    seconds[distributed.rank()] = median(taken[1:])
-    return float(distributed.sum_over_ranks(seconds).max())
+    return _slowest(mean(taken[1:]), trainer.device)
+
+
+def look_seconds(model: Model, watch: Watch | None) -> float:
+    """Return the seconds of a score on held-out points, the longest of any rank; 0 without a
+    watch, which keeps no score of this."""
+    if watch is None:
+        return 0.0
+    began = time.monotonic()
+    watch.held_out.score(model)
+    return _slowest(time.monotonic() - began, model.denoiser.basis.mean.device)
+
+
+def _slowest(seconds: float, device: torch.device) -> float:
+    """The largest of the seconds of all ranks."""
+    of_each = torch.zeros(distributed.world_size(), device=device, dtype=torch.float64)
+    of_each[distributed.rank()] = seconds
+    return float(distributed.sum_over_ranks(of_each).max())
 
 
 def compile_network(trainer: Trainer, source: BatchSource) -> None:

@@ -43,14 +43,13 @@ class IntervalSettings(RowSettings):
     )
     held_out: bool = option(
         default=True,
-        help="Intervals that hold as many of the cells that the training held out as they say, as "
-        "far as these are many; else as the flow has them.",
+        help="Calibrate intervals by the held-out rows of the training; --no-held_out takes the "
+        "flow's own intervals.",
     )
     calibrate: Path | None = option(
-        unset="those that the network knows of",
-        help="The data set of the training, whose held-out rows set the intervals, so that these "
-        "hold at least as many truths as they say, of rows like those; or a CSV of rows that are "
-        "all new",
+        unset="the scores in the network file",
+        help="Calibrate intervals for the columns that are asked and known here, by the held-out "
+        "rows of this data set (that of the training), or by all rows of a CSV of new rows",
     )
 
     def __post_init__(self) -> None:

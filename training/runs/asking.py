@@ -21,7 +21,7 @@ from training.data.records.encoding import contradicted, encode
 from training.data.records.records import CATEGORY, DATE, WHOLE, Records
 from training.data.records.tidying import on_weekday, says_missing, says_weekday
 from training.data.records.writing import text_of, texts_of
-from training.files.answers import SCORES
+from training.files.answers import INDEX, SCORES
 from training.files.arrays import evenly
 from training.measure.posterior.ranks import ks_p_values
 from training.measure.posterior.verdicts import detectable, holm, verdict
@@ -176,7 +176,10 @@ class Asking:
             least = "" if np.isnan(tails).all() else f"{np.nanmin(tails):.3g}"
             rows.append([str(number), f"{log_prob:.4f}", f"{error:.2g}", least, named])
         names, texts = texts_of(records)
-        source = [Beside(name, [row[at] for row in texts]) for at, name in enumerate(names)]
+        # A first column may have no name, but here it is not the first.
+        source = [
+            Beside(name or INDEX, [row[at] for row in texts]) for at, name in enumerate(names)
+        ]
         for name, tails in zip(records.names, scores.tails.T, strict=True):
             shares = ["" if np.isnan(tail) else f"{tail:.3g}" for tail in tails]
             source.append(Beside(f"{name}_probability", shares, plain=True))

@@ -11,28 +11,26 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.records import CATEGORY, Records
 from training.measure.conformal import asked, fewest
-from training.measure.posterior.coverage import central_values
+from training.subjects.held_cells import FARTHEST
 from training.subjects.records import RecordFlow
 
 MOST_HELD_OUT = 2000
 """Held-out cells of a column by which intervals are set."""
-FARTHEST = 1 - 2**-50
-"""Of central intervals, whose ends are ranks in double precision: 8 standard deviations."""
 
 
 @dataclass(frozen=True)
 class Interval:
     """Central intervals.
 
-    As the flow has them, as the rows had them that its training held out (``HeldCells``), or set by
-    held-out rows of a question so that they hold what they say, whatever the flow is worth
-    (``measure.conformal``; the score of a cell is ``|2 u - 1|``, u its rank by the flow).
+    Their contents are those of the flow, or set by conformal calibration so that they cover what
+    they say, whatever the flow is: by the cells that the training held out (``HeldCells``), or by
+    held-out rows with the query that is asked. The score of a cell is ``RecordFlow.contents``.
 
     Attributes:
         share: Probability of the intervals.
-        held_out: Records whose held-out rows set them; whether those of the training do, as the
-            network knows them; False for the flow's own.
-        seed: Of what is hidden in these, and of draws that spread discrete numbers.
+        held_out: Records whose held-out rows calibrate them; True for those of the training, whose
+            scores the network file contains; False for the flow's own contents.
+        seed: Random seed of the cells that are hidden in these rows.
     """
 
     share: float
@@ -63,6 +61,12 @@ class Interval:
             level[:] = self._held(flow, held_out, known, place)
         elif held_out and flow.held is not None:
             level = flow.held.content(place, self.share, known)
+            if 0 < flow.held.counts[place] < (needed := fewest(self.share)):
+                logger.warning(
+                    f"Warning: the training held out {flow.held.counts[place]} cells of "
+                    f"'{flow.empty.names[place]}': calibrated intervals of {self.said} need at "
+                    f"least {needed}, so these may cover less"
+                )
         return np.stack([(1 - level) / 2, np.full(len(known), 0.5), (1 + level) / 2], axis=1)
 
     def _held(self, flow: RecordFlow, held_out: Records, known: np.ndarray, place: int) -> float:
@@ -76,8 +80,8 @@ class Interval:
             )
         generator = seeded_generator("cpu", self.seed, Stream.HELD_OUT)
         which = torch.randint(len(known), (len(values),), generator=generator).numpy()
-        ranks = torch.from_numpy(flow.ranks(values, known[which], place, generator))
-        level = float(asked(central_values(ranks), self.share))
+        scores = torch.from_numpy(flow.contents(values, known[which], place))
+        level = float(asked(scores, self.share))
         if level > FARTHEST:
             logger.warning(
                 f"Warning: held-out cells of '{name}' are farther out than intervals of the flow "

@@ -26,6 +26,9 @@ from training.model.model import Model
 from training.recipes import FEW_ROWS
 from training.subjects.table_spaces import Preparation
 
+MOST_STEPS = 5000
+"""Steps of a training up to which it is run twice more for the end time."""
+
 
 def choose_end(preparation: Preparation, coordinates: Coordinates, patience: int) -> Choices:
     """Return the choices of a model, with the end time if it is a choice of held-out rows.
@@ -37,7 +40,8 @@ def choose_end(preparation: Preparation, coordinates: Coordinates, patience: int
     """
     choices, table = preparation.choices, preparation.table
     few = len(table.train_rows) < FEW_ROWS and len(table.held_out_rows) > 0
-    if not few or choices.t_max is not None or preparation.of_sets:
+    short_training = preparation.config.total_steps <= MOST_STEPS
+    if not (few and short_training) or choices.t_max is not None or preparation.of_sets:
         return choices
     model, _ = preparation.build(coordinates)
     schedule, long = model.denoiser.schedule, float(model.about["tmax"])

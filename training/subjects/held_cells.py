@@ -1,13 +1,19 @@
-"""How far out held-out cells are, as a network sees them: by this its intervals are set.
+"""Split conformal calibration of the intervals of a network of records, by its held-out cells.
 
-Of a column with n held-out cells, central intervals of the flow with content c hold ``F(c)`` of
-them. The interval that is to hold a share s is the one with the content c where
+The score of a held-out cell is the content of the smallest central interval of the flow that covers
+it, as it is written: rounded to the steps of the column, and within its range. With n scores
+``s_(1) <= ... <= s_(n)`` of a column, an interval that is to cover a share l of new cells has the
+content
 
-    (n F(c) + m c) / (n + m) = s,
+    s_(k),    k = ceil((n + 1) l),
 
-as if m more cells had been held out, and were where the flow says: few held-out cells leave the
-flow's own content as it is, many set it. F is measured twice, with all other cells of a row known
-that are there, and with four of five; between these two shares of known cells c is linear.
+and covers a new cell with a probability of at least l, and at most ``l + 1 / (n + 1)`` where scores
+do not tie, whatever the flow is (``measure.conformal``). This needs cells that are exchangeable
+with new ones: neither the weights nor the choice between networks may depend on them. If n is too
+small for such a k, the content is between the largest score and 1, and nothing is guaranteed.
+
+Scores are computed twice, with all other cells of a row known that are present, and with four of
+five; between these two shares of known cells the content is interpolated.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,27 +25,27 @@ import torch
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.files.arrays import evenly
-from training.measure.posterior.coverage import central_values
+from training.measure.conformal import placed
 from training.subjects.record_margins import by_column
 
-OWN = 50
-"""m."""
 KNOWN = (0.8, 1.0)
-"""Shares of the other cells of a row that are there."""
+"""Shares of the other cells of a row that are known."""
 MOST_CELLS, MOST_KNOTS = 1000, 200
-"""Of a column: cells that are looked at, and contents that are kept, evenly many cells apart."""
-Ranks = Callable[[np.ndarray, np.ndarray, int, torch.Generator], np.ndarray]
-"""Of ``RecordFlow``."""
+"""Maximum numbers, per column, of scores that are computed and of sorted scores that are kept."""
+FARTHEST = 1 - 2**-50
+"""Largest content of a central interval, whose ends are ranks in double precision."""
+Contents = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+"""The function ``RecordFlow.contents``."""
 
 
 @dataclass(frozen=True, eq=False)
 class HeldCells:
-    """Contents of central intervals whose ends held-out cells are at.
+    """Sorted scores of held-out cells.
 
     Attributes:
-        counts: Cells of each of P columns, n; 0 of one without intervals.
-        known: Which share of the other cells was known, of each column rising ``[2]``.
-        contents: Of each column, at each of these, rising, ``[2, knots]``.
+        counts: Number of scores of each of P columns, n; 0 for a column without intervals.
+        known: Mean shares of the other cells that were known, for each column rising ``[2]``.
+        contents: Scores of each column, at each of these shares, rising, ``[2, knots]``.
     """
 
     counts: Sequence[int]
@@ -47,10 +53,12 @@ class HeldCells:
     contents: Sequence[np.ndarray]
 
     @classmethod
-    def of(cls, ranks: Ranks, rows: np.ndarray, places: Sequence[int], seed: int) -> "HeldCells":
-        """Those of rows ``[n, P]`` that were held out, in columns of numbers at such places."""
+    def of(
+        cls, contents: Contents, rows: np.ndarray, places: Sequence[int], seed: int
+    ) -> "HeldCells":
+        """Compute the scores of held-out rows ``[n, P]`` in the columns at the given places."""
         counts, none = [0] * rows.shape[1], np.zeros((2, 0))
-        shares, contents = [np.zeros(2)] * rows.shape[1], [none] * rows.shape[1]
+        shares, scores = [np.zeros(2)] * rows.shape[1], [none] * rows.shape[1]
         for place in places:
             own = rows[~np.isnan(rows[:, place])][:MOST_CELLS]
             if not len(own):
@@ -61,29 +69,33 @@ class HeldCells:
                 chosen = torch.rand(own.shape, generator=generator) < share
                 known = ~np.isnan(own) & chosen.numpy()
                 known[:, place] = False
-                central = central_values(torch.from_numpy(ranks(own, known, place, generator)))
-                parts.append((known_shares(known).mean(), central.sort().values.numpy()[kept]))
+                parts.append(
+                    (known_shares(known).mean(), np.sort(contents(own, known, place))[kept])
+                )
             counts[place] = len(own)
-            shares[place], contents[place] = (np.array(each) for each in zip(*parts, strict=True))
-        return cls(counts, shares, contents)
+            shares[place], scores[place] = (np.array(each) for each in zip(*parts, strict=True))
+        return cls(counts, shares, scores)
 
     def content(self, place: int, share: float, known: np.ndarray) -> np.ndarray:
-        """Of the intervals ``[n]`` of a column that are to hold a share of the cells, by which
-        cells are known where it is asked ``[n, P]``. A row's interval is by its own alone, whatever
-        the others of a file lack."""
+        """Return the contents ``[n]`` of the intervals of a column that cover a share of new cells.
+
+        The content of a row depends on its own known cells ``[n, P]`` alone. A column without
+        scores has the share itself."""
         if not self.counts[place]:
             return np.full(len(known), share)
         count, each = self.counts[place], []
+        wanted = float(placed(count, share))
+        if wanted > count:
+            wanted = (count + 1) * share
         for own in self.contents[place]:
-            # An interval that ends at the k-th of n cells holds k / (n + 1) of further ones.
-            kept, ends = evenly(count, len(own)), np.concatenate([[0.0], own, [1.0]])
-            held = np.concatenate([[0.0], (kept + 1) / (count + 1), [1.0]])
-            each.append(np.interp(share, (count * held + OWN * ends) / (count + OWN), ends))
+            order = np.concatenate([[0], evenly(count, len(own)) + 1, [count + 1]])
+            ends = np.concatenate([[0.0], own, [1.0]])
+            each.append(min(float(np.interp(wanted, order, ends)), FARTHEST))
         return np.interp(known_shares(known), self.known[place], each)
 
     @classmethod
     def read(cls, listed: object, columns: int, broken: Exception) -> "HeldCells | None":
-        """What ``listed`` gave; None of None. Raises an error if it is no list of so many."""
+        """Return what ``listed`` gave, None for None. Raises ``broken`` for anything else."""
         if listed is None:
             return None
         columns_of = []
@@ -103,11 +115,11 @@ class HeldCells:
 
     @property
     def listed(self) -> list[list[object]]:
-        """As JSON has them."""
+        """The scores as JSON."""
         columns = zip(self.counts, self.known, self.contents, strict=True)
         return [[count, known.tolist(), own.round(6).tolist()] for count, known, own in columns]
 
 
 def known_shares(known: np.ndarray) -> np.ndarray:
-    """Of the other cells of each row ``[n]``, of which ``[n, P]`` that of a column is not known."""
+    """Return the shares ``[n]`` of known cells among the other cells of each row, by ``[n, P]``."""
     return np.asarray(known.sum(axis=1) / max(1, known.shape[1] - 1))

@@ -30,11 +30,16 @@ class LevelLaw(NamedTuple):
         at = level_of(truth, self.values)
         return np.where(at < 0, 0.0, self.probabilities[np.arange(len(at)), at])
 
+    def around(self, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities ``[n]`` of less than values ``[n]``, and of these or less."""
+        below = np.where(self.values < truth[:, None], self.probabilities, 0.0).sum(axis=1)
+        return below, below + self.at(truth)
+
     def ranks(self, truth: np.ndarray, generator: torch.Generator) -> np.ndarray:
         """What distribution functions have at values ``[n]``, each spread over its probability."""
-        below = np.where(self.values < truth[:, None], self.probabilities, 0.0).sum(axis=1)
+        below, upto = self.around(truth)
         drawn = torch.rand(len(truth), generator=generator, dtype=torch.float64).numpy()
-        return np.asarray(below + self.at(truth) * drawn)
+        return np.asarray(below + (upto - below) * drawn)
 
 
 class CellLaw(NamedTuple):

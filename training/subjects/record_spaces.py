@@ -23,6 +23,7 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
+from training.data.records.date_grids import on_grid
 from training.data.records.records import CATEGORY, DATE, RecordColumn, Records
 from training.data.sketches import row_numbers
 from training.data.tables.marginals import OFTEN, Marginal
@@ -205,6 +206,8 @@ class RecordSpace:
             points = torch.where(missing, torch.nan, self.coordinates.plausible(points))
             atoms = values[:, self.numbers]
             values[:, self.numbers] = np.where(np.isnan(atoms), points.numpy(), atoms)
+            for place in self.numbers:
+                values[:, place] = on_grid(values[:, place], self.columns[place].grid)
         return values
 
     def decoded_numbers(self, place: int, there: Tensor, within: bool) -> np.ndarray:
@@ -220,7 +223,8 @@ class RecordSpace:
             low = torch.where(self.coordinates.least >= 0, 0.0, -inf)
             low = torch.where(self.coordinates.steps > 0, low, -inf)
             points = torch.maximum(self.coordinates.rounded(points), low)
-        return np.asarray(points[:, self.cell(place)].view(there.shape))
+        made = np.asarray(points[:, self.cell(place)].view(there.shape))
+        return on_grid(made, self.columns[place].grid)
 
     def within_range(self, place: int, values: np.ndarray) -> np.ndarray:
         """Values ``[n]`` of a column, those of a discrete number within its range, which is that of
@@ -231,6 +235,16 @@ class RecordSpace:
         ends = (float(held.least[at]), float(held.most[at]))
         clipped = values.clip(*ends) if held.steps[at] > 0 else values
         return np.where(level_of(values, atoms) >= 0, values, clipped) if atoms else clipped
+
+    def reachable(self, place: int, values: np.ndarray, within: bool) -> np.ndarray:
+        """Return for each value ``[n]`` of a column whether ``decoded_numbers`` can reach it."""
+        if place not in self.numbers:
+            return np.ones(len(values), dtype=bool)
+        if within:
+            return np.asarray(self.within_range(place, values) == values)
+        at = self.cell(place)
+        positive = bool((self.coordinates.least[at] >= 0) & (self.coordinates.steps[at] > 0))
+        return (values >= 0) | (not positive)
 
     def log_slopes(self, values: np.ndarray) -> Tensor:
         """``log du/dx [n, D]`` of numbers, 0 where they are missing."""

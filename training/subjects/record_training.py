@@ -1,4 +1,10 @@
-"""A training on records: any question about their rows, or one."""
+"""A training on records: any question about their rows, or one.
+
+The rows have three roles. The *training set* fits the weights. The *validation set*, a tenth of the
+rows that are not held out, chooses the coordinates, the mixture that the flow starts from, and when
+the training stops. The *calibration set*, the held-out rows, only calibrates intervals
+(``held_cells``): no choice depends on its rows.
+"""
 
 import time
 from collections.abc import Sequence
@@ -56,6 +62,8 @@ from training.subjects.training import Start, Training
 MOST_NOISE = 1e4
 """Variance of the noise at the last time: what is known moves means, and the log density of a
 latent by a hundredth of that, in standard deviations."""
+VALIDATION = 0.1
+"""Share of the rows that are not held out which form the validation set."""
 TRIED = 1280
 """Of so many rows one in ten is tried on, with a question, to find courses."""
 
@@ -68,11 +76,13 @@ class RecordTraining(Training):
         records: The rows.
         path: Of the records, whose stem results are named by.
         ask: Names of the columns of the one question that is asked; empty for any question.
+        chosen: Coordinates and mixture, if they are chosen already.
     """
 
     records: Records
     path: Path
     ask: Sequence[str] = ()
+    chosen: Chosen | None = None
     calibrates = False
 
     @cached_property
@@ -82,17 +92,38 @@ class RecordTraining(Training):
 
     @property
     def _rows(self) -> int:
-        """That are trained on."""
-        return int((~self.records.held_out).sum())
+        """Number of rows of the training set."""
+        return int((~self._fitted.held_out).sum())
+
+    @cached_property
+    def _fitted(self) -> Records:
+        """The rows of the training set, and those of the validation set as held out. Without
+        held-out rows all rows train, and nothing is validated."""
+        rows = self.records.at(~self.records.held_out)
+        if not self.records.held_out.any():
+            return rows
+        generator = seeded_generator("cpu", self.wanted.seed, Stream.HELD_OUT)
+        order = torch.randperm(len(rows), generator=generator).numpy()
+        validation = np.zeros(len(rows), dtype=bool)
+        validation[order[: max(1, round(VALIDATION * len(rows)))]] = True
+        return replace(rows, held_out=validation)
+
+    @cached_property
+    def _chosen(self) -> Chosen:
+        """Coordinates and mixture, whose choice takes as long as many steps."""
+        return self.chosen or choose_space(self._fitted, self.wanted.seed)
+
+    def within(self, minutes: float, start: Start) -> "RecordTraining":
+        return replace(super().within(minutes, start), chosen=self._chosen)
 
     @property
     def useful_threads(self) -> int | None:
         return self.recipe.useful_threads
 
     def start(self, device: torch.device, resumed: Resumed | None) -> Start:
-        wanted, records, recipe = self.wanted, self.records, self.recipe
+        wanted, records, recipe = self.wanted, self._fitted, self.recipe
         logger.info(describe_table_recipe(recipe, self._rows, len(records.columns)))
-        chosen = choose_space(records, wanted.seed)
+        chosen = self._chosen
         space, one = chosen.space, self._one_question(chosen)
         kept = wanted.choices.inflation.get("dims_to_keep")
         if wanted.choices.precond != "ifs" or kept not in (None, space.dim):
@@ -108,12 +139,13 @@ class RecordTraining(Training):
         if resumed:
             resumed.take_coordinates(space.coordinates)
         asked = _Questions(chosen, one, wanted.seed, records.at(~records.held_out).values)
-        held_out = records.at(records.held_out).values
+        validation = records.at(records.held_out).values
+        calibration = self.records.at(self.records.held_out).values
 
         def watch() -> Watch | None:
-            if not len(held_out):
+            if not len(validation):
                 return None
-            scored = asked.held_out(held_out, network, loss)
+            scored = asked.held_out(validation, network, loss)
             return Watch(scored, True, recipe.patience, looks_first=True)
 
         law = LawPlan(asked.points, None, TRIED, wanted.seed, NETWORK_ROWS, False, False)
@@ -127,22 +159,26 @@ class RecordTraining(Training):
             source=partial(asked.batches, network, recipe.batch),
             ending=Ending(
                 law=wanted.law(law),
-                closing=partial(self._look_at_held_out, held_out) if len(held_out) else None,
+                closing=partial(self._calibrate, calibration) if len(calibration) else None,
             ),
             watch=watch,
         )
 
-    def _look_at_held_out(self, rows: np.ndarray, model: Model) -> None:
-        """Puts how far out cells of rows are into what the network knows."""
+    def _calibrate(self, rows: np.ndarray, model: Model) -> None:
+        """Add the scores of the calibration set ``[n, P]`` to the model."""
         if distributed.is_main():
             start = time.monotonic()
             own = replace(model, denoiser=deepcopy(model.denoiser).cpu())
             flow = RecordFlow.of(NetworkFile(self.path, own))
-            places = [at for at in flow.space.numbers if not flow.ask or at in flow.ask]
-            held = HeldCells.of(flow.ranks, rows, places, self.wanted.seed)
+            places = [
+                at
+                for at, column in enumerate(self.records.columns)
+                if column.type != CATEGORY and (not flow.ask or at in flow.ask)
+            ]
+            held = HeldCells.of(flow.contents, rows, places, self.wanted.seed)
             model.about["held_cells"] = held.listed
             seconds = time.monotonic() - start
-            logger.info(f"How far out held-out cells are was measured in {seconds:.1f} s")
+            logger.info(f"Calibrated intervals by {len(rows)} held-out rows in {seconds:.1f} s")
         distributed.barrier()
 
     def _one_question(self, chosen: Chosen) -> OneQuestion | None:
@@ -205,7 +241,7 @@ class _Questions:
     def held_out(
         self, rows: np.ndarray, network: QuestionNetwork, loss: QuestionLoss
     ) -> HeldOutQuestions:
-        """What scores a network on rows that are not trained on."""
+        """The score of a network on the validation set ``[n, P]``."""
         space, generator = self.chosen.space, seeded_generator("cpu", self.seed, Stream.HELD_OUT)
         spread, middle = space.encoded(rows, generator), space.encoded(rows)
         return HeldOutQuestions.of(spread, middle, network, loss, self.seed, self.one)

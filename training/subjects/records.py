@@ -53,7 +53,7 @@ class RecordFlow:
         space: Between these and the flow.
         ask: Places of columns that alone are asked; empty for any question.
         margins: Those of the rows that trained it; None where networks do not know them.
-        held: How far out held-out cells were; None where networks do not know it.
+        held: Scores of held-out cells, by which intervals are calibrated; None in older files.
         within: Whether quantiles of discrete numbers stay within the range that they had.
     """
 
@@ -175,16 +175,36 @@ class RecordFlow:
         """Probabilities ``[n]`` of values of one column that are as far out as those of the rows,
         on their side or the other, or of levels that are as unlikely."""
         if place in self.space.numbers:
-            half = float(self.space.coordinates.steps[self.space.cell(place)]) / 2
-            below, upto = self._below(values, known, place, shift=-half)
-            if half:  # a discrete value has the whole of its step
-                _, upto = self._below(values, known, place, shift=half)
+            below, upto = self._around(values, known, place)
             return np.asarray((2 * np.minimum(upto, 1 - below)).clip(max=1.0))
         levels = self.laws(values, known, place, (0.5,)).levels
         assert levels is not None
         own = levels.at(values[:, place])
         likelier = levels.probabilities > own[:, None] * (1 + 1e-9)
         return np.asarray(np.where(likelier, 0.0, levels.probabilities).sum(axis=1))
+
+    def contents(self, values: np.ndarray, known: np.ndarray, place: int) -> np.ndarray:
+        """Contents ``[n]`` of the smallest central intervals of one column, as they are written,
+        that cover its values, given known cells ``[n, P]``; 1 for a value that none covers."""
+        below, upto = self._around(values, known, place)
+        made = np.maximum(1 - 2 * upto, 2 * below - 1).clip(0.0, 1.0)
+        made[~self.space.reachable(place, values[:, place], self.within)] = 1.0
+        return np.asarray(made)
+
+    def _around(
+        self, values: np.ndarray, known: np.ndarray, place: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities ``[n]`` that a column is less than its values, and that it is not more,
+        discrete values with the whole of their steps."""
+        if place not in self.space.numbers:
+            law = self.laws(values, known, place, (0.5,)).levels
+            assert law is not None
+            return law.around(values[:, place])
+        half = float(self.space.coordinates.steps[self.space.cell(place)]) / 2
+        below, upto = self._below(values, known, place, shift=-half)
+        if half:
+            _, upto = self._below(values, known, place, shift=half)
+        return below, upto
 
     def ranks(
         self,
@@ -329,13 +349,15 @@ class RecordFlow:
         of_cells = self.space.states(torch.from_numpy(asked).long()) == 1
         discrete = of_cells[:, : self.space.dim] & (steps > 0)
         discrete &= ~torch.from_numpy(self.space.at_atoms(values))
-        for rows in self._blocks(len(values), progress=progress):
+        for rows in self._blocks(len(values)):
             part, of_cell = np.arange(len(values))[rows], discrete[rows]
             bound = self._bound_at_centers(values[rows], asked[rows], of_cell)
             narrow, wide = part[bound <= CELL_ERROR], part[~(bound <= CELL_ERROR)]
             means[narrow] = self._log_densities(values[narrow], asked[narrow])
             errors[narrow] = bound[bound <= CELL_ERROR]
-            for some in self._blocks(len(wide), CELL_POINTS):
+            if progress:
+                progress(len(narrow))
+            for some in self._blocks(len(wide), CELL_POINTS, progress):  # most of the time
                 self._over_cells(values, asked, wide[some], means, errors)
             means[part] += (of_cell * torch.where(steps > 0, steps, 1.0).log()).sum(dim=1).numpy()
             errors[part] = np.where(np.isinf(means[part]), 0.0, errors[part])

@@ -21,7 +21,7 @@ from training.learning.loss import DenoisingLoss
 from training.learning.melting import LawPlan
 from training.learning.run import Ending
 from training.learning.run_folder import Resumed
-from training.learning.speed import step_seconds
+from training.learning.speed import look_seconds, step_seconds
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 from training.names import ADAM
@@ -153,20 +153,28 @@ class Training(ABC):
         """
 
     def within(self, minutes: float, start: Start) -> Self:
-        """This training, of as many samples as steps take in so many minutes.
+        """Return this training with as many samples as fit into a time.
 
         Args:
-            minutes: Of all steps.
-            start: Of this training, whose steps are tried.
+            minutes: Minutes of all steps and reports.
+            start: The start of this training, whose steps and reports are timed.
         """
         model, config = start.model, start.config
         seconds = step_seconds(model, start.loss, config, start.source())
-        steps = max(1, round(60 * minutes / seconds))
+        report = look_seconds(model, start.watch())
+        reports = config.total / config.tick
+        steps = max(1, round((60 * minutes - reports * report) / seconds))
         duration = steps * config.batch / 1e6
         logger.info(
-            f"A step takes {1000 * seconds:.3g} ms: {minutes:g} minutes are {steps:,} of them, "
-            f"--duration={duration:g}"
+            f"A step takes {1000 * seconds:.3g} ms"
+            + f", each of {reports:.0f} reports {1000 * report:.3g} ms" * (report > 0)
+            + f": {minutes:g} minutes are {steps:,} steps, --duration={duration:g}"
         )
+        if reports * report > 60 * minutes:
+            logger.warning(
+                f"Warning: {reports:.0f} reports alone take {reports * report / 60:.2g} minutes: "
+                "give more minutes, or a larger --tick"
+            )
         amounts = {**self.wanted.amounts, "duration": duration}
         return replace(self, wanted=replace(self.wanted, amounts=amounts))
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import xarray
 from scipy.stats import multivariate_normal
+from sklearn.base import clone
 
 import dataset_tool
 import posterior
@@ -18,9 +19,22 @@ from dnnlib.errors import DataError, InflationError, UsageError
 from dnnlib.logs import logger
 from tests.support.image_models import save_image_model
 from tests.support.running import quick_endings, refusal, run_script
-from training import Images, Model, Records, SbiPosterior, Simulations, Table, Toy, normal_prior
+from training import (
+    FlowClassifier,
+    FlowRegressor,
+    Images,
+    Model,
+    Records,
+    SbiPosterior,
+    Simulations,
+    Table,
+    Toy,
+    normal_prior,
+)
 from training.commands import called, python
 from training.commands.adapters import _Estimator
+from training.commands.models import PosteriorDraws
+from training.data.tables.marginals import looks_uniform
 from training.files.posterior_draws import load_netcdf
 from training.flow.pfode import ProbabilityFlow
 
@@ -221,7 +235,12 @@ def test_posteriors_are_those_of_the_command(model, tmp_path):
     assert pandas.get_option("display.max_columns") == most
     assert list(draws.rows(1).columns) == NAMES
     draws.save(tmp_path / "copy.nc")
-    assert load_netcdf(tmp_path / "copy.nc", 2).count == 2
+    for again in (PosteriorDraws.load(each, model) for each in (tmp_path / "copy.nc", path)):
+        pandas.testing.assert_frame_equal(again.summary(), table)
+        np.testing.assert_array_equal(again.points, draws.points)
+    assert "ends in .nc" in refusal(draws.save, tmp_path / "copy.pkl", kind=UsageError)
+    (tmp_path / "copy.json").write_text("{}")
+    assert "no number of observations" in refusal(PosteriorDraws.load, tmp_path / "copy.nc", model)
 
 
 def test_latent_densities_have_the_gradients_of_the_posterior(model):
@@ -444,3 +463,82 @@ def test_a_normal_prior_has_its_density_and_what_is_no_normal_law_is_refused():
         ([1.0, 2.0], [[1.0, 2.0], [2.0, 1.0]], None, "not positive"),
     ):
         assert why in refusal(normal_prior, "ab", mean, spread, bounds, kind=UsageError)
+
+
+def test_parameters_that_look_uniform_and_have_no_bounds_get_one_hint(caplog):
+    draw = np.random.default_rng(0)
+    columns = {
+        "a": draw.uniform(-1, 3, 400),
+        "b": draw.normal(size=400),
+        "c": draw.uniform(size=400),
+    }
+    frame, data = pandas.DataFrame(columns), draw.normal(size=(400, 1))
+    Simulations(frame, data, bounds={"a": (-1, 3), "c": (0, 1)})
+    Simulations(frame[["b"]], data)
+    Simulations(frame[:150], data[:150])
+    assert not [line for line in caplog.messages if "uniform" in line]
+    Simulations(frame, data, bounds={"c": (0, 1)})
+    (line,) = [line for line in caplog.messages if "uniform" in line]
+    assert "a on [-0.9" in line
+    assert "bounds={'a': (low, high)}" in line
+    assert "c on" not in line
+    passed = [looks_uniform(draw.uniform(size=500)) for _ in range(200)]
+    assert np.mean(passed) > 0.95
+    others = (draw.normal(size=200), draw.gamma(2, size=300), np.arange(9.0))
+    assert not any(map(looks_uniform, others))
+
+
+@quick_endings()
+def test_predictors_take_missing_values_and_categories_and_are_cloned():
+    draw = np.random.default_rng(0)
+    frame = pandas.DataFrame({"x": draw.normal(size=300), "kind": draw.choice(["a", "b"], 300)})
+    y = 3 * frame["x"] + 2 * (frame["kind"] == "a") + 0.3 * draw.normal(size=300)
+    frame.loc[::7, "x"], frame.loc[::5, "kind"], frame["same"] = np.nan, None, 1
+    model = clone(FlowRegressor(duration=0.01, options={"width": 16}).set_params(held_out=0.3))
+    assert model.get_params()["held_out"] == 0.3
+    fitted = model.fit(frame[:200], y[:200])
+    assert fitted.score(frame[200:], y[200:]) > 0.6
+    widths = []
+    for level in (0.5, 0.9):
+        low, high = fitted.predict_interval(frame[200:], level).T
+        assert abs(np.mean((low <= y[200:]) & (y[200:] <= high)) - level) < 0.15
+        widths.append((high - low).mean())
+    assert widths[0] < widths[1]
+    labels = np.where(y > 1, "high", "low")
+    classifier = FlowClassifier(duration=0.01, options={"width": 16}).fit(frame[:200], labels[:200])
+    assert classifier.classes_.tolist() == ["high", "low"]
+    shares = classifier.predict_proba(frame[200:])
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    assert (classifier.predict(frame[200:]) == classifier.classes_[shares.argmax(axis=1)]).all()
+    assert classifier.score(frame[200:], labels[200:]) > 0.8
+    for call in (
+        lambda: fitted.predict_interval(frame, level=90),
+        lambda: fitted.predict(frame.drop(columns="x")),
+        lambda: FlowClassifier().fit(frame, np.ones(300)),
+        lambda: FlowRegressor().fit(frame[:5], y[:5]),
+    ):
+        with pytest.raises(ValueError, match=r"level is 90|should match|1 class|minimum of 10"):
+            call()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cls", [FlowRegressor, FlowClassifier])
+@quick_endings()
+def test_predictors_pass_checks_of_scikit_learn(cls):
+    from sklearn.utils import estimator_checks as checks
+
+    model = cls(duration=0.0002, options={"width": 8, "depth": 1})
+    for check in (
+        checks.check_no_attributes_set_in_init,
+        checks.check_get_params_invariance,
+        checks.check_set_params,
+        checks.check_estimators_unfitted,
+        checks.check_n_features_in,
+        checks.check_dict_unchanged,
+        checks.check_fit2d_predict1d,
+        checks.check_estimators_pickle,
+        checks.check_complex_data,
+        checks.check_dataframe_column_names_consistency,
+        checks.check_supervised_y_no_nan,
+    ):
+        check(cls.__name__, model)

@@ -19,9 +19,11 @@ from tests.support.running import refusal
 from tests.support.trainers import Troubled, assert_same_state, circles_trainer, weights
 from torch_utils.snapshots import read_state
 from training.learning import report, stopping
+from training.learning.budget import TimeBudget
 from training.learning.report import Forecast, spoken
 from training.learning.run import Ending, run_training, train
 from training.learning.run_folder import Place, Resumed, RunFolder, states_in
+from training.learning.speed import step_seconds
 from training.learning.stopping import StoppedBySignal, StopRequest
 from training.model.model import Model
 
@@ -306,3 +308,28 @@ def test_parts_are_told_after_the_first_step_and_in_between_reports(run_folder, 
     for seen in (1, 2, 3):
         parts.tell(seen, due=seen == 3)
     assert told == [0.005, 0.015], "what follows the steps counts as samples that take as long"
+
+
+def test_steps_are_timed_with_those_that_start_an_epoch():
+    trainer, source = circles_trainer()
+
+    class Slow:
+        def batches(self, first):
+            for step, batch in enumerate(source.batches(first)):
+                time.sleep(0.1 * (step % 4 == 3))
+                yield batch
+
+    options = (trainer.averaged, trainer.loss, trainer.config)
+    assert step_seconds(*options, Slow()) - step_seconds(*options, source) > 0.015
+
+
+def test_a_training_that_exceeds_its_time_warns_once_with_numbers(caplog):
+    budget = TimeBudget(60.0)
+    for step, now in ((0, 0.0), (1, 0.1), (100, 6.0)):
+        budget.check(step, 1000, now)
+    assert not caplog.records, "60 s as planned"
+    for step, now in ((110, 11.0), (120, 17.0)):
+        budget.check(step, 1000, now)
+    (line,) = caplog.messages
+    assert "1.7 minutes, not 1 minutes as planned: 110 of 1,000 steps took 11 s, 100 ms" in line
+    assert "--minutes" in line

@@ -391,27 +391,42 @@ def test_values_that_follow_each_other_are_levels_if_they_are_eight():
     assert few_values(column, np.tile(apart, 9)) == ()
 
 
-def test_many_held_out_cells_set_intervals_and_few_leave_them_as_they_are():
-    """Of a flow whose intervals of content c hold the root of c; ranks are the values here."""
+def test_intervals_cover_what_they_promise_however_few_cells_are_held_out():
+    """A flow whose intervals of content c cover c squared; the scores are the values here. With n
+    cells coverage is (k / (n + 1)) on average, at least the share."""
     random = np.random.default_rng(0)
-    rows = (1 + random.random((1000, 3)) ** 2 * random.choice([-1, 1], (1000, 3))) / 2
-    rows[:, 1] = rows[10:, 2] = np.nan
-    shares, known = np.linspace(0.05, 0.99, 20), []
+    share, every = 0.9, np.ones((1, 2)) - np.eye(2)[[0]]
+    for count in (9, 20, 49):
+        covered = []
+        for _ in range(400):
+            rows = np.stack([random.random(count) ** 0.5, random.random(count)], axis=1)
+            held = HeldCells.of(lambda own, known, place: own[:, place], rows, [0], seed=0)
+            covered.append(held.content(0, share, every)[0] ** 2)
+        exact = np.ceil((count + 1) * share - 1e-9) / (count + 1)
+        assert exact >= share
+        assert np.mean(covered) == pytest.approx(exact, abs=4 * np.std(covered) / 20), count
 
-    def ranks(values, there, place, generator):
+
+def test_contents_of_intervals_are_scores_of_held_out_cells():
+    random = np.random.default_rng(0)
+    rows = random.random((1000, 3))
+    rows[:, 1] = rows[10:, 2] = np.nan
+    known = []
+
+    def scores(values, there, place):
         known.append(there[:, 0].mean() if place else 1.0)
         assert not there[:, place].any()
         return values[:, place]
 
-    own, broken = HeldCells.of(ranks, rows, [0, 1, 2], seed=0), DataError("held-out cells broken")
+    own, broken = HeldCells.of(scores, rows, [0, 1, 2], seed=0), DataError("held-out cells broken")
     held = HeldCells.read(json.loads(json.dumps(own.listed)), 3, broken)
     assert known[2:] == [pytest.approx(0.8, abs=0.3), 1]
     every = np.ones((4, 3)) - np.eye(3)[[0]]
-    contents = [np.array([held.content(at, each, every)[0] for each in shares]) for at in range(3)]
-    assert np.abs(contents[0] - shares**2).max() < 0.05
-    assert np.allclose(contents[1], shares)
-    assert 0.02 < np.abs(contents[2] - shares).max() < 0.1, "10 cells weigh a fifth of 50"
-    assert all((np.diff(each) > 0).all() for each in contents)
+    contents = {at: held.content(at, 0.9, every)[0] for at in range(3)}
+    assert contents[0] == pytest.approx(np.sort(rows[:, 0])[900], abs=0.005), "every fifth is kept"
+    assert contents[1] == 0.9, "the flow's own"
+    assert contents[2] == pytest.approx(np.sort(rows[:10, 2])[9], abs=1e-6), "the largest of ten"
+    assert contents[2] < held.content(2, 0.95, every)[0] < 1, "too few for 95 %"
     own = [1000, [0.5, 1.0], [[0.5] * 200, [0.1] * 200]]
     there = np.array([[0, 1, 0], [0, 1, 1]])  # half of the others, and all of them
     each = HeldCells.read([own] * 3, 3, broken).content(0, 0.5, there)

@@ -14,10 +14,13 @@ from training.data.records.inferring import Survey, decimal_of
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
 from training.data.records.tidying import MOST_EXACT, made_values
 from training.data.records.values import date_text, day_of, marks_of, number_in, reader_of, visible
+from training.data.records.writing import text_of
 from training.data.tables.foreign import listed
 
 SAME, MOMENT = 1e-12, 1e-10
 """What a number may be off, relative to it, and a date, in days, and be the same."""
+MOST_TEXTS = 100_000
+"""Maximum number of different texts of a column that are remembered."""
 MOST_NAMED = 20
 """Unknown levels that lines name, the most frequent ones."""
 
@@ -63,7 +66,7 @@ def encode(
     if like is not None and is_text and cells.separator == like.separator:
         usual = like.decimal
     sign = _decimal(cells, own.values(), usual) if decimal is None else decimal
-    read = _Read.of(cells, own, sign, marks_of(missing_values))
+    read = _Read.of(cells, own, sign, marks_of(missing_values), is_text)
     values = read.rows(columns)
     if not len(values):
         raise DataError(f"{cells.name} has no rows")
@@ -133,14 +136,20 @@ class _Read(NamedTuple):
 
     @classmethod
     def of(
-        cls, cells: Cells, own: Mapping[str, RecordColumn], decimal: str, marks: frozenset[str]
+        cls,
+        cells: Cells,
+        own: Mapping[str, RecordColumn],
+        decimal: str,
+        marks: frozenset[str],
+        is_text: bool,
     ) -> "_Read":
-        """Reads all cells."""
+        """Read all cells; of a source that is text, each present cell is written as it was read."""
         readers = {name: reader_of(column, cells, decimal, marks) for name, column in own.items()}
         read: dict[str, list[np.ndarray]] = {name: [np.empty(0)] for name in own}
         beside: dict[str, list[str]] = {name: [] for name in cells.names if name not in own}
         unknown: Counter[tuple[str, str]] = Counter()
         as_written: dict[str, dict[int, str]] = {}
+        written = {name: _Written(column, decimal) for name, column in own.items()}
         count = 0
         for block in cells.blocks():
             for name, texts in zip(cells.names, block, strict=True):
@@ -149,6 +158,11 @@ class _Read(NamedTuple):
                     continue
                 values, column = readers[name](texts, count), own[name]
                 read[name].append(values)
+                if is_text:
+                    again = written[name].differ(texts, values)
+                    as_written.setdefault(name, {}).update(
+                        (count + row, texts[row]) for row in again
+                    )
                 own_marks = {*marks, column.missing.lower()}
                 for row in np.flatnonzero(_are_lost(column, values)).tolist():
                     if texts[row] in column.levels or texts[row].lower() in own_marks:
@@ -157,8 +171,34 @@ class _Read(NamedTuple):
                     if np.isnan(values[row]):
                         unknown[name, texts[row]] += 1
             count += len(block[0])
+        as_written = {name: texts for name, texts in as_written.items() if texts}
         whole = {name: np.concatenate(parts) for name, parts in read.items()}
         return cls(whole, beside, unknown, as_written)
+
+
+class _Written:
+    """Whether the texts of a column are those that its values are written as."""
+
+    def __init__(self, column: RecordColumn, decimal: str):
+        self._column, self._decimal = column, decimal
+        self._same: dict[str, bool] = {}
+
+    def differ(self, texts: Sequence[str], values: np.ndarray) -> list[int]:
+        """Return the rows whose cells are present and would be written as other texts."""
+        if self._column.type == CATEGORY:
+            return []
+        rows = []
+        for row, (text, value) in enumerate(zip(texts, values.tolist(), strict=True)):
+            if value != value:
+                continue
+            same = self._same.get(text)
+            if same is None:
+                same = text_of(self._column, value, self._decimal) == text
+                if len(self._same) < MOST_TEXTS:
+                    self._same[text] = same
+            if not same:
+                rows.append(row)
+        return rows
 
 
 def _are_lost(column: RecordColumn, values: np.ndarray) -> np.ndarray:

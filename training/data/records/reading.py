@@ -12,6 +12,7 @@ import numpy as np
 from dnnlib.errors import DataError, UsageError
 from torch_utils.inert_pickle import shown
 from training.data.records.cells import Cells
+from training.data.records.date_grids import grid_of
 from training.data.records.inferring import CONSTANT, Survey, column_of, decimal_of
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
 from training.data.records.tidying import (
@@ -145,6 +146,10 @@ class SurveyedTable:
         columns = [kind for kind in kinds.values() if isinstance(kind, RecordColumn)]
         beside_names = [name for name, kind in kinds.items() if kind == IDENTIFIER]
         values, texts = self._read(columns, beside_names)
+        columns = [
+            replace(column, grid=grid_of(own)) if column.type == DATE else column
+            for column, own in zip(columns, values.T, strict=True)
+        ]
         records = Records(
             columns,
             values,

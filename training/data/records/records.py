@@ -21,6 +21,7 @@ class RecordColumn:
         ordered: Whether levels follow each other, as small, medium, large do.
         decimals: Digits behind the point, to which values are written again; None for all.
         date_format: How ``strftime`` writes dates; empty for others.
+        grid: Grid that all dates are on (``date_grids``); empty for none.
         prefix: What the source writes before numbers, such as $.
         suffix: What it writes behind them, such as %.
         grouped: Whether it parts their thousands, as 1,234 does.
@@ -35,6 +36,7 @@ class RecordColumn:
     ordered: bool = False
     decimals: int | None = None
     date_format: str = ""
+    grid: str = ""
     prefix: str = ""
     suffix: str = ""
     grouped: bool = False
@@ -57,8 +59,8 @@ class Records:
         order: Names of all columns as the source has them.
         separator: What the source has between cells.
         decimal: What it has before decimals.
-        as_written: Texts of cells that would be written otherwise, rare and unknown levels and
-            numbers with more decimals, by column and row.
+        as_written: Texts of cells that would be written otherwise, such as unknown levels and
+            numbers with other decimals, by column and row.
     """
 
     columns: Sequence[RecordColumn]

@@ -1,11 +1,13 @@
 """Tables as people have them: what columns and rows are taken for; they come back equal."""
 
 import csv
+from dataclasses import replace
 from datetime import date, timedelta
 
 import numpy as np
 import pandas
 import pytest
+import torch
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.messy_tables import COUNT, COUNTS, DRAW, FIRST, MESSY, drawn, holes, sizes, text
@@ -13,14 +15,17 @@ from tests.support.running import refusal
 from training.commands.dataset_tool import telling_holes
 from training.commands.python import Records
 from training.data.records.cells import open_cells
+from training.data.records.date_grids import grid_of, on_grid
 from training.data.records.encoding import contradicted, encode
 from training.data.records.reading import RecordChoices, SurveyedTable
-from training.data.records.records import CATEGORY, DATE, RecordColumn
+from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn
 from training.data.records.tidying import on_weekday
 from training.data.records.values import date_text
 from training.data.records.writing import save_texts, texts_of
 from training.data.sketches import MOST_SKETCHED, Sketch, row_numbers
 from training.files.records import load_records, save_records
+from training.model.questions import EncodedRows
+from training.subjects.record_spaces import choose_space
 
 
 def types_of(records):
@@ -309,3 +314,60 @@ def test_later_rows_have_the_signs_and_all_digits_of_the_source(tmp_path):
     assert records.beside["id"][1] == later.beside["id"][0] == "100000000000000007"
     assert records.beside["order"][2] == str(10**18 + 1)
     assert date_text(17276, "%Y-%m") == "2017-05"
+
+
+def days(*texts):
+    return np.array([np.datetime64(text, "D").astype("int64") for text in texts], dtype=float)
+
+
+@pytest.mark.parametrize(
+    ("dates", "grid", "near"),
+    [
+        (["1970-01-01", "1974-01-01", "2003-01-01"], "12 months from 01-01", "1975-01-01"),
+        (["2001-06-30", "2002-06-30", "2004-06-30"], "12 months from 06-31", "1974-06-30"),
+        (["2001-03-31", "2001-06-30", "2001-12-31", "2002-03-31", "2002-09-30", "2003-03-31"],
+         "3 months from 03-31", "1974-06-30"),
+        (["2001-01-15", "2001-02-15", "2001-04-15"], "1 months from 01-15", "1974-07-15"),
+        (["2024-01-31", "2024-02-29", "2024-03-31"], "1 months from 01-31", "1974-06-30"),
+        ([f"2024-01-{day:02d}" for day in (1, 8, 15, 22, 29)], "7 days from 4", "1974-07-01"),
+        (["2024-01-01", "2024-01-02", "2024-02-11", "2024-03-04", "2024-03-09"], "", "1974-07-03"),
+        (["2024-01-01", "2025-01-01"], "", "1974-07-03"),
+    ],
+)  # fmt: skip
+def test_dates_keep_the_grid_that_they_share(dates, grid, near):
+    own = days(*dates)
+    assert grid_of(np.append(own, np.nan)) == grid
+    assert on_grid(days("1974-07-03"), grid).tolist() == days(near).tolist()
+    if grid:
+        assert on_grid(own + 2.7, grid).tolist() == own.tolist()
+    assert np.isnan(on_grid(np.array([np.nan]), grid)).all()
+
+
+def test_values_of_a_flow_are_on_the_grid_of_their_dates():
+    years = [f"{1960 + row % 40}-01-01" for row in range(200)]
+    numbers = np.random.default_rng(0).normal(size=200)
+    records = Records.open(pandas.DataFrame({"date": pandas.to_datetime(years), "x": numbers}))
+    space = choose_space(records, 0).space
+    rows = EncodedRows(torch.randn(50, 2, dtype=torch.float64), torch.zeros(50, 0).long())
+    place = records.names.index("date")
+    of_rows, alone = space.decoded(rows)[:, place], rows.numbers[:, space.cell(place)]
+    for values in (of_rows, space.decoded_numbers(place, alone, True)):
+        assert {date_text(day, "%m-%d") for day in values.tolist()} == {"01-01"}
+    assert len(set(of_rows.tolist())) > 10
+
+
+def test_cells_of_a_text_are_written_byte_for_byte_as_they_were_read(tmp_path):
+    path = tmp_path / "later.csv"
+    rows = [["62,00", "4.733,00", "1/2/2020"], ["41,0", "", "01/02/2020"], ["7", "-0", "NA"]]
+    save_texts(path, ["price", "size", "day"], rows, ";")
+    columns = [
+        RecordColumn("price", NUMBER, decimals=1),
+        RecordColumn("size", WHOLE, decimals=0),
+        RecordColumn("day", DATE, date_format="%d/%m/%Y"),
+    ]
+    records, _ = encode(path, columns, decimal=",")
+    assert records.values[:, :2].tolist()[::2] == [[62, 4733], [7, 0]]
+    assert records.holes.tolist() == [[False] * 3, [False, True, False], [False, False, True]]
+    filled = replace(records, values=np.nan_to_num(records.values, nan=5.0))
+    _, texts = texts_of(filled)
+    assert texts == [rows[0], ["41,0", "5", "01/02/2020"], ["7", "-0", "06/01/1970"]]

@@ -1,0 +1,43 @@
+"""The time that was planned for a training, and a warning if it will not be enough."""
+
+from dataclasses import dataclass, field
+
+from dnnlib.logs import logger
+
+TOO_LONG, SOON = 1.25, 5.0
+"""Factor on the planned time, and seconds beyond that and from the start, for a warning."""
+
+
+@dataclass
+class TimeBudget:
+    """A watch on the time of a training, which warns once if it will take far longer than planned.
+
+    Attributes:
+        seconds: Planned seconds of all steps.
+    """
+
+    seconds: float
+    _began: float | None = field(default=None, init=False)
+    _first: int = field(default=0, init=False)
+    _warned: bool = field(default=False, init=False)
+
+    def check(self, steps: int, total: int, now: float) -> None:
+        """Warn if the training, with some of all its steps done at a time, will exceed the plan."""
+        if self._began is None:
+            self._began, self._first = now, steps
+            return
+        done, elapsed = steps - self._first, now - self._began
+        expected = elapsed + (total - steps) * elapsed / max(1, done)
+        if self._warned or elapsed < SOON or expected < TOO_LONG * self.seconds + SOON:
+            return
+        self._warned = True
+        logger.warning(
+            f"Warning: training will take about {_minutes(expected)}, not "
+            f"{_minutes(self.seconds)} as planned: {done:,} of {total:,} steps took "
+            f"{elapsed:.0f} s, {1000 * elapsed / max(1, done):.3g} ms each. Stop it by Ctrl-C, or "
+            "give a smaller --minutes"
+        )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.2g} minutes"
