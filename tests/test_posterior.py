@@ -1,6 +1,7 @@
 """Posteriors from the command line, checked and explained, and mixtures."""
 
 import shutil
+from functools import partial
 from unittest import mock
 
 import numpy as np
@@ -11,13 +12,17 @@ import posterior
 import train
 from tests.support import finished_runs
 from tests.support.commands import COMMANDS
+from tests.support.finished_runs import write_csv
 from tests.support.image_models import image_model, save_image_model, write_image_set
 from tests.support.outcomes import assert_same, drawn, only_json, outcome
 from tests.support.running import good, quick_endings, refused, run_script, starter, trained
 from torch_utils.results import load_arrays, load_json
 from training import rounds
+from training.commands.rounds import Question
 from training.data.images.dataset import ImageDataset
 from training.inference.likelihoods import UserFunction
+from training.options.declared import typed_by_name
+from training.options.posterior import RoundsSettings
 from training.runs import posterior_checks, posteriors
 from training.subjects.image_training import sketch_of
 
@@ -382,6 +387,33 @@ def test_rounds_narrow_and_go_on_where_they_were_cut_short(shelf, tmp_path):
     for path in place.glob("*_posterior.*"):
         path.unlink()
     refused(command.run(*given, "--seed=1"), 2, place / "round1", "is of other options")
+
+
+def test_functions_are_compared_by_their_token_alone(tmp_path):
+    def question(function, token):
+        program = UserFunction.of_object(function, token)
+        settings = typed_by_name(
+            RoundsSettings,
+            {
+                "save_dir": tmp_path,
+                "simulator": str(program),
+                "bounds": (("theta", -1.0, 1.0),),
+                "observation": write_csv(tmp_path / "seen.csv", ["y"], np.zeros((1, 1))),
+            },
+        )
+        return Question.of(settings, program, None)
+
+    def scaled(by):
+        return lambda theta, draw: by * theta
+
+    # As in a REPL, whose code has no file.
+    typed = eval(compile("lambda theta, draw: theta", "<stdin>", "eval"))
+    for function in (scaled(1), partial(scaled(1)), typed, np.add):
+        asked = question(function, None)
+        assert asked.name == getattr(function, "__name__", "lambda").strip("<>")
+        assert asked.fingerprint != question(function, None).fingerprint
+    assert question(scaled(1), "v1").fingerprint == question(scaled(1), "v1").fingerprint
+    assert question(scaled(1), "v1").fingerprint != question(scaled(2), "v2").fingerprint
 
 
 @pytest.mark.slow

@@ -101,8 +101,9 @@ class Question:
         idle |= type(settings).names_that_are("idle")
         options = {key: value for key, value in settings.recorded().items() if key not in idle}
         programs = [simulator, *([] if prior is None else [prior])]
-        options |= {"data": names, "functions": [each.name for each in programs]}
-        identity = fingerprint(options, None, [observed], [each.path for each in programs])
+        options |= {"data": names, "functions": [(each.name, each.token) for each in programs]}
+        files = [each.path for each in programs if each.token is None]
+        identity = fingerprint(options, None, [observed], files)
         return cls(settings, simulator, prior, observed, names, identity)
 
     @property
@@ -128,10 +129,13 @@ class Question:
                 if not overwrite:
                     raise
             if not overwrite:
-                raise UsageError(
-                    f"{path.parent} is of other options or files: give those, another --save_dir, "
-                    "or --overwrite to replace it"
-                )
+                others = "options or files: give those, another --save_dir, or --overwrite"
+                if self.simulator.token is not None:
+                    others = (
+                        "options or functions, as far as their token says: give the same token, "
+                        "another outdir, or overwrite=True"
+                    )
+                raise UsageError(f"{path.parent} is of other {others} to replace it")
             shutil.rmtree(path.parent)
 
     def table(self, points: Tensor, data: Tensor, seed: int) -> tuple[DataTable, list[str]]:
@@ -398,9 +402,10 @@ def rounds(
     bounds: Mapping[str, tuple[float, float]] | None = None,
     prior: Callable[..., Any] | None = None,
     outdir: str | Path | None = None,
+    token: str | None = None,
     **options: Any,
 ) -> PosteriorDraws:
-    """Draws from the posterior of one observation, by rounds of simulations where it may be.
+    """Draw from the posterior of one observation, by rounds of simulations where it may be.
 
     Args:
         simulator: Data ``[N, K]`` of parameters ``[N, D]`` and a NumPy generator to draw by.
@@ -408,7 +413,10 @@ def rounds(
         bounds: Lowest and highest value of each parameter, by name in the order of the simulator.
         prior: Parameters ``[N, D]`` of a number N and a NumPy generator; None for uniform between
             bounds.
-        outdir: Folder of the results, in which a run that was cut short goes on; None keeps none.
+        outdir: Folder of the results; None keeps none.
+        token: A text that stands for the simulator, the prior and all that they use, such as a
+            version. With it, a run that was cut short goes on in the same ``outdir``. Without it,
+            rounds that are there are never used again, since functions cannot be compared.
         options: Of ``posterior.py rounds``, by name, such as ``simulations`` or ``seed``.
 
     Raises:
@@ -416,7 +424,8 @@ def rounds(
         DataError: The observation is broken, or what a function returned.
     """
     names, numbers = numbers_of(observation, "the observation", ROW)
-    program, own_prior = _program(simulator), None if prior is None else _program(prior)
+    program = UserFunction.of_object(simulator, token)
+    own_prior = None if prior is None else UserFunction.of_object(prior, token)
     with own_folder() as folder:
         path, place = folder / "observation.csv", Path(outdir or folder)
         names = names or numbered(numbers.shape[1], "y")
@@ -430,12 +439,6 @@ def rounds(
         in_rounds(settings, program, own_prior)
         last = max(place.glob("round*/network.pkl"), key=lambda path: int(path.parent.name[5:]))
         return PosteriorDraws.from_folder(place, Model.load(last))
-
-
-def _program(function: Callable[..., Any]) -> UserFunction:
-    name = getattr(function, "__name__", type(function).__name__)
-    code = getattr(function, "__code__", None)
-    return UserFunction(Path(code.co_filename if code else f"{name}.py"), name, function)
 
 
 def in_rounds(settings: RoundsSettings, simulator: UserFunction, prior: UserFunction | None) -> int:

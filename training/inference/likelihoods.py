@@ -14,6 +14,7 @@ is run as such; network and results files never are.
 """
 
 import importlib.util
+import re
 import sys
 import traceback
 from abc import ABC, abstractmethod
@@ -23,6 +24,7 @@ from math import log, pi
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -192,17 +194,35 @@ def checked(values: Tensor, name: str) -> Tensor:
 
 @dataclass(frozen=True)
 class UserFunction:
-    """A function of a file, which gives a number for each point.
+    """A function of the user's: of a file, or an object of the running program.
 
     Attributes:
-        path: The file.
-        name: The function's name in it.
+        path: The file; the name alone for an object of the running program.
+        name: The function's name.
         function: Numbers ``[N]`` of points ``[N, D]``, and of what else it takes.
+        token: What an object of the running program is compared by, since no other can be told
+            from it: two functions are the same if their tokens are. None for a function of a file,
+            which is compared by the contents of the file.
     """
 
     path: Path
     name: str
     function: Callable[..., Tensor]
+    token: str | None = None
+
+    @classmethod
+    def of_object(cls, function: Callable[..., Any], token: str | None) -> "UserFunction":
+        """Wrap any callable: a function, also of a notebook, a closure, a partial or an object.
+
+        Args:
+            function: The callable.
+            token: A text that stands for the function and all that it uses; None for a new one, so
+                that the function is equal to no other.
+        """
+        inner = getattr(function, "func", function)  # of a partial
+        name = getattr(inner, "__name__", type(inner).__name__)
+        plain = re.sub(r"\W+", "", name) or "function"  # of a lambda
+        return cls(Path(plain), plain, function, uuid4().hex if token is None else token)
 
     @classmethod
     def load(cls, text: str, option: str) -> "UserFunction":
@@ -229,7 +249,7 @@ class UserFunction:
         return cls(path, name, function)
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.name}"
+        return f"{self.path}:{self.name}" if self.token is None else self.name
 
     def __call__(self, points: Tensor, *others: Tensor) -> Tensor:
         """Logs ``[N]`` of points ``[N, D]``, in float64. Raises DataError if the function raised,
@@ -270,6 +290,8 @@ class UserFunction:
         try:
             return self.function(*arguments)
         except Exception as error:
+            if self.token is not None:  # the caller is a Python program, which has the traceback
+                raise DataError(f"{self} raised {type(error).__name__}: {error}") from error
             raise _in_a_line(error, self.path, str(self)) from None
 
 
