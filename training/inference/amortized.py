@@ -36,7 +36,7 @@ from training.measure.posterior.importance import smoothed_weights
 LogPosterior = Callable[[Tensor, Tensor], Tensor]
 """Logs ``[N]`` of densities up to a constant, of points ``[N, D]`` given conditions ``[N, C]``."""
 SAMPLER = "flow"
-MASS_ERROR, FEWEST_MASS_POINTS, MOST_MASS_POINTS = 0.005, 2**8, 2**14
+MASS_ERROR, FEWEST_MASS_POINTS, MOST_MASS_POINTS = 0.01, 2**7, 2**13
 """Standard error of the log probability within bounds, in nats, up to which it is estimated, and
 the numbers of points that are drawn for it."""
 MORE, MOST_TURNS, MOST_TIMES, FEW = 1.1, 20, 4, 128
