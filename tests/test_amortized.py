@@ -4,13 +4,17 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 
 import posterior
 from tests.support.finished_runs import SIMULATION_NAMES, write_csv
 from tests.support.outcomes import drawn, only_json
 from tests.support.running import good, refused, starter
 from torch_utils.results import load_arrays
+from training import Model
+from training.flow.coordinates.surprise import Surprise
 from training.flow.solvers import SOLVERS
+from training.flow.widths import Widths
 
 FEW = ("--chains=2", "--draws=30", "--n_iters=3", "--batch-gpu=64")
 
@@ -74,6 +78,31 @@ def test_strange_data_are_told(sample, done, simulations, tmp_path):
     assert "observation 2 is unlike the simulations" in result.out
     assert "observation 1 is" not in result.out
     refused(result, 1, "draws for observation 2", "beyond the bounds", "--bounded=map")
+
+
+def test_an_observation_unlike_the_simulations_has_not_converged(sample, tmp_path):
+    with mock.patch.object(Surprise, "limit", -100.0):
+        result = good(sample(tmp_path))
+    assert "3 of 3 have not converged" in result.out
+    assert "observation(s) 1, 2, 3: the observation is unlike the simulations" in result.out
+    assert only_json(tmp_path)["converged"] == 0
+
+
+def test_posteriors_that_are_locally_too_wide_are_named(done, simulations, tmp_path):
+    model = Model.load(simulations / "network.pkl")
+    model.widths = Widths(2)
+    model.widths.spread.fill_(1.0)
+    model.widths.bias.copy_(torch.tensor([0.5, 1.1]).log())
+    model.save(tmp_path / "network.pkl")
+    seen = f"--condition={simulations / 'seen.csv'}"
+    network = f"--network={tmp_path / 'network.pkl'}"
+    result = good(starter(posterior, "sample", network, *FEW, seen)(tmp_path / "out"))
+    for number in (1, 2, 3):
+        told = f"the posterior of observation {number} seems too wide in a: at simulations"
+        assert f"{told} with such posteriors, errors are 0.5 times" in result.out
+    first = only_json(tmp_path / "out")["posteriors"][0]
+    assert first["error_over_std"] == pytest.approx({"a": 0.5, "b": 1.1})
+    assert "error_over_std" not in only_json(done)["posteriors"][0]
 
 
 def test_draws_are_corrected_by_a_posterior_of_the_users(sample, tmp_path):

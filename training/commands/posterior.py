@@ -75,6 +75,8 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
             groups.remove()
             return 0
         draws, summary = posteriors.without_points(groups)
+        if nats is not None and subject.surprise is not None:
+            summary = summary.with_reason("unlike", nats > subject.surprise.limit)
         run = {**about_of(asked, options, draws), **more}
         about = AboutDraws(
             names=subject.names,
@@ -89,7 +91,8 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
         parts = posteriors.with_latents(groups, fine)
         save_netcdf(draws_file, parts, (plan.chains, plan.draws, count), about)
         blur = blur_of(subject, fine, seen, summary)
-        numbers = overview(draws, summary, subject.names, nats, seen.truth, blur)
+        errors = errors_of(asked, settings, summary)
+        numbers = overview(draws, summary, subject.names, nats, seen.truth, blur, errors)
         if seen.labels is not None and subject.condition_names:
             law = subject.surprise
             numbers["surprise"] = None if law is None or nats is None else law.summary(nats)
@@ -97,7 +100,7 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
         results.write_numbers(numbers_file, FORMAT, began, {**run, "rule": RULE, **numbers})
         groups.remove()
         names = subject.names if subject.is_readable else []
-        results.report_draws(numbers, summary, names, blur, asked.within)
+        results.report_draws(numbers, summary, names, blur, asked.within, errors)
         if held is not None and subject.is_readable:
             held.report()
         results.report_files(numbers_file, draws_file, began)
@@ -251,6 +254,17 @@ def blur_of(subject: Subject, prior: Prior, seen: Observed, summary: Summary) ->
     device = prior.flow.device
     given = None if seen.labels is None else {"labels": seen.labels.to(device)}
     return prior.blur(summary.mean.to(device), given).cpu()
+
+
+def errors_of(asked: Asked, settings: SampleSettings, summary: Summary) -> Tensor | None:
+    """The scale of standardized errors ``[M, D]`` of posteriors (``training.flow.widths``); None
+    where it is not known of such draws."""
+    file = asked.subject.file
+    widths = None if file is None else file.model.widths
+    usual = settings.sharpen and not (settings.correct or settings.prior.deblur or asked.region)
+    if widths is None or not (settings.learned and usual):
+        return None
+    return widths(summary.mean, summary.std)
 
 
 def surprise_of(subject: Subject, conditions: Tensor | None) -> Tensor | None:

@@ -187,6 +187,7 @@ def overview(
     surprise: Tensor | None = None,
     truth: Tensor | None = None,
     blur: Tensor | None = None,
+    errors: Tensor | None = None,
 ) -> dict[str, Any]:
     """What the JSON says of all posteriors, and of each if they are few.
 
@@ -199,6 +200,7 @@ def overview(
         truth: What the observations are of ``[M, D]``; None where it is not known.
         blur: Standard deviations ``[M, D]`` of the noise of the first time, in the data's units;
             None of clean points, and where it was not looked at.
+        errors: The scale of errors over standard deviations ``[M, D]``; None where it is unknown.
     """
     r_hat, bulk = summary.r_hat, summary.ess_bulk
     known = r_hat[~r_hat.isnan()]
@@ -232,6 +234,9 @@ def overview(
             content["posteriors"][index]["surprise"] = _number(nats)
         for index, noise in enumerate([] if blur is None else blur):
             content["posteriors"][index]["blur"] = dict(zip(names, noise.tolist(), strict=True))
+        for index, scale in enumerate([] if errors is None else errors):
+            values = dict(zip(names, scale.tolist(), strict=True))
+            content["posteriors"][index]["error_over_std"] = values
     return content
 
 

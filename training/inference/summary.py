@@ -1,6 +1,6 @@
 """What draws from posteriors say: means, intervals, and whether the sampler has converged."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,7 +26,8 @@ RULE = (
     "unless a good pool of prior draws defends the weights; in more dimensions R-hat is at most "
     f"{LARGEST_OF_MANY}, and effective draws are at least {FEWEST_OF_MANY} in all coordinates; "
     "Pareto k of weights, of those of the fine flow too, is below its threshold; draws of a flow "
-    f"are independent, and if they are corrected, worth at least {FEWEST_OF_MANY}"
+    f"are independent, and if they are corrected, worth at least {FEWEST_OF_MANY}; and an "
+    "observation is no more surprising than 99.9 % of the simulations that a flow was trained on"
 )
 
 
@@ -37,6 +38,8 @@ REASONS = {
     "cannot tell: give another --sampler, or a larger --n_iters",
     "tail": "a few draws have nearly all the weight: give a larger --pool, or another --sampler",
     "steps": "chains ran on a flow that is too coarse: give a larger --chain_n_iters",
+    "unlike": "the observation is unlike the simulations, so that its posterior is extrapolated: "
+    "check the observation, or simulate data like it",
 }
 """Why posteriors have not converged, and what to do, by the part of ``RULE`` that failed."""
 
@@ -83,6 +86,12 @@ class Summary:
         """The summary of draws of M posteriors; a pool has so many prior draws."""
         rows = [_of_one(draws, index, pool) for index in range(draws.count)]
         return cls(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+    def with_reason(self, name: str, bad: Tensor) -> "Summary":
+        """Add one of ``REASONS`` against those posteriors for which ``bad [M]`` is true."""
+        failed = self.failed.clone()
+        failed[:, list(REASONS).index(name)] |= bad
+        return replace(self, failed=failed)
 
     def held(self, truth: Tensor) -> Tensor:
         """Whether the central intervals of ``CONTENTS`` hold the true numbers ``[M, D]``,

@@ -24,6 +24,7 @@ class Model(Contents):
         courses: How to integrate, by use, where nothing else is asked for.
         held_out: What truths that no training has seen say of its posteriors; None if it was not
             calibrated.
+        widths: How far off posteriors are beside their widths, by simulations; None if unknown.
 
     Example:
         >>> import tempfile, torch

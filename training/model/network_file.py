@@ -37,6 +37,9 @@ code. It holds ``{"format": "inflationary-flows network", "version": 1, "parts":
                 contents [n], whitened [n, C], odd [n, K], in float64; network is the digest of all
                 other parts, and the file is refused where it is of another
 
+    widths      of posteriors that were trained on simulations: Widths, with its argument (dim D),
+                and center, spread [2 D], weights [P, D], bias [D], in float64 (``flow.widths``)
+
 ``about`` has data_name, data_dim, dims_to_keep, tmin, tmax and seen; of toys augment_to; of images
 image_shape, label_dim, and vectors if labels are no classes; of tables columns, condition_names and
 dropped, of likelihoods likelihood (bounds of each parameter by its name, None where there is none);
@@ -77,6 +80,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.held_out import HeldOut
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.output_gain import OutputGain
+from training.flow.widths import Widths
 from training.model.recipe import SCHEDULES, Recipe, basis_arguments, make_schedule
 from training.names import script
 from training.networks import NETWORKS
@@ -89,6 +93,7 @@ PARTS = {
 }
 """The classes that each part may be of."""
 COORDINATES, LATENT_LAW, HELD_OUT, COURSE = "coordinates", "latent_law", "held_out", "course_{}"
+WIDTHS = "widths"
 """Parts that not all files have; of courses one for each use."""
 STUDENT = "student"
 """A part of distilled networks of earlier versions, which are refused."""
@@ -109,6 +114,7 @@ class Contents:
     learned: ConditionalMixture | None = None
     courses: dict[str, Course] = field(default_factory=dict)
     held_out: HeldOut | None = None
+    widths: Widths | None = None
 
 
 ModelT = TypeVar("ModelT", bound=Contents)
@@ -119,7 +125,7 @@ def model_digest(model: Contents) -> str:
     what the file says about itself."""
     content = hashlib.sha256()
     for name, part in sorted(parts_of(model).items()):
-        if name == HELD_OUT:
+        if name in (HELD_OUT, WIDTHS):
             continue
         content.update(repr((name, part.class_name, sorted(part.arguments.items()))).encode())
         for key, tensor in sorted(part.state.items()):
@@ -153,6 +159,7 @@ def parts_of(model: Contents) -> dict[str, Part]:
         COORDINATES: model.coordinates,
         LATENT_LAW: model.learned,
         HELD_OUT: model.held_out,
+        WIDTHS: model.widths,
         **{COURSE.format(use): course for use, course in model.courses.items()},
     }
     for name, part in further.items():
@@ -214,7 +221,21 @@ def read_model(path: Path, make: type[ModelT], end_std: float) -> ModelT:
     model = make(made, recipe, about, coordinates, learned, courses)
     if HELD_OUT in parts:
         model.held_out = _held_out(path, parts[HELD_OUT], model)
+    if WIDTHS in parts:
+        model.widths = _widths(path, parts[WIDTHS], basis.dim)
     return model
+
+
+def _widths(path: Path, part: Part, dim: int) -> Widths:
+    """The widths of a file. Raises DataError if they are broken."""
+    widths = build(path, WIDTHS, part, {"Widths": Widths})
+    try:
+        if widths.dim != dim:
+            raise ValueError(f"it has widths of {widths.dim} parameters, but {dim} columns")
+        widths.check()
+    except ValueError as error:
+        raise DataError(f"{path} is inconsistent: {error}") from error
+    return widths
 
 
 def _held_out(path: Path, part: Part, model: Contents) -> HeldOut:

@@ -37,6 +37,8 @@ MOST_SHOWN, MOST_COLUMNS = 5, 8
 MOST_BLUR = 0.3
 """Of a posterior's standard deviation, that the noise of the first time may be: it is then 5 %
 wider."""
+WRONG_WIDTH = 1.6
+"""Factor by which posteriors are too wide or too narrow from which on there is a warning."""
 BOUNDS = "bounds"
 MOST_LINES = 20
 """Of one kind, about observations."""
@@ -86,6 +88,7 @@ def report_draws(
     names: Sequence[str],
     blur: Tensor | None = None,
     within: str = BOUNDS,
+    errors: Tensor | None = None,
 ) -> None:
     """Tells the most important numbers: of the first posteriors means and intervals too, of all why
     they have not converged.
@@ -96,6 +99,7 @@ def report_draws(
         names: Of the coordinates; empty where they are none to read, as pixels.
         blur: As ``overview`` takes it.
         within: What draws were rejected beyond, in words.
+        errors: As ``overview`` takes it.
     """
     count = numbers["observations"]
     for index in range(min(count, MOST_SHOWN) if names else 0):
@@ -124,6 +128,7 @@ def report_draws(
         shares = " ".join(f"{100 * share:.1f}" for share in held.values())
         logger.info(f"Central intervals of {contents} % hold {shares} % of the true numbers")
     _report_blur(summary, names, blur)
+    _warn_of_widths(errors, names)
     if numbers["converged"] < count:
         missed = (~summary.converged).nonzero()[:, 0].tolist()
         logger.warning(f"Warning: {len(missed)} of {count} have not converged:")
@@ -138,9 +143,9 @@ def report_draws(
 
 def _why(samplers: Mapping[str, int], summary: Summary, place: int) -> str:
     """Why a posterior has not converged, and what to do."""
-    if SAMPLER in samplers:
-        return "the flow and what corrects it do not agree: train them longer, and check each"
     names = summary.reasons(place)
+    if SAMPLER in samplers and "unlike" not in names:
+        return "the flow and what corrects it do not agree: train them longer, and check each"
     if set(samplers) == {TWISTED} and {"worth", "chains"}.issuperset(names):
         return "its populations of particles do not agree: give more --minutes or --particles"
     larger = [f" or {option}" for option, users in LARGER.items() if not users.isdisjoint(samplers)]
@@ -180,6 +185,27 @@ def _report_blur(summary: Summary, names: Sequence[str], blur: Tensor | None) ->
         f"{row + 1}: {float(blur[row, column]):.2g}, beside a standard deviation of "
         f"{float(summary.std[row, column]):.2g}{offer}"
     )
+
+
+def _warn_of_widths(errors: Tensor | None, names: Sequence[str]) -> None:
+    """Warns of posteriors that are locally too wide or too narrow, by the scale of errors over
+    standard deviations ``[M, D]``."""
+    if errors is None or not names:
+        return
+    wide, narrow = errors < 1 / WRONG_WIDTH, errors > WRONG_WIDTH
+    for kind, wrong, of_row in (("wide", wide, "amin"), ("narrow", narrow, "amax")):
+        rows = wrong.any(dim=1).nonzero()[:, 0].tolist()
+        extreme = getattr(errors, of_row)(dim=1)
+        for row in rows[:MOST_LINES]:
+            column = int((errors[row] == extreme[row]).nonzero()[0])
+            logger.warning(
+                f"Warning: the posterior of observation {row + 1} seems too {kind} in "
+                f"{names[column]}: at simulations with such posteriors, errors are "
+                f"{float(extreme[row]):.2g} times as large as its standard deviation says. Train "
+                "on more simulations, or weight the draws by a learned likelihood (--correct)."
+            )
+        if len(rows) > MOST_LINES:
+            logger.warning(f"Warning: so do those of {len(rows) - MOST_LINES} more observations")
 
 
 def _report_leaked(mean: float, largest: float, within: str) -> None:

@@ -1,7 +1,7 @@
 """A training on the rows of a table, perhaps given some of its columns."""
 
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from training.recipes import TableRecipe, describe_table_recipe, fitted_to_table
 from training.subjects.end_times import choose_end
 from training.subjects.table_spaces import Preparation, Space, choose_space, kept_dimensions
 from training.subjects.training import Start, Training
+from training.subjects.widths import fit_widths
 
 LEAST_GAIN = 0.01
 """Nats of a trial, by which a likelihood has to be better with its network than without: one
@@ -172,9 +173,16 @@ class TableTraining(Training):
             ending=Ending(
                 preparation.calibration(coordinates, fit) if fit else None,
                 wanted.law(replace(preparation.law(coordinates), checked=not only_given)),
+                partial(fit_widths, table, wanted.seed) if self._has_widths else None,
             ),
             watch=watch,
         )
+
+    @property
+    def _has_widths(self) -> bool:
+        """Whether widths of posteriors are fitted: not of likelihoods, sets, and signals."""
+        of_numbers = self.condition_shape is None and self.table.conditions is not None
+        return of_numbers and not self.likelihood
 
     def _seen(self, preparation: Preparation, resumed: Resumed | None) -> tuple[Space, Coordinates]:
         """As a resumed run sees the table, or by what is best on held-out rows."""

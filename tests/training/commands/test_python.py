@@ -243,6 +243,34 @@ def test_posteriors_are_those_of_the_command(model, tmp_path):
     assert "no number of observations" in refusal(PosteriorDraws.load, tmp_path / "copy.nc", model)
 
 
+@pytest.mark.parametrize("bounded", ["reject", "map"])
+def test_the_density_of_a_posterior_is_that_of_its_draws(bounded):
+    random = np.random.default_rng(0)
+    theta = random.uniform(-1, 1, size=(400, 1))
+    data = theta + 0.2 * random.normal(size=theta.shape)
+    fixed = {"bounded": bounded, "linear_start": "on", "tmax": 11.0, "width": 16}
+    with quick_endings():
+        simulations = Simulations(theta, data, bounds={"theta1": (-1, 1)})
+        model = simulations.train(duration=0.02, **fixed)
+    edges, size = np.linspace(-1, 1, 41), 2 / 400
+    grid = np.arange(-1 + size / 2, 1, size)
+    for seen in (0.0, 0.95):
+        density = np.exp(model.log_prob(grid[:, None], given=[seen]))
+        cells = np.histogram(grid, edges, weights=density * size)[0]
+        assert cells.sum() == pytest.approx(1, abs=0.02)
+        draws = model.posterior().sample([seen], chains=1, draws=4000).points
+        found = np.histogram(draws, edges)[0] / draws.size
+        assert np.abs(found - cells).sum() / 2 < 0.06  # chance is up to 0.04
+    both = [[0.9], [1.1], [-3.0]]
+    assert np.isneginf(model.log_prob(both, given=[0.95])).tolist() == [False, True, True]
+    each = model.log_prob([[0.9], [0.5]], given=[[0.95], [0.4]])
+    np.testing.assert_allclose(each[0], model.log_prob([[0.9]], given=[0.95])[0], atol=1e-6)
+    other = model.posterior(sharpen=False)
+    assert other.log_prob([[0.9]], [0.95]) != model.log_prob([[0.9]], given=[0.95])
+    weighted = model.posterior(correct="f.py:f")
+    assert "latent_density" in refusal(weighted.log_prob, [[0.9]], [0.95], kind=UsageError)
+
+
 def test_latent_densities_have_the_gradients_of_the_posterior(model):
     density = model.posterior(noise_std=0.5, n_iters=4).latent_density({"b": 0.4})
     w = (0.5 * torch.randn(3, 3, dtype=torch.float64)).requires_grad_()
