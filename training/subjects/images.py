@@ -98,8 +98,8 @@ class ImageFlow(Subject):
 
     @property
     def words(self) -> list[str]:
-        """Pixels by their place from 1."""
-        channels, *sides = (range(1, size + 1) for size in self.shape)
+        """Pixels by their place, counted from 0 as in ``--operator=crop:``."""
+        channels, *sides = map(range, self.shape)
         of = [f" of channel {number}" if len(channels) > 1 else "" for number in channels]
         return [f"the pixel in row {y}, column {x}{c}" for c, y, x in product(of, *sides)]
 

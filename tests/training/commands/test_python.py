@@ -21,6 +21,7 @@ from tests.support.running import quick_endings, refusal, run_script
 from training import Images, Model, Records, SbiPosterior, Simulations, Table, Toy, normal_prior
 from training.commands import called, python
 from training.commands.adapters import _Estimator
+from training.commands.shared import warn_if_longer
 from training.files.posterior_draws import load_netcdf
 from training.flow.pfode import ProbabilityFlow
 
@@ -444,3 +445,11 @@ def test_a_normal_prior_has_its_density_and_what_is_no_normal_law_is_refused():
         ([1.0, 2.0], [[1.0, 2.0], [2.0, 1.0]], None, "not positive"),
     ):
         assert why in refusal(normal_prior, "ab", mean, spread, bounds, kind=UsageError)
+
+
+def test_a_command_that_takes_longer_than_its_minutes_says_so(caplog):
+    warn_if_longer("the training", 66, 1.0, "why")
+    warn_if_longer("the training", 1e9, None, "why")
+    assert not caplog.text
+    warn_if_longer("the training", 290, 1.0, "it counts steps alone")
+    assert "took 4.8 minutes, more than --minutes=1: it counts steps alone" in caplog.text
