@@ -262,7 +262,7 @@ def train(
             start.watch(),
             progress,
         )
-        why = "they are for the steps; what is chosen before, and fitted at the end, is not counted"
+        why = "these count the steps, not what is chosen before them or fitted after them"
         warn_if_longer("the training", monotonic() - began, minutes, why)
         return network
 
