@@ -78,7 +78,9 @@ def test_nested_folders_and_zips_come_out_in_order_of_names(converted, tmp_path)
         assert_same(images, IN_ORDER)
         assert labels == [0, 0, 1, 1], "a class for each folder"
         for count in (3, 9):
-            assert_same(converted(source, f"--max-images={count}")[0], IN_ORDER[:count])
+            in_turns = converted(source, f"--max-images={count}")
+            assert_same(in_turns[0], RGB[:count])
+            assert in_turns[1] == [0, 1, 0, 1][:count], "a part has its classes evenly"
     beside = write_folder(tmp_path / "beside", NESTED | {"x.png": encoded(RGB[0])})
     assert converted(beside)[1] is None
     numbers = {f"{number}/x.png": encoded(RGB[0]) for number in (10, 2)}

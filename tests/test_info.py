@@ -44,7 +44,12 @@ def test_networks_and_sets_of_images_are_described_and_what_is_neither_is_refuse
     save_image_model(tmp_path / "n.pkl", 10, label_dim=3)
     assert facts(tmp_path / "n.pkl")["images"] == "8x8 pixels, 1 channel(s), 3 classes"
     write_image_set(tmp_path / "set.zip", 5)
-    assert facts(tmp_path / "set.zip") == {"images": "5, of 8x8 pixels, 1 channel(s)"}
+    assert facts(tmp_path / "set.zip") == {
+        "images": "5, of 8x8 pixels, 1 channel(s)",
+        "labels": "none",
+    }
+    write_image_set(tmp_path / "classes.zip", 6, classes=3)
+    assert facts(tmp_path / "classes.zip")["labels"].startswith("3 classes, images of each 0: ")
     (tmp_path / "notes.txt").write_text("x")
     assert "is no file of this project" in run_script(info, tmp_path / "notes.txt").error
     assert run_script(info, tmp_path / "none.npz").code == 1

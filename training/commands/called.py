@@ -34,8 +34,8 @@ def left_alone() -> Iterator[None]:
     The random state of CUDA devices is kept if CUDA is in use; work on the CPU does not start it.
     """
     handlers = list(logger.handlers)
-    cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=list(cards)):
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count() * started)):
         try:
             yield
         finally:

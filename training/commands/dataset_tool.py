@@ -65,7 +65,8 @@ def images(settings: DataSetSettings) -> dict[str, Any]:
     source_path = None if settings.source in NAMES else Path(settings.source)
     require_writable(dest, source_path, settings.overwrite)
     most = options.max_images and options.first_image + options.max_images
-    source = open_source(settings.source, options.patch, most)
+    in_part = bool(options.max_images or options.first_image)
+    source = open_source(settings.source, options.patch, most, in_part)
     with image_writer(dest) as writer:
         (height, width, channels), skipped = conversion.run(source, writer)
     logger.info(

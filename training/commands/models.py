@@ -500,9 +500,12 @@ class PosteriorDraws:
         return cls(saved.names, points, facts, path.read_bytes(), model)
 
     def __repr__(self) -> str:
+        from training.pictures.posteriors.words import distinct_words  # takes a while
+
         count, draws, _ = self.points.shape
         return (
-            f"PosteriorDraws({count} observations, {draws} draws each, of "
+            f"PosteriorDraws({count} observations, {draws} draws each"
+            f"{distinct_words(self.points)}, of "
             f"{', '.join(self.names[:9])}{', ...' * (len(self.names) > 9)}; "
             f"{int(self.converged.sum())} converged)"
         )

@@ -14,6 +14,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from training.commands.calibrating import Applied
 from training.commands.inference import Asked
+from training.commands.shared import warn_if_longer
 from training.files.observations import read_observations
 from training.files.posterior import FORMAT as MIXTURE_FORMAT
 from training.files.posterior import overview, save_mixture
@@ -104,6 +105,9 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
         if held is not None and subject.is_readable:
             held.report()
         results.report_files(numbers_file, draws_file, began)
+        why = "what particles need is measured before they are counted, and can take longer"
+        minutes = settings.sampler.minutes
+        warn_if_longer("the draws", perf_counter() - began, minutes, why)
         return UNSOUND if settings.strict and not summary.converged.all() else 0
 
 

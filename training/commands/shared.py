@@ -3,6 +3,7 @@
 import math
 
 from dnnlib.errors import UsageError
+from dnnlib.logs import logger
 from training.flow.solvers import Solver, get_solver
 from training.names import DEFAULT_STEPS
 from training.options.shared import (
@@ -103,3 +104,23 @@ def of_data_set(
     DataError if the file is of a toy, or broken."""
     file.require_data_set()
     return open_subject(file, expected, data_name).require_unconditional()
+
+
+LONGER = 1.1
+"""Times the minutes that were given, from which on a command warns that it took longer."""
+
+
+def warn_if_longer(what: str, seconds: float, minutes: float | None, why: str) -> None:
+    """Warn of a command that took longer than its ``--minutes``.
+
+    Args:
+        what: What took the time, in words.
+        seconds: The time that it took.
+        minutes: The minutes that were given; None for none.
+        why: What is not counted in these minutes, in words.
+    """
+    if minutes is not None and seconds > 60 * minutes * LONGER:
+        logger.warning(
+            f"Warning: {what} took {seconds / 60:.2g} minutes, more than --minutes={minutes:g}: "
+            f"{why}"
+        )

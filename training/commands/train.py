@@ -3,6 +3,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +15,7 @@ from torch_utils.determinism import algorithms
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
 from training import names
-from training.commands.shared import of_data_set
+from training.commands.shared import of_data_set, warn_if_longer
 from training.data.images.dataset import ImageDataset
 from training.data.records.records import Records
 from training.data.tables.making import exchanged
@@ -223,7 +224,7 @@ def train(
     """Trains, from the start or from a folder or state to resume. ``progress`` is called after each
     report with the part of the training that is done. Returns the network file; None of a dry run.
     """
-    run, minutes = settings.run, settings.training.minutes
+    began, run, minutes = monotonic(), settings.run, settings.training.minutes
     if resume is not None or run.dry_run:
         minutes = None
     elif minutes is not None and settings.training.duration is not None:
@@ -252,7 +253,7 @@ def train(
         trainer, source = training.begin(start, resumed)
         name = "-".join(part for part in (*start.name, run.desc) if part)
         assert run.outdir is not None
-        return run_training(
+        network = run_training(
             trainer,
             source,
             Place(run.outdir, name, run.nosubdir),
@@ -263,6 +264,9 @@ def train(
             progress,
             None if minutes is None else TimeBudget(60 * minutes),
         )
+        why = "these count the steps, not what is chosen before them or fitted after them"
+        warn_if_longer("the training", monotonic() - began, minutes, why)
+        return network
 
 
 def refit(

@@ -217,6 +217,7 @@ def about_images(path: Path) -> Iterator[Fact]:
     dataset = ImageDataset(path)
     channels, height, width = dataset.image_shape
     yield "images", f"{len(dataset)}, of {width}x{height} pixels, {channels} channel(s)"
+    yield "labels", dataset.labels_in_words()
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -13,6 +13,8 @@ from torch_utils.inert_pickle import shown
 from torch_utils.results import load_array
 from torch_utils.seeds import hash_seed, uniform_numbers
 from torch_utils.streams import Stream
+from training.data.images.codec import Decoder
+from training.data.images.containers import IMAGE_SUFFIXES, MAX_FILE_BYTES
 from training.data.images.dataset import ImageDataset
 from training.data.tables.foreign import ForeignTable, listed
 from training.data.tables.formats import SUFFIXES, open_table
@@ -28,12 +30,14 @@ def read_observations(path: Path, image_shape: Sequence[int] | None = None) -> T
     """Observations ``[M, K]``, float64: rows of a table, or images as gray levels.
 
     Args:
-        path: A table (CSV, TSV, npy, npz or Parquet), or a zip or folder of images.
+        path: A table (CSV, TSV, npy, npz or Parquet), an image, or a zip or folder of images.
         image_shape: ``(C, H, W)`` of what is observed, if these are images; None if they are not.
 
     Raises:
         DataError: It is missing or broken, or holds values that are not finite.
     """
+    if path.suffix.lower() in IMAGE_SUFFIXES and image_shape is not None:
+        return _read_image(path, image_shape)
     if path.suffix.lower() not in SUFFIXES and image_shape is not None:
         dataset = ImageDataset(path)
         if tuple(dataset.image_shape) != tuple(image_shape):
@@ -46,6 +50,22 @@ def read_observations(path: Path, image_shape: Sequence[int] | None = None) -> T
     if path.suffix.lower() == ".zip":
         raise DataError(f"{path} is no table: give one of {', '.join(SUFFIXES)}")
     return _finite(open_table(str(path), None, known=()))
+
+
+def _read_image(path: Path, image_shape: Sequence[int]) -> Tensor:
+    """Return the gray levels ``[1, K]`` of one image file. Raises DataError if the file is missing
+    or broken, or has another shape."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist, or is no file: give an image, or a zip or folder")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise DataError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
+    pixels = Decoder()(path.read_bytes(), str(path)).transpose(2, 0, 1)
+    if pixels.shape != tuple(image_shape):
+        raise DataError(
+            f"{path} is an image of {list(pixels.shape)}, but observed are {list(image_shape)} "
+            "(channels, height, width)"
+        )
+    return torch.from_numpy(pixels.astype(np.float64)).flatten()[None]
 
 
 def read_columns(

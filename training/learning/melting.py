@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
-from math import cos, inf, log, pi
+from math import cos, inf, isfinite, log, pi
 from pathlib import Path
 from typing import Any
 
@@ -318,16 +318,30 @@ def check_kept(
     return fit(rows, 0, free, seed, on_look)
 
 
+def in_words(kept: int, most: float) -> str:
+    """Return the sentence about kept latents that show no departure from the normal distribution.
+
+    Args:
+        kept: Number of kept dimensions.
+        most: Nats a point that another distribution may gain, two standard errors up.
+    """
+    if most < TOLERATED:
+        return (
+            f"The kept latents ({kept}) are normal, as samples assume, to within "
+            f"{most:.2g} nats a point"
+        )
+    missed = f": up to {most:.2g} nats a point could be missed, and more than {TOLERATED:g} matters"
+    return (
+        f"The kept latents ({kept}) show no departure from a normal distribution, which samples "
+        "assume, but the melted points are too few to tell" + missed * isfinite(most)
+    )
+
+
 def _report_kept(model: Model, fitted: Fitted) -> None:
     kept = int(model.about["dims_to_keep"])
     lost = max(fitted.nats, 0.0)
     if lost - 2 * fitted.error < TOLERATED:
-        most = lost + 2 * fitted.error
-        limit = "" if most < TOLERATED else "; the melted points are too few to see less"
-        logger.info(
-            f"The kept latents ({kept}) look normal, as samples assume: another law gains at most "
-            f"{most:.2g} nats a point (two standard errors), and up to {TOLERATED:g} is good{limit}"
-        )
+        logger.info(in_words(kept, lost + 2 * fitted.error))
         return
     gain = f"another law gains {lost:.4f} +- {fitted.error:.4f} nats a point"
     logger.warning(

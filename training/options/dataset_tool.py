@@ -41,7 +41,11 @@ class ImageOptions(Declared, section="Images", of_kind=names.IMAGES):
         default=0,
         help="Leave out so many images at the start, so that a source can be split.",
     )
-    max_images: int | None = option("--max-images", unset="all", help="Stop after so many images")
+    max_images: int | None = option(
+        "--max-images",
+        unset="all",
+        help="Stop after so many images, taken evenly from the classes of folders and zips",
+    )
     patch: int | None = option(
         type=click.IntRange(*names.SIDES),
         unset=f"{names.PATCH}; only of patches",

@@ -24,8 +24,8 @@ class SampleSettings(inference.CommonSettings):
 
     observation: Path | None = option(
         unset="none",
-        help="Observations, one in each row of a table (CSV, TSV, npy, npz, Parquet), or images in "
-        "a zip or folder; a likelihood of your own needs none",
+        help="Observations, one in each row of a table (CSV, TSV, npy, npz, Parquet), an image, or "
+        "images in a zip or folder; a likelihood of your own needs none",
     )
     condition: Path | None = option(
         unset="none",

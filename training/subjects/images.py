@@ -98,8 +98,8 @@ class ImageFlow(Subject):
 
     @property
     def words(self) -> list[str]:
-        """Pixels by their place from 1."""
-        channels, *sides = (range(1, size + 1) for size in self.shape)
+        """Pixels by their place, counted from 0 as in ``--operator=crop:``."""
+        channels, *sides = map(range, self.shape)
         of = [f" of channel {number}" if len(channels) > 1 else "" for number in channels]
         return [f"the pixel in row {y}, column {x}{c}" for c, y, x in product(of, *sides)]
 
@@ -252,11 +252,11 @@ class ImageFlow(Subject):
             wanted = f"vectors of {self.classes} numbers, one for all images or one for each"
             right = numbers.dtype.kind in "biuf" and numbers.ndim in (1, 2)
             if not (right and numbers.shape[-1] == self.classes and np.isfinite(numbers).all()):
-                raise UsageError(f"given is {given}: this network has conditions: give {wanted}")
+                raise UsageError(f"given is {given!r}: this network has conditions: give {wanted}")
             return torch.from_numpy(np.atleast_2d(numbers).astype(np.float32))
         if numbers.ndim > 1 or not np.isin(numbers, np.arange(self.classes)).all():
             last = self.classes - 1
-            raise UsageError(f"given is {given}: give classes, numbers from 0 to {last}")
+            raise UsageError(f"given is {given!r}: give classes, numbers from 0 to {last}")
         return self.one_hot(torch.from_numpy(np.atleast_1d(numbers).astype(np.int64)))
 
     def drawn_labels(self, count: int, seed: int, given: int | None) -> Tensor | None:

@@ -34,6 +34,7 @@ from training import (
 from training.commands import called, python
 from training.commands.adapters import _Estimator
 from training.commands.models import PosteriorDraws
+from training.commands.shared import warn_if_longer
 from training.data.tables.marginals import looks_uniform
 from training.files.posterior_draws import load_netcdf
 from training.flow.pfode import ProbabilityFlow
@@ -570,3 +571,11 @@ def test_predictors_pass_checks_of_scikit_learn(cls):
         checks.check_supervised_y_no_nan,
     ):
         check(cls.__name__, model)
+
+
+def test_a_command_that_takes_longer_than_its_minutes_says_so(caplog):
+    warn_if_longer("the training", 66, 1.0, "why")
+    warn_if_longer("the training", 1e9, None, "why")
+    assert not caplog.text
+    warn_if_longer("the training", 290, 1.0, "it counts steps alone")
+    assert "took 4.8 minutes, more than --minutes=1: it counts steps alone" in caplog.text

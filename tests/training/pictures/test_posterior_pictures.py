@@ -24,6 +24,7 @@ from training.pictures import look
 from training.pictures.album import pictures_of
 from training.pictures.posteriors import tables, toys
 from training.pictures.posteriors.checks import draw_chains, draw_coverage, draw_ranks, rank_counts
+from training.pictures.posteriors.words import distinct_words
 
 NOISE = torch.tensor(0.3, dtype=torch.float64)
 GAUSSIANS = {
@@ -335,3 +336,12 @@ def test_odd_draws_are_drawn(tmp_path, monkeypatch):
         for picture in pictures_of([path], None, None):
             picture.write(picture.path)
             assert picture.path.stat().st_size > 1000
+
+
+def test_draws_that_repeat_are_counted_once():
+    draws = np.random.default_rng(0).normal(size=(2, 6, 3))
+    assert distinct_words(draws) == ""
+    draws[0, 3:] = draws[0, :3]
+    assert distinct_words(draws) == ", 3 to 6 of them distinct"
+    draws[1, 3:] = draws[1, :3]
+    assert distinct_words(draws) == ", 3 distinct"

@@ -478,4 +478,4 @@ def test_images_that_are_called_after_a_toy_are_images(tmp_path):
     assert isinstance(subject, ImageFlow)
     assert subject.image_shape == (1, 8, 8)
     # As a sentence calls them: the 52nd number.
-    assert subject.words[51] == "the pixel in row 7, column 4"
+    assert subject.words[51] == "the pixel in row 6, column 3"

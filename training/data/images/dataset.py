@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from training.data.images.containers import (
 from training.names import script
 
 CACHE_CHUNK = 1000
+MOST_LISTED = 20
+"""Classes of which the number of images is listed."""
 
 
 class ImageDataset:
@@ -113,6 +116,20 @@ class ImageDataset:
         there = LABEL_FILE in self._files().names
         labels = labels_of(self._files(), self._names) if there else None
         return torch.tensor(labels) if labels and isinstance(labels[0], int) else None
+
+    def labels_in_words(self) -> str:
+        """Return the kind of the labels and the number of images of each class, whether labels are
+        used or not."""
+        there = LABEL_FILE in self._files().names
+        labels = labels_of(self._files(), self._names) if there else None
+        if not labels:
+            return "none"
+        if not isinstance(labels[0], int):
+            return f"vectors of {len(labels[0])} numbers"
+        counts = sorted(Counter(labels).items())
+        listed = ", ".join(f"{name}: {count:,}" for name, count in counts[:MOST_LISTED])
+        more = ", ..." * (len(counts) > MOST_LISTED)
+        return f"{len(counts)} classes, images of each {listed}{more}"
 
     @property
     def has_labels(self) -> bool:

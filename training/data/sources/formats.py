@@ -15,7 +15,8 @@ import re
 import struct
 import tarfile
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -165,10 +166,22 @@ MAX_ARCHIVE_BYTES = 1 << 30
 """Of CIFAR-10's archive when it is unpacked, which has 186 MB."""
 
 
-def open_source(name: str, patch: int | None = None, count: int | None = None) -> Source:
-    """The source of that path, or the built-in one of that name. Patches have a side of 16 pixels
-    unless another is given, and so many images at least, or all. Raises DataError if nothing is
-    there, or it is broken, UsageError if it is of no known kind, or has no such patches."""
+def open_source(
+    name: str, patch: int | None = None, count: int | None = None, in_part: bool = False
+) -> Source:
+    """Open the source of a path, or the built-in one of a name.
+
+    Args:
+        name: The path or the name.
+        patch: Side of patches in pixels; None for 16.
+        count: Patches to make, at least; None for all.
+        in_part: Whether only a part of the images is taken, so that folders and zips with classes
+            give the classes in turns, and a part has all of them evenly.
+
+    Raises:
+        DataError: Nothing is there, or it is broken.
+        UsageError: It is of no known kind, or has no such patches.
+    """
     path = Path(name)
     if name == DIGITS:
         return digits()
@@ -177,9 +190,10 @@ def open_source(name: str, patch: int | None = None, count: int | None = None) -
     if not path.exists():
         raise DataError(f"{name} does not exist: give {_KNOWN}")
     if path.is_dir():
-        return _lmdb(path) if (path / DATA_FILE).exists() else _files(open_container(path))
+        is_lmdb = (path / DATA_FILE).exists()
+        return _lmdb(path) if is_lmdb else _files(open_container(path), in_part)
     if path.suffix.lower() == ".zip":
-        return _files(open_container(path))
+        return _files(open_container(path), in_part)
     if path.name.lower().endswith((".tar.gz", ".tgz")):
         return Source(_cifar10(path), None)
     if path.suffix.lower() == ".gz":
@@ -187,8 +201,9 @@ def open_source(name: str, patch: int | None = None, count: int | None = None) -
     raise UsageError(f"{name} is of no known kind: give {_KNOWN}")
 
 
-def _files(container: Container) -> Source:
-    """Image files of a folder or zip in the order of their names."""
+def _files(container: Container, in_part: bool) -> Source:
+    """Return the image files of a folder or zip in the order of their names, or, for a part of
+    those with classes, in turns of the classes."""
     names = image_names(container)
     if not names:
         kinds = ", ".join(IMAGE_SUFFIXES)
@@ -200,6 +215,9 @@ def _files(container: Container) -> Source:
         first = ", ".join(quoted(name) for name in classes[:10])
         logger.info(f"{len(classes)} folders are as many classes, from 0 on: {first}")
         labels = [classes.index(name.partition("/")[0]) for name in names]
+    if in_part and labels and all(isinstance(label, int) for label in labels):
+        order = in_turns(labels)
+        names, labels = [names[index] for index in order], [labels[index] for index in order]
     decode = Decoder()
 
     def images() -> Images:
@@ -209,6 +227,22 @@ def _files(container: Container) -> Source:
                 yield SourceImage(container.where(name), read, labels[index] if labels else None)
 
     return Source(images(), len(names))
+
+
+def in_turns(labels: Sequence[Label]) -> list[int]:
+    """Return places of images such that their classes take turns: the first image of each class,
+    then the second of each, and so on.
+
+    Example:
+        >>> in_turns([0, 0, 0, 1, 2])
+        [0, 3, 4, 1, 2]
+    """
+    seen: Counter[Any] = Counter()
+    turns = []
+    for place, label in enumerate(labels):
+        turns.append((seen[label], label, place))
+        seen[label] += 1
+    return [place for _, _, place in sorted(turns)]
 
 
 def _class_folders(names: list[str]) -> list[str]:

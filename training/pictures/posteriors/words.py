@@ -18,7 +18,19 @@ def name_and_details(saved: SavedPosteriors) -> tuple[str, str]:
     samplers = ", ".join(sorted(set(saved.sampler)))
     chains, draws = saved.points.shape[:2]
     drawn = f"{chains * draws:,} draws each" + (f", every {saved.every}th" * (saved.every > 1))
+    shown = np.moveaxis(saved.points, 2, 0)
+    drawn += distinct_words(shown.reshape(len(shown), chains * draws, -1))
     return name, look.joined(schedule, f"by {samplers}", drawn)
+
+
+def distinct_words(points: np.ndarray) -> str:
+    """Return how many of the draws ``[M, S, D]`` of each observation are distinct; nothing if all
+    are, as of samplers that do not repeat draws."""
+    counts = [len({row.tobytes() for row in np.ascontiguousarray(draws)}) for draws in points]
+    least, most = min(counts), max(counts)
+    if least == points.shape[1]:
+        return ""
+    return f", {least:,} distinct" if least == most else f", {least:,} to {most:,} of them distinct"
 
 
 def part_of(saved: SavedPosteriors, shown: int) -> str:

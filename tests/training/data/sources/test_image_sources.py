@@ -20,12 +20,14 @@ from sklearn.datasets import load_digits, load_sample_images
 import dataset_tool
 from dnnlib.errors import DataError, UsageError
 from tests.support.image_files import encoded, idx, noise, tar, write_mnist, write_store
-from tests.support.running import refusal, run_script
+from tests.support.running import good, refusal, run_script
 from training.data.images.codec import Decoder
+from training.data.images.dataset import ImageDataset
 from training.data.sources import lmdb_process, lmdb_store
 from training.data.sources.formats import open_source, patches, read_plain_pickle
 from training.data.sources.lmdb_store import DATA_FILE, count_entries, read_entries
 from training.data.sources.writer import image_writer
+from training.files.observations import read_observations
 
 IDX = "t-images-idx3-ubyte.gz"
 BLACK = np.zeros((4, 4, 1), np.uint8)
@@ -144,6 +146,28 @@ def test_fewer_patches_are_the_first_of_more():
     assert len({image.where for image in more}) == 20
     with pytest.raises(UsageError, match=r"there are .* patches of 64 pixels, not 1,000,000"):
         patches(False, 64, 1_000_000)
+
+
+def test_a_part_of_a_folder_has_its_classes_evenly(tmp_path):
+    source = tmp_path / "source"
+    for name, count in (("a", 9), ("b", 9), ("c", 2)):
+        (source / name).mkdir(parents=True)
+        for number in range(count):
+            (source / name / f"{number}.png").write_bytes(encoded(Image.new("L", (4, 4), number)))
+    labels = [image.label for image in open_source(str(source), in_part=True).images]
+    for count, expected in ((6, [2, 2, 2]), (10, [4, 4, 2]), (20, [9, 9, 2])):
+        assert [labels[:count].count(label) for label in range(3)] == expected
+    dest = tmp_path / "few.zip"
+    made = (f"--source={source}", f"--dest={dest}", "--max-images=6")
+    good(run_script(dataset_tool, *made))
+    assert ImageDataset(dest).labels_in_words() == "3 classes, images of each 0: 2, 1: 2, 2: 2"
+    few, rest = source / "c" / "0.png", tmp_path / "rest.zip"
+    good(run_script(dataset_tool, f"--source={source}", f"--dest={rest}", "--first-image=6"))
+    assert len(ImageDataset(rest)) == 14, "parts have no image in common"
+    observed = read_observations(few, (1, 4, 4))
+    assert observed.tolist() == [[0.0] * 16]
+    assert "[1, 4, 4], but observed are [1, 8, 8]" in refusal(read_observations, few, [1, 8, 8])
+    assert "give an image" in refusal(read_observations, tmp_path / "no.png", [1, 4, 4])
 
 
 IMAGES = noise(2, 5, 5)
