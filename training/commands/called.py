@@ -54,7 +54,8 @@ def own_folder() -> Iterator[Path]:
             yield Path(name)
         except InflationError as error:
             named = re.sub(rf"{re.escape(name)}\S(\w+)\.csv", r"the \1", str(error))
-            raise type(error)(named) from error
+            error.args = (named,)
+            raise
 
 
 def data_set_of(data: Any, folder: Path) -> Path:

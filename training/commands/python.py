@@ -7,6 +7,7 @@
 Options have the names that they have on the command line, mean the same, and give the same bytes.
 """
 
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,6 +55,7 @@ from training.data.tables.table import DataTable
 from training.files.records import holds_records, load_records, save_records
 from training.files.table import holds_table, load_table, save_table
 from training.learning.run import Progress
+from training.learning.stopping import StoppedBySignal
 from training.names import script
 from training.options.declared import Declared, meant, typed_by_name
 from training.options.train import TrainSettings
@@ -474,7 +476,9 @@ def _trained(
         try:
             with _shown(progress) as tell:
                 network = run(typed_by_name(cls, given), tell)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StoppedBySignal) as error:
+            if isinstance(error, StoppedBySignal) and error.number != signal.SIGINT:
+                raise
             network = _newest(run_folder, began)
             if network is None:
                 raise

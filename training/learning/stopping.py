@@ -29,11 +29,15 @@ NO_SIGNAL = b"\0"
 
 
 class StoppedBySignal(InflationError):
-    """The run was asked to stop, and saved what it needs to go on."""
+    """The run was asked to stop, and saved what it needs to go on.
+
+    Attributes:
+        number: Number of the signal.
+    """
 
     def __init__(self, number: int, state: Path):
         super().__init__(f"stopped by {signal.Signals(number).name}; go on with --resume={state}")
-        self.exit_code = 128 + number
+        self.number, self.exit_code = number, 128 + number
 
 
 class StopRequest:

@@ -37,7 +37,7 @@ MOST_SHOWN, MOST_COLUMNS = 5, 8
 MOST_BLUR = 0.3
 """Of a posterior's standard deviation, that the noise of the first time may be: it is then 5 %
 wider."""
-WRONG_WIDTH = 1.6
+WRONG_WIDTH = 1.5
 """Factor by which posteriors are too wide or too narrow from which on there is a warning."""
 BOUNDS = "bounds"
 MOST_LINES = 20

@@ -1,6 +1,8 @@
 """What Python offers: trainings as by the scripts, and models that are asked."""
 
+import os
 import re
+import signal
 import sys
 
 import numpy as np
@@ -38,6 +40,7 @@ from training.commands.shared import warn_if_longer
 from training.data.tables.marginals import looks_uniform
 from training.files.posterior_draws import load_netcdf
 from training.flow.pfode import ProbabilityFlow
+from training.learning.stopping import StoppedBySignal
 
 SHORT = {"duration": 0.004, "batch": 256, "seed": 3, "threads": 1}
 SHORT |= {"calibrate": False, "latent_law": "gaussian"}
@@ -74,13 +77,21 @@ def test_toys_give_the_bytes_of_the_script_and_leave_random_numbers_alone(tmp_pa
 
 
 @quick_endings()
-def test_an_interrupted_training_gives_what_there_is():
+@pytest.mark.parametrize("way", ["at once", "after a step", "terminated"])
+def test_an_interrupted_training_gives_what_there_is(way):
     def stop(part):
-        if part >= 0.5:
+        if part >= 0.5 and way == "at once":
             raise KeyboardInterrupt
+        if part >= 0.5:
+            os.kill(os.getpid(), signal.SIGTERM if way == "terminated" else signal.SIGINT)
 
     longer = {**SHORT, "duration": 0.04, "width": 8, "depth": 1, "marginals": "none"}
-    model = Table.open(np.random.default_rng(0).normal(size=(60, 2))).train(progress=stop, **longer)
+    table = Table.open(np.random.default_rng(0).normal(size=(60, 2)))
+    if way == "terminated":
+        with pytest.raises(StoppedBySignal, match="SIGTERM"):
+            table.train(progress=stop, **longer)
+        return
+    model = table.train(progress=stop, **longer)
     assert 0 < model.about["seen"] < 40_000
     with pytest.raises(UsageError, match="in memory cannot be resumed"):
         Table.open(np.zeros((20, 2)) + np.arange(20.0)[:, None]).train(resume="elsewhere")
