@@ -319,7 +319,7 @@ class Posterior:
                 f"there are {len(conditions)} observations for {len(rows)} rows: give one, or one "
                 "for each row"
             )
-        conditions, which = conditions.unique(dim=0, return_inverse=True)
+        conditions, which = torch.unique(conditions, dim=0, return_inverse=True)
         prior = subject.neural_posterior(self.options.get("n_iters"))
         small = subject.dim <= MOST_DEBLURRED
         posterior = Amortized(

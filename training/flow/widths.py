@@ -117,7 +117,7 @@ class Widths(nn.Module):
             return value
 
         with torch.enable_grad():
-            optimizer.step(loss)
+            optimizer.step(loss)  # type: ignore[no-untyped-call]
         self.weights.copy_(weights.detach()[:-1])
         self.bias.copy_(bias.detach() - _log_scale_of_normal())
         return self
