@@ -16,7 +16,7 @@ TESTS := PYTHONDONTWRITEBYTECODE= $(VENV)/bin/pytest --numprocesses=logical --di
 OLDEST := .venv-oldest
 OLDEST_PYTHON ?= python$(shell sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: demo test test-all test-oldest lock lint types format docs clean
+.PHONY: accuracy demo test test-all test-oldest lock lint types format docs clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -72,6 +72,10 @@ test: lint
 	$(VENV)/bin/mypy > $(VENV)/types.log 2>&1 & types=$$!; \
 	$(TESTS) -m "not slow and not hostile"; tests=$$?; \
 	wait $$types; types=$$?; cat $(VENV)/types.log; [ $$tests = 0 ] && [ $$types = 0 ]
+
+# Held-out accuracy of posteriors by today's defaults, beside what was recorded.
+accuracy: $(READY)
+	OMP_NUM_THREADS=1 $(RUN) benchmarks/default_accuracy.py
 
 test-all: lint types
 	$(TESTS) --hypothesis-profile=many

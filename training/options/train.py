@@ -280,14 +280,15 @@ class ImageFlowOptions(InflationOptions):
         "PR-reducing; auto, for tables, is the participation ratio.",
     )
     tmax: float | None = option(
-        unset="when a tenth of the top dimension's variance is data, half as long again if "
+        unset="when a tenth of the top dimension's variance is data, with --cond a thousandth, or "
+        "by held-out rows where they are few; half as long again if "
         f"dimensions are compressed; preset published: {recipes.PUBLISHED_T_MAX}",
         help="Last time.",
     )
     t_sampling: str | None = option(
         type=choice(names.T_SAMPLINGS),
-        unset="uniform; edm: normal; ve: log_uniform",
-        help="Law of the times in training.",
+        unset=f"uniform; with --cond {names.BY_WEIGHT}; edm: normal; ve: log_uniform",
+        help="Distribution of the times in training.",
     )
 
 
