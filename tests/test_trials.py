@@ -200,7 +200,10 @@ def test_trials_that_do_not_fit_what_was_learned_are_named(shelf, tmp_path, capl
     assert learned.most_trials == pytest.approx(0.17, abs=0.03)
     place = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
     result = run_script(posterior, "sample", *place, f"--observation={shelf / 'seen.csv'}", *POOL)
-    assert "2 trial(s) of observation 1, and by more than 0.05 for 2 other(s)" in result.out
+    said = "posterior means of observation 1 (2 trials) have errors of 0.17 standard deviations or"
+    assert said in result.out
+    assert f"learned from only {learned.trained_on:,} simulated trials: simulate" in result.out
+    assert "So do those of 2 other observation(s)." in result.out
     same = Dropped(["c"], torch.ones(1).double(), torch.zeros(1, 2).double(), ["y", "n", "c"])
     given = write_csv(tmp_path / "more.csv", ["c", "y", "n", "t"], np.array([[1, 2, 3, 0.5]] * 4))
     given.write_text(given.read_text() + "5,2,3,0.5\n")
