@@ -1,5 +1,6 @@
 """From repeated measurements to posteriors and models, by the scripts that people call."""
 
+import logging
 from dataclasses import replace
 from math import log
 from unittest import mock
@@ -18,6 +19,7 @@ from tests.support.image_runs import network_file
 from tests.support.outcomes import drawn, only_json
 from tests.support.running import good, refusal, refused, run_script, trained
 from training import Model
+from training.commands.comparing import report
 from training.data.tables.table import Dropped
 from training.subjects.likelihoods import LearnedLikelihood
 from training.subjects.networks import NetworkFile
@@ -120,8 +122,21 @@ def test_models_are_compared(shelf, tmp_path):
     for one in compared["observations"]:
         assert sum(one["probability"].values()) == pytest.approx(1)
         assert one["probability"]["one (1)"] == pytest.approx(0.75, abs=0.1)
+        assert one["mean_errors"]["one (1)"] > 0.1
+    assert "those of sampling alone" in compared["errors"]
+    assert compared["errors"] in result.out
     assert compared["models"]["one (2)"]["prior_probability"] == 0.25
     assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.json"]
+
+
+def test_errors_of_evidences_are_said_to_leave_out_that_likelihoods_are_learned(caplog):
+    numbers = torch.tensor([[1.0, 2.0], [1.0, 3.0]]).double()
+    shifts = torch.tensor([[0.02, 0.01], [0.13, 0.04]]).double()
+    with caplog.at_level(logging.INFO):
+        report(["one", "two"], numbers, 0 * numbers, 0 * numbers, numbers > 0, shifts)
+    *_, said = caplog.messages
+    assert "those of sampling alone. Errors of the learned likelihoods come on top" in said
+    assert "errors of one shift the posterior means of observation 2 by 0.13 standard" in said
 
 
 def test_likelihoods_say_what_they_are_and_find_datasets_again_with_their_trials(shelf):

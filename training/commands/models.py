@@ -410,7 +410,8 @@ class Posterior:
             options: Of ``posterior.py compare``, by name, beside those of this one.
 
         Returns:
-            Of each observation ``log_evidence``, its ``error`` and ``probability``, by name.
+            For each observation ``log_evidence``, its ``error`` of sampling alone and
+            ``probability``, by the names of models.
         """
         from training.commands import comparing  # likewise
 

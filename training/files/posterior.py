@@ -52,8 +52,10 @@ observation by the names of numbers observed, rank, p_value, and quantiles of si
 50 and 95 %; ``..._posterior_predictive.npz`` has names [Q], simulated [M, S, Q], observed [M, Q].
 
 ``comparison.json`` has models by name, with network, prior, prior_probability and samplers, and of
-each observation by these names log_evidence, error (nats, of chance alone), probability,
-probability_error, log_bayes_factor (beside the best) and converged.
+each observation by these names log_evidence, error (nats, of sampling alone), probability,
+probability_error, log_bayes_factor (beside the best), converged, and mean_errors, the least number
+of standard deviations by which errors of the learned likelihood shift posterior means; errors
+states in words what the errors leave out.
 
 All that sample keep finished groups in ``..._posterior.part/``, or the like, until the results are
 written. The same command goes on with those of its own options and inputs.
