@@ -12,7 +12,8 @@ has posteriors, for each observation
     mean, std, r_hat, ess_bulk, ess_tail, mcse_mean, mcse_std   by the names of coordinates
     quantiles                by their level and these names
     statistics               what the sampler says
-    surprise, blur           how unlike the simulations it is, in nats; the noise of the first time
+    surprise, blur           how unlike the simulations it is, in nats; the standard deviation of
+                             the noise of the first time, by names
 
 What is not a number is null. ``{data}_{schedule}_posterior_check.json`` has the question (sampler
 for ``--truth=flow``, model for ``--truth=data``), solvers, verdict, detectable (the error of

@@ -37,6 +37,11 @@ MOST_SHOWN, MOST_COLUMNS = 5, 8
 MOST_BLUR = 0.3
 """Of a posterior's standard deviation, that the noise of the first time may be: it is then 5 %
 wider."""
+NARROW = 2.0
+"""Standard deviation of sharpened draws, in those of the noise of the first time, below which there
+is a warning. Measured with a parameter from N(0, 1) and its noise as a condition (10,000
+simulations, two trainings): posteriors with ratios of 1.1 to 1.8 were up to 46 % too wide, and
+those with 2.4 and more by 5 % at most."""
 WRONG_WIDTH = 1.6
 """Factor by which posteriors are too wide or too narrow from which on there is a warning."""
 BOUNDS = "bounds"
@@ -89,9 +94,10 @@ def report_draws(
     blur: Tensor | None = None,
     within: str = BOUNDS,
     errors: Tensor | None = None,
+    sharpened: bool = False,
 ) -> None:
-    """Tells the most important numbers: of the first posteriors means and intervals too, of all why
-    they have not converged.
+    """Print the most important numbers: means and intervals of the first posteriors, and why
+    posteriors have not converged.
 
     Args:
         numbers: What the JSON says.
@@ -100,6 +106,7 @@ def report_draws(
         blur: As ``overview`` takes it.
         within: What draws were rejected beyond, in words.
         errors: As ``overview`` takes it.
+        sharpened: Whether the noise of the first time was taken off draws, to first order.
     """
     count = numbers["observations"]
     for index in range(min(count, MOST_SHOWN) if names else 0):
@@ -127,7 +134,10 @@ def report_draws(
         contents = "/".join(f"{100 * float(content):g}" for content in held)
         shares = " ".join(f"{100 * share:.1f}" for share in held.values())
         logger.info(f"Central intervals of {contents} % hold {shares} % of the true numbers")
-    _report_blur(summary, names, blur)
+    if sharpened:
+        _warn_of_narrow(summary, names, blur)
+    else:
+        _report_blur(summary, names, blur)
     _warn_of_widths(errors, names)
     if numbers["converged"] < count:
         missed = (~summary.converged).nonzero()[:, 0].tolist()
@@ -185,6 +195,24 @@ def _report_blur(summary: Summary, names: Sequence[str], blur: Tensor | None) ->
         f"{row + 1}: {float(blur[row, column]):.2g}, beside a standard deviation of "
         f"{float(summary.std[row, column]):.2g}{offer}"
     )
+
+
+def _warn_of_narrow(summary: Summary, names: Sequence[str], blur: Tensor | None) -> None:
+    """Warn of sharpened posteriors that are nearly as narrow as the noise of the first time."""
+    if blur is None or not names:
+        return
+    ratio = torch.where(blur > 0, summary.std / blur, torch.inf).nan_to_num(nan=torch.inf)
+    rows = (ratio < NARROW).any(dim=1).nonzero()[:, 0].tolist()
+    for row in rows[:MOST_LINES]:
+        column = int(ratio[row].argmin())
+        logger.warning(
+            f"Warning: the posterior of observation {row + 1} is nearly as narrow as the noise of "
+            f"the first time in {names[column]} (standard deviation "
+            f"{float(summary.std[row, column]):.2g}, noise {float(blur[row, column]):.2g}): its "
+            "width is not reliable, and probably too large. Train with a smaller --gamma0."
+        )
+    if len(rows) > MOST_LINES:
+        logger.warning(f"Warning: so are those of {len(rows) - MOST_LINES} more observations")
 
 
 def _warn_of_widths(errors: Tensor | None, names: Sequence[str]) -> None:
