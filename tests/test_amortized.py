@@ -85,7 +85,7 @@ def test_an_observation_unlike_the_simulations_has_not_converged(sample, tmp_pat
     with mock.patch.object(Surprise, "limit", -100.0):
         result = good(sample(tmp_path))
     assert "3 of 3 have not converged" in result.out
-    assert "observation(s) 1, 2, 3: the observation is unlike the simulations" in result.out
+    assert "observation(s) 1, 2, 3: The observation is unlike the simulations" in result.out
     assert only_json(tmp_path)["converged"] == 0
 
 

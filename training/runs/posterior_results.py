@@ -19,7 +19,7 @@ from training.flow.coordinates.surprise import MOST_CONDITIONS, Surprise
 from training.inference.amortized import SAMPLER
 from training.inference.draws import WEIGHTED
 from training.inference.samplers.arrival import NAME as TWISTED
-from training.inference.summary import LEVELS, REASONS, Summary
+from training.inference.summary import FEWEST_OF_MANY, LEVELS, Summary
 from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate
 from training.measure.posterior.local import FARTHEST, LocalCalibration
 from training.names import MOST_DEBLURRED
@@ -142,25 +142,33 @@ def report_draws(
     if numbers["converged"] < count:
         missed = (~summary.converged).nonzero()[:, 0].tolist()
         logger.warning(f"Warning: {len(missed)} of {count} have not converged:")
-        alike: dict[str, list[str]] = {}
+        alike: dict[tuple[str, ...], list[int]] = {}
         for place in missed[:MOST_LINES]:
-            alike.setdefault(_why(numbers["samplers"], summary, place), []).append(f"{place + 1}")
-        for why, places in alike.items():
-            logger.warning(f"  observation(s) {', '.join(places)}: {why}")
+            alike.setdefault(tuple(summary.reasons(place)), []).append(place)
+        for places in alike.values():
+            listed = ", ".join(f"{place + 1}" for place in places)
+            logger.warning(f"  observation(s) {listed}: {_why(numbers, summary, places)}")
         if len(missed) > MOST_LINES:
             logger.warning(f"  and {len(missed) - MOST_LINES} more: see the JSON")
 
 
-def _why(samplers: Mapping[str, int], summary: Summary, place: int) -> str:
-    """Why a posterior has not converged, and what to do."""
-    names = summary.reasons(place)
+def _why(numbers: Mapping[str, Any], summary: Summary, places: Sequence[int]) -> str:
+    """Explain why posteriors have not converged for the same reasons, and what to do."""
+    names, samplers = summary.reasons(places[0]), numbers["samplers"]
     if SAMPLER in samplers and "unlike" not in names:
-        return "the flow and what corrects it do not agree: train them longer, and check each"
+        return (
+            "The flow and what corrects it disagree: effective sample size"
+            f"{summary.small_ess(places, FEWEST_OF_MANY) or ' rests on a few draws'}. Train both "
+            "longer, and check each."
+        )
     if set(samplers) == {TWISTED} and {"worth", "chains"}.issuperset(names):
-        return "its populations of particles do not agree: give more --minutes or --particles"
-    larger = [f" or {option}" for option, users in LARGER.items() if not users.isdisjoint(samplers)]
-    more = {"worth": "".join(larger)}
-    return "; ".join(REASONS[name] + more.get(name, "") for name in names)
+        return (
+            f"Populations of particles disagree{summary.large_r_hat(places)}. Give more --minutes "
+            "or --particles."
+        )
+    statistics = [each["statistics"] for each in numbers.get("posteriors", [])]
+    more = [f" or {option}" for option, users in LARGER.items() if not users.isdisjoint(samplers)]
+    return summary.explained(places, statistics, "".join(more))
 
 
 def _moments(summary: Summary, names: Sequence[str], index: int) -> str:
