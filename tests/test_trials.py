@@ -19,8 +19,12 @@ from tests.support.image_runs import network_file
 from tests.support.outcomes import drawn, only_json
 from tests.support.running import good, refusal, refused, run_script, trained
 from training import Model
+from training.commands import population
 from training.commands.comparing import report
+from training.commands.population import numbers_of
 from training.data.tables.table import Dropped
+from training.files.population import SavedPopulation
+from training.inference.population import Population
 from training.subjects.likelihoods import LearnedLikelihood
 from training.subjects.networks import NetworkFile
 
@@ -88,7 +92,8 @@ def test_members_of_a_population_are_drawn(shelf, tmp_path):
     good(run_script(posterior, "sample", *place, f"--observation={tmp_path / 'five.csv'}", *POOL))
     [draws] = tmp_path.glob("*_posterior.nc")
     asked = (f"--draws={draws}", *place[1:], "--bounds=tau:-1:1", "--steps=100", "--chains=2")
-    assert "tau: mean of its probit" in good(run_script(posterior, "population", *asked)).out
+    said = good(run_script(posterior, "population", *asked)).out
+    assert "tau: population mean (of its probit between -1 and 1) " in said
     content = only_json(tmp_path, "*_population.json")
     assert content["coordinates"] == {"mu": "itself", "tau": "probit between -1 and 1"}
     low, middle, high = content["population"]["tau"]["further"]["quantiles"].values()
@@ -99,7 +104,7 @@ def test_members_of_a_population_are_drawn(shelf, tmp_path):
     assert np.std(means) < np.std(alone)
     law = next(tmp_path.glob("*_population.pkl"))
     good(run_script(visualize, law.with_suffix(".npz")))
-    # Under the law of a further member draws are worth more, and what was known before is kept.
+    # Under the prior of a new member effective sample sizes are larger; what was known is kept.
     second = (place[0], f"--prior={law}", f"--save_dir={tmp_path / '2'}")
     good(run_script(posterior, "sample", *second, f"--observation={tmp_path / 'five.csv'}", *POOL))
     [draws] = (tmp_path / "2").glob("*_posterior.nc")
@@ -111,6 +116,24 @@ def test_members_of_a_population_are_drawn(shelf, tmp_path):
     other = (*asked[:2], f"--save_dir={shelf}")
     refused(run_script(posterior, "population", *other, "--bounds=x:0:"), 2, "mu, tau")
     refused(run_script(posterior, "population", *other, "--bounds=mu:0:"), 1, "'mu' are beyond")
+
+
+def test_populations_whose_members_have_few_effective_draws_say_how_many_are_needed(caplog):
+    worth = torch.full((100,), 2000.0).double()
+    worth[11] = 7
+    apart = torch.arange(2)[:, None, None].double() + torch.rand(2, 50, 1).double() / 9
+    drawn = Population(apart, apart + 1, torch.zeros(2, 50, 100, dtype=torch.int64), worth)
+    points = torch.arange(20.0)[None, :, None].expand(100, 20, 1).double()
+    few = np.ones((2, 50, 1))
+    result = SavedPopulation(("a",), few, few, few, np.ones((2, 50, 100, 1)), np.ones((3, 100, 1)))
+    of_all = numbers_of(result, drawn, points)["population"]
+    with caplog.at_level(logging.INFO):
+        population.report(result, drawn, ["itself"], points, of_all, "prior.pkl")
+    said, *_, why = caplog.messages
+    assert "a: population mean 1 ± 0, population standard deviation 1 ± 0; a new member" in said
+    assert "Effective sample size is too small: 7 for member 12, need about 1,100 for each" in why
+    assert "with --prior=prior.pkl and more --draws" in why
+    assert "Chains disagree: R-hat is" in why
 
 
 def test_models_are_compared(shelf, tmp_path):

@@ -538,7 +538,7 @@ class PosteriorDraws:
         bounds: Mapping[str, tuple[float, float]] | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """What observations have in common, each a member of one population.
+        """Infer the population of which each observation is a member (hierarchical model).
 
         Args:
             prior: What parameters were before any observation: ``uniform``, a model, or a network
@@ -548,7 +548,8 @@ class PosteriorDraws:
             options: Others of ``posterior.py population``, by name.
 
         Returns:
-            ``population``, by names mean, spread and a further member, and ``posteriors`` of the
+            ``population``, by names the population mean (``mean``), the population standard
+            deviation (``spread``) and a new member (``further``), and ``posteriors`` of the
             members; see ``training.files.population``.
 
         Raises:
