@@ -408,7 +408,10 @@ class Applied:
         """What they make of the draws of groups, which the numbers of a JSON file get too."""
         every = (draws for draws, _ in sampled(groups))
         held = holding.HeldPosteriors.of(self.truths, self.observations, every, self.functions)
-        numbers["held_out"] = holding.summary_of(self.truths)
+        numbers["held_out"] = {
+            **holding.summary_of(self.truths),
+            "log_volume": held.volumes_listed(),
+        }
         for place, one in enumerate(numbers.get("posteriors", [])):
             one["held_out"] = held.listed(place)
         return held

@@ -37,14 +37,17 @@ surprise.
 statement, what is guaranteed, and its assumption; holding, of stated shares what is held in the
 mean over calibrations, and by 90 % of them, low to high; levels, contents to ask for, by stated
 shares and names; near, how many truths are near an observation, and near_statement, what is
-guaranteed of these; curves, levels at many shares.
+guaranteed of these; curves, levels at many shares; normal_log_volume, by share, the change of the
+sum of log lengths of the intervals of all coordinates against the flow's own, if marginals are
+normal.
 ``..._posterior_calibration.npz`` has what that of a check has, of truths in the place of runs, and
 where there are two conditions or more
 
     conditions, condition_names   [R, C], [C], of the truths
     near                     [R], the content to ask for near each, so that 90 % are held
 
-The JSON of draws by a calibrated network has the same held_out, and so has each posterior: flow,
+The JSON of draws by a calibrated network has the same held_out, with log_volume, by kind and share
+that change in the mean over observations, and so has each posterior: flow,
 held_out and near, the ends of intervals by share and name, and the log_density above which the
 region lies (null for everything); distance, of the farthest truth near it; p_value, that it is like
 the held-out ones, and the oddest of its numbers. ``..._posterior_predictive.json`` has verdict,
