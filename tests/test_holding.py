@@ -165,6 +165,10 @@ def test_what_no_data_resemble_is_refused_before_any_draws(sample, tmp_path):
     assert "Refused: 1 of 2 observations" in result.out
     assert "observation 2 (p = " in result.out
     assert not (tmp_path / "out").exists()
+    near = write_csv(tmp_path / "near.csv", SIMULATION_NAMES[2:], np.zeros((1, 2)))
+    result = good(sample(tmp_path / "in", f"--condition={near}", *given[1:], "--refuse=0.05"))
+    assert "No observation is refused at 0.05 (smallest: p = " in result.out
+    assert "A refusal finds gross errors only: an observation with one wrong" in result.out
     refused(sample(tmp_path / "out", *given, "--refuse=0.001"), 2, "by 60 held-out truths")
 
 

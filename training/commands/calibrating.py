@@ -398,10 +398,15 @@ class Applied:
         return cls(truths, observations_of(asked, settings, truths, observed), functions)
 
     def refuses(self, level: float | None) -> bool:
-        """Whether an observation is refused at a level, of which it warns; None refuses none."""
-        refusal = None if level is None else self.observations.refused(level)
+        """Return whether an observation is refused at a level, and print which; None refuses
+        none."""
+        if level is None:
+            return False
+        refusal = self.observations.refused(level)
         if refusal:
             logger.warning(refusal)
+        else:
+            logger.info(self.observations.accepted(level))
         return refusal is not None
 
     def posteriors(self, groups: Groups, numbers: dict[str, Any]) -> holding.HeldPosteriors:

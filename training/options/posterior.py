@@ -63,7 +63,7 @@ class SampleSettings(inference.CommonSettings):
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         unset="none",
         help="Of a calibrated network: draw nothing, and exit with code 3, if an observation is so "
-        "odd that at most this share of those held out would be",
+        "odd that at most this share of those held out would be. This finds gross errors only",
     )
     beside: inference.HeldOutOptions = options_of(inference.HeldOutOptions)
 

@@ -153,6 +153,17 @@ class Observations:
     p_values: Tensor | None = None
     oddest: Sequence[str] = ()
 
+    def accepted(self, level: float) -> str:
+        """Return what it means that no observation is refused at a level, in a line."""
+        assert self.p_values is not None
+        place = int(self.p_values.argmin())
+        return (
+            f"No observation is refused at {level:g} (smallest: p = "
+            f"{float(self.p_values[place]):.2g}, observation {place + 1}). A refusal finds gross "
+            "errors only: an observation with one wrong number of twelve, off by 4 standard "
+            "deviations, is accepted in about half of the cases."
+        )
+
     def refused(self, level: float) -> str | None:
         """Which are refused at a level, in a line; None if none is."""
         assert self.p_values is not None
