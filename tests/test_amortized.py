@@ -15,6 +15,7 @@ from training import Model
 from training.flow.coordinates.surprise import Surprise
 from training.flow.solvers import SOLVERS
 from training.flow.widths import Widths
+from training.runs import posterior_results
 
 FEW = ("--chains=2", "--draws=30", "--n_iters=3", "--batch-gpu=64")
 
@@ -84,7 +85,7 @@ def test_an_observation_unlike_the_simulations_has_not_converged(sample, tmp_pat
     with mock.patch.object(Surprise, "limit", -100.0):
         result = good(sample(tmp_path))
     assert "3 of 3 have not converged" in result.out
-    assert "observation(s) 1, 2, 3: the observation is unlike the simulations" in result.out
+    assert "observation(s) 1, 2, 3: The observation is unlike the simulations" in result.out
     assert only_json(tmp_path)["converged"] == 0
 
 
@@ -103,6 +104,17 @@ def test_posteriors_that_are_locally_too_wide_are_named(done, simulations, tmp_p
     first = only_json(tmp_path / "out")["posteriors"][0]
     assert first["error_over_std"] == pytest.approx({"a": 0.5, "b": 1.1})
     assert "error_over_std" not in only_json(done)["posteriors"][0]
+
+
+def test_posteriors_as_narrow_as_the_noise_of_the_first_time_are_named(sample, done, tmp_path):
+    first = only_json(done)["posteriors"][0]
+    assert 0 < first["blur"]["b"] < first["std"]["b"]
+    with mock.patch.object(posterior_results, "NARROW", 1e9):
+        result = good(sample(tmp_path))
+    for number in (1, 2, 3):
+        told = f"posterior of observation {number} is nearly as narrow as the noise of the first"
+        assert told in result.out
+    assert "not reliable, and probably too large. Train with a smaller --gamma0." in result.out
 
 
 def test_draws_are_corrected_by_a_posterior_of_the_users(sample, tmp_path):

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
 import dataset_tool
 import posterior
@@ -18,9 +19,11 @@ from torch_utils.snapshots import read_network, write_network
 from training import Guarantee
 from training.commands.calibrating import DENSE, Oddities, of_flow
 from training.commands.inference import Asked
+from training.inference.guarantee import HeldOutTruths
 from training.model.model import Model
 from training.options.inference import LikelihoodOptions, PriorOptions
 from training.options.posterior import CalibrateSettings
+from training.runs.holding import volume_line
 from training.subjects import NetworkFile, open_prior
 
 FEW = ("--chains=2", "--draws=20", "--n_iters=3", "--batch-gpu=64")
@@ -70,6 +73,7 @@ def done(sample, tmp_path_factory):
     result = good(sample(folder, "--n_iters=3"))
     assert "held-out truths, regions of 90% hold 90%" in result.out
     assert "near it" in result.out
+    assert "own, in the mean over observations: held out " in result.out
     return folder
 
 
@@ -108,6 +112,30 @@ def test_samples_come_as_the_flow_says_and_as_held_out(done, shelf):
     assert (guarantee.recalibrated(both.round()) % 1 == 0).all()
 
 
+def test_calibrated_intervals_say_how_much_larger_they_are(done, shelf):
+    content, network = only_json(done), Model.load(shelf / "network.pkl")
+    lengths = {
+        way: np.log(
+            [
+                [np.diff(each["held_out"][way]["0.9"][name])[0] for name in ("a", "b")]
+                for each in content["posteriors"]
+            ]
+        ).sum(axis=1)
+        for way in ("flow", "held_out", "near")
+    }
+    for way in ("held_out", "near"):
+        change = (lengths[way] - lengths["flow"]).mean()
+        assert content["held_out"]["log_volume"][way]["0.9"] == pytest.approx(change)
+    asked = HeldOutTruths(network.held_out).levels().intervals[2, :2].numpy()
+    change = np.log(norm.ppf((1 + asked) / 2) / norm.ppf(0.95)).sum()
+    known = only_json(shelf, "*_calibration.json")["held_out"]["normal_log_volume"]["0.9"]
+    assert known == pytest.approx(change)
+    line = volume_line({"calibrated": np.inf}, 2, "if marginals are normal")
+    assert "calibrated infinite, since there are too few held-out cases" in line
+    said = f"if marginals are normal: calibrated {change:+.2f} ("
+    assert said in (shelf / "said.txt").read_text()
+
+
 def test_python_calibrates_as_scripts_do(shelf, simulations, tmp_path):
     place = {"network": simulations / "network.pkl", "dest": tmp_path / "network.pkl"}
     options = {"chains": 2, "draws": 20, "n_iters": 3, "batch_gpu": 64, **place}
@@ -137,6 +165,10 @@ def test_what_no_data_resemble_is_refused_before_any_draws(sample, tmp_path):
     assert "Refused: 1 of 2 observations" in result.out
     assert "observation 2 (p = " in result.out
     assert not (tmp_path / "out").exists()
+    near = write_csv(tmp_path / "near.csv", SIMULATION_NAMES[2:], np.zeros((1, 2)))
+    result = good(sample(tmp_path / "in", f"--condition={near}", *given[1:], "--refuse=0.05"))
+    assert "No observation is refused at 0.05 (smallest: p = " in result.out
+    assert "A refusal finds gross errors only: an observation with one wrong" in result.out
     refused(sample(tmp_path / "out", *given, "--refuse=0.001"), 2, "by 60 held-out truths")
 
 

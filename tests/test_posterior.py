@@ -1,5 +1,6 @@
 """Posteriors from the command line, checked and explained, and mixtures."""
 
+import re
 import shutil
 from functools import partial
 from unittest import mock
@@ -18,9 +19,10 @@ from tests.support.outcomes import assert_same, drawn, only_json, outcome
 from tests.support.running import good, quick_endings, refused, run_script, starter, trained
 from torch_utils.results import load_arrays, load_json
 from training import rounds
-from training.commands.rounds import Question
+from training.commands.rounds import Question, warn_of_weak_check
 from training.data.images.dataset import ImageDataset
 from training.inference.likelihoods import UserFunction
+from training.measure.posterior.verdicts import detectable
 from training.options.declared import typed_by_name
 from training.options.posterior import RoundsSettings
 from training.runs import posterior_checks, posteriors
@@ -126,7 +128,10 @@ def test_strict_exits_with_three_where_some_have_not_converged(sample, tmp_path)
     result = sample(tmp_path / "few", "--strict", "--draws=5")
     assert (result.code, result.err) == (3, "")
     assert "have not converged:\n  observation(s) 1, 2, 3, 4, 5: " in result.out
-    assert "too few: give more --draws; its chains" in result.out, "chains have no pool to enlarge"
+    said = (
+        r"Effective sample size is too small: \d+, need at least [\d,]+. Give more --draws. Chains"
+    )
+    assert re.search(said, result.out), "chains have no pool to enlarge"
     assert len(drawn(tmp_path / "few")["posterior/x"])
     few = ("--draws=2", "--chains=1")  # without any R-hat
     assert sample(tmp_path / "two", "--strict", *few).code == 3
@@ -368,6 +373,7 @@ def test_observations_components_and_weights_can_be_given(tmp_path):
 
 def test_rounds_narrow_and_go_on_where_they_were_cut_short(shelf, tmp_path):
     whole, place = shelf.done("posterior rounds"), tmp_path / "place"
+    assert "the posterior was not checked, because only" in shelf.result("posterior rounds").out
     one, two = only_json(whole, "*_posterior.json")["rounds"]
     assert [one["round"], two["round"], one["simulated"], two["simulated"]] == [1, 2, 80, 80]
     assert one["share"] == 1 > two["share"] > 0 < one["failed"]
@@ -387,6 +393,14 @@ def test_rounds_narrow_and_go_on_where_they_were_cut_short(shelf, tmp_path):
     for path in place.glob("*_posterior.*"):
         path.unlink()
     refused(command.run(*given, "--seed=1"), 2, place / "round1", "is of other options")
+
+
+def test_rounds_say_how_narrow_posteriors_may_be_that_a_check_would_miss(caplog):
+    for runs, warned in ((49, True), (1000, False)):
+        caplog.clear()
+        warn_of_weak_check(runs, detectable(0.01, 11, runs))
+        assert ("the check used 49 held-out simulations, and may have m" in caplog.text) is warned
+        assert ("are less than 55 % too narrow" in caplog.text) is warned
 
 
 def test_functions_are_compared_by_their_token_alone(tmp_path):

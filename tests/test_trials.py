@@ -1,5 +1,6 @@
 """From repeated measurements to posteriors and models, by the scripts that people call."""
 
+import logging
 from dataclasses import replace
 from math import log
 from unittest import mock
@@ -18,7 +19,12 @@ from tests.support.image_runs import network_file
 from tests.support.outcomes import drawn, only_json
 from tests.support.running import good, refusal, refused, run_script, trained
 from training import Model
+from training.commands import population
+from training.commands.comparing import report
+from training.commands.population import numbers_of
 from training.data.tables.table import Dropped
+from training.files.population import SavedPopulation
+from training.inference.population import Population
 from training.subjects.likelihoods import LearnedLikelihood
 from training.subjects.networks import NetworkFile
 
@@ -86,7 +92,8 @@ def test_members_of_a_population_are_drawn(shelf, tmp_path):
     good(run_script(posterior, "sample", *place, f"--observation={tmp_path / 'five.csv'}", *POOL))
     [draws] = tmp_path.glob("*_posterior.nc")
     asked = (f"--draws={draws}", *place[1:], "--bounds=tau:-1:1", "--steps=100", "--chains=2")
-    assert "tau: mean of its probit" in good(run_script(posterior, "population", *asked)).out
+    said = good(run_script(posterior, "population", *asked)).out
+    assert "tau: population mean (of its probit between -1 and 1) " in said
     content = only_json(tmp_path, "*_population.json")
     assert content["coordinates"] == {"mu": "itself", "tau": "probit between -1 and 1"}
     low, middle, high = content["population"]["tau"]["further"]["quantiles"].values()
@@ -97,7 +104,7 @@ def test_members_of_a_population_are_drawn(shelf, tmp_path):
     assert np.std(means) < np.std(alone)
     law = next(tmp_path.glob("*_population.pkl"))
     good(run_script(visualize, law.with_suffix(".npz")))
-    # Under the law of a further member draws are worth more, and what was known before is kept.
+    # Under the prior of a new member effective sample sizes are larger; what was known is kept.
     second = (place[0], f"--prior={law}", f"--save_dir={tmp_path / '2'}")
     good(run_script(posterior, "sample", *second, f"--observation={tmp_path / 'five.csv'}", *POOL))
     [draws] = (tmp_path / "2").glob("*_posterior.nc")
@@ -111,6 +118,24 @@ def test_members_of_a_population_are_drawn(shelf, tmp_path):
     refused(run_script(posterior, "population", *other, "--bounds=mu:0:"), 1, "'mu' are beyond")
 
 
+def test_populations_whose_members_have_few_effective_draws_say_how_many_are_needed(caplog):
+    worth = torch.full((100,), 2000.0).double()
+    worth[11] = 7
+    apart = torch.arange(2)[:, None, None].double() + torch.rand(2, 50, 1).double() / 9
+    drawn = Population(apart, apart + 1, torch.zeros(2, 50, 100, dtype=torch.int64), worth)
+    points = torch.arange(20.0)[None, :, None].expand(100, 20, 1).double()
+    few = np.ones((2, 50, 1))
+    result = SavedPopulation(("a",), few, few, few, np.ones((2, 50, 100, 1)), np.ones((3, 100, 1)))
+    of_all = numbers_of(result, drawn, points)["population"]
+    with caplog.at_level(logging.INFO):
+        population.report(result, drawn, ["itself"], points, of_all, "prior.pkl")
+    said, *_, why = caplog.messages
+    assert "a: population mean 1 ± 0, population standard deviation 1 ± 0; a new member" in said
+    assert "Effective sample size is too small: 7 for member 12, need about 1,100 for each" in why
+    assert "with --prior=prior.pkl and more --draws" in why
+    assert "Chains disagree: R-hat is" in why
+
+
 def test_models_are_compared(shelf, tmp_path):
     networks = [f"--network={shelf / 'one.pkl'}", f"--network={shelf / 'one.pkl'}"]
     place = ("--prior=uniform", f"--save_dir={tmp_path}", f"--observation={shelf / 'seen.csv'}")
@@ -120,8 +145,21 @@ def test_models_are_compared(shelf, tmp_path):
     for one in compared["observations"]:
         assert sum(one["probability"].values()) == pytest.approx(1)
         assert one["probability"]["one (1)"] == pytest.approx(0.75, abs=0.1)
+        assert one["mean_errors"]["one (1)"] > 0.1
+    assert "those of sampling alone" in compared["errors"]
+    assert compared["errors"] in result.out
     assert compared["models"]["one (2)"]["prior_probability"] == 0.25
     assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.json"]
+
+
+def test_errors_of_evidences_are_said_to_leave_out_that_likelihoods_are_learned(caplog):
+    numbers = torch.tensor([[1.0, 2.0], [1.0, 3.0]]).double()
+    shifts = torch.tensor([[0.02, 0.01], [0.13, 0.04]]).double()
+    with caplog.at_level(logging.INFO):
+        report(["one", "two"], numbers, 0 * numbers, 0 * numbers, numbers > 0, shifts)
+    *_, said = caplog.messages
+    assert "those of sampling alone. Errors of the learned likelihoods come on top" in said
+    assert "errors of one shift the posterior means of observation 2 by 0.13 standard" in said
 
 
 def test_likelihoods_say_what_they_are_and_find_datasets_again_with_their_trials(shelf):
@@ -200,7 +238,10 @@ def test_trials_that_do_not_fit_what_was_learned_are_named(shelf, tmp_path, capl
     assert learned.most_trials == pytest.approx(0.17, abs=0.03)
     place = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
     result = run_script(posterior, "sample", *place, f"--observation={shelf / 'seen.csv'}", *POOL)
-    assert "2 trial(s) of observation 1, and by more than 0.05 for 2 other(s)" in result.out
+    said = "posterior means of observation 1 (2 trials) have errors of 0.17 standard deviations or"
+    assert said in result.out
+    assert f"learned from only {learned.trained_on:,} simulated trials: simulate" in result.out
+    assert "So do those of 2 other observation(s)." in result.out
     same = Dropped(["c"], torch.ones(1).double(), torch.zeros(1, 2).double(), ["y", "n", "c"])
     given = write_csv(tmp_path / "more.csv", ["c", "y", "n", "t"], np.array([[1, 2, 3, 0.5]] * 4))
     given.write_text(given.read_text() + "5,2,3,0.5\n")

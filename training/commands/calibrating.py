@@ -398,17 +398,25 @@ class Applied:
         return cls(truths, observations_of(asked, settings, truths, observed), functions)
 
     def refuses(self, level: float | None) -> bool:
-        """Whether an observation is refused at a level, of which it warns; None refuses none."""
-        refusal = None if level is None else self.observations.refused(level)
+        """Return whether an observation is refused at a level, and print which; None refuses
+        none."""
+        if level is None:
+            return False
+        refusal = self.observations.refused(level)
         if refusal:
             logger.warning(refusal)
+        else:
+            logger.info(self.observations.accepted(level))
         return refusal is not None
 
     def posteriors(self, groups: Groups, numbers: dict[str, Any]) -> holding.HeldPosteriors:
         """What they make of the draws of groups, which the numbers of a JSON file get too."""
         every = (draws for draws, _ in sampled(groups))
         held = holding.HeldPosteriors.of(self.truths, self.observations, every, self.functions)
-        numbers["held_out"] = holding.summary_of(self.truths)
+        numbers["held_out"] = {
+            **holding.summary_of(self.truths),
+            "log_volume": held.volumes_listed(),
+        }
         for place, one in enumerate(numbers.get("posteriors", [])):
             one["held_out"] = held.listed(place)
         return held

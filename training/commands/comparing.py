@@ -35,6 +35,11 @@ from training.runs.posteriors import sample_groups, without_points
 
 LARGEST_ERROR = 0.1
 """Nats of an evidence, from which on a warning is given."""
+ERRORS = (
+    "The errors of log evidences are those of sampling alone. Errors of the learned likelihoods "
+    "come on top of these, and grow with the number of trials."
+)
+"""What stated errors leave out."""
 
 
 def compare(settings: CompareSettings) -> int:
@@ -57,12 +62,13 @@ def compare(settings: CompareSettings) -> int:
     if not tells:
         return 0
     value, error = (  # log Z [M, models], nats, and what these are off by chance alone
-        torch.stack([draws.stats[key] for draws, _ in sampled], dim=1)
+        torch.stack([draws.stats[key] for draws, _, _ in sampled], dim=1)
         for key in ("evidence", "evidence_error")
     )
+    shifts = torch.stack([each for _, _, each in sampled], dim=1)
     prior = torch.tensor(settings.weights or [1.0] * len(asked), dtype=torch.float64)
     chances, shares = model_probabilities(value, error, prior), prior / prior.sum()
-    converged = torch.stack([summary.converged for _, summary in sampled], dim=1)
+    converged = torch.stack([summary.converged for _, summary, _ in sampled], dim=1)
     observations = [
         {
             "log_evidence": by_name(names, value[row]),
@@ -70,6 +76,7 @@ def compare(settings: CompareSettings) -> int:
             "probability": by_name(names, chances.value[row]),
             "probability_error": by_name(names, chances.error[row]),
             "log_bayes_factor": by_name(names, value[row] - value[row].max()),
+            "mean_errors": by_name(names, shifts[row]),
             "converged": dict(zip(names, converged[row].tolist(), strict=True)),
         }
         for row in range(len(value))
@@ -83,13 +90,14 @@ def compare(settings: CompareSettings) -> int:
                 "network_sha256": one.learned.table.digest if one.learned else None,
                 "samplers": sorted(set(draws.sampler)),
             }
-            for name, one, share, (draws, _) in zip(names, asked, shares, sampled, strict=True)
+            for name, one, share, (draws, _, _) in zip(names, asked, shares, sampled, strict=True)
         },
         "observations": observations,
+        "errors": ERRORS,
         "options": settings.recorded(device_name=str(device)),
     }
     write_numbers(path, COMPARISON_FORMAT, began, content)
-    report(names, value, error, chances.value, converged)
+    report(names, value, error, chances.value, converged, shifts)
     logger.info(f"Wrote {path} after {perf_counter() - began:.1f} s")
     return UNSOUND if settings.strict and not converged.all() else 0
 
@@ -126,9 +134,13 @@ def require_alike(asked: Sequence[Asked], names: Sequence[str]) -> None:
             )
 
 
-def sampled_of(asked: Asked, place: Path) -> tuple[Draws, Summary]:
-    """Draws of a model on its device, whose statistics have its evidence; they are kept beside
-    ``place`` while they are made."""
+def sampled_of(asked: Asked, place: Path) -> tuple[Draws, Summary, Tensor]:
+    """Draw from the posteriors of a model on its device, with files beside ``place`` meanwhile.
+
+    Returns:
+        The draws, whose statistics have the evidence; their summary; and by how many standard
+        deviations errors of the learned likelihood shift posterior means ``[M]``, at least.
+    """
     likelihood, settings = asked.likelihood(), asked.settings
     assert isinstance(likelihood, TrialLikelihood)
     assert isinstance(settings, SampleSettings)
@@ -143,7 +155,7 @@ def sampled_of(asked: Asked, place: Path) -> tuple[Draws, Summary]:
     groups.remove()
     if "evidence" not in draws.stats:
         raise UsageError("chains have no evidence: give --sampler=auto, or one with weights")
-    return draws, summary
+    return draws, summary, asked.learned.shifts(likelihood.trials)
 
 
 def by_name(names: Sequence[str], values: Tensor) -> dict[str, Any]:
@@ -151,9 +163,23 @@ def by_name(names: Sequence[str], values: Tensor) -> dict[str, Any]:
 
 
 def report(
-    names: Sequence[str], value: Tensor, error: Tensor, chance: Tensor, converged: Tensor
+    names: Sequence[str],
+    value: Tensor,
+    error: Tensor,
+    chance: Tensor,
+    converged: Tensor,
+    shifts: Tensor,
 ) -> None:
-    """Tells what the first observations speak for, and where numbers are not exact."""
+    """Print the evidence of the first observations, and where numbers are not exact.
+
+    Args:
+        names: Names of the K models.
+        value: Log evidences ``[M, K]``, nats.
+        error: Their errors of sampling.
+        chance: Probabilities of the models.
+        converged: Whether each posterior has converged.
+        shifts: Standard deviations by which errors of the likelihoods shift posterior means.
+    """
     for row in range(min(len(value), MOST_SHOWN)):
         each = zip(names, value[row], error[row], chance[row], strict=True)
         verdicts = [
@@ -162,6 +188,12 @@ def report(
         logger.info(f"Observation {row + 1}: {'; '.join(verdicts)}")
     if len(value) > MOST_SHOWN:
         logger.info(f"The JSON has the other {len(value) - MOST_SHOWN}")
+    row, model = divmod(int(shifts.argmax()), len(names))
+    indication = (
+        f" As an indication, errors of {names[model]} shift the posterior means of observation "
+        f"{row + 1} by {float(shifts[row, model]):.2g} standard deviations or more."
+    )
+    logger.info(ERRORS + indication * bool(shifts[row, model] > 0))
     wide = int((error > LARGEST_ERROR).sum())
     if wide:
         logger.warning(

@@ -37,6 +37,7 @@ from training.inference.amortized import Amortized
 from training.model import model
 from training.names import LIKELIHOOD, MOST_DEBLURRED, UNIFORM
 from training.options.declared import typed_by_name
+from training.options.inference import LIKELIHOODS
 from training.options.posterior import (
     CheckSettings,
     CompareSettings,
@@ -204,8 +205,9 @@ class Model(model.Model):
                 of a likelihood ``prior="uniform"``, or a model, and rows are trials.
             mask: The columns that are observed, or booleans, an array of the shape of a point; None
                 for those that an observation has by name.
-            options: Others of ``posterior.py sample``, by name, such as ``correct``, a likelihood,
-                or ``operator``, also a matrix ``[K, D]``.
+            options: Further options of ``posterior.py sample``, by name, such as ``correct``,
+                ``likelihood``, or ``operator``, also a matrix ``[K, D]``. With a likelihood of your
+                own, such as ``likelihood="mine.py:density"``, ``sample()`` takes no observation.
         """
         noise = {} if noise_std is None else {"noise_std": called.listed_of(noise_std)}
         seen = {} if mask is None else {"likelihood": "mask", "mask": called.listed_of(mask)}
@@ -272,15 +274,18 @@ class Posterior:
     def __repr__(self) -> str:
         return f"Posterior({', '.join(f'{name}={value}' for name, value in self.options.items())})"
 
-    def sample(self, observed: Any, **options: Any) -> "PosteriorDraws":
-        """Draws of the posterior of each observation.
+    def sample(self, observed: Any = None, **options: Any) -> "PosteriorDraws":
+        """Draw from the posterior of each observation.
 
         Args:
-            observed: A row for each: a mapping, a data frame, or an array in the order of columns.
-            options: Of ``posterior.py sample``, by name, such as ``draws`` or ``seed``.
+            observed: One row for each observation: a mapping, a data frame, or an array in the
+                order of columns. None for a likelihood of your own, such as
+                ``likelihood="mine.py:density"``, which contains its observation.
+            options: Options of ``posterior.py sample``, by name, such as ``draws`` or ``seed``.
 
         Raises:
-            UsageError: Options do not go with each other, or there is no such option.
+            UsageError: Options do not go with each other, or there is no such option, or an
+                observation is missing, or one is given to a likelihood of your own.
             DataError: Observations are broken.
         """
         from training.commands import posterior  # here, so that Model need not wait for it
@@ -337,11 +342,11 @@ class Posterior:
         density = posterior.log_prob(rows[:, None], which, trace, mass.at(which))
         return density.log_prob[:, 0].cpu().numpy()
 
-    def latent_density(self, observed: Any, **options: Any) -> LatentDensity:
-        """The log density of one posterior in the latents of the flow, for other samplers.
+    def latent_density(self, observed: Any = None, **options: Any) -> LatentDensity:
+        """Return the log density of one posterior in the latents of the flow, for other samplers.
 
         Args:
-            observed: One observation; see ``sample``.
+            observed: One observation, or None; see ``sample``.
             options: Likewise.
 
         Raises:
@@ -363,10 +368,18 @@ class Posterior:
         return LatentDensity(asked.problem(likelihood, seen, labels).target)
 
     def _settings(self, observed: Any, folder: Path, options: Mapping[str, Any]) -> SampleSettings:
-        """Settings of the command, whose files are in a folder."""
+        """Return settings of the command, whose files are in a folder."""
+        given, own = called.filed({**self.options, **options}, folder), self.model.subject.names
+        if given.get("likelihood", LIKELIHOODS[0]) not in LIKELIHOODS and not self.model.conditions:
+            if observed is not None:
+                raise UsageError(
+                    "a likelihood of your own contains its observation: leave the observation out"
+                )
+            return typed_by_name(SampleSettings, {**self._files(folder), **given})
+        if observed is None:
+            raise UsageError("the observation is missing: give one row for each observation")
         observed = self.model.flat(observed)
         names, numbers = called.numbers_of(observed, "the observation", called.ROW)
-        given, own = called.filed({**self.options, **options}, folder), self.model.subject.names
         place = "observation"
         if "prior" in given and "correct" not in given:
             if names is None and self.model.covariates:  # whose places among data are not known
@@ -397,7 +410,8 @@ class Posterior:
             options: Of ``posterior.py compare``, by name, beside those of this one.
 
         Returns:
-            Of each observation ``log_evidence``, its ``error`` and ``probability``, by name.
+            For each observation ``log_evidence``, its ``error`` of sampling alone and
+            ``probability``, by the names of models.
         """
         from training.commands import comparing  # likewise
 
@@ -524,7 +538,7 @@ class PosteriorDraws:
         bounds: Mapping[str, tuple[float, float]] | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """What observations have in common, each a member of one population.
+        """Infer the population of which each observation is a member (hierarchical model).
 
         Args:
             prior: What parameters were before any observation: ``uniform``, a model, or a network
@@ -534,7 +548,8 @@ class PosteriorDraws:
             options: Others of ``posterior.py population``, by name.
 
         Returns:
-            ``population``, by names mean, spread and a further member, and ``posteriors`` of the
+            ``population``, by names the population mean (``mean``), the population standard
+            deviation (``spread``) and a new member (``further``), and ``posteriors`` of the
             members; see ``training.files.population``.
 
         Raises:

@@ -23,6 +23,7 @@ from training.files.posterior_draws import SavedPosteriors, load_netcdf
 from training.flow.coordinates.maps import Bounded
 from training.inference.population import (
     LARGEST_NOISE,
+    LARGEST_R_HAT,
     Population,
     PopulationPlan,
     sample_population,
@@ -39,7 +40,7 @@ MOST_WEIGHTS, FEWEST_DRAWS = 2**17, 2000
 PRIOR_DRAWS = 2000
 """By which a prior is known whose draws are not in the file."""
 WIDER = 1.5
-"""By how much the prior of a second round is wider than a further member."""
+"""Standard deviation of the prior of a second round, in those of a new member."""
 
 
 @first_rank_only
@@ -90,8 +91,8 @@ def population(settings: PopulationSettings) -> int:
         "options": settings.recorded(),
     }
     write_numbers(files[1], FORMAT, began, content)
-    report(result, drawn, before.words, points, content["population"])
-    logger.info(f"Wrote {files[2].name}, a prior for a further member, or for these once more")
+    report(result, drawn, before.words, points, content["population"], files[2].name)
+    logger.info(f"Wrote {files[2].name}, a prior for new members, or to sample these again")
     report_files(files[1], files[0], began)
     return UNSOUND if settings.strict and not drawn.converged else 0
 
@@ -233,30 +234,53 @@ def report(
     words: Sequence[str],
     points: Tensor,
     of_population: Mapping[str, Any],
+    prior: str,
 ) -> None:
-    """Tells of the population, and how much narrower posteriors of its members are."""
+    """Print the population, how much narrower posteriors of its members are, and why it has not
+    converged.
+
+    Args:
+        result: The draws.
+        drawn: The same, in coordinates in which the population is normal.
+        words: What each coordinate is.
+        points: Draws of the posterior of each member alone ``[M, N, D]``.
+        of_population: What the JSON has of the population.
+        prior: Name of the file of a prior that was written for another round.
+    """
     alone = points.std(dim=1).numpy()
     narrower = np.median(result.members.std(axis=(0, 1)) / alone, axis=0)
     for place, (name, coordinate) in enumerate(zip(result.names, words, strict=True)):
         mean, spread, further = (of_population[name][key] for key in ("mean", "spread", "further"))
         low, _, high = further["quantiles"].values()
-        of = "" if coordinate == "itself" else f" of its {coordinate}"
+        of = "" if coordinate == "itself" else f" (of its {coordinate})"
         logger.info(
-            f"{name}: mean{of} {beside(mean['mean'], mean['std'])} ± {rounded(mean['std'], 2)}, "
-            f"spread {spread['mean']:.3g} ± {rounded(spread['std'], 2)}; a further member has "
-            f"{beside(low, high - low)} to {beside(high, high - low)} (90 %); members are "
-            f"{narrower[place]:.2g} times as wide as alone"
+            f"{name}: population mean{of} {beside(mean['mean'], mean['std'])} ± "
+            f"{rounded(mean['std'], 2)}, population standard deviation {spread['mean']:.3g} ± "
+            f"{rounded(spread['std'], 2)}; a new member has {beside(low, high - low)} to "
+            f"{beside(high, high - low)} (90 %); posteriors of members are {narrower[place]:.2g} "
+            "times as wide as alone"
         )
+    count, least, most = len(points), float(drawn.worth.min()), float(drawn.worth.max())
+    r_hat = float(drawn.r_hat.max())
     logger.info(
-        f"{points.shape[0]} members; largest R-hat {float(drawn.r_hat.max()):.3f}; draws of each "
-        f"alone are worth {float(drawn.worth.min()):.0f} to {float(drawn.worth.max()):.0f} in the "
-        f"population, whose likelihood they know to {drawn.noise:.2f} nats"
+        f"{count} members; largest R-hat {r_hat:.3f}; effective sample size of each member's draws "
+        f"in the population {least:.0f} to {most:.0f}, by which its log likelihood is known to "
+        f"{drawn.noise:.2f} nats"
     )
-    if not drawn.converged:
-        why = "chains do not agree: give more --steps"
-        if drawn.noise > LARGEST_NOISE:
-            why = (
-                "draws are worth too few: sample the members again by --prior=the .pkl, with more "
-                "--draws if need be, and infer the population by the same --prior"
-            )
-        logger.warning(f"Warning: the population has not converged: {why}")
+    why = []
+    if drawn.noise > LARGEST_NOISE:
+        need = float(rounded(count / LARGEST_NOISE**2, 2))
+        why.append(
+            f"Effective sample size is too small: {least:.0f} for member "
+            f"{int(drawn.worth.argmin()) + 1}, need about {need:,.0f} for each of {count} members. "
+            "The population standard deviation is not reliable. Sample the members again with "
+            f"--prior={prior} and more --draws, and run population on these draws with the same "
+            "--prior."
+        )
+    if not r_hat <= LARGEST_R_HAT:
+        why.append(
+            f"Chains disagree: R-hat is {r_hat:.3g}, need at most {LARGEST_R_HAT:g}. Give more "
+            "--steps."
+        )
+    if why:
+        logger.warning(f"Warning: the population has not converged. {' '.join(why)}")

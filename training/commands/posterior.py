@@ -22,7 +22,6 @@ from training.files.posterior_draws import FORMAT, AboutDraws, save_netcdf
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian, Likelihood
 from training.inference.mixtures import Components
-from training.inference.prior import Prior
 from training.inference.summary import RULE, Summary
 from training.inference.target import prior_draws
 from training.inference.trials import TrialLikelihood
@@ -91,7 +90,7 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
         )
         parts = posteriors.with_latents(groups, fine)
         save_netcdf(draws_file, parts, (plan.chains, plan.draws, count), about)
-        blur = blur_of(subject, fine, seen, summary)
+        blur = blur_of(asked, seen, summary)
         errors = errors_of(asked, settings, summary)
         numbers = overview(draws, summary, subject.names, nats, seen.truth, blur, errors)
         if seen.labels is not None and subject.condition_names:
@@ -101,7 +100,8 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
         results.write_numbers(numbers_file, FORMAT, began, {**run, "rule": RULE, **numbers})
         groups.remove()
         names = subject.names if subject.is_readable else []
-        results.report_draws(numbers, summary, names, blur, asked.within, errors)
+        sharpened = settings.learned and asked.sharpened(fine).sharpened
+        results.report_draws(numbers, summary, names, blur, asked.within, errors, sharpened)
         if held is not None and subject.is_readable:
             held.report()
         results.report_files(numbers_file, draws_file, began)
@@ -250,14 +250,28 @@ def mixture(settings: MixtureSettings) -> None:
         results.report_files(numbers_file, draws_file, began)
 
 
-def blur_of(subject: Subject, prior: Prior, seen: Observed, summary: Summary) -> Tensor | None:
-    """What points at the means of posteriors have of the noise of the first time ``[M, D]``; None
-    where draws are clean or sharpened, and of images."""
-    if prior.deblurred or seen.likelihood is None or not subject.is_readable:
+MOST_BLURRED = 2**12
+"""Observations whose noise is computed at once."""
+
+
+def blur_of(asked: Asked, seen: Observed, summary: Summary) -> Tensor | None:
+    """Return standard deviations of the noise of the first time at the means of posteriors
+    ``[M, D]``; None of images, and where draws are clean or corrected by weights.
+
+    Draws without a likelihood are put at whole steps of discrete columns, which have no noise then.
+    """
+    prior, subject, settings = asked.fine, asked.subject, asked.settings
+    corrected = isinstance(settings, SampleSettings) and settings.correct is not None
+    if prior.deblurred or corrected or not subject.is_readable:
         return None
-    device = prior.flow.device
-    given = None if seen.labels is None else {"labels": seen.labels.to(device)}
-    return prior.blur(summary.mean.to(device), given).cpu()
+    device, parts = prior.flow.device, []
+    for block in torch.split(torch.arange(len(summary.mean)), MOST_BLURRED):
+        given = None if seen.labels is None else {"labels": seen.labels[block].to(device)}
+        parts.append(prior.blur(summary.mean[block].to(device), given).cpu())
+    blur, coordinates = torch.cat(parts), prior.flow.coordinates
+    if seen.likelihood is None and coordinates is not None:
+        blur = torch.where(coordinates.steps.cpu() > 0, 0.0, blur)
+    return blur
 
 
 def errors_of(asked: Asked, settings: SampleSettings, summary: Summary) -> Tensor | None:

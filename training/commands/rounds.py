@@ -21,7 +21,7 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path, require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils.distributed import first_rank_only, process_group
-from torch_utils.results import provenance
+from torch_utils.results import load_json, provenance
 from torch_utils.seeds import hash_seed
 from training.commands import train
 from training.commands.called import ROW, left_alone, numbers_of, own_folder, ranges_of
@@ -39,6 +39,7 @@ from training.files.table import load_table, save_table
 from training.inference.amortized import Amortized
 from training.inference.likelihoods import UserFunction
 from training.inference.region import DRAWS, HERE, Bounds, Region, Restricted, restricted
+from training.measure.posterior.verdicts import undetected_narrowness
 from training.names import FEWEST_RUNS, UNIFORM, script
 from training.options.declared import typed_by_name
 from training.options.inference import PriorOptions, SamplerOptions
@@ -384,7 +385,13 @@ class Place:
 
 
 MOST_CHECKED = 1000
-"""Held-out simulations that the check finds again."""
+"""Largest number of held-out simulations in the check."""
+NARROW = 0.2
+"""Share by which posteriors may be too narrow without being detected, before there is a warning."""
+TOO_NARROW = (
+    "With a few hundred simulations per round, widths may be 10 to 20 % too small: give more "
+    "--simulations, or fewer --rounds."
+)
 
 
 @first_rank_only
@@ -465,8 +472,9 @@ def in_rounds(settings: RoundsSettings, simulator: UserFunction, prior: UserFunc
     code = draw(sampling, last, began, {"options": settings.recorded(), "rounds": listed})
     held_out = int(load_table(place.data).held_out.sum())
     if held_out < FEWEST_RUNS:
-        logger.info(
-            f"{held_out} simulations of the last round are held out: a check needs {FEWEST_RUNS}"
+        logger.warning(
+            f"Warning: the posterior was not checked, because only {held_out} simulations of the "
+            f"last round are held out, and a check needs {FEWEST_RUNS}. {TOO_NARROW}"
         )
         return code
     logger.info(f"A check within the region, on {held_out} simulations that are held out:")
@@ -479,5 +487,24 @@ def in_rounds(settings: RoundsSettings, simulator: UserFunction, prior: UserFunc
         sampler=SamplerOptions(seed=settings.seed),
         run=replace(settings.run, overwrite=True),
     )
-    check_learned(checking, replace(Asked.open(checking), region=region), perf_counter())
+    asked_again = replace(Asked.open(checking), region=region)
+    if check_learned(checking, asked_again, perf_counter()):
+        _, numbers = asked_again.files("posterior_check", ".npz")
+        warn_of_weak_check(checking.runs, load_json(numbers)["detectable"] / 100)
     return code
+
+
+def warn_of_weak_check(runs: int, detectable: float) -> None:
+    """Warn if a check that passed could not have detected posteriors that are much too narrow.
+
+    Args:
+        runs: Number of held-out simulations that the check used.
+        detectable: Error of coverage that such a check detects in 90 % of cases.
+    """
+    share = undetected_narrowness(detectable)
+    if share > NARROW:
+        logger.warning(
+            f"Warning: the check used {runs} held-out simulations, and may have missed posteriors "
+            f"that are less than {100 * share:.0f} % too narrow (it detects larger errors in 90 % "
+            f"of cases). {TOO_NARROW}"
+        )

@@ -2,19 +2,21 @@
 parameters:
 
     names                    [D]
-    mean, spread             [C, S, D], of the population, in coordinates in which it is normal
-    further                  [C, S, D], parameters of a further member
+    mean                     [C, S, D], population means, in coordinates in which it is normal
+    spread                   [C, S, D], population standard deviations in these coordinates
+    further                  [C, S, D], parameters of a new member
     members                  [C, S, M, D], parameters of the members, given all of them
     alone                    [3, M, D], quantiles of each alone at 5, 50 and 95 %
 
-``..._population.json`` has members, their number; converged; noise, the nats by which draws
-of the members let the likelihood of a population err; worth, the least that those of a member are
-worth; coordinates, by names, in which it is normal: itself, log of the distance from a bound, or
-probit between two; prior, by names the mean and std of a
-member there before any is known; population, by names r_hat, and mean, std
-and quantiles of its mean and spread there, and of a further member; and posteriors, of each member
-by names mean, std and quantiles, and alone its mean and std. ``..._population.pkl`` is the network
-file of a law half as wide again as that of a further member, a prior for another round.
+``..._population.json`` has members, their number; converged; noise, the error in nats of the log
+likelihood of a population from few draws of its members; worth, the least effective sample size of
+a member's draws; coordinates, by names, in which the population is normal: itself, log of the
+distance from a bound, or probit between two; prior, by names the mean and std of a member there
+before any is known; population, by names r_hat, and mean, std and quantiles of the population mean
+(mean) and the population standard deviation (spread) there, and of a new member (further); and
+posteriors, of each member by names mean, std and quantiles, and alone its mean and std.
+``..._population.pkl`` is the network file of a distribution half as wide again as that of a new
+member, a prior for another round.
 """
 
 from dataclasses import dataclass

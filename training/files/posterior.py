@@ -12,7 +12,8 @@ has posteriors, for each observation
     mean, std, r_hat, ess_bulk, ess_tail, mcse_mean, mcse_std   by the names of coordinates
     quantiles                by their level and these names
     statistics               what the sampler says
-    surprise, blur           how unlike the simulations it is, in nats; the noise of the first time
+    surprise, blur           how unlike the simulations it is, in nats; the standard deviation of
+                             the noise of the first time, by names
 
 What is not a number is null. ``{data}_{schedule}_posterior_check.json`` has the question (sampler
 for ``--truth=flow``, model for ``--truth=data``), solvers, verdict, detectable (the error of
@@ -36,14 +37,17 @@ surprise.
 statement, what is guaranteed, and its assumption; holding, of stated shares what is held in the
 mean over calibrations, and by 90 % of them, low to high; levels, contents to ask for, by stated
 shares and names; near, how many truths are near an observation, and near_statement, what is
-guaranteed of these; curves, levels at many shares.
+guaranteed of these; curves, levels at many shares; normal_log_volume, by share, the change of the
+sum of log lengths of the intervals of all coordinates against the flow's own, if marginals are
+normal.
 ``..._posterior_calibration.npz`` has what that of a check has, of truths in the place of runs, and
 where there are two conditions or more
 
     conditions, condition_names   [R, C], [C], of the truths
     near                     [R], the content to ask for near each, so that 90 % are held
 
-The JSON of draws by a calibrated network has the same held_out, and so has each posterior: flow,
+The JSON of draws by a calibrated network has the same held_out, with log_volume, by kind and share
+that change in the mean over observations, and so has each posterior: flow,
 held_out and near, the ends of intervals by share and name, and the log_density above which the
 region lies (null for everything); distance, of the farthest truth near it; p_value, that it is like
 the held-out ones, and the oddest of its numbers. ``..._posterior_predictive.json`` has verdict,
@@ -52,8 +56,10 @@ observation by the names of numbers observed, rank, p_value, and quantiles of si
 50 and 95 %; ``..._posterior_predictive.npz`` has names [Q], simulated [M, S, Q], observed [M, Q].
 
 ``comparison.json`` has models by name, with network, prior, prior_probability and samplers, and of
-each observation by these names log_evidence, error (nats, of chance alone), probability,
-probability_error, log_bayes_factor (beside the best) and converged.
+each observation by these names log_evidence, error (nats, of sampling alone), probability,
+probability_error, log_bayes_factor (beside the best), converged, and mean_errors, the least number
+of standard deviations by which errors of the learned likelihood shift posterior means; errors
+states in words what the errors leave out.
 
 All that sample keep finished groups in ``..._posterior.part/``, or the like, until the results are
 written. The same command goes on with those of its own options and inputs.

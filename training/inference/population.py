@@ -29,8 +29,9 @@ from training.measure.posterior.convergence import convergence
 FEWEST_MEMBERS = 4
 """Of a population."""
 LARGEST_NOISE = 0.3
-"""Nats by which draws of all members let the likelihood of a population err: about so many standard
-deviations may its mean and spread be off."""
+"""Largest error of the log likelihood of a population from few draws of its members, in nats: its
+mean and standard deviation may then be off by about as many of their posterior standard
+deviations."""
 LARGEST_R_HAT = 1.01
 STEP = 2.38
 """Of a random walk, times the root of the number of dimensions: Roberts, Gelman and Gilks 1997."""
@@ -65,10 +66,10 @@ class Population:
     """Draws of a population and its members.
 
     Attributes:
-        mean: ``mu [C, S, D]``.
-        spread: ``tau [C, S, D]``.
+        mean: Population means ``mu [C, S, D]``.
+        spread: Population standard deviations ``tau [C, S, D]``.
         members: Which of its draws each member has, ``[C, S, M]``.
-        worth: Draws that those of each member are worth given the population, the mean over
+        worth: Effective sample size of the draws of each member given the population, the mean over
             populations ``[M]``.
     """
 
@@ -79,7 +80,7 @@ class Population:
 
     @property
     def parameters(self) -> Tensor:
-        """Means and logs of spreads, ``[C, S, 2 D]``."""
+        """Population means and logs of population standard deviations, ``[C, S, 2 D]``."""
         return torch.cat([self.mean, self.spread.log()], dim=2)
 
     @property
@@ -89,7 +90,7 @@ class Population:
 
     @property
     def converged(self) -> bool:
-        """Whether chains agree, and draws of the members are worth enough."""
+        """Whether chains agree, and effective sample sizes of the members are large enough."""
         return bool((self.r_hat <= LARGEST_R_HAT).all()) and self.noise <= LARGEST_NOISE
 
     @property
@@ -100,12 +101,12 @@ class Population:
 
     @property
     def law(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation ``[D]`` of a further member."""
+        """Mean and standard deviation ``[D]`` of a new member."""
         mean, spread = self.mean.flatten(0, 1), self.spread.flatten(0, 1)
         return mean.mean(dim=0), (mean.var(dim=0) + spread.square().mean(dim=0)).sqrt()
 
     def further(self, seed: int) -> Tensor:
-        """Parameters of a further member, one for each draw of the population, ``[C, S, D]``."""
+        """Return parameters of a new member, one for each draw of the population, ``[C, S, D]``."""
         return self.mean + self.spread * normal_numbers(
             self.mean.shape, seed, Stream.POSTERIOR_DRAWS
         )

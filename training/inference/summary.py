@@ -1,10 +1,13 @@
 """What draws from posteriors say: means, intervals, and whether the sampler has converged."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dnnlib.numbers import rounded
 from training.inference.amortized import SAMPLER
 from training.inference.draws import POOLED, WEIGHTED, Draws
 from training.measure.posterior.convergence import convergence
@@ -15,33 +18,39 @@ LEVELS = (0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975)
 """Of the quantiles: ends of the central 50, 80, 90 and 95 % intervals, and the median."""
 CONTENTS = (0.5, 0.8, 0.9, 0.95)
 LARGEST_R_HAT, MEAN_OFF, STD_OFF, ERRORS = 1.01, 0.1, 0.05, 3
-"""In few dimensions: so many standard errors of a mean are within 0.1 standard deviations, and of a
-standard deviation within 5 %."""
+"""In up to ``MOST_TESTED`` dimensions: this number of standard errors of a mean is at most 0.1
+standard deviations, and of a standard deviation at most 5 %."""
 LARGEST_OF_MANY, FEWEST_OF_MANY = 1.05, 100
-"""In more, and of draws of a flow that are corrected."""
+"""Largest R-hat and least effective sample size in more dimensions; the latter also of draws of a
+flow that are corrected by weights."""
 RULE = (
-    f"in up to {MOST_TESTED} dimensions {ERRORS} standard errors are at most {MEAN_OFF} standard "
-    f"deviations in means and {100 * STD_OFF:g} % in standard deviations, R-hat of chains and of "
-    f"populations is at most {LARGEST_R_HAT}, and fresh draws of wider proposals agree in both, "
-    "unless a good pool of prior draws defends the weights; in more dimensions R-hat is at most "
-    f"{LARGEST_OF_MANY}, and effective draws are at least {FEWEST_OF_MANY} in all coordinates; "
-    "Pareto k of weights, of those of the fine flow too, is below its threshold; draws of a flow "
-    f"are independent, and if they are corrected, worth at least {FEWEST_OF_MANY}; and an "
-    "observation is no more surprising than 99.9 % of the simulations that a flow was trained on"
+    f"In up to {MOST_TESTED} dimensions, {ERRORS} standard errors of each mean are at most "
+    f"{MEAN_OFF} posterior standard deviations, {ERRORS} standard errors of each standard "
+    f"deviation are at most {100 * STD_OFF:g} % of it, and R-hat between chains or populations is "
+    f"at most {LARGEST_R_HAT}. Fresh draws of a wider proposal have the same means and standard "
+    "deviations; a pool of prior draws with a large effective sample size needs no such test. In "
+    f"more dimensions, R-hat is at most {LARGEST_OF_MANY}, and the effective sample size is at "
+    f"least {FEWEST_OF_MANY} in each coordinate. Pareto k of weights is below its threshold, also "
+    "of the weights by a finer integration. Draws of a flow are independent; if they are corrected "
+    f"by weights, their effective sample size is at least {FEWEST_OF_MANY}. The observation is no "
+    "more surprising than 99.9 % of the simulations that a flow was trained on."
 )
+"""Condition under which a posterior has converged."""
 
 
 REASONS = {
-    "worth": "its draws are worth too few: give more --draws",
-    "chains": "its chains do not agree: give more --draws or --warmup, or another --sampler",
-    "test": "fresh draws of wider proposals, by a finer integration, differ from its draws, or "
-    "cannot tell: give another --sampler, or a larger --n_iters",
-    "tail": "a few draws have nearly all the weight: give a larger --pool, or another --sampler",
-    "steps": "chains ran on a flow that is too coarse: give a larger --chain_n_iters",
-    "unlike": "the observation is unlike the simulations, so that its posterior is extrapolated: "
-    "check the observation, or simulate data like it",
+    "worth": "Effective sample size is too small{number}. Give more --draws{more}.",
+    "chains": "Chains disagree{number}. Give more --draws or --warmup, or another --sampler.",
+    "test": "Fresh draws of a wider proposal, by a finer integration, have other means or standard "
+    "deviations, or are too few to compare. Give another --sampler, or a larger --n_iters.",
+    "tail": "A few draws have nearly all the weight{number}. Give a larger --pool, or another "
+    "--sampler.",
+    "steps": "Chains ran with too coarse an integration{number}. Give a larger --chain_n_iters.",
+    "unlike": "The observation is unlike the simulations, so that its posterior is extrapolated. "
+    "Check the observation, or simulate data like it.",
 }
-"""Why posteriors have not converged, and what to do, by the part of ``RULE`` that failed."""
+"""Reasons why posteriors have not converged, and what to do, by the part of ``RULE`` that fails;
+with places for a number, and for further options."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,57 @@ class Summary:
     def reasons(self, index: int) -> list[str]:
         """The names of the reasons against one posterior."""
         return [name for name, bad in zip(REASONS, self.failed[index], strict=True) if bad]
+
+    def explained(
+        self, places: Sequence[int], statistics: Sequence[Mapping[str, Any]] = (), more: str = ""
+    ) -> str:
+        """Explain why posteriors that have the same reasons have not converged, in sentences.
+
+        Args:
+            places: Their numbers.
+            statistics: Statistics of the sampler for each of all posteriors, where they are known.
+            more: Further options that raise the effective sample size, such as ``" or --pool"``.
+        """
+        numbers = {"worth": self.small_ess(places), "chains": self.large_r_hat(places)}
+        for reason, key in (("tail", "pareto_k"), ("steps", "fine_k")):
+            known = [statistics[place].get(key) for place in places if place < len(statistics)]
+            values = [value for value in known if value is not None]
+            numbers[reason] = f": Pareto k is {max(values):.2f}" if values else ""
+        return " ".join(
+            REASONS[name].format(number=numbers.get(name, ""), more=more)
+            for name in self.reasons(places[0])
+        )
+
+    def small_ess(self, places: Sequence[int], fewest: int | None = None) -> str:
+        """Return the effective sample size of the worst coordinate of some posteriors, and the size
+        that it needs, as the end of a clause; nothing where that is not known.
+
+        Args:
+            places: Numbers of the posteriors.
+            fewest: The size that is needed; None for that by which standard errors are as small as
+                ``RULE`` wants them in few dimensions, and ``FEWEST_OF_MANY`` in more.
+        """
+        size, std = self.ess_bulk[places], self.std[places]
+        if fewest is None and size.shape[1] <= MOST_TESTED:
+            off = torch.maximum(self.mcse_mean[places] / MEAN_OFF, self.mcse_std[places] / STD_OFF)
+            needed = size * (ERRORS * off / std).square()
+        else:
+            needed = torch.full_like(size, fewest or FEWEST_OF_MANY)
+        excess = torch.where(std > 0, needed / size, 0.0).nan_to_num(posinf=0.0)
+        worst = int(excess.argmax())
+        if not excess.flatten()[worst] > 1:
+            return ""
+        have, need = (float(each.flatten()[worst]) for each in (size, needed))
+        return f": {have:,.0f}, need at least {float(rounded(need, 2)):,.0f}"
+
+    def large_r_hat(self, places: Sequence[int]) -> str:
+        """Return the largest R-hat of some posteriors, as the end of a clause."""
+        known = self.r_hat[places]
+        most = LARGEST_R_HAT if known.shape[1] <= MOST_TESTED else LARGEST_OF_MANY
+        known = known[~known.isnan()]
+        if not len(known) or not known.max() > most:
+            return ": R-hat is not known, since chains are too short or did not move"
+        return f": R-hat is {float(known.max()):.3g}, need at most {most:g}"
 
     @classmethod
     def of(cls, draws: Draws, pool: int) -> "Summary":

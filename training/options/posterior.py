@@ -63,7 +63,7 @@ class SampleSettings(inference.CommonSettings):
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         unset="none",
         help="Of a calibrated network: draw nothing, and exit with code 3, if an observation is so "
-        "odd that at most this share of those held out would be",
+        "odd that at most this share of those held out would be. This finds gross errors only",
     )
     beside: inference.HeldOutOptions = options_of(inference.HeldOutOptions)
 
@@ -289,13 +289,14 @@ class CompareSettings(Declared):
 class PopulationSettings(Declared):
     """Infer a population, of which each posterior is of one member.
 
-    Parameters of members are normal, with a mean and a spread that are not known, each parameter
-    for itself. The data of each member narrow the posteriors of all the others.
+    Parameters of members are normal, with a population mean and a population standard deviation
+    that are inferred, for each parameter separately. The data of each member narrow the posteriors
+    of all the others.
 
     \b
-    Files: {draws}_population.json    mean and spread, a further member, posteriors of the members
+    Files: {draws}_population.json    population mean and standard deviation, a new member, members
            {draws}_population.npz     draws of all of these
-           {draws}_population.pkl     a prior for further members, or for these once more
+           {draws}_population.pkl     a prior for new members, or to sample these again
     """
 
     save_dir: Path = shared.save_dir()

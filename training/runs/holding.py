@@ -1,8 +1,8 @@
 """What posteriors say as the flow has them, beside what held-out truths make of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import exp, isfinite
 from typing import Any
 
 import torch
@@ -52,6 +52,10 @@ def summary_of(guarantee: HeldOutTruths) -> dict[str, Any]:
             }
             for place, (share, row) in enumerate(zip(SHARES, levels.intervals, strict=True))
         },
+        "normal_log_volume": {
+            f"{share:g}": _number(value)
+            for share, value in zip(SHARES, normal_log_volumes(guarantee), strict=True)
+        },
         "near": guarantee.near_count or None,
         "near_statement": near_statement(guarantee),
         "curves": {
@@ -60,6 +64,16 @@ def summary_of(guarantee: HeldOutTruths) -> dict[str, Any]:
             **dict(zip(held_out.quantities, curve.intervals.T.tolist(), strict=True)),
         },
     }
+
+
+def normal_log_volumes(guarantee: HeldOutTruths) -> list[float]:
+    """Return by how much calibrated intervals are larger than the flow's own, for each of
+    ``SHARES``: the change of the sum of the log lengths of the intervals of all coordinates, if
+    marginals are normal. Draws are not known here, only where true values lie among them."""
+    contents = guarantee.levels().intervals[:, : len(guarantee.held_out.names)]
+    stated = torch.tensor(SHARES, dtype=torch.float64)[:, None]
+    lengths, own = (torch.special.ndtri((1 + each) / 2) for each in (contents, stated))
+    return (lengths / own).log().sum(dim=1).tolist()
 
 
 def statement(truths: int) -> str:
@@ -98,9 +112,31 @@ def report_calibration(guarantee: HeldOutTruths) -> None:
         logger.info(f"{what}: {own} % by the flow hold {shares} %")
     if len(columns) > MOST_COLUMNS:
         logger.info(f"The JSON has {len(columns) - MOST_COLUMNS} more")
+    count, change = len(held_out.names), normal_log_volumes(guarantee)[SHARES.index(SHOWN)]
+    logger.info(volume_line({"calibrated": change}, count, "if marginals are normal"))
     near = near_statement(guarantee)
     if near is not None:
         logger.info(near)
+
+
+def volume_line(changes: Mapping[str, float], count: int, how: str) -> str:
+    """Return the cost of calibration: how the sum of the log lengths of intervals changes.
+
+    Args:
+        changes: The change by kind of intervals.
+        count: Number of coordinates.
+        how: A condition, or what the change is an average over.
+    """
+    kinds = ", ".join(
+        f"{name} {change:+.2f} ({exp(change / count):.2f} times as long in each coordinate)"
+        if isfinite(change)
+        else f"{name} infinite, since there are too few held-out cases"
+        for name, change in changes.items()
+    )
+    return (
+        f"Change of the sum of log lengths of the {SHOWN:.0%} intervals against the flow's own, "
+        f"{how}: {kinds}"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +152,17 @@ class Observations:
     whitened: Tensor | None = None
     p_values: Tensor | None = None
     oddest: Sequence[str] = ()
+
+    def accepted(self, level: float) -> str:
+        """Return what it means that no observation is refused at a level, in a line."""
+        assert self.p_values is not None
+        place = int(self.p_values.argmin())
+        return (
+            f"No observation is refused at {level:g} (smallest: p = "
+            f"{float(self.p_values[place]):.2g}, observation {place + 1}). A refusal finds gross "
+            "errors only: an observation with one wrong number of twelve, off by 4 standard "
+            "deviations, is accepted in about half of the cases."
+        )
 
     def refused(self, level: float) -> str | None:
         """Which are refused at a level, in a line; None if none is."""
@@ -216,8 +263,27 @@ class HeldPosteriors:
             content["oddest"] = self.observations.oddest[index]
         return content
 
+    def log_volumes(self) -> dict[str, list[float]]:
+        """Return by how much calibrated intervals are larger than the flow's own, by the kind of
+        intervals, for each of ``SHARES``.
+
+        This is the change of the sum of the log lengths of the intervals of all coordinates, in the
+        mean over observations whose intervals are finite and not empty; NaN where there are none.
+        """
+        lengths = self.ends.diff(dim=-1)[..., : len(self.guarantee.held_out.names), 0]
+        change = (lengths[:, 1:] / lengths[:, :1]).log().sum(dim=-1)
+        change = torch.where(change.isfinite(), change, torch.nan).nanmean(dim=0)
+        return dict(zip(self.ways[1:], change.tolist(), strict=True))
+
+    def volumes_listed(self) -> dict[str, dict[str, float | None]]:
+        """Return ``log_volumes`` by kind and share, as a JSON file takes them."""
+        return {
+            way: {f"{share:g}": _number(each) for share, each in zip(SHARES, changes, strict=True)}
+            for way, changes in self.log_volumes().items()
+        }
+
     def report(self) -> None:
-        """Tells the intervals of the first posteriors as held out, beside the flow's own."""
+        """Print the intervals of the first posteriors as held out, beside the flow's own."""
         held_out = self.guarantee.held_out
         logger.info(statement(held_out.truths))
         at = SHARES.index(SHOWN)
@@ -236,6 +302,8 @@ class HeldPosteriors:
             if p_values is not None:
                 parts.append(f"{float(p_values[index]):.2%} of held-out data are as odd")
             logger.info(f"Observation {index + 1}, {SHOWN:.0%}: {'; '.join(parts)}")
+        changes = {words[way]: each[at] for way, each in self.log_volumes().items()}
+        logger.info(volume_line(changes, len(held_out.names), "in the mean over observations"))
 
 
 def densities(draws: Draws, index: int) -> Tensor:

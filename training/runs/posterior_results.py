@@ -19,7 +19,7 @@ from training.flow.coordinates.surprise import MOST_CONDITIONS, Surprise
 from training.inference.amortized import SAMPLER
 from training.inference.draws import WEIGHTED
 from training.inference.samplers.arrival import NAME as TWISTED
-from training.inference.summary import LEVELS, REASONS, Summary
+from training.inference.summary import FEWEST_OF_MANY, LEVELS, Summary
 from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate
 from training.measure.posterior.local import FARTHEST, LocalCalibration
 from training.names import MOST_DEBLURRED
@@ -37,6 +37,11 @@ MOST_SHOWN, MOST_COLUMNS = 5, 8
 MOST_BLUR = 0.3
 """Of a posterior's standard deviation, that the noise of the first time may be: it is then 5 %
 wider."""
+NARROW = 2.0
+"""Standard deviation of sharpened draws, in those of the noise of the first time, below which there
+is a warning. Measured with a parameter from N(0, 1) and its noise as a condition (10,000
+simulations, two trainings, six observations each): posteriors with ratios of 1.1 to 1.8 were up to
+46 % too wide, those with 2.4 and more off by 4 % at most in the mean over observations."""
 WRONG_WIDTH = 1.5
 """Factor by which posteriors are too wide or too narrow from which on there is a warning."""
 BOUNDS = "bounds"
@@ -89,9 +94,10 @@ def report_draws(
     blur: Tensor | None = None,
     within: str = BOUNDS,
     errors: Tensor | None = None,
+    sharpened: bool = False,
 ) -> None:
-    """Tells the most important numbers: of the first posteriors means and intervals too, of all why
-    they have not converged.
+    """Print the most important numbers: means and intervals of the first posteriors, and why
+    posteriors have not converged.
 
     Args:
         numbers: What the JSON says.
@@ -100,6 +106,7 @@ def report_draws(
         blur: As ``overview`` takes it.
         within: What draws were rejected beyond, in words.
         errors: As ``overview`` takes it.
+        sharpened: Whether the noise of the first time was taken off draws, to first order.
     """
     count = numbers["observations"]
     for index in range(min(count, MOST_SHOWN) if names else 0):
@@ -127,30 +134,41 @@ def report_draws(
         contents = "/".join(f"{100 * float(content):g}" for content in held)
         shares = " ".join(f"{100 * share:.1f}" for share in held.values())
         logger.info(f"Central intervals of {contents} % hold {shares} % of the true numbers")
-    _report_blur(summary, names, blur)
+    if sharpened:
+        _warn_of_narrow(summary, names, blur)
+    else:
+        _report_blur(summary, names, blur)
     _warn_of_widths(errors, names)
     if numbers["converged"] < count:
         missed = (~summary.converged).nonzero()[:, 0].tolist()
         logger.warning(f"Warning: {len(missed)} of {count} have not converged:")
-        alike: dict[str, list[str]] = {}
+        alike: dict[tuple[str, ...], list[int]] = {}
         for place in missed[:MOST_LINES]:
-            alike.setdefault(_why(numbers["samplers"], summary, place), []).append(f"{place + 1}")
-        for why, places in alike.items():
-            logger.warning(f"  observation(s) {', '.join(places)}: {why}")
+            alike.setdefault(tuple(summary.reasons(place)), []).append(place)
+        for places in alike.values():
+            listed = ", ".join(f"{place + 1}" for place in places)
+            logger.warning(f"  observation(s) {listed}: {_why(numbers, summary, places)}")
         if len(missed) > MOST_LINES:
             logger.warning(f"  and {len(missed) - MOST_LINES} more: see the JSON")
 
 
-def _why(samplers: Mapping[str, int], summary: Summary, place: int) -> str:
-    """Why a posterior has not converged, and what to do."""
-    names = summary.reasons(place)
+def _why(numbers: Mapping[str, Any], summary: Summary, places: Sequence[int]) -> str:
+    """Explain why posteriors have not converged for the same reasons, and what to do."""
+    names, samplers = summary.reasons(places[0]), numbers["samplers"]
     if SAMPLER in samplers and "unlike" not in names:
-        return "the flow and what corrects it do not agree: train them longer, and check each"
+        return (
+            "The flow and what corrects it disagree: effective sample size"
+            f"{summary.small_ess(places, FEWEST_OF_MANY) or ' rests on a few draws'}. Train both "
+            "longer, and check each."
+        )
     if set(samplers) == {TWISTED} and {"worth", "chains"}.issuperset(names):
-        return "its populations of particles do not agree: give more --minutes or --particles"
-    larger = [f" or {option}" for option, users in LARGER.items() if not users.isdisjoint(samplers)]
-    more = {"worth": "".join(larger)}
-    return "; ".join(REASONS[name] + more.get(name, "") for name in names)
+        return (
+            f"Populations of particles disagree{summary.large_r_hat(places)}. Give more --minutes "
+            "or --particles."
+        )
+    statistics = [each["statistics"] for each in numbers.get("posteriors", [])]
+    more = [f" or {option}" for option, users in LARGER.items() if not users.isdisjoint(samplers)]
+    return summary.explained(places, statistics, "".join(more))
 
 
 def _moments(summary: Summary, names: Sequence[str], index: int) -> str:
@@ -185,6 +203,24 @@ def _report_blur(summary: Summary, names: Sequence[str], blur: Tensor | None) ->
         f"{row + 1}: {float(blur[row, column]):.2g}, beside a standard deviation of "
         f"{float(summary.std[row, column]):.2g}{offer}"
     )
+
+
+def _warn_of_narrow(summary: Summary, names: Sequence[str], blur: Tensor | None) -> None:
+    """Warn of sharpened posteriors that are nearly as narrow as the noise of the first time."""
+    if blur is None or not names:
+        return
+    ratio = torch.where(blur > 0, summary.std / blur, torch.inf).nan_to_num(nan=torch.inf)
+    rows = (ratio < NARROW).any(dim=1).nonzero()[:, 0].tolist()
+    for row in rows[:MOST_LINES]:
+        column = int(ratio[row].argmin())
+        logger.warning(
+            f"Warning: the posterior of observation {row + 1} is nearly as narrow as the noise of "
+            f"the first time in {names[column]} (standard deviation "
+            f"{float(summary.std[row, column]):.2g}, noise {float(blur[row, column]):.2g}): its "
+            "width is not reliable, and probably too large. Train with a smaller --gamma0."
+        )
+    if len(rows) > MOST_LINES:
+        logger.warning(f"Warning: so are those of {len(rows) - MOST_LINES} more observations")
 
 
 def _warn_of_widths(errors: Tensor | None, names: Sequence[str]) -> None:

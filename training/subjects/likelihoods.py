@@ -106,7 +106,7 @@ class HolesLaw(TrialLaw):
 
 
 CLOSE = 0.05
-"""Standard deviations that means of posteriors may be off by."""
+"""Largest error of posterior means without a warning, in standard deviations."""
 LEAST_NOISE = 1e-10
 """Variance of the first time, of what is uniform: its draws are not to be blurred."""
 
@@ -177,7 +177,7 @@ class LearnedLikelihood:
 
     @property
     def most_trials(self) -> float:
-        """Of an observation, for which so many simulations are enough at best.
+        """Largest number of trials of an observation for which the simulations can be enough.
 
         The mean of K data, linear in D parameters and V covariates, has ``p = K (D + V + 1)``
         numbers to learn, which N trials leave ``p / (2 N)`` nats of a trial off. In the posterior
@@ -188,20 +188,26 @@ class LearnedLikelihood:
         numbers = len(self.data) * (dim + len(self.covariates) + 1)
         return CLOSE**2 * (self.trained_on or inf) * dim / numbers
 
+    def shifts(self, trials: Trials) -> Tensor:
+        """Return how far errors of the likelihood shift posterior means of observations ``[M]``, at
+        least, in standard deviations: see ``most_trials``; 0 where that is not known."""
+        return CLOSE * (trials.counts.double() / self.most_trials).sqrt()
+
     def warn_of_many(self, trials: Trials) -> None:
-        """Warns of observations of more trials than the likelihood was learned well enough for."""
-        counts = trials.counts
-        most = int(counts.argmax())
-        off = CLOSE * (int(counts[most]) / self.most_trials) ** 0.5
-        if off > CLOSE and distributed.is_main():
-            others = int((counts > self.most_trials).sum()) - 1
-            more = f", and by more than {CLOSE:g} for {others} other(s)" if others else ""
-            logger.warning(
-                f"Warning: of as many simulations as {self.table.data_name} learned from, means of "
-                f"posteriors are off by {off:.2g} standard deviations at best for the "
-                f"{int(counts[most])} trial(s) of observation {most + 1}{more}: simulate more, and "
-                "check with as many trials"
-            )
+        """Warn of observations of more trials than the likelihood was learned well enough for."""
+        shifts = self.shifts(trials)
+        most = int(shifts.argmax())
+        if shifts[most] <= CLOSE or not distributed.is_main():
+            return
+        count, others = int(trials.counts[most]), int((shifts > CLOSE).sum()) - 1
+        more = f" So do those of {others} other observation(s)." if others else ""
+        logger.warning(
+            f"Warning: the posterior means of observation {most + 1} ({count} trials) have errors "
+            f"of {float(shifts[most]):.2g} standard deviations or more, because the likelihood "
+            f"{self.table.data_name} was learned from only {self.trained_on:,} simulated trials: "
+            "simulate more trials, and check with as many trials per observation "
+            f"({script('posterior')} check).{more}"
+        )
 
     def trials(self, path: Path) -> Trials:
         """The trials of a file of observations, one in each row. Raises DataError as

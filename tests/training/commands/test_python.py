@@ -255,6 +255,20 @@ def test_posteriors_are_those_of_the_command(model, tmp_path):
     assert "no number of observations" in refusal(PosteriorDraws.load, tmp_path / "copy.nc", model)
 
 
+def test_a_likelihood_of_your_own_takes_no_observation(model, tmp_path):
+    (tmp_path / "mine.py").write_text("def near(x):\n    return -x.square().sum(dim=1)\n")
+    few = {"draws": 20, "pool": 300, "n_iters": 2, "sampler": "pool"}
+    own = model.posterior(likelihood=f"{tmp_path / 'mine.py'}:near", **few)
+    draws = own.sample().points
+    assert draws.shape == (1, 80, 3)
+    np.testing.assert_array_equal(own.sample(None).points, draws)
+    assert own.latent_density()(torch.zeros(3)).shape == ()
+    for observed in ([], {}, {"a": 1.0}):
+        assert "leave the observation out" in refusal(own.sample, observed, kind=UsageError)
+    gaussian = model.posterior(noise_std=0.5, **few)
+    assert "the observation is missing" in refusal(gaussian.sample, kind=UsageError)
+
+
 @pytest.mark.parametrize("bounded", ["reject", "map"])
 def test_the_density_of_a_posterior_is_that_of_its_draws(bounded):
     random = np.random.default_rng(0)

@@ -1,5 +1,6 @@
 """Checks of posteriors, which sampler is taken, and when they have converged."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -261,3 +262,29 @@ def test_what_has_converged():
         (made(CHAINS, "annealed", **WORTH, test=1.5), False),
     ):
         assert Summary.of(draws, 4096).converged.tolist() == [converged]
+
+
+def test_reasons_have_the_number_that_failed_and_what_it_should_be():
+    def why(draws, **more):
+        stats = {name: float(value) for name, value in draws.stats.items()}
+        return Summary.of(draws, 4096).explained([0], [stats], **more)
+
+    few = made(CHAINS, "pool", **WORTH | {"effective_size": 400})
+    said = why(few, more=" or --pool")
+    ess, need = re.fullmatch(
+        r"Effective sample size is too small: (\d+), need at least ([\d,]+). "
+        r"Give more --draws or --pool.",
+        said,
+    ).groups()
+    # A mean needs 900 draws, and a standard deviation of a normal distribution twice as many.
+    assert ess == "400"
+    assert float(need.replace(",", "")) == pytest.approx(1800, rel=0.1)
+    apart = why(made(CHAINS + 3 * torch.arange(4)[:, None, None]))
+    assert re.search(r"Chains disagree: R-hat is \d\S*, need at most 1.01. Give more", apart)
+    assert "R-hat is not known" in why(made(STUCK.expand_as(CHAINS).clone()))
+    assert "weight: Pareto k is 0.90. Give" in why(
+        made(CHAINS, "pool", **WORTH | {"pareto_k": 0.9})
+    )
+    assert "integration: Pareto k is 0.91. Give" in why(made(CHAINS, fine_k=0.91))
+    many = why(made(normal(4, 20, 9)))
+    assert "need at least 100. Give more --draws." in many

@@ -8,6 +8,7 @@ least ``Phi(2 sqrt(R) (d - c))`` (Massey 1950, "A note on the power of a non-par
 """
 
 from collections.abc import Mapping
+from math import log
 from statistics import NormalDist
 
 import torch
@@ -48,6 +49,34 @@ def detectable(level: float, tests: int, runs: int) -> float:
 
     farthest = float(kstwo.isf(level / tests, runs))
     return min(1.0, farthest + NormalDist().inv_cdf(SEEN) / (2 * runs**0.5))
+
+
+def undetected_narrowness(error: float) -> float:
+    """Return how much too narrow a Gaussian posterior is, as a share of its width, if the coverage
+    of its central intervals is off by an error at most.
+
+    A posterior whose standard deviation is s times the right one states ``2 Phi(z) - 1`` for an
+    interval that covers the true value with probability ``2 Phi(s z) - 1``. The two are farthest
+    apart at ``z^2 = 2 log(1 / s) / (1 - s^2)``.
+
+    Args:
+        error: The error of coverage, a fraction of 1, such as ``detectable`` returns.
+
+    Example:
+        >>> round(undetected_narrowness(0.107), 2)
+        0.2
+    """
+    normal = NormalDist()
+
+    def off(scale: float) -> float:
+        z = (2 * log(1 / scale) / (1 - scale**2)) ** 0.5
+        return 2 * (normal.cdf(z) - normal.cdf(scale * z))
+
+    low, high = 1e-6, 1 - 1e-6
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if off(middle) > error else (low, middle)
+    return 1 - high
 
 
 def verdict(adjusted: Mapping[str, float], level: float, runs: int, of: str = "runs") -> str:

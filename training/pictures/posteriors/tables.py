@@ -277,14 +277,14 @@ MOST_PARAMETERS, MOST_MEMBERS = 6, 60
 
 def draw_population(saved: SavedPopulation, name: str) -> Figure:
     """A panel for each parameter: intervals of each member alone and in the population, sorted by
-    the latter, over those of a further member."""
+    the latter, over those of a new member."""
     count, shown = saved.members.shape[2], min(len(saved.names), MOST_PARAMETERS)
     figure, panels = look.panels(
         shown,
         shown,
         PANEL,
         f"{count} members of a population: {name}",
-        "90 % of each alone (gray) and given all others (blue), of a further member (orange)",
+        "90 % of each alone (gray) and given all others (blue), of a new member (orange)",
         least_width=look.WIDE,
     )
     together = np.quantile(saved.members, QUANTILES, axis=(0, 1))
@@ -293,7 +293,7 @@ def draw_population(saved: SavedPopulation, name: str) -> Figure:
         order = np.argsort(together[1, :, place], kind="stable")[evenly(count, MOST_MEMBERS)]
         rows = np.arange(len(order))
         low, middle, high = further[:, place]
-        note = f"of a further member {low:.3g} to {high:.3g}"
+        note = f"of a new member {low:.3g} to {high:.3g}"
         axes.axvspan(low, high, color=ORANGE, alpha=0.18, lw=0)
         axes.axvline(middle, color=ORANGE, lw=1.2)
         for values, color, shift in ((saved.alone, FAINT, 0.16), (together, BLUE, -0.16)):

@@ -20,7 +20,12 @@ from training.measure.posterior.importance import effective_size, k_threshold, s
 from training.measure.posterior.local import calibrate_near, tendency
 from training.measure.posterior.predictive import Predictive, needed
 from training.measure.posterior.ranks import fractional_ranks, kept_by_thinning, uniformity
-from training.measure.posterior.verdicts import detectable, holm, verdict
+from training.measure.posterior.verdicts import (
+    detectable,
+    holm,
+    undetected_narrowness,
+    verdict,
+)
 
 RUNS, NEAR = 400, 100
 HALVES = torch.arange(RUNS).view(2, -1)[:, :NEAR]
@@ -145,6 +150,18 @@ def test_errors_are_seen_as_often_as_the_verdict_says():
     moved = (values >= 0.5 - error) & (values < 0.5)
     seen = ranks.ks_p_values(torch.where(moved, 0.5 - error, values)) < level / tests
     assert 0.88 < float(seen.double().mean()) < 0.95
+
+
+def test_posteriors_too_narrow_are_seen_from_the_width_on_that_is_stated():
+    runs, level, tests, checks = 100, 0.01, 5, 1000
+    share = undetected_narrowness(detectable(level, tests, runs))
+    assert 0.2 < share < 0.5
+    for narrower, (low, high) in ((share, (0.88, 1.0)), (0.15, (0.0, 0.2))):
+        scaled = normal(runs, checks) / (1 - narrower)
+        contents = torch.erf(scaled.abs() / 2**0.5)
+        seen = float((ranks.ks_p_values(contents) < level / tests).double().mean())
+        assert low < seen < high
+    assert undetected_narrowness(0.107) == pytest.approx(0.2, abs=0.01)
 
 
 def uniform(*shape):
