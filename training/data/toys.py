@@ -221,7 +221,7 @@ class Toy:
         return float(max((within / std.outer(std)).abs().max(), elsewhere))
 
     def _quadrature(self) -> tuple[Tensor, Tensor]:
-        """Return weights ``[K]`` and raw points ``[K, d]`` of Gauss-Legendre rules on all pieces."""
+        """Return the weights ``[K]`` and raw points ``[K, d]`` of Gauss-Legendre rules."""
         axes = [np.polynomial.legendre.leggauss(count) for count in self._recipe.nodes]
         parameters = torch.tensor(list(product(*((nodes + 1) / 2 for nodes, _ in axes))))
         weights = torch.tensor(list(product(*(weights / 2 for _, weights in axes)))).prod(dim=1)
