@@ -1,3 +1,3 @@
-"""What every script needs before any tensor: errors, options, files, logs, downloads."""
+"""Utilities without tensors that all scripts share: errors, options, files, logs, downloads."""
 
 __version__ = "0.1.0"

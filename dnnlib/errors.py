@@ -1,7 +1,7 @@
-"""Domain errors, and the one place where they become one line and an exit code.
+"""Domain errors, and their conversion to one line and an exit code.
 
-Libraries raise a subclass of ``InflationError`` whose message a user can act on: what is wrong,
-where, and what would be right. ``run_script`` prints that line and exits with the class's code.
+Library code raises a subclass of ``InflationError`` whose message a user can act on: the problem,
+its place, and the remedy. ``run_script`` prints that line and exits with the class's code.
 """
 
 from collections.abc import Iterable
@@ -11,30 +11,30 @@ LONGEST_REASON = 200
 
 
 class InflationError(Exception):
-    """Base of the errors that a user, not a developer, can mend."""
+    """Base class of errors that a user, rather than a developer, can correct."""
 
     exit_code = 1
 
 
 class UsageError(InflationError):
-    """Options that are unknown, out of range, or contradict each other or a file."""
+    """Error for options that are unknown, out of range, or contradict each other or a file."""
 
     exit_code = 2
 
 
 class DataError(InflationError):
-    """A file or data set that is missing, broken, too small, or of the wrong shape."""
+    """Error for a file or data set that is missing, broken, too small, or of the wrong shape."""
 
 
 class TrainingError(InflationError):
-    """Training cannot go on, such as after a run of non-finite steps."""
+    """Error for a training that cannot continue, for example after many non-finite steps."""
 
 
 def agree(name: str, given: Any, known: Any, source: str) -> Any:
-    """The known value of an option, which a given one must not contradict.
+    """Return the known value of an option, and check that a given value agrees.
 
     Raises:
-        UsageError: Both are there and differ; the message states both.
+        UsageError: A value is given and differs; the message has both.
     """
     if given is not None and given != known:
         right = "leave it out" if known is None else f"leave it out, or give {known}"
@@ -43,12 +43,12 @@ def agree(name: str, given: Any, known: Any, source: str) -> Any:
 
 
 def require_known(kind: str, name: str, known: Iterable[str]) -> None:
-    """Raises UsageError of a name, of something of a kind, that is not among those known."""
+    """Raise UsageError if a name is not among the known names of its kind."""
     if name not in known:
         raise UsageError(f"unknown {kind} '{name}': choose one of {', '.join(known)}")
 
 
 def in_one_line(text: str) -> str:
-    """The first line of a text that may quote a file: printable, and not too long."""
+    """Return the first line of a text that may quote a file: printable, and not too long."""
     line = next(iter(text.splitlines()), "")
     return (line if line.isprintable() else ascii(line)[1:-1])[:LONGEST_REASON]

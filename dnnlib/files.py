@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic creation of files, and checks of paths."""
 
 import hashlib
 import itertools
@@ -15,23 +15,23 @@ import psutil
 from dnnlib.errors import DataError, UsageError
 
 ABANDONED = 86400.0
-"""Seconds since the last byte, after which no living process can be at work on a file."""
+"""Seconds since the last write after which no living process can be using a temporary file."""
 _numbers = itertools.count()
 
 
 @contextmanager
 def atomic_path(destination: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``destination`` that replaces it if the block succeeds.
+    """Yield a temporary path next to ``destination`` that replaces it if the block succeeds.
 
-    The contents are on disk before the name is, so that a crash leaves the old file or the new
-    one. If the block raises, the temporary file is removed and ``destination`` left as it was. A
-    process that is killed leaves its temporary file, ``.stem-partial-….suffix``, which the next
-    writer of ``destination`` on the same machine removes, or any writer a day later.
+    The contents are on disk before the name is, so that a crash leaves the old file or the new one.
+    If the block raises an error, the temporary file is removed and ``destination`` is unchanged. A
+    killed process leaves its temporary file, ``.stem-partial-….suffix``. The next writer of
+    ``destination`` on the same machine removes it, or any writer a day later.
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(destination)
     number = f"{os.getpid()}-{next(_numbers)}"
-    # The suffix stays, since some writers choose a format by it.
+    # The suffix stays, since some writers choose the format by it.
     temporary = destination.with_name(f"{_prefix(destination)}{number}{destination.suffix}")
     temporary.open("xb").close()
     try:
@@ -42,13 +42,13 @@ def atomic_path(destination: Path) -> Iterator[Path]:
     except BaseException as error:
         with suppress(FileNotFoundError):
             temporary.unlink()
-        # torch's writer hides the error of a full disk behind one of its own.
+        # torch's writer replaces the error of a full disk by its own.
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         if isinstance(cause, OSError):
             cause.filename = cause.filename or str(destination)
             raise cause from None
         raise
-    # Makes the rename itself durable. Windows cannot open folders, and needs no such step.
+    # Makes the rename durable. Windows cannot open folders, and does not need this step.
     if os.name == "posix":
         descriptor = os.open(destination.parent, os.O_RDONLY)
         try:
@@ -58,25 +58,25 @@ def atomic_path(destination: Path) -> Iterator[Path]:
 
 
 def _prefix(destination: Path, machine: bool = True) -> str:
-    """How the names of temporary files begin, up to the process's number."""
+    """Return the prefix of temporary file names, up to the process number."""
     return f".{destination.stem}-partial-" + (f"{_machine()}-" if machine else "")
 
 
 def _machine() -> str:
-    """Some digits for this machine, or for the container that numbers processes on its own."""
+    """Return some digits for this machine, or for the container with its own process numbers."""
     processes = ""
-    with suppress(OSError):  # only Linux has such
+    with suppress(OSError):  # this file exists on Linux only
         processes = os.readlink("/proc/self/ns/pid")
     return hashlib.sha256(f"{platform.node()} {processes}".encode()).hexdigest()[:6]
 
 
 def _remove_abandoned(destination: Path) -> None:
-    """Removes the temporary files of processes that have ended."""
+    """Remove the temporary files of processes that have ended."""
     everybody, ours = _prefix(destination, machine=False), _prefix(destination)
     with os.scandir(destination.parent) as entries:
         temporary = [Path(entry) for entry in entries if entry.name.startswith(everybody)]
     for path in temporary:
-        with suppress(OSError):  # another removed it, or may and this process may not
+        with suppress(OSError):  # removed by another process, or not permitted
             old = time.time() - path.lstat().st_mtime > ABANDONED
             process = path.name.removeprefix(ours).partition("-")[0]
             ended = process.isdigit() and not psutil.pid_exists(int(process))
@@ -85,12 +85,12 @@ def _remove_abandoned(destination: Path) -> None:
 
 
 def require_new(paths: list[Path], overwrite: bool, option: str = "--save_dir") -> None:
-    """Raises UsageError if a result exists already and may not be replaced.
+    """Raise UsageError if a result already exists and must not be replaced.
 
     Args:
         paths: The paths of the results.
         overwrite: Whether they may be replaced.
-        option: The option that changes them.
+        option: The option that changes the paths, for the message.
     """
     existing = [path for path in paths if path.exists()]
     if existing and not overwrite:
@@ -100,14 +100,18 @@ def require_new(paths: list[Path], overwrite: bool, option: str = "--save_dir") 
 
 
 def require_there(*paths: Path | None) -> None:
-    """Raises DataError unless all files that are named exist: before what reads them is loaded."""
+    """Raise DataError unless all given files exist, before slow imports that read them."""
     for path in paths:
         if path is not None and not path.exists():
             raise DataError(f"{path} does not exist")
 
 
 def require_folder(path: Path) -> None:
-    """Makes a folder, or raises DataError if something else has its name."""
+    """Create a folder if needed.
+
+    Raises:
+        DataError: A file has that name.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -115,15 +119,15 @@ def require_folder(path: Path) -> None:
 
 
 def require_room(path: Path, size: int) -> None:
-    """Raises OSError unless an empty file could have so many bytes now, where this can be known."""
-    if hasattr(os, "posix_fallocate"):  # macOS has none
+    """Raise OSError unless the disk has room for ``size`` bytes, where this can be checked."""
+    if hasattr(os, "posix_fallocate"):  # not available on macOS
         with path.open("rb+") as file:
             os.posix_fallocate(file.fileno(), 0, size)
             file.truncate(0)
 
 
 def require_writable(folder: Path) -> None:
-    """Raises DataError unless a folder could be made and written, of which nothing is left."""
+    """Raise DataError unless a folder can be created and written; leave nothing behind."""
     place = folder.absolute()
     while not place.exists():
         place = place.parent

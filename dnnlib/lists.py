@@ -1,5 +1,7 @@
-"""Lists as a command line has them: parts with commas between, quoted as in CSV where one has a
-comma itself, such as ``age,"price, EUR"``."""
+"""Lists on the command line: comma-separated parts, quoted as in CSV if they contain commas.
+
+An example is ``age,"price, EUR"``.
+"""
 
 import csv
 from collections.abc import Iterable
@@ -9,23 +11,25 @@ from dnnlib.errors import UsageError
 
 
 def parts_of(text: str) -> list[str]:
-    """The parts of a list, without the blanks around them."""
+    """Return the parts of a list, without surrounding whitespace."""
     lines = csv.reader(text.splitlines(), skipinitialspace=True)
     return [part.strip() for line in lines for part in line]
 
 
 def joined(parts: Iterable[object]) -> str:
-    """Return the list of these parts, such that ``parts_of`` returns them again."""
+    """Return the list of these parts, so that ``parts_of`` returns them again."""
     text = StringIO()
     csv.writer(text, lineterminator="").writerow(parts)
     return text.getvalue()
 
 
 def positive_numbers(text: str) -> list[float] | None:
-    """Standard deviations: a number, or several with commas; None if the text names a ``.npy``.
+    """Return the standard deviations in a text: a number, or several separated by commas.
+
+    Returns None if the text is the name of a ``.npy`` file.
 
     Raises:
-        UsageError: It is none of these, or one is not positive.
+        UsageError: The text is none of these, or a number is not positive.
     """
     if text.endswith(".npy"):
         return None

@@ -1,4 +1,4 @@
-"""The one logger: console lines from rank 0, and a copy in a run's ``log.txt``."""
+"""The project's logger: console lines from rank 0, and a copy in a run's ``log.txt``."""
 
 import logging
 import sys
@@ -9,7 +9,7 @@ logger = logging.getLogger("inflationary_flows")
 
 
 class _Console(logging.StreamHandler[TextIO]):
-    """Goes on without a reader, as behind ``| head``: results are in files."""
+    """Console handler that ignores a closed pipe, for example with ``| head``."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], BrokenPipeError):
@@ -17,7 +17,7 @@ class _Console(logging.StreamHandler[TextIO]):
 
 
 def setup_logging(rank: int = 0) -> None:
-    """Console lines on stdout from rank 0; warnings only, on stderr, from the others."""
+    """Set up the console: lines on stdout from rank 0, only warnings on stderr from other ranks."""
     logger.handlers.clear()
     logger.propagate = False
     logger.setLevel(logging.INFO)
@@ -28,7 +28,7 @@ def setup_logging(rank: int = 0) -> None:
 
 
 def copy_log_to(path: Path) -> None:
-    """Appends every later line to a file too, with its time."""
+    """Append all later lines, with their times, to a file too."""
     file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger.addHandler(file)

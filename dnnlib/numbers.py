@@ -1,4 +1,4 @@
-"""Numbers as sentences and tables have them."""
+"""Validation of numbers, and their format in sentences and tables."""
 
 from math import floor, isfinite, log10, nan
 from numbers import Real
@@ -9,14 +9,14 @@ from dnnlib.errors import UsageError
 
 FEWEST, MOST = 4, 12
 WRITTEN_OUT = 1e8
-"""Numbers below are written without powers of ten."""
+"""Limit below which numbers are written without powers of ten."""
 
 
 def natural(name: str, value: Any) -> int:
-    """A count or a seed that was given from Python.
+    """Return a count or a seed that was given from Python.
 
     Raises:
-        UsageError: It is no whole number, or negative; the message has its name.
+        UsageError: It is not a whole number, or negative; the message has its name.
     """
     try:
         number = index(value)
@@ -28,10 +28,10 @@ def natural(name: str, value: Any) -> int:
 
 
 def fraction(name: str, value: Any, most: float = 1.0) -> float:
-    """A part of a whole that was given from Python: neither nothing nor all.
+    """Return a fraction that was given from Python, strictly between 0 and 1.
 
     Raises:
-        UsageError: It is no such number, or above the most; the message has its name.
+        UsageError: It is not such a number, or exceeds ``most``; the message has its name.
     """
     number = float(value) if isinstance(value, Real) else nan
     if not (0 < number < 1 and number <= most):
@@ -40,7 +40,7 @@ def fraction(name: str, value: Any, most: float = 1.0) -> float:
 
 
 def rounded(value: float, digits: int) -> str:
-    """A number to so many digits.
+    """Return a number rounded to ``digits`` significant digits, as text.
 
     Example:
         >>> rounded(241.7, 2), rounded(0.02417, 2), rounded(3.2e11, 2)
@@ -51,11 +51,11 @@ def rounded(value: float, digits: int) -> str:
 
 
 def beside(value: float, spread: float) -> str:
-    """A value to a hundredth of its spread, and to four digits at least.
+    """Return a value rounded to a hundredth of its spread, with at least four digits, as text.
 
     Args:
         value: The number.
-        spread: A standard deviation of it, or a length of its size; 0 where it is exact.
+        spread: Its standard deviation, or a length on its scale; 0 if it is exact.
 
     Example:
         >>> beside(18000.5234, 0.012), beside(5411234.0, 260000.0), beside(0.0, 1.0)

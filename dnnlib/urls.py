@@ -1,9 +1,9 @@
-"""Files named by a local path or an https URL; what a URL names is downloaded once and cached.
+"""Files given by a local path or an https URL, with a cache of downloads.
 
 ``https://host/name#sha256=<64 hex digits>`` pins the content: the digest is checked after a
-download and again each time the cached file is used. A file appears in the cache whole or not at
-all (pooch writes it under a temporary name). Of the processes that ask for a URL at the same time,
-one downloads and the others wait for it. A download that breaks off starts anew next time.
+download and again each time the cached file is used. Files appear in the cache atomically (pooch
+writes them under a temporary name). If several processes request the same URL, one downloads and
+the others wait. An interrupted download restarts the next time.
 """
 
 import hashlib
@@ -22,33 +22,33 @@ from dnnlib.errors import DataError, UsageError
 _TIMEOUT = 30.0  # seconds without a byte
 _REDIRECTS = 10
 _CHUNK = 1 << 16  # bytes
-_BAR_DELAY = 2.0  # seconds; what takes less needs no progress bar
+_BAR_DELAY = 2.0  # seconds; shorter downloads need no progress bar
 _URL = re.compile(
     r"(https://[a-z0-9._:\[\]-]+(?:[/?][!-\"$-~]*)?)(?:#(?:sha256=([0-9a-f]{64}))?)?", re.IGNORECASE
 )
 
 
 def default_cache_dir() -> Path:
-    """The cache folder: $INFLATIONARY_FLOWS_CACHE, or one in the user's cache folder."""
+    """Return the cache folder: $INFLATIONARY_FLOWS_CACHE, or one in the user's cache folder."""
     if folder := os.environ.get("INFLATIONARY_FLOWS_CACHE"):
         return Path(folder)
-    # The XDG specification says that a relative path there is to be ignored.
+    # The XDG specification requires that a relative path is ignored.
     xdg = os.environ.get("XDG_CACHE_HOME", "")
     parent = xdg if os.path.isabs(xdg) else os.path.expanduser("~/.cache")
     return Path(parent, "inflationary-flows")
 
 
 def local_file(location: str, cache_dir: Path | None = None, *, max_bytes: int = 8 << 30) -> Path:
-    """The local file that a path or an https URL (with or without ``#sha256=…``) stands for.
+    """Return the local file for a path or an https URL (with or without ``#sha256=…``).
 
-    Arguments:
+    Args:
         location: A path, where ``~`` is the home folder, or an https URL.
-        cache_dir: The folder that keeps downloads; ``default_cache_dir()`` if None.
-        max_bytes: The largest download that is accepted.
+        cache_dir: Folder for downloads; ``default_cache_dir()`` if None.
+        max_bytes: Maximum size of a download.
 
     Raises:
         UsageError: The URL is not https, or is malformed.
-        DataError: The path is missing or a folder, or the file cannot be downloaded whole, is
+        DataError: The path is missing or a folder, or the file cannot be downloaded completely, is
             larger than ``max_bytes``, or has another digest.
     """
     scheme = re.match(r"([a-z][a-z0-9+.-]*)://", location, re.IGNORECASE)
@@ -76,17 +76,17 @@ def local_file(location: str, cache_dir: Path | None = None, *, max_bytes: int =
 
 
 def _cached_download(url: str, digest: str | None, cache: Path, max_bytes: int) -> Path:
-    # Imported here, since most runs download nothing and these take a tenth of a second.
+    # Imported here, since most runs download nothing and these imports take a tenth of a second.
     import pooch
 
-    # pooch says on stderr what it does, in more words than a run needs.
+    # pooch logs its steps to stderr, in more detail than needed.
     pooch.get_logger().setLevel("WARNING")
     # The digest is part of the key: two users who pin different contents never share a file.
     key = hashlib.sha256(f"{url}#{digest}".encode()).hexdigest()
     basename = url.partition("?")[0].rpartition("/")[2]
     path = cache / f"{key}-{re.sub(r'[^A-Za-z0-9._-]', '_', basename)[-80:]}"
     try:
-        # First without a lock, which takes the right to write.
+        # Try without a lock first, since a lock requires write permission.
         if path.is_file() and digest in (None, pooch.file_hash(str(path))):
             return path
         cache.mkdir(parents=True, exist_ok=True)
@@ -98,13 +98,13 @@ def _cached_download(url: str, digest: str | None, cache: Path, max_bytes: int) 
                 path=cache,
                 downloader=_Downloader(digest, max_bytes),
             )
-    except OSError as error:  # those of requests are such
+    except OSError as error:  # errors of requests are OSErrors
         raise DataError(f"cannot download {url}: {_reason(error)}") from error
     return path
 
 
 class _Redirect(Exception):
-    """A server named another URL."""
+    """Redirect by a server to another URL."""
 
     def __init__(self, url: str):
         self.url = url
@@ -112,11 +112,11 @@ class _Redirect(Exception):
 
 @dataclass(frozen=True)
 class _Downloader:
-    """Downloads for pooch: by https and nothing else, up to a limit.
+    """Downloader for pooch: https only, with a size limit.
 
     Attributes:
-        digest: The SHA-256 that the file must have, in lower case; None for any.
-        max_bytes: The largest file that is accepted.
+        digest: Required SHA-256 of the file, in lower case; None for any.
+        max_bytes: Maximum size of the file.
     """
 
     digest: str | None
@@ -135,13 +135,13 @@ class _Downloader:
             raise DataError(f"{url} has sha256 {digest}, but {self.digest} was asked for")
 
     def _copy(self, answer: Any, url: str, path: Path) -> str:
-        """Writes the body to a file and returns its SHA-256."""
+        """Write the body to a file, and return its SHA-256."""
         length = answer.headers.get("Content-Length", "")
         total = int(length) if re.fullmatch("[0-9]{1,18}", length) else None
         sha256, size = hashlib.sha256(), 0
         self._check_size(url, total or 0)
         title = url.partition("?")[0].rpartition("/")[2]
-        # pooch makes a file that its owner alone may read, but a cache may be shared.
+        # pooch creates a file that only its owner can read, but a cache can be shared.
         path.unlink()
         with path.open("xb") as file, _progress_bar(title, total) as bar:
             for chunk in answer.iter_content(_CHUNK):
@@ -150,7 +150,7 @@ class _Downloader:
                 sha256.update(chunk)
                 file.write(chunk)
                 bar.update(len(chunk))
-            if total not in (None, size):  # not every version of urllib3 looks
+            if total not in (None, size):  # not all versions of urllib3 check this
                 raise DataError(f"cannot download {url}: it broke off at {size} of {total} bytes")
             file.flush()
             os.fsync(file.fileno())
@@ -162,7 +162,7 @@ class _Downloader:
 
 
 def _answer(session: Any, url: str) -> Any:
-    """The answer that comes after all redirects, its body not read yet."""
+    """Return the response after all redirects, with its body still unread."""
 
     # requests would read the body of a redirect to its end, which a hostile server never sends.
     def stop_at_redirect(answer: Any, **options: Any) -> None:
@@ -177,7 +177,7 @@ def _answer(session: Any, url: str) -> Any:
                 target,
                 stream=True,
                 timeout=_TIMEOUT,
-                # A digest, and the limit on the size, are of the file and not of a packed form.
+                # The digest and the size limit apply to the file, not to a compressed form.
                 headers={"Accept-Encoding": "identity"},
                 hooks={"response": stop_at_redirect},
             )
@@ -188,14 +188,14 @@ def _answer(session: Any, url: str) -> Any:
                     f"cannot download {url}: redirect to {target} refused, only https is followed"
                 ) from redirect
             continue
-        except ValueError as error:  # of urllib3, about an impossible host
+        except ValueError as error:  # raised by urllib3 for an impossible host
             raise DataError(f"cannot download {url}: {_reason(error)}") from error
         return answer
     raise DataError(f"cannot download {url}: more than {_REDIRECTS} redirects")
 
 
 def _progress_bar(title: str, total: int | None) -> "tqdm[Any]":
-    # Files are fetched before ranks form a group too, so that only the environment tells.
+    # Files are also fetched before ranks form a group, so only the environment has the rank.
     first = os.environ.get("RANK", "0") == "0"
     return tqdm(
         desc=title,
@@ -209,7 +209,7 @@ def _progress_bar(title: str, total: int | None) -> "tqdm[Any]":
 
 
 def _reason(error: BaseException) -> str:
-    """What the first of the errors behind an error says, on one line."""
+    """Return the message of the original error in a chain of errors, in one line."""
     # requests wraps urllib3's errors, which wrap the system's, in long sentences.
     while cause := error.__cause__ or error.__context__:
         error = cause

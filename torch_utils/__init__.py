@@ -1,1 +1,1 @@
-"""What the scripts share of PyTorch: process groups, network and result files, statistics."""
+"""PyTorch utilities that scripts share: process groups, network and result files, statistics."""

@@ -1,8 +1,8 @@
-"""Arguments that come from a file, checked against what a function says that it takes.
+"""Checks of arguments from a file against the signature of a function.
 
-A constructor that is called with whatever a file holds fails with a TypeError or an AttributeError,
-just as one of ours with a mistake in it does. So what a file brings is looked at first, and such an
-error is then always a mistake of ours.
+A constructor called with arbitrary contents of a file would fail with a TypeError or an
+AttributeError, like a constructor with a bug. Therefore arguments from files are checked first, and
+such an error always indicates a bug.
 """
 
 import inspect
@@ -16,15 +16,15 @@ from torch_utils.inert_pickle import shown
 def check_arguments(
     function: Callable[..., Any], arguments: Mapping[str, Any], beside: Collection[str] = ()
 ) -> None:
-    """Whether a function can be called with these arguments.
+    """Check whether a function can be called with these arguments.
 
     Args:
         function: A function or a class.
         arguments: The arguments by name.
-        beside: The names of arguments that it gets from elsewhere.
+        beside: Names of arguments that are supplied separately.
 
     Raises:
-        ValueError: One is unknown, missing, or of another type than the annotation says.
+        ValueError: An argument is unknown, missing, or does not match its annotation.
     """
     known = _parameters(function)
     for name, value in arguments.items():
@@ -39,15 +39,15 @@ def check_arguments(
 
 
 def arguments_of(made: object) -> dict[str, Any]:
-    """What constructs an object anew that keeps each argument under its name."""
+    """Return the constructor arguments of an object that stores each under its name."""
     return {name: getattr(made, name) for name in inspect.signature(type(made)).parameters}
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The named parameters.
+    """Return the named parameters of a function or class.
 
-    A class that passes others on to its base, or to the class that it names as ``sizes_of``, has
-    theirs too.
+    A class that forwards keyword arguments to its base, or to the class in its ``sizes_of``, has
+    their parameters too.
     """
     if not isinstance(function, type):
         return dict(inspect.signature(function).parameters)
@@ -64,7 +64,7 @@ def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def _fits(value: object, annotation: Any) -> bool:
-    """Whether a plain value is of the annotated type; of a type that is not known here, it is."""
+    """Return whether a plain value has the annotated type; True for unsupported annotations."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
         return any(_fits(value, each) for each in inner)

@@ -1,4 +1,4 @@
-"""Arrays of an ``.npz`` read a batch of rows at a time, for files that do not fit in memory."""
+"""Arrays in an ``.npz`` read in batches of rows, for files that do not fit in memory."""
 
 import math
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from torch_utils.results import Header, SavedArrays, open_arrays
 
 @contextmanager
 def open_rows(path: Path, name: str) -> Iterator["ArrayRows"]:
-    """An array of an ``.npz``; only its header has been read.
+    """Open an array of an ``.npz``, reading only its header.
 
     Raises:
-        DataError: The file is missing or broken, or the array is missing, not one of numbers, or
-            not stored row by row.
+        DataError: The file is missing or broken, or the array is missing, not numeric, or not
+            stored row by row.
     """
     with open_arrays(path) as saved, saved.open(name) as (header, file):
         yield ArrayRows(path, name, saved, header, file)
@@ -28,8 +28,8 @@ class ArrayRows:
     """An open array of at least one axis, read once from its first row to its last.
 
     Attributes:
-        shape: The shape of the whole array.
-        dtype: The type of its numbers, in this machine's byte order.
+        shape: Shape of the whole array.
+        dtype: Type of its numbers, in this machine's byte order.
     """
 
     def __init__(self, path: Path, name: str, saved: SavedArrays, header: Header, file: IO[bytes]):
@@ -44,7 +44,11 @@ class ArrayRows:
             )
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
-        """All rows, ``size`` at a time. Raises DataError for any that is missing or not finite."""
+        """Yield all rows, ``size`` at a time.
+
+        Raises:
+            DataError: A row is missing or not finite.
+        """
         for start in range(0, self.shape[0], size):
             yield self._read(min(size, self.shape[0] - start))
 

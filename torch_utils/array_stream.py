@@ -1,8 +1,8 @@
-"""Arrays too large for memory, written row by row into the ``.npz`` in which they stay.
+"""Arrays too large for memory, written row by row into their final ``.npz``.
 
-The members of an uncompressed zip lie in it as they are, one after the other, so that the place of
-every row is known before any row is. A member's header has its checksum, and so is written again
-once all rows are there.
+The members of an uncompressed zip are stored unchanged, one after the other, so the position of
+every row is known in advance. The header of a member contains its checksum, and is rewritten once
+all rows are present.
 """
 
 import io
@@ -23,12 +23,12 @@ _CHUNK = 1 << 16
 
 
 class ArrayStream:
-    """Arrays of a known shape that are written to a file row by row.
+    """Arrays of known shape that are written to a file row by row.
 
     Args:
         path: The file.
-        shapes: The shape of each array by name.
-        dtype: The type of all of their numbers.
+        shapes: Shape of each array by name.
+        dtype: Type of all numbers.
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]):
@@ -50,18 +50,18 @@ class ArrayStream:
                 file.truncate(file.seek(size, io.SEEK_CUR))
 
     def put(self, name: str, index: int, row: np.ndarray) -> None:
-        """Writes ``array[index] = row``."""
+        """Write ``array[index] = row``."""
         self.put_rows(name, index * len(row), row)
 
     def put_rows(self, name: str, first: int, rows: np.ndarray) -> None:
-        """Writes rows ``[n, D]`` from ``first`` on; leading axes of the array count as one."""
+        """Write rows ``[n, D]`` starting at ``first``; leading axes of the array are flattened."""
         width = math.prod(rows.shape[1:])
         with self._path.open("rb+") as file:
             file.seek(self._starts[name] + first * width * self._dtype.itemsize)
             file.write(np.ascontiguousarray(rows, self._dtype).data)
 
     def finish(self, small: Mapping[str, np.ndarray]) -> None:
-        """Adds arrays that are there already, and makes the file an ``.npz``."""
+        """Add arrays that are already in memory, and complete the ``.npz``."""
         with self._path.open("rb+") as file:
             for member in self._members:
                 file.seek(member.header_offset + len(member.FileHeader(zip64=True)))
@@ -89,16 +89,16 @@ def stream_arrays(
     dtype: np.dtype[Any],
     small: Mapping[str, np.ndarray],
 ) -> Iterator[ArrayStream]:
-    """An ``.npz`` whose large arrays are written row by row; memory holds a row.
+    """Open an ``.npz`` whose large arrays are written row by row; memory holds one row.
 
-    The file appears when the block ends; if it raises, nothing does. Needs no more than its size on
-    disk, and no open file between writes.
+    The file appears when the block ends; after an error it does not appear. Disk use is the size of
+    the file, and the file is closed between writes.
 
     Args:
         path: The file.
-        shapes: The shapes of the large arrays by name.
-        dtype: The type of their numbers.
-        small: Arrays that are there already.
+        shapes: Shapes of the large arrays by name.
+        dtype: Type of their numbers.
+        small: Arrays that are already in memory.
     """
     with atomic_path(path) as temporary:
         stream = ArrayStream(temporary, shapes, dtype)

@@ -1,4 +1,4 @@
-"""The same bytes every time, where PyTorch has algorithms for it."""
+"""Deterministic algorithms of PyTorch, where available."""
 
 import os
 from collections.abc import Iterator
@@ -9,23 +9,23 @@ import torch
 
 @contextmanager
 def algorithms(deterministic: bool, benchmark: bool = False) -> Iterator[None]:
-    """Which algorithms of PyTorch this process uses in the block.
+    """Select the algorithms of PyTorch in this process, for the duration of the block.
 
-    Enter it before CUDA is used. A deterministic block raises RuntimeError at an operation that has
-    no such algorithm.
+    Enter it before CUDA is used. In a deterministic block, an operation without a deterministic
+    algorithm raises RuntimeError.
 
     Args:
-        deterministic: Use only algorithms that give the same bytes every time.
-        benchmark: Let cuDNN look for its fastest ones; not if they have to be deterministic.
+        deterministic: Whether to use only algorithms with reproducible bytes.
+        benchmark: Whether cuDNN searches for its fastest algorithms; ignored if deterministic.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic, torch.get_deterministic_debug_mode()
     if deterministic:
-        # cuBLAS reads it when it starts: with a workspace of fixed sizes it sums in a fixed order.
+        # cuBLAS reads it at its start: a workspace of fixed sizes gives a fixed order of summation.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         cudnn.benchmark, cudnn.deterministic = benchmark and not deterministic, deterministic
-        # As torch.use_deterministic_algorithms, which first imports the compiler for two seconds.
+        # Like torch.use_deterministic_algorithms, which first imports the compiler for two seconds.
         torch.set_deterministic_debug_mode("error" if deterministic else "default")
         yield
     finally:

@@ -17,33 +17,35 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.threads import cpu_threads
 
 TF32 = False
-"""Whether single precision on CUDA may mean TF32, which has 3 digits in convolutions and products.
+"""Whether single precision on CUDA may use TF32, with 3 digits in convolutions and products.
 
-It would make round trips inexact, and results unlike those of a CPU. torch allows it in
-convolutions by default."""
+TF32 would make round trips inexact, and results different from those on a CPU. By default, torch
+permits it in convolutions.
+"""
 
 
 @contextmanager
 def process_group(
     device_name: str | None, threads: int | None = None, useful: int | None = None
 ) -> Iterator[torch.device]:
-    """Joins the group that ``torchrun`` describes, if it describes one; yields this rank's device.
+    """Join the process group of ``torchrun``, if there is one; yield this rank's device.
 
-    While it lasts, single precision means single precision: see ``TF32``.
+    In the block, single precision is not reduced: see ``TF32``.
 
     Args:
-        device_name: ``cpu``, ``cuda``, ``cuda:1``, ...; None is CUDA where there is one.
-        threads: Of a CPU, and of a plain ``python``; None is for as many as it has idle cores.
-        useful: Threads beyond which nothing is gained, if nobody says how many; None for no limit.
+        device_name: ``cpu``, ``cuda``, ``cuda:1``, ...; None is CUDA if available.
+        threads: Number of CPU threads for a plain ``python``; None for the number of idle cores.
+        useful: Maximum useful number of threads, if none is specified; None for no limit.
 
     Raises:
-        UsageError: No such device.
+        UsageError: The device does not exist.
+        DataError: The ranks cannot connect, or the device is out of memory.
     """
     device = _device(device_name)
     if world_from_environment() > 1:
         try:
             store, rank, ranks = next(rendezvous("env://"))
-            # Ranks that torchrun has restarted would find the addresses of the dead in its store.
+            # Ranks restarted by torchrun would find the addresses of dead ranks in its store.
             start = f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
             dist.init_process_group(
                 "nccl" if device.type == "cuda" else "gloo",
@@ -58,7 +60,7 @@ def process_group(
     try:
         with _float32(TF32), cpu:
             yield device
-        barrier()  # a rank that leaves early would take down connections that others still use
+        barrier()  # a rank that leaves early would close connections that others still use
     except torch.OutOfMemoryError as error:
         raise DataError(f"{device} is out of memory: use smaller batches") from error
     finally:
@@ -68,7 +70,7 @@ def process_group(
 
 @contextmanager
 def _float32(tf32: bool) -> Iterator[None]:
-    """While it lasts, CUDA computes float32 in TF32, or not."""
+    """Set whether CUDA computes float32 in TF32, for the duration of the block."""
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     torch.backends.cudnn.allow_tf32 = tf32
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
@@ -80,12 +82,12 @@ def _float32(tf32: bool) -> Iterator[None]:
 
 
 def world_from_environment() -> int:
-    """Number of ranks that ``torchrun`` started; 1 without it."""
+    """Return the number of ranks that ``torchrun`` started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank_from_environment() -> int:
-    """This rank as ``torchrun`` numbers it, known before the group is joined."""
+    """Return this rank as numbered by ``torchrun``, known before the group is joined."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -94,9 +96,9 @@ R = TypeVar("R")
 
 
 def first_rank_only(command: Callable[[S], R]) -> Callable[[S], R | None]:
-    """A command that only the first of several processes runs, which makes the files.
+    """Return a command that only the first process runs, which writes the files.
 
-    It is alone then, also for groups that the command makes.
+    The command then runs as a single process, also for groups that it creates.
     """
 
     @wraps(command)
@@ -122,12 +124,12 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """True on the rank that prints and writes."""
+    """Return True on the rank that prints and writes."""
     return rank() == 0
 
 
 def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> "tqdm[Any]":
-    """A bar of tqdm, which the main rank alone shows, and in a terminal."""
+    """Return a tqdm progress bar, shown only on the main rank, and in a terminal."""
     return tqdm(items, **options, disable=None if is_main() else True)
 
 
@@ -137,25 +139,25 @@ def barrier() -> None:
 
 
 def shard(count: int) -> slice:
-    """This rank's contiguous share of ``count`` rows; sizes differ by one at most."""
+    """Return this rank's contiguous shard of ``count`` rows; sizes differ by at most one."""
     ranks, index = world_size(), rank()
     return slice(count * index // ranks, count * (index + 1) // ranks)
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """The sum of a tensor over all ranks, on every rank; in place."""
+    """Return the sum of a tensor over all ranks, on every rank; in place."""
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
 
 
 def gather_rows(local: Tensor, count: int, dim: int = 0) -> Tensor:
-    """The shares of ``count`` rows along ``dim`` put together again, on every rank."""
+    """Return the concatenated shards of ``count`` rows along ``dim``, on every rank."""
     if world_size() == 1:
         return local
     ranks = world_size()
     sizes = [count * (index + 1) // ranks - count * index // ranks for index in range(ranks)]
-    # Collectives want equal shapes, and shares differ by a row.
+    # Collectives require equal shapes, and shards can differ by a row.
     rows = local.movedim(dim, 0).contiguous()
     padded = rows.new_zeros(max(sizes), *rows.shape[1:])
     padded[: len(rows)] = rows

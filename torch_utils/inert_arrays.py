@@ -1,13 +1,13 @@
-"""Arrays and tensors of pickles that are read as data: what stands in for NumPy and torch.
+"""Substitutes for the NumPy and torch functions in pickles that are read as data.
 
-A pickle makes an array by calling a handful of functions of NumPy or torch. Functions of the same
-arguments are here; they look at a dtype, a shape and some bytes, and give a read-only array that
-shares those bytes. A tensor is an array too: only its values are needed.
+A pickle constructs an array by calling a few functions of NumPy or torch. This module has functions
+with the same arguments. They check a dtype, a shape and some bytes, and return a read-only array
+that shares those bytes. A tensor becomes an array too, since only its values are needed.
 
-torch pickles the storage of a tensor as the bytes of a file of its own, in the format of
-``torch.save`` before version 1.6. It begins with five pickles: a magic number, a version, facts
-about the machine, the storage by a persistent id (kind, key, device, number of values), and a list
-of keys. The number of values, 8 bytes, and the values follow.
+torch pickles the storage of a tensor as the bytes of a separate file, in the format of
+``torch.save`` before version 1.6. It begins with five pickles: a magic number, a version,
+properties of the machine, the storage by a persistent id (kind, key, device, number of values), and
+a list of keys. The number of values, 8 bytes, and the values follow.
 """
 
 from collections.abc import Callable
@@ -31,11 +31,11 @@ STORAGES = {
 }
 _NUMBERS = {"b1", *(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "f2", "f4", "f8"}
 STORAGE_MAGIC, STORAGE_VERSION = 0x1950A86A20F9469CFC6C, 1001
-_STORAGE_OPCODES = 200  # it has about 60
+_STORAGE_OPCODES = 200  # a valid storage has about 60
 
 
 class Dtype(Unfinished):
-    """The type of an array's numbers, which gets its byte order last."""
+    """The type of an array's numbers, whose byte order is set last."""
 
     def __init__(self, code: str):
         self.numpy = np.dtype(code)
@@ -49,7 +49,7 @@ class Dtype(Unfinished):
 
 
 class UnfilledArray(Unfinished):
-    """An array whose dtype, shape and bytes are still to come."""
+    """An array before its dtype, shape and bytes are set."""
 
     def build(self, state: Any) -> np.ndarray:
         match state:
@@ -59,7 +59,7 @@ class UnfilledArray(Unfinished):
 
 
 def dtype_of(*codes: str) -> Callable[..., Dtype]:
-    """What stands in for ``numpy.dtype`` where only these types may occur."""
+    """Return a substitute for ``numpy.dtype`` that accepts only these types."""
 
     def make(code: Any, *flags: Any) -> Dtype:
         name = code.decode("ascii") if isinstance(code, bytes) else expect(code, str)
@@ -95,10 +95,14 @@ def _array(raw: Any, dtype: Dtype, shape: tuple[Any, ...], order: Any) -> np.nda
 
 
 def _view(sizes: list[int], dtype: np.dtype[Any], **layout: Any) -> np.ndarray:
-    """An array over the bytes of another object. Raises ValueError if it does not fit them."""
+    """Return an array over the bytes of another object.
+
+    Raises:
+        ValueError: The array does not fit these bytes.
+    """
     try:
         return np.ndarray(sizes, dtype, **layout)
-    except (TypeError, ValueError, OverflowError) as error:  # of numpy, which we only call
+    except (TypeError, ValueError, OverflowError) as error:  # raised by NumPy for these arguments
         raise ValueError(f"an array of shape {sizes}: {error}") from error
 
 
@@ -120,7 +124,7 @@ def _no_bytes() -> bytes:
 
 
 def _storage(raw: Any) -> np.ndarray:
-    """The values ``[N]`` of a storage that torch pickled."""
+    """Return the values ``[N]`` of a storage that torch pickled."""
     reader = PickleReader(
         expect(raw, bytes),
         dict.fromkeys(STORAGES),
@@ -173,17 +177,17 @@ ARRAY_NAMES: Names = {
     "numpy.core.numeric._frombuffer": _from_buffer,
     "numpy._core.numeric._frombuffer": _from_buffer,
 }
-"""Arrays of NumPy, as read-only arrays."""
+"""Substitutes for NumPy arrays: read-only arrays."""
 
 SCALAR_NAMES: Names = {
     "numpy.core.multiarray.scalar": _scalar,
     "numpy._core.multiarray.scalar": _scalar,
 }
-"""Numbers of NumPy, as numbers of Python."""
+"""Substitutes for NumPy numbers: Python numbers."""
 
 TENSOR_NAMES: Names = {
     "torch.storage._load_from_bytes": _storage,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
 }
-"""Tensors and parameters of torch on any device, as read-only arrays."""
+"""Substitutes for torch tensors and parameters on any device: read-only arrays."""

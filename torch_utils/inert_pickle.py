@@ -1,17 +1,17 @@
 """Pickles read as data: nothing that they name is ever run, imported or compiled.
 
 A pickle is a program for a stack machine, and ``pickle.load`` runs it: it imports what the program
-names and calls it. A subclass of ``Unpickler`` can refuse names, but its machine is still Python's
-own, with all of its opcodes. Here the machine is this module. It knows the opcodes that build plain
-values and no others, so what it cannot do is plain to see. That is slower than C by far, but the
-pickles of a network have ten thousand opcodes for each hundred layers, read in a fraction of a
-second; the weights are single opcodes, whatever their size. ``pickletools`` decodes the arguments,
-and only those of opcodes that are known here.
+names and calls it. A subclass of ``Unpickler`` can reject names, but its machine is still Python's
+own, with all of its opcodes. In this module the machine is implemented here. It supports only the
+opcodes that build plain values, so its limits are easy to verify. It is far slower than C. However,
+the pickles of a network have ten thousand opcodes per hundred layers, read in a fraction of a
+second; weights are single opcodes, whatever their size. ``pickletools`` decodes the arguments, and
+only those of supported opcodes.
 
-What a pickle names is looked up in a table that the reader is given. It holds functions of ours,
-which take plain values and give plain values, and every other name is refused. Work and memory are
-bounded by the size of the pickle: opcodes are counted, keys are strings, and so are the bytes that
-functions are handed, so that a short pickle cannot grow.
+Names in a pickle are looked up in a table that is passed to the reader. The table contains
+functions of this project, which map plain values to plain values; every other name is rejected.
+Work and memory are bounded by the size of the pickle. Opcodes and the bytes passed to functions are
+counted, and keys are strings, so that a short pickle cannot grow.
 """
 
 import inspect
@@ -25,34 +25,38 @@ from functools import lru_cache
 from typing import Any
 
 Names = Mapping[str, Callable[..., Any] | None]
-"""What a pickle may name: functions that stand in, or None for a name that is only mentioned."""
+"""Permitted names in a pickle: substitute functions, or None for a name that is not called."""
 
 MOST_OPCODES = 2_000_000
-# No shorter value is worth counting: a name of a dtype, say, is handed over with every array.
+# Shorter values are not counted: for example, the name of a dtype is passed with every array.
 LONG_VALUE = 64
-# Bytes of an array are handed over once, or twice if they were text first.
+# The bytes of an array are passed once, or twice if they were text first.
 HANDED_OVER = 3
 LONGEST_SHOWN = 80
 
 
 class PickleError(ValueError):
-    """A pickle that is broken or holds more than data; the message says what, as 'it ...'."""
+    """Error for a pickle that is broken or contains more than data; its message starts 'it'."""
 
 
 @dataclass(frozen=True)
 class Name:
-    """What the pickle names a function or class by, and what stands in for it."""
+    """Name of a function or class in a pickle, and its substitute."""
 
     text: str
     function: Callable[..., Any] | None
 
 
 class Unfinished(ABC):
-    """An object that a pickle makes first and fills afterwards."""
+    """An object that a pickle creates first and fills later."""
 
     @abstractmethod
     def build(self, state: Any) -> Any:
-        """What takes the place of this object. Raises ValueError for other states."""
+        """Return the replacement of this object.
+
+        Raises:
+            ValueError: The state is invalid.
+        """
 
 
 _MARK = object()
@@ -82,17 +86,17 @@ _OPCODES = {info.code.encode("latin-1"): info for info in pickletools.opcodes}
 
 
 class PickleReader:
-    """Reads the pickles in some bytes, one after the other.
+    """Reader of consecutive pickles in some bytes.
 
     Args:
         data: The bytes.
-        names: What they may name, as ``module.name``.
-        without: Opcodes to refuse beside those that are not known.
-        persistent: Gives the object of a persistent id; None refuses such ids.
-        most_opcodes: Number of opcodes of all pickles together.
+        names: Permitted names, as ``module.name``.
+        without: Opcodes to reject in addition to unknown ones.
+        persistent: Function from a persistent id to its object; None rejects such ids.
+        most_opcodes: Maximum number of opcodes of all pickles together.
 
     Attributes:
-        key_types: What the keys of dictionaries may be.
+        key_types: Permitted types of the keys of dictionaries.
     """
 
     key_types: tuple[type, ...] = (str, bytes)
@@ -113,10 +117,10 @@ class PickleReader:
         self._start()
 
     def read(self) -> Any:
-        """The value of the next pickle.
+        """Return the value of the next pickle.
 
         Raises:
-            PickleError: It is broken, holds anything but data, or is too much work.
+            PickleError: The pickle is broken, contains anything but data, or is too much work.
         """
         self._start()
         try:
@@ -132,7 +136,7 @@ class PickleReader:
         return value
 
     def rest(self) -> bytes:
-        """What follows the pickles that were read."""
+        """Return the bytes after the pickles that were read."""
         return self._file.read()
 
     def _start(self) -> None:
@@ -199,7 +203,7 @@ class PickleReader:
                 raise PickleError(f"it has the opcode {opcode}")
 
     def _pop(self, count: int) -> tuple[Any, ...]:
-        """The last values, taken off the stack; a mark is none."""
+        """Pop the last values from the stack; a mark is not a value."""
         items = tuple(self._stack[-count:])
         if len(items) < count or any(item is _MARK for item in items):
             raise PickleError("it takes more values than there are")
@@ -277,23 +281,27 @@ class PickleReader:
 
 @lru_cache(maxsize=256)
 def _takes(function: Callable[..., Any], count: int) -> bool:
-    """Whether a function can be called with so many values."""
+    """Return whether a function can be called with ``count`` values."""
     try:
         inspect.signature(function).bind(*[None] * count)
-    except TypeError:  # of bind, which does not call the function
+    except TypeError:  # raised by bind, which does not call the function
         return False
     return True
 
 
 def expect(value: Any, *types: type) -> Any:
-    """The value. Raises ValueError unless it is of one of the types."""
+    """Return the value if it is of one of the types.
+
+    Raises:
+        ValueError: The value is of another type.
+    """
     if not isinstance(value, types):
         raise ValueError(f"{type(value).__name__} in the place of {types[0].__name__}")
     return value
 
 
 def shown(text: object) -> str:
-    """Text from a file as it may stand in an error: printable, in one line, and not long."""
+    """Return text from a file for error messages: printable, in one line, and not long."""
     line = str(text)[: LONGEST_SHOWN + 1]
     plain = line if line.isascii() and line.isprintable() else ascii(line)[1:-1]
     return plain if len(plain) <= LONGEST_SHOWN else plain[:LONGEST_SHOWN] + "..."

@@ -1,9 +1,9 @@
-"""Linear layers by the library that multiplies fastest on this processor.
+"""Linear layers by the fastest matrix product of this processor.
 
-PyTorch's own products in single precision are those of MKL, which takes vectors of 256 bits on
-processors of AMD. oneDNN, which comes with PyTorch as well, takes vectors of 512 bits wherever
-there are some, and is 2.3 times as fast there (``benchmarks/linear_layers.py``). Without such
-vectors both take the same time.
+PyTorch's own products in single precision use MKL, which uses vectors of 256 bits on AMD
+processors. oneDNN, which PyTorch includes as well, uses vectors of 512 bits where available, and is
+2.3 times as fast there (``benchmarks/linear_layers.py``). Without such vectors both take the same
+time.
 """
 
 from functools import cache
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 @cache
 def onednn() -> Any:
-    """oneDNN's linear layer, which PyTorch has for its compiler; None where it has none, or another
-    one, or where it is no faster. It is private to PyTorch: if it moves, its name here does too,
-    and the benchmark says whether it still pays."""
+    """Return oneDNN's linear layer, or None if it is missing, different, or no faster.
+
+    PyTorch has it for its compiler, as a private function. If PyTorch moves it, its name here
+    changes too, and the benchmark shows whether it is still worthwhile.
+    """
     wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     there = wide and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     layer = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if there else None
@@ -30,16 +32,18 @@ def onednn() -> Any:
 
 
 LEAST = 2**21
-"""Products of numbers that pay for the call."""
+"""Minimum number of multiplications for which the call is faster."""
 
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``rows [..., I]`` times ``weight [O, I]``, and ``bias [O]``: ``F.linear``, but for rounding.
+    """Return ``rows [..., I]`` times ``weight [O, I]`` plus ``bias [O]``, like ``F.linear``.
+
+    Results differ from ``F.linear`` by rounding only.
 
     Args:
         rows: Rows.
-        weight: Weights, of the rows' dtype.
-        bias: None for none.
+        weight: Weights, in the dtype of the rows.
+        bias: Bias, or None.
     """
     single = rows.dtype == weight.dtype == torch.float32
     short = rows.numel() * weight.shape[0] < LEAST
@@ -52,14 +56,14 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    # A bias is read as if its numbers stood side by side; rows and weights as they are.
+    # The bias is read as if it were contiguous; rows and weights can have any strides.
     bias = None if bias is None else bias.contiguous()
     out: Tensor = onednn()(rows, weight, bias, "none", [], "")
     return out
 
 
 class _Product(torch.autograd.Function):
-    """The same of ``[B, I]``; gradients are such products too."""
+    """The same product for ``[B, I]``, with gradients by oneDNN too."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -78,7 +82,7 @@ class _Product(torch.autograd.Function):
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` by ``linear``."""
+    """Linear layer by ``linear``, otherwise equal to ``nn.Linear``."""
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)

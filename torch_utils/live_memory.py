@@ -1,7 +1,7 @@
-"""Bytes of the tensors that live at a time, real or fake.
+"""Bytes of the live tensors at a time, real or fake.
 
-What operations return is counted by its storage, once however many views it has, until Python and
-autograd let go of it. What a kernel takes and gives back while it runs is not seen.
+The results of operations are counted by their storage, once for all views, until Python and
+autograd release them. Temporary memory inside of a kernel is not counted.
 """
 
 import weakref
@@ -15,15 +15,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 GRAIN = 512
-"""Bytes of which the allocator of CUDA gives whole multiples."""
+"""Granularity of CUDA's allocator, in bytes."""
 
 
 class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts while it is entered.
+    """Counter of live memory while it is entered.
 
     Attributes:
-        now: Bytes that live.
-        peak: The most since ``restart``.
+        now: Number of live bytes.
+        peak: Maximum number since ``restart``.
     """
 
     def __init__(self) -> None:
@@ -32,11 +32,11 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def restart(self) -> None:
-        """Forgets the peak, but not what lives."""
+        """Reset the peak to the live bytes."""
         self.peak = self.now
 
     def count(self, tensors: Iterable[Tensor]) -> None:
-        """Takes in tensors that were there before."""
+        """Count tensors that existed before."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
             if storage in self._known:

@@ -1,4 +1,4 @@
-"""Result files: ``.npz`` arrays and the ``.json`` of parameters beside them."""
+"""Result files: ``.npz`` arrays and ``.json`` files of their parameters."""
 
 import json
 import lzma
@@ -32,21 +32,24 @@ HEADER_READERS = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 MAX_INFLATED_BYTES = 256 << 20
-"""Of all arrays of a compressed file. Files that are larger have to be as large as their arrays."""
+"""Maximum size of the arrays of a compressed file.
+
+A file whose arrays are larger must be as large as they are.
+"""
 MAX_JSON_BYTES = 8 << 20
 MOST_AXES, MOST_TOLD = 8, 20
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes an ``.npz``, whole or not at all."""
-    # Not by savez: before NumPy 2.1 that takes allow_pickle for the name of an array, and on a full
-    # disk it leaves an archive that fails once more when it is collected.
+    """Write an ``.npz`` atomically."""
+    # Without savez: before NumPy 2.1 it treats allow_pickle as the name of an array, and on a full
+    # disk it leaves an archive that fails again when it is garbage-collected.
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         write_members(archive, arrays)
 
 
 def write_members(archive: zipfile.ZipFile, arrays: Mapping[str, np.ndarray]) -> None:
-    """Adds arrays to an archive that is to be an ``.npz``."""
+    """Add arrays to an archive that will be an ``.npz``."""
     for name, array in arrays.items():
         with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
@@ -54,13 +57,13 @@ def write_members(archive: zipfile.ZipFile, arrays: Mapping[str, np.ndarray]) ->
 
 @contextmanager
 def open_arrays(path: Path) -> Iterator["SavedArrays"]:
-    """The arrays of an ``.npz``, each read when it is asked for; object arrays are refused.
+    """Open an ``.npz`` whose arrays are read on demand; object arrays are rejected.
 
     Raises:
-        DataError: Missing or broken file, or one that is far larger than it looks.
+        DataError: The file is missing or broken, or declares far more than its size.
     """
     unreadable = DataError(f"{path} is not a readable .npz of plain arrays")
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+    if path.exists() and not path.is_file():  # opening a pipe would block forever
         raise unreadable
     try:
         file = path.open("rb")
@@ -86,7 +89,7 @@ def open_arrays(path: Path) -> Iterator["SavedArrays"]:
 
 
 class Header(NamedTuple):
-    """What an array says of itself: ``by_columns`` is how Fortran stores it."""
+    """Declared properties of an array; ``by_columns`` means Fortran order."""
 
     shape: tuple[int, ...]
     by_columns: bool
@@ -94,7 +97,11 @@ class Header(NamedTuple):
 
 
 class SavedArrays:
-    """An open ``.npz``. Attributes: ``names`` of its arrays."""
+    """An open ``.npz``.
+
+    Attributes:
+        names: Names of its arrays.
+    """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile):
         self._path, self._archive = path, archive
@@ -107,10 +114,10 @@ class SavedArrays:
 
     @contextmanager
     def open(self, name: str) -> Iterator[tuple[Header, IO[bytes]]]:
-        """An array's header, and its file after it.
+        """Open an array: yield its header, and its file positioned after the header.
 
         Raises:
-            DataError: It is missing, broken, of objects, or has not as many bytes as it says.
+            DataError: The array is missing, broken, of objects, or has another size than declared.
         """
         if name not in self._members:
             names = ", ".join(shown(known) for known in self.names[:MOST_TOLD]) or "none"
@@ -123,16 +130,20 @@ class SavedArrays:
             yield _read_header(file, member.file_size, self.broken(name)), file
 
     def read(self, name: str) -> np.ndarray:
-        """An array. Raises DataError as ``open`` does."""
+        """Return an array.
+
+        Raises:
+            DataError: As ``open``.
+        """
         with self.open(name), self.reading(name), self._archive.open(self._members[name]) as file:
             array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
         return of_characters(array, self.broken(name))
 
     @contextmanager
     def reading(self, name: str) -> Iterator[None]:
-        """Around a call of numpy or zipfile: what they raise of broken bytes becomes DataError.
+        """Convert errors of NumPy or zipfile about broken bytes to DataError, in this block.
 
-        Their warnings become nothing.
+        Their warnings are suppressed.
         """
         with _reading(self.broken(name)):
             yield
@@ -144,9 +155,14 @@ class SavedArrays:
         )
 
     def numbers(self, name: str, holes: bool = False) -> np.ndarray:
-        """An array of finite numbers, or of such and NaN, in the byte order of this machine.
+        """Return an array of finite numbers, in the byte order of this machine.
 
-        Raises DataError if it holds anything else.
+        Args:
+            name: Name of the array.
+            holes: Whether NaN is permitted too.
+
+        Raises:
+            DataError: The array contains other values.
         """
         array = self.read(name)
         if array.dtype.kind not in "fiu":
@@ -158,17 +174,17 @@ class SavedArrays:
 
 @contextmanager
 def _reading(broken: DataError) -> Iterator[None]:
-    """Around a call of numpy or zipfile: what they raise of broken bytes becomes this error."""
+    """Convert errors of NumPy or zipfile about broken bytes to this error, in this block."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of files that Python 2 wrote, which are read, too
+            warnings.simplefilter("ignore")  # for files written by Python 2, which are supported
             yield
     except _FOREIGN_ERRORS as error:
         raise broken from error
 
 
 def _read_header(file: IO[bytes], size: int, broken: DataError) -> Header:
-    """What an array of so many bytes says of itself; raises ``broken`` unless that is true."""
+    """Return the header of an array of ``size`` bytes; raise ``broken`` if it does not match."""
     with _reading(broken):
         version = np.lib.format.read_magic(file)
     if version not in HEADER_READERS:
@@ -185,13 +201,13 @@ def _read_header(file: IO[bytes], size: int, broken: DataError) -> Header:
 
 @contextmanager
 def open_array(path: Path) -> Iterator[tuple[Header, IO[bytes]]]:
-    """The header of an ``.npy``, and its file after it.
+    """Open an ``.npy``: yield its header, and its file positioned after the header.
 
     Raises:
-        DataError: It is missing, broken, of objects, or has not as many bytes as it says.
+        DataError: The file is missing, broken, of objects, or has another size than declared.
     """
     broken = DataError(f"{path} is no readable .npy of plain numbers")
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+    if path.exists() and not path.is_file():  # opening a pipe would block forever
         raise broken
     try:
         file = path.open("rb")
@@ -202,7 +218,11 @@ def open_array(path: Path) -> Iterator[tuple[Header, IO[bytes]]]:
 
 
 def load_array(path: Path) -> np.ndarray:
-    """The array of an ``.npy``. Raises DataError as ``open_array`` does."""
+    """Return the array of an ``.npy``.
+
+    Raises:
+        DataError: As ``open_array``.
+    """
     with open_array(path):
         broken = DataError(f"{path} is no readable .npy of plain numbers")
     with path.open("rb") as file, _reading(broken):
@@ -211,8 +231,10 @@ def load_array(path: Path) -> np.ndarray:
 
 
 def of_characters(array: np.ndarray, broken: DataError) -> np.ndarray:
-    """The array. Raises an error of a text with a number that is no character, of which Python
-    makes none."""
+    """Return an array, after a check of texts for invalid code points.
+
+    Python cannot represent such code points; the error ``broken`` is raised for them.
+    """
     if array.dtype.kind == "U" and array.nbytes:
         codes = np.dtype("u4").newbyteorder(array.dtype.byteorder)
         if np.ascontiguousarray(array).view(codes).max() > sys.maxunicode:
@@ -221,24 +243,28 @@ def of_characters(array: np.ndarray, broken: DataError) -> np.ndarray:
 
 
 def load_arrays(path: Path, required: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz``; object arrays, which would need pickle, are refused.
+    """Return the arrays of an ``.npz``; object arrays, which would need pickle, are rejected.
 
     Raises:
-        DataError: Missing or broken file, missing key, or object array.
+        DataError: The file is missing or broken, lacks a required array, or has an object array.
     """
     with open_arrays(path) as saved:
         return {name: saved.read(name) for name in dict.fromkeys([*required, *saved.names])}
 
 
 def save_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes indented JSON, whole or not at all."""
+    """Write indented JSON atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises DataError if it is missing, too large, or is not one."""
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+    """Return a JSON object.
+
+    Raises:
+        DataError: The file is missing, too large, or not a JSON object.
+    """
+    if path.exists() and not path.is_file():  # opening a pipe would block forever
         raise DataError(f"{path} is not readable JSON, but no file")
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
@@ -254,10 +280,10 @@ def load_json(path: Path) -> dict[str, Any]:
 
 
 def last_line(path: Path) -> dict[str, Any] | None:
-    """The last object of a ``.jsonl``; None if there is none.
+    """Return the last object of a ``.jsonl``; None if there is none.
 
     Raises:
-        DataError: The file cannot be read, or its last line is no JSON.
+        DataError: The file cannot be read, or its last line is not JSON.
     """
     if not path.exists():
         return None
@@ -270,10 +296,10 @@ def last_line(path: Path) -> dict[str, Any] | None:
 
 
 def provenance(moment: str = "finished") -> dict[str, Any]:
-    """What a result was made with: versions of code and libraries, machine, time, command.
+    """Return the provenance of a result: versions of code and libraries, machine, time, command.
 
     Args:
-        moment: What happens now: the name of the time.
+        moment: Name of the time, for example ``finished``.
     """
     return {
         "code_version": dnnlib.__version__,
@@ -296,7 +322,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    """The commit of this clone, ``-dirty`` if files were changed; None outside one."""
+    """Return the commit of this clone, with ``-dirty`` if files were changed; None outside one."""
     root = Path(dnnlib.__file__).parent.parent
     if not (root / ".git").exists():
         return None

@@ -1,13 +1,13 @@
-"""Network files, training states, and the only way they are opened.
+"""Network files and training states, with a safe reader.
 
 A file is written by ``torch.save`` and read by ``load_tensors``, which rebuilds tensors and plain
-values and refuses all else: a file from a stranger cannot run code. Classes are named by strings
-that the caller looks up in a fixed registry. A network file is
+values and rejects everything else: a file from a stranger cannot run code. Classes are named by
+strings that the caller looks up in a fixed registry. A network file is
 
     {"format": "inflationary-flows network", "version": 1, "parts": {name: {"class", "arguments",
      "state"}}, "about": {...}}
 
-with arguments and ``about`` plain values, and states flat dictionaries of tensors.
+with plain values for arguments and ``about``, and flat dictionaries of tensors for states.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,21 +31,23 @@ NETWORK_FORMAT = "inflationary-flows network"
 STATE_FORMAT = "inflationary-flows training state"
 VERSION = 1
 WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64)
-# No argument of a network is so large; a depth of billions would be built layer by layer.
+# No argument of a network is this large; a depth of billions would be built layer by layer.
 LARGEST_ARGUMENT = 1 << 16
-# Lists that hold each other are short to write and endless to read.
+# Nested lists can be short to write and endless to read.
 MOST_VALUES, DEEPEST_VALUE = 1_000_000, 32
 LARGEST_NUMBER = 2**64
-# With so many more than the file brings, it is not told which of a network's tensors are missing.
+# With more missing tensors than this, the message does not name them.
 MANY_TENSORS = 1000
 MISFITS = (ArithmeticError, RuntimeError, ValueError, UsageError)
-"""What constructors and torch raise of sizes and numbers that do not fit together. A TypeError, an
-AttributeError or a LookupError is none of a file's, but a mistake of ours."""
+"""Errors of constructors and torch for sizes and numbers that do not match.
+
+A TypeError, an AttributeError or a LookupError is never caused by a file, but by a bug.
+"""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One module of a network file: its class by name, how to construct it, and its tensors."""
+    """A module of a network file: class name, constructor arguments, and tensors."""
 
     class_name: str
     arguments: dict[str, Any]
@@ -53,7 +55,7 @@ class Part:
 
 
 def write_network(path: Path, parts: Mapping[str, Part], about: Mapping[str, Any]) -> None:
-    """Writes a network file, whole or not at all."""
+    """Write a network file atomically."""
     entries = {
         name: {"class": part.class_name, "arguments": part.arguments, "state": part.state}
         for name, part in parts.items()
@@ -62,11 +64,11 @@ def write_network(path: Path, parts: Mapping[str, Part], about: Mapping[str, Any
 
 
 def read_network(path: Path) -> tuple[dict[str, Part], dict[str, Any]]:
-    """The parts of a network file and what it says about itself.
+    """Return the parts of a network file and its metadata.
 
     Raises:
-        DataError: Missing or corrupt, not a network file, of a newer version, or holding more than
-            tensors and plain values.
+        DataError: The file is missing or corrupt, not a network file, of a newer version, or
+            contains more than tensors and plain values.
     """
     payload = _read(path, NETWORK_FORMAT, "network file")
     about = _entry(path, payload, "about", dict)
@@ -99,7 +101,7 @@ def _part(path: Path, name: str, entry: object) -> Part:
 
 
 def _entry(path: Path, entries: Mapping[str, Any], key: str, kind: type, part: str = "") -> Any:
-    """An entry of the right type. Names in a dictionary are strings."""
+    """Return an entry after a check of its type; names in dictionaries must be strings."""
     what = f"the '{key}' of its '{part}'" if part else f"its '{key}'"
     value = entries.get(key)
     if not isinstance(value, kind):
@@ -112,14 +114,14 @@ def _entry(path: Path, entries: Mapping[str, Any], key: str, kind: type, part: s
 
 
 def _problem_with(value: object) -> str | None:
-    """What keeps a value from being a weight: None if nothing does."""
+    """Return the reason why a value cannot be a weight; None if it can."""
     if not isinstance(value, Tensor):
         return "is not a tensor"
     if value.layout != torch.strided or value.device.type != "cpu":
         return "is not a plain tensor with its own values"
     if value.dtype not in WEIGHT_DTYPES:
         return f"is of type {value.dtype}, which no weight has"
-    # A view that repeats few stored values could ask for any amount of memory.
+    # A view that repeats a few stored values could require any amount of memory.
     if value.untyped_storage().nbytes() < value.numel() * value.element_size():
         return "promises more values than the file has"
     if not value.isfinite().all():
@@ -128,7 +130,7 @@ def _problem_with(value: object) -> str | None:
 
 
 def _require_own_values(path: Path, values: Iterable[object]) -> None:
-    """DataError if tensors share what is stored, so that to look at all would be more work."""
+    """Raise DataError if tensors share storage, which would make reading them more work."""
     tensors = (value for value in values if isinstance(value, Tensor))
     promised = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if promised > path.stat().st_size:
@@ -136,13 +138,13 @@ def _require_own_values(path: Path, values: Iterable[object]) -> None:
 
 
 def build(path: Path, name: str, part: Part, registry: Mapping[str, type[Module]]) -> Module:
-    """Constructs a part from the registry and gives it its tensors, on the CPU.
+    """Construct a part from the registry and load its tensors, on the CPU.
 
-    It is laid out on the meta device first: a file that asks for huge layers, or for many, but does
-    not bring their tensors is refused before any memory or time is taken.
+    It is first constructed on the meta device. A file that requests huge layers, or many, without
+    their tensors is thus rejected before memory or time is spent.
 
     Raises:
-        DataError: Class not in the registry, wrong arguments, or tensors that do not fit.
+        DataError: The class is not in the registry, arguments are invalid, or tensors do not match.
     """
     if part.class_name not in registry:
         raise DataError(
@@ -175,7 +177,7 @@ def build(path: Path, name: str, part: Part, registry: Mapping[str, type[Module]
 
 @contextmanager
 def _no_more_parameters(count: int) -> Iterator[None]:
-    """Lets modules that are constructed in the block have so many parameters, or ValueError."""
+    """Limit the parameters of modules constructed in the block; raise ValueError above it."""
     left = count
 
     def register(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
@@ -192,7 +194,7 @@ def _no_more_parameters(count: int) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """An error in one line, which may quote a file: printable, and not too long."""
+    """Return an error, which may quote a file, in one line: printable, and not too long."""
     return in_one_line(str(error)) or type(error).__name__
 
 
@@ -205,14 +207,15 @@ def _largest_integer(value: object) -> int:
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes a training state, whole or not at all."""
+    """Write a training state atomically."""
     _write(path, {"format": STATE_FORMAT, **state})
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A training state, on the CPU: tensors of finite numbers, and plain values.
+    """Return a training state, on the CPU: tensors of finite numbers, and plain values.
 
-    Raises DataError as ``read_network`` does.
+    Raises:
+        DataError: As ``read_network``.
     """
     state = _read(path, STATE_FORMAT, "training state")
     tensors = {name: value for name, value in _leaves(state) if isinstance(value, Tensor)}
@@ -225,7 +228,11 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def tensors_of(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """The tensors by name that a state has in an entry. Raises ValueError if it has none there."""
+    """Return the named tensors in an entry of a state.
+
+    Raises:
+        ValueError: The entry has no named tensors.
+    """
     entry = state.get(name)
     if isinstance(entry, dict):
         tensors = {key: value for key, value in entry.items() if isinstance(value, Tensor)}
@@ -241,7 +248,7 @@ def _write(path: Path, payload: dict[str, Any]) -> None:
 
 
 def _read(path: Path, expected: str, what: str) -> dict[str, Any]:
-    # Opening a pipe would wait for ever.
+    # Opening a pipe would block forever.
     if path.exists() and not path.is_file():
         kind = "folder" if path.is_dir() else "device or pipe"
         raise DataError(f"{path} is a {kind}: give the path of a {what}")
@@ -265,7 +272,11 @@ def _read(path: Path, expected: str, what: str) -> dict[str, Any]:
 
 
 def _load(path: Path, file: IO[bytes], what: str) -> Any:
-    """What an open file holds; DataError if it is no file of tensors and plain values."""
+    """Return the content of an open file.
+
+    Raises:
+        DataError: The file is not one of tensors and plain values.
+    """
     try:
         payload = load_tensors(file)
         for _ in _leaves(payload):
@@ -281,10 +292,10 @@ def _load(path: Path, file: IO[bytes], what: str) -> Any:
 
 
 def _leaves(value: object) -> Iterator[tuple[str, object]]:
-    """All that is in dicts, lists and tuples, with the keys that lead there, joined by dots.
+    """Yield all values in dicts, lists and tuples, with their keys, joined by dots.
 
     Raises:
-        PickleError: There is too much of it, or it lies too deep.
+        PickleError: There are too many values, or they are nested too deep.
     """
     waiting: list[tuple[str, int, object]] = [("", 0, value)]
     for _ in range(MOST_VALUES):

@@ -1,4 +1,4 @@
-"""Running means of what happens in training, summed on the device and read once a tick."""
+"""Running means of training quantities, summed on the device and read once a tick."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from dnnlib.files import atomic_path
 from torch_utils.distributed import sum_over_ranks
 
 LARGEST_FILE = 1 << 28
-"""Bytes of a file of statistics; a line has some 500."""
+"""Maximum size of a file of statistics, in bytes; a line has about 500."""
 
 
 class RunningMeans:
@@ -27,12 +27,12 @@ class RunningMeans:
         self._sums: dict[str, Tensor] = {}
 
     def add(self, name: str, values: Tensor, counted: Tensor | None = None) -> None:
-        """Takes in the elements of a tensor of any shape; no synchronization.
+        """Add the elements of a tensor of any shape, without synchronization.
 
         Args:
-            name: Of what they are.
+            name: Name of the quantity.
             values: The tensor.
-            counted: Whether they count at all, ``[]``, bool; None for yes.
+            counted: Whether to count the values, ``[]``, bool; None for yes.
         """
         flat = values.detach().to(self._device, torch.float64).flatten()
         number = flat.new_full((), flat.numel())
@@ -42,7 +42,7 @@ class RunningMeans:
         self._sums[name] = self._sums[name] + sums if name in self._sums else sums
 
     def collect(self) -> dict[str, dict[str, float]]:
-        """``{name: {"mean", "std", "count"}}`` of names with values that count; starts anew."""
+        """Return ``{name: {"mean", "std", "count"}}`` for names with counted values, and reset."""
         result = {}
         for name, sums in self._sums.items():
             count, total, square = sum_over_ranks(sums).tolist()
@@ -56,9 +56,9 @@ class RunningMeans:
 
 
 def append_jsonl(path: Path, record: dict[str, Any]) -> None:
-    """Adds one line, flushed, so that a run can be watched while it goes on.
+    """Append one line and flush it, so that a run can be monitored.
 
-    Numbers that are not finite, for which JSON has no words, become null.
+    Non-finite numbers, which JSON cannot represent, become null.
     """
     record = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -69,12 +69,12 @@ def append_jsonl(path: Path, record: dict[str, Any]) -> None:
 
 
 def keep_lines_until(path: Path, key: str, last: int) -> None:
-    """Drops the lines of a ``.jsonl`` file whose ``key`` exceeds ``last``, and broken ones.
+    """Remove broken lines of a ``.jsonl`` file, and lines whose ``key`` exceeds ``last``.
 
-    A resumed run repeats what came after its state was saved; the file should tell it once.
+    A resumed run repeats the steps after its saved state; the file should contain them once.
 
     Raises:
-        DataError: It is no file, or too large to be one of statistics.
+        DataError: The path is not a file, or too large for a file of statistics.
     """
     if not path.is_file():
         if path.exists() or path.is_symlink():

@@ -1,14 +1,14 @@
-"""Streams of random numbers: what each generator seeded by (seed, stream, ...) is for.
+"""Streams of random numbers: the purposes of generators seeded by (seed, stream, ...).
 
-The numbers are part of what a seed means: a changed one changes every result of its kind. Streams
-that never meet under one seed share a number, and are then aliases of each other.
+The numbers are part of the meaning of a seed: changing one changes all results of its kind. Streams
+that are never used with the same seed share a number, and are then aliases of each other.
 """
 
 from enum import IntEnum
 
 
 class Stream(IntEnum):
-    """The second key of ``seeded_generator``."""
+    """Second key of ``seeded_generator``."""
 
     DATA = 0
     """Points of a toy, order of images."""
@@ -21,76 +21,76 @@ class Stream(IntEnum):
     CALIBRATION_NOISE = 4
     """Noise on the points of a calibration."""
     CALIBRATION_POINTS = 5
-    """Points of a toy to calibrate on."""
+    """Points of a toy for calibration."""
     PROBES = 6
     """Random directions of a trace."""
     DEQUANTIZATION = 7
-    """Noise that makes pixel values continuous."""
+    """Dequantization noise."""
     HELD_OUT = 8
-    """Times and noise on points that are held out of a training."""
+    """Times and noise on validation points of a training."""
     SPLIT = 9
-    """Which images are held out of a training."""
+    """Split into training and held-out images or rows."""
     MELTED_POINTS = 10
-    """Points that are melted to learn the law of latents from."""
+    """Points inflated to fit the base distribution of latents."""
     MELTED_NOISE = 11
-    """Noise of the first time on these."""
+    """Noise of the first time on points inflated to fit the base distribution."""
     SCREENING = 12
-    """Rows by which conditions are screened."""
+    """Rows for the screening of conditions."""
     OTHERS = 13
-    """Further points of a toy, to average targets over."""
+    """Further points of a toy, for averaging targets."""
     LOTS = 14
-    """Among which of these a sample looks."""
+    """Choice among the further points for each sample."""
     QUESTIONS = 16
-    """Which cells of rows are asked, known and absent in a training step."""
+    """Choice of asked, known and absent cells of rows in a training step."""
     GAUSSIAN_START = 17
-    """Weights, batches and what is held out of a Gaussian that is fitted given conditions."""
+    """Weights, batches and validation split of a Gaussian prediction given conditions."""
     LEVEL_START = 18
-    """The same of networks that say what levels are, given conditions."""
+    """Weights, batches and validation split of networks for levels given conditions."""
     TRIED = 15
-    """Latents, and noise of the first time, that solvers are tried on."""
+    """Latents, and noise of the first time, for trials of solvers."""
 
     LATENT = 1
-    """Latents to generate from."""
+    """Latents for generation."""
     LABEL = 2
     """Classes to generate."""
     MELT_NOISE = 3
-    """Noise of the first time on images to melt."""
+    """Noise of the first time on images to inflate."""
     RESIDUAL_NOISE = 4
-    """Noise on the points whose residuals are extracted."""
+    """Noise on points whose residuals are extracted."""
     PILOT = 5
-    """Latents that choose the steps of a solver."""
+    """Latents for the choice of a solver's steps."""
 
     FRESH_POINTS = 0
-    """Fresh samples for coverage."""
+    """New samples for coverage."""
     TEST_POINTS = 1
     """Test points for coverage."""
 
     SCORED_IMAGES = 0
-    """Which images FID scores."""
+    """Choice of images that FID scores."""
     KEPT_FEATURES = 1
-    """Which features a reference keeps for KID."""
+    """Choice of features that a reference keeps for KID."""
     KID_SUBSETS = 2
     """Subsets of KID."""
 
     OBSERVATION_NOISE = 0
     """Noise on simulated observations."""
     PRIOR_DRAWS = 1
-    """Draws of the prior that stand for all observations."""
+    """Prior draws that represent all observations."""
     CHAINS = 2
     """Proposals and acceptances of chains and particles."""
     RESAMPLING = 3
-    """Which weighted draws are taken."""
+    """Resampling of weighted draws."""
     STARTS = 4
-    """Where chains start."""
+    """Starting points of chains."""
     TRUTHS = 5
-    """What is to be found again in a check."""
+    """True parameters of a calibration check."""
     SHOWN_PRIOR = 6
-    """Draws of the prior to compare posteriors with."""
+    """Prior draws for comparison with posteriors."""
     REFINING = 7
     """Draws near a posterior."""
     LOOKAHEAD = 8
-    """Draws of the prior that say how far its denoiser is off."""
+    """Prior draws that measure the error of its denoiser."""
     POSTERIOR_DRAWS = 9
-    """Draws of a flow that is given an observation."""
+    """Draws of a flow given an observation."""
     SEEN = 10
-    """Coordinates, or sums of them, that are observed at random."""
+    """Random choice of observed coordinates, or sums of coordinates."""

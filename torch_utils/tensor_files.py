@@ -1,13 +1,13 @@
-"""Files of ``torch.save``, opened so that reading is all that happens.
+"""Safe reader for files of ``torch.save``.
 
-``torch.load(weights_only=True)`` runs no code of a file. Yet a pickle of a hundred bytes can have
+``torch.load(weights_only=True)`` runs no code from a file. Yet a pickle of a hundred bytes can make
 it fill any amount of memory (``bytearray(2**40)``), import modules (``_codecs.encode`` takes the
-name of one), make folders (the tar of torch before 1.0), or hash a tuple of tuples for years. So a
-file is looked at first. Its pickle is read as data by ``PickleReader``, with stand-ins for tensors
-and no other names; nothing in the zip around it is compressed; each storage is as long as it is
-said to be. What passes is what ``torch.save`` makes of tensors, lists, dicts and plain values.
-torch is given a zip made anew of it: its own reader of zips takes others for right than Python's
-does, looks at no checksums, and could be shown another pickle.
+name of one), create folders (the tar of torch before 1.0), or hash a tuple of tuples for years. So
+a file is checked first. Its pickle is read as data by ``PickleReader``, with substitutes for
+tensors and no other names; nothing in the zip around it is compressed; each storage has its
+declared length. The accepted files are those that ``torch.save`` makes of tensors, lists, dicts and
+plain values. torch then reads a rebuilt zip: its own zip reader accepts other zips than Python's,
+ignores checksums, and could be given another pickle.
 
 Memory is needed for the tensors and for the file.
 """
@@ -37,13 +37,13 @@ from torch_utils.inert_pickle import (
 )
 
 STORAGE_BYTES = {kind: int(code[1]) for kind, code in STORAGES.items()}
-STORAGE_BYTES["torch.BFloat16Storage"] = 2  # which NumPy does not have
-"""Bytes of a value by kind of storage."""
+STORAGE_BYTES["torch.BFloat16Storage"] = 2  # a type that NumPy does not have
+"""Bytes per value by kind of storage."""
 
-# zipfile imports it for a name that is not in UTF-8: a file should cause no import at all.
+# zipfile imports it for names that are not UTF-8; files should cause no imports at all.
 codecs.lookup("cp437")
-# What torch, NumPy and zipfile raise on bytes that they did not write; caught around their calls
-# alone, so that a mistake of ours is not taken for a broken file.
+# Errors of torch, NumPy and zipfile for foreign bytes. They are caught around calls of these
+# libraries only, so that a bug here is not mistaken for a broken file.
 FOREIGN_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -60,20 +60,20 @@ FOREIGN_ERRORS = (
     zlib.error,
 )
 _ZIP_START = b"PK\x03\x04"
-# The file of torch before 1.6: three pickles on the format, the content, the keys of its storages.
+# A file of torch before 1.6 has three pickles on the format, the content, and the storage keys.
 _LEGACY_PICKLES = 5
 
 
 class BrokenFileError(ValueError):
-    """A file that is empty, cut short or broken; the message says what, as 'it ...'."""
+    """Error for a file that is empty, truncated or broken; the message starts with 'it'."""
 
 
 class ChecksumError(BrokenFileError):
-    """A zip with a wrong checksum."""
+    """Error for a zip with a wrong checksum."""
 
 
 class _Mapping(dict[Any, Any], Unfinished):
-    """What stands in for an ``OrderedDict``; a module's state has notes on versions with it."""
+    """Substitute for an ``OrderedDict``; the state of a module has version metadata with it."""
 
     def build(self, state: Any) -> "_Mapping":
         if expect(state, dict).keys() != {"_metadata"}:
@@ -82,7 +82,7 @@ class _Mapping(dict[Any, Any], Unfinished):
 
 
 class _Storage:
-    """What stands in for a storage: it needs no content."""
+    """Substitute for a storage, without content."""
 
 
 def _no_items() -> _Mapping:
@@ -92,7 +92,7 @@ def _no_items() -> _Mapping:
 def _tensor(
     storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any
 ) -> None:
-    """What stands in for a tensor; whether it fits its storage is seen by torch."""
+    """Check the arguments of a tensor; torch checks whether it fits its storage."""
     expect(storage, _Storage), expect(offset, int), expect(requires_grad, bool)
     for number in (*expect(size, tuple), *expect(stride, tuple)):
         expect(number, int)
@@ -108,17 +108,18 @@ _NAMES: Names = {
 
 
 def load_tensors(file: IO[bytes], legacy: bool = False) -> Any:
-    """What is in a file of ``torch.save``, on the CPU.
+    """Return the content of a file of ``torch.save``, on the CPU.
 
     Args:
-        file: Open for reading, at its start.
-        legacy: Whether files in the form of torch before 1.6 are read, too. They have no checksums.
+        file: File opened for reading, at its start.
+        legacy: Whether to accept the format of torch before 1.6 too, which has no checksums.
 
     Raises:
-        PickleError: It holds other objects than tensors, lists, dicts and plain values.
-        ChecksumError: It was changed.
-        BrokenFileError: It is empty, cut short or broken, or was not written by ``torch.save``.
-        OSError: It cannot be read.
+        PickleError: The file contains other objects than tensors, lists, dicts and plain values.
+        ChecksumError: The file was changed.
+        BrokenFileError: The file is empty, truncated or broken, or was not written by
+            ``torch.save``.
+        OSError: The file cannot be read.
     """
     with _parsing():
         zipped = is_zipfile(file)
@@ -140,13 +141,13 @@ def load_tensors(file: IO[bytes], legacy: bool = False) -> Any:
         _check_legacy(data)
         content = io.BytesIO(data)
     with _parsing(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of what is checked here
+        warnings.simplefilter("ignore")  # torch warns about properties that are checked here
         return torch.load(content, map_location="cpu", weights_only=True)
 
 
 @contextmanager
 def _parsing() -> Iterator[None]:
-    """Around a call of zipfile or torch: what they raise of broken bytes is a BrokenFileError."""
+    """Convert errors of zipfile or torch about broken bytes to BrokenFileError, in this block."""
     try:
         yield
     except FOREIGN_ERRORS as error:
@@ -154,7 +155,7 @@ def _parsing() -> Iterator[None]:
 
 
 def _checked_zip(archive: ZipFile, size: int) -> io.BytesIO:
-    """The same zip made anew, if it is one of tensors."""
+    """Return a rebuilt copy of a zip, after a check that it is one of tensors."""
     members = {member.filename: member for member in archive.infolist()}
     top = next(iter(members), "").partition("/")[0]
     if f"{top}/data.pkl" not in members or any(name.partition("/")[0] != top for name in members):
@@ -221,7 +222,7 @@ def _check_legacy(data: bytes) -> None:
 
 
 def _described(description: Any) -> tuple[str, int]:
-    """The key of a storage and its length in bytes, by its persistent id."""
+    """Return the key of a storage and its length in bytes, from its persistent id."""
     match description:
         case ("storage", Name(text=kind), str(key), str(), int(count), *view):
             if kind in STORAGE_BYTES and count >= 0 and view in ([], [None]):
@@ -230,7 +231,7 @@ def _described(description: Any) -> tuple[str, int]:
 
 
 class _TensorPickle(PickleReader):
-    """Reads the pickles of a file. Keys may be numbers, by which optimizers call parameters."""
+    """Reader of a file's pickles. Keys may be numbers, which optimizers use for parameters."""
 
     key_types = (str, int)
 

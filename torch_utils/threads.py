@@ -1,7 +1,8 @@
-"""How many threads PyTorch computes with on a CPU: no more than there are cores without work.
+"""Number of CPU threads of PyTorch: at most the number of idle cores.
 
-Threads of one product wait for each other, so that one that gets no core holds up all: beside three
-other jobs on two cores a training with two threads took twenty times as long as with one.
+The threads of one product wait for each other, so that a thread without a core delays all others.
+Next to three other jobs on two cores, a training with two threads took twenty times as long as with
+one.
 """
 
 import os
@@ -15,20 +16,23 @@ import torch
 from dnnlib.logs import logger
 
 CHOSEN_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""Environment variables that say how many threads; ``torchrun`` sets the first one."""
+"""Environment variables for the number of threads; ``torchrun`` sets the first one."""
 LOOK, LOOKS = 0.1, 5
-"""Seconds for which this process waits to see what the others do, and how often it looks at most:
-so short a look takes a burst of work, such as what a start leaves behind, for a busy machine."""
+"""Seconds of one measurement of idle cores, and maximum number of measurements.
+
+A single short measurement would mistake a burst of work, for example after a start, for a busy
+machine.
+"""
 TIMES = Path("/proc/stat")
-"""Where Linux tells how long all cores were idle, in hundredths of a second."""
+"""File in which Linux reports the idle time of all cores, in hundredths of a second."""
 
 
 @contextmanager
 def cpu_threads(wanted: int | None = None, useful: int | None = None) -> Iterator[None]:
-    """Computes with so many threads while it lasts, or as many as there are cores; with None, with
-    as many as cores are idle, but no more than are useful, unless the environment says how many.
+    """Set the number of CPU threads for the duration of the block, at most one per core.
 
-    Where the machine does not tell what its cores do, the number stays as it is.
+    If ``wanted`` is None, the number is that of the idle cores, up to ``useful``, unless the
+    environment specifies it. If idle cores cannot be measured, the number is unchanged.
     """
     before = torch.get_num_threads()
     if wanted is not None:
@@ -51,7 +55,7 @@ def cpu_threads(wanted: int | None = None, useful: int | None = None) -> Iterato
 
 
 def _idle_threads(most: int) -> int:
-    """As many as cores were idle in any look, at least one."""
+    """Return the maximum number of idle cores over several measurements, at least one."""
     idle = 1
     for _ in range(LOOKS):
         idle = max(idle, min(most, round(idle_cores(most))))
@@ -61,19 +65,22 @@ def _idle_threads(most: int) -> int:
 
 
 def idle_cores(unknown: float) -> float:
-    """How many cores do nothing while this process waits; ``unknown`` where that is not told."""
+    """Return the number of idle cores, measured while this process waits.
+
+    Returns ``unknown`` if it cannot be measured.
+    """
     try:
         began = _cpu_times()
         time.sleep(LOOK)
         passed = [after - before for before, after in zip(began, _cpu_times(), strict=True)]
     except (OSError, ValueError):
         return unknown
-    # The fourth is idle time, the fifth that of waiting for a disk.
+    # The fourth is idle time, the fifth is time waiting for a disk.
     return sum(passed[3:5]) / max(sum(passed), 1) * (os.cpu_count() or 1)
 
 
 def _cpu_times() -> list[int]:
-    """What all cores together have spent their time with, in the order of proc(5)."""
+    """Return the times of all cores together by kind of use, in the order of proc(5)."""
     first, *values = TIMES.read_text().partition("\n")[0].split()
     if first != "cpu" or len(values) < 5:
         raise ValueError(f"{TIMES} begins otherwise")

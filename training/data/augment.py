@@ -1,7 +1,8 @@
-"""Geometric augmentation of images, told to the network so that it does not leak into samples.
+"""Geometric augmentation of images, with labels so that it does not leak into samples.
 
-The set that Karras et al. 2022 (arXiv 2206.00364, appendix F.2) use for CIFAR-10. A mirrored copy
-in x takes the place of half of all images; each of the others is on with probability p an image:
+The transformations are those of Karras et al. 2022 (arXiv 2206.00364, appendix F.2) for CIFAR-10.
+Half of all images are mirrored in x. Each of the other transformations is applied with probability
+p per image:
 
     y-flip              a coin
     scaling             by 2^(0.2 n),  n ~ N(0, 1)
@@ -9,15 +10,16 @@ in x takes the place of half of all images; each of the others is on with probab
     anisotropic scaling by 2^(0.2 n) along the direction a ~ U(-pi, pi), by the inverse across it
     translation         by 0.125 n_x widths and 0.125 n_y heights,  n_x, n_y ~ N(0, 1)
 
-In this order they make one affine map about the centre of the image, ``x -> T A R S F x``, in
-pixels, x to the right and y down, so that a positive angle turns x towards y. A network that sees
-the parameters as labels learns the augmented data given the labels, and the data where all are 0.
+In this order they form one affine map about the center of the image, ``x -> T A R S F x``, in
+pixels, with x to the right and y down, so that a positive angle rotates x towards y. A network with
+the parameters as labels learns the augmented data given the labels, and the original data where all
+labels are 0.
 
-Flips permute pixels. What else there is resamples the image once: Lanczos interpolation to twice
-the resolution, bilinear interpolation at twice the resolution of the output, and the Lanczos
-low-pass down to it, the image being continued by reflection at its edges. The detour keeps what
-a shrunk image cannot hold from aliasing, and costs less than it filters: both Lanczos steps are
-separable, hence two small matrix products.
+Flips permute pixels. The other transformations resample the image once: Lanczos interpolation to
+twice the resolution, bilinear interpolation at twice the resolution of the output, and the Lanczos
+low-pass to the output. At its edges the image is continued by reflection. The higher resolution
+prevents aliasing in shrunk images. Its cost is small, since both Lanczos steps are separable, hence
+two small matrix products.
 """
 
 from collections.abc import Iterable, Iterator
@@ -38,21 +40,21 @@ OCTAVES = 0.2
 SHIFT = 0.125
 
 LANCZOS_LOBES = 3
-# Fine pixels beyond the edge of the output under the low-pass of its outermost pixels.
+# Number of fine pixels beyond the output's edge that the low-pass of edge pixels covers.
 MARGIN = 2 * LANCZOS_LOBES - 1
 
 
 class AugmentDraws(NamedTuple):
-    """The parameters of each of B images; zero where a transformation is off.
+    """Augmentation parameters of B images; zero where a transformation is off.
 
     Attributes:
-        flip_x: ``[B]``, bool.
-        flip_y: ``[B]``, bool.
+        flip_x: Whether to flip in x ``[B]``, bool.
+        flip_y: Whether to flip in y ``[B]``, bool.
         scaling: Exponent ``n [B]`` of the scaling; positive enlarges.
-        rotation: ``phi [B]`` in radians.
-        stretch: ``n [B]`` of the anisotropic scaling.
+        rotation: Angle ``phi [B]`` in radians.
+        stretch: Exponent ``n [B]`` of the anisotropic scaling.
         stretch_angle: Direction ``a [B]`` of the stretch, in radians.
-        shift: ``(n_x, n_y) [B, 2]``.
+        shift: Translation ``(n_x, n_y) [B, 2]``.
     """
 
     flip_x: Tensor
@@ -64,16 +66,18 @@ class AugmentDraws(NamedTuple):
     shift: Tensor
 
     def rows(self, rows: slice) -> "AugmentDraws":
-        """The draws of some of the images, such as one rank's."""
+        """Return the parameters of some images, for example those of one rank."""
         return AugmentDraws(*(parameter[rows] for parameter in self))
 
     def to(self, device: torch.device) -> "AugmentDraws":
         return AugmentDraws(*(parameter.to(device) for parameter in self))
 
     def labels(self) -> Tensor:
-        """Augmentation labels for the network, ``[B, 9]`` float32, in the order that ``names`` has.
+        """Return augmentation labels ``[B, 9]`` float32 for the network.
 
-        As in the paper, ``(n, a)`` and ``(-n, a + pi)`` share their two labels.
+        They are two flips, scaling, two of the rotation, two of the stretch, and two of the shift.
+
+        As in the paper, ``(n, a)`` and ``(-n, a + pi)`` have equal labels.
         """
         columns = [
             self.flip_x.float(),
@@ -88,10 +92,10 @@ class AugmentDraws(NamedTuple):
         return torch.stack(columns, dim=-1)
 
     def sources(self, height: int, width: int) -> Tensor:
-        """Where places of the result lie in the flipped image: by the inverses of ``T A R S``.
+        """Return maps from the result to the flipped image: the inverses of ``T A R S``.
 
         Returns:
-            ``[B, 2, 3]``, float64: maps of homogeneous pixel coordinates about the centre.
+            ``[B, 2, 3]``, float64: maps of homogeneous pixel coordinates about the center.
         """
         scale = (-OCTAVES * self.scaling.double()).exp2()
         stretch = (-OCTAVES * self.stretch.double()).exp2()
@@ -104,7 +108,7 @@ class AugmentDraws(NamedTuple):
 
 
 class GeometricAugmentation:
-    """Augments batches of images and labels them with what was done.
+    """Augmentation of batches of images, with labels of the transformations.
 
     Args:
         probability: Probability of each transformation but the x-flip, from 0 to 1.
@@ -122,14 +126,14 @@ class GeometricAugmentation:
         self._filters: dict[tuple[torch.Size, torch.dtype, torch.device], Filters] = {}
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """``apply`` with fresh draws for all images."""
+        """Apply transformations with new random parameters to all images."""
         return self.apply(images, self.draw(len(images), generator))
 
     def draw(self, count: int, generator: torch.Generator) -> AugmentDraws:
-        """The parameters of ``count`` images, on the generator's device.
+        """Draw the parameters of ``count`` images, on the generator's device.
 
-        A rank that draws for the batch of all ranks and takes its rows gets what it would get
-        in a batch of one rank.
+        If each rank draws for the batch of all ranks and takes its own rows, results do not depend
+        on the number of ranks.
         """
         device = generator.device
 
@@ -159,18 +163,18 @@ class GeometricAugmentation:
 
     @torch.no_grad()
     def apply(self, images: Tensor, draws: AugmentDraws) -> tuple[Tensor, Tensor]:
-        """Transforms each image by its draws; images that are not warped keep their exact values.
+        """Transform each image by its parameters; unwarped images keep their exact values.
 
-        All images are warped, and the warped ones taken: to ask how many they are, the host would
-        have to wait for the device.
+        All images are warped, and the result is used where needed. Counting the warped images would
+        make the host wait for the device.
 
         Args:
             images: ``[B, C, H, W]``, floating point.
-            draws: Transformations of the B images, on any device.
+            draws: Parameters of the B images, on any device.
 
         Returns:
-            Augmented images ``[B, C, H, W]`` and labels ``[B, 9]``, both of the images' device
-            and dtype, without gradient.
+            Augmented images ``[B, C, H, W]`` and labels ``[B, 9]``, both on the images' device and
+            in their dtype, without gradient.
         """
         draws = draws.to(images.device)
         labels = draws.labels()
@@ -181,7 +185,7 @@ class GeometricAugmentation:
         return torch.where(warped, moved, augmented), labels.to(images.dtype)
 
     def _filters_for(self, images: Tensor) -> "Filters":
-        """What images of their size are resampled with, made once and kept on their device."""
+        """Return the resampling filters for the size of images, cached on their device."""
         size = images.shape[-2:]
         key = size, images.dtype, images.device
         if key not in self._filters:
@@ -192,7 +196,7 @@ class GeometricAugmentation:
 
 
 def _rotation(angle: Tensor) -> Tensor:
-    """Turns x towards y: ``[B] -> [B, 2, 2]``."""
+    """Return rotation matrices ``[B, 2, 2]`` that rotate x towards y by angles ``[B]``."""
     cosine, sine = angle.cos(), angle.sin()
     return torch.stack([cosine, -sine, sine, cosine], dim=-1).view(-1, 2, 2)
 
@@ -202,11 +206,11 @@ def _diagonal(x: Tensor, y: Tensor) -> Tensor:
 
 
 class Filters(NamedTuple):
-    """What images of one size are resampled with: see ``_lanczos_matrices``, ``_fine_centres``.
+    """Resampling filters for images of one size: see ``_lanczos_matrices``, ``_fine_centres``.
 
     Attributes:
         rows_up, rows_down, columns_up, columns_down: Lanczos matrices along the two axes.
-        y, x: Where the fine pixels of the output lie.
+        y, x: Positions of the fine pixels of the output.
     """
 
     rows_up: Tensor
@@ -218,7 +222,10 @@ class Filters(NamedTuple):
 
 
 def _warp(images: Tensor, sources: Tensor, filters: Filters) -> Tensor:
-    """Brings to ``x`` what is at ``S x`` of ``images [B, C, H, W]``, by ``sources [B, 2, 3]``."""
+    """Return images whose value at ``x`` is that of ``images [B, C, H, W]`` at ``S x``.
+
+    The maps S are ``sources [B, 2, 3]``.
+    """
     height, width = images.shape[-2:]
     fine = filters.rows_up @ images @ filters.columns_up.T
 
@@ -233,15 +240,15 @@ def _warp(images: Tensor, sources: Tensor, filters: Filters) -> Tensor:
 
 
 def _fine_centres(size: int) -> Tensor:
-    """Where the fine pixels of the output lie, margins included: pixels from the centre."""
+    """Return the fine pixels' distances from the center, in pixels, margins included."""
     return (torch.arange(-MARGIN, 2 * size + MARGIN, dtype=torch.float64) + 0.5 - size) / 2
 
 
 def _lanczos_matrices(size: int) -> tuple[Tensor, Tensor]:
-    """Along one axis, to twice the resolution and from it, in float64.
+    """Return the Lanczos matrices along one axis, to twice the resolution and back, in float64.
 
     Returns:
-        ``[2 N, N]``, with the reflection at the edges built in, and ``[N, 2 N + 2 MARGIN]``.
+        ``[2 N, N]``, including the reflection at the edges, and ``[N, 2 N + 2 MARGIN]``.
     """
     # Coarse pixels on their reflected continuation, and fine pixels in units of coarse ones.
     continued = torch.arange(-LANCZOS_LOBES, size + LANCZOS_LOBES)
@@ -258,23 +265,24 @@ def _lanczos_matrices(size: int) -> tuple[Tensor, Tensor]:
 
 
 def _lanczos(x: Tensor) -> Tensor:
-    """The Lanczos kernel ``sinc(x) sinc(x / a)`` for ``|x| < a``, with a lobes (in float64)."""
+    """Return the Lanczos kernel ``sinc(x) sinc(x / a)`` for ``|x| < a``, with a lobes."""
     x = x.double()
     return (x.abs() < LANCZOS_LOBES) * torch.sinc(x) * torch.sinc(x / LANCZOS_LOBES)
 
 
 @dataclass(frozen=True, eq=False)
 class AugmentedBatches:
-    """A stream of images with each image augmented, and the labels that tell how.
+    """A stream of augmented images with augmentation labels.
 
-    The draws of a step are made for its whole batch, and each rank takes those of its share.
+    Random parameters of a step are drawn for its whole batch, and each rank uses those of its
+    shard.
 
     Attributes:
         source: Batches of flat images.
         augmentation: Transformation of each image.
         image_shape: ``(C, H, W)``.
         batch: Batch size over all ranks.
-        seed: Seed of all random draws.
+        seed: Random seed of the parameters.
     """
 
     source: BatchSource
@@ -300,8 +308,10 @@ def augmented_points(
     total: int,
     seed: int,
 ) -> Iterator[Tensor]:
-    """Flat images ``[n, D]``, augmented, of this rank's share in order. Each of ``total`` images
-    over all ranks has its draw, whichever rank it falls to."""
+    """Yield this rank's share of augmented flat images ``[n, D]`` in order.
+
+    Each of the ``total`` images over all ranks has its own parameters, independent of its rank.
+    """
     everyone = augmentation.draw(total, seeded_generator("cpu", seed, Stream.AUGMENTATION))
     mine, start = everyone.rows(distributed.shard(total)), 0
     for points in batches:

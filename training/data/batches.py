@@ -1,4 +1,4 @@
-"""Endless streams of batches, of which each rank takes its share."""
+"""Endless streams of batches, sharded over ranks."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ class Batch(NamedTuple):
     """One rank's share of a batch.
 
     Attributes:
-        points: ``[b, D]`` in image space; a training computes losses in their precision.
-        labels: Class labels ``[b, L]``, or None.
-        augment_labels: What augmentation did, ``[b, 9]``, or None.
-        others: Further points of the same law ``[R, D]``, the same on all ranks, to average targets
-            over; or None.
+        points: ``[b, D]`` in image space; losses are computed in their precision.
+        labels: Conditions or class labels ``[b, L]``, or None.
+        augment_labels: Augmentation labels ``[b, 9]``, or None.
+        others: Further points of the same distribution ``[R, D]``, equal on all ranks, for
+            averaging targets; or None.
     """
 
     points: Tensor
@@ -32,31 +32,33 @@ class Batch(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence["Batch"]) -> "Batch":
-        """Points, and labels if there are any, of several parts."""
+        """Concatenate the points, and labels if present, of several batches."""
         labels = [part.labels for part in parts if part.labels is not None]
         return cls(
             torch.cat([part.points for part in parts]), torch.cat(labels) if labels else None
         )
 
     def at(self, rows: Tensor | slice) -> "Batch":
-        """Points and labels of some rows."""
+        """Return the points and labels of some rows."""
         return Batch(self.points[rows], None if self.labels is None else self.labels[rows])
 
     def conditions(self, device: torch.device) -> dict[str, Tensor]:
-        """What a network takes beside points and times, by the names of its arguments."""
+        """Return the network's inputs besides points and times, by argument name."""
         named = {"labels": self.labels, "augment_labels": self.augment_labels}
         return {name: value.to(device) for name, value in named.items() if value is not None}
 
 
 class BatchSource(Protocol):
-    """Where batches come from. A stream can start at any step, as a resumed run needs."""
+    """Source of batches. A stream can start at any step, as a resumed run requires."""
 
     def batches(self, first_step: int) -> Iterator[Batch]: ...
 
 
 def parts_of_epochs(start: int, stop: int, size: int) -> Iterator[tuple[int, slice]]:
-    """Numbers of epochs, of so many rows each, and the rows of these that have the numbers from
-    ``start`` to ``stop`` in an endless stream of epochs."""
+    """Yield epochs and their row slices that cover rows ``start`` to ``stop`` of an endless stream.
+
+    Each epoch has ``size`` rows.
+    """
     while start < stop:
         epoch, place = divmod(start, size)
         length = min(stop - start, size - place)
@@ -65,22 +67,25 @@ def parts_of_epochs(start: int, stop: int, size: int) -> Iterator[tuple[int, sli
 
 
 OTHERS_PER_SAMPLE = 8
-"""Further points that are drawn for each sample: fewer would leave targets noisy, more would take
-longer than they save. So a set of them serves several steps."""
+"""Further points drawn per sample.
+
+Fewer would leave targets noisy, more would take longer than they save. A set of points is therefore
+reused in several steps.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class ToyBatches:
-    """Fresh samples of a toy at every step, a function of (seed, step) alone.
+    """New samples of a toy at every step, as a function of (seed, step) alone.
 
     Attributes:
         toy: Distribution to draw from.
         batch: Batch size over all ranks.
-        seed: Seed of all batches.
-        device: Device to draw the batches on.
-        others: Number of further points, to average targets over; 0 for none. They are the same
-            tensor in as many steps as have ``others / OTHERS_PER_SAMPLE`` samples, then fresh ones.
-        antithetic: Whether each point comes twice, one after the other.
+        seed: Random seed of all batches.
+        device: Device on which batches are drawn.
+        others: Number of further points for averaging targets; 0 for none. One set serves the steps
+            that have ``others / OTHERS_PER_SAMPLE`` samples together.
+        antithetic: Whether each point occurs twice in a row.
     """
 
     toy: Toy

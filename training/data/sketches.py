@@ -1,13 +1,12 @@
-"""Whether rows were seen before, by numbers that they are known by.
+"""Detection of rows that were in the training data, by hashes.
 
-A network file has the K smallest numbers of the rows, or images, that its training saw: of any
-others, those whose numbers are up to the largest of these were among them or not. Rows of few
-different values are alike by chance. A row that was not seen is one of those that were with a
-probability of about
+A network file contains the K smallest hashes of its training rows or images. For other rows, a hash
+up to the largest of these shows whether the row was in the training data. Rows with few different
+values coincide by chance. A new row is equal to some training row with a probability of about
 
-    1 - (numbers of the K that are there once) / K
+    1 - (hashes among the K that occur once) / K
 
-(Good 1953, "The population frequencies of species"), where hashing chooses the K.
+(Good 1953, "The population frequencies of species"), where hashing selects the K.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,13 +19,13 @@ import numpy as np
 from dnnlib.errors import DataError
 
 MOST_SKETCHED = 4096
-"""K, of larger data sets."""
+"""K for larger data sets: the maximum number of stored hashes."""
 BY_CHANCE = 1e-4
-"""Rows that are alike with a smaller probability were seen."""
+"""Significance level: less probable numbers of coincidences mean that rows were in the training."""
 
 
 def row_numbers(values: np.ndarray) -> np.ndarray:
-    """A number of 64 bits for each row ``[N, D]``; those of different rows hardly ever clash."""
+    """Return a 64-bit hash of each row ``[N, D]``; collisions are negligible."""
     totals = np.zeros(len(values), dtype=np.uint64)
     for column in values.T:
         totals ^= (np.ascontiguousarray(column) + 0.0).view(np.uint64)  # -0 as 0
@@ -37,23 +36,26 @@ def row_numbers(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Sketch:
-    """Numbers of rows that a training saw.
+    """Hashes of training rows.
 
     Attributes:
-        numbers: Rising ``[K]``, of 64 bits; those of rows that are alike, more than once.
+        numbers: Increasing hashes ``[K]`` of 64 bits; equal rows occur repeatedly.
     """
 
     numbers: np.ndarray
 
     @classmethod
     def of(cls, numbers: np.ndarray | Sequence[int]) -> "Sketch":
-        """That of the numbers of all rows."""
+        """Return the sketch of the hashes of all rows."""
         return cls(np.sort(np.array(numbers, dtype=np.uint64))[:MOST_SKETCHED])
 
     @classmethod
     def read(cls, path: Path, about: Mapping[str, Any]) -> "Sketch":
-        """What a network file says of it; empty if that is nothing. Raises DataError if it is
-        broken."""
+        """Return the sketch in a network file, which may be empty.
+
+        Raises:
+            DataError: The entry in the file is broken.
+        """
         numbers = about.get("rows", [])
         if not (
             isinstance(numbers, list)
@@ -64,21 +66,27 @@ class Sketch:
 
     @property
     def listed(self) -> list[int]:
-        """What a network file has of it."""
+        """Hashes in the form of network files."""
         return [int(number) for number in self.numbers]
 
     def repeated(self, numbers: np.ndarray) -> int:
-        """How many rows of these numbers ``[n]`` were seen: all of up to ``MOST_SKETCHED`` rows,
-        and of more their share of these."""
+        """Return the number of rows with these hashes ``[n]`` in the sketch.
+
+        For more than ``MOST_SKETCHED`` training rows, only a share of the rows is comparable.
+        """
         return int(np.isin(numbers, self.numbers).sum())
 
     def repeated_beyond_chance(self, numbers: np.ndarray, alike: bool) -> int:
-        """How many rows of these numbers ``[n]`` were seen; 0 where chance repeats so many."""
+        """Return the number of rows in the sketch, or 0 if chance explains that many."""
         return 0 if self.repeated_by_chance(numbers, alike) else self.repeated(numbers)
 
     def repeated_by_chance(self, numbers: np.ndarray, alike: bool) -> bool:
-        """Whether chance repeats so many rows, by their numbers ``[n]``; ``alike`` is whether
-        different rows may well be alike, though none that were seen are."""
+        """Return whether chance explains the number of repeated rows.
+
+        Args:
+            numbers: Hashes of the rows ``[n]``.
+            alike: Whether different rows may coincide even if no training rows do.
+        """
         from scipy.stats import binom  # here, since trainings import this and need it not
 
         again, size = self.repeated(numbers), len(self.numbers)

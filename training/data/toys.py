@@ -4,12 +4,12 @@ Every toy is a curve or a sheet plus Gaussian noise,
 
     u = (c(v) + n - mean) / std,      v ~ Uniform([0, 1]^p),   n ~ N(0, diag(noise^2)),
 
-where ``mean`` and ``std`` are the moments of the distribution itself, never of a batch; toys whose
-name starts with ``unscaled_`` are as the paper's code has them, without either. Replacing
-the integral over ``v`` by Gauss-Legendre quadrature turns the distribution into a finite Gaussian
-mixture that equals it to about 1e-9 (the nodes lie closer together than one noise standard
-deviation, where the quadrature error of a smooth integrand vanishes exponentially). Moments, exact
-denoisers and exact densities all follow from that mixture.
+where ``mean`` and ``std`` are the moments of the distribution itself, never of a batch. Toys whose
+name starts with ``unscaled_`` omit both, as in the paper's code. Replacing the integral over ``v``
+by Gauss-Legendre quadrature turns the distribution into a finite Gaussian mixture that equals it to
+about 1e-9: the nodes are closer together than one noise standard deviation, where the quadrature
+error of a smooth integrand vanishes exponentially. Moments, exact denoisers and exact densities all
+follow from that mixture.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,11 +27,11 @@ from dnnlib.errors import UsageError, require_known
 from training.names import TOY_NAMES
 
 Skeleton = Callable[[Tensor], Tensor]
-"""Maps parameters ``[n, p]`` in the unit cube to points ``[n, d]``."""
+"""Type of a map from parameters ``[n, p]`` in the unit cube to points ``[n, d]``."""
 
 EMBEDDING_SEED = 2407
 LARGEST_MISMATCH = 0.25
-"""Of a toy with data that are its own, in its variances: far more than any sample's."""
+"""Maximum mismatch of a toy and its own data: far above that of any sample."""
 
 
 class GaussianMixture(NamedTuple):
@@ -50,7 +50,7 @@ class GaussianMixture(NamedTuple):
     embedding: Tensor
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean ``[D]`` and covariance ``[D, D]`` of the whole mixture."""
+        """Return the mean ``[D]`` and covariance ``[D, D]`` of the whole mixture."""
         mean = self.weights @ self.means
         centered = self.means - mean
         covariance = (self.weights[:, None] * centered).T @ centered + self.covariance
@@ -90,7 +90,7 @@ def _sine2(v: Tensor) -> Tensor:
 
 
 def _half_s_curve(sign: int) -> Skeleton:
-    """One bend of the S. The whole is two smooth pieces, since its curvature jumps between them."""
+    """Return one of the two smooth bends of the S, between which its curvature jumps."""
 
     def bend(v: Tensor) -> Tensor:
         angle, thickness = 1.5 * pi * v[:, :1], 2 * v[:, 1:]
@@ -105,7 +105,7 @@ def _swirl(v: Tensor) -> Tensor:
 
 
 def _flattened(sheet: Skeleton) -> Skeleton:
-    """The sheet's curve alone: its thickness (the second dimension) set to zero."""
+    """Return the sheet's curve: its thickness (the second dimension) is set to zero."""
 
     def curve(v: Tensor) -> Tensor:
         points = sheet(torch.cat([v, torch.zeros_like(v)], dim=1))
@@ -116,7 +116,7 @@ def _flattened(sheet: Skeleton) -> Skeleton:
 
 
 def _with_normal_thickness(sheet: _Recipe) -> _Recipe:
-    """The sheet with its second dimension replaced by an independent normal variable."""
+    """Return the sheet with its second dimension replaced by an independent normal variable."""
     return replace(
         sheet,
         pieces=[_flattened(piece) for piece in sheet.pieces],
@@ -130,8 +130,8 @@ _S_CURVE = _Recipe([_half_s_curve(-1), _half_s_curve(1)], nodes=(48, 24), noise=
 _SWIRL = _Recipe([_swirl], nodes=(192, 36), noise=(1.25,) * 3)
 _RECIPES = {
     "circles": _Recipe([_circle(1.0), _circle(0.5)], nodes=(192,), noise=(0.08, 0.08)),
-    # Without noise on x, the nodes must lie closer together than sqrt(gamma0) in that dimension:
-    # they do down to gamma0 = 1e-4.
+    # Without noise on x, the nodes must be closer together than sqrt(gamma0) in that dimension;
+    # they are for gamma0 down to 1e-4.
     "sine1": _Recipe([_sine1], nodes=(640,), noise=(0.0, 0.8)),
     "sine2": _Recipe([_sine2], nodes=(640,), noise=(0.0, 0.15)),
     "moons": _Recipe([_upper_moon, _lower_moon], nodes=(96,), noise=(0.08, 0.08)),
@@ -146,15 +146,15 @@ for _name in ("alt_s_curve", "alt_swirl"):
 
 
 class Toy:
-    """A toy distribution, sampled without end and known exactly.
+    """A toy distribution with unlimited samples and known density.
 
     Args:
-        name: One of ``TOY_NAMES``.
-        augment_to: Number of dimensions to embed the toy in, by a fixed matrix with orthonormal
-            columns; 0 leaves it in its own space.
+        name: A name in ``TOY_NAMES``.
+        augment_to: Number of dimensions in which to embed the toy, by a fixed matrix with
+            orthonormal columns; 0 for no embedding.
 
     Raises:
-        UsageError: Unknown name, or fewer dimensions than the toy has.
+        UsageError: The name is unknown, or there are fewer dimensions than the toy has.
     """
 
     def __init__(self, name: str, augment_to: int = 0):
@@ -172,7 +172,7 @@ class Toy:
         self._mean, self._std = self._raw_moments()
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draws ``[count, D]`` points in float64 on the generator's device."""
+        """Draw ``[count, D]`` points in float64 on the generator's device."""
         device, recipe = generator.device, self._recipe
         piece = torch.randint(len(recipe.pieces), (count, 1), generator=generator, device=device)
         parameters = _draw(torch.rand, generator, count, len(recipe.nodes))
@@ -199,12 +199,18 @@ class Toy:
         )
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Exact mean ``[D]`` and covariance ``[D, D]``."""
+        """Return the exact mean ``[D]`` and covariance ``[D, D]``."""
         return self.mixture.moments()
 
     def mismatch(self, center: Tensor, second_moments: Tensor) -> float:
-        """How far second moments ``[D, D]``, about a point ``[D]``, are from the toy's own, in its
-        variances: 0 if they are equal."""
+        """Return the largest deviation of second moments from the toy's, relative to its variances.
+
+        It is 0 if they are equal.
+
+        Args:
+            center: Point ``[D]`` about which the moments are taken.
+            second_moments: Moments ``[D, D]``.
+        """
         mean, covariance = self.moments()
         axes = self.mixture.embedding
         offset = mean - center
@@ -215,7 +221,7 @@ class Toy:
         return float(max((within / std.outer(std)).abs().max(), elsewhere))
 
     def _quadrature(self) -> tuple[Tensor, Tensor]:
-        """Weights ``[K]`` and raw points ``[K, d]`` of the Gauss-Legendre rule on all pieces."""
+        """Return the weights ``[K]`` and raw points ``[K, d]`` of Gauss-Legendre rules."""
         axes = [np.polynomial.legendre.leggauss(count) for count in self._recipe.nodes]
         parameters = torch.tensor(list(product(*((nodes + 1) / 2 for nodes, _ in axes))))
         weights = torch.tensor(list(product(*(weights / 2 for _, weights in axes)))).prod(dim=1)

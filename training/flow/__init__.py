@@ -1,1 +1,1 @@
-"""Schedules, bases, denoisers and the ODE. Knows tensors and callables, no data set, no network."""
+"""Schedules, bases, denoisers and the ODE, independent of data sets and networks."""

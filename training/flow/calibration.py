@@ -1,60 +1,63 @@
 """Calibration of a network denoiser: a gain and a slope for each dimension and time.
 
-A network F is trained on the sum of the squared errors of all dimensions, and one scale of its
-output serves them all. Where some can be predicted and others cannot, as kept and compressed ones
-at middle times, it ends between: too small in the first, too large in the second, right in the
-mean. What corrects it is, in each dimension, a linear regression of the target y of F on F itself
-and on its input ``z = c_in x_tilde``,
+A network F is trained on the sum of the squared errors of all dimensions, and its output has one
+scale for all of them. If some dimensions are predictable and others are not (at middle times, the
+kept and the compressed ones), that scale is a compromise: too small for the first, too large for
+the second, right on average. The correction is a linear regression in each dimension, of the target
+y of F on F itself and on its input ``z = c_in x_tilde``,
 
     y_i ~ alpha_i(t) F_i - beta_i(t) z_i.
 
-The *gain* alpha is fitted to clean data plus noise, the law p_t that F was trained on. Write F' and
-y' for what z does not explain, linearly, of F and of y - F. Then alpha = 1 + b with
-``b = E[F'y'] / E[F'^2]``. From n clean points j, each with a few noises, b has the variance
+The *gain* alpha is fitted to clean data plus noise, the distribution p_t on which F was trained.
+Write F' and y' for the residuals of linear regressions of F and of y - F on z. Then alpha = 1 + b
+with ``b = E[F'y'] / E[F'^2]``. For n clean points j with a few noise draws each, b has the variance
 
     V = sum_j (mean of F'y' over the noises of j)^2 / (n E[F'^2])^2.
 
-It is large where F hardly varies, and where a few points decide, as for pixels that are seldom
-anything but black. A normal prior of mean 1 and std s, ``PRIOR_STD``, makes of the estimate
-``1 + b / (1 + V / s^2)``; where F' is that of a single point, this is within s/2 of 1.
+The variance is large where F hardly varies, and where a few points dominate, as for pixels that are
+almost always black. A normal prior of mean 1 and standard deviation s, ``PRIOR_STD``, shrinks the
+estimate to ``1 + b / (1 + V / s^2)``. If a single point determines F', this is within s/2 of 1.
 
-The *slope* beta decides the variances of a melt. Along the probability-flow ODE the unscaled state,
-written x here, obeys ``dx_i/dt = (r_i/2) (x_i - D_i)`` with ``r_i = d log gamma_i / dt``, hence
+The *slope* beta controls the variances of inflated points. Along the probability-flow ODE the
+unscaled state, written x here, obeys ``dx_i/dt = (r_i/2) (x_i - D_i)`` with ``r_i = d log gamma_i /
+dt``, hence
 
     d E[x_i^2] / dt = r_i E[x_i (x_i - D_i)].
 
 Let ``f_i = xi_i / (xi_i + gamma_i)`` be the best linear denoiser. If ``E[(D_i - f_i x_i) x_i] = 0``
 at all times, the right side is ``r_i gamma_i E[x_i^2] / (xi_i + gamma_i)``, so that ``E[x_i^2]``
 stays in proportion to ``xi_i + gamma_i(t)``, the closed form. The optimal denoiser has this
-property (regression leaves a rest that is uncorrelated with its input); a trained network has it
-but nearly. The missing part is
+property (regression residuals are uncorrelated with the input); a trained network has it only
+approximately. The missing part is
 
     beta_i(t) = E[alpha_i F_i z_i] / E[z_i^2] - tau_i,     tau_i = sqrt(gamma_i / v_i)
                                                                    (xi_i - v_i) / (xi_i + gamma_i).
 
-``v`` is the data variance that the preconditioning counts on; tau vanishes where it is the data's
-own, and else is the slope that takes the preconditioning's linear denoiser to the best one.
+``v`` is the data variance assumed by the preconditioning. The term tau vanishes if v equals the
+variance of the data. Otherwise it is the slope that maps the preconditioning's linear denoiser to
+the best one.
 
-What is only the scatter of the points must not become a slope: 0.01, which is the noise of 10,000
-of them, held at all times, changes a variance by 3 percent. So beta is, a priori, 0 or drawn from a
-normal law of std s, with even odds (spike and slab, Mitchell and Beauchamp 1988). Of an estimate b
-with variance V, which like that of a gain sums the squares of what each point adds, this makes its
-posterior mean,
+Sampling noise of the points must not become a slope: a slope of 0.01, the noise level of 10,000
+points, changes a variance by 3 percent if it persists at all times. So the prior of beta is an even
+mixture of 0 and a normal distribution of standard deviation s (spike and slab, Mitchell and
+Beauchamp 1988). For an estimate b whose variance V, as for a gain, sums the squared contributions
+of points, the posterior mean is
 
     w b / (1 + V/s^2),   w / (1 - w) = exp(b^2/2V / (1 + V/s^2)) / sqrt(1 + s^2/V):
 
-with V = s^2/2500, an eighth of b where it is two standard errors, and nearly all of it where it is
-four. A gain scales what the network knows, so that its scatter does little; it needs no spike.
+with V = s^2/2500, an eighth of b if b is two standard errors, and nearly all of b if it is four. A
+gain scales what the network already predicts, so its sampling noise matters little and it needs no
+spike.
 
-Means over which points? ``marginal`` takes those of p_t. ``path`` takes the states at which the
-calibrated flow itself has arrived, starting from p at the first time: errors of the law that the
-flow makes earlier count, and the variances of a melt come out right by construction. It goes from
-node to node by Heun's method for ``x_hat_i = x_i / sqrt(xi_i + gamma_i)``, in which the linear part
-of the ODE is gone:
+The methods differ in the points over which means are taken. ``marginal`` uses draws from p_t.
+``path`` uses the states that the calibrated flow itself reaches from p at the first time. It
+therefore accounts for earlier errors in the distribution of states, and inflated variances are
+right by construction. It moves from node to node by Heun's method for ``x_hat_i = x_i / sqrt(xi_i +
+gamma_i)``, which removes the linear part of the ODE:
 
     dx_hat_i/dt = (r_i/2) (f_i x_i - D_i) / sqrt(xi_i + gamma_i),
 
-with beta fitted anew to the states of each of the two stages. ``gain`` fits no slope.
+with beta refitted to the states of each of the two stages. ``gain`` fits no slope.
 """
 
 from collections.abc import Callable, Mapping
@@ -77,22 +80,27 @@ from training.flow.splines import NaturalSpline
 from training.names import METHODS
 
 NODES = 17
-"""Times of a fit. With 9, 17, 33 of them, melted variances of a network of digits were 1.0, 0.2,
-0.1 % off in the mean over its kept dimensions, where they had been 48 % off."""
+"""Number of times of a fit.
+
+For a network of digits, inflated variances were 48 % off on average over the kept dimensions. With
+9, 17 and 33 times they were 1.0, 0.2 and 0.1 % off.
+"""
 
 PRIOR_STD = 0.5
-"""Of gains about 1, and of slopes about 0 that are none: on digits, gains of kept dimensions lie
-between 0.7 and 2.1, and slopes below 0.5."""
+"""Prior standard deviation of gains around 1, and of nonzero slopes around 0.
+
+On digits, gains of kept dimensions are between 0.7 and 2.1, and slopes are below 0.5.
+"""
 GAIN_DRAWS = 4
-"""Noises that each point gets for the gains."""
+"""Number of noise draws per point for the gains."""
 TINY = torch.finfo(torch.float64).tiny
 
 BLOCK = 250
-"""Points of one network call: little memory without gradients, and nearly full speed."""
+"""Points per network call: little memory without gradients, and nearly full speed."""
 
 
 class Calibration(nn.Module):
-    """What becomes of a network's output F: ``gain(t) F - slope(t) z``, natural splines in t.
+    """Correction of a network output F to ``gain(t) F - slope(t) z``, by natural splines in t.
 
     Args:
         times: Increasing ``[K]``, at least two.
@@ -100,7 +108,7 @@ class Calibration(nn.Module):
         slopes: ``beta [K, D]`` at these times.
 
     Raises:
-        ValueError: They do not belong together, or are not finite float64.
+        ValueError: Shapes do not match, or values are not finite float64.
     """
 
     gains: Tensor
@@ -123,19 +131,24 @@ class Calibration(nn.Module):
         return self.spline.times
 
     def forward(self, residual: Tensor, z: Tensor, t: Tensor) -> Tensor:
-        """The corrected output ``[B, D]``, in float64, of ``F [B, D]`` and its input ``[B, D]`` at
-        times ``[]`` or ``[B]``."""
+        """Return the corrected output ``[B, D]``, float64.
+
+        Args:
+            residual: Network output ``F [B, D]``.
+            z: Network input ``[B, D]``.
+            t: Times ``[]`` or ``[B]``.
+        """
         gains, slopes = self.at(t)
         return gains * residual - slopes * z
 
     def at(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Gains and slopes ``[..., D]`` at times ``[...]``."""
+        """Return gains and slopes ``[..., D]`` at times ``[...]``."""
         weights = self.spline.weights(t)
         return weights @ self.gains, weights @ self.slopes
 
 
 class CalibratedNetwork(Protocol):
-    """What a fit needs to know of a network denoiser."""
+    """Interface of a network denoiser that ``fit_calibration`` needs."""
 
     basis: EigenBasis
     schedule: NoiseSchedule
@@ -156,26 +169,26 @@ def fit_calibration(
     conditions: Mapping[str, Tensor] | None = None,
     on_node: Callable[[], object] = lambda: None,
 ) -> Calibration:
-    """Fits gains and slopes at the given times, to the points of all ranks together.
+    """Fit gains and slopes at the given times, to the points of all ranks together.
 
     Args:
         denoiser: The denoiser to calibrate, with the coefficients of ``ifs``; its own calibration
             is not used.
-        points: Clean ``[n, D]`` in eigenspace: this rank's share, as ``distributed.shard`` cuts it.
+        points: Clean points ``[n, D]`` in eigenspace: this rank's shard, see ``distributed.shard``.
         times: Increasing ``[K]``; the path starts at the first.
         seed: Seed of the noise.
-        method: A name in ``METHODS``: which slopes to fit with the gains, or none.
-        block: Points of one network call.
-        conditions: Such as ``labels [n, L]``.
-        on_node: Called for each of the times of gains, then of slopes, for a progress bar.
+        method: A name in ``METHODS``: which slopes to fit besides the gains, or none.
+        block: Points per network call.
+        conditions: Conditions of the points by name, for example ``labels [n, L]``.
+        on_node: Called after each time of the gains, then of the slopes, for a progress bar.
 
     Raises:
-        UsageError: An unknown method.
-        ValueError: The network gives values that are not finite.
+        UsageError: The method is unknown.
+        ValueError: The network returns values that are not finite.
     """
     require_known("method", method, METHODS)
     clean = points.double()
-    # A block is filled up to its size: no more than there is to fill it with.
+    # Blocks are padded to their size, so a block should not exceed the number of points.
     block = min(block, max(1, len(clean)))
     fit = _Fit(denoiser, clean, times.to(clean), seed, block, conditions or {}, on_node)
     with torch.no_grad():
@@ -183,13 +196,13 @@ def fit_calibration(
 
 
 def calls_of_fit(times: int, method: str) -> int:
-    """Network calls of a point that a fit at so many times takes."""
+    """Return the number of network evaluations per point for a fit at ``times`` times."""
     return times * (GAIN_DRAWS + {"gain": 0, "marginal": 1, "path": 2}[method])
 
 
 @dataclass(eq=False)
 class _Fit:
-    """One network, and the points to fit it to; see ``fit_calibration``."""
+    """A network and the points to fit its calibration to; see ``fit_calibration``."""
 
     denoiser: CalibratedNetwork
     clean: Tensor
@@ -215,12 +228,12 @@ class _Fit:
         return Calibration(self.times, gains, slopes)
 
     def _noted(self, values: Tensor) -> Tensor:
-        """Values of one time, which are done."""
+        """Report that one time is done, and return its values."""
         self.on_node()
         return values
 
     def _gain(self, t: Tensor, noises: list[Tensor]) -> Tensor:
-        """``alpha [D]``."""
+        """Return the gains ``alpha [D]`` at a time."""
         c = self.denoiser.coefficients(t)
         products, squares = torch.zeros_like(self.clean), torch.zeros_like(self.clean)
         for noise in noises:
@@ -231,17 +244,17 @@ class _Fit:
             out, error = out - out_z / zz * z, error - error_z / zz * z
             products += out * error
             squares += out * out
-        # Noises of one point are not independent evidence: it is points that are.
+        # Noise draws of one point are not independent evidence; points are.
         score, information, scatter = self._sums(products, squares, products.square())
         weight = information * PRIOR_STD**2
         return 1 + weight * score / (weight * information + scatter).clamp(min=TINY)
 
     def _sums(self, *values: Tensor) -> Tensor:
-        """Over the points of all ranks, of each of ``[n, D]``: ``[..., D]``."""
+        """Return sums over the points of all ranks, ``[..., D]``, for values ``[n, D]`` each."""
         return distributed.sum_over_ranks(torch.stack([value.sum(0) for value in values]))
 
     def _marginal_slopes(self, gains: Tensor) -> Tensor:
-        """``beta [K, D]`` under the law of the data with noise."""
+        """Return ``beta [K, D]`` under the distribution of data plus noise."""
         noise = self._noise(0)
         fitted = [
             self._noted(self._evaluate(self._noisy(t, noise), t, gain)[0])
@@ -250,7 +263,7 @@ class _Fit:
         return torch.stack(fitted)
 
     def _slopes_along_path(self, gains: Tensor) -> Tensor:
-        """``beta [K, D]`` under the laws that the calibrated flow makes."""
+        """Return ``beta [K, D]`` under the distributions that the calibrated flow produces."""
         nodes = list(zip(self.times, gains, strict=True))
         first, gain = nodes[0]
         states = self._noisy(first, self._noise(0))
@@ -265,26 +278,28 @@ class _Fit:
         return torch.stack(slopes)
 
     def _noise(self, draw: int) -> Tensor:
-        """Unit noise ``[n, D]`` of this rank's points, a function of the seed, the draw and the
-        global row."""
+        """Return unit noise ``[n, D]`` for this rank's points.
+
+        The noise is a function of the seed, the draw and the global row.
+        """
         shape = (self.total, self.clean.shape[1])
         noise = normal_numbers(shape, self.seed, Stream.CALIBRATION_NOISE, draw)
         return noise[distributed.shard(self.total)].to(self.clean.device)
 
     def _noisy(self, t: Tensor, noise: Tensor) -> Tensor:
-        """States ``x_hat [n, D]`` under the law of the data with noise."""
+        """Return states ``x_hat [n, D]`` under the distribution of data plus noise."""
         gamma = self.denoiser.schedule.noise_variance(t)
         return (self.clean + gamma.sqrt() * noise) / self._spread(t)
 
     def _spread(self, t: Tensor) -> Tensor:
-        """``sqrt(xi + gamma) [D]``: the standard deviations of the unscaled states at t."""
+        """Return ``sqrt(xi + gamma) [D]``, the standard deviations of the unscaled states at t."""
         basis, schedule = self.denoiser.basis, self.denoiser.schedule
         return (basis.eigenvalues + schedule.noise_variance(t)).sqrt()
 
     def _evaluate(self, states: Tensor, t: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
-        """``beta [D]`` of states ``x_hat [n, D]``, and with it their ``dx_hat/dt [n, D]``.
+        """Return ``beta [D]`` for states ``x_hat [n, D]``, and ``dx_hat/dt [n, D]`` with it.
 
-        ``D - f x`` is ``c_out (alpha F - (beta + tau) z)``, and ``beta + tau`` the slope of
+        ``D - f x`` is ``c_out (alpha F - (beta + tau) z)``, and ``beta + tau`` is the slope of
         ``alpha F`` on z.
         """
         data, counted_on = self.denoiser.basis.eigenvalues, self.denoiser.data_variance
@@ -302,8 +317,11 @@ class _Fit:
 
 
 def _slope(score: Tensor, information: Tensor, scatter: Tensor) -> Tensor:
-    """The posterior mean ``[D]`` of ``b = score / information``, with variance ``scatter /
-    information^2``: sums of products, of squares, and of the products' squares."""
+    """Return the posterior mean ``[D]`` of ``b = score / information``.
+
+    Its variance is ``scatter / information^2``. The arguments are sums of products, of squares, and
+    of squared products.
+    """
     ratio = (information.square() * PRIOR_STD**2 / scatter.clamp(min=TINY)).clamp(max=1 / TINY)
     shrunk = 1 / (1 + 1 / ratio.clamp(min=TINY))
     evidence = score.square() / scatter.clamp(min=TINY)

@@ -1,7 +1,8 @@
-"""How a denoiser is called: under conditions, in blocks of one shape, again for gradients.
+"""Wrappers of a denoiser: fixed conditions, blocks of one shape, and recomputed gradients.
 
-Convolutions and matrix products choose their kernels, and so the order of their sums, by the shape
-of what they are given. Only calls of one shape give each row the same bits whatever comes with it.
+The shapes of inputs determine the kernels of convolutions and matrix products, and so the order of
+summation. A row gets the same bits whatever other rows are in its batch only if all calls have one
+shape.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,13 +16,13 @@ from torch.utils.checkpoint import checkpoint
 from training.flow.solvers import Velocity
 
 Call = Callable[..., Tensor]
-"""``D(x [B, D], t [] or [B], **conditions [B, ...]) -> [B, D]``."""
+"""Type of a denoiser: ``D(x [B, D], t [] or [B], **conditions [B, ...]) -> [B, D]``."""
 BLOCK_ROWS = {"cpu": 16, "cuda": 128}
-"""Rows of one call by type of device: enough for nearly its full speed."""
+"""Rows per call by device type: enough for nearly full speed."""
 
 
 def prepared(denoiser: Call, conditions: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Conditions as a denoiser that sees them at many calls makes them ready once, if it does."""
+    """Return conditions after the denoiser's one-time preprocessing, if it has any."""
     prepare = getattr(denoiser, "prepared", None)
     return conditions if prepare is None else prepare(conditions)
 
@@ -29,15 +30,16 @@ def prepared(denoiser: Call, conditions: Mapping[str, Tensor]) -> Mapping[str, T
 def with_trace(
     denoiser: Call, x: Tensor, t: Tensor, factors: Tensor, **conditions: Tensor
 ) -> tuple[Tensor, Tensor] | None:
-    """What the denoiser says of its own trace, see ``NetworkDenoiser.with_trace``; None of those
-    that have none."""
+    """Return the denoiser's own trace, see ``NetworkDenoiser.with_trace``; None if it has none."""
     own = getattr(denoiser, "with_trace", None)
     return None if own is None or t.ndim else own(x, t, factors, **conditions)
 
 
 class ConditionedDenoiser:
-    """A denoiser that is given the same conditions at every call, such as ``labels [B, L]``, by
-    name, one row for each point, or one for all."""
+    """A denoiser with the same named conditions in every call, for example ``labels [B, L]``.
+
+    Conditions have one row per point, or one row for all points.
+    """
 
     def __init__(self, denoiser: Call, conditions: Mapping[str, Tensor]):
         self._denoiser, self._conditions = denoiser, prepared(denoiser, conditions)
@@ -49,22 +51,23 @@ class ConditionedDenoiser:
     def with_trace(
         self, x: Tensor, t: Tensor, factors: Tensor, **further: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        """As ``NetworkDenoiser.with_trace``; None of denoisers without."""
+        """Return the denoiser's value and trace, see ``NetworkDenoiser.with_trace``, or None."""
         rows = {k: v.expand(len(x), *v.shape[1:]) for k, v in self._conditions.items()}
         return with_trace(self._denoiser, x, t, factors, **rows, **further)
 
 
 class BlockwiseDenoiser:
-    """Calls a denoiser with exactly so many rows at a time, the last block filled up.
+    """A denoiser called with exactly ``rows`` rows at a time; the last block is padded.
 
-    What fills it are zeros, at a time of the block. So a row's result depends on that row alone,
-    and memory does not grow with the batch."""
+    Padding rows are zeros at a time of the same block. A row's result therefore depends on that row
+    alone, and memory does not grow with the batch.
+    """
 
     def __init__(self, denoiser: Call, rows: int):
         self._denoiser, self._rows = denoiser, rows
 
     def __call__(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
-        """The denoised ``[B, D]`` of ``x [B, D]`` at times ``[]`` or ``[B]``."""
+        """Return the denoised points ``[B, D]`` of ``x [B, D]`` at times ``[]`` or ``[B]``."""
         parts = []
         for start in range(0, len(x), self._rows):
             block = {name: self._block(rows, start) for name, rows in conditions.items()}
@@ -75,7 +78,7 @@ class BlockwiseDenoiser:
     def with_trace(
         self, x: Tensor, t: Tensor, factors: Tensor, **conditions: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        """As ``NetworkDenoiser.with_trace``; None of denoisers without."""
+        """Return values and traces block by block, see ``NetworkDenoiser.with_trace``, or None."""
         parts = []
         for start in range(0, len(x), self._rows):
             block = {name: self._block(rows, start) for name, rows in conditions.items()}
@@ -89,7 +92,7 @@ class BlockwiseDenoiser:
         return values, traces
 
     def prepared(self, conditions: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """As the denoiser makes them ready, in blocks likewise."""
+        """Return conditions preprocessed by the denoiser, also in blocks."""
         counts = {len(rows) for rows in conditions.values()}
         count = max(counts, default=0)
         if not hasattr(self._denoiser, "prepared") or counts != {count} or not count:
@@ -102,7 +105,7 @@ class BlockwiseDenoiser:
 
     def _times(self, t: Tensor, start: int) -> Tensor:
         block = t[start : start + self._rows]
-        # Not zeros: a schedule need not have a time 0.
+        # Padding times are not zeros: a schedule need not include time 0.
         return torch.cat([block, block[-1:].expand(self._rows - len(block))])
 
     def _block(self, rows: Tensor, start: int) -> Tensor:
@@ -112,10 +115,11 @@ class BlockwiseDenoiser:
 
 
 class RecomputedDenoiser:
-    """A denoiser that repeats its calls for gradients instead of storing what they computed,
-    without randomness, and so in evaluation mode.
+    """A denoiser that recomputes its calls in the backward pass instead of storing activations.
 
-    Blocks of rows that are made of it need the memory of one call, with gradients as without."""
+    It must be free of randomness, hence in evaluation mode. If blocks of rows are computed with it,
+    gradients take the memory of one block.
+    """
 
     def __init__(self, denoiser: Call):
         self._denoiser = denoiser
@@ -127,27 +131,29 @@ class RecomputedDenoiser:
 
 
 def repeated(function: Velocity, x: Tensor, t: Tensor) -> Tensor:
-    """What a function without randomness makes, which is called again for gradients."""
+    """Call a deterministic function under checkpointing: it is called again for gradients."""
     return checkpoint(function, x, t, use_reentrant=False, preserve_rng_state=False)
 
 
 class CountedVelocity:
-    """A velocity whose calls are counted and, on request, repeated for gradients.
+    """A velocity that counts its calls and, on request, recomputes them for gradients.
 
     Args:
-        velocity: The velocity to call, which may say its divergence with it: ``FlowVelocity``.
-        repeats: Whether to repeat calls on the way back instead of storing what they computed.
+        velocity: The velocity to call; it may return its divergence too, like ``FlowVelocity``.
+        repeats: Whether to recompute calls in the backward pass instead of storing activations.
 
     Attributes:
-        calls: The number of calls so far.
+        calls: Number of calls so far.
     """
 
     def __init__(self, velocity: Velocity, repeats: bool):
         self._velocity, self._repeats, self.calls = velocity, repeats, 0
 
     def with_divergence(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The velocity ``[B, D]`` and its divergence ``[B]``, without gradients; None where
-        products with its Jacobian have to be taken."""
+        """Return the velocity ``[B, D]`` and its divergence ``[B]``, without gradients.
+
+        Returns None if the divergence requires products with the Jacobian.
+        """
         divergence = getattr(self._velocity, "with_divergence", None)
         known: tuple[Tensor, Tensor] | None = divergence(x, t) if divergence else None
         self.calls += known is not None

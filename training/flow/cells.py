@@ -1,23 +1,26 @@
-"""Log densities of rows of which some columns are discrete: of the cells that they stand for.
+"""Log densities of rows with discrete columns, as averages over quantization bins.
 
-A value of a discrete column stands for the interval of one step around it, and a row for a box of
-as many dimensions as there are such columns: its *cell*. Its density is the mean over this cell C,
+A value of a discrete column represents a bin, the interval of one step around it. A row represents
+a box of bins with one dimension per discrete column, here called its *cell* C. The density of a row
+is the mean over its cell,
 
     log p(C) = log mean_{x in C} p(x),
 
-so that ``p(C)`` times the steps of the discrete columns is the probability of their values.
+so that ``p(C)`` times the steps of the discrete columns is the probability mass of their values.
 
-Of a narrow cell that is the density at its center, to second order in its edges d_j, which stand in
-units of the noise of the first time here: with the mean z and the covariance V of this noise in x,
+For a narrow cell the density at the center is accurate to second order in its edges d_j, measured
+in units of the noise of the first time. With the mean z and the covariance V of this noise given x,
 
     log p(C) - log p(x) = sum_j (<d_j, z>^2 + d_j' (V - 1) d_j) / 24 + ...,
 
-V being between 0 and 1, so that ``sum_j (<d_j, z>^2 + |d_j|^2) / 24`` bounds it: the error told.
+and V is between 0 and 1, so that ``sum_j (<d_j, z>^2 + |d_j|^2) / 24`` is a bound. It is the
+reported error.
 
-The mean over any other cell is over the first points of several Sobol sequences, scrambled
-independently (Owen 1997), which are the same for all rows: a density depends on its row alone. How
-far the means of single sequences scatter tells the error. Points are doubled until this is small.
-An error near 1 says no more than that a few points have nearly all of the density.
+For other cells the mean is estimated from the first points of several independently scrambled Sobol
+sequences (Owen 1997). The sequences are the same for all rows, so a density depends on its row
+alone. The scatter between the sequence means estimates the error, and the number of points doubles
+until the error is small. An error near 1 only means that a few points carry nearly all of the
+density.
 """
 
 from collections.abc import Callable
@@ -35,17 +38,17 @@ from training.names import CELL_ERROR, CELL_POINTS
 
 SEQUENCES = FEWEST_POINTS = 8
 RowDensity = Callable[[Tensor, Tensor], Tensor]
-"""Log densities ``[N]`` of points ``[N, D]`` given conditions ``[N, C]``."""
+"""Type of a function from points ``[N, D]`` and conditions ``[N, C]`` to log densities ``[N]``."""
 BLOCK_POINTS = 512
-"""Points that are integrated together: they fill calls, and memory does not grow with rows."""
+"""Points integrated together: enough to fill network calls, with memory independent of the rows."""
 
 
 class CellDensity(NamedTuple):
-    """Densities of cells.
+    """Log densities of cells.
 
     Attributes:
-        density: Of each, mean over the cell, and its standard error.
-        points: Points that were looked at, on average over the cells.
+        density: Log of the mean density over each cell, and its standard error.
+        points: Average number of points evaluated per cell.
     """
 
     density: Density
@@ -53,7 +56,7 @@ class CellDensity(NamedTuple):
 
 
 def has_cells(flow: ProbabilityFlow) -> bool:
-    """Whether points of a flow have discrete columns."""
+    """Return whether the points of a flow have discrete columns."""
     return flow.coordinates is not None and bool(flow.coordinates.steps.any())
 
 
@@ -70,16 +73,17 @@ def cell_log_prob(
     """Return the log densities of the cells of rows.
 
     Args:
-        flow: With discrete columns.
-        rows: ``[N, D]``; discrete columns may be anywhere in their steps.
+        flow: A flow with discrete columns.
+        rows: ``[N, D]``; discrete columns may be anywhere in their bins.
         times: Increasing ``[steps + 1]``.
         solver: The solver, or its name.
-        trace: The way to take traces of Jacobians; None for exact ones. Errors of estimated ones
-            are averaged as if they were part of the density, which they raise.
-        on_rows: Called with the number of rows that were done since the last call.
-        labels: Conditions of each row ``[N, C]``, or of all ``[1, C]``, of a flow of such.
-        sharpened: The log densities ``[n]`` to integrate, of points ``[n, D]`` given labels
-            ``[n, C]``, where they are those of sharpened points; None for those of the flow.
+        trace: Method for the traces of Jacobians; None for exact traces. Errors of estimated traces
+            are averaged like part of the density, which biases it upward.
+        on_rows: Called with the number of rows completed since the last call.
+        labels: Conditions of each row ``[N, C]``, or of all rows ``[1, C]``, for a conditional
+            flow.
+        sharpened: Log density function to integrate for sharpened points, ``[n]`` for points ``[n,
+            D]`` given conditions ``[n, C]``; None for the density of the flow.
 
     Raises:
         DataError: As ``ProbabilityFlow.log_prob``.
@@ -92,14 +96,14 @@ def cell_log_prob(
     looked_at = 0
 
     def of(places: Tensor, points: int = 1) -> ProbabilityFlow:
-        """The flow of so many points of each of the cells at places ``[n]``."""
+        """Return the flow given the conditions of cells at places ``[n]``, each repeated."""
         if labels is None:
             return flow
         given = labels.to(centers).expand(len(centers), -1)[places]
         return flow.given(labels=given.repeat_interleave(points, dim=0))
 
     def at(points: Tensor, places: Tensor, each: int = 1) -> Density:
-        """The log densities of points ``[n, D]``, so many of each of the cells at places."""
+        """Return log densities of points ``[n, D]``, ``each`` per cell at the given places."""
         if sharpened is None:
             return of(places, each).log_prob_with_error(points, times, solver, trace=trace)
         assert labels is not None
@@ -108,14 +112,14 @@ def cell_log_prob(
         return Density(density, torch.zeros_like(density))
 
     def densities(places: Tensor, shifts: Tensor) -> Tensor:
-        """Log densities ``[n, SEQUENCES, m]`` at shifts ``[SEQUENCES, m, D]`` from centers."""
+        """Return log densities ``[n, SEQUENCES, m]``, shifted by ``[SEQUENCES, m, D]``."""
         points = centers[places, None, None] + shifts
         density = at(points.flatten(0, 2), places, shifts[..., 0].numel())
         return density.log_prob.view(points.shape[:-1])
 
     for block in torch.split(torch.arange(len(centers), device=centers.device), BLOCK_POINTS):
         bound = _bound_at_centers(of(block), centers[block], times[0])
-        if sharpened is not None:  # the last step leaves half of the noise, or more
+        if sharpened is not None:  # The last step leaves half of the noise, or more.
             bound = 4 * bound
         is_narrow = bound <= CELL_ERROR
         narrow, wide = block[is_narrow], block[~is_narrow]
@@ -138,8 +142,18 @@ def _look_until_sure(
     means: Tensor,
     errors: Tensor,
 ) -> int:
-    """Looks at more and more points of cells at places ``[n]``, until their means ``[N]`` are known
-    well enough, and writes these and their errors ``[N]``; returns how many points it looked at."""
+    """Evaluate more and more points of cells at places ``[n]`` until their means are accurate.
+
+    Args:
+        densities: Function from places and shifts to log densities.
+        shifts: Points of the sequences, relative to centers.
+        unsure: Places ``[n]`` of the cells.
+        means: ``[N]``, overwritten at these places.
+        errors: ``[N]``, overwritten at these places.
+
+    Returns:
+        The number of points evaluated.
+    """
     log_densities = densities(unsure, shifts[:, : FEWEST_POINTS // SEQUENCES])
     looked_at = log_densities.numel()
     means[unsure], errors[unsure] = mean_and_error(log_densities)
@@ -156,7 +170,7 @@ def _look_until_sure(
 
 
 def _bound_at_centers(flow: ProbabilityFlow, centers: Tensor, first: Tensor) -> Tensor:
-    """What log densities at centers ``[n, D]`` are at most off by ``[n]``, to second order."""
+    """Return second-order error bounds ``[n]`` for log densities at centers ``[n, D]``."""
     assert flow.coordinates is not None
     noise = flow.schedule.noise_variance(first).double().sqrt()
     states = flow.to_eigen(centers)
@@ -165,15 +179,17 @@ def _bound_at_centers(flow: ProbabilityFlow, centers: Tensor, first: Tensor) -> 
     bound = torch.zeros_like(states[:, 0])
     steps = flow.coordinates.steps
     for shift in (steps / 4).diag()[steps > 0]:
-        # Half of an edge, since its ends may be where the data cannot be.
+        # Measure half of an edge: its ends may lie outside of the support of the data.
         edge = 2 * (flow.to_eigen(centers + shift) - flow.to_eigen(centers - shift)) / noise
         bound += ((edge * mean_noise).sum(dim=1).square() + edge.square().sum(dim=1)) / 24
     return bound
 
 
 def offsets(discrete: Tensor) -> Tensor:
-    """Points of the sequences ``[SEQUENCES, CELL_POINTS / SEQUENCES, D]``, from -1/2 to 1/2 in
-    discrete columns ``[D]`` and 0 in others."""
+    """Return points of the sequences ``[SEQUENCES, CELL_POINTS / SEQUENCES, D]``.
+
+    They range from -1/2 to 1/2 in discrete columns ``[D]`` and are 0 in the others.
+    """
     points_of = torch.zeros(SEQUENCES, CELL_POINTS // SEQUENCES, len(discrete), dtype=torch.float64)
     if not discrete.any():  # engines have at least one dimension
         return points_of.to(discrete.device)
@@ -184,7 +200,10 @@ def offsets(discrete: Tensor) -> Tensor:
 
 
 def mean_and_error(log_densities: Tensor) -> tuple[Tensor, Tensor]:
-    """Logs ``[n]`` of the means of densities with logs ``[n, SEQUENCES, m]``, and their errors."""
+    """Return the logs ``[n]`` of mean densities, and their errors.
+
+    Log densities are ``[n, SEQUENCES, m]``.
+    """
     of_sequences = log_densities.logsumexp(dim=2) - log(log_densities.shape[2])
     mean = of_sequences.logsumexp(dim=1) - log(SEQUENCES)
     spread = (of_sequences - mean[:, None]).exp().std(dim=1)

@@ -1,7 +1,7 @@
-"""Courses: solvers with their times, one way between the first time and the end time.
+"""Integration schedules (courses): a solver and its time grid from the first to the end time.
 
-A network file has the cheapest for each use that was found good enough when its training ended
-(``trials``); where nothing else is asked for, these are taken.
+After training, a network file stores the cheapest accurate schedule for each use (``trials``). It
+is the default if no solver or times are requested.
 """
 
 from collections.abc import Callable
@@ -17,22 +17,22 @@ from training.flow.solvers import SOLVERS, Solver
 from training.flow.solvers.fitted import FITTED, fitted
 
 NATS = 0.01
-"""What log densities may be off by."""
+"""Acceptable error of log densities, in nats."""
 
 
 GaussRule = Callable[[int], tuple[Tensor, Tensor]]
-"""Of a number n, the nodes and weights ``[n]`` of a quadrature: see ``trials.gauss_rule``."""
+"""Function from n to the nodes and weights ``[n]`` of a quadrature, see ``trials.gauss_rule``."""
 AT_REST = "exp_ab2"
-"""The solver of flows in which nothing moves: it takes one call."""
+"""Solver for flows whose standardized states are constant; it takes one network evaluation."""
 
 
 class Use(NamedTuple):
-    """What a course is for.
+    """A use of an integration schedule.
 
     Attributes:
-        melts: Whether it goes from points to latents.
-        densities: Whether log densities are taken along.
-        error: What states may be off by at its end, in standard deviations.
+        melts: Whether the direction is from points to latents.
+        densities: Whether log densities are integrated too.
+        error: Acceptable error of the final states, in standard deviations.
     """
 
     melts: bool
@@ -47,22 +47,26 @@ USES = {
     "latents": Use(True, False, 1e-3),
     "densities": Use(True, True, 3e-3),
 }
-"""A first look at samples; points of samples and posteriors; these with their log densities; the
-latents, and the log densities, of given points. In the order in which they are tried."""
+"""Uses of integration schedules, in the order in which schedules are tried.
+
+They are a first look at samples, points of samples and posteriors, points with their log densities,
+latents of given points, and log densities of given points.
+"""
 
 
 class Course(nn.Module):
-    """A solver and its times.
+    """An integration schedule: a solver and its times.
 
     Args:
         solver: ``fitted`` or a name in ``SOLVERS``.
-        steps: Their number.
-        dimensions: D.
-        melts: Whether it goes from the first time to the end time; of what is fitted to one way.
-        quadrature: Whether integrals along the way are sums over its times; a fitted method takes
-            none otherwise.
-        error: Of states at its end, in standard deviations, as measured.
-        nats: Of log densities; None if they were not looked at.
+        steps: Number of steps.
+        dimensions: D, the dimension of states.
+        melts: Whether integration runs from the first time to the end time; fitted methods run in
+            one direction only.
+        quadrature: Whether integrals along the path are weighted sums over its times. A fitted
+            method computes integrals in this way only.
+        error: Measured error of the final states, in standard deviations.
+        nats: Measured error of log densities, in nats; None if it was not measured.
     """
 
     times: Tensor
@@ -80,8 +84,8 @@ class Course(nn.Module):
         nats: float | None = None,
     ):
         super().__init__()
-        # One object for equal names, and names that no other part has: a file that is opened and
-        # saved has the same bytes.
+        # Equal names share one object, distinct from the names of other parts, so that a file that
+        # is opened and saved keeps the same bytes.
         self.name, self.steps, self.dimensions = intern(solver), steps, dimensions
         self.melts, self.quadrature, self.error, self.nats = melts, quadrature, error, nats
         sizes: dict[str, tuple[int, ...]] = {"times": (steps + 1,)}
@@ -94,13 +98,13 @@ class Course(nn.Module):
 
     @property
     def arguments(self) -> dict[str, str | int | float | None]:
-        """Of the constructor."""
+        """Arguments of the constructor."""
         names = ("steps", "dimensions", "melts", "quadrature", "error", "nats")
         return {"solver": self.name, **{name: getattr(self, name) for name in names}}
 
     @property
     def solver(self) -> Solver:
-        """The method; one that is fitted goes along these times alone."""
+        """Solver of the schedule; a fitted solver works for these times only."""
         integrals = self.integrals if self.quadrature else None
         if self.name == FITTED:
             return fitted(self.way, self.weights, integrals, self.dimensions)
@@ -109,17 +113,17 @@ class Course(nn.Module):
 
     @property
     def way(self) -> Tensor:
-        """The times in the order in which they are met."""
+        """Times in the order of integration."""
         return self.times if self.melts else self.times.flip(0)
 
     @property
     def calls(self) -> int:
-        """Of the denoiser."""
+        """Number of network evaluations (NFE)."""
         return self.steps * (1 if self._fitted else SOLVERS[self.name].calls_per_step or 1)
 
     @property
     def traces(self) -> int:
-        """Of the Jacobian, where densities are taken along."""
+        """Number of traces of the Jacobian, if densities are integrated too."""
         if self.quadrature:
             return len(self.integrals) - (0 if self._fitted else 2)
         known = None if self._fitted else SOLVERS[self.name].traces_per_step
@@ -131,17 +135,22 @@ class Course(nn.Module):
         return self.name == FITTED
 
     def spans(self, first: float, last: float) -> bool:
-        """Whether it goes between these times."""
+        """Return whether the schedule runs between these two times."""
         ends = self.times[[0, -1]].tolist()
         return isclose(ends[0], first, rel_tol=1e-9) and isclose(ends[1], last, rel_tol=1e-9)
 
     def cost(self, use: Use) -> int:
-        """Calls, and products for traces where the use takes these."""
+        """Return the number of network evaluations, plus vector-Jacobian products for densities."""
         return self.calls + (self.traces * self.dimensions if use.densities else 0)
 
     def place(self, grid: Callable[[int], Tensor], rule: GaussRule | None = None) -> None:
-        """Puts its times on a grid, by the number of steps; those of a quadrature at the nodes of a
-        rule of Gauss, and at both ends of the grid, which count for nothing."""
+        """Set the times from a grid.
+
+        Args:
+            grid: Function from a number of steps to increasing times.
+            rule: Gauss rule that sets the times of a quadrature; both ends of the grid then have
+                weight zero.
+        """
         if self.name == FITTED or not self.quadrature:
             self.times.copy_(grid(self.steps))
             return
@@ -153,17 +162,17 @@ class Course(nn.Module):
         self.integrals[1:-1] = weights if self.melts else -weights.flip(0)
 
     def serves(self, use: Use) -> bool:
-        """Whether its errors are small enough."""
+        """Return whether the errors are small enough for a use."""
         dense = not use.densities or self.nats is not None
         return dense and self.excess(use) <= 1
 
     def excess(self, use: Use) -> float:
-        """The larger of its errors, as far as they were measured, in units of what may be."""
+        """Return the largest measured error relative to its tolerance for a use."""
         nats = self.nats if use.densities and self.nats is not None else 0.0
         return max(self.error / use.error, nats / NATS)
 
     def check(self) -> None:
-        """Raises ValueError unless it can be gone along."""
+        """Raise ValueError if the schedule is invalid."""
         if self.name not in (FITTED, *SOLVERS):
             raise ValueError(f"it has a course of '{self.name}', a solver that is not known")
         if any(buffer.dtype != torch.float64 for buffer in self.buffers()):
@@ -173,8 +182,10 @@ class Course(nn.Module):
 
 
 def courses_at_rest(first: float, last: float, dimensions: int) -> dict[str, Course]:
-    """Courses between two times of a flow whose network is 0: standardized states stay where they
-    are, so that one step is exact."""
+    """Return schedules between two times for a flow whose network is 0.
+
+    Standardized states are then constant, so that one step is exact.
+    """
     courses = {}
     for name, use in USES.items():
         courses[name] = Course(AT_REST, 1, dimensions, use.melts, nats=0.0)

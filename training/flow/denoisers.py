@@ -1,9 +1,9 @@
-"""Denoisers ``D(x_tilde, t) = E[clean | x_tilde]`` in eigenspace, all with one interface.
+"""Denoisers ``D(x_tilde, t) = E[clean | x_tilde]`` in eigenspace, with one interface.
 
-``NetworkDenoiser`` is a network between the coefficients of ``preconditioning``.
+``NetworkDenoiser`` wraps a network in the coefficients of ``preconditioning``.
 
-``MixtureDenoiser`` is exact for Gaussian mixtures with one shared covariance, and with it the
-``DiscreteDenoiser``, whose mixture is a finite set of points. Both reduce to softmax attention.
+``MixtureDenoiser`` is exact for Gaussian mixtures with a shared covariance. Its special case
+``DiscreteDenoiser`` is exact for a finite set of points. Both reduce to softmax attention.
 """
 
 from collections.abc import Mapping
@@ -24,37 +24,41 @@ from training.flow.schedules import NoiseSchedule
 from training.names import NOISE_CONDITIONINGS, SPACES
 
 FLOAT32_DDPM = "ddpm_float32"
-"""What networks of the original code were trained with."""
+"""Noise conditioning of networks trained with the original code."""
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Denoiser(Protocol):
-    """Maps noisy points ``[B, D]`` and times (``[]`` or ``[B]``) to clean means ``[B, D]``."""
+    """Interface of a denoiser: from noisy points and times to clean means.
+
+    Points and means are ``[B, D]``, times ``[]`` or ``[B]``.
+    """
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor: ...
 
 
 class NetworkDenoiser(nn.Module):
-    """A network F between the preconditioning coefficients.
+    """A denoiser made of a network F and preconditioning coefficients.
 
     Args:
-        network: ``F(z [B, D], c_noise [] or [B], **conditions) -> [B, D]``. One with ``waves`` is
-            given the noisy pixels too, see ``ImageUNet``.
-        basis: Gives ``xi`` and the rotation W.
-        schedule: Gives ``gamma(t)``.
+        network: ``F(z [B, D], c_noise [] or [B], **conditions) -> [B, D]``. A network with
+            ``waves`` also gets the noisy pixels, see ``ImageUNet``.
+        basis: Eigenbasis with ``xi`` and the rotation W.
+        schedule: Noise schedule ``gamma(t)``.
         space: Coordinates of the network's input and output. ``IS`` rotates into image space and
             back; the loss is the same number in both.
-        noise_cond: ``log``: a quarter of the log of the largest noise std, smooth in t; ``ddpm``:
-            ``999 t``, for networks trained that way; ``ddpm_float32``: the same of t in float32.
+        noise_cond: Noise input of the network. ``log``: a quarter of the log of the largest noise
+            std, smooth in t; ``ddpm``: ``999 t``, for networks trained that way; ``ddpm_float32``:
+            the same with t in float32.
         preconditioning: A name in ``PRECONDITIONINGS``.
-        data_variance: ``[D]``, not negative, the variance that the coefficients count on; None
-            takes that of the basis with its small values raised, by which a loss can divide.
+        data_variance: Data variance ``[D]`` assumed by the coefficients, not negative. None takes
+            the variance of the basis, with small values raised so that a loss can divide by it.
         output_gain: Factors of the network's output, or None.
 
     Attributes:
-        precision: A name in ``PRECISIONS``: what the network computes in. All around it, the
-            coefficients and the loss, stays in single precision or better.
-        calibration: The correction of the network's output in ``forward``, or None.
+        precision: A name in ``PRECISIONS``: the precision of the network. The coefficients and the
+            loss stay in single precision or better.
+        calibration: Correction of the network's output in ``forward``, or None.
     """
 
     data_variance: Tensor
@@ -84,19 +88,23 @@ class NetworkDenoiser(nn.Module):
 
     @property
     def asks(self) -> bool:
-        """Whether labels are questions, in coordinates of the flow, not conditions with units."""
+        """Whether labels are queries in coordinates of the flow, not conditions with units."""
         return bool(getattr(self.network, "asks", False))
 
     @property
     def says_nothing(self) -> bool:
-        """Whether the network is 0, as before it is trained: it is the best linear denoiser."""
+        """Whether the network output is 0, as before training; D is then best linear."""
         output = getattr(self.network, "output", None)
         return isinstance(output, nn.Linear) and not output.weight.any() and not output.bias.any()
 
     def forward(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
-        """The denoised points ``[B, D]`` of ``x [B, D]`` in eigenspace, in the dtype of x, at times
-        ``[]`` or ``[B]``. Conditions, such as ``labels [B, L]``, are further inputs of the
-        network."""
+        """Return the denoised points ``[B, D]`` of ``x [B, D]`` in eigenspace, in the dtype of x.
+
+        Args:
+            x: Noisy points ``[B, D]`` in eigenspace.
+            t: Times ``[]`` or ``[B]``.
+            conditions: Further inputs of the network, for example ``labels [B, L]``.
+        """
         c = self._coefficients_in(x.dtype, t)
         z = c.c_in * x
         return self._denoised(x, c, z, t, self.residual(z, t, **conditions))
@@ -104,8 +112,10 @@ class NetworkDenoiser(nn.Module):
     def with_trace(
         self, x: Tensor, t: Tensor, factors: Tensor, **conditions: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        """D ``[B, D]`` as ``forward`` at a time ``[]``, and ``sum_i factors_i dD_i/dx_i [B]``,
-        without gradients; None where the network takes no traces itself."""
+        """Return D ``[B, D]`` and the weighted trace ``sum_i factors_i dD_i/dx_i [B]`` at ``t []``.
+
+        Both are without gradients. Returns None if the network does not compute traces itself.
+        """
         traces = getattr(self.network, "with_trace", None)
         if traces is None or t.ndim or self.network.training or self.precision != "fp32":
             return None
@@ -128,9 +138,9 @@ class NetworkDenoiser(nn.Module):
         return denoised, straight.sum() + trace.to(x.dtype)
 
     def residual(self, z: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
-        """The output F for unit-variance inputs ``z [B, D]``, in eigenspace, times its gain.
+        """Return the output F for unit-variance inputs ``z [B, D]``, in eigenspace, times its gain.
 
-        Rotations are done in the dtype of z, and F is given back in it.
+        Rotations are done in the dtype of z, and F is returned in it.
         """
         c_noise = self.noise_condition(t).to(torch.get_default_dtype())
         rows = self.basis.rotate_back(z) if self.space == "IS" else z
@@ -141,21 +151,24 @@ class NetworkDenoiser(nn.Module):
         return self._in_eigenspace(out, t)
 
     def _in_eigenspace(self, out: Tensor, t: Tensor) -> Tensor:
-        """The network's output ``[B, D]``, rotated to where it belongs, times its gain."""
+        """Rotate the network's output ``[B, D]`` to eigenspace if needed, and apply its gain."""
         out = self.basis.rotate(out) if self.space == "IS" else out
         return out if self.output_gain is None else self.output_gain(t).to(out.dtype) * out
 
     def _denoised(
         self, x: Tensor, c: Preconditioning, z: Tensor, t: Tensor, residual: Tensor
     ) -> Tensor:
-        """``D [B, D]`` of x and z, with the residual calibrated."""
+        """Combine x, z and the residual, after calibration, into ``D [B, D]``."""
         if self.calibration is not None:
             residual = self.calibration(residual, z, t)
         return (c.c_skip * x + c.c_out * residual).to(x.dtype)
 
     def prepared(self, conditions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Conditions ``[B, ...]`` and what the network makes of labels alone, once for many calls;
-        the same where it makes nothing."""
+        """Return conditions ``[B, ...]`` with features that the network computes from labels alone.
+
+        The features are computed once for many calls. If the network has none, conditions are
+        unchanged.
+        """
         features_of = getattr(self.network, "features_of", None)
         if features_of is None or "labels" not in conditions:
             return dict(conditions)
@@ -164,7 +177,7 @@ class NetworkDenoiser(nn.Module):
             return {**conditions, "features": features_of(labels)}
 
     def _pixels(self, z: Tensor, t: Tensor) -> dict[str, Tensor]:
-        """The noisy pixels of ``z [B, D]``, and the variance of their noise, averaged over them."""
+        """Return the noisy pixels of ``z [B, D]``, and their average noise variance."""
         noisy = self.basis.from_eigen(z / self.coefficients(t).c_in.to(z.dtype))
         dtype = torch.get_default_dtype()
         noise = self.schedule.noise_variance(t).mean(dim=-1)
@@ -175,16 +188,16 @@ class NetworkDenoiser(nn.Module):
         return nullcontext() if dtype is None else torch.autocast(device_type, dtype)
 
     def _coefficients_in(self, dtype: torch.dtype, t: Tensor) -> Preconditioning:
-        """The preconditioning at times, rounded last."""
+        """Return the preconditioning at times, computed in full precision and then rounded."""
         return Preconditioning(*(each.to(dtype) for each in self.coefficients(t)))
 
     def coefficients(self, t: Tensor) -> Preconditioning:
-        """The preconditioning at times ``[]`` or ``[B]``."""
+        """Return the preconditioning at times ``[]`` or ``[B]``."""
         noise_variance = self.schedule.noise_variance(t)
         return self.coefficients_under(noise_variance.to(self.data_variance.dtype))
 
     def coefficients_under(self, noise_variance: Tensor) -> Preconditioning:
-        """The preconditioning for noise variances ``gamma [..., D]``, in their dtype."""
+        """Return the preconditioning for noise variances ``gamma [..., D]``, in their dtype."""
         precondition = PRECONDITIONINGS[self.preconditioning]
         return precondition(self.data_variance.to(noise_variance.dtype), noise_variance)
 
@@ -193,10 +206,10 @@ class NetworkDenoiser(nn.Module):
 
 
 def noise_condition(schedule: NoiseSchedule, t: Tensor, kind: str) -> Tensor:
-    """What tells a network the time t ``[...]``, of the same shape; see ``NetworkDenoiser``."""
+    """Return the network's noise input ``[...]`` for times t ``[...]``; see ``NetworkDenoiser``."""
     if kind == "log":
         return schedule.reference_log_noise(t) / 8
-    # Fourier features turn a rounding of t into an error a thousand times as large.
+    # Fourier features amplify a rounding error of t a thousandfold.
     return 999 * (t.float() if kind == FLOAT32_DDPM else t)
 
 
@@ -204,22 +217,23 @@ class MixtureDenoiser(nn.Module):
     """Exact denoiser of ``sum_k w_k N(A m_k, A S A^T)`` under ``N(0, diag gamma(t))`` noise.
 
     In eigenspace the components are ``N(o + B m_k, B S B^T)`` with ``B = W^T A``, ``o = -W^T mu``.
-    Noisy, all have the covariance ``V = B S B^T + diag gamma``, and by Tweedie's formula
+    With noise, all have the covariance ``V = B S B^T + diag gamma``, and by Tweedie's formula
 
         D     = x - gamma V^-1 (x - o - B m_bar),
         m_bar = sum_k softmax_k(log(w_k N(x; o + B m_k, V))) m_k.
 
-    The softmax over components is attention with keys made of the ``m_k``, so the fused attention
-    kernel does the work. Queries go in chunks, which bounds memory where no fused kernel exists.
+    The softmax over components is attention with keys built from the ``m_k``, so the fused
+    attention kernel applies. Queries are processed in chunks, which bounds memory without a fused
+    kernel.
 
     Args:
         weights: ``w [K]``.
         means: ``m [K, d]``.
         covariance: ``S [d, d]``; zero for a set of points.
         embedding: ``A [D, d]`` with orthonormal columns.
-        basis: Eigenbasis of the coordinates that x is in.
-        schedule: Gives ``gamma(t)``.
-        chunk_elements: Largest number of (point, component) pairs handled at once.
+        basis: Eigenbasis of the coordinates of x.
+        schedule: Noise schedule ``gamma(t)``.
+        chunk_elements: Maximum number of (point, component) pairs per chunk.
     """
 
     def __init__(
@@ -236,7 +250,7 @@ class MixtureDenoiser(nn.Module):
         self.basis, self.schedule, self.chunk_elements = basis, schedule, chunk_elements
         axes = basis.eigenvectors.T @ embedding.double()
         means = means.double()
-        # A query times a key is the log evidence, but for terms that all components share.
+        # A query times a key is the log evidence, up to terms that all components share.
         outer = (-0.5 * means[:, :, None] * means[:, None, :]).flatten(1)
         keys = torch.cat([means, outer, weights.double().log()[:, None]], dim=1)
         self.register_buffer("keys", keys)
@@ -252,7 +266,7 @@ class MixtureDenoiser(nn.Module):
     origin: Tensor
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """The posterior means ``[B, D]`` of ``x [B, D]``, in the dtype of x."""
+        """Return the posterior means ``[B, D]`` of ``x [B, D]``, in the dtype of x."""
         centered = x.double() - self.origin
         gamma = self.schedule.noise_variance(t.double())
         precision, _ = self._noisy_precision(gamma)
@@ -265,7 +279,7 @@ class MixtureDenoiser(nn.Module):
         return (x - gamma * _rows_times(residual, precision)).to(x.dtype)
 
     def log_density(self, x: Tensor, t: Tensor) -> Tensor:
-        """``log p_t(x) [B]`` of noisy points ``[B, D]``, in nats."""
+        """Return ``log p_t(x) [B]`` of noisy points ``[B, D]``, in nats."""
         centered = x.double() - self.origin
         precision, logdet = self._noisy_precision(self.schedule.noise_variance(t.double()))
         queries = self._queries(centered, precision)
@@ -275,9 +289,10 @@ class MixtureDenoiser(nn.Module):
         return evidence - 0.5 * (square + logdet + x.shape[1] * log(2 * pi))
 
     def _noisy_precision(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
-        """``V^-1 [..., D, D]`` and ``log det V [...]`` for noise variances ``gamma [..., D]``."""
+        """Return ``V^-1 [..., D, D]`` and ``log det V [...]`` for noise ``gamma [..., D]``."""
         total = self.covariance + torch.diag_embed(gamma)
-        # Noise may differ by many orders between dimensions; scaled to unit diagonal, V is tame.
+        # Noise can differ by many orders of magnitude between dimensions; scaled to unit diagonal,
+        # V is well conditioned.
         std = total.diagonal(dim1=-2, dim2=-1).sqrt()
         scaling = std[..., :, None] * std[..., None, :]
         correlation = total / scaling
@@ -285,14 +300,14 @@ class MixtureDenoiser(nn.Module):
         return torch.linalg.inv(correlation) / scaling, logdet
 
     def _queries(self, centered: Tensor, precision: Tensor) -> Tensor:
-        """``[B^T V^-1 (x - o), vec(B^T V^-1 B), 1]``, all that log evidences need of a point."""
+        """Return the queries ``[B^T V^-1 (x - o), vec(B^T V^-1 B), 1]`` of the attention."""
         linear = _rows_times(centered, precision) @ self.axes
         quadratic = (self.axes.T @ precision @ self.axes).flatten(-2).expand(len(centered), -1)
         return torch.cat([linear, quadratic, torch.ones_like(linear[:, :1])], dim=1)
 
 
 class DiscreteDenoiser(MixtureDenoiser):
-    """Denoiser of a finite set of points ``[K, D]`` (image space) that stands for the data."""
+    """Exact denoiser of data given by a finite set of points ``[K, D]`` in image space."""
 
     def __init__(self, points: Tensor, basis: EigenBasis, schedule: NoiseSchedule):
         count, dim = points.shape
@@ -307,7 +322,7 @@ class DiscreteDenoiser(MixtureDenoiser):
 
 
 def _rows_times(rows: Tensor, matrix: Tensor) -> Tensor:
-    """``rows [B, d]`` times one matrix ``[d, d]``, or times a matrix each ``[B, d, d]``."""
+    """Return ``rows [B, d]`` times one matrix ``[d, d]``, or a matrix per row ``[B, d, d]``."""
     return rows @ matrix if matrix.ndim == 2 else (rows[:, None, :] @ matrix)[:, 0]
 
 

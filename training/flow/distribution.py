@@ -1,4 +1,4 @@
-"""A flow as a distribution of PyTorch, for programs that take one, such as Pyro."""
+"""A flow as a PyTorch distribution, for libraries such as Pyro."""
 
 from typing import Any, ClassVar
 
@@ -11,16 +11,18 @@ from training.flow.pfode import ProbabilityFlow
 
 
 class FlowDistribution(Distribution):
-    """The law of the points ``[D]`` that a flow generates; under conditions, of one row of them.
+    """The distribution of points ``[D]`` that a flow generates.
+
+    A conditional flow needs a single row of conditions.
 
     Neither draws nor densities have gradients.
 
     Args:
         flow: The flow.
-        seed: Of draws; None for PyTorch's own random numbers.
+        seed: Random seed of draws; None for PyTorch's global generator.
 
     Raises:
-        UsageError: The flow is under several rows of conditions, each for a point of its own.
+        UsageError: The flow has several rows of conditions, one for each point.
 
     Example:
         >>> from training import EigenBasis, InflationSchedule
@@ -49,12 +51,12 @@ class FlowDistribution(Distribution):
         super().__init__(Size(), Size([flow.basis.dim]), validate_args=False)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws ``[*sample_shape, D]``, float64."""
+        """Return draws ``[*sample_shape, D]``, float64."""
         shape = Size(sample_shape)
         return self.flow.sample(shape.numel(), self._generator).view(*shape, *self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log densities ``[...]``, in nats, of points ``[..., D]``."""
+        """Return log densities ``[...]``, in nats, of points ``[..., D]``."""
         (dim,) = self.event_shape
         if value.shape[-1:] != self.event_shape:
             raise ValueError(f"points have shape {list(value.shape)}: the last should be {dim}")

@@ -1,4 +1,4 @@
-"""The eigenbasis of the data: ``e = W^T (u - mu)``, with variances ``xi`` sorted downward."""
+"""The eigenbasis of the data: ``e = W^T (u - mu)``, with variances ``xi`` in decreasing order."""
 
 from collections.abc import Iterable
 
@@ -15,7 +15,7 @@ class EigenBasis(nn.Module):
 
     Args:
         mean: ``mu [D]``.
-        eigenvalues: ``xi [D]``, sorted downward, not negative.
+        eigenvalues: ``xi [D]``, in decreasing order, not negative.
         eigenvectors: ``W [D, D]``, orthonormal columns in the order of the eigenvalues.
     """
 
@@ -40,21 +40,24 @@ class EigenBasis(nn.Module):
 
     @property
     def top_variance(self) -> float:
-        """``xi*``."""
+        """Largest data variance ``xi*``."""
         return float(self.eigenvalues[0])
 
     @classmethod
     def standard(cls, dim: int, variance: float = 1.0) -> "EigenBasis":
-        """The basis of points of mean 0 and equal variances: the axes are the coordinates' own."""
+        """Return the basis of points of mean 0 and equal variances: the coordinate axes."""
         ones = torch.ones(dim, dtype=torch.float64)
         return cls(0 * ones, variance * ones, ones.diag())
 
     @classmethod
     def from_moments(cls, mean: Tensor, covariance: Tensor) -> "EigenBasis":
-        """The basis of a known mean ``[D]`` and covariance ``[D, D]``.
+        """Return the basis for a known mean ``[D]`` and covariance ``[D, D]``.
 
-        The sign of each axis is fixed by making its largest component positive, so that equal data
-        gives equal coordinates on every machine.
+        The sign of each axis makes its largest component positive, so that equal data has equal
+        coordinates on every machine.
+
+        Raises:
+            DataError: The moments are not finite, or the data does not vary.
         """
         if not (mean.isfinite().all() and covariance.isfinite().all()):
             raise DataError("the data has non-finite values, so it has no eigenbasis")
@@ -67,13 +70,13 @@ class EigenBasis(nn.Module):
 
     @classmethod
     def fit(cls, batches: Iterable[Tensor]) -> "EigenBasis":
-        """Streams batches ``[n, D]`` once; holds ``D x D`` numbers, never the data set.
+        """Fit the basis to batches ``[n, D]`` in one pass, storing ``D x D`` numbers.
 
-        Sums are taken in float64 about the first batch's mean, and over all ranks of the process
-        group if there is one (each rank streams its own share).
+        Sums are taken in float64 about the first batch's mean. With a process group they run over
+        all ranks, and each rank streams its own shard.
 
         Raises:
-            DataError: Fewer than two points, or values that do not vary or are not finite.
+            DataError: There are fewer than two points, or values do not vary or are not finite.
         """
         sums: _Sums | None = None
         for batch in batches:
@@ -87,26 +90,26 @@ class EigenBasis(nn.Module):
 
     @property
     def participation_ratio(self) -> float:
-        """``(sum xi)^2 / sum xi^2``: how many dimensions the variance is spread over."""
+        """Participation ratio ``(sum xi)^2 / sum xi^2``, an effective dimension."""
         return float(self.eigenvalues.sum() ** 2 / (self.eigenvalues**2).sum())
 
     def describe(self, shown: int = 8) -> str:
-        """The head of the spectrum and the participation ratio, for people to read."""
+        """Return the start of the spectrum and the participation ratio as text."""
         head = ", ".join(f"{value:.4g}" for value in self.eigenvalues[:shown].tolist())
         more = ", ..." if self.dim > shown else ""
         ratio = self.participation_ratio
         return f"Variances {head}{more}; participation ratio {ratio:.4g} of {self.dim}"
 
     def covariance(self) -> Tensor:
-        """``W diag(xi) W^T [D, D]``, about the mean."""
+        """Return the covariance ``W diag(xi) W^T [D, D]`` about the mean."""
         return (self.eigenvectors * self.eigenvalues) @ self.eigenvectors.T
 
     def floored_variance(self, fraction: float = 1e-6) -> Tensor:
-        """``xi`` with its small values raised to a fraction of ``xi*`` (a constant pixel has 0)."""
+        """Return ``xi`` with small values (a constant pixel has 0) raised to a share of ``xi*``."""
         return self.eigenvalues.clamp(min=fraction * self.top_variance)
 
     def second_moments(self, batches: Iterable[Tensor]) -> Tensor:
-        """Mean squares ``[D]`` along the axes of other points ``[n, D]``, over all ranks."""
+        """Return mean squares ``[D]`` of other points ``[n, D]`` along the axes, over all ranks."""
         total, count = torch.zeros_like(self.mean), self.mean.new_zeros(1)
         for batch in batches:
             total += self.to_eigen(batch.to(self.mean.device)).square().sum(dim=0)
@@ -115,41 +118,46 @@ class EigenBasis(nn.Module):
         return sums[:-1] / sums[-1]
 
     def to_eigen(self, points: Tensor) -> Tensor:
-        """``[..., D]`` from image space to eigenspace."""
+        """Map points ``[..., D]`` of image space to eigenspace."""
         return (points.to(self.mean.dtype) - self.mean) @ self.eigenvectors
 
     def from_eigen(self, points: Tensor) -> Tensor:
-        """``[..., D]`` from eigenspace to image space."""
+        """Map points ``[..., D]`` of eigenspace to image space."""
         return self.rotate_back(points) + self.mean
 
     def rotate_back(self, vectors: Tensor) -> Tensor:
-        """Differences of points, ``[..., D]``, from eigenspace to image space: no mean is added."""
+        """Rotate differences of points ``[..., D]`` from eigenspace to image space.
+
+        The mean is not added.
+        """
         axes = self._axes(vectors.dtype)
         return vectors if axes is None else vectors @ axes.T
 
     def rotate(self, vectors: Tensor) -> Tensor:
-        """Differences of points, ``[..., D]``, from image space to eigenspace."""
+        """Rotate differences of points ``[..., D]`` from image space to eigenspace."""
         axes = self._axes(vectors.dtype)
         return vectors if axes is None else vectors @ axes
 
     def _axes(self, dtype: torch.dtype) -> Tensor | None:
-        """W in a dtype; None where it turns nothing, as that of tables. It is kept, since
-        a training asks for it twice a step."""
+        """Return W in a dtype, or None if W is the identity, as for tables.
+
+        The result is cached, since training needs it twice a step.
+        """
         if self._kept is None or self._kept[0] is not self.eigenvectors:
             axes = self.eigenvectors
-            # Tensors without numbers, meta or of another type, may turn.
+            # For meta tensors and subclasses of Tensor the values are unknown: assume a rotation.
             known = type(axes) is Tensor and not axes.is_meta
             turns = not known or not torch.equal(axes, identity(self.dim).to(axes))
             self._kept = axes, {} if turns else None
         rounded = self._kept[1]
         if rounded is not None and dtype not in rounded:
-            with torch.inference_mode(False):  # else it would be of no use where gradients are
+            with torch.inference_mode(False):  # inference tensors block gradients
                 rounded[dtype] = self.eigenvectors.to(dtype)
         return None if rounded is None else rounded[dtype]
 
 
 def identity(dim: int) -> Tensor:
-    """The unit matrix ``[dim, dim]``, float64.
+    """Return the unit matrix ``[dim, dim]``, float64.
 
     On the meta device ``torch.eye`` imports the compiler, which takes a second.
     """
@@ -179,7 +187,7 @@ class _Sums:
         self.square.addmm_(centered.T, centered)
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean ``[D]`` and covariance ``[D, D]`` of all points on all ranks."""
+        """Return mean ``[D]`` and covariance ``[D, D]`` of all points on all ranks."""
         for sums in (self.count, self.total, self.square):
             sum_over_ranks(sums)
         if self.count < 2:

@@ -1,13 +1,13 @@
-"""Where the times of an integration lie, and how many it takes, found out on a few samples.
+"""Time grids of an integration, and the number of steps, both determined on a few samples.
 
-**Equal errors.** A step h at t of a method of order p makes an error of about ``C(t) h^(p+1)``.
-``C`` is measured along the way from latents to data: in each of K even cells, one step is set
-against two of a method of order 5. The sum of n errors is least where they are equal, so that the
-density of times goes as ``C^(1/(p+1))`` (de Boor 1973, *Good approximation by splines with variable
-knots*).
+**Equal errors.** A step h at t of a method of order p has an error of about ``C(t) h^(p+1)``. ``C``
+is measured along trajectories from latents to data: in each of K even intervals, one step is
+compared with two steps of a method of order 5. The sum of n errors is smallest if they are equal,
+which makes the density of times proportional to ``C^(1/(p+1))`` (de Boor 1973, *Good approximation
+by splines with variable knots*).
 
-**As many steps as needed.** The number of steps is doubled until the ends of n and 2n steps differ
-by no more than a tolerance; between the last two numbers the error is taken to be a power of n.
+**Number of steps.** The number of steps doubles until the end states of n and 2n steps differ by at
+most a tolerance. Between the last two numbers, the error is modeled as a power of n.
 """
 
 from collections.abc import Callable
@@ -26,16 +26,19 @@ from training.flow.solvers.explicit import DORMAND_PRINCE, runge_kutta
 
 CELLS = 32
 LEAST_DENSITY = 0.1
-"""Of the highest: where errors happen to vanish for the few samples, steps stay bounded."""
+"""Lower bound of the density of times, as a share of its maximum.
+
+It bounds step sizes where errors happen to vanish for the few samples.
+"""
 FEWEST_STEPS, MOST_STEPS = 4, 4096
 
 Grid = Callable[[int], Tensor]
-"""``steps + 1`` increasing times, float64, of a number of steps."""
+"""Function from a number of steps to ``steps + 1`` increasing times, float64."""
 
 
 @dataclass(frozen=True)
 class EqualErrorGrid:
-    """Times between which the errors are equal.
+    """Times that give steps of equal error.
 
     Attributes:
         times: Increasing ``[K + 1]``, float64.
@@ -45,9 +48,14 @@ class EqualErrorGrid:
 
     @classmethod
     def of(cls, times: Tensor, density: Tensor, least: float) -> "EqualErrorGrid":
-        """With as many steps in a cell as a density says, whose ends ``[K + 1]`` increase, float64
-        on the CPU; even, if it is 0 everywhere. The density ``[K]`` is not negative, up to a
-        factor, and at least this share of the highest."""
+        """Return the grid whose number of steps per interval is proportional to a density.
+
+        Args:
+            times: Ends ``[K + 1]`` of the intervals, increasing, float64 on the CPU.
+            density: Density ``[K]``, not negative, up to a factor. If it is 0 everywhere, times are
+                even.
+            least: Lower bound of the density, as a share of its maximum.
+        """
         density = density.clamp_min(least * (float(density.max()) or 1.0))
         mass = torch.cat([torch.zeros(1, dtype=torch.float64), (density * times.diff()).cumsum(0)])
         quantiles = torch.linspace(0, 1, 2 * len(density) + 1, dtype=torch.float64) * mass[-1]
@@ -65,7 +73,7 @@ class EqualErrorGrid:
 
 
 class StepChoice(NamedTuple):
-    """A number of steps, and the error that is expected with it (RMS, scaled variable)."""
+    """A number of steps and its expected error (RMS, scaled variable)."""
 
     steps: int
     error: float
@@ -75,15 +83,16 @@ class StepChoice(NamedTuple):
 def fit_equal_error_grid(
     flow: ProbabilityFlow, latents: Tensor, times: Tensor, solver: Solver
 ) -> EqualErrorGrid:
-    """The grid on which a solver makes equal errors.
+    """Return the grid on which a solver makes equal errors.
 
     Args:
         flow: The flow, on its device.
         latents: Scaled eigenspace ``[n, D]`` at the last time.
-        times: Increasing times, of which the first and the last count.
+        times: Increasing times; only the first and the last are used.
         solver: A solver with fixed steps.
 
     Raises:
+        UsageError: The solver is adaptive or a multistep method.
         DataError: The errors are not finite.
     """
     if solver.adaptive:
@@ -101,13 +110,12 @@ def fit_equal_error_grid(
         raise DataError(
             "the errors of the solver are NaN or infinite: use a shorter time, or --disc=ifs"
         )
-    # Of Gaussian data there are no errors, and times are even.
+    # For Gaussian data all errors are 0, and times are even.
     return EqualErrorGrid.of(even.flip(0).cpu(), density.flip(0), LEAST_DENSITY)
 
 
 def _errors_of_steps(flow: ProbabilityFlow, x: Tensor, times: Tensor, solver: Solver) -> Tensor:
-    """Root mean square errors ``[S]`` of single steps between times ``[S + 1]``, each from the
-    right state."""
+    """Return RMS errors ``[S]`` of single steps between times ``[S + 1]``, from accurate states."""
     velocity = flow.standardized_velocity if solver.standardized else flow.velocity
     state = x / flow.latent_std(times[0]) if solver.standardized else x
     exact = runge_kutta(DORMAND_PRINCE)
@@ -123,21 +131,22 @@ def _errors_of_steps(flow: ProbabilityFlow, x: Tensor, times: Tensor, solver: So
 def choose_steps(
     flow: ProbabilityFlow, latents: Tensor, grid: Grid, solver: Solver, tolerance: float
 ) -> StepChoice:
-    """The least number of steps for an accuracy, of generation and of the melt back.
+    """Return the smallest number of steps that is accurate in both directions.
 
     Args:
         flow: The flow, on its device.
         latents: Scaled eigenspace ``[n, D]`` at the last time of the grid.
-        grid: The times of so many steps.
+        grid: Function from a number of steps to times.
         solver: A solver with fixed steps.
-        tolerance: Root mean square error at the end, in the scaled variable.
+        tolerance: Root mean square error of end states, in the scaled variable.
 
     Raises:
-        UsageError: The solver is adaptive, or the tolerance is not reached; says what is.
+        UsageError: The solver is adaptive, or the tolerance is not reached; the message gives the
+            error that was reached.
     """
     if solver.adaptive:
         raise UsageError(f"{solver.name} chooses its own steps: give --rtol and --atol instead")
-    # Any points near the data will do.
+    # Any points near the data are suitable.
     rk5 = SOLVERS["exp_rk5"]
     points = flow.to_data(*_end(flow, latents, grid(4 * FEWEST_STEPS), rk5, melts=False))
 
@@ -145,7 +154,7 @@ def choose_steps(
         try:
             generated, _ = _end(flow, latents, grid(steps), solver, melts=False)
             melted, _ = _end(flow, points, grid(steps), solver, melts=True)
-        except DataError:  # steps too long to be solved, or even to stay finite
+        except DataError:  # steps too long for the solver, or for finite states
             return None
         return torch.stack([generated, melted])
 
@@ -167,7 +176,14 @@ def choose_steps(
 
 
 def _between(steps: int, last: float, error: float, tolerance: float) -> StepChoice:
-    """Fewer than ``steps`` that suffice, but more than half of them, whose error was ``last``."""
+    """Return a number of steps above ``steps / 2`` and at most ``steps`` that suffices.
+
+    Args:
+        steps: Number of steps whose error is below the tolerance.
+        last: Error of half as many steps.
+        error: Error of ``steps`` steps.
+        tolerance: Acceptable error.
+    """
     if last == inf or error <= 0:
         return StepChoice(steps, error)
     power = log(last / error, 2)
@@ -179,7 +195,7 @@ def _between(steps: int, last: float, error: float, tolerance: float) -> StepCho
 def _end(
     flow: ProbabilityFlow, start: Tensor, times: Tensor, solver: Solver, *, melts: bool
 ) -> tuple[Tensor, Tensor]:
-    """Where points of image space, or latents, end, and at what time."""
+    """Return end states and end time for points of image space, or for latents."""
     simulate = flow.melt if melts else flow.generate
     trajectory = simulate(start, times.to(start), solver)
     return trajectory.end, trajectory.times[-1]

@@ -1,7 +1,7 @@
-"""What truths that no training has seen say of a flow's posteriors: the part of a network file that
-``posterior.py calibrate`` adds.
+"""Ranks and distances of held-out cases under a flow's posteriors.
 
-It holds numbers alone; what follows from them is in ``inference.guarantee``.
+This is the part of a network file that ``posterior.py calibrate`` adds. It contains numbers only;
+``inference.guarantee`` evaluates them.
 """
 
 import json
@@ -15,23 +15,25 @@ from torch_utils.arguments import arguments_of
 
 
 class HeldOut(nn.Module):
-    """Where n truths lie in their posteriors.
+    """Ranks of n held-out true values in their posteriors.
 
     Args:
-        truths: n.
-        quantities: Names of Q quantities, coordinates first, and then the user's functions.
-        functions: How many of these are the user's.
-        conditions: C, coordinates of observations; 0 where distances between them are not taken.
-        oddities: Names of K numbers that are large of observations unlike the others.
-        draws: Of each posterior.
-        network: SHA-256 of the network whose posteriors they are.
-        way: What draws depend on beside it: plain values by name, as JSON.
+        truths: n, the number of held-out cases.
+        quantities: Names of Q quantities: the coordinates, then the user's functions.
+        functions: Number of user functions among the quantities.
+        conditions: C, the number of observation coordinates; 0 if distances between observations
+            are not computed.
+        oddities: Names of K scores that are large for out-of-distribution observations.
+        draws: Number of draws per posterior.
+        network: SHA-256 of the network that defines the posteriors.
+        way: Further settings of the draws: plain values by name, as JSON.
 
     Attributes:
-        ranks: ``[n, Q]``, fractional ranks of truths among draws.
-        contents: ``[n]``, of the smallest highest-density regions that hold the truths.
+        ranks: Fractional ranks ``[n, Q]`` of true values among draws.
+        contents: Probability content ``[n]`` of the smallest highest-density region that contains
+            each true value.
         whitened: Observations, or conditions, ``[n, C]``, half whitened (``measure.clouds``).
-        odd: ``[n, K]``.
+        odd: Scores ``[n, K]`` of the observations, by ``oddities``.
     """
 
     ranks: Tensor
@@ -64,12 +66,16 @@ class HeldOut(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        """Of the coordinates."""
+        """Names of the coordinates."""
         return self.quantities[: len(self.quantities) - self.functions]
 
     @property
     def made_with(self) -> dict[str, Any]:
-        """What draws depend on beside the network, by name. Raises ValueError if it is no JSON."""
+        """Settings of the draws besides the network, by name.
+
+        Raises:
+            ValueError: The stored settings are not a JSON object.
+        """
         try:
             way = json.loads(self.way)
         except RecursionError as error:
@@ -81,7 +87,7 @@ class HeldOut(nn.Module):
         return way
 
     def check(self) -> None:
-        """Raises ValueError if ranks or contents are none, or it does not say what they are of."""
+        """Raise ValueError if ranks or contents are not from 0 to 1, or settings are missing."""
         _ = self.made_with
         for values in (self.ranks, self.contents):
             if values.dtype != torch.float64 or not ((values >= 0) & (values <= 1)).all():

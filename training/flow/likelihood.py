@@ -6,25 +6,26 @@ al. 2018, *Neural ordinary differential equations*, theorem 1)
 
     d log p_w / dt = -tr dv/dw,
 
-so that, with what the change of variables from x_tilde to w adds in closed form,
+so that, with the closed-form term of the change of variables from x_tilde to w,
 
     log p_0(x_tilde(0)) = log p_T(x_tilde(T)) + int_0^T tr dv/dw dt + sum_i log (a_i(T) / a_i(0)).
 
-The trace is ``sum_k d_k . J d_k`` with the unit vectors as directions ``d_k``, or the mean of
-``d_k . J d_k`` over random signs (Hutchinson 1990): unbiased, without noise from the diagonal of J,
-and smooth in time since a point keeps its directions all the way. The integrals of single
-directions then scatter about the right one, which tells the error of their mean.
+The trace is ``sum_k d_k . J d_k`` with the unit vectors as directions ``d_k``, or the mean of ``d_k
+. J d_k`` over random signs (Hutchinson 1990). The estimate is unbiased, has no noise from the
+diagonal of J, and is smooth in time since a point keeps its directions along its trajectory. The
+scatter of the integrals of single directions gives the standard error of their mean.
 
-A product is dear, and traces change slowly. Where there are more than ``FEW_PRODUCTS`` of them, and
-steps enough, traces are taken at the ends of steps alone and their cubic spline is integrated:
-21 times in place of 120, for an error below 1e-3 nats (``benchmarks/density_errors.py``).
-Otherwise the integral is taken along with the states, by the same solver.
+Vector-Jacobian products are expensive, and traces change slowly. With more than ``FEW_PRODUCTS``
+products and enough steps, traces are therefore computed at the ends of steps only, and their cubic
+spline is integrated: 21 traces in place of 120, for an error below 1e-3 nats
+(``benchmarks/density_errors.py``). Otherwise the solver integrates the trace together with the
+states.
 
-``p_T`` is the law of latents (``latent.laws``): learned, or the Gaussian of variances ``xi +
-gamma(T)``.
+``p_T`` is the base distribution of latents (``latent.laws``): learned, or the Gaussian of variances
+``xi + gamma(T)``.
 
-``p_0`` is the density of data with the noise ``N(0, diag gamma)`` of the first time added, which is
-the same number in image space, since rotations keep densities. Gradients do not flow through it.
+``p_0`` is the density of data with the noise ``N(0, diag gamma)`` of the first time added. It is
+the same number in image space, since rotations preserve densities. It has no gradients.
 """
 
 from collections.abc import Callable, Iterator
@@ -45,41 +46,45 @@ from training.flow.solvers.solver import Widened
 from training.names import DEFAULT_STEPS, LARGEST_EXACT, PROBES, TRACES
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]
-"""``log p_t(x_tilde [N, D]) [N]`` at ``t []``, eigenspace; as ``MixtureDenoiser.log_density``."""
+"""Function to ``log p_t [N]`` from ``x_tilde [N, D]`` in eigenspace and ``t []``.
+
+See ``MixtureDenoiser.log_density``.
+"""
 LOG_PROB_ERROR = "log_prob_error"
 FEW_PRODUCTS = 3
-"""Up to so many a trace costs no more than the call that it belongs to."""
+"""Maximum number of products for a trace to be no costlier than its network evaluation."""
 
 
 class Density(NamedTuple):
     """Log densities of points.
 
     Attributes:
-        log_prob: ``[N]`` in nats.
-        error: Their standard errors ``[N]``, by what was drawn at random or averaged: 0 where
-            nothing was.
+        log_prob: Log densities ``[N]`` in nats.
+        error: Their standard errors ``[N]`` from random probes or averages; 0 if there are none.
     """
 
     log_prob: Tensor
     error: Tensor
 
     def at(self, places: Tensor) -> "Density":
-        """Those of some points, by their numbers."""
+        """Return the log densities of the points at some indices."""
         return Density(self.log_prob[places], self.error[places])
 
 
 @dataclass(frozen=True)
 class Trace:
-    """How the traces of Jacobians are taken.
+    """Method for the traces of Jacobians.
 
     Attributes:
-        kind: ``exact``: D vector-Jacobian products for each; ``hutchinson``: as many as there are
-            probes, with an error; ``auto``: exact in up to ``LARGEST_EXACT`` dimensions.
-        probes: Random directions of each point, at least two, since their spread tells the error.
-        seed: Seed of the directions, which are a function of it and of the number of the point.
+        kind: ``exact``: D vector-Jacobian products per trace; ``hutchinson``: one product per
+            probe, with a standard error; ``auto``: exact in up to ``LARGEST_EXACT`` dimensions.
+        probes: Number of random directions per point, at least two, since their spread gives the
+            standard error.
+        seed: Random seed of the directions, which are a function of the seed and the index of the
+            point.
 
     Raises:
-        UsageError: An unknown kind, or too few probes.
+        UsageError: The kind is unknown, or there are too few probes.
     """
 
     kind: str = "auto"
@@ -94,16 +99,19 @@ class Trace:
             )
 
     def is_exact(self, dim: int) -> bool:
-        """Whether the traces of D x D matrices are exact."""
+        """Return whether the traces of D x D matrices are exact."""
         return self.kind == "exact" or (self.kind == "auto" and dim <= LARGEST_EXACT)
 
     def directions(self, rows: slice, dim: int) -> Tensor:
-        """``d [K, n, D]`` in float64, of the points numbered ``rows.start`` to ``rows.stop``: the
-        unit vectors, or signs."""
+        """Return directions ``d [K, n, D]``, float64: the unit vectors, or random signs.
+
+        They belong to the points numbered from ``rows.start`` up to ``rows.stop``.
+        """
         count = rows.stop - rows.start
         if self.is_exact(dim):
             return torch.eye(dim, dtype=torch.float64)[:, None].expand(-1, count, -1)
-        # Integers are drawn one after the other: those of a point do not depend on how many follow.
+        # Integers are drawn sequentially: the draws of a point do not depend on the number of
+        # points after it.
         bits = torch.randint(
             2,
             (rows.stop, self.probes, dim),
@@ -118,12 +126,12 @@ class DivergenceIntegral:
 
     Args:
         solver: The solver of the simulation.
-        trace: How traces are taken.
-        rows: The numbers of its points.
-        dim: D.
+        trace: Method for the traces.
+        rows: Indices of the points.
+        dim: D, the dimension of the states.
 
     Attributes:
-        products: Vector-Jacobian products that were taken.
+        products: Number of vector-Jacobian products so far.
     """
 
     def __init__(self, solver: Solver, trace: Trace, rows: slice, dim: int):
@@ -134,24 +142,25 @@ class DivergenceIntegral:
 
     @property
     def solver(self) -> Solver:
-        """The given solver, which now takes the integral along: simulate with this one. Among the
-        states it is further coordinates, in nats per dimension, that an adaptive solver controls
-        as any other.
+        """Solver to simulate with: the given one, extended by the integral.
 
-        It is made anew: held here it would be a circle, whose states the collector of such comes to
-        only after gigabytes.
+        The integral is a set of further coordinates of the state, in nats per dimension, which an
+        adaptive solver controls like any other.
+
+        The solver is created on each access. If it were stored here, it would form a reference
+        cycle, whose states the garbage collector frees only after gigabytes.
         """
         pairs = self._integrate if self._given.pairs else None
         return replace(self._given, method=self._states, pairs=pairs)
 
     @property
     def value(self) -> Tensor:
-        """The integral ``[N]`` in nats, once the simulation has ended."""
+        """Integral ``[N]`` in nats, available after the simulation."""
         return self._integrals.mean(dim=1)
 
     @property
     def error(self) -> Tensor:
-        """Its standard error ``[N]``: 0 if traces are exact."""
+        """Standard error ``[N]`` of the integral; 0 if traces are exact."""
         if self._exact:
             return torch.zeros_like(self.value)
         return self._integrals.std(dim=1) / len(self._directions) ** 0.5
@@ -167,7 +176,7 @@ class DivergenceIntegral:
         if self._given.quadrature is not None:
             return self._at_ends_of_steps(v, w, gap, times)
         few = len(self._directions) <= FEW_PRODUCTS or len(times) <= DEFAULT_STEPS
-        # Of one call a step, the traces of that call are as many.
+        # With one network evaluation a step, one trace a step is no more.
         along = few or self._given.adaptive or self._given.calls_per_step == 1
         walk = self._along if along else self._at_ends_of_steps
         return walk(v, w, gap, times)
@@ -210,7 +219,7 @@ class DivergenceIntegral:
 
         def remembered(x: Tensor, t: Tensor) -> Tensor:
             if known and known[0][0] is x and bool(known[0][1] == t):
-                return known[0][2]  # a step begins where its trace was taken
+                return known[0][2]  # a step starts where its trace was computed
             return v(x, t)
 
         add(weights[0], w, times[0])
@@ -222,7 +231,7 @@ class DivergenceIntegral:
     def _traces(
         self, v: Velocity, w: Tensor, t: Tensor, directions: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """``v [N, D]``, and traces ``[N, 1]``, or an estimate by each direction ``[N, K]``."""
+        """Return ``v [N, D]``, and traces ``[N, 1]`` or their estimates by direction ``[N, K]``."""
         self.products += len(directions)
         if self._exact:
             value, divergence = value_and_divergence(v, w, t)
@@ -231,10 +240,11 @@ class DivergenceIntegral:
 
 
 def integral_weights(times: Tensor, count: int) -> Tensor:
-    """What values at the first ``count`` of monotone times ``[S]`` count for in an integral over
-    all: ``[count]``, float64, on the device of the times.
+    """Return weights ``[count]`` of values in their integral over monotone times ``[S]``, float64.
 
-    Of the cubic spline through them, which goes on to the last time as it is."""
+    The values are at the first ``count`` times. Their cubic spline is integrated, and extrapolated
+    to the last time. The weights are on the device of the times.
+    """
     from scipy.interpolate import CubicSpline
 
     nodes = times.double().cpu().numpy()
@@ -245,8 +255,10 @@ def integral_weights(times: Tensor, count: int) -> Tensor:
 
 
 def value_and_divergence(v: Velocity, w: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """``v(w, t) [N, D]`` and ``tr dv/dw [N]``, of points that do not interact: as the velocity
-    says it, or by D products."""
+    """Return ``v(w, t) [N, D]`` and ``tr dv/dw [N]`` for independent points.
+
+    The divergence comes from the velocity itself if it has one, else from D products.
+    """
     known = v.with_divergence(w, t) if isinstance(v, CountedVelocity) else None
     if known is not None:
         return known
@@ -258,12 +270,12 @@ def value_and_divergence(v: Velocity, w: Tensor, t: Tensor) -> tuple[Tensor, Ten
 def value_and_products(
     v: Velocity, w: Tensor, t: Tensor, directions: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """``v(w, t) [N, D]`` and ``d_k . (dv/dw) d_k [N, K]``, of points that do not interact."""
+    """Return ``v(w, t) [N, D]`` and ``d_k . (dv/dw) d_k [N, K]`` for independent points."""
     with torch.enable_grad():
         w = w.detach().requires_grad_()
         value = v(w, t)
         products = []
-        # One after the other: taken at once they are faster for few points only, and fill memory.
+        # One product at a time: a batch is faster for few points only, and fills the memory.
         for direction in directions:
             (pulled,) = torch.autograd.grad(value, w, direction, retain_graph=True)
             products.append((pulled * direction).sum(dim=1))
@@ -271,28 +283,32 @@ def value_and_products(
 
 
 def bits_per_dim(log_prob: Tensor, dim: int, levels_per_unit: float) -> Tensor:
-    """``-log2 p / D [N]`` of log densities in nats over data in their own unit, which has so many
-    levels.
+    """Return bits per dimension ``-log2 p / D [N]`` from log densities in nats.
 
-    With u in data units and p = 127.5 (u + 1) in levels, ``log p(p) = log p(u) - D log 127.5``."""
+    Log densities refer to data units, each with ``levels_per_unit`` gray levels. With u in data
+    units and p = 127.5 (u + 1) in levels, ``log p(p) = log p(u) - D log 127.5``.
+    """
     return (log(levels_per_unit) - log_prob / dim) / log(2)
 
 
 @dataclass(frozen=True)
 class DensityPlan:
-    """The densities to compute along a simulation.
+    """Densities to compute along a simulation.
 
     Attributes:
-        trace: The way to take traces.
-        levels_per_unit: The number of gray levels in the unit of images; None for other data.
+        trace: Method for the traces.
+        levels_per_unit: Number of gray levels per data unit of images; None for other data.
     """
 
     trace: Trace
     levels_per_unit: float | None = None
 
     def arrays(self, density: Density, dim: int) -> dict[str, Tensor]:
-        """``log_prob [N]`` by its name, ``log_prob_error [N]`` unless it is exact, and
-        ``bits_per_dim [N]`` of images."""
+        """Return arrays of results by name.
+
+        They are ``log_prob [N]``, ``log_prob_error [N]`` unless densities are exact, and
+        ``bits_per_dim [N]`` for images.
+        """
         arrays = {"log_prob": density.log_prob}
         if density.error.any():
             arrays[LOG_PROB_ERROR] = density.error

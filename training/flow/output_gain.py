@@ -7,24 +7,27 @@ from training.flow.splines import NaturalSpline
 
 NODES = 17
 SPEED = 5.0
-"""Of a gain over that of a weight: Adam moves either by about the learning rate in a step, but a
-gain may have as far to go as 1 in a short run."""
+"""Speed of a gain relative to a weight.
+
+Adam changes either by about the learning rate per step, but a gain may have to change by 1 in a
+short run.
+"""
 
 
 class OutputGain(nn.Module):
-    """``g_i(t)``, natural splines through trained values, 1 to begin with.
+    """Gains ``g_i(t)``: natural splines through trained values, initially 1.
 
-    What can be predicted of a dimension depends on its own noise, and differs most between kept and
-    compressed ones. A network of images can hardly scale single eigenvectors, so that its output
-    has one scale for all: too small where much can be predicted, too large where little. With its
-    own factor, each dimension is scaled by what it is good for, while the network trains.
+    How well a dimension can be predicted depends on its own noise, and differs most between kept
+    and compressed dimensions. A network for images can hardly scale single eigenvectors, so that
+    its output has one scale for all: too small for predictable dimensions, too large for the
+    others. A factor per dimension gives each its own scale during training.
 
     Args:
         times: Nodes ``[K]``, increasing, at least two, float64.
         gains: ``g [K, D]`` at the nodes, floating point.
 
     Raises:
-        ValueError: They do not belong together, or are not finite.
+        ValueError: Shapes do not match, or values are not finite.
     """
 
     def __init__(self, times: Tensor, gains: Tensor):
@@ -39,15 +42,15 @@ class OutputGain(nn.Module):
 
     @property
     def gains(self) -> Tensor:
-        """``g [K, D]`` at the nodes."""
+        """Gains ``g [K, D]`` at the nodes."""
         return 1 + SPEED * self.offsets.detach()
 
     @classmethod
     def ones(cls, t_min: float, t_max: float, dim: int) -> "OutputGain":
-        """At ``NODES`` times from t_min to t_max."""
+        """Return gains of 1 at ``NODES`` times from t_min to t_max."""
         times = torch.linspace(t_min, t_max, NODES, dtype=torch.float64)
         return cls(times, torch.ones(NODES, dim))
 
     def forward(self, t: Tensor) -> Tensor:
-        """``g(t) [..., D]`` at times ``[...]``; before and after the nodes, that of the ends."""
+        """Return ``g(t) [..., D]`` at times ``[...]``, constant beyond the nodes."""
         return 1 + SPEED * (self.spline.weights(t).to(self.offsets.dtype) @ self.offsets)

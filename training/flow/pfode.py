@@ -1,4 +1,4 @@
-"""The probability-flow ODE, which carries data to a Gaussian (*melt*) and back (*generate*).
+"""The probability-flow ODE, which maps data to a Gaussian (*melt*) and back (*generate*).
 
 In eigenspace, for the scaled variable ``x = s x_tilde`` (Inflationary Flows, section 3.1; Song et
 al. 2021, equation 13, for general noise),
@@ -11,11 +11,11 @@ The best linear denoiser is ``f_i x_tilde_i`` with ``f_i = xi_i / (xi_i + gamma_
     x_hat_i = x_tilde_i / sqrt(xi_i + gamma_i),
     dx_hat_i/dt = (r_i/2) (f_i x_tilde_i - D_i) / sqrt(xi_i + gamma_i),
 
-the linear part is gone, and what is left to integrate vanishes for Gaussian data. With a network F,
-``D = c_skip x_tilde + c_out F(x_hat)``, it is ``dx_hat_i = -F_i dtheta_i``: a turn by the angles
-``theta_i = arctan sqrt(gamma_i / xi_i)``.
+the linear part is gone, and the remaining right side vanishes for Gaussian data. With a network F,
+``D = c_skip x_tilde + c_out F(x_hat)``, it is ``dx_hat_i = -F_i dtheta_i``: a rotation by the
+angles ``theta_i = arctan sqrt(gamma_i / xi_i)``.
 
-States are carried in float64; the denoiser decides its own precision.
+States are in float64; the denoiser chooses its own precision.
 """
 
 from collections.abc import Callable, Mapping
@@ -46,23 +46,23 @@ from training.names import DEFAULT_SOLVER, DEFAULT_STEPS
 
 
 class ProbabilityFlow:
-    """A denoiser, a schedule and a basis, put together as an invertible map.
+    """An invertible map made of a denoiser, a schedule and a basis.
 
-    Points are ``[N, D]`` in data space, latents ``[N, D]`` in scaled eigenspace. Coordinates, if a
-    flow has them, lie between data space and its own; densities are those of data space. Without
-    times there are ``DEFAULT_STEPS`` steps up to the end time. Many points at a time need much
-    memory in large networks: see ``in_blocks``.
+    Points are ``[N, D]`` in data space, latents ``[N, D]`` in scaled eigenspace. Optional
+    coordinates map between data space and the space of the basis; densities are those of data
+    space. The default integration has ``DEFAULT_STEPS`` steps to the end time. Many points at once
+    take much memory in large networks: see ``in_blocks``.
 
     Args:
         denoiser: ``D(x_tilde [B, D], t [] or [B]) -> [B, D]`` in eigenspace.
         schedule: Noise and scale.
-        basis: Between data space and eigenspace.
+        basis: Map between data space and eigenspace.
         end_time: T, the time of latents; None for the default of the schedule.
-        coordinates: Between data space and the space of the basis; None if these are the same.
-        learned: The law of standardized compressed latents at the end time, given the kept ones;
-            None for the Gaussian of the closed form.
-        courses: What integrations go along where nothing else is asked for, by their use; where
-            there is none, ``DEFAULT_STEPS`` of ``DEFAULT_SOLVER``.
+        coordinates: Map between data space and the space of the basis; None if these are the same.
+        learned: Distribution of standardized compressed latents at the end time, given the kept
+            ones; None for the Gaussian of the closed form.
+        courses: Default integration schedules by use; for uses without one, ``DEFAULT_STEPS`` of
+            ``DEFAULT_SOLVER``.
 
     Example:
         >>> import torch
@@ -96,12 +96,12 @@ class ProbabilityFlow:
         self.denoiser, self.schedule, self.basis = denoiser, schedule, basis
         self.courses = dict(courses or {})
         self._end_time, self.coordinates, self.learned = end_time, coordinates, learned
-        self.rows: int | None = None  # of conditions, if each point has its own
+        self.rows: int | None = None  # number of condition rows, if each point has its own
 
     def __repr__(self) -> str:
         try:
             end = f"{self.end_time:.4g}"
-        except UsageError:  # this much noise at the start leaves nothing to inflate
+        except UsageError:  # the initial noise already exceeds the end variance
             end = "unknown"
         return f"ProbabilityFlow({self.schedule.name}, dim={self.basis.dim}, end_time={end})"
 
@@ -111,24 +111,26 @@ class ProbabilityFlow:
 
     @property
     def end_time(self) -> float:
-        """T, the time of latents."""
+        """End time T, the time of latents."""
         return self.schedule.default_t_max() if self._end_time is None else self._end_time
 
     @property
     def latent(self) -> LatentLaw:
-        """The law of latents at the end time."""
+        """Base distribution of latents at the end time."""
         t = torch.tensor(self.end_time, dtype=torch.float64, device=self.device)
         return self.latent_law(t)
 
     def times(self, steps: int = DEFAULT_STEPS) -> Tensor:
-        """The increasing times ``[steps + 1]`` of so many steps from the first to the end time."""
+        """Return ``steps + 1`` increasing times from the first to the end time."""
         return self.schedule.times(steps, self.end_time).to(self.device)
 
     def course(
         self, use: str, times: Tensor | None = None, solver: Solver | str | None = None
     ) -> tuple[Tensor, Solver]:
-        """Times ``[steps + 1]`` and the solver: those that are given, and where neither is, the
-        course of the network for this use, if it has one that ends where the flow does.
+        """Return the times ``[steps + 1]`` and the solver to use.
+
+        If neither is given, they are those of the network's schedule for this use, provided it has
+        one that spans the flow's times.
 
         Args:
             use: A name in ``courses.USES``.
@@ -148,16 +150,16 @@ class ProbabilityFlow:
         times: Tensor | None = None,
         solver: Solver | str | None = None,
     ) -> Tensor:
-        """Generated points ``[count, D]``, float64.
+        """Generate points ``[count, D]``, float64.
 
         Args:
-            count: The number of points.
-            generator: The source of random numbers, on the CPU; None for torch's own.
-            times: Increasing ``[steps + 1]``; see ``course`` for the default of both.
+            count: Number of points.
+            generator: Random generator on the CPU; None for torch's global one.
+            times: Increasing ``[steps + 1]``; see ``course`` for the defaults of times and solver.
             solver: The solver, or its name.
 
         Raises:
-            UsageError: The count is no whole number or negative, or the generator is none.
+            UsageError: The count is not a whole number or negative, or the generator is invalid.
             DataError: As ``simulate``.
         """
         count = natural("count", count)
@@ -171,13 +173,13 @@ class ProbabilityFlow:
     def encode(
         self, points: ArrayLike, times: Tensor | None = None, solver: Solver | str = DEFAULT_SOLVER
     ) -> Tensor:
-        """The latents ``[N, D]``, float64, in which points ``[N, D]`` melt; see ``melt``."""
+        """Return the latents ``[N, D]``, float64, of points ``[N, D]``; see ``melt``."""
         return self.melt(points, times, solver).end
 
     def decode(
         self, latents: ArrayLike, times: Tensor | None = None, solver: Solver | str = DEFAULT_SOLVER
     ) -> Tensor:
-        """The points ``[N, D]``, float64, that latents ``[N, D]`` become; see ``generate``."""
+        """Return the points ``[N, D]``, float64, of latents ``[N, D]``; see ``generate``."""
         generated = self.generate(latents, times, solver)
         return self.to_data(generated.end, generated.times[-1])
 
@@ -190,10 +192,10 @@ class ProbabilityFlow:
         trace: Trace | None = None,
         first_row: int = 0,
     ) -> Tensor:
-        """``log p_0 [N]`` in nats, float64, of points ``[N, D]``: see ``log_prob_with_error``.
+        """Return ``log p_0 [N]`` of points ``[N, D]`` in nats: see ``log_prob_with_error``.
 
         Raises:
-            UsageError: It would have to be estimated, and no trace was given to say so.
+            UsageError: The density would be an estimate, and no trace was given explicitly.
         """
         dim = self.basis.dim
         if trace is None and not Trace().is_exact(dim):
@@ -214,18 +216,19 @@ class ProbabilityFlow:
         trace: Trace | None = None,
         first_row: int = 0,
     ) -> Density:
-        """``log p_0 [N]`` in nats, float64, and standard errors ``[N]``, of points ``[N, D]``.
+        """Return ``log p_0 [N]`` of points ``[N, D]`` in nats, and standard errors ``[N]``.
 
-        See ``likelihood``. The denoiser must be differentiable, and in evaluation mode if it is a
-        network.
+        See ``likelihood``. The denoiser must be differentiable, and a network must be in evaluation
+        mode.
 
         Args:
-            points: The points to evaluate the density at.
-            times: Increasing; the density is that of the first, the latents are those of the last.
+            points: Points at which to evaluate the density.
+            times: Increasing; the density is that of the first time, the latents are those of the
+                last.
             solver: The solver, or its name.
-            latent_log_density: ``p_T``; None for the law of latents at the last time.
-            trace: The way to take traces of Jacobians; None for ``Trace()``.
-            first_row: The number of the first point, where the points are a share of more.
+            latent_log_density: ``p_T``; None for the base distribution at the last time.
+            trace: Method for the traces of Jacobians; None for ``Trace()``.
+            first_row: Index of the first point, if the points are part of a larger set.
 
         Raises:
             DataError: As ``simulate``, or a density is not finite.
@@ -243,15 +246,15 @@ class ProbabilityFlow:
         integral: DivergenceIntegral,
         latent_log_density: LogDensity | None = None,
     ) -> Density:
-        """``log p_0 [N]`` in nats of the ends at the first time, whichever way they were simulated.
+        """Return ``log p_0 [N]`` in nats at the first time, for a simulation in either direction.
 
         Args:
             trajectory: A simulation with the integral's solver.
-            integral: The integral that was taken along.
-            latent_log_density: ``p_T``; None for the law of latents at the last time.
+            integral: The divergence integral of this simulation.
+            latent_log_density: ``p_T``; None for the base distribution at the last time.
 
         Raises:
-            DataError: One of them is not finite.
+            DataError: A density is not finite.
         """
         times, states = trajectory.times, trajectory.states
         melted = bool(times[-1] > times[0])
@@ -275,35 +278,36 @@ class ProbabilityFlow:
         return Density(log_prob, integral.error)
 
     def to(self, device: torch.device | str) -> "ProbabilityFlow":
-        """Moves the schedule, the basis, and all other parts that are modules; returns itself."""
+        """Move the schedule, the basis, and other parts that are modules; return the flow."""
         for part in (self.schedule, self.basis, self.denoiser, self.coordinates, self.learned):
             if isinstance(part, nn.Module):
                 part.to(device)
         return self
 
     def with_denoiser(self, denoiser: Denoiser) -> "ProbabilityFlow":
-        """The flow with another denoiser in its place."""
+        """Return a copy of the flow with another denoiser."""
         flow = copy(self)
         flow.denoiser = denoiser
         return flow
 
     def with_law(self, learned: ConditionalMixture | None) -> "ProbabilityFlow":
-        """The flow with another learned law of compressed latents; None for the closed form."""
+        """Return a copy with another learned distribution of latents; None: closed form."""
         flow = copy(self)
         flow.learned = learned
         return flow
 
     def under(self, conditions: Mapping[str, Tensor]) -> "ProbabilityFlow":
-        """The flow under conditions as its network takes them, such as ``labels [N, L]``."""
+        """Return the flow given network inputs as conditions, for example ``labels [N, L]``."""
         return self.with_denoiser(ConditionedDenoiser(self.denoiser, conditions))
 
     def given(self, **conditions: ArrayLike) -> "ProbabilityFlow":
-        """The flow under conditions such as ``labels [N, L]``, in their own units: one row for each
-        point, or one for all, ``[1, L]`` or ``[L]``.
+        """Return the flow given conditions in their own units, for example ``labels [N, L]``.
+
+        Conditions have one row for each point, or one for all, ``[1, L]`` or ``[L]``.
 
         Raises:
-            UsageError: There are no conditions to be given.
-            DataError: They are no numbers, not finite, or of another number.
+            UsageError: The flow has no conditions.
+            DataError: Conditions are not numeric or not finite, or their number is wrong.
         """
         given = {name: self._numbers(name, values) for name, values in conditions.items()}
         rows = {name: v if v.ndim > 1 else v[None] for name, v in given.items()}
@@ -316,32 +320,32 @@ class ProbabilityFlow:
         return flow.under(rows)
 
     def in_blocks(self, rows: int) -> "ProbabilityFlow":
-        """The flow with a denoiser that is called with exactly so many rows at a time."""
+        """Return the flow with its denoiser called with exactly ``rows`` rows at a time."""
         return self.with_denoiser(BlockwiseDenoiser(self.denoiser, rows))
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        """``dx/dt [N, D]`` of scaled eigenspace states ``x [N, D]`` at times ``[]`` or ``[N]``."""
+        """Return ``dx/dt [N, D]`` for scaled states ``x [N, D]`` at times ``[]`` or ``[N]``."""
         return self.slope(standardized=False)(x, t)
 
     def standardized_velocity(self, x_hat: Tensor, t: Tensor) -> Tensor:
-        """``dx_hat/dt [N, D]`` of standardized states ``[N, D]`` at times ``[]`` or ``[N]``."""
+        """Return ``dx_hat/dt [N, D]`` for standardized states ``[N, D]`` at ``[]`` or ``[N]``."""
         return self.slope()(x_hat, t)
 
     def slope(self, standardized: bool = True, differentiable: bool = False) -> CountedVelocity:
-        """The velocity of either states, and its divergence where the denoiser takes traces."""
+        """Return the velocity of scaled or standardized states, with divergence if available."""
         velocity = FlowVelocity(self.denoiser, self.schedule, self.basis, standardized)
         return CountedVelocity(velocity, differentiable)
 
     def noisy_variance(self, t: Tensor) -> Tensor:
-        """``xi + gamma(t) [..., D]``, the variances of noisy data at times ``[...]``."""
+        """Return ``xi + gamma(t) [..., D]``, the variances of noisy data at times ``[...]``."""
         return self.basis.eigenvalues + self.schedule.noise_variance(t)
 
     def noisy_std(self, t: Tensor) -> Tensor:
-        """``sqrt(xi + gamma(t)) [..., D]``, the standard deviations of noisy data."""
+        """Return ``sqrt(xi + gamma(t)) [..., D]``, the standard deviations of noisy data."""
         return self.noisy_variance(t).sqrt()
 
     def latent_std(self, t: Tensor) -> Tensor:
-        """``s(t) sqrt(xi + gamma(t)) [..., D]``: the scaled variable over the standardized one."""
+        """Return ``s(t) sqrt(xi + gamma(t)) [..., D]``, the unit of the standardized variable."""
         return self.schedule.scale(t)[..., None] * self.noisy_std(t)
 
     def simulate(
@@ -355,24 +359,26 @@ class ProbabilityFlow:
         differentiable: bool = False,
         gap: Tensor | None = None,
     ) -> Trajectory:
-        """Integrates from ``times[0]`` to ``times[-1]``, in either direction.
+        """Integrate from ``times[0]`` to ``times[-1]``, in either direction.
 
         Args:
             x: Scaled eigenspace states ``[N, D]`` at ``times[0]``.
-            times: ``[steps + 1]``, monotone. An adaptive solver takes those of saved states only.
+            times: ``[steps + 1]``, monotone. An adaptive solver uses the times of saved states
+                only.
             solver: The solver, or its name.
-            save_every: Steps between saved states; the first and last are always saved, and are
-                the only ones if this is None.
+            save_every: Number of steps between saved states. The first and last states are always
+                saved; None saves no others.
             on_step: Called for each step, for a progress bar.
-            on_state: Takes each saved state as it is made. The trajectory then keeps the first and
-                the last alone, so that memory does not grow with the number of saved states.
-            differentiable: Gradients flow back to x. Calls of the denoiser keep their inputs only
-                and are repeated on the way back, so that memory is that of one call and the states.
-            gap: That of a trajectory which ended at x by the same solver, ``[N, D]``: goes back its
-                steps, which undoes it to rounding if the times are its own.
+            on_state: Called with each saved state. The trajectory then keeps the first and the last
+                state only, so that memory does not grow with the number of saved states.
+            differentiable: Whether gradients flow back to x. Denoiser calls store their inputs only
+                and are recomputed in the backward pass, which takes the memory of one call and the
+                states.
+            gap: Gap ``[N, D]`` of a trajectory that ended at x by the same solver. The integration
+                then reverses its steps, to rounding error if the times are its own.
 
         Raises:
-            DataError: The states are of another dimension, the end state is NaN or infinite, or an
+            DataError: The states have another dimension, the end state is NaN or infinite, or an
                 adaptive solver fails.
             UsageError: There are too few times, or a gap for a solver without one.
         """
@@ -390,7 +396,7 @@ class ProbabilityFlow:
         velocity = self.slope(solver.standardized, differentiable)
         with torch.set_grad_enabled(differentiable):
             unit = self.latent_std if solver.standardized else None
-            met = times[visited] if solver.adaptive else times  # a list of indices is uploaded
+            met = times[visited] if solver.adaptive else times  # a list is uploaded
             steps_made = walk(solver, velocity, x, gap, met, unit)
             kept = follow(zip(visited, steps_made, strict=True), times, saved, on_step, on_state)
         columns = zip(*(state[:3] for state in kept), strict=True)
@@ -404,7 +410,7 @@ class ProbabilityFlow:
         solver: Solver | str = DEFAULT_SOLVER,
         **options: Any,
     ) -> Trajectory:
-        """Inflates clean points ``[N, D]`` of data space.
+        """Inflate clean points ``[N, D]`` of data space.
 
         Args:
             points: A tensor on any device, an array, or lists of numbers.
@@ -424,41 +430,47 @@ class ProbabilityFlow:
         solver: Solver | str = DEFAULT_SOLVER,
         **options: Any,
     ) -> Trajectory:
-        """Carries scaled eigenspace latents ``[N, D]`` back along increasing times; as ``melt``."""
+        """Generate from scaled eigenspace latents ``[N, D]``, backward in time.
+
+        Arguments are those of ``melt``; times increase.
+        """
         latents = self._rows_of("latents", latents)
         times = self.times() if times is None else times
         return self.simulate(latents, times.flip(0), solver, **options)
 
     def to_data(self, x: Tensor, t: Tensor) -> Tensor:
-        """Scaled eigenspace states ``[..., N, D]`` at time ``t []`` as points of data space."""
+        """Map scaled eigenspace states ``[..., N, D]`` at time ``t []`` to data space."""
         points = self.basis.from_eigen(x / self.schedule.scale(t))
         return points if self.coordinates is None else self.coordinates.to_data(points)
 
     def to_eigen(self, points: Tensor) -> Tensor:
-        """Points ``[..., N, D]`` of data space in eigenspace, unscaled."""
+        """Map points ``[..., N, D]`` of data space to eigenspace, unscaled."""
         if self.coordinates is not None:
             points = self.coordinates.to_flow(points)
         return self.basis.to_eigen(points)
 
     def latent_law(self, t: Tensor) -> LatentLaw:
-        """The law of latents at time ``t []``: at the end time the learned one, if there is one."""
+        """Return the base distribution at time ``t []``.
+
+        At the end time it is the learned one, if there is one.
+        """
         law = self.gaussian_law(t)
         if self.learned is None or not isclose(float(t), self.end_time, rel_tol=1e-9):
             return law
         return LearnedLaw(law.variance, self.learned)
 
     def gaussian_law(self, t: Tensor) -> GaussianLaw:
-        """The closed-form law of latents at time ``t []``."""
+        """Return the closed-form base distribution at time ``t []``."""
         return GaussianLaw(self.schedule.latent_variance(t, self.basis.eigenvalues))
 
     def _rows_of(self, name: str, values: ArrayLike) -> Tensor:
-        """Rows ``[N, D]`` on the flow's device; raises DataError unless they are such."""
+        """Return rows ``[N, D]`` on the flow's device; raise DataError for other shapes."""
         rows = self._numbers(name, values)
         self._require_rows(name, rows)
         return rows
 
     def _numbers(self, name: str, values: ArrayLike) -> Tensor:
-        """Numbers that a user gives, on the flow's device: arrays and lists in float64."""
+        """Convert a user's values to a tensor on the flow's device: arrays and lists to float64."""
         if isinstance(values, Tensor):
             return values.to(self.device)
         try:
@@ -468,7 +480,7 @@ class ProbabilityFlow:
         return torch.from_numpy(array.copy()).to(self.device)
 
     def _require_rows(self, name: str, x: Tensor) -> None:
-        """DataError unless ``x`` is ``[N, D]``, with as many rows as there are of conditions."""
+        """Raise DataError unless ``x`` is ``[N, D]`` and has as many rows as the conditions."""
         dim = self.basis.dim
         if x.ndim != 2 or x.shape[1] != dim:
             raise DataError(
@@ -481,7 +493,7 @@ class ProbabilityFlow:
             )
 
     def _log_unit(self, t: Tensor, solver: Solver) -> Tensor:
-        """``sum_i log a_i(t)`` of the variable ``x_tilde_i / a_i`` that a solver integrates."""
+        """Return ``sum_i log a_i(t)`` for the integrated variable ``x_tilde_i / a_i``."""
         if solver.standardized:
             return self.noisy_std(t).log().sum()
         return -self.basis.dim * self.schedule.scale(t).log()

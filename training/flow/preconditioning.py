@@ -1,9 +1,9 @@
-"""What stands between a network F and the denoiser made of it.
+"""Preconditioning: coefficients between a network F and its denoiser.
 
     D = c_skip x_tilde + c_out F(c_in x_tilde; c_noise)
 
-The inflationary coefficients are those of Karras et al. 2022 (section 5) taken per eigen-dimension:
-with data variance ``xi`` and noise variance ``gamma``,
+The inflationary coefficients are those of Karras et al. 2022 (section 5) per eigen-dimension: with
+data variance ``xi`` and noise variance ``gamma``,
 
     c_skip = xi / (xi + gamma),  c_out = sqrt(c_skip gamma),  c_in = 1 / sqrt(xi + gamma).
 
@@ -22,10 +22,10 @@ from torch import Tensor
 
 
 class Preconditioning(NamedTuple):
-    """Coefficients ``[..., D]`` between a network and the denoiser made of it.
+    """Coefficients ``[..., D]`` between a network and its denoiser.
 
-    The target of F, ``(e - c_skip x_tilde) / c_out`` for ``x_tilde = e + sqrt(gamma) n``, is
-    ``clean_weight e + noise_weight n``: written so, nothing cancels however small the noise gets.
+    The target of F, ``(e - c_skip x_tilde) / c_out`` for ``x_tilde = e + sqrt(gamma) n``, equals
+    ``clean_weight e + noise_weight n``. This form has no cancellation, however small the noise.
     """
 
     c_skip: Tensor
@@ -36,7 +36,7 @@ class Preconditioning(NamedTuple):
 
 
 def per_dimension(data_variance: Tensor, noise_variance: Tensor) -> Preconditioning:
-    """Coefficients for data variance ``xi [D]`` and noise variance ``gamma [..., D]``."""
+    """Return coefficients for data variance ``xi [D]`` and noise variance ``gamma [..., D]``."""
     total = data_variance + noise_variance
     c_skip, c_in, data_std = data_variance / total, total.rsqrt(), data_variance.sqrt()
     return Preconditioning(
@@ -49,19 +49,19 @@ def per_dimension(data_variance: Tensor, noise_variance: Tensor) -> Precondition
 
 
 def edm(data_variance: Tensor, noise_variance: Tensor) -> Preconditioning:
-    """One data variance for all dimensions, their mean."""
+    """Return coefficients with one data variance for all dimensions, their mean."""
     return per_dimension(data_variance.mean(), noise_variance)
 
 
 def vp(data_variance: Tensor, noise_variance: Tensor) -> Preconditioning:
-    """F predicts the noise, from an input scaled as if the data had unit variance."""
+    """Return coefficients for noise prediction, with inputs scaled for data of unit variance."""
     one = torch.ones_like(noise_variance)
     c_in = (1 + noise_variance).rsqrt()
     return Preconditioning(one, -noise_variance.sqrt(), c_in, 0 * one, one)
 
 
 def ve(data_variance: Tensor, noise_variance: Tensor) -> Preconditioning:
-    """F predicts the noise, from an input that is not scaled."""
+    """Return coefficients for noise prediction, with unscaled inputs."""
     one = torch.ones_like(noise_variance)
     return Preconditioning(one, noise_variance.sqrt(), one, 0 * one, -one)
 

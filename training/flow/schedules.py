@@ -1,18 +1,20 @@
-"""Noise schedules: how much noise each eigen-dimension carries at time t, and the global scale.
+"""Noise schedules: the noise variance of each eigen-dimension at time t, and the global scale.
 
-``p_t`` is the data convolved with ``N(0, diag gamma(t))`` in eigenspace, and ``x = s(t) x_tilde``.
-The inflationary schedule (Inflationary Flows, arXiv 2407.08843, sections 3.2-3.3) is
+The distribution ``p_t`` is that of the data convolved with ``N(0, diag gamma(t))`` in eigenspace.
+The flow moves the scaled variable ``x = s(t) x_tilde``. The inflationary schedule (Inflationary
+Flows, arXiv 2407.08843, sections 3.2-3.3) is
 
     gamma_i(t) = gamma0 exp(rho (1 + g_i) t),
     s(t)       = A0 / sqrt(xi* + gamma*(t)),      gamma*(t) = gamma0 exp(rho (1 + g*) t),
 
 with ``xi*`` the largest data variance and ``g* = max g``. It preserves the participation ratio
-(PRP) where ``g = 0``, and reduces it to ``d`` dimensions (PRR) where ``g_i = 1`` for the ``d``
-top-variance dimensions and less for the others. The *inflation gap* is ``IG = g* - g_i``.
+(PRP) if all ``g_i`` are 0. It reduces the participation ratio to ``d`` dimensions (PRR) if ``g_i =
+1`` for the ``d`` top-variance dimensions and less for the others. The *inflation gap* is ``IG = g*
+- g_i``.
 
-Isotropic schedules are the baselines that an inflationary flow is compared with: those tabulated by
-Karras et al. 2022 (table 1): EDM's own, and the variance-preserving and variance-exploding ones of
-Song et al. 2021.
+Isotropic schedules serve as baselines. They are the three tabulated by Karras et al. 2022 (table
+1): EDM's own schedule, and the variance-preserving and variance-exploding schedules of Song et al.
+2021.
 """
 
 from abc import ABC, abstractmethod
@@ -31,11 +33,11 @@ INFLATION_DEFAULTS = {
     "rho": 1.0,
     "gamma0": 5e-4,
 }
-"""Arguments of ``InflationSchedule.to_dimension`` that a user leaves out."""
+"""Defaults of the optional arguments of ``InflationSchedule.to_dimension``."""
 
 
 class NoiseSchedule(nn.Module, ABC):
-    """What a flow needs to know of its noise. Times are tensors of any shape ``[...]``.
+    """Noise variances and scale of a flow as functions of time, a tensor of any shape ``[...]``.
 
     Attributes:
         name: Short label, used in file names.
@@ -49,46 +51,51 @@ class NoiseSchedule(nn.Module, ABC):
 
     @abstractmethod
     def noise_variance(self, t: Tensor) -> Tensor:
-        """``gamma(t) [..., D]``."""
+        """Return the noise variances ``gamma(t) [..., D]``."""
 
     @abstractmethod
     def log_noise_rate(self, t: Tensor) -> Tensor:
-        """``d log gamma / dt [..., D]``."""
+        """Return the log-derivative ``d log gamma / dt [..., D]``."""
 
     @abstractmethod
     def reference_log_noise(self, t: Tensor) -> Tensor:
-        """Log of the largest noise variance, ``[...]``: the one number that tells a network t."""
+        """Return the log of the largest noise variance ``[...]``, a network's input for t."""
 
     @abstractmethod
     def time_of_log_noise(self, log_noise: Tensor) -> Tensor:
-        """The time at which ``reference_log_noise`` has a value: its inverse, ``[...]``."""
+        """Return the times ``[...]`` of log noise, the inverse of ``reference_log_noise``."""
 
     @abstractmethod
     def scale(self, t: Tensor) -> Tensor:
-        """``s(t) [...]``."""
+        """Return the scale ``s(t) [...]``."""
 
     @abstractmethod
     def log_scale_rate(self, t: Tensor) -> Tensor:
-        """``d log s / dt [...]``."""
+        """Return the log-derivative ``d log s / dt [...]``."""
 
     def times(self, steps: int, t_max: float) -> Tensor:
-        """``steps + 1`` increasing times of a simulation, float64; even but for some."""
+        """Return ``steps + 1`` increasing times of a simulation, float64.
+
+        Times are evenly spaced unless a schedule overrides this method.
+        """
         return torch.linspace(self.t_min, t_max, steps + 1, dtype=torch.float64)
 
     @abstractmethod
     def default_t_max(self, conditional: bool = False) -> float:
-        """Time by which the data has drowned in the noise; with conditions, what these tell of it
-        too."""
+        """Return the time at which noise dominates the data.
+
+        With conditions the time is longer: noise then also dominates what conditions predict.
+        """
 
     def extra_repr(self) -> str:
         return f"{self.name}, dim={self.dim}, t_min={self.t_min:g}"
 
     def latent_variance(self, t: Tensor, data_variance: Tensor) -> Tensor:
-        """Variance of the scaled variable, ``s(t)^2 (xi_i + gamma_i(t)) [..., D]``; exact."""
+        """Return the variance ``s(t)^2 (xi_i + gamma_i(t)) [..., D]`` of the scaled variable."""
         return self.scale(t)[..., None] ** 2 * (data_variance + self.noise_variance(t))
 
     def sample_noise(self, count: int, t: Tensor, generator: torch.Generator) -> Tensor:
-        """Draws from ``N(0, diag gamma(t))`` at ``t []``: ``[count, D]``, eigenspace, float64."""
+        """Draw ``[count, D]`` from ``N(0, diag gamma(t))`` at ``t []``, eigenspace, float64."""
         std = self.noise_variance(t).sqrt()
         noise = torch.randn(count, self.dim, generator=generator, dtype=torch.float64)
         return noise.to(std.device) * std
@@ -102,8 +109,11 @@ class InflationSchedule(NoiseSchedule):
         rho: Inflation rate, 1/time.
         gamma0: Noise variance at t = 0, in squared data units.
         top_variance: ``xi*``, the largest data variance.
-        end_std: ``A0``, the standard deviation that the scale aims at.
+        end_std: ``A0``, the standard deviation that the scaled variable approaches.
         name: ``PRP`` or ``PRRto{d}D``.
+
+    Raises:
+        UsageError: A value is not positive, or no dimension inflates.
     """
 
     SIGNAL_FRACTION, CONDITIONAL_FRACTION = 0.1, 1e-3
@@ -148,19 +158,19 @@ class InflationSchedule(NoiseSchedule):
         top_variance: float = 1.0,
         end_std: float = 1.0,
     ) -> "InflationSchedule":
-        """The PRP schedule if all dimensions are kept, else PRR to ``dims_to_keep`` of them.
+        """Return the PRP schedule if all dimensions are kept, else the PRR schedule.
 
         Args:
             dims_to_keep: d, the number of top-variance dimensions that keep inflating.
-            data_dim: D.
-            g_type: The exponents of the others: ``orig``, ``g = -d/(D-d)``, so that the g sum to 0,
-                or ``constant_inflation_gap``, ``g = 1 - inflation_gap``.
+            data_dim: D, the dimension of the data.
+            g_type: Exponents of the other dimensions: ``orig`` for ``g = -d/(D-d)``, so that all g
+                sum to 0, or ``constant_inflation_gap`` for ``g = 1 - inflation_gap``.
             inflation_gap: ``IG``, used by ``constant_inflation_gap`` only.
-            g_rescaling: Factor on every g: 1 as published, towards 0 less compression.
-            rho: See the class, as for all that follow.
-            gamma0: Noise variance at t = 0.
-            top_variance: The largest data variance.
-            end_std: ``A0``.
+            g_rescaling: Factor on every g. The published value is 1; smaller values compress less.
+            rho: Inflation rate, 1/time.
+            gamma0: Noise variance at t = 0, in squared data units.
+            top_variance: ``xi*``, the largest data variance.
+            end_std: ``A0``, the standard deviation that the scaled variable approaches.
 
         Raises:
             UsageError: A value is out of range.
@@ -205,16 +215,21 @@ class InflationSchedule(NoiseSchedule):
         return -0.5 * self.top_rate * top_noise / (self.top_variance + top_noise)
 
     def default_t_max(self, conditional: bool = False) -> float:
-        """When the data is one tenth of the variance of the top dimension.
+        """Return the time at which data is a fixed share of the variance of the top dimension.
 
-        A standardized cumulant of order k has then shrunk to ``0.1^(k/2)``, a kurtosis to 1 % of
-        the data's, and what is left of non-Gaussianity is about 1e-5 nats.
+        Without conditions the share is one tenth. A standardized cumulant of order k has then
+        shrunk to ``0.1^(k/2)``, so a kurtosis is 1 % of that of the data, and the remaining
+        non-Gaussianity is about 1e-5 nats.
 
-        Latents are those of all data, whose mean is 0. That of data given conditions is another, m,
-        of which a flow from there misses, where all is Gaussian, ``m / sqrt(v + gamma(T))``
-        standard deviations ``sqrt(v)`` of the conditional law: 0.33 for m of one standard deviation
-        of the data. With conditions it is therefore when the data is a thousandth, and misses 0.03.
-        Few rows may be fitted better by the shorter one (``subjects.end_times``).
+        With conditions the share is one thousandth. Latents are drawn from the distribution for all
+        data, whose mean is 0, whereas data given conditions has another mean m. In the Gaussian
+        case, a flow that starts from mean 0 misses ``m / sqrt(v + gamma(T))`` standard deviations
+        ``sqrt(v)`` of the conditional distribution. If m is one standard deviation of the data, the
+        error is 0.33 at one tenth and 0.03 at one thousandth. For small data sets the shorter time
+        can fit better (``subjects.end_times``).
+
+        Raises:
+            UsageError: ``gamma0`` alone already exceeds the noise variance of that time.
         """
         fraction = self.CONDITIONAL_FRACTION if conditional else self.SIGNAL_FRACTION
         end_variance = (1 / fraction - 1) * self.top_variance
@@ -230,11 +245,14 @@ class InflationSchedule(NoiseSchedule):
 
 
 class IsotropicSchedule(NoiseSchedule):
-    """The same noise for all dimensions: children say how much, and how it is scaled.
+    """The same noise in all dimensions; subclasses define its variance and scale.
 
     Args:
-        dim: D.
-        t_min: First time, when there is some noise already.
+        dim: D, the number of eigen-dimensions.
+        t_min: First time, at which the noise variance is already positive.
+
+    Raises:
+        UsageError: ``t_min`` is not between 0 and the end time.
     """
 
     name: str
@@ -269,15 +287,15 @@ class IsotropicSchedule(NoiseSchedule):
 
     @abstractmethod
     def variance(self, t: Tensor) -> Tensor:
-        """``gamma(t) [...]`` of every dimension."""
+        """Return the noise variance ``gamma(t) [...]`` shared by all dimensions."""
 
     @abstractmethod
     def log_rate(self, t: Tensor) -> Tensor:
-        """``d log gamma / dt [...]``."""
+        """Return the log-derivative ``d log gamma / dt [...]``."""
 
 
 class EDMSchedule(IsotropicSchedule):
-    """Noise of standard deviation t, never scaled."""
+    """EDM schedule: noise of standard deviation t, without scaling."""
 
     name, default_t_min, end = "EDM", 0.002, 80.0
     GRID_POWER = 7
@@ -292,13 +310,13 @@ class EDMSchedule(IsotropicSchedule):
         return (log_noise / 2).exp()
 
     def times(self, steps: int, t_max: float) -> Tensor:
-        """Times whose seventh roots are evenly spaced (Karras et al. 2022, equation 5)."""
+        """Return times whose seventh roots are evenly spaced (Karras et al. 2022, equation 5)."""
         first, last = (time ** (1 / self.GRID_POWER) for time in (self.t_min, t_max))
         return torch.linspace(first, last, steps + 1, dtype=torch.float64) ** self.GRID_POWER
 
 
 class VPSchedule(IsotropicSchedule):
-    """Variance preserving: ``1 + gamma = exp(beta_d t^2 / 2 + beta_min t) = 1 / s^2``."""
+    """Variance-preserving schedule: ``1 + gamma = exp(beta_d t^2 / 2 + beta_min t) = 1 / s^2``."""
 
     name, default_t_min, end = "VP", 1e-3, 1.0
     BETA_D, BETA_MIN = 19.9, 0.1
@@ -325,7 +343,7 @@ class VPSchedule(IsotropicSchedule):
 
 
 class VESchedule(IsotropicSchedule):
-    """Variance exploding: noise of variance t, never scaled."""
+    """Variance-exploding schedule: noise of variance t, without scaling."""
 
     name, default_t_min, end = "VE", 0.02**2, 100.0**2
 
@@ -339,6 +357,6 @@ class VESchedule(IsotropicSchedule):
         return log_noise.exp()
 
     def times(self, steps: int, t_max: float) -> Tensor:
-        """Geometric, as the noise levels of Song et al. 2021 are."""
+        """Return geometrically spaced times, like the noise levels of Song et al. 2021."""
         first, last = log(self.t_min), log(t_max)
         return torch.linspace(first, last, steps + 1, dtype=torch.float64).exp()

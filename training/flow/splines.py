@@ -1,4 +1,4 @@
-"""Natural cubic splines in time, as sums of values at nodes with weights that depend on t alone."""
+"""Natural cubic splines in time: sums of values at nodes with weights that depend on t alone."""
 
 import torch
 from torch import Tensor, nn
@@ -7,16 +7,16 @@ from torch import Tensor, nn
 class NaturalSpline(nn.Module):
     """Natural cubic splines through values at fixed nodes.
 
-    De Boor, *A Practical Guide to Splines*, chapter IV. Two continuous derivatives let solvers of
-    high order keep their accuracy, which the kinks of linear interpolation would end at about 1e-6.
-    A spline is linear in its values, so one row of weights serves all dimensions, and gradients
-    reach values that are trained.
+    The source is de Boor, *A Practical Guide to Splines*, chapter IV. Two continuous derivatives
+    preserve the accuracy of high-order solvers; the kinks of linear interpolation would limit it to
+    about 1e-6. A spline is linear in its values, so one row of weights serves all dimensions, and
+    gradients reach trained values.
 
     Args:
         times: Increasing ``[K]``, at least two.
 
     Raises:
-        ValueError: They are not that, or not finite float64.
+        ValueError: The times do not increase, are too few, or are not finite float64.
     """
 
     times: Tensor
@@ -37,11 +37,11 @@ class NaturalSpline(nn.Module):
         self.register_buffer("bends", _second_derivatives(times, units), persistent=False)
 
     def weights(self, t: Tensor) -> Tensor:
-        """Weights ``[..., K]`` of the values at times ``[...]``; outside, those of the ends."""
+        """Return weights ``[..., K]`` of values at times ``[...]``, constant beyond the nodes."""
         flat = t.reshape(-1).to(self.times).contiguous()
         flat = flat.clamp(self.times[0], self.times[-1])
         after = torch.searchsorted(self.times, flat).clamp(1, len(self.times) - 1)
-        # index_select, since indexing by a tensor without dimensions waits for the device.
+        # Uses index_select, since indexing by a tensor without dimensions waits for the device.
         nodes = (after - 1, after)
         start, end = (self.times.index_select(0, node) for node in nodes)
         low, high = (self.units.index_select(0, node) for node in nodes)
@@ -55,7 +55,7 @@ class NaturalSpline(nn.Module):
 
 
 def _second_derivatives(times: Tensor, values: Tensor) -> Tensor:
-    """Those ``[K, D]`` of the natural cubic spline through values ``[K, D]`` at times ``[K]``."""
+    """Return second derivatives ``[K, D]`` of natural cubic splines through values ``[K, D]``."""
     bends = torch.zeros_like(values)
     widths = times.diff()
     if len(widths) > 1:

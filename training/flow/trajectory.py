@@ -1,4 +1,4 @@
-"""What an integration leaves behind: the states that it passed, in the order in which it did."""
+"""Trajectories: the states of an integration, in the order in which they were visited."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from training.flow.solvers import Solver, Velocity
 
 
 class State(NamedTuple):
-    """A saved point of a simulation.
+    """A saved state of a simulation.
 
     Attributes:
-        time: ``[]``.
+        time: Time ``[]``.
         x: The scaled variable in eigenspace ``[N, D]``, float64.
-        update: The change of x in the last step ``[N, D]``, zero at the start; of an adaptive
-            solver, the change since the last saved state.
-        gap: Of a solver that carries a second state along, half of what x is apart from it
-            ``[N, D]``; None of others.
+        update: Change of x in the last step ``[N, D]``, zero at the start; for an adaptive solver,
+            the change since the last saved state.
+        gap: Half the difference between x and the second state ``[N, D]``; None for solvers with
+            one state.
     """
 
     time: Tensor
@@ -34,12 +34,12 @@ class Trajectory:
     """States along the ODE, in the order in which they were visited.
 
     Attributes:
-        times: ``[S]``.
+        times: Times of the states ``[S]``.
         states: The scaled variable in eigenspace ``[S, N, D]``, float64.
-        updates: The last step's change of each state ``[S, N, D]``; zero at the start.
-        calls: The number of denoiser calls made.
-        gap: That of the last state ``[N, D]``, from which an exact way back starts beside it; None
-            of a solver that has none.
+        updates: Change of each state in its last step ``[S, N, D]``; zero at the start.
+        calls: Number of denoiser calls.
+        gap: Gap of the last state ``[N, D]``, which an exact inverse needs too; None for a solver
+            without gaps.
     """
 
     times: Tensor
@@ -50,7 +50,7 @@ class Trajectory:
 
     @property
     def end(self) -> Tensor:
-        """The last state ``[N, D]``."""
+        """Last state ``[N, D]``."""
         return self.states[-1]
 
     def __repr__(self) -> str:
@@ -63,7 +63,11 @@ class Trajectory:
 
 
 def saved_steps(steps: int, save_every: int | None) -> list[int]:
-    """The numbers of steps after which states are saved: 0, every so many, if any, and the last."""
+    """Return the step numbers of saved states: 0, every ``save_every``, and the last.
+
+    Raises:
+        UsageError: ``save_every`` is less than 1.
+    """
     if save_every is not None and save_every < 1:
         raise UsageError(f"save_freq is {save_every}: it must be at least 1")
     return [*range(0, steps, save_every or steps), steps]
@@ -77,10 +81,20 @@ def walk(
     times: Tensor,
     unit: Callable[[Tensor], Tensor] | None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The states and gaps ``[N, D]`` at all of the times ``[steps + 1]``, the start first. The
-    velocity is of the variable that the solver integrates, and ``unit`` x over that variable
-    ``[D]`` at a time, unless they are the same. By the gap of the start it goes back the way it
-    came. Raises UsageError if there is a gap, but the solver has none."""
+    """Yield the states and gaps ``[N, D]`` at all times ``[steps + 1]``, the start included.
+
+    Args:
+        solver: The solver.
+        velocity: Velocity of the variable that the solver integrates.
+        x: State ``[N, D]`` at the first time.
+        gap: Gap ``[N, D]`` of that state; with it the integration reverses earlier steps.
+        times: Monotone ``[steps + 1]``.
+        unit: Function from a time to the ratio ``[D]`` of x to the integrated variable; None if
+            they are the same.
+
+    Raises:
+        UsageError: A gap is given, but the solver has none.
+    """
     yield x, gap
     if unit is None:
         yield from solver.walk(velocity, x, times, gap)
@@ -98,15 +112,14 @@ def follow(
     on_step: Callable[[], object] | None,
     on_state: Callable[[State], None] | None,
 ) -> list[State]:
-    """Goes along a walk to its end, and keeps its states.
+    """Run an integration to its end, and return its saved states.
 
     Args:
-        walk: The numbers of steps made, and the state and gap ``[N, D]`` after them, the start
-            first.
+        walk: Step numbers, and the state and gap ``[N, D]`` after each, the start included.
         times: ``[steps + 1]``.
-        saved: The numbers of steps after which states are saved.
+        saved: Numbers of steps after which states are saved.
         on_step: Called for each step.
-        on_state: Takes each saved state; only the first and the last are kept then.
+        on_state: Called with each saved state; only the first and the last are returned then.
 
     Raises:
         DataError: The last state is NaN or infinite.

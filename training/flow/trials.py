@@ -1,23 +1,24 @@
-"""As few calls as an answer needs: solvers, and their times, that were tried out on a flow.
+"""Choice of the cheapest accurate integration schedules, by trials on a flow.
 
-Which course (``courses``) is cheap and good enough for a use is measured on trajectories of the
-flow itself, half of which start from data and half from latents: what solvers of more and more
-calls are off by, from a far finer integration. Tried are
+The cheapest accurate schedule (``courses``) for a use is measured on trajectories of the flow
+itself, half of which start from data and half from latents. The error of a candidate is its
+deviation from a far finer integration. Candidates have increasing numbers of network evaluations:
 
-* the multistep method whose weights are fitted (``solvers.fitted``), but not for densities of given
-  points: step by step, by least squares on some of the trajectories, at the states that it has
-  come to, so that a step mends what those before it did wrong. Its integrals of the divergence
-  are sums over the same times, fitted too;
-* ``exp_rk5``, where that is cheaper; in more than three dimensions also with traces at the ends of
-  its steps alone, or of those of ``exp_rk4``, by a quadrature of Gauss whose nodes are close where
-  traces are large.
+* the multistep method with fitted weights (``solvers.fitted``), but not for densities of given
+  points. Weights are fitted step by step, by least squares on some of the trajectories, at the
+  states that the method itself has reached, so that a step corrects the errors of earlier ones. Its
+  integrals of the divergence are sums over the same times, with fitted weights too;
+* ``exp_rk5``, where that is cheaper. In more than three dimensions there are also variants of
+  ``exp_rk4`` and ``exp_rk5`` with traces at the ends of steps only, by a Gauss quadrature whose
+  nodes are dense where traces are large.
 
-Errors are half of what 19 in 20 of all others are off by at most, which is the standard deviation
-of what is normal, or a fifth of what 99 in 100 are, if that is more: where modes part, a few are
-off by much more, and more calls for all would help few. Of states they are in standard deviations,
-of log densities in nats, and the larger of those that start from data and those from latents
-counts. The least number of calls for which they are small enough is taken. Times lie where steps of
-``exp_rk5`` make equal errors (``grids``).
+The error of a candidate is half of the 95 % quantile of absolute deviations on the other
+trajectories, which is the standard deviation if they are normal, or a fifth of the 99 % quantile if
+that is more. Where modes separate, a few deviations are much larger, and more evaluations for all
+would help few. Errors of states are in standard deviations, errors of log densities in nats, and
+the larger one of the two starting points (data or latents) counts. The smallest number of
+evaluations with acceptable errors is chosen. Times are placed where steps of ``exp_rk5`` have equal
+errors (``grids``).
 """
 
 from collections.abc import Callable
@@ -45,35 +46,43 @@ from training.flow.solvers.fitted import FITTED
 from training.names import LARGEST_EXACT
 
 FITS = (4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 18, 20, 22, 24)
-"""Calls of the method that is fitted."""
+"""Numbers of network evaluations of the fitted method."""
 STEPS = (3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 20)
-"""Of ``exp_rk4`` and ``exp_rk5``."""
+"""Numbers of steps of ``exp_rk4`` and ``exp_rk5``."""
 FASTEST = 8
-"""Power of the number of steps by which an error falls at most: what a trial shows to be too few
-for that is not tried."""
+"""Maximum order at which an error falls with the number of steps.
+
+Candidates that are still too inaccurate at this rate, by an earlier trial, are skipped.
+"""
 ORDER = 4
-"""Of the method of Adams that fits are kept near."""
+"""Order of the Adams method that fitted weights are shrunk toward."""
 RIDGE = 1e-10
-"""Of the sum of squares of the slopes: it decides nothing but what these leave open."""
+"""Ridge penalty, relative to the sum of squares of the slopes.
+
+It is small enough to affect underdetermined directions only.
+"""
 FITTED_TO = 4
-"""Weights are few, and errors that are rare but large are to be seen: most trajectories judge."""
+"""One trajectory in this many is used for the fit; the others measure errors.
+
+Weights are few, but rare large errors should be detected.
+"""
 LEAST_SIZE, FINE = 0.05, 256
-"""Share of the largest trace that is counted on everywhere; nodes by which those of a quadrature
-are computed."""
+"""Floor of trace sizes as a share of the largest, and number of nodes for computing quadratures."""
 PILOTS = 64
-"""Trajectories by which times are placed."""
+"""Number of trajectories for placing the times."""
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Right ways of standardized states, to try solvers on.
+    """Reference trajectories of standardized states, to try solvers on.
 
     Attributes:
-        flow: Whose they are, under the conditions of all of them.
+        flow: Their flow, given the conditions of all trajectories.
         times: Increasing ``[S]``, float64.
-        states: ``[S, N, D]``, float64. One of ``FITTED_TO`` is fitted to, the others judge.
-        of_data: How many of the N start from data; the others follow them.
-        traces: Divergences ``[S, N]``; None where they were not taken.
+        states: ``[S, N, D]``, float64. One in ``FITTED_TO`` is used for fits, the others measure
+            errors.
+        of_data: Number of trajectories that start from data; they come first.
+        traces: Divergences ``[S, N]``; None if they were not computed.
     """
 
     flow: ProbabilityFlow
@@ -92,10 +101,16 @@ class Trajectories:
         steps: int,
         densities: bool = True,
     ) -> "Trajectories":
-        """Those from data and those from latents, by so many steps of ``exp_rk5``, under the
-        conditions of some rows, those of data first: noisy states ``[n, D]`` at the first time,
-        eigenspace, unscaled, and scaled latents ``[m, D]`` at the end time. Exact traces are taken
-        along, if they are wanted and not too dear."""
+        """Integrate reference trajectories from data and from latents by ``exp_rk5``.
+
+        Args:
+            under: Function from rows to the flow given their conditions; rows of data come first.
+            noisy: Noisy states ``[n, D]`` at the first time, eigenspace, unscaled.
+            latents: Scaled latents ``[m, D]`` at the end time.
+            steps: Number of steps.
+            densities: Whether to compute exact traces, unless the dimension makes them too
+                expensive.
+        """
         count = len(noisy)
         upward, downward = under(slice(0, count)), under(slice(count, None))
         flow, times = under(slice(None)), upward.times(steps)
@@ -112,24 +127,24 @@ class Trajectories:
 
     @property
     def integrals(self) -> Tensor | None:
-        """Of the divergence from the first time to the last, ``[N]``."""
+        """Integral ``[N]`` of the divergence over all times; None without traces."""
         if self.traces is None:
             return None
         return integral_weights(self.times, len(self.times)) @ self.traces
 
     def error(self, off: Tensor) -> float:
-        """The usual error of what is off by ``[N]`` or ``[N, D]``, of those that judge."""
+        """Return the typical error of deviations ``[N]`` or ``[N, D]``, on other trajectories."""
         judges = ~self.fitted_to
         parts = (slice(0, self.of_data), slice(self.of_data, None))
         return max(_usual(off[part][judges[part]]) for part in parts)
 
     @property
     def fitted_to(self) -> Tensor:
-        """Which trajectories are fitted to, ``[N]``."""
+        """Mask ``[N]`` of trajectories used for fits."""
         return torch.arange(self.states.shape[1], device=self.states.device) % FITTED_TO == 0
 
     def at(self, times: Tensor) -> Tensor:
-        """States at other times between, ``[n, N, D]``, by a cubic spline."""
+        """Return states ``[n, N, D]`` at intermediate times, by a cubic spline."""
         from scipy.interpolate import CubicSpline
 
         curve = CubicSpline(self.times.cpu().numpy(), self.states.flatten(1).cpu().numpy())
@@ -146,9 +161,16 @@ def choose_courses(
     on_trial: Callable[[], object] | None = None,
     densities: bool = True,
 ) -> dict[str, Course]:
-    """The cheapest course for each of ``USES``, but for those that none serves; for the first three
-    see ``Trajectories.follow``, and ``steps`` are those of the integration that courses are
-    compared with. ``on_trial`` is called after each course that was tried."""
+    """Return the cheapest accurate schedule for each of ``USES``; uses without one are left out.
+
+    Args:
+        under: As in ``Trajectories.follow``.
+        noisy: As in ``Trajectories.follow``.
+        latents: As in ``Trajectories.follow``.
+        steps: Number of steps of the reference integration.
+        on_trial: Called after each trial.
+        densities: Whether to compute densities too.
+    """
     right = Trajectories.follow(under, noisy, latents, steps, densities)
     few = slice(0, min(PILOTS, len(noisy)))
     ends = right.states[-1, few] * right.flow.latent_std(right.times[-1])
@@ -157,7 +179,7 @@ def choose_courses(
     if right.traces is not None:
         rule = gauss_rule(right.times, right.traces.square().mean(dim=1).sqrt())
     courses: dict[str, Course] = {}
-    # For these the same is tried; the least careful come first.
+    # These uses share their candidates; the least demanding come first.
     ways = sorted({use[:2] for use in USES.values() if rule is not None or not use.densities})
     for way in ways:
         wanted = [name for name, use in USES.items() if use[:2] == way]
@@ -172,7 +194,7 @@ def choose_courses(
             if on_trial:
                 on_trial()
             served = [name for name in wanted if course.serves(USES[name])]
-            courses |= {name: deepcopy(course) for name in served}  # files hold each of its own
+            courses |= {name: deepcopy(course) for name in served}  # files store a copy for each
             wanted = [name for name in wanted if name not in served]
             if not wanted:
                 break
@@ -182,11 +204,11 @@ def choose_courses(
 
 
 def candidates(dim: int, use: Use, calls: int) -> list[Course]:
-    """What is tried for a use in D dimensions, of fewer calls than so many, the cheapest first.
+    """Return the candidates for a use in D dimensions, cheapest first.
 
-    What is fitted to trajectories is not taken for densities of given points, which may be where
-    there were none: in the tails it is off by a hundred times as much (``benchmarks/cost.py
-    --tails``).
+    They take fewer than ``calls`` network evaluations. The fitted method is excluded for densities
+    of given points, which may lie where there were no trajectories: in the tails its error is a
+    hundred times as large (``benchmarks/cost.py --tails``).
     """
     numbers = () if use.melts and use.densities else FITS
     fits = [Course(FITTED, steps, dim, use.melts, use.densities) for steps in numbers]
@@ -199,16 +221,17 @@ def candidates(dim: int, use: Use, calls: int) -> list[Course]:
 
 
 def gauss_rule(times: Tensor, sizes: Tensor) -> GaussRule:
-    """Quadratures of functions that are about so large: n nodes are right for the sizes times
-    polynomials of degree less than 2 n.
+    """Return quadratures for functions of roughly known size.
 
-    The polynomials that are orthogonal under the sizes come by Stieltjes's procedure; nodes are
+    With n nodes they are exact for the sizes times polynomials of degree less than 2 n.
+
+    The polynomials that are orthogonal under the sizes come from Stieltjes's procedure; nodes are
     eigenvalues of the matrix of their recurrence, and weights squares of its eigenvectors (Golub
     and Welsch 1969; Gautschi 2004, *Orthogonal Polynomials*, sections 2.2 and 3.1).
 
     Args:
         times: Increasing ``[S]``, float64.
-        sizes: There ``[S]``, not negative; they are taken to be ``LEAST_SIZE`` of the largest more.
+        sizes: Sizes ``[S]`` at these times, not negative; ``LEAST_SIZE`` of the largest is added.
     """
     from scipy.interpolate import CubicSpline
 
@@ -226,7 +249,7 @@ def gauss_rule(times: Tensor, sizes: Tensor) -> GaussRule:
             following = (x - place) * now - beside * before
             recurrence[k + 1, k] = beside = (weights @ following**2) ** 0.5
             before, now = now, following / beside
-        nodes, vectors = np.linalg.eigh(recurrence[:count, :count])  # reads what is below
+        nodes, vectors = np.linalg.eigh(recurrence[:count, :count])  # uses the lower triangle
         nodes = first + (last - first) / 2 * (1 + nodes)
         shares = (last - first) / 2 * weights.sum() * vectors[0] ** 2 / np.exp(log_size(nodes))
         return torch.from_numpy(nodes), torch.from_numpy(shares)
@@ -235,7 +258,7 @@ def gauss_rule(times: Tensor, sizes: Tensor) -> GaussRule:
 
 
 def try_plain(course: Course, right: Trajectories, use: Use) -> None:
-    """Measures the errors of a solver that needs no fit."""
+    """Measure the errors of a schedule whose solver needs no fit."""
     flow, way = right.flow, course.way.to(right.times)
     start, end = (0, -1) if course.melts else (-1, 0)
     rows = slice(0, right.states.shape[1])
@@ -249,7 +272,7 @@ def try_plain(course: Course, right: Trajectories, use: Use) -> None:
 
 
 def try_fitted(course: Course, right: Trajectories, use: Use) -> None:
-    """Fits a course's weights, and measures its errors on what they were not fitted to."""
+    """Fit a schedule's weights, and measure its errors on the other trajectories."""
     way = course.way.to(right.times)
     states = right.at(way)
     x, slopes, traces = states[0], [], []
@@ -276,8 +299,14 @@ def try_fitted(course: Course, right: Trajectories, use: Use) -> None:
 
 
 def _density_error(right: Trajectories, melts: bool, integral: Tensor, reached: Tensor) -> float:
-    """Of log densities in nats, by integrals ``[N]`` along a way and where it came to ``[N, D]``:
-    latents count as if they were standard normal."""
+    """Return the error of log densities in nats, with latents treated as standard normal.
+
+    Args:
+        right: Reference trajectories.
+        melts: Whether integration runs from data to latents.
+        integral: Integrals of the divergence ``[N]``.
+        reached: End states ``[N, D]``.
+    """
     assert right.integrals is not None
     if not melts:
         return right.error(integral + right.integrals)
@@ -286,8 +315,7 @@ def _density_error(right: Trajectories, melts: bool, integral: Tensor, reached: 
 
 
 def _ridge(rows: Tensor, values: Tensor, base: Tensor) -> Tensor:
-    """Weights ``[k]``, near ``base [k]``, with which rows ``[n, k]`` come nearest to values
-    ``[n]``."""
+    """Return ridge weights ``[k]``, shrunk to a base, of rows ``[n, k]`` for values ``[n]``."""
     square = rows.mT @ rows
     ridge = RIDGE * square.trace() + torch.finfo(rows.dtype).tiny
     inner = square + ridge * torch.eye(len(base)).to(rows)
@@ -295,8 +323,10 @@ def _ridge(rows: Tensor, values: Tensor, base: Tensor) -> Tensor:
 
 
 def _polynomial(times: Tensor) -> Tensor:
-    """Weights ``[k]`` of values at times ``[k + 1]`` but the last, in the integral over the last
-    step, of the polynomial through the latest of them: the method of Adams and Bashforth."""
+    """Return Adams-Bashforth weights ``[k]`` of values at all but the last of times ``[k + 1]``.
+
+    They integrate the polynomial through the latest values over the last step.
+    """
     nodes, step = times[:-1], times[-1] - times[-2]
     latest = nodes[-ORDER:]
     places, powers = (latest - nodes[-1]) / step, torch.arange(len(latest)).to(nodes)
@@ -305,6 +335,6 @@ def _polynomial(times: Tensor) -> Tensor:
 
 
 def _usual(off: Tensor) -> float:
-    """Half of what 19 in 20 are off by at most; a fifth of what 99 in 100 are, if that is more."""
+    """Return half of the 95 % quantile of deviations, or a fifth of the 99 % quantile if larger."""
     most = off.abs().flatten().quantile(torch.tensor([0.95, 0.99]).to(off))
     return float((most / torch.tensor([2.0, 5.0]).to(off)).max())

@@ -1,11 +1,11 @@
-"""The right side of the probability-flow ODE, of scaled or of standardized states (see ``pfode``).
+"""The right side of the probability-flow ODE, for scaled or standardized states (see ``pfode``).
 
 With ``x_tilde = a(t) x`` both are ``dx_i/dt = l_i x_i - (r_i / 2) D_i(x_tilde, t) / a_i``, where
 
     scaled          a = 1 / s,               l_i = d log s/dt + r_i / 2,
     standardized    a_i = sqrt(xi_i + gamma_i),  l_i = (r_i / 2) xi_i / (xi_i + gamma_i),
 
-so that the divergence takes no more of the denoiser's Jacobian than its diagonal:
+so that the divergence depends on the diagonal of the denoiser's Jacobian only:
 
     sum_i l_i - sum_i (r_i / 2) dD_i/dx_tilde_i.
 """
@@ -25,10 +25,10 @@ class FlowVelocity:
     """The velocity ``[N, D]`` of states ``[N, D]`` at times ``[]`` or ``[N]``, eigenspace.
 
     Attributes:
-        denoiser: D.
-        schedule: ``r_i = d log gamma_i / dt``, and s.
-        basis: xi.
-        standardized: Of which states.
+        denoiser: Denoiser D.
+        schedule: Schedule with ``r_i = d log gamma_i / dt``, and s.
+        basis: Eigenbasis with the data variances xi.
+        standardized: Whether states are standardized rather than scaled.
     """
 
     denoiser: Denoiser
@@ -41,8 +41,10 @@ class FlowVelocity:
         return linear * x - half_rate / unit * self.denoiser(unit * x, t)
 
     def with_divergence(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The velocity and its divergence ``[N]``, without gradients; None where the denoiser takes
-        no traces itself (``calls.with_trace``)."""
+        """Return the velocity and its divergence ``[N]``, without gradients.
+
+        Returns None if the denoiser does not compute traces itself (``calls.with_trace``).
+        """
         unit, linear, half_rate = self._terms(t)
         known = with_trace(self.denoiser, unit * x, t, half_rate)
         if known is None:
@@ -51,7 +53,7 @@ class FlowVelocity:
         return linear * x - half_rate / unit * denoised, linear.sum() - trace
 
     def _terms(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """a, l and r / 2 ``[..., D]``."""
+        """Return a, l and r / 2 ``[..., D]``."""
         half_rate = self.schedule.log_noise_rate(t) / 2
         if self.standardized:
             variance = self.basis.eigenvalues + self.schedule.noise_variance(t)

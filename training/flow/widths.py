@@ -1,15 +1,15 @@
-"""How far off posteriors of a conditional flow are, beside their widths, at observations like one.
+"""Errors of conditional posteriors relative to their widths, as a function of the posterior.
 
-A test of calibration over all simulations cannot see posteriors that are too wide for some
-observations and right on average. The *standardized errors* of simulated parameters theta,
+A calibration test over all simulations cannot detect posteriors that are too wide for some
+observations and correct on average. The *standardized errors* of simulated parameters theta,
 
     z_j = (theta_j - m_j) / s_j,
 
-m and s being mean and standard deviation of the posterior of their data, have the scale 1 wherever
-posteriors are as wide as they should be. Here the log of their scale is a polynomial of second
-degree in m and log s, fitted by maximum likelihood to simulations; z / scale has Student's t
-distribution with ``FREEDOM`` degrees of freedom, since a few errors are large.
-A scale of 0.5 says: at observations with such a posterior, errors are half as large as it says.
+with mean m and standard deviation s of the posterior given their data, have the scale 1 wherever
+posteriors have the right width. Here the log of their scale is a polynomial of second degree in m
+and log s, fitted by maximum likelihood to simulations. The ratio z / scale has Student's t
+distribution with ``FREEDOM`` degrees of freedom, since a few errors are large. A scale of 0.5 means
+that, for observations with such a posterior, errors are half as large as the posterior states.
 """
 
 from functools import cache
@@ -24,23 +24,23 @@ FREEDOM = 6.0
 PENALTY = 10.0
 """Inverse variance of the coefficients' Gaussian prior."""
 FARTHEST = 3.0
-"""Standard deviations at which features are cut off, so that no polynomial is extrapolated."""
+"""Clipping of features, in standard deviations, so that the polynomial is not extrapolated."""
 MOST_CROSSED = 5
-"""Dimensions up to which the polynomial has products of different features."""
+"""Maximum number of parameters for which the polynomial has products of different features."""
 MOST_STEPS = 200
 
 
 class Widths(nn.Module):
-    """The scale of standardized errors, by posterior mean and standard deviation.
+    """The scale of standardized errors, given posterior mean and standard deviation.
 
     Args:
         dim: Number of parameters, D.
 
     Attributes:
         center: Means of the 2 D features, ``[2 D]``: posterior means and log standard deviations.
-        spread: Their standard deviations ``[2 D]``.
+        spread: Standard deviations of the features ``[2 D]``.
         weights: Coefficients ``[P, D]`` of the P terms of the polynomial.
-        bias: ``[D]``.
+        bias: Constant terms ``[D]``.
 
     Example:
         >>> import torch
@@ -83,14 +83,14 @@ class Widths(nn.Module):
         return torch.where(std > 0, (terms @ self.weights + self.bias).exp(), 1.0)
 
     def fit(self, mean: Tensor, std: Tensor, truth: Tensor, trained: Tensor) -> "Widths":
-        """Fit the polynomial to simulations; return the module itself.
+        """Fit the polynomial to simulations, and return the module itself.
 
         Args:
             mean: Posterior means ``[N, D]``.
             std: Posterior standard deviations ``[N, D]``.
             truth: True parameters ``[N, D]``.
-            trained: 1 for simulations that the flow was trained on, 0 for others, ``[N]``: errors
-                of the former have a factor of their own, which does not count.
+            trained: 1 for simulations in the training set of the flow, 0 for others, ``[N]``.
+                Errors of the former have an additional factor, which is fitted and then dropped.
         """
         known = (std > 0).all(dim=1)
         mean, std, truth = (part[known].double() for part in (mean, std, truth))
@@ -123,14 +123,14 @@ class Widths(nn.Module):
         return self
 
     def check(self) -> None:
-        """Raise ValueError if a scale would not be a number."""
+        """Raise ValueError if the buffers do not give finite scales."""
         if not all(part.isfinite().all() for part in (self.center, self.weights, self.bias)):
             raise ValueError("its widths are not finite")
         if not (self.spread > 0).all():
             raise ValueError("a spread of its widths is not positive")
 
     def _terms(self, mean: Tensor, std: Tensor) -> Tensor:
-        """The terms ``[M, P]`` of the polynomial but for the constant one."""
+        """Return the terms ``[M, P]`` of the polynomial, except for the constant."""
         features = torch.cat([mean, std.clamp_min(1e-300).log()], dim=1)
         x = ((features - self.center) / self.spread).clamp(-FARTHEST, FARTHEST)
         if self.dim > MOST_CROSSED:
@@ -141,8 +141,10 @@ class Widths(nn.Module):
 
 @cache
 def _log_scale_of_normal() -> float:
-    """The log of the scale of the t distribution that is fitted to standard normal numbers: where
-    ``E[(FREEDOM + 1) u^2 / (FREEDOM + u^2)] = 1`` with ``u = z / scale``."""
+    """Return the log scale of the t distribution that is fitted to standard normal numbers.
+
+    It solves ``E[(FREEDOM + 1) u^2 / (FREEDOM + u^2)] = 1`` with ``u = z / scale``.
+    """
     quantiles = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
     z = torch.special.ndtri(quantiles)
     low, high = -2.0, 2.0

@@ -13,24 +13,23 @@ TOY_NETWORKS: dict[str, type[nn.Module]] = {
     "ToyConvUNet": ToyConvUNet,
     "ToySongUNet": ToySongUNet,
 }
-"""Networks of points ``[B, D]``, constructed from ``dim`` and ``noise_range``."""
+"""Networks for points ``[B, D]``, constructed from ``dim`` and ``noise_range``."""
 
 IMAGE_NETWORKS: dict[str, type[nn.Module]] = {"ddpmpp": DDPMpp, "ncsnpp": NCSNpp, "adm": ADMUNet}
-"""Networks of flat images ``[B, C H W]``, constructed from ``image_shape``."""
+"""Networks for flat images ``[B, C H W]``, constructed from ``image_shape``."""
 
 QUESTION_NETWORKS: dict[str, type[nn.Module]] = {
     "questions": QuestionNetwork,
     "trials": TrialNetwork,
 }
-"""Networks of rows, some of whose cells are given or missing, constructed from ``dim`` and
-``noise_range``."""
+"""Networks for rows with given or missing cells, constructed from ``dim`` and ``noise_range``."""
 
 NETWORKS: dict[str, type[nn.Module]] = {
     **TOY_NETWORKS,
     **IMAGE_NETWORKS,
-    # These are not trained here, but imported from other code.
+    # These networks are imported from other code, not trained here.
     "OriginalToyConvUNet": OriginalToyConvUNet,
     "OriginalToySongUNet": OriginalToySongUNet,
     **QUESTION_NETWORKS,
 }
-"""The fixed registry: a network file can name these classes and no others."""
+"""The fixed registry: network files can name these classes and no others."""

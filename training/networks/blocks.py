@@ -1,14 +1,15 @@
 """Parts of the image networks: FIR resampling, residual blocks, attention.
 
-The residual block is that of BigGAN as Song et al. 2021 (arXiv 2011.13456, appendix H) and Dhariwal
-and Nichol 2021 (arXiv 2105.05233) use it: with R the resampling, if any, and e the embedding,
+The residual block is that of BigGAN in the form of Song et al. 2021 (arXiv 2011.13456, appendix H)
+and of Dhariwal and Nichol 2021 (arXiv 2105.05233): with R the optional resampling and e the
+embedding,
 
     h = conv(R silu(norm(x))),      h = conv(dropout(silu(norm(h + A e)))),
     x' = c (skip(R x) + h),         x'' = c (x' + attention(norm(x'))).
 
-The former add ``A e`` and have ``c = sqrt(1/2)``, which keeps the variance of a sum of two; the
-latter have ``c = 1`` and let the embedding scale the normalized h as well: ``BlockStyle`` holds
-such choices. Second convolutions start (nearly) at zero, hence a block starts as its skip.
+The former add ``A e`` and have ``c = sqrt(1/2)``, which preserves the variance of a sum of two. The
+latter have ``c = 1``, and their embedding also scales the normalized h. ``BlockStyle`` holds these
+choices. Second convolutions start at (nearly) zero, so a block starts as its skip connection.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,14 +28,14 @@ Initializer: TypeAlias = Callable[[Weighted, float], None]
 
 
 def xavier_init(layer: Weighted, gain: float = 1.0) -> None:
-    """Weights uniform with variance ``2 gain^2 / (fan_in + fan_out)``, biases zero."""
+    """Initialize weights with variance ``2 gain^2 / (fan_in + fan_out)``, biases with zero."""
     nn.init.xavier_uniform_(layer.weight, gain)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 
 def fan_in_init(layer: Weighted, gain: float = 1.0) -> None:
-    """Weights and biases uniform on ``+- gain / sqrt(fan_in)``."""
+    """Initialize weights and biases uniformly on ``+- gain / sqrt(fan_in)``."""
     bound = gain / sqrt(layer.weight[0].numel())
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, -bound, bound)
@@ -42,25 +43,28 @@ def fan_in_init(layer: Weighted, gain: float = 1.0) -> None:
 
 @dataclass(frozen=True)
 class BlockStyle:
-    """What all residual blocks of one network have in common.
+    """Settings shared by all residual blocks of a network.
 
     Attributes:
-        embedding_dim: Units of the embedding e.
+        embedding_dim: Number of units of the embedding e.
         dropout: Fraction of activations dropped in training.
         fir_taps: Filter of the resampling.
-        eps: Added to the variance in group normalization.
-        scaled_by_embedding: Whether the embedding scales and shifts, or only shifts and does so
+        eps: Constant added to the variance in group normalization.
+        scaled_by_embedding: Whether the embedding scales and shifts. Otherwise it only shifts,
             before the normalization.
         residual_scale: ``c``.
-        projected_resampling: Whether the skip has weights wherever resolutions change; where the
-            number of channels changes it must.
-        head_channels: Channels of one attention head; None for a single head.
-        rounded_heads: Whether the number of heads is rounded down where they do not divide the
-            channels, and attention left out below one, or that is refused.
-        init: Initializes a layer, given a gain.
+        projected_resampling: Whether the skip connection has weights at changes of resolution; at
+            changes of the number of channels it always has.
+        head_channels: Number of channels per attention head; None for a single head.
+        rounded_heads: Whether to round the number of heads down if they do not divide the channels,
+            and to leave attention out below one head; otherwise this is an error.
+        init: Initializer of a layer, given a gain.
         last_gain: Gain of the last layer of a branch.
-        image_gain: Gain of the layer that makes the output image.
+        image_gain: Gain of the layer that produces the output image.
         qkv_gain: Gain of attention's queries, keys and values.
+
+    Raises:
+        UsageError: ``dropout`` is not a fraction below 1.
     """
 
     embedding_dim: int
@@ -82,8 +86,11 @@ class BlockStyle:
             raise UsageError(f"dropout is {self.dropout}: give a fraction from 0 to below 1")
 
     def heads(self, channels: int) -> int:
-        """The number of attention heads over so many channels; 0 for no attention. Raises
-        UsageError if they do not divide the channels."""
+        """Return the number of attention heads for a number of channels; 0 for no attention.
+
+        Raises:
+            UsageError: The heads do not divide the channels.
+        """
         head_channels = self.head_channels or channels
         if channels % head_channels and not self.rounded_heads:
             raise UsageError(
@@ -100,23 +107,23 @@ class BlockStyle:
         return layer
 
     def conv(self, inputs: int, outputs: int, kernel: int = 3, gain: float = 1.0) -> nn.Conv2d:
-        """A convolution that keeps the resolution."""
+        """Return an initialized convolution that keeps the resolution."""
         layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
         self.init(layer, gain)
         return layer
 
     def norm(self, channels: int) -> nn.GroupNorm:
-        """Group normalization: up to 32 groups of at least 4 channels."""
+        """Return group normalization with up to 32 groups of at least 4 channels."""
         groups = next(n for n in range(max(1, min(32, channels // 4)), 0, -1) if channels % n == 0)
         return nn.GroupNorm(groups, channels, eps=self.eps)
 
 
 class FIRFilter(nn.Module):
-    """Halves or doubles the resolution of ``[B, C, H, W]`` with a separable low-pass filter of taps
-    along one axis, an even number, normalized here.
+    """Separable low-pass filter that halves or doubles the resolution of ``[B, C, H, W]``.
 
-    Constants are preserved, but within reach of the border, beyond which images are zero. Taps [1,
-    1] average and repeat pixels."""
+    The taps along one axis are an even number, and are normalized here. Constants are preserved
+    except near the border, since images are zero beyond it. Taps [1, 1] average and repeat pixels.
+    """
 
     kernel: Tensor
 
@@ -128,7 +135,7 @@ class FIRFilter(nn.Module):
         # Plain numbers, since arithmetic on the meta device imports the compiler.
         kernel = torch.tensor([[[[one * other for other in line] for one in line]]])
         self.register_buffer("kernel", kernel, persistent=False)
-        self.reach = len(taps) // 2 - 1  # beyond the two pixels that a box filter covers
+        self.reach = len(taps) // 2 - 1  # beyond the two pixels of a box filter
         self.is_box = tuple(taps) == (1, 1)
 
     def down(self, x: Tensor) -> Tensor:
@@ -144,13 +151,13 @@ class FIRFilter(nn.Module):
         return F.conv_transpose2d(x, kernel, stride=2, padding=self.reach, groups=x.shape[1])
 
     def blur(self, x: Tensor) -> Tensor:
-        """``[B, C, H + 1, W + 1]``: ready for a 3 x 3 convolution of stride 2 without padding."""
+        """Return ``[B, C, H + 1, W + 1]``, for a 3 x 3 convolution of stride 2 without padding."""
         kernel = self.kernel.expand(x.shape[1], -1, -1, -1)
         return F.conv2d(x, kernel, padding=self.reach + 1, groups=x.shape[1])
 
 
 class SelfAttention(nn.Module):
-    """The branch ``projection(attention(norm(x)))`` over the pixels of ``x [B, C, H, W]``."""
+    """Attention branch ``projection(attention(norm(x)))`` over the pixels of ``x [B, C, H, W]``."""
 
     def __init__(self, channels: int, style: BlockStyle):
         super().__init__()
@@ -169,14 +176,14 @@ class SelfAttention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """The block at the head of this module.
+    """The residual block described at the top of this module.
 
     Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        style: Style of the network's blocks.
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
+        style: Settings shared by the network's blocks.
         resampling: Whether the resolution is doubled, halved, or kept.
-        attention: Whether attention follows, if the channels are enough for a head.
+        attention: Whether attention follows, if there are enough channels for a head.
     """
 
     def __init__(
@@ -203,7 +210,7 @@ class ResidualBlock(nn.Module):
         self.attention = SelfAttention(out_channels, style) if attends else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """``x [B, in_channels, H, W]`` and ``embedding [B, embedding_dim]`` to new features."""
+        """Return features of ``x [B, in_channels, H, W]`` and ``embedding [B, embedding_dim]``."""
         h = self.conv1(self._resample(F.silu(self.norm1(x))))
         modulation = self.modulation(embedding)[:, :, None, None]
         if self.style.scaled_by_embedding:

@@ -1,7 +1,7 @@
-"""Embedding of the noise condition, the class and the augmentation for image networks.
+"""Embedding of noise condition, class label and augmentation for image networks.
 
-Positional features are those of Song et al. 2021 for DDPM++ and, cosines first, of Dhariwal and
-Nichol 2021 for ADM; random Fourier features those of NCSN++.
+Positional features are those of Song et al. 2021 for DDPM++ and, with cosines first, of Dhariwal
+and Nichol 2021 for ADM. Random Fourier features are those of NCSN++.
 """
 
 from math import pi, sqrt
@@ -19,11 +19,11 @@ class PositionalFeatures(nn.Module):
 
     Args:
         width: Number of features.
-        last: Whether the frequencies reach 1/10000, or stop one step of their ratio before it.
-        cosines_first: Whether the first half of the features are the cosines, or the sines.
-        float32: Whether the frequencies are computed in single precision, as they were for
-            networks of the original code: a noise condition of 15,000 makes of their rounding
-            phases that differ by 1e-3.
+        last: Whether the lowest frequency is 1/10000, or one step of their ratio above it.
+        cosines_first: Whether cosines are the first half of the features; otherwise sines are.
+        float32: Whether frequencies are computed in single precision, as in networks of the
+            original code. At a noise condition of 15,000 their rounding errors change phases by
+            1e-3.
     """
 
     frequencies: Tensor
@@ -41,16 +41,17 @@ class PositionalFeatures(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, c_noise: Tensor) -> Tensor:
-        """``[B]`` to ``[B, width]``."""
+        """Return features ``[B, width]`` of noise conditions ``[B]``."""
         phase = c_noise[:, None] * self.frequencies
         waves = (phase.cos(), phase.sin()) if self.cosines_first else (phase.sin(), phase.cos())
         return torch.cat(waves, dim=1)
 
 
 class FourierFeatures(nn.Module):
-    """``width / 2`` sines, then cosines of ``2 pi f c_noise``, frequencies f drawn of N(0, std^2).
+    """Random Fourier features: ``width / 2`` sines, then cosines, of ``2 pi f c_noise``.
 
-    The frequencies are no parameters, but belong in the network file.
+    The frequencies f are drawn from N(0, std^2). They are not trained, but stored in the network
+    file.
     """
 
     frequencies: Tensor
@@ -61,7 +62,7 @@ class FourierFeatures(nn.Module):
         self.register_buffer("frequencies", std * torch.randn(_half(width), device="cpu"))
 
     def forward(self, c_noise: Tensor) -> Tensor:
-        """``[B]`` to ``[B, width]``."""
+        """Return features ``[B, width]`` of noise conditions ``[B]``."""
         phase = c_noise[:, None] * (2 * pi * self.frequencies)
         return torch.cat([phase.sin(), phase.cos()], dim=1)
 
@@ -75,12 +76,12 @@ def _half(width: int) -> int:
 
 
 class ConditionEmbedding(nn.Module):
-    """The embedding e of noise condition, class labels and augmentation labels, by two layers.
+    """Embedding e of noise condition, class labels and augmentation labels, by two layers.
 
     Args:
-        features: Maps ``c_noise [B]`` to ``[B, width]``.
+        features: Module from ``c_noise [B]`` to ``[B, width]``.
         width: Number of these features.
-        style: Style of the network's blocks.
+        style: Settings shared by the network's blocks.
         label_dim: Number of classes; 0 for none.
         augment_dim: Number of augmentation labels; 0 for none.
         late_labels: Whether class labels are added after the two layers (ADM), or to the features.
@@ -113,8 +114,16 @@ class ConditionEmbedding(nn.Module):
     def forward(
         self, c_noise: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None
     ) -> Tensor:
-        """``[B], [B, label_dim], [B, augment_dim]`` to ``[B, embedding_dim]``; no labels are zeros.
-        Raises UsageError for labels of another width."""
+        """Return the embedding ``[B, embedding_dim]``.
+
+        Args:
+            c_noise: Noise conditions ``[B]``.
+            labels: Class labels ``[B, label_dim]``; None for zeros.
+            augment_labels: Augmentation labels ``[B, augment_dim]``; None for zeros.
+
+        Raises:
+            UsageError: Labels have another width.
+        """
         h = self.features(c_noise)
         size = len(c_noise)
         augment_labels = _labels_or_zeros(augment_labels, size, self.augment_dim, h, "augmentation")
@@ -122,7 +131,8 @@ class ConditionEmbedding(nn.Module):
         if self.augment is not None:
             h = h + self.augment(augment_labels)
         if self.label is not None and not self.late_labels:
-            # One-hot labels have entries of mean square 1/label_dim; the features have 1/2.
+            # Entries of one-hot labels have mean square 1/label_dim; those of the features have
+            # 1/2.
             h = h + self.label(labels * sqrt(self.label_dim))
         h = self.second(F.silu(self.first(h)))
         if self.label is not None and self.late_labels:

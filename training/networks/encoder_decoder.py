@@ -1,7 +1,7 @@
 """Encoder and decoder of a U-Net (Song et al. 2021, arXiv 2011.13456, appendix H).
 
 Each level of the encoder halves the resolution and has ``num_blocks`` residual blocks. The decoder
-mirrors it with one block more a level, for it takes in the output of every layer of the encoder.
+mirrors it with one more block per level, since it receives the output of every encoder layer.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,17 @@ class Layout:
     """Sizes of a U-Net.
 
     Attributes:
-        image_shape: Channels, height and width; the latter equal, and at least 8.
-        stem_width: Channels made of the image before the first block.
-        widths: Channels of each level, the finest first.
-        num_blocks: Residual blocks of an encoder level.
-        attention_resolutions: Resolutions at which blocks have attention; a resolution that is no
-            power of two counts as the next one that is.
+        image_shape: Channels, height and width; height and width are equal and at least 8.
+        stem_width: Number of channels before the first block.
+        widths: Number of channels of each level, finest first.
+        num_blocks: Number of residual blocks per encoder level.
+        attention_resolutions: Resolutions at which blocks have attention; a resolution that is not
+            a power of two counts as the next larger one.
         decoder_attends_once: Whether only the last block of a decoder level has attention.
-        further_channels: What the first layer sees beside the image.
+        further_channels: Number of input channels of the first layer besides the image.
+
+    Raises:
+        UsageError: The image or the sizes do not fit a U-Net.
     """
 
     image_shape: Sequence[int]
@@ -75,28 +78,28 @@ class Layout:
 
     @property
     def side(self) -> int:
-        """Height and width of images with a border, that all levels halve evenly."""
+        """Height and width of images with a border that makes them divisible at all levels."""
         return with_border(self.image_shape[1], self.depth)
 
     def attends(self, level: int) -> bool:
-        """Whether blocks of a level have attention."""
+        """Return whether blocks of a level have attention."""
         return sides_of_levels(self.image_shape[1], self.depth)[level] in self.attention_resolutions
 
 
 def with_border(side: int, depth: int) -> int:
-    """The side that an image has with a border, which so many levels less one halve evenly."""
+    """Return the side of an image with a border that can be halved evenly ``depth - 1`` times."""
     unit = 1 << (depth - 1)
     return -(-side // unit) * unit
 
 
 def sides_of_levels(side: int, depth: int) -> list[int]:
-    """Those of an image's levels; such as are no power of 2 count as the next one."""
+    """Return the sides of an image at each level, rounded up to powers of two."""
     whole = with_border(side, depth)
     return [1 << ((whole >> level) - 1).bit_length() for level in range(depth)]
 
 
 class InputSkip(nn.Module):
-    """Adds the downsampled image to the features, through a 1 x 1 convolution."""
+    """Addition of the downsampled image to the features, through a 1 x 1 convolution."""
 
     def __init__(self, image_channels: int, width: int, style: BlockStyle):
         super().__init__()
@@ -104,13 +107,13 @@ class InputSkip(nn.Module):
         self.conv = style.conv(image_channels, width, kernel=1)
 
     def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """New features and the image of this level, from features and the finer image."""
+        """Return new features and this level's image, from features and the finer image."""
         image = self.fir.down(image)
         return x + self.conv(image), image
 
 
 class InputResidual(nn.Module):
-    """Adds the finer image, by a strided convolution; the sum is the image of the next level."""
+    """Addition of the finer image by a strided convolution; the sum is the next level's image."""
 
     def __init__(self, image_channels: int, width: int, style: BlockStyle):
         super().__init__()
@@ -119,7 +122,7 @@ class InputResidual(nn.Module):
         style.init(self.conv, 1.0)
 
     def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``InputSkip``."""
+        """Return new features and this level's image, from features and the finer image."""
         x = (x + self.conv(self.fir.blur(image))) * sqrt(0.5)
         return x, x
 
@@ -136,7 +139,7 @@ class EncoderLevel(nn.Module):
             in_channels = width
 
     def forward(self, x: Tensor, image: Tensor, embedding: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Features after each layer, and the image for the next level."""
+        """Return the features after each layer, and the image for the next level."""
         features = []
         if self.down is not None:
             x = self.down(x, embedding)
@@ -150,10 +153,10 @@ class EncoderLevel(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images ``[B, C, H, W]`` to the features after each layer, the coarsest last.
+    """Encoder from images ``[B, C, H, W]`` to the features after each layer, coarsest last.
 
-    With ``kind`` ``skip`` or ``residual``, downsampled images are fed to the coarser levels, as
-    they are or as sums with what the levels made of them.
+    With ``kind`` ``skip`` or ``residual``, coarser levels also receive downsampled images, either
+    unchanged or summed with the features of the levels.
     """
 
     def __init__(self, layout: Layout, style: BlockStyle, kind: str = "standard"):
@@ -187,7 +190,7 @@ class Encoder(nn.Module):
 
 
 class ToImage(nn.Module):
-    """Features to an image, near zero before training."""
+    """Output layers from features to an image, near zero before training."""
 
     def __init__(self, width: int, image_channels: int, style: BlockStyle):
         super().__init__()
@@ -219,7 +222,7 @@ class DecoderLevel(nn.Module):
     def forward(
         self, x: Tensor, image: Tensor | None, skips: list[Tensor], embedding: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """New features and image; takes as many off the end of ``skips`` as it has blocks."""
+        """Return new features and image; remove one entry per block from the end of ``skips``."""
         if self.up is not None:
             x = self.up(x, embedding)
         for block in self.blocks:
@@ -231,9 +234,9 @@ class DecoderLevel(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features of the encoder to images ``[B, C, H, W]``.
+    """Decoder from the encoder's features to images ``[B, C, H, W]``.
 
-    With ``kind="skip"`` every level makes an image and the output is their upsampled sum.
+    With ``kind="skip"`` every level produces an image, and the output is their upsampled sum.
     """
 
     def __init__(
@@ -248,7 +251,7 @@ class Decoder(nn.Module):
         skips, width = list(feature_channels), feature_channels[-1]
         middle = (ResidualBlock(width, width, style, attention=first) for first in (True, False))
         self.middle = nn.ModuleList(middle)
-        self.levels = nn.ModuleList()  # the coarsest first
+        self.levels = nn.ModuleList()  # coarsest first
         for index in reversed(range(layout.depth)):
             level = DecoderLevel(width, skips, index, layout, style)
             width = layout.widths[index]

@@ -1,11 +1,11 @@
-"""The closed form that a flow of rows starts from: the denoiser of a mixture.
+"""Closed-form initial denoiser for flows of rows: a mixture of normal distributions.
 
-Its components are normal laws of numbers (weights p_k, means m_k, covariances C_k), each with
-shares of the levels of categories. Let v be what is known, and asked cells x as they are with noise
-of variance gamma; in component k these have the covariance ``A_k = C_k + diag(gamma of asked cells,
-0 of known ones)``. With ``w_k = A_k^-1 (v - m_k)`` and the responsibilities ``r_k``, proportional
-to ``p_k N(v; m_k, A_k)`` times the shares of known levels, the mixture's denoiser is ``D = x -
-gamma w``, ``w = sum_k r_k w_k``. The variance of its error is
+Each component is a normal distribution of the numbers (weights p_k, means m_k, covariances C_k)
+together with level probabilities of the categories. Let v contain the known cells and the targets x
+with noise of variance gamma. In component k these have the covariance ``A_k = C_k + diag(gamma for
+targets, 0 for known cells)``. With ``w_k = A_k^-1 (v - m_k)`` and responsibilities ``r_k``,
+proportional to ``p_k N(v; m_k, A_k)`` times the probabilities of known levels, the mixture's
+denoiser is ``D = x - gamma w``, ``w = sum_k r_k w_k``. The variance of its error is
 
     s^2 = gamma (1 - gamma sum_k r_k ((A_k^-1)_ii - (w_k - w)^2)).
 """
@@ -17,30 +17,32 @@ import torch
 from torch import Tensor, nn
 
 ABSENT, ASKED, KNOWN = -1, 0, 1
-"""States of cells."""
+"""States of cells: missing, target of the query, and condition."""
 EXACT, NOTHING = 1e-5, 1e10
-"""Variances of what is known exactly, so that columns that follow from others have an inverse, and
-of what is not known at all."""
+"""Noise variances that represent exactly known and unknown cells.
+
+The first is positive, so that covariances of linearly dependent columns have an inverse.
+"""
 FAR = 4.0
-"""Standard deviations of noise, at most."""
+"""Maximum noise, in standard deviations."""
 LEAST = 1e-8
-"""Of the variance of an error, in units of the noise's."""
+"""Minimum variance of an error, in units of the noise variance."""
 
 
 class StartMixture(nn.Module):
-    """A mixture of M components of D numbers and K levels, at first M times the same.
+    """A mixture of M components of D numbers and K levels, initially M equal components.
 
     Args:
-        dim: D.
-        level_counts: Levels of each category.
-        components: M.
+        dim: D, the number of numeric columns.
+        level_counts: Number of levels of each category.
+        components: M, the number of components.
 
     Attributes:
-        weights: Of the components ``[M]``.
-        means: Of numbers ``[M, D]``.
-        covariances: ``[M, D, D]``.
-        shares: Of levels ``[M, K]``, which add to 1 in each category.
-        reach: How far from 0 numbers may be ``[D]``.
+        weights: Weights of the components ``[M]``.
+        means: Means of the numbers ``[M, D]``.
+        covariances: Covariances of the numbers ``[M, D, D]``.
+        shares: Probabilities of the levels ``[M, K]``, which add to 1 in each category.
+        reach: Maximum distance of numbers from 0 ``[D]``.
     """
 
     weights: Tensor
@@ -64,7 +66,7 @@ class StartMixture(nn.Module):
     def hold(
         self, weights: Tensor, means: Tensor, covariances: Tensor, shares: Tensor, reach: Tensor
     ) -> None:
-        """Takes another mixture; see the attributes."""
+        """Replace the mixture; arguments are the attributes."""
         self.register_buffer("weights", weights)
         self.register_buffer("means", means)
         self.register_buffer("covariances", covariances)
@@ -74,13 +76,13 @@ class StartMixture(nn.Module):
     def start(
         self, x: Tensor, gamma: Tensor, values: Tensor, states: Tensor, level_known: Tensor
     ) -> "Start":
-        """What it says of asked numbers.
+        """Return the closed-form denoiser of the targets.
 
         Args:
-            x: Asked numbers with noise ``[B, D]``, float64.
-            gamma: ``[1]`` or ``[B, 1]``.
-            values: Of known numbers ``[B, D]``.
-            states: Of numbers ``[B, D]``.
+            x: Targets with noise ``[B, D]``, float64.
+            gamma: Noise variance ``[1]`` or ``[B, 1]``.
+            values: Values of known numbers ``[B, D]``.
+            states: States of numbers ``[B, D]``.
             level_known: Indicators of known levels ``[B, K]``.
         """
         at = torch.where(states == KNOWN, values, (states == ASKED) * x)
@@ -88,43 +90,47 @@ class StartMixture(nn.Module):
         return Start(x, gamma, self.reach, w, log_r.softmax(dim=1), inverse)
 
     def log_levels(self, values: Tensor, states: Tensor, level_known: Tensor) -> Tensor:
-        """Logarithms of the probabilities of levels ``[B, K]``, given numbers and levels that are
-        known."""
+        """Return log probabilities of levels ``[B, K]``, given known numbers and levels."""
         known = torch.where(states == KNOWN, states, float(ABSENT))
         _, log_r, _ = self._joint(values, known, level_known, values.new_zeros(1))
         return (log_r.softmax(dim=1) @ self.shares).log()
 
     def log_prob(self, values: Tensor, states: Tensor, gamma: Tensor) -> Tensor:
-        """Log densities ``[B]`` that the mixture has of asked numbers, given those that are known,
-        of values ``[B, D]``, float64, and states ``[B, D]``, where asked ones have noise of
-        variance ``[1]``."""
+        """Return log densities ``[B]`` of the targets under the mixture, given the known numbers.
+
+        Args:
+            values: Values ``[B, D]`` of targets and known numbers, float64.
+            states: States ``[B, D]``.
+            gamma: Noise variance of the targets ``[1]``.
+        """
         no_levels = values.new_zeros(len(values), self.shares.shape[1])
         asked = states == ASKED
         _, both, _ = self._joint(values, states, no_levels, gamma)
         others = states.masked_fill(asked, ABSENT)
         _, rest, _ = self._joint(values, others, no_levels, gamma)
-        # As absent, numbers have a density too, of their noise.
+        # Absent numbers have a density too, that of their noise.
         idle = asked.sum(dim=1) * log(2 * pi * NOTHING) / 2
         return both.logsumexp(dim=1) - rest.logsumexp(dim=1) - idle
 
     def _joint(
         self, values: Tensor, states: Tensor, level_known: Tensor, gamma: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """``w_k [B, M, D]``, logarithms ``[B, M]`` of what ``r_k`` are proportional to, and
-        ``A_k^-1 [B or 1, M, D, D]``.
+        """Return ``w_k [B, M, D]``, log ``r_k [B, M]`` up to a constant, and ``A_k^-1``.
 
-        Questions that are alike, at the same noise, have one inverse.
+        The inverses are ``[B or 1, M, D, D]``.
+
+        Rows with the same states and noise share one inverse.
 
         Args:
-            values: Of known and asked numbers ``[B, D]``.
-            states: Of numbers ``[B, D]``.
+            values: Values of known numbers and targets ``[B, D]``.
+            states: States of numbers ``[B, D]``.
             level_known: Indicators of known levels ``[B, K]``.
-            gamma: ``[1]`` or ``[B, 1]``.
+            gamma: Noise variance ``[1]`` or ``[B, 1]``.
         """
         with torch.no_grad():
             places, first = alike(states, gamma)
             states, gamma = states[first], gamma.expand(len(places), 1)[first]
-            # Cells that are absent have so much noise that they say nothing.
+            # Absent cells have so much noise that they are uninformative.
             noise = torch.where(
                 states == ASKED, gamma, torch.where(states == KNOWN, EXACT, NOTHING)
             )
@@ -138,11 +144,11 @@ class StartMixture(nn.Module):
 
 
 class Start:
-    """What the mixture that a flow starts from says of asked numbers.
+    """The initial mixture's denoiser of the targets, in units of F.
 
     Args:
-        x: Asked numbers with noise ``[B, D]``, float64.
-        gamma: Its variance ``[1]`` or ``[B, 1]``.
+        x: Targets with noise ``[B, D]``, float64.
+        gamma: Noise variance ``[1]`` or ``[B, 1]``.
         reach: See ``StartMixture``.
         w: ``w_k [B, M, D]``.
         r: ``r_k [B, M]``.
@@ -150,7 +156,7 @@ class Start:
 
     Attributes:
         value: F ``[B, D]``.
-        size: Of what is left of it ``[B, D]``.
+        size: Standard deviations of the residuals of F ``[B, D]``.
         slopes: ``dF_i / dz_i [B, D]``.
     """
 
@@ -171,9 +177,11 @@ class Start:
         self.slopes = torch.where(self.value == value, slopes, 0.0)
 
     def slopes_of_sizes(self, place: int) -> Tensor:
-        """``d size_i / dz_j [B, D]`` along one number j: with ``u_k = w_k - w``, ``s = sum_k r_k
-        ((A_k^-1)_ii - u_ki^2)`` has ``ds_i/dx_j = -sum_k r_k (u_kj ((A_k^-1)_ii - u_ki^2) + 2 u_ki
-        (A_k^-1)_ij)``."""
+        """Return the derivatives ``d size_i / dz_j [B, D]`` along one number j.
+
+        With ``u_k = w_k - w``, ``s = sum_k r_k ((A_k^-1)_ii - u_ki^2)`` has ``ds_i/dx_j = -sum_k
+        r_k (u_kj ((A_k^-1)_ii - u_ki^2) + 2 u_ki (A_k^-1)_ij)``.
+        """
         gamma, r, off = self._gamma, self._r[..., None], self._off
         along = off[..., place, None] * self._of_each + 2 * off * self._inverse[..., place]
         slopes = (1 + gamma) ** 1.5 * gamma * (r * along).sum(dim=1) / (2 * self.size)
@@ -181,13 +189,15 @@ class Start:
 
 
 def alike(states: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """Of rows of states ``[B, D]`` with noise ``[1]`` or ``[B, 1]``, the number ``[B]`` of those
-    that are the same, and one row ``[U]`` of each number."""
-    if gamma.ndim == 1 and bool((states == states[:1]).all()):  # as of all draws of a flow
+    """Return group numbers ``[B]`` of rows that agree, and one row ``[U]`` per group.
+
+    Rows agree if their states ``[B, D]`` and noise ``[1]`` or ``[B, 1]`` are equal.
+    """
+    if gamma.ndim == 1 and bool((states == states[:1]).all()):  # for example, all draws of a flow
         return states[:, 0].long() * 0, states[:1, 0].long() * 0
     _, places = torch.unique(gamma.expand(len(states), 1), return_inverse=True)
     places = places[:, 0]
-    # Rows as digits of base 3: what torch has for rows compares them one by one.
+    # Encodes rows as digits of base 3, since torch.unique compares rows one by one.
     for part in torch.split(states.long() - ABSENT, 24, dim=1):
         digits = 3 ** torch.arange(part.shape[1], device=part.device)
         key = places * 3 ** part.shape[1] + (part * digits).sum(dim=1)
@@ -198,9 +208,11 @@ def alike(states: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inverted(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Inverses ``[..., D, D]`` of symmetric positive matrices, and logarithms ``[...]`` of their
-    determinants: by sweeps (Goodnight 1979), all matrices at a time, since for small ones a
-    library's call for each takes three times as long."""
+    """Return inverses ``[..., D, D]`` and log determinants of positive definite matrices.
+
+    All matrices are inverted together by sweeps (Goodnight 1979). For small matrices, a library
+    call for each takes three times as long.
+    """
     dim = matrices.shape[-1]
     swept = matrices.reshape(-1, dim, dim).permute(1, 2, 0).contiguous()
     log_det = torch.zeros_like(swept[0, 0])

@@ -1,4 +1,4 @@
-"""Residual multilayer perceptrons: the default network for toys and tables, one or several."""
+"""Residual multilayer perceptrons: the default network for toys and tables, single or ensemble."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +15,7 @@ from training.names import ANY_NUMBER
 
 
 class MemberLinear(nn.Module):
-    """A linear layer of each of K networks, with weights as ``nn.Linear`` draws them."""
+    """A linear layer for each of K networks, initialized like ``nn.Linear``."""
 
     def __init__(self, members: int, inputs: int, outputs: int):
         super().__init__()
@@ -24,7 +24,7 @@ class MemberLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(members, outputs).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[K, B, outputs]`` of ``[K, B, inputs]``, or of ``[B, inputs]`` that all members see."""
+        """Return ``[K, B, outputs]`` from ``[K, B, inputs]`` or shared ``[B, inputs]``."""
         rows = x.expand(len(self.weight), -1, -1)
         return torch.baddbmm(self.bias[:, None], rows, self.weight.mT)
 
@@ -32,12 +32,15 @@ class MemberLinear(nn.Module):
 class NoiseFeatures(nn.Module):
     """Cosines ``cos(pi k tau)``, ``k = 1..count``, of the noise condition scaled to [0, 1].
 
-    Low frequencies only: what the network does between two times is then as smooth as the data
-    allows, and high-order solvers pay.
+    All frequencies are low: the network is then as smooth in time as the data allows, and
+    high-order solvers are efficient.
 
     Args:
         noise_range: Noise conditions of the first and the last time, mapped to ``tau`` 0 and 1.
         count: Number of cosines.
+
+    Raises:
+        UsageError: The noise range is empty.
     """
 
     frequencies: Tensor
@@ -54,31 +57,31 @@ class NoiseFeatures(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, c_noise: Tensor) -> Tensor:
-        """``[...]`` to ``[..., count]``."""
+        """Return features ``[..., count]`` of noise conditions ``[...]``."""
         tau = (c_noise - self.low) / (self.high - self.low)
         return (tau[..., None] * self.frequencies).cos()
 
 
 FEATURES, WIDTH = 32, 64
-"""Features that come out, and units of a hidden layer."""
+"""Number of output features, and units of a hidden layer."""
 CHANNELS, MOST_CHANNELS = 16, 64
-"""Of the first convolution; each further one has twice as many, up to a limit."""
+"""Number of channels of the first convolution; each further one doubles it, up to the maximum."""
 SMALLEST = 4
-"""Length up to which a direction is not halved any more."""
+"""Length at which a direction is no longer halved."""
 
 
 class ConditionEmbedding(nn.Module):
-    """Few features of many conditions, trained with the network that sees them.
+    """A few features of many conditions, trained with the network that uses them.
 
-    Conditions of shape ``[C]`` go through a perceptron with one hidden layer. Those of ``[C, L]``
-    are a series, those of ``[C, H, W]`` an image, of C channels: convolutions halve it until it is
-    ``SMALLEST`` long, and a linear layer takes what is left. Those of ``[ANY_NUMBER, K]`` are a set
-    of n trials y of K numbers, in any order: features are ``rho(mean_i phi(y_i), log n)``, phi and
-    rho perceptrons (Zaheer et al. 2017, "Deep sets"). The n trials of a point may stand among
-    others that are not there: K numbers of each are followed by 1 or 0, which says so.
+    Conditions of shape ``[C]`` pass through a perceptron with one hidden layer. Shape ``[C, L]`` is
+    a series and shape ``[C, H, W]`` an image, both with C channels: convolutions halve it down to a
+    length of ``SMALLEST``, and a linear layer follows. Shape ``[ANY_NUMBER, K]`` is a set of n
+    trials y of K numbers, in any order: features are ``rho(mean_i phi(y_i), log n)`` with
+    perceptrons phi and rho (Zaheer et al. 2017, "Deep sets"). The n trials of a point can be padded
+    with missing ones: the K numbers of each trial are followed by 1 if it is present and 0 if not.
 
     Args:
-        shape: Of the conditions of one point.
+        shape: Shape of the conditions of one point.
     """
 
     def __init__(self, shape: Sequence[int]):
@@ -106,8 +109,11 @@ class ConditionEmbedding(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, conditions: Tensor) -> Tensor:
-        """Features ``[B, FEATURES]`` of conditions ``[B, L]``, the shape flattened; of sets, of
-        ``[B, n (K + 1)]`` with any n."""
+        """Return features ``[B, FEATURES]`` of conditions.
+
+        Conditions are ``[B, L]``, with their shape flattened; for sets they are ``[B, n (K + 1)]``
+        with any n.
+        """
         if self.each is None:
             return self.layers(conditions.view(-1, *self.shape))
         trials = conditions.view(len(conditions), -1, self.label_dim)
@@ -118,44 +124,49 @@ class ConditionEmbedding(nn.Module):
 
     @property
     def label_dim(self) -> int:
-        """How many numbers it takes: of sets, of one trial."""
+        """Number of input values; for sets, of one trial."""
         return self.shape[1] + 1 if self.each is not None else prod(self.shape)
 
 
 BOUND = 4.0
 AT_ONCE = 2**16
-"""Numbers of the tangents, of points times directions, that go through the layers at once on a CPU:
-those of a layer and its product then stay in the cache of a core."""
+"""Maximum number of tangent values (points times directions) processed together on a CPU.
+
+The tangents of a layer and its product then fit in the cache of a core.
+"""
 
 
 class ToyMLP(nn.Module):
-    """``F(z, c_noise)`` as a stack of ``h + silu(linear(h))``.
+    """Network ``F(z, c_noise)`` as a stack of ``h + silu(linear(h))``.
 
-    Beside z itself the network sees ``sin`` and ``cos`` of ``k pi/5 z_i``, with periods from 10 to
-    2.5 standard deviations, z being bounded by 4 so that far points do not alias. Without them
-    training can stick for good: a dimension that is nearly Gaussian (the thickness of a sheet, say)
-    starts with so weak a signal that its input weights shrink before its output weights have grown,
-    and then neither has a gradient. Conditions may be seen with waves as well; of few points a
-    network then learns by heart which conditions each was given with.
+    Inputs are z itself, and ``sin`` and ``cos`` of ``k pi/5 z_i``, with periods from 10 to 2.5
+    standard deviations; z is bounded by 4 so that far points do not alias. Without these waves
+    training can stall permanently. A dimension that is nearly Gaussian (for example the thickness
+    of a sheet) starts with such a weak signal that its input weights shrink before its output
+    weights have grown, and then neither has a gradient. Conditions can have waves too; with few
+    points, however, a network then memorizes which conditions belong to which point.
 
-    An ensemble is several such networks from different initial weights, side by side. In training
-    each gives an output of its own, to be compared with the target; in evaluation F is their mean.
+    An ensemble consists of several such networks with different initial weights. In training each
+    has its own output, to be compared with the target; in evaluation F is their mean.
 
     Args:
         dim: Number of data dimensions D.
         noise_range: See ``NoiseFeatures``.
-        width: Units of each hidden layer.
+        width: Number of units per hidden layer.
         depth: Number of hidden layers.
         time_features: Number of cosines of the noise condition.
         input_features: Number of frequencies k per data dimension.
         dropout: Fraction of the hidden activations dropped in training.
-        label_dim: Number of conditions L, which are to be standardized; 0 for none. Of sets, the
-            numbers of one trial, and whether it is there; points are given with several.
+        label_dim: Number of standardized conditions L; 0 for none. For sets of trials, the number
+            of values of one trial, including the flag that it is present.
         members: Number of networks K.
-        condition_shape: Shape of the conditions, if they are embedded (``ConditionEmbedding``, one
-            for all members); empty if the network sees them themselves.
-        condition_features: Number of frequencies k per condition, or per feature of them; None for
+        condition_shape: Shape of the conditions, if they are embedded (``ConditionEmbedding``,
+            shared by all members); empty if they are direct inputs.
+        condition_features: Number of frequencies k per condition, or per embedded feature; None for
             ``input_features``.
+
+    Raises:
+        UsageError: A size is out of range, or the conditions do not match their shape.
     """
 
     frequencies: Tensor
@@ -197,7 +208,7 @@ class ToyMLP(nn.Module):
         self.hidden = nn.ModuleList(layer(width, width) for _ in range(depth))
         self.dropout = nn.Dropout(dropout)
         self.output = layer(width, dim)
-        # F = 0 makes D the best linear denoiser: training starts from there.
+        # F = 0 makes D the best linear denoiser, the start of training.
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
@@ -208,10 +219,17 @@ class ToyMLP(nn.Module):
         labels: Tensor | None = None,
         features: Tensor | None = None,
     ) -> Tensor:
-        """F ``[B, D]``, or in training of an ensemble that of each member, ``[K, B, D]``, of z
-        ``[B, D]`` at ``c_noise``, ``[]`` or ``[B]``. Of a network without conditions, labels ``[B,
-        L]`` are not looked at; features are what ``features_of`` makes of them, in their place.
-        Raises UsageError if conditions are missing."""
+        """Return F ``[B, D]``, or ``[K, B, D]`` for the members of an ensemble in training.
+
+        Args:
+            z: Inputs ``[B, D]``.
+            c_noise: Noise conditions ``[]`` or ``[B]``.
+            labels: Conditions ``[B, L]``; ignored by a network without conditions.
+            features: Result of ``features_of``, which replaces labels.
+
+        Raises:
+            UsageError: Conditions are missing.
+        """
         h: Tensor = self.input(self._first(z, c_noise, labels, features))
         for layer in self.hidden:
             h = h + self.dropout(F.silu(layer(h)))
@@ -227,11 +245,12 @@ class ToyMLP(nn.Module):
         labels: Tensor | None = None,
         features: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """F ``[B, D]`` in evaluation, and ``tr(matrix dF/dz) [B]``, without gradients.
+        """Return F ``[B, D]`` in evaluation, and ``tr(matrix dF/dz) [B]``, without gradients.
 
-        Unit vectors of z are carried forward as tangents. They meet few of the input's features,
-        their slopes in the layers are computed once for all of them, and their end is multiplied
-        by one row of the matrix times the output's weights: half of what D backward passes take.
+        Unit vectors of z are propagated forward as tangents. Each affects few of the input
+        features, the slopes of activations are computed once for all of them, and the last product
+        uses one row of the matrix times the output's weights. The cost is half of that of D
+        backward passes.
 
         Args:
             z: ``[B, D]``.
@@ -244,7 +263,7 @@ class ToyMLP(nn.Module):
         out, slopes = with_slopes(self.input(seen), self.hidden, self.output)
         inward = by_coordinate(_of_members(self.input.weight), z.shape[1], self._frequencies)
         through = [_of_members(layer.weight).mT for layer in self.hidden]
-        # Few features go into the first layer: its product with the input is made first.
+        # The first layer has few inputs per direction: multiply it with the input weights first.
         first = inward @ through[0][:, None]
         outward = _of_members(matrix.to(z) @ self.output.weight) / self.members
         steep = [_of_members(slope)[:, None] for slope in slopes]
@@ -268,15 +287,14 @@ class ToyMLP(nn.Module):
         return (out.mean(dim=0) if self.members > 1 else out), trace
 
     def features_of(self, labels: Tensor) -> Tensor:
-        """What the first layer sees ``[B, ...]`` of conditions ``[B, L]``, whatever z and the time
-        are."""
+        """Return the first layer's inputs ``[B, ...]`` from conditions ``[B, L]`` alone."""
         given = self.embedding(labels) if self.embedding else labels
         return torch.cat(with_waves(given, self.frequencies[: self._condition_frequencies]), dim=1)
 
     def _first(
         self, z: Tensor, c_noise: Tensor, labels: Tensor | None, features: Tensor | None
     ) -> Tensor:
-        """What the first layer sees ``[B, ...]``."""
+        """Return the inputs of the first layer ``[B, ...]``."""
         seen = [
             *with_waves(z, self.frequencies[: self._frequencies]),
             self.noise(c_noise).expand(len(z), -1),
@@ -297,7 +315,7 @@ def _parts(count: int, size: int) -> list[slice]:
 
 
 def _of_members(values: nn.Module | Tensor) -> Tensor:
-    """``[K, ...]`` of K networks, of which one has none of this dimension."""
+    """Return parameters ``[K, ...]`` of K networks, adding this dimension for a single one."""
     assert isinstance(values, Tensor)
     return values if values.ndim == 3 else values[None]
 
@@ -308,13 +326,21 @@ def check_dropout(dropout: float) -> None:
 
 
 def wave_frequencies(count: int) -> Tensor:
-    """Those of ``with_waves``."""
+    """Return the frequencies for ``with_waves``."""
     return torch.tensor([pi / (BOUND + 1) * index for index in range(1, count + 1)])
 
 
 def with_slopes(h: Tensor, hidden: nn.ModuleList, output: nn.Module) -> tuple[Tensor, list[Tensor]]:
-    """What hidden layers and the last one make of rows in evaluation, and slopes ``[..., B,
-    width]`` of each hidden layer's activations, silu."""
+    """Return a network's output in evaluation, and the slopes of its hidden activations (silu).
+
+    Args:
+        h: Output of the first layer.
+        hidden: Hidden layers.
+        output: Last layer.
+
+    Returns:
+        The output, and slopes ``[..., B, width]`` per hidden layer.
+    """
     slopes = []
     for layer in hidden:
         rows = layer(h)
@@ -326,7 +352,7 @@ def with_slopes(h: Tensor, hidden: nn.ModuleList, output: nn.Module) -> tuple[Te
 
 
 def with_waves(rows: Tensor, frequencies: Tensor) -> list[Tensor]:
-    """Rows ``[B, N]``, and their sines and cosines at some frequencies."""
+    """Return rows ``[B, N]``, and their sines and cosines at the given frequencies."""
     if not len(frequencies):
         return [rows]
     bounded = BOUND * torch.tanh(rows / BOUND)
@@ -335,8 +361,10 @@ def with_waves(rows: Tensor, frequencies: Tensor) -> list[Tensor]:
 
 
 def slopes_of_waves(rows: Tensor, frequencies: Tensor) -> Tensor:
-    """Slopes ``[N, B, 1 + 2 f]`` of what ``with_waves`` makes of each number of rows ``[B, N]``:
-    itself, its sines, its cosines."""
+    """Return derivatives ``[N, B, 1 + 2 f]`` of the outputs of ``with_waves``.
+
+    Each number of rows ``[B, N]`` has the derivatives of itself, its sines and its cosines.
+    """
     ones = torch.ones_like(rows)[..., None]
     if not len(frequencies):
         return ones.transpose(0, 1)
@@ -348,8 +376,10 @@ def slopes_of_waves(rows: Tensor, frequencies: Tensor) -> Tensor:
 
 
 def by_coordinate(weight: Tensor, dim: int, frequencies: int) -> Tensor:
-    """Weights ``[..., width, features]`` of what ``with_waves`` gives, the first of the features,
-    by the number that it is of: ``[..., N, 1 + 2 f, width]``."""
+    """Return the weights of ``with_waves`` outputs by coordinate, ``[..., N, 1 + 2 f, width]``.
+
+    These outputs are the first features in ``weight [..., width, features]``.
+    """
     own, waves = weight[..., :dim, None], weight[..., dim : dim * (1 + 2 * frequencies)]
     parts = waves.view(*waves.shape[:-1], 2, dim, -1).unbind(-3) if frequencies else ()
     whole = torch.cat([own, *parts], dim=-1)

@@ -1,21 +1,22 @@
-"""The U-Nets of toys in the paper's original code, for networks that were trained with it.
+"""U-Nets of toys from the paper's original code, for networks trained with that code.
 
-``OriginalToyConvUNet``: a point is lifted to an image of 8 x 8 pixels by layers with ever more
-units, the image goes through a U-Net, and layers with ever fewer units make a point of it again.
-Two embeddings of the noise condition, ``e`` for the layers and ``E`` for the U-Net, are
-``silu(A f)`` of random Fourier features f. A layer is ``silu(W h + b + A e + a)``, but without the
-``silu`` where the image turns into a vector; a block of the U-Net, with R a resampling,
+``OriginalToyConvUNet``: layers with increasing numbers of units lift a point to an image of 8 x 8
+pixels, the image passes through a U-Net, and layers with decreasing numbers of units map it back to
+a point. Two embeddings of the noise condition, ``e`` for the layers and ``E`` for the U-Net, are
+``silu(A f)`` of random Fourier features f. A layer is ``silu(W h + b + A e + a)``, without the
+``silu`` where the image becomes a vector. A block of the U-Net, with R a resampling, is
 
     h = silu(norm(conv(R h) + A E + a)).
 
-R averages windows of two by two pixels, or spreads pixels over them; strides make the resolutions
-8, 7, 6, 5, 2, 5, 6, 7, 8. From 5 on, the way up takes in the features of the way down. None of this
-is in the paper: it is what recorded outputs of the original agree with, to the accuracy of float32.
+R averages windows of two by two pixels, or copies pixels to them. Strides make the resolutions 8,
+7, 6, 5, 2, 5, 6, 7, 8. From resolution 5 on, the upward path takes in the features of the downward
+path. None of this is in the paper; it was inferred from recorded outputs of the original code,
+which it matches to the accuracy of float32.
 
-``OriginalToySongUNet``: two layers make an image of a point, DDPM++ another image of it, and two
-more layers a point of that.
+``OriginalToySongUNet``: two layers map a point to an image, DDPM++ transforms the image, and two
+more layers map it back to a point.
 
-The networks to train are ``ToyConvUNet`` and ``ToySongUNet``.
+Use ``ToyConvUNet`` and ``ToySongUNet`` to train new networks.
 """
 
 from collections.abc import Sequence
@@ -33,11 +34,11 @@ from training.networks.unet import UNet
 SIDE = 8
 DOWN_STRIDES, UP_STRIDES = (1, 1, 1, 2), (3, 1, 1, 1)
 FIRST_GROUPS, GROUPS, LAST_GROUPS = 4, 32, 1
-"""Groups of normalization: of the first block, of those between, and of the last."""
+"""Numbers of normalization groups in the first block, the middle blocks, and the last block."""
 
 
 class NoisyLinear(nn.Module):
-    """``W h + b + A e + a``."""
+    """A linear layer with noise embedding: ``W h + b + A e + a``."""
 
     def __init__(self, inputs: int, outputs: int, embedding_dim: int):
         super().__init__()
@@ -49,15 +50,15 @@ class NoisyLinear(nn.Module):
 
 
 class ResampledBlock(nn.Module):
-    """The block at the head of this module.
+    """The U-Net block described at the top of this module.
 
     Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        embedding_dim: Units of the embedding.
-        groups: Groups of the normalization.
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
+        embedding_dim: Number of units of the embedding.
+        groups: Number of normalization groups.
         stride: Distance between the windows of two by two pixels.
-        up: Whether pixels are spread over their windows, or windows averaged.
+        up: Whether pixels are copied to their windows; otherwise windows are averaged.
     """
 
     def __init__(
@@ -87,14 +88,17 @@ class ResampledBlock(nn.Module):
 
 
 class OriginalToyConvUNet(nn.Module):
-    """``F(z, c_noise)`` as the original code computes it.
+    """Network ``F(z, c_noise)`` as in the original code.
 
     Args:
         dim: Number of data dimensions D.
-        widths: Units of the layers that lift a point; the last are the pixels.
-        channels: Channels of the four blocks on the way down.
-        layer_embedding_dim: Units of the embedding e, even.
-        block_embedding_dim: Units of the embedding E, even.
+        widths: Numbers of units of the layers that lift a point; the last is the number of pixels.
+        channels: Numbers of channels of the four downward blocks.
+        layer_embedding_dim: Number of units of the embedding e, even.
+        block_embedding_dim: Number of units of the embedding E, even.
+
+    Raises:
+        UsageError: The widths or channels do not fit the architecture.
     """
 
     def __init__(
@@ -134,13 +138,15 @@ class OriginalToyConvUNet(nn.Module):
 
     @property
     def ends(self) -> tuple[nn.Linear, nn.Linear]:
-        """The layers that a point enters and leaves by."""
+        """First and last layer of the network."""
         entry = self.lift[0]
         assert isinstance(entry, NoisyLinear)
         return entry.linear, self.last
 
     def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """``z [B, D]`` and ``c_noise`` (``[]`` or ``[B]``) to ``[B, D]``; there are no labels."""
+        """Return F ``[B, D]`` of ``z [B, D]`` at ``c_noise`` (``[]`` or ``[B]``); labels are
+        ignored.
+        """
         c_noise = c_noise.expand(len(z))
         layer_embedding = self.layer_embedding(c_noise)
         h = z
@@ -165,11 +171,11 @@ class OriginalToyConvUNet(nn.Module):
 
 
 class OriginalToySongUNet(nn.Module):
-    """``F(z, c_noise)`` by a U-Net of the family of DDPM++.
+    """Network ``F(z, c_noise)`` by a U-Net of the DDPM++ family.
 
     Args:
         dim: Number of data dimensions D.
-        image_shape: Of the image that a point becomes, ``(C, H, W)``.
+        image_shape: Shape ``(C, H, W)`` of the image that represents a point.
         sizes: Arguments of ``UNet``.
     """
 
@@ -185,14 +191,16 @@ class OriginalToySongUNet(nn.Module):
 
     @property
     def ends(self) -> tuple[nn.Linear, nn.Linear]:
-        """As those of ``OriginalToyConvUNet``."""
+        """First and last layer of the network."""
         entry, exit = self.lift[0], self.lower[1]
         assert isinstance(entry, nn.Linear)
         assert isinstance(exit, nn.Linear)
         return entry, exit
 
     def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """As that of ``OriginalToyConvUNet``."""
+        """Return F ``[B, D]`` of ``z [B, D]`` at ``c_noise`` (``[]`` or ``[B]``); labels are
+        ignored.
+        """
         h = z
         for layer in self.lift:
             h = F.silu(layer(h))
@@ -205,5 +213,5 @@ def _embedding(width: int) -> nn.Sequential:
 
 
 def _layers(sizes: Sequence[int], embedding_dim: int) -> nn.ModuleList:
-    """A layer between each two neighbours of the sizes."""
+    """Return a layer between each two neighboring sizes."""
     return nn.ModuleList(NoisyLinear(*pair, embedding_dim) for pair in pairwise(sizes))

@@ -1,33 +1,35 @@
-"""A network that answers any question about a row: some of its cells, given some others.
+"""A network for any conditional distribution of a row: target cells given known cells.
 
-Each cell is *asked*, *known*, or *absent*. Numbers are cells of a flow: the network gives F of a
-denoiser (``flow.denoisers``) for those that are asked. Categories are answered by probabilities of
-their levels. A row is answered in this order,
+Each cell is *asked* (a target), *known* (a condition), or *absent*. Numbers are cells of a flow:
+the network computes F of a denoiser (``flow.denoisers``) for the targets. For categories it
+computes the probabilities of their levels. A row is factorized as
 
     p(numbers, levels | known) = prod_k p(level_k | known, levels before) p(numbers | known, levels)
 
-all of which is exact: probabilities by one call, a density by the flow.
+and all factors are exact: probabilities take one network evaluation, the density is that of the
+flow.
 
 The flow starts from the closed form of a mixture (``networks.mixture``), whose denoiser of x, the
-asked cells with noise of variance gamma, is ``D = x - gamma w``, and whose errors have standard
-deviations s. In units of F, with what the layers give as f, which is 0 at first,
+targets with noise of variance gamma, is ``D = x - gamma w``, with errors of standard deviation s.
+In units of F, with the output f of the layers, which is initially 0,
 
     F = sqrt(gamma (1 + gamma)) (x / (1 + gamma) - w) + sqrt((1 + gamma) / gamma) s f.
 
-So an untrained network is that mixture, given what is known; of one component, a Gaussian copula.
-The right F of numbers e and unit noise n is ``(sqrt(gamma) e - n) / sqrt(1 + gamma)``. That of the
-mixture is kept within what this can be: in a row that contradicts itself, as one with a wrong
-number does, it would be anywhere. Levels start from the shares of the components that they are
-given. Cells that are not asked have F = 0: to the flow they are standard normal numbers, which
-depend on nothing.
+So an untrained network is that mixture, given the known cells; with one component, it is a Gaussian
+copula. The regression target of F for numbers e and unit noise n is ``(sqrt(gamma) e - n) / sqrt(1
++ gamma)``. The F of the mixture is clipped to the range of this target, since in a row with
+contradictory values, such as one wrong number, it would be arbitrary. Level probabilities start
+from the level shares of the components. Cells that are not targets have F = 0: for the flow they
+are independent standard normal numbers.
 
-A number that is often the same, as 0, has a category beside it, whose levels are such *atoms*, and
-whose last level is that it is at none: the number is absent at an atom, whatever its state.
+A number with frequently repeated values, such as 0, has an additional category. Its levels are
+these *atoms*, and its last level means that the number is at none of them. At an atom the number is
+absent, whatever its state.
 
-A network of trials gives F of the data that are there, given parameters and covariates. It is one
-of questions whose numbers are residuals of data, asked where
-they are there and absent where they are missing, and whose conditions are parameters and
-covariates. Without states all data are asked: labels are then those of any conditional network.
+A network of trials computes F of observed data given parameters and covariates. Its numbers are
+residuals of data, asked where data is present and absent where it is missing, and its conditions
+are parameters and covariates. Without states all data is asked; labels are then those of any
+conditional network.
 """
 
 from collections.abc import Sequence
@@ -51,25 +53,29 @@ from training.networks.mlp import (
 
 
 class QuestionNetwork(nn.Module):
-    """F of asked numbers, and logits of asked levels.
+    """F of target numbers, and logits of target levels.
 
     Args:
-        dim: The number of numbers D.
+        dim: D, the number of numeric columns.
         noise_range: See ``NoiseFeatures``.
-        level_counts: Levels ``[C]`` of each category; K in all.
-        width: Units of each hidden layer.
+        level_counts: Numbers of levels of the C categories ``[C]``; K in all.
+        width: Number of units per hidden layer.
         depth: Number of hidden layers.
         time_features: Number of cosines of the noise condition.
         input_features: Number of waves per number.
         dropout: Fraction of the hidden activations dropped in training.
-        components: Components M of the mixture that it starts from.
-        conditions: Further numbers of each row, which are always known, and of which the mixture
-            knows nothing: the last ones of questions.
-        atoms: Places of the numbers whose atoms the last categories have.
+        components: M, the number of components of the initial mixture.
+        conditions: Number of further numbers per row that are always known; they come last in a
+            query, and the mixture does not depend on them.
+        atoms: Indices of the numbers with atoms, whose categories come last.
 
     Attributes:
-        others, with_atoms: Of numbers with atoms, their levels of being at none, and their places.
-        mixture: That it starts from.
+        others, with_atoms: For numbers with atoms, the index of the level "at no atom", and the
+            index of the number.
+        mixture: Initial mixture.
+
+    Raises:
+        UsageError: The levels or atoms are invalid.
     """
 
     frequencies: Tensor
@@ -77,9 +83,12 @@ class QuestionNetwork(nn.Module):
     others: Tensor
     with_atoms: Tensor
     asks = True
-    """Whether labels are questions, in coordinates of the flow."""
+    """Whether labels are queries, in coordinates of the flow."""
     label_dim = 0
-    """Without labels all numbers are asked, none is at an atom, and nothing else is known."""
+    """Number of required conditions.
+
+    Without labels, all numbers are targets and none is at an atom.
+    """
 
     def __init__(
         self,
@@ -123,25 +132,28 @@ class QuestionNetwork(nn.Module):
 
     @property
     def is_start(self) -> bool:
-        """Whether numbers are the mixture's alone, as before it is trained."""
+        """Whether F is that of the initial mixture, as before training."""
         output = self.numbers.output
         return not output.weight.any() and not output.bias.any()
 
     @property
     def question_dim(self) -> int:
-        """L, see ``pack``."""
+        """Length L of a query, see ``pack``."""
         return sum(self._sizes)
 
     @property
     def _sizes(self) -> list[int]:
-        """Of the parts of questions."""
+        """Lengths of the parts of a query."""
         return [self.dim, self.dim, sum(self.level_counts), len(self.level_counts), self.conditions]
 
     def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """F ``[B, D]``: 0 of what is not asked. Asked numbers ``[B, D]`` have noise, and unit
-        variance; others are not looked at. ``c_noise``, ``[]`` or ``[B]``, is an eighth of the log
-        of the variance of the noise; labels ``[B, L]`` are questions as ``pack`` makes them, None
-        to ask for all numbers."""
+        """Return F ``[B, D]``, which is 0 for numbers that are not targets.
+
+        Args:
+            z: Targets ``[B, D]`` with noise, scaled to unit variance; other numbers are ignored.
+            c_noise: An eighth of the log of the noise variance, ``[]`` or ``[B]``.
+            labels: Queries ``[B, L]`` as ``pack`` returns them; None to make all numbers targets.
+        """
         asked, start, h = self._seen(z, c_noise, labels)
         size = start.size.to(z.dtype)
         return asked * (start.value.to(z.dtype) + size * self.numbers(h))
@@ -150,15 +162,17 @@ class QuestionNetwork(nn.Module):
     def with_trace(
         self, z: Tensor, c_noise: Tensor, matrix: Tensor, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """F ``[B, D]`` in evaluation, and ``tr(matrix dF/dz) [B]``, without gradients, of a
-        diagonal matrix ``[D, D]``: coordinates of questions are the columns' own.
+        """Return F ``[B, D]`` in evaluation, and ``tr(matrix dF/dz) [B]``, without gradients.
 
-        Of the start, slopes are known; tangents of the layers are carried forward."""
+        The matrix ``[D, D]`` is diagonal, since the coordinates of queries are the columns
+        themselves. The slopes of the mixture have a closed form; tangents are propagated forward
+        through the layers.
+        """
         asked, start, h = self._seen(z, c_noise, labels)
         size = start.size.to(z.dtype)
         layers = self.numbers
         value, slopes = with_slopes(layers.input(h), layers.hidden, layers.output)
-        # The last features are waves of what is asked, whether it is, sizes, and those of the time.
+        # The last features are waves of targets, target flags, sizes, and features of the time.
         weight = self.numbers.input.weight[:, -self._asked_size :]
         count = len(self.frequencies)
         sizes = weight[:, (2 * count + 2) * self.dim :][:, : self.dim]
@@ -178,7 +192,7 @@ class QuestionNetwork(nn.Module):
     def _seen(
         self, z: Tensor, c_noise: Tensor, labels: Tensor | None
     ) -> tuple[Tensor, "Start", Tensor]:
-        """Which numbers are asked ``[B, D]``, as 0 and 1; the closed form; what layers see."""
+        """Return target flags ``[B, D]`` (0 or 1), the closed form, and the layers' inputs."""
         if labels is None:
             labels = z.new_zeros(len(z), self.question_dim)
             levels_at, levels = 2 * self.dim, sum(self.level_counts)
@@ -191,7 +205,7 @@ class QuestionNetwork(nn.Module):
         values, states, indicators, level_states = self.unpack(labels)
         asked = (states == ASKED).to(z.dtype)
         x_hat = asked * z
-        # In double precision: an inverse of columns that nearly follow from others needs it.
+        # Double precision, for the inverse of nearly linearly dependent columns.
         gamma = (8 * c_noise.double()).exp()[..., None]
         start = self.closed_form(x_hat.double(), gamma, labels)
         given = self._given(values, states == KNOWN, indicators, level_states >= ASKED)
@@ -202,16 +216,21 @@ class QuestionNetwork(nn.Module):
         return asked, start, h
 
     def closed_form(self, x_hat: Tensor, gamma: Tensor, labels: Tensor) -> "Start":
-        """The mixture's denoiser, of ``x_hat = x / sqrt(1 + gamma) [B, D]`` of asked numbers,
-        float64, ``gamma``, ``[1]`` or ``[B, 1]``, and labels ``[B, L]``."""
+        """Return the mixture's denoiser.
+
+        Args:
+            x_hat: Scaled targets ``x / sqrt(1 + gamma) [B, D]``, float64.
+            gamma: Noise variance ``[1]`` or ``[B, 1]``.
+            labels: Queries ``[B, L]``.
+        """
         values, states, indicators, level_states = self.unpack(labels.to(x_hat))
-        # Levels that are asked are known to numbers.
+        # Numbers are conditional on target levels too.
         level_known = (level_states >= ASKED).to(x_hat)[:, self.category_of] * indicators
         x = (1 + gamma).sqrt() * x_hat
         return self.mixture.start(x, gamma, values, states, level_known)
 
     def level_log_probabilities(self, labels: Tensor) -> Tensor:
-        """Of all levels, given what is known, ``[B, K]``."""
+        """Return log probabilities ``[B, K]`` of all levels, given the known cells."""
         values, states, indicators, level_states = self.unpack(labels)
         assert self.levels is not None, "only networks of tables with categories are asked"
         given = self._given(values, states == KNOWN, indicators, level_states == KNOWN)
@@ -226,7 +245,7 @@ class QuestionNetwork(nn.Module):
     def _given(
         self, values: Tensor, is_known: Tensor, indicators: Tensor, level_is_known: Tensor
     ) -> list[Tensor]:
-        """What layers see of known cells."""
+        """Return the inputs of the layers that describe known cells."""
         known, level_known = is_known.to(values), level_is_known.to(values)
         parts = [*with_waves(known * values, self.frequencies), known, level_known]
         if self.level_counts:
@@ -234,8 +253,10 @@ class QuestionNetwork(nn.Module):
         return parts
 
     def unpack(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Values ``[B, D]`` and states ``[B, D]`` of numbers, indicators ``[B, K]`` and states
-        ``[B, C]`` of levels."""
+        """Split queries into values and states of numbers, and indicators and states of levels.
+
+        They are ``[B, D]``, ``[B, D]``, ``[B, K]`` and ``[B, C]``.
+        """
         values, states, indicators, level_states, _ = labels.split_with_sizes(self._sizes, dim=1)
         if self.atoms:
             of_atoms = level_states[:, len(self.level_counts) - len(self.atoms) :]
@@ -246,8 +267,10 @@ class QuestionNetwork(nn.Module):
 
 
 class _Layers(nn.Module):
-    """A residual perceptron whose output is 0 at first; its depth is that of hidden layers beside
-    the first."""
+    """A residual perceptron whose output is initially 0.
+
+    Its depth is the number of hidden layers after the first.
+    """
 
     def __init__(self, seen: int, width: int, depth: int, out: int, dropout: float):
         super().__init__()
@@ -265,13 +288,18 @@ class _Layers(nn.Module):
         return self.output(h)
 
     def carried(self, inward: Tensor, weights: Tensor, slopes: Sequence[Tensor]) -> Tensor:
-        """Tangents ``[B, width]`` at the last layer, of those ``[B, R]`` of few inputs that are not
-        0, which the first layer takes by weights ``[R, width]``; slopes are those of the layers."""
+        """Return tangents ``[B, width]`` at the last layer.
+
+        Args:
+            inward: Tangents ``[B, R]`` of the few inputs with nonzero tangents.
+            weights: Weights ``[R, width]`` of these inputs in the first layer.
+            slopes: Slopes of the hidden activations.
+        """
         tangents = inward @ weights
         for layer, slope in zip(self.hidden, slopes, strict=True):
             weight = layer.weight
             assert isinstance(weight, Tensor)
-            # Few numbers go into the first: its product with the layer before is made first.
+            # The first layer has few such inputs: multiply its weights with the next layer first.
             first = layer is self.hidden[0]
             product = inward @ (weights @ weight.T) if first else tangents @ weight.T
             tangents.addcmul_(product, slope)
@@ -279,10 +307,10 @@ class _Layers(nn.Module):
 
 
 class TrialNetwork(QuestionNetwork):
-    """F of asked data; see ``QuestionNetwork`` for its arguments.
+    """F of target data; see ``QuestionNetwork`` for the other arguments.
 
     Args:
-        label_dim: Parameters and covariates C.
+        label_dim: C, the number of parameters and covariates.
     """
 
     asks = False
@@ -309,7 +337,7 @@ class TrialNetwork(QuestionNetwork):
         self.label_dim = label_dim
 
     def states(self, labels: Tensor) -> Tensor:
-        """Of data ``[B, K]``, by labels ``[B, C]`` or ``[B, C + K]``."""
+        """Return the states of data ``[B, K]`` from labels ``[B, C]`` or ``[B, C + K]``."""
         states = labels[:, self.label_dim :]
         return states if states.shape[1] else labels.new_full((len(labels), self.dim), ASKED)
 

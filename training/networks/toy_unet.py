@@ -14,7 +14,7 @@ SIDE = 8
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions; the noise embedding scales and shifts between them (FiLM)."""
+    """Two 3 x 3 convolutions with scale and shift by the noise embedding between them (FiLM)."""
 
     def __init__(self, in_channels: int, out_channels: int, embedding_dim: int):
         super().__init__()
@@ -34,13 +34,14 @@ class ResidualBlock(nn.Module):
 
 
 class ToyConvUNet(nn.Module):
-    """``F(z, c_noise)`` by a U-Net with resolutions 8, 4 and 2 and skips between equal ones.
+    """Network ``F(z, c_noise)`` by a U-Net with resolutions 8, 4 and 2 and skip connections.
 
     Args:
         dim: Number of data dimensions D.
         noise_range: See ``NoiseFeatures``.
-        channels: Channels at full resolution; twice as many below. A multiple of 8.
-        embedding_dim: Units of the noise embedding.
+        channels: Number of channels at full resolution, a multiple of 8; coarser levels have twice
+            as many.
+        embedding_dim: Number of units of the noise embedding.
         time_features: Number of cosines of the noise condition.
     """
 
@@ -67,12 +68,14 @@ class ToyConvUNet(nn.Module):
         self.up8 = ResidualBlock(wide + channels, channels, embedding_dim)
         self.norm = nn.GroupNorm(8, channels)
         self.lower = nn.Linear(channels * SIDE * SIDE, dim)
-        # F = 0 makes D the best linear denoiser: training starts from there.
+        # F = 0 makes D the best linear denoiser, the start of training.
         nn.init.zeros_(self.lower.weight)
         nn.init.zeros_(self.lower.bias)
 
     def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """``z [B, D]`` and ``c_noise`` (``[]`` or ``[B]``) to ``[B, D]``; there are no labels."""
+        """Return F ``[B, D]`` of ``z [B, D]`` at ``c_noise`` (``[]`` or ``[B]``); labels are
+        ignored.
+        """
         embedding = self.embed(c_noise.expand(len(z)))
         at8 = self.down8(self.lift(z).unflatten(1, (-1, SIDE, SIDE)), embedding)
         at4 = self.down4(F.avg_pool2d(at8, 2), embedding)
@@ -83,17 +86,17 @@ class ToyConvUNet(nn.Module):
 
 
 class ToySongUNet(nn.Module):
-    """``F(z, c_noise)`` by the encoder and decoder of DDPM++, of an image made of the point.
+    """Network ``F(z, c_noise)`` by the encoder and decoder of DDPM++, on an image of the point.
 
-    The noise features are not those of DDPM++, but few and slow: see ``NoiseFeatures``.
+    The noise features differ from those of DDPM++: they are few and smooth, see ``NoiseFeatures``.
 
     Args:
         dim: Number of data dimensions D.
         noise_range: See ``NoiseFeatures``.
-        image_channels: Channels of the image that the point becomes and comes from.
-        channels: Channels at full resolution, but for its factor.
+        image_channels: Number of channels of the image that represents a point.
+        channels: Number of channels at full resolution, before its factor.
         channel_mult: Factor of each level; resolutions are 8, 4, 2.
-        num_blocks: Residual blocks of an encoder level.
+        num_blocks: Number of residual blocks per encoder level.
         attention_resolutions: Resolutions at which blocks have attention.
         dropout: Fraction of activations dropped in training.
         time_features: Number of cosines of the noise condition.
@@ -115,7 +118,7 @@ class ToySongUNet(nn.Module):
         self.image_shape = (image_channels, SIDE, SIDE)
         widths = [factor * channels for factor in channel_mult]
         layout = Layout(self.image_shape, channels, widths, num_blocks, attention_resolutions)
-        # F = 0 makes D the best linear denoiser: training starts from there.
+        # F = 0 makes D the best linear denoiser, the start of training.
         style = BlockStyle(4 * channels, dropout, image_gain=0.0)
         self.embed = nn.Sequential(
             NoiseFeatures(noise_range, time_features),
@@ -131,7 +134,9 @@ class ToySongUNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """``z [B, D]`` and ``c_noise`` (``[]`` or ``[B]``) to ``[B, D]``; there are no labels."""
+        """Return F ``[B, D]`` of ``z [B, D]`` at ``c_noise`` (``[]`` or ``[B]``); labels are
+        ignored.
+        """
         embedding = self.embed(c_noise.expand(len(z)))
         image = self.lift(z).unflatten(1, self.image_shape)
         features = self.encoder(image.contiguous(memory_format=torch.channels_last), embedding)

@@ -1,24 +1,26 @@
-"""U-Nets for images: DDPM++ and NCSN++ (Song et al. 2021, arXiv 2011.13456, app. H), and ADM, the
-ablated diffusion model (Dhariwal and Nichol 2021, arXiv 2105.05233).
+"""U-Nets for images: DDPM++, NCSN++ and ADM.
 
-Sizes and other settings are those of Karras et al. 2022 (arXiv 2206.00364, table 7). Against
-DDPM++, the embedding of ADM scales as well as shifts, heads of attention have 64 channels, more
-blocks have attention, nothing divides by ``sqrt(2)``, and class labels enter the embedding late.
+DDPM++ and NCSN++ are those of Song et al. 2021 (arXiv 2011.13456, app. H). ADM is the ablated
+diffusion model (Dhariwal and Nichol 2021, arXiv 2105.05233).
 
-Networks take and give flat images ``[B, C H W]``, for that is what a flow sees. Inside, images are
-channels-last, which is what the convolutions of most processors prefer. Where the coarser levels
-do not halve their side evenly, they get a border of zeros, which is cut off again.
+Sizes and other settings are those of Karras et al. 2022 (arXiv 2206.00364, table 7). Compared with
+DDPM++, the embedding of ADM scales as well as shifts, attention heads have 64 channels, more blocks
+have attention, nothing is divided by ``sqrt(2)``, and class labels enter the embedding late.
 
-Beside the whitened image, networks may see the noisy pixels themselves. Whitening makes small
-directions as loud as large ones, so that what is plain in pixels, an edge, a background of one
-value, 17 gray levels, is spread over all of them and buried. With noise of the variance ``v`` a
-pixel, a pixel u is seen as
+Inputs and outputs are flat images ``[B, C H W]``, as in the flow. Inside, images are channels-last,
+which is faster on most processors. If the side of an image cannot be halved evenly at all levels,
+it gets a border of zeros, which is cropped at the end.
+
+Networks can take the noisy pixels as inputs in addition to the whitened image. Whitening amplifies
+small directions to the size of large ones. Simple structure in pixels, such as an edge, a
+background of one value, or 17 gray levels, is then spread over all directions and hidden. With
+noise of variance ``v`` per pixel, the inputs for a pixel u are
 
     u / sqrt(1 + v)   and   exp(-w^2 v / 2) sin(w u),  exp(-w^2 v / 2) cos(w u),   w = pi 2^k.
 
-Waves tell apart values that lie close together, as the Fourier features of Kingma et al. 2021
-(*Variational diffusion models*) do. Each fades where noise as wide as its period blurs it anyway:
-the factor is what noise leaves of the wave of a clean pixel on average.
+Waves separate nearby values, like the Fourier features of Kingma et al. 2021 (*Variational
+diffusion models*). A wave fades as the noise becomes as wide as its period: the factor is the mean
+attenuation, by noise, of a clean pixel's wave.
 """
 
 from collections.abc import Sequence
@@ -38,8 +40,13 @@ from training.networks.encoder_decoder import Decoder, Encoder, Layout
 
 
 class PixelWaves(nn.Module):
-    """Noisy pixels and their waves, as channels: so many wave lengths, from 2, the range of pixels,
-    down by halves. Raises UsageError if these are not from 1 to ``MOST_WAVES``."""
+    """Noisy pixels and their waves, as channels.
+
+    Wavelengths start at 2, the range of pixels, and halve ``count - 1`` times.
+
+    Raises:
+        UsageError: ``count`` is not from 1 to ``MOST_WAVES``.
+    """
 
     frequencies: Tensor
 
@@ -53,11 +60,11 @@ class PixelWaves(nn.Module):
 
     @property
     def per_channel(self) -> int:
-        """Channels that are made of one."""
+        """Number of output channels per image channel."""
         return 1 + 2 * len(self.frequencies)
 
     def forward(self, pixels: Tensor, noise_variance: Tensor) -> Tensor:
-        """``[B, C, H, W]`` and variances ``[B]`` to ``[B, C (1 + 2 count), H, W]``."""
+        """Return channels ``[B, C (1 + 2 count), H, W]``, given noise variances ``[B]``."""
         variance = noise_variance[:, None, None, None]
         seen = [pixels * (1 + variance).rsqrt()]
         for frequency in self.frequencies:
@@ -79,12 +86,11 @@ class ImageUNet(nn.Module):
 
     Args:
         layout: Sizes of the network.
-        style: Style of its blocks.
+        style: Settings shared by its blocks.
         embedding: Embedding of the noise condition and the labels.
         encoder_type: ``skip`` and ``residual`` feed downsampled images to the coarser levels.
-        decoder_type: ``skip`` lets every level make an image.
-        pixel_waves: Number of waves of the noisy pixels that it sees; 0 for the whitened image
-            alone.
+        decoder_type: ``skip`` makes every level produce an image.
+        pixel_waves: Number of waves of the noisy pixels as inputs; 0 for the whitened image only.
     """
 
     def __init__(
@@ -118,18 +124,22 @@ class ImageUNet(nn.Module):
         pixels: Tensor | None = None,
         pixel_noise: Tensor | None = None,
     ) -> Tensor:
-        """``F(z, c_noise)``; missing labels are zeros.
+        """Return ``F(z, c_noise)``; missing labels are zeros.
 
         Args:
             z: Flat images ``[B, C H W]``.
-            c_noise: ``[]`` or ``[B]``.
-            labels: ``[B, label_dim]``, one-hot.
-            augment_labels: ``[B, augment_dim]``.
-            pixels: The noisy image itself ``[B, C H W]``, for a network with ``pixel_waves``.
-            pixel_noise: Variance of its noise, ``[]`` or ``[B]``, likewise.
+            c_noise: Noise conditions ``[]`` or ``[B]``.
+            labels: Class labels ``[B, label_dim]``, one-hot.
+            augment_labels: Augmentation labels ``[B, augment_dim]``.
+            pixels: Noisy image ``[B, C H W]``, for a network with ``pixel_waves``.
+            pixel_noise: Noise variance of its pixels, ``[]`` or ``[B]``, for a network with
+                ``pixel_waves``.
 
         Returns:
             ``[B, C H W]``, in the dtype of z also under autocast.
+
+        Raises:
+            UsageError: The input has another shape, or noisy pixels are missing.
         """
         channels, height, width = self.image_shape
         if z.shape[1:] != (channels * height * width,):
@@ -151,22 +161,22 @@ class ImageUNet(nn.Module):
         return own.flatten(1).to(z.dtype)
 
     def _bordered(self, images: Tensor) -> Tensor:
-        """Images ``[B, C, H, W]`` in a border of zeros."""
+        """Return images ``[B, C, H, W]`` with a border of zeros."""
         if any(self._border):
             images = F.pad(images, self._border)
         return images.contiguous(memory_format=torch.channels_last)
 
 
 class UNet(ImageUNet):
-    """The family of DDPM++ and NCSN++.
+    """The U-Net family of DDPM++ and NCSN++.
 
     Args:
         image_shape: ``(C, H, W)``, with H = W at least 8.
         label_dim: Number of classes; 0 for none.
         augment_dim: Number of augmentation labels; 0 for none.
-        model_channels: Channels of the finest level, but for its factor.
+        model_channels: Number of channels of the finest level, before its factor.
         channel_mult: Factor of each level.
-        num_blocks: Residual blocks of an encoder level.
+        num_blocks: Number of residual blocks per encoder level.
         attention_resolutions: Resolutions at which blocks have attention.
         dropout: Fraction of activations dropped in training.
         noise_features: ``positional``, or ``fourier``: random, and twice as many.
@@ -207,7 +217,7 @@ class UNet(ImageUNet):
 
 
 class DDPMpp(UNet):
-    """DDPM++: the defaults of ``UNet``. 55.7 million parameters at 32 x 32."""
+    """DDPM++: the defaults of ``UNet``, with 55.7 million parameters at 32 x 32."""
 
 
 class NCSNpp(UNet):
@@ -232,10 +242,10 @@ class NCSNpp(UNet):
 
 
 class ADMUNet(ImageUNet):
-    """ADM: 279.6 million parameters at 32 x 32, which made its name at 64 x 64 and above.
+    """ADM, with 279.6 million parameters at 32 x 32; best known for 64 x 64 and above.
 
     Args:
-        head_channels: Channels of one attention head; other arguments are those of ``UNet``.
+        head_channels: Number of channels per attention head; other arguments are those of ``UNet``.
         rounded_heads: See ``BlockStyle``.
     """
 

@@ -1,1 +1,1 @@
-"""Images as data: files, sets of them, and batches."""
+"""Images as data: files, data sets, and batches."""

@@ -1,9 +1,9 @@
-"""Images as data: pixels to numbers and back, and endless shuffled batches of a data set.
+"""Conversion between pixels and numbers, and endless shuffled batches of an image data set.
 
-A stream is a function of (seed, position) alone. With n images, position k belongs to epoch
-``k // n`` and shows the image at place ``k % n`` of a permutation seeded by (seed, epoch). So every
-image is shown exactly once an epoch, a stream can start anywhere, and ranks need not talk: batch s
-is the positions from ``s * batch``, of which each rank reads its share.
+A stream is a function of (seed, position) alone. With n images, position k belongs to epoch ``k //
+n`` and shows image ``k % n`` of a permutation seeded by (seed, epoch). So every image occurs
+exactly once per epoch, a stream can start anywhere, and ranks need no communication: batch s
+consists of the positions from ``s * batch``, and each rank reads its shard of them.
 """
 
 import signal
@@ -36,13 +36,16 @@ __all__ = [
 
 
 def normalize_pixels(pixels: Tensor) -> Tensor:
-    """uint8 pixels of any shape as float32 data, ``p / 127.5 - 1``, on their device."""
+    """Convert uint8 pixels of any shape to float32 data ``p / 127.5 - 1``, on their device."""
     return pixels.to(torch.float32) / 127.5 - 1
 
 
 def to_pixels(points: Tensor) -> Tensor:
-    """Data of any shape as uint8 pixels: rounded to the nearest, clamped to 0..255. Raises
-    DataError for values that are not finite."""
+    """Convert data of any shape to uint8 pixels: rounded to the nearest, clamped to 0..255.
+
+    Raises:
+        DataError: A value is not finite.
+    """
     if not points.isfinite().all():
         raise DataError("values that are not finite cannot be pixels")
     return ((points + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -52,14 +55,14 @@ def to_pixels(points: Tensor) -> Tensor:
 class ImageBatches:
     """Endless shuffled batches of a data set, a function of (seed, position) alone.
 
-    Points are flattened and normalized in float32 on the device, from uint8 that was sent there.
+    Images are sent to the device as uint8, and flattened and normalized to float32 there.
 
     Attributes:
         dataset: The images.
         batch: Batch size over all ranks.
-        seed: Seed of the order of the images.
-        device: Device that the points are moved to.
-        workers: Processes of this rank that read ahead; 0 reads in this one.
+        seed: Random seed of the order of the images.
+        device: Device of the points.
+        workers: Number of processes of this rank that read ahead; 0 reads in this process.
     """
 
     dataset: ImageDataset
@@ -69,10 +72,13 @@ class ImageBatches:
     workers: int = 1
 
     def batches(self, first_step: int) -> Iterator[Batch]:
-        """This rank's share of each batch from that step on: ``[b, D]``, labels ``[b, k]``.
+        """Yield this rank's shard of each batch from a step on: ``[b, D]``, labels ``[b, k]``.
 
-        If a worker dies, all are started again, and the stream goes on where it was. Raises
-        DataError for an image that cannot be read, or if a worker died twice at the same batch."""
+        If a worker dies, all workers are restarted, and the stream continues where it was.
+
+        Raises:
+            DataError: An image cannot be read, or a worker died twice at the same batch.
+        """
         step, died_at = first_step, -1
         while True:
             order = self._shuffled_order(step)
@@ -88,7 +94,7 @@ class ImageBatches:
                 logger.warning(f"Warning: {error}; starting it again")
 
     def _shuffled_order(self, first_step: int) -> Iterator[list[int]]:
-        """The items of this rank's share of each batch, from a step on, without end."""
+        """Yield the indices of this rank's shard of each batch, from a step on, endlessly."""
         images, share = len(self.dataset), distributed.shard(self.batch)
         drawn, permutation = -1, torch.empty(0)
         for step in count(first_step):
@@ -109,18 +115,17 @@ def basis_batches(
     device: torch.device | str = "cpu",
     workers: int = 0,
 ) -> Iterator[Tensor]:
-    """Float32 points ``[n, D]`` for an eigenbasis, each image once; this rank's share of them.
+    """Yield this rank's share of float32 points ``[n, D]`` for an eigenbasis, each image once.
 
     Args:
         dataset: The images.
-        max_images: Number of images over all ranks, drawn at random but always the same; None for
-            all.
+        max_images: Number of images over all ranks, a random but fixed choice; None for all.
         batch: Number of images at a time.
-        device: Device that the points are moved to.
-        workers: Processes of this rank that read ahead.
+        device: Device of the points.
+        workers: Number of processes of this rank that read ahead.
 
     Raises:
-        DataError: An image that cannot be read, or fewer images than ranks.
+        DataError: An image cannot be read, or there are fewer images than ranks.
     """
     total = min(len(dataset), max_images or len(dataset))
     if total < distributed.world_size():
@@ -137,16 +142,16 @@ def pixel_batches(
     device: torch.device | str = "cpu",
     workers: int = 0,
 ) -> Iterator[Tensor]:
-    """Pixels ``[n, C, H, W]`` uint8 of images in the order given; this rank's share of them.
+    """Yield this rank's share of uint8 pixels ``[n, C, H, W]`` of images in the given order.
 
     Args:
         dataset: The images.
-        items: Indices of the images, ``[N]`` over all ranks. A rank with an empty share yields
+        items: Indices of the images, ``[N]`` over all ranks. A rank with an empty shard yields
             nothing.
         batch, device, workers: As of ``basis_batches``.
 
     Raises:
-        DataError: An image that cannot be read.
+        DataError: An image cannot be read.
     """
     mine = items[distributed.shard(len(items))].tolist()
     parts = [mine[start : start + batch] for start in range(0, len(mine), batch)]
@@ -155,13 +160,13 @@ def pixel_batches(
 
 
 class _Reader(Dataset[tuple[Tensor, Tensor] | DataError]):
-    """Whole batches by lists of items, so that a cached data set is indexed once a batch."""
+    """Whole batches by lists of indices, so that a cached data set is indexed once per batch."""
 
     def __init__(self, dataset: ImageDataset):
         self._dataset = dataset
 
     def __getitem__(self, items: list[int]) -> tuple[Tensor, Tensor] | DataError:
-        # An exception from a worker would arrive with a traceback as its message.
+        # An exception in a worker would arrive with its traceback as the message.
         try:
             return self._dataset.read(items)
         except DataError as error:
@@ -169,20 +174,23 @@ class _Reader(Dataset[tuple[Tensor, Tensor] | DataError]):
 
 
 def _leave_signals_to_parent(worker: int) -> None:
-    """A Ctrl-C reaches all processes of a terminal, but only the training may act on it."""
+    """Ignore signals in a worker: Ctrl-C reaches all processes, but the training handles it."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 class _WorkerDied(DataError):
-    """A process that reads data was killed, such as for its memory."""
+    """Error of a killed reader process, for example for lack of memory."""
 
 
 def _load(
     dataset: ImageDataset, order: Iterable[list[int]], workers: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pixels and labels of lists of items, in their order, on the device. Raises DataError for an
-    image that cannot be read, or if a worker died."""
+    """Yield pixels and labels for lists of indices, in their order, on the device.
+
+    Raises:
+        DataError: An image cannot be read, or a worker died.
+    """
     pin = device.type == "cuda"
     loader: DataLoader[tuple[Tensor, Tensor] | DataError] = DataLoader(
         _Reader(dataset),
@@ -191,7 +199,7 @@ def _load(
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_leave_signals_to_parent,
-        # Without its own, the loader would draw from the process's generator.
+        # Without its own generator, the loader would draw from the process's generator.
         generator=torch.Generator().manual_seed(0),
     )
     with _worker_errors_only_when_waiting():
@@ -201,8 +209,8 @@ def _load(
             try:
                 result = next(results, None)
             except (RuntimeError, OSError, EOFError) as error:
-                # A worker that was killed is found dead, or what it has sent cannot be fetched from
-                # it any more; torch passes on what a worker raised as "Caught ...".
+                # A killed worker is found dead, or its results can no longer be fetched; exceptions
+                # raised in a worker start with "Caught ...".
                 dead = isinstance(error, RuntimeError) and str(error).startswith(
                     "DataLoader worker"
                 )
@@ -220,14 +228,14 @@ def _load(
             pixels, labels = result
             yield pixels.to(device, non_blocking=pin), labels.to(device, non_blocking=pin)
     finally:
-        del results  # a traceback that is kept would keep the workers alive
+        del results  # a stored traceback would keep the workers alive
 
 
 @contextmanager
 def _worker_errors_only_when_waiting() -> Iterator[None]:
-    """Keeps torch, in the block, from raising errors of dead workers in a signal handler.
+    """Prevent torch from raising errors of dead workers in a signal handler, in this block.
 
-    Such an error could come in the middle of a step of Adam. Whoever waits for data gets it anyway.
+    Such an error could interrupt a step of Adam. Code that waits for data gets the error anyway.
     """
     number = getattr(signal, "SIGCHLD", None)  # Windows has none
     handler = None if number is None else signal.getsignal(number)

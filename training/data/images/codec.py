@@ -20,8 +20,15 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def decode_exact(data: bytes, where: str) -> np.ndarray:
-    """The pixels of a file that holds 8-bit gray or RGB, as they are: ``[H, W, C]`` uint8. Raises
-    DataError if it is broken, too large, or of another kind; ``where`` is its name in the error."""
+    """Return the unchanged pixels ``[H, W, C]`` uint8 of an 8-bit gray or RGB file.
+
+    Args:
+        data: Content of the file.
+        where: Name of the file in errors.
+
+    Raises:
+        DataError: The file is broken, too large, or of another kind.
+    """
     image = _decode(data, where)
     depth = _png_depth(data)
     if image.mode not in ("L", "RGB") or depth not in (None, 8):
@@ -34,28 +41,31 @@ def decode_exact(data: bytes, where: str) -> np.ndarray:
 
 
 class Decoder:
-    """Reads image files of any 8-bit kind, and says once in the log what it had to convert.
+    """Reader of 8-bit image files, which logs each kind of conversion once.
 
-    A photograph is turned upright as its EXIF entry says, palettes become RGB, what is transparent
-    is laid on white, and of an animation the first picture counts.
+    Photographs are rotated as their EXIF entry specifies, palettes become RGB, transparent images
+    are placed on white, and the first frame of an animation is used.
     """
 
     def __init__(self) -> None:
         self._said: set[str] = set()
 
     def __call__(self, data: bytes, where: str) -> np.ndarray:
-        """The pixels ``[H, W, C]`` uint8, C = 1 if the file is gray, else 3. Raises DataError if it
-        is broken, too large, or has more than 8 bits a channel."""
+        """Return the pixels ``[H, W, C]`` uint8, with C = 1 if the file is gray, else 3.
+
+        Raises:
+            DataError: The file is broken, too large, or has more than 8 bits per channel.
+        """
         image = _decode(data, where)
         if image.mode.startswith(("I", "F")) or _png_depth(data) == 16:
             raise DataError(f"{where} has more than 8 bits a channel: convert it to 8 bits first")
-        # Without copies that are not needed: a large image takes hundreds of MiB.
+        # In place, since a copy of a large image takes hundreds of MiB.
         with _converting(where):
             ImageOps.exif_transpose(image, in_place=True)
         return _pixels(self._plain(image, where))
 
     def _plain(self, image: Image.Image, where: str) -> Image.Image:
-        """The image in mode L or RGB."""
+        """Return the image in mode L or RGB."""
         if image.mode == "1":
             self._say("black-and-white images become gray", where)
             image = _converted(image, "L", where)
@@ -88,9 +98,9 @@ def _converted(image: Image.Image, mode: str, where: str) -> Image.Image:
 
 @contextmanager
 def _converting(where: str) -> Iterator[None]:
-    """Around a call of Pillow: what it raises of broken metadata becomes DataError.
+    """Convert Pillow's errors about broken metadata to DataError, in this block.
 
-    Conversions warn about odd palettes and metadata, which change no pixel.
+    Warnings about odd palettes and metadata are suppressed, since they do not affect pixels.
     """
     try:
         with warnings.catch_warnings():
@@ -98,26 +108,26 @@ def _converting(where: str) -> Iterator[None]:
             yield
     except MemoryError:
         raise
-    except Exception as error:  # metadata is parsed here, and may be broken in any way
+    except Exception as error:  # broken metadata can raise any error
         raise DataError(f"{where} cannot be converted: {first_line(error)}") from error
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """An uncompressed PNG of ``[H, W, C]`` uint8 pixels; equal pixels give equal bytes."""
+    """Return an uncompressed PNG of ``[H, W, C]`` uint8 pixels; equal pixels give equal bytes."""
     file = BytesIO()
     _to_image(pixels).save(file, format="PNG", compress_level=0)
     return file.getvalue()
 
 
 def resize(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """``[H, W, C]`` pixels resampled to another size by an antialiased Lanczos filter."""
+    """Resample ``[H, W, C]`` pixels to another size by an antialiased Lanczos filter."""
     if pixels.shape[:2] == (height, width):
         return pixels
     return _pixels(_to_image(pixels).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def to_gray(pixels: np.ndarray) -> np.ndarray:
-    """The luma (ITU-R 601) of ``[H, W, 3]`` pixels as ``[H, W, 1]``."""
+    """Return the luma (ITU-R 601) of ``[H, W, 3]`` pixels as ``[H, W, 1]``."""
     return _pixels(_to_image(pixels).convert("L"))
 
 
@@ -135,7 +145,7 @@ def _decode(data: bytes, where: str) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         raise DataError(f"{where} is not an image of a known format") from error
-    except Exception as error:  # decoders raise nearly anything at broken files
+    except Exception as error:  # decoders raise many kinds of errors for broken files
         raise DataError(f"{where} is not a readable image: {first_line(error)}") from error
     if not small:
         size = f"{image.width}x{image.height}"
@@ -144,7 +154,7 @@ def _decode(data: bytes, where: str) -> Image.Image:
 
 
 def _png_depth(data: bytes) -> int | None:
-    """Bits a channel of a PNG, of which Pillow keeps 8 without a word; None for other formats."""
+    """Return the bits per channel of a PNG, which Pillow silently cuts to 8; None otherwise."""
     return data[24] if data.startswith(_PNG_SIGNATURE) else None
 
 
@@ -159,15 +169,15 @@ def _to_image(pixels: np.ndarray) -> Image.Image:
 
 @dataclass(frozen=True)
 class Transform:
-    """Crops and resizes ``[H, W, C]`` uint8 pixels to a square.
+    """Transformation of ``[H, W, C]`` uint8 pixels to a square by cropping and resizing.
 
-    ``center-crop`` cuts out the largest square in the middle; ``center-crop-wide`` the largest
-    rectangle of the resolution's aspect, and adds black rows above and below to make a square of
-    its width. Without a name, an image has to be square already.
+    ``center-crop`` cuts out the largest square in the middle. ``center-crop-wide`` cuts out the
+    largest rectangle with the aspect ratio of the resolution, and adds black rows above and below
+    to make it square. Without a name, an image must already be square.
 
     Attributes:
-        name: One of ``TRANSFORMS``, or None.
-        resolution: Width and height to resize to after the crop; None leaves the size.
+        name: A name in ``TRANSFORMS``, or None.
+        resolution: Width and height to resize to after the crop; None keeps the size.
 
     Raises:
         UsageError: The resolution does not fit the transform.
@@ -199,8 +209,11 @@ class Transform:
             )
 
     def __call__(self, pixels: np.ndarray, where: str) -> np.ndarray:
-        """The square image ``[S, S, C]``. Raises DataError if the image is not square, and no
-        transform says what to cut off."""
+        """Return the square image ``[S, S, C]``.
+
+        Raises:
+            DataError: The image is not square, and there is no transform.
+        """
         height, width, channels = pixels.shape
         if self.name is None and width != height:
             raise DataError(

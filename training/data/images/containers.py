@@ -1,7 +1,7 @@
-"""Zips and folders of image files behind one interface, and the labels in their ``dataset.json``.
+"""Zips and folders of image files behind one interface, and labels in their ``dataset.json``.
 
-A zip may come from anywhere, so nothing in it is trusted: names that would leave a folder, links,
-and entries that say they are huge are refused by name, and nothing is ever extracted to disk.
+Zips are untrusted: names that would leave a folder, links, and entries of huge declared size are
+rejected, and nothing is ever extracted to disk.
 """
 
 import json
@@ -22,10 +22,13 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 LABEL_FILE = "dataset.json"
 MAX_FILE_BYTES = 256 << 20
 MAX_LABEL_BYTES, MOST_LABEL_LISTS = 64 << 20, 4_000_000
-"""Of ``dataset.json``: it is held in memory, where an empty list takes twenty times its length."""
+"""Limits for ``dataset.json``.
+
+It is kept in memory, where an empty list takes twenty times its length in the file.
+"""
 LONGEST_QUOTED = 200
 MAX_CLASSES = 100_000
-"""One more than the largest integer label: each label becomes a one-hot vector this long."""
+"""Maximum number of classes, one more than the largest label: labels become one-hot vectors."""
 
 Label = int | list[float]
 
@@ -33,7 +36,7 @@ _DRIVE_OR_CONTROL = re.compile(r"^[A-Za-z]:|[\x00-\x1f\x7f]")
 
 
 class Container(Protocol):
-    """Files with relative names, ``/`` between folders.
+    """Files with relative names, with ``/`` between folders.
 
     Attributes:
         path: The zip or folder.
@@ -44,17 +47,24 @@ class Container(Protocol):
     names: list[str]
 
     def where(self, name: str) -> str:
-        """A file of this container, as errors call it."""
+        """Return the description of a file for error messages."""
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file. Raises DataError if it is too large or cannot be read whole."""
+        """Return the bytes of a file.
+
+        Raises:
+            DataError: The file is too large or cannot be read completely.
+        """
 
     def close(self) -> None: ...
 
 
 def open_container(path: Path) -> Container:
-    """The files of a folder, or else of a zip. Raises DataError if nothing is there, it is neither,
-    or the zip has an unsafe entry."""
+    """Open a folder or a zip as a container.
+
+    Raises:
+        DataError: The path does not exist, is neither, or the zip has an unsafe entry.
+    """
     if path.is_dir():
         return FolderContainer(path)
     if not path.exists():
@@ -68,7 +78,7 @@ class FolderContainer:
     def __init__(self, path: Path):
         self.path = path
         self.names: list[str] = []
-        # A folder that cannot be listed is an error: left alone, it would look empty.
+        # A folder that cannot be listed is an error: otherwise it would appear empty.
         for folder, _, files in os.walk(path, onerror=_reraise):
             below = Path(folder).relative_to(path)
             self.names.extend((below / file).as_posix() for file in files)
@@ -81,7 +91,7 @@ class FolderContainer:
     def read(self, name: str) -> bytes:
         file = self.path / name
         try:
-            # Opening a pipe or a device could wait for ever.
+            # Opening a pipe or a device could block forever.
             if not stat.S_ISREG(file.stat().st_mode):
                 raise DataError(f"{self.where(name)} is not an ordinary file")
             with file.open("rb") as stream:
@@ -94,7 +104,7 @@ class FolderContainer:
         return data
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no file is held open."""
 
 
 class ZipContainer:
@@ -120,7 +130,7 @@ class ZipContainer:
     def _checked_entries(self) -> dict[str, zipfile.ZipInfo]:
         entries: dict[str, zipfile.ZipInfo] = {}
         for info in self._archive.infolist():
-            # The filename that zipfile gives is already mended; what was written is judged.
+            # zipfile sanitizes its filename attribute; the check is on the original name.
             name = info.orig_filename
             if (
                 not name
@@ -149,13 +159,13 @@ class ZipContainer:
                 f"{MAX_FILE_BYTES >> 20} MiB"
             )
         try:
-            # zipfile itself stops at the declared size, and checks the checksum.
+            # zipfile enforces the declared size, and verifies the checksum.
             return self._archive.read(info)
         except (
             OSError,
             EOFError,
             ValueError,
-            RuntimeError,  # encrypted; NotImplementedError (an unknown compression) is one too
+            RuntimeError,  # encrypted; NotImplementedError (an unknown compression) is a subclass
             struct.error,
             zlib.error,
             lzma.LZMAError,
@@ -168,7 +178,7 @@ class ZipContainer:
 
 
 def image_names(container: Container) -> list[str]:
-    """Names of the image files, sorted; hidden files and macOS's shadow folder are left out."""
+    """Return sorted names of image files, without hidden files and the shadow folder of macOS."""
     return [
         name
         for name in container.names
@@ -178,8 +188,11 @@ def image_names(container: Container) -> list[str]:
 
 
 def read_labels(container: Container) -> dict[str, Label] | None:
-    """The labels in ``dataset.json`` by name of the image; None if it says there are none. Raises
-    DataError if the file is missing or malformed, or mixes classes and vectors."""
+    """Return the labels in ``dataset.json`` by image name; None if the file contains null.
+
+    Raises:
+        DataError: The file is missing or malformed, or mixes classes and vectors.
+    """
     where = container.where(LABEL_FILE)
     if LABEL_FILE not in container.names:
         raise DataError(f"{container.path} has no {LABEL_FILE}, so no labels")
@@ -213,8 +226,11 @@ def read_labels(container: Container) -> dict[str, Label] | None:
 
 
 def labels_of(container: Container, names: list[str]) -> list[Label] | None:
-    """The labels of these images in their order; None if ``dataset.json`` says there are none.
-    Raises DataError as ``read_labels``, and if an image has no label, or a label no image."""
+    """Return the labels of images in the order of ``names``; None if ``dataset.json`` has none.
+
+    Raises:
+        DataError: As ``read_labels``, or an image has no label, or a label no image.
+    """
     labels = read_labels(container)
     if labels is None:
         return None
@@ -231,7 +247,7 @@ def labels_of(container: Container, names: list[str]) -> list[Label] | None:
 
 
 def quoted(name: str) -> str:
-    """A name from a file, as errors quote it: printable, and not too long."""
+    """Return a file's name as quoted in errors: printable, and not too long."""
     text = repr(name)
     return text if len(text) <= LONGEST_QUOTED else f"{text[:LONGEST_QUOTED]}...'"
 

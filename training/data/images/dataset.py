@@ -1,4 +1,4 @@
-"""Image data sets: square images of one shape in a zip or folder, with labels or without."""
+"""Image data sets: square images of one shape in a zip or folder, with or without labels."""
 
 import copy
 import os
@@ -27,7 +27,7 @@ from training.names import script
 
 CACHE_CHUNK = 1000
 MOST_LISTED = 20
-"""Classes of which the number of images is listed."""
+"""Maximum number of classes whose image counts are listed."""
 
 
 class ImageDataset:
@@ -36,20 +36,21 @@ class ImageDataset:
     The first image defines the shape; others are checked when they are read.
 
     Args:
-        path: The zip or folder, as ``dataset_tool.py`` makes it.
-        use_labels: Whether to read the labels in ``dataset.json``; else they have length 0.
+        path: The zip or folder, as written by ``dataset_tool.py``.
+        use_labels: Whether to read the labels in ``dataset.json``; otherwise labels have length 0.
         max_size: Size of a random subset to use, kept in the order of the data set.
-        seed: Seed of the choice of the subset.
+        seed: Random seed of the subset.
         xflip: Whether to add the mirror image of each, as images n .. 2n - 1.
-        classes: Number of classes that there may be: these images may have no more of the last.
+        classes: Minimum number of classes, since a subset may lack the last ones.
 
     Attributes:
         image_shape: ``(C, H, W)``.
-        places: Where each image of the subset is in the whole data set, ``[n]``.
+        places: Index of each image of the subset in the whole data set, ``[n]``.
 
     Raises:
-        DataError: Not a data set, no images, unsafe names, missing or malformed labels; and on
-            reading, an image that is broken or has another shape. The message names the file.
+        DataError: The path is not a data set, or has no images, unsafe names, or missing or
+            malformed labels. On reading, an image is broken or has another shape. The message names
+            the file.
     """
 
     def __init__(
@@ -89,13 +90,13 @@ class ImageDataset:
 
     @property
     def name(self) -> str:
-        """The name of the zip or folder, without its suffix."""
+        """Name of the zip or folder, without its suffix."""
         path = self.path.resolve()
         return path.name if path.is_dir() else path.stem
 
     @property
     def dim(self) -> int:
-        """``C * H * W``."""
+        """Dimension ``C * H * W`` of an image."""
         channels, height, width = self.image_shape
         return channels * height * width
 
@@ -108,18 +109,17 @@ class ImageDataset:
 
     @property
     def has_vectors(self) -> bool:
-        """Whether labels are vectors, and no classes."""
+        """Whether labels are vectors rather than classes."""
         return self._labels is not None and self._classes is None
 
     def classes(self) -> Tensor | None:
-        """Those of its images ``[n]``, whether labels are used or not; None if there are none."""
+        """Return the classes ``[n]`` of the images, even if labels are unused; None without any."""
         there = LABEL_FILE in self._files().names
         labels = labels_of(self._files(), self._names) if there else None
         return torch.tensor(labels) if labels and isinstance(labels[0], int) else None
 
     def labels_in_words(self) -> str:
-        """Return the kind of the labels and the number of images of each class, whether labels are
-        used or not."""
+        """Return the kind of labels and the images per class, even if labels are unused."""
         there = LABEL_FILE in self._files().names
         labels = labels_of(self._files(), self._names) if there else None
         if not labels:
@@ -139,8 +139,10 @@ class ImageDataset:
         return len(self._names) * (2 if self._xflip else 1)
 
     def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Images ``[n, C, H, W]`` uint8 and labels ``[n, label_dim]`` float32 of these items; of an
-        integer label, the one-hot vector."""
+        """Return images ``[n, C, H, W]`` uint8 and labels ``[n, label_dim]`` float32 of some items.
+
+        Integer labels become one-hot vectors.
+        """
         index = torch.tensor(indices, dtype=torch.int64)
         files = index % len(self._names)
         if self._cache is not None:
@@ -157,7 +159,7 @@ class ImageDataset:
         return pixels, labels
 
     def keep_in_memory(self) -> None:
-        """Reads, and checks, all images; from then on, none is read again."""
+        """Read, check and cache all images; later reads use the cache."""
         if self._cache is not None:
             return
         total = len(self._names)
@@ -174,8 +176,11 @@ class ImageDataset:
         self._cache = cache
 
     def split(self, fraction: float, seed: int) -> tuple["ImageDataset", "ImageDataset"]:
-        """The data set without a fraction of its images, chosen at random, and these alone. Raises
-        DataError if too few images are left for a training."""
+        """Split off a random fraction of the images; return the rest and this fraction.
+
+        Raises:
+            DataError: Too few images are left for training.
+        """
         images = len(self._names)
         count = max(1, round(fraction * images))
         if images - count < 2:
@@ -193,7 +198,7 @@ class ImageDataset:
         return part
 
     def close(self) -> None:
-        """Closes the zip; it is opened again when it is needed."""
+        """Close the zip; it is reopened on demand."""
         if self._container is not None and self._owner == os.getpid():
             self._container.close()
         self._container = None

@@ -1,1 +1,1 @@
-"""Rows as people have them: numbers, categories and dates, with cells that are missing."""
+"""Mixed tables as users have them: numbers, categories and dates, with missing cells."""

@@ -1,4 +1,4 @@
-"""Tables as texts of cells, whatever they come from: text files, Parquet, Feather, data frames."""
+"""Tables as texts of cells, from any source: text files, Parquet, Feather, data frames."""
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,20 +25,21 @@ from training.data.tables.text import TextTable
 TEXTS = (".csv", ".tsv")
 FRAMES = (".parquet", ".feather")
 ALL_DIGITS = {"integer_object_nulls": True}
-"""How whole numbers come of Arrow, which has floating-point ones where some are missing."""
+"""Options for integers from Arrow, which become floating-point if some are missing."""
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Some columns of a table, as texts without blanks around them.
+    """Columns of a table, as texts without surrounding whitespace.
 
     Attributes:
-        name: What messages call the table.
-        names: Of its columns.
-        blocks: Gives the texts of some rows, ``[D][n]``; what is missing is empty.
-        place_of: What messages call a row, counted from 0.
-        separator: What a text has between cells.
-        levels: Of columns that are categories with an order already.
+        name: Name of the table in messages.
+        names: Names of the columns.
+        blocks: Function that yields the texts of blocks of rows, ``[D][n]``; missing cells are
+            empty.
+        place_of: Function from a row number, from 0, to its description in messages.
+        separator: Separator of the cells in a text.
+        levels: Levels of columns that the source declares as ordered categories.
     """
 
     name: str
@@ -49,7 +50,11 @@ class Cells:
     levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def only(self, wanted: Sequence[str] | None, exclude: Sequence[str] = ()) -> "Cells":
-        """Some columns, in the order of the table. Raises UsageError if one is not there."""
+        """Return some columns, in the order of the table.
+
+        Raises:
+            UsageError: A column does not exist.
+        """
         places = sorted(places_of(self.names, wanted, self.name, exclude))
         if wanted is None and not self.names[0]:
             places = [0, *places]
@@ -63,16 +68,16 @@ class Cells:
 def open_cells(
     source: Any, separator: str | None = None, header: str = "auto", seed: int = 0
 ) -> Cells:
-    """The cells of a file or a data frame.
+    """Open the cells of a file or a data frame.
 
     Args:
-        source: A path (CSV and other texts, Parquet, Feather, or what ``open_table`` reads), or a
-            data frame, such as of pandas or polars.
+        source: A path (CSV and other texts, Parquet, Feather, or a source of ``open_table``), or a
+            data frame, for example of pandas or polars.
         separator, header, seed: As of ``open_table``.
 
     Raises:
-        DataError: It is missing or broken.
-        UsageError: It is nothing of these.
+        DataError: The source is missing or broken.
+        UsageError: The source is of another kind.
     """
     if not isinstance(source, str | Path):
         if hasattr(source, "to_pandas"):
@@ -106,7 +111,7 @@ def _of_numbers(table: ForeignTable) -> Cells:
 
 
 def _of_columns(path: Path, suffix: str) -> Cells:
-    """A file of Arrow's: Parquet in blocks, Feather as a whole."""
+    """Open an Arrow file: Parquet in blocks, Feather at once."""
     with by_arrow(path, f"is no readable {suffix[1:].capitalize()} file"):
         if suffix == ".feather":
             feather = importlib.import_module("pyarrow.feather")
@@ -124,7 +129,7 @@ def _of_columns(path: Path, suffix: str) -> Cells:
 
 
 def _with_index(frame: Any) -> Any:
-    """A data frame of a file, with the levels of its index that have names as columns."""
+    """Return a data frame with the named levels of its index as columns."""
     named = [name for name in frame.index.names if name is not None]
     return frame.reset_index(level=named) if named else frame
 
@@ -146,7 +151,7 @@ def _of_frames(first: Any, frames: Callable[[], Iterator[Any]], name: str) -> Ce
 
     @cache
     def days() -> set[int]:
-        """Columns of times that are all midnight. The first rows alone do not tell."""
+        """Return the columns of times that are all midnight, by all rows."""
         left = set(times)
         for frame in frames() if times else ():
             for place in tuple(left):
@@ -164,22 +169,22 @@ def _of_frames(first: Any, frames: Callable[[], Iterator[Any]], name: str) -> Ce
 
 
 def _is_time(dtype: Any) -> bool:
-    """Whether a column of a data frame has times; dates of Arrow are texts already."""
+    """Return whether a column of a data frame has times; Arrow dates are texts already."""
     return getattr(dtype, "kind", "O") == "M" and dtype.type is not date
 
 
 def _moments(column: Any) -> np.ndarray:
-    """Times of a column, those with a time zone in universal time."""
+    """Return the times of a column, converted to UTC if they have a time zone."""
     return np.asarray(column.to_numpy("datetime64[us]"))
 
 
 def _texts(column: Any, days: bool) -> list[str]:
-    """The cells of a column of a data frame, of times as days alone if wanted."""
+    """Return the cells of a column of a data frame; times are written as days if requested."""
     if _is_time(column.dtype):
         moments = np.datetime_as_string(_moments(column), unit="D" if days else "us").tolist()
         return ["" if each == "NaT" else each.replace("T", " ") for each in moments]
     if getattr(column.dtype, "kind", "O") == "f":
-        # Of its own size: 0.1 in single precision would be 0.10000000149011612 in double.
+        # In its own precision: 0.1 in single precision is 0.10000000149011612 in double.
         size = min(getattr(column.dtype, "itemsize", 8), 8)  # a sparse column has none
         return _numerals(column.to_numpy(np.dtype(f"f{size}"), na_value=np.nan))
     missing = column.isna()

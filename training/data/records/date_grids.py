@@ -1,9 +1,10 @@
 """Grids of dates: years, quarters, months and weeks.
 
-A column of dates is on a grid if every date is a whole number of periods from the first: of 12, 6,
-3 or 1 months, on the same day of the month or on the last, or of 7 days. A grid is written as text,
-for example ``12 months from 01-01`` (month and day), or ``7 days from 4``, the rest of days since
-1970-01-01 (a Thursday) divided by 7. In a month that lacks the day, the date is its last day.
+A column of dates is on a grid if every date is a whole number of periods from the first. A period
+is 12, 6, 3 or 1 months, on the same day of the month or on the last, or 7 days. A grid is written
+as text, for example ``12 months from 01-01`` (month and day), or ``7 days from 4``, the remainder
+of days since 1970-01-01 (a Thursday) divided by 7. In a month that lacks the day, the date is its
+last day.
 """
 
 import re
@@ -11,9 +12,9 @@ import re
 import numpy as np
 
 PERIODS = (12, 6, 3, 1)
-"""Months of a period, the longest first."""
+"""Periods in months, longest first."""
 FEWEST = {12: 3, 6: 6, 3: 6, 1: 3}
-"""Minimum number of different dates on a grid of so many months: few may be on it by chance."""
+"""Minimum number of different dates per period in months: a few can be on a grid by chance."""
 FEWEST_WEEKS = 5
 """Minimum number of different dates on a grid of weeks."""
 WEEK = 7
@@ -25,7 +26,7 @@ GRID = re.compile(
 def grid_of(days: np.ndarray) -> str:
     """Return the grid of dates ``[n]`` in days since 1970-01-01, NaN where one is missing.
 
-    An empty text stands for no grid: then dates may be any days, or have times.
+    The text is empty if there is no grid: then dates may be any days, or have times.
     """
     dates = np.unique(days[~np.isnan(days)])
     if len(dates) < min(FEWEST.values()) or (dates != np.floor(dates)).any():
@@ -72,7 +73,7 @@ def on_grid(days: np.ndarray, grid: str) -> np.ndarray:
 
 
 def _parts(dates: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Months since 1970-01 ``[n]`` of dates, their days of the month, and the months' lengths."""
+    """Return months since 1970-01, days of the month, and lengths of the months, each ``[n]``."""
     months = dates.astype("datetime64[M]")
     day = (dates - months.astype("datetime64[D]")).astype("int64") + 1
     lengths = ((months + 1).astype("datetime64[D]") - months.astype("datetime64[D]")).astype(
@@ -82,7 +83,7 @@ def _parts(dates: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _dates(months: np.ndarray, day: int) -> np.ndarray:
-    """Days since 1970-01-01 ``[n]`` of a day of each month since 1970-01, or of its last."""
+    """Return days since 1970-01-01 ``[n]`` of a day of each month since 1970-01, or of its last."""
     start = months.astype("datetime64[M]")
     lengths = (start + 1).astype("datetime64[D]") - start.astype("datetime64[D]")
     offset = np.minimum(day, lengths.astype("int64")) - 1

@@ -1,4 +1,4 @@
-"""Later rows as a network knows its columns."""
+"""Encoding of new rows by the columns of a trained network."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +18,11 @@ from training.data.records.writing import text_of
 from training.data.tables.foreign import listed
 
 SAME, MOMENT = 1e-12, 1e-10
-"""What a number may be off, relative to it, and a date, in days, and be the same."""
+"""Tolerances for equality: relative for numbers, in days for dates."""
 MOST_TEXTS = 100_000
-"""Maximum number of different texts of a column that are remembered."""
+"""Maximum number of different texts of a column that are cached."""
 MOST_NAMED = 20
-"""Unknown levels that lines name, the most frequent ones."""
+"""Maximum number of unknown levels in messages, the most frequent ones."""
 
 
 def encode(
@@ -34,26 +34,26 @@ def encode(
     asked: Sequence[str] = (),
     like: Records | None = None,
 ) -> tuple[Records, list[str]]:
-    """Rows of a file or a data frame against columns that are known, found by their names; also
-    tells what is missing, in lines for people.
+    """Encode the rows of a file or a data frame by known columns, matched by name.
 
     Args:
-        source: As ``open_cells`` takes it.
-        columns: What is known, such as the columns of what a network was trained on.
-        separator: What is between the cells of a text; None finds it.
-        decimal: The decimal sign; None finds it.
-        missing_values: Texts that stand for no value, beside the usual ones.
-        asked: Names of columns that are not missed.
-        like: Records whose decimal sign a text has that leaves it open, as 4,500 does, and has
-            their separator; None for a point.
+        source: A source of ``open_cells``.
+        columns: Known columns, for example those of a network's training data.
+        separator: Separator of the cells of a text; None detects it.
+        decimal: Decimal sign; None detects it.
+        missing_values: Texts that represent missing values, in addition to the usual ones.
+        asked: Names of columns whose absence is not reported.
+        like: Records with the decimal sign to use if a text with their separator is ambiguous, such
+            as 4,500; None for a point.
 
     Returns:
-        Records with these columns in this order, all of them held out. A column that the source
-        lacks is missing in all rows, a level that is unknown in its cell. The source's other
-        columns are kept beside; ``order`` is the source's.
+        Records with these columns in this order, all rows held out, and lines about missing data. A
+        column that the source lacks is missing in all rows; a cell with an unknown level is
+        missing. Other columns of the source are kept in ``beside``; ``order`` is that of the
+        source.
 
     Raises:
-        DataError: It is missing or broken, has no rows, or no column that is known, or has text
+        DataError: The source is missing or broken, has no rows or no known column, or has text
             where a number or a date should be.
     """
     cells = open_cells(source, separator)
@@ -84,8 +84,7 @@ def encode(
 
 
 def contradicted(records: Records, like: Records) -> Iterator[str]:
-    """What rows have of columns that were left out of others, as they were constant there, if it is
-    another value: a sentence for each column."""
+    """Yield a sentence for each constant training column that has other values in the rows."""
     missing = marks_of(())
     for name, own in like.constants.items():
         if name in records.constants:
@@ -109,13 +108,13 @@ def contradicted(records: Records, like: Records) -> Iterator[str]:
 
 
 class _Read(NamedTuple):
-    """What the columns of a source have.
+    """Contents of the columns of a source.
 
     Attributes:
-        values: Of those that are known, ``[n]``.
-        beside: Texts of the others.
-        unknown: How often there are levels that are unknown, by column and level.
-        as_written: Of ``Records``.
+        values: Values of the known columns ``[n]``.
+        beside: Texts of the other columns.
+        unknown: Counts of unknown levels, by column and level.
+        as_written: See ``Records``.
     """
 
     values: dict[str, np.ndarray]
@@ -124,7 +123,7 @@ class _Read(NamedTuple):
     as_written: dict[str, dict[int, str]]
 
     def rows(self, columns: Sequence[RecordColumn]) -> np.ndarray:
-        """Values ``[n, P]``, with those that are made of others."""
+        """Return values ``[n, P]``, including columns derived from others."""
         names = [column.name for column in columns]
         values = np.full((len(next(iter(self.values.values()))), len(columns)), np.nan)
         for name, numbers in self.values.items():
@@ -143,7 +142,7 @@ class _Read(NamedTuple):
         marks: frozenset[str],
         is_text: bool,
     ) -> "_Read":
-        """Read all cells; of a source that is text, each present cell is written as it was read."""
+        """Read all cells; for text sources, keep texts that would be written differently."""
         readers = {name: reader_of(column, cells, decimal, marks) for name, column in own.items()}
         read: dict[str, list[np.ndarray]] = {name: [np.empty(0)] for name in own}
         beside: dict[str, list[str]] = {name: [] for name in cells.names if name not in own}
@@ -177,7 +176,7 @@ class _Read(NamedTuple):
 
 
 class _Written:
-    """Whether the texts of a column are those that its values are written as."""
+    """Comparison of a column's texts with the written form of its values."""
 
     def __init__(self, column: RecordColumn, decimal: str):
         self._column, self._decimal = column, decimal
@@ -202,7 +201,7 @@ class _Written:
 
 
 def _are_lost(column: RecordColumn, values: np.ndarray) -> np.ndarray:
-    """Whether values ``[n]`` that are read may not be what their column would be written as."""
+    """Return whether values ``[n]`` may not survive being written by their column."""
     if column.type == CATEGORY:
         return np.isnan(values) | (values == len(column.levels) - 1) & bool(column.rare)
     if column.type == DATE:
@@ -222,7 +221,7 @@ def _told(
     expected: Sequence[str],
     unknown: Counter[tuple[str, str]],
 ) -> list[str]:
-    """Lines about columns that are missing, beside those that may be, and about unknown levels."""
+    """Return lines about missing columns, except for expected ones, and unknown levels."""
     absent = [column.name for column in columns if not (column.of or column.name in expected)]
     lines = [f"{cells.name} lacks {listed(absent)}: all their cells are missing"] * bool(absent)
     return lines + [
@@ -232,7 +231,7 @@ def _told(
 
 
 def _decimal(cells: Cells, columns: Any, usual: str) -> str:
-    """The decimal sign of the first rows; the usual one if they leave it open."""
+    """Return the decimal sign of the first rows; the usual one if they are ambiguous."""
     numbers = {
         column.name: Survey(column.name) for column in columns if column.type in (NUMBER, WHOLE)
     }

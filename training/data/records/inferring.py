@@ -1,4 +1,4 @@
-"""The type of a column, from the texts of its cells."""
+"""Inference of the type of a column from the texts of its cells."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,29 +12,29 @@ from training.data.tables.marginals import IDENTIFIER as CALLED_IDENTIFIER
 from training.names import COLUMN_TYPES, IDENTIFIER
 
 MOST_COUNTED = 100_000
-"""Different texts of a column that are counted."""
+"""Maximum number of different texts of a column that are counted."""
 MOST_DECIMALS = 9
-"""To which numbers are written again; longer ones are written in full."""
+"""Maximum number of decimals for rounding written numbers; longer numbers are written in full."""
 MOST_LEVELS, FEWEST_ROWS = 100, 5
-"""Levels of a category, and rows of each: what is beyond is put together."""
+"""Maximum number of levels of a category, and minimum rows per level; other levels are merged."""
 CONSTANT = "constant"
-"""A column with one value: it is left out, and given back."""
+"""Type of a column with one value: it is left out of the model, and restored on output."""
 
 
 @dataclass
 class Survey:
-    """What was seen of a column.
+    """Statistics of a column's cells.
 
     Attributes:
-        name: Of the column.
-        missing_marks: Texts that stand for no value, in lower case.
-        rows: How many cells there are.
-        missing: How many of them have no value.
-        missing_texts: What these are.
-        counts: How often each text is there, of the first ``MOST_COUNTED``.
-        forms: How numbers are written, by decimal sign; None where not all are numbers.
-        only: Decimal signs with which a text is a number, and is none with the other.
-        formats: In which all are dates.
+        name: Name of the column.
+        missing_marks: Texts that represent missing values, in lower case.
+        rows: Number of cells.
+        missing: Number of cells without a value.
+        missing_texts: Different texts of these cells.
+        counts: Counts of the first ``MOST_COUNTED`` different texts.
+        forms: Written forms of the numbers, by decimal sign; None if not all cells are numbers.
+        only: Decimal signs that are the only one with which some text is a number.
+        formats: Date formats that fit all cells.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Survey:
     formats: tuple[str, ...] = DATE_FORMATS
 
     def add(self, texts: Sequence[str]) -> None:
-        """Looks at some more cells."""
+        """Add more cells to the statistics."""
         self.rows += len(texts)
         for text, count in Counter(texts).items():
             if text.lower() in self.missing_marks:
@@ -79,7 +79,7 @@ class Survey:
             self.formats = formats_of(text, self.formats)
 
     def numbers(self, decimal: str) -> RecordColumn | None:
-        """The column, if its texts are numbers in one currency or unit."""
+        """Return the column if its texts are numbers in one currency or unit, else None."""
         forms = self.forms[decimal]
         if not forms:
             return None
@@ -98,7 +98,7 @@ class Survey:
         )
 
     def has_codes(self, decimal: str) -> bool:
-        """Whether a number begins with a zero, as codes do."""
+        """Return whether a number begins with a zero, as codes do."""
         return any(form.coded for form in self.forms[decimal] or ())
 
     @property
@@ -107,7 +107,7 @@ class Survey:
 
     @property
     def level_texts(self) -> list[str]:
-        """The texts in order: numbers by value, others by their letters."""
+        """Different texts in order: numbers by value, others alphabetically."""
 
         def key(text: str) -> tuple[bool, float, str]:
             number = number_in(text)
@@ -117,7 +117,7 @@ class Survey:
 
     @property
     def hardly_repeats(self) -> bool:
-        """Whether frequent levels have less than half of the cells, or are too many to count."""
+        """Whether frequent levels cover less than half of the cells, or are too many to count."""
         if len(self.counts) == MOST_COUNTED:
             return True
         fewest = fewest_rows(self.present)
@@ -126,13 +126,16 @@ class Survey:
 
 
 def fewest_rows(present: int) -> int:
-    """Rows that a level has at least, not to be rare: ``FEWEST_ROWS``, or less in small tables."""
+    """Return the minimum number of rows of a level: ``FEWEST_ROWS``, or less in small tables."""
     return min(FEWEST_ROWS, max(2, present // 20))
 
 
 def decimal_of(surveys: Iterable[Survey], usual: str = ".") -> str:
-    """The decimal sign of a table: a comma if a column is of numbers only by it, and none only by a
-    point; the usual one if none is only by either, as 4,500 is not."""
+    """Return the decimal sign of a table.
+
+    It is a comma if a column is numeric only with a comma, and none only with a point. It is the
+    usual sign if the cells are ambiguous, such as 4,500.
+    """
     signs = {sign for survey in surveys for sign in survey.only if survey.numbers(sign) is not None}
     return "," if signs == {","} else "." if signs else usual
 
@@ -140,18 +143,17 @@ def decimal_of(surveys: Iterable[Survey], usual: str = ".") -> str:
 def column_of(
     survey: Survey, decimal: str, asked: str | tuple[str, ...] | None
 ) -> RecordColumn | str:
-    """A column's type, with what it takes to read and write its cells; or why it is not modelled,
-    ``IDENTIFIER`` or ``CONSTANT``.
+    """Return a column's type and format, or why it is not modeled: ``IDENTIFIER`` or ``CONSTANT``.
 
     Args:
-        survey: What was seen.
-        decimal: The decimal sign of the table.
-        asked: A type that the user gave: one of ``COLUMN_TYPES``, ``IDENTIFIER``, levels in order
-            such as ``small<medium<large`` or a tuple of them, or a date format such as
-            ``%d.%m.%Y``. None infers it.
+        survey: Statistics of the column.
+        decimal: Decimal sign of the table.
+        asked: The user's type: a name in ``COLUMN_TYPES``, ``IDENTIFIER``, levels in order such as
+            ``small<medium<large`` or a tuple of them, or a date format such as ``%d.%m.%Y``. None
+            infers the type.
 
     Raises:
-        UsageError: The type that was asked for is not that of the cells.
+        UsageError: The cells do not fit the user's type.
         DataError: The column has no values.
     """
     column = _inferred(survey, decimal) if asked is None else _asked_for(survey, decimal, asked)

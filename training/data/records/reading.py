@@ -1,7 +1,6 @@
-"""Records of a table as others write it: types are inferred and told, and holes stay holes.
+"""Reading of tables as records: types are inferred and reported, and missing cells are kept.
 
 A table is read twice, in blocks: once for the types of its columns, once for their values.
-
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -38,15 +37,15 @@ from training.names import IDENTIFIER
 
 @dataclass(frozen=True)
 class RecordChoices(RowChoices):
-    """What a user decides about records; see ``RowChoices``.
+    """User options for records; see ``RowChoices``.
 
     Attributes:
-        types: By column, as ``column_of`` takes them; others are inferred.
-        missing: Of ``mean``: of a category it is the most frequent level.
-        missing_values: Texts, or numbers in any form, that stand for no value too.
-        calendar: Whether dates get their weekday and season as further columns.
-        is_missing: Columns of which a further one says where their cells are missing.
-        decimal: The decimal sign; None finds it.
+        types: Types by column, as for ``column_of``; others are inferred.
+        missing: See ``RowChoices``; for a category, ``mean`` is the most frequent level.
+        missing_values: Further texts, or numbers in any form, that represent missing values.
+        calendar: Whether to add the weekday and season of dates as columns.
+        is_missing: Columns for which an indicator of missing cells is added.
+        decimal: Decimal sign; None detects it.
     """
 
     types: Mapping[str, str] = field(default_factory=dict)
@@ -66,19 +65,19 @@ class RecordChoices(RowChoices):
 
     @property
     def missing_marks(self) -> frozenset[str]:
-        """All texts that stand for no value, in lower case."""
+        """All texts that represent missing values, in lower case."""
         return marks_of(self.missing_values)
 
 
 @dataclass(frozen=True)
 class SurveyedTable:
-    """A table that has been looked at once.
+    """A table after a first pass over its cells.
 
     Attributes:
-        cells: Its texts, no more rows than are wanted.
-        choices: What a user decided.
-        surveys: What was seen of each column.
-        decimal: The decimal sign.
+        cells: Texts of the requested rows.
+        choices: User options.
+        surveys: Statistics of each column.
+        decimal: Decimal sign.
     """
 
     cells: Cells
@@ -88,8 +87,12 @@ class SurveyedTable:
 
     @classmethod
     def of(cls, cells: Cells, choices: RecordChoices) -> "SurveyedTable":
-        """Reads a table for its types. Raises DataError if it is broken, or has too few rows,
-        UsageError if a type is given for a column that is not there."""
+        """Read a table to infer its types.
+
+        Raises:
+            DataError: The table is broken, or has too few rows.
+            UsageError: A type is given for a column that does not exist.
+        """
         for name in choices.types:
             if name not in cells.names:
                 raise UsageError(f"--types: {cells.name} has no column '{shown(name)}'")
@@ -106,7 +109,7 @@ class SurveyedTable:
 
     @property
     def only_numbers(self) -> bool:
-        """Whether it can be a table of numbers: there are no others, and no holes to be kept."""
+        """Whether the table is purely numeric: no other types, and no missing cells to keep."""
         choices = self.choices
         return not (
             choices.types or choices.calendar or choices.is_missing or self.cells.levels
@@ -119,7 +122,7 @@ class SurveyedTable:
         )
 
     def numbers(self) -> ForeignTable:
-        """It as a table of numbers, if it is one."""
+        """Return the table as a table of numbers."""
         places = [place for place, name in enumerate(self.cells.names) if name]
 
         def blocks() -> Iterator[np.ndarray]:
@@ -135,9 +138,12 @@ class SurveyedTable:
         return ForeignTable(self.cells.name, names, blocks, True, self.cells.place_of, notes)
 
     def records(self) -> tuple[Records, list[str]]:
-        """Its records; also tells what was found and done, in lines for people. Raises DataError if
-        a cell is missing and must not be, or no column varies, UsageError if a type that was given
-        is not that of the cells."""
+        """Return the records, and lines about what was found and done.
+
+        Raises:
+            DataError: A cell is missing although that is not allowed, or no column varies.
+            UsageError: The cells do not fit the user's type.
+        """
         types: dict[str, str | tuple[str, ...]] = {**self.cells.levels, **self.choices.types}
         kinds = {
             survey.name: column_of(survey, self.decimal, types.get(survey.name))
@@ -185,7 +191,7 @@ class SurveyedTable:
     def _read(
         self, columns: Sequence[RecordColumn], beside: Sequence[str]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Values ``[N, D]`` of columns, and the texts ``[N]`` of others."""
+        """Return the values ``[N, D]`` of columns, and the texts ``[N]`` of others."""
         values = np.empty((self.surveys[0].rows, len(columns)))
         texts = {name: np.empty(len(values), dtype=object) for name in beside}
         places = {name: place for place, name in enumerate(self.cells.names)}
@@ -214,12 +220,14 @@ def _first_rows(blocks: Iterator[list[list[str]]], most: int | None) -> Iterator
 
 SHOWN_COLUMNS, SHOWN_LEVELS = 60, 6
 MOST_WORDS = 3
-"""Different words in a column of numbers that may stand for missing ones."""
+"""Maximum number of different words in a numeric column that may represent missing values."""
 
 
 def summary_of(records: Records, surveys: Sequence[Survey], asked: Collection[str]) -> list[str]:
-    """A table of the columns: name, type, what was seen, and the share missing; and how else dates
-    may be read, unless their type was given."""
+    """Return lines with a table of the columns, and alternative readings of ambiguous cells.
+
+    The table has name, type, values, and the share of missing cells.
+    """
     shares = {survey.name: survey.missing / survey.rows for survey in surveys}
     rows = [("column", "type", "seen", "missing")]
     modelled = {column.name: place for place, column in enumerate(records.columns)}
@@ -262,8 +270,10 @@ def _seen(column: RecordColumn, values: np.ndarray, decimal: str) -> str:
 def _other_readings(
     surveys: Sequence[Survey], records: Records, asked: Collection[str]
 ) -> Iterator[str]:
-    """Lines about cells that may mean something else: dates with the month first, points that part
-    thousands, and words among numbers."""
+    """Yield lines about ambiguous cells.
+
+    These are dates with the month first, points that group thousands, and words among numbers.
+    """
     columns = {column.name: column for column in records.columns}
     for survey in surveys:
         name, column = survey.name, columns.get(survey.name)

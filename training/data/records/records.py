@@ -1,4 +1,4 @@
-"""Rows of typed columns, some of whose cells may be missing."""
+"""Rows of typed columns, with possibly missing cells."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,22 +12,23 @@ NUMBER, WHOLE, CATEGORY, DATE = COLUMN_TYPES
 
 @dataclass(frozen=True)
 class RecordColumn:
-    """A column.
+    """A typed column.
 
     Attributes:
-        name: As the source has it.
-        type: One of ``COLUMN_TYPES``.
-        levels: Of a category, as the source writes them: the first is level 0.
-        ordered: Whether levels follow each other, as small, medium, large do.
-        decimals: Digits behind the point, to which values are written again; None for all.
-        date_format: How ``strftime`` writes dates; empty for others.
-        grid: Grid that all dates are on (``date_grids``); empty for none.
-        prefix: What the source writes before numbers, such as $.
-        suffix: What it writes behind them, such as %.
-        grouped: Whether it parts their thousands, as 1,234 does.
-        rare: Levels of the source that are put together as the last one.
-        missing: What it writes where a cell is missing.
-        of: The date that it is made of, and not written again; empty for columns of the source.
+        name: Name in the source.
+        type: A name in ``COLUMN_TYPES``.
+        levels: Levels of a category, as written in the source; indices start from 0.
+        ordered: Whether levels have an order, such as small, medium, large.
+        decimals: Number of decimals of written values; None for all.
+        date_format: Date format for ``strftime``; empty for other types.
+        grid: Grid of all dates (``date_grids``); empty for none.
+        prefix: Text before numbers in the source, such as $.
+        suffix: Text after numbers in the source, such as %.
+        grouped: Whether the source groups thousands, as in 1,234.
+        rare: Levels of the source that are merged into the last level.
+        missing: Text of missing cells in the source.
+        of: Date column from which this one is derived, or column whose missing cells it indicates;
+            such columns are not written. Empty for columns of the source.
     """
 
     name: str
@@ -47,19 +48,19 @@ class RecordColumn:
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """Rows.
+    """Rows of a mixed table.
 
     Attributes:
-        columns: ``[D]``, those that are modelled.
-        values: ``[N, D]``, float64; NaN where a cell is missing. Of a category the place of its
-            level, of a date the days since 1970-01-01 (with fractions for times).
-        held_out: ``[N]``, bool: rows that are not trained on.
-        constants: Of columns with one value, that value as the source writes it, by name.
-        beside: Columns that tell rows apart and are not modelled, ``[N]`` texts each, by name.
-        order: Names of all columns as the source has them.
-        separator: What the source has between cells.
-        decimal: What it has before decimals.
-        as_written: Texts of cells that would be written otherwise, such as unknown levels and
+        columns: Modeled columns ``[D]``.
+        values: Values ``[N, D]``, float64; NaN for missing cells. Categories are indices of levels,
+            dates are days since 1970-01-01 (with fractions for times).
+        held_out: Mask ``[N]``, bool, of rows that are not used for training.
+        constants: Value of each constant column as written in the source, by name.
+        beside: Texts ``[N]`` of identifier columns, which are not modeled, by name.
+        order: Names of all columns in the order of the source.
+        separator: Separator of cells in the source.
+        decimal: Decimal sign in the source.
+        as_written: Texts of cells that would be written differently, such as unknown levels and
             numbers with other decimals, by column and row.
     """
 
@@ -78,19 +79,19 @@ class Records:
 
     @property
     def names(self) -> list[str]:
-        """Of the columns that are modelled."""
+        """Names of the modeled columns."""
         return [column.name for column in self.columns]
 
     @property
     def holes(self) -> np.ndarray:
-        """Which cells have no value ``[N, D]``, without those of unknown levels."""
+        """Mask ``[N, D]`` of cells without a value; unknown levels count as values."""
         missing = np.isnan(self.values)
         for name, texts in self.as_written.items():
             missing[list(texts), self.names.index(name)] = False
         return missing
 
     def at(self, places: np.ndarray) -> "Records":
-        """The rows at these places, which may be booleans."""
+        """Return the rows at these indices, or of a boolean mask."""
         rows = np.arange(len(self))[places].tolist()
         return replace(
             self,

@@ -1,8 +1,8 @@
-"""Records without what cannot be modelled: holes that are not wanted, numbers of rows, rare levels.
+"""Cleaning of records: missing cells that are not wanted, identifiers, and rare levels.
 
-Each function says what it did in lines for people. Columns are also made of others: weekday and
-season of dates, and whether cells are missing. The season of a day is the sine and the cosine of 2
-pi (day of the year - 1) / 365.25.
+Each function reports its changes in lines of text. It also derives columns: weekday and season of
+dates, and indicators of missing cells. The season of a day is the sine and the cosine of 2 pi (day
+of the year - 1) / 365.25.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -22,14 +22,14 @@ from training.data.tables.marginals import Marginal
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 THURSDAY = 3
-"""The weekday of 1970-01-01."""
+"""Weekday of 1970-01-01, counted from Monday."""
 YEAR = 365.25
 IS_MISSING = " is missing"
-"""What the name of a column gets behind it that says where its cells are."""
+"""Suffix of the name of a column that indicates missing cells."""
 
 
 def calendar_columns(date: str) -> list[RecordColumn]:
-    """The columns that are made of a date, by its name."""
+    """Return the columns derived from a date column of this name."""
     return [
         RecordColumn(f"{date} weekday", CATEGORY, WEEKDAYS, of=date),
         RecordColumn(f"{date} season sine", NUMBER, of=date),
@@ -38,32 +38,43 @@ def calendar_columns(date: str) -> list[RecordColumn]:
 
 
 def missing_column(name: str) -> RecordColumn:
-    """The column that says where cells of another, by its name, are missing."""
+    """Return the column that indicates missing cells of a column of this name."""
     return RecordColumn(f"{name}{IS_MISSING}", CATEGORY, ("no", "yes"), of=name)
 
 
 def says_missing(column: RecordColumn) -> bool:
-    """Whether it is a ``missing_column``."""
+    """Return whether a column is a ``missing_column``."""
     return column.name == f"{column.of}{IS_MISSING}"
 
 
 def says_weekday(column: RecordColumn) -> bool:
-    """Whether it says on which weekday a date is."""
+    """Return whether a column contains the weekday of a date."""
     return bool(column.of) and column.levels == WEEKDAYS
 
 
 def on_weekday(days: np.ndarray, weekday: float, date_format: str) -> np.ndarray:
-    """The times ``[N]`` in days since 1970-01-01, moved by up to three days so that they are on a
-    weekday, 0 for Monday, as a format writes them."""
+    """Move dates ``[N]`` to a weekday, by up to three days.
+
+    Args:
+        days: Days since 1970-01-01 ``[N]``.
+        weekday: The weekday, 0 for Monday.
+        date_format: Format whose precision determines the day of each date.
+    """
     own = np.array([rounded_moment(day, date_format).weekday() for day in days.tolist()])
     week = len(WEEKDAYS)
     return np.asarray(days - ((own - weekday + week // 2) % week - week // 2))
 
 
 def made_values(values: np.ndarray, names: Sequence[str], column: RecordColumn) -> np.ndarray:
-    """The values ``[N]`` of a column, one of ``calendar_columns`` or a ``missing_column``, that is
-    made of another of those named; those of dates, in days since 1970-01-01, are NaN where the date
-    is missing."""
+    """Return the values ``[N]`` of a derived column, see ``calendar_columns``, ``missing_column``.
+
+    Values derived from a date are NaN where it is missing.
+
+    Args:
+        values: Values ``[N, D]`` of the columns; dates in days since 1970-01-01.
+        names: Names of these columns.
+        column: The derived column.
+    """
     dates = values[:, list(names).index(column.of)]
     if says_missing(column):
         return np.isnan(dates).astype(np.float64)
@@ -78,17 +89,19 @@ def made_values(values: np.ndarray, names: Sequence[str], column: RecordColumn) 
 
 
 OTHER = "other"
-"""The level of rare ones."""
+"""Level that represents all rare levels."""
 MOST_EXACT = 2.0**53
-"""Up to which floating-point numbers are all whole ones."""
+"""Limit up to which floating-point numbers represent all integers."""
 MOST_RARE, SHOWN_LEVELS = 1000, 6
-"""Rare levels that a column remembers, and that a line names."""
+"""Maximum number of rare levels stored per column, and listed in a line."""
 
 
 def without_holes(records: Records, missing: str, cells: Cells, lines: list[str]) -> Records:
-    """The rows with their missing cells, or with what is to become of these by ``MISSING``; lines
-    get what was done. Raises DataError if cells are missing and must not be, or too few rows are
-    left."""
+    """Return records with missing cells handled by a method in ``MISSING``; report in ``lines``.
+
+    Raises:
+        DataError: Cells are missing although that is not allowed, or too few rows are left.
+    """
     holes = np.isnan(records.values)
     if missing == "keep" or not holes.any():
         return records
@@ -128,14 +141,14 @@ def without_identifiers(
     lines: list[str],
     texts_of: Callable[[str], np.ndarray],
 ) -> Records:
-    """Moves numbers that only count rows, or are all the same, out of what is modelled.
+    """Remove identifiers and constants from the modeled columns.
 
     Args:
         records: The rows.
-        asked: Columns whose type was given, which stay.
-        lines: Gets warnings of far values that repeat.
-        texts_of: Gives the texts ``[N]`` of a column as they were written: numbers have not all
-            digits of long ones.
+        asked: Columns with a user-given type, which stay.
+        lines: Receives warnings about extreme repeated values.
+        texts_of: Function from a column to its texts ``[N]`` as written, since numbers lose digits
+            of long identifiers.
     """
     kept, beside, constants = [], dict(records.beside), dict(records.constants)
     for index, column in enumerate(records.columns):
@@ -153,7 +166,7 @@ def without_identifiers(
             called = one.whole and (counts or CALLED_IDENTIFIER.fullmatch(column.name))
             if called or (column.type == WHOLE and np.abs(present).max() > MOST_EXACT):
                 texts = texts_of(column.name)
-                # Long ones may be the same as numbers, and would be written with other digits.
+                # Long identifiers may be equal as numbers, and would be written with other digits.
                 if called or len(set(texts.tolist())) >= len(present):
                     beside[column.name] = texts
                     continue
@@ -173,9 +186,11 @@ def without_identifiers(
 def with_rare_levels_together(
     records: Records, asked: Collection[str], lines: list[str]
 ) -> Records:
-    """Records whose rare levels are one, the last: those that few rows have that train, and those
-    beyond ``MOST_LEVELS``. Levels with an order stay, and where a type was given (``asked``) only
-    levels beyond the most are rare. Lines get what was done."""
+    """Return records with rare levels merged into one, the last; report in ``lines``.
+
+    Rare levels have few training rows, or exceed ``MOST_LEVELS``. Ordered levels stay. For columns
+    with a user-given type (``asked``), only levels beyond the maximum are rare.
+    """
     columns, values = list(records.columns), records.values.copy()
     for index, column in enumerate(columns):
         if column.type != CATEGORY or column.ordered:
@@ -188,7 +203,7 @@ def with_rare_levels_together(
         rare = [place for place in np.argsort(-counts, kind="stable").tolist() if place not in kept]
         if len(rare) < 2:
             continue
-        # A level may have this name already: the rare ones join it.
+        # A level may already have this name: the rare levels are merged with it.
         kept = [place for place in kept if column.levels[place] != OTHER]
         new_places = np.full(len(column.levels), float(len(kept)))
         new_places[kept] = range(len(kept))
@@ -206,9 +221,13 @@ def with_rare_levels_together(
 
 
 def with_made_columns(records: Records, calendar: bool, is_missing: Sequence[str]) -> Records:
-    """Records with further columns that are made of others: the weekday and the season of dates, if
-    ``calendar``, and where cells of columns are missing. Raises UsageError if there are columns of
-    these names already, or none of which cells are missing."""
+    """Return records with derived columns.
+
+    They are the weekday and the season of dates if ``calendar``, and indicators of missing cells.
+
+    Raises:
+        UsageError: A column of this name exists, or a column for an indicator has no missing cells.
+    """
     dates = [column for column in records.columns if column.type == DATE and calendar]
     added = [("calendar", new) for column in dates for new in calendar_columns(column.name)]
     for name in is_missing:

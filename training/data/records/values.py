@@ -1,4 +1,4 @@
-"""What a cell says, a number as people write it, a date, or nothing, and the values of a column."""
+"""Parsing of a cell as a number, a date, or a missing value, and conversion of whole columns."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -17,14 +17,14 @@ from training.data.tables.making import LARGEST
 from training.data.tables.text import is_number
 
 NOTHING = MISSING | {"inf", "-inf", "+inf", "infinity", "-infinity"}
-"""Cells without a value, in lower case: simulations that failed leave infinite ones."""
+"""Missing values in lower case, including infinite numbers from failed simulations."""
 EPOCH = datetime(1970, 1, 1)
 DAYS = (
     *("%Y-%m-%d", "%Y/%m/%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y"),
     *("%m/%d/%y", "%d/%m/%y", "%d.%m.%y", "%d-%b-%Y", "%d %b %Y", "%b %d, %Y", "%d %B %Y"),
     *("%B %d, %Y", "%Y-%m"),
 )
-"""Where several fit, the first is taken."""
+"""Date formats; the first one that fits is used."""
 TIMES = (
     *("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", "T%H:%M", "T%H:%M:%S"),
     *("T%H:%M:%SZ", "T%H:%M:%S.%f", "T%H:%M:%S.%fZ"),
@@ -32,14 +32,16 @@ TIMES = (
 DATE_FORMATS = tuple(day + time for time in TIMES for day in DAYS)
 LONGEST_SHOWN = 40
 UNITS = {"%f": 1e-6, "%S": 1.0, "%M": 60.0}
-"""Seconds to which a format writes times, the finest first; without any, days."""
+"""Resolution in seconds of formats with times, finest first; formats without times have days."""
 OF_DAYS, OF_MONTHS = ("%d", "%j", "%H", "%I", "%x", "%c"), ("%m", "%b", "%B")
-"""What formats have that write days, and months."""
+"""Codes of formats with days, and with months."""
 
 
 class NumberForm(NamedTuple):
-    """How a number is written: ``decimals`` is None with an exponent, ``coded`` says that it begins
-    with a zero as zip codes do."""
+    """Written form of a number.
+
+    ``decimals`` is None with an exponent; ``coded`` means a leading zero, as in zip codes.
+    """
 
     prefix: str
     suffix: str
@@ -50,7 +52,7 @@ class NumberForm(NamedTuple):
 
 
 class Number(NamedTuple):
-    """A number in a text, and how it is written."""
+    """A number in a text, and its written form."""
 
     value: float
     form: NumberForm
@@ -69,7 +71,7 @@ def _pattern(decimal: str) -> re.Pattern[str]:
 
 
 def number_in(text: str, decimal: str = ".") -> Number | None:
-    """The number that a text is; None if it is none."""
+    """Return the number that a text represents; None if it is not a number."""
     match = _pattern(decimal).fullmatch(text)
     if match is None:
         return None
@@ -88,14 +90,19 @@ def number_in(text: str, decimal: str = ".") -> Number | None:
 
 
 def visible(text: str) -> str:
-    """A text as lines for people have it: short, without what moves the cursor."""
+    """Return a text for messages: short, and without control characters."""
     plain = "".join(letter if letter.isprintable() else "?" for letter in text)
     return plain if len(plain) <= LONGEST_SHOWN else f"{plain[: LONGEST_SHOWN - 3]}..."
 
 
 def marks_of(missing_values: Iterable[object]) -> frozenset[str]:
-    """Texts that stand for no value, in lower case: the usual ones and these; of a number,
-    the forms in which tables write it. Raises UsageError of one text: each letter would be one."""
+    """Return the texts that represent missing values, in lower case: the usual ones and others.
+
+    For a number, its usual written forms are included.
+
+    Raises:
+        UsageError: The argument is a single text, whose letters would be the marks.
+    """
     if isinstance(missing_values, str):
         raise UsageError(f"missing_values is {missing_values!r}: give a list, [{missing_values!r}]")
     marks = {str(mark).strip().lower() for mark in missing_values}
@@ -107,11 +114,13 @@ def marks_of(missing_values: Iterable[object]) -> frozenset[str]:
 
 
 def day_of(text: str, date_format: str) -> float | None:
-    """Days since 1970-01-01 of a text, in universal time if it has an offset (%z); None if it is no
-    such date."""
+    """Return days since 1970-01-01 for a text, or None if it does not fit the format.
+
+    Times with an offset (%z) are converted to UTC.
+    """
     try:
         moment = datetime.strptime(text, date_format)
-    except (ValueError, re.error):  # the latter of a format that names a part twice
+    except (ValueError, re.error):  # the latter for a format that names a part twice
         return None
     if moment.tzinfo is not None:
         moment = moment.astimezone(UTC).replace(tzinfo=None)
@@ -119,16 +128,16 @@ def day_of(text: str, date_format: str) -> float | None:
 
 
 def formats_of(text: str, among: Iterable[str] = DATE_FORMATS) -> tuple[str, ...]:
-    """The formats, among these, in which a text is a date."""
+    """Return the formats, from the given ones, that fit a text."""
     if not any(letter.isdecimal() for letter in text):
         return ()
     return tuple(each for each in among if day_of(text, each) is not None)
 
 
 def rounded_moment(days: float, date_format: str) -> datetime:
-    """The time of so many days since 1970-01-01, rounded to what a format writes.
+    """Return the time of ``days`` since 1970-01-01, rounded to the resolution of a format.
 
-    Times that no calendar has become the nearest that it has.
+    Times outside of the calendar become the nearest ones in it.
     """
     unit = next((UNITS[code] for code in UNITS if code in date_format), 86400.0)
     if unit == 86400.0 and ("%H" in date_format or "%I" in date_format):
@@ -138,7 +147,7 @@ def rounded_moment(days: float, date_format: str) -> datetime:
     moment = EPOCH + timedelta(seconds=round(days * 86400.0 / unit) * unit)
     if any(code in date_format for code in OF_DAYS):
         return moment
-    # Of months, and of years, the nearest begins: strftime would write the one that it is in.
+    # For formats of months or years, round to the nearest start: strftime would truncate.
     by_month = any(code in date_format for code in OF_MONTHS)
     first = moment.replace(day=1) if by_month else moment.replace(month=1, day=1)
     if moment.year == datetime.max.year:
@@ -148,22 +157,22 @@ def rounded_moment(days: float, date_format: str) -> datetime:
 
 
 def date_text(days: float, date_format: str) -> str:
-    """A date as its format writes it."""
+    """Return a date as text in a format."""
     moment = rounded_moment(days, date_format)
     # strftime writes years before 1000 with fewer digits, which strptime does not read.
     return moment.replace(tzinfo=UTC).strftime(date_format.replace("%Y", f"{moment.year:04d}"))
 
 
 ISO_FORMATS = tuple(DAYS[0] + time for time in TIMES)
-"""That dates may be written in instead: data frames do."""
+"""Alternative date formats, as written by data frames."""
 
 
 class _Misfit(Exception):
-    """A text, which is neither of a column's type nor missing."""
+    """Error for a text that is neither of a column's type nor missing."""
 
 
 def numbers_of(texts: Sequence[str], decimal: str, missing_marks: frozenset[str]) -> np.ndarray:
-    """The numbers ``[n]`` of texts, NaN where there is none."""
+    """Return the numbers ``[n]`` of texts, NaN for missing values."""
     if decimal == ".":
         try:
             values = np.array(texts, dtype=np.float64)
@@ -189,12 +198,12 @@ def _number(text: str, decimal: str, missing_marks: frozenset[str]) -> float:
 def reader_of(
     column: RecordColumn, cells: Cells, decimal: str, missing_marks: frozenset[str] = NOTHING
 ) -> Callable[[list[str], int], np.ndarray]:
-    """What reads texts into the values ``[n]`` of a column, NaN where they are missing.
+    """Return a function that converts texts to the values ``[n]`` of a column, NaN if missing.
 
-    The reader takes the texts and the number of the first one's row. It raises DataError, which
-    names the row, for what is neither of the column's type nor missing, and for numbers that are
-    too large. Unknown levels are missing, and so is what the column's own source has where a cell
-    is missing, such as -999.
+    The function takes the texts and the row number of the first one. It raises DataError, which
+    names the row, for texts that are neither of the column's type nor missing, and for numbers that
+    are too large. Unknown levels are missing, and so is the missing mark of the column's own
+    source, such as -999.
     """
     plain = _plain_reader(column, decimal, missing_marks | marks_of([column.missing]))
 
@@ -224,13 +233,13 @@ def reader_of(
 def _plain_reader(
     column: RecordColumn, decimal: str, missing_marks: frozenset[str]
 ) -> Callable[[Sequence[str]], np.ndarray]:
-    """A reader that raises ``_Misfit``."""
+    """Return a reader that raises ``_Misfit``."""
     if column.type in (NUMBER, WHOLE):
         return lambda texts: numbers_of(texts, decimal, missing_marks)
     known = dict.fromkeys(column.rare, len(column.levels) - 1.0)
     known |= {level: float(place) for place, level in enumerate(column.levels)}
     read = [number_in(level) for level in column.levels]
-    # Places of levels that are all numbers, so that 1.0 is known for 1.
+    # Indices of levels by number, if all levels are numbers, so that 1.0 matches 1.
     numbers = {number.value: float(place) for place, number in enumerate(read) if number}
     if any(number is None or number.form.coded for number in read):
         numbers = {}

@@ -1,4 +1,4 @@
-"""Rows of records as the source had them: its columns, in its order, written as it wrote them."""
+"""Writing of records in the format of their source: its columns, in its order, in its notation."""
 
 import csv
 import importlib
@@ -14,11 +14,11 @@ from training.data.records.records import CATEGORY, DATE, WHOLE, RecordColumn, R
 from training.data.records.values import date_text, number_in, rounded_moment
 
 MOST_INTEGER = 2.0**63
-"""From which on whole numbers are no integers of 64 bits."""
+"""Limit from which whole numbers exceed integers of 64 bits."""
 
 
 def text_of(column: RecordColumn, value: float, decimal: str = ".") -> str:
-    """A value as the source writes it."""
+    """Return a value in the notation of its source."""
     if isnan(value):
         return column.missing
     if column.type == CATEGORY:
@@ -45,8 +45,10 @@ def _place(column: RecordColumn, value: float) -> int:
 def texts_of(
     records: Records, values: np.ndarray | None = None
 ) -> tuple[list[str], list[list[str]]]:
-    """Names of the source's columns, and the texts of rows, ``[n][len(names)]``: of the records, or
-    of new rows ``[n, D]``, whose identifiers are empty."""
+    """Return the names of the source's columns, and the texts of rows ``[n][len(names)]``.
+
+    Rows are those of the records, or new rows ``[n, D]``, which have empty identifiers.
+    """
     rows = records.values if values is None else values
     columns = []
     for name in records.order:
@@ -67,7 +69,7 @@ def texts_of(
 def save_texts(
     path: Path, names: Sequence[str], rows: Sequence[Sequence[str]], separator: str = ","
 ) -> None:
-    """Writes columns by name and the texts of rows, whole or not at all."""
+    """Write the texts of rows with column names, atomically."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter=separator, lineterminator="\n")
         writer.writerow(names)
@@ -75,9 +77,12 @@ def save_texts(
 
 
 def frame_of(records: Records, values: np.ndarray | None = None) -> Any:
-    """Rows of the records, or new ones ``[n, D]``, which have no identifiers, as a pandas data
-    frame: numbers with the decimals of their column, whole numbers as integers, levels as
-    categories, dates as times, constants and identifiers as texts."""
+    """Return rows of the records, or new rows ``[n, D]``, as a pandas data frame.
+
+    Numbers are rounded to the decimals of their column, whole numbers are integers, categories have
+    the type category, dates are times, and identifiers are texts. New rows have no identifiers.
+    Constants are numbers if possible, else texts.
+    """
     pandas = importlib.import_module("pandas")
     rows = records.values if values is None else values
     columns: dict[str, Any] = {}

@@ -1,1 +1,1 @@
-"""From published formats of data to data sets of ours."""
+"""Conversion of published data formats to this project's data sets."""

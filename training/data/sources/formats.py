@@ -1,12 +1,12 @@
 """Readers of the formats in which image data sets are published.
 
-Each gives its images one by one, in an order that depends on the source alone, so that memory does
-not grow with the data set. Whether a single image can be read shows when it is read, and the
-reader can go on to the next; a source that is broken as a whole raises DataError.
+Each reader yields images one by one, in an order that depends on the source alone, so that memory
+does not grow with the data set. An unreadable image raises an error when it is read, and the reader
+can continue with the next one. A source that is broken as a whole raises DataError.
 
-Pickles, as the batches of CIFAR-10 are, are read as data: see ``torch_utils.inert_pickle``. Dicts,
-lists, tuples, strings, bytes and integers are allowed, and what NumPy writes for an array of uint8.
-All else is refused.
+Pickles, such as the batches of CIFAR-10, are parsed as data: see ``torch_utils.inert_pickle``.
+Dicts, lists, tuples, strings, bytes, integers, and NumPy's encoding of uint8 arrays are allowed;
+everything else is rejected.
 """
 
 import gzip
@@ -47,11 +47,11 @@ from training.names import HELD_OUT_PATCHES, PATCH, PATCHES, SIDES
 
 
 class SourceImage(NamedTuple):
-    """One image of a source, not read yet.
+    """One image of a source, before it is read.
 
     Attributes:
         where: Name of the image in errors.
-        read: Returns the pixels ``[H, W, C]`` uint8, C = 1 or 3, or raises DataError.
+        read: Function that returns the pixels ``[H, W, C]`` uint8, C = 1 or 3, or raises DataError.
         label: Class of the image, a vector, or None if the source has no labels.
     """
 
@@ -64,14 +64,14 @@ Images = Generator[SourceImage, None, None]
 
 
 class Source(NamedTuple):
-    """The images, to be closed after use, and their number where it is known beforehand."""
+    """Images, to be closed after use, and their number if it is known in advance."""
 
     images: Images
     total: int | None
 
 
 def given(pixels: np.ndarray) -> np.ndarray:
-    """What reads an image whose pixels are there already."""
+    """Return pixels that are already in memory: a reader for ``SourceImage``."""
     return pixels
 
 
@@ -80,8 +80,15 @@ _REFUSED = ("BINFLOAT", "EMPTY_SET", "ADDITEMS", "NEWOBJ")
 
 
 def read_plain_pickle(data: bytes, where: str) -> Any:
-    """The value of a pickle; arrays of uint8 are NumPy arrays, Python 2 strings are latin-1. Raises
-    DataError if it holds anything else, or is broken; ``where`` is its name in the error."""
+    """Return the value of a pickle; uint8 arrays are NumPy arrays, Python 2 strings are latin-1.
+
+    Args:
+        data: Content of the pickle.
+        where: Name of the pickle in errors.
+
+    Raises:
+        DataError: The pickle contains anything else, or is broken.
+    """
     try:
         return PickleReader(data, _NAMES, without=_REFUSED).read()
     except PickleError as error:
@@ -91,15 +98,15 @@ def read_plain_pickle(data: bytes, where: str) -> Any:
 DIGITS = "digits"
 NAMES = (DIGITS, PATCHES, HELD_OUT_PATCHES)
 PATCHES_MADE = 20_000
-"""How many patches there are, unless a number is given."""
+"""Default number of patches."""
 TILE = 4
-"""Side of the tiles that photographs are cut into, in sides of a patch."""
+"""Side of the tiles into which photographs are cut, in sides of a patch."""
 HELD_OUT = 5
-"""One of so many tiles is held out, those in a row moved by two in the next."""
+"""One tile in this many is held out; the pattern moves by two tiles from row to row."""
 
 
 def digits() -> Source:
-    """The 1797 digits of 8x8 pixels that come with scikit-learn, gray levels 0-16 as 0-255."""
+    """Return the 1797 digits of 8x8 pixels from scikit-learn, gray levels scaled to 0-255."""
     datasets: Any = importlib.import_module("sklearn.datasets")
     levels, labels = datasets.load_digits(return_X_y=True)
     pixels = np.rint(levels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
@@ -112,18 +119,18 @@ def digits() -> Source:
 
 
 def patches(held_out: bool, side: int, count: int) -> Source:
-    """Square patches of the two photographs of scikit-learn; their classes say of which.
+    """Return square patches of the two photographs in scikit-learn; classes are the photographs.
 
-    Photographs are cut into tiles, and a patch lies within one: so those of the tiles that are held
-    out share no pixel with the others.
+    Photographs are cut into tiles, and each patch lies within one tile. Patches of held-out tiles
+    therefore share no pixel with the others.
 
     Args:
-        held_out: Whether to take them from the tiles that are held out, or from the others.
-        side: Of a patch, in pixels.
-        count: How many, at places drawn at random, which are the first of a larger number too.
+        held_out: Whether to use the held-out tiles, or the others.
+        side: Side of a patch, in pixels.
+        count: Number of patches at random places; a larger number extends a smaller one.
 
     Raises:
-        UsageError: Patches are too small or large, or there are not so many.
+        UsageError: Patches are too small or large, or there are too few.
     """
     if not SIDES[0] <= side <= SIDES[1]:
         raise UsageError(f"--patch is {side}: patches are from {SIDES[0]} to {SIDES[1]} pixels")
@@ -144,7 +151,7 @@ def patches(held_out: bool, side: int, count: int) -> Source:
 
 
 def _corners(photographs: list[np.ndarray], held_out: bool, side: int) -> Iterator[np.ndarray]:
-    """Upper left corners of patches ``[n, 3]``, tile by tile: photograph, row and column."""
+    """Yield upper left corners of patches ``[n, 3]``, tile by tile: photograph, row and column."""
     tile, within = TILE * side, (TILE - 1) * side + 1
     for number, photograph in enumerate(photographs):
         down, across = (size // tile for size in photograph.shape[:2])
@@ -161,26 +168,26 @@ _KNOWN = (
 )
 _UNREADABLE = (OSError, EOFError, zlib.error, tarfile.TarError, ValueError)
 MAX_BATCH_BYTES = 64 << 20
-"""Of a batch of CIFAR-10, which has 31 MB."""
+"""Maximum size of a batch of CIFAR-10; real ones have 31 MB."""
 MAX_ARCHIVE_BYTES = 1 << 30
-"""Of CIFAR-10's archive when it is unpacked, which has 186 MB."""
+"""Maximum size of CIFAR-10's unpacked archive; the real one has 186 MB."""
 
 
 def open_source(
     name: str, patch: int | None = None, count: int | None = None, in_part: bool = False
 ) -> Source:
-    """Open the source of a path, or the built-in one of a name.
+    """Open the source at a path, or a built-in source by name.
 
     Args:
         name: The path or the name.
         patch: Side of patches in pixels; None for 16.
-        count: Patches to make, at least; None for all.
-        in_part: Whether only a part of the images is taken, so that folders and zips with classes
-            give the classes in turns, and a part has all of them evenly.
+        count: Number of patches to make; None for the default.
+        in_part: Whether only a part of the images will be used. Folders and zips then alternate
+            their classes, so that a part is balanced.
 
     Raises:
-        DataError: Nothing is there, or it is broken.
-        UsageError: It is of no known kind, or has no such patches.
+        DataError: The source does not exist, or is broken.
+        UsageError: The kind of source is unknown, or there are too few patches.
     """
     path = Path(name)
     if name == DIGITS:
@@ -202,8 +209,10 @@ def open_source(
 
 
 def _files(container: Container, in_part: bool) -> Source:
-    """Return the image files of a folder or zip in the order of their names, or, for a part of
-    those with classes, in turns of the classes."""
+    """Return the image files of a folder or zip in the order of their names.
+
+    If only a part will be used and there are classes, the images alternate between classes.
+    """
     names = image_names(container)
     if not names:
         kinds = ", ".join(IMAGE_SUFFIXES)
@@ -230,8 +239,9 @@ def _files(container: Container, in_part: bool) -> Source:
 
 
 def in_turns(labels: Sequence[Label]) -> list[int]:
-    """Return places of images such that their classes take turns: the first image of each class,
-    then the second of each, and so on.
+    """Return an order of images that alternates between classes.
+
+    It has the first image of each class, then the second of each, and so on.
 
     Example:
         >>> in_turns([0, 0, 0, 1, 2])
@@ -246,9 +256,11 @@ def in_turns(labels: Sequence[Label]) -> list[int]:
 
 
 def _class_folders(names: list[str]) -> list[str]:
-    """The folders at the top that all images are in, in their order, numbers in theirs; none if
-    there are fewer than two, or some are thousands of images, as data sets of this project have
-    them."""
+    """Return the top folders of all images as class names, numeric names in numeric order.
+
+    The list is empty if there are fewer than two folders, or if some are the folders of a thousand
+    images in data sets of this project.
+    """
     folders = sorted({name.rpartition("/")[0].partition("/")[0] for name in names})
     if all(re.fullmatch("[0-9]{1,9}", folder) for folder in folders):
         folders.sort(key=int)
@@ -261,7 +273,7 @@ def _read_file(container: Container, name: str, decode: Decoder) -> np.ndarray:
 
 
 def _cifar10(path: Path) -> Images:
-    """The 50,000 training images of CIFAR-10's Python version, batch by batch."""
+    """Yield the 50,000 training images of CIFAR-10's Python version, batch by batch."""
     try:
         with _gunzip(path, _Archive) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             batches = {
@@ -286,7 +298,7 @@ def _cifar10_batch(data: bytes, where: str) -> Images:
     content = read_plain_pickle(data, where)
     if not isinstance(content, dict):
         raise DataError(f"{where} is not a dict of data and labels")
-    # Python 2 wrote the keys as bytes; whoever saved it again may have made them text.
+    # Python 2 wrote the keys as bytes; files saved again may have text keys.
     pixels, labels = (content.get(key, content.get(key.encode())) for key in ("data", "labels"))
     if not (isinstance(pixels, np.ndarray) and pixels.ndim == 2 and pixels.shape[1] == 3072):
         raise DataError(f"{where} has no 'data' of shape [n, 3072] uint8")
@@ -302,7 +314,7 @@ def _cifar10_batch(data: bytes, where: str) -> Images:
 
 
 def _idx(path: Path) -> Source:
-    """MNIST's format; 28x28 images get two rows and columns of zeros on each side."""
+    """Return the images of an MNIST idx file; 28x28 images are padded by two zeros on each side."""
     labels = _idx_labels(path)
     with _gunzip(path) as file:
         count, height, width = _idx_header(file, path, "images")
@@ -330,7 +342,7 @@ def _idx(path: Path) -> Source:
 
 
 def _idx_labels(path: Path) -> bytes | None:
-    """The labels beside a file of images, by the names that MNIST and its kin have."""
+    """Return the labels next to a file of images, by the naming scheme of MNIST."""
     beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
     if beside == path or not beside.exists():
         logger.info(f"Note: no labels, since there is no {beside.name} beside {path}")
@@ -352,16 +364,16 @@ def _idx_header(file: gzip.GzipFile, path: Path, what: str) -> tuple[int, ...]:
 
 
 class _Archive(gzip.GzipFile):
-    """An unpacked archive, in which nothing is read or skipped that no archive of CIFAR-10 has."""
+    """An unpacked archive that rejects reads and skips larger than those of CIFAR-10's archive."""
 
     def read(self, size: int | None = -1) -> bytes:
-        # The names of members may be of any length, and are read whole.
+        # Names of members can have any length, and are read at once.
         if size is None or not 0 <= size <= MAX_BATCH_BYTES:
             raise tarfile.ReadError(f"it asks for {size} bytes at once")
         return super().read(size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        # To skip is to unpack, and what is packed may be a thousand times as long.
+        # Skipping unpacks the data, which can be a thousand times as long.
         if offset > MAX_ARCHIVE_BYTES:
             raise tarfile.ReadError(f"it goes on after {MAX_ARCHIVE_BYTES >> 20} MiB")
         return super().seek(offset, whence)
@@ -369,7 +381,7 @@ class _Archive(gzip.GzipFile):
 
 def _gunzip(path: Path, kind: type[gzip.GzipFile] = gzip.GzipFile) -> gzip.GzipFile:
     try:
-        if not path.is_file():  # opening a pipe would wait for ever
+        if not path.is_file():  # opening a pipe would block forever
             raise DataError(f"{path} is no ordinary file")
         return kind(path, "rb")
     except OSError as error:
@@ -384,7 +396,7 @@ def _read(file: gzip.GzipFile, size: int, path: Path) -> bytes:
 
 
 def _lmdb(path: Path) -> Source:
-    """LSUN's format: image files as the values of a key-value store, in the order of their keys."""
+    """Return the images of an LSUN store: image files as values, in the order of their keys."""
 
     def images() -> Images:
         decode = Decoder()

@@ -1,9 +1,9 @@
-"""The process that opens a store of LMDB: ``python lmdb_process.py FOLDER MOST_BYTES PATHS...``.
+"""Process that opens an LMDB store: ``python lmdb_process.py FOLDER MOST_BYTES PATHS...``.
 
-Run by ``lmdb_store``, which says why. It writes to stdout, once the store is open, ``<II`` (0, 0)
-and the number of entries as ``<Q``; then each entry as ``<II`` (lengths of key and value), key,
-value; after the last ``<II`` (0, 0). What goes wrong is ``<II`` (0, length of a message) and the
-message, in place of either (0, 0) or an entry. Packages are looked for at PATHS.
+``lmdb_store`` runs it, and explains why. Once the store is open, the process writes to stdout
+``<II`` (0, 0) and the number of entries as ``<Q``; then each entry as ``<II`` (lengths of key and
+value), key, value; after the last ``<II`` (0, 0). An error is ``<II`` (0, length of a message) and
+the message, in place of either (0, 0) or an entry. Packages are imported from PATHS.
 """
 
 import faulthandler
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
-PATIENCE = 30.0  # seconds for one entry; a broken store can hold the library for ever
+PATIENCE = 30.0  # seconds for one entry; a broken store can block the library forever
 
 
 def main(folder: str, most_bytes: int) -> None:
@@ -48,11 +48,11 @@ def _put(output: IO[bytes], key: Any, value: Any) -> None:
 
 
 def _watched(entries: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
-    """The same entries; the process ends if one takes too long."""
+    """Yield the same entries; end the process if one takes too long."""
     iterator = iter(entries)
     with open(os.devnull, "w") as nowhere:
         while True:
-            # A signal would not come while the library is at work, and Windows has none.
+            # A signal would not arrive inside the library, and Windows has none.
             faulthandler.dump_traceback_later(PATIENCE, exit=True, file=nowhere)
             entry = next(iterator, None)
             faulthandler.cancel_dump_traceback_later()

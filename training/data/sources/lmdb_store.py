@@ -1,9 +1,9 @@
-"""The key-value stores of LMDB, read by its own library in a process of its own.
+"""LMDB key-value stores, read by the LMDB library in a separate process.
 
-The library trusts a store: one that is cut short or made by a stranger can end the process that
-reads it, or hold it for ever. So another process does, and its death is an error like any other.
-What it sends is checked too: keys come in order, and all together are no larger than the file, so
-that a store is no more work than its size explains.
+The library trusts a store: a truncated or malicious one can crash the process that reads it, or
+block it forever. In a separate process, a crash is an ordinary error. Its output is checked too:
+keys must be in order, and together no larger than the file, so that the work is bounded by the size
+of the store.
 """
 
 import importlib.util
@@ -25,15 +25,21 @@ _COUNT, _LENGTHS = struct.Struct("<Q"), struct.Struct("<II")
 
 
 def count_entries(folder: Path) -> int:
-    """The number of entries that a store says it has. Raises DataError if the store cannot be read,
-    or is none, or the package lmdb is not installed."""
+    """Return the number of entries that a store declares.
+
+    Raises:
+        DataError: The store cannot be read, is not an LMDB, or the package lmdb is not installed.
+    """
     with _opened(folder) as store:
         return store.count
 
 
 def read_entries(folder: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of a store in the order of the keys. Raises DataError as ``count_entries``,
-    and where the store turns out to be broken later."""
+    """Yield the keys and values of a store in the order of the keys.
+
+    Raises:
+        DataError: As ``count_entries``, or a later entry is broken.
+    """
     with _opened(folder) as store:
         left = (folder / DATA_FILE).stat().st_size
         number, last = 0, b""
@@ -54,7 +60,7 @@ def read_entries(folder: Path) -> Iterator[tuple[bytes, bytes]]:
 @contextmanager
 def _opened(folder: Path) -> Iterator["_Store"]:
     path = folder / DATA_FILE
-    if not path.is_file():  # opening a pipe would wait for ever
+    if not path.is_file():  # opening a pipe would block forever
         raise _broken(folder, f"its {DATA_FILE} is no file")
     if not os.access(path, os.R_OK):
         raise _broken(folder, f"its {DATA_FILE} may not be read")
@@ -76,10 +82,10 @@ def _opened(folder: Path) -> Iterator["_Store"]:
 
 
 class _Store:
-    """An open store, of which another process sends the entries.
+    """An open store whose entries come from another process.
 
     Attributes:
-        count: The number of entries that the store says it has.
+        count: Number of entries that the store declares.
     """
 
     def __init__(self, folder: Path, sent: IO[bytes]):
@@ -88,7 +94,7 @@ class _Store:
         (self.count,) = _COUNT.unpack(self._read(_COUNT.size))
 
     def next_entry(self) -> tuple[bytes, bytes] | None:
-        """Key and value; None at the end, and once at the start."""
+        """Return key and value; None at the end, and once at the start."""
         key_length, length = _LENGTHS.unpack(self._read(_LENGTHS.size))
         key, value = self._read(key_length), self._read(length)
         if key:

@@ -1,11 +1,11 @@
-"""Data sets of images: square PNGs in the StyleGAN format, by ``dataset_tool.py``.
+"""Writer of image data sets: square PNGs in the StyleGAN format, for ``dataset_tool.py``.
 
-A data set is a zip or a folder of uncompressed 8-bit PNGs, gray or RGB and all of one shape, named
-``00000/img00000000.png`` and on, a thousand to a folder, with ``dataset.json``: ``{"labels":
-[["00000/img00000000.png", 6], ...]}`` with an integer or a list of numbers for each image, or null
-in place of the list. Nothing is compressed, so that reading is fast, and equal images give equal
-bytes. Beside it, ``{name}_params.json`` has the options, the number of images written and skipped,
-and the versions.
+A data set is a zip or a folder of uncompressed 8-bit PNGs, gray or RGB and all of one shape. They
+are named ``00000/img00000000.png`` and so on, a thousand per folder. ``dataset.json`` contains
+``{"labels": [["00000/img00000000.png", 6], ...]}`` with an integer or a list of numbers for each
+image, or null in place of the list. Nothing is compressed, so that reading is fast, and equal
+images give equal bytes. Next to the data set, ``{name}_params.json`` contains the options, the
+numbers of images written and skipped, and the versions.
 """
 
 import json
@@ -33,7 +33,7 @@ OTHER_ARCHIVES = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", "
 
 
 class ImageWriter:
-    """Numbers images and collects their labels; ``put`` stores bytes under a name."""
+    """Numbering of images and collection of their labels; ``put`` stores bytes under a name."""
 
     def __init__(self, put: Callable[[str, bytes], None]):
         self._put = put
@@ -45,8 +45,11 @@ class ImageWriter:
         return bool(self._labels)
 
     def add(self, pixels: np.ndarray, label: Label | None) -> None:
-        """Writes one image, ``[S, S, C]`` uint8 with C = 1 or 3. Raises DataError if it has a label
-        where earlier ones have none, or the other way round."""
+        """Write one image, ``[S, S, C]`` uint8 with C = 1 or 3.
+
+        Raises:
+            DataError: Some images have labels and others do not.
+        """
         if self.count and (label is None) == self.has_labels:
             raise DataError(f"some images have labels, but not all of the first {self.count + 1}")
         name = f"{self.count // IMAGES_A_FOLDER:05d}/img{self.count:08d}.png"
@@ -56,7 +59,11 @@ class ImageWriter:
         self.count += 1
 
     def finish(self) -> None:
-        """Writes the labels. Raises DataError if there is no image."""
+        """Write the labels.
+
+        Raises:
+            DataError: There is no image.
+        """
         if self.count == 0:
             raise DataError("the source has no images that can be read")
         content = {"labels": self._labels or None}
@@ -65,10 +72,13 @@ class ImageWriter:
 
 @contextmanager
 def image_writer(destination: Path) -> Iterator[ImageWriter]:
-    """A writer of a zip, or of a folder if the name does not end in ``.zip``.
+    """Open a writer of a zip, or of a folder if the name does not end in ``.zip``.
 
-    The destination appears, or is replaced, when the block ends; if it raises, nothing changes.
-    Raises DataError if no image was written."""
+    The destination is created or replaced when the block ends; after an error nothing changes.
+
+    Raises:
+        DataError: No image was written.
+    """
     if is_zip(destination):
         with (
             atomic_path(destination) as temporary,
@@ -94,10 +104,11 @@ def is_zip(destination: Path) -> bool:
 
 
 def require_writable(destination: Path, source: Path | None, overwrite: bool) -> None:
-    """Raises UsageError if writing a data set there would lose something.
+    """Raise UsageError if writing a data set to a destination would lose data.
 
-    Only a data set (or an empty folder) is ever replaced, if that may be, so that a slip of the pen
-    cannot remove a home folder, nor what the data set is made from."""
+    Only a data set or an empty folder is ever replaced, and only if permitted. A typing error thus
+    cannot remove a home folder, or the source of the data set.
+    """
     if destination.suffix.lower() in OTHER_ARCHIVES and not destination.is_dir():
         raise UsageError(
             f"--dest is {destination}, but a data set is a .zip or a folder: give a name that ends "
@@ -126,7 +137,7 @@ def require_writable(destination: Path, source: Path | None, overwrite: bool) ->
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
-    # Everything that would differ from one day or machine to the next is fixed.
+    # All fields that vary between days or machines are fixed.
     entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
     entry.create_system = 3
     entry.external_attr = (stat.S_IFREG | 0o644) << 16
@@ -135,9 +146,9 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 @contextmanager
 def _atomic_folder(destination: Path) -> Iterator[Path]:
-    """Yields a new folder that becomes ``destination`` if the block succeeds."""
+    """Yield a new folder that becomes ``destination`` if the block succeeds."""
     destination.parent.mkdir(parents=True, exist_ok=True)
-    # The folder inside has ordinary permissions, which one from tempfile has not.
+    # The inner folder has ordinary permissions, unlike one from tempfile.
     temporary = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}-"))
     new, old = temporary / "new", temporary / "old"
     new.mkdir()
@@ -160,16 +171,15 @@ MAX_NAMED_SKIPS = 20
 
 @dataclass
 class Conversion:
-    """Makes all images of a source square and of one shape, and writes them.
+    """Conversion of all images of a source to squares of one shape, which are written.
 
     Args:
-        transform: How to crop and resize.
-        channels: 1 makes all images gray and 3 makes all RGB; None takes the first image's. Then a
-            later gray image is repeated in three channels, but color is never thrown away.
+        transform: Crop and resize transformation.
+        channels: 1 makes all images gray and 3 makes all RGB. None uses the first image's number:
+            then a later gray image is repeated in three channels, but color is never discarded.
         first_image: Number of images to leave out at the start, so that a data set can be split.
-        max_images: Largest number of images to take.
-        skip_bad: Whether to leave out, and count, images that cannot be read or have the wrong
-            shape.
+        max_images: Maximum number of images to use.
+        skip_bad: Whether to skip and count images that cannot be read or have the wrong shape.
     """
 
     transform: Transform
@@ -179,9 +189,12 @@ class Conversion:
     first_image: int = 0
 
     def run(self, source: Source, writer: ImageWriter) -> tuple[tuple[int, ...], int]:
-        """Shape ``(S, S, C)`` of the images that were written, and how many were skipped. Raises
-        DataError for a bad image that is not to be skipped, a color image among gray ones, a source
-        that is broken as a whole, or no image."""
+        """Return the shape ``(S, S, C)`` of the written images, and the number of skipped ones.
+
+        Raises:
+            DataError: A bad image must not be skipped, a color image follows gray ones, the source
+                is broken as a whole, or there is no image.
+        """
         shape: tuple[int, ...] | None = None
         skipped = seen = 0
         total = None if source.total is None else max(0, source.total - self.first_image)

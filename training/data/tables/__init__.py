@@ -1,1 +1,1 @@
-"""Tables of numbers: rows are points, columns their dimensions."""
+"""Numeric tables: rows are points, columns are dimensions."""

@@ -1,7 +1,6 @@
-"""A table as others write it: the rows that come of it, what names its columns may have, and what a
-user decides about its rows.
+"""External tables: their rows, permitted column names, and the user's options for rows.
 
-Rows come in blocks, so that memory holds the wanted columns once and a block besides.
+Rows are read in blocks, so that memory holds the selected columns once and one block.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from training.names import MISSING
 
 BLOCK_ROWS = 10_000
 MOST_COLUMNS = 10_000
-"""A basis of as many has 0.8 GB."""
+"""Maximum number of columns; a basis of this dimension has 0.8 GB."""
 LONGEST_NAME = 200
 
 
@@ -27,7 +26,7 @@ NO_NAME = "Left out the first column, which has no name, as an index of the rows
 
 
 def row_number(row: int) -> str:
-    """What messages call a row that stands on no line of a text."""
+    """Return the description of a row in messages, without a line number."""
     return f"row {row + 1}"
 
 
@@ -36,12 +35,12 @@ class ForeignTable:
     """A table to be read.
 
     Attributes:
-        name: What messages call it.
-        names: Its columns.
-        blocks: Gives rows ``[n, len(names)]`` of float64; NaN where a value is missing.
-        named: Whether the names are the source's own, and not numbers that columns were given.
-        place_of: What messages call a row, counted from 0.
-        notes: What was left out already, in lines for people.
+        name: Name of the table in messages.
+        names: Names of the columns.
+        blocks: Function that yields rows ``[n, len(names)]`` of float64; NaN for missing values.
+        named: Whether the names come from the source, rather than being generated numbers.
+        place_of: Function from a row number, from 0, to its description in messages.
+        notes: Messages about columns that are already left out.
     """
 
     name: str
@@ -53,20 +52,23 @@ class ForeignTable:
 
 
 def row_blocks(rows: Any) -> Iterator[Any]:
-    """An array or a data frame in blocks of its rows."""
+    """Yield an array or a data frame in blocks of its rows."""
     return (rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS))
 
 
 def numbered(count: int, stem: str = "x") -> list[str]:
-    """Names for columns that have none."""
+    """Return names for columns without names."""
     return [f"{stem}{index}" for index in range(1, count + 1)]
 
 
 def places_of(
     names: Sequence[str], wanted: Sequence[str] | None, source: object, exclude: Sequence[str] = ()
 ) -> list[int]:
-    """Where the wanted columns are: all that have names, if None, without those to leave out.
-    Raises UsageError if one is not there, or is named twice, or none is left."""
+    """Return the indices of the selected columns, by default all that have names.
+
+    Raises:
+        UsageError: A column does not exist, is named twice, or none is left.
+    """
     wanted = None if wanted is None else [str(name) for name in wanted]  # frames call some 0
     exclude = [str(name) for name in exclude]
     for name in (*(wanted or ()), *exclude):
@@ -87,14 +89,14 @@ def places_of(
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names of columns, as messages list them: the first ones of many."""
+    """Return column names for a message: the first ones if there are many."""
     return ", ".join([*map(shown, names[:20]), *["..."] * (len(names) > 20)])
 
 
 def with_columns(
     table: ForeignTable, wanted: Sequence[str] | None, exclude: Sequence[str] = ()
 ) -> ForeignTable:
-    """Some columns of a table that is read as a whole."""
+    """Return some columns of a table that is read as a whole."""
     require_names(table.names, table.name)
     if wanted is None and not exclude:
         return table
@@ -106,8 +108,10 @@ def with_columns(
 
 
 def require_names(names: Sequence[str], source: object, indexed: bool = False) -> None:
-    """Raises DataError unless the names of columns are few, plain, and different; ``indexed``, the
-    first of several may have none."""
+    """Raise DataError unless column names are few, printable, and different.
+
+    If ``indexed``, the first of several columns may have no name.
+    """
     if indexed and len(names) > 1 and not names[0]:
         names = ["(no name)", *names[1:]]
     if not names:
@@ -131,28 +135,34 @@ def require_names(names: Sequence[str], source: object, indexed: bool = False) -
 
 
 def _runs_in_spreadsheets(name: str) -> bool:
-    """Whether a spreadsheet runs something for a cell of this text.
+    """Return whether a spreadsheet would execute a cell of this text.
 
-    A text that starts with a sign is a formula too. Without calls, references to other sheets and
-    links to other programs, as in ``-logL`` or ``+1y``, it can only be an error.
+    Texts that start with a sign are formulas too. Without calls, references to other sheets or
+    links to other programs, as in ``-logL`` or ``+1y``, they can only give an error.
     """
     return name[0] in "=@" or (name[0] in "+-" and any(mark in name for mark in "(!|"))
 
 
 def require_few(columns: int, source: object) -> None:
-    """Raises DataError if there are more columns than can be taken."""
+    """Raise DataError if there are too many columns."""
     if columns > MOST_COLUMNS:
         raise DataError(f"{source} has {columns} columns: at most {MOST_COLUMNS} are taken")
 
 
 CHUNK = 40 << 20
-"""Bytes that blocks are collected to. The system has so much back as soon as it is free, while the
-allocator (glibc's, up to 32 MiB) may keep what was freed in smaller parts."""
+"""Size in bytes to which blocks are collected.
+
+The system reclaims blocks of this size when they are freed, while the allocator (glibc's, up to 32
+MiB) can keep smaller ones.
+"""
 
 
 def widened(values: np.ndarray) -> np.ndarray:
-    """Numbers ``[n]`` or ``[n, D]`` as float64. Columns of less precision that are all rounded to
-    decimals have these: 0.1 would be 0.10000000149011612, and no step would be seen."""
+    """Convert numbers ``[n]`` or ``[n, D]`` to float64, restoring decimals.
+
+    Columns of lower precision whose values are all rounded to decimals get these decimals.
+    Otherwise 0.1 would be 0.10000000149011612, and no step would be detected.
+    """
     wide: np.ndarray = values.astype(np.float64)
     if values.dtype.kind == "f" and values.dtype.itemsize < wide.dtype.itemsize:
         for column, own in zip(np.atleast_2d(wide.T), np.atleast_2d(values.T), strict=True):
@@ -168,7 +178,7 @@ def widened(values: np.ndarray) -> np.ndarray:
 
 
 def joined(blocks: Iterable[np.ndarray], columns: int) -> np.ndarray:
-    """Blocks ``[n, columns]`` as one array ``[N, columns]``, row after row in memory."""
+    """Join blocks ``[n, columns]`` into one array ``[N, columns]``, row-major."""
     chunks: list[np.ndarray] = []
     pending: list[np.ndarray] = []
     size = 0
@@ -191,18 +201,20 @@ def joined(blocks: Iterable[np.ndarray], columns: int) -> np.ndarray:
 
 
 def _concatenated(blocks: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    # A block that is large by itself is not copied.
+    # A single large block is not copied.
     return blocks[0] if len(blocks) == 1 else np.concatenate([np.empty((0, columns)), *blocks])
 
 
 def narrowed(values: np.ndarray, places: Sequence[int]) -> np.ndarray:
-    """The columns ``[N, len(places)]`` at different places of rows ``[N, D]`` that lie one after
-    the other, in the memory of all: ``values`` is lost."""
+    """Return columns ``[N, len(places)]`` of row-major rows ``[N, D]``, in place.
+
+    The result uses the memory of ``values``, which is overwritten.
+    """
     count, kept = len(values), len(places)
     memory = values.reshape(-1)
     assert np.shares_memory(memory, values) or not count
     for start in range(0, count, BLOCK_ROWS):
-        # It is a copy, and the place of these columns reaches no row that is still to come.
+        # This is a copy, and its destination does not overlap with later rows.
         block = values[start : start + BLOCK_ROWS, places]
         memory[start * kept : start * kept + block.size] = block.reshape(-1)
     return memory[: count * kept].reshape(count, kept)
@@ -210,16 +222,16 @@ def narrowed(values: np.ndarray, places: Sequence[int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RowChoices:
-    """Which rows are taken, and for what.
+    """Selection of rows, and their split.
 
     Attributes:
-        missing: One of ``MISSING``.
-        max_rows: Rows to take at most, the first ones; None for all.
-        held_out: Fraction of the rows that is not to be trained on.
-        seed: Seed of the choice of these.
+        missing: A method in ``MISSING``.
+        max_rows: Maximum number of rows to read, the first ones; None for all.
+        held_out: Fraction of the rows that is not used for training.
+        seed: Random seed of this split.
 
     Raises:
-        UsageError: One of them is none of these; from Python nothing else looks at them.
+        UsageError: A value is invalid.
     """
 
     missing: str = "keep"
@@ -239,20 +251,20 @@ class RowChoices:
 
 @dataclass(frozen=True)
 class TableChoices(RowChoices):
-    """What a user decides about a table; see ``RowChoices``.
+    """User options for a table; see ``RowChoices``.
 
     Attributes:
-        conditions: Columns that are conditioned on.
-        covariates: Columns that are conditioned on too, but are no data.
-        dataset: Column that says which rows are trials of one dataset; None where each row has
-            parameters of its own.
-        missing: One of ``MISSING``: refuse missing values, drop their rows, or take the mean; to
-            keep them is for data of trials, and otherwise left to records (``NotNumbers`` is
-            raised). Infinite ones are missing too, as a simulation that failed leaves them, but are
-            not kept.
-        dequantize: Whether to look for discrete columns.
-        bounds: Lowest and highest value by column, infinite where there is none.
-        kept: Further fraction that no choice is to be made by either.
+        conditions: Columns of conditions.
+        covariates: Columns of conditions that are not data.
+        dataset: Column that identifies the dataset of each trial; None if each row has its own
+            parameters.
+        missing: A method in ``MISSING``: refuse missing values, drop their rows, or impute the
+            mean. Keeping them is possible for data of trials only; other tables are read as records
+            instead (``NotNumbers`` is raised). Infinite values, for example of failed simulations,
+            are missing too, but are never kept.
+        dequantize: Whether to detect discrete columns.
+        bounds: Lower and upper bounds by column, infinite where there is none.
+        kept: Further fraction of rows that is not used for any choice either.
     """
 
     conditions: Sequence[str] = ()
@@ -264,7 +276,7 @@ class TableChoices(RowChoices):
     kept: float = 0.0
 
     def holes(self, names: Sequence[str]) -> list[int]:
-        """Places of the columns that may have holes: data of trials, if missing values are kept."""
+        """Return the indices of columns that may have missing values: data of trials, if kept."""
         if self.missing != "keep" or self.dataset is None:
             return []
         return [names.index(name) for name in self.conditions]

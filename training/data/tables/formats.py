@@ -1,4 +1,4 @@
-"""The formats of tables that are read: text, arrays, Parquet, and what comes with scikit-learn."""
+"""Readers of tables: text, arrays, Parquet, and data sets of scikit-learn."""
 
 import importlib
 import re
@@ -31,20 +31,20 @@ from training.data.toys import Toy
 from training.names import RAW_TABLES, script
 
 SHIPPED = ("breast_cancer", "diabetes", "wine")
-"""Data sets of scikit-learn by name."""
+"""Names of data sets of scikit-learn."""
 TOY_PREFIX = "toy:"
 TOY_ROWS = 20_000
 
 
 INDEX = re.compile(r"__index_level_\d+__")
-"""What pandas calls an index without a name in a Parquet file."""
+"""Name that pandas gives to an unnamed index in a Parquet file."""
 NO_INDEX = "Left out the index of the rows, which has no name"
 SINGLE = ("float", "halffloat")
-"""What Arrow calls numbers of less precision."""
+"""Arrow's names of types of lower precision."""
 
 
 def open_npy(path: Path) -> ForeignTable:
-    """An npy, whose columns have no names."""
+    """Open an npy file, whose columns have no names."""
     with open_array(path) as (header, _):
         _require_table(path, header)
 
@@ -56,7 +56,7 @@ def open_npy(path: Path) -> ForeignTable:
 
 
 def open_archive(path: Path) -> ForeignTable:
-    """An npz with ``points``, or with one array alone, and perhaps ``names``."""
+    """Open an npz file with ``points`` or a single array, and optionally ``names``."""
     with open_arrays(path) as saved:
         if "points" in saved.names:
             name = "points"
@@ -83,7 +83,7 @@ def open_archive(path: Path) -> ForeignTable:
 
 
 def _rows(path: Path, header: Header, file: IO[bytes]) -> Iterator[np.ndarray]:
-    """The rows of an array that is stored after its header, in blocks."""
+    """Yield the rows of an array that is stored after its header, in blocks."""
     count, columns = header.shape
 
     def numbers(length: int) -> np.ndarray:
@@ -114,8 +114,16 @@ def _require_table(path: Path, header: Header) -> None:
 
 @contextmanager
 def by_arrow(path: Path, failure: str = "is broken: {}") -> Iterator[None]:
-    """Reads a file by Arrow in the block. Raises UsageError if Arrow is not there, DataError of a
-    file that it cannot read, with what to say of that and Arrow's reason."""
+    """Convert errors of Arrow in this block.
+
+    Args:
+        path: The file.
+        failure: Message for unreadable files, with a placeholder for Arrow's reason.
+
+    Raises:
+        UsageError: Arrow is not installed.
+        DataError: Arrow cannot read the file.
+    """
     try:
         foreign = (importlib.import_module("pyarrow").ArrowException, OSError)
     except ImportError as error:
@@ -131,7 +139,7 @@ def by_arrow(path: Path, failure: str = "is broken: {}") -> Iterator[None]:
 def open_parquet(
     path: Path, wanted: Sequence[str] | None, exclude: Sequence[str] = ()
 ) -> ForeignTable:
-    """Columns of a Parquet file, all of them if none are named, but for those to leave out."""
+    """Open columns of a Parquet file, by default all of them."""
     with by_arrow(path, "is no readable Parquet file"):
         file = importlib.import_module("pyarrow.parquet").ParquetFile(path)
         names = list(file.schema_arrow.names)
@@ -160,7 +168,7 @@ def open_parquet(
 
 
 def open_shipped(name: str) -> ForeignTable:
-    """A data set of scikit-learn."""
+    """Open a data set of scikit-learn."""
     datasets = importlib.import_module("sklearn.datasets")
     shipped = getattr(datasets, f"load_{name}")()
     names = [str(column).replace(" ", "_") for column in shipped.feature_names]
@@ -168,7 +176,7 @@ def open_shipped(name: str) -> ForeignTable:
 
 
 def open_toy(source: str, seed: int) -> ForeignTable:
-    """Draws of ``toy:NAME``."""
+    """Open draws of ``toy:NAME``."""
     toy = Toy(source.removeprefix(TOY_PREFIX))
 
     def blocks() -> Iterator[np.ndarray]:
@@ -180,17 +188,17 @@ def open_toy(source: str, seed: int) -> ForeignTable:
 
 
 MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", ".", "?", "-"))
-"""Cells that stand for no value, in lower case."""
+"""Cells that represent missing values, in lower case."""
 
 
 class NotNumbers(DataError):
-    """A table has cells that are no numbers, or are empty."""
+    """Error for a table with empty or non-numeric cells."""
 
 
 def open_text(
     table: TextTable, wanted: Sequence[str] | None, exclude: Sequence[str] = ()
 ) -> ForeignTable:
-    """Columns of a text file of numbers; a first column without a name is left out.
+    """Open columns of a numeric text file; a first column without a name is left out.
 
     Args:
         table: The file.
@@ -198,8 +206,8 @@ def open_text(
         exclude: Columns to leave out.
 
     Raises:
-        NotNumbers: When it is read: a cell is no number.
-        UsageError: A wanted column is not there, or twice.
+        NotNumbers: On reading, a cell is not a number.
+        UsageError: A selected column does not exist, or is named twice.
     """
     places = places_of(table.names, wanted, table.path, exclude)
     chosen = [table.names[place] for place in places]
@@ -216,14 +224,17 @@ def open_text(
 def _numbers(
     path: Path, rows: list[list[str]], lines: Sequence[int], names: Sequence[str]
 ) -> np.ndarray:
-    """The values of cells, whose rows stand on some lines: NaN where one is missing. Raises
-    NotNumbers for what is no number."""
+    """Return the values of cells, NaN if missing; ``lines`` are the line numbers of the rows.
+
+    Raises:
+        NotNumbers: A cell is not a number.
+    """
     try:
         values = np.array(rows, dtype=np.float64)
         if not any("_" in cell for row in rows for cell in row):
             return values
     except ValueError:
-        pass  # one by one, to know which
+        pass  # one by one, to find which
     values = np.empty((len(rows), len(names)))
     for number, row in enumerate(rows):
         for place, cell in enumerate(row):
@@ -243,7 +254,7 @@ SUFFIXES = (*RAW_TABLES, ".npz")
 
 
 def is_table(source: str) -> bool:
-    """Whether a source is a table, by its name."""
+    """Return whether a source is a table, by its name."""
     return (
         source in SHIPPED
         or source.startswith(TOY_PREFIX)
@@ -260,20 +271,20 @@ def open_table(
     exclude: Sequence[str] = (),
     separator: str | None = None,
 ) -> ForeignTable:
-    """A table of a file, of scikit-learn, or of a toy.
+    """Open a table from a file, from scikit-learn, or of a toy.
 
     Args:
         source: Its path or name.
         wanted: The columns to read; None for all.
-        seed: Of a toy's draws.
-        header: Whether the first row of a text has names, as ``TextTable.open`` takes it.
-        known: Names that columns of a text may have, likewise.
+        seed: Random seed of a toy's draws.
+        header: Whether the first row of a text has names, see ``TextTable.open``.
+        known: Names that columns of a text may have, see ``TextTable.open``.
         exclude: Columns to leave out.
-        separator: What is between the cells of a text; None finds it.
+        separator: Separator of the cells of a text; None detects it.
 
     Raises:
-        DataError: It is missing or broken, or is no table of numbers.
-        UsageError: A wanted column is not there, or the source is unknown.
+        DataError: The source is missing or broken, or is not a numeric table.
+        UsageError: A selected column does not exist, or the source is unknown.
     """
     if source.startswith(TOY_PREFIX):
         return with_columns(open_toy(source, seed), wanted, exclude)
@@ -292,7 +303,7 @@ def open_table(
 
 
 def require_table_file(path: Path) -> None:
-    """Raises DataError unless a path is a file."""
+    """Raise DataError unless a path is a file."""
     if not path.is_file():
         state = "is no file" if path.exists() else "does not exist"
         raise DataError(f"{path} {state}: give a table, {', '.join(SUFFIXES)}")

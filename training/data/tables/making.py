@@ -1,8 +1,8 @@
-"""From rows as they are read to a table that a flow can be trained on.
+"""Preparation of a table for the training of a flow.
 
-What has no density is dealt with here: missing values, constant columns, columns that are sums of
-others, and columns of whole steps. It warns of columns that only number rows, and of values that
-may stand for missing ones. Nothing is done in silence.
+This module handles everything that has no density: missing values, constant columns, columns that
+are sums of others, and discrete columns. It warns about columns that look like identifiers, and
+about values that may represent missing ones. All changes are reported.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,24 +25,30 @@ from training.data.tables.trials import holes_in_words, numbered_datasets, trial
 from training.names import script
 
 LARGEST = 1e100
-"""Of a value: its square has to be a number, and the sum of many squares."""
+"""Maximum size of a value: squares, and sums of many squares, must be finite."""
 FEWEST_ROWS = 10
 DEPENDENT = 1e-11
-"""Variance that others leave of a standardized column, from which it may be their sum, off by
-``FOLLOWS`` standard deviations at most."""
+"""Limit of the residual variance of a standardized column that counts as a sum of others.
+
+Its largest residual must also be below ``FOLLOWS`` standard deviations.
+"""
 MEAN = "--missing=mean fills in the column's mean"
 KEEP = "--missing=keep takes a trial for the data that are there"
 ONLY_DATA = (
     "and --missing=keep is for empty cells among data of trials, not for infinite values, "
     "parameters or covariates"
 )
-"""What to do about missing values."""
+"""Advice about missing values, for messages."""
 
 
 def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, list[str]]:
-    """Reads and cleans a table; also tells what was found and done, in lines for people. Raises
-    DataError if it cannot be read, or has too few rows, missing values, values beyond bounds, or no
-    column that varies, UsageError if a column that was named is not there."""
+    """Read and clean a table; also return lines about what was found and done.
+
+    Raises:
+        DataError: The table cannot be read, has too few rows, missing values, values beyond bounds,
+            or no column that varies.
+        UsageError: A named column does not exist.
+    """
     condition_names, rest = _roles(source, choices)
     if choices.dataset is not None and choices.missing == "mean":
         raise UsageError("--missing=mean would make trials up: give --missing=drop")
@@ -56,7 +62,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         datasets, first = numbered_datasets(identifiers, values[:, rest], parameters, source, rows)
         lines.append(trials_in_words(datasets))
     marginals = {
-        # Parameters repeat, but are no discrete ones by that.
+        # Parameters repeat within a dataset, which does not make them discrete.
         name: Marginal.of(_present(column, holes.get(name), first if at in rest else None))
         for at, (name, column) in enumerate(zip(names, values.T, strict=True))
         if name != choices.dataset
@@ -101,7 +107,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
 
 
 def _told_of_few_rows(columns: int, rows: int) -> list[str]:
-    """A warning, if columns are hardly fewer than the rows that are trained on."""
+    """Return a warning if there are almost as many columns as training rows."""
     if columns < rows - 1:
         return []
     return [
@@ -111,8 +117,11 @@ def _told_of_few_rows(columns: int, rows: int) -> list[str]:
 
 
 def _roles(source: ForeignTable, choices: TableChoices) -> tuple[list[str], list[int]]:
-    """The names of what is conditioned on, and the places of the points' columns. Raises UsageError
-    if a column is not there or has two roles, or none is left."""
+    """Return the names of the conditions, and the indices of the points' columns.
+
+    Raises:
+        UsageError: A column does not exist or has two roles, or none is left.
+    """
     conditions = [*choices.conditions, *choices.covariates]
     roles = [*conditions, *([] if choices.dataset is None else [choices.dataset])]
     for name in (*roles, *choices.bounds):
@@ -127,7 +136,7 @@ def _roles(source: ForeignTable, choices: TableChoices) -> tuple[list[str], list
 
 
 def _present(column: np.ndarray, holes: np.ndarray | None, places: np.ndarray | None) -> np.ndarray:
-    """The values of a column that are not missing, or those at some places."""
+    """Return the values of a column that are not missing, of all rows or some."""
     if holes is None:
         return column if places is None else column[places]
     present = np.ones(len(column), dtype=bool)
@@ -138,7 +147,7 @@ def _present(column: np.ndarray, holes: np.ndarray | None, places: np.ndarray | 
 def _known(
     names: Sequence[str], marginals: Mapping[str, Marginal], choices: TableChoices
 ) -> Columns:
-    """What is known of columns."""
+    """Return the steps and bounds of columns."""
     columns = Columns.plain(names)
     if choices.dequantize:
         steps, offsets = (
@@ -150,14 +159,18 @@ def _known(
     for index, name in enumerate(names):
         if name in choices.bounds:
             least, most = choices.bounds[name]
-            # A value stands for the step around it, which may reach half a step beyond the bound.
+            # A value represents a bin, which can reach half a step beyond the bound.
             half = float(columns.steps[index]) / 2
             low[index], high[index] = least - half, most + half
     return replace(columns, low=low, high=high)
 
 
 def _parted(rows: int, choices: TableChoices) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which rows ``[N]`` are held out, and which kept. Raises UsageError if too few are left."""
+    """Return masks ``[N]`` of held-out rows and of kept rows.
+
+    Raises:
+        UsageError: Too few rows are left.
+    """
     held_out = choose_held_out(rows, choices.held_out, choices.seed)
     kept = choose_held_out(rows, choices.held_out + choices.kept, choices.seed) & ~held_out
     left = rows - int((held_out | kept).sum())
@@ -172,9 +185,14 @@ def _parted(rows: int, choices: TableChoices) -> tuple[torch.Tensor, torch.Tenso
 def _collected(
     source: ForeignTable, choices: TableChoices, lines: list[str]
 ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray | None]:
-    """All rows, the places of missing values by column, and the numbers of the rows that are left
-    where some were dropped. Memory holds rows once, and a block besides. Raises DataError if they
-    are too few."""
+    """Read all rows; return them, the rows of missing values by column, and original row numbers.
+
+    Row numbers are None unless rows may have been dropped. Memory holds the rows once, and one
+    block.
+
+    Raises:
+        DataError: There are too few rows.
+    """
     read = kept = holes = 0
     numbers: list[np.ndarray] = []
     may = choices.holes(source.names)
@@ -226,8 +244,7 @@ def _collected(
 def _require_sound(
     block: np.ndarray, source: ForeignTable, choices: TableChoices, before: int
 ) -> None:
-    """Raises DataError for values that cannot be squared, that are missing and must not be, or that
-    are beyond the bounds of their column."""
+    """Raise DataError for values that are too large, missing, or beyond their column's bounds."""
     low, high = np.full((2, len(source.names)), [[-np.inf], [np.inf]])
     for name, ends in choices.bounds.items():
         place = list(source.names).index(name)
@@ -237,7 +254,7 @@ def _require_sound(
     holes = ~finite if choices.missing in ("keep", "refuse") else np.zeros_like(finite)
     may = choices.holes(source.names)
     holes[:, may] &= ~np.isnan(block[:, may])
-    if may:  # rows without data are left out, whatever else they lack
+    if may:  # rows without any data are left out, even if more is missing
         holes &= ~np.isnan(block[:, may]).all(axis=1, keepdims=True)
     for bad, form in (
         (broken, "{value:g} is no value that can be squared: mend it, or leave the column out"),
@@ -273,7 +290,7 @@ def _fill_in(
     stepwise: bool,
     lines: list[str],
 ) -> None:
-    """Puts means in the places of missing values, those of discrete columns at a step."""
+    """Impute missing values by means, rounded to steps in discrete columns."""
     spikes = []
     for name, places in holes.items():
         column, one = values[:, names.index(name)], marginals[name]
@@ -289,7 +306,7 @@ def _fill_in(
 
 
 def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means ``[D]``, standard deviations ``[D]`` and correlations ``[D, D]``, in two passes."""
+    """Return means ``[D]``, standard deviations ``[D]`` and correlations ``[D, D]``."""
     count = len(values)
     mean = sum(block.sum(axis=0) for block in row_blocks(values)) / count
     square = sum(((block - mean) ** 2).sum(axis=0) for block in row_blocks(values)) / count
@@ -305,10 +322,13 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def independent(
     values: np.ndarray, names: list[str], source: str, lines: list[str]
 ) -> tuple[list[int], Dropped]:
-    """Which columns stay, and how the others follow from them.
+    """Return the indices of the columns that stay, and how the others depend on them.
 
-    From left to right: a column stays if those before it do not explain it, so that a total which
-    stands after its parts is the one that goes.
+    Columns are checked from left to right: a column stays if those before it do not explain it. A
+    total after its parts is therefore the one that goes.
+
+    Raises:
+        DataError: No column varies.
     """
     mean, std, correlation = _moments(values)
     low, high = values.min(axis=0), values.max(axis=0)
@@ -319,14 +339,14 @@ def independent(
     slopes: dict[int, np.ndarray] = {}
     for index in map(int, np.flatnonzero(varies)):
         if len(kept) >= len(values) - 1:
-            kept.append(index)  # any column follows from as many others as there are rows
+            kept.append(index)  # any column depends on as many others as there are rows
             continue
         given = correlation[np.ix_(kept, kept)]
-        # Outliers can make columns that differ look alike: then this has no single solution.
+        # With outliers, different columns can look alike: the system is then singular.
         weights = np.linalg.lstsq(given, correlation[kept, index], rcond=None)[0]
         left = correlation[index, index] - correlation[kept, index] @ weights
         weights = weights * std[index] / std[kept]
-        # A sum of others in every row, but for rounding.
+        # It is a sum of others in every row, up to rounding.
         if left < DEPENDENT and all(
             np.abs(block[:, index] - mean[index] - (block[:, kept] - mean[kept]) @ weights).max()
             < FOLLOWS * std[index]
@@ -362,7 +382,7 @@ def independent(
 def _require_inside(
     columns: Columns, bounds: Mapping[str, tuple[float, float]], values: np.ndarray, source: str
 ) -> None:
-    """Raises DataError if a value ``[N, D]`` of a continuous column is at its bound."""
+    """Raise DataError if a value ``[N, D]`` of a continuous column is at its bound."""
     for index, name in enumerate(columns.names):
         if name in bounds and not columns.steps[index]:
             least, most = bounds[name]
@@ -376,7 +396,7 @@ def _require_inside(
 
 
 def choose_held_out(count: int, fraction: float, seed: int) -> torch.Tensor:
-    """Which of so many rows are not trained on, ``[count]``, bool."""
+    """Return a random mask ``[count]``, bool, of the rows that are not used for training."""
     generator = seeded_generator("cpu", seed, Stream.SPLIT)
     held_out = torch.zeros(count, dtype=torch.bool)
     held_out[torch.randperm(count, generator=generator)[: round(fraction * count)]] = True
@@ -384,7 +404,7 @@ def choose_held_out(count: int, fraction: float, seed: int) -> torch.Tensor:
 
 
 def _summary(table: DataTable) -> list[str]:
-    """Rows, columns with their ranges, and how many directions the rows vary in."""
+    """Return lines with rows, ranges of columns, and the dimension of their variation."""
     points, names = table.points, table.columns.names
     _, _, correlation = _moments(points.numpy())
     variances = np.linalg.eigvalsh(correlation)[::-1]
@@ -415,16 +435,19 @@ def _summary(table: DataTable) -> list[str]:
 
 
 def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
-    """The table of a likelihood, with lines about what was left out: the data of a trial as points,
-    given parameters and covariates, the roles that these have in a posterior's exchanged.
+    """Return the table for a likelihood, and lines about what was left out.
+
+    The points are the data of a trial, and the conditions are parameters and covariates. Compared
+    with the table for a posterior, data and parameters have exchanged roles.
 
     Args:
-        table: Parameters as points, given data and covariates.
-        source: What messages call it.
+        table: Table with parameters as points, given data and covariates.
+        source: Name of the table in messages.
 
     Raises:
         UsageError: There are no data.
-        DataError: None of them varies; or one has holes, and another follows from others.
+        DataError: No data column varies; or data has missing values, and a column depends on
+            others.
     """
     names = list(table.condition_names)
     data = [place for place, name in enumerate(names) if name not in table.covariates]

@@ -1,8 +1,8 @@
-"""What the values of a column are, each column by itself: steps, frequent values, numbers of rows.
+"""Marginal properties of columns: steps, frequent values, identifiers.
 
-A column has a density if its values are not those of a grid, and none of them has a share of its
-own. What is no quantity, such as a number that only tells rows apart, or a value that stands for a
-missing one, looks like one: it is told.
+A column has a density if its values are not on a grid, and none of them has a probability mass.
+Values that are not quantities, such as identifiers and codes for missing values, can look like
+quantities: they are reported.
 """
 
 import re
@@ -14,39 +14,39 @@ import numpy as np
 from training.names import script
 
 EXACT = 1e-9
-"""Of a value, relative to the largest of its column: what is less is rounding."""
+"""Rounding error of a value, relative to the largest of its column."""
 MOST_DIGITS = 9
-"""Decimal digits of a step that is looked for."""
+"""Maximum number of decimal digits of a step."""
 CLOSE = 0.01
-"""Of a step: what values may be off from multiples of it. Any are within a half."""
+"""Tolerance for multiples of a step, as a fraction of the step; arbitrary values are within 0.5."""
 MOST_NAMED = 3
-"""Columns of a kind that a line names."""
+"""Maximum number of columns of a kind that a line names."""
 OFTEN = 0.01
-"""Share of rows with one value from which a continuous column is said to have an atom."""
+"""Minimum share of rows with one value for an atom in a continuous column."""
 FEWEST_OTHERS = 5
-"""Values of a column among which one can be far from all others."""
+"""A column with an isolated value must have more different values than this."""
 FEWEST_UNIFORM, NOT_UNIFORM = 200, 0.01
 """Minimum number of different values of a column that may look uniform, and level of the test."""
 DENSE = 1.1
-"""Numbers that count rows reach over at most so many times as many as there are."""
+"""Maximum range of identifiers, relative to their number."""
 IDENTIFIER = re.compile(r"(.*[\W_])?(id|ids|index|idx|key|nr|number)|unnamed.*", re.IGNORECASE)
-"""Names of columns that number rows."""
+"""Pattern of names of identifier columns."""
 
 
 @dataclass(frozen=True)
 class Marginal:
-    """What a column's own values are.
+    """Marginal properties of a column.
 
     Attributes:
-        step: Of a discrete column; 0 of a continuous one.
+        step: Step of a discrete column; 0 for a continuous one.
         offset: A value of a discrete column.
-        atom: Its most frequent value.
-        share: Of the rows that have it.
-        repeats: Whether any value is there twice.
-        lone: A value that repeats and is farther from all others than these are from each other,
-            with how often it does; None if there is none.
-        whole: Whether all are different whole numbers.
-        dense: Whether they reach over hardly more than their number, as if they counted rows.
+        atom: Most frequent value.
+        share: Share of the rows with this value.
+        repeats: Whether any value occurs twice.
+        lone: A repeated value that is farther from all others than their whole range, and its
+            count; None if there is none.
+        whole: Whether all values are different whole numbers.
+        dense: Whether their range hardly exceeds their number, as for row numbers.
     """
 
     step: float
@@ -60,10 +60,10 @@ class Marginal:
 
     @classmethod
     def of(cls, column: np.ndarray) -> "Marginal":
-        """That of present values ``[n]``."""
+        """Return the properties of present values ``[n]``."""
         values, counts = np.unique(column, return_counts=True)
         unique = len(values) == len(column)
-        # Without a value twice there is a density, or as good as one.
+        # Without repeated values the column has a density, in effect.
         step, digits = (0.0, 0) if unique else _step(values)
         most = int(counts.argmax())
         return cls(
@@ -79,10 +79,11 @@ class Marginal:
 
 
 def looks_uniform(column: np.ndarray) -> bool:
-    """Return whether values ``[n]`` look like draws of a uniform distribution on their own range.
+    """Return whether values ``[n]`` look like draws from a uniform distribution on their own range.
 
-    A Kolmogorov–Smirnov test at 1 %, by the limit of its distribution; False for fewer than 200
-    different values. Draws of a uniform distribution pass in 99 % of cases, of a normal one never.
+    The test is that of Kolmogorov and Smirnov at 1 %, with the limit distribution; the result is
+    False for fewer than 200 different values. Uniform draws pass in 99 % of cases, normal ones
+    never.
     """
     values = np.unique(column[~np.isnan(column)])
     count = len(values)
@@ -97,7 +98,7 @@ def looks_uniform(column: np.ndarray) -> bool:
 
 
 def _lone(values: np.ndarray, counts: np.ndarray) -> tuple[float, int] | None:
-    """The smallest or largest of sorted values, if it is far from all others, and its count."""
+    """Return the smallest or largest of sorted values and its count, if it is isolated."""
     if len(values) > FEWEST_OTHERS:
         below, above = values[1] - values[0], values[-1] - values[-2]
         for gap, rest, end in ((below, values[1:], 0), (above, values[:-1], -1)):
@@ -107,8 +108,10 @@ def _lone(values: np.ndarray, counts: np.ndarray) -> tuple[float, int] | None:
 
 
 def _step(values: np.ndarray) -> tuple[float, int]:
-    """The largest decimal step of which all differences of sorted values are multiples, 0 if there
-    is none, and the decimal digits that these have."""
+    """Return the largest decimal step that divides all differences, and its digits.
+
+    The step is 0 if there is none.
+    """
     largest = np.abs(values).max()
     for digits in range(MOST_DIGITS + 1):
         unit = 10.0**-digits
@@ -119,7 +122,7 @@ def _step(values: np.ndarray) -> tuple[float, int]:
         left -= counts
         largest_left = max(left.max(), -left.min()) * unit
         del left
-        # Two values lie on a grid, whatever they are.
+        # Any two values are on a grid.
         if largest_left <= EXACT * largest and (len(values) == 2 or largest_left <= CLOSE * unit):
             common = int(np.gcd.reduce(np.diff(counts).astype(np.int64)))
             return round(common * unit, digits), digits
@@ -127,7 +130,7 @@ def _step(values: np.ndarray) -> tuple[float, int]:
 
 
 def _kinds(steps: Mapping[str, float]) -> str:
-    """How many columns of each kind there are, with the first of their names and steps."""
+    """Return the number of columns of each kind, with the first of their names and steps."""
     kinds = {
         "of whole numbers": [name for name, step in steps.items() if step >= 1],
         "rounded to decimals": [name for name, step in steps.items() if step < 1],
@@ -142,7 +145,7 @@ def _kinds(steps: Mapping[str, float]) -> str:
 
 
 def told_of_steps(marginals: Mapping[str, Marginal]) -> list[str]:
-    """Lines about the columns that are discrete, and those neither that nor continuous."""
+    """Return lines about discrete columns, and columns that are neither discrete nor continuous."""
     lines, pairs = [], marginals.items()
     steps = {name: one.step for name, one in pairs if one.step}
     atoms = [
@@ -163,7 +166,7 @@ def told_of_steps(marginals: Mapping[str, Marginal]) -> list[str]:
 
 
 def told_of_no_quantities(marginals: Mapping[str, Marginal]) -> list[str]:
-    """Lines about values that may stand for missing ones, and columns that number the rows."""
+    """Return lines about possible codes for missing values, and possible identifiers."""
     lines = [
         f"Warning: {name} is {one.lone[0]:.10g} in {one.lone[1]} rows, far from all its other "
         "values: if that stands for a missing value, leave the cell empty"

@@ -1,4 +1,4 @@
-"""A table that a flow is trained on: its rows, and what is known of its columns."""
+"""Training tables of a flow: rows, and the properties of their columns."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,16 +19,16 @@ from training.data.sketches import row_numbers
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """What is known of columns beside their values.
+    """Properties of columns besides their values.
 
     Attributes:
-        names: ``[D]``.
-        steps: Steps of the discrete ones ``[D]``, 0 for continuous ones.
-        offsets: A value of each ``[D]``, from which its steps count.
+        names: Names ``[D]``.
+        steps: Steps of discrete columns ``[D]``, 0 for continuous ones.
+        offsets: A value of each column ``[D]``, from which its steps are counted.
         low: Lower bounds ``[D]``, ``-inf`` where there is none.
         high: Upper bounds ``[D]``, ``inf`` where there is none.
-        gaps: Values that discrete ones never have within their range ``[D, G]``, rising, those
-            behind the last beyond all; None for none.
+        gaps: Values within their range that discrete columns never have ``[D, G]``, increasing, and
+            padded beyond all values; None for none.
     """
 
     names: Sequence[str]
@@ -40,12 +40,12 @@ class Columns:
 
     @classmethod
     def plain(cls, names: Sequence[str]) -> "Columns":
-        """Continuous columns without bounds."""
+        """Return continuous columns without bounds."""
         zeros = torch.zeros(len(names), dtype=torch.float64)
         return cls(names, zeros, zeros, zeros - torch.inf, zeros + torch.inf)
 
     def at(self, places: Sequence[int]) -> "Columns":
-        """Some of them."""
+        """Return some of the columns."""
         names = [self.names[place] for place in places]
         numbers = (self.steps, self.offsets, self.low, self.high)
         part = Columns(names, *(values[list(places)] for values in numbers))
@@ -53,24 +53,24 @@ class Columns:
 
     @classmethod
     def joined(cls, *parts: "Columns") -> "Columns":
-        """Those of several tables, side by side, none of which has gaps."""
+        """Return the columns of several tables without gaps, side by side."""
         numbers = ("steps", "offsets", "low", "high")
         joined = (torch.cat([getattr(part, key) for part in parts]) for key in numbers)
         return cls([name for part in parts for name in part.names], *joined)
 
 
 MOST_LEVELS = 7
-"""Of a column: what has more values is a count, of which further ones may come."""
+"""Maximum number of levels of a column; more values are counts, which can have new values."""
 
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """Columns of few values, from a first one in steps.
+    """Columns with few values, at steps from a first one.
 
     Attributes:
-        counts: Of the values ``[D]``.
-        first: ``[D]``, float64.
-        steps: ``[D]``, float64.
+        counts: Numbers of levels ``[D]``.
+        first: First levels ``[D]``, float64.
+        steps: Steps between levels ``[D]``, float64.
     """
 
     counts: Sequence[int]
@@ -79,7 +79,7 @@ class Levels:
 
     @classmethod
     def of(cls, columns: Columns, values: Tensor) -> "Levels":
-        """Those of values ``[N, D]``; a count of 0 for columns that have more, or missing ones."""
+        """Return the levels in values ``[N, D]``; a count is 0 for more or missing values."""
         first, steps = values.amin(dim=0), columns.steps
         counts = ((values.amax(dim=0) - first) / steps).round() + 1
         few = (steps > 0) & (counts <= MOST_LEVELS)
@@ -87,19 +87,21 @@ class Levels:
 
 
 SAME, FOLLOWS = 1e-8, 1e-6
-"""What a constant column, or one that follows from others, may be off, relative to what it is made
-of. Identifiers whose numbers are too large for what they differ by count as constant."""
+"""Relative tolerances for constant columns, and for columns that depend on others.
+
+Identifiers whose numbers are large relative to their differences count as constant.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Dropped:
-    """Columns that have no density, as functions of those that have one.
+    """Columns without a density, as functions of columns with a density.
 
     Attributes:
-        names: ``[K]``.
-        offsets: ``[K]``: the values of constant columns.
-        slopes: ``[K, D]``: how the others depend on those that stay, 0 for constant ones.
-        order: The names of all columns ``[D + K]``, as the source has them.
+        names: Names ``[K]``.
+        offsets: Constant terms ``[K]``; for constant columns, their values.
+        slopes: Dependence on the remaining columns ``[K, D]``, 0 for constant columns.
+        order: Names of all columns ``[D + K]``, in the order of the source.
     """
 
     names: Sequence[str]
@@ -113,9 +115,12 @@ class Dropped:
         return cls([], zeros, zeros.reshape(0, len(order)), order)
 
     def contradicted(self, points: Tensor, values: Mapping[str, Tensor]) -> Iterator[str]:
-        """What is wrong with each of these columns, in a sentence, in rows ``[N, D]`` of those that
-        stay, NaN where they are not known, which have values ``[N]`` of it, by its name, that do
-        not follow from them."""
+        """Yield a sentence for each dropped column whose values in new rows do not match.
+
+        Args:
+            points: Rows ``[N, D]`` of the remaining columns, NaN where unknown.
+            values: Values ``[N]`` of dropped columns, by name.
+        """
         for name, offset, every in zip(self.names, self.offsets, self.slopes, strict=True):
             if name not in values:
                 continue
@@ -140,12 +145,12 @@ class Dropped:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Some rows of a table.
+    """Rows of a table.
 
     Attributes:
-        points: ``[n, D]``.
-        conditions: What these are given with, ``[n, C]``, or of sets of m trials ``[n, m C]``; None
-            for nothing.
+        points: Points ``[n, D]``.
+        conditions: Conditions of the points ``[n, C]``, or ``[n, m C]`` for sets of m trials; None
+            for none.
     """
 
     points: Tensor
@@ -155,31 +160,31 @@ class Rows:
         return len(self.points)
 
     def at(self, places: Tensor) -> "Rows":
-        """The rows at these places, which may be booleans."""
+        """Return the rows at these indices, or of a boolean mask."""
         conditions = None if self.conditions is None else self.conditions[places]
         return Rows(self.points[places], conditions)
 
 
 @dataclass(frozen=True, eq=False)
 class DataTable:
-    """Rows of numbers, and what is known of their columns.
+    """Rows of numbers, and the properties of their columns.
 
     Attributes:
-        points: ``[N, D]``, float64, as they were read: discrete columns at their steps.
+        points: ``[N, D]``, float64, as read: discrete columns are at their steps.
         columns: Names, steps and bounds of the columns.
-        held_out: ``[N]``, bool: rows that are not trained on.
+        held_out: Mask ``[N]``, bool, of rows that are not used for training.
         dropped: Columns of the source that are not among these.
-        conditions: ``[N, C]``, float64: what points are to be conditioned on; None for nothing. Of
-            sets of trials (``trials.as_sets``) ``[N, n C]``. NaN where data of a trial are missing.
-        condition_names: ``[C]``.
-        kept: ``[N]``, bool: rows that no training sees, nor any of its choices; None for none.
-        condition_columns: What is known of conditions; None for their names alone.
-        covariates: Names of those conditions that are no data: a design, or a time; of the table
+        conditions: Conditions of the points ``[N, C]``, float64, or ``[N, n C]`` for sets of trials
+            (``trials.as_sets``). NaN where data of a trial is missing; None without conditions.
+        condition_names: Names ``[C]``.
+        kept: Mask ``[N]``, bool, of rows that neither training nor its choices use; None for none.
+        condition_columns: Properties of conditions; None if only their names are known.
+        covariates: Names of conditions that are not data, such as a design or a time; in the table
             of a likelihood also ``beside``.
-        datasets: ``[N]``, int64: the dataset of each row, where rows are trials; None where each
-            row has parameters of its own.
-        beside: Of the table of a likelihood, names of data that are levels beside numbers: these
-            are points, given the levels, which are the last conditions.
+        datasets: Dataset of each row ``[N]``, int64, if rows are trials; None if each row has its
+            own parameters.
+        beside: In the table of a likelihood, names of data columns that are levels. Numbers are
+            points given the levels, which are the last conditions.
     """
 
     points: Tensor
@@ -199,41 +204,41 @@ class DataTable:
 
     @property
     def dim(self) -> int:
-        """D."""
+        """Dimension D of the points."""
         return self.points.shape[1]
 
     @property
     def rows(self) -> Rows:
-        """All of them."""
+        """All rows."""
         return Rows(self.points, self.conditions)
 
     @property
     def train_rows(self) -> Rows:
-        """Those that are trained on."""
+        """Training rows."""
         return self.rows.at(~self.held_out)
 
     @property
     def held_out_rows(self) -> Rows:
-        """Those that are not."""
+        """Held-out rows."""
         return self.rows.at(self.held_out)
 
     @property
     def condition_dim(self) -> int:
-        """C."""
+        """Number of conditions C."""
         return len(self.condition_names)
 
     @property
     def has_holes(self) -> bool:
-        """Whether data of trials are missing."""
+        """Whether data of trials is missing."""
         return self.conditions is not None and bool(self.conditions.isnan().any())
 
     @property
     def columns_of_conditions(self) -> Columns:
-        """What is known of conditions."""
+        """Properties of the conditions."""
         return self.condition_columns or Columns.plain(self.condition_names)
 
     def at(self, places: Tensor) -> "DataTable":
-        """Some rows, of which none is kept any more."""
+        """Return some rows, none of them marked as kept."""
         rows = self.rows.at(places)
         return replace(
             self,
@@ -246,34 +251,33 @@ class DataTable:
 
     @property
     def levels(self) -> Levels | None:
-        """Those of points; None where a column has more values, or some that are missing."""
+        """Levels of the points; None if a column has more values, or missing ones."""
         levels = Levels.of(self.columns, self.points)
         return levels if all(levels.counts) else None
 
     def row_numbers(self) -> np.ndarray:
-        """Numbers of 64 bits ``[N]`` that hardly ever clash, by points and conditions; of sets, by
-        the first trial."""
+        """Return 64-bit hashes ``[N]`` of points and conditions; for sets, of the first trial."""
         parts = [self.points]
         if self.conditions is not None:
             parts.append(self.conditions[:, : self.condition_dim])
         return row_numbers(torch.cat(parts, dim=1).numpy())
 
     def in_order(self, names: Sequence[str]) -> "DataTable":
-        """The same with its conditions in the order of these names, which are theirs."""
+        """Return the table with its conditions in the order of these names."""
         order = [self.condition_names.index(name) for name in names]
         conditions = None if self.conditions is None else self.conditions[:, order]
         known = self.columns_of_conditions.at(order)
         return replace(self, conditions=conditions, condition_names=names, condition_columns=known)
 
     def without_conditions(self) -> "DataTable":
-        """The points alone."""
+        """Return the table without conditions."""
         return replace(
             self, conditions=None, condition_names=[], condition_columns=None, covariates=()
         )
 
 
 def as_records(table: DataTable) -> Records:
-    """The rows of a table, conditions among them, as records whose columns are all numbers."""
+    """Return the rows, including conditions, as records with numeric columns."""
     columns, own = [], table.columns
     for name, *grid in zip(own.names, own.steps.tolist(), own.offsets.tolist(), strict=True):
         discrete = grid[0] > 0
@@ -300,7 +304,7 @@ def as_records(table: DataTable) -> Records:
 
 
 def restored(points: Tensor, names: Sequence[str], dropped: Dropped) -> Tensor:
-    """Points ``[N, D]`` with the dropped columns, ``[N, D + K]``, in the order of the source."""
+    """Return points ``[N, D + K]`` with the dropped columns, in the order of the source."""
     rest = dropped.offsets + points @ dropped.slopes.T
     place = {name: index for index, name in enumerate([*names, *dropped.names])}
     return torch.cat([points, rest], dim=1)[:, [place[name] for name in dropped.order]]
@@ -308,15 +312,16 @@ def restored(points: Tensor, names: Sequence[str], dropped: Dropped) -> Tensor:
 
 @dataclass(eq=False)
 class TableBatches:
-    """Rows in flow space, every row once an epoch, in an order of the epoch's own.
+    """Rows in flow space, each once per epoch, in a different order in every epoch.
 
     Attributes:
-        rows: Of data space.
-        in_flow: Puts them into flow space, with the network's labels of their conditions, on the
-            device of the training; draws of its generator spread discrete columns over their steps.
-        dithers: Whether it draws any: then each epoch has draws of its own.
+        rows: Rows in data space.
+        in_flow: Function that maps rows to flow space, with the network's labels of their
+            conditions, on the device of the training. It dequantizes discrete columns with its
+            generator.
+        dithers: Whether there are discrete columns: then each epoch has its own noise.
         batch: Batch size over all ranks.
-        seed: Seed of the orders and of the draws.
+        seed: Random seed of order and noise.
     """
 
     rows: Rows
@@ -337,10 +342,10 @@ class TableBatches:
             yield whole.at(distributed.shard(self.batch))
 
     def _of_epoch(self, epoch: int) -> Batch:
-        """All rows in the order of an epoch, in flow space."""
+        """Return all rows in the order of an epoch, in flow space."""
         if epoch != self._epoch:
             if self.dithers or self._epoch < 0:
-                # Draws of an epoch do not depend on where the stream was started.
+                # The noise of an epoch does not depend on where the stream was started.
                 drawn = epoch if self.dithers else 0
                 generator = seeded_generator("cpu", self.seed, Stream.DEQUANTIZATION, drawn)
                 self._placed = self.in_flow(self.rows, generator)

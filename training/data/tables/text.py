@@ -1,7 +1,7 @@
-"""A table as text: its rows of cells, each with the line of the file that it starts on.
+"""Text tables: rows of cells, each with its line number in the file.
 
-The standard library parts cells, since it knows the line of each and refuses what is broken; other
-readers fill short rows up in silence.
+The csv module of the standard library splits cells, since it knows their lines and rejects broken
+text; other readers silently pad short rows.
 """
 
 import csv
@@ -20,18 +20,21 @@ from training.data.tables.foreign import BLOCK_ROWS, listed, numbered, require_n
 from training.names import SEPARATORS
 
 LONGEST_LINE = 16 << 20
-"""Characters of a line of text: 10,000 columns with names of 1,000."""
+"""Maximum number of characters per line: 10,000 columns with names of 1,000."""
 SNIFFED_LINES = 30
-"""First lines of a file, from which its separator is inferred."""
+"""Number of first lines from which the separator is inferred."""
 COMMENT = "#"
 EVEN = 1e-6
-"""Of steps between numbers, relative to the largest: what is less is rounding."""
+"""Rounding error of steps between numbers, relative to the largest."""
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """A text file of cells. A first name may be empty, as of an index that pandas or R wrote;
-    ``named`` is whether the names are the file's own."""
+    """A text file of cells.
+
+    The first name may be empty, as for an index written by pandas or R. ``named`` is whether the
+    names come from the file.
+    """
 
     path: Path
     separator: str
@@ -46,18 +49,19 @@ class TextTable:
         header: str = "auto",
         known: Sequence[str] | None = None,
     ) -> "TextTable":
-        """The file, with its separator and the names of its columns.
+        """Open a file, and determine its separator and the names of its columns.
 
         Args:
             path: The file.
-            separator: What is between cells; None finds it.
-            header: Whether the first row has names, ``yes`` or ``no``; ``auto`` takes numbers for
+            separator: Separator of the cells; None detects it.
+            header: Whether the first row has names, ``yes`` or ``no``; ``auto`` treats numbers as
                 data.
-            known: Names that columns may have, where that is known: a first row of these is a
-                header though they be numbers, and any other numbers are data.
+            known: Names that columns may have, if known. Then a first row of these names is a
+                header even if they are numbers, and other numbers are data.
 
         Raises:
-            DataError: It is missing or broken, or the first row are numbers that may be names.
+            DataError: The file is missing or broken, or the first row has numbers that may be
+                names.
         """
         separator = _separator(path) if separator is None else separator
         with _opened(path) as file:
@@ -76,19 +80,19 @@ class TextTable:
         if not names:
             raise DataError(f"{path} is empty: give a table whose first row names its columns")
         if has_names and len(second) == len(names) + 1 > 2:
-            names = ["", *names]  # R writes no name above the names of rows
+            names = ["", *names]  # R writes no name above the row names
         require_names(names, path, indexed=True)
         return cls(path, separator, names, has_names)
 
     def blocks(self) -> Iterator[tuple[list[list[str]], list[int]]]:
-        """Cells of some rows, and the lines that these start on."""
+        """Yield the cells of blocks of rows, and their line numbers."""
         rows = self._rows()
         while block := list(islice(rows, BLOCK_ROWS)):
             lines, cells = zip(*block, strict=True)
             yield list(cells), list(lines)
 
     def place_of(self, row: int) -> str:
-        """What messages call a row, counted from 0."""
+        """Return the description of a row, counted from 0, in messages."""
         return f"line {next(islice(self._rows(), row, None), (0, []))[0]}"
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
@@ -107,7 +111,7 @@ class TextTable:
 
 
 def _separator(path: Path) -> str:
-    """What parts the first lines into as many cells each, two or more."""
+    """Return the separator that splits the first lines into equally many cells, two or more."""
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     with _opened(path) as file:
         lines = list(islice(_lines(path, file), SNIFFED_LINES))
@@ -118,7 +122,7 @@ def _separator(path: Path) -> str:
             except csv.Error:
                 continue
             if len(lines) == SNIFFED_LINES:
-                rows = rows[:-1]  # which may go on in the next line
+                rows = rows[:-1]  # which may continue in the next line
             widths = [len(row) for row in rows if not row[0].startswith(COMMENT)]
             head, body = widths[:1], set(widths[1:])
             if head > [1] and body <= {head[0] + named_rows}:
@@ -127,8 +131,11 @@ def _separator(path: Path) -> str:
 
 
 def _counts_up(cells: Sequence[str]) -> bool:
-    """Whether cells are whole numbers that rise from each to the next, or three or more numbers at
-    equal steps: years, places and wavelengths are such names, and rows of data seldom are."""
+    """Return whether cells look like numeric names rather than data.
+
+    They are increasing whole numbers, or three or more numbers at equal steps: years, positions and
+    wavelengths are such names, and rows of data rarely are.
+    """
     if not all(map(is_number, cells)):
         return False
     steps = np.diff(np.array(cells, dtype=np.float64))
@@ -152,7 +159,7 @@ def _opened(path: Path) -> Iterator[TextIO]:
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[str]:
-    """The lines of a file, none longer than is reasonable."""
+    """Yield the lines of a file, with a limit on their length."""
     while line := file.readline(LONGEST_LINE):
         if len(line) == LONGEST_LINE:
             raise DataError(f"{path} has a line of more than {LONGEST_LINE:,} characters")
@@ -160,7 +167,7 @@ def _lines(path: Path, file: TextIO) -> Iterator[str]:
 
 
 def _records(path: Path, file: TextIO, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not empty, each with the line it starts on, without comments above them."""
+    """Yield nonempty rows with their first line numbers, without comments at the top."""
     reader = csv.reader(_lines(path, file), delimiter=separator, strict=True)
     begun = False
     while True:
@@ -177,7 +184,7 @@ def _records(path: Path, file: TextIO, separator: str) -> Iterator[tuple[int, li
 
 
 def is_number(cell: str) -> bool:
-    """Whether Python reads a number in it, but for 2020_01, in which it reads 202001."""
+    """Return whether Python parses a cell as a number, except for 2020_01, parsed as 202001."""
     try:
         float(cell)
     except ValueError:

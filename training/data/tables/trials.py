@@ -1,10 +1,10 @@
-"""Repeated measurements: a row for each trial, and which rows are of one dataset.
+"""Repeated measurements: one row per trial, grouped into datasets.
 
-A simulation that measures n times has one set of parameters, and n trials. It is kept in long form,
-one row a trial, the parameters the same in all rows of a dataset; numbers of trials may differ.
+A simulation with n measurements has one set of parameters and n trials. It is stored in long form:
+one row per trial, with the same parameters in all rows of a dataset. Numbers of trials can differ.
 
-Where a dataset is one point, given all of its trials, these stand side by side in its row of
-conditions ``[N, n K]``, NaN beyond those that it has.
+If a dataset is one point given all of its trials, these are side by side in a row of conditions
+``[N, n K]``, padded with NaN.
 """
 
 import re
@@ -26,15 +26,17 @@ STAR = "*"
 
 
 def groups_of(groups: Groups, names: Sequence[str]) -> tuple[Groups, Sequence[str]]:
-    """Groups of columns as they are, or all that are alike but for what ``*`` stands for; and what
-    columns of a trial are called, as in the first one, or without ``*``.
+    """Return the groups of columns, and the names of a trial's columns.
+
+    A group with ``*`` stands for all matching groups. Names are those of the first group, or
+    without ``*``.
 
     Args:
-        groups: As typed: ``y1,y2`` and ``y3,y4``, or ``y*,t*`` alone.
-        names: Of all columns.
+        groups: Groups as given by the user: ``y1,y2`` and ``y3,y4``, or ``y*,t*`` alone.
+        names: Names of all columns.
 
     Raises:
-        UsageError: Groups are of different sizes, or a column of one is not there.
+        UsageError: Groups have different sizes, or no column matches.
     """
     if len(groups) == 1 and all(STAR in name for name in groups[0]):
         first, *_ = groups[0]
@@ -57,19 +59,19 @@ def groups_of(groups: Groups, names: Sequence[str]) -> tuple[Groups, Sequence[st
 def unrolled(
     source: ForeignTable, groups: Groups, columns: Sequence[str], dataset: str
 ) -> ForeignTable:
-    """A table whose rows have several trials, in long form.
+    """Return a table whose rows have several trials in long form.
 
-    A trial all of whose cells are missing was not made.
+    Trials with all cells missing are left out.
 
     Args:
         source: The table.
-        groups: Columns of each trial, as ``groups_of`` has them.
-        columns: What these are called.
-        dataset: The name of a new column: the number of the row, from 0.
+        groups: Columns of each trial, see ``groups_of``.
+        columns: Names of a trial's columns.
+        dataset: Name of a new column for the row number, from 0.
 
     Raises:
-        UsageError: A column is not there, or named twice.
-        DataError: When it is read: a row has no trials.
+        UsageError: A column does not exist, or is named twice.
+        DataError: On reading, a row has no trials.
     """
     places = [places_of(source.names, group, source.name) for group in groups]
     flat = [place for group in places for place in group]
@@ -108,9 +110,18 @@ def numbered_datasets(
     source: ForeignTable,
     rows: np.ndarray | None,
 ) -> tuple[Tensor, np.ndarray]:
-    """The number of the dataset of each row ``[N]``, from 0, and the first row of each, by what
-    says which rows belong together, ``[N]``. Rows have numbers ``[N]`` in their source, if they are
-    not all of it. Raises DataError if parameters ``[N, D]`` differ within a dataset."""
+    """Return the dataset of each row ``[N]``, numbered from 0, and the first row of each.
+
+    Args:
+        identifiers: Values ``[N]`` that identify the dataset of each row.
+        parameters: Parameters ``[N, D]``.
+        names: Names of the parameters.
+        source: The table, for messages.
+        rows: Row numbers ``[N]`` in the source, if some rows are left out.
+
+    Raises:
+        DataError: Parameters differ within a dataset.
+    """
     _, first, which = np.unique(identifiers, return_index=True, return_inverse=True)
     differ = parameters != parameters[first[which]]
     if differ.any():
@@ -128,7 +139,7 @@ def numbered_datasets(
 
 
 def trials_in_words(datasets: Tensor) -> str:
-    """How many trials there are of how many datasets ``[N]``."""
+    """Return a text with the number of datasets ``[N]`` and of their trials."""
     counts = torch.unique(datasets, return_counts=True)[1]
     least, most = int(counts.min()), int(counts.max())
     trials = f"{least} to {most} trials" if least < most else f"{most} trial{'s' * (most > 1)}"
@@ -136,7 +147,7 @@ def trials_in_words(datasets: Tensor) -> str:
 
 
 def holes_in_words(table: DataTable) -> str:
-    """Shares of data that are missing, by column; empty if none are."""
+    """Return the shares of missing data by column as text; empty if nothing is missing."""
     if not table.has_holes:
         return ""
     assert table.conditions is not None
@@ -146,7 +157,7 @@ def holes_in_words(table: DataTable) -> str:
 
 
 def first_rows(table: DataTable) -> Tensor:
-    """The places of the first row of each dataset, in their order: of all rows, if each is one."""
+    """Return the first row of each dataset, in order; all rows if there are no datasets."""
     if table.datasets is None:
         return torch.arange(len(table))
     _, first = np.unique(table.datasets.numpy(), return_index=True)
@@ -154,13 +165,15 @@ def first_rows(table: DataTable) -> Tensor:
 
 
 def one_of_each(table: DataTable) -> DataTable:
-    """The first row of each dataset: parameters as often as they were drawn."""
+    """Return the first row of each dataset, so that parameters are as frequent as drawn."""
     return table if table.datasets is None else replace(table.at(first_rows(table)), datasets=None)
 
 
 def side_by_side(trials: Tensor, datasets: Tensor) -> Tensor:
-    """Trials ``[T, K]`` of M datasets, of these numbers ``[T]`` from 0, in rows ``[M, n K]``, NaN
-    where a dataset has fewer than n."""
+    """Arrange trials ``[T, K]`` of M datasets side by side in rows ``[M, n K]``, padded with NaN.
+
+    ``datasets [T]`` numbers them from 0.
+    """
     counts = torch.bincount(datasets)
     order = datasets.argsort(stable=True)
     number = datasets[order]
@@ -171,8 +184,11 @@ def side_by_side(trials: Tensor, datasets: Tensor) -> Tensor:
 
 
 def as_sets(table: DataTable, size: int, name: str) -> DataTable:
-    """A table with a row for each dataset, given all of its trials, of so many numbers, side by
-    side. Raises UsageError if there are no trials, or they have other numbers."""
+    """Return a table with one row per dataset, given all of its trials side by side.
+
+    Raises:
+        UsageError: There are no trials, or they do not have ``size`` numbers.
+    """
     if table.datasets is None or table.conditions is None:
         raise UsageError(
             f"{name} has no trials, which --cond_shape=set:{size} is of: make it with "
@@ -192,8 +208,10 @@ def as_sets(table: DataTable, size: int, name: str) -> DataTable:
 
 
 def thinned(conditions: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Sets of trials ``[N, n K]``, K being ``size``, of which random ones are left out: from 1 to
-    all that are there are kept, any number as often as another."""
+    """Leave out random trials of sets ``[N, n K]``, where K is ``size``.
+
+    From 1 to all present trials are kept, each number with equal probability.
+    """
     trials = conditions.reshape(len(conditions), -1, size)
     there = ~trials.isnan().all(dim=2)
     kept = torch.rand(len(trials), generator=generator) * there.sum(dim=1)

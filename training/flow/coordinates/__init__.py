@@ -1,1 +1,1 @@
-"""Coordinates in which a flow sees the columns of a table: invertible maps, fitted to data."""
+"""Coordinates of a flow: invertible maps of the columns of a table, fitted to data."""

@@ -1,15 +1,17 @@
-"""What coordinates make of conditions: of what the points of a conditional flow are given with.
+"""Maps of the conditions of a conditional flow, and of its points given conditions.
 
-Conditions y ``[..., C]`` are standardized to c, which is what a network sees: skewed ones, such as
-counts that are mostly small, after a power, or all that tells small ones apart would be lost in the
-scale of the largest; and those with long tails by their normal scores, or one simulation that is
-far out would set the scale of all others. The best linear prediction ``c B`` of the points can be
-taken off them: what is left of points that are jointly Gaussian with their conditions is
-independent of these, and a flow of it without a network is already their exact conditional law. Of
-points whose mean and covariance depend on conditions in any way, a small network can say these.
+Conditions y ``[..., C]`` are standardized to c, the input of the network. Skewed conditions, such
+as counts that are mostly small, first pass through a power transform. Otherwise the scale of the
+largest values would hide the differences between small ones. Conditions with long tails are
+replaced by their normal scores, since one extreme simulation would set the scale of all others.
 
-Conditions may be sets of any number n of trials, K numbers each, side by side in a row: then means
-over the trials of each number and of its square, and 1/n, take the place of c in a prediction.
+The best linear prediction ``c B`` of the points can be subtracted from them. If points are jointly
+Gaussian with their conditions, the residual is independent of the conditions. A flow of the
+residual without a network then already has the exact conditional distribution. If mean and
+covariance of the points depend on conditions in other ways, a small network can predict both.
+
+Conditions can also be sets of any number n of trials, with K numbers each, side by side in a row.
+Predictions then use the means over trials of each number and of its square, and 1/n, in place of c.
 """
 
 from abc import ABC, abstractmethod
@@ -27,16 +29,20 @@ from training.flow.coordinates.maps import NormalScores, YeoJohnson, sides
 from training.names import script
 
 LEAST_VARIANCE = 1e-9
-"""Of standardized conditions along an axis: what varies less predicts nothing."""
+"""Variance of standardized conditions below which an axis predicts nothing."""
 
 
 TAIL_KNOTS = 32
-"""Of the spline of a condition with long tails."""
+"""Number of spline knots for a condition with long tails."""
 
 
 class LongTails(nn.Module):
-    """Normal scores of K conditions: a spline of ``sign(s) log(1 + |s|)``, ``s = (y - location) /
-    scale``, with these ``[K]`` in float64. Beyond what was simulated they rise by the logarithm."""
+    """Normal scores of K conditions with long tails.
+
+    A spline maps ``sign(s) log(1 + |s|)`` with ``s = (y - location) / scale`` to normal scores;
+    location and scale are ``[K]``, float64. Beyond the simulated range, scores grow
+    logarithmically.
+    """
 
     location: Tensor
     scale: Tensor
@@ -48,37 +54,39 @@ class LongTails(nn.Module):
         self.register_buffer("scale", torch.ones(count, dtype=torch.float64))
 
     def logarithms(self, conditions: Tensor) -> Tensor:
-        """What the spline is of, ``[..., K]``."""
+        """Return the signed logarithms ``[..., K]`` that the spline takes."""
         s = (conditions - self.location) / self.scale
         sign, size = sides(s)
         return sign * size.log1p()
 
     def forward(self, conditions: Tensor) -> Tensor:
-        """Scores ``[..., K]`` of conditions."""
+        """Return the normal scores ``[..., K]`` of conditions ``[..., K]``."""
         return self.scores(self.logarithms(conditions))[0]
 
     def check(self) -> None:
-        """Raises ValueError if a scale is not positive, or the spline is none."""
+        """Raise ValueError if a scale is not positive, or the spline is invalid."""
         self.scores.check()
         if not (self.scale > 0).all():
             raise ValueError("the scale of a condition with long tails is not positive")
 
 
 class ConditionScale(nn.Module):
-    """``c = (p(y) - mean) gain``, where p takes skewed conditions to a power, and those with long
-    tails to normal scores.
+    """Standardization ``c = (p(y) - mean) gain`` of conditions.
+
+    The map p is a power transform for skewed conditions, normal scores for conditions with long
+    tails, and the identity for others.
 
     Args:
-        count: C.
-        skewed: Places of skewed conditions.
-        tails: Places of others, with long tails.
+        count: C, the number of conditions.
+        skewed: Indices of skewed conditions.
+        tails: Indices of conditions with long tails; not among the skewed ones.
 
     Attributes:
-        powers: Of skewed conditions; None where none are.
-        scores: Of those with long tails; None where none have.
-        mean: ``[C]``, float64.
-        gain: ``[C]``: one over the standard deviation; 0 for conditions that do not vary, of which
-            nothing is known but their value.
+        powers: Power transform of the skewed conditions; None if there are none.
+        scores: Normal scores of conditions with long tails; None if there are none.
+        mean: Means ``[C]``, float64.
+        gain: Reciprocal standard deviations ``[C]``; 0 for constant conditions, from which nothing
+            can be learned.
     """
 
     mean: Tensor
@@ -93,33 +101,36 @@ class ConditionScale(nn.Module):
         self.register_buffer("gain", torch.ones(count, dtype=torch.float64))
 
     def fit(self, conditions: Tensor) -> None:
-        """Takes mean and spread of conditions ``[N, C]``, after powers and scores."""
+        """Fit mean and gain to conditions ``[N, C]``, after powers and scores."""
         conditions = self.straight(conditions)
         low, high = conditions.min(dim=0).values, conditions.max(dim=0).values
-        # The spread of equal values need not be 0: their mean is rounded.
+        # The spread of equal values need not be 0, since their mean is rounded.
         std = torch.where(high > low, conditions.std(dim=0, correction=0), 0.0)
         self.mean.copy_(conditions.mean(dim=0))
         self.gain.copy_(torch.where(std > 0, 1 / std, 0.0))
 
     @property
     def width(self) -> int:
-        """How many numbers predict points."""
+        """Number of predictors of a point."""
         return len(self.mean)
 
     def predictors(self, conditions: Tensor) -> Tensor:
-        """What predicts points, ``[..., width]``: the same as ``forward``."""
+        """Return the predictors ``[..., width]`` of points: the same as ``forward``."""
         return self(conditions)
 
     def forward(self, conditions: Tensor) -> Tensor:
-        """Standardized conditions ``[..., C]``, float64. Raises DataError if they are not finite,
-        or of another number."""
+        """Return standardized conditions ``[..., C]``, float64.
+
+        Raises:
+            DataError: Conditions are not finite, or their number is wrong.
+        """
         require_width(conditions, len(self.mean))
         if not conditions.isfinite().all():
             raise DataError("a condition is NaN or infinite")
         return (self.straight(conditions) - self.mean) * self.gain
 
     def check(self) -> None:
-        """Raises ValueError if a gain is negative, or a power is none."""
+        """Raise ValueError if a gain is negative, or a transform is invalid."""
         if (self.gain < 0).any():
             raise ValueError("a gain of a condition is negative")
         for part in (self.powers, self.scores):
@@ -127,7 +138,7 @@ class ConditionScale(nn.Module):
                 part.check()
 
     def straight(self, conditions: Tensor) -> Tensor:
-        """Conditions ``[..., C]``, float64, with powers of skewed ones and scores of long tails."""
+        """Return conditions ``[..., C]``, float64, after power transforms and normal scores."""
         conditions = conditions.to(self.mean)
         if self.powers is None and self.scores is None:
             return conditions
@@ -140,7 +151,7 @@ class ConditionScale(nn.Module):
 
 
 def require_width(conditions: Tensor, count: int) -> None:
-    """Raises DataError unless conditions are ``[..., count]``."""
+    """Raise DataError unless conditions have shape ``[..., count]``."""
     if conditions.ndim == 0 or conditions.shape[-1] != count:
         raise DataError(
             f"conditions have shape {list(conditions.shape)}, but this flow has C = {count}: "
@@ -149,18 +160,20 @@ def require_width(conditions: Tensor, count: int) -> None:
 
 
 class TrialScale(nn.Module):
-    """Of sets of trials, K conditions each, side by side in rows ``[..., n K]``, NaN for
-    those that are not there. Neither their order nor how many are not there says anything.
+    """Standardization of sets of trials.
+
+    Trials have K conditions each and stand side by side in rows ``[..., n K]``, with NaN for
+    missing trials. The order of trials and the number of missing ones carry no information.
 
     Args:
-        count: K.
-        most: Trials of a set, at most.
-        skewed: As ``ConditionScale`` has it, of a trial.
-        tails: Likewise.
+        count: K, the number of conditions per trial.
+        most: Maximum number of trials in a set.
+        skewed: Indices of skewed conditions of a trial, as in ``ConditionScale``.
+        tails: Indices of conditions of a trial with long tails.
 
     Attributes:
-        each: Of a trial.
-        statistics: Of what is known of a set, the ``width`` numbers of ``straight``.
+        each: Standardization of a single trial.
+        statistics: Standardization of the ``width`` summary statistics that ``straight`` returns.
     """
 
     def __init__(
@@ -173,42 +186,55 @@ class TrialScale(nn.Module):
 
     @property
     def width(self) -> int:
-        """How many numbers predict points."""
+        """Number of predictors of a point."""
         return 2 * self.count + 1
 
     def fit(self, conditions: Tensor) -> None:
-        """Takes mean and spread of the trials of sets ``[N, n K]``, and of their statistics."""
+        """Fit mean and spread of the trials of sets ``[N, n K]``, and of their statistics."""
         rows = conditions.reshape(*conditions.shape[:-1], -1, self.count)
         self.each.fit(rows[are_there(rows)])
         self.statistics.fit(self.straight(conditions))
 
     def forward(self, conditions: Tensor) -> Tensor:
-        """What a network sees of sets, ``[..., n (K + 1)]``, float64: standardized conditions of
-        each trial, and 1; or zeros. Raises DataError if a set has no trials, too many, or one that
-        is not finite."""
+        """Return the network inputs ``[..., n (K + 1)]`` of sets, float64.
+
+        Each trial contributes its standardized conditions followed by 1; a missing trial
+        contributes zeros.
+
+        Raises:
+            DataError: A set has no trials, too many, or one that is not finite.
+        """
         c, there = self._trials(conditions)
         return torch.cat([c, there[..., None].to(c)], dim=-1).flatten(-2)
 
     def straight(self, conditions: Tensor) -> Tensor:
-        """Of the standardized conditions of sets, means ``[..., K]`` and means of squares
-        ``[..., K]`` over trials, and ``1/n [..., 1]``; raises likewise."""
+        """Return the summary statistics ``[..., 2 K + 1]`` of sets.
+
+        They are means ``[..., K]`` and mean squares ``[..., K]`` of standardized conditions over
+        trials, and ``1/n [..., 1]``.
+
+        Raises:
+            DataError: As ``forward``.
+        """
         c, there = self._trials(conditions)
         share = 1 / there.sum(dim=-1, keepdim=True).to(c)
         sums = torch.cat([c, c.square()], dim=-1).sum(dim=-2)
         return torch.cat([sums * share, share], dim=-1)
 
     def predictors(self, conditions: Tensor) -> Tensor:
-        """The same, standardized."""
+        """Return the standardized summary statistics ``[..., width]``."""
         return self.statistics(self.straight(conditions))
 
     def check(self) -> None:
-        """Raises ValueError if it holds what scales nothing."""
+        """Raise ValueError if the standardization of trials or statistics is invalid."""
         self.each.check()
         self.statistics.check()
 
     def _trials(self, conditions: Tensor) -> tuple[Tensor, Tensor]:
-        """Standardized conditions ``[..., n, K]``, 0 of trials that are not there, and which are,
-        ``[..., n]``."""
+        """Return standardized conditions ``[..., n, K]`` and a mask ``[..., n]`` of trials.
+
+        Conditions of missing trials are 0.
+        """
         if conditions.ndim == 0 or not conditions.shape[-1] or conditions.shape[-1] % self.count:
             raise DataError(
                 f"conditions have shape {list(conditions.shape)}, but this flow has trials of "
@@ -230,27 +256,27 @@ class TrialScale(nn.Module):
 
 
 def are_there(trials: Tensor) -> Tensor:
-    """Which trials ``[..., K]`` are there, ``[...]``: those with some number."""
+    """Return a mask ``[...]`` of the trials ``[..., K]`` that are present, not all NaN."""
     return ~trials.isnan().all(dim=-1)
 
 
 class Prediction(nn.Module, ABC):
-    """An invertible map of points ``[..., D]`` that is linear in these, given ``c [..., C]``."""
+    """An invertible map of points ``[..., D]``, affine in the points, given ``c [..., C]``."""
 
     @abstractmethod
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """What is left of points ``[..., D]``, and ``log |det dy/dx| [...]``."""
+        """Return the residuals ``[..., D]`` of points, and ``log |det dy/dx| [...]``."""
 
     @abstractmethod
     def inverse(self, y: Tensor, c: Tensor) -> Tensor:
-        """The points ``[..., D]``."""
+        """Return the points ``[..., D]`` of residuals ``[..., D]``."""
 
     def check(self) -> None:
-        """Nothing that it can hold makes it no map."""
+        """Accept all values: any buffers make an invertible map."""
 
 
 class LinearPrediction(Prediction):
-    """``y = x - c B`` with ``B [C, D]`` in float64, whose Jacobian determinant is 1."""
+    """Linear prediction ``y = x - c B`` with ``B [C, D]`` in float64 and Jacobian determinant 1."""
 
     slopes: Tensor
 
@@ -261,8 +287,10 @@ class LinearPrediction(Prediction):
         self.register_buffer("slopes", torch.zeros(conditions, dim, dtype=torch.float64))
 
     def fit(self, c: Tensor, x: Tensor) -> None:
-        """Takes the best slopes from ``c [N, C]`` to ``x [N, D]``; where numbers are missing, NaN,
-        of each column those of the rows that have it."""
+        """Fit the slopes from ``c [N, C]`` to ``x [N, D]`` by ridge regression.
+
+        If values are missing (NaN), each column uses the rows that have a value.
+        """
         if not x.isnan().any():
             self.slopes.copy_(ridge(c, x))
             return
@@ -272,7 +300,7 @@ class LinearPrediction(Prediction):
             self.slopes[:, place] = ridge(own, column[there, None])[:, 0]
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """What is left of points ``[..., D]`` given ``[..., C]``, and log determinants of 0."""
+        """Return residuals ``[..., D]`` of points given ``c [..., C]``; log determinants are 0."""
         return x - c @ self.slopes, torch.zeros_like(x[..., 0])
 
     def inverse(self, y: Tensor, c: Tensor) -> Tensor:
@@ -280,21 +308,21 @@ class LinearPrediction(Prediction):
 
 
 MEMBERS, WIDTH, DEPTH = 3, 64, 2
-"""Networks of a Gaussian prediction, units of a layer, and layers after the first."""
+"""Number of networks of a Gaussian prediction, units per layer, and layers after the first."""
 MOST_LOG_SCALE = 15.0
-"""Of a standard deviation, in those of the points."""
+"""Bound on the log standard deviation, relative to the standard deviations of the points."""
 
 
 class GaussianPrediction(Prediction):
-    """``y = U(c) (x - m(c)) / s(c)``, U lower triangular with ones on its diagonal.
+    """Gaussian prediction ``y = U(c) (x - m(c)) / s(c)``, U unit lower triangular.
 
-    Of points that are Gaussian given their conditions, with these means and the covariance
-    ``diag(s) (U' U)^-1 diag(s)``, y is standard normal whatever c is. Networks say m, log s and U,
-    whose means over the networks are taken.
+    If points are Gaussian given their conditions, with means m and covariance ``diag(s) (U' U)^-1
+    diag(s)``, then y is standard normal whatever c is. Networks predict m, log s and U; their
+    outputs are averaged.
 
     Args:
-        dim: D.
-        conditions: C.
+        dim: D, the dimension of points.
+        conditions: C, the number of conditions.
     """
 
     below: Tensor
@@ -311,11 +339,13 @@ class GaussianPrediction(Prediction):
         )
         places = torch.tril_indices(dim, dim, -1)
         self.register_buffer("below", places, persistent=False)
-        self.requires_grad_(False)  # but where it is fitted
+        self.requires_grad_(False)  # parameters require gradients only during the fit
 
     def output(self, member: int, c: Tensor) -> Tensor:
-        """What a network gives ``[..., K]`` of conditions ``[..., C]``, in the dtype of its
-        weights."""
+        """Return the output ``[..., K]`` of one network for conditions ``[..., C]``.
+
+        The output has the dtype of the network's weights.
+        """
         layers = self.members[member]
         assert isinstance(layers, nn.ModuleList)
         first, *hidden, last = layers
@@ -326,7 +356,7 @@ class GaussianPrediction(Prediction):
         return cast(Tensor, last(h))
 
     def parts(self, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``m``, ``log s [..., D]`` and ``U [..., D, D]``."""
+        """Return ``m``, ``log s [..., D]`` and ``U [..., D, D]`` from a network output."""
         mean, log_scale, turns = output.tensor_split([self.dim, 2 * self.dim], dim=-1)
         log_scale = MOST_LOG_SCALE * torch.tanh(log_scale / MOST_LOG_SCALE)
         unit = torch.eye(self.dim, dtype=output.dtype, device=output.device)
@@ -338,14 +368,14 @@ class GaussianPrediction(Prediction):
         return self.normalized(x, self._mean(c).to(x))
 
     def normalized(self, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, by what a network gives."""
+        """Return residuals and log determinants of points, given a network output."""
         mean, log_scale, turn = self.parts(output)
         y = (turn @ ((x - mean) * (-log_scale).exp())[..., None])[..., 0]
         return y, -log_scale.sum(dim=-1).expand_as(x[..., 0])
 
     def inverse(self, y: Tensor, c: Tensor) -> Tensor:
         mean, log_scale, turn = self.parts(self._mean(c).to(y))
-        # Rows of points and matrices of their conditions, or one matrix for all.
+        # There is one matrix per row of points, or one matrix for all rows.
         turn = turn.expand(*y.shape, self.dim)
         solved = torch.linalg.solve_triangular(turn, y[..., None], upper=False, unitriangular=True)
         return mean + log_scale.exp() * solved[..., 0]
@@ -355,10 +385,10 @@ class GaussianPrediction(Prediction):
 
 
 def ridge(c: Tensor, x: Tensor) -> Tensor:
-    """Slopes ``B [C, D]`` of the prediction of ``x [N, D]`` from centered ``c [N, C]``.
+    """Return slopes ``B [C, D]`` of the prediction of ``x [N, D]`` from centered ``c [N, C]``.
 
-    Each column has the penalty ``lambda |B|^2`` of least generalized cross-validation (Golub, Heath
-    and Wahba 1979), so that many conditions that say nothing do no harm:
+    Each column has the ridge penalty ``lambda |B|^2`` of least generalized cross-validation (Golub,
+    Heath and Wahba 1979), so that many uninformative conditions do no harm:
 
         GCV(lambda) = N |x - c B|^2 / (N - df)^2,   df = 1 + sum_k s_k^2 / (s_k^2 + lambda),
 
@@ -372,7 +402,7 @@ def ridge(c: Tensor, x: Tensor) -> Tensor:
     least = log10(LEAST_VARIANCE)
     penalties = count * torch.logspace(least, 1, 41, dtype=c.dtype, device=c.device)
     shrunk = squares / (squares + penalties[:, None])
-    # Along an axis of no length there is nothing to predict from.
+    # An axis of length zero predicts nothing.
     explained = torch.where(squares[:, None] > 0, products.square() / squares[:, None], 0.0)
     rest = x.square().sum(dim=0) - (2 * shrunk - shrunk.square()) @ explained
     freedom = (count - 1 - shrunk.sum(dim=1)).clamp_min(1e-9)

@@ -1,15 +1,16 @@
-"""From the columns of a table, in their own units, to what a flow sees, and back.
+"""Coordinates: maps between the columns of a table, in their own units, and the flow's space.
 
-A flow works best where columns are nearly normal and of one scale. So points x pass through a chain
-of invertible maps (``maps``) to u, where the flow lives, and
+A flow works best if columns are nearly normal and have one scale. So points x pass through a chain
+of invertible maps (``maps``) to u, the space of the flow, and
 
     log p_x(x) = log p_u(u(x)) + log |det du/dx|.
 
-Columns of whole steps (counts, readings with two decimals) have no density. They are *dithered*: a
-value stands for the interval of one step around it, and is drawn from it uniformly. What the flow
-generates is rounded to steps, within the range that the data had, where that is asked for.
+Discrete columns (counts, readings with two decimals) have no density. They are *dequantized*: a
+value represents a quantization bin, the interval of one step around it, and is replaced by a
+uniform draw from this bin. On request, generated values are rounded to steps within the range of
+the data.
 
-Where points are given with conditions, the maps are those of given conditions (``conditions``).
+Points of a conditional flow use the maps given their conditions (``conditions``).
 """
 
 from collections.abc import Callable, Sequence
@@ -38,42 +39,47 @@ from training.flow.coordinates.maps import (
 from training.flow.coordinates.surprise import Surprise
 
 PREDICTION, GAUSSIAN, LEVELS = "prediction", "gaussian", "levels"
-"""The names of a ``LinearPrediction``, a ``GaussianPrediction`` and a ``LevelPrediction`` in
-network files."""
+"""Names of the predictions ``LinearPrediction``, ``GaussianPrediction`` and ``LevelPrediction``.
+
+Network files contain these names.
+"""
 PREDICTIONS: dict[str, type[Prediction]] = {
     PREDICTION: LinearPrediction,
     GAUSSIAN: GaussianPrediction,
 }
 DIGITS, AS_WHOLE = 10, 1e-6
-"""Of decimals, at most one less; and how far a whole number of their units may be from one."""
+"""Number of powers of ten tried for the decimals of a step, and tolerance for a whole number."""
 
 
 class Coordinates(nn.Module):
     """A chain of invertible maps from data space ``[..., D]`` to flow space ``[..., D]``, float64.
 
     Args:
-        dim: D.
+        dim: D, the number of columns.
         maps: Names in ``MAPS`` or ``PREDICTIONS``, in the order in which they are applied.
-        knots: Number of knots of their splines.
-        conditions: The number C of conditions that points are given with.
-        surprise: Whether it is known where these lie.
-        relevant: Places of the conditions that points depend on, which are what the network sees;
-            empty if they are all.
-        skewed: Places of conditions that go through a power before they are standardized.
-        tails: Places of others, with long tails, whose normal scores are taken.
-        levels: How many levels each column has ``[D]``; empty where they are numbers.
-        trials: How many trials a point is given with at most, each of C conditions, which stand
-            side by side (``TrialScale``); 0 where it is given with C conditions.
-        beside: How many levels each of the last conditions has, if these are levels of a trial
-            whose law is to be known, given the other conditions; empty for none.
+        knots: Number of spline knots in these maps.
+        conditions: C, the number of conditions.
+        surprise: Whether to model the distribution of the conditions, to detect unlikely ones.
+        relevant: Indices of the conditions that points depend on, which are the network's inputs;
+            empty for all conditions.
+        skewed: Indices of conditions that pass through a power transform before standardization.
+        tails: Indices of conditions with long tails, which are replaced by normal scores.
+        levels: Number of levels of each category column ``[D]``; empty for numeric columns.
+        trials: Maximum number of trials per point, each with C conditions side by side in a row
+            (``TrialScale``); 0 if a point has C conditions and no trials.
+        beside: Number of levels of each of the last conditions, if these are levels of a trial
+            whose distribution given the other conditions is modeled; empty for none.
 
     Attributes:
-        scale: Of conditions; None where there are none.
-        surprise: How unlike those of the training conditions are; None where it is not known.
-        steps: ``[D]``: the step of each discrete column, 0 for continuous ones.
-        offsets: ``[D]``: a value of each discrete column, from which its steps count.
-        least: ``[D]``: the smallest value that each discrete column had.
-        most: ``[D]``: the largest.
+        scale: Standardization of conditions; None if there are none.
+        surprise: Distribution of the training conditions; None if it is not modeled.
+        steps: Step ``[D]`` of each discrete column, 0 for continuous columns.
+        offsets: A value ``[D]`` of each discrete column, from which its steps are counted.
+        least: Smallest value ``[D]`` of each discrete column in the data.
+        most: Largest value ``[D]`` of each discrete column in the data.
+
+    Raises:
+        ValueError: A map is unknown, or the conditions do not match.
 
     Example:
         >>> import torch
@@ -132,8 +138,11 @@ class Coordinates(nn.Module):
             self.know_levels(beside)
 
     def know_levels(self, counts: Sequence[int]) -> LevelPrediction:
-        """Takes the last conditions as levels, so many of each, and returns their law, which is to
-        be fitted."""
+        """Treat the last conditions as levels, and return their distribution, still to be fitted.
+
+        Args:
+            counts: Number of levels of each of these conditions.
+        """
         if self.trials or self.relevant:
             raise ValueError("levels beside points are conditions among others, all of which count")
         others = self.condition_dim - len(counts)
@@ -141,8 +150,10 @@ class Coordinates(nn.Module):
         return self.beside
 
     def log_levels(self, conditions: Tensor) -> Tensor:
-        """Log probabilities ``[...]`` of the levels among conditions ``[..., C]``, given the
-        others; gradients flow back to these."""
+        """Return log probabilities ``[...]`` of the levels among conditions ``[..., C]``.
+
+        The probabilities are conditional on the other conditions, to which gradients flow.
+        """
         beside, labels = self.beside, self.given(conditions).labels
         assert beside is not None
         assert labels is not None
@@ -150,7 +161,7 @@ class Coordinates(nn.Module):
         return beside.log_prob(conditions[..., first:], labels[..., :first])
 
     def _made(self, name: str, conditions: int) -> nn.Module:
-        """A map, of so many conditions if it predicts from these."""
+        """Return the map of a name; predictions take the given number of conditions."""
         if name == LEVELS:
             return LevelPrediction(self.dim, conditions, self.levels)
         if name in PREDICTIONS:
@@ -158,8 +169,13 @@ class Coordinates(nn.Module):
         return MAPS[name](self.dim, self.knots)
 
     def hold_steps(self, steps: Tensor, offsets: Tensor, points: Tensor) -> None:
-        """Takes the steps of discrete columns ``[D]``, values of them ``[D]``, and their range in
-        dithered points ``[N, D]``."""
+        """Set the discrete columns and their range.
+
+        Args:
+            steps: Step of each column ``[D]``, 0 for continuous columns.
+            offsets: A value of each column ``[D]``.
+            points: Dequantized points ``[N, D]``.
+        """
         self.steps.copy_(steps)
         self.offsets.copy_(offsets)
         values = torch.where(self.steps > 0, self.rounded(points), 0.0)
@@ -168,9 +184,9 @@ class Coordinates(nn.Module):
 
     @property
     def arguments(self) -> dict[str, object]:
-        """What constructs it anew, but for its buffers."""
+        """Arguments of the constructor that reproduce these coordinates without their buffers."""
         made: dict[str, object] = {"dim": self.dim, "maps": self.names, "knots": self.knots}
-        # Digests of networks that were written before there was more stay what they were.
+        # Optional arguments are left out, so that digests of older network files do not change.
         made |= {"conditions": self.condition_dim} if self.condition_dim else {}
         made |= {"surprise": True} if self.surprise else {}
         made |= {"levels": self.levels} if self.levels else {}
@@ -183,27 +199,30 @@ class Coordinates(nn.Module):
 
     @property
     def label_dim(self) -> int:
-        """The number L of conditions that the network sees; of sets, of one trial and whether it is
-        there."""
+        """Number L of the network's condition inputs.
+
+        For sets of trials it counts one trial and the flag that it is present.
+        """
         return len(self.relevant) or self.condition_dim + bool(self.trials)
 
     @property
     def each(self) -> ConditionScale | None:
-        """Of conditions, or of those of one trial; None where there are none."""
+        """Standardization of conditions, or of one trial's conditions; None if there are none."""
         return self.scale.each if isinstance(self.scale, TrialScale) else self.scale
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, maps={self.names}"
 
     def given(self, conditions: Tensor | None) -> "Coordinates":
-        """These coordinates, which hold the same buffers, of points that are given with conditions.
+        """Return a view of these coordinates for points with given conditions; buffers are shared.
 
         Args:
-            conditions: ``[..., C]`` in their own units, a row for each point, or one for all; of
-                sets all trials of a point, ``[..., n C]``. None leaves things as they are.
+            conditions: ``[..., C]`` in their own units: a row for each point, or one for all. Sets
+                have all trials of a point in a row, ``[..., n C]``. None returns these coordinates
+                unchanged.
 
         Raises:
-            UsageError: There are no conditions to be given.
+            UsageError: These coordinates have no conditions.
         """
         if conditions is None:
             return self
@@ -214,27 +233,41 @@ class Coordinates(nn.Module):
         return view
 
     def straight(self, conditions: Tensor) -> Tensor:
-        """Conditions ``[..., C]`` of their own units as the surprise takes them: after powers of
-        skewed ones and normal scores of those with long tails; or statistics of sets of trials."""
+        """Return conditions ``[..., C]``, given in their own units, in the scale used for surprise.
+
+        Skewed conditions pass through powers, and conditions with long tails become normal scores.
+        Sets of trials become their statistics.
+        """
         return conditions if self.scale is None else self.scale.straight(conditions)
 
     @property
     def labels(self) -> Tensor | None:
-        """The network's labels ``[..., L]``: the given conditions, standardized; None for none.
-        Raises UsageError if none were given, but there are some, DataError if they are not finite,
-        or of another number."""
+        """Inputs ``[..., L]`` of the network: the given conditions, standardized.
+
+        The value is None without conditions.
+
+        Raises:
+            UsageError: The flow has conditions, but none were given.
+            DataError: Conditions are not finite, or their number is wrong.
+        """
         return self._of_given(lambda scale, given: scale(given))
 
     @property
     def predictors(self) -> Tensor | None:
-        """What predictions are by: labels, or statistics of sets of trials ``[..., W]``; None
-        for none. Raises as ``labels`` does."""
+        """Inputs ``[..., W]`` of predictions: labels, or statistics of sets of trials.
+
+        The value is None without conditions.
+
+        Raises:
+            UsageError: As ``labels``.
+            DataError: As ``labels``.
+        """
         return self._of_given(lambda scale, given: scale.predictors(given))
 
     def _of_given(
         self, seen: Callable[[ConditionScale | TrialScale, Tensor], Tensor]
     ) -> Tensor | None:
-        """What is seen of the given conditions, those that are relevant."""
+        """Return the relevant numbers that a function computes from the given conditions."""
         if self.scale is None:
             return None
         if self._given is None:
@@ -246,9 +279,12 @@ class Coordinates(nn.Module):
         return numbers[..., self.relevant] if self.relevant else numbers
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Points of flow space ``[..., D]``, and ``log |det du/dx| [...]``, of points ``[..., D]``.
-        Raises DataError if one is not finite, or outside of the bounds of its column, UsageError if
-        the points are given with conditions, but none were said."""
+        """Map points to flow space ``[..., D]``, and return ``log |det du/dx| [...]`` too.
+
+        Raises:
+            DataError: A point is not finite, or outside of the bounds of its column.
+            UsageError: The flow has conditions, but none were given.
+        """
         u, c = points.double(), self.predictors
         total = torch.zeros_like(u[..., 0])
         for map_ in self.maps:
@@ -258,56 +294,63 @@ class Coordinates(nn.Module):
         return u, total
 
     def to_flow(self, points: Tensor) -> Tensor:
-        """From data space to flow space."""
+        """Map points ``[..., D]`` of data space to flow space."""
         return self(points)[0]
 
     def log_det(self, points: Tensor) -> Tensor:
-        """``log |det du/dx| [...]`` at points ``[..., D]`` of data space."""
+        """Return ``log |det du/dx| [...]`` at points ``[..., D]`` of data space."""
         return self(points)[1]
 
     def to_data(self, points: Tensor) -> Tensor:
-        """From flow space ``[..., D]`` to data space."""
+        """Map points ``[..., D]`` of flow space to data space."""
         return self._back(points, slice(None))
 
     @property
     def is_linear(self) -> bool:
-        """Whether it is one linear map, and a shift."""
+        """Whether the chain is affine: all maps are linear up to a shift."""
         return self._curved == 0
 
     def to_columns(self, points: Tensor) -> Tensor:
-        """From flow space ``[..., D]`` back to columns that are only curved, each by itself: they
-        are linear in points of flow space."""
+        """Map points ``[..., D]`` of flow space to the last columns that are affine in them.
+
+        What remains to data space are maps of single columns, see ``bent``.
+        """
         return self._back(points, slice(self._curved, None))
 
     def bent(self, columns: Tensor) -> Tensor:
-        """Those columns ``[..., D]`` in data space: each a function of itself alone."""
+        """Map the columns ``[..., D]`` of ``to_columns`` to data space, each by itself."""
         return self._back(columns, slice(0, self._curved))
 
     @property
     def rejects(self) -> bool:
-        """Whether the flow has points beyond the bounds of columns."""
+        """Whether the flow can generate points beyond the bounds of columns."""
         return any(isinstance(map_, Limits) for map_ in self.maps)
 
     def inside(self, points: Tensor) -> Tensor:
-        """Whether points ``[..., D]`` of data space are within the bounds of columns, ``[...]``."""
+        """Return whether points ``[..., D]`` are within the bounds of columns, ``[...]``."""
         within = torch.ones_like(points[..., 0], dtype=torch.bool)
         x = points.double()
         for map_ in self.maps:
             if isinstance(map_, Bounded):
                 within = within & map_.inside(x)
             elif not isinstance(map_, Gaps):
-                break  # bounds come before all other maps
+                break  # Bounds come before all other maps.
             x, _ = map_(x)
         return within
 
     def dithered(self, points: Tensor, generator: torch.Generator) -> Tensor:
-        """Points ``[N, D]`` of data space with discrete columns spread evenly over their steps, by
-        a generator on the CPU."""
+        """Dequantize the discrete columns of points ``[N, D]`` of data space.
+
+        The generator is on the CPU.
+        """
         return dither(points, self.steps, generator)
 
     def rounded(self, points: Tensor) -> Tensor:
-        """Points ``[..., D]`` of data space with discrete columns at the nearest of their steps: as
-        decimals, where steps are such. 61.800000000000004 is no value of a column of tenths."""
+        """Round the discrete columns of points ``[..., D]`` of data space to their nearest step.
+
+        Steps that are decimals give exact decimals: 61.800000000000004 is not a value of a column
+        of tenths.
+        """
         step = torch.where(self.steps > 0, self.steps, 1.0)
         nearest = self.offsets + step * ((points - self.offsets) / step).round()
         powers = 10.0 ** torch.arange(DIGITS, dtype=step.dtype, device=step.device)[:, None]
@@ -318,18 +361,19 @@ class Coordinates(nn.Module):
         return torch.where(self.steps > 0, nearest, points)
 
     def plausible(self, points: Tensor) -> Tensor:
-        """Draws ``[..., D]`` of data space as the data could have them: discrete columns at the
-        nearest of their steps within the range that they had."""
+        """Round discrete columns of draws ``[..., D]`` to steps, within the range of the data."""
         within = torch.minimum(torch.maximum(self.rounded(points), self.least), self.most)
         return torch.where(self.steps > 0, within, points)
 
     def possible(self, points: Tensor) -> Tensor:
-        """Whether discrete columns of points ``[..., D]`` are within half a step of the range that
-        they had, ``[...]``."""
+        """Return whether discrete columns of ``[..., D]`` are in the range of the data, ``[...]``.
+
+        Values can lie up to half a step beyond it.
+        """
         return (self.rounded(points) == self.plausible(points)).all(dim=-1)
 
     def check(self) -> None:
-        """Raises ValueError if what it holds does not make an invertible map."""
+        """Raise ValueError if the buffers do not make an invertible map."""
         if (self.steps < 0).any():
             raise ValueError("a step is negative")
         if (self.least > self.most).any():
@@ -345,12 +389,12 @@ class Coordinates(nn.Module):
 
     @property
     def _curved(self) -> int:
-        """How many maps come before those that are linear to the end."""
+        """Number of maps before the trailing maps that are all linear."""
         linear = (*LINEAR, *PREDICTIONS)
         return max((at + 1 for at, name in enumerate(self.names) if name not in linear), default=0)
 
     def _back(self, points: Tensor, part: slice) -> Tensor:
-        """Points ``[..., D]`` back through some of the maps."""
+        """Map points ``[..., D]`` back through part of the maps."""
         x, c = points.double(), self.predictors
         for map_ in reversed(list(self.maps)[part]):
             if isinstance(map_, Prediction):
@@ -363,7 +407,7 @@ class Coordinates(nn.Module):
 
 
 def dither(points: Tensor, steps: Tensor, generator: torch.Generator) -> Tensor:
-    """Points ``[N, D]`` spread evenly over steps ``[D]``: by ``Coordinates``, or to fit some."""
+    """Add uniform noise within the bins of steps ``[D]`` to points ``[N, D]``."""
     noise = torch.rand(points.shape, generator=generator, dtype=torch.float64) - 0.5
     return points + steps * noise.to(points.device)
 

@@ -1,16 +1,17 @@
-"""What levels are, given conditions: points of few values, such as a choice or a hit or miss.
+"""Category columns given conditions, mapped to standard normal scores.
 
-A level k of L has the probability ``p_k(c)``, and the part of its step that lies below a point is
-``a``. The point's image is the normal score of its place among all levels,
+Such columns have few values, for example a choice, or hit and miss. A level k of L has the
+probability ``p_k(c)``. A dequantized point lies in the bin of its level, and ``a`` is the fraction
+of the bin below it. The image of the point is the normal score of its rank among all levels,
 
     y = Phi^-1(p_1 + ... + p_(k-1) + a p_k),   dy / dx = p_k / (step phi(y)),
 
-so that y is standard normal whatever c is, and the density over the whole step of a level is its
-probability, exactly. Several columns of levels follow each other: each is given those before it.
+so that y is standard normal whatever c is, and the density integrated over the bin of a level is
+exactly its probability mass. Several columns are autoregressive: each is given those before it.
 
-Logits are those of a network with one layer of products, ``h + D (U h * G h)``: generalized linear
-models whose coefficients are parameters and whose predictors are covariates are of that kind. A
-layer more bends what is none; its weights are 0 where products alone do better.
+Logits come from a network with one multiplicative layer, ``h + D (U h * G h)``. It includes
+generalized linear models whose coefficients are parameters and whose predictors are covariates. One
+more, nonlinear layer fits other functions; its weights are 0 if products alone do better.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,9 +24,9 @@ from torch import Tensor, nn
 from training.flow.coordinates.conditions import Prediction
 
 MEMBERS, WIDTH = 3, 32
-"""Networks of each column, whose logits are averaged, and units of their layers."""
+"""Number of networks per column, whose logits are averaged, and units of their layers."""
 LEAST_SHARE = 1e-300
-"""Of what lies below or above a point, whose logarithm is taken."""
+"""Floor of the probabilities below and above a point, whose logarithms are taken."""
 
 
 class LevelNetwork(nn.Module):
@@ -38,7 +39,7 @@ class LevelNetwork(nn.Module):
         self.bend, self.last = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, levels)
 
     def forward(self, c: Tensor) -> Tensor:
-        """``[..., L]`` of ``[..., C]``."""
+        """Return logits ``[..., L]`` for inputs ``[..., C]``."""
         h = self.first(c)
         h = h + self.product(self.one(h) * self.other(h))
         h = h + F.silu(self.bend(h))
@@ -46,16 +47,19 @@ class LevelNetwork(nn.Module):
 
 
 class LevelPrediction(Prediction):
-    """Normal scores of columns of levels.
+    """Normal scores of category columns.
 
     Args:
-        dim: D.
-        conditions: C.
-        counts: Levels of each column ``[D]``.
+        dim: D, the number of columns.
+        conditions: C, the number of conditions.
+        counts: Number of levels of each column ``[D]``.
 
     Attributes:
-        first: The first level of each ``[D]``.
-        step: From a level to the next ``[D]``.
+        first: First level of each column ``[D]``.
+        step: Distance between neighboring levels ``[D]``.
+
+    Raises:
+        ValueError: There are no conditions, or a column has fewer than two levels.
     """
 
     first: Tensor
@@ -72,28 +76,31 @@ class LevelPrediction(Prediction):
         )
         for name in ("first", "step"):
             self.register_buffer(name, torch.ones(dim, dtype=torch.float64))
-        self.requires_grad_(False)  # but where it is fitted
+        self.requires_grad_(False)  # parameters require gradients only during the fit
 
     def hold(self, first: Tensor, step: Tensor) -> None:
-        """Takes the first levels and the steps of columns of levels."""
+        """Set the first levels and the steps of the columns."""
         self.first.copy_(first)
         self.step.copy_(step)
 
     def numbers(self, x: Tensor) -> Tensor:
-        """Numbers from 0 of the levels ``[..., D]`` that points ``[..., D]`` are of."""
+        """Return the indices, from 0, of the levels ``[..., D]`` of points ``[..., D]``."""
         most = self.first.new_tensor(self.counts) - 1
         return ((x - self.first) / self.step).round().clamp_min(0).minimum(most)
 
     def seen(self, number: int, c: Tensor, numbers: Tensor) -> Tensor:
-        """What networks of a column see: conditions ``[..., C]``, and earlier columns, from -1
-        to 1, of levels ``[..., D]``."""
+        """Return the inputs of the networks of a column.
+
+        They are conditions ``[..., C]`` and the earlier columns of levels ``[..., D]``, scaled to
+        -1 to 1.
+        """
         wide = [count - 1 for count in self.counts[:number]]
         before = 2 * numbers[..., :number] / numbers.new_tensor(wide) - 1
         c = c.expand(*before.shape[:-1], -1)
         return torch.cat([c, before.to(c)], dim=-1)
 
     def log_probabilities(self, number: int, seen: Tensor) -> Tensor:
-        """Of the levels of a column, ``[..., L]``, float64."""
+        """Return log probabilities ``[..., L]`` of the levels of a column, float64."""
         networks = self.networks[number]
         assert isinstance(networks, nn.ModuleList)
         dtype = next(networks.parameters()).dtype
@@ -101,15 +108,17 @@ class LevelPrediction(Prediction):
         return logits.double().log_softmax(dim=-1)
 
     def log_prob(self, x: Tensor, c: Tensor) -> Tensor:
-        """Log probabilities ``[...]`` of the levels of points ``[..., D]``, given conditions."""
+        """Return log probabilities ``[...]`` of the levels of points given conditions."""
         total = torch.zeros_like(x[..., 0])
         for _, logs, level in self._of_columns(self.numbers(x), c):
             total = total + logs.gather(-1, level)[..., 0]
         return total
 
     def _of_columns(self, numbers: Tensor, c: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Of each column its place, log probabilities ``[..., L]`` and its levels ``[..., 1]``,
-        whose numbers are ``[..., D]``."""
+        """Yield index, log probabilities ``[..., L]`` and levels ``[..., 1]`` of each column.
+
+        The levels of all columns are ``numbers [..., D]``.
+        """
         for place in range(len(self.counts)):
             logs = self.log_probabilities(place, self.seen(place, c, numbers))
             level = numbers[..., place, None].long()
@@ -134,7 +143,7 @@ class LevelPrediction(Prediction):
             p = self.log_probabilities(number, self.seen(number, c, numbers)).exp()
             p = p.expand(*y.shape[:-1], -1)
             below, above = _normal_share(y[..., number]), _normal_share(-y[..., number])
-            # Counted from the nearer end, where shares have all their digits.
+            # Count from the nearer end, where probabilities keep all their digits.
             low = below[..., None] > p.cumsum(dim=-1)[..., :-1]
             high = above[..., None] < _from_above(p)[..., 1:]
             level = torch.where(below < 0.5, low.sum(dim=-1), high.sum(dim=-1))[..., None]
@@ -149,24 +158,26 @@ class LevelPrediction(Prediction):
         return x
 
     def check(self) -> None:
-        """Raises ValueError if a step is not positive."""
+        """Raise ValueError if a step is not positive."""
         if not (self.step > 0).all():
             raise ValueError("a step between levels is not positive")
 
 
 def _normal_share(y: Tensor) -> Tensor:
-    """What is below y ``[...]``, to all digits: ``torch.special.ndtr`` is 0 from -8.3 on."""
+    """Return ``Phi(y) [...]`` to full precision; ``torch.special.ndtr`` is 0 below -8.3."""
     return torch.special.erfc(-y / 2**0.5) / 2
 
 
 def _from_above(p: Tensor) -> Tensor:
-    """Probabilities ``[..., L]`` of a level or one above it."""
+    """Return probabilities ``[..., L]`` of a level or any above it."""
     return p.flip(-1).cumsum(dim=-1).flip(-1)
 
 
 def _score(p: Tensor, level: Tensor, part: Tensor) -> Tensor:
-    """Normal scores ``[...]`` of points in steps of levels ``[..., 1]``, a part ``[...]`` of which
-    lies below them."""
+    """Return normal scores ``[...]`` of points in the bins of levels ``[..., 1]``.
+
+    ``part [...]`` is the fraction of the bin below the point.
+    """
     own = p.gather(-1, level)[..., 0]
     below = (p.cumsum(dim=-1) - p).gather(-1, level)[..., 0] + part * own
     above = (_from_above(p) - p).gather(-1, level)[..., 0] + (1 - part) * own

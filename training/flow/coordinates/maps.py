@@ -1,9 +1,9 @@
 """Invertible maps of the columns of a table, each with the log of its Jacobian determinant.
 
-All take points ``[..., D]`` in float64 to points of that shape, are one to one from all (or, where
-columns are bounded, from between their bounds) to all of ``R^D``, and are smooth enough for
-gradients to pass. A map is constructed empty, as the identity where there is one; what it holds are
-buffers, which a fit or a file fills.
+A map takes points ``[..., D]`` in float64 to points of the same shape. It is one-to-one from all of
+``R^D`` (or, for bounded columns, from between their bounds) onto ``R^D``, and smooth enough for
+gradients. A new map is the identity where possible. Its parameters are buffers, set by a fit or
+from a file.
 """
 
 from abc import ABC, abstractmethod
@@ -17,54 +17,55 @@ from training.flow.eigenbasis import identity
 
 
 class PointMap(nn.Module, ABC):
-    """An invertible map of points ``[..., D]``; a spline of one has a number of knots."""
+    """An invertible map of points ``[..., D]``; splines have a number of knots."""
 
     def __init__(self, dim: int, knots: int):
         super().__init__()
         self.dim, self.knots = dim, knots
 
     def hold(self, **buffers: Tensor) -> None:
-        """Registers float64 buffers by name, or gives those that are there other values."""
+        """Register float64 buffers by name, or overwrite those that exist."""
         for name, values in buffers.items():
             if name not in self._buffers:
-                # Each its own: buffers of one memory would all be read as the last of them.
+                # Copies, since buffers that share memory would all be loaded as the last of them.
                 self.register_buffer(name, values.to(torch.float64, copy=True))
             else:
-                # In rows, as a file has them: of columns, some BLAS make other last digits.
+                # Stored row-major, as in a file: for column-major ones some BLAS return other last
+                # digits.
                 setattr(self, name, values.to(getattr(self, name)).contiguous())
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The images ``[..., D]`` of points, and ``log |det dy/dx| [...]``."""
+        """Return the images ``[..., D]`` of points, and ``log |det dy/dx| [...]``."""
 
     @abstractmethod
     def inverse(self, y: Tensor) -> Tensor:
-        """The points ``[..., D]`` of images."""
+        """Return the points ``[..., D]`` of images."""
 
     @abstractmethod
     def check(self) -> None:
-        """Raises ValueError if what it holds does not make an invertible map."""
+        """Raise ValueError if the buffers do not make an invertible map."""
 
 
 MOST_GAPS, NOWHERE = 11, 1e300
-"""Of a column, and where those are that it does not have: files hold finite numbers."""
+"""Maximum number of gaps per column, and a finite stand-in for absent gaps in files."""
 ROUNDED = 1e-6
-"""Of a step: what differs by less are values of one."""
+"""Fraction of a step: values that differ by less are equal."""
 ROUNDING = 4 * torch.finfo(torch.float64).eps
-"""Of a bounded column, relative to its bounds."""
+"""Margin from the bounds of a column, relative to their size."""
 
 
 class Bounded(PointMap):
-    """Columns with known bounds, mapped to the line.
+    """Columns with known bounds, mapped to the real line.
 
     Between two bounds ``y = Phi^-1((x - low) / (high - low))``, so that a uniform column becomes
-    normal; with one bound, ``y = log(x - low)`` or ``-log(high - x)``; without, ``y = x``.
+    normal. With one bound ``y = log(x - low)`` or ``-log(high - x)``, and without bounds ``y = x``.
 
     Attributes:
         low: Lower bounds ``[D]``; any finite number where there is none.
-        high: Upper bounds ``[D]``, likewise.
-        has_low: ``[D]``: 1 where there is a lower bound, else 0.
-        has_high: ``[D]``, likewise.
+        high: Upper bounds ``[D]``; any finite number where there is none.
+        has_low: 1 for each column with a lower bound, else 0, ``[D]``.
+        has_high: 1 for each column with an upper bound, else 0, ``[D]``.
     """
 
     low: Tensor
@@ -78,7 +79,7 @@ class Bounded(PointMap):
         self.hold(low=zeros, high=zeros, has_low=zeros, has_high=zeros)
 
     def set_bounds(self, low: Tensor, high: Tensor) -> None:
-        """Takes bounds ``[D]``, infinite where there is none."""
+        """Set bounds ``[D]``, infinite where there is none."""
         self.hold(has_low=low.isfinite(), has_high=high.isfinite())
         self.hold(low=low.nan_to_num(neginf=0.0), high=high.nan_to_num(posinf=0.0))
 
@@ -90,14 +91,14 @@ class Bounded(PointMap):
 
     @property
     def _kinds(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Which columns ``[D]`` have both bounds, a lower one alone, an upper one alone."""
+        """Masks ``[D]`` of columns with both bounds, only a lower one, and only an upper one."""
         low, high = self.has_low > 0, self.has_high > 0
         return low & high, low & ~high, high & ~low
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         both, lower, upper = self._kinds
         width = torch.where(both, self.high - self.low, 1.0)
-        # Places that are not chosen get harmless values, so that no gradient of theirs is NaN.
+        # Branches that are not selected get harmless values, so that their gradients are not NaN.
         fraction = torch.where(both, (x - self.low) / width, 0.5)
         normal = torch.special.ndtri(fraction)
         above = torch.where(lower, x - self.low, 1.0)
@@ -111,7 +112,7 @@ class Bounded(PointMap):
     def inverse(self, y: Tensor) -> Tensor:
         both, lower, upper = self._kinds
         between = self.low + (self.high - self.low) * torch.special.ndtr(y)
-        # Rounding would put what is very far out on the bound itself, which has no image.
+        # Rounding would put extreme values on the bound itself, which has no image.
         margin = ROUNDING * torch.maximum(self.low.abs(), self.high.abs())
         between = torch.minimum(torch.maximum(between, self.low + margin), self.high - margin)
         above = self.low + torch.where(lower, y, 0.0).exp()
@@ -120,7 +121,7 @@ class Bounded(PointMap):
         return torch.where(upper, below, x)
 
     def inside(self, x: Tensor) -> Tensor:
-        """Whether points ``[..., D]`` are between the bounds, ``[...]``."""
+        """Return whether points ``[..., D]`` are between the bounds, ``[...]``."""
         above = (x > self.low) | (self.has_low == 0)
         below = (x < self.high) | (self.has_high == 0)
         return (above & below).all(dim=-1)
@@ -132,13 +133,13 @@ class Bounded(PointMap):
 
 
 class Logarithm(Bounded):
-    """Logarithms of columns that are positive over decades; others stay as they are."""
+    """Logarithms of columns that are positive over decades; other columns are unchanged."""
 
 
 class Limits(Bounded):
-    """Columns with known bounds that are left as they are.
+    """Columns with known bounds, left unchanged.
 
-    What a flow has beyond them is not to be: whoever draws from it rejects that.
+    The flow can generate points beyond the bounds; samplers reject them.
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,14 +150,14 @@ class Limits(Bounded):
 
 
 class Gaps(PointMap):
-    """Takes steps out of discrete columns, and moves what lies above them down.
+    """Removal of single bins from discrete columns; values above them move down.
 
-    A value of its own probability has no part in a density: the interval of one step around it is
-    empty, and without it the density of the others may be smooth.
+    A value with a probability mass of its own is not part of a density: the bin of one step around
+    it is left out, and the density of the other values can be smooth without it.
 
     Attributes:
-        places: Middles of the intervals ``[D, MOST_GAPS]``, rising, ``NOWHERE`` behind the last.
-        steps: Their lengths ``[D]``.
+        places: Centers of the removed bins ``[D, MOST_GAPS]``, increasing, then ``NOWHERE``.
+        steps: Lengths of the bins ``[D]``.
     """
 
     places: Tensor
@@ -170,7 +171,7 @@ class Gaps(PointMap):
 
     @property
     def some(self) -> Tensor:
-        """Which columns have any ``[D]``."""
+        """Mask ``[D]`` of columns with gaps."""
         return (self.places < NOWHERE).any(dim=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,7 +180,7 @@ class Gaps(PointMap):
 
     def inverse(self, y: Tensor) -> Tensor:
         before = torch.arange(MOST_GAPS, device=y.device)
-        # Where intervals begin, of which those before are taken out already.
+        # Starts of the gaps, after the earlier gaps are removed.
         ends = self.places - self.steps[:, None] * (0.5 + before)
         passed = (ends <= y[..., None]) & (self.places < NOWHERE)
         return y + self.steps * passed.sum(dim=-1)
@@ -191,26 +192,28 @@ class Gaps(PointMap):
 
 
 def sides(s: Tensor) -> tuple[Tensor, Tensor]:
-    """Signs and absolute values: gradients of ``sign`` and ``abs`` are 0 at 0, where a column's
-    median is, and those of these are right."""
+    """Return signs and absolute values, with correct gradients at 0.
+
+    The gradients of ``sign`` and ``abs`` are 0 at 0, the median of a column.
+    """
     sign = torch.where(s >= 0, 1.0, -1.0).to(s)
     return sign, sign * s
 
 
 class YeoJohnson(PointMap):
-    """A power of each column, after its location and scale (Yeo and Johnson 2000).
+    """Power transform of each column, after its location and scale (Yeo and Johnson 2000).
 
     With ``s = (x - location) / scale`` and an exponent k between 0 and 2,
 
         y = ((1 + s)^k - 1) / k,   s >= 0;      y = -((1 - s)^(2 - k) - 1) / (2 - k),   s < 0,
 
-    and logarithms at the ends. Outside of [0, 2] the map would be bounded on one side, and there
-    would be points without an inverse.
+    and logarithms at the ends. Outside of [0, 2] the range would be bounded on one side, and some
+    points would have no inverse.
 
     Attributes:
-        location: ``[D]``.
-        scale: ``[D]``, positive.
-        exponent: ``[D]``, in [0, 2]; 1 changes nothing.
+        location: Location ``[D]``.
+        scale: Scale ``[D]``, positive.
+        exponent: Exponent ``[D]``, in [0, 2]; 1 is the identity.
     """
 
     location: Tensor
@@ -246,16 +249,16 @@ class YeoJohnson(PointMap):
 
 
 class _Piece(NamedTuple):
-    """The piece of a spline that each of some values lies in, all ``[..., D]``.
+    """Pieces of a spline that contain given values, all fields ``[..., D]``.
 
     Attributes:
-        before: Number of the knot before the value, -1 if there is none.
-        x: Where the piece starts.
-        y: Its value there.
-        width: Its length.
-        rise: What it rises by.
-        low: The slope at its start.
-        high: The slope at its end.
+        before: Index of the knot before the value, -1 if there is none.
+        x: Start of the piece.
+        y: Value of the spline at the start.
+        width: Length of the piece.
+        rise: Increase of the spline over the piece.
+        low: Slope at the start.
+        high: Slope at the end.
     """
 
     before: Tensor
@@ -272,12 +275,15 @@ class NormalScores(PointMap):
 
     Between knots it is the monotone rational quadratic of Gregory and Delbourgo (1982), whose
     inverse is a root of a quadratic equation (as in Durkan et al. 2019, *Neural spline flows*,
-    section 3.1); beyond the last knots it is linear. One continuous derivative.
+    section 3.1). Beyond the last knots it is linear. Its first derivative is continuous.
 
     Attributes:
         places: Knots ``[K, D]`` in the columns, increasing.
-        scores: Their images ``[K, D]``, increasing.
-        slopes: Derivatives ``[K, D]`` there, positive.
+        scores: Images of the knots ``[K, D]``, increasing.
+        slopes: Derivatives at the knots ``[K, D]``, positive.
+
+    Raises:
+        ValueError: There are fewer than 2 knots.
     """
 
     places: Tensor
@@ -288,7 +294,7 @@ class NormalScores(PointMap):
         super().__init__(dim, knots)
         if knots < 2:
             raise ValueError(f"a spline has at least 2 knots, not {knots}")
-        # Of plain numbers, since a range on the meta device imports the compiler's algebra.
+        # Computed in Python, since a range on the meta device imports the compiler's algebra.
         even = [2 * index / (knots - 1) - 1 for index in range(knots)]
         line = torch.zeros(knots, dim, dtype=torch.float64)
         line.copy_(torch.tensor(even, dtype=torch.float64)[:, None])
@@ -304,7 +310,7 @@ class NormalScores(PointMap):
         ends = p.high * a.square() + 2 * mean * b + p.low * (1 - a).square()
         slope = mean.square() * ends / weight.square()
         y = self._or_lines(p.before, x, inside, self.places, self.scores, self.slopes)
-        # Where a piece is left, a is 0 or 1, and the slope is that of its end: the line's.
+        # Outside of a piece a is clamped to 0 or 1, and the slope is that of the line.
         return y, slope.log().sum(dim=-1)
 
     def inverse(self, y: Tensor) -> Tensor:
@@ -320,13 +326,13 @@ class NormalScores(PointMap):
     def _or_lines(
         self, before: Tensor, at: Tensor, inside: Tensor, start: Tensor, end: Tensor, slopes: Tensor
     ) -> Tensor:
-        """The values inside, but lines beyond the last knots."""
+        """Return values inside of the knots, and straight lines beyond them."""
         low = end[0] + slopes[0] * (at - start[0])
         high = end[-1] + slopes[-1] * (at - start[-1])
         return torch.where(before < 0, low, torch.where(before > self.knots - 2, high, inside))
 
     def _piece(self, values: Tensor, knots: Tensor) -> _Piece:
-        """The pieces in which values ``[..., D]`` lie between knots ``[K, D]``."""
+        """Return the pieces that contain values ``[..., D]`` between knots ``[K, D]``."""
         flat = values.detach().reshape(-1, self.dim).T.contiguous()
         after = torch.searchsorted(knots.T.contiguous(), flat, right=True).T
         rows = (after - 1).clamp(0, self.knots - 2)
@@ -353,11 +359,11 @@ class NormalScores(PointMap):
 
 
 class Standardize(PointMap):
-    """``y = (x - mean) / std``.
+    """Standardization ``y = (x - mean) / std``.
 
     Attributes:
-        mean: ``[D]``.
-        std: ``[D]``, positive.
+        mean: Means ``[D]``.
+        std: Standard deviations ``[D]``, positive.
     """
 
     mean: Tensor
@@ -379,11 +385,11 @@ class Standardize(PointMap):
 
 
 class WhitenPCA(Standardize):
-    """``y = (x - mean) V diag(1/std)``: principal components, each of variance 1.
+    """PCA whitening ``y = (x - mean) V diag(1/std)``: principal components, each of variance 1.
 
     Attributes:
         axes: ``V [D, D]``, the principal axes as orthonormal columns.
-        std: ``[D]``, positive, along these.
+        std: Standard deviations along the axes ``[D]``, positive.
     """
 
     axes: Tensor
@@ -407,10 +413,10 @@ class WhitenPCA(Standardize):
 
 
 class WhitenZCA(WhitenPCA):
-    """``y = (x - mean) V diag(1/std) V^T``: whitened, and turned back to the columns.
+    """ZCA whitening ``y = (x - mean) V diag(1/std) V^T``: PCA whitening, rotated back.
 
-    Of all linear maps that whiten it moves points least, so that the edges that densities have
-    along columns stay along coordinates.
+    Among all linear whitening maps it moves points least, so that edges of densities along columns
+    stay along coordinates.
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -432,6 +438,6 @@ MAPS: dict[str, type[PointMap]] = {
     "pca": WhitenPCA,
     "zca": WhitenZCA,
 }
-"""By the names that network files have."""
+"""Maps by their names in network files."""
 LINEAR = ("standardize", "pca", "zca")
-"""Maps that are linear, and a shift."""
+"""Names of maps that are linear up to a shift."""

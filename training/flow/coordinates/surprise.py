@@ -1,27 +1,28 @@
-"""How unlike the simulations an observation is, in nats.
+"""Surprise of an observation: how unlikely it is relative to simulations, in nats.
 
-Conditions y ``[..., C]``, after powers of skewed ones and normal scores of those with long tails
-(``conditions``), are whitened by the mean and covariance of those that a flow was trained on,
-``r = W (y - mean)``. Were these Gaussian, ``|r|^2 / 2`` would be minus their log density, up to a
-constant. An observation's *surprise* is what it has of this beyond the median simulation,
+Conditions y ``[..., C]``, after powers for skewed ones and normal scores for those with long tails
+(``conditions``), are whitened by the mean and covariance of the training conditions, ``r = W (y -
+mean)``. If these were Gaussian, ``|r|^2 / 2`` would be the negative log density, up to a constant.
+The *surprise* of an observation is its excess over the median simulation,
 
-    surprise(y) = |r(y)|^2 / 2 - median of |r|^2 / 2 over simulations:
+    surprise(y) = |r(y)|^2 / 2 - median of |r|^2 / 2 over simulations,
 
-so many nats less likely it is than a typical one. Conditions that a flow does not see do not count,
-and have rows and columns of zeros in W, unless all simulations had the same there: none tells what
-another value does. It is *unlike* the simulations if that is more than 99.9 % of them have.
-Quantiles are of rows left out one by one: with d_i^2 the squared distance of row i of N from the
-mean of all,
+that is, how many nats less likely it is than a typical simulation. Conditions that are not inputs
+of the flow do not count and have zero rows and columns in W. The exception is a condition with the
+same value in all simulations, since no simulation shows the effect of another value. An observation
+is *out of distribution* if its surprise exceeds that of 99.9 % of simulations. Quantiles use
+leave-one-out distances: with d_i^2 the squared distance of row i of N from the mean of all rows,
 
     |r_i|^2 = N / (N - 1) * d_i^2 / (1 - d_i^2 / (N - 1))
 
-is its distance by the mean and covariance of all others (by Sherman and Morrison's formula), so
-that few rows of many conditions do not seem nearer to their mean than a new one can be.
+is its distance under the mean and covariance of all other rows (by the formula of Sherman and
+Morrison). Otherwise, with few rows and many conditions, training rows would appear closer to their
+mean than new rows can be.
 
-Where conditions depend on each other there are axes without any variance. They are given
-``LEAST_VARIANCE``, below which neither linear prediction nor network can tell standardized
-conditions apart: an observation 0.001 standard deviations off such an axis has 500 nats, as it does
-what no simulation did, and one that is off by rounding has none.
+If conditions depend on each other, some axes have no variance. They get the variance
+``LEAST_VARIANCE``, below which neither linear prediction nor network can separate standardized
+conditions. An observation 0.001 standard deviations off such an axis has a surprise of 500 nats,
+since no simulation lies there; a rounding error has none.
 """
 
 from collections.abc import Sequence
@@ -34,21 +35,21 @@ from training.flow.coordinates.conditions import LEAST_VARIANCE, require_width
 from training.flow.eigenbasis import identity
 
 MOST_CONDITIONS = 1024
-"""Up to which network files hold where they lie: 8 MB."""
+"""Maximum number of conditions whose distribution network files store: 8 MB."""
 LEVELS = (0.5, 0.9, 0.99, 0.999)
-"""Of the quantiles; the first is a typical simulation's, the last the limit."""
+"""Levels of the quantiles; the first is the typical simulation, the last is the limit."""
 
 
 class Surprise(nn.Module):
-    """Where simulated conditions lie.
+    """Mean, covariance and quantiles of the simulated conditions.
 
     Args:
-        count: C.
+        count: C, the number of conditions.
 
     Attributes:
-        mean: ``[C]``, float64.
+        mean: Means ``[C]``, float64.
         whitening: W ``[C, C]``, symmetric in standardized units.
-        quantiles: Of ``|r|^2 / 2`` over simulations, at ``LEVELS``.
+        quantiles: Quantiles of ``|r|^2 / 2`` over simulations, at ``LEVELS``.
     """
 
     mean: Tensor
@@ -62,11 +63,13 @@ class Surprise(nn.Module):
         self.register_buffer("quantiles", torch.zeros(len(LEVELS), dtype=torch.float64))
 
     def fit(self, conditions: Tensor, relevant: Sequence[int] = ()) -> "Surprise":
-        """Takes the place of simulated conditions ``[N, C]``, of which those count that are
-        relevant or did not vary, or all; returns itself."""
+        """Fit to simulated conditions ``[N, C]``, and return the module itself.
+
+        If relevant indices are given, only those conditions and constant ones count.
+        """
         y = conditions.double()
         mean, spread = y.mean(dim=0), y.std(dim=0, correction=0)
-        # A condition that did not vary is measured by its own size, and then ought not to vary.
+        # A constant condition is measured in units of its own size: it should not vary.
         size = torch.where(mean == 0, 1.0, mean.abs())
         varied = y.amax(dim=0) > y.amin(dim=0)
         unit = torch.where(varied, spread, size)
@@ -87,12 +90,12 @@ class Surprise(nn.Module):
         return self
 
     def whitened(self, conditions: Tensor) -> Tensor:
-        """``r [..., C]``, float64."""
+        """Return the whitened conditions ``r [..., C]``, float64."""
         return (conditions.to(self.mean) - self.mean) @ self.whitening.T
 
     @property
     def covariance(self) -> Tensor:
-        """Of the simulations ``[C, C]``; 0 of conditions that do not count."""
+        """Covariance ``[C, C]`` of the simulations; 0 for conditions that do not count."""
         precision = self.whitening.T @ self.whitening
         scale = precision.diagonal().sqrt()
         counts = scale > 0
@@ -105,22 +108,25 @@ class Surprise(nn.Module):
         return covariance
 
     def forward(self, conditions: Tensor) -> Tensor:
-        """The surprise of conditions ``[..., C]``, in nats. Raises DataError if they are of another
-        number."""
+        """Return the surprise ``[...]`` of conditions ``[..., C]``, in nats.
+
+        Raises:
+            DataError: The number of conditions is wrong.
+        """
         require_width(conditions, len(self.mean))
         return self.whitened(conditions).square().sum(dim=-1) / 2 - self.quantiles[0]
 
     @property
     def limit(self) -> float:
-        """The surprise that one simulation of a thousand has."""
+        """Surprise exceeded by one simulation in a thousand, in nats."""
         return float(self.quantiles[-1] - self.quantiles[0])
 
     def summary(self, nats: Tensor) -> dict[str, float]:
-        """What results say of the surprise of observations ``[M]``."""
+        """Return the summary that results contain, from the surprise ``[M]`` of observations."""
         unlike = int((nats > self.limit).sum())
         return {"limit": self.limit, "largest": float(nats.max()), "unlike": unlike}
 
     def check(self) -> None:
-        """Raises ValueError if the quantiles are none."""
+        """Raise ValueError if the quantiles are negative or decrease."""
         if (self.quantiles < 0).any() or (self.quantiles.diff() < 0).any():
             raise ValueError("quantiles of how unlike conditions are each other do not rise")

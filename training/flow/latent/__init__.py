@@ -1,1 +1,1 @@
-"""The law of latents: what a generation starts from, and what a melt should end in."""
+"""Base distributions of latents: the start of generation, and the target of inflation."""

@@ -1,23 +1,22 @@
-"""A learned law of compressed latents, given the kept ones, by mixtures of normal distributions.
+"""A learned distribution of compressed latents given the kept ones, by normal mixtures.
 
-Latents u are *standardized* here: divided by the standard deviations of their closed form. The kept
-ones are standard normal; to the compressed ones the factorization
+Latents u are *standardized* here: divided by the standard deviations of their closed form. Kept
+latents are standard normal. In the factorization
 
     p(u) = prod_i phi(u_i) prod_j p_j(v_j | u_kept, v_1 ... v_{j-1}),     v = A (u_compressed - a),
 
-gives a mixture of normal distributions each, whose parameters a network makes of what it is
-conditioned on. In many dimensions the mixtures are conditioned on kept latents alone (*unchained*),
-and A turns to the principal axes of the compressed ones.
+each compressed latent has a mixture of normal distributions, whose parameters a network computes
+from the variables in its condition. In many dimensions the mixtures are conditioned on kept latents
+alone (*unchained*), and A rotates compressed latents to their principal axes.
 
-Taking every ``v_j`` to its normal score *whitens* latents: a triangular map
-with a positive diagonal, hence unique, smooth and invertible. Masks between layers let a parameter
-see only what it may (Germain et al. 2015, *MADE*).
+Mapping every ``v_j`` to its normal score *whitens* latents: a triangular map with a positive
+diagonal, hence unique, smooth and invertible. Masks between layers restrict the inputs of each
+parameter to the variables of its condition (Germain et al. 2015, *MADE*).
 
-Of a mixture in one dimension with weights ``pi_k``, means ``m_k`` and standard deviations ``s_k``,
-the distribution function is ``F(v) = sum_k pi_k Phi((v - m_k) / s_k)``. The *normal score* ``w =
-Phi^-1(F(v))`` of a value drawn from the mixture is standard normal; the *quantile* is its inverse.
-Both are taken by logarithms of the lighter tail, so that neither rounds off however far out a value
-is.
+A mixture in one dimension with weights ``pi_k``, means ``m_k`` and standard deviations ``s_k`` has
+the distribution function ``F(v) = sum_k pi_k Phi((v - m_k) / s_k)``. The *normal score* ``w =
+Phi^-1(F(v))`` of a draw from the mixture is standard normal; the *quantile* is its inverse. Both
+use logarithms of the lighter tail, so they remain accurate for extreme values.
 """
 
 import warnings
@@ -35,8 +34,10 @@ from training.flow.eigenbasis import identity
 LOG_ROOT = log(2 * pi) / 2
 NEWTON_STEPS, MOST_STEPS = 3, 200
 LIGHTEST, ROUNDING = -600.0, 4e-15
-"""Logarithm of a tail from which on its score is first guessed by its asymptote; and what a step is
-when it is done, in units of a value."""
+"""Log tail probability below which the first guess of a score is its asymptote, and stopping rule.
+
+The stopping rule is a step size relative to the value.
+"""
 
 
 class NormalMixture(NamedTuple):
@@ -47,12 +48,12 @@ class NormalMixture(NamedTuple):
     log_std: Tensor
 
     def log_density(self, v: Tensor) -> Tensor:
-        """The log density ``[...]`` at values ``[...]``, in nats."""
+        """Return the log density ``[...]`` at values ``[...]``, in nats."""
         z = (v[..., None] - self.mean) * (-self.log_std).exp()
         return (self.log_weight - self.log_std - z.square() / 2).logsumexp(dim=-1) - LOG_ROOT
 
     def normal_score(self, v: Tensor) -> Tensor:
-        """The normal scores ``[...]`` of values ``[...]``, float64."""
+        """Return the normal scores ``[...]`` of values ``[...]``, float64."""
         z = (v[..., None] - self.mean) * (-self.log_std).exp()
         below = (self.log_weight + torch.special.log_ndtr(z)).logsumexp(dim=-1)
         above = (self.log_weight + torch.special.log_ndtr(-z)).logsumexp(dim=-1)
@@ -61,7 +62,7 @@ class NormalMixture(NamedTuple):
         return torch.where(left, score, -score)
 
     def quantile(self, w: Tensor) -> Tensor:
-        """The values ``[...]``, float64, of which ``w [...]`` are the normal scores.
+        """Return the values ``[...]``, float64, whose normal scores are ``w [...]``.
 
         A last step of Newton's method passes gradients on to w and to the parameters.
         """
@@ -74,9 +75,10 @@ class NormalMixture(NamedTuple):
         return v - (score - w) / slope
 
     def _solve(self, w: Tensor) -> Tensor:
-        """By Newton's method on the log of the lighter tail; by halves where that leaves a bracket.
+        """Solve for values by Newton's method on the log of the lighter tail.
 
-        Where the score is w, no component's own score is below it in all, or above it in all.
+        A step that leaves the bracket is replaced by bisection. At the solution, the component
+        scores bracket w: they are not all below it and not all above it.
         """
         side = torch.where(w < 0, 1.0, -1.0).to(w)
         log_tail = torch.special.log_ndtr(-w.abs())
@@ -103,9 +105,9 @@ class NormalMixture(NamedTuple):
 
 
 def log_ndtri(log_p: Tensor) -> Tensor:
-    """``x [...]`` with ``log Phi(x) = log_p``, for logarithms ``[...]`` of at most a half, float64.
+    """Return ``x [...]`` with ``log Phi(x) = log_p``, for ``log_p`` up to log 1/2, float64.
 
-    ``ndtri`` cannot take a probability that is too small for a floating-point number.
+    ``ndtri`` cannot represent probabilities below the smallest floating-point number.
     """
     with torch.no_grad():
         p = log_p.clamp(min=LIGHTEST).exp()
@@ -116,37 +118,40 @@ def log_ndtri(log_p: Tensor) -> Tensor:
 
 
 def _log_slope(x: Tensor) -> Tensor:
-    """``d log Phi(x) / dx``."""
+    """Return ``d log Phi(x) / dx``."""
     return (-x.square() / 2 - LOG_ROOT - torch.special.log_ndtr(x)).exp()
 
 
 BOUND = 4.0
-"""Where inputs saturate, as in the networks of toys."""
+"""Saturation of inputs, as in the networks of toys."""
 LEAST_STD = 2e-3
-"""Of a component, in standard deviations of the closed form."""
+"""Minimum standard deviation of a component, relative to the closed form."""
 MOST = 64
-"""Components and waves."""
+"""Maximum number of components and of frequencies."""
 FIRST_STD = 0.8
-"""Of the components of a network that is not trained."""
+"""Initial standard deviation of the components of an untrained network."""
 
 
 class ConditionalMixture(nn.Module):
-    """The law of C standardized compressed latents, given K kept ones.
+    """The distribution of C standardized compressed latents, given K kept ones.
 
-    Untrained it is a standard normal distribution.
+    Before training it is a standard normal distribution.
 
     Args:
         kept: K, which may be 0.
         compressed: C.
-        components: The number of components of each mixture.
-        width: The number of units of a hidden layer.
-        depth: The number of hidden layers after the first.
-        waves: The number of frequencies of sines and cosines of each input.
-        chained: Whether a compressed latent also depends on those before it.
+        components: Number of components per mixture.
+        width: Number of units per hidden layer.
+        depth: Number of hidden layers after the first.
+        waves: Number of frequencies of sines and cosines per input.
+        chained: Whether a compressed latent also depends on the compressed latents before it.
 
     Attributes:
-        offset: ``a [C]``, float64.
-        axes: ``A [C, C]``, float64.
+        offset: Offset ``a [C]``, float64.
+        axes: Matrix ``A [C, C]``, float64.
+
+    Raises:
+        ValueError: A size is out of range.
     """
 
     offset: Tensor
@@ -186,12 +191,12 @@ class ConditionalMixture(nn.Module):
         shapes = {"into": (width, inputs), "within": (width, width), "out": (outputs, width)}
         for name, shape in shapes.items():
             self.register_buffer(name, torch.ones(shape, dtype=torch.bool), persistent=False)
-        if not self.into.is_meta:  # where shapes alone count, and comparisons import the compiler
+        if not self.into.is_meta:  # on meta, comparisons would import the compiler
             self._mask(waves, width)
         self._start_at_normal()
 
     def _mask(self, waves: int, width: int) -> None:
-        """Input j is known from mixture j on; a unit passes on what it sees to later ones."""
+        """Set the masks: input j reaches mixtures from j on, and units only reach later units."""
         units = torch.arange(width) % (self.compressed if self.chained else 1)
         known = torch.arange(1, self.compressed) if self.chained else units[:0]
         inputs = torch.cat([torch.zeros(self.kept, dtype=torch.long), known])
@@ -203,7 +208,7 @@ class ConditionalMixture(nn.Module):
 
     @torch.no_grad()
     def _start_at_normal(self) -> None:
-        """Nodes and weights of Gauss and Hermite make many moments those of a standard normal."""
+        """Initialize mixtures that match many standard normal moments, by Gauss-Hermite nodes."""
         nodes, weights = np.polynomial.hermite_e.hermegauss(self.components)
         mean = torch.from_numpy(nodes) * (1 - FIRST_STD**2) ** 0.5
         logits = torch.from_numpy(np.log(weights / weights.sum()))
@@ -213,7 +218,7 @@ class ConditionalMixture(nn.Module):
         self.output.bias.copy_(raw.flatten().repeat(self.compressed))
 
     def mixtures(self, kept: Tensor, v: Tensor) -> NormalMixture:
-        """The mixtures ``[N, C, components]`` for kept latents ``[N, K]`` and ``v [N, C]``."""
+        """Return mixtures ``[N, C, components]`` for kept latents ``[N, K]`` and ``v [N, C]``."""
         known = torch.cat([kept, v[:, : self.compressed - 1]], dim=1) if self.chained else kept
         x = known.to(self.input.weight)
         bounded = BOUND * torch.tanh(x / BOUND)
@@ -230,18 +235,21 @@ class ConditionalMixture(nn.Module):
         )
 
     def log_prob(self, kept: Tensor, compressed: Tensor) -> Tensor:
-        """The log density ``[N]``, nats, of compressed latents ``[N, C]`` given kept ``[N, K]``."""
+        """Return the log density ``[N]`` of compressed latents given kept ones, in nats.
+
+        Compressed latents are ``[N, C]``, kept ones ``[N, K]``.
+        """
         v = self.turned(compressed)
         log_det = torch.linalg.slogdet(self.axes).logabsdet
         return self.mixtures(kept, v).log_density(v).sum(dim=1) + log_det
 
     def whiten(self, kept: Tensor, compressed: Tensor) -> Tensor:
-        """The normal scores ``[N, C]`` of compressed latents ``[N, C]`` given kept ``[N, K]``."""
+        """Return the normal scores ``[N, C]`` of compressed latents given kept ones ``[N, K]``."""
         v = self.turned(compressed)
         return self.mixtures(kept, v).normal_score(v)
 
     def unwhiten(self, kept: Tensor, scores: Tensor) -> Tensor:
-        """The compressed latents ``[N, C]`` of normal scores ``[N, C]``: inverse of ``whiten``."""
+        """Return compressed latents ``[N, C]`` for normal scores: the inverse of ``whiten``."""
         if not self.chained or self.compressed == 1:
             v = self.mixtures(kept, torch.zeros_like(scores)).quantile(scores)
         else:
@@ -255,11 +263,11 @@ class ConditionalMixture(nn.Module):
         return torch.linalg.solve(self.axes, v.T).T + self.offset
 
     def turned(self, compressed: Tensor) -> Tensor:
-        """``v [N, C]`` of compressed latents."""
+        """Return ``v [N, C]`` for compressed latents ``[N, C]``."""
         return (compressed - self.offset.to(compressed)) @ self.axes.to(compressed).T
 
     def check(self) -> None:
-        """Raises ValueError if what it holds does not make a law."""
+        """Raise ValueError if the buffers and parameters do not define a distribution."""
         if not all(tensor.isfinite().all() for tensor in self.state_dict().values()):
             raise ValueError("a number in it is not finite")
         if not float(torch.linalg.cond(self.axes)) < 1e8:
@@ -267,7 +275,7 @@ class ConditionalMixture(nn.Module):
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:
-    """In float64; there may be no inputs."""
+    """Return a linear layer in float64, which may have no inputs."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")
         return nn.Linear(inputs, outputs, dtype=torch.float64)

@@ -1,17 +1,19 @@
-"""Laws of latents.
+"""Base distributions of latents.
 
 Latents are the states of the scaled variable at the last time T, in eigenspace. They have mean zero
 and uncorrelated dimensions, and dimension i has the variance
 
     s(T)^2 (xi_i + gamma_i(T)),
 
-exactly, whatever the data: the *closed form*. A law that stands for theirs is
+exactly, whatever the data: the *closed form*. A base distribution approximates the distribution of
+latents. It is either
 
-- the Gaussian with independent dimensions of these variances, or of others: those of latents that
-  were seen, or the numbers of the paper's tables;
-- a *learned* one, in which compressed dimensions depend on the kept ones (``conditional``).
+- a Gaussian with independent dimensions, whose variances are the closed form, those of observed
+  latents, or the numbers in the paper's tables;
+- or a *learned* distribution, in which compressed dimensions depend on the kept ones
+  (``conditional``).
 
-Each *whitens* latents: takes them to standard normal ones, one to one, and back.
+Each base distribution can *whiten* latents: map them one-to-one to standard normal ones.
 """
 
 from abc import ABC, abstractmethod
@@ -28,53 +30,54 @@ from training.flow.latent.conditional import ConditionalMixture
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LatentLaw(ABC):
-    """What latents are distributed as.
+    """Interface of base distributions.
 
     Attributes:
-        variance: ``[D]``, float64, of scaled eigenspace latents, largest data variance first.
+        variance: Variances ``[D]`` of scaled eigenspace latents, float64, largest data variance
+            first.
     """
 
     variance: Tensor
 
     @property
     def dim(self) -> int:
-        """D."""
+        """Dimension D of the latents."""
         return len(self.variance)
 
     @property
     def std(self) -> Tensor:
-        """The standard deviations ``[D]``."""
+        """Standard deviations ``[D]``."""
         return self.variance.sqrt()
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Latents ``[count, D]``, float64, on the device of the variances.
+        """Draw latents ``[count, D]``, float64, on the device of the variances.
 
         Args:
-            count: The number of latents.
-            generator: The source of random numbers, on the CPU, so that all devices draw the same;
-                None for torch's own.
+            count: Number of latents.
+            generator: Random generator on the CPU, so that draws agree on all devices; None for
+                torch's global one.
         """
         noise = torch.randn(count, self.dim, generator=generator, dtype=torch.float64)
         return self.unwhiten(noise.to(self.variance.device))
 
     @abstractmethod
     def whiten(self, x: Tensor) -> Tensor:
-        """The standard normal ``w [N, D]`` of latents ``[N, D]``; differentiable."""
+        """Map latents ``[N, D]`` to standard normal ``w [N, D]``; differentiable."""
 
     @abstractmethod
     def unwhiten(self, w: Tensor) -> Tensor:
-        """The latents ``[N, D]`` of standard normal ones ``[N, D]``: inverse of ``whiten``."""
+        """Map standard normal ``w [N, D]`` to latents ``[N, D]``: the inverse of ``whiten``."""
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
-        """The log density ``[...]`` of latents ``[..., D]``, in nats.
+        """Return the log density ``[...]`` of latents ``[..., D]``, in nats.
 
         Raises:
-            DataError: They are of another dimension.
+            DataError: The latents have another dimension.
         """
 
     def digest(self) -> str:
-        """SHA-256 of all that the law depends on."""
+        """Return the SHA-256 of everything that defines the distribution."""
         return sha256(self.variance.cpu().numpy().tobytes()).hexdigest()
 
     def _require_dim(self, x: Tensor) -> None:
@@ -102,24 +105,24 @@ class GaussianLaw(LatentLaw):
 
     @classmethod
     def empirical(cls, latents: Tensor) -> "GaussianLaw":
-        """The mean squares of latents ``[N, D]`` in which a melt ended."""
+        """Return the Gaussian whose variances are the mean squares of latents ``[N, D]``."""
         return cls(latents.square().mean(dim=0))
 
     @classmethod
     def paper(cls, dim: int, dims_to_keep: int, eps: float, end_std: float = 1.0) -> "GaussianLaw":
-        """The variances of the paper's tables.
+        """Return the Gaussian with the variances of the paper's tables.
 
         Args:
-            dim: The number of dimensions, D.
-            dims_to_keep: The number of kept ones, which have the variance ``end_std ** 2``.
-            eps: The variance of the compressed ones.
-            end_std: ``A0``, which the schedule's scale aims at.
+            dim: D, the number of dimensions.
+            dims_to_keep: Number of kept dimensions, which have the variance ``end_std ** 2``.
+            eps: Variance of the compressed dimensions.
+            end_std: ``A0``, the standard deviation that the schedule's scaled variable approaches.
         """
         kept = torch.full((dim,), end_std**2, dtype=torch.float64)
         return cls(kept).with_compressed(eps, dims_to_keep)
 
     def with_compressed(self, eps: float, dims_to_keep: int) -> "GaussianLaw":
-        """This law, but with the variance ``eps`` in all dimensions after the kept ones.
+        """Return a copy with the variance ``eps`` in all dimensions after the kept ones.
 
         Raises:
             UsageError: ``eps`` is not a positive number.
@@ -145,10 +148,10 @@ class GaussianLaw(LatentLaw):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LearnedLaw(LatentLaw):
-    """Kept dimensions are Gaussian; compressed ones have a learned law, given the kept ones.
+    """A base distribution with Gaussian kept dimensions and learned compressed dimensions.
 
     Attributes:
-        mixture: The law of the compressed dimensions, in standard deviations.
+        mixture: Conditional distribution of the compressed dimensions, in standard deviations.
     """
 
     mixture: ConditionalMixture

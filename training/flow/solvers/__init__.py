@@ -1,13 +1,13 @@
 """Solvers of ``dx/dt = v(x, t)``, by name in ``SOLVERS``.
 
-Those of the scaled variable are as published. The others integrate the *standardized* variable
+Solvers of the scaled variable are as published. The others integrate the *standardized* variable
 
     x_hat_i = x_tilde_i / sqrt(xi_i + gamma_i(t)),
 
-in which the linear part of the probability flow is gone (see ``pfode``): they are *exponential*
+which removes the linear part of the probability flow (see ``pfode``). They are *exponential*
 integrators of the integrating-factor kind (Lawson 1967, *Generalized Runge-Kutta processes for
-stable systems with large Lipschitz constants*), exact for Gaussian data at any step. No coefficient
-of theirs divides by a growth rate, so none needs a limit where a dimension does not inflate.
+stable systems with large Lipschitz constants*), exact for Gaussian data at any step. None of their
+coefficients divides by a growth rate, so none needs a limit where a dimension does not inflate.
 """
 
 from dataclasses import replace
@@ -54,20 +54,24 @@ SOLVERS = {
 
 
 def as_solver(solver: Solver | str) -> Solver:
-    """The solver itself, or the one of a name. Raises UsageError for an unknown name."""
+    """Return a solver, given the solver or its name.
+
+    Raises:
+        UsageError: The name is unknown.
+    """
     return get_solver(solver) if isinstance(solver, str) else solver
 
 
 def get_solver(name: str, rtol: float = RTOL, atol: float = ATOL) -> Solver:
-    """A solver by name.
+    """Return a solver by name.
 
     Args:
-        name: One of ``SOLVERS``.
+        name: A name in ``SOLVERS``.
         rtol: Relative tolerance of an adaptive solver, for each step and sample.
-        atol: Absolute tolerance, in standard deviations of the flow's own law.
+        atol: Absolute tolerance, in standard deviations of the flow's own distribution.
 
     Raises:
-        UsageError: The name is unknown, or a tolerance is no positive number.
+        UsageError: The name is unknown, or a tolerance is not a positive number.
     """
     for label, value in (("rtol", rtol), ("atol", atol)):
         if not 0 < value < inf:

@@ -1,4 +1,6 @@
-"""Explicit methods. Runge-Kutta methods of given steps are Butcher tableaus:
+"""Explicit methods: Runge-Kutta with fixed steps, Dormand-Prince, and Adams-Bashforth.
+
+Runge-Kutta methods with fixed steps are Butcher tableaus:
 
     k_i = v(x + h sum_j a_ij k_j, t + c_i h),        x(t + h) = x + h sum_i b_i k_i
 
@@ -6,20 +8,20 @@
 
 In the embedded method of Dormand and Prince, order 5 (4), each sample has its own steps. The
 difference e of the two orders estimates a step's error. With ``tol = atol + rtol max(|x|,
-|x_new|)`` per dimension, a step is taken if the root mean square of ``e / tol`` over the dimensions
-of the sample is at most 1, and the next one is longer by ``0.9 rms^(-1/5)``, within limits (the
-same, section II.4; there too the guess of the first step). Libraries take one step for a whole
-batch, whose members then depend on each other; here all that a sample's steps follow from is the
-sample.
+|x_new|)`` per dimension, a step is accepted if the root mean square of ``e / tol`` over the
+dimensions of the sample is at most 1. The next step is longer by ``0.9 rms^(-1/5)``, within limits
+(ibid., section II.4, also for the guess of the first step). Libraries take one step for a whole
+batch, whose samples then depend on each other; here the steps of a sample depend on that sample
+alone.
 
-The two-step Adams-Bashforth method takes one call a step, for steps of any sizes. The velocity is
-extended linearly from the last two times and integrated (the same, section III.5):
+The two-step Adams-Bashforth method takes one network evaluation a step, for steps of any size. The
+velocity is extrapolated linearly from the last two times and integrated (ibid., section III.5):
 
     x(t + h) = x + h (v + (v - v_last) h / (2 h_last)).
 
 With even steps the errors, ``5/12 h^3 x'''`` each, add up to a difference of ``x''`` between the
-ends, most of which cancels; uneven steps lose that. The first step is Heun's, at one call more.
-Euler's would not lower the order, but its error would be most of what there is.
+ends, most of which cancels; uneven steps lose that. The first step is Heun's, with one more
+evaluation. Euler's would not lower the order, but its error would dominate.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,12 +36,12 @@ from training.flow.solvers.solver import Method, Velocity, Widened
 
 
 class Tableau(NamedTuple):
-    """Coefficients of a method.
+    """Coefficients of a Runge-Kutta method.
 
     Attributes:
-        nodes: ``c``, where in the step each stage is.
+        nodes: ``c``, the position of each stage in the step.
         stages: ``a``, rows of increasing length; that of the first stage is empty.
-        weights: ``b``.
+        weights: ``b``, the weights of the stages.
         error: ``b - b_hat``, the difference to an embedded method; empty if there is none.
     """
 
@@ -50,7 +52,7 @@ class Tableau(NamedTuple):
 
     @property
     def counts(self) -> list[bool]:
-        """Whether each stage has a weight of its own, or leads to other stages alone."""
+        """Whether each stage has a nonzero weight, rather than serving other stages only."""
         error = self.error or self.weights
         return [bool(b or e) for b, e in zip(self.weights, error, strict=False)]
 
@@ -74,7 +76,7 @@ CASH_KARP = Tableau(
     ),
     weights=(37 / 378, 0, 250 / 621, 125 / 594, 0, 512 / 1771),
 )
-"""Cash and Karp 1990, *A variable order Runge-Kutta method*: order 5, and tame at long steps."""
+"""Cash and Karp 1990, *A variable order Runge-Kutta method*: order 5, and stable at long steps."""
 DORMAND_PRINCE = Tableau(
     nodes=(0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1),
     stages=(
@@ -93,7 +95,7 @@ DORMAND_PRINCE = Tableau(
 
 
 def weighted_sum(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
-    """``sum_i w_i k_i``, without the terms of no weight; not all may be."""
+    """Return ``sum_i w_i k_i``, skipping zero weights; at least one weight must be nonzero."""
     terms = [weight * slope for weight, slope in zip(weights, slopes, strict=True) if weight]
     return sum(terms[1:], start=terms[0])
 
@@ -101,8 +103,16 @@ def weighted_sum(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
 def slopes_of(
     tableau: Tableau, v: Velocity, x: Tensor, t: Tensor, h: Tensor, first: Tensor | None = None
 ) -> list[Tensor]:
-    """The stages ``k_i [B, D]`` of a step from ``x [B, D]`` at t, ``[]`` or ``[B]``, over h;
-    ``first`` is ``v(x, t)``, if it is known already."""
+    """Return the stages ``k_i [B, D]`` of a step.
+
+    Args:
+        tableau: Coefficients of the method.
+        v: The velocity.
+        x: State ``[B, D]`` at the start.
+        t: Start time, ``[]`` or ``[B]``.
+        h: Length of the step, ``[]`` or ``[B]``.
+        first: ``v(x, t)``, if it is already computed.
+    """
     slopes = [v(x, t) if first is None else first]
     light = v.alone if isinstance(v, Widened) else v
     for node, row, counts in zip(
@@ -114,7 +124,7 @@ def slopes_of(
 
 
 def runge_kutta(tableau: Tableau) -> Method:
-    """The method of a tableau, one step between neighboring times."""
+    """Return the method of a tableau, with one step between neighboring times."""
 
     def integrate(v: Velocity, x: Tensor, times: Tensor) -> Iterator[Tensor]:
         for t, following in pairwise(times):
@@ -129,13 +139,13 @@ def runge_kutta(tableau: Tableau) -> Method:
 RTOL = ATOL = 1e-6
 SAFETY, SHRINK, GROW = 0.9, 0.2, 5.0
 MAX_TRIALS = 10_000
-"""Steps, taken or not, from the first time to the last."""
+"""Maximum number of steps, accepted or rejected, from the first time to the last."""
 SMALLEST_STEP = 1e-12
-"""Of the whole time."""
+"""Minimum step, as a share of the whole time."""
 
 
 def dormand_prince(rtol: float, atol: float) -> Method:
-    """The method for tolerances, each relative to the state and absolute."""
+    """Return the Dormand-Prince method with a relative and an absolute tolerance."""
 
     def integrate(v: Velocity, x: Tensor, times: Tensor) -> Iterator[Tensor]:
         t = times[0].expand(len(x))
@@ -161,7 +171,7 @@ def dormand_prince(rtol: float, atol: float) -> Method:
                 error = step[:, None] * weighted_sum(DORMAND_PRINCE.error, slopes)
                 size = _rms(error / _tolerance(rtol, atol, x, new))
                 taken = (size <= 1) & ~arrived
-                # A size that is not a number counts as too large.
+                # A size that is NaN counts as too large.
                 factor = (SAFETY * size ** (-1 / 5)).nan_to_num(SHRINK).clamp(SHRINK, GROW)
                 grown = torch.where(
                     last & taken,
@@ -189,7 +199,7 @@ def _tolerance(rtol: float, atol: float, *states: Tensor) -> Tensor:
 def _first_step(
     v: Velocity, x: Tensor, t: Tensor, slope: Tensor, span: Tensor, rtol: float, atol: float
 ) -> Tensor:
-    """Guesses ``[B]`` with the sign of the span, from an estimate of the second derivative."""
+    """Return first steps ``[B]`` with the sign of the span, from estimated second derivatives."""
     tolerance = _tolerance(rtol, atol, x)
     distance, speed = _rms(x / tolerance), _rms(slope / tolerance)
     small = (distance < 1e-5) | (speed < 1e-5)
@@ -204,7 +214,7 @@ def _first_step(
 
 
 def adams_bashforth(v: Velocity, x: Tensor, times: Tensor) -> Iterator[Tensor]:
-    """States at ``times[1:]``."""
+    """Yield the states at ``times[1:]``."""
     last_slope, last_h = None, None
     for t, following in pairwise(times):
         h = following - t

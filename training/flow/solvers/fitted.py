@@ -4,13 +4,13 @@ One step is
 
     x_(k+1) = x_k + sum_(j <= k) W_kj v_j,        v_j = v(x_j, t_j),
 
-one call a step, and all slopes since the start are of use. Where the methods of Adams have weights
-that are right for polynomials, these are right on average for the flow (``courses``), whose
-trajectories are much alike: of most flows 10 calls are as good as 24 of a Runge-Kutta method.
-Weights are numbers, so that the map is as smooth as the velocity.
+with one network evaluation a step, reusing all slopes since the start. The weights of Adams methods
+are exact for polynomials. The weights here are optimal on average for the flow (``courses``), whose
+trajectories are much alike: for most flows 10 evaluations are as accurate as 24 of a Runge-Kutta
+method. Weights are constants, so that the map is as smooth as the velocity.
 
-What a state carries beside its D coordinates are integrals of functions along the way, traces of
-the Jacobian: sums of their values at the same times, with weights of their own.
+Coordinates of a state after its first D are integrals along the trajectory, such as traces of the
+Jacobian. They are sums of values at the same times, with their own weights.
 """
 
 from collections.abc import Iterator
@@ -26,13 +26,13 @@ FITTED = "fitted"
 
 
 def fitted(way: Tensor, weights: Tensor, integrals: Tensor | None, dim: int) -> Solver:
-    """The method.
+    """Return the fitted method.
 
     Args:
-        way: The times of its steps, as they are met, ``[n + 1]``, float64.
-        weights: ``W [n, n]``, lower triangular: row k makes step k.
-        integrals: Those of integrals along the way, ``[n]``; None if it takes none along.
-        dim: D, the coordinates of a state.
+        way: Times ``[n + 1]`` in the order of integration, float64.
+        weights: ``W [n, n]``, lower triangular: row k has the weights of step k.
+        integrals: Weights ``[n]`` of integrals along the trajectory; None without integrals.
+        dim: D, the dimension of a state without integrals.
     """
     own, table = way.cpu(), weights.tolist()
     shares = [0.0] * len(table) if integrals is None else integrals.tolist()

@@ -5,23 +5,23 @@ With ``x(t + h) = x + P_h(t, x)`` the step of a method, the coupling of McCallum
 
     y' = lambda y + (1 - lambda) z + P_h(t, z),        z' = z - P_-h(t + h, y'),
 
-which is undone in closed form, whatever h is:
+which has a closed-form inverse for any h:
 
     z = z' + P_-h(t + h, y'),        y = (y' - (1 - lambda) z - P_h(t, z)) / lambda.
 
-Around the standardized variable, in which the known linear part of the flow is gone, it is the
-family of Blasingame and Liu (2025, *Rex: reversible solvers for diffusion models*).
+For the standardized variable, which removes the known linear part of the flow, it is the family of
+Blasingame and Liu (2025, *Rex: reversible solvers for diffusion models*).
 
-The state is the mean ``x = (y + z) / 2``, and with it goes the *gap* ``(y - z) / 2``, which starts
-at zero. A method of odd order p makes opposite errors in y and z: they stay in the gap, and the
-mean is of order p + 1. The way back starts from both. Without the gap it is one more integration
-that starts at zero, and as exact as its order.
+The state is the mean ``x = (y + z) / 2``. It is accompanied by the *gap* ``(y - z) / 2``, which
+starts at zero. A method of odd order p makes opposite errors in y and z: they stay in the gap, and
+the mean is of order p + 1. The inverse starts from both. Without the gap it is one more integration
+that starts with a gap of zero, with the accuracy of its order.
 
-Why ``COUPLING`` is 1: a smaller lambda damps the gap, by lambda a step, but mixes its error into
-the mean, and multiplies rounding errors on the way back by ``1 / lambda`` a step. The gap needs
-little damping here: it shrinks where the flow expands, and grows as ``exp(int |dv/dx| dt)`` where
-that contracts, which is bounded by how much narrower the data are than the noise. See
-docs/solvers.md for what was measured.
+The default of ``COUPLING`` is 1. A smaller lambda damps the gap, by lambda per step, but mixes its
+error into the mean, and amplifies rounding errors of the inverse by ``1 / lambda`` per step. The
+gap needs little damping here: it shrinks where the flow expands, and grows as ``exp(int |dv/dx|
+dt)`` where the flow contracts. This growth is bounded by the ratio of the widths of noise and data.
+Measurements are in docs/solvers.md.
 """
 
 from collections.abc import Iterator
@@ -33,12 +33,11 @@ from training.flow.solvers.explicit import Tableau, slopes_of, weighted_sum
 from training.flow.solvers.solver import Method, PairMethod, Velocity
 
 COUPLING = 1.0
-"""lambda, above 0 and at most 1."""
+"""Coupling lambda, above 0 and at most 1."""
 
 
 def reversible(tableau: Tableau, coupling: float = COUPLING) -> PairMethod:
-    """The coupled steps of a method of a single state, or what undoes them; the coupling is
-    lambda."""
+    """Return the coupled method of a tableau, with its inverse; ``coupling`` is lambda."""
 
     def change(v: Velocity, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
         return h * weighted_sum(tableau.weights, slopes_of(tableau, v, x, t, h))
@@ -68,7 +67,7 @@ def reversible(tableau: Tableau, coupling: float = COUPLING) -> PairMethod:
 
 
 def without_gap(pairs: PairMethod) -> Method:
-    """The method that starts both states at one, and gives their means."""
+    """Return the method that starts with a gap of zero and yields the means only."""
 
     def integrate(v: Velocity, x: Tensor, times: Tensor) -> Iterator[Tensor]:
         return (mean for mean, _ in pairs(v, x, None, times))

@@ -1,4 +1,4 @@
-"""What a solver is: a method that walks through given times, and what a flow must know of it."""
+"""Interface of solvers: a method that steps through given times, and its properties."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,27 +8,32 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-"""``v(x [B, D], t [] or [B]) -> [B, D]``."""
+"""Type of a velocity: ``v(x [B, D], t [] or [B]) -> [B, D]``."""
 
 Method = Callable[[Velocity, Tensor, Tensor], Iterator[Tensor]]
-"""``method(v, x [B, D], times [S + 1])`` gives the states at ``times[1:]``, one after the other.
-The times are monotone, upward or downward."""
+"""Type of a method: ``method(v, x [B, D], times [S + 1])`` yields the states at ``times[1:]``.
+
+The times are monotone, increasing or decreasing.
+"""
 
 PairMethod = Callable[
     [Velocity, Tensor, Tensor | None, Tensor], Iterator[tuple[Tensor, Tensor | None]]
 ]
-"""``method(v, x [B, D], gap [B, D] or None, times [S + 1])`` gives the states and gaps at
-``times[1:]``. With a gap it undoes the steps between these times that ended at x with it."""
+"""Type of a method with gaps: ``method(v, x [B, D], gap [B, D] or None, times [S + 1])``.
+
+It yields the states and gaps at ``times[1:]``. With a gap, it reverses the steps that ended at x
+with this gap.
+"""
 
 
 @dataclass(frozen=True)
 class Widened:
-    """The velocity of states with integrals along their way as further coordinates.
+    """The velocity of states extended by integrals along their trajectories.
 
     Attributes:
-        whole: Of all coordinates.
-        alone: The same with 0 for the integrals, which is cheaper. It serves the stages of a step
-            that lead to other stages alone, since no velocity depends on an integral.
+        whole: Velocity of all coordinates.
+        alone: The same with 0 for the integrals, which is cheaper. It serves stages of a step that
+            have no weight of their own, since no velocity depends on an integral.
     """
 
     whole: Velocity
@@ -43,19 +48,20 @@ class Solver:
     """A method of integration.
 
     Attributes:
-        name: The name in the registry.
-        order: The global error falls as this power of the step.
-        method: The function that walks.
-        calls_per_step: Calls of the velocity, one more where a multistep method starts; None where
-            they depend on the problem.
-        traces_per_step: Those of them that integrals along the way have a weight for.
+        name: Name in the registry.
+        order: Order of the global error in the step.
+        method: Function that integrates.
+        calls_per_step: Velocity evaluations per step (a multistep method takes one more at its
+            start); None if they depend on the problem.
+        traces_per_step: Number of these evaluations that have a weight in integrals along the
+            trajectory.
         standardized: Whether it integrates the standardized variable, not the scaled one.
-        multistep: Whether a step depends on those before.
-        adaptive: Whether it chooses its own steps. The times it is given are those of its output.
-        pairs: The same method where it carries a second state along, at a gap from the first, which
-            the exact way back needs; None for one of a single state.
-        quadrature: What values of a function at the ends of its steps ``[S + 1]`` count for in the
-            function's integral along the way; None to integrate it beside the state.
+        multistep: Whether a step depends on the steps before it.
+        adaptive: Whether it chooses its own steps. The times it is given are then output times.
+        pairs: The same method with a second state, at a gap from the first, which the exact inverse
+            needs; None for a single-state method.
+        quadrature: Weights ``[S + 1]`` of a function's values at the ends of steps in its integral
+            along the trajectory; None to integrate it with the state.
     """
 
     name: str
@@ -72,9 +78,19 @@ class Solver:
     def walk(
         self, v: Velocity, x: Tensor, times: Tensor, gap: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """States and gaps at ``times[1:]``, of ``[S + 1]``, from x ``[B, D]``; there are no gaps
-        unless the method has pairs. By the gap of the first state ``[B, D]`` it goes back the way
-        it came. Raises UsageError if there is a gap, but the method has none."""
+        """Integrate from ``x [B, D]``, and yield states and gaps at ``times[1:]``.
+
+        Gaps are None unless the method has pairs.
+
+        Args:
+            v: The velocity.
+            x: State ``[B, D]`` at the first time.
+            times: Monotone times ``[S + 1]``.
+            gap: Gap ``[B, D]`` of the first state; with it the integration reverses earlier steps.
+
+        Raises:
+            UsageError: A gap is given, but the method has none.
+        """
         if self.pairs is not None:
             return self.pairs(v, x, gap, times)
         if gap is not None:
