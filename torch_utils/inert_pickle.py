@@ -161,7 +161,7 @@ class PickleReader:
     def _argument(self, opcode: pickletools.OpcodeInfo) -> Any:
         try:
             return opcode.arg.reader(self._file) if opcode.arg else None
-        except (ValueError, LookupError, OverflowError, struct.error) as error:  # of pickletools
+        except (ValueError, LookupError, OverflowError, struct.error) as error:  # by pickletools
             raise PickleError(f"it is broken ({shown(error)})") from error
 
     def _step(self, opcode: str, argument: Any) -> None:

@@ -87,7 +87,7 @@ class Sketch:
             numbers: Hashes of the rows ``[n]``.
             alike: Whether different rows may coincide even if no training rows do.
         """
-        from scipy.stats import binom  # here, since trainings import this and need it not
+        from scipy.stats import binom  # imported here, since trainings do not need it
 
         again, size = self.repeated(numbers), len(self.numbers)
         if not again:

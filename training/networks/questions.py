@@ -138,7 +138,7 @@ class QuestionNetwork(nn.Module):
 
     @property
     def question_dim(self) -> int:
-        """Length L of a query, see ``pack``."""
+        """Length L of a query, see ``model.questions.pack``."""
         return sum(self._sizes)
 
     @property
